@@ -1,0 +1,75 @@
+"""The joint network of a transducer: one score vector per (frame, label history).
+
+Parameter names are NeMo's under `joint.` (`enc`, `pred`, `joint_net.2`). NeMo leaves the dropout module out
+when its probability is 0, which moves the last Linear to index 1; here it is always index 2.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from maya.config import config
+from maya.errors import MayaError
+
+# In place is safe: every activation acts on the fresh sum f + g, whose own backward does not read it.
+ACTIVATIONS = {"relu": lambda: nn.ReLU(inplace=True), "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+
+
+@config
+class JointConfig:
+    """Width, non-linearity and dropout of the joint's hidden layer."""
+
+    hidden: int = 640
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    dropout: float = 0.2
+
+
+class Joint(nn.Module):
+    """Linear(act(enc f + pred g)): raw logits, tokens first, then blank, then durations.
+
+    `vocab_size` does not count blank, whose id is `vocab_size`. `num_durations` is 0 for RNN-T; a TDT joint
+    scores its durations with the last `num_durations` outputs.
+    """
+
+    def __init__(
+        self, cfg: JointConfig, enc_dim: int, pred_dim: int, vocab_size: int, num_durations: int = 0
+    ) -> None:
+        super().__init__()
+        if cfg.hidden < 1 or vocab_size < 1 or num_durations < 0:
+            raise MayaError(
+                "the joint needs hidden and vocabulary of at least 1 and durations of at least 0, not "
+                f"{cfg.hidden}, {vocab_size} and {num_durations}"
+            )
+        self.cfg = cfg
+        self.blank = vocab_size
+        self.num_durations = num_durations
+        self.enc = nn.Linear(enc_dim, cfg.hidden)
+        self.pred = nn.Linear(pred_dim, cfg.hidden)
+        self.joint_net = nn.Sequential(
+            ACTIVATIONS[cfg.activation](),
+            nn.Dropout(cfg.dropout),
+            nn.Linear(cfg.hidden, vocab_size + 1 + num_durations),
+        )
+
+    def project_encoder(self, enc: Tensor) -> Tensor:
+        """(..., D) -> f (..., H); done once per utterance when decoding."""
+        return self.enc(enc)
+
+    def project_predictor(self, pred: Tensor) -> Tensor:
+        """(..., Hp) -> g (..., H)."""
+        return self.pred(pred)
+
+    def output(self, f: Tensor, g: Tensor) -> Tensor:
+        """Logits (..., V + durations) of projected f and g, which broadcast against each other."""
+        return self.joint_net(f + g)
+
+    def forward(self, enc: Tensor, pred: Tensor) -> Tensor:
+        """enc (B, S, D), pred (B, U+1, Hp) -> logits (B, S, U+1, V + durations), V counting blank."""
+        f, g = self.project_encoder(enc), self.project_predictor(pred)
+        return self.output(f[:, :, None], g[:, None])
+
+    def split(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of the token part (..., V), blank last, and the duration part (..., durations)."""
+        token, duration = torch.split(logits, [self.blank + 1, self.num_durations], dim=-1)
+        return token, duration
