@@ -1,0 +1,63 @@
+"""What every test may use: deterministic seeds, few threads, and the shared reference material when present."""
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parents[1]
+
+# Triton reads the switch when a kernel is decorated, so it has to be set before any kernel is imported.
+# With a GPU the kernels are compiled and run there instead.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--torch-threads",
+        type=int,
+        default=1,
+        help="threads torch may use in each pytest process (1: the tensors are small, pytest-xdist uses the cores)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(config.getoption("--torch-threads"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test marked `gpu` is skipped, and says so, where there is no GPU."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """The same random numbers in every run and in any order of tests."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The root of this checkout."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Recorded tensors and real speech that are kept beside the checkout, not in it; skips where absent."""
+    path = REPO.parent / "shared"
+    if not path.is_dir():
+        pytest.skip("the shared material (../shared: golden tensors, recorded speech) is not on this machine")
+    return path
