@@ -1,0 +1,6 @@
+"""Waveforms to features, (B, N) -> (B, T, F), and their augmentation."""
+
+from maya.features.logmel import LogMel, LogMelConfig
+from maya.features.specaugment import SpecAugment, SpecAugmentConfig
+
+__all__ = ["LogMel", "LogMelConfig", "SpecAugment", "SpecAugmentConfig"]

@@ -1,0 +1,150 @@
+"""Log-mel spectrogram, equal to the front end that NeMo's FastConformer models were trained with."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maya.config import config
+from maya.errors import MayaError
+
+LOG_GUARD = 2.0**-24  # added before the logarithm, so that digital silence has a finite level
+STD_GUARD = 1e-5  # added to the standard deviation, not to the variance
+
+
+@config
+class LogMelConfig:
+    """What the front end computes. The defaults are those of NeMo's FastConformer recipes."""
+
+    sample_rate: int = 16000  # Hz
+    num_mels: int = 80
+    n_fft: int = 512
+    window_ms: float = 25.0
+    hop_ms: float = 10.0
+    preemphasis: float = 0.97
+    dither: float = 1e-5  # standard deviation of the noise added to the waveform while training
+    normalize: Literal["per_feature", "none"] = "per_feature"
+    # True repeats NeMo before 2.5 (checkpoints such as parakeet-tdt-1.1b were trained with it): the batch is
+    # reflected at its ends, an utterance has one frame more, and what stands beyond its end is not silenced.
+    legacy: bool = False
+
+
+class LogMel(nn.Module):
+    """Waveform to log-mel features: dither, pre-emphasis, STFT, power, Slaney mel, log, normalisation.
+
+    Always computed in fp32, whatever autocast says. Without `legacy`, an utterance's features do not
+    depend on what it is batched with; with it, its last two frames can.
+
+    Buffers: `window` (window,) and `fb` (1, num_mels, n_fft // 2 + 1), named and shaped as NeMo's
+    `preprocessor.featurizer`.
+    """
+
+    window: Tensor
+    fb: Tensor
+
+    def __init__(self, cfg: LogMelConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.window_samples = round(cfg.sample_rate * cfg.window_ms / 1000)
+        self.hop_samples = round(cfg.sample_rate * cfg.hop_ms / 1000)
+        if self.window_samples > cfg.n_fft:
+            raise MayaError(
+                f"features.n_fft={cfg.n_fft} is shorter than the window of {self.window_samples} samples; "
+                f"raise it to at least that, or shorten features.window_ms"
+            )
+        self.register_buffer("window", torch.empty(self.window_samples))
+        self.register_buffer("fb", torch.empty(1, cfg.num_mels, cfg.n_fft // 2 + 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fill the buffers; call it after `to_empty` when the module was built on the meta device."""
+        if self.fb.is_meta:
+            return
+        cfg = self.cfg
+        self.window.copy_(torch.hann_window(self.window_samples, periodic=False, device="cpu"))
+        self.fb.copy_(slaney_filterbank(cfg.num_mels, cfg.n_fft, cfg.sample_rate))
+
+    def feat_lens(self, audio_lens: Tensor) -> Tensor:
+        """Frames of utterances of `audio_lens` (...,) samples: one a hop, and one more under `legacy`."""
+        return audio_lens // self.hop_samples + int(self.cfg.legacy)
+
+    @torch.no_grad()
+    def forward(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of a padded batch.
+
+        Args:
+            audio: (B, N) waveforms in [-1, 1], any floating type, N >= 1.
+            audio_lens: (B,) int64, valid samples of each row.
+
+        Returns:
+            feats (B, T, num_mels) fp32 with T = max(1, N // hop) (N // hop + 1 under `legacy`), zero at
+            and beyond feat_lens (B,) int64. A row with fewer samples than one hop has no frames.
+        """
+        lens = self.feat_lens(audio_lens)
+        with torch.autocast(audio.device.type, enabled=False):
+            power = self._power(audio.float(), audio_lens)
+            feats = torch.log(power @ self.fb[0].float().t() + LOG_GUARD)
+            frames = max(1, audio.shape[1] // self.hop_samples + int(self.cfg.legacy))
+            feats = feats[:, :frames]
+            valid = (torch.arange(frames, device=lens.device) < lens[:, None])[:, :, None]
+            if self.cfg.normalize == "per_feature":
+                feats = _standardize(feats, valid, lens)
+            return feats.masked_fill_(~valid, 0.0), lens
+
+    def _power(self, audio: Tensor, audio_lens: Tensor) -> Tensor:
+        """(B, N) -> power spectrum (B, N // hop + 1, n_fft // 2 + 1)."""
+        cfg = self.cfg
+        if self.training and cfg.dither > 0:
+            audio = audio + cfg.dither * torch.randn_like(audio)
+        if cfg.preemphasis:
+            audio = torch.cat([audio[:, :1], audio[:, 1:] - cfg.preemphasis * audio[:, :-1]], dim=1)
+        if not cfg.legacy:
+            beyond = torch.arange(audio.shape[1], device=audio.device) >= audio_lens[:, None]
+            audio = audio.masked_fill(beyond, 0.0)
+        elif audio.shape[1] <= cfg.n_fft // 2:  # reflection needs more samples than it reflects
+            audio = F.pad(audio, (0, cfg.n_fft // 2 + 1 - audio.shape[1]))
+        spectrum = torch.stft(
+            audio,
+            cfg.n_fft,
+            hop_length=self.hop_samples,
+            win_length=self.window_samples,
+            window=self.window.float(),
+            center=True,
+            pad_mode="reflect" if cfg.legacy else "constant",
+            return_complex=True,
+        )
+        # torch.stft lays frames out first and returns a transposed view, so this transpose costs nothing.
+        return torch.view_as_real(spectrum.transpose(1, 2)).square().sum(-1)
+
+
+def _standardize(feats: Tensor, valid: Tensor, lens: Tensor) -> Tensor:
+    """Zero mean, unit variance for each utterance and mel bin over its valid frames (NeMo "per_feature").
+
+    The variance divides by n - 1; a single frame, whose variance is undefined, becomes zero.
+    """
+    n = lens.clamp(min=1)[:, None, None]
+    mean = feats.masked_fill(~valid, 0.0).sum(1, keepdim=True) / n
+    centred = (feats - mean).masked_fill_(~valid, 0.0)
+    std = (centred.square().sum(1, keepdim=True) / (n - 1).clamp(min=1)).sqrt()
+    return centred.div_(std + STD_GUARD)
+
+
+def slaney_filterbank(num_mels: int, n_fft: int, sample_rate: int) -> Tensor:
+    """Triangular mel filters of equal area, (1, num_mels, n_fft // 2 + 1) fp32, from 0 Hz to Nyquist.
+
+    The mel scale of Slaney's Auditory Toolbox (1998): linear (200/3 Hz a mel) to 1 kHz, logarithmic
+    (a factor of 6.4 in 27 mels) above; the same as `librosa.filters.mel` with its defaults.
+    """
+    hz_per_mel, knee_hz = 200.0 / 3, 1000.0
+    knee_mel, log_step = knee_hz / hz_per_mel, math.log(6.4) / 27
+    nyquist = sample_rate / 2
+    top = nyquist / hz_per_mel if nyquist < knee_hz else knee_mel + math.log(nyquist / knee_hz) / log_step
+    mels = torch.linspace(0, top, num_mels + 2, dtype=torch.float64, device="cpu")
+    edges = torch.where(mels < knee_mel, mels * hz_per_mel, knee_hz * torch.exp(log_step * (mels - knee_mel)))
+    bins = torch.linspace(0, nyquist, n_fft // 2 + 1, dtype=torch.float64, device="cpu")
+    rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    filters = torch.minimum(rise, fall).clamp(min=0) * (2 / (edges[2:] - edges[:-2]))[:, None]
+    return filters.float()[None]
