@@ -5,4 +5,28 @@ frames, F mel bins, D channels, U tokens, V vocabulary with blank, H heads, K he
 A tensor with a time axis always travels with its lengths.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from maya.decode.recognizer import Recognizer
+
 __version__ = "0.1.0"
+
+
+def load(path: str | Path, device: str = "auto") -> Recognizer:
+    """A trained model from a checkpoint file or a run folder (averaged.pt, then best.pt, then the newest step).
+
+    `device` is "auto" (the first GPU, else the CPU) or any torch device. Raises MayaError for a path that
+    holds no Maya checkpoint.
+    """
+    import torch
+
+    from maya.decode.recognizer import Recognizer
+    from maya.train.checkpoint import build, load_checkpoint
+
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    checkpoint = load_checkpoint(Path(path))
+    return Recognizer(model=build(checkpoint).to(where), tokenizer=checkpoint.tokenizer, device=where)

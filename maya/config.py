@@ -48,7 +48,9 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - names)
     if unknown:
-        raise MayaError(f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(sorted(names))}")
+        raise MayaError(
+            f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(sorted(names))}"
+        )
     return cls(**{k: _from_json(v, hints[k]) for k, v in values.items()})
 
 
@@ -70,7 +72,9 @@ def override(cfg: Any, assignment: str) -> None:
     _child(node, leaf, path)
     hint = typing.get_type_hints(type(node))[leaf]
     if dataclasses.is_dataclass(hint):
-        raise MayaError(f"override {path!r} names a whole group; set one of its fields, such as {path}.{dataclasses.fields(hint)[0].name}")
+        raise MayaError(
+            f"override {path!r} names a whole group; set one of its fields, such as {path}.{dataclasses.fields(hint)[0].name}"
+        )
     try:
         setattr(node, leaf, _parse(text.strip(), hint))
     except (TypeError, ValueError):

@@ -1,0 +1,23 @@
+"""The built-in spoken corpus, 12 languages, on a CPU in minutes.
+
+Run:    ./egs/indic12/run.sh
+Cost and result: see RESULTS.md in this folder.
+"""
+
+from maya.recipes import presets
+from maya.recipes.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    exp = Experiment(name="indic12/mini", model=presets.tiny())
+    exp.tokenizer.vocab_size = 1000
+    exp.model.language_embedding = True
+    exp.model.specaugment.freq_masks = 1
+    exp.model.specaugment.time_masks = 2
+    exp.data.plan.max_seconds = 80.0
+    exp.data.plan.max_utterances = 32
+    exp.data.valid_utterances = 8
+    exp.train.steps = 1500
+    exp.train.lr = 3e-3
+    exp.train.warmup_steps = 150
+    return exp

@@ -1,0 +1,121 @@
+"""A trained model ready to use: audio in, hypotheses out. What `maya.load` returns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maya.data.audio import load_audio
+from maya.decode.greedy import greedy_ctc, greedy_rnnt, greedy_tdt
+from maya.decode.hypothesis import Hypothesis
+from maya.errors import MayaError
+from maya.models.hybrid import HybridModel
+from maya.text.tokenizer import Tokenizer
+
+Method = Literal["transducer", "ctc"]
+Audio = str | Path | np.ndarray | Tensor
+
+
+def decode_frames(
+    model: HybridModel, enc: Tensor, enc_lens: Tensor, *, method: Method = "transducer", max_symbols: int = 10
+) -> list[Hypothesis]:
+    """Greedy hypotheses (tokens, no text yet) for encoder output enc (B, S, D), enc_lens (B,)."""
+    cfg = model.cfg
+    if method == "ctc" or cfg.transducer == "none":
+        if cfg.ctc_weight == 0:
+            raise MayaError("this model has no CTC head; decode with its transducer")
+        return greedy_ctc(model.ctc_decoder(enc), enc_lens, blank=model.blank)
+    if cfg.transducer == "rnnt":
+        return greedy_rnnt(enc, enc_lens, model.decoder, model.joint, blank=model.blank, max_symbols=max_symbols)
+    return greedy_tdt(
+        enc, enc_lens, model.decoder, model.joint, durations=cfg.durations, blank=model.blank, max_symbols=max_symbols
+    )
+
+
+@dataclass(kw_only=True, slots=True)
+class Recognizer:
+    """A model with its tokenizer, on one device, in evaluation mode."""
+
+    model: HybridModel
+    tokenizer: Tokenizer
+    device: torch.device
+
+    def features(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """audio (B, N) float in [-1, 1] at 16 kHz, audio_lens (B,) samples → (B, T, F), (B,) frames."""
+        with torch.inference_mode():
+            return self.model.features(audio.to(self.device), audio_lens.to(self.device))
+
+    def encode(self, audio: Tensor, audio_lens: Tensor, langs: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """audio (B, N), audio_lens (B,), langs (B,) indices into the model's languages → (B, S, D), (B,)."""
+        langs = langs.to(self.device) if langs is not None else None
+        with torch.inference_mode():
+            return self.model.encode(audio.to(self.device), audio_lens.to(self.device), langs)
+
+    def transcribe(
+        self,
+        audio: Sequence[Audio],
+        language: str | None = None,
+        *,
+        method: Method = "transducer",
+        max_seconds_per_batch: float = 120.0,
+    ) -> list[Hypothesis]:
+        """Transcribe files (wav, flac, ogg, opus, mp3 of any rate) or arrays ((N,) float at 16 kHz), in order.
+
+        `language` is a code such as "hi"; None leaves it to the model. Raises MayaError for a file that cannot
+        be read and for a language the model does not know.
+        """
+        lang = self._language_index(language)
+        rate = self.model.cfg.features.sample_rate
+        samples = [_samples(a, rate) for a in audio]
+        order = sorted(range(len(samples)), key=lambda i: len(samples[i]))
+        found: dict[int, Hypothesis] = {}
+        batch: list[int] = []
+        for i in order:
+            if batch and len(samples[i]) * (len(batch) + 1) > max_seconds_per_batch * rate:
+                found |= self._run(batch, samples, lang, method)
+                batch = []
+            batch.append(i)
+        if batch:
+            found |= self._run(batch, samples, lang, method)
+        for i, hyp in found.items():
+            hyp.language = language
+            hyp.id = str(audio[i]) if isinstance(audio[i], (str, Path)) else str(i)
+        return [found[i] for i in range(len(samples))]
+
+    def _run(
+        self, batch: list[int], samples: list[Tensor], lang: int, method: Method
+    ) -> dict[int, Hypothesis]:
+        lens = torch.tensor([len(samples[i]) for i in batch])
+        padded = torch.nn.utils.rnn.pad_sequence([samples[i] for i in batch], batch_first=True)
+        enc, enc_lens = self.encode(padded, lens, torch.full((len(batch),), lang))
+        with torch.inference_mode():
+            hyps = decode_frames(self.model, enc, enc_lens, method=method)
+        return dict(zip(batch, self.with_text(hyps), strict=True))
+
+    def with_text(self, hyps: list[Hypothesis]) -> list[Hypothesis]:
+        """Fill in text and frame length from the tokenizer and the model."""
+        for hyp in hyps:
+            hyp.text = self.tokenizer.decode(hyp.tokens)
+            hyp.frame_seconds = self.model.frame_seconds
+        return hyps
+
+    def _language_index(self, language: str | None) -> int:
+        if language is None:
+            return -1
+        known = self.model.cfg.languages
+        if language not in known:
+            raise MayaError(f"this model does not know the language {language!r}; it knows {', '.join(known) or 'none by name'}")
+        return known.index(language)
+
+
+def _samples(audio: Audio, rate: int) -> Tensor:
+    if isinstance(audio, (str, Path)):
+        return torch.as_tensor(load_audio(audio, sample_rate=rate))
+    array = torch.as_tensor(audio, dtype=torch.float32)
+    if array.ndim != 1:
+        raise MayaError(f"an audio array is one-dimensional, (N,) float at {rate} Hz; this one has shape {tuple(array.shape)}")
+    return array

@@ -1,0 +1,143 @@
+"""Checkpoints that describe themselves: weights, model configuration and tokenizer in one file, so that
+decoding needs nothing else; training checkpoints add everything an exact resume needs."""
+
+import io
+import os
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maya.config import from_dict, to_dict
+from maya.errors import MayaError
+from maya.models.hybrid import HybridConfig, HybridModel
+from maya.text.tokenizer import Tokenizer
+
+FORMAT = "maya-checkpoint-1"
+STEP_NAME = re.compile(r"step-(\d+)\.pt")
+
+
+@dataclass(kw_only=True, slots=True)
+class Checkpoint:
+    """A checkpoint in memory. `training` is None in a file meant only for inference."""
+
+    model_config: HybridConfig
+    tokenizer: Tokenizer
+    weights: dict[str, Tensor]
+    step: int
+    notes: dict[str, Any]  # experiment name, git commit, dev scores: whatever explains the file
+    training: dict[str, Any] | None = None
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically: a crash or a full disk leaves the previous file (or none), never half of one."""
+    payload = {
+        "format": FORMAT,
+        "model_config": to_dict(checkpoint.model_config),
+        # A tensor, because it loads under `weights_only=True` with every torch.
+        "tokenizer": torch.frombuffer(bytearray(checkpoint.tokenizer.model_bytes), dtype=torch.uint8),
+        "weights": checkpoint.weights,
+        "step": checkpoint.step,
+        "notes": checkpoint.notes,
+        "training": checkpoint.training,
+    }
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Through a buffered file object: torch's own writer turns a full disk into an unnamed C++ error.
+        with open(partial, "wb") as f:
+            torch.save(payload, f)
+            f.flush()
+            os.fsync(f.fileno())
+        partial.replace(path)
+    except OSError as e:
+        partial.unlink(missing_ok=True)
+        raise MayaError(
+            f"{path}: the checkpoint could not be written ({e.strerror}); free some space and run again"
+        ) from e
+    except RuntimeError as e:
+        partial.unlink(missing_ok=True)
+        raise MayaError(f"{path}: the checkpoint could not be written ({str(e).splitlines()[0]})") from e
+
+
+def load_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
+    """Read a checkpoint file; `training=False` drops the optimizer and the rest. Nothing pickled is executed."""
+    path = find_checkpoint(path)
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, io.UnsupportedOperation, ValueError, KeyError) as e:
+        raise MayaError(f"{path} is not a readable checkpoint: {str(e).splitlines()[0][:120]}") from e
+    except Exception as e:  # torch raises pickle.UnpicklingError of several origins for foreign files
+        raise MayaError(f"{path} is not a Maya checkpoint: it holds objects that are refused") from e
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise MayaError(f"{path} is not a Maya checkpoint (no format mark {FORMAT!r})")
+    return Checkpoint(
+        model_config=from_dict(HybridConfig, payload["model_config"]),
+        tokenizer=Tokenizer.from_bytes(payload["tokenizer"].numpy().tobytes()),
+        weights=payload["weights"],
+        step=payload["step"],
+        notes=payload["notes"],
+        training=payload["training"] if training else None,
+    )
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint file from a file or a run folder (averaged.pt, then best.pt, then the newest step)."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    for name in ("averaged.pt", "best.pt"):
+        if (path / name).is_file():
+            return path / name
+    steps = step_checkpoints(path)
+    if not steps:
+        raise MayaError(f"{path} holds no checkpoint: expected a .pt file or a run folder")
+    return steps[-1][1]
+
+
+def step_checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
+    """The (step, path) of every training checkpoint of a run, oldest first."""
+    found = [
+        (int(m[1]), p)
+        for p in (run_dir / "checkpoints").glob("step-*.pt")
+        if (m := STEP_NAME.fullmatch(p.name))
+    ]
+    return sorted(found)
+
+
+def step_path(run_dir: Path, step: int) -> Path:
+    return run_dir / "checkpoints" / f"step-{step:07d}.pt"
+
+
+def build(checkpoint: Checkpoint) -> HybridModel:
+    """The model of a checkpoint with its weights, in evaluation mode."""
+    model = HybridModel(checkpoint.model_config)
+    model.load_state_dict(checkpoint.weights)
+    return model.eval()
+
+
+def rng_state() -> dict[str, Any]:
+    """Every random state of this process, in types that load under `weights_only=True`."""
+    name, keys, pos, has_gauss, cached = np.random.get_state()
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), pos, has_gauss, cached],
+        "python": [version, list(internal), gauss_next],
+    }
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, pos, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))

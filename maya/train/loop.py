@@ -1,0 +1,331 @@
+"""The training loop, read top to bottom: batches → losses → gradients → optimizer, with validation,
+checkpoints and logs when they are due. One loop for every model, from a laptop to many GPUs."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+
+from maya.config import config
+from maya.data.batch import Batch
+from maya.errors import MayaError
+from maya.models.hybrid import HybridModel
+from maya.text.tokenizer import Tokenizer
+from maya.train.distributed import all_reduce_sum
+from maya.train.optim import adamw
+from maya.train.runlog import RunLog
+from maya.train.schedule import warmup_cosine
+from maya.train.state import Position, State, keep_best, resume, save
+
+Batches = Callable[[Position], Iterator[tuple[Position, Batch]]]
+Validate = Callable[[HybridModel], dict[str, float]]
+
+
+@config
+class TrainConfig:
+    """How to train. Steps are optimizer steps; with `accumulate` > 1 each takes that many batches per rank."""
+
+    steps: int = 1000
+    lr: float = 1e-3
+    min_lr: float = 1e-6
+    warmup_steps: int = 100
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    accumulate: int = 1
+    per: Literal["token", "utterance"] = (
+        "token"  # the loss is summed, then divided by a global count of these
+    )
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the GPU has it, else fp32
+    seed: int = 1
+    log_every: int = 20
+    valid_every: int = 500
+    save_every: int = 500
+    keep: int = 3  # newest training checkpoints to keep
+    average_every: int = 20  # steps between samples of the running average of the weights
+    threads: int = 0  # CPU threads for torch; 0 leaves the choice to torch
+
+
+@dataclass(kw_only=True, slots=True)
+class Clock:
+    """Seconds by activity since the last reset: where a step's time goes."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    mark: float = field(default_factory=time.perf_counter)
+
+    def lap(self, activity: str) -> None:
+        now = time.perf_counter()
+        self.seconds[activity] = self.seconds.get(activity, 0.0) + now - self.mark
+        self.mark = now
+
+
+@dataclass(kw_only=True, slots=True)
+class StepStats:
+    """Sums over ranks and accumulated batches of one optimizer step."""
+
+    loss: float
+    transducer: float
+    ctc: float
+    count: float
+    utterances: float
+    audio_seconds: float
+    grad_norm: float
+    stop: bool
+
+
+class StopRequest:
+    """Ctrl-C and SIGTERM ask for a checkpoint and a clean end after the running step; twice means now."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "StopRequest":
+        self._previous = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        # A terminal sends SIGINT to launcher and worker, then the launcher sends SIGTERM: only a second
+        # Ctrl-C is a person insisting.
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training stopped on request, with its state saved at `step`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}; run the same command again to continue there")
+        self.step = step
+
+
+def make_accelerator(cfg: TrainConfig, *, cpu: bool = False) -> Accelerator:
+    """Places, wraps and casts. It never sees the data loader or the schedule, and never scales the loss."""
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    bf16 = cfg.precision == "bf16" or (
+        cfg.precision == "auto" and not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    )
+    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=True)
+    return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=cpu, kwargs_handlers=[ddp])
+
+
+def train(
+    experiment: Any,
+    model: HybridModel,
+    tokenizer: Tokenizer,
+    batches: Batches,
+    validate: Validate,
+    run_dir: Path,
+    *,
+    accelerator: Accelerator,
+    facts: dict[str, Any] | None = None,
+) -> State:
+    """Train `model` until `experiment.train.steps`, resuming from the newest checkpoint in `run_dir`.
+
+    `batches(position)` yields this rank's (next position, Batch) for ever; `validate(model)` returns scores
+    with the key "error" to keep the best by. Raises Interrupted after a requested stop and MayaError when a
+    loss is not a number.
+    """
+    cfg: TrainConfig = experiment.train
+    model.to(accelerator.device)
+    wrapped = accelerator.prepare_model(model)
+    optimizer = adamw(model, lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay)
+    state = resume(run_dir, model, optimizer, experiment)
+    log = RunLog(run_dir, main=accelerator.is_main_process, resumed_step=state.step)
+    log.start(experiment, sys.argv, (facts or {}) | {"world_size": accelerator.num_processes})
+    if state.step:
+        log.say(f"continuing at step {state.step} of {cfg.steps}")
+    stream, clock, window, started = batches(state.position), Clock(), Window(), time.perf_counter()
+    first_step = state.step
+    with StopRequest() as stop:
+        while state.step < cfg.steps:
+            group = []
+            for _ in range(cfg.accumulate):
+                state.position, batch = next(stream)
+                group.append(batch)
+            clock.lap("data")
+            stats = train_step(wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir, stop.asked)
+            state.step += 1
+            window.add(stats)
+            if accelerator.is_main_process and state.step % cfg.average_every == 0:
+                state.average.update(model.state_dict())
+                clock.lap("average")
+            if state.step % cfg.log_every == 0 or state.step == cfg.steps:
+                rate = (state.step - first_step) / (time.perf_counter() - started)
+                report(log, state, cfg, window, clock, rate)
+            if state.step % cfg.valid_every == 0 or state.step == cfg.steps:
+                scores = validate(model)
+                keep_best(log, state, scores, model, tokenizer, run_dir)
+                clock.lap("validate")
+            if stats.stop or state.step % cfg.save_every == 0 or state.step == cfg.steps:
+                save(run_dir, state, model, optimizer, tokenizer, experiment, accelerator.is_main_process)
+                clock.lap("checkpoint")
+            if stats.stop and state.step < cfg.steps:
+                log.close()
+                raise Interrupted(state.step)
+    log.close()
+    return state
+
+
+def train_step(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    group: list[Batch],
+    cfg: TrainConfig,
+    state: State,
+    accelerator: Accelerator,
+    clock: Clock,
+    run_dir: Path,
+    stop: bool,
+) -> StepStats:
+    """One optimizer step over `group`, this rank's batches.
+
+    The objective is the sum of all losses over all ranks and batches, divided by the global count of tokens
+    or utterances: the gradient does not depend on how the work was split. DDP averages over ranks, hence the
+    factor `num_processes`.
+    """
+    device = accelerator.device
+    model.train()
+    for g in optimizer.param_groups:
+        g["lr"] = learning_rate(cfg, state.step)
+    mine = [
+        sum(count(b, cfg.per) for b in group),
+        sum(b.size for b in group),
+        sum(b.seconds for b in group),
+        stop,
+    ]
+    total, utterances, audio_seconds, stops = all_reduce_sum([float(x) for x in mine], device)
+    scale = accelerator.num_processes / max(total, 1.0)
+    # The draw of TDT's omega depends on (seed, step) alone: alike on all ranks, and nothing to save.
+    generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + state.step)
+    sums, tallies = torch.zeros(3, device=device, dtype=torch.float64), []
+    clock.lap("other")
+    for i, batch in enumerate(group):
+        last = i == len(group) - 1
+        sync: AbstractContextManager = nullcontext() if last else accelerator.no_sync(model)
+        with sync:
+            with accelerator.autocast():
+                losses = model(batch.to(device), generator)
+            clock.lap("forward")
+            feasible = losses.total.isfinite()
+            (losses.total.masked_fill(~feasible, 0.0).sum() * scale).backward()
+            clock.lap("backward")
+        tallies.append((batch, losses.total.detach()))
+        for j, value in enumerate((losses.total, losses.transducer, losses.ctc)):
+            if value is not None:
+                sums[j] += value.detach().masked_fill(~feasible, 0.0).sum()
+    state.infeasible += name_unusable(tallies, state.step, run_dir, device)
+    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    clock.lap("optimizer")
+    loss, transducer, ctc = all_reduce_sum(sums.tolist(), device)
+    return StepStats(
+        loss=loss, transducer=transducer, ctc=ctc, count=total, utterances=utterances,
+        audio_seconds=audio_seconds, grad_norm=float(grad_norm), stop=stops > 0,
+    )  # fmt: skip
+
+
+def count(batch: Batch, per: str) -> int:
+    """What the loss is divided by. An empty transcript still counts as one token: its blanks are work too."""
+    return int(batch.token_lens.clamp(min=1).sum()) if per == "token" else batch.size
+
+
+def learning_rate(cfg: TrainConfig, step: int) -> float:
+    return warmup_cosine(
+        step, peak=cfg.lr, floor=cfg.min_lr, warmup_steps=cfg.warmup_steps, total_steps=cfg.steps
+    )
+
+
+def name_unusable(tallies: list[tuple[Batch, Tensor]], step: int, run_dir: Path, device: torch.device) -> int:
+    """Name the utterances that gave no usable loss; return how many of this rank's were infeasible.
+
+    An infinite loss means a text its audio cannot carry: the row had no gradient and goes into
+    infeasible.txt. NaN stops every rank before the optimizer moves, ids written first.
+    """
+    infeasible, broken = [], []
+    for batch, losses in tallies:
+        if not losses.isfinite().all():
+            infeasible += [i for i, hit in zip(batch.ids, losses.isinf().tolist(), strict=True) if hit]
+            broken += [i for i, hit in zip(batch.ids, losses.isnan().tolist(), strict=True) if hit]
+    if infeasible:
+        with (run_dir / "infeasible.txt").open("a") as f:
+            f.writelines(f"{step}\t{i}\n" for i in infeasible)
+    if broken:
+        with (run_dir / "not-a-number.txt").open("a") as f:
+            f.writelines(f"{step}\t{i}\n" for i in broken)
+    (everywhere,) = all_reduce_sum([float(len(broken))], device)
+    if everywhere:
+        raise MayaError(
+            f"{run_dir}: the loss of {int(everywhere)} utterance(s) is not a number at step {step}; their ids are "
+            "in not-a-number.txt; lower train.lr or train.clip, or look at the audio"
+        )
+    return len(infeasible)
+
+
+@dataclass(kw_only=True, slots=True)
+class Window:
+    """Step statistics summed since the last log line."""
+
+    steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, stats: StepStats) -> None:
+        self.steps += 1
+        for name in ("loss", "transducer", "ctc", "count", "audio_seconds", "grad_norm"):
+            self.sums[name] = self.sums.get(name, 0.0) + getattr(stats, name)
+
+
+WORK = ("forward", "backward", "optimizer")
+
+
+def report(log: RunLog, state: State, cfg: TrainConfig, window: Window, clock: Clock, rate: float) -> None:
+    """One line on the terminal, one in metrics.jsonl; then a new window."""
+    sums, step_seconds = (
+        window.sums,
+        {k: v for k, v in clock.seconds.items() if k not in ("validate", "checkpoint")},
+    )
+    spent = sum(step_seconds.values())
+    shares = {f"share_{k}": round(v / spent, 4) for k, v in step_seconds.items()}
+    values = {
+        "epoch": state.position[0],
+        "loss": sums["loss"] / sums["count"],
+        "transducer_loss": sums["transducer"] / sums["count"],
+        "ctc_loss": sums["ctc"] / sums["count"],
+        "lr": learning_rate(cfg, state.step - 1),
+        "grad_norm": sums["grad_norm"] / window.steps,
+        "seconds_per_step": spent / window.steps,
+        "audio_seconds": sums["audio_seconds"],
+        "speed": sums["audio_seconds"] / spent,
+        "share_work": round(sum(step_seconds.get(k, 0.0) for k in WORK) / spent, 4),
+        "infeasible": state.infeasible,
+    }
+    log.metrics("train", state.step, values | shares)
+    left = (cfg.steps - state.step) / rate if rate else 0.0
+    log.say(
+        f"step {state.step}/{cfg.steps}  epoch {state.position[0]}  loss {values['loss']:.3f} "
+        f"(transducer {values['transducer_loss']:.3f}, ctc {values['ctc_loss']:.3f})  lr {values['lr']:.2e}  "
+        f"grad {values['grad_norm']:.2f}  {values['seconds_per_step']:.2f} s/step  {values['speed']:.0f}x real time  "
+        f"work {values['share_work']:.0%}  left {_minutes(left)}"
+    )
+    window.steps, window.sums, clock.seconds = 0, {}, {}
+
+
+def _minutes(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -1,0 +1,130 @@
+"""What a run writes about itself: config.json, environment.json, git.diff, metrics.jsonl, TensorBoard.
+
+Tools read these files; the lines on the terminal are for people.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from maya.config import to_dict
+
+PACKAGES = ("maya", "torch", "torchaudio", "triton", "numpy", "lhotse", "sentencepiece", "accelerate")
+
+
+class RunLog:
+    """The log of one run. Only the main process writes; on the others every method does nothing."""
+
+    def __init__(self, run_dir: Path, *, main: bool, resumed_step: int = 0) -> None:
+        self.run_dir, self.main = run_dir, main
+        if not main:
+            return
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _drop_metrics_after(run_dir / "metrics.jsonl", resumed_step)
+        self._metrics = (run_dir / "metrics.jsonl").open("a")
+        self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_step or None)
+
+    def start(self, experiment: Any, command: list[str], facts: dict[str, Any]) -> None:
+        """Write what the run is: its configuration, the code, the machine and the command."""
+        if not self.main:
+            return
+        write_json(self.run_dir / "config.json", to_dict(experiment))
+        commit, diff = git_state()
+        write_json(
+            self.run_dir / "environment.json", environment() | {"commit": commit, "command": command} | facts
+        )
+        (self.run_dir / "git.diff").write_text(diff)
+
+    def metrics(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """One line of metrics.jsonl and the same numbers in TensorBoard under `kind/`."""
+        if not self.main:
+            return
+        row = {"kind": kind, "step": step, "time": round(time.time(), 3)} | values
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
+        for name, value in values.items():
+            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def say(self, text: str) -> None:
+        if self.main:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self.main:
+            self._metrics.close()
+            self._tensorboard.close()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic, so that a reader never meets half a file."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def git_state() -> tuple[str, str]:
+    """The commit of the source tree and its uncommitted difference; empty outside a git checkout."""
+    top = Path(__file__).resolve().parents[2]
+
+    def git(*args: str) -> str:
+        try:
+            done = subprocess.run(["git", "-C", str(top), *args], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout if done.returncode == 0 else ""
+
+    return git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
+
+
+def environment() -> dict[str, Any]:
+    """Package versions and hardware, as far as they explain a number."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "platform": platform.platform(),
+        "executable": Path(sys.executable).name,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _drop_metrics_after(path: Path, step: int) -> None:
+    """Rows written after the checkpoint that a run resumes from will be written again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue  # the last line of a run that was killed while writing
+    path.write_text("".join(line + "\n" for line in kept))

@@ -1,0 +1,133 @@
+"""What moves during training besides weights and optimizer, and how all of it is saved and restored."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maya.config import to_dict
+from maya.errors import MayaError
+from maya.models.hybrid import HybridModel
+from maya.text.tokenizer import Tokenizer
+from maya.train import checkpoint as ckpt
+from maya.train.averaging import RunningAverage
+from maya.train.distributed import barrier, gather_objects, rank, world_size
+from maya.train.runlog import RunLog
+
+Position = tuple[int, int]  # (epoch, batch within the epoch): where the data plan continues
+
+
+@dataclass(kw_only=True, slots=True)
+class State:
+    """What moves during training, apart from the weights and the optimizer."""
+
+    step: int = 0
+    position: Position = (0, 0)
+    best: float = float("inf")  # lowest validation error so far
+    average: RunningAverage = field(default_factory=RunningAverage)
+    infeasible: int = 0  # utterances whose text their audio cannot carry, met so far on this rank
+
+
+def keep_best(
+    log: RunLog,
+    state: State,
+    scores: dict[str, float],
+    model: HybridModel,
+    tokenizer: Tokenizer,
+    run_dir: Path,
+) -> None:
+    """Log a validation and keep the weights with the lowest error as best.pt."""
+    log.metrics("valid", state.step, scores)
+    better = scores["error"] < state.best
+    log.say(
+        f"valid step {state.step}  "
+        + "  ".join(f"{k} {v:.3f}" for k, v in scores.items() if k in ("loss", "wer", "cer"))
+        + ("  (best so far)" if better else "")
+    )
+    state.best = min(state.best, scores["error"])
+    if better and log.main:
+        ckpt.save_checkpoint(run_dir / "best.pt", ckpt.Checkpoint(
+            model_config=model.cfg, tokenizer=tokenizer, weights=model.state_dict(), step=state.step, notes={"valid": scores},
+        ))  # fmt: skip
+
+
+def save(
+    run_dir: Path, state: State, model: HybridModel, optimizer: torch.optim.Optimizer,
+    tokenizer: Tokenizer, experiment: Any, main: bool,
+) -> None:  # fmt: skip
+    """Write the training checkpoint of this step (rank 0), with the random state of every rank, and drop old ones."""
+    rngs = gather_objects(ckpt.rng_state())
+    if main:
+        training = {
+            "experiment": to_dict(experiment),
+            "optimizer": optimizer.state_dict(),
+            "average": state.average.state_dict(),
+            "position": list(state.position),
+            "best": state.best,
+            "infeasible": state.infeasible,
+            "rng": rngs,
+        }
+        ckpt.save_checkpoint(ckpt.step_path(run_dir, state.step), ckpt.Checkpoint(
+            model_config=model.cfg, tokenizer=tokenizer, weights=model.state_dict(), step=state.step,
+            notes={"experiment": experiment.name}, training=training,
+        ))  # fmt: skip
+        for _, old in ckpt.step_checkpoints(run_dir)[: -experiment.train.keep]:
+            old.unlink()
+    barrier()
+
+
+# Fields that change what is printed or when, not what is learnt: a run may continue with others.
+FREE = frozenset(f"train.{name}" for name in ("log_every", "valid_every", "save_every", "keep", "threads"))
+
+
+def resume(run_dir: Path, model: HybridModel, optimizer: torch.optim.Optimizer, experiment: Any) -> State:
+    """Restore the newest training checkpoint of `run_dir` into model and optimizer; a fresh State if there is none."""
+    found = ckpt.step_checkpoints(run_dir)
+    if not found:
+        torch.manual_seed(experiment.train.seed + 7919 * rank())
+        return State()
+    path = found[-1][1]
+    loaded = ckpt.load_checkpoint(path, training=True)
+    if loaded.training is None:
+        raise MayaError(
+            f"{path} holds weights only, training cannot continue from it; move it away to start anew"
+        )
+    refuse_other_experiment(path, loaded.training["experiment"], to_dict(experiment))
+    rngs = loaded.training["rng"]
+    if len(rngs) != world_size():
+        raise MayaError(
+            f"{path} was written by {len(rngs)} process(es) and this run has {world_size()}; continue with --gpus {len(rngs)}"
+        )
+    model.load_state_dict(loaded.weights)
+    optimizer.load_state_dict(loaded.training["optimizer"])
+    ckpt.restore_rng(rngs[rank()])
+    state = State(
+        step=loaded.step,
+        position=tuple(loaded.training["position"]),
+        best=loaded.training["best"],
+        infeasible=loaded.training["infeasible"],
+    )
+    state.average.load_state_dict(loaded.training["average"])
+    return state
+
+
+def refuse_other_experiment(path: Path, saved: dict, asked: dict) -> None:
+    """MayaError if the checkpoint belongs to an experiment that would have learnt something else."""
+    was, now = flat(saved), flat(asked)
+    differing = [k for k in sorted(was.keys() | now.keys()) if was.get(k) != now.get(k) and k not in FREE]
+    if differing:
+        k = differing[0]
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise MayaError(
+            f"{path} belongs to another experiment: {k} was {was.get(k)!r}, now {now.get(k)!r}{more}; give this run "
+            "a --name of its own, or remove the old run's folder"
+        )
+
+
+def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted names."""
+    out = {}
+    for key, value in tree.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out

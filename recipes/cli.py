@@ -1,0 +1,148 @@
+"""The `maya` command: thin doors to the stage functions of this folder."""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from maya import __version__
+from maya.errors import MayaError
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="maya",
+        description="Speech recognition training, evaluation and serving in pure PyTorch.",
+        epilog="A recipe runs these in order: see ./egs/indic12/run.sh. `maya COMMAND --help` explains one.",
+    )
+    top.add_argument("--version", action="version", version=f"maya {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    p = _command(commands, "prepare", "validate and split a corpus folder (manifest.jsonl, metadata.csv, wav + txt)")
+    _experiment(p)
+    p.add_argument("--corpus", type=Path, required=True, help="the corpus folder")
+    p.add_argument("--out", type=Path, required=True, help="where cuts_{train,dev,test}.jsonl.gz go")
+
+    p = _command(commands, "tokenizer", "train a SentencePiece tokenizer on the training texts")
+    _experiment(p)
+    _data_and_run(p)
+
+    p = _command(commands, "train", "train, or continue; launch through torchrun for several GPUs")
+    _experiment(p)
+    _data_and_run(p)
+    p.add_argument("--cpu", action="store_true", help="train on the CPU even where a GPU is")
+
+    p = _command(commands, "average", "average the weights over the end of training, chosen on dev")
+    _experiment(p)
+    _data_and_run(p)
+
+    p = _command(commands, "decode", "decode a split greedily")
+    _experiment(p)
+    _data_and_run(p)
+    p.add_argument("--split", default="test", choices=("train", "dev", "test"))
+    p.add_argument("--checkpoint", type=Path, help="a .pt file; without it the run's averaged or best one")
+
+    p = _command(commands, "score", "WER and CER per language with 95 %% intervals")
+    p.add_argument("--run", type=Path, required=True, help="the run folder")
+    p.add_argument("--data", type=Path, help="the prepared data, for notes on the splits")
+    p.add_argument("--split", default="test", choices=("train", "dev", "test"))
+    p.add_argument("--by-speaker", action="store_true", help="draw speakers, not utterances, for the intervals")
+
+    p = _command(commands, "transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3 of any rate)", force=False)
+    p.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
+    p.add_argument("audio", type=Path, nargs="+", help="audio files")
+    p.add_argument("--language", help="language code such as hi; without it the model decides")
+    p.add_argument("--method", default="transducer", choices=("transducer", "ctc"))
+    p.add_argument("--output", default="text", choices=("text", "json"), help="json adds tokens, frames and scores")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+
+    p = _command(commands, "info", "say what a checkpoint is", force=False)
+    p.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
+    return top
+
+
+def _command(commands: argparse._SubParsersAction, name: str, text: str, force: bool = True) -> argparse.ArgumentParser:
+    p = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    if force:
+        p.add_argument("--force", action="store_true", help="run even if nothing changed since it was last done")
+    return p
+
+
+def _experiment(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--experiment", required=True, help="a module or file with experiment(), such as egs.indic12.mini")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
+        help="change a field of the experiment, such as train.lr=3e-4 (typed; may be repeated)",
+    )  # fmt: skip
+
+
+def _data_and_run(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--data", type=Path, required=True, help="the folder that `maya prepare` wrote")
+    p.add_argument("--run", type=Path, required=True, help="the run folder, made when missing")
+
+
+def dispatch(args: argparse.Namespace) -> None:
+    """Call the stage function; each module is imported only for its own command."""
+    # ruff: noqa: PLC0415
+    if args.command == "transcribe":
+        from maya.recipes.transcribe import transcribe
+
+        transcribe(args.checkpoint, args.audio, language=args.language, method=args.method, output=args.output,
+                   device=args.device)  # fmt: skip
+        return
+    if args.command == "info":
+        from maya.recipes.info import info
+
+        info(args.checkpoint)
+        return
+    if args.command == "score":
+        from maya.recipes.score import score
+
+        score(args.run, split=args.split, data=args.data, by_speaker=args.by_speaker, force=args.force)
+        return
+
+    from maya.recipes.experiment import load_experiment
+
+    experiment = load_experiment(args.experiment, args.overrides)
+    if args.command == "prepare":
+        from maya.recipes.prepare import prepare
+
+        prepare(experiment, args.corpus, args.out, force=args.force)
+    elif args.command == "tokenizer":
+        from maya.recipes.tokenizer import tokenizer
+
+        tokenizer(experiment, args.data, args.run, force=args.force)
+    elif args.command == "train":
+        from maya.recipes.train import train
+
+        train(experiment, args.data, args.run, cpu=args.cpu, force=args.force)
+    elif args.command == "average":
+        from maya.recipes.average import average
+
+        average(experiment, args.data, args.run, force=args.force)
+    elif args.command == "decode":
+        from maya.recipes.decode import decode
+
+        decode(experiment, args.data, args.run, split=args.split, checkpoint=args.checkpoint, force=args.force)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point. 0 done; 1 a MayaError, in one line; 130 stopped by Ctrl-C, with the state saved."""
+    args = parser().parse_args(argv)
+    try:
+        dispatch(args)
+    except MayaError as e:
+        print(f"maya {args.command}: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as e:
+        print(f"maya {args.command}: {e or 'stopped'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `maya ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""An experiment: everything a run depends on, in one typed value that travels through JSON."""
+
+import importlib
+import sys
+from dataclasses import field
+from pathlib import Path
+
+from maya.config import config, override
+from maya.data.plan import PlanConfig
+from maya.data.prepare import PrepareConfig
+from maya.errors import MayaError
+from maya.models.hybrid import HybridConfig, build_model, with_vocabulary
+from maya.text.languages import LANGUAGES
+from maya.text.tokenizer import TokenizerConfig
+from maya.train.loop import TrainConfig
+
+__all__ = ["DataConfig", "DecodeConfig", "Experiment", "build_model", "load_experiment", "with_vocabulary"]
+
+
+@config
+class DataConfig:
+    """How cuts become batches while training."""
+
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    num_workers: int = 0  # 0: a background thread reads ahead
+    cache_gb: float = 0.0  # decoded audio kept in memory, for small corpora of compressed files
+    speed_perturb: tuple[float, ...] = (1.0,)  # factors, one drawn per utterance and epoch
+    valid_utterances: int = 0  # per language, of the dev set, while training; 0 takes all
+
+
+@config
+class DecodeConfig:
+    method: str = "transducer"  # or "ctc"
+    max_seconds: float = 120.0  # padded audio per batch
+    max_symbols: int = 10  # tokens on one frame
+
+
+@config
+class Experiment:
+    """One experiment. A file under egs/ returns one from `experiment()`; `--set a.b=c` changes its fields."""
+
+    name: str
+    languages: tuple[str, ...] = tuple(LANGUAGES)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: HybridConfig = field(default_factory=HybridConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+
+
+def load_experiment(name: str, overrides: list[str]) -> Experiment:
+    """The experiment of a module (egs.indic12.mini) or file (egs/indic12/mini.py), with overrides applied.
+
+    Raises MayaError for a module that is not there or has no `experiment()`, and for a wrong override.
+    """
+    module_name = name.removesuffix(".py").strip("/").replace("/", ".")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # egs/ is not installed: it is found from the top of the tree
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as e:
+        if e.name and module_name.startswith(e.name):
+            raise MayaError(f"there is no experiment {name!r}: expected a module such as egs.indic12.mini") from e
+        raise
+    if not hasattr(module, "experiment"):
+        raise MayaError(f"{module_name} has no function experiment()")
+    experiment: Experiment = module.experiment()
+    for assignment in overrides:
+        override(experiment, assignment)
+    return experiment

@@ -1,0 +1,62 @@
+"""Model presets by architecture. Each call builds a fresh configuration, so a recipe may change its fields."""
+
+from maya.encoders.fastconformer import FastConformerConfig
+from maya.features.logmel import LogMelConfig
+from maya.features.specaugment import SpecAugmentConfig
+from maya.models.hybrid import HybridConfig
+from maya.transducer.joint import JointConfig
+from maya.transducer.predictor import PredictorConfig
+
+
+def fastconformer_tdt_ctc(
+    *,
+    d_model: int,
+    n_layers: int,
+    n_heads: int,
+    subsampling_channels: int = 256,
+    subsampling_factor: int = 8,
+    hidden: int = 640,
+    predictor_layers: int = 1,
+    dropout: float = 0.1,
+    mels: int = 80,
+) -> HybridConfig:
+    """A hybrid TDT + CTC FastConformer of any size; `hidden` is the width of predictor and joint."""
+    return HybridConfig(
+        features=LogMelConfig(num_mels=mels),
+        specaugment=SpecAugmentConfig(),
+        encoder=FastConformerConfig(
+            feat_in=mels,
+            d_model=d_model,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            subsampling_channels=subsampling_channels,
+            subsampling_factor=subsampling_factor,
+            dropout=dropout,
+            dropout_pre_encoder=dropout,
+            dropout_att=dropout,
+        ),
+        predictor=PredictorConfig(hidden=hidden, layers=predictor_layers),
+        joint=JointConfig(hidden=hidden),
+    )
+
+
+def tiny() -> HybridConfig:
+    """About 3 M parameters: learns the built-in corpus on a laptop CPU in minutes."""
+    return fastconformer_tdt_ctc(
+        d_model=144, n_layers=6, n_heads=4, subsampling_channels=48, hidden=160, dropout=0.05
+    )
+
+
+def small() -> HybridConfig:
+    """About 14 M parameters, NeMo's FastConformer "small": 16 layers × 176."""
+    return fastconformer_tdt_ctc(d_model=176, n_layers=16, n_heads=4, hidden=320)
+
+
+def large() -> HybridConfig:
+    """About 115 M parameters, NeMo's FastConformer "large": 17 layers × 512."""
+    return fastconformer_tdt_ctc(d_model=512, n_layers=17, n_heads=8, hidden=640)
+
+
+def xxlarge() -> HybridConfig:
+    """About 1.1 B parameters: 42 layers × 1024, the shape of Parakeet TDT 1.1B."""
+    return fastconformer_tdt_ctc(d_model=1024, n_layers=42, n_heads=8, hidden=640, predictor_layers=2)

@@ -1,0 +1,59 @@
+"""Stage 6: hypotheses → error rates per language with intervals, as a table, JSON, and a page."""
+
+import json
+from pathlib import Path
+
+from maya.errors import MayaError
+from maya.recipes.markers import content, is_done, mark_done
+from maya.recipes.tokenizer import require
+from maya.score.page import write_page
+from maya.score.report import Report, Utterance, make_report, table, write_errors, write_result
+from maya.train.runlog import git_state
+
+SPLIT_NOTES = "splits.json"
+
+
+def score(run: Path, *, split: str = "test", data: Path | None = None, by_speaker: bool = False, force: bool = False) -> Report:
+    """Score `run`/decode/{split}/hyps.jsonl; write result.json, errors.txt and report.html beside it; print the table."""
+    out = run / "decode" / split
+    hyps = require(out / "hyps.jsonl", "run stage 5 (decode) first")
+    report = make_report(_utterances(hyps), by_speaker=by_speaker)
+    decoding = json.loads((out / "decode.json").read_text())
+    inputs = {"hyps": content(hyps), "decoding": decoding, "by_speaker": by_speaker}
+    if not is_done(out / "stage-score.json", inputs) or force:
+        commit, _ = git_state()
+        write_result(report, out / "result.json", decoding | {"split": split, "commit": commit})
+        write_errors(report, out / "errors.txt")
+        write_page(report, out / "report.html", title=f"{run.name}: {split}", metrics=run / "metrics.jsonl")
+        mark_done(out / "stage-score.json", inputs)
+    print()
+    print(table(report))
+    for line in split_notes(data):
+        print(line)
+    print(f"real-time factor {decoding['real_time_factor']:.4f} "
+          f"({decoding['audio_seconds'] / 3600:.2f} h decoded in {decoding['seconds']:.1f} s)")  # fmt: skip
+    print(f"report      {out / 'report.html'}")
+    print(f"checkpoint  {decoding['checkpoint']}")
+    print(f"TensorBoard tensorboard --logdir {run / 'tensorboard'}")
+    return report
+
+
+def _utterances(path: Path) -> list[Utterance]:
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rows.append(Utterance(id=row["id"], language=row["language"], ref=row["ref"], hyp=row["text"],
+                                  seconds=row["duration"], speaker=row["speaker"]))  # fmt: skip
+        except (json.JSONDecodeError, KeyError) as e:
+            raise MayaError(f"{path}, line {number}, is not a hypothesis ({e}); decode again") from e
+    return rows
+
+
+def split_notes(data: Path | None) -> list[str]:
+    """What a reader must know about the splits: languages whose test speakers were also trained on."""
+    if data is None or not (data / SPLIT_NOTES).is_file():
+        return []
+    notes = json.loads((data / SPLIT_NOTES).read_text())
+    shared = [code for code, facts in notes.get("languages", {}).items() if not facts.get("speaker_disjoint", True)]
+    return [f"not speaker-disjoint (too few speakers): {' '.join(sorted(shared))}"] if shared else []

@@ -1,0 +1,137 @@
+"""Stage 3: cuts and a tokenizer → a trained model. Run it through torchrun, with one process per GPU."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from lhotse import CutSet
+
+from maya.config import to_dict
+from maya.data.batch import Batch
+from maya.data.loader import EvalLoader, TrainLoader
+from maya.data.plan import BatchPlan
+from maya.errors import MayaError
+from maya.models.hybrid import HybridConfig, HybridModel, build_model, count_parameters, with_vocabulary
+from maya.recipes.experiment import Experiment
+from maya.recipes.markers import content, is_done, mark_done
+from maya.recipes.tokenizer import require
+from maya.text.tokenizer import Tokenizer
+from maya.train.distributed import barrier, rank, world_size
+from maya.train.loop import make_accelerator
+from maya.train.loop import train as run_loop
+from maya.train.state import FREE, Position, flat
+from maya.train.validate import make_validate
+
+
+def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, force: bool = False) -> None:
+    """Train `experiment` on `data`/cuts_train.jsonl.gz with `run`/tokenizer.model, into `run`; resumes by itself."""
+    require(data / "cuts_train.jsonl.gz", "run stage 1 (prepare) first")
+    tokenizer = Tokenizer.load(require(run / "tokenizer.model", "run stage 2 (tokenizer) first"))
+    options = {k: v for k, v in flat(to_dict(experiment)).items() if k not in FREE}
+    inputs = {"data": content(data / "stage.json"), "tokenizer": content(run / "tokenizer.model"), "options": options}
+    if is_done(run / "stage-train.json", inputs) and not force:
+        print(f"train: {run} is up to date")
+        return
+    accelerator = make_accelerator(experiment.train, cpu=cpu)
+    main = accelerator.is_main_process
+    cuts, languages = load_cuts(data / "cuts_train.jsonl.gz"), experiment.languages
+    experiment.model = with_vocabulary(experiment.model, tokenizer.vocab_size, languages)
+    cuts, dropped = drop_infeasible(cuts, tokenizer, experiment.model)
+    if main:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "dropped.jsonl").write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in dropped))
+        if dropped:
+            print(f"train: {len(dropped)} utterances cannot be aligned at this frame rate → {run / 'dropped.jsonl'}")
+    if not len(cuts):
+        raise MayaError(f"{data}: no training utterance is long enough for its text; see {run / 'dropped.jsonl'}")
+    model = build_model(experiment.model)
+    if main:
+        hours = sum(c.duration for c in cuts) / 3600
+        print(f"train: {experiment.name}: {count_parameters(model) / 1e6:.2f} M parameters "
+              f"(encoder {count_parameters(model.encoder) / 1e6:.2f} M), {len(cuts)} utterances, {hours:.2f} h, "
+              f"{accelerator.num_processes} process(es) on {accelerator.device}, {accelerator.mixed_precision}",
+              flush=True)  # fmt: skip
+    run_loop(
+        experiment, model, tokenizer, train_batches(experiment, cuts, tokenizer),
+        dev_validation(experiment, data, tokenizer, languages), run, accelerator=accelerator,
+        facts={"train_cuts": str(data / "cuts_train.jsonl.gz"), "parameters": count_parameters(model)},
+    )  # fmt: skip
+    if main:
+        mark_done(run / "stage-train.json", inputs)
+    barrier()
+
+
+def train_batches(
+    experiment: Experiment, cuts: CutSet, tokenizer: Tokenizer
+) -> Callable[[Position], Iterator[tuple[Position, Batch]]]:
+    """This rank's batches from a position on, for ever."""
+    cfg = experiment.data
+    index = {code: i for i, code in enumerate(experiment.languages)}
+    plan = BatchPlan(
+        np.array([c.duration for c in cuts]),
+        np.array([len(tokenizer.encode(c.supervisions[0].text)) for c in cuts]),
+        np.array([index[c.supervisions[0].language] for c in cuts]),
+        cfg.plan,
+        rank=rank(),
+        world_size=world_size(),
+    )
+
+    def batches(start: Position) -> Iterator[tuple[Position, Batch]]:
+        return iter(TrainLoader(
+            cuts, tokenizer, experiment.languages, plan, num_workers=cfg.num_workers, cache_gb=cfg.cache_gb,
+            speed_perturb=cfg.speed_perturb, start=start,
+        ))  # fmt: skip
+
+    return batches
+
+
+def dev_validation(
+    experiment: Experiment, data: Path, tokenizer: Tokenizer, languages: tuple[str, ...]
+) -> Callable[[HybridModel], dict[str, float]]:
+    """Scores on the dev set (`data.valid_utterances` of each language, evenly over the list)."""
+    cuts = load_cuts(data / "cuts_dev.jsonl.gz")
+    if experiment.data.valid_utterances:
+        cuts = thin(cuts, experiment.data.valid_utterances)
+    references = {c.id: c.supervisions[0].text for c in cuts}
+    loader = EvalLoader(cuts, tokenizer, languages, max_seconds=experiment.decode.max_seconds,
+                        rank=rank(), world_size=world_size())  # fmt: skip
+    return make_validate(lambda: loader, references, tokenizer, languages, method=experiment.decode.method)
+
+
+def load_cuts(path: Path) -> CutSet:
+    return CutSet.from_file(require(path, "run stage 1 (prepare) first")).to_eager()
+
+
+def thin(cuts: CutSet, per_language: int) -> CutSet:
+    """At most `per_language` utterances of each language, spread evenly over the list."""
+    by_language: dict[str, list] = {}
+    for cut in cuts:
+        by_language.setdefault(cut.supervisions[0].language, []).append(cut)
+    kept = []
+    for rows in by_language.values():
+        picks = np.linspace(0, len(rows) - 1, min(per_language, len(rows))).round().astype(int)
+        kept += [rows[i] for i in picks]
+    return CutSet.from_cuts(kept)
+
+
+def drop_infeasible(cuts: CutSet, tokenizer: Tokenizer, cfg: HybridConfig) -> tuple[CutSet, list[dict]]:
+    """Leave out what CTC cannot align: it needs a frame per token and one more between equal neighbours.
+
+    Counted at the natural speed: the few that only speed perturbation makes too short are met while
+    training, where an infinite loss names them.
+    """
+    if cfg.ctc_weight == 0:
+        return cuts, []
+    kept, dropped = [], []
+    hop = round(cfg.features.sample_rate * cfg.features.hop_ms / 1000)
+    for cut in cuts:
+        tokens = tokenizer.encode(cut.supervisions[0].text)
+        needed = len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+        frames = math.ceil(cut.num_samples // hop / cfg.encoder.subsampling_factor)
+        if frames >= needed:
+            kept.append(cut)
+        else:
+            dropped.append({"id": cut.id, "reason": f"{needed} frames needed for {len(tokens)} tokens, {frames} there"})
+    return CutSet.from_cuts(kept), dropped

@@ -1,0 +1,63 @@
+# Kaldi-style options for run.sh: source it after setting the defaults.
+#
+#   --some-name VALUE     sets the shell variable some_name, which must have a default
+#   --group.field VALUE   a typed override of the experiment, collected in the array `overrides`
+#   --help                prints the comment block at the top of the script
+#
+# `stage_given` tells whether --stage was on the command line: a stage asked for by name runs even if
+# nothing changed since it was last done.
+
+overrides=()
+stage_given=false
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h | --help)
+      sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p;}' "$0"
+      exit 0
+      ;;
+    --*.*)
+      [ $# -ge 2 ] || { echo "$0: $1 needs a value" >&2; exit 1; }
+      overrides+=(--set "${1#--}=$2")
+      shift 2
+      ;;
+    --*)
+      name=${1#--}
+      name=${name//-/_}
+      [ $# -ge 2 ] || { echo "$0: $1 needs a value" >&2; exit 1; }
+      if [ -z "${!name+x}" ]; then
+        echo "$0: unknown option $1; see $0 --help" >&2
+        exit 1
+      fi
+      printf -v "$name" '%s' "$2"
+      [ "$name" = stage ] && stage_given=true
+      shift 2
+      ;;
+    *)
+      echo "$0: unexpected argument $1; see $0 --help" >&2
+      exit 1
+      ;;
+  esac
+done
+unset name
+
+# due N: whether stage N lies in the range; sets `force` for a stage asked for by name.
+due() {
+  force=()
+  [ "$1" -ge "$stage" ] && [ "$1" -le "$stop_stage" ] || return 1
+  if $stage_given && [ "$1" -eq "$stage" ]; then force=(--force); fi
+}
+
+# launch N COMMAND...: a maya command on N GPUs. One process needs no launcher; for several machines put
+# --nnodes, --node-rank and --rdzv-endpoint here.
+launch() {
+  local processes=$1
+  shift
+  if [ "$processes" -le 1 ]; then
+    maya "$@"
+  else
+    torchrun --standalone --nproc-per-node "$processes" -m maya.recipes.cli "$@"
+  fi
+}
+
+# How many GPUs this machine has.
+count_gpus() { nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true; }
