@@ -1,4 +1,4 @@
-"""What every test may use: deterministic seeds, few threads, and the shared reference material when present."""
+"""What every test may use: fixed seeds, few threads, and the shared reference material where present."""
 
 import os
 import random
@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--torch-threads",
         type=int,
         default=1,
-        help="threads torch may use in each pytest process (1: the tensors are small, pytest-xdist uses the cores)",
+        help="threads torch may use in each pytest process (1: tensors are small, and xdist uses the cores)",
     )
 
 

@@ -1,0 +1,160 @@
+"""The report as one HTML file: nothing is fetched, so it opens from a mail or a cluster's disk."""
+
+import html
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from maya.score.curve import chart, read_metrics, series
+from maya.score.report import GroupScore, Report, ScoredUtterance, percent, score_utterances, span
+
+WORST = 20  # utterances shown per language
+FREQUENT = 15  # confusions shown per language
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --sub: #d9703c; --del: #c0392b; --ins: #2f7d4f; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; margin: .5rem 0; }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child, .left { text-align: left; }
+tr.total { font-weight: 600; }
+details { margin: .4rem 0; border-bottom: 1px solid var(--line); padding-bottom: .4rem; }
+summary { cursor: pointer; }
+.charts { display: flex; flex-wrap: wrap; gap: 1rem; } .charts svg { flex: 1 1 420px; max-width: 520px; }
+svg text { fill: currentColor; font-size: 11px; } svg text.title { font-weight: 600; font-size: 12px; }
+svg .grid { stroke: var(--line); }
+.pairs { display: flex; flex-wrap: wrap; gap: 2.5rem; align-items: flex-start; }
+.note { opacity: .7; font-size: .9em; }
+.utterance { margin: .7rem 0; } .utterance p { margin: .1rem 0; }
+del { color: var(--del); } ins { color: var(--ins); text-decoration: none; border-bottom: 2px solid; }
+.sub del { color: var(--sub); } .sub ins { color: var(--sub); }
+"""
+
+
+def write_page(report: Report, path: str | Path, *, title: str, metrics: str | Path | None = None) -> None:
+    """Write the report as a self-contained HTML page.
+
+    metrics: a run's metrics.jsonl; its training curve is drawn when the file exists.
+    """
+    scored = score_utterances(report)
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{html.escape(title)}</h1>",
+        _summary(report),
+        _table(report),
+        _curves(metrics),
+        "<h2>Errors by language</h2>",
+        '<p class="note">Worst utterances first. <span class="sub"><del>said</del> <ins>heard</ins></span>: '
+        "a word taken for another; <del>said</del>: not heard; <ins>heard</ins>: not said.</p>",
+    ]
+    for score in report.languages:
+        parts.append(_language(score, [s for s in scored if s.utterance.language == score.code]))
+    parts.append("</body></html>")
+    Path(path).write_text("\n".join(p for p in parts if p) + "\n", encoding="utf-8")
+
+
+def confusions(scored: Iterable[ScoredUtterance]) -> Counter[tuple[str, str]]:
+    """How often each pair (reference word, hypothesis word) differed; "" stands for a missing word."""
+    return Counter(pair for s in scored for pair in s.pairs if pair[0] != pair[1])
+
+
+def _summary(report: Report) -> str:
+    over = "speakers" if report.by_speaker else "utterances"
+    return (
+        f"<p>Macro average over {len(report.languages)} language(s): WER <b>{percent(report.macro_wer)} %</b>"
+        f" {span(report.macro_wer_interval)}, CER {percent(report.macro_cer)} %"
+        f" {span(report.macro_cer_interval)}. {report.pooled.words.utterances} utterances,"
+        f" {report.pooled.hours:.2f} hours.</p>"
+        f'<p class="note">Intervals: 95 %, bootstrap over {over}, {report.replicates} draws. CER counts code'
+        " points, spaces included. sub, del, ins: words.</p>"
+    )
+
+
+def _table(report: Report) -> str:
+    head = ("language", "hours", "utterances", "words", "WER %", "95 %", "CER %", "95 %", "sub", "del", "ins")
+    rows = [_table_row(score) for score in report.languages]
+    if len(report.languages) > 1:
+        rows.append(_table_row(report.pooled, "total"))
+    macro = [percent(report.macro_wer), span(report.macro_wer_interval)]
+    macro += [percent(report.macro_cer), span(report.macro_cer_interval)]
+    rows.append(_cells(["macro average", "", "", "", *macro, "", "", ""], "total"))
+    titles = "".join(f"<th>{h}</th>" for h in head)
+    return f"<table><thead><tr>{titles}</tr></thead><tbody>\n" + "\n".join(rows) + "\n</tbody></table>"
+
+
+def _table_row(score: GroupScore, style: str = "") -> str:
+    w, c = score.words, score.characters
+    cells = [f"{score.name} ({score.code})", f"{score.hours:.2f}", w.utterances, w.ref_length]
+    cells += [percent(w.rate), span(score.wer_interval), percent(c.rate), span(score.cer_interval)]
+    return _cells([*cells, w.substitutions, w.deletions, w.insertions], style)
+
+
+def _cells(values: Iterable[object], style: str = "") -> str:
+    row = "".join(f"<td>{html.escape(str(v))}</td>" for v in values)
+    return f'<tr class="{style}">{row}</tr>' if style else f"<tr>{row}</tr>"
+
+
+def _curves(metrics: str | Path | None) -> str:
+    rows = read_metrics(metrics) if metrics else []
+    errors = {name.upper(): series(rows, "valid", name) for name in ("wer", "cer")}
+    charts = [
+        chart(
+            {"train": series(rows, "train", "loss"), "dev": series(rows, "valid", "loss")},
+            title="Loss by step",
+        ),
+        chart(
+            {k: [(x, 100 * y) for x, y in v] for k, v in errors.items()}, title="Dev error rate, % by step"
+        ),
+    ]
+    drawn = "\n".join(c for c in charts if c)
+    return f'<h2>Training</h2>\n<div class="charts">{drawn}</div>' if drawn else ""
+
+
+def _language(score: GroupScore, scored: list[ScoredUtterance]) -> str:
+    wrong = [s for s in scored if s.words.errors]
+    share = f"{len(wrong)} of {len(scored)} utterances with errors"
+    name = html.escape(f"{score.name} ({score.code})")
+    found = confusions(scored)
+    pairs = [
+        _frequent("taken for another", {k: n for k, n in found.items() if k[0] and k[1]}, ("said", "heard")),
+        _frequent("not heard", {(k[0],): n for k, n in found.items() if not k[1]}, ("said",)),
+        _frequent("not said", {(k[1],): n for k, n in found.items() if not k[0]}, ("heard",)),
+    ]
+    body = "\n".join(_utterance(s) for s in wrong[:WORST])
+    return (
+        f"<details><summary><b>{name}</b> WER {percent(score.words.rate)} %, {share}</summary>\n"
+        f'<div class="pairs">{"".join(pairs)}</div>\n{body}\n</details>'
+    )
+
+
+def _frequent(title: str, counts: dict[tuple[str, ...], int], head: tuple[str, ...]) -> str:
+    """The most frequent of one kind of error as a small table."""
+    if not counts:
+        return ""
+    rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]
+    titles = "".join(f'<th class="left">{h}</th>' for h in head) + "<th>times</th>"
+    body = "".join(
+        "<tr>" + "".join(f'<td class="left">{html.escape(w)}</td>' for w in words) + f"<td>{n}</td></tr>"
+        for words, n in rows
+    )
+    return f"<div><b>{title}</b><table><tr>{titles}</tr>{body}</table></div>"
+
+
+def _utterance(scored: ScoredUtterance) -> str:
+    words = " ".join(_marked(ref, hyp) for ref, hyp in scored.pairs)
+    u = scored.utterance
+    rates = f"WER {percent(scored.words.rate)} %, CER {percent(scored.characters.rate)} %"
+    facts = f"{u.id}: {rates}, {u.seconds:.1f} s"
+    return f'<div class="utterance"><p class="note">{html.escape(facts)}</p><p>{words}</p></div>'
+
+
+def _marked(ref: str, hyp: str) -> str:
+    if ref == hyp:
+        return html.escape(ref)
+    said = f"<del>{html.escape(ref)}</del>" if ref else ""
+    heard = f"<ins>{html.escape(hyp)}</ins>" if hyp else ""
+    return f'<span class="sub">{said} {heard}</span>' if said and heard else said or heard

@@ -1,0 +1,327 @@
+"""From references and hypotheses to what people and programs read: the table, result.json, errors.txt.
+
+    report = make_report(utterances)
+    print(table(report))
+    write_result(report, folder / "result.json")
+    write_errors(report, folder / "errors.txt")
+
+The page for a browser is in `maya.score.page`.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from maya.errors import MayaError
+from maya.score.wer import (
+    REPLICATES,
+    ErrorStats,
+    Interval,
+    align,
+    cer,
+    interval,
+    macro_average,
+    pool,
+    wer,
+    words_of,
+)
+from maya.text.languages import LANGUAGES
+
+SECONDS_PER_HOUR = 3600.0
+_COLUMNS = {
+    "code": "<5",
+    "language": "<10",
+    "hours": ">7",
+    "utts": ">7",
+    "words": ">8",
+    "WER %": ">7",
+    "95 % interval": "<16",
+    "CER %": ">7",
+    "sub": ">6",
+    "del": ">6",
+    "ins": ">6",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Utterance:
+    """One utterance to score. ref, hyp: normalised text, either may be empty. seconds: its audio."""
+
+    id: str
+    language: str
+    ref: str
+    hyp: str
+    seconds: float = 0.0
+    speaker: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupScore:
+    """One line of the table: a language, or all of them pooled."""
+
+    code: str
+    name: str
+    hours: float
+    words: ErrorStats
+    characters: ErrorStats
+    wer_interval: Interval
+    cer_interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredUtterance:
+    """An utterance, its errors alone, and its aligned words (`maya.score.wer.align`)."""
+
+    utterance: Utterance
+    words: ErrorStats
+    characters: ErrorStats
+    pairs: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Scores of one decoding; rates are fractions.
+
+    utterances: ordered by language code, then as given. languages: one score each, by code.
+    pooled: all utterances as one list. macro_wer, macro_cer: the mean of the languages' rates.
+    by_speaker: the intervals draw speakers, not utterances.
+    """
+
+    utterances: list[Utterance]
+    languages: list[GroupScore]
+    pooled: GroupScore
+    macro_wer: float
+    macro_wer_interval: Interval
+    macro_cer: float
+    macro_cer_interval: Interval
+    by_speaker: bool
+    replicates: int
+    seed: int
+
+
+def make_report(
+    utterances: Iterable[Utterance],
+    *,
+    by_speaker: bool = False,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Report:
+    """Score utterances language by language.
+
+    by_speaker: draw whole speakers for the intervals (wider, and right when one person says many of the
+    utterances); an utterance without a speaker stands for itself.
+    Raises MayaError when there is nothing to score or an id appears twice.
+    """
+    rows = sorted(utterances, key=lambda u: u.language)
+    _check(rows)
+    codes = list(dict.fromkeys(u.language for u in rows))
+    groups = {code: [u for u in rows if u.language == code] for code in codes}
+    words = {code: wer((u.ref for u in g), (u.hyp for u in g)) for code, g in groups.items()}
+    characters = {code: cer((u.ref for u in g), (u.hyp for u in g)) for code, g in groups.items()}
+    blocks = {code: [_speaker(u) for u in g] for code, g in groups.items()} if by_speaker else None
+
+    def score(code: str, name: str, group: list[Utterance], w: ErrorStats, c: ErrorStats) -> GroupScore:
+        labels = [_speaker(u) for u in group] if by_speaker else None
+        return GroupScore(
+            code=code,
+            name=name,
+            hours=sum(u.seconds for u in group) / SECONDS_PER_HOUR,
+            words=w,
+            characters=c,
+            wer_interval=interval(w, blocks=labels, replicates=replicates, seed=seed),
+            cer_interval=interval(c, blocks=labels, replicates=replicates, seed=seed),
+        )
+
+    macro_wer, macro_wer_interval = macro_average(words, blocks=blocks, replicates=replicates, seed=seed)
+    macro_cer, macro_cer_interval = macro_average(characters, blocks=blocks, replicates=replicates, seed=seed)
+    return Report(
+        utterances=rows,
+        languages=[score(code, _name(code), groups[code], words[code], characters[code]) for code in codes],
+        pooled=score("all", "pooled", rows, pool(words.values()), pool(characters.values())),
+        macro_wer=macro_wer,
+        macro_wer_interval=macro_wer_interval,
+        macro_cer=macro_cer,
+        macro_cer_interval=macro_cer_interval,
+        by_speaker=by_speaker,
+        replicates=replicates,
+        seed=seed,
+    )
+
+
+def table(report: Report) -> str:
+    """The scores as text for a terminal of 100 columns, one language a line, without a last newline."""
+    head = _row(*_COLUMNS)
+    rule = "-" * len(head)
+    lines = [head, rule, *(_table_line(score) for score in report.languages), rule]
+    if len(report.languages) > 1:
+        lines.append(_table_line(report.pooled))
+    macro = (percent(report.macro_wer), span(report.macro_wer_interval), percent(report.macro_cer))
+    average = _row("", "", "", "", "", *macro)
+    label = f"macro average of {_count(len(report.languages), 'language')}"
+    lines.append(label + average[len(label) :].rstrip())
+    drawn = "speakers" if report.by_speaker else "utterances"
+    lines.append(
+        f"95 % interval: of WER, bootstrap over {drawn}, {report.replicates} draws; sub, del, ins: words"
+    )
+    return "\n".join(lines)
+
+
+def result(report: Report) -> dict[str, Any]:
+    """The scores as plain JSON values. Rates are fractions; what cannot be computed is null."""
+    return {
+        "macro": {
+            "wer": _finite(report.macro_wer),
+            "wer_interval": _pair(report.macro_wer_interval),
+            "cer": _finite(report.macro_cer),
+            "cer_interval": _pair(report.macro_cer_interval),
+        },
+        "pooled": _result_of(report.pooled),
+        "languages": {score.code: _result_of(score) for score in report.languages},
+        "interval": {
+            "level": 0.95,
+            "over": "speakers" if report.by_speaker else "utterances",
+            "replicates": report.replicates,
+            "seed": report.seed,
+        },
+    }
+
+
+def write_result(report: Report, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+    """Write `result` and the entries of `extra` (command, commit, checkpoint, ...) as one JSON object."""
+    content = {**(extra or {}), **result(report)}
+    Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def score_utterances(report: Report) -> list[ScoredUtterance]:
+    """Every utterance by itself, worst first: by word error rate, then by number of errors, then by id."""
+    words, characters = report.pooled.words, report.pooled.characters
+    scored = [
+        ScoredUtterance(
+            utterance=u,
+            words=words[i : i + 1],
+            characters=characters[i : i + 1],
+            pairs=align(words_of(u.ref), words_of(u.hyp)),
+        )
+        for i, u in enumerate(report.utterances)
+    ]
+    return sorted(scored, key=lambda s: (-s.words.rate, -s.words.errors, -s.characters.rate, s.utterance.id))
+
+
+def write_errors(report: Report, path: str | Path) -> None:
+    """Write every utterance with an error, worst first; the words that differ stand in brackets.
+
+    `[*]` is a word that one side lacks: in `hyp` it was not heard, in `ref` it was not said.
+    """
+    scored = score_utterances(report)
+    wrong = [s for s in scored if s.words.errors]
+    lines = [
+        f"# {_count(len(wrong), 'utterance')} with errors of {len(scored)}, the worst first. "
+        "[words that differ], [*] where one side has no word."
+    ]
+    for s in wrong:
+        u, w = s.utterance, s.words
+        lines += [
+            "",
+            f"{u.id}  {u.language}  WER {percent(w.rate)} %  CER {percent(s.characters.rate)} %"
+            f"  {w.substitutions} sub {w.deletions} del {w.insertions} ins of {_count(w.ref_length, 'word')}",
+            "ref: " + " ".join(_marked(ref, ref == hyp) for ref, hyp in s.pairs),
+            "hyp: " + " ".join(_marked(hyp, ref == hyp) for ref, hyp in s.pairs),
+        ]
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def percent(rate: float) -> str:
+    """A fraction as a percentage with two decimals; a dash where it cannot be computed."""
+    return f"{100 * rate:.2f}" if math.isfinite(rate) else "-"
+
+
+def span(bounds: Interval) -> str:
+    """An interval in per cent, as it stands in the tables."""
+    if not (math.isfinite(bounds.low) and math.isfinite(bounds.high)):
+        return "-"
+    return f"[{percent(bounds.low)}, {percent(bounds.high)}]"
+
+
+def _row(*cells: str) -> str:
+    """One line of the table; cells left out at the end are blank."""
+    return " ".join(
+        format(cell, width) for cell, width in zip_longest(cells, _COLUMNS.values(), fillvalue="")
+    )
+
+
+def _table_line(score: GroupScore) -> str:
+    w, c = score.words, score.characters
+    return _row(
+        score.code,
+        score.name,
+        f"{score.hours:.2f}",
+        str(w.utterances),
+        str(w.ref_length),
+        percent(w.rate),
+        span(score.wer_interval),
+        percent(c.rate),
+        str(w.substitutions),
+        str(w.deletions),
+        str(w.insertions),
+    )
+
+
+def _result_of(score: GroupScore) -> dict[str, Any]:
+    return {
+        "name": score.name,
+        "hours": round(score.hours, 6),
+        "utterances": score.words.utterances,
+        "wer": _finite(score.words.rate),
+        "wer_interval": _pair(score.wer_interval),
+        "words": _counts(score.words),
+        "cer": _finite(score.characters.rate),
+        "cer_interval": _pair(score.cer_interval),
+        "characters": _counts(score.characters),
+    }
+
+
+def _counts(stats: ErrorStats) -> dict[str, int]:
+    return {
+        "reference": stats.ref_length,
+        "errors": stats.errors,
+        "substitutions": stats.substitutions,
+        "deletions": stats.deletions,
+        "insertions": stats.insertions,
+    }
+
+
+def _check(rows: list[Utterance]) -> None:
+    if not rows:
+        raise MayaError("there is nothing to score: the list of decoded utterances is empty")
+    id_, times = Counter(u.id for u in rows).most_common(1)[0]
+    if times > 1:
+        raise MayaError(f"utterance {id_!r} was decoded {times} times: every id must appear once")
+
+
+def _speaker(u: Utterance) -> str:
+    return f"speaker {u.speaker}" if u.speaker is not None else f"id {u.id}"
+
+
+def _name(code: str) -> str:
+    return LANGUAGES[code].name if code in LANGUAGES else code
+
+
+def _marked(word: str, same: bool) -> str:
+    return word if same else f"[{word or '*'}]"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _finite(rate: float) -> float | None:
+    return rate if math.isfinite(rate) else None
+
+
+def _pair(bounds: Interval) -> list[float | None]:
+    return [_finite(bounds.low), _finite(bounds.high)]

@@ -1,0 +1,282 @@
+"""Word and character error rates, how sure they are, and whether one system is better than another.
+
+An error rate is a ratio of sums: all errors of a test set over all reference tokens. Its interval is the
+percentile bootstrap over utterances (Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR
+performance evaluation", ICASSP 2004): test sets are drawn again with replacement and the rate recomputed.
+Utterances of one speaker are not independent; given the speakers, whole speakers are drawn instead.
+
+Text is taken as it comes, normalisation (`maya.text.normalize`) being the caller's work, except that Unicode
+is composed (NFC) and white space is collapsed, which no reader can see.
+A character is a Unicode code point, so a vowel sign or a virama of an Indic script counts as one, and the
+space between words counts too, as in NeMo and jiwer.
+"""
+
+import unicodedata
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import kaldialign
+import numpy as np
+from numpy.typing import NDArray
+
+from maya.errors import MayaError
+
+MISSING = ""  # stands in an alignment where one side has no token; no word or character is empty
+REPLICATES = 2000
+_INDICES_AT_ONCE = 4_000_000  # 32 MB of int64: how much of the bootstrap is drawn at a time
+
+Counts = NDArray[np.int64]
+Rates = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ErrorStats:
+    """Errors of a list of utterances against their references.
+
+    counts: (utterances, 4) int64, the columns being substitutions, deletions, insertions, reference tokens.
+    """
+
+    counts: Counts
+
+    def __getitem__(self, which: slice) -> "ErrorStats":
+        """Some of the utterances."""
+        return ErrorStats(counts=self.counts[which])
+
+    @property
+    def utterance_errors(self) -> Counts:
+        """(utterances,) substitutions + deletions + insertions."""
+        return self.counts[:, :3].sum(axis=1)
+
+    @property
+    def utterance_ref_lengths(self) -> Counts:
+        """(utterances,) reference words (or characters)."""
+        return self.counts[:, 3]
+
+    @property
+    def utterances(self) -> int:
+        return len(self.counts)
+
+    @property
+    def substitutions(self) -> int:
+        return int(self.counts[:, 0].sum())
+
+    @property
+    def deletions(self) -> int:
+        return int(self.counts[:, 1].sum())
+
+    @property
+    def insertions(self) -> int:
+        return int(self.counts[:, 2].sum())
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def ref_length(self) -> int:
+        """Words (or characters) in all references."""
+        return int(self.counts[:, 3].sum())
+
+    @property
+    def rate(self) -> float:
+        """errors / ref_length, a fraction; without any reference token 0.0 if there is no error, else inf."""
+        return float(_ratio(np.array(self.errors), np.array(self.ref_length)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A 95 % interval of a rate, as fractions; nan where it cannot be estimated (fewer than two draws)."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """How a second system differs from a first on the same utterances.
+
+    difference: rate of the second minus rate of the first (negative: the second is better).
+    interval: 95 % bootstrap interval of the difference.
+    p_value: two-sided bootstrap probability of a difference at least this far from zero by chance.
+    """
+
+    difference: float
+    interval: Interval
+    p_value: float
+
+
+def words_of(text: str) -> list[str]:
+    """The tokens WER counts: composed (NFC) text split at white space."""
+    return unicodedata.normalize("NFC", text).split()
+
+
+def characters_of(text: str) -> list[str]:
+    """The tokens CER counts: code points of the composed (NFC) text, one space between words."""
+    return list(" ".join(words_of(text)))
+
+
+def align(ref: Sequence[str], hyp: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs (reference token, hypothesis token) of one cheapest alignment; `MISSING` marks an absent side."""
+    pairs: list[tuple[str, str]] = kaldialign.align(list(ref), list(hyp), MISSING)
+    return pairs
+
+
+def wer(refs: Iterable[str], hyps: Iterable[str]) -> ErrorStats:
+    """Word errors of `hyps` against `refs`, two equally long lists of sentences in the same order.
+
+    Raises MayaError when the lists differ in length. An empty reference is kept: each of its words heard is
+    an insertion.
+    """
+    return _count(refs, hyps, words_of)
+
+
+def cer(refs: Iterable[str], hyps: Iterable[str]) -> ErrorStats:
+    """Character errors of `hyps` against `refs`; as `wer`, the tokens being `characters_of` each sentence."""
+    return _count(refs, hyps, characters_of)
+
+
+def pool(parts: Iterable[ErrorStats]) -> ErrorStats:
+    """All utterances of several lists as one list, in order."""
+    return ErrorStats(counts=np.concatenate([np.zeros((0, 4), np.int64), *(p.counts for p in parts)]))
+
+
+def bootstrap_rates(
+    stats: ErrorStats,
+    *,
+    blocks: Sequence[Hashable] | None = None,
+    replicates: int = REPLICATES,
+    seed: int | np.random.SeedSequence = 0,
+) -> Rates:
+    """Error rates of `replicates` test sets drawn with replacement: (replicates,) float64.
+
+    blocks: one label per utterance (a speaker); utterances of one label are drawn together.
+    """
+    columns = [_by_block(column, blocks) for column in (stats.utterance_errors, stats.utterance_ref_lengths)]
+    return _ratio(*_resampled_sums(columns, replicates, seed))
+
+
+def interval(
+    stats: ErrorStats,
+    *,
+    blocks: Sequence[Hashable] | None = None,
+    replicates: int = REPLICATES,
+    seed: int | np.random.SeedSequence = 0,
+) -> Interval:
+    """The 95 % percentile bootstrap interval of `stats.rate`; arguments as `bootstrap_rates`."""
+    if _draws(stats, blocks) < 2:
+        return Interval(low=float("nan"), high=float("nan"))
+    return _percentiles(bootstrap_rates(stats, blocks=blocks, replicates=replicates, seed=seed))
+
+
+def macro_average(
+    stats: Mapping[str, ErrorStats],
+    *,
+    blocks: Mapping[str, Sequence[Hashable]] | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> tuple[float, Interval]:
+    """The mean of the languages' rates, each language counting once, and its 95 % interval.
+
+    Languages without a single reference token are left out. Every language is resampled by itself, so the
+    interval describes other utterances of the same languages, not other languages.
+    """
+    scored = {name: s for name, s in stats.items() if s.ref_length}
+    if not scored:
+        return float("nan"), Interval(low=float("nan"), high=float("nan"))
+    mean = float(np.mean([s.rate for s in scored.values()]))
+    if any(_draws(s, blocks[name] if blocks else None) < 2 for name, s in scored.items()):
+        return mean, Interval(low=float("nan"), high=float("nan"))
+    seeds = np.random.SeedSequence(seed).spawn(len(scored))
+    rates = [
+        bootstrap_rates(s, blocks=blocks[name] if blocks else None, replicates=replicates, seed=own)
+        for (name, s), own in zip(scored.items(), seeds, strict=True)
+    ]
+    return mean, _percentiles(np.mean(rates, axis=0))
+
+
+def compare(
+    first: ErrorStats,
+    second: ErrorStats,
+    *,
+    blocks: Sequence[Hashable] | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Comparison:
+    """Is the second system different from the first on the same utterances? A paired bootstrap.
+
+    The same draw is applied to both systems, so that what they share (hard utterances) cancels.
+    Raises MayaError when the references differ.
+    """
+    if not np.array_equal(first.utterance_ref_lengths, second.utterance_ref_lengths):
+        raise MayaError(
+            "the two systems were scored on different references: "
+            "score both on the same list of utterances, in the same order"
+        )
+    lengths = _by_block(first.utterance_ref_lengths, blocks)
+    change = _by_block(second.utterance_errors - first.utterance_errors, blocks)
+    difference = float(_ratio(change.sum(), lengths.sum()))
+    if len(lengths) < 2:
+        nan = float("nan")
+        return Comparison(difference=difference, interval=Interval(low=nan, high=nan), p_value=nan)
+    drawn = _ratio(*_resampled_sums([change, lengths], replicates, seed))
+    # The +1 keeps a finite number of replicates from claiming p = 0.
+    tail = 1 + min((drawn <= 0).sum(), (drawn >= 0).sum())
+    p_value = min(1.0, 2.0 * float(tail) / (replicates + 1))
+    return Comparison(difference=difference, interval=_percentiles(drawn), p_value=p_value)
+
+
+def _count(refs: Iterable[str], hyps: Iterable[str], tokens_of: Callable[[str], list[str]]) -> ErrorStats:
+    refs, hyps = list(refs), list(hyps)
+    if len(refs) != len(hyps):
+        raise MayaError(f"{len(refs)} references but {len(hyps)} hypotheses: give one for each reference")
+    counts = np.zeros((len(refs), 4), np.int64)
+    for row, ref, hyp in zip(counts, refs, hyps, strict=True):
+        found = kaldialign.edit_distance(tokens_of(ref), tokens_of(hyp))
+        row[:] = found["sub"], found["del"], found["ins"], found["ref_len"]
+    return ErrorStats(counts=counts)
+
+
+def _ratio(errors: Counts, lengths: Counts) -> Rates:
+    """errors / lengths, elementwise; 0 / 0 is 0 (nothing to hear, nothing heard) and k / 0 infinite."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((lengths == 0) & (errors == 0), 0.0, errors / lengths)
+
+
+def _draws(stats: ErrorStats, blocks: Sequence[Hashable] | None) -> int:
+    return len(_by_block(stats.utterance_ref_lengths, blocks))
+
+
+def _by_block(values: Counts, blocks: Sequence[Hashable] | None) -> Counts:
+    """Sums of `values` (utterances,) over equal labels, in order of appearance; unchanged without labels."""
+    if blocks is None:
+        return values
+    if len(blocks) != len(values):
+        raise MayaError(f"{len(blocks)} speaker labels for {len(values)} utterances: give one for each")
+    index: dict[Hashable, int] = {}
+    which = np.array([index.setdefault(b, len(index)) for b in blocks], np.int64)
+    sums = np.zeros(len(index), np.int64)
+    np.add.at(sums, which, values)
+    return sums
+
+
+def _resampled_sums(
+    columns: list[Counts], replicates: int, seed: int | np.random.SeedSequence
+) -> list[Counts]:
+    """For each replicate one draw of rows with replacement, the same for all columns; (replicates,) each."""
+    n = len(columns[0])
+    if n == 0:
+        return [np.zeros(replicates, np.int64) for _ in columns]
+    rng = np.random.default_rng(seed)
+    sums = [np.empty(replicates, np.int64) for _ in columns]
+    step = max(1, _INDICES_AT_ONCE // n)
+    for start in range(0, replicates, step):
+        drawn = rng.integers(0, n, size=(min(step, replicates - start), n))
+        for column, total in zip(columns, sums, strict=True):
+            total[start : start + len(drawn)] = column[drawn].sum(axis=1)
+    return sums
+
+
+def _percentiles(rates: Rates) -> Interval:
+    # "nearest", not interpolated: interpolating between two infinite rates (empty references) would give nan.
+    low, high = np.percentile(rates, [2.5, 97.5], method="nearest")
+    return Interval(low=float(low), high=float(high))

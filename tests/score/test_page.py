@@ -1,0 +1,81 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+from maya.score.page import confusions, write_page
+from maya.score.report import Utterance, make_report, score_utterances
+
+VOID = {"meta", "br", "line", "polyline", "circle"}
+
+
+class Checker(HTMLParser):
+    """Collects tags and the text, and fails on a tag that is closed out of order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page(tmp_path: Path, rows: list[Utterance], metrics: list[dict[str, object]] | None = None) -> Checker:
+    if metrics is not None:
+        lines = [json.dumps(m) for m in metrics] + ['{"kind": "train", "st']  # a run killed while writing
+        (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    write_page(
+        make_report(rows), tmp_path / "r.html", title="mini <test>", metrics=tmp_path / "metrics.jsonl"
+    )
+    checker = Checker()
+    checker.feed((tmp_path / "r.html").read_text())
+    assert checker.open == []
+    return checker
+
+
+ROWS = [
+    Utterance(id="a", language="hi", ref="एक दो तीन", hyp="एक तो तीन"),
+    Utterance(id="b", language="hi", ref="दो दो", hyp="तो दो चार"),
+    Utterance(id="c<script>", language="en", ref="<b>bold</b> words", hyp="words"),
+]
+
+
+def test_page_is_whole_escaped_and_self_contained(tmp_path: Path) -> None:
+    found = page(tmp_path, ROWS)
+    assert not any(tag in ("script", "link", "img", "b><") for tag, _ in found.seen)
+    assert not any(key in ("src", "href") for _, attrs in found.seen for key in attrs)
+    assert not re.search(r"https?://|url\(|@import", (tmp_path / "r.html").read_text())
+    assert "<b>bold</b>" in found.text and "c<script>" in found.text and "mini <test>" in found.text
+    assert "Hindi (hi)" in found.text and "macro average" in found.text
+    assert "svg" not in [tag for tag, _ in found.seen]  # no metrics.jsonl, no empty chart
+
+
+def test_training_curve_is_drawn(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"kind": "train", "step": s, "loss": 5.0 / (s + 1), "lr": 1e-3} for s in range(1000)
+    ]
+    rows += [{"kind": "valid", "step": s, "loss": 1.0, "wer": 0.5, "cer": None} for s in (500, 1000)]
+    found = page(tmp_path, ROWS, rows)
+    lines = [attrs["points"] for tag, attrs in found.seen if tag == "polyline"]
+    assert len(lines) == 3  # train loss, dev loss, WER; no CER was measured
+    assert all(line and len(line.split()) <= 400 for line in lines)
+
+
+def test_confusions() -> None:
+    found = confusions(score_utterances(make_report(ROWS[:2])))
+    assert found[("दो", "तो")] == 2
+    assert found[("", "चार")] == 1
+    assert len(found) == 2

@@ -1,0 +1,171 @@
+import math
+import random
+
+import numpy as np
+import pytest
+
+from maya.errors import MayaError
+from maya.score.wer import (
+    ErrorStats,
+    align,
+    bootstrap_rates,
+    cer,
+    compare,
+    interval,
+    macro_average,
+    pool,
+    wer,
+    words_of,
+)
+
+
+def stats(errors: list[int], lengths: list[int]) -> ErrorStats:
+    """Statistics with these errors, all substitutions, and these reference lengths."""
+    zeros = [0] * len(errors)
+    return ErrorStats(counts=np.array([errors, zeros, zeros, lengths], np.int64).T)
+
+
+def levenshtein(ref: list[str], hyp: list[str]) -> int:
+    """Edit distance by the textbook recursion, as a second opinion."""
+    row = list(range(len(hyp) + 1))
+    for i, r in enumerate(ref, 1):
+        left, row[0] = row[0], i
+        for j, h in enumerate(hyp, 1):
+            left, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, left + (r != h))
+    return row[-1]
+
+
+def test_counts_each_kind_of_error() -> None:
+    found = wer(["the cat sat", "on the mat", "yes"], ["the bat sat", "on mat", "yes it is"])
+    assert (found.substitutions, found.deletions, found.insertions) == (1, 1, 2)
+    assert found.ref_length == 7
+    assert found.rate == pytest.approx(4 / 7)
+    assert found.utterance_errors.tolist() == [1, 1, 2]
+    assert found[1:].errors == 3
+
+
+def test_agrees_with_the_textbook_edit_distance() -> None:
+    rng = random.Random(3)
+    sentences = [" ".join(rng.choices("abcd", k=rng.randrange(9))) for _ in range(400)]
+    refs, hyps = sentences[:200], sentences[200:]
+    found = wer(refs, hyps)
+    expected = [levenshtein(r.split(), h.split()) for r, h in zip(refs, hyps, strict=True)]
+    assert found.utterance_errors.tolist() == expected
+
+
+def test_alignment_has_the_errors_of_the_count() -> None:
+    rng = random.Random(4)
+    for _ in range(100):
+        ref, hyp = rng.choices("abc", k=rng.randrange(1, 9)), rng.choices("abc", k=rng.randrange(1, 9))
+        pairs = align(ref, hyp)
+        one = wer([" ".join(ref)], [" ".join(hyp)])
+        assert sum(bool(r and h and r != h) for r, h in pairs) == one.substitutions
+        assert sum(not h for _, h in pairs) == one.deletions
+        assert sum(not r for r, _ in pairs) == one.insertions
+        assert [r for r, _ in pairs if r] == ref
+        assert [h for _, h in pairs if h] == hyp
+
+
+def test_characters_are_code_points_with_spaces() -> None:
+    assert cer(["ab cd"], ["abcd"]).counts.tolist() == [[0, 1, 0, 5]]
+    # A virama and a vowel sign count one each: नमस्ते has six code points, four of them letters.
+    assert cer(["नमस्ते"], ["नमसते"]).counts.tolist() == [[0, 1, 0, 6]]
+
+
+def test_composition_and_white_space_are_no_errors() -> None:
+    # The same word with e-acute as one code point and as two, and with a doubled space.
+    assert wer(["caf\u00e9  noir"], ["cafe\u0301 noir "]).errors == 0
+    assert cer(["caf\u00e9  noir"], ["cafe\u0301 noir "]).errors == 0
+    assert words_of("cafe\u0301") == ["caf\u00e9"]
+
+
+def test_empty_references() -> None:
+    assert wer([""], [""]).rate == 0.0
+    assert wer([""], ["heard it"]).rate == math.inf
+    assert wer(["", "a b"], ["x", "a b"]).rate == 0.5  # the insertion counts in the ratio of sums
+    assert wer([], []).rate == 0.0
+
+
+def test_lists_of_different_length_are_refused() -> None:
+    with pytest.raises(MayaError, match="2 references but 1 hypotheses"):
+        wer(["a", "b"], ["a"])
+
+
+def test_bootstrap_is_a_ratio_of_sums_and_reproducible() -> None:
+    # Every utterance at 50 %: any draw has exactly that rate, whatever the lengths. A mean of ratios agrees,
+    # so the second case has unequal rates: the long clean utterance must outweigh the short bad one.
+    even = stats([1, 5, 50], [2, 10, 100])
+    assert np.all(bootstrap_rates(even, replicates=50) == 0.5)
+    uneven = stats([1, 0], [1, 99])
+    possible = {0.0, 0.01, 1.0}
+    rates = bootstrap_rates(uneven, replicates=400)
+    assert {round(r, 6) for r in rates.tolist()} == possible
+    assert np.array_equal(rates, bootstrap_rates(uneven, replicates=400))
+    assert not np.array_equal(rates, bootstrap_rates(uneven, replicates=400, seed=1))
+
+
+def test_interval_has_the_width_of_the_binomial() -> None:
+    # 400 utterances of one word, a quarter wrong: the interval is close to p +- 1.96 sqrt(p (1 - p) / n).
+    found = interval(stats([1] * 100 + [0] * 300, [1] * 400))
+    half = 1.96 * math.sqrt(0.25 * 0.75 / 400)
+    assert found.low == pytest.approx(0.25 - half, abs=0.008)
+    assert found.high == pytest.approx(0.25 + half, abs=0.008)
+
+
+def test_drawing_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = stats(list(range(10)), [12] * 10)
+    whole = bootstrap_rates(some, replicates=33)
+    monkeypatch.setattr("maya.score.wer._INDICES_AT_ONCE", 40)
+    assert np.array_equal(whole, bootstrap_rates(some, replicates=33))
+
+
+def test_speakers_are_drawn_whole() -> None:
+    # Two speakers, one always wrong: only 0, 1/2 and 1 can be drawn, the widest interval there is.
+    some = stats([1] * 50 + [0] * 50, [1] * 100)
+    speakers = ["a"] * 50 + ["b"] * 50
+    assert set(bootstrap_rates(some, blocks=speakers).tolist()) == {0.0, 0.5, 1.0}
+    wide, narrow = interval(some, blocks=speakers), interval(some)
+    assert wide.low < narrow.low < narrow.high < wide.high
+    with pytest.raises(MayaError, match="speaker labels"):
+        interval(some, blocks=["a"])
+
+
+def test_one_utterance_has_no_interval() -> None:
+    assert math.isnan(interval(stats([1], [2])).low)
+    assert math.isnan(interval(stats([1, 1], [2, 2]), blocks=["a", "a"]).high)
+    assert math.isnan(interval(stats([], [])).low)
+
+
+def test_macro_average_counts_each_language_once() -> None:
+    languages = {"hi": stats([0] * 90, [10] * 90), "ta": stats([5] * 10, [10] * 10), "xx": stats([1], [0])}
+    mean, bounds = macro_average(languages)
+    assert mean == 0.25  # pooled it would be 0.05; xx has no reference words and is left out
+    assert bounds.low == bounds.high == 0.25
+    assert pool([languages["hi"], languages["ta"]]).rate == 0.05
+    assert math.isnan(macro_average({})[0])
+
+
+def test_languages_are_drawn_independently() -> None:
+    # Equal statistics drawn with one seed would move together, and the interval of their mean would be as wide
+    # as that of one; drawn apart it is narrower by about sqrt(2).
+    one = stats([1] * 50 + [0] * 50, [1] * 100)
+    alone, (_, both) = interval(one), macro_average({"a": one, "b": one})
+    assert (both.high - both.low) / (alone.high - alone.low) == pytest.approx(0.5**0.5, abs=0.1)
+
+
+def test_compare() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 5, 300)
+    first = stats(base.tolist(), [10] * 300)
+    same = compare(first, first)
+    assert (same.difference, same.p_value) == (0.0, 1.0)
+    # One error less in every third utterance: a small gain, but the same one in nearly every draw.
+    better = stats(np.maximum(base - (np.arange(300) % 3 == 0), 0).tolist(), [10] * 300)
+    found = compare(first, better)
+    assert found.difference < 0 and found.interval.high < 0 and found.p_value < 0.01
+    assert compare(better, first).difference == -found.difference
+    # Noise of mean zero is no difference.
+    noisy = stats((base + rng.choice([-1, 1], 300)).tolist(), [10] * 300)
+    assert compare(first, noisy).p_value > 0.05
+    with pytest.raises(MayaError, match="different references"):
+        compare(first, stats(base.tolist(), [11] * 300))
