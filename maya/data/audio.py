@@ -1,0 +1,79 @@
+"""Reading audio: any format libsndfile decodes (wav, flac, ogg vorbis, ogg opus, mp3, ...), any rate, any
+number of channels, to 16 kHz mono float32."""
+
+import io
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from lhotse.cut import Cut
+from torchaudio.transforms import Resample
+
+from maya.data.tar_audio import use_byte_ranges
+from maya.errors import MayaError
+
+SAMPLE_RATE = 16000  # Hz; the rate of every `audio` tensor in Maya
+
+use_byte_ranges()  # so that cuts whose recordings lie inside tar files can be read
+
+
+def load_audio(source: Path | str | bytes, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
+    """Decode a file, or the bytes of one, to (N,) float32 in [-1, 1] at `sample_rate`, channels averaged.
+
+    Raises MayaError, naming the file, when it is missing, cannot be decoded or holds no samples.
+    """
+    name = "these bytes" if isinstance(source, bytes) else str(source)
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise MayaError(f"there is no audio file {source}")
+    try:
+        opened = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+        samples, rate = soundfile.read(opened, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        raise MayaError(f"cannot decode {name} as audio: {_reason(error)}") from None
+    if len(samples) == 0:
+        raise MayaError(f"{name} holds no audio samples")
+    audio = torch.from_numpy(samples).mean(dim=1)  # (N, C) -> (N,)
+    return resample(audio, rate, sample_rate)
+
+
+def load_cut_audio(cut: Cut) -> torch.Tensor:
+    """The audio of a lhotse cut: (N,) float32 at the cut's sampling rate, channels averaged.
+
+    The cut's own lazy transforms (resampling, speed) are applied. Raises MayaError naming the utterance.
+    """
+    try:
+        samples = cut.load_audio()  # (C, N), or (N,) for a multi-channel cut mixed down by lhotse
+    except Exception as error:  # lhotse lets many kinds through: its own, soundfile's, OSError, assertions
+        raise MayaError(f"utterance {cut.id!r}: cannot read {_where(cut)}: {_reason(error)}") from None
+    return torch.from_numpy(np.ascontiguousarray(np.atleast_2d(samples))).mean(dim=0)
+
+
+def resample(audio: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
+    """(N,) at `rate` Hz to (ceil(N * new_rate / rate),) at `new_rate` Hz, by windowed-sinc interpolation."""
+    if rate == new_rate:
+        return audio
+    return _resampler(rate, new_rate)(audio)
+
+
+def change_speed(audio: torch.Tensor, factor: float, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
+    """Play (N,) `factor` times faster, pitch included, as Kaldi's and lhotse's speed perturbation do."""
+    return resample(audio, round(sample_rate * factor), sample_rate)
+
+
+@cache
+def _resampler(rate: int, new_rate: int) -> Resample:
+    """The filter is costly to compute and depends on the two rates alone."""
+    return Resample(rate, new_rate)
+
+
+def _where(cut: Cut) -> str:
+    recording = getattr(cut, "recording", None)
+    return str(recording.sources[0].source) if recording is not None and recording.sources else "(no source)"
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, without lhotse's dump of the manifest."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__

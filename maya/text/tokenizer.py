@@ -1,0 +1,205 @@
+"""SentencePiece tokenizers: trained deterministically, with a temperature over languages.
+
+Token ids are SentencePiece ids. The transducer's blank stands outside the vocabulary: its id is
+`tokenizer.vocab_size`.
+"""
+
+import io
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import sentencepiece as spm
+
+from maya.config import config
+from maya.errors import MayaError
+
+log = logging.getLogger(__name__)
+
+
+@config
+class TokenizerConfig:
+    """How a tokenizer is trained.
+
+    temperature: the share of a language in the training text is proportional to characters^temperature;
+        1 is as it comes, 0 gives every language the same, and between them small languages get their pieces.
+    character_coverage: share of the characters that must have a piece of their own; 1.0 means that no
+        character of the training text is unknown, which is right for alphabets and abugidas.
+    byte_fallback: spell unknown characters in bytes; this takes 256 pieces of the vocabulary.
+    max_sentences: a larger text is sampled down to this many sentences.
+    """
+
+    vocab_size: int = 1024
+    model_type: Literal["unigram", "bpe"] = "bpe"
+    temperature: float = 0.5
+    character_coverage: float = 1.0
+    byte_fallback: bool = False
+    max_sentences: int = 2_000_000
+    num_threads: int = 1  # SentencePiece sums over threads: another number may give another model
+    seed: int = 0
+
+
+class Tokenizer:
+    """Text to token ids and back. Picklable; checkpoints carry `model_bytes`."""
+
+    def __init__(self, model_bytes: bytes) -> None:
+        self.model_bytes = model_bytes
+        self._processor = spm.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model_bytes)
+        except Exception as error:  # SentencePiece raises RuntimeError or OSError by version
+            raise MayaError(f"this is not a SentencePiece model ({_last_line(error)})") from None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of pieces, without blank; also the id of blank."""
+        return self._processor.GetPieceSize()
+
+    @property
+    def unk_id(self) -> int:
+        return self._processor.unk_id()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a normalised text."""
+        return self._processor.EncodeAsIds(text)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._processor.Encode(list(texts), num_threads=1)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, without blanks; an unknown piece becomes ⁇."""
+        return self._processor.DecodeIds([int(i) for i in ids])
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The piece of each id; ▁ marks the beginning of a word."""
+        return [self._processor.IdToPiece(int(i)) for i in ids]
+
+    def save(self, path: Path | str) -> None:
+        Path(path).write_bytes(self.model_bytes)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Tokenizer":
+        """Read a SentencePiece model file; MayaError if it is missing or is something else."""
+        try:
+            model_bytes = Path(path).read_bytes()
+        except OSError as error:
+            raise MayaError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+        try:
+            return cls(model_bytes)
+        except MayaError:
+            raise MayaError(f"{path} is not a SentencePiece model") from None
+
+    @classmethod
+    def from_bytes(cls, model_bytes: bytes) -> "Tokenizer":
+        return cls(model_bytes)
+
+    @classmethod
+    def train(cls, texts_by_language: Mapping[str, Sequence[str]], cfg: TokenizerConfig) -> "Tokenizer":
+        return train_tokenizer(texts_by_language, cfg)
+
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes]]:
+        return Tokenizer, (self.model_bytes,)
+
+
+def train_tokenizer(texts_by_language: Mapping[str, Sequence[str]], cfg: TokenizerConfig) -> Tokenizer:
+    """Train on normalised texts. The same texts, order and config give the same bytes.
+
+    A vocabulary larger than the text supports is reduced to the largest possible one, with a warning;
+    one that is smaller than the number of distinct characters raises MayaError.
+    """
+    sentences = list(sample_sentences(texts_by_language, cfg))
+    try:
+        return Tokenizer(_train(sentences, cfg, cfg.vocab_size))
+    except RuntimeError as error:
+        message = str(error)
+    if largest := re.search(r"value <= (\d+)", message):
+        limit = int(largest.group(1))
+        log.warning(
+            "the text supports at most %d pieces, fewer than vocab_size=%d: training with %d",
+            limit, cfg.vocab_size, limit,
+        )  # fmt: skip
+        return Tokenizer(_train(sentences, cfg, limit))
+    if needed := re.search(r"required_chars\D*(\d+) vs (\d+)|smaller than required_chars", message):
+        chars = f" ({needed.group(2)} pieces are needed)" if needed.group(2) else ""
+        raise MayaError(
+            f"vocab_size={cfg.vocab_size} is smaller than the number of distinct characters in the "
+            f"training text{chars}; raise vocab_size or lower character_coverage"
+        )
+    raise MayaError(f"SentencePiece could not train a tokenizer: {_last_line(message)}")
+
+
+def sample_sentences(texts_by_language: Mapping[str, Sequence[str]], cfg: TokenizerConfig) -> Iterator[str]:
+    """Sentences whose characters are shared out over the languages by cfg.temperature.
+
+    As many characters as there are in all texts (fewer under max_sentences); a language that needs more
+    than it has is repeated, one that needs fewer is sampled without replacement, beginning with sentences
+    that hold every character it uses, so that sampling leaves no character unknown.
+    """
+    kept = {code: [t for t in texts if t.strip()] for code, texts in texts_by_language.items()}
+    empty = [code for code, texts in kept.items() if not texts]
+    if not kept or len(empty) == len(kept):
+        raise MayaError("there is no text to train a tokenizer on")
+    if empty:
+        raise MayaError(f"there is no text in language {empty[0]!r} to train a tokenizer on")
+    lengths = {code: sum(map(len, texts)) for code, texts in kept.items()}
+    weight = {code: n**cfg.temperature for code, n in lengths.items()}
+    total, total_weight = sum(lengths.values()), sum(weight.values())
+    wanted = {
+        code: len(texts) * (total * weight[code] / total_weight) / lengths[code]
+        for code, texts in kept.items()
+    }
+    shrink = min(1.0, cfg.max_sentences / sum(wanted.values()))
+    for order, (code, texts) in enumerate(kept.items()):
+        count = max(1, round(wanted[code] * shrink))
+        rounds, rest = divmod(count, len(texts))
+        for _ in range(rounds):
+            yield from texts
+        drawn = np.random.default_rng([cfg.seed, order]).permutation(len(texts)).tolist()
+        if rounds == 0:
+            covering = _covering(texts, drawn)
+            chosen = set(covering)
+            drawn = covering + [i for i in drawn if i not in chosen]
+            rest = max(rest, len(covering))
+        yield from (texts[i] for i in sorted(drawn[:rest]))
+
+
+def _covering(texts: Sequence[str], order: Sequence[int]) -> list[int]:
+    """Those of `order` that bring a character none before them had."""
+    seen: set[str] = set()
+    found = []
+    for i in order:
+        new = set(texts[i]) - seen
+        if new:
+            seen |= new
+            found.append(i)
+    return found
+
+
+def _train(sentences: list[str], cfg: TokenizerConfig, vocab_size: int) -> bytes:
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.Train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        vocab_size=vocab_size,
+        model_type=cfg.model_type,
+        character_coverage=cfg.character_coverage,
+        byte_fallback=cfg.byte_fallback,
+        num_threads=cfg.num_threads,
+        normalization_rule_name="identity",  # maya.text.normalize has done it
+        max_sentence_length=1 << 20,  # bytes; the default of 4192 drops longer ones silently
+        unk_id=0,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        unk_surface="\u2047",  # without the spaces around it, which would split words
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def _last_line(error: object) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else "no reason given"
