@@ -32,8 +32,9 @@ class TrainLoader:
     """Endless iterator over (position after the batch, batch) of one rank.
 
     cuts: a CutSet, or the Utterances already made of it (making them reads the whole set once).
-    plan: made from the same utterances (`utterances.durations`, `.token_counts`, `.langs`); it also decides
-        the speed of each utterance.
+    plan: made from the same utterances (`utterances.durations`, `.token_counts`, `.langs`).
+    speed_perturb: factors from which the plan draws one for each utterance of an epoch; empty leaves the
+        plan as it is. `self.plan` is the plan followed.
     num_workers: processes that decode; 0 decodes in a thread of this process, which overlaps with training
         all the same, since decoders and PyTorch release the interpreter.
     cache_gb: memory (10^9 bytes, shared by the workers of this rank) in which decoded audio is kept from
@@ -50,6 +51,7 @@ class TrainLoader:
         *,
         num_workers: int = 0,
         cache_gb: float = 0.0,
+        speed_perturb: Sequence[float] = (),
         start: Position | Sequence[int] = (0, 0),
         pin_memory: bool = False,
     ) -> None:
@@ -57,7 +59,8 @@ class TrainLoader:
             cuts = Utterances.from_cuts(cuts, tokenizer, languages)
         if len(cuts) != len(plan):
             raise ValueError(f"the plan is for {len(plan)} utterances, the data has {len(cuts)}")
-        self.utterances, self.plan = cuts, plan
+        self.utterances = cuts
+        self.plan = plan.with_speeds(speed_perturb) if speed_perturb else plan
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.start = Position(*start)
         self._dataset = _Batches(cuts, AudioCache(cuts.durations, cache_gb))

@@ -45,7 +45,6 @@ class PlanConfig:
         that exceeds it alone is a batch of its own.
     num_buckets: how finely utterances are sorted by duration; more is less padding and less shuffling.
     temperature: see above; 1 is natural, 0 gives all languages the same hours.
-    speeds: factors from which one is drawn for each utterance, such as (0.9, 1.0, 1.1); empty for none.
     too_long: what to do with an utterance longer than max_seconds: refuse, or make it a batch of its own.
     """
 
@@ -55,7 +54,6 @@ class PlanConfig:
     frame_seconds: float = 0.08
     num_buckets: int = 30
     temperature: float = 1.0
-    speeds: tuple[float, ...] = ()
     too_long: Literal["error", "alone"] = "error"
     seed: int = 0
 
@@ -98,6 +96,7 @@ class BatchPlan:
     """The batches of one rank.
 
     durations: (n,) seconds; token_counts: (n,); langs: (n,) language indices; ids: (n,) names for messages.
+    speeds: factors from which one is drawn for each utterance of an epoch, such as (0.9, 1.0, 1.1).
     Raises MayaError for an empty set or, with too_long="error", an utterance longer than max_seconds.
     Safe to use from several threads. One epoch of 10^6 utterances takes about 1.5 s to plan.
     """
@@ -111,23 +110,32 @@ class BatchPlan:
         *,
         rank: int = 0,
         world_size: int = 1,
+        speeds: Sequence[float] = (1.0,),
         ids: Sequence[str] | None = None,
     ) -> None:
         self.durations = np.asarray(durations, dtype=np.float64)
         self.token_counts = np.asarray(token_counts, dtype=np.int64)
         self.langs = np.asarray(langs, dtype=np.int64)
         self.cfg, self.rank, self.world_size = cfg, rank, world_size
+        self.speeds, self.ids = tuple(speeds), ids
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not below world_size {world_size}")
         if not len(self.durations) == len(self.token_counts) == len(self.langs):
             raise ValueError("durations, token_counts and langs differ in length")
-        self._check(ids)
+        self._check()
         self._epochs: dict[int, _Epoch] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Number of utterances in the data."""
         return len(self.durations)
+
+    def with_speeds(self, speeds: Sequence[float]) -> "BatchPlan":
+        """The plan of the same data when utterances are played at these speeds."""
+        return BatchPlan(
+            self.durations, self.token_counts, self.langs, self.cfg,
+            rank=self.rank, world_size=self.world_size, speeds=speeds, ids=self.ids,
+        )  # fmt: skip
 
     def num_batches(self, epoch: int) -> int:
         """Batches of this rank in this epoch; the same for all ranks."""
@@ -181,14 +189,14 @@ class BatchPlan:
             hours={int(k): float(seconds[drawn][langs == k].sum()) / 3600 for k in np.unique(langs)},
         )
 
-    def _check(self, ids: Sequence[str] | None) -> None:
-        cfg = self.cfg
+    def _check(self) -> None:
+        cfg, ids = self.cfg, self.ids
         if len(self) == 0:
             raise MayaError("there is no utterance to plan batches for")
         if cfg.max_seconds <= 0 or cfg.max_utterances < 1 or cfg.num_buckets < 1:
             raise MayaError("the plan's max_seconds, max_utterances and num_buckets must be positive")
-        if any(speed <= 0 for speed in cfg.speeds):
-            raise MayaError(f"the plan's speeds must be positive, not {cfg.speeds}")
+        if not self.speeds or min(self.speeds) <= 0:
+            raise MayaError(f"speed factors must be positive, not {self.speeds}")
         if not (np.isfinite(self.durations).all() and self.durations.min() > 0):
             raise MayaError("every utterance needs a duration above zero; prepare the data again")
         longest = int(self.durations.argmax())
@@ -212,7 +220,7 @@ class BatchPlan:
         cfg = self.cfg
         rng = np.random.default_rng([cfg.seed, epoch])
         items = self._draw(epoch)
-        speeds = rng.choice(cfg.speeds, len(items)) if cfg.speeds else np.ones(len(items))
+        speeds = rng.choice(self.speeds, len(items))
         seconds = self.durations[items] / speeds
         order = _blurred_order(seconds, self._windows(seconds.sum()), rng)
         items, speeds, seconds = items[order], speeds[order], seconds[order]
