@@ -35,8 +35,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 def series(rows: Sequence[Mapping[str, Any]], kind: str, name: str) -> list[tuple[float, float]]:
     """(step, value) of every row of this kind that has a finite `name`."""
-    found = [(r.get("step"), r.get(name)) for r in rows if r.get("kind") == kind]
-    return [(float(x), float(y)) for x, y in found if _is_number(x) and _is_number(y)]
+    found = [(_finite(r.get("step")), _finite(r.get(name))) for r in rows if r.get("kind") == kind]
+    return [(x, y) for x, y in found if x is not None and y is not None]
 
 
 def chart(lines: Mapping[str, Points], *, title: str) -> str:
@@ -106,5 +106,7 @@ def _thinned(points: Points) -> list[tuple[float, float]]:
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _finite(value: object) -> float | None:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None

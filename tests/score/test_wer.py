@@ -146,8 +146,8 @@ def test_macro_average_counts_each_language_once() -> None:
 
 
 def test_languages_are_drawn_independently() -> None:
-    # Equal statistics drawn with one seed would move together, and the interval of their mean would be as wide
-    # as that of one; drawn apart it is narrower by about sqrt(2).
+    # Drawn with one seed, equal statistics would move together and the interval of their mean be as wide
+    # as that of one; drawn apart it is narrower by sqrt(2).
     one = stats([1] * 50 + [0] * 50, [1] * 100)
     alone, (_, both) = interval(one), macro_average({"a": one, "b": one})
     assert (both.high - both.low) / (alone.high - alone.low) == pytest.approx(0.5**0.5, abs=0.1)

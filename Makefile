@@ -1,0 +1,50 @@
+# The commands people reach for; `make` alone lists them. Each makes its environment first (tools/env.sh).
+SHELL := bash
+.DEFAULT_GOAL := help
+
+JOBS ?= 2# pytest processes; one torch thread each
+ARGS ?=# more arguments for pytest, such as ARGS="-k tdt -x"
+ENV := . tools/env.sh && maya_env &&
+PYTEST := $(ENV) python -m pytest -n $(JOBS)
+
+.PHONY: help setup test test-all lint format types smoke bench gpu-check prod-readiness clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+setup:  ## make .venv with everything in it (only when no virtual environment is active)
+	@$(ENV) python -c 'import maya, sys; print("maya", maya.__version__, "in", sys.prefix)'
+
+test:  ## the tests that take seconds, on the CPU
+	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
+
+test-all:  ## all tests that need no GPU
+	@$(PYTEST) -m "not gpu" $(ARGS)
+
+lint:  ## ruff
+	@$(ENV) ruff check .
+
+format:  ## let ruff lay the code out and mend what it can
+	@$(ENV) ruff check --fix . && ruff format .
+
+types:  ## mypy
+	@$(ENV) python tools/typecheck.py
+
+smoke:  ## the whole road in a minute or two: a tiny spoken corpus, a few steps of training, a score
+	@$(ENV) tools/smoke.sh
+
+bench:  ## time every kernel on this machine
+	@$(ENV) tools/bench.sh
+
+gpu-check:  ## the tests that need a GPU, then the timings on it
+	@$(ENV) python -c 'import torch, sys; sys.exit(not torch.cuda.is_available() and "gpu-check: no CUDA device here")'
+	@$(ENV) python -m pytest -m gpu $(ARGS)
+	@$(ENV) tools/bench.sh
+
+prod-readiness: lint types test-all smoke  ## everything that must hold before a release or a long run
+	@git diff --quiet HEAD -- || { echo "prod-readiness: uncommitted changes; a run could not name its code"; exit 1; }
+	@if nvidia-smi -L >/dev/null 2>&1; then $(MAKE) --no-print-directory gpu-check; else echo "prod-readiness: no GPU here, gpu-check left out"; fi
+
+clean:  ## remove what can be made again; .venv and exp/ stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The whole road in small: two languages of the built-in corpus, a few steps, and the files a user would look
+# for. It shows that the stages fit together, not that the model is any good.
+#
+#   tools/smoke.sh        in an environment that has maya; `make smoke` sees to that
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+python -m egs.indic12.data --out "$work/corpus" --languages hi en --utterances-per-language 24 \
+  --eval-utterances-per-language 4 --words-per-language 12
+egs/indic12/run.sh --corpus "$work/corpus" --work "$work" --experiment mini --name run --gpus 0 --cpu true \
+  --languages hi,en --tokenizer.vocab_size 64 --train.steps 20 --train.warmup_steps 5
+
+for file in config.json metrics.jsonl decode/test/{hyps.jsonl,result.json,errors.txt,report.html}; do
+  [ -s "$work/run/$file" ] || { echo "smoke: the run left no $file" >&2; exit 1; }
+done
+echo "smoke: the whole road works"
