@@ -1,0 +1,226 @@
+"""Digit strings in English and Gujarati, joined from recordings of single digits by people.
+
+    python -m egs.digits.data --source .../corpora/digits --out exp/digits/digits/corpus
+
+The source folder holds `manifest.jsonl` (id, language, text, speaker, source, licence, audio) and 16 kHz
+recordings of one digit each. Each string is spoken by one speaker; no speaker is in two splits. The same
+source and options give the same bytes.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maya.errors import MayaError
+from maya.recipes.corpus_writer import (
+    SAMPLE_RATE,
+    Utterance,
+    describe,
+    finished,
+    read_seal,
+    settings_hash,
+    shuffled_rounds,
+    write_corpus,
+)
+
+_VERSION = 1  # to be raised when the same plan comes to sound different
+_FIELDS = ("id", "language", "text", "speaker", "source", "licence", "audio")
+_LONGEST = 7  # digits in a string
+_FADE = 80  # samples, 5 ms, at both ends of a recording: the cuts are not always at silence
+
+
+def prepare_digits(
+    source: Path,
+    out: Path,
+    *,
+    strings_per_language: int = 800,
+    eval_per_language: int = 200,
+    seed: int = 1,
+) -> dict[str, Any]:
+    """Make the corpus in the folder `out` unless it is already there; returns the contents of `corpus.json`.
+
+    Training holds every recording of its speakers once and `strings_per_language` strings of 2 to 7 digits;
+    dev and test hold `eval_per_language` utterances each, half of them single digits. Of a language's
+    speakers a fifth goes to test and a fifth to dev. Raises MayaError on a bad source, Ctrl-C or a full disk.
+    """
+    rows = read_source(source)
+    sizes = {"train": strings_per_language, "heldout": eval_per_language}
+    plan = [
+        item
+        for language in sorted({r["language"] for r in rows})
+        for item in plan_language(language, [r for r in rows if r["language"] == language], sizes, seed)
+    ]
+    settings = {
+        "corpus": "digits",
+        "version": _VERSION,
+        "sizes": sizes,
+        "seed": seed,
+        "manifest": hashlib.sha256((source / "manifest.jsonl").read_bytes()).hexdigest(),
+        "plan": settings_hash({"plan": plan}),
+    }
+    if finished(out, settings):
+        print(f"{out} is already complete", file=sys.stderr)
+        return read_seal(out) or {}
+    soundfile = _soundfile()
+    versions = {"soundfile": soundfile.__version__, "libsndfile": soundfile.__libsndfile_version__}
+    return write_corpus(out, _joined(source, rows, plan), settings, total=len(plan), versions=versions)
+
+
+def read_source(source: Path) -> list[dict[str, Any]]:
+    """The rows of the source manifest, by id; MayaError names the line that lacks something."""
+    path = source / "manifest.jsonl"
+    rows = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise MayaError(f"cannot read {path} ({error.strerror}): is --source the digits folder?") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            rows.append({field: row[field] for field in _FIELDS})
+        except (ValueError, KeyError, TypeError) as error:
+            raise MayaError(f"{path}, line {number} is no manifest row ({error!r}): remove it") from None
+    return sorted(rows, key=lambda r: r["id"])
+
+
+def speaker_splits(speakers: Sequence[str], rng: random.Random) -> dict[str, list[str]]:
+    """A fifth of the speakers, one at least, for test and for dev, the others for training."""
+    drawn = rng.sample(sorted(speakers), len(speakers))
+    fifth = max(1, round(len(drawn) / 5))
+    return {"test": drawn[:fifth], "dev": drawn[fifth : 2 * fifth], "train": drawn[2 * fifth :]}
+
+
+def plan_language(
+    language: str, rows: Sequence[dict[str, Any]], sizes: dict[str, int], seed: int
+) -> list[dict[str, Any]]:
+    """What will be joined in one language: recordings, gaps and noise, decided before any audio is read."""
+    speakers = sorted({r["speaker"] for r in rows})
+    if len(speakers) < 3:
+        raise MayaError(f"{language} has {len(speakers)} speakers; three splits need three: add recordings")
+    splits = speaker_splits(speakers, random.Random(f"{seed} {language} speakers"))
+    plan = []
+    for split in ("train", "dev", "test"):
+        rng = random.Random(f"{seed} {language} {split}")
+        mine = [r for r in rows if r["speaker"] in splits[split]]
+        singles = [[r] for r in mine]
+        strings = sizes["train"]
+        if split != "train":
+            singles = rng.sample(singles, min(len(singles), sizes["heldout"] // 2))
+            strings = sizes["heldout"] - len(singles)
+        for number, recordings in enumerate(singles + _strings(mine, splits[split], strings, rng)):
+            plan.append(_item(f"{language}-{split}-{number:05d}", split, recordings, rng))
+    return plan
+
+
+def _strings(
+    rows: Sequence[dict[str, Any]], speakers: Sequence[str], count: int, rng: random.Random
+) -> list[list[dict[str, Any]]]:
+    """`count` strings of 2 to 7 recordings of one speaker each; all speakers and recordings equally often."""
+    recordings = {s: shuffled_rounds([r for r in rows if r["speaker"] == s], rng) for s in speakers}
+    turns = shuffled_rounds(speakers, rng)
+    lengths = [rng.randrange(2, _LONGEST + 1) for _ in range(count)]
+    return [[next(recordings[speaker]) for _ in range(n)] for n, speaker in zip(lengths, turns, strict=False)]
+
+
+def _item(name: str, split: str, recordings: Sequence[dict[str, Any]], rng: random.Random) -> dict[str, Any]:
+    margins = [rng.randrange(800, 3201) for _ in range(2)]  # 50 to 200 ms before and after
+    gaps = [rng.randrange(320, 3201) for _ in recordings[1:]]  # 20 to 200 ms
+    return {
+        "id": name,
+        "split": split,
+        "recordings": [r["id"] for r in recordings],
+        "silences": [margins[0], *gaps, margins[1]],
+        "noise": rng.randrange(5, 51) / 10,  # RMS in steps of 1 / 32768: -96 to -76 dB of full scale
+        "noise_seed": rng.randrange(2**32),
+    }
+
+
+def _joined(
+    source: Path, rows: Sequence[dict[str, Any]], plan: Sequence[dict[str, Any]]
+) -> Iterator[Utterance]:
+    by_id = {r["id"]: r for r in rows}
+    audio: dict[str, np.ndarray] = {}
+    for item in plan:
+        recordings = [by_id[i] for i in item["recordings"]]
+        for row in recordings:
+            if row["id"] not in audio:
+                audio[row["id"]] = read_digit(source, row)
+        first = recordings[0]
+        yield Utterance(
+            id=item["id"],
+            language=first["language"],
+            text=" ".join(r["text"] for r in recordings),
+            speaker=first["speaker"],
+            split=item["split"],
+            kind="digit" if len(recordings) == 1 else "digits",
+            source=first["source"],
+            licence=first["licence"],
+            audio=join(
+                [audio[r["id"]] for r in recordings], item["silences"], item["noise"], item["noise_seed"]
+            ),
+        )
+
+
+def join(pieces: Sequence[np.ndarray], silences: Sequence[int], noise: float, noise_seed: int) -> np.ndarray:
+    """Pieces, (n,) int16 each, with `silences` samples before, between and after -> (N,) int16.
+
+    White noise of RMS `noise` steps lies over the whole. RandomState, because its numbers never change.
+    """
+    parts: list[np.ndarray] = [np.zeros(silences[0])]
+    for piece, silence in zip(pieces, silences[1:], strict=True):
+        ramp = np.minimum(1.0, np.minimum(np.arange(len(piece)), np.arange(len(piece))[::-1]) / _FADE)
+        parts += [piece * ramp, np.zeros(silence)]
+    whole = np.concatenate(parts)
+    whole += noise * np.random.RandomState(noise_seed).standard_normal(len(whole))
+    return np.clip(np.round(whole), -32768, 32767).astype(np.int16)
+
+
+def read_digit(source: Path, row: dict[str, Any]) -> np.ndarray:
+    """(N,) int16 of one recording at 16 kHz, mono; MayaError when it is anything else."""
+    soundfile = _soundfile()
+    path = source / row["audio"]
+    try:
+        samples, rate = soundfile.read(path, dtype="int16")
+    except (OSError, RuntimeError) as error:
+        raise MayaError(f"cannot read {path} of utterance {row['id']} ({error}): mend or remove it") from None
+    if rate != SAMPLE_RATE or samples.ndim != 1 or len(samples) == 0:
+        raise MayaError(f"{path} of utterance {row['id']} is not mono speech at 16 kHz: convert it")
+    return samples
+
+
+def _soundfile() -> Any:
+    import soundfile  # here, so that --help does not load it
+
+    return soundfile
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m egs.digits.data",
+        description=(__doc__ or "").split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--source", type=Path, required=True, help="folder of single digits with manifest.jsonl")
+    add("--out", type=Path, required=True, help="corpus folder to make")
+    add("--strings-per-language", type=int, default=800, help="strings of 2 to 7 digits in training")
+    add("--eval-per-language", type=int, default=200, help="size of dev and of test, half single digits")
+    add("--seed", type=int, default=1, help="another seed gives other speaker splits and strings")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated run cleans up like Ctrl-C
+    try:
+        seal = prepare_digits(**vars(parser.parse_args(argv)))
+    except MayaError as error:
+        sys.exit(f"error: {error}")
+    print(describe(seal))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Digit strings: one speaker each, no speaker in two splits, texts that say what is heard."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from egs.digits import data
+from maya.errors import MayaError
+
+DIGITS = ("zero", "one", "two", "three")
+FREQUENCIES = (500, 900, 1500, 2300)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Five speakers in one language; each digit is a tone, each speaker a level."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    rows = []
+    for speaker in range(5):
+        for digit, (word, hertz) in enumerate(zip(DIGITS, FREQUENCIES, strict=True)):
+            name = f"{speaker}_{digit}.wav"
+            tone = (4000 + 4000 * speaker) * np.sin(2 * np.pi * hertz * np.arange(4000) / 16000)
+            soundfile.write(folder / name, tone.astype(np.int16), 16000)
+            row = {"id": f"en-{speaker}-{digit}", "language": "en", "text": word, "speaker": f"s{speaker}"}
+            rows.append({**row, "source": "tones", "licence": "CC0-1.0", "audio": name})
+    write_manifest(folder, rows)
+    return folder
+
+
+def write_manifest(folder: Path, rows: list[dict[str, Any]]) -> None:
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def made(out: Path) -> list[tuple[dict[str, Any], np.ndarray]]:
+    pairs = []
+    for line in (out / "manifest.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        data_bytes = (out / row["tar"]).read_bytes()[row["offset"] : row["offset"] + row["size"]]
+        pairs.append((row, np.frombuffer(data_bytes[44:], dtype="<i2").astype(float)))
+    return pairs
+
+
+def heard(samples: np.ndarray) -> list[str]:
+    """The tones in order, from the strongest frequency of each 10 ms and its changes at silences."""
+    words, sounding = [], False
+    for frame in samples[: len(samples) // 160 * 160].reshape(-1, 160):
+        if np.abs(frame).max() < 1000:
+            sounding = False
+        elif not sounding and np.abs(frame).max() > 3500:
+            sounding = True
+            hertz = np.abs(np.fft.rfft(frame * np.hanning(160), 1600)).argmax() * 10
+            words.append(DIGITS[int(np.abs(np.array(FREQUENCIES) - hertz).argmin())])
+    return words
+
+
+def test_text_is_what_is_heard_in_order(source: Path, tmp_path: Path) -> None:
+    data.prepare_digits(source, tmp_path / "c", strings_per_language=20, eval_per_language=6)
+    pairs = made(tmp_path / "c")
+    lengths = {len(row["text"].split()) for row, _ in pairs}
+    assert min(lengths) == 1 and max(lengths) == 7
+    for row, samples in pairs:
+        assert heard(samples) == row["text"].split(), row["id"]
+
+
+def test_one_speaker_to_a_string_and_no_speaker_in_two_splits(source: Path, tmp_path: Path) -> None:
+    data.prepare_digits(source, tmp_path / "c", strings_per_language=20, eval_per_language=6)
+    split_of: dict[str, set[str]] = {}
+    for row, samples in made(tmp_path / "c"):
+        split_of.setdefault(row["speaker"], set()).add(row["split"])
+        expected = 4000 + 4000 * int(row["speaker"][1])
+        blocks = np.abs(samples[: len(samples) // 400 * 400].reshape(-1, 400)).max(1)
+        loud = blocks[blocks > 3000]
+        assert np.abs(np.median(loud) - expected) < 400 and loud.max() < expected + 400, row["id"]
+    assert all(len(splits) == 1 for splits in split_of.values())
+    assert sorted(next(iter(s)) for s in split_of.values()) == ["dev", "test", "train", "train", "train"]
+
+
+def test_training_uses_every_recording_of_its_speakers(source: Path) -> None:
+    sizes = {"train": 10, "heldout": 4}
+    plan = data.plan_language("en", data.read_source(source), sizes, seed=1)
+    train = [i for i in plan if i["split"] == "train"]
+    singles = [i["recordings"][0] for i in train if len(i["recordings"]) == 1]
+    assert len(singles) == len(set(singles)) == 12  # 3 speakers of 4 digits
+    assert len(train) == 22 and len(plan) == 22 + 4 + 4
+
+
+def test_same_bytes_twice_and_other_seed_other_bytes(source: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        data.prepare_digits(source, tmp_path / name, strings_per_language=4, eval_per_language=4, seed=seed)
+    a, b, c = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in "abc")
+    assert a == b
+    assert a["en.tar"] != c["en.tar"]
+
+
+def test_gaps_are_as_planned() -> None:
+    pieces = [np.full(400, 10_000, np.int16), np.full(400, -10_000, np.int16)]
+    out = data.join(pieces, [100, 320, 50], noise=0.0, noise_seed=0)
+    assert len(out) == 100 + 400 + 320 + 400 + 50
+    assert not out[:100].any() and not out[500:820].any() and not out[-50:].any()
+    assert (out[100 + 80 : 500 - 80] == 10_000).all() and (out[820 + 80 : 1220 - 80] == -10_000).all()
+    assert np.abs(np.diff(out.astype(int))).max() <= 126  # faded, no click: 10 000 over 80 samples
+
+
+def test_missing_recording_is_named(source: Path, tmp_path: Path) -> None:
+    (source / "3_2.wav").unlink()
+    with pytest.raises(MayaError, match=r"3_2\.wav of utterance en-3-2"):
+        data.prepare_digits(source, tmp_path / "c", strings_per_language=50, eval_per_language=8)
+    assert not (tmp_path / "c").exists()
+
+
+def test_wrong_rate_is_named(source: Path, tmp_path: Path) -> None:
+    for speaker in range(5):
+        soundfile.write(source / f"{speaker}_0.wav", np.ones(800, np.int16), 8000)
+    with pytest.raises(MayaError, match=r"_0\.wav of utterance en-\d-0 is not mono speech at 16 kHz"):
+        data.prepare_digits(source, tmp_path / "c", strings_per_language=4, eval_per_language=8)
+
+
+def test_bad_manifest_line_is_named(source: Path) -> None:
+    with open(source / "manifest.jsonl", "a") as file:
+        file.write('{"id": "x"}\n')
+    with pytest.raises(MayaError, match="line 21"):
+        data.read_source(source)
+    with pytest.raises(MayaError, match="cannot read"):
+        data.read_source(source / "nowhere")
+
+
+def test_too_few_speakers_are_refused(source: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (source / "manifest.jsonl").read_text().splitlines()]
+    write_manifest(source, [r for r in rows if r["speaker"] in ("s0", "s1")])
+    with pytest.raises(MayaError, match="2 speakers"):
+        data.prepare_digits(source, tmp_path / "c")
+
+
+def test_real_recordings_split_as_the_recipe_says(shared: Path) -> None:
+    rows = data.read_source(shared / "corpora" / "digits")
+    for language, counts in (("en", (3, 1, 1)), ("gu", (9, 3, 3))):
+        mine = [r for r in rows if r["language"] == language]
+        plan = data.plan_language(language, mine, {"train": 50, "heldout": 40}, seed=1)
+        speaker = {r["id"]: r["speaker"] for r in mine}
+        found = {
+            split: {speaker[x] for i in plan if i["split"] == split for x in i["recordings"]}
+            for split in ("train", "dev", "test")
+        }
+        assert tuple(len(speakers) for speakers in found.values()) == counts
+        assert len(set.union(*found.values())) == sum(counts)
+        assert all(len({speaker[x] for x in i["recordings"]}) == 1 for i in plan)
