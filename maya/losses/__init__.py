@@ -1,0 +1,11 @@
+"""Sequence losses, one value per utterance, (B,), never reduced: the training loop decides what to divide by.
+
+All of them compute in fp32 under autocast (fp64 for fp64 input). An utterance that cannot be aligned has an
+infinite loss and a gradient of exactly zero, so that the loop can name it and go on.
+"""
+
+from maya.losses.ctc import ctc_loss
+from maya.losses.rnnt import rnnt_loss
+from maya.losses.tdt import tdt_loss
+
+__all__ = ["ctc_loss", "rnnt_loss", "tdt_loss"]

@@ -4,6 +4,7 @@ Parameter names are NeMo's under `joint.` (`enc`, `pred`, `joint_net.2`). NeMo l
 when its probability is 0, which moves the last Linear to index 1; here it is always index 2.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,7 +14,11 @@ from maya.config import config
 from maya.errors import MayaError
 
 # In place is safe: every activation acts on the fresh sum f + g, whose own backward does not read it.
-ACTIVATIONS = {"relu": lambda: nn.ReLU(inplace=True), "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
 
 
 @config

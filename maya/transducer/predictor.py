@@ -5,6 +5,7 @@ dict loads with no renaming.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -73,27 +74,31 @@ class Predictor(nn.Module):
 
     @property
     def _lstm(self) -> nn.LSTM:
-        return self.prediction["dec_rnn"]["lstm"]  # type: ignore[index,return-value]
+        return cast(nn.LSTM, cast(nn.ModuleDict, self.prediction["dec_rnn"])["lstm"])
+
+    @property
+    def _embed(self) -> nn.Embedding:
+        return cast(nn.Embedding, self.prediction["embed"])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, U) int64 -> (B, U+1, H); output u has read tokens[:, :u].
 
         Padding may hold any id below V: an output depends only on what stands before it.
         """
-        embedded = self.prediction["embed"](tokens)
+        embedded = self._embed(tokens)
         out, _ = self._lstm(nn.functional.pad(embedded, (0, 0, 1, 0)))
         return self.dropout(out)
 
     def initial_state(self, batch: int, device: torch.device | str | None = None) -> PredictorState:
         """The zero state of `batch` rows; `device` defaults to the parameters'."""
-        weight = self.prediction["embed"].weight
+        weight = self._embed.weight
         shape = (self.cfg.layers, batch, self.cfg.hidden)
         zeros = torch.zeros(shape, device=weight.device if device is None else device, dtype=weight.dtype)
         return PredictorState(zeros, zeros.clone())
 
     def step(self, tokens: Tensor, state: PredictorState) -> tuple[Tensor, PredictorState]:
         """Read one label per row, (B,) int64, blank standing for "no label yet" -> (g (B, H), new state)."""
-        embedded = self.prediction["embed"](tokens)[:, None]
+        embedded = self._embed(tokens)[:, None]
         out, (h, c) = self._lstm(embedded, (state.h, state.c))
         return self.dropout(out[:, 0]), PredictorState(h, c)
 

@@ -1,0 +1,73 @@
+"""What every transducer loss asks of its arguments, and the choice of a backend."""
+
+import logging
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+_announced: set[tuple[str, str]] = set()
+
+
+def choose_backend(op: str, requested: str) -> str:
+    """The backend that will run; "auto" is "torch" as long as no other fast form exists. Logged once per
+    choice.
+
+    Raises ValueError for an unknown name, and for "triton", which these operators do not have yet.
+    """
+    if requested == "triton":
+        raise ValueError(f'{op}: backend "triton" is not built yet; use "auto", "torch" or "reference"')
+    if requested not in ("auto", "reference", "torch"):
+        raise ValueError(f'{op}: unknown backend {requested!r}; use "auto", "torch" or "reference"')
+    chosen = "torch" if requested == "auto" else requested
+    if (op, chosen) not in _announced:
+        _announced.add((op, chosen))
+        log.info("%s: backend %s", op, chosen)
+    return chosen
+
+
+def check_durations(durations: tuple[int, ...], scored: int) -> None:
+    """Durations must be as many as scored, ascending, non-negative, and hold a positive one."""
+    if len(durations) != scored:
+        raise ValueError(f"tdt_loss: {len(durations)} durations {durations} but {scored} duration logits")
+    rising = all(a < b for a, b in zip(durations, durations[1:], strict=False))
+    if not durations or not rising or durations[0] < 0 or durations[-1] < 1:
+        raise ValueError(f"tdt_loss: durations must rise from 0 or more to at least 1, not {durations}")
+
+
+def check_lattice(
+    op: str, logits: Tensor, targets: Tensor, logit_lens: Tensor, target_lens: Tensor, blank: int
+) -> tuple[Tensor, list[int], list[int]]:
+    """Checks shapes and ranges; returns targets (B, U) int64 with 0 as padding, and the lengths as lists.
+
+    Reading the lengths is the one point where the host waits for the device. Raises ValueError.
+    """
+    if logits.dim() != 4 or not logits.is_floating_point():
+        raise ValueError(
+            f"{op}: logits must be floating (B, S, U+1, V), not {tuple(logits.shape)} {logits.dtype}"
+        )
+    batch, size, width, vocab = logits.shape
+    if targets.shape != (batch, width - 1):
+        raise ValueError(
+            f"{op}: targets must be {(batch, width - 1)} for these logits, not {tuple(targets.shape)}"
+        )
+    for name, lens in (("logit_lens", logit_lens), ("target_lens", target_lens)):
+        if lens.shape != (batch,):
+            raise ValueError(f"{op}: {name} must be {(batch,)}, not {tuple(lens.shape)}")
+    if not 0 <= blank < vocab:
+        raise ValueError(f"{op}: blank {blank} is not one of {vocab} logits")
+    frames, labels = (lens.tolist() for lens in (logit_lens, target_lens))
+    if batch and (min(frames) < 0 or max(frames) > size or min(labels) < 0 or max(labels) > width - 1):
+        raise ValueError(
+            f"{op}: lengths must lie in 0..{size} frames and 0..{width - 1} labels, not {frames} and {labels}"
+        )
+    used = torch.arange(width - 1, device=targets.device) < target_lens.to(targets.device)[:, None]
+    targets = torch.where(used, targets, 0).to(device=logits.device, dtype=torch.int64)
+    wrong = (targets < 0) | (targets >= vocab) | ((targets == blank) & used.to(logits.device))
+    if bool(wrong.any()):
+        row = int(wrong.any(1).nonzero()[0])
+        raise ValueError(
+            f"{op}: row {row} holds target {int(targets[row][wrong[row]][0])}; targets are 0..{vocab - 1} "
+            f"without blank {blank}"
+        )
+    return targets, frames, labels

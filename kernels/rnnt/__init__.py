@@ -1,0 +1,48 @@
+"""RNN-T loss: minus the log probability of a transcript, summed over all alignments (Graves 2012)."""
+
+import torch
+from torch import Tensor
+
+from maya.kernels.checks import check_lattice, choose_backend
+from maya.kernels.rnnt.reference import rnnt_loss_reference
+from maya.kernels.rnnt.torch_op import RnntLoss
+from maya.kernels.token_softmax import compute_dtype
+
+
+def rnnt_loss(
+    logits: Tensor,
+    targets: Tensor,
+    logit_lens: Tensor,
+    target_lens: Tensor,
+    *,
+    blank: int,
+    fastemit: float = 0.0,
+    clamp: float | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """RNN-T loss of each utterance, (B,), in nats; fp64 for fp64 logits, fp32 otherwise.
+
+    logits: raw joint outputs (B, S, U+1, V), any float dtype; need not be contiguous. Normalised here.
+    targets: (B, U) ints below V and not `blank`; padding is ignored. logit_lens, target_lens: (B,) ints.
+    fastemit: FastEmit's lambda (Yu et al. 2021, arXiv 2010.11148): label arcs get (1 + lambda) of their
+      gradient; the value is scaled by 1 + lambda, so it is not the integral of the gradient.
+    clamp: if given and above 0, each element of the gradient w.r.t. logits is clipped to [-clamp, clamp]
+      before the incoming gradient scales it.
+    backend: "auto", "torch" or "reference" (fp64-able definition, slow).
+
+    A row without frames has no alignment: its loss is inf and its gradient 0, as for a row whose every path
+    has probability 0. Raises ValueError for shapes, lengths or targets that do not fit.
+    """
+    chosen = choose_backend("rnnt_loss", backend)
+    if fastemit < 0:
+        raise ValueError(f"rnnt_loss: fastemit must not be negative, not {fastemit}")
+    targets, frames, labels = check_lattice("rnnt_loss", logits, targets, logit_lens, target_lens, blank)
+    clamp = None if clamp is None or clamp <= 0 else float(clamp)
+    with torch.autocast(logits.device.type, enabled=False):
+        if chosen == "reference":
+            wide = logits.to(compute_dtype(logits.dtype))
+            return rnnt_loss_reference(wide, targets, frames, labels, blank, fastemit, clamp)
+        return RnntLoss.apply(logits, targets, frames, labels, blank, fastemit, clamp)
+
+
+__all__ = ["rnnt_loss"]

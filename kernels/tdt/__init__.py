@@ -1,0 +1,74 @@
+"""TDT loss: a transducer that predicts with each token how many frames it lasts (Xu et al. 2023)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from maya.kernels.checks import check_durations, check_lattice, choose_backend
+from maya.kernels.rnnt import rnnt_loss
+from maya.kernels.tdt.reference import tdt_loss_reference
+from maya.kernels.tdt.torch_op import TdtLoss
+from maya.kernels.token_softmax import compute_dtype
+
+
+def tdt_loss(
+    token_logits: Tensor,
+    duration_logits: Tensor,
+    targets: Tensor,
+    logit_lens: Tensor,
+    target_lens: Tensor,
+    *,
+    durations: Sequence[int],
+    blank: int,
+    sigma: float = 0.0,
+    backend: str = "auto",
+    omega: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """TDT loss of each utterance, (B,), in nats; fp64 for fp64 token logits, fp32 otherwise.
+
+    token_logits (B, S, U+1, V) and duration_logits (B, S, U+1, len(durations)): raw joint outputs of any
+      float dtype, each normalised here over its own last axis; need not be contiguous.
+    targets: (B, U) ints below V and not `blank`; padding is ignored. logit_lens, target_lens: (B,) ints.
+    durations: frames, rising, any set with a positive member. A blank of duration 0 does not exist; the last
+      token is a blank that lands exactly on logit_len; a label may not reach or pass it.
+    sigma: subtracted from every token log probability, so that long jumps are preferred (0.05 in the paper,
+      0.02 in FastConformer recipes); the value is then no likelihood.
+    omega: probability that this call computes `rnnt_loss` of the token logits instead, without sigma and
+      with a zero gradient for the durations. One draw per call, from `generator`
+      (torch's global CPU generator if None); ranks whose generators share a seed agree. Pass 0 when not
+      training.
+    backend: "auto", "torch" or "reference" (fp64-able definition, slow).
+
+    A row that has no path (too few frames, frames that no sum of durations reaches, probability 0) has loss
+    inf and gradient 0. Raises ValueError for shapes, lengths, targets or durations that do not fit.
+    """
+    durations = tuple(int(d) for d in durations)
+    chosen = choose_backend("tdt_loss", backend)
+    check_durations(durations, duration_logits.shape[-1])
+    if duration_logits.shape[:-1] != token_logits.shape[:-1]:
+        raise ValueError(
+            f"tdt_loss: duration logits {tuple(duration_logits.shape)} do not belong to token logits "
+            f"{tuple(token_logits.shape)}"
+        )
+    if omega > 0 and _draw(generator) < omega:
+        loss = rnnt_loss(token_logits, targets, logit_lens, target_lens, blank=blank, backend=backend)
+        return loss + duration_logits[..., :0].sum()  # keeps the durations in the graph, with zero gradient
+    targets, frames, labels = check_lattice("tdt_loss", token_logits, targets, logit_lens, target_lens, blank)
+    with torch.autocast(token_logits.device.type, enabled=False):
+        if chosen == "reference":
+            dtype = compute_dtype(token_logits.dtype)
+            wide = token_logits.to(dtype), duration_logits.to(dtype)
+            return tdt_loss_reference(*wide, targets, frames, labels, durations, blank, sigma)
+        return TdtLoss.apply(
+            token_logits, duration_logits, targets, frames, labels, durations, blank, float(sigma)
+        )
+
+
+def _draw(generator: torch.Generator | None) -> float:
+    device = "cpu" if generator is None else generator.device
+    return torch.rand((), generator=generator, device=device).item()
+
+
+__all__ = ["tdt_loss"]
