@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 
 def load(path: str | Path, device: str = "auto") -> Recognizer:
-    """A trained model from a checkpoint file or a run folder (averaged.pt, then best.pt, then the newest step).
+    """A trained model from a checkpoint file or a run folder (averaged.pt, best.pt, or the newest step).
 
     `device` is "auto" (the first GPU, else the CPU) or any torch device. Raises MayaError for a path that
     holds no Maya checkpoint.

@@ -14,7 +14,7 @@ from maya.train.averaging import RunningAverage, average_between
 
 
 def average(experiment: Experiment, data: Path, run: Path, *, force: bool = False) -> None:
-    """Write `run`/averaged.pt: the best on dev of best.pt, the last weights, and their mean since each kept checkpoint."""
+    """Write `run`/averaged.pt: the best on dev of best.pt, the last weights and means of the last steps."""
     found = ckpt.step_checkpoints(run)
     if not found:
         raise MayaError(f"{run} holds no training checkpoint; run stage 3 (train) first")

@@ -19,7 +19,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"maya {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    p = _command(commands, "prepare", "validate and split a corpus folder (manifest.jsonl, metadata.csv, wav + txt)")
+    p = _command(
+        commands, "prepare", "validate and split a corpus folder (manifest.jsonl, metadata.csv, wav + txt)"
+    )
     _experiment(p)
     p.add_argument("--corpus", type=Path, required=True, help="the corpus folder")
     p.add_argument("--out", type=Path, required=True, help="where cuts_{train,dev,test}.jsonl.gz go")
@@ -47,14 +49,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--run", type=Path, required=True, help="the run folder")
     p.add_argument("--data", type=Path, help="the prepared data, for notes on the splits")
     p.add_argument("--split", default="test", choices=("train", "dev", "test"))
-    p.add_argument("--by-speaker", action="store_true", help="draw speakers, not utterances, for the intervals")
+    p.add_argument(
+        "--by-speaker", action="store_true", help="draw speakers, not utterances, for the intervals"
+    )
 
-    p = _command(commands, "transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3 of any rate)", force=False)
+    p = _command(commands, "transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3)", force=False)
     p.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
     p.add_argument("audio", type=Path, nargs="+", help="audio files")
     p.add_argument("--language", help="language code such as hi; without it the model decides")
     p.add_argument("--method", default="transducer", choices=("transducer", "ctc"))
-    p.add_argument("--output", default="text", choices=("text", "json"), help="json adds tokens, frames and scores")
+    p.add_argument(
+        "--output", default="text", choices=("text", "json"), help="json adds tokens, frames and scores"
+    )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
 
     p = _command(commands, "info", "say what a checkpoint is", force=False)
@@ -62,15 +68,21 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _command(commands: argparse._SubParsersAction, name: str, text: str, force: bool = True) -> argparse.ArgumentParser:
+def _command(
+    commands: argparse._SubParsersAction, name: str, text: str, force: bool = True
+) -> argparse.ArgumentParser:
     p = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     if force:
-        p.add_argument("--force", action="store_true", help="run even if nothing changed since it was last done")
+        p.add_argument(
+            "--force", action="store_true", help="run even if nothing changed since it was last done"
+        )
     return p
 
 
 def _experiment(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--experiment", required=True, help="a module or file with experiment(), such as egs.indic12.mini")
+    p.add_argument(
+        "--experiment", required=True, help="a module or file with experiment(), such as egs.indic12.mini"
+    )
     p.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
         help="change a field of the experiment, such as train.lr=3e-4 (typed; may be repeated)",
@@ -88,8 +100,8 @@ def dispatch(args: argparse.Namespace) -> None:
     if args.command == "transcribe":
         from maya.recipes.transcribe import transcribe
 
-        transcribe(args.checkpoint, args.audio, language=args.language, method=args.method, output=args.output,
-                   device=args.device)  # fmt: skip
+        how = {"language": args.language, "method": args.method, "output": args.output, "device": args.device}
+        transcribe(args.checkpoint, args.audio, **how)
         return
     if args.command == "info":
         from maya.recipes.info import info
@@ -124,7 +136,9 @@ def dispatch(args: argparse.Namespace) -> None:
     elif args.command == "decode":
         from maya.recipes.decode import decode
 
-        decode(experiment, args.data, args.run, split=args.split, checkpoint=args.checkpoint, force=args.force)
+        decode(
+            experiment, args.data, args.run, split=args.split, checkpoint=args.checkpoint, force=args.force
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,13 +20,24 @@ from maya.train.checkpoint import find_checkpoint
 from maya.train.runlog import write_json
 
 
-def decode(experiment: Experiment, data: Path, run: Path, *, split: str = "test", checkpoint: Path | None = None,
-           force: bool = False) -> None:  # fmt: skip
+def decode(
+    experiment: Experiment,
+    data: Path,
+    run: Path,
+    *,
+    split: str = "test",
+    checkpoint: Path | None = None,
+    force: bool = False,
+) -> None:
     """Decode `data`/cuts_{split}.jsonl.gz greedily into `run`/decode/{split}/hyps.jsonl."""
     cuts_path = require(data / f"cuts_{split}.jsonl.gz", "run stage 1 (prepare) first")
     path = find_checkpoint(checkpoint or run)
     out = run / "decode" / split
-    inputs = {"checkpoint": f"{path}:{stamp(path)}", "cuts": content(cuts_path), "options": to_dict(experiment.decode)}
+    inputs = {
+        "checkpoint": f"{path}:{stamp(path)}",
+        "cuts": content(cuts_path),
+        "options": to_dict(experiment.decode),
+    }
     if is_done(out / "stage.json", inputs) and not force:
         print(f"decode: {out} is up to date")
         return
@@ -48,13 +59,17 @@ def decode(experiment: Experiment, data: Path, run: Path, *, split: str = "test"
             for name, hyp in zip(batch.ids, recognizer.with_text(hyps), strict=True):
                 supervision = cuts[name].supervisions[0]
                 hyp.id, hyp.language = name, supervision.language
-                row = {"ref": supervision.text, "speaker": supervision.speaker, "duration": cuts[name].duration}
+                row = {
+                    "ref": supervision.text,
+                    "speaker": supervision.speaker,
+                    "duration": cuts[name].duration,
+                }
                 f.write(json.dumps(asdict(hyp) | row, ensure_ascii=False) + "\n")
             seconds += batch.seconds
     spent = time.perf_counter() - began
     partial.replace(out / "hyps.jsonl")
-    write_json(out / "decode.json", {"checkpoint": str(path), "utterances": len(cuts), "audio_seconds": seconds,
-                                     "seconds": spent, "real_time_factor": spent / seconds})  # fmt: skip
+    timing = {"audio_seconds": seconds, "seconds": spent, "real_time_factor": spent / seconds}
+    write_json(out / "decode.json", {"checkpoint": str(path), "utterances": len(cuts)} | timing)
     print(f"decode: {len(cuts)} utterances, {seconds / 3600:.2f} h in {spent:.1f} s "
           f"(real-time factor {spent / seconds:.4f}) → {out / 'hyps.jsonl'}")  # fmt: skip
     mark_done(out / "stage.json", inputs)

@@ -24,7 +24,7 @@ class DataConfig:
     plan: PlanConfig = field(default_factory=PlanConfig)
     num_workers: int = 0  # 0: a background thread reads ahead
     cache_gb: float = 0.0  # decoded audio kept in memory, for small corpora of compressed files
-    speed_perturb: tuple[float, ...] = (1.0,)  # factors, one drawn per utterance and epoch
+    speed_perturb: tuple[float, ...] = (1.0,)  # factors, one of which is drawn per utterance and epoch
     valid_utterances: int = 0  # per language, of the dev set, while training; 0 takes all
 
 
@@ -61,7 +61,9 @@ def load_experiment(name: str, overrides: list[str]) -> Experiment:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as e:
         if e.name and module_name.startswith(e.name):
-            raise MayaError(f"there is no experiment {name!r}: expected a module such as egs.indic12.mini") from e
+            raise MayaError(
+                f"there is no experiment {name!r}: expected a module such as egs.indic12.mini"
+            ) from e
         raise
     if not hasattr(module, "experiment"):
         raise MayaError(f"{module_name} has no function experiment()")

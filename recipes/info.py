@@ -12,7 +12,9 @@ def info(path: Path) -> None:
     """Print the step, sizes, vocabulary, languages, notes and model configuration of a checkpoint."""
     checkpoint = load_checkpoint(path)
     model = build(checkpoint)
-    parts = {name: count_parameters(child) for name, child in model.named_children() if count_parameters(child)}
+    parts = {
+        name: count_parameters(child) for name, child in model.named_children() if count_parameters(child)
+    }
     print(f"file        {find_checkpoint(path)}")
     print(f"step        {checkpoint.step}")
     print(f"parameters  {count_parameters(model):,} ({', '.join(f'{k} {v:,}' for k, v in parts.items())})")

@@ -12,7 +12,9 @@ from maya.recipes.markers import content, digest, is_done, mark_done, stamp
 def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = False) -> None:
     """Validate the corpus in `corpus`, split it and write cuts_{train,dev,test}.jsonl.gz into `out`."""
     if not corpus.is_dir():
-        raise MayaError(f"{corpus} is not a folder; give --corpus a folder with manifest.jsonl, metadata.csv or wav + txt files")
+        raise MayaError(
+            f"{corpus} is not a folder; give --corpus a folder with manifest.jsonl, metadata.csv or wav + txt"
+        )
     inputs = {
         "corpus": str(corpus.resolve()),
         "contents": corpus_identity(corpus),

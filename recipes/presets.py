@@ -1,4 +1,4 @@
-"""Model presets by architecture. Each call builds a fresh configuration, so a recipe may change its fields."""
+"""Model presets by architecture. Each call builds a fresh configuration: a recipe may change its fields."""
 
 from maya.encoders.fastconformer import FastConformerConfig
 from maya.features.logmel import LogMelConfig

@@ -13,8 +13,10 @@ from maya.train.runlog import git_state
 SPLIT_NOTES = "splits.json"
 
 
-def score(run: Path, *, split: str = "test", data: Path | None = None, by_speaker: bool = False, force: bool = False) -> Report:
-    """Score `run`/decode/{split}/hyps.jsonl; write result.json, errors.txt and report.html beside it; print the table."""
+def score(
+    run: Path, *, split: str = "test", data: Path | None = None, by_speaker: bool = False, force: bool = False
+) -> Report:
+    """Score `run`/decode/{split}/hyps.jsonl, write result.json, errors.txt, report.html; print the table."""
     out = run / "decode" / split
     hyps = require(out / "hyps.jsonl", "run stage 5 (decode) first")
     report = make_report(_utterances(hyps), by_speaker=by_speaker)
@@ -55,5 +57,7 @@ def split_notes(data: Path | None) -> list[str]:
     if data is None or not (data / SPLIT_NOTES).is_file():
         return []
     notes = json.loads((data / SPLIT_NOTES).read_text())
-    shared = [code for code, facts in notes.get("languages", {}).items() if not facts.get("speaker_disjoint", True)]
+    shared = [
+        code for code, facts in notes.get("languages", {}).items() if not facts.get("speaker_disjoint", True)
+    ]
     return [f"not speaker-disjoint (too few speakers): {' '.join(sorted(shared))}"] if shared else []

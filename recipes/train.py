@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from lhotse import CutSet
 
 from maya.config import to_dict
 from maya.data.batch import Batch
 from maya.data.loader import EvalLoader, TrainLoader
 from maya.data.plan import BatchPlan
+from maya.data.utterances import Utterances
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, HybridModel, build_model, count_parameters, with_vocabulary
 from maya.recipes.experiment import Experiment
@@ -26,11 +28,15 @@ from maya.train.validate import make_validate
 
 
 def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, force: bool = False) -> None:
-    """Train `experiment` on `data`/cuts_train.jsonl.gz with `run`/tokenizer.model, into `run`; resumes by itself."""
+    """Train on `data`/cuts_train.jsonl.gz with `run`/tokenizer.model, into `run`; resumes by itself."""
     require(data / "cuts_train.jsonl.gz", "run stage 1 (prepare) first")
     tokenizer = Tokenizer.load(require(run / "tokenizer.model", "run stage 2 (tokenizer) first"))
     options = {k: v for k, v in flat(to_dict(experiment)).items() if k not in FREE}
-    inputs = {"data": content(data / "stage.json"), "tokenizer": content(run / "tokenizer.model"), "options": options}
+    inputs = {
+        "data": content(data / "stage.json"),
+        "tokenizer": content(run / "tokenizer.model"),
+        "options": options,
+    }
     if is_done(run / "stage-train.json", inputs) and not force:
         print(f"train: {run} is up to date")
         return
@@ -38,21 +44,27 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
     main = accelerator.is_main_process
     cuts, languages = load_cuts(data / "cuts_train.jsonl.gz"), experiment.languages
     experiment.model = with_vocabulary(experiment.model, tokenizer.vocab_size, languages)
-    cuts, dropped = drop_infeasible(cuts, tokenizer, experiment.model)
+    cuts, dropped = drop_infeasible(cuts, tokenizer, experiment.model, max(experiment.data.speed_perturb))
     if main:
         run.mkdir(parents=True, exist_ok=True)
         (run / "dropped.jsonl").write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in dropped))
         if dropped:
-            print(f"train: {len(dropped)} utterances cannot be aligned at this frame rate → {run / 'dropped.jsonl'}")
+            print(f"train: {len(dropped)} utterances are too short for their text → {run / 'dropped.jsonl'}")
     if not len(cuts):
-        raise MayaError(f"{data}: no training utterance is long enough for its text; see {run / 'dropped.jsonl'}")
+        raise MayaError(
+            f"{data}: no training utterance is long enough for its text; see {run / 'dropped.jsonl'}"
+        )
     model = build_model(experiment.model)
     if main:
         hours = sum(c.duration for c in cuts) / 3600
-        print(f"train: {experiment.name}: {count_parameters(model) / 1e6:.2f} M parameters "
-              f"(encoder {count_parameters(model.encoder) / 1e6:.2f} M), {len(cuts)} utterances, {hours:.2f} h, "
-              f"{accelerator.num_processes} process(es) on {accelerator.device}, {accelerator.mixed_precision}",
-              flush=True)  # fmt: skip
+        millions = [count_parameters(m) / 1e6 for m in (model, model.encoder)]
+        sizes = f"{millions[0]:.2f} M parameters (encoder {millions[1]:.2f} M)"
+        where = (
+            f"{accelerator.num_processes} process(es) on {accelerator.device}, {accelerator.mixed_precision}"
+        )
+        print(
+            f"train: {experiment.name}: {sizes}, {len(cuts)} utterances, {hours:.2f} h, {where}", flush=True
+        )
     run_loop(
         experiment, model, tokenizer, train_batches(experiment, cuts, tokenizer),
         dev_validation(experiment, data, tokenizer, languages), run, accelerator=accelerator,
@@ -68,21 +80,30 @@ def train_batches(
 ) -> Callable[[Position], Iterator[tuple[Position, Batch]]]:
     """This rank's batches from a position on, for ever."""
     cfg = experiment.data
-    index = {code: i for i, code in enumerate(experiment.languages)}
+    utterances = Utterances.from_cuts(cuts, tokenizer, experiment.languages)
     plan = BatchPlan(
-        np.array([c.duration for c in cuts]),
-        np.array([len(tokenizer.encode(c.supervisions[0].text)) for c in cuts]),
-        np.array([index[c.supervisions[0].language] for c in cuts]),
+        utterances.durations,
+        utterances.token_counts,
+        utterances.langs,
         cfg.plan,
         rank=rank(),
         world_size=world_size(),
+        speeds=cfg.speed_perturb,
+        ids=utterances.ids,
     )
 
     def batches(start: Position) -> Iterator[tuple[Position, Batch]]:
-        return iter(TrainLoader(
-            cuts, tokenizer, experiment.languages, plan, num_workers=cfg.num_workers, cache_gb=cfg.cache_gb,
-            speed_perturb=cfg.speed_perturb, start=start,
-        ))  # fmt: skip
+        loader = TrainLoader(
+            utterances,
+            tokenizer,
+            experiment.languages,
+            plan,
+            num_workers=cfg.num_workers,
+            cache_gb=cfg.cache_gb,
+            start=start,
+            pin_memory=torch.cuda.is_available(),
+        )
+        return iter(loader)
 
     return batches
 
@@ -116,11 +137,12 @@ def thin(cuts: CutSet, per_language: int) -> CutSet:
     return CutSet.from_cuts(kept)
 
 
-def drop_infeasible(cuts: CutSet, tokenizer: Tokenizer, cfg: HybridConfig) -> tuple[CutSet, list[dict]]:
+def drop_infeasible(
+    cuts: CutSet, tokenizer: Tokenizer, cfg: HybridConfig, fastest: float
+) -> tuple[CutSet, list[dict]]:
     """Leave out what CTC cannot align: it needs a frame per token and one more between equal neighbours.
 
-    Counted at the natural speed: the few that only speed perturbation makes too short are met while
-    training, where an infinite loss names them.
+    `fastest` is the highest speed an utterance may be played at.
     """
     if cfg.ctc_weight == 0:
         return cuts, []
@@ -129,9 +151,11 @@ def drop_infeasible(cuts: CutSet, tokenizer: Tokenizer, cfg: HybridConfig) -> tu
     for cut in cuts:
         tokens = tokenizer.encode(cut.supervisions[0].text)
         needed = len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
-        frames = math.ceil(cut.num_samples // hop / cfg.encoder.subsampling_factor)
+        frames = math.ceil(int(cut.num_samples / fastest) // hop / cfg.encoder.subsampling_factor)
         if frames >= needed:
             kept.append(cut)
         else:
-            dropped.append({"id": cut.id, "reason": f"{needed} frames needed for {len(tokens)} tokens, {frames} there"})
+            dropped.append(
+                {"id": cut.id, "reason": f"{needed} frames needed for {len(tokens)} tokens, {frames} there"}
+            )
     return CutSet.from_cuts(kept), dropped

@@ -8,11 +8,16 @@ import maya
 from maya.errors import MayaError
 
 
-def transcribe(checkpoint: Path, audio: list[Path], *, language: str | None, method: str, output: str, device: str) -> None:
+def transcribe(
+    checkpoint: Path, audio: list[Path], *, language: str | None, method: str, output: str, device: str
+) -> None:
     """Print one line a file: its text, or with output "json" the hypothesis with token times."""
     missing = [p for p in audio if not p.is_file()]
     if missing:
         raise MayaError(f"{missing[0]} is not a file")
     recognizer = maya.load(checkpoint, device)
     for hyp in recognizer.transcribe(audio, language, method="ctc" if method == "ctc" else "transducer"):
-        print(json.dumps(asdict(hyp), ensure_ascii=False) if output == "json" else f"{hyp.id}\t{hyp.text}", flush=True)
+        print(
+            json.dumps(asdict(hyp), ensure_ascii=False) if output == "json" else f"{hyp.id}\t{hyp.text}",
+            flush=True,
+        )

@@ -30,9 +30,17 @@ def decode_frames(
             raise MayaError("this model has no CTC head; decode with its transducer")
         return greedy_ctc(model.ctc_decoder(enc), enc_lens, blank=model.blank)
     if cfg.transducer == "rnnt":
-        return greedy_rnnt(enc, enc_lens, model.decoder, model.joint, blank=model.blank, max_symbols=max_symbols)
+        return greedy_rnnt(
+            enc, enc_lens, model.decoder, model.joint, blank=model.blank, max_symbols=max_symbols
+        )
     return greedy_tdt(
-        enc, enc_lens, model.decoder, model.joint, durations=cfg.durations, blank=model.blank, max_symbols=max_symbols
+        enc,
+        enc_lens,
+        model.decoder,
+        model.joint,
+        durations=cfg.durations,
+        blank=model.blank,
+        max_symbols=max_symbols,
     )
 
 
@@ -63,10 +71,10 @@ class Recognizer:
         method: Method = "transducer",
         max_seconds_per_batch: float = 120.0,
     ) -> list[Hypothesis]:
-        """Transcribe files (wav, flac, ogg, opus, mp3 of any rate) or arrays ((N,) float at 16 kHz), in order.
+        """Transcribe files (wav, flac, ogg, opus, mp3; any rate) or arrays ((N,) float at 16 kHz), in order.
 
-        `language` is a code such as "hi"; None leaves it to the model. Raises MayaError for a file that cannot
-        be read and for a language the model does not know.
+        `language` is a code such as "hi"; None leaves it to the model. Raises MayaError for a file that
+        cannot be read and for a language the model does not know.
         """
         lang = self._language_index(language)
         rate = self.model.cfg.features.sample_rate
@@ -108,7 +116,10 @@ class Recognizer:
             return -1
         known = self.model.cfg.languages
         if language not in known:
-            raise MayaError(f"this model does not know the language {language!r}; it knows {', '.join(known) or 'none by name'}")
+            raise MayaError(
+                f"this model does not know the language {language!r}; "
+                f"it knows {', '.join(known) or 'none by name'}"
+            )
         return known.index(language)
 
 
@@ -117,5 +128,8 @@ def _samples(audio: Audio, rate: int) -> Tensor:
         return torch.as_tensor(load_audio(audio, sample_rate=rate))
     array = torch.as_tensor(audio, dtype=torch.float32)
     if array.ndim != 1:
-        raise MayaError(f"an audio array is one-dimensional, (N,) float at {rate} Hz; this one has shape {tuple(array.shape)}")
+        raise MayaError(
+            f"an audio array is one-dimensional, (N,) float at {rate} Hz; "
+            f"this one has shape {tuple(array.shape)}"
+        )
     return array

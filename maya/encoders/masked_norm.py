@@ -1,40 +1,80 @@
 """Batch normalisation over the valid frames of a padded batch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
 
-class MaskedBatchNorm(nn.BatchNorm1d):
+class MaskedBatchNorm(nn.Module):
     """BatchNorm1d over (B, S, D) frames whose training statistics leave padding out.
 
     With `masked=False` padding counts, as in NeMo. Evaluation is the same either way: running statistics.
-    Statistics are fp32 at least, also under autocast.
+    Statistics are fp32 at least, also under autocast. State is named as `nn.BatchNorm1d`'s.
     """
 
-    def __init__(self, channels: int, *, masked: bool = True) -> None:
-        super().__init__(channels)
-        self.masked = masked
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
-    def forward(self, x: Tensor, padded: Tensor) -> Tensor:  # type: ignore[override]
+    def __init__(self, channels: int, *, masked: bool = True, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.masked, self.eps, self.momentum = masked, eps, momentum
+        self.tracking = True
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.register_buffer("running_mean", torch.empty(channels))
+        self.register_buffer("running_var", torch.empty(channels))
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Unit scale, zero shift, statistics of a standard normal."""
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+        self.num_batches_tracked.zero_()
+
+    def forward(self, x: Tensor, padded: Tensor) -> Tensor:
         """(B, S, D), (B, S) bool True on padding -> (B, S, D) in the type of `x`."""
-        if not (self.training and self.masked):
-            return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
+        if not self.training:
+            scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+            shift = self.bias - self.running_mean * scale
+            return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
         with torch.autocast(x.device.type, enabled=False):
-            mean, var = self._statistics(x, padded)
+            valid = torch.ones_like(padded) if not self.masked else ~padded
+            wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            mean, var = self._statistics(wide, valid[..., None].to(wide.dtype))
             scale = self.weight * torch.rsqrt(var + self.eps)
             shift = self.bias - mean * scale
-            return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+            return torch.addcmul(shift, wide, scale).to(x.dtype)
 
-    def _statistics(self, x: Tensor, padded: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance (D,) over valid frames; moves the running statistics."""
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        outside = padded[..., None]
-        count = (~padded).sum().clamp(min=1).to(wide.dtype)
-        mean = wide.masked_fill(outside, 0.0).sum((0, 1)) / count
-        var = (wide - mean).masked_fill(outside, 0.0).square().sum((0, 1)) / count
-        with torch.no_grad():
-            unbiased = var * count / (count - 1).clamp(min=1)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-            self.num_batches_tracked.add_(1)
+    def _statistics(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance (D,) over valid frames; moves the running statistics towards them."""
+        count = valid.sum()
+        n = count.clamp(min=1)
+        mean = (x * valid).sum((0, 1)) / n
+        var = ((x - mean) * valid).square().sum((0, 1)) / n
+        if self.tracking:
+            with torch.no_grad():
+                rate = self.momentum * (count > 0)
+                unbiased = var * n / (n - 1).clamp(min=1)
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate.to(self.running_mean.dtype))
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), rate.to(self.running_var.dtype))
+                self.num_batches_tracked.add_(1)
         return mean, var
+
+
+@contextmanager
+def untracked_statistics(module: nn.Module) -> Iterator[None]:
+    """Leave running statistics alone, as activation checkpointing's second forward pass must."""
+    norms = [m for m in module.modules() if isinstance(m, MaskedBatchNorm)]
+    for norm in norms:
+        norm.tracking = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.tracking = True

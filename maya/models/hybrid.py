@@ -101,7 +101,7 @@ class HybridModel(nn.Module):
         return self.cfg.features.hop_ms / 1000 * self.cfg.encoder.subsampling_factor
 
     def features(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """audio (B, N) float in [-1, 1], audio_lens (B,) samples → log-mel (B, T, F), feat_lens (B,) frames."""
+        """audio (B, N) float in [-1, 1], audio_lens (B,) samples → log-mel (B, T, F), feat_lens (B,)."""
         return self.preprocessor["featurizer"](audio, audio_lens)
 
     def encode(self, audio: Tensor, audio_lens: Tensor, langs: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
-    """Read a checkpoint file; `training=False` drops the optimizer and the rest. Nothing pickled is executed."""
+    """Read a checkpoint file; `training=False` drops the optimizer and the rest. Runs nothing pickled."""
     path = find_checkpoint(path)
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -33,7 +33,7 @@ Validate = Callable[[HybridModel], dict[str, float]]
 
 @config
 class TrainConfig:
-    """How to train. Steps are optimizer steps; with `accumulate` > 1 each takes that many batches per rank."""
+    """How to train. Steps are optimizer steps; each takes `accumulate` batches per rank."""
 
     steps: int = 1000
     lr: float = 1e-3
@@ -272,8 +272,8 @@ def name_unusable(tallies: list[tuple[Batch, Tensor]], step: int, run_dir: Path,
     (everywhere,) = all_reduce_sum([float(len(broken))], device)
     if everywhere:
         raise MayaError(
-            f"{run_dir}: the loss of {int(everywhere)} utterance(s) is not a number at step {step}; their ids are "
-            "in not-a-number.txt; lower train.lr or train.clip, or look at the audio"
+            f"{run_dir}: the loss of {int(everywhere)} utterance(s) is not a number at step {step}; their "
+            "ids are in not-a-number.txt; lower train.lr or train.clip, or look at the audio"
         )
     return len(infeasible)
 
@@ -320,8 +320,8 @@ def report(log: RunLog, state: State, cfg: TrainConfig, window: Window, clock: C
     log.say(
         f"step {state.step}/{cfg.steps}  epoch {state.position[0]}  loss {values['loss']:.3f} "
         f"(transducer {values['transducer_loss']:.3f}, ctc {values['ctc_loss']:.3f})  lr {values['lr']:.2e}  "
-        f"grad {values['grad_norm']:.2f}  {values['seconds_per_step']:.2f} s/step  {values['speed']:.0f}x real time  "
-        f"work {values['share_work']:.0%}  left {_minutes(left)}"
+        f"grad {values['grad_norm']:.2f}  {values['seconds_per_step']:.2f} s/step  "
+        f"{values['speed']:.0f}x real time  work {values['share_work']:.0%}  left {_minutes(left)}"
     )
     window.steps, window.sums, clock.seconds = 0, {}, {}
 

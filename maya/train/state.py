@@ -47,16 +47,21 @@ def keep_best(
     )
     state.best = min(state.best, scores["error"])
     if better and log.main:
-        ckpt.save_checkpoint(run_dir / "best.pt", ckpt.Checkpoint(
-            model_config=model.cfg, tokenizer=tokenizer, weights=model.state_dict(), step=state.step, notes={"valid": scores},
-        ))  # fmt: skip
+        best = ckpt.Checkpoint(
+            model_config=model.cfg,
+            tokenizer=tokenizer,
+            weights=model.state_dict(),
+            step=state.step,
+            notes={"valid": scores},
+        )
+        ckpt.save_checkpoint(run_dir / "best.pt", best)
 
 
 def save(
     run_dir: Path, state: State, model: HybridModel, optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer, experiment: Any, main: bool,
 ) -> None:  # fmt: skip
-    """Write the training checkpoint of this step (rank 0), with the random state of every rank, and drop old ones."""
+    """Write the training checkpoint of this step (rank 0), with every rank's random state; drop old ones."""
     rngs = gather_objects(ckpt.rng_state())
     if main:
         training = {
@@ -82,7 +87,7 @@ FREE = frozenset(f"train.{name}" for name in ("log_every", "valid_every", "save_
 
 
 def resume(run_dir: Path, model: HybridModel, optimizer: torch.optim.Optimizer, experiment: Any) -> State:
-    """Restore the newest training checkpoint of `run_dir` into model and optimizer; a fresh State if there is none."""
+    """Restore the newest training checkpoint of `run_dir`; without one, a fresh State."""
     found = ckpt.step_checkpoints(run_dir)
     if not found:
         torch.manual_seed(experiment.train.seed + 7919 * rank())
@@ -97,7 +102,8 @@ def resume(run_dir: Path, model: HybridModel, optimizer: torch.optim.Optimizer, 
     rngs = loaded.training["rng"]
     if len(rngs) != world_size():
         raise MayaError(
-            f"{path} was written by {len(rngs)} process(es) and this run has {world_size()}; continue with --gpus {len(rngs)}"
+            f"{path} was written by {len(rngs)} process(es) and this run has {world_size()}; "
+            f"continue with --gpus {len(rngs)}"
         )
     model.load_state_dict(loaded.weights)
     optimizer.load_state_dict(loaded.training["optimizer"])
@@ -120,8 +126,8 @@ def refuse_other_experiment(path: Path, saved: dict, asked: dict) -> None:
         k = differing[0]
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
         raise MayaError(
-            f"{path} belongs to another experiment: {k} was {was.get(k)!r}, now {now.get(k)!r}{more}; give this run "
-            "a --name of its own, or remove the old run's folder"
+            f"{path} belongs to another experiment: {k} was {was.get(k)!r}, now {now.get(k)!r}{more}; give "
+            "this run a --name of its own, or remove the old run's folder"
         )
 
 

@@ -22,9 +22,10 @@ def make_validate(
 ) -> Callable[[HybridModel], dict[str, float]]:
     """A function from a model to its scores on the dev set.
 
-    `batches()` yields this rank's share; `references` maps an utterance id to its normalised text. The scores
-    hold `loss` (per token), `wer` and `cer` (macro averages over languages), `wer_<code>`, and `error`, which is
-    the CER: it moves more smoothly than the WER while a model is young, so the best checkpoint is chosen by it.
+    `batches()` yields this rank's share; `references` maps an utterance id to its normalised text. The
+    scores hold `loss` (per token), `wer` and `cer` (macro averages over languages), `wer_<code>`, and
+    `error`, which is the CER: it moves more smoothly than the WER while a model is young, so the best
+    checkpoint is chosen by it.
     """
 
     @torch.inference_mode()
@@ -40,7 +41,10 @@ def make_validate(
             loss += float(losses.masked_fill(~losses.isfinite(), 0.0).sum())
             tokens += float(batch.token_lens.clamp(min=1).sum())
             for hyp, name, lang in zip(
-                decode_frames(model, enc, enc_lens, method=method), batch.ids, batch.langs.tolist(), strict=True
+                decode_frames(model, enc, enc_lens, method=method),
+                batch.ids,
+                batch.langs.tolist(),
+                strict=True,
             ):
                 pairs.append((languages[lang], references[name], tokenizer.decode(hyp.tokens)))
         model.train()

@@ -1,0 +1,26 @@
+"""A few hours of real recorded speech in several languages, on a CPU.
+
+Run:    ./egs/indic12/run.sh --corpus DIR
+Cost and result: see RESULTS.md in this folder.
+"""
+
+from maya.recipes import presets
+from maya.recipes.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    exp = Experiment(name="indic12/real", model=presets.tiny())
+    exp.tokenizer.vocab_size = 1000
+    exp.model.language_embedding = True
+    exp.model.encoder.subsampling_factor = 4  # short words and dense scripts: CTC needs a frame per piece
+    exp.model.encoder.dropout = 0.1
+    exp.data.plan.max_seconds = 80.0
+    exp.data.plan.max_utterances = 32
+    exp.data.plan.temperature = 0.7
+    exp.data.cache_gb = 2.0
+    exp.data.speed_perturb = (0.9, 1.0, 1.1)
+    exp.data.valid_utterances = 20
+    exp.train.steps = 4000
+    exp.train.lr = 2e-3
+    exp.train.warmup_steps = 300
+    return exp

@@ -1,0 +1,39 @@
+"""The smallest experiment that goes down the whole road, for tests of training and of the command line."""
+
+from maya.recipes import presets
+from maya.recipes.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    exp = Experiment(
+        name="tests/tiny",
+        languages=("en", "hi"),
+        model=presets.fastconformer_tdt_ctc(
+            d_model=32,
+            n_layers=2,
+            n_heads=2,
+            subsampling_channels=8,
+            subsampling_factor=4,
+            hidden=32,
+            dropout=0.0,
+        ),
+    )
+    exp.tokenizer.vocab_size = 20
+    exp.model.language_embedding = True
+    exp.model.language_dropout = 0.0
+    exp.model.predictor.dropout = 0.0
+    exp.model.joint.dropout = 0.0
+    exp.model.omega = 0.0
+    exp.model.specaugment.freq_masks = 0
+    exp.model.specaugment.time_masks = 0
+    exp.model.features.dither = 0.0
+    exp.data.plan.max_seconds = 20.0
+    exp.data.plan.max_utterances = 8
+    exp.train.steps = 12
+    exp.train.warmup_steps = 4
+    exp.train.lr = 3e-3
+    exp.train.log_every = 4
+    exp.train.valid_every = exp.train.save_every = 6
+    exp.train.average_every = 2
+    exp.train.precision = "fp32"
+    return exp

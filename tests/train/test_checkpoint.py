@@ -1,0 +1,106 @@
+import errno
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import maya
+from maya.errors import MayaError
+from maya.models.hybrid import build_model
+from maya.text.tokenizer import TokenizerConfig, train_tokenizer
+from maya.train import checkpoint as ckpt
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def made() -> ckpt.Checkpoint:
+    tokenizer = train_tokenizer({"en": ["ab ba abba", "a b"], "hi": ["ab"]}, TokenizerConfig(vocab_size=8))
+    cfg = tiny.experiment().model
+    cfg.vocab_size, cfg.languages = tokenizer.vocab_size, ("en", "hi")
+    return ckpt.Checkpoint(
+        model_config=cfg,
+        tokenizer=tokenizer,
+        weights=build_model(cfg).state_dict(),
+        step=7,
+        notes={"why": "test"},
+    )
+
+
+def test_decoding_needs_only_the_file(made: ckpt.Checkpoint, tmp_path: Path) -> None:
+    ckpt.save_checkpoint(tmp_path / "best.pt", made)
+    recognizer = maya.load(tmp_path, device="cpu")
+    assert recognizer.model.cfg == made.model_config and not recognizer.model.training
+    assert recognizer.tokenizer.encode("abba ab") == made.tokenizer.encode("abba ab")
+    for name, value in recognizer.model.state_dict().items():
+        assert torch.equal(value, made.weights[name]), name
+    hyps = recognizer.transcribe([torch.randn(8000) * 0.1, torch.randn(4000) * 0.1], language="hi")
+    assert len(hyps) == 2 and hyps[0].language == "hi" and hyps[0].frame_seconds == pytest.approx(0.04)
+    alone = recognizer.transcribe([torch.randn(0)])
+    assert alone[0].text == ""
+    with pytest.raises(MayaError, match="does not know the language 'fr'"):
+        recognizer.transcribe([torch.randn(8000)], language="fr")
+    with pytest.raises(MayaError, match="one-dimensional"):
+        recognizer.transcribe([torch.randn(2, 8000)])
+
+
+def test_a_full_disk_leaves_the_old_file_and_one_sentence(
+    made: ckpt.Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "step-0000001.pt"
+    ckpt.save_checkpoint(path, made)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ckpt.os, "fsync", full)
+    with pytest.raises(MayaError, match="No space left"):
+        ckpt.save_checkpoint(path, made)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_device_that_is_full_while_torch_writes(made: ckpt.Checkpoint, tmp_path: Path) -> None:
+    """/dev/full refuses every byte, which reaches torch's own writer and not only our flush."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    (tmp_path / "a.pt.partial").symlink_to("/dev/full")
+    with pytest.raises(MayaError, match="could not be written"):
+        ckpt.save_checkpoint(tmp_path / "a.pt", made)
+    assert not (tmp_path / "a.pt").exists() and not (tmp_path / "a.pt.partial").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_foreign_files_are_refused_in_one_sentence(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    if content is None:
+        torch.save({"format": "something else"}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(MayaError, match="x.pt is not a"):
+        ckpt.load_checkpoint(path)
+
+
+def test_nothing_pickled_is_executed(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self):  # noqa: ANN204
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"format": ckpt.FORMAT, "x": Evil()}, tmp_path / "x.pt")
+    with pytest.raises(MayaError):
+        ckpt.load_checkpoint(tmp_path / "x.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_without_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(MayaError, match="holds no checkpoint"):
+        ckpt.find_checkpoint(tmp_path)
+
+
+def test_all_random_states_come_back() -> None:
+    saved = ckpt.rng_state()
+    first = (torch.rand(3), np.random.rand(3), random.random())
+    ckpt.restore_rng(saved)
+    again = (torch.rand(3), np.random.rand(3), random.random())
+    assert torch.equal(first[0], again[0]) and np.array_equal(first[1], again[1]) and first[2] == again[2]

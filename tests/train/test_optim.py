@@ -1,0 +1,18 @@
+from maya.models.hybrid import build_model
+from maya.train.optim import adamw
+from tests import tiny
+
+
+def test_every_parameter_once_and_only_matrices_decay() -> None:
+    cfg = tiny.experiment().model
+    cfg.vocab_size, cfg.languages = 20, ("en", "hi")
+    model = build_model(cfg)
+    optimizer = adamw(model, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1)
+    decayed, plain = ({id(p) for p in g["params"]} for g in optimizer.param_groups)
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert not decayed & plain and decayed | plain == set(names)
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.1, 0.0]
+    for i in decayed:
+        assert names[i].endswith("weight") or "weight_ih" in names[i] or "weight_hh" in names[i], names[i]
+        assert "norm" not in names[i] and "embed" not in names[i]
+    assert any("pos_bias_u" in names[i] for i in plain) and any("embed" in names[i] for i in plain)

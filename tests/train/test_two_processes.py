@@ -1,0 +1,92 @@
+"""The gradient does not depend on how the work was split over processes."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from maya.data.batch import Batch
+from maya.models.hybrid import HybridConfig, build_model
+from maya.train.loop import Clock, TrainConfig, make_accelerator, train_step
+from maya.train.state import State
+from tests import tiny
+
+VOCAB = 12
+
+
+def _cfg(norm: str) -> HybridConfig:
+    cfg = tiny.experiment().model
+    cfg.vocab_size, cfg.languages, cfg.encoder.conv_norm = VOCAB, ("en", "hi"), norm
+    return cfg
+
+
+def _batch(rows: list[int]) -> Batch:
+    """Utterances of very different lengths and token counts, so that per-rank means would be wrong."""
+    g = torch.Generator().manual_seed(3)
+    lens = torch.tensor([24000, 9000, 16000, 7000, 30000])
+    token_lens = torch.tensor([9, 2, 5, 0, 12])
+    audio = torch.randn(5, 30000, generator=g) * 0.1 * (torch.arange(30000) < lens[:, None])
+    tokens = torch.randint(0, VOCAB, (5, 12), generator=g) * (torch.arange(12) < token_lens[:, None])
+    n, u = int(lens[rows].max()), int(token_lens[rows].max())
+    return Batch(
+        audio=audio[rows, :n], audio_lens=lens[rows], tokens=tokens[rows, :u], token_lens=token_lens[rows],
+        langs=torch.tensor([0, 1, 0, 1, 1])[rows], ids=[str(r) for r in rows],
+    )  # fmt: skip
+
+
+def _gradient(norm: str, groups: list[list[int]], run_dir: Path, cpu: bool = True) -> dict[str, torch.Tensor]:
+    """What one plain-gradient step of size 1 moves each weight by."""
+    torch.manual_seed(0)
+    cfg = TrainConfig(lr=1.0, warmup_steps=0, min_lr=1.0, clip=1e9, precision="fp32", threads=1)
+    accelerator = make_accelerator(cfg, cpu=cpu)
+    model = build_model(_cfg(norm))
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    wrapped = accelerator.prepare_model(model)
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    train_step(wrapped, sgd, [_batch(g) for g in groups], cfg, State(), accelerator, Clock(), run_dir, False)
+    return {k: before[k] - v.detach() for k, v in model.named_parameters()}
+
+
+def _worker(rank: int, port: int, norm: str, shares: list[list[list[int]]], out: str) -> None:
+    env: dict[str, Any] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1",
+                           "MASTER_PORT": port, "LOCAL_WORLD_SIZE": 2}  # fmt: skip
+    os.environ.update({k: str(v) for k, v in env.items()})
+    gradient = _gradient(norm, shares[rank], Path(out))
+    torch.save(gradient, Path(out) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("norm", "whole", "shares"),
+    [
+        ("layer_norm", [[0, 1, 2, 3, 4]], [[[0, 3]], [[1, 2, 4]]]),
+        ("batch_norm", [[0, 1, 2, 3, 4]], [[[0, 3]], [[1, 2, 4]]]),  # statistics are shared between ranks
+        ("layer_norm", [[0, 1, 2, 3, 4]], [[[0], [3]], [[1, 2], [4]]]),  # with accumulation
+    ],
+)
+def test_two_processes_move_the_weights_as_one(
+    norm: str, whole: list[list[int]], shares: list[list[list[int]]], tmp_path: Path
+) -> None:
+    one = _gradient(norm, whole, tmp_path)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(_worker, args=(port, norm, shares, str(tmp_path)), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
+    scale = max(float(v.abs().max()) for v in one.values())
+    for name, value in one.items():
+        assert torch.equal(ranks[0][name], ranks[1][name]), f"{name}: ranks hold different weights"
+        error = float((ranks[0][name] - value).abs().max()) / scale
+        assert error < 2e-5, f"{name}: relative difference {error:.1e}"
+
+
+def test_accumulating_is_the_same_as_one_large_batch(tmp_path: Path) -> None:
+    one = _gradient("layer_norm", [[0, 1, 2, 3, 4]], tmp_path)
+    parts = _gradient("layer_norm", [[0, 4], [1, 2, 3]], tmp_path)
+    scale = max(float(v.abs().max()) for v in one.values())
+    for name, value in one.items():
+        assert float((parts[name] - value).abs().max()) / scale < 2e-5, name
