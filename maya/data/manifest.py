@@ -1,0 +1,166 @@
+"""Rows of a `manifest.jsonl`, checked.
+
+A file that cannot be trusted as a whole (a line that is not JSON, a missing field, an id that occurs twice,
+an unknown language) raises MayaError and names the line. What is wrong with a single utterance is
+found later, by maya.data.probe, and costs only that utterance.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maya.errors import MayaError
+from maya.text.languages import LANGUAGES
+
+PARTS = ("train", "dev", "test")
+_REQUIRED = ("id", "language", "text", "audio")
+_TEXT_FIELDS = (*_REQUIRED, "speaker", "split", "kind", "source", "licence", "tar")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One utterance as a corpus describes it.
+
+    audio: path relative to the corpus folder (or absolute); with `tar`, the name of the member, whose data
+    are the `size` bytes from `offset` (both None: to be looked up in the tar). duration: seconds.
+    sample_rate: Hz, as claimed. where: file and line, for messages.
+    """
+
+    id: str
+    language: str
+    text: str
+    audio: str
+    where: str
+    speaker: str | None = None
+    duration: float | None = None
+    sample_rate: int | None = None
+    split: str | None = None
+    kind: str | None = None
+    source: str | None = None
+    licence: str | None = None
+    tar: str | None = None
+    offset: int | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dropped:
+    """An utterance left out: `reason` is one word to count by, `detail` a sentence."""
+
+    id: str
+    language: str
+    reason: str
+    detail: str
+    where: str
+
+
+def read_manifest(path: Path, languages: Sequence[str] | None = None) -> list[Row]:
+    """Rows of a manifest.jsonl, in order. Fields: see `Row`; others are ignored.
+
+    languages: codes that may occur (all that Maya knows if None). Raises MayaError, naming the first line
+    at fault and how many more there are.
+    """
+    allowed = tuple(LANGUAGES) if languages is None else tuple(languages)
+    found = RowCollector(path, allowed)
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            found.add(_parse(line), number)
+        except ValueError as error:
+            found.reject(str(error), number)
+    return found.rows()
+
+
+class RowCollector:
+    """Gathers the rows of a file and everything that is wrong with them."""
+
+    def __init__(self, path: Path, languages: Sequence[str]) -> None:
+        self.path, self.languages = path, languages
+        self._rows: list[Row] = []
+        self._problems: list[str] = []
+        self._line_of: dict[str, int] = {}
+
+    def add(self, values: dict[str, Any], line: int) -> None:
+        """Check the values of one line and keep them."""
+        try:
+            row = _row(values, f"{self.path}:{line}", self.languages)
+        except ValueError as error:
+            return self.reject(str(error), line)
+        if row.id in self._line_of:
+            return self.reject(f"the id {row.id!r} occurs in line {self._line_of[row.id]} already", line)
+        self._line_of[row.id] = line
+        self._rows.append(row)
+
+    def reject(self, problem: str, line: int) -> None:
+        """Note that a line is wrong."""
+        self._problems.append(f"{self.path}:{line}: {problem}")
+
+    def rows(self) -> list[Row]:
+        """All rows; MayaError if any line was wrong or there is none."""
+        if self._problems:
+            others = len(self._problems) - 1
+            more = f" (and {others} more lines have problems)" if others else ""
+            raise MayaError(self._problems[0] + more)
+        if not self._rows:
+            raise MayaError(f"{self.path} describes no utterance")
+        return self._rows
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file without their ends; MayaError names the line that is not UTF-8."""
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                try:
+                    yield raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError:
+                    raise MayaError(f"{path}:{number} is not UTF-8 text; convert the file to UTF-8") from None
+    except OSError as error:
+        raise MayaError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+    if not isinstance(values, dict):
+        raise ValueError("not a JSON object but " + type(values).__name__)
+    return values
+
+
+def _row(values: dict[str, Any], where: str, languages: Sequence[str]) -> Row:
+    """A checked Row; ValueError says what is wrong with the values."""
+    values = {name: value for name, value in values.items() if value is not None}
+    for name in _REQUIRED:
+        if name not in values:
+            raise ValueError(f"the field {name!r} is missing")
+    for name in _TEXT_FIELDS:
+        if name in values and not isinstance(values[name], str):
+            raise ValueError(f"the field {name!r} must be text, not {values[name]!r}")
+    for name in ("id", "audio"):
+        if not values[name].strip():
+            raise ValueError(f"the field {name!r} is empty")
+    if values["language"] not in languages:
+        raise ValueError(f"unknown language {values['language']!r}; expected one of {', '.join(languages)}")
+    if values.get("split", "train") not in PARTS:
+        raise ValueError(f"split {values['split']!r} is none of {', '.join(PARTS)}")
+    for name, minimum in (("offset", 0), ("size", 1), ("sample_rate", 1)):
+        value = values.get(name, minimum)
+        if type(value) is not int or value < minimum:
+            raise ValueError(f"the field {name!r} must be a whole number from {minimum}, not {value!r}")
+    duration = values.get("duration")
+    if duration is not None and not (
+        type(duration) in (int, float) and math.isfinite(duration) and duration > 0
+    ):
+        raise ValueError(f"the field 'duration' must be seconds above zero, not {duration!r}")
+    if ("offset" in values) != ("size" in values):
+        raise ValueError("'offset' and 'size' are needed together")
+    if "offset" in values and "tar" not in values:
+        raise ValueError("'offset' is given without 'tar'")
+    known = {name: values[name] for name in Row.__dataclass_fields__ if name in values and name != "where"}
+    return Row(**known, where=where)

@@ -1,0 +1,260 @@
+"""From a corpus folder to validated, split lhotse cuts.
+
+Recordings stay where they are: a cut points at a file, or at a byte range of a tar, and resamples to 16 kHz
+as it is loaded.
+"""
+
+import errno
+import gzip
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lhotse import Recording, SupervisionSegment
+from lhotse.audio import AudioSource
+from lhotse.cut import Cut
+
+from maya.config import config
+from maya.data.audio import SAMPLE_RATE
+from maya.data.folder import read_corpus
+from maya.data.manifest import PARTS, Dropped, Row
+from maya.data.probe import ProbeConfig, Probed, probe
+from maya.data.report import describe, table
+from maya.data.split import Item, SplitConfig, split
+from maya.data.tar_audio import byte_range_source
+from maya.data.utterances import encode_cuts
+from maya.errors import MayaError
+
+__all__ = ["PrepareConfig", "PrepareReport", "encode_cuts", "prepare_corpus", "to_cut"]
+
+log = logging.getLogger(__name__)
+_FILES = ("dropped.jsonl", "splits.json", *(f"cuts_{part}.jsonl.gz" for part in PARTS), "summary.json")
+
+
+@config
+class PrepareConfig:
+    """language: of the utterances of a folder that does not say; the only one asked for, if it is one.
+    max_dropped_fraction: with more of the utterances unusable, the corpus is refused."""
+
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    language: str | None = None
+    max_dropped_fraction: float = 0.2
+
+
+@dataclass(kw_only=True, slots=True)
+class PrepareReport:
+    """What was made of a corpus.
+
+    rows: utterances read; not_selected: utterances by language that was not asked for; dropped: utterances
+    left out by reason; languages: see maya.data.report.describe; splits: see maya.data.split; notes: what
+    a person should know.
+    """
+
+    rows: int
+    not_selected: dict[str, int]
+    dropped: dict[str, int]
+    languages: dict[str, Any]
+    splits: dict[str, Any]
+    notes: list[str]
+
+    def table(self) -> str:
+        """Everything above as text."""
+        lines = [table(self.languages, self.splits)]
+        if self.dropped:
+            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
+            lines.append(f"dropped {sum(self.dropped.values())} of {self.rows} (dropped.jsonl): {counts}")
+        return "\n".join(lines + self.notes)
+
+
+def prepare_corpus(
+    corpus_dir: Path, out_dir: Path, *, languages: Sequence[str], cfg: PrepareConfig
+) -> PrepareReport:
+    """Validate, normalise and split a corpus.
+
+    Writes cuts_train.jsonl.gz, cuts_dev.jsonl.gz, cuts_test.jsonl.gz (one supervision per cut: normalised
+    text, language, speaker; custom: the text as it was, kind, source, licence), dropped.jsonl (id,
+    language, reason, detail, where), splits.json and summary.json. All of them appear together, after
+    everything else has succeeded; the same corpus and config give the same bytes.
+
+    languages: those to take; utterances in others are counted and left; all if empty. Raises MayaError when
+    the corpus cannot be read, when all of a language or more than cfg.max_dropped_fraction of everything
+    would be dropped, and when the disk is full.
+    """
+    only = languages[0] if len(languages) == 1 else None
+    rows, dropped = read_corpus(corpus_dir, cfg.language or only)
+    selected = [row for row in rows if not languages or row.language in languages]
+    others = Counter(row.language for row in rows if languages and row.language not in languages)
+    if not selected:
+        raise MayaError(
+            f"{corpus_dir} has no utterance in {', '.join(languages)}, only in {', '.join(sorted(others))}"
+        )
+    kept, unusable = probe(corpus_dir, selected, cfg.probe)
+    dropped += unusable
+    _refuse_if_hollow(corpus_dir, selected, kept, dropped, cfg.max_dropped_fraction)
+
+    parts, splits = split([_item(p) for p in kept], cfg.split)
+    cuts: dict[str, list[Cut]] = {part: [] for part in PARTS}
+    for one in kept:
+        cuts[parts[one.row.id]].append(to_cut(one))
+    if not cuts["train"]:
+        raise MayaError(f"{corpus_dir}: no utterance is left to train on; all of them are marked dev or test")
+    report = PrepareReport(
+        rows=len(selected) + len(dropped) - len(unusable),
+        not_selected=dict(sorted(others.items())),
+        dropped=dict(sorted(Counter(d.reason for d in dropped).items())),
+        languages=describe(cuts),
+        splits=splits,
+        notes=_notes(selected, others, languages, splits),
+    )
+    for note in report.notes:
+        log.info("%s", note)
+    _write(out_dir, cuts, dropped, report)
+    return report
+
+
+def to_cut(probed: Probed) -> Cut:
+    """The lhotse cut of an utterance: a MonoCut, or a MultiCut where the file has several channels."""
+    row, channels = probed.row, list(range(probed.channels))
+    if row.tar is not None:
+        assert row.offset is not None and row.size is not None
+        source = byte_range_source(probed.path, row.offset, row.size, channels)
+    else:
+        source = AudioSource(type="file", channels=channels, source=str(probed.path.resolve()))
+    recording = Recording(
+        id=row.id,
+        sources=[source],
+        sampling_rate=probed.sample_rate,
+        num_samples=probed.num_samples,
+        duration=probed.seconds,
+    )
+    if probed.sample_rate != SAMPLE_RATE:
+        recording = recording.resample(SAMPLE_RATE)
+    custom = {"raw_text": row.text, "kind": row.kind, "source": row.source, "licence": row.licence}
+    cut = recording.to_cut()
+    cut.supervisions = [
+        SupervisionSegment(
+            id=row.id,
+            recording_id=row.id,
+            start=0.0,
+            duration=cut.duration,
+            channel=cut.channel,
+            text=probed.text,
+            language=row.language,
+            speaker=row.speaker,
+            custom={name: value for name, value in custom.items() if value is not None},
+        )
+    ]
+    return cut
+
+
+def _item(probed: Probed) -> Item:
+    row = probed.row
+    return Item(
+        id=row.id,
+        language=row.language,
+        speaker=row.speaker or row.id,
+        text=probed.text,
+        seconds=probed.seconds,
+        part=row.split,
+    )
+
+
+def _refuse_if_hollow(
+    corpus: Path, selected: list[Row], kept: list[Probed], dropped: list[Dropped], max_fraction: float
+) -> None:
+    """MayaError when what is left cannot be what was meant."""
+    total = Counter(row.language for row in selected)
+    left = Counter(p.row.language for p in kept)
+    for language, count in sorted(total.items()):
+        if not left[language]:
+            mine = [d for d in dropped if d.language == language]
+            raise MayaError(f"{corpus}: all {count} of {language!r} are unusable, {_reasons(mine)}")
+    share = len(dropped) / (len(kept) + len(dropped))
+    if share > max_fraction:
+        raise MayaError(
+            f"{corpus}: {len(dropped)} of {len(kept) + len(dropped)} utterances are unusable, more than "
+            f"max_dropped_fraction={max_fraction:g} allows: {_reasons(dropped)}"
+        )
+
+
+def _reasons(dropped: list[Dropped]) -> str:
+    counts = Counter(d.reason for d in dropped).most_common()
+    first = dropped[0]
+    return ", ".join(f"{n} {reason}" for reason, n in counts) + f"; the first is {first.id!r}: {first.detail}"
+
+
+def _notes(
+    rows: list[Row], others: Counter[str], languages: Sequence[str], splits: dict[str, Any]
+) -> list[str]:
+    notes = []
+    if unnamed := sum(row.speaker is None for row in rows):
+        notes.append(f"{unnamed} utterances name no speaker: each counts as a speaker of its own")
+    if others:
+        counts = ", ".join(f"{n} in {language}" for language, n in sorted(others.items()))
+        notes.append(f"left out because their language was not asked for: {counts}")
+    if absent := [code for code in languages if code not in splits]:
+        notes.append(f"no utterances in {', '.join(absent)}")
+    if by_text := [code for code, how in splits.items() if how["method"].endswith("text")]:
+        codes = ", ".join(by_text)
+        notes.append(f"too few speakers to hold any out, so dev and test have known voices: {codes}")
+    if whole := [code for code, how in splits.items() if how["method"] == "train"]:
+        notes.append(f"too few texts to hold any out, so dev and test have none of: {', '.join(whole)}")
+    return notes
+
+
+def _write(out: Path, cuts: dict[str, list[Cut]], dropped: list[Dropped], report: PrepareReport) -> None:
+    """Write all files beside `out`, then move them in; summary.json is the last to appear."""
+    partial = out.parent / f".{out.name}.partial"
+    with _room_for(sum(map(len, cuts.values())), out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        partial.mkdir()
+        try:
+            for part, mine in cuts.items():
+                _write_gzip(partial / f"cuts_{part}.jsonl.gz", (cut.to_dict() for cut in mine))
+            lines = (json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in dropped)
+            (partial / "dropped.jsonl").write_text("".join(lines), encoding="utf-8")
+            _write_json(partial / "splits.json", report.splits)
+            _write_json(partial / "summary.json", asdict(report))
+            if not out.exists():
+                partial.rename(out)
+                return
+            (out / "summary.json").unlink(missing_ok=True)
+            for name in _FILES:
+                (partial / name).replace(out / name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _room_for(utterances: int, out: Path) -> Iterator[None]:
+    """Say what is missing when the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise MayaError(f"cannot write {error.filename or out}: {error.strerror}") from error
+        there = next(path for path in (out, *out.parents) if path.exists())
+        free = shutil.disk_usage(there).free
+        raise MayaError(
+            f"the disk of {out} is full: about {max(1, utterances * 400 // 1_000_000)} MB are needed, "
+            f"{free // 1_000_000} MB are free; make room or choose another folder"
+        ) from error
+
+
+def _write_gzip(path: Path, items: Iterable[dict[str, Any]]) -> None:
+    # No name and no time in the header: the same cuts give the same bytes.
+    with path.open("wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
+        for item in items:
+            packed.write((json.dumps(item, ensure_ascii=False) + "\n").encode())
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,185 @@
+"""Looking at each utterance: is its audio there, can it be decoded, does it fit what is claimed and said."""
+
+import io
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from maya.config import config
+from maya.data.manifest import Dropped, Row
+from maya.data.tar_audio import TarMember, index_tar, member_header, read_range
+from maya.errors import MayaError
+from maya.text.normalize import normalize
+
+log = logging.getLogger(__name__)
+_SECONDS_BETWEEN_REPORTS = 10.0
+_AUDIBLE = 1e-4  # peak of full scale, -80 dB
+_TAR_NAME_LIMIT = 100  # bytes of a name that fit into the plain header
+
+
+@config
+class ProbeConfig:
+    """What costs an utterance its place.
+
+    decode: decode every file: finds truncated and silent ones. Without it only headers are read.
+    min_seconds, max_seconds: limits of duration.
+    max_chars_per_second: of the normalised text; more cannot be spoken. Fast reading reaches about 20.
+    duration_tolerance: seconds by which the duration given in the manifest may be off.
+    num_threads: files looked at at a time.
+    """
+
+    decode: bool = True
+    min_seconds: float = 0.1
+    max_seconds: float = 40.0
+    max_chars_per_second: float = 40.0
+    duration_tolerance: float = 0.5
+    num_threads: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A row that passed: its audio as it lies on disk, and its text in normal form. `row` has offset and size
+    filled in, and a speaker, which is the utterance's id where the corpus names none."""
+
+    row: Row
+    text: str
+    path: Path
+    sample_rate: int
+    channels: int
+    num_samples: int
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / self.sample_rate
+
+
+class _Bad(Exception):
+    """reason, detail"""
+
+
+def probe(folder: Path, rows: Sequence[Row], cfg: ProbeConfig) -> tuple[list[Probed], list[Dropped]]:
+    """Check every row, several at a time; order is kept. Nothing is raised for a single utterance."""
+    look_up = _TarIndex()
+
+    def one(row: Row) -> Probed | Dropped:
+        try:
+            return _probe_row(folder, row, cfg, look_up)
+        except _Bad as bad:
+            reason, detail = bad.args
+            return Dropped(id=row.id, language=row.language, reason=reason, detail=detail, where=row.where)
+
+    kept: list[Probed] = []
+    dropped: list[Dropped] = []
+    started = reported = time.monotonic()
+    with ThreadPoolExecutor(max(1, cfg.num_threads)) as pool:
+        for done, result in enumerate(pool.map(one, rows), start=1):
+            if isinstance(result, Probed):
+                kept.append(result)
+            else:
+                dropped.append(result)
+            if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
+                reported = time.monotonic()
+                log.info("checked %d of %d utterances in %.0f s", done, len(rows), reported - started)
+    return kept, dropped
+
+
+def _probe_row(folder: Path, row: Row, cfg: ProbeConfig, look_up: Callable[[Path, str], TarMember]) -> Probed:
+    text = normalize(row.text, row.language)
+    if not text:
+        raise _Bad("empty_transcript", f"nothing speakable is left of the text {row.text[:40]!r}")
+    path = folder / (row.tar or row.audio)
+    if not path.is_file():
+        raise _Bad("missing_audio", f"there is no file {path}")
+    if row.tar is not None:
+        row = _locate(path, row, look_up)
+    rate, channels, num_samples = _measure(path, row, cfg)
+    seconds = num_samples / rate
+    if row.sample_rate is not None and row.sample_rate != rate:
+        raise _Bad("sample_rate_mismatch", f"the manifest says {row.sample_rate} Hz, the audio has {rate} Hz")
+    if row.duration is not None and abs(row.duration - seconds) > cfg.duration_tolerance:
+        raise _Bad("duration_mismatch", f"the manifest says {row.duration:g} s, it lasts {seconds:.2f} s")
+    if len(text) / seconds > (limit := cfg.max_chars_per_second):
+        raise _Bad("text_too_long", f"{len(text)} characters in {seconds:.2f} s, over {limit:g} a second")
+    if row.speaker is None:
+        row = replace(row, speaker=row.id)
+    return Probed(row, text, path, rate, channels, num_samples)
+
+
+def _locate(path: Path, row: Row, look_up: Callable[[Path, str], TarMember]) -> Row:
+    """The row with the byte range of its member, checked against the tar's own header."""
+    try:
+        if row.offset is None or row.size is None:
+            member = look_up(path, row.audio)
+            return replace(row, offset=member.offset, size=member.size)
+        found = member_header(path, row.offset)
+    except MayaError as error:
+        raise _Bad("tar_mismatch", str(error)) from None
+    if found is None:
+        raise _Bad("tar_mismatch", f"no member of {path} begins at byte {row.offset}; was it written again?")
+    long_name = len(row.audio.encode()) > _TAR_NAME_LIMIT  # kept elsewhere, cut off in this header
+    if found.size != row.size or not (long_name or found.name == row.audio):
+        raise _Bad(
+            "tar_mismatch",
+            f"at byte {row.offset} of {path} lies {found.name!r} of {found.size} bytes, "
+            f"not {row.audio!r} of {row.size} bytes",
+        )
+    return row
+
+
+def _measure(path: Path, row: Row, cfg: ProbeConfig) -> tuple[int, int, int]:
+    """(sample rate, channels, samples) of a row's audio."""
+    name = f"{row.audio} in {path}" if row.tar else str(path)
+    try:
+        source = io.BytesIO(read_range(path, row.offset or 0, row.size or 0)) if row.tar else str(path)
+        with soundfile.SoundFile(source) as file:
+            _check_length(file.frames / file.samplerate, name, cfg)
+            if not cfg.decode:
+                return file.samplerate, file.channels, file.frames
+            samples = file.read(dtype="float32", always_2d=True)
+            rate, channels, claimed = file.samplerate, file.channels, file.frames
+    except MayaError as error:
+        raise _Bad("unreadable_audio", str(error)) from None
+    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        raise _Bad("unreadable_audio", f"cannot decode {name}: {str(error).splitlines()[0]}") from None
+    if claimed - len(samples) > 0.1 * rate:
+        raise _Bad("unreadable_audio", f"{name} is truncated: {len(samples)} of {claimed} samples decode")
+    _check_length(len(samples) / rate, name, cfg)
+    peak = float(np.abs(samples).max())
+    if not np.isfinite(peak):
+        raise _Bad("unreadable_audio", f"{name} holds samples that are not finite numbers")
+    if peak < _AUDIBLE:
+        raise _Bad("silent", f"{name} is silent (peak {peak:.1e} of full scale)")
+    return rate, channels, len(samples)
+
+
+def _check_length(seconds: float, name: str, cfg: ProbeConfig) -> None:
+    if seconds < cfg.min_seconds:
+        raise _Bad("too_short", f"{name} lasts {seconds:.2f} s, less than {cfg.min_seconds:g} s")
+    if seconds > cfg.max_seconds:
+        raise _Bad("too_long", f"{name} lasts {seconds:.2f} s, more than {cfg.max_seconds:g} s")
+
+
+class _TarIndex:
+    """Members by name of each tar that is asked about, read once."""
+
+    def __init__(self) -> None:
+        self._members: dict[Path, dict[str, TarMember] | MayaError] = {}
+
+    def __call__(self, path: Path, name: str) -> TarMember:
+        if path not in self._members:  # two threads may both read it: the result is the same
+            try:
+                self._members[path] = {member.name: member for member in index_tar(path)}
+            except MayaError as error:
+                self._members[path] = error
+        members = self._members[path]
+        if isinstance(members, MayaError):
+            raise members
+        if name not in members:
+            raise MayaError(f"{path} has no member {name!r}")
+        return members[name]

@@ -1,0 +1,224 @@
+"""Train, dev and test parts: no speaker in two of them, and as few texts as possible.
+
+Each language is split for itself, by the first of these that is possible:
+
+- "manifest": the corpus says for dev and test which utterances they are. A part it does not name is drawn
+  from the rest by one of the ways below.
+- "speaker": whole speakers are drawn. Of several seeded draws the one that meets the wanted sizes best
+  and repeats fewest texts is kept. Texts that many speakers read stay in several parts, and the report says
+  what share of them does.
+- "text": with too few speakers for that, utterances are drawn so that no text is in two parts. Speakers are.
+- "train": with fewer than three texts everything is training data.
+
+A speaker of several languages is in the same part in all of them; one who is in several parts of a
+language split by text counts as a training speaker elsewhere.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from maya.config import config
+from maya.data.manifest import PARTS
+from maya.errors import MayaError
+
+_HELD_OUT = ("test", "dev")  # drawn in this order
+_DRAWS = 50
+
+
+@config
+class SplitConfig:
+    """dev, test: shares of a language's duration, but not more than max_hours of each language.
+    min_train: a draw that leaves training less than this share is not accepted."""
+
+    dev: float = 0.1
+    test: float = 0.1
+    max_hours: float = 2.0
+    min_train: float = 0.5
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """What splitting needs to know of an utterance; `part` is where the corpus itself puts it."""
+
+    id: str
+    language: str
+    speaker: str
+    text: str
+    seconds: float
+    part: str | None = None
+
+
+def split(items: Sequence[Item], cfg: SplitConfig) -> tuple[dict[str, str], dict[str, Any]]:
+    """The part of each utterance by id, and a report (see `_describe`) by language.
+
+    The same items and config give the same parts, in whatever order the items come. Raises MayaError for
+    shares that do not leave room for training data.
+    """
+    if min(cfg.dev, cfg.test) < 0 or cfg.dev + cfg.test > 1 - cfg.min_train:
+        raise MayaError(
+            f"split shares dev={cfg.dev:g} and test={cfg.test:g} leave less than min_train={cfg.min_train:g} "
+            "of the data for training"
+        )
+    by_language: dict[str, list[Item]] = defaultdict(list)
+    for item in sorted(items, key=lambda item: item.id):
+        by_language[item.language].append(item)
+    parts: dict[str, str] = {}
+    home: dict[str, str] = {}  # the part of each speaker met so far
+    report: dict[str, Any] = {}
+    # Languages without a choice come first: their speakers are then known when others are drawn.
+    for language in sorted(by_language, key=lambda code: (_freedom(by_language[code]), code)):
+        mine = by_language[language]
+        rng = np.random.default_rng([cfg.seed, *language.encode()])
+        chosen, method = _split_language(mine, cfg, home, rng)
+        parts |= chosen
+        for speaker, theirs in _parts_of_speakers(mine, chosen).items():
+            home.setdefault(speaker, next(iter(theirs)) if len(theirs) == 1 else "train")
+        report[language] = {"method": method, **_describe(mine, chosen)}
+    return parts, {language: report[language] for language in sorted(report)}
+
+
+def _freedom(items: Iterable[Item]) -> int:
+    """0: the corpus gives the parts; 1: too few speakers to divide; 2: free."""
+    items = list(items)
+    if any(item.part for item in items):
+        return 0
+    return 1 if len({item.speaker for item in items}) < 3 else 2
+
+
+def _split_language(
+    items: list[Item], cfg: SplitConfig, home: dict[str, str], rng: np.random.Generator
+) -> tuple[dict[str, str], str]:
+    named = {item.part for item in items} & set(_HELD_OUT)
+    fixed = {item.id: item.part for item in items if item.part in _HELD_OUT}
+    pool = [item for item in items if item.id not in fixed]
+    wanted = [part for part in _HELD_OUT if part not in named and getattr(cfg, part) > 0]
+    chosen = {item.id: item.part or "train" for item in items}
+    if not wanted or not pool:
+        return chosen, "manifest" if named else "train"
+    # A speaker whom the corpus puts into one part is not drawn for another.
+    taken = {item.speaker: "train" for item in items if item.id in fixed} | home
+    total = sum(item.seconds for item in items)
+    target = {part: min(getattr(cfg, part) * total, cfg.max_hours * 3600) for part in wanted}
+    by_speaker = _draw_speakers(pool, target, cfg.min_train * total, taken, rng)
+    drawn = by_speaker if by_speaker is not None else _draw_texts(pool, target, rng)
+    method = "speaker" if by_speaker is not None else "text" if drawn else "train"
+    return chosen | drawn, f"manifest+{method}" if named else method
+
+
+def _draw_speakers(
+    pool: list[Item],
+    target: dict[str, float],
+    min_train: float,
+    taken: dict[str, str],
+    rng: np.random.Generator,
+) -> dict[str, str] | None:
+    """Parts of the utterances of the speakers drawn; None if no draw fills each part and leaves min_train."""
+    mine: dict[str, list[Item]] = defaultdict(list)
+    for item in pool:
+        mine[item.speaker].append(item)
+    seconds = {speaker: sum(item.seconds for item in theirs) for speaker, theirs in mine.items()}
+    free = [speaker for speaker in mine if speaker not in taken]
+    placed = {s: p for s, p in taken.items() if s in mine and p in target}
+    best: tuple[float, dict[str, str]] | None = None
+    for _ in range(_DRAWS):
+        part_of = placed | _fill(free, seconds, target, placed, rng)
+        held = {part: sum(seconds[s] for s, p in part_of.items() if p == part) for part in target}
+        if min(held.values()) == 0 or sum(seconds.values()) - sum(held.values()) < min_train:
+            continue
+        drawn = {item.id: p for s, p in part_of.items() for item in mine[s]}
+        miss = sum(abs(held[part] - target[part]) / target[part] for part in target)
+        cost = miss + _repeated_share(pool, drawn)
+        if best is None or cost < best[0]:
+            best = cost, drawn
+    return best[1] if best else None
+
+
+def _fill(
+    free: list[str],
+    seconds: dict[str, float],
+    target: dict[str, float],
+    placed: dict[str, str],
+    rng: np.random.Generator,
+) -> dict[str, str]:
+    """Draw speakers for each part until it has about its target; at least one, the shortest if none fits."""
+    order = [free[i] for i in rng.permutation(len(free))]
+    found: dict[str, str] = {}
+    for part, wanted in target.items():
+        have = sum(seconds[s] for s, p in placed.items() if p == part)
+        left = [s for s in order if s not in found]
+        for speaker in left:
+            if have < wanted and have + seconds[speaker] <= 1.25 * wanted:
+                found[speaker] = part
+                have += seconds[speaker]
+        if have == 0 and left:
+            found[min(left, key=lambda s: seconds[s])] = part
+    return found
+
+
+def _draw_texts(pool: list[Item], target: dict[str, float], rng: np.random.Generator) -> dict[str, str]:
+    """Parts of the utterances of the texts drawn; nothing if there are too few texts for all parts."""
+    mine: dict[str, list[Item]] = defaultdict(list)
+    for item in pool:
+        mine[item.text].append(item)
+    if len(mine) <= len(target):
+        return {}
+    texts = list(mine)
+    order = [texts[i] for i in rng.permutation(len(texts))]
+    drawn: dict[str, str] = {}
+    for place, (part, wanted) in enumerate(target.items()):
+        have, kept_back = 0.0, len(target) - place  # a text for each part still to come, training included
+        while have < wanted and len(order) > kept_back:
+            theirs = mine[order.pop()]
+            drawn |= {item.id: part for item in theirs}
+            have += sum(item.seconds for item in theirs)
+    return drawn
+
+
+def _describe(items: list[Item], parts: dict[str, str]) -> dict[str, Any]:
+    """Sizes of the parts, and what they share with training.
+
+    text_overlap: share of the utterances of dev and test whose text is also read in training;
+    speaker_overlap: the same of speakers.
+    """
+    spoken = {part: [item for item in items if parts[item.id] == part] for part in PARTS}
+    heard = {item.speaker for item in spoken["train"]}
+    read = {item.text for item in spoken["train"]}
+    return {
+        "parts": {
+            part: {
+                "utterances": len(mine),
+                "seconds": round(sum(item.seconds for item in mine), 3),
+                "speakers": len({item.speaker for item in mine}),
+                "texts": len({item.text for item in mine}),
+            }
+            for part, mine in spoken.items()
+        },
+        "text_overlap": {
+            part: _share([item.text in read for item in spoken[part]]) for part in ("dev", "test")
+        },
+        "speaker_overlap": {
+            part: _share([item.speaker in heard for item in spoken[part]]) for part in ("dev", "test")
+        },
+    }
+
+
+def _parts_of_speakers(items: Iterable[Item], parts: dict[str, str]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        found[item.speaker].add(parts[item.id])
+    return found
+
+
+def _repeated_share(pool: list[Item], drawn: dict[str, str]) -> float:
+    """Share of the utterances drawn whose text is also in what is left for training."""
+    read = {item.text for item in pool if item.id not in drawn}
+    return _share([item.text in read for item in pool if item.id in drawn])
+
+
+def _share(flags: list[bool]) -> float:
+    return round(sum(flags) / len(flags), 4) if flags else 0.0
