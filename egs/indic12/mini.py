@@ -10,7 +10,8 @@ from maya.recipes.experiment import Experiment
 
 def experiment() -> Experiment:
     exp = Experiment(name="indic12/mini", model=presets.tiny())
-    exp.tokenizer.vocab_size = 1000
+    exp.tokenizer.model_type = "unigram"  # 480 words: most become one piece, so texts are a few tokens long
+    exp.tokenizer.vocab_size = 872
     exp.model.language_embedding = True
     exp.model.specaugment.freq_masks = 1
     exp.model.specaugment.time_masks = 2
