@@ -1,0 +1,95 @@
+"""Small corpora of tones, for the tests of maya.data."""
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from lhotse import CutSet, Recording, SupervisionSegment
+from lhotse.cut import MonoCut
+
+from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+
+WORDS = {"en": ["one", "two", "three", "four", "five", "six"], "hi": ["एक", "दो", "तीन", "चार", "पाँच", "छह"]}
+
+
+def tone(seconds: float, rate: int = 16000, channels: int = 1, pitch: float = 220.0) -> np.ndarray:
+    """(N,) or (N, C) of a sine, softer in each further channel."""
+    samples = 0.5 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * rate)) / rate)
+    return samples if channels == 1 else np.stack([samples / (c + 1) for c in range(channels)], axis=1)
+
+
+def write_tone(
+    path: Path, seconds: float = 1.0, rate: int = 16000, channels: int = 1, **options: Any
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(seconds, rate, channels, options.pop("pitch", 220.0)), rate, **options)
+    return path
+
+
+def write_manifest(folder: Path, rows: Sequence[dict[str, Any] | str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path = folder / "manifest.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def write_corpus(folder: Path, per_speaker: int = 4, speakers: int = 5) -> list[dict[str, Any]]:
+    """A corpus of wavs with a manifest, in two languages; returns its rows, to be changed."""
+    rows = []
+    for language, words in WORDS.items():
+        for i in range(per_speaker * speakers):
+            name = f"{language}-{i:03d}"
+            seconds = 0.4 + 0.05 * (i % 7)
+            write_tone(folder / f"{name}.wav", seconds, pitch=200 + 10 * i)
+            row = {
+                "id": name,
+                "language": language,
+                "text": f"{words[i % 6]} {words[i // 6 % 6]}",
+                "audio": f"{name}.wav",
+                "speaker": f"{language}-s{i % speakers}",
+            }
+            rows.append(row)
+    write_manifest(folder, rows)
+    return rows
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    """An uncompressed tar of these members."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def make_cuts(folder: Path, seconds: Sequence[float], language: str = "en") -> CutSet:
+    """One cut of these durations each, with a text of one word per 0.3 s."""
+    cuts = []
+    for i, duration in enumerate(seconds):
+        name = f"{language}-{i:04d}"
+        recording = Recording.from_file(write_tone(folder / f"{name}.wav", duration, pitch=150 + i), name)
+        words = WORDS[language]
+        text = " ".join(words[(i + k) % 6] for k in range(1 + int(duration / 0.3)))
+        supervision = SupervisionSegment(
+            id=name, recording_id=name, start=0.0, duration=recording.duration, text=text,
+            language=language, speaker=f"s{i % 3}",
+        )  # fmt: skip
+        cuts.append(
+            MonoCut(
+                id=name, start=0.0, duration=recording.duration, channel=0, recording=recording,
+                supervisions=[supervision],
+            )
+        )  # fmt: skip
+    return CutSet.from_cuts(cuts)
+
+
+def make_tokenizer() -> Tokenizer:
+    return train_tokenizer({code: words * 3 for code, words in WORDS.items()}, TokenizerConfig(vocab_size=36))

@@ -1,0 +1,224 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from maya.data.plan import BatchPlan, PlanConfig, Position
+from maya.errors import MayaError
+
+Data = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]
+
+
+def corpus(n: int, seed: int = 0, languages: int = 3) -> Data:
+    """Durations, token counts and languages, the last language being the rarest."""
+    rng = np.random.default_rng(seed)
+    durations = rng.gamma(3.0, 1.5, n).clip(0.2, 20.0).round(3)
+    tokens = np.maximum(1, durations * rng.uniform(1, 8, n)).astype(np.int64)
+    shares = 1.0 / 4.0 ** np.arange(languages)
+    return durations, tokens, rng.choice(languages, n, p=shares / shares.sum())
+
+
+plans = st.builds(
+    dict,
+    n=st.integers(1, 300),
+    seed=st.integers(0, 5),
+    world_size=st.sampled_from([1, 2, 3, 8]),
+    max_seconds=st.sampled_from([20.0, 33.3, 200.0]),
+    max_utterances=st.sampled_from([1, 5, 64]),
+    max_lattice=st.sampled_from([None, 5_000, 100_000]),
+    temperature=st.sampled_from([1.0, 0.5, 0.0]),
+    num_buckets=st.sampled_from([1, 30]),
+    speeds=st.sampled_from([(1.0,), (0.9, 1.0, 1.1)]),
+    epoch=st.integers(0, 3),
+)
+
+
+def make_all(case: dict) -> tuple[Data, list[BatchPlan]]:
+    data = corpus(case["n"], case["seed"])
+    names = ("seed", "max_seconds", "max_utterances", "max_lattice", "temperature", "num_buckets")
+    cfg = PlanConfig(**{name: case[name] for name in names})
+    ranks = range(case["world_size"])
+    made = [
+        BatchPlan(*data, cfg, rank=rank, world_size=case["world_size"], speeds=case["speeds"])
+        for rank in ranks
+    ]
+    return data, made
+
+
+@given(plans)
+@settings(max_examples=60, deadline=None)
+def test_caps_hold_and_ranks_agree(case: dict) -> None:
+    (durations, tokens, _), ranks = make_all(case)
+    cfg, epoch = ranks[0].cfg, case["epoch"]
+    assert len({plan.num_batches(epoch) for plan in ranks}) == 1, "a rank with fewer steps hangs the others"
+    for plan in ranks:
+        assert plan.num_batches(epoch) > 0
+        for index, batch in enumerate(plan.epoch(epoch)):
+            assert 1 <= len(batch) <= cfg.max_utterances
+            speeds = np.array(plan.batch_speeds(epoch, index))
+            assert set(speeds) <= set(case["speeds"]) and len(speeds) == len(batch)
+            if len(batch) == 1:
+                continue
+            seconds = durations[batch] / speeds
+            assert len(batch) * seconds.max() <= cfg.max_seconds * 1.000001
+            if cfg.max_lattice is not None:
+                frames = np.ceil(seconds.max() / cfg.frame_seconds)
+                assert len(batch) * frames * (tokens[batch].max() + 1) <= cfg.max_lattice
+
+
+@given(plans)
+@settings(max_examples=60, deadline=None)
+def test_natural_epoch_holds_every_utterance_once(case: dict) -> None:
+    (durations, _, _), ranks = make_all(case | {"temperature": 1.0})
+    seen = sorted(i for plan in ranks for batch in plan.epoch(case["epoch"]) for i in batch)
+    if len(durations) >= case["world_size"]:
+        assert seen == list(range(len(durations)))
+    else:  # fewer utterances than ranks: some are repeated so that no rank goes without
+        assert set(seen) == set(range(len(durations))) and len(seen) == case["world_size"]
+
+
+@given(plans)
+@settings(max_examples=30, deadline=None)
+def test_any_batch_can_be_sought_in_a_fresh_plan(case: dict) -> None:
+    _, first = make_all(case)
+    _, again = make_all(case)
+    epoch, rank = case["epoch"], case["world_size"] - 1
+    batches = first[rank].epoch(epoch)
+    for index in reversed(range(len(batches))):
+        assert again[rank].batch(epoch, index) == batches[index]
+        assert again[rank].batch_speeds(epoch, index) == first[rank].batch_speeds(epoch, index)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.3, 0.0])
+def test_hours_follow_the_temperature(temperature: float) -> None:
+    durations, tokens, langs = corpus(4000)
+    plan = BatchPlan(durations, tokens, langs, PlanConfig(temperature=temperature))
+    hours = np.bincount(langs, weights=durations) / 3600
+    wanted = hours.sum() * hours**temperature / (hours**temperature).sum()
+    for epoch in (0, 1):
+        stats = plan.stats(epoch)
+        assert [stats.hours[code] for code in range(3)] == pytest.approx(wanted, rel=0.08)
+        assert stats.seconds == pytest.approx(durations.sum(), rel=0.05), "an epoch keeps its length"
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.0])
+def test_over_epochs_a_language_is_seen_evenly(temperature: float) -> None:
+    """Sampling walks through each language: no utterance is met twice more often than another."""
+    durations, tokens, langs = corpus(500)
+    plan = BatchPlan(durations, tokens, langs, PlanConfig(temperature=temperature, max_seconds=60))
+    count = np.zeros(500, dtype=int)
+    for epoch in range(7):
+        for batch in plan.epoch(epoch):
+            np.add.at(count, batch, 1)
+    for code in range(3):
+        mine = count[langs == code]
+        assert mine.max() - mine.min() <= 1
+    assert count[langs == 2].min() > count[langs == 0].max(), (
+        "the rare language is repeated, the common thinned"
+    )
+
+
+def test_epochs_are_shuffled() -> None:
+    plan = BatchPlan(*corpus(1000), PlanConfig(max_seconds=50))
+    first, second = plan.epoch(0), plan.epoch(1)
+    assert first != second
+    assert len({frozenset(b) for b in first} & {frozenset(b) for b in second}) < 0.1 * len(first)
+    other = BatchPlan(*corpus(1000), PlanConfig(max_seconds=50, seed=1)).epoch(0)
+    assert first != other
+    # Steps are not in order of duration, though batches are made in that order.
+    means = [plan.durations[b].mean() for b in first]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.4
+
+
+def test_equal_durations_do_not_keep_the_order_of_the_data() -> None:
+    """A corpus whose files are all of one length, ordered by speaker: batches must mix speakers."""
+    plan = BatchPlan(np.full(1000, 5.0), np.full(1000, 9), np.zeros(1000), PlanConfig(max_seconds=100))
+    spread = [max(b) - min(b) for b in plan.epoch(0)]
+    assert min(spread) > 300
+
+
+def test_padding_is_small_and_ranks_do_equal_work() -> None:
+    data = corpus(20_000)
+    ranks = [BatchPlan(*data, PlanConfig(), rank=r, world_size=4) for r in range(4)]
+    stats = ranks[0].stats(0)
+    assert stats.efficiency > 0.9
+    assert stats == ranks[3].stats(0)
+    padded = np.array(
+        [[len(b) * data[0][b].max() for b in plan.epoch(0)] for plan in ranks]
+    )  # (ranks, steps)
+    waiting = 1 - padded.mean(axis=0) / padded.max(axis=0)
+    assert waiting.mean() < 0.03, "ranks wait for the longest of a step"
+    spread = padded.mean(axis=1)
+    assert spread.max() / spread.min() < 1.02, "no rank always has the longer batches"
+
+
+def test_stats_count_what_is_trained_on() -> None:
+    data = corpus(50)
+    plans = [BatchPlan(*data, PlanConfig(max_seconds=30), rank=r, world_size=3) for r in range(3)]
+    batches = [batch for plan in plans for batch in plan.epoch(0)]
+    stats = plans[1].stats(0)
+    assert (stats.batches, stats.steps) == (len(batches), len(batches) // 3)
+    assert stats.utterances == sum(map(len, batches)) == 50
+    assert stats.seconds == pytest.approx(data[0].sum())
+    assert stats.padded_seconds == pytest.approx(sum(len(b) * data[0][b].max() for b in batches))
+    assert stats.max_utterances == max(map(len, batches))
+    assert sum(stats.hours.values()) * 3600 == pytest.approx(stats.seconds)
+
+
+def test_finer_buckets_pad_less() -> None:
+    data = corpus(5000)
+    few, many = (BatchPlan(*data, PlanConfig(num_buckets=n)).stats(0).efficiency for n in (1, 30))
+    assert many > few + 0.2
+
+
+def test_advance_walks_through_epochs() -> None:
+    plan = BatchPlan(*corpus(40), PlanConfig(max_seconds=30))
+    last = plan.num_batches(0) - 1
+    assert plan.advance(Position(0, 0)) == (0, 1)
+    assert plan.advance(Position(0, last)) == (1, 0)
+
+
+def test_too_long_an_utterance_is_refused_by_name_or_kept_alone() -> None:
+    durations, tokens, langs = corpus(20)
+    durations[7] = 99.0
+    ids = [f"utt-{i}" for i in range(20)]
+    with pytest.raises(MayaError, match=r"'utt-7' is 99\.0 s long.*max_seconds=50.*raise max_seconds"):
+        BatchPlan(durations, tokens, langs, PlanConfig(max_seconds=50), ids=ids)
+    plan = BatchPlan(durations, tokens, langs, PlanConfig(max_seconds=50, too_long="alone"))
+    assert [7] in plan.epoch(0)
+
+
+def test_speed_alone_never_refuses() -> None:
+    plan = BatchPlan([10.0, 10.0], [1, 1], [0, 0], PlanConfig(max_seconds=10), speeds=(0.9,))
+    assert sorted(plan.epoch(0)) == [[0], [1]]
+    assert plan.stats(0).max_padded_seconds == pytest.approx(10 / 0.9)
+
+
+@pytest.mark.parametrize(
+    ("durations", "changes", "message"),
+    [
+        ([], {}, "no utterance to plan"),
+        ([1.0], {"max_seconds": 0.0}, "must be positive"),
+        ([1.0], {"num_buckets": 0}, "must be positive"),
+        ([0.0], {}, "duration above zero"),
+        ([float("nan")], {}, "duration above zero"),
+    ],
+)
+def test_bad_input_is_one_sentence(durations: list[float], changes: dict, message: str) -> None:
+    with pytest.raises(MayaError, match=message):
+        BatchPlan(durations, [1] * len(durations), [0] * len(durations), PlanConfig(**changes))
+
+
+def test_bad_speeds_are_refused() -> None:
+    with pytest.raises(MayaError, match="speed factors must be positive"):
+        BatchPlan([1.0], [1], [0], PlanConfig(), speeds=(0.9, 0.0))
+
+
+def test_a_hundred_thousand_utterances_are_planned_in_seconds() -> None:
+    plan = BatchPlan(*corpus(100_000), PlanConfig(temperature=0.5), world_size=8, speeds=(0.9, 1.0, 1.1))
+    began = time.process_time()
+    plan.num_batches(0)
+    assert time.process_time() - began < 3.0  # about 0.15 on an idle machine

@@ -1,0 +1,115 @@
+import logging
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maya.errors import MayaError
+from maya.text.tokenizer import Tokenizer, TokenizerConfig, sample_sentences, train_tokenizer
+
+TEXTS = {
+    "hi": ["मैं मोहन के साथ गेंद खेलने जा रहा हूँ", "नमस्ते दुनिया", "यह एक वाक्य है", "दो तीन चार"] * 5,
+    "en": [f"the {a} {b} sat on the hill" for a in ("red", "old", "big") for b in ("cat", "dog", "fox")],
+}
+SMALL = TokenizerConfig(vocab_size=48)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(TEXTS, SMALL)
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+def test_round_trip_and_determinism(model_type: str, temperature: float) -> None:
+    cfg = TokenizerConfig(vocab_size=48, model_type=model_type, temperature=temperature)  # type: ignore[arg-type]
+    first, second = Tokenizer.train(TEXTS, cfg), train_tokenizer(TEXTS, cfg)
+    assert first.model_bytes == second.model_bytes
+    assert first.vocab_size == 48
+    for text in (t for texts in TEXTS.values() for t in texts):
+        ids = first.encode(text)
+        assert first.decode(ids) == text
+        assert first.unk_id not in ids and max(ids) < first.vocab_size
+        assert "".join(first.pieces(ids)).replace("▁", " ").strip() == text
+
+
+@given(words=st.lists(st.sampled_from(["मैं", "साथ", "cat", "hill", "the"]), min_size=1))
+def test_new_combinations_round_trip(tokenizer: Tokenizer, words: list[str]) -> None:
+    text = " ".join(words)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode_batch([text, text]) == [tokenizer.encode(text)] * 2
+
+
+def test_travels_by_file_bytes_and_pickle(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "t.model")
+    text = TEXTS["hi"][0]
+    for copy in (
+        Tokenizer.load(tmp_path / "t.model"),
+        Tokenizer.from_bytes(tokenizer.model_bytes),
+        pickle.loads(pickle.dumps(tokenizer)),
+    ):
+        assert copy.encode(text) == tokenizer.encode(text)
+
+
+def test_unknown_characters_do_not_split_words(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode(tokenizer.encode("cat Ω fΩx")).split() == ["cat", "\u2047", "f\u2047x"]
+
+
+def test_byte_fallback_spells_unknown_characters() -> None:
+    tokenizer = train_tokenizer(TEXTS, TokenizerConfig(vocab_size=320, byte_fallback=True))
+    assert tokenizer.decode(tokenizer.encode("cat Ωλ")) == "cat Ωλ"
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_too_large_a_vocabulary_becomes_the_largest_possible(
+    model_type: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = {"en": ["one two three", "four five"]}
+    with caplog.at_level(logging.WARNING):
+        tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=5000, model_type=model_type))  # type: ignore[arg-type]
+    assert tokenizer.vocab_size < 100
+    assert f"at most {tokenizer.vocab_size} pieces" in caplog.text and "5000" in caplog.text
+    assert tokenizer.decode(tokenizer.encode("one five")) == "one five"
+
+
+def test_too_small_a_vocabulary_says_what_is_needed() -> None:
+    with pytest.raises(MayaError, match=r"vocab_size=12 .*\d\d pieces are needed.*raise vocab_size"):
+        train_tokenizer(TEXTS, TokenizerConfig(vocab_size=12))
+
+
+@pytest.mark.parametrize("texts", [{}, {"hi": []}, {"hi": ["", "  "]}])
+def test_no_text_is_refused(texts: dict[str, list[str]]) -> None:
+    with pytest.raises(MayaError, match="no text to train"):
+        train_tokenizer(texts, SMALL)
+
+
+def test_language_without_text_is_named() -> None:
+    with pytest.raises(MayaError, match="no text in language 'ta'"):
+        train_tokenizer(TEXTS | {"ta": []}, SMALL)
+
+
+def test_bad_model_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.model").write_bytes(b"not a model")
+    with pytest.raises(MayaError, match=r"bad\.model is not a SentencePiece model"):
+        Tokenizer.load(tmp_path / "bad.model")
+    with pytest.raises(MayaError, match=r"cannot read the tokenizer .*none\.model"):
+        Tokenizer.load(tmp_path / "none.model")
+
+
+@pytest.mark.parametrize(("temperature", "share"), [(1.0, 0.1), (0.5, 0.25), (0.0, 0.5)])
+def test_temperature_shares_out_characters(temperature: float, share: float) -> None:
+    texts = {"en": ["abcdefghij"] * 900, "hi": ["कखगघङचछजझञ"] * 100}
+    sentences = list(sample_sentences(texts, TokenizerConfig(temperature=temperature)))
+    hindi = sum(s[0] == "क" for s in sentences)
+    assert hindi / len(sentences) == pytest.approx(share, abs=0.005)
+    assert len(sentences) == pytest.approx(1000, abs=2)
+
+
+def test_sampling_keeps_every_character() -> None:
+    """A language that is sampled down must not lose the characters of its rare sentences."""
+    texts = {"en": ["abc"] * 500 + ["xyz"], "hi": ["कखग"]}
+    sentences = list(sample_sentences(texts, TokenizerConfig(temperature=0.0, max_sentences=20)))
+    assert len(sentences) <= 22
+    assert set("".join(sentences)) == set("abcxyzकखग")
