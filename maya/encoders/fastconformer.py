@@ -1,6 +1,8 @@
 """FastConformer encoder (Rekesh et al. 2023, arXiv:2305.05084), parameter for parameter NeMo's `encoder`."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Literal
 
 import torch
@@ -9,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from maya.config import config
-from maya.encoders.masked_norm import MaskedBatchNorm
+from maya.encoders.dropout import Dropout, dropout
+from maya.encoders.masked_norm import MaskedBatchNorm, untracked_statistics
 from maya.encoders.subsampling import DepthwiseStridedSubsampling, subsampled_lens
 from maya.errors import MayaError
 
@@ -77,7 +80,7 @@ class FastConformer(nn.Module):
         """torch's default for every linear, convolution and norm (which is what NeMo trains from); position
         biases zero. Call it after `to_empty` when the encoder was built on the meta device."""
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv1d, nn.LayerNorm, nn.BatchNorm1d)):
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv1d, nn.LayerNorm, MaskedBatchNorm)):
                 module.reset_parameters()
             elif isinstance(module, RelPositionAttention):
                 nn.init.zeros_(module.pos_bias_u)
@@ -101,12 +104,13 @@ class FastConformer(nn.Module):
         x, lens = self.pre_encode(x, x_lens)
         if cfg.xscaling:
             x = x * math.sqrt(cfg.d_model)
-        x = F.dropout(x, cfg.dropout_pre_encoder, self.training)
-        positions = F.dropout(self._position_table(x), cfg.dropout_emb, self.training)
+        x = dropout(x, cfg.dropout_pre_encoder, self.training)
+        positions = dropout(self._position_table(x), cfg.dropout_emb, self.training)
         frames = torch.arange(x.shape[1], device=x.device)
-        padded = frames >= lens[:, None]
+        valid = frames < lens[:, None]
         # An empty row may look at its first (padded) frame: softmax over nothing would be NaN.
-        hidden_keys = frames >= lens.clamp(min=1)[:, None]
+        hidden = (frames >= lens.clamp(min=1)[:, None])[:, None, None]
+        key_bias = torch.zeros_like(hidden, dtype=torch.float32).masked_fill_(hidden, -math.inf)
         for index, layer in enumerate(self.layers):
             drop = cfg.layer_drop * (index + 1) / cfg.n_layers if self.training else 0.0
             # Drawn on the host, so that skipping costs no device synchronisation.
@@ -114,32 +118,43 @@ class FastConformer(nn.Module):
                 x = _touch(x, layer)
                 continue
             if cfg.activation_checkpointing and torch.is_grad_enabled():
-                y = checkpoint(layer, x, positions, padded, hidden_keys, use_reentrant=False)
+                contexts = partial(_checkpoint_contexts, layer)
+                y = checkpoint(layer, x, positions, valid, key_bias, use_reentrant=False, context_fn=contexts)
             else:
-                y = layer(x, positions, padded, hidden_keys)
+                y = layer(x, positions, valid, key_bias)
             x = x + (y - x) / (1 - drop) if drop else y
-        return x.masked_fill(padded[..., None], 0.0), lens
+        return x * valid[..., None].to(x.dtype), lens
 
     def _position_table(self, x: Tensor) -> Tensor:
         """(2S - 1, D) sinusoids of the relative positions S-1 .. -(S-1), sine and cosine interleaved."""
         size, width = x.shape[1:]
         table = self._positions
         if table is None or table.device != x.device or table.shape[0] < 2 * size - 1:
-            reach = max(size, 512)
-            place = torch.arange(reach - 1, -reach, -1, dtype=torch.float32, device=x.device)
-            rate = torch.exp(
-                torch.arange(0, width, 2, dtype=torch.float32, device=x.device) * (-math.log(10000.0) / width)
-            )
-            angle = place[:, None] * rate
-            table = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+            # A table first made for inference must serve training later.
+            with torch.inference_mode(False):
+                table = _sinusoids(max(size, 512), width, x.device)
             self._positions = table
         middle = table.shape[0] // 2
         return table[middle - size + 1 : middle + size].to(x.dtype)
 
 
+def _sinusoids(reach: int, width: int, device: torch.device) -> Tensor:
+    """(2 * reach - 1, width) fp32, positions reach-1 .. -(reach-1): sin, cos of pos / 10000^(2i/width)."""
+    place = torch.arange(reach - 1, -reach, -1, dtype=torch.float32, device=device)
+    even = torch.arange(0, width, 2, dtype=torch.float32, device=device)
+    angle = place[:, None] * torch.exp(even * (-math.log(10000.0) / width))
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
+
 def _touch(x: Tensor, layer: nn.Module) -> Tensor:
     """`x` itself, with `layer`'s parameters in its graph: DDP waits for a gradient from each, here zero."""
-    return x + sum(p.view(-1)[:1].sum() * 0 for p in layer.parameters()).to(x.dtype)
+    corners = torch.stack([p.flatten()[:1].sum() for p in layer.parameters()])
+    return x + (corners * 0).sum().to(x.dtype)
+
+
+def _checkpoint_contexts(layer: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """For the first forward pass and for the one repeated in the backward pass."""
+    return nullcontext(), untracked_statistics(layer)
 
 
 class ConformerLayer(nn.Module):
@@ -156,14 +171,14 @@ class ConformerLayer(nn.Module):
         self.norm_feed_forward2 = nn.LayerNorm(cfg.d_model)
         self.feed_forward2 = FeedForward(cfg)
         self.norm_out = nn.LayerNorm(cfg.d_model)
-        self.dropout = nn.Dropout(cfg.dropout)
+        self.dropout = Dropout(cfg.dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, padded: Tensor, hidden_keys: Tensor) -> Tensor:
-        """(B, S, D), (2S - 1, D), (B, S) bool, (B, S) bool -> (B, S, D)."""
-        x = x + 0.5 * self.dropout(self.feed_forward1(self.norm_feed_forward1(x)))
-        x = x + self.dropout(self.self_attn(self.norm_self_att(x), positions, hidden_keys))
-        x = x + self.dropout(self.conv(self.norm_conv(x), padded))
-        x = x + 0.5 * self.dropout(self.feed_forward2(self.norm_feed_forward2(x)))
+    def forward(self, x: Tensor, positions: Tensor, valid: Tensor, key_bias: Tensor) -> Tensor:
+        """(B, S, D), (2S - 1, D), (B, S) bool, (B, 1, 1, S) of 0 and -inf -> (B, S, D)."""
+        x = torch.add(x, self.dropout(self.feed_forward1(self.norm_feed_forward1(x))), alpha=0.5)
+        x = x + self.dropout(self.self_attn(self.norm_self_att(x), positions, key_bias))
+        x = x + self.dropout(self.conv(self.norm_conv(x), valid))
+        x = torch.add(x, self.dropout(self.feed_forward2(self.norm_feed_forward2(x))), alpha=0.5)
         return self.norm_out(x)
 
 
@@ -174,7 +189,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear1 = nn.Linear(cfg.d_model, cfg.d_model * cfg.ff_expansion, bias=cfg.use_bias)
         self.linear2 = nn.Linear(cfg.d_model * cfg.ff_expansion, cfg.d_model, bias=cfg.use_bias)
-        self.dropout = nn.Dropout(cfg.dropout)
+        self.dropout = Dropout(cfg.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(F.silu(self.linear1(x))))
@@ -202,8 +217,8 @@ class RelPositionAttention(nn.Module):
         else:
             self.pos_bias_u, self.pos_bias_v = shared_pos_bias
 
-    def forward(self, x: Tensor, positions: Tensor, hidden_keys: Tensor) -> Tensor:
-        """(B, S, D), (2S - 1, D), (B, S) bool -> (B, S, D).
+    def forward(self, x: Tensor, positions: Tensor, key_bias: Tensor) -> Tensor:
+        """(B, S, D), (2S - 1, D), (B, 1, 1, S) of 0 and -inf -> (B, S, D).
 
         Only keys are masked: a padded query attends to the valid frames and yields a finite value that
         nothing reads.
@@ -217,7 +232,7 @@ class RelPositionAttention(nn.Module):
         scale = 1 / math.sqrt(self.head_size)
         q_v = ((q + self.pos_bias_v) * scale).transpose(1, 2)
         bias = _relative_shift(q_v @ p.permute(1, 2, 0))
-        bias = bias.masked_fill(hidden_keys[:, None, None, :], -math.inf)
+        bias = bias + key_bias.to(bias.dtype)
         q_u = (q + self.pos_bias_u).transpose(1, 2)
         dropout_p = self.dropout_p if self.training else 0.0
         y = F.scaled_dot_product_attention(q_u, k, v, attn_mask=bias, dropout_p=dropout_p, scale=scale)
@@ -257,16 +272,16 @@ class ConvModule(nn.Module):
             self.batch_norm = nn.LayerNorm(width)
         self.pointwise_conv2 = nn.Conv1d(width, width, 1, bias=bias)
 
-    def forward(self, x: Tensor, padded: Tensor) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """(B, S, D), (B, S) bool -> (B, S, D)."""
         x = F.glu(_pointwise(x, self.pointwise_conv1))
-        x = x.masked_fill(padded[..., None], 0.0)
+        x = x * valid[..., None].to(x.dtype)
         conv = self.depthwise_conv
         image = x.transpose(1, 2)[:, :, None]  # (B, D, 1, S): channels last, no copy
         weight, reach = conv.weight[:, :, None], conv.kernel_size[0] // 2
         image = F.conv2d(image, weight, conv.bias, padding=(0, reach), groups=conv.groups)
         x = image[:, :, 0].transpose(1, 2)
-        x = self.batch_norm(x, padded) if isinstance(self.batch_norm, MaskedBatchNorm) else self.batch_norm(x)
+        x = self.batch_norm(x, valid) if isinstance(self.batch_norm, MaskedBatchNorm) else self.batch_norm(x)
         return _pointwise(F.silu(x), self.pointwise_conv2)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -18,9 +19,9 @@ class MaskedBatchNorm(nn.Module):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, channels: int, *, masked: bool = True, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, channels: int, *, masked: bool = True) -> None:
         super().__init__()
-        self.masked, self.eps, self.momentum = masked, eps, momentum
+        self.masked, self.eps, self.momentum = masked, 1e-5, 0.1
         self.tracking = True
         self.weight = nn.Parameter(torch.empty(channels))
         self.bias = nn.Parameter(torch.empty(channels))
@@ -37,19 +38,18 @@ class MaskedBatchNorm(nn.Module):
         self.running_var.fill_(1)
         self.num_batches_tracked.zero_()
 
-    def forward(self, x: Tensor, padded: Tensor) -> Tensor:
-        """(B, S, D), (B, S) bool True on padding -> (B, S, D) in the type of `x`."""
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """(B, S, D), (B, S) bool False on padding -> (B, S, D) in the type of `x`."""
         if not self.training:
-            scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-            shift = self.bias - self.running_mean * scale
-            return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+            rows = x.reshape(-1, x.shape[-1])
+            y = F.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+            return y.view(x.shape)
         with torch.autocast(x.device.type, enabled=False):
-            valid = torch.ones_like(padded) if not self.masked else ~padded
             wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            mean, var = self._statistics(wide, valid[..., None].to(wide.dtype))
+            counted = valid if self.masked else torch.ones_like(valid)
+            mean, var = self._statistics(wide, counted[..., None].to(wide.dtype))
             scale = self.weight * torch.rsqrt(var + self.eps)
-            shift = self.bias - mean * scale
-            return torch.addcmul(shift, wide, scale).to(x.dtype)
+            return torch.addcmul(self.bias - mean * scale, wide, scale).to(x.dtype)
 
     def _statistics(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance (D,) over valid frames; moves the running statistics towards them."""

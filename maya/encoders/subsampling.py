@@ -1,15 +1,25 @@
 """Convolutional subsampling that stands before an encoder: 10 ms frames in, 40 or 80 ms frames out."""
 
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from maya.errors import MayaError
 
-MAX_CONV_ELEMENTS = 2**31 - 1  # cuDNN and torch index one convolution's tensor with 32 bits
+# Elements of the widest activation that one convolution call may make; larger batches go through in parts.
+# cuDNN and torch index a convolution's tensors with 32 bits. On a CPU a part should stay within the cache
+# and below 32 MB, where glibc starts to ask the kernel for fresh pages at each allocation: 16 utterances
+# of 5 s with 64 channels take 45 ms in parts of 10 MB and 90 ms in one (factor 8, both passes, 2 cores).
+MAX_PART_ELEMENTS = 2**31 - 1
+MAX_PART_ELEMENTS_CPU = 2_500_000
+
+Lens = TypeVar("Lens", Tensor, int)
 
 
-def subsampled_lens(lens: Tensor, factor: int) -> Tensor:
-    """Frames left of `lens` (...,) int64 after log2(factor) convolutions of stride 2: ceil(L / 2) each."""
+def subsampled_lens(lens: Lens, factor: int) -> Lens:
+    """Frames left of `lens`, a number or (...,) int64, after log2(factor) halvings that round up."""
     for _ in range(factor.bit_length() - 1):
         lens = (lens + 1) // 2
     return lens
@@ -20,7 +30,8 @@ class DepthwiseStridedSubsampling(nn.Module):
 
     A full 3x3 convolution of stride 2, then depthwise 3x3 of stride 2 and pointwise pairs, ReLU after
     each; then one linear layer over channels x frequency. Frames beyond an utterance's length are zero
-    before each convolution, so an utterance does not depend on what it is batched with (NeMo >= 2.5).
+    before each strided convolution, so an utterance does not depend on what it is batched with
+    (NeMo >= 2.5).
 
     Parameters are named as NeMo's `encoder.pre_encode`: conv.0, conv.2, conv.3, conv.5, conv.6, out.
     """
@@ -37,29 +48,59 @@ class DepthwiseStridedSubsampling(nn.Module):
             layers.append(nn.Conv2d(channels, channels, 1))
             layers.append(nn.ReLU())
         self.conv = nn.Sequential(*layers)
-        bands = int(subsampled_lens(torch.tensor(feat_in, device="cpu"), factor))
-        self.out = nn.Linear(channels * bands, d_model)
+        self.out = nn.Linear(channels * subsampled_lens(feat_in, factor), d_model)
 
     def forward(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, F), (B,) -> (B, S, D), (B,); S = T / factor, each halving rounded up."""
-        batch, frames, bins = x.shape
-        if batch > 1 and batch * frames * bins * self.channels // 4 > MAX_CONV_ELEMENTS:
-            halves = [self.forward(*part) for part in zip(x.chunk(2), lens.chunk(2), strict=True)]
-            return torch.cat([h[0] for h in halves]), torch.cat([h[1] for h in halves])
-        x = x[:, None].contiguous(memory_format=torch.channels_last)
-        x = _zero_beyond(x, lens)
+        """(B, T, F), (B,) -> (B, S, D), (B,); S = T / factor, each halving rounded up.
+
+        What stands at and beyond the returned lengths is finite and means nothing.
+        """
+        frames, bins = x.shape[1:]
+        widest = self.channels * ((frames + 1) // 2) * ((bins + 1) // 2)
+        limit = MAX_PART_ELEMENTS_CPU if x.device.type == "cpu" else MAX_PART_ELEMENTS
+        part = max(1, limit // widest)
+        parts = [self._convolve(*each) for each in zip(x.split(part), lens.split(part), strict=True)]
+        y = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return self.out(y), subsampled_lens(lens, self.factor)
+
+    def _convolve(self, x: Tensor, lens: Tensor) -> Tensor:
+        """(B, T, F), (B,) -> (B, S, C * F')."""
+        x = x.masked_fill(_beyond(x.shape[1], lens)[..., None], 0.0)
+        # Permuted from (B, T, F, 1) the strides say channels last, which those of `x[:, None]` would leave
+        # open, and all that follows keeps that layout: a third less time than channels first.
+        x = x.unsqueeze(-1).permute(0, 3, 1, 2)
         for layer in self.conv:
-            x = layer(x)
-            if isinstance(layer, nn.Conv2d) and layer.stride[0] == 2:
+            if isinstance(layer, nn.ReLU):
                 lens = (lens + 1) // 2
-                x = _zero_beyond(x, lens)
-            elif isinstance(layer, nn.Conv2d):
-                x = _zero_beyond(x, lens)
+                mask = (~_beyond(x.shape[2], lens)).to(x.dtype)[:, None, :, None]
+                x = x.relu() * mask if torch.compiler.is_compiling() else _ReluMasked.apply(x, mask)
+            else:
+                x = layer(x)
         # NeMo flattens channel-major, (C, F'); permuting the weight instead would be a copy as well.
-        return self.out(x.transpose(1, 2).flatten(2)), lens
+        return x.transpose(1, 2).flatten(2)
 
 
-def _zero_beyond(x: Tensor, lens: Tensor) -> Tensor:
-    """Zero the frames of (B, C, T, F) at and beyond `lens`."""
-    beyond = torch.arange(x.shape[2], device=x.device) >= lens[:, None]
-    return x.masked_fill(beyond[:, None, :, None], 0.0)
+def _beyond(frames: int, lens: Tensor) -> Tensor:
+    """(B, frames) bool, True on padding."""
+    return torch.arange(frames, device=lens.device) >= lens[:, None]
+
+
+class _ReluMasked(torch.autograd.Function):
+    """relu(x) * mask for a mask of zeros and ones, over `x` itself.
+
+    The convolution that made `x` does not need it again, and where the mask is zero so is the output,
+    whose sign is all that ReLU's gradient needs: the mask costs no extra tensor and no extra backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
+        x.relu_().mul_(mask)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (output,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(grad, output, 0), None

@@ -1,0 +1,87 @@
+"""Subsampling: lengths, padding, parts."""
+
+import pytest
+import torch
+
+import maya.encoders.subsampling as subsampling
+from maya.encoders.subsampling import DepthwiseStridedSubsampling, subsampled_lens
+from maya.errors import MayaError
+
+
+def plain(module, x, lens):
+    """The same mathematics with a mask product before every layer, as NeMo writes it."""
+    x = x[:, None]
+    for layer in module.conv:
+        x = x * (torch.arange(x.shape[2]) < lens[:, None])[:, None, :, None]
+        x = layer(x)
+        if getattr(layer, "stride", (1, 1))[0] == 2:
+            lens = torch.div(lens + 2 - 3, 2, rounding_mode="floor") + 1
+    return module.out(x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1)), lens
+
+
+@pytest.mark.parametrize("factor", [4, 8])
+def test_lengths_are_those_of_the_convolutions(factor):
+    module = DepthwiseStridedSubsampling(80, 16, factor, 4)
+    every = torch.arange(0, 66)
+    assert torch.equal(subsampled_lens(every, factor), -(-every // factor))  # ceilings compose
+    for frames in range(1, 66):
+        y, lens = module(torch.randn(1, frames, 80), torch.tensor([frames]))
+        assert y.shape[1] == int(lens) == subsampled_lens(frames, factor)
+
+
+@pytest.mark.parametrize(("factor", "bins"), [(4, 80), (8, 80), (8, 128), (8, 23)])
+def test_equals_masking_before_every_layer(factor, bins):
+    module = DepthwiseStridedSubsampling(bins, 24, factor, 8).double()
+    lens = torch.tensor([67, 66, 33, 9, 1, 0])
+    x = torch.randn(6, 67, bins, dtype=torch.float64)
+    grads = []
+    for run in (module, lambda *a: plain(module, *a)):
+        module.zero_grad()
+        y, out_lens = run(x, lens)
+        valid = (torch.arange(y.shape[1]) < out_lens[:, None])[..., None]
+        (y.sin() * valid).sum().backward()
+        grads.append((y * valid, out_lens, [p.grad.clone() for p in module.parameters()]))
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_input_gradient_and_its_silence_beyond_the_length():
+    module = DepthwiseStridedSubsampling(20, 8, 8, 4).double()
+    x = torch.randn(2, 24, 20, dtype=torch.float64, requires_grad=True)
+    lens = torch.tensor([24, 13])
+
+    def valid_part(x):
+        y, n = module(x, lens)
+        return y * (torch.arange(y.shape[1]) < n[:, None])[..., None]
+
+    assert torch.autograd.gradcheck(valid_part, (x,))
+    (grad,) = torch.autograd.grad(valid_part(x).square().sum(), x)
+    assert not grad[1, 13:].any() and grad[1, :13].any()
+
+
+def test_an_utterance_does_not_depend_on_its_batch():
+    module = DepthwiseStridedSubsampling(80, 32, 8, 16)
+    lens = torch.tensor([203, 202, 101, 57, 8])
+    x = torch.randn(5, 203, 80) + 3
+    y, out_lens = module(x, lens)
+    for row, n in enumerate(lens.tolist()):
+        alone, _ = module(x[row : row + 1, :n], lens[row : row + 1])
+        torch.testing.assert_close(alone[0], y[row, : int(out_lens[row])], rtol=1e-5, atol=1e-5)
+
+
+def test_parts_change_nothing(monkeypatch):
+    module = DepthwiseStridedSubsampling(80, 32, 8, 16)
+    x, lens = torch.randn(5, 90, 80), torch.tensor([90, 80, 70, 60, 50])
+    results = []
+    for limit in (1, 2 * 16 * 45 * 40, 10**9):  # one at a time, two at a time, all
+        monkeypatch.setattr(subsampling, "MAX_PART_ELEMENTS_CPU", limit)
+        module.zero_grad()
+        y, _ = module(x, lens)
+        y.square().mean().backward()
+        results.append((y, [p.grad.clone() for p in module.parameters()]))
+    for other in results[:2]:
+        torch.testing.assert_close(other, results[2], rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_factor_is_named():
+    with pytest.raises(MayaError, match="subsampling_factor=6"):
+        DepthwiseStridedSubsampling(80, 32, 6, 16)
