@@ -28,7 +28,8 @@ def ctc_loss(
         # torch gives 0 for no frames and no labels; the other losses call that impossible, and so does this.
         impossible = (loss.detach() == float("inf")) | (logit_lens.to(loss.device) == 0)
         if normal.requires_grad:  # torch's gradient of an infinite loss is nan
-            normal.register_hook(lambda grad: grad.masked_fill(impossible[:, None, None], 0.0))
+            gone = impossible[:, None, None]
+            normal.register_hook(lambda grad: None if grad is None else grad.masked_fill(gone, 0.0))
         return loss.masked_fill(impossible, float("inf"))
 
 
