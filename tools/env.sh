@@ -19,9 +19,7 @@ maya_env() {
   elif [ -z "${VIRTUAL_ENV:-}" ] && [ ! -e "$_maya_venv" ] && _maya_is_here; then
     return
   else
-    if [ "$(_maya_wanted)" != "$(cat "$_maya_venv/.maya-complete" 2>/dev/null)" ]; then
-      _maya_locked _maya_make || return 1
-    fi
+    _maya_complete || _maya_locked _maya_make || return 1
     export VIRTUAL_ENV=$_maya_venv PATH="$_maya_venv/bin:$PATH"
     unset PYTHONHOME
     hash -r
@@ -45,24 +43,29 @@ PYTHON
 # What a complete .venv was made from: the place of the checkout (scripts carry it) and the requirements.
 _maya_wanted() { echo "$_maya_top $(cksum <"$_maya_top/setup.py") $(cksum <"$_maya_top/pyproject.toml")"; }
 
+_maya_complete() {
+  [ -x "$_maya_venv/bin/python" ] && [ -f "$_maya_venv/pyvenv.cfg" ] &&
+    [ "$(_maya_wanted)" = "$(cat "$_maya_venv/.maya-complete" 2>/dev/null)" ]
+}
+
 # Only one shell installs at a time, where the system has flock; the others wait.
 _maya_locked() {
   if command -v flock >/dev/null; then
-    (flock 9 && "$@") 9<"$_maya_top/setup.py"
+    (
+      flock -n 9 || { _maya_say "waiting for another installation into .venv" && flock 9; }
+      "$@"
+    ) 9<"$_maya_top/setup.py"
   else
     "$@"
   fi
 }
 
 _maya_make() {
-  local wanted unfinished=$_maya_venv/.maya-unfinished
-  wanted=$(_maya_wanted)
-  [ "$wanted" != "$(cat "$_maya_venv/.maya-complete" 2>/dev/null)" ] || return 0 # another shell was faster
+  _maya_complete && return # another shell was faster
   # A half-made environment, one from another place, or one whose Python is gone is made anew.
-  local made_in
+  local made_in unfinished=$_maya_venv/.maya-unfinished
   made_in=$(cut -d' ' -f1 "$_maya_venv/.maya-complete" 2>/dev/null)
-  if [ -e "$unfinished" ] || [ "${made_in:-$_maya_top}" != "$_maya_top" ] ||
-    ! "$_maya_venv/bin/python" -m pip --version >/dev/null 2>&1; then
+  if [ -e "$unfinished" ] || [ "${made_in:-$_maya_top}" != "$_maya_top" ] || ! _maya_sound; then
     _maya_new "$unfinished" || return 1
   else
     _maya_say "bringing .venv up to date with setup.py"
@@ -71,8 +74,17 @@ _maya_make() {
     _maya_say "the installation into .venv did not finish; run the same command again to continue"
     return 1
   }
-  echo "$wanted" >"$_maya_venv/.maya-complete"
+  _maya_wanted >"$_maya_venv/.maya-complete"
   rm -f "$unfinished"
+}
+
+# Whether .venv is an environment of its own. One that lost its pyvenv.cfg runs, but as the Python beneath it.
+_maya_sound() {
+  "$_maya_venv/bin/python" - "$_maya_venv" 2>/dev/null <<'PYTHON'
+import os, sys
+import pip
+sys.exit(os.path.realpath(sys.prefix) != os.path.realpath(sys.argv[1]))
+PYTHON
 }
 
 _maya_new() {
@@ -80,8 +92,9 @@ _maya_new() {
   python=$(_maya_python) || return 1
   _maya_say "making .venv with $("$python" --version) and installing maya, PyTorch 2.11 and the test tools into it."
   _maya_say "This happens once, takes 1-3 minutes on a fast connection and about 6 GB of disk (PyTorch's CUDA build)."
-  rm -rf "$_maya_venv"
-  mkdir "$_maya_venv" && touch "$1"
+  # The mark comes first and the stamp goes first, so that this, too, may be interrupted anywhere.
+  mkdir -p "$_maya_venv" && touch "$1" && rm -f "$_maya_venv/.maya-complete" || return 1
+  find "$_maya_venv" -mindepth 1 ! -path "$1" -delete
   # Debian keeps ensurepip in a package of its own; a pip from elsewhere can stand in for it.
   "$python" -m venv "$_maya_venv" >/dev/null 2>&1 ||
     { "$python" -m venv --without-pip "$_maya_venv" && "$python" -m pip --python "$_maya_venv/bin/python" install -q pip; } || {
@@ -103,9 +116,9 @@ _maya_python() {
   return 1
 }
 
-# Quiet, unless someone is watching: then pip's progress bars show.
+# Never into a Python outside a virtual environment. Quiet, unless someone watches: then the progress shows.
 _maya_pip() {
-  local quiet=(-q)
+  local quiet=(-qq)
   [ -t 2 ] && quiet=()
-  "$1" -m pip install --disable-pip-version-check "${quiet[@]}" -e "$_maya_top[dev]" >&2
+  "$1" -m pip --require-virtualenv install --disable-pip-version-check "${quiet[@]}" -e "$_maya_top[dev]" >&2
 }
