@@ -54,6 +54,7 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
         raise MayaError(
             f"{data}: no training utterance is long enough for its text; see {run / 'dropped.jsonl'}"
         )
+    torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
     if main:
         hours = sum(c.duration for c in cuts) / 3600

@@ -1,0 +1,175 @@
+"""The model as a whole: NeMo's weights give NeMo's numbers, and a batch gives what single utterances give."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from maya.config import from_dict, to_dict
+from maya.data.batch import Batch
+from maya.decode.recognizer import decode_frames
+from maya.errors import MayaError
+from maya.models.hybrid import HybridConfig, HybridModel, build_model, count_parameters
+from maya.recipes import presets
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> dict[str, Any]:
+    return torch.load(shared / "golden" / "nemo" / "tdt_ctc_tiny.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def nemo_model(golden: dict[str, Any]) -> HybridModel:
+    """Our model with the recorded weights, every one of them and no other."""
+    cfg = presets.fastconformer_tdt_ctc(
+        d_model=32, n_layers=2, n_heads=4, subsampling_channels=8, hidden=24, predictor_layers=2
+    )
+    cfg.vocab_size = golden["V"]
+    model = build_model(cfg).eval()
+    model.load_state_dict(golden["state_dict"], strict=True)
+    return model
+
+
+def _batch(golden: dict[str, Any]) -> Batch:
+    return Batch(
+        audio=golden["wav"], audio_lens=golden["lens"], tokens=golden["labels"], token_lens=golden["ulen"],
+        langs=torch.full((3,), -1), ids=["a", "b", "c"],
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def test_audio_to_greedy_tokens_as_nemo(golden: dict[str, Any], nemo_model: HybridModel) -> None:
+    enc, enc_lens = nemo_model.encode(golden["wav"], golden["lens"])
+    assert torch.equal(enc_lens, golden["elen"])
+    expected = golden["enc"].transpose(1, 2)
+    for row, size in enumerate(enc_lens.tolist()):
+        torch.testing.assert_close(enc[row, :size], expected[row, :size], rtol=0, atol=2e-5)
+        log_probs = nemo_model.ctc_decoder(enc[row : row + 1, :size])
+        torch.testing.assert_close(log_probs[0], golden["ctc"][row, :size], rtol=0, atol=2e-5)
+    hyps = decode_frames(nemo_model, enc, enc_lens)
+    assert [(h.tokens, h.frames) for h in hyps] == [(list(t), list(f)) for t, f in golden["greedy"]]
+
+
+def test_losses_as_nemo(golden: dict[str, Any], nemo_model: HybridModel) -> None:
+    losses = nemo_model(_batch(golden))
+    assert losses.transducer is not None and losses.ctc is not None
+    torch.testing.assert_close(losses.transducer, golden["tdt_loss"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses.total, 0.7 * losses.transducer + 0.3 * losses.ctc)
+
+
+def _tiny(**fields: Any) -> HybridModel:
+    cfg = tiny.experiment().model
+    cfg.vocab_size, cfg.languages = 12, ("en", "hi")
+    for name, value in fields.items():
+        setattr(cfg, name, value)
+    return build_model(cfg)
+
+
+def _random_batch() -> Batch:
+    lens, token_lens = torch.tensor([16000, 5000, 11111]), torch.tensor([6, 0, 3])
+    audio = torch.randn(3, 16000) * 0.1 * (torch.arange(16000) < lens[:, None])
+    tokens = torch.randint(0, 12, (3, 6)) * (torch.arange(6) < token_lens[:, None])
+    return Batch(audio=audio, audio_lens=lens, tokens=tokens, token_lens=token_lens,
+                 langs=torch.tensor([0, -1, 1]), ids=["a", "b", "c"])  # fmt: skip
+
+
+def _row(batch: Batch, i: int) -> Batch:
+    n, u = int(batch.audio_lens[i]), int(batch.token_lens[i])
+    return Batch(audio=batch.audio[i : i + 1, :n], audio_lens=batch.audio_lens[i : i + 1],
+                 tokens=batch.tokens[i : i + 1, :u], token_lens=batch.token_lens[i : i + 1],
+                 langs=batch.langs[i : i + 1], ids=[batch.ids[i]])  # fmt: skip
+
+
+@pytest.mark.parametrize("transducer", ["tdt", "rnnt", "none"])
+def test_a_batch_is_its_utterances(transducer: str) -> None:
+    """Losses and hypotheses do not depend on what an utterance is padded with or to."""
+    model = _tiny(transducer=transducer).eval()
+    batch = _random_batch()
+    batch.audio[1, 5000:] = 7.0  # what lies beyond an utterance's end is not heard
+    with torch.inference_mode():
+        together = model(batch)
+        enc, lens = model.encode(batch.audio, batch.audio_lens, batch.langs)
+        hyps = decode_frames(model, enc, lens)
+        for i in range(3):
+            one = _row(batch, i)
+            alone = model(one)
+            torch.testing.assert_close(together.total[i], alone.total[0], rtol=1e-5, atol=1e-5)
+            enc1, lens1 = model.encode(one.audio, one.audio_lens, one.langs)
+            hyp = decode_frames(model, enc1, lens1)[0]
+            assert (hyp.tokens, hyp.frames) == (hyps[i].tokens, hyps[i].frames)
+
+
+def test_every_parameter_learns() -> None:
+    model = _tiny().train()
+    model(_random_batch()).total.sum().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and torch.isfinite(p.grad).all(), name
+        assert p.grad.abs().sum() > 0, f"{name} has no gradient"
+
+
+def test_the_language_matters_when_known_and_only_then() -> None:
+    model = _tiny().eval()
+    batch = _random_batch()
+    with torch.inference_mode():
+        unknown, _ = model.encode(batch.audio, batch.audio_lens, None)
+        hidden, _ = model.encode(batch.audio, batch.audio_lens, torch.full((3,), -1))
+        hindi, _ = model.encode(batch.audio, batch.audio_lens, torch.ones(3, dtype=torch.long))
+    assert torch.equal(unknown, hidden)
+    torch.testing.assert_close(
+        hindi - unknown, model.language_embedding.weight[1].expand_as(hindi).clone(), atol=1e-5, rtol=0
+    )
+
+
+def test_omega_takes_the_plain_transducer_loss_in_training_only() -> None:
+    batch, model = _random_batch(), _tiny(omega=1.0)
+    model.train()
+    model(batch, torch.Generator().manual_seed(0)).transducer.sum().backward()  # type: ignore[union-attr]
+    durations = model.joint.joint_net[2].weight.grad[-5:]
+    assert durations.abs().sum() == 0  # the RNN-T loss knows no durations
+    model.eval()
+    with torch.inference_mode():
+        plain = _tiny(omega=0.0)
+        plain.load_state_dict(model.state_dict())
+        torch.testing.assert_close(model(batch).total, plain.eval()(batch).total)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"vocab_size": 0}, "no vocabulary"),
+        ({"transducer": "none", "ctc_weight": 0.0}, "no head"),
+        ({"ctc_weight": 1.5}, "between 0 and 1"),
+        ({"languages": ()}, "needs model.languages"),
+        ({"durations": (2, 1)}, "ascend"),
+        ({"durations": (0,)}, "ascend"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(MayaError, match=sentence):
+        _tiny(**change)
+
+
+def test_configuration_survives_json() -> None:
+    cfg = presets.xxlarge()
+    assert from_dict(HybridConfig, to_dict(cfg)) == cfg
+
+
+@pytest.mark.parametrize(
+    ("preset", "vocab_size", "low", "high"),
+    [
+        (presets.tiny, 872, 3e6, 5e6),
+        (presets.small, 1024, 12e6, 16e6),
+        (presets.large, 1024, 110e6, 120e6),
+        (presets.xxlarge, 32768, 1.08e9, 1.15e9),
+    ],
+)
+def test_sizes(preset: Any, vocab_size: int, low: float, high: float) -> None:
+    cfg = preset()
+    cfg.vocab_size = vocab_size
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert low < count_parameters(model) < high
+    if preset is presets.xxlarge:
+        assert count_parameters(model.encoder) == pytest.approx(1.0615e9, rel=1e-3)
