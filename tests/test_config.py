@@ -1,0 +1,122 @@
+import json
+from dataclasses import field
+from typing import Literal
+
+import pytest
+
+from maya.config import config, from_dict, leaves, override, to_dict
+from maya.errors import MayaError
+
+
+@config
+class Inner:
+    rate: float = 0.1
+    width: int = 4
+    kind: Literal["relu", "tanh"] = "relu"
+
+
+@config
+class Outer:
+    name: str
+    inner: Inner = field(default_factory=Inner)
+    maybe: Inner | None = None
+    on: bool = False
+    limit: int | None = None
+    durations: tuple[int, ...] = (0, 1)
+    pair: tuple[int, float] = (1, 2.0)
+    words: list[str] = field(default_factory=list)
+
+
+def test_assignments_are_checked() -> None:
+    cfg = Outer(name="x")
+    with pytest.raises(AttributeError):
+        cfg.inner.raet = 0.2  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="Inner.width takes int, not 4.5"):
+        cfg.inner.width = 4.5  # type: ignore[assignment]
+    with pytest.raises(TypeError, match="not True"):
+        cfg.inner.width = True  # a flag where a size belongs is a slip
+    with pytest.raises(TypeError, match="one of relu, tanh"):
+        Inner(kind="gelu")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        Outer("x")  # type: ignore[misc]  # keyword only
+
+
+def test_numbers_and_lists_are_brought_to_the_declared_type() -> None:
+    cfg = Outer(name="x", durations=[0, 2], inner=Inner(rate=1))  # type: ignore[arg-type]
+    assert cfg.durations == (0, 2) and isinstance(cfg.inner.rate, float)
+
+
+def test_defaults_are_not_shared() -> None:
+    first, second = Outer(name="a"), Outer(name="b")
+    first.inner.width = 9
+    first.words.append("w")
+    assert second.inner.width == 4 and second.words == []
+
+
+@pytest.mark.parametrize(
+    ("assignment", "read", "value"),
+    [
+        ("inner.rate=3e-4", lambda c: c.inner.rate, 3e-4),
+        ("inner.rate=1", lambda c: c.inner.rate, 1.0),
+        ("inner.width=8", lambda c: c.inner.width, 8),
+        ("inner.kind=tanh", lambda c: c.inner.kind, "tanh"),
+        ("name=a=b", lambda c: c.name, "a=b"),
+        ("on=true", lambda c: c.on, True),
+        ("limit=none", lambda c: c.limit, None),
+        ("limit=7", lambda c: c.limit, 7),
+        ("durations=0,1,2,3,4", lambda c: c.durations, (0, 1, 2, 3, 4)),
+        ("durations=(0, 2)", lambda c: c.durations, (0, 2)),
+        ("pair=3,0.5", lambda c: c.pair, (3, 0.5)),
+        ("words=hi,ta", lambda c: c.words, ["hi", "ta"]),
+    ],
+)
+def test_override_reads_by_declared_type(assignment: str, read: object, value: object) -> None:
+    cfg = Outer(name="x", limit=1)
+    override(cfg, assignment)
+    found = read(cfg)  # type: ignore[operator]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("inner.width=4.5", "takes int, not '4.5'"),
+        ("on=yes", "takes bool, not 'yes'"),
+        ("inner.kind=gelu", "one of relu, tanh"),
+        ("pair=1", "takes a list of int"),
+        ("inner.raet=1", "unknown override 'inner.raet': Inner has rate, width, kind"),
+        ("nothing", "not of the form name=value"),
+        ("inner=3", "names a whole group"),
+        ("name.x=3", "'name' is a value"),
+        ("durations=1,x", "takes a list of int"),
+    ],
+)
+def test_wrong_overrides_say_what_is_wrong(assignment: str, message: str) -> None:
+    cfg = Outer(name="x")
+    before = to_dict(cfg)
+    with pytest.raises(MayaError) as caught:
+        override(cfg, assignment)
+    assert message in str(caught.value)
+    assert to_dict(cfg) == before
+
+
+def test_round_trip_through_json() -> None:
+    cfg = Outer(name="x", maybe=Inner(rate=0.5), durations=(0, 1, 4), words=["a"], limit=3)
+    again = from_dict(Outer, json.loads(json.dumps(to_dict(cfg))))
+    assert again == cfg
+    assert isinstance(again.maybe, Inner) and isinstance(again.durations, tuple)
+
+
+def test_a_field_of_another_version_is_named() -> None:
+    with pytest.raises(MayaError, match="Inner has no field 'depth'"):
+        from_dict(Outer, {"name": "x", "inner": {"depth": 3}})
+
+
+def test_leaves_are_what_override_sets() -> None:
+    cfg = Outer(name="x")
+    names = [name for name, _ in leaves(cfg)]
+    assert names[:4] == ["name", "inner.rate", "inner.width", "inner.kind"]
+    for name, value in leaves(cfg):
+        if isinstance(value, (int, float, str)):
+            override(cfg, f"{name}={value}".replace("=False", "=false"))
+    assert cfg == Outer(name="x")

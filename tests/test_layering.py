@@ -1,0 +1,190 @@
+"""Imports go one way: kernels → text → ... → convert → recipes → egs, as CONTRIBUTING.md says."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ORDER = (
+    *("kernels", "text", "data", "features", "encoders", "transducer", "losses", "models", "decode", "score"),
+    *("train", "convert", "facade", "recipes", "egs"),
+)  # facade: maya/__init__.py, which loads models for users
+FOR_ALL = ("errors", "config")  # maya.errors and maya.config: everyone but the kernels may import them
+KERNELS_MAY = {"torch", "triton"}
+OPTIONAL = ("k2", "boto3", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo")
+ENVIRONMENT = ("os.environ", "os.environb", "os.getenv", "os.putenv")
+
+
+def source_files(top: Path) -> Iterator[Path]:
+    for folder in ("kernels", "maya", "recipes", "egs"):
+        yield from sorted((top / folder).rglob("*.py"))
+
+
+def module_name(path: Path, top: Path) -> str:
+    """The dotted name under which a file is imported: kernels/rnnt/__init__.py is maya.kernels.rnnt."""
+    parts = list(path.relative_to(top).with_suffix("").parts)
+    if parts[-1] == "__init__":
+        parts.pop()
+    return ".".join(parts if parts[0] in ("maya", "egs") else ["maya", *parts])
+
+
+def room(module: str) -> str | None:
+    """The part of the house a module lies in; None outside the house."""
+    first, _, rest = module.partition(".")
+    if first == "egs":
+        return "egs"
+    if first != "maya":
+        return None
+    second = rest.split(".")[0]
+    return second if second in (*ORDER, *FOR_ALL) else "facade"
+
+
+def imports(path: Path, top: Path) -> Iterator[tuple[str, int, bool]]:
+    """(absolute module name, line, whether it runs when the file is imported) of every import in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = module_name(path, top).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    deferred = {
+        inner
+        for outer in ast.walk(tree)
+        if isinstance(outer, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or _type_checking(outer)
+        for inner in ast.walk(outer)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno, node not in deferred
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            target = ".".join([*base, *([node.module] if node.module else [])])
+            names = (
+                [f"{target}.{a.name}" for a in node.names]
+                if target == "maya" or not node.module
+                else [target]
+            )
+            for name in names:
+                yield name, node.lineno, node not in deferred
+
+
+def _type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def violations(top: Path) -> list[str]:
+    """One line for each import that goes the wrong way, and each use of what a room must not use."""
+    found = []
+    for path in source_files(top):
+        here = room(module_name(path, top))
+        assert here is not None
+        for module, line, at_import in imports(path, top):
+            if path.name == "bench.py" and room(module) is None and not at_import:
+                continue  # a benchmark may measure itself against other libraries, when it runs
+            problem = _wrong_import(here, module, at_import)
+            if problem:
+                found.append(f"{path.relative_to(top)}:{line}: {problem}")
+        if path.is_relative_to(top / "maya"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Attribute) and ast.unparse(node) in ENVIRONMENT:
+                    found.append(
+                        f"{path.relative_to(top)}:{node.lineno}: maya/ must not read the environment"
+                    )
+    return found
+
+
+def _wrong_import(here: str, module: str, at_import: bool) -> str | None:
+    there, package = room(module), module.split(".")[0]
+    if at_import and package in OPTIONAL:
+        return f"{package} is optional: import it inside the function that needs it"
+    if here == "kernels":
+        if there is None and package not in (*KERNELS_MAY, *sys.stdlib_module_names):
+            return f"kernels import torch and triton only, not {package}"
+        if there not in (None, "kernels"):
+            return f"kernels import nothing of {module}"
+        return None
+    if package == "argparse" and here not in ("recipes", "egs"):
+        return "maya/ has no argparse: command lines belong in recipes/, egs/ and tools/"
+    if there is None or there in FOR_ALL:
+        return None
+    if here in FOR_ALL or ORDER.index(there) > ORDER.index(here):
+        return f"{here} must not import {there} ({module})"
+    return None
+
+
+def test_imports_go_one_way(repo: Path) -> None:
+    assert len(list(source_files(repo))) > 30  # the checker looks at something
+    assert violations(repo) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "complaint"),
+    [
+        ("maya/text/a.py", "from maya.train.loop import train", "text must not import train"),
+        ("maya/text/a.py", "from ..train import loop", "text must not import train"),
+        ("maya/text/a.py", "from maya import train", "text must not import train"),
+        ("maya/text/a.py", "import maya", "text must not import facade"),
+        ("maya/text/a.py", "def f():\n    import maya.score.wer", "text must not import score"),
+        ("maya/train/a.py", "import maya.recipes.experiment", "train must not import recipes"),
+        ("recipes/a.py", "import egs.mini.data", "recipes must not import egs"),
+        ("maya/convert/__init__.py", "from .. import recipes", "convert must not import recipes"),
+        ("kernels/rnnt/a.py", "import numpy", "kernels import torch and triton only"),
+        ("kernels/rnnt/bench.py", "import torchaudio", "kernels import torch and triton only"),
+        ("kernels/rnnt/a.py", "from maya.errors import MayaError", "kernels import nothing of maya.errors"),
+        ("maya/config.py", "from maya.text import tokenizer", "config must not import text"),
+        ("maya/score/a.py", "import argparse", "no argparse"),
+        ("maya/score/a.py", "import os\nx = os.environ.get('A')", "environment"),
+        ("maya/score/a.py", "import os\nx = os.getenv('A')", "environment"),
+        ("recipes/a.py", "import matplotlib.pyplot as plt", "matplotlib is optional"),
+        ("recipes/a.py", "try:\n    import k2\nexcept ImportError:\n    k2 = None", "k2 is optional"),
+    ],
+)
+def test_checker_sees_a_bad_import(tmp_path: Path, file: str, text: str, complaint: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    found = violations(tmp_path)
+    assert len(found) == 1 and complaint in found[0] and found[0].startswith(file)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("maya/train/a.py", "from maya.models.hybrid import HybridModel\nfrom maya.errors import MayaError"),
+        ("maya/losses/a.py", "from maya.kernels.rnnt import rnnt_loss\nfrom . import ctc"),
+        (
+            "kernels/rnnt/__init__.py",
+            "import math\nimport torch\nfrom maya.kernels.lattice import f\nfrom .. import x",
+        ),
+        ("kernels/rnnt/bench.py", "def other():\n    import torchaudio"),
+        ("maya/score/a.py", "def plot():\n    import matplotlib"),
+        ("egs/a/mini.py", "from egs.a import data\nfrom maya.recipes import presets\nimport argparse"),
+        ("maya/__init__.py", "def load():\n    from maya.train.checkpoint import load_checkpoint"),
+    ],
+)
+def test_checker_passes_a_good_import(tmp_path: Path, file: str, text: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert violations(tmp_path) == []
+
+
+def test_import_maya_is_light() -> None:
+    heavy = ("torch", "lhotse", "triton", *OPTIONAL)
+    code = f"import sys, maya; sys.exit(' '.join(m for m in {heavy!r} if m in sys.modules) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, f"import maya also imports: {done.stderr}"
+
+
+def test_everything_imports_without_the_optional_packages(repo: Path) -> None:
+    names = [module_name(p, repo) for p in source_files(repo)]
+    code = f"""
+import importlib, sys
+sys.modules |= dict.fromkeys({OPTIONAL!r})  # None there makes an import fail, and is_available() checks say no
+for name in {names!r}:
+    importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
