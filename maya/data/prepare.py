@@ -175,7 +175,8 @@ def _refuse_if_hollow(
     for language, count in sorted(total.items()):
         if not left[language]:
             mine = [d for d in dropped if d.language == language]
-            raise MayaError(f"{corpus}: all {count} of {language!r} are unusable, {_reasons(mine)}")
+            what = f"all {count} utterances of {language!r} are unusable"
+            raise MayaError(f"{corpus}: {what}, {_reasons(mine)}")
     share = len(dropped) / (len(kept) + len(dropped))
     if share > max_fraction:
         raise MayaError(

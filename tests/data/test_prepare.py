@@ -1,0 +1,256 @@
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import lhotse
+import pytest
+import torch
+from lhotse import CutSet
+
+import maya.data.prepare as prepare_module
+from maya.data.audio import load_audio, load_cut_audio
+from maya.data.loader import EvalLoader
+from maya.data.prepare import PrepareConfig, PrepareReport, prepare_corpus
+from maya.data.probe import ProbeConfig
+from maya.data.split import SplitConfig
+from maya.errors import MayaError
+from maya.text.languages import LANGUAGES
+from maya.text.tokenizer import TokenizerConfig, train_tokenizer
+from tests.data.making import write_corpus, write_manifest, write_tar, write_tone
+
+CUTS = ["cuts_dev.jsonl.gz", "cuts_test.jsonl.gz", "cuts_train.jsonl.gz"]
+FILES = [*CUTS, "dropped.jsonl", "splits.json", "summary.json"]
+
+
+def run(corpus: Path, out: Path, languages: tuple[str, ...] = (), **config: Any) -> PrepareReport:
+    return prepare_corpus(corpus, out, languages=languages, cfg=PrepareConfig(**config))
+
+
+def cuts_of(out: Path) -> dict[str, CutSet]:
+    return {part: CutSet.from_file(out / f"cuts_{part}.jsonl.gz") for part in ("train", "dev", "test")}
+
+
+def test_a_whole_corpus(tmp_path: Path) -> None:
+    rows = {row["id"]: row for row in write_corpus(tmp_path / "c")}
+    report = run(tmp_path / "c", tmp_path / "out", ("en", "hi", "ta"))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out"]
+    found = {}
+    for part, cuts in cuts_of(tmp_path / "out").items():
+        lhotse.validate(cuts.to_eager())
+        for cut in cuts:
+            found[cut.id] = part
+            (supervision,) = cut.supervisions
+            row = rows[cut.id]
+            assert (supervision.text, supervision.language) == (row["text"], row["language"])
+            assert (supervision.speaker, supervision.custom["raw_text"]) == (row["speaker"], row["text"])
+            assert torch.equal(load_cut_audio(cut), load_audio(tmp_path / "c" / row["audio"]))
+    assert found.keys() == rows.keys()
+    assert report.rows == 40 and not report.dropped
+    assert report.languages["en"]["utterances"] == 20 and report.languages["en"]["speakers"] == 5
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["languages"]["hi"]["hours"] == pytest.approx(report.languages["hi"]["hours"])
+    splits = json.loads((tmp_path / "out/splits.json").read_text())
+    assert splits == report.splits and splits["hi"]["method"] == "speaker"
+    assert report.notes == ["no utterances in ta"]
+    lines = report.table().splitlines()
+    assert lines[0].split()[:3] == ["language", "utts", "hours"]
+    assert lines[1].split()[:2] == ["en", "20"] and lines[3].split()[:2] == ["all", "40"]
+
+
+def test_the_same_corpus_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "c")
+    for out in ("one", "two", "two"):  # the third replaces the second
+        run(tmp_path / "c", tmp_path / out)
+    for name in FILES:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_other_files_of_the_output_folder_are_left_alone(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "c")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").write_text("mine")
+    run(tmp_path / "c", tmp_path / "out")
+    assert (tmp_path / "out/notes.txt").read_text() == "mine"
+    assert len(list((tmp_path / "out").iterdir())) == 7
+
+
+def test_dropped_utterances_are_written_down(tmp_path: Path) -> None:
+    rows = write_corpus(tmp_path / "c")
+    (tmp_path / "c" / rows[3]["audio"]).unlink()
+    rows[7]["text"] = "…"
+    write_manifest(tmp_path / "c", rows)
+    report = run(tmp_path / "c", tmp_path / "out")
+    dropped = [json.loads(line) for line in (tmp_path / "out/dropped.jsonl").read_text().splitlines()]
+    assert [(d["id"], d["language"], d["reason"]) for d in dropped] == [
+        (rows[3]["id"], "en", "missing_audio"),
+        (rows[7]["id"], "en", "empty_transcript"),
+    ]
+    assert dropped[0]["where"].endswith("manifest.jsonl:4") and "there is no file" in dropped[0]["detail"]
+    assert report.dropped == {"empty_transcript": 1, "missing_audio": 1}
+    assert "dropped 2 of 40 (dropped.jsonl): 1 empty_transcript, 1 missing_audio" in report.table()
+    assert sum(len(list(cuts)) for cuts in cuts_of(tmp_path / "out").values()) == 38
+
+
+def test_a_language_that_is_wholly_unusable_is_refused(tmp_path: Path) -> None:
+    rows = write_corpus(tmp_path / "c")
+    for row in rows:
+        if row["language"] == "hi":
+            (tmp_path / "c" / row["audio"]).unlink()
+    complaint = "all 20 utterances of 'hi' are unusable, 20 missing_audio; the first is 'hi-000'"
+    with pytest.raises(MayaError, match=complaint):
+        run(tmp_path / "c", tmp_path / "out", max_dropped_fraction=1.0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_many_unusable_utterances_are_refused(tmp_path: Path) -> None:
+    rows = write_corpus(tmp_path / "c")
+    for row in rows[:5]:
+        (tmp_path / "c" / row["audio"]).unlink()
+    with pytest.raises(
+        MayaError, match=r"5 of 40 utterances are unusable, more than max_dropped_fraction=0\.1"
+    ):
+        run(tmp_path / "c", tmp_path / "out", max_dropped_fraction=0.1)
+    run(tmp_path / "c", tmp_path / "out", max_dropped_fraction=0.13)
+
+
+def test_languages_are_selected_and_the_rest_is_mentioned(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "c")
+    report = run(tmp_path / "c", tmp_path / "out", ("hi",))
+    assert list(report.languages) == ["hi"] and report.not_selected == {"en": 20} and report.rows == 20
+    assert "left out because their language was not asked for: 20 in en" in report.notes
+    with pytest.raises(MayaError, match="has no utterance in ta, only in en, hi"):
+        run(tmp_path / "c", tmp_path / "out", ("ta",))
+
+
+def test_missing_speakers_are_mentioned_once(tmp_path: Path) -> None:
+    rows = write_corpus(tmp_path / "c")
+    for row in rows:
+        del row["speaker"]
+    write_manifest(tmp_path / "c", rows)
+    report = run(tmp_path / "c", tmp_path / "out")
+    assert report.notes == ["40 utterances name no speaker: each counts as a speaker of its own"]
+    assert report.languages["en"]["speakers"] == 20
+
+
+def test_few_speakers_are_mentioned(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "c", speakers=1, per_speaker=12)
+    report = run(tmp_path / "c", tmp_path / "out")
+    assert report.notes == ["too few speakers to hold any out, so dev and test have known voices: en, hi"]
+
+
+def test_only_held_out_data_is_refused(tmp_path: Path) -> None:
+    rows = write_corpus(tmp_path / "c")
+    write_manifest(tmp_path / "c", [row | {"split": "test"} for row in rows])
+    with pytest.raises(MayaError, match="no utterance is left to train on"):
+        run(tmp_path / "c", tmp_path / "out", split=SplitConfig(dev=0.0))
+
+
+def test_tars_and_other_rates_and_channels(tmp_path: Path) -> None:
+    """Rows that lie in a tar, at 22.05 kHz and in stereo, load as the files themselves do."""
+    rows = write_corpus(tmp_path / "c")
+    members = {}
+    for i, row in enumerate(rows):
+        path = write_tone(tmp_path / "files" / f"{row['id']}.flac", 0.5 + 0.01 * i, 22050, 1 + i % 2)
+        members[f"audio/{path.name}"] = path.read_bytes()
+        row |= {"tar": "all.tar", "audio": f"audio/{path.name}"}
+    write_tar(tmp_path / "c/all.tar", members)
+    write_manifest(tmp_path / "c", rows)
+    run(tmp_path / "c", tmp_path / "out")
+    for cuts in cuts_of(tmp_path / "out").values():
+        for cut in cuts:
+            whole = load_audio(tmp_path / "files" / f"{cut.id}.flac")
+            assert abs(len(whole) - cut.num_samples) <= 1
+            n = min(len(whole), cut.num_samples) - 1
+            torch.testing.assert_close(load_cut_audio(cut)[:n], whole[:n], atol=1e-6, rtol=0)
+
+
+def test_the_users_own_folder(tmp_path: Path) -> None:
+    """Audio of any kind with a text beside each; the language comes from the only one asked for."""
+    for i in range(12):
+        write_tone(tmp_path / f"c/deep/{i}.mp3", 1.0, 44100, 2)
+        (tmp_path / f"c/deep/{i}.txt").write_text(f"वाक्य {i}।\n", encoding="utf-8")
+    report = run(tmp_path / "c", tmp_path / "out", ("hi",))
+    assert report.languages["hi"]["utterances"] == 12
+    cut = next(iter(cuts_of(tmp_path / "out")["train"]))
+    assert cut.sampling_rate == 16000 and load_cut_audio(cut).ndim == 1
+
+
+class TestFailuresLeaveNothingBehind:
+    @pytest.fixture
+    def corpus(self, tmp_path: Path) -> Path:
+        write_corpus(tmp_path / "c")
+        return tmp_path / "c"
+
+    def break_writing(self, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+        """Let the second of the files fail, when the first is already there."""
+        real = prepare_module._write_gzip
+
+        def failing(path: Path, items: Any) -> None:
+            if "dev" in path.name:
+                path.write_bytes(b"half")
+                raise error
+            real(path, items)
+
+        monkeypatch.setattr(prepare_module, "_write_gzip", failing)
+
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+    def test_full_disk(
+        self, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    ) -> None:
+        self.break_writing(monkeypatch, OSError(code, "No space left on device"))
+        complaint = r"the disk of .*out is full: about \d+ MB are needed, \d+ MB are free"
+        with pytest.raises(MayaError, match=complaint):
+            run(corpus, tmp_path / "out")
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["c"]
+
+    def test_earlier_results_survive(
+        self, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run(corpus, tmp_path / "out")
+        before = {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
+        self.break_writing(monkeypatch, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run(corpus, tmp_path / "out", split=SplitConfig(seed=5))
+        assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == before
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out"]
+
+    def test_leftovers_of_a_killed_run_are_replaced(self, corpus: Path, tmp_path: Path) -> None:
+        (tmp_path / ".out.partial").mkdir()
+        (tmp_path / ".out.partial/cuts_train.jsonl.gz").write_bytes(b"half")
+        run(corpus, tmp_path / "out")
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out"]
+
+    def test_a_file_in_the_way_is_named(self, corpus: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(MayaError, match="cannot write .*file"):
+            run(corpus, tmp_path / "file/out")
+
+
+def test_real_corpus(shared: Path, tmp_path: Path) -> None:
+    """From real recordings to batches, with two languages cut down to a few dozen utterances."""
+    folder = shared / "corpora/indic12"
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").open(encoding="utf-8")]
+    some = [r | {"audio": str(folder / r["audio"])} for r in rows if r["language"] in ("en", "bn")][::8]
+    write_manifest(tmp_path / "c", some)
+    report = run(tmp_path / "c", tmp_path / "out", tuple(LANGUAGES))
+    assert report.rows == len(some) and not report.dropped
+    assert report.splits["bn"]["method"] == report.splits["en"]["method"] == "speaker"
+    cuts = cuts_of(tmp_path / "out")
+    texts: dict[str, list[str]] = {}
+    for cut in cuts["train"]:
+        texts.setdefault(cut.supervisions[0].language, []).append(cut.supervisions[0].text)
+    tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=150))
+    claimed = {r["id"]: r["duration"] for r in some}
+    for batch in EvalLoader(cuts["train"], tokenizer, tuple(LANGUAGES), max_seconds=60):
+        for row, n, name in zip(batch.audio, batch.audio_lens, batch.ids, strict=True):
+            assert int(n) / 16000 == pytest.approx(claimed[name], abs=0.01)
+            assert 0.001 < float(row[:n].abs().max()) < 2
+        assert {LANGUAGES[list(LANGUAGES)[i]].code for i in batch.langs} <= {"en", "bn"}
+
+
+def test_decoding_can_be_left_out(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "c")
+    report = run(tmp_path / "c", tmp_path / "out", probe=ProbeConfig(decode=False))
+    assert report.languages["en"]["utterances"] == 20
