@@ -4,15 +4,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 
 class MaskedBatchNorm(nn.Module):
     """BatchNorm1d over (B, S, D) frames whose training statistics leave padding out.
 
     With `masked=False` padding counts, as in NeMo. Evaluation is the same either way: running statistics.
-    Statistics are fp32 at least, also under autocast. State is named as `nn.BatchNorm1d`'s.
+    Statistics are fp32 at least, also under autocast, and taken over all ranks (NeMo's recipes set
+    sync_batchnorm), so that a gradient does not depend on how many processes share the batch. State is named as `nn.BatchNorm1d`'s.
     """
 
     running_mean: Tensor
@@ -53,10 +56,10 @@ class MaskedBatchNorm(nn.Module):
 
     def _statistics(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance (D,) over valid frames; moves the running statistics towards them."""
-        count = valid.sum()
+        count = _over_ranks(valid.sum())
         n = count.clamp(min=1)
-        mean = (x * valid).sum((0, 1)) / n
-        var = ((x - mean) * valid).square().sum((0, 1)) / n
+        mean = _over_ranks((x * valid).sum((0, 1))) / n
+        var = _over_ranks(((x - mean) * valid).square().sum((0, 1))) / n
         if self.tracking:
             with torch.no_grad():
                 rate = self.momentum * (count > 0)
@@ -65,6 +68,13 @@ class MaskedBatchNorm(nn.Module):
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), rate.to(self.running_var.dtype))
                 self.num_batches_tracked.add_(1)
         return mean, var
+
+
+def _over_ranks(value: Tensor) -> Tensor:
+    """The sum over all ranks, with the gradient that belongs to it; on one process the value itself."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return value
+    return all_reduce(value)
 
 
 @contextmanager
