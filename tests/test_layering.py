@@ -182,7 +182,7 @@ def test_everything_imports_without_the_optional_packages(repo: Path) -> None:
     names = [module_name(p, repo) for p in source_files(repo)]
     code = f"""
 import importlib, sys
-sys.modules |= dict.fromkeys({OPTIONAL!r})  # None there makes an import fail, and is_available() checks say no
+sys.modules |= dict.fromkeys({OPTIONAL!r})  # None makes an import fail and find_spec say no
 for name in {names!r}:
     importlib.import_module(name)
 """

@@ -1,0 +1,106 @@
+"""The shape of egs/: every corpus folder has the same parts, and every experiment builds and is storable."""
+
+import ast
+import importlib
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parents[1]
+FOLDERS = sorted(p for p in (REPO / "egs").iterdir() if p.is_dir() and p.name != "__pycache__")
+
+
+def experiment_files() -> list[Path]:
+    """Files of egs/ that define `experiment()` at the top; others (data.py, word lists) help them."""
+    return [
+        path
+        for path in sorted((REPO / "egs").glob("*/*.py"))
+        if any(
+            isinstance(n, ast.FunctionDef) and n.name == "experiment"
+            for n in ast.parse(path.read_text()).body
+        )
+    ]
+
+
+def shape_errors(folder: Path) -> list[str]:
+    """What a corpus folder lacks or has too much of."""
+    found = [
+        f"{folder.name} has no {part}"
+        for part in ("README.md", "data.py", "run.sh")
+        if not (folder / part).is_file()
+    ]
+    if (folder / "run.sh").is_file() and not os.access(folder / "run.sh", os.X_OK):
+        found.append(f"{folder.name}/run.sh is not executable")
+    if not folder.name.isidentifier():
+        found.append(f"{folder.name} cannot be imported: rename it")
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            found.append(f"{path.relative_to(folder.parent)} is a link")
+        elif path.suffix == ".py":
+            classes = [n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ClassDef)]
+            found += [
+                f"{path.relative_to(folder.parent)} defines class {name}: move it to recipes/ or maya/"
+                for name in classes
+            ]
+    return found
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
+def test_folder_has_the_common_shape(folder: Path) -> None:
+    assert shape_errors(folder) == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
+def test_run_sh_explains_itself_and_refuses_slips(folder: Path, tmp_path: Path) -> None:
+    run = folder / "run.sh"
+    shown = subprocess.run([run, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+    assert shown.returncode == 0, shown.stderr
+    for word in ("--stage", "--stop-stage", f"./egs/{folder.name}/run.sh"):
+        assert word in shown.stdout
+    for slip, complaint in ((["--stagee", "3"], "unknown option --stagee"), (["--stage"], "needs a value")):
+        refused = subprocess.run([run, *slip], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+        assert refused.returncode == 1 and complaint in refused.stderr
+
+
+@pytest.mark.parametrize("path", experiment_files(), ids=lambda p: f"{p.parent.name}.{p.stem}")
+def test_experiment_is_storable_and_builds(path: Path) -> None:
+    from maya.config import from_dict, to_dict
+    from maya.recipes.experiment import Experiment, build_model, with_vocabulary
+
+    module = importlib.import_module(f"egs.{path.parent.name}.{path.stem}")
+    experiment = module.experiment()
+    assert isinstance(experiment, Experiment)
+    assert experiment.name == f"{path.parent.name}/{path.stem}"  # results are filed under it
+    stored = json.loads(json.dumps(to_dict(experiment), allow_nan=False))
+    assert from_dict(Experiment, stored) == experiment
+    assert module.experiment() is not experiment  # fresh each time: a change must not leak into the next
+    model_config = with_vocabulary(experiment.model, experiment.tokenizer.vocab_size, experiment.languages)
+    with torch.device("meta"):
+        model = build_model(model_config)
+    assert sum(p.numel() for p in model.parameters()) > 100_000
+    assert all(p.is_meta for p in model.parameters())
+
+
+def test_there_are_experiments() -> None:
+    assert len(experiment_files()) >= 3
+
+
+def test_checker_sees_a_bad_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "my-corpus"
+    folder.mkdir()
+    (folder / "run.sh").write_text("#!/usr/bin/env bash\n")
+    (folder / "data.py").write_text("class Corpus:\n    pass\n")
+    (folder / "link.py").symlink_to(folder / "data.py")
+    found = "\n".join(shape_errors(folder))
+    for complaint in (
+        "no README.md",
+        "not executable",
+        "cannot be imported",
+        "link.py is a link",
+        "class Corpus",
+    ):
+        assert complaint in found

@@ -1,0 +1,163 @@
+"""House rules that a program can check; CONTRIBUTING.md says why they are there."""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LONGEST_FILE, LONGEST_FUNCTION, LONGEST_KERNEL = 500, 60, 150
+# "path" or "path::function" -> why it may be longer.
+LONGER: dict[str, str] = {}
+# Modules that no test names, and why.
+UNTESTED: dict[str, str] = {}
+# Written in pieces, so that this file does not break its own rule.
+MACHINE_PATHS = re.compile(
+    "|".join((r"(?<![\w.])/wo" + "rk/", r"(?<![\w.])/fa" + "rm/", "/tmp/bash" + "_jobs", "/ro" + "ot/"))
+)
+CODE = ("maya", "kernels", "recipes", "egs", "tools", "tests")
+
+
+def project_files(repo: Path) -> list[Path]:
+    """What git tracks or would track; in a source archive without git, every file that is not hidden."""
+    command = ["git", "-C", str(repo), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        names = [n for n in done.stdout.split("\0") if n]
+        return sorted(p for p in (repo / n for n in names) if p.is_symlink() or p.is_file())
+    return sorted(p for p in repo.rglob("*") if p.is_file() and not any(x.startswith(".") for x in p.parts))
+
+
+def python_files(repo: Path) -> Iterator[tuple[str, str]]:
+    """(path relative to the checkout, text) of the project's Python files."""
+    for path in project_files(repo):
+        name = str(path.relative_to(repo))
+        if path.suffix == ".py" and name.split("/")[0] in CODE:
+            yield name, path.read_text(encoding="utf-8")
+
+
+def functions(text: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def too_long(name: str, text: str) -> list[str]:
+    """The file and functions of it that are longer than the house likes."""
+    lines = text.count("\n")
+    found = [f"{name} has {lines} lines"] if lines > LONGEST_FILE and name not in LONGER else []
+    limit = LONGEST_KERNEL if name.startswith("kernels/") else LONGEST_FUNCTION
+    for node in functions(text):
+        if length(node) > limit and f"{name}::{node.name}" not in LONGER:
+            found.append(f"{name}:{node.lineno} {node.name} has {length(node)} lines")
+    return found
+
+
+def repeated(files: dict[str, str]) -> list[str]:
+    """Functions of more than eight lines that stand twice, word for word, under whatever name."""
+    seen: dict[str, str] = {}
+    found = []
+    for name, text in files.items():
+        for node in functions(text):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            if not body or (body[-1].end_lineno or 0) - body[0].lineno + 1 <= 8:
+                continue
+            here, content = f"{name}:{node.lineno} {node.name}", "\n".join(ast.dump(b) for b in body)
+            if content in seen:
+                found.append(f"{here} repeats {seen[content]}")
+            seen.setdefault(content, here)
+    return found
+
+
+def test_files_and_functions_are_short(repo: Path) -> None:
+    assert [line for name, text in python_files(repo) for line in too_long(name, text)] == []
+
+
+def test_exceptions_are_still_needed(repo: Path) -> None:
+    files = dict(python_files(repo))
+    for key in LONGER:
+        name, _, function = key.partition("::")
+        assert name in files, f"{key} is gone: take it out of the list"
+        if function:
+            lengths = [length(n) for n in functions(files[name]) if n.name == function]
+            limit = LONGEST_KERNEL if name.startswith("kernels/") else LONGEST_FUNCTION
+            assert max(lengths, default=0) > limit, f"{key} is short now: take it out of the list"
+        else:
+            assert files[name].count("\n") > LONGEST_FILE, f"{key} is short now: take it out of the list"
+
+
+def test_nothing_stands_twice(repo: Path) -> None:
+    assert repeated({n: t for n, t in python_files(repo) if not n.startswith("tests/")}) == []
+
+
+def test_no_machine_paths_and_no_links(repo: Path) -> None:
+    found = []
+    for path in project_files(repo):
+        name = path.relative_to(repo)
+        if path.is_symlink():
+            found.append(f"{name} is a link")
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found += [f"{name}: {m.group()}" for m in MACHINE_PATHS.finditer(text)]
+    assert found == []
+
+
+def test_tests_mirror_the_tree(repo: Path) -> None:
+    rooms = {p.name for p in (repo / "maya").iterdir() if (p / "__init__.py").is_file()}
+    allowed = rooms | {"kernels", "recipes", "egs", "tools", "golden"}
+    folders = [p for p in (repo / "tests").iterdir() if p.is_dir() and p.name != "__pycache__"]
+    for folder in folders:
+        assert folder.name in allowed, f"tests/{folder.name} mirrors nothing"
+        if folder.name != "golden":
+            assert (folder / "__init__.py").is_file(), f"tests/{folder.name} needs an __init__.py"
+    with_code = {r for r in rooms if any(p.name != "__init__.py" for p in (repo / "maya" / r).glob("*.py"))}
+    assert with_code <= {p.name for p in folders if any(p.glob("test_*.py"))}, "a room has no tests"
+
+
+def test_every_module_is_named_in_a_test(repo: Path) -> None:
+    """Not a measure of quality: it finds the module that was added and forgotten."""
+    tests = "\n".join(text for name, text in python_files(repo) if name.startswith("tests/"))
+    forgotten = set()
+    for name, _ in python_files(repo):
+        parts = name.removesuffix(".py").split("/")
+        if parts[0] == "maya" and len(parts) == 3 and parts[-1] != "__init__":
+            module = ".".join(parts)
+        elif parts[0] == "recipes" and parts[-1] != "__init__":
+            module = ".".join(["maya", *parts])
+        elif parts[0] == "kernels" and len(parts) == 3:
+            module = f"maya.kernels.{parts[1]}"  # its parts are reached through the operator
+        else:
+            continue
+        where, _, leaf = module.rpartition(".")
+        named = re.search(rf"{re.escape(module)}\b|from {re.escape(where)} import [^\n]*\b{leaf}\b", tests)
+        if not named and module not in UNTESTED:
+            forgotten.add(module)
+    assert sorted(forgotten) == []
+
+
+@pytest.mark.parametrize("prefix", ["/wo" + "rk/main", "see /wo" + "rk/x", "/tmp/bash" + "_jobs.0/1"])
+def test_checker_sees_a_machine_path(prefix: str) -> None:
+    assert MACHINE_PATHS.search(prefix)
+
+
+def test_checker_lets_relative_paths_be() -> None:
+    assert not MACHINE_PATHS.search("exp/work/mini and ./work/x and the /workshop")
+
+
+def test_checkers_see_length_and_repetition() -> None:
+    body = "\n".join(f"    x{i} = {i}" for i in range(70))
+    assert too_long("maya/a.py", f"def f():\n{body}\n") == ["maya/a.py:1 f has 71 lines"]
+    assert too_long("kernels/a.py", f"def f():\n{body}\n") == []
+    assert too_long("maya/a.py", "x = 1\n" * 501) == ["maya/a.py has 501 lines"]
+    twice = {"a.py": f"def f():\n    'One.'\n{body}\n", "b.py": f"def g(z):\n{body}\n"}
+    assert repeated(twice) == ["b.py:1 g repeats a.py:1 f"]
+    assert repeated({"a.py": "def f():\n    return 1\n", "b.py": "def f():\n    return 1\n"}) == []
