@@ -65,6 +65,7 @@ def test_the_same_corpus_gives_the_same_bytes(tmp_path: Path) -> None:
         run(tmp_path / "c", tmp_path / out)
     for name in FILES:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert (tmp_path / "one" / CUTS[0]).read_bytes()[4:8] == bytes(4), "gzip's time stamp"
 
 
 def test_other_files_of_the_output_folder_are_left_alone(tmp_path: Path) -> None:
@@ -221,6 +222,15 @@ class TestFailuresLeaveNothingBehind:
         (tmp_path / ".out.partial/cuts_train.jsonl.gz").write_bytes(b"half")
         run(corpus, tmp_path / "out")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out"]
+
+    def test_a_mixture_of_old_and_new_has_no_summary(self, corpus: Path, tmp_path: Path) -> None:
+        """Moving six files is not one step; summary.json goes first and comes last, to seal the whole."""
+        run(corpus, tmp_path / "out")
+        (tmp_path / "out/splits.json").unlink()
+        (tmp_path / "out/splits.json").mkdir()
+        with pytest.raises(MayaError, match="cannot write"):
+            run(corpus, tmp_path / "out")
+        assert not (tmp_path / "out/summary.json").exists()
 
     def test_a_file_in_the_way_is_named(self, corpus: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

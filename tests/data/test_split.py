@@ -141,6 +141,17 @@ def test_a_part_the_corpus_does_not_name_is_drawn_from_training() -> None:
     assert report["en"]["method"] == "manifest+speaker"
 
 
+def test_a_speaker_the_corpus_tests_is_not_drawn_for_dev() -> None:
+    """A voice that is in the corpus's test part and in its training part must not be in dev as well."""
+    mine = [
+        replace(item, part="test" if item.speaker == "en0" and item.id.endswith("-0") else "train")
+        for item in items("en", 6, 5)
+    ]
+    for seed in range(10):
+        parts, _ = split(mine, SplitConfig(seed=seed))
+        assert {parts[item.id] for item in mine if item.speaker == "en0"} == {"train", "test"}
+
+
 def test_parts_given_to_some_only() -> None:
     mine = with_parts(items("en", 10, 5), {"en0": "test", "en1": "dev"})
     parts, report = split(mine, SplitConfig())
