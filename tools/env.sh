@@ -41,7 +41,11 @@ PYTHON
 }
 
 # What a complete .venv was made from: the place of the checkout (scripts carry it) and the requirements.
-_maya_wanted() { echo "$_maya_top $(cksum <"$_maya_top/setup.py") $(cksum <"$_maya_top/pyproject.toml")"; }
+_maya_wanted() {
+  echo "$_maya_top"
+  cksum <"$_maya_top/setup.py"
+  cksum <"$_maya_top/pyproject.toml"
+}
 
 _maya_complete() {
   [ -x "$_maya_venv/bin/python" ] && [ -f "$_maya_venv/pyvenv.cfg" ] &&
@@ -64,7 +68,7 @@ _maya_make() {
   _maya_complete && return # another shell was faster
   # A half-made environment, one from another place, or one whose Python is gone is made anew.
   local made_in unfinished=$_maya_venv/.maya-unfinished
-  made_in=$(cut -d' ' -f1 "$_maya_venv/.maya-complete" 2>/dev/null)
+  made_in=$(head -n 1 "$_maya_venv/.maya-complete" 2>/dev/null)
   if [ -e "$unfinished" ] || [ "${made_in:-$_maya_top}" != "$_maya_top" ] || ! _maya_sound; then
     _maya_new "$unfinished" || return 1
   else

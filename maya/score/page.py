@@ -149,7 +149,8 @@ def _utterance(scored: ScoredUtterance) -> str:
     u = scored.utterance
     rates = f"WER {percent(scored.words.rate)} %, CER {percent(scored.characters.rate)} %"
     facts = f"{u.id}: {rates}, {u.seconds:.1f} s"
-    return f'<div class="utterance"><p class="note">{html.escape(facts)}</p><p>{words}</p></div>'
+    text = f'<p lang="{html.escape(u.language)}">{words}</p>'  # lang: the browser picks a font of its script
+    return f'<div class="utterance"><p class="note">{html.escape(facts)}</p>{text}</div>'
 
 
 def _marked(ref: str, hyp: str) -> str:
