@@ -77,14 +77,29 @@ class FastConformer(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """torch's default for every linear, convolution and norm (which is what NeMo trains from); position
-        biases zero. Call it after `to_empty` when the encoder was built on the meta device."""
+        """Inside the layers torch's defaults (which is what NeMo trains from), position biases zero; in front of
+        them weights that keep the variance (He et al. 2015, arXiv:1502.01852), biases zero.
+
+        With torch's defaults the subsampling hands on 0.01 of variation over time on top of 0.06 that does
+        not vary, and a model spends hundreds of steps on finding the speech in it. Call this after `to_empty`
+        when the encoder was built on the meta device.
+        """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv1d, nn.LayerNorm, MaskedBatchNorm)):
                 module.reset_parameters()
             elif isinstance(module, RelPositionAttention):
                 nn.init.zeros_(module.pos_bias_u)
                 nn.init.zeros_(module.pos_bias_v)
+        for module in self.pre_encode.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                # A depthwise convolution is followed by a pointwise one, without a ReLU between them.
+                halved = isinstance(module, nn.Conv2d) and module.groups == 1
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if halved else "linear")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.cfg.xscaling:  # unit variance enters the layers either way
+            with torch.no_grad():
+                self.pre_encode.out.weight.div_(math.sqrt(self.cfg.d_model))
 
     def subsampled_lens(self, lens: Tensor) -> Tensor:
         """Encoder frames for `lens` (...,) int64 feature frames."""
