@@ -1,6 +1,6 @@
 # Kaldi-style options for run.sh: source it after setting the defaults.
 #
-#   --some-name VALUE     sets the shell variable some_name, which must have a default
+#   --some-name VALUE     (or --some-name=VALUE) sets the shell variable some_name, which must have a default
 #   --group.field VALUE   a typed override of the experiment, collected in the array `overrides`
 #   --help                prints the comment block at the top of the script
 #
@@ -15,21 +15,22 @@ while [ $# -gt 0 ]; do
       sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p;}' "$0"
       exit 0
       ;;
+    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; # --option=value, read on the next turn
     --*.*)
       [ $# -ge 2 ] || { echo "$0: $1 needs a value" >&2; exit 1; }
       overrides+=(--set "${1#--}=$2")
       shift 2
       ;;
     --*)
-      name=${1#--}
-      name=${name//-/_}
-      [ $# -ge 2 ] || { echo "$0: $1 needs a value" >&2; exit 1; }
-      if [ -z "${!name+x}" ]; then
+      _option=${1#--} # not a name that a script might want for an option of its own
+      _option=${_option//-/_}
+      if [[ ! $_option =~ ^[a-z][a-z0-9_]*$ ]] || [ -z "${!_option+x}" ]; then
         echo "$0: unknown option $1; see $0 --help" >&2
         exit 1
       fi
-      printf -v "$name" '%s' "$2"
-      [ "$name" = stage ] && stage_given=true
+      [ $# -ge 2 ] || { echo "$0: $1 needs a value" >&2; exit 1; }
+      printf -v "$_option" '%s' "$2"
+      [ "$_option" = stage ] && stage_given=true
       shift 2
       ;;
     *)
@@ -38,7 +39,7 @@ while [ $# -gt 0 ]; do
       ;;
   esac
 done
-unset name
+unset _option
 
 # due N: whether stage N lies in the range; sets `force` for a stage asked for by name.
 due() {

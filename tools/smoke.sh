@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 python -m egs.indic12.data --out "$work/corpus" --languages hi en --utterances-per-language 24 \
   --eval-utterances-per-language 4 --words-per-language 12
 egs/indic12/run.sh --corpus "$work/corpus" --work "$work" --experiment mini --name run --gpus 0 --cpu true \
-  --languages hi,en --tokenizer.vocab_size 64 --train.steps 20 --train.warmup_steps 5
+  --tokenizer.vocab_size 64 --train.steps 20 --train.warmup_steps 5
 
 for file in config.json metrics.jsonl decode/test/{hyps.jsonl,result.json,errors.txt,report.html}; do
   [ -s "$work/run/$file" ] || { echo "smoke: the run left no $file" >&2; exit 1; }

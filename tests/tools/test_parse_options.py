@@ -1,0 +1,79 @@
+"""tools/parse_options.sh as a recipe's run.sh sources it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = r"""#!/usr/bin/env bash
+# What it does.
+#
+#   --stage N   where to begin
+set -euo pipefail
+stage=0
+stop_stage=6
+name=
+work_dir=here
+. "$OPTIONS"
+for i in 0 1 2 3 4 5 6; do
+  if due "$i"; then echo "due $i ${force[*]}"; fi
+done
+echo "stage=$stage stop_stage=$stop_stage name=$name work_dir=$work_dir"
+printf 'overrides:'; printf ' <%s>' "${overrides[@]}"; echo
+"""
+
+
+def run(tmp_path: Path, repo: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    script = tmp_path / "run.sh"
+    script.write_text(SCRIPT)
+    env = {"OPTIONS": str(repo / "tools" / "parse_options.sh"), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(["bash", script, *options], env=env, capture_output=True, text=True, timeout=20)
+
+
+def test_options_set_variables_and_overrides(tmp_path: Path, repo: Path) -> None:
+    options = (
+        "--name",
+        "my run",
+        "--work-dir=a=b",
+        "--train.lr",
+        "1e-3",
+        "--stop-stage",
+        "3",
+        "--stage",
+        "2",
+    )
+    done = run(tmp_path, repo, *options, "--model.encoder.dropout=0.2")
+    assert done.returncode == 0, done.stderr
+    *due, variables, overrides = done.stdout.splitlines()
+    assert variables == "stage=2 stop_stage=3 name=my run work_dir=a=b"
+    assert overrides == "overrides: <--set> <train.lr=1e-3> <--set> <model.encoder.dropout=0.2>"
+    assert due == ["due 2 --force", "due 3 "]  # a stage asked for by name runs even if it is up to date
+
+
+def test_defaults(tmp_path: Path, repo: Path) -> None:
+    done = run(tmp_path, repo)
+    assert [line.strip() for line in done.stdout.splitlines()[:7]] == [f"due {i}" for i in range(7)]
+    assert "name= work_dir=here" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--stagee", "1"], "unknown option --stagee"),
+        (["--stagee=1"], "unknown option --stagee"),
+        (["--PATH", "x"], "unknown option --PATH"),
+        (["--1x", "x"], "unknown option --1x"),
+        (["--stage"], "--stage needs a value"),
+        (["--train.lr"], "--train.lr needs a value"),
+        (["3"], "unexpected argument 3"),
+    ],
+)
+def test_slips_are_refused(tmp_path: Path, repo: Path, options: list[str], complaint: str) -> None:
+    done = run(tmp_path, repo, *options)
+    assert done.returncode == 1 and complaint in done.stderr and done.stdout == ""
+
+
+def test_help_is_the_comment_at_the_top(tmp_path: Path, repo: Path) -> None:
+    done = run(tmp_path, repo, "--help")
+    assert done.returncode == 0
+    assert done.stdout == "What it does.\n\n  --stage N   where to begin\n"
