@@ -73,7 +73,8 @@ def override(cfg: Any, assignment: str) -> None:
     hint = typing.get_type_hints(type(node))[leaf]
     if dataclasses.is_dataclass(hint):
         raise MayaError(
-            f"override {path!r} names a whole group; set one of its fields, such as {path}.{dataclasses.fields(hint)[0].name}"
+            f"override {path!r} names a whole group; set one of its fields, "
+            f"such as {path}.{dataclasses.fields(hint)[0].name}"
         )
     try:
         setattr(node, leaf, _parse(text.strip(), hint))

@@ -24,6 +24,7 @@ def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = Fa
     if is_done(out / "stage.json", inputs) and not force:
         print(f"prepare: {out} is up to date")
         return
+    (out / "stage.json").unlink(missing_ok=True)  # a kill in between must not leave the old marker
     report = prepare_corpus(corpus, out, languages=experiment.languages, cfg=experiment.prepare)
     print(report.table())
     mark_done(out / "stage.json", inputs)

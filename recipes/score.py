@@ -60,4 +60,6 @@ def split_notes(data: Path | None) -> list[str]:
     shared = [code for code, facts in languages.items() if facts["speaker_overlap"]["test"]]
     if not shared:
         return []
-    return [f"test speakers are heard in training too (too few speakers to part them): {' '.join(sorted(shared))}"]
+    return [
+        f"test speakers are heard in training too (too few speakers to part them): {' '.join(sorted(shared))}"
+    ]

@@ -77,8 +77,8 @@ class FastConformer(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Inside the layers torch's defaults (which is what NeMo trains from), position biases zero; in front of
-        them weights that keep the variance (He et al. 2015, arXiv:1502.01852), biases zero.
+        """Inside the layers torch's defaults (which is what NeMo trains from), position biases zero; in front
+        of them weights that keep the variance (He et al. 2015, arXiv:1502.01852), biases zero.
 
         With torch's defaults the subsampling hands on 0.01 of variation over time on top of 0.06 that does
         not vary, and a model spends hundreds of steps on finding the speech in it. Call this after `to_empty`

@@ -15,7 +15,8 @@ class MaskedBatchNorm(nn.Module):
 
     With `masked=False` padding counts, as in NeMo. Evaluation is the same either way: running statistics.
     Statistics are fp32 at least, also under autocast, and taken over all ranks (NeMo's recipes set
-    sync_batchnorm), so that a gradient does not depend on how many processes share the batch. State is named as `nn.BatchNorm1d`'s.
+    sync_batchnorm), so that a gradient does not depend on how many processes share the batch. State is
+    named as `nn.BatchNorm1d`'s.
     """
 
     running_mean: Tensor
