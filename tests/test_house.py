@@ -21,13 +21,14 @@ CODE = ("maya", "kernels", "recipes", "egs", "tools", "tests")
 
 
 def project_files(repo: Path) -> list[Path]:
-    """What git tracks or would track; in a source archive without git, every file that is not hidden."""
+    """What git tracks or would track; in a source archive without git, the files of its code."""
     command = ["git", "-C", str(repo), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         names = [n for n in done.stdout.split("\0") if n]
         return sorted(p for p in (repo / n for n in names) if p.is_symlink() or p.is_file())
-    return sorted(p for p in repo.rglob("*") if p.is_file() and not any(x.startswith(".") for x in p.parts))
+    found = (p for folder in CODE for p in (repo / folder).rglob("*") if "__pycache__" not in p.parts)
+    return sorted(p for p in found if p.is_symlink() or p.is_file())
 
 
 def python_files(repo: Path) -> Iterator[tuple[str, str]]:
