@@ -21,8 +21,8 @@ test:  ## the tests that take seconds, on the CPU
 test-all:  ## all tests that need no GPU
 	@$(PYTEST) -m "not gpu" $(ARGS)
 
-lint:  ## ruff
-	@$(ENV) ruff check .
+lint:  ## ruff: rules and layout (make format mends most of it)
+	@$(ENV) ruff check . && ruff format --check .
 
 format:  ## let ruff lay the code out and mend what it can
 	@$(ENV) ruff check --fix . && ruff format .
