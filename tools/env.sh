@@ -44,7 +44,6 @@ PYTHON
 _maya_wanted() {
   echo "$_maya_top"
   cksum <"$_maya_top/setup.py"
-  cksum <"$_maya_top/pyproject.toml"
 }
 
 _maya_complete() {

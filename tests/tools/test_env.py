@@ -32,7 +32,6 @@ def checkout(tmp_path: Path, repo: Path) -> Path:
     (top / "bin").mkdir()
     shutil.copy(repo / "tools" / "env.sh", top / "tools")
     (top / "setup.py").write_text("one")
-    (top / "pyproject.toml").write_text("one")
     (top / "bin" / "python3.11").write_text(FAKE_PYTHON)
     (top / "bin" / "python3.11").chmod(0o755)
     return top
