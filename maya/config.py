@@ -33,7 +33,7 @@ def config(cls: type[T]) -> type[T]:
             value = _coerce(value, hints[name], f"{cls.__name__}.{name}")
         plain_set(self, name, value)
 
-    made.__setattr__ = checked_set  # type: ignore[method-assign,assignment]
+    made.__setattr__ = checked_set  # type: ignore[method-assign]
     return made
 
 

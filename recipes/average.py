@@ -1,8 +1,10 @@
 """Stage 4: average the weights over the end of training; the dev set chooses how much of it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
@@ -49,7 +51,9 @@ def average(experiment: Experiment, data: Path, run: Path, *, force: bool = Fals
     mark_done(run / "stage-average.json", inputs)
 
 
-def candidates(run: Path, found: list[tuple[int, Path]], last: ckpt.Checkpoint):
+def candidates(
+    run: Path, found: list[tuple[int, Path]], last: ckpt.Checkpoint
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """(name, state dict) of what dev chooses from."""
     yield f"last (step {last.step})", last.weights
     if (run / "best.pt").is_file():

@@ -4,6 +4,7 @@ import importlib
 import sys
 from dataclasses import field
 from pathlib import Path
+from typing import Literal
 
 from maya.config import config, override
 from maya.data.plan import PlanConfig
@@ -30,7 +31,7 @@ class DataConfig:
 
 @config
 class DecodeConfig:
-    method: str = "transducer"  # or "ctc"
+    method: Literal["transducer", "ctc"] = "transducer"
     max_seconds: float = 120.0  # padded audio per batch
     max_symbols: int = 10  # tokens on one frame
 

@@ -13,12 +13,16 @@ def experiment() -> Experiment:
     exp.tokenizer.model_type = "unigram"  # 480 words: most become one piece, so texts are a few tokens long
     exp.tokenizer.vocab_size = 872
     exp.model.language_embedding = True
+    exp.model.language_init = 1.0
     exp.model.specaugment.freq_masks = 1
     exp.model.specaugment.time_masks = 2
-    exp.data.plan.max_seconds = 80.0
+    exp.data.plan.max_seconds = 40.0
     exp.data.plan.max_utterances = 32
     exp.data.valid_utterances = 8
-    exp.train.steps = 1500
+    exp.train.steps = 2200
+    exp.train.ctc_first = 600
+    exp.train.encoder_hold = 120
     exp.train.lr = 3e-3
-    exp.train.warmup_steps = 150
+    exp.train.warmup_steps = 50
+    exp.train.log_every = 50
     return exp

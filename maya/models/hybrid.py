@@ -39,6 +39,7 @@ class HybridConfig:
     omega: float = 0.1  # probability of the plain RNN-T loss on a step, training only
     ctc_weight: float = 0.3  # 0 trains without CTC, 1 with CTC alone
     language_embedding: bool = False
+    language_init: float = 0.02  # standard deviation of the embedding at the start
     language_dropout: float = 0.1  # probability that training hides the language, so it may be unknown later
 
 
@@ -59,12 +60,14 @@ class CTCHead(nn.Module):
 
     def __init__(self, dim: int, vocab_size: int) -> None:
         super().__init__()
-        self.decoder_layers = nn.Sequential(nn.Conv1d(dim, vocab_size + 1, kernel_size=1))
-        nn.init.xavier_uniform_(self.decoder_layers[0].weight)
+        conv = nn.Conv1d(dim, vocab_size + 1, kernel_size=1)
+        nn.init.xavier_uniform_(conv.weight)
+        self.decoder_layers = nn.Sequential(conv)
 
     def forward(self, enc: Tensor) -> Tensor:
         """enc (B, S, D) → log-probabilities (B, S, V), fp32 even under autocast."""
         conv = self.decoder_layers[0]
+        assert isinstance(conv, nn.Conv1d)
         logits = nn.functional.linear(enc, conv.weight.squeeze(-1), conv.bias)
         return logits.float().log_softmax(-1) if logits.dtype != torch.float64 else logits.log_softmax(-1)
 
@@ -88,7 +91,7 @@ class HybridModel(nn.Module):
             self.ctc_decoder = CTCHead(dim, cfg.vocab_size)
         if cfg.language_embedding:
             self.language_embedding = nn.Embedding(len(cfg.languages), dim)
-            nn.init.normal_(self.language_embedding.weight, std=0.02)
+            nn.init.normal_(self.language_embedding.weight, std=cfg.language_init)
 
     @property
     def blank(self) -> int:

@@ -25,7 +25,7 @@ from maya.text.tokenizer import Tokenizer
 from maya.train.distributed import all_reduce_sum
 from maya.train.optim import adamw
 from maya.train.runlog import RunLog
-from maya.train.schedule import warmup_cosine
+from maya.train.schedule import encoder_share, warmup_cosine
 from maya.train.state import Position, State, keep_best, resume, save
 
 Batches = Callable[[Position], Iterator[tuple[Position, Batch]]]
@@ -45,6 +45,7 @@ class TrainConfig:
     clip: float = 1.0
     accumulate: int = 1
     ctc_first: int = 0  # steps at the start with CTC alone: cheap while the encoder learns to listen
+    encoder_hold: int = 0  # steps at the start in which only the heads learn; see schedule.encoder_share
     per: Literal["token", "utterance"] = (
         "token"  # the loss is summed, then divided by a global count of these
     )
@@ -218,7 +219,8 @@ def train_step(
     device = accelerator.device
     model.train()
     for g in optimizer.param_groups:
-        g["lr"] = learning_rate(cfg, state.step)
+        share = encoder_share(state.step, cfg.encoder_hold) if g.get("encoder") else 1.0
+        g["lr"] = learning_rate(cfg, state.step) * share
     mine = [
         sum(count(b, cfg.per) for b in group),
         sum(b.size for b in group),

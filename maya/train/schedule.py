@@ -13,3 +13,13 @@ def warmup_cosine(step: int, *, peak: float, floor: float, warmup_steps: int, to
         return peak * (step + 1) / warmup_steps
     done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def encoder_share(step: int, hold_steps: int) -> float:
+    """The encoder's share of the learning rate: nothing for `hold_steps`, then rising over as many.
+
+    A fresh encoder is a usable set of random features. Trained from the first step on, it spends them on the
+    frequencies of the output units, which its heads have not learnt yet: its frames become nearly alike, and
+    training stays on that plateau. See egs/indic12/RESULTS.md for what holding it back did.
+    """
+    return min(1.0, max(0.0, (step - hold_steps + 1) / hold_steps)) if hold_steps else 1.0

@@ -133,7 +133,7 @@ def refuse_other_experiment(path: Path, saved: dict, asked: dict) -> None:
 
 def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one dict with dotted names."""
-    out = {}
+    out: dict[str, Any] = {}
     for key, value in tree.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return out

@@ -8,10 +8,15 @@ def test_every_parameter_once_and_only_matrices_decay() -> None:
     cfg.vocab_size, cfg.languages = 20, ("en", "hi")
     model = build_model(cfg)
     optimizer = adamw(model, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1)
-    decayed, plain = ({id(p) for p in g["params"]} for g in optimizer.param_groups)
+    decayed, plain = (
+        {id(p) for g in optimizer.param_groups if g["weight_decay"] == decay for p in g["params"]}
+        for decay in (0.1, 0.0)
+    )
     names = {id(p): n for n, p in model.named_parameters()}
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(names)
     assert not decayed & plain and decayed | plain == set(names)
-    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.1, 0.0]
+    for g in optimizer.param_groups:
+        assert {names[id(p)].startswith("encoder.") for p in g["params"]} == {g["encoder"]}
     for i in decayed:
         assert names[i].endswith("weight") or "weight_ih" in names[i] or "weight_hh" in names[i], names[i]
         assert "norm" not in names[i] and "embed" not in names[i]
