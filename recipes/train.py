@@ -15,7 +15,7 @@ from maya.data.loader import EvalLoader, TrainLoader
 from maya.data.plan import BatchPlan
 from maya.data.utterances import Utterances
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig, HybridModel, build_model, count_parameters, with_vocabulary
+from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.tokenizer import require
@@ -24,7 +24,7 @@ from maya.train.distributed import barrier, rank, world_size
 from maya.train.loop import make_accelerator
 from maya.train.loop import train as run_loop
 from maya.train.state import FREE, Position, flat
-from maya.train.validate import make_validate
+from maya.train.validate import Validate, make_validate
 
 
 def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, force: bool = False) -> None:
@@ -111,7 +111,7 @@ def train_batches(
 
 def dev_validation(
     experiment: Experiment, data: Path, tokenizer: Tokenizer, languages: tuple[str, ...]
-) -> Callable[[HybridModel], dict[str, float]]:
+) -> Validate:
     """Scores on the dev set (`data.valid_utterances` of each language, evenly over the list)."""
     cuts = load_cuts(data / "cuts_dev.jsonl.gz")
     if experiment.data.valid_utterances:

@@ -27,9 +27,9 @@ from maya.train.optim import adamw
 from maya.train.runlog import RunLog
 from maya.train.schedule import encoder_share, warmup_cosine
 from maya.train.state import Position, State, keep_best, resume, save
+from maya.train.validate import Validate
 
 Batches = Callable[[Position], Iterator[tuple[Position, Batch]]]
-Validate = Callable[[HybridModel], dict[str, float]]
 
 
 @config
@@ -152,8 +152,8 @@ def train(
 ) -> State:
     """Train `model` until `experiment.train.steps`, resuming from the newest checkpoint in `run_dir`.
 
-    `batches(position)` yields this rank's (next position, Batch) for ever; `validate(model)` returns scores
-    with the key "error" to keep the best by. Raises Interrupted after a requested stop and MayaError when a
+    `batches(position)` yields this rank's (next position, Batch) for ever; `validate` returns scores with the
+    key "error" to keep the best by. Raises Interrupted after a requested stop and MayaError when a
     loss is not a number.
     """
     cfg: TrainConfig = experiment.train
@@ -186,7 +186,7 @@ def train(
                 rate = (state.step - first_step) / (time.perf_counter() - started)
                 report(log, state, cfg, window, clock, rate)
             if state.step % cfg.valid_every == 0 or state.step == cfg.steps:
-                scores = validate(model)
+                scores = validate(model, ctc_only=state.step <= cfg.ctc_first)
                 keep_best(log, state, scores, model, tokenizer, run_dir)
                 clock.lap("validate")
             if stats.stop or state.step % cfg.save_every == 0 or state.step == cfg.steps:

@@ -1,6 +1,7 @@
 """Validation: loss and greedy error rates per language, spread over ranks."""
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import torch
 
@@ -12,6 +13,12 @@ from maya.text.tokenizer import Tokenizer
 from maya.train.distributed import all_reduce_sum, gather_objects
 
 
+class Validate(Protocol):
+    """From a model to its scores on the dev set; `ctc_only` before the transducer has begun to learn."""
+
+    def __call__(self, model: HybridModel, ctc_only: bool = False) -> dict[str, float]: ...
+
+
 def make_validate(
     batches: Callable[[], Iterable[Batch]],
     references: dict[str, str],
@@ -19,7 +26,7 @@ def make_validate(
     languages: tuple[str, ...],
     *,
     method: Method = "transducer",
-) -> Callable[[HybridModel], dict[str, float]]:
+) -> Validate:
     """A function from a model to its scores on the dev set.
 
     `batches()` yields this rank's share; `references` maps an utterance id to its normalised text. The
@@ -29,7 +36,7 @@ def make_validate(
     """
 
     @torch.inference_mode()
-    def validate(model: HybridModel) -> dict[str, float]:
+    def validate(model: HybridModel, ctc_only: bool = False) -> dict[str, float]:
         model.eval()
         device = next(model.parameters()).device
         loss = tokens = 0.0
@@ -37,15 +44,11 @@ def make_validate(
         for batch in batches():
             batch = batch.to(device)
             enc, enc_lens = model.encode(batch.audio, batch.audio_lens, batch.langs)
-            losses = model.losses(enc, enc_lens, batch).total
+            losses = model.losses(enc, enc_lens, batch, ctc_only=ctc_only).total
             loss += float(losses.masked_fill(~losses.isfinite(), 0.0).sum())
             tokens += float(batch.token_lens.clamp(min=1).sum())
-            for hyp, name, lang in zip(
-                decode_frames(model, enc, enc_lens, method=method),
-                batch.ids,
-                batch.langs.tolist(),
-                strict=True,
-            ):
+            hyps = decode_frames(model, enc, enc_lens, method="ctc" if ctc_only else method)
+            for hyp, name, lang in zip(hyps, batch.ids, batch.langs.tolist(), strict=True):
                 pairs.append((languages[lang], references[name], tokenizer.decode(hyp.tokens)))
         model.train()
         loss, tokens = all_reduce_sum([loss, tokens], device)
