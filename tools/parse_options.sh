@@ -2,6 +2,7 @@
 #
 #   --some-name VALUE     (or --some-name=VALUE) sets the shell variable some_name, which must have a default
 #   --group.field VALUE   a typed override of the experiment, collected in the array `overrides`
+#   --set NAME=VALUE      the same, for a field of the experiment itself, such as languages=hi,ta
 #   --help                prints the comment block at the top of the script
 #
 # `stage_given` tells whether --stage was on the command line: a stage asked for by name runs even if
@@ -14,6 +15,16 @@ while [ $# -gt 0 ]; do
     -h | --help)
       sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p;}' "$0"
       exit 0
+      ;;
+    --set | --set=*)
+      if [ "$1" = --set ]; then
+        [ $# -ge 2 ] || { echo "$0: --set needs NAME=VALUE" >&2; exit 1; }
+        overrides+=(--set "$2")
+        shift 2
+      else
+        overrides+=(--set "${1#--set=}")
+        shift
+      fi
       ;;
     --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; # --option=value, read on the next turn
     --*.*)

@@ -66,7 +66,8 @@ def error_rates(pairs: list[tuple[str, str, str]]) -> dict[str, float]:
     words, chars = {}, {}
     for language, rows in by_language.items():
         refs, hyps = [r for r, _ in rows], [h for _, h in rows]
-        words[language], chars[language] = wer(refs, hyps).rate, cer(refs, hyps).rate
-    macro_cer = sum(chars.values()) / max(len(chars), 1)
+        if any(refs):  # without a word of reference there is no rate
+            words[language], chars[language] = wer(refs, hyps).rate, cer(refs, hyps).rate
+    macro_cer = sum(chars.values()) / len(chars) if chars else 1.0
     scores = {"error": macro_cer, "wer": sum(words.values()) / max(len(words), 1), "cer": macro_cer}
     return scores | {f"wer_{k}": v for k, v in words.items()}

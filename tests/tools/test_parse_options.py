@@ -77,3 +77,10 @@ def test_help_is_the_comment_at_the_top(tmp_path: Path, repo: Path) -> None:
     done = run(tmp_path, repo, "--help")
     assert done.returncode == 0
     assert done.stdout == "What it does.\n\n  --stage N   where to begin\n"
+
+
+def test_set_reaches_fields_without_a_dot(tmp_path: Path, repo: Path) -> None:
+    done = run(tmp_path, repo, "--set", "languages=hi,ta", "--set=name=other")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "overrides: <--set> <languages=hi,ta> <--set> <name=other>"
+    assert run(tmp_path, repo, "--set").returncode == 1
