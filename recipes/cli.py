@@ -1,6 +1,7 @@
 """The `maya` command: thin doors to the stage functions of this folder."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -141,9 +142,20 @@ def dispatch(args: argparse.Namespace) -> None:
         )
 
 
+def show_progress() -> None:
+    """Let the library's own messages through to stderr, and no other package's."""
+    log = logging.getLogger("maya")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point. 0 done; 1 a MayaError, in one line; 130 stopped by Ctrl-C, with the state saved."""
     args = parser().parse_args(argv)
+    show_progress()
     try:
         dispatch(args)
     except MayaError as e:
