@@ -60,7 +60,8 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
         hours = sum(c.duration for c in cuts) / 3600
         millions = [count_parameters(m) / 1e6 for m in (model, model.encoder)]
         sizes = f"{millions[0]:.2f} M parameters (encoder {millions[1]:.2f} M)"
-        where = f"{accelerator.num_processes} process(es) on {accelerator.device}, {'bf16' if accelerator.mixed_precision == 'bf16' else 'fp32'}"
+        precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+        where = f"{accelerator.num_processes} process(es) on {accelerator.device}, {precision}"
         print(
             f"train: {experiment.name}: {sizes}, {len(cuts)} utterances, {hours:.2f} h, {where}", flush=True
         )
