@@ -17,10 +17,13 @@ def experiment() -> Experiment:
     exp.model.encoder.dropout = 0.1
     exp.data.plan.max_seconds = 40.0
     exp.data.plan.max_utterances = 32
-    exp.data.speed_perturb = (0.9, 1.0, 1.1)
+    # Few training speakers: speeds stand in for other voices, noise for other rooms and levels.
+    exp.data.speed_perturb = (0.8, 0.87, 0.93, 1.0, 1.07, 1.15, 1.25)
+    exp.model.noise.probability = 0.5
+    exp.model.specaugment.time_masks = 2
     exp.data.valid_utterances = 100
-    exp.train.steps = 2000
-    exp.train.ctc_first = 400
+    exp.train.steps = 3000
+    exp.train.ctc_first = 1200
     exp.train.encoder_hold = 100
     exp.train.lr = 2e-3
     exp.train.warmup_steps = 50

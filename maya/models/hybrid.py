@@ -16,6 +16,7 @@ from maya.data.batch import Batch
 from maya.encoders.fastconformer import FastConformer, FastConformerConfig
 from maya.errors import MayaError
 from maya.features.logmel import LogMel, LogMelConfig
+from maya.features.noise import AddNoise, NoiseConfig
 from maya.features.specaugment import SpecAugment, SpecAugmentConfig
 from maya.losses import ctc_loss, rnnt_loss, tdt_loss
 from maya.transducer.joint import Joint, JointConfig
@@ -27,6 +28,7 @@ class HybridConfig:
     """What a hybrid model is. `vocab_size` (pieces without blank) is filled in from the tokenizer."""
 
     features: LogMelConfig = field(default_factory=LogMelConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
     specaugment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     encoder: FastConformerConfig = field(default_factory=FastConformerConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
@@ -81,6 +83,7 @@ class HybridModel(nn.Module):
         self.cfg = cfg
         dim = cfg.encoder.d_model
         self.preprocessor = nn.ModuleDict({"featurizer": LogMel(cfg.features)})
+        self.noise = AddNoise(cfg.noise)
         self.specaugment = SpecAugment(cfg.specaugment)
         self.encoder = FastConformer(cfg.encoder)
         if cfg.transducer != "none":
@@ -109,7 +112,7 @@ class HybridModel(nn.Module):
 
     def encode(self, audio: Tensor, audio_lens: Tensor, langs: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """audio (B, N), audio_lens (B,), langs (B,) indices or -1 for unknown → (B, S, D), enc_lens (B,)."""
-        feats, feat_lens = self.features(audio, audio_lens)
+        feats, feat_lens = self.features(self.noise(audio, audio_lens), audio_lens)
         enc, enc_lens = self.encoder(self.specaugment(feats, feat_lens), feat_lens)
         if self.cfg.language_embedding:
             enc = enc + self._language_bias(langs, enc)

@@ -1,0 +1,46 @@
+"""White noise at a random level, added to waveforms while training."""
+
+import torch
+from torch import Tensor, nn
+
+from maya.config import config
+from maya.errors import MayaError
+
+
+@config
+class NoiseConfig:
+    """probability: share of utterances that get noise, 0 for none. snr_db: lowest and highest
+    signal-to-noise ratio, drawn evenly in decibels."""
+
+    probability: float = 0.0
+    snr_db: tuple[float, float] = (10.0, 40.0)
+
+
+class AddNoise(nn.Module):
+    """Gaussian noise relative to each utterance's own level; nothing outside training.
+
+    It stands for what differs most between recordings of one vocabulary: how far the speech lies above the
+    noise of room and microphone, which normalised features show and a change of gain does not.
+    """
+
+    def __init__(self, cfg: NoiseConfig) -> None:
+        super().__init__()
+        if not 0 <= cfg.probability <= 1 or cfg.snr_db[0] > cfg.snr_db[1]:
+            raise MayaError(
+                f"model.noise takes a probability between 0 and 1 and an ascending snr_db, not "
+                f"{cfg.probability} and {cfg.snr_db}"
+            )
+        self.cfg = cfg
+
+    def forward(self, audio: Tensor, audio_lens: Tensor) -> Tensor:
+        """audio (B, N) zero beyond audio_lens (B,) samples → the same shape; padding stays zero."""
+        if not self.training or self.cfg.probability == 0:
+            return audio
+        valid = torch.arange(audio.shape[1], device=audio.device) < audio_lens[:, None]
+        power = (audio * valid).square().sum(1) / audio_lens.clamp(min=1)
+        low, high = self.cfg.snr_db
+        draw = torch.rand(2, len(audio), device=audio.device)
+        snr = 10 ** ((low + (high - low) * draw[0]) / 10)
+        chosen = draw[1] < self.cfg.probability
+        level = torch.where(chosen, (power / snr).sqrt(), 0.0)
+        return audio + torch.randn_like(audio) * valid * level[:, None]
