@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--checkpoint", type=Path, help="a .pt file; without it the run's averaged or best one")
 
     p = _command(commands, "score", "WER and CER per language with 95 %% intervals")
-    p.add_argument("--run", type=Path, required=True, help="the run folder")
+    p.add_argument("--run-dir", type=Path, required=True, help="the run folder")
     p.add_argument("--data", type=Path, help="the prepared data, for notes on the splits")
     p.add_argument("--split", default="test", choices=("train", "dev", "test"))
     p.add_argument(
@@ -92,7 +92,7 @@ def _experiment(p: argparse.ArgumentParser) -> None:
 
 def _data_and_run(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", type=Path, required=True, help="the folder that `maya prepare` wrote")
-    p.add_argument("--run", type=Path, required=True, help="the run folder, made when missing")
+    p.add_argument("--run-dir", type=Path, required=True, help="the run folder, made when missing")
 
 
 def dispatch(args: argparse.Namespace) -> None:
@@ -112,7 +112,7 @@ def dispatch(args: argparse.Namespace) -> None:
     if args.command == "score":
         from maya.recipes.score import score
 
-        score(args.run, split=args.split, data=args.data, by_speaker=args.by_speaker, force=args.force)
+        score(args.run_dir, split=args.split, data=args.data, by_speaker=args.by_speaker, force=args.force)
         return
 
     from maya.recipes.experiment import load_experiment
@@ -125,20 +125,25 @@ def dispatch(args: argparse.Namespace) -> None:
     elif args.command == "tokenizer":
         from maya.recipes.tokenizer import tokenizer
 
-        tokenizer(experiment, args.data, args.run, force=args.force)
+        tokenizer(experiment, args.data, args.run_dir, force=args.force)
     elif args.command == "train":
         from maya.recipes.train import train
 
-        train(experiment, args.data, args.run, cpu=args.cpu, force=args.force)
+        train(experiment, args.data, args.run_dir, cpu=args.cpu, force=args.force)
     elif args.command == "average":
         from maya.recipes.average import average
 
-        average(experiment, args.data, args.run, force=args.force)
+        average(experiment, args.data, args.run_dir, force=args.force)
     elif args.command == "decode":
         from maya.recipes.decode import decode
 
         decode(
-            experiment, args.data, args.run, split=args.split, checkpoint=args.checkpoint, force=args.force
+            experiment,
+            args.data,
+            args.run_dir,
+            split=args.split,
+            checkpoint=args.checkpoint,
+            force=args.force,
         )
 
 

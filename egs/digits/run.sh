@@ -39,17 +39,17 @@ if due 1; then
   maya prepare "${exp[@]}" --corpus "$work/corpus" --out "$data" "${force[@]}"
 fi
 if due 2; then
-  maya tokenizer "${exp[@]}" --data "$data" --run "$run" "${force[@]}"
+  maya tokenizer "${exp[@]}" --data "$data" --run-dir "$run" "${force[@]}"
 fi
 if due 3; then
-  launch "$gpus" train "${exp[@]}" --data "$data" --run "$run" "${device[@]}" "${force[@]}"
+  launch "$gpus" train "${exp[@]}" --data "$data" --run-dir "$run" "${device[@]}" "${force[@]}"
 fi
 if due 4; then
-  maya average "${exp[@]}" --data "$data" --run "$run" "${force[@]}"
+  maya average "${exp[@]}" --data "$data" --run-dir "$run" "${force[@]}"
 fi
 if due 5; then
-  maya decode "${exp[@]}" --data "$data" --run "$run" "${force[@]}"
+  maya decode "${exp[@]}" --data "$data" --run-dir "$run" "${force[@]}"
 fi
 if due 6; then
-  maya score --data "$data" --run "$run" "${force[@]}"
+  maya score --data "$data" --run-dir "$run" "${force[@]}"
 fi

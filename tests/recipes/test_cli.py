@@ -21,7 +21,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus taken from audio to scores by the commands of run.sh."""
     top = tmp_path_factory.mktemp("road")
     tones.make_corpus(top / "corpus")
-    data, run = ["--data", str(top / "data")], ["--run", str(top / "run")]
+    data, run = ["--data", str(top / "data")], ["--run-dir", str(top / "run")]
     assert main(["prepare", *TINY, "--corpus", str(top / "corpus"), "--out", str(top / "data")]) == 0
     assert main(["tokenizer", *TINY, *data, *run]) == 0
     assert main(["train", *TINY, *data, *run, "--cpu"]) == 0
@@ -32,7 +32,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_road_ends_in_a_table(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["score", "--data", str(road / "data"), "--run", str(road / "run")]) == 0
+    assert main(["score", "--data", str(road / "data"), "--run-dir", str(road / "run")]) == 0
     out = capsys.readouterr().out
     for part in (
         "English",
@@ -49,7 +49,7 @@ def test_the_road_ends_in_a_table(road: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_what_has_not_changed_is_not_done_again(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data, run = ["--data", str(road / "data")], ["--run", str(road / "run")]
+    data, run = ["--data", str(road / "data")], ["--run-dir", str(road / "run")]
     assert main(["prepare", *TINY, "--corpus", str(road / "corpus"), "--out", str(road / "data")]) == 0
     for command in ("tokenizer", "train", "average", "decode"):
         assert main([command, *TINY, *data, *run]) == 0
@@ -143,17 +143,17 @@ def test_a_bad_utterance_is_dropped_with_its_reason(spoil: str, reason: str, tmp
 
 def test_missing_things_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _fails(_prepare(tmp_path / "nowhere", tmp_path / "data"), capsys, "nowhere", "--corpus")
-    stage = [*TINY, "--data", str(tmp_path), "--run", str(tmp_path / "run")]
+    stage = [*TINY, "--data", str(tmp_path), "--run-dir", str(tmp_path / "run")]
     _fails(["tokenizer", *stage], capsys, "cuts_train.jsonl.gz", "stage 1")
     _fails(["train", *stage], capsys, "cuts_train.jsonl.gz", "stage 1")
     _fails(["average", *stage], capsys, "no training checkpoint", "stage 3")
-    _fails(["score", "--run", str(tmp_path)], capsys, "hyps.jsonl", "stage 5")
+    _fails(["score", "--run-dir", str(tmp_path)], capsys, "hyps.jsonl", "stage 5")
     _fails(["info", str(tmp_path)], capsys, "holds no checkpoint")
     _fails(["transcribe", str(tmp_path), str(tmp_path / "a.wav")], capsys, "a.wav is not a file")
 
 
 def test_overrides_are_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stage = ["tokenizer", *TINY, "--data", str(tmp_path), "--run", str(tmp_path)]
+    stage = ["tokenizer", *TINY, "--data", str(tmp_path), "--run-dir", str(tmp_path)]
     _fails([*stage, "--set", "train.lrr=1"], capsys, "train.lrr", "TrainConfig")
     _fails([*stage, "--set", "train.steps=many"], capsys, "train.steps", "int", "many")
     _fails([*stage, "--set", "train"], capsys, "name=value")
@@ -172,7 +172,7 @@ def test_a_checkpoint_of_another_experiment(
     road: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(road / "run", tmp_path / "run")
-    stage = ["train", *TINY, "--cpu", "--data", str(road / "data"), "--run", str(tmp_path / "run")]
+    stage = ["train", *TINY, "--cpu", "--data", str(road / "data"), "--run-dir", str(tmp_path / "run")]
     _fails([*stage, "--set", "train.lr=0.5"], capsys, "another experiment", "train.lr was 0.003, now 0.5")
 
 
