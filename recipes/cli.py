@@ -1,6 +1,7 @@
 """The `maya` command: thin doors to the stage functions of this folder."""
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -172,6 +173,13 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `maya ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            raise
+        where = e.filename or "while writing"
+        advice = "free some space and run the same command again"
+        print(f"maya {args.command}: the disk is full ({where}); {advice}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -17,7 +17,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done, stamp
 from maya.recipes.tokenizer import require
 from maya.train.checkpoint import find_checkpoint
-from maya.train.runlog import write_json
+from maya.train.runlog import replacing, write_json
 
 
 def decode(
@@ -47,10 +47,10 @@ def decode(
     if not cuts:
         raise MayaError(f"{cuts_path} is empty; there is nothing to decode")
     out.mkdir(parents=True, exist_ok=True)
-    partial, began, seconds = out / "hyps.jsonl.partial", time.perf_counter(), 0.0
+    began, seconds = time.perf_counter(), 0.0
     loader = EvalLoader(CutSet.from_cuts(cuts.values()), recognizer.tokenizer, languages,
                         max_seconds=experiment.decode.max_seconds)  # fmt: skip
-    with partial.open("w") as f, torch.inference_mode():
+    with replacing(out / "hyps.jsonl") as partial, partial.open("w") as f, torch.inference_mode():
         for batch in loader:
             batch = batch.to(recognizer.device)
             enc, enc_lens = model.encode(batch.audio, batch.audio_lens, batch.langs)
@@ -67,7 +67,6 @@ def decode(
                 f.write(json.dumps(asdict(hyp) | row, ensure_ascii=False) + "\n")
             seconds += batch.seconds
     spent = time.perf_counter() - began
-    partial.replace(out / "hyps.jsonl")
     timing = {"audio_seconds": seconds, "seconds": spent, "real_time_factor": spent / seconds}
     write_json(out / "decode.json", {"checkpoint": str(path), "utterances": len(cuts)} | timing)
     print(f"decode: {len(cuts)} utterances, {seconds / 3600:.2f} h in {spent:.1f} s "

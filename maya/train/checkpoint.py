@@ -17,6 +17,7 @@ from maya.config import from_dict, to_dict
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, HybridModel
 from maya.text.tokenizer import Tokenizer
+from maya.train.runlog import replacing
 
 FORMAT = "maya-checkpoint-1"
 STEP_NAME = re.compile(r"step-(\d+)\.pt")
@@ -46,22 +47,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "notes": checkpoint.notes,
         "training": checkpoint.training,
     }
-    partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         # Through a buffered file object: torch's own writer turns a full disk into an unnamed C++ error.
-        with open(partial, "wb") as f:
+        with replacing(path) as partial, open(partial, "wb") as f:
             torch.save(payload, f)
             f.flush()
             os.fsync(f.fileno())
-        partial.replace(path)
     except OSError as e:
-        partial.unlink(missing_ok=True)
         raise MayaError(
             f"{path}: the checkpoint could not be written ({e.strerror}); free some space and run again"
         ) from e
     except RuntimeError as e:
-        partial.unlink(missing_ok=True)
         raise MayaError(f"{path}: the checkpoint could not be written ({str(e).splitlines()[0]})") from e
 
 

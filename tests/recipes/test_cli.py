@@ -1,5 +1,6 @@
 """The command line as a person meets it: the whole road in one go, and one sentence for each mistake."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -185,3 +186,17 @@ def test_every_command_has_help_that_ends_well() -> None:
         with pytest.raises(SystemExit) as stop:
             parser().parse_args([command, "--help"])
         assert stop.value.code == 0
+
+
+def test_a_full_disk_while_decoding(
+    road: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(road / "run", tmp_path / "run")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("maya.recipes.decode.asdict", full)
+    stage = ["decode", *TINY, "--data", str(road / "data"), "--run-dir", str(tmp_path / "run"), "--force"]
+    _fails(stage, capsys, "disk is full")
+    assert not list((tmp_path / "run").rglob("*.partial"))
