@@ -21,8 +21,8 @@ def experiment() -> Experiment:
     exp.data.cache_gb = 2.0  # Opus costs more to decode than its features to compute
     exp.data.speed_perturb = (0.9, 1.0, 1.1)
     exp.data.valid_utterances = 20
-    exp.train.steps = 3600
-    exp.train.ctc_first = 2800
+    exp.train.steps = 2600
+    exp.train.ctc_first = 2000
     exp.train.encoder_hold = 150
     exp.train.lr = 2e-3
     exp.train.warmup_steps = 50
