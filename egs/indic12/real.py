@@ -10,21 +10,24 @@ from maya.recipes.experiment import Experiment
 
 def experiment() -> Experiment:
     exp = Experiment(name="indic12/real", model=presets.tiny())
-    exp.tokenizer.vocab_size = 1000
+    exp.tokenizer.vocab_size = 2000
     exp.model.language_embedding = True
     exp.model.language_init = 1.0
     exp.model.encoder.n_layers = 6
-    exp.model.encoder.dropout = 0.1
-    exp.data.plan.max_seconds = 60.0
+    exp.model.encoder.dropout = 0.05
+    exp.model.specaugment.freq_masks = 1
+    exp.model.specaugment.freq_width = 15
+    exp.model.specaugment.time_masks = 2
+    exp.data.plan.max_seconds = 50.0
     exp.data.plan.max_utterances = 32
     exp.data.plan.temperature = 0.7
     exp.data.cache_gb = 2.0  # Opus costs more to decode than its features to compute
     exp.data.speed_perturb = (0.9, 1.0, 1.1)
     exp.data.valid_utterances = 20
-    exp.train.steps = 2600
-    exp.train.ctc_first = 2000
+    exp.train.steps = 2400
+    exp.train.ctc_first = 1800
     exp.train.encoder_hold = 150
-    exp.train.lr = 2e-3
+    exp.train.lr = 3e-3
     exp.train.warmup_steps = 50
     exp.train.log_every = 50
     return exp
