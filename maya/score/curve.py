@@ -11,7 +11,7 @@ Points = Sequence[tuple[float, float]]
 
 COLOURS = ("#3b7dd8", "#d9703c", "#3f9d63", "#9a5fc0")
 WIDTH, HEIGHT = 520, 240  # pixels of one chart
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 28, 34  # margins around the plotted area
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 28, 34  # margins around the plotted area
 _MOST_POINTS = 400  # more than one per pixel and a half cannot be seen
 
 

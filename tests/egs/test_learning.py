@@ -1,0 +1,32 @@
+"""The recipes still learn. Minutes of training each: run by `make test-all`, not by `make test`."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def _run(recipe: str, work: Path, *options: str) -> dict:
+    command = [REPO / "egs" / recipe / "run.sh", "--work", work, "--gpus", "0", "--cpu", "true", *options]
+    subprocess.run(command, check=True, cwd=REPO, timeout=3600)
+    (result,) = work.glob("*/decode/test/result.json")
+    return json.loads(result.read_text())
+
+
+@pytest.mark.slow
+def test_the_built_in_corpus_is_learnt(tmp_path: Path) -> None:
+    pytest.importorskip(
+        "espeakng_loader", reason="the built-in corpus needs espeakng-loader: pip install 'maya[mini]'"
+    )
+    result = _run("indic12", tmp_path)
+    assert len(result["languages"]) == 12
+    assert result["macro"]["cer"] <= 0.15
+
+
+@pytest.mark.slow
+def test_digits_are_learnt_from_real_voices(shared: Path, tmp_path: Path) -> None:
+    result = _run("digits", tmp_path, "--source", str(shared / "corpora" / "digits"))
+    assert result["macro"]["wer"] <= 0.10
