@@ -67,7 +67,8 @@ launch() {
   if [ "$processes" -le 1 ]; then
     maya "$@"
   else
-    torchrun --standalone --nproc-per-node "$processes" -m maya.recipes.cli "$@"
+    # torchrun would choose one thread a process too, and say so at length.
+    OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} torchrun --standalone --nproc-per-node "$processes" -m maya.recipes.cli "$@"
   fi
 }
 

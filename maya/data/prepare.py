@@ -7,7 +7,6 @@ as it is loaded.
 import errno
 import gzip
 import json
-import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +32,6 @@ from maya.errors import MayaError
 
 __all__ = ["PrepareConfig", "PrepareReport", "encode_cuts", "prepare_corpus", "to_cut"]
 
-log = logging.getLogger(__name__)
 _FILES = ("dropped.jsonl", "splits.json", *(f"cuts_{part}.jsonl.gz" for part in PARTS), "summary.json")
 
 
@@ -113,8 +111,6 @@ def prepare_corpus(
         splits=splits,
         notes=_notes(selected, others, languages, splits),
     )
-    for note in report.notes:
-        log.info("%s", note)
     _write(out_dir, cuts, dropped, report)
     return report
 
