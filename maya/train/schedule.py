@@ -20,6 +20,6 @@ def encoder_share(step: int, hold_steps: int) -> float:
 
     A fresh encoder is a usable set of random features. Trained from the first step on, it spends them on the
     frequencies of the output units, which its heads have not learnt yet: its frames become nearly alike, and
-    training stays on that plateau. See egs/indic12/RESULTS.md for what holding it back did.
+    training stays on that plateau. egs/indic12/RESULTS.md compares the two.
     """
     return min(1.0, max(0.0, (step - hold_steps + 1) / hold_steps)) if hold_steps else 1.0
