@@ -3,6 +3,7 @@ decoding needs nothing else; training checkpoints add everything an exact resume
 
 import io
 import os
+import pickle
 import random
 import re
 from dataclasses import dataclass
@@ -59,7 +60,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             f"{path}: the checkpoint could not be written ({e.strerror}); free some space and run again"
         ) from e
     except RuntimeError as e:
-        raise MayaError(f"{path}: the checkpoint could not be written ({str(e).splitlines()[0]})") from e
+        raise MayaError(
+            f"{path}: the checkpoint could not be written ({(str(e) or type(e).__name__).splitlines()[0]})"
+        ) from e
 
 
 def load_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
@@ -68,8 +71,10 @@ def load_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, io.UnsupportedOperation, ValueError, KeyError) as e:
-        raise MayaError(f"{path} is not a readable checkpoint: {str(e).splitlines()[0][:120]}") from e
-    except Exception as e:  # torch raises pickle.UnpicklingError of several origins for foreign files
+        raise MayaError(
+            f"{path} is not a readable checkpoint: {(str(e) or type(e).__name__).splitlines()[0][:120]}"
+        ) from e
+    except pickle.UnpicklingError as e:
         raise MayaError(f"{path} is not a Maya checkpoint: it holds objects that are refused") from e
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise MayaError(f"{path} is not a Maya checkpoint (no format mark {FORMAT!r})")
