@@ -23,7 +23,7 @@ from maya.text.tokenizer import Tokenizer
 from maya.train.distributed import barrier, rank, world_size
 from maya.train.loop import make_accelerator
 from maya.train.loop import train as run_loop
-from maya.train.state import FREE, Position, flat
+from maya.train.state import Position, flat, is_free
 from maya.train.validate import Validate, make_validate
 
 
@@ -31,7 +31,7 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
     """Train on `data`/cuts_train.jsonl.gz with `run`/tokenizer.model, into `run`; resumes by itself."""
     require(data / "cuts_train.jsonl.gz", "run stage 1 (prepare) first")
     tokenizer = Tokenizer.load(require(run / "tokenizer.model", "run stage 2 (tokenizer) first"))
-    options = {k: v for k, v in flat(to_dict(experiment)).items() if k not in FREE}
+    options = {k: v for k, v in flat(to_dict(experiment)).items() if not is_free(k)}
     inputs = {
         "data": content(data / "stage.json"),
         "tokenizer": content(run / "tokenizer.model"),

@@ -118,10 +118,15 @@ def resume(run_dir: Path, model: HybridModel, optimizer: torch.optim.Optimizer, 
     return state
 
 
+def is_free(name: str) -> bool:
+    """Whether a field may change without making it another training: those in FREE, and how to decode."""
+    return name in FREE or name.startswith("decode.")
+
+
 def refuse_other_experiment(path: Path, saved: dict, asked: dict) -> None:
     """MayaError if the checkpoint belongs to an experiment that would have learnt something else."""
     was, now = flat(saved), flat(asked)
-    differing = [k for k in sorted(was.keys() | now.keys()) if was.get(k) != now.get(k) and k not in FREE]
+    differing = [k for k in sorted(was.keys() | now.keys()) if was.get(k) != now.get(k) and not is_free(k)]
     if differing:
         k = differing[0]
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
