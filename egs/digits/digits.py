@@ -30,5 +30,5 @@ def experiment() -> Experiment:
     exp.train.warmup_steps = 50
     exp.train.log_every = 50
     exp.train.valid_every = exp.train.save_every = 400
-    exp.train.threads = 1  # run it with --gpus 2 --cpu true on two cores: faster than two threads
+    exp.train.threads = 1  # for --gpus 2 --cpu true: two processes on two cores
     return exp

@@ -50,7 +50,7 @@ class Tokenizer:
         self._processor = spm.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model_bytes)
-        except Exception as error:  # SentencePiece raises RuntimeError or OSError by version
+        except (RuntimeError, OSError) as error:  # by version of SentencePiece
             raise MayaError(f"this is not a SentencePiece model ({_last_line(error)})") from None
 
     @property
