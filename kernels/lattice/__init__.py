@@ -4,6 +4,7 @@ What RNN-T, pruned RNN-T and TDT share. The operators here take log probabilitie
 autograd: a loss turns the posteriors into its gradient.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,13 +36,30 @@ def rnnt_lattice(
     labels: list[int],
     *,
     with_posteriors: bool,
+    label_ends: bool = False,
+    backend: str = "auto",
 ) -> LatticeResult:
-    """RNN-T: a blank takes one frame, a label none. blank, label: log probabilities (B, S, U+1)."""
-    arcs = Arcs(blank={1: blank}, label={0: label})
+    """RNN-T: a blank takes one frame, a label none. blank, label: log probabilities (B, S, U+1).
+
+    frames, labels: T <= S and U of each row, on the host. What lies outside a row's T and U is never read.
+    label_ends: pruned RNN-T's "modified" and "constrained" lattices: a label takes one frame too, from
+      (t, u) to (t+1, u+1), and may be the last arc, landing on (T, U).
+    backend: "auto" (Triton on CUDA where it can be imported, else torch), "torch" or "triton".
+
+    Raises ValueError for an unknown backend, and for "triton" where it cannot run.
+    """
+    if _backend("rnnt_lattice", backend, blank) == "triton":
+        from maya.kernels.lattice.kernel import rnnt_lattice_triton
+
+        return rnnt_lattice_triton(
+            blank, label, frames, labels, with_posteriors=with_posteriors, label_ends=label_ends
+        )
+    takes = 1 if label_ends else 0
+    arcs = Arcs(blank={1: blank}, label={takes: label}, label_ends=label_ends)
     found = forward_backward(arcs, frames, labels, with_posteriors=with_posteriors)
     if not with_posteriors:
         return LatticeResult(found.log_prob)
-    return LatticeResult(found.log_prob, found.blank[1], found.label[0])
+    return LatticeResult(found.log_prob, found.blank[1], found.label[takes])
 
 
 def tdt_lattice(
@@ -53,8 +71,20 @@ def tdt_lattice(
     *,
     durations: Sequence[int],
     with_posteriors: bool,
+    backend: str = "auto",
 ) -> LatticeResult:
-    """TDT: blank, label (B, S, U+1) and durations_log_prob (B, S, U+1, D); an arc weighs the sum of two."""
+    """TDT: blank, label (B, S, U+1) and durations_log_prob (B, S, U+1, D); an arc weighs the sum of two.
+
+    durations: frames, D of them, rising, with a positive one. frames, labels, backend, errors: as for
+    `rnnt_lattice`.
+    """
+    if _backend("tdt_lattice", backend, blank) == "triton":
+        from maya.kernels.lattice.kernel import tdt_lattice_triton
+
+        return tdt_lattice_triton(
+            blank, label, durations_log_prob, frames, labels,
+            durations=durations, with_posteriors=with_posteriors,
+        )  # fmt: skip
     pairs = list(zip(durations, durations_log_prob.unbind(-1), strict=True))
     arcs = Arcs(
         blank={d: blank + weight for d, weight in pairs if d > 0},
@@ -70,6 +100,27 @@ def tdt_lattice(
         torch.stack(list(found.label.values())).sum(0),
         torch.stack(by_duration, -1),
     )
+
+
+def _backend(op: str, requested: str, sample: Tensor) -> str:
+    """What will run, "torch" or "triton"; ValueError where the requested one cannot."""
+    if requested not in ("auto", "torch", "triton"):
+        raise ValueError(f'{op}: unknown backend {requested!r}; use "auto", "torch" or "triton"')
+    if requested == "torch" or (requested == "auto" and not sample.is_cuda):
+        return "torch"
+    if importlib.util.find_spec("triton") is None:
+        if requested == "auto":
+            return "torch"
+        raise ValueError(f'{op}: backend "triton" needs the package triton, which is not installed')
+    if not sample.is_cuda:
+        import triton
+
+        if not triton.knobs.runtime.interpret:
+            raise ValueError(
+                f'{op}: backend "triton" needs CUDA tensors, not {sample.device} '
+                "(on a CPU only Triton's interpreter runs it, with TRITON_INTERPRET=1)"
+            )
+    return "triton"
 
 
 __all__ = [

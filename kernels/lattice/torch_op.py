@@ -2,7 +2,8 @@
 
 Nodes are (t, u): t of T frames consumed, u of U labels emitted. A blank arc of duration d > 0 leads to (t+d,
 u), a label arc of duration d >= 0 to (t+d, u+1); RNN-T has blank duration 1 and label duration 0. A path
-starts at (0, 0) and ends with a blank that lands exactly on (T, U); no other arc reaches T.
+starts at (0, 0) and ends with a blank (or, with `label_ends`, a label) that lands exactly on (T, U); no
+other arc reaches T.
 kernels/tdt/README.md derives what is done here:
 
 * every arc raises n = t + u by at least 1, so all nodes of one anti-diagonal, of all utterances, are
@@ -27,10 +28,12 @@ class Arcs:
     """Log weights of the arcs that leave each cell, as (B, S, U+1), by duration in frames.
 
     A weight may be anything where its arc is not allowed; `forward_backward` masks it.
+    label_ends: a label may be the last arc and land on (T, U), as in pruned RNN-T's modified lattice.
     """
 
     blank: dict[int, Tensor]
     label: dict[int, Tensor]
+    label_ends: bool = False
 
 
 @dataclass(slots=True)
@@ -59,8 +62,8 @@ def forward_backward(
     batch, size, width = cells.shape
     n_frames, n_labels = (torch.tensor(x, device=cells.device, dtype=torch.int64) for x in (frames, labels))
     arcs = Arcs(
-        blank={d: _allowed(w, n_frames, n_labels, d, label=False) for d, w in arcs.blank.items()},
-        label={d: _allowed(w, n_frames, n_labels, d, label=True) for d, w in arcs.label.items()},
+        blank={d: _allowed(w, n_frames, n_labels, d, 0, ends=True) for d, w in arcs.blank.items()},
+        label={d: _allowed(w, n_frames, n_labels, d, 1, ends=arcs.label_ends) for d, w in arcs.label.items()},
     )
     history = _sweep(_incoming(arcs, n_frames, n_labels, both=with_posteriors))
     log_prob = history[-1, :batch, -1].masked_fill(n_frames == 0, NEG_INF)
@@ -80,14 +83,16 @@ def forward_backward(
     )
 
 
-def _allowed(weight: Tensor, frames: Tensor, labels: Tensor, duration: int, *, label: bool) -> Tensor:
-    """`weight` (B, S, U+1) with -inf where an arc of this kind and duration may not leave."""
+def _allowed(
+    weight: Tensor, frames: Tensor, labels: Tensor, duration: int, advance: int, *, ends: bool
+) -> Tensor:
+    """`weight` (B, S, U+1) with -inf where an arc may not leave; `ends`: it may land on (T, U)."""
     t = torch.arange(weight.shape[1], device=weight.device)[None, :, None] + duration
-    u = torch.arange(weight.shape[2], device=weight.device)[None, None]
+    u = torch.arange(weight.shape[2], device=weight.device)[None, None] + advance
     frames, labels = frames[:, None, None], labels[:, None, None]
-    ok = (
-        (t < frames) & (u < labels) if label else (t < frames) & (u <= labels) | (t == frames) & (u == labels)
-    )
+    ok = (t < frames) & (u <= labels)
+    if ends:
+        ok |= (t == frames) & (u == labels)
     return torch.where(ok, weight, NEG_INF)
 
 
