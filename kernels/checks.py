@@ -1,5 +1,6 @@
 """What every transducer loss asks of its arguments, and the choice of a backend."""
 
+import importlib.util
 import logging
 
 import torch
@@ -9,21 +10,43 @@ log = logging.getLogger(__name__)
 _announced: set[tuple[str, str]] = set()
 
 
-def choose_backend(op: str, requested: str) -> str:
-    """The backend that will run; "auto" is "torch" as long as no other fast form exists. Logged once per
+def choose_backend(op: str, requested: str, sample: Tensor) -> str:
+    """The backend that will run on tensors like `sample`: "reference", "torch" or "triton". Logged once per
     choice.
 
-    Raises ValueError for an unknown name, and for "triton", which these operators do not have yet.
+    "auto" is "triton" on CUDA where triton can be imported, but "torch" for fp64, which the kernels do not
+    compute in. Raises ValueError for an unknown name, and for "triton" where it cannot run.
     """
-    if requested == "triton":
-        raise ValueError(f'{op}: backend "triton" is not built yet; use "auto", "torch" or "reference"')
-    if requested not in ("auto", "reference", "torch"):
-        raise ValueError(f'{op}: unknown backend {requested!r}; use "auto", "torch" or "reference"')
-    chosen = "torch" if requested == "auto" else requested
+    if requested not in ("auto", "reference", "torch", "triton"):
+        raise ValueError(f'{op}: unknown backend {requested!r}; use "auto", "torch", "triton" or "reference"')
+    chosen = requested
+    if requested == "auto":
+        fast = sample.is_cuda and sample.dtype != torch.float64 and _has_triton()
+        chosen = "triton" if fast else "torch"
+    elif requested == "triton":
+        _check_triton(op, sample)
     if (op, chosen) not in _announced:
         _announced.add((op, chosen))
         log.info("%s: backend %s", op, chosen)
     return chosen
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _check_triton(op: str, sample: Tensor) -> None:
+    if not _has_triton():
+        raise ValueError(f'{op}: backend "triton" needs the package triton, which is not installed')
+    if sample.is_cuda:
+        return
+    import triton
+
+    if not triton.knobs.runtime.interpret:
+        raise ValueError(
+            f'{op}: backend "triton" needs CUDA tensors, not {sample.device} '
+            "(on a CPU only Triton's interpreter runs it, with TRITON_INTERPRET=1)"
+        )
 
 
 def check_durations(durations: tuple[int, ...], scored: int) -> None:

@@ -33,7 +33,7 @@ def rnnt_loss(
     A row without frames has no alignment: its loss is inf and its gradient 0, as for a row whose every path
     has probability 0. Raises ValueError for shapes, lengths or targets that do not fit.
     """
-    chosen = choose_backend("rnnt_loss", backend)
+    chosen = choose_backend("rnnt_loss", backend, logits)
     if fastemit < 0:
         raise ValueError(f"rnnt_loss: fastemit must not be negative, not {fastemit}")
     targets, frames, labels = check_lattice("rnnt_loss", logits, targets, logit_lens, target_lens, blank)

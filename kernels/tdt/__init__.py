@@ -45,7 +45,7 @@ def tdt_loss(
     inf and gradient 0. Raises ValueError for shapes, lengths, targets or durations that do not fit.
     """
     durations = tuple(int(d) for d in durations)
-    chosen = choose_backend("tdt_loss", backend)
+    chosen = choose_backend("tdt_loss", backend, token_logits)
     check_durations(durations, duration_logits.shape[-1])
     if duration_logits.shape[:-1] != token_logits.shape[:-1]:
         raise ValueError(

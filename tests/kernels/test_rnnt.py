@@ -191,7 +191,6 @@ def test_fastemit_weighs_label_arcs_only() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backend": "triton"}, "not built yet"),
         ({"backend": "cuda"}, "unknown backend"),
         ({"blank": 6}, "blank 6"),
         ({"fastemit": -1.0}, "fastemit"),
