@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,12 @@ from maya.data.loader import EvalLoader, TrainLoader
 from maya.data.plan import BatchPlan
 from maya.data.utterances import Utterances
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
+from maya.models.hybrid import HybridConfig, HybridModel, build_model, count_parameters, with_vocabulary
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.tokenizer import require
 from maya.text.tokenizer import Tokenizer
+from maya.train.checkpoint import start_from, step_checkpoints
 from maya.train.distributed import barrier, rank, world_size
 from maya.train.loop import make_accelerator
 from maya.train.loop import train as run_loop
@@ -56,6 +58,7 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
         )
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
+    facts = start(model, experiment, data, run, main)
     if main:
         hours = sum(c.duration for c in cuts) / 3600
         millions = [count_parameters(m) / 1e6 for m in (model, model.encoder)]
@@ -68,11 +71,24 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
     run_loop(
         experiment, model, tokenizer, train_batches(experiment, cuts, tokenizer),
         dev_validation(experiment, data, tokenizer, languages), run, accelerator=accelerator,
-        facts={"train_cuts": str(data / "cuts_train.jsonl.gz"), "parameters": count_parameters(model)},
+        facts=facts,
     )  # fmt: skip
     if main:
         mark_done(run / "stage-train.json", inputs)
     barrier()
+
+
+def start(model: HybridModel, experiment: Experiment, data: Path, run: Path, main: bool) -> dict[str, Any]:
+    """Take over the weights that `train.init_from` names, unless the run has begun; facts for the log."""
+    cfg = experiment.train
+    facts = {"train_cuts": str(data / "cuts_train.jsonl.gz"), "parameters": count_parameters(model)}
+    if cfg.init_from and not step_checkpoints(run):
+        taken = start_from(model, Path(cfg.init_from), cfg.init_modules)
+        if main:
+            modules = ", ".join(cfg.init_modules)
+            print(f"train: {taken / 1e6:.2f} M parameters ({modules}) from {cfg.init_from}")
+        facts["init_parameters"] = taken
+    return facts
 
 
 def train_batches(

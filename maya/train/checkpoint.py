@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,31 @@ def build(checkpoint: Checkpoint) -> HybridModel:
     model = HybridModel(checkpoint.model_config)
     model.load_state_dict(checkpoint.weights)
     return model.eval()
+
+
+def start_from(model: HybridModel, path: Path, modules: Sequence[str]) -> int:
+    """Copy the weights of `modules` ("encoder", "decoder", "ctc_decoder" ...) out of another model's
+    checkpoint; returns how many parameters came over.
+
+    `path` is a file or a run folder. Every tensor of a named module must be there in the same shape, else
+    MayaError names the first that is not, and the model is left as it was.
+    """
+    path = find_checkpoint(path)
+    theirs, taken = load_checkpoint(path).weights, {}
+    for module in modules:
+        mine = {k: v for k, v in model.state_dict().items() if k.startswith(module + ".")}
+        if not mine:
+            raise MayaError(f"the model has no module {module!r} to start from {path}")
+        for name, tensor in mine.items():
+            if name not in theirs or theirs[name].shape != tensor.shape:
+                found = tuple(theirs[name].shape) if name in theirs else "nothing"
+                raise MayaError(
+                    f"{path} does not fit: {name} is {tuple(tensor.shape)} here and {found} there; "
+                    "give the experiment that checkpoint's model, or name other modules"
+                )
+        taken |= {name: theirs[name] for name in mine}
+    model.load_state_dict(taken, strict=False)
+    return sum(t.numel() for t in taken.values())
 
 
 def rng_state() -> dict[str, Any]:

@@ -45,6 +45,8 @@ class TrainConfig:
     clip: float = 1.0
     accumulate: int = 1
     ctc_first: int = 0  # steps at the start with CTC alone: cheap while the encoder learns to listen
+    init_from: str = ""  # a checkpoint, or a run folder, of another model to take the modules below from
+    init_modules: tuple[str, ...] = ("encoder",)
     encoder_hold: int = 0  # steps at the start in which only the heads learn; see schedule.encoder_share
     per: Literal["token", "utterance"] = (
         "token"  # the loss is summed, then divided by a global count of these

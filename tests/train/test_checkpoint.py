@@ -8,7 +8,7 @@ import torch
 
 import maya
 from maya.errors import MayaError
-from maya.models.hybrid import build_model
+from maya.models.hybrid import build_model, with_vocabulary
 from maya.text.tokenizer import TokenizerConfig, train_tokenizer
 from maya.train import checkpoint as ckpt
 from tests import tiny
@@ -104,3 +104,19 @@ def test_all_random_states_come_back() -> None:
     ckpt.restore_rng(saved)
     again = (torch.rand(3), np.random.rand(3), random.random())
     assert torch.equal(first[0], again[0]) and np.array_equal(first[1], again[1]) and first[2] == again[2]
+
+
+def test_starting_from_another_model(made: ckpt.Checkpoint, tmp_path: Path) -> None:
+    ckpt.save_checkpoint(tmp_path / "averaged.pt", made)
+    larger = with_vocabulary(made.model_config, made.model_config.vocab_size + 3, ("en",))
+    model = build_model(larger)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    taken = ckpt.start_from(model, tmp_path, ["encoder"])
+    assert taken == sum(v.numel() for k, v in before.items() if k.startswith("encoder."))
+    for name, value in model.state_dict().items():
+        source = made.weights[name] if name.startswith("encoder.") else before[name]
+        assert torch.equal(value, source), name
+    with pytest.raises(MayaError, match=r"ctc_decoder.* there; give the experiment"):
+        ckpt.start_from(model, tmp_path, ["encoder", "ctc_decoder"])
+    with pytest.raises(MayaError, match="no module 'adapter'"):
+        ckpt.start_from(model, tmp_path, ["adapter"])
