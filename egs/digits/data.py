@@ -31,9 +31,11 @@ from maya.recipes.corpus_writer import (
     write_corpus,
 )
 
-_VERSION = 1  # to be raised when the same plan comes to sound different
+_VERSION = 2  # to be raised when the same plan comes to sound different
 _FIELDS = ("id", "language", "text", "speaker", "source", "licence", "audio")
 _LONGEST = 7  # digits in a string
+_FEW_SPEAKERS = 6  # below this, dev does not get a speaker of its own
+_DEV_SHARE = 10  # it then gets one in so many of the training speakers' recordings
 _FADE = 80  # samples, 5 ms, at both ends of a recording: the cuts are not always at silence
 
 
@@ -41,15 +43,15 @@ def prepare_digits(
     source: Path,
     out: Path,
     *,
-    strings_per_language: int = 800,
+    strings_per_language: int = 2400,
     eval_per_language: int = 200,
     seed: int = 1,
 ) -> dict[str, Any]:
     """Make the corpus in the folder `out` unless it is already there; returns the contents of `corpus.json`.
 
-    Training holds every recording of its speakers once and `strings_per_language` strings of 2 to 7 digits;
-    dev and test hold `eval_per_language` utterances each, half of them single digits. Of a language's
-    speakers a fifth goes to test and a fifth to dev. Raises MayaError on a bad source, Ctrl-C or a full disk.
+    Training holds every recording of its own once and `strings_per_language` strings of 2 to 7 digits;
+    dev and test hold `eval_per_language` utterances each, half of them single digits. Who speaks where:
+    `assign`. Raises MayaError on a bad source, Ctrl-C or a full disk.
     """
     rows = read_source(source)
     sizes = {"train": strings_per_language, "heldout": eval_per_language}
@@ -91,11 +93,28 @@ def read_source(source: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda r: r["id"])
 
 
-def speaker_splits(speakers: Sequence[str], rng: random.Random) -> dict[str, list[str]]:
-    """A fifth of the speakers, one at least, for test and for dev, the others for training."""
-    drawn = rng.sample(sorted(speakers), len(speakers))
+def assign(rows: Sequence[dict[str, Any]], rng: random.Random) -> dict[str, list[dict[str, Any]]]:
+    """The recordings of one language for train, dev and test; test's speakers are heard nowhere else.
+
+    A fifth of the speakers, one at least, goes to test and as many to dev. Of few speakers dev gets
+    none, only recordings that training does not: one more voice to learn from is worth more than a dev set of
+    one voice.
+    """
+    speakers = sorted({r["speaker"] for r in rows})
+    drawn = rng.sample(speakers, len(speakers))
     fifth = max(1, round(len(drawn) / 5))
-    return {"test": drawn[:fifth], "dev": drawn[fifth : 2 * fifth], "train": drawn[2 * fifth :]}
+    split_of = dict.fromkeys(drawn, "train")
+    split_of |= dict.fromkeys(drawn[:fifth], "test")
+    held: set[str] = set()
+    if len(speakers) < _FEW_SPEAKERS:
+        rest = [r["id"] for r in rows if split_of[r["speaker"]] == "train"]
+        held = set(rng.sample(rest, max(1, len(rest) // _DEV_SHARE)))
+    else:
+        split_of |= dict.fromkeys(drawn[fifth : 2 * fifth], "dev")
+    splits: dict[str, list[dict[str, Any]]] = {"train": [], "dev": [], "test": []}
+    for row in rows:
+        splits["dev" if row["id"] in held else split_of[row["speaker"]]].append(row)
+    return splits
 
 
 def plan_language(
@@ -105,25 +124,22 @@ def plan_language(
     speakers = sorted({r["speaker"] for r in rows})
     if len(speakers) < 3:
         raise MayaError(f"{language} has {len(speakers)} speakers; three splits need three: add recordings")
-    splits = speaker_splits(speakers, random.Random(f"{seed} {language} speakers"))
     plan = []
-    for split in ("train", "dev", "test"):
+    for split, mine in assign(rows, random.Random(f"{seed} {language} speakers")).items():
         rng = random.Random(f"{seed} {language} {split}")
-        mine = [r for r in rows if r["speaker"] in splits[split]]
         singles = [[r] for r in mine]
         strings = sizes["train"]
         if split != "train":
             singles = rng.sample(singles, min(len(singles), sizes["heldout"] // 2))
             strings = sizes["heldout"] - len(singles)
-        for number, recordings in enumerate(singles + _strings(mine, splits[split], strings, rng)):
+        for number, recordings in enumerate(singles + _strings(mine, strings, rng)):
             plan.append(_item(f"{language}-{split}-{number:05d}", split, recordings, rng))
     return plan
 
 
-def _strings(
-    rows: Sequence[dict[str, Any]], speakers: Sequence[str], count: int, rng: random.Random
-) -> list[list[dict[str, Any]]]:
+def _strings(rows: Sequence[dict[str, Any]], count: int, rng: random.Random) -> list[list[dict[str, Any]]]:
     """`count` strings of 2 to 7 recordings of one speaker each; all speakers and recordings equally often."""
+    speakers = sorted({r["speaker"] for r in rows})
     recordings = {s: shuffled_rounds([r for r in rows if r["speaker"] == s], rng) for s in speakers}
     turns = shuffled_rounds(speakers, rng)
     lengths = [rng.randrange(2, _LONGEST + 1) for _ in range(count)]
@@ -211,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--source", type=Path, required=True, help="folder of single digits with manifest.jsonl")
     add("--out", type=Path, required=True, help="corpus folder to make")
-    add("--strings-per-language", type=int, default=800, help="strings of 2 to 7 digits in training")
+    add("--strings-per-language", type=int, default=2400, help="strings of 2 to 7 digits in training")
     add("--eval-per-language", type=int, default=200, help="size of dev and of test, half single digits")
     add("--seed", type=int, default=1, help="another seed gives other speaker splits and strings")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated run cleans up like Ctrl-C

@@ -1,6 +1,7 @@
 """Digit strings: one speaker each, no speaker in two splits, texts that say what is heard."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ FREQUENCIES = (500, 900, 1500, 2300)
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Five speakers in one language; each digit is a tone, each speaker a level."""
+    """Six speakers in one language; each digit is a tone, each speaker a level."""
     folder = tmp_path / "source"
     folder.mkdir()
     rows = []
-    for speaker in range(5):
+    for speaker in range(6):
         for digit, (word, hertz) in enumerate(zip(DIGITS, FREQUENCIES, strict=True)):
             name = f"{speaker}_{digit}.wav"
             tone = (4000 + 4000 * speaker) * np.sin(2 * np.pi * hertz * np.arange(4000) / 16000)
@@ -77,7 +78,7 @@ def test_one_speaker_to_a_string_and_no_speaker_in_two_splits(source: Path, tmp_
         loud = blocks[blocks > 3000]
         assert np.abs(np.median(loud) - expected) < 400 and loud.max() < expected + 400, row["id"]
     assert all(len(splits) == 1 for splits in split_of.values())
-    assert sorted(next(iter(s)) for s in split_of.values()) == ["dev", "test", "train", "train", "train"]
+    assert sorted(next(iter(s)) for s in split_of.values()) == ["dev", "test", *["train"] * 4]
 
 
 def test_training_uses_every_recording_of_its_speakers(source: Path) -> None:
@@ -85,8 +86,18 @@ def test_training_uses_every_recording_of_its_speakers(source: Path) -> None:
     plan = data.plan_language("en", data.read_source(source), sizes, seed=1)
     train = [i for i in plan if i["split"] == "train"]
     singles = [i["recordings"][0] for i in train if len(i["recordings"]) == 1]
-    assert len(singles) == len(set(singles)) == 12  # 3 speakers of 4 digits
-    assert len(train) == 22 and len(plan) == 22 + 4 + 4
+    assert len(singles) == len(set(singles)) == 16  # 4 speakers of 4 digits
+    assert len(train) == 26 and len(plan) == 26 + 4 + 4
+
+
+def test_of_few_speakers_dev_gets_recordings_and_no_voice(source: Path) -> None:
+    rows = [r for r in data.read_source(source) if r["speaker"] != "s5"]
+    splits = data.assign(rows, random.Random(1))
+    speakers = {name: {r["speaker"] for r in part} for name, part in splits.items()}
+    assert len(speakers["train"]) == 4 and len(speakers["test"]) == 1
+    assert not speakers["test"] & (speakers["train"] | speakers["dev"])
+    assert sorted(r["id"] for part in splits.values() for r in part) == [r["id"] for r in rows]
+    assert len(splits["dev"]) == 1
 
 
 def test_same_bytes_twice_and_other_seed_other_bytes(source: Path, tmp_path: Path) -> None:
@@ -114,7 +125,7 @@ def test_missing_recording_is_named(source: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_rate_is_named(source: Path, tmp_path: Path) -> None:
-    for speaker in range(5):
+    for speaker in range(6):
         soundfile.write(source / f"{speaker}_0.wav", np.ones(800, np.int16), 8000)
     with pytest.raises(MayaError, match=r"_0\.wav of utterance en-\d-0 is not mono speech at 16 kHz"):
         data.prepare_digits(source, tmp_path / "c", strings_per_language=4, eval_per_language=8)
@@ -123,7 +134,7 @@ def test_wrong_rate_is_named(source: Path, tmp_path: Path) -> None:
 def test_bad_manifest_line_is_named(source: Path) -> None:
     with open(source / "manifest.jsonl", "a") as file:
         file.write('{"id": "x"}\n')
-    with pytest.raises(MayaError, match="line 21"):
+    with pytest.raises(MayaError, match="line 25"):
         data.read_source(source)
     with pytest.raises(MayaError, match="cannot read"):
         data.read_source(source / "nowhere")
@@ -138,7 +149,7 @@ def test_too_few_speakers_are_refused(source: Path, tmp_path: Path) -> None:
 
 def test_real_recordings_split_as_the_recipe_says(shared: Path) -> None:
     rows = data.read_source(shared / "corpora" / "digits")
-    for language, counts in (("en", (3, 1, 1)), ("gu", (9, 3, 3))):
+    for language, counts in (("en", (4, 4, 1)), ("gu", (9, 3, 3))):
         mine = [r for r in rows if r["language"] == language]
         plan = data.plan_language(language, mine, {"train": 50, "heldout": 40}, seed=1)
         speaker = {r["id"]: r["speaker"] for r in mine}
@@ -147,5 +158,7 @@ def test_real_recordings_split_as_the_recipe_says(shared: Path) -> None:
             for split in ("train", "dev", "test")
         }
         assert tuple(len(speakers) for speakers in found.values()) == counts
-        assert len(set.union(*found.values())) == sum(counts)
+        assert not found["test"] & (found["train"] | found["dev"])
+        used = [{x for i in plan if i["split"] == split for x in i["recordings"]} for split in found]
+        assert not used[0] & used[1] and not used[0] & used[2]
         assert all(len({speaker[x] for x in i["recordings"]}) == 1 for i in plan)
