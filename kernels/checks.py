@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -49,44 +50,81 @@ def _check_triton(op: str, sample: Tensor) -> None:
         )
 
 
-def check_durations(durations: tuple[int, ...], scored: int) -> None:
-    """Durations must be as many as scored, ascending, non-negative, and hold a positive one."""
-    if len(durations) != scored:
-        raise ValueError(f"tdt_loss: {len(durations)} durations {durations} but {scored} duration logits")
-    rising = all(a < b for a, b in zip(durations, durations[1:], strict=False))
-    if not durations or not rising or durations[0] < 0 or durations[-1] < 1:
-        raise ValueError(f"tdt_loss: durations must rise from 0 or more to at least 1, not {durations}")
+def check_durations(op: str, durations: Sequence[int], scored: int) -> tuple[int, ...]:
+    """Durations must be whole, as many as scored, ascending, non-negative, and hold a positive one."""
+    whole = tuple(int(d) for d in durations)
+    if whole != tuple(durations):
+        raise ValueError(f"{op}: durations must be whole numbers of frames, not {tuple(durations)}")
+    if len(whole) != scored:
+        raise ValueError(f"{op}: {len(whole)} durations {whole} but {scored} duration logits")
+    rising = all(a < b for a, b in zip(whole, whole[1:], strict=False))
+    if not whole or not rising or whole[0] < 0 or whole[-1] < 1:
+        raise ValueError(f"{op}: durations must rise from 0 or more to at least 1, not {whole}")
+    return whole
+
+
+def check_tensor(
+    op: str,
+    name: str,
+    x: Tensor,
+    shape: Sequence[int | None],
+    *,
+    like: Tensor | None = None,
+    floating: bool = True,
+) -> None:
+    """ValueError, naming `name`, unless x has `shape` (None: any size), the kind of dtype, and the device of
+    `like`.
+    """
+    fits = x.dim() == len(shape) and all(b in (None, a) for a, b in zip(x.shape, shape, strict=True))
+    if not fits:
+        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{op}: {name} must be ({wanted}), not {tuple(x.shape)}")
+    is_int = not x.is_floating_point() and not x.is_complex() and x.dtype != torch.bool
+    if not (x.is_floating_point() if floating else is_int):
+        raise ValueError(f"{op}: {name} must be {'floating' if floating else 'integers'}, not {x.dtype}")
+    if like is not None and x.device != like.device:
+        raise ValueError(f"{op}: {name} is on {x.device}, but the scores come from {like.device}")
 
 
 def check_lattice(
     op: str, logits: Tensor, targets: Tensor, logit_lens: Tensor, target_lens: Tensor, blank: int
 ) -> tuple[Tensor, list[int], list[int]]:
-    """Checks shapes and ranges; returns targets (B, U) int64 with 0 as padding, and the lengths as lists.
+    """Checks the arguments of a loss of logits (B, S, U+1, V); returns what `check_targets` returns."""
+    check_tensor(op, "logits", logits, (None,) * 4)
+    lens = {"logit_lens": logit_lens, "target_lens": target_lens}
+    return check_targets(op, logits, targets, lens, tuple(logits.shape), blank)
 
+
+def check_targets(
+    op: str,
+    scores: Tensor,
+    targets: Tensor,
+    lens: dict[str, Tensor],
+    shape: tuple[int, ...],
+    blank: int,
+) -> tuple[Tensor, list[int], list[int]]:
+    """Checks targets and lengths; returns targets (B, U) int64 with 0 as padding, and the lengths as lists.
+
+    scores: whose device counts; lengths may also be on the CPU, for the host reads them anyway.
+    lens: frames and labels of each row, (B,), by their argument's name. shape: B, S, U+1, V.
     Reading the lengths is the one point where the host waits for the device. Raises ValueError.
     """
-    if logits.dim() != 4 or not logits.is_floating_point():
-        raise ValueError(
-            f"{op}: logits must be floating (B, S, U+1, V), not {tuple(logits.shape)} {logits.dtype}"
-        )
-    batch, size, width, vocab = logits.shape
-    if targets.shape != (batch, width - 1):
-        raise ValueError(
-            f"{op}: targets must be {(batch, width - 1)} for these logits, not {tuple(targets.shape)}"
-        )
-    for name, lens in (("logit_lens", logit_lens), ("target_lens", target_lens)):
-        if lens.shape != (batch,):
-            raise ValueError(f"{op}: {name} must be {(batch,)}, not {tuple(lens.shape)}")
+    batch, size, width, vocab = shape
+    check_tensor(op, "targets", targets, (batch, width - 1), like=scores, floating=False)
+    for name, given in lens.items():
+        check_tensor(op, name, given, (batch,), like=None if given.is_cpu else scores, floating=False)
     if not 0 <= blank < vocab:
         raise ValueError(f"{op}: blank {blank} is not one of {vocab} logits")
-    frames, labels = (lens.tolist() for lens in (logit_lens, target_lens))
-    if batch and (min(frames) < 0 or max(frames) > size or min(labels) < 0 or max(labels) > width - 1):
-        raise ValueError(
-            f"{op}: lengths must lie in 0..{size} frames and 0..{width - 1} labels, not {frames} and {labels}"
-        )
-    used = torch.arange(width - 1, device=targets.device) < target_lens.to(targets.device)[:, None]
-    targets = torch.where(used, targets, 0).to(device=logits.device, dtype=torch.int64)
-    wrong = (targets < 0) | (targets >= vocab) | ((targets == blank) & used.to(logits.device))
+    frames, labels = (given.tolist() for given in lens.values())
+    ranges = ((frames, size, "frames"), (labels, width - 1, "labels"))
+    for name, (values, most, unit) in zip(lens, ranges, strict=True):
+        if values and not 0 <= min(values) <= max(values) <= most:
+            raise ValueError(f"{op}: {name} must lie in 0..{most} {unit}, not {values}")
+    used = (
+        torch.arange(width - 1, device=targets.device) < torch.tensor(labels, device=targets.device)[:, None]
+    )
+    targets = torch.where(used, targets, 0).long()
+    wrong = (targets < 0) | (targets >= vocab) | ((targets == blank) & used)
     if bool(wrong.any()):
         row = int(wrong.any(1).nonzero()[0])
         raise ValueError(

@@ -1,9 +1,14 @@
 """What the joint's operators are given and give: lattice cells as rows, the output layer, scores, masses."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from maya.kernels.lattice import NEG_INF, lattice_dtype
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 
 @dataclass(slots=True)
@@ -86,6 +91,26 @@ class JointGradients:
     bias: Tensor | None = None
     duration_weight: Tensor | None = None
     duration_bias: Tensor | None = None
+
+
+class RowCells:
+    """Moves numbers of rows to the cells of a lattice and back."""
+
+    def __init__(self, rows: RowList, shape: tuple[int, int, int], backend: str) -> None:
+        """shape: B, S, U+1. backend: that of the lattice, "torch" or "triton"."""
+        self.shape, self.backend = shape, backend
+        self.index = rows.frame * shape[2] + rows.state % shape[2]
+
+    def scatter(self, x: Tensor) -> Tensor:
+        """(R, ...) as (B, S, U+1, ...), -inf where there is no row, as precise as the lattice counts."""
+        dtype = x.dtype if self.backend == "triton" else lattice_dtype(x.device)
+        out = x.new_full((math.prod(self.shape), *x.shape[1:]), NEG_INF, dtype=dtype)
+        out[self.index] = x.to(dtype)
+        return out.view(*self.shape, *x.shape[1:])
+
+    def gather(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, S, U+1, ...) as (R, ...)."""
+        return x.reshape(math.prod(self.shape), *x.shape[3:])[self.index].to(dtype)
 
 
 def packed_rows(targets: Tensor, frames: list[int], labels: list[int], size: int) -> RowList:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from maya.kernels.checks import check_lattice, choose_backend
+from maya.kernels.rnnt.fused import fused_rnnt_loss
 from maya.kernels.rnnt.reference import rnnt_loss_reference
 from maya.kernels.rnnt.torch_op import RnntLoss
 from maya.kernels.token_softmax import compute_dtype
@@ -34,7 +35,7 @@ def rnnt_loss(
     has probability 0. Raises ValueError for shapes, lengths or targets that do not fit.
     """
     chosen = choose_backend("rnnt_loss", backend, logits)
-    if fastemit < 0:
+    if not fastemit >= 0:
         raise ValueError(f"rnnt_loss: fastemit must not be negative, not {fastemit}")
     targets, frames, labels = check_lattice("rnnt_loss", logits, targets, logit_lens, target_lens, blank)
     clamp = None if clamp is None or clamp <= 0 else float(clamp)
@@ -45,4 +46,4 @@ def rnnt_loss(
         return RnntLoss.apply(logits, targets, frames, labels, blank, fastemit, clamp)
 
 
-__all__ = ["rnnt_loss"]
+__all__ = ["fused_rnnt_loss", "rnnt_loss"]

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from maya.kernels.checks import check_durations, check_lattice, choose_backend
+from maya.kernels.checks import check_durations, check_targets, check_tensor, choose_backend
 from maya.kernels.rnnt import rnnt_loss
+from maya.kernels.tdt.fused import draw, fused_tdt_loss
 from maya.kernels.tdt.reference import tdt_loss_reference
 from maya.kernels.tdt.torch_op import TdtLoss
 from maya.kernels.token_softmax import compute_dtype
@@ -44,18 +45,16 @@ def tdt_loss(
     A row that has no path (too few frames, frames that no sum of durations reaches, probability 0) has loss
     inf and gradient 0. Raises ValueError for shapes, lengths, targets or durations that do not fit.
     """
-    durations = tuple(int(d) for d in durations)
-    chosen = choose_backend("tdt_loss", backend, token_logits)
-    check_durations(durations, duration_logits.shape[-1])
-    if duration_logits.shape[:-1] != token_logits.shape[:-1]:
-        raise ValueError(
-            f"tdt_loss: duration logits {tuple(duration_logits.shape)} do not belong to token logits "
-            f"{tuple(token_logits.shape)}"
-        )
-    if omega > 0 and _draw(generator) < omega:
+    op = "tdt_loss"
+    check_tensor(op, "token_logits", token_logits, (None,) * 4)
+    check_tensor(op, "duration_logits", duration_logits, (*token_logits.shape[:3], None), like=token_logits)
+    durations = check_durations(op, durations, duration_logits.shape[-1])
+    lens = {"logit_lens": logit_lens, "target_lens": target_lens}
+    targets, frames, labels = check_targets(op, token_logits, targets, lens, tuple(token_logits.shape), blank)
+    chosen = choose_backend(op, backend, token_logits)
+    if omega > 0 and draw(generator) < omega:
         loss = rnnt_loss(token_logits, targets, logit_lens, target_lens, blank=blank, backend=backend)
         return loss + duration_logits[..., :0].sum()  # keeps the durations in the graph, with zero gradient
-    targets, frames, labels = check_lattice("tdt_loss", token_logits, targets, logit_lens, target_lens, blank)
     with torch.autocast(token_logits.device.type, enabled=False):
         if chosen == "reference":
             dtype = compute_dtype(token_logits.dtype)
@@ -66,9 +65,4 @@ def tdt_loss(
         )
 
 
-def _draw(generator: torch.Generator | None) -> float:
-    device = "cpu" if generator is None else generator.device
-    return torch.rand((), generator=generator, device=device).item()
-
-
-__all__ = ["tdt_loss"]
+__all__ = ["fused_tdt_loss", "tdt_loss"]

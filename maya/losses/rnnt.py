@@ -1,5 +1,5 @@
-"""RNN-T loss. The operator lives in `maya.kernels.rnnt`; this is its public door."""
+"""RNN-T loss, of logits and fused with the joint; the operators live in `maya.kernels.rnnt`."""
 
-from maya.kernels.rnnt import rnnt_loss
+from maya.kernels.rnnt import fused_rnnt_loss, rnnt_loss
 
-__all__ = ["rnnt_loss"]
+__all__ = ["fused_rnnt_loss", "rnnt_loss"]

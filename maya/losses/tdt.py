@@ -1,5 +1,5 @@
-"""TDT loss. The operator lives in `maya.kernels.tdt`; this is its public door."""
+"""TDT loss, of logits and fused with the joint; the operators live in `maya.kernels.tdt`."""
 
-from maya.kernels.tdt import tdt_loss
+from maya.kernels.tdt import fused_tdt_loss, tdt_loss
 
-__all__ = ["tdt_loss"]
+__all__ = ["fused_tdt_loss", "tdt_loss"]
