@@ -6,7 +6,7 @@ a state dict of NeMo's EncDecHybridRNNTCTCBPEModel loads key by key; `language_e
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from maya.errors import MayaError
 from maya.features.logmel import LogMel, LogMelConfig
 from maya.features.noise import AddNoise, NoiseConfig
 from maya.features.specaugment import SpecAugment, SpecAugmentConfig
-from maya.losses import ctc_loss, rnnt_loss, tdt_loss
+from maya.losses import ctc_loss, fused_rnnt_loss, fused_tdt_loss
 from maya.transducer.joint import Joint, JointConfig
 from maya.transducer.predictor import Predictor, PredictorConfig
 
@@ -39,6 +39,7 @@ class HybridConfig:
     durations: tuple[int, ...] = (0, 1, 2, 3, 4)
     sigma: float = 0.02  # TDT logit under-normalisation; NeMo's recipes use 0.02, the paper 0.05
     omega: float = 0.1  # probability of the plain RNN-T loss on a step, training only
+    loss_eps: float = 1e-4  # lattice cells with less posterior mass are left out of the gradient; 0 leaves none
     ctc_weight: float = 0.3  # 0 trains without CTC, 1 with CTC alone
     language_embedding: bool = False
     language_init: float = 0.02  # standard deviation of the embedding at the start
@@ -165,23 +166,26 @@ class HybridModel(nn.Module):
     def _transducer_loss(
         self, enc: Tensor, enc_lens: Tensor, batch: Batch, generator: torch.Generator | None
     ) -> Tensor:
-        cfg = self.cfg
-        joint = self.joint(enc, self.decoder(batch.tokens))  # (B, S, U+1, V [+ durations])
+        """Joint and loss in one operator, so that the logits of a batch are never held."""
+        cfg, joint = self.cfg, self.joint
+        f, g = joint.project_encoder(enc), joint.project_predictor(self.decoder(batch.tokens))
+        weight, bias, duration_weight, duration_bias = joint.output_layer()
+        targets = (batch.tokens, enc_lens, batch.token_lens)
+        settings: dict[str, Any] = {
+            "blank": self.blank,
+            "activation": cfg.joint.activation,
+            "eps": cfg.loss_eps,
+        }
+        if self.training and cfg.joint.dropout > 0:
+            # From the CPU's generator, whose state checkpoints hold: each step and rank has a mask of its own.
+            settings |= {"dropout": cfg.joint.dropout, "seed": int(torch.randint(2**31, ()))}
         if cfg.transducer == "rnnt":
-            return rnnt_loss(joint, batch.tokens, enc_lens, batch.token_lens, blank=self.blank)
-        token_logits, duration_logits = self.joint.split(joint)
-        return tdt_loss(
-            token_logits,
-            duration_logits,
-            batch.tokens,
-            enc_lens,
-            batch.token_lens,
-            durations=cfg.durations,
-            blank=self.blank,
-            sigma=cfg.sigma,
-            omega=cfg.omega if self.training else 0.0,
-            generator=generator,
-        )
+            return fused_rnnt_loss(f, g, weight, bias, *targets, **settings)
+        return fused_tdt_loss(
+            f, g, weight, bias, duration_weight, duration_bias, *targets,
+            durations=cfg.durations, sigma=cfg.sigma,
+            omega=cfg.omega if self.training else 0.0, generator=generator, **settings,
+        )  # fmt: skip
 
 
 def check(cfg: HybridConfig) -> None:

@@ -69,6 +69,14 @@ class Joint(nn.Module):
         """Logits (..., V + durations) of projected f and g, which broadcast against each other."""
         return self.joint_net(f + g)
 
+    def output_layer(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Views of the last Linear: weight (V, H) and bias (V,) of the tokens, then of the durations."""
+        last = self.joint_net[2]
+        assert isinstance(last, nn.Linear)
+        weight, duration_weight = self._parts(last.weight, 0)
+        bias, duration_bias = self._parts(last.bias, 0)
+        return weight, bias, duration_weight, duration_bias
+
     def forward(self, enc: Tensor, pred: Tensor) -> Tensor:
         """enc (B, S, D), pred (B, U+1, Hp) -> logits (B, S, U+1, V + durations), V counting blank."""
         f, g = self.project_encoder(enc), self.project_predictor(pred)
@@ -76,5 +84,8 @@ class Joint(nn.Module):
 
     def split(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Views of the token part (..., V), blank last, and the duration part (..., durations)."""
-        token, duration = torch.split(logits, [self.blank + 1, self.num_durations], dim=-1)
+        return self._parts(logits, -1)
+
+    def _parts(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        token, duration = torch.split(x, [self.blank + 1, self.num_durations], dim=dim)
         return token, duration

@@ -10,6 +10,7 @@ from maya.config import from_dict, to_dict
 from maya.data.batch import Batch
 from maya.decode.recognizer import decode_frames
 from maya.errors import MayaError
+from maya.losses import rnnt_loss, tdt_loss
 from maya.models.hybrid import HybridConfig, HybridModel, build_model, count_parameters
 from maya.recipes import presets
 from tests import tiny
@@ -99,6 +100,39 @@ def test_a_batch_is_its_utterances(transducer: str) -> None:
             enc1, lens1 = model.encode(one.audio, one.audio_lens, one.langs)
             hyp = decode_frames(model, enc1, lens1)[0]
             assert (hyp.tokens, hyp.frames) == (hyps[i].tokens, hyps[i].frames)
+
+
+@pytest.mark.parametrize("transducer", ["tdt", "rnnt"])
+def test_the_fused_loss_is_the_loss_of_the_joints_logits(transducer: str) -> None:
+    torch.manual_seed(0)
+    model = _tiny(transducer=transducer, loss_eps=0.0, ctc_weight=0.0).double().eval()
+    batch, enc_lens = _random_batch(), torch.tensor([12, 4, 9])
+    enc = torch.randn(3, 12, model.cfg.encoder.d_model, dtype=torch.float64, requires_grad=True)
+    fused = model.losses(enc, enc_lens, batch).total
+    logits = model.joint(enc, model.decoder(batch.tokens))
+    targets = (batch.tokens, enc_lens, batch.token_lens)
+    if transducer == "tdt":
+        settings = {"durations": model.cfg.durations, "blank": model.blank, "sigma": model.cfg.sigma}
+        dense = tdt_loss(*model.joint.split(logits), *targets, **settings)
+    else:
+        dense = rnnt_loss(logits, *targets, blank=model.blank)
+    torch.testing.assert_close(fused, dense)
+    leaves = [enc, *model.decoder.parameters(), *model.joint.parameters()]
+    found, expected = (torch.autograd.grad(x.sum(), leaves, retain_graph=True) for x in (fused, dense))
+    torch.testing.assert_close(found, expected)
+
+
+def test_dropout_of_the_joint_follows_the_random_state() -> None:
+    model, batch = _tiny(ctc_weight=0.0).train(), _random_batch()
+    for module in (model.encoder, model.decoder):  # so that the joint alone draws
+        module.eval()
+    model.specaugment.eval()
+    model.cfg.joint.dropout, model.cfg.omega = 0.5, 0.0
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(model(batch).total)
+    assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
 
 
 def test_every_parameter_learns() -> None:
