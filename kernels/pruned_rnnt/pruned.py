@@ -38,9 +38,12 @@ class PrunedLoss(torch.autograd.Function):
             norm[row, part] = torch.logsumexp(block, -1)
             of_blank[row, part] = block[..., blank] - norm[row, part]
             of_label[row, part] = block.gather(-1, index[row, part, :, None])[..., 0] - norm[row, part]
-        scores = (_to_lattice(x, ranges, inside, targets.shape[1] + 1) for x in (of_blank, of_label))
+        width = targets.shape[1] + 1
+        of_blank, of_label = (_to_lattice(x, ranges, inside, width) for x in (of_blank, of_label))
         training = ctx.needs_input_grad[0]
-        result = run_lattice(*scores, frames, labels, rules, with_posteriors=training, backend=backend)
+        result = run_lattice(
+            of_blank, of_label, frames, labels, rules, with_posteriors=training, backend=backend
+        )
         if training:
             masses = (_from_lattice(x, ranges, inside).to(dtype) for x in score_masses(result, rules))
             ctx.save_for_backward(logits, index, norm, *masses, result.log_prob)
@@ -94,8 +97,10 @@ def rows_lattice(
 ) -> RowMasses:
     """Loss and masses of scored rows, which need not be all cells; shape: (B, S, U+1)."""
     cells = RowCells(rows, shape, backend)
-    scattered = cells.scatter(scores.blank), cells.scatter(scores.label)
-    result = run_lattice(*scattered, frames, labels, rules, with_posteriors=with_posteriors, backend=backend)
+    result = run_lattice(
+        cells.scatter(scores.blank), cells.scatter(scores.label), frames, labels, rules,
+        with_posteriors=with_posteriors, backend=backend,
+    )  # fmt: skip
     dtype = scores.norm.dtype
     loss = (-result.log_prob).to(dtype)
     if not with_posteriors:

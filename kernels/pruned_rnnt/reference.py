@@ -24,13 +24,13 @@ def simple_loss_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(B,) losses and both occupations (B, S, U+1); arguments as `simple_rnnt_loss`, lengths as lists."""
     scores = _smoothed(am, lm, targets, frames, labels, blank, smoothing)
-    weights = arc_weights(*scores, frames, rules)
+    blank_weight, label_weight = arc_weights(*scores, frames, rules)
     # Occupations are the derivatives of log P by the weights, on leaves of their own.
     with torch.enable_grad():
-        leaves = [w.detach().requires_grad_() for w in weights]
+        leaves = blank_weight.detach().requires_grad_(), label_weight.detach().requires_grad_()
         total = lattice_reference(*leaves, frames, labels, rules).sum()
         of_blank, of_label = torch.autograd.grad(total, leaves)
-    return lattice_reference(*weights, frames, labels, rules), -of_label, -of_blank
+    return lattice_reference(blank_weight, label_weight, frames, labels, rules), -of_label, -of_blank
 
 
 def pruned_loss_reference(
@@ -51,11 +51,11 @@ def pruned_loss_reference(
     log_probs = logits.where(used[..., None], 0.0).log_softmax(-1)  # padding may hold anything
     next_label = torch.nn.functional.pad(targets, (0, 1))[:, None].expand(-1, size, -1).gather(2, ranges)
     outside = log_probs.new_full((batch, size, targets.shape[1] + 1), float("-inf"))
-    scores = [
+    of_blank, of_label = (
         outside.scatter(2, ranges, log_probs.gather(3, column[..., None])[..., 0])
         for column in (torch.full_like(ranges, blank), next_label)
-    ]
-    return lattice_reference(*arc_weights(*scores, frames, rules), frames, labels, rules)
+    )
+    return lattice_reference(*arc_weights(of_blank, of_label, frames, rules), frames, labels, rules)
 
 
 def lattice_reference(

@@ -5,7 +5,23 @@ infinite loss and a gradient of exactly zero, so that the loop can name it and g
 """
 
 from maya.losses.ctc import ctc_loss
+from maya.losses.pruned_rnnt import (
+    fused_pruned_rnnt_loss,
+    prune_ranges,
+    pruned_rnnt_loss,
+    simple_rnnt_loss,
+)
 from maya.losses.rnnt import fused_rnnt_loss, rnnt_loss
 from maya.losses.tdt import fused_tdt_loss, tdt_loss
 
-__all__ = ["ctc_loss", "fused_rnnt_loss", "fused_tdt_loss", "rnnt_loss", "tdt_loss"]
+__all__ = [
+    "ctc_loss",
+    "fused_pruned_rnnt_loss",
+    "fused_rnnt_loss",
+    "fused_tdt_loss",
+    "prune_ranges",
+    "pruned_rnnt_loss",
+    "rnnt_loss",
+    "simple_rnnt_loss",
+    "tdt_loss",
+]
