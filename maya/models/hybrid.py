@@ -39,7 +39,7 @@ class HybridConfig:
     durations: tuple[int, ...] = (0, 1, 2, 3, 4)
     sigma: float = 0.02  # TDT logit under-normalisation; NeMo's recipes use 0.02, the paper 0.05
     omega: float = 0.1  # probability of the plain RNN-T loss on a step, training only
-    loss_eps: float = 1e-4  # lattice cells with less posterior mass are left out of the gradient; 0 leaves none
+    loss_eps: float = 1e-4  # cells with less posterior mass are left out of the gradient; 0: none
     ctc_weight: float = 0.3  # 0 trains without CTC, 1 with CTC alone
     language_embedding: bool = False
     language_init: float = 0.02  # standard deviation of the embedding at the start
@@ -177,7 +177,7 @@ class HybridModel(nn.Module):
             "eps": cfg.loss_eps,
         }
         if self.training and cfg.joint.dropout > 0:
-            # From the CPU's generator, whose state checkpoints hold: each step and rank has a mask of its own.
+            # Of the CPU's generator, whose state checkpoints hold: each step and rank has its own mask.
             settings |= {"dropout": cfg.joint.dropout, "seed": int(torch.randint(2**31, ()))}
         if cfg.transducer == "rnnt":
             return fused_rnnt_loss(f, g, weight, bias, *targets, **settings)

@@ -128,7 +128,7 @@ def make_accelerator(cfg: TrainConfig, *, cpu: bool = False) -> Accelerator:
     )
     if cpu or not torch.cuda.is_available():
         keep_freed_memory()
-    # DDP compares strides of size-1 axes too, as those of a depthwise convolution's weight, which mean nothing.
+    # DDP compares strides of axes of size 1 too, as a depthwise convolution's weight has; they mean nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=True)
     return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=cpu, kwargs_handlers=[ddp])
