@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from maya.kernels.lattice import lattice_dtype
+
 log = logging.getLogger(__name__)
 _announced: set[tuple[str, str]] = set()
 
@@ -30,6 +32,13 @@ def choose_backend(op: str, requested: str, sample: Tensor) -> str:
         _announced.add((op, chosen))
         log.info("%s: backend %s", op, chosen)
     return chosen
+
+
+def scores_dtype(backend: str, sample: Tensor) -> torch.dtype:
+    """What a lattice of `backend` wants scores of `sample` in; the Triton one keeps fp64 sums itself."""
+    if backend == "triton" and sample.dtype != torch.float64:
+        return torch.float32
+    return lattice_dtype(sample.device)
 
 
 def _has_triton() -> bool:

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from maya.kernels.lattice import lattice_dtype
-
 BLOCK_ELEMENTS = 1 << 20  # 4 MiB of fp32: best on CPU among 2**14 ... 2**22, for V of 500 and 1030
 
 
@@ -20,10 +18,11 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def gather_log_probs(
-    logits: Tensor, targets: Tensor, frames: list[int], labels: list[int], blank: int
+    logits: Tensor, targets: Tensor, frames: list[int], labels: list[int], blank: int, wide: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """log softmax of `logits` (B, S, U+1, V) at blank and at the next label, (B, S, U+1), 0 on padding."""
-    wide = lattice_dtype(logits.device)
+    """log softmax of `logits` (B, S, U+1, V) at blank and at the next label, (B, S, U+1), in dtype `wide`, 0
+    on padding.
+    """
     of_blank = torch.zeros(logits.shape[:3], dtype=wide, device=logits.device)
     of_label = torch.zeros_like(of_blank)
     for row, part, width in _blocks(logits, frames, labels):

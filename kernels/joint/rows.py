@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maya.kernels.lattice import NEG_INF, lattice_dtype
+from maya.kernels.checks import scores_dtype
+from maya.kernels.lattice import NEG_INF
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
@@ -103,7 +104,7 @@ class RowCells:
 
     def scatter(self, x: Tensor) -> Tensor:
         """(R, ...) as (B, S, U+1, ...), -inf where there is no row, as precise as the lattice counts."""
-        dtype = x.dtype if self.backend == "triton" else lattice_dtype(x.device)
+        dtype = scores_dtype(self.backend, x)
         out = x.new_full((math.prod(self.shape), *x.shape[1:]), NEG_INF, dtype=dtype)
         out[self.index] = x.to(dtype)
         return out.view(*self.shape, *x.shape[1:])

@@ -29,7 +29,8 @@ def rnnt_loss(
       gradient; the value is scaled by 1 + lambda, so it is not the integral of the gradient.
     clamp: if given and above 0, each element of the gradient w.r.t. logits is clipped to [-clamp, clamp]
       before the incoming gradient scales it.
-    backend: "auto", "torch" or "reference" (fp64-able definition, slow).
+    backend: "auto", "torch", "triton" (of the lattice; the logits are torch's work in any case) or "reference"
+      (fp64-able definition, slow).
 
     A row without frames has no alignment: its loss is inf and its gradient 0, as for a row whose every path
     has probability 0. Raises ValueError for shapes, lengths or targets that do not fit.
@@ -43,7 +44,7 @@ def rnnt_loss(
         if chosen == "reference":
             wide = logits.to(compute_dtype(logits.dtype))
             return rnnt_loss_reference(wide, targets, frames, labels, blank, fastemit, clamp)
-        return RnntLoss.apply(logits, targets, frames, labels, blank, fastemit, clamp)
+        return RnntLoss.apply(logits, targets, frames, labels, blank, fastemit, clamp, chosen)
 
 
 __all__ = ["fused_rnnt_loss", "rnnt_loss"]

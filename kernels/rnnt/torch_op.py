@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from maya.kernels.lattice import Arcs, forward_backward
+from maya.kernels.checks import scores_dtype
+from maya.kernels.lattice import rnnt_lattice
 from maya.kernels.token_softmax import compute_dtype, gather_log_probs, logits_gradient
 
 
@@ -23,14 +24,16 @@ class RnntLoss(torch.autograd.Function):
         blank: int,
         fastemit: float,
         clamp: float | None,
+        backend: str,
     ) -> Tensor:
-        of_blank, of_label = gather_log_probs(logits, targets, frames, labels, blank)
-        arcs = Arcs(blank={1: of_blank}, label={0: of_label})
-        result = forward_backward(arcs, frames, labels, with_posteriors=ctx.needs_input_grad[0])
-        if ctx.needs_input_grad[0]:
+        wide = scores_dtype(backend, logits)
+        of_blank, of_label = gather_log_probs(logits, targets, frames, labels, blank, wide)
+        training = ctx.needs_input_grad[0]
+        result = rnnt_lattice(of_blank, of_label, frames, labels, with_posteriors=training, backend=backend)
+        if result.blank is not None and result.label is not None:
             dtype = compute_dtype(logits.dtype)
-            label_mass = result.label[0].mul_(1.0 + fastemit).to(dtype)
-            ctx.save_for_backward(logits, targets, result.blank[1].to(dtype), label_mass)
+            label_mass = result.label.mul_(1.0 + fastemit).to(dtype)
+            ctx.save_for_backward(logits, targets, result.blank.to(dtype), label_mass)
             ctx.settings = (frames, labels, blank, clamp)
         return (-(1.0 + fastemit) * result.log_prob).to(compute_dtype(logits.dtype))
 
@@ -43,4 +46,4 @@ class RnntLoss(torch.autograd.Function):
             logits, targets, frames, labels, blank,
             blank_mass=blank_mass, label_mass=label_mass, scale=grad_loss, clamp=clamp,
         )  # fmt: skip
-        return grad, None, None, None, None, None, None
+        return grad, *(None,) * 7

@@ -40,7 +40,8 @@ def tdt_loss(
       with a zero gradient for the durations. One draw per call, from `generator`
       (torch's global CPU generator if None); ranks whose generators share a seed agree. Pass 0 when not
       training.
-    backend: "auto", "torch" or "reference" (fp64-able definition, slow).
+    backend: "auto", "torch", "triton" (of the lattice; the logits are torch's work in any case) or "reference"
+      (fp64-able definition, slow).
 
     A row that has no path (too few frames, frames that no sum of durations reaches, probability 0) has loss
     inf and gradient 0. Raises ValueError for shapes, lengths, targets or durations that do not fit.
@@ -61,7 +62,7 @@ def tdt_loss(
             wide = token_logits.to(dtype), duration_logits.to(dtype)
             return tdt_loss_reference(*wide, targets, frames, labels, durations, blank, sigma)
         return TdtLoss.apply(
-            token_logits, duration_logits, targets, frames, labels, durations, blank, float(sigma)
+            token_logits, duration_logits, targets, frames, labels, durations, blank, float(sigma), chosen
         )
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from maya.kernels.lattice import Arcs, Posteriors, forward_backward, lattice_dtype
+from maya.kernels.checks import scores_dtype
+from maya.kernels.lattice import tdt_lattice
 from maya.kernels.token_softmax import compute_dtype, gather_log_probs, logits_gradient
 
 
@@ -24,23 +25,22 @@ class TdtLoss(torch.autograd.Function):
         durations: tuple[int, ...],
         blank: int,
         sigma: float,
+        backend: str,
     ) -> Tensor:
-        of_blank, of_label = gather_log_probs(token_logits, targets, frames, labels, blank)
-        of_duration = duration_logits.to(lattice_dtype(duration_logits.device)).log_softmax(-1)
-        pairs = list(zip(durations, of_duration.unbind(-1), strict=True))
-        arcs = Arcs(
-            blank={d: of_blank - sigma + weight for d, weight in pairs if d > 0},
-            label={d: of_label - sigma + weight for d, weight in pairs},
-        )
-        training = any(ctx.needs_input_grad[:2])
-        result = forward_backward(arcs, frames, labels, with_posteriors=training)
-        if training:
-            blank_mass = torch.stack(list(result.blank.values())).sum(0)
-            label_mass = torch.stack(list(result.label.values())).sum(0)
-            duration_grad = _duration_gradient(of_duration, durations, result, blank_mass + label_mass)
+        wide = scores_dtype(backend, token_logits)
+        of_blank, of_label = gather_log_probs(token_logits, targets, frames, labels, blank, wide)
+        of_duration = duration_logits.to(wide).log_softmax(-1)
+        result = tdt_lattice(
+            of_blank.sub_(sigma), of_label.sub_(sigma), of_duration, frames, labels,
+            durations=durations, with_posteriors=any(ctx.needs_input_grad[:2]), backend=backend,
+        )  # fmt: skip
+        if result.blank is not None and result.label is not None and result.durations is not None:
             dtype = compute_dtype(token_logits.dtype)
+            mass = (result.blank + result.label)[..., None]
+            # Where no path passes, padding may hold anything, even nan; a nan mass must still come through.
+            duration_grad = torch.where(mass != 0, mass * of_duration.exp_(), 0.0).sub_(result.durations)
             ctx.save_for_backward(
-                token_logits, targets, blank_mass.to(dtype), label_mass.to(dtype),
+                token_logits, targets, result.blank.to(dtype), result.label.to(dtype),
                 duration_grad.to(compute_dtype(duration_logits.dtype)), result.log_prob,
             )  # fmt: skip
             ctx.settings = (frames, labels, blank, duration_logits.dtype)
@@ -59,17 +59,4 @@ class TdtLoss(torch.autograd.Function):
                 blank_mass=blank_mass, label_mass=label_mass, scale=scale, clamp=None,
             )  # fmt: skip
         duration_grad = (duration_grad * scale[:, None, None, None]).to(duration_dtype)
-        return token_grad, duration_grad, None, None, None, None, None, None
-
-
-def _duration_gradient(
-    of_duration: Tensor, durations: tuple[int, ...], arcs: Posteriors, mass: Tensor
-) -> Tensor:
-    """mass * softmax - posterior of the arcs of each duration, (B, S, U+1, durations)."""
-    # Where no path passes, padding may hold anything, even nan; a nan mass must still come through.
-    grad = torch.where((mass != 0)[..., None], mass[..., None] * of_duration.exp(), 0.0)
-    for i, d in enumerate(durations):
-        grad[..., i] -= arcs.label[d]
-        if d > 0:
-            grad[..., i] -= arcs.blank[d]
-    return grad
+        return token_grad, duration_grad, *(None,) * 7
