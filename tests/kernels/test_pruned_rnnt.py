@@ -1,0 +1,372 @@
+"""Pruned RNN-T: all alignments of small lattices, then references, then fast forms, then fast_rnnt."""
+
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from maya.kernels.pruned_rnnt import (
+    TYPES,
+    fused_pruned_rnnt_loss,
+    prune_ranges,
+    pruned_rnnt_loss,
+    reference,
+    simple_rnnt_loss,
+)
+from maya.kernels.pruned_rnnt.arcs import ArcRules
+from maya.kernels.pruned_rnnt.ranges import window_starts
+from maya.kernels.rnnt import rnnt_loss
+
+INF = float("inf")
+BLANK = 2  # in the middle of the vocabulary: nothing may rely on its being first or last
+DELAY_PENALTY = 0.3  # of the tests that list alignments
+PAYS_BLANK = ("label", "constrained")
+BACKENDS = ["reference", "torch"]
+SMOOTHING = [(0.0, 0.0), (0.25, 0.0), (0.2, 0.1), (1.0, 0.0), (0.0, 1.0)]
+
+Arc = tuple[int, int, str]  # frame left, labels emitted so far, "blank" or "label"
+
+
+def problem(
+    frames: list[int], labels: list[int], vocab: int = 6, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """am, lm, targets and lengths of a ragged batch; one frame and one label more padding than needed."""
+    size, width = max(frames) + 1, max(labels) + 1
+    am, lm = (2 * torch.randn(len(frames), n, vocab, dtype=dtype) for n in (size, width + 1))
+    targets = torch.randint(vocab - 1, (len(frames), width))
+    targets += (targets >= BLANK).long()
+    return am, lm, targets, torch.tensor(frames), torch.tensor(labels)
+
+
+def some_ranges(
+    frames: Tensor, labels: Tensor, size: int, width: int, s_range: int, rnnt_type: str
+) -> Tensor:
+    """Windows that random occupations ask for."""
+    px, py = torch.rand(2, len(frames), size, width)
+    return prune_ranges(px, py, frames, labels, s_range=s_range, rnnt_type=rnnt_type)
+
+
+def at_windows(logits: Tensor, ranges: Tensor) -> Tensor:
+    return logits.gather(2, ranges[..., None].expand(*ranges.shape, logits.shape[3]))
+
+
+def small_lattices() -> tuple[list[int], list[int]]:
+    """T of 1..4 by U of 0..4: for types that take a frame for a label some have no path."""
+    frames, labels = zip(*product(range(1, 5), range(5)), strict=True)
+    return list(frames), list(labels)
+
+
+@cache
+def alignments(frames: int, labels: int, rnnt_type: str, t: int = 0, u: int = 0) -> list[list[Arc]]:
+    """Every list of arcs from (t, u) to (frames, labels)."""
+    if t == frames:
+        return [[]] if u == labels else []
+    takes = 0 if rnnt_type == "regular" else 1
+    found = [[(t, u, "blank"), *rest] for rest in alignments(frames, labels, rnnt_type, t + 1, u)]
+    if u < labels:
+        rests = alignments(frames, labels, rnnt_type, t + takes, u + 1)
+        found += [[(t, u, "label"), *rest] for rest in rests]
+    return found
+
+
+def brute_force(
+    blank: Tensor, label: Tensor, frames: int, labels: int, rnnt_type: str, windows: Tensor | None = None
+) -> Tensor:
+    """Loss of one utterance from log probabilities (S, U+1), over the paths that stay in `windows` (S, R).
+
+    A path is a row of counts over all scores, so the loss is a matrix product and a logsumexp.
+    """
+    rows, gains = [], []
+    for path in alignments(frames, labels, rnnt_type):
+        scored = path + [(t, u + 1, "blank") for t, u, kind in path if (kind, rnnt_type) == PAYS_BLANK]
+        if windows is not None and not all(u in windows[t] for t, u, _ in scored):
+            continue
+        counts = torch.zeros(2, blank.shape[0], labels + 1, dtype=blank.dtype)
+        for t, u, kind in scored:
+            counts[int(kind == "label"), t, u] += 1
+        rows.append(counts.flatten())
+        gains.append(sum(DELAY_PENALTY * ((frames - 1) / 2 - t) for t, _, kind in path if kind == "label"))
+    if not rows:
+        return blank.new_tensor(INF)
+    scores = torch.stack([blank, label])[:, :, : labels + 1].flatten()
+    return -torch.logsumexp(torch.stack(rows) @ scores + blank.new_tensor(gains), 0)
+
+
+def log_probs_of(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Of blank and of the next label, (B, S, U+1); column U of the latter means nothing."""
+    log_probs = logits.log_softmax(-1)
+    index = torch.nn.functional.pad(targets, (0, 1))[:, None, :, None].expand(*logits.shape[:3], 1)
+    return log_probs[..., BLANK], log_probs.gather(-1, index)[..., 0]
+
+
+def smoothed(
+    am: Tensor, lm: Tensor, targets: Tensor, labels: Tensor, lm_only: float, am_only: float
+) -> tuple[Tensor, Tensor]:
+    """The mixture as the paper writes it, of whole tensors."""
+    states = [lm[b, : u + 1].softmax(-1) for b, u in enumerate(labels.tolist())]
+    unigram = torch.cat(states).mean(0)
+    shape = (*am.shape[:2], lm.shape[1], am.shape[2])
+    parts = (am[:, :, None] + lm[:, None], lm[:, None], (am + unigram.log())[:, :, None])
+    found = [log_probs_of(x.expand(shape), targets) for x in parts]
+    scales = (1 - lm_only - am_only, lm_only, am_only)
+    blank, label = (sum(s * x[i] for s, x in zip(scales, found, strict=True)) for i in (0, 1))
+    return blank, label
+
+
+def leaf(x: Tensor) -> Tensor:
+    return x.detach().clone().requires_grad_()
+
+
+def simple(
+    am: Tensor, lm: Tensor, *args: Tensor, weights: Tensor | None = None, **options: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Loss, both occupations, and the gradients of am and lm."""
+    am, lm = leaf(am), leaf(lm)
+    loss, px, py = simple_rnnt_loss(am, lm, *args, blank=BLANK, **options)
+    loss.backward(torch.ones_like(loss) if weights is None else weights.to(loss))
+    grads = (torch.zeros_like(x) if x.grad is None else x.grad for x in (am, lm))
+    return loss.detach(), px, py, *grads
+
+
+def pruned(
+    logits: Tensor, *args: Tensor, weights: Tensor | None = None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    logits = leaf(logits)
+    loss = pruned_rnnt_loss(logits, *args, blank=BLANK, **options)
+    loss.backward(torch.ones_like(loss) if weights is None else weights.to(loss))
+    return loss.detach(), logits.grad
+
+
+def with_gradient(loss: Tensor, weights: Tensor, *leaves: Tensor) -> list[Tensor]:
+    possible = loss.isfinite()
+    return list(torch.autograd.grad((loss[possible] * weights[possible]).sum(), leaves))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rnnt_type", TYPES)
+@pytest.mark.parametrize(("lm_only", "am_only"), SMOOTHING)
+def test_the_simple_loss_is_the_sum_over_all_alignments(
+    backend: str, rnnt_type: str, lm_only: float, am_only: float
+) -> None:
+    frames, labels = small_lattices()
+    am, lm, targets, *lens = problem(frames, labels)
+    weights = torch.linspace(0.5, 2.0, len(frames))  # a row must get its own incoming gradient
+    am, lm = leaf(am), leaf(lm)
+    rows = zip(*smoothed(am, lm, targets, lens[1], lm_only, am_only), frames, labels, strict=True)
+    expected = torch.stack([brute_force(*row, rnnt_type) for row in rows])
+    assert expected.isfinite().all() == (rnnt_type == "regular")
+
+    options = {"lm_only_scale": lm_only, "am_only_scale": am_only, "delay_penalty": DELAY_PENALTY}
+    loss, _, _, *grads = simple(
+        am, lm, targets, *lens, rnnt_type=rnnt_type, backend=backend, weights=weights, **options
+    )
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(grads, with_gradient(expected, weights, am, lm), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rnnt_type", TYPES)
+@pytest.mark.parametrize("s_range", [1, 2, 3, 9])
+def test_the_pruned_loss_is_the_sum_over_alignments_within_the_windows(
+    backend: str, rnnt_type: str, s_range: int
+) -> None:
+    frames, labels = small_lattices()
+    am, lm, targets, *lens = problem(frames, labels)
+    ranges = some_ranges(*lens, am.shape[1], lm.shape[1], s_range, rnnt_type)
+    logits = leaf(at_windows(torch.tanh(am[:, :, None] + lm[:, None]), ranges))
+    outside = logits.new_zeros(*am.shape[:2], lm.shape[1], am.shape[2])
+    index = ranges[..., None].expand_as(logits)
+    dense = outside.scatter(2, index, logits)
+    rows = zip(*log_probs_of(dense, targets), frames, labels, ranges, strict=True)
+    expected = torch.stack([brute_force(*row[:4], rnnt_type, windows=row[4]) for row in rows])
+    weights = torch.linspace(0.5, 2.0, len(frames))
+
+    options = {"rnnt_type": rnnt_type, "delay_penalty": DELAY_PENALTY, "backend": backend, "weights": weights}
+    loss, grad = pruned(logits, targets, ranges, *lens, **options)
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close([grad], with_gradient(expected, weights, logits), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("rnnt_type", TYPES)
+def test_windows_leave_every_possible_text_a_path(rnnt_type: str) -> None:
+    frames, labels = small_lattices()
+    am, lm, targets, *lens = problem(frames, labels)
+    for s_range in (1, 2, 3):
+        ranges = some_ranges(*lens, am.shape[1], lm.shape[1], s_range, rnnt_type)
+        loss, _ = pruned(torch.zeros(*ranges.shape, 6), targets, ranges, *lens, rnnt_type=rnnt_type)
+        possible = [rnnt_type == "regular" or u <= t for t, u in zip(frames, labels, strict=True)]
+        assert loss.isfinite().tolist() == possible
+
+
+@pytest.mark.parametrize("rnnt_type", TYPES)
+def test_gradcheck(rnnt_type: str) -> None:
+    am, lm, targets, *lens = problem([2, 3], [0, 2], vocab=3)
+    options = {"blank": BLANK, "rnnt_type": rnnt_type, "delay_penalty": 0.1}
+    am.requires_grad_(), lm.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda a, b: simple_rnnt_loss(a, b, targets, *lens, lm_only_scale=0.2, am_only_scale=0.1, **options)[
+            0
+        ],
+        (am, lm),
+    )
+    ranges = some_ranges(*lens, am.shape[1], lm.shape[1], 2, rnnt_type)
+    logits = torch.randn(*ranges.shape, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: pruned_rnnt_loss(x, targets, ranges, *lens, **options), logits)
+    weight, bias = torch.randn(3, 3).double().requires_grad_(), torch.randn(3).double().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda *x: fused_pruned_rnnt_loss(*x, targets, ranges, *lens, activation="tanh", eps=0.0, **options),
+        (am, lm, weight, bias),
+    )
+
+
+@pytest.fixture(scope="module")
+def recorded(shared: Path) -> dict[str, Any]:
+    return torch.load(shared / "golden/fast_rnnt/pruned_rnnt.pt", weights_only=True)
+
+
+def close(found: Tensor, expected: Tensor, case: dict[str, Any], atol: float) -> None:
+    """fast_rnnt makes the delay penalty in fp32."""
+    atol = max(atol, 2e-8) if case["delay_penalty"] else atol
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol, check_dtype=False)
+
+
+@pytest.mark.parametrize("index", range(12))
+def test_the_simple_loss_equals_the_recorded(
+    recorded: dict[str, Any], index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, (_, _, labels, frames) = recorded["cases"][index], recorded["boundary"].T
+    backends = BACKENDS
+    if case["am_only_scale"]:  # fast_rnnt's unigram counts padding; made to, the reference does not differ
+        plain, backends = reference._smoothed, ["reference"]
+        monkeypatch.setattr(
+            reference, "_smoothed", lambda am, lm, y, t, u, *rest: plain(am, lm, y, [14] * 3, [6] * 3, *rest)
+        )
+    keys = ("lm_only_scale", "am_only_scale", "rnnt_type", "delay_penalty")
+    options = {key: case[key] for key in keys}
+    for backend in backends:
+        am, lm = leaf(recorded["am"]), leaf(recorded["lm"])
+        loss, px, py = simple_rnnt_loss(
+            am, lm, recorded["symbols"], frames, labels, blank=0, backend=backend, **options
+        )
+        loss.sum().backward()
+        close(loss, case["simple_loss"], case, 1e-12)
+        close(am.grad, case["grad_am"], case, 1e-12)
+        close(lm.grad, case["grad_lm"], case, 1e-12)
+        # fast_rnnt's backward multiplies by -1 in place the occupations that it gave away.
+        close(px[..., :-1], -case["px_occupation"].transpose(1, 2)[:, :14], case, 1e-12)
+        close(py, -case["py_occupation"].transpose(1, 2), case, 1e-12)
+
+
+@pytest.mark.parametrize("index", range(12))
+def test_ranges_and_the_pruned_loss_equal_the_recorded(recorded: dict[str, Any], index: int) -> None:
+    case, (_, _, labels, frames) = recorded["cases"][index], recorded["boundary"].T
+    px = torch.nn.functional.pad(case["px_occupation"].transpose(1, 2)[:, :14], (0, 1))
+    py = case["py_occupation"].transpose(1, 2)
+    ranges = prune_ranges(px, py, frames, labels, s_range=recorded["s_range"], rnnt_type=case["rnnt_type"])
+    assert torch.equal(ranges, case["ranges"])
+    logits = leaf(case["pruned_logits"].double())
+    options = {"rnnt_type": case["rnnt_type"], "delay_penalty": case["delay_penalty"]}
+    loss = pruned_rnnt_loss(logits, recorded["symbols"], ranges, frames, labels, blank=0, **options)
+    loss.sum().backward()
+    close(loss, case["pruned_loss"], case, 2e-7)  # recorded from fp32 logits
+    torch.testing.assert_close(logits.grad.float(), case["pruned_grad"], rtol=0, atol=2e-7)
+
+
+def test_the_full_loss_equals_the_recorded(recorded: dict[str, Any]) -> None:
+    """torchaudio's, through windows that hold every position."""
+    (_, _, labels, frames), logits = recorded["boundary"].T, leaf(recorded["full_logits"])
+    ranges = torch.arange(7).expand(3, 14, 7)
+    loss = pruned_rnnt_loss(logits, recorded["symbols"], ranges, frames, labels, blank=0)
+    loss.sum().backward()
+    torch.testing.assert_close(loss, recorded["full_loss_torchaudio"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(logits.grad, recorded["full_grad_torchaudio"], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("rnnt_type", TYPES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_occupations_add_up(rnnt_type: str, backend: str) -> None:
+    am, lm, targets, frames, labels = problem([7, 5, 1, 4], [4, 2, 1, 0])
+    _, px, py, _, _ = simple(am, lm, targets, frames, labels, rnnt_type=rnnt_type, backend=backend)
+    assert not px.requires_grad and not py.requires_grad
+    for b, (t, u) in enumerate(zip(frames.tolist(), labels.tolist(), strict=True)):
+        ones = torch.ones(max(t, u), dtype=torch.float64)
+        torch.testing.assert_close(px[b].sum(0)[:u], ones[:u])  # each label is emitted once
+        of_frame = py[b].sum(1) if rnnt_type == "regular" else (px[b] + py[b]).sum(1)
+        torch.testing.assert_close(of_frame[:t], ones[:t])  # each frame is passed once
+        torch.testing.assert_close((px + py)[b, 0, 0], ones[0])  # all paths leave the origin
+        total = t + u if rnnt_type == "regular" else t
+        assert (px + py)[b].sum().item() == pytest.approx(total)
+        assert px[b, t:].abs().sum() + py[b, t:].abs().sum() == 0
+        assert px[b, :, u:].abs().sum() + py[b, :, u + 1 :].abs().sum() == 0
+
+
+@pytest.mark.parametrize("rnnt_type", TYPES)
+def test_windows_follow_their_definition(rnnt_type: str) -> None:
+    rules = ArcRules(rnnt_type)
+    for size, width, s_range in product((1, 2, 7, 12), (1, 2, 5, 8), (1, 2, 3, 5, 20)):
+        px, py = torch.rand(2, 6, size, width)
+        frames, labels = torch.randint(size + 1, (6,)), torch.randint(width, (6,))
+        frames[0], labels[1] = size, width - 1
+        ranges = prune_ranges(px, py, frames, labels, s_range=s_range, rnnt_type=rnnt_type)
+        window = ranges.shape[2]
+        assert min(s_range, width) <= window <= width
+        assert torch.equal(ranges, ranges[..., :1] + torch.arange(window))
+        starts = ranges[..., 0]
+        moves, step = starts.diff(dim=1), window - 1 if rnnt_type == "regular" else 1
+        assert not starts[:, 0].any() and (moves >= 0).all() and (moves <= step).all()
+        assert starts.max() <= width - window
+        for b, (t, u) in enumerate(zip(frames.tolist(), labels.tolist(), strict=True)):
+            if t and (rnnt_type == "regular" or u < t):
+                assert starts[b, t - 1] <= u <= ranges[b, t - 1, -1]
+        expected = reference.prune_ranges_reference(px, py, frames.tolist(), labels.tolist(), window, rules)
+        assert torch.equal(starts, expected)
+
+
+def test_windows_go_where_the_mass_is() -> None:
+    """A text whose labels all come at one frame, and one that is spread evenly."""
+    am, lm, targets, frames, labels = problem([12, 12], [6, 6], vocab=20)
+    am, lm = torch.zeros(2, 12, 20), torch.zeros(2, 7, 20)
+    am[..., BLANK] = 20
+    am[0, 8, BLANK] = lm[0, 6, BLANK] = 0
+    lm[0, 6, BLANK] = 20
+    for u in range(6):
+        am[1, 2 * u, BLANK] = 0
+        am[1, 2 * u, targets[1, u]] = lm[0, u, targets[0, u]] = 19
+    _, px, py = simple_rnnt_loss(am, lm, targets[:, :6], frames, labels, blank=BLANK)
+    ranges = prune_ranges(px, py, frames, labels, s_range=3)
+    kept = [float((px + py)[b].gather(1, ranges[b]).sum() / (px + py)[b].sum()) for b in (0, 1)]
+    assert kept[1] > 0.95
+
+
+@pytest.mark.parametrize("rnnt_type", TYPES)
+def test_windows_that_hold_every_position_give_the_full_loss(rnnt_type: str) -> None:
+    am, lm, targets, *lens = problem([6, 4, 3], [4, 2, 0])
+    logits = torch.tanh(am[:, :, None] + lm[:, None])
+    ranges = some_ranges(*lens, *logits.shape[1:3], 100, rnnt_type)
+    assert ranges.shape == logits.shape[:3]
+    loss, grad = pruned(logits, targets, ranges, *lens, rnnt_type=rnnt_type)
+    if rnnt_type == "regular":
+        full = leaf(logits)
+        expected = rnnt_loss(full, targets, *lens, blank=BLANK)
+        expected.sum().backward()
+        torch.testing.assert_close((loss, grad), (expected.detach(), full.grad), rtol=1e-12, atol=1e-12)
+    # The simple loss is the loss of the logits am + lm.
+    found, _, _, grad_am, grad_lm = simple(am, lm, targets, *lens, rnnt_type=rnnt_type)
+    loss, grad = pruned(am[:, :, None] + lm[:, None], targets, ranges, *lens, rnnt_type=rnnt_type)
+    torch.testing.assert_close(found, loss, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close((grad_am, grad_lm), (grad.sum(2), grad.sum(1)), rtol=1e-11, atol=1e-12)
+
+
+def test_a_delay_penalty_makes_labels_earlier() -> None:
+    am, lm, targets, *lens = problem([9, 8], [3, 2])
+    times = torch.arange(10.0, dtype=torch.float64)[:, None]
+    means = []
+    for delay_penalty in (-0.5, 0.0, 0.5):
+        _, px, *_ = simple(am, lm, targets, *lens, delay_penalty=delay_penalty)
+        means.append((px * times).sum((1, 2)))
+    assert (means[0] > means[1]).all() and (means[1] > means[2]).all()
