@@ -1,33 +1,84 @@
-"""RNN-T loss on CPU: this against torchaudio and the reference. `python -m maya.kernels.rnnt.bench`."""
+"""Benchmark of the RNN-T loss with its joint: `python -m maya.kernels.bench rnnt`.
 
-import torch
+Fused, against what a user would otherwise write: logits of the whole lattice and torchaudio's loss, or this
+project's loss of logits; and against a fused form that does not drop rows from the backward.
+"""
 
-from maya.kernels.bench_table import header, time_loss
-from maya.kernels.rnnt import rnnt_loss
+from torch import Tensor
+
+from maya.kernels.bench.measure import Form, Setting, loss_form
+from maya.kernels.joint.bench import (
+    fused_forms,
+    in_fp64,
+    kept_rows,
+    leaves,
+    logits_of,
+    materialised_bytes,
+    materialised_cost,
+    problem,
+)
+from maya.kernels.joint.synthetic import FusedProblem
+from maya.kernels.rnnt import fused_rnnt_loss, rnnt_loss
+
+TORCHAUDIO = "materialised, torchaudio"
 
 
-def main() -> None:
-    batch, frames, labels, vocab = 16, 60, 20, 500
-    torch.manual_seed(0)
-    header(batch, frames, labels, vocab)
-    logits = torch.randn(batch, frames, labels + 1, vocab, requires_grad=True)
-    targets = torch.randint(vocab - 1, (batch, labels), dtype=torch.int32)
-    lens = torch.full((batch,), frames, dtype=torch.int32), torch.full((batch,), labels, dtype=torch.int32)
-    blank = vocab - 1
+def forms(setting: Setting) -> list[Form]:
+    p = problem(setting)
 
-    def loss(backend: str, rows: int = batch) -> torch.Tensor:
-        of_rows = (x[:rows] for x in (logits, targets, *lens))
-        return rnnt_loss(*of_rows, blank=blank, backend=backend)
+    def fused(eps: float, backend: str) -> Tensor:
+        return fused_rnnt_loss(
+            p.f, p.g, p.weight, p.bias, p.targets, p.f_lens, p.target_lens,
+            blank=p.blank, activation=p.activation, eps=eps, backend=backend,
+        )  # fmt: skip
 
-    time_loss("torch", lambda: loss("torch"), [logits], 10)
+    return [
+        *fused_forms(
+            setting, p, fused_rnnt_loss, fused, rows=setting.rows, kept=lambda eps: kept_rows(p, eps)
+        ),
+        _torchaudio(p, setting),
+        loss_form(
+            "materialised, rnnt_loss",
+            lambda: _from_logits(p, "auto"),
+            leaves(p),
+            needs_bytes=materialised_bytes(setting, setting.rows, copies=2, wide_copies=0),
+            cost=lambda: materialised_cost(setting, setting.rows),
+        ),
+    ]
+
+
+def reference(setting: Setting, *, exact: bool) -> Form:
+    """Logits in the dtype of the setting or in fp64, then the loss by its definition under autograd."""
+    p = in_fp64(problem(setting)) if exact else problem(setting)
+    return loss_form("reference", lambda: _from_logits(p, "reference"), leaves(p))
+
+
+def _from_logits(p: FusedProblem, backend: str) -> Tensor:
+    logits, _ = logits_of(p)
+    return rnnt_loss(logits, p.targets, p.f_lens, p.target_lens, blank=p.blank, backend=backend)
+
+
+def _torchaudio(p: FusedProblem, setting: Setting) -> Form:
+    """torchaudio computes in fp32 and indexes with 32 bits."""
     try:
         from torchaudio.functional import rnnt_loss as theirs
     except ImportError:
-        print("torchaudio is not installed")
-    else:
-        time_loss("torchaudio", lambda: theirs(logits, targets, *lens, blank, reduction="none"), [logits], 3)
-    time_loss("reference, one row", lambda: loss("reference", 1), [logits], 1)
+        return Form(name=TORCHAUDIO, absent="torchaudio is not installed")
+    if setting.rows * setting.vocab >= 2**31:
+        return Form(name=TORCHAUDIO, absent="more logits than its 32-bit indices reach")
+    integers = [x.int() for x in (p.targets, p.f_lens, p.target_lens)]
 
+    def loss() -> Tensor:
+        found: Tensor = theirs(logits_of(p)[0].float(), *integers, blank=p.blank, reduction="none")
+        return found
 
-if __name__ == "__main__":
-    main()
+    return loss_form(
+        TORCHAUDIO,
+        loss,
+        leaves(p),
+        needs_bytes=materialised_bytes(
+            setting, setting.rows, copies=0 if setting.dtype == "float32" else 1, wide_copies=3
+        ),
+        cost=lambda: materialised_cost(setting, setting.rows),
+        peer=True,
+    )

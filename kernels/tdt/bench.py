@@ -1,36 +1,66 @@
-"""TDT loss on CPU: this against the reference. `python -m maya.kernels.tdt.bench`."""
+"""Benchmark of the TDT loss with its joint: `python -m maya.kernels.bench tdt`.
 
-import torch
+Fused, against logits of the whole lattice and this project's loss of logits (torchaudio has no TDT), and
+against a fused form that does not drop rows from the backward.
+"""
 
-from maya.kernels.bench_table import header, time_loss
-from maya.kernels.lattice import Arcs, forward_backward
-from maya.kernels.tdt import tdt_loss
+from torch import Tensor
 
-
-def main() -> None:
-    batch, frames, labels, vocab = 16, 60, 20, 500
-    torch.manual_seed(0)
-    header(batch, frames, labels, vocab)
-    tokens = torch.randn(batch, frames, labels + 1, vocab, requires_grad=True)
-    durations = torch.randn(batch, frames, labels + 1, 5, requires_grad=True)
-    targets = torch.randint(vocab - 1, (batch, labels))
-    lens = torch.full((batch,), frames), torch.full((batch,), labels)
-
-    def loss(backend: str, rows: int = batch) -> torch.Tensor:
-        of_rows = (x[:rows] for x in (tokens, durations, targets, *lens))
-        return tdt_loss(*of_rows, durations=range(5), blank=vocab - 1, backend=backend)
-
-    def lattice() -> torch.Tensor:
-        """The sweep over cells alone, posteriors included; attached to a leaf to be timed alike."""
-        cells = durations.detach()[..., 0].double()
-        arcs = Arcs(blank={d: cells for d in range(1, 5)}, label={d: cells for d in range(5)})
-        result = forward_backward(arcs, [frames] * batch, [labels] * batch, with_posteriors=True)
-        return result.log_prob + durations[..., :0].sum()
-
-    time_loss("torch", lambda: loss("torch"), [tokens, durations], 10)
-    time_loss("of which the lattice", lattice, [durations], 10)
-    time_loss("reference, one row", lambda: loss("reference", 1), [tokens, durations], 1)
+from maya.kernels.bench.measure import Form, Setting, loss_form
+from maya.kernels.joint.bench import (
+    DURATIONS,
+    fused_forms,
+    in_fp64,
+    kept_rows,
+    leaves,
+    logits_of,
+    materialised_bytes,
+    materialised_cost,
+)
+from maya.kernels.joint.bench import problem as joint_problem
+from maya.kernels.joint.synthetic import FusedProblem
+from maya.kernels.tdt import fused_tdt_loss, tdt_loss
 
 
-if __name__ == "__main__":
-    main()
+def problem(setting: Setting) -> FusedProblem:
+    return joint_problem(setting, DURATIONS)
+
+
+def forms(setting: Setting) -> list[Form]:
+    p = problem(setting)
+    assert p.duration_weight is not None
+    layer = (p.weight, p.bias, p.duration_weight, p.duration_bias)
+
+    def fused(eps: float, backend: str) -> Tensor:
+        return fused_tdt_loss(
+            p.f, p.g, *layer, p.targets, p.f_lens, p.target_lens,
+            durations=DURATIONS, blank=p.blank, activation=p.activation, eps=eps, backend=backend,
+        )  # fmt: skip
+
+    return [
+        *fused_forms(
+            setting, p, fused_tdt_loss, fused, rows=setting.rows, kept=lambda eps: kept_rows(p, eps)
+        ),
+        loss_form(
+            "materialised, tdt_loss",
+            lambda: _from_logits(p, "auto"),
+            leaves(p),
+            needs_bytes=materialised_bytes(setting, setting.rows, copies=2, wide_copies=0),
+            cost=lambda: materialised_cost(setting, setting.rows),
+        ),
+    ]
+
+
+def reference(setting: Setting, *, exact: bool) -> Form:
+    """Logits in the dtype of the setting or in fp64, then the loss by its definition under autograd."""
+    p = in_fp64(problem(setting)) if exact else problem(setting)
+    return loss_form("reference", lambda: _from_logits(p, "reference"), leaves(p))
+
+
+def _from_logits(p: FusedProblem, backend: str) -> Tensor:
+    tokens, durations = logits_of(p)
+    assert durations is not None
+    return tdt_loss(
+        tokens, durations, p.targets, p.f_lens, p.target_lens,
+        durations=DURATIONS, blank=p.blank, backend=backend,
+    )  # fmt: skip

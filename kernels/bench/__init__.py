@@ -1,0 +1,7 @@
+"""Benchmarks of the operators: `python -m maya.kernels.bench`; docs/benchmarks/README.md explains them.
+
+Every kernels/<op>/bench.py has two functions:
+
+* `forms(setting)`: the ways to compute the operator, on inputs that are the same in every process;
+* `reference(setting, exact=)`: the yardstick of the check, plain torch in the setting's dtype, or in fp64.
+"""

@@ -1,0 +1,244 @@
+"""The named cases: which operators on which settings, and what they must reach."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from maya.kernels.bench.check import LUCK, Check
+from maya.kernels.bench.measure import Setting
+from maya.kernels.bench.table import FormResult, Result
+
+TORCHAUDIO = "materialised, torchaudio"
+GIGABYTE = 1e9
+
+
+@dataclass(slots=True)
+class Measured:
+    """All that a bar may look at: what was found for one operator in one case."""
+
+    checks: list[Check]
+    results: list[Result]
+
+    def form(self, name: str, where: dict[str, object]) -> FormResult | None:
+        """The form on the first setting whose fields are those of `where`."""
+        for result in self.results:
+            if all(getattr(result.setting, key) == value for key, value in where.items()):
+                return result.form(name)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What a figure may be at most. measure: None where what it needs was not run."""
+
+    what: str
+    limit: float
+    unit: str
+    measure: Callable[[Measured], float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A name, and why it is there in one line.
+
+    kind: "times" (and memory), "memory" (one run of each form that fits) or "errors" (only the check, on
+    these settings instead of small ones). forms: those that are measured, or all.
+    """
+
+    name: str
+    why: str
+    settings: dict[str, tuple[Setting, ...]]  # by operator
+    bars: dict[str, tuple[Bar, ...]] = field(default_factory=dict)
+    kind: str = "times"
+    forms: tuple[str, ...] = ()
+    device: str = "cpu"
+
+
+def ratio(what: str, form: str, over: str, **where: object) -> Callable[[Measured], float | None]:
+    """`what`, a field of `FormResult`, of one form over that of another."""
+
+    def measure(found: Measured) -> float | None:
+        values = [getattr(found.form(name, where), what, None) for name in (form, over)]
+        return values[0] / values[1] if values[0] is not None and values[1] else None
+
+    return measure
+
+
+def value(what: str, form: str, unit: float = 1.0, **where: object) -> Callable[[Measured], float | None]:
+    """`what`, a field of `FormResult`, in `unit`s."""
+
+    def measure(found: Measured) -> float | None:
+        number = getattr(found.form(form, where), what, None)
+        return None if number is None else number / unit
+
+    return measure
+
+
+def worst_error(dtype: str) -> Callable[[Measured], float | None]:
+    """Largest error over torch's own, of forms that compute the whole gradient."""
+
+    def measure(found: Measured) -> float | None:
+        ours = [c for c in found.checks if c.dtype == dtype and not c.filtered and not c.peer]
+        return max((c.error / (c.of_torch + LUCK / 2) for c in ours), default=None)
+
+    return measure
+
+
+def both_lattices(setting: Setting) -> tuple[Setting, ...]:
+    return tuple(replace(setting, lattice=kind) for kind in ("uniform", "trained"))
+
+
+def over(base: Setting, *, vocab: Sequence[int], labels: Sequence[int]) -> tuple[Setting, ...]:
+    """`base` with other vocabularies, then with other numbers of labels."""
+    found = [replace(base, vocab=v) for v in vocab] + [replace(base, labels=u) for u in labels]
+    return tuple(dict.fromkeys(found))
+
+
+CPU_5K = Setting(batch=8, frames=200, labels=40, hidden=512, vocab=5000)
+CPU_32K = Setting(batch=4, frames=250, labels=60, hidden=640, vocab=32768)
+GPU = Setting(batch=16, frames=250, labels=60, hidden=640, vocab=32768, dtype="bfloat16", device="cuda")
+GPU_4K = replace(GPU, vocab=4096, lattice="trained")  # torchaudio's indices do not reach all of GPU's logits
+PRECISION = Setting(batch=2, frames=40, labels=12, hidden=128, vocab=512)
+QUICK = Setting(batch=2, frames=50, labels=10, hidden=128, vocab=1000, lattice="trained")
+CURVES = Setting(batch=4, frames=100, labels=20, hidden=256, vocab=4096, lattice="trained")
+GPU_CURVES = replace(GPU, vocab=8192, lattice="trained")
+
+
+def _precision(name: str, device: str) -> Case:
+    fused = ("rnnt", "tdt", "pruned_rnnt", "joint")
+    dtypes = ("float32", "bfloat16")
+    settings = tuple(s for d in dtypes for s in both_lattices(replace(PRECISION, dtype=d, device=device)))
+    bars = tuple(
+        Bar(f"worst error over plain torch's, {dtype}, full gradient", 2.0, "x", worst_error(dtype))
+        for dtype in dtypes
+    )
+    return Case(
+        name=name,
+        why=f"errors of loss and gradients against fp64, beside plain torch's, {device}",
+        kind="errors",
+        settings={**dict.fromkeys(fused, settings), "lattice": (replace(settings[0], hidden=0, vocab=0),)},
+        bars={**dict.fromkeys(fused, bars), "lattice": bars[:1]},
+        device=device,
+    )
+
+
+CASES = (
+    Case(
+        name="quick",
+        why="every operator on a small setting, with small curves",
+        settings={
+            "rnnt": over(QUICK, vocab=(500, 1000, 2000, 4000), labels=(5, 10, 20, 40)),
+            "tdt": (QUICK,),
+            "pruned_rnnt": (QUICK,),
+            "lattice": (Setting(batch=2, frames=100, labels=20),),
+        },
+    ),
+    Case(
+        name="cpu-5k",
+        why="a vocabulary of 5000 on a CPU",
+        settings=dict.fromkeys(("rnnt", "tdt", "pruned_rnnt"), both_lattices(CPU_5K)),
+        bars={
+            "rnnt": tuple(
+                bar
+                for kind, limit in (("uniform", 0.40), ("trained", 0.22))
+                for bar in (
+                    Bar(
+                        f"extra memory of fused over torchaudio's, {kind} lattice",
+                        0.2,
+                        "x",
+                        ratio("both_bytes", "fused", TORCHAUDIO, lattice=kind),
+                    ),
+                    Bar(
+                        f"time of fused over torchaudio's, {kind} lattice",
+                        limit,
+                        "x",
+                        ratio("both_ms", "fused", TORCHAUDIO, lattice=kind),
+                    ),
+                )
+            ),
+        },
+    ),
+    Case(
+        name="cpu-32k",
+        why="a vocabulary of 32768 on a CPU: whether it fits",
+        kind="memory",
+        forms=("fused", TORCHAUDIO, "materialised, rnnt_loss", "materialised, tdt_loss"),
+        settings=dict.fromkeys(("rnnt", "tdt"), (CPU_32K,)),
+        bars=dict.fromkeys(
+            ("rnnt", "tdt"),
+            (Bar("extra memory of fused", 3.0, "GB", value("both_bytes", "fused", GIGABYTE)),),
+        ),
+    ),
+    Case(
+        name="lattice",
+        why="the lattices alone on a CPU, log probabilities given",
+        settings={"lattice": (Setting(batch=8, frames=500, labels=100),)},
+        bars={
+            "lattice": (
+                Bar(
+                    "RNN-T over torchaudio's", 1.0, "x", ratio("both_ms", "RNN-T, torch", "RNN-T, torchaudio")
+                ),
+                Bar("TDT over RNN-T", 3.0, "x", ratio("both_ms", "TDT, torch", "RNN-T, torch")),
+            )
+        },
+    ),
+    _precision("precision", "cpu"),
+    Case(
+        name="curves",
+        why="memory and time against vocabulary and labels on a CPU",
+        forms=("fused", TORCHAUDIO, "materialised, rnnt_loss"),
+        settings={"rnnt": over(CURVES, vocab=(512, 2048, 8192, 32768), labels=(5, 10, 20, 40, 80))},
+    ),
+    Case(
+        name="gpu",
+        why="a vocabulary of 32768 in bf16 on a GPU",
+        device="cuda",
+        settings={
+            "rnnt": (*both_lattices(GPU), GPU_4K),
+            "tdt": both_lattices(GPU),
+            "pruned_rnnt": both_lattices(GPU),
+            "joint": (GPU,),
+            "lattice": (replace(GPU, hidden=0, vocab=0, dtype="float32"),),
+        },
+        bars={
+            **dict.fromkeys(
+                ("rnnt", "tdt"),
+                tuple(
+                    bar
+                    for kind, limit in (("trained", 30.0), ("uniform", 75.0))
+                    for bar in (
+                        Bar(
+                            f"forward + backward, {kind} lattice",
+                            limit,
+                            "ms",
+                            value("both_ms", "fused, Triton", lattice=kind, vocab=32768),
+                        ),
+                        Bar(
+                            f"extra memory, {kind} lattice",
+                            2.0,
+                            "GB",
+                            value("both_bytes", "fused, Triton", GIGABYTE, lattice=kind, vocab=32768),
+                        ),
+                    )
+                ),
+            ),
+            "lattice": (
+                Bar("RNN-T with posteriors", 0.2, "ms", value("both_ms", "RNN-T, triton")),
+                Bar("TDT with posteriors", 0.4, "ms", value("both_ms", "TDT, triton")),
+            ),
+        },
+    ),
+    _precision("gpu-precision", "cuda"),
+    Case(
+        name="gpu-curves",
+        why="memory and time against vocabulary and labels on a GPU",
+        device="cuda",
+        forms=("fused, Triton", "row-chunked cuBLAS, all rows", TORCHAUDIO, "materialised, rnnt_loss"),
+        settings={
+            "rnnt": over(GPU_CURVES, vocab=(1024, 2048, 4096, 8192, 16384, 32768), labels=(15, 30, 60, 120))
+        },
+    ),
+)
+
+
+def case_named(name: str) -> Case:
+    return next(case for case in CASES if case.name == name)
