@@ -29,7 +29,7 @@ def rnnt_loss(
       gradient; the value is scaled by 1 + lambda, so it is not the integral of the gradient.
     clamp: if given and above 0, each element of the gradient w.r.t. logits is clipped to [-clamp, clamp]
       before the incoming gradient scales it.
-    backend: "auto", "torch", "triton" (of the lattice; the logits are torch's work in any case) or "reference"
+    backend: "auto", "torch", "triton" (the lattice only; logits are torch's work always) or "reference"
       (fp64-able definition, slow).
 
     A row without frames has no alignment: its loss is inf and its gradient 0, as for a row whose every path

@@ -40,7 +40,7 @@ def tdt_loss(
       with a zero gradient for the durations. One draw per call, from `generator`
       (torch's global CPU generator if None); ranks whose generators share a seed agree. Pass 0 when not
       training.
-    backend: "auto", "torch", "triton" (of the lattice; the logits are torch's work in any case) or "reference"
+    backend: "auto", "torch", "triton" (the lattice only; logits are torch's work always) or "reference"
       (fp64-able definition, slow).
 
     A row that has no path (too few frames, frames that no sum of durations reaches, probability 0) has loss
