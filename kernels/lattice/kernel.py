@@ -9,9 +9,12 @@ alpha of -3000 (310 arcs at a vocabulary of 32768) has steps of 2.4e-4, which is
 posterior.
 
 The backward pass needs no betas (k2's mutual information does it so): the mass of a node flows back over its
-incoming arcs in the proportions exp(alpha + weight - alpha of the node), which sum to 1. No step of it waits for
-a logarithm, and mass 1 arrives in (0, 0).
+incoming arcs in the proportions exp(alpha + weight - alpha of the node), which sum to 1. No step of it waits
+for a logarithm, and mass 1 arrives in (0, 0).
 """
+
+# What Triton compiles has no Python types, and its tuples grow.
+# mypy: disable-error-code="no-untyped-def, assignment"
 
 from collections.abc import Sequence
 
@@ -153,14 +156,14 @@ def _sizes(frames: list[int], labels: list[int], device: torch.device) -> Tensor
 
 
 @triton.jit
-def log_add(x, y):  # type: ignore[no-untyped-def]
+def log_add(x, y):
     """log(exp x + exp y) of fp64; nan stays nan."""
     gap = -tl.abs(x - y).to(tl.float32)
     return tl.maximum(x, y) + tl.log(1.0 + tl.exp(gap))
 
 
 @triton.jit
-def log_sum(terms):  # type: ignore[no-untyped-def]
+def log_sum(terms):
     """log sum exp over a tuple of fp64 vectors; nan stays nan."""
     top = terms[0]
     for i in tl.static_range(1, len(terms)):
@@ -172,7 +175,7 @@ def log_sum(terms):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def pushed(new, old):  # type: ignore[no-untyped-def]
+def pushed(new, old):
     """`new` followed by `old` without its last.
 
     The additions change nothing, but Triton prefetches the loads of no loop that hands a carried value on as
@@ -185,14 +188,14 @@ def pushed(new, old):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def load_weight(pointer, mask):  # type: ignore[no-untyped-def]
+def load_weight(pointer, mask):
     """Log weights with NEG for -inf and where there is no cell; nan stays nan."""
     weight = tl.load(pointer, mask=mask, other=NEG)
     return tl.where(weight < NEG, NEG, weight)
 
 
 @triton.jit
-def share(of_source, of_target):  # type: ignore[no-untyped-def]
+def share(of_source, of_target):
     """exp(alpha + weight - alpha of the node reached), at most 1 but for rounding; nan stays nan.
 
     Where the node reached is none, the difference is huge, and its mass, with which this is multiplied, 0.
@@ -202,7 +205,7 @@ def share(of_source, of_target):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def store_end(log_prob, alpha, frames, labels, u):  # type: ignore[no-untyped-def]
+def store_end(log_prob, alpha, frames, labels, u):
     """alpha at (T, U), the last wavefront, as log probability; -inf without a path."""
     end = tl.sum(tl.where(u == labels, alpha, 0.0), 0)
     possible = (frames > 0) & (end >= IMPOSSIBLE) | (end != end)
@@ -210,7 +213,7 @@ def store_end(log_prob, alpha, frames, labels, u):  # type: ignore[no-untyped-de
 
 
 @triton.jit
-def rnnt_alpha_kernel(  # type: ignore[no-untyped-def]
+def rnnt_alpha_kernel(
     blank,  # fp32 [b, n, u], as label
     label,
     sizes,  # int32 [b, 2]: T, U
@@ -244,7 +247,7 @@ def rnnt_alpha_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def rnnt_mass_kernel(  # type: ignore[no-untyped-def]
+def rnnt_mass_kernel(
     blank,
     label,
     sizes,
@@ -284,7 +287,7 @@ def rnnt_mass_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def tdt_alpha_kernel(  # type: ignore[no-untyped-def]
+def tdt_alpha_kernel(
     blank,  # fp32 [b, n, u], as label
     label,
     duration,  # fp32 [b, n, d, u]
@@ -343,7 +346,7 @@ def tdt_alpha_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def tdt_mass_kernel(  # type: ignore[no-untyped-def]
+def tdt_mass_kernel(
     blank,
     label,
     duration,

@@ -48,10 +48,10 @@ def compare(
     lattice: Lattice, cells: list[Tensor], frames: list[int], labels: list[int], **rest: object
 ) -> None:
     """Triton errs at most twice what torch errs in fp32, or a few roundings of a mass or of a long sum."""
-    truth = lattice(
-        [x.double() for x in cells], frames, labels, with_posteriors=True, backend="torch", **rest
+    truth, plain = (
+        lattice([x.to(as_) for x in cells], frames, labels, with_posteriors=True, backend="torch", **rest)
+        for as_ in (torch.float64, torch.float32)
     )
-    plain = lattice([x.float() for x in cells], frames, labels, with_posteriors=True, backend="torch", **rest)
     bad = poisoned(cells, frames, labels)
     found = lattice(bad, frames, labels, with_posteriors=True, backend="triton", **rest)
     for name in NAMES[: len(cells) + 1]:
