@@ -1,0 +1,303 @@
+"""What kernel.py launches: Triton's side of the joint.
+
+Exponentials are in base 2, which is what the device has: a logit costs one fused multiply-add more, and none
+of the range handling of exp.
+"""
+
+# What Triton compiles has no Python types.
+# mypy: disable-error-code="no-untyped-def"
+
+import math
+
+import triton
+import triton.language as tl
+
+from maya.kernels.joint.dropout import COLUMN_STEP, FRAME_STEP
+
+LOG2E = tl.constexpr(math.log2(math.e))
+LN2 = tl.constexpr(math.log(2))
+LOWEST = tl.constexpr(-1e30)  # a maximum over nothing; -inf would make nan of its difference to -inf
+GROUP = tl.constexpr(8)  # row tiles that share the tiles of the weight in the L2 cache
+FRAME_KEY = tl.constexpr(FRAME_STEP)
+COLUMN_KEY = tl.constexpr(COLUMN_STEP)
+
+
+@triton.jit
+def mix(x):
+    """`_mix` of kernels/joint/dropout.py on uint32."""
+    x = x ^ (x >> 16)
+    x = x * 0x7FEB352D
+    x = x ^ (x >> 15)
+    x = x * 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def kept(frame, state, column, seed, threshold):
+    """(rows, columns): which elements of h dropout keeps."""
+    key = mix(state.to(tl.uint32) + seed.to(tl.uint32, bitcast=True))
+    key = mix(frame.to(tl.uint32) * FRAME_KEY + key)
+    draw = mix(key[:, None] + (column.to(tl.uint32) * COLUMN_KEY)[None, :])
+    return draw >= threshold.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def activate(z, ACTIVATION: tl.constexpr):
+    """nan stays nan."""
+    if ACTIVATION == "relu":
+        return tl.where(z < 0, 0.0, z)
+    elif ACTIVATION == "tanh":
+        return 2 / (1 + tl.exp2(-2 * LOG2E * z)) - 1
+    else:
+        return 1 / (1 + tl.exp2(-LOG2E * z))
+
+
+@triton.jit
+def slope(z, ACTIVATION: tl.constexpr):
+    """d activate / d z."""
+    if ACTIVATION == "relu":
+        return tl.where(z > 0, 1.0, 0.0)
+    h = activate(z, ACTIVATION)
+    if ACTIVATION == "tanh":
+        return 1 - h * h
+    else:
+        return h * (1 - h)
+
+
+@triton.jit
+def sum_of_projections(f, g, frame, state, c, width, inside):
+    """z = f + g, (rows, columns) fp32, 0 outside."""
+    of_frame = tl.load(f + frame[:, None] * width + c[None, :], mask=inside, other=0.0)
+    of_state = tl.load(g + state[:, None] * width + c[None, :], mask=inside, other=0.0)
+    return of_frame.to(tl.float32) + of_state.to(tl.float32)
+
+
+@triton.jit(do_not_specialize=["seed", "threshold"])
+def hidden_kernel(
+    f,  # [m, h]
+    g,  # [n, h]
+    frame,  # int64 [r]
+    state,  # int64 [r]
+    hidden,  # [r, h], out
+    rows,
+    width,
+    seed,
+    threshold,
+    scale,
+    ACTIVATION: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (r < rows)[:, None] & (c < width)[None, :]
+    t = tl.load(frame + r, mask=r < rows, other=0)
+    u = tl.load(state + r, mask=r < rows, other=0)
+    h = activate(sum_of_projections(f, g, t, u, c, width, inside), ACTIVATION)
+    if DROPOUT:
+        h = tl.where(kept(t, u, c, seed, threshold), h * scale, 0.0)
+    at = hidden + r.to(tl.int64)[:, None] * width + c[None, :]
+    tl.store(at, h.to(hidden.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def logits_of_tile(
+    hidden,
+    weight,
+    bias,
+    r,
+    c,
+    rows,
+    width,
+    vocab,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """Logits of rows r and columns c in base 2, (ROWS, COLUMNS) fp32; -inf from `vocab` on.
+
+    Rows from `rows` on repeat the last one, so that no load of the product needs a mask.
+    """
+    k = tl.arange(0, DEPTH)
+    row_at = hidden + tl.minimum(r, rows - 1).to(tl.int64)[:, None] * width + k[None, :]
+    column_at = weight + tl.minimum(c, vocab - 1).to(tl.int64)[None, :] * width + k[:, None]
+    x = tl.zeros((r.shape[0], c.shape[0]), tl.float32)
+    for start in range(0, width, DEPTH):
+        if EVEN:
+            h = tl.load(row_at + start)
+            w = tl.load(column_at + start)
+        else:
+            h = tl.load(row_at + start, mask=(k < width - start)[None, :], other=0.0)
+            w = tl.load(column_at + start, mask=(k < width - start)[:, None], other=0.0)
+        x = tl.dot(h, w, x, input_precision=PRECISION)
+    if bias is None:
+        shift = tl.where(c < vocab, 0.0, float("-inf"))
+    else:
+        shift = tl.load(bias + c, mask=c < vocab, other=float("-inf")).to(tl.float32) * LOG2E
+    return x * LOG2E + shift[None, :]
+
+
+@triton.jit
+def norm_kernel(
+    hidden,  # [r, h]
+    weight,  # [v, h]
+    bias,  # [v] or None
+    partial,  # fp32 [split, r], out: log-sum-exp over a part of the vocabulary, base 2
+    rows,
+    width,
+    vocab,
+    per_split,  # column tiles
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    # Programs that run together walk the vocabulary together, and so share the weight in the L2 cache.
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    first = tl.program_id(1) * per_split
+    last = tl.minimum(first + per_split, tl.cdiv(vocab, COLUMNS))
+    top = tl.full((ROWS,), LOWEST, tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    for tile in range(first, last):
+        c = tile * COLUMNS + tl.arange(0, COLUMNS)
+        x = logits_of_tile(hidden, weight, bias, r, c, rows, width, vocab, EVEN, PRECISION, DEPTH)
+        higher = tl.maximum(top, tl.max(x, 1))
+        total = total * tl.exp2(top - higher) + tl.sum(tl.exp2(x - higher[:, None]), 1)
+        top = higher
+    tl.store(partial + tl.program_id(1).to(tl.int64) * rows + r, top + tl.log2(total), mask=r < rows)
+
+
+@triton.jit
+def finish_kernel(
+    partial,
+    hidden,
+    weight,
+    bias,
+    label,  # int64 [r], -1: none
+    norm,  # fp32 [r], out, as the next two
+    of_blank,
+    of_label,
+    rows,
+    width,
+    splits,
+    blank,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    used = r < rows
+    top = tl.full((ROWS,), LOWEST, tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    for split in range(splits):
+        x = tl.load(partial + split * rows + r, mask=used, other=0.0)
+        higher = tl.maximum(top, x)
+        total = total * tl.exp2(top - higher) + tl.exp2(x - higher)
+        top = higher
+    log_norm = (top + tl.log2(total)) * LN2
+    y = tl.load(label + r, mask=used, other=-1)
+    blanks = tl.zeros((ROWS, COLUMNS), tl.float32)
+    labels = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, width, COLUMNS):
+        c = start + tl.arange(0, COLUMNS)
+        inside = c < width
+        both = used[:, None] & inside[None, :]
+        h = tl.load(hidden + r.to(tl.int64)[:, None] * width + c[None, :], mask=both, other=0.0)
+        w = tl.load(weight + blank * width + c, mask=inside, other=0.0)
+        blanks += h.to(tl.float32) * w.to(tl.float32)[None, :]
+        w = tl.load(weight + y[:, None] * width + c[None, :], mask=both & (y >= 0)[:, None], other=0.0)
+        labels += h.to(tl.float32) * w.to(tl.float32)
+    x = tl.sum(blanks, 1) - log_norm
+    z = tl.sum(labels, 1) - log_norm
+    if bias is not None:
+        x += tl.load(bias + blank).to(tl.float32)
+        z += tl.load(bias + y, mask=y >= 0, other=0.0).to(tl.float32)
+    tl.store(norm + r, log_norm, mask=used)
+    tl.store(of_blank + r, x, mask=used)
+    tl.store(of_label + r, tl.where(y >= 0, z, float("-inf")), mask=used)
+
+
+@triton.jit
+def logit_gradient_kernel(
+    hidden,
+    weight,
+    bias,
+    label,
+    norm,
+    blank_mass,  # fp32 [r], as label_mass
+    label_mass,
+    out,  # [r, v]: softmax * both masses - blank_mass at blank - label_mass at label
+    sums,  # fp32 [row tile, v] or None, out
+    rows,
+    width,
+    vocab,
+    blank,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    program = tl.program_id(0)
+    row_tiles = tl.cdiv(rows, ROWS)
+    column_tiles = tl.cdiv(vocab, COLUMNS)
+    above = program // (GROUP * column_tiles) * GROUP
+    height = tl.minimum(row_tiles - above, GROUP)
+    row_tile = above + program % (GROUP * column_tiles) % height
+    column_tile = program % (GROUP * column_tiles) // height
+    r = row_tile * ROWS + tl.arange(0, ROWS)
+    c = column_tile * COLUMNS + tl.arange(0, COLUMNS)
+    used = r < rows
+    x = logits_of_tile(hidden, weight, bias, r, c, rows, width, vocab, EVEN, PRECISION, DEPTH)
+    log_norm = tl.load(norm + r, mask=used, other=float("inf")) * LOG2E
+    blanks = tl.load(blank_mass + r, mask=used, other=0.0)
+    labels = tl.load(label_mass + r, mask=used, other=0.0)
+    y = tl.load(label + r, mask=used, other=-1).to(tl.int32)
+    x = tl.exp2(x - log_norm[:, None]) * (blanks + labels)[:, None]
+    x -= tl.where(c[None, :] == blank, blanks[:, None], 0.0)
+    x -= tl.where(c[None, :] == y[:, None], labels[:, None], 0.0)
+    if sums is not None:
+        tl.store(sums + row_tile.to(tl.int64) * vocab + c, tl.sum(x, 0), mask=c < vocab)
+    at = out + r.to(tl.int64)[:, None] * vocab + c[None, :]
+    tl.store(at, x.to(out.dtype.element_ty), mask=used[:, None] & (c < vocab)[None, :])
+
+
+@triton.jit(do_not_specialize=["seed", "threshold"])
+def segment_kernel(
+    f,
+    g,
+    dh,  # fp32 [r, h]
+    frame,
+    state,
+    order,  # int64 [r]: rows sorted by what is summed
+    starts,  # int64 [m + 1]: where each target's rows begin in `order`
+    out,  # fp32 [m, h], added to
+    width,
+    seed,
+    threshold,
+    scale,
+    ACTIVATION: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    target = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    first = tl.load(starts + target)
+    last = tl.load(starts + target + 1)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(first, last, ROWS):
+        i = start + tl.arange(0, ROWS)
+        r = tl.load(order + i, mask=i < last, other=0)
+        t = tl.load(frame + r)
+        u = tl.load(state + r)
+        inside = (i < last)[:, None] & (c < width)[None, :]
+        dz = tl.load(dh + r[:, None] * width + c[None, :], mask=inside, other=0.0)
+        dz *= slope(sum_of_projections(f, g, t, u, c, width, inside), ACTIVATION)
+        if DROPOUT:
+            dz *= tl.where(kept(t, u, c, seed, threshold), scale, 0.0)
+        total += dz
+    if first < last:
+        at = out + target * width + c
+        tl.store(at, tl.load(at, mask=c < width) + tl.sum(total, 0), mask=c < width)

@@ -1,0 +1,262 @@
+"""The joint's output layer at a list of rows in Triton, a chunk of rows at a time.
+
+Scores: h of a chunk is made once (tanh in every tile would cost as much as the product itself), a product
+with a running log-sum-exp passes over the vocabulary without writing a logit, and a small kernel picks blank
+and label. Gradients: a product whose epilogue writes d loss / d logits of a chunk, whose size is bounded;
+cuBLAS makes dW and dh of it; dh goes back through the activation while it is summed by frame and by state.
+Nothing is atomic, so all outputs are deterministic.
+
+Products of fp16 and bf16 sum in fp32. Products of fp32 follow torch's own switch for CUDA: exact fp32 unless
+TF32 is allowed. h is rounded once, to the dtype of f, as the output layer's weight is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from maya.kernels.joint.jit import (
+    finish_kernel,
+    hidden_kernel,
+    logit_gradient_kernel,
+    norm_kernel,
+    segment_kernel,
+)
+from maya.kernels.joint.rows import JointGradients, JointSettings, OutputLayer, RowList, RowScores
+from maya.kernels.joint.torch_op import joint_gradients_torch, joint_scores_torch
+
+HIDDEN_BYTES = 1 << 27  # of h, in the scores
+LOGIT_BYTES = 1 << 30  # of d loss / d logits, in the gradients: 16384 rows of 32768 in 16 bits
+ROW_STEP = 128  # chunks hold whole row tiles
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Rows by columns of the logits and the depth of one step over H; warps and stages of a program."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+# By (first digit of the compute capability, bytes of an element). Registers and shared memory of each are
+# printed, and held to their limits, by kernels/compile_gate.py; none has been timed.
+NORM_TILES = {
+    (8, 2): Tiles(128, 128, 32, 8, 4),
+    (9, 2): Tiles(
+        128, 128, 64, 4, 3
+    ),  # two programs fit on a processor: one's exponentials hide the other's product
+    (8, 4): Tiles(64, 64, 32, 4, 3),
+    (9, 4): Tiles(64, 64, 32, 4, 3),
+}
+GRADIENT_TILES = {**NORM_TILES, (9, 2): Tiles(128, 128, 64, 8, 3)}
+SMALL_TILES = Tiles(16, 32, 16, 1, 1)  # for the interpreter, whose time goes by steps, on tests' small shapes
+POINTWISE = (16, 128)  # rows, columns
+
+
+def tiles_for(table: dict[tuple[int, int], Tiles], dtype: torch.dtype, device: torch.device) -> Tiles:
+    """What to use on a device; unknown ones are taken for the most modest."""
+    if device.type != "cuda":
+        return SMALL_TILES
+    major = torch.cuda.get_device_capability(device)[0]
+    return table[(9 if major in (9, 10) else 8, dtype.itemsize)]
+
+
+def joint_scores_triton(
+    f2: Tensor, g2: Tensor, layer: OutputLayer, rows: RowList, settings: JointSettings
+) -> RowScores:
+    """See `joint_scores`. Hands fp64 back to torch. Extra memory is bounded by HIDDEN_BYTES."""
+    if f2.dtype == torch.float64:
+        return joint_scores_torch(f2, g2, layer, rows, settings)
+    joint = _Joint(f2, g2, layer, settings)
+    n = len(rows)
+    norm, blank, label = (torch.empty(n, device=f2.device) for _ in range(3))
+    durations = None
+    if layer.duration_weight is not None:
+        durations = torch.empty(n, layer.duration_weight.shape[0], device=f2.device)
+    with torch.cuda.device_of(f2):
+        for part in _chunks(n, HIDDEN_BYTES // (f2.shape[1] * f2.itemsize)):
+            chunk = rows.take(part)
+            hidden = joint.hidden(chunk)
+            joint.score(hidden, chunk.label, norm[part], blank[part], label[part])
+            if durations is not None and layer.duration_weight is not None:
+                scores = product(hidden, layer.duration_weight.to(f2.dtype).t())
+                if layer.duration_bias is not None:
+                    scores += layer.duration_bias
+                durations[part] = scores.log_softmax(-1)
+    return RowScores(norm, blank, label, durations)
+
+
+def joint_gradients_triton(
+    f2: Tensor,
+    g2: Tensor,
+    layer: OutputLayer,
+    rows: RowList,
+    norm: Tensor,
+    blank_mass: Tensor,
+    label_mass: Tensor,
+    duration_grad: Tensor | None,
+    settings: JointSettings,
+    wanted: tuple[bool, ...],
+) -> JointGradients:
+    """See `joint_gradients`. Hands fp64 back to torch. Extra memory is LOGIT_BYTES and twice dW in fp32."""
+    if f2.dtype == torch.float64:
+        return joint_gradients_torch(
+            f2, g2, layer, rows, norm, blank_mass, label_mass, duration_grad, settings, wanted
+        )
+    joint = _Joint(f2, g2, layer, settings)
+    parameters = (layer.weight, layer.bias, layer.duration_weight, layer.duration_bias)
+    made = [
+        torch.zeros(x.shape, device=f2.device) if x is not None and ask else None
+        for x, ask in zip((f2, g2, *parameters), wanted, strict=True)
+    ]
+    grads = JointGradients(*made)
+    of_row = [x.to(torch.float32).contiguous() for x in (norm, blank_mass, label_mass)]
+    with torch.cuda.device_of(f2):
+        for part in _chunks(len(rows), LOGIT_BYTES // (layer.weight.shape[0] * f2.itemsize)):
+            chunk = rows.take(part)
+            hidden = joint.hidden(chunk)
+            dx = joint.logit_gradient(hidden, chunk.label, *(x[part] for x in of_row), grads.bias)
+            if grads.weight is not None:
+                grads.weight += product(dx.t(), hidden)
+            dh = product(dx, joint.weight) if wanted[0] or wanted[1] else None
+            del dx
+            if layer.duration_weight is not None and duration_grad is not None:
+                of_durations = duration_grad[part].to(torch.float32)
+                if dh is not None:
+                    dh.addmm_(of_durations, layer.duration_weight.to(f2.dtype).float())
+                if grads.duration_weight is not None:
+                    grads.duration_weight += of_durations.t() @ hidden.float()
+                if grads.duration_bias is not None:
+                    grads.duration_bias += of_durations.sum(0)
+            if dh is not None and grads.f is not None:
+                joint.add_by(chunk.frame, dh, chunk, grads.f)
+            if dh is not None and grads.g is not None:
+                joint.add_by(chunk.state, dh, chunk, grads.g)
+    return grads
+
+
+class _Joint:
+    """What does not change from chunk to chunk, and the launches."""
+
+    def __init__(self, f2: Tensor, g2: Tensor, layer: OutputLayer, settings: JointSettings) -> None:
+        if f2.dtype == torch.bfloat16 and not f2.is_cuda:
+            raise ValueError("joint: Triton's interpreter computes bf16 wrongly; use fp16 or fp32 on a CPU")
+        self.f, self.g = f2.contiguous(), g2.to(f2.dtype).contiguous()
+        self.weight = layer.weight.to(f2.dtype).contiguous()
+        self.bias = None if layer.bias is None else layer.bias.contiguous()
+        self.settings = settings
+        self.vocab, self.width = self.weight.shape
+        # 32 bits each, which Triton takes as signed.
+        self.dropout = (
+            _signed(settings.seed),
+            _signed(int(settings.dropout * 2**32)),
+            1 / (1 - settings.dropout),
+        )
+        tf32 = f2.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+        self.precision = "tf32" if tf32 else "ieee"
+
+    def hidden(self, rows: RowList) -> Tensor:
+        """h of a chunk, (R, H), in the dtype of f."""
+        out = torch.empty(len(rows), self.width, dtype=self.f.dtype, device=self.f.device)
+        grid = (triton.cdiv(len(rows), POINTWISE[0]), triton.cdiv(self.width, POINTWISE[1]))
+        hidden_kernel[grid](
+            self.f, self.g, rows.frame, rows.state, out, len(rows), self.width, *self.dropout,
+            ACTIVATION=self.settings.activation, DROPOUT=self.settings.dropout > 0,
+            ROWS=POINTWISE[0], COLUMNS=POINTWISE[1],
+        )  # fmt: skip
+        return out
+
+    def score(self, hidden: Tensor, label: Tensor, norm: Tensor, of_blank: Tensor, of_label: Tensor) -> None:
+        """Fills the last three, (R,) fp32 each."""
+        n = hidden.shape[0]
+        tiles = tiles_for(NORM_TILES, hidden.dtype, hidden.device)
+        row_tiles, column_tiles = triton.cdiv(n, tiles.rows), triton.cdiv(self.vocab, tiles.columns)
+        per_split = triton.cdiv(column_tiles, split_count(row_tiles, column_tiles, processors(hidden.device)))
+        splits = triton.cdiv(column_tiles, per_split)
+        partial = torch.empty(splits, n, device=hidden.device)
+        norm_kernel[(row_tiles, splits)](
+            hidden, self.weight, self.bias, partial, n, self.width, self.vocab, per_split,
+            EVEN=self.width % tiles.depth == 0, PRECISION=self.precision,
+            ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
+            num_warps=tiles.warps, num_stages=tiles.stages,
+        )  # fmt: skip
+        finish_kernel[(triton.cdiv(n, POINTWISE[0]),)](
+            partial, hidden, self.weight, self.bias, label, norm, of_blank, of_label,
+            n, self.width, splits, self.settings.blank, ROWS=POINTWISE[0], COLUMNS=POINTWISE[1],
+        )  # fmt: skip
+
+    def logit_gradient(
+        self,
+        hidden: Tensor,
+        label: Tensor,
+        norm: Tensor,
+        blank_mass: Tensor,
+        label_mass: Tensor,
+        bias_grad: Tensor | None,
+    ) -> Tensor:
+        """d loss / d logits, (R, V), in the dtype of h; its sum over rows, in fp32, goes to bias_grad."""
+        n = hidden.shape[0]
+        tiles = tiles_for(GRADIENT_TILES, hidden.dtype, hidden.device)
+        row_tiles, column_tiles = triton.cdiv(n, tiles.rows), triton.cdiv(self.vocab, tiles.columns)
+        out = torch.empty(n, self.vocab, dtype=hidden.dtype, device=hidden.device)
+        sums = None if bias_grad is None else torch.empty(row_tiles, self.vocab, device=hidden.device)
+        logit_gradient_kernel[(row_tiles * column_tiles,)](
+            hidden, self.weight, self.bias, label, norm, blank_mass, label_mass, out, sums,
+            n, self.width, self.vocab, self.settings.blank,
+            EVEN=self.width % tiles.depth == 0, PRECISION=self.precision,
+            ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
+            num_warps=tiles.warps, num_stages=tiles.stages,
+        )  # fmt: skip
+        if bias_grad is not None and sums is not None:
+            bias_grad += sums.sum(0)
+        return out
+
+    def add_by(self, target: Tensor, dh: Tensor, rows: RowList, out: Tensor) -> None:
+        """out[target[r]] += dh[r] * d h[r] / d (f + g); dh (R, H) and out (M, H) fp32."""
+        ordered, order = torch.sort(target, stable=True)
+        starts = torch.searchsorted(ordered, torch.arange(out.shape[0] + 1, device=out.device))
+        segment_kernel[(out.shape[0], triton.cdiv(self.width, POINTWISE[1]))](
+            self.f, self.g, dh, rows.frame, rows.state, order, starts, out, self.width, *self.dropout,
+            ACTIVATION=self.settings.activation, DROPOUT=self.settings.dropout > 0,
+            ROWS=POINTWISE[0], COLUMNS=POINTWISE[1],
+        )  # fmt: skip
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in fp32, without rounding the sums to the dtype of a and b."""
+    if a.dtype == torch.float32:
+        return torch.mm(a, b)
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return torch.mm(a.float(), b.float())
+
+
+def split_count(row_tiles: int, column_tiles: int, programs: int) -> int:
+    """Into how many parts to cut the vocabulary so that few rows occupy the device too."""
+    return max(1, min(column_tiles, programs // row_tiles))
+
+
+def processors(device: torch.device) -> int:
+    """How many programs of the product run at once."""
+    if device.type != "cuda":
+        return 4  # the interpreter runs one; this lets small tests see both one part and many
+    return 2 * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _chunks(n: int, most: int) -> Iterator[slice]:
+    """Slices of about equal size, of at most `most` rows, but whole row tiles."""
+    if n == 0:
+        return
+    most = max(ROW_STEP, most // ROW_STEP * ROW_STEP)
+    step = triton.cdiv(triton.cdiv(n, triton.cdiv(n, most)), ROW_STEP) * ROW_STEP
+    for first in range(0, n, step):
+        yield slice(first, min(first + step, n))
+
+
+def _signed(x: int) -> int:
+    return ((x + 2**31) & 0xFFFFFFFF) - 2**31
