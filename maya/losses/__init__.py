@@ -4,6 +4,7 @@ All of them compute in fp32 under autocast (fp64 for fp64 input). An utterance t
 infinite loss and a gradient of exactly zero, so that the loop can name it and go on.
 """
 
+from maya.losses.cr_ctc import cr_ctc_loss
 from maya.losses.ctc import ctc_loss
 from maya.losses.pruned_rnnt import (
     fused_pruned_rnnt_loss,
@@ -15,6 +16,7 @@ from maya.losses.rnnt import fused_rnnt_loss, rnnt_loss
 from maya.losses.tdt import fused_tdt_loss, tdt_loss
 
 __all__ = [
+    "cr_ctc_loss",
     "ctc_loss",
     "fused_pruned_rnnt_loss",
     "fused_rnnt_loss",

@@ -52,7 +52,8 @@ def test_impossible_rows_are_infinite_with_zero_gradient() -> None:
     frames, labels = torch.tensor([2, 2, 0, 4, 4]), torch.tensor([3, 2, 0, 1, 2])
     loss = ctc_loss(logits + barred, targets, frames, labels, blank=4)
     assert loss.isinf().tolist() == [True, True, True, True, False] and (loss > 0).all()
-    loss.sum().backward()
+    # What a mean over the batch sends back into an infinite loss must not spoil it either.
+    loss.backward(torch.tensor([INF, float("nan"), INF, 1.0, 1.0]))
     assert torch.equal(logits.grad[:4], torch.zeros(4, 4, 5))
     assert logits.grad[4].isfinite().all() and logits.grad[4].abs().max() > 0
 
@@ -72,12 +73,38 @@ def test_equals_torch_on_real_sizes_and_stays_fp32_under_autocast() -> None:
     assert torch.equal(loss, ctc_loss(half.float(), targets, frames, labels, blank=29))
 
 
-def test_target_padding_may_hold_anything() -> None:
-    logits = torch.randn(2, 6, 5)
-    lens = torch.tensor([6, 5]), torch.tensor([3, 1])
-    clean = ctc_loss(logits, torch.tensor([[1, 2, 3], [2, 0, 0]]), *lens, blank=4)
-    padded = ctc_loss(logits, torch.tensor([[1, 2, 3], [2, -1, 99]]), *lens, blank=4)
-    assert torch.equal(clean, padded)
+def test_padding_is_never_read_and_gets_zero_gradient() -> None:
+    logits, targets = torch.randn(2, 6, 5, requires_grad=True), torch.tensor([[1, 2, 3], [2, 0, 0]])
+    lens = torch.tensor([6, 4]), torch.tensor([3, 1])
+    clean = ctc_loss(logits, targets, *lens, blank=4)
+    (grad,) = torch.autograd.grad(clean.sum(), logits)
+    spoilt = logits.detach().clone()
+    spoilt[1, 4:] = float("nan")
+    targets[1, 1:] = torch.tensor([-1, 99])
+    spoilt.requires_grad_()
+    loss = ctc_loss(spoilt, targets, *lens, blank=4)
+    loss.sum().backward()
+    assert torch.equal(clean, loss) and torch.equal(grad, spoilt.grad)
+    assert not spoilt.grad[1, 4:].any()
+
+
+def test_a_row_alone_is_as_in_its_batch() -> None:
+    logits, targets = torch.randn(2, 6, 5), torch.tensor([[1, 2, 3], [2, 0, 0]])
+    frames, labels = torch.tensor([6, 4]), torch.tensor([3, 1])
+    batch = ctc_loss(logits, targets, frames, labels, blank=4)
+    torch.testing.assert_close(
+        ctc_loss(logits[1:, :4], targets[1:, :1], frames[1:], labels[1:], blank=4), batch[1:]
+    )
+
+
+def test_mixed_devices_are_refused() -> None:
+    lens = torch.tensor([6]), torch.tensor([2])
+    with pytest.raises(ValueError, match="targets is on meta"):
+        ctc_loss(torch.zeros(1, 6, 5), torch.tensor([[1, 2]], device="meta"), *lens, blank=4)
+    with pytest.raises(ValueError, match="logit_lens is on meta"):
+        ctc_loss(torch.zeros(1, 6, 5), torch.tensor([[1, 2]]), lens[0].to("meta"), lens[1], blank=4)
+    with pytest.raises(ValueError, match="target_lens must be integers"):
+        ctc_loss(torch.zeros(1, 6, 5), torch.tensor([[1, 2]]), lens[0], lens[1].float(), blank=4)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +113,7 @@ def test_target_padding_may_hold_anything() -> None:
         ([[1, 4]], [6], 4, "row 0 holds target 4"),
         ([[1, 7]], [6], 4, "row 0 holds target 7"),
         ([[1, 2]], [7], 4, "logit_lens must lie in 0..6"),
-        ([[1, 2], [1, 2]], [6], 4, r"targets must be \(1, U\)"),
+        ([[1, 2], [1, 2]], [6], 4, r"targets must be \(1, any\)"),
         ([[1, 2]], [6], 5, "blank 5"),
     ],
 )
