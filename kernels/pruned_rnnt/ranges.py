@@ -41,7 +41,7 @@ def window_starts(
     worth = py_occupation.unfold(2, window, 1).sum(-1)  # (B, S, U + 2 - window)
     worth[..., 1:] -= px_occupation[..., : worth.shape[2] - 1]
     t = torch.arange(size, device=device)
-    last = (torch.tensor(labels, device=device) - window + 1).clamp_(min=0)[:, None]
+    last = (torch.tensor(labels, device=device, dtype=torch.int64) - window + 1).clamp_(min=0)[:, None]
     over = t >= torch.tensor(frames, device=device)[:, None] - 1
     starts = torch.where(over, last, worth.argmax(2))
     starts = _from_the_end(starts, torch.cummin)

@@ -32,6 +32,8 @@ def ctc_loss(
     n_frames = torch.tensor(frames, device=log_probs.device)
     padding = torch.arange(size, device=log_probs.device) >= n_frames[:, None]
     wide = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
+    if log_probs.numel() == 0:  # torch refuses it; without frames all rows are impossible
+        return wide.flatten(1).sum(1) + float("inf")
     with torch.autocast(log_probs.device.type, enabled=False):
         # Else a nan in the padding would come back as its gradient.
         normal = wide.masked_fill(padding[..., None], 0.0).log_softmax(-1)

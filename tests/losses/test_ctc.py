@@ -97,6 +97,15 @@ def test_a_row_alone_is_as_in_its_batch() -> None:
     )
 
 
+@pytest.mark.parametrize("shape", [(2, 0, 4), (0, 5, 4)])
+def test_batches_without_frames_or_without_rows(shape: tuple[int, int, int]) -> None:
+    logits, none = torch.zeros(shape, requires_grad=True), torch.zeros(shape[0], dtype=torch.int64)
+    loss = ctc_loss(logits, torch.zeros(shape[0], 3).long(), none, none, blank=3)
+    assert loss.tolist() == [INF] * shape[0]
+    loss.sum().backward()
+    assert not logits.grad.any()
+
+
 def test_mixed_devices_are_refused() -> None:
     lens = torch.tensor([6]), torch.tensor([2])
     with pytest.raises(ValueError, match="targets is on meta"):
