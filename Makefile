@@ -33,13 +33,11 @@ types:  ## mypy
 smoke:  ## the whole road in a minute or two: a tiny spoken corpus, a few steps of training, a score
 	@$(ENV) tools/smoke.sh
 
-bench:  ## time every kernel on this machine
-	@$(ENV) tools/bench.sh
+bench:  ## check and time every kernel on this machine, an hour on two cores (ARGS=--quick: a minute)
+	@$(ENV) tools/bench.sh $(ARGS)
 
-gpu-check:  ## the tests that need a GPU, then the timings on it
-	@$(ENV) python -c 'import torch, sys; sys.exit(not torch.cuda.is_available() and "gpu-check: no CUDA device here")'
-	@$(ENV) python -m pytest -m gpu $(ARGS)
-	@$(ENV) tools/bench.sh
+gpu-check:  ## on a machine with an NVIDIA GPU: compile gate, GPU tests, benchmarks into docs/benchmarks
+	@tools/bench.sh --gpu $(ARGS)
 
 prod-readiness: lint types test-all smoke  ## everything that must hold before a release or a long run
 	@git diff --quiet HEAD -- || { echo "prod-readiness: uncommitted changes; a run could not name its code"; exit 1; }

@@ -1,11 +1,51 @@
 #!/usr/bin/env bash
-# Time every kernel that has a bench.py, one after another; `make bench`.
+# Benchmarks of the kernels; `make bench` and `make gpu-check`.
+#
+#   tools/bench.sh [ARGS]        python -m maya.kernels.bench ARGS
+#   tools/bench.sh --gpu [ARGS]  on a machine with an NVIDIA GPU: compile gate, tests that need the GPU, benchmarks
+#                                into docs/benchmarks/<gpu>.{json,md,png}; status 1 if one failed or there is no GPU
+#
+# With --gpu a Python whose torch sees the GPU is used as it is, and gets a link to this checkout and nothing else:
+# no network is needed. It must have torch, triton, numpy and pytest; torchaudio and matplotlib are used if there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-for file in kernels/*/bench.py; do
-  [ -e "$file" ] || { echo "bench: no kernel has a bench.py"; exit 0; }
-  name=$(basename "$(dirname "$file")")
-  echo "== $name"
-  python -m "maya.kernels.$name.bench"
-done
+sees_gpu() { python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; }
+
+no_gpu() {
+  echo "gpu-check: $1: nothing was run." >&2
+  echo "gpu-check: what needs no GPU is in make test: the kernels in the interpreter, and compiled for sm_80 and sm_90" >&2
+  exit 1
+}
+
+if [ "${1:-}" != --gpu ]; then
+  exec python -m maya.kernels.bench "$@"
+fi
+shift
+
+. tools/env.sh
+if sees_gpu; then
+  _maya_is_here || python -m pip install --quiet --no-deps --no-build-isolation --no-index -e . || {
+    echo "gpu-check: pip could not link this checkout; use a virtual environment with torch, or make setup" >&2
+    exit 1
+  }
+elif nvidia-smi -L >/dev/null 2>&1; then
+  maya_env
+  sees_gpu || no_gpu "nvidia-smi finds a GPU, but torch sees no CUDA device"
+else
+  no_gpu "no NVIDIA GPU here"
+fi
+
+summary= failed=0
+step() { # NAME COMMAND...: all are run, even if one fails
+  local name=$1 verdict=passed began=$SECONDS
+  shift
+  echo "== $name: $*"
+  "$@" || { verdict=FAILED failed=1; }
+  summary+="gpu-check: $name: $verdict ($((SECONDS - began)) s)"$'\n'
+}
+step "compile gate" python -m maya.kernels.compile_gate
+step "tests on the GPU" python -m pytest -m gpu tests/kernels
+step "benchmarks" python -m maya.kernels.bench --out docs/benchmarks "$@"
+printf '%s' "$summary"
+exit "$failed"

@@ -15,36 +15,36 @@ from types import ModuleType
 
 import torch
 
-from maya.kernels.bench import report
-from maya.kernels.bench.cases import CASES, Case, Measured, case_named
+from maya.kernels.bench import cases, report
+from maya.kernels.bench.cases import Case, Measured
 from maya.kernels.bench.check import SMALL, WIDE, check
 from maya.kernels.bench.measure import Setting, machine
 from maya.kernels.bench.table import Result, measure_memory, measure_times
 
 OPS = ("rnnt", "tdt", "lattice", "pruned_rnnt", "joint")
-PLOT = Path(__file__).resolve().parents[2] / "tools" / "plot_bench.py"
+TOP = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, or 1 if an operator's check failed or there was nothing to run."""
     options = parser().parse_args(arguments)
     if options.list:
-        print("\n".join(f"{case.name:14} {' '.join(case.settings):36} {case.why}" for case in CASES))
+        print("\n".join(f"{case.name:14} {' '.join(case.settings):36} {case.why}" for case in cases.CASES))
         return 0
     device = "cuda" if torch.cuda.is_available() else "cpu"
     names = ["quick"] if options.quick else options.case
-    cases = [case_named(name) for name in names] if names else default_cases(device)
+    chosen = [c for c in cases.CASES if c.name in names] if names else default_cases(device)
     ops = options.ops or OPS
-    missing = [case.name for case in cases if case.device == "cuda" and device != "cuda"]
+    missing = [case.name for case in chosen if case.device == "cuda" and device != "cuda"]
     if missing:
         print(f"bench: no CUDA device here: nothing was run of {', '.join(missing)}", file=sys.stderr)
         return 1
-    todo = [(case, op) for case in cases for op in ops if op in case.settings]
+    todo = [(case, op) for case in chosen for op in ops if op in case.settings]
     if not todo:
         print(f"bench: {' '.join(ops)} is in none of these cases; see --list", file=sys.stderr)
         return 1
     torch.set_num_threads(options.threads)
-    on_gpu = any(case.device == "cuda" for case in cases)
+    on_gpu = any(case.device == "cuda" for case in chosen)
     stem = options.out / (options.name or (slug(torch.cuda.get_device_name()) if on_gpu else "cpu"))
     seconds = 0.3 if options.quick and options.seconds is None else options.seconds or 10.0
     command = " ".join(["python -m maya.kernels.bench", *(sys.argv[1:] if arguments is None else arguments)])
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="python -m maya.kernels.bench", description=__doc__)
     found.add_argument("ops", nargs="*", metavar="OP", help=f"of {', '.join(OPS)} (default: all of the case)")
     found.add_argument(
-        "--case", action="append", choices=[case.name for case in CASES], metavar="NAME",
+        "--case", action="append", choices=[case.name for case in cases.CASES], metavar="NAME",
         help="may be repeated (default: all for this machine but quick; an hour on two cores)",
     )  # fmt: skip
     found.add_argument("--quick", action="store_true", help="the case quick, in less than a minute")
@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def default_cases(device: str) -> list[Case]:
-    return [case for case in CASES if case.device == device and case.name != "quick"]
+    return [case for case in cases.CASES if case.device == device and case.name != "quick"]
 
 
 def slug(name: str) -> str:
@@ -136,9 +136,10 @@ def write(run: report.Run, stem: Path, *, draw: bool) -> None:
     runs = report.add(report.read(stem.with_suffix(".json")), run)
     title = f"Kernels on {run.machine['gpu'] or run.machine['cpu']}"
     report.write(runs, stem, title)
-    if draw and PLOT.exists():
-        picture = str(stem.with_suffix(".png"))
-        subprocess.run([sys.executable, str(PLOT), f"{stem}.json", "--out", picture])
+    if draw and (TOP / "tools" / "plot_bench.py").exists():
+        # A program of its own, because kernels import torch and triton only, and matplotlib may be absent.
+        results = str(stem.with_suffix(".json").resolve())
+        subprocess.run([sys.executable, "-m", "tools.plot_bench", results], cwd=TOP)
         report.write(runs, stem, title)  # now that there is a picture to show
 
 

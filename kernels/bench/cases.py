@@ -126,7 +126,7 @@ CASES = (
         name="quick",
         why="every operator on a small setting, with small curves",
         settings={
-            "rnnt": over(QUICK, vocab=(500, 1000, 2000, 4000), labels=(5, 10, 20, 40)),
+            "rnnt": over(QUICK, vocab=(500, 1000, 4000), labels=(5, 10, 20)),
             "tdt": (QUICK,),
             "pruned_rnnt": (QUICK,),
             "lattice": (Setting(batch=2, frames=100, labels=20),),
@@ -238,7 +238,3 @@ CASES = (
         },
     ),
 )
-
-
-def case_named(name: str) -> Case:
-    return next(case for case in CASES if case.name == name)

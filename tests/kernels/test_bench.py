@@ -1,0 +1,179 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+import maya.kernels.joint.bench as joint_bench
+import maya.kernels.lattice.bench as lattice_bench
+import maya.kernels.pruned_rnnt.bench as pruned_bench
+import maya.kernels.rnnt.bench as rnnt_bench
+import maya.kernels.tdt.bench as tdt_bench
+from maya.kernels.bench import cases
+from maya.kernels.bench.__main__ import main
+from maya.kernels.bench.cases import Bar, Case, Measured
+from maya.kernels.bench.check import SMALL, Check, check
+from maya.kernels.bench.measure import Cost, Form, Setting, peak_memory, time_in_turns, too_large
+from maya.kernels.bench.report import BarResult, Run, add, markdown, read, text
+from maya.kernels.bench.table import FormResult, Result, text_table
+from maya.kernels.joint.bench import fused_name
+
+MODULES = {
+    "joint": joint_bench,
+    "lattice": lattice_bench,
+    "pruned_rnnt": pruned_bench,
+    "rnnt": rnnt_bench,
+    "tdt": tdt_bench,
+}
+TINY = replace(SMALL, batch=2, frames=6, labels=3, hidden=16, vocab=24)
+
+
+@pytest.fixture
+def tiny_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One case, of which a benchmark takes a second, and a bar that any machine reaches."""
+    bar = Bar(
+        "time of fused over that of torchaudio", 1e6, "x", cases.ratio("both_ms", "fused", cases.TORCHAUDIO)
+    )
+    case = Case(name="tiny", why="a test", settings={"rnnt": (TINY,)}, bars={"rnnt": (bar,)})
+    monkeypatch.setattr(cases, "CASES", (case,))
+
+
+@pytest.mark.parametrize("op", MODULES)
+def test_every_form_is_right(op: str) -> None:
+    setting = replace(TINY, hidden=0, vocab=0) if op == "lattice" else replace(TINY, lattice="trained")
+    found = check(op, MODULES[op], setting)
+    assert len({c.form for c in found}) >= 2
+    assert [c.text for c in found if not c.ok] == []
+
+
+def test_a_benchmark_prints_and_writes(
+    tiny_case: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--out", str(tmp_path), "--name", "a", "--seconds", "0.01", "--no-plot"]) == 0
+    out = capsys.readouterr().out
+    assert "fwd+bwd ms" in out and "materialised, torchaudio" in out and "yes" in out
+    (run,) = read(tmp_path / "a.json")
+    assert (run.case, run.op, run.failed) == ("tiny", "rnnt", [])
+    fused = run.results[0].form("fused")
+    assert fused and fused.both_ms and len(fused.samples_ms["both"]) >= 3 and fused.both_bytes is not None
+    assert "| fused |" in (tmp_path / "a.md").read_text()
+
+
+def test_no_speed_of_a_wrong_operator(
+    tiny_case: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = rnnt_bench.fused_rnnt_loss
+
+    def wrong(f: Tensor, *rest: Tensor, eps: float = 1e-4, **options: object) -> Tensor:
+        """The value is right, the gradient of f is one per cent too large."""
+        return right(f + 0.01 * (f - f.detach()), *rest, eps=eps, **options)
+
+    monkeypatch.setattr(rnnt_bench, "fused_rnnt_loss", wrong)
+    assert main(["rnnt", "--case", "tiny", "--out", str(tmp_path), "--no-plot"]) == 1
+    out = capsys.readouterr().out
+    assert "WRONG" in out and "fused, uniform lattice, float32: gradient of f is wrong by 1.0" in out
+    assert "fwd+bwd ms" not in out
+    written = json.loads((tmp_path / "cpu.json").read_text())
+    assert written["runs"][0]["results"] == []
+    assert "ms" not in (tmp_path / "cpu.md").read_text()
+
+
+def test_nan_is_not_right() -> None:
+    wrong = Check(
+        op="a", form="b", lattice="c", dtype="d", output="loss", error=float("nan"), of_torch=0.0, allowed=1.0
+    )
+    assert not wrong.ok
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--case", "gpu"]) == 1
+    assert "no CUDA device here: nothing was run" in capsys.readouterr().err
+
+
+def test_turns_alternate_and_leave_out_what_cannot_run() -> None:
+    seen: list[str] = []
+
+    def form(name: str) -> Form:
+        return Form(name=name, forward=lambda: seen.append(name), both=lambda: seen.append(name.upper()))
+
+    left_out = [Form(name="absent", absent="not installed"), Form(name="large", needs_bytes=1e18)]
+    timed = time_in_turns([form("a"), form("b"), *left_out], "cpu", seconds=0.0)
+    assert "".join(seen) == "aAbB" + "aAbB" + "bBaA" + "aAbB"  # the first round warms up
+    assert len(timed["a"].both) == 3
+    assert timed["absent"].why_not == "not installed"
+    assert timed["large"].why_not.startswith("needs 931322574.6 GiB of memory")
+
+
+def test_the_peers_of_a_large_vocabulary_say_what_they_need() -> None:
+    found = joint_bench.materialised_bytes(cases.CPU_32K, cases.CPU_32K.rows, copies=0, wide_copies=3)
+    assert too_large(Form(name="a", needs_bytes=found), "cpu").startswith("needs 22.8 GiB") or found < 24e9
+
+
+def test_peak_memory_sees_the_logits() -> None:
+    setting = Setting(batch=2, frames=50, labels=9, hidden=16, vocab=8192)
+    logits = setting.rows * setting.vocab * 4
+    forms = [*joint_bench.forms(setting), Form(name="no such form")]
+    fused, materialised, absent = peak_memory("joint", forms, setting, threads=1).values()
+    assert materialised.forward and materialised.both and fused.forward and fused.both
+    assert 2 * logits < materialised.forward < 4 * logits and materialised.both < 5 * logits
+    assert 0 < fused.forward < materialised.forward / 1.5 and fused.both < materialised.both / 1.5
+    assert absent.why_not.startswith("failed: StopIteration")
+
+
+def forms_of(module: ModuleType, setting: Setting) -> list[str]:
+    return [form.name for form in module.forms(setting.tiny())]
+
+
+@pytest.mark.parametrize("case", [c for c in cases.CASES if c.device == "cpu"], ids=lambda c: c.name)
+def test_cases_name_forms_that_exist(case: Case) -> None:
+    for op, settings in case.settings.items():
+        names = forms_of(MODULES[op], settings[0])
+        assert not case.forms or set(case.forms) & set(names)
+        one = [FormResult(name=n, both_ms=1.0, both_bytes=1) for n in names]
+        results = [Result(op=op, setting=s, forms=one) for s in settings]
+        checks = [
+            Check(op=op, form="a", lattice="b", dtype=s.dtype, output="loss", error=0, of_torch=0, allowed=0)
+            for s in settings
+        ]
+        measured = Measured(checks, results)
+        assert None not in [bar.measure(measured) for bar in case.bars.get(op, ())], (case.name, op)
+
+
+def test_the_bars_of_a_gpu_name_forms_that_exist() -> None:
+    fused = fused_name(cases.GPU, "triton", compacted=True)
+    curves = next(c for c in cases.CASES if c.name == "gpu-curves")
+    assert fused in curves.forms and fused_name(cases.GPU, "torch", compacted=False) in curves.forms
+    gpu = next(c for c in cases.CASES if c.name == "gpu")
+    form = FormResult(name=fused, both_ms=29.0, both_bytes=10**9)
+    measured = Measured([], [Result(op="rnnt", setting=s, forms=[form]) for s in gpu.settings["rnnt"]])
+    assert [bar.measure(measured) for bar in gpu.bars["rnnt"]] == [29.0, 1.0, 29.0, 1.0]
+
+
+def test_bars_and_roofline() -> None:
+    assert [BarResult("a", 2.0, "x", m).verdict for m in (2.0, 2.1, None)] == ["yes", "NO", "not run"]
+    assert Cost(flops=10.0, bytes=3.0).floor_seconds(5.0, 1.0) == 3.0
+
+
+def test_a_later_run_takes_the_place_of_an_earlier_one() -> None:
+    form = FormResult(name="fused", both_ms=2.0)
+    out = FormResult(name="other", why_not="needs 30.0 GiB of memory")
+    result = Result(op="rnnt", setting=TINY, forms=[form, out])
+    facts = {"cpu": "a CPU", "cores": 2, "gpu": None, "torch": "2", "torchaudio": None, "triton": None}
+    machine = {**facts, "commit": "abc", "uncommitted_changes": False}
+    runs = [
+        Run(
+            case=case, op="rnnt", kind="times", date="today", command=command, threads=1, machine=machine,
+            checks=[], results=[result], bars=[BarResult("a bar", 1.0, "ms", 2.0)],
+        )
+        for case, command in (("one", "first"), ("two", "second"), ("one", "third"))
+    ]  # fmt: skip
+    kept = add(add(add([], runs[0]), runs[1]), runs[2])
+    assert [run.command for run in kept] == ["third", "second"]
+    shown = markdown(kept, Path("cpu"), "Kernels")
+    assert "| fused | - | 2.00 |" in shown and "not run: needs 30.0 GiB" in shown
+    assert "| one | rnnt | a bar | at most 1 ms | 2.00 ms | NO |" in shown
+    assert "not run: needs 30.0 GiB" in text(runs[0]) and "fused" in text_table(result)
