@@ -120,7 +120,7 @@ def joint_gradients_triton(
         for part in _chunks(len(rows), LOGIT_BYTES // (layer.weight.shape[0] * f2.itemsize)):
             chunk = rows.take(part)
             hidden = joint.hidden(chunk)
-            dx = joint.logit_gradient(hidden, chunk.label, *(x[part] for x in of_row), grads.bias)
+            dx = joint.logit_gradient(hidden, chunk.label, [x[part] for x in of_row], grads.bias)
             if grads.weight is not None:
                 grads.weight += product(dx.t(), hidden)
             dh = product(dx, joint.weight) if wanted[0] or wanted[1] else None
@@ -191,13 +191,7 @@ class _Joint:
         )  # fmt: skip
 
     def logit_gradient(
-        self,
-        hidden: Tensor,
-        label: Tensor,
-        norm: Tensor,
-        blank_mass: Tensor,
-        label_mass: Tensor,
-        bias_grad: Tensor | None,
+        self, hidden: Tensor, label: Tensor, norm_and_masses: list[Tensor], bias_grad: Tensor | None
     ) -> Tensor:
         """d loss / d logits, (R, V), in the dtype of h; its sum over rows, in fp32, goes to bias_grad."""
         n = hidden.shape[0]
@@ -206,7 +200,7 @@ class _Joint:
         out = torch.empty(n, self.vocab, dtype=hidden.dtype, device=hidden.device)
         sums = None if bias_grad is None else torch.empty(row_tiles, self.vocab, device=hidden.device)
         logit_gradient_kernel[(row_tiles * column_tiles,)](
-            hidden, self.weight, self.bias, label, norm, blank_mass, label_mass, out, sums,
+            hidden, self.weight, self.bias, label, *norm_and_masses, out, sums,
             n, self.width, self.vocab, self.settings.blank,
             EVEN=self.width % tiles.depth == 0, PRECISION=self.precision,
             ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
