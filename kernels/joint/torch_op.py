@@ -1,6 +1,11 @@
-"""The joint's output layer at a list of rows, a chunk of rows at a time, in torch operators."""
+"""The joint's output layer at a list of rows, a chunk of rows at a time, in torch operators.
+
+What is as large as a chunk of logits is made once per call and written over and over: fresh memory of that
+size costs a CPU more, page by page, than what is computed in it.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,31 +13,34 @@ from torch import Tensor
 from maya.kernels.joint.dropout import dropout_scale
 from maya.kernels.joint.rows import JointGradients, JointSettings, OutputLayer, RowList, RowScores
 
-CHUNK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 27}
+# Logits of a chunk. On a CPU 2**18 to 2**21 fp32 numbers are alike, and beyond them exp leaves the cache.
+CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
+MIN_ROWS = 128  # with fewer, a large weight is read more often than it is worth
 
 
 def joint_scores_torch(
     f2: Tensor, g2: Tensor, layer: OutputLayer, rows: RowList, settings: JointSettings
 ) -> RowScores:
     """See `joint_scores`."""
-    wide = torch.float64 if f2.dtype == torch.float64 else torch.float32
-    layer = cast_layer(layer, f2.dtype)
-    n = len(rows)
-    norm, blank, label = (torch.empty(n, dtype=wide, device=f2.device) for _ in range(3))
+    layer, n = cast_layer(layer, f2.dtype), len(rows)
+    buffers = _buffers(f2, layer, n)
+    norm, blank, label = (torch.empty(n, dtype=buffers.wide.dtype, device=f2.device) for _ in range(3))
     durations = None
     if layer.duration_weight is not None:
-        durations = torch.empty(n, layer.duration_weight.shape[0], dtype=wide, device=f2.device)
-    for part in _chunks(n, layer, f2.device):
+        durations = norm.new_empty(n, layer.duration_weight.shape[0])
+    for part in _chunks(n, buffers):
         chunk = rows.take(part)
-        _, hidden = _hidden(f2, g2, chunk, settings)
-        logits = torch.nn.functional.linear(hidden, layer.weight, layer.bias).to(wide)
-        norm[part] = torch.logsumexp(logits, -1)
-        blank[part] = logits[:, settings.blank] - norm[part]
-        chosen = logits.gather(-1, chunk.label.clamp(min=0)[:, None])[:, 0] - norm[part]
-        label[part] = chosen.masked_fill(chunk.label < 0, float("-inf"))
+        _, hidden = _hidden(f2, g2, chunk, settings, buffers)
+        logits = _logits(hidden, layer, buffers)
+        of_label = logits.gather(-1, chunk.label.clamp(min=0)[:, None])[:, 0]
+        of_blank = logits[:, settings.blank].clone()
+        top = logits.amax(-1)
+        norm[part] = logits.sub_(top[:, None]).exp_().sum(-1).log_().add_(top)
+        blank[part] = of_blank - norm[part]
+        label[part] = (of_label - norm[part]).masked_fill_(chunk.label < 0, float("-inf"))
         if durations is not None and layer.duration_weight is not None:
             scores = torch.nn.functional.linear(hidden, layer.duration_weight, layer.duration_bias)
-            durations[part] = scores.to(wide).log_softmax(-1)
+            durations[part] = scores.to(norm.dtype).log_softmax(-1)
     return RowScores(norm, blank, label, durations)
 
 
@@ -49,7 +57,7 @@ def joint_gradients_torch(
     wanted: tuple[bool, ...],
 ) -> JointGradients:
     """See `joint_gradients`."""
-    wide = torch.float64 if f2.dtype == torch.float64 else torch.float32
+    wide = norm.dtype
     parameters = (layer.weight, layer.bias, layer.duration_weight, layer.duration_bias)
     made = [
         torch.zeros(x.shape, dtype=wide, device=f2.device) if x is not None and ask else None
@@ -57,27 +65,32 @@ def joint_gradients_torch(
     ]
     grads = JointGradients(*made)
     layer = cast_layer(layer, f2.dtype)
-    for part in _chunks(len(rows), layer, f2.device):
+    buffers = _buffers(f2, layer, len(rows))
+    product = None if wide == f2.dtype else torch.empty_like(layer.weight)
+    for part in _chunks(len(rows), buffers):
         chunk = rows.take(part)
-        active, hidden = _hidden(f2, g2, chunk, settings)
-        dx = torch.nn.functional.linear(hidden, layer.weight, layer.bias).to(wide)
-        dx = dx.sub_(norm[part, None]).exp_().mul_((blank_mass + label_mass)[part, None])
+        active, hidden = _hidden(f2, g2, chunk, settings, buffers)
+        dx = _logits(hidden, layer, buffers)
+        dx.sub_(norm[part, None]).exp_().mul_((blank_mass[part] + label_mass[part])[:, None])
         dx[:, settings.blank] -= blank_mass[part]
         # A row without a label has no label mass either.
         dx.scatter_add_(-1, chunk.label.clamp(min=0)[:, None], -label_mass[part, None])
         if grads.bias is not None:
             grads.bias += dx.sum(0)
-        dx = dx.to(hidden.dtype)
+        if wide != hidden.dtype:
+            dx = buffers.logits[: len(chunk)].copy_(dx)
         if grads.weight is not None:
-            grads.weight += (dx.t() @ hidden).to(wide)
-        dh = (dx @ layer.weight).to(wide)
-        if layer.duration_weight is not None and duration_grad is not None:
-            dw = duration_grad[part].to(hidden.dtype)
-            dh += dw @ layer.duration_weight
-            if grads.duration_weight is not None:
-                grads.duration_weight += (dw.t() @ hidden).to(wide)
-            if grads.duration_bias is not None:
-                grads.duration_bias += duration_grad[part].sum(0)
+            _add_product(grads.weight, dx, hidden, product)
+        of_durations = None if duration_grad is None else duration_grad[part]
+        if of_durations is not None and grads.duration_weight is not None:
+            grads.duration_weight += of_durations.t() @ hidden.to(wide)
+        if of_durations is not None and grads.duration_bias is not None:
+            grads.duration_bias += of_durations.sum(0)
+        if grads.f is None and grads.g is None:
+            continue
+        dh = torch.mm(dx, layer.weight, out=buffers.spare[: len(chunk)]).to(wide)
+        if of_durations is not None and layer.duration_weight is not None:
+            dh.addmm_(of_durations, layer.duration_weight.to(wide))
         dz = _through_activation(dh, active, chunk, settings)
         if grads.f is not None:
             grads.f.index_add_(0, chunk.frame, dz)
@@ -92,21 +105,60 @@ def cast_layer(layer: OutputLayer, dtype: torch.dtype) -> OutputLayer:
     return OutputLayer(*(None if x is None else x.to(dtype) for x in parameters))  # type: ignore[arg-type]
 
 
-def _chunks(n: int, layer: OutputLayer, device: torch.device) -> Iterator[slice]:
-    step = max(1, CHUNK_ELEMENTS.get(device.type, 1 << 24) // layer.weight.shape[0])
+@dataclass(slots=True)
+class _Buffers:
+    """Of a chunk: hidden, spare (rows, H), logits (rows, V); wide: the logits in fp32, or themselves."""
+
+    hidden: Tensor
+    spare: Tensor
+    logits: Tensor
+    wide: Tensor
+
+
+def _buffers(f2: Tensor, layer: OutputLayer, n: int) -> _Buffers:
+    vocab, hidden = layer.weight.shape
+    rows = min(n, max(MIN_ROWS, CHUNK_ELEMENTS.get(f2.device.type, 1 << 24) // vocab))
+    logits = f2.new_empty(rows, vocab)
+    fits = f2.dtype in (torch.float32, torch.float64)
+    wide = logits if fits else torch.empty_like(logits, dtype=torch.float32)
+    return _Buffers(f2.new_empty(rows, hidden), f2.new_empty(rows, hidden), logits, wide)
+
+
+def _chunks(n: int, buffers: _Buffers) -> Iterator[slice]:
+    step = max(1, buffers.logits.shape[0])
     for first in range(0, n, step):
         yield slice(first, min(first + step, n))
 
 
-def _hidden(f2: Tensor, g2: Tensor, rows: RowList, settings: JointSettings) -> tuple[Tensor, Tensor]:
-    """act(f + g) before and after dropout."""
-    active = f2[rows.frame].add_(g2[rows.state])
-    active = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}[settings.activation](
-        active
-    )
+def _hidden(
+    f2: Tensor, g2: Tensor, rows: RowList, settings: JointSettings, buffers: _Buffers
+) -> tuple[Tensor, Tensor]:
+    """act(f + g) before and after dropout; uses `spare`."""
+    active, other = buffers.hidden[: len(rows)], buffers.spare[: len(rows)]
+    torch.index_select(f2, 0, rows.frame, out=active)
+    active.add_(torch.index_select(g2, 0, rows.state, out=other))
+    {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}[settings.activation](active)
     if settings.dropout == 0:
         return active, active
     return active, active * dropout_scale(rows, active.shape[1], settings, active.dtype)
+
+
+def _logits(hidden: Tensor, layer: OutputLayer, buffers: _Buffers) -> Tensor:
+    """(rows, V) in the dtype of sums, for the caller to write over."""
+    logits, wide = buffers.logits[: len(hidden)], buffers.wide[: len(hidden)]
+    if layer.bias is None:
+        torch.mm(hidden, layer.weight.t(), out=logits)
+    else:
+        torch.addmm(layer.bias, hidden, layer.weight.t(), out=logits)
+    return logits if logits.dtype == wide.dtype else wide.copy_(logits)
+
+
+def _add_product(total: Tensor, dx: Tensor, hidden: Tensor, product: Tensor | None) -> None:
+    """total += dx^T hidden, of which only the product of a chunk is rounded to the dtype of `hidden`."""
+    if product is None:
+        total.addmm_(dx.t(), hidden)
+    else:
+        total += torch.mm(dx.t(), hidden, out=product)
 
 
 def _through_activation(dh: Tensor, active: Tensor, rows: RowList, settings: JointSettings) -> Tensor:
