@@ -349,3 +349,20 @@ def test_fused_equals_dense(backend: str, rnnt_type: str, activation: str) -> No
     loss.sum().backward()
     expected = [loss.detach(), *(x.grad for x in leaves)]
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("rnnt_type", TYPES)
+def test_lattices_in_triton(rnnt_type: str) -> None:
+    """Interpreted on a CPU; of the losses of logits only the lattice is a kernel."""
+    am, lm, targets, *lens = problem([5, 4, 2, 0], [3, 1, 0, 1], dtype=torch.float32)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    am, lm, targets = am.to(device), lm.to(device), targets.to(device)
+    options = {"rnnt_type": rnnt_type, "delay_penalty": 0.1}
+    found, expected = (simple(am, lm, targets, *lens, backend=x, **options) for x in ("triton", "torch"))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
+    ranges = prune_ranges(*expected[1:3], *lens, s_range=2, rnnt_type=rnnt_type)
+    logits = at_windows(am[:, :, None] + lm[:, None], ranges)
+    found, expected = (
+        pruned(logits, targets, ranges, *lens, backend=x, **options) for x in ("triton", "torch")
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
