@@ -5,8 +5,8 @@
 #   tools/bench.sh --gpu [ARGS]  on a machine with an NVIDIA GPU: compile gate, tests that need the GPU, benchmarks
 #                                into docs/benchmarks/<gpu>.{json,md,png}; status 1 if one failed or there is no GPU
 #
-# With --gpu a Python whose torch sees the GPU is used as it is, and gets a link to this checkout and nothing else:
-# no network is needed. It must have torch, triton, numpy and pytest; torchaudio and matplotlib are used if there.
+# With --gpu a Python whose torch sees the GPU is used as it is: nothing is installed into it and no network is
+# needed. It must have torch, triton, numpy and pytest; torchaudio and matplotlib are used where they are there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,10 +25,7 @@ shift
 
 . tools/env.sh
 if sees_gpu; then
-  _maya_is_here || python -m pip install --quiet --no-deps --no-build-isolation --no-index -e . || {
-    echo "gpu-check: pip could not link this checkout; use a virtual environment with torch, or make setup" >&2
-    exit 1
-  }
+  _maya_is_here || export PYTHONPATH="$PWD/tools/uninstalled:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 elif nvidia-smi -L >/dev/null 2>&1; then
   maya_env
   sees_gpu || no_gpu "nvidia-smi finds a GPU, but torch sees no CUDA device"

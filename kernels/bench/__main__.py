@@ -136,7 +136,8 @@ def write(run: report.Run, stem: Path, *, draw: bool) -> None:
     runs = report.add(report.read(stem.with_suffix(".json")), run)
     title = f"Kernels on {run.machine['gpu'] or run.machine['cpu']}"
     report.write(runs, stem, title)
-    if draw and (TOP / "tools" / "plot_bench.py").exists():
+    curves = any(len(earlier.results) > 2 for earlier in runs)
+    if draw and curves and (TOP / "tools" / "plot_bench.py").exists():
         # A program of its own, because kernels import torch and triton only, and matplotlib may be absent.
         results = str(stem.with_suffix(".json").resolve())
         subprocess.run([sys.executable, "-m", "tools.plot_bench", results], cwd=TOP)

@@ -17,7 +17,8 @@ SMALL = Setting(batch=2, frames=14, labels=5, hidden=48, vocab=96)  # the refere
 WIDE = Setting(batch=2, frames=30, labels=10, hidden=640, vocab=4099)
 FILTERED = 2e-3
 PEER = 1e-3  # it computes the same thing; how well is its own affair
-LUCK = 8 * torch.finfo(torch.float32).eps  # torch may be exact by chance; sums are in fp32 at best
+ROUNDING = torch.finfo(torch.float32).eps
+LUCK = 8 * ROUNDING  # torch may be exact by chance; sums are in fp32 at best
 
 
 @dataclass(slots=True, kw_only=True)

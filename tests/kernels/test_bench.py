@@ -136,7 +136,9 @@ def test_cases_name_forms_that_exist(case: Case) -> None:
         one = [FormResult(name=n, both_ms=1.0, both_bytes=1) for n in names]
         results = [Result(op=op, setting=s, forms=one) for s in settings]
         checks = [
-            Check(op=op, form="a", lattice="b", dtype=s.dtype, output="loss", error=0, of_torch=0, allowed=0)
+            Check(
+                op=op, form="a", lattice="b", dtype=s.dtype, output="gradient", error=0, of_torch=0, allowed=0
+            )
             for s in settings
         ]
         measured = Measured(checks, results)
