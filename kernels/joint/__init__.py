@@ -131,12 +131,13 @@ class _FusedLoss(torch.autograd.Function):
         kept = (~(blank + label <= eps)).nonzero()[:, 0]  # keeps nan, which must come through
         rows = rows.take(kept)
         of_row = scale[rows.utterance]
-        found = joint_gradients(
-            f.flatten(0, 1), g.flatten(0, 1), OutputLayer(*parameters), rows, norm[kept],
-            blank[kept] * of_row, label[kept] * of_row,
-            None if durations is None else durations[kept] * of_row[:, None],
-            settings, wanted=ctx.needs_input_grad[:6], backend=backend,
-        )  # fmt: skip
+        with torch.autocast(f.device.type, enabled=False):  # the caller's may be on again in a backward
+            found = joint_gradients(
+                f.flatten(0, 1), g.flatten(0, 1), OutputLayer(*parameters), rows, norm[kept],
+                blank[kept] * of_row, label[kept] * of_row,
+                None if durations is None else durations[kept] * of_row[:, None],
+                settings, wanted=ctx.needs_input_grad[:6], backend=backend,
+            )  # fmt: skip
         made = (found.f, found.g, found.weight, found.bias, found.duration_weight, found.duration_bias)
         inputs = (f, g, *parameters)
         grads = [
