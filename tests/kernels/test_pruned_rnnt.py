@@ -366,3 +366,16 @@ def test_lattices_in_triton(rnnt_type: str) -> None:
         pruned(logits, targets, ranges, *lens, backend=x, **options) for x in ("triton", "torch")
     )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
+
+
+def test_fused_in_triton() -> None:
+    """The rows of windows go through the joint's kernels like any others."""
+    f, g, weight, bias, targets, *lens = joint_problem(dtype=torch.float32)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    f, g, weight, bias, targets = (x.to(device) for x in (f, g, weight, bias, targets))
+    ranges = some_ranges(*lens, f.shape[1], g.shape[1], 3, "regular").to(device)
+    rest = (weight, bias, targets, ranges, *lens)
+    options = {"eps": 0.0, "dropout": 0.3, "seed": 1}
+    found, expected = (fused(f, g, *rest, backend=x, **options) for x in ("triton", "torch"))
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=5e-6 * float(theirs.abs().max()))
