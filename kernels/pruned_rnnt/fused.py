@@ -1,5 +1,7 @@
 """Pruned RNN-T loss fused with the joint's output layer; see kernels/joint."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -8,8 +10,6 @@ from maya.kernels.joint import (
     DEFAULT_EPS,
     JointSettings,
     OutputLayer,
-    RowMasses,
-    RowScores,
     fused_loss,
 )
 from maya.kernels.joint.checks import check_joint
@@ -68,17 +68,15 @@ def fused_pruned_rnnt_loss(
     if chosen == "reference":
         with torch.autocast(f.device.type, enabled=False):
             logits, _ = joint_logits(f, g, layer, frames, labels, settings)
+            logits = logits.gather(2, ranges[..., None].expand(*ranges.shape, logits.shape[3]))
             wide = logits.to(compute_dtype(logits.dtype))
-            windows = wide.gather(2, ranges[..., None].expand(*ranges.shape, wide.shape[3]))
-            return pruned_loss_reference(windows, targets, ranges, frames, labels, blank=blank, rules=rules)
+            return pruned_loss_reference(wide, targets, ranges, frames, labels, blank=blank, rules=rules)
     training = torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (f, g, weight, bias)
     )
     rows = window_rows(targets, ranges, frames, labels)
-
-    def lattice(scores: RowScores) -> RowMasses:
-        return rows_lattice(
-            scores, rows, shape, frames, labels, rules, with_posteriors=training, backend=chosen
-        )
-
+    lattice = partial(
+        rows_lattice, rows=rows, shape=shape, frames=frames, labels=labels, rules=rules,
+        with_posteriors=training, backend=chosen,
+    )  # fmt: skip
     return fused_loss(f, g, layer, rows, lattice, settings, eps=eps, backend=chosen)
