@@ -111,26 +111,19 @@ def logits_of_tile(
     rows,
     width,
     vocab,
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
     """Logits of rows r and columns c in base 2, (ROWS, COLUMNS) fp32; -inf from `vocab` on.
 
-    Rows from `rows` on repeat the last one, so that no load of the product needs a mask.
+    No load of the product has a mask: `width` is a multiple of DEPTH, rows past the end repeat the last.
     """
     k = tl.arange(0, DEPTH)
     row_at = hidden + tl.minimum(r, rows - 1).to(tl.int64)[:, None] * width + k[None, :]
     column_at = weight + tl.minimum(c, vocab - 1).to(tl.int64)[None, :] * width + k[:, None]
     x = tl.zeros((r.shape[0], c.shape[0]), tl.float32)
     for start in range(0, width, DEPTH):
-        if EVEN:
-            h = tl.load(row_at + start)
-            w = tl.load(column_at + start)
-        else:
-            h = tl.load(row_at + start, mask=(k < width - start)[None, :], other=0.0)
-            w = tl.load(column_at + start, mask=(k < width - start)[:, None], other=0.0)
-        x = tl.dot(h, w, x, input_precision=PRECISION)
+        x = tl.dot(tl.load(row_at + start), tl.load(column_at + start), x, input_precision=PRECISION)
     if bias is None:
         shift = tl.where(c < vocab, 0.0, float("-inf"))
     else:
@@ -148,7 +141,6 @@ def norm_kernel(
     width,
     vocab,
     per_split,  # column tiles
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -162,7 +154,7 @@ def norm_kernel(
     total = tl.zeros((ROWS,), tl.float32)
     for tile in range(first, last):
         c = tile * COLUMNS + tl.arange(0, COLUMNS)
-        x = logits_of_tile(hidden, weight, bias, r, c, rows, width, vocab, EVEN, PRECISION, DEPTH)
+        x = logits_of_tile(hidden, weight, bias, r, c, rows, width, vocab, PRECISION, DEPTH)
         higher = tl.maximum(top, tl.max(x, 1))
         total = total * tl.exp2(top - higher) + tl.sum(tl.exp2(x - higher[:, None]), 1)
         top = higher
@@ -227,13 +219,13 @@ def logit_gradient_kernel(
     norm,
     blank_mass,  # fp32 [r], as label_mass
     label_mass,
-    out,  # [r, v]: softmax * both masses - blank_mass at blank - label_mass at label
+    out,  # [r, v] (by `stride`): softmax * both masses - blank_mass at blank - label_mass at label
     sums,  # fp32 [row tile, v] or None, out
     rows,
     width,
     vocab,
+    stride,
     blank,
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -249,7 +241,7 @@ def logit_gradient_kernel(
     r = row_tile * ROWS + tl.arange(0, ROWS)
     c = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     used = r < rows
-    x = logits_of_tile(hidden, weight, bias, r, c, rows, width, vocab, EVEN, PRECISION, DEPTH)
+    x = logits_of_tile(hidden, weight, bias, r, c, rows, width, vocab, PRECISION, DEPTH)
     log_norm = tl.load(norm + r, mask=used, other=float("inf")) * LOG2E
     blanks = tl.load(blank_mass + r, mask=used, other=0.0)
     labels = tl.load(label_mass + r, mask=used, other=0.0)
@@ -259,7 +251,7 @@ def logit_gradient_kernel(
     x -= tl.where(c[None, :] == y[:, None], labels[:, None], 0.0)
     if sums is not None:
         tl.store(sums + row_tile.to(tl.int64) * vocab + c, tl.sum(x, 0), mask=c < vocab)
-    at = out + r.to(tl.int64)[:, None] * vocab + c[None, :]
+    at = out + r.to(tl.int64)[:, None] * stride + c[None, :]
     tl.store(at, x.to(out.dtype.element_ty), mask=used[:, None] & (c < vocab)[None, :])
 
 

@@ -30,6 +30,8 @@ from maya.kernels.joint.torch_op import joint_gradients_torch, joint_scores_torc
 HIDDEN_BYTES = 1 << 27  # of h, in the scores
 LOGIT_BYTES = 1 << 30  # of d loss / d logits, in the gradients: 16384 rows of 32768 in 16 bits
 ROW_STEP = 128  # chunks hold whole row tiles
+VOCAB_STEP = 64  # rows of d loss / d logits begin at multiples of it, whatever V
+WAVES, MOST_SPLITS = 4, 32  # programs for each that can run at once; parts of the vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ def joint_scores_triton(
     """See `joint_scores`. Hands fp64 back to torch. Extra memory is bounded by HIDDEN_BYTES."""
     if f2.dtype == torch.float64:
         return joint_scores_torch(f2, g2, layer, rows, settings)
+    f2, g2, layer = _prepared(f2, g2, layer)
     joint = _Joint(f2, g2, layer, settings)
     n = len(rows)
     norm, blank, label = (torch.empty(n, device=f2.device) for _ in range(3))
@@ -84,7 +87,7 @@ def joint_scores_triton(
             hidden = joint.hidden(chunk)
             joint.score(hidden, chunk.label, norm[part], blank[part], label[part])
             if durations is not None and layer.duration_weight is not None:
-                scores = product(hidden, layer.duration_weight.to(f2.dtype).t())
+                scores = product(hidden, layer.duration_weight.t())
                 if layer.duration_bias is not None:
                     scores += layer.duration_bias
                 durations[part] = scores.log_softmax(-1)
@@ -108,6 +111,8 @@ def joint_gradients_triton(
         return joint_gradients_torch(
             f2, g2, layer, rows, norm, blank_mass, label_mass, duration_grad, settings, wanted
         )
+    width = f2.shape[1]
+    f2, g2, layer = _prepared(f2, g2, layer)
     joint = _Joint(f2, g2, layer, settings)
     parameters = (layer.weight, layer.bias, layer.duration_weight, layer.duration_bias)
     made = [
@@ -123,12 +128,12 @@ def joint_gradients_triton(
             dx = joint.logit_gradient(hidden, chunk.label, [x[part] for x in of_row], grads.bias)
             if grads.weight is not None:
                 grads.weight += product(dx.t(), hidden)
-            dh = product(dx, joint.weight) if wanted[0] or wanted[1] else None
+            dh = product(dx, layer.weight) if wanted[0] or wanted[1] else None
             del dx
             if layer.duration_weight is not None and duration_grad is not None:
                 of_durations = duration_grad[part].to(torch.float32)
                 if dh is not None:
-                    dh.addmm_(of_durations, layer.duration_weight.to(f2.dtype).float())
+                    dh.addmm_(of_durations, layer.duration_weight.float())
                 if grads.duration_weight is not None:
                     grads.duration_weight += of_durations.t() @ hidden.float()
                 if grads.duration_bias is not None:
@@ -137,18 +142,34 @@ def joint_gradients_triton(
                 joint.add_by(chunk.frame, dh, chunk, grads.f)
             if dh is not None and grads.g is not None:
                 joint.add_by(chunk.state, dh, chunk, grads.g)
-    return grads
+    return JointGradients(*(x[:, :width] if x is not None and x.dim() == 2 else x for x in made))
+
+
+def _prepared(f2: Tensor, g2: Tensor, layer: OutputLayer) -> tuple[Tensor, Tensor, OutputLayer]:
+    """All contiguous, weights in the dtype of f, and H padded with zeros to what the tiles step over.
+
+    Without the padding an odd H would cost the products their prefetching. What h is made of padding meets
+    zeros of the weights.
+    """
+    if f2.dtype == torch.bfloat16 and not f2.is_cuda:
+        raise ValueError("joint: Triton's interpreter computes bf16 wrongly; use fp16 or fp32 on a CPU")
+    step = max(tiles_for(x, f2.dtype, f2.device).depth for x in (NORM_TILES, GRADIENT_TILES))
+    extra = -f2.shape[1] % step
+
+    def wide(x: Tensor) -> Tensor:
+        x = x.to(f2.dtype)
+        return torch.nn.functional.pad(x, (0, extra)) if extra else x.contiguous()
+
+    durations = None if layer.duration_weight is None else wide(layer.duration_weight)
+    bias = None if layer.bias is None else layer.bias.contiguous()
+    return wide(f2), wide(g2), OutputLayer(wide(layer.weight), bias, durations, layer.duration_bias)
 
 
 class _Joint:
     """What does not change from chunk to chunk, and the launches."""
 
     def __init__(self, f2: Tensor, g2: Tensor, layer: OutputLayer, settings: JointSettings) -> None:
-        if f2.dtype == torch.bfloat16 and not f2.is_cuda:
-            raise ValueError("joint: Triton's interpreter computes bf16 wrongly; use fp16 or fp32 on a CPU")
-        self.f, self.g = f2.contiguous(), g2.to(f2.dtype).contiguous()
-        self.weight = layer.weight.to(f2.dtype).contiguous()
-        self.bias = None if layer.bias is None else layer.bias.contiguous()
+        self.f, self.g, self.weight, self.bias = f2, g2, layer.weight, layer.bias
         self.settings = settings
         self.vocab, self.width = self.weight.shape
         # 32 bits each, which Triton takes as signed.
@@ -176,13 +197,12 @@ class _Joint:
         n = hidden.shape[0]
         tiles = tiles_for(NORM_TILES, hidden.dtype, hidden.device)
         row_tiles, column_tiles = triton.cdiv(n, tiles.rows), triton.cdiv(self.vocab, tiles.columns)
-        per_split = triton.cdiv(column_tiles, split_count(row_tiles, column_tiles, processors(hidden.device)))
+        per_split = triton.cdiv(column_tiles, split_count(row_tiles, concurrent_programs(hidden.device)))
         splits = triton.cdiv(column_tiles, per_split)
         partial = torch.empty(splits, n, device=hidden.device)
         norm_kernel[(row_tiles, splits)](
             hidden, self.weight, self.bias, partial, n, self.width, self.vocab, per_split,
-            EVEN=self.width % tiles.depth == 0, PRECISION=self.precision,
-            ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
+            PRECISION=self.precision, ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
             num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip
         finish_kernel[(triton.cdiv(n, POINTWISE[0]),)](
@@ -197,18 +217,18 @@ class _Joint:
         n = hidden.shape[0]
         tiles = tiles_for(GRADIENT_TILES, hidden.dtype, hidden.device)
         row_tiles, column_tiles = triton.cdiv(n, tiles.rows), triton.cdiv(self.vocab, tiles.columns)
-        out = torch.empty(n, self.vocab, dtype=hidden.dtype, device=hidden.device)
+        stride = triton.cdiv(self.vocab, VOCAB_STEP) * VOCAB_STEP
+        out = torch.empty(n, stride, dtype=hidden.dtype, device=hidden.device)
         sums = None if bias_grad is None else torch.empty(row_tiles, self.vocab, device=hidden.device)
         logit_gradient_kernel[(row_tiles * column_tiles,)](
             hidden, self.weight, self.bias, label, *norm_and_masses, out, sums,
-            n, self.width, self.vocab, self.settings.blank,
-            EVEN=self.width % tiles.depth == 0, PRECISION=self.precision,
-            ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
+            n, self.width, self.vocab, stride, self.settings.blank,
+            PRECISION=self.precision, ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
             num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip
         if bias_grad is not None and sums is not None:
             bias_grad += sums.sum(0)
-        return out
+        return out[:, : self.vocab]
 
     def add_by(self, target: Tensor, dh: Tensor, rows: RowList, out: Tensor) -> None:
         """out[target[r]] += dh[r] * d h[r] / d (f + g); dh (R, H) and out (M, H) fp32."""
@@ -230,15 +250,15 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a.float(), b.float())
 
 
-def split_count(row_tiles: int, column_tiles: int, programs: int) -> int:
-    """Into how many parts to cut the vocabulary so that few rows occupy the device too."""
-    return max(1, min(column_tiles, programs // row_tiles))
+def split_count(row_tiles: int, at_once: int) -> int:
+    """Into how many parts to cut the vocabulary, so that the device is occupied, and evenly, to the end."""
+    return min(MOST_SPLITS, triton.cdiv(WAVES * at_once, row_tiles))
 
 
-def processors(device: torch.device) -> int:
+def concurrent_programs(device: torch.device) -> int:
     """How many programs of the product run at once."""
     if device.type != "cuda":
-        return 4  # the interpreter runs one; this lets small tests see both one part and many
+        return 1
     return 2 * torch.cuda.get_device_properties(device).multi_processor_count
 
 

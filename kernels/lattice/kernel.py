@@ -31,7 +31,7 @@ IMPOSSIBLE = tl.constexpr(-1e29)
 
 MAX_COLUMNS = 1024
 MAX_DURATION = 8  # each frame of it keeps two more vectors of a wavefront in registers
-SHORT = 4  # durations up to it fit beside wavefronts of MAX_COLUMNS, longer ones beside half as many
+SHORT = 4  # durations up to it fit beside wavefronts of MAX_COLUMNS, longer ones beside a quarter of it
 
 
 def rnnt_lattice_triton(
@@ -84,7 +84,7 @@ def tdt_lattice_triton(
     with_posteriors: bool,
 ) -> LatticeResult:
     """As `tdt_lattice`, which it hands durations over MAX_DURATION back to, and all that RNN-T's hands back
-    (for durations over SHORT already U + 1 > MAX_COLUMNS / 2).
+    (for durations over SHORT already U + 1 > MAX_COLUMNS / 4).
     """
     durations = tuple(durations)
     if not _fits(blank, durations[-1]):
@@ -145,7 +145,7 @@ def unskewed(x: Tensor, shape: Sequence[int], skew: int) -> Tensor:
 
 
 def _fits(blank: Tensor, longest: int = 1) -> bool:
-    columns = MAX_COLUMNS if longest <= SHORT else MAX_COLUMNS // 2 if longest <= MAX_DURATION else 0
+    columns = MAX_COLUMNS if longest <= SHORT else MAX_COLUMNS // 4 if longest <= MAX_DURATION else 0
     return blank.dtype != torch.float64 and blank.numel() > 0 and blank.shape[2] <= columns
 
 

@@ -17,11 +17,11 @@ Lattice = Callable[..., LatticeResult]
 
 
 def rnnt(cells: list[Tensor], frames: list[int], labels: list[int], **rest: object) -> LatticeResult:
-    return rnnt_lattice(*cells, frames, labels, **rest)  # type: ignore[arg-type]
+    return rnnt_lattice(*cells, frames, labels, **rest)
 
 
 def tdt(cells: list[Tensor], frames: list[int], labels: list[int], **rest: object) -> LatticeResult:
-    return tdt_lattice(*cells, frames, labels, **rest)  # type: ignore[arg-type]
+    return tdt_lattice(*cells, frames, labels, **rest)
 
 
 def random_cells(

@@ -1,0 +1,324 @@
+"""The Triton joint against fp64: in the interpreter without a GPU, compiled with one."""
+
+from dataclasses import dataclass, fields, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from maya.kernels.joint import (
+    ALL_WANTED,
+    JointGradients,
+    JointSettings,
+    OutputLayer,
+    RowList,
+    RowScores,
+    joint_gradients,
+    joint_scores,
+    kernel,
+    packed_rows,
+)
+from maya.kernels.joint.dropout import dropout_scale
+from maya.kernels.joint.synthetic import synthetic_problem
+from maya.kernels.rnnt import fused_rnnt_loss
+from maya.kernels.tdt import fused_tdt_loss
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+EPS = torch.finfo(torch.float32).eps
+FP = [torch.float32, torch.float16]
+
+
+@dataclass
+class Problem:
+    """Arguments of `joint_scores`, and what `joint_gradients` takes on top."""
+
+    f: Tensor
+    g: Tensor
+    layer: OutputLayer
+    rows: RowList
+    masses: tuple[Tensor, Tensor]
+    duration_grad: Tensor | None
+    settings: JointSettings
+
+    def to(self, dtype: torch.dtype) -> "Problem":
+        layer = OutputLayer(*(None if x is None else x.to(dtype) for x in vars_of(self.layer)))
+        return replace(self, f=self.f.to(dtype), g=self.g.to(dtype), layer=layer)
+
+    def scores(self, backend: str) -> RowScores:
+        return joint_scores(self.f, self.g, self.layer, self.rows, self.settings, backend=backend)
+
+    def gradients(self, backend: str, wanted: tuple[bool, ...] = ALL_WANTED) -> JointGradients:
+        norm = self.scores(backend).norm
+        masses = [x.to(norm.dtype) for x in self.masses]
+        grad = None if self.duration_grad is None else self.duration_grad.to(norm.dtype)
+        return joint_gradients(
+            self.f, self.g, self.layer, self.rows, norm, *masses, grad, self.settings,
+            wanted=wanted, backend=backend,
+        )  # fmt: skip
+
+
+def vars_of(x: OutputLayer | RowScores | JointGradients) -> list[Tensor | None]:
+    return [getattr(x, field.name) for field in fields(x)]
+
+
+def problem(
+    dtype: torch.dtype = torch.float32,
+    *,
+    size: int = 6,
+    labels: int = 3,
+    hidden: int = 40,
+    vocab: int = 75,
+    durations: int = 0,
+    bias: bool = True,
+    settings: JointSettings | None = None,
+    batch: int = 2,
+) -> Problem:
+    """A ragged batch whose joint has an odd H and V, and masses as a lattice gives them."""
+    settings = settings or JointSettings(blank=vocab - 1)
+    targets = torch.randint(vocab - 1, (batch, labels))
+    frames = [size - b % 3 for b in range(batch)]
+    rows = packed_rows(targets, frames, [max(0, labels - 2 * b) for b in range(batch)], size)
+    n = len(rows)
+    masses = torch.rand(2, n) / n
+    masses[1] *= rows.label >= 0
+    layer = OutputLayer(
+        torch.randn(vocab, hidden) / hidden**0.5,
+        torch.randn(vocab) if bias else None,
+        torch.randn(durations, hidden) / hidden**0.5 if durations else None,
+        torch.randn(durations) if durations and bias else None,
+    )
+    made = Problem(
+        torch.randn(batch * size, hidden), torch.randn(batch * (labels + 1), hidden), layer, rows,
+        (masses[0], masses[1]), torch.randn(n, durations) / n if durations else None, settings,
+    )  # fmt: skip
+    return on_device(made.to(dtype))
+
+
+def on_device(p: Problem) -> Problem:
+    def move(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.to(DEVICE)
+
+    return Problem(
+        p.f.to(DEVICE), p.g.to(DEVICE),
+        OutputLayer(*map(move, vars_of(p.layer))),
+        RowList(*(x.to(DEVICE) for x in (p.rows.utterance, p.rows.frame, p.rows.state, p.rows.label))),
+        (p.masses[0].to(DEVICE), p.masses[1].to(DEVICE)), move(p.duration_grad), p.settings,
+    )  # fmt: skip
+
+
+def check_errors(found: list[Tensor | None], plain: list[Tensor | None], truth: list[Tensor | None]) -> None:
+    """Each output errs at most twice what torch errs in the same precision, or a few fp32 roundings."""
+    assert any(x is not None for x in truth)
+    for got, of_torch, exact in zip(found, plain, truth, strict=True):
+        if exact is None or of_torch is None:
+            assert got is None
+            continue
+        assert got is not None and got.dtype == torch.float32
+        got, of_torch, exact = (x.double() for x in (got, of_torch, exact))
+        assert torch.equal(got.isinf(), exact.isinf())
+        got, of_torch, exact = (x.masked_fill(exact.isinf(), 0.0) for x in (got, of_torch, exact))
+        allowed = 2 * float((of_torch - exact).norm()) + 8 * EPS * float(exact.norm())
+        assert float((got - exact).norm()) <= allowed
+
+
+def compare(p: Problem) -> None:
+    exact = p.to(torch.float64)
+    check_errors(vars_of(p.scores("triton")), vars_of(p.scores("torch")), vars_of(exact.scores("torch")))
+    forms = p.gradients("triton"), p.gradients("torch"), exact.gradients("torch")
+    check_errors(*map(vars_of, forms))
+
+
+@pytest.mark.parametrize("dtype", FP)
+@pytest.mark.parametrize(
+    "activation, dropout, durations, bias",
+    [("relu", 0.0, 0, True), ("tanh", 0.3, 5, True), ("sigmoid", 0.5, 3, False)],
+)
+def test_errs_at_most_twice_as_much_as_torch(
+    activation: str, dropout: float, durations: int, bias: bool, dtype: torch.dtype
+) -> None:
+    settings = JointSettings(74, activation, dropout, seed=12345678901)
+    compare(problem(dtype, durations=durations, bias=bias, settings=settings))
+
+
+@pytest.mark.parametrize("hidden, vocab", [(16, 32), (17, 33), (1, 2)])
+def test_sizes_around_the_tiles(hidden: int, vocab: int) -> None:
+    compare(problem(hidden=hidden, vocab=vocab, settings=JointSettings(blank=0)))
+
+
+def test_blank_and_label_may_lie_anywhere() -> None:
+    for blank in (0, 32, 74):
+        p = problem(settings=JointSettings(blank))
+        p.rows.label[:] = torch.where(p.rows.label == blank, 1, p.rows.label)
+        compare(p)
+
+
+def test_parts_of_the_vocabulary_and_chunks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = problem(settings=JointSettings(74, "tanh", 0.2, seed=3), durations=2)
+    whole = vars_of(p.scores("triton")), vars_of(p.gradients("triton"))
+    monkeypatch.setattr(kernel, "MOST_SPLITS", 1)
+    monkeypatch.setattr(kernel, "ROW_STEP", 16)
+    monkeypatch.setattr(kernel, "HIDDEN_BYTES", 1)
+    monkeypatch.setattr(kernel, "LOGIT_BYTES", 1)
+    parts = vars_of(p.scores("triton")), vars_of(p.gradients("triton"))
+    for a, b in zip(sum(whole, []), sum(parts, []), strict=True):
+        assert a is not None and b is not None
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31, -5, 2**40 + 7])
+def test_the_dropout_mask_is_the_same_bit_for_bit(seed: int) -> None:
+    settings = JointSettings(2, "relu", 0.4, seed)
+    p = problem(hidden=48, vocab=3, settings=settings)
+    ones, layer = torch.ones_like(p.f), replace(p.layer, bias=None)
+    hidden = kernel._Joint(ones, torch.ones_like(p.g), layer, settings).hidden(p.rows)
+    assert torch.equal(hidden != 0, dropout_scale(p.rows, 48, settings, torch.float32) != 0)
+    # The backward draws the same mask: with these gradients, df counts the kept elements of each frame.
+    counts = torch.zeros_like(p.f)
+    joint = kernel._Joint(ones, torch.ones_like(p.g), layer, settings)
+    joint.add_by(p.rows.frame, torch.ones(len(p.rows), 48, device=DEVICE), p.rows, counts)
+    by_hand = torch.zeros_like(p.f).index_add_(0, p.rows.frame, (hidden != 0).float())
+    torch.testing.assert_close(counts * 0.6, by_hand)
+
+
+def test_rows_may_come_in_any_order() -> None:
+    p = problem()
+    order = torch.randperm(len(p.rows), device=DEVICE)
+    mixed = replace(p, rows=p.rows.take(order), masses=(p.masses[0][order], p.masses[1][order]))
+    assert torch.equal(mixed.scores("triton").label, p.scores("triton").label[order])
+    for a, b in zip(vars_of(mixed.gradients("triton")), vars_of(p.gradients("triton")), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b)
+
+
+def test_only_what_is_wanted_is_made() -> None:
+    p = problem(durations=2)
+    full = vars_of(p.gradients("triton"))
+    for wanted in (
+        (True, False, False, True, False, False),
+        (False, True, True, False, True, False),
+        (False,) * 6,
+    ):
+        for ask, x, y in zip(wanted, vars_of(p.gradients("triton", wanted)), full, strict=True):
+            assert (x is not None) == ask
+            assert x is None or y is None or torch.equal(x, y)
+
+
+def test_no_rows_no_gradient() -> None:
+    p = problem(durations=2)
+    none = torch.empty(0, dtype=torch.int64, device=DEVICE)
+    empty = p.masses[0][:0]
+    p = replace(
+        p, rows=p.rows.take(none), masses=(empty, empty), duration_grad=torch.empty(0, 2, device=DEVICE)
+    )
+    assert p.scores("triton").norm.shape == (0,)
+    for x in vars_of(p.gradients("triton")):
+        assert x is not None and not x.any()
+
+
+def test_impossible_tokens_and_nan() -> None:
+    p = problem()
+    assert p.layer.bias is not None
+    p.layer.bias[40:50] = float("-inf")
+    p.rows.label.clamp_(max=39)
+    compare(p)
+    assert not p.gradients("triton").weight[40:50].any()
+    p.f[0] = float("nan")
+    norm = p.scores("triton").norm
+    assert torch.equal(norm.isnan(), p.rows.frame == 0)
+    assert p.gradients("triton").g.isnan().any()
+
+
+def test_inputs_need_not_be_contiguous() -> None:
+    p = problem(hidden=48)
+    other = replace(
+        p, f=p.f.t().contiguous().t(), g=torch.cat([p.g, p.g], 1)[:, :48],
+        layer=OutputLayer(p.layer.weight.t().contiguous().t(), torch.stack([p.layer.bias] * 2, 1)[:, 0]),
+    )  # fmt: skip
+    assert not any(x.is_contiguous() for x in (other.f, other.g, other.layer.weight))
+    assert torch.equal(other.scores("triton").norm, p.scores("triton").norm)
+    assert torch.equal(other.gradients("triton").weight, p.gradients("triton").weight)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the GPU computes bf16 rightly")
+def test_the_interpreter_refuses_bf16() -> None:
+    with pytest.raises(ValueError, match="bf16"):
+        problem(torch.bfloat16).scores("triton")
+
+
+def test_fp64_runs_in_torch() -> None:
+    p = problem(torch.float64)
+    assert torch.equal(p.scores("triton").norm, p.scores("torch").norm)
+    assert torch.equal(p.gradients("triton").weight, p.gradients("torch").weight)
+
+
+def run_loss(
+    tdt: bool, tensors: list[Tensor], targets: Tensor, f_lens: Tensor, target_lens: Tensor, backend: str
+) -> list[Tensor]:
+    """Loss, then the gradients of `tensors`, of a joint with dropout and a batch with an impossible row."""
+    leaves = [x.clone().requires_grad_() for x in tensors]
+    lens = (targets, f_lens, target_lens)
+    options = {"blank": 0, "activation": "tanh", "backend": backend, "dropout": 0.2, "seed": 9, "eps": 0.0}
+    if tdt:
+        loss = fused_tdt_loss(*leaves, *lens, durations=(0, 1, 3), sigma=0.02, **options)
+    else:
+        loss = fused_rnnt_loss(*leaves[:4], *lens, fastemit=0.01, **options)
+    (loss * torch.arange(1, 1 + len(loss), device=DEVICE)).nan_to_num(posinf=0.0).sum().backward()
+    return [loss.detach(), *(torch.zeros_like(x) if x.grad is None else x.grad for x in leaves)]
+
+
+@pytest.mark.parametrize("dtype", FP)
+@pytest.mark.parametrize("tdt", [False, True])
+def test_the_fused_losses_end_to_end(tdt: bool, dtype: torch.dtype) -> None:
+    f, g = torch.randn(4, 6, 24), torch.randn(4, 4, 24)
+    layer = [torch.randn(40, 24) / 5, torch.randn(40), torch.randn(3, 24) / 5, torch.randn(3)]
+    tensors = [x.to(DEVICE, dtype) for x in (f, g, *layer)]
+    lens = [torch.randint(1, 40, (4, 3)), torch.tensor([6, 4, 1, 0]), torch.tensor([3, 0, 1, 2])]
+    targets, f_lens, target_lens = (x.to(DEVICE) for x in lens)
+    arguments = (targets, f_lens, target_lens)
+    found = run_loss(tdt, tensors, *arguments, "triton")
+    plain = run_loss(tdt, tensors, *arguments, "torch")
+    exact = run_loss(tdt, [x.double() for x in tensors], *arguments, "torch")
+    assert found[0].isinf().tolist()[3] and found[0][:2].isfinite().all()
+    assert not found[1][3].any() and not found[2][3].any()
+    check_errors(
+        [x.float() for x in found],
+        plain,
+        exact,
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("hidden, vocab", [(640, 32768), (320, 1025)])
+def test_production_sizes_on_a_gpu(hidden: int, vocab: int, dtype: torch.dtype) -> None:
+    settings = JointSettings(vocab - 1, "tanh", 0.1, seed=7)
+    p = problem(
+        dtype, batch=3, size=40, labels=30, hidden=hidden, vocab=vocab, durations=5, settings=settings
+    )
+    compare(p)
+    again = p.gradients("triton"), p.gradients("triton")
+    for x, y in zip(*map(vars_of, again), strict=True):
+        assert x is not None and y is not None and torch.equal(x, y)  # no atomics
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tdt", [False, True])
+@pytest.mark.parametrize("kind", ["uniform", "trained"])
+def test_the_headline_shape_takes_less_than_2_gb(kind: str, tdt: bool) -> None:
+    durations = (0, 1, 2, 3, 4) if tdt else None
+    p = synthetic_problem(
+        16, 250, 60, 640, 32768, kind=kind, durations=durations, dtype=torch.bfloat16, device=DEVICE
+    )
+    tensors = (p.f, p.g, p.weight, p.bias, p.duration_weight, p.duration_bias)
+    leaves = [x.requires_grad_() for x in tensors if x is not None]
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    lens = (p.targets, p.f_lens, p.target_lens)
+    if tdt:
+        loss = fused_tdt_loss(*leaves, *lens, durations=durations, blank=p.blank, backend="triton")
+    else:
+        loss = fused_rnnt_loss(*leaves, *lens, blank=p.blank, backend="triton")
+    loss.sum().backward()
+    assert torch.cuda.max_memory_allocated() - before < 2e9
+    assert loss.isfinite().all() and all(x.grad is not None and x.grad.isfinite().all() for x in leaves)
