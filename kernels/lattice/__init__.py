@@ -6,27 +6,16 @@ autograd: a loss turns the posteriors into its gradient.
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from maya.kernels.lattice.torch_op import NEG_INF, Arcs, Posteriors, forward_backward, lattice_dtype
-
-
-@dataclass(slots=True)
-class LatticeResult:
-    """Log probability of each transcript, (B,), and the posteriors of leaving a cell.
-
-    blank, label: (B, S, U+1), by a blank or by the next label, whatever the duration.
-    durations: (B, S, U+1, D), with each duration, blank and label together; None for RNN-T.
-    Posteriors are None when they were not asked for, and 0 where no path passes.
-    """
-
-    log_prob: Tensor
-    blank: Tensor | None = None
-    label: Tensor | None = None
-    durations: Tensor | None = None
+from maya.kernels.lattice.torch_op import (
+    NEG_INF,
+    LatticeResult,
+    lattice_dtype,
+    rnnt_lattice_torch,
+    tdt_lattice_torch,
+)
 
 
 def rnnt_lattice(
@@ -54,12 +43,9 @@ def rnnt_lattice(
         return rnnt_lattice_triton(
             blank, label, frames, labels, with_posteriors=with_posteriors, label_ends=label_ends
         )
-    takes = 1 if label_ends else 0
-    arcs = Arcs(blank={1: blank}, label={takes: label}, label_ends=label_ends)
-    found = forward_backward(arcs, frames, labels, with_posteriors=with_posteriors)
-    if not with_posteriors:
-        return LatticeResult(found.log_prob)
-    return LatticeResult(found.log_prob, found.blank[1], found.label[takes])
+    return rnnt_lattice_torch(
+        blank, label, frames, labels, with_posteriors=with_posteriors, label_ends=label_ends
+    )
 
 
 def tdt_lattice(
@@ -85,21 +71,10 @@ def tdt_lattice(
             blank, label, durations_log_prob, frames, labels,
             durations=durations, with_posteriors=with_posteriors,
         )  # fmt: skip
-    pairs = list(zip(durations, durations_log_prob.unbind(-1), strict=True))
-    arcs = Arcs(
-        blank={d: blank + weight for d, weight in pairs if d > 0},
-        label={d: label + weight for d, weight in pairs},
-    )
-    found = forward_backward(arcs, frames, labels, with_posteriors=with_posteriors)
-    if not with_posteriors:
-        return LatticeResult(found.log_prob)
-    by_duration = [found.label[d] + found.blank[d] if d > 0 else found.label[d] for d in durations]
-    return LatticeResult(
-        found.log_prob,
-        torch.stack(list(found.blank.values())).sum(0),
-        torch.stack(list(found.label.values())).sum(0),
-        torch.stack(by_duration, -1),
-    )
+    return tdt_lattice_torch(
+        blank, label, durations_log_prob, frames, labels,
+        durations=durations, with_posteriors=with_posteriors,
+    )  # fmt: skip
 
 
 def _backend(op: str, requested: str, sample: Tensor) -> str:
@@ -125,10 +100,7 @@ def _backend(op: str, requested: str, sample: Tensor) -> str:
 
 __all__ = [
     "NEG_INF",
-    "Arcs",
     "LatticeResult",
-    "Posteriors",
-    "forward_backward",
     "lattice_dtype",
     "rnnt_lattice",
     "tdt_lattice",

@@ -1,171 +1,230 @@
-"""Forward-backward over a transducer lattice, one anti-diagonal at a time.
+"""Forward-backward over a transducer lattice in torch, one anti-diagonal of all utterances at a time.
 
 Nodes are (t, u): t of T frames consumed, u of U labels emitted. A blank arc of duration d > 0 leads to (t+d,
-u), a label arc of duration d >= 0 to (t+d, u+1); RNN-T has blank duration 1 and label duration 0. A path
-starts at (0, 0) and ends with a blank (or, with `label_ends`, a label) that lands exactly on (T, U); no
-other arc reaches T.
-kernels/tdt/README.md derives what is done here:
+u), a label arc of duration d >= 0 to (t+d, u+1). A path starts at (0, 0) and lands with its last arc exactly
+on (T, U); no other arc reaches T. README.md derives what is done here:
 
-* every arc raises n = t + u by at least 1, so all nodes of one anti-diagonal, of all utterances, are
-  computed together;
-* tensors are stored skewed, [n, b, u], which makes every source of an anti-diagonal one strided view;
-* the backward pass is the forward pass of the lattice turned by 180 degrees, and runs as more rows of the
-  same batch;
-* a free path from each utterance's end to the corner of the padded lattice gives all rows one start and one
-  end.
+* every arc raises n = t + u by at least 1, so all nodes of one n are computed together;
+* what a step reads and writes is stored skewed, [n, row, U - u], where it is a few contiguous rows;
+* a step keeps its terms, exp(alpha of the source + weight - the largest). Divided by their sum they are the
+  shares in which the posterior mass of a node flows back over its arcs: the backward sweep only multiplies.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
 
 NEG_INF = float("-inf")
+FLOOR = -1e30  # below any sum of log probabilities but -inf
+BLANK, LABEL = 0, 1  # kinds of arc; also the number of labels that one emits
+# For 32 MiB and more glibc asks the system for fresh pages every time, which costs 0.6 ms per MiB.
+BLOCK_BYTES = 1 << 22
 
 
 @dataclass(slots=True)
-class Arcs:
-    """Log weights of the arcs that leave each cell, as (B, S, U+1), by duration in frames.
+class LatticeResult:
+    """Log probability of each transcript, (B,), and the posteriors of leaving a cell.
 
-    A weight may be anything where its arc is not allowed; `forward_backward` masks it.
-    label_ends: a label may be the last arc and land on (T, U), as in pruned RNN-T's modified lattice.
+    blank, label: (B, S, U+1), by a blank or by the next label, whatever the duration.
+    durations: (B, S, U+1, D), with each duration, blank and label together; None for RNN-T.
+    Posteriors are None when they were not asked for, and 0 where no path passes.
     """
 
-    blank: dict[int, Tensor]
-    label: dict[int, Tensor]
-    label_ends: bool = False
-
-
-@dataclass(slots=True)
-class Posteriors:
-    """Log probability (B,) of each transcript; probability of each arc, keys and shapes as in `Arcs`."""
-
     log_prob: Tensor
-    blank: dict[int, Tensor]
-    label: dict[int, Tensor]
+    blank: Tensor | None = None
+    label: Tensor | None = None
+    durations: Tensor | None = None
 
 
 def lattice_dtype(device: torch.device) -> torch.dtype:
-    """fp64: cells are few beside logits, and a long utterance's log probability eats half fp32's digits."""
+    """Of alphas, fp64: a long utterance's log probability eats half of fp32's digits."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def forward_backward(
-    arcs: Arcs, frames: list[int], labels: list[int], *, with_posteriors: bool
-) -> Posteriors:
-    """Sum over all paths; `frames`, `labels` are each row's T and U.
-
-    Rows without any path get log probability -inf and all posteriors 0. Costs S + U steps of two small
-    operators whatever the batch. Without posteriors only the forward half is computed.
-    """
-    cells = next(iter(arcs.label.values()))
-    batch, size, width = cells.shape
-    n_frames, n_labels = (torch.tensor(x, device=cells.device, dtype=torch.int64) for x in (frames, labels))
-    arcs = Arcs(
-        blank={d: _allowed(w, n_frames, n_labels, d, 0, ends=True) for d, w in arcs.blank.items()},
-        label={d: _allowed(w, n_frames, n_labels, d, 1, ends=arcs.label_ends) for d, w in arcs.label.items()},
-    )
-    history = _sweep(_incoming(arcs, n_frames, n_labels, both=with_posteriors))
-    log_prob = history[-1, :batch, -1].masked_fill(n_frames == 0, NEG_INF)
+def rnnt_lattice_torch(
+    blank: Tensor,
+    label: Tensor,
+    frames: list[int],
+    labels: list[int],
+    *,
+    with_posteriors: bool,
+    label_ends: bool = False,
+) -> LatticeResult:
+    """As `rnnt_lattice`; results are fp64 for fp64 log probabilities, fp32 otherwise."""
+    takes = 1 if label_ends else 0
+    sweep = _Sweep(blank, frames, labels, [(BLANK, 1), (LABEL, takes)])
+    sweep.set_weight(BLANK, 1, blank, ends=True)
+    sweep.set_weight(LABEL, takes, label, ends=label_ends)
+    log_prob = sweep.forward()
     if not with_posteriors:
-        return Posteriors(log_prob=log_prob, blank={}, label={})
+        return LatticeResult(log_prob)
+    sweep.backward(log_prob)
+    return LatticeResult(log_prob, sweep.posterior(BLANK), sweep.posterior(LABEL))
 
-    skewed = history[-(size + width) :, :, 1:]
-    alpha = _unskew(skewed[:, :batch], size)
-    beta = _unskew(skewed[:, batch:], size).flip(1, 2)
-    # A row without paths has no finite arc either, so any finite normaliser gives it posteriors of 0.
-    norm = log_prob.masked_fill(log_prob == NEG_INF, 0.0)[:, None, None]
-    start = alpha[:, :size] - norm
-    return Posteriors(
-        log_prob=log_prob,
-        blank={d: _posterior(start, w, beta, d, 0) for d, w in arcs.blank.items()},
-        label={d: _posterior(start, w, beta, d, 1) for d, w in arcs.label.items()},
+
+def tdt_lattice_torch(
+    blank: Tensor,
+    label: Tensor,
+    durations_log_prob: Tensor,
+    frames: list[int],
+    labels: list[int],
+    *,
+    durations: Sequence[int],
+    with_posteriors: bool,
+) -> LatticeResult:
+    """As `tdt_lattice`; results are fp64 for fp64 log probabilities, fp32 otherwise."""
+    arcs = [(kind, d) for d in durations for kind in (BLANK, LABEL) if d > 0 or kind == LABEL]
+    sweep = _Sweep(blank, frames, labels, arcs)
+    of_duration = dict(zip(durations, durations_log_prob.unbind(-1), strict=True))
+    for kind, d in arcs:
+        sweep.set_weight(kind, d, blank if kind == BLANK else label, of_duration[d], ends=kind == BLANK)
+    log_prob = sweep.forward()
+    if not with_posteriors:
+        return LatticeResult(log_prob)
+    sweep.backward(log_prob)
+    return LatticeResult(
+        log_prob, sweep.posterior(BLANK), sweep.posterior(LABEL), sweep.posterior_of_durations(durations)
     )
 
 
-def _allowed(
-    weight: Tensor, frames: Tensor, labels: Tensor, duration: int, advance: int, *, ends: bool
-) -> Tensor:
-    """`weight` (B, S, U+1) with -inf where an arc may not leave; `ends`: it may land on (T, U)."""
-    t = torch.arange(weight.shape[1], device=weight.device)[None, :, None] + duration
-    u = torch.arange(weight.shape[2], device=weight.device)[None, None] + advance
-    frames, labels = frames[:, None, None], labels[:, None, None]
-    ok = (t < frames) & (u <= labels)
-    if ends:
-        ok |= (t == frames) & (u == labels)
-    return torch.where(ok, weight, NEG_INF)
+class _Sweep:
+    """One batch of lattices with (B, S, U+1) cells; `arcs`: the (kind, duration) of the arcs that leave one.
 
-
-def _incoming(arcs: Arcs, frames: Tensor, labels: Tensor, *, both: bool) -> Tensor:
-    """Weights of the arcs INTO each node, skewed: (S+U+1 diagonals, 2 kinds, window, rows, U+1).
-
-    Kind 0 is label, kind 1 blank; index i of the window means "from i - window diagonals before". Rows are
-    the B lattices, and after them, if `both`, the same turned by 180 degrees, whose arcs run from end to
-    start.
+    `into` holds the arcs that enter each node, first their log weights, then their terms, then their
+    posteriors: [n, kind, slot, row, column] in blocks of diagonals; slot `window - shift` for an arc that
+    raises n by `shift`. Column U - u has one more after it, for u = -1: no node, but labels enter u = 0 from
+    there as anywhere else.
+    `mass`: the posteriors of leaving a node, [window + n, kind, row, column].
     """
-    sample = next(iter(arcs.label.values()))
-    batch, size, width = sample.shape
-    window = max(max(arcs.label) + 1, max(arcs.blank))
-    rows = 2 * batch if both else batch
-    out = sample.new_full((size + width, 2, window, rows, width), NEG_INF)
-    kinds = [(1, 0, d, w) for d, w in arcs.blank.items()] + [(0, 1, d, w) for d, w in arcs.label.items()]
-    for kind, advance, d, weight in kinds:
-        cells = _unskew(out[:, kind, window - d - advance], size)  # (rows, S+1, U+1)
-        cells[:batch, d : d + size, advance:] = weight[:, : max(size + 1 - d, 0), : width - advance]
-        if both:  # the turned arc arrives where the arc left, turned: (S - t, U - u)
-            cells[batch:, 1:] = weight.flip(1, 2)
-    _add_free_path(out, frames, labels, both=both)
-    return out
 
+    def __init__(
+        self, sample: Tensor, frames: list[int], labels: list[int], arcs: Sequence[tuple[int, int]]
+    ) -> None:
+        self.batch, self.size, width = sample.shape
+        self.frames, self.labels, self.columns = frames, labels, width + 1
+        self.longest = max(d for _, d in arcs)
+        self.window = max(d + kind for kind, d in arcs)
+        self.diagonals = self.size + width
+        self.dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
+        self.device = sample.device
+        one = torch.empty(2, self.window, self.batch, self.columns, dtype=self.dtype, device=self.device)
+        step = max(1, BLOCK_BYTES // max(1, one.nbytes))
+        self.into = [
+            one.new_empty(min(step, self.diagonals - n), *one.shape) for n in range(0, self.diagonals, step)
+        ]
+        used = {(kind, self.window - kind - d) for kind, d in arcs}
+        for kind, slot in product((BLANK, LABEL), range(self.window)):
+            for block in self.into if (kind, slot) not in used else ():
+                block[:, kind, slot] = NEG_INF
+        # Arcs of one kind and duration by the cell they leave, [row, above + t, 2 + u]: what enters a node of
+        # n < S + U + 1 and -1 <= u <= U would leave from there, cell or not.
+        self.above = width - 1 + self.longest
+        shape = (self.batch, self.above + self.size + width + 1, width + 2)
+        self.padded = torch.empty(shape, dtype=self.dtype, device=self.device)
 
-def _add_free_path(incoming: Tensor, frames: Tensor, labels: Tensor, *, both: bool) -> None:
-    """Arcs of weight 0 from (T, U) of each row to the corner (S, U max): blanks, then labels."""
-    n_diagonals, _, window, _, width = incoming.shape
-    size, batch = n_diagonals - width, frames.shape[0]
-    t = torch.arange(size + 1, device=frames.device)
-    u = torch.arange(width, device=frames.device)
-    # Masks of the nodes that these arcs enter.
-    blanks = (t > frames[:, None])[:, :, None] & (u == labels[:, None])[:, None]
-    labels_ = (t == size)[None, :, None] & (u > labels[:, None])[:, None]
-    for kind, entered, left in ((1, blanks, (-1, 0)), (0, labels_, (0, -1))):
-        cells = _unskew(incoming[:, kind, window - 1], size)
-        cells[:batch].masked_fill_(entered, 0.0)
-        if both:
-            cells[batch:].masked_fill_(entered.roll(left, (1, 2)).flip(1, 2), 0.0)
+    def set_weight(self, kind: int, duration: int, *parts: Tensor, ends: bool) -> None:
+        """Log weights (B, S, U+1) of one sort of arc, summed over `parts`; ends: it may land on (T, U)."""
+        inside = self.padded.fill_(NEG_INF)[:, self.above : self.above + self.size, 2:]
+        for row, (t, u) in enumerate(zip(self.frames, self.labels, strict=True)):
+            # The cells whose arcs stay before T, and the one from which (T, U) is reached.
+            cells = [(row, slice(0, max(t - duration, 0)), slice(0, u + 1 - kind))]
+            if ends and t >= duration and u >= kind:
+                cells.append((row, slice(t - duration, t - duration + 1), slice(u - kind, u + 1 - kind)))
+            for at in cells:
+                inside[at] = parts[0][at]
+                for part in parts[1:]:
+                    inside[at] += part[at]
+        by_row, by_t, _ = self.padded.stride()
+        source = (self.longest - duration) * by_t + self.columns - kind  # of the node n = 0, u = U
+        shape = (self.diagonals, self.batch, self.columns)
+        by_target = self.padded.as_strided(shape, (by_t, by_row, by_t - 1), source)
+        first = 0
+        for block in self.into:
+            block[:, kind, self.window - duration - kind] = by_target[first : first + len(block)]
+            first += len(block)
 
+    def forward(self) -> Tensor:
+        """Log probabilities (B,); turns weights into terms."""
+        count, window, batch, columns = self.diagonals, self.window, self.batch, self.columns
+        wide = lattice_dtype(self.device)
+        # In its last column, u = -2, nothing is ever written.
+        alpha = self.padded.new_full((window + count, batch, columns + 1), NEG_INF, dtype=wide)
+        alpha[window, :, columns - 2] = 0.0
+        by_n, by_row, _ = alpha.stride()
+        sources = alpha.as_strided((count, 2, window, batch, columns), (by_n, 1, by_n, by_row, 1))
+        targets = alpha[window:, :, :-1]
+        # One more term, never overwritten, keeps the largest from being -inf: -inf - -inf would be nan.
+        terms = alpha.new_full((2 * window + 1, batch, columns), FLOOR)
+        of_arcs = terms[:-1].view(2, window, batch, columns)
+        self.sums = self.padded.new_ones(count, batch, columns)
+        top, log = torch.empty_like(terms[0]), torch.empty_like(self.sums[0])
+        steps = zip(*(x.unbind(0) for x in (sources, targets, self.sums)), self._into_by_n(), strict=True)
+        for source, target, total, into in list(steps)[1:]:
+            torch.add(source, into, out=of_arcs)
+            torch.amax(terms, 0, out=top)
+            torch.sub(of_arcs, top, out=into).exp_()
+            torch.sum(into, (0, 1), out=total)
+            torch.log(total, out=log)
+            torch.add(top, log, out=target)
+        # 0 where no path leads; elsewhere at least 1, the largest term. 0 / 0 would be nan.
+        self.sums.clamp_(min=1.0)
+        log_prob = alpha[self._ends()]
+        log_prob[torch.tensor(self.frames) == 0] = NEG_INF
+        return log_prob.to(self.dtype)
 
-def _sweep(incoming: Tensor) -> Tensor:
-    """Log sums over all paths from (0, 0), skewed: (window + S+U+1, rows, 1 + U+1), after `window` of
-    -inf.
+    def backward(self, log_prob: Tensor) -> None:
+        """Lets a mass of 1 flow from (T, U) to (0, 0); turns terms into posteriors."""
+        count, window, batch, columns = self.diagonals, self.window, self.batch, self.columns
+        self.mass = self.padded.new_zeros(window + count, 2, batch, columns + 1)
+        by_n, by_kind, by_row, _ = self.mass.stride()
+        ends = self._ends()
+        self.mass[:, BLANK][ends] = (log_prob != NEG_INF).to(self.dtype)
+        sources = self.mass.as_strided(
+            (count, 2, window, batch, columns), (by_n, by_kind + 1, by_n, by_row, 1)
+        )
+        targets = self.mass[window:, :, :, :-1]
+        flow = torch.empty_like(self.sums[0])
+        steps = zip(*(x.unbind(0) for x in (sources, targets, self.sums)), self._into_by_n(), strict=True)
+        for source, target, total, into in reversed(list(steps)[1:]):
+            torch.add(target[BLANK], target[LABEL], out=flow)
+            source.add_(into.mul_(flow.div_(total)))
+        self.mass[:, BLANK][ends] = 0.0
 
-    The first column is -inf too: it stands for u = -1, where a label arc into u = 0 would come from.
-    """
-    n_diagonals, _, window, rows, width = incoming.shape
-    history = incoming.new_full((window + n_diagonals, rows, width + 1), NEG_INF)
-    history[window, :, 1] = 0.0
-    terms = incoming.new_empty(incoming.shape[1:])
-    diagonal = rows * (width + 1)
-    size, stride = terms.shape, (1, diagonal, width + 1, 1)
-    targets = history[window:, :, 1:].unbind(0)
-    for n, weights in enumerate(incoming.unbind(0)):
-        if n:
-            torch.add(history.as_strided(size, stride, n * diagonal), weights, out=terms)
-            torch.logsumexp(terms, (0, 1), out=targets[n])
-    return history
+    def posterior(self, kind: int) -> Tensor:
+        """Of leaving each cell by one kind of arc, (B, S, U+1)."""
+        return self._by_cell(self.mass[self.window :, kind])
 
+    def posterior_of_durations(self, durations: Sequence[int]) -> Tensor:
+        """Of leaving each cell by an arc of each duration, (B, S, U+1, D)."""
+        out = self.padded.new_empty(self.batch, self.size, self.columns - 1, len(durations))
+        both = self.padded.new_empty(self.diagonals, self.batch, self.columns)
+        for i, d in enumerate(durations):
+            both.zero_()
+            for kind in (BLANK, LABEL) if d > 0 else (LABEL,):
+                shift, entered = d + kind, 0
+                for block in self.into:
+                    arcs = block[max(shift - entered, 0) :, kind, self.window - shift]
+                    left = max(entered - shift, 0)
+                    both[left : left + len(arcs), :, kind:] += arcs[..., : self.columns - kind]
+                    entered += len(block)
+            out[..., i] = self._by_cell(both)
+        return out
 
-def _unskew(skewed: Tensor, size: int) -> Tensor:
-    """A view (rows, S+1, U+1) by (t, u) of a tensor (S+U+1, rows, U+1) stored by (n = t + u, u)."""
-    by_n, by_row, by_u = skewed.stride()
-    _, rows, width = skewed.shape
-    return skewed.as_strided((rows, size + 1, width), (by_row, by_n, by_n + by_u), skewed.storage_offset())
+    def _into_by_n(self) -> list[Tensor]:
+        return [diagonal for block in self.into for diagonal in block.unbind(0)]
 
+    def _by_cell(self, skewed: Tensor) -> Tensor:
+        """A copy (B, S, U+1) of what is stored by (n, row, U - u)."""
+        by_n, by_row, _ = skewed.stride()
+        shape, strides = (self.batch, self.size, self.columns - 1), (by_row, by_n, by_n - 1)
+        return skewed.as_strided(shape, strides, skewed.storage_offset() + self.columns - 2).contiguous()
 
-def _posterior(start: Tensor, weight: Tensor, beta: Tensor, duration: int, advance: int) -> Tensor:
-    """exp(alpha - log_prob + weight + beta of the node reached), (B, S, U+1)."""
-    _, size, width = weight.shape
-    out = torch.zeros_like(weight)
-    leaves = (slice(None), slice(0, max(size + 1 - duration, 0)), slice(0, width - advance))
-    arrives = (slice(None), slice(duration, duration + size), slice(advance, None))
-    out[leaves] = (start[leaves] + weight[leaves] + beta[arrives]).exp_()
-    return out
+    def _ends(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Where (T, U) of each row lies: window + n, row, column."""
+        rows = zip(self.frames, range(self.batch), self.labels, strict=True)
+        at = [(self.window + t + u, row, self.columns - 2 - u) for t, row, u in rows]
+        n, row, column = torch.tensor(at, dtype=torch.int64).view(-1, 3).to(self.device).unbind(-1)
+        return n, row, column
