@@ -32,12 +32,11 @@ class PrunedLoss(torch.autograd.Function):
         index, inside = _window_labels(targets, ranges, frames, labels)
         of_blank = logits.new_full(ranges.shape, NEG_INF, dtype=dtype)
         of_label = of_blank.clone()
-        norm = torch.zeros_like(of_blank)
         for row, part in _blocks(logits, frames):
-            block = logits[row, part].to(dtype)
-            norm[row, part] = torch.logsumexp(block, -1)
-            of_blank[row, part] = block[..., blank] - norm[row, part]
-            of_label[row, part] = block.gather(-1, index[row, part, :, None])[..., 0] - norm[row, part]
+            # Not less a logsumexp: its rounding, of a number as large as logits, would add up along a path.
+            block = logits[row, part].log_softmax(-1, dtype=dtype)
+            of_blank[row, part] = block[..., blank]
+            of_label[row, part] = block.gather(-1, index[row, part, :, None])[..., 0]
         width = targets.shape[1] + 1
         of_blank, of_label = (_to_lattice(x, ranges, inside, width) for x in (of_blank, of_label))
         training = ctx.needs_input_grad[0]
@@ -46,22 +45,21 @@ class PrunedLoss(torch.autograd.Function):
         )
         if training:
             masses = (_from_lattice(x, ranges, inside).to(dtype) for x in score_masses(result, rules))
-            ctx.save_for_backward(logits, index, norm, *masses, result.log_prob)
+            ctx.save_for_backward(logits, index, *masses, result.log_prob)
             ctx.settings = frames, blank
         return (-result.log_prob).to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        logits, index, norm, blank_mass, label_mass, log_prob = ctx.saved_tensors
+        logits, index, blank_mass, label_mass, log_prob = ctx.saved_tensors
         frames, blank = ctx.settings
         scale = grad_loss.masked_fill(log_prob == NEG_INF, 0.0)[:, None, None]
         blank_mass, label_mass = blank_mass * scale, label_mass * scale
         mass = blank_mass + label_mass
         grad = torch.zeros_like(logits, memory_format=torch.contiguous_format)
         for row, part in _blocks(logits, frames):
-            block = (logits[row, part].to(norm.dtype) - norm[row, part, :, None]).exp_()
-            block.mul_(mass[row, part, :, None])
+            block = logits[row, part].softmax(-1, dtype=mass.dtype).mul_(mass[row, part, :, None])
             block[..., blank] -= blank_mass[row, part]
             block.scatter_add_(-1, index[row, part, :, None], -label_mass[row, part, :, None])
             block.masked_fill_(mass[row, part, :, None] == 0, 0.0)  # whatever the logits were

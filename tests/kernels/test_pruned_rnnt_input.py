@@ -19,6 +19,7 @@ from tests.kernels.pruned_cases import (
     BLANK,
     INF,
     SMOOTHING,
+    at_windows,
     fused,
     joint_problem,
     leaf,
@@ -171,6 +172,30 @@ def test_far_peaks_and_masked_tokens_do_not_spoil_the_product_of_exponentials(
     torch.testing.assert_close(found[0].double(), truth[0], rtol=1e-6, atol=0)
     for mine, true in zip(found[1:], truth[1:], strict=True):
         torch.testing.assert_close(mine.double(), true, rtol=0, atol=1e-5 * max(1.0, float(true.abs().max())))
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_likely_texts_of_large_logits_err_at_most_twice_as_much_as_by_definition(offset: float) -> None:
+    """Log probabilities near 0 of logits far from 0, of which a long path adds up the rounding."""
+    am, lm, targets, *lens = problem([60, 45], [5, 3], vocab=12, dtype=torch.float32)
+    am[..., BLANK] += 12
+    am += offset
+    ranges = some_ranges(*lens, am.shape[1], lm.shape[1], 3, "regular")
+    logits = at_windows(am[:, :, None] + lm[:, None], ranges)
+    identity, zero = torch.eye(12), torch.zeros(12)
+    cases = (
+        (simple, (am, lm, targets, *lens), {}),
+        (pruned, (logits, targets, ranges, *lens), {}),
+        (fused, (am + 20, lm, identity, zero, targets, ranges, *lens), {"eps": 0.0}),  # relu does nothing
+    )
+    for loss, arguments, options in cases:
+        wide = [x.double() if x.is_floating_point() else x for x in arguments]
+        truth, plain, mine = (
+            [x.double() for x in loss(*given, backend=backend, **options)]
+            for given, backend in ((wide, "reference"), (arguments, "reference"), (arguments, "torch"))
+        )
+        for true, theirs, ours in zip(truth, plain, mine, strict=True):
+            assert (ours - true).norm() <= 2 * (theirs - true).norm() + 1e-6 * true.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
