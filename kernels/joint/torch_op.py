@@ -36,9 +36,11 @@ def joint_scores_torch(
         of_label = logits.gather(-1, chunk.label.clamp(min=0)[:, None])[:, 0]
         of_blank = logits[:, settings.blank].clone()
         top = logits.amax(-1)
-        norm[part] = logits.sub_(top[:, None]).exp2_().sum(-1).log2_().add_(top)
-        blank[part] = of_blank - norm[part]
-        label[part] = (of_label - norm[part]).masked_fill_(chunk.label < 0, float("-inf"))
+        log_sum = logits.sub_(top[:, None]).exp2_().sum(-1).log2_()
+        norm[part] = top + log_sum
+        # Not less norm: its rounding, of a number as large as the logits, would add up along a path.
+        blank[part] = of_blank - top - log_sum
+        label[part] = (of_label - top - log_sum).masked_fill_(chunk.label < 0, float("-inf"))
         if durations is not None and layer.duration_weight is not None:
             scores = torch.nn.functional.linear(hidden, layer.duration_weight, layer.duration_bias)
             durations[part] = scores.to(norm.dtype).log_softmax(-1)
@@ -74,7 +76,9 @@ def joint_gradients_torch(
         chunk = rows.take(part)
         active, hidden = _hidden(f2, g2, chunk, settings, buffers)
         dx = _logits(hidden, layer, buffers)
-        dx.sub_(norm[part, None]).exp2_().mul_((blank_mass[part] + label_mass[part])[:, None])
+        dx.sub_(norm[part, None]).exp2_()
+        # The sum is 1 but for the rounding of norm, which would be an error of all of a row alike.
+        dx.mul_(((blank_mass[part] + label_mass[part]) / dx.sum(-1))[:, None])
         dx[:, settings.blank] -= blank_mass[part]
         # A row without a label has no label mass either.
         dx.scatter_add_(-1, chunk.label.clamp(min=0)[:, None], -label_mass[part, None])
