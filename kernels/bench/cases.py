@@ -74,12 +74,12 @@ def value(what: str, form: str, unit: float = 1.0, **where: object) -> Callable[
 
 
 def worst_error(dtype: str) -> Callable[[Measured], float | None]:
-    """Largest error of a gradient over torch's own, of forms that compute all of it."""
+    """Largest error of a gradient over torch's own, of forms that hold no logits and compute all of it."""
 
     def measure(found: Measured) -> float | None:
         ours = [c for c in found.checks if c.dtype == dtype and not c.filtered and not c.peer]
-        ours = [c for c in ours if not c.output.endswith("loss")]
-        return max((c.error / max(c.of_torch, ROUNDING) for c in ours), default=None)
+        gradients = [c for c in ours if not c.output.endswith("loss") and "materialised" not in c.form]
+        return max((c.error / max(c.of_torch, ROUNDING) for c in gradients), default=None)
 
     return measure
 
