@@ -215,6 +215,26 @@ def test_half_precision_is_read_exactly_and_autocast_changes_nothing(dtype: torc
         torch.testing.assert_close(mine.double(), true, rtol=rounding, atol=5e-6)
 
 
+def test_inputs_need_not_be_contiguous() -> None:
+    f, g, weight, bias, targets, *lens = joint_problem()
+    ranges = some_ranges(*lens, f.shape[1], g.shape[1], 3, "regular")
+    logits = torch.randn(*ranges.shape, 12, dtype=torch.float64)
+    turned = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (f, g, weight, targets, ranges, logits)]
+    assert not any(x.is_contiguous() for x in turned)
+    f2, g2, weight2, targets2, ranges2, logits2 = turned
+    few = targets.clamp(max=7)
+    pairs = (
+        (simple(f, g, few, *lens), simple(f2, g2, few, *lens)),
+        (pruned(logits, targets, ranges, *lens), pruned(logits2, targets2, ranges2, *lens)),
+        (
+            fused(f, g, weight, bias, targets, ranges, *lens),
+            fused(f2, g2, weight2, bias, targets2, ranges2, *lens),
+        ),
+    )
+    for packed, strided in pairs:
+        torch.testing.assert_close(list(packed), list(strided), rtol=1e-12, atol=1e-13)
+
+
 class _Largest(TorchDispatchMode):
     """Elements of the largest tensor that is made; views count as what they show."""
 
