@@ -147,14 +147,14 @@ LATTICE_TYPES: dict[str, str | None] = {
 
 def _rnnt_cases(quick: bool) -> Iterator[Case]:
     for width in (61,) if quick else (61, 201, 1024):
-        columns, warps, _ = lattice.wavefront(width)
+        columns, warps, stages = lattice.wavefront(width)
         for skew in (1,) if quick or width != 61 else (1, 0):
             for kernel in (lattice.rnnt_alpha_kernel, lattice.rnnt_mass_kernel):
                 yield Case(
                     kernel=kernel,
                     text=f"U+1={width}" + ("" if skew else ", labels take a frame"),
                     types=LATTICE_TYPES,
-                    constants={"SKEW": skew, "COLUMNS": columns},
+                    constants={"SKEW": skew, "COLUMNS": columns, "STAGES": stages},
                     warps=warps,
                 )
 

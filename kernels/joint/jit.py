@@ -14,6 +14,9 @@ import triton.language as tl
 
 from maya.kernels.joint.dropout import COLUMN_STEP, FRAME_STEP
 
+# Arguments that differ from step to step, and are not worth compiling anew for.
+CHANGING = ("rows", "splits", "per_split", "blank", "seed", "threshold")
+
 LOG2E = tl.constexpr(math.log2(math.e))
 LN2 = tl.constexpr(math.log(2))
 LOWEST = tl.constexpr(-1e30)  # a maximum over nothing; -inf would make nan of its difference to -inf
@@ -72,7 +75,7 @@ def sum_of_projections(f, g, frame, state, c, width, inside):
     return of_frame.to(tl.float32) + of_state.to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["seed", "threshold"])
+@triton.jit(do_not_specialize=CHANGING)
 def hidden_kernel(
     f,  # [m, h]
     g,  # [n, h]
@@ -131,7 +134,7 @@ def logits_of_tile(
     return x * LOG2E + shift[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def norm_kernel(
     hidden,  # [r, h]
     weight,  # [v, h]
@@ -161,7 +164,7 @@ def norm_kernel(
     tl.store(partial + tl.program_id(1).to(tl.int64) * rows + r, top + tl.log2(total), mask=r < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def finish_kernel(
     partial,
     hidden,
@@ -210,7 +213,7 @@ def finish_kernel(
     tl.store(of_label + r, tl.where(y >= 0, z, float("-inf")), mask=used)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def logit_gradient_kernel(
     hidden,
     weight,
@@ -255,7 +258,7 @@ def logit_gradient_kernel(
     tl.store(at, x.to(out.dtype.element_ty), mask=used[:, None] & (c < vocab)[None, :])
 
 
-@triton.jit(do_not_specialize=["seed", "threshold"])
+@triton.jit(do_not_specialize=CHANGING)
 def segment_kernel(
     f,
     g,

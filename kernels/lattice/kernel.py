@@ -29,6 +29,7 @@ from maya.kernels.lattice import LatticeResult, rnnt_lattice, tdt_lattice
 NEG = tl.constexpr(-1e30)
 IMPOSSIBLE = tl.constexpr(-1e29)
 
+SIZES = ("wavefronts", "width")  # differ from batch to batch, and are not worth compiling anew for
 MAX_COLUMNS = 1024
 MAX_DURATION = 8  # each frame of it keeps two more vectors of a wavefront in registers
 SHORT = 4  # durations up to it fit beside wavefronts of MAX_COLUMNS, longer ones beside a quarter of it
@@ -58,17 +59,34 @@ def rnnt_lattice_triton(
     sizes = _sizes(frames, labels, blank.device)
     alpha = torch.empty(cells[0].shape, dtype=torch.float64, device=blank.device)
     log_prob = torch.empty(batch, device=blank.device)
-    columns, num_warps, _ = wavefront(width)
+    columns, num_warps, stages = wavefront(width)
     shape = (alpha.shape[1], width)
     with torch.cuda.device_of(blank):
         rnnt_alpha_kernel[(batch,)](
-            *cells, sizes, alpha, log_prob, *shape, SKEW=skew, COLUMNS=columns, num_warps=num_warps
+            *cells,
+            sizes,
+            alpha,
+            log_prob,
+            *shape,
+            SKEW=skew,
+            COLUMNS=columns,
+            STAGES=stages,
+            num_warps=num_warps,
         )
         if not with_posteriors:
             return LatticeResult(log_prob)
         mass = [torch.zeros_like(x) for x in cells]
         rnnt_mass_kernel[(batch,)](
-            *cells, sizes, alpha, log_prob, *mass, *shape, SKEW=skew, COLUMNS=columns, num_warps=num_warps
+            *cells,
+            sizes,
+            alpha,
+            log_prob,
+            *mass,
+            *shape,
+            SKEW=skew,
+            COLUMNS=columns,
+            STAGES=stages,
+            num_warps=num_warps,
         )
     return LatticeResult(log_prob, *(unskewed(x, blank.shape, skew) for x in mass))
 
@@ -120,11 +138,12 @@ def wavefront(width: int, longest: int = 1) -> tuple[int, int, int]:
 
     One warp shifts by shuffles, more shift through shared memory with barriers; so one, as long as the
     wavefronts that a program keeps fit into 255 registers without spilling. What is prefetched must fit
-    into shared memory. kernels/compile_gate.py checks both.
+    into shared memory, of which small GPUs have 99 KiB. kernels/compile_gate.py checks both.
     """
     columns = max(32, triton.next_power_of_2(width))
-    per_warp = 256 if longest == 1 else 128 if longest <= SHORT else 64
-    return columns, max(1, columns // per_warp), 3 if columns <= 256 else 1
+    if longest == 1:
+        return columns, max(1, columns // 256), 4 if columns <= 512 else 2
+    return columns, max(1, columns // (128 if longest <= SHORT else 64)), 3 if columns <= 256 else 1
 
 
 def skewed(x: Tensor, skew: int) -> Tensor:
@@ -212,7 +231,7 @@ def store_end(log_prob, alpha, frames, labels, u):
     tl.store(log_prob, tl.where(possible, end, float("-inf")).to(tl.float32))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def rnnt_alpha_kernel(
     blank,  # fp32 [b, n, u], as label
     label,
@@ -223,6 +242,7 @@ def rnnt_alpha_kernel(
     width,
     SKEW: tl.constexpr,  # 1: labels take no frame; 0: they take one
     COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     b = tl.program_id(0)
     u = tl.arange(0, COLUMNS)
@@ -232,7 +252,7 @@ def rnnt_alpha_kernel(
     used = u <= labels
     a = tl.where(u == 0, 0.0, NEG).to(tl.float64)
     tl.store(alpha + start + u, a, mask=used)
-    for n in tl.range(1, frames + SKEW * labels + 1, num_stages=4):
+    for n in tl.range(1, frames + SKEW * labels + 1, num_stages=STAGES):
         left = start + (n - 1) * width + u
         t = n - SKEW * u  # of the nodes entered; the cells left in the same column are at t - 1
         cell = (t >= 1) & (t <= frames) & used
@@ -246,7 +266,7 @@ def rnnt_alpha_kernel(
     store_end(log_prob + b, a, frames, labels, u)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def rnnt_mass_kernel(
     blank,
     label,
@@ -259,6 +279,7 @@ def rnnt_mass_kernel(
     width,
     SKEW: tl.constexpr,
     COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     b = tl.program_id(0)
     u = tl.arange(0, COLUMNS)
@@ -268,7 +289,7 @@ def rnnt_mass_kernel(
     last = frames + SKEW * labels
     at_end = tl.where(tl.load(log_prob + b) == float("-inf"), 0.0, 1.0)
     mass = tl.where(u == labels, at_end, 0.0)  # of the nodes of wavefront n + 1
-    for i in tl.range(0, last, num_stages=4):
+    for i in tl.range(0, last, num_stages=STAGES):
         n = last - 1 - i
         at = start + n * width + u
         t = n - SKEW * u
@@ -286,7 +307,7 @@ def rnnt_mass_kernel(
         mass = by_blank + by_label
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def tdt_alpha_kernel(
     blank,  # fp32 [b, n, u], as label
     label,
@@ -345,7 +366,7 @@ def tdt_alpha_kernel(
     store_end(log_prob + b, a, frames, labels, u)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def tdt_mass_kernel(
     blank,
     label,
