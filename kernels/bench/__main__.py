@@ -9,6 +9,7 @@ import importlib
 import re
 import subprocess
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -51,10 +52,17 @@ def main(arguments: list[str] | None = None) -> int:
     wrong = False
     for case, op in todo:
         print(f"\n== {case.name}: {op}", flush=True)
-        run = run_case(case, op, seconds=seconds, threads=options.threads, command=command)
+        try:
+            run = run_case(case, op, seconds=seconds, threads=options.threads, command=command)
+        except Exception:  # the other operators are still worth an hour
+            traceback.print_exc()
+            wrong = True
+            continue
         print(report.text(run), flush=True)
         wrong = wrong or bool(run.failed)
-        write(run, stem, draw=not options.no_plot and (case, op) == todo[-1])
+        write(run, stem)
+    if not options.no_plot:
+        draw(stem)
     print(f"\nwritten: {stem}.json, {stem}.md")
     return int(wrong)
 
@@ -131,17 +139,25 @@ def check_settings(case: Case, settings: tuple[Setting, ...]) -> list[Setting]:
     return list(dict.fromkeys(found))
 
 
-def write(run: report.Run, stem: Path, *, draw: bool) -> None:
-    """The files, with this run in them; after the last one also the picture."""
+def write(run: report.Run, stem: Path) -> None:
+    """The files, with this run in them."""
     runs = report.add(report.read(stem.with_suffix(".json")), run)
-    title = f"Kernels on {run.machine['gpu'] or run.machine['cpu']}"
-    report.write(runs, stem, title)
-    curves = any(len(earlier.results) > 2 for earlier in runs)
-    if draw and curves and (TOP / "tools" / "plot_bench.py").exists():
-        # A program of its own, because kernels import torch and triton only, and matplotlib may be absent.
-        results = str(stem.with_suffix(".json").resolve())
-        subprocess.run([sys.executable, "-m", "tools.plot_bench", results], cwd=TOP)
-        report.write(runs, stem, title)  # now that there is a picture to show
+    report.write(runs, stem, title(run))
+
+
+def draw(stem: Path) -> None:
+    """The picture, where there are curves to draw, and its place in the Markdown."""
+    runs = report.read(stem.with_suffix(".json"))
+    if not any(len(run.results) > 2 for run in runs) or not (TOP / "tools" / "plot_bench.py").exists():
+        return
+    # A program of its own, because kernels import torch and triton only, and matplotlib may be absent.
+    results = str(stem.with_suffix(".json").resolve())
+    subprocess.run([sys.executable, "-m", "tools.plot_bench", results], cwd=TOP)
+    report.write(runs, stem, title(runs[-1]))
+
+
+def title(run: report.Run) -> str:
+    return f"Kernels on {run.machine['gpu'] or run.machine['cpu']}"
 
 
 if __name__ == "__main__":

@@ -58,7 +58,13 @@ def check(op: str, module: ModuleType, setting: Setting) -> list[Check]:
     for form in module.forms(setting):
         if form.absent:
             continue
-        for name, error in errors_of(outputs_of(form), truth).items():
+        try:
+            outputs = outputs_of(form)
+        except RuntimeError:
+            if form.peer:
+                continue  # it will be asked again when it is measured, and say why
+            raise
+        for name, error in errors_of(outputs, truth).items():
             extra = PEER if form.peer else FILTERED if form.filtered and name != "loss" else 0.0
             found.append(
                 Check(

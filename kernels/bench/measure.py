@@ -149,7 +149,8 @@ def time_in_turns(
 ) -> dict[str, Timed]:
     """Times `parts` of each form in alternation for about `seconds`, 3 to 50 rounds after one that warms up.
 
-    A form that is absent, does not fit, or runs out of memory is left out and says why.
+    A form that is absent, does not fit, or runs out of memory is left out and says why, and so is a peer that
+    fails.
     """
     timed = {form.name: Timed(why_not=form.absent or too_large(form, device)) for form in forms}
     one_round = 0.0
@@ -162,6 +163,10 @@ def time_in_turns(
         except torch.OutOfMemoryError:
             timed[form.name].why_not = "out of memory"
             torch.cuda.empty_cache()
+        except RuntimeError as error:
+            if not form.peer:
+                raise
+            timed[form.name].why_not = first_line(error)
     running = [form for form in forms if not timed[form.name].why_not]
     rounds = int(min(max(seconds / max(one_round, 1e-9), 3), 50))
     for turn in range(rounds):
@@ -187,6 +192,10 @@ def seconds_of(run: Callable[[], Any], device: str) -> float:
     return before.elapsed_time(after) / 1e3
 
 
+def first_line(error: BaseException) -> str:
+    return f"failed: {type(error).__name__}: {error}".splitlines()[0]
+
+
 def too_large(form: Form, device: str) -> str:
     """Why the form is not started, or ""."""
     free = SHARE_OF_FREE_MEMORY * free_bytes(device)
@@ -197,7 +206,8 @@ def too_large(form: Form, device: str) -> str:
 
 def free_bytes(device: str) -> float:
     if torch.device(device).type == "cuda":
-        return float(torch.cuda.mem_get_info()[0])
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return float(torch.cuda.mem_get_info()[0] + cached)
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         return float(lines["MemAvailable"].split()[0]) * 1024
@@ -210,7 +220,8 @@ def ceilings(setting: Setting) -> list[Form]:
     device, cuda = setting.device, torch.device(setting.device).type == "cuda"
     flops = CEILING_SECONDS * (400e12 if cuda else 100e9)
     hidden, vocab = setting.hidden or 512, setting.vocab or 4096
-    count = int(min(setting.rows, max(flops / (2 * hidden * vocab), 256)))
+    most = 2 * GIB / (vocab * setting.torch_dtype.itemsize)
+    count = int(min(setting.rows, most, max(flops / (2 * hidden * vocab), 256)))
     with torch.random.fork_rng(devices=[]):
         make = torch.Generator(device).manual_seed(0)
         rows = torch.randn(count, hidden, generator=make, device=device).to(setting.torch_dtype)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from maya.kernels.bench.measure import Form, Setting
+from maya.kernels.bench.measure import Form, Setting, first_line
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -76,7 +76,7 @@ def in_child(order: dict[str, Any], name: str) -> dict[str, Any]:
         try:
             found = measure(order, name)
         except Exception as error:
-            found = {"why_not": f"failed: {type(error).__name__}: {error}".splitlines()[0]}
+            found = {"why_not": first_line(error)}
         os.write(writing, json.dumps(found).encode())
         os._exit(0)
     os.close(writing)

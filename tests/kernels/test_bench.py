@@ -88,6 +88,17 @@ def test_nan_is_not_right() -> None:
     assert not wrong.ok
 
 
+def test_an_operator_that_breaks_does_not_stop_the_others(
+    tiny_case: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, eps: float = 1e-4, **__: object) -> Tensor:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(rnnt_bench, "fused_rnnt_loss", broken)
+    assert main(["--out", str(tmp_path), "--no-plot"]) == 1
+    assert "no such kernel" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--case", "gpu"]) == 1
@@ -100,11 +111,21 @@ def test_turns_alternate_and_leave_out_what_cannot_run() -> None:
     def form(name: str) -> Form:
         return Form(name=name, forward=lambda: seen.append(name), both=lambda: seen.append(name.upper()))
 
-    left_out = [Form(name="absent", absent="not installed"), Form(name="large", needs_bytes=1e18)]
+    def fails() -> None:
+        raise RuntimeError("no kernel\nand a long story")
+
+    left_out = [
+        Form(name="absent", absent="not installed"),
+        Form(name="large", needs_bytes=1e18),
+        Form(name="peer", forward=fails, both=fails, peer=True),
+    ]
     timed = time_in_turns([form("a"), form("b"), *left_out], "cpu", seconds=0.0)
     assert "".join(seen) == "aAbB" + "aAbB" + "bBaA" + "aAbB"  # the first round warms up
     assert len(timed["a"].both) == 3
     assert timed["absent"].why_not == "not installed"
+    assert timed["peer"].why_not == "failed: RuntimeError: no kernel"
+    with pytest.raises(RuntimeError):
+        time_in_turns([replace(left_out[2], peer=False)], "cpu", seconds=0.0)
     assert timed["large"].why_not.startswith("needs 931322574.6 GiB of memory")
 
 
@@ -114,7 +135,7 @@ def test_the_peers_of_a_large_vocabulary_say_what_they_need() -> None:
 
 
 def test_peak_memory_sees_the_logits() -> None:
-    setting = Setting(batch=2, frames=50, labels=9, hidden=16, vocab=8192)
+    setting = Setting(batch=2, frames=100, labels=19, hidden=16, vocab=8192)
     logits = setting.rows * setting.vocab * 4
     forms = [*joint_bench.forms(setting), Form(name="no such form")]
     fused, materialised, absent = peak_memory("joint", forms, setting, threads=1).values()
