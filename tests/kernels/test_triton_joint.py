@@ -20,12 +20,16 @@ from maya.kernels.joint import (
 )
 from maya.kernels.joint.dropout import dropout_scale
 from maya.kernels.joint.synthetic import synthetic_problem
+from maya.kernels.pruned_rnnt import fused_pruned_rnnt_loss, prune_ranges
 from maya.kernels.rnnt import fused_rnnt_loss
 from maya.kernels.tdt import fused_tdt_loss
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = torch.finfo(torch.float32).eps
 FP = [torch.float32, torch.float16]
+pytestmark = (
+    [pytest.mark.gpu] if DEVICE == "cuda" else []
+)  # so that `make gpu-check` runs all of this, compiled
 
 
 @dataclass
@@ -252,15 +256,16 @@ def test_fp64_runs_in_torch() -> None:
     assert torch.equal(p.gradients("triton").weight, p.gradients("torch").weight)
 
 
-def run_loss(
-    tdt: bool, tensors: list[Tensor], targets: Tensor, f_lens: Tensor, target_lens: Tensor, backend: str
-) -> list[Tensor]:
+def run_loss(kind: str, tensors: list[Tensor], lens: list[Tensor], backend: str) -> list[Tensor]:
     """Loss, then the gradients of `tensors`, of a joint with dropout and a batch with an impossible row."""
     leaves = [x.clone().requires_grad_() for x in tensors]
-    lens = (targets, f_lens, target_lens)
     options = {"blank": 0, "activation": "tanh", "backend": backend, "dropout": 0.2, "seed": 9, "eps": 0.0}
-    if tdt:
+    if kind == "tdt":
         loss = fused_tdt_loss(*leaves, *lens, durations=(0, 1, 3), sigma=0.02, **options)
+    elif kind == "pruned":
+        occupations = torch.linspace(0, 1, 4 * 6 * 4, device=DEVICE).view(4, 6, 4)
+        ranges = prune_ranges(occupations.sin(), occupations.cos(), *lens[1:], s_range=2)
+        loss = fused_pruned_rnnt_loss(*leaves[:4], lens[0], ranges, *lens[1:], **options)
     else:
         loss = fused_rnnt_loss(*leaves[:4], *lens, fastemit=0.01, **options)
     (loss * torch.arange(1, 1 + len(loss), device=DEVICE)).nan_to_num(posinf=0.0).sum().backward()
@@ -268,24 +273,19 @@ def run_loss(
 
 
 @pytest.mark.parametrize("dtype", FP)
-@pytest.mark.parametrize("tdt", [False, True])
-def test_the_fused_losses_end_to_end(tdt: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("kind", ["rnnt", "tdt", "pruned"])
+def test_the_fused_losses_end_to_end(kind: str, dtype: torch.dtype) -> None:
     f, g = torch.randn(4, 6, 24), torch.randn(4, 4, 24)
     layer = [torch.randn(40, 24) / 5, torch.randn(40), torch.randn(3, 24) / 5, torch.randn(3)]
     tensors = [x.to(DEVICE, dtype) for x in (f, g, *layer)]
     lens = [torch.randint(1, 40, (4, 3)), torch.tensor([6, 4, 1, 0]), torch.tensor([3, 0, 1, 2])]
-    targets, f_lens, target_lens = (x.to(DEVICE) for x in lens)
-    arguments = (targets, f_lens, target_lens)
-    found = run_loss(tdt, tensors, *arguments, "triton")
-    plain = run_loss(tdt, tensors, *arguments, "torch")
-    exact = run_loss(tdt, [x.double() for x in tensors], *arguments, "torch")
+    lens = [x.to(DEVICE) for x in lens]
+    found = run_loss(kind, tensors, lens, "triton")
+    plain = run_loss(kind, tensors, lens, "torch")
+    exact = run_loss(kind, [x.double() for x in tensors], lens, "torch")
     assert found[0].isinf().tolist()[3] and found[0][:2].isfinite().all()
     assert not found[1][3].any() and not found[2][3].any()
-    check_errors(
-        [x.float() for x in found],
-        plain,
-        exact,
-    )
+    check_errors([x.float() for x in found], plain, exact)
 
 
 @pytest.mark.gpu

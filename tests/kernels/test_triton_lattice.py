@@ -10,6 +10,9 @@ from maya.kernels.lattice import LatticeResult, rnnt_lattice, tdt_lattice
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = torch.finfo(torch.float32).eps
+pytestmark = (
+    [pytest.mark.gpu] if DEVICE == "cuda" else []
+)  # so that `make gpu-check` runs all of this, compiled
 NAMES = ("log_prob", "blank", "label", "durations")
 # Lengths of a ragged batch: a full row, no labels, one frame, no frames, more labels than frames.
 FRAMES, LABELS = [7, 5, 1, 0, 2], [4, 0, 1, 2, 3]
