@@ -1,5 +1,7 @@
 """RNN-T loss fused with the joint's output layer; see kernels/joint."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -71,18 +73,31 @@ def fused_rnnt_loss(
         x is not None and x.requires_grad for x in (f, g, weight, bias)
     )
     rows = packed_rows(targets, frames, labels, f.shape[1])
-
-    def lattice(scores: RowScores) -> RowMasses:
-        cells = RowCells(rows, (f.shape[0], f.shape[1], g.shape[1]), chosen)
-        result = rnnt_lattice(
-            cells.scatter(scores.blank), cells.scatter(scores.label), frames, labels,
-            with_posteriors=training, backend=chosen,
-        )  # fmt: skip
-        dtype = scores.norm.dtype
-        loss = (-(1.0 + fastemit) * result.log_prob).to(dtype)
-        if result.blank is None or result.label is None:
-            return RowMasses(loss, result.log_prob)
-        label = cells.gather(result.label, dtype).mul_(1.0 + fastemit)
-        return RowMasses(loss, result.log_prob, cells.gather(result.blank, dtype), label)
-
+    lattice = partial(
+        rows_lattice, cells=RowCells(rows, (f.shape[0], f.shape[1], g.shape[1]), chosen), frames=frames,
+        labels=labels, fastemit=fastemit, with_posteriors=training, backend=chosen,
+    )  # fmt: skip
     return fused_loss(f, g, layer, rows, lattice, settings, eps=eps, backend=chosen)
+
+
+def rows_lattice(
+    scores: RowScores,
+    cells: RowCells,
+    frames: list[int],
+    labels: list[int],
+    *,
+    fastemit: float,
+    with_posteriors: bool,
+    backend: str,
+) -> RowMasses:
+    """Losses, and masses of all rows."""
+    result = rnnt_lattice(
+        cells.scatter(scores.blank), cells.scatter(scores.label), frames, labels,
+        with_posteriors=with_posteriors, backend=backend,
+    )  # fmt: skip
+    dtype = scores.norm.dtype
+    loss = (-(1.0 + fastemit) * result.log_prob).to(dtype)
+    if result.blank is None or result.label is None:
+        return RowMasses(loss, result.log_prob)
+    label = cells.gather(result.label, dtype).mul_(1.0 + fastemit)
+    return RowMasses(loss, result.log_prob, cells.gather(result.blank, dtype), label)

@@ -1,6 +1,7 @@
 """TDT loss fused with the joint's output layer; see kernels/joint."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -78,25 +79,39 @@ def fused_tdt_loss(
         x is not None and x.requires_grad for x in (f, g, weight, bias, duration_weight, duration_bias)
     )
     rows = packed_rows(targets, frames, labels, f.shape[1])
-
-    def lattice(scores: RowScores) -> RowMasses:
-        assert scores.durations is not None
-        cells = RowCells(rows, (f.shape[0], f.shape[1], g.shape[1]), chosen)
-        result = tdt_lattice(
-            cells.scatter(scores.blank - sigma), cells.scatter(scores.label - sigma),
-            cells.scatter(scores.durations), frames, labels,
-            durations=durations, with_posteriors=training, backend=chosen,
-        )  # fmt: skip
-        dtype = scores.norm.dtype
-        loss = (-result.log_prob).to(dtype)
-        if result.blank is None or result.label is None or result.durations is None:
-            return RowMasses(loss, result.log_prob)
-        blank_mass, label_mass = (cells.gather(x, dtype) for x in (result.blank, result.label))
-        of_durations = (blank_mass + label_mass)[:, None] * scores.durations.exp()
-        of_durations -= cells.gather(result.durations, dtype)
-        return RowMasses(loss, result.log_prob, blank_mass, label_mass, of_durations)
-
+    lattice = partial(
+        rows_lattice, cells=RowCells(rows, (f.shape[0], f.shape[1], g.shape[1]), chosen), frames=frames,
+        labels=labels, durations=durations, sigma=sigma, with_posteriors=training, backend=chosen,
+    )  # fmt: skip
     return fused_loss(f, g, layer, rows, lattice, settings, eps=eps, backend=chosen)
+
+
+def rows_lattice(
+    scores: RowScores,
+    cells: RowCells,
+    frames: list[int],
+    labels: list[int],
+    *,
+    durations: tuple[int, ...],
+    sigma: float,
+    with_posteriors: bool,
+    backend: str,
+) -> RowMasses:
+    """Losses, and masses and duration gradients of all rows."""
+    assert scores.durations is not None
+    result = tdt_lattice(
+        cells.scatter(scores.blank - sigma), cells.scatter(scores.label - sigma),
+        cells.scatter(scores.durations), frames, labels,
+        durations=durations, with_posteriors=with_posteriors, backend=backend,
+    )  # fmt: skip
+    dtype = scores.norm.dtype
+    loss = (-result.log_prob).to(dtype)
+    if result.blank is None or result.label is None or result.durations is None:
+        return RowMasses(loss, result.log_prob)
+    blank, label = (cells.gather(x, dtype) for x in (result.blank, result.label))
+    of_durations = (blank + label)[:, None] * scores.durations.exp()
+    of_durations -= cells.gather(result.durations, dtype)
+    return RowMasses(loss, result.log_prob, blank, label, of_durations)
 
 
 def draw(generator: torch.Generator | None) -> float:
