@@ -199,7 +199,7 @@ def finish_kernel(
         inside = c < width
         both = used[:, None] & inside[None, :]
         h = tl.load(hidden + r.to(tl.int64)[:, None] * width + c[None, :], mask=both, other=0.0)
-        w = tl.load(weight + blank * width + c, mask=inside, other=0.0)
+        w = tl.load(weight + blank.to(tl.int64) * width + c, mask=inside, other=0.0)
         blanks += h.to(tl.float32) * w.to(tl.float32)[None, :]
         w = tl.load(weight + y[:, None] * width + c[None, :], mask=both & (y >= 0)[:, None], other=0.0)
         labels += h.to(tl.float32) * w.to(tl.float32)

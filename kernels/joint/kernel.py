@@ -83,7 +83,7 @@ def joint_scores_triton(
         durations = torch.empty(n, layer.duration_weight.shape[0], device=f2.device)
     with torch.cuda.device_of(f2):
         for part in _chunks(n, HIDDEN_BYTES // (f2.shape[1] * f2.itemsize)):
-            chunk = rows.take(part)
+            chunk = _contiguous(rows.take(part))
             hidden = joint.hidden(chunk)
             joint.score(hidden, chunk.label, norm[part], blank[part], label[part])
             if durations is not None and layer.duration_weight is not None:
@@ -123,7 +123,7 @@ def joint_gradients_triton(
     of_row = [x.to(torch.float32).contiguous() for x in (norm, blank_mass, label_mass)]
     with torch.cuda.device_of(f2):
         for part in _chunks(len(rows), LOGIT_BYTES // (layer.weight.shape[0] * f2.itemsize)):
-            chunk = rows.take(part)
+            chunk = _contiguous(rows.take(part))
             hidden = joint.hidden(chunk)
             dx = joint.logit_gradient(hidden, chunk.label, [x[part] for x in of_row], grads.bias)
             if grads.weight is not None:
@@ -178,7 +178,8 @@ class _Joint:
             _signed(int(settings.dropout * 2**32)),
             1 / (1 - settings.dropout),
         )
-        tf32 = f2.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+        # Not `allow_tf32`, which raises where a program has set TF32 by the newer names.
+        tf32 = f2.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
         self.precision = "tf32" if tf32 else "ieee"
 
     def hidden(self, rows: RowList) -> Tensor:
@@ -260,6 +261,10 @@ def concurrent_programs(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return 2 * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _contiguous(rows: RowList) -> RowList:
+    return RowList(*(x.contiguous() for x in (rows.utterance, rows.frame, rows.state, rows.label)))
 
 
 def _chunks(n: int, most: int) -> Iterator[slice]:

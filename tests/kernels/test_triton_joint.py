@@ -239,9 +239,23 @@ def test_inputs_need_not_be_contiguous() -> None:
         p, f=p.f.t().contiguous().t(), g=torch.cat([p.g, p.g], 1)[:, :48],
         layer=OutputLayer(p.layer.weight.t().contiguous().t(), torch.stack([p.layer.bias] * 2, 1)[:, 0]),
     )  # fmt: skip
-    assert not any(x.is_contiguous() for x in (other.f, other.g, other.layer.weight))
+    columns = torch.stack([p.rows.utterance, p.rows.frame, p.rows.state, p.rows.label], 1).unbind(1)
+    other = replace(other, rows=RowList(*columns))
+    assert not any(x.is_contiguous() for x in (other.f, other.g, other.layer.weight, other.rows.frame))
     assert torch.equal(other.scores("triton").norm, p.scores("triton").norm)
     assert torch.equal(other.gradients("triton").weight, p.gradients("triton").weight)
+
+
+def test_tf32_is_used_where_torch_may_use_it() -> None:
+    p, default = problem(), torch.get_float32_matmul_precision()
+    used = []
+    try:
+        for setting in ("highest", "high"):
+            torch.set_float32_matmul_precision(setting)
+            used.append(kernel._Joint(p.f, p.g, p.layer, p.settings).precision)
+    finally:
+        torch.set_float32_matmul_precision(default)
+    assert used == ["ieee", "tf32"]
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="the GPU computes bf16 rightly")
