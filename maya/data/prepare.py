@@ -26,7 +26,7 @@ from maya.data.manifest import PARTS, Dropped, Row
 from maya.data.probe import ProbeConfig, Probed, probe
 from maya.data.report import describe, table
 from maya.data.split import Item, SplitConfig, split
-from maya.data.tar_audio import byte_range_source
+from maya.data.tar_audio import byte_range_source, file_stamp
 from maya.data.utterances import encode_cuts
 from maya.errors import MayaError
 
@@ -120,7 +120,8 @@ def to_cut(probed: Probed) -> Cut:
     row, channels = probed.row, list(range(probed.channels))
     if row.tar is not None:
         assert row.offset is not None and row.size is not None
-        source = byte_range_source(probed.path, row.offset, row.size, channels)
+        stamp = file_stamp(probed.path)
+        source = byte_range_source(probed.path, row.offset, row.size, channels, stamp)
     else:
         source = AudioSource(type="file", channels=channels, source=str(probed.path.resolve()))
     recording = Recording(

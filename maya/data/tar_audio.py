@@ -1,43 +1,49 @@
 """Audio that lies inside tar files, read in place.
 
-A recording in a tar is an ordinary lhotse `AudioSource` of type "url" whose address names a byte range:
-
-    bytes:///data/shard-000.tar?offset=1536&size=43210
-
-lhotse opens every address through its IO backend, and `use_byte_ranges()` puts a backend for this scheme
-in front of the current one. So `cut.load_audio()`, saving to `jsonl.gz` and lazy reading with
-`CutSet.from_file` all work unchanged, and only the member's bytes are read. Importing
-`maya.data.audio` calls it.
+A recording in a tar is an ordinary lhotse `AudioSource` whose source is the address of a byte range (see
+maya.data.byte_ranges), on a disk or in object storage. `use_byte_ranges()` teaches lhotse to open such
+addresses, so `cut.load_audio()`, transforms, saving to `jsonl.gz` and lazy reading with `CutSet.from_file`
+all work unchanged, and only the member's bytes are read; of a long WAV or FLAC, only those of the cut.
+Importing `maya.data.audio` calls it.
 """
 
 import io
-import os
-import tarfile
-import threading
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote
+from typing import Any
 
+import numpy as np
+import soundfile
 from lhotse.audio import AudioSource
+from lhotse.audio.backend import AudioBackend, get_current_audio_backend, set_current_audio_backend
 from lhotse.serialization import CompositeIOBackend, IOBackend, get_current_io_backend, set_current_io_backend
+from lhotse.utils import compute_num_samples
+from numpy.typing import NDArray
 
+from maya.data.byte_ranges import (
+    ByteRange,
+    RangeFile,
+    Stamp,
+    file_stamp,
+    is_address,
+    parse_address,
+    read_range,
+    store_of,
+)
+from maya.data.tar_index import TarMember, TarScan, index_tar, member_header, scan_tar
 from maya.errors import MayaError
 
-_SCHEME = "bytes://"
-_MAX_OPEN_FILES = 256
+__all__ = [
+    "ByteRange", "Stamp", "TarMember", "TarScan", "byte_range_source", "decode", "file_stamp", "index_tar",
+    "member_header", "open_range", "parse_address", "read_range", "scan_tar", "use_byte_ranges",
+]  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
-class TarMember:
-    """A regular file in a tar: its name, and where its data begins and how long it is (bytes)."""
-
-    name: str
-    offset: int
-    size: int
+# Kinds in which a place can be found without decoding what lies before it, by their first bytes.
+_SEEKABLE = (b"RIFF", b"RF64", b"fLaC")
+_SAMPLES_AT_ONCE = 1 << 23  # 32 MB of float32: more is decoded piece by piece, as much as there is
 
 
 class ByteRangeIOBackend(IOBackend):
-    """Opens `bytes://` addresses for reading."""
+    """Opens addresses of byte ranges for reading."""
 
     def open(self, identifier: Path | str, mode: str = "rb") -> io.BytesIO:
         if mode != "rb":
@@ -45,10 +51,48 @@ class ByteRangeIOBackend(IOBackend):
         return io.BytesIO(read_range(*parse_address(str(identifier))))
 
     def handles_special_case(self, identifier: Path | str) -> bool:
-        return str(identifier).startswith(_SCHEME)
+        return is_address(str(identifier))
 
     def is_applicable(self, identifier: Path | str) -> bool:
         return self.handles_special_case(identifier)
+
+
+class ByteRangeAudioBackend(AudioBackend):
+    """Decodes addresses of byte ranges, and leaves everything else to the backend that was there before."""
+
+    def __init__(self, other: AudioBackend | None = None) -> None:
+        self.other = other or get_current_audio_backend()
+
+    def read_audio(
+        self,
+        path_or_fd: Any,
+        offset: float = 0.0,
+        duration: float | None = None,
+        force_opus_sampling_rate: int | None = None,
+    ) -> tuple[NDArray[np.float32], int]:
+        if isinstance(path_or_fd, str) and is_address(path_or_fd):
+            return decode(parse_address(path_or_fd), offset, duration)
+        return self.other.read_audio(path_or_fd, offset, duration, force_opus_sampling_rate)
+
+    def info(self, path_or_fd: Any, force_opus_sampling_rate: int | None = None) -> Any:
+        if isinstance(path_or_fd, str) and is_address(path_or_fd):
+            path_or_fd = open_range(parse_address(path_or_fd))
+        return self.other.info(path_or_fd, force_opus_sampling_rate)
+
+    def handles_special_case(self, path_or_fd: Any) -> bool:
+        return self.other.handles_special_case(path_or_fd)
+
+    def is_applicable(self, path_or_fd: Any) -> bool:
+        return True
+
+    def supports_save(self) -> bool:
+        return self.other.supports_save()
+
+    def supports_info(self) -> bool:
+        return self.other.supports_info()
+
+    def save_audio(self, *args: Any, **options: Any) -> None:
+        self.other.save_audio(*args, **options)
 
 
 def use_byte_ranges() -> None:
@@ -56,89 +100,66 @@ def use_byte_ranges() -> None:
     current = get_current_io_backend()
     if not (isinstance(current, CompositeIOBackend) and isinstance(current.backends[0], ByteRangeIOBackend)):
         set_current_io_backend(CompositeIOBackend([ByteRangeIOBackend(), current]))
+    if not isinstance(get_current_audio_backend(), ByteRangeAudioBackend):
+        set_current_audio_backend(ByteRangeAudioBackend())
 
 
-def byte_range_source(path: Path | str, offset: int, size: int, channels: list[int]) -> AudioSource:
-    """The lhotse source of an audio file that is `size` bytes from `offset` in `path`."""
-    address = f"{_SCHEME}{quote(str(Path(path).resolve()))}?offset={offset}&size={size}"
-    return AudioSource(type="url", channels=channels, source=address)
+def byte_range_source(
+    path: Path | str, offset: int, size: int, channels: list[int], stamp: Stamp | None = None
+) -> AudioSource:
+    """The lhotse source of an audio file that is `size` bytes from `offset` in `path`, a local path or
+    `s3://bucket/key`. stamp: `file_stamp(path)`, with which the file is refused once it was replaced."""
+    path = str(path) if str(path).startswith("s3://") else str(Path(path).resolve())
+    # Type "file" and not "url": lhotse reads the latter whole before it looks for the cut.
+    return AudioSource(type="file", channels=channels, source=ByteRange(path, offset, size, stamp).address)
 
 
-def parse_address(address: str) -> tuple[str, int, int]:
-    """(path, offset, size) of a `bytes://` address."""
-    path, _, query = address.removeprefix(_SCHEME).partition("?")
-    fields = dict(part.split("=", 1) for part in query.split("&"))
-    return unquote(path), int(fields["offset"]), int(fields["size"])
+def open_range(where: ByteRange) -> io.BytesIO | io.BufferedReader:
+    """A range as a file: what is small, or cannot be searched, in memory; other audio to be read in parts."""
+    block = store_of(where.path).block
+    if where.size > 2 * block:
+        head = read_range(where.path, where.offset, len(_SEEKABLE[0]), where.stamp)
+        if head in _SEEKABLE:
+            return io.BufferedReader(RangeFile(where), block)
+    return io.BytesIO(read_range(*where))
 
 
-def read_range(path: Path | str, offset: int, size: int) -> bytes:
-    """`size` bytes of `path` from `offset`; MayaError when the file is missing or shorter than that."""
+def decode(
+    where: ByteRange, offset: float = 0.0, duration: float | None = None
+) -> tuple[NDArray[np.float32], int]:
+    """((C, N) samples in [-1, 1], sampling rate) of a range, from `offset` seconds for `duration` seconds or
+    to its end. Raises MayaError, naming file and position, when it cannot be read or decoded."""
+    if where.size == 0:
+        raise MayaError(f"the member at byte {where.offset} of {where.path} has no bytes")
+    whole = offset == 0 and duration is None
+    file = io.BytesIO(read_range(*where)) if whole else open_range(where)
     try:
-        data = _OPEN_FILES.pread(str(path), size, offset)
-    except OSError as error:
-        raise MayaError(f"cannot read {path}: {error.strerror}") from None
-    if len(data) != size:
+        with soundfile.SoundFile(file) as opened:
+            rate = opened.samplerate
+            opened.seek(min(compute_num_samples(offset, rate), opened.frames) if offset else 0)
+            left = opened.frames - opened.tell()
+            wanted = left if duration is None else min(left, compute_num_samples(duration, rate))
+            return _read(opened, wanted).T, rate
+    except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError, MemoryError) as error:
+        failure = getattr(getattr(file, "raw", None), "failure", None)
+        if failure is not None:
+            raise failure from None
         raise MayaError(
-            f"{path} ends before byte {offset + size}, which the manifest gives as the end of a member; "
-            "the tar is truncated, or the manifest was made for another one"
-        )
-    return data
+            f"cannot decode the {where.size} bytes from {where.offset} of {where.path}: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from None
 
 
-def index_tar(path: Path | str) -> list[TarMember]:
-    """The regular files of an uncompressed tar in order; reads headers only.
-
-    Raises MayaError when the file is missing, compressed, truncated or not a tar.
-    """
-    try:
-        with tarfile.open(path, "r:") as tar:
-            members = [TarMember(m.name, m.offset_data, m.size) for m in tar if m.isreg()]
-        length = os.path.getsize(path)
-    except (tarfile.TarError, EOFError) as error:
-        raise MayaError(f"{path} is not an uncompressed tar file ({error})") from None
-    except OSError as error:
-        raise MayaError(f"cannot read {path}: {error.strerror or error}") from None
-    if members and members[-1].offset + members[-1].size > length:
-        raise MayaError(f"{path} is truncated: its member {members[-1].name!r} goes past the end of the file")
-    return members
-
-
-def member_header(path: Path | str, offset: int) -> TarMember | None:
-    """The member whose data begins at `offset`, according to the header just before it; None if there is no
-    header. The name is cut to 100 characters where the tar keeps long names elsewhere."""
-    if offset < tarfile.BLOCKSIZE:
-        return None
-    try:
-        block = _OPEN_FILES.pread(str(path), tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
-        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.TarError:
-        return None
-    except OSError as error:
-        raise MayaError(f"cannot read {path}: {error.strerror}") from None
-    return TarMember(info.name, offset, info.size)
-
-
-class _OpenFiles:
-    """Keeps tars open between reads; positional reads share a descriptor between threads and forks."""
-
-    def __init__(self) -> None:
-        self._descriptors: dict[str, int] = {}
-        self._lock = threading.Lock()
-
-    def pread(self, path: str, size: int, offset: int) -> bytes:
-        descriptor = self._descriptors.get(path)
-        if descriptor is not None:
-            return os.pread(descriptor, size, offset)
-        descriptor = os.open(path, os.O_RDONLY)
-        with self._lock:
-            keep = path not in self._descriptors and len(self._descriptors) < _MAX_OPEN_FILES
-            if keep:
-                self._descriptors[path] = descriptor
-        try:
-            return os.pread(descriptor, size, offset)
-        finally:
-            if not keep:
-                os.close(descriptor)
-
-
-_OPEN_FILES = _OpenFiles()
+def _read(opened: soundfile.SoundFile, frames: int) -> NDArray[np.float32]:
+    """(N, C): at most `frames` samples. A header may claim any number: no memory is taken on its word."""
+    at_once = max(1, _SAMPLES_AT_ONCE // opened.channels)
+    parts = []
+    while frames > 0:
+        part = opened.read(min(frames, at_once), dtype="float32", always_2d=True)
+        parts.append(part)
+        frames -= len(part)
+        if len(part) < min(frames + len(part), at_once):
+            break
+    if not parts:
+        return np.zeros((0, opened.channels), np.float32)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

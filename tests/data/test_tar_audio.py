@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import tarfile
@@ -5,15 +6,24 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
-from lhotse import CutSet
+from lhotse import AudioSource, CutSet, Recording
 
 from maya.data.audio import load_audio, load_cut_audio
 from maya.data.manifest import Row
 from maya.data.prepare import to_cut
 from maya.data.probe import ProbeConfig, probe
-from maya.data.tar_audio import byte_range_source, index_tar, member_header, parse_address, read_range
+from maya.data.tar_audio import (
+    byte_range_source,
+    file_stamp,
+    index_tar,
+    member_header,
+    parse_address,
+    read_range,
+)
 from maya.errors import MayaError
 from tests.data.making import write_tar, write_tone
 
@@ -105,7 +115,7 @@ def test_threads_share_a_tar(tmp_path: Path) -> None:
 def test_address_survives_odd_paths(tmp_path: Path) -> None:
     path = tmp_path / "a b?c&d=e%20.tar" / "ü.tar"
     source = byte_range_source(path, 3, 4, [0])
-    assert parse_address(source.source) == (str(path), 3, 4)
+    assert parse_address(source.source) == (str(path), 3, 4, None)
 
 
 def test_errors_are_sentences(tmp_path: Path) -> None:
@@ -146,3 +156,81 @@ def test_wrong_ranges_drop_the_utterance(tmp_path: Path) -> None:
     assert [d.id for d in dropped] == ["u0", "u1", "u2", "u3", "no such"]
     assert {d.reason for d in dropped} == {"tar_mismatch"}
     assert "lies 'clips/1.flac'" in dropped[1].detail
+
+
+@pytest.mark.parametrize("options", [{}, {"subtype": "FLOAT"}, {"format": "FLAC"}])
+def test_a_cut_of_a_long_recording_reads_little_more_than_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+) -> None:
+    """120 s at 16 kHz; a cut of 2 s. FLAC is searched for the place, by halving."""
+    rng = np.random.default_rng(0)
+    samples = rng.uniform(-0.5, 0.5, 120 * 16000).astype(np.float32)
+    soundfile.write(tmp_path / "a", samples, 16000, **({"format": "WAV"} | options))
+    data = (tmp_path / "a").read_bytes()
+    tar = write_tar(tmp_path / "a.tar", {"before.wav": b"x" * 700, "a": data, "after": b"y" * 900})
+    member = index_tar(tar)[1]
+    source = byte_range_source(tar, member.offset, member.size, [0], file_stamp(tar))
+    recording = Recording("r", [source], 16000, 120 * 16000, 120.0)
+    cut = recording.to_cut().truncate(offset=71.3, duration=2.0)
+    read, pread = [], os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: read.append(size) or pread(fd, size, offset))
+    expected = samples[round(71.3 * 16000) :][: 2 * 16000]
+    np.testing.assert_allclose(cut.load_audio()[0], expected, atol=4e-5)
+    needed = len(data) * 2 / 120
+    assert sum(read) < needed + (20 if "format" in options else 4) * 65536 < len(data) / 2
+    read.clear()
+    np.testing.assert_allclose(recording.to_cut().load_audio()[0], samples, atol=4e-5)
+    assert len(data) <= sum(read) <= len(data) + 65536
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "opus", "mp3"])
+def test_sub_cuts_of_every_format(tmp_path: Path, suffix: str) -> None:
+    options = {"opus": {"format": "OGG", "subtype": "OPUS"}, "mp3": {"format": "MP3"}}.get(suffix, {})
+    path = write_tone(tmp_path / f"a.{suffix}", 30.0, 16000, **options)
+    tar = write_tar(tmp_path / "a.tar", {path.name: path.read_bytes()})
+    member = index_tar(tar)[0]
+    theirs = Recording.from_file(path, "r")
+    ours = replace(theirs, sources=[byte_range_source(tar, member.offset, member.size, [0])])
+    for offset, duration in ((0.0, 30.0), (0.0, 1.5), (12.345, 3.0), (29.0, 1.0)):
+        a, b = (r.to_cut().truncate(offset=offset, duration=duration).load_audio() for r in (ours, theirs))
+        np.testing.assert_allclose(a, b, atol=0 if suffix != "mp3" else 1e-6)  # mpg123 rounds by buffers
+
+
+def test_manifests_of_before_are_still_read(tmp_path: Path) -> None:
+    """Their sources are of type "url", and have no stamp."""
+    tar, files = make_tar(tmp_path, count=1, rate=16000)
+    member = index_tar(tar)[0]
+    old = AudioSource("url", [0], byte_range_source(tar, member.offset, member.size, [0]).source)
+    recording = Recording("r", [old], 16000, 4800, 0.3)
+    torch.testing.assert_close(load_cut_audio(recording.to_cut()), load_audio(files["clips/0.flac"]))
+
+
+def test_a_replaced_tar_is_refused_by_the_cut(tmp_path: Path) -> None:
+    tar, _ = make_tar(tmp_path)
+    kept, _ = probe(tmp_path, tar_rows(tar), ProbeConfig())
+    cuts = [to_cut(one) for one in kept]
+    load_cut_audio(cuts[0])
+    os.utime(tar, (1, 1))
+    with pytest.raises(
+        MayaError, match=r"utterance 'u1': cannot read .*\.tar was replaced since the manifest"
+    ):
+        load_cut_audio(cuts[1])
+
+
+def test_cuts_can_be_copied_into_shar(tmp_path: Path) -> None:
+    tar, files = make_tar(tmp_path, count=2, rate=16000)
+    cuts = CutSet.from_cuts([to_cut(one) for one in probe(tmp_path, tar_rows(tar), ProbeConfig())[0]])
+    (tmp_path / "shar").mkdir()
+    cuts.to_shar(tmp_path / "shar", fields={"recording": "wav"})
+    copies = CutSet.from_shar(in_dir=tmp_path / "shar")
+    for cut, shar, path in zip(cuts, copies, files.values(), strict=True):
+        expected = load_audio(path)
+        torch.testing.assert_close(load_cut_audio(cut), expected)
+        torch.testing.assert_close(load_cut_audio(shar), expected, atol=4e-5, rtol=0)
+
+
+def test_an_empty_member_is_one_sentence(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"a.wav": b""})
+    source = byte_range_source(tar, 512, 0, [0])
+    with pytest.raises(MayaError, match=r"utterance 'r': cannot read .*a\.tar has no bytes"):
+        load_cut_audio(Recording("r", [source], 16000, 16000, 1.0).to_cut())
