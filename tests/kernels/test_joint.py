@@ -160,6 +160,25 @@ def test_the_mask_of_dropout_is_a_function_of_cell_column_and_seed() -> None:
         assert abs(float((square * square.roll(shift, axis)).mean()) * 4) < 0.02
 
 
+def test_the_mask_is_that_of_its_definition_in_unsigned_32_bit_arithmetic() -> None:
+    def mix(x: int) -> int:
+        x ^= x >> 16
+        x = x * 0x7FEB352D % 2**32
+        x ^= x >> 15
+        x = x * 0x846CA68B % 2**32
+        return x ^ x >> 16
+
+    frame, state = torch.tensor([0, 1, 7, 123456]), torch.tensor([5, 0, 1 << 20, 3])
+    rows = RowList(frame * 0, frame, state, frame)
+    for seed, dropout in ((0, 0.5), (17, 0.1), ((1 << 31) + 3, 0.9), (-4, 0.3)):
+        settings = JointSettings(BLANK, dropout=dropout, seed=seed)
+        kept = dropout_scale(rows, 50, settings, torch.float32) > 0
+        for r, (t, u) in enumerate(zip(frame.tolist(), state.tolist(), strict=True)):
+            key = mix((t * 0x9E3779B1 + mix((u + seed) % 2**32)) % 2**32)
+            draws = [mix((key + c * 0x85EBCA77) % 2**32) for c in range(50)]
+            assert kept[r].tolist() == [x >= int(dropout * 2**32) for x in draws]
+
+
 def test_occupancies_sum_to_the_length_of_the_path() -> None:
     """Every path of RNN-T leaves S cells by a blank and U by a label."""
     p = synthetic_problem(2, 30, 8, 16, 20, kind="soft", dtype=torch.float64)
