@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 GIB = 1 << 30
-SHARE_OF_FREE_MEMORY = 0.8  # a form that needs more than this share of what is free is not started
+SHARE_OF_FREE_MEMORY = 0.7  # a form that needs more than this share of what is free is not started
 CEILING_SECONDS = 0.1  # about the length of one product on a CPU, at 100 GFLOP/s
 
 

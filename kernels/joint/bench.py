@@ -81,7 +81,7 @@ def _materialised(name: str, p: FusedProblem, setting: Setting) -> Form:
         name,
         loss,
         leaves(p),
-        needs_bytes=materialised_bytes(setting, setting.rows, copies=1, wide_copies=2),
+        needs_bytes=materialised_bytes(setting, setting.rows, copies=2, wide_copies=2),
         cost=lambda: materialised_cost(setting, setting.rows),
     )
 

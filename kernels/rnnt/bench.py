@@ -77,7 +77,7 @@ def _torchaudio(p: FusedProblem, setting: Setting) -> Form:
         loss,
         leaves(p),
         needs_bytes=materialised_bytes(
-            setting, setting.rows, copies=0 if setting.dtype == "float32" else 1, wide_copies=3
+            setting, setting.rows, copies=0 if setting.dtype == "float32" else 1, wide_copies=2
         ),
         cost=lambda: materialised_cost(setting, setting.rows),
         peer=True,
