@@ -63,31 +63,16 @@ def rnnt_lattice_triton(
     shape = (alpha.shape[1], width)
     with torch.cuda.device_of(blank):
         rnnt_alpha_kernel[(batch,)](
-            *cells,
-            sizes,
-            alpha,
-            log_prob,
-            *shape,
-            SKEW=skew,
-            COLUMNS=columns,
-            STAGES=stages,
-            num_warps=num_warps,
-        )
+            *cells, sizes, alpha, log_prob, *shape,
+            SKEW=skew, COLUMNS=columns, STAGES=stages, num_warps=num_warps,
+        )  # fmt: skip
         if not with_posteriors:
             return LatticeResult(log_prob)
         mass = [torch.zeros_like(x) for x in cells]
         rnnt_mass_kernel[(batch,)](
-            *cells,
-            sizes,
-            alpha,
-            log_prob,
-            *mass,
-            *shape,
-            SKEW=skew,
-            COLUMNS=columns,
-            STAGES=stages,
-            num_warps=num_warps,
-        )
+            *cells, sizes, alpha, log_prob, *mass, *shape,
+            SKEW=skew, COLUMNS=columns, STAGES=stages, num_warps=num_warps,
+        )  # fmt: skip
     return LatticeResult(log_prob, *(unskewed(x, blank.shape, skew) for x in mass))
 
 

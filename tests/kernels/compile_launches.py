@@ -1,0 +1,93 @@
+"""Compiles what the Triton forms really launch, and launches nothing.
+
+    python -m tests.kernels.compile_launches 90
+
+The compile gate states the types of each launch by hand. Here the forms themselves run on CPU tensors, with a
+driver that knows a target and no device: arguments, specialisation and dtypes are those of production. The
+tensors hold nothing of sense, only what is launched counts.
+"""
+
+import sys
+import tempfile
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from maya.kernels.compile_gate import kernels
+from maya.kernels.joint import ALL_WANTED, JointSettings, OutputLayer, kernel, packed_rows
+from maya.kernels.lattice.kernel import rnnt_lattice_triton, tdt_lattice_triton
+
+
+class TargetAlone:
+    """What Triton asks a driver before it compiles."""
+
+    def __init__(self, target: int) -> None:
+        self.target = GPUTarget("cuda", target, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def launch_joint(
+    batch: int, size: int, labels: int, hidden: int, vocab: int, dtype: torch.dtype, full: bool
+) -> None:
+    layer = OutputLayer(torch.zeros(vocab, hidden, dtype=dtype))
+    if full:
+        layer = OutputLayer(
+            layer.weight, torch.zeros(vocab), torch.zeros(5, hidden, dtype=dtype), torch.zeros(5)
+        )
+    f, g = (torch.zeros(batch * n, hidden, dtype=dtype) for n in (size, labels + 1))
+    targets = torch.ones(batch, labels, dtype=torch.int64)
+    rows = packed_rows(targets, [size] * batch, [labels] * batch, size)
+    settings = JointSettings(0, "tanh" if full else "relu", 0.1 if full else 0.0, seed=1)
+    kernel.joint_scores_triton(f, g, layer, rows, settings)
+    zeros = torch.zeros(len(rows))
+    of_durations = torch.zeros(len(rows), 5) if full else None
+    masses = (zeros, zeros, zeros, of_durations)
+    kernel.joint_gradients_triton(f, g, layer, rows, *masses, settings, ALL_WANTED)
+
+
+def launch_lattices(batch: int, size: int, labels: int) -> None:
+    cells, lens = torch.zeros(batch, size, labels + 1), ([size] * batch, [labels] * batch)
+    for label_ends in (False, True):
+        rnnt_lattice_triton(cells, cells, *lens, with_posteriors=True, label_ends=label_ends)
+    for durations in ((0, 1, 2, 3, 4), (1, 2)):
+        scores = torch.zeros(*cells.shape, len(durations))
+        tdt_lattice_triton(cells, cells, scores, *lens, durations=durations, with_posteriors=True)
+
+
+def main(target: int) -> None:
+    compiled, run = set(), JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        compiled.add(self.fn.__name__)
+        return run(self, *args, grid=grid, warmup=True, **options)
+
+    driver.set_active(TargetAlone(target))
+    JITFunction.run = compile_only
+    kernel.tiles_for = lambda table, dtype, device: table[target // 10, dtype.itemsize]
+    kernel.concurrent_programs = lambda device: 264
+    with tempfile.TemporaryDirectory() as cache:
+        triton.knobs.cache.dir = cache
+        launch_joint(2, 20, 5, 640, 1024, torch.float16, full=True)
+        launch_joint(
+            1, 1, 0, 40, 33, torch.float32, full=False
+        )  # sizes of 1, which Triton likes to make constants
+        launch_lattices(2, 20, 5)
+        launch_lattices(1, 1, 0)
+    assert compiled == kernels(), kernels() - compiled
+    print("compile_launches: passed")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
