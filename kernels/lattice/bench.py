@@ -1,7 +1,9 @@
 """Benchmark of the lattices, log probabilities given: `python -m maya.kernels.bench lattice`.
 
-RNN-T and TDT on each backend, and torchaudio's RNN-T loss on the least that it accepts, two symbols of fp32.
-Forward is the log probability alone, forward + backward also the posteriors of all arcs.
+RNN-T and TDT on each backend, and torchaudio's RNN-T loss, all given log probabilities in fp32. torchaudio
+gets them with `fused_log_softmax=False`, so that it normalises nothing, and with the fewest symbols that it
+accepts, two, so that its gradient (B, S, U+1, V) is no more than the posteriors. Forward is the log probability
+alone (torchaudio makes its gradient there already), forward + backward also the posteriors of all arcs.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from maya.kernels.bench.measure import Cost, Form, Setting
 from maya.kernels.joint.bench import DURATIONS, backends
-from maya.kernels.lattice import LatticeResult, lattice_dtype, rnnt_lattice, tdt_lattice
+from maya.kernels.lattice import LatticeResult, rnnt_lattice, tdt_lattice
 
 TORCHAUDIO = "RNN-T, torchaudio"
 
@@ -93,23 +95,16 @@ def reference(setting: Setting, *, exact: bool) -> Form:
 
 
 def _rnnt(weights: Weights, backend: str, with_posteriors: bool) -> LatticeResult:
-    blank, label = (_as_losses_give_it(x, backend) for x in (weights.blank, weights.label))
-    return rnnt_lattice(blank, label, *weights.lens, with_posteriors=with_posteriors, backend=backend)
+    return rnnt_lattice(
+        weights.blank, weights.label, *weights.lens, with_posteriors=with_posteriors, backend=backend
+    )
 
 
 def _tdt(weights: Weights, backend: str, with_posteriors: bool) -> LatticeResult:
-    blank, label, durations = (
-        _as_losses_give_it(x, backend) for x in (weights.blank, weights.label, weights.durations)
-    )
     return tdt_lattice(
-        blank, label, durations, *weights.lens,
+        weights.blank, weights.label, weights.durations, *weights.lens,
         durations=DURATIONS, with_posteriors=with_posteriors, backend=backend,
     )  # fmt: skip
-
-
-def _as_losses_give_it(x: Tensor, backend: str) -> Tensor:
-    """Losses widen scores for torch; the Triton kernels widen their sums themselves."""
-    return x if backend == "triton" else x.to(lattice_dtype(x.device))
 
 
 def _torchaudio(weights: Weights) -> Form:

@@ -23,7 +23,7 @@ FLOOR = -1e30  # below any sum of log probabilities but -inf
 LOG2_E = 1 / math.log(2.0)
 BLANK, LABEL = 0, 1  # kinds of arc; also the number of labels that one emits
 # For 32 MiB and more glibc asks the system for fresh pages every time, which costs 0.6 ms per MiB.
-BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 24
 
 
 @dataclass(slots=True)
@@ -125,20 +125,22 @@ class _Sweep:
         # n < S + U + 1 and -1 <= u <= U would leave from there, cell or not.
         self.above = width - 1 + self.longest
         shape = (self.batch, self.above + self.size + width + 1, width + 2)
-        self.padded = torch.empty(shape, dtype=self.dtype, device=self.device)
+        self.padded = torch.full(shape, NEG_INF, dtype=self.dtype, device=self.device)
 
     def set_weight(self, kind: int, duration: int, *parts: Tensor, ends: bool) -> None:
         """Log weights (B, S, U+1) of one sort of arc, summed over `parts`; ends: it may land on (T, U)."""
-        inside = self.padded.fill_(NEG_INF)[:, self.above : self.above + self.size, 2:]
-        for row, (t, u) in enumerate(zip(self.frames, self.labels, strict=True)):
-            # The cells whose arcs stay before T, and the one from which (T, U) is reached.
-            cells = [(row, slice(0, max(t - duration, 0)), slice(0, u + 1 - kind))]
+        inside = self.padded[:, self.above : self.above + self.size, 2:].copy_(parts[0])
+        for part in parts[1:]:
+            inside += part
+        for of_row, t, u in zip(inside, self.frames, self.labels, strict=True):
+            # Arcs from frames before `last` stay before T, and those from `last` reach it.
+            last, past = max(t - duration, 0), u + 1 - kind
+            of_row[:last, past:] = NEG_INF
             if ends and t >= duration and u >= kind:
-                cells.append((row, slice(t - duration, t - duration + 1), slice(u - kind, u + 1 - kind)))
-            for at in cells:
-                inside[at] = parts[0][at]
-                for part in parts[1:]:
-                    inside[at] += part[at]
+                of_row[last, : past - 1] = NEG_INF
+                of_row[last, past:] = NEG_INF
+                last += 1
+            of_row[last:] = NEG_INF
         by_row, by_t, _ = self.padded.stride()
         source = (self.longest - duration) * by_t + self.columns - kind  # of the node n = 0, u = U
         shape = (self.diagonals, self.batch, self.columns)
