@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     on_gpu = any(case.device == "cuda" for case in chosen)
     stem = options.out / (options.name or (slug(torch.cuda.get_device_name()) if on_gpu else "cpu"))
-    seconds = 0.3 if options.quick and options.seconds is None else options.seconds or 10.0
+    seconds = options.seconds if options.seconds is not None else 0.3 if options.quick else 10.0
     command = " ".join(["python -m maya.kernels.bench", *(sys.argv[1:] if arguments is None else arguments)])
     wrong = False
     for case, op in todo:

@@ -313,7 +313,7 @@ def machine() -> dict[str, Any]:
         "uncommitted_changes": bool(
             _git(top, "status", "--porcelain", "--untracked-files=no", "--", "kernels")
         ),
-        "load_average_1_min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,  # of the last minute
     }
 
 

@@ -156,7 +156,7 @@ def _origin(run: Run) -> str:
     changed = " with uncommitted changes" if m["uncommitted_changes"] else ""
     facts = [
         f"`{run.command}`, {run.date}, {(m['commit'] or 'no commit')[:10]}{changed}",
-        m["gpu"] if on_gpu else f"{m['cpu']}, {m['cores']} cores, {run.threads} threads",
+        m["gpu"] if on_gpu else f"{m['cpu']}, {m['cores']} cores, {run.threads} threads, load {m['load']}",
         f"torch {m['torch']}, torchaudio {m['torchaudio']}, triton {m['triton']}",
     ]
     return "; ".join(facts) + "."

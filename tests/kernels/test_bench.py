@@ -187,7 +187,15 @@ def test_a_later_run_takes_the_place_of_an_earlier_one() -> None:
     form = FormResult(name="fused", both_ms=2.0)
     out = FormResult(name="other", why_not="needs 30.0 GiB of memory")
     result = Result(op="rnnt", setting=TINY, forms=[form, out])
-    facts = {"cpu": "a CPU", "cores": 2, "gpu": None, "torch": "2", "torchaudio": None, "triton": None}
+    facts = {
+        "cpu": "a CPU",
+        "cores": 2,
+        "load": 0.1,
+        "gpu": None,
+        "torch": "2",
+        "torchaudio": None,
+        "triton": None,
+    }
     machine = {**facts, "commit": "abc", "uncommitted_changes": False}
     runs = [
         Run(
