@@ -2,8 +2,8 @@
 
 RNN-T and TDT on each backend, and torchaudio's RNN-T loss, all given log probabilities in fp32. torchaudio
 gets them with `fused_log_softmax=False`, so that it normalises nothing, and with the fewest symbols that it
-accepts, two, so that its gradient (B, S, U+1, V) is no more than the posteriors. Forward is the log probability
-alone (torchaudio makes its gradient there already), forward + backward also the posteriors of all arcs.
+accepts, two, so that its gradient (B, S, U+1, V) is no more than the posteriors. Forward is the log
+probability alone (torchaudio makes its gradient there already), both also the posteriors of all arcs.
 """
 
 from collections.abc import Callable
