@@ -4,7 +4,6 @@ What is as large as a chunk of logits is made once per call and written over and
 size costs a CPU more, page by page, than what is computed in it.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +15,6 @@ from maya.kernels.joint.rows import JointGradients, JointSettings, OutputLayer, 
 
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits of a chunk
 MIN_ROWS = 512  # on a CPU products are a third slower with 64 rows, a tenth with 256
-LOG2_E = math.log2(math.e)
 
 
 def joint_scores_torch(
@@ -33,19 +31,15 @@ def joint_scores_torch(
         chunk = rows.take(part)
         _, hidden = _hidden(f2, g2, chunk, settings, buffers)
         logits = _logits(hidden, layer, buffers)
-        of_label = logits.gather(-1, chunk.label.clamp(min=0)[:, None])[:, 0]
         of_blank = logits[:, settings.blank].clone()
-        top = logits.amax(-1)
-        log_sum = logits.sub_(top[:, None]).exp2_().sum(-1).log2_()
-        norm[part] = top + log_sum
-        # Not less norm: its rounding, of a number as large as the logits, would add up along a path.
-        blank[part] = of_blank - top - log_sum
-        label[part] = (of_label - top - log_sum).masked_fill_(chunk.label < 0, float("-inf"))
+        log_probs = torch.log_softmax(logits, -1, out=_result(logits))
+        blank[part] = log_probs[:, settings.blank]
+        norm[part] = of_blank - blank[part]
+        chosen = log_probs.gather(-1, chunk.label.clamp(min=0)[:, None])[:, 0]
+        label[part] = chosen.masked_fill_(chunk.label < 0, float("-inf"))
         if durations is not None and layer.duration_weight is not None:
             scores = torch.nn.functional.linear(hidden, layer.duration_weight, layer.duration_bias)
             durations[part] = scores.to(norm.dtype).log_softmax(-1)
-    for x in (norm, blank, label):
-        x.div_(LOG2_E)
     return RowScores(norm, blank, label, durations)
 
 
@@ -62,7 +56,7 @@ def joint_gradients_torch(
     wanted: tuple[bool, ...],
 ) -> JointGradients:
     """See `joint_gradients`."""
-    wide, norm = norm.dtype, norm * LOG2_E
+    wide = norm.dtype
     parameters = (layer.weight, layer.bias, layer.duration_weight, layer.duration_bias)
     made = [
         torch.zeros(x.shape, dtype=wide, device=f2.device) if x is not None and ask else None
@@ -75,10 +69,10 @@ def joint_gradients_torch(
     for part in _chunks(len(rows), buffers):
         chunk = rows.take(part)
         active, hidden = _hidden(f2, g2, chunk, settings, buffers)
-        dx = _logits(hidden, layer, buffers)
-        dx.sub_(norm[part, None]).exp2_()
-        # The sum is 1 but for the rounding of norm, which would be an error of all of a row alike.
-        dx.mul_(((blank_mass[part] + label_mass[part]) / dx.sum(-1))[:, None])
+        # The logits of the forward pass again: normalised anew, without the rounding of `norm`.
+        logits = _logits(hidden, layer, buffers)
+        dx = torch.softmax(logits, -1, out=_result(logits))
+        dx.mul_((blank_mass[part] + label_mass[part])[:, None])
         dx[:, settings.blank] -= blank_mass[part]
         # A row without a label has no label mass either.
         dx.scatter_add_(-1, chunk.label.clamp(min=0)[:, None], -label_mass[part, None])
@@ -151,18 +145,18 @@ def _hidden(
 
 
 def _logits(hidden: Tensor, layer: OutputLayer, buffers: _Buffers) -> Tensor:
-    """Logits in base 2, (rows, V), in the dtype of sums, for the caller to write over.
-
-    exp2 costs torch on a CPU a third of exp, and a product scales its result for nothing.
-    """
+    """(rows, V) in the dtype of sums, for the caller to write over."""
     logits, wide = buffers.logits[: len(hidden)], buffers.wide[: len(hidden)]
-    scale = LOG2_E if logits.dtype == wide.dtype else 1.0  # half precision is widened first
-    weight = layer.weight.t()
     if layer.bias is None:
-        torch.addmm(logits, hidden, weight, beta=0, alpha=scale, out=logits)
+        torch.mm(hidden, layer.weight.t(), out=logits)
     else:
-        torch.addmm(layer.bias, hidden, weight, beta=scale, alpha=scale, out=logits)
-    return logits if logits.dtype == wide.dtype else wide.copy_(logits).mul_(LOG2_E)
+        torch.addmm(layer.bias, hidden, layer.weight.t(), out=logits)
+    return logits if logits.dtype == wide.dtype else wide.copy_(logits)
+
+
+def _result(logits: Tensor) -> Tensor | None:
+    """Where a softmax of `logits` goes: over them on a CPU, where a row is read before it is written."""
+    return logits if logits.is_cpu else None
 
 
 def _add_product(total: Tensor, dx: Tensor, hidden: Tensor, product: Tensor | None) -> None:
