@@ -15,7 +15,7 @@ from maya.kernels.bench.measure import Form, Setting
 
 SMALL = Setting(batch=2, frames=14, labels=5, hidden=48, vocab=96)  # the reference visits each cell by itself
 WIDE = Setting(batch=2, frames=30, labels=10, hidden=640, vocab=4099)
-FILTERED = 2e-3
+FILTERED = 5e-4  # kernels/joint/README.md measures 1.4e-4 at the default eps
 PEER = 1e-3  # it computes the same thing; how well is its own affair
 ROUNDING = torch.finfo(torch.float32).eps
 LUCK = 8 * ROUNDING  # torch may be exact by chance; sums are in fp32 at best
