@@ -46,12 +46,11 @@ class Tiles:
 
 
 # By (first digit of the compute capability, bytes of an element). Registers and shared memory of each are
-# printed, and held to their limits, by kernels/compile_gate.py; none has been timed.
+# printed, and held to their limits, by kernels/compile_gate.py; none has been timed (tune.py does it).
+# Of (9, 2) two programs fit on a processor: one's exponentials hide behind the other's product.
 NORM_TILES = {
     (8, 2): Tiles(128, 128, 32, 8, 4),
-    (9, 2): Tiles(
-        128, 128, 64, 4, 3
-    ),  # two programs fit on a processor: one's exponentials hide the other's product
+    (9, 2): Tiles(128, 128, 64, 4, 3),
     (8, 4): Tiles(64, 64, 32, 4, 3),
     (9, 4): Tiles(64, 64, 32, 4, 3),
 }
@@ -75,7 +74,7 @@ def joint_scores_triton(
     if f2.dtype == torch.float64:
         return joint_scores_torch(f2, g2, layer, rows, settings)
     f2, g2, layer = _prepared(f2, g2, layer)
-    joint = _Joint(f2, g2, layer, settings)
+    joint = JointKernels(f2, g2, layer, settings)
     n = len(rows)
     norm, blank, label = (torch.empty(n, device=f2.device) for _ in range(3))
     durations = None
@@ -113,7 +112,7 @@ def joint_gradients_triton(
         )
     width = f2.shape[1]
     f2, g2, layer = _prepared(f2, g2, layer)
-    joint = _Joint(f2, g2, layer, settings)
+    joint = JointKernels(f2, g2, layer, settings)
     parameters = (layer.weight, layer.bias, layer.duration_weight, layer.duration_bias)
     made = [
         torch.zeros(x.shape, device=f2.device) if x is not None and ask else None
@@ -165,13 +164,16 @@ def _prepared(f2: Tensor, g2: Tensor, layer: OutputLayer) -> tuple[Tensor, Tenso
     return wide(f2), wide(g2), OutputLayer(wide(layer.weight), bias, durations, layer.duration_bias)
 
 
-class _Joint:
+class JointKernels:
     """What does not change from chunk to chunk, and the launches."""
 
     def __init__(self, f2: Tensor, g2: Tensor, layer: OutputLayer, settings: JointSettings) -> None:
         self.f, self.g, self.weight, self.bias = f2, g2, layer.weight, layer.bias
         self.settings = settings
         self.vocab, self.width = self.weight.shape
+        self.norm_tiles, self.gradient_tiles = (
+            tiles_for(table, f2.dtype, f2.device) for table in (NORM_TILES, GRADIENT_TILES)
+        )
         # 32 bits each, which Triton takes as signed.
         self.dropout = (
             _signed(settings.seed),
@@ -195,8 +197,7 @@ class _Joint:
 
     def score(self, hidden: Tensor, label: Tensor, norm: Tensor, of_blank: Tensor, of_label: Tensor) -> None:
         """Fills the last three, (R,) fp32 each."""
-        n = hidden.shape[0]
-        tiles = tiles_for(NORM_TILES, hidden.dtype, hidden.device)
+        n, tiles = hidden.shape[0], self.norm_tiles
         row_tiles, column_tiles = triton.cdiv(n, tiles.rows), triton.cdiv(self.vocab, tiles.columns)
         per_split = triton.cdiv(column_tiles, split_count(row_tiles, concurrent_programs(hidden.device)))
         splits = triton.cdiv(column_tiles, per_split)
@@ -215,8 +216,7 @@ class _Joint:
         self, hidden: Tensor, label: Tensor, norm_and_masses: list[Tensor], bias_grad: Tensor | None
     ) -> Tensor:
         """d loss / d logits, (R, V), in the dtype of h; its sum over rows, in fp32, goes to bias_grad."""
-        n = hidden.shape[0]
-        tiles = tiles_for(GRADIENT_TILES, hidden.dtype, hidden.device)
+        n, tiles = hidden.shape[0], self.gradient_tiles
         row_tiles, column_tiles = triton.cdiv(n, tiles.rows), triton.cdiv(self.vocab, tiles.columns)
         stride = triton.cdiv(self.vocab, VOCAB_STEP) * VOCAB_STEP
         out = torch.empty(n, stride, dtype=hidden.dtype, device=hidden.device)

@@ -17,6 +17,7 @@ from maya.kernels.joint import (
     joint_scores,
     kernel,
     packed_rows,
+    tune,
 )
 from maya.kernels.joint.dropout import dropout_scale
 from maya.kernels.joint.synthetic import synthetic_problem
@@ -174,11 +175,11 @@ def test_the_dropout_mask_is_the_same_bit_for_bit(seed: int) -> None:
     settings = JointSettings(2, "relu", 0.4, seed)
     p = problem(hidden=48, vocab=3, settings=settings)
     ones, layer = torch.ones_like(p.f), replace(p.layer, bias=None)
-    hidden = kernel._Joint(ones, torch.ones_like(p.g), layer, settings).hidden(p.rows)
+    hidden = kernel.JointKernels(ones, torch.ones_like(p.g), layer, settings).hidden(p.rows)
     assert torch.equal(hidden != 0, dropout_scale(p.rows, 48, settings, torch.float32) != 0)
     # The backward draws the same mask: with these gradients, df counts the kept elements of each frame.
     counts = torch.zeros_like(p.f)
-    joint = kernel._Joint(ones, torch.ones_like(p.g), layer, settings)
+    joint = kernel.JointKernels(ones, torch.ones_like(p.g), layer, settings)
     joint.add_by(p.rows.frame, torch.ones(len(p.rows), 48, device=DEVICE), p.rows, counts)
     by_hand = torch.zeros_like(p.f).index_add_(0, p.rows.frame, (hidden != 0).float())
     torch.testing.assert_close(counts * 0.6, by_hand)
@@ -252,7 +253,7 @@ def test_tf32_is_used_where_torch_may_use_it() -> None:
     try:
         for setting in ("highest", "high"):
             torch.set_float32_matmul_precision(setting)
-            used.append(kernel._Joint(p.f, p.g, p.layer, p.settings).precision)
+            used.append(kernel.JointKernels(p.f, p.g, p.layer, p.settings).precision)
     finally:
         torch.set_float32_matmul_precision(default)
     assert used == ["ieee", "tf32"]
@@ -300,6 +301,14 @@ def test_the_fused_losses_end_to_end(kind: str, dtype: torch.dtype) -> None:
     assert found[0].isinf().tolist()[3] and found[0][:2].isfinite().all()
     assert not found[1][3].any() and not found[2][3].any()
     check_errors([x.float() for x in found], plain, exact)
+
+
+def test_tiles_can_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = kernel.SMALL_TILES
+    monkeypatch.setattr(tune, "ROUNDS", 1)
+    times = tune.tune(20, 32, 70, torch.float16, DEVICE, (tiles,))
+    assert times.keys() == {"norm", "logit_gradient"}
+    assert all(found.keys() == {"cuBLAS", tiles} and found[tiles] > 0 for found in times.values())
 
 
 @pytest.mark.gpu

@@ -1,0 +1,103 @@
+"""Times tiles for the products of the Triton joint on this machine's GPU.
+
+    python -m maya.kernels.joint.tune
+
+Nothing tunes itself at run time: batches differ in size from step to step, and each would be tuned anew.
+Whoever has a GPU runs this, and writes what won into NORM_TILES and GRADIENT_TILES of kernel.py. Kernels are
+compared with cuBLAS making the same logits, which a product that writes nothing should beat.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable
+
+import torch
+import triton
+from torch import Tensor
+
+from maya.kernels.bench.measure import seconds_of
+from maya.kernels.joint import JointSettings, OutputLayer
+from maya.kernels.joint.kernel import JointKernels, Tiles
+
+CANDIDATES = (
+    Tiles(128, 128, 64, 4, 3),
+    Tiles(128, 128, 64, 8, 3),
+    Tiles(128, 128, 32, 8, 4),
+    Tiles(128, 128, 64, 8, 4),
+    Tiles(128, 256, 64, 8, 3),
+    Tiles(256, 128, 64, 8, 3),
+    Tiles(128, 64, 64, 4, 4),
+    Tiles(64, 128, 64, 4, 4),
+    Tiles(64, 64, 32, 4, 3),
+)
+ROUNDS = 10
+
+
+def tune(
+    rows: int, hidden: int, vocab: int, dtype: torch.dtype, device: str, candidates: tuple[Tiles, ...]
+) -> dict[str, dict[Tiles | str, float | str]]:
+    """Median seconds of each candidate for each kernel, or why it does not run; "cuBLAS" among them."""
+    h = torch.randn(rows, hidden, device=device).relu().to(dtype)
+    weight = (torch.randn(vocab, hidden, device=device) / hidden**0.5).to(dtype)
+    layer = OutputLayer(weight, torch.zeros(vocab, device=device))
+    joint = JointKernels(h, h, layer, JointSettings(blank=0))
+    label = torch.ones(rows, dtype=torch.int64, device=device)
+    norm, masses = torch.zeros(3, rows, device=device), torch.full((2, rows), 1e-2, device=device)
+    bias_grad, logits = (
+        torch.zeros(vocab, device=device),
+        torch.empty(rows, vocab, dtype=dtype, device=device),
+    )
+
+    def product() -> None:
+        torch.mm(h, weight.t(), out=logits)
+
+    def score() -> None:
+        joint.score(h, label, norm[0], norm[1], norm[2])
+
+    def gradient() -> Tensor:
+        return joint.logit_gradient(h, label, [norm[0], *masses], bias_grad)
+
+    found: dict[str, dict[Tiles | str, float | str]] = {}
+    for name, run in (("norm", score), ("logit_gradient", gradient)):
+        found[name] = {"cuBLAS": _median(product, device)}
+        for tiles in candidates:
+            if hidden % tiles.depth:
+                continue
+            joint.norm_tiles = joint.gradient_tiles = tiles
+            found[name][tiles] = _median(run, device)
+    return found
+
+
+def _median(run: Callable[[], object], device: str) -> float | str:
+    try:
+        run()  # compiles
+        return statistics.median(seconds_of(run, device) for _ in range(ROUNDS))
+    except triton.runtime.errors.OutOfResources as error:
+        return str(error)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m maya.kernels.joint.tune", description=__doc__)
+    parser.add_argument("--rows", type=int, default=16384)
+    parser.add_argument("--hidden", type=int, default=640)
+    parser.add_argument("--vocab", type=int, default=32768)
+    parser.add_argument("--dtype", default="bfloat16")
+    given = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("tune: no CUDA device here: nothing was timed")
+        return 1
+    sizes = (given.rows, given.hidden, given.vocab)
+    print(f"{torch.cuda.get_device_name()}, R={sizes[0]} H={sizes[1]} V={sizes[2]} {given.dtype}")
+    for name, times in tune(*sizes, getattr(torch, given.dtype), "cuda", CANDIDATES).items():
+        for what, seconds in times.items():
+            if isinstance(seconds, str):
+                print(f"{name:15} {what}: {seconds}")
+                continue
+            rate = 2e-12 * sizes[0] * sizes[1] * sizes[2] / seconds
+            print(f"{name:15} {1e3 * seconds:8.3f} ms {rate:7.1f} TFLOP/s  {what}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
