@@ -23,7 +23,7 @@ FLOOR = -1e30  # below any sum of log probabilities but -inf
 LOG2_E = 1 / math.log(2.0)
 BLANK, LABEL = 0, 1  # kinds of arc; also the number of labels that one emits
 # For 32 MiB and more glibc asks the system for fresh pages every time, which costs 0.6 ms per MiB.
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 24 << 20
 
 
 @dataclass(slots=True)
@@ -127,11 +127,12 @@ class _Sweep:
         shape = (self.batch, self.above + self.size + width + 1, width + 2)
         self.padded = torch.full(shape, NEG_INF, dtype=self.dtype, device=self.device)
 
-    def set_weight(self, kind: int, duration: int, *parts: Tensor, ends: bool) -> None:
-        """Log weights (B, S, U+1) of one sort of arc, summed over `parts`; ends: it may land on (T, U)."""
-        inside = self.padded[:, self.above : self.above + self.size, 2:].copy_(parts[0])
-        for part in parts[1:]:
-            inside += part
+    def set_weight(
+        self, kind: int, duration: int, weight: Tensor, more: Tensor | None = None, *, ends: bool
+    ) -> None:
+        """Log weights (B, S, U+1) of one sort of arc, of two parts for TDT; ends: it may land on (T, U)."""
+        inside = self.padded[:, self.above : self.above + self.size, 2:]
+        torch.add(weight, 0.0 if more is None else more, out=inside)
         for of_row, t, u in zip(inside, self.frames, self.labels, strict=True):
             # Arcs from frames before `last` stay before T, and those from `last` reach it.
             last, past = max(t - duration, 0), u + 1 - kind
@@ -204,7 +205,7 @@ class _Sweep:
 
     def posterior(self, kind: int) -> Tensor:
         """Of leaving each cell by one kind of arc, (B, S, U+1)."""
-        return self._by_cell(self.mass[self.window :, kind])
+        return self._by_cell(self.mass[self.window :, kind]).contiguous()
 
     def posterior_of_durations(self, durations: Sequence[int]) -> Tensor:
         """Of leaving each cell by an arc of each duration, (B, S, U+1, D)."""
@@ -226,10 +227,10 @@ class _Sweep:
         return [diagonal for block in self.into for diagonal in block.unbind(0)]
 
     def _by_cell(self, skewed: Tensor) -> Tensor:
-        """A copy (B, S, U+1) of what is stored by (n, row, U - u)."""
+        """A view (B, S, U+1) of what is stored by (n, row, U - u)."""
         by_n, by_row, _ = skewed.stride()
         shape, strides = (self.batch, self.size, self.columns - 1), (by_row, by_n, by_n - 1)
-        return skewed.as_strided(shape, strides, skewed.storage_offset() + self.columns - 2).contiguous()
+        return skewed.as_strided(shape, strides, skewed.storage_offset() + self.columns - 2)
 
     def _ends(self) -> tuple[Tensor, Tensor, Tensor]:
         """Where (T, U) of each row lies: window + n, row, column."""
