@@ -14,6 +14,7 @@ from maya.kernels.joint.dropout import dropout_scale
 from maya.kernels.joint.rows import JointGradients, JointSettings, OutputLayer, RowList, RowScores
 
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits of a chunk
+ONE_THREAD = (1 << 15) - 1  # elements that a pointwise operator of torch does not divide between threads
 MIN_ROWS = 512  # on a CPU products are a third slower with 64 rows, a tenth with 256
 
 
@@ -92,11 +93,13 @@ def joint_gradients_torch(
         dh = torch.mm(dx, layer.weight, out=buffers.spare[: len(chunk)]).to(wide)
         if of_durations is not None and layer.duration_weight is not None:
             dh.addmm_(of_durations, layer.duration_weight.to(wide))
-        dz = _through_activation(dh, active, chunk, settings)
-        if grads.f is not None:
-            grads.f.index_add_(0, chunk.frame, dz)
-        if grads.g is not None:
-            grads.g.index_add_(0, chunk.state, dz)
+        for piece in _pieces(dh):
+            here = chunk.take(piece)
+            dz = _through_activation(dh[piece], active[piece], here, settings)
+            if grads.f is not None:
+                grads.f.index_add_(0, here.frame, dz)
+            if grads.g is not None:
+                grads.g.index_add_(0, here.state, dz)
     return grads
 
 
@@ -131,17 +134,27 @@ def _chunks(n: int, buffers: _Buffers) -> Iterator[slice]:
         yield slice(first, min(first + step, n))
 
 
+def _pieces(x: Tensor) -> Iterator[slice]:
+    """Rows of x (rows, H), on a CPU so few at a time that torch uses one thread, which waits for none."""
+    step = max(1, ONE_THREAD // max(1, x.shape[1])) if x.is_cpu else max(1, len(x))
+    for first in range(0, len(x), step):
+        yield slice(first, min(first + step, len(x)))
+
+
 def _hidden(
     f2: Tensor, g2: Tensor, rows: RowList, settings: JointSettings, buffers: _Buffers
 ) -> tuple[Tensor, Tensor]:
     """act(f + g) before and after dropout; uses `spare`."""
-    active, other = buffers.hidden[: len(rows)], buffers.spare[: len(rows)]
-    torch.index_select(f2, 0, rows.frame, out=active)
-    active.add_(torch.index_select(g2, 0, rows.state, out=other))
-    {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}[settings.activation](active)
-    if settings.dropout == 0:
-        return active, active
-    return active, active * dropout_scale(rows, active.shape[1], settings, active.dtype)
+    active, spare = buffers.hidden[: len(rows)], buffers.spare[: len(rows)]
+    activate = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}[settings.activation]
+    for piece in _pieces(active):
+        here, h, other = rows.take(piece), active[piece], spare[piece]
+        torch.index_select(f2, 0, here.frame, out=h)
+        h.add_(torch.index_select(g2, 0, here.state, out=other))
+        activate(h)
+        if settings.dropout > 0:
+            torch.mul(h, dropout_scale(here, h.shape[1], settings, h.dtype), out=other)
+    return active, spare if settings.dropout > 0 else active
 
 
 def _logits(hidden: Tensor, layer: OutputLayer, buffers: _Buffers) -> Tensor:
