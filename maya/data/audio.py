@@ -2,6 +2,7 @@
 number of channels, to 16 kHz mono float32."""
 
 import io
+import math
 from functools import cache
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import torch
 from lhotse.cut import Cut
 from torchaudio.transforms import Resample
 
-from maya.data.tar_audio import use_byte_ranges
+from maya.data.tar_audio import read_samples, use_byte_ranges
 from maya.errors import MayaError
 
 SAMPLE_RATE = 16000  # Hz; the rate of every `audio` tensor in Maya
+_MAX_FILTER = 1 << 24  # numbers in a resampling filter, 64 MB
 
 use_byte_ranges()  # so that cuts whose recordings lie inside tar files can be read
 
@@ -29,8 +31,10 @@ def load_audio(source: Path | str | bytes, sample_rate: int = SAMPLE_RATE) -> to
         raise MayaError(f"there is no audio file {source}")
     try:
         opened = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-        samples, rate = soundfile.read(opened, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        with soundfile.SoundFile(opened) as file:
+            samples, rate = read_samples(file, file.frames), file.samplerate
+        check_rate(rate, sample_rate)
+    except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError, MemoryError) as error:
         raise MayaError(f"cannot decode {name} as audio: {_reason(error)}") from None
     if len(samples) == 0:
         raise MayaError(f"{name} holds no audio samples")
@@ -54,7 +58,20 @@ def resample(audio: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
     """(N,) at `rate` Hz to (ceil(N * new_rate / rate),) at `new_rate` Hz, by windowed-sinc interpolation."""
     if rate == new_rate:
         return audio
+    check_rate(rate, new_rate)
     return _resampler(rate, new_rate)(audio)
+
+
+def check_rate(rate: int, new_rate: int = SAMPLE_RATE) -> None:
+    """ValueError for a sampling rate that is none, or from which nothing leads to `new_rate`: the filter has
+    a row for each of the new rate's places between samples, over a gigabyte from 16001 to 16000 Hz."""
+    if rate < 1:
+        raise ValueError(f"its sampling rate is {rate} Hz")
+    common = math.gcd(rate, new_rate)
+    # As torchaudio makes it: 6 zero crossings at either side, at the lower of the two rates.
+    width = math.ceil(6 * rate / (0.99 * min(rate, new_rate)))
+    if new_rate // common * (2 * width + rate // common) > _MAX_FILTER:
+        raise ValueError(f"its sampling rate of {rate} Hz cannot be brought to {new_rate} Hz; is it right?")
 
 
 def change_speed(audio: torch.Tensor, factor: float, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:

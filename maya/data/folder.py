@@ -1,7 +1,9 @@
 """Reading a corpus folder: `manifest.jsonl`, `metadata.csv`, or pairs of audio and .txt files."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from maya.data.manifest import Dropped, Row, RowCollector, read_lines, read_manifest
 from maya.errors import MayaError
@@ -54,14 +56,15 @@ def read_metadata(path: Path, language: str | None = None) -> list[Row]:
     reader = csv.reader(lines, delimiter=separator)
     if separator == "|":  # as in LJSpeech, where quotation marks are text
         reader = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
-    header = [name.strip().lower() for name in next(reader)]
+    rows = _cells(path, reader)
+    header = [name.strip().lower() for name in next(rows, [])]
     column = {f: next((header.index(n) for n in names if n in header), None) for f, names in _COLUMNS.items()}
     for needed in ("audio", "text"):
         if column[needed] is None:
             options = ", ".join(_COLUMNS[needed])
             raise MayaError(f"{path}:1: no column holds the {needed}; name it one of {options}")
     found = RowCollector(path, tuple(LANGUAGES))
-    for cells in reader:
+    for cells in rows:
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
@@ -71,11 +74,19 @@ def read_metadata(path: Path, language: str | None = None) -> list[Row]:
         values.setdefault("text", "")
         if "audio" in values:
             audio = Path(values["audio"])
-            values.setdefault("id", str(audio.with_suffix("")))
+            values.setdefault("id", str(audio.with_suffix("") if audio.name else audio))
             if "language" not in values:
                 values["language"] = language or _folder_language(audio, f"{path}:{reader.line_num}")
         found.add(values, reader.line_num)
     return found.rows()
+
+
+def _cells(path: Path, reader: Any) -> Iterator[list[str]]:
+    """The rows of a csv reader; MayaError where a quotation mark without its other half eats the file."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise MayaError(f"{path}:{reader.line_num}: not CSV ({error})") from None
 
 
 def read_pairs(folder: Path, language: str | None = None) -> tuple[list[Row], list[Dropped]]:

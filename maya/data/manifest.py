@@ -7,6 +7,7 @@ found later, by maya.data.probe, and costs only that utterance.
 
 import json
 import math
+import os.path
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,16 @@ from maya.text.languages import LANGUAGES
 PARTS = ("train", "dev", "test")
 _REQUIRED = ("id", "language", "text", "audio")
 _TEXT_FIELDS = (*_REQUIRED, "speaker", "split", "kind", "source", "licence", "tar")
+_MAX_LINE = 1 << 24  # bytes; a line without an end would be read into memory whole
+_MAX_NUMBER = 1 << 62  # of bytes or Hz; what fits into a table's column
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One utterance as a corpus describes it.
 
-    audio: path relative to the corpus folder (or absolute); with `tar`, the name of the member, whose data
-    are the `size` bytes from `offset` (both None: to be looked up in the tar). duration: seconds.
+    audio: path relative to the corpus folder and inside it, or absolute; with `tar`, the name of the member,
+    whose data are the `size` bytes from `offset` (both None: to be looked up in the tar). duration: seconds.
     sample_rate: Hz, as claimed. where: file and line, for messages.
     """
 
@@ -113,8 +116,12 @@ class RowCollector:
 def read_lines(path: Path) -> Iterator[str]:
     """Lines of a UTF-8 file without their ends; MayaError names the line that is not UTF-8."""
     try:
+        if path.exists() and not path.is_file():  # opening a named pipe would wait for its writer
+            raise MayaError(f"{path} is not a file")
         with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
+            for number, raw in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
+                if len(raw) > _MAX_LINE:
+                    raise MayaError(f"{path}:{number} is longer than {_MAX_LINE} bytes; is it a text file?")
                 try:
                     yield raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError:
@@ -128,6 +135,10 @@ def _parse(line: str) -> dict[str, Any]:
         values = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise ValueError("not JSON of a manifest (nested too deep)") from None
+    except ValueError:
+        raise ValueError("a number has thousands of digits") from None
     if not isinstance(values, dict):
         raise ValueError("not a JSON object but " + type(values).__name__)
     return values
@@ -141,26 +152,54 @@ def _row(values: dict[str, Any], where: str, languages: Sequence[str]) -> Row:
             raise ValueError(f"the field {name!r} is missing")
     for name in _TEXT_FIELDS:
         if name in values and not isinstance(values[name], str):
-            raise ValueError(f"the field {name!r} must be text, not {values[name]!r}")
+            raise ValueError(f"the field {name!r} must be text, not {_short(values[name])}")
+        if name in values:
+            _check_text(name, values[name])
     for name in ("id", "audio"):
         if not values[name].strip():
             raise ValueError(f"the field {name!r} is empty")
+    _check_path("tar" if "tar" in values else "audio", values)
     if values["language"] not in languages:
-        raise ValueError(f"unknown language {values['language']!r}; expected one of {', '.join(languages)}")
+        expected = ", ".join(languages)
+        raise ValueError(f"unknown language {_short(values['language'])}; expected one of {expected}")
     if values.get("split", "train") not in PARTS:
-        raise ValueError(f"split {values['split']!r} is none of {', '.join(PARTS)}")
+        raise ValueError(f"split {_short(values['split'])} is none of {', '.join(PARTS)}")
     for name, minimum in (("offset", 0), ("size", 1), ("sample_rate", 1)):
         value = values.get(name, minimum)
-        if type(value) is not int or value < minimum:
-            raise ValueError(f"the field {name!r} must be a whole number from {minimum}, not {value!r}")
+        if type(value) is not int or not minimum <= value <= _MAX_NUMBER:
+            raise ValueError(f"the field {name!r} must be a whole number from {minimum}, not {_short(value)}")
     duration = values.get("duration")
     if duration is not None and not (
-        type(duration) in (int, float) and math.isfinite(duration) and duration > 0
+        type(duration) in (int, float) and 0 < duration <= _MAX_NUMBER and math.isfinite(duration)
     ):
-        raise ValueError(f"the field 'duration' must be seconds above zero, not {duration!r}")
+        raise ValueError(f"the field 'duration' must be seconds above zero, not {_short(duration)}")
     if ("offset" in values) != ("size" in values):
         raise ValueError("'offset' and 'size' are needed together")
     if "offset" in values and "tar" not in values:
         raise ValueError("'offset' is given without 'tar'")
     known = {name: values[name] for name in Row.__dataclass_fields__ if name in values and name != "where"}
     return Row(**known, where=where)
+
+
+def _check_text(name: str, value: str) -> None:
+    """ValueError for what looks like text and cannot be written to a file."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the field {name!r} holds half of a character (a lone surrogate)") from None
+    if "\0" in value:
+        raise ValueError(f"the field {name!r} holds a zero byte")
+
+
+def _check_path(name: str, values: dict[str, Any]) -> None:
+    """ValueError for a relative path that climbs out of the corpus folder: a corpus that was downloaded has
+    no business there, and a person who means it can give the absolute path."""
+    if os.path.normpath(values[name]).split("/")[0] == "..":
+        raise ValueError(
+            f"the path {_short(values[name])} leaves the corpus folder; give an absolute path if it is meant"
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,7 +1,7 @@
 """Looking at each utterance: is its audio there, can it be decoded, does it fit what is claimed and said."""
 
-import io
 import logging
+import os.path
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +12,9 @@ import numpy as np
 import soundfile
 
 from maya.config import config
+from maya.data.audio import check_rate
 from maya.data.manifest import Dropped, Row
-from maya.data.tar_audio import TarMember, index_tar, member_header, read_range
+from maya.data.tar_audio import ByteRange, TarMember, member_header, open_range, read_samples, scan_tar
 from maya.errors import MayaError
 from maya.text.normalize import normalize
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_REPORTS = 10.0
 _AUDIBLE = 1e-4  # peak of full scale, -80 dB
 _TAR_NAME_LIMIT = 100  # bytes of a name that fit into the plain header
+_TAR_SIZE_LIMIT = 8 << 30  # bytes from which a size does not
 
 
 @config
@@ -94,7 +96,7 @@ def _probe_row(folder: Path, row: Row, cfg: ProbeConfig, look_up: Callable[[Path
     if not text:
         raise _Bad("empty_transcript", f"nothing speakable is left of the text {row.text[:40]!r}")
     path = folder / (row.tar or row.audio)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise _Bad("missing_audio", f"there is no file {path}")
     if row.tar is not None:
         row = _locate(path, row, look_up)
@@ -122,8 +124,11 @@ def _locate(path: Path, row: Row, look_up: Callable[[Path, str], TarMember]) -> 
         raise _Bad("tar_mismatch", str(error)) from None
     if found is None:
         raise _Bad("tar_mismatch", f"no member of {path} begins at byte {row.offset}; was it written again?")
-    long_name = len(row.audio.encode()) > _TAR_NAME_LIMIT  # kept elsewhere, cut off in this header
-    if found.size != row.size or not (long_name or found.name == row.audio):
+    # A long name is kept elsewhere, and so is a size over 8 GB; this header has a part, or zero.
+    long_name = len(row.audio.encode("utf-8", "surrogateescape")) > _TAR_NAME_LIMIT
+    if found.size != (row.size if row.size < _TAR_SIZE_LIMIT else found.size) or not (
+        long_name or found.name == row.audio
+    ):
         raise _Bad(
             "tar_mismatch",
             f"at byte {row.offset} of {path} lies {found.name!r} of {found.size} bytes, "
@@ -136,17 +141,19 @@ def _measure(path: Path, row: Row, cfg: ProbeConfig) -> tuple[int, int, int]:
     """(sample rate, channels, samples) of a row's audio."""
     name = f"{row.audio} in {path}" if row.tar else str(path)
     try:
-        source = io.BytesIO(read_range(path, row.offset or 0, row.size or 0)) if row.tar else str(path)
+        source = open_range(ByteRange(str(path), row.offset or 0, row.size or 0)) if row.tar else str(path)
         with soundfile.SoundFile(source) as file:
-            _check_length(file.frames / file.samplerate, name, cfg)
-            if not cfg.decode:
-                return file.samplerate, file.channels, file.frames
-            samples = file.read(dtype="float32", always_2d=True)
             rate, channels, claimed = file.samplerate, file.channels, file.frames
+            check_rate(rate)
+            _check_length(claimed / rate, name, cfg)
+            if not cfg.decode:
+                return rate, channels, claimed
+            samples = read_samples(file, claimed)
     except MayaError as error:
         raise _Bad("unreadable_audio", str(error)) from None
-    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
-        raise _Bad("unreadable_audio", f"cannot decode {name}: {str(error).splitlines()[0]}") from None
+    except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError, MemoryError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise _Bad("unreadable_audio", f"cannot decode {name}: {lines[0]}") from None
     if claimed - len(samples) > 0.1 * rate:
         raise _Bad("unreadable_audio", f"{name} is truncated: {len(samples)} of {claimed} samples decode")
     _check_length(len(samples) / rate, name, cfg)
@@ -166,20 +173,23 @@ def _check_length(seconds: float, name: str, cfg: ProbeConfig) -> None:
 
 
 class _TarIndex:
-    """Members by name of each tar that is asked about, read once."""
+    """Members by name of each tar that is asked about, read once. Those before a damage can be used."""
 
     def __init__(self) -> None:
-        self._members: dict[Path, dict[str, TarMember] | MayaError] = {}
+        self._tars: dict[Path, tuple[dict[str, TarMember], str | None] | MayaError] = {}
 
     def __call__(self, path: Path, name: str) -> TarMember:
-        if path not in self._members:  # two threads may both read it: the result is the same
+        if path not in self._tars:  # two threads may both read it: the result is the same
             try:
-                self._members[path] = {member.name: member for member in index_tar(path)}
+                found = scan_tar(path)
+                self._tars[path] = {member.name: member for member in found.members}, found.problem
             except MayaError as error:
-                self._members[path] = error
-        members = self._members[path]
-        if isinstance(members, MayaError):
-            raise members
+                self._tars[path] = error
+        tar = self._tars[path]
+        if isinstance(tar, MayaError):
+            raise tar
+        members, problem = tar
         if name not in members:
-            raise MayaError(f"{path} has no member {name!r}")
+            damage = f" before its damage: {problem}" if problem else ""
+            raise MayaError(f"{path} has no member {name!r}{damage}")
         return members[name]

@@ -34,11 +34,15 @@ from maya.errors import MayaError
 
 __all__ = [
     "ByteRange", "Stamp", "TarMember", "TarScan", "byte_range_source", "decode", "file_stamp", "index_tar",
-    "member_header", "open_range", "parse_address", "read_range", "scan_tar", "use_byte_ranges",
+    "member_header", "open_range", "parse_address", "read_range", "read_samples", "scan_tar",
+    "use_byte_ranges",
 ]  # fmt: skip
 
 # Kinds in which a place can be found without decoding what lies before it, by their first bytes.
 _SEEKABLE = (b"RIFF", b"RF64", b"fLaC")
+_LARGEST_IN_MEMORY = (
+    1 << 28
+)  # bytes; more is read in parts, or refused where it cannot be: no utterance has it
 _SAMPLES_AT_ONCE = 1 << 23  # 32 MB of float32: more is decoded piece by piece, as much as there is
 
 
@@ -121,6 +125,10 @@ def open_range(where: ByteRange) -> io.BytesIO | io.BufferedReader:
         head = read_range(where.path, where.offset, len(_SEEKABLE[0]), where.stamp)
         if head in _SEEKABLE:
             return io.BufferedReader(RangeFile(where), block)
+        if where.size > _LARGEST_IN_MEMORY:
+            raise MayaError(
+                f"the {where.size} bytes from {where.offset} of {where.path} are too many for audio"
+            )
     return io.BytesIO(read_range(*where))
 
 
@@ -131,7 +139,7 @@ def decode(
     to its end. Raises MayaError, naming file and position, when it cannot be read or decoded."""
     if where.size == 0:
         raise MayaError(f"the member at byte {where.offset} of {where.path} has no bytes")
-    whole = offset == 0 and duration is None
+    whole = offset == 0 and duration is None and where.size <= _LARGEST_IN_MEMORY
     file = io.BytesIO(read_range(*where)) if whole else open_range(where)
     try:
         with soundfile.SoundFile(file) as opened:
@@ -139,7 +147,7 @@ def decode(
             opened.seek(min(compute_num_samples(offset, rate), opened.frames) if offset else 0)
             left = opened.frames - opened.tell()
             wanted = left if duration is None else min(left, compute_num_samples(duration, rate))
-            return _read(opened, wanted).T, rate
+            return read_samples(opened, wanted).T, rate
     except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError, MemoryError) as error:
         failure = getattr(getattr(file, "raw", None), "failure", None)
         if failure is not None:
@@ -150,8 +158,10 @@ def decode(
         ) from None
 
 
-def _read(opened: soundfile.SoundFile, frames: int) -> NDArray[np.float32]:
-    """(N, C): at most `frames` samples. A header may claim any number: no memory is taken on its word."""
+def read_samples(opened: soundfile.SoundFile, frames: int) -> NDArray[np.float32]:
+    """(N, C): at most `frames` samples from where the file stands.
+
+    A header may claim any number: no memory is taken on its word."""
     at_once = max(1, _SAMPLES_AT_ONCE // opened.channels)
     parts = []
     while frames > 0:

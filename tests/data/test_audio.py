@@ -1,5 +1,6 @@
 import io
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import soundfile
 import torch
 from lhotse import CutSet, MonoCut, Recording
 
-from maya.data.audio import change_speed, load_audio, load_cut_audio, resample
+from maya.data.audio import change_speed, check_rate, load_audio, load_cut_audio, resample
 from maya.errors import MayaError
 from tests.data.making import tone, write_tone
 
@@ -110,3 +111,34 @@ def test_bytes_need_no_file_name() -> None:
     buffer = io.BytesIO()
     soundfile.write(buffer, tone(0.2), 16000, format="FLAC")
     assert len(load_audio(buffer.getvalue())) == 3200
+
+
+@pytest.mark.parametrize("rate", [16001, 15999, 2**31 - 1, 0])
+def test_rates_that_would_need_a_gigabyte_of_filter_are_refused(tmp_path: Path, rate: int) -> None:
+    header = bytearray(write_tone(tmp_path / "a.wav").read_bytes())
+    header[24:28] = rate.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(header)
+    with pytest.raises(MayaError, match=r"cannot decode .*a\.wav as audio"):
+        load_audio(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize(
+    "rate", [8000, 11025, 12000, 22050, 24000, 32000, 44056, 44100, 48000, 96000, 192000]
+)
+def test_rates_in_use_are_accepted(rate: int) -> None:
+    check_rate(rate)
+
+
+def test_a_header_gets_no_memory_on_its_word(tmp_path: Path) -> None:
+    """A FLAC that claims 2^35 samples and holds 3200."""
+    data = bytearray(write_tone(tmp_path / "a.flac", 0.2).read_bytes())
+    data[21] |= 0x08  # the top bit of the 36 for the number of samples
+    (tmp_path / "a.flac").write_bytes(data)
+    with soundfile.SoundFile(tmp_path / "a.flac") as file:
+        assert file.frames > 2**35
+    tracemalloc.start()
+    with pytest.raises(MayaError, match=r"cannot decode .*a\.flac"):
+        load_audio(tmp_path / "a.flac")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6

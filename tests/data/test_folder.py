@@ -81,3 +81,13 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.flac", 0.2)
     with pytest.raises(MayaError, match="would be the same utterance; remove one"):
         read_corpus(tmp_path, "en")
+
+
+def test_bad_csv_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.csv"
+    path.write_text('file_name,text\na.wav,"' + "x" * 200_000)
+    with pytest.raises(MayaError, match=r"metadata\.csv:2: not CSV \(field larger"):
+        read_metadata(path, "en")
+    path.write_text("file_name,text\n/,x\n../../a.wav,y\n")
+    with pytest.raises(MayaError, match=r"metadata\.csv:3: the path '\.\./\.\./a\.wav' leaves"):
+        read_metadata(path, "en")

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,14 @@ def test_fields_are_read(tmp_path: Path) -> None:
         ),
         (GOOD | {"id": "b", "tar": "t.tar", "offset": 0, "size": 0}, "'size' must be a whole number from 1"),
         (GOOD, "the id 'a' occurs in line 1 already"),
+        (GOOD | {"id": "b", "audio": "x/../../y.wav"}, "leaves the corpus folder"),
+        (GOOD | {"id": "b", "tar": "../y.tar"}, "leaves the corpus folder"),
+        (GOOD | {"id": "b", "tar": "t.tar", "offset": 10**30, "size": 1}, "'offset' must be a whole number"),
+        (GOOD | {"id": "b", "duration": 10**400}, "'duration' must be seconds"),
+        (json.dumps(GOOD | {"id": "b", "text": "\udcff"}), "'text' holds half of a character"),
+        (GOOD | {"id": "b", "audio": "a\0.wav"}, "'audio' holds a zero byte"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"id": ' + "1" * 5000 + "}", "a number has thousands of digits"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, line: Any, complaint: str) -> None:
@@ -89,3 +98,28 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_bytes(json.dumps(GOOD).encode() + b"\n\xff\xfe\n")
     with pytest.raises(MayaError, match=r"m\.jsonl:2 is not UTF-8"):
         read_manifest(tmp_path / "m.jsonl")
+
+
+def test_absolute_paths_and_any_name_in_a_tar_are_allowed(tmp_path: Path) -> None:
+    rows = [
+        GOOD | {"audio": "/data/a.wav"},
+        GOOD | {"id": "b", "audio": "../b.wav", "tar": "t.tar"},
+        GOOD | {"id": "c", "audio": "x/../c.wav"},
+    ]
+    assert [row.audio for row in read_manifest(write_manifest(tmp_path, rows))] == [
+        "/data/a.wav",
+        "../b.wav",
+        "x/../c.wav",
+    ]
+
+
+def test_what_is_no_text_file_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    with path.open("wb") as file:
+        file.truncate(1 << 36)
+    with pytest.raises(MayaError, match=":1 is longer than"):
+        read_manifest(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(MayaError, match="is not a file"):
+        read_manifest(path)

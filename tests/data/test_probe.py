@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import soundfile
 
 from maya.data.manifest import Row
 from maya.data.probe import ProbeConfig, probe
-from tests.data.making import write_tone
+from maya.data.tar_index import index_tar
+from tests.data.making import write_tar, write_tone
 
 
 def row(name: str = "a.wav", **changes: Any) -> Row:
@@ -88,3 +90,22 @@ def test_without_decoding_only_headers_are_believed(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 16000)
     kept, _ = probe(tmp_path, [row("silent.wav")], ProbeConfig(decode=False))
     assert len(kept) == 1
+
+
+def test_what_lies_before_the_damage_of_a_tar_is_kept(tmp_path: Path) -> None:
+    data = write_tone(tmp_path / "a.wav", 0.5).read_bytes()
+    tar = write_tar(tmp_path / "t.tar", {"a.wav": data, "b.wav": data, "none.wav": b""})
+    tar.write_bytes(tar.read_bytes()[: index_tar(tar)[1].offset + 100])
+    rows = [row("a.wav", tar="t.tar"), row("b.wav", tar="t.tar")]
+    kept, dropped = probe(tmp_path, rows, ProbeConfig())
+    assert [p.row.id for p in kept] == ["a.wav"] and [d.reason for d in dropped] == ["tar_mismatch"]
+    assert "has no member 'b.wav' before its damage: " in dropped[0].detail
+    assert "is truncated: its member 'b.wav' goes past the end" in dropped[0].detail
+
+
+def test_empty_members_and_odd_names_are_dropped(tmp_path: Path) -> None:
+    write_tar(tmp_path / "t.tar", {"none.wav": b""})
+    assert only(tmp_path, row("none.wav", tar="t.tar")).startswith("unreadable_audio: cannot decode none.wav")
+    assert only(tmp_path, row("n" * 5000)).startswith("missing_audio")
+    os.mkfifo(tmp_path / "pipe")
+    assert only(tmp_path, row("pipe")).startswith("missing_audio")

@@ -1,0 +1,310 @@
+"""Damaged corpora, for as long as one likes: `python -m tests.data.fuzz --seconds 600 --seed 1`.
+
+Each case is made from a number alone: a corpus of a few short recordings in a tar, a manifest, a
+metadata.csv or pairs of files, with bits flipped, pieces cut out, numbers blown up, names that climb out of
+the folder, and so on. It is read as `maya prepare` and training would. All that may come of it is MayaError.
+
+It runs in a process of its own (see test_fuzz.py), with a limit on memory, watches which files Python opens,
+and says in which case it is, so that a crash of a decoder can be repeated: `--only CASE`.
+"""
+
+import argparse
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tarfile
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from maya.data.audio import load_audio, load_cut_audio
+from maya.data.byte_ranges import ByteRange, parse_address
+from maya.data.folder import read_corpus
+from maya.data.manifest import Row
+from maya.data.prepare import to_cut
+from maya.data.probe import ProbeConfig, Probed, probe
+from maya.data.tar_audio import decode
+from maya.data.tar_index import index_tar, member_header, scan_tar
+from maya.errors import MayaError
+from tests.data.making import tone
+
+CASE_SECONDS = 10  # the slowest sound case takes a tenth of a second
+MEMORY = 400 << 20  # bytes a case may add to what the process had; a sound one needs a few MB
+NAMES = ("a.wav", "b/c.flac", "../secret.wav", "/etc/passwd", "n" * 150 + ".wav", "ü.ogg", "d.mp3", "e")
+ODD_VALUES: tuple[Any, ...] = (
+    "", " ", ".", "/", "..", "../secret.wav", "../../etc/passwd", "/etc/passwd", "/dev/zero", "x" * 300,
+    "a\0b", "\udcff", "xx", None, True, [], {}, 0, -1, 1.5, 2**31, 2**63, 10**30, 10**400, float("inf"),
+    float("nan"),
+)  # fmt: skip
+NUMBERS = (b"77777777777\0", b"00000000000\0", b"-0000000001\0", b"9999999999x\0", b"\x80" + b"\xff" * 11,
+           b"\xff" * 12, b"\x80\0\0\0\x7f" + b"\xff" * 7)  # fmt: skip
+
+
+class Hang(BaseException):
+    """A case that takes too long."""
+
+
+def recordings() -> list[bytes]:
+    """A short recording in every format."""
+    kinds = [
+        ("WAV", None),
+        ("WAV", "FLOAT"),
+        ("FLAC", None),
+        ("OGG", "VORBIS"),
+        ("OGG", "OPUS"),
+        ("MP3", None),
+    ]
+    found = []
+    for kind, subtype in kinds:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, tone(0.3), 16000, format=kind, subtype=subtype)
+        found.append(buffer.getvalue())
+    return found
+
+
+def write_case(folder: Path, rng: random.Random, sounds: list[bytes]) -> None:
+    """A corpus folder with something wrong in it."""
+    audio = {name: rng.choice([*sounds, b""]) for name in rng.sample(NAMES, rng.randint(1, 5))}
+    kind = rng.choice([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+    buffer, rows = io.BytesIO(), []
+    with tarfile.open(fileobj=buffer, mode="w", format=kind) as tar:
+        for number, (name, data) in enumerate(audio.items()):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            try:
+                tar.addfile(info, io.BytesIO(data))
+            except ValueError:  # too long for this format
+                continue
+            row = {"id": str(number), "language": "en", "text": "one two", "audio": name, "tar": "a.tar"}
+            rows.append(row)
+    data = buffer.getvalue()
+    (folder / "a.tar").write_bytes(data)
+    where = {m.name: m for m in index_tar(folder / "a.tar")}
+    for row in rows:
+        if rng.random() < 0.7 and row["audio"] in where:
+            row |= {"offset": where[row["audio"]].offset, "size": where[row["audio"]].size}  # type: ignore[dict-item]
+    (folder / "a.tar").write_bytes(damaged_tar(data, rng))
+    if rng.random() < 0.05:
+        os.truncate(folder / "a.tar", rng.choice([1 << 20, 1 << 36]))
+    loose = f"loose.{rng.choice(['wav', 'flac', 'ogg', 'mp3'])}"
+    (folder / loose).write_bytes(damaged(rng.choice(sounds), rng))
+    rows.append({"id": "loose", "language": "en", "text": "one two", "audio": loose})
+    write_manifest(folder, rows, rng)
+
+
+def write_manifest(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> None:
+    """As one of the three things that a folder can have, damaged at times."""
+    if rng.random() < 0.3:
+        row = rng.choice(rows)
+        row[rng.choice([*row, "offset", "size", "duration", "sample_rate", "speaker"])] = rng.choice(
+            ODD_VALUES
+        )
+    how = rng.random()
+    if how < 0.6:
+        text = "\n".join(json.dumps(row) for row in rows).encode()
+        name = "manifest.jsonl"
+    elif how < 0.8:
+        cells = "\n".join(f"{row.get('audio')},{row.get('text')},{row.get('language')}" for row in rows)
+        text, name = ("file_name,text,language\n" + cells).encode("utf-8", "replace"), "metadata.csv"
+    else:
+        (folder / "hi").mkdir()
+        for sound in folder.glob("loose.*"):
+            sound.rename(folder / "hi" / sound.name)
+        text, name = b"one two", "hi/loose.txt"
+    if rng.random() < 0.4:
+        text = damaged(text, rng)
+    if rng.random() < 0.05:
+        text = rng.choice(
+            [b"[" * 100_000, b'"' + b"x" * 200_000, b"1" * 10_000, b"\xff\xfe\0", b"\0" * 99, text * 99]
+        )
+    (folder / name).write_bytes(text)
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """These bytes with a few things done to them."""
+    changed = bytearray(data)
+    for _ in range(rng.randint(0, 4)):
+        if not changed:
+            break
+        at, length = rng.randrange(len(changed)), rng.choice([1, 4, 64, 512, 5000])
+        match rng.randrange(6):
+            case 0:
+                changed[at] ^= 1 << rng.randrange(8)
+            case 1:
+                del changed[at:]
+            case 2:
+                del changed[at : at + length]
+            case 3:
+                changed[at : at + length] = rng.randbytes(length)
+            case 4:
+                changed[at : at + length] = rng.choice([b"\0", b"\xff"]) * length
+            case 5:
+                changed[at:at] = changed[at : at + length]
+    return bytes(changed)
+
+
+def damaged_tar(data: bytes, rng: random.Random) -> bytes:
+    """A tar as above, or with a sound header that lies."""
+    if rng.random() < 0.5:
+        return damaged(data, rng) if rng.random() < 0.8 else data
+    changed = bytearray(data)
+    at = rng.randrange(len(data) // 512) * 512
+    block = changed[at : at + 512]
+    if rng.random() < 0.7:
+        block[124:136] = rng.choice(NUMBERS)  # the size
+    if rng.random() < 0.3:
+        block[156] = rng.choice(b"\x0001234567LKSxgXVMNZ")  # the kind
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    changed[at : at + 512] = block
+    return bytes(changed)
+
+
+def read_case(folder: Path, rng: random.Random) -> int:
+    """Read a corpus like preparing and training do; how many of its utterances could be decoded."""
+    tar = folder / "a.tar"
+    for look in (scan_tar, index_tar):
+        attempt(look, tar)
+    size = tar.stat().st_size
+    for _ in range(3):
+        offset, length = (
+            rng.choice([rng.randrange(size + 1), 2**62]),
+            rng.choice([rng.randrange(3000), 2**62]),
+        )
+        attempt(member_header, tar, offset)
+        where = ByteRange(str(tar), offset, length)
+        attempt(decode, where, rng.choice([0.0, 0.1, 1e9]), rng.choice([None, 0.1, 1e9]))
+        address = damaged(where.address.encode(), rng).decode("utf-8", "replace")
+        found = attempt(parse_address, address)
+        if found is not None and found.path == str(tar):
+            attempt(decode, found)
+    for sound in folder.glob("loose.*"):
+        attempt(load_audio, sound)
+    corpus = attempt(read_corpus, folder)
+    if corpus is None:
+        return 0
+    cfg = ProbeConfig(decode=rng.random() < 0.7, num_threads=1)
+    kept, dropped = probe(folder, corpus[0], cfg)
+    for drop in dropped:
+        assert drop.reason and "\n" not in drop.detail and len(drop.detail) < 3000, drop
+        json.dumps(vars(drop) if hasattr(drop, "__dict__") else repr(drop), ensure_ascii=False)
+    for one in kept:
+        check_inside(folder, one)
+    if rng.random() < 0.3 and size < 1 << 20:
+        tar.write_bytes(damaged(tar.read_bytes(), rng))
+    return sum(attempt(load_cut_audio, attempt(to_cut, one)) is not None for one in kept)
+
+
+def attempt(function: Any, *args: Any) -> Any:
+    """What it returns; None when it says in one sentence why it cannot."""
+    try:
+        return function(*args)
+    except MayaError as error:
+        assert str(error) and "\n" not in str(error) and len(str(error)) < 3000, str(error)[:3000]
+        str(error).encode()
+        return None
+
+
+def check_inside(folder: Path, one: Probed) -> None:
+    """A file outside the corpus folder is only used if the manifest gives its absolute path."""
+    named = one.row.tar or one.row.audio
+    assert named.startswith("/") or one.path.resolve().is_relative_to(folder.resolve()), one
+
+
+def watch(allowed: Path) -> None:
+    """Report whatever Python opens outside of `allowed`, except for what the case names itself."""
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event != "open" or not isinstance(args[0], str) or not watch.on:  # type: ignore[attr-defined]
+            return
+        path = os.path.realpath(args[0])
+        if not path.startswith((str(allowed), *ALWAYS)) and args[0] not in ODD_VALUES:
+            watch.opened.append(args[0])  # type: ignore[attr-defined]
+
+    watch.on, watch.opened = False, []  # type: ignore[attr-defined]
+    sys.addaudithook(hook)
+
+
+# Modules are imported when first used; they are no part of a corpus.
+ALWAYS = (sys.prefix, sys.base_prefix, "/usr/lib", "/lib", str(Path(__file__).parents[2]))
+
+
+def run_case(number: int, top: Path, sounds: list[bytes]) -> int:
+    rng = random.Random(number)
+    folder = top / "corpus"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    signal.setitimer(signal.ITIMER_REAL, CASE_SECONDS)
+    try:
+        write_case(folder, rng, sounds)
+        watch.on = True  # type: ignore[attr-defined]
+        decoded = read_case(folder, rng)
+    finally:
+        watch.on = False  # type: ignore[attr-defined]
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    opened, watch.opened = watch.opened, []  # type: ignore[attr-defined]
+    assert not opened, f"opened {opened}"
+    return decoded
+
+
+def warm_up(top: Path, sounds: list[bytes]) -> None:
+    """Read every format once: libraries are loaded, and make files of their own, when first used."""
+    for data in sounds:
+        (top / "sound").write_bytes(data)
+        row = Row(id="a", language="en", text="one two", audio="sound", where="")
+        kept, _ = probe(top, [row], ProbeConfig())
+        load_cut_audio(to_cut(kept[0]).resample(8000))
+        load_audio(top / "sound")
+    (top / "sound").write_bytes(b"none")  # lhotse tries all its decoders in turn
+    attempt(load_cut_audio, to_cut(kept[0]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0, help="number of the first case, in thousands")
+    parser.add_argument("--only", type=int, help="run this case alone")
+    args = parser.parse_args()
+
+    def too_long(*_: Any) -> None:
+        raise Hang
+
+    signal.signal(signal.SIGALRM, too_long)
+    top = Path(tempfile.mkdtemp(prefix="fuzz-")).resolve()
+    (top / "secret.wav").write_bytes(recordings()[0])
+    sounds, decoded, failed = recordings(), 0, []
+    watch(top)
+    number = first = args.seed * 1_000_000 if args.only is None else args.only
+    warm_up(top, sounds)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    until = time.monotonic() + args.seconds
+    while time.monotonic() < until and len(failed) < 5:
+        print(f"case {number}", flush=True)
+        try:
+            decoded += run_case(number, top, sounds)
+            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+            assert used < most + MEMORY, f"{(used - most) >> 20} MB more"
+        except BaseException as error:  # whatever it is, it is no MayaError
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            failed.append(number)
+            print(f"FAILED case {number}: {traceback.format_exc()}", flush=True)
+        number += 1
+        if args.only is not None:
+            break
+    shutil.rmtree(top)
+    print(f"{number - first} cases, {decoded} utterances decoded, failed: {failed}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""Ten seconds of damaged corpora in `make test`; for more, see tests/data/fuzz.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+SECONDS = 10.0
+
+
+def test_damaged_corpora_give_nothing_but_clear_errors(repo: Path) -> None:
+    command = [sys.executable, "-m", "tests.data.fuzz", "--seconds", str(SECONDS)]
+    done = subprocess.run(command, cwd=repo, capture_output=True, timeout=SECONDS + 120)
+    said = done.stdout.decode(errors="replace").splitlines()
+    # A crash has no traceback: the last case that was begun says which it was.
+    failures = [line for line in said if not line.startswith("case ")]
+    assert done.returncode == 0, "\n".join(
+        [*said[-1:], *failures, done.stderr.decode(errors="replace")[-2000:]]
+    )
+    cases, decoded = (int(word) for word in said[-1].split() if word.isdigit())
+    assert cases > 20 and decoded > 0, "the fuzzer reads something"
