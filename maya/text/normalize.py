@@ -2,48 +2,58 @@
 
 What is done, in this order:
 
-1. Unicode NFC (which also spells the Devanagari and Bengali nukta letters in one way), lower case.
+1. Unicode NFC (which also spells the nukta letters in one way), full-width letters, ligatures and the like
+   as the letters they are, lower case.
 2. Apostrophes between letters: kept in English (don't), dropped elsewhere (Assamese নহ'লে is also written
-   নহলে). A comma between two digits is dropped (1,000).
-3. Every other punctuation mark or symbol, dandas included, becomes a space.
-4. Invisible characters (byte-order and direction marks, soft hyphens, ...) are dropped. Of these only
-   ZWJ and ZWNJ can carry meaning, and only beside a virama inside a word, where they choose between a
-   conjunct and its parts (Bengali র‍্য): there they stay, elsewhere they go. Malayalam consonant + virama +
-   ZWJ, the old spelling of a chillu, becomes the chillu letter, and Bengali ত + virama + ZWJ becomes ৎ.
-5. Runs of space become one space; none at the ends.
+   নহলে). A comma between two digits is dropped (1,000). A colon between two letters of an Indic script is
+   a mistyped visarga (दु:ख).
+3. Every other punctuation mark or symbol becomes a space: dandas too, also those written as a bar or with a
+   code point that was reserved for them.
+4. Decimal digits of every script become 0-9: १२ and 12 are read alike, and corpora mix them. How they were
+   read (twelve? one two?) is not known, so they are not spelt out.
+5. Invisible characters (byte-order and direction marks, soft hyphens, variation selectors, ...) are dropped.
+   Of these only ZWJ and ZWNJ can carry meaning, and only beside a virama inside a word, where they choose
+   between a conjunct and its parts. In scripts where that is part of the spelling (Bengali র‍্য against র্য,
+   Malayalam, Kannada, Telugu) they stay there; elsewhere they only suggest a shape and go.
+6. One spelling of what looks and sounds the same: maya.text.indic.
+7. Runs of space become one space; none at the ends.
 
-Digits stay as they are written (১২ and 12 are different texts), because how they were read is not known.
-The result is idempotent: normalize(normalize(x)) == normalize(x).
+Latin letters in a text of another script stay: they are words somebody spoke. The result is idempotent:
+normalize(normalize(x)) == normalize(x).
 """
 
 import re
 import unicodedata
 from functools import cache
 
+from maya.text.indic import one_spelling
 from maya.text.languages import LANGUAGES, get_language
 
 _APOSTROPHES = "'\u2018\u2019\u02bc\uff07`\u00b4"
 _JOINERS = "\u200c\u200d"  # ZWNJ, ZWJ
 _VIRAMAS = "".join(sorted({language.virama for language in LANGUAGES.values()} - {""}))
 _INDIC = "\u0900-\u0d7f\ua8e0-\ua8ff"
+_JOINER_SCRIPTS = ("Beng", "Telu", "Knda", "Mlym")
 
-# The Unicode Standard, section 12.9 (Malayalam, table 12-38) and 12.2 (Bengali khanda ta).
-_ATOMIC = {
-    "\u0d23\u0d4d\u200d": "\u0d7a",  # chillu nn
-    "\u0d28\u0d4d\u200d": "\u0d7b",  # chillu n
-    "\u0d30\u0d4d\u200d": "\u0d7c",  # chillu rr
-    "\u0d32\u0d4d\u200d": "\u0d7d",  # chillu l
-    "\u0d33\u0d4d\u200d": "\u0d7e",  # chillu ll
-    "\u0d15\u0d4d\u200d": "\u0d7f",  # chillu k
-    "\u09a4\u09cd\u200d": "\u09ce",  # khanda ta
-}
-_ATOMIC_PATTERN = re.compile("|".join(map(re.escape, _ATOMIC)))
 _JOINER_RUN = re.compile(f"([{_JOINERS}])[{_JOINERS}]+")
 # A joiner stays only between two Indic characters of which one is a virama.
 _USELESS_JOINER = re.compile(
     f"(?<![{_INDIC}])[{_JOINERS}]|[{_JOINERS}](?![{_INDIC}])|(?<![{_VIRAMAS}])[{_JOINERS}](?![{_VIRAMAS}])"
 )
+_ANY_JOINER = re.compile(f"[{_JOINERS}]")
 _DIGIT_COMMA = re.compile(r"(?<=\d),(?=\d)")
+
+# Dandas by other names: the places reserved for them in each block (The Unicode Standard, section 12.1,
+# says to use U+0964 and U+0965 in all scripts), and a Bengali fraction that looks like one.
+_DANDAS = {chr(b + i) for b in range(0x0980, 0x0D80, 0x80) for i in (0x64, 0x65)} | {"\u09f7"}
+# Scripts with a visarga, by block: not Gurmukhi and Tamil, where it is hardly written.
+_VISARGA_BLOCKS = (0x0900, 0x0980, 0x0A80, 0x0B00, 0x0C00, 0x0C80, 0x0D00)
+_MISTYPED_VISARGA = [
+    (re.compile(f"(?<=[{chr(b + 5)}-{chr(b + 0x4C)}]):(?=[{chr(b + 5)}-{chr(b + 0x39)}])"), chr(b + 3))
+    for b in _VISARGA_BLOCKS
+]
+_FOLDED = ("<wide>", "<narrow>", "<font>", "<compat>")  # but not <super>: 10² is not 102
+_DIGIT_ZERO = ord("0")
 
 
 def normalize(text: str, language: str) -> str:
@@ -51,30 +61,36 @@ def normalize(text: str, language: str) -> str:
 
     Raises MayaError for a language code Maya does not know.
     """
-    english = get_language(language).script == "Latn"
+    script = get_language(language).script
     # Dropping a character makes new neighbours, which can form a new sequence; the loop makes idempotence
     # hold by construction. It ends because each pass that changes anything shortens or simplifies the text.
     while True:
-        result = _once(text, english)
+        result = _once(text, script)
         if result == text:
             return result
         text = result
 
 
-def _once(text: str, english: bool) -> str:
+def _once(text: str, script: str) -> str:
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
     text = "".join(map(_visible, text))
-    text = _apostrophes(text, english)
+    text = _apostrophes(text, script == "Latn")
     text = _DIGIT_COMMA.sub("", text)
+    if ":" in text:
+        for colon, visarga in _MISTYPED_VISARGA:
+            text = colon.sub(visarga, text)
     text = "".join(map(_speakable, text))
     text = _JOINER_RUN.sub(r"\1", text)
-    text = _ATOMIC_PATTERN.sub(lambda match: _ATOMIC[match.group()], text)
-    text = _USELESS_JOINER.sub("", text)
+    text = one_spelling(text)
+    useless = _USELESS_JOINER if script in _JOINER_SCRIPTS else _ANY_JOINER
+    text = useless.sub("", text)
     return " ".join(text.split())
 
 
 def _apostrophes(text: str, english: bool) -> str:
     """Keep (English) or drop (elsewhere) apostrophes inside words; the rest are quotation marks."""
+    if "'" not in text:
+        return text
     pieces = []
     for i, char in enumerate(text):
         if char != "'":
@@ -92,17 +108,33 @@ def _in_word(char: str) -> bool:
 
 @cache
 def _visible(char: str) -> str:
-    """Drop what prints nothing (except joiners), make all apostrophes one and all spaces " "."""
+    """Drop what prints nothing (except joiners), make all apostrophes one and all spaces " ", and take
+    apart what stands for other characters."""
     if char in _APOSTROPHES:
         return "'"
     if char in _JOINERS or char == " ":
         return char
+    if char in _DANDAS:
+        return " "
     category = unicodedata.category(char)
     if category[0] == "Z" or category == "Cc":  # control characters include tabs, newlines, cp1252 quotes
         return " "
-    return "" if category[0] == "C" else char
+    if category[0] == "C" or _is_variation(char):
+        return ""
+    if category[0] in "LN" and unicodedata.decomposition(char).startswith(_FOLDED):
+        return unicodedata.normalize("NFKC", char)
+    return char
+
+
+def _is_variation(char: str) -> bool:
+    """Variation selectors and enclosing marks, such as those of emoji and keycaps."""
+    selector = "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
+    return selector or unicodedata.category(char) == "Me"
 
 
 @cache
 def _speakable(char: str) -> str:
-    return " " if unicodedata.category(char)[0] in "PS" and char != "'" else char
+    category = unicodedata.category(char)
+    if category == "Nd":
+        return chr(_DIGIT_ZERO + unicodedata.decimal(char))
+    return " " if category[0] in "PS" and char != "'" else char

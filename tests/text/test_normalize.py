@@ -1,4 +1,5 @@
 import json
+import re
 import unicodedata
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maya.errors import MayaError
+from maya.text.indic import SAME_LOOK
 from maya.text.languages import LANGUAGES
 from maya.text.normalize import normalize
 
@@ -41,7 +43,11 @@ def test_is_idempotent_and_leaves_only_words(text: str, language: str) -> None:
         ("नमस्ते। दुनिया॥", "hi", "नमस्ते दुनिया"),
         ("নহ'লে নহ’লে", "as", "নহলে নহলে"),
         ("হাত-ভৰি", "as", "হাত ভৰি"),
-        ("১২ 12", "bn", "১২ 12"),  # digits stay as written
+        ("১২ 12 १२ १2", "bn", "12 12 12 12"),  # digits of every script are read alike
+        ("10² ½ Ⅳ ﬁ ＡＢ１", "en", "10² ½ iv fi ab1"),
+        ("दु:ख कहा: राम 3:30", "hi", "दुःख कहा राम 3 30"),  # a colon for a visarga, only inside a word
+        ("এক৷দুই ଏକ\u0b64ଦୁଇ", "bn", "এক দুই ଏକ ଦୁଇ"),  # dandas by other names
+        ("एक|दो ❤\ufe0f 1\ufe0f\u20e3", "hi", "एक दो 1"),
         ("\u0958\u09dc", "hi", "\u0915\u093c\u09a1\u09bc"),  # precomposed nukta letters
         ("ന" + VIRAMA_ML + ZWJ, "ml", "\u0d7b"),  # old spelling of a chillu
         ("ত" + VIRAMA_BN + ZWJ, "bn", "\u09ce"),  # khanda ta
@@ -51,10 +57,34 @@ def test_is_idempotent_and_leaves_only_words(text: str, language: str) -> None:
         ("ক" + ZWJ + "খ" + ZWNJ, "bn", "কখ"),  # joiners that do nothing
         ("\ufeffhi\u00ad\u200ethere\u0093", "en", "hithere"),
         ("?!।…", "hi", ""),
+        ("OK गूगल", "hi", "ok गूगल"),  # Latin letters stay
+        ("\u0905\u093e\u0915\u093e\u093c", "hi", "\u0906\u0915\u093c\u093e"),  # two parts; late nukta
+        ("\u0930\u094d\u200d\u092f", "mr", "\u0931\u094d\u092f"),  # eyelash ra
+        ("\u0915\u094d\u200d\u0937 \u0915\u094d\u200c\u0937", "hi", "\u0915\u094d\u0937 \u0915\u094d\u0937"),
+        ("\u0c95\u0ccd\u200c\u0c97", "kn", "\u0c95\u0ccd\u200c\u0c97"),  # here the joiner is spelling
+        ("\u0d0e\u0d7b\u0d4d\u0d31\u0d46 \u0d15\u0d4c", "ml", "\u0d0e\u0d28\u0d4d\u0d31\u0d46 \u0d15\u0d57"),
+        ("\u0b95\u0bcd\u0b95\u0bcd\u0bcd", "ta", "\u0b95\u0bcd\u0b95\u0bcd"),  # a sign typed twice
+        ("\u0936\u094d\u093e\u093e", "hi", "\u0936"),  # half letter + the stroke that completes it
     ],
 )  # fmt: skip
 def test_rules(text: str, language: str, expected: str) -> None:
     assert normalize(text, language) == expected
+
+
+@given(st.text() | TRICKY, st.sampled_from(list(LANGUAGES)))
+def test_equal_looking_texts_become_equal(text: str, language: str) -> None:
+    once = normalize(text, language)
+    assert not any(sequence in once for sequence in SAME_LOOK)
+    assert not re.search(r"[^\W0-9]", "".join(c for c in once if unicodedata.category(c) == "Nd"))
+    for form in ("NFD", "NFC"):
+        assert normalize(unicodedata.normalize(form, text), language) == once
+    assert normalize(f"  {text}\t", language) == once
+
+
+@given(TRICKY, st.integers(min_value=0), st.sampled_from("\u200e\ufeff\u00ad\u200b\ufe0f"))
+def test_invisible_characters_change_nothing(text: str, place: int, invisible: str) -> None:
+    place %= len(text) + 1
+    assert normalize(text[:place] + invisible + text[place:], "hi") == normalize(text, "hi")
 
 
 def test_unknown_language_is_refused() -> None:
