@@ -132,7 +132,8 @@ def start_from(model: HybridModel, path: Path, modules: Sequence[str]) -> int:
     MayaError names the first that is not, and the model is left as it was.
     """
     path = find_checkpoint(path)
-    theirs, taken = load_checkpoint(path).weights, {}
+    theirs = load_checkpoint(path).weights
+    taken: dict[str, Tensor] = {}
     for module in modules:
         mine = {k: v for k, v in model.state_dict().items() if k.startswith(module + ".")}
         if not mine:
