@@ -13,7 +13,7 @@ from lhotse import CutSet
 from maya.config import to_dict
 from maya.data.batch import Batch
 from maya.data.loader import EvalLoader, TrainLoader
-from maya.data.plan import BatchPlan
+from maya.data.plan import BatchPlan, Position
 from maya.data.utterances import Utterances
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, HybridModel, build_model, count_parameters, with_vocabulary
@@ -25,7 +25,7 @@ from maya.train.checkpoint import start_from, step_checkpoints
 from maya.train.distributed import barrier, rank, world_size
 from maya.train.loop import make_accelerator
 from maya.train.loop import train as run_loop
-from maya.train.state import Position, flat, is_free
+from maya.train.state import flat, is_free
 from maya.train.validate import Validate, make_validate
 
 

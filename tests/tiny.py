@@ -28,6 +28,7 @@ def experiment() -> Experiment:
     exp.model.specaugment.time_masks = 0
     exp.model.features.dither = 0.0
     exp.data.plan.max_seconds = 20.0
+    exp.data.plan.temperature = 1.0
     exp.data.plan.max_utterances = 8
     exp.train.steps = 12
     exp.train.warmup_steps = 4

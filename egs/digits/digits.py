@@ -25,6 +25,7 @@ def experiment() -> Experiment:
     exp.model.noise.probability = 0.5
     exp.data.speed_perturb = (0.8, 0.87, 0.93, 1.0, 1.07, 1.15, 1.25)
     exp.data.plan.max_seconds = 40.0
+    exp.data.plan.temperature = 1.0
     exp.data.plan.max_utterances = 32
     exp.data.valid_utterances = 100
     exp.train.steps = 2400

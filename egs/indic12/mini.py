@@ -19,6 +19,7 @@ def experiment() -> Experiment:
     exp.model.specaugment.freq_width = 10
     exp.model.specaugment.time_masks = 1
     exp.data.plan.max_seconds = 40.0
+    exp.data.plan.temperature = 1.0
     exp.data.plan.max_utterances = 32
     exp.data.valid_utterances = 8
     exp.train.steps = 3000

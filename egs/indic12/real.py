@@ -23,6 +23,7 @@ def experiment() -> Experiment:
     exp.model.specaugment.time_masks = 2
     exp.model.noise.probability = 0.5
     exp.data.plan.max_seconds = 50.0
+    exp.data.plan.temperature = 1.0
     exp.data.plan.max_utterances = 32
     exp.data.cache_gb = 2.0  # Opus costs more to decode than its features to compute
     exp.data.speed_perturb = (0.87, 0.93, 1.0, 1.07, 1.15)

@@ -39,7 +39,7 @@ class TrainLoader:
         all the same, since decoders and PyTorch release the interpreter.
     cache_gb: memory (10^9 bytes, shared by the workers of this rank) in which decoded audio is kept from
         epoch to epoch, bit-exactly; what does not fit is decoded every time. An hour takes 0.23.
-    start: the position to begin at, as it was yielded.
+    start: the position to begin at, as it was yielded, with any number of ranks (see BatchPlan.resume).
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class TrainLoader:
         self.utterances = cuts
         self.plan = plan.with_speeds(speed_perturb) if speed_perturb else plan
         self.num_workers, self.pin_memory = num_workers, pin_memory
-        self.start = Position(*start)
+        self.start = self.plan.resume(start)
         self._dataset = _Batches(cuts, AudioCache(cuts.durations, cache_gb))
 
     def __iter__(self) -> Iterator[tuple[Position, Batch]]:
@@ -71,17 +71,10 @@ class TrainLoader:
         return self._from_workers()
 
     def _jobs(self) -> Iterator["_Job"]:
-        position = self.start
-        if position.batch >= self.plan.num_batches(position.epoch):
-            raise MayaError(
-                f"the saved position is batch {position.batch} of epoch {position.epoch}, which has only "
-                f"{self.plan.num_batches(position.epoch)}: the data, the batch settings or the number of "
-                "processes changed since it was saved"
-            )
-        while True:
-            following = self.plan.advance(position)
-            yield following, self.plan.batch(*position), self.plan.batch_speeds(*position)
-            position = following
+        plan = self.plan
+        for position in plan.positions(self.start):
+            rows, speeds = plan.take(position)
+            yield plan.advance(position), rows.tolist(), [plan.speeds[i] for i in speeds]
 
     def _from_workers(self) -> Iterator[tuple[Position, Batch]]:
         loader = DataLoader(
@@ -225,7 +218,8 @@ class _Once(Iterable[T]):
 def _checked(result: tuple[Position, Batch] | MayaError) -> tuple[Position, Batch]:
     if isinstance(result, MayaError):
         raise result
-    return result
+    position, batch = result
+    return Position.of(position), batch  # DataLoader has made lists of the tuples in it
 
 
 def _longest_first(durations: np.ndarray, max_seconds: float, max_utterances: int) -> list[list[int]]:

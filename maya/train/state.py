@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from maya.config import to_dict
+from maya.data.plan import Position
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.text.tokenizer import Tokenizer
@@ -15,15 +16,13 @@ from maya.train.averaging import RunningAverage
 from maya.train.distributed import barrier, gather_objects, rank, world_size
 from maya.train.runlog import RunLog
 
-Position = tuple[int, int]  # (epoch, batch within the epoch): where the data plan continues
-
 
 @dataclass(kw_only=True, slots=True)
 class State:
     """What moves during training, apart from the weights and the optimizer."""
 
     step: int = 0
-    position: Position = (0, 0)
+    position: Position = Position(0, 0)  # where the data plan continues
     best: float = float("inf")  # lowest validation error so far
     average: RunningAverage = field(default_factory=RunningAverage)
     infeasible: int = 0  # utterances whose text their audio cannot carry, met so far on this rank
@@ -100,17 +99,15 @@ def resume(run_dir: Path, model: HybridModel, optimizer: torch.optim.Optimizer, 
         )
     refuse_other_experiment(path, loaded.training["experiment"], to_dict(experiment))
     rngs = loaded.training["rng"]
-    if len(rngs) != world_size():
-        raise MayaError(
-            f"{path} was written by {len(rngs)} process(es) and this run has {world_size()}; "
-            f"continue with --gpus {len(rngs)}"
-        )
     model.load_state_dict(loaded.weights)
     optimizer.load_state_dict(loaded.training["optimizer"])
-    ckpt.restore_rng(rngs[rank()])
+    if len(rngs) == world_size():
+        ckpt.restore_rng(rngs[rank()])
+    else:  # other ranks share the work from here on: their random numbers begin anew, the data go on
+        torch.manual_seed(experiment.train.seed + 7919 * rank() + loaded.step)
     state = State(
         step=loaded.step,
-        position=tuple(loaded.training["position"]),
+        position=Position.of(loaded.training["position"]),
         best=loaded.training["best"],
         infeasible=loaded.training["infeasible"],
     )

@@ -155,7 +155,8 @@ def test_padding_is_small_and_ranks_do_equal_work() -> None:
 
 def test_stats_count_what_is_trained_on() -> None:
     data = corpus(50)
-    plans = [BatchPlan(*data, PlanConfig(max_seconds=30), rank=r, world_size=3) for r in range(3)]
+    cfg = PlanConfig(max_seconds=30, temperature=1.0)
+    plans = [BatchPlan(*data, cfg, rank=r, world_size=3) for r in range(3)]
     batches = [batch for plan in plans for batch in plan.epoch(0)]
     stats = plans[1].stats(0)
     assert (stats.batches, stats.steps) == (len(batches), len(batches) // 3)
@@ -169,14 +170,14 @@ def test_stats_count_what_is_trained_on() -> None:
 def test_finer_buckets_pad_less() -> None:
     data = corpus(5000)
     few, many = (BatchPlan(*data, PlanConfig(num_buckets=n)).stats(0).efficiency for n in (1, 30))
-    assert many > few + 0.2
+    assert many > few + 0.1
 
 
 def test_advance_walks_through_epochs() -> None:
     plan = BatchPlan(*corpus(40), PlanConfig(max_seconds=30))
     last = plan.num_batches(0) - 1
-    assert plan.advance(Position(0, 0)) == (0, 1)
-    assert plan.advance(Position(0, last)) == (1, 0)
+    assert plan.advance(Position(0, 0)) == Position(0, 1)
+    assert plan.advance(Position(0, last)) == Position(1, 0)
 
 
 def test_too_long_an_utterance_is_refused_by_name_or_kept_alone() -> None:
