@@ -77,10 +77,10 @@ def joint_scores_triton(
     f2, g2, layer = _prepared(f2, g2, layer)
     joint = JointKernels(f2, g2, layer, settings)
     n = len(rows)
-    norm, blank, label = (torch.empty(n, device=f2.device) for _ in range(3))
+    norm, blank, label = (f2.new_empty(n, dtype=torch.float32) for _ in range(3))
     durations = None
     if layer.duration_weight is not None:
-        durations = torch.empty(n, layer.duration_weight.shape[0], device=f2.device)
+        durations = norm.new_empty(n, layer.duration_weight.shape[0])
     with torch.cuda.device_of(f2):
         for part in _chunks(n, HIDDEN_BYTES // (f2.shape[1] * f2.itemsize)):
             chunk = _contiguous(rows.take(part))
@@ -116,7 +116,7 @@ def joint_gradients_triton(
     joint = JointKernels(f2, g2, layer, settings)
     parameters = (layer.weight, layer.bias, layer.duration_weight, layer.duration_bias)
     made = [
-        torch.zeros(x.shape, device=f2.device) if x is not None and ask else None
+        torch.zeros(x.shape, dtype=torch.float32, device=f2.device) if x is not None and ask else None
         for x, ask in zip((f2, g2, *parameters), wanted, strict=True)
     ]
     grads = JointGradients(*made)
@@ -187,7 +187,7 @@ class JointKernels:
 
     def hidden(self, rows: RowList) -> Tensor:
         """h of a chunk, (R, H), in the dtype of f."""
-        out = torch.empty(len(rows), self.width, dtype=self.f.dtype, device=self.f.device)
+        out = self.f.new_empty(len(rows), self.width)
         grid = (triton.cdiv(len(rows), POINTWISE[0]), triton.cdiv(self.width, POINTWISE[1]))
         hidden_kernel[grid](
             self.f, self.g, rows.frame, rows.state, out, len(rows), self.width, *self.dropout,
@@ -202,7 +202,7 @@ class JointKernels:
         row_tiles, column_tiles = triton.cdiv(n, tiles.rows), triton.cdiv(self.vocab, tiles.columns)
         per_split = triton.cdiv(column_tiles, split_count(row_tiles, concurrent_programs(hidden.device)))
         splits = triton.cdiv(column_tiles, per_split)
-        partial = torch.empty(splits, n, device=hidden.device)
+        partial = norm.new_empty(splits, n)
         norm_kernel[(row_tiles, splits)](
             hidden, self.weight, self.bias, partial, n, self.width, self.vocab, per_split,
             PRECISION=self.precision, ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
@@ -220,8 +220,8 @@ class JointKernels:
         n, tiles = hidden.shape[0], self.gradient_tiles
         row_tiles, column_tiles = triton.cdiv(n, tiles.rows), triton.cdiv(self.vocab, tiles.columns)
         stride = triton.cdiv(self.vocab, VOCAB_STEP) * VOCAB_STEP
-        out = torch.empty(n, stride, dtype=hidden.dtype, device=hidden.device)
-        sums = None if bias_grad is None else torch.empty(row_tiles, self.vocab, device=hidden.device)
+        out = hidden.new_empty(n, stride)
+        sums = None if bias_grad is None else bias_grad.new_empty(row_tiles, self.vocab)
         logit_gradient_kernel[(row_tiles * column_tiles,)](
             hidden, self.weight, self.bias, label, *norm_and_masses, out, sums,
             n, self.width, self.vocab, stride, self.settings.blank,

@@ -57,8 +57,8 @@ def rnnt_lattice_triton(
     batch, _, width = blank.shape
     cells = [skewed(x, skew) for x in (blank, label)]
     sizes = _sizes(frames, labels, blank.device)
-    alpha = torch.empty(cells[0].shape, dtype=torch.float64, device=blank.device)
-    log_prob = torch.empty(batch, device=blank.device)
+    alpha = torch.empty_like(cells[0], dtype=torch.float64)
+    log_prob = cells[0].new_empty(batch)
     columns, num_warps, stages = wavefront(width)
     shape = (alpha.shape[1], width)
     with torch.cuda.device_of(blank):
@@ -98,8 +98,8 @@ def tdt_lattice_triton(
     batch, _, width = blank.shape
     weights = [skewed(x, 1) for x in (blank, label, durations_log_prob)]
     sizes = _sizes(frames, labels, blank.device)
-    alpha = torch.empty(weights[0].shape, dtype=torch.float64, device=blank.device)
-    log_prob = torch.empty(batch, device=blank.device)
+    alpha = torch.empty_like(weights[0], dtype=torch.float64)
+    log_prob = weights[0].new_empty(batch)
     columns, num_warps, stages = wavefront(width, durations[-1])
     shape = (alpha.shape[1], width)
     with torch.cuda.device_of(blank):
@@ -137,7 +137,8 @@ def skewed(x: Tensor, skew: int) -> Tensor:
     Cell (t, u) lies at wavefront t + skew * u. What is no cell is left as it is in memory.
     """
     batch, size, width, *durations = x.shape
-    out = torch.empty(batch, size + skew * (width - 1) + 1, *durations, width, device=x.device)
+    shape = (batch, size + skew * (width - 1) + 1, *durations, width)
+    out = x.new_empty(shape, dtype=torch.float32)
     unskewed(out, x.shape, skew).copy_(x)
     return out
 
