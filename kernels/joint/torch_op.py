@@ -94,12 +94,11 @@ def joint_gradients_torch(
         if of_durations is not None and layer.duration_weight is not None:
             dh.addmm_(of_durations, layer.duration_weight.to(wide))
         for piece in _pieces(dh):
-            here = chunk.take(piece)
-            dz = _through_activation(dh[piece], active[piece], here, settings)
-            if grads.f is not None:
-                grads.f.index_add_(0, here.frame, dz)
-            if grads.g is not None:
-                grads.g.index_add_(0, here.state, dz)
+            _through_activation_(dh[piece], active[piece], chunk.take(piece), settings)
+        if grads.f is not None:
+            grads.f.index_add_(0, chunk.frame, dh)
+        if grads.g is not None:
+            grads.g.index_add_(0, chunk.state, dh)
     return grads
 
 
@@ -180,12 +179,14 @@ def _add_product(total: Tensor, dx: Tensor, hidden: Tensor, product: Tensor | No
         total += torch.mm(dx.t(), hidden, out=product)
 
 
-def _through_activation(dh: Tensor, active: Tensor, rows: RowList, settings: JointSettings) -> Tensor:
+def _through_activation_(dh: Tensor, active: Tensor, rows: RowList, settings: JointSettings) -> None:
+    """d loss / d h becomes d loss / d (f + g), in place."""
     if settings.dropout > 0:
         dh.mul_(dropout_scale(rows, active.shape[1], settings, dh.dtype))
     wide = active.to(dh.dtype)
     if settings.activation == "relu":
-        return dh.mul_(wide > 0)
-    if settings.activation == "tanh":
-        return dh.mul_(1 - wide * wide)
-    return dh.mul_(wide * (1 - wide))
+        dh.mul_(wide > 0)
+    elif settings.activation == "tanh":
+        dh.mul_(1 - wide * wide)
+    else:
+        dh.mul_(wide * (1 - wide))
