@@ -72,7 +72,7 @@ def normalize(text: str, language: str) -> str:
 
 
 def _once(text: str, script: str) -> str:
-    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+    text = _composed(_composed(text).lower())
     text = "".join(map(_visible, text))
     text = _apostrophes(text, script == "Latn")
     text = _DIGIT_COMMA.sub("", text)
@@ -80,11 +80,15 @@ def _once(text: str, script: str) -> str:
         for colon, visarga in _MISTYPED_VISARGA:
             text = colon.sub(visarga, text)
     text = "".join(map(_speakable, text))
-    text = _JOINER_RUN.sub(r"\1", text)
-    text = one_spelling(text)
-    useless = _USELESS_JOINER if script in _JOINER_SCRIPTS else _ANY_JOINER
-    text = useless.sub("", text)
+    text = one_spelling(_JOINER_RUN.sub(r"\1", text))
+    if _ANY_JOINER.search(text):
+        useless = _USELESS_JOINER if script in _JOINER_SCRIPTS else _ANY_JOINER
+        text = useless.sub("", text)
     return " ".join(text.split())
+
+
+def _composed(text: str) -> str:
+    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 
 def _apostrophes(text: str, english: bool) -> str:
