@@ -9,13 +9,14 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import sentencepiece as spm
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.text.sample import LanguageText, TextSample, alphabet, gather
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +27,23 @@ class TokenizerConfig:
 
     temperature: the share of a language in the training text is proportional to characters^temperature;
         1 is as it comes, 0 gives every language the same, and between them small languages get their pieces.
-    character_coverage: share of the characters that must have a piece of their own; 1.0 means that no
-        character of the training text is unknown, which is right for alphabets and abugidas.
+    min_char_count: a character that some language has at least so often gets a piece of its own, however
+        small that language is; others are left out (unknown, or spelt in bytes). 1 leaves none out.
+    character_coverage: with a min_char_count of 1: share of all characters that must have a piece of their
+        own; 1.0 means that none is unknown, which is right for alphabets and abugidas.
     byte_fallback: spell unknown characters in bytes; this takes 256 pieces of the vocabulary.
     max_sentences: a larger text is sampled down to this many sentences.
+    lines_per_language: lines of each language to draw them from; bounds the memory for a text of any length.
     """
 
     vocab_size: int = 1024
     model_type: Literal["unigram", "bpe"] = "bpe"
     temperature: float = 0.5
+    min_char_count: int = 1
     character_coverage: float = 1.0
     byte_fallback: bool = False
     max_sentences: int = 2_000_000
+    lines_per_language: int = 250_000
     num_threads: int = 1  # SentencePiece sums over threads: another number may give another model
     seed: int = 0
 
@@ -97,22 +103,25 @@ class Tokenizer:
         return cls(model_bytes)
 
     @classmethod
-    def train(cls, texts_by_language: Mapping[str, Sequence[str]], cfg: TokenizerConfig) -> "Tokenizer":
-        return train_tokenizer(texts_by_language, cfg)
+    def train(cls, texts: Mapping[str, Sequence[str]] | TextSample, cfg: TokenizerConfig) -> "Tokenizer":
+        return train_tokenizer(texts, cfg)
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes]]:
         return Tokenizer, (self.model_bytes,)
 
 
-def train_tokenizer(texts_by_language: Mapping[str, Sequence[str]], cfg: TokenizerConfig) -> Tokenizer:
-    """Train on normalised texts. The same texts, order and config give the same bytes.
+def train_tokenizer(texts: Mapping[str, Sequence[str]] | TextSample, cfg: TokenizerConfig) -> Tokenizer:
+    """Train on normalised texts by language, or on what `maya.text.sample.gather` kept of them. The same
+    texts, order and config give the same bytes.
 
     A vocabulary larger than the text supports is reduced to the largest possible one, with a warning;
     one that is smaller than the number of distinct characters raises MayaError.
     """
-    sentences = list(sample_sentences(texts_by_language, cfg))
+    sample = as_sample(texts, cfg)
+    sentences = list(sample_sentences(sample, cfg))
+    required = _required_characters(sample, sentences, cfg)
     try:
-        return Tokenizer(_train(sentences, cfg, cfg.vocab_size))
+        return Tokenizer(_train(sentences, cfg, cfg.vocab_size, required))
     except RuntimeError as error:
         message = str(error)
     if largest := re.search(r"value <= (\d+)", message):
@@ -121,49 +130,80 @@ def train_tokenizer(texts_by_language: Mapping[str, Sequence[str]], cfg: Tokeniz
             "the text supports at most %d pieces, fewer than vocab_size=%d: training with %d",
             limit, cfg.vocab_size, limit,
         )  # fmt: skip
-        return Tokenizer(_train(sentences, cfg, limit))
+        return Tokenizer(_train(sentences, cfg, limit, required))
     if needed := re.search(r"required_chars\D*(\d+) vs (\d+)|smaller than required_chars", message):
         chars = f" ({needed.group(2)} pieces are needed)" if needed.group(2) else ""
         raise MayaError(
             f"vocab_size={cfg.vocab_size} is smaller than the number of distinct characters in the "
-            f"training text{chars}; raise vocab_size or lower character_coverage"
+            f"training text{chars}; raise vocab_size or min_char_count, or lower character_coverage"
         )
     raise MayaError(f"SentencePiece could not train a tokenizer: {_last_line(message)}")
 
 
-def sample_sentences(texts_by_language: Mapping[str, Sequence[str]], cfg: TokenizerConfig) -> Iterator[str]:
+def as_sample(texts: Mapping[str, Sequence[str]] | TextSample, cfg: TokenizerConfig) -> TextSample:
+    """The sample to train on; MayaError where a language has no text."""
+    if all(isinstance(mine, LanguageText) for mine in texts.values()):
+        sample: TextSample = dict(texts)  # type: ignore[arg-type]
+    else:
+        lines = ((code, line) for code, mine in texts.items() for line in mine)  # type: ignore[union-attr]
+        sample = gather(lines, lines_per_language=cfg.lines_per_language, seed=cfg.seed)
+    if not sample:
+        raise MayaError("there is no text to train a tokenizer on")
+    if empty := [code for code in texts if code not in sample or not sample[code].lines]:
+        raise MayaError(f"there is no text in language {empty[0]!r} to train a tokenizer on")
+    return sample
+
+
+def training_shares(sample: TextSample, cfg: TokenizerConfig) -> dict[str, float]:
+    """Share of the training text's characters that each language gets: by its characters^temperature."""
+    weight = {code: mine.length**cfg.temperature for code, mine in sample.items()}
+    return {code: w / sum(weight.values()) for code, w in weight.items()}
+
+
+def sample_sentences(texts: Mapping[str, Sequence[str]] | TextSample, cfg: TokenizerConfig) -> Iterator[str]:
     """Sentences whose characters are shared out over the languages by cfg.temperature.
 
     As many characters as there are in all texts (fewer under max_sentences); a language that needs more
     than it has is repeated, one that needs fewer is sampled without replacement, beginning with sentences
-    that hold every character it uses, so that sampling leaves no character unknown.
+    that hold every character it uses, so that sampling leaves no character unknown. Sentences with a
+    character that is too rare for a piece (cfg.min_char_count) are passed over.
     """
-    kept = {code: [t for t in texts if t.strip()] for code, texts in texts_by_language.items()}
-    empty = [code for code, texts in kept.items() if not texts]
-    if not kept or len(empty) == len(kept):
-        raise MayaError("there is no text to train a tokenizer on")
-    if empty:
-        raise MayaError(f"there is no text in language {empty[0]!r} to train a tokenizer on")
-    lengths = {code: sum(map(len, texts)) for code, texts in kept.items()}
-    weight = {code: n**cfg.temperature for code, n in lengths.items()}
-    total, total_weight = sum(lengths.values()), sum(weight.values())
-    wanted = {
-        code: len(texts) * (total * weight[code] / total_weight) / lengths[code]
-        for code, texts in kept.items()
-    }
+    sample = as_sample(texts, cfg)
+    shares = training_shares(sample, cfg)
+    total = sum(mine.length for mine in sample.values())
+    wanted = {code: mine.total_lines * (total * shares[code]) / mine.length for code, mine in sample.items()}
     shrink = min(1.0, cfg.max_sentences / sum(wanted.values()))
-    for order, (code, texts) in enumerate(kept.items()):
+    common = alphabet(sample, cfg.min_char_count) | {" "}
+    for order, (code, mine) in enumerate(sample.items()):
+        lines = mine.lines if cfg.min_char_count <= 1 else [t for t in mine.lines if common.issuperset(t)]
+        if not lines:
+            raise MayaError(
+                f"no sentence in language {code!r} is without a character that occurs fewer than "
+                f"min_char_count={cfg.min_char_count} times; lower it"
+            )
         count = max(1, round(wanted[code] * shrink))
-        rounds, rest = divmod(count, len(texts))
+        rounds, rest = divmod(count, len(lines))
         for _ in range(rounds):
-            yield from texts
-        drawn = np.random.default_rng([cfg.seed, order]).permutation(len(texts)).tolist()
+            yield from lines
+        drawn = np.random.default_rng([cfg.seed, order]).permutation(len(lines)).tolist()
         if rounds == 0:
-            covering = _covering(texts, drawn)
+            covering = _covering(lines, drawn)
             chosen = set(covering)
             drawn = covering + [i for i in drawn if i not in chosen]
             rest = max(rest, len(covering))
-        yield from (texts[i] for i in sorted(drawn[:rest]))
+        yield from (lines[i] for i in sorted(drawn[:rest]))
+
+
+def _required_characters(sample: TextSample, sentences: Sequence[str], cfg: TokenizerConfig) -> str:
+    """Characters to get a piece whether the sentences drawn have them or not."""
+    if cfg.min_char_count > 1:
+        return "".join(sorted(alphabet(sample, cfg.min_char_count)))
+    if cfg.character_coverage < 1.0:
+        return ""
+    seen: set[str] = set()
+    for sentence in sentences:
+        seen.update(sentence)
+    return "".join(sorted(alphabet(sample, 1) - seen))
 
 
 def _covering(texts: Sequence[str], order: Sequence[int]) -> list[int]:
@@ -178,8 +218,10 @@ def _covering(texts: Sequence[str], order: Sequence[int]) -> list[int]:
     return found
 
 
-def _train(sentences: list[str], cfg: TokenizerConfig, vocab_size: int) -> bytes:
+def _train(sentences: list[str], cfg: TokenizerConfig, vocab_size: int, required: str) -> bytes:
     model = io.BytesIO()
+    # The option is stored in the model even when empty: given only where needed, small texts give old bytes.
+    options: dict[str, Any] = {"required_chars": required} if required else {}
     spm.SentencePieceTrainer.Train(
         sentence_iterator=iter(sentences),
         model_writer=model,
@@ -196,6 +238,7 @@ def _train(sentences: list[str], cfg: TokenizerConfig, vocab_size: int) -> bytes
         pad_id=-1,
         unk_surface="\u2047",  # without the spaces around it, which would split words
         minloglevel=2,
+        **options,
     )
     return model.getvalue()
 

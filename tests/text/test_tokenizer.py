@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maya.errors import MayaError
+from maya.text.sample import gather
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, sample_sentences, train_tokenizer
 
 TEXTS = {
@@ -113,3 +114,35 @@ def test_sampling_keeps_every_character() -> None:
     sentences = list(sample_sentences(texts, TokenizerConfig(temperature=0.0, max_sentences=20)))
     assert len(sentences) <= 22
     assert set("".join(sentences)) == set("abcxyzकखग")
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_characters_of_a_small_language_get_pieces_and_rare_ones_do_not(model_type: str) -> None:
+    """Whatever its share: 40 Odia lines beside 4000 English ones, and a character that is only a slip."""
+    texts = {
+        "en": [f"the cat sat on hill {i % 7}" for i in range(4000)] + ["a slip ß"],
+        "or": ["ଓଡ଼ିଆ ଭାଷା", "କଖଗ"] * 20,
+    }
+    cfg = TokenizerConfig(vocab_size=70, model_type=model_type, temperature=1.0, min_char_count=5)  # type: ignore[arg-type]
+    cfg.max_sentences = 50  # so that Odia is a line or none of the sample
+    tokenizer = train_tokenizer(texts, cfg)
+    for char in set("".join(texts["or"])) - {" "}:
+        assert tokenizer.unk_id not in tokenizer.encode(char), char
+    assert tokenizer.unk_id in tokenizer.encode("ß")
+
+
+def test_a_stream_is_trained_on_as_its_list_is() -> None:
+    pairs = [(code, text) for code, texts in TEXTS.items() for text in texts]
+    sample = gather(iter(pairs), lines_per_language=1000, seed=0)
+    assert train_tokenizer(sample, SMALL).model_bytes == train_tokenizer(TEXTS, SMALL).model_bytes
+
+
+def test_characters_outside_the_sample_are_not_lost() -> None:
+    texts = {"en": ["the cat"] * 500 + ["xyz"]}
+    tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=20, lines_per_language=3))
+    assert tokenizer.decode(tokenizer.encode("xyz cat")) == "xyz cat"
+
+
+def test_a_language_of_rare_characters_only_is_named() -> None:
+    with pytest.raises(MayaError, match=r"'hi' .*min_char_count=5 times; lower it"):
+        train_tokenizer({"en": ["abc"] * 9, "hi": ["कखग"]}, TokenizerConfig(vocab_size=30, min_char_count=5))

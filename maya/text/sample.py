@@ -1,0 +1,109 @@
+"""A bounded sample of a text of any length, with exact counts of all of it.
+
+A corpus of 100 million lines does not fit into memory, and a tokenizer needs no more than some hundred
+thousand lines of each language. What it does need of every line is which characters occur and how often, so
+that none that is in use goes without a piece of its own because its language is small.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from maya.errors import MayaError
+
+
+@dataclass(kw_only=True, slots=True)
+class LanguageText:
+    """What is kept of one language. lines: the sample, in the order it came; the counts are of all lines."""
+
+    lines: list[str] = field(default_factory=list)
+    total_lines: int = 0
+    words: int = 0
+    characters: Counter[str] = field(default_factory=Counter)  # spaces included
+
+    @property
+    def length(self) -> int:
+        """Characters of all lines, spaces included."""
+        return self.characters.total()
+
+
+TextSample = dict[str, LanguageText]
+
+
+def gather(pairs: Iterable[tuple[str, str]], *, lines_per_language: int, seed: int) -> TextSample:
+    """Read (language, text) once; keep at most `lines_per_language` lines of each language, every line with
+    equal chance. Blank lines are passed over.
+
+    A language's sample depends on its own lines and the seed alone, whatever comes between them. Memory:
+    about 100 bytes and two bytes a character for each line kept (Indic letters), whatever is read.
+    """
+    if lines_per_language < 1:
+        raise MayaError(f"lines_per_language={lines_per_language} keeps no text; give at least 1")
+    sample: TextSample = {}
+    draws: dict[str, _Reservoir] = {}
+    for language, text in pairs:
+        if not text.strip():
+            continue
+        if language not in sample:
+            sample[language] = LanguageText()
+            draws[language] = _Reservoir(
+                lines_per_language, np.random.default_rng([seed, *language.encode()])
+            )
+        mine = sample[language]
+        place = draws[language].place(mine.total_lines)
+        mine.total_lines += 1
+        mine.words += len(text.split())
+        mine.characters.update(text)
+        if place == len(mine.lines):
+            mine.lines.append(text)
+        elif place is not None:
+            mine.lines[place] = text
+    for language, mine in sample.items():
+        mine.lines = draws[language].in_order(mine.lines)
+    return sample
+
+
+def alphabet(sample: TextSample, min_count: int) -> set[str]:
+    """The characters, without the space, that occur at least `min_count` times in some language."""
+    return {
+        char
+        for mine in sample.values()
+        for char, count in mine.characters.items()
+        if count >= min_count and char != " "
+    }
+
+
+class _Reservoir:
+    """Which of a stream of unknown length to keep: algorithm L (Li, "Reservoir-sampling algorithms of time
+    complexity O(n(1 + log(N/n)))", ACM TOMS 20(4), 1994), which skips ahead instead of drawing for each."""
+
+    def __init__(self, size: int, rng: np.random.Generator) -> None:
+        self._size, self._rng = size, rng
+        self._arrival: list[int] = []
+        self._log_weight = 0.0
+        self._next = size - 1  # the last that is kept unasked
+        self._skip()
+
+    def _skip(self) -> None:
+        self._log_weight += math.log(1.0 - self._rng.random()) / self._size
+        weight = min(math.exp(self._log_weight), 1.0 - 1e-12)  # chance of the next line to be kept
+        self._next += math.floor(math.log(1.0 - self._rng.random()) / math.log1p(-weight)) + 1
+
+    def place(self, index: int) -> int | None:
+        """Where line `index` (they come in order) is to be kept; None if it is not."""
+        if index < self._size:
+            self._arrival.append(index)
+            return index
+        if index < self._next:
+            return None
+        self._skip()
+        place = int(self._rng.integers(self._size))
+        self._arrival[place] = index
+        return place
+
+    def in_order(self, lines: list[str]) -> list[str]:
+        """The lines kept, in the order they came."""
+        return [lines[i] for i in np.argsort(self._arrival, kind="stable").tolist()]
