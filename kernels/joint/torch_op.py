@@ -96,9 +96,9 @@ def joint_gradients_torch(
         for piece in _pieces(dh):
             _through_activation_(dh[piece], active[piece], chunk.take(piece), settings)
         if grads.f is not None:
-            grads.f.index_add_(0, chunk.frame, dh)
+            _add_rows(grads.f, chunk.frame, dh)
         if grads.g is not None:
-            grads.g.index_add_(0, chunk.state, dh)
+            _add_rows(grads.g, chunk.state, dh)
     return grads
 
 
@@ -177,6 +177,11 @@ def _add_product(total: Tensor, dx: Tensor, hidden: Tensor, product: Tensor | No
         total.addmm_(dx.t(), hidden)
     else:
         total += torch.mm(dx.t(), hidden, out=product)
+
+
+def _add_rows(total: Tensor, index: Tensor, x: Tensor) -> None:
+    """total[index] += x, (rows, H). The third axis keeps torch on a CPU from a sort on all threads."""
+    total[..., None].index_add_(0, index, x[..., None])
 
 
 def _through_activation_(dh: Tensor, active: Tensor, rows: RowList, settings: JointSettings) -> None:
