@@ -1,20 +1,18 @@
 """A CutSet as columns: what planning and loading need of each utterance, in little memory.
 
-A lhotse cut costs about 5 KB as Python objects, and every data worker would come to own a copy as it touches
-their reference counts. Here cuts stay serialised in one block of bytes (about 0.6 KB each), and the columns
-are arrays, so that a million utterances cost well under 1 GB however many workers there are.
+Cuts stay serialised (maya.data.packed) and the columns are arrays, so that a million utterances cost well
+under 1 GB however many workers there are.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from lhotse import CutSet
 from lhotse.cut import Cut
-from lhotse.serialization import deserialize_item
 from numpy.typing import NDArray
 
 from maya.data.batch import check_cut, language_index
+from maya.data.packed import PackedCuts
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
 
@@ -34,7 +32,7 @@ class Utterances:
         durations: Sequence[float],
         langs: Sequence[int],
         token_ids: Sequence[NDArray[np.int32]],
-        serialised: Sequence[bytes],
+        cuts: PackedCuts,
     ) -> None:
         self.ids = ids
         self.durations: NDArray[np.float64] = np.asarray(durations, dtype=np.float64)
@@ -42,8 +40,7 @@ class Utterances:
         self.token_counts: NDArray[np.int64] = np.array([len(t) for t in token_ids], dtype=np.int64)
         self._tokens = np.concatenate(token_ids) if len(token_ids) else np.zeros(0, np.int32)
         self._token_ends = np.cumsum(self.token_counts)
-        self._cuts = np.frombuffer(b"".join(serialised), dtype=np.uint8)
-        self._cut_ends = np.cumsum([len(s) for s in serialised], dtype=np.int64)
+        self._cuts = cuts
 
     @classmethod
     def from_cuts(cls, cuts: CutSet, tokenizer: Tokenizer, languages: Sequence[str]) -> "Utterances":
@@ -55,7 +52,7 @@ class Utterances:
         durations: list[float] = []
         langs: list[int] = []
         texts: list[str] = []
-        serialised: list[bytes] = []
+        packed = PackedCuts()
         for cut in cuts:
             check_cut(cut)
             supervision = cut.supervisions[0]
@@ -63,21 +60,20 @@ class Utterances:
             durations.append(cut.duration)
             langs.append(language_index(supervision.language, languages))
             texts.append(supervision.text or "")
-            serialised.append(json.dumps(cut.to_dict(), ensure_ascii=False).encode())
+            packed.append(cut)
         if not ids:
             raise MayaError("the set of cuts is empty")
         if len(set(ids)) != len(ids):
             twice = next(name for name in ids if ids.count(name) > 1)
             raise MayaError(f"the set of cuts has two utterances with the id {twice!r}")
-        return cls(ids, durations, langs, _encode(texts, tokenizer), serialised)
+        return cls(ids, durations, langs, _encode(texts, tokenizer), packed)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def cut(self, index: int) -> Cut:
         """The lhotse cut of an utterance."""
-        begin = self._cut_ends[index - 1] if index else 0
-        return deserialize_item(json.loads(self._cuts[begin : self._cut_ends[index]].tobytes()))
+        return self._cuts[index]
 
     def tokens(self, index: int) -> NDArray[np.int32]:
         """(U,) token ids of an utterance."""
