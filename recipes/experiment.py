@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from maya.config import config, override
+from maya.data.augment import AugmentConfig
 from maya.data.plan import PlanConfig
 from maya.data.prepare import PrepareConfig
 from maya.errors import MayaError
@@ -26,6 +27,9 @@ class DataConfig:
     num_workers: int = 0  # 0: a background thread reads ahead
     cache_gb: float = 0.0  # decoded audio kept in memory, for small corpora of compressed files
     speed_perturb: tuple[float, ...] = (1.0,)  # factors, one of which is drawn per utterance and epoch
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    max_skipped: float = 0.001  # share of the utterances that may turn out unreadable while training
+    timeout_seconds: float = 1800.0  # without a batch, after which training stops; 0 waits for ever
     valid_utterances: int = 0  # per language, of the dev set, while training; 0 takes all
 
 

@@ -1,7 +1,6 @@
 """Stage 3: cuts and a tokenizer → a trained model. Run it through torchrun, with one process per GPU."""
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,17 @@ import torch
 from lhotse import CutSet
 
 from maya.config import to_dict
+from maya.data.alignable import ctc_frames
+from maya.data.augment import Augment
 from maya.data.batch import Batch
-from maya.data.loader import EvalLoader, TrainLoader
+from maya.data.loader import EvalLoader, TrainLoader, clear_worker_errors
 from maya.data.plan import BatchPlan, Position
 from maya.data.utterances import Utterances
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, HybridModel, build_model, count_parameters, with_vocabulary
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
-from maya.recipes.tokenizer import require
+from maya.recipes.tokenizer import frame_clock, require
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import start_from, step_checkpoints
 from maya.train.distributed import barrier, rank, world_size
@@ -68,11 +69,12 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
         print(
             f"train: {experiment.name}: {sizes}, {len(cuts)} utterances, {hours:.2f} h, {where}", flush=True
         )
-    run_loop(
-        experiment, model, tokenizer, train_batches(experiment, cuts, tokenizer),
-        dev_validation(experiment, data, tokenizer, languages), run, accelerator=accelerator,
-        facts=facts,
-    )  # fmt: skip
+    with clear_worker_errors():
+        run_loop(
+            experiment, model, tokenizer, train_batches(experiment, cuts, tokenizer, run),
+            dev_validation(experiment, data, tokenizer, languages), run, accelerator=accelerator,
+            facts=facts,
+        )  # fmt: skip
     if main:
         mark_done(run / "stage-train.json", inputs)
     barrier()
@@ -92,10 +94,11 @@ def start(model: HybridModel, experiment: Experiment, data: Path, run: Path, mai
 
 
 def train_batches(
-    experiment: Experiment, cuts: CutSet, tokenizer: Tokenizer
+    experiment: Experiment, cuts: CutSet, tokenizer: Tokenizer, run: Path
 ) -> Callable[[Position], Iterator[tuple[Position, Batch]]]:
-    """This rank's batches from a position on, for ever."""
+    """This rank's batches from a position on, for ever; what cannot be read goes to `run`/skipped.jsonl."""
     cfg = experiment.data
+    augment = Augment(cfg.augment) if cfg.augment.on else None
     utterances = Utterances.from_cuts(cuts, tokenizer, experiment.languages)
     plan = BatchPlan(
         utterances.durations,
@@ -118,6 +121,10 @@ def train_batches(
             cache_gb=cfg.cache_gb,
             start=start,
             pin_memory=torch.cuda.is_available(),
+            augment=augment,
+            max_skipped=cfg.max_skipped,
+            skip_log=run / "skipped.jsonl",
+            timeout_seconds=cfg.timeout_seconds,
         )
         return iter(loader)
 
@@ -163,11 +170,10 @@ def drop_infeasible(
     if cfg.ctc_weight == 0:
         return cuts, []
     kept, dropped = [], []
-    hop = round(cfg.features.sample_rate * cfg.features.hop_ms / 1000)
+    clock = frame_clock(cfg, fastest)
     for cut in cuts:
         tokens = tokenizer.encode(cut.supervisions[0].text)
-        needed = len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
-        frames = math.ceil(int(cut.num_samples / fastest) // hop / cfg.encoder.subsampling_factor)
+        needed, frames = ctc_frames(tokens), clock.frames(cut.num_samples)
         if frames >= needed:
             kept.append(cut)
         else:

@@ -5,27 +5,36 @@ follows it. A run that saves the position after the last batch it *used* and sta
 exactly the batches it would have seen: those that were decoded ahead and not used are decoded again.
 """
 
-import mmap
+import logging
 import queue
+import re
 import threading
+import time
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from lhotse import CutSet
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from maya.data.audio import SAMPLE_RATE, change_speed, load_cut_audio
-from maya.data.batch import Batch, make_batch
+from maya.data.augment import Augment
+from maya.data.batch import Batch
+from maya.data.cache import AudioCache
 from maya.data.plan import BatchPlan, Position
+from maya.data.reading import BatchReader, Job, Made, Skips
 from maya.data.utterances import Utterances
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
 
+__all__ = ["AudioCache", "EvalLoader", "TrainLoader", "clear_worker_errors", "eval_batches"]
+
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 _DECODED_AHEAD = 4  # batches, per worker and for the thread that replaces workers
+_SLOW_SECONDS = 30.0  # a wait for a batch that is worth a warning
 
 
 class TrainLoader:
@@ -40,6 +49,11 @@ class TrainLoader:
     cache_gb: memory (10^9 bytes, shared by the workers of this rank) in which decoded audio is kept from
         epoch to epoch, bit-exactly; what does not fit is decoded every time. An hour takes 0.23.
     start: the position to begin at, as it was yielded, with any number of ranks (see BatchPlan.resume).
+    augment: changes audio after the change of speed; see maya.data.augment.
+    max_skipped: share of this rank's utterances that may turn out unreadable. Such an utterance is left out
+        of its batch, counted in `skips` and written to `skip_log` (JSON lines with id and reason); with more
+        of them, and with 0 at the first, MayaError is raised.
+    timeout_seconds: MayaError when a batch has not come after so long; 0 waits for ever.
     """
 
     def __init__(
@@ -54,6 +68,10 @@ class TrainLoader:
         speed_perturb: Sequence[float] = (),
         start: Position | Sequence[int] = (0, 0),
         pin_memory: bool = False,
+        augment: Augment | None = None,
+        max_skipped: float = 0.0,
+        skip_log: Path | None = None,
+        timeout_seconds: float = 0.0,
     ) -> None:
         if not isinstance(cuts, Utterances):
             cuts = Utterances.from_cuts(cuts, tokenizer, languages)
@@ -63,30 +81,73 @@ class TrainLoader:
         self.plan = plan.with_speeds(speed_perturb) if speed_perturb else plan
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.start = self.plan.resume(start)
-        self._dataset = _Batches(cuts, AudioCache(cuts.durations, cache_gb))
+        self.timeout_seconds = timeout_seconds
+        self.skips = Skips(len(cuts), plan.world_size, max_skipped, skip_log)
+        self._dataset = BatchReader(
+            cuts, AudioCache(cuts.durations, cache_gb), augment, may_skip=max_skipped > 0
+        )
 
     def __iter__(self) -> Iterator[tuple[Position, Batch]]:
-        if self.num_workers == 0:
-            return _prefetched(map(self._dataset.__getitem__, self._jobs()), self.pin_memory)
-        return self._from_workers()
+        waiting: deque[Job] = deque()
+        jobs = self._jobs(waiting)
+        made = self._from_workers(jobs) if self.num_workers else self._from_thread(jobs)
+        try:
+            while True:
+                started = time.perf_counter()
+                result = next(made, None)
+                if result is None:
+                    raise self._stuck(waiting)
+                job, waited = waiting.popleft(), time.perf_counter() - started
+                if waited > _SLOW_SECONDS:
+                    log.warning("waited %.0f s for the batch that begins with %s", waited, self._name(job))
+                self.skips.add(result.skipped)
+                yield result.position, result.batch
+        finally:
+            made.close()
 
-    def _jobs(self) -> Iterator["_Job"]:
+    def _jobs(self, waiting: deque[Job]) -> Iterator[Job]:
+        """The batches to read, for ever; `waiting` gets those that were handed out."""
         plan = self.plan
         for position in plan.positions(self.start):
             rows, speeds = plan.take(position)
-            yield plan.advance(position), rows.tolist(), [plan.speeds[i] for i in speeds]
+            factors = [plan.speeds[i] for i in speeds]
+            job = Job(plan.advance(position), position.epoch, rows.tolist(), factors)
+            waiting.append(job)
+            yield job
 
-    def _from_workers(self) -> Iterator[tuple[Position, Batch]]:
+    def _from_thread(self, jobs: Iterator[Job]) -> Generator[Made, None, None]:
+        return _prefetched(
+            map(self._dataset.__getitem__, jobs), self.pin_memory, self.timeout_seconds or None
+        )
+
+    def _from_workers(self, jobs: Iterator[Job]) -> Generator[Made, None, None]:
+        """Ends when a batch does not come in time."""
         loader = DataLoader(
             self._dataset,
             batch_size=None,  # a job is a whole batch
-            sampler=_Once(self._jobs()),
+            sampler=_Once(jobs),
             num_workers=self.num_workers,
             prefetch_factor=_DECODED_AHEAD,
             pin_memory=self.pin_memory,
+            timeout=self.timeout_seconds,
         )
-        for result in loader:
-            yield _checked(result)
+        with clear_worker_errors():
+            try:
+                for result in loader:
+                    yield result.checked()
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader timed out"):
+                    raise
+
+    def _stuck(self, waiting: deque[Job]) -> MayaError:
+        return MayaError(
+            f"no data came for {self.timeout_seconds:g} s, while waiting for the batch that begins with "
+            f"{self._name(waiting[0])}: the storage does not answer, or it is slower than that; look at it, "
+            "or raise data.timeout_seconds"
+        )
+
+    def _name(self, job: Job) -> str:
+        return f"utterance {self.utterances.ids[job.items[0]]!r}"
 
 
 class EvalLoader:
@@ -112,16 +173,16 @@ class EvalLoader:
             cuts = Utterances.from_cuts(cuts, tokenizer, languages)
         self.utterances = cuts
         self._batches = _longest_first(cuts.durations, max_seconds, max_utterances)[rank::world_size]
-        self._dataset = _Batches(cuts, AudioCache(cuts.durations, cache_gb))
+        self._dataset = BatchReader(cuts, AudioCache(cuts.durations, cache_gb))
 
     def __len__(self) -> int:
         """Number of batches of this rank."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        jobs = ((Position(0, 0), items, [1.0] * len(items)) for items in self._batches)
-        for _, batch in _prefetched(map(self._dataset.__getitem__, jobs), pin_memory=False):
-            yield batch
+        jobs = (Job(Position(0, 0), 0, items, [1.0] * len(items)) for items in self._batches)
+        for made in _prefetched(map(self._dataset.__getitem__, jobs), pin_memory=False):
+            yield made.batch
 
 
 def eval_batches(
@@ -129,80 +190,6 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """The batches of an `EvalLoader` with these options."""
     return iter(EvalLoader(cuts, tokenizer, languages, **options))
-
-
-class AudioCache:
-    """Decoded audio of the first utterances that fit, in memory that forked workers share.
-
-    The memory is an anonymous shared mapping, which the system fills in as it is written to and which is
-    not limited by the size of /dev/shm. Two workers may decode the same utterance at once; both write the
-    same samples.
-    """
-
-    def __init__(self, durations: np.ndarray, gigabytes: float) -> None:
-        # One spare sample each: a duration in decimal seconds may round to a sample less.
-        room = np.ceil(durations * SAMPLE_RATE).astype(np.int64) + 1
-        ends = np.cumsum(room)
-        self._count = int(np.searchsorted(ends, gigabytes * 1e9 / 4, side="right"))
-        self._starts = (ends - room)[: self._count]
-        self._room = room[: self._count]
-        if self._count:
-            self._samples = np.frombuffer(mmap.mmap(-1, int(ends[self._count - 1]) * 4), dtype=np.float32)
-            # 0 until the samples are there, then their number
-            self._lengths = np.frombuffer(mmap.mmap(-1, self._count * 8), dtype=np.int64)
-
-    def __len__(self) -> int:
-        """Number of utterances that fit."""
-        return self._count
-
-    def get(self, index: int) -> Tensor | None:
-        """(N,) samples of an utterance, None if they are not kept."""
-        if index >= self._count or self._lengths[index] == 0:
-            return None
-        start = self._starts[index]
-        return torch.from_numpy(self._samples[start : start + self._lengths[index]])
-
-    def put(self, index: int, audio: Tensor) -> None:
-        if index < self._count and 0 < len(audio) <= self._room[index]:
-            start = self._starts[index]
-            self._samples[start : start + len(audio)] = audio.numpy()
-            self._lengths[index] = len(audio)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A spawned worker cannot share the memory and keeps nothing."""
-        return {"_count": 0}
-
-
-_Job = tuple[Position, list[int], list[float]]  # position after the batch, utterances, speeds
-
-
-class _Batches(Dataset[tuple[Position, Batch] | MayaError]):
-    """Makes the batch of a job. A MayaError is returned, not raised: workers bury it in a traceback."""
-
-    def __init__(self, utterances: Utterances, cache: AudioCache) -> None:
-        self.utterances, self.cache = utterances, cache
-
-    def __getitem__(self, job: _Job) -> tuple[Position, Batch] | MayaError:
-        position, items, speeds = job
-        try:
-            audio = [self._audio(item, speed) for item, speed in zip(items, speeds, strict=True)]
-        except MayaError as error:
-            return error
-        u = self.utterances
-        batch = make_batch(
-            audio,
-            [u.tokens(item) for item in items],
-            [int(u.langs[item]) for item in items],
-            [u.ids[item] for item in items],
-        )
-        return position, batch
-
-    def _audio(self, item: int, speed: float) -> Tensor:
-        audio = self.cache.get(item)
-        if audio is None:
-            audio = load_cut_audio(self.utterances.cut(item))
-            self.cache.put(item, audio)
-        return change_speed(audio, speed) if speed != 1.0 else audio
 
 
 class _Once(Iterable[T]):
@@ -213,13 +200,6 @@ class _Once(Iterable[T]):
 
     def __iter__(self) -> Iterator[T]:
         return self._items
-
-
-def _checked(result: tuple[Position, Batch] | MayaError) -> tuple[Position, Batch]:
-    if isinstance(result, MayaError):
-        raise result
-    position, batch = result
-    return Position.of(position), batch  # DataLoader has made lists of the tuples in it
 
 
 def _longest_first(durations: np.ndarray, max_seconds: float, max_utterances: int) -> list[list[int]]:
@@ -235,9 +215,12 @@ def _longest_first(durations: np.ndarray, max_seconds: float, max_utterances: in
 
 
 def _prefetched(
-    results: Iterator[tuple[Position, Batch] | MayaError], pin_memory: bool
-) -> Generator[tuple[Position, Batch], None, None]:
-    """Run an iterator in a thread, a few items ahead; order and errors are kept. Closing stops the thread."""
+    results: Iterator[Made], pin_memory: bool, timeout: float | None = None
+) -> Generator[Made, None, None]:
+    """Run an iterator in a thread, a few items ahead; order and errors are kept. Closing stops the thread.
+
+    Ends when an item takes longer than `timeout` seconds.
+    """
     ready: queue.Queue[Any] = queue.Queue(maxsize=_DECODED_AHEAD)
     stop = threading.Event()
     done = object()
@@ -261,12 +244,32 @@ def _prefetched(
 
     thread = threading.Thread(target=work, name="maya-loader", daemon=True)
     thread.start()
+    stuck = False
     try:
-        while (item := ready.get()) is not done:
+        while (item := ready.get(timeout=timeout)) is not done:
             if isinstance(item, BaseException):
                 raise item
-            position, batch = item
-            yield position, batch.pin_memory() if pin_memory else batch
+            made = item.checked()
+            yield made.pin_memory() if pin_memory else made
+    except queue.Empty:
+        stuck = True
     finally:
         stop.set()
-        thread.join()
+        thread.join(timeout=0.1 if stuck else None)  # a thread that waits for a disk hears nothing
+
+
+@contextmanager
+def clear_worker_errors() -> Iterator[None]:
+    """Say in one sentence that a data worker died. PyTorch raises that anywhere in the main thread, also
+    within a training step, so this belongs around the training too."""
+    try:
+        yield
+    except RuntimeError as error:
+        died = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*?)[.\n]", str(error) + "\n")
+        if died is None:
+            raise
+        raise MayaError(
+            f"a data worker (process {died[1]}) {died[2]}: often the system ends the process that takes most "
+            "memory, or /dev/shm is full; lower data.num_workers or data.cache_gb, and start again: training "
+            "continues from the last checkpoint"
+        ) from None

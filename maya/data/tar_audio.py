@@ -8,6 +8,8 @@ Importing `maya.data.audio` calls it.
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,8 @@ from maya.errors import MayaError
 
 __all__ = [
     "ByteRange", "Stamp", "TarMember", "TarScan", "byte_range_source", "decode", "file_stamp", "index_tar",
-    "member_header", "open_range", "parse_address", "read_range", "read_samples", "scan_tar",
-    "use_byte_ranges",
+    "member_header", "open_range", "parse_address", "read_range", "read_samples", "read_segment",
+    "scan_tar", "use_byte_ranges",
 ]  # fmt: skip
 
 # Kinds in which a place can be found without decoding what lies before it, by their first bytes.
@@ -137,17 +139,33 @@ def decode(
 ) -> tuple[NDArray[np.float32], int]:
     """((C, N) samples in [-1, 1], sampling rate) of a range, from `offset` seconds for `duration` seconds or
     to its end. Raises MayaError, naming file and position, when it cannot be read or decoded."""
+    with _opened(where, whole=offset == 0 and duration is None) as opened:
+        rate = opened.samplerate
+        opened.seek(min(compute_num_samples(offset, rate), opened.frames) if offset else 0)
+        left = opened.frames - opened.tell()
+        wanted = left if duration is None else min(left, compute_num_samples(duration, rate))
+        return read_samples(opened, wanted).T, rate
+
+
+def read_segment(where: ByteRange, seconds: float, place: float) -> tuple[NDArray[np.float32], int]:
+    """((C, N), sampling rate): `seconds` of a recording from `place`, 0 to 1 of where they can begin; all of
+    a shorter one. Errors are those of `decode`."""
+    with _opened(where, whole=False) as opened:
+        wanted = min(opened.frames, compute_num_samples(seconds, opened.samplerate) + 1)
+        opened.seek(int(place * (opened.frames - wanted)))
+        return read_samples(opened, wanted).T, opened.samplerate
+
+
+@contextmanager
+def _opened(where: ByteRange, whole: bool) -> Iterator[soundfile.SoundFile]:
+    """A range open for decoding; whole: all of it will be. Errors become MayaError, naming the place."""
     if where.size == 0:
         raise MayaError(f"the member at byte {where.offset} of {where.path} has no bytes")
-    whole = offset == 0 and duration is None and where.size <= _LARGEST_IN_MEMORY
-    file = io.BytesIO(read_range(*where)) if whole else open_range(where)
+    in_memory = whole and where.size <= _LARGEST_IN_MEMORY
+    file = io.BytesIO(read_range(*where)) if in_memory else open_range(where)
     try:
         with soundfile.SoundFile(file) as opened:
-            rate = opened.samplerate
-            opened.seek(min(compute_num_samples(offset, rate), opened.frames) if offset else 0)
-            left = opened.frames - opened.tell()
-            wanted = left if duration is None else min(left, compute_num_samples(duration, rate))
-            return read_samples(opened, wanted).T, rate
+            yield opened
     except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError, MemoryError) as error:
         failure = getattr(getattr(file, "raw", None), "failure", None)
         if failure is not None:

@@ -69,10 +69,13 @@ class Clock:
     seconds: dict[str, float] = field(default_factory=dict)
     mark: float = field(default_factory=time.perf_counter)
 
-    def lap(self, activity: str) -> None:
+    def lap(self, activity: str) -> float:
+        """Count the time since the last lap as this activity's, and return it."""
         now = time.perf_counter()
-        self.seconds[activity] = self.seconds.get(activity, 0.0) + now - self.mark
+        spent = now - self.mark
+        self.seconds[activity] = self.seconds.get(activity, 0.0) + spent
         self.mark = now
+        return spent
 
 
 @dataclass(kw_only=True, slots=True)
@@ -180,10 +183,10 @@ def train(
             for _ in range(cfg.accumulate):
                 state.position, batch = next(stream)
                 group.append(batch)
-            clock.lap("data")
+            waited = clock.lap("data")
             stats = train_step(wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir, stop.asked)
             state.step += 1
-            window.add(stats)
+            window.add(stats, waited)
             if accelerator.is_main_process and state.step % cfg.average_every == 0:
                 state.average.update(model.state_dict())
                 clock.lap("average")
@@ -307,9 +310,11 @@ class Window:
 
     steps: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    waits: list[float] = field(default_factory=list)  # seconds of each step in which there were no data yet
 
-    def add(self, stats: StepStats) -> None:
+    def add(self, stats: StepStats, waited: float) -> None:
         self.steps += 1
+        self.waits.append(round(waited, 4))
         for name in ("loss", "transducer", "ctc", "count", "audio_seconds", "grad_norm"):
             self.sums[name] = self.sums.get(name, 0.0) + getattr(stats, name)
 
@@ -325,7 +330,7 @@ def report(log: RunLog, state: State, cfg: TrainConfig, window: Window, clock: C
     )
     spent = sum(step_seconds.values())
     shares = {f"share_{k}": round(v / spent, 4) for k, v in step_seconds.items()}
-    values = {
+    values: dict[str, Any] = {
         "epoch": state.position[0],
         "loss": sums["loss"] / sums["count"],
         "transducer_loss": sums["transducer"] / sums["count"],
@@ -336,6 +341,8 @@ def report(log: RunLog, state: State, cfg: TrainConfig, window: Window, clock: C
         "audio_seconds": sums["audio_seconds"],
         "speed": sums["audio_seconds"] / spent,
         "share_work": round(sum(step_seconds.get(k, 0.0) for k in WORK) / spent, 4),
+        "data_wait_max": max(window.waits),
+        "data_wait": window.waits,
         "infeasible": state.infeasible,
     }
     log.metrics("train", state.step, values | shares)
@@ -346,7 +353,7 @@ def report(log: RunLog, state: State, cfg: TrainConfig, window: Window, clock: C
         f"grad {values['grad_norm']:.2f}  {values['seconds_per_step']:.2f} s/step  "
         f"{values['speed']:.0f}x real time  work {values['share_work']:.0%}  left {_minutes(left)}"
     )
-    window.steps, window.sums, clock.seconds = 0, {}, {}
+    window.steps, window.sums, window.waits, clock.seconds = 0, {}, [], {}
 
 
 def _minutes(seconds: float) -> str:

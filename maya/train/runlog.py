@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,16 @@ class RunLog:
         )
         (self.run_dir / "git.diff").write_text(diff)
 
-    def metrics(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl and the same numbers in TensorBoard under `kind/`."""
+    def metrics(self, kind: str, step: int, values: Mapping[str, float | list[float]]) -> None:
+        """One line of metrics.jsonl, and what is a single number also in TensorBoard under `kind/`."""
         if not self.main:
             return
-        row = {"kind": kind, "step": step, "time": round(time.time(), 3)} | values
+        row = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
         for name, value in values.items():
-            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+            if not isinstance(value, list):
+                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
     def say(self, text: str) -> None:
         if self.main:

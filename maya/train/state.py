@@ -82,7 +82,10 @@ def save(
 
 
 # Fields that change what is printed or when, not what is learnt: a run may continue with others.
-FREE = frozenset(f"train.{name}" for name in ("log_every", "valid_every", "save_every", "keep", "threads"))
+FREE = frozenset(
+    [f"train.{name}" for name in ("log_every", "valid_every", "save_every", "keep", "threads")]
+    + [f"data.{name}" for name in ("num_workers", "cache_gb", "max_skipped", "timeout_seconds")]
+)
 
 
 def resume(run_dir: Path, model: HybridModel, optimizer: torch.optim.Optimizer, experiment: Any) -> State:
