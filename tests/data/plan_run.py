@@ -1,0 +1,86 @@
+"""A run that can be killed: reads batches as training does, saves where it stands, writes down their ids.
+
+    python -m tests.data.plan_run FOLDER --by loader --rank 0 --ranks 2 --workers 4 --count 200
+
+FOLDER holds cuts.jsonl.gz and tokenizer.model (see `prepare`). A run goes on from FOLDER/state.json, which
+rank 0 writes after every third batch, and writes a line to FOLDER/batches-RANK.jsonl for each batch it has used.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lhotse import CutSet
+from torch.utils.data import DataLoader
+
+from maya.data.loader import TrainLoader
+from maya.data.plan import BatchPlan, PlanConfig
+from maya.data.plan.sampler import PlanSampler
+from maya.data.utterances import Utterances
+from maya.text.tokenizer import Tokenizer
+from tests.data.making import make_cuts, make_tokenizer
+from tests.data.test_plan_sampler import Names
+
+CFG = PlanConfig(max_seconds=3.0, max_tokens=100, temperature=0.5, num_buckets=3)
+SPEEDS = (0.9, 1.0, 1.1)
+SAVE_EVERY = 3
+
+
+def prepare(folder: Path) -> Path:
+    """A corpus of 40 short utterances in two languages."""
+    rng = np.random.default_rng(0)
+    cuts = [
+        *make_cuts(folder, rng.uniform(0.1, 0.8, 28).round(3).tolist()),
+        *make_cuts(folder, rng.uniform(0.1, 0.8, 12).round(3).tolist(), "hi"),
+    ]
+    CutSet.from_cuts(cuts).to_file(folder / "cuts.jsonl.gz")
+    make_tokenizer().save(folder / "tokenizer.model")
+    return folder
+
+
+def batches(
+    folder: Path, by: str, rank: int, ranks: int, workers: int, state: Sequence[Any]
+) -> Iterator[tuple[Sequence[Any], list[str]]]:
+    """(position after the batch, ids) from a position on, for ever."""
+    cuts = CutSet.from_file(folder / "cuts.jsonl.gz").to_eager()
+    if by == "sampler":
+        sampler = PlanSampler(cuts, CFG, rank=rank, world_size=ranks, speeds=SPEEDS)
+        sampler.load_state_dict({"position": state})
+        loader = DataLoader(Names(), sampler=sampler, batch_size=None, num_workers=workers)
+        while True:
+            for names in sampler.follow(loader):
+                yield sampler.state_dict()["position"], names
+    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+    u = Utterances.from_cuts(cuts, tokenizer, ("en", "hi"))
+    plan = BatchPlan(u.durations, u.token_counts, u.langs, CFG, rank=rank, world_size=ranks, speeds=SPEEDS)
+    train = TrainLoader(u, tokenizer, ("en", "hi"), plan, num_workers=workers, start=state)
+    for position, batch in train:
+        yield position, batch.ids
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--by", choices=["loader", "sampler"], required=True)
+    for name in ("rank", "ranks", "workers", "count"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    options = parser.parse_args()
+    saved = options.folder / "state.json"
+    state = json.loads(saved.read_text()) if saved.exists() else (0, 0)
+    found = batches(options.folder, options.by, options.rank, options.ranks, options.workers, state)
+    with (options.folder / f"batches-{options.rank}.jsonl").open("w") as out:
+        for number, (position, ids) in enumerate(islice(found, options.count), 1):
+            print(json.dumps(ids), file=out, flush=True)
+            if options.rank == 0 and number % SAVE_EVERY == 0:
+                partial = saved.with_suffix(".partial")
+                partial.write_text(json.dumps(position))
+                os.replace(partial, saved)
+
+
+if __name__ == "__main__":
+    main()
