@@ -83,6 +83,10 @@ class Tokenizer:
         """The piece of each id; ▁ marks the beginning of a word."""
         return [self._processor.IdToPiece(int(i)) for i in ids]
 
+    def is_byte(self, id: int) -> bool:
+        """Whether an id stands for one byte of a character that has no piece."""
+        return self._processor.IsByte(int(id))
+
     def save(self, path: Path | str) -> None:
         Path(path).write_bytes(self.model_bytes)
 

@@ -1,0 +1,112 @@
+"""How a tokenizer cuts each language: pieces per word, and what it cannot spell."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from maya.text.sample import LanguageText, TextSample
+from maya.text.tokenizer import Tokenizer, TokenizerConfig, training_shares
+
+_LINES_ENCODED = 50_000  # of each language: more change the second decimal no longer
+_NAMED = 50  # characters left out that are listed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fertility:
+    """One language under one tokenizer.
+
+    share_of_text: of all characters, as the corpus has them; share_of_training: as the tokenizer was trained
+    on them. pieces_per_word (fertility), pieces_per_character, byte_pieces (share of all pieces) and
+    unknown_pieces (the same) are of the lines kept in the sample, 50 000 at most; unknown_characters is the
+    share of the characters of all lines that have no piece of their own, left_out the commonest of them.
+    """
+
+    lines: int
+    words: int
+    characters: int
+    alphabet: int
+    share_of_text: float
+    share_of_training: float
+    pieces_per_word: float
+    pieces_per_character: float
+    unknown_pieces: float
+    byte_pieces: float
+    unknown_characters: float
+    left_out: dict[str, int]
+
+
+def fertility(tokenizer: Tokenizer, sample: TextSample, cfg: TokenizerConfig) -> dict[str, Fertility]:
+    """Numbers of each language of the sample, in alphabetical order of codes."""
+    shares = training_shares(sample, cfg)
+    total = sum(mine.length for mine in sample.values())
+    own = {piece.lstrip("▁") for piece in tokenizer.pieces(range(tokenizer.vocab_size))} | {" "}
+    found = {}
+    for code, mine in sorted(sample.items()):
+        pieces, unknown, spelt, words, characters = _encoded(tokenizer, mine)
+        left_out = {char: n for char, n in mine.characters.most_common() if char not in own}
+        found[code] = Fertility(
+            lines=mine.total_lines,
+            words=mine.words,
+            characters=mine.length,
+            alphabet=len(mine.characters.keys() - {" "}),
+            share_of_text=mine.length / total,
+            share_of_training=shares[code],
+            pieces_per_word=pieces / max(words, 1),
+            pieces_per_character=pieces / max(characters, 1),
+            unknown_pieces=unknown / max(pieces, 1),
+            byte_pieces=spelt / max(pieces, 1),
+            unknown_characters=sum(left_out.values()) / mine.length,
+            left_out=dict(list(left_out.items())[:_NAMED]),
+        )
+    return found
+
+
+def fertility_report(
+    tokenizer: Tokenizer, languages: dict[str, Fertility], cfg: TokenizerConfig
+) -> dict[str, object]:
+    """Everything a person asks of a tokenizer, ready for JSON."""
+    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
+    spelt = sum(tokenizer.is_byte(i) for i in range(tokenizer.vocab_size))
+    single = sum(len(piece) == 1 for piece in pieces)
+    return {
+        "model_type": cfg.model_type,
+        "vocab_size": tokenizer.vocab_size,
+        "pieces": {"characters": single, "bytes": spelt, "longer": tokenizer.vocab_size - single - spelt - 1},
+        "longest": max(pieces, key=len),
+        "languages": {code: asdict(mine) for code, mine in languages.items()},
+    }
+
+
+def fertility_table(languages: dict[str, Fertility]) -> list[list[str]]:
+    """Rows of cells, the header first."""
+    rows = [
+        ["language", "lines", "words", "letters", "text", "training", "pieces/word", "unknown", "in bytes"]
+    ]
+    for code, mine in languages.items():
+        rows.append(
+            [
+                code,
+                str(mine.lines),
+                str(mine.words),
+                str(mine.alphabet),
+                f"{mine.share_of_text:.1%}",
+                f"{mine.share_of_training:.1%}",
+                f"{mine.pieces_per_word:.2f}",
+                f"{mine.unknown_characters:.3%}",
+                f"{mine.byte_pieces:.3%}",
+            ]
+        )
+    return rows
+
+
+def _encoded(tokenizer: Tokenizer, mine: LanguageText) -> tuple[int, int, int, int, int]:
+    """(pieces, unknown pieces, byte pieces, words, characters) of lines spread evenly over the sample."""
+    picks = np.linspace(0, len(mine.lines) - 1, min(len(mine.lines), _LINES_ENCODED)).round().astype(int)
+    lines = [mine.lines[i] for i in picks]
+    counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    for begin in range(0, len(lines), 4096):
+        ids = [i for line in tokenizer.encode_batch(lines[begin : begin + 4096]) for i in line]
+        counts += np.bincount(ids, minlength=tokenizer.vocab_size)
+    spelt = sum(int(counts[i]) for i in counts.nonzero()[0].tolist() if tokenizer.is_byte(i))
+    words = sum(len(line.split()) for line in lines)
+    return int(counts.sum()), int(counts[tokenizer.unk_id]), spelt, words, sum(map(len, lines))

@@ -1,0 +1,25 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maya.data.alignable import FrameClock, ctc_frames
+
+
+@given(st.lists(st.integers(0, 2), max_size=7))
+def test_ctc_is_possible_from_ctc_frames_on(tokens: list[int]) -> None:
+    """torch's own loss is finite with so many frames and infinite with one less."""
+    needed = ctc_frames(tokens)
+    for frames in {max(needed, 1), needed - 1} - {0, -1}:
+        log_probs = torch.full((frames, 1, 4), 0.25).log()
+        target = torch.tensor([tokens], dtype=torch.long).reshape(1, -1) + 1
+        lengths = torch.tensor([frames]), torch.tensor([len(tokens)])
+        loss = torch.nn.functional.ctc_loss(log_probs, target, *lengths, blank=0, reduction="none")
+        assert bool(loss.isfinite()) == (frames >= needed)
+
+
+@pytest.mark.parametrize(
+    ("samples", "fastest", "frames"), [(16000, 1.0, 13), (16000, 1.25, 10), (1279, 1.0, 1), (0, 1.0, 0)]
+)
+def test_frames_after_subsampling(samples: int, fastest: float, frames: int) -> None:
+    assert FrameClock(hop_samples=160, subsampling=8, fastest=fastest).frames(samples) == frames

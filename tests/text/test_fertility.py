@@ -1,0 +1,33 @@
+import pytest
+
+from maya.text.fertility import fertility, fertility_report, fertility_table
+from maya.text.sample import gather
+from maya.text.tokenizer import TokenizerConfig, train_tokenizer
+
+TEXTS = [("en", "the cat sat")] * 60 + [("en", "the ß")] + [("hi", "एक दो")] * 20
+
+
+@pytest.mark.parametrize("byte_fallback", [False, True])
+def test_numbers_of_each_language(byte_fallback: bool) -> None:
+    cfg = TokenizerConfig(
+        vocab_size=22 + 256 * byte_fallback, temperature=0.0, min_char_count=5, byte_fallback=byte_fallback
+    )
+    sample = gather(TEXTS, lines_per_language=1000, seed=0)
+    tokenizer = train_tokenizer(sample, cfg)
+    found = fertility(tokenizer, sample, cfg)
+    assert list(found) == ["en", "hi"]
+    english, hindi = found["en"], found["hi"]
+    assert (english.lines, english.words, english.characters) == (61, 182, 60 * 11 + 5)
+    assert english.share_of_text == pytest.approx(665 / 765) and english.share_of_training == 0.5
+    assert english.left_out == {"ß": 1} and english.unknown_characters == pytest.approx(1 / 665)
+    pieces = sum(len(tokenizer.encode(text)) for code, text in TEXTS if code == "en")
+    assert english.pieces_per_word == pytest.approx(pieces / 182)
+    assert english.byte_pieces == pytest.approx(2 / pieces if byte_fallback else 0.0)
+    assert english.unknown_pieces == pytest.approx(0.0 if byte_fallback else 1 / pieces)
+    assert hindi.unknown_characters == hindi.unknown_pieces == 0.0 and hindi.alphabet == 4
+
+    report = fertility_report(tokenizer, found, cfg)
+    kinds = report["pieces"]
+    assert isinstance(kinds, dict) and kinds["bytes"] == 256 * byte_fallback
+    assert sum(kinds.values()) + 1 == tokenizer.vocab_size == report["vocab_size"]
+    assert [row[0] for row in fertility_table(found)] == ["language", "en", "hi"]
