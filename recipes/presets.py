@@ -1,9 +1,11 @@
-"""Model presets by architecture. Each call builds a fresh configuration: a recipe may change its fields."""
+"""Model presets by architecture, and tokenizers. Each call builds a fresh configuration: a recipe may change
+its fields."""
 
 from maya.encoders.fastconformer import FastConformerConfig
 from maya.features.logmel import LogMelConfig
 from maya.features.specaugment import SpecAugmentConfig
 from maya.models.hybrid import HybridConfig
+from maya.text.tokenizer import TokenizerConfig
 from maya.transducer.joint import JointConfig
 from maya.transducer.predictor import PredictorConfig
 
@@ -63,3 +65,12 @@ def large() -> HybridConfig:
 def xxlarge() -> HybridConfig:
     """About 1.1 B parameters: 42 layers × 1024, the shape of Parakeet TDT 1.1B."""
     return fastconformer_tdt_ctc(d_model=1024, n_layers=42, n_heads=8, hidden=640, predictor_layers=2)
+
+
+def tokenizer_32k() -> TokenizerConfig:
+    """32 768 BPE pieces for many languages and a text of any length.
+
+    A character that one language has 20 times gets its piece; what is rarer (slips, other scripts) is spelt
+    in bytes, so that nothing is unknown and slips cost no pieces.
+    """
+    return TokenizerConfig(vocab_size=32_768, model_type="bpe", min_char_count=20, byte_fallback=True)

@@ -8,6 +8,9 @@ from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.tokenizer import require
 from maya.score.page import write_page
 from maya.score.report import Report, Utterance, make_report, table, write_errors, write_result
+from maya.text.languages import LANGUAGES
+from maya.text.normalize import normalize
+from maya.text.tokenizer import UNKNOWN
 from maya.train.runlog import git_state
 
 SPLIT_NOTES = "splits.json"
@@ -45,11 +48,25 @@ def _utterances(path: Path) -> list[Utterance]:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             row = json.loads(line)
-            rows.append(Utterance(id=row["id"], language=row["language"], ref=row["ref"], hyp=row["text"],
+            ref, hyp = (normal_form(row[side], row["language"]) for side in ("ref", "text"))
+            rows.append(Utterance(id=row["id"], language=row["language"], ref=ref, hyp=hyp,
                                   seconds=row["duration"], speaker=row["speaker"]))  # fmt: skip
         except (json.JSONDecodeError, KeyError) as e:
             raise MayaError(f"{path}, line {number}, is not a hypothesis ({e}); decode again") from e
     return rows
+
+
+def normal_form(text: str, language: str) -> str:
+    """`text` as transcripts are trained on, so that a system is not charged for case, punctuation or a
+    spelling that looks the same. Words with an unknown piece (⁇) stay as they are: they are errors to count.
+
+    A text in a language Maya does not know is left alone.
+    """
+    if language not in LANGUAGES:
+        return text
+    if UNKNOWN not in text:
+        return normalize(text, language)
+    return " ".join(word if UNKNOWN in word else normalize(word, language) for word in text.split())
 
 
 def split_notes(data: Path | None) -> list[str]:

@@ -16,7 +16,7 @@ def experiment() -> Experiment:
     exp.model = presets.xxlarge()
     exp.model.language_embedding = True
     exp.model.encoder.activation_checkpointing = True
-    exp.tokenizer.vocab_size = 32_768
+    exp.tokenizer = presets.tokenizer_32k()
     exp.data.plan.max_seconds = 200.0
     exp.data.plan.temperature = 1.0
     exp.train.steps = 500_000

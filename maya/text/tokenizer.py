@@ -19,6 +19,7 @@ from maya.errors import MayaError
 from maya.text.sample import LanguageText, TextSample, alphabet, gather
 
 log = logging.getLogger(__name__)
+UNKNOWN = "\u2047"  # ⁇, what an unknown piece decodes to
 
 
 @config
@@ -240,7 +241,7 @@ def _train(sentences: list[str], cfg: TokenizerConfig, vocab_size: int, required
         bos_id=-1,
         eos_id=-1,
         pad_id=-1,
-        unk_surface="\u2047",  # without the spaces around it, which would split words
+        unk_surface=UNKNOWN,  # without the spaces around it, which would split words
         minloglevel=2,
         **options,
     )

@@ -1,0 +1,73 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from egs.indic12 import fastconformer_tdt_ctc_1b
+from maya.data.alignable import FrameClock
+from maya.recipes import presets
+from maya.recipes.experiment import Experiment
+from maya.recipes.prepare import prepare
+from maya.recipes.score import normal_form
+from maya.recipes.tokenizer import count_crowded, frame_clock, texts_of, tokenizer
+from maya.text.tokenizer import Tokenizer
+from tests.data.making import write_corpus
+
+
+def test_the_stage_writes_a_tokenizer_and_its_report(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_corpus(tmp_path / "c")
+    experiment = Experiment(name="test", languages=("en", "hi"))
+    experiment.tokenizer.vocab_size = 40
+    prepare(experiment, tmp_path / "c", tmp_path / "data")
+    tokenizer(experiment, tmp_path / "data", tmp_path / "run")
+    made = Tokenizer.load(tmp_path / "run/tokenizer.model")
+    report = json.loads((tmp_path / "run/tokenizer.json").read_text())
+    assert report["vocab_size"] == made.vocab_size and report["options"]["vocab_size"] == 40
+    texts = list(texts_of(tmp_path / "data/cuts_train.jsonl.gz"))
+    for code in ("en", "hi"):
+        mine = [text for language, text in texts if language == code]
+        pieces = sum(len(made.encode(text)) for text in mine)
+        words = sum(len(text.split()) for text in mine)
+        assert report["languages"][code]["pieces_per_word"] == pytest.approx(pieces / words)
+        assert report["languages"][code]["unknown_characters"] == 0.0
+    assert report["too_few_frames"]["frame_seconds"] == 0.08
+    assert "pieces/word" in capsys.readouterr().out
+    tokenizer(experiment, tmp_path / "data", tmp_path / "run")
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_utterances_with_too_few_frames_are_counted(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "c")
+    experiment = Experiment(name="test", languages=("en", "hi"))
+    experiment.tokenizer.vocab_size = 40
+    prepare(experiment, tmp_path / "c", tmp_path / "data")
+    tokenizer(experiment, tmp_path / "data", tmp_path / "run")
+    made = Tokenizer.load(tmp_path / "run/tokenizer.model")
+    cuts = tmp_path / "data/cuts_train.jsonl.gz"
+    none = count_crowded(cuts, made, FrameClock(hop_samples=1, subsampling=1))
+    assert none == {"transducer": {}, "ctc": {}}
+    a_frame_each = count_crowded(cuts, made, FrameClock(hop_samples=16000, subsampling=8))
+    total = len(list(texts_of(cuts)))
+    assert sum(a_frame_each["transducer"].values()) == total == sum(a_frame_each["ctc"].values())
+
+
+def test_the_flagship_has_32k_pieces_and_no_unknown_text() -> None:
+    experiment = fastconformer_tdt_ctc_1b.experiment()
+    assert experiment.tokenizer == presets.tokenizer_32k()
+    assert experiment.tokenizer.vocab_size == 32_768 and experiment.tokenizer.byte_fallback
+    assert frame_clock(experiment.model, 1.0).subsampling == experiment.model.encoder.subsampling_factor
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("Hello, World!", "en", "hello world"),
+        ("नमस्ते। १२", "hi", "नमस्ते 12"),
+        ("Fo⁇x, ⁇ Cat.", "en", "Fo⁇x, ⁇ cat"),
+        ("Grüß Gott!", "de", "Grüß Gott!"),
+    ],
+)
+def test_hypotheses_are_scored_in_the_normal_form_of_training(
+    text: str, language: str, expected: str
+) -> None:
+    assert normal_form(text, language) == expected
