@@ -17,9 +17,9 @@ def experiment() -> Experiment:
     # A handful of voices to learn from: a coarse spectrum and a small model leave little to learn by heart;
     # speeds, noise, dropout and light masks stand in for the voices and rooms not heard.
     exp.model.features.num_mels = exp.model.encoder.feat_in = 40
-    exp.model.encoder.d_model = 128
+    exp.model.encoder.d_model, exp.model.encoder.n_layers = 96, 3
     exp.model.encoder.dropout = 0.1
-    exp.model.specaugment.freq_masks = 1
+    exp.model.specaugment.freq_masks = 2
     exp.model.specaugment.freq_width = 8
     exp.model.specaugment.time_masks = 2
     exp.model.noise.probability = 0.5
@@ -28,12 +28,12 @@ def experiment() -> Experiment:
     exp.data.plan.temperature = 1.0
     exp.data.plan.max_utterances = 32
     exp.data.valid_utterances = 100
-    exp.train.steps = 2400
-    exp.train.ctc_first = 1500
+    exp.train.steps = 3600
+    exp.train.ctc_first = 2400
     exp.train.encoder_hold = 100
     exp.train.lr = 3e-3
     exp.train.warmup_steps = 50
     exp.train.log_every = 50
-    exp.train.valid_every = exp.train.save_every = 400
+    exp.train.valid_every = exp.train.save_every = 600
     exp.train.threads = 1  # for --gpus 2 --cpu true: two processes on two cores
     return exp
