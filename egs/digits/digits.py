@@ -9,20 +9,11 @@ from maya.recipes.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    exp = Experiment(name="digits/digits", languages=("en", "gu"), model=presets.tiny())
+    exp = Experiment(name="digits/digits", languages=("en", "gu"), model=presets.low_resource())
     exp.tokenizer.model_type = "unigram"  # twenty words: each becomes one piece
     exp.tokenizer.vocab_size = 64
     exp.model.language_embedding = True
     exp.model.language_init = 1.0
-    # A handful of voices to learn from: a coarse spectrum and a small model leave little to learn by heart;
-    # speeds, noise, dropout and light masks stand in for the voices and rooms not heard.
-    exp.model.features.num_mels = exp.model.encoder.feat_in = 40
-    exp.model.encoder.d_model, exp.model.encoder.n_layers = 96, 3
-    exp.model.encoder.dropout = 0.1
-    exp.model.specaugment.freq_masks = 2
-    exp.model.specaugment.freq_width = 8
-    exp.model.specaugment.time_masks = 2
-    exp.model.noise.probability = 0.5
     exp.data.speed_perturb = (0.8, 0.87, 0.93, 1.0, 1.07, 1.15, 1.25)
     exp.data.plan.max_seconds = 40.0
     exp.data.plan.temperature = 1.0

@@ -9,27 +9,19 @@ from maya.recipes.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    exp = Experiment(name="indic12/real", model=presets.tiny())
+    exp = Experiment(name="indic12/real", model=presets.low_resource())
     exp.tokenizer.vocab_size = 1000  # about 700 letters of ten scripts, and the commonest syllables
     exp.model.language_embedding = True
     exp.model.language_init = 1.0
-    # As in egs/digits: small, a coarse spectrum, light masks. Letters come nearly as fast as frames of 80 ms.
-    exp.model.features.num_mels = exp.model.encoder.feat_in = 40
-    exp.model.encoder.subsampling_factor = 4
-    exp.model.encoder.d_model = 128
-    exp.model.encoder.dropout = 0.1
-    exp.model.specaugment.freq_masks = 1
-    exp.model.specaugment.freq_width = 8
-    exp.model.specaugment.time_masks = 2
-    exp.model.noise.probability = 0.5
+    exp.model.encoder.subsampling_factor = 4  # letters come nearly as fast as frames of 80 ms
     exp.data.plan.max_seconds = 50.0
     exp.data.plan.temperature = 1.0
     exp.data.plan.max_utterances = 32
     exp.data.cache_gb = 2.0  # Opus costs more to decode than its features to compute
     exp.data.speed_perturb = (0.87, 0.93, 1.0, 1.07, 1.15)
     exp.data.valid_utterances = 20
-    exp.train.steps = 4000
-    exp.train.ctc_first = 3000
+    exp.train.steps = 3000
+    exp.train.ctc_first = 2300
     exp.train.encoder_hold = 150
     exp.train.lr = 3e-3
     exp.train.warmup_steps = 50
