@@ -177,7 +177,19 @@ def _tdt_cases(quick: bool) -> Iterator[Case]:
 def _joint_types(dtype: torch.dtype) -> dict[str, str | None]:
     of_input = dict.fromkeys(("f", "g", "hidden", "weight"), TYPES[dtype])
     wide = dict.fromkeys(
-        ("bias", "partial", "norm", "of_blank", "of_label", "blank_mass", "label_mass", "sums", "dh"), "*fp32"
+        (
+            "bias",
+            "partial",
+            "picked",
+            "norm",
+            "of_blank",
+            "of_label",
+            "blank_mass",
+            "label_mass",
+            "sums",
+            "dh",
+        ),
+        "*fp32",
     )
     places = dict.fromkeys(("frame", "state", "label", "order", "starts"), "*i64")
     sizes = dict.fromkeys(
@@ -195,11 +207,8 @@ def _product_cases(target: int, quick: bool) -> Iterator[Case]:
             types = {**_joint_types(dtype), "out": TYPES[dtype]}
             if odd:
                 types |= {"bias": None, "sums": None}
-            for kernel, table in (
-                (joint_jit.norm_kernel, joint.NORM_TILES),
-                (joint_jit.logit_gradient_kernel, joint.GRADIENT_TILES),
-            ):
-                tiles = table[target // 10, dtype.itemsize]
+            tiles = joint.TILES[target // 10, dtype.itemsize]
+            for kernel in (joint_jit.norm_kernel, joint_jit.logit_gradient_kernel):
                 text = f"{NAMES[dtype]}, {tiles.rows}x{tiles.columns}x{tiles.depth}"
                 yield Case(
                     kernel=kernel,
@@ -228,13 +237,12 @@ def _pointwise_cases(quick: bool) -> Iterator[Case]:
                     constants={"ACTIVATION": activation, "DROPOUT": True, "ROWS": rows, "COLUMNS": columns},
                     divisible=("width",),
                 )
-        yield Case(
-            kernel=joint_jit.finish_kernel,
-            text=NAMES[dtype],
-            types=_joint_types(dtype),
-            constants={"ROWS": rows, "COLUMNS": columns},
-            divisible=("width",),
-        )
+    yield Case(
+        kernel=joint_jit.finish_kernel,
+        text="",
+        types=_joint_types(torch.float32),
+        constants={"ROWS": joint.ROW_STEP},
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -119,7 +119,8 @@ def logits_of_tile(
 ):
     """Logits of rows r and columns c in base 2, (ROWS, COLUMNS) fp32; -inf from `vocab` on.
 
-    No load of the product has a mask: `width` is a multiple of DEPTH, rows past the end repeat the last.
+    The same bits in all kernels of the same tiles. No load of the product has a mask: `width` is a multiple
+    of DEPTH, rows past the end repeat the last.
     """
     k = tl.arange(0, DEPTH)
     row_at = hidden + tl.minimum(r, rows - 1).to(tl.int64)[:, None] * width + k[None, :]
@@ -131,7 +132,9 @@ def logits_of_tile(
         shift = tl.where(c < vocab, 0.0, float("-inf"))
     else:
         shift = tl.load(bias + c, mask=c < vocab, other=float("-inf")).to(tl.float32) * LOG2E
-    return x * LOG2E + shift[None, :]
+    return tl.fma(
+        x, LOG2E, tl.broadcast_to(shift[None, :], x.shape)
+    )  # by name, so that all callers round alike
 
 
 @triton.jit(do_not_specialize=CHANGING)
@@ -139,11 +142,14 @@ def norm_kernel(
     hidden,  # [r, h]
     weight,  # [v, h]
     bias,  # [v] or None
-    partial,  # fp32 [split, r], out: log-sum-exp over a part of the vocabulary, base 2
+    label,  # int64 [r], -1: none
+    partial,  # fp32 [2, split, r], out: maximum over a part of the vocabulary, sum of exponentials above it
+    picked,  # fp32 [2, r], out: logits of blank and of the label, where there is one
     rows,
     width,
     vocab,
     per_split,  # column tiles
+    blank,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -151,35 +157,41 @@ def norm_kernel(
 ):
     # Programs that run together walk the vocabulary together, and so share the weight in the L2 cache.
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    y = tl.load(label + r, mask=r < rows, other=-1).to(tl.int32)
     first = tl.program_id(1) * per_split
     last = tl.minimum(first + per_split, tl.cdiv(vocab, COLUMNS))
     top = tl.full((ROWS,), LOWEST, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     for tile in range(first, last):
-        c = tile * COLUMNS + tl.arange(0, COLUMNS)
+        start = tile * COLUMNS
+        c = start + tl.arange(0, COLUMNS)
         x = logits_of_tile(hidden, weight, bias, r, c, rows, width, vocab, PRECISION, DEPTH)
+        # A label's logit is taken from here and not from a product of its own: rounded otherwise than its
+        # tile, a probability near 1 would lose the digits of what it lacks to 1.
+        if (blank >= start) & (blank < start + COLUMNS):
+            tl.store(picked + r, tl.sum(tl.where(c[None, :] == blank, x, 0.0), 1), mask=r < rows)
+        here = (y >= start) & (y < start + COLUMNS)
+        if tl.max(here.to(tl.int32), 0) > 0:
+            tl.store(picked + rows + r, tl.sum(tl.where(c[None, :] == y[:, None], x, 0.0), 1), mask=here)
         higher = tl.maximum(top, tl.max(x, 1))
         total = total * tl.exp2(top - higher) + tl.sum(tl.exp2(x - higher[:, None]), 1)
         top = higher
-    tl.store(partial + tl.program_id(1).to(tl.int64) * rows + r, top + tl.log2(total), mask=r < rows)
+    at = partial + tl.program_id(1) * rows + r
+    tl.store(at, top, mask=r < rows)
+    tl.store(at + tl.num_programs(1) * rows, total, mask=r < rows)
 
 
 @triton.jit(do_not_specialize=CHANGING)
 def finish_kernel(
     partial,
-    hidden,
-    weight,
-    bias,
-    label,  # int64 [r], -1: none
-    norm,  # fp32 [r], out, as the next two
-    of_blank,
+    picked,
+    label,
+    norm,  # fp32 [r, 2], out: maximum, and logarithm of the sum of exponentials above it, base 2
+    of_blank,  # fp32 [r], out, as of_label: log probabilities
     of_label,
     rows,
-    width,
     splits,
-    blank,
     ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
 ):
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     used = r < rows
@@ -187,30 +199,19 @@ def finish_kernel(
     total = tl.zeros((ROWS,), tl.float32)
     for split in range(splits):
         x = tl.load(partial + split * rows + r, mask=used, other=0.0)
+        share = tl.load(partial + (splits + split) * rows + r, mask=used, other=0.0)
         higher = tl.maximum(top, x)
-        total = total * tl.exp2(top - higher) + tl.exp2(x - higher)
+        total = total * tl.exp2(top - higher) + share * tl.exp2(x - higher)
         top = higher
-    log_norm = (top + tl.log2(total)) * LN2
-    y = tl.load(label + r, mask=used, other=-1)
-    blanks = tl.zeros((ROWS, COLUMNS), tl.float32)
-    labels = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in range(0, width, COLUMNS):
-        c = start + tl.arange(0, COLUMNS)
-        inside = c < width
-        both = used[:, None] & inside[None, :]
-        h = tl.load(hidden + r.to(tl.int64)[:, None] * width + c[None, :], mask=both, other=0.0)
-        w = tl.load(weight + blank.to(tl.int64) * width + c, mask=inside, other=0.0)
-        blanks += h.to(tl.float32) * w.to(tl.float32)[None, :]
-        w = tl.load(weight + y[:, None] * width + c[None, :], mask=both & (y >= 0)[:, None], other=0.0)
-        labels += h.to(tl.float32) * w.to(tl.float32)
-    x = tl.sum(blanks, 1) - log_norm
-    z = tl.sum(labels, 1) - log_norm
-    if bias is not None:
-        x += tl.load(bias + blank).to(tl.float32)
-        z += tl.load(bias + y, mask=y >= 0, other=0.0).to(tl.float32)
-    tl.store(norm + r, log_norm, mask=used)
-    tl.store(of_blank + r, x, mask=used)
-    tl.store(of_label + r, tl.where(y >= 0, z, float("-inf")), mask=used)
+    total = tl.log2(total)
+    tl.store(norm + 2 * r, top, mask=used)
+    tl.store(norm + 2 * r + 1, total, mask=used)
+    # Differences of large numbers first: of a likely symbol they are exact.
+    x = tl.load(picked + r, mask=used, other=0.0)
+    tl.store(of_blank + r, (x - top - total) * LN2, mask=used)
+    exists = used & (tl.load(label + r, mask=used, other=-1) >= 0)
+    x = tl.load(picked + rows + r, mask=exists, other=float("-inf"))
+    tl.store(of_label + r, tl.where(exists, x - top - total, float("-inf")) * LN2, mask=used)
 
 
 @triton.jit(do_not_specialize=CHANGING)
@@ -245,11 +246,12 @@ def logit_gradient_kernel(
     c = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     used = r < rows
     x = logits_of_tile(hidden, weight, bias, r, c, rows, width, vocab, PRECISION, DEPTH)
-    log_norm = tl.load(norm + r, mask=used, other=float("inf")) * LOG2E
+    top = tl.load(norm + 2 * r, mask=used, other=float("inf"))
+    total = tl.load(norm + 2 * r + 1, mask=used, other=0.0)
     blanks = tl.load(blank_mass + r, mask=used, other=0.0)
     labels = tl.load(label_mass + r, mask=used, other=0.0)
     y = tl.load(label + r, mask=used, other=-1).to(tl.int32)
-    x = tl.exp2(x - log_norm[:, None]) * (blanks + labels)[:, None]
+    x = tl.exp2(x - top[:, None] - total[:, None]) * (blanks + labels)[:, None]
     x -= tl.where(c[None, :] == blank, blanks[:, None], 0.0)
     x -= tl.where(c[None, :] == y[:, None], labels[:, None], 0.0)
     if sums is not None:

@@ -47,25 +47,24 @@ class Tiles:
 
 # By (first digit of the compute capability, bytes of an element). Registers and shared memory of each are
 # printed, and held to their limits, by kernels/compile_gate.py; none has been timed (tune.py does it).
-# Of (9, 2) two programs fit on a processor: one's exponentials hide behind the other's product. With 4 warps
-# the norm takes 250 registers instead of 123, and the gradient 255.
-NORM_TILES = {
+# Of (9, 2) two programs of the gradient fit on a processor, one of the norm. Norm and gradient share their
+# tiles, because a logit must come out the same in both.
+TILES = {
     (8, 2): Tiles(128, 128, 32, 8, 4),
     (9, 2): Tiles(128, 128, 64, 8, 3),
     (8, 4): Tiles(64, 64, 32, 4, 3),
     (9, 4): Tiles(64, 64, 32, 4, 3),
 }
-GRADIENT_TILES = NORM_TILES
 SMALL_TILES = Tiles(16, 32, 16, 1, 1)  # for the interpreter, whose time goes by steps, on tests' small shapes
 POINTWISE = (16, 128)  # rows, columns
 
 
-def tiles_for(table: dict[tuple[int, int], Tiles], dtype: torch.dtype, device: torch.device) -> Tiles:
+def tiles_for(dtype: torch.dtype, device: torch.device) -> Tiles:
     """What to use on a device; unknown ones are taken for the most modest."""
     if device.type != "cuda":
         return SMALL_TILES
     major = torch.cuda.get_device_capability(device)[0]
-    return table[(9 if major in (9, 10) else 8, dtype.itemsize)]
+    return TILES[(9 if major in (9, 10) else 8, dtype.itemsize)]
 
 
 def joint_scores_triton(
@@ -77,7 +76,8 @@ def joint_scores_triton(
     f2, g2, layer = _prepared(f2, g2, layer)
     joint = JointKernels(f2, g2, layer, settings)
     n = len(rows)
-    norm, blank, label = (f2.new_empty(n, dtype=torch.float32) for _ in range(3))
+    norm = f2.new_empty(n, 2, dtype=torch.float32)
+    blank, label = norm.new_empty(2, n)
     durations = None
     if layer.duration_weight is not None:
         durations = norm.new_empty(n, layer.duration_weight.shape[0])
@@ -106,7 +106,10 @@ def joint_gradients_triton(
     settings: JointSettings,
     wanted: tuple[bool, ...],
 ) -> JointGradients:
-    """See `joint_gradients`. Hands fp64 back to torch. Extra memory is LOGIT_BYTES and twice dW in fp32."""
+    """See `joint_gradients`; norm as `joint_scores_triton` made it. Hands fp64 back to torch.
+
+    Extra memory is LOGIT_BYTES and twice dW in fp32.
+    """
     if f2.dtype == torch.float64:
         return joint_gradients_torch(
             f2, g2, layer, rows, norm, blank_mass, label_mass, duration_grad, settings, wanted
@@ -153,8 +156,7 @@ def _prepared(f2: Tensor, g2: Tensor, layer: OutputLayer) -> tuple[Tensor, Tenso
     """
     if f2.dtype == torch.bfloat16 and not f2.is_cuda:
         raise ValueError("joint: Triton's interpreter computes bf16 wrongly; use fp16 or fp32 on a CPU")
-    step = max(tiles_for(x, f2.dtype, f2.device).depth for x in (NORM_TILES, GRADIENT_TILES))
-    extra = -f2.shape[1] % step
+    extra = -f2.shape[1] % tiles_for(f2.dtype, f2.device).depth
 
     def wide(x: Tensor) -> Tensor:
         x = x.to(f2.dtype)
@@ -172,9 +174,7 @@ class JointKernels:
         self.f, self.g, self.weight, self.bias = f2, g2, layer.weight, layer.bias
         self.settings = settings
         self.vocab, self.width = self.weight.shape
-        self.norm_tiles, self.gradient_tiles = (
-            tiles_for(table, f2.dtype, f2.device) for table in (NORM_TILES, GRADIENT_TILES)
-        )
+        self.tiles = tiles_for(f2.dtype, f2.device)
         # 32 bits each, which Triton takes as signed.
         self.dropout = (
             _signed(settings.seed),
@@ -197,27 +197,27 @@ class JointKernels:
         return out
 
     def score(self, hidden: Tensor, label: Tensor, norm: Tensor, of_blank: Tensor, of_label: Tensor) -> None:
-        """Fills the last three, (R,) fp32 each."""
-        n, tiles = hidden.shape[0], self.norm_tiles
+        """Fills the last three, fp32: norm (R, 2) in two parts, log probabilities (R,)."""
+        n, tiles = hidden.shape[0], self.tiles
         row_tiles, column_tiles = triton.cdiv(n, tiles.rows), triton.cdiv(self.vocab, tiles.columns)
         per_split = triton.cdiv(column_tiles, split_count(row_tiles, concurrent_programs(hidden.device)))
         splits = triton.cdiv(column_tiles, per_split)
-        partial = norm.new_empty(splits, n)
+        partial, picked = norm.new_empty(2, splits, n), norm.new_empty(2, n)
         norm_kernel[(row_tiles, splits)](
-            hidden, self.weight, self.bias, partial, n, self.width, self.vocab, per_split,
+            hidden, self.weight, self.bias, label, partial, picked,
+            n, self.width, self.vocab, per_split, self.settings.blank,
             PRECISION=self.precision, ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
             num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip
-        finish_kernel[(triton.cdiv(n, POINTWISE[0]),)](
-            partial, hidden, self.weight, self.bias, label, norm, of_blank, of_label,
-            n, self.width, splits, self.settings.blank, ROWS=POINTWISE[0], COLUMNS=POINTWISE[1],
-        )  # fmt: skip
+        finish_kernel[(triton.cdiv(n, ROW_STEP),)](
+            partial, picked, label, norm, of_blank, of_label, n, splits, ROWS=ROW_STEP
+        )
 
     def logit_gradient(
         self, hidden: Tensor, label: Tensor, norm_and_masses: list[Tensor], bias_grad: Tensor | None
     ) -> Tensor:
         """d loss / d logits, (R, V), in the dtype of h; its sum over rows, in fp32, goes to bias_grad."""
-        n, tiles = hidden.shape[0], self.gradient_tiles
+        n, tiles = hidden.shape[0], self.tiles
         row_tiles, column_tiles = triton.cdiv(n, tiles.rows), triton.cdiv(self.vocab, tiles.columns)
         stride = triton.cdiv(self.vocab, VOCAB_STEP) * VOCAB_STEP
         out = hidden.new_empty(n, stride)

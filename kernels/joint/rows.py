@@ -57,6 +57,8 @@ class JointSettings:
 class RowScores:
     """Per row, fp32 (fp64 for fp64 input): norm (R,) log-sum-exp of the token logits; blank, label (R,)
     log probabilities, -inf where there is no label; durations (R, D) log probabilities, None without them.
+
+    norm is for the gradient of the same backend only. Triton's is (R, 2): two summands, in base 2.
     """
 
     norm: Tensor

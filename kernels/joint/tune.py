@@ -3,7 +3,7 @@
     python -m maya.kernels.joint.tune
 
 Nothing tunes itself at run time: batches differ in size from step to step, and each would be tuned anew.
-Whoever has a GPU runs this, and writes what won into NORM_TILES and GRADIENT_TILES of kernel.py. Kernels are
+Whoever has a GPU runs this, and writes what won, in sum, into TILES of kernel.py. Kernels are
 compared with cuBLAS making the same logits, which a product that writes nothing should beat.
 """
 
@@ -43,7 +43,8 @@ def tune(
     layer = OutputLayer(weight, torch.zeros(vocab, device=device))
     joint = JointKernels(h, h, layer, JointSettings(blank=0))
     label = torch.ones(rows, dtype=torch.int64, device=device)
-    norm, masses = torch.zeros(3, rows, device=device), torch.full((2, rows), 1e-2, device=device)
+    norm, scores = torch.zeros(rows, 2, device=device), torch.zeros(2, rows, device=device)
+    masses = torch.full((2, rows), 1e-2, device=device)
     bias_grad, logits = (
         torch.zeros(vocab, device=device),
         torch.empty(rows, vocab, dtype=dtype, device=device),
@@ -53,10 +54,10 @@ def tune(
         torch.mm(h, weight.t(), out=logits)
 
     def score() -> None:
-        joint.score(h, label, norm[0], norm[1], norm[2])
+        joint.score(h, label, norm, *scores)
 
     def gradient() -> Tensor:
-        return joint.logit_gradient(h, label, [norm[0], *masses], bias_grad)
+        return joint.logit_gradient(h, label, [norm, *masses], bias_grad)
 
     found: dict[str, dict[Tiles | str, float | str]] = {}
     for name, run in (("norm", score), ("logit_gradient", gradient)):
@@ -64,7 +65,7 @@ def tune(
         for tiles in candidates:
             if hidden % tiles.depth:
                 continue
-            joint.norm_tiles = joint.gradient_tiles = tiles
+            joint.tiles = tiles
             found[name][tiles] = _median(run, device)
     return found
 
