@@ -8,8 +8,8 @@ import errno
 import gzip
 import json
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,12 +27,19 @@ from maya.data.probe import ProbeConfig, Probed, probe
 from maya.data.report import describe, table
 from maya.data.split import Item, SplitConfig, split
 from maya.data.tar_audio import byte_range_source, file_stamp
+from maya.data.text_checks import Flag, TextCheckConfig, check_leaks, check_texts
 from maya.data.utterances import encode_cuts
 from maya.errors import MayaError
 
 __all__ = ["PrepareConfig", "PrepareReport", "encode_cuts", "prepare_corpus", "to_cut"]
 
-_FILES = ("dropped.jsonl", "splits.json", *(f"cuts_{part}.jsonl.gz" for part in PARTS), "summary.json")
+_FILES = (
+    "dropped.jsonl",
+    "flagged.jsonl",
+    "splits.json",
+    *(f"cuts_{part}.jsonl.gz" for part in PARTS),
+    "summary.json",
+)
 
 
 @config
@@ -41,6 +48,7 @@ class PrepareConfig:
     max_dropped_fraction: with more of the utterances unusable, the corpus is refused."""
 
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    text_checks: TextCheckConfig = field(default_factory=TextCheckConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     language: str | None = None
     max_dropped_fraction: float = 0.2
@@ -51,13 +59,14 @@ class PrepareReport:
     """What was made of a corpus.
 
     rows: utterances read; not_selected: utterances by language that was not asked for; dropped: utterances
-    left out by reason; languages: see maya.data.report.describe; splits: see maya.data.split; notes: what
-    a person should know.
+    left out by reason; flagged: utterances kept but suspect, by reason and language; languages: see
+    maya.data.report.describe; splits: see maya.data.split; notes: what a person should know.
     """
 
     rows: int
     not_selected: dict[str, int]
     dropped: dict[str, int]
+    flagged: dict[str, dict[str, int]]
     languages: dict[str, Any]
     splits: dict[str, Any]
     notes: list[str]
@@ -68,6 +77,12 @@ class PrepareReport:
         if self.dropped:
             counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
             lines.append(f"dropped {sum(self.dropped.values())} of {self.rows} (dropped.jsonl): {counts}")
+        if self.flagged:
+            lines.append("kept but flagged (flagged.jsonl):")
+            lines += [
+                f"  {reason}: " + " ".join(f"{language} {count}" for language, count in counts_of.items())
+                for reason, counts_of in self.flagged.items()
+            ]
         return "\n".join(lines + self.notes)
 
 
@@ -77,9 +92,10 @@ def prepare_corpus(
     """Validate, normalise and split a corpus.
 
     Writes cuts_train.jsonl.gz, cuts_dev.jsonl.gz, cuts_test.jsonl.gz (one supervision per cut: normalised
-    text, language, speaker; custom: the text as it was, kind, source, licence), dropped.jsonl (id,
-    language, reason, detail, where), splits.json and summary.json. All of them appear together, after
-    everything else has succeeded; the same corpus and config give the same bytes.
+    text, language, speaker; custom: the text as it was, kind, source, licence), dropped.jsonl and
+    flagged.jsonl (id, language, reason, detail, where; see maya.data.text_checks for the flags), splits.json
+    and summary.json. All of them appear together, after everything else has succeeded; the same corpus and
+    config give the same bytes.
 
     languages: those to take; utterances in others are counted and left; all if empty. Raises MayaError when
     the corpus cannot be read, when all of a language or more than cfg.max_dropped_fraction of everything
@@ -93,7 +109,9 @@ def prepare_corpus(
         raise MayaError(
             f"{corpus_dir} has no utterance in {', '.join(languages)}, only in {', '.join(sorted(others))}"
         )
-    kept, unusable = probe(corpus_dir, selected, cfg.probe)
+    usable, unusable = probe(corpus_dir, selected, cfg.probe)
+    checked = check_texts(usable, cfg.text_checks)
+    kept, unusable = checked.kept, unusable + checked.dropped
     dropped += unusable
     _refuse_if_hollow(corpus_dir, selected, kept, dropped, cfg.max_dropped_fraction)
 
@@ -101,17 +119,19 @@ def prepare_corpus(
     cuts: dict[str, list[Cut]] = {part: [] for part in PARTS}
     for one in kept:
         cuts[parts[one.row.id]].append(to_cut(one))
+    flags = checked.flags + check_leaks(kept, parts, checked.twins)
     if not cuts["train"]:
         raise MayaError(f"{corpus_dir}: no utterance is left to train on; all of them are marked dev or test")
     report = PrepareReport(
         rows=len(selected) + len(dropped) - len(unusable),
         not_selected=dict(sorted(others.items())),
         dropped=dict(sorted(Counter(d.reason for d in dropped).items())),
+        flagged=_by_reason(flags),
         languages=describe(cuts),
         splits=splits,
         notes=_notes(selected, others, languages, splits),
     )
-    _write(out_dir, cuts, dropped, report)
+    _write(out_dir, cuts, {"dropped.jsonl": dropped, "flagged.jsonl": flags}, report)
     return report
 
 
@@ -188,6 +208,13 @@ def _reasons(dropped: list[Dropped]) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in counts) + f"; the first is {first.id!r}: {first.detail}"
 
 
+def _by_reason(flags: Iterable[Flag]) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for flag in flags:
+        counts[flag.reason][flag.language] += 1
+    return {reason: dict(sorted(counts[reason].items())) for reason in sorted(counts)}
+
+
 def _notes(
     rows: list[Row], others: Counter[str], languages: Sequence[str], splits: dict[str, Any]
 ) -> list[str]:
@@ -207,7 +234,12 @@ def _notes(
     return notes
 
 
-def _write(out: Path, cuts: dict[str, list[Cut]], dropped: list[Dropped], report: PrepareReport) -> None:
+def _write(
+    out: Path,
+    cuts: dict[str, list[Cut]],
+    findings: Mapping[str, Sequence[Dropped | Flag]],
+    report: PrepareReport,
+) -> None:
     """Write all files beside `out`, then move them in; summary.json is the last to appear."""
     partial = out.parent / f".{out.name}.partial"
     with _room_for(sum(map(len, cuts.values())), out):
@@ -217,8 +249,9 @@ def _write(out: Path, cuts: dict[str, list[Cut]], dropped: list[Dropped], report
         try:
             for part, mine in cuts.items():
                 _write_gzip(partial / f"cuts_{part}.jsonl.gz", (cut.to_dict() for cut in mine))
-            lines = (json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in dropped)
-            (partial / "dropped.jsonl").write_text("".join(lines), encoding="utf-8")
+            for name, found in findings.items():
+                lines = (json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found)
+                (partial / name).write_text("".join(lines), encoding="utf-8")
             _write_json(partial / "splits.json", report.splits)
             _write_json(partial / "summary.json", asdict(report))
             if not out.exists():

@@ -20,7 +20,7 @@ from maya.text.tokenizer import TokenizerConfig, train_tokenizer
 from tests.data.making import write_corpus, write_manifest, write_tar, write_tone
 
 CUTS = ["cuts_dev.jsonl.gz", "cuts_test.jsonl.gz", "cuts_train.jsonl.gz"]
-FILES = [*CUTS, "dropped.jsonl", "splits.json", "summary.json"]
+FILES = [*CUTS, "dropped.jsonl", "flagged.jsonl", "splits.json", "summary.json"]
 
 
 def run(corpus: Path, out: Path, languages: tuple[str, ...] = (), **config: Any) -> PrepareReport:
@@ -74,7 +74,7 @@ def test_other_files_of_the_output_folder_are_left_alone(tmp_path: Path) -> None
     (tmp_path / "out/notes.txt").write_text("mine")
     run(tmp_path / "c", tmp_path / "out")
     assert (tmp_path / "out/notes.txt").read_text() == "mine"
-    assert len(list((tmp_path / "out").iterdir())) == 7
+    assert len(list((tmp_path / "out").iterdir())) == 8
 
 
 def test_dropped_utterances_are_written_down(tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maya.data.manifest import Row
+from maya.data.prepare import PrepareConfig, prepare_corpus
+from maya.data.probe import Probed
+from maya.data.text_checks import (
+    LEAKS,
+    REASONS,
+    TextCheckConfig,
+    check_leaks,
+    check_texts,
+    same_audio,
+    text_findings,
+    usual_seconds,
+)
+from maya.errors import MayaError
+from maya.text.languages import LANGUAGES
+from maya.text.normalize import normalize
+from tests.data.making import write_corpus, write_manifest, write_tar
+
+NO_AUDIO = TextCheckConfig(compare_audio=False)
+
+
+def said(name: str, text: str, seconds: float = 1.0, **facts: Any) -> Probed:
+    """An utterance that passed the probe; `path`, `offset` and `size` say where its audio lies."""
+    path = facts.pop("path", Path("a.wav"))
+    row = Row(
+        **{"id": name, "language": "en", "text": text, "audio": "a", "speaker": "s"} | facts, where="m:1"
+    )
+    return Probed(row, normalize(text, row.language), path, 16000, 1, round(seconds * 16000))
+
+
+@pytest.mark.parametrize(
+    ("raw", "language", "reasons"),
+    [
+        ("नमस्ते दुनिया।", "hi", []),
+        ("don't, Zoë!", "en", []),
+        ("मैंने Google पर देखा", "hi", ["mixed_script"]),
+        ("hello दुनिया", "hi", ["wrong_script"]),
+        ("ভাত", "hi", ["wrong_script"]),
+        ("उसके पास 12 आम हैं", "hi", ["digits"]),
+        ("उसके पास १२ आम हैं", "hi", ["digits"]),
+        ("<noise> आम [हँसी]", "hi", ["wrong_script", "markup"]),
+        ("आम (हँसी)", "hi", ["markup"]),
+        ("a < b and c > d", "en", ["markup"]),
+        ("ok :-) [...]", "en", []),
+        ("आम ी", "hi", ["stray_mark"]),
+    ],
+)
+def test_one_transcript(raw: str, language: str, reasons: list[str]) -> None:
+    assert [reason for reason, _ in text_findings(raw, normalize(raw, language), language)] == reasons
+
+
+@given(st.text(), st.sampled_from(list(LANGUAGES)))
+def test_any_transcript_has_findings_of_known_kinds(raw: str, language: str) -> None:
+    for reason, detail in text_findings(raw, normalize(raw, language), language):
+        assert reason in REASONS and detail
+
+
+def test_usual_seconds_survive_wrong_pairs() -> None:
+    """0.4 s of silence and 0.07 s a character, 15 % of the durations wrong."""
+    rng = np.random.default_rng(0)
+    characters = rng.integers(5, 100, 400).astype(float)
+    seconds = (0.4 + 0.07 * characters) * np.exp(0.1 * rng.standard_normal(400))
+    seconds[:60] = rng.uniform(0.5, 20.0, 60)
+    usual, spread = usual_seconds(characters, seconds)
+    np.testing.assert_allclose(usual, 0.4 + 0.07 * characters, rtol=0.15)  # a deviation and a half
+    assert 0.1 < spread < 0.2
+
+
+@pytest.mark.parametrize("characters", [np.full(60, 5.0), np.tile([3.0, 4.0, 5.0], 20)])
+def test_usual_seconds_of_texts_alike_in_length(characters: np.ndarray) -> None:
+    seconds = np.random.default_rng(1).uniform(0.5, 0.8, 60)
+    usual, spread = usual_seconds(characters, seconds)
+    assert (usual > 0.3).all() and (usual < 1.2).all() and spread < 0.5
+
+
+def test_speaking_rates_out_of_the_ordinary_are_flagged() -> None:
+    rng = np.random.default_rng(0)
+    usual = [
+        said(f"u{i}", "ab " * n, 0.3 + 0.2 * n + 0.02 * rng.standard_normal(), speaker=f"s{i}")
+        for i, n in enumerate(rng.integers(3, 30, 80))
+    ]
+    odd = [said("short", "ab " * 25, 0.6, speaker="x"), said("long", "ab cd ef", 14.0, speaker="x")]
+    found = {flag.id: flag.reason for flag in check_texts(usual + odd, NO_AUDIO).flags}
+    assert found == {"short": "too_little_audio", "long": "too_little_text"}
+    few = check_texts([*usual[:20], *odd], NO_AUDIO)
+    assert not few.flags, "22 utterances do not tell what is usual"
+
+
+def test_repeated_sentences_of_one_speaker() -> None:
+    spoken = [
+        said("a", "one two three"),
+        said("b", "One, two: three!"),
+        said("c", "one two three", speaker="other"),
+        said("d", "five"),
+        said("e", "five"),
+    ]
+    (flag,) = check_texts(spoken, NO_AUDIO).flags
+    assert (flag.id, flag.reason, flag.where) == ("b", "repeated_text", "m:1") and "'a'" in flag.detail
+    words = TextCheckConfig(compare_audio=False, repeat_min_words=1)
+    assert [flag.id for flag in check_texts(spoken, words).flags] == ["b", "e"]
+
+
+def audio(folder: Path) -> list[Probed]:
+    """a and b the same bytes and text, c and d the same bytes, e as long as they are, f in a tar like a."""
+    blocks = {"a": b"x" * 200_000, "b": b"x" * 200_000, "c": b"y" * 90, "d": b"y" * 90}
+    blocks["e"] = blocks["a"][:-1] + b"!"
+    for name, data in blocks.items():
+        (folder / name).write_bytes(data)
+    write_tar(folder / "t.tar", {"f": blocks["a"]})
+    spoken = [said(n, "ok" if n in "abe" else n, path=folder / n, speaker=n) for n in blocks]
+    return [
+        *spoken,
+        said("f", "ok", path=folder / "t.tar", speaker="f", tar="t.tar", offset=512, size=200_000),
+    ]
+
+
+def test_the_same_audio_is_found_by_its_bytes(tmp_path: Path) -> None:
+    spoken = audio(tmp_path)
+    assert same_audio(spoken) == {"a": "a", "b": "a", "f": "a", "c": "c", "d": "c"}
+    found = [(flag.id, flag.reason) for flag in check_texts(spoken, TextCheckConfig()).flags]
+    both = [("c", "conflicting_audio"), ("d", "conflicting_audio")]
+    assert found == [("b", "duplicate_audio"), *both, ("f", "duplicate_audio")]
+    assert not check_texts(spoken, NO_AUDIO).flags
+
+
+def test_reasons_can_cost_an_utterance_its_place(tmp_path: Path) -> None:
+    spoken = audio(tmp_path)
+    cfg = TextCheckConfig(drop=("conflicting_audio",))
+    checked = check_texts(spoken, cfg)
+    assert [one.row.id for one in checked.kept] == ["a", "b", "e", "f"]
+    assert [(one.id, one.reason) for one in checked.dropped] == [
+        ("c", "conflicting_audio"),
+        ("d", "conflicting_audio"),
+    ]
+    assert [flag.id for flag in checked.flags] == ["b", "f"]
+    with pytest.raises(MayaError, match="no reason 'noisy'; there are wrong_script"):
+        check_texts(spoken, TextCheckConfig(drop=("noisy",)))
+
+
+def test_leaks_from_training() -> None:
+    spoken = [
+        said("a", "one", speaker="x"),
+        said("b", "one", speaker="y"),
+        said("c", "two", speaker="x"),
+        said("d", "three", speaker="z"),
+        said("e", "एक", language="hi", speaker="w"),
+    ]
+    parts = {"a": "train", "b": "test", "c": "dev", "d": "test", "e": "train"}
+    found = [(flag.id, flag.reason) for flag in check_leaks(spoken, parts, {"a": "a", "d": "a"})]
+    assert found == [("b", "text_in_training"), ("c", "speaker_in_training"), ("d", "audio_in_training")]
+    assert {reason for _, reason in found} == set(LEAKS)
+
+
+def test_prepare_writes_the_flags_down(tmp_path: Path) -> None:
+    rows = write_corpus(tmp_path / "c")
+    rows[3]["text"] = "one 2"
+    rows[25]["text"] = "एक two"
+    rows[7]["audio"] = rows[2]["audio"]
+    write_manifest(tmp_path / "c", rows)
+    report = prepare_corpus(tmp_path / "c", tmp_path / "out", languages=(), cfg=PrepareConfig())
+    lines = (tmp_path / "out/flagged.jsonl").read_text(encoding="utf-8").splitlines()
+    found = {(row["id"], row["reason"]) for row in map(json.loads, lines)}
+    assert found >= {
+        ("en-003", "digits"),
+        ("hi-005", "wrong_script"),
+        ("en-002", "conflicting_audio"),
+        ("en-007", "conflicting_audio"),
+    }
+    assert report.flagged["digits"] == {"en": 1} and report.flagged["wrong_script"] == {"hi": 1}
+    assert not report.dropped and "digits: en 1" in report.table()
+    cfg = PrepareConfig(text_checks=TextCheckConfig(drop=("digits",)))
+    dropping = prepare_corpus(tmp_path / "c", tmp_path / "out", languages=(), cfg=cfg)
+    assert dropping.dropped == {"digits": 1} and dropping.rows == 40
+    assert "digits" not in dropping.flagged
