@@ -224,7 +224,7 @@ def band_limit(audio: Tensor, hertz: int) -> Tensor:
 
 def _clean_place(seed: int, id: str, epoch: int) -> float:
     """Evenly over 0 to 1 for the utterances of an epoch, and for the epochs of an utterance: steps of the
-    golden ratio fill the circle without gaps, so each is clean as often as its share, give or take one."""
+    golden ratio fill the circle without gaps, so each is clean as often as its share says, or nearly."""
     key = hashlib.blake2b(f"{seed}/{id}".encode(), digest_size=8).digest()
     return (int.from_bytes(key, "little") / 2**64 + epoch * _GOLDEN) % 1.0
 
