@@ -7,7 +7,7 @@ ARGS ?=# more arguments for pytest, such as ARGS="-k tdt -x"
 ENV := . tools/env.sh && maya_env &&
 PYTEST := $(ENV) python -m pytest -n $(JOBS)
 
-.PHONY: help setup test test-all lint format types smoke bench gpu-check prod-readiness clean
+.PHONY: help setup test test-all lint format types smoke bench bench-plan gpu-check prod-readiness clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -35,6 +35,9 @@ smoke:  ## the whole road in a minute or two: a tiny spoken corpus, a few steps 
 
 bench:  ## check and time every kernel on this machine, an hour on two cores (ARGS=--quick: a minute)
 	@$(ENV) tools/bench.sh $(ARGS)
+
+bench-plan:  ## measure the batch plan at 10 million utterances and beside lhotse, into docs/benchmarks/plan.*
+	@$(ENV) python -m tools.bench_plan $(ARGS)
 
 gpu-check:  ## on a machine with an NVIDIA GPU: compile gate, GPU tests, benchmarks into docs/benchmarks
 	@tools/bench.sh --gpu $(ARGS)

@@ -3,7 +3,7 @@
     python -m tests.data.plan_run FOLDER --by loader --rank 0 --ranks 2 --workers 4 --count 200
 
 FOLDER holds cuts.jsonl.gz and tokenizer.model (see `prepare`). A run goes on from FOLDER/state.json, which
-rank 0 writes after every third batch, and writes a line to FOLDER/batches-RANK.jsonl for each batch it has used.
+rank 0 writes after every third batch, and writes a line to FOLDER/batches-RANK.jsonl for each batch.
 """
 
 import argparse

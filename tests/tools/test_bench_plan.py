@@ -1,0 +1,53 @@
+"""The benchmark of the plan at small scale: the bars that do not depend on the machine hold there too."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maya.data.plan import PlanConfig
+from tools import bench_plan
+from tools.bench_plan_measure import corpus, scale
+from tools.bench_plan_samplers import sampler, write_cuts
+
+ROWS = 120_000
+
+
+@pytest.fixture(scope="module")
+def scales() -> list[dict]:
+    settings = [(ROWS // 4, 0.3), (ROWS // 2, 0.3), (ROWS, 0.3), (ROWS, 1.0)]
+    return [scale(rows, PlanConfig(**bench_plan.SCALE, temperature=t)) for rows, t in settings]  # type: ignore[arg-type]
+
+
+def test_the_corpus_is_skewed_and_token_counts_go_with_durations() -> None:
+    durations, tokens, langs = corpus(20_000)
+    assert durations.min() >= 1 and durations.max() <= 35 and set(langs) == set(range(12))
+    assert (langs == 0).sum() > 10 * (langs == 11).sum()
+    assert np.corrcoef(durations, tokens)[0, 1] > 0.6
+
+
+def test_bars_hold(scales: list[dict]) -> None:
+    missed = [what for what, _, _, met in bench_plan.bars({"scale": scales}, clock="cpu") if not met]
+    assert missed == []
+
+
+def test_both_samplers_are_measured_and_reported(scales: list[dict], tmp_path: Path) -> None:
+    write_cuts(tmp_path / "cuts.jsonl", 1500)
+    cfg = PlanConfig(**bench_plan.BESIDE)  # type: ignore[arg-type]
+    samplers = [
+        sampler(kind, tmp_path / "cuts.jsonl", ranks, 3, cfg)
+        for ranks in bench_plan.RANKS
+        for kind in ("maya", "lhotse")
+    ]
+    assert all(len(s["imbalance"]) == s["steps"] for s in samplers)
+    assert [s["steps"] for s in samplers[:2]] == [3, 3]
+    result = {
+        "machine": "here", "load_average": [0.0, 0.0], "cuts": 1500, "scale": scales, "samplers": samplers,
+        "computed": bench_plan.computed(scales),
+    }  # fmt: skip
+    text = bench_plan.markdown(json.loads(json.dumps(result)), "command")
+    assert text.count("| lhotse |") == 2 and f"{ROWS:,} utterances" in text
+    pytest.importorskip("matplotlib")
+    bench_plan.plot(result, tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").stat().st_size > 10_000
