@@ -234,8 +234,9 @@ def _quantile(values: Sequence[float], share: float) -> float:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     figure = figure_class()(figsize=(12, 8), layout="constrained")
+    grid = figure.add_gridspec(2, 2)
     colours = {"maya": "tab:blue", "lhotse": "tab:orange"}
-    axes = figure.add_subplot(2, 2, 1)
+    axes = figure.add_subplot(grid[0, 0])
     for s in result["samplers"]:
         ordered = sorted(s["imbalance"])
         shares = [100 * (i + 1) / len(ordered) for i in range(len(ordered))]
@@ -249,7 +250,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         title="Balance of ranks",
     )
     axes.legend()
-    axes = figure.add_subplot(2, 2, 2)
+    axes = figure.add_subplot(grid[0, 1])
     mixed = result["scale"][:-1]
     axes.plot([s["rows"] for s in mixed], [s["peak_bytes"] / GB for s in mixed], "o-", label="measured")
     axes.plot([COMPUTED], [result["computed"]["bytes"] / GB], "x", color="tab:red", label="computed")
@@ -260,7 +261,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     panels = [("ms per step", lambda s: s["step_ms"]["wall"]), ("seconds to start", lambda s: s["start_s"]),
               ("seconds to resume", lambda s: s["resume_s"]), ("memory, GB", lambda s: s["bytes"] / GB),
               ("padding, %", lambda s: 100 * s["padding"])]  # fmt: skip
-    axes = figure.add_subplot(2, 1, 2)
+    axes = figure.add_subplot(grid[1, :])
     for bar, (kind, ranks) in enumerate([(k, r) for r in RANKS for k in NAMES]):
         s = next(s for s in result["samplers"] if (s["kind"], s["ranks"]) == (kind, ranks))
         heights = [float(of(s)) for _, of in panels]
@@ -270,7 +271,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axes.bar_label(drawn, [f"{height:.2g}" for height in heights], fontsize=8)
     axes.set_xticks(range(len(panels)), [name for name, _ in panels])
     axes.set(yscale="log", title=f"{result['cuts']:,} cuts, lower is better")
-    axes.legend()
+    axes.margins(y=0.15)
+    axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     figure.savefig(path, dpi=110)
 
 

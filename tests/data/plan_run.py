@@ -1,9 +1,9 @@
 """A run that can be killed: reads batches as training does, saves where it stands, writes down their ids.
 
-    python -m tests.data.plan_run FOLDER --by loader --rank 0 --ranks 2 --workers 4 --count 200
+    python -m tests.data.plan_run FOLDER --by loader --rank 0 --ranks 2 --workers 4 --count 9 --start '[0, 0]'
 
-FOLDER holds cuts.jsonl.gz and tokenizer.model (see `prepare`). A run goes on from FOLDER/state.json, which
-rank 0 writes after every third batch, and writes a line to FOLDER/batches-RANK.jsonl for each batch.
+FOLDER holds cuts.jsonl.gz and tokenizer.model (see `prepare`). Rank 0 writes its position into
+FOLDER/state.json after every third batch, and each rank a line to FOLDER/batches-RANK.jsonl for each batch.
 """
 
 import argparse
@@ -69,10 +69,10 @@ def main() -> None:
     parser.add_argument("--by", choices=["loader", "sampler"], required=True)
     for name in ("rank", "ranks", "workers", "count"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--start", type=json.loads, required=True)
     options = parser.parse_args()
     saved = options.folder / "state.json"
-    state = json.loads(saved.read_text()) if saved.exists() else (0, 0)
-    found = batches(options.folder, options.by, options.rank, options.ranks, options.workers, state)
+    found = batches(options.folder, options.by, options.rank, options.ranks, options.workers, options.start)
     with (options.folder / f"batches-{options.rank}.jsonl").open("w") as out:
         for number, (position, ids) in enumerate(islice(found, options.count), 1):
             print(json.dumps(ids), file=out, flush=True)

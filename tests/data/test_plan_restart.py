@@ -23,8 +23,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return plan_run.prepare(tmp_path_factory.mktemp("corpus"))
 
 
-def start(folder: Path, by: str, rank: int, ranks: int, workers: int, count: int) -> subprocess.Popen[bytes]:
-    options = {"by": by, "rank": rank, "ranks": ranks, "workers": workers, "count": count}
+def start(
+    folder: Path, by: str, rank: int, ranks: int, workers: int, count: int, position: list
+) -> subprocess.Popen[bytes]:
+    options = {
+        "by": by, "rank": rank, "ranks": ranks, "workers": workers, "count": count,
+        "start": json.dumps(position),
+    }  # fmt: skip
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "tests.data.plan_run", str(folder), *words]
     return subprocess.Popen(command, cwd=REPO, start_new_session=True)
@@ -58,7 +63,7 @@ def kill_after(folder: Path, runs: list[subprocess.Popen[bytes]], count: int) ->
             pytest.param("loader", workers, ranks, killed_after, marks=pytest.mark.slow)
             for workers in (0, 2, 4)
             for ranks in (1, 2)
-            for killed_after in (3, 31, 64)
+            for killed_after in (4, 31, 64)
         ),
     ],
 )
@@ -67,11 +72,10 @@ def test_killed_and_restarted(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(corpus, folder)
-    kill_after(
-        folder, [start(folder, by, rank, ranks, workers, 10**6) for rank in range(ranks)], killed_after
-    )
+    runs = [start(folder, by, rank, ranks, workers, 10**6, [0, 0]) for rank in range(ranks)]
+    kill_after(folder, runs, killed_after)
     state = json.loads((folder / "state.json").read_text())
-    again = [start(folder, by, rank, ranks, workers, AFTERWARDS) for rank in range(ranks)]
+    again = [start(folder, by, rank, ranks, workers, AFTERWARDS, state) for rank in range(ranks)]
     assert [run.wait(timeout=180) for run in again] == [0] * ranks
     for rank in range(ranks):
         whole = plan_run.batches(corpus, by, rank, ranks, 0, (0, 0))
