@@ -15,7 +15,7 @@ from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
-from maya.text.fertility import fertility, fertility_report, fertility_table
+from maya.text.fertility import fertility, fertility_report, fertility_table, without_piece
 from maya.text.sample import gather
 from maya.text.tokenizer import Tokenizer, train_tokenizer
 from maya.train.runlog import write_json
@@ -25,7 +25,7 @@ _CUTS_AT_ONCE = 4096
 
 def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = False) -> None:
     """Train `run`/tokenizer.model on the texts of `data`/cuts_train.jsonl.gz; `run`/tokenizer.json tells of
-    each language its share of the training text, fertility and unknown characters."""
+    each language its share of the training text, fertility and unknown characters, on dev too."""
     cuts_path = require(data / "cuts_train.jsonl.gz", "run stage 1 (prepare) first")
     cfg = experiment.tokenizer
     inputs = {"data": content(data / "stage.json"), "options": to_dict(cfg)}
@@ -43,6 +43,7 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
         "sha256": hashlib.sha256(made.model_bytes).hexdigest(),
         "options": to_dict(cfg),
         **fertility_report(made, languages, cfg),
+        "unknown_characters_of_dev": unknown_shares(data / "cuts_dev.jsonl.gz", made),
         "too_few_frames": {"frame_seconds": clock.hop_samples * clock.subsampling / 16000, **crowded},
     }
     write_json(run / "tokenizer.json", report)
@@ -59,6 +60,15 @@ def texts_of(cuts_path: Path) -> Iterator[tuple[str, str]]:
     for cut in CutSet.from_file(cuts_path):
         supervision = cut.supervisions[0]
         yield supervision.language, supervision.text
+
+
+def unknown_shares(cuts_path: Path, tokenizer: Tokenizer) -> dict[str, float]:
+    """By language, the share of the characters of these cuts that have no piece of their own."""
+    sample = gather(texts_of(cuts_path), lines_per_language=1, seed=0)
+    return {
+        code: sum(without_piece(tokenizer, mine).values()) / mine.length
+        for code, mine in sorted(sample.items())
+    }
 
 
 def frame_clock(cfg: HybridConfig, fastest: float) -> FrameClock:

@@ -39,11 +39,10 @@ def fertility(tokenizer: Tokenizer, sample: TextSample, cfg: TokenizerConfig) ->
     """Numbers of each language of the sample, in alphabetical order of codes."""
     shares = training_shares(sample, cfg)
     total = sum(mine.length for mine in sample.values())
-    own = {piece.lstrip("▁") for piece in tokenizer.pieces(range(tokenizer.vocab_size))} | {" "}
     found = {}
     for code, mine in sorted(sample.items()):
         pieces, unknown, spelt, words, characters = _encoded(tokenizer, mine)
-        left_out = {char: n for char, n in mine.characters.most_common() if char not in own}
+        left_out = without_piece(tokenizer, mine)
         found[code] = Fertility(
             lines=mine.total_lines,
             words=mine.words,
@@ -59,6 +58,12 @@ def fertility(tokenizer: Tokenizer, sample: TextSample, cfg: TokenizerConfig) ->
             left_out=dict(list(left_out.items())[:_NAMED]),
         )
     return found
+
+
+def without_piece(tokenizer: Tokenizer, mine: LanguageText) -> dict[str, int]:
+    """The characters that have no piece of their own and how often they occur, the commonest first."""
+    own = {piece.lstrip("▁") for piece in tokenizer.pieces(range(tokenizer.vocab_size))} | {" "}
+    return {char: n for char, n in mine.characters.most_common() if char not in own}
 
 
 def fertility_report(

@@ -11,7 +11,7 @@ from maya.recipes.prepare import prepare
 from maya.recipes.score import normal_form
 from maya.recipes.tokenizer import count_crowded, frame_clock, texts_of, tokenizer
 from maya.text.tokenizer import Tokenizer
-from tests.data.making import write_corpus
+from tests.data.making import write_corpus, write_manifest
 
 
 def test_the_stage_writes_a_tokenizer_and_its_report(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -30,10 +30,26 @@ def test_the_stage_writes_a_tokenizer_and_its_report(tmp_path: Path, capsys: pyt
         words = sum(len(text.split()) for text in mine)
         assert report["languages"][code]["pieces_per_word"] == pytest.approx(pieces / words)
         assert report["languages"][code]["unknown_characters"] == 0.0
+    assert report["unknown_characters_of_dev"] == {"en": 0.0, "hi": 0.0}
     assert report["too_few_frames"]["frame_seconds"] == 0.08
     assert "pieces/word" in capsys.readouterr().out
     tokenizer(experiment, tmp_path / "data", tmp_path / "run")
     assert "up to date" in capsys.readouterr().out
+
+
+def test_characters_met_only_in_dev_are_unknown(tmp_path: Path) -> None:
+    rows = write_corpus(tmp_path / "c")
+    for row in rows:
+        row["split"] = "dev" if row["speaker"] == "en-s0" else "train"
+        row["text"] = "qqqq one" if row["split"] == "dev" else row["text"]
+    write_manifest(tmp_path / "c", rows)
+    experiment = Experiment(name="test", languages=("en", "hi"))
+    experiment.tokenizer.vocab_size = 40
+    experiment.prepare.split.test = experiment.prepare.split.dev = 0.0
+    prepare(experiment, tmp_path / "c", tmp_path / "data")
+    tokenizer(experiment, tmp_path / "data", tmp_path / "run")
+    report = json.loads((tmp_path / "run/tokenizer.json").read_text())
+    assert report["unknown_characters_of_dev"] == {"en": 0.5}
 
 
 def test_utterances_with_too_few_frames_are_counted(tmp_path: Path) -> None:

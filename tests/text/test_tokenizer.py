@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maya.errors import MayaError
+from maya.text.languages import LANGUAGES
+from maya.text.normalize import normalize
 from maya.text.sample import gather
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, sample_sentences, train_tokenizer
 
@@ -146,3 +148,16 @@ def test_characters_outside_the_sample_are_not_lost() -> None:
 def test_a_language_of_rare_characters_only_is_named() -> None:
     with pytest.raises(MayaError, match=r"'hi' .*min_char_count=5 times; lower it"):
         train_tokenizer({"en": ["abc"] * 9, "hi": ["कखग"]}, TokenizerConfig(vocab_size=30, min_char_count=5))
+
+
+@pytest.fixture(scope="module")
+def spelling() -> Tokenizer:
+    return train_tokenizer(TEXTS, TokenizerConfig(vocab_size=320, byte_fallback=True))
+
+
+@given(text=st.text(), language=st.sampled_from(list(LANGUAGES)))
+def test_any_normal_text_comes_back_from_pieces_and_bytes(
+    spelling: Tokenizer, text: str, language: str
+) -> None:
+    normal = normalize(text, language)
+    assert spelling.decode(spelling.encode(normal)) == normal
