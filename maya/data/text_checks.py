@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maya.config import config
-from maya.data.byte_ranges import read_range
+from maya.data.byte_ranges import file_stamp, read_range
 from maya.data.manifest import Dropped
 from maya.data.probe import Probed
 from maya.errors import MayaError
@@ -156,11 +156,12 @@ def text_findings(raw: str, text: str, language: str) -> Iterator[Finding]:
 def same_audio(probed: Sequence[Probed]) -> dict[str, str]:
     """By id, the first utterance with the very same bytes of audio; only ids that are not alone.
 
-    Only what is equal in size is read, and of that the first 64 KiB unless these are equal too.
+    Only what is equal in size is read, and of that the first 64 KiB unless these are equal too. MayaError
+    where a file is gone since it was probed.
     """
 
     def size(one: Probed) -> int:
-        return one.path.stat().st_size if one.row.size is None else one.row.size
+        return file_stamp(one.path).size if one.row.size is None else one.row.size
 
     def digest(limit: int | None) -> Callable[[Probed], Hashable]:
         def of(one: Probed) -> bytes:

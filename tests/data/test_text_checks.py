@@ -130,6 +130,9 @@ def test_the_same_audio_is_found_by_its_bytes(tmp_path: Path) -> None:
     both = [("c", "conflicting_audio"), ("d", "conflicting_audio")]
     assert found == [("b", "duplicate_audio"), *both, ("f", "duplicate_audio")]
     assert not check_texts(spoken, NO_AUDIO).flags
+    (tmp_path / "c").unlink()
+    with pytest.raises(MayaError, match=f"{tmp_path / 'c'}"):
+        same_audio(spoken)
 
 
 def test_reasons_can_cost_an_utterance_its_place(tmp_path: Path) -> None:
