@@ -1,8 +1,8 @@
 """The plan's sampler or lhotse's over some cuts, for a process of its own; see tools/bench_plan.py."""
 
 import copy
-import time
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from maya.data.plan import PlanConfig
 from maya.data.plan.caps import Caps
 from maya.data.plan.sampler import PlanSampler, count_characters
 from tools.bench_plan_measure import corpus, peak_bytes, timed
+
+# Cuts that lhotse holds: icefall's setting for 30 buckets, and the default.
+LHOTSE_BUFFERS = {"lhotse": 150_000, "lhotse-default": 20_000}
 
 
 def write_cuts(path: Path, count: int) -> None:
@@ -33,22 +36,15 @@ def write_cuts(path: Path, count: int) -> None:
 def sampler(kind: str, path: Path, ranks: int, steps: int, cfg: PlanConfig) -> dict[str, Any]:
     """One rank of a sampler over the cuts of a lazy manifest: start-up, steps, memory, padding, balance of
     cost, and resuming in a fresh sampler after `steps` steps."""
-    cuts = CutSet.from_jsonl_lazy(path)
+    make = _maya if kind == "maya" else partial(_lhotse, buffer_size=LHOTSE_BUFFERS[kind])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory is counted from here on
     before = peak_bytes()
-    began = time.perf_counter()
-    made, steps_of_ranks = (_maya if kind == "maya" else _lhotse)(cuts, ranks, cfg)
-    next(steps_of_ranks)
-    start = time.perf_counter() - began
+    (made, steps_of_ranks), started = timed(lambda: _started(*make(CutSet.from_jsonl_lazy(path), ranks, cfg)))
     batches, walked = timed(lambda: list(islice(steps_of_ranks, steps)))
     peak = peak_bytes()
     state = copy.deepcopy(made.state_dict())
-    began = time.perf_counter()
-    again, more = (_maya if kind == "maya" else _lhotse)(CutSet.from_jsonl_lazy(path), ranks, cfg)
-    fresh = time.perf_counter() - began
-    began = time.perf_counter()
-    again.load_state_dict(state)
-    next(more)
-    resume = time.perf_counter() - began
+    again, more = make(CutSet.from_jsonl_lazy(path), ranks, cfg)
+    _, resumed = timed(lambda: (again.load_state_dict(state), next(more)))
     caps = Caps(cfg)
     cost = np.array([[caps.cost(size, longest, most) for size, longest, _, most in step] for step in batches])
     imbalance = cost.max(axis=1) / cost.mean(axis=1)
@@ -57,15 +53,19 @@ def sampler(kind: str, path: Path, ranks: int, steps: int, cfg: PlanConfig) -> d
         "kind": kind,
         "ranks": ranks,
         "steps": len(batches),
-        "start_s": start,
+        "start_s": started,
         "step_ms": {key: 1e3 * value / len(batches) for key, value in walked.items()},
         "bytes": peak - before,
         "padding": float(1 - flat[:, 2].sum() / (flat[:, 0] * flat[:, 1]).sum()),
         "fill": float((flat[:, 0] * flat[:, 1]).mean() / (cfg.max_seconds or np.inf)),
         "imbalance": imbalance.tolist(),
-        "build_again_s": fresh,
-        "resume_s": resume,
+        "resume_s": resumed,
     }
+
+
+def _started(made: Any, steps: Any) -> tuple[Any, Any]:
+    next(steps)
+    return made, steps
 
 
 _Shapes = list[tuple[int, float, float, int]]  # of the ranks' batches: size, longest, seconds, most tokens
@@ -98,11 +98,11 @@ def _maya(cuts: CutSet, ranks: int, cfg: PlanConfig) -> tuple[Any, Any]:
     return mine, steps()
 
 
-def _lhotse(cuts: CutSet, ranks: int, cfg: PlanConfig) -> tuple[Any, Any]:
+def _lhotse(cuts: CutSet, ranks: int, cfg: PlanConfig, buffer_size: int) -> tuple[Any, Any]:
     """Rank 0, which samples the batches of all ranks and keeps its own: the others are noted in passing."""
     mine = DynamicBucketingSampler(
         cuts, max_duration=cfg.max_seconds, max_cuts=cfg.max_utterances, num_buckets=30, shuffle=True,
-        drop_last=True, seed=0, rank=0, world_size=ranks,
+        drop_last=True, buffer_size=buffer_size, seed=0, rank=0, world_size=ranks,
     )  # fmt: skip
     noted: _Shapes = []
     sample = mine._next_batch

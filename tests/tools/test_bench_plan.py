@@ -28,7 +28,7 @@ def test_the_corpus_is_skewed_and_token_counts_go_with_durations() -> None:
 
 
 def test_bars_hold(scales: list[dict]) -> None:
-    missed = [what for what, _, _, met in bench_plan.bars({"scale": scales}, clock="cpu") if not met]
+    missed = [what for what, _, _, met in bench_plan.bars(scales) if not met]
     assert missed == []
 
 
@@ -38,16 +38,17 @@ def test_both_samplers_are_measured_and_reported(scales: list[dict], tmp_path: P
     samplers = [
         sampler(kind, tmp_path / "cuts.jsonl", ranks, 3, cfg)
         for ranks in bench_plan.RANKS
-        for kind in ("maya", "lhotse")
+        for kind in bench_plan.NAMES
     ]
     assert all(len(s["imbalance"]) == s["steps"] for s in samplers)
     assert [s["steps"] for s in samplers[:2]] == [3, 3]
+    load = [0.5, 1.0]
     result = {
-        "machine": "here", "load_average": [0.0, 0.0], "cuts": 1500, "scale": scales, "samplers": samplers,
-        "computed": bench_plan.computed(scales),
+        "machine": "here", "scale": scales, "samplers": samplers, "cuts": 1500, "scale_load": load,
+        "samplers_load": load, "computed": bench_plan.computed(scales),
     }  # fmt: skip
     text = bench_plan.markdown(json.loads(json.dumps(result)), "command")
-    assert text.count("| lhotse |") == 2 and f"{ROWS:,} utterances" in text
+    assert text.count("| lhotse, as icefall |") == 2 and f"{ROWS:,} utterances" in text
     pytest.importorskip("matplotlib")
     bench_plan.plot(result, tmp_path / "plan.png")
     assert (tmp_path / "plan.png").stat().st_size > 10_000

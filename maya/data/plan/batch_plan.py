@@ -32,7 +32,8 @@ class BatchPlan:
     durations: (n,) seconds; token_counts: (n,); langs: (n,) language indices; ids: (n,) names for messages.
     speeds: factors from which one is drawn for each utterance of an epoch, such as (0.9, 1.0, 1.1).
     Raises MayaError for an empty set or, with too_long="error", an utterance longer than max_seconds.
-    Safe to use from several threads. Takes about 15 bytes per utterance, and 5 more for each epoch in use.
+    Safe to use from several threads. Takes up to 25 bytes per utterance while it is made, and half of that
+    while it is used; columns that are float32 and int32 are not copied (see docs/benchmarks/plan.md).
     """
 
     def __init__(
