@@ -31,9 +31,13 @@ def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = Fa
 
 
 def corpus_identity(corpus: Path) -> str:
-    """What a corpus holds: the bytes of its manifest, else the names, sizes and times of its files."""
+    """What a corpus holds: the bytes of its manifest, and sizes and times of the tars beside it, to which
+    cuts are bound; without a manifest the names, sizes and times of its files."""
     for name in ("manifest.jsonl", "metadata.csv"):
         if (corpus / name).is_file():
-            return content(corpus / name)
+            tars = sorted([*corpus.glob("*.tar"), *corpus.glob("*/*.tar")])
+            if not tars:
+                return content(corpus / name)
+            return digest({"manifest": content(corpus / name), "tars": [stamp(tar) for tar in tars]})
     files = sorted(p for p in corpus.rglob("*") if p.is_file())
     return digest({str(p.relative_to(corpus)): stamp(p) for p in files})

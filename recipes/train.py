@@ -29,6 +29,8 @@ from maya.train.loop import train as run_loop
 from maya.train.state import flat, is_free
 from maya.train.validate import Validate, make_validate
 
+_SHARES_OF = 10_000  # utterances, of whose augmentation the shares are reported
+
 
 def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, force: bool = False) -> None:
     """Train on `data`/cuts_train.jsonl.gz with `run`/tokenizer.model, into `run`; resumes by itself."""
@@ -110,6 +112,10 @@ def train_batches(
         speeds=cfg.speed_perturb,
         ids=utterances.ids,
     )
+
+    if augment is not None and rank() == 0:
+        shares = augment.shares(utterances.ids[:_SHARES_OF], epoch=0)
+        print("train: audio is " + ", ".join(f"{share:.0%} {name}" for name, share in shares.items()))
 
     def batches(start: Position) -> Iterator[tuple[Position, Batch]]:
         loader = TrainLoader(
