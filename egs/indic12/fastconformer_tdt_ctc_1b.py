@@ -18,7 +18,6 @@ def experiment() -> Experiment:
     exp.model.encoder.activation_checkpointing = True
     exp.tokenizer = presets.tokenizer_32k()
     exp.data.plan.max_seconds = 200.0
-    exp.data.plan.temperature = 1.0
     exp.train.steps = 500_000
     exp.train.lr = 3e-4
     return exp
