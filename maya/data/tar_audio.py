@@ -42,9 +42,8 @@ __all__ = [
 
 # Kinds in which a place can be found without decoding what lies before it, by their first bytes.
 _SEEKABLE = (b"RIFF", b"RF64", b"fLaC")
-_LARGEST_IN_MEMORY = (
-    1 << 28
-)  # bytes; more is read in parts, or refused where it cannot be: no utterance has it
+# Bytes; more is read in parts, or refused where it cannot be: no utterance has it.
+_LARGEST_IN_MEMORY = 1 << 28
 _SAMPLES_AT_ONCE = 1 << 23  # 32 MB of float32: more is decoded piece by piece, as much as there is
 
 
