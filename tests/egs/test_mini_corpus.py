@@ -195,10 +195,17 @@ def test_speaking_does_not_load_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
+def _hear_ctrl_c() -> None:
+    """A shell lets what it starts in the background ignore SIGINT, and so would all children of these tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_nothing_and_says_one_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "egs.indic12.data", "--out", str(tmp_path / "corpus"), "--workers", "1"]
     root = Path(data.__file__).parents[2]
-    run = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    run = subprocess.Popen(
+        command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_hear_ctrl_c
+    )
     deadline = time.monotonic() + 60
     while not any(p.stat().st_size for p in tmp_path.glob(".corpus.partial-*/hi.tar")):
         assert run.poll() is None and time.monotonic() < deadline

@@ -80,7 +80,7 @@ def test_two_processes_move_the_weights_as_one(
     scale = max(float(v.detach().abs().max()) for v in one.values())
     for name, value in one.items():
         assert torch.equal(ranks[0][name], ranks[1][name]), f"{name}: ranks hold different weights"
-        error = float((ranks[0][name] - value).abs().max()) / scale
+        error = float((ranks[0][name] - value).detach().abs().max()) / scale
         assert error < 2e-5, f"{name}: relative difference {error:.1e}"
 
 
