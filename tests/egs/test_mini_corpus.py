@@ -196,7 +196,7 @@ def test_speaking_does_not_load_torch() -> None:
 
 
 def _hear_ctrl_c() -> None:
-    """A shell lets what it starts in the background ignore SIGINT, and so would all children of these tests."""
+    """A shell lets what it starts in the background ignore SIGINT, and all children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
