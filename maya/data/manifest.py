@@ -5,9 +5,11 @@ an unknown language) raises MayaError and names the line. What is wrong with a s
 found later, by maya.data.probe, and costs only that utterance.
 """
 
+import gzip
 import json
 import math
 import os.path
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +31,8 @@ class Row:
 
     audio: path relative to the corpus folder and inside it, or absolute; with `tar`, the name of the member,
     whose data are the `size` bytes from `offset` (both None: to be looked up in the tar). duration: seconds.
-    sample_rate: Hz, as claimed. where: file and line, for messages.
+    start: seconds into the audio at which the utterance begins, `duration` long (None: up to the end); None
+    where it is all of the audio. sample_rate: Hz, as claimed. where: file and line, for messages.
     """
 
     id: str
@@ -47,6 +50,7 @@ class Row:
     tar: str | None = None
     offset: int | None = None
     size: int | None = None
+    start: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +76,9 @@ def read_manifest(path: Path, languages: Sequence[str] | None = None) -> list[Ro
         if not line.strip():
             continue
         try:
-            found.add(_parse(line), number)
+            values = parse_object(line)
+            values.pop("start", None)  # not a field of this form: a clip may tell where it was cut from
+            found.add(values, number)
         except ValueError as error:
             found.reject(str(error), number)
     return found.rows()
@@ -114,11 +120,11 @@ class RowCollector:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file without their ends; MayaError names the line that is not UTF-8."""
+    """Lines of a UTF-8 file, or one packed as .gz, without their ends; MayaError names the line at fault."""
     try:
         if path.exists() and not path.is_file():  # opening a named pipe would wait for its writer
             raise MayaError(f"{path} is not a file")
-        with path.open("rb") as file:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, raw in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
                 if len(raw) > _MAX_LINE:
                     raise MayaError(f"{path}:{number} is longer than {_MAX_LINE} bytes; is it a text file?")
@@ -126,11 +132,14 @@ def read_lines(path: Path) -> Iterator[str]:
                     yield raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError:
                     raise MayaError(f"{path}:{number} is not UTF-8 text; convert the file to UTF-8") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise MayaError(f"{path} is not a sound gzip file ({error}); copy or make it again") from None
     except OSError as error:
         raise MayaError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _parse(line: str) -> dict[str, Any]:
+def parse_object(line: str) -> dict[str, Any]:
+    """The JSON object a line holds; ValueError says why there is none."""
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
@@ -168,6 +177,9 @@ def _row(values: dict[str, Any], where: str, languages: Sequence[str]) -> Row:
         value = values.get(name, minimum)
         if type(value) is not int or not minimum <= value <= _MAX_NUMBER:
             raise ValueError(f"the field {name!r} must be a whole number from {minimum}, not {_short(value)}")
+    start = values.get("start", 0)
+    if type(start) not in (int, float) or not 0 <= start <= _MAX_NUMBER:
+        raise ValueError(f"an utterance must begin at zero seconds or later, not at {_short(start)}")
     duration = values.get("duration")
     if duration is not None and not (
         type(duration) in (int, float) and 0 < duration <= _MAX_NUMBER and math.isfinite(duration)
