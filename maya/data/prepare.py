@@ -21,13 +21,15 @@ from lhotse.cut import Cut
 
 from maya.config import config
 from maya.data.audio import SAMPLE_RATE
+from maya.data.audio_checks import AudioCheckConfig, check_audio
+from maya.data.flags import Flag
 from maya.data.folder import read_corpus
 from maya.data.manifest import PARTS, Dropped, Row
 from maya.data.probe import ProbeConfig, Probed, probe
 from maya.data.report import describe, table
 from maya.data.split import Item, SplitConfig, split
 from maya.data.tar_audio import byte_range_source, file_stamp
-from maya.data.text_checks import Flag, TextCheckConfig, check_leaks, check_texts
+from maya.data.text_checks import TextCheckConfig, check_leaks, check_texts
 from maya.data.utterances import encode_cuts
 from maya.errors import MayaError
 
@@ -48,6 +50,7 @@ class PrepareConfig:
     max_dropped_fraction: with more of the utterances unusable, the corpus is refused."""
 
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    audio_checks: AudioCheckConfig = field(default_factory=AudioCheckConfig)
     text_checks: TextCheckConfig = field(default_factory=TextCheckConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     language: str | None = None
@@ -93,9 +96,9 @@ def prepare_corpus(
 
     Writes cuts_train.jsonl.gz, cuts_dev.jsonl.gz, cuts_test.jsonl.gz (one supervision per cut: normalised
     text, language, speaker; custom: the text as it was, kind, source, licence), dropped.jsonl and
-    flagged.jsonl (id, language, reason, detail, where; see maya.data.text_checks for the flags), splits.json
-    and summary.json. All of them appear together, after everything else has succeeded; the same corpus and
-    config give the same bytes.
+    flagged.jsonl (id, language, reason, detail, where; see maya.data.audio_checks and text_checks for the
+    flags), splits.json and summary.json. All of them appear together, after everything else has succeeded;
+    the same corpus and config give the same bytes.
 
     languages: those to take; utterances in others are counted and left; all if empty. Raises MayaError when
     the corpus cannot be read, when all of a language or more than cfg.max_dropped_fraction of everything
@@ -110,8 +113,9 @@ def prepare_corpus(
             f"{corpus_dir} has no utterance in {', '.join(languages)}, only in {', '.join(sorted(others))}"
         )
     usable, unusable = probe(corpus_dir, selected, cfg.probe)
-    checked = check_texts(usable, cfg.text_checks)
-    kept, unusable = checked.kept, unusable + checked.dropped
+    well_heard, audio_flags, ill_heard = check_audio(usable, cfg.audio_checks)
+    checked = check_texts(well_heard, cfg.text_checks)
+    kept, unusable = checked.kept, unusable + ill_heard + checked.dropped
     dropped += unusable
     _refuse_if_hollow(corpus_dir, selected, kept, dropped, cfg.max_dropped_fraction)
 
@@ -119,7 +123,8 @@ def prepare_corpus(
     cuts: dict[str, list[Cut]] = {part: [] for part in PARTS}
     for one in kept:
         cuts[parts[one.row.id]].append(to_cut(one))
-    flags = checked.flags + check_leaks(kept, parts, checked.twins)
+    audio_flags = [flag for flag in audio_flags if flag.id in parts]  # of those that texts leave
+    flags = audio_flags + checked.flags + check_leaks(kept, parts, checked.twins)
     if not cuts["train"]:
         raise MayaError(f"{corpus_dir}: no utterance is left to train on; all of them are marked dev or test")
     report = PrepareReport(

@@ -14,6 +14,7 @@ import soundfile
 from maya.config import config
 from maya.data.audio import check_rate
 from maya.data.manifest import Dropped, Row
+from maya.data.sound import Sound, measure_sound
 from maya.data.tar_audio import ByteRange, TarMember, member_header, open_range, read_samples, scan_tar
 from maya.errors import MayaError
 from maya.text.normalize import normalize
@@ -29,7 +30,8 @@ _TAR_SIZE_LIMIT = 8 << 30  # bytes from which a size does not
 class ProbeConfig:
     """What costs an utterance its place.
 
-    decode: decode every file: finds truncated and silent ones. Without it only headers are read.
+    decode: decode every file: finds truncated and silent ones, and measures how each sounds. Without it only
+    headers are read.
     min_seconds, max_seconds: limits of duration.
     max_chars_per_second: of the normalised text; more cannot be spoken. Fast reading reaches about 20.
     duration_tolerance: seconds by which the duration given in the manifest may be off.
@@ -47,7 +49,8 @@ class ProbeConfig:
 @dataclass(frozen=True, slots=True)
 class Probed:
     """A row that passed: its audio as it lies on disk, and its text in normal form. `row` has offset and size
-    filled in, and a speaker, which is the utterance's id where the corpus names none."""
+    filled in, and a speaker, which is the utterance's id where the corpus names none. sound: None
+    where it was not decoded."""
 
     row: Row
     text: str
@@ -55,6 +58,7 @@ class Probed:
     sample_rate: int
     channels: int
     num_samples: int
+    sound: Sound | None = None
 
     @property
     def seconds(self) -> float:
@@ -100,7 +104,7 @@ def _probe_row(folder: Path, row: Row, cfg: ProbeConfig, look_up: Callable[[Path
         raise _Bad("missing_audio", f"there is no file {path}")
     if row.tar is not None:
         row = _locate(path, row, look_up)
-    rate, channels, num_samples = _measure(path, row, cfg)
+    rate, channels, num_samples, sound = _measure(path, row, cfg)
     seconds = num_samples / rate
     if row.sample_rate is not None and row.sample_rate != rate:
         raise _Bad("sample_rate_mismatch", f"the manifest says {row.sample_rate} Hz, the audio has {rate} Hz")
@@ -110,7 +114,7 @@ def _probe_row(folder: Path, row: Row, cfg: ProbeConfig, look_up: Callable[[Path
         raise _Bad("text_too_long", f"{len(text)} characters in {seconds:.2f} s, over {limit:g} a second")
     if row.speaker is None:
         row = replace(row, speaker=row.id)
-    return Probed(row, text, path, rate, channels, num_samples)
+    return Probed(row, text, path, rate, channels, num_samples, sound)
 
 
 def _locate(path: Path, row: Row, look_up: Callable[[Path, str], TarMember]) -> Row:
@@ -137,8 +141,8 @@ def _locate(path: Path, row: Row, look_up: Callable[[Path, str], TarMember]) -> 
     return row
 
 
-def _measure(path: Path, row: Row, cfg: ProbeConfig) -> tuple[int, int, int]:
-    """(sample rate, channels, samples) of a row's audio."""
+def _measure(path: Path, row: Row, cfg: ProbeConfig) -> tuple[int, int, int, Sound | None]:
+    """(sample rate, channels, samples, sound) of a row's audio."""
     name = f"{row.audio} in {path}" if row.tar else str(path)
     try:
         source = open_range(ByteRange(str(path), row.offset or 0, row.size or 0)) if row.tar else str(path)
@@ -147,7 +151,7 @@ def _measure(path: Path, row: Row, cfg: ProbeConfig) -> tuple[int, int, int]:
             check_rate(rate)
             _check_length(claimed / rate, name, cfg)
             if not cfg.decode:
-                return rate, channels, claimed
+                return rate, channels, claimed, None
             samples = read_samples(file, claimed)
     except MayaError as error:
         raise _Bad("unreadable_audio", str(error)) from None
@@ -162,7 +166,7 @@ def _measure(path: Path, row: Row, cfg: ProbeConfig) -> tuple[int, int, int]:
         raise _Bad("unreadable_audio", f"{name} holds samples that are not finite numbers")
     if peak < _AUDIBLE:
         raise _Bad("silent", f"{name} is silent (peak {peak:.1e} of full scale)")
-    return rate, channels, len(samples)
+    return rate, channels, len(samples), measure_sound(samples, rate)
 
 
 def _check_length(seconds: float, name: str, cfg: ProbeConfig) -> None:

@@ -1,8 +1,7 @@
 """Looking at transcripts: do they fit their audio, their script, and one another.
 
-What `maya.data.probe` finds makes an utterance useless and costs it its place. What is found here makes it
-suspect: it stays, and is written down with its reason (flagged.jsonl), unless the reason is among
-`TextCheckConfig.drop`. The same utterances in the same order give the same findings.
+What is found here are reasons for flags (see maya.data.flags); those in `TextCheckConfig.drop` cost an
+utterance its place. The same utterances in the same order give the same findings.
 """
 
 import hashlib
@@ -17,9 +16,9 @@ from numpy.typing import NDArray
 
 from maya.config import config
 from maya.data.byte_ranges import file_stamp, read_range
+from maya.data.flags import Finding, Flag, check_drop, flag, sort_out
 from maya.data.manifest import Dropped
 from maya.data.probe import Probed
-from maya.errors import MayaError
 from maya.text.languages import get_language, script_share
 
 REASONS = {
@@ -62,17 +61,6 @@ class TextCheckConfig:
     compare_audio: bool = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Flag:
-    """Something a person should look at: `reason` is one word to count by, `detail` a sentence."""
-
-    id: str
-    language: str
-    reason: str
-    detail: str
-    where: str
-
-
 @dataclass(frozen=True, slots=True)
 class Checked:
     """kept: in the order they came; flags: of these, in order; dropped: by cfg.drop; twins: by id, the first
@@ -84,13 +72,9 @@ class Checked:
     twins: dict[str, str]
 
 
-Finding = tuple[str, str]  # reason, detail
-
-
 def check_texts(probed: Sequence[Probed], cfg: TextCheckConfig) -> Checked:
     """Look at every transcript and at all of them together. Raises MayaError for an unknown cfg.drop."""
-    if unknown := [reason for reason in cfg.drop if reason not in REASONS]:
-        raise MayaError(f"text_checks.drop has no reason {unknown[0]!r}; there are {', '.join(REASONS)}")
+    check_drop(cfg.drop, REASONS, "text_checks.drop")
     findings: dict[str, list[Finding]] = {
         one.row.id: list(text_findings(one.row.text, one.text, one.row.language)) for one in probed
     }
@@ -102,16 +86,7 @@ def check_texts(probed: Sequence[Probed], cfg: TextCheckConfig) -> Checked:
     ):
         for name, finding in together:
             findings[name].append(finding)
-    kept: list[Probed] = []
-    flags: list[Flag] = []
-    dropped: list[Dropped] = []
-    for one in probed:
-        mine = [_flag(one, finding) for finding in findings[one.row.id]]
-        if fatal := [flag for flag in mine if flag.reason in cfg.drop]:
-            dropped.append(Dropped(**{name: getattr(fatal[0], name) for name in Flag.__slots__}))
-        else:
-            kept.append(one)
-            flags += mine
+    kept, flags, dropped = sort_out(probed, findings, cfg.drop)
     return Checked(kept, flags, dropped, twins)
 
 
@@ -131,7 +106,7 @@ def check_leaks(probed: Sequence[Probed], parts: Mapping[str, str], twins: Mappi
             "speaker_in_training": one.row.speaker in speakers,
             "audio_in_training": twins.get(one.row.id, one.row.id) in audio,
         }
-        flags += [_flag(one, (reason, f"{part}: {LEAKS[reason]}")) for reason, so in known.items() if so]
+        flags += [flag(one, (reason, f"{part}: {LEAKS[reason]}")) for reason, so in known.items() if so]
     return flags
 
 
@@ -157,7 +132,8 @@ def same_audio(probed: Sequence[Probed]) -> dict[str, str]:
     """By id, the first utterance with the very same bytes of audio; only ids that are not alone.
 
     Only what is equal in size is read, and of that the first 64 KiB unless these are equal too. MayaError
-    where a file is gone since it was probed.
+    where a file is gone since it was probed. Parts of recordings are the same if they are the same part of
+    one file: hours would be read otherwise for each sentence of a long recording.
     """
 
     def size(one: Probed) -> int:
@@ -170,9 +146,11 @@ def same_audio(probed: Sequence[Probed]) -> dict[str, str]:
 
         return of
 
-    groups = [list(probed)]
+    groups = [[one for one in probed if one.row.start is None]]
     for key in (size, digest(_FIRST_BYTES), digest(None)):
         groups = [group for old in groups for group in _shared(old, key)]
+    parts = [one for one in probed if one.row.start is not None]
+    groups += _shared(parts, lambda one: (one.path, one.row.offset, one.row.start, one.row.duration))
     return {one.row.id: group[0].row.id for group in groups for one in group}
 
 
@@ -242,8 +220,3 @@ def _grouped(probed: Iterable[Probed], key: Callable[[Probed], Hashable]) -> lis
 def _shared(probed: Iterable[Probed], key: Callable[[Probed], Hashable]) -> list[list[Probed]]:
     """Groups of at least two."""
     return [group for group in _grouped(probed, key) if len(group) > 1]
-
-
-def _flag(one: Probed, finding: Finding) -> Flag:
-    reason, detail = finding
-    return Flag(id=one.row.id, language=one.row.language, reason=reason, detail=detail, where=one.row.where)

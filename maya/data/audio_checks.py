@@ -1,0 +1,70 @@
+"""Looking at how utterances sound: clipped, too quiet or loud, noisy, narrow-band, long silent, offset.
+
+The numbers are taken by `maya.data.probe` while it decodes (see maya.data.sound); here they meet limits.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from maya.config import config
+from maya.data.flags import Finding, Flag, check_drop, sort_out
+from maya.data.manifest import Dropped
+from maya.data.probe import Probed
+from maya.data.sound import Sound
+
+REASONS = {
+    "clipped": "samples stay at full scale: the recording was too loud for its device",
+    "too_quiet": "the speech is far below the usual level",
+    "too_loud": "the speech is far above the usual level",
+    "noisy": "the noise is nearly as loud as the speech",
+    "narrow_band": "nothing above 4 kHz: telephone speech at a higher sampling rate",
+    "long_silence": "much silence before or after the speech",
+    "dc_offset": "the samples do not lie around zero",
+}
+
+
+@config
+class AudioCheckConfig:
+    """drop: reasons (see REASONS) that cost an utterance its place instead of being noted.
+    max_clipped: share of samples at full scale, in runs of three or more.
+    min_level, max_level: of active speech (ITU-T P.56), dB of full scale; speech is usually at -35 to -15.
+    min_snr: dB, an estimate from the quietest frames. min_high_band: power above 4.3 kHz, dB of the whole;
+    speech has -55 or more, and files of 8 kHz are not judged. max_silence: seconds at either end.
+    max_dc_offset: of full scale.
+    """
+
+    drop: tuple[str, ...] = ()
+    max_clipped: float = 0.001
+    min_level: float = -45.0
+    max_level: float = -9.0
+    min_snr: float = 10.0
+    min_high_band: float = -60.0
+    max_silence: float = 2.0
+    max_dc_offset: float = 0.02
+
+
+def check_audio(
+    probed: Sequence[Probed], cfg: AudioCheckConfig
+) -> tuple[list[Probed], list[Flag], list[Dropped]]:
+    """(those kept, their flags, those dropped by cfg.drop), in the order they came. Utterances that were not
+    decoded have no findings. Raises MayaError for an unknown cfg.drop."""
+    check_drop(cfg.drop, REASONS, "audio_checks.drop")
+    findings = {one.row.id: list(audio_findings(one.sound, cfg)) if one.sound else [] for one in probed}
+    return sort_out(probed, findings, cfg.drop)
+
+
+def audio_findings(sound: Sound, cfg: AudioCheckConfig) -> Iterator[Finding]:
+    """What one recording tells by itself."""
+    if sound.clipped > cfg.max_clipped:
+        yield "clipped", f"{sound.clipped:.2%} of the samples stay at full scale"
+    if sound.level < cfg.min_level:
+        yield "too_quiet", f"speech at {sound.level:.0f} dBFS, below {cfg.min_level:g}"
+    if sound.level > cfg.max_level:
+        yield "too_loud", f"speech at {sound.level:.0f} dBFS, above {cfg.max_level:g}"
+    if sound.snr < cfg.min_snr:
+        yield "noisy", f"speech is about {sound.snr:.0f} dB above the noise, less than {cfg.min_snr:g}"
+    if sound.high_band is not None and sound.high_band < cfg.min_high_band:
+        yield "narrow_band", f"above 4.3 kHz lies {sound.high_band:.0f} dB of the power: was it upsampled?"
+    if max(sound.lead, sound.trail) > cfg.max_silence:
+        yield "long_silence", f"{sound.lead:.1f} s of silence before the speech, {sound.trail:.1f} s after it"
+    if abs(sound.dc_offset) > cfg.max_dc_offset:
+        yield "dc_offset", f"the mean sample is {sound.dc_offset:+.3f} of full scale"
