@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from maya.config import to_dict
+from maya.data.folder import describing_files
 from maya.data.prepare import prepare_corpus
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
@@ -13,7 +14,8 @@ def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = Fa
     """Validate the corpus in `corpus`, split it and write cuts_{train,dev,test}.jsonl.gz into `out`."""
     if not corpus.is_dir():
         raise MayaError(
-            f"{corpus} is not a folder; give --corpus a folder with manifest.jsonl, metadata.csv or wav + txt"
+            f"{corpus} is not a folder; give --corpus a folder with manifest.jsonl, metadata.csv, wav + txt "
+            "or another of the forms the README lists"
         )
     inputs = {
         "corpus": str(corpus.resolve()),
@@ -31,13 +33,14 @@ def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = Fa
 
 
 def corpus_identity(corpus: Path) -> str:
-    """What a corpus holds: the bytes of its manifest, and sizes and times of the tars beside it, to which
+    """What a corpus holds: the bytes of its manifests, and sizes and times of the tars beside them, to which
     cuts are bound; without a manifest the names, sizes and times of its files."""
-    for name in ("manifest.jsonl", "metadata.csv"):
-        if (corpus / name).is_file():
-            tars = sorted([*corpus.glob("*.tar"), *corpus.glob("*/*.tar")])
-            if not tars:
-                return content(corpus / name)
-            return digest({"manifest": content(corpus / name), "tars": [stamp(tar) for tar in tars]})
+    manifests = describing_files(corpus)
+    if manifests:
+        contents = content(manifests[0])  # of a single one, as ever: stages done before stay done
+        if len(manifests) > 1:
+            contents = digest({str(path.relative_to(corpus)): content(path) for path in manifests})
+        tars = sorted([*corpus.glob("*.tar"), *corpus.glob("*/*.tar")])
+        return digest({"manifest": contents, "tars": [stamp(tar) for tar in tars]}) if tars else contents
     files = sorted(p for p in corpus.rglob("*") if p.is_file())
     return digest({str(p.relative_to(corpus)): stamp(p) for p in files})

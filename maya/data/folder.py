@@ -1,92 +1,75 @@
-"""Reading a corpus folder: `manifest.jsonl`, `metadata.csv`, or pairs of audio and .txt files."""
+"""Reading a corpus folder, in whichever of the forms it is: one of maya.data.formats, a `manifest.jsonl`, or
+pairs of audio and .txt files."""
 
-import csv
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from maya.data.manifest import Dropped, Row, RowCollector, read_lines, read_manifest
+from maya.data.formats.common import folder_language, joined
+from maya.data.formats.kaldi import KALDI_FILES, read_kaldi
+from maya.data.formats.lhotse_manifests import lhotse_manifests, read_lhotse
+from maya.data.formats.metadata import read_metadata_csv, read_metadata_jsonl
+from maya.data.formats.nemo import is_nemo, nemo_manifests, read_nemo
+from maya.data.manifest import Dropped, Row, read_lines, read_manifest
 from maya.errors import MayaError
-from maya.text.languages import LANGUAGES
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-_COLUMNS = {
-    "audio": ("audio", "file_name", "filename", "file", "path", "wav"),
-    "text": ("text", "transcription", "transcript", "sentence"),
-    "language": ("language", "lang", "locale"),
-    "speaker": ("speaker", "speaker_id", "client_id"),
-    "id": ("id",),
-    "split": ("split",),
-}
 
 
 def read_corpus(folder: Path, language: str | None = None) -> tuple[list[Row], list[Dropped]]:
     """The utterances of a folder, and those of its files that are none: audio or text without the other.
 
-    `manifest.jsonl` is taken before `metadata.csv`, that before pairs a.wav + a.txt at any depth. `language`
-    is used where the folder does not tell: in a metadata.csv without such a column, and for pairs.
-    Without it a folder named by a language code (hi/a.wav) tells. Raises MayaError when the folder has
-    nothing of the three.
+    The first of these that is there is taken: `manifest.jsonl` (NeMo's if its lines have an audio_filepath),
+    `metadata.csv`, `metadata.jsonl` (here or in folders such as train/), a Kaldi `wav.scp`, lhotse manifests,
+    NeMo manifests of other names, pairs a.wav + a.txt at any depth. `language` is used where the folder
+    does not tell. Without it a folder named by a language code (hi/a.wav) tells. Raises MayaError when the
+    folder has nothing of these.
     """
     if not folder.is_dir():
         raise MayaError(f"there is no corpus folder {folder}")
-    if (folder / "manifest.jsonl").is_file():
-        return read_manifest(folder / "manifest.jsonl"), []
+    if (path := folder / "manifest.jsonl").is_file():
+        return (read_nemo([path], language) if is_nemo(path) else read_manifest(path)), []
     if (folder / "metadata.csv").is_file():
-        return read_metadata(folder / "metadata.csv", language), []
+        return read_metadata_csv(folder / "metadata.csv", language), []
+    if tables := _metadata_jsonl(folder):
+        within = ((path, path.parent.relative_to(folder).as_posix()) for path in tables)
+        files = (
+            read_metadata_jsonl(path, language, "" if inside == "." else inside) for path, inside in within
+        )
+        return joined(files), []
+    if (folder / "wav.scp").is_file():
+        return read_kaldi(folder, language)
+    if manifests := lhotse_manifests(folder):
+        return read_lhotse(manifests, language), []
+    if lists := nemo_manifests(folder):
+        return read_nemo(lists, language), []
     rows, dropped = read_pairs(folder, language)
     if not rows:
         raise MayaError(
             f"{folder} has no manifest.jsonl, no metadata.csv and no audio file with a .txt file of the same "
-            "name beside it; one of these is needed to know what is said"
+            "name beside it, nor a metadata.jsonl, Kaldi's wav.scp, lhotse's or NeMo's manifests; one of "
+            "these is needed to know what is said"
         )
     return rows, dropped
 
 
-def read_metadata(path: Path, language: str | None = None) -> list[Row]:
-    """Rows of a metadata.csv with a header line, separated by whichever of , | ; and tab the header has most.
-
-    Columns: file_name (or audio, path), text (or transcription, sentence), and if there are any id, language,
-    speaker, split. The id is the file name without its ending unless there is a column for it.
-    """
-    lines = list(read_lines(path))
-    if not lines:
-        raise MayaError(f"{path} is empty; it needs a header line such as file_name,text")
-    separator = max(",|;\t", key=lines[0].count)
-    reader = csv.reader(lines, delimiter=separator)
-    if separator == "|":  # as in LJSpeech, where quotation marks are text
-        reader = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
-    rows = _cells(path, reader)
-    header = [name.strip().lower() for name in next(rows, [])]
-    column = {f: next((header.index(n) for n in names if n in header), None) for f, names in _COLUMNS.items()}
-    for needed in ("audio", "text"):
-        if column[needed] is None:
-            options = ", ".join(_COLUMNS[needed])
-            raise MayaError(f"{path}:1: no column holds the {needed}; name it one of {options}")
-    found = RowCollector(path, tuple(LANGUAGES))
-    for cells in rows:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(header):
-            found.reject(f"{len(cells)} cells where the header has {len(header)}", reader.line_num)
-            continue
-        values = {f: cells[c].strip() for f, c in column.items() if c is not None and cells[c].strip()}
-        values.setdefault("text", "")
-        if "audio" in values:
-            audio = Path(values["audio"])
-            values.setdefault("id", str(audio.with_suffix("") if audio.name else audio))
-            if "language" not in values:
-                values["language"] = language or _folder_language(audio, f"{path}:{reader.line_num}")
-        found.add(values, reader.line_num)
-    return found.rows()
+def describing_files(folder: Path) -> list[Path]:
+    """The files from which `read_corpus` takes the utterances of a folder; none where they are pairs."""
+    for name in ("manifest.jsonl", "metadata.csv"):
+        if (folder / name).is_file():
+            return [folder / name]
+    if tables := _metadata_jsonl(folder):
+        return tables
+    if (folder / "wav.scp").is_file():
+        return [folder / name for name in KALDI_FILES if (folder / name).is_file()]
+    if manifests := lhotse_manifests(folder):
+        return [path for pair in manifests for path in pair if path is not None]
+    return nemo_manifests(folder)
 
 
-def _cells(path: Path, reader: Any) -> Iterator[list[str]]:
-    """The rows of a csv reader; MayaError where a quotation mark without its other half eats the file."""
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise MayaError(f"{path}:{reader.line_num}: not CSV ({error})") from None
+def _metadata_jsonl(folder: Path) -> list[Path]:
+    """metadata.jsonl, or those of the folders of its splits."""
+    if (folder / "metadata.jsonl").is_file():
+        return [folder / "metadata.jsonl"]
+    return sorted(path for path in folder.glob("*/metadata.jsonl") if path.is_file())
 
 
 def read_pairs(folder: Path, language: str | None = None) -> tuple[list[Row], list[Dropped]]:
@@ -116,7 +99,7 @@ def read_pairs(folder: Path, language: str | None = None) -> tuple[list[Row], li
             continue
         row = Row(
             id=name.as_posix(),
-            language=language or _folder_language(name, str(path)),
+            language=language or folder_language(name, str(path)),
             text=" ".join(read_lines(folder / f"{name}.txt")),
             audio=path.relative_to(folder).as_posix(),
             where=str(path),
@@ -127,11 +110,3 @@ def read_pairs(folder: Path, language: str | None = None) -> tuple[list[Row], li
         if name.parent in folders:
             dropped.append(drop(name, "missing_audio", f"{folder / name}.txt has no audio file beside it"))
     return rows, dropped
-
-
-def _folder_language(path: Path, where: str) -> str:
-    """The language code among the folders of a relative path."""
-    for part in path.parts[:-1]:
-        if part in LANGUAGES:
-            return part
-    raise MayaError(f"{where}: its language is not given; name one, or use a folder such as hi/ for Hindi")

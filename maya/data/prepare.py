@@ -141,7 +141,8 @@ def prepare_corpus(
 
 
 def to_cut(probed: Probed) -> Cut:
-    """The lhotse cut of an utterance: a MonoCut, or a MultiCut where the file has several channels."""
+    """The lhotse cut of an utterance: a MonoCut, or a MultiCut where the file has several channels. Of an
+    utterance within a longer recording only its part is read."""
     row, channels = probed.row, list(range(probed.channels))
     if row.tar is not None:
         assert row.offset is not None and row.size is not None
@@ -154,12 +155,14 @@ def to_cut(probed: Probed) -> Cut:
         sources=[source],
         sampling_rate=probed.sample_rate,
         num_samples=probed.num_samples,
-        duration=probed.seconds,
+        duration=probed.num_samples / probed.sample_rate,
     )
     if probed.sample_rate != SAMPLE_RATE:
         recording = recording.resample(SAMPLE_RATE)
     custom = {"raw_text": row.text, "kind": row.kind, "source": row.source, "licence": row.licence}
     cut = recording.to_cut()
+    if row.start is not None:
+        cut = cut.truncate(offset=row.start, duration=row.duration, preserve_id=True)
     cut.supervisions = [
         SupervisionSegment(
             id=row.id,

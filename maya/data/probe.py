@@ -49,8 +49,9 @@ class ProbeConfig:
 @dataclass(frozen=True, slots=True)
 class Probed:
     """A row that passed: its audio as it lies on disk, and its text in normal form. `row` has offset and size
-    filled in, and a speaker, which is the utterance's id where the corpus names none. sound: None
-    where it was not decoded."""
+    filled in, and a speaker, which is the utterance's id where the corpus names none; of a part of a
+    recording the start and duration as found, while num_samples counts all of it. sound: None where
+    it was not decoded."""
 
     row: Row
     text: str
@@ -62,6 +63,8 @@ class Probed:
 
     @property
     def seconds(self) -> float:
+        if self.row.start is not None and self.row.duration is not None:
+            return self.row.duration
         return self.num_samples / self.sample_rate
 
 
@@ -105,7 +108,10 @@ def _probe_row(folder: Path, row: Row, cfg: ProbeConfig, look_up: Callable[[Path
     if row.tar is not None:
         row = _locate(path, row, look_up)
     rate, channels, num_samples, sound = _measure(path, row, cfg)
-    seconds = num_samples / rate
+    begin, count = _part(row, rate, num_samples, cfg)
+    seconds = count / rate
+    if row.start is not None:
+        row = replace(row, start=begin / rate, duration=seconds)
     if row.sample_rate is not None and row.sample_rate != rate:
         raise _Bad("sample_rate_mismatch", f"the manifest says {row.sample_rate} Hz, the audio has {rate} Hz")
     if row.duration is not None and abs(row.duration - seconds) > cfg.duration_tolerance:
@@ -142,31 +148,50 @@ def _locate(path: Path, row: Row, look_up: Callable[[Path, str], TarMember]) -> 
 
 
 def _measure(path: Path, row: Row, cfg: ProbeConfig) -> tuple[int, int, int, Sound | None]:
-    """(sample rate, channels, samples, sound) of a row's audio."""
+    """(sample rate, channels, samples, sound) of a row's audio; of a part only the sound is the part's."""
     name = f"{row.audio} in {path}" if row.tar else str(path)
     try:
         source = open_range(ByteRange(str(path), row.offset or 0, row.size or 0)) if row.tar else str(path)
         with soundfile.SoundFile(source) as file:
             rate, channels, claimed = file.samplerate, file.channels, file.frames
             check_rate(rate)
-            _check_length(claimed / rate, name, cfg)
+            begin, count = _part(row, rate, claimed, cfg)
+            if row.start is not None:
+                name = f"{name} from {row.start:g} s"
+            _check_length(count / rate, name, cfg)
             if not cfg.decode:
                 return rate, channels, claimed, None
-            samples = read_samples(file, claimed)
+            if begin:
+                file.seek(begin)
+            samples = read_samples(file, count)
     except MayaError as error:
         raise _Bad("unreadable_audio", str(error)) from None
     except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError, MemoryError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise _Bad("unreadable_audio", f"cannot decode {name}: {lines[0]}") from None
-    if claimed - len(samples) > 0.1 * rate:
-        raise _Bad("unreadable_audio", f"{name} is truncated: {len(samples)} of {claimed} samples decode")
+    if count - len(samples) > 0.1 * rate:
+        raise _Bad("unreadable_audio", f"{name} is truncated: {len(samples)} of {count} samples decode")
     _check_length(len(samples) / rate, name, cfg)
     peak = float(np.abs(samples).max())
     if not np.isfinite(peak):
         raise _Bad("unreadable_audio", f"{name} holds samples that are not finite numbers")
     if peak < _AUDIBLE:
         raise _Bad("silent", f"{name} is silent (peak {peak:.1e} of full scale)")
-    return rate, channels, len(samples), measure_sound(samples, rate)
+    total = len(samples) if row.start is None else claimed
+    return rate, channels, total, measure_sound(samples, rate)
+
+
+def _part(row: Row, rate: int, total: int, cfg: ProbeConfig) -> tuple[int, int]:
+    """(first sample, number of samples) of the utterance within its `total` samples."""
+    if row.start is None:
+        return 0, total
+    begin = round(row.start * rate)
+    end = total if row.duration is None else begin + round(row.duration * rate)
+    if begin >= total or end - total > cfg.duration_tolerance * rate:
+        place = f"from {row.start:g} s" + (f" to {end / rate:g} s" if row.duration is not None else "")
+        detail = f"the manifest says it goes {place}, the audio lasts {total / rate:.2f} s"
+        raise _Bad("duration_mismatch", detail)
+    return begin, min(end, total) - begin
 
 
 def _check_length(seconds: float, name: str, cfg: ProbeConfig) -> None:

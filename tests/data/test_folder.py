@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from maya.data.folder import read_corpus, read_metadata, read_pairs
+from maya.data.folder import read_corpus, read_pairs
+from maya.data.formats.metadata import read_metadata_csv
 from maya.errors import MayaError
 from tests.data.making import write_tone
 
@@ -24,7 +25,7 @@ def test_metadata_csv(tmp_path: Path, separator: str) -> None:
 def test_metadata_columns_and_quotes(tmp_path: Path) -> None:
     text = 'id,audio,text,language,split\n1,a.wav,"one, ""two""",en,test\n2,hi/b.wav,दो,,train\n'
     (tmp_path / "metadata.csv").write_text(text, encoding="utf-8")
-    rows = read_metadata(tmp_path / "metadata.csv")
+    rows = read_metadata_csv(tmp_path / "metadata.csv")
     assert [(r.id, r.text, r.language, r.split) for r in rows] == [
         ("1", 'one, "two"', "en", "test"),
         ("2", "दो", "hi", "train"),
@@ -47,7 +48,7 @@ def test_metadata_columns_and_quotes(tmp_path: Path) -> None:
 def test_bad_metadata_is_named(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "metadata.csv").write_text(text, encoding="utf-8")
     with pytest.raises(MayaError, match=r"metadata\.csv.*" + complaint):
-        read_metadata(tmp_path / "metadata.csv")
+        read_metadata_csv(tmp_path / "metadata.csv")
 
 
 def test_pairs_at_any_depth(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_bad_csv_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metadata.csv"
     path.write_text('file_name,text\na.wav,"' + "x" * 200_000)
     with pytest.raises(MayaError, match=r"metadata\.csv:2: not CSV \(field larger"):
-        read_metadata(path, "en")
+        read_metadata_csv(path, "en")
     path.write_text("file_name,text\n/,x\n../../a.wav,y\n")
     with pytest.raises(MayaError, match=r"metadata\.csv:3: the path '\.\./\.\./a\.wav' leaves"):
-        read_metadata(path, "en")
+        read_metadata_csv(path, "en")
