@@ -22,7 +22,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     p = _command(
-        commands, "prepare", "validate and split a corpus folder (manifest.jsonl, metadata.csv, wav + txt)"
+        commands,
+        "prepare",
+        "validate and split a corpus folder (manifest.jsonl, metadata.csv, Kaldi, lhotse, NeMo, wav + txt)",
     )
     _experiment(p)
     p.add_argument("--corpus", type=Path, required=True, help="the corpus folder")

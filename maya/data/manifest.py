@@ -161,7 +161,7 @@ def _row(values: dict[str, Any], where: str, languages: Sequence[str]) -> Row:
             raise ValueError(f"the field {name!r} is missing")
     for name in _TEXT_FIELDS:
         if name in values and not isinstance(values[name], str):
-            raise ValueError(f"the field {name!r} must be text, not {_short(values[name])}")
+            raise ValueError(f"the field {name!r} must be text, not {short(values[name])}")
         if name in values:
             _check_text(name, values[name])
     for name in ("id", "audio"):
@@ -170,21 +170,21 @@ def _row(values: dict[str, Any], where: str, languages: Sequence[str]) -> Row:
     _check_path("tar" if "tar" in values else "audio", values)
     if values["language"] not in languages:
         expected = ", ".join(languages)
-        raise ValueError(f"unknown language {_short(values['language'])}; expected one of {expected}")
+        raise ValueError(f"unknown language {short(values['language'])}; expected one of {expected}")
     if values.get("split", "train") not in PARTS:
-        raise ValueError(f"split {_short(values['split'])} is none of {', '.join(PARTS)}")
+        raise ValueError(f"split {short(values['split'])} is none of {', '.join(PARTS)}")
     for name, minimum in (("offset", 0), ("size", 1), ("sample_rate", 1)):
         value = values.get(name, minimum)
         if type(value) is not int or not minimum <= value <= _MAX_NUMBER:
-            raise ValueError(f"the field {name!r} must be a whole number from {minimum}, not {_short(value)}")
+            raise ValueError(f"the field {name!r} must be a whole number from {minimum}, not {short(value)}")
     start = values.get("start", 0)
     if type(start) not in (int, float) or not 0 <= start <= _MAX_NUMBER:
-        raise ValueError(f"an utterance must begin at zero seconds or later, not at {_short(start)}")
+        raise ValueError(f"an utterance must begin at zero seconds or later, not at {short(start)}")
     duration = values.get("duration")
     if duration is not None and not (
         type(duration) in (int, float) and 0 < duration <= _MAX_NUMBER and math.isfinite(duration)
     ):
-        raise ValueError(f"the field 'duration' must be seconds above zero, not {_short(duration)}")
+        raise ValueError(f"the field 'duration' must be seconds above zero, not {short(duration)}")
     if ("offset" in values) != ("size" in values):
         raise ValueError("'offset' and 'size' are needed together")
     if "offset" in values and "tar" not in values:
@@ -208,10 +208,11 @@ def _check_path(name: str, values: dict[str, Any]) -> None:
     no business there, and a person who means it can give the absolute path."""
     if os.path.normpath(values[name]).split("/")[0] == "..":
         raise ValueError(
-            f"the path {_short(values[name])} leaves the corpus folder; give an absolute path if it is meant"
+            f"the path {short(values[name])} leaves the corpus folder; give an absolute path if it is meant"
         )
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as a message can hold it."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -9,6 +9,7 @@ and says in which case it is, so that a crash of a decoder can be repeated: `--o
 """
 
 import argparse
+import gzip
 import io
 import json
 import os
@@ -102,19 +103,21 @@ def write_case(folder: Path, rng: random.Random, sounds: list[bytes]) -> None:
 
 
 def write_manifest(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> None:
-    """As one of the three things that a folder can have, damaged at times."""
+    """As one of the forms that a folder can have, damaged at times."""
     if rng.random() < 0.3:
         row = rng.choice(rows)
         row[rng.choice([*row, "offset", "size", "duration", "sample_rate", "speaker"])] = rng.choice(
             ODD_VALUES
         )
     how = rng.random()
-    if how < 0.6:
+    if how < 0.5:
         text = "\n".join(json.dumps(row) for row in rows).encode()
         name = "manifest.jsonl"
-    elif how < 0.8:
+    elif how < 0.65:
         cells = "\n".join(f"{row.get('audio')},{row.get('text')},{row.get('language')}" for row in rows)
         text, name = ("file_name,text,language\n" + cells).encode("utf-8", "replace"), "metadata.csv"
+    elif how < 0.9:
+        name, text = write_form(folder, rows, rng)
     else:
         (folder / "hi").mkdir()
         for sound in folder.glob("loose.*"):
@@ -127,6 +130,38 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], rng: random.Random)
             [b"[" * 100_000, b'"' + b"x" * 200_000, b"1" * 10_000, b"\xff\xfe\0", b"\0" * 99, text * 99]
         )
     (folder / name).write_bytes(text)
+
+
+def write_form(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> tuple[str, bytes]:
+    """In one of maya.data.formats: the (name, bytes) of its last file, with the others written."""
+    odd = rng.choice(ODD_VALUES) if rng.random() < 0.2 else 0.1
+    form = rng.choice(["metadata", "nemo", "kaldi", "lhotse"])
+    if form == "kaldi":
+        (folder / "text").write_bytes(
+            "".join(f"{row['id']} one two\n" for row in rows).encode("utf-8", "replace")
+        )
+        waves = "".join(f"{row['id']} {row['audio']}\n" for row in rows).encode("utf-8", "replace")
+        (folder / "wav.scp").write_bytes(waves if rng.random() < 0.5 else damaged(waves, rng))
+        (folder / "utt2lang").write_bytes(b"".join(b"%d en\n" % n for n in range(9)) + b"loose en\n")
+        return "segments", "".join(f"{row['id']} {row['id']} {odd} 0.25\n" for row in rows).encode(
+            "utf-8", "replace"
+        )
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        own = {"text": row["text"], "language": row["language"], "start": odd, "duration": 0.15}
+        source = {"type": "file", "channels": [0], "source": row["audio"]}
+        recording = {"id": row["id"], "sources": [source], "duration": 0.3}
+        said = own | {"id": row["id"], "recording_id": row["id"], "channel": 0}
+        lines = {
+            "metadata": own | {"file_name": row["audio"]},
+            "nemo": own | {"audio_filepath": row["audio"], "offset": odd},
+            "lhotse": {"start": 0, "channel": 0, "recording": recording, "supervisions": [said]},
+        }
+        found.append(lines[form])
+    text = "\n".join(map(json.dumps, found)).encode()
+    if form == "lhotse":
+        return "cuts.jsonl.gz", gzip.compress(text if rng.random() < 0.5 else damaged(text, rng))
+    return {"metadata": "metadata.jsonl", "nemo": "train.json"}[form], text
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:

@@ -13,7 +13,7 @@ from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment,
 from maya.data.audio import load_cut_audio
 from maya.data.folder import describing_files, read_corpus
 from maya.data.manifest import Row
-from maya.data.prepare import to_cut
+from maya.data.prepare import PrepareConfig, prepare_corpus, to_cut
 from maya.data.probe import ProbeConfig, Probed, probe
 from maya.data.text_checks import same_audio
 from maya.errors import MayaError
@@ -340,3 +340,28 @@ def test_parts_of_another_rate_and_headers_alone(tmp_path: Path) -> None:
         kept, dropped = probe(tmp_path, rows_of(tmp_path, "en"), ProbeConfig(decode=decode))
         assert not dropped and [len(one_cut_audio(one, tmp_path)) for one in kept] == [24000, 24000, 1600]
         assert set(same_audio(kept)) == {kept[0].row.id, "again"}, "the same part of the same file"
+
+
+def test_a_long_recording_is_prepared(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    samples = write_noise(corpus / "r.flac", 60.0)[:, 0]
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    names = [f"u{i:02d}" for i in range(40)]
+    texts = [f"{name} {words[i % 10]} {words[i // 10]}\n" for i, name in enumerate(names)]
+    write_kaldi(
+        corpus, wav_scp="r r.flac\n", text="".join(texts),
+        segments="".join(f"{n} r {i * 1.5} {i * 1.5 + 1.3:.2f}\n" for i, n in enumerate(names)),
+        utt2spk="".join(f"{n} s{i % 8}\n" for i, n in enumerate(names)),
+    )  # fmt: skip
+    report = prepare_corpus(corpus, tmp_path / "data", languages=["en"], cfg=PrepareConfig())
+    assert report.rows == 40 and not report.dropped
+    found = [
+        cut
+        for part in ("train", "dev", "test")
+        for cut in CutSet.from_file(tmp_path / f"data/cuts_{part}.jsonl.gz")
+    ]
+    assert sorted(cut.id for cut in found) == names
+    for cut in found[::7]:
+        begin = round(int(cut.id[1:]) * 1.5 * 16000)
+        np.testing.assert_allclose(load_cut_audio(cut).numpy(), samples[begin : begin + 20800], atol=1e-6)

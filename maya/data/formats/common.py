@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from maya.data.manifest import Row
+from maya.data.manifest import Row, short
 from maya.errors import MayaError
 from maya.text.languages import LANGUAGES
 
@@ -39,8 +39,9 @@ def joined(files: Iterable[list[Row]]) -> list[Row]:
     for found in files:
         for row in found:
             if row.id in rows:
+                first = rows[row.id].where
                 raise MayaError(
-                    f"{row.where}: the id {row.id!r} occurs in {rows[row.id].where} already; ids must differ"
+                    f"{row.where}: the id {short(row.id)} occurs in {first} already; ids must differ"
                 )
             rows[row.id] = row
     return list(rows.values())

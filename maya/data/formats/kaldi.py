@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from maya.data.formats.common import folder_language
-from maya.data.manifest import Dropped, Row, RowCollector, read_lines
+from maya.data.manifest import Dropped, Row, RowCollector, read_lines, short
 from maya.errors import MayaError
 from maya.text.languages import LANGUAGES
 
@@ -50,7 +50,9 @@ def read_kaldi(folder: Path, language: str | None = None) -> tuple[list[Row], li
 
 
 def _drop(id: str, language: str | None, reason: str, what: str, where: str) -> Dropped:
-    return Dropped(id=id, language=language or "", reason=reason, detail=f"{id!r} has {what}", where=where)
+    return Dropped(
+        id=id, language=language or "", reason=reason, detail=f"{short(id)} has {what}", where=where
+    )
 
 
 def _table(path: Path, may_be_empty: bool = False) -> dict[str, tuple[str, int]]:
@@ -58,9 +60,11 @@ def _table(path: Path, may_be_empty: bool = False) -> dict[str, tuple[str, int]]
     table: dict[str, tuple[str, int]] = {}
     for number, name, rest in _lines(path):
         if not rest and not may_be_empty:
-            raise MayaError(f"{path}:{number}: nothing follows {name!r}; complete or remove the line")
+            raise MayaError(f"{path}:{number}: nothing follows {short(name)}; complete or remove the line")
         if name in table:
-            raise MayaError(f"{path}:{number}: {name!r} occurs in line {table[name][1]} already; remove one")
+            raise MayaError(
+                f"{path}:{number}: {short(name)} occurs in line {table[name][1]} already; remove one"
+            )
         table[name] = rest, number
     return table
 
@@ -91,7 +95,7 @@ def _segments(
                 "start or -1 for that of the recording"
             )
         if recording not in waves:
-            raise MayaError(f"{path}:{number}: wav.scp has no recording {recording!r}; add it there")
+            raise MayaError(f"{path}:{number}: wav.scp has no recording {short(recording)}; add it there")
         part = {"start": start} if end == -1 else {"start": start, "duration": end - start}
         segments[id] = waves[recording], part
     return segments
@@ -101,13 +105,13 @@ def _path(scp: Path, value: str, line: int) -> str:
     """The path of a line of wav.scp; MayaError for commands and archives."""
     if value.startswith("|") or value.endswith("|"):
         raise MayaError(
-            f"{scp}:{line}: {value[:60]!r} is a command, and none is run from a data directory; write its "
+            f"{scp}:{line}: {short(value)} is a command, and none is run from a data directory; write its "
             "output to a file (wav-copy does for all of them) and give the path of that"
         )
     name, colon, offset = value.rpartition(":")
     if colon and offset.isdigit() and name.endswith(".ark"):
         raise MayaError(
-            f"{scp}:{line}: {value[:60]!r} lies in a Kaldi archive; write it to a file of its own (wav-copy) "
+            f"{scp}:{line}: {short(value)} lies in a Kaldi archive; write it to a file of its own (wav-copy) "
             "and give the path of that"
         )
     return value

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.data.formats.common import folder_language, joined, part_in_name
-from maya.data.manifest import Row, RowCollector, parse_object, read_lines
+from maya.data.manifest import Row, RowCollector, parse_object, read_lines, short
 from maya.errors import MayaError
 from maya.text.languages import LANGUAGES
 
@@ -83,7 +83,7 @@ class _Reader:
             try:
                 name = _text(supervision, "recording_id")
                 if name not in recordings:
-                    raise ValueError(f"{path.name} has no recording {name!r}; add it there")
+                    raise ValueError(f"{path.name} has no recording {short(name)}; add it there")
                 recording = recordings[name][0]
                 self._add(supervision, recording, 0.0, supervision.get("channel"), number)
             except ValueError as error:
@@ -104,7 +104,7 @@ class _Reader:
     def _add_cut(self, cut: dict[str, Any], line: int) -> None:
         kind = cut.get("type", "MonoCut")
         if kind not in ("MonoCut", "MultiCut"):
-            raise ValueError(f"a cut of type {str(kind)[:40]!r} is not a part of one recording; leave it out")
+            raise ValueError(f"a cut of type {short(kind)} is not a part of one recording; leave it out")
         recording, supervisions = cut.get("recording"), cut.get("supervisions")
         if not isinstance(recording, dict):
             raise ValueError(
@@ -143,29 +143,28 @@ class _Reader:
 
 def _audio(recording: dict[str, Any], channel: Any) -> str:
     """The path of the one file of a recording; ValueError where its samples are not those of the cut."""
-    name, sources = str(recording.get("id"))[:60], recording.get("sources")
+    name, sources = short(recording.get("id")), recording.get("sources")
     if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
-        raise ValueError(f"recording {name!r} is not one file; write it to one")
+        raise ValueError(f"recording {name} is not one file; write it to one")
     source = sources[0]
     if source.get("type") != "file":
         raise ValueError(
-            f"the audio of recording {name!r} is of type {str(source.get('type'))[:40]!r}; only files are "
+            f"the audio of recording {name} is of type {short(source.get('type'))}; only files are "
             "read, save it with lhotse's save_audios"
         )
     address = _text(source, "source")
     if "://" in address:
-        raise ValueError(f"recording {name!r} lies at {address[:60]!r}, which is no file; copy it to one")
+        raise ValueError(f"recording {name} lies at {short(address)}, which is no file; copy it to one")
     for transform in recording.get("transforms") or ():
         kind = transform.get("name", "unknown") if isinstance(transform, dict) else "unknown"
         if kind != "Resample":  # Maya resamples whatever the file holds
-            raise ValueError(
-                f"recording {name!r} is changed by {str(kind)[:40]!r}; give it as it was recorded"
-            )
+            raise ValueError(f"recording {name} is changed by {short(kind)}; give it as it was recorded")
     there = source.get("channels")
     wanted = channel if isinstance(channel, list) else [channel]
     if channel is not None and isinstance(there, list) and len(there) != len(wanted):
         raise ValueError(
-            f"it is channel {wanted} of recording {name!r}, which has {there}; write that channel to a file"
+            f"it is channel {short(wanted)} of recording {name}, which has {short(there)}; write that "
+            "channel to a file"
         )
     return address
 
@@ -180,7 +179,7 @@ def _text(values: dict[str, Any], name: str) -> str:
 def _seconds(values: dict[str, Any], name: str) -> float:
     value: Any = values.get(name)
     if type(value) not in (int, float) or not -1.0 < value <= 1e12:
-        raise ValueError(f"the field {name!r} must be seconds, not {str(value)[:80]!r}")
+        raise ValueError(f"the field {name!r} must be seconds, not {short(value)}")
     return float(value)
 
 

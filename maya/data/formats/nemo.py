@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.data.formats.common import folder_language, joined, part_id, part_in_name
-from maya.data.manifest import Row, RowCollector, parse_object, read_lines
+from maya.data.manifest import Row, RowCollector, parse_object, read_lines, short
 from maya.errors import MayaError
 from maya.text.languages import LANGUAGES
 
@@ -70,7 +70,7 @@ def _values(given: dict[str, Any]) -> dict[str, Any]:
         duration = given.get("duration")
         for field, value in (("offset", start), ("duration", duration)):
             if value is not None and (type(value) not in (int, float) or not 0 <= value <= 1 << 40):
-                raise ValueError(f"the field {field!r} must be seconds, not {str(value)[:80]!r}")
+                raise ValueError(f"the field {field!r} must be seconds, not {short(value)}")
         values["start"] = start
         name = part_id(name, start, duration)
     values["id"] = str(given.get("id", name))
