@@ -16,7 +16,7 @@ REASONS = {
     "too_quiet": "the speech is far below the usual level",
     "too_loud": "the speech is far above the usual level",
     "noisy": "the noise is nearly as loud as the speech",
-    "narrow_band": "nothing above 4 kHz: telephone speech at a higher sampling rate",
+    "narrow_band": "nothing above 4 kHz, or hardly anything: telephone speech at a higher sampling rate",
     "long_silence": "much silence before or after the speech",
     "dc_offset": "the samples do not lie around zero",
 }
@@ -27,9 +27,9 @@ class AudioCheckConfig:
     """drop: reasons (see REASONS) that cost an utterance its place instead of being noted.
     max_clipped: share of samples at full scale, in runs of three or more.
     min_level, max_level: of active speech (ITU-T P.56), dB of full scale; speech is usually at -35 to -15.
-    min_snr: dB, an estimate from the quietest frames. min_high_band: power above 4.3 kHz, dB of the whole;
-    speech has -55 or more, and files of 8 kHz are not judged. max_silence: seconds at either end.
-    max_dc_offset: of full scale.
+    min_snr: dB, an estimate from the quietest frames. min_high_band: power above 5 kHz, dB of the whole:
+    -50 to -20 in speech, under -60 in most of what was once at 8 kHz; files under 12 kHz are not judged.
+    max_silence: seconds at either end. max_dc_offset: of full scale.
     """
 
     drop: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ def audio_findings(sound: Sound, cfg: AudioCheckConfig) -> Iterator[Finding]:
     if sound.snr < cfg.min_snr:
         yield "noisy", f"speech is about {sound.snr:.0f} dB above the noise, less than {cfg.min_snr:g}"
     if sound.high_band is not None and sound.high_band < cfg.min_high_band:
-        yield "narrow_band", f"above 4.3 kHz lies {sound.high_band:.0f} dB of the power: was it upsampled?"
+        yield "narrow_band", f"the power above 5 kHz is at {sound.high_band:.0f} dB of all: was it upsampled?"
     if max(sound.lead, sound.trail) > cfg.max_silence:
         yield "long_silence", f"{sound.lead:.1f} s of silence before the speech, {sound.trail:.1f} s after it"
     if abs(sound.dc_offset) > cfg.max_dc_offset:
