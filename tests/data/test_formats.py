@@ -208,6 +208,7 @@ def test_kaldi_without_text_or_language(tmp_path: Path) -> None:
 
 
 def lhotse_parts(folder: Path) -> tuple[Recording, list[SupervisionSegment]]:
+    """What formats/lhotse_manifests.py is given: a recording of two utterances."""
     recording = Recording.from_file(write_tone(folder / "r.wav", 3.0), "r")
     said = [("u1", 0.0, 1.25, "one"), ("u2", 1.5, 1.0, "two")]
     return recording, [
