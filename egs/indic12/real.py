@@ -1,7 +1,7 @@
 """A few hours of real recorded speech in several languages, on a CPU.
 
 Run:    ./egs/indic12/run.sh --corpus DIR --gpus 2 --cpu true      (two processes on two cores)
-Only a shortened run has been made: see RESULTS.md in this folder.
+Only a quarter of an hour of it has been run: see RESULTS.md in this folder.
 """
 
 from maya.recipes import presets
