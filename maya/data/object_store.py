@@ -58,18 +58,19 @@ class S3Store:
             found = self._client().get_object(
                 Bucket=bucket, Key=key, Range=f"bytes={offset}-{offset + size - 1}"
             )
-            if stamp is not None:
-                total = int(found["ContentRange"].rpartition("/")[2])
-                now = Stamp(total, int(found["LastModified"].timestamp()))
-                if not same_stamp(stamp, now):
-                    raise changed(path, stamp, now)
-            return found["Body"].read()
+            data = found["Body"].read()
         except MayaError:
             raise
-        except Exception as error:
+        except Exception as error:  # as above; the body may break off, too
             if _code(error) in ("InvalidRange", "416"):  # begins past the end
                 return b""
             raise _unreadable(path, error) from None
+        if stamp is not None:
+            total = int(found["ContentRange"].rpartition("/")[2])
+            now = Stamp(total, int(found["LastModified"].timestamp()))
+            if not same_stamp(stamp, now):
+                raise changed(path, stamp, now)
+        return data
 
     def _client(self) -> Client:
         if self._given is not None:
