@@ -25,6 +25,7 @@ INSTALL = [
     "accelerate",
     "einops",
     "tensorboard",
+    "pyarrow>=14",  # the tables of prepared data, and other tools' Arrow and Parquet data sets
     "soundfile",
     "kaldialign",
 ]

@@ -1,0 +1,190 @@
+"""One row of the table of a prepared part, and the lhotse cut that it stands for."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from lhotse import Recording, SupervisionSegment
+from lhotse.audio import AudioSource
+from lhotse.cut import Cut
+
+from maya.data.audio import SAMPLE_RATE
+from maya.data.manifest import Row
+from maya.data.probe import Probed
+from maya.data.sound import Sound
+from maya.data.tar_audio import Stamp, byte_range_source, file_stamp
+
+SOUND_FIELDS = ("level", "snr", "clipped", "dc_offset", "high_band", "lead", "trail")
+
+
+class Entry(NamedTuple):
+    """One utterance, its audio found and its text in normal form.
+
+    path: absolute, of the audio file or of the tar that holds it. offset, size: of the audio in a tar, bytes;
+    member: its name there; all three None where path is the audio itself. file_size, file_mtime: of path when
+    it was looked at (bytes, seconds since 1970): a tar that differs is refused.
+    sample_rate (Hz), channels, num_samples: of the whole recording as it is stored. start: seconds into it at
+    which the utterance begins; None where it is all of it. duration: seconds, as the cut of the utterance has
+    it at 16 kHz.
+    text: in normal form; raw_text: as published. language: code; speaker: the id where none is named.
+    kind, source (the corpus it is from), licence: where the corpus tells. where: file and line, for messages.
+    level ... trail: how it sounds, see maya.data.sound.Sound; all None where it was not decoded.
+    """
+
+    id: str
+    path: str
+    offset: int | None
+    size: int | None
+    member: str | None
+    file_size: int
+    file_mtime: int
+    sample_rate: int
+    channels: int
+    num_samples: int
+    start: float | None
+    duration: float
+    text: str
+    raw_text: str
+    language: str
+    speaker: str
+    kind: str | None
+    source: str | None
+    licence: str | None
+    where: str
+    level: float | None = None
+    snr: float | None = None
+    clipped: float | None = None
+    dc_offset: float | None = None
+    high_band: float | None = None
+    lead: float | None = None
+    trail: float | None = None
+
+    @property
+    def stamp(self) -> Stamp:
+        """By which a replaced file is known."""
+        return Stamp(self.file_size, self.file_mtime)
+
+    @property
+    def sound(self) -> Sound | None:
+        """How it sounds; None where it was not decoded."""
+        if self.level is None:
+            return None
+        return Sound(**{name: getattr(self, name) for name in SOUND_FIELDS})
+
+    def audio(self) -> Cut:
+        """Its cut without what is said, see `audio_cut`."""
+        return audio_cut(
+            self.id, self.path, self.offset, self.size, self.stamp, self.sample_rate, self.channels,
+            self.num_samples, self.start, self.duration,
+        )  # fmt: skip
+
+    def cut(self) -> Cut:
+        """Its lhotse cut, with one supervision: text, language, speaker; custom: the text as it was, kind,
+        source, licence, where they are known."""
+        cut = self.audio()
+        custom = {
+            "raw_text": self.raw_text,
+            "kind": self.kind,
+            "source": self.source,
+            "licence": self.licence,
+        }
+        cut.supervisions = [
+            SupervisionSegment(
+                id=self.id,
+                recording_id=self.id,
+                start=0.0,
+                duration=cut.duration,
+                channel=cut.channel,
+                text=self.text,
+                language=self.language,
+                speaker=self.speaker,
+                custom={name: value for name, value in custom.items() if value is not None},
+            )
+        ]
+        return cut
+
+
+def entry_of(probed: Probed) -> Entry:
+    """The entry of an utterance that was looked at. Raises MayaError when its file is gone since."""
+    row, in_tar = probed.row, probed.row.tar is not None
+    path = str(probed.path.resolve())
+    stamp = file_stamp(path)
+    entry = Entry(
+        id=row.id,
+        path=path,
+        offset=row.offset if in_tar else None,
+        size=row.size if in_tar else None,
+        member=row.audio if in_tar else None,
+        file_size=stamp.size,
+        file_mtime=stamp.mtime,
+        sample_rate=probed.sample_rate,
+        channels=probed.channels,
+        num_samples=probed.num_samples,
+        start=row.start,
+        duration=probed.seconds,
+        text=probed.text,
+        raw_text=row.text,
+        language=row.language,
+        speaker=row.speaker or row.id,
+        kind=row.kind,
+        source=row.source,
+        licence=row.licence,
+        where=row.where,
+        **{name: getattr(probed.sound, name) for name in SOUND_FIELDS if probed.sound is not None},
+    )
+    return entry._replace(duration=entry.audio().duration)  # whole samples at 16 kHz, as lhotse rounds them
+
+
+def probed_of(entry: Entry) -> Probed:
+    """What `maya.data.probe` found of an entry, for the checks; its split and its claims are not kept."""
+    in_tar = entry.offset is not None
+    row = Row(
+        id=entry.id,
+        language=entry.language,
+        text=entry.raw_text,
+        audio=entry.member or entry.path,
+        where=entry.where,
+        speaker=entry.speaker,
+        duration=None if entry.start is None else entry.duration,
+        kind=entry.kind,
+        source=entry.source,
+        licence=entry.licence,
+        tar=entry.path if in_tar else None,
+        offset=entry.offset,
+        size=entry.size,
+        start=entry.start,
+    )
+    return Probed(
+        row, entry.text, Path(entry.path), entry.sample_rate, entry.channels, entry.num_samples, entry.sound
+    )
+
+
+def audio_cut(
+    id: str,
+    path: str,
+    offset: int | None,
+    size: int | None,
+    stamp: Stamp,
+    sample_rate: int,
+    channels: int,
+    num_samples: int,
+    start: float | None,
+    duration: float,
+) -> Cut:
+    """The lhotse cut of an entry without what is said: a MonoCut, or a MultiCut where the file has several
+    channels. It resamples to 16 kHz as it is loaded; of a part of a recording only the part is read."""
+    numbers = list(range(channels))
+    if offset is not None and size is not None:
+        source = byte_range_source(path, offset, size, numbers, stamp)
+    else:
+        source = AudioSource(type="file", channels=numbers, source=path)
+    recording = Recording(
+        id=id,
+        sources=[source],
+        sampling_rate=sample_rate,
+        num_samples=num_samples,
+        duration=num_samples / sample_rate,
+    )
+    if sample_rate != SAMPLE_RATE:
+        recording = recording.resample(SAMPLE_RATE)
+    cut = recording.to_cut()
+    return cut if start is None else cut.truncate(offset=start, duration=duration, preserve_id=True)

@@ -1,0 +1,201 @@
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lhotse import CutSet
+from lhotse.dataset import DynamicBucketingSampler
+
+from maya.data.audio import load_cut_audio
+from maya.data.manifest import read_manifest
+from maya.data.prepare import to_cut
+from maya.data.probe import ProbeConfig, Probed, probe
+from maya.data.table import SCHEMA, Entry, Table, cuts, entry_of, part_path, probed_of, write_table
+from maya.errors import MayaError
+from tests.data.making import write_corpus, write_manifest, write_tar, write_tone
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> list[Probed]:
+    """Files, members of a tar at another rate and in stereo, and parts of a longer recording."""
+    folder = tmp_path_factory.mktemp("c")
+    rows: list[dict[str, Any]] = write_corpus(folder, per_speaker=2)
+    members = {}
+    for i, row in enumerate(rows[:4]):
+        data = write_tone(folder / "x" / f"{i}.flac", 0.5 + 0.1 * i, 22050, 1 + i % 2).read_bytes()
+        members[f"{i}.flac"] = data
+        row |= {"tar": "a.tar", "audio": f"{i}.flac", "licence": "CC0", "source": "tones"}
+    write_tar(folder / "a.tar", members)
+    found = read_manifest(write_manifest(folder, rows))
+    write_tone(folder / "long.wav", 5.0, 44100)
+    for i, start in enumerate((0.0, 1.2345)):
+        values = {"id": f"part{i}", "language": "en", "text": "one", "audio": "long.wav", "where": "here"}
+        found.append(type(found[0])(**values, start=start, duration=1.1))  # type: ignore[arg-type]
+    kept, dropped = probe(folder, found, ProbeConfig())
+    assert not dropped
+    return kept
+
+
+@pytest.fixture(scope="module")
+def table(probed: list[Probed], tmp_path_factory: pytest.TempPathFactory) -> Table:
+    path = part_path(tmp_path_factory.mktemp("data"), "train")
+    assert write_table(path, map(entry_of, probed)) == len(probed)
+    return Table.open(path)
+
+
+def test_the_lazy_cuts_are_the_cuts(table: Table, probed: list[Probed], tmp_path: Path) -> None:
+    """As they are made, as lhotse writes and reads them, in order, by number, by id and through filters."""
+    wanted = [to_cut(one) for one in probed]
+    lazy = table.cuts()
+    assert lazy.is_lazy and len(lazy) == len(wanted) == len(table)
+    assert list(lazy) == list(cuts(table.path)) == wanted
+    assert [table.cut(i) for i in range(len(table))] == wanted
+    assert (lazy[2], lazy[-1], lazy["part1"]) == (wanted[2], wanted[-1], wanted[-1])
+    lazy.to_file(tmp_path / "cuts.jsonl.gz")
+    assert list(CutSet.from_file(tmp_path / "cuts.jsonl.gz")) == wanted
+    assert list(lazy.filter(lambda cut: cut.duration > 0.6)) == [c for c in wanted if c.duration > 0.6]
+    assert list(lazy.subset(first=3)) == wanted[:3] and list(pickle.loads(pickle.dumps(lazy))) == wanted
+    with pytest.raises(IndexError):
+        lazy[len(wanted)]
+    with pytest.raises(KeyError):
+        lazy["nobody"]
+
+
+def test_audio_cuts_sound_the_same(table: Table, probed: list[Probed]) -> None:
+    for i in (0, 1, 5, len(table) - 2, len(table) - 1):
+        cut, whole = table.audio_cut(i), to_cut(probed[i])
+        assert torch.equal(load_cut_audio(cut), load_cut_audio(whole))
+        assert (cut.id, cut.duration, cut.supervisions) == (whole.id, whole.duration, [])
+        assert table.durations[i] == cut.duration
+
+
+def test_lhotse_samples_from_the_lazy_cuts(table: Table) -> None:
+    sampler = DynamicBucketingSampler(table.cuts(), max_duration=2.0, num_buckets=2, shuffle=True)
+    found = [cut.id for batch in sampler for cut in batch]
+    assert sorted(found) == sorted(table.ids)
+
+
+def test_columns(table: Table, probed: list[Probed]) -> None:
+    assert table.ids == [one.row.id for one in probed] and table.ids[1:3] == [o.row.id for o in probed[1:3]]
+    codes, values = table.codes("language")
+    assert [values[code] for code in codes] == [one.row.language for one in probed]
+    codes, values = table.codes("source")
+    assert values == ["tones"] and sorted(codes)[:2] == [-1, -1] and (codes == 0).sum() == 4
+    np.testing.assert_array_equal(table.numbers("offset"), [-1 if o.row.offset is None else o.row.offset
+                                                            for o in probed])  # fmt: skip
+    assert np.isnan(table.numbers("start")).sum() == len(probed) - 2
+    assert list(table.read("text", "speaker")) == [(one.text, one.row.speaker) for one in probed]
+    assert [e.id for e in table.entries([3, 1])] == [table.ids[3], table.ids[1]]
+
+
+def test_what_was_found_is_kept(table: Table, probed: list[Probed]) -> None:
+    for one, entry in zip(probed, table.entries(), strict=True):
+        again = probed_of(entry)
+        assert (again.text, again.path, again.row.where) == (one.text, one.path.resolve(), one.row.where)
+        assert (again.num_samples, again.channels) == (one.num_samples, one.channels)
+        assert again.seconds == pytest.approx(one.seconds, abs=1e-4)
+        assert again.sound is not None and one.sound is not None
+        assert again.sound.level == pytest.approx(one.sound.level, rel=1e-6)
+        assert entry_of(again)._replace(raw_text="", member=None) == entry._replace(raw_text="", member=None)
+
+
+def test_the_same_entries_give_the_same_bytes(table: Table, probed: list[Probed], tmp_path: Path) -> None:
+    write_table(tmp_path / "again.parquet", map(entry_of, probed))
+    assert (tmp_path / "again.parquet").read_bytes() == table.path.read_bytes()
+
+
+def test_an_empty_table(tmp_path: Path) -> None:
+    write_table(tmp_path / "none.parquet", [])
+    empty = Table.open(tmp_path / "none.parquet")
+    assert len(empty) == 0 and list(empty.cuts()) == [] and len(empty.durations) == 0
+    assert list(empty.ids) == [] and empty.codes("language")[1] == []
+
+
+def test_many_groups_of_rows(table: Table, tmp_path: Path) -> None:
+    """More rows than are kept together: numbers of rows, ids and dictionaries go across the groups."""
+    entry = table.entry(0)
+    many = [entry._replace(id=f"id-{i}", speaker=f"s{i // 10_000}", text=str(i)) for i in range(40_000)]
+    write_table(tmp_path / "many.parquet", many)
+    big = Table.open(tmp_path / "many.parquet")
+    assert pq.ParquetFile(big.path).num_row_groups == 3
+    rows = [0, 16_383, 16_384, 39_999]
+    assert [big.ids[i] for i in rows] == [f"id-{i}" for i in rows]
+    assert [big.entry(i) for i in rows] == [many[i] for i in rows]
+    codes, values = big.codes("speaker")
+    assert values == ["s0", "s1", "s2", "s3"] and np.bincount(codes).tolist() == [10_000] * 4
+    assert big.audio_cut(39_999).id == "id-39999"
+
+
+class TestDamage:
+    def damaged(self, table: Table, path: Path, change: Any) -> Path:
+        read = pq.read_table(table.path)
+        pq.write_table(change(read), path)
+        return path
+
+    def test_none_there(self, tmp_path: Path) -> None:
+        with pytest.raises(MayaError, match=r"there is no table .*x\.parquet; run stage 1 \(prepare\) first"):
+            Table.open(tmp_path / "x.parquet")
+
+    @pytest.mark.parametrize("part", [0.0, 0.001, 0.5, 0.99])
+    def test_truncated(self, table: Table, tmp_path: Path, part: float) -> None:
+        data = table.path.read_bytes()
+        (tmp_path / "t.parquet").write_bytes(data[: int(len(data) * part)])
+        with pytest.raises(
+            MayaError, match=r"t\.parquet cannot be read: it is truncated, damaged or no Parq"
+        ):
+            Table.open(tmp_path / "t.parquet")
+
+    def test_flipped_bytes_are_found(self, table: Table, tmp_path: Path) -> None:
+        """Wherever they lie: all rows, or one sentence. Pages carry checksums; thrift may accept a head."""
+        data, found = table.path.read_bytes(), 0
+        for place in range(4, len(data), len(data) // 60):
+            changed = bytearray(data)
+            changed[place] ^= 0xFF
+            (tmp_path / "t.parquet").write_bytes(changed)
+            try:
+                assert list(Table.open(tmp_path / "t.parquet").entries()) is not None
+            except MayaError as error:
+                assert "t.parquet" in str(error) and "\n" not in str(error)
+                found += 1
+        assert found > 30
+
+    def test_a_missing_column(self, table: Table, tmp_path: Path) -> None:
+        path = self.damaged(table, tmp_path / "t.parquet", lambda t: t.drop_columns(["speaker"]))
+        with pytest.raises(MayaError, match="t.parquet has no column 'speaker'; prepare the data again"):
+            Table.open(path)
+
+    def test_a_wrong_type(self, table: Table, tmp_path: Path) -> None:
+        def change(t: pa.Table) -> pa.Table:
+            place = SCHEMA.get_field_index("duration")
+            field = pa.field("duration", pa.string(), nullable=False)
+            return t.set_column(place, field, t.column("duration").cast(pa.string()))
+
+        with pytest.raises(MayaError, match="the column 'duration' holds string, not double"):
+            Table.open(self.damaged(table, tmp_path / "t.parquet", change))
+
+    def test_missing_values(self, table: Table, tmp_path: Path) -> None:
+        def change(t: pa.Table) -> pa.Table:
+            nothing = pa.array([None] * len(t), pa.string())
+            return t.set_column(SCHEMA.get_field_index("text"), pa.field("text", pa.string()), nothing)
+
+        with pytest.raises(MayaError, match="the column 'text' may lack values"):
+            Table.open(self.damaged(table, tmp_path / "t.parquet", change))
+
+    def test_another_parquet_file(self, tmp_path: Path) -> None:
+        pq.write_table(pa.table({"a": [1]}), tmp_path / "t.parquet")
+        with pytest.raises(MayaError, match="is no table that maya prepare wrote"):
+            Table.open(tmp_path / "t.parquet")
+        other = pa.schema(SCHEMA, metadata={"maya.table": "9"})
+        pq.write_table(other.empty_table(), tmp_path / "t.parquet")
+        with pytest.raises(MayaError, match="is of version 9, not 1"):
+            Table.open(tmp_path / "t.parquet")
+
+
+def test_the_columns_are_the_fields() -> None:
+    assert SCHEMA.names == list(Entry._fields)
+    assert re.fullmatch(r"\d+", SCHEMA.metadata[b"maya.table"].decode())
