@@ -69,11 +69,14 @@ class Tokenizer:
     def unk_id(self) -> int:
         return self._processor.unk_id()
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a normalised text."""
+    def encode(self, text: str, language: str | None = None) -> list[int]:
+        """Ids of a normalised text; `language` matters to an aggregate tokenizer only."""
         return self._processor.EncodeAsIds(text)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(
+        self, texts: Sequence[str], languages: Sequence[str | None] | None = None
+    ) -> list[list[int]]:
+        """Ids of each text, in order."""
         return self._processor.Encode(list(texts), num_threads=1)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -88,6 +91,10 @@ class Tokenizer:
         """Whether an id stands for one byte of a character that has no piece."""
         return self._processor.IsByte(int(id))
 
+    def is_control(self, id: int) -> bool:
+        """Whether an id stands for no text, such as <s> or <pad>."""
+        return self._processor.IsControl(int(id))
+
     def save(self, path: Path | str) -> None:
         Path(path).write_bytes(self.model_bytes)
 
@@ -99,13 +106,16 @@ class Tokenizer:
         except OSError as error:
             raise MayaError(f"cannot read the tokenizer {path}: {error.strerror}") from None
         try:
-            return cls(model_bytes)
+            return cls.from_bytes(model_bytes)
         except MayaError:
             raise MayaError(f"{path} is not a SentencePiece model") from None
 
     @classmethod
     def from_bytes(cls, model_bytes: bytes) -> "Tokenizer":
-        return cls(model_bytes)
+        """The tokenizer whose `model_bytes` these are, of one language or an aggregate of several."""
+        from maya.text.aggregate import MAGIC, aggregate_from_bytes  # it is built on this class
+
+        return aggregate_from_bytes(model_bytes) if model_bytes.startswith(MAGIC) else cls(model_bytes)
 
     @classmethod
     def train(cls, texts: Mapping[str, Sequence[str]] | TextSample, cfg: TokenizerConfig) -> "Tokenizer":

@@ -1,0 +1,5 @@
+"""Models of other systems in and out: NeMo's `.nemo` archives, and ONNX."""
+
+from maya.convert.nemo import NemoImport, from_nemo, import_nemo
+
+__all__ = ["NemoImport", "from_nemo", "import_nemo"]
