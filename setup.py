@@ -25,7 +25,7 @@ INSTALL = [
     "accelerate",
     "einops",
     "tensorboard",
-    "pyarrow>=14",  # the tables of prepared data, and other tools' Arrow and Parquet data sets
+    "pyarrow>=17",  # the tables of prepared data, and other tools' Arrow and Parquet data sets
     "soundfile",
     "kaldialign",
 ]

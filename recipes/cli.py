@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _experiment(p)
     p.add_argument("--corpus", type=Path, required=True, help="the corpus folder")
-    p.add_argument("--out", type=Path, required=True, help="where cuts_{train,dev,test}.jsonl.gz go")
+    p.add_argument("--out", type=Path, required=True, help="where {train,dev,test}.parquet go")
 
     p = _command(commands, "tokenizer", "train a SentencePiece tokenizer on the training texts")
     _experiment(p)

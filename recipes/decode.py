@@ -1,4 +1,4 @@
-"""Stage 5: a checkpoint and a set of cuts → hypotheses with token times, and the real-time factor."""
+"""Stage 5: a checkpoint and a prepared part → hypotheses with token times, and the real-time factor."""
 
 import json
 import time
@@ -6,16 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from lhotse import CutSet
 
 import maya
 from maya.config import to_dict
 from maya.data.loader import EvalLoader
+from maya.data.table import Table, part_path
+from maya.data.utterances import Utterances
 from maya.decode.recognizer import decode_frames
-from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
-from maya.recipes.markers import content, is_done, mark_done, stamp
-from maya.recipes.tokenizer import require
+from maya.recipes.markers import is_done, mark_done, stamp
 from maya.train.checkpoint import find_checkpoint
 from maya.train.runlog import replacing, write_json
 
@@ -29,13 +28,13 @@ def decode(
     checkpoint: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Decode `data`/cuts_{split}.jsonl.gz greedily into `run`/decode/{split}/hyps.jsonl."""
-    cuts_path = require(data / f"cuts_{split}.jsonl.gz", "run stage 1 (prepare) first")
+    """Decode `data`/{split}.parquet greedily into `run`/decode/{split}/hyps.jsonl."""
+    table = Table.open(part_path(data, split))
     path = find_checkpoint(checkpoint or run)
     out = run / "decode" / split
     inputs = {
         "checkpoint": f"{path}:{stamp(path)}",
-        "cuts": content(cuts_path),
+        "data": table.digest,
         "options": to_dict(experiment.decode),
     }
     if is_done(out / "stage.json", inputs) and not force:
@@ -43,12 +42,11 @@ def decode(
         return
     recognizer = maya.load(path)
     model, languages = recognizer.model, recognizer.model.cfg.languages
-    cuts = {c.id: c for c in CutSet.from_file(cuts_path)}
-    if not cuts:
-        raise MayaError(f"{cuts_path} is empty; there is nothing to decode")
+    utterances = Utterances.from_table(table, recognizer.tokenizer, languages)
+    entries = {entry.id: entry for entry in table.entries()}
     out.mkdir(parents=True, exist_ok=True)
     began, seconds = time.perf_counter(), 0.0
-    loader = EvalLoader(CutSet.from_cuts(cuts.values()), recognizer.tokenizer, languages,
+    loader = EvalLoader(utterances, recognizer.tokenizer, languages,
                         max_seconds=experiment.decode.max_seconds)  # fmt: skip
     with replacing(out / "hyps.jsonl") as partial, partial.open("w") as f, torch.inference_mode():
         for batch in loader:
@@ -57,18 +55,14 @@ def decode(
             hyps = decode_frames(model, enc, enc_lens, method=experiment.decode.method,
                                  max_symbols=experiment.decode.max_symbols)  # fmt: skip
             for name, hyp in zip(batch.ids, recognizer.with_text(hyps), strict=True):
-                supervision = cuts[name].supervisions[0]
-                hyp.id, hyp.language = name, supervision.language
-                row = {
-                    "ref": supervision.text,
-                    "speaker": supervision.speaker,
-                    "duration": cuts[name].duration,
-                }
+                entry = entries[name]
+                hyp.id, hyp.language = name, entry.language
+                row = {"ref": entry.text, "speaker": entry.speaker, "duration": entry.duration}
                 f.write(json.dumps(asdict(hyp) | row, ensure_ascii=False) + "\n")
             seconds += batch.seconds
     spent = time.perf_counter() - began
     timing = {"audio_seconds": seconds, "seconds": spent, "real_time_factor": spent / seconds}
-    write_json(out / "decode.json", {"checkpoint": str(path), "utterances": len(cuts)} | timing)
-    print(f"decode: {len(cuts)} utterances, {seconds / 3600:.2f} h in {spent:.1f} s "
+    write_json(out / "decode.json", {"checkpoint": str(path), "utterances": len(entries)} | timing)
+    print(f"decode: {len(entries)} utterances, {seconds / 3600:.2f} h in {spent:.1f} s "
           f"(real-time factor {spent / seconds:.4f}) → {out / 'hyps.jsonl'}")  # fmt: skip
     mark_done(out / "stage.json", inputs)

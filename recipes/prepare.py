@@ -1,17 +1,18 @@
-"""Stage 1: a corpus folder → validated, split cuts."""
+"""Stage 1: a corpus folder → validated, split tables."""
 
 from pathlib import Path
 
 from maya.config import to_dict
 from maya.data.folder import describing_files
 from maya.data.prepare import prepare_corpus
+from maya.data.table import PARTS, part_path
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, digest, is_done, mark_done, stamp
 
 
 def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = False) -> None:
-    """Validate the corpus in `corpus`, split it and write cuts_{train,dev,test}.jsonl.gz into `out`."""
+    """Validate the corpus in `corpus`, split it and write {train,dev,test}.parquet into `out`."""
     if not corpus.is_dir():
         raise MayaError(
             f"{corpus} is not a folder; give --corpus a folder with manifest.jsonl, metadata.csv, wav + txt "
@@ -23,7 +24,8 @@ def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = Fa
         "languages": list(experiment.languages),
         "options": to_dict(experiment.prepare),
     }
-    if is_done(out / "stage.json", inputs) and not force:
+    there = all(part_path(out, part).is_file() for part in PARTS)
+    if is_done(out / "stage.json", inputs) and there and not force:
         print(f"prepare: {out} is up to date")
         return
     (out / "stage.json").unlink(missing_ok=True)  # a kill in between must not leave the old marker

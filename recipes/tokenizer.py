@@ -1,16 +1,16 @@
 """Stage 2: the training texts → a SentencePiece tokenizer, and a report of how it cuts each language."""
 
 import hashlib
-import itertools
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-from lhotse import CutSet
+import numpy as np
+from numpy.typing import NDArray
 
 from maya.config import to_dict
-from maya.data.alignable import FrameClock, ctc_frames
+from maya.data.alignable import FrameClock
 from maya.data.report import columns
+from maya.data.table import Table, part_path
+from maya.data.token_table import TokenTable, token_path, write_tokens
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig
 from maya.recipes.experiment import Experiment
@@ -20,30 +20,29 @@ from maya.text.sample import gather
 from maya.text.tokenizer import Tokenizer, train_tokenizer
 from maya.train.runlog import write_json
 
-_CUTS_AT_ONCE = 4096
-
 
 def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = False) -> None:
-    """Train `run`/tokenizer.model on the texts of `data`/cuts_train.jsonl.gz; `run`/tokenizer.json tells of
-    each language its share of the training text, fertility and unknown characters, on dev too."""
-    cuts_path = require(data / "cuts_train.jsonl.gz", "run stage 1 (prepare) first")
+    """Train `run`/tokenizer.model on the texts of `data`/train.parquet, and encode them into
+    `run`/tokens_train.arrow; `run`/tokenizer.json tells of each language its share of the training text,
+    fertility and unknown characters, on dev too."""
+    table = Table.open(part_path(data, "train"))
     cfg = experiment.tokenizer
     inputs = {"data": content(data / "stage.json"), "options": to_dict(cfg)}
     if is_done(run / "stage-tokenizer.json", inputs) and (run / "tokenizer.model").is_file() and not force:
         print(f"tokenizer: {run / 'tokenizer.model'} is up to date")
         return
-    sample = gather(texts_of(cuts_path), lines_per_language=cfg.lines_per_language, seed=cfg.seed)
+    sample = gather(table.read("language", "text"), lines_per_language=cfg.lines_per_language, seed=cfg.seed)
     made = train_tokenizer(sample, cfg)
     run.mkdir(parents=True, exist_ok=True)
     made.save(run / "tokenizer.model")
     languages = fertility(made, sample, cfg)
     clock = frame_clock(experiment.model, max(experiment.data.speed_perturb))
-    crowded = count_crowded(cuts_path, made, clock)
+    crowded = count_crowded(table, write_tokens(token_path(run, "train"), table, made), clock)
     report = {
         "sha256": hashlib.sha256(made.model_bytes).hexdigest(),
         "options": to_dict(cfg),
         **fertility_report(made, languages, cfg),
-        "unknown_characters_of_dev": unknown_shares(data / "cuts_dev.jsonl.gz", made),
+        "unknown_characters_of_dev": unknown_shares(Table.open(part_path(data, "dev")), made),
         "too_few_frames": {"frame_seconds": clock.hop_samples * clock.subsampling / 16000, **crowded},
     }
     write_json(run / "tokenizer.json", report)
@@ -55,16 +54,9 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
     mark_done(run / "stage-tokenizer.json", inputs)
 
 
-def texts_of(cuts_path: Path) -> Iterator[tuple[str, str]]:
-    """(language, text) of every cut; one cut in memory at a time."""
-    for cut in CutSet.from_file(cuts_path):
-        supervision = cut.supervisions[0]
-        yield supervision.language, supervision.text
-
-
-def unknown_shares(cuts_path: Path, tokenizer: Tokenizer) -> dict[str, float]:
-    """By language, the share of the characters of these cuts that have no piece of their own."""
-    sample = gather(texts_of(cuts_path), lines_per_language=1, seed=0)
+def unknown_shares(table: Table, tokenizer: Tokenizer) -> dict[str, float]:
+    """By language, the share of the characters of a table's texts that have no piece of their own."""
+    sample = gather(table.read("language", "text"), lines_per_language=1, seed=0)
     return {
         code: sum(without_piece(tokenizer, mine).values()) / mine.length
         for code, mine in sorted(sample.items())
@@ -77,22 +69,15 @@ def frame_clock(cfg: HybridConfig, fastest: float) -> FrameClock:
     return FrameClock(hop_samples=hop, subsampling=cfg.encoder.subsampling_factor, fastest=fastest)
 
 
-def count_crowded(cuts_path: Path, tokenizer: Tokenizer, clock: FrameClock) -> dict[str, dict[str, int]]:
+def count_crowded(table: Table, tokens: TokenTable, clock: FrameClock) -> dict[str, dict[str, int]]:
     """Utterances by language with fewer frames than tokens, and than CTC needs."""
-    transducer: Counter[str] = Counter()
-    ctc: Counter[str] = Counter()
-    cuts = iter(CutSet.from_file(cuts_path))
-    while some := list(itertools.islice(cuts, _CUTS_AT_ONCE)):
-        encoded = tokenizer.encode_batch([cut.supervisions[0].text for cut in some])
-        for cut, tokens in zip(some, encoded, strict=True):
-            frames, language = clock.frames(cut.num_samples), cut.supervisions[0].language
-            transducer[language] += len(tokens) > frames
-            ctc[language] += ctc_frames(tokens) > frames
-    return {"transducer": _present(transducer), "ctc": _present(ctc)}
+    frames, (codes, languages) = clock.frames_of(table.durations), table.codes("language")
 
+    def count(short: NDArray[np.bool_]) -> dict[str, int]:
+        counts = np.bincount(codes[short], minlength=len(languages)).tolist()
+        return {language: n for language, n in sorted(zip(languages, counts, strict=True)) if n}
 
-def _present(counts: Counter[str]) -> dict[str, int]:
-    return {language: n for language, n in sorted(counts.items()) if n}
+    return {"transducer": count(tokens.counts > frames), "ctc": count(tokens.ctc_frames > frames)}
 
 
 def require(path: Path, what_to_do: str) -> Path:

@@ -1,4 +1,4 @@
-"""Stage 3: cuts and a tokenizer → a trained model. Run it through torchrun, with one process per GPU."""
+"""Stage 3: prepared data and a tokenizer → a trained model. Run it through torchrun, one process per GPU."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from lhotse import CutSet
+from numpy.typing import NDArray
 
 from maya.config import to_dict
-from maya.data.alignable import ctc_frames
 from maya.data.augment import Augment
 from maya.data.batch import Batch
 from maya.data.loader import EvalLoader, TrainLoader, clear_worker_errors
 from maya.data.plan import BatchPlan, Position
+from maya.data.table import Table, part_path
+from maya.data.token_table import TokenTable, open_tokens, token_path, tokens_of
 from maya.data.utterances import Utterances
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, HybridModel, build_model, count_parameters, with_vocabulary
@@ -33,8 +34,8 @@ _SHARES_OF = 10_000  # utterances, of whose augmentation the shares are reported
 
 
 def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, force: bool = False) -> None:
-    """Train on `data`/cuts_train.jsonl.gz with `run`/tokenizer.model, into `run`; resumes by itself."""
-    require(data / "cuts_train.jsonl.gz", "run stage 1 (prepare) first")
+    """Train on `data`/train.parquet with `run`/tokenizer.model, into `run`; resumes by itself."""
+    table = Table.open(part_path(data, "train"))
     tokenizer = Tokenizer.load(require(run / "tokenizer.model", "run stage 2 (tokenizer) first"))
     options = {k: v for k, v in flat(to_dict(experiment)).items() if not is_free(k)}
     inputs = {
@@ -47,33 +48,35 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
         return
     accelerator = make_accelerator(experiment.train, cpu=cpu)
     main = accelerator.is_main_process
-    cuts, languages = load_cuts(data / "cuts_train.jsonl.gz"), experiment.languages
+    languages = experiment.languages
     experiment.model = with_vocabulary(experiment.model, tokenizer.vocab_size, languages)
-    cuts, dropped = drop_infeasible(cuts, tokenizer, experiment.model, max(experiment.data.speed_perturb))
+    tokens = shared_tokens(run, table, tokenizer)
+    rows, dropped = drop_infeasible(table, tokens, experiment.model, max(experiment.data.speed_perturb))
     if main:
-        run.mkdir(parents=True, exist_ok=True)
         (run / "dropped.jsonl").write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in dropped))
         if dropped:
             print(f"train: {len(dropped)} utterances are too short for their text → {run / 'dropped.jsonl'}")
-    if not len(cuts):
+    if rows is not None and not len(rows):
         raise MayaError(
             f"{data}: no training utterance is long enough for its text; see {run / 'dropped.jsonl'}"
         )
+    utterances = Utterances.from_table(table, tokens, languages, rows)
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
     facts = start(model, experiment, data, run, main)
     if main:
-        hours = sum(c.duration for c in cuts) / 3600
+        hours = float(utterances.durations.sum()) / 3600
         millions = [count_parameters(m) / 1e6 for m in (model, model.encoder)]
         sizes = f"{millions[0]:.2f} M parameters (encoder {millions[1]:.2f} M)"
         precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
         where = f"{accelerator.num_processes} process(es) on {accelerator.device}, {precision}"
         print(
-            f"train: {experiment.name}: {sizes}, {len(cuts)} utterances, {hours:.2f} h, {where}", flush=True
+            f"train: {experiment.name}: {sizes}, {len(utterances)} utterances, {hours:.2f} h, {where}",
+            flush=True,
         )
     with clear_worker_errors():
         run_loop(
-            experiment, model, tokenizer, train_batches(experiment, cuts, tokenizer, run),
+            experiment, model, tokenizer, train_batches(experiment, utterances, tokenizer, run),
             dev_validation(experiment, data, tokenizer, languages), run, accelerator=accelerator,
             facts=facts,
         )  # fmt: skip
@@ -85,7 +88,7 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
 def start(model: HybridModel, experiment: Experiment, data: Path, run: Path, main: bool) -> dict[str, Any]:
     """Take over the weights that `train.init_from` names, unless the run has begun; facts for the log."""
     cfg = experiment.train
-    facts = {"train_cuts": str(data / "cuts_train.jsonl.gz"), "parameters": count_parameters(model)}
+    facts = {"train_data": str(part_path(data, "train")), "parameters": count_parameters(model)}
     if cfg.init_from and not step_checkpoints(run):
         taken = start_from(model, Path(cfg.init_from), cfg.init_modules)
         if main:
@@ -96,12 +99,11 @@ def start(model: HybridModel, experiment: Experiment, data: Path, run: Path, mai
 
 
 def train_batches(
-    experiment: Experiment, cuts: CutSet, tokenizer: Tokenizer, run: Path
+    experiment: Experiment, utterances: Utterances, tokenizer: Tokenizer, run: Path
 ) -> Callable[[Position], Iterator[tuple[Position, Batch]]]:
     """This rank's batches from a position on, for ever; what cannot be read goes to `run`/skipped.jsonl."""
     cfg = experiment.data
     augment = Augment(cfg.augment) if cfg.augment.on else None
-    utterances = Utterances.from_cuts(cuts, tokenizer, experiment.languages)
     plan = BatchPlan(
         utterances.durations,
         utterances.token_counts,
@@ -141,49 +143,53 @@ def dev_validation(
     experiment: Experiment, data: Path, tokenizer: Tokenizer, languages: tuple[str, ...]
 ) -> Validate:
     """Scores on the dev set (`data.valid_utterances` of each language, evenly over the list)."""
-    cuts = load_cuts(data / "cuts_dev.jsonl.gz")
-    if experiment.data.valid_utterances:
-        cuts = thin(cuts, experiment.data.valid_utterances)
-    references = {c.id: c.supervisions[0].text for c in cuts}
-    loader = EvalLoader(cuts, tokenizer, languages, max_seconds=experiment.decode.max_seconds,
+    table = Table.open(part_path(data, "dev"))
+    per_language = experiment.data.valid_utterances
+    rows = thin(table, per_language) if per_language else np.arange(len(table))
+    references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
+    utterances = Utterances.from_table(table, tokenizer, languages, rows)
+    loader = EvalLoader(utterances, tokenizer, languages, max_seconds=experiment.decode.max_seconds,
                         rank=rank(), world_size=world_size())  # fmt: skip
     return make_validate(lambda: loader, references, tokenizer, languages, method=experiment.decode.method)
 
 
-def load_cuts(path: Path) -> CutSet:
-    return CutSet.from_file(require(path, "run stage 1 (prepare) first")).to_eager()
+def shared_tokens(run: Path, table: Table, tokenizer: Tokenizer) -> TokenTable:
+    """The tokens that stage 2 left; where they are of other data, rank 0 writes them for all."""
+    path = token_path(run, "train")
+    if rank() == 0:
+        tokens_of(path, table, tokenizer)
+    barrier()
+    return open_tokens(path, table, tokenizer)
 
 
-def thin(cuts: CutSet, per_language: int) -> CutSet:
-    """At most `per_language` utterances of each language, spread evenly over the list."""
-    by_language: dict[str, list] = {}
-    for cut in cuts:
-        by_language.setdefault(cut.supervisions[0].language, []).append(cut)
+def thin(table: Table, per_language: int) -> NDArray[np.int64]:
+    """The numbers of at most `per_language` rows of each language, spread evenly over the table."""
+    codes, languages = table.codes("language")
     kept = []
-    for rows in by_language.values():
-        picks = np.linspace(0, len(rows) - 1, min(per_language, len(rows))).round().astype(int)
-        kept += [rows[i] for i in picks]
-    return CutSet.from_cuts(kept)
+    for code in range(len(languages)):
+        rows = np.flatnonzero(codes == code)
+        picks = np.linspace(0, len(rows) - 1, min(per_language, len(rows))).round().astype(np.int64)
+        kept.append(rows[picks])
+    return np.concatenate([np.zeros(0, np.int64), *kept])
 
 
 def drop_infeasible(
-    cuts: CutSet, tokenizer: Tokenizer, cfg: HybridConfig, fastest: float
-) -> tuple[CutSet, list[dict]]:
-    """Leave out what CTC cannot align: it needs a frame per token and one more between equal neighbours.
+    table: Table, tokens: TokenTable, cfg: HybridConfig, fastest: float
+) -> tuple[NDArray[np.int64] | None, list[dict]]:
+    """The numbers of the rows that CTC can align, None for all of them, and why the others are left out: it
+    needs a frame per token and one more between equal neighbours.
 
     `fastest` is the highest speed an utterance may be played at.
     """
     if cfg.ctc_weight == 0:
-        return cuts, []
-    kept, dropped = [], []
-    clock = frame_clock(cfg, fastest)
-    for cut in cuts:
-        tokens = tokenizer.encode(cut.supervisions[0].text)
-        needed, frames = ctc_frames(tokens), clock.frames(cut.num_samples)
-        if frames >= needed:
-            kept.append(cut)
-        else:
-            dropped.append(
-                {"id": cut.id, "reason": f"{needed} frames needed for {len(tokens)} tokens, {frames} there"}
-            )
-    return CutSet.from_cuts(kept), dropped
+        return None, []
+    frames = frame_clock(cfg, fastest).frames_of(table.durations)
+    short = np.flatnonzero(frames < tokens.ctc_frames).tolist()
+    if not short:
+        return None, []
+    dropped = []
+    for row in short:
+        needed, count = tokens.ctc_frames[row], tokens.counts[row]
+        reason = f"{needed} frames needed for {count} tokens, {frames[row]} there"
+        dropped.append({"id": table.ids[row], "reason": reason})
+    return np.flatnonzero(frames >= tokens.ctc_frames), dropped

@@ -10,6 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from maya.data.audio import SAMPLE_RATE
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrameClock:
@@ -23,6 +28,11 @@ class FrameClock:
     def frames(self, num_samples: int) -> int:
         """S of this many samples at the highest speed."""
         return math.ceil(int(num_samples / self.fastest) // self.hop_samples / self.subsampling)
+
+    def frames_of(self, durations: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The same of (n,) seconds, each a whole number of samples at 16 kHz."""
+        samples = np.rint(durations * SAMPLE_RATE)
+        return -((np.floor(samples / self.fastest) // self.hop_samples) // -self.subsampling).astype(np.int64)
 
 
 def ctc_frames(tokens: Sequence[int]) -> int:

@@ -1,11 +1,10 @@
-"""From a corpus folder to validated, split lhotse cuts.
+"""From a corpus folder to validated tables of train, dev and test (maya.data.table).
 
-Recordings stay where they are: a cut points at a file, or at a byte range of a tar, and resamples to 16 kHz
-as it is loaded.
+Recordings stay where they are: a row points at a file, or at a byte range of a tar, and its cut resamples to
+16 kHz as it is loaded.
 """
 
 import errno
-import gzip
 import json
 import shutil
 from collections import Counter, defaultdict
@@ -15,12 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lhotse import Recording, SupervisionSegment
-from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 
 from maya.config import config
-from maya.data.audio import SAMPLE_RATE
 from maya.data.audio_checks import AudioCheckConfig, check_audio
 from maya.data.flags import Flag
 from maya.data.folder import read_corpus
@@ -28,7 +24,7 @@ from maya.data.manifest import PARTS, Dropped, Row
 from maya.data.probe import ProbeConfig, Probed, probe
 from maya.data.report import describe, table
 from maya.data.split import Item, SplitConfig, split
-from maya.data.tar_audio import byte_range_source, file_stamp
+from maya.data.table import Entry, entry_of, part_path, write_table
 from maya.data.text_checks import TextCheckConfig, check_leaks, check_texts
 from maya.data.utterances import encode_cuts
 from maya.errors import MayaError
@@ -39,7 +35,7 @@ _FILES = (
     "dropped.jsonl",
     "flagged.jsonl",
     "splits.json",
-    *(f"cuts_{part}.jsonl.gz" for part in PARTS),
+    *(part_path(Path(), part).name for part in PARTS),
     "summary.json",
 )
 
@@ -94,11 +90,10 @@ def prepare_corpus(
 ) -> PrepareReport:
     """Validate, normalise and split a corpus.
 
-    Writes cuts_train.jsonl.gz, cuts_dev.jsonl.gz, cuts_test.jsonl.gz (one supervision per cut: normalised
-    text, language, speaker; custom: the text as it was, kind, source, licence), dropped.jsonl and
-    flagged.jsonl (id, language, reason, detail, where; see maya.data.audio_checks and text_checks for the
-    flags), splits.json and summary.json. All of them appear together, after everything else has succeeded;
-    the same corpus and config give the same bytes.
+    Writes train.parquet, dev.parquet and test.parquet (see maya.data.table), dropped.jsonl and flagged.jsonl
+    (id, language, reason, detail, where; see maya.data.audio_checks and text_checks for the flags),
+    splits.json and summary.json. All of them appear together, after everything else has succeeded; the same
+    corpus and config give the same bytes.
 
     languages: those to take; utterances in others are counted and left; all if empty. Raises MayaError when
     the corpus cannot be read, when all of a language or more than cfg.max_dropped_fraction of everything
@@ -120,63 +115,29 @@ def prepare_corpus(
     _refuse_if_hollow(corpus_dir, selected, kept, dropped, cfg.max_dropped_fraction)
 
     parts, splits = split([_item(p) for p in kept], cfg.split)
-    cuts: dict[str, list[Cut]] = {part: [] for part in PARTS}
+    entries: dict[str, list[Entry]] = {part: [] for part in PARTS}
     for one in kept:
-        cuts[parts[one.row.id]].append(to_cut(one))
+        entries[parts[one.row.id]].append(entry_of(one))
     audio_flags = [flag for flag in audio_flags if flag.id in parts]  # of those that texts leave
     flags = audio_flags + checked.flags + check_leaks(kept, parts, checked.twins)
-    if not cuts["train"]:
+    if not entries["train"]:
         raise MayaError(f"{corpus_dir}: no utterance is left to train on; all of them are marked dev or test")
     report = PrepareReport(
         rows=len(selected) + len(dropped) - len(unusable),
         not_selected=dict(sorted(others.items())),
         dropped=dict(sorted(Counter(d.reason for d in dropped).items())),
         flagged=_by_reason(flags),
-        languages=describe(cuts),
+        languages=describe({part: (entry.cut() for entry in mine) for part, mine in entries.items()}),
         splits=splits,
         notes=_notes(selected, others, languages, splits),
     )
-    _write(out_dir, cuts, {"dropped.jsonl": dropped, "flagged.jsonl": flags}, report)
+    _write(out_dir, entries, {"dropped.jsonl": dropped, "flagged.jsonl": flags}, report)
     return report
 
 
 def to_cut(probed: Probed) -> Cut:
-    """The lhotse cut of an utterance: a MonoCut, or a MultiCut where the file has several channels. Of an
-    utterance within a longer recording only its part is read."""
-    row, channels = probed.row, list(range(probed.channels))
-    if row.tar is not None:
-        assert row.offset is not None and row.size is not None
-        stamp = file_stamp(probed.path)
-        source = byte_range_source(probed.path, row.offset, row.size, channels, stamp)
-    else:
-        source = AudioSource(type="file", channels=channels, source=str(probed.path.resolve()))
-    recording = Recording(
-        id=row.id,
-        sources=[source],
-        sampling_rate=probed.sample_rate,
-        num_samples=probed.num_samples,
-        duration=probed.num_samples / probed.sample_rate,
-    )
-    if probed.sample_rate != SAMPLE_RATE:
-        recording = recording.resample(SAMPLE_RATE)
-    custom = {"raw_text": row.text, "kind": row.kind, "source": row.source, "licence": row.licence}
-    cut = recording.to_cut()
-    if row.start is not None:
-        cut = cut.truncate(offset=row.start, duration=row.duration, preserve_id=True)
-    cut.supervisions = [
-        SupervisionSegment(
-            id=row.id,
-            recording_id=row.id,
-            start=0.0,
-            duration=cut.duration,
-            channel=cut.channel,
-            text=probed.text,
-            language=row.language,
-            speaker=row.speaker,
-            custom={name: value for name, value in custom.items() if value is not None},
-        )
-    ]
-    return cut
+    """The lhotse cut of an utterance, as its table gives it; see maya.data.entry."""
+    return entry_of(probed).cut()
 
 
 def _item(probed: Probed) -> Item:
@@ -244,19 +205,19 @@ def _notes(
 
 def _write(
     out: Path,
-    cuts: dict[str, list[Cut]],
+    entries: dict[str, list[Entry]],
     findings: Mapping[str, Sequence[Dropped | Flag]],
     report: PrepareReport,
 ) -> None:
     """Write all files beside `out`, then move them in; summary.json is the last to appear."""
     partial = out.parent / f".{out.name}.partial"
-    with _room_for(sum(map(len, cuts.values())), out):
+    with _room_for(sum(map(len, entries.values())), out):
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         partial.mkdir()
         try:
-            for part, mine in cuts.items():
-                _write_gzip(partial / f"cuts_{part}.jsonl.gz", (cut.to_dict() for cut in mine))
+            for part, mine in entries.items():
+                write_table(part_path(partial, part), mine)
             for name, found in findings.items():
                 lines = (json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found)
                 (partial / name).write_text("".join(lines), encoding="utf-8")
@@ -266,6 +227,8 @@ def _write(
                 partial.rename(out)
                 return
             (out / "summary.json").unlink(missing_ok=True)
+            for part in PARTS:  # what earlier versions wrote, which nothing reads any more
+                (out / f"cuts_{part}.jsonl.gz").unlink(missing_ok=True)
             for name in _FILES:
                 (partial / name).replace(out / name)
         finally:
@@ -286,13 +249,6 @@ def _room_for(utterances: int, out: Path) -> Iterator[None]:
             f"the disk of {out} is full: about {max(1, utterances * 400 // 1_000_000)} MB are needed, "
             f"{free // 1_000_000} MB are free; make room or choose another folder"
         ) from error
-
-
-def _write_gzip(path: Path, items: Iterable[dict[str, Any]]) -> None:
-    # No name and no time in the header: the same cuts give the same bytes.
-    with path.open("wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
-        for item in items:
-            packed.write((json.dumps(item, ensure_ascii=False) + "\n").encode())
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -12,7 +12,9 @@ many tokens a text has depends on the tokenizer, of which several may be trained
 beside the tokenizer (maya.data.token_table).
 """
 
+import hashlib
 import itertools
+import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -70,7 +72,7 @@ def cuts(path: Path | str) -> CutSet:
 
 def write_table(path: Path, entries: Iterable[Entry]) -> int:
     """Write a table and return its number of rows. The same entries give the same bytes."""
-    rows, left = 0, iter(entries)
+    rows, left, digest = 0, iter(entries), hashlib.sha256()
     with pq.ParquetWriter(
         path, SCHEMA, use_dictionary=list(_REPEATED), compression="zstd", write_page_checksum=True
     ) as writer:
@@ -79,6 +81,8 @@ def write_table(path: Path, entries: Iterable[Entry]) -> int:
             columns = [pa.array(mine, field.type) for mine, field in zip(values, SCHEMA, strict=True)]
             writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), row_group_size=_GROUP)
             rows += len(some)
+            digest.update(json.dumps(some, ensure_ascii=False).encode())
+        writer.add_key_value_metadata({"maya.digest": digest.hexdigest()})
     return rows
 
 
@@ -139,6 +143,12 @@ class Table:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def digest(self) -> str:
+        """A hash of all rows, as they were when the table was written."""
+        found: bytes = (self._file.metadata.metadata or {}).get(b"maya.digest", b"")
+        return found.decode("utf-8", "replace")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A spawned worker opens it again."""

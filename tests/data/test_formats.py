@@ -15,6 +15,7 @@ from maya.data.folder import describing_files, read_corpus
 from maya.data.manifest import Row
 from maya.data.prepare import PrepareConfig, prepare_corpus, to_cut
 from maya.data.probe import ProbeConfig, Probed, probe
+from maya.data.table import PARTS, cuts, part_path
 from maya.data.text_checks import same_audio
 from maya.errors import MayaError
 from tests.data.making import write_tone
@@ -357,11 +358,7 @@ def test_a_long_recording_is_prepared(tmp_path: Path) -> None:
     )  # fmt: skip
     report = prepare_corpus(corpus, tmp_path / "data", languages=["en"], cfg=PrepareConfig())
     assert report.rows == 40 and not report.dropped
-    found = [
-        cut
-        for part in ("train", "dev", "test")
-        for cut in CutSet.from_file(tmp_path / f"data/cuts_{part}.jsonl.gz")
-    ]
+    found = [cut for part in PARTS for cut in cuts(part_path(tmp_path / "data", part))]
     assert sorted(cut.id for cut in found) == names
     for cut in found[::7]:
         begin = round(int(cut.id[1:]) * 1.5 * 16000)

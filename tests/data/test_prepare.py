@@ -14,13 +14,21 @@ from maya.data.loader import EvalLoader
 from maya.data.prepare import PrepareConfig, PrepareReport, prepare_corpus
 from maya.data.probe import ProbeConfig
 from maya.data.split import SplitConfig
+from maya.data.table import cuts, part_path
 from maya.errors import MayaError
 from maya.text.languages import LANGUAGES
 from maya.text.tokenizer import TokenizerConfig, train_tokenizer
 from tests.data.making import write_corpus, write_manifest, write_tar, write_tone
 
-CUTS = ["cuts_dev.jsonl.gz", "cuts_test.jsonl.gz", "cuts_train.jsonl.gz"]
-FILES = [*CUTS, "dropped.jsonl", "flagged.jsonl", "splits.json", "summary.json"]
+FILES = [
+    "dev.parquet",
+    "dropped.jsonl",
+    "flagged.jsonl",
+    "splits.json",
+    "summary.json",
+    "test.parquet",
+    "train.parquet",
+]
 
 
 def run(corpus: Path, out: Path, languages: tuple[str, ...] = (), **config: Any) -> PrepareReport:
@@ -28,7 +36,7 @@ def run(corpus: Path, out: Path, languages: tuple[str, ...] = (), **config: Any)
 
 
 def cuts_of(out: Path) -> dict[str, CutSet]:
-    return {part: CutSet.from_file(out / f"cuts_{part}.jsonl.gz") for part in ("train", "dev", "test")}
+    return {part: cuts(part_path(out, part)) for part in ("train", "dev", "test")}
 
 
 def test_a_whole_corpus(tmp_path: Path) -> None:
@@ -37,9 +45,9 @@ def test_a_whole_corpus(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out"]
     found = {}
-    for part, cuts in cuts_of(tmp_path / "out").items():
-        lhotse.validate(cuts.to_eager())
-        for cut in cuts:
+    for part, mine in cuts_of(tmp_path / "out").items():
+        lhotse.validate(mine.to_eager())
+        for cut in mine:
             found[cut.id] = part
             (supervision,) = cut.supervisions
             row = rows[cut.id]
@@ -65,13 +73,13 @@ def test_the_same_corpus_gives_the_same_bytes(tmp_path: Path) -> None:
         run(tmp_path / "c", tmp_path / out)
     for name in FILES:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert (tmp_path / "one" / CUTS[0]).read_bytes()[4:8] == bytes(4), "gzip's time stamp"
 
 
 def test_other_files_of_the_output_folder_are_left_alone(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/notes.txt").write_text("mine")
+    (tmp_path / "out/cuts_train.jsonl.gz").write_text("of an earlier version, which wrote it")
     run(tmp_path / "c", tmp_path / "out")
     assert (tmp_path / "out/notes.txt").read_text() == "mine"
     assert len(list((tmp_path / "out").iterdir())) == 8
@@ -91,7 +99,7 @@ def test_dropped_utterances_are_written_down(tmp_path: Path) -> None:
     assert dropped[0]["where"].endswith("manifest.jsonl:4") and "there is no file" in dropped[0]["detail"]
     assert report.dropped == {"empty_transcript": 1, "missing_audio": 1}
     assert "dropped 2 of 40 (dropped.jsonl): 1 empty_transcript, 1 missing_audio" in report.table()
-    assert sum(len(list(cuts)) for cuts in cuts_of(tmp_path / "out").values()) == 38
+    assert sum(len(mine) for mine in cuts_of(tmp_path / "out").values()) == 38
 
 
 def test_a_language_that_is_wholly_unusable_is_refused(tmp_path: Path) -> None:
@@ -159,8 +167,8 @@ def test_tars_and_other_rates_and_channels(tmp_path: Path) -> None:
     write_tar(tmp_path / "c/all.tar", members)
     write_manifest(tmp_path / "c", rows)
     run(tmp_path / "c", tmp_path / "out")
-    for cuts in cuts_of(tmp_path / "out").values():
-        for cut in cuts:
+    for mine in cuts_of(tmp_path / "out").values():
+        for cut in mine:
             whole = load_audio(tmp_path / "files" / f"{cut.id}.flac")
             assert abs(len(whole) - cut.num_samples) <= 1
             n = min(len(whole), cut.num_samples) - 1
@@ -186,7 +194,7 @@ class TestFailuresLeaveNothingBehind:
 
     def break_writing(self, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         """Let the second of the files fail, when the first is already there."""
-        real = prepare_module._write_gzip
+        real = prepare_module.write_table
 
         def failing(path: Path, items: Any) -> None:
             if "dev" in path.name:
@@ -194,7 +202,7 @@ class TestFailuresLeaveNothingBehind:
                 raise error
             real(path, items)
 
-        monkeypatch.setattr(prepare_module, "_write_gzip", failing)
+        monkeypatch.setattr(prepare_module, "write_table", failing)
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
     def test_full_disk(
@@ -219,7 +227,7 @@ class TestFailuresLeaveNothingBehind:
 
     def test_leftovers_of_a_killed_run_are_replaced(self, corpus: Path, tmp_path: Path) -> None:
         (tmp_path / ".out.partial").mkdir()
-        (tmp_path / ".out.partial/cuts_train.jsonl.gz").write_bytes(b"half")
+        (tmp_path / ".out.partial/train.parquet").write_bytes(b"half")
         run(corpus, tmp_path / "out")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out"]
 
@@ -247,13 +255,13 @@ def test_real_corpus(shared: Path, tmp_path: Path) -> None:
     report = run(tmp_path / "c", tmp_path / "out", tuple(LANGUAGES))
     assert report.rows == len(some) and not report.dropped
     assert report.splits["bn"]["method"] == report.splits["en"]["method"] == "speaker"
-    cuts = cuts_of(tmp_path / "out")
+    found = cuts_of(tmp_path / "out")
     texts: dict[str, list[str]] = {}
-    for cut in cuts["train"]:
+    for cut in found["train"]:
         texts.setdefault(cut.supervisions[0].language, []).append(cut.supervisions[0].text)
     tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=150))
     claimed = {r["id"]: r["duration"] for r in some}
-    for batch in EvalLoader(cuts["train"], tokenizer, tuple(LANGUAGES), max_seconds=60):
+    for batch in EvalLoader(found["train"], tokenizer, tuple(LANGUAGES), max_seconds=60):
         for row, n, name in zip(batch.audio, batch.audio_lens, batch.ids, strict=True):
             assert int(n) / 16000 == pytest.approx(claimed[name], abs=0.01)
             assert 0.001 < float(row[:n].abs().max()) < 2

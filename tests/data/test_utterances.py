@@ -5,6 +5,7 @@ import pytest
 from lhotse import CutSet
 
 from maya.data.audio import load_cut_audio
+from maya.data.packed import PackedCuts
 from maya.data.prepare import encode_cuts
 from maya.data.utterances import Utterances
 from maya.errors import MayaError
@@ -36,7 +37,7 @@ def test_resampled_cuts_survive(tmp_path: Path) -> None:
 
 def test_memory_is_small(tmp_path: Path) -> None:
     utterances = Utterances.from_cuts(make_cuts(tmp_path, [0.2] * 20), make_tokenizer(), ("en",))
-    assert len(utterances._cuts) / 20 < 1000
+    assert isinstance(utterances._cuts, PackedCuts) and len(utterances._cuts._bytes) / 20 < 1000
 
 
 def test_bad_sets_are_refused(tmp_path: Path) -> None:

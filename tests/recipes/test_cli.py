@@ -145,8 +145,8 @@ def test_a_bad_utterance_is_dropped_with_its_reason(spoil: str, reason: str, tmp
 def test_missing_things_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _fails(_prepare(tmp_path / "nowhere", tmp_path / "data"), capsys, "nowhere", "--corpus")
     stage = [*TINY, "--data", str(tmp_path), "--run-dir", str(tmp_path / "run")]
-    _fails(["tokenizer", *stage], capsys, "cuts_train.jsonl.gz", "stage 1")
-    _fails(["train", *stage], capsys, "cuts_train.jsonl.gz", "stage 1")
+    _fails(["tokenizer", *stage], capsys, "train.parquet", "stage 1")
+    _fails(["train", *stage], capsys, "train.parquet", "stage 1")
     _fails(["average", *stage], capsys, "no training checkpoint", "stage 3")
     _fails(["score", "--run-dir", str(tmp_path)], capsys, "hyps.jsonl", "stage 5")
     _fails(["info", str(tmp_path)], capsys, "holds no checkpoint")

@@ -5,11 +5,13 @@ import pytest
 
 from egs.indic12 import fastconformer_tdt_ctc_1b
 from maya.data.alignable import FrameClock
+from maya.data.table import Table
+from maya.data.token_table import open_tokens, token_path
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.score import normal_form
-from maya.recipes.tokenizer import count_crowded, frame_clock, texts_of, tokenizer
+from maya.recipes.tokenizer import count_crowded, frame_clock, tokenizer
 from maya.text.tokenizer import Tokenizer
 from tests.data.making import write_corpus, write_manifest
 
@@ -23,7 +25,7 @@ def test_the_stage_writes_a_tokenizer_and_its_report(tmp_path: Path, capsys: pyt
     made = Tokenizer.load(tmp_path / "run/tokenizer.model")
     report = json.loads((tmp_path / "run/tokenizer.json").read_text())
     assert report["vocab_size"] == made.vocab_size and report["options"]["vocab_size"] == 40
-    texts = list(texts_of(tmp_path / "data/cuts_train.jsonl.gz"))
+    texts = list(Table.open(tmp_path / "data/train.parquet").read("language", "text"))
     for code in ("en", "hi"):
         mine = [text for language, text in texts if language == code]
         pieces = sum(len(made.encode(text)) for text in mine)
@@ -59,11 +61,12 @@ def test_utterances_with_too_few_frames_are_counted(tmp_path: Path) -> None:
     prepare(experiment, tmp_path / "c", tmp_path / "data")
     tokenizer(experiment, tmp_path / "data", tmp_path / "run")
     made = Tokenizer.load(tmp_path / "run/tokenizer.model")
-    cuts = tmp_path / "data/cuts_train.jsonl.gz"
-    none = count_crowded(cuts, made, FrameClock(hop_samples=1, subsampling=1))
+    table = Table.open(tmp_path / "data/train.parquet")
+    tokens = open_tokens(token_path(tmp_path / "run", "train"), table, made)
+    none = count_crowded(table, tokens, FrameClock(hop_samples=1, subsampling=1))
     assert none == {"transducer": {}, "ctc": {}}
-    a_frame_each = count_crowded(cuts, made, FrameClock(hop_samples=16000, subsampling=8))
-    total = len(list(texts_of(cuts)))
+    a_frame_each = count_crowded(table, tokens, FrameClock(hop_samples=16000, subsampling=8))
+    total = len(table)
     assert sum(a_frame_each["transducer"].values()) == total == sum(a_frame_each["ctc"].values())
 
 

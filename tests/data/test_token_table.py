@@ -1,0 +1,107 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maya.data.alignable import ctc_frames
+from maya.data.audio import load_cut_audio
+from maya.data.manifest import read_manifest
+from maya.data.probe import ProbeConfig, probe
+from maya.data.table import Entry, Table, entry_of, write_table
+from maya.data.token_table import open_tokens, token_path, tokens_of, write_tokens
+from maya.data.utterances import Utterances
+from maya.errors import MayaError
+from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from tests.data.making import WORDS, make_tokenizer, write_corpus
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return make_tokenizer()
+
+
+@pytest.fixture
+def entries(tmp_path: Path) -> list[Entry]:
+    write_corpus(tmp_path / "c", per_speaker=1)
+    kept, _ = probe(tmp_path / "c", read_manifest(tmp_path / "c/manifest.jsonl"), ProbeConfig())
+    found = [entry_of(one) for one in kept]
+    return [*found[:-1], found[-1]._replace(text="")]  # nothing to encode
+
+
+def make_table(folder: Path, entries: list[Entry]) -> Table:
+    write_table(folder / "train.parquet", entries)
+    return Table.open(folder / "train.parquet")
+
+
+def test_tokens_are_those_of_the_texts(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
+    many = [entries[i % 10]._replace(id=str(i)) for i in range(20_000)]  # more than are encoded at once
+    table = make_table(tmp_path, many)
+    found = write_tokens(token_path(tmp_path, "train"), table, tokenizer)
+    assert len(found) == 20_000 and list(tmp_path.glob("*.partial")) == []
+    for row in (*range(10), 16_383, 16_384, 19_999):
+        wanted = tokenizer.encode(many[row].text)
+        assert found[row].tolist() == wanted and found[row].dtype == np.int32
+        assert found.counts[row] == len(wanted) and found.ctc_frames[row] == ctc_frames(wanted)
+    for copy in (open_tokens(found.path, table, tokenizer), pickle.loads(pickle.dumps(found))):
+        assert copy[9].tolist() == found[9].tolist() and (copy.counts == found.counts).all()
+    with pytest.raises(IndexError):
+        found[20_000]
+
+
+def test_tokens_of_other_things_are_refused(
+    tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer
+) -> None:
+    path, table = tmp_path / "tokens.arrow", make_table(tmp_path, entries)
+    with pytest.raises(MayaError, match=r"there are no tokens .*tokens\.arrow; run stage 2"):
+        open_tokens(path, table, tokenizer)
+    write_tokens(path, table, tokenizer)
+    other = train_tokenizer({"en": WORDS["en"] * 3}, TokenizerConfig(vocab_size=20))
+    with pytest.raises(MayaError, match="of another table than .*, or of another tokenizer"):
+        open_tokens(path, table, other)
+    changed = make_table(tmp_path, [entries[0]._replace(text="two two"), *entries[1:]])
+    with pytest.raises(MayaError, match="of another table than"):
+        open_tokens(path, changed, tokenizer)
+    assert tokens_of(path, changed, tokenizer)[0].tolist() == tokenizer.encode("two two")
+    open_tokens(path, changed, tokenizer)
+
+
+def test_damaged_tokens(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
+    path, table = tmp_path / "tokens.arrow", make_table(tmp_path, entries)
+    write_tokens(path, table, tokenizer)
+    data = path.read_bytes()
+    for part in (0, 10, len(data) // 2, len(data) - 3):
+        path.write_bytes(data[:part])
+        with pytest.raises(MayaError, match="cannot be read: it is truncated or damaged"):
+            open_tokens(path, table, tokenizer)
+    write_tokens(path, table, tokenizer)
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("some", [None, [7, 0, 9]])
+def test_utterances_of_a_table(
+    tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer, some: list[int] | None
+) -> None:
+    """As those of its cuts, whichever way their tokens come, all of them or some."""
+    table, rows = make_table(tmp_path, entries), None if some is None else np.array(some)
+    wanted = Utterances.from_cuts(table.cuts(), tokenizer, ("hi", "ta"))
+    numbers = range(len(table)) if some is None else some
+    for tokens in (tokenizer, write_tokens(tmp_path / "tokens.arrow", table, tokenizer)):
+        found = Utterances.from_table(table, tokens, ("hi", "ta"), rows)
+        assert len(found) == len(numbers)
+        for i, row in enumerate(numbers):
+            assert found.ids[i] == wanted.ids[row] and found.durations[i] == wanted.durations[row]
+            assert found.langs[i] == wanted.langs[row]
+            assert found.token_counts[i] == wanted.token_counts[row]
+            assert found.tokens(i).tolist() == wanted.tokens(row).tolist()
+            assert load_cut_audio(found.cut(i)).equal(load_cut_audio(wanted.cut(row)))
+        assert found.ids[:2] == [wanted.ids[row] for row in numbers][:2]
+        again = pickle.loads(pickle.dumps(found))  # as a spawned worker gets it
+        assert again.tokens(1).tolist() == found.tokens(1).tolist() and again.cut(1) == found.cut(1)
+
+
+def test_no_utterance_is_refused(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
+    with pytest.raises(MayaError, match="has no utterance for this"):
+        Utterances.from_table(make_table(tmp_path, []), tokenizer, ("hi",))
+    with pytest.raises(MayaError, match="has no utterance for this"):
+        Utterances.from_table(make_table(tmp_path, entries), tokenizer, ("hi",), np.array([], np.int64))
