@@ -21,7 +21,7 @@ out and the others are dealt to the new ranks as in step 4; the next epoch begin
 """
 
 from maya.data.plan.batch_plan import BatchPlan
-from maya.data.plan.config import CostConfig, PlanConfig, Position
+from maya.data.plan.config import CostConfig, MemoryConfig, PlanConfig, Position
 from maya.data.plan.stats import PlanStats
 
-__all__ = ["BatchPlan", "CostConfig", "PlanConfig", "PlanStats", "Position"]
+__all__ = ["BatchPlan", "CostConfig", "MemoryConfig", "PlanConfig", "PlanStats", "Position"]

@@ -15,6 +15,8 @@ from maya.data.plan.epoch import MIN_BATCHES, Draws, Epoch
 from maya.data.plan.stats import PlanStats, measure
 from maya.errors import MayaError
 
+_ROWS_AT_ONCE = 1 << 20  # looked at together, which bounds the memory of looking
+
 
 class _Data(NamedTuple):
     """What a plan knows of the data, once for all speeds and ranks."""
@@ -55,6 +57,7 @@ class BatchPlan:
         if len({len(column) for column in columns}) > 1:
             raise ValueError("durations, token_counts and langs differ in length")
         _check_columns(columns[0], columns[1], cfg, ids)
+        _check_memory(columns[0], columns[1], Caps(cfg), min(speeds), ids)
         self._begin(_columns(*columns, Caps(cfg)), cfg, rank, world_size, speeds)
 
     def _begin(
@@ -257,4 +260,27 @@ def _check_columns(durations: NDArray, tokens: NDArray, cfg: PlanConfig, ids: Se
             f"{name} is {durations[longest]:.1f} s long, more than the plan's "
             f"max_seconds={cfg.max_seconds:g}; raise max_seconds, prepare the data with a shorter limit, "
             'or set too_long="alone"'
+        )
+
+
+def _check_memory(
+    durations: NDArray, tokens: NDArray, caps: Caps, slowest: float, ids: Sequence[str] | None
+) -> None:
+    """Raise MayaError if an utterance, played as slowly as it may be, does not fit into memory alone."""
+    memory = caps.cfg.memory
+    if memory.max_bytes is None or caps.cfg.too_long == "alone":
+        return
+    for first in range(0, len(durations), _ROWS_AT_ONCE):
+        some = slice(first, first + _ROWS_AT_ONCE)
+        room = caps.memory_room(durations[some] / slowest, tokens[some])
+        worst = first + int(room.argmin())
+        if room[worst - first] >= 1:
+            continue
+        seconds, count = float(durations[worst]) / slowest, int(tokens[worst])
+        needed = float(memory.bytes(1, caps.frames(seconds), count)) / 1e9
+        name = f"utterance {ids[worst]!r}" if ids is not None else f"utterance number {worst}"
+        raise MayaError(
+            f"{name} ({seconds:.1f} s, {count} tokens) alone takes {needed:.2f} GB of memory where "
+            f"{memory.max_bytes / 1e9:.2f} may be used; give more memory, turn activation checkpointing on, "
+            'prepare the data with a shorter limit, or set too_long="alone"'
         )

@@ -11,6 +11,7 @@ from maya.data.plan.config import PlanConfig
 # Durations are decimal fractions kept as float32: 10 x 2.1 s may exceed 21 s by less than this share.
 _SLACK = 1e-6
 _FRAME_SLACK = 1e-4
+_LEAST_ROOM = 1e-3  # of memory that does not even hold the model; a share of a batch has to be positive
 
 
 class Caps:
@@ -18,7 +19,8 @@ class Caps:
 
     def __init__(self, cfg: PlanConfig) -> None:
         self.cfg = cfg
-        self._count_tokens = cfg.max_tokens is not None or cfg.max_lattice is not None
+        self._by_memory = cfg.memory.max_bytes is not None
+        self._count_tokens = cfg.max_tokens is not None or cfg.max_lattice is not None or self._by_memory
         self.by_tokens = self._count_tokens or cfg.cost.lattice > 0  # whether tokens matter at all
         self._seconds, self._utterances, self._tokens, self._lattice = (
             inf if cap is None else float(cap)
@@ -41,7 +43,13 @@ class Caps:
             u = np.asarray(tokens, np.float64)
             room = np.minimum(room, self._tokens / np.maximum(u, 1))
             room = np.minimum(room, self._lattice / (self.frames(seconds) * (u + 1)))
+        if self._by_memory:
+            room = np.minimum(room, np.maximum(self.memory_room(seconds, tokens), _LEAST_ROOM))
         return room
+
+    def memory_room(self, seconds: ArrayLike, tokens: ArrayLike) -> Any:
+        """Utterances, a real number, that the memory has room for; below 1 where not one fits."""
+        return self.cfg.memory.room(self.frames(seconds), np.asarray(tokens, np.float64))
 
     def size(self, seconds: ArrayLike, tokens: ArrayLike) -> NDArray[np.int64]:
         """Utterances of a full batch, at least 1."""

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import field
+from math import inf
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from maya.config import config
 from maya.errors import MayaError
@@ -28,6 +31,51 @@ class CostConfig:
 
 
 @config
+class MemoryConfig:
+    """A cap on the memory of a training step. A batch of B utterances padded to S encoder frames and U tokens
+    takes, in bytes,
+
+        fixed + length·S + B·(utterance + frame·S + pair·S² + label·(U + 1) + node·S·(U + 1))
+
+    and may take max_bytes. Training measures the terms before the first step (maya.train.memory_probe) where
+    `limit` asks for it; maya.models.sizing computes them on paper.
+
+    limit: GB that training may take on a device: "off" is no cap, "auto" all that is free on the GPU. On a
+        CPU it counts the process as a whole.
+    safety: share of it that a batch may take. The rest is for memory that is free but in pieces.
+    max_bytes, None for no cap, and the terms: filled in by what measures them.
+    """
+
+    limit: float | Literal["off", "auto"] = "off"
+    safety: float = 0.9
+    max_bytes: float | None = None
+    fixed: float = 0.0
+    length: float = 0.0
+    utterance: float = 0.0
+    frame: float = 0.0
+    pair: float = 0.0
+    label: float = 0.0
+    node: float = 0.0
+
+    def bytes(self, batch: Any, frames: Any, tokens: Any) -> Any:
+        """Bytes of a step on `batch` utterances of at most so many frames and tokens; numbers or arrays."""
+        return self.fixed + self.length * frames + batch * self.per_utterance(frames, tokens)
+
+    def per_utterance(self, frames: Any, tokens: Any) -> Any:
+        """Bytes that one more utterance adds."""
+        nodes = frames * (tokens + 1)
+        each = self.utterance + self.frame * frames + self.pair * frames * frames
+        return each + self.label * (tokens + 1) + self.node * nodes
+
+    def room(self, frames: Any, tokens: Any) -> Any:
+        """Utterances, a real number, that max_bytes has room for; 0 or less where not even the rest fits."""
+        if self.max_bytes is None:
+            return inf
+        left = self.max_bytes - self.fixed - self.length * frames
+        return left / np.maximum(self.per_utterance(frames, tokens), 1e-9)
+
+
+@config
 class PlanConfig:
     """Caps are per batch, that is per rank and step; None is no cap. An utterance that exceeds one alone is a
     batch of its own.
@@ -43,6 +91,7 @@ class PlanConfig:
     temperature: 0 gives all languages the same hours, 1 leaves them as they are.
     too_long: what to do with an utterance longer than max_seconds: refuse, or make it a batch of its own.
     cost: the model of cost by which the work of a step is dealt equally to the ranks.
+    memory: what a training step may take; None of its terms are caps until they are measured.
     """
 
     max_seconds: float | None = 200.0
@@ -55,6 +104,7 @@ class PlanConfig:
     too_long: Literal["error", "alone"] = "error"
     seed: int = 0
     cost: CostConfig = field(default_factory=CostConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
 
 
 class Position(NamedTuple):
@@ -84,7 +134,14 @@ def check(cfg: PlanConfig, speeds: Sequence[float]) -> None:
     for name, value in (caps | {"num_buckets": cfg.num_buckets, "frame_seconds": cfg.frame_seconds}).items():
         if value is not None and not value > 0:
             raise MayaError(f"the plan's {name} must be positive, not {value}")
-    if all(value is None for value in caps.values()):
+    memory = cfg.memory
+    if memory.limit not in ("off", "auto") and not float(memory.limit) > 0:
+        raise MayaError(
+            f'the plan\'s memory.limit is a positive number of GB, "auto" or "off", not {memory.limit}'
+        )
+    if not 0 < memory.safety <= 1:
+        raise MayaError(f"the plan's memory.safety is a share above 0 and at most 1, not {memory.safety:g}")
+    if all(value is None for value in caps.values()) and memory.max_bytes is None:
         raise MayaError(f"the plan has no cap on its batches: set one of {', '.join(caps)}")
     if not 0.0 <= cfg.temperature <= 1.0:
         raise MayaError(f"the plan's temperature must be from 0 to 1, not {cfg.temperature:g}")
