@@ -1,0 +1,237 @@
+"""Log-mel filter-bank energies, equal to Kaldi's as icefall and lhotse compute them: whole batches on any
+device, or a stream of chunks."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from maya.config import config
+from maya.errors import MayaError
+
+ENERGY_FLOOR = torch.finfo(torch.float32).eps  # Kaldi's floor of a filter's energy, before the logarithm
+CPU_FRAMES = (
+    512  # a block of 512 frames x 512 samples stays in a core's cache: four times as fast as all at once
+)
+GPU_FRAMES = 1 << 16  # 128 MiB of windowed frames at a time
+
+
+@config
+class FbankConfig:
+    """What the front end computes. The defaults are those of icefall's recipes: povey window, frames
+    centred on their hop (Kaldi's `snip_edges=False`), no energy, no dither."""
+
+    sample_rate: int = 16000  # Hz
+    num_mels: int = 80
+    window_ms: float = 25.0
+    hop_ms: float = 10.0
+    preemphasis: float = 0.97
+    low_hz: float = 20.0  # lower edge of the lowest filter
+    high_hz: float = -400.0  # upper edge of the highest one; 0 or less counts from half the sample rate
+    dither: float = 0.0  # standard deviation of the noise added to the waveform while training
+    padding_value: float = math.log(1e-10)  # stands beyond an utterance's end; icefall's models expect this
+
+
+class Fbank(nn.Module):
+    """Waveform to filter-bank features: for each frame remove its mean, pre-emphasise, window, power
+    spectrum, mel filters, floor, logarithm (Kaldi's compute-fbank-feats, for audio in [-1, 1]).
+
+    Always computed in fp32, whatever autocast says. The mel filters and the window are computed in fp64
+    and then rounded; Kaldi and torchaudio compute them in fp32, and most of what is left between their
+    features and these (about 5e-5, in a filter with next to no energy 5e-4) is that. An utterance's
+    features do not depend on what it is batched with beyond the rounding of a matrix product.
+
+    Buffers, not part of the state dict: `window` (n_fft,), zero past the window's end, and `fb`
+    (1, num_mels, n_fft // 2 + 1).
+    """
+
+    window: Tensor
+    fb: Tensor
+
+    def __init__(self, cfg: FbankConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.window_samples = round(cfg.sample_rate * cfg.window_ms / 1000)
+        self.hop_samples = round(cfg.sample_rate * cfg.hop_ms / 1000)
+        if not 0 < self.hop_samples <= self.window_samples:
+            raise MayaError(
+                f"features.hop_ms={cfg.hop_ms} has to be above 0 and at most "
+                f"features.window_ms={cfg.window_ms}; change one of them"
+            )
+        self.n_fft = 1 << (self.window_samples - 1).bit_length()
+        self.left_samples = self.window_samples // 2 - self.hop_samples // 2  # of frame 0, before the audio
+        self.right_samples = self.window_samples - self.window_samples // 2  # at most so many after its end
+        self.register_buffer("window", torch.empty(self.n_fft), persistent=False)
+        self.register_buffer("fb", torch.empty(1, cfg.num_mels, self.n_fft // 2 + 1), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fill the buffers; call it after `to_empty` when the module was built on the meta device."""
+        if self.fb.is_meta:
+            return
+        cfg = self.cfg
+        self.window.zero_()[: self.window_samples] = povey_window(self.window_samples)
+        self.fb.copy_(kaldi_filterbank(cfg.num_mels, self.n_fft, cfg.sample_rate, cfg.low_hz, cfg.high_hz))
+
+    def feat_lens(self, audio_lens: Tensor) -> Tensor:
+        """Frames of utterances of `audio_lens` (...,) samples: one a hop, the last from half a hop on."""
+        return (audio_lens + self.hop_samples // 2) // self.hop_samples
+
+    @torch.no_grad()
+    def forward(
+        self, audio: Tensor, audio_lens: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Features of a padded batch.
+
+        Args:
+            audio: (B, N) waveforms in [-1, 1], any floating type, N >= 1.
+            audio_lens: (B,) int64, valid samples of each row.
+            generator: draws the dither, on the device of `audio`; torch's own where none is given.
+
+        Returns:
+            feats (B, T, num_mels) fp32 with T = max(1, (N + hop // 2) // hop), `padding_value` at and
+            beyond feat_lens (B,) int64. A row with fewer samples than half a hop has no frames. Past its
+            ends an utterance is mirrored (x1 x0 | x0 x1), as often as it takes.
+        """
+        audio = audio.float()
+        if self.training and self.cfg.dither > 0:
+            noise = torch.randn(audio.shape, generator=generator, device=audio.device)
+            audio = audio + self.cfg.dither * noise
+        lens = self.feat_lens(audio_lens)
+        frames = max(1, (audio.shape[1] + self.hop_samples // 2) // self.hop_samples)
+        feats = self._frames(self._mirrored(audio, audio_lens), frames)
+        beyond = torch.arange(frames, device=lens.device) >= lens[:, None]
+        return feats.masked_fill_(beyond[:, :, None], self.cfg.padding_value), lens
+
+    def _mirrored(self, audio: Tensor, audio_lens: Tensor) -> Tensor:
+        """(B, N) -> (B, L): each row with its mirrored ends around it, L a multiple of the hop."""
+        left, right = self.left_samples, self.right_samples
+        lens = audio_lens.clamp(min=1)[:, None]
+        rows = self._rows(len(audio), left + audio.shape[1] + right, audio.device)
+        rows[:, left : left + audio.shape[1]] = audio
+        before = torch.arange(left, 0, -1, device=audio.device) - 1
+        after = torch.arange(right, device=audio.device)
+        # Mirrored at both ends, an utterance of n samples repeats every 2n.
+        before, after = before % (2 * lens), after % (2 * lens)
+        before = torch.where(before < lens, before, 2 * lens - 1 - before)
+        place = left + lens + torch.arange(right, device=audio.device)
+        after = torch.where(after < lens, lens - 1 - after, after - lens)
+        rows[:, :left] = audio.gather(1, before)
+        return rows.scatter_(1, place, audio.gather(1, after))
+
+    def _rows(self, count: int, samples: int, device: torch.device) -> Tensor:
+        """Zeros (count, L): a multiple of the hop, more than `samples`, and no less than a window."""
+        hops = max(samples, self.window_samples) // self.hop_samples + 1
+        return torch.zeros(count, hops * self.hop_samples, device=device)
+
+    def _frames(self, rows: Tensor, frames: int) -> Tensor:
+        """Features (B, frames, num_mels) of the first `frames` windows of `rows` (B, L), contiguous.
+
+        L is a multiple of the hop, so the windows of all rows lie at one stride in memory, and the few
+        that run from one row into the next are computed in vain. The first sample of a window has no
+        weight (a povey window is 0 there), so that the samples can be pre-emphasised before they are cut
+        into windows, whose means are taken off afterwards.
+        """
+        flat, size, hop = rows.view(-1), self.window_samples, self.hop_samples
+        count = (flat.numel() - size) // hop + 1
+        block = math.gcd(hop, size)
+        sums = flat.view(-1, block).sum(1).unfold(0, size // block, hop // block).sum(1)
+        means = sums.mul_((self.cfg.preemphasis - 1) / size)[:, None]
+        emphasised = torch.empty_like(flat)
+        emphasised[0] = 0
+        torch.sub(flat[1:], flat[:-1], alpha=self.cfg.preemphasis, out=emphasised[1:])
+        cut = emphasised.as_strided((count, size), (hop, 1))
+        out = flat.new_empty(len(rows) * (rows.shape[1] // hop), self.cfg.num_mels)
+        step = CPU_FRAMES if flat.device.type == "cpu" else GPU_FRAMES
+        with torch.autocast(flat.device.type, enabled=False):
+            for i in range(0, count, step):
+                part = slice(i, min(i + step, count))
+                self._energies(cut[part], means[part], out[part])
+        out.clamp_(min=ENERGY_FLOOR).log_()
+        return out.view(len(rows), -1, self.cfg.num_mels)[:, :frames]
+
+    def _energies(self, cut: Tensor, means: Tensor, out: Tensor) -> None:
+        """Mel energies of pre-emphasised windows `cut` (n, window) into `out` (n, num_mels)."""
+        window = self.window.float()[: self.window_samples]
+        padded = cut.new_zeros(len(cut), self.n_fft)
+        torch.addcmul(cut * window, means, window, out=padded[:, : self.window_samples])
+        real, imag = torch.view_as_real(torch.fft.rfft(padded)).unbind(-1)
+        torch.mm(torch.addcmul(real.square(), imag, imag), self.fb[0].float().t(), out=out)
+
+
+class FbankStream:
+    """Features of audio that arrives in chunks: push chunks, then finish; together they give what `Fbank`
+    gives for the whole.
+
+    A frame comes out once its last sample is there: (window - hop) / 2 = 7.5 ms after the end of its hop.
+    All rows of a batch begin and end together. No dither.
+    """
+
+    def __init__(self, fbank: Fbank) -> None:
+        self.fbank = fbank
+        self._pending: Tensor | None = None  # (B, n): samples from the beginning of the next frame on
+        self._begun = False  # whether `_pending` begins with the mirrored start
+
+    @torch.no_grad()
+    def push(self, audio: Tensor) -> Tensor:
+        """(B, n) the next samples, n >= 0 -> (B, t, num_mels) the frames they complete, t >= 0."""
+        pending = audio.float() if self._pending is None else torch.cat([self._pending, audio.float()], 1)
+        left, size, hop = self.fbank.left_samples, self.fbank.window_samples, self.fbank.hop_samples
+        if not self._begun and pending.shape[1] >= max(left, size - left):
+            pending, self._begun = torch.cat([pending[:, :left].flip(1), pending], 1), True
+        ready = max(0, (pending.shape[1] - size) // hop + 1) if self._begun else 0
+        self._pending = pending[:, ready * hop :]
+        return self._frames(pending, ready)
+
+    @torch.no_grad()
+    def finish(self) -> Tensor:
+        """(B, t, num_mels): the frames that reach past the end of the audio. The stream is empty after it."""
+        pending, begun = self._pending, self._begun
+        self._pending, self._begun = None, False
+        if pending is None:
+            raise MayaError("a feature stream was finished before any audio was pushed; push (B, n) first")
+        left, right, hop = self.fbank.left_samples, self.fbank.right_samples, self.fbank.hop_samples
+        samples = pending.shape[1] - (left if begun else 0)
+        if begun:
+            pending = torch.cat([pending, pending[:, -right:].flip(1)], 1)
+        elif samples:  # too short for a single mirror
+            pending = self.fbank._mirrored(
+                pending, torch.full((len(pending),), samples, device=pending.device)
+            )
+        return self._frames(pending, (samples + hop // 2) // hop)
+
+    def _frames(self, samples: Tensor, frames: int) -> Tensor:
+        if frames == 0:
+            return samples.new_zeros(len(samples), 0, self.fbank.cfg.num_mels)
+        rows = self.fbank._rows(len(samples), samples.shape[1], samples.device)
+        rows[:, : samples.shape[1]] = samples
+        return self.fbank._frames(rows, frames)
+
+
+def povey_window(samples: int) -> Tensor:
+    """Kaldi's window (samples,) fp32: a Hann window to the power 0.85, 0 at both ends."""
+    return torch.hann_window(samples, periodic=False, dtype=torch.float64, device="cpu").pow(0.85).float()
+
+
+def kaldi_filterbank(num_mels: int, n_fft: int, sample_rate: int, low_hz: float, high_hz: float) -> Tensor:
+    """Kaldi's mel filters, (1, num_mels, n_fft // 2 + 1) fp32: triangles of height 1, straight in mels.
+
+    mel = 1127 ln(1 + Hz / 700); the edges are equally far apart from `low_hz` to `high_hz` (which counts
+    from half the sample rate where it is 0 or less). The bin at half the sample rate has no weight.
+    """
+    nyquist = sample_rate / 2
+    top = high_hz if high_hz > 0 else nyquist + high_hz
+    if not 0 <= low_hz < top <= nyquist:
+        raise MayaError(
+            f"features.low_hz={low_hz:g} and features.high_hz={high_hz:g} leave no band below half the "
+            f"sample rate ({nyquist:g} Hz); Kaldi's are 20 and -400"
+        )
+    edges_mel = 1127 * torch.log1p(torch.tensor([low_hz, top], dtype=torch.float64, device="cpu") / 700)
+    edges = torch.lerp(edges_mel[0], edges_mel[1], torch.linspace(0, 1, num_mels + 2, dtype=torch.float64))
+    hz = torch.arange(n_fft // 2 + 1, dtype=torch.float64, device="cpu") * sample_rate / n_fft
+    bins = 1127 * torch.log1p(hz / 700)
+    rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    filters = torch.minimum(rise, fall).clamp(min=0)
+    filters[:, -1] = 0
+    return filters.float()[None]
