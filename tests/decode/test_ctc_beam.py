@@ -1,0 +1,77 @@
+"""CTC beam search: the most probable text by brute force, with and without a language model."""
+
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from maya.decode.ctc import greedy_ctc
+from maya.decode.ctc_beam import BeamConfig, beam_ctc
+from maya.decode.ngram import NGram
+
+BLANK = 3
+WIDE = BeamConfig(beam=1000, token_beam=1000.0, lm_weight=0.0, token_bonus=0.0)
+
+
+def every_text(longest: int) -> list[tuple[int, ...]]:
+    return [text for n in range(longest + 1) for text in product(range(BLANK), repeat=n)]
+
+
+def log_prob(log_probs: torch.Tensor, text: tuple[int, ...]) -> float:
+    """Summed over all alignments by torch's CTC loss; -inf where there is none."""
+    target = torch.tensor(text, dtype=torch.long)
+    loss = F.ctc_loss(
+        log_probs, target, torch.tensor(len(log_probs)), torch.tensor(len(text)), blank=BLANK, reduction="sum"
+    )
+    return -loss.item()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("lm_weight", [0.0, 0.7])
+def test_a_wide_beam_finds_the_best_text(seed: int, lm_weight: float) -> None:
+    torch.manual_seed(seed)
+    log_probs = (torch.randn(1, 5, 4) * 2).log_softmax(-1)
+    lm = NGram([[0, 1, 2], [0, 0], [1, 2, 1]], 3, order=3)
+    cfg = BeamConfig(beam=1000, token_beam=1000.0, lm_weight=lm_weight, token_bonus=0.3)
+    (hyp,) = beam_ctc(log_probs, torch.tensor([5]), blank=BLANK, cfg=cfg, lms=[lm])
+    totals = {
+        text: log_prob(log_probs[0], text) + lm_weight * lm.score(text) + 0.3 * len(text)
+        for text in every_text(5)
+    }
+    assert tuple(hyp.tokens) == max(totals, key=totals.__getitem__)
+
+
+def test_texts_that_many_paths_spell_win_over_the_best_path() -> None:
+    # Blank is the best single path of two frames (0.36), but "0" has three: 0.24 + 0.24 + 0.16.
+    log_probs = torch.tensor([[[0.4, 1e-9, 1e-9, 0.6]] * 2]).log()
+    lens = torch.tensor([2])
+    assert greedy_ctc(log_probs, lens, blank=BLANK)[0].tokens == []
+    assert beam_ctc(log_probs, lens, blank=BLANK, cfg=WIDE)[0].tokens == [0]
+
+
+def test_confident_outputs_are_what_greedy_finds_with_the_same_times() -> None:
+    torch.manual_seed(0)
+    log_probs = (torch.randn(3, 30, 12) * 20).log_softmax(-1)
+    lens = torch.tensor([30, 17, 0])
+    cfg = BeamConfig(lm_weight=0.0, token_bonus=0.0)
+    for found, greedy in zip(
+        beam_ctc(log_probs, lens, blank=5, cfg=cfg), greedy_ctc(log_probs, lens, blank=5), strict=True
+    ):
+        assert found.tokens == greedy.tokens
+        assert found.frames == greedy.frames
+        assert found.durations == greedy.durations
+        assert found.scores == pytest.approx(greedy.scores, abs=1e-4)
+
+
+def test_the_language_model_decides_between_what_sounds_alike() -> None:
+    log_probs = torch.full((1, 4, 4), -9.0)
+    log_probs[0, 0, 0] = log_probs[0, 1, BLANK] = log_probs[0, 3, BLANK] = 0.0
+    log_probs[0, 2, 1], log_probs[0, 2, 2] = -0.6, -0.8
+    log_probs = log_probs.log_softmax(-1)
+    lm = NGram([[0, 2]] * 3, 3, order=2)
+    cfg = BeamConfig(lm_weight=1.0, token_bonus=0.0)
+    lens = torch.tensor([4])
+    assert beam_ctc(log_probs, lens, blank=BLANK, cfg=cfg)[0].tokens == [0, 1]
+    assert beam_ctc(log_probs, lens, blank=BLANK, cfg=cfg, lms=[lm])[0].tokens == [0, 2]
+    assert beam_ctc(log_probs, lens, blank=BLANK, cfg=cfg, lms=[None])[0].tokens == [0, 1]
