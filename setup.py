@@ -30,7 +30,7 @@ INSTALL = [
     "kaldialign",
 ]
 MINI = ["espeakng-loader", "babel"]  # the built-in spoken corpus
-DEV = ["pytest", "pytest-xdist", "ruff", "mypy", "pre-commit", "hypothesis", "matplotlib"]
+DEV = ["pytest", "pytest-xdist", "ruff", "mypy", "pre-commit", "hypothesis", "matplotlib", "kaldi-native-fbank"]
 
 setup(
     name="maya",
