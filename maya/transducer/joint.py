@@ -1,7 +1,8 @@
 """The joint network of a transducer: one score vector per (frame, label history).
 
 Parameter names are NeMo's under `joint.` (`enc`, `pred`, `joint_net.2`). NeMo leaves the dropout module out
-when its probability is 0, which moves the last Linear to index 1; here it is always index 2.
+when its probability is 0, which moves the last Linear to index 1; here it is always index 2. icefall's joiner
+is the same network with tanh; it calls the three `encoder_proj`, `decoder_proj` and `output_linear`.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.transducer.simple import shrink
 
 # In place is safe: every activation acts on the fresh sum f + g, whose own backward does not read it.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -23,22 +25,29 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 @config
 class JointConfig:
-    """Width, non-linearity and dropout of the joint's hidden layer."""
+    """Width, non-linearity and dropout of the joint's hidden layer. icefall's is 512, tanh, 0, 0.25."""
 
     hidden: int = 640
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
     dropout: float = 0.2
+    init_scale: float = 1.0  # of the two projections, relative to torch's default
 
 
 class Joint(nn.Module):
-    """Linear(act(enc f + pred g)): raw logits, tokens first, then blank, then durations.
+    """Linear(act(enc f + pred g)): raw logits, tokens and blank, then durations.
 
-    `vocab_size` does not count blank, whose id is `vocab_size`. `num_durations` is 0 for RNN-T; a TDT joint
-    scores its durations with the last `num_durations` outputs.
+    `vocab_size` does not count blank, whose id is `vocab_size` unless `blank` says otherwise (icefall: 0).
+    `num_durations` is 0 for RNN-T; a TDT joint scores its durations with the last `num_durations` outputs.
     """
 
     def __init__(
-        self, cfg: JointConfig, enc_dim: int, pred_dim: int, vocab_size: int, num_durations: int = 0
+        self,
+        cfg: JointConfig,
+        enc_dim: int,
+        pred_dim: int,
+        vocab_size: int,
+        num_durations: int = 0,
+        blank: int | None = None,
     ) -> None:
         super().__init__()
         if cfg.hidden < 1 or vocab_size < 1 or num_durations < 0:
@@ -47,10 +56,14 @@ class Joint(nn.Module):
                 f"{cfg.hidden}, {vocab_size} and {num_durations}"
             )
         self.cfg = cfg
-        self.blank = vocab_size
+        self.blank = vocab_size if blank is None else blank
+        self.num_tokens = vocab_size + 1  # with blank
         self.num_durations = num_durations
         self.enc = nn.Linear(enc_dim, cfg.hidden)
         self.pred = nn.Linear(pred_dim, cfg.hidden)
+        if cfg.init_scale != 1:
+            for layer in (self.enc, self.pred):
+                shrink(layer, cfg.init_scale)
         self.joint_net = nn.Sequential(
             ACTIVATIONS[cfg.activation](),
             nn.Dropout(cfg.dropout),
@@ -87,5 +100,5 @@ class Joint(nn.Module):
         return self._parts(logits, -1)
 
     def _parts(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        token, duration = torch.split(x, [self.blank + 1, self.num_durations], dim=dim)
+        token, duration = torch.split(x, [self.num_tokens, self.num_durations], dim=dim)
         return token, duration
