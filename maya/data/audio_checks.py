@@ -52,6 +52,16 @@ def check_audio(
     return sort_out(probed, findings, cfg.drop)
 
 
+def audio_limits(cfg: AudioCheckConfig) -> dict[str, list[float]]:
+    """Of a quantity of maya.data.statistics, the values beyond which an utterance is flagged."""
+    return {
+        "level": [cfg.min_level, cfg.max_level],
+        "snr": [cfg.min_snr],
+        "high_band": [cfg.min_high_band],
+        "silence": [cfg.max_silence],
+    }
+
+
 def audio_findings(sound: Sound, cfg: AudioCheckConfig) -> Iterator[Finding]:
     """What one recording tells by itself."""
     if sound.clipped > cfg.max_clipped:

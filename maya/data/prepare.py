@@ -17,25 +17,30 @@ from typing import Any
 from lhotse.cut import Cut
 
 from maya.config import config
-from maya.data.audio_checks import AudioCheckConfig, check_audio
+from maya.data.audio_checks import AudioCheckConfig, audio_limits, check_audio
+from maya.data.findings import Findings
 from maya.data.flags import Flag
 from maya.data.folder import read_corpus
 from maya.data.manifest import PARTS, Dropped, Row
 from maya.data.probe import ProbeConfig, Probed, probe
-from maya.data.report import describe, table
+from maya.data.report import table
+from maya.data.report_page import Page, draw
 from maya.data.split import Item, SplitConfig, split
+from maya.data.statistics import Statistics
 from maya.data.table import Entry, entry_of, part_path, write_table
 from maya.data.text_checks import TextCheckConfig, check_leaks, check_texts
 from maya.data.utterances import encode_cuts
 from maya.errors import MayaError
 
-__all__ = ["PrepareConfig", "PrepareReport", "encode_cuts", "prepare_corpus", "to_cut"]
+__all__ = ["Examined", "PrepareConfig", "PrepareReport", "encode_cuts", "examine", "prepare_corpus", "to_cut"]
 
 _FILES = (
     "dropped.jsonl",
     "flagged.jsonl",
     "splits.json",
     *(part_path(Path(), part).name for part in PARTS),
+    "report.json",
+    "report.html",
     "summary.json",
 )
 
@@ -59,7 +64,7 @@ class PrepareReport:
 
     rows: utterances read; not_selected: utterances by language that was not asked for; dropped: utterances
     left out by reason; flagged: utterances kept but suspect, by reason and language; languages: see
-    maya.data.report.describe; splits: see maya.data.split; notes: what a person should know.
+    maya.data.statistics; splits: see maya.data.split; notes: what a person should know.
     """
 
     rows: int
@@ -85,6 +90,61 @@ class PrepareReport:
         return "\n".join(lines + self.notes)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examined:
+    """What is known of a corpus before anything is written.
+
+    selected: rows in the languages asked for; others: how many there are of the rest; kept: what is usable,
+    in the order of the corpus; dropped, flags: what is not, and what is suspect; parts: of those kept, by id;
+    splits: see maya.data.split; refusal: why the corpus cannot be used, if it cannot.
+    """
+
+    corpus: Path
+    selected: list[Row]
+    others: Counter[str]
+    kept: list[Probed]
+    dropped: list[Dropped]
+    flags: list[Flag]
+    parts: dict[str, str]
+    splits: dict[str, Any]
+    notes: list[str]
+    refusal: str | None
+
+    @property
+    def rows(self) -> int:
+        """Utterances read: kept or dropped."""
+        return len(self.kept) + len(self.dropped)
+
+    def entries(self) -> dict[str, list[Entry]]:
+        """What is kept, by part."""
+        found: dict[str, list[Entry]] = {part: [] for part in PARTS}
+        for one in self.kept:
+            found[self.parts[one.row.id]].append(entry_of(one))
+        return found
+
+    def page(self, entries: Mapping[str, Iterable[Entry]], cfg: AudioCheckConfig) -> Page:
+        """The numbers of the report page (maya.data.report_page)."""
+        statistics, findings = Statistics(), Findings()
+        for part, mine in entries.items():
+            for entry in mine:
+                statistics.add(entry, part)
+        findings.add("dropped", self.dropped)
+        findings.add("flagged", self.flags)
+        shown = findings.ids()
+        return Page(
+            title=f"Corpus {self.corpus.resolve().name}",
+            summary={
+                "rows": self.rows,
+                "languages": statistics.summary(),
+                "splits": self.splits,
+                "notes": self.notes,
+            },
+            statistics=statistics.spreads(),
+            findings=findings.as_json({row.id: row.text for row in self.selected if row.id in shown}),
+            limits=audio_limits(cfg),
+        )
+
+
 def prepare_corpus(
     corpus_dir: Path, out_dir: Path, *, languages: Sequence[str], cfg: PrepareConfig
 ) -> PrepareReport:
@@ -92,12 +152,41 @@ def prepare_corpus(
 
     Writes train.parquet, dev.parquet and test.parquet (see maya.data.table), dropped.jsonl and flagged.jsonl
     (id, language, reason, detail, where; see maya.data.audio_checks and text_checks for the flags),
-    splits.json and summary.json. All of them appear together, after everything else has succeeded; the same
-    corpus and config give the same bytes.
+    splits.json, summary.json, and a page for people, report.html, with its numbers, report.json. All of them
+    appear together, after everything else has succeeded; the same corpus and config give the same bytes. What
+    was measured stays in `out_dir`.probed: a run that was killed goes on where it was, and one with another
+    split or other checks decodes nothing.
 
     languages: those to take; utterances in others are counted and left; all if empty. Raises MayaError when
     the corpus cannot be read, when all of a language or more than cfg.max_dropped_fraction of everything
     would be dropped, and when the disk is full.
+    """
+    found = examine(corpus_dir, languages=languages, cfg=cfg, keep=probed_path(out_dir))
+    if found.refusal is not None:
+        raise MayaError(found.refusal)
+    entries = found.entries()
+    page = found.page(entries, cfg.audio_checks)
+    report = PrepareReport(
+        rows=found.rows,
+        not_selected=dict(sorted(found.others.items())),
+        dropped=dict(sorted(Counter(d.reason for d in found.dropped).items())),
+        flagged=_by_reason(found.flags),
+        languages=dict(page.summary["languages"]),
+        splits=found.splits,
+        notes=found.notes,
+    )
+    _write(out_dir, entries, {"dropped.jsonl": found.dropped, "flagged.jsonl": found.flags}, report, page)
+    return report
+
+
+def examine(
+    corpus_dir: Path, *, languages: Sequence[str], cfg: PrepareConfig, keep: Path | None = None
+) -> Examined:
+    """Look at every utterance of a corpus and at all of them together, as preparing does, and write nothing
+    but, with `keep`, what was measured of the audio (see maya.data.probe).
+
+    languages: as for prepare_corpus. Raises MayaError when the corpus cannot be read, or has nothing in these
+    languages; every other reason to refuse it is told with what was found.
     """
     only = languages[0] if len(languages) == 1 else None
     rows, dropped = read_corpus(corpus_dir, cfg.language or only)
@@ -107,32 +196,30 @@ def prepare_corpus(
         raise MayaError(
             f"{corpus_dir} has no utterance in {', '.join(languages)}, only in {', '.join(sorted(others))}"
         )
-    usable, unusable = probe(corpus_dir, selected, cfg.probe)
+    usable, unusable = probe(corpus_dir, selected, cfg.probe, keep)
     well_heard, audio_flags, ill_heard = check_audio(usable, cfg.audio_checks)
     checked = check_texts(well_heard, cfg.text_checks)
-    kept, unusable = checked.kept, unusable + ill_heard + checked.dropped
-    dropped += unusable
-    _refuse_if_hollow(corpus_dir, selected, kept, dropped, cfg.max_dropped_fraction)
-
+    kept = checked.kept
+    dropped += unusable + ill_heard + checked.dropped
     parts, splits = split([_item(p) for p in kept], cfg.split)
-    entries: dict[str, list[Entry]] = {part: [] for part in PARTS}
-    for one in kept:
-        entries[parts[one.row.id]].append(entry_of(one))
     audio_flags = [flag for flag in audio_flags if flag.id in parts]  # of those that texts leave
-    flags = audio_flags + checked.flags + check_leaks(kept, parts, checked.twins)
-    if not entries["train"]:
-        raise MayaError(f"{corpus_dir}: no utterance is left to train on; all of them are marked dev or test")
-    report = PrepareReport(
-        rows=len(selected) + len(dropped) - len(unusable),
-        not_selected=dict(sorted(others.items())),
-        dropped=dict(sorted(Counter(d.reason for d in dropped).items())),
-        flagged=_by_reason(flags),
-        languages=describe({part: (entry.cut() for entry in mine) for part, mine in entries.items()}),
+    return Examined(
+        corpus=corpus_dir,
+        selected=selected,
+        others=others,
+        kept=kept,
+        dropped=dropped,
+        flags=audio_flags + checked.flags + check_leaks(kept, parts, checked.twins),
+        parts=parts,
         splits=splits,
         notes=_notes(selected, others, languages, splits),
+        refusal=_refusal(corpus_dir, selected, kept, dropped, parts, cfg.max_dropped_fraction),
     )
-    _write(out_dir, entries, {"dropped.jsonl": dropped, "flagged.jsonl": flags}, report)
-    return report
+
+
+def probed_path(out: Path) -> Path:
+    """Where what was measured of the audio is kept (see maya.data.measured), beside the output folder."""
+    return out.with_name(f"{out.name}.probed")
 
 
 def to_cut(probed: Probed) -> Cut:
@@ -152,23 +239,29 @@ def _item(probed: Probed) -> Item:
     )
 
 
-def _refuse_if_hollow(
-    corpus: Path, selected: list[Row], kept: list[Probed], dropped: list[Dropped], max_fraction: float
-) -> None:
-    """MayaError when what is left cannot be what was meant."""
+def _refusal(
+    corpus: Path,
+    selected: list[Row],
+    kept: list[Probed],
+    dropped: list[Dropped],
+    parts: Mapping[str, str],
+    max_fraction: float,
+) -> str | None:
+    """Why what is left cannot be what was meant; None if it can."""
     total = Counter(row.language for row in selected)
     left = Counter(p.row.language for p in kept)
     for language, count in sorted(total.items()):
         if not left[language]:
             mine = [d for d in dropped if d.language == language]
-            what = f"all {count} utterances of {language!r} are unusable"
-            raise MayaError(f"{corpus}: {what}, {_reasons(mine)}")
-    share = len(dropped) / (len(kept) + len(dropped))
-    if share > max_fraction:
-        raise MayaError(
+            return f"{corpus}: all {count} utterances of {language!r} are unusable, {_reasons(mine)}"
+    if len(dropped) > max_fraction * (len(kept) + len(dropped)):
+        return (
             f"{corpus}: {len(dropped)} of {len(kept) + len(dropped)} utterances are unusable, more than "
             f"max_dropped_fraction={max_fraction:g} allows: {_reasons(dropped)}"
         )
+    if "train" not in parts.values():
+        return f"{corpus}: no utterance is left to train on; all of them are marked dev or test"
+    return None
 
 
 def _reasons(dropped: list[Dropped]) -> str:
@@ -208,6 +301,7 @@ def _write(
     entries: dict[str, list[Entry]],
     findings: Mapping[str, Sequence[Dropped | Flag]],
     report: PrepareReport,
+    page: Page,
 ) -> None:
     """Write all files beside `out`, then move them in; summary.json is the last to appear."""
     partial = out.parent / f".{out.name}.partial"
@@ -222,6 +316,9 @@ def _write(
                 lines = (json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found)
                 (partial / name).write_text("".join(lines), encoding="utf-8")
             _write_json(partial / "splits.json", report.splits)
+            numbers = {name: getattr(page, name) for name in ("statistics", "findings", "limits")}
+            (partial / "report.json").write_text(json.dumps(numbers, ensure_ascii=False), encoding="utf-8")
+            (partial / "report.html").write_text(draw(page), encoding="utf-8")
             _write_json(partial / "summary.json", asdict(report))
             if not out.exists():
                 partial.rename(out)

@@ -24,6 +24,8 @@ FILES = [
     "dev.parquet",
     "dropped.jsonl",
     "flagged.jsonl",
+    "report.html",
+    "report.json",
     "splits.json",
     "summary.json",
     "test.parquet",
@@ -82,7 +84,7 @@ def test_other_files_of_the_output_folder_are_left_alone(tmp_path: Path) -> None
     (tmp_path / "out/cuts_train.jsonl.gz").write_text("of an earlier version, which wrote it")
     run(tmp_path / "c", tmp_path / "out")
     assert (tmp_path / "out/notes.txt").read_text() == "mine"
-    assert len(list((tmp_path / "out").iterdir())) == 8
+    assert len(list((tmp_path / "out").iterdir())) == 10
 
 
 def test_dropped_utterances_are_written_down(tmp_path: Path) -> None:
