@@ -30,6 +30,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--corpus", type=Path, required=True, help="the corpus folder")
     p.add_argument("--out", type=Path, required=True, help="where {train,dev,test}.parquet go")
 
+    p = _command(
+        commands, "validate", "look at a corpus without preparing it, or at prepared data again", force=False
+    )
+    _experiment(p, required=False)
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument("--corpus", type=Path, help="a corpus folder: all that prepare would drop or flag")
+    what.add_argument("--data", type=Path, help="the folder that `maya prepare` wrote: is all still there")
+    p.add_argument("--sample", type=int, default=200, help="of each part of --data, utterances to decode")
+    p.add_argument("--all", action="store_true", help="decode all of --data")
+    p.add_argument("--json", type=Path, metavar="FILE", help="what was found, for programs")
+    p.add_argument("--html", type=Path, metavar="FILE", help="the report page")
+
     p = _command(commands, "tokenizer", "train a SentencePiece tokenizer on the training texts")
     _experiment(p)
     _data_and_run(p)
@@ -83,10 +95,9 @@ def _command(
     return p
 
 
-def _experiment(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--experiment", required=True, help="a module or file with experiment(), such as egs.indic12.mini"
-    )
+def _experiment(p: argparse.ArgumentParser, required: bool = True) -> None:
+    what = "a module or file with experiment(), such as egs.indic12.mini"
+    p.add_argument("--experiment", required=required, help=what if required else f"{what}; for its options")
     p.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
         help="change a field of the experiment, such as train.lr=3e-4 (typed; may be repeated)",
@@ -111,6 +122,12 @@ def dispatch(args: argparse.Namespace) -> None:
         from maya.recipes.info import info
 
         info(args.checkpoint)
+        return
+    if args.command == "validate":
+        from maya.recipes.validate import validate
+
+        sample = None if args.all else args.sample
+        validate(args.experiment, args.overrides, args.corpus, args.data, sample, args.json, args.html)
         return
     if args.command == "score":
         from maya.recipes.score import score

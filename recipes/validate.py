@@ -1,0 +1,84 @@
+"""Checks without preparing, and of what was prepared: what is wrong, by reason and language."""
+
+from pathlib import Path
+from typing import Any
+
+from maya.config import override
+from maya.data.data_checks import check_data
+from maya.data.findings import Findings, findings_text
+from maya.data.prepare import examine
+from maya.data.report import table
+from maya.data.report_page import Page, read_page, write_page
+from maya.errors import MayaError
+from maya.recipes.experiment import Experiment, load_experiment
+from maya.train.runlog import write_json
+
+
+def validate(
+    experiment: str | None,
+    overrides: list[str],
+    corpus: Path | None,
+    data: Path | None,
+    sample: int | None,
+    json_path: Path | None,
+    html_path: Path | None,
+) -> None:
+    """The `maya validate` command: of `corpus` with the options of an experiment, or of `data`."""
+    if data is not None:
+        validate_data(data, sample=sample, json_path=json_path, html_path=html_path)
+    elif corpus is not None:
+        chosen = load_experiment(experiment, []) if experiment else Experiment(name="validate")
+        for assignment in overrides:
+            override(chosen, assignment)
+        validate_corpus(chosen, corpus, json_path=json_path, html_path=html_path)
+
+
+def validate_corpus(
+    experiment: Experiment, corpus: Path, *, json_path: Path | None = None, html_path: Path | None = None
+) -> None:
+    """Print everything that `maya prepare` would drop or flag, and write it where asked; nothing else is
+    written. MayaError where `maya prepare` would refuse the corpus."""
+    if not corpus.is_dir():
+        raise MayaError(f"{corpus} is not a folder; give --corpus a folder in one of the README's forms")
+    found = examine(corpus, languages=experiment.languages, cfg=experiment.prepare)
+    page = found.page(found.entries(), experiment.prepare.audio_checks)
+    print(table(page.summary["languages"], page.summary["splits"]))
+    _tell(page, found.rows, found.refusal, json_path, html_path)
+
+
+def validate_data(
+    data: Path,
+    *,
+    sample: int | None = 200,
+    json_path: Path | None = None,
+    html_path: Path | None = None,
+) -> None:
+    """Look at prepared data again (see maya.data.data_checks) and print what is wrong; MayaError if anything
+    is. sample: utterances of each part to decode; all if None."""
+    broken = check_data(data, sample=sample)
+    findings = Findings()
+    findings.add("broken", broken)
+    refusal = None
+    if broken:
+        count = len({one.id for one in broken})
+        first = broken[0]
+        refusal = f"{data}: {count} utterances are not as they were prepared; the first is {first.id!r}: "
+        refusal += f"{first.detail}; put the files back, or prepare the data again"
+    page = read_page(data, f"Data {data.resolve().name}")
+    page.findings = [*findings.as_json({}), *page.findings] if html_path else findings.as_json({})
+    utterances = sum(n["utterances"] for n in page.summary["languages"].values())
+    _tell(page, utterances, refusal, json_path, html_path)
+
+
+def _tell(
+    page: Page, utterances: int, refusal: str | None, json_path: Path | None, html_path: Path | None
+) -> None:
+    print(findings_text(page.findings) or "nothing to remark on")
+    if json_path is not None:
+        result: dict[str, Any] = {"utterances": utterances, "refusal": refusal, "findings": page.findings}
+        write_json(json_path, result)
+    if html_path is not None:
+        write_page(page, html_path)
+    if refusal is not None:
+        raise MayaError(refusal)
+    print(f"{utterances} utterances: good to use")

@@ -1,0 +1,202 @@
+"""The whole road of the data, measured: pack → prepare → validate → tokenizer → plan → one epoch of reading.
+
+    python -m tools.data_road --corpus ../shared/corpora/indic12 --work exp/data-road
+
+The corpus is packed into one tar a language; everything after it reads from those tars. The epoch is read by
+the loader that training uses, for each number of workers and by two ranks one after the other, and every
+utterance must come once. While batches are decoded, this process computes their log-mel features, the first
+thing that a step of training does; what it waits beside that is the waiting share. Writes data-road.md and
+.json into docs/benchmarks (--out).
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from maya.data.loader import TrainLoader
+from maya.data.plan import BatchPlan, PlanConfig
+from maya.data.report_page import read_page, write_page
+from maya.data.table import Table, part_path
+from maya.data.token_table import open_tokens, token_path
+from maya.data.utterances import Utterances
+from maya.features import LogMel, LogMelConfig
+from maya.recipes.experiment import Experiment
+from maya.recipes.prepare import prepare
+from maya.recipes.tokenizer import tokenizer
+from maya.recipes.validate import validate_data
+from maya.text.tokenizer import Tokenizer
+from tools.pack_corpus import pack
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+class Epoch(NamedTuple):
+    """One epoch as it was read. seconds: of audio; padded: with its padding; took, waited: by the clock;
+    extra: utterances that came other than once."""
+
+    workers: int
+    ranks: int
+    clips: int
+    batches: int
+    seconds: float
+    padded: float
+    took: float
+    waited: float
+    extra: int
+
+
+def make_data(corpus: Path, work: Path, vocab_size: int = 1000, take: int | None = None) -> Experiment:
+    """Everything up to the plan, into `work`: packed, data, run. Returns the experiment."""
+    experiment = Experiment(name="data-road")
+    experiment.tokenizer.vocab_size = vocab_size
+    experiment.data.plan = PlanConfig(max_seconds=120.0, max_utterances=64, temperature=1.0)
+    packed = pack(corpus, work / "packed", take=take)
+    prepare(experiment, packed, work / "data")
+    validate_data(work / "data")
+    tokenizer(experiment, work / "data", work / "run")
+    return experiment
+
+
+def open_data(experiment: Experiment, work: Path) -> tuple[Utterances, Tokenizer]:
+    """The training part with its tokens."""
+    made = Tokenizer.load(work / "run" / "tokenizer.model")
+    table = Table.open(part_path(work / "data", "train"))
+    tokens = open_tokens(token_path(work / "run", "train"), table, made)
+    return Utterances.from_table(table, tokens, experiment.languages), made
+
+
+def read_epoch(
+    experiment: Experiment, utterances: Utterances, made: Tokenizer, workers: int, ranks: int
+) -> Epoch:
+    """Read epoch 0 with every rank in turn. AssertionError where a batch is not that of the plan."""
+    features = LogMel(LogMelConfig())
+    seen: Counter[str] = Counter()
+    batches, seconds, padded, waited, took = 0, 0.0, 0.0, 0.0, 0.0
+    for rank in range(ranks):
+        plan = BatchPlan(
+            utterances.durations, utterances.token_counts, utterances.langs, experiment.data.plan,
+            rank=rank, world_size=ranks,
+        )  # fmt: skip
+        loader = TrainLoader(utterances, made, experiment.languages, plan, num_workers=workers)
+        started = asked = time.perf_counter()
+        found = iter(loader)
+        for index in range(plan.num_batches(0)):
+            _, batch = next(found)
+            waited += time.perf_counter() - asked
+            assert batch.ids == [utterances.ids[i] for i in plan.batch(0, index)], "not the plan's"
+            seen.update(batch.ids)
+            batches += 1
+            seconds += float(batch.audio_lens.sum()) / 16000
+            padded += batch.audio.numel() / 16000
+            with torch.no_grad():
+                features(batch.audio, batch.audio_lens)
+            asked = time.perf_counter()
+        took += time.perf_counter() - started
+        found.close()  # type: ignore[attr-defined]
+    extra = len(set(utterances.ids) - seen.keys()) + sum(n - 1 for n in seen.values())
+    return Epoch(workers, ranks, sum(seen.values()), batches, seconds, padded, took, waited, extra)
+
+
+def plan_facts(experiment: Experiment, utterances: Utterances, ranks: int) -> dict[str, Any]:
+    """Statistics of the plan of epoch 0, its languages by code; for the page."""
+    plan = BatchPlan(
+        utterances.durations, utterances.token_counts, utterances.langs, experiment.data.plan,
+        world_size=ranks,
+    )  # fmt: skip
+    facts = asdict(plan.stats(0))
+    for name in ("hours", "repeated", "skipped"):
+        facts[name] = {experiment.languages[code]: value for code, value in facts[name].items()}
+    return facts
+
+
+def page(result: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = ["# The road of the data", "", result["about"], "", f"`{result['command']}`", ""]
+    lines += ["| stage | seconds | processor seconds |", "|---|---|---|"]
+    lines += [f"| {name} | {took:.1f} | {spent:.1f} |" for name, took, spent in result["stages"]]
+    lines += ["", "One epoch of training data, every utterance exactly once:", ""]
+    lines += ["| workers | ranks | utterances | other than once | clips/s | hours/hour | padding "
+              "| waiting share |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for one in (Epoch(**epoch) for epoch in result["epochs"]):
+        lines.append(
+            f"| {one.workers} | {one.ranks} | {one.clips} | {one.extra} | {one.clips / one.took:,.0f} "
+            f"| {one.seconds / one.took:,.0f} | {1 - one.seconds / one.padded:.1%} "
+            f"| {one.waited / one.took:.0%} |"
+        )
+    return "\n".join([*lines, "", NOTES])
+
+
+NOTES = """Ranks are read one after the other, so clips/s is that of one rank; rates count the time in which
+this process computes log-mel features, and the start of the workers. The waiting share is what it waits for
+data beside that, with one core for features and as many as there are workers for decoding.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--vocab-size", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=REPO / "docs" / "benchmarks")
+    args = parser.parse_args(argv)
+    load = os.getloadavg()[0]
+    torch.set_num_threads(1)
+    stages = []
+
+    def staged(name: str, began: tuple[float, float]) -> tuple[float, float]:
+        now = time.perf_counter(), _spent()
+        stages.append([name, now[0] - began[0], now[1] - began[1]])
+        return now
+
+    began = time.perf_counter(), _spent()
+    experiment = make_data(args.corpus, args.work, args.vocab_size)
+    began = staged("pack, prepare, validate, tokenizer", began)
+    utterances, made = open_data(experiment, args.work)
+    facts = plan_facts(experiment, utterances, args.ranks)
+    began = staged("open and plan", began)
+    shown = read_page(args.work / "data", "Data road")
+    shown.tokenizer = json.loads((args.work / "run" / "tokenizer.json").read_text())
+    shown.plan = facts
+    write_page(shown, args.work / "run" / "data.html")
+    epochs = []
+    for workers in args.workers:
+        epochs.append(read_epoch(experiment, utterances, made, workers, args.ranks))
+        began = staged(f"one epoch, {workers} workers", began)
+    about = (
+        f"{len(utterances)} training utterances, {float(utterances.durations.sum()) / 3600:.2f} h, of "
+        f"{args.corpus.name}, packed into one tar a language. {os.cpu_count()} cores, load average "
+        f"{load:.1f} at the start, {platform.system()} {platform.release()}, "
+        f"Python {platform.python_version()}."
+    )
+    command = f"python -m tools.data_road --corpus {args.corpus.name} --work exp/data-road"
+    result = {"about": about, "command": command, "stages": stages, "plan": facts,
+              "epochs": [one._asdict() for one in epochs]}  # fmt: skip
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "data-road.json").write_text(json.dumps(result, indent=1) + "\n")
+    (args.out / "data-road.md").write_text(page(result))
+    print(page(result))
+    return 1 if any(one.extra for one in epochs) else 0
+
+
+def _spent() -> float:
+    """Processor seconds of this process and of those that ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
