@@ -1,4 +1,4 @@
-"""Write a corpus folder: per-language tars of 16-bit WAVs, `manifest.jsonl`, and `corpus.json` as its seal.
+"""Write a corpus folder: per-language tars, `manifest.jsonl`, and `corpus.json` as its seal.
 
 The folder appears whole or not at all: everything is written to a temporary sibling and renamed. The same
 utterances give the same bytes (tar headers carry no time, owner or order of arrival).
@@ -33,7 +33,8 @@ MANIFEST = "manifest.jsonl"
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Utterance:
-    """One utterance on its way to the disk; `audio` is (N,) int16 at 16 kHz."""
+    """One utterance on its way to the disk. audio: (N,) int16 at 16 kHz, or the bytes of a file of this
+    `suffix`, `seconds` long, which are written as they are; split: "" where none is given."""
 
     id: str
     language: str
@@ -43,7 +44,10 @@ class Utterance:
     kind: str
     source: str
     licence: str
-    audio: np.ndarray
+    audio: np.ndarray | bytes
+    suffix: str = ".wav"
+    seconds: float | None = None
+    name: str = ""  # in the tar, where the id is not fit for it
 
 
 def settings_hash(settings: dict[str, Any]) -> str:
@@ -160,7 +164,7 @@ def _write_files(folder: Path, utterances: Iterable[Utterance]) -> dict[str, dic
             manifest.write(json.dumps(row, ensure_ascii=False) + "\n")
             cell = counts.setdefault(utterance.language, {}).setdefault(utterance.split, [0, 0.0])
             cell[0] += 1
-            cell[1] += row["duration"]
+            cell[1] += row.get("duration", 0.0)
     return {
         language: {s: {"utterances": int(n), "hours": round(t / 3600, 4)} for s, (n, t) in cells.items()}
         for language, cells in counts.items()
@@ -168,14 +172,18 @@ def _write_files(folder: Path, utterances: Iterable[Utterance]) -> dict[str, dic
 
 
 def _add(tar: tarfile.TarFile, tar_name: str, utterance: Utterance) -> dict[str, Any]:
-    """Append one WAV to the tar; returns the manifest row."""
-    data = wav_bytes(utterance.audio)
+    """Append one recording to the tar; returns the manifest row."""
+    if isinstance(utterance.audio, bytes):
+        data, seconds = utterance.audio, utterance.seconds
+    else:
+        data, seconds = wav_bytes(utterance.audio), len(utterance.audio) / SAMPLE_RATE
     # TarInfo starts with owner 0, mode 644 and mtime 0: nothing of this machine gets in
-    info = tarfile.TarInfo(f"{utterance.language}/{utterance.split}/{utterance.id}.wav")
+    folder = "/".join(part for part in (utterance.language, utterance.split) if part)
+    info = tarfile.TarInfo(f"{folder}/{utterance.name or utterance.id}{utterance.suffix}")
     info.size = len(data)
     offset = tar.offset + tarfile.BLOCKSIZE  # USTAR: one header block, then the data
     tar.addfile(info, io.BytesIO(data))
-    return {
+    row = {
         "id": utterance.id,
         "language": utterance.language,
         "text": utterance.text,
@@ -183,13 +191,15 @@ def _add(tar: tarfile.TarFile, tar_name: str, utterance: Utterance) -> dict[str,
         "tar": tar_name,
         "offset": offset,
         "size": len(data),
-        "duration": round(len(utterance.audio) / SAMPLE_RATE, 6),
+        "duration": None if seconds is None else round(seconds, 6),
         "speaker": utterance.speaker,
         "split": utterance.split,
         "kind": utterance.kind,
         "source": utterance.source,
         "licence": utterance.licence,
     }
+    optional = ("duration", "speaker", "split", "kind", "source", "licence")
+    return {name: value for name, value in row.items() if name not in optional or value not in (None, "")}
 
 
 @contextlib.contextmanager
