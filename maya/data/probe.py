@@ -1,12 +1,12 @@
 """Looking at each utterance: is its audio there, can it be decoded, does it fit what is claimed and said."""
 
-import logging
 import os.path
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -14,13 +14,16 @@ import soundfile
 from maya.config import config
 from maya.data.audio import check_rate
 from maya.data.manifest import Dropped, Row
+from maya.data.measured import Measured, forget_others, part_name, read_part, write_part
+from maya.data.progress import Progress
 from maya.data.sound import Sound, measure_sound
 from maya.data.tar_audio import ByteRange, TarMember, member_header, open_range, read_samples, scan_tar
+from maya.data.workers import cpus, in_processes
 from maya.errors import MayaError
 from maya.text.normalize import normalize
 
-log = logging.getLogger(__name__)
-_SECONDS_BETWEEN_REPORTS = 10.0
+_SMALLEST_CHUNK, _LARGEST_CHUNK = 32, 2048  # rows: what is lost when a run is killed, for each process
+_WORTH_PROCESSES = 200  # rows
 _AUDIBLE = 1e-4  # peak of full scale, -80 dB
 _TAR_NAME_LIMIT = 100  # bytes of a name that fit into the plain header
 _TAR_SIZE_LIMIT = 8 << 30  # bytes from which a size does not
@@ -35,7 +38,7 @@ class ProbeConfig:
     min_seconds, max_seconds: limits of duration.
     max_chars_per_second: of the normalised text; more cannot be spoken. Fast reading reaches about 20.
     duration_tolerance: seconds by which the duration given in the manifest may be off.
-    num_threads: files looked at at a time.
+    num_workers: processes that look at files; 0 is one for each CPU.
     """
 
     decode: bool = True
@@ -43,7 +46,7 @@ class ProbeConfig:
     max_seconds: float = 40.0
     max_chars_per_second: float = 40.0
     duration_tolerance: float = 0.5
-    num_threads: int = 4
+    num_workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,43 +75,121 @@ class _Bad(Exception):
     """reason, detail"""
 
 
-def probe(folder: Path, rows: Sequence[Row], cfg: ProbeConfig) -> tuple[list[Probed], list[Dropped]]:
-    """Check every row, several at a time; order is kept. Nothing is raised for a single utterance."""
-    look_up = _TarIndex()
+def probe(
+    folder: Path, rows: Sequence[Row], cfg: ProbeConfig, keep: Path | None = None
+) -> tuple[list[Probed], list[Dropped]]:
+    """Check every row, in several processes; order is kept. Nothing is raised for a single utterance.
 
-    def one(row: Row) -> Probed | Dropped:
-        try:
-            return _probe_row(folder, row, cfg, look_up)
-        except _Bad as bad:
-            reason, detail = bad.args
-            return Dropped(id=row.id, language=row.language, reason=reason, detail=detail, where=row.where)
-
+    keep: a folder in which what was measured is kept: a call that was killed goes on where it was, and one
+    with the same audio and settings measures nothing. What it holds of others is removed.
+    """
     kept: list[Probed] = []
     dropped: list[Dropped] = []
-    started = reported = time.monotonic()
-    with ThreadPoolExecutor(max(1, cfg.num_threads)) as pool:
-        for done, result in enumerate(pool.map(one, rows), start=1):
-            if isinstance(result, Probed):
-                kept.append(result)
-            else:
-                dropped.append(result)
-            if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
-                reported = time.monotonic()
-                log.info("checked %d of %d utterances in %.0f s", done, len(rows), reported - started)
+    used: list[str] = []
+    chunks = [_Chunk(folder, some, cfg, keep) for some in _chunks(rows)]
+    workers = min(cfg.num_workers or cpus(), len(chunks)) if len(rows) >= _WORTH_PROCESSES else 1
+    progress = Progress("checked", len(rows), "utterances")
+    with closing(in_processes(_probe_chunk, chunks, workers, "checking audio")) as found:
+        for name, fresh, results in found:
+            used.append(name)
+            kept += [one for one in results if isinstance(one, Probed)]
+            dropped += [one for one in results if isinstance(one, Dropped)]
+            progress.advance(len(results), fresh=fresh)
+    progress.end()
+    if keep is not None:
+        forget_others(keep, used)
     return kept, dropped
 
 
-def _probe_row(folder: Path, row: Row, cfg: ProbeConfig, look_up: Callable[[Path, str], TarMember]) -> Probed:
-    text = normalize(row.text, row.language)
-    if not text:
-        raise _Bad("empty_transcript", f"nothing speakable is left of the text {row.text[:40]!r}")
+class _Chunk(NamedTuple):
+    """Some rows that are looked at together."""
+
+    folder: Path
+    rows: list[Row]
+    cfg: ProbeConfig
+    keep: Path | None
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Rows in order, some at a time. A chunk ends with a tar, or with a row whose name says so, so that a row
+    more at the beginning of a corpus leaves the chunks after it as they were."""
+    largest = min(max(1 << (len(rows) // 64).bit_length(), _SMALLEST_CHUNK), _LARGEST_CHUNK)
+    chunk: list[Row] = []
+    for row in rows:
+        if chunk and (
+            len(chunk) == largest
+            or row.tar != chunk[-1].tar
+            or zlib.crc32(chunk[-1].id.encode("utf-8", "surrogateescape")) % largest < 2
+        ):
+            yield chunk
+            chunk = []
+        chunk.append(row)
+    if chunk:
+        yield chunk
+
+
+def _probe_chunk(chunk: _Chunk) -> tuple[str, bool, list[Probed | Dropped]]:
+    """(name of the part kept of it, whether it was measured now, what was found of each row)."""
+    folder, rows, cfg, keep = chunk
+    texts = [normalize(row.text, row.language) for row in rows]
+    spoken = [row for row, text in zip(rows, texts, strict=True) if text]
+    settings = [cfg.decode, cfg.min_seconds, cfg.max_seconds, cfg.duration_tolerance]
+    name = part_name([_place(folder, row) for row in spoken], settings)
+    measured = read_part(keep / name, len(spoken)) if keep is not None else None
+    fresh = measured is None
+    if measured is None:
+        look_up = _TarIndex()
+        measured = [_measured(folder, row, cfg, look_up) for row in spoken]
+        if keep is not None:
+            write_part(keep / name, measured)
+    left = iter(measured)
+    results: list[Probed | Dropped] = []
+    for row, text in zip(rows, texts, strict=True):
+        try:
+            if not text:
+                raise _Bad("empty_transcript", f"nothing speakable is left of the text {row.text[:40]!r}")
+            results.append(_judged(row, text, folder / (row.tar or row.audio), next(left), cfg))
+        except _Bad as bad:
+            reason, detail = bad.args
+            results.append(
+                Dropped(id=row.id, language=row.language, reason=reason, detail=detail, where=row.where)
+            )
+    return name, fresh, results
+
+
+def _place(folder: Path, row: Row) -> list[object]:
+    """Which audio a row means, and which file that is today."""
+    path = os.path.abspath(folder / (row.tar or row.audio))
+    try:
+        found = os.stat(path)
+        stamp = [found.st_size, found.st_mtime_ns]
+    except (OSError, ValueError):
+        stamp = []
+    return [path, row.tar and row.audio, row.offset, row.size, row.start, row.duration, stamp]
+
+
+def _measured(folder: Path, row: Row, cfg: ProbeConfig, look_up: "_TarIndex") -> Measured:
     path = folder / (row.tar or row.audio)
-    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
-        raise _Bad("missing_audio", f"there is no file {path}")
+    try:
+        if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
+            raise _Bad("missing_audio", f"there is no file {path}")
+        if row.tar is not None:
+            row = _locate(path, row, look_up)
+        rate, channels, num_samples, sound = _measure(path, row, cfg)
+    except _Bad as bad:
+        reason, detail = bad.args
+        return Measured(reason, detail)
+    return Measured(None, None, row.offset, row.size, rate, channels, num_samples, sound)
+
+
+def _judged(row: Row, text: str, path: Path, found: Measured, cfg: ProbeConfig) -> Probed:
+    """Whether what was measured fits what is claimed and said."""
+    if found.reason is not None:
+        raise _Bad(found.reason, found.detail)
+    rate = found.sample_rate
     if row.tar is not None:
-        row = _locate(path, row, look_up)
-    rate, channels, num_samples, sound = _measure(path, row, cfg)
-    begin, count = _part(row, rate, num_samples, cfg)
+        row = replace(row, offset=found.offset, size=found.size)
+    begin, count = _part(row, rate, found.num_samples, cfg)
     seconds = count / rate
     if row.start is not None:
         row = replace(row, start=begin / rate, duration=seconds)
@@ -120,7 +201,7 @@ def _probe_row(folder: Path, row: Row, cfg: ProbeConfig, look_up: Callable[[Path
         raise _Bad("text_too_long", f"{len(text)} characters in {seconds:.2f} s, over {limit:g} a second")
     if row.speaker is None:
         row = replace(row, speaker=row.id)
-    return Probed(row, text, path, rate, channels, num_samples, sound)
+    return Probed(row, text, path, rate, found.channels, found.num_samples, found.sound)
 
 
 def _locate(path: Path, row: Row, look_up: Callable[[Path, str], TarMember]) -> Row:
@@ -208,7 +289,7 @@ class _TarIndex:
         self._tars: dict[Path, tuple[dict[str, TarMember], str | None] | MayaError] = {}
 
     def __call__(self, path: Path, name: str) -> TarMember:
-        if path not in self._tars:  # two threads may both read it: the result is the same
+        if path not in self._tars:
             try:
                 found = scan_tar(path)
                 self._tars[path] = {member.name: member for member in found.members}, found.problem

@@ -227,7 +227,7 @@ def read_case(folder: Path, rng: random.Random) -> int:
     corpus = attempt(read_corpus, folder)
     if corpus is None:
         return 0
-    cfg = ProbeConfig(decode=rng.random() < 0.7, num_threads=1)
+    cfg = ProbeConfig(decode=rng.random() < 0.7, num_workers=1)
     kept, dropped = probe(folder, corpus[0], cfg)
     for drop in dropped:
         assert drop.reason and "\n" not in drop.detail and len(drop.detail) < 3000, drop

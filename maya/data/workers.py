@@ -1,0 +1,67 @@
+"""Work shared out to processes, in order, for what keeps the interpreter busy."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from maya.errors import MayaError
+
+T = TypeVar("T")
+R = TypeVar("R")
+_AHEAD = 4  # items given out for each worker
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_processes(
+    work: Callable[[T], R], items: Iterable[T], workers: int, what: str
+) -> Generator[R, None, None]:
+    """`work(item)` of each item, in order, by so many processes; by this one if they are fewer than two.
+
+    what: they are doing, for messages. Raises MayaError when a process dies, and what `work` raises. The
+    processes end with the iterator, and soon after this process if it is killed.
+    """
+    if workers < 2:
+        yield from map(work, items)
+        return
+    # Forking takes no time where importing torch takes seconds; elsewhere than on Linux it is not safe.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
+    given: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            given.append(pool.submit(work, item))
+            if len(given) >= _AHEAD * workers:
+                yield given.popleft().result()
+        while given:
+            yield given.popleft().result()
+    except BrokenProcessPool:
+        raise MayaError(
+            f"a process that was {what} died: often the system ends the one that takes most memory, or a "
+            "file breaks its decoder; start again with fewer processes"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(parent: int) -> None:
+    """In a worker: leave Ctrl-C to the parent, and do not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
