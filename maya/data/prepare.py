@@ -153,13 +153,15 @@ def prepare_corpus(
     Writes train.parquet, dev.parquet and test.parquet (see maya.data.table), dropped.jsonl and flagged.jsonl
     (id, language, reason, detail, where; see maya.data.audio_checks and text_checks for the flags),
     splits.json, summary.json, and a page for people, report.html, with its numbers, report.json. All of them
-    appear together, after everything else has succeeded; the same corpus and config give the same bytes.
+    appear together, after everything else has succeeded; the same corpus and config give the same bytes. What
+    was measured stays in `out_dir`.probed: a run that was killed goes on where it was, and one with another
+    split or other checks decodes nothing.
 
     languages: those to take; utterances in others are counted and left; all if empty. Raises MayaError when
     the corpus cannot be read, when all of a language or more than cfg.max_dropped_fraction of everything
     would be dropped, and when the disk is full.
     """
-    found = examine(corpus_dir, languages=languages, cfg=cfg)
+    found = examine(corpus_dir, languages=languages, cfg=cfg, keep=probed_path(out_dir))
     if found.refusal is not None:
         raise MayaError(found.refusal)
     entries = found.entries()
@@ -177,8 +179,11 @@ def prepare_corpus(
     return report
 
 
-def examine(corpus_dir: Path, *, languages: Sequence[str], cfg: PrepareConfig) -> Examined:
-    """Look at every utterance of a corpus and at all of them together, as preparing does, and write nothing.
+def examine(
+    corpus_dir: Path, *, languages: Sequence[str], cfg: PrepareConfig, keep: Path | None = None
+) -> Examined:
+    """Look at every utterance of a corpus and at all of them together, as preparing does, and write nothing
+    but, with `keep`, what was measured of the audio (see maya.data.probe).
 
     languages: as for prepare_corpus. Raises MayaError when the corpus cannot be read, or has nothing in these
     languages; every other reason to refuse it is told with what was found.
@@ -191,7 +196,7 @@ def examine(corpus_dir: Path, *, languages: Sequence[str], cfg: PrepareConfig) -
         raise MayaError(
             f"{corpus_dir} has no utterance in {', '.join(languages)}, only in {', '.join(sorted(others))}"
         )
-    usable, unusable = probe(corpus_dir, selected, cfg.probe)
+    usable, unusable = probe(corpus_dir, selected, cfg.probe, keep)
     well_heard, audio_flags, ill_heard = check_audio(usable, cfg.audio_checks)
     checked = check_texts(well_heard, cfg.text_checks)
     kept = checked.kept
@@ -210,6 +215,11 @@ def examine(corpus_dir: Path, *, languages: Sequence[str], cfg: PrepareConfig) -
         notes=_notes(selected, others, languages, splits),
         refusal=_refusal(corpus_dir, selected, kept, dropped, parts, cfg.max_dropped_fraction),
     )
+
+
+def probed_path(out: Path) -> Path:
+    """Where what was measured of the audio is kept (see maya.data.measured), beside the output folder."""
+    return out.with_name(f"{out.name}.probed")
 
 
 def to_cut(probed: Probed) -> Cut:

@@ -14,7 +14,6 @@ beside the tokenizer (maya.data.token_table).
 
 import hashlib
 import itertools
-import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -79,9 +78,10 @@ def write_table(path: Path, entries: Iterable[Entry]) -> int:
         while some := list(itertools.islice(left, _GROUP)):
             values = zip(*some, strict=True)
             columns = [pa.array(mine, field.type) for mine, field in zip(values, SCHEMA, strict=True)]
-            writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), row_group_size=_GROUP)
+            group = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+            writer.write_batch(group, row_group_size=_GROUP)
+            digest.update(group.serialize())
             rows += len(some)
-            digest.update(json.dumps(some, ensure_ascii=False).encode())
         writer.add_key_value_metadata({"maya.digest": digest.hexdigest()})
     return rows
 

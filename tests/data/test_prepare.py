@@ -45,7 +45,7 @@ def test_a_whole_corpus(tmp_path: Path) -> None:
     rows = {row["id"]: row for row in write_corpus(tmp_path / "c")}
     report = run(tmp_path / "c", tmp_path / "out", ("en", "hi", "ta"))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out", "out.probed"]
     found = {}
     for part, mine in cuts_of(tmp_path / "out").items():
         lhotse.validate(mine.to_eager())
@@ -214,7 +214,7 @@ class TestFailuresLeaveNothingBehind:
         complaint = r"the disk of .*out is full: about \d+ MB are needed, \d+ MB are free"
         with pytest.raises(MayaError, match=complaint):
             run(corpus, tmp_path / "out")
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["c"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out.probed"]
 
     def test_earlier_results_survive(
         self, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -225,13 +225,13 @@ class TestFailuresLeaveNothingBehind:
         with pytest.raises(KeyboardInterrupt):
             run(corpus, tmp_path / "out", split=SplitConfig(seed=5))
         assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == before
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out", "out.probed"]
 
     def test_leftovers_of_a_killed_run_are_replaced(self, corpus: Path, tmp_path: Path) -> None:
         (tmp_path / ".out.partial").mkdir()
         (tmp_path / ".out.partial/train.parquet").write_bytes(b"half")
         run(corpus, tmp_path / "out")
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out", "out.probed"]
 
     def test_a_mixture_of_old_and_new_has_no_summary(self, corpus: Path, tmp_path: Path) -> None:
         """Moving six files is not one step; summary.json goes first and comes last, to seal the whole."""
