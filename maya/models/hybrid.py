@@ -1,7 +1,8 @@
 """The hybrid recogniser: log-mel → FastConformer → transducer (TDT or RNN-T) and CTC over one encoder.
 
 Sub-modules carry NeMo's names (`preprocessor.featurizer`, `encoder`, `decoder`, `joint`, `ctc_decoder`), so
-a state dict of NeMo's EncDecHybridRNNTCTCBPEModel loads key by key; `language_embedding` is ours.
+a state dict of NeMo's EncDecHybridRNNTCTCBPEModel loads key by key; `language_embedding` and `language_head`
+are ours.
 """
 
 import dataclasses
@@ -44,18 +45,21 @@ class HybridConfig:
     language_embedding: bool = False
     language_init: float = 0.02  # standard deviation of the embedding at the start
     language_dropout: float = 0.1  # probability that training hides the language, so it may be unknown later
+    language_id_weight: float = 0.0  # of the loss that tells the language from the encoder; 0: no such head
 
 
 @dataclass(kw_only=True, slots=True)
 class Losses:
     """Losses of one batch, each (B,) fp32 and never reduced. A head that is absent has None.
 
-    An utterance its audio cannot carry has an infinite loss and no gradient; see `maya.losses`.
+    An utterance its audio cannot carry has an infinite loss and no gradient; see `maya.losses`. `language` is
+    0 where the batch does not say the language.
     """
 
     total: Tensor
     transducer: Tensor | None = None
     ctc: Tensor | None = None
+    language: Tensor | None = None
 
 
 class CTCHead(nn.Module):
@@ -73,6 +77,27 @@ class CTCHead(nn.Module):
         assert isinstance(conv, nn.Conv1d)
         logits = nn.functional.linear(enc, conv.weight.squeeze(-1), conv.bias)
         return logits.float().log_softmax(-1) if logits.dtype != torch.float64 else logits.log_softmax(-1)
+
+
+class LanguageHead(nn.Module):
+    """Which language is spoken: mean and standard deviation of the encoder's frames → a score per language.
+
+    Statistics pooling as in x-vectors (Snyder et al. 2018, "Spoken Language Recognition using X-vectors").
+    """
+
+    def __init__(self, dim: int, languages: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(2 * dim, languages)
+
+    def forward(self, enc: Tensor, enc_lens: Tensor) -> Tensor:
+        """enc (B, S, D) zero beyond enc_lens (B,) → log-probabilities (B, languages), fp32 at least."""
+        wide = enc if enc.dtype == torch.float64 else enc.float()
+        frames = enc_lens.clamp(min=1)[:, None]
+        mean = wide.sum(1) / frames
+        variance = (wide.square().sum(1) / frames - mean.square()).clamp(min=0)
+        # The small constant keeps the root's slope finite where a channel does not vary.
+        logits = self.out(torch.cat([mean, (variance + 1e-5).sqrt()], dim=-1))
+        return logits.to(wide.dtype).log_softmax(-1)
 
 
 class HybridModel(nn.Module):
@@ -96,6 +121,9 @@ class HybridModel(nn.Module):
         if cfg.language_embedding:
             self.language_embedding = nn.Embedding(len(cfg.languages), dim)
             nn.init.normal_(self.language_embedding.weight, std=cfg.language_init)
+        if cfg.language_id_weight > 0:
+            self.language_head = LanguageHead(dim, len(cfg.languages))
+        self.encoder_frozen = False
 
     @property
     def blank(self) -> int:
@@ -111,34 +139,74 @@ class HybridModel(nn.Module):
         """audio (B, N) float in [-1, 1], audio_lens (B,) samples → log-mel (B, T, F), feat_lens (B,)."""
         return self.preprocessor["featurizer"](audio, audio_lens)
 
+    def freeze_encoder(self, frozen: bool) -> None:
+        """Keep the encoder as it is while the heads train, or let it learn again.
+
+        A frozen encoder does no gradient work, keeps nothing for a backward pass and runs as in evaluation:
+        no dropout or layer drop, batch-norm statistics held and used. The heads thus learn on what it
+        puts out when it decodes; noise and SpecAugment, which come before it, stay on.
+        """
+        self.encoder_frozen = frozen
+        self.encoder.requires_grad_(not frozen)
+        self.encoder.train(self.training and not frozen)
+
+    def train(self, mode: bool = True) -> "HybridModel":
+        """As `nn.Module.train`, but a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.encoder_frozen:
+            self.encoder.eval()
+        return self
+
+    def listen(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """audio (B, N), audio_lens (B,) → encoder output before any language is added (B, S, D), (B,)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            feats, feat_lens = self.features(self.noise(audio, audio_lens), audio_lens)
+            return self.encoder(self.specaugment(feats, feat_lens), feat_lens)
+
+    def identify(self, heard: Tensor, enc_lens: Tensor) -> Tensor:
+        """What `listen` returned → log-probabilities of `cfg.languages` (B, languages)."""
+        self.check_identifies()
+        return self.language_head(heard, enc_lens)
+
+    def check_identifies(self) -> None:
+        """MayaError unless the model has a head that tells languages apart."""
+        if not self.cfg.language_id_weight:
+            raise MayaError(
+                "this model cannot tell languages apart: it was trained with model.language_id_weight 0; "
+                "name the language, or none"
+            )
+
+    def with_language(self, heard: Tensor, langs: Tensor | None) -> Tensor:
+        """What `listen` returned, (B, S, D), with the bias of langs (B,), indices or -1 for unknown."""
+        if not self.cfg.language_embedding:
+            return heard
+        if langs is None:
+            langs = torch.full((len(heard),), -1, device=heard.device)
+        if self.training and self.cfg.language_dropout > 0:
+            hide = torch.rand(len(heard), device=heard.device) < self.cfg.language_dropout
+            langs = langs.masked_fill(hide, -1)
+        known = (langs >= 0).to(heard.dtype)[:, None]
+        return heard + (self.language_embedding(langs.clamp(min=0)) * known)[:, None, :]
+
     def encode(self, audio: Tensor, audio_lens: Tensor, langs: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """audio (B, N), audio_lens (B,), langs (B,) indices or -1 for unknown → (B, S, D), enc_lens (B,)."""
-        feats, feat_lens = self.features(self.noise(audio, audio_lens), audio_lens)
-        enc, enc_lens = self.encoder(self.specaugment(feats, feat_lens), feat_lens)
-        if self.cfg.language_embedding:
-            enc = enc + self._language_bias(langs, enc)
-        return enc, enc_lens
-
-    def _language_bias(self, langs: Tensor | None, enc: Tensor) -> Tensor:
-        if langs is None:
-            langs = torch.full((len(enc),), -1, device=enc.device)
-        if self.training and self.cfg.language_dropout > 0:
-            hide = torch.rand(len(enc), device=enc.device) < self.cfg.language_dropout
-            langs = langs.masked_fill(hide, -1)
-        known = (langs >= 0).to(enc.dtype)[:, None]
-        return (self.language_embedding(langs.clamp(min=0)) * known)[:, None, :]  # (B, 1, D)
+        heard, enc_lens = self.listen(audio, audio_lens)
+        return self.with_language(heard, langs), enc_lens
 
     def forward(
-        self, batch: Batch, generator: torch.Generator | None = None, ctc_only: bool = False
+        self, batch: Batch, generator: torch.Generator | None = None, ctc_weight: float | None = None
     ) -> Losses:
-        """The losses of a batch. `generator` draws TDT's omega: seed it alike on every rank. `ctc_only`
-        leaves the transducer out, at a fraction of the cost."""
-        enc, enc_lens = self.encode(batch.audio, batch.audio_lens, batch.langs)
-        if ctc_only and hasattr(self, "joint"):
+        """The losses of a batch. `generator` draws TDT's omega: seed it alike on every rank. `ctc_weight` is
+        CTC's share in this step, by default the configured one; with 1 the transducer is left out, at a
+        fraction of the cost."""
+        heard, enc_lens = self.listen(batch.audio, batch.audio_lens)
+        enc = self.with_language(heard, batch.langs)
+        if self._share(ctc_weight) == 1 and hasattr(self, "joint"):
             # DDP waits for a gradient from every parameter; those of the transducer are zero for now.
             idle = [p.view(-1)[0] for m in (self.decoder, self.joint) for p in m.parameters()]
             enc = enc + 0.0 * torch.stack(idle).sum().to(enc.dtype)
-        return self.losses(enc, enc_lens, batch, generator, ctc_only)
+        spoken = self.identify(heard, enc_lens) if self.cfg.language_id_weight else None
+        return self.losses(enc, enc_lens, batch, generator, ctc_weight, spoken)
 
     def losses(
         self,
@@ -146,22 +214,33 @@ class HybridModel(nn.Module):
         enc_lens: Tensor,
         batch: Batch,
         generator: torch.Generator | None = None,
-        ctc_only: bool = False,
+        ctc_weight: float | None = None,
+        spoken: Tensor | None = None,
     ) -> Losses:
-        """The losses of a batch that is encoded already: enc (B, S, D), enc_lens (B,)."""
-        cfg = self.cfg
-        transducer = ctc = None
-        if cfg.transducer != "none" and cfg.ctc_weight < 1 and not ctc_only:
-            transducer = self._transducer_loss(enc, enc_lens, batch, generator)
+        """The losses of a batch that is encoded already: enc (B, S, D), enc_lens (B,); `spoken` is what
+        `identify` returned."""
+        cfg, share = self.cfg, self._share(ctc_weight)
+        out = Losses(total=enc.new_zeros(len(enc), dtype=torch.float32))
+        if cfg.transducer != "none" and share < 1:
+            out.transducer = self._transducer_loss(enc, enc_lens, batch, generator)
+            out.total = (1 - share) * out.transducer
         if cfg.ctc_weight > 0:
-            ctc = ctc_loss(self.ctc_decoder(enc), batch.tokens, enc_lens, batch.token_lens, blank=self.blank)
-        if transducer is None:
-            assert ctc is not None  # `check` has seen to it
-            return Losses(total=ctc, ctc=ctc)
-        if ctc is None:
-            return Losses(total=transducer, transducer=transducer)
-        total = (1 - cfg.ctc_weight) * transducer + cfg.ctc_weight * ctc
-        return Losses(total=total, transducer=transducer, ctc=ctc)
+            log_probs = self.ctc_decoder(enc)
+            out.ctc = ctc_loss(log_probs, batch.tokens, enc_lens, batch.token_lens, blank=self.blank)
+            if share > 0:
+                out.total = out.total + share * out.ctc
+            else:  # the ramp's first step: 0 · infinity would not be 0
+                out.total = out.total + 0.0 * out.ctc.masked_fill(out.ctc.isinf(), 0.0)
+        if spoken is not None:
+            out.language = nn.functional.nll_loss(spoken, batch.langs, ignore_index=-1, reduction="none")
+            out.total = out.total + cfg.language_id_weight * out.language
+        return out
+
+    def _share(self, ctc_weight: float | None) -> float:
+        """CTC's share of the loss."""
+        if self.cfg.transducer == "none":
+            return 1.0
+        return self.cfg.ctc_weight if ctc_weight is None else ctc_weight
 
     def _transducer_loss(
         self, enc: Tensor, enc_lens: Tensor, batch: Batch, generator: torch.Generator | None
@@ -198,6 +277,8 @@ def check(cfg: HybridConfig) -> None:
         raise MayaError(f"model.ctc_weight is a share between 0 and 1, not {cfg.ctc_weight}")
     if cfg.language_embedding and not cfg.languages:
         raise MayaError("a language embedding needs model.languages")
+    if cfg.language_id_weight and not cfg.languages:
+        raise MayaError("model.language_id_weight needs model.languages to tell apart")
     if list(cfg.durations) != sorted(set(cfg.durations)) or min(cfg.durations) < 0 or max(cfg.durations) < 1:
         raise MayaError(f"model.durations must ascend from 0 or more, not {cfg.durations}")
     if cfg.features.num_mels != cfg.encoder.feat_in:

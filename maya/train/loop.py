@@ -11,55 +11,28 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
-from maya.config import config
 from maya.data.batch import Batch
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.text.tokenizer import Tokenizer
+from maya.train import schedule
+from maya.train.config import TrainConfig, check
 from maya.train.distributed import all_reduce_sum
 from maya.train.optim import adamw
 from maya.train.runlog import RunLog
-from maya.train.schedule import encoder_share, warmup_cosine
 from maya.train.state import Position, State, keep_best, resume, save
 from maya.train.validate import Validate
 
+__all__ = ["Interrupted", "TrainConfig", "make_accelerator", "train", "train_step"]
+
 Batches = Callable[[Position], Iterator[tuple[Position, Batch]]]
-
-
-@config
-class TrainConfig:
-    """How to train. Steps are optimizer steps; each takes `accumulate` batches per rank."""
-
-    steps: int = 1000
-    lr: float = 1e-3
-    min_lr: float = 1e-6
-    warmup_steps: int = 100
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 1e-3
-    clip: float = 1.0
-    accumulate: int = 1
-    ctc_first: int = 0  # steps at the start with CTC alone: cheap while the encoder learns to listen
-    init_from: str = ""  # a checkpoint, or a run folder, of another model to take the modules below from
-    init_modules: tuple[str, ...] = ("encoder",)
-    encoder_hold: int = 0  # steps at the start in which only the heads learn; see schedule.encoder_share
-    per: Literal["token", "utterance"] = (
-        "token"  # the loss is summed, then divided by a global count of these
-    )
-    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the GPU has it, else fp32
-    seed: int = 1
-    log_every: int = 20
-    valid_every: int = 500
-    save_every: int = 500
-    keep: int = 3  # newest training checkpoints to keep
-    average_every: int = 20  # steps between samples of the running average of the weights
-    threads: int = 0  # CPU threads for torch; 0 leaves the choice to torch
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,6 +58,7 @@ class StepStats:
     loss: float
     transducer: float
     ctc: float
+    language: float
     count: float
     utterances: float
     audio_seconds: float
@@ -165,12 +139,12 @@ def train(
     loss is not a number.
     """
     cfg: TrainConfig = experiment.train
-    if cfg.ctc_first and model.cfg.ctc_weight == 0:
-        raise MayaError("train.ctc_first needs a CTC head: give model.ctc_weight more than 0")
+    check(cfg, model.cfg)
     model.to(accelerator.device)
-    wrapped = accelerator.prepare_model(model)
-    optimizer = adamw(model, lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay)
+    optimizer = make_optimizer(model, cfg)
     state = resume(run_dir, model, optimizer, experiment)
+    model.freeze_encoder(schedule.encoder_frozen(cfg, state.step))
+    wrapped = accelerator.prepare_model(model)
     log = RunLog(run_dir, main=accelerator.is_main_process, resumed_step=state.step)
     log.start(experiment, sys.argv, (facts or {}) | {"world_size": accelerator.num_processes})
     if state.step:
@@ -179,10 +153,12 @@ def train(
     first_step = state.step
     with StopRequest() as stop:
         while state.step < cfg.steps:
-            group = []
-            for _ in range(cfg.accumulate):
-                state.position, batch = next(stream)
-                group.append(batch)
+            if model.encoder_frozen != schedule.encoder_frozen(cfg, state.step):
+                del wrapped
+                model.freeze_encoder(not model.encoder_frozen)
+                wrapped = wrap_again(model, accelerator)
+            log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.cfg.ctc_weight))
+            group = take(stream, cfg.accumulate, state)
             waited = clock.lap("data")
             stats = train_step(wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir, stop.asked)
             state.step += 1
@@ -192,7 +168,7 @@ def train(
                 clock.lap("average")
             if state.step % cfg.log_every == 0 or state.step == cfg.steps:
                 rate = (state.step - first_step) / (time.perf_counter() - started)
-                report(log, state, cfg, window, clock, rate)
+                report(log, state, experiment, window, clock, rate)
             if state.step % cfg.valid_every == 0 or state.step == cfg.steps:
                 scores = validate(model, ctc_only=state.step <= cfg.ctc_first)
                 keep_best(log, state, scores, model, tokenizer, run_dir)
@@ -205,6 +181,33 @@ def train(
                 raise Interrupted(state.step)
     log.close()
     return state
+
+
+def make_optimizer(model: HybridModel, cfg: TrainConfig) -> torch.optim.Optimizer:
+    decay = {"weight_decay": cfg.weight_decay, "encoder_layer_decay": cfg.encoder_layer_decay}
+    return adamw(model, lr=cfg.lr, betas=cfg.betas, **decay)
+
+
+def take(stream: Iterator[tuple[Position, Batch]], count: int, state: State) -> list[Batch]:
+    """The next `count` batches; `state` then stands behind them."""
+    group = []
+    for _ in range(count):
+        state.position, batch = next(stream)
+        group.append(batch)
+    return group
+
+
+def wrap_again(model: HybridModel, accelerator: Accelerator) -> torch.nn.Module:
+    """Wrap `model` anew after the set of parameters that learn has changed.
+
+    DDP waits for a gradient from each parameter that could learn when it was made. Let go of the old wrapper
+    first: its buffers and hooks go with it. One process has no wrapper.
+    """
+    if accelerator.num_processes == 1:
+        return model
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    accelerator.free_memory()
+    return accelerator.prepare_model(model)
 
 
 def train_step(
@@ -227,8 +230,8 @@ def train_step(
     device = accelerator.device
     model.train()
     for g in optimizer.param_groups:
-        share = encoder_share(state.step, cfg.encoder_hold) if g.get("encoder") else 1.0
-        g["lr"] = learning_rate(cfg, state.step) * share
+        rate = schedule.encoder_rate if g.get("encoder") else schedule.head_rate
+        g["lr"] = rate(cfg, state.step) * g.get("scale", 1.0)
     mine = [
         sum(count(b, cfg.per) for b in group),
         sum(b.size for b in group),
@@ -239,20 +242,22 @@ def train_step(
     scale = accelerator.num_processes / max(total, 1.0)
     # The draw of TDT's omega depends on (seed, step) alone: alike on all ranks, and nothing to save.
     generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + state.step)
-    sums, tallies = torch.zeros(3, device=device, dtype=torch.float64), []
+    full = accelerator.unwrap_model(model).cfg.ctc_weight
+    ctc_weight = schedule.ctc_weight(cfg, state.step, full=full)
+    sums, tallies = torch.zeros(4, device=device, dtype=torch.float64), []
     clock.lap("other")
     for i, batch in enumerate(group):
         last = i == len(group) - 1
         sync: AbstractContextManager = nullcontext() if last else accelerator.no_sync(model)
         with sync:
             with accelerator.autocast():
-                losses = model(batch.to(device), generator, state.step < cfg.ctc_first)
+                losses = model(batch.to(device), generator, ctc_weight)
             clock.lap("forward")
             feasible = losses.total.isfinite()
             (losses.total.masked_fill(~feasible, 0.0).sum() * scale).backward()
             clock.lap("backward")
         tallies.append((batch, losses.total.detach()))
-        for j, value in enumerate((losses.total, losses.transducer, losses.ctc)):
+        for j, value in enumerate((losses.total, losses.transducer, losses.ctc, losses.language)):
             if value is not None:
                 sums[j] += value.detach().masked_fill(~feasible, 0.0).sum()
     state.infeasible += name_unusable(tallies, state.step, run_dir, device)
@@ -260,9 +265,9 @@ def train_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     clock.lap("optimizer")
-    loss, transducer, ctc = all_reduce_sum(sums.tolist(), device)
+    loss, transducer, ctc, language = all_reduce_sum(sums.tolist(), device)
     return StepStats(
-        loss=loss, transducer=transducer, ctc=ctc, count=total, utterances=utterances,
+        loss=loss, transducer=transducer, ctc=ctc, language=language, count=total, utterances=utterances,
         audio_seconds=audio_seconds, grad_norm=float(grad_norm), stop=stops > 0,
     )  # fmt: skip
 
@@ -270,12 +275,6 @@ def train_step(
 def count(batch: Batch, per: str) -> int:
     """What the loss is divided by. An empty transcript still counts as one token: its blanks are work too."""
     return int(batch.token_lens.clamp(min=1).sum()) if per == "token" else batch.size
-
-
-def learning_rate(cfg: TrainConfig, step: int) -> float:
-    return warmup_cosine(
-        step, peak=cfg.lr, floor=cfg.min_lr, warmup_steps=cfg.warmup_steps, total_steps=cfg.steps
-    )
 
 
 def name_unusable(tallies: list[tuple[Batch, Tensor]], step: int, run_dir: Path, device: torch.device) -> int:
@@ -304,6 +303,10 @@ def name_unusable(tallies: list[tuple[Batch, Tensor]], step: int, run_dir: Path,
     return len(infeasible)
 
 
+LOSSES = ("loss", "transducer", "ctc", "language")
+SUMMED = (*LOSSES, "count", "utterances", "audio_seconds", "grad_norm")
+
+
 @dataclass(kw_only=True, slots=True)
 class Window:
     """Step statistics summed since the last log line."""
@@ -315,19 +318,18 @@ class Window:
     def add(self, stats: StepStats, waited: float) -> None:
         self.steps += 1
         self.waits.append(round(waited, 4))
-        for name in ("loss", "transducer", "ctc", "count", "audio_seconds", "grad_norm"):
+        for name in SUMMED:
             self.sums[name] = self.sums.get(name, 0.0) + getattr(stats, name)
 
 
 WORK = ("forward", "backward", "optimizer")
 
 
-def report(log: RunLog, state: State, cfg: TrainConfig, window: Window, clock: Clock, rate: float) -> None:
+def report(log: RunLog, state: State, experiment: Any, window: Window, clock: Clock, rate: float) -> None:
     """One line on the terminal, one in metrics.jsonl; then a new window."""
-    sums, step_seconds = (
-        window.sums,
-        {k: v for k, v in clock.seconds.items() if k not in ("validate", "checkpoint")},
-    )
+    cfg: TrainConfig = experiment.train
+    sums, last = window.sums, state.step - 1
+    step_seconds = {k: v for k, v in clock.seconds.items() if k not in ("validate", "checkpoint")}
     spent = sum(step_seconds.values())
     shares = {f"share_{k}": round(v / spent, 4) for k, v in step_seconds.items()}
     values: dict[str, Any] = {
@@ -335,7 +337,9 @@ def report(log: RunLog, state: State, cfg: TrainConfig, window: Window, clock: C
         "loss": sums["loss"] / sums["count"],
         "transducer_loss": sums["transducer"] / sums["count"],
         "ctc_loss": sums["ctc"] / sums["count"],
-        "lr": learning_rate(cfg, state.step - 1),
+        "lr": schedule.head_rate(cfg, last),
+        "encoder_lr": schedule.encoder_rate(cfg, last),
+        "ctc_weight": schedule.ctc_weight(cfg, last, full=experiment.model.ctc_weight),
         "grad_norm": sums["grad_norm"] / window.steps,
         "seconds_per_step": spent / window.steps,
         "audio_seconds": sums["audio_seconds"],
@@ -345,15 +349,22 @@ def report(log: RunLog, state: State, cfg: TrainConfig, window: Window, clock: C
         "data_wait": window.waits,
         "infeasible": state.infeasible,
     }
+    if experiment.model.language_id_weight:
+        values["language_loss"] = sums["language"] / sums["utterances"]
     log.metrics("train", state.step, values | shares)
     left = (cfg.steps - state.step) / rate if rate else 0.0
     log.say(
         f"step {state.step}/{cfg.steps}  epoch {state.position[0]}  loss {values['loss']:.3f} "
-        f"(transducer {values['transducer_loss']:.3f}, ctc {values['ctc_loss']:.3f})  lr {values['lr']:.2e}  "
+        f"(transducer {values['transducer_loss']:.3f}, ctc {values['ctc_loss']:.3f})  {_rates(values)}  "
         f"grad {values['grad_norm']:.2f}  {values['seconds_per_step']:.2f} s/step  "
         f"{values['speed']:.0f}x real time  work {values['share_work']:.0%}  left {_minutes(left)}"
     )
     window.steps, window.sums, window.waits, clock.seconds = 0, {}, [], {}
+
+
+def _rates(values: dict[str, Any]) -> str:
+    heads, encoder = values["lr"], values["encoder_lr"]
+    return f"lr {heads:.2e}" + (f" (encoder {encoder:.2e})" if encoder != heads else "")
 
 
 def _minutes(seconds: float) -> str:

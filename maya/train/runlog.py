@@ -57,6 +57,17 @@ class RunLog:
             if not isinstance(value, list):
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
+    def phase(self, step: int, changes: Mapping[str, str]) -> None:
+        """What the schedule changes at `step`, by name: on the terminal, in metrics.jsonl and TensorBoard."""
+        if not self.main or not changes:
+            return
+        row = {"kind": "phase", "step": step, "time": round(time.time(), 3), **changes}
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
+        for name, phase in changes.items():
+            self._tensorboard.add_text(f"phase/{name}", phase, step)
+        self.say(f"phase step {step}  " + "  ".join(f"{name}: {phase}" for name, phase in changes.items()))
+
     def say(self, text: str) -> None:
         if self.main:
             print(text, flush=True)
@@ -131,13 +142,15 @@ def _cpu_name() -> str:
 
 
 def _drop_metrics_after(path: Path, step: int) -> None:
-    """Rows written after the checkpoint that a run resumes from will be written again."""
+    """Rows written after the checkpoint that a run resumes from will be written again; so will a change of
+    phase at that very step, which comes before the next step."""
     if not path.is_file():
         return
     kept = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            row = json.loads(line)
+            if row["step"] < step or (row["step"] == step and row.get("kind") != "phase"):
                 kept.append(line)
         except (json.JSONDecodeError, KeyError):
             continue  # the last line of a run that was killed while writing

@@ -1,18 +1,30 @@
-"""Learning-rate schedules: a function of the optimizer step alone, so resuming needs no state."""
+"""The schedule: rates, the weight of CTC and whether the encoder learns, all functions of the optimizer step
+alone, so that resuming needs no state.
+
+Encoder and heads have peaks of their own and share one cosine, down to one floor (as NeMo's `min_lr`, which
+is absolute; a peak below it is its own floor). Layer-wise decay scales a layer's whole curve.
+"""
 
 import math
 
+from maya.train.config import TrainConfig
 
-def warmup_cosine(step: int, *, peak: float, floor: float, warmup_steps: int, total_steps: int) -> float:
+Phases = dict[str, str]
+
+
+def warmup_cosine(
+    step: int, *, peak: float, floor: float, warmup_steps: int, total_steps: int, start: int = 0
+) -> float:
     """Linear warm-up to `peak` over `warmup_steps`, then half a cosine down to `floor` at `total_steps`.
 
     `step` counts from 0; the first step already learns (rate peak / warmup_steps), and past `total_steps`
-    the rate stays at `floor`.
+    the rate stays at `floor`. What begins to learn at `start` warms up from there, to where the cosine is.
     """
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * done))
+    if step < start:
+        return 0.0
+    done = min(1.0, max(0, step - warmup_steps) / max(1, total_steps - warmup_steps))
+    rate = floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * done))
+    return rate * (step - start + 1) / warmup_steps if step - start < warmup_steps else rate
 
 
 def encoder_share(step: int, hold_steps: int) -> float:
@@ -23,3 +35,55 @@ def encoder_share(step: int, hold_steps: int) -> float:
     training stays on that plateau. egs/indic12/RESULTS.md compares the two.
     """
     return min(1.0, max(0.0, (step - hold_steps + 1) / hold_steps)) if hold_steps else 1.0
+
+
+def head_rate(cfg: TrainConfig, step: int) -> float:
+    """Learning rate of everything outside the encoder."""
+    return _rate(cfg, step, peak=cfg.lr, start=0)
+
+
+def encoder_rate(cfg: TrainConfig, step: int) -> float:
+    """Learning rate of the encoder's top layer; 0 while it is frozen or held.
+
+    After a freeze it warms up as the heads have done: its moments are empty, and Adam's first steps are of
+    full size whatever the gradient.
+    """
+    peak = cfg.lr if cfg.encoder_lr is None else cfg.encoder_lr
+    return _rate(cfg, step, peak=peak, start=cfg.encoder_freeze) * encoder_share(step, cfg.encoder_hold)
+
+
+def _rate(cfg: TrainConfig, step: int, *, peak: float, start: int) -> float:
+    floor = min(cfg.min_lr, peak)
+    return warmup_cosine(
+        step, peak=peak, floor=floor, warmup_steps=cfg.warmup_steps, total_steps=cfg.steps, start=start
+    )
+
+
+def encoder_frozen(cfg: TrainConfig, step: int) -> bool:
+    return step < cfg.encoder_freeze
+
+
+def ctc_weight(cfg: TrainConfig, step: int, *, full: float) -> float:
+    """CTC's share of the loss: 1 (CTC alone) for `ctc_first` steps, or rising from 0 over `ctc_ramp`, then
+    `full`."""
+    if step < cfg.ctc_first:
+        return 1.0
+    return full * min(1.0, step / cfg.ctc_ramp) if cfg.ctc_ramp else full
+
+
+def phases(cfg: TrainConfig, step: int, *, full: float) -> Phases:
+    """What encoder, heads and CTC are at in this step, in words; `full` is CTC's final weight."""
+    begins = max(cfg.encoder_freeze, cfg.encoder_hold)
+    warm = begins + (cfg.encoder_hold or cfg.warmup_steps)
+    waiting = "frozen" if cfg.encoder_freeze else "held"
+    encoder = waiting if step < begins else "warming up" if step < warm else "learning"
+    heads = "warming up" if step < cfg.warmup_steps else "learning"
+    ctc = "alone" if step < cfg.ctc_first or full == 1 else "rising" if step < cfg.ctc_ramp else "full"
+    return {"encoder": encoder, "heads": heads} | ({"ctc": ctc} if full else {})
+
+
+def phase_changes(cfg: TrainConfig, step: int, *, full: float) -> Phases:
+    """Those of `phases` that begin with this step; at step 0 all of them."""
+    now = phases(cfg, step, full=full)
+    before = phases(cfg, step - 1, full=full) if step else {}
+    return {name: phase for name, phase in now.items() if before.get(name) != phase}

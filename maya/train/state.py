@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from maya.config import to_dict
+from maya.config import from_dict, to_dict
 from maya.data.plan import Position
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
@@ -38,10 +38,10 @@ def keep_best(
 ) -> None:
     """Log a validation and keep the weights with the lowest error as best.pt."""
     log.metrics("valid", state.step, scores)
-    better = scores["error"] < state.best
+    better, shown = scores["error"] < state.best, ("loss", "wer", "cer", "language_accuracy")
     log.say(
         f"valid step {state.step}  "
-        + "  ".join(f"{k} {v:.3f}" for k, v in scores.items() if k in ("loss", "wer", "cer"))
+        + "  ".join(f"{k} {v:.3f}" for k, v in scores.items() if k in shown)
         + ("  (best so far)" if better else "")
     )
     state.best = min(state.best, scores["error"])
@@ -100,7 +100,8 @@ def resume(run_dir: Path, model: HybridModel, optimizer: torch.optim.Optimizer, 
         raise MayaError(
             f"{path} holds weights only, training cannot continue from it; move it away to start anew"
         )
-    refuse_other_experiment(path, loaded.training["experiment"], to_dict(experiment))
+    saved = with_new_fields(loaded.training["experiment"], type(experiment))
+    refuse_other_experiment(path, saved, to_dict(experiment))
     rngs = loaded.training["rng"]
     model.load_state_dict(loaded.weights)
     optimizer.load_state_dict(loaded.training["optimizer"])
@@ -121,6 +122,14 @@ def resume(run_dir: Path, model: HybridModel, optimizer: torch.optim.Optimizer, 
 def is_free(name: str) -> bool:
     """Whether a field may change without making it another training: those in FREE, and how to decode."""
     return name in FREE or name.startswith("decode.")
+
+
+def with_new_fields(saved: dict, kind: type) -> dict:
+    """A saved experiment with the fields that its type has got since; their defaults keep what was."""
+    try:
+        return to_dict(from_dict(kind, saved))
+    except (MayaError, TypeError):  # a field is gone or of another type: it will be named as the difference
+        return saved
 
 
 def refuse_other_experiment(path: Path, saved: dict, asked: dict) -> None:

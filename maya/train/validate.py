@@ -32,7 +32,8 @@ def make_validate(
     `batches()` yields this rank's share; `references` maps an utterance id to its normalised text. The
     scores hold `loss` (per token), `wer` and `cer` (macro averages over languages), `wer_<code>`, and
     `error`, which is the CER: it moves more smoothly than the WER while a model is young, so the best
-    checkpoint is chosen by it.
+    checkpoint is chosen by it. A model that tells languages apart also has `language_accuracy` (macro
+    average) and `language_accuracy_<code>`.
     """
 
     @torch.inference_mode()
@@ -41,19 +42,28 @@ def make_validate(
         device = next(model.parameters()).device
         loss = tokens = 0.0
         pairs: list[tuple[str, str, str]] = []  # (language, reference, hypothesis)
+        told: list[tuple[str, bool]] = []  # (language, whether the encoder told it)
         for batch in batches():
             batch = batch.to(device)
-            enc, enc_lens = model.encode(batch.audio, batch.audio_lens, batch.langs)
-            losses = model.losses(enc, enc_lens, batch, ctc_only=ctc_only).total
+            heard, enc_lens = model.listen(batch.audio, batch.audio_lens)
+            enc = model.with_language(heard, batch.langs)
+            spoken = model.identify(heard, enc_lens) if model.cfg.language_id_weight else None
+            only = 1.0 if ctc_only else None
+            losses = model.losses(enc, enc_lens, batch, ctc_weight=only, spoken=spoken).total
             loss += float(losses.masked_fill(~losses.isfinite(), 0.0).sum())
             tokens += float(batch.token_lens.clamp(min=1).sum())
             hyps = decode_frames(model, enc, enc_lens, method="ctc" if ctc_only else method)
             for hyp, name, lang in zip(hyps, batch.ids, batch.langs.tolist(), strict=True):
                 pairs.append((languages[lang], references[name], tokenizer.decode(hyp.tokens)))
+            if spoken is not None:
+                right = (spoken.argmax(-1) == batch.langs).tolist()
+                known = [(i, hit) for i, hit in zip(batch.langs.tolist(), right, strict=True) if i >= 0]
+                told += [(languages[i], hit) for i, hit in known]
         model.train()
         loss, tokens = all_reduce_sum([loss, tokens], device)
         merged = [p for share in gather_objects(pairs) for p in share]
-        return {"loss": loss / max(tokens, 1.0)} | error_rates(merged)
+        everywhere = [t for share in gather_objects(told) for t in share]
+        return {"loss": loss / max(tokens, 1.0)} | error_rates(merged) | language_accuracy(everywhere)
 
     return validate
 
@@ -71,3 +81,16 @@ def error_rates(pairs: list[tuple[str, str, str]]) -> dict[str, float]:
     macro_cer = sum(chars.values()) / len(chars) if chars else 1.0
     scores = {"error": macro_cer, "wer": sum(words.values()) / max(len(words), 1), "cer": macro_cer}
     return scores | {f"wer_{k}": v for k, v in words.items()}
+
+
+def language_accuracy(told: list[tuple[str, bool]]) -> dict[str, float]:
+    """Share of each language's utterances whose language was told, and the mean over languages; from
+    (language, whether it was told). Empty without utterances."""
+    by_language: dict[str, list[bool]] = {}
+    for language, right in sorted(told):
+        by_language.setdefault(language, []).append(right)
+    shares = {language: sum(hits) / len(hits) for language, hits in by_language.items()}
+    if not shares:
+        return {}
+    macro = sum(shares.values()) / len(shares)
+    return {"language_accuracy": macro} | {f"language_accuracy_{k}": v for k, v in shares.items()}

@@ -136,7 +136,7 @@ def test_dropout_of_the_joint_follows_the_random_state() -> None:
 
 
 def test_every_parameter_learns() -> None:
-    model = _tiny().train()
+    model = _tiny(language_id_weight=0.5).train()
     model(_random_batch()).total.sum().backward()
     for name, p in model.named_parameters():
         assert p.grad is not None and torch.isfinite(p.grad).all(), name
@@ -154,6 +154,42 @@ def test_the_language_matters_when_known_and_only_then() -> None:
     torch.testing.assert_close(
         hindi - unknown, model.language_embedding.weight[1].expand_as(hindi).clone(), atol=1e-5, rtol=0
     )
+
+
+def test_training_hides_the_language_now_and_then() -> None:
+    model, heard = _tiny(language_dropout=0.25), torch.zeros(4000, 1, 32)
+    langs = torch.ones(4000, dtype=torch.long)
+    hidden = (model.train().with_language(heard, langs) == 0).all(-1).float().mean()
+    assert float(hidden.detach()) == pytest.approx(0.25, abs=0.03)
+    assert (model.eval().with_language(heard, langs) != 0).all()
+
+
+def test_the_language_is_identified_from_what_is_heard() -> None:
+    model, batch = _tiny(language_id_weight=0.5), _random_batch()  # languages 0, unknown, 1
+    model.eval()
+    heard, lens = model.listen(batch.audio, batch.audio_lens)
+    spoken = model.identify(heard, lens)
+    torch.testing.assert_close(spoken.exp().sum(-1), torch.ones(3))
+    for i in range(3):  # padding has no part in it
+        alone = model.identify(heard[i : i + 1, : lens[i]], lens[i : i + 1])
+        torch.testing.assert_close(alone[0], spoken[i], rtol=1e-4, atol=1e-5)
+    losses = model(batch)
+    torch.testing.assert_close(
+        losses.language, torch.stack([-spoken[0, 0], spoken.new_zeros(()), -spoken[2, 1]])
+    )
+    plain = _tiny()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(losses.total, plain.eval()(batch).total + 0.5 * losses.language)
+    with pytest.raises(MayaError, match="cannot tell languages apart"):
+        plain.identify(heard, lens)
+
+
+def test_a_batch_without_known_languages_still_has_all_gradients() -> None:
+    model, batch = _tiny(language_id_weight=0.5).train(), _random_batch()
+    batch.langs[:] = -1
+    model(batch).total.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())  # DDP waits for them
+    assert all(float(p.grad.abs().sum()) == 0 for p in model.language_head.parameters())
 
 
 def test_omega_takes_the_plain_transducer_loss_in_training_only() -> None:
@@ -176,6 +212,7 @@ def test_omega_takes_the_plain_transducer_loss_in_training_only() -> None:
         ({"transducer": "none", "ctc_weight": 0.0}, "no head"),
         ({"ctc_weight": 1.5}, "between 0 and 1"),
         ({"languages": ()}, "needs model.languages"),
+        ({"languages": (), "language_embedding": False, "language_id_weight": 0.1}, "to tell apart"),
         ({"durations": (2, 1)}, "ascend"),
         ({"durations": (0,)}, "ascend"),
     ],

@@ -105,8 +105,8 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_utterances(
 ) -> None:
     real = HybridModel.losses
 
-    def broken(self, enc, enc_lens, batch, generator=None, ctc_only=False):  # noqa: ANN001, ANN202
-        out = real(self, enc, enc_lens, batch, generator, ctc_only)
+    def broken(self, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202
+        out = real(self, *args, **kwargs)
         if self.training:
             out.total = out.total.clone()
             out.total[0] = float("nan")
@@ -124,9 +124,9 @@ def test_a_text_too_long_for_its_audio_is_named_and_the_rest_still_learns(
 ) -> None:
     real = HybridModel.losses
 
-    def infeasible(self, enc, enc_lens, batch, generator=None, ctc_only=False):  # noqa: ANN001, ANN202
-        out = real(self, enc, enc_lens, batch, generator, ctc_only)
-        out.total = torch.where(torch.arange(batch.size) == 0, torch.inf, out.total)
+    def infeasible(self, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202
+        out = real(self, *args, **kwargs)
+        out.total = torch.where(torch.arange(args[2].size) == 0, torch.inf, out.total)
         return out
 
     monkeypatch.setattr(HybridModel, "losses", infeasible)

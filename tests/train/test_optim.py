@@ -1,5 +1,7 @@
+import pytest
+
 from maya.models.hybrid import build_model
-from maya.train.optim import adamw
+from maya.train.optim import adamw, parameter_groups
 from tests import tiny
 
 
@@ -21,3 +23,20 @@ def test_every_parameter_once_and_only_matrices_decay() -> None:
         assert names[i].endswith("weight") or "weight_ih" in names[i] or "weight_hh" in names[i], names[i]
         assert "norm" not in names[i] and "embed" not in names[i]
     assert any("pos_bias_u" in names[i] for i in plain) and any("embed" in names[i] for i in plain)
+
+
+def test_each_layer_learns_more_slowly_than_the_one_above_it() -> None:
+    cfg = tiny.experiment().model
+    cfg.vocab_size, cfg.languages = 20, ("en", "hi")
+    model = build_model(cfg)  # two layers
+    groups = parameter_groups(model, 0.1, encoder_layer_decay=0.5)
+    names = {id(p): n for n, p in model.named_parameters()}
+    scales = {names[id(p)]: g["scale"] for g in groups for p in g["params"]}
+    assert len(scales) == len(names) == sum(len(g["params"]) for g in groups)
+    for name, scale in scales.items():
+        expected = {"encoder.layers.1": 1.0, "encoder.layers.0": 0.5, "encoder.pre_encode": 0.25}
+        places = [s for place, s in expected.items() if name.startswith(place)] or [1.0]
+        assert scale == pytest.approx(places[0]), name
+    for g in groups:
+        assert {names[id(p)].startswith("encoder.") for p in g["params"]} == {g["encoder"]}
+    assert {g["scale"] for g in parameter_groups(model, 0.1)} == {1.0}

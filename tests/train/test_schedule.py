@@ -1,5 +1,9 @@
 import pytest
 
+from maya.errors import MayaError
+from maya.models.hybrid import HybridConfig
+from maya.train import schedule
+from maya.train.config import TrainConfig, check
 from maya.train.schedule import encoder_share, warmup_cosine
 
 OPTIONS = {"peak": 2.0, "floor": 0.1, "warmup_steps": 10, "total_steps": 110}
@@ -23,3 +27,87 @@ def test_the_encoder_waits_then_follows() -> None:
     assert shares[:9] == [0.0] * 9 and shares[9] == 0.0 and shares[10] == pytest.approx(0.1)
     assert shares[18] < 1.0 and shares[19:] == [1.0] * 11
     assert encoder_share(0, 0) == 1.0
+
+
+def production() -> TrainConfig:
+    """The schedule of the 1.1 B recipe."""
+    return TrainConfig(
+        steps=200_000, warmup_steps=2_000, lr=1e-3, encoder_lr=2e-5, min_lr=1e-5, encoder_freeze=5_000,
+        ctc_ramp=3_000,
+    )  # fmt: skip
+
+
+def test_encoder_and_heads_share_one_cosine_and_its_floor() -> None:
+    cfg = production()
+    steps = range(7_000, 200_001, 1_000)  # after the warm-up of both
+    heads, encoder = ([rate(cfg, s) for s in steps] for rate in (schedule.head_rate, schedule.encoder_rate))
+    done = [(h - 1e-5) / (1e-3 - 1e-5) for h in heads]
+    assert done == pytest.approx([(e - 1e-5) / (2e-5 - 1e-5) for e in encoder])
+    assert heads[-1] == encoder[-1] == 1e-5
+    assert schedule.head_rate(cfg, 1_999) == 1e-3
+
+
+def test_the_encoder_warms_up_when_it_begins_to_learn() -> None:
+    cfg = production()
+    rates = [schedule.encoder_rate(cfg, s) for s in (0, 4_999, 5_000, 5_999, 6_999)]
+    assert rates[:2] == [0.0, 0.0]
+    assert rates[2] == pytest.approx(2e-5 / 2_000, rel=2e-3)
+    assert rates[3] == pytest.approx(1e-5, rel=2e-3) and rates[4] == pytest.approx(2e-5, rel=2e-3)
+
+
+def test_a_peak_below_the_floor_is_its_own_floor() -> None:
+    cfg = TrainConfig(steps=100, warmup_steps=0, encoder_lr=1e-6, min_lr=1e-5)
+    assert {schedule.encoder_rate(cfg, s) for s in range(101)} == {1e-6}
+
+
+def test_without_a_rate_of_its_own_the_encoder_learns_as_the_heads() -> None:
+    cfg = TrainConfig(steps=100, warmup_steps=10)
+    assert all(schedule.encoder_rate(cfg, s) == schedule.head_rate(cfg, s) for s in range(100))
+
+
+def test_the_weight_of_ctc() -> None:
+    weights = [schedule.ctc_weight(production(), s, full=0.3) for s in (0, 1_500, 3_000, 9_000)]
+    assert weights == pytest.approx([0.0, 0.15, 0.3, 0.3])
+    first = TrainConfig(ctc_first=10)
+    assert [schedule.ctc_weight(first, s, full=0.3) for s in (0, 9, 10)] == [1.0, 1.0, 0.3]
+
+
+def test_each_change_of_phase_is_named_at_its_step() -> None:
+    cfg = production()
+    changes = {s: c for s in range(8_000) if (c := schedule.phase_changes(cfg, s, full=0.3))}
+    assert changes == {
+        0: {"encoder": "frozen", "heads": "warming up", "ctc": "rising"},
+        2_000: {"heads": "learning"},
+        3_000: {"ctc": "full"},
+        5_000: {"encoder": "warming up"},
+        7_000: {"encoder": "learning"},
+    }
+
+
+def test_phases_of_an_encoder_that_is_held() -> None:
+    cfg = TrainConfig(encoder_hold=10, warmup_steps=2, ctc_first=5)
+    seen = {s: schedule.phases(cfg, s, full=0.3) for s in (0, 10, 20)}
+    assert [seen[s]["encoder"] for s in seen] == ["held", "warming up", "learning"]
+    assert [seen[s]["ctc"] for s in seen] == ["alone", "full", "full"]
+    assert schedule.encoder_rate(cfg, 19) == schedule.head_rate(cfg, 19)
+    assert "ctc" not in schedule.phases(cfg, 0, full=0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"ctc_first": 5, "ctc_ramp": 5}, "choose one"),
+        ({"encoder_hold": 5, "encoder_freeze": 5}, "choose one"),
+        ({"encoder_layer_decay": 1.1}, "at most 1"),
+        ({"encoder_layer_decay": 0.0}, "above 0"),
+    ],
+)
+def test_schedules_that_contradict_themselves(options: dict[str, float], sentence: str) -> None:
+    with pytest.raises(MayaError, match=sentence):
+        check(TrainConfig(**options), HybridConfig(vocab_size=10))
+
+
+@pytest.mark.parametrize("name", ["ctc_first", "ctc_ramp"])
+def test_a_schedule_for_ctc_needs_its_head(name: str) -> None:
+    with pytest.raises(MayaError, match=f"train.{name} needs a CTC head"):
+        check(TrainConfig(**{name: 5}), HybridConfig(vocab_size=10, ctc_weight=0.0))

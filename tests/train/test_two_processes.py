@@ -51,10 +51,15 @@ def _gradient(norm: str, groups: list[list[int]], run_dir: Path, cpu: bool = Tru
     return {k: before[k] - v.detach() for k, v in model.named_parameters()}
 
 
-def _worker(rank: int, port: int, norm: str, shares: list[list[list[int]]], out: str) -> None:
+def as_rank(rank: int, port: int) -> None:
+    """Make this process one of two."""
     env: dict[str, Any] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1",
                            "MASTER_PORT": port, "LOCAL_WORLD_SIZE": 2}  # fmt: skip
     os.environ.update({k: str(v) for k, v in env.items()})
+
+
+def _worker(rank: int, port: int, norm: str, shares: list[list[list[int]]], out: str) -> None:
+    as_rank(rank, port)
     gradient = _gradient(norm, shares[rank], Path(out))
     torch.save(gradient, Path(out) / f"{rank}.pt")
     torch.distributed.destroy_process_group()

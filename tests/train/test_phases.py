@@ -1,0 +1,244 @@
+"""An encoder that is frozen at first: what stays, what is computed, what is logged, and how a run resumes."""
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from accelerate.state import AcceleratorState
+
+from maya.models.hybrid import build_model
+from maya.recipes.experiment import Experiment
+from maya.recipes.prepare import prepare
+from maya.recipes.tokenizer import tokenizer
+from maya.recipes.train import train
+from maya.train import loop, schedule
+from maya.train.checkpoint import load_checkpoint, step_path
+from maya.train.config import TrainConfig
+from maya.train.state import State
+from tests import tiny, tones
+from tests.train.test_two_processes import _batch, _cfg, as_rank
+
+FREEZE, RAMP, STEPS = 3, 4, 6
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data and a folder `run` with a tokenizer."""
+    top = tmp_path_factory.mktemp("phases")
+    tones.make_corpus(top / "corpus", utterances=12)
+    prepare(_experiment(), top / "corpus", top / "data")
+    tokenizer(_experiment(), top / "data", top / "run")
+    return top
+
+
+def _experiment() -> Experiment:
+    exp = tiny.experiment()
+    exp.model.encoder.dropout = exp.model.encoder.dropout_att = 0.1
+    exp.model.language_id_weight = 0.3
+    exp.train.steps, exp.train.warmup_steps, exp.train.encoder_lr = STEPS, 2, 1e-3
+    exp.train.encoder_freeze, exp.train.ctc_ramp, exp.train.encoder_layer_decay = FREEZE, RAMP, 0.9
+    exp.train.save_every, exp.train.keep, exp.train.log_every = 1, 99, 1
+    exp.train.valid_every = STEPS
+    return exp
+
+
+def _run(data: Path, to: Path, first: int = 0) -> Path:
+    """Train to the end in a copy of the prepared run folder; with `first`, in two goes."""
+    shutil.copytree(data / "run", to)
+    if first:
+        real, calls = loop.train_step, []
+
+        def stopping(*args: Any) -> loop.StepStats:
+            calls.append(1)
+            stats = real(*args)
+            stats.stop = len(calls) == first
+            return stats
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(loop.Interrupted):
+            patch.setattr(loop, "train_step", stopping)
+            train(_experiment(), data / "data", to, cpu=True)
+        torch.rand(100)  # the process that continues has drawn other random numbers
+    train(_experiment(), data / "data", to, cpu=True)
+    return to
+
+
+@pytest.fixture(scope="module")
+def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    return _run(data, tmp_path_factory.mktemp("straight") / "run")
+
+
+def _moved(run: Path, a: int, b: int) -> set[str]:
+    """State that differs between two steps' checkpoints."""
+    before, after = (load_checkpoint(step_path(run, s)).weights for s in (a, b))
+    return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+def test_a_frozen_encoder_stays_to_the_bit_and_then_learns(straight: Path) -> None:
+    frozen, thawed = _moved(straight, 1, FREEZE), _moved(straight, FREEZE, STEPS)
+    assert frozen and not [name for name in frozen if name.startswith("encoder.")]
+    assert {"decoder.prediction.embed.weight", "ctc_decoder.decoder_layers.0.weight"} <= frozen
+    assert "encoder.layers.0.conv.batch_norm.running_mean" in thawed  # statistics, too
+    assert "encoder.layers.1.self_attn.linear_q.weight" in thawed
+    training = load_checkpoint(step_path(straight, FREEZE), training=True).training
+    assert training is not None
+    owners = [g["encoder"] for g in training["optimizer"]["param_groups"] for _ in g["params"]]
+    assert not any(owners[i] for i in training["optimizer"]["state"])  # no moments, no decay
+
+
+@pytest.mark.parametrize("first", [FREEZE - 1, FREEZE, FREEZE + 1])
+def test_resuming_around_the_change_of_phase_is_exact(
+    data: Path, straight: Path, tmp_path: Path, first: int
+) -> None:
+    continued = _run(data, tmp_path / "run", first)
+    a, b = (load_checkpoint(step_path(r, STEPS), training=True) for r in (straight, continued))
+    for name, value in a.weights.items():
+        assert torch.equal(value, b.weights[name]), name
+    assert a.training is not None and b.training is not None
+    moments, others = (t.training["optimizer"]["state"] for t in (a, b))  # type: ignore[index]
+    assert moments.keys() == others.keys()
+    for i, mine in moments.items():
+        assert torch.equal(mine["exp_avg"], others[i]["exp_avg"])
+    assert _log(straight) == _log(continued)
+
+
+def _log(run: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without what the clock says."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kept = ("kind", "step", "loss", "lr", "encoder_lr", "ctc_weight", "encoder", "heads", "ctc")
+    return [{k: r[k] for k in kept if k in r} for r in rows]
+
+
+def test_the_log_shows_each_change_at_its_step(data: Path, straight: Path, tmp_path: Path, capsys) -> None:  # noqa: ANN001
+    rows = _log(straight)
+    phases = {r["step"]: {k: v for k, v in r.items() if k not in ("kind", "step")} for r in rows
+              if r["kind"] == "phase"}  # fmt: skip
+    assert phases == {
+        0: {"encoder": "frozen", "heads": "warming up", "ctc": "rising"},
+        2: {"heads": "learning"},
+        FREEZE: {"encoder": "warming up"},
+        RAMP: {"ctc": "full"},
+        FREEZE + 2: {"encoder": "learning"},
+    }
+    train_rows = {r["step"]: r for r in rows if r["kind"] == "train"}
+    assert [train_rows[s]["encoder_lr"] == 0 for s in (FREEZE, FREEZE + 1)] == [True, False]
+    assert train_rows[1]["ctc_weight"] == 0 and train_rows[RAMP + 1]["ctc_weight"] == 0.3
+    events = b"".join(p.read_bytes() for p in (straight / "tensorboard").iterdir())
+    assert b"phase/encoder" in events and b"warming up" in events
+
+    shutil.copytree(data / "run", tmp_path / "run")
+    exp = _experiment()
+    exp.train.steps = exp.train.valid_every = FREEZE + 1
+    capsys.readouterr()
+    train(exp, data / "data", tmp_path / "run", cpu=True)
+    out = capsys.readouterr().out
+    assert f"phase step {FREEZE}  encoder: warming up" in out
+    assert out.index("step 3/4") < out.index("phase step 3") < out.index("step 4/4")
+
+
+def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass() -> None:
+    model = build_model(_cfg("batch_norm")).train()
+    model.cfg.encoder.dropout = 0.5
+    batch, saved = _batch([0, 1]), []
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        saved.append(t)
+        return t
+
+    for frozen in (True, False):
+        model.freeze_encoder(frozen)
+        model.train()
+        assert model.encoder.training is not frozen and model.decoder.training
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            heard, _ = model.listen(batch.audio, batch.audio_lens)
+        assert heard.requires_grad is not frozen
+        assert bool(saved) is not frozen
+
+
+def test_the_first_step_of_the_ramp_bears_a_text_that_ctc_cannot_align() -> None:
+    model, batch = build_model(_cfg("layer_norm")).train(), _batch([0, 1])
+    enc, lens = torch.randn(2, 5, model.cfg.encoder.d_model), torch.tensor([5, 5])  # nine tokens in the first
+    out = model.losses(enc, lens, batch, None, 0.0)
+    assert out.ctc is not None and out.ctc[0].isinf()
+    assert out.total.isfinite().all()
+    torch.testing.assert_close(out.total, out.transducer)
+    out.total.sum().backward()
+    grads = [p.grad for p in model.ctc_decoder.parameters()]
+    assert all(g is not None and g.abs().sum() == 0 for g in grads)  # DDP gets its gradient
+
+
+def _weights(groups: list[list[int]], run_dir: Path) -> dict[str, torch.Tensor]:
+    """The weights after four steps of plain gradient descent, the encoder frozen in the first two."""
+    torch.manual_seed(0)
+    cfg = TrainConfig(lr=0.01, warmup_steps=0, min_lr=0.01, clip=1e9, precision="fp32", threads=1,
+                      encoder_freeze=2, ctc_ramp=2, steps=4)  # fmt: skip
+    accelerator, state, model = loop.make_accelerator(cfg, cpu=True), State(), build_model(_cfg("batch_norm"))
+    heads = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
+    sgd = torch.optim.SGD([{"params": [*model.encoder.parameters()], "encoder": True}, {"params": heads}])
+    model.freeze_encoder(True)
+    wrapped = accelerator.prepare_model(model)
+    while state.step < cfg.steps:
+        if model.encoder_frozen != schedule.encoder_frozen(cfg, state.step):
+            del wrapped
+            model.freeze_encoder(False)
+            wrapped = loop.wrap_again(model, accelerator)
+        loop.train_step(wrapped, sgd, [_batch(g) for g in groups], cfg, state, accelerator, loop.Clock(),
+                        run_dir, False)  # fmt: skip
+        state.step += 1
+    return {k: v.detach().clone() for k, v in model.state_dict().items() if v.is_floating_point()}
+
+
+def _worker(rank: int, port: int, shares: list[list[list[int]]], out: str) -> None:
+    as_rank(rank, port)
+    torch.save(_weights(shares[rank], Path(out)), Path(out) / f"{rank}.pt")
+    AcceleratorState._reset_state(reset_partial_state=False)
+    _wrap_bf16_again()
+    torch.distributed.destroy_process_group()
+
+
+def _wrap_bf16_again() -> None:
+    """Wrapping again takes the old autocast off first, and the model still computes under one."""
+    accelerator = loop.make_accelerator(TrainConfig(precision="bf16"), cpu=True)
+    model = build_model(_cfg("layer_norm"))
+    depths = []
+    for frozen in (True, False, True):
+        model.freeze_encoder(frozen)
+        wrapped = accelerator.prepare_model(model) if not depths else loop.wrap_again(model, accelerator)
+        assert isinstance(wrapped, torch.nn.parallel.DistributedDataParallel)
+        forward, depth = model.forward, 0
+        while hasattr(forward, "__wrapped__"):
+            forward, depth = forward.__wrapped__, depth + 1
+        depths.append(depth)
+        wrapped(_batch([0, 1])).total.sum().backward()
+        assert (model.encoder.layers[0].self_attn.linear_q.weight.grad is None) is frozen
+        model.zero_grad()
+        del wrapped
+    assert depths[0] == depths[1] == depths[2] > 0
+
+
+def test_two_processes_go_through_the_change_of_phase_as_one(tmp_path: Path) -> None:
+    one = _weights([[0, 1, 2, 3, 4]], tmp_path)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(_worker, args=(port, [[[0], [3]], [[1, 2], [4]]], str(tmp_path)), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
+    start = build_model_weights()
+    movement = max(float((value - start[name]).abs().max()) for name, value in one.items())
+    for name, value in one.items():
+        assert torch.equal(ranks[0][name], ranks[1][name]), f"{name}: ranks hold different weights"
+        error = float((ranks[0][name] - value).abs().max()) / movement
+        assert error < 2e-3, f"{name}: relative difference {error:.1e}"
+    learnt = [n for n in one if n.startswith("encoder.layers.") and not torch.equal(one[n], start[n])]
+    assert len(learnt) > 20  # with both ranks' gradients
+
+
+def build_model_weights() -> dict[str, torch.Tensor]:
+    """The weights that `_weights` starts from."""
+    torch.manual_seed(0)
+    return build_model(_cfg("batch_norm")).state_dict()
