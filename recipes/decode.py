@@ -4,19 +4,23 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 import maya
 from maya.config import to_dict
 from maya.data.loader import EvalLoader
 from maya.data.table import Table, part_path
 from maya.data.utterances import Utterances
-from maya.decode.recognizer import decode_frames
+from maya.decode.recognizer import decode_frames, identify_languages
+from maya.models.hybrid import HybridModel
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import is_done, mark_done, stamp
 from maya.train.checkpoint import find_checkpoint
 from maya.train.runlog import replacing, write_json
+from maya.train.validate import language_accuracy
 
 
 def decode(
@@ -45,24 +49,46 @@ def decode(
     utterances = Utterances.from_table(table, recognizer.tokenizer, languages)
     entries = {entry.id: entry for entry in table.entries()}
     out.mkdir(parents=True, exist_ok=True)
-    began, seconds = time.perf_counter(), 0.0
+    began, seconds, identified = time.perf_counter(), 0.0, list[tuple[str, bool]]()
     loader = EvalLoader(utterances, recognizer.tokenizer, languages,
                         max_seconds=experiment.decode.max_seconds)  # fmt: skip
     with replacing(out / "hyps.jsonl") as partial, partial.open("w") as f, torch.inference_mode():
         for batch in loader:
             batch = batch.to(recognizer.device)
-            enc, enc_lens = model.encode(batch.audio, batch.audio_lens, batch.langs)
+            heard, enc_lens = model.listen(batch.audio, batch.audio_lens)
+            langs, told = _languages(model, heard, enc_lens, batch.langs, experiment.decode.language)
+            enc = model.with_language(heard, langs)
             hyps = decode_frames(model, enc, enc_lens, method=experiment.decode.method,
                                  max_symbols=experiment.decode.max_symbols)  # fmt: skip
-            for name, hyp in zip(batch.ids, recognizer.with_text(hyps), strict=True):
+            for name, hyp, found in zip(batch.ids, recognizer.with_text(hyps), told, strict=True):
                 entry = entries[name]
                 hyp.id, hyp.language = name, entry.language
-                row = {"ref": entry.text, "speaker": entry.speaker, "duration": entry.duration}
+                if found and entry.language in languages:
+                    identified.append((entry.language, found["language_found"] == entry.language))
+                row = {"ref": entry.text, "speaker": entry.speaker, "duration": entry.duration} | found
                 f.write(json.dumps(asdict(hyp) | row, ensure_ascii=False) + "\n")
             seconds += batch.seconds
     spent = time.perf_counter() - began
+    facts = {"checkpoint": str(path), "utterances": len(entries), **language_accuracy(identified)}
     timing = {"audio_seconds": seconds, "seconds": spent, "real_time_factor": spent / seconds}
-    write_json(out / "decode.json", {"checkpoint": str(path), "utterances": len(entries)} | timing)
+    write_json(out / "decode.json", facts | timing)
     print(f"decode: {len(entries)} utterances, {seconds / 3600:.2f} h in {spent:.1f} s "
           f"(real-time factor {spent / seconds:.4f}) → {out / 'hyps.jsonl'}")  # fmt: skip
     mark_done(out / "stage.json", inputs)
+
+
+def _languages(
+    model: HybridModel, heard: Tensor, enc_lens: Tensor, known: Tensor, told: str
+) -> tuple[Tensor | None, list[dict[str, Any]]]:
+    """The languages (B,) to decode in, and for each row what the encoder itself says: `language_found` and
+    `language_probability`, where the model tells languages apart."""
+    if not model.cfg.language_id_weight:
+        if told == "auto":
+            model.check_identifies()
+        return (known if told == "known" else None), [{} for _ in enc_lens]
+    langs, probabilities = identify_languages(model, heard, enc_lens)
+    rows = [
+        {"language_found": model.cfg.languages[i], "language_probability": p}
+        for i, p in zip(langs.tolist(), probabilities.tolist(), strict=True)
+    ]
+    return {"known": known, "auto": langs, "unknown": None}[told], rows

@@ -38,6 +38,8 @@ class DecodeConfig:
     method: Literal["transducer", "ctc"] = "transducer"
     max_seconds: float = 120.0  # padded audio per batch
     max_symbols: int = 10  # tokens on one frame
+    # What the model is told: the language of the transcript, the one it identifies itself, or nothing.
+    language: Literal["known", "auto", "unknown"] = "known"
 
 
 @config

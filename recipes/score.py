@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from maya.errors import MayaError
 from maya.recipes.markers import content, is_done, mark_done
@@ -35,12 +36,21 @@ def score(
     print(table(report))
     for line in split_notes(data):
         print(line)
+    if "language_accuracy" in decoding:
+        print(_identified(decoding))
     print(f"real-time factor {decoding['real_time_factor']:.4f} "
           f"({decoding['audio_seconds'] / 3600:.2f} h decoded in {decoding['seconds']:.1f} s)")  # fmt: skip
     print(f"report      {out / 'report.html'}")
     print(f"checkpoint  {decoding['checkpoint']}")
     print(f"TensorBoard tensorboard --logdir {run / 'tensorboard'}")
     return report
+
+
+def _identified(decoding: dict[str, Any]) -> str:
+    """How often the encoder told the language of an utterance."""
+    prefix = "language_accuracy_"
+    each = "  ".join(f"{k.removeprefix(prefix)} {v:.1%}" for k, v in decoding.items() if k.startswith(prefix))
+    return f"language identified in {decoding['language_accuracy']:.1%} (macro average; {each})"
 
 
 def _utterances(path: Path) -> list[Utterance]:

@@ -20,6 +20,7 @@ class Hypothesis:
     scores: list[float]
     text: str = ""
     language: str | None = None
+    language_probability: float | None = None  # where the encoder identified it
     id: str = ""
     frame_seconds: float = 0.0
 

@@ -44,6 +44,12 @@ def decode_frames(
     )
 
 
+def identify_languages(model: HybridModel, heard: Tensor, enc_lens: Tensor) -> tuple[Tensor, Tensor]:
+    """What `model.listen` returned → the likeliest languages, indices (B,), and their probabilities (B,)."""
+    probability, langs = model.identify(heard, enc_lens).exp().max(-1)
+    return langs, probability
+
+
 @dataclass(kw_only=True, slots=True)
 class Recognizer:
     """A model with its tokenizer, on one device, in evaluation mode."""
@@ -73,10 +79,12 @@ class Recognizer:
     ) -> list[Hypothesis]:
         """Transcribe files (wav, flac, ogg, opus, mp3; any rate) or arrays ((N,) float at 16 kHz), in order.
 
-        `language` is a code such as "hi"; None leaves it to the model. Raises MayaError for a file that
-        cannot be read and for a language the model does not know.
+        `language` is a code such as "hi"; "auto" identifies the language of each utterance first, then
+        decodes in it, and the hypotheses carry it with its probability; None decodes without one. Raises
+        MayaError for a file that cannot be read, for a language the model does not know, and for "auto" with
+        a model that cannot tell languages apart.
         """
-        lang = self._language_index(language)
+        self._check_language(language)
         rate = self.model.cfg.features.sample_rate
         samples = [_samples(a, rate) for a in audio]
         order = sorted(range(len(samples)), key=lambda i: len(samples[i]))
@@ -84,24 +92,34 @@ class Recognizer:
         batch: list[int] = []
         for i in order:
             if batch and len(samples[i]) * (len(batch) + 1) > max_seconds_per_batch * rate:
-                found |= self._run(batch, samples, lang, method)
+                found |= self._run(batch, samples, language, method)
                 batch = []
             batch.append(i)
         if batch:
-            found |= self._run(batch, samples, lang, method)
+            found |= self._run(batch, samples, language, method)
         for i, hyp in found.items():
-            hyp.language = language
             hyp.id = str(audio[i]) if isinstance(audio[i], (str, Path)) else str(i)
         return [found[i] for i in range(len(samples))]
 
     def _run(
-        self, batch: list[int], samples: list[Tensor], lang: int, method: Method
+        self, batch: list[int], samples: list[Tensor], language: str | None, method: Method
     ) -> dict[int, Hypothesis]:
         lens = torch.tensor([len(samples[i]) for i in batch])
         padded = torch.nn.utils.rnn.pad_sequence([samples[i] for i in batch], batch_first=True)
-        enc, enc_lens = self.encode(padded, lens, torch.full((len(batch),), lang))
+        known = self.model.cfg.languages
         with torch.inference_mode():
+            heard, enc_lens = self.model.listen(padded.to(self.device), lens.to(self.device))
+            if language == "auto":
+                langs, probabilities = identify_languages(self.model, heard, enc_lens)
+            else:
+                index = -1 if language is None else known.index(language)
+                langs = torch.full((len(batch),), index, device=self.device)
+            enc = self.model.with_language(heard, langs)
             hyps = decode_frames(self.model, enc, enc_lens, method=method)
+        for row, hyp in enumerate(hyps):
+            hyp.language = language
+            if language == "auto":
+                hyp.language, hyp.language_probability = known[int(langs[row])], float(probabilities[row])
         return dict(zip(batch, self.with_text(hyps), strict=True))
 
     def with_text(self, hyps: list[Hypothesis]) -> list[Hypothesis]:
@@ -111,16 +129,15 @@ class Recognizer:
             hyp.frame_seconds = self.model.frame_seconds
         return hyps
 
-    def _language_index(self, language: str | None) -> int:
-        if language is None:
-            return -1
+    def _check_language(self, language: str | None) -> None:
         known = self.model.cfg.languages
-        if language not in known:
+        if language == "auto":
+            self.model.check_identifies()
+        elif language is not None and language not in known:
             raise MayaError(
                 f"this model does not know the language {language!r}; "
                 f"it knows {', '.join(known) or 'none by name'}"
             )
-        return known.index(language)
 
 
 def _samples(audio: Audio, rate: int) -> Tensor:

@@ -1,0 +1,46 @@
+"""Transcribing in a language that is named, identified first, or left open."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from maya.decode.recognizer import Recognizer
+from maya.errors import MayaError
+from maya.models.hybrid import build_model, with_vocabulary
+from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer({"en": ["ab ba abba", "a b"], "hi": ["ab"]}, TokenizerConfig(vocab_size=8))
+
+
+def _recognizer(tokenizer: Tokenizer, weight: float) -> Recognizer:
+    cfg = with_vocabulary(tiny.experiment().model, tokenizer.vocab_size, ("en", "hi"))
+    cfg.language_id_weight, cfg.language_init = weight, 3.0  # an embedding that decides what is decoded
+    torch.manual_seed(1)
+    return Recognizer(model=build_model(cfg).eval(), tokenizer=tokenizer, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("code", "index"), [("en", 0), ("hi", 1)])
+def test_auto_decodes_in_the_language_it_finds(tokenizer: Tokenizer, code: str, index: int) -> None:
+    recognizer = _recognizer(tokenizer, 0.3)
+    with torch.no_grad():
+        recognizer.model.language_head.out.weight.zero_()
+        recognizer.model.language_head.out.bias[:] = torch.tensor([0.0, 0.0])
+        recognizer.model.language_head.out.bias[index] = 2.0
+    audio = [torch.randn(n) * 0.1 for n in (16000, 9000, 12000)]
+    named, found = recognizer.transcribe(audio, code), recognizer.transcribe(audio, "auto")
+    assert [h.tokens for h in named] == [h.tokens for h in found] and any(h.tokens for h in found)
+    assert {h.language for h in found} == {code} == {h.language for h in named}
+    for hyp in found:
+        assert hyp.language_probability == pytest.approx(torch.tensor([2.0, 0.0]).softmax(0)[0].item())
+    assert named[0].language_probability is None
+    assert recognizer.transcribe(audio)[0].language is None
+
+
+def test_a_model_without_the_head_says_so(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(MayaError, match="model.language_id_weight 0; name the language"):
+        _recognizer(tokenizer, 0.0).transcribe([tmp_path / "unread.wav"], "auto")
