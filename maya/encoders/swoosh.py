@@ -34,9 +34,10 @@ class Swoosh:
         return self.plain(x)
 
     def plain(self, x: Tensor) -> Tensor:
-        """The formula as it is written; torch differentiates it."""
+        """The formula as it is written, in fp32 at least; torch differentiates it."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         # Above 40 the softplus is its argument in fp64 too, and exp(40) is far from fp32's largest number.
-        return F.softplus(x - self.shift, 1.0, 40.0) - SLOPE * x - self.constant
+        return (F.softplus(wide - self.shift, 1.0, 40.0) - SLOPE * wide - self.constant).to(x.dtype)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """linear(swoosh(x) * mask): x (..., N), weight (M, N), bias (M,), mask broadcast to x -> (..., M).
@@ -51,22 +52,22 @@ class Swoosh:
 
     def fast(self, x: Tensor) -> Tensor:
         """The same numbers as `plain` to rounding, without a gradient."""
-        x = x.contiguous()
-        out = torch.empty_like(x)
-        for part, y in zip(_blocks(x), _blocks(out), strict=True):
+        wide = x.contiguous().to(torch.promote_types(x.dtype, torch.float32))
+        out = torch.empty_like(wide)
+        for part, y in zip(_blocks(wide), _blocks(out), strict=True):
             torch.sub(part, self.shift, out=y)
             torch.ops.aten.softplus.out(y, 1.0, 40.0, out=y)
             y.sub_(part, alpha=SLOPE).sub_(self.constant)
-        return out
+        return out.to(x.dtype)
 
     def times_slope(self, grad: Tensor, x: Tensor) -> Tensor:
         """grad * swoosh'(x), as a new tensor."""
-        x, grad = x.contiguous(), grad.contiguous()
-        out = torch.empty_like(x)
-        for g, part, y in zip(_blocks(grad), _blocks(x), _blocks(out), strict=True):
+        wide = x.contiguous().to(torch.promote_types(x.dtype, torch.float32))
+        out = torch.empty_like(wide)
+        for g, part, y in zip(_blocks(grad.contiguous()), _blocks(wide), _blocks(out), strict=True):
             torch.sub(part, self.shift, out=y)
             y.sigmoid_().sub_(SLOPE).mul_(g)
-        return out
+        return out.to(x.dtype)
 
 
 swoosh_l = Swoosh(4.0, 0.035)
