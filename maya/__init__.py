@@ -7,6 +7,7 @@ A tensor with a time axis always travels with its lengths.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ __version__ = "0.1.0"
 
 
 def load(path: str | Path, device: str = "auto") -> Recognizer:
-    """A trained model from a checkpoint file or a run folder (averaged.pt, best.pt, or the newest step).
+    """A trained model from a checkpoint file or a run folder (averaged.pt, best.pt, or the newest step), or
+    from a NeMo archive (.nemo).
 
     `device` is "auto" (the first GPU, else the CPU) or any torch device. Raises MayaError for a path that
     holds no Maya checkpoint.
@@ -28,5 +30,11 @@ def load(path: str | Path, device: str = "auto") -> Recognizer:
     from maya.train.checkpoint import build, load_checkpoint
 
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if Path(path).suffix == ".nemo":
+        from maya.convert import from_nemo
+
+        return from_nemo(path, device=where)
     checkpoint = load_checkpoint(Path(path))
+    if untrained := checkpoint.notes.get("untrained"):
+        logging.getLogger(__name__).warning("%s: not trained yet: %s", path, ", ".join(untrained))
     return Recognizer(model=build(checkpoint).to(where), tokenizer=checkpoint.tokenizer, device=where)

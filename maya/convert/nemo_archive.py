@@ -157,7 +157,7 @@ def write_archive(
     path: Path, config: dict[str, Any], weights: dict[str, Tensor], files: dict[str, bytes]
 ) -> None:
     """Write a plain `.nemo` archive, whole or not at all; the same content gives the same bytes."""
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
+    text = yaml.dump(config, Dumper=_Plain, sort_keys=False, allow_unicode=True).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial, tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as tar:
         for name, content in {CONFIG: text, **files}.items():
@@ -167,6 +167,13 @@ def write_archive(
             size = saved.tell()
             saved.seek(0)
             _add(tar, WEIGHTS, cast(IO[bytes], saved), size)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes a list that stands in two places twice, as NeMo does, rather than as a reference."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _add(tar: tarfile.TarFile, name: str, content: IO[bytes], size: int) -> None:

@@ -29,7 +29,8 @@ def checked_weights(
     """Maya's state dict (fp32) from NeMo's: every tensor that is expected, in its shape, and no other."""
     weights = from_nemo_names(stored, family, config.encoder)
     for name, said, found in contradictions(weights, config):
-        raise MayaError(f"{path}: {name} is {said} in model_config.yaml, but the weights have {found}")
+        source = " in model_config.yaml" if "." in name else ""
+        raise MayaError(f"{path}: {name} is {said}{source}, but the weights have {found}")
     _check_front_end(weights, config, path)
     with torch.device("meta"):
         expected = HybridModel(config).state_dict()
@@ -137,7 +138,6 @@ def _betrayed(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Any]]:
         "decoder.prednet.pred_hidden": dim("decoder.prediction.embed.weight", 1),
         "decoder.prednet.pred_rnn_layers": sum(".lstm.weight_ih_l" in name for name in shapes) or None,
         "joint.jointnet.joint_hidden": dim("joint.enc.weight", 0),
-        "the vocabulary with blank and durations": dim("joint.joint_net.2.weight", 0),
     }
     for name, key in (
         ("the vocabulary of the tokenizer", "decoder.prediction.embed.weight"),
@@ -145,6 +145,7 @@ def _betrayed(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Any]]:
     ):
         with_blank = dim(key, 0)
         found[name] = None if with_blank is None else with_blank - 1
+    found["the vocabulary with blank and durations"] = dim("joint.joint_net.2.weight", 0)
     yield from ((name, value) for name, value in found.items() if value is not None)
 
 

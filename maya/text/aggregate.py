@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
@@ -77,9 +78,8 @@ class AggregateTokenizer(Tokenizer):
         ((language, own),) = self._split([id])
         return self.parts[language].is_byte(own)
 
-    def is_control(self, id: int) -> bool:
-        ((language, own),) = self._split([id])
-        return self.parts[language].is_control(own)
+    def scores(self, ids: Sequence[int]) -> list[float]:
+        return [self.parts[language].scores([i])[0] for language, i in self._split(ids)]
 
     def _split(self, ids: Sequence[int]) -> list[tuple[str, int]]:
         """(language, id within its tokenizer) of each id."""
@@ -91,7 +91,7 @@ class AggregateTokenizer(Tokenizer):
             found.append((language, i - self._offsets[language]))
         return found
 
-    def __reduce__(self):  # type: ignore[no-untyped-def]
+    def __reduce__(self) -> Any:
         return aggregate_from_bytes, (self.model_bytes,)
 
 
@@ -102,7 +102,7 @@ def aggregate_from_bytes(model_bytes: bytes) -> AggregateTokenizer:
         if not model_bytes.startswith(MAGIC) or not newline:
             raise ValueError
         sizes = [(str(code), int(size)) for code, size in json.loads(head)]
-        if sum(size for _, size in sizes) != len(models):
+        if not sizes or sum(size for _, size in sizes) != len(models):
             raise ValueError
     except (ValueError, TypeError):
         raise MayaError("this is not an aggregate tokenizer, or it is truncated") from None

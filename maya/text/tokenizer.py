@@ -87,13 +87,13 @@ class Tokenizer:
         """The piece of each id; ▁ marks the beginning of a word."""
         return [self._processor.IdToPiece(int(i)) for i in ids]
 
+    def scores(self, ids: Sequence[int]) -> list[float]:
+        """SentencePiece's score of each id: a log-probability (unigram) or minus a merge's rank (BPE)."""
+        return [self._processor.GetScore(int(i)) for i in ids]
+
     def is_byte(self, id: int) -> bool:
         """Whether an id stands for one byte of a character that has no piece."""
         return self._processor.IsByte(int(id))
-
-    def is_control(self, id: int) -> bool:
-        """Whether an id stands for no text, such as <s> or <pad>."""
-        return self._processor.IsControl(int(id))
 
     def save(self, path: Path | str) -> None:
         Path(path).write_bytes(self.model_bytes)

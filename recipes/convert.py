@@ -1,0 +1,52 @@
+"""Other systems' models as Maya checkpoints."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from maya.convert.nemo import import_nemo
+from maya.convert.nemo_config import FrontEnd
+from maya.errors import MayaError
+from maya.text.tokenizer import Tokenizer
+from maya.train.checkpoint import save_checkpoint, step_checkpoints
+from maya.train.runlog import write_json
+
+CHECKPOINT, REPORT = "best.pt", "convert.json"
+
+
+def convert_nemo(
+    source: Path,
+    out: Path,
+    *,
+    front_end: FrontEnd = "auto",
+    encoder_only: bool = False,
+    tokenizer: Path | None = None,
+    ignore: Collection[str] = (),
+) -> Path:
+    """Write `out`/best.pt and `out`/convert.json from a `.nemo` archive, print the report, return the path.
+
+    The folder then serves wherever a run's does: transcribe, info, export, train.init_from. See
+    `maya.convert.import_nemo` for the options and errors.
+    """
+    _check_free(out)
+    made = import_nemo(
+        source,
+        front_end=front_end,
+        encoder_only=encoder_only,
+        tokenizer=Tokenizer.load(tokenizer) if tokenizer is not None else None,
+        ignore=ignore,
+    )
+    path = out / CHECKPOINT
+    save_checkpoint(path, made.checkpoint)
+    write_json(out / REPORT, made.report.to_dict())
+    print(made.report.text())
+    print(f"checkpoint  {path}")
+    return path
+
+
+def _check_free(out: Path) -> None:
+    """Refuse a folder that holds a run: its checkpoints are not to be replaced."""
+    if out.is_file():
+        raise MayaError(f"{out} is a file; give a folder for the converted model")
+    trained = step_checkpoints(out) or (out / "averaged.pt").exists()
+    if trained or ((out / CHECKPOINT).exists() and not (out / REPORT).exists()):
+        raise MayaError(f"{out} holds a training run; give another folder for the converted model")

@@ -1,0 +1,85 @@
+"""Small models and `.nemo` archives of them, changed as a test needs."""
+
+import io
+import tarfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from maya.config import from_dict, to_dict
+from maya.convert import to_nemo
+from maya.decode.recognizer import Recognizer
+from maya.models.hybrid import HybridConfig, HybridModel
+from maya.text.tokenizer import Tokenizer, TokenizerConfig
+from tests import tiny
+
+TEXTS = {"en": ["the quick brown fox jumps over the lazy dog"] * 20, "hi": ["नमस्ते दुनिया कैसे हो"] * 20}
+
+
+def tokenizer(language: str = "en", vocab_size: int = 40) -> Tokenizer:
+    return Tokenizer.train({language: TEXTS[language]}, TokenizerConfig(vocab_size=vocab_size))
+
+
+def recognizer(own: Tokenizer | None = None, **fields: Any) -> Recognizer:
+    """A tiny model whose every parameter and statistic is random; fields are "encoder.use_bias" and so on."""
+    own = own or tokenizer()
+    cfg: HybridConfig = from_dict(HybridConfig, to_dict(tiny.experiment().model))
+    cfg.language_embedding, cfg.vocab_size = False, own.vocab_size
+    for name, value in fields.items():
+        *groups, leaf = name.split(".")
+        node: Any = cfg
+        for group in groups:
+            node = getattr(node, group)
+        setattr(node, leaf, value)
+    model = HybridModel(cfg).eval()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.startswith("preprocessor") or not tensor.is_floating_point():
+                continue
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 2.0)
+            else:
+                tensor.add_(0.1 * torch.randn_like(tensor))
+        if cfg.transducer != "none":
+            model.decoder.prediction["embed"].weight[-1] = 0.0  # type: ignore[index]
+    return Recognizer(model=model, tokenizer=own, device=torch.device("cpu"))
+
+
+def archive(path: Path, **fields: Any) -> Path:
+    to_nemo(recognizer(**fields), path)
+    return path
+
+
+def changed(
+    source: Path,
+    out: Path,
+    *,
+    config: Callable[[dict[str, Any]], object] = lambda c: None,
+    weights: Callable[[dict[str, Any]], object] = lambda w: None,
+    without: Collection[str] = (),
+    mode: str = "w",
+) -> Path:
+    """A copy of an archive, its yaml and state dict changed in place, some members (by ending) left out."""
+    with tarfile.open(source) as old, tarfile.open(out, mode) as new:
+        for member in old.getmembers():
+            opened = old.extractfile(member)
+            if opened is None or member.name.endswith(tuple(without)):
+                continue
+            content = opened.read()
+            if member.name.endswith(".yaml"):
+                values = yaml.safe_load(content)
+                config(values)
+                content = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
+            elif member.name.endswith(".ckpt"):
+                state = torch.load(io.BytesIO(content), weights_only=True)
+                saved = io.BytesIO()
+                replaced = weights(state)
+                torch.save(state if replaced is None else replaced, saved)
+                content = saved.getvalue()
+            entry = tarfile.TarInfo(member.name)
+            entry.size = len(content)
+            new.addfile(entry, io.BytesIO(content))
+    return out

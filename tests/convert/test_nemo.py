@@ -1,0 +1,176 @@
+"""NeMo archives in and out: the numbers recorded from NeMo, every tensor back, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import maya
+from maya.convert import from_nemo, import_nemo, to_nemo
+from maya.convert.nemo_config import choose_front_end
+from maya.decode.recognizer import Recognizer, decode_frames
+from maya.errors import MayaError
+from maya.text.aggregate import AggregateTokenizer
+from maya.train.checkpoint import load_checkpoint, save_checkpoint, start_from
+from tests.convert.archives import archive, changed, recognizer, tokenizer
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"transducer": "none", "ctc_weight": 1.0},
+    {"transducer": "rnnt", "ctc_weight": 0.0, "predictor.layers": 2},
+    {"ctc_weight": 0.0, "durations": (0, 1, 2)},
+    {"encoder.use_bias": False, "encoder.xscaling": False, "features.num_mels": 128, "encoder.feat_in": 128},
+    {"encoder.conv_norm": "layer_norm", "encoder.untie_biases": False, "features.normalize": "none"},
+    {"joint.dropout": 0.1, "joint.activation": "tanh", "encoder.subsampling_factor": 8},
+    {"features.legacy": True, "encoder.conv_kernel": 5, "encoder.ff_expansion": 2, "encoder.n_heads": 4},
+]
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> dict[str, Any]:
+    return torch.load(shared / "golden" / "nemo" / "tdt_ctc_tiny.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def imported(shared: Path) -> Recognizer:
+    return maya.load(shared / "golden" / "nemo" / "tiny.nemo", "cpu")
+
+
+def same(a: Recognizer, b: Recognizer) -> None:
+    """Two models with identical tensors, configuration and tokenizer."""
+    first, second = a.model.state_dict(), b.model.state_dict()
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    assert a.model.cfg == b.model.cfg
+    assert a.tokenizer.model_bytes == b.tokenizer.model_bytes
+
+
+@torch.inference_mode()
+def test_an_archive_of_nemos_gives_nemos_numbers(golden: dict[str, Any], imported: Recognizer) -> None:
+    feats, feat_lens = imported.features(golden["wav"], golden["lens"])
+    recorded = golden["feat"].transpose(1, 2)
+    assert torch.equal(feat_lens, golden["flen"])
+    # Bars of tests/features/test_logmel.py, which says why single cells of a spectrogram differ.
+    error = (feats - recorded[:, : feats.shape[1]]).abs()
+    assert error.quantile(0.97) <= 1e-5 and error.max() <= 3e-4
+    model = imported.model
+    enc, enc_lens = model.encoder(recorded, golden["flen"])
+    assert torch.equal(enc_lens, golden["elen"])
+    for row, size in enumerate(enc_lens.tolist()):
+        expected = golden["enc"].transpose(1, 2)[row, :size]
+        torch.testing.assert_close(enc[row, :size], expected, rtol=0, atol=2e-5)
+        log_probs = model.ctc_decoder(enc[row : row + 1, :size])
+        torch.testing.assert_close(log_probs[0], golden["ctc"][row, :size], rtol=0, atol=2e-5)
+    enc, enc_lens = imported.encode(golden["wav"], golden["lens"])
+    hyps = decode_frames(model, enc, enc_lens)
+    assert [(h.tokens, h.frames) for h in hyps] == [(list(t), list(f)) for t, f in golden["greedy"]]
+
+
+def test_nemos_archive_comes_back_whole(shared: Path, imported: Recognizer, tmp_path: Path) -> None:
+    report = to_nemo(imported, tmp_path / "again.nemo")
+    same(imported, from_nemo(tmp_path / "again.nemo"))
+    assert "71,199" in report.text()  # parameters of the recorded model
+    to_nemo(imported, tmp_path / "twice.nemo")
+    assert (tmp_path / "again.nemo").read_bytes() == (tmp_path / "twice.nemo").read_bytes()
+
+
+@pytest.mark.parametrize("fields", VARIANTS, ids=lambda f: " ".join(f) or "default")
+def test_every_kind_of_model_comes_back_whole(fields: dict[str, Any], tmp_path: Path) -> None:
+    model = recognizer(**fields)
+    to_nemo(model, tmp_path / "a.nemo")
+    again = from_nemo(tmp_path / "a.nemo")
+    # What NeMo's yaml does not hold, because it changes nothing in the network.
+    for name in ("loss_eps", "noise", "languages", "language_dropout", "masked_norm"):
+        for cfg in (again.model.cfg, again.model.cfg.encoder):
+            theirs = model.model.cfg if cfg is again.model.cfg else model.model.cfg.encoder
+            if hasattr(cfg, name):
+                setattr(cfg, name, getattr(theirs, name))
+    if model.model.cfg.transducer != "tdt":
+        for name in ("durations", "sigma", "omega"):
+            setattr(again.model.cfg, name, getattr(model.model.cfg, name))
+    if model.model.cfg.transducer == "none":
+        again.model.cfg.predictor, again.model.cfg.joint = model.model.cfg.predictor, model.model.cfg.joint
+    same(model, again)
+
+
+def test_a_gzipped_archive_and_one_of_half_precision(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.nemo")
+    plain = from_nemo(source)
+    same(plain, from_nemo(changed(source, tmp_path / "z.nemo", mode="w:gz")))
+    halved = changed(source, tmp_path / "h.nemo", weights=lambda w: {k: v.bfloat16() if v.is_floating_point()
+                     and "preprocessor" not in k else v for k, v in w.items()})  # fmt: skip
+    made = import_nemo(halved)
+    assert all(v.dtype in (torch.float32, torch.int64) for v in made.checkpoint.weights.values())
+    assert "torch.bfloat16" in made.report.text()
+
+
+def test_metrics_and_position_tables_are_passed_over(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.nemo")
+
+    def extra(state: dict[str, Any]) -> None:
+        state["encoder.pos_enc.pe"] = torch.zeros(1, 9, 32)
+        state["wer.scores"] = torch.zeros(())
+        del state["preprocessor.featurizer.fb"], state["preprocessor.featurizer.window"]
+
+    same(from_nemo(source), from_nemo(changed(source, tmp_path / "b.nemo", weights=extra)))
+
+
+def test_an_aggregate_tokenizer_comes_back(tmp_path: Path) -> None:
+    both = AggregateTokenizer({"en": tokenizer("en"), "hi": tokenizer("hi", 30)})
+    model = recognizer(both)
+    to_nemo(model, tmp_path / "a.nemo")
+    made = import_nemo(tmp_path / "a.nemo").checkpoint
+    assert made.tokenizer.model_bytes == both.model_bytes
+    assert made.model_config.languages == ("en", "hi")
+    save_checkpoint(tmp_path / "best.pt", made)
+    assert isinstance(load_checkpoint(tmp_path / "best.pt").tokenizer, AggregateTokenizer)
+
+
+def test_one_language_is_kept_exactly(tmp_path: Path) -> None:
+    model = recognizer(language_embedding=True, languages=("en", "hi"))
+    audio, lens = torch.randn(2, 16000) * 0.1, torch.tensor([16000, 12000])
+    for language, index in (("hi", 1), ("unknown", -1)):
+        to_nemo(model, tmp_path / "a.nemo", language=language)
+        enc, enc_lens = model.encode(audio, lens, torch.full((2,), index))
+        fixed, _ = from_nemo(tmp_path / "a.nemo").encode(audio, lens)
+        for row, size in enumerate(enc_lens.tolist()):
+            torch.testing.assert_close(fixed[row, :size], enc[row, :size], rtol=0, atol=1e-6)
+    with pytest.raises(MayaError, match="choose --language from en, hi, unknown"):
+        to_nemo(model, tmp_path / "a.nemo")
+
+
+def test_the_encoder_alone_starts_another_vocabulary(tmp_path: Path) -> None:
+    source, mine = archive(tmp_path / "a.nemo"), tokenizer("hi", 30)
+    whole = from_nemo(source).model.state_dict()
+    made = import_nemo(source, encoder_only=True, tokenizer=mine)
+    assert made.report.new == ("decoder", "joint", "ctc_decoder")
+    assert "new: decoder, joint, ctc_decoder" in made.report.text()
+    assert made.checkpoint.model_config.vocab_size == mine.vocab_size == made.checkpoint.tokenizer.vocab_size
+    save_checkpoint(tmp_path / "best.pt", made.checkpoint)
+    fresh = recognizer(mine).model
+    taken = start_from(fresh, tmp_path / "best.pt", ["encoder"])
+    encoder = {k: v for k, v in whole.items() if k.startswith("encoder.")}
+    assert taken == sum(v.numel() for v in encoder.values())
+    assert all(torch.equal(fresh.state_dict()[k], v) for k, v in encoder.items())
+    joint = "joint.enc.weight"
+    assert not torch.equal(made.checkpoint.weights[joint], whole[joint])
+    with pytest.raises(MayaError, match="--encoder-only"):
+        import_nemo(source, tokenizer=mine)
+
+
+@pytest.mark.parametrize(
+    ("version", "asked", "legacy", "reason"),
+    [
+        ("1.23.0", "auto", True, "before 2.5"),
+        ("2.4.1rc0", "auto", True, "before 2.5"),
+        ("2.5.0", "auto", False, "saved by NeMo 2.5.0"),
+        ("", "auto", False, "names no NeMo version"),
+        ("1.23.0", "since-2.5", False, "--front-end since-2.5 was given"),
+        ("3.0.0", "before-2.5", True, "--front-end before-2.5 was given"),
+    ],
+)
+def test_the_front_end_and_its_reason(version: str, asked: Any, legacy: bool, reason: str) -> None:
+    found = choose_front_end(version, asked)
+    assert found[0] == legacy and reason in found[1]
