@@ -11,17 +11,28 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from maya.config import config
+from maya.encoders.attention import (
+    Context,
+    Frames,
+    RelPositionAttention,
+    Rows,
+    positions_needed,
+    sinusoids,
+    span_of,
+)
 from maya.encoders.dropout import Dropout, dropout
 from maya.encoders.masked_norm import MaskedBatchNorm, untracked_statistics
-from maya.encoders.subsampling import DepthwiseStridedSubsampling, subsampled_lens
+from maya.encoders.streaming import StreamState, initial_state, stream
+from maya.encoders.subsampling import DepthwiseStridedSubsampling
 from maya.errors import MayaError
 
-PosBias = tuple[nn.Parameter, nn.Parameter]
+# A batch is packed when that saves more than this share of its frames; each utterance costs a few calls more.
+PACK_ABOVE = 0.1
 
 
 @config
 class FastConformerConfig:
-    """Size and regularisation. The defaults are FastConformer-Large, 109 M parameters."""
+    """Size, context and regularisation. The defaults are FastConformer-Large, 109 M parameters."""
 
     feat_in: int = 80
     d_model: int = 512
@@ -36,6 +47,15 @@ class FastConformerConfig:
     xscaling: bool = True
     use_bias: bool = True  # of every linear and convolution inside the layers, except linear_pos
     untie_biases: bool = True  # False: one pos_bias_u and pos_bias_v for all layers
+    # Frames (after subsampling) that a frame sees to its left and right, -1 for all. With several, training
+    # draws one for each batch with probabilities att_context_probs (none given: all alike), and evaluation
+    # takes the first unless another is asked for.
+    att_context_size: tuple[tuple[int, int], ...] = ((-1, -1),)
+    att_context_probs: tuple[float, ...] = ()
+    # regular: a band of L + 1 + R frames. chunked_limited: chunks of R + 1 frames, with L frames before them.
+    att_context_style: Literal["regular", "chunked_limited"] = "regular"
+    causal_downsampling: bool = False  # subsampling that looks back alone
+    conv_context: Literal["symmetric", "causal"] = "symmetric"  # of the layers' convolutions
     conv_norm: Literal["batch_norm", "layer_norm"] = "batch_norm"
     masked_norm: bool = True  # False: batch statistics count padded frames too, as NeMo's do
     dropout: float = 0.1
@@ -47,32 +67,33 @@ class FastConformerConfig:
 
 
 class FastConformer(nn.Module):
-    """Subsampling, then conformer layers with relative-position attention over the whole utterance.
+    """Subsampling, then conformer layers with relative-position attention.
 
     A strict `load_state_dict` takes NeMo's weights once "encoder." is stripped. May be built on the meta
     device: the only state that is not a parameter or buffer, the position table, is made on first use.
+
+    `context`, a pair as in `att_context_size`, replaces the configured one in evaluation where it is not
+    None: (128, 128) lets a model that was trained on whole utterances take hours of audio.
     """
 
     def __init__(self, cfg: FastConformerConfig) -> None:
         super().__init__()
-        if cfg.d_model % cfg.n_heads:
-            raise MayaError(
-                f"encoder.d_model={cfg.d_model} must be a multiple of encoder.n_heads={cfg.n_heads}"
-            )
-        if cfg.d_model % 2 or cfg.conv_kernel % 2 == 0:
-            raise MayaError(
-                f"encoder.d_model={cfg.d_model} must be even and encoder.conv_kernel={cfg.conv_kernel} odd"
-            )
+        check(cfg)
         self.cfg = cfg
+        self.context: Context | None = None
         self.pre_encode = DepthwiseStridedSubsampling(
-            cfg.feat_in, cfg.d_model, cfg.subsampling_factor, cfg.subsampling_channels
+            cfg.feat_in,
+            cfg.d_model,
+            cfg.subsampling_factor,
+            cfg.subsampling_channels,
+            cfg.causal_downsampling,
         )
-        shared = None
+        layers = [ConformerLayer(cfg) for _ in range(cfg.n_layers)]
         if not cfg.untie_biases:
-            head = (cfg.n_heads, cfg.d_model // cfg.n_heads)
-            shared = (nn.Parameter(torch.empty(head)), nn.Parameter(torch.empty(head)))
-            self.pos_bias_u, self.pos_bias_v = shared
-        self.layers = nn.ModuleList(ConformerLayer(cfg, shared) for _ in range(cfg.n_layers))
+            self.pos_bias_u, self.pos_bias_v = layers[0].self_attn.position_biases
+            for layer in layers:
+                layer.self_attn.position_biases = self.pos_bias_u, self.pos_bias_v
+        self.layers = nn.ModuleList(layers)
         self._positions: Tensor | None = None
         self.init_weights()
 
@@ -103,29 +124,78 @@ class FastConformer(nn.Module):
 
     def subsampled_lens(self, lens: Tensor) -> Tensor:
         """Encoder frames for `lens` (...,) int64 feature frames."""
-        return subsampled_lens(lens, self.cfg.subsampling_factor)
+        return self.pre_encode.subsampled_lens(lens)
 
-    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, x_lens: Tensor, *, context: Context | None = None) -> tuple[Tensor, Tensor]:
         """Encode features.
 
         Args:
             x: (B, T, F) features, zero beyond their lengths or not.
             x_lens: (B,) int64 frames, 0..T.
+            context: frames seen to the left and right, -1 for all; None for the configured ones.
 
         Returns:
             enc (B, S, D), zero at and beyond enc_lens (B,) int64; S = T / factor, each halving rounded up.
         """
-        cfg = self.cfg
+        span = span_of(self._context(context), self.cfg.att_context_style)
         x, lens = self.pre_encode(x, x_lens)
-        if cfg.xscaling:
-            x = x * math.sqrt(cfg.d_model)
-        x = dropout(x, cfg.dropout_pre_encoder, self.training)
-        positions = dropout(self._position_table(x), cfg.dropout_emb, self.training)
-        frames = torch.arange(x.shape[1], device=x.device)
-        valid = frames < lens[:, None]
-        # An empty row may look at its first (padded) frame: softmax over nothing would be NaN.
-        hidden = (frames >= lens.clamp(min=1)[:, None])[:, None, None]
-        key_bias = torch.zeros_like(hidden, dtype=torch.float32).masked_fill_(hidden, -math.inf)
+        size = x.shape[1]
+        rows = self._packed(lens, size)
+        valid = torch.arange(size, device=x.device) < lens[:, None]
+        longest = size
+        if rows is not None:
+            x, valid, longest = rows.pack(x), rows.valid(x.device), max(rows.lens)
+        x = dropout(self.scaled(x), self.cfg.dropout_pre_encoder, self.training)
+        positions = dropout(
+            self.positions(positions_needed(span, longest), x), self.cfg.dropout_emb, self.training
+        )
+        x = self._run_layers(x, Frames(valid=valid, positions=positions, span=span, rows=rows))
+        if rows is not None:
+            return rows.unpack(x, size), lens
+        return x * valid[..., None].to(x.dtype), lens
+
+    def initial_state(self, batch: int, *, context: Context | None = None) -> StreamState:
+        """`batch` streams before their first piece, looking ahead as `context` or the first configured.
+
+        Raises MayaError for a model that cannot stream, naming what stands in the way.
+        """
+        return initial_state(self, batch, context)
+
+    def stream(
+        self, chunk: Tensor, chunk_lens: Tensor, state: StreamState, *, final: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, StreamState]:
+        """Encode the next pieces of B streams, in evaluation mode; together equal to `forward` of the whole.
+
+        Args:
+            chunk: (B, T, F) the next features of each stream, T >= 0 as it comes.
+            chunk_lens: (B,) int64, how many of them are there; 0 for a stream that pauses.
+            state: from `initial_state`, then from the call before.
+            final: (B,) bool, streams that end with this piece. They give out what was held back, and stand
+                at a start afterwards, ready for another utterance.
+
+        Returns:
+            enc (B, S, D), zero at and beyond enc_lens (B,) int64; the new state. Frames come out in whole
+            chunks of right context + 1.
+        """
+        return stream(self, chunk, chunk_lens, state, final)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Subsampled frames as they enter the layers."""
+        return x * math.sqrt(self.cfg.d_model) if self.cfg.xscaling else x
+
+    def positions(self, reach: int, x: Tensor) -> Tensor:
+        """(2 * reach + 1, D) sinusoids of the relative positions reach .. -reach, type and device of `x`."""
+        table = self._positions
+        if table is None or table.device != x.device or table.shape[0] < 2 * reach + 1:
+            # A table first made for inference must serve training later.
+            with torch.inference_mode(False):
+                table = sinusoids(max(reach, 511), self.cfg.d_model, x.device)
+            self._positions = table
+        middle = table.shape[0] // 2
+        return table[middle - reach : middle + reach + 1].to(x.dtype)
+
+    def _run_layers(self, x: Tensor, frames: Frames) -> Tensor:
+        cfg = self.cfg
         for index, layer in enumerate(self.layers):
             drop = cfg.layer_drop * (index + 1) / cfg.n_layers if self.training else 0.0
             # Drawn on the host, so that skipping costs no device synchronisation.
@@ -134,31 +204,55 @@ class FastConformer(nn.Module):
                 continue
             if cfg.activation_checkpointing and torch.is_grad_enabled():
                 contexts = partial(_checkpoint_contexts, layer)
-                y = checkpoint(layer, x, positions, valid, key_bias, use_reentrant=False, context_fn=contexts)
+                y = checkpoint(layer, x, frames, use_reentrant=False, context_fn=contexts)
             else:
-                y = layer(x, positions, valid, key_bias)
+                y = layer(x, frames)
             x = x + (y - x) / (1 - drop) if drop else y
-        return x * valid[..., None].to(x.dtype), lens
+        return x
 
-    def _position_table(self, x: Tensor) -> Tensor:
-        """(2S - 1, D) sinusoids of the relative positions S-1 .. -(S-1), sine and cosine interleaved."""
-        size, width = x.shape[1:]
-        table = self._positions
-        if table is None or table.device != x.device or table.shape[0] < 2 * size - 1:
-            # A table first made for inference must serve training later.
-            with torch.inference_mode(False):
-                table = _sinusoids(max(size, 512), width, x.device)
-            self._positions = table
-        middle = table.shape[0] // 2
-        return table[middle - size + 1 : middle + size].to(x.dtype)
+    def _context(self, asked: Context | None) -> Context:
+        known = self.cfg.att_context_size
+        if asked is not None:
+            return asked
+        if self.training and len(known) > 1:
+            # On the host too, and of torch's generator, whose state a checkpoint holds.
+            chances = torch.tensor(self.cfg.att_context_probs or [1.0] * len(known), device="cpu")
+            return known[int(torch.multinomial(chances, 1))]
+        return known[0] if self.training or self.context is None else self.context
+
+    def _packed(self, lens: Tensor, size: int) -> Rows | None:
+        """How to lay the batch out without padding, where that is worth it.
+
+        Only on a CPU: elsewhere reading the lengths would stop the device, and products of one utterance
+        would not fill it. Batch statistics that count padding need the padding.
+        """
+        counted = self.training and self.cfg.conv_norm == "batch_norm" and not self.cfg.masked_norm
+        if lens.device.type != "cpu" or len(lens) < 2 or counted or torch.compiler.is_compiling():
+            return None
+        kernel = self.cfg.conv_kernel
+        gap = kernel - 1 if self.cfg.conv_context == "causal" else kernel // 2
+        rows = Rows(lens=tuple(lens.tolist()), gap=gap)
+        frames = sum(rows.lens) + gap * (len(rows.lens) - 1)
+        return rows if any(rows.lens) and frames < (1 - PACK_ABOVE) * size * len(lens) else None
 
 
-def _sinusoids(reach: int, width: int, device: torch.device) -> Tensor:
-    """(2 * reach - 1, width) fp32, positions reach-1 .. -(reach-1): sin, cos of pos / 10000^(2i/width)."""
-    place = torch.arange(reach - 1, -reach, -1, dtype=torch.float32, device=device)
-    even = torch.arange(0, width, 2, dtype=torch.float32, device=device)
-    angle = place[:, None] * torch.exp(even * (-math.log(10000.0) / width))
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+def check(cfg: FastConformerConfig) -> None:
+    """Refuse a configuration that cannot be built, with the reason (MayaError)."""
+    if cfg.d_model % cfg.n_heads:
+        raise MayaError(f"encoder.d_model={cfg.d_model} must be a multiple of encoder.n_heads={cfg.n_heads}")
+    if cfg.d_model % 2 or cfg.conv_kernel % 2 == 0:
+        raise MayaError(
+            f"encoder.d_model={cfg.d_model} must be even and encoder.conv_kernel={cfg.conv_kernel} odd"
+        )
+    contexts, chances = cfg.att_context_size, cfg.att_context_probs
+    if not contexts:
+        raise MayaError("encoder.att_context_size needs a pair of frames, (-1, -1) for all of them")
+    for context in contexts:
+        span_of(context, cfg.att_context_style)
+    if chances and (len(chances) != len(contexts) or min(chances) < 0 or sum(chances) <= 0):
+        raise MayaError(
+            f"encoder.att_context_probs={chances} has to give each of the {len(contexts)} contexts a chance"
+        )
 
 
 def _touch(x: Tensor, layer: nn.Module) -> Tensor:
@@ -175,24 +269,26 @@ def _checkpoint_contexts(layer: nn.Module) -> tuple[AbstractContextManager, Abst
 class ConformerLayer(nn.Module):
     """Half feed-forward, attention, convolution, half feed-forward, each on a residual branch; final norm."""
 
-    def __init__(self, cfg: FastConformerConfig, shared_pos_bias: PosBias | None) -> None:
+    def __init__(self, cfg: FastConformerConfig) -> None:
         super().__init__()
         self.norm_feed_forward1 = nn.LayerNorm(cfg.d_model)
         self.feed_forward1 = FeedForward(cfg)
         self.norm_conv = nn.LayerNorm(cfg.d_model)
         self.conv = ConvModule(cfg)
         self.norm_self_att = nn.LayerNorm(cfg.d_model)
-        self.self_attn = RelPositionAttention(cfg, shared_pos_bias)
+        self.self_attn = RelPositionAttention(
+            cfg.d_model, cfg.n_heads, bias=cfg.use_bias, dropout=cfg.dropout_att
+        )
         self.norm_feed_forward2 = nn.LayerNorm(cfg.d_model)
         self.feed_forward2 = FeedForward(cfg)
         self.norm_out = nn.LayerNorm(cfg.d_model)
         self.dropout = Dropout(cfg.dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, valid: Tensor, key_bias: Tensor) -> Tensor:
-        """(B, S, D), (2S - 1, D), (B, S) bool, (B, 1, 1, S) of 0 and -inf -> (B, S, D)."""
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
         x = torch.add(x, self.dropout(self.feed_forward1(self.norm_feed_forward1(x))), alpha=0.5)
-        x = x + self.dropout(self.self_attn(self.norm_self_att(x), positions, key_bias))
-        x = x + self.dropout(self.conv(self.norm_conv(x), valid))
+        x = x + self.dropout(self.self_attn(self.norm_self_att(x), frames))
+        x = x + self.dropout(self.conv(self.norm_conv(x), frames.valid))
         x = torch.add(x, self.dropout(self.feed_forward2(self.norm_feed_forward2(x))), alpha=0.5)
         return self.norm_out(x)
 
@@ -210,62 +306,6 @@ class FeedForward(nn.Module):
         return self.linear2(self.dropout(F.silu(self.linear1(x))))
 
 
-class RelPositionAttention(nn.Module):
-    """Multi-head attention with Transformer-XL relative positions (Dai et al. 2019, arXiv:1901.02860).
-
-    score(i, j) = ((q_i + u) k_j + (q_i + v) p_{i-j}) / sqrt(K); the second term enters torch's fused
-    attention as an additive bias.
-    """
-
-    def __init__(self, cfg: FastConformerConfig, shared_pos_bias: PosBias | None) -> None:
-        super().__init__()
-        self.heads, self.head_size = cfg.n_heads, cfg.d_model // cfg.n_heads
-        self.dropout_p = cfg.dropout_att
-        self.linear_q = nn.Linear(cfg.d_model, cfg.d_model, bias=cfg.use_bias)
-        self.linear_k = nn.Linear(cfg.d_model, cfg.d_model, bias=cfg.use_bias)
-        self.linear_v = nn.Linear(cfg.d_model, cfg.d_model, bias=cfg.use_bias)
-        self.linear_out = nn.Linear(cfg.d_model, cfg.d_model, bias=cfg.use_bias)
-        self.linear_pos = nn.Linear(cfg.d_model, cfg.d_model, bias=False)
-        if shared_pos_bias is None:
-            self.pos_bias_u = nn.Parameter(torch.empty(self.heads, self.head_size))
-            self.pos_bias_v = nn.Parameter(torch.empty(self.heads, self.head_size))
-        else:
-            self.pos_bias_u, self.pos_bias_v = shared_pos_bias
-
-    def forward(self, x: Tensor, positions: Tensor, key_bias: Tensor) -> Tensor:
-        """(B, S, D), (2S - 1, D), (B, 1, 1, S) of 0 and -inf -> (B, S, D).
-
-        Only keys are masked: a padded query attends to the valid frames and yields a finite value that
-        nothing reads.
-        """
-        batch, size, width = x.shape
-        shape = (batch, size, self.heads, self.head_size)
-        q = self.linear_q(x).view(shape)
-        k = self.linear_k(x).view(shape).transpose(1, 2)
-        v = self.linear_v(x).view(shape).transpose(1, 2)
-        p = self.linear_pos(positions).view(-1, self.heads, self.head_size)
-        scale = 1 / math.sqrt(self.head_size)
-        q_v = ((q + self.pos_bias_v) * scale).transpose(1, 2)
-        bias = _relative_shift(q_v @ p.permute(1, 2, 0))
-        bias = bias + key_bias.to(bias.dtype)
-        q_u = (q + self.pos_bias_u).transpose(1, 2)
-        dropout_p = self.dropout_p if self.training else 0.0
-        y = F.scaled_dot_product_attention(q_u, k, v, attn_mask=bias, dropout_p=dropout_p, scale=scale)
-        return self.linear_out(y.transpose(1, 2).reshape(batch, size, width))
-
-
-def _relative_shift(scores: Tensor) -> Tensor:
-    """(B, H, S, 2S - 1) over relative positions -> view (B, H, S, S) over keys: [i, j] = scores[i, S-1-i+j].
-
-    Rows read one element earlier each, so in memory the result is a plain strided window.
-    """
-    size = scores.shape[2]
-    scores = scores.contiguous()
-    stride = scores.stride()
-    window = (stride[0], stride[1], stride[2] - 1, 1)
-    return scores.as_strided((*scores.shape[:2], size, size), window, scores.storage_offset() + size - 1)
-
-
 class ConvModule(nn.Module):
     """Pointwise, GLU, depthwise, norm, SiLU, pointwise; frames-by-channels all the way.
 
@@ -277,6 +317,7 @@ class ConvModule(nn.Module):
     def __init__(self, cfg: FastConformerConfig) -> None:
         super().__init__()
         width, kernel, bias = cfg.d_model, cfg.conv_kernel, cfg.use_bias
+        self.causal = cfg.conv_context == "causal"
         self.pointwise_conv1 = nn.Conv1d(width, 2 * width, 1, bias=bias)
         self.depthwise_conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width, bias=bias)
         # NeMo calls it batch_norm whatever it is.
@@ -289,13 +330,30 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """(B, S, D), (B, S) bool -> (B, S, D)."""
-        x = F.glu(_pointwise(x, self.pointwise_conv1))
-        x = x * valid[..., None].to(x.dtype)
+        x, reach = self._gated(x, valid), self.depthwise_conv.kernel_size[0] - 1
+        # A causal convolution is padded on both sides and what that adds behind is cut off.
+        y = self._depthwise(x, reach if self.causal else reach // 2)[:, : x.shape[1]]
+        return self._after(y, valid)
+
+    def stream(self, x: Tensor, cache: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """One piece of a stream: x (B, n, D), cache (B, D, k-1), valid (B, n).
+
+        Returns (B, n, D), and what the next piece's cache is cut from, (B, k-1+n, D).
+        """
+        x = torch.cat([cache.transpose(1, 2), self._gated(x, valid)], dim=1)
+        return self._after(self._depthwise(x, 0), valid), x
+
+    def _gated(self, x: Tensor, valid: Tensor) -> Tensor:
+        return F.glu(_pointwise(x, self.pointwise_conv1)).masked_fill_(~valid[..., None], 0.0)
+
+    def _depthwise(self, x: Tensor, padding: int) -> Tensor:
         conv = self.depthwise_conv
         image = x.transpose(1, 2)[:, :, None]  # (B, D, 1, S): channels last, no copy
-        weight, reach = conv.weight[:, :, None], conv.kernel_size[0] // 2
-        image = F.conv2d(image, weight, conv.bias, padding=(0, reach), groups=conv.groups)
-        x = image[:, :, 0].transpose(1, 2)
+        weight = conv.weight[:, :, None]
+        image = F.conv2d(image, weight, conv.bias, padding=(0, padding), groups=conv.groups)
+        return image[:, :, 0].transpose(1, 2)
+
+    def _after(self, x: Tensor, valid: Tensor) -> Tensor:
         x = self.batch_norm(x, valid) if isinstance(self.batch_norm, MaskedBatchNorm) else self.batch_norm(x)
         return _pointwise(F.silu(x), self.pointwise_conv2)
 

@@ -1,5 +1,6 @@
 """Convolutional subsampling that stands before an encoder: 10 ms frames in, 40 or 80 ms frames out."""
 
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -8,20 +9,25 @@ from torch.autograd.function import once_differentiable
 
 from maya.errors import MayaError
 
-# Elements of the widest activation that one convolution call may make; larger batches go through in parts.
-# cuDNN and torch index a convolution's tensors with 32 bits. On a CPU a part should stay within the cache
-# and below 32 MB, where glibc starts to ask the kernel for fresh pages at each allocation: 16 utterances
-# of 5 s with 64 channels take 45 ms in parts of 10 MB and 90 ms in one (factor 8, both passes, 2 cores).
+# Elements of the widest activation that one convolution call may make; more goes through in parts, whole
+# utterances or stretches of one. cuDNN and torch index a convolution's tensors with 32 bits. On a CPU a part
+# should stay within the cache and below 32 MB, where glibc starts to ask the kernel for fresh pages at each
+# allocation: 16 utterances of 5 s with 64 channels take 45 ms in parts of 10 MB and 90 ms in one (factor 8,
+# both passes, 2 cores).
 MAX_PART_ELEMENTS = 2**31 - 1
 MAX_PART_ELEMENTS_CPU = 2_500_000
 
 Lens = TypeVar("Lens", Tensor, int)
 
 
-def subsampled_lens(lens: Lens, factor: int) -> Lens:
-    """Frames left of `lens`, a number or (...,) int64, after log2(factor) halvings that round up."""
+def subsampled_lens(lens: Lens, factor: int, causal: bool = False) -> Lens:
+    """Frames left of `lens`, a number or (...,) int64, after log2(factor) halvings that round up.
+
+    Causal convolutions, padded by 2 before and 1 after, make floor(n / 2) + 1 of n >= 1.
+    """
     for _ in range(factor.bit_length() - 1):
-        lens = (lens + 1) // 2
+        halved = lens // 2 + 1 if causal else (lens + 1) // 2
+        lens = halved * (lens > 0)
     return lens
 
 
@@ -31,58 +37,120 @@ class DepthwiseStridedSubsampling(nn.Module):
     A full 3x3 convolution of stride 2, then depthwise 3x3 of stride 2 and pointwise pairs, ReLU after
     each; then one linear layer over channels x frequency. Frames beyond an utterance's length are zero
     before each strided convolution, so an utterance does not depend on what it is batched with
-    (NeMo >= 2.5).
+    (NeMo >= 2.5). With `causal`, frame s depends on feature frames up to factor * s alone.
 
     Parameters are named as NeMo's `encoder.pre_encode`: conv.0, conv.2, conv.3, conv.5, conv.6, out.
     """
 
-    def __init__(self, feat_in: int, d_model: int, factor: int, channels: int) -> None:
+    def __init__(self, feat_in: int, d_model: int, factor: int, channels: int, causal: bool = False) -> None:
         super().__init__()
         if factor not in (4, 8):
             raise MayaError(f"encoder.subsampling_factor={factor} is not known; it is 4 or 8")
         self.factor = factor
         self.channels = channels
-        layers: list[nn.Module] = [nn.Conv2d(1, channels, 3, stride=2, padding=1), nn.ReLU()]
+        self.causal = causal
+        # Frames that come out before the first one that does not feel the beginning of a stretch.
+        self.overlap = 2 if causal else 1
+        padding = 2 if causal else 1  # on both sides; what that adds behind is cut off
+        layers: list[nn.Module] = [nn.Conv2d(1, channels, 3, stride=2, padding=padding), nn.ReLU()]
         for _ in range(factor.bit_length() - 2):
-            layers.append(nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels))
+            layers.append(nn.Conv2d(channels, channels, 3, stride=2, padding=padding, groups=channels))
             layers.append(nn.Conv2d(channels, channels, 1))
             layers.append(nn.ReLU())
         self.conv = nn.Sequential(*layers)
-        self.out = nn.Linear(channels * subsampled_lens(feat_in, factor), d_model)
+        self.out = nn.Linear(channels * subsampled_lens(feat_in, factor, causal), d_model)
+
+    def subsampled_lens(self, lens: Lens) -> Lens:
+        """Frames that come out for `lens` frames."""
+        return subsampled_lens(lens, self.factor, self.causal)
 
     def forward(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B,) -> (B, S, D), (B,); S = T / factor, each halving rounded up.
 
         What stands at and beyond the returned lengths is finite and means nothing.
         """
+        out_lens = self.subsampled_lens(lens)
         frames, bins = x.shape[1:]
-        widest = self.channels * ((frames + 1) // 2) * ((bins + 1) // 2)
-        limit = MAX_PART_ELEMENTS_CPU if x.device.type == "cpu" else MAX_PART_ELEMENTS
-        part = max(1, limit // widest)
-        parts = [self._convolve(*each) for each in zip(x.split(part), lens.split(part), strict=True)]
-        y = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return self.out(y), subsampled_lens(lens, self.factor)
+        per_frame = self.channels * self._halved(bins)
+        on_cpu = x.device.type == "cpu"
+        limit = MAX_PART_ELEMENTS_CPU if on_cpu else MAX_PART_ELEMENTS
+        part = limit // (per_frame * self._halved(frames))
+        keep = max(1, 2 * limit // (per_frame * self.factor) - self.overlap)
+        if on_cpu and part < 2 and not torch.compiler.is_compiling():
+            return self._row_by_row(x, lens.tolist(), keep), out_lens
+        parts = zip(x.split(max(1, part)), lens.split(max(1, part)), strict=True)
+        rows = [self._stretches(x_part, lens_part, keep) for x_part, lens_part in parts]
+        return self.out(rows[0] if len(rows) == 1 else torch.cat(rows)), out_lens
 
-    def _convolve(self, x: Tensor, lens: Tensor) -> Tensor:
-        """(B, T, F), (B,) -> (B, S, C * F')."""
-        x = x.masked_fill(_beyond(x.shape[1], lens)[..., None], 0.0)
+    def convolve(self, x: Tensor, lens: Tensor | None, starts: Tensor | None = None) -> Tensor:
+        """The convolutions alone, (B, T, F) -> (B, S, C * F').
+
+        Frames before `starts` (B,), multiples of the factor, and at or after `lens` (B,) are as if they were
+        not there; None is for rows that are there from end to end.
+        """
+        masked = lens is not None
+        if lens is not None:
+            x = x.masked_fill(_beyond(x.shape[1], lens, starts)[..., None], 0.0)
         # Permuted from (B, T, F, 1) the strides say channels last, which those of `x[:, None]` would leave
         # open, and all that follows keeps that layout: a third less time than channels first.
         x = x.unsqueeze(-1).permute(0, 3, 1, 2)
         for layer in self.conv:
-            if isinstance(layer, nn.ReLU):
-                lens = (lens + 1) // 2
-                mask = (~_beyond(x.shape[2], lens)).to(x.dtype)[:, None, :, None]
-                x = x.relu() * mask if torch.compiler.is_compiling() else _ReluMasked.apply(x, mask)
-            else:
+            if not isinstance(layer, nn.ReLU):
+                frames, bins = (self._halved(n) for n in x.shape[2:])
                 x = layer(x)
+                if self.causal and layer.stride == (2, 2):
+                    x = x[:, :, :frames, :bins]
+            elif not masked:
+                x = x.relu_()
+            else:
+                assert lens is not None
+                lens = subsampled_lens(lens, 2, self.causal)
+                starts = None if starts is None else starts // 2
+                mask = (~_beyond(x.shape[2], lens, starts)).to(x.dtype)[:, None, :, None]
+                plain = self.causal or torch.compiler.is_compiling()
+                x = x.relu() * mask if plain else _ReluMasked.apply(x, mask)
         # NeMo flattens channel-major, (C, F'); permuting the weight instead would be a copy as well.
         return x.transpose(1, 2).flatten(2)
 
+    def _halved(self, n: int) -> int:
+        return subsampled_lens(n, 2, self.causal)
 
-def _beyond(frames: int, lens: Tensor) -> Tensor:
+    def _stretches(self, x: Tensor, lens: Tensor | None, keep: int) -> Tensor:
+        """`convolve` in stretches of `keep` output frames, equal to the whole."""
+        parts = []
+        for begin, end, drop, kept in self._windows(x.shape[1], keep):
+            window_lens = None if lens is None else (lens - begin).clamp(0, end - begin)
+            parts.append(self.convolve(x[:, begin:end], window_lens)[:, drop : drop + kept])
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _row_by_row(self, x: Tensor, lens: list[int], keep: int) -> Tensor:
+        """`forward` for rows that are a part or more each: padding is cut off instead of masked."""
+        sizes = [self.subsampled_lens(n) for n in lens]
+        rows = [self._stretches(row[None, :n], None, keep) for row, n in zip(x, lens, strict=True) if n]
+        longest = self.subsampled_lens(x.shape[1])
+        if not rows:
+            return self.out.bias.expand(len(x), longest, -1) + 0.0 * x.sum()
+        found = iter(self.out(torch.cat(rows, dim=1))[0].split([n for n in sizes if n]))
+        nothing = x.new_zeros(0, self.out.out_features)
+        each = [next(found) if n else nothing for n in sizes]
+        return torch.stack([nn.functional.pad(row, (0, 0, 0, longest - len(row))) for row in each])
+
+    def _windows(self, frames: int, keep: int) -> Iterator[tuple[int, int, int, int]]:
+        """(begin, end, drop, kept): outputs drop..drop + kept of inputs begin..end are next."""
+        total = self.subsampled_lens(frames)
+        for first in range(0, total, keep):
+            drop = min(first, self.overlap)
+            kept = min(keep, total - first)
+            begin = self.factor * (first - drop)
+            end = frames if first + kept == total else begin + self.factor * (drop + kept)
+            yield begin, end, drop, kept
+
+
+def _beyond(frames: int, lens: Tensor, starts: Tensor | None = None) -> Tensor:
     """(B, frames) bool, True on padding."""
-    return torch.arange(frames, device=lens.device) >= lens[:, None]
+    place = torch.arange(frames, device=lens.device)
+    beyond = place >= lens[:, None]
+    return beyond if starts is None else beyond | (place < starts[:, None])
 
 
 class _ReluMasked(torch.autograd.Function):

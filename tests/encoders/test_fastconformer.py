@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from maya.encoders import FastConformer, FastConformerConfig
-from maya.encoders.fastconformer import RelPositionAttention, _relative_shift, _sinusoids
+from maya.encoders import FastConformer, FastConformerConfig, fastconformer
+from maya.encoders.attention import Frames, RelPositionAttention, Rows, _skew, sinusoids
 from maya.errors import MayaError
 
 NO_DROPOUT = dict(dropout=0.0, dropout_pre_encoder=0.0, dropout_emb=0.0, dropout_att=0.0)
@@ -45,7 +45,9 @@ def nemo_encoder(golden):
 
 
 @torch.no_grad()
-def test_equals_nemo_layer_by_layer(golden, nemo_encoder):
+@pytest.mark.parametrize("pack_above", [0.0, 1.0])
+def test_equals_nemo_layer_by_layer(golden, nemo_encoder, pack_above, monkeypatch):
+    monkeypatch.setattr(fastconformer, "PACK_ABOVE", pack_above)
     seen = {}
     hooks = [
         module.register_forward_hook(lambda m, a, out, name=name: seen.update({name: out}))
@@ -56,6 +58,9 @@ def test_equals_nemo_layer_by_layer(golden, nemo_encoder):
     for hook in hooks:
         hook.remove()
     seen["pre_encode"] = seen["pre_encode"][0]
+    if pack_above == 0:
+        rows = Rows(lens=tuple(lens.tolist()), gap=4)
+        seen |= {name: rows.unpack(seen[name], int(lens.max())) for name in ("layer0", "layer1")}
     assert torch.equal(lens, golden["elen"])
     recorded = golden["enc"].transpose(1, 2)
     assert enc.shape == recorded.shape
@@ -131,19 +136,16 @@ def test_empty_rows_are_finite_and_zero():
 def test_relative_shift_and_attention_equal_their_definition():
     size, heads, width = 7, 4, 32
     scores = torch.randn(2, heads, size, 2 * size - 1)
-    shifted = _relative_shift(scores)
+    shifted = _skew(scores, size)
     for i in range(size):
         for j in range(size):  # column of relative position i - j, counted down from size - 1
             assert torch.equal(shifted[..., i, j], scores[..., i, size - 1 - (i - j)])
-    att = RelPositionAttention(
-        FastConformerConfig(d_model=width, n_heads=heads, dropout_att=0.0), None
-    ).double()
+    att = RelPositionAttention(width, heads, bias=True, dropout=0.0).double()
     torch.nn.init.normal_(att.pos_bias_u)
     torch.nn.init.normal_(att.pos_bias_v)
     x, lens = torch.randn(2, size, width, dtype=torch.float64), [7, 4]
-    key_bias = torch.zeros(2, 1, 1, size, dtype=torch.float64)
-    key_bias[1, ..., 4:] = -math.inf
-    y = att(x, _sinusoids(size, width, x.device).double(), key_bias)
+    valid = torch.arange(size) < torch.tensor(lens)[:, None]
+    y = att(x, Frames(valid=valid, positions=sinusoids(size - 1, width, x.device).double()))
     for b, n in enumerate(lens):
         q, k, v = (f(x[b, :n]).view(n, heads, -1) for f in (att.linear_q, att.linear_k, att.linear_v))
         place = torch.arange(n)[:, None] - torch.arange(n)

@@ -68,18 +68,54 @@ def test_an_utterance_does_not_depend_on_its_batch():
         torch.testing.assert_close(alone[0], y[row, : int(out_lens[row])], rtol=1e-5, atol=1e-5)
 
 
-def test_parts_change_nothing(monkeypatch):
-    module = DepthwiseStridedSubsampling(80, 32, 8, 16)
-    x, lens = torch.randn(5, 90, 80), torch.tensor([90, 80, 70, 60, 50])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("factor", [4, 8])
+def test_parts_and_stretches_change_nothing(monkeypatch, causal, factor):
+    """Batches of utterances, one utterance at a time, and stretches of 1, 3 and 7 frames of one."""
+    module = DepthwiseStridedSubsampling(20, 8, factor, 4, causal).double()
+    lens = torch.tensor([90, 83, 64, 9, 1, 0])
+    x = torch.randn(6, 90, 20, dtype=torch.float64)
+    width = 4 * (11 if causal else 10)  # elements of a frame after the first convolution
     results = []
-    for limit in (1, 2 * 16 * 45 * 40, 10**9):  # one at a time, two at a time, all
+    for limit in (10**9, 2 * 50 * width, 60 * width, 1, *(n * factor * width // 2 for n in (5, 9))):
         monkeypatch.setattr(subsampling, "MAX_PART_ELEMENTS_CPU", limit)
         module.zero_grad()
-        y, _ = module(x, lens)
-        y.square().mean().backward()
-        results.append((y, [p.grad.clone() for p in module.parameters()]))
-    for other in results[:2]:
-        torch.testing.assert_close(other, results[2], rtol=1e-4, atol=1e-5)
+        y, out_lens = module(x, lens)
+        valid = (torch.arange(y.shape[1]) < out_lens[:, None])[..., None]
+        (y.sin() * valid).sum().backward()
+        results.append((y * valid, out_lens, [p.grad.clone() for p in module.parameters()]))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
+
+
+def test_long_audio_of_a_padded_batch_goes_in_stretches_on_every_device(monkeypatch):
+    """Where lengths are not read on the host, stretches of all rows are masked."""
+    for causal in (False, True):
+        module = DepthwiseStridedSubsampling(20, 8, 8, 4, causal)
+        x, lens = torch.randn(3, 200, 20), torch.tensor([200, 131, 16])
+        whole, out_lens = module(x, lens)
+        rows = module.convolve(x, lens), module._stretches(x, lens, 5)
+        valid = (torch.arange(whole.shape[1]) < out_lens[:, None])[..., None]
+        torch.testing.assert_close(rows[1] * valid, rows[0] * valid)
+        torch.testing.assert_close(module.out(rows[1]) * valid, whole * valid)
+
+
+def test_causal_frames_depend_on_nothing_later():
+    """Frame s reads feature frames up to 8 s, and lengths are NeMo's floor(n / 2) + 1 three times."""
+    module = DepthwiseStridedSubsampling(80, 16, 8, 4, causal=True).eval()
+    x = torch.randn(1, 65, 80)
+    y, lens = module(x, torch.tensor([65]))
+    assert module.out.in_features == 4 * 11 and lens.tolist() == [9]
+    for s in range(9):
+        changed = x.clone()
+        changed[:, 8 * s + 1 :] = 5.0
+        later, _ = module(changed, torch.tensor([65]))
+        torch.testing.assert_close(later[:, : s + 1], y[:, : s + 1], rtol=0, atol=0)
+        assert s == 8 or not torch.equal(later[:, s + 1], y[:, s + 1])
+    for n in range(1, 50):
+        expected = ((n // 2 + 1) // 2 + 1) // 2 + 1
+        got, got_lens = module(x[:, :n], torch.tensor([n]))
+        assert got.shape[1] == int(got_lens) == expected
 
 
 def test_an_unknown_factor_is_named():

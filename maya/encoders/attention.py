@@ -1,0 +1,352 @@
+"""Multi-head attention with relative positions, over the whole utterance or over a span around each frame.
+
+All forms compute the same thing; which one runs follows from sizes alone.
+
+* *whole*: one call of torch's fused attention, the position term as its additive bias (B, H, S, S).
+* *query blocks*, where that bias would be larger than `MAX_BIAS`: the same, for as many queries at a time
+  as fit. Exact, as a softmax needs only its own row. A block's bias is made again in the backward pass.
+* *local*, where the span is bounded and shorter than the utterance: blocks of queries against windows of
+  keys. Time and memory grow linearly with the utterance; only positions within the span are scored.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from maya.errors import MayaError
+
+Context = tuple[int, int]  # frames to the left and right, -1 for all
+
+# Elements of the bias that one call may hold, 256 MB in fp32: 16 utterances of 40 s (500 frames) with 8
+# heads stay whole, one of 4 minutes does not. Below it, blocks only add calls; far above, the bias alone
+# (16 GB for half an hour with 8 heads) would decide what fits.
+MAX_BIAS = 2**26
+# Stands for -inf at padded keys, exp of it being 0 in every type. It is finite because a padded query may see
+# padded keys alone, and a softmax over nothing but -inf is NaN.
+HIDDEN = -30000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which frames a query sees: `left` before and `right` after it, None for all of them.
+
+    With `chunk` > 0, NeMo's "chunked_limited": it sees its own chunk of that many frames and `left` frames
+    before the chunk's first, so that nothing waits for more than the chunk's end.
+    """
+
+    left: int | None = None
+    right: int | None = None
+    chunk: int = 0
+
+    @property
+    def bounded(self) -> bool:
+        return self.left is not None and self.right is not None
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Frames before and after it that any query of a bounded span can see."""
+        assert self.left is not None and self.right is not None
+        return self.left + max(0, self.chunk - 1), self.right
+
+    @property
+    def block(self) -> int:
+        """Queries in a block of the local form: half the reach, so that a third of the scores is not needed,
+        but enough for a matrix product to be worth its call; whole chunks."""
+        size = min(max(sum(self.reach) // 2, 32), 256)
+        return -(-size // self.chunk) * self.chunk if self.chunk else size
+
+    @property
+    def window(self) -> int:
+        """Keys that a block of queries sees."""
+        return self.block + sum(self.reach)
+
+    def visible(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """(N,), (M,) frame numbers -> (N, M) bool. Numbers count from a chunk's start and may be negative."""
+        queries, keys = queries[:, None], keys[None, :]
+        if self.chunk:
+            start = queries // self.chunk * self.chunk
+            seen = keys < start + self.chunk
+            return seen if self.left is None else seen & (keys >= start - self.left)
+        seen = torch.ones(len(queries), keys.shape[1], dtype=torch.bool, device=keys.device)
+        if self.left is not None:
+            seen = seen & (keys >= queries - self.left)
+        return seen if self.right is None else seen & (keys <= queries + self.right)
+
+
+EVERYTHING = Span()
+
+
+def span_of(context: Context, style: str) -> Span:
+    """What a pair of `att_context_size` means. Raises MayaError for a pair that the style cannot have."""
+    left, right = context
+    if left < -1 or right < -1:
+        raise MayaError(f"encoder.att_context_size={context} holds numbers of frames, or -1 for all of them")
+    limits = (None if left == -1 else left), (None if right == -1 else right)
+    if style == "regular" or right == -1:  # without a right limit there is but one chunk, as in NeMo
+        return Span(*limits)
+    if left > 0 and left % (right + 1):
+        raise MayaError(
+            f"encoder.att_context_size={context} is not possible with chunked_limited attention: its chunks "
+            f"have {right + 1} frames, and {left} is not a multiple of that"
+        )
+    return Span(*limits, chunk=right + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Utterances laid one after another into a batch of one, `gap` zero frames between them.
+
+    Padding then costs nothing: every layer but attention sees (1, N, D), and the gap keeps a convolution from
+    reaching into a neighbour.
+    """
+
+    lens: tuple[int, ...]
+    gap: int
+
+    @property
+    def _sizes(self) -> list[int]:
+        sizes = [size for n in self.lens for size in (n, self.gap)]
+        return sizes[:-1]
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """(1, N, ...) -> (1, lens[b], ...) for each utterance."""
+        return list(x.split(self._sizes, dim=1)[::2])
+
+    def join(self, rows: list[Tensor]) -> Tensor:
+        """The inverse of `split`; the gaps become zero."""
+        blank = rows[0].new_zeros(1, self.gap, *rows[0].shape[2:])
+        pieces = [piece for row in rows for piece in (row, blank)]
+        return torch.cat(pieces[:-1], dim=1)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (1, N, D)."""
+        return self.join([row[None, :n] for row, n in zip(x.unbind(0), self.lens, strict=True)])
+
+    def unpack(self, x: Tensor, size: int) -> Tensor:
+        """(1, N, D) -> (B, size, D), zero beyond each utterance."""
+        return torch.cat([F.pad(row, (0, 0, 0, size - row.shape[1])) for row in self.split(x)])
+
+    def valid(self, device: torch.device) -> Tensor:
+        """(1, N) bool, False in the gaps."""
+        flags = torch.tensor([True, False] * len(self.lens), device=device)[:-1]
+        return flags.repeat_interleave(torch.tensor(self._sizes, device=device))[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """What the layers share in one forward pass.
+
+    valid (B, S) bool: False on padding. positions (2R + 1, D): sinusoids of relative positions R .. -R, R
+    being the farthest that any query sees. rows: set when the batch is packed, B being 1 then.
+    """
+
+    valid: Tensor
+    positions: Tensor
+    span: Span = EVERYTHING
+    rows: Rows | None = None
+
+
+def positions_needed(span: Span, longest: int) -> int:
+    """The farthest relative position that attention over at most `longest` frames asks for."""
+    return max(0, longest - 1 if not span.bounded else min(longest, span.window) - 1)
+
+
+def sinusoids(reach: int, width: int, device: torch.device) -> Tensor:
+    """(2 * reach + 1, width) fp32, positions reach .. -reach: sin, cos of pos / 10000^(2i/width)."""
+    place = torch.arange(reach, -reach - 1, -1, dtype=torch.float32, device=device)
+    even = torch.arange(0, width, 2, dtype=torch.float32, device=device)
+    angle = place[:, None] * torch.exp(even * (-math.log(10000.0) / width))
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
+
+class RelPositionAttention(nn.Module):
+    """Multi-head attention with Transformer-XL relative positions (Dai et al. 2019, arXiv:1901.02860).
+
+    score(i, j) = ((q_i + u) k_j + (q_i + v) p_{i-j}) / sqrt(K); the second term enters torch's
+    `scaled_dot_product_attention` as an additive bias. Which backend that takes: on a CPU the flash kernel in
+    inference, and plain products in training, as flash has no gradient for a bias; on CUDA the
+    memory-efficient kernel either way (flash takes no bias). The bias costs one more product of the size of
+    q k^T, twice as wide, and B * H * S * S numbers; docs/benchmarks/encoder.md has measurements.
+    """
+
+    def __init__(self, width: int, heads: int, *, bias: bool, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.head_size = heads, width // heads
+        self.dropout_p = dropout
+        self.linear_q = nn.Linear(width, width, bias=bias)
+        self.linear_k = nn.Linear(width, width, bias=bias)
+        self.linear_v = nn.Linear(width, width, bias=bias)
+        self.linear_out = nn.Linear(width, width, bias=bias)
+        self.linear_pos = nn.Linear(width, width, bias=False)
+        self.pos_bias_u = nn.Parameter(torch.empty(heads, self.head_size))
+        self.pos_bias_v = nn.Parameter(torch.empty(heads, self.head_size))
+
+    @property
+    def position_biases(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """u and v, each (H, K); to be set where layers share them."""
+        return self.pos_bias_u, self.pos_bias_v
+
+    @position_biases.setter
+    def position_biases(self, biases: tuple[nn.Parameter, nn.Parameter]) -> None:
+        self.pos_bias_u, self.pos_bias_v = biases
+
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+        """(B, S, D) -> (B, S, D).
+
+        Only keys are masked: a padded query yields a finite value that nothing reads.
+        """
+        q, k, v = self._heads(self.linear_q, x), self._heads(self.linear_k, x), self._heads(self.linear_v, x)
+        p = self._heads(self.linear_pos, frames.positions)
+        if frames.rows is None:
+            y = self._attend(q, k, v, p, frames.span, frames.valid)
+        else:
+            rows = zip(frames.rows.split(q), frames.rows.split(k), frames.rows.split(v), strict=True)
+            y = frames.rows.join(
+                [self._attend(*row, p, frames.span) if row[0].numel() else row[0] for row in rows]
+            )
+        return self.linear_out(y.flatten(2))
+
+    def stream(self, x: Tensor, known: Tensor, frames: Frames) -> Tensor:
+        """One piece of a stream: x (B, m + n, D), m frames from before and n new ones -> (B, n, D).
+
+        `known` (B, m + n) bool tells which are there; the new ones start a chunk. n is that of `frames`.
+        """
+        before = x.shape[1] - frames.valid.shape[1]
+        q = self._heads(self.linear_q, x[:, before:])
+        k, v = self._heads(self.linear_k, x), self._heads(self.linear_v, x)
+        p = self._heads(self.linear_pos, frames.positions)
+        y = self._attend_blocks(q, k, v, p, frames.span, known, before=before)
+        return self.linear_out(y.flatten(2))
+
+    def _heads(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        return linear(x).unflatten(-1, (self.heads, self.head_size))
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, p: Tensor, span: Span, valid: Tensor | None = None
+    ) -> Tensor:
+        """q, k, v (B, S, H, K), p (2R + 1, H, K), valid (B, S) or None for all -> (B, S, H, K)."""
+        if span.bounded and q.shape[1] > span.window:
+            return self._attend_local(q, k, v, p, span, valid)
+        return self._attend_blocks(q, k, v, p, span, valid)
+
+    def _attend_blocks(
+        self, q: Tensor, k: Tensor, v: Tensor, p: Tensor, span: Span, valid: Tensor | None, before: int = 0
+    ) -> Tensor:
+        """Queries q (B, n, H, K), the first of which stands at key `before` of m, against all keys."""
+        batch, queries, heads, _ = q.shape
+        block = min(queries, max(1, MAX_BIAS // (batch * heads * k.shape[1])))
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        parts = []
+        for first in range(0, queries, block):
+            part = q[:, first : first + block]
+            run = partial(self._attend_block, span=span, at=before + first, before=before)
+            if block < queries and torch.is_grad_enabled():
+                parts.append(checkpoint(run, part, k, v, p, valid, use_reentrant=False))
+            else:
+                parts.append(run(part, k, v, p, valid))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _attend_block(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        p: Tensor,
+        valid: Tensor | None,
+        *,
+        span: Span,
+        at: int,
+        before: int,
+    ) -> Tensor:
+        """q (B, n, H, K), k and v (B, H, m, K), valid (B, m) -> (B, n, H, K); query 0 stands at key `at`."""
+        n, m = q.shape[1], k.shape[2]
+        centre = p.shape[0] // 2
+        p = p[centre - (at + n - 1) : centre + m - at]  # positions at + n - 1 .. at - (m - 1)
+        bias = _skew(self._position_scores(q, p), m)
+        if span != EVERYTHING:
+            numbers = torch.arange(-before, m - before, device=q.device)
+            seen = span.visible(numbers[at : at + n], numbers)
+            bias = bias.masked_fill(~seen, -math.inf)
+        if valid is not None:
+            bias = bias + _hidden_keys(valid, bias.dtype)[:, None, None]
+        return self._fused((q + self.pos_bias_u).transpose(1, 2), k, v, bias).transpose(1, 2)
+
+    def _attend_local(
+        self, q: Tensor, k: Tensor, v: Tensor, p: Tensor, span: Span, valid: Tensor | None
+    ) -> Tensor:
+        """As `_attend`, in blocks of queries, each against its own window of keys."""
+        (batch, size, heads, _), (left, right), block = q.shape, span.reach, span.block
+        centre = p.shape[0] // 2
+        p = p[centre - left : centre + right + 1]
+        group = block * max(1, MAX_BIAS // (batch * heads * block * span.window))
+        if valid is None:
+            valid = torch.ones(1, size, dtype=torch.bool, device=q.device)
+        parts = []
+        for first in range(0, size, group):
+            last = min(first + group, -(-size // block) * block)
+            q_part = _cut(q, first, last)
+            keys, values, known = (_cut(t, first - left, last + right) for t in (k, v, valid))
+            k_part, v_part, known = (
+                t.unfold(1, span.window, block).movedim(-1, 2) for t in (keys, values, known)
+            )
+            y = self._attend_windows(q_part.unflatten(1, (-1, block)), k_part, v_part, known, p, span)
+            parts.append(y.flatten(1, 2))
+        return torch.cat(parts, dim=1)[:, :size]
+
+    def _attend_windows(
+        self, q: Tensor, k: Tensor, v: Tensor, known: Tensor, p: Tensor, span: Span
+    ) -> Tensor:
+        """q (B, N, n, H, K), k and v (B, N, m, H, K), known (B, N, m) -> (B, N, n, H, K), m = n + p - 1.
+
+        A score of position c of query i belongs to key i + c of its window: rows of p + n numbers, the last n
+        of them -inf, read back as rows of p + n - 1, put each score in its place and hide all others.
+        """
+        n, m = q.shape[2], k.shape[2]
+        scores = F.pad(self._position_scores(q, p), (0, n), value=-math.inf)
+        bias = scores.flatten(-2)[..., : n * m].unflatten(-1, (n, m))
+        if span.chunk:
+            keys = torch.arange(m, device=q.device) - span.reach[0]
+            bias = bias.masked_fill(~span.visible(torch.arange(n, device=q.device), keys), -math.inf)
+        bias = bias + _hidden_keys(known, bias.dtype)[:, :, None, None]
+        q_u = (q + self.pos_bias_u).transpose(2, 3)
+        inputs = (q_u, k.transpose(2, 3), v.transpose(2, 3), bias)
+        y = self._fused(*(t.flatten(0, 1) for t in inputs))
+        return y.transpose(1, 2).unflatten(0, q.shape[:2])
+
+    def _position_scores(self, q: Tensor, p: Tensor) -> Tensor:
+        """q (..., n, H, K), p (P, H, K) -> (..., H, n, P), scaled."""
+        q_v = (q + self.pos_bias_v) / math.sqrt(self.head_size)
+        return q_v.transpose(-3, -2) @ p.permute(1, 2, 0)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        dropout_p = self.dropout_p if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p)
+
+
+def _skew(scores: Tensor, keys: int) -> Tensor:
+    """(B, H, n, n + m - 1) over relative positions -> view (B, H, n, m): [i, j] = scores[i, n - 1 - i + j].
+
+    Rows read one element earlier each, so in memory the result is a plain strided window.
+    """
+    scores = scores.contiguous()
+    stride, n = scores.stride(), scores.shape[2]
+    window = (stride[0], stride[1], stride[2] - 1, 1)
+    return scores.as_strided((*scores.shape[:2], n, keys), window, scores.storage_offset() + n - 1)
+
+
+def _hidden_keys(valid: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(valid.shape, dtype=dtype, device=valid.device).masked_fill_(~valid, HIDDEN)
+
+
+def _cut(x: Tensor, first: int, last: int) -> Tensor:
+    """x[:, first:last] with zeros (False) where that reaches beyond either end."""
+    size = x.shape[1]
+    inner = x[:, max(0, first) : min(size, last)]
+    padding: Any = (0, 0) * (x.ndim - 2) + (max(0, -first), max(0, last - size))
+    return F.pad(inner, padding) if any(padding) else inner
