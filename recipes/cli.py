@@ -10,6 +10,7 @@ from pathlib import Path
 
 from maya import __version__
 from maya.errors import MayaError
+from maya.recipes.aliases import add_aliases
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     p = _command(commands, "transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3)", force=False)
     p.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
     p.add_argument("audio", type=Path, nargs="+", help="audio files")
-    p.add_argument("--language", help="language code such as hi; without it the model decides")
+    p.add_argument("--language", help="a code such as hi; auto identifies it first; by default none is told")
     p.add_argument("--method", default="transducer", choices=("transducer", "ctc"))
     p.add_argument(
         "--output", default="text", choices=("text", "json"), help="json adds tokens, frames and scores"
@@ -102,6 +103,7 @@ def _experiment(p: argparse.ArgumentParser, required: bool = True) -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
         help="change a field of the experiment, such as train.lr=3e-4 (typed; may be repeated)",
     )  # fmt: skip
+    add_aliases(p)
 
 
 def _data_and_run(p: argparse.ArgumentParser) -> None:

@@ -3,11 +3,13 @@
 #   --some-name VALUE     (or --some-name=VALUE) sets the shell variable some_name, which must have a default
 #   --group.field VALUE   a typed override of the experiment, collected in the array `overrides`
 #   --set NAME=VALUE      the same, for a field of the experiment itself, such as languages=hi,ta
+#   --encoder-lr VALUE    and the others in recipes/aliases.py: the earlier system's names for such overrides
 #   --help                prints the comment block at the top of the script
 #
 # `stage_given` tells whether --stage was on the command line: a stage asked for by name runs even if
 # nothing changed since it was last done.
 
+_aliases=$(dirname "${BASH_SOURCE[0]}")/../recipes/aliases.py
 overrides=()
 stage_given=false
 while [ $# -gt 0 ]; do
@@ -36,8 +38,20 @@ while [ $# -gt 0 ]; do
       _option=${1#--} # not a name that a script might want for an option of its own
       _option=${_option//-/_}
       if [[ ! $_option =~ ^[a-z][a-z0-9_]*$ ]] || [ -z "${!_option+x}" ]; then
-        echo "$0: unknown option $1; see $0 --help" >&2
-        exit 1
+        _override=
+        [[ ! $_option =~ ^[a-z_]+$ ]] || _override=$(sed -n "s/^    \"$1\": \"\(.*\)\",\$/\1/p" "$_aliases")
+        if [ -z "$_override" ]; then
+          echo "$0: unknown option $1; see $0 --help" >&2
+          exit 1
+        elif [[ $_override = *=* ]]; then # a switch
+          overrides+=(--set "$_override")
+          shift
+        else
+          [ $# -ge 2 ] || { echo "$0: $1 needs a value" >&2; exit 1; }
+          overrides+=(--set "$_override=$2")
+          shift 2
+        fi
+        continue
       fi
       [ $# -ge 2 ] || { echo "$0: $1 needs a value" >&2; exit 1; }
       printf -v "$_option" '%s' "$2"
@@ -50,7 +64,7 @@ while [ $# -gt 0 ]; do
       ;;
   esac
 done
-unset _option
+unset _option _override _aliases
 
 # due N: whether stage N lies in the range; sets `force` for a stage asked for by name.
 due() {

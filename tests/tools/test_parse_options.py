@@ -1,9 +1,14 @@
 """tools/parse_options.sh as a recipe's run.sh sources it."""
 
+import argparse
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from maya.config import override
+from maya.recipes.aliases import ALIASES, add_aliases
+from maya.recipes.experiment import Experiment
 
 SCRIPT = r"""#!/usr/bin/env bash
 # What it does.
@@ -48,6 +53,38 @@ def test_options_set_variables_and_overrides(tmp_path: Path, repo: Path) -> None
     assert variables == "stage=2 stop_stage=3 name=my run work_dir=a=b"
     assert overrides == "overrides: <--set> <train.lr=1e-3> <--set> <model.encoder.dropout=0.2>"
     assert due == ["due 2 --force", "due 3 "]  # a stage asked for by name runs even if it is up to date
+
+
+def test_the_options_of_the_earlier_system(tmp_path: Path, repo: Path) -> None:
+    """run.sh makes of each row of the table what `maya` makes of it."""
+    options = [part for name, field in ALIASES.items() for part in ([name] if "=" in field else [name, "7"])]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    add_aliases(parser)
+    expected = [field if "=" in field else f"{field}=7" for field in ALIASES.values()]
+    assert parser.parse_args(options).overrides == expected
+    assert parser.parse_args([]).overrides == []
+    done = run(tmp_path, repo, *options, "--encoder-lr=1e-5", "--stage", "2")
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.splitlines()[-1].removeprefix("overrides: ")
+    assert found == " ".join(f"<--set> <{each}>" for each in [*expected, "train.encoder_lr=1e-5"])
+    assert "stage=2" in done.stdout
+    assert run(tmp_path, repo, "--head-lr").returncode == 1
+
+
+def test_what_the_options_of_the_earlier_system_mean() -> None:
+    exp = Experiment(name="x")
+    for name, value in {
+        "--encoder-lr": "2e-5", "--head-lr": "1e-3", "--freeze-encoder-steps": "5000",
+        "--ctc-warmup-steps": "3000", "--max-batch-dur": "240", "--max-batch-size": "64",
+        "--max-tokens-in-batch": "400", "--temperature": "0.3", "--grad-accum": "4", "--no-lang-embed": "",
+    }.items():  # fmt: skip
+        override(exp, ALIASES[name] + (f"={value}" if value else ""))
+    assert (exp.train.encoder_lr, exp.train.lr, exp.train.encoder_freeze) == (2e-5, 1e-3, 5000)
+    assert (exp.train.ctc_ramp, exp.train.accumulate, exp.model.language_embedding) == (3000, 4, False)
+    plan = exp.data.plan
+    assert (plan.max_seconds, plan.max_utterances, plan.max_tokens, plan.temperature) == (240, 64, 400, 0.3)
+    assert Experiment(name="x").data.plan.max_tokens is None  # no cap on tokens unless one is asked for
 
 
 def test_defaults(tmp_path: Path, repo: Path) -> None:
