@@ -22,6 +22,8 @@ from maya.text.tokenizer import Tokenizer
 from maya.train.runlog import replacing
 
 FORMAT = "maya-checkpoint-1"
+# Settings of an encoder that change what its weights do, and no shape.
+TRACELESS = ("xscaling", "causal_downsampling", "conv_context")
 STEP_NAME = re.compile(r"step-(\d+)\.pt")
 
 
@@ -125,14 +127,24 @@ def build(checkpoint: Checkpoint) -> HybridModel:
 
 
 def start_from(model: HybridModel, path: Path, modules: Sequence[str]) -> int:
-    """Copy the weights of `modules` ("encoder", "decoder", "ctc_decoder" ...) out of another model's
-    checkpoint; returns how many parameters came over.
+    """Copy `weights_for` into the model; returns how many values came over."""
+    taken = weights_for(model, path, modules)
+    model.load_state_dict(taken, strict=False)
+    return sum(t.numel() for t in taken.values())
 
-    `path` is a file or a run folder. Every tensor of a named module must be there in the same shape, else
-    MayaError names the first that is not, and the model is left as it was.
+
+def weights_for(model: HybridModel, path: Path, modules: Sequence[str]) -> dict[str, Tensor]:
+    """The state of `modules` ("encoder", "decoder", "ctc_decoder" ...) out of another model's checkpoint.
+
+    `path` is a file or a run folder; of the model, which may be on the meta device, only shapes matter. Every
+    tensor of a named module must be there in the same shape and no other beside them, else MayaError names
+    the first that is not; so it does for settings of an encoder that leave no trace in shapes.
     """
     path = find_checkpoint(path)
-    theirs = load_checkpoint(path).weights
+    loaded = load_checkpoint(path)
+    theirs = loaded.weights
+    if "encoder" in modules:
+        refuse_other_meaning(path, loaded.model_config, model.cfg)
     taken: dict[str, Tensor] = {}
     for module in modules:
         mine = {k: v for k, v in model.state_dict().items() if k.startswith(module + ".")}
@@ -145,9 +157,30 @@ def start_from(model: HybridModel, path: Path, modules: Sequence[str]) -> int:
                     f"{path} does not fit: {name} is {tuple(tensor.shape)} here and {found} there; "
                     "give the experiment that checkpoint's model, or name other modules"
                 )
+        if extra := [k for k in theirs if k.startswith(module + ".") and k not in mine]:
+            shape = tuple(theirs[extra[0]].shape)
+            raise MayaError(
+                f"{path} does not fit: it has {extra[0]} {shape} and this model has not; "
+                "give the experiment that checkpoint's model, or name other modules"
+            )
         taken |= {name: theirs[name] for name in mine}
-    model.load_state_dict(taken, strict=False)
-    return sum(t.numel() for t in taken.values())
+    return taken
+
+
+def refuse_other_meaning(path: Path, theirs: HybridConfig, mine: HybridConfig) -> None:
+    """MayaError if an encoder's weights would be given other features, or be used in another way, than they
+    were trained for."""
+
+    def settings(cfg: HybridConfig) -> dict[str, Any]:
+        features = {f"model.features.{k}": v for k, v in to_dict(cfg.features).items() if k != "dither"}
+        encoder = to_dict(cfg.encoder)
+        return features | {f"model.encoder.{k}": encoder[k] for k in TRACELESS if k in encoder}
+
+    wanted, have = settings(theirs), settings(mine)
+    differing = {name: value for name, value in wanted.items() if have[name] != value}
+    if differing:
+        options = " ".join(f"--{name} {str(value).lower()}" for name, value in differing.items())
+        raise MayaError(f"{path} holds an encoder that was trained with other settings; give {options}")
 
 
 def rng_state() -> dict[str, Any]:

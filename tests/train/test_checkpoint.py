@@ -1,3 +1,4 @@
+import copy
 import errno
 import random
 from pathlib import Path
@@ -120,3 +121,20 @@ def test_starting_from_another_model(made: ckpt.Checkpoint, tmp_path: Path) -> N
         ckpt.start_from(model, tmp_path, ["encoder", "ctc_decoder"])
     with pytest.raises(MayaError, match="no module 'adapter'"):
         ckpt.start_from(model, tmp_path, ["adapter"])
+
+
+def test_an_encoder_is_only_taken_for_what_it_was_trained_for(made: ckpt.Checkpoint, tmp_path: Path) -> None:
+    """Settings without a trace in shapes would silently make another network of the same weights."""
+    ckpt.save_checkpoint(tmp_path / "best.pt", made)
+    other = copy.deepcopy(made.model_config)
+    other.encoder.xscaling, other.features.preemphasis = not other.encoder.xscaling, 0.9
+    other.encoder.dropout, other.features.dither = 0.7, 0.0  # of training alone: may differ
+    wanted = r"give --model\.features\.preemphasis 0\.97 --model\.encoder\.xscaling true$"
+    with pytest.raises(MayaError, match=wanted):
+        ckpt.start_from(build_model(other), tmp_path, ["encoder"])
+    unbiased = copy.deepcopy(made.model_config)
+    unbiased.encoder.use_bias = False
+    with pytest.raises(
+        MayaError, match=r"it has encoder\.layers\.0\.\S+bias \(\d+,\) and this model has not"
+    ):
+        ckpt.start_from(build_model(unbiased), tmp_path, ["encoder"])
