@@ -1,13 +1,17 @@
 """The running mean of the weights, in fp64, and the mean over any stretch of training from two of them.
 
 As in icefall, each checkpoint carries the mean over all steps so far; the mean over (a, b] follows from
-the two ends: (n_b·mean_b - n_a·mean_a) / (n_b - n_a). In fp64 the difference keeps about ten digits.
+the two ends: (n_b·mean_b - n_a·mean_a) / (n_b - n_a). In fp64 the difference keeps about ten digits: of a
+mean over the last 1 % of the samples twelve. (icefall's saving turns its fp64 mean into fp32, which leaves
+five.)
 """
 
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from maya.errors import MayaError
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,18 +45,33 @@ def average_between(
 ) -> dict[str, Tensor]:
     """The mean weights over the samples after `start` (None: from the first) up to `end`.
 
-    `template` is the state dict at the end: its integer entries and dtypes are kept.
+    `template` is the state dict at the end. Its floating-point entries are replaced by their means, in its
+    dtypes: parameters, and the running statistics of BatchNorm with them (as in icefall: a mean of the
+    statistics the averaged weights saw). Its integer entries, such as BatchNorm's count of batches, are
+    kept. Raises MayaError where nothing lies between the two, or where they are of different models.
     """
-    first = start.count if start else 0
+    if start is None:
+        start = RunningAverage()
+    first = start.count
     if end.count <= first:
-        raise ValueError(f"nothing was averaged between sample {first} and sample {end.count}")
+        raise MayaError(
+            f"nothing was averaged between sample {first} and sample {end.count} of the weights; choose a "
+            "stretch of at least train.average_every steps"
+        )
     out = {}
     for name, value in template.items():
-        if name not in end.mean:
+        if not value.is_floating_point():
             out[name] = value
             continue
+        for average in (end, start) if first else (end,):
+            if name not in average.mean or average.mean[name].shape != value.shape:
+                found = tuple(average.mean[name].shape) if name in average.mean else "missing"
+                raise MayaError(
+                    f"the average over {average.count} samples is of another model: {name} is {found} in "
+                    f"it and {tuple(value.shape)} in the weights; average checkpoints of one run"
+                )
         total = end.mean[name] * end.count
-        if start:
-            total = total - start.mean[name] * first
+        if first:
+            total -= start.mean[name] * first
         out[name] = (total / (end.count - first)).to(value.dtype)
     return out

@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 import torch
 
+from maya.errors import MayaError
 from maya.train.averaging import RunningAverage, average_between
 
 
@@ -38,5 +41,68 @@ def test_mean_over_a_stretch_from_its_two_ends() -> None:
 def test_an_empty_stretch_is_refused() -> None:
     average = RunningAverage()
     average.update({"w": torch.ones(2)})
-    with pytest.raises(ValueError, match="nothing was averaged"):
+    with pytest.raises(MayaError, match="nothing was averaged"):
         average_between(average, average, {"w": torch.ones(2)})
+
+
+def _walk(samples: int) -> list[dict[str, torch.Tensor]]:
+    """Weights as training leaves them: each a small step from the last, far from 0."""
+    w, out = torch.full((200,), 3.0), []
+    for _ in range(samples):
+        w = w + 1e-4 * torch.randn(200)
+        out.append({"w": w})
+    return out
+
+
+def test_a_short_stretch_at_the_end_of_a_long_run_keeps_twelve_digits() -> None:
+    states, average, start = _walk(3000), RunningAverage(), RunningAverage()
+    for i, s in enumerate(states):
+        average.update(s)
+        if i == 2969:
+            start.load_state_dict(
+                {"count": average.count, "mean": {k: v.clone() for k, v in average.mean.items()}}
+            )
+    template = {"w": states[-1]["w"].double()}
+    got = average_between(start, average, template)["w"]
+    expected = torch.stack([s["w"].double() for s in states[2970:]]).mean(0)
+    torch.testing.assert_close(got, expected, rtol=2e-12, atol=0)
+    # What an accumulator in fp32 would have given (icefall after its first save).
+    coarse = (average.mean["w"].float() * 3000 - start.mean["w"].float() * 2970) / 30
+    assert (coarse - expected).abs().max() > 1e-6
+
+
+def test_two_checkpoints_are_enough_and_survive_a_file(tmp_path: Path) -> None:
+    states, average = _walk(60), RunningAverage()
+    for i, s in enumerate(states, 1):
+        average.update(s)
+        if i in (40, 60):
+            torch.save(average.state_dict(), tmp_path / f"{i}.pt")
+    ends = {i: RunningAverage() for i in (40, 60)}
+    for i, end in ends.items():
+        end.load_state_dict(torch.load(tmp_path / f"{i}.pt", weights_only=True))
+    got = average_between(ends[40], ends[60], {"w": states[-1]["w"].double()})["w"]
+    expected = torch.stack([s["w"].double() for s in states[40:]]).mean(0)
+    torch.testing.assert_close(got, expected, rtol=1e-13, atol=0)
+
+
+def test_batch_norm_statistics_are_averaged_and_its_counter_kept() -> None:
+    norm, average, seen = torch.nn.BatchNorm1d(3), RunningAverage(), []
+    for _ in range(5):
+        norm(torch.randn(8, 3) + 2)
+        average.update(norm.state_dict())
+        seen.append(norm.running_mean.double().clone())
+    got = average_between(None, average, norm.state_dict())
+    torch.testing.assert_close(got["running_mean"], torch.stack(seen).mean(0).float())
+    assert got["num_batches_tracked"].item() == 5
+    norm.load_state_dict(got)
+
+
+def test_averages_of_different_models_are_refused() -> None:
+    average, other = RunningAverage(), RunningAverage()
+    average.update({"a": torch.ones(2)})
+    with pytest.raises(MayaError, match="b is missing in it and"):
+        average_between(None, average, {"a": torch.ones(2), "b": torch.ones(3)})
+    other.update({"a": torch.ones(3)})
+    average.update({"a": torch.ones(2)})
+    with pytest.raises(MayaError, match=r"a is \(3,\) in it and \(2,\)"):
+        average_between(other, average, {"a": torch.ones(2)})
