@@ -3,23 +3,25 @@
 from pathlib import Path
 
 from maya.config import to_dict
-from maya.data.folder import describing_files
+from maya.data.folder import describing_files, is_named
 from maya.data.prepare import prepare_corpus
 from maya.data.table import PARTS, part_path
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, digest, is_done, mark_done, stamp
 
+_BULKY = (".tar", ".arrow", ".parquet")  # told by size and time
+
 
 def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = False) -> None:
     """Validate the corpus in `corpus`, split it and write {train,dev,test}.parquet into `out`."""
-    if not corpus.is_dir():
+    if not is_named(corpus) and not corpus.is_dir():
         raise MayaError(
             f"{corpus} is not a folder; give --corpus a folder with manifest.jsonl, metadata.csv, wav + txt "
             "or another of the forms the README lists"
         )
     inputs = {
-        "corpus": str(corpus.resolve()),
+        "corpus": str(corpus if is_named(corpus) else corpus.resolve()),
         "contents": corpus_identity(corpus),
         "languages": list(experiment.languages),
         "options": to_dict(experiment.prepare),
@@ -35,14 +37,25 @@ def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = Fa
 
 
 def corpus_identity(corpus: Path) -> str:
-    """What a corpus holds: the bytes of its manifests, and sizes and times of the tars beside them, to which
-    cuts are bound; without a manifest the names, sizes and times of its files."""
-    manifests = describing_files(corpus)
-    if manifests:
-        contents = content(manifests[0])  # of a single one, as ever: stages done before stay done
-        if len(manifests) > 1:
-            contents = digest({str(path.relative_to(corpus)): content(path) for path in manifests})
-        tars = sorted([*corpus.glob("*.tar"), *corpus.glob("*/*.tar")])
-        return digest({"manifest": contents, "tars": [stamp(tar) for tar in tars]}) if tars else contents
-    files = sorted(p for p in corpus.rglob("*") if p.is_file())
-    return digest({str(p.relative_to(corpus)): stamp(p) for p in files})
+    """What a corpus holds: the bytes of its manifests, and sizes and times of the tars and tables, to which
+    rows are bound; without any of these the names, sizes and times of its files."""
+    described = describing_files(corpus)
+    bulky = [path for path in described if is_named(corpus) or path.suffix in _BULKY]
+    manifests = [path for path in described if path not in set(bulky)]
+    if not described:
+        return digest({str(path.relative_to(corpus)): stamp(path) for path in _files(corpus)})
+    contents = (
+        content(manifests[0]) if len(manifests) == 1 else ""
+    )  # of a single one, as ever: what is done stays so
+    if len(manifests) > 1:
+        contents = digest({_name(path, corpus): content(path) for path in manifests})
+    tars = sorted({*bulky, *corpus.glob("*.tar"), *corpus.glob("*/*.tar")})
+    return digest({"manifest": contents, "tars": [stamp(tar) for tar in tars]}) if tars else contents
+
+
+def _name(path: Path, corpus: Path) -> str:
+    return str(path.relative_to(corpus)) if path.is_relative_to(corpus) else str(path)
+
+
+def _files(corpus: Path) -> list[Path]:
+    return sorted(p for p in corpus.rglob("*") if p.is_file())

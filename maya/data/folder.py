@@ -1,31 +1,64 @@
-"""Reading a corpus folder, in whichever of the forms it is: one of maya.data.formats, a `manifest.jsonl`, or
-pairs of audio and .txt files."""
+"""Reading a corpus, in whichever form it is: one of maya.data.formats, a `manifest.jsonl`, or pairs of audio
+and .txt files."""
 
 from pathlib import Path
 
 from maya.data.formats.common import folder_language, joined
+from maya.data.formats.hugging_face import data_set_files, read_hugging_face
 from maya.data.formats.kaldi import KALDI_FILES, read_kaldi
 from maya.data.formats.lhotse_manifests import lhotse_manifests, read_lhotse
+from maya.data.formats.lhotse_recipes import read_recipe
 from maya.data.formats.metadata import read_metadata_csv, read_metadata_jsonl
 from maya.data.formats.nemo import is_nemo, nemo_manifests, read_nemo
+from maya.data.formats.nemo_tarred import is_tarred, nemo_tarred, read_nemo_tarred, tarred_files
+from maya.data.formats.shar import read_shar, shar_shards
 from maya.data.manifest import Dropped, Row, read_lines, read_manifest
 from maya.errors import MayaError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
-def read_corpus(folder: Path, language: str | None = None) -> tuple[list[Row], list[Dropped]]:
-    """The utterances of a folder, and those of its files that are none: audio or text without the other.
+def read_corpus(
+    corpus: Path, language: str | None = None, made: Path | None = None
+) -> tuple[list[Row], list[Dropped]]:
+    """The utterances of a corpus, and those of its files that are none: audio or text without the other.
 
-    The first of these that is there is taken: `manifest.jsonl` (NeMo's if its lines have an audio_filepath),
-    `metadata.csv`, `metadata.jsonl` (here or in folders such as train/), a Kaldi `wav.scp`, lhotse manifests,
-    NeMo manifests of other names, pairs a.wav + a.txt at any depth. `language` is used where the folder
-    does not tell. Without it a folder named by a language code (hi/a.wav) tells. Raises MayaError when the
-    folder has nothing of these.
+    corpus: `lhotse:NAME:DIR`, which is read by lhotse's recipe of that name; `nemo:MANIFESTS:TARS`, see
+    maya.data.formats.nemo_tarred; or a folder, of which the first of these that is there is taken:
+    `manifest.jsonl` (NeMo's if its lines have an audio_filepath), `metadata.csv`, `metadata.jsonl` (here or
+    in folders such as train/), a Kaldi `wav.scp`, what Hugging Face's save_to_disk wrote, lhotse Shar, lhotse
+    manifests, NeMo's tarred data sets and manifests of other names, Parquet files with audio, pairs a.wav +
+    a.txt at any depth. `language` is used where the corpus does not tell. Without it a folder named by a
+    language code (hi/a.wav) tells. made: where audio that lies inside tables is written to (see
+    maya.data.formats.hugging_face). Raises MayaError when there is nothing of these.
     """
+    if (named := _named(corpus)) is not None:
+        kind, first, second = named
+        if kind == "lhotse":
+            return read_recipe(first, Path(second).resolve(), language), []
+        return read_nemo_tarred(*tarred_files(first, second), language)
+    folder = corpus
     if not folder.is_dir():
         raise MayaError(f"there is no corpus folder {folder}")
-    if (path := folder / "manifest.jsonl").is_file():
+    for reader in (_read_described, _read_shards):
+        if (found := reader(folder, language, made)) is not None:
+            return found
+    rows, dropped = read_pairs(folder, language)
+    if not rows:
+        raise MayaError(
+            f"{folder} has no manifest.jsonl, no metadata.csv and no audio file with a .txt file of the same "
+            "name beside it, nor a metadata.jsonl, Kaldi's wav.scp, lhotse's, NeMo's or Hugging Face's "
+            "files; one of these is needed to know what is said"
+        )
+    return rows, dropped
+
+
+Found = tuple[list[Row], list[Dropped]]
+
+
+def _read_described(folder: Path, language: str | None, made: Path | None) -> Found | None:
+    """Forms that one file of a fixed name makes known."""
+    if (path := folder / "manifest.jsonl").is_file() and not is_tarred(path):
         return (read_nemo([path], language) if is_nemo(path) else read_manifest(path)), []
     if (folder / "metadata.csv").is_file():
         return read_metadata_csv(folder / "metadata.csv", language), []
@@ -37,22 +70,54 @@ def read_corpus(folder: Path, language: str | None = None) -> tuple[list[Row], l
         return joined(files), []
     if (folder / "wav.scp").is_file():
         return read_kaldi(folder, language)
+    if _is_saved(folder):
+        return read_hugging_face(folder, language, made)
+    return None
+
+
+def _read_shards(folder: Path, language: str | None, made: Path | None) -> Found | None:
+    """Forms of several files."""
+    if shards := shar_shards(folder):
+        return read_shar(folder, shards, language)
     if manifests := lhotse_manifests(folder):
         return read_lhotse(manifests, language), []
+    tarred, tars = nemo_tarred(folder)
+    if tarred:
+        return read_nemo_tarred(tarred, tars, language)
     if lists := nemo_manifests(folder):
         return read_nemo(lists, language), []
-    rows, dropped = read_pairs(folder, language)
-    if not rows:
-        raise MayaError(
-            f"{folder} has no manifest.jsonl, no metadata.csv and no audio file with a .txt file of the same "
-            "name beside it, nor a metadata.jsonl, Kaldi's wav.scp, lhotse's or NeMo's manifests; one of "
-            "these is needed to know what is said"
-        )
-    return rows, dropped
+    return read_hugging_face(folder, language, made) if data_set_files(folder) else None
 
 
-def describing_files(folder: Path) -> list[Path]:
-    """The files from which `read_corpus` takes the utterances of a folder; none where they are pairs."""
+def is_named(corpus: Path) -> bool:
+    """Whether a corpus is lhotse:NAME:DIR or nemo:MANIFESTS:TARS, and no folder."""
+    return _named(corpus) is not None
+
+
+def _named(corpus: Path) -> tuple[str, str, str] | None:
+    kind, *rest = str(corpus).split(":", 2)
+    if kind not in ("lhotse", "nemo") or not rest:
+        return None
+    if len(rest) < 2 or not all(rest):
+        form = "lhotse:NAME:DIR" if kind == "lhotse" else "nemo:MANIFESTS:TARS"
+        raise MayaError(f"the corpus {str(corpus)!r} must read {form}")
+    return kind, rest[0], rest[1]
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether save_to_disk of Hugging Face's datasets wrote a folder."""
+    info = (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file()
+    return info or (folder / "dataset_dict.json").is_file()
+
+
+def describing_files(corpus: Path) -> list[Path]:
+    """The files from which `read_corpus` takes the utterances of a corpus; none where they are pairs."""
+    if (named := _named(corpus)) is not None:
+        kind, first, second = named
+        if kind == "lhotse":
+            return sorted(path for path in Path(second).rglob("*") if path.is_file())
+        return [path for paths in tarred_files(first, second) for path in paths]
+    folder = corpus
     for name in ("manifest.jsonl", "metadata.csv"):
         if (folder / name).is_file():
             return [folder / name]
@@ -60,9 +125,14 @@ def describing_files(folder: Path) -> list[Path]:
         return tables
     if (folder / "wav.scp").is_file():
         return [folder / name for name in KALDI_FILES if (folder / name).is_file()]
+    if _is_saved(folder):
+        return data_set_files(folder)
+    if shards := shar_shards(folder):
+        return [path for pair in shards for path in pair]
     if manifests := lhotse_manifests(folder):
         return [path for pair in manifests for path in pair if path is not None]
-    return nemo_manifests(folder)
+    tarred, tars = nemo_tarred(folder)
+    return [*tarred, *tars] or nemo_manifests(folder) or data_set_files(folder)
 
 
 def _metadata_jsonl(folder: Path) -> list[Path]:

@@ -108,13 +108,13 @@ class RowCollector:
         """Note that a line is wrong."""
         self._problems.append(f"{self.path}:{line}: {problem}")
 
-    def rows(self) -> list[Row]:
-        """All rows; MayaError if any line was wrong or there is none."""
+    def rows(self, may_be_none: bool = False) -> list[Row]:
+        """All rows; MayaError if any line was wrong or, unless that may be, there is none."""
         if self._problems:
             others = len(self._problems) - 1
             more = f" (and {others} more lines have problems)" if others else ""
             raise MayaError(self._problems[0] + more)
-        if not self._rows:
+        if not self._rows and not may_be_none:
             raise MayaError(f"{self.path} describes no utterance")
         return self._rows
 

@@ -154,14 +154,15 @@ def prepare_corpus(
     (id, language, reason, detail, where; see maya.data.audio_checks and text_checks for the flags),
     splits.json, summary.json, and a page for people, report.html, with its numbers, report.json. All of them
     appear together, after everything else has succeeded; the same corpus and config give the same bytes. What
-    was measured stays in `out_dir`.probed: a run that was killed goes on where it was, and one with another
-    split or other checks decodes nothing.
+    was measured stays in `out_dir`.probed, and audio from inside tables in `out_dir`.audio: a run that was
+    killed goes on where it was, and one with another split or other checks decodes nothing.
 
     languages: those to take; utterances in others are counted and left; all if empty. Raises MayaError when
     the corpus cannot be read, when all of a language or more than cfg.max_dropped_fraction of everything
     would be dropped, and when the disk is full.
     """
-    found = examine(corpus_dir, languages=languages, cfg=cfg, keep=probed_path(out_dir))
+    keep, made = probed_path(out_dir), out_dir.with_name(f"{out_dir.name}.audio")
+    found = examine(corpus_dir, languages=languages, cfg=cfg, keep=keep, made=made)
     if found.refusal is not None:
         raise MayaError(found.refusal)
     entries = found.entries()
@@ -180,16 +181,22 @@ def prepare_corpus(
 
 
 def examine(
-    corpus_dir: Path, *, languages: Sequence[str], cfg: PrepareConfig, keep: Path | None = None
+    corpus_dir: Path,
+    *,
+    languages: Sequence[str],
+    cfg: PrepareConfig,
+    keep: Path | None = None,
+    made: Path | None = None,
 ) -> Examined:
     """Look at every utterance of a corpus and at all of them together, as preparing does, and write nothing
-    but, with `keep`, what was measured of the audio (see maya.data.probe).
+    but, with `keep`, what was measured of the audio (see maya.data.probe) and, with `made`, the audio that
+    lies inside tables (see maya.data.formats.hugging_face).
 
     languages: as for prepare_corpus. Raises MayaError when the corpus cannot be read, or has nothing in these
     languages; every other reason to refuse it is told with what was found.
     """
     only = languages[0] if len(languages) == 1 else None
-    rows, dropped = read_corpus(corpus_dir, cfg.language or only)
+    rows, dropped = read_corpus(corpus_dir, cfg.language or only, made)
     selected = [row for row in rows if not languages or row.language in languages]
     others = Counter(row.language for row in rows if languages and row.language not in languages)
     if not selected:

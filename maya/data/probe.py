@@ -2,7 +2,8 @@
 
 import os.path
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +18,23 @@ from maya.data.manifest import Dropped, Row
 from maya.data.measured import Measured, forget_others, part_name, read_part, write_part
 from maya.data.progress import Progress
 from maya.data.sound import Sound, measure_sound
-from maya.data.tar_audio import ByteRange, TarMember, member_header, open_range, read_samples, scan_tar
+from maya.data.tar_audio import (
+    ByteRange,
+    Stamp,
+    TarMember,
+    file_stamp,
+    member_header,
+    open_range,
+    read_samples,
+)
+from maya.data.tar_members import TarMembers
 from maya.data.workers import cpus, in_processes
 from maya.errors import MayaError
 from maya.text.normalize import normalize
 
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 32, 2048  # rows: what is lost when a run is killed, for each process
 _WORTH_PROCESSES = 200  # rows
+_HELD_TARS = 4
 _AUDIBLE = 1e-4  # peak of full scale, -80 dB
 _TAR_NAME_LIMIT = 100  # bytes of a name that fit into the plain header
 _TAR_SIZE_LIMIT = 8 << 30  # bytes from which a size does not
@@ -138,8 +149,7 @@ def _probe_chunk(chunk: _Chunk) -> tuple[str, bool, list[Probed | Dropped]]:
     measured = read_part(keep / name, len(spoken)) if keep is not None else None
     fresh = measured is None
     if measured is None:
-        look_up = _TarIndex()
-        measured = [_measured(folder, row, cfg, look_up) for row in spoken]
+        measured = [_measured(folder, row, cfg) for row in spoken]
         if keep is not None:
             write_part(keep / name, measured)
     left = iter(measured)
@@ -168,13 +178,13 @@ def _place(folder: Path, row: Row) -> list[object]:
     return [path, row.tar and row.audio, row.offset, row.size, row.start, row.duration, stamp]
 
 
-def _measured(folder: Path, row: Row, cfg: ProbeConfig, look_up: "_TarIndex") -> Measured:
+def _measured(folder: Path, row: Row, cfg: ProbeConfig) -> Measured:
     path = folder / (row.tar or row.audio)
     try:
         if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
             raise _Bad("missing_audio", f"there is no file {path}")
         if row.tar is not None:
-            row = _locate(path, row, look_up)
+            row = _locate(path, row)
         rate, channels, num_samples, sound = _measure(path, row, cfg)
     except _Bad as bad:
         reason, detail = bad.args
@@ -204,11 +214,11 @@ def _judged(row: Row, text: str, path: Path, found: Measured, cfg: ProbeConfig) 
     return Probed(row, text, path, rate, found.channels, found.num_samples, found.sound)
 
 
-def _locate(path: Path, row: Row, look_up: Callable[[Path, str], TarMember]) -> Row:
+def _locate(path: Path, row: Row) -> Row:
     """The row with the byte range of its member, checked against the tar's own header."""
     try:
         if row.offset is None or row.size is None:
-            member = look_up(path, row.audio)
+            member = _look_up(path, row.audio)
             return replace(row, offset=member.offset, size=member.size)
         found = member_header(path, row.offset)
     except MayaError as error:
@@ -283,23 +293,27 @@ def _check_length(seconds: float, name: str, cfg: ProbeConfig) -> None:
 
 
 class _TarIndex:
-    """Members by name of each tar that is asked about, read once. Those before a damage can be used."""
+    """Members by name of the tars that were asked about last, each read once. Those before a damage can be
+    used."""
 
     def __init__(self) -> None:
-        self._tars: dict[Path, tuple[dict[str, TarMember], str | None] | MayaError] = {}
+        self._tars: OrderedDict[Path, tuple[Stamp, TarMembers | MayaError]] = OrderedDict()
 
     def __call__(self, path: Path, name: str) -> TarMember:
-        if path not in self._tars:
+        stamp = file_stamp(path)
+        if path not in self._tars or self._tars[path][0] != stamp:
             try:
-                found = scan_tar(path)
-                self._tars[path] = {member.name: member for member in found.members}, found.problem
+                self._tars[path] = stamp, TarMembers(path)
             except MayaError as error:
-                self._tars[path] = error
-        tar = self._tars[path]
+                self._tars[path] = stamp, error
+            while len(self._tars) > _HELD_TARS:
+                self._tars.popitem(last=False)
+        tar = self._tars[path][1]
         if isinstance(tar, MayaError):
             raise tar
-        members, problem = tar
-        if name not in members:
-            damage = f" before its damage: {problem}" if problem else ""
-            raise MayaError(f"{path} has no member {name!r}{damage}")
-        return members[name]
+        if (member := tar[name]) is None:
+            raise MayaError(tar.lacks(name))
+        return member
+
+
+_look_up = _TarIndex()  # of this process

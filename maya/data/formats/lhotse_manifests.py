@@ -1,17 +1,23 @@
 """lhotse manifests on disk: recordings with supervisions, or cuts, as JSON lines, packed with gzip or not."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from maya.data.formats.common import folder_language, joined, part_in_name
+from maya.data.formats.common import (
+    SAME_SECONDS,
+    folder_language,
+    joined,
+    known_language,
+    part_in_name,
+    seconds,
+)
 from maya.data.manifest import Row, RowCollector, parse_object, read_lines, short
 from maya.errors import MayaError
 from maya.text.languages import LANGUAGES
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
-_SAME = 1e-3  # seconds: durations are rounded as they are written
 
 
 def lhotse_manifests(folder: Path) -> list[tuple[Path, Path | None]]:
@@ -55,6 +61,19 @@ def read_lhotse(manifests: list[tuple[Path, Path | None]], language: str | None 
     return joined(found)
 
 
+def rows_of_supervisions(
+    supervisions: Iterable[dict[str, Any]],
+    recordings: Mapping[str, dict[str, Any]],
+    name: Path,
+    language: str | None,
+    part: str | None,
+) -> list[Row]:
+    """A row for each supervision, of recordings by id; both as lhotse writes them down. name: what messages
+    call them, with the number of the supervision. Errors are those of `read_lhotse`."""
+    reader = _Reader(name, language, part)
+    return reader.joined(enumerate(supervisions, start=1), recordings, str(name))
+
+
 class _Reader:
     """Rows of one file; every line that is wrong is named."""
 
@@ -71,21 +90,26 @@ class _Reader:
         return self.found.rows()
 
     def supervisions(self, path: Path) -> list[Row]:
-        recordings: dict[str, tuple[dict[str, Any], int]] = {}
+        recordings: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(read_lines(path), start=1):
             try:
                 if line.strip():
                     recording = parse_object(line)
-                    recordings[_text(recording, "id")] = recording, number
+                    recordings[_text(recording, "id")] = recording
             except ValueError as error:
                 raise MayaError(f"{path}:{number}: {error}") from None
-        for number, supervision in self._objects():
+        return self.joined(self._objects(), recordings, path.name)
+
+    def joined(
+        self, supervisions: Iterable[tuple[int, dict[str, Any]]], recordings: Mapping[str, Any], name: str
+    ) -> list[Row]:
+        """Of numbered supervisions and the recordings, which messages call `name`."""
+        for number, supervision in supervisions:
             try:
-                name = _text(supervision, "recording_id")
-                if name not in recordings:
-                    raise ValueError(f"{path.name} has no recording {short(name)}; add it there")
-                recording = recordings[name][0]
-                self._add(supervision, recording, 0.0, supervision.get("channel"), number)
+                wanted = _text(supervision, "recording_id")
+                if wanted not in recordings:
+                    raise ValueError(f"{name} has no recording {short(wanted)}; add it there")
+                self._add(supervision, recordings[wanted], 0.0, supervision.get("channel"), number)
             except ValueError as error:
                 self.found.reject(str(error), number)
         return self.found.rows()
@@ -112,7 +136,7 @@ class _Reader:
             )
         if not isinstance(supervisions, list) or not all(isinstance(s, dict) for s in supervisions):
             raise ValueError("the cut has no list of supervisions; they tell what is said")
-        begin = _seconds(cut, "start")
+        begin = seconds(cut, "start")
         for supervision in supervisions:
             self._add(supervision, recording, begin, cut.get("channel"), line)
 
@@ -121,19 +145,19 @@ class _Reader:
     ) -> None:
         """begin: seconds into the recording from which the supervision counts its start."""
         audio = _audio(recording, channel)
-        start, duration = begin + _seconds(supervision, "start"), _seconds(supervision, "duration")
-        if -_SAME < start < 0:
+        start, duration = begin + seconds(supervision, "start"), seconds(supervision, "duration")
+        if -SAME_SECONDS < start < 0:
             start = 0.0
         values = {
             "id": supervision.get("id"),
             "text": supervision.get("text") or "",
             "audio": audio,
-            "language": supervision.get("language") or self.language,
+            "language": known_language(supervision.get("language")) or self.language,
             "speaker": supervision.get("speaker"),
             "duration": duration,
             "split": self.part,
         }
-        whole = start < _SAME and abs(duration - _seconds(recording, "duration")) < _SAME
+        whole = start < SAME_SECONDS and abs(duration - seconds(recording, "duration")) < SAME_SECONDS
         if not whole:
             values["start"] = start
         if values["language"] is None:
@@ -174,13 +198,6 @@ def _text(values: dict[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"the field {name!r} must be text that is not empty")
     return value
-
-
-def _seconds(values: dict[str, Any], name: str) -> float:
-    value: Any = values.get(name)
-    if type(value) not in (int, float) or not -1.0 < value <= 1e12:
-        raise ValueError(f"the field {name!r} must be seconds, not {short(value)}")
-    return float(value)
 
 
 def _stem(name: str) -> str:

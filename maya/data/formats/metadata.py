@@ -10,7 +10,8 @@ from maya.data.manifest import Row, RowCollector, parse_object, read_lines
 from maya.errors import MayaError
 from maya.text.languages import LANGUAGES
 
-_COLUMNS = {
+# Names that a column of each field may have, the likeliest first.
+COLUMNS = {
     "audio": ("audio", "file_name", "filename", "file", "path", "wav"),
     "text": ("text", "transcription", "transcript", "sentence"),
     "language": ("language", "lang", "locale"),
@@ -35,10 +36,10 @@ def read_metadata_csv(path: Path, language: str | None = None) -> list[Row]:
         reader = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
     rows = _cells(path, reader)
     header = [name.strip().lower() for name in next(rows, [])]
-    column = {f: next((header.index(n) for n in names if n in header), None) for f, names in _COLUMNS.items()}
+    column = {f: next((header.index(n) for n in names if n in header), None) for f, names in COLUMNS.items()}
     for needed in ("audio", "text"):
         if column[needed] is None:
-            options = ", ".join(_COLUMNS[needed])
+            options = ", ".join(COLUMNS[needed])
             raise MayaError(f"{path}:1: no column holds the {needed}; name it one of {options}")
     found = RowCollector(path, tuple(LANGUAGES))
     for cells in rows:
@@ -67,14 +68,14 @@ def read_metadata_jsonl(path: Path, language: str | None = None, inside: str = "
         except ValueError as error:
             found.reject(str(error), number)
             continue
-        values = {f: next((given[n] for n in names if n in given), None) for f, names in _COLUMNS.items()}
+        values = {f: next((given[n] for n in names if n in given), None) for f, names in COLUMNS.items()}
         values = {name: value for name, value in values.items() if value is not None}
         for name in ("id", "speaker"):
             if type(values.get(name)) is int:
                 values[name] = str(values[name])
         audio = values.get("audio")
         if not isinstance(audio, str) or not audio:
-            options = ", ".join(_COLUMNS["audio"][1:])
+            options = ", ".join(COLUMNS["audio"][1:])
             found.reject(f"no field holds the path of the audio as text; name it one of {options}", number)
             continue
         values["audio"] = str(Path(inside) / audio)

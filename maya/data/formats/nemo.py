@@ -28,7 +28,7 @@ def read_nemo(paths: list[Path], language: str | None = None) -> list[Row]:
 
     With an `offset`, the utterance is `duration` seconds from there; without one it is the whole file.
     `lang` or `language` is the language, `speaker` the speaker; the id, if none is given, is the path without
-    its ending. Raises MayaError for a line of a tarred data set too.
+    its ending. Tarred data sets: maya.data.formats.nemo_tarred.
     """
     several = len(paths) > 1
     return joined(_read(path, language, part_in_name(path.stem) if several else None) for path in paths)
@@ -40,7 +40,7 @@ def _read(path: Path, language: str | None, part: str | None) -> list[Row]:
         if not line.strip():
             continue
         try:
-            values = _values(parse_object(line))
+            values = nemo_values(parse_object(line))
         except ValueError as error:
             found.reject(str(error), number)
             continue
@@ -50,13 +50,15 @@ def _read(path: Path, language: str | None, part: str | None) -> list[Row]:
     return found.rows()
 
 
-def _values(given: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a Row; ValueError says what a line lacks."""
+def nemo_values(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Row from those of a line; ValueError says what it lacks."""
     audio = given.get("audio_filepath")
     if not isinstance(audio, str) or not audio.strip():
         raise ValueError("the field 'audio_filepath' must be the path of the audio; several are not read")
     if "shard_id" in given:
-        raise ValueError("a tarred NeMo data set is not read; unpack it and give the manifest it was made of")
+        raise ValueError(
+            "it lies in a tar, which was not found: put the tars of the data set beside the manifest"
+        )
     values = {"audio": audio, "text": given.get("text")}
     for name in ("duration", "split"):
         if given.get(name) is not None:
