@@ -205,7 +205,6 @@ def _encoder(s: Section) -> FastConformerConfig:
             "not a FastConformer ('dw_striding')"
         )
     s.fixed("reduction", None)
-    s.fixed("self_attention_model", "rel_pos")
     s.fixed("conv_context_style", "regular")
     s.fixed("stochastic_depth_mode", "linear", "uniform")
     # The reduction's place and size mean nothing without one; pos_emb_max_len grows with the audio; the rest
@@ -213,12 +212,11 @@ def _encoder(s: Section) -> FastConformerConfig:
     s.harmless(
         "reduction_position", "reduction_factor", "pos_emb_max_len", "subsampling_conv_chunking_factor"
     )
-    s.harmless("use_pytorch_sdpa", "use_pytorch_sdpa_backends", "sync_max_audio_length", "att_context_probs")
+    s.harmless("use_pytorch_sdpa", "use_pytorch_sdpa_backends", "sync_max_audio_length")
     s.harmless("stochastic_depth_start_layer")
     d_model = s.need("d_model", int)
     channels = s.take("subsampling_conv_channels", -1)
     kernel = s.take("conv_kernel_size", 31)
-    _context(s, kernel)
     s.fixed("conv_norm_type", "batch_norm", "layer_norm")
     encoder = FastConformerConfig(
         feat_in=s.need("feat_in", int),
@@ -238,19 +236,39 @@ def _encoder(s: Section) -> FastConformerConfig:
         dropout_emb=s.take("dropout_emb", 0.1),
         dropout_att=s.take("dropout_att", 0.0),
         layer_drop=s.take("stochastic_depth_drop_prob", 0.0),
+        causal_downsampling=s.take("causal_downsampling", False),
+        conv_context=_conv_context(s, kernel),
     )
+    _attention_context(s, encoder)
     s.close()
     return encoder
 
 
-def _context(s: Section, kernel: int) -> None:
-    """How far attention and convolution see: the whole utterance, and as far ahead as back."""
-    s.fixed("causal_downsampling", False)
-    s.fixed("att_context_size", None, [-1, -1], [[-1, -1]])
-    s.fixed("att_context_style", "regular")
+def _conv_context(s: Section, kernel: int) -> Literal["symmetric", "causal"]:
+    symmetric, causal = [kernel // 2, kernel // 2], [kernel - 1, 0]
+    s.fixed("conv_context_size", None, symmetric, causal, "causal")
+    return "causal" if s.raw("conv_context_size") in (causal, "causal") else "symmetric"
+
+
+def _attention_context(s: Section, encoder: FastConformerConfig) -> None:
+    """How far attention sees: a pair of frames, or several, of which training draws one a batch."""
+    # Local attention is another way to compute a band, unless some tokens see everything.
+    s.fixed("self_attention_model", "rel_pos", "rel_pos_local_attn")
+    if s.raw("self_attention_model") == "rel_pos_local_attn":
+        s.fixed("global_tokens", 0)
+    s.harmless("global_tokens", "global_tokens_spacing", "global_attn_separate")
+    s.fixed("att_context_style", "regular", "chunked_limited")
     s.fixed("att_chunk_context_size", None)
-    s.fixed("conv_context_size", None, [kernel // 2, kernel // 2])
-    s.harmless("global_tokens", "global_tokens_spacing", "global_attn_separate")  # of local attention only
+    sizes = s.raw("att_context_size") or [-1, -1]
+    pairs = sizes if isinstance(sizes, list) and isinstance(sizes[0], list) else [sizes]
+    try:
+        encoder.att_context_size = tuple(tuple(pair) for pair in pairs)
+        encoder.att_context_probs = tuple(s.raw("att_context_probs") or ())
+    except TypeError:
+        raise MayaError(
+            f"{s.path}: encoder.att_context_size is {sizes!r}, not a pair of frames or a list of pairs"
+        ) from None
+    encoder.att_context_style = s.raw("att_context_style", "regular")
 
 
 def _ctc_head(s: Section, config: HybridConfig) -> None:

@@ -96,22 +96,7 @@ def nemo_config(cfg: HybridConfig, tokenizer: Tokenizer) -> dict[str, Any]:
             "use_start_end_token": False,
             "defer_setup": True,
         },
-        "preprocessor": {
-            "_target_": MODULES + "AudioToMelSpectrogramPreprocessor",
-            "sample_rate": f.sample_rate,
-            "normalize": "per_feature" if f.normalize == "per_feature" else "NA",
-            "window_size": f.window_ms / 1000,
-            "window_stride": f.hop_ms / 1000,
-            "window": "hann",
-            "features": f.num_mels,
-            "n_fft": f.n_fft,
-            "preemph": f.preemphasis,
-            "log": True,
-            "frame_splicing": 1,
-            "dither": f.dither,
-            "pad_to": 0,
-            "pad_value": 0.0,
-        },
+        "preprocessor": _features(cfg),
         "spec_augment": {
             "_target_": MODULES + "SpectrogramAugmentation",
             "freq_masks": spec.freq_masks,
@@ -138,8 +123,29 @@ def nemo_config(cfg: HybridConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     return config | {"labels": pieces, "target": TARGETS[family], "nemo_version": version}
 
 
+def _features(cfg: HybridConfig) -> dict[str, Any]:
+    f = cfg.features
+    return {
+        "_target_": MODULES + "AudioToMelSpectrogramPreprocessor",
+        "sample_rate": f.sample_rate,
+        "normalize": "per_feature" if f.normalize == "per_feature" else "NA",
+        "window_size": f.window_ms / 1000,
+        "window_stride": f.hop_ms / 1000,
+        "window": "hann",
+        "features": f.num_mels,
+        "n_fft": f.n_fft,
+        "preemph": f.preemphasis,
+        "log": True,
+        "frame_splicing": 1,
+        "dither": f.dither,
+        "pad_to": 0,
+        "pad_value": 0.0,
+    }
+
+
 def _encoder(cfg: HybridConfig) -> dict[str, Any]:
     e = cfg.encoder
+    contexts = [list(pair) for pair in e.att_context_size]
     return {
         "_target_": MODULES + "ConformerEncoder",
         "feat_in": e.feat_in,
@@ -149,18 +155,19 @@ def _encoder(cfg: HybridConfig) -> dict[str, Any]:
         "subsampling": "dw_striding",
         "subsampling_factor": e.subsampling_factor,
         "subsampling_conv_channels": e.subsampling_channels,
-        "causal_downsampling": False,
+        "causal_downsampling": e.causal_downsampling,
         "ff_expansion_factor": e.ff_expansion,
         "self_attention_model": "rel_pos",
         "n_heads": e.n_heads,
-        "att_context_size": [-1, -1],
-        "att_context_style": "regular",
+        "att_context_size": contexts if len(contexts) > 1 else contexts[0],
+        "att_context_probs": list(e.att_context_probs) or None,
+        "att_context_style": e.att_context_style,
         "xscaling": e.xscaling,
         "untie_biases": e.untie_biases,
         "pos_emb_max_len": 5000,
         "conv_kernel_size": e.conv_kernel,
         "conv_norm_type": e.conv_norm,
-        "conv_context_size": None,
+        "conv_context_size": "causal" if e.conv_context == "causal" else None,
         "use_bias": e.use_bias,
         "dropout": e.dropout,
         "dropout_pre_encoder": e.dropout_pre_encoder,
@@ -228,7 +235,8 @@ def _transducer(cfg: HybridConfig, pieces: list[str]) -> dict[str, Any]:
 def _tokenizer(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The yaml's section, and the files it names."""
     if isinstance(tokenizer, AggregateTokenizer):
-        langs, files = {}, {}
+        langs: dict[str, Any] = {}
+        files: dict[str, bytes] = {}
         for code, part in tokenizer.parts.items():
             langs[code], own = _sentencepiece(part)
             files |= own

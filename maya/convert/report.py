@@ -69,6 +69,10 @@ def _settings(config: HybridConfig) -> dict[str, str]:
     f, e, p, j = config.features, config.encoder, config.predictor, config.joint
     flags = [e.conv_norm.replace("_", " "), "biases" if e.use_bias else "no biases"]
     flags.append("xscaling" if e.xscaling else "no xscaling")
+    if e.att_context_size != ((-1, -1),):
+        flags.append(f"{e.att_context_style} attention {' '.join(map(str, e.att_context_size))}")
+    if e.causal_downsampling or e.conv_context == "causal":
+        flags.append("causal")
     return {
         "preprocessor": (
             f"{f.num_mels} mel, {f.window_ms:g} ms window, {f.hop_ms:g} ms hop, normalize {f.normalize}"

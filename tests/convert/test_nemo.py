@@ -23,6 +23,16 @@ VARIANTS: list[dict[str, Any]] = [
     {"encoder.use_bias": False, "encoder.xscaling": False, "features.num_mels": 128, "encoder.feat_in": 128},
     {"encoder.conv_norm": "layer_norm", "encoder.untie_biases": False, "features.normalize": "none"},
     {"joint.dropout": 0.1, "joint.activation": "tanh", "encoder.subsampling_factor": 8},
+    {
+        "encoder.att_context_size": ((4, 1), (4, 0)),
+        "encoder.att_context_style": "chunked_limited",
+        "encoder.att_context_probs": (0.25, 0.75),
+        "encoder.conv_context": "causal",
+        "encoder.causal_downsampling": True,
+        "encoder.conv_norm": "layer_norm",
+        "features.normalize": "none",
+    },
+    {"encoder.att_context_size": ((16, 8),)},
     {"features.legacy": True, "encoder.conv_kernel": 5, "encoder.ff_expansion": 2, "encoder.n_heads": 4},
 ]
 

@@ -1,0 +1,115 @@
+"""Does NeMo restore what Maya exports, and compute the same from real audio? Run by a person, where NeMo is.
+
+    python3.11 -m venv /tmp/nemo && source /tmp/nemo/bin/activate        # about 6 GB
+    pip install "nemo_toolkit[asr]" "torch==2.11.0" && pip install --no-deps -e .
+    python -m tools.check_nemo_roundtrip exp/.../run a.wav b.flac        # a run, a .pt or a .nemo file
+
+The model goes into a .nemo archive, NeMo restores it, both run on the batch of audio files, NeMo saves it
+again, and Maya reads that. Prints a line a comparison: what, the bar, what was measured.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import maya
+from maya.convert import from_nemo, to_nemo
+from maya.convert.nemo_export import with_language
+from maya.data.audio import load_audio
+from maya.decode.recognizer import Recognizer, decode_frames
+
+ENCODER_BAR = 2e-5  # of encoder and CTC output, given the same features
+FEATURE_BAR, FEATURE_SHARE, FEATURE_WORST = 1e-5, 0.97, 3e-4  # see tests/features/test_logmel.py
+
+
+def compare(model: Recognizer, nemo: Any, audio: Tensor, lens: Tensor) -> list[tuple[str, str, str, bool]]:
+    """(what, bar, measured, whether it holds) of both models on audio (B, N), lens (B,)."""
+    rows = []
+    with torch.inference_mode():
+        theirs, their_lens = nemo.preprocessor(input_signal=audio, length=lens)
+        ours, our_lens = model.features(audio, lens)
+        error = _errors(ours, theirs.transpose(1, 2), our_lens)
+        near = (error <= FEATURE_BAR).double().mean().item()
+        rows.append(("feature lengths", "equal", f"{our_lens.tolist()}", torch.equal(our_lens, their_lens)))
+        bar = f"{FEATURE_BAR:g} in {FEATURE_SHARE:.0%}, worst {FEATURE_WORST:g}"
+        holds = near >= FEATURE_SHARE and error.max().item() <= FEATURE_WORST
+        rows.append(("features", bar, f"{near:.2%}, worst {error.max().item():.1e}", holds))
+
+        enc, enc_lens = nemo.encoder(audio_signal=theirs, length=their_lens)
+        own, own_lens = model.model.encoder(theirs.transpose(1, 2), their_lens)
+        rows.append(("encoder lengths", "equal", f"{own_lens.tolist()}", torch.equal(own_lens, enc_lens)))
+        rows.append(_bounded("encoder", _errors(own, enc.transpose(1, 2), own_lens)))
+        head = getattr(nemo, "ctc_decoder", None if hasattr(nemo, "joint") else nemo.decoder)
+        if head is not None:
+            log_probs = head(encoder_output=enc)
+            rows.append(_bounded("CTC", _errors(model.model.ctc_decoder(own), log_probs, own_lens)))
+        if hasattr(nemo, "joint"):
+            hyps = nemo.decoding.rnnt_decoder_predictions_tensor(enc, enc_lens, return_hypotheses=True)
+            expected = [(_numbers(h.y_sequence), _numbers(h.timestamp)) for h in hyps]
+            found = [(h.tokens, h.frames) for h in decode_frames(model.model, own, own_lens)]
+            count = sum(len(tokens) for tokens, _ in expected)
+            rows.append(("greedy tokens and frames", "equal", f"{count} tokens", found == expected))
+    return rows
+
+
+def _errors(ours: Tensor, theirs: Tensor, lens: Tensor) -> Tensor:
+    """Absolute differences over the valid frames of every row, flat."""
+    pairs = zip(ours, theirs, lens.tolist(), strict=True)
+    return torch.cat([(a[:n] - b[:n]).abs().flatten() for a, b, n in pairs])
+
+
+def _bounded(name: str, error: Tensor) -> tuple[str, str, str, bool]:
+    worst = error.max().item()
+    return name, f"{ENCODER_BAR:g}", f"{worst:.1e}", worst <= ENCODER_BAR
+
+
+def _numbers(values: Any) -> list[int]:
+    return [int(v) for v in values]
+
+
+def check(checkpoint: Path, files: Sequence[Path], language: str | None) -> list[tuple[str, str, str, bool]]:
+    """All comparisons of a checkpoint on audio files."""
+    from nemo.collections.asr.models import ASRModel
+
+    model = maya.load(checkpoint, "cpu")
+    if model.model.cfg.language_embedding:
+        state = with_language(model.model.state_dict(), model.model.cfg, language)
+        model.model.load_state_dict(state)  # the encoder's output now has the language in it
+    samples = [torch.as_tensor(load_audio(file)) for file in files]
+    audio = torch.nn.utils.rnn.pad_sequence(samples, batch_first=True)
+    lens = torch.tensor([len(s) for s in samples])
+    with TemporaryDirectory() as folder:
+        first, second = Path(folder) / "first.nemo", Path(folder) / "second.nemo"
+        to_nemo(model, first, language="unknown" if model.model.cfg.language_embedding else None)
+        nemo = ASRModel.restore_from(str(first), map_location="cpu").eval()
+        rows = compare(model, nemo, audio, lens)
+        nemo.save_to(str(second))
+        again, sent = from_nemo(second).model.state_dict(), from_nemo(first).model.state_dict()
+        equal = again.keys() == sent.keys() and all(torch.equal(again[k], v) for k, v in sent.items())
+        rows.append(("saved again by NeMo", "every tensor equal", f"{len(sent)} tensors", equal))
+    return rows
+
+
+def main() -> int:
+    description, _, usage = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path, help="a Maya run or .pt file, or a .nemo archive")
+    parser.add_argument("audio", type=Path, nargs="+", help="audio files; they form one batch")
+    parser.add_argument("--language", help="of a model with a language embedding")
+    args = parser.parse_args()
+    rows = check(args.checkpoint, args.audio, args.language)
+    for what, bar, measured, holds in rows:
+        print(f"{'ok  ' if holds else 'FAIL'}  {what:<26}  {bar:<32}  {measured}")
+    return 0 if all(row[3] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
