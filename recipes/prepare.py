@@ -44,10 +44,9 @@ def corpus_identity(corpus: Path) -> str:
     manifests = [path for path in described if path not in set(bulky)]
     if not described:
         return digest({str(path.relative_to(corpus)): stamp(path) for path in _files(corpus)})
-    contents = (
-        content(manifests[0]) if len(manifests) == 1 else ""
-    )  # of a single one, as ever: what is done stays so
-    if len(manifests) > 1:
+    if len(manifests) == 1:  # as ever: what is done stays so
+        contents = content(manifests[0])
+    else:
         contents = digest({_name(path, corpus): content(path) for path in manifests})
     tars = sorted({*bulky, *corpus.glob("*.tar"), *corpus.glob("*/*.tar")})
     return digest({"manifest": contents, "tars": [stamp(tar) for tar in tars]}) if tars else contents

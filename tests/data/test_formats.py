@@ -132,7 +132,7 @@ def test_nemo_splits_are_told_by_the_files(tmp_path: Path) -> None:
         ({"text": "x"}, r":2: the field 'audio_filepath' must be the path"),
         ({"audio_filepath": ["a.wav", "b.wav"], "text": "x"}, r":2: the field 'audio_filepath' must be"),
         ({"audio_filepath": "b.wav", "duration": 1}, r":2: the field 'text' is missing"),
-        ({"audio_filepath": "b.wav", "text": "x", "shard_id": 3}, r":2: it lies in a tar, which was not found"),
+        ({"audio_filepath": "b.wav", "text": "x", "shard_id": 3}, r":2: it lies in a tar, which was not"),
         ({"audio_filepath": "b.wav", "text": "x", "offset": -1}, r":2: the field 'offset' must be seconds"),
         ({"audio_filepath": "b.wav", "text": "x", "offset": "1"}, r":2: the field 'offset' must be seconds"),
         ({"audio_filepath": "b.wav", "text": "x", "offset": 1, "duration": 0}, r":2: .*seconds above zero"),
