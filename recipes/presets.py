@@ -76,6 +76,16 @@ def large() -> HybridConfig:
     return fastconformer_tdt_ctc(d_model=512, n_layers=17, n_heads=8, hidden=640)
 
 
+def xlarge() -> HybridConfig:
+    """About 615 M parameters: 24 layers × 1024, the shape of Parakeet TDT 0.6B (v2): 128 mel bins, no biases
+    in the layers, frames not scaled."""
+    cfg = fastconformer_tdt_ctc(
+        d_model=1024, n_layers=24, n_heads=8, hidden=640, predictor_layers=2, mels=128
+    )
+    cfg.encoder.use_bias = cfg.encoder.xscaling = False
+    return cfg
+
+
 def xxlarge() -> HybridConfig:
     """About 1.1 B parameters: 42 layers × 1024, the shape of Parakeet TDT 1.1B."""
     return fastconformer_tdt_ctc(d_model=1024, n_layers=42, n_heads=8, hidden=640, predictor_layers=2)

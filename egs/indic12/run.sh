@@ -6,6 +6,7 @@
 #   ./egs/indic12/run.sh --stage 5                  decode again, then score
 #   ./egs/indic12/run.sh --train.lr 1e-3 --name x   any field of the experiment, in a run of its own
 #   ./egs/indic12/run.sh --experiment large --corpus DIR --gpus 8
+#   ./egs/indic12/run.sh --experiment fastconformer_tdt_ctc_1b --corpus DIR --gpus 8 --encoder-lr 1e-5   (README.md)
 #
 # Options: --stage N --stop-stage N --corpus mini|DIR --experiment NAME --name RUN --gpus N --cpu true|false --work DIR
 # Stages: 0 corpus  1 manifests and validation  2 tokenizer  3 train  4 average  5 decode  6 score
@@ -17,7 +18,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 stage=0
 stop_stage=6
 corpus=mini      # "mini": made here by a speech synthesizer; else a folder
-experiment=      # a file of this folder: mini, real, small, large, fastconformer_tdt_ctc_1b
+experiment=      # a file of this folder: mini, real, small, large, fastconformer_tdt_ctc_{110m,600m,1b}, finetune_tiny
 name=            # of the run; by default the experiment's
 gpus=auto
 cpu=false
@@ -30,7 +31,10 @@ if [ "$corpus" = mini ]; then
   work=${work:-exp/indic12/mini}
   audio=$work/corpus
 else
-  audio=$(cd "$start_dir" && realpath -m "$corpus")
+  case $corpus in
+    lhotse:*|nemo:*) audio=$corpus ;; # no folder: the paths in it are those from here, or absolute
+    *) audio=$(cd "$start_dir" && realpath -m "$corpus") ;;
+  esac
   work=${work:-exp/indic12/$(basename "$audio")}
 fi
 if [ -z "$experiment" ]; then experiment=$([ "$corpus" = mini ] && echo mini || echo real); fi

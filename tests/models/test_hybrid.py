@@ -233,6 +233,7 @@ def test_configuration_survives_json() -> None:
         (presets.tiny, 872, 3e6, 5e6),
         (presets.small, 1024, 12e6, 16e6),
         (presets.large, 1024, 110e6, 120e6),
+        (presets.xlarge, 1024, 615e6, 621e6),
         (presets.xxlarge, 32768, 1.08e9, 1.15e9),
     ],
 )

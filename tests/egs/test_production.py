@@ -1,0 +1,47 @@
+"""The production recipe holds the values it was specified with, at every size."""
+
+import importlib
+
+import pytest
+
+from egs.indic12 import fastconformer_tdt_ctc_1b
+from maya.config import to_dict
+from maya.recipes.experiment import Experiment
+from maya.train import schedule
+from maya.train.config import check
+
+
+def test_the_flagship() -> None:
+    exp = fastconformer_tdt_ctc_1b.experiment()
+    model, train = exp.model, exp.train
+    assert (exp.tokenizer.vocab_size, exp.tokenizer.model_type) == (32_768, "bpe")
+    assert (model.encoder.n_layers, model.encoder.d_model) == (42, 1024)
+    assert (model.predictor.layers, model.predictor.hidden, model.joint.hidden) == (2, 640, 640)
+    assert (model.transducer, model.durations, model.sigma, model.omega) == (
+        "tdt",
+        (0, 1, 2, 3, 4),
+        0.02,
+        0.1,
+    )
+    assert (model.ctc_weight, train.ctc_ramp) == (0.3, 3_000)
+    assert (model.language_embedding, model.language_init) == (True, 0.02) and model.language_dropout > 0
+    assert model.language_id_weight > 0 and len(exp.languages) == 12
+    assert (train.encoder_freeze, train.encoder_lr, train.lr) == (5_000, 2e-5, 1e-3)
+    assert (train.betas, train.weight_decay, train.min_lr) == ((0.9, 0.98), 1e-4, 1e-5)
+    assert (train.warmup_steps, train.steps, train.accumulate) == (2_000, 200_000, 4)
+    assert (train.precision, train.save_every, train.valid_every) == ("bf16", 5_000, 5_000)
+    assert train.init_from and train.init_modules == ("encoder",)
+    assert exp.data.plan.max_tokens is None and exp.data.plan.max_lattice is None
+    check(train, model)
+    assert schedule.head_rate(train, 200_000) == schedule.encoder_rate(train, 200_000) == 1e-5
+
+
+@pytest.mark.parametrize(("size", "layers", "width"), [("110m", 17, 512), ("600m", 24, 1024)])
+def test_the_other_sizes_train_alike(size: str, layers: int, width: int) -> None:
+    flagship = fastconformer_tdt_ctc_1b.experiment()
+    exp: Experiment = importlib.import_module(f"egs.indic12.fastconformer_tdt_ctc_{size}").experiment()
+    assert (exp.model.encoder.n_layers, exp.model.encoder.d_model) == (layers, width)
+    other, same = to_dict(exp.train), to_dict(flagship.train)
+    assert other.pop("init_from") != same.pop("init_from")
+    assert other == same and exp.tokenizer == flagship.tokenizer
+    assert exp.model.joint.hidden == exp.model.predictor.hidden == 640
