@@ -27,9 +27,11 @@ INSTALL = [
     "tensorboard",
     "pyarrow>=17",  # the tables of prepared data, and other tools' Arrow and Parquet data sets
     "soundfile",
+    "pyyaml",  # the configuration in NeMo's archives
     "kaldialign",
 ]
 MINI = ["espeakng-loader", "babel"]  # the built-in spoken corpus
+ONNX = ["onnx", "onnxruntime"]  # 40 MB of wheels, so the tests of the graphs run everywhere
 DEV = ["pytest", "pytest-xdist", "ruff", "mypy", "pre-commit", "hypothesis", "matplotlib", "kaldi-native-fbank"]
 
 setup(
@@ -47,8 +49,8 @@ setup(
         "mini": MINI,
         "plot": ["matplotlib"],
         "cloud": ["boto3"],
-        "onnx": ["onnx", "onnxruntime"],
-        "dev": [*MINI, *DEV],
+        "onnx": ONNX,
+        "dev": [*MINI, *ONNX, *DEV],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )

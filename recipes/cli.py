@@ -80,9 +80,43 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
 
+    _convert_and_export(commands)
     p = _command(commands, "info", "say what a checkpoint is", force=False)
     p.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
     return top
+
+
+def _convert_and_export(commands: argparse._SubParsersAction) -> None:
+    p = _command(commands, "convert", "turn another system's model into a Maya checkpoint", force=False)
+    kinds = p.add_subparsers(dest="kind", required=True, metavar="FORMAT")
+    p = _command(kinds, "nemo", "a FastConformer .nemo archive (CTC, RNN-T, TDT or hybrid)", force=False)
+    p.add_argument("source", type=Path, help="the .nemo file")
+    p.add_argument("out", type=Path, help="a folder for the checkpoint, usable wherever a run folder is")
+    p.add_argument(
+        "--front-end", default="auto", choices=("auto", "since-2.5", "before-2.5"),
+        help="NeMo 2.5 changed the features; auto takes those of the version that saved the model",
+    )  # fmt: skip
+    p.add_argument(
+        "--encoder-only", action="store_true", help="new heads, for a new vocabulary; see train.init_from"
+    )
+    p.add_argument("--tokenizer", type=Path, help="with --encoder-only: the tokenizer.model of the new heads")
+    p.add_argument(
+        "--ignore", action="append", default=[], metavar="KEY",
+        help="a key of the yaml that Maya does not know and that does not change the network; repeatable",
+    )  # fmt: skip
+
+    p = _command(commands, "export", "write a model for another system", force=False)
+    kinds = p.add_subparsers(dest="kind", required=True, metavar="FORMAT")
+    nemo = _command(kinds, "nemo", "a .nemo archive that NeMo restores", force=False)
+    onnx = _command(kinds, "onnx", "a folder of ONNX graphs, as sherpa-onnx reads them", force=False)
+    for p in (nemo, onnx):
+        p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo file")
+        p.add_argument("out", type=Path, help="the archive to write" if p is nemo else "the folder to write")
+        p.add_argument(
+            "--language", help="keep one language of a model with a language embedding, or `unknown`"
+        )
+    onnx.add_argument("--head", choices=("transducer", "ctc"), help="by default the transducer, if any")
+    onnx.add_argument("--int8", action="store_true", help="also write graphs with weights of 8 bits")
 
 
 def _command(
@@ -119,6 +153,9 @@ def dispatch(args: argparse.Namespace) -> None:
 
         how = {"language": args.language, "method": args.method, "output": args.output, "device": args.device}
         transcribe(args.checkpoint, args.audio, **how)
+        return
+    if args.command in ("convert", "export"):
+        _dispatch_conversion(args)
         return
     if args.command == "info":
         from maya.recipes.info import info
@@ -167,6 +204,28 @@ def dispatch(args: argparse.Namespace) -> None:
             checkpoint=args.checkpoint,
             force=args.force,
         )
+
+
+def _dispatch_conversion(args: argparse.Namespace) -> None:
+    if args.command == "convert":
+        from maya.recipes.convert import convert_nemo
+
+        convert_nemo(
+            args.source,
+            args.out,
+            front_end=args.front_end,
+            encoder_only=args.encoder_only,
+            tokenizer=args.tokenizer,
+            ignore=args.ignore,
+        )
+    elif args.kind == "nemo":
+        from maya.recipes.export import export_nemo
+
+        export_nemo(args.checkpoint, args.out, language=args.language)
+    else:
+        from maya.recipes.export import export_onnx
+
+        export_onnx(args.checkpoint, args.out, head=args.head, language=args.language, int8=args.int8)
 
 
 def show_progress() -> None:
