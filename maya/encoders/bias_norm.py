@@ -39,7 +39,8 @@ class BiasNorm(nn.Module):
 def _scale(x: Tensor, bias: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
     """(..., 1): the factor of each frame, and the mean square that it comes from; fp32 at least."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    square = (x.to(wide) - bias).square().mean(-1, keepdim=True)
+    norm = torch.linalg.vector_norm(x.to(wide) - bias, dim=-1, keepdim=True)
+    square = norm.square() / x.shape[-1]
     return square.rsqrt() * log_scale.exp(), square
 
 

@@ -60,9 +60,9 @@ class AttentionWeights(nn.Module):
         self.without_positions = Switch(Schedule((0, 0.5), (4000, 0.0)))
         self.penalise = Switch(0.1)
 
-    def forward(self, x: Tensor, span: Span, left: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, S, D), `left` (B, K - S, H * Q) earlier keys -> weights (B, H, S, K), keys (B, K, H * Q)."""
-        batch, size, _ = x.shape
+    def forward(self, x: Tensor, span: Span, left: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, S, D), `left` (B, K - S, H * Q) earlier keys -> weights (B, H, S, K), those of the first head
+        (B, S, K), keys (B, K, H * Q)."""
         q, k, p = self.in_proj(x).split(
             [self.heads * n for n in (self.query, self.query, self.pos_head)], dim=-1
         )
@@ -78,15 +78,19 @@ class AttentionWeights(nn.Module):
         bias = span.key_bias.to(k.dtype)[:, :, None].expand(-1, -1, self.heads, 1)
         k = torch.cat([k.unflatten(-1, (self.heads, -1)), bias], -1).transpose(1, 2)
         q = F.pad(q, (0, 1), value=1.0)
-        p = p.unflatten(-1, (self.heads, -1)).permute(2, 0, 1, 3)  # (H, B, S, P)
+        p = p.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, S, P)
         table = table.unflatten(-1, (self.heads, -1)).permute(1, 2, 0)  # (H, P, K + S - 1)
-        position_scores = torch.bmm(p.flatten(1, 2), table).unflatten(1, (batch, size))
-        scores = q @ k.mT + relative_shift(position_scores, k.shape[2]).transpose(0, 1)
+        if penalty is None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            with torch.autocast(x.device.type, enabled=False):
+                weights, first = _Weights.apply(q, *(t.to(q.dtype) for t in (k, p, table)), span.hidden)
+            return weights, first, keys
+        scores = q @ k.mT + relative_shift(p @ table, k.shape[2])
         if penalty is not None:
             scores = _Penalise.apply(scores, penalty)
         if span.hidden is not None:
             scores = scores.masked_fill(span.hidden, HIDDEN)
-        return scores.softmax(-1), keys
+        weights = scores.softmax(-1).to(scores.dtype)
+        return weights, weights[:, 0], keys
 
     def _drop_positions(self, p: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """In some training steps nothing is known of positions; a product with 0 keeps gradients (of zero)
@@ -115,6 +119,61 @@ def relative_shift(scores: Tensor, keys: int) -> Tensor:
     *outer, row, one = scores.stride()
     shape = (*scores.shape[:-1], keys)
     return scores.as_strided(shape, (*outer, row - one, one), scores.storage_offset() + size - 1)
+
+
+class _Weights(torch.autograd.Function):
+    """The weights from queries (B, H, S, Q), keys (B, H, K, Q), position queries (B, H, S, P), table
+    (H, P, K + S - 1), and a mask (S, K); and the first head's once more, as a tensor of its own.
+
+    What autograd makes of the same lines passes over tensors of weights half as often again: for the padding
+    of the shifted scores' gradient with zeros, and of the first head's gradient with zeros for the others. On
+    a CPU one sequence is worked on at a time, so that its scores stay in the cache.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, p: Tensor, table: Tensor, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        weights = q.new_empty(*q.shape[:3], k.shape[2])
+        for rows in _rows(q):
+            scores = relative_shift(p[rows] @ table, k.shape[2])
+            scores = (q[rows] @ k[rows].mT).add_(scores)
+            if hidden is not None:
+                scores.masked_fill_(hidden, HIDDEN)
+            torch.softmax(scores, -1, out=weights[rows])
+        ctx.save_for_backward(q, k, p, table, weights)
+        return weights, weights[:, 0].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_first: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, p, table, weights = ctx.saved_tensors
+        grads = q.new_empty(q.shape), k.new_empty(k.shape), p.new_empty(p.shape)
+        grad_table, padded = torch.zeros_like(table), None
+        for rows in _rows(q):
+            kept = weights[rows]
+            scores = _softmax_backward(grad[rows], kept)
+            scores[:, 0] += _softmax_backward(grad_first[rows], kept[:, 0])
+            if padded is None:  # zero outside the window, which every turn writes over
+                padded = scores.new_zeros(*scores.shape[:3], table.shape[-1])
+            window = relative_shift(padded, k.shape[2])
+            window.copy_(scores)
+            torch.matmul(scores, k[rows], out=grads[0][rows])
+            torch.matmul(scores.mT, q[rows], out=grads[1][rows])
+            torch.matmul(padded, table.mT, out=grads[2][rows])
+            grad_table += (p[rows].mT @ padded).sum(0)
+        return *grads, grad_table, None
+
+
+def _rows(x: Tensor) -> list[slice]:
+    """Parts of a batch: on a CPU row by row."""
+    if x.device.type != "cpu":
+        return [slice(None)]
+    return [slice(row, row + 1) for row in range(len(x))]
+
+
+def _softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
+    return torch._softmax_backward_data(grad, weights, -1, weights.dtype)
 
 
 class _Penalise(torch.autograd.Function):

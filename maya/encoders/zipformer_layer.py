@@ -93,9 +93,9 @@ class ZipformerLayer(nn.Module):
         left = [None] * 6 if cache is None else cache.tensors()
         source = x
         skip = self._mask(x, self.attention_skip)
-        weights, key = self.self_attn_weights(x, span, left[0])
+        weights, first, key = self.self_attn_weights(x, span, left[0])
         x = x + self.feed_forward1(x)
-        y, nonlin = self.nonlin_attention(x, self._first_head(weights), left[1])
+        y, nonlin = self.nonlin_attention(x, self._at_times_uniform(first), left[1])
         x = _add(x, self.balancer_na(y), skip)
         y, value1 = self.self_attn1(x, weights, left[2])
         x = _add(x, y, skip)
@@ -115,10 +115,9 @@ class ZipformerLayer(nn.Module):
     def _mask(self, x: Tensor, rate: Number) -> Tensor | None:
         return sequence_mask(x, rate) if self.training else None
 
-    def _first_head(self, weights: Tensor) -> Tensor:
-        """(B, S, K); in some training steps uniform over the frames that are seen, so that non-linear
-        attention learns to average over time."""
-        first = weights[:, 0]
+    def _at_times_uniform(self, first: Tensor) -> Tensor:
+        """The first head's weights (B, S, K); in some training steps uniform over the frames that are seen,
+        so that non-linear attention learns to average over time."""
         on = self.uniform_attention.now()
         if not self.training or on is False:
             return first
