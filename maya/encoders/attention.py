@@ -27,6 +27,8 @@ Context = tuple[int, int]  # frames to the left and right, -1 for all
 # heads stay whole, one of 4 minutes does not. Below it, blocks only add calls; far above, the bias alone
 # (16 GB for half an hour with 8 heads) would decide what fits.
 MAX_BIAS = 2**26
+# The same for one call of the local form on a CPU: a few blocks, whose scores then stay within the cache.
+MAX_LOCAL_BIAS_CPU = 2**22
 # Stands for -inf at padded keys, exp of it being 0 in every type. It is finite because a padded query may see
 # padded keys alone, and a softmax over nothing but -inf is NaN.
 HIDDEN = -30000.0
@@ -284,7 +286,8 @@ class RelPositionAttention(nn.Module):
         (batch, size, heads, _), (left, right), block = q.shape, span.reach, span.block
         centre = p.shape[0] // 2
         p = p[centre - left : centre + right + 1]
-        group = block * max(1, MAX_BIAS // (batch * heads * block * span.window))
+        limit = min(MAX_BIAS, MAX_LOCAL_BIAS_CPU) if q.device.type == "cpu" else MAX_BIAS
+        group = block * max(1, limit // (batch * heads * block * span.window))
         if valid is None:
             valid = torch.ones(1, size, dtype=torch.bool, device=q.device)
         parts = []
@@ -332,12 +335,13 @@ class RelPositionAttention(nn.Module):
 def _skew(scores: Tensor, keys: int) -> Tensor:
     """(B, H, n, n + m - 1) over relative positions -> view (B, H, n, m): [i, j] = scores[i, n - 1 - i + j].
 
-    Rows read one element earlier each, so in memory the result is a plain strided window.
+    Rows read one element earlier each, so in memory the result is a plain strided window. `scores` is no
+    view of another tensor: asking where a view begins would break torch.compile's graph.
     """
     scores = scores.contiguous()
     stride, n = scores.stride(), scores.shape[2]
     window = (stride[0], stride[1], stride[2] - 1, 1)
-    return scores.as_strided((*scores.shape[:2], n, keys), window, scores.storage_offset() + n - 1)
+    return scores.as_strided((*scores.shape[:2], n, keys), window, n - 1)
 
 
 def _hidden_keys(valid: Tensor, dtype: torch.dtype) -> Tensor:

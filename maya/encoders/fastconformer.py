@@ -28,6 +28,9 @@ from maya.errors import MayaError
 
 # A batch is packed when that saves more than this share of its frames; each utterance costs a few calls more.
 PACK_ABOVE = 0.1
+# Without gradients, longer audio goes through a feed-forward module in parts of so many frames: its inner
+# activations are four times as wide as any other, and in one piece they would decide how much fits in memory.
+FEED_FORWARD_FRAMES = 4096
 
 
 @config
@@ -303,6 +306,11 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(cfg.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or x.shape[1] <= 2 * FEED_FORWARD_FRAMES:
+            return self._inner(x)
+        return torch.cat([self._inner(part) for part in x.split(FEED_FORWARD_FRAMES, dim=1)], dim=1)
+
+    def _inner(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(F.silu(self.linear1(x))))
 
 

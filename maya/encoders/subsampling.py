@@ -80,7 +80,7 @@ class DepthwiseStridedSubsampling(nn.Module):
             return self._row_by_row(x, lens.tolist(), keep), out_lens
         parts = zip(x.split(max(1, part)), lens.split(max(1, part)), strict=True)
         rows = [self._stretches(x_part, lens_part, keep) for x_part, lens_part in parts]
-        return self.out(rows[0] if len(rows) == 1 else torch.cat(rows)), out_lens
+        return rows[0] if len(rows) == 1 else torch.cat(rows), out_lens
 
     def convolve(self, x: Tensor, lens: Tensor | None, starts: Tensor | None = None) -> Tensor:
         """The convolutions alone, (B, T, F) -> (B, S, C * F').
@@ -116,24 +116,27 @@ class DepthwiseStridedSubsampling(nn.Module):
         return subsampled_lens(n, 2, self.causal)
 
     def _stretches(self, x: Tensor, lens: Tensor | None, keep: int) -> Tensor:
-        """`convolve` in stretches of `keep` output frames, equal to the whole."""
+        """(B, T, F) -> (B, S, D) in stretches of `keep` output frames, equal to the whole."""
         parts = []
         for begin, end, drop, kept in self._windows(x.shape[1], keep):
             window_lens = None if lens is None else (lens - begin).clamp(0, end - begin)
-            parts.append(self.convolve(x[:, begin:end], window_lens)[:, drop : drop + kept])
+            y = self.convolve(x[:, begin:end], window_lens)
+            parts.append(self.out(y[:, drop : drop + kept]))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _row_by_row(self, x: Tensor, lens: list[int], keep: int) -> Tensor:
         """`forward` for rows that are a part or more each: padding is cut off instead of masked."""
-        sizes = [self.subsampled_lens(n) for n in lens]
-        rows = [self._stretches(row[None, :n], None, keep) for row, n in zip(x, lens, strict=True) if n]
         longest = self.subsampled_lens(x.shape[1])
-        if not rows:
+        if not any(lens):
             return self.out.bias.expand(len(x), longest, -1) + 0.0 * x.sum()
-        found = iter(self.out(torch.cat(rows, dim=1))[0].split([n for n in sizes if n]))
-        nothing = x.new_zeros(0, self.out.out_features)
-        each = [next(found) if n else nothing for n in sizes]
-        return torch.stack([nn.functional.pad(row, (0, 0, 0, longest - len(row))) for row in each])
+        nothing = x.new_zeros(1, 0, self.out.out_features)
+        rows = [
+            self._stretches(row[None, :n], None, keep) if n else nothing
+            for row, n in zip(x.unbind(0), lens, strict=True)
+        ]
+        if len(rows) == 1 and rows[0].shape[1] == longest:
+            return rows[0]
+        return torch.cat([nn.functional.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
 
     def _windows(self, frames: int, keep: int) -> Iterator[tuple[int, int, int, int]]:
         """(begin, end, drop, kept): outputs drop..drop + kept of inputs begin..end are next."""

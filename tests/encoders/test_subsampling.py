@@ -94,10 +94,8 @@ def test_long_audio_of_a_padded_batch_goes_in_stretches_on_every_device(monkeypa
         module = DepthwiseStridedSubsampling(20, 8, 8, 4, causal)
         x, lens = torch.randn(3, 200, 20), torch.tensor([200, 131, 16])
         whole, out_lens = module(x, lens)
-        rows = module.convolve(x, lens), module._stretches(x, lens, 5)
         valid = (torch.arange(whole.shape[1]) < out_lens[:, None])[..., None]
-        torch.testing.assert_close(rows[1] * valid, rows[0] * valid)
-        torch.testing.assert_close(module.out(rows[1]) * valid, whole * valid)
+        torch.testing.assert_close(module._stretches(x, lens, 5) * valid, whole * valid)
 
 
 def test_causal_frames_depend_on_nothing_later():
