@@ -1,0 +1,34 @@
+"""Names of NeMo's state dict and Maya's, there and back."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from maya.convert.nemo_config import Family
+from maya.convert.nemo_weights import contradictions, from_nemo_names, to_nemo_names
+from tests.convert.archives import recognizer
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "theirs"),
+    [
+        ("hybrid", {"joint.dropout": 0.2}, "joint.joint_net.2.weight"),
+        ("hybrid", {"joint.dropout": 0.0}, "joint.joint_net.1.weight"),
+        ("ctc", {"transducer": "none", "ctc_weight": 1.0}, "decoder.decoder_layers.0.weight"),
+        ("rnnt", {"ctc_weight": 0.0, "encoder.untie_biases": False}, "encoder.layers.1.self_attn.pos_bias_u"),
+    ],
+)
+def test_names_there_and_back(family: Family, fields: dict[str, Any], theirs: str) -> None:
+    model = recognizer(**fields).model
+    stored = to_nemo_names(model.state_dict(), model.cfg)
+    assert theirs in stored and "encoder.pos_bias_u" not in stored
+    back = from_nemo_names(stored, family, model.cfg.encoder)
+    assert back.keys() == model.state_dict().keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
+    assert list(contradictions(back, model.cfg)) == []
+    model.cfg.encoder.n_layers, model.cfg.encoder.d_model = 3, 64
+    assert [name for name, _, _ in contradictions(back, model.cfg)][:2] == [
+        "encoder.n_layers",
+        "encoder.d_model",
+    ]
