@@ -12,6 +12,7 @@ from torch import Tensor
 from maya.data.audio import load_audio
 from maya.decode.greedy import greedy_ctc, greedy_rnnt, greedy_tdt
 from maya.decode.hypothesis import Hypothesis
+from maya.decode.streaming import RecognizerStream
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.text.tokenizer import Tokenizer
@@ -121,6 +122,20 @@ class Recognizer:
             if language == "auto":
                 hyp.language, hyp.language_probability = known[int(langs[row])], float(probabilities[row])
         return dict(zip(batch, self.with_text(hyps), strict=True))
+
+    def stream(
+        self,
+        language: str | None = None,
+        *,
+        method: Method = "transducer",
+        context: tuple[int, int] | None = None,
+    ) -> RecognizerStream:
+        """Recognise audio that is still coming: `accept(samples)` as they come, then `finish()`.
+
+        `context` is one of the encoder's att_context_size, which sets the look-ahead; None takes the first.
+        Raises MayaError for a model that cannot stream.
+        """
+        return RecognizerStream(self, language, method=method, context=context)
 
     def with_text(self, hyps: list[Hypothesis]) -> list[Hypothesis]:
         """Fill in text and frame length from the tokenizer and the model."""

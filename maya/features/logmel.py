@@ -105,14 +105,27 @@ class LogMel(nn.Module):
             audio = audio.masked_fill(beyond, 0.0)
         elif audio.shape[1] <= cfg.n_fft // 2:  # reflection needs more samples than it reflects
             audio = F.pad(audio, (0, cfg.n_fft // 2 + 1 - audio.shape[1]))
+        return self._transform(audio, "reflect" if cfg.legacy else "constant")
+
+    def of_samples(self, samples: Tensor) -> Tensor:
+        """(B, N) pre-emphasised, N >= n_fft -> log-mel of every whole transform in it, not normalised.
+
+        The result is (B, (N - n_fft) // hop + 1, num_mels); nothing is added at the ends.
+        """
+        with torch.autocast(samples.device.type, enabled=False):
+            power = self._transform(samples, None)
+            return torch.log(power @ self.fb[0].float().t() + LOG_GUARD)
+
+    def _transform(self, audio: Tensor, pad_mode: str | None) -> Tensor:
+        """Power spectrum; frames are centred on hops, the ends padded, unless `pad_mode` is None."""
         spectrum = torch.stft(
             audio,
-            cfg.n_fft,
+            self.cfg.n_fft,
             hop_length=self.hop_samples,
             win_length=self.window_samples,
             window=self.window.float(),
-            center=True,
-            pad_mode="reflect" if cfg.legacy else "constant",
+            center=pad_mode is not None,
+            pad_mode=pad_mode or "constant",
             return_complex=True,
         )
         # torch.stft lays frames out first and returns a transposed view, so this transpose costs nothing.

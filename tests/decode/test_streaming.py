@@ -1,0 +1,132 @@
+"""Decoding and recognition in pieces equal those of the whole utterance."""
+
+import random
+
+import pytest
+import torch
+
+from maya.decode.ctc import greedy_ctc
+from maya.decode.greedy import greedy_rnnt, greedy_tdt
+from maya.decode.recognizer import Recognizer, decode_frames
+from maya.decode.streaming import RecognizerStream, StreamingCTC, StreamingTransducer
+from maya.errors import MayaError
+from maya.models.hybrid import HybridModel
+from maya.transducer import Joint, JointConfig, Predictor, PredictorConfig
+from tests.tiny import experiment
+
+VOCAB, DIM = 6, 12
+LENS = [60, 41, 0, 1, 33]
+
+
+def pieces(enc, lens, seed):
+    """The rows' frames in pieces of 0 to 9, each row at its own pace: (enc, lens) of each call."""
+    draw = random.Random(seed)
+    at = [0] * len(lens)
+    while at != lens:
+        sizes = [min(draw.randrange(10), n - a) for n, a in zip(lens, at, strict=True)]
+        piece = torch.full((len(lens), max(sizes), enc.shape[2]), 9.0)
+        for row, size in enumerate(sizes):
+            piece[row, :size] = enc[row, at[row] : at[row] + size]
+            at[row] += size
+        yield piece, torch.tensor(sizes)
+
+
+def same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert (a.tokens, a.frames, a.durations) == (b.tokens, b.frames, b.durations)
+        torch.testing.assert_close(torch.tensor(a.scores), torch.tensor(b.scores), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("durations", [(0, 1, 2, 3, 4), (0, 1, 7), None])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_transducers_carry_over(durations, seed):
+    """Several labels on a frame, durations that skip past a piece, a limit of labels that is met."""
+    torch.manual_seed(seed)
+    predictor = Predictor(PredictorConfig(hidden=8, layers=2), VOCAB).eval()
+    joint = Joint(JointConfig(hidden=8), DIM, 8, VOCAB, len(durations or ())).eval()
+    with torch.no_grad():
+        for p in [*predictor.parameters(), *joint.parameters()]:
+            p.mul_(3)
+    enc = torch.randn(len(LENS), max(LENS), DIM) * 2
+    options = dict(blank=VOCAB, max_symbols=3)
+    if durations is None:
+        expected = greedy_rnnt(enc, torch.tensor(LENS), predictor, joint, **options)
+    else:
+        expected = greedy_tdt(enc, torch.tensor(LENS), predictor, joint, durations=durations, **options)
+    assert sum(len(h.tokens) for h in expected) > 10
+    decoder = StreamingTransducer(predictor, joint, len(LENS), durations=durations, **options)
+    for piece, lens in pieces(enc, LENS, seed):
+        decoder.push(piece, lens)
+    same(decoder.hyps, expected)
+
+
+def test_ctc_runs_go_over_pieces():
+    log_probs = (torch.randn(len(LENS), max(LENS), VOCAB) * 2).log_softmax(-1)
+    log_probs = log_probs.repeat_interleave(2, dim=1)  # runs
+    lens = [2 * n for n in LENS]
+    decoder = StreamingCTC(torch.nn.Identity(), len(lens), blank=VOCAB - 1)
+    for piece, piece_lens in pieces(log_probs, lens, 5):
+        decoder.push(piece, piece_lens)
+    same(decoder.hyps, greedy_ctc(log_probs, torch.tensor(lens), blank=VOCAB - 1))
+
+
+class Letters:
+    """A tokenizer of one letter a token."""
+
+    def decode(self, tokens):
+        return "".join(chr(97 + t) for t in tokens)
+
+
+def recognizer(transducer="tdt", **encoder):
+    cfg = experiment().model
+    cfg.transducer, cfg.vocab_size, cfg.languages = transducer, 20, ("en", "hi")
+    cfg.features.normalize = "none"
+    cfg.encoder.att_context_style, cfg.encoder.att_context_size = "chunked_limited", ((6, 1), (6, 2))
+    cfg.encoder.causal_downsampling, cfg.encoder.conv_context = True, "causal"
+    cfg.encoder.conv_norm = "layer_norm"
+    for name, value in encoder.items():
+        setattr(cfg.encoder, name, value)
+    model = HybridModel(cfg).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.15)
+    return Recognizer(model=model, tokenizer=Letters(), device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("method", ["transducer", "ctc"])
+@pytest.mark.parametrize("transducer", ["tdt", "rnnt"])
+@pytest.mark.parametrize("context", [None, (6, 2)])
+def test_audio_in_pieces_gives_the_same_tokens(method, transducer, context):
+    """80 ms to 2 s at a time, from samples to tokens; a second utterance on the same stream."""
+    ours = recognizer(transducer)
+    draw = random.Random(7)
+    stream = ours.stream("hi", method=method, context=context)
+    for samples in (40_123, 16_000):
+        audio = torch.randn(samples) * torch.linspace(0.01, 0.5, samples)
+        with torch.inference_mode():
+            feats, lens = ours.features(audio[None], torch.tensor([samples]))
+            enc, enc_lens = ours.model.encoder(feats, lens, context=context)
+            enc = ours.model.with_language(enc, torch.tensor([1]))
+            (expected,) = decode_frames(ours.model, enc, enc_lens, method=method)
+        assert len(expected.tokens) > 3
+        at, partial = 0, []
+        while at < samples:
+            size = draw.randrange(1280, 32_000)
+            partial.append(len(stream.accept(audio[at : at + size].numpy()).tokens))
+            at += size
+        hyp = stream.finish()
+        same([hyp], [expected])
+        assert (
+            partial == sorted(partial) and hyp.text == Letters().decode(hyp.tokens) and hyp.language == "hi"
+        )
+
+
+def test_what_cannot_stream_says_why():
+    with pytest.raises(MayaError, match="cannot stream"):
+        RecognizerStream(recognizer(conv_context="symmetric"))
+    stream = RecognizerStream(recognizer())
+    assert stream.finish().tokens == stream.finish().tokens  # nothing said, twice
+    with pytest.raises(MayaError, match="does not know the language 'xx'"):
+        RecognizerStream(recognizer(), "xx")
+    with pytest.raises(MayaError, match="one channel"):
+        stream.accept(torch.zeros(2, 100))

@@ -1,0 +1,55 @@
+"""Features in pieces equal those of the whole."""
+
+import random
+
+import pytest
+import torch
+
+from maya.errors import MayaError
+from maya.features import LogMel, LogMelConfig
+from maya.features.logmel_stream import LogMelStream
+
+
+@pytest.mark.parametrize(
+    ("options", "samples"),
+    [
+        ({}, 24_000),
+        ({}, 23_987),
+        ({}, 399),
+        ({}, 160),
+        ({}, 159),
+        ({"n_fft": 1024, "preemphasis": 0.0}, 9_000),
+    ],
+)
+def test_pieces_of_any_size_equal_the_whole(options, samples):
+    logmel = LogMel(LogMelConfig(normalize="none", **options)).eval()
+    audio = torch.randn(2, samples)
+    whole, lens = logmel(audio, torch.tensor([samples, samples]))
+    sizes = random.Random(samples)
+    stream = LogMelStream(logmel)
+    for _ in range(2):  # a stream that has finished takes another utterance
+        at, found = 0, []
+        while at < samples:
+            piece = sizes.choice([0, 1, 37, 160, 1280, 5000])
+            found.append(stream.push(audio[:, at : at + piece]))
+            at += piece
+        found.append(stream.finish())
+        feats = torch.cat(found, dim=1)
+        assert feats.shape[1] == int(lens[0])
+        torch.testing.assert_close(feats, whole[:, : feats.shape[1]], rtol=0, atol=1e-5)
+
+
+def test_a_frame_comes_out_with_its_last_sample():
+    stream = LogMelStream(LogMel(LogMelConfig(normalize="none")).eval())
+    given = [stream.push(torch.randn(1, 40)).shape[1] for _ in range(20)]
+    # Frame t is centred on sample 160 t and reaches 200 samples beyond; it exists once its hop is over.
+    done = [sum(given[: n + 1]) for n in range(20)]
+    assert done == [sum(160 * t + 200 <= 40 * (n + 1) for t in range(5)) for n in range(20)]
+
+
+@pytest.mark.parametrize("options", [{"normalize": "per_feature"}, {"normalize": "none", "legacy": True}])
+def test_features_that_need_the_whole_are_refused(options):
+    with pytest.raises(MayaError, match="still coming"):
+        LogMelStream(LogMel(LogMelConfig(**options)))
+    with pytest.raises(MayaError, match="before any audio"):
+        LogMelStream(LogMel(LogMelConfig(normalize="none"))).finish()
