@@ -4,10 +4,15 @@ SHELL := bash
 
 JOBS ?= 2# pytest processes; one torch thread each
 ARGS ?=# more arguments for pytest, such as ARGS="-k tdt -x"
+# Of prod-readiness: the run that is meant to begin, where its data and its folder are, how many GPUs of this machine.
+EXPERIMENT ?= egs.indic12.fastconformer_tdt_ctc_1b
+DATA ?= exp/indic12/corpus/data
+RUN ?= $(patsubst %/data,%,$(DATA))/$(lastword $(subst ., ,$(EXPERIMENT)))
+GPUS ?= 8
 ENV := . tools/env.sh && maya_env &&
 PYTEST := $(ENV) python -m pytest -n $(JOBS)
 
-.PHONY: help setup test test-all lint format types smoke bench bench-plan gpu-check prod-readiness clean
+.PHONY: help setup test test-all lint format types smoke bench bench-plan gpu-check release prod-readiness clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -42,9 +47,12 @@ bench-plan:  ## measure the batch plan at 10 million utterances and beside lhots
 gpu-check:  ## on a machine with an NVIDIA GPU: compile gate, GPU tests, benchmarks into docs/benchmarks
 	@tools/bench.sh --gpu $(ARGS)
 
-prod-readiness: lint types test-all smoke  ## everything that must hold before a release or a long run
-	@git diff --quiet HEAD -- || { echo "prod-readiness: uncommitted changes; a run could not name its code"; exit 1; }
-	@if nvidia-smi -L >/dev/null 2>&1; then $(MAKE) --no-print-directory gpu-check; else echo "prod-readiness: no GPU here, gpu-check left out"; fi
+release: lint types test-all smoke  ## everything that must hold before a release
+	@git diff --quiet HEAD -- || { echo "release: uncommitted changes; a run could not name its code"; exit 1; }
+	@if nvidia-smi -L >/dev/null 2>&1; then $(MAKE) --no-print-directory gpu-check; else echo "release: no GPU here, gpu-check left out"; fi
+
+prod-readiness:  ## whether a long run may begin: DATA=exp/indic12/DIR/data (EXPERIMENT= RUN= GPUS=8 STORAGE=s3://bucket/key ARGS=)
+	@$(ENV) python -m tools.prod_readiness --experiment $(EXPERIMENT) --data "$(DATA)" --run-dir "$(RUN)" --gpus $(GPUS) --storage "$(STORAGE)" $(ARGS)
 
 clean:  ## remove what can be made again; .venv and exp/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

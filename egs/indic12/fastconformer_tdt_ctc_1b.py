@@ -1,7 +1,7 @@
 """The flagship: the encoder of Parakeet TDT 1.1B, new heads for 32 K pieces of twelve languages, 8 GPUs.
 
 Run:    maya convert nemo parakeet-tdt-1.1b.nemo exp/parakeet-tdt-1.1b --encoder-only
-        make prod-readiness DATA=exp/indic12/DIR/data RUN=exp/indic12/DIR/fastconformer_tdt_ctc_1b GPUS=8
+        make prod-readiness DATA=exp/indic12/DIR/data GPUS=8
         ./egs/indic12/run.sh --experiment fastconformer_tdt_ctc_1b --corpus DIR --gpus 8
 Not run yet: no result is claimed.
 """

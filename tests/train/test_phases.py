@@ -226,14 +226,15 @@ def test_two_processes_go_through_the_change_of_phase_as_one(tmp_path: Path) -> 
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(_worker, args=(port, [[[0], [3]], [[1, 2], [4]]], str(tmp_path)), nprocs=2)
+    shares = [[[0, 3]], [[1, 2, 4]]]  # one batch a step: it shares batch-norm statistics between ranks
+    mp.spawn(_worker, args=(port, shares, str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
     start = build_model_weights()
     movement = max(float((value - start[name]).abs().max()) for name, value in one.items())
     for name, value in one.items():
         assert torch.equal(ranks[0][name], ranks[1][name]), f"{name}: ranks hold different weights"
         error = float((ranks[0][name] - value).abs().max()) / movement
-        assert error < 2e-3, f"{name}: relative difference {error:.1e}"
+        assert error < 1e-3, f"{name}: relative difference {error:.1e}"
     learnt = [n for n in one if n.startswith("encoder.layers.") and not torch.equal(one[n], start[n])]
     assert len(learnt) > 20  # with both ranks' gradients
 
