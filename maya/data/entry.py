@@ -11,8 +11,10 @@ from maya.data.audio import SAMPLE_RATE
 from maya.data.manifest import Row
 from maya.data.probe import Probed
 from maya.data.sound import Sound
-from maya.data.tar_audio import Stamp, byte_range_source, file_stamp
+from maya.data.tar_audio import ByteRange, Stamp, file_stamp
+from maya.errors import MayaError
 
+_MOST_CHANNELS = 1024  # as many as libsndfile reads
 SOUND_FIELDS = ("level", "snr", "clipped", "dc_offset", "high_band", "lead", "trail")
 
 
@@ -171,10 +173,20 @@ def audio_cut(
     duration: float,
 ) -> Cut:
     """The lhotse cut of an entry without what is said: a MonoCut, or a MultiCut where the file has several
-    channels. It resamples to 16 kHz as it is loaded; of a part of a recording only the part is read."""
+    channels. It resamples to 16 kHz as it is loaded; of a part of a recording only the part is read. Raises
+    MayaError for numbers that no audio has."""
+    sound = 0 < sample_rate < 1 << 31 and 0 < channels <= _MOST_CHANNELS and 0 < num_samples < 1 << 62
+    if not (sound and 0 < duration < 1e12 and (start is None or 0 <= start < num_samples / sample_rate)):
+        raise MayaError(
+            f"utterance {id!r}: {num_samples} samples of {channels} channels at {sample_rate} Hz, of which "
+            f"{duration} s from {start or 0} s, cannot be; prepare the data again"
+        )
     numbers = list(range(channels))
     if offset is not None and size is not None:
-        source = byte_range_source(path, offset, size, numbers, stamp)
+        # Type "file", as in byte_range_source, which would look again where links lead.
+        source = AudioSource(
+            type="file", channels=numbers, source=ByteRange(path, offset, size, stamp).address
+        )
     else:
         source = AudioSource(type="file", channels=numbers, source=path)
     recording = Recording(
