@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         "validate and split a corpus folder (manifest.jsonl, metadata.csv, Kaldi, lhotse, NeMo, wav + txt)",
     )
     _experiment(p)
-    p.add_argument("--corpus", type=Path, required=True, help="the corpus folder")
+    p.add_argument("--corpus", type=Path, required=True, help="the corpus folder, or lhotse:NAME:DIR")
     p.add_argument("--out", type=Path, required=True, help="where {train,dev,test}.parquet go")
 
     p = _command(
