@@ -18,6 +18,28 @@ from tests import tiny
 
 TEXTS = {"en": ["the quick brown fox jumps over the lazy dog"] * 20, "hi": ["नमस्ते दुनिया कैसे हो"] * 20}
 
+# Every kind of model that goes to NeMo and back, as fields of `recognizer`.
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"transducer": "none", "ctc_weight": 1.0},
+    {"transducer": "rnnt", "ctc_weight": 0.0, "predictor.layers": 2},
+    {"ctc_weight": 0.0, "durations": (0, 1, 2)},
+    {"encoder.use_bias": False, "encoder.xscaling": False, "features.num_mels": 128, "encoder.feat_in": 128},
+    {"encoder.conv_norm": "layer_norm", "encoder.untie_biases": False, "features.normalize": "none"},
+    {"joint.dropout": 0.1, "joint.activation": "tanh", "encoder.subsampling_factor": 8},
+    {
+        "encoder.att_context_size": ((4, 1), (4, 0)),
+        "encoder.att_context_style": "chunked_limited",
+        "encoder.att_context_probs": (0.25, 0.75),
+        "encoder.conv_context": "causal",
+        "encoder.causal_downsampling": True,
+        "encoder.conv_norm": "layer_norm",
+        "features.normalize": "none",
+    },
+    {"encoder.att_context_size": ((16, 8),)},
+    {"features.legacy": True, "encoder.conv_kernel": 5, "encoder.ff_expansion": 2, "encoder.n_heads": 4},
+]
+
 
 def tokenizer(language: str = "en", vocab_size: int = 40) -> Tokenizer:
     return Tokenizer.train({language: TEXTS[language]}, TokenizerConfig(vocab_size=vocab_size))

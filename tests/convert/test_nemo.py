@@ -13,28 +13,7 @@ from maya.decode.recognizer import Recognizer, decode_frames
 from maya.errors import MayaError
 from maya.text.aggregate import AggregateTokenizer
 from maya.train.checkpoint import load_checkpoint, save_checkpoint, start_from
-from tests.convert.archives import archive, changed, recognizer, tokenizer
-
-VARIANTS: list[dict[str, Any]] = [
-    {},
-    {"transducer": "none", "ctc_weight": 1.0},
-    {"transducer": "rnnt", "ctc_weight": 0.0, "predictor.layers": 2},
-    {"ctc_weight": 0.0, "durations": (0, 1, 2)},
-    {"encoder.use_bias": False, "encoder.xscaling": False, "features.num_mels": 128, "encoder.feat_in": 128},
-    {"encoder.conv_norm": "layer_norm", "encoder.untie_biases": False, "features.normalize": "none"},
-    {"joint.dropout": 0.1, "joint.activation": "tanh", "encoder.subsampling_factor": 8},
-    {
-        "encoder.att_context_size": ((4, 1), (4, 0)),
-        "encoder.att_context_style": "chunked_limited",
-        "encoder.att_context_probs": (0.25, 0.75),
-        "encoder.conv_context": "causal",
-        "encoder.causal_downsampling": True,
-        "encoder.conv_norm": "layer_norm",
-        "features.normalize": "none",
-    },
-    {"encoder.att_context_size": ((16, 8),)},
-    {"features.legacy": True, "encoder.conv_kernel": 5, "encoder.ff_expansion": 2, "encoder.n_heads": 4},
-]
+from tests.convert.archives import KINDS, archive, changed, recognizer, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +65,7 @@ def test_nemos_archive_comes_back_whole(shared: Path, imported: Recognizer, tmp_
     assert (tmp_path / "again.nemo").read_bytes() == (tmp_path / "twice.nemo").read_bytes()
 
 
-@pytest.mark.parametrize("fields", VARIANTS, ids=lambda f: " ".join(f) or "default")
+@pytest.mark.parametrize("fields", KINDS, ids=lambda f: " ".join(f) or "default")
 def test_every_kind_of_model_comes_back_whole(fields: dict[str, Any], tmp_path: Path) -> None:
     model = recognizer(**fields)
     to_nemo(model, tmp_path / "a.nemo")
