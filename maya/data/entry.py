@@ -14,6 +14,7 @@ from maya.data.sound import Sound
 from maya.data.tar_audio import ByteRange, Stamp, file_stamp
 from maya.errors import MayaError
 
+_SLACK = 0.01  # seconds that durations may differ by rounding
 _MOST_CHANNELS = 1024  # as many as libsndfile reads
 SOUND_FIELDS = ("level", "snr", "clipped", "dc_offset", "high_band", "lead", "trail")
 
@@ -176,7 +177,10 @@ def audio_cut(
     channels. It resamples to 16 kHz as it is loaded; of a part of a recording only the part is read. Raises
     MayaError for numbers that no audio has."""
     sound = 0 < sample_rate < 1 << 31 and 0 < channels <= _MOST_CHANNELS and 0 < num_samples < 1 << 62
-    if not (sound and 0 < duration < 1e12 and (start is None or 0 <= start < num_samples / sample_rate)):
+    begin, whole = start or 0.0, num_samples / max(sample_rate, 1)
+    # Durations are written down twice: a rate that is not the file's would make any length of its samples.
+    fits = begin >= 0 and duration > 0 and begin + duration <= whole + _SLACK
+    if not (sound and fits and (start is not None or duration >= whole - _SLACK)):
         raise MayaError(
             f"utterance {id!r}: {num_samples} samples of {channels} channels at {sample_rate} Hz, of which "
             f"{duration} s from {start or 0} s, cannot be; prepare the data again"
