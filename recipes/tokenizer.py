@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from maya.config import to_dict
 from maya.data.alignable import FrameClock
 from maya.data.report import columns
+from maya.data.report_page import write_run_page
 from maya.data.table import Table, part_path
 from maya.data.token_table import TokenTable, token_path, write_tokens
 from maya.errors import MayaError
@@ -24,7 +25,7 @@ from maya.train.runlog import write_json
 def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = False) -> None:
     """Train `run`/tokenizer.model on the texts of `data`/train.parquet, and encode them into
     `run`/tokens_train.arrow; `run`/tokenizer.json tells of each language its share of the training text,
-    fertility and unknown characters, on dev too."""
+    fertility and unknown characters, on dev too, and `run`/data.html shows it below what the data hold."""
     table = Table.open(part_path(data, "train"))
     cfg = experiment.tokenizer
     inputs = {"data": content(data / "stage.json"), "options": to_dict(cfg)}
@@ -46,7 +47,9 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
         "too_few_frames": {"frame_seconds": clock.hop_samples * clock.subsampling / 16000, **crowded},
     }
     write_json(run / "tokenizer.json", report)
-    print(f"tokenizer: {made.vocab_size} pieces → {run / 'tokenizer.model'} (report: tokenizer.json)")
+    page = write_run_page(data, run)
+    shown = "tokenizer.json" + (f", {page.name}" if page else "")
+    print(f"tokenizer: {made.vocab_size} pieces → {run / 'tokenizer.model'} (report: {shown})")
     print(columns(fertility_table(languages)))
     if short := sum(crowded["ctc"].values()):
         where = " ".join(f"{code} {n}" for code, n in crowded["ctc"].items())

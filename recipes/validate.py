@@ -1,5 +1,6 @@
 """Checks without preparing, and of what was prepared: what is wrong, by reason and language."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def validate_corpus(
     found = examine(corpus, languages=experiment.languages, cfg=experiment.prepare)
     page = found.page(found.entries(), experiment.prepare.audio_checks)
     print(table(page.summary["languages"], page.summary["splits"]))
-    _tell(page, found.rows, found.refusal, json_path, html_path)
+    _tell(page, page.findings, found.rows, found.refusal, json_path, html_path)
 
 
 def validate_data(
@@ -65,17 +66,23 @@ def validate_data(
         refusal = f"{data}: {count} utterances are not as they were prepared; the first is {first.id!r}: "
         refusal += f"{first.detail}; put the files back, or prepare the data again"
     page = read_page(data, f"Data {data.resolve().name}")
-    page.findings = [*findings.as_json({}), *page.findings] if html_path else findings.as_json({})
+    found = findings.as_json({})
+    page.findings = [*found, *page.findings]
     utterances = sum(n["utterances"] for n in page.summary["languages"].values())
-    _tell(page, utterances, refusal, json_path, html_path)
+    _tell(page, found, utterances, refusal, json_path, html_path)
 
 
 def _tell(
-    page: Page, utterances: int, refusal: str | None, json_path: Path | None, html_path: Path | None
+    page: Page,
+    findings: Sequence[Mapping[str, Any]],
+    utterances: int,
+    refusal: str | None,
+    json_path: Path | None,
+    html_path: Path | None,
 ) -> None:
-    print(findings_text(page.findings) or "nothing to remark on")
+    print(findings_text(findings) or "nothing to remark on")
     if json_path is not None:
-        result: dict[str, Any] = {"utterances": utterances, "refusal": refusal, "findings": page.findings}
+        result: dict[str, Any] = {"utterances": utterances, "refusal": refusal, "findings": findings}
         write_json(json_path, result)
     if html_path is not None:
         write_page(page, html_path)

@@ -18,8 +18,9 @@ import random
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,15 @@ from lhotse.serialization import TarAsDirBackend
 from torch import Tensor
 
 from maya.data.audio import load_audio, load_cut_audio
-from maya.data.tar_audio import byte_range_source, file_stamp, index_tar, read_range
+from maya.data.tar_audio import (
+    ByteRange,
+    byte_range_source,
+    decode,
+    file_stamp,
+    index_tar,
+    parse_address,
+    read_range,
+)
 
 REPO = Path(__file__).resolve().parents[1]
 RATE = 16000
@@ -46,7 +55,10 @@ NOTES = """## How to read this
   or forked workers cannot share it, because they would move each other's place in the file.
 - Files extracted before are opened and closed by name for each clip, take the room of the tars again and an
   entry in the file system each. Cold, they wait for the same disk.
-- tarfile iterated and Shar have one order, that of the tar.
+- tarfile iterated and Shar have one order, that of the tar. Shar has no index: a clip at random is reached
+  by reading those before it, here 100 on average; in a shard of 1000 five times as many.
+- Three times a kept-open `tarfile` or a file cannot be had for bytes that are in memory: all three copy the
+  same 125 kB, which is most of what each of them does.
 """
 DIFFERENT = 32  # recordings made; the clips are copies of them, at places of their own
 BAR = 3.0
@@ -54,6 +66,7 @@ OFFSET = "by offset (Maya)"
 EXTRACTED = "files, extracted before"
 KEPT, OPENED, AS_FOLDER = "tarfile kept open, by name", "tarfile opened for each", "lhotse, tar as a folder"
 ITERATED, SHAR = "tarfile iterated", "lhotse Shar"
+SHAR_FROM_START = "lhotse Shar, from its beginning"
 CUTS = {OFFSET: "lhotse cuts by offset (Maya)", EXTRACTED: "lhotse cuts of extracted files"}
 KEY = itemgetter("task", "way", "order", "cache")
 
@@ -167,6 +180,40 @@ def iterate_shar(corpus: Corpus) -> Iterator[MonoCut]:
     yield from CutSet.from_shar(in_dir=corpus.shar)
 
 
+def shar_clip(corpus: Corpus, number: int) -> MonoCut:
+    """A clip of the Shar by its place, which has no index: those before it are read."""
+    return next(islice(iterate_shar(corpus), number, None))
+
+
+def where_time_goes(corpus: Corpus, rounds: int, clips: int = 200) -> list[tuple[str, float]]:
+    """Processor microseconds a clip of each step from the address in a cut to its samples, warm, in random
+    order; the best of the rounds. Each step contains those before it, of which the next is the rest."""
+    stamp = file_stamp(corpus.tar)
+    numbers = random.Random(1).sample(range(len(corpus.names)), min(clips, len(corpus.names)))
+    ranges = [ByteRange(str(corpus.tar), *corpus.ranges[i], stamp) for i in numbers]
+    data = [read_range(*where) for where in ranges]
+    samples = [len(decode(where)[0][0]) for where in ranges]
+    cuts = [
+        cut(i, byte_range_source(corpus.tar, *corpus.ranges[i], [0], stamp), n)
+        for i, n in zip(numbers, samples, strict=True)
+    ]
+    steps: dict[str, tuple[Callable[[Any], object], Sequence[Any]]] = {
+        "the address taken apart": (parse_address, [where.address for where in ranges]),
+        "its bytes read (os.pread, stamp compared)": (lambda where: read_range(*where), ranges),
+        "decoded by soundfile, from memory": (lambda b: soundfile.read(io.BytesIO(b), dtype="float32"), data),
+        "decode(): read and decoded": (decode, ranges),
+        "load_cut_audio(): as a lhotse cut": (load_cut_audio, cuts),
+    }
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, (step, values) in steps.items():
+            started = time.process_time()
+            for value in values:
+                step(value)
+            found[name].append((time.process_time() - started) / len(values) * 1e6)
+    return [(name, min(taken)) for name, taken in found.items()]
+
+
 def timed(steps: Iterator[Any], seconds: float, clock: Callable[[], float]) -> float:
     """Steps per second, of as many as there are or as the time is enough for."""
     count, started = 0, clock()
@@ -196,6 +243,11 @@ def ways(corpus: Corpus) -> dict[tuple[str, str, str], Callable[[], Iterator[Any
                 found["audio", order, name] = partial(map, partial(decoded, read), numbers)
         for name, made in cuts.items():
             found["audio", order, CUTS[name]] = partial(map, load_cut_audio, [made[i] for i in numbers])
+    of_shar = [number % IN_SHAR for number in shuffled]
+    found["bytes", "random", SHAR_FROM_START] = partial(map, partial(shar_clip, corpus), of_shar)
+    found["audio", "random", SHAR_FROM_START] = lambda: map(
+        load_cut_audio, map(partial(shar_clip, corpus), of_shar)
+    )
     found["bytes", "in order", ITERATED] = lambda: iterate_tar(corpus)
     found["audio", "in order", ITERATED] = lambda: map(load_audio, iterate_tar(corpus))
     found["bytes", "in order", SHAR] = lambda: iterate_shar(corpus)
@@ -239,7 +291,7 @@ def bars(rows: list[dict[str, Any]], costs: dict[str, float], clips: int) -> lis
             for row in rows
             if (row["task"], row["order"], row["cache"]) == ("bytes", "random", cache)
         }
-        others = {way: rate[way] for way in (OPENED, AS_FOLDER, KEPT, EXTRACTED)}
+        others = {way: rate[way] for way in (OPENED, AS_FOLDER, SHAR_FROM_START, KEPT, EXTRACTED)}
         # Each clip once: what has to be extracted first has cost that much.
         others[f"{EXTRACTED}, which is counted"] = clips / (clips / rate[EXTRACTED] + costs[EXTRACTED])
         for against, other in others.items():
@@ -271,6 +323,8 @@ def page(result: dict[str, Any]) -> str:
     names = {OFFSET: "index of the tar (Maya)", KEPT: "index of the tar (tarfile)", EXTRACTED: "extraction",
              SHAR: f"conversion of {IN_SHAR} clips to Shar"}  # fmt: skip
     lines += [f"| {names[way]} | {seconds:.2f} |" for way, seconds in result["costs"].items()]
+    lines += ["", "## Where the time of a clip goes", "", "| | processor µs |", "|---|---|"]
+    lines += [f"| {name} | {taken:,.0f} |" for name, taken in result["steps"]]
     return "\n".join([*lines, "", NOTES])
 
 
@@ -287,6 +341,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # /tmp may be memory
         corpus = make_corpus(Path(folder), args.clips)
         rows = measure(corpus, args.rounds, args.seconds)
+        steps = where_time_goes(corpus, args.rounds)
         megabytes = corpus.tar.stat().st_size / 1e6
         about = (
             f"{args.clips} FLAC clips of {corpus.seconds / args.clips:.1f} s on average, {megabytes:.0f} MB, "
@@ -301,6 +356,7 @@ def main(argv: list[str] | None = None) -> int:
             "rows": rows,
             "bars": bars(rows, corpus.costs, args.clips),
             "costs": corpus.costs,
+            "steps": steps,
         }
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "reading.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -25,7 +25,7 @@ import torch
 
 from maya.data.loader import TrainLoader
 from maya.data.plan import BatchPlan, PlanConfig
-from maya.data.report_page import read_page, write_page
+from maya.data.report_page import write_run_page
 from maya.data.table import Table, part_path
 from maya.data.token_table import open_tokens, token_path
 from maya.data.utterances import Utterances
@@ -42,7 +42,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 class Epoch(NamedTuple):
     """One epoch as it was read. seconds: of audio; padded: with its padding; took, waited: by the clock;
-    extra: utterances that came other than once."""
+    spent: processor seconds of this process and its workers; extra: utterances that came other than once."""
 
     workers: int
     ranks: int
@@ -52,6 +52,7 @@ class Epoch(NamedTuple):
     padded: float
     took: float
     waited: float
+    spent: float
     extra: int
 
 
@@ -81,6 +82,7 @@ def read_epoch(
     """Read epoch 0 with every rank in turn. AssertionError where a batch is not that of the plan."""
     features = LogMel(LogMelConfig())
     seen: Counter[str] = Counter()
+    spent = _spent()
     batches, seconds, padded, waited, took = 0, 0.0, 0.0, 0.0, 0.0
     for rank in range(ranks):
         plan = BatchPlan(
@@ -104,7 +106,8 @@ def read_epoch(
         took += time.perf_counter() - started
         found.close()  # type: ignore[attr-defined]
     extra = len(set(utterances.ids) - seen.keys()) + sum(n - 1 for n in seen.values())
-    return Epoch(workers, ranks, sum(seen.values()), batches, seconds, padded, took, waited, extra)
+    spent = _spent() - spent
+    return Epoch(workers, ranks, sum(seen.values()), batches, seconds, padded, took, waited, spent, extra)
 
 
 def plan_facts(experiment: Experiment, utterances: Utterances, ranks: int) -> dict[str, Any]:
@@ -125,14 +128,14 @@ def page(result: dict[str, Any]) -> str:
     lines += ["| stage | seconds | processor seconds |", "|---|---|---|"]
     lines += [f"| {name} | {took:.1f} | {spent:.1f} |" for name, took, spent in result["stages"]]
     lines += ["", "One epoch of training data, every utterance exactly once:", ""]
-    lines += ["| workers | ranks | utterances | other than once | clips/s | hours/hour | padding "
-              "| waiting share |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    head = ("workers", "ranks", "utterances", "other than once", "clips/s", "processor ms/clip", "hours/hour")
+    head = (*head, "padding", "waiting share")
+    lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for one in (Epoch(**epoch) for epoch in result["epochs"]):
-        lines.append(
-            f"| {one.workers} | {one.ranks} | {one.clips} | {one.extra} | {one.clips / one.took:,.0f} "
-            f"| {one.seconds / one.took:,.0f} | {1 - one.seconds / one.padded:.1%} "
-            f"| {one.waited / one.took:.0%} |"
-        )
+        cells = [one.workers, one.ranks, one.clips, one.extra, f"{one.clips / one.took:,.0f}"]
+        cells += [f"{1000 * one.spent / one.clips:.1f}", f"{one.seconds / one.took:,.0f}"]
+        cells += [f"{1 - one.seconds / one.padded:.1%}", f"{one.waited / one.took:.0%}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join([*lines, "", NOTES])
 
 
@@ -168,10 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     utterances, made = open_data(experiment, args.work)
     facts = plan_facts(experiment, utterances, args.ranks)
     began = staged("open and plan", began)
-    shown = read_page(args.work / "data", "Data road")
-    shown.tokenizer = json.loads((args.work / "run" / "tokenizer.json").read_text())
-    shown.plan = facts
-    write_page(shown, args.work / "run" / "data.html")
+    (args.work / "run" / "plan.json").write_text(json.dumps(facts, indent=1))
+    write_run_page(args.work / "data", args.work / "run")
     epochs = []
     for workers in args.workers:
         epochs.append(read_epoch(experiment, utterances, made, workers, args.ranks))

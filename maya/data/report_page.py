@@ -84,6 +84,21 @@ def read_page(data: Path, title: str) -> Page:
         raise MayaError(f"{data} has no numbers to draw ({error}); prepare the data again") from None
 
 
+def write_run_page(data: Path, run: Path) -> Path | None:
+    """Draw the page of prepared data with what a run adds, `tokenizer.json` and `plan.json` (fields of
+    PlanStats, its languages by code) where they are, into `run`/data.html; its path, None where the data were
+    prepared without numbers to draw."""
+    if not (data / "report.json").is_file():
+        return None
+    page = read_page(data, f"Data of {run.resolve().name}")
+    for name in ("tokenizer", "plan"):
+        path = run / f"{name}.json"
+        if path.is_file():
+            setattr(page, name, json.loads(path.read_text(encoding="utf-8")))
+    write_page(page, run / "data.html")
+    return run / "data.html"
+
+
 def write_page(page: Page, path: Path) -> None:
     """Draw the page into a file. The same numbers give the same bytes."""
     path.write_text(draw(page), encoding="utf-8")

@@ -29,6 +29,7 @@ import soundfile
 
 from maya.data.audio import load_audio, load_cut_audio
 from maya.data.byte_ranges import ByteRange, parse_address
+from maya.data.entry import entry_of
 from maya.data.folder import read_corpus
 from maya.data.manifest import Row
 from maya.data.prepare import to_cut
@@ -36,6 +37,7 @@ from maya.data.probe import ProbeConfig, Probed, probe
 from maya.data.tar_audio import decode
 from maya.data.tar_index import index_tar, member_header, scan_tar
 from maya.errors import MayaError
+from tests.data.fuzz_tables import read_tables, write_tables
 from tests.data.making import tone
 
 CASE_SECONDS = 10  # the slowest sound case takes a tenth of a second
@@ -135,7 +137,7 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], rng: random.Random)
 def write_form(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> tuple[str, bytes]:
     """In one of maya.data.formats: the (name, bytes) of its last file, with the others written."""
     odd = rng.choice(ODD_VALUES) if rng.random() < 0.2 else 0.1
-    form = rng.choice(["metadata", "nemo", "kaldi", "lhotse"])
+    form = rng.choice(["metadata", "nemo", "kaldi", "lhotse", "recordings"])
     if form == "kaldi":
         (folder / "text").write_bytes(
             "".join(f"{row['id']} one two\n" for row in rows).encode("utf-8", "replace")
@@ -155,10 +157,19 @@ def write_form(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> 
         lines = {
             "metadata": own | {"file_name": row["audio"]},
             "nemo": own | {"audio_filepath": row["audio"], "offset": odd},
+            "recordings": recording | {"sampling_rate": 16000, "num_samples": 4800, "said": said},
             "lhotse": {"start": 0, "channel": 0, "recording": recording, "supervisions": [said]},
         }
         found.append(lines[form])
     text = "\n".join(map(json.dumps, found)).encode()
+    if form == "recordings":
+        said = [json.dumps(line.pop("said")).encode() for line in found]
+        recorded = "\n".join(map(json.dumps, found)).encode()
+        sound = rng.random() < 0.5
+        (folder / "recordings.jsonl.gz").write_bytes(
+            gzip.compress(recorded if sound else damaged(recorded, rng))
+        )
+        return "supervisions.jsonl.gz", gzip.compress(damaged(b"\n".join(said), rng))
     if form == "lhotse":
         return "cuts.jsonl.gz", gzip.compress(text if rng.random() < 0.5 else damaged(text, rng))
     return {"metadata": "metadata.jsonl", "nemo": "train.json"}[form], text
@@ -234,6 +245,10 @@ def read_case(folder: Path, rng: random.Random) -> int:
         json.dumps(vars(drop) if hasattr(drop, "__dict__") else repr(drop), ensure_ascii=False)
     for one in kept:
         check_inside(folder, one)
+    if kept and rng.random() < 0.3:
+        found = [entry for one in kept if (entry := attempt(entry_of, one)) is not None]
+        write_tables(folder / "data", found, rng, damaged)
+        read_tables(folder / "data", rng, attempt)
     if rng.random() < 0.3 and size < 1 << 20:
         tar.write_bytes(damaged(tar.read_bytes(), rng))
     return sum(attempt(load_cut_audio, attempt(to_cut, one)) is not None for one in kept)

@@ -2,8 +2,9 @@
 
     python -m tests.data.plan_run FOLDER --by loader --rank 0 --ranks 2 --workers 4 --count 9 --start '[0, 0]'
 
-FOLDER holds cuts.jsonl.gz and tokenizer.model (see `prepare`). Rank 0 writes its position into
-FOLDER/state.json after every third batch, and each rank a line to FOLDER/batches-RANK.jsonl for each batch.
+FOLDER holds cuts.jsonl.gz, the same as train.parquet, and tokenizer.model (see `prepare`). Rank 0 writes its
+position into FOLDER/state.json after every third batch, and each rank a line to FOLDER/batches-RANK.jsonl for
+each batch.
 """
 
 import argparse
@@ -16,11 +17,16 @@ from typing import Any
 
 import numpy as np
 from lhotse import CutSet
+from lhotse.cut import Cut
 from torch.utils.data import DataLoader
 
+from maya.data.entry import Entry, entry_of
 from maya.data.loader import TrainLoader
+from maya.data.manifest import Row
 from maya.data.plan import BatchPlan, PlanConfig
 from maya.data.plan.sampler import PlanSampler
+from maya.data.probe import Probed
+from maya.data.table import Table, part_path, write_table
 from maya.data.utterances import Utterances
 from maya.text.tokenizer import Tokenizer
 from tests.data.making import make_cuts, make_tokenizer
@@ -39,8 +45,18 @@ def prepare(folder: Path) -> Path:
         *make_cuts(folder, rng.uniform(0.1, 0.8, 12).round(3).tolist(), "hi"),
     ]
     CutSet.from_cuts(cuts).to_file(folder / "cuts.jsonl.gz")
+    write_table(part_path(folder, "train"), map(entry, cuts))
     make_tokenizer().save(folder / "tokenizer.model")
     return folder
+
+
+def entry(cut: Cut) -> Entry:
+    """The row of a table that stands for a cut of a whole file."""
+    (said,), path = cut.supervisions, cut.recording.sources[0].source
+    return entry_of(Probed(
+        Row(id=cut.id, language=said.language, text=said.text, audio=path, where="", speaker=said.speaker),
+        said.text, Path(path), 16000, 1, cut.num_samples,
+    ))  # fmt: skip
 
 
 def batches(
@@ -56,7 +72,10 @@ def batches(
             for names in sampler.follow(loader):
                 yield sampler.state_dict()["position"], names
     tokenizer = Tokenizer.load(folder / "tokenizer.model")
-    u = Utterances.from_cuts(cuts, tokenizer, ("en", "hi"))
+    if by == "table":  # as training does
+        u = Utterances.from_table(Table.open(part_path(folder, "train")), tokenizer, ("en", "hi"))
+    else:
+        u = Utterances.from_cuts(cuts, tokenizer, ("en", "hi"))
     plan = BatchPlan(u.durations, u.token_counts, u.langs, CFG, rank=rank, world_size=ranks, speeds=SPEEDS)
     train = TrainLoader(u, tokenizer, ("en", "hi"), plan, num_workers=workers, start=state)
     for position, batch in train:
@@ -66,7 +85,7 @@ def batches(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--by", choices=["loader", "sampler"], required=True)
+    parser.add_argument("--by", choices=["loader", "sampler", "table"], required=True)
     for name in ("rank", "ranks", "workers", "count"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--start", type=json.loads, required=True)

@@ -56,7 +56,10 @@ def kill_after(folder: Path, runs: list[subprocess.Popen[bytes]], count: int) ->
 @pytest.mark.parametrize(
     ("by", "workers", "ranks", "killed_after"),
     [
-        ("loader", 2, 2, 17),
+        ("table", 2, 2, 17),
+        pytest.param("table", 0, 1, 9, marks=pytest.mark.slow),
+        pytest.param("table", 4, 2, 23, marks=pytest.mark.slow),
+        pytest.param("loader", 2, 2, 17, marks=pytest.mark.slow),
         pytest.param("sampler", 2, 1, 40, marks=pytest.mark.slow),
         pytest.param("sampler", 4, 2, 5, marks=pytest.mark.slow),
         *(

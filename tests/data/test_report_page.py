@@ -9,7 +9,7 @@ from maya.data.findings import Findings
 from maya.data.flags import Flag
 from maya.data.manifest import Dropped
 from maya.data.report_charts import bar_window, histogram_chart, number, part_bars, strips, ticks
-from maya.data.report_page import Page, draw, read_page, write_page
+from maya.data.report_page import Page, draw, read_page, write_page, write_run_page
 from maya.data.statistics import EDGES, Histogram, Statistics
 from maya.errors import MayaError
 from tests.data.test_statistics import entry
@@ -138,6 +138,22 @@ def test_a_page_is_drawn_again_from_its_files(tmp_path: Path) -> None:
         (tmp_path / "report.json").write_text(damage)
         with pytest.raises(MayaError, match="has no numbers to draw"):
             read_page(tmp_path, "a corpus")
+
+
+def test_a_run_adds_what_it_knows(tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    data.mkdir(), run.mkdir()
+    assert write_run_page(data, run) is None
+    page = make_page()
+    (data / "summary.json").write_text(json.dumps(page.summary))
+    (data / "report.json").write_text(json.dumps({"statistics": page.statistics, "findings": []}))
+    assert write_run_page(data, run) == run / "data.html"
+    assert "Pieces per word" not in (run / "data.html").read_text()
+    (run / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    (run / "plan.json").write_text(json.dumps(PLAN))
+    write_run_page(data, run)
+    drawn = (run / "data.html").read_text()
+    assert "Pieces per word" in drawn and "Plan of an epoch" in drawn and "Data of run" in drawn
 
 
 def test_bars_show_all_values() -> None:

@@ -1,0 +1,130 @@
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from maya.data.data_checks import REASONS, check_data
+from maya.data.entry import Entry
+from maya.data.prepare import PrepareConfig, prepare_corpus
+from maya.data.table import Table, part_path, write_table
+from maya.errors import MayaError
+from tests.data.making import write_corpus, write_manifest, write_tar, write_tone
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of loose files and a tar in `c`, and the data made of it in `out`."""
+    folder = tmp_path_factory.mktemp("prepared")
+    rows = write_corpus(folder / "c", per_speaker=2)
+    members = {}
+    for row in rows[:6]:
+        members[row["audio"]] = (folder / "c" / row["audio"]).read_bytes()
+        (folder / "c" / row["audio"]).unlink()
+        row["tar"] = "a.tar"
+    write_tar(folder / "c" / "a.tar", members)
+    write_manifest(folder / "c", rows)
+    prepare_corpus(folder / "c", folder / "out", languages=(), cfg=PrepareConfig())
+    return folder
+
+
+@pytest.fixture
+def data(prepared: Path, tmp_path: Path) -> Path:
+    """Tables that a test may rewrite; their audio is shared."""
+    shutil.copytree(prepared / "out", tmp_path / "out")
+    return tmp_path / "out"
+
+
+def entries(data: Path, part: str = "train") -> list[Entry]:
+    return list(Table.open(part_path(data, part)).entries())
+
+
+def changed(data: Path, what: dict[str, object], part: str = "train", row: int = 0) -> Entry:
+    """Write other values into a row of a part; the row as it is then."""
+    mine = entries(data, part)
+    mine[row] = mine[row]._replace(**what)  # type: ignore[arg-type]
+    write_table(part_path(data, part), mine)
+    return mine[row]
+
+
+def test_what_is_as_it_was_passes(data: Path) -> None:
+    assert check_data(data) == []
+
+
+def test_files_that_are_gone_or_others_are_named(data: Path, tmp_path: Path) -> None:
+    audio = write_tone(tmp_path / "moved.wav", 0.4)
+    stamp = {"file_size": audio.stat().st_size, "file_mtime": int(audio.stat().st_mtime)}
+    whole = {"offset": None, "size": None, "member": None, "duration": 0.4, "num_samples": 6400}
+    one = changed(data, {"path": str(audio), "start": None, **whole, **stamp})
+    assert check_data(data) == []
+    os.utime(audio, (1, 1))
+    (problem,) = check_data(data)
+    assert (problem.id, problem.reason, problem.language) == (one.id, "changed_file", one.language)
+    assert "and time" in problem.detail and problem.where == one.where
+    audio.unlink()
+    (problem,) = check_data(data)
+    assert problem.reason == "missing_file" and "moved.wav" in problem.detail
+
+
+def test_a_tar_that_was_replaced_costs_all_that_lies_in_it(
+    data: Path, prepared: Path, tmp_path: Path
+) -> None:
+    tar = tmp_path / "a.tar"
+    shutil.copy2(prepared / "c" / "a.tar", tar)
+    inside = 0
+    for part in ("train", "dev", "test"):
+        mine = entries(data, part)
+        inside += sum(one.offset is not None for one in mine)
+        write_table(part_path(data, part), [
+            one._replace(path=str(tar)) if one.offset is not None else one for one in mine
+        ])  # fmt: skip
+    assert inside == 6 and check_data(data) == []
+    tar.write_bytes(tar.read_bytes() + b"more")
+    assert Counter(one.reason for one in check_data(data)) == {"changed_file": 6}
+
+
+def test_bytes_beyond_the_end_of_a_file(data: Path) -> None:
+    row = next(i for i, one in enumerate(entries(data)) if one.offset is not None)
+    one = changed(data, {"size": 10**9}, row=row)
+    found = {problem.reason: problem for problem in check_data(data)}
+    assert found["outside_file"].id == one.id and "lies" not in found
+    assert set(found) == {"outside_file"}, "what is known to be broken is not read"
+
+
+def test_the_same_utterance_or_audio_in_two_parts(data: Path) -> None:
+    first = entries(data)[0]
+    changed(data, {"id": first.id}, "dev")
+    (problem,) = check_data(data)
+    assert problem.reason == "in_two_parts" and problem.detail == f"dev: also in train, as {first.id!r}"
+    place = {name: getattr(first, name) for name in Entry._fields if name not in ("id", "text")}
+    changed(data, {"id": "another", **place}, "dev")
+    (problem,) = check_data(data)
+    assert (problem.id, problem.reason) == ("another", "audio_in_two_parts")
+
+
+def test_audio_that_cannot_be_decoded_and_samples(data: Path, tmp_path: Path) -> None:
+    noise = tmp_path / "noise.wav"
+    noise.write_bytes(b"no audio" * 99)
+    stamp = {"file_size": noise.stat().st_size, "file_mtime": int(noise.stat().st_mtime)}
+    changed(data, {"path": str(noise), "offset": None, "size": None, "member": None, **stamp})
+    (problem,) = check_data(data)
+    assert problem.reason == "cannot_be_read" and "\n" not in problem.detail
+    found = {seed: bool(check_data(data, sample=6, seed=seed)) for seed in range(6)}
+    assert set(found.values()) == {True, False}, "a sample may miss it"
+    assert [bool(check_data(data, sample=6, seed=seed)) for seed in range(6)] == list(found.values())
+
+
+def test_audio_of_another_length(data: Path) -> None:
+    row = next(i for i, one in enumerate(entries(data)) if one.offset is None)
+    one = entries(data)[row]
+    changed(data, {"num_samples": one.num_samples + 16000, "duration": one.duration + 1.0}, row=row)
+    (problem,) = check_data(data)
+    assert problem.reason == "cannot_be_read"
+
+
+def test_a_table_that_is_gone_is_one_sentence(data: Path) -> None:
+    part_path(data, "dev").unlink()
+    with pytest.raises(MayaError, match=r"there is no table .*dev\.parquet"):
+        check_data(data)
+    assert all(meaning for meaning in REASONS.values())
