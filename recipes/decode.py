@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from maya.config import to_dict
 from maya.data.loader import EvalLoader
 from maya.data.table import Table, part_path
 from maya.data.utterances import Utterances
-from maya.decode.recognizer import decode_frames, identify_languages
+from maya.decode.recognizer import identify_languages
 from maya.models.hybrid import HybridModel
 from maya.recipes.experiment import Experiment
+from maya.recipes.language_model import make_search
 from maya.recipes.markers import is_done, mark_done, stamp
 from maya.train.checkpoint import find_checkpoint
 from maya.train.runlog import replacing, write_json
@@ -32,7 +34,7 @@ def decode(
     checkpoint: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Decode `data`/{split}.parquet greedily into `run`/decode/{split}/hyps.jsonl."""
+    """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl."""
     table = Table.open(part_path(data, split))
     path = find_checkpoint(checkpoint or run)
     out = run / "decode" / split
@@ -49,6 +51,7 @@ def decode(
     utterances = Utterances.from_table(table, recognizer.tokenizer, languages)
     entries = {entry.id: entry for entry in table.entries()}
     out.mkdir(parents=True, exist_ok=True)
+    search = make_search(experiment.decode, data, recognizer)
     began, seconds, identified = time.perf_counter(), 0.0, list[tuple[str, bool]]()
     loader = EvalLoader(utterances, recognizer.tokenizer, languages,
                         max_seconds=experiment.decode.max_seconds)  # fmt: skip
@@ -58,8 +61,7 @@ def decode(
             heard, enc_lens = model.listen(batch.audio, batch.audio_lens)
             langs, told = _languages(model, heard, enc_lens, batch.langs, experiment.decode.language)
             enc = model.with_language(heard, langs)
-            hyps = decode_frames(model, enc, enc_lens, method=experiment.decode.method,
-                                 max_symbols=experiment.decode.max_symbols)  # fmt: skip
+            hyps = search(enc, enc_lens, _codes(langs, languages, len(enc)))
             for name, hyp, found in zip(batch.ids, recognizer.with_text(hyps), told, strict=True):
                 entry = entries[name]
                 hyp.id, hyp.language = name, entry.language
@@ -75,6 +77,13 @@ def decode(
     print(f"decode: {len(entries)} utterances, {seconds / 3600:.2f} h in {spent:.1f} s "
           f"(real-time factor {spent / seconds:.4f}) → {out / 'hyps.jsonl'}")  # fmt: skip
     mark_done(out / "stage.json", inputs)
+
+
+def _codes(langs: Tensor | None, languages: Sequence[str], rows: int) -> list[str]:
+    """Language codes of the rows, "" where none is known."""
+    if langs is None:
+        return [""] * rows
+    return [languages[i] if i >= 0 else "" for i in langs.tolist()]
 
 
 def _languages(

@@ -10,6 +10,8 @@ from maya.config import config, override
 from maya.data.augment import AugmentConfig
 from maya.data.plan import PlanConfig
 from maya.data.prepare import PrepareConfig
+from maya.decode.ctc_beam import BeamConfig
+from maya.decode.recognizer import Method
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, build_model, with_vocabulary
 from maya.text.languages import LANGUAGES
@@ -35,11 +37,20 @@ class DataConfig:
 
 @config
 class DecodeConfig:
-    method: Literal["transducer", "ctc"] = "transducer"
+    """How a part is decoded: greedily with the transducer or CTC, or by CTC beam search."""
+
+    method: Literal["transducer", "ctc", "ctc_beam"] = "transducer"
     max_seconds: float = 120.0  # padded audio per batch
     max_symbols: int = 10  # tokens on one frame
+    beam: BeamConfig = field(default_factory=BeamConfig)
+    lm_order: int = 6  # of ctc_beam's n-gram model of the training texts; 0: none
     # What the model is told: the language of the transcript, the one it identifies itself, or nothing.
     language: Literal["known", "auto", "unknown"] = "known"
+
+    @property
+    def greedy(self) -> Method:
+        """The method without a search, for validation."""
+        return "transducer" if self.method == "transducer" else "ctc"
 
 
 @config

@@ -58,8 +58,9 @@ def test_what_has_not_changed_is_not_done_again(road: Path, capsys: pytest.Captu
     before = (road / "run" / "decode" / "test" / "hyps.jsonl").stat().st_mtime_ns
     assert main(["decode", *TINY, *data, *run, "--force"]) == 0
     assert (road / "run" / "decode" / "test" / "hyps.jsonl").stat().st_mtime_ns > before
-    assert main(["decode", *TINY, *data, *run, "--set", "decode.method=ctc"]) == 0
-    assert "up to date" not in capsys.readouterr().out
+    for method in ("ctc", "ctc_beam"):
+        assert main(["decode", *TINY, *data, *run, "--set", f"decode.method={method}"]) == 0
+        assert "up to date" not in capsys.readouterr().out
 
 
 def test_transcribe_every_format_and_rate(
