@@ -94,7 +94,9 @@ def collate(cuts: Iterable[Cut], tokenizer: Tokenizer, languages: Sequence[str])
         check_cut(cut)
     return make_batch(
         [load_cut_audio(cut) for cut in cuts],
-        tokenizer.encode_batch([cut.supervisions[0].text or "" for cut in cuts]),
+        tokenizer.encode_batch(
+            [cut.supervisions[0].text or "" for cut in cuts], [cut.supervisions[0].language for cut in cuts]
+        ),
         [language_index(cut.supervisions[0].language, languages) for cut in cuts],
         [cut.id for cut in cuts],
     )

@@ -68,8 +68,8 @@ def write_tokens(path: Path, table: Table, tokenizer: Tokenizer) -> TokenTable:
     partial = path.with_name(path.name + ".partial")
     try:
         with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            for texts in _groups(table):
-                writer.write_batch(_encoded(texts, tokenizer, schema))
+            for texts, languages in _groups(table):
+                writer.write_batch(_encoded(texts, languages, tokenizer, schema))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -113,19 +113,24 @@ def _identity(table: Table, tokenizer: Tokenizer) -> dict[bytes, bytes]:
     return {b"maya.tokens": b"1", b"maya.table": table.digest.encode(), b"maya.tokenizer": model.encode()}
 
 
-def _groups(table: Table) -> Iterator[list[str]]:
+def _groups(table: Table) -> Iterator[tuple[list[str], list[str]]]:
+    """Texts and their languages."""
     texts: list[str] = []
-    for (text,) in table.read("text"):
+    languages: list[str] = []
+    for text, language in table.read("text", "language"):
         texts.append(text)
+        languages.append(language)
         if len(texts) == _ENCODED_AT_ONCE:
-            yield texts
-            texts = []
+            yield texts, languages
+            texts, languages = [], []
     if texts:
-        yield texts
+        yield texts, languages
 
 
-def _encoded(texts: list[str], tokenizer: Tokenizer, schema: pa.Schema) -> pa.RecordBatch:
-    tokens = tokenizer.encode_batch(texts)
+def _encoded(
+    texts: list[str], languages: list[str], tokenizer: Tokenizer, schema: pa.Schema
+) -> pa.RecordBatch:
+    tokens = tokenizer.encode_batch(texts, languages)
     offsets = np.cumsum([0, *map(len, tokens)]).astype(np.int32)
     flat = np.fromiter((i for ids in tokens for i in ids), np.int32, int(offsets[-1]))
     frames = np.array([ctc_frames(ids) for ids in tokens], np.int32)

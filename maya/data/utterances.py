@@ -60,6 +60,7 @@ class Utterances:
         durations: list[float] = []
         langs: list[int] = []
         texts: list[str] = []
+        codes: list[str | None] = []
         packed = PackedCuts()
         for cut in cuts:
             check_cut(cut)
@@ -68,13 +69,14 @@ class Utterances:
             durations.append(cut.duration)
             langs.append(language_index(supervision.language, languages))
             texts.append(supervision.text or "")
+            codes.append(supervision.language)
             packed.append(cut)
         if not ids:
             raise MayaError("the set of cuts is empty")
         if len(set(ids)) != len(ids):
             twice = next(name for name in ids if ids.count(name) > 1)
             raise MayaError(f"the set of cuts has two utterances with the id {twice!r}")
-        tokens = _Encoded(texts, tokenizer)
+        tokens = _Encoded(texts, codes, tokenizer)
         return cls(
             ids, np.asarray(durations, np.float64), np.asarray(langs, np.int64), tokens.counts, tokens, packed
         )
@@ -99,7 +101,8 @@ class Utterances:
         durations, langs, ids = table.durations, index[codes], table.ids
         counts: NDArray[np.integer]
         if isinstance(tokens, Tokenizer):
-            encoded = _Encoded([entry.text for entry in table.entries(rows)], tokens)
+            entries = list(table.entries(rows))
+            encoded = _Encoded([e.text for e in entries], [e.language for e in entries], tokens)
             counts, found = encoded.counts, encoded
         else:
             counts, found = tokens.counts if rows is None else tokens.counts[rows], _picked(tokens, rows)
@@ -122,8 +125,8 @@ class Utterances:
 class _Encoded:
     """Token ids of texts, one after the other."""
 
-    def __init__(self, texts: Sequence[str], tokenizer: Tokenizer) -> None:
-        parts = _encode(texts, tokenizer)
+    def __init__(self, texts: Sequence[str], languages: Sequence[str | None], tokenizer: Tokenizer) -> None:
+        parts = _encode(texts, languages, tokenizer)
         self.counts: NDArray[np.int64] = np.array([len(ids) for ids in parts], np.int64)
         self._ids = np.concatenate([np.zeros(0, np.int32), *parts])
         self._ends = np.cumsum(self.counts)
@@ -163,12 +166,16 @@ def _picked(of: Any, rows: NDArray[np.integer] | None) -> Any:
 
 def encode_cuts(cuts: Iterable[Cut], tokenizer: Tokenizer) -> list[list[int]]:
     """Token ids of each cut's text, in order."""
-    return [ids.tolist() for ids in _encode([cut.supervisions[0].text or "" for cut in cuts], tokenizer)]
+    pairs = [(cut.supervisions[0].text or "", cut.supervisions[0].language) for cut in cuts]
+    return [ids.tolist() for ids in _encode([t for t, _ in pairs], [c for _, c in pairs], tokenizer)]
 
 
-def _encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[NDArray[np.int32]]:
+def _encode(
+    texts: Sequence[str], languages: Sequence[str | None], tokenizer: Tokenizer
+) -> list[NDArray[np.int32]]:
     encoded: list[NDArray[np.int32]] = []
     for begin in range(0, len(texts), _ENCODE_AT_ONCE):
-        some = tokenizer.encode_batch(texts[begin : begin + _ENCODE_AT_ONCE])
+        end = begin + _ENCODE_AT_ONCE
+        some = tokenizer.encode_batch(texts[begin:end], languages[begin:end])
         encoded += [np.asarray(ids, dtype=np.int32) for ids in some]
     return encoded

@@ -10,8 +10,9 @@ from maya.data.manifest import read_manifest
 from maya.data.probe import ProbeConfig, probe
 from maya.data.table import Entry, Table, entry_of, write_table
 from maya.data.token_table import open_tokens, token_path, tokens_of, write_tokens
-from maya.data.utterances import Utterances
+from maya.data.utterances import Utterances, encode_cuts
 from maya.errors import MayaError
+from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from tests.data.making import WORDS, make_tokenizer, write_corpus
 
@@ -105,3 +106,19 @@ def test_no_utterance_is_refused(tmp_path: Path, entries: list[Entry], tokenizer
         Utterances.from_table(make_table(tmp_path, []), tokenizer, ("hi",))
     with pytest.raises(MayaError, match="has no utterance for this"):
         Utterances.from_table(make_table(tmp_path, entries), tokenizer, ("hi",), np.array([], np.int64))
+
+
+def test_a_text_is_encoded_in_its_language(
+    tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer
+) -> None:
+    both = AggregateTokenizer({"hi": tokenizer, "en": tokenizer})
+    mixed = [one._replace(language=("hi", "en")[i % 2]) for i, one in enumerate(entries)]
+    table = make_table(tmp_path, mixed)
+    found = write_tokens(token_path(tmp_path, "train"), table, both)
+    cuts = [one.cut() for one in mixed]
+    batch = encode_cuts(cuts, both)
+    for row, one in enumerate(mixed):
+        wanted = [(row % 2) * tokenizer.vocab_size + i for i in tokenizer.encode(one.text)]
+        assert found[row].tolist() == batch[row] == wanted
+    in_memory = Utterances.from_table(table, both, ("hi", "en"))
+    assert [in_memory.tokens(i).tolist() for i in range(len(in_memory))] == batch
