@@ -33,6 +33,7 @@ def experiment() -> Experiment:
     exp.train.log_every = 10
     exp.train.average_every = 10
     exp.data.plan.max_seconds = 20.0
+    exp.data.plan.memory.limit = "off"
     exp.data.num_workers = 0
     exp.data.valid_utterances = 4
     return exp

@@ -154,7 +154,7 @@ def train(
     with StopRequest() as stop:
         while state.step < cfg.steps:
             if model.encoder_frozen != schedule.encoder_frozen(cfg, state.step):
-                del wrapped
+                del wrapped  # with its hooks
                 model.freeze_encoder(not model.encoder_frozen)
                 wrapped = wrap_again(model, accelerator)
             log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.cfg.ctc_weight))
