@@ -16,7 +16,10 @@ from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment,
 from maya.data.audio import load_audio, load_cut_audio
 from maya.data.folder import describing_files, is_named, read_corpus
 from maya.data.formats.common import known_language
+from maya.data.formats.hugging_face import data_set_files
 from maya.data.formats.lhotse_recipes import recipe_names
+from maya.data.formats.nemo_tarred import nemo_tarred
+from maya.data.formats.shar import shar_shards
 from maya.data.formats.shards import by_number, expanded
 from maya.data.manifest import Dropped, Row
 from maya.data.prepare import PrepareConfig, prepare_corpus, to_cut
@@ -77,7 +80,12 @@ class TestShar:
             np.testing.assert_allclose(audio_of(tmp_path / "shar", row), cut.load_audio()[0], atol=1e-4)
         whole = made[4].load_audio()[0]
         np.testing.assert_allclose(audio_of(tmp_path / "shar", rows[5]), whole[9600:16000], atol=1e-4)
-        assert len(describing_files(tmp_path / "shar")) == 6
+        assert [path for pair in shar_shards(tmp_path / "shar") for path in pair] == describing_files(
+            tmp_path / "shar"
+        )
+        assert len(shar_shards(tmp_path / "shar")) == 3 and shar_shards(tmp_path) == shar_shards(
+            tmp_path / "shar"
+        )
 
     def test_folders_tell_language_and_split(self, tmp_path: Path) -> None:
         self.write(tmp_path / "c/hi/train", 2, language=None)
@@ -139,7 +147,8 @@ class TestNemoTarred:
             for one in lines
         ]
         np.testing.assert_allclose(audio_of(tmp_path, rows[3]), tone(1.0, pitch=211), atol=1e-4)
-        assert len(describing_files(tmp_path)) == (6 if sharded else 4)
+        manifests, tars = nemo_tarred(tmp_path)
+        assert describing_files(tmp_path) == [*manifests, *tars] and len(tars) == 3
 
     def test_pieces_of_one_recording(self, tmp_path: Path) -> None:
         """NeMo writes a recording once and numbers the utterances in it."""
@@ -253,7 +262,7 @@ class TestHuggingFace:
         first.unlink()
         rows_of(corpus, made=made)
         assert first.read_bytes() == data and first.stat().st_mtime == tars[first].st_mtime
-        assert len(describing_files(corpus)) == 2
+        assert len(describing_files(corpus)) == 2 and data_set_files(corpus) == describing_files(corpus)
 
     def test_splits_of_a_saved_dictionary(self, tmp_path: Path) -> None:
         for split in ("train", "validation"):

@@ -1,0 +1,58 @@
+"""What training takes of a table: rows that can be aligned, and a few of each language to validate on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maya.data.manifest import read_manifest
+from maya.data.probe import ProbeConfig, probe
+from maya.data.table import Entry, Table, entry_of, write_table
+from maya.data.token_table import token_path, write_tokens
+from maya.models.hybrid import HybridConfig
+from maya.recipes.tokenizer import frame_clock
+from maya.recipes.train import drop_infeasible, shared_tokens, thin
+from tests.data.making import make_tokenizer, write_corpus
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
+    folder = tmp_path_factory.mktemp("c")
+    write_corpus(folder, per_speaker=2)
+    kept, _ = probe(folder, read_manifest(folder / "manifest.jsonl"), ProbeConfig())
+    return [entry_of(one) for one in kept]
+
+
+def make_table(folder: Path, entries: list[Entry]) -> Table:
+    write_table(folder / "train.parquet", entries)
+    return Table.open(folder / "train.parquet")
+
+
+def test_rows_to_validate_on_are_spread_over_the_table(tmp_path: Path, entries: list[Entry]) -> None:
+    table = make_table(tmp_path, entries)  # ten in English, then ten in Hindi
+    assert thin(table, 3).tolist() == [0, 4, 9, 10, 14, 19]
+    assert thin(table, 99).tolist() == list(range(20))
+    assert thin(make_table(tmp_path, []), 3).tolist() == []
+
+
+def test_what_ctc_cannot_align_is_left_out(tmp_path: Path, entries: list[Entry]) -> None:
+    long = [e._replace(text="one " * (1 + 4 * (i % 4))) for i, e in enumerate(entries)]
+    table, tokenizer, cfg = make_table(tmp_path, long), make_tokenizer(), HybridConfig()
+    tokens = write_tokens(token_path(tmp_path, "train"), table, tokenizer)
+    rows, dropped = drop_infeasible(table, tokens, cfg, 1.1)
+    clock = frame_clock(cfg, 1.1)
+    fits = [clock.frames(round(e.duration * 16000)) >= tokens.ctc_frames[i] for i, e in enumerate(long)]
+    assert rows is not None and rows.tolist() == np.flatnonzero(fits).tolist()
+    assert 0 < len(rows) < 20 and [d["id"] for d in dropped] == [
+        e.id for e, fit in zip(long, fits, strict=True) if not fit
+    ]
+    assert "frames needed for" in dropped[0]["reason"]
+    cfg.ctc_weight = 0.0
+    assert drop_infeasible(table, tokens, cfg, 1.1) == (None, [])
+
+
+def test_tokens_of_other_data_are_made_again(tmp_path: Path, entries: list[Entry]) -> None:
+    tokenizer = make_tokenizer()
+    shared_tokens(tmp_path, make_table(tmp_path, entries), tokenizer)
+    changed = make_table(tmp_path, [entries[0]._replace(text="two two"), *entries[1:]])
+    assert shared_tokens(tmp_path, changed, tokenizer)[0].tolist() == tokenizer.encode("two two")
