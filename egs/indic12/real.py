@@ -1,6 +1,6 @@
 """A few hours of real recorded speech in several languages, on a CPU.
 
-Run:    ./egs/indic12/run.sh --corpus DIR --gpus 2 --cpu true      (two processes on two cores, an hour and a half)
+Run:    ./egs/indic12/run.sh --corpus DIR --gpus 2 --cpu true   (two processes, an hour and a half)
 Result: RESULTS.md in this folder.
 """
 
