@@ -16,6 +16,7 @@ from torch import Tensor
 
 from maya.decode.hypothesis import Hypothesis
 from maya.errors import MayaError
+from maya.features.logmel import LogMel
 from maya.features.logmel_stream import LogMelStream
 from maya.transducer.joint import Joint
 from maya.transducer.predictor import Predictor
@@ -194,7 +195,9 @@ class RecognizerStream:
         self.recognizer, self.language, self.method, self.context = recognizer, language, method, context
         index = -1 if language is None else known.index(language)
         self._langs = torch.tensor([index], device=recognizer.device)
-        self._features = LogMelStream(recognizer.model.preprocessor["featurizer"])
+        featurizer = recognizer.model.preprocessor["featurizer"]
+        assert isinstance(featurizer, LogMel)
+        self._features = LogMelStream(featurizer)
         self._begin()
 
     def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:

@@ -280,9 +280,19 @@ class RelPositionAttention(nn.Module):
         return self._fused((q + self.pos_bias_u).transpose(1, 2), k, v, bias).transpose(1, 2)
 
     def _attend_local(
-        self, q: Tensor, k: Tensor, v: Tensor, p: Tensor, span: Span, valid: Tensor | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        p: Tensor,
+        span: Span,
+        valid: Tensor | None,
+        extra: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """As `_attend`, in blocks of queries, each against its own window of keys."""
+        """As `_attend`, in blocks of queries, each against its own window of keys.
+
+        `extra` adds keys that all queries see: their scores (B, S, H, G) and values (B, G, H, K).
+        """
         (batch, size, heads, _), (left, right), block = q.shape, span.reach, span.block
         centre = p.shape[0] // 2
         p = p[centre - left : centre + right + 1]
@@ -293,34 +303,37 @@ class RelPositionAttention(nn.Module):
         parts = []
         for first in range(0, size, group):
             last = min(first + group, -(-size // block) * block)
-            q_part = _cut(q, first, last)
-            keys, values, known = (_cut(t, first - left, last + right) for t in (k, v, valid))
+            q_part = _cut(q, first, last).unflatten(1, (-1, block))
             k_part, v_part, known = (
-                t.unfold(1, span.window, block).movedim(-1, 2) for t in (keys, values, known)
+                _cut(t, first - left, last + right).unfold(1, span.window, block).movedim(-1, 2)
+                for t in (k, v, valid)
             )
-            y = self._attend_windows(q_part.unflatten(1, (-1, block)), k_part, v_part, known, p, span)
-            parts.append(y.flatten(1, 2))
+            bias = self._window_bias(q_part, p, known, span)
+            if extra is not None:
+                scores = _cut(extra[0], first, last).unflatten(1, (-1, block)).transpose(2, 3)
+                bias = torch.cat([bias, scores.to(bias.dtype)], dim=-1)
+                values = extra[1][:, None].expand(-1, v_part.shape[1], -1, -1, -1)
+                k_part = torch.cat([k_part, torch.zeros_like(values)], dim=2)
+                v_part = torch.cat([v_part, values], dim=2)
+            q_part = q_part + self.pos_bias_u
+            inputs = (t.transpose(2, 3).flatten(0, 1) for t in (q_part, k_part, v_part))
+            y = self._fused(*inputs, bias.flatten(0, 1)).transpose(1, 2)
+            parts.append(y.unflatten(0, (batch, -1)).flatten(1, 2))
         return torch.cat(parts, dim=1)[:, :size]
 
-    def _attend_windows(
-        self, q: Tensor, k: Tensor, v: Tensor, known: Tensor, p: Tensor, span: Span
-    ) -> Tensor:
-        """q (B, N, n, H, K), k and v (B, N, m, H, K), known (B, N, m) -> (B, N, n, H, K), m = n + p - 1.
+    def _window_bias(self, q: Tensor, p: Tensor, known: Tensor, span: Span) -> Tensor:
+        """q (B, N, n, H, K), p (P, H, K), known (B, N, m) -> (B, N, H, n, m), m = n + P - 1.
 
-        A score of position c of query i belongs to key i + c of its window: rows of p + n numbers, the last n
-        of them -inf, read back as rows of p + n - 1, put each score in its place and hide all others.
+        A score of position c of query i belongs to key i + c of its window: rows of P + n numbers, the last n
+        of them -inf, read back as rows of P + n - 1, put each score in its place and hide all others.
         """
-        n, m = q.shape[2], k.shape[2]
+        n, m = q.shape[2], known.shape[2]
         scores = F.pad(self._position_scores(q, p), (0, n), value=-math.inf)
         bias = scores.flatten(-2)[..., : n * m].unflatten(-1, (n, m))
         if span.chunk:
             keys = torch.arange(m, device=q.device) - span.reach[0]
             bias = bias.masked_fill(~span.visible(torch.arange(n, device=q.device), keys), -math.inf)
-        bias = bias + _hidden_keys(known, bias.dtype)[:, :, None, None]
-        q_u = (q + self.pos_bias_u).transpose(2, 3)
-        inputs = (q_u, k.transpose(2, 3), v.transpose(2, 3), bias)
-        y = self._fused(*(t.flatten(0, 1) for t in inputs))
-        return y.transpose(1, 2).unflatten(0, q.shape[:2])
+        return bias + _hidden_keys(known, bias.dtype)[:, :, None, None]
 
     def _position_scores(self, q: Tensor, p: Tensor) -> Tensor:
         """q (..., n, H, K), p (P, H, K) -> (..., H, n, P), scaled."""

@@ -21,6 +21,7 @@ from maya.encoders.attention import (
     span_of,
 )
 from maya.encoders.dropout import Dropout, dropout
+from maya.encoders.global_tokens import GlobalTokenAttention
 from maya.encoders.masked_norm import MaskedBatchNorm, untracked_statistics
 from maya.encoders.streaming import StreamState, initial_state, stream
 from maya.encoders.subsampling import DepthwiseStridedSubsampling
@@ -57,6 +58,11 @@ class FastConformerConfig:
     att_context_probs: tuple[float, ...] = ()
     # regular: a band of L + 1 + R frames. chunked_limited: chunks of R + 1 frames, with L frames before them.
     att_context_style: Literal["regular", "chunked_limited"] = "regular"
+    # Of a bounded regular context: so many frames, one every spacing from the first on, see all and are seen
+    # by all, with projections of their own or not.
+    global_tokens: int = 0
+    global_tokens_spacing: int = 1
+    global_attn_separate: bool = False
     causal_downsampling: bool = False  # subsampling that looks back alone
     conv_context: Literal["symmetric", "causal"] = "symmetric"  # of the layers' convolutions
     conv_norm: Literal["batch_norm", "layer_norm"] = "batch_norm"
@@ -149,9 +155,8 @@ class FastConformer(nn.Module):
         if rows is not None:
             x, valid, longest = rows.pack(x), rows.valid(x.device), max(rows.lens)
         x = dropout(self.scaled(x), self.cfg.dropout_pre_encoder, self.training)
-        positions = dropout(
-            self.positions(positions_needed(span, longest), x), self.cfg.dropout_emb, self.training
-        )
+        reach = max(span.reach) if self.cfg.global_tokens else positions_needed(span, longest)
+        positions = dropout(self.positions(reach, x), self.cfg.dropout_emb, self.training)
         x = self._run_layers(x, Frames(valid=valid, positions=positions, span=span, rows=rows))
         if rows is not None:
             return rows.unpack(x, size), lens
@@ -230,7 +235,13 @@ class FastConformer(nn.Module):
         would not fill it. Batch statistics that count padding need the padding.
         """
         counted = self.training and self.cfg.conv_norm == "batch_norm" and not self.cfg.masked_norm
-        if lens.device.type != "cpu" or len(lens) < 2 or counted or torch.compiler.is_compiling():
+        if (
+            lens.device.type != "cpu"
+            or len(lens) < 2
+            or counted
+            or torch.compiler.is_compiling()
+            or self.cfg.global_tokens
+        ):
             return None
         kernel = self.cfg.conv_kernel
         gap = kernel - 1 if self.cfg.conv_context == "causal" else kernel // 2
@@ -252,6 +263,14 @@ def check(cfg: FastConformerConfig) -> None:
         raise MayaError("encoder.att_context_size needs a pair of frames, (-1, -1) for all of them")
     for context in contexts:
         span_of(context, cfg.att_context_style)
+    bounded = all(span_of(c, cfg.att_context_style).bounded for c in contexts)
+    if cfg.global_tokens and (
+        cfg.att_context_style != "regular" or not bounded or cfg.global_tokens_spacing < 1
+    ):
+        raise MayaError(
+            "encoder.global_tokens needs a regular att_context_size without -1, such as (128, 128), and a "
+            f"spacing of at least 1, not {contexts} and {cfg.global_tokens_spacing}"
+        )
     if chances and (len(chances) != len(contexts) or min(chances) < 0 or sum(chances) <= 0):
         raise MayaError(
             f"encoder.att_context_probs={chances} has to give each of the {len(contexts)} contexts a chance"
@@ -279,9 +298,7 @@ class ConformerLayer(nn.Module):
         self.norm_conv = nn.LayerNorm(cfg.d_model)
         self.conv = ConvModule(cfg)
         self.norm_self_att = nn.LayerNorm(cfg.d_model)
-        self.self_attn = RelPositionAttention(
-            cfg.d_model, cfg.n_heads, bias=cfg.use_bias, dropout=cfg.dropout_att
-        )
+        self.self_attn = attention_of(cfg)
         self.norm_feed_forward2 = nn.LayerNorm(cfg.d_model)
         self.feed_forward2 = FeedForward(cfg)
         self.norm_out = nn.LayerNorm(cfg.d_model)
@@ -294,6 +311,21 @@ class ConformerLayer(nn.Module):
         x = x + self.dropout(self.conv(self.norm_conv(x), frames.valid))
         x = torch.add(x, self.dropout(self.feed_forward2(self.norm_feed_forward2(x))), alpha=0.5)
         return self.norm_out(x)
+
+
+def attention_of(cfg: FastConformerConfig) -> RelPositionAttention:
+    """The attention module that the configuration asks for."""
+    if cfg.global_tokens == 0:
+        return RelPositionAttention(cfg.d_model, cfg.n_heads, bias=cfg.use_bias, dropout=cfg.dropout_att)
+    return GlobalTokenAttention(
+        cfg.d_model,
+        cfg.n_heads,
+        bias=cfg.use_bias,
+        dropout=cfg.dropout_att,
+        tokens=cfg.global_tokens,
+        spacing=cfg.global_tokens_spacing,
+        separate=cfg.global_attn_separate,
+    )
 
 
 class FeedForward(nn.Module):

@@ -9,7 +9,7 @@ end at any call, whatever the others do.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from maya.encoders.attention import Frames, Span, span_of
 from maya.errors import MayaError
 
 if TYPE_CHECKING:
-    from maya.encoders.fastconformer import ConformerLayer, FastConformer
+    from maya.encoders.fastconformer import FastConformer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +67,8 @@ def initial_state(encoder: FastConformer, batch: int, context: tuple[int, int] |
         why = "needs encoder.causal_downsampling=true and encoder.conv_context=causal"
     elif right == -1 or (right > 0 and cfg.att_context_style != "chunked_limited"):
         why = f"waits for frames to come (att_context_size {left, right}, style {cfg.att_context_style})"
+    elif cfg.global_tokens:
+        why = "has global tokens, which see the whole utterance"
     if why is not None:
         raise MayaError(
             f"this encoder cannot stream: it {why}; train it so from the start, or transcribe whole files"
@@ -166,9 +168,9 @@ def _through_layers(
 
 
 def _layer(
-    layer: ConformerLayer, x: Tensor, att_cache: Tensor, conv_cache: Tensor, known: Tensor, frames: Frames
+    layer: Any, x: Tensor, att_cache: Tensor, conv_cache: Tensor, known: Tensor, frames: Frames
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`ConformerLayer.forward` for one piece; also what the next caches are cut from."""
+    """`ConformerLayer.forward` of `layer` for one piece; also what the next caches are cut from."""
     x = torch.add(x, layer.feed_forward1(layer.norm_feed_forward1(x)), alpha=0.5)
     attended = torch.cat([att_cache, layer.norm_self_att(x)], dim=1)
     x = x + layer.self_attn.stream(attended, known, frames)

@@ -15,6 +15,7 @@ from maya.encoders.attention import (
     sinusoids,
     span_of,
 )
+from maya.encoders.global_tokens import GlobalTokenAttention
 from maya.errors import MayaError
 
 HEADS, WIDTH = 2, 16
@@ -136,6 +137,63 @@ def test_local_equals_full_when_the_window_covers_the_utterance(options):
         assert not torch.allclose(narrow, full, atol=1e-3)
         model.context = (20, 20)
         torch.testing.assert_close(model(x, lens)[0], narrow)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("size", [9, 60])
+def test_global_tokens_see_all_and_are_seen_by_all(separate, size):
+    """Against NeMo's words, score by score: global keys stand before the local ones, without positions."""
+    span, spacing = Span(5, 3), 4
+    options = dict(tokens=3, spacing=spacing, separate=separate)
+    att = GlobalTokenAttention(WIDTH, HEADS, bias=True, dropout=0.0, **options).double()
+    torch.nn.init.normal_(att.pos_bias_u)
+    torch.nn.init.normal_(att.pos_bias_v)
+    lens = [size, size - 4]
+    x = torch.randn(2, size, WIDTH, dtype=torch.float64)
+    table = sinusoids(max(span.reach), WIDTH, x.device).double()
+    valid = torch.arange(size) < torch.tensor(lens)[:, None]
+    found = att(x, Frames(valid=valid, positions=table, span=span))
+    p = att.linear_pos(table).view(-1, HEADS, WIDTH // HEADS)
+    for b, n in enumerate(lens):
+        heads = [f(x[b, :n]).view(n, HEADS, -1) for f in (att.linear_q, att.linear_k, att.linear_v)]
+        wide = (
+            [f(x[b, :n]).view(n, HEADS, -1) for f in (att.global_q, att.global_k, att.global_v)]
+            if separate
+            else heads
+        )
+        (q, k, v), (all_q, all_k, all_v) = heads, wide
+        places = [g for g in (0, 4, 8) if g < n]
+        rows = []
+        for i in range(n):
+            near = [j for j in range(n) if sees(span, i, j)]
+            local = [
+                ((q[i] + att.pos_bias_u) * k[j] + (q[i] + att.pos_bias_v) * p[5 - (i - j)]).sum(-1)
+                for j in near
+            ]
+            scores = torch.stack([(all_q[i] * all_k[g]).sum(-1) for g in places] + local)
+            values = torch.cat([v[places], v[near]])
+            if i in places:
+                scores, values = torch.einsum("hk,jhk->jh", all_q[i], all_k), all_v
+            weights = (scores / math.sqrt(WIDTH // HEADS)).softmax(0)
+            rows.append((weights[..., None] * values).sum(0).flatten())
+        torch.testing.assert_close(found[b, :n], att.linear_out(torch.stack(rows)), rtol=1e-6, atol=1e-7)
+
+
+def test_a_model_with_global_tokens():
+    options = dict(d_model=32, n_layers=2, n_heads=4, subsampling_channels=8, global_tokens=2)
+    cfg = FastConformerConfig(**options, att_context_size=((6, 6),), global_attn_separate=True)
+    model = FastConformer(cfg).eval()
+    assert "layers.1.self_attn.global_q.weight" in model.state_dict()
+    x, lens = torch.randn(2, 400, 80), torch.tensor([400, 100])
+    with torch.no_grad():
+        enc, enc_lens = model(x, lens)
+        alone, _ = model(x[1:, :100], lens[1:])
+        torch.testing.assert_close(enc[1, : int(enc_lens[1])], alone[0], rtol=1e-4, atol=1e-5)
+        changed = x.clone()
+        changed[0, 390:] += 1.0  # the first frame sees the last
+        assert not torch.allclose(model(changed, lens)[0][0, 0], enc[0, 0], atol=1e-6)
+    with pytest.raises(MayaError, match="global_tokens"):
+        FastConformer(FastConformerConfig(**options))
 
 
 @pytest.mark.parametrize("causal", [False, True])
