@@ -134,8 +134,8 @@ class Fbank(nn.Module):
         """
         flat, size, hop = rows.view(-1), self.window_samples, self.hop_samples
         count = (flat.numel() - size) // hop + 1
-        block = math.gcd(hop, size)
-        sums = flat.view(-1, block).sum(1).unfold(0, size // block, hop // block).sum(1)
+        part = math.gcd(hop, size)
+        sums = flat.view(-1, part).sum(1).unfold(0, size // part, hop // part).sum(1)
         means = sums.mul_((self.cfg.preemphasis - 1) / size)[:, None]
         emphasised = torch.empty_like(flat)
         emphasised[0] = 0
@@ -143,20 +143,20 @@ class Fbank(nn.Module):
         cut = emphasised.as_strided((count, size), (hop, 1))
         out = flat.new_empty(len(rows) * (rows.shape[1] // hop), self.cfg.num_mels)
         step = CPU_FRAMES if flat.device.type == "cpu" else GPU_FRAMES
+        # One workspace for all blocks: fresh memory for each would be paged in anew by the system.
+        padded = flat.new_zeros(min(step, count), self.n_fft)
+        power = flat.new_empty(min(step, count), self.n_fft // 2 + 1)
+        window, filters = self.window.float()[:size], self.fb[0].float().t()
         with torch.autocast(flat.device.type, enabled=False):
             for i in range(0, count, step):
-                part = slice(i, min(i + step, count))
-                self._energies(cut[part], means[part], out[part])
+                n = min(step, count - i)
+                block = torch.mul(cut[i : i + n], window, out=padded[:n, :size])
+                block.addcmul_(means[i : i + n], window)
+                real, imag = torch.view_as_real(torch.fft.rfft(padded[:n])).unbind(-1)
+                torch.mul(real, real, out=power[:n]).addcmul_(imag, imag)
+                torch.mm(power[:n], filters, out=out[i : i + n])
         out.clamp_(min=ENERGY_FLOOR).log_()
         return out.view(len(rows), -1, self.cfg.num_mels)[:, :frames]
-
-    def _energies(self, cut: Tensor, means: Tensor, out: Tensor) -> None:
-        """Mel energies of pre-emphasised windows `cut` (n, window) into `out` (n, num_mels)."""
-        window = self.window.float()[: self.window_samples]
-        padded = cut.new_zeros(len(cut), self.n_fft)
-        torch.addcmul(cut * window, means, window, out=padded[:, : self.window_samples])
-        real, imag = torch.view_as_real(torch.fft.rfft(padded)).unbind(-1)
-        torch.mm(torch.addcmul(real.square(), imag, imag), self.fb[0].float().t(), out=out)
 
 
 class FbankStream:
