@@ -64,6 +64,7 @@ def import_nemo(
         described = read_config(archive.config, path, front_end=front_end, ignore=ignore)
         own_tokenizer = read_tokenizer(archive)
         stored = archive.weights()
+    _compare_vocabulary(archive, own_tokenizer, described.warnings)
     languages = own_tokenizer.languages if isinstance(own_tokenizer, AggregateTokenizer) else ()
     config = with_vocabulary(described.config, own_tokenizer.vocab_size, languages)
     if dtypes := {str(v.dtype) for v in stored.values() if v.is_floating_point()} - {"torch.float32"}:
@@ -102,6 +103,20 @@ def read_tokenizer(archive: NemoArchive) -> Tokenizer:
     parts = s.section("langs")
     codes = s.raw("langs")
     return AggregateTokenizer({code: _sentencepiece(archive, parts.section(code)) for code in codes})
+
+
+def _compare_vocabulary(archive: NemoArchive, tokenizer: Tokenizer, warnings: list[str]) -> None:
+    """Tell of a tokenizer that is not the one whose pieces the yaml lists."""
+    sections = [archive.config.get(name) or {} for name in ("joint", "decoder")]
+    listed = next((s["vocabulary"] for s in sections if isinstance(s.get("vocabulary"), list)), None)
+    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
+    if listed is None or len(listed) != len(pieces):
+        return  # a length that is wrong shows against the weights
+    if other := sum(str(a) != b for a, b in zip(listed, pieces, strict=True)):
+        warnings.append(
+            f"{other} of {len(pieces)} pieces of the tokenizer are not those that the yaml lists: is it the "
+            "model's own?"
+        )
 
 
 def _sentencepiece(archive: NemoArchive, s: Section) -> Tokenizer:

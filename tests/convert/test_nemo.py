@@ -163,3 +163,15 @@ def test_the_encoder_alone_starts_another_vocabulary(tmp_path: Path) -> None:
 def test_the_front_end_and_its_reason(version: str, asked: Any, legacy: bool, reason: str) -> None:
     found = choose_front_end(version, asked)
     assert found[0] == legacy and reason in found[1]
+
+
+def test_a_tokenizer_that_is_another_is_told(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.nemo")
+    assert "pieces of the tokenizer" not in import_nemo(source).report.text()
+
+    def swap(config: dict[str, Any]) -> None:
+        pieces = config["joint"]["vocabulary"]
+        pieces[5], pieces[6] = pieces[6], pieces[5]
+
+    made = import_nemo(changed(source, tmp_path / "b.nemo", config=swap))
+    assert "2 of 40 pieces of the tokenizer" in made.report.text()
