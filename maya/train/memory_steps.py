@@ -1,0 +1,258 @@
+"""Training steps on synthetic batches in a process of their own, and the memory each takes.
+
+`Steps` starts this module as a program and asks it for one step after the other. On CUDA the program keeps
+model and optimizer and answers with what torch's allocator held at most. On a CPU it is forked for each step,
+since a peak of the resident set can only rise, and memory that was freed need not be given back.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import torch
+
+from maya.config import from_dict
+from maya.data.audio import SAMPLE_RATE
+from maya.data.batch import Batch
+from maya.errors import MayaError
+from maya.kernels.bench.peak import resident
+from maya.models.hybrid import HybridConfig, build_model
+from maya.train.averaging import RunningAverage
+from maya.train.loop import Clock, TrainConfig, make_accelerator, train_step
+from maya.train.optim import adamw
+from maya.train.state import State
+
+# Of a launcher: the program is not one of its ranks.
+_RANK_VARIABLES = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
+    "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE",
+)  # fmt: skip
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "ALLOC_FAILED")
+_OVER_LIMIT = 1.3  # on a CPU a step may take this much of the limit before it is refused memory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What is measured. model, train: HybridConfig and TrainConfig as dicts.
+
+    hold_gradients: gradients of an earlier batch lie in memory, as with accumulation, or in DDP's buckets,
+        which are as large and stay between steps.
+    threads: of torch, on a CPU.
+    """
+
+    model: dict[str, Any]
+    train: dict[str, Any]
+    device: str
+    bf16: bool
+    hold_gradients: bool = False
+    threads: int = 1
+
+
+class Steps:
+    """A running measuring program. Use it in a `with` statement.
+
+    free_bytes: of the GPU before anything of the program lies there; 0 on a CPU.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._limit: float | None = None
+
+    def __enter__(self) -> "Steps":
+        without = [word for name in _RANK_VARIABLES for word in ("-u", name)]
+        command = ["env", *without, sys.executable, "-m", "maya.train.memory_steps"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.free_bytes = float(self._ask(asdict(self._order))["free_bytes"])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def limit(self, limit_bytes: float) -> None:
+        """From here on steps on a CPU may not take much more than this, whatever the machine has."""
+        self._limit = limit_bytes
+
+    def peak(self, batch: int, seconds: float, tokens: int) -> int | None:
+        """Bytes at the highest of a step on so many utterances of this size each, or None: out of memory."""
+        size = {"batch": batch, "seconds": seconds, "tokens": tokens, "limit": self._limit}
+        found: int | None = self._ask(size)["peak"]
+        return found
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            status = self._process.wait()
+            raise MayaError(
+                f"the process that measures memory ended with status {status}, with its message above; turn "
+                "the measurement off with data.plan.memory.limit=off"
+            )
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise MayaError(
+                f"a step of the memory probe failed: {answer['error']}; turn the measurement off with "
+                "data.plan.memory.limit=off"
+            )
+        return answer
+
+
+class Stepper:
+    """A model in training, and its steps."""
+
+    def __init__(self, order: Order) -> None:
+        torch.set_num_threads(order.threads)
+        torch.manual_seed(0)
+        self.cuda = torch.device(order.device).type == "cuda"
+        self._train = from_dict(TrainConfig, order.train)
+        self._train.precision, self._train.threads = "bf16" if order.bf16 else "fp32", 0
+        self._batches = 2 if order.hold_gradients else 1
+        self._accelerator = make_accelerator(self._train, cpu=not self.cuda)
+        self._model = build_model(from_dict(HybridConfig, order.model)).to(self._accelerator.device)
+        cfg = self._train
+        self._optimizer = adamw(self._model, lr=1e-4, betas=cfg.betas, weight_decay=cfg.weight_decay)
+        self._model = self._accelerator.prepare_model(self._model)
+        self._average = RunningAverage()
+        self.step(1, 1.0, 1)  # optimizer state, thread pools, lazily loaded libraries
+        if not self.cuda:
+            self._average.update(self._model.state_dict())
+
+    def step(self, batch: int, seconds: float, tokens: int) -> None:
+        """Forward, backward, clipping and optimizer on so many utterances, as far into training as it gets:
+        nothing frozen or left out any more."""
+        group = [synthetic(batch, seconds, tokens, self._model.cfg.vocab_size) for _ in range(self._batches)]
+        with tempfile.TemporaryDirectory() as folder:
+            state = State(step=self._train.steps)
+            train_step(
+                self._model, self._optimizer, group, self._train, state, self._accelerator, Clock(),
+                Path(folder), False,
+            )  # fmt: skip
+
+    def peak(self, batch: int, seconds: float, tokens: int) -> int | None:
+        """See `Steps.peak`; on a CPU of the process since its start, so only once."""
+        if not self.cuda:
+            self.step(batch, seconds, tokens)
+            return resident("VmHWM")
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        enough = True
+        try:
+            self.step(batch, seconds, tokens)
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            enough = False
+        if enough:
+            return torch.cuda.max_memory_reserved()
+        # Only here: within the handler the error still holds the step's tensors.
+        self._optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+        return None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Of torch's allocator, or of a library that had none left for its workspace."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in str(error) for words in _OUT_OF_MEMORY
+    )
+
+
+def synthetic(batch: int, seconds: float, tokens: int, vocab_size: int) -> Batch:
+    """Noise with labels at random, no two neighbours alike, all utterances equally long."""
+    samples = int(seconds * SAMPLE_RATE)
+    make = torch.Generator().manual_seed(batch)
+    steps = torch.randint(1, max(2, vocab_size), (batch, tokens), generator=make)
+    return Batch(
+        audio=torch.randn(batch, samples, generator=make) * 0.1,
+        audio_lens=torch.full((batch,), samples),
+        tokens=steps.cumsum(1) % vocab_size,
+        token_lens=torch.full((batch,), tokens),
+        langs=torch.zeros(batch, dtype=torch.int64),
+        ids=[str(i) for i in range(batch)],
+    )
+
+
+def _in_child(order: Order, size: dict[str, Any]) -> dict[str, Any]:
+    """One step in a fork of this process, which has computed nothing yet."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.write(writing, json.dumps(_on_cpu(order, size)).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if text:
+        answer: dict[str, Any] = json.loads(text)
+        return answer
+    return {"peak": None} if status == -9 else {"error": f"it ended with status {status}"}
+
+
+def _on_cpu(order: Order, size: dict[str, Any]) -> dict[str, Any]:
+    limit = size.pop("limit")
+    if limit is not None:
+        most = int(limit * _OVER_LIMIT)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    try:
+        return {"peak": Stepper(order).peak(**size)}
+    except Exception as error:
+        if is_out_of_memory(error):
+            return {"peak": None}
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+
+
+def serve(questions: IO[str], answers: IO[str]) -> None:
+    """Read an Order, then sizes, a line each, and answer each with a line."""
+
+    def say(answer: dict[str, Any]) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    order = Order(**json.loads(questions.readline()))
+    stepper = None
+    device = torch.device(order.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
+        free = torch.cuda.mem_get_info()[0]
+        try:
+            stepper = Stepper(order)
+        except torch.OutOfMemoryError:
+            say({"error": f"the model does not fit into the {free / 1e9:.1f} GB that are free"})
+            return
+        say({"free_bytes": free})
+    else:
+        say({"free_bytes": 0})
+    for line in questions:
+        size = json.loads(line)
+        if stepper is None:
+            say(_in_child(order, size))
+        else:
+            size.pop("limit")
+            say({"peak": stepper.peak(**size)})
+
+
+if __name__ == "__main__":
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what others print must not come between the answers
+    serve(sys.stdin, out)

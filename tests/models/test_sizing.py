@@ -1,0 +1,171 @@
+"""What a model takes on paper: its parameters exactly, its operations and memory against counts and peaks."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from egs.indic12 import fastconformer_tdt_ctc_1b
+from maya.encoders.fastconformer import FastConformer
+from maya.errors import MayaError
+from maya.models.hybrid import build_model, count_parameters, with_vocabulary
+from maya.models.sizing import (
+    Terms,
+    Training,
+    count_frames,
+    flops,
+    gpu_named,
+    largest_batch,
+    memory,
+    meta_model,
+    parameters,
+    with_checkpointing,
+)
+from maya.models.sizing.activations import layer_memory
+from maya.recipes.presets import fastconformer_tdt_ctc
+from maya.train.memory_steps import synthetic
+
+
+def small(vocab: int = 300, **more):  # noqa: ANN003, ANN201
+    settings = {"d_model": 64, "n_layers": 3, "n_heads": 4, "subsampling_channels": 16, "hidden": 48} | more
+    cfg = fastconformer_tdt_ctc(**settings)
+    return with_vocabulary(cfg, vocab, ("en",))
+
+
+def large():  # noqa: ANN201
+    exp = fastconformer_tdt_ctc_1b.experiment()
+    return with_vocabulary(exp.model, exp.tokenizer.vocab_size, exp.languages)
+
+
+@pytest.fixture(scope="module")
+def flagship() -> tuple:
+    cfg = large()
+    return cfg, meta_model(cfg)
+
+
+def test_parameters_are_those_of_the_model(flagship: tuple) -> None:
+    cfg, model = flagship
+    found = parameters(model)
+    assert sum(found.values()) == count_parameters(model)
+    assert found["encoder layers"] == count_parameters(model.encoder.layers)
+    assert found["subsampling"] == count_parameters(model.encoder.pre_encode)
+    assert found["joint"] == count_parameters(model.joint) and found["ctc head"] == 1025 * (
+        cfg.vocab_size + 1
+    )
+    assert 1.0e9 < found["encoder layers"] < 1.1e9
+    assert next(model.parameters()).is_meta
+
+
+@pytest.mark.parametrize("factor", [4, 8])
+@pytest.mark.parametrize("seconds", [3.0, 7.9])
+def test_operations_equal_those_counted(factor: int, seconds: float) -> None:
+    """Of a real forward pass; the joint's output is counted apart, being no part of `encode`.
+
+    In training, where attention is plain products: torch counts the inference kernel's twice.
+    """
+    cfg = small(subsampling_factor=factor)
+    model = build_model(cfg).train()
+    batch = synthetic(2, seconds, 9, cfg.vocab_size)
+    with FlopCounterMode(display=False) as counter:
+        enc, _ = model.encode(batch.audio, batch.audio_lens)
+        encoder = counter.get_total_flops()
+        model.ctc_decoder(enc)
+        head = counter.get_total_flops() - encoder
+        model.joint(enc, torch.zeros(2, 10, cfg.predictor.hidden))
+        joint = counter.get_total_flops() - encoder - head
+    said = flops(cfg, seconds, 9, batch=2).forward
+    assert 2 * (said["features"] + said["subsampling"] + said["encoder layers"]) == pytest.approx(
+        encoder, rel=0.01
+    )
+    assert 2 * said["ctc head"] == pytest.approx(head, rel=1e-6)
+    assert 2 * (said["joint projections"] + said["joint output and loss"]) == pytest.approx(joint, rel=1e-6)
+
+
+def test_training_is_three_products_and_four_with_checkpointing() -> None:
+    cfg = small()
+    once = flops(cfg, 5.0, 20)
+    assert once.training["encoder layers"] == pytest.approx(3 * once.forward["encoder layers"])
+    again = flops(with_checkpointing(cfg, True), 5.0, 20)
+    assert again.training["encoder layers"] == pytest.approx(4 * once.forward["encoder layers"])
+    assert again.training["ctc head"] == once.training["ctc head"]
+    joint = "joint output and loss"
+    assert 1.2 < once.training[joint] / once.forward[joint] < 2.3  # the backward visits a share of the cells
+
+
+def test_the_counted_layer_keeps_what_autograd_saves() -> None:
+    """At a width it was not counted at, against the tensors that two real encoders save."""
+    cfg = small(d_model=96, dropout=0.1).encoder
+    found = layer_memory(cfg, cuda=False, bf16=False)
+    batch, frames = 3, 60
+
+    def saved(layers: int) -> int:
+        encoder = FastConformer(replace(cfg, n_layers=layers)).train()
+        blocks: dict[int, int] = {}
+        own = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
+
+        def pack(x: torch.Tensor) -> torch.Tensor:
+            block = x.untyped_storage()
+            if block.data_ptr() not in own:
+                blocks[block.data_ptr()] = block.nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            y, _ = encoder(torch.zeros(batch, 8 * frames, 80), torch.full((batch,), 8 * frames))
+        assert y.grad_fn is not None
+        return sum(blocks.values())
+
+    said = Terms(length=found.kept_length, frame=found.kept_frame, pair=found.kept_pair)
+    assert said.bytes(batch, frames, 0) == pytest.approx(saved(2) - saved(1), rel=0.03)
+
+
+def test_cuda_keeps_less_than_half_of_a_cpu(flagship: tuple) -> None:
+    cfg = flagship[0].encoder
+    cpu, cuda = (layer_memory(cfg, cuda=on, bf16=on) for on in (False, True))
+    assert 0.4 < cuda.kept_frame / cpu.kept_frame < 0.65
+    assert cuda.kept_pair == pytest.approx(2 * cfg.n_heads, rel=0.05)  # the bias, in bf16
+    assert cuda.input_frame == 4 * cfg.d_model  # fp32: norms put it out
+
+
+def test_memory_adds_up_and_grows(flagship: tuple) -> None:
+    cfg, model = flagship
+    count = count_parameters(model)
+    how = Training(cuda=True, bf16=True, hold_gradients=True)
+    plain, checkpointed = (memory(with_checkpointing(cfg, on), how, model) for on in (False, True))
+    assert plain.base.fixed == pytest.approx((4 + 8 + 4 + 2) * count + 2e9)
+    assert plain.host["average of the weights (fp64)"].fixed == 8 * count
+    assert checkpointed.bytes(64, 250, 80) < 0.5 * plain.bytes(64, 250, 80)
+    assert plain.bytes(9, 250, 80) > plain.bytes(8, 250, 80) < plain.bytes(8, 251, 80)
+    for found in (plain, checkpointed):
+        batch = largest_batch(found, 120e9, 250, 80, seconds=20.0)
+        assert found.bytes(batch, 250, 80) <= 120e9 < found.bytes(batch + 1, 250, 80)
+    without = memory(cfg, Training(cuda=True, bf16=True), model)
+    assert without.base.fixed == pytest.approx(plain.base.fixed - 4 * count)
+
+
+def test_the_vocabulary_costs_no_lattice_of_logits() -> None:
+    """Per utterance the fused loss adds some bytes per cell, whatever the vocabulary; CTC grows with it."""
+    how = Training(cuda=True, bf16=True)
+    few, many = (memory(small(vocab), how) for vocab in (300, 30_000))
+    assert few.kept["lattice"] == many.kept["lattice"] and few.kept["lattice"].node < 200
+    assert many.kept["ctc head and loss"].frame == pytest.approx(8 * 30_001)
+
+
+def test_clear_sentences() -> None:
+    with pytest.raises(MayaError, match="no GPU 'h300' in the table; known are .*h200"):
+        gpu_named("h300")
+    assert gpu_named("H200").memory_gb == 141
+    found = memory(small(), Training(cuda=True, bf16=True))
+    with pytest.raises(
+        MayaError, match=r"one utterance of 30.0 s with 90 tokens needs \d\.\d GB where 1.0 GB"
+    ):
+        largest_batch(found, 1e9, count_frames(small(), 30.0)[1], 90, seconds=30.0)
+
+
+def test_the_recorded_comparison_is_within_its_bar(repo: Path) -> None:
+    rows = json.loads((repo / "docs/benchmarks/sizing.json").read_text())["rows"]
+    assert len({json.dumps(row["case"]) for row in rows}) >= 4
+    plain = [row["error"] for row in rows if row["case"]["accumulate"] == 1]
+    assert len(plain) >= 12 and max(map(abs, plain)) <= 0.15

@@ -1,0 +1,218 @@
+"""The memory probe finds the right batch where it is known, keeps what it found, and its caps hold."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from maya.config import to_dict
+from maya.data.plan import BatchPlan, MemoryConfig, PlanConfig
+from maya.data.plan.caps import Caps
+from maya.errors import MayaError
+from maya.train import memory_probe
+from maya.train.memory_probe import corners, fit, largest, probe, with_memory
+from maya.train.memory_steps import Order, Steps, is_out_of_memory, synthetic
+from tests.tiny import experiment
+
+TRUE = {
+    "fixed": 2e9,
+    "length": 3e5,
+    "utterance": 4e5,
+    "frame": 5e5,
+    "pair": 700.0,
+    "label": 9e4,
+    "node": 60.0,
+}
+FRAMES = Caps(PlanConfig()).frames
+
+
+def true_bytes(batch: int, seconds: float, tokens: int) -> int:
+    return int(MemoryConfig(**TRUE).bytes(batch, FRAMES(seconds), tokens))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 3, 17, 100, 101, 4096, 10_000])
+@pytest.mark.parametrize("start", [1, 16, 90])
+def test_the_largest_batch_is_found(limit: int, start: int) -> None:
+    tries: list[int] = []
+    found = largest(lambda n: tries.append(n) or n <= limit, start=start, most=4096)  # type: ignore[func-returns-value]
+    limit = min(limit, 4096)
+    assert found <= limit
+    assert limit - found <= max(0, 0.05 * found)
+    assert len(tries) <= 20 and len(set(tries)) == len(tries)
+    if start == 1 and limit:
+        doubled = int(np.log2(limit))
+        assert tries[: doubled + 1] == [2**i for i in range(doubled + 1)]
+
+
+def test_a_good_guess_saves_tries() -> None:
+    tries: list[int] = []
+    assert largest(lambda n: tries.append(n) or n <= 1000, start=980) >= 980  # type: ignore[func-returns-value]
+    assert len(tries) <= 3
+
+
+def test_the_terms_of_a_known_function_are_found() -> None:
+    found = probe(true_bytes, MemoryConfig(), 80e9, corners(30.0, 300), FRAMES)
+    assert found.memory.max_bytes == pytest.approx(72e9)
+    assert found.excess_max < 0.01
+    for seconds, tokens in ((30.0, 300), (30.0, 1), (7.0, 90), (1.0, 3), (18.0, 250)):
+        truth = (72e9 - 2e9 - 3e5 * FRAMES(seconds)) / (
+            true_bytes(2, seconds, tokens) - true_bytes(1, seconds, tokens)
+        )
+        assert found.memory.room(FRAMES(seconds), tokens) == pytest.approx(truth, rel=0.02)
+    rows = memory_probe.table(found, 80e9)
+    assert len(rows) == len(corners(30.0, 300))
+    for seconds, tokens, batch in rows:
+        assert true_bytes(int(batch), seconds, int(tokens)) <= 72e9
+        assert true_bytes(int(batch * 1.06) + 1, seconds, int(tokens)) > 72e9
+
+
+def test_the_function_lies_above_what_it_does_not_describe() -> None:
+    """Steps of an allocator, and a part that does not grow in proportion."""
+
+    def lumpy(batch: int, seconds: float, tokens: int) -> int | None:
+        need = true_bytes(batch, seconds, tokens) + min(batch * seconds, 900.0) * 3e6
+        return int(np.ceil(need / 5e8) * 5e8) if need < 40e9 else None
+
+    found = probe(lumpy, MemoryConfig(safety=0.95), 40e9, corners(20.0, 200), FRAMES)
+    for x in found.samples:
+        if x.peak is not None:
+            assert found.memory.bytes(x.batch, FRAMES(x.seconds), x.tokens) >= x.peak * (1 - 1e-9)
+    assert 0 < found.excess_median < 0.15
+    rng = np.random.default_rng(0)
+    for seconds, tokens in zip(rng.uniform(2.5, 20, 50), rng.integers(1, 200, 50), strict=True):
+        batch = int(found.memory.room(FRAMES(seconds), int(tokens)))
+        peak = lumpy(batch, seconds, int(tokens))
+        assert peak is not None and peak <= 40e9
+
+
+def test_no_term_is_negative() -> None:
+    samples = [memory_probe.Sample(b, 10.0, u, 10**9 - 10**6 * b) for b in (1, 4, 9) for u in (1, 50)]
+    terms = fit(samples, FRAMES)
+    assert min(terms.values()) >= 0 and terms["fixed"] > 5e8
+
+
+def test_too_little_memory_for_one_utterance() -> None:
+    with pytest.raises(
+        MayaError, match=r"one utterance of 30.0 s with 300 tokens needs 2.4\d GB where 1.80 GB"
+    ):
+        probe(true_bytes, MemoryConfig(), 2e9, corners(30.0, 300), FRAMES)
+    with pytest.raises(MayaError, match="needs more than there is"):
+        probe(lambda *_: None, MemoryConfig(), 2e9, corners(30.0, 300), FRAMES)
+
+
+def _config(vocab_size: int = 20) -> tuple:
+    exp = experiment()
+    exp.model.vocab_size, exp.model.languages = vocab_size, ("en", "hi")
+    return exp.model, exp.train
+
+
+def _ask(plan: PlanConfig, cache: Path, **more: object) -> PlanConfig:
+    model, train = _config()
+    settings: dict = {"seconds": 9.0, "tokens": 30, "device": torch.device("cpu"), "bf16": False}
+    return with_memory(plan, model, train, cache, **(settings | more))
+
+
+def test_a_measurement_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Order] = []
+
+    class Known:
+        free_bytes = 0.0
+
+        def __init__(self, order: Order) -> None:
+            asked.append(order)
+
+        def __enter__(self) -> "Known":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def limit(self, limit_bytes: float) -> None:
+            assert limit_bytes == 20e9
+
+        def peak(self, batch: int, seconds: float, tokens: int) -> int:
+            assert seconds <= 10.0 and tokens <= 32  # rounded up from 9 s and 30
+            return true_bytes(batch, seconds, tokens)
+
+    monkeypatch.setattr(memory_probe, "Steps", Known)
+    plan = PlanConfig(memory=MemoryConfig(limit=20.0))
+    first = _ask(plan, tmp_path)
+    assert first.memory.max_bytes == pytest.approx(18e9) and first.memory.node > 0
+    assert _ask(plan, tmp_path, seconds=8.2, tokens=17) == first and len(asked) == 1
+    (file,) = tmp_path.iterdir()
+    saved = json.loads(file.read_text())
+    assert saved["device"] == "cpu" and saved["precision"] == "fp32" and saved["torch"] == torch.__version__
+    assert {"batch", "seconds", "tokens", "peak"} == set(saved["samples"][0])
+    assert asked[0].hold_gradients is False
+    for other in ({"seconds": 14.0}, {"tokens": 33}, {"bf16": True}, {"world_size": 2}):
+        before = len(asked)
+        _try(lambda other=other: _ask(plan, tmp_path, **other))
+        assert len(asked) == before + 1, other
+    assert asked[-1].hold_gradients is True  # DDP's buckets
+    file.write_text("{")
+    with pytest.raises(MayaError, match="damaged; remove it"):
+        _ask(plan, tmp_path)
+
+
+def _try(call) -> None:  # noqa: ANN001
+    """The stand-in refuses longer audio than it was made for; that it was asked is enough."""
+    with contextlib.suppress(AssertionError):
+        call()
+
+
+def test_off_and_auto_on_a_cpu(tmp_path: Path) -> None:
+    plan = PlanConfig()
+    assert _ask(plan, tmp_path) is plan and not list(tmp_path.iterdir())
+    with pytest.raises(MayaError, match='"auto" takes what a GPU has free'):
+        _ask(PlanConfig(memory=MemoryConfig(limit="auto")), tmp_path)
+
+
+def test_what_counts_as_out_of_memory() -> None:
+    for error in (
+        MemoryError(), torch.OutOfMemoryError("x"), RuntimeError("CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ):  # fmt: skip
+        assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("size mismatch"))
+
+
+def test_synthetic_batches_can_be_aligned() -> None:
+    batch = synthetic(3, 2.0, 20, 40)
+    assert batch.audio.shape == (3, 32000) and batch.tokens.shape == (3, 20)
+    assert int(batch.tokens.max()) < 40 and bool((batch.tokens[:, 1:] != batch.tokens[:, :-1]).all())
+
+
+@pytest.mark.slow
+def test_batches_planned_under_the_cap_stay_within_the_memory(tmp_path: Path) -> None:
+    """A real model on a CPU: the worst batches of the plan are trained on, and measured."""
+    limit = 1.0
+    model, train = _config()
+    cfg = PlanConfig(max_seconds=None, max_utterances=None, memory=MemoryConfig(limit=limit))
+    capped = with_memory(
+        cfg, model, train, tmp_path, seconds=10.0, tokens=32, device=torch.device("cpu"), bf16=False
+    )
+    assert capped.memory.max_bytes == pytest.approx(0.9 * limit * 1e9)
+    rng = np.random.default_rng(0)
+    seconds = rng.uniform(1.0, 10.0, 4000).astype(np.float32)
+    tokens = np.minimum(32, seconds * rng.uniform(0.5, 3.2, 4000)).astype(np.int32)
+    plan = BatchPlan(seconds, tokens, np.zeros(4000, np.int16), capped)
+    shapes = [(len(rows), float(seconds[rows].max()), int(tokens[rows].max())) for rows in plan.epoch(0)]
+    needs = [float(capped.memory.bytes(n, FRAMES(s), u)) for n, s, u in shapes]
+    worst = sorted({int(np.argmax(needs)), int(np.argmax([n for n, _, _ in shapes]))})
+    order = Order(model=to_dict(model), train=to_dict(train), device="cpu", bf16=False)
+    with Steps(order) as steps:
+        for i in worst:
+            peak = steps.peak(*shapes[i])
+            assert peak is not None and peak <= limit * 1e9, shapes[i]
+            assert peak >= 0.6 * limit * 1e9, shapes[i]  # the memory is used, too
+
+
+def test_the_measuring_process_reports_an_error_in_a_sentence() -> None:
+    model, train = _config()
+    broken = to_dict(model) | {"joint": {"hidden": 0}}
+    measured = Steps(Order(model=broken, train=to_dict(train), device="cpu", bf16=False))
+    words = "joint needs hidden and vocabulary of at least 1.*memory.limit=off"
+    with measured as steps, pytest.raises(MayaError, match=words):
+        steps.peak(1, 1.0, 1)
