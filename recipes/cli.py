@@ -47,11 +47,32 @@ def parser() -> argparse.ArgumentParser:
     _experiment(p)
     _data_and_run(p)
 
+    _plan(commands)
+
     p = _command(commands, "train", "train, or continue; launch through torchrun for several GPUs")
     _experiment(p)
     _data_and_run(p)
     p.add_argument("--cpu", action="store_true", help="train on the CPU even where a GPU is")
 
+    _average_to_score(commands)
+
+    p = _command(commands, "transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3)", force=False)
+    p.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
+    p.add_argument("audio", type=Path, nargs="+", help="audio files")
+    p.add_argument("--language", help="a code such as hi; auto identifies it first; by default none is told")
+    p.add_argument("--method", default="transducer", choices=("transducer", "ctc"))
+    p.add_argument(
+        "--output", default="text", choices=("text", "json"), help="json adds tokens, frames and scores"
+    )
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+
+    _convert_and_export(commands)
+    p = _command(commands, "info", "say what a checkpoint is", force=False)
+    p.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
+    return top
+
+
+def _average_to_score(commands: argparse._SubParsersAction) -> None:
     p = _command(commands, "average", "average the weights over the end of training, chosen on dev")
     _experiment(p)
     _data_and_run(p)
@@ -69,21 +90,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--by-speaker", action="store_true", help="draw speakers, not utterances, for the intervals"
     )
-
-    p = _command(commands, "transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3)", force=False)
-    p.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
-    p.add_argument("audio", type=Path, nargs="+", help="audio files")
-    p.add_argument("--language", help="a code such as hi; auto identifies it first; by default none is told")
-    p.add_argument("--method", default="transducer", choices=("transducer", "ctc"))
-    p.add_argument(
-        "--output", default="text", choices=("text", "json"), help="json adds tokens, frames and scores"
-    )
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-
-    _convert_and_export(commands)
-    p = _command(commands, "info", "say what a checkpoint is", force=False)
-    p.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
-    return top
 
 
 def _convert_and_export(commands: argparse._SubParsersAction) -> None:
@@ -140,6 +146,22 @@ def _experiment(p: argparse.ArgumentParser, required: bool = True) -> None:
     add_aliases(p)
 
 
+def _plan(commands: argparse._SubParsersAction) -> None:
+    p = _command(commands, "plan", "say what training takes: parameters, memory, time, batches", force=False)
+    p.add_argument("name", nargs="?", help="the experiment's file name alone, such as mini")
+    _experiment(p, required=False)
+    p.add_argument("--gpu", default="h200", help="h200, h100, a100-80, a100-40, l40s, rtx4090, v100 ...")
+    p.add_argument("--gpus", type=int, default=8, help="how many, 8 by default")
+    p.add_argument("--memory-gb", type=float, help="of each, in place of what is published")
+    p.add_argument("--utilisation", type=float, default=0.4, help="share of the peak rate, 0.4 by default")
+    p.add_argument("--seconds", type=float, default=12.0, help="of the utterance that stands for the data")
+    p.add_argument("--tokens-per-second", type=float, default=4.0, help="of that utterance")
+    p.add_argument("--hours", type=float, help="of audio, for the time of one pass")
+    p.add_argument("--data", type=Path, help="the folder that `maya prepare` wrote: its batches are planned")
+    p.add_argument("--run-dir", type=Path, help="the run folder, for the tokens of its tokenizer")
+    p.add_argument("--json", type=Path, metavar="FILE", help="everything, for programs")
+
+
 def _data_and_run(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", type=Path, required=True, help="the folder that `maya prepare` wrote")
     p.add_argument("--run-dir", type=Path, required=True, help="the run folder, made when missing")
@@ -154,8 +176,9 @@ def dispatch(args: argparse.Namespace) -> None:
         how = {"language": args.language, "method": args.method, "output": args.output, "device": args.device}
         transcribe(args.checkpoint, args.audio, **how)
         return
-    if args.command in ("convert", "export"):
-        _dispatch_conversion(args)
+    doors = {"convert": _dispatch_conversion, "export": _dispatch_conversion, "plan": _dispatch_plan}
+    if args.command in doors:
+        doors[args.command](args)
         return
     if args.command == "info":
         from maya.recipes.info import info
@@ -226,6 +249,20 @@ def _dispatch_conversion(args: argparse.Namespace) -> None:
         from maya.recipes.export import export_onnx
 
         export_onnx(args.checkpoint, args.out, head=args.head, language=args.language, int8=args.int8)
+
+
+def _dispatch_plan(args: argparse.Namespace) -> None:
+    from maya.recipes.experiment import load_experiment
+    from maya.recipes.plan import Setup, experiment_named, plan
+
+    if (args.name is None) == (args.experiment is None):
+        raise MayaError("name the experiment once: by its file name alone, or with --experiment")
+    name = experiment_named(args.name) if args.name else args.experiment
+    setup = Setup(
+        gpu=args.gpu, gpus=args.gpus, memory_gb=args.memory_gb, utilisation=args.utilisation,
+        seconds=args.seconds, tokens_per_second=args.tokens_per_second, hours=args.hours,
+    )  # fmt: skip
+    plan(load_experiment(name, args.overrides), setup, data=args.data, run=args.run_dir, json_file=args.json)
 
 
 def show_progress() -> None:

@@ -13,7 +13,7 @@ from maya.config import to_dict
 from maya.data.augment import Augment
 from maya.data.batch import Batch
 from maya.data.loader import EvalLoader, TrainLoader, clear_worker_errors
-from maya.data.plan import BatchPlan, Position
+from maya.data.plan import BatchPlan, PlanConfig, Position
 from maya.data.table import Table, part_path
 from maya.data.token_table import TokenTable, open_tokens, token_path, tokens_of
 from maya.data.utterances import Utterances
@@ -21,6 +21,7 @@ from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, HybridModel, build_model, count_parameters, with_vocabulary
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
+from maya.recipes.memory import plan_within_memory
 from maya.recipes.tokenizer import frame_clock, require
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import start_from, step_checkpoints
@@ -61,6 +62,7 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
             f"{data}: no training utterance is long enough for its text; see {run / 'dropped.jsonl'}"
         )
     utterances = Utterances.from_table(table, tokens, languages, rows)
+    plan = plan_within_memory(experiment, utterances, run, accelerator)
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
     facts = start(model, experiment, data, run, main)
@@ -76,7 +78,7 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
         )
     with clear_worker_errors():
         run_loop(
-            experiment, model, tokenizer, train_batches(experiment, utterances, tokenizer, run),
+            experiment, model, tokenizer, train_batches(experiment, utterances, tokenizer, run, plan),
             dev_validation(experiment, data, tokenizer, languages), run, accelerator=accelerator,
             facts=facts,
         )  # fmt: skip
@@ -99,16 +101,21 @@ def start(model: HybridModel, experiment: Experiment, data: Path, run: Path, mai
 
 
 def train_batches(
-    experiment: Experiment, utterances: Utterances, tokenizer: Tokenizer, run: Path
+    experiment: Experiment,
+    utterances: Utterances,
+    tokenizer: Tokenizer,
+    run: Path,
+    plan_config: PlanConfig | None = None,
 ) -> Callable[[Position], Iterator[tuple[Position, Batch]]]:
-    """This rank's batches from a position on, for ever; what cannot be read goes to `run`/skipped.jsonl."""
+    """This rank's batches from a position on, for ever; what cannot be read goes to `run`/skipped.jsonl.
+    plan_config: in place of the experiment's, where memory was measured."""
     cfg = experiment.data
     augment = Augment(cfg.augment) if cfg.augment.on else None
     plan = BatchPlan(
         utterances.durations,
         utterances.token_counts,
         utterances.langs,
-        cfg.plan,
+        plan_config or cfg.plan,
         rank=rank(),
         world_size=world_size(),
         speeds=cfg.speed_perturb,
@@ -150,7 +157,7 @@ def dev_validation(
     utterances = Utterances.from_table(table, tokenizer, languages, rows)
     loader = EvalLoader(utterances, tokenizer, languages, max_seconds=experiment.decode.max_seconds,
                         rank=rank(), world_size=world_size())  # fmt: skip
-    return make_validate(lambda: loader, references, tokenizer, languages, method=experiment.decode.method)
+    return make_validate(lambda: loader, references, tokenizer, languages, method=experiment.decode.greedy)
 
 
 def shared_tokens(run: Path, table: Table, tokenizer: Tokenizer) -> TokenTable:

@@ -1,0 +1,249 @@
+"""What training an experiment takes, before anything is started: size, work, memory, time, batches."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maya.config import to_dict
+from maya.data.plan import BatchPlan
+from maya.data.plan.caps import Caps
+from maya.data.table import Table, part_path
+from maya.data.token_table import open_tokens, token_path
+from maya.errors import MayaError
+from maya.models.hybrid import HybridConfig, with_vocabulary
+from maya.models.sizing import (
+    Flops,
+    Gpu,
+    Memory,
+    Training,
+    count_frames,
+    flops,
+    gpu_named,
+    largest_batch,
+    memory,
+    meta_model,
+    parameters,
+    with_checkpointing,
+)
+from maya.recipes.experiment import Experiment
+from maya.recipes.plan_text import plan_text
+from maya.text.tokenizer import Tokenizer
+
+_BATCHES = 2000  # of the data's plan, of which the memory is computed
+_GB, _DAY = 1e9, 86400.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """What it runs on, and what is assumed.
+
+    memory_gb: in place of the GPU's. utilisation: share of its peak rate that training reaches.
+    seconds, tokens_per_second: the utterance that stands for the data where there are none.
+    hours: of audio, to say how long one pass takes.
+    """
+
+    gpu: str = "h200"
+    gpus: int = 8
+    memory_gb: float | None = None
+    utilisation: float = 0.4
+    seconds: float = 12.0
+    tokens_per_second: float = 4.0
+    hours: float | None = None
+
+
+def experiment_named(name: str, top: Path = Path("egs")) -> str:
+    """The module of an experiment given by its file name alone, such as mini; other names as they are."""
+    if "." in name or "/" in name:
+        return name
+    found = sorted(top.glob(f"*/{name}.py"))
+    if len(found) == 1:
+        return ".".join(found[0].with_suffix("").parts)
+    known = sorted(p.stem for p in top.glob("*/*.py") if "def experiment(" in p.read_text(encoding="utf-8"))
+    if found:
+        which = " or ".join(map(str, found))
+        raise MayaError(f"{name!r} is the name of {len(found)} experiments; say --experiment {which}")
+    raise MayaError(f"there is no experiment {name!r} under {top}; known are {', '.join(known) or 'none'}")
+
+
+def plan(
+    experiment: Experiment, setup: Setup, *, data: Path | None = None, run: Path | None = None,
+    json_file: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Print what training takes, and return it; the weights of the model are never made.
+
+    data: a prepared folder, whose batches are planned too; run: the folder of its tokenizer, without which
+    tokens are estimated. json_file: gets all that is printed. Raises MayaError for an unknown GPU, numbers
+    that make no sense, or where one utterance does not fit.
+    """
+    _check(setup)
+    gpu = gpu_named(setup.gpu)
+    cfg = _complete(experiment, run)
+    found: dict[str, Any] = {"experiment": experiment.name, "setup": asdict(setup), "gpu": asdict(gpu)}
+    batches = None
+    if data is not None:
+        batches = _batches(experiment, setup, data, run)
+        setup = replace(setup, seconds=batches["mean_padded_seconds"])
+        setup = replace(setup, tokens_per_second=batches["mean_most_tokens"] / setup.seconds)
+        setup = replace(setup, hours=setup.hours or sum(batches["hours"].values()))
+    allowed = (setup.memory_gb or gpu.memory_gb) * _GB * experiment.data.plan.memory.safety
+    found |= _on_paper(experiment, cfg, setup, gpu, allowed)
+    if batches is not None:
+        batches |= _memory_of_batches(batches.pop("shapes"), cfg, _training(experiment, setup, gpu), allowed)
+        found["data"] = batches
+    print(plan_text(found, setup, gpu, cfg))
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(found | {"config": to_dict(experiment)}, indent=1) + "\n")
+    return found
+
+
+def _training(experiment: Experiment, setup: Setup, gpu: Gpu) -> Training:
+    hold = experiment.train.accumulate > 1 or setup.gpus > 1
+    return Training(cuda=True, bf16=gpu.precision == "bf16", hold_gradients=hold)
+
+
+def _on_paper(
+    experiment: Experiment, cfg: HybridConfig, setup: Setup, gpu: Gpu, allowed: float
+) -> dict[str, Any]:
+    """All that follows from sizes. allowed: bytes of a GPU that training may take."""
+    model, how = meta_model(cfg), _training(experiment, setup, gpu)
+    seconds, tokens = setup.seconds, max(1, round(setup.seconds * setup.tokens_per_second))
+    frames = count_frames(cfg, seconds)[1]
+    largest = largest_batch(memory(cfg, how, model), allowed, frames, tokens, seconds=seconds)
+    batch = max(1, min(largest, int(Caps(experiment.data.plan).size(seconds, tokens))))
+    work = flops(cfg, seconds, tokens, batch=batch)
+    sides: dict[str, Any] = {}
+    for name, on in (("checkpointing", True), ("no checkpointing", False)):
+        side = memory(with_checkpointing(cfg, on), how, model)
+        sides[name] = _memory_at(side, batch, frames, tokens, allowed)
+    used = "checkpointing" if cfg.encoder.activation_checkpointing else "no checkpointing"
+    return {
+        "parameters": parameters(model),
+        "flops_per_audio_second": {
+            kind: {name: value / seconds for name, value in getattr(work, kind).items()}
+            for kind in ("forward", "training")
+        },
+        "batch": {"seconds": seconds, "tokens": tokens, "frames": frames, "utterances": batch},
+        "memory": sides | {"used": used},
+        "largest_batch": {"utterances": largest, "padded_seconds": largest * seconds},
+        "time": _time(experiment, setup, gpu, work, batch),
+    }
+
+
+def _check(setup: Setup) -> None:
+    numbers = {k: v for k, v in asdict(setup).items() if isinstance(v, (int, float))}
+    for name, value in numbers.items():
+        if not (math.isfinite(value) and value > 0):
+            raise MayaError(f"--{name.replace('_', '-')} must be a positive number, not {value:g}")
+    if setup.utilisation > 1:
+        raise MayaError(f"--utilisation is a share of the peak rate, at most 1, not {setup.utilisation:g}")
+
+
+def _complete(experiment: Experiment, run: Path | None) -> HybridConfig:
+    """The model with the vocabulary of the run's tokenizer, or of the one that would be trained."""
+    vocab = experiment.model.vocab_size or experiment.tokenizer.vocab_size
+    if run is not None and (run / "tokenizer.model").is_file():
+        vocab = Tokenizer.load(run / "tokenizer.model").vocab_size
+    return with_vocabulary(experiment.model, vocab, experiment.languages)
+
+
+def _memory_at(found: Memory, batch: int, frames: int, tokens: int, allowed: float) -> dict[str, Any]:
+    """Bytes by component, and the moment at which they are most."""
+    peaks = {name: terms.bytes(batch, frames, tokens) for name, terms in found.peaks().items()}
+    highest = max(peaks, key=lambda name: peaks[name])
+
+    def of(parts: dict[str, Any]) -> dict[str, float]:
+        return {name: terms.bytes(batch, frames, tokens) for name, terms in parts.items()}
+
+    states, kept = of(found.states), of(found.kept)
+    rest = peaks[highest] - sum(states.values()) - sum(kept.values())
+    return {
+        "states": states,
+        "kept": kept,
+        "highest_at": highest,
+        "beside_kept": rest,
+        "total": peaks[highest],
+        "host": of(found.host),
+        "largest_batch": found.room(allowed, frames, tokens),
+    }
+
+
+def _time(experiment: Experiment, setup: Setup, gpu: Gpu, work: Flops, batch: int) -> dict[str, float]:
+    rate = gpu.tflops * 1e12 * setup.utilisation
+    step = experiment.train.accumulate * batch * work.total / rate
+    audio = experiment.train.accumulate * batch * setup.gpus * setup.seconds  # padded seconds of a step
+    per_day = audio / step * _DAY / 3600
+    found = {
+        "step_seconds": step,
+        "padded_seconds_per_step": audio,
+        "hours_per_day": per_day,
+        "steps": experiment.train.steps,
+        "days_for_steps": experiment.train.steps * step / _DAY,
+        "hours_in_steps": experiment.train.steps * audio / 3600,
+    }
+    if setup.hours:
+        found |= {"hours": setup.hours, "days_per_pass": setup.hours / per_day}
+    return found
+
+
+def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None) -> dict[str, Any]:
+    """The plan of the first epoch of prepared data over all GPUs."""
+    table = Table.open(part_path(data, "train"))
+    codes, languages = table.codes("language")
+    tokens, source = _tokens(table, setup, run)
+    plan = BatchPlan(
+        table.durations, tokens, codes, experiment.data.plan, world_size=setup.gpus,
+        speeds=experiment.data.speed_perturb, ids=table.ids,
+    )  # fmt: skip
+    stats = plan.stats(0)
+    shapes = []
+    for index in np.linspace(0, plan.num_batches(0) - 1, min(_BATCHES, plan.num_batches(0))).astype(int):
+        rows, speeds = plan.batch(0, int(index)), plan.batch_speeds(0, int(index))
+        played = table.durations[rows] / np.asarray(speeds)
+        shapes.append((len(rows), float(played.max()), int(tokens[rows].max())))
+    sizes = np.array([s[0] for s in shapes], np.float64)
+    return {
+        "tokens_from": source,
+        "utterances": len(table),
+        "steps_per_epoch": stats.steps,
+        "batches_per_epoch": stats.batches,
+        "padding": 1 - stats.efficiency,
+        "cost_imbalance_median": stats.imbalance_median,
+        "cost_imbalance_p95": stats.imbalance_p95,
+        "over_cap": stats.over_cap,
+        "max_utterances": stats.max_utterances,
+        "max_padded_seconds": stats.max_padded_seconds,
+        "mean_padded_seconds": stats.padded_seconds / stats.utterances,
+        "mean_most_tokens": float((sizes * [s[2] for s in shapes]).sum() / sizes.sum()),
+        "hours": {languages[code]: hours for code, hours in stats.hours.items()},
+        "repeated": {languages[code]: share for code, share in stats.repeated.items()},
+        "skipped": {languages[code]: share for code, share in stats.skipped.items()},
+        "shapes": shapes,
+    }
+
+
+def _tokens(table: Table, setup: Setup, run: Path | None) -> tuple[NDArray[np.integer], str]:
+    """Tokens of each utterance, and where the numbers are from."""
+    if run is not None and (run / "tokenizer.model").is_file():
+        tokenizer = Tokenizer.load(run / "tokenizer.model")
+        return open_tokens(token_path(run, "train"), table, tokenizer).counts, f"the tokenizer of {run}"
+    estimated = np.ceil(table.durations * setup.tokens_per_second).astype(np.int32)
+    return estimated, f"{setup.tokens_per_second:g} per second, an estimate: --run-dir names a tokenizer's"
+
+
+def _memory_of_batches(
+    shapes: list[tuple[int, float, int]], cfg: HybridConfig, how: Training, allowed: float
+) -> dict[str, Any]:
+    """The memory that the plan's batches take on paper."""
+    found = memory(cfg, how)
+    taken = np.array([found.bytes(n, count_frames(cfg, s)[1], u) for n, s, u in shapes])
+    return {
+        "memory_median_gb": float(np.median(taken)) / _GB,
+        "memory_max_gb": float(taken.max()) / _GB,
+        "batches_too_large": float((taken > allowed).mean()),
+    }

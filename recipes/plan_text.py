@@ -1,0 +1,117 @@
+"""The report of `maya plan`, for a terminal."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from maya.models.hybrid import HybridConfig
+from maya.models.sizing import Gpu
+
+_GB = 1e9
+
+
+def plan_text(found: dict[str, Any], setup: Any, gpu: Gpu, cfg: HybridConfig) -> str:
+    """All tables. found: what maya.recipes.plan has put together; setup: its Setup."""
+    memory_gb = setup.memory_gb or gpu.memory_gb
+    given = "given" if setup.memory_gb else "published"
+    batch = found["batch"]
+    head = [
+        f"{found['experiment']} on {setup.gpus} × {gpu.name}",
+        f"{memory_gb:g} GB ({given}), {gpu.tflops:g} TFLOP/s dense {gpu.precision} (published), of which "
+        f"{setup.utilisation:.0%} is assumed",
+        f"one utterance: {batch['seconds']:.1f} s, {batch['tokens']} tokens, {batch['frames']} encoder "
+        f"frames; vocabulary {cfg.vocab_size}",
+    ]
+    parts = [head, _parameters(found), _flops(found), _memory(found), _time(found)]
+    if "data" in found:
+        parts.append(_data(found["data"]))
+    parts.append([
+        "on paper: products at the assumed share of the peak rate, memory by docs/benchmarks/sizing.md;",
+        "nothing of it was measured on this GPU. Training measures with data.plan.memory.limit=auto.",
+    ])  # fmt: skip
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def _parameters(found: dict[str, Any]) -> list[str]:
+    counts: dict[str, int] = found["parameters"]
+    total = sum(counts.values())
+    rows = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in counts.items()]
+    return _table(("parameters", "", ""), [*rows, ("all", f"{total:,}", "")])
+
+
+def _flops(found: dict[str, Any]) -> list[str]:
+    work = found["flops_per_audio_second"]
+    total = sum(work["training"].values())
+    rows = [
+        (name, f"{work['forward'][name] / 1e9:,.2f}", f"{n / 1e9:,.2f}", f"{n / total:.1%}")
+        for name, n in work["training"].items()
+    ]
+    forward = sum(work["forward"].values())
+    last = ("all", f"{forward / 1e9:,.2f}", f"{total / 1e9:,.2f}", "")
+    return _table(("GFLOP per second of audio", "forward", "training", "share"), [*rows, last])
+
+
+def _memory(found: dict[str, Any]) -> list[str]:
+    memory, batch = found["memory"], found["batch"]
+    used = memory["used"]
+    sides = [memory["no checkpointing"], memory["checkpointing"]]
+    rows = []
+    for group in ("states", "kept"):
+        for name in sides[0][group]:
+            rows.append((name, *(f"{side[group].get(name, 0.0) / _GB:.2f}" for side in sides)))
+    rows.append(("beside what is kept, at the peak", *(f"{side['beside_kept'] / _GB:.2f}" for side in sides)))
+    rows.append(("all", *(f"{side['total'] / _GB:.2f}" for side in sides)))
+    for name in sides[0]["host"]:
+        rows.append((f"in host memory: {name}", *(f"{side['host'][name] / _GB:.2f}" for side in sides)))
+    rows.append(("largest batch, utterances", *(str(side["largest_batch"]) for side in sides)))
+    seconds = [side["largest_batch"] * batch["seconds"] for side in sides]
+    rows.append(("largest batch, padded seconds", *(f"{s:,.0f}" for s in seconds)))
+    size = f"{batch['utterances']} utterances, {batch['utterances'] * batch['seconds']:.0f} s"
+    lines = _table((f"GB at {size}", "all kept", "checkpointed"), rows)
+    return [*lines, f"peak: {memory[used]['highest_at']}; the experiment trains with {used}"]
+
+
+def _time(found: dict[str, Any]) -> list[str]:
+    time, batch = found["time"], found["batch"]
+    size, days = batch["utterances"] * batch["seconds"], f"{time['days_for_steps']:.1f} days"
+    rows = [
+        ("batch", f"{batch['utterances']} utterances, {size:.0f} padded s a GPU"),
+        ("step", f"{time['step_seconds']:.2f} s for {time['padded_seconds_per_step']:,.0f} s on all GPUs"),
+        ("audio", f"{time['hours_per_day']:,.0f} h a day"),
+        ("training", f"{time['steps']:,} steps, {time['hours_in_steps']:,.0f} h: {days}"),
+    ]
+    if "days_per_pass" in time:
+        rows.append(("one pass", f"{time['hours']:,.0f} h: {time['days_per_pass']:.1f} days"))
+    return _table(("time", ""), rows, right=False)
+
+
+def _data(data: dict[str, Any]) -> list[str]:
+    rows = [
+        ("utterances", f"{data['utterances']:,}"),
+        ("steps an epoch", f"{data['steps_per_epoch']:,} ({data['batches_per_epoch']:,} batches)"),
+        ("padding", f"{data['padding']:.1%} of seconds"),
+        ("cost, max/mean over GPUs", f"{data['cost_imbalance_median']:.3f} median, "
+         f"{data['cost_imbalance_p95']:.3f} at 95 %"),
+        ("largest batch", f"{data['max_utterances']} utterances, {data['max_padded_seconds']:.0f} padded s"),
+        ("memory on paper", f"{data['memory_median_gb']:.1f} GB median, {data['memory_max_gb']:.1f} at most, "
+         f"{data['batches_too_large']:.0%} of the batches too large"),
+        ("tokens", data["tokens_from"]),
+    ]  # fmt: skip
+    of = [
+        (language, f"{hours:,.2f}", f"{data['repeated'][language]:.0%}", f"{data['skipped'][language]:.0%}")
+        for language, hours in sorted(data["hours"].items())
+    ]
+    by_language = _table(("language", "hours used", "draws repeated", "utterances skipped"), of)
+    return [*_table(("data", ""), rows, right=False), "", *by_language]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: bool = True) -> list[str]:
+    """Columns, the first to the left."""
+    rows = [head, *rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    align = str.rjust if right else str.ljust
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(align(x, w) for x, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    rule = "-" * max(map(len, lines))
+    return [lines[0].rstrip(), rule, *(line.rstrip() for line in lines[1:])]

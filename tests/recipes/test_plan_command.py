@@ -1,0 +1,131 @@
+"""`maya plan`: its report, its JSON, its answers to wrong questions; and training within measured memory."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maya.data.plan import MemoryConfig, PlanConfig
+from maya.errors import MayaError
+from maya.recipes import memory as memory_stage
+from maya.recipes.cli import main
+from maya.recipes.memory import plan_within_memory
+from maya.recipes.plan import Setup, experiment_named
+from maya.recipes.plan_text import plan_text
+from tests import tones
+from tests.tiny import experiment
+
+TINY = ["--experiment", "tests.tiny"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("plan")
+    tones.make_corpus(top / "corpus")
+    assert main(["prepare", *TINY, "--corpus", str(top / "corpus"), "--out", str(top / "data")]) == 0
+    return top / "data"
+
+
+def test_the_report_and_its_json(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "plan.json"
+    command = ["plan", *TINY, "--gpu", "l40s", "--gpus", "2", "--json", str(file), "--data", str(data)]
+    assert main([*command, "--hours", "1000", "--set", "train.accumulate=4"]) == 0
+    out = capsys.readouterr().out
+    expected_words = (
+        "2 × NVIDIA L40S", "48 GB (published)", "encoder layers", "GFLOP per second of audio", "checkpointed",
+        "average of the weights (fp64)", "largest batch, padded seconds", "one pass", "padding",
+        "draws repeated", "hi", "nothing of it was measured on this GPU",
+    )  # fmt: skip
+    for words in expected_words:
+        assert words in out, words
+    found = json.loads(file.read_text())
+    assert found["config"]["name"] == "tests/tiny"
+    shape, time = found["batch"], found["time"]
+    per_utterance = sum(found["flops_per_audio_second"]["training"].values()) * shape["seconds"]
+    expected = 4 * shape["utterances"] * per_utterance / (362e12 * 0.4)
+    assert time["step_seconds"] == pytest.approx(expected)
+    assert time["hours_per_day"] == pytest.approx(
+        time["padded_seconds_per_step"] / time["step_seconds"] * 24, rel=1e-6
+    )
+    assert time["days_per_pass"] == pytest.approx(1000 / time["hours_per_day"])
+    side = found["memory"]["no checkpointing"]
+    parts = sum(side["states"].values()) + sum(side["kept"].values()) + side["beside_kept"]
+    assert side["total"] == pytest.approx(parts)
+    assert set(found["data"]["hours"]) == {"en", "hi"} and found["data"]["batches_too_large"] == 0
+    assert found["data"]["batches_per_epoch"] == 2 * found["data"]["steps_per_epoch"]
+    assert plan_text(found, Setup(gpu="l40s", gpus=2), *_model(found)).count("\n") > 40
+
+
+def _model(found: dict) -> tuple:
+    from maya.models.sizing import gpu_named
+
+    exp = experiment()
+    exp.model.vocab_size = 20
+    return gpu_named("l40s"), exp.model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--gpu", "h300"], "there is no GPU 'h300'"),
+        (["--gpus", "0"], "--gpus must be a positive number, not 0"),
+        (["--utilisation", "1.5"], "--utilisation is a share"),
+        (["--seconds", "nan"], "--seconds must be a positive number"),
+        (["--memory-gb", "0.5"], "one utterance of 12.0 s with 48 tokens needs"),
+        (["mini"], "name the experiment once"),
+    ],
+)
+def test_one_sentence_for_each_mistake(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *TINY, *arguments]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_an_experiment_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
+    monkeypatch.chdir(repo)
+    assert experiment_named("fastconformer_tdt_ctc_1b") == "egs.indic12.fastconformer_tdt_ctc_1b"
+    assert experiment_named("tests.tiny") == "tests.tiny"
+    with pytest.raises(MayaError, match="there is no experiment 'nothing' under egs; known are .*mini"):
+        experiment_named("nothing")
+    for corpus in ("a", "b"):
+        (tmp_path / "egs" / corpus).mkdir(parents=True)
+        (tmp_path / "egs" / corpus / "base.py").write_text("def experiment(): ...")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MayaError, match="'base' is the name of 2 experiments"):
+        experiment_named("base")
+
+
+class _Data:
+    durations, token_counts = np.array([2.0, 9.0]), np.array([3, 40])
+
+
+class _Place:
+    device, mixed_precision = "cpu", "no"
+
+
+def test_a_run_keeps_the_cap_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict] = []
+
+    def measured(plan: PlanConfig, *_: object, **settings: object) -> PlanConfig:
+        asked.append(settings)
+        terms = MemoryConfig(limit=2.0, max_bytes=1.8e9, fixed=5e8, frame=1e5 * len(asked))
+        return PlanConfig(max_seconds=plan.max_seconds, memory=terms)
+
+    monkeypatch.setattr(memory_stage, "with_memory", measured)
+    exp = experiment()
+    assert plan_within_memory(exp, _Data, tmp_path, _Place) is exp.data.plan  # type: ignore[arg-type]
+    exp.data.plan.memory.limit = 2.0
+    exp.data.speed_perturb = (0.9, 1.0)
+    first = plan_within_memory(exp, _Data, tmp_path, _Place)  # type: ignore[arg-type]
+    assert first.memory.frame == 1e5 and first.max_seconds == exp.data.plan.max_seconds
+    assert asked[0]["seconds"] == pytest.approx(10.0) and asked[0]["tokens"] == 40
+    assert exp.data.plan.memory.max_bytes is None  # the experiment itself stays as it was given
+    assert plan_within_memory(exp, _Data, tmp_path, _Place).memory.frame == 2e5  # type: ignore[arg-type]
+    monkeypatch.setattr(memory_stage, "step_checkpoints", lambda run: [(1, run)])
+    again = plan_within_memory(exp, _Data, tmp_path, _Place)  # type: ignore[arg-type]
+    assert again.memory.frame == 2e5 and len(asked) == 2
+    (tmp_path / "memory.json").write_text("{")
+    with pytest.raises(MayaError, match="memory.json is damaged"):
+        plan_within_memory(exp, _Data, tmp_path, _Place)  # type: ignore[arg-type]
