@@ -5,11 +5,11 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 from maya.errors import MayaError
@@ -30,14 +30,15 @@ def in_processes(
     """`work(item)` of each item, in order, by so many processes; by this one if they are fewer than two.
 
     what: they are doing, for messages. Raises MayaError when a process dies, and what `work` raises. The
-    processes end with the iterator, and soon after this process if it is killed.
+    processes end at once when the iterator is closed, and within a second of this process if it is killed.
     """
     if workers < 2:
         yield from map(work, items)
         return
     # Forking takes no time where importing torch takes seconds; elsewhere than on Linux it is not safe.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
+    stop = context.Event()
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(), stop))
     given: deque[Future[R]] = deque()
     try:
         for item in items:
@@ -51,17 +52,20 @@ def in_processes(
             f"a process that was {what} died: often the system ends the one that takes most memory, or a "
             "file breaks its decoder; start again with fewer processes"
         ) from None
+    except BaseException:  # Ctrl-C too: what was begun is not waited for
+        stop.set()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(parent: int) -> None:
-    """In a worker: leave Ctrl-C to the parent, and do not outlive it."""
+def _begin(parent: int, stop: Event) -> None:
+    """In a worker: leave Ctrl-C to the parent, end when it says so, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
+        while os.getppid() == parent and not stop.wait(1.0):
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -170,6 +170,21 @@ def _double(number: int) -> int:
     return 2 * number
 
 
+def _linger(number: int) -> int:
+    if number:
+        time.sleep(60)
+    return number
+
+
+def test_workers_end_with_their_iterator() -> None:
+    """Ctrl-C must not wait for what was begun."""
+    found = in_processes(_linger, range(9), 2, "waiting")
+    assert next(found) == 0
+    began = time.monotonic()
+    found.close()
+    assert time.monotonic() - began < 30
+
+
 def test_workers_keep_the_order_and_their_death_is_told() -> None:
     assert list(in_processes(_double, range(50), 3, "counting")) == [2 * i for i in range(50)]
     assert list(in_processes(_double, range(5), 1, "counting")) == [0, 2, 4, 6, 8]
