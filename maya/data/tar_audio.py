@@ -140,8 +140,10 @@ def decode(
     to its end. Raises MayaError, naming file and position, when it cannot be read or decoded."""
     with _opened(where, whole=offset == 0 and duration is None) as opened:
         rate = opened.samplerate
-        opened.seek(min(compute_num_samples(offset, rate), opened.frames) if offset else 0)
-        left = opened.frames - opened.tell()
+        begin = min(compute_num_samples(offset, rate), opened.frames) if offset else 0
+        if begin:  # to look for its beginning, FLAC would decode a block
+            opened.seek(begin)
+        left = opened.frames - begin
         wanted = left if duration is None else min(left, compute_num_samples(duration, rate))
         return read_samples(opened, wanted).T, rate
 
