@@ -362,21 +362,25 @@ def _update(part: _Sums, group: dict[str, Any], factor: Tensor) -> None:
     stack, (beta1, beta2) = part.stack, group["betas"]
     factor = factor.to(part.grads.device, part.grads.dtype)
     rate, growth = _rates(part, group, factor)
-    rate = rate.mul_(-float(group["lr"]) * (1 - beta1))[:, None]
+    # On the CPU the factor can be read without waiting, and goes into the coefficients.
+    on_cpu = factor.device.type == "cpu"
+    known = float(factor) if on_cpu else 1.0
     correction = 1 - beta2 ** (float(stack.step) + 1)
+    root_correction = math.sqrt(correction) if correction < 0.99 else 1.0
+    rate = rate.mul_(-float(group["lr"]) * (1 - beta1) * known * root_correction)[:, None]
     width = part.grads.shape[1]
-    block = max(1, CPU_BLOCK // len(stack.params)) if rate.device.type == "cpu" else width
+    block = max(1, CPU_BLOCK // len(stack.params)) if on_cpu else width
     for lo in range(0, width, block):
         cut = slice(lo, lo + block)
-        m, v, p = stack.delta[:, cut], stack.exp_avg_sq[:, cut], part.values[:, cut]
+        m, v, p, g = stack.delta[:, cut], stack.exp_avg_sq[:, cut], part.values[:, cut], part.grads[:, cut]
         # Zeros in place of gradients that are not finite: 0 times infinity would not be one.
-        g = part.grads[:, cut].masked_fill(factor == 0, 0.0).mul_(factor)
-        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        root = v.sqrt()
-        if correction < 0.99:
-            root.mul_(correction**-0.5)
-        g.div_(root.add_(group["eps"]))
-        m.mul_(beta1).addcmul_(g, rate)
+        if not on_cpu:
+            g = g.masked_fill(factor == 0, 0.0).mul_(factor)
+        elif known == 0:
+            g = torch.zeros_like(g)
+        v.mul_(beta2).addcmul_(g, g, value=(1 - beta2) * known**2)
+        root = v.sqrt().add_(group["eps"] * root_correction)
+        m.mul_(beta1).addcmul_(torch.div(g, root, out=root), rate)
         if growth is not None:
             m.addcmul_(p, growth[:, None], value=1 - beta1)
         if part.in_place:
