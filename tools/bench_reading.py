@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import random
+import sys
 import tarfile
 import tempfile
 import time
@@ -303,7 +304,7 @@ def bars(rows: list[dict[str, Any]], costs: dict[str, float], clips: int) -> lis
 def page(result: dict[str, Any]) -> str:
     """The tables as Markdown."""
     rows, lines = result["rows"], ["# Reading clips out of tars", ""]
-    lines += [result["about"], "", "`python -m tools.bench_reading`", ""]
+    lines += [result["about"], "", f"`{result['command']}`", ""]
     lines += [f"Bar: {BAR:g} times any other way of random access, for the bytes of a clip.", ""]
     lines += ["| by offset against | cache | times as fast | bar |", "|---|---|---|---|"]
     lines += [f"| {b['against']} | {b['cache']} | {b['times']:,.1f} | {'met' if b['met'] else 'NO'} |"
@@ -353,6 +354,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         result = {
             "about": about,
+            "command": " ".join(["python -m tools.bench_reading", *(sys.argv[1:] if argv is None else argv)]),
             "rows": rows,
             "bars": bars(rows, corpus.costs, args.clips),
             "costs": corpus.costs,
