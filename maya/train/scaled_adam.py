@@ -36,7 +36,7 @@ from maya.errors import MayaError
 EARLY_STEPS = (10, 20, 40)  # when the threshold is first set, from few norms, and hence twice as wide
 # Elements from which a tensor is updated by itself: stacking copies it, which costs more than its kernels.
 CPU_STACK, GPU_STACK = 1 << 15, 1 << 20
-CPU_BLOCK = 1 << 16  # elements that are taken through the whole update together, in a core's cache
+CPU_BLOCK = 1 << 16  # elements of one inner product: longer ones lose digits in fp32
 
 
 @dataclass(kw_only=True, slots=True)
@@ -368,23 +368,19 @@ def _update(part: _Sums, group: dict[str, Any], factor: Tensor) -> None:
     correction = 1 - beta2 ** (float(stack.step) + 1)
     root_correction = math.sqrt(correction) if correction < 0.99 else 1.0
     rate = rate.mul_(-float(group["lr"]) * (1 - beta1) * known * root_correction)[:, None]
-    width = part.grads.shape[1]
-    block = max(1, CPU_BLOCK // len(stack.params)) if on_cpu else width
-    for lo in range(0, width, block):
-        cut = slice(lo, lo + block)
-        m, v, p, g = stack.delta[:, cut], stack.exp_avg_sq[:, cut], part.values[:, cut], part.grads[:, cut]
-        # Zeros in place of gradients that are not finite: 0 times infinity would not be one.
-        if not on_cpu:
-            g = g.masked_fill(factor == 0, 0.0).mul_(factor)
-        elif known == 0:
-            g = torch.zeros_like(g)
-        v.mul_(beta2).addcmul_(g, g, value=(1 - beta2) * known**2)
-        root = v.sqrt().add_(group["eps"] * root_correction)
-        m.mul_(beta1).addcmul_(torch.div(g, root, out=root), rate)
-        if growth is not None:
-            m.addcmul_(p, growth[:, None], value=1 - beta1)
-        if part.in_place:
-            p.add_(m)
+    m, v, g = stack.delta, stack.exp_avg_sq, part.grads
+    # Zeros in place of gradients that are not finite: 0 times infinity would not be one.
+    if not on_cpu:
+        g = g.masked_fill(factor == 0, 0.0).mul_(factor)
+    elif known == 0:
+        g = torch.zeros_like(g)
+    v.mul_(beta2).addcmul_(g, g, value=(1 - beta2) * known**2)
+    root = v.sqrt().add_(group["eps"] * root_correction)
+    m.mul_(beta1).addcmul_(torch.div(g, root, out=root), rate)
+    if growth is not None:
+        m.addcmul_(part.values, growth[:, None], value=1 - beta1)
+    if part.in_place:
+        part.values.add_(m)
     own = [_local(p) for p in stack.params]
     if not part.in_place:
         torch._foreach_add_(own, [m.view(p.shape) for m, p in zip(stack.delta, own, strict=True)])
