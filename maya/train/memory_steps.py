@@ -36,7 +36,13 @@ _RANK_VARIABLES = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
     "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE",
 )  # fmt: skip
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "ALLOC_FAILED")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "ALLOC_FAILED",
+    "could not create a primitive",
+)
 _OVER_LIMIT = 1.3  # on a CPU a step may take this much of the limit before it is refused memory
 
 
@@ -211,7 +217,7 @@ def _in_child(order: Order, size: dict[str, Any]) -> dict[str, Any]:
 def _on_cpu(order: Order, size: dict[str, Any]) -> dict[str, Any]:
     limit = size.pop("limit")
     if limit is not None:
-        most = int(limit * _OVER_LIMIT)
+        most = resident("VmData") + int(limit * _OVER_LIMIT)  # what is mapped already need not be in use
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     try:

@@ -172,6 +172,7 @@ def test_off_and_auto_on_a_cpu(tmp_path: Path) -> None:
 def test_what_counts_as_out_of_memory() -> None:
     for error in (
         MemoryError(), torch.OutOfMemoryError("x"), RuntimeError("CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("could not create a primitive"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     ):  # fmt: skip
         assert is_out_of_memory(error)
