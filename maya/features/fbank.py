@@ -137,20 +137,21 @@ class Fbank(nn.Module):
         part = math.gcd(hop, size)
         sums = flat.view(-1, part).sum(1).unfold(0, size // part, hop // part).sum(1)
         means = sums.mul_((self.cfg.preemphasis - 1) / size)[:, None]
-        emphasised = torch.empty_like(flat)
-        emphasised[0] = 0
-        torch.sub(flat[1:], flat[:-1], alpha=self.cfg.preemphasis, out=emphasised[1:])
-        cut = emphasised.as_strided((count, size), (hop, 1))
         out = flat.new_empty(len(rows) * (rows.shape[1] // hop), self.cfg.num_mels)
         step = CPU_FRAMES if flat.device.type == "cpu" else GPU_FRAMES
         # One workspace for all blocks: fresh memory for each would be paged in anew by the system.
+        emphasised = flat.new_zeros((min(step, count) - 1) * hop + size)
         padded = flat.new_zeros(min(step, count), self.n_fft)
         power = flat.new_empty(min(step, count), self.n_fft // 2 + 1)
         window, filters = self.window.float()[:size], self.fb[0].float().t()
         with torch.autocast(flat.device.type, enabled=False):
             for i in range(0, count, step):
                 n = min(step, count - i)
-                block = torch.mul(cut[i : i + n], window, out=padded[:n, :size])
+                samples = flat[i * hop : (i + n - 1) * hop + size]
+                later = emphasised[1 : len(samples)]
+                torch.sub(samples[1:], samples[:-1], alpha=self.cfg.preemphasis, out=later)
+                cut = emphasised.as_strided((n, size), (hop, 1))
+                block = torch.mul(cut, window, out=padded[:n, :size])
                 block.addcmul_(means[i : i + n], window)
                 real, imag = torch.view_as_real(torch.fft.rfft(padded[:n])).unbind(-1)
                 torch.mul(real, real, out=power[:n]).addcmul_(imag, imag)
