@@ -38,7 +38,7 @@ body { max-width: 1120px; margin: 1.5rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; margin-bottom: .3rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem; }
 table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #8883; white-space: nowrap; }
-th { font-weight: 600; vertical-align: bottom; white-space: normal; } td.wrap { white-space: normal; min-width: 12rem; }
+th { font-weight: 600; vertical-align: bottom; white-space: normal; }
 th:first-child, td:first-child, .left { text-align: left; }
 tr.total { font-weight: 600; } td.none { color: #aaa; }
 .wide { overflow-x: auto; } .note { color: #666; font-size: .9em; margin: .2rem 0; }
