@@ -17,6 +17,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,7 @@ def icefall_encoder(checkout: Path, cfg: ZipformerConfig, train: bool) -> tuple[
     sys.modules |= {"k2": stand_in_for_k2(), "icefall": types.ModuleType("icefall"), "icefall.utils": utils}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import scaling
-        import subsampling
-        import zipformer
+        scaling, subsampling, zipformer = map(import_module, ("scaling", "subsampling", "zipformer"))
 
     for part in (scaling.Balancer, scaling.Whiten):
         part.forward = lambda self, x: x

@@ -76,12 +76,14 @@ class Conv2dSubsampling(nn.Module):
         An utterance of 10 s is 14 MB where it is widest; what is larger than 32 MB comes from fresh pages at
         each allocation there.
         """
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return [slice(None)]
         asked = self.training and any(
             m.switch.on for m in self.modules() if isinstance(m, (Balancer, Whiten))
         )
-        if x.device.type != "cpu" or asked or left is not None or torch.compiler.is_compiling():
+        if x.device.type != "cpu" or asked or left is not None:
             return [slice(None)]
-        return [slice(row, row + 1) for row in range(len(x))]
+        return [slice(row, row + 1) for row in range(len(x))] or [slice(None)]
 
     def _convolve(self, x: Tensor, lens: Tensor, left: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B,) 20 ms frames -> (B, T', F', C), and what ConvNeXt needs of the frames before."""

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from maya.encoders import regularizers
 from maya.encoders.regularizers import (
@@ -185,7 +186,7 @@ ONE_STACK = dict(
 @pytest.mark.parametrize("options", [{}, CAUSAL | {"chunk_frames": (8,), "left_context_frames": (24,)}])
 def test_one_compiled_graph_serves_all_draws_and_schedules(options):
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     model = perturb(tiny(ONE_STACK, **options)).train()
     model.draw()
     compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=False)
