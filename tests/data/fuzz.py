@@ -37,6 +37,7 @@ from maya.data.probe import ProbeConfig, Probed, probe
 from maya.data.tar_audio import decode
 from maya.data.tar_index import index_tar, member_header, scan_tar
 from maya.errors import MayaError
+from tests.data.fuzz_shards import write_shards
 from tests.data.fuzz_tables import read_tables, write_tables
 from tests.data.making import tone
 
@@ -137,7 +138,9 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], rng: random.Random)
 def write_form(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> tuple[str, bytes]:
     """In one of maya.data.formats: the (name, bytes) of its last file, with the others written."""
     odd = rng.choice(ODD_VALUES) if rng.random() < 0.2 else 0.1
-    form = rng.choice(["metadata", "nemo", "kaldi", "lhotse", "recordings"])
+    form = rng.choice(["metadata", "nemo", "kaldi", "lhotse", "recordings", "shards", "shards"])
+    if form == "shards":
+        return write_shards(folder, rows, odd, rng, damaged)
     if form == "kaldi":
         (folder / "text").write_bytes(
             "".join(f"{row['id']} one two\n" for row in rows).encode("utf-8", "replace")
@@ -235,7 +238,7 @@ def read_case(folder: Path, rng: random.Random) -> int:
             attempt(decode, found)
     for sound in folder.glob("loose.*"):
         attempt(load_audio, sound)
-    corpus = attempt(read_corpus, folder)
+    corpus = attempt(read_corpus, folder, None, folder / "made")
     if corpus is None:
         return 0
     cfg = ProbeConfig(decode=rng.random() < 0.7, num_workers=1)
