@@ -316,8 +316,8 @@ class RelPositionAttention(nn.Module):
                 k_part = torch.cat([k_part, torch.zeros_like(values)], dim=2)
                 v_part = torch.cat([v_part, values], dim=2)
             q_part = q_part + self.pos_bias_u
-            inputs = (t.transpose(2, 3).flatten(0, 1) for t in (q_part, k_part, v_part))
-            y = self._fused(*inputs, bias.flatten(0, 1)).transpose(1, 2)
+            q_part, k_part, v_part = (t.transpose(2, 3).flatten(0, 1) for t in (q_part, k_part, v_part))
+            y = self._fused(q_part, k_part, v_part, bias.flatten(0, 1)).transpose(1, 2)
             parts.append(y.unflatten(0, (batch, -1)).flatten(1, 2))
         return torch.cat(parts, dim=1)[:, :size]
 
