@@ -183,6 +183,25 @@ ONE_STACK = dict(
 
 
 @pytest.mark.slow
+def test_a_compiled_graph_balances_and_whitens_when_it_is_told_to():
+    torch._dynamo.reset()
+    parts = nn.Sequential(Balancer(0.3, 0.7, 0.2, 1.0, prob=1.0), Whiten(1, 1.01, 0.01, prob=1.0)).train()
+    compiled = torch.compile(parts, backend="aot_eager", fullgraph=True)
+    x, grad = torch.randn(50, 4) ** 3 + 2, torch.randn(50, 4)
+    for on in (True, False, True):
+        grads = []
+        for part in parts:
+            part.switch.decide(0.0 if on else 1.0)
+        parts[0].prepare()
+        for form in (parts, compiled):
+            leaf = x.clone().requires_grad_()
+            form(leaf).backward(grad)
+            grads.append(leaf.grad)
+        torch.testing.assert_close(*grads)
+        assert torch.equal(grads[1], grad) != on
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, CAUSAL | {"chunk_frames": (8,), "left_context_frames": (24,)}])
 def test_one_compiled_graph_serves_all_draws_and_schedules(options):
     torch._dynamo.reset()
@@ -190,7 +209,7 @@ def test_one_compiled_graph_serves_all_draws_and_schedules(options):
     model = perturb(tiny(ONE_STACK, **options)).train()
     model.draw()
     compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=False)
-    x, lens, grads = torch.randn(2, 80, 80), torch.tensor([80, 60]), []
+    x, lens = torch.randn(2, 80, 80), torch.tensor([80, 60])
     for step in range(6):
         model.set_batch_count(100.0 * step)
         for switch in model.controls.switches:
@@ -199,7 +218,5 @@ def test_one_compiled_graph_serves_all_draws_and_schedules(options):
         model.zero_grad()
         enc, _ = compiled(x, lens)
         enc.square().sum().backward()
-        grads.append(model.encoders[0].encoder.layers[0].feed_forward1.in_proj.weight.grad.clone())
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert counter.frame_count == 1
-    assert all(g.any() for g in grads)
