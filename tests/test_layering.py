@@ -14,7 +14,10 @@ ORDER = (
 )  # facade: maya/__init__.py, which loads models for users
 FOR_ALL = ("errors", "config")  # maya.errors and maya.config: everyone but the kernels may import them
 KERNELS_MAY = {"torch", "triton"}
-OPTIONAL = ("k2", "boto3", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo")
+OPTIONAL = (
+    *("k2", "boto3", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo"),
+    *("transformers", "tokenizers", "peft"),
+)
 ENVIRONMENT = ("os.environ", "os.environb", "os.getenv", "os.putenv")
 
 

@@ -6,7 +6,7 @@ are ours.
 """
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 import torch
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.data.batch import Batch
-from maya.encoders.fastconformer import FastConformer, FastConformerConfig
+from maya.encoders.fastconformer import FastConformerConfig
 from maya.errors import MayaError
-from maya.features.logmel import LogMel, LogMelConfig
-from maya.features.noise import AddNoise, NoiseConfig
-from maya.features.specaugment import SpecAugment, SpecAugmentConfig
+from maya.features.logmel import LogMelConfig
+from maya.features.noise import NoiseConfig
+from maya.features.specaugment import SpecAugmentConfig
 from maya.losses import ctc_loss, fused_rnnt_loss, fused_tdt_loss
+from maya.models.speech_model import Losses, SpeechModel
 from maya.transducer.joint import Joint, JointConfig
 from maya.transducer.predictor import Predictor, PredictorConfig
 
@@ -46,20 +47,6 @@ class HybridConfig:
     language_init: float = 0.02  # standard deviation of the embedding at the start
     language_dropout: float = 0.1  # probability that training hides the language, so it may be unknown later
     language_id_weight: float = 0.0  # of the loss that tells the language from the encoder; 0: no such head
-
-
-@dataclass(kw_only=True, slots=True)
-class Losses:
-    """Losses of one batch, each (B,) fp32 and never reduced. A head that is absent has None.
-
-    An utterance its audio cannot carry has an infinite loss and no gradient; see `maya.losses`. `language` is
-    0 where the batch does not say the language.
-    """
-
-    total: Tensor
-    transducer: Tensor | None = None
-    ctc: Tensor | None = None
-    language: Tensor | None = None
 
 
 class CTCHead(nn.Module):
@@ -100,18 +87,14 @@ class LanguageHead(nn.Module):
         return logits.to(wide.dtype).log_softmax(-1)
 
 
-class HybridModel(nn.Module):
+class HybridModel(SpeechModel):
     """FastConformer with a TDT or RNN-T transducer and a CTC head. Takes one `HybridConfig`."""
 
     def __init__(self, cfg: HybridConfig) -> None:
-        super().__init__()
         check(cfg)
-        self.cfg = cfg
+        super().__init__(cfg.features, cfg.noise, cfg.specaugment, cfg.encoder)
+        self.cfg: HybridConfig = cfg
         dim = cfg.encoder.d_model
-        self.preprocessor = nn.ModuleDict({"featurizer": LogMel(cfg.features)})
-        self.noise = AddNoise(cfg.noise)
-        self.specaugment = SpecAugment(cfg.specaugment)
-        self.encoder = FastConformer(cfg.encoder)
         if cfg.transducer != "none":
             self.decoder = Predictor(cfg.predictor, cfg.vocab_size)
             durations = len(cfg.durations) if cfg.transducer == "tdt" else 0
@@ -123,7 +106,6 @@ class HybridModel(nn.Module):
             nn.init.normal_(self.language_embedding.weight, std=cfg.language_init)
         if cfg.language_id_weight > 0:
             self.language_head = LanguageHead(dim, len(cfg.languages))
-        self.encoder_frozen = False
 
     @property
     def blank(self) -> int:
@@ -131,37 +113,9 @@ class HybridModel(nn.Module):
         return self.cfg.vocab_size
 
     @property
-    def frame_seconds(self) -> float:
-        """Seconds between two encoder frames."""
-        return self.cfg.features.hop_ms / 1000 * self.cfg.encoder.subsampling_factor
-
-    def features(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """audio (B, N) float in [-1, 1], audio_lens (B,) samples → log-mel (B, T, F), feat_lens (B,)."""
-        return self.preprocessor["featurizer"](audio, audio_lens)
-
-    def freeze_encoder(self, frozen: bool) -> None:
-        """Keep the encoder as it is while the heads train, or let it learn again.
-
-        A frozen encoder does no gradient work, keeps nothing for a backward pass and runs as in evaluation:
-        no dropout or layer drop, batch-norm statistics held and used. The heads thus learn on what it
-        puts out when it decodes; noise and SpecAugment, which come before it, stay on.
-        """
-        self.encoder_frozen = frozen
-        self.encoder.requires_grad_(not frozen)
-        self.encoder.train(self.training and not frozen)
-
-    def train(self, mode: bool = True) -> "HybridModel":
-        """As `nn.Module.train`, but a frozen encoder stays in evaluation mode."""
-        super().train(mode)
-        if self.encoder_frozen:
-            self.encoder.eval()
-        return self
-
-    def listen(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """audio (B, N), audio_lens (B,) → encoder output before any language is added (B, S, D), (B,)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            feats, feat_lens = self.features(self.noise(audio, audio_lens), audio_lens)
-            return self.encoder(self.specaugment(feats, feat_lens), feat_lens)
+    def ctc_weight(self) -> float:
+        """CTC's share of the loss when training is under way; 0 without a CTC head."""
+        return self.cfg.ctc_weight
 
     def identify(self, heard: Tensor, enc_lens: Tensor) -> Tensor:
         """What `listen` returned → log-probabilities of `cfg.languages` (B, languages)."""

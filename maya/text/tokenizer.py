@@ -112,9 +112,13 @@ class Tokenizer:
 
     @classmethod
     def from_bytes(cls, model_bytes: bytes) -> "Tokenizer":
-        """The tokenizer whose `model_bytes` these are, of one language or an aggregate of several."""
-        from maya.text.aggregate import MAGIC, aggregate_from_bytes  # it is built on this class
+        """The tokenizer whose `model_bytes` these are: of one language, an aggregate of several, or a
+        language model's."""
+        from maya.text import llm_tokenizer  # they are built on this class
+        from maya.text.aggregate import MAGIC, aggregate_from_bytes
 
+        if model_bytes.startswith(llm_tokenizer.MAGIC):
+            return llm_tokenizer.LLMTokenizer.from_json_bytes(model_bytes)
         return aggregate_from_bytes(model_bytes) if model_bytes.startswith(MAGIC) else cls(model_bytes)
 
     @classmethod

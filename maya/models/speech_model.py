@@ -1,0 +1,97 @@
+"""What every model that training takes has in common: log-mel → noise and masks → an encoder that can be
+kept frozen → one loss an utterance."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from maya.data.batch import Batch
+from maya.encoders.fastconformer import FastConformer, FastConformerConfig
+from maya.features.logmel import LogMel, LogMelConfig
+from maya.features.noise import AddNoise, NoiseConfig
+from maya.features.specaugment import SpecAugment, SpecAugmentConfig
+
+
+@dataclass(kw_only=True, slots=True)
+class Losses:
+    """Losses of one batch, each (B,) fp32 and never reduced. A head that is absent has None.
+
+    An utterance its audio cannot carry has an infinite loss and no gradient; see `maya.losses`. `language` is
+    0 where the batch does not say the language.
+    """
+
+    total: Tensor
+    transducer: Tensor | None = None
+    ctc: Tensor | None = None
+    language: Tensor | None = None
+
+
+class SpeechModel(nn.Module):
+    """Features and encoder under NeMo's names; what is done with the encoder's output is for subclasses.
+
+    The loop asks of a model: `cfg`; `forward`, to `Losses`; `freeze_encoder`; a `state_dict` of what a
+    checkpoint keeps, which `load_state_dict` takes.
+    """
+
+    cfg: Any
+
+    def __init__(
+        self,
+        features: LogMelConfig,
+        noise: NoiseConfig,
+        specaugment: SpecAugmentConfig,
+        encoder: FastConformerConfig,
+    ) -> None:
+        super().__init__()
+        self.preprocessor = nn.ModuleDict({"featurizer": LogMel(features)})
+        self.noise = AddNoise(noise)
+        self.specaugment = SpecAugment(specaugment)
+        self.encoder = FastConformer(encoder)
+        self.encoder_frozen = False
+
+    @property
+    def ctc_weight(self) -> float:
+        """CTC's share of the loss when training is under way; 0 without a CTC head."""
+        return 0.0
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds between two encoder frames."""
+        return self.cfg.features.hop_ms / 1000 * self.cfg.encoder.subsampling_factor
+
+    def features(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """audio (B, N) float in [-1, 1], audio_lens (B,) samples → log-mel (B, T, F), feat_lens (B,)."""
+        return self.preprocessor["featurizer"](audio, audio_lens)
+
+    def freeze_encoder(self, frozen: bool) -> None:
+        """Keep the encoder as it is while the heads train, or let it learn again.
+
+        A frozen encoder does no gradient work, keeps nothing for a backward pass and runs as in evaluation:
+        no dropout or layer drop, batch-norm statistics held and used. The heads thus learn on what it
+        puts out when it decodes; noise and SpecAugment, which come before it, stay on.
+        """
+        self.encoder_frozen = frozen
+        self.encoder.requires_grad_(not frozen)
+        self.encoder.train(self.training and not frozen)
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`, but a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.encoder_frozen:
+            self.encoder.eval()
+        return self
+
+    def listen(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """audio (B, N), audio_lens (B,) → encoder output before any language is added (B, S, D), (B,)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            feats, feat_lens = self.features(self.noise(audio, audio_lens), audio_lens)
+            return self.encoder(self.specaugment(feats, feat_lens), feat_lens)
+
+    def forward(
+        self, batch: Batch, generator: torch.Generator | None = None, ctc_weight: float | None = None
+    ) -> Losses:
+        """The losses of a batch; `generator` draws what must be alike on every rank, `ctc_weight` is CTC's
+        share in this step. A model without such a part takes no notice of them."""
+        raise NotImplementedError

@@ -1,0 +1,112 @@
+"""The tokenizer of a language model as one of ours, and the prompt that asks it for a transcript."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maya.errors import MayaError
+from maya.text.tokenizer import Tokenizer
+
+MAGIC = b"maya-llm-tokenizer-1\n"
+SPEECH = "\u241f"  # stands where the speech goes, in no prompt and in no template
+
+
+class LLMTokenizer(Tokenizer):
+    """A `tokenizer.json` of Hugging Face's tokenizers, without any special token around a text.
+
+    `model_bytes` is MAGIC and the JSON, so that a checkpoint holds it whole.
+    """
+
+    def __init__(self, json: str) -> None:
+        try:
+            from tokenizers import Tokenizer as Backend
+        except ImportError as error:
+            raise MayaError("the tokenizer of a language model needs pip install 'maya[llm]'") from error
+        self.model_bytes = MAGIC + json.encode()
+        self._backend = Backend.from_str(json)
+
+    @classmethod
+    def from_json_bytes(cls, model_bytes: bytes) -> "LLMTokenizer":
+        """The tokenizer whose `model_bytes` these are."""
+        return cls(model_bytes.removeprefix(MAGIC).decode())
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, the special tokens' among them."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def unk_id(self) -> int:
+        """The id of what has no piece; -1 where every text can be spelt, as with bytes."""
+        unknown = self._backend.model.unk_token if hasattr(self._backend.model, "unk_token") else None
+        found = self._backend.token_to_id(unknown) if unknown else None
+        return -1 if found is None else found
+
+    def encode(self, text: str, language: str | None = None) -> list[int]:
+        """Ids of a text; `language` changes nothing."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(
+        self, texts: Sequence[str], languages: Sequence[str | None] | None = None
+    ) -> list[list[int]]:
+        """Ids of each text, in order."""
+        return [e.ids for e in self._backend.encode_batch(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out, without blanks at its ends."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=True).strip()
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self._backend.id_to_token(int(i)) or "" for i in ids]
+
+    def scores(self, ids: Sequence[int]) -> list[float]:
+        """0 for each id: these tokenizers tell no scores."""
+        return [0.0] * len(ids)
+
+    def is_byte(self, id: int) -> bool:
+        """Whether an id stands for one byte of a character, as `<0x0A>`."""
+        piece = self._backend.id_to_token(int(id)) or ""
+        return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LLMTokenizer.from_json_bytes, (self.model_bytes,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptIds:
+    """Token ids around the speech, and the id that ends a transcript."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    end: int
+
+
+def prompt_ids(tokenizer: Any, prompt: str, language: str) -> PromptIds:
+    """What goes before and after the speech of an utterance in `language` (a name; "" where it is unknown).
+
+    With a chat template (instruction-tuned models), a user's turn of the prompt and the speech and the
+    beginning of the model's turn; a transcript then ends as the template ends the model's turn. Without one,
+    the beginning-of-text token, the prompt, the speech and a new line; a transcript ends with the
+    end-of-text token. `tokenizer` is what transformers' AutoTokenizer loads. MayaError where it has no token
+    to end a text with.
+    """
+    words = " ".join(prompt.replace("{language}", language).split())
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": f"{words} {SPEECH}"}]
+        asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        answer = [{"role": "user", "content": ""}, {"role": "assistant", "content": SPEECH}]
+        end_text = tokenizer.apply_chat_template(answer, tokenize=False).partition(SPEECH)[2]
+        ends = tokenizer.encode(end_text, add_special_tokens=False)[:1]
+        before, _, after = asked.partition(SPEECH)
+    else:
+        before, after = f"{tokenizer.bos_token or ''}{words} ", "\n"
+        ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    if not ends:
+        raise MayaError(
+            f"{tokenizer.name_or_path}: the tokenizer has no token that ends a text; give it an eos_token"
+        )
+    return PromptIds(
+        before=tuple(tokenizer.encode(before, add_special_tokens=False)),
+        after=tuple(tokenizer.encode(after, add_special_tokens=False)),
+        end=int(ends[0]),
+    )
