@@ -32,7 +32,16 @@ INSTALL = [
 ]
 MINI = ["espeakng-loader", "babel"]  # the built-in spoken corpus
 ONNX = ["onnx", "onnxruntime"]  # 40 MB of wheels, so the tests of the graphs run everywhere
-DEV = ["pytest", "pytest-xdist", "ruff", "mypy", "pre-commit", "hypothesis", "matplotlib", "kaldi-native-fbank"]
+DEV = [
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+    "mypy",
+    "pre-commit",
+    "hypothesis",
+    "matplotlib",
+    "kaldi-native-fbank",
+]
 
 setup(
     name="maya",

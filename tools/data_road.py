@@ -128,8 +128,8 @@ def page(result: dict[str, Any]) -> str:
     lines += ["| stage | seconds | processor seconds |", "|---|---|---|"]
     lines += [f"| {name} | {took:.1f} | {spent:.1f} |" for name, took, spent in result["stages"]]
     lines += ["", "One epoch of training data, every utterance exactly once:", ""]
-    head = ("workers", "ranks", "utterances", "other than once", "clips/s", "processor ms/clip", "hours/hour")
-    head = (*head, "padding", "waiting share")
+    head = ["workers", "ranks", "utterances", "other than once", "clips/s", "processor ms/clip", "hours/hour"]
+    head += ["padding", "waiting share"]
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for one in (Epoch(**epoch) for epoch in result["epochs"]):
         cells = [one.workers, one.ranks, one.clips, one.extra, f"{one.clips / one.took:,.0f}"]

@@ -328,7 +328,7 @@ def test_limits_of_scalars_and_sizes() -> None:
     for _ in range(400):
         scalar.grad, large.grad = -torch.ones(()), -torch.ones(4, 4)
         optimizer.step()
-    assert float(scalar) == 10.0
+    assert scalar.item() == 10.0
     # The growth of the size stops at an rms of 3; what Adam's own step adds is not limited (as in icefall).
     assert float(optimizer.state[large]["param_rms"]) >= 3.0
 
@@ -340,7 +340,7 @@ def test_groups_have_their_own_rate_and_their_own_clipping() -> None:
         quiet.grad = torch.ones(3, 3)
         loud.grad = torch.ones(3, 3) * (100.0 if k == 11 else 1.0)
         optimizer.step()
-    assert torch.equal(quiet, torch.ones(3, 3)) and float(loud.max()) < 1
+    assert torch.equal(quiet, torch.ones(3, 3)) and loud.max().item() < 1
     first, second = optimizer.clippings()
     assert first.factor == 1 and second.factor < 0.1
 
