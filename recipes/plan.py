@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from maya.config import to_dict
 from maya.data.plan import BatchPlan
 from maya.data.plan.caps import Caps
+from maya.data.report_page import write_run_page
 from maya.data.table import Table, part_path
 from maya.data.token_table import open_tokens, token_path
 from maya.errors import MayaError
@@ -33,6 +34,7 @@ from maya.models.sizing import (
 from maya.recipes.experiment import Experiment
 from maya.recipes.plan_text import plan_text
 from maya.text.tokenizer import Tokenizer
+from maya.train.runlog import write_json
 
 _BATCHES = 2000  # of the data's plan, of which the memory is computed
 _GB, _DAY = 1e9, 86400.0
@@ -192,7 +194,7 @@ def _time(experiment: Experiment, setup: Setup, gpu: Gpu, work: Flops, batch: in
 
 
 def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None) -> dict[str, Any]:
-    """The plan of the first epoch of prepared data over all GPUs."""
+    """The plan of the first epoch of prepared data over all GPUs; `run` shows it on its page."""
     table = Table.open(part_path(data, "train"))
     codes, languages = table.codes("language")
     tokens, source = _tokens(table, setup, run)
@@ -201,6 +203,10 @@ def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None)
         speeds=experiment.data.speed_perturb, ids=table.ids,
     )  # fmt: skip
     stats = plan.stats(0)
+    facts = stats.as_dict(languages)
+    if run is not None and run.is_dir():
+        write_json(run / "plan.json", facts)
+        write_run_page(data, run)
     shapes = []
     for index in np.linspace(0, plan.num_batches(0) - 1, min(_BATCHES, plan.num_batches(0))).astype(int):
         rows, speeds = plan.batch(0, int(index)), plan.batch_speeds(0, int(index))
@@ -220,9 +226,7 @@ def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None)
         "max_padded_seconds": stats.max_padded_seconds,
         "mean_padded_seconds": stats.padded_seconds / stats.utterances,
         "mean_most_tokens": float((sizes * [s[2] for s in shapes]).sum() / sizes.sum()),
-        "hours": {languages[code]: hours for code, hours in stats.hours.items()},
-        "repeated": {languages[code]: share for code, share in stats.repeated.items()},
-        "skipped": {languages[code]: share for code, share in stats.skipped.items()},
+        **{name: facts[name] for name in ("hours", "repeated", "skipped")},
         "shapes": shapes,
     }
 

@@ -17,7 +17,6 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,10 +115,7 @@ def plan_facts(experiment: Experiment, utterances: Utterances, ranks: int) -> di
         utterances.durations, utterances.token_counts, utterances.langs, experiment.data.plan,
         world_size=ranks,
     )  # fmt: skip
-    facts = asdict(plan.stats(0))
-    for name in ("hours", "repeated", "skipped"):
-        facts[name] = {experiment.languages[code]: value for code, value in facts[name].items()}
-    return facts
+    return plan.stats(0).as_dict(experiment.languages)
 
 
 def page(result: dict[str, Any]) -> str:

@@ -57,6 +57,15 @@ def test_the_report_and_its_json(data: Path, tmp_path: Path, capsys: pytest.Capt
     assert plan_text(found, Setup(gpu="l40s", gpus=2), *_model(found)).count("\n") > 40
 
 
+def test_a_run_shows_the_plan_on_its_page(data: Path, tmp_path: Path) -> None:
+    run = ["--data", str(data), "--run-dir", str(tmp_path / "run")]
+    assert main(["tokenizer", *TINY, *run]) == 0
+    assert main(["plan", *TINY, *run, "--gpus", "2"]) == 0
+    stats = json.loads((tmp_path / "run/plan.json").read_text())
+    assert set(stats["hours"]) == {"en", "hi"} and stats["batches"] == 2 * stats["steps"]
+    assert "utterances drawn" in (tmp_path / "run/data.html").read_text()
+
+
 def _model(found: dict) -> tuple:
     from maya.models.sizing import gpu_named
 

@@ -1,7 +1,8 @@
 """What an epoch of a plan amounts to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,13 @@ class PlanStats:
     hours: dict[int, float]
     repeated: dict[int, float]
     skipped: dict[int, float]
+
+    def as_dict(self, languages: Sequence[str]) -> dict[str, Any]:
+        """For JSON, with the codes `languages` in place of their indices."""
+        values = asdict(self)
+        for name in ("hours", "repeated", "skipped"):
+            values[name] = {languages[index]: value for index, value in values[name].items()}
+        return values
 
 
 def measure(
