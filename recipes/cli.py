@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
 
+    _llm(commands)
     _convert_and_export(commands)
     p = _command(commands, "info", "say what a checkpoint is", force=False)
     p.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
@@ -90,6 +91,19 @@ def _average_to_score(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--by-speaker", action="store_true", help="draw speakers, not utterances, for the intervals"
     )
+
+
+def _llm(commands: argparse._SubParsersAction) -> None:
+    p = _command(commands, "llm", "train and decode with a language model as decoder", force=False)
+    kinds = p.add_subparsers(dest="kind", required=True, metavar="STAGE")
+    train = _command(kinds, "train", "train encoder, projector and LoRA, or continue")
+    decode = _command(kinds, "decode", "decode a split greedily; `maya score` then scores it")
+    for p in (train, decode):
+        _experiment(p)
+        _data_and_run(p)
+        p.add_argument("--cpu", action="store_true", help="use the CPU even where a GPU is")
+    decode.add_argument("--split", default="test", choices=("train", "dev", "test"))
+    decode.add_argument("--checkpoint", type=Path, help="a .pt file; without it the run's best one")
 
 
 def _convert_and_export(commands: argparse._SubParsersAction) -> None:
@@ -176,7 +190,12 @@ def dispatch(args: argparse.Namespace) -> None:
         how = {"language": args.language, "method": args.method, "output": args.output, "device": args.device}
         transcribe(args.checkpoint, args.audio, **how)
         return
-    doors = {"convert": _dispatch_conversion, "export": _dispatch_conversion, "plan": _dispatch_plan}
+    doors = {
+        "convert": _dispatch_conversion,
+        "export": _dispatch_conversion,
+        "plan": _dispatch_plan,
+        "llm": _dispatch_llm,
+    }
     if args.command in doors:
         doors[args.command](args)
         return
@@ -199,7 +218,7 @@ def dispatch(args: argparse.Namespace) -> None:
 
     from maya.recipes.experiment import load_experiment
 
-    experiment = load_experiment(args.experiment, args.overrides)
+    experiment = load_experiment(args.experiment, args.overrides, llm=args.command == "prepare")
     if args.command == "prepare":
         from maya.recipes.prepare import prepare
 
@@ -249,6 +268,21 @@ def _dispatch_conversion(args: argparse.Namespace) -> None:
         from maya.recipes.export import export_onnx
 
         export_onnx(args.checkpoint, args.out, head=args.head, language=args.language, int8=args.int8)
+
+
+def _dispatch_llm(args: argparse.Namespace) -> None:
+    from maya.recipes import speech_llm
+    from maya.recipes.experiment import load_experiment
+
+    experiment = load_experiment(args.experiment, args.overrides, llm=True)
+    if not isinstance(experiment, speech_llm.LLMExperiment):
+        raise MayaError(f"{args.experiment} has no language model as decoder; use `maya {args.kind}` with it")
+    how = {"cpu": args.cpu, "force": args.force}
+    if args.kind == "train":
+        speech_llm.train(experiment, args.data, args.run_dir, **how)
+    else:
+        more = {"split": args.split, "checkpoint": args.checkpoint}
+        speech_llm.decode(experiment, args.data, args.run_dir, **more, **how)
 
 
 def _dispatch_plan(args: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ import importlib
 import sys
 from dataclasses import field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from maya.config import config, override
 from maya.data.augment import AugmentConfig
@@ -67,8 +67,9 @@ class Experiment:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
 
-def load_experiment(name: str, overrides: list[str]) -> Experiment:
-    """The experiment of a module (egs.indic12.mini) or file (egs/indic12/mini.py), with overrides applied.
+def load_experiment(name: str, overrides: list[str], *, llm: bool = False) -> Any:
+    """The experiment of a module (egs.indic12.mini) or file (egs/indic12/mini.py), with overrides applied: an
+    `Experiment`, or where `llm` says that it may, an `LLMExperiment` of maya.recipes.speech_llm.
 
     Raises MayaError for a module that is not there or has no `experiment()`, and for a wrong override.
     """
@@ -85,7 +86,12 @@ def load_experiment(name: str, overrides: list[str]) -> Experiment:
         raise
     if not hasattr(module, "experiment"):
         raise MayaError(f"{module_name} has no function experiment()")
-    experiment: Experiment = module.experiment()
+    experiment = module.experiment()
+    if not isinstance(experiment, Experiment) and not llm:
+        raise MayaError(
+            f"{name} has a language model as decoder, which this command does not know: after `maya prepare` "
+            "come `maya llm train`, `maya llm decode` and `maya score`"
+        )
     for assignment in overrides:
         override(experiment, assignment)
     return experiment

@@ -18,7 +18,8 @@ from maya.data.table import Table, part_path
 from maya.data.token_table import TokenTable, open_tokens, token_path, tokens_of
 from maya.data.utterances import Utterances
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig, HybridModel, build_model, count_parameters, with_vocabulary
+from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
+from maya.models.speech_model import SpeechModel
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import plan_within_memory
@@ -87,7 +88,7 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
     barrier()
 
 
-def start(model: HybridModel, experiment: Experiment, data: Path, run: Path, main: bool) -> dict[str, Any]:
+def start(model: SpeechModel, experiment: Experiment, data: Path, run: Path, main: bool) -> dict[str, Any]:
     """Take over the weights that `train.init_from` names, unless the run has begun; facts for the log."""
     cfg = experiment.train
     facts = {"train_data": str(part_path(data, "train")), "parameters": count_parameters(model)}

@@ -70,14 +70,17 @@ def test_run_sh_explains_itself_and_refuses_slips(folder: Path, tmp_path: Path) 
 def test_experiment_is_storable_and_builds(path: Path) -> None:
     from maya.config import from_dict, to_dict
     from maya.recipes.experiment import Experiment, build_model, with_vocabulary
+    from maya.recipes.speech_llm import LLMExperiment
 
     module = importlib.import_module(f"egs.{path.parent.name}.{path.stem}")
     experiment = module.experiment()
-    assert isinstance(experiment, Experiment)
+    assert isinstance(experiment, (Experiment, LLMExperiment))
     assert experiment.name == f"{path.parent.name}/{path.stem}"  # results are filed under it
     stored = json.loads(json.dumps(to_dict(experiment), allow_nan=False))
-    assert from_dict(Experiment, stored) == experiment
+    assert from_dict(type(experiment), stored) == experiment
     assert module.experiment() is not experiment  # fresh each time: a change must not leak into the next
+    if isinstance(experiment, LLMExperiment):
+        return  # its language model would have to be fetched
     model_config = with_vocabulary(experiment.model, experiment.tokenizer.vocab_size, experiment.languages)
     with torch.device("meta"):
         model = build_model(model_config)

@@ -11,7 +11,7 @@ class Hypothesis:
       each
     lasts: what a TDT model predicted (may be 0), the length of a CTC run, 1 for RNN-T. scores: log
     probability of each token, in nats. `frame_seconds` is the length of an encoder frame, 0 as long as
-    nobody has filled it in.
+    nobody has filled it in. A language model as decoder tells no frames: frames and durations are empty.
     """
 
     tokens: list[int]

@@ -117,6 +117,16 @@ class HybridModel(SpeechModel):
         """CTC's share of the loss when training is under way; 0 without a CTC head."""
         return self.cfg.ctc_weight
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The fields of `Losses`, per token, that the total is made of and the log shows beside it."""
+        return ("transducer", "ctc")
+
+    @property
+    def tells_language(self) -> bool:
+        """Whether `Losses.language` is there."""
+        return self.cfg.language_id_weight > 0
+
     def identify(self, heard: Tensor, enc_lens: Tensor) -> Tensor:
         """What `listen` returned → log-probabilities of `cfg.languages` (B, languages)."""
         self.check_identifies()

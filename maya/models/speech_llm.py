@@ -96,6 +96,8 @@ class SpeechLLM(SpeechModel):
     and a digest by which another LM than the one they were trained with is refused.
     """
 
+    lm_digest: Tensor
+
     def __init__(self, cfg: SpeechLLMConfig) -> None:
         check(cfg)
         super().__init__(cfg.features, cfg.noise, cfg.specaugment, cfg.encoder)
@@ -139,6 +141,10 @@ class SpeechLLM(SpeechModel):
         """The loss of each utterance: minus the log-probability of its transcript and of the token that ends
         it, in nats, summed. `generator` and `ctc_weight` change nothing."""
         speech, lens = self.project(batch.audio, batch.audio_lens)
+        return self.losses(speech, lens, batch)
+
+    def losses(self, speech: Tensor, lens: Tensor, batch: Batch) -> Losses:
+        """The losses of a batch of which `project` has been called: speech (B, P, E), lens (B,)."""
         logits, targets = self.logits(speech, lens, batch)
         # Row by row: the fp32 copy of a row's logits is 1 MB a token with Gemma's vocabulary.
         rows = [
@@ -293,11 +299,11 @@ def _refuse_other_lm(
     module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any, strict: bool,
     missing: list[str], unexpected: list[str], errors: list[str],
 ) -> None:  # fmt: skip
-    theirs, mine = state.get(prefix + "lm_digest"), module.lm_digest
-    if theirs is not None and not torch.equal(theirs.cpu(), mine.cpu()):  # type: ignore[arg-type,union-attr]
-        llm = module.cfg.llm
+    assert isinstance(module, SpeechLLM)
+    theirs = state.get(prefix + "lm_digest")
+    if theirs is not None and not torch.equal(theirs.cpu(), module.lm_digest.cpu()):
         raise MayaError(
-            f"the weights were trained with another language model than {llm}; give model.llm that one"
+            f"the weights were trained with another language model than {module.cfg.llm}; name that one"
         )
 
 

@@ -57,6 +57,16 @@ class SpeechModel(nn.Module):
         return 0.0
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """The fields of `Losses`, per token, that the total is made of and the log shows beside it."""
+        return ()
+
+    @property
+    def tells_language(self) -> bool:
+        """Whether `Losses.language` is there."""
+        return False
+
+    @property
     def frame_seconds(self) -> float:
         """Seconds between two encoder frames."""
         return self.cfg.features.hop_ms / 1000 * self.cfg.encoder.subsampling_factor

@@ -18,6 +18,8 @@ from torch import Tensor
 from maya.config import from_dict, to_dict
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, HybridModel
+from maya.models.speech_llm import SpeechLLMConfig
+from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train.runlog import replacing
 
@@ -31,7 +33,7 @@ STEP_NAME = re.compile(r"step-(\d+)\.pt")
 class Checkpoint:
     """A checkpoint in memory. `training` is None in a file meant only for inference."""
 
-    model_config: HybridConfig
+    model_config: Any  # HybridConfig or SpeechLLMConfig
     tokenizer: Tokenizer
     weights: dict[str, Tensor]
     step: int
@@ -82,13 +84,18 @@ def load_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise MayaError(f"{path} is not a Maya checkpoint (no format mark {FORMAT!r})")
     return Checkpoint(
-        model_config=from_dict(HybridConfig, payload["model_config"]),
+        model_config=from_dict(kind_of_model(payload["model_config"]), payload["model_config"]),
         tokenizer=Tokenizer.from_bytes(payload["tokenizer"].numpy().tobytes()),
         weights=payload["weights"],
         step=payload["step"],
         notes=payload["notes"],
         training=payload["training"] if training else None,
     )
+
+
+def kind_of_model(saved: dict[str, Any]) -> type:
+    """The type of a model configuration that was saved."""
+    return SpeechLLMConfig if "llm" in saved else HybridConfig
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -120,20 +127,22 @@ def step_path(run_dir: Path, step: int) -> Path:
 
 
 def build(checkpoint: Checkpoint) -> HybridModel:
-    """The model of a checkpoint with its weights, in evaluation mode."""
+    """The hybrid model of a checkpoint with its weights, in evaluation mode. MayaError for a speech LLM."""
+    if isinstance(checkpoint.model_config, SpeechLLMConfig):
+        raise MayaError("this checkpoint is of a speech LLM; `maya llm decode` decodes with it")
     model = HybridModel(checkpoint.model_config)
     model.load_state_dict(checkpoint.weights)
     return model.eval()
 
 
-def start_from(model: HybridModel, path: Path, modules: Sequence[str]) -> int:
+def start_from(model: SpeechModel, path: Path, modules: Sequence[str]) -> int:
     """Copy `weights_for` into the model; returns how many values came over."""
     taken = weights_for(model, path, modules)
     model.load_state_dict(taken, strict=False)
     return sum(t.numel() for t in taken.values())
 
 
-def weights_for(model: HybridModel, path: Path, modules: Sequence[str]) -> dict[str, Tensor]:
+def weights_for(model: SpeechModel, path: Path, modules: Sequence[str]) -> dict[str, Tensor]:
     """The state of `modules` ("encoder", "decoder", "ctc_decoder" ...) out of another model's checkpoint.
 
     `path` is a file or a run folder; of the model, which may be on the meta device, only shapes matter. Every
@@ -167,11 +176,11 @@ def weights_for(model: HybridModel, path: Path, modules: Sequence[str]) -> dict[
     return taken
 
 
-def refuse_other_meaning(path: Path, theirs: HybridConfig, mine: HybridConfig) -> None:
+def refuse_other_meaning(path: Path, theirs: Any, mine: Any) -> None:
     """MayaError if an encoder's weights would be given other features, or be used in another way, than they
     were trained for."""
 
-    def settings(cfg: HybridConfig) -> dict[str, Any]:
+    def settings(cfg: Any) -> dict[str, Any]:
         features = {f"model.features.{k}": v for k, v in to_dict(cfg.features).items() if k != "dither"}
         encoder = to_dict(cfg.encoder)
         return features | {f"model.encoder.{k}": encoder[k] for k in TRACELESS if k in encoder}

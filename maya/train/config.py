@@ -1,10 +1,9 @@
 """How to train: the options of the loop and of its schedule."""
 
-from typing import Literal
+from typing import Literal, Protocol
 
 from maya.config import config
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig
 
 
 @config
@@ -46,7 +45,14 @@ class TrainConfig:
     threads: int = 0  # CPU threads for torch; 0 leaves the choice to torch
 
 
-def check(cfg: TrainConfig, model: HybridConfig) -> None:
+class HasCTC(Protocol):
+    """A model or its configuration, of which the schedule asks one thing: CTC's final share of the loss."""
+
+    @property
+    def ctc_weight(self) -> float: ...
+
+
+def check(cfg: TrainConfig, model: HasCTC) -> None:
     """Refuse a schedule that contradicts itself or asks for what the model lacks (MayaError)."""
     for name in ("ctc_first", "ctc_ramp"):
         if getattr(cfg, name) and model.ctc_weight == 0:

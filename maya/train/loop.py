@@ -20,7 +20,7 @@ from torch import Tensor
 
 from maya.data.batch import Batch
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train import schedule
 from maya.train.config import TrainConfig, check
@@ -123,7 +123,7 @@ def keep_freed_memory() -> None:
 
 def train(
     experiment: Any,
-    model: HybridModel,
+    model: SpeechModel,
     tokenizer: Tokenizer,
     batches: Batches,
     validate: Validate,
@@ -139,7 +139,7 @@ def train(
     loss is not a number.
     """
     cfg: TrainConfig = experiment.train
-    check(cfg, model.cfg)
+    check(cfg, model)
     model.to(accelerator.device)
     optimizer = make_optimizer(model, cfg)
     state = resume(run_dir, model, optimizer, experiment)
@@ -157,7 +157,7 @@ def train(
                 del wrapped  # with its hooks
                 model.freeze_encoder(not model.encoder_frozen)
                 wrapped = wrap_again(model, accelerator)
-            log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.cfg.ctc_weight))
+            log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.ctc_weight))
             group = take(stream, cfg.accumulate, state)
             waited = clock.lap("data")
             stats = train_step(wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir, stop.asked)
@@ -168,7 +168,7 @@ def train(
                 clock.lap("average")
             if state.step % cfg.log_every == 0 or state.step == cfg.steps:
                 rate = (state.step - first_step) / (time.perf_counter() - started)
-                report(log, state, experiment, window, clock, rate)
+                report(log, state, model, cfg, window, clock, rate)
             if state.step % cfg.valid_every == 0 or state.step == cfg.steps:
                 scores = validate(model, ctc_only=state.step <= cfg.ctc_first)
                 keep_best(log, state, scores, model, tokenizer, run_dir)
@@ -183,7 +183,7 @@ def train(
     return state
 
 
-def make_optimizer(model: HybridModel, cfg: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: SpeechModel, cfg: TrainConfig) -> torch.optim.Optimizer:
     decay = {"weight_decay": cfg.weight_decay, "encoder_layer_decay": cfg.encoder_layer_decay}
     return adamw(model, lr=cfg.lr, betas=cfg.betas, **decay)
 
@@ -197,7 +197,7 @@ def take(stream: Iterator[tuple[Position, Batch]], count: int, state: State) -> 
     return group
 
 
-def wrap_again(model: HybridModel, accelerator: Accelerator) -> torch.nn.Module:
+def wrap_again(model: SpeechModel, accelerator: Accelerator) -> torch.nn.Module:
     """Wrap `model` anew after the set of parameters that learn has changed.
 
     DDP waits for a gradient from each parameter that could learn when it was made. Let go of the old wrapper
@@ -242,7 +242,7 @@ def train_step(
     scale = accelerator.num_processes / max(total, 1.0)
     # The draw of TDT's omega depends on (seed, step) alone: alike on all ranks, and nothing to save.
     generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + state.step)
-    full = accelerator.unwrap_model(model).cfg.ctc_weight
+    full = accelerator.unwrap_model(model).ctc_weight
     ctc_weight = schedule.ctc_weight(cfg, state.step, full=full)
     sums, tallies = torch.zeros(4, device=device, dtype=torch.float64), []
     clock.lap("other")
@@ -325,9 +325,10 @@ class Window:
 WORK = ("forward", "backward", "optimizer")
 
 
-def report(log: RunLog, state: State, experiment: Any, window: Window, clock: Clock, rate: float) -> None:
+def report(
+    log: RunLog, state: State, model: SpeechModel, cfg: TrainConfig, window: Window, clock: Clock, rate: float
+) -> None:
     """One line on the terminal, one in metrics.jsonl; then a new window."""
-    cfg: TrainConfig = experiment.train
     sums, last = window.sums, state.step - 1
     step_seconds = {k: v for k, v in clock.seconds.items() if k not in ("validate", "checkpoint")}
     spent = sum(step_seconds.values())
@@ -335,11 +336,10 @@ def report(log: RunLog, state: State, experiment: Any, window: Window, clock: Cl
     values: dict[str, Any] = {
         "epoch": state.position[0],
         "loss": sums["loss"] / sums["count"],
-        "transducer_loss": sums["transducer"] / sums["count"],
-        "ctc_loss": sums["ctc"] / sums["count"],
+        **{f"{part}_loss": sums[part] / sums["count"] for part in model.parts},
         "lr": schedule.head_rate(cfg, last),
         "encoder_lr": schedule.encoder_rate(cfg, last),
-        "ctc_weight": schedule.ctc_weight(cfg, last, full=experiment.model.ctc_weight),
+        "ctc_weight": schedule.ctc_weight(cfg, last, full=model.ctc_weight),
         "grad_norm": sums["grad_norm"] / window.steps,
         "seconds_per_step": spent / window.steps,
         "audio_seconds": sums["audio_seconds"],
@@ -349,13 +349,15 @@ def report(log: RunLog, state: State, experiment: Any, window: Window, clock: Cl
         "data_wait": window.waits,
         "infeasible": state.infeasible,
     }
-    if experiment.model.language_id_weight:
+    if model.tells_language:
         values["language_loss"] = sums["language"] / sums["utterances"]
+    parts = ", ".join(f"{part} {values[f'{part}_loss']:.3f}" for part in model.parts)
     log.metrics("train", state.step, values | shares)
     left = (cfg.steps - state.step) / rate if rate else 0.0
     log.say(
         f"step {state.step}/{cfg.steps}  epoch {state.position[0]}  loss {values['loss']:.3f} "
-        f"(transducer {values['transducer_loss']:.3f}, ctc {values['ctc_loss']:.3f})  {_rates(values)}  "
+        + (f"({parts})  " if parts else " ")
+        + f"{_rates(values)}  "
         f"grad {values['grad_norm']:.2f}  {values['seconds_per_step']:.2f} s/step  "
         f"{values['speed']:.0f}x real time  work {values['share_work']:.0%}  left {_minutes(left)}"
     )

@@ -9,7 +9,7 @@ import torch
 from maya.config import from_dict, to_dict
 from maya.data.plan import Position
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train import checkpoint as ckpt
 from maya.train.averaging import RunningAverage
@@ -32,7 +32,7 @@ def keep_best(
     log: RunLog,
     state: State,
     scores: dict[str, float],
-    model: HybridModel,
+    model: SpeechModel,
     tokenizer: Tokenizer,
     run_dir: Path,
 ) -> None:
@@ -57,7 +57,7 @@ def keep_best(
 
 
 def save(
-    run_dir: Path, state: State, model: HybridModel, optimizer: torch.optim.Optimizer,
+    run_dir: Path, state: State, model: SpeechModel, optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer, experiment: Any, main: bool,
 ) -> None:  # fmt: skip
     """Write the training checkpoint of this step (rank 0), with every rank's random state; drop old ones."""
@@ -88,7 +88,7 @@ FREE = frozenset(
 )
 
 
-def resume(run_dir: Path, model: HybridModel, optimizer: torch.optim.Optimizer, experiment: Any) -> State:
+def resume(run_dir: Path, model: SpeechModel, optimizer: torch.optim.Optimizer, experiment: Any) -> State:
     """Restore the newest training checkpoint of `run_dir`; without one, a fresh State."""
     found = ckpt.step_checkpoints(run_dir)
     if not found:

@@ -1,13 +1,16 @@
 """Validation: loss and greedy error rates per language, spread over ranks."""
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from maya.data.audio import SAMPLE_RATE
 from maya.data.batch import Batch
 from maya.decode.recognizer import Method, decode_frames
 from maya.models.hybrid import HybridModel
+from maya.models.speech_llm import SpeechLLM
 from maya.score.wer import cer, wer
 from maya.text.tokenizer import Tokenizer
 from maya.train.distributed import all_reduce_sum, gather_objects
@@ -16,7 +19,7 @@ from maya.train.distributed import all_reduce_sum, gather_objects
 class Validate(Protocol):
     """From a model to its scores on the dev set; `ctc_only` before the transducer has begun to learn."""
 
-    def __call__(self, model: HybridModel, ctc_only: bool = False) -> dict[str, float]: ...
+    def __call__(self, model: Any, ctc_only: bool = False) -> dict[str, float]: ...
 
 
 def make_validate(
@@ -66,6 +69,47 @@ def make_validate(
         return {"loss": loss / max(tokens, 1.0)} | error_rates(merged) | language_accuracy(everywhere)
 
     return validate
+
+
+def make_validate_llm(
+    batches: Callable[[], Iterable[Batch]],
+    references: dict[str, str],
+    tokenizer: Tokenizer,
+    languages: tuple[str, ...],
+    *,
+    tokens_per_second: float,
+) -> Validate:
+    """As `make_validate`, for a `SpeechLLM`, by generation of at most so many tokens a second of audio."""
+
+    @torch.inference_mode()
+    def validate(model: SpeechLLM, ctc_only: bool = False) -> dict[str, float]:
+        model.eval()
+        device = next(model.parameters()).device
+        loss = tokens = 0.0
+        pairs: list[tuple[str, str, str]] = []  # (language, reference, hypothesis)
+        for batch in batches():
+            batch = batch.to(device)
+            speech, lens = model.project(batch.audio, batch.audio_lens)
+            loss += float(model.losses(speech, lens, batch).total.sum())
+            tokens += float(batch.token_lens.clamp(min=1).sum())
+            limits = token_limits(batch, tokens_per_second)
+            for found, name, lang in zip(
+                model.generate(speech, lens, batch.langs, max_tokens=limits),
+                batch.ids, batch.langs.tolist(), strict=True,
+            ):  # fmt: skip
+                pairs.append((languages[lang], references[name], tokenizer.decode(found.tokens)))
+        model.train()
+        loss, tokens = all_reduce_sum([loss, tokens], device)
+        merged = [p for share in gather_objects(pairs) for p in share]
+        return {"loss": loss / max(tokens, 1.0)} | error_rates(merged)
+
+    return validate
+
+
+def token_limits(batch: Batch, tokens_per_second: float) -> list[int]:
+    """How long each utterance's transcript may get: by its own length, so that it does not depend on the
+    batch, and at least 8 tokens."""
+    return [8 + math.ceil(n / SAMPLE_RATE * tokens_per_second) for n in batch.audio_lens.tolist()]
 
 
 def error_rates(pairs: list[tuple[str, str, str]]) -> dict[str, float]:
