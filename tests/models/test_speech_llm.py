@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from maya.data.batch import Batch, make_batch
-from maya.models.speech_llm import SpeechLLM, SpeechLLMConfig, load_tokenizer
+from maya.errors import MayaError
+from maya.models.speech_llm import LoraConfig, Projector, SpeechLLM, SpeechLLMConfig, load_tokenizer
 from maya.recipes import presets
 from maya.text.llm_tokenizer import LLMTokenizer
 from maya.text.tokenizer import Tokenizer
@@ -139,3 +140,60 @@ def test_the_lm_does_not_learn(llm: Path, tokenizer: LLMTokenizer) -> None:
     model(batch_of(tokenizer, [0, 1])).total.sum().backward()
     assert all(p.grad is None for p in model.encoder.parameters())
     assert model.projector.layers[0].weight.grad is not None
+
+
+def test_stacking_does_not_see_the_padding() -> None:
+    projector = Projector(8, 3, 16, 4)
+    enc = torch.randn(2, 7, 8)
+    out, lens = projector(enc, torch.tensor([7, 4]))
+    assert out.shape == (2, 3, 4) and lens.tolist() == [3, 2]
+    alone, _ = projector(enc[1:, :4], torch.tensor([4]))
+    torch.testing.assert_close(out[1, :2], alone[0])
+
+
+def test_a_state_dict_without_the_lm(llm: Path) -> None:
+    model, other = stirred(llm), SpeechLLM(config(llm))
+    state = model.state_dict()
+    assert state and not [n for n in state if n.startswith("lm.") and ".lora_" not in n]
+    assert {n.split(".")[0] for n in state} == {"preprocessor", "encoder", "projector", "lm", "lm_digest"}
+    other.load_state_dict(state)  # strict
+    for name, value in state.items():
+        assert torch.equal(value, other.state_dict()[name]), name
+    with pytest.raises(RuntimeError, match="projector"):
+        other.load_state_dict({n: t for n, t in state.items() if not n.startswith("projector.layers.0")})
+
+
+def test_another_lm_of_the_same_shape_is_refused(llm: Path, tmp_path: Path) -> None:
+    with pytest.raises(MayaError, match="another language model"):
+        SpeechLLM(config(tiny_llm.make(tmp_path, seed=7))).load_state_dict(
+            SpeechLLM(config(llm)).state_dict()
+        )
+
+
+def test_half_precision_weights_are_the_same_lm(llm: Path, tokenizer: LLMTokenizer) -> None:
+    """The frozen weights in bf16; LoRA and what else learns stays in fp32."""
+    model, half = stirred(llm), SpeechLLM(config(llm, llm_precision="bf16")).eval()
+    half.load_state_dict(model.state_dict())
+    assert half.lm.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert {p.dtype for p in half.parameters() if p.requires_grad} == {torch.float32}
+    batch = batch_of(tokenizer, [0, 1, 2])
+    torch.testing.assert_close(half(batch).total, model(batch).total, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"llm": ""}, "model.llm is empty"),
+        ({"llm": "no/such/model/here"}, "no language model that can be loaded"),
+        ({"stack": 0}, "at least 1"),
+        ({"lora": LoraConfig(targets=("query",))}, "no layers named query"),
+    ],
+)
+def test_what_cannot_be_built_is_told(llm: Path, changes: dict, complaint: str) -> None:
+    with pytest.raises(MayaError, match=complaint):
+        SpeechLLM(config(llm, **changes) if "llm" not in changes else config(changes["llm"]))
+
+
+def test_without_lora_only_the_projector_learns(llm: Path) -> None:
+    model = SpeechLLM(config(llm, lora=LoraConfig(rank=0)))
+    assert not [n for n, p in model.lm.named_parameters() if p.requires_grad]
