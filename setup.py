@@ -32,6 +32,7 @@ INSTALL = [
 ]
 MINI = ["espeakng-loader", "babel"]  # the built-in spoken corpus
 ONNX = ["onnx", "onnxruntime"]  # 40 MB of wheels, so the tests of the graphs run everywhere
+LLM = ["transformers>=5,<6", "peft>=0.18"]  # 25 MB of wheels, so the tests of LLM decoders run everywhere
 DEV = [
     "pytest",
     "pytest-xdist",
@@ -59,7 +60,8 @@ setup(
         "plot": ["matplotlib"],
         "cloud": ["boto3"],
         "onnx": ONNX,
-        "dev": [*MINI, *ONNX, *DEV],
+        "llm": LLM,
+        "dev": [*MINI, *ONNX, *LLM, *DEV],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )

@@ -46,7 +46,7 @@ def experiment_for(llm: Path, steps: int) -> LLMExperiment:
 
 
 def test_learns_four_utterances_to_the_letter(tmp_path: Path) -> None:
-    exp = experiment_for(tiny_llm.make(tmp_path / "llm"), steps=120)
+    exp = experiment_for(tiny_llm.make(tmp_path / "llm"), steps=80)
     tokenizer = load_tokenizer(exp.model.llm)
     batch = batch_of(tokenizer, [0, 1, 2, 3])
     batch.langs = torch.tensor([0, 1, 1, 0])
