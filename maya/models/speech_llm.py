@@ -56,6 +56,7 @@ class SpeechLLMConfig:
     llm_precision: Literal["auto", "bf16", "fp32"] = (
         "auto"  # of the frozen weights; auto: bf16 where the GPU has it
     )
+    llm_checkpointing: bool = False  # recompute the LM's layers in the backward pass: a third more work in it
     prompt: str = "Transcribe the following {language} speech:"
     lora: LoraConfig = field(default_factory=LoraConfig)
     languages: tuple[str, ...] = ()
@@ -107,6 +108,8 @@ class SpeechLLM(SpeechModel):
         self.projector = Projector(cfg.encoder.d_model, cfg.stack, cfg.projector_hidden, width)
         self.register_buffer("lm_digest", digest(self.lm))
         add_lora(self.lm, cfg)
+        if cfg.llm_checkpointing:
+            self.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         names = [LANGUAGES[code].name if code in LANGUAGES else code for code in cfg.languages]
         self.prompts: list[PromptIds] = [prompt_ids(tokenizer, cfg.prompt, name) for name in (*names, "")]
         self.register_state_dict_post_hook(_leave_lm_out)
