@@ -32,7 +32,7 @@ INSTALL = [
 ]
 MINI = ["espeakng-loader", "babel"]  # the built-in spoken corpus
 ONNX = ["onnx", "onnxruntime"]  # 40 MB of wheels, so the tests of the graphs run everywhere
-LLM = ["transformers>=5,<6", "peft>=0.18"]  # 22 MB of wheels, so the tests of LLM decoders run everywhere
+LLM = ["transformers>=5.23,<6", "peft>=0.18"]  # 22 MB of wheels, so the tests of LLM decoders run everywhere
 DEV = [
     "pytest",
     "pytest-xdist",

@@ -36,7 +36,7 @@ class LoraConfig:
     """Low-rank additions to the LM's matrices: W + alpha / rank · B A, B zero at the start."""
 
     rank: int = 16  # 0: none, the projector alone adapts
-    alpha: float = 32.0
+    alpha: int = 32
     dropout: float = 0.05
     targets: tuple[str, ...] = (*ATTENTION, *MLP)  # names of linear layers
 
@@ -109,7 +109,7 @@ class SpeechLLM(SpeechModel):
         self.register_buffer("lm_digest", digest(self.lm))
         add_lora(self.lm, cfg)
         if cfg.llm_checkpointing:
-            self.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.lm.activation_checkpointing_enable({"use_reentrant": False})
         names = [LANGUAGES[code].name if code in LANGUAGES else code for code in cfg.languages]
         self.prompts: list[PromptIds] = [prompt_ids(tokenizer, cfg.prompt, name) for name in (*names, "")]
         self.register_state_dict_post_hook(_leave_lm_out)

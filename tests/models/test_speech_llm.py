@@ -195,13 +195,15 @@ def test_what_cannot_be_built_is_told(llm: Path, changes: dict, complaint: str) 
 
 
 def test_recomputed_layers_give_the_same_gradients(llm: Path, tokenizer: LLMTokenizer) -> None:
-    batch, grads = batch_of(tokenizer, [0, 1]), []
+    batch, grads, written = batch_of(tokenizer, [0, 1]), [], []
     for checkpointing in (False, True):
         model = stirred(llm, llm_checkpointing=checkpointing).train()
-        assert model.lm.is_gradient_checkpointing == checkpointing
+        assert model.lm.is_activation_checkpointing == checkpointing
         torch.manual_seed(3)
         model(batch).total.sum().backward()
         grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        written.append([found.tokens for found in transcripts(model.eval(), batch)])
+    assert written[0] == written[1]
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, rtol=1e-4, atol=1e-5)
