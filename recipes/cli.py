@@ -190,12 +190,8 @@ def dispatch(args: argparse.Namespace) -> None:
         how = {"language": args.language, "method": args.method, "output": args.output, "device": args.device}
         transcribe(args.checkpoint, args.audio, **how)
         return
-    doors = {
-        "convert": _dispatch_conversion,
-        "export": _dispatch_conversion,
-        "plan": _dispatch_plan,
-        "llm": _dispatch_llm,
-    }
+    conversion = dict.fromkeys(("convert", "export"), _dispatch_conversion)
+    doors = {**conversion, "plan": _dispatch_plan, "llm": _dispatch_llm}
     if args.command in doors:
         doors[args.command](args)
         return
