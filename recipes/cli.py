@@ -234,14 +234,8 @@ def dispatch(args: argparse.Namespace) -> None:
     elif args.command == "decode":
         from maya.recipes.decode import decode
 
-        decode(
-            experiment,
-            args.data,
-            args.run_dir,
-            split=args.split,
-            checkpoint=args.checkpoint,
-            force=args.force,
-        )
+        how = {"split": args.split, "checkpoint": args.checkpoint, "force": args.force}
+        decode(experiment, args.data, args.run_dir, **how)
 
 
 def _dispatch_conversion(args: argparse.Namespace) -> None:
