@@ -222,7 +222,7 @@ def _on_cpu(order: Order, size: dict[str, Any]) -> dict[str, Any]:
             resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     try:
         return {"peak": Stepper(order).peak(**size)}
-    except Exception as error:
+    except (RuntimeError, MemoryError, OSError, MayaError) as error:  # memory refused, or bad input
         if is_out_of_memory(error):
             return {"peak": None}
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
