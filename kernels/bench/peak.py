@@ -14,6 +14,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,24 +70,32 @@ def measure(order: dict[str, Any], name: str) -> dict[str, Any]:
 
 def in_child(order: dict[str, Any], name: str) -> dict[str, Any]:
     """`measure` in a fork of this process; the reason where it did not come to an end."""
+
+    def work() -> dict[str, Any]:
+        try:
+            return measure(order, name)
+        except Exception as error:  # of any form: the others are still to be measured
+            return {"why_not": first_line(error)}
+
+    answer, status = forked(work)
+    if answer is None:
+        return {"why_not": "killed: out of memory" if status == -9 else f"ended with status {status}"}
+    return answer
+
+
+def forked(work: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any] | None, int]:
+    """What `work` returns (for JSON) in a fork of this process, None where it did not; its exit status."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        try:
-            found = measure(order, name)
-        except Exception as error:
-            found = {"why_not": first_line(error)}
-        os.write(writing, json.dumps(found).encode())
+        os.write(writing, json.dumps(work()).encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
         text = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if text:
-        answer: dict[str, Any] = json.loads(text)
-        return answer
-    return {"why_not": "killed: out of memory" if status == -9 else f"ended with status {status}"}
+    return (json.loads(text) if text else None), status
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from maya.config import from_dict
 from maya.data.audio import SAMPLE_RATE
 from maya.data.batch import Batch
 from maya.errors import MayaError
-from maya.kernels.bench.peak import resident
+from maya.kernels.bench.peak import forked, resident
 from maya.models.hybrid import HybridConfig, build_model
 from maya.train.averaging import RunningAverage
 from maya.train.loop import Clock, TrainConfig, make_accelerator, train_step
@@ -198,20 +198,10 @@ def synthetic(batch: int, seconds: float, tokens: int, vocab_size: int) -> Batch
 
 def _in_child(order: Order, size: dict[str, Any]) -> dict[str, Any]:
     """One step in a fork of this process, which has computed nothing yet."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        os.write(writing, json.dumps(_on_cpu(order, size)).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        text = pipe.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if text:
-        answer: dict[str, Any] = json.loads(text)
-        return answer
-    return {"peak": None} if status == -9 else {"error": f"it ended with status {status}"}
+    answer, status = forked(lambda: _on_cpu(order, size))
+    if answer is None:
+        return {"peak": None} if status == -9 else {"error": f"it ended with status {status}"}
+    return answer
 
 
 def _on_cpu(order: Order, size: dict[str, Any]) -> dict[str, Any]:
