@@ -1,0 +1,259 @@
+"""Attention decoder: a Transformer that reads its own tokens and the encoder's frames (Vaswani et al. 2017),
+trained beside CTC (Kim et al. 2017, arXiv:1609.06773) and used to rescore what CTC finds.
+
+Module for module icefall's `AttentionDecoderModel`: norms before the sublayers and none after the last, one
+id for both ends of a sentence, absolute sinusoids. Parameter names and shapes are those that icefall has
+under `attention_decoder.decoder.`. What icefall's attention has and this one lacks: a gradient of 1e-4
+against scores beyond 50, which fused attention never shows; a training that goes well has none.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maya.config import config
+from maya.errors import MayaError
+
+KeysValues = tuple[Tensor, Tensor]  # each (B, H, positions, K)
+IGNORED = -1  # target of a position that does not count
+
+
+@config
+class AttentionDecoderConfig:
+    """The defaults are those of icefall's recipes, whose `eos` is 1."""
+
+    layers: int = 6
+    dim: int = 512
+    heads: int = 8
+    feed_forward: int = 2048
+    dropout: float = 0.1
+    label_smoothing: float = 0.1
+    eos: int | None = None  # id that stands before the first token and after the last; None: blank's
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The frames of B utterances as each layer's cross-attention reads them.
+
+    layers: keys and values, each (B, H, S, K). seen: (B, 1, 1, S) bool, False on padding.
+    """
+
+    layers: tuple[KeysValues, ...]
+    seen: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderState:
+    """What N = B * n token sequences have read, those of an utterance together: keys and values of each
+    layer, (N, H, tokens, K). The frames are stored once for the n sequences of an utterance."""
+
+    past: tuple[KeysValues, ...]
+    memory: Memory
+
+    def select(self, rows: Tensor) -> "DecoderState":
+        """The states of `rows` (N',) int64, n' of each utterance, and in the utterances' order."""
+        past = tuple((k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.past)
+        return DecoderState(past, self.memory)
+
+
+class Attention(nn.Module):
+    """Multi-head attention through torch's `scaled_dot_product_attention`, without dropout of the weights."""
+
+    def __init__(self, dim: int, heads: int, memory_dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.linear_q = nn.Linear(dim, dim)
+        self.linear_k = nn.Linear(memory_dim, dim)
+        self.linear_v = nn.Linear(memory_dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def keys_values(self, x: Tensor) -> KeysValues:
+        """(B, S, memory_dim) -> keys and values, each (B, H, S, K)."""
+        return self._split(self.linear_k(x)), self._split(self.linear_v(x))
+
+    def forward(
+        self, x: Tensor, keys_values: KeysValues, seen: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """x (B, U, D) -> (B, U, D); `seen` bool broadcasts to (B, H, U, S)."""
+        q = self._split(self.linear_q(x))
+        y = F.scaled_dot_product_attention(q, *keys_values, attn_mask=seen, is_causal=causal)
+        return self.out_proj(y.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the frames, feed-forward; each added to what comes in."""
+
+    def __init__(self, cfg: AttentionDecoderConfig, memory_dim: int) -> None:
+        super().__init__()
+        self.norm_self_attn = nn.LayerNorm(cfg.dim)
+        self.self_attn = Attention(cfg.dim, cfg.heads, cfg.dim)
+        self.norm_src_attn = nn.LayerNorm(cfg.dim)
+        self.src_attn = Attention(cfg.dim, cfg.heads, memory_dim)
+        self.norm_ff = nn.LayerNorm(cfg.dim)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(cfg.dim, cfg.feed_forward),
+            nn.SiLU(),
+            nn.Dropout(cfg.dropout),
+            nn.Linear(cfg.feed_forward, cfg.dim),
+        )
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    def forward(
+        self, x: Tensor, past: KeysValues | None, frames: KeysValues, seen: Tensor
+    ) -> tuple[Tensor, KeysValues]:
+        """x (N, U, D), all of a sequence, or its next token after `past` (U = 1) -> x, keys and values of
+        all."""
+        y = self.norm_self_attn(x)
+        k, v = self.self_attn.keys_values(y)
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        x = x + self.dropout(self.self_attn(y, (k, v), causal=past is None))
+        # Queries do not meet in cross-attention: the sequences of an utterance may stand in one row.
+        y = self.norm_src_attn(x).view(len(seen), -1, x.shape[-1])
+        x = x + self.dropout(self.src_attn(y, frames, seen).view(x.shape))
+        return x + self.dropout(self.feed_forward(self.norm_ff(x))), (k, v)
+
+
+class AttentionDecoder(nn.Module):
+    """Tokens and frames to the scores of each next token.
+
+    `vocab_size` does not count blank, which has an output here as well (icefall's decoder scores it too).
+    `eos` is the id that begins and ends a sentence: cfg.eos, or else `blank`, `vocab_size` by default.
+    """
+
+    def __init__(
+        self, cfg: AttentionDecoderConfig, enc_dim: int, vocab_size: int, blank: int | None = None
+    ) -> None:
+        super().__init__()
+        eos = cfg.eos if cfg.eos is not None else vocab_size if blank is None else blank
+        _check(cfg, vocab_size, eos)
+        self.cfg, self.eos = cfg, eos
+        self.embed = nn.Embedding(vocab_size + 1, cfg.dim)
+        self.layers = nn.ModuleList(DecoderLayer(cfg, enc_dim) for _ in range(cfg.layers))
+        self.output_layer = nn.Linear(cfg.dim, vocab_size + 1)
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    def forward(self, enc: Tensor, enc_lens: Tensor, tokens: Tensor, token_lens: Tensor) -> Tensor:
+        """enc (B, S, D), enc_lens (B,), tokens (B, U), token_lens (B,) -> logits (B, U+1, V); output u has
+        read tokens[:, :u]. Padding of `enc` and `tokens` may hold anything."""
+        return self._logits(self._with_ends(tokens, token_lens)[0], self.memory(enc, enc_lens))
+
+    def loss(self, enc: Tensor, enc_lens: Tensor, tokens: Tensor, token_lens: Tensor) -> Tensor:
+        """Label-smoothed cross-entropy of each utterance, (B,), in nats; arguments as in `forward`.
+
+        Summed over its U + 1 targets, the last of which is `eos`, against (1 - e) for the target plus e / V
+        for every output (Szegedy et al. 2016, arXiv:1512.00567; icefall's LabelSmoothingLoss), e being
+        cfg.label_smoothing. Nothing is divided by here: the training loop divides sums of losses by a count
+        of its own. fp64 for an fp64 model, fp32 otherwise, also under autocast.
+        """
+        inputs, targets = self._with_ends(tokens, token_lens)
+        logits = self._logits(inputs, self.memory(enc, enc_lens))
+        return self._cross_entropy(logits, targets, self.cfg.label_smoothing)
+
+    def score(self, tokens: Tensor, token_lens: Tensor, memory: Memory) -> Tensor:
+        """Log probabilities (B, n), in nats, of n token sequences for each utterance, `eos` included.
+
+        tokens (B, n, U), token_lens (B, n). The frames are projected once, however large n is.
+        """
+        inputs, targets = self._with_ends(tokens.flatten(0, 1), token_lens.flatten())
+        return -self._cross_entropy(self._logits(inputs, memory), targets, 0.0).view(token_lens.shape)
+
+    def memory(self, enc: Tensor, enc_lens: Tensor) -> Memory:
+        """enc (B, S, D), enc_lens (B,) frames -> what decoding reads of them. An utterance without frames is
+        taken for one frame of zeros."""
+        enc = F.pad(enc, (0, 0, 0, 1)) if enc.shape[1] == 0 else enc
+        place, lens = torch.arange(enc.shape[1], device=enc.device), enc_lens.to(enc.device)[:, None]
+        enc = enc.masked_fill(
+            (place >= lens)[..., None], 0.0
+        )  # padding that is NaN would stay NaN at weight 0
+        layers = tuple(layer.src_attn.keys_values(enc) for layer in self._layers())
+        return Memory(layers, (place < lens.clamp(min=1))[:, None, None])
+
+    def start(self, memory: Memory, beam: int = 1) -> DecoderState:
+        """The state of `beam` empty sequences for each utterance; the first token to read is `eos`."""
+        rows, heads = len(memory.seen) * beam, self.cfg.heads
+        none = self.embed.weight.new_zeros(rows, heads, 0, self.cfg.dim // heads)
+        return DecoderState(tuple((none, none) for _ in self.layers), memory)
+
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Read one token per sequence, (N,) -> log probabilities of the next, (N, V) fp32 at least, and the
+        new state. Work and memory grow with the tokens read so far, not with their square."""
+        read = state.past[0][0].shape[2]
+        x = self._embedded(tokens[:, None], read)
+        past = []
+        for layer, before, frames in zip(self._layers(), state.past, state.memory.layers, strict=True):
+            x, keys_values = layer(x, before, frames, state.memory.seen)
+            past.append(keys_values)
+        return _wide(self.output_layer(x[:, 0])).log_softmax(-1), DecoderState(tuple(past), state.memory)
+
+    def _logits(self, inputs: Tensor, memory: Memory) -> Tensor:
+        """inputs (B * n, U) -> (B * n, U, V)."""
+        x = self._embedded(inputs, 0)
+        for layer, frames in zip(self._layers(), memory.layers, strict=True):
+            x, _ = layer(x, None, frames, memory.seen)
+        return self.output_layer(x)
+
+    def _layers(self) -> list[DecoderLayer]:
+        return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
+
+    def _embedded(self, tokens: Tensor, first: int) -> Tensor:
+        """(N, U) -> (N, U, D), the tokens at positions `first` and after."""
+        x = self.embed(tokens)
+        positions = _sinusoids(first, tokens.shape[1], self.cfg.dim, x.device)
+        return self.dropout(x * math.sqrt(self.cfg.dim) + positions.to(x.dtype))
+
+    def _with_ends(self, tokens: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens (B, U) -> what is read and what is to be said, both (B, U+1)."""
+        place, lens = torch.arange(tokens.shape[1] + 1, device=tokens.device), lens.to(tokens.device)[:, None]
+        known = tokens.masked_fill(place[:-1] >= lens, self.eos)
+        targets = F.pad(known, (0, 1), value=self.eos).masked_fill(place > lens, IGNORED)
+        return F.pad(known, (1, 0), value=self.eos), targets
+
+    def _cross_entropy(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """logits (B, U, V), targets (B, U) -> (B,)."""
+        each = F.cross_entropy(
+            _wide(logits).flatten(0, 1),
+            targets.flatten(),
+            ignore_index=IGNORED,
+            label_smoothing=smoothing,
+            reduction="none",
+        )
+        return each.view(targets.shape).sum(1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _sinusoids(first: int, count: int, width: int, device: torch.device) -> Tensor:
+    """(count, width) fp32: sin and cos of (first + row) / 10000^(2i / width), in turn."""
+    place = torch.arange(first, first + count, dtype=torch.float32, device=device)[:, None]
+    even = torch.arange(0, width, 2, dtype=torch.float32, device=device)
+    angle = place * torch.exp(even * (-math.log(10000.0) / width))
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
+
+def _check(cfg: AttentionDecoderConfig, vocab_size: int, eos: int) -> None:
+    if min(cfg.layers, cfg.heads, cfg.feed_forward, vocab_size) < 1:
+        raise MayaError(
+            "the attention decoder needs layers, heads, feed_forward and a vocabulary of at least 1, not "
+            f"{cfg.layers}, {cfg.heads}, {cfg.feed_forward} and {vocab_size}"
+        )
+    if cfg.dim < 1 or cfg.dim % cfg.heads or cfg.dim % 2:
+        raise MayaError(
+            f"attention_decoder.dim={cfg.dim} must be even and a multiple of its {cfg.heads} heads"
+        )
+    if not 0 <= cfg.label_smoothing < 1:
+        raise MayaError(
+            f"attention_decoder.label_smoothing lies in 0 .. 1, below 1, not {cfg.label_smoothing}"
+        )
+    if not 0 <= eos <= vocab_size:
+        raise MayaError(
+            f"attention_decoder.eos={eos} is no token of a vocabulary of {vocab_size} and a blank"
+        )
