@@ -43,7 +43,11 @@ def to_dict(cfg: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """The configuration of type `cls` that `to_dict` wrote; unknown names raise MayaError."""
+    """The configuration of type `cls` that `to_dict` wrote; unknown names raise MayaError.
+
+    Where a field may hold one of several configurations, each of them has a field `kind`, a Literal of one
+    word, which tells them apart; one without `kind` is of the first of them.
+    """
     hints = typing.get_type_hints(cls)
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - names)
@@ -71,10 +75,9 @@ def override(cfg: Any, assignment: str) -> None:
             raise MayaError(f"override {path!r}: {name!r} is a value, it has no fields of its own")
     _child(node, leaf, path)
     hint = typing.get_type_hints(type(node))[leaf]
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(group := getattr(node, leaf)):
         raise MayaError(
-            f"override {path!r} names a whole group; set one of its fields, "
-            f"such as {path}.{dataclasses.fields(hint)[0].name}"
+            f"override {path!r} names a whole group; set one of its fields, such as {path}.{_names(group)[0]}"
         )
     try:
         setattr(node, leaf, _parse(text.strip(), hint))
@@ -135,10 +138,14 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
 
 
 def _from_json(value: Any, hint: Any) -> Any:
-    for option in _options(hint):
-        if dataclasses.is_dataclass(option) and isinstance(value, dict):
-            return from_dict(typing.cast(type, option), value)
-    return value
+    groups = [o for o in _options(hint) if dataclasses.is_dataclass(o)]
+    if not groups or not isinstance(value, dict):
+        return value
+    kinds = {k: o for o in groups for k in typing.get_args(typing.get_type_hints(o).get("kind"))}
+    kind = value.get("kind")
+    if kinds and kind is not None and kind not in kinds:
+        raise MayaError(f"there is no kind {kind!r} of configuration here; known are {', '.join(kinds)}")
+    return from_dict(typing.cast(type, kinds.get(kind, groups[0])), value)
 
 
 def _parse(text: str, hint: Any) -> Any:
@@ -148,7 +155,7 @@ def _parse(text: str, hint: Any) -> Any:
     for option in options:
         origin, args = typing.get_origin(option), typing.get_args(option)
         if origin in (tuple, list):
-            parts = [p.strip() for p in text.strip("()[]").split(",") if p.strip()]
+            parts = _split(text)
             if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
                 if len(parts) != len(args):
                     raise ValueError(text)
@@ -171,6 +178,28 @@ def _parse(text: str, hint: Any) -> Any:
         if option is str:
             return text
     raise ValueError(text)
+
+
+def _split(text: str) -> list[str]:
+    """The items of "a,b", "(a, b)" or "[a, b]", which may be lists in brackets themselves."""
+    items = _at_commas(text)
+    if len(items) == 1 and items[0][0] in "([":  # one pair of brackets around all
+        items = _at_commas(items[0][1:-1])
+    return items
+
+
+def _at_commas(text: str) -> list[str]:
+    """`text` cut at the commas outside of brackets."""
+    depth, items = 0, [""]
+    for c in text:
+        depth += (c in "([") - (c in ")]")
+        if c == "," and not depth:
+            items.append("")
+        else:
+            items[-1] += c
+    if depth:
+        raise ValueError(text)
+    return [item.strip() for item in items if item.strip()]
 
 
 def _describe(hint: Any) -> str:

@@ -25,6 +25,41 @@ class Outer:
     durations: tuple[int, ...] = (0, 1)
     pair: tuple[int, float] = (1, 2.0)
     words: list[str] = field(default_factory=list)
+    contexts: tuple[tuple[int, int], ...] = ()
+
+
+@config
+class Red:
+    kind: Literal["red"] = "red"
+    shade: int = 1
+
+
+@config
+class Blue:
+    kind: Literal["blue"] = "blue"
+    shade: int = 2
+    depth: float = 0.5
+
+
+@config
+class Painted:
+    colour: Red | Blue = field(default_factory=Red)
+
+
+def test_one_of_several_configurations_travels_with_its_kind() -> None:
+    cfg = Painted(colour=Blue(depth=0.25))
+    override(cfg, "colour.depth=0.75")
+    again = from_dict(Painted, json.loads(json.dumps(to_dict(cfg))))
+    assert isinstance(again.colour, Blue) and again.colour.depth == 0.75
+    assert isinstance(
+        from_dict(Painted, {"colour": {"shade": 4}}).colour, Red
+    )  # written before there were two
+    with pytest.raises(MayaError, match="no kind 'green'"):
+        from_dict(Painted, {"colour": {"kind": "green"}})
+    with pytest.raises(MayaError, match="no field 'depth'"):
+        from_dict(Painted, {"colour": {"kind": "red", "depth": 1.0}})
+    with pytest.raises(MayaError, match="whole group"):
+        override(cfg, "colour=red")
 
 
 def test_assignments_are_checked() -> None:
@@ -68,6 +103,9 @@ def test_defaults_are_not_shared() -> None:
         ("durations=(0, 2)", lambda c: c.durations, (0, 2)),
         ("pair=3,0.5", lambda c: c.pair, (3, 0.5)),
         ("words=hi,ta", lambda c: c.words, ["hi", "ta"]),
+        ("contexts=[[70,13],[70,0]]", lambda c: c.contexts, ((70, 13), (70, 0))),
+        ("contexts=(70, 1), (-1, -1)", lambda c: c.contexts, ((70, 1), (-1, -1))),
+        ("contexts=[[70,13]]", lambda c: c.contexts, ((70, 13),)),
     ],
 )
 def test_override_reads_by_declared_type(assignment: str, read: object, value: object) -> None:
@@ -89,6 +127,8 @@ def test_override_reads_by_declared_type(assignment: str, read: object, value: o
         ("inner=3", "names a whole group"),
         ("name.x=3", "'name' is a value"),
         ("durations=1,x", "takes a list of int"),
+        ("contexts=[70,13]", "takes a list of a list of int"),
+        ("contexts=[[70,13]", "takes a list of a list of int"),
     ],
 )
 def test_wrong_overrides_say_what_is_wrong(assignment: str, message: str) -> None:

@@ -4,4 +4,21 @@ from maya.encoders.fastconformer import FastConformer, FastConformerConfig
 from maya.encoders.zipformer import Zipformer
 from maya.encoders.zipformer_config import ZipformerConfig
 
-__all__ = ["FastConformer", "FastConformerConfig", "Zipformer", "ZipformerConfig"]
+AnyEncoder = FastConformer | Zipformer
+AnyEncoderConfig = FastConformerConfig | ZipformerConfig
+
+
+def build_encoder(cfg: AnyEncoderConfig) -> AnyEncoder:
+    """A freshly initialised encoder on the current default device."""
+    return FastConformer(cfg) if isinstance(cfg, FastConformerConfig) else Zipformer(cfg)
+
+
+__all__ = [
+    "AnyEncoder",
+    "AnyEncoderConfig",
+    "FastConformer",
+    "FastConformerConfig",
+    "Zipformer",
+    "ZipformerConfig",
+    "build_encoder",
+]

@@ -38,6 +38,7 @@ FEED_FORWARD_FRAMES = 4096
 class FastConformerConfig:
     """Size, context and regularisation. The defaults are FastConformer-Large, 109 M parameters."""
 
+    kind: Literal["fastconformer"] = "fastconformer"
     feat_in: int = 80
     d_model: int = 512
     n_layers: int = 17

@@ -14,6 +14,7 @@ class ZipformerConfig:
     Frames of chunks and of left context are 20 ms frames, as they leave the front end.
     """
 
+    kind: Literal["zipformer"] = "zipformer"
     feat_in: int = 80
     downsampling: tuple[int, ...] = (1, 2, 4, 8, 4, 2)
     layers: tuple[int, ...] = (2, 2, 3, 4, 3, 2)

@@ -2,6 +2,7 @@
 device, or a stream of chunks."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ class FbankConfig:
     """What the front end computes. The defaults are those of icefall's recipes: povey window, frames
     centred on their hop (Kaldi's `snip_edges=False`), no energy, no dither."""
 
+    kind: Literal["fbank"] = "fbank"
     sample_rate: int = 16000  # Hz
     num_mels: int = 80
     window_ms: float = 25.0

@@ -18,6 +18,7 @@ STD_GUARD = 1e-5  # added to the standard deviation, not to the variance
 class LogMelConfig:
     """What the front end computes. The defaults are those of NeMo's FastConformer recipes."""
 
+    kind: Literal["logmel"] = "logmel"
     sample_rate: int = 16000  # Hz
     num_mels: int = 80
     n_fft: int = 512

@@ -17,11 +17,12 @@ from torch.nn import functional
 
 from maya.config import config
 from maya.data.batch import Batch
-from maya.encoders.fastconformer import FastConformerConfig
+from maya.encoders import AnyEncoderConfig, FastConformerConfig
 from maya.errors import MayaError
-from maya.features.logmel import LogMelConfig
+from maya.features import FeaturesConfig, LogMelConfig
 from maya.features.noise import NoiseConfig
 from maya.features.specaugment import SpecAugmentConfig
+from maya.models.hybrid_config import check_features
 from maya.models.speech_model import Losses, SpeechModel
 from maya.text.languages import LANGUAGES
 from maya.text.llm_tokenizer import LLMTokenizer, PromptIds, prompt_ids
@@ -46,10 +47,10 @@ class SpeechLLMConfig:
     """What a speech LLM is. `llm` is a folder that `save_pretrained` wrote, or a name on the Hugging Face
     hub; its weights are no part of a checkpoint."""
 
-    features: LogMelConfig = field(default_factory=LogMelConfig)
+    features: FeaturesConfig = field(default_factory=LogMelConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     specaugment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
-    encoder: FastConformerConfig = field(default_factory=FastConformerConfig)
+    encoder: AnyEncoderConfig = field(default_factory=FastConformerConfig)
     stack: int = 1  # encoder frames in one position of the LM: 1 is 80 ms a position, 2 is 160 ms
     projector_hidden: int = 2048
     llm: str = ""
@@ -91,7 +92,7 @@ class Projector(nn.Module):
 
 
 class SpeechLLM(SpeechModel):
-    """FastConformer, projector and language model. Takes one `SpeechLLMConfig`.
+    """An encoder, a projector and a language model. Takes one `SpeechLLMConfig`.
 
     The LM's own weights never learn and are in no state dict: a checkpoint holds encoder, projector and LoRA,
     and a digest by which another LM than the one they were trained with is refused.
@@ -316,7 +317,4 @@ def check(cfg: SpeechLLMConfig) -> None:
         raise MayaError("model.llm is empty: name a language model of the hub, or a folder with one")
     if cfg.stack < 1 or cfg.projector_hidden < 1 or cfg.lora.rank < 0:
         raise MayaError("model.stack and model.projector_hidden are at least 1, model.lora.rank at least 0")
-    if cfg.features.num_mels != cfg.encoder.feat_in:
-        raise MayaError(
-            f"{cfg.features.num_mels} mel bins do not fit an encoder that takes {cfg.encoder.feat_in}"
-        )
+    check_features(cfg.features, cfg.encoder)

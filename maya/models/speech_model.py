@@ -1,15 +1,16 @@
-"""What every model that training takes has in common: log-mel → noise and masks → an encoder that can be
+"""What every model that training takes has in common: features → noise and masks → an encoder that can be
 kept frozen → one loss an utterance."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from maya.data.batch import Batch
-from maya.encoders.fastconformer import FastConformer, FastConformerConfig
-from maya.features.logmel import LogMel, LogMelConfig
+from maya.encoders import AnyEncoderConfig, build_encoder
+from maya.encoders.regularizers import set_batch_count
+from maya.features import FeaturesConfig, build_features
 from maya.features.noise import AddNoise, NoiseConfig
 from maya.features.specaugment import SpecAugment, SpecAugmentConfig
 
@@ -18,14 +19,25 @@ from maya.features.specaugment import SpecAugment, SpecAugmentConfig
 class Losses:
     """Losses of one batch, each (B,) fp32 and never reduced. A head that is absent has None.
 
-    An utterance its audio cannot carry has an infinite loss and no gradient; see `maya.losses`. `language` is
-    0 where the batch does not say the language.
+    An utterance its audio cannot carry has an infinite loss and no gradient; see `maya.losses`. `simple` is
+    the loss that finds the windows of a pruned transducer, `consistency` that of CR-CTC. `language` is 0
+    where the batch does not say the language.
     """
 
     total: Tensor
     transducer: Tensor | None = None
+    simple: Tensor | None = None
     ctc: Tensor | None = None
+    consistency: Tensor | None = None
+    attention: Tensor | None = None
     language: Tensor | None = None
+
+    def mean_of_views(self) -> "Losses":
+        """Of rows that are two views of each utterance, the second ones after all first ones: the means of
+        both; `consistency` has a row an utterance already."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "consistency"}
+        folded = {name: None if x is None else x.view(2, -1).mean(0) for name, x in found.items()}
+        return Losses(consistency=self.consistency, **folded)
 
 
 class SpeechModel(nn.Module):
@@ -39,17 +51,18 @@ class SpeechModel(nn.Module):
 
     def __init__(
         self,
-        features: LogMelConfig,
+        features: FeaturesConfig,
         noise: NoiseConfig,
         specaugment: SpecAugmentConfig,
-        encoder: FastConformerConfig,
+        encoder: AnyEncoderConfig,
     ) -> None:
         super().__init__()
-        self.preprocessor = nn.ModuleDict({"featurizer": LogMel(features)})
+        self.preprocessor = nn.ModuleDict({"featurizer": build_features(features)})
         self.noise = AddNoise(noise)
         self.specaugment = SpecAugment(specaugment)
-        self.encoder = FastConformer(encoder)
+        self.encoder = build_encoder(encoder)
         self.encoder_frozen = False
+        self.step = 0  # of training
 
     @property
     def ctc_weight(self) -> float:
@@ -75,6 +88,12 @@ class SpeechModel(nn.Module):
         """audio (B, N) float in [-1, 1], audio_lens (B,) samples → log-mel (B, T, F), feat_lens (B,)."""
         return self.preprocessor["featurizer"](audio, audio_lens)
 
+    def begin_step(self, step: int, batch_count: float) -> None:
+        """Move all that changes while training on to optimizer step `step`, from 0; `batch_count` is what
+        scheduled regularisers count by, see `maya.encoders.regularizers.Controls`."""
+        self.step = step
+        set_batch_count(self, batch_count)
+
     def freeze_encoder(self, frozen: bool) -> None:
         """Keep the encoder as it is while the heads train, or let it learn again.
 
@@ -93,10 +112,16 @@ class SpeechModel(nn.Module):
             self.encoder.eval()
         return self
 
-    def listen(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """audio (B, N), audio_lens (B,) → encoder output before any language is added (B, S, D), (B,)."""
+    def listen(self, audio: Tensor, audio_lens: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
+        """audio (B, N), audio_lens (B,) → encoder output before any language is added (B, S, D), (B,).
+
+        With `views` 2 each row is there twice, B rows apart, masked in two ways.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
             feats, feat_lens = self.features(self.noise(audio, audio_lens), audio_lens)
+            feats = self.specaugment.warp(feats, feat_lens)  # alike in all views, which stay frame by frame
+            if views > 1:
+                feats, feat_lens = feats.repeat(views, 1, 1), feat_lens.repeat(views)
             return self.encoder(self.specaugment(feats, feat_lens), feat_lens)
 
     def forward(

@@ -5,7 +5,7 @@ dict loads with no renaming.
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from maya.errors import MayaError
 class PredictorConfig:
     """`hidden` is both the embedding and the LSTM width; `dropout` acts between layers and after the last."""
 
+    kind: Literal["lstm"] = "lstm"
     hidden: int = 640
     layers: int = 2
     dropout: float = 0.2

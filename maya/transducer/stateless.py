@@ -5,6 +5,7 @@ Parameter names are icefall's under `decoder.` (`embedding`, `conv`), so its wei
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ GROUP = 4  # channels that the convolution mixes
 class StatelessConfig:
     """Width of the embedding and of the output, and how many labels are seen."""
 
+    kind: Literal["stateless"] = "stateless"
     hidden: int = 512
     context: int = 2
 

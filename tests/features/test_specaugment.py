@@ -3,6 +3,7 @@
 import torch
 
 from maya.features import SpecAugment, SpecAugmentConfig
+from maya.features.specaugment import lhotse
 
 
 def hidden(cfg, lens, frames=200, bins=80, seed=0):
@@ -59,3 +60,39 @@ def test_fewer_bins_than_the_width():
         SpecAugmentConfig(freq_masks=1, freq_width=27, time_masks=0), [10] * 200, frames=10, bins=8
     )
     assert bands.any(1).sum(1).max() == 8  # all of them, and no further
+
+
+def test_lhotse_rule_bounds_the_share_and_the_width():
+    lens = [1500, 600, 200] * 100
+    cfg = lhotse()
+    cfg.freq_masks, cfg.probability = 0, 1.0
+    feats = torch.randn(len(lens), 1500, 4) + 3
+    out = SpecAugment(cfg)(feats, torch.tensor(lens), torch.Generator().manual_seed(0))
+    hidden_frames = (out != feats).all(2)
+    for n, row in zip(lens, hidden_frames, strict=True):
+        assert int(row.sum()) <= 0.15 * n + 1e-6 and not row[n:].any()
+    assert int(hidden_frames[0::3].sum(1).max()) > 150  # three bands of up to 75 frames
+    filled = out[hidden_frames]
+    assert abs(float(filled.mean()) - 3) < 0.05 and float(filled.std()) < 0.1  # each utterance's own mean
+
+
+def test_probability_leaves_some_utterances_alone():
+    cfg = lhotse()
+    feats = torch.randn(1000, 100, 8)
+    out = SpecAugment(cfg)(feats, torch.full((1000,), 100), torch.Generator().manual_seed(0))
+    untouched = (out == feats).all(2).all(1).float().mean()
+    assert 0.08 < untouched < 0.16  # one in ten, and those whose bands happened to be 0 wide
+
+
+def test_warping_keeps_ends_order_and_padding():
+    cfg = lhotse()
+    cfg.probability = 1.0
+    lens = torch.tensor([400, 300, 100])
+    ramp = torch.arange(400.0)[None, :, None].expand(3, 400, 2).clone()
+    out = SpecAugment(cfg).warp(ramp, lens, torch.Generator().manual_seed(3))
+    for n, row in zip([400, 300], out, strict=False):
+        assert row[0, 0] == 0 and abs(row[n - 1, 0] - (n - 1)) < 2
+        assert (row[:n, 0].diff() >= 0).all() and torch.equal(row[n:], ramp[0, n:])
+        assert 1 < (row[:n, 0] - ramp[0, :n, 0]).abs().max() <= 81
+    assert torch.equal(out[2], ramp[2])  # too short for a point 81 frames from both ends
+    assert SpecAugment(cfg).eval().warp(ramp, lens) is ramp
