@@ -1,0 +1,188 @@
+"""Large-chunk test-time training (LaCT): a SwiGLU network per utterance and head whose weights learn while it
+listens, by gradient steps on spans of frames (Zhang et al. 2025, arXiv 2505.23884).
+
+README.md derives both backward passes: the inner one, which is the layer, and the outer one through it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from maya.kernels.checks import check_tensor, choose_backend
+from maya.kernels.lact.newton_schulz import newton_schulz
+from maya.kernels.lact.plan import Span, check_plan, chunk_causal, passes, strictly_causal, whole
+from maya.kernels.lact.reference import Inputs, lact_reference
+from maya.kernels.lact.state import (
+    NORMALIZE,
+    ORTHOGONALIZE,
+    UPDATE_WEIGHTS,
+    FastWeights,
+    RowNorms,
+    Rule,
+    initial,
+    row_norms,
+)
+
+OP = "lact"
+
+
+def lact(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rates: Tensor,
+    weights: FastWeights,
+    plan: Sequence[Span],
+    *,
+    lens: Tensor | None = None,
+    mask: Tensor | None = None,
+    momentum_gate: Tensor | None = None,
+    row_norms: RowNorms | None = None,
+    step_scale: Tensor | None = None,
+    orthogonalize: str = "none",
+    normalize: str = "frames",
+    update_weights: str = "all",
+    backend: str = "auto",
+) -> tuple[Tensor, FastWeights]:
+    """Learns from (k, v) and reads at q in the order of `plan`: output (B, L, H, D), and the state after it.
+
+    q, k, v: (B, L, H, D), of one float dtype, in which products are made. Need not be contiguous.
+    rates: (B, L, H, 3) float: the step sizes of w0, w1, w2 on each frame, as softplus gives them.
+    weights: the state before, fp32 or fp64: `initial(...)` of learned weights, or what an earlier call gave.
+    plan: spans in the order of execution; see `whole`, `passes`, `chunk_causal`, `strictly_causal`.
+    lens (B,) ints, or mask (B, L) bool, true on frames that exist; neither: all do. Other frames may hold
+      anything, their output is 0, and they change nothing. A span in which an utterance has no frame leaves
+      that utterance's weights and momentum as they are.
+    momentum_gate: (B, L, H) in 0..1; its mean over the frames of a span is the share of the momentum that is
+      kept there. None: no momentum.
+    row_norms: of the learned initial weights, which each step restores. None: of `weights`, which is right
+      for initial ones; a stream passes `row_norms(initial(...))` with every piece.
+    step_scale: (H,), a factor on every step, after orthogonalisation where there is any.
+    orthogonalize: "none", "muon5" (Newton-Schulz, each matrix on its own) or "muon5-constant" (with Muon's
+      own coefficients); then of the rates only ratios between frames count, not their size.
+    normalize: "frames", the gradient is a mean over the frames of the span; "none", a sum.
+    update_weights: "all", or "w1", which is linear attention with features silu(w0 k) * (w2 k).
+    backend: "auto" (Triton on CUDA, torch elsewhere), "torch", "triton" or "reference".
+
+    Differentiable once in all float tensors, through the state too. Output in the dtype of q, state in that
+    of `weights`. Raises ValueError that names the argument which does not fit.
+    """
+    choose_backend(OP, backend, q)
+    x = _checked_inputs(q, k, v, rates, weights, lens, mask, momentum_gate, row_norms, step_scale)
+    spans = check_plan(OP, plan, q.shape[1])
+    rule = _checked_rule(orthogonalize, normalize, update_weights)
+    if momentum_gate is None and any(m is not None for m in weights[3:]):
+        raise ValueError(f"{OP}: weights hold momentum, but there is no momentum_gate")
+    with torch.autocast(q.device.type, enabled=False):
+        return _reference(x, weights, spans, rule)
+
+
+def _reference(
+    x: Inputs, weights: FastWeights, plan: Sequence[Span], rule: Rule
+) -> tuple[Tensor, FastWeights]:
+    """Everything in the dtype of the state."""
+    dtype = weights.w0.dtype
+    wide = Inputs(
+        q=x.q.to(dtype),
+        k=x.k.to(dtype),
+        v=x.v.to(dtype),
+        rates=x.rates.to(dtype),
+        mask=x.mask,
+        gate=None if x.gate is None else x.gate.to(dtype),
+        norms=RowNorms(*(n.to(dtype) for n in x.norms)),
+        step_scale=None if x.step_scale is None else x.step_scale.to(dtype),
+    )
+    out, after = lact_reference(wide, weights, plan, rule)
+    return out.to(x.q.dtype), after
+
+
+def _checked_rule(orthogonalize: str, normalize: str, update_weights: str) -> Rule:
+    choices = {
+        "orthogonalize": (orthogonalize, ORTHOGONALIZE),
+        "normalize": (normalize, NORMALIZE),
+        "update_weights": (update_weights, UPDATE_WEIGHTS),
+    }
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"{OP}: {name} must be one of {', '.join(allowed)}, not {value!r}")
+    return Rule(orthogonalize=orthogonalize, normalize=normalize, update_weights=update_weights)
+
+
+def _checked_inputs(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rates: Tensor,
+    weights: FastWeights,
+    lens: Tensor | None,
+    mask: Tensor | None,
+    gate: Tensor | None,
+    norms: RowNorms | None,
+    step_scale: Tensor | None,
+) -> Inputs:
+    check_tensor(OP, "q", q, (None,) * 4)
+    batch, length, heads, channels = q.shape
+    for name, x in (("k", k), ("v", v)):
+        check_tensor(OP, name, x, tuple(q.shape), like=q)
+        if x.dtype != q.dtype:
+            raise ValueError(f"{OP}: {name} is {x.dtype}, but q is {q.dtype}")
+    check_tensor(OP, "rates", rates, (batch, length, heads, 3), like=q)
+    check_tensor(OP, "w0", weights.w0, (batch, heads, None, channels), like=q)
+    _check_state(weights, q)
+    if gate is not None:
+        check_tensor(OP, "momentum_gate", gate, (batch, length, heads), like=q)
+    if step_scale is not None:
+        check_tensor(OP, "step_scale", step_scale, (heads,), like=q)
+    norms = _row_norms(weights) if norms is None else norms
+    for name, n, w in zip(("w0", "w1", "w2"), norms, weights[:3], strict=True):
+        assert w is not None
+        rows = None if n.shape[:1] == (1,) else batch
+        check_tensor(OP, f"row_norms.{name}", n, (rows, heads, w.shape[2]), like=q)
+    return Inputs(
+        q=q, k=k, v=v, rates=rates, mask=_mask(q, lens, mask), gate=gate, norms=norms, step_scale=step_scale
+    )
+
+
+def _check_state(weights: FastWeights, q: Tensor) -> None:
+    batch, heads, hidden, channels = weights.w0.shape
+    shapes = ((hidden, channels), (channels, hidden), (hidden, channels)) * 2
+    for name, x, shape in zip(FastWeights._fields, weights, shapes, strict=True):
+        if x is None:
+            continue
+        check_tensor(OP, name, x, (batch, heads, *shape), like=q)
+        if x.dtype not in (torch.float32, torch.float64) or x.dtype != weights.w0.dtype:
+            raise ValueError(f"{OP}: the state must be all float32 or all float64, but {name} is {x.dtype}")
+
+
+def _mask(q: Tensor, lens: Tensor | None, mask: Tensor | None) -> Tensor:
+    """(B, L) bool."""
+    batch, length = q.shape[:2]
+    if lens is not None and mask is not None:
+        raise ValueError(f"{OP}: give lens or mask, not both")
+    if mask is not None:
+        if mask.shape != (batch, length) or mask.dtype != torch.bool or mask.device != q.device:
+            found = f"{tuple(mask.shape)} {mask.dtype} on {mask.device}"
+            raise ValueError(f"{OP}: mask must be ({batch}, {length}) bool on {q.device}, not {found}")
+        return mask
+    if lens is None:
+        return torch.ones(batch, length, dtype=torch.bool, device=q.device)
+    check_tensor(OP, "lens", lens, (batch,), floating=False)
+    return torch.arange(length, device=q.device) < lens.to(q.device)[:, None]
+
+
+_row_norms = row_norms  # `lact` has an argument of this name
+
+__all__ = [
+    "FastWeights",
+    "RowNorms",
+    "Span",
+    "chunk_causal",
+    "initial",
+    "lact",
+    "newton_schulz",
+    "passes",
+    "row_norms",
+    "strictly_causal",
+    "whole",
+]

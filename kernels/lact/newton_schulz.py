@@ -1,0 +1,35 @@
+"""Newton-Schulz orthogonalisation: the nearest matrix with all singular values near 1, by products alone.
+
+Five steps of X <- a X + b (X X^T) X + c (X X^T)^2 X, odd polynomials of the singular values, from X / |X|_F
+(Jordan et al. 2024, Muon). README.md says for which matrices five steps suffice.
+"""
+
+import torch
+from torch import Tensor
+
+EPS = 1e-7
+# As published with LaCT (Zhang et al. 2025, arXiv 2505.23884): steps of their own, or five times Muon's.
+COEFFICIENTS = {
+    "muon5": (
+        (4.0848, -6.8946, 2.9270),
+        (3.9505, -6.3029, 2.6377),
+        (3.7418, -5.5913, 2.3037),
+        (2.8769, -3.1427, 1.2046),
+        (2.8366, -3.0525, 1.2012),
+    ),
+    "muon5-constant": ((3.4445, -4.7750, 2.0315),) * 5,
+}
+
+
+def newton_schulz(x: Tensor, kind: str = "muon5") -> Tensor:
+    """x (..., M, N), each matrix on its own, orthogonalised in the dtype of x; a zero matrix stays zero.
+
+    kind: of `COEFFICIENTS`.
+    """
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + EPS)
+    for a, b, c in COEFFICIENTS[kind]:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x

@@ -1,0 +1,62 @@
+"""In which order a sequence is learned from and read: a list of spans, executed one after the other.
+
+The four usual orders are `whole`, `passes`, `chunk_causal` and `strictly_causal`; any other list will do.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """Frames [start, end). update: a step of the fast weights on them. apply: the output of these frames.
+
+    With both, the update comes first, so that the frames see what they taught.
+    """
+
+    start: int
+    end: int
+    update: bool
+    apply: bool
+
+
+def whole(length: int) -> list[Span]:
+    """Learn from all frames in one step, then read all: not causal."""
+    return [Span(0, length, True, True)] if length else []
+
+
+def passes(length: int, chunk: int, times: int = 1) -> list[Span]:
+    """Learn chunk by chunk, `times` times over, then read all: not causal, several inner steps."""
+    learned = [Span(start, end, True, False) for start, end in _chunks(length, chunk)] * times
+    return [*learned, Span(0, length, False, True)] if length else []
+
+
+def chunk_causal(length: int, chunk: int) -> list[Span]:
+    """Learn from a chunk, then read it: a frame sees its whole chunk, and what came before."""
+    return [Span(start, end, True, True) for start, end in _chunks(length, chunk)]
+
+
+def strictly_causal(length: int, chunk: int) -> list[Span]:
+    """Read a chunk, then learn from it: a frame sees earlier chunks only."""
+    steps = ((False, True), (True, False))
+    return [Span(start, end, *step) for start, end in _chunks(length, chunk) for step in steps]
+
+
+def check_plan(op: str, plan: Sequence[Span], length: int) -> tuple[Span, ...]:
+    """The plan as a tuple. ValueError for a span that is outside or idle, and for a frame that is read twice."""
+    spans = tuple(Span(*span) for span in plan)
+    for span in spans:
+        if not 0 <= span.start < span.end <= length:
+            raise ValueError(f"{op}: {span} does not lie in the {length} frames")
+        if not (span.update or span.apply):
+            raise ValueError(f"{op}: {span} neither updates nor applies; leave it out")
+    reads = sorted(span for span in spans if span.apply)
+    for before, after in zip(reads, reads[1:], strict=False):
+        if after.start < before.end:
+            raise ValueError(f"{op}: {before} and {after} apply to the same frames, which have one output")
+    return spans
+
+
+def _chunks(length: int, chunk: int) -> list[tuple[int, int]]:
+    if chunk < 1:
+        raise ValueError(f"a chunk must have at least 1 frame, not {chunk}")
+    return [(start, min(start + chunk, length)) for start in range(0, length, chunk)]
