@@ -70,16 +70,43 @@ def beam_ctc(
     lms: a language model for each row, or None for a row without. Frames, durations and scores of the tokens
     are those of the best path that spells them. Frames beyond `lens` are not read.
     """
+    nbest = nbest_ctc(log_probs, lens, blank=blank, cfg=cfg, lms=lms)
+    best = [candidates[0][0] for candidates in nbest]
+    return align_ctc(log_probs, lens, best, blank=blank)
+
+
+def nbest_ctc(
+    log_probs: Tensor,
+    lens: Tensor,
+    *,
+    blank: int,
+    cfg: BeamConfig,
+    lms: Sequence[NGram | None] | None = None,
+) -> list[list[tuple[list[int], float]]]:
+    """The texts that are left in the beam of each row, best first, arguments as in `beam_ctc`: tokens, and
+    the log probability of their paths, in nats, with what language model and bonus add."""
     host = log_probs.detach().float().cpu()
     models = lms if lms is not None else [None] * len(host)
-    hyps = []
+    found = []
     for row, length, lm in zip(host, lens.tolist(), models, strict=True):
-        best = _search(row[:length].numpy(), blank, cfg, lm)
-        hyps.append(_aligned(row[:length], best.tokens, blank))
-    return hyps
+        beam = _search(row[:length].numpy(), blank, cfg, lm)
+        scored = [(list(prefix.tokens), prefix.acoustic + prefix.text) for prefix in beam]
+        found.append(sorted(scored, key=lambda candidate: candidate[1], reverse=True))
+    return found
 
 
-def _search(log_probs: NDArray[np.float32], blank: int, cfg: BeamConfig, lm: NGram | None) -> _Prefix:
+def align_ctc(
+    log_probs: Tensor, lens: Tensor, tokens: Sequence[Sequence[int]], *, blank: int
+) -> list[Hypothesis]:
+    """Hypotheses of the given tokens of each row, placed where the best path that spells them has them."""
+    host = log_probs.detach().float().cpu()
+    return [
+        _aligned(row[:length], said, blank)
+        for row, length, said in zip(host, lens.tolist(), tokens, strict=True)
+    ]
+
+
+def _search(log_probs: NDArray[np.float32], blank: int, cfg: BeamConfig, lm: NGram | None) -> list[_Prefix]:
     beam = [_Prefix((), 0.0, lm.start() if lm else (), blank=0.0)]
     for frame in log_probs:
         tried = [t for t in np.flatnonzero(frame > frame.max() - cfg.token_beam).tolist() if t != blank]
@@ -87,7 +114,7 @@ def _search(log_probs: NDArray[np.float32], blank: int, cfg: BeamConfig, lm: NGr
     if lm is not None:
         for prefix in beam:
             prefix.text += cfg.lm_weight * float(lm.log_probs(prefix.state)[lm.vocab_size])
-    return max(beam, key=lambda p: p.acoustic + p.text)
+    return beam
 
 
 def _step(
