@@ -123,17 +123,18 @@ class DecoderLayer(nn.Module):
 class AttentionDecoder(nn.Module):
     """Tokens and frames to the scores of each next token.
 
-    `vocab_size` does not count blank, which has an output here as well (icefall's decoder scores it too).
-    `eos` is the id that begins and ends a sentence: cfg.eos, or else `blank`, `vocab_size` by default.
+    `vocab_size` does not count blank, whose id is `vocab_size` unless `blank` says otherwise (icefall: 0). It
+    has an output here too, as in icefall, which is never right unless it stands for `eos`.
     """
 
     def __init__(
         self, cfg: AttentionDecoderConfig, enc_dim: int, vocab_size: int, blank: int | None = None
     ) -> None:
         super().__init__()
-        eos = cfg.eos if cfg.eos is not None else vocab_size if blank is None else blank
-        _check(cfg, vocab_size, eos)
-        self.cfg, self.eos = cfg, eos
+        self.blank = vocab_size if blank is None else blank
+        self.eos = self.blank if cfg.eos is None else cfg.eos
+        _check(cfg, vocab_size, self.eos)
+        self.cfg = cfg
         self.embed = nn.Embedding(vocab_size + 1, cfg.dim)
         self.layers = nn.ModuleList(DecoderLayer(cfg, enc_dim) for _ in range(cfg.layers))
         self.output_layer = nn.Linear(cfg.dim, vocab_size + 1)

@@ -1,0 +1,185 @@
+"""Decoding with the attention decoder: brute force over all texts, rescoring by hand, bounds."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from maya.decode import attention_rescoring as module
+from maya.decode.attention_beam import attention_beam
+from maya.decode.attention_rescoring import RescoringConfig, attention_rescoring, attention_scores
+from maya.decode.ctc_beam import BeamConfig, beam_ctc, nbest_ctc
+from maya.errors import MayaError
+from maya.models.attention_decoder import AttentionDecoder, AttentionDecoderConfig
+
+DIM = 6
+BLANK = 0
+WIDE = BeamConfig(beam=12, token_beam=1000.0, token_bonus=0.0)
+
+
+def make(
+    vocab: int = 5, eos: int | None = 1, blank: int | None = BLANK, sharp: float = 3.0
+) -> AttentionDecoder:
+    cfg = AttentionDecoderConfig(layers=2, dim=16, heads=2, feed_forward=24, eos=eos)
+    decoder = AttentionDecoder(cfg, DIM, vocab, blank).eval()
+    with torch.no_grad():
+        decoder.output_layer.weight.mul_(sharp)
+        for layer in decoder._layers():
+            layer.src_attn.linear_v.weight.mul_(sharp)
+    return decoder
+
+
+@torch.no_grad()
+def log_prob(decoder: AttentionDecoder, enc: Tensor, text: tuple[int, ...] | list[int]) -> float:
+    """Of one text for one utterance (S, D), from the logits of the whole forward."""
+    tokens, lens = torch.tensor([list(text)], dtype=torch.int64), torch.tensor([len(text)])
+    logits = decoder(enc[None], torch.tensor([len(enc)]), tokens, lens)[0].log_softmax(-1)
+    return sum(float(logits[u, token]) for u, token in enumerate([*text, decoder.eos]))
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    return torch.randn(4, 9, DIM), torch.tensor([9, 6, 0, 3]), (2 * torch.randn(4, 9, 6)).log_softmax(-1)
+
+
+def test_scores_are_those_of_each_text_alone(
+    batch: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enc, lens, _ = batch
+    decoder = make()
+    texts = [[[2, 3], [], [4, 4, 5, 2]], [[5]], [], [[3, 2, 2], [4]]]
+    found = attention_scores(enc, lens, decoder, texts)
+    assert [len(row) for row in found] == [3, 1, 0, 2]
+    for row, n in ((0, 9), (1, 6), (3, 3)):
+        expected = [log_prob(decoder, enc[row, :n], text) for text in texts[row]]
+        assert found[row] == pytest.approx(expected, abs=1e-4)
+    monkeypatch.setattr(module, "_MAX_LOGITS", 1)  # one utterance at a time
+    again = attention_scores(enc, lens, decoder, texts)
+    for row, alone in zip(found, again, strict=True):
+        assert alone == pytest.approx(row, abs=1e-4)
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (0.3, 2.0), (0.0, 1.0), (1.0, 0.0)])
+def test_the_best_sum_of_both_scores_wins(batch: tuple[Tensor, ...], scales: tuple[float, float]) -> None:
+    enc, lens, log_probs = batch
+    decoder = make()
+    cfg = RescoringConfig(beam=WIDE, ctc_scale=scales[0], aed_scale=scales[1])
+    found = attention_rescoring(enc, lens, log_probs, decoder, blank=BLANK, cfg=cfg)
+    first = beam_ctc(log_probs, lens, blank=BLANK, cfg=WIDE)
+    nbest = nbest_ctc(log_probs, lens, blank=BLANK, cfg=WIDE)
+    for row, n in enumerate(lens.tolist()):
+        totals = {
+            tuple(text): scales[0] * ctc
+            + scales[1] * log_prob(decoder, enc[row, : max(n, 1)] * (n > 0), text)
+            for text, ctc in nbest[row]
+        }
+        assert len(totals) == len(nbest[row])
+        assert tuple(found[row].tokens) == max(totals, key=totals.__getitem__)
+        assert len(found[row].frames) == len(found[row].tokens) == len(found[row].scores)
+    assert ([h.tokens for h in found] == [h.tokens for h in first]) == (scales[1] == 0)
+
+
+def test_nbest_is_sorted_and_sums_all_paths() -> None:
+    log_probs = torch.randn(1, 4, 4).log_softmax(-1)
+    (found,) = nbest_ctc(
+        log_probs, torch.tensor([4]), blank=BLANK, cfg=BeamConfig(beam=999, token_beam=1e3, token_bonus=0.0)
+    )
+    assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
+    assert sum(math.exp(score) for _, score in found) == pytest.approx(1, abs=1e-5)
+    for text, score in found:
+        if score > -math.inf:
+            loss = torch.nn.functional.ctc_loss(
+                log_probs[0],
+                torch.tensor(text, dtype=torch.int64),
+                torch.tensor(4),
+                torch.tensor(len(text)),
+                reduction="sum",
+            )
+            assert score == pytest.approx(-loss.item(), abs=1e-4)
+
+
+def test_padding_is_never_read(batch: tuple[Tensor, ...]) -> None:
+    enc, lens, log_probs = batch
+    decoder = make()
+    before = attention_rescoring(enc, lens, log_probs, decoder, blank=BLANK, cfg=RescoringConfig())
+    plain = attention_beam(enc, lens, decoder)
+    for row, n in enumerate(lens.tolist()):
+        enc[row, n:], log_probs[row, n:] = float("nan"), float("nan")
+    after = attention_rescoring(enc, lens, log_probs, decoder, blank=BLANK, cfg=RescoringConfig())
+    assert [h.tokens for h in after] == [h.tokens for h in before]
+    assert [h.tokens for h in attention_beam(enc, lens, decoder)] == [h.tokens for h in plain]
+
+
+@pytest.mark.parametrize("length_norm", [0.0, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_wide_beam_finds_the_best_of_all_texts(seed: int, length_norm: float) -> None:
+    torch.manual_seed(seed)
+    decoder = make(vocab=4)
+    enc, lens = torch.randn(2, 7, DIM), torch.tensor([7, 4])
+    found = attention_beam(
+        enc, lens, decoder, beam=80, max_tokens_per_frame=0.5, length_norm=length_norm
+    )  # 3 and 2 tokens at most
+    for hyp, row, n, longest in zip(found, enc, (7, 4), (3, 2), strict=True):
+        texts = [t for u in range(longest + 1) for t in itertools.product((2, 3, 4), repeat=u)]
+        totals = {t: log_prob(decoder, row[:n], t) / (len(t) + 1) ** length_norm for t in texts}
+        assert tuple(hyp.tokens) == max(totals, key=totals.__getitem__)
+        assert hyp.frames == hyp.durations == [] and len(hyp.scores) == len(hyp.tokens)
+
+
+def test_a_beam_of_one_is_greedy() -> None:
+    decoder = make(eos=None, blank=None)
+    assert decoder.eos == decoder.blank == 5
+    enc, lens = torch.randn(5, 12, DIM), torch.tensor([12, 3, 7, 1, 12])
+    found = attention_beam(enc, lens, decoder, beam=1)
+    for hyp, row, n in zip(found, enc, lens.tolist(), strict=True):
+        said: list[int] = []
+        while len(said) < n:
+            tokens = torch.tensor([said], dtype=torch.int64)
+            logits = decoder(row[None, :n], torch.tensor([n]), tokens, torch.tensor([len(said)]))[0, -1]
+            if int(logits.argmax()) == decoder.eos:
+                break
+            said.append(int(logits.argmax()))
+        assert hyp.tokens == said
+    assert sum(len(h.tokens) for h in found) > 5
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_sentence_without_an_end_is_cut(beam: int) -> None:
+    decoder = make()
+    with torch.no_grad():
+        decoder.output_layer.bias[decoder.eos] -= 1000
+    enc, lens = torch.randn(4, 10, DIM), torch.tensor([10, 0, 4, 1])
+    lengths = [
+        [len(h.tokens) for h in attention_beam(enc, lens, decoder, beam=beam, max_tokens_per_frame=ratio)]
+        for ratio in (1.0, 0.5, 0.01)
+    ]
+    assert lengths == [[10, 0, 4, 1], [5, 0, 2, 1], [1, 0, 1, 1]]
+
+
+def test_blank_is_never_said() -> None:
+    decoder = make()
+    with torch.no_grad():
+        decoder.output_layer.bias[BLANK] += 1000  # the likeliest output everywhere
+        decoder.output_layer.bias[decoder.eos] -= 1000
+    found = attention_beam(torch.randn(3, 8, DIM), torch.tensor([8, 8, 8]), decoder, beam=2)
+    assert all(BLANK not in h.tokens for h in found) and any(h.tokens for h in found)
+
+
+def test_a_row_alone_is_as_in_its_batch() -> None:
+    decoder = make()
+    enc, lens = torch.randn(4, 10, DIM), torch.tensor([4, 10, 2, 7])
+    together = attention_beam(enc, lens, decoder)
+    for row, n in enumerate(lens.tolist()):
+        (alone,) = attention_beam(enc[row : row + 1, :n], lens[row : row + 1], decoder)
+        assert alone.tokens == together[row].tokens
+        assert alone.scores == pytest.approx(together[row].scores, abs=1e-4)
+
+
+def test_mistakes() -> None:
+    enc, lens = torch.randn(1, 3, DIM), torch.tensor([3])
+    with pytest.raises(MayaError, match="beam"):
+        attention_beam(enc, lens, make(), beam=0)
+    with pytest.raises(MayaError, match="max_tokens_per_frame"):
+        attention_beam(enc, lens, make(), max_tokens_per_frame=0.0)
