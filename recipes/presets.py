@@ -1,13 +1,12 @@
 """Model presets by architecture, and tokenizers. Each call builds a fresh configuration: a recipe may change
 its fields."""
 
-from maya.encoders.fastconformer import FastConformerConfig
-from maya.features.logmel import LogMelConfig
-from maya.features.specaugment import SpecAugmentConfig
+from maya.encoders import FastConformerConfig, ZipformerConfig, zipformer_config
+from maya.features import FbankConfig, LogMelConfig, SpecAugmentConfig
+from maya.features.specaugment import lhotse
 from maya.models.hybrid import HybridConfig
 from maya.text.tokenizer import TokenizerConfig
-from maya.transducer.joint import JointConfig
-from maya.transducer.predictor import PredictorConfig
+from maya.transducer import JointConfig, PredictorConfig, StatelessConfig
 
 
 def fastconformer_tdt_ctc(
@@ -89,6 +88,62 @@ def xlarge() -> HybridConfig:
 def xxlarge() -> HybridConfig:
     """About 1.1 B parameters: 42 layers × 1024, the shape of Parakeet TDT 1.1B."""
     return fastconformer_tdt_ctc(d_model=1024, n_layers=42, n_heads=8, hidden=640, predictor_layers=2)
+
+
+def zipformer(encoder: ZipformerConfig, *, mels: int = 80, hidden: int = 512) -> HybridConfig:
+    """A Zipformer with a stateless pruned transducer, as icefall's zipformer recipe; `hidden` is the width of
+    predictor and joint. Features, masks and initial scales are that recipe's too."""
+    encoder.feat_in = mels
+    return HybridConfig(
+        features=FbankConfig(num_mels=mels),
+        specaugment=lhotse(),
+        encoder=encoder,
+        predictor=StatelessConfig(hidden=hidden),
+        joint=JointConfig(hidden=hidden, activation="tanh", dropout=0.0, init_scale=0.25),
+        transducer="pruned",
+        ctc_weight=0.0,
+        ctc_dropout=0.1,
+    )
+
+
+def zipformer_small() -> HybridConfig:
+    """23 M parameters: icefall's Zipformer-S."""
+    return zipformer(zipformer_config.small())
+
+
+def zipformer_medium() -> HybridConfig:
+    """66 M parameters: icefall's Zipformer-M, its default."""
+    return zipformer(zipformer_config.medium())
+
+
+def zipformer_large() -> HybridConfig:
+    """148 M parameters: icefall's Zipformer-L."""
+    return zipformer(zipformer_config.large())
+
+
+def zipformer_low_resource() -> HybridConfig:
+    """About 1 M parameters, the size of `low_resource`, and its features, masks and noise."""
+    cfg = zipformer(
+        ZipformerConfig(
+            front_channels=(8, 16, 32),
+            downsampling=(1, 2, 4, 2),
+            layers=(1, 1, 2, 1),
+            dims=(48, 64, 96, 64),
+            unmasked_dims=(48, 48, 64, 48),
+            ff_dims=(128, 192, 256, 192),
+            heads=(4, 4, 4, 4),
+            conv_kernels=(31, 15, 15, 15),
+            query_head_dim=16,
+            value_head_dim=8,
+            dropout=0.1,
+        ),
+        mels=40,
+        hidden=160,
+    )
+    cfg.specaugment = SpecAugmentConfig(freq_masks=2, freq_width=8, time_masks=2, fill="mean")
+    cfg.noise.probability = 0.5
+    cfg.joint.dropout = 0.1
+    return cfg
 
 
 def tokenizer_32k() -> TokenizerConfig:

@@ -39,7 +39,7 @@ from maya.errors import MayaError
 class ZipformerState:
     """What streaming carries from one chunk to the next; every tensor has the batch first."""
 
-    front: Tensor  # (B, 3, F', 128) frames before ConvNeXt
+    front: Tensor  # (B, 3, F', C) frames before ConvNeXt
     layers: tuple[LayerCache, ...]
     frames: Tensor  # (B,) int64: 20 ms frames read so far, which tells how much left context is filled
 
@@ -72,7 +72,9 @@ class Zipformer(Regulated):
         check(cfg)
         self.cfg = cfg
         drop: Number = Schedule((0, 0.3), (20000, 0.1)) if cfg.dropout is None else cfg.dropout
-        self.encoder_embed = Conv2dSubsampling(cfg.feat_in, cfg.dims[0], drop, cfg.padding == "invariant")
+        self.encoder_embed = Conv2dSubsampling(
+            cfg.feat_in, cfg.dims[0], drop, cfg.padding == "invariant", cfg.front_channels
+        )
         self.encoders = nn.ModuleList(make_stack(cfg, i, drop) for i in range(len(cfg.layers)))
         self.downsample_output = Downsample(2)
         self.chunking = WHOLE  # in evaluation

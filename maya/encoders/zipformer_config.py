@@ -16,6 +16,7 @@ class ZipformerConfig:
 
     kind: Literal["zipformer"] = "zipformer"
     feat_in: int = 80
+    front_channels: tuple[int, int, int] = (8, 32, 128)  # of the front end's three convolutions
     downsampling: tuple[int, ...] = (1, 2, 4, 8, 4, 2)
     layers: tuple[int, ...] = (2, 2, 3, 4, 3, 2)
     dims: tuple[int, ...] = (192, 256, 384, 512, 384, 256)
@@ -103,6 +104,8 @@ def check(cfg: ZipformerConfig) -> None:
             f"encoder.conv_kernels={cfg.conv_kernels} must be odd, encoder.pos_dim={cfg.pos_dim} even and "
             f"encoder.dims={cfg.dims} multiples of 4"
         )
+    if min(cfg.front_channels) < 1:
+        raise MayaError(f"encoder.front_channels={cfg.front_channels} must be positive")
     if cfg.feat_in < 7:
         raise MayaError(f"encoder.feat_in={cfg.feat_in} is too few for the front end: 7 at least")
     if cfg.causal:

@@ -16,7 +16,6 @@ from maya.encoders.regularizers import (
 )
 from maya.encoders.swoosh import swoosh_l, swoosh_r
 
-CHANNELS = (8, 32, 128)
 LOST_FRAMES = 7  # of the features: the convolutions do not pad in time
 REACH = 3  # frames to each side that ConvNeXt's depthwise convolution looks at
 
@@ -28,10 +27,17 @@ class Conv2dSubsampling(nn.Module):
     `encoder_embed`: conv.0, conv.4, conv.7, convnext, out, out_norm. Activations are laid out channels last.
     """
 
-    def __init__(self, feat_in: int, d_model: int, dropout: Number, mask_padding: bool) -> None:
+    def __init__(
+        self,
+        feat_in: int,
+        d_model: int,
+        dropout: Number,
+        mask_padding: bool,
+        channels: tuple[int, int, int] = (8, 32, 128),
+    ) -> None:
         super().__init__()
         self.mask_padding = mask_padding
-        first, second, third = CHANNELS
+        first, second, third = channels
         self.conv = nn.ModuleDict(
             {
                 "0": nn.Conv2d(1, first, 3, padding=(0, 1)),
@@ -43,7 +49,7 @@ class Conv2dSubsampling(nn.Module):
             {"0": Balancer(max_abs=1.0), "4": Balancer(max_abs=4.0), "7": Balancer(max_abs=4.0)}
         )
         self.convnext = ConvNeXt(third)
-        self.bins = (feat_in - 3) // 4
+        self.channels, self.bins = third, (feat_in - 3) // 4
         self.out = nn.Linear(third * self.bins, d_model)
         self.out_whiten = Whiten(1, Schedule((0, 4.0), (20000, 8.0)), grad_scale=0.02)
         self.out_norm = BiasNorm(d_model)
@@ -52,12 +58,12 @@ class Conv2dSubsampling(nn.Module):
     def forward(self, x: Tensor, lens: Tensor, left: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, F), (B,) feature frames -> (B, T', D), (B,), and frames to pass on as `left`.
 
-        With `left` (B, 3, F', 128), the last frames before ConvNeXt of the chunk before this one, the last 3
+        With `left` (B, 3, F', C), the last frames before ConvNeXt of the chunk before this one, the last 3
         frames are its look-ahead alone: T' = (T - 7) // 2 - 3 instead of (T - 7) // 2.
         """
         lens = ((lens - LOST_FRAMES) // 2).clamp(min=0)
         # icefall flattens channel-major; turning the weight round is cheaper than turning the frames.
-        weight = self.out.weight.view(-1, CHANNELS[-1], self.bins).transpose(1, 2).flatten(1)
+        weight = self.out.weight.view(-1, self.channels, self.bins).transpose(1, 2).flatten(1)
         parts = []
         for rows in self._parts(x, left):
             y, carried = self._convolve(x[rows], lens[rows], left)
@@ -101,8 +107,8 @@ class Conv2dSubsampling(nn.Module):
         return self.convnext(x, left), x[:, x.shape[1] - 2 * REACH : x.shape[1] - REACH]
 
     def initial_left(self, batch: int) -> Tensor:
-        """What stands before the first frame: (B, 3, F', 128) zeros."""
-        return self.out.weight.new_zeros(batch, REACH, self.bins, CHANNELS[-1])
+        """What stands before the first frame: (B, 3, F', C) zeros."""
+        return self.out.weight.new_zeros(batch, REACH, self.bins, self.channels)
 
 
 class ConvNeXt(nn.Module):

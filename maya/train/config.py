@@ -1,9 +1,11 @@
 """How to train: the options of the loop and of its schedule."""
 
+from dataclasses import field
 from typing import Literal, Protocol
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.train.eden import EdenConfig
 
 
 @config
@@ -17,12 +19,19 @@ class TrainConfig:
     """
 
     steps: int = 1000
+    optimizer: Literal["adamw", "scaled_adam"] = "adamw"
+    schedule: Literal["cosine", "eden"] = "cosine"
     lr: float = 1e-3  # peak rate, of the heads and, unless encoder_lr is given, of the encoder
     min_lr: float = 1e-6  # where the cosine ends, for the heads as for the encoder, but never above the peak
     warmup_steps: int = 100  # of the heads from step 0, of the encoder from the step it begins to learn at
+    eden: EdenConfig = field(default_factory=EdenConfig)  # has a warm-up of its own
     betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 1e-3
-    clip: float = 1.0
+    weight_decay: float = 1e-3  # of AdamW
+    clip: float = 1.0  # AdamW: greatest norm of the gradients
+    clipping_scale: float = 2.0  # ScaledAdam: the same, in medians of the norms of recent steps
+    # Zipformer's dropout and regularisers follow the audio seen, in batches of so many seconds: 600 are
+    # icefall's. A training much shorter than theirs moves them on faster with less.
+    regularizer_seconds: float = 600.0
     accumulate: int = 1
     ctc_first: int = 0  # steps at the start with CTC alone: cheap while the encoder learns to listen
     ctc_ramp: int = 0  # steps at the start over which CTC's weight rises from 0 to model.ctc_weight
@@ -64,6 +73,8 @@ def check(cfg: TrainConfig, model: HasCTC) -> None:
             "train.encoder_freeze is for an encoder that has learnt before, train.encoder_hold for a fresh "
             "one: choose one"
         )
+    if cfg.optimizer == "scaled_adam" and cfg.encoder_layer_decay != 1:
+        raise MayaError("train.encoder_layer_decay is for train.optimizer=adamw")
     if not 0 < cfg.encoder_layer_decay <= 1:
         raise MayaError(
             f"train.encoder_layer_decay is a share above 0 and at most 1, not {cfg.encoder_layer_decay}"

@@ -25,8 +25,10 @@ from maya.text.tokenizer import Tokenizer
 from maya.train import schedule
 from maya.train.config import TrainConfig, check
 from maya.train.distributed import all_reduce_sum
-from maya.train.optim import adamw
+from maya.train.eden import adjusted_steps
+from maya.train.optim import clip, make_optimizer
 from maya.train.runlog import RunLog
+from maya.train.scaled_adam import ScaledAdam
 from maya.train.state import Position, State, keep_best, resume, save
 from maya.train.validate import Validate
 
@@ -56,13 +58,12 @@ class StepStats:
     """Sums over ranks and accumulated batches of one optimizer step."""
 
     loss: float
-    transducer: float
-    ctc: float
-    language: float
+    parts: dict[str, float]
     count: float
     utterances: float
     audio_seconds: float
     grad_norm: float
+    clipped: str  # what ScaledAdam has to say of its clipping in this step; else empty
     stop: bool
 
 
@@ -151,6 +152,9 @@ def train(
         log.say(f"continuing at step {state.step} of {cfg.steps}")
     stream, clock, window, started = batches(state.position), Clock(), Window(), time.perf_counter()
     first_step = state.step
+    # The cap, not what the batches hold: a function of the step. Without a cap, a batch counts as one.
+    cap = experiment.data.plan.max_seconds or cfg.regularizer_seconds
+    step_seconds = cap * accelerator.num_processes * cfg.accumulate
     with StopRequest() as stop:
         while state.step < cfg.steps:
             if model.encoder_frozen != schedule.encoder_frozen(cfg, state.step):
@@ -158,6 +162,10 @@ def train(
                 model.freeze_encoder(not model.encoder_frozen)
                 wrapped = wrap_again(model, accelerator)
             log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.ctc_weight))
+            seen = adjusted_steps(
+                state.step, batch_seconds=step_seconds, reference_seconds=cfg.regularizer_seconds
+            )
+            model.begin_step(state.step, seen)
             group = take(stream, cfg.accumulate, state)
             waited = clock.lap("data")
             stats = train_step(wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir, stop.asked)
@@ -181,11 +189,6 @@ def train(
                 raise Interrupted(state.step)
     log.close()
     return state
-
-
-def make_optimizer(model: SpeechModel, cfg: TrainConfig) -> torch.optim.Optimizer:
-    decay = {"weight_decay": cfg.weight_decay, "encoder_layer_decay": cfg.encoder_layer_decay}
-    return adamw(model, lr=cfg.lr, betas=cfg.betas, **decay)
 
 
 def take(stream: Iterator[tuple[Position, Batch]], count: int, state: State) -> list[Batch]:
@@ -231,7 +234,7 @@ def train_step(
     model.train()
     for g in optimizer.param_groups:
         rate = schedule.encoder_rate if g.get("encoder") else schedule.head_rate
-        g["lr"] = rate(cfg, state.step) * g.get("scale", 1.0)
+        g["lr"] = rate(cfg, state.step, state.position[0]) * g.get("scale", 1.0)
     mine = [
         sum(count(b, cfg.per) for b in group),
         sum(b.size for b in group),
@@ -242,9 +245,10 @@ def train_step(
     scale = accelerator.num_processes / max(total, 1.0)
     # The draw of TDT's omega depends on (seed, step) alone: alike on all ranks, and nothing to save.
     generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + state.step)
-    full = accelerator.unwrap_model(model).ctc_weight
-    ctc_weight = schedule.ctc_weight(cfg, state.step, full=full)
-    sums, tallies = torch.zeros(4, device=device, dtype=torch.float64), []
+    bare: SpeechModel = accelerator.unwrap_model(model)
+    ctc_weight = schedule.ctc_weight(cfg, state.step, full=bare.ctc_weight)
+    names = ("total", *bare.parts, *(["language"] if bare.tells_language else []))
+    sums, tallies = torch.zeros(len(names), device=device, dtype=torch.float64), []
     clock.lap("other")
     for i, batch in enumerate(group):
         last = i == len(group) - 1
@@ -257,18 +261,22 @@ def train_step(
             (losses.total.masked_fill(~feasible, 0.0).sum() * scale).backward()
             clock.lap("backward")
         tallies.append((batch, losses.total.detach()))
-        for j, value in enumerate((losses.total, losses.transducer, losses.ctc, losses.language)):
-            if value is not None:
+        for j, name in enumerate(names):
+            if (value := getattr(losses, name)) is not None:
                 sums[j] += value.detach().masked_fill(~feasible, 0.0).sum()
     state.infeasible += name_unusable(tallies, state.step, run_dir, device)
-    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
+    grad_norm, clipped = clip(model, optimizer, cfg), ""
     optimizer.step()
+    if isinstance(optimizer, ScaledAdam):
+        found = optimizer.clippings()
+        grad_norm = sum(c.norm**2 for c in found) ** 0.5
+        clipped = "; ".join(str(c) for c in found if c.factor < 1)
     optimizer.zero_grad(set_to_none=True)
     clock.lap("optimizer")
-    loss, transducer, ctc, language = all_reduce_sum(sums.tolist(), device)
+    loss, *parts = all_reduce_sum(sums.tolist(), device)
     return StepStats(
-        loss=loss, transducer=transducer, ctc=ctc, language=language, count=total, utterances=utterances,
-        audio_seconds=audio_seconds, grad_norm=float(grad_norm), stop=stops > 0,
+        loss=loss, parts=dict(zip(names[1:], parts, strict=True)), count=total, utterances=utterances,
+        audio_seconds=audio_seconds, grad_norm=grad_norm, clipped=clipped, stop=stops > 0,
     )  # fmt: skip
 
 
@@ -303,8 +311,7 @@ def name_unusable(tallies: list[tuple[Batch, Tensor]], step: int, run_dir: Path,
     return len(infeasible)
 
 
-LOSSES = ("loss", "transducer", "ctc", "language")
-SUMMED = (*LOSSES, "count", "utterances", "audio_seconds", "grad_norm")
+SUMMED = ("loss", "count", "utterances", "audio_seconds", "grad_norm")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -314,12 +321,14 @@ class Window:
     steps: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     waits: list[float] = field(default_factory=list)  # seconds of each step in which there were no data yet
+    clipped: list[str] = field(default_factory=list)  # what ScaledAdam said of each step that it clipped
 
     def add(self, stats: StepStats, waited: float) -> None:
         self.steps += 1
         self.waits.append(round(waited, 4))
-        for name in SUMMED:
-            self.sums[name] = self.sums.get(name, 0.0) + getattr(stats, name)
+        self.clipped += [stats.clipped] if stats.clipped else []
+        for name, value in ({name: getattr(stats, name) for name in SUMMED} | stats.parts).items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
 
 
 WORK = ("forward", "backward", "optimizer")
@@ -337,8 +346,8 @@ def report(
         "epoch": state.position[0],
         "loss": sums["loss"] / sums["count"],
         **{f"{part}_loss": sums[part] / sums["count"] for part in model.parts},
-        "lr": schedule.head_rate(cfg, last),
-        "encoder_lr": schedule.encoder_rate(cfg, last),
+        "lr": schedule.head_rate(cfg, last, state.position[0]),
+        "encoder_lr": schedule.encoder_rate(cfg, last, state.position[0]),
         "ctc_weight": schedule.ctc_weight(cfg, last, full=model.ctc_weight),
         "grad_norm": sums["grad_norm"] / window.steps,
         "seconds_per_step": spent / window.steps,
@@ -348,6 +357,7 @@ def report(
         "data_wait_max": max(window.waits),
         "data_wait": window.waits,
         "infeasible": state.infeasible,
+        "clipped": len(window.clipped),
     }
     if model.tells_language:
         values["language_loss"] = sums["language"] / sums["utterances"]
@@ -361,7 +371,10 @@ def report(
         f"grad {values['grad_norm']:.2f}  {values['seconds_per_step']:.2f} s/step  "
         f"{values['speed']:.0f}x real time  work {values['share_work']:.0%}  left {_minutes(left)}"
     )
-    window.steps, window.sums, window.waits, clock.seconds = 0, {}, [], {}
+    if window.clipped:
+        steps = len(window.clipped)
+        log.say(f"  {steps} step{'s' * (steps > 1)} clipped, the last: {window.clipped[-1]}")
+    window.steps, window.sums, window.waits, window.clipped, clock.seconds = 0, {}, [], [], {}
 
 
 def _rates(values: dict[str, Any]) -> str:

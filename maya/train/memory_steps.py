@@ -28,7 +28,7 @@ from maya.kernels.bench.peak import forked, resident
 from maya.models.hybrid import HybridConfig, build_model
 from maya.train.averaging import RunningAverage
 from maya.train.loop import Clock, TrainConfig, make_accelerator, train_step
-from maya.train.optim import adamw
+from maya.train.optim import make_optimizer
 from maya.train.state import State
 
 # Of a launcher: the program is not one of its ranks.
@@ -132,7 +132,8 @@ class Stepper:
         self._accelerator = make_accelerator(self._train, cpu=not self.cuda)
         self._model = build_model(from_dict(HybridConfig, order.model)).to(self._accelerator.device)
         cfg = self._train
-        self._optimizer = adamw(self._model, lr=1e-4, betas=cfg.betas, weight_decay=cfg.weight_decay)
+        self._optimizer = make_optimizer(self._model, cfg)
+        self._model.begin_step(cfg.steps, 1e9)  # all that is scheduled has come to its end
         self._model = self._accelerator.prepare_model(self._model)
         self._average = RunningAverage()
         self.step(1, 1.0, 1)  # optimizer state, thread pools, lazily loaded libraries

@@ -1,10 +1,14 @@
-"""AdamW with weight decay only where it belongs, and rates that may fall towards the encoder's bottom."""
+"""AdamW with weight decay only where it belongs, and rates that may fall towards the encoder's bottom; or
+ScaledAdam, icefall's."""
 
 import re
 from typing import Any
 
 import torch
 from torch import nn
+
+from maya.train.config import TrainConfig
+from maya.train.scaled_adam import ScaledAdam
 
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
@@ -56,3 +60,38 @@ def adamw(
     """AdamW over `parameter_groups`, in the fused form (one pass over the parameters, CPU or GPU)."""
     groups = parameter_groups(model, weight_decay, encoder_layer_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=1e-8, fused=True)
+
+
+def scaled_adam(
+    model: nn.Module, *, lr: float, betas: tuple[float, float], clipping_scale: float, encoder_apart: bool
+) -> ScaledAdam:
+    """ScaledAdam over all parameters that learn, as one group, for each group is clipped by itself; with
+    `encoder_apart` as two, for an encoder that learns at a rate or time of its own."""
+    heads, encoder = [], []
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            (encoder if encoder_apart and name.startswith("encoder.") else heads).append((name, p))
+    groups: list[dict[str, Any]] = [{"params": heads, "encoder": False, "scale": 1.0}]
+    if encoder:
+        groups.append({"params": encoder, "encoder": True, "scale": 1.0})
+    return ScaledAdam(groups, lr=lr, betas=betas, clipping_scale=clipping_scale)
+
+
+def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer that the configuration asks for. Its groups have the entries `encoder` and `scale`, see
+    `parameter_groups`."""
+    if cfg.optimizer == "scaled_adam":
+        apart = bool(cfg.encoder_lr is not None or cfg.encoder_freeze or cfg.encoder_hold)
+        return scaled_adam(
+            model, lr=cfg.lr, betas=cfg.betas, clipping_scale=cfg.clipping_scale, encoder_apart=apart
+        )
+    decay = {"weight_decay": cfg.weight_decay, "encoder_layer_decay": cfg.encoder_layer_decay}
+    return adamw(model, lr=cfg.lr, betas=cfg.betas, **decay)
+
+
+def clip(model: nn.Module, optimizer: torch.optim.Optimizer, cfg: TrainConfig) -> float:
+    """Bring the gradients' norm down to `cfg.clip`; returns what it was. ScaledAdam clips in its step, and
+    knows the norm after it: nan."""
+    if isinstance(optimizer, ScaledAdam):
+        return float("nan")
+    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip))

@@ -1,13 +1,15 @@
 """The schedule: rates, the weight of CTC and whether the encoder learns, all functions of the optimizer step
-alone, so that resuming needs no state.
+alone (Eden: and of the epoch), so that resuming needs no state.
 
 Encoder and heads have peaks of their own and share one cosine, down to one floor (as NeMo's `min_lr`, which
-is absolute; a peak below it is its own floor). Layer-wise decay scales a layer's whole curve.
+is absolute; a peak below it is its own floor), or Eden, which has no floor. Layer-wise decay scales a layer's
+whole curve.
 """
 
 import math
 
 from maya.train.config import TrainConfig
+from maya.train.eden import eden
 
 Phases = dict[str, str]
 
@@ -37,22 +39,30 @@ def encoder_share(step: int, hold_steps: int) -> float:
     return min(1.0, max(0.0, (step - hold_steps + 1) / hold_steps)) if hold_steps else 1.0
 
 
-def head_rate(cfg: TrainConfig, step: int) -> float:
-    """Learning rate of everything outside the encoder."""
-    return _rate(cfg, step, peak=cfg.lr, start=0)
+def head_rate(cfg: TrainConfig, step: int, epoch: int = 0) -> float:
+    """Learning rate of everything outside the encoder; `epoch` counts the passes over the data so far."""
+    return _rate(cfg, step, epoch, peak=cfg.lr, start=0)
 
 
-def encoder_rate(cfg: TrainConfig, step: int) -> float:
+def encoder_rate(cfg: TrainConfig, step: int, epoch: int = 0) -> float:
     """Learning rate of the encoder's top layer; 0 while it is frozen or held.
 
     After a freeze it warms up as the heads have done: its moments are empty, and Adam's first steps are of
     full size whatever the gradient.
     """
     peak = cfg.lr if cfg.encoder_lr is None else cfg.encoder_lr
-    return _rate(cfg, step, peak=peak, start=cfg.encoder_freeze) * encoder_share(step, cfg.encoder_hold)
+    return _rate(cfg, step, epoch, peak=peak, start=cfg.encoder_freeze) * encoder_share(
+        step, cfg.encoder_hold
+    )
 
 
-def _rate(cfg: TrainConfig, step: int, *, peak: float, start: int) -> float:
+def _rate(cfg: TrainConfig, step: int, epoch: int, *, peak: float, start: int) -> float:
+    if cfg.schedule == "eden":
+        # As the cosine, what begins later warms up from there, to where the curve is.
+        since = (step - start + 1) / cfg.eden.warmup_steps if start and cfg.eden.warmup_steps else 1.0
+        return (
+            min(1.0, max(0.0, since)) * eden(step, epoch, peak=peak, cfg=cfg.eden) if step >= start else 0.0
+        )
     floor = min(cfg.min_lr, peak)
     return warmup_cosine(
         step, peak=peak, floor=floor, warmup_steps=cfg.warmup_steps, total_steps=cfg.steps, start=start

@@ -1,0 +1,27 @@
+"""The digits with a Zipformer and a pruned transducer: as many parameters as digits.py, the same data and masks.
+
+Run:    ./egs/digits/run.sh --experiment zipformer
+Cost and result: see RESULTS.md in this folder.
+"""
+
+from egs.digits import digits
+from maya.recipes import presets
+from maya.recipes.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    exp = digits.experiment()
+    exp.name = "digits/zipformer"
+    exp.model = presets.zipformer_low_resource()
+    exp.model.language_embedding = True
+    exp.model.language_init = 1.0
+    exp.model.ctc_weight = 0.3
+    exp.model.loss_warmup = 400
+    exp.train.optimizer = "scaled_adam"
+    exp.train.lr = 0.03
+    exp.train.min_lr = 1e-4
+    exp.train.steps = 2400
+    exp.train.ctc_first = exp.train.encoder_hold = 0
+    exp.train.warmup_steps = 100
+    exp.train.regularizer_seconds = 8.0  # dropout and regularisers end their schedules within this training
+    return exp
