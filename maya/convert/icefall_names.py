@@ -1,7 +1,5 @@
 """Names of parameters in icefall's Zipformer recipe and here: a pure rename, tensor for tensor."""
 
-import re
-
 # icefall's prefix, ours; the first that fits. The rest of a name is the same on both sides.
 PREFIXES = (
     ("encoder_embed.", "encoder.encoder_embed."),
@@ -13,18 +11,14 @@ PREFIXES = (
     ("simple_am_proj.", "simple_joint.am."),
     ("simple_lm_proj.", "simple_joint.lm."),
 )
-# Every layer of an icefall checkpoint has this entry besides bypass.bypass_scale; nothing reads it.
-UNUSED = re.compile(r"encoder\.encoders\.\d+\.(encoder\.)?layers\.\d+\.bypass_scale")
 
 
 def from_icefall_name(name: str) -> str | None:
-    """Our name of an icefall parameter; None for one that is of no use, or of a head we do not have.
+    """Our name of an icefall parameter; None for one of a head we do not have.
 
     Old checkpoints of distributed training put "module." in front.
     """
     name = name.removeprefix("module.")
-    if UNUSED.fullmatch(name):
-        return None
     for theirs, ours in PREFIXES:
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)

@@ -30,7 +30,7 @@ def decode_frames(
         if cfg.ctc_weight == 0:
             raise MayaError("this model has no CTC head; decode with its transducer")
         return greedy_ctc(model.ctc_decoder(enc), enc_lens, blank=model.blank)
-    if cfg.transducer == "rnnt":
+    if cfg.transducer in ("rnnt", "pruned"):
         return greedy_rnnt(
             enc, enc_lens, model.decoder, model.joint, blank=model.blank, max_symbols=max_symbols
         )

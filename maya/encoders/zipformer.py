@@ -1,8 +1,7 @@
 """Zipformer encoder (Yao et al. 2024, arXiv:2310.11230), parameter for parameter icefall's.
 
 icefall's names become ours by a pure rename: "encoder_embed." to "encoder.encoder_embed." in a model whose
-encoder is called `encoder`; "encoder.encoders..." stays. icefall has one more entry in each layer,
-`layers.N.bypass_scale`, which nothing there reads: a converter drops it, and writes 0.5 on the way back.
+encoder is called `encoder`; "encoder.encoders..." stays.
 """
 
 import math
@@ -30,6 +29,7 @@ from maya.encoders.zipformer_layer import (
     ConvModule,
     FeedForward,
     LayerCache,
+    ZipformerLayer,
 )
 from maya.encoders.zipformer_stack import Downsample, make_stack
 from maya.errors import MayaError
@@ -90,7 +90,7 @@ class Zipformer(Regulated):
         for module in self.modules():
             if isinstance(module, Downsample):
                 nn.init.zeros_(module.bias)
-            elif isinstance(module, Bypass):
+            elif isinstance(module, (Bypass, ZipformerLayer)):
                 nn.init.constant_(module.bypass_scale, 0.5)
             elif isinstance(module, AttentionWeights):
                 _scale_init(module.in_proj, module.query**-0.25)

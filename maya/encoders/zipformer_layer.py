@@ -43,8 +43,7 @@ class LayerCache:
 
 
 class ZipformerLayer(nn.Module):
-    """Yao et al. 2024 (arXiv:2310.11230), figure 2; parameters named as icefall's Zipformer2EncoderLayer,
-    less its `bypass_scale`, which icefall has but does not use."""
+    """Yao et al. 2024 (arXiv:2310.11230), figure 2; parameters named as icefall's Zipformer2EncoderLayer."""
 
     def __init__(
         self,
@@ -72,6 +71,8 @@ class ZipformerLayer(nn.Module):
         self.conv_module1 = ConvModule(width, kernel, causal)
         self.conv_module2 = ConvModule(width, kernel, causal)
         self.norm = BiasNorm(width)
+        # Nothing reads it, in icefall neither: it is there so that checkpoints and counts are alike.
+        self.bypass_scale = nn.Parameter(torch.full((width,), 0.5), requires_grad=False)
         self.bypass = Bypass(width, skip)
         self.bypass_mid = Bypass(width)
         self.attention_skip = Schedule((0, 0.2), (4000, 0.05), (16000, 0.0))

@@ -62,6 +62,7 @@ class SpeechModel(nn.Module):
         self.specaugment = SpecAugment(specaugment)
         self.encoder = build_encoder(encoder)
         self.encoder_frozen = False
+        self._encoder_learns = [name for name, p in self.encoder.named_parameters() if p.requires_grad]
         self.step = 0  # of training
 
     @property
@@ -102,7 +103,8 @@ class SpeechModel(nn.Module):
         puts out when it decodes; noise and SpecAugment, which come before it, stay on.
         """
         self.encoder_frozen = frozen
-        self.encoder.requires_grad_(not frozen)
+        for name in self._encoder_learns:
+            self.encoder.get_parameter(name).requires_grad_(not frozen)
         self.encoder.train(self.training and not frozen)
 
     def train(self, mode: bool = True) -> Self:
