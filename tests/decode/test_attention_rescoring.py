@@ -183,3 +183,28 @@ def test_mistakes() -> None:
         attention_beam(enc, lens, make(), beam=0)
     with pytest.raises(MayaError, match="max_tokens_per_frame"):
         attention_beam(enc, lens, make(), max_tokens_per_frame=0.0)
+
+
+def test_a_trained_decoder_says_what_it_learnt_and_corrects_ctc() -> None:
+    decoder = make(vocab=9, sharp=1.0)
+    enc, lens = torch.randn(3, 8, DIM), torch.tensor([8, 6, 7])
+    texts = [[2, 3, 3, 4], [5], [9, 8, 7, 6, 5]]
+    tokens = torch.tensor([text + [0] * (5 - len(text)) for text in texts])
+    token_lens = torch.tensor([len(text) for text in texts])
+    optimizer = torch.optim.Adam(decoder.parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        decoder.loss(enc, lens, tokens, token_lens).sum().backward()
+        optimizer.step()
+    for beam in (1, 4):
+        assert [h.tokens for h in attention_beam(enc, lens, decoder, beam=beam)] == texts
+    # CTC hears 4 where 3 was said, by a little.
+    heard = torch.full((1, 8, 10), -9.0)
+    for frame, token in enumerate([2, 0, 3, 0, 4, 0, 4, 0]):
+        heard[0, frame, token] = 0.0
+    heard[0, 4, 3] = -0.5
+    cfg = RescoringConfig(beam=WIDE)
+    log_probs = heard.log_softmax(-1)
+    assert beam_ctc(log_probs, lens[:1], blank=BLANK, cfg=WIDE)[0].tokens == [2, 3, 4, 4]
+    (hyp,) = attention_rescoring(enc[:1], lens[:1], log_probs, decoder, blank=BLANK, cfg=cfg)
+    assert hyp.tokens == texts[0] and hyp.frames == [0, 2, 4, 6]

@@ -191,3 +191,10 @@ def test_the_end_is_blank_unless_it_is_said() -> None:
     assert make().eos == 10
     assert AttentionDecoder(AttentionDecoderConfig(layers=1, dim=4, heads=1), 4, 9, blank=0).eos == 0
     assert make(eos=1).eos == 1
+
+
+def test_the_loss_is_one_graph() -> None:
+    model = make(dropout=0.0).train()
+    batch = data([7, 4], [3, 1])
+    compiled = torch.compile(model.loss, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*batch), model.loss(*batch))
