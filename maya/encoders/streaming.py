@@ -8,18 +8,34 @@ end at any call, whatever the others do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from maya.encoders.attention import Frames, Span, span_of
+from maya.encoders.subsampling import DepthwiseStridedSubsampling
 from maya.errors import MayaError
 
 if TYPE_CHECKING:
     from maya.encoders.fastconformer import FastConformer
+
+
+class Streamable(Protocol):
+    """What `stream` asks of an encoder."""
+
+    cfg: Any
+    training: bool
+    pre_encode: DepthwiseStridedSubsampling
+
+    def subsampled_lens(self, lens: Tensor) -> Tensor:
+        """Encoder frames for `lens` (...,) int64 feature frames."""
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Subsampled frames as they enter the layers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +58,11 @@ class StreamState:
     attention_lens: Tensor
     convolution: Tensor
 
+    @property
+    def step(self) -> int:
+        """Frames are given out in multiples of this."""
+        return self.span.chunk or 1
+
     def reset(self, rows: Tensor) -> StreamState:
         """The state with `rows` (B,) bool at a start and the others where they are."""
         return replace(
@@ -53,6 +74,9 @@ class StreamState:
             attention_lens=self.attention_lens.masked_fill(rows, 0),
             convolution=self.convolution.masked_fill(rows[:, None, None], 0.0),
         )
+
+
+State = TypeVar("State", bound=StreamState)
 
 
 def initial_state(encoder: FastConformer, batch: int, context: tuple[int, int] | None = None) -> StreamState:
@@ -90,12 +114,21 @@ def initial_state(encoder: FastConformer, batch: int, context: tuple[int, int] |
 
 
 def stream(
-    encoder: FastConformer, chunk: Tensor, chunk_lens: Tensor, state: StreamState, final: Tensor | None = None
-) -> tuple[Tensor, Tensor, StreamState]:
-    """See `FastConformer.stream`."""
+    encoder: Streamable,
+    chunk: Tensor,
+    chunk_lens: Tensor,
+    state: State,
+    final: Tensor | None = None,
+    *,
+    layers: Callable[..., Any] | None = None,
+    restart: Callable[[State, Tensor], State] | None = None,
+) -> tuple[Tensor, Tensor, State]:
+    """See `FastConformer.stream`. `layers` and `restart` are those of another encoder: new frames (B, n, D),
+    their numbers (B,) and the state -> encodings and the new state; the state with rows (B,) at a start.
+    """
     if encoder.training:
         raise MayaError("streaming is for evaluation: call model.eval() first")
-    size = state.span.chunk or 1
+    size = state.step
     features, have = _append(state, chunk, chunk_lens)
     # Frame s reads features up to factor * s: the first of those that wait already completes one.
     ready = (have - state.past + encoder.cfg.subsampling_factor - 1) // encoder.cfg.subsampling_factor
@@ -110,9 +143,11 @@ def stream(
         state = replace(state, features=features, feature_lens=have)
     else:
         x = _subsample(encoder, features, have, state, new)
-        enc, state = _through_layers(encoder, x, counts, state)
+        enc, state = (layers or _through_layers)(encoder, x, counts, state)
         state = _consume(state, features, have, counts * encoder.cfg.subsampling_factor)
-    return enc, counts, state if final is None else state.reset(final)
+    if final is not None:
+        state = (restart or type(state).reset)(state, final)
+    return enc, counts, state
 
 
 def _append(state: StreamState, chunk: Tensor, chunk_lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,9 +163,7 @@ def _append(state: StreamState, chunk: Tensor, chunk_lens: Tensor) -> tuple[Tens
     return _take(both, source), have
 
 
-def _subsample(
-    encoder: FastConformer, features: Tensor, have: Tensor, state: StreamState, new: int
-) -> Tensor:
+def _subsample(encoder: Streamable, features: Tensor, have: Tensor, state: StreamState, new: int) -> Tensor:
     """The next `new` frames (B, new, D) as they enter the layers; what a row lacks is finite and unused."""
     front, factor = encoder.pre_encode, encoder.cfg.subsampling_factor
     # Features from before the start count as padding, on each level of the subsampling.
@@ -154,9 +187,9 @@ def _through_layers(
     attention, convolution = [], []
     for layer, att_cache, conv_cache in zip(encoder.layers, state.attention, state.convolution, strict=True):
         x, attended, convolved = _layer(layer, x, att_cache, conv_cache, known, frames)
-        attention.append(_newest(attended, left + counts, keep))
+        attention.append(newest(attended, left + counts, keep))
         reach = conv_cache.shape[2]
-        convolution.append(_newest(convolved, reach + counts, reach).transpose(1, 2))
+        convolution.append(newest(convolved, reach + counts, reach).transpose(1, 2))
     state = replace(
         state,
         frames=state.frames + counts,
@@ -180,14 +213,14 @@ def _layer(
     return layer.norm_out(x), attended, convolved
 
 
-def _consume(state: StreamState, features: Tensor, have: Tensor, used: Tensor) -> StreamState:
+def _consume(state: State, features: Tensor, have: Tensor, used: Tensor) -> State:
     """Drop the `used` (B,) first features; a frame more than that stays as the past of those to come."""
     left = (have - used).clamp(min=0)
     place = torch.arange(max(state.past, int(left.max())), device=features.device)
     return replace(state, features=_take(features, place + used[:, None]), feature_lens=left)
 
 
-def _newest(x: Tensor, ends: Tensor, size: int) -> Tensor:
+def newest(x: Tensor, ends: Tensor, size: int) -> Tensor:
     """(B, n, D) -> (B, size, D), the rows' frames before `ends` (B,)."""
     place = torch.arange(-size, 0, device=x.device)
     return _take(x, ends[:, None] + place)
