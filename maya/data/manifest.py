@@ -11,7 +11,7 @@ import math
 import os.path
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ class Row:
     audio: path relative to the corpus folder and inside it, or absolute; with `tar`, the name of the member,
     whose data are the `size` bytes from `offset` (both None: to be looked up in the tar). duration: seconds.
     start: seconds into the audio at which the utterance begins, `duration` long (None: up to the end); None
-    where it is all of the audio. sample_rate: Hz, as claimed. where: file and line, for messages.
+    where it is all of the audio. sample_rate: Hz, as claimed. subset: the corpus's name of the set, where a
+    split has several (dev-clean, dev-other). where: file and line, for messages.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Row:
     offset: int | None = None
     size: int | None = None
     start: float | None = None
+    subset: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,10 +95,10 @@ class RowCollector:
         self._problems: list[str] = []
         self._line_of: dict[str, int] = {}
 
-    def add(self, values: dict[str, Any], line: int) -> None:
+    def add(self, values: dict[str, Any], line: int, subset: str | None = None) -> None:
         """Check the values of one line and keep them."""
         try:
-            row = _row(values, f"{self.path}:{line}", self.languages)
+            row = replace(_row(values, f"{self.path}:{line}", self.languages), subset=subset)
         except ValueError as error:
             return self.reject(str(error), line)
         if row.id in self._line_of:
@@ -189,7 +191,7 @@ def _row(values: dict[str, Any], where: str, languages: Sequence[str]) -> Row:
         raise ValueError("'offset' and 'size' are needed together")
     if "offset" in values and "tar" not in values:
         raise ValueError("'offset' is given without 'tar'")
-    known = {name: values[name] for name in Row.__dataclass_fields__ if name in values and name != "where"}
+    known = {n: values[n] for n in Row.__dataclass_fields__ if n in values and n not in ("where", "subset")}
     return Row(**known, where=where)
 
 

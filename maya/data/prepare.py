@@ -5,6 +5,7 @@ Recordings stay where they are: a row points at a file, or at a byte range of a 
 """
 
 import errno
+import itertools
 import json
 import shutil
 from collections import Counter, defaultdict
@@ -64,7 +65,8 @@ class PrepareReport:
 
     rows: utterances read; not_selected: utterances by language that was not asked for; dropped: utterances
     left out by reason; flagged: utterances kept but suspect, by reason and language; languages: see
-    maya.data.statistics; splits: see maya.data.split; notes: what a person should know.
+    maya.data.statistics; splits: see maya.data.split; notes: what a person should know; subsets: where the
+    corpus has several dev or test sets, the utterances of each.
     """
 
     rows: int
@@ -74,10 +76,13 @@ class PrepareReport:
     languages: dict[str, Any]
     splits: dict[str, Any]
     notes: list[str]
+    subsets: dict[str, int] = field(default_factory=dict)
 
     def table(self) -> str:
         """Everything above as text."""
         lines = [table(self.languages, self.splits)]
+        if self.subsets:
+            lines.append("evaluation sets: " + ", ".join(f"{name} {n}" for name, n in self.subsets.items()))
         if self.dropped:
             counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
             lines.append(f"dropped {sum(self.dropped.values())} of {self.rows} (dropped.jsonl): {counts}")
@@ -122,6 +127,11 @@ class Examined:
             found[self.parts[one.row.id]].append(entry_of(one))
         return found
 
+    def subsets(self) -> dict[str, str]:
+        """By id, the evaluation set of its own that the corpus puts an utterance of dev or test into."""
+        held = (one.row for one in self.kept if self.parts[one.row.id] == one.row.split != "train")
+        return {row.id: row.subset for row in held if row.subset is not None}
+
     def page(self, entries: Mapping[str, Iterable[Entry]], cfg: AudioCheckConfig) -> Page:
         """The numbers of the report page (maya.data.report_page)."""
         statistics, findings = Statistics(), Findings()
@@ -150,11 +160,12 @@ def prepare_corpus(
 ) -> PrepareReport:
     """Validate, normalise and split a corpus.
 
-    Writes train.parquet, dev.parquet and test.parquet (see maya.data.table), dropped.jsonl and flagged.jsonl
-    (id, language, reason, detail, where; see maya.data.audio_checks and text_checks for the flags),
-    splits.json, summary.json, and a page for people, report.html, with its numbers, report.json. All of them
-    appear together, after everything else has succeeded; the same corpus and config give the same bytes. What
-    was measured stays in `out_dir`.probed, and audio from inside tables in `out_dir`.audio: a run that was
+    Writes train.parquet, dev.parquet and test.parquet (see maya.data.table) and, where the corpus has several
+    dev or test sets, a table of each (dev-clean.parquet), dropped.jsonl and flagged.jsonl (id, language,
+    reason, detail, where; see maya.data.audio_checks and text_checks for the flags), splits.json,
+    summary.json, and a page for people, report.html, with its numbers, report.json. All of them appear
+    together, after everything else has succeeded; the same corpus and config give the same bytes. What was
+    measured stays in `out_dir`.probed, and audio from inside tables in `out_dir`.audio: a run that was
     killed goes on where it was, and one with another split or other checks decodes nothing.
 
     languages: those to take; utterances in others are counted and left; all if empty. Raises MayaError when
@@ -166,6 +177,7 @@ def prepare_corpus(
     if found.refusal is not None:
         raise MayaError(found.refusal)
     entries = found.entries()
+    subsets = by_subset(entries, found.subsets())
     page = found.page(entries, cfg.audio_checks)
     report = PrepareReport(
         rows=found.rows,
@@ -175,9 +187,20 @@ def prepare_corpus(
         languages=dict(page.summary["languages"]),
         splits=found.splits,
         notes=found.notes,
+        subsets={name: len(mine) for name, mine in subsets.items()},
     )
-    _write(out_dir, entries, {"dropped.jsonl": found.dropped, "flagged.jsonl": found.flags}, report, page)
+    findings = {"dropped.jsonl": found.dropped, "flagged.jsonl": found.flags}
+    _write(out_dir, entries | subsets, findings, report, page)
     return report
+
+
+def by_subset(entries: Mapping[str, list[Entry]], subset_of: Mapping[str, str]) -> dict[str, list[Entry]]:
+    """The entries of each subset, in order; `subset_of` is by id."""
+    found: dict[str, list[Entry]] = {}
+    for entry in itertools.chain.from_iterable(entries.values()):
+        if entry.id in subset_of:
+            found.setdefault(subset_of[entry.id], []).append(entry)
+    return {name: found[name] for name in sorted(found)}
 
 
 def examine(
@@ -330,13 +353,23 @@ def _write(
             if not out.exists():
                 partial.rename(out)
                 return
+            for subset in _subsets_of(out / "summary.json"):  # what the corpus had
+                part_path(out, subset).unlink(missing_ok=True)
             (out / "summary.json").unlink(missing_ok=True)
             for part in PARTS:  # what earlier versions wrote, which nothing reads any more
                 (out / f"cuts_{part}.jsonl.gz").unlink(missing_ok=True)
-            for name in _FILES:
+            for name in [*(part_path(Path(), subset).name for subset in report.subsets), *_FILES]:
                 (partial / name).replace(out / name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _subsets_of(summary: Path) -> list[str]:
+    """The subsets that an earlier preparation wrote tables of."""
+    try:
+        return list(json.loads(summary.read_text(encoding="utf-8")).get("subsets", {}))
+    except (OSError, ValueError):
+        return []
 
 
 @contextmanager

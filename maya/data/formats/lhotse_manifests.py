@@ -49,14 +49,16 @@ def lhotse_manifests(folder: Path) -> list[tuple[Path, Path | None]]:
 def read_lhotse(manifests: list[tuple[Path, Path | None]], language: str | None = None) -> list[Row]:
     """A row for each supervision of what `lhotse_manifests` found, in order.
 
-    Files may name their split (cuts_dev.jsonl.gz). A supervision that is not all of its recording becomes a
-    part of it. Raises MayaError for audio that is not one file, mixed and padded cuts, transforms other than
-    resampling, and single channels out of several: these are not what the file itself holds.
+    Files may name their split (cuts_dev.jsonl.gz), or one of several of a split, which becomes the subset
+    (cuts_dev-clean.jsonl.gz). A supervision that is not all of its recording becomes a part of it. Raises
+    MayaError for audio that is not one file, mixed and padded cuts, transforms other than resampling, and
+    single channels out of several: these are not what the file itself holds.
     """
     several = len(manifests) > 1
     found = []
     for path, recordings in manifests:
-        reader = _Reader(path, language, part_in_name(_stem(path.name)) if several else None)
+        stem = _stem(path.name)
+        reader = _Reader(path, language, part_in_name(stem) if several else None, subset_in_name(stem))
         found.append(reader.cuts() if recordings is None else reader.supervisions(recordings))
     return joined(found)
 
@@ -67,18 +69,20 @@ def rows_of_supervisions(
     name: Path,
     language: str | None,
     part: str | None,
+    subset: str | None = None,
 ) -> list[Row]:
     """A row for each supervision, of recordings by id; both as lhotse writes them down. name: what messages
     call them, with the number of the supervision. Errors are those of `read_lhotse`."""
-    reader = _Reader(name, language, part)
+    reader = _Reader(name, language, part, subset)
     return reader.joined(enumerate(supervisions, start=1), recordings, str(name))
 
 
 class _Reader:
     """Rows of one file; every line that is wrong is named."""
 
-    def __init__(self, path: Path, language: str | None, part: str | None) -> None:
+    def __init__(self, path: Path, language: str | None, part: str | None, subset: str | None) -> None:
         self.path, self.language, self.part = path, language, part
+        self.subset = subset if part is not None and subset is not None and subset.lower() != part else None
         self.found = RowCollector(path, tuple(LANGUAGES))
 
     def cuts(self) -> list[Row]:
@@ -162,7 +166,13 @@ class _Reader:
             values["start"] = start
         if values["language"] is None:
             values["language"] = folder_language(Path(audio), f"{self.path}:{line}")
-        self.found.add(values, line)
+        self.found.add(values, line, self.subset)
+
+
+def subset_in_name(stem: str) -> str | None:
+    """What follows the kind of manifest in a file's name: dev-clean of librispeech_supervisions_dev-clean."""
+    found = re.fullmatch(r"(?:.*[_.-])?(?:supervisions|cuts)[_.-]([A-Za-z0-9][A-Za-z0-9_-]*)", stem)
+    return found[1] if found else None
 
 
 def _audio(recording: dict[str, Any], channel: Any) -> str:

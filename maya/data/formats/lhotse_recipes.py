@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.data.formats.common import joined, part_in_name
-from maya.data.formats.lhotse_manifests import rows_of_supervisions
+from maya.data.formats.lhotse_manifests import rows_of_supervisions, subset_in_name
 from maya.data.manifest import Row
 from maya.errors import MayaError
 
@@ -15,8 +15,9 @@ from maya.errors import MayaError
 def read_recipe(name: str, folder: Path, language: str | None = None) -> list[Row]:
     """The rows of a corpus that `lhotse.recipes.prepare_NAME(folder)` reads; nothing is written.
 
-    Parts that it names train, dev or test, or alike, become the splits. Raises MayaError for a name that
-    lhotse does not know, listing those it does, and when it cannot read the folder.
+    Parts that it names train, dev or test, or alike, become the splits, and their names (dev-clean) subsets.
+    Raises MayaError for a name that lhotse does not know, listing those it does, and when it cannot read the
+    folder.
     """
     recipe = _recipe(name)
     if not folder.is_dir():
@@ -40,6 +41,7 @@ def read_recipe(name: str, folder: Path, language: str | None = None) -> list[Ro
             Path(f"lhotse:{name}", *names),
             language,
             part_in_name(" ".join(names)),
+            names[-1] if names and subset_in_name(f"cuts_{names[-1]}") else None,
         )
         for names, manifests in parts
     )

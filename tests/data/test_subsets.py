@@ -1,0 +1,87 @@
+"""A corpus with several dev or test sets keeps a table of each."""
+
+import json
+from pathlib import Path
+
+import pytest
+from lhotse import RecordingSet, SupervisionSet
+
+from maya.data.folder import read_corpus
+from maya.data.formats.lhotse_manifests import subset_in_name
+from maya.data.manifest import read_manifest
+from maya.data.prepare import PrepareConfig, prepare_corpus
+from maya.data.table import Table, part_path
+from tests.data.making import make_cuts, write_manifest, write_tone
+
+PARTS = ("train-clean-100", "train-other-500", "dev-clean", "dev-other", "test-clean")
+
+
+def corpus(folder: Path, parts: tuple[str, ...] = PARTS) -> Path:
+    """lhotse's manifests of these parts, two utterances each, named as its recipes name them."""
+    for part in parts:
+        cuts = make_cuts(folder / part, [0.7, 0.9])
+        for kind, wanted in (("recordings", RecordingSet), ("supervisions", SupervisionSet)):
+            found = []
+            for cut in cuts:
+                one = cut.recording if kind == "recordings" else cut.supervisions[0]
+                one.id = f"{part}-{one.id}"
+                if kind == "supervisions":
+                    one.recording_id, one.speaker = f"{part}-{one.recording_id}", f"{part}-speaker"
+                found.append(one)
+            whole = wanted.from_recordings(found) if kind == "recordings" else wanted.from_segments(found)
+            whole.to_file(folder / f"librispeech_{kind}_{part}.jsonl.gz")
+    return folder
+
+
+def tables(out: Path) -> dict[str, int]:
+    return {path.stem: len(Table.open(path)) for path in sorted(out.glob("*.parquet"))}
+
+
+def test_each_evaluation_set_has_a_table_of_its_own(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    report = prepare_corpus(corpus(tmp_path / "c"), out, languages=("en",), cfg=PrepareConfig())
+    assert tables(out) == {"train": 4, "dev": 4, "test": 2, "dev-clean": 2, "dev-other": 2, "test-clean": 2}
+    assert report.subsets == {"dev-clean": 2, "dev-other": 2, "test-clean": 2}
+    assert "evaluation sets: dev-clean 2, dev-other 2, test-clean 2" in report.table()
+    assert json.loads((out / "summary.json").read_text())["subsets"] == report.subsets
+    together = sorted(i for name in ("dev-clean", "dev-other") for i in Table.open(part_path(out, name)).ids)
+    assert together == sorted(Table.open(part_path(out, "dev")).ids)
+    assert set(Table.open(part_path(out, "dev-clean")).ids) == {"dev-clean-en-0000", "dev-clean-en-0001"}
+
+
+def test_tables_of_sets_that_are_gone_go_too(tmp_path: Path) -> None:
+    out, cfg = tmp_path / "data", PrepareConfig()
+    prepare_corpus(corpus(tmp_path / "c"), out, languages=("en",), cfg=cfg)
+    (out / "mine.parquet").write_bytes(b"of someone else")
+    prepare_corpus(corpus(tmp_path / "d", PARTS[:3]), out, languages=("en",), cfg=cfg)
+    found = {path.stem for path in out.glob("*.parquet")}
+    assert found == {"train", "dev", "test", "dev-clean", "mine"}
+
+
+@pytest.mark.parametrize(
+    ("stem", "subset"),
+    [
+        ("librispeech_supervisions_dev-clean", "dev-clean"),
+        ("cuts_dev-clean-2", "dev-clean-2"),
+        ("gigaspeech.cuts_XL", "XL"),
+        ("cuts_test", "test"),
+        ("dev_cuts", None),
+        ("cuts", None),
+        ("supervisions_..", None),
+        ("haircuts_dev", None),
+    ],
+)
+def test_subsets_in_names(stem: str, subset: str | None) -> None:
+    assert subset_in_name(stem) == subset
+
+
+def test_a_name_that_only_repeats_the_split_is_no_subset(tmp_path: Path) -> None:
+    folder = corpus(tmp_path / "c", ("train", "dev", "test-clean"))
+    subsets = {(row.split, row.subset) for row in read_corpus(folder)[0]}
+    assert subsets == {("train", None), ("dev", None), ("test", "test-clean")}
+
+
+def test_a_manifest_has_no_such_field(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav")
+    row = {"id": "a", "language": "en", "text": "one", "audio": "a.wav", "split": "dev", "subset": ["any"]}
+    assert read_manifest(write_manifest(tmp_path, [row]))[0].subset is None
