@@ -24,6 +24,7 @@ from maya.convert import from_nemo, to_nemo
 from maya.convert.nemo_export import with_language
 from maya.data.audio import load_audio
 from maya.decode.recognizer import Recognizer, decode_frames
+from maya.models.hybrid_config import nemo_parts
 from maya.text.aggregate import AggregateTokenizer
 
 Row = tuple[str, str, str, bool]  # what, bar, measured, whether it holds
@@ -37,7 +38,7 @@ def compare(model: Recognizer, nemo: Any, audio: Tensor, lens: Tensor) -> list[R
     rows: list[Row] = []
     with torch.inference_mode():
         theirs, their_lens = nemo.preprocessor(input_signal=audio, length=lens)
-        if not model.model.cfg.features.legacy:  # NeMo 2.5 and later no longer computes those
+        if not nemo_parts(model.model.cfg, "NeMo")[0].legacy:  # NeMo 2.5 and later no longer computes those
             rows += _features(*model.features(audio, lens), theirs, their_lens)
         enc, enc_lens = nemo.encoder(audio_signal=theirs, length=their_lens)
         own, own_lens = model.model.encoder(theirs.transpose(1, 2), their_lens)

@@ -15,6 +15,7 @@ from maya.convert.report import ConversionReport, components
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, HybridModel, with_vocabulary
+from maya.models.hybrid_config import nemo_parts
 from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import Checkpoint, build
@@ -81,7 +82,7 @@ def import_nemo(
     notes = {
         "source": path.name,
         "nemo": {"target": described.target, "version": described.version},
-        "front_end": "before-2.5" if config.features.legacy else "since-2.5",
+        "front_end": "before-2.5" if nemo_parts(config, "NeMo")[0].legacy else "since-2.5",
         "untrained": list(new),
     }
     checkpoint = Checkpoint(
@@ -149,7 +150,7 @@ def _with_new_heads(
 def _report(
     path: Path, described: NemoModel, checkpoint: Checkpoint, new: tuple[str, ...]
 ) -> ConversionReport:
-    older = checkpoint.model_config.features.legacy
+    older = nemo_parts(checkpoint.model_config, "NeMo")[0].legacy
     nemo = f"NeMo {described.version}" if described.version else "NeMo of unknown version"
     return ConversionReport(
         title=f"{path}: {described.target.rsplit('.', 1)[-1]}, {nemo}",

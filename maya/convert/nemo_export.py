@@ -9,10 +9,14 @@ from maya.convert.nemo_archive import REFERENCE, artifact_name, write_archive
 from maya.convert.nemo_weights import to_nemo_names
 from maya.convert.report import ConversionReport, components
 from maya.decode.recognizer import Recognizer
+from maya.encoders import FastConformerConfig
 from maya.errors import MayaError
+from maya.features import LogMelConfig
 from maya.models.hybrid import HybridConfig
+from maya.models.hybrid_config import nemo_parts
 from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer
+from maya.transducer import PredictorConfig
 
 MODULES = "nemo.collections.asr.modules."
 TARGETS = {
@@ -32,9 +36,11 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
     language: of a model with a language embedding, which NeMo lacks, the one language to keep, or "unknown"
         for the model as it works when no language is given. Its bias moves into the last layer's norm.
 
-    Raises MayaError for a language that is missing or unknown to the model.
+    Raises MayaError for a language that is missing or unknown to the model, and for a model with parts that
+    NeMo's do not have.
     """
     cfg = model.model.cfg
+    features, encoder, _ = nemo_parts(cfg, "NeMo")
     state = {k: v.detach().cpu() for k, v in model.model.state_dict().items()}
     notes = []
     if cfg.language_embedding:
@@ -44,9 +50,9 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
         raise MayaError("this model has no language embedding; leave --language out")
     weights = {k: v for k, v in state.items() if not k.startswith(ONLY_MAYAS)}
     tokenizer, files = _tokenizer(model.tokenizer)
-    if cfg.features.legacy:
+    if features.legacy:
         notes.append("trained on the features from before NeMo 2.5, which later versions do not compute")
-    if cfg.encoder.conv_norm == "batch_norm" and cfg.encoder.masked_norm:
+    if encoder.conv_norm == "batch_norm" and encoder.masked_norm:
         notes.append("NeMo counts padded frames in the batch statistics when it trains on; Maya did not")
     config = nemo_config(cfg, model.tokenizer) | {"tokenizer": tokenizer}
     write_archive(Path(path), config, to_nemo_names(weights, cfg), files)
@@ -62,23 +68,25 @@ def with_language(weights: dict[str, Tensor], cfg: HybridConfig, language: str |
     """The weights of a model without embedding that equals this one for `language`.
 
     The embedding is added to every frame of the encoder's output, which ends in a layer norm; so it can be
-    added to that norm's bias. "unknown" adds nothing.
+    added to that norm's bias. "unknown" adds nothing. Raises MayaError for another encoder.
     """
+    encoder = nemo_parts(cfg, "fixing the language")[1]
     if language != UNKNOWN and language not in cfg.languages:
         choice = ", ".join((*cfg.languages, UNKNOWN))
         raise MayaError(f"the model has a language embedding: choose --language from {choice}")
     folded = dict(weights)
     if language != UNKNOWN:
-        name = f"encoder.layers.{cfg.encoder.n_layers - 1}.norm_out.bias"
+        name = f"encoder.layers.{encoder.n_layers - 1}.norm_out.bias"
         embedding = weights["language_embedding.weight"]
         folded[name] = weights[name] + embedding[cfg.languages.index(language or "")]
     return folded
 
 
 def nemo_config(cfg: HybridConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The yaml of a model, without its tokenizer section."""
+    """The yaml of a model, without its tokenizer section. Raises MayaError for parts that NeMo lacks."""
+    f, e, p = nemo_parts(cfg, "NeMo")
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
-    f, e, spec = cfg.features, cfg.encoder, cfg.specaugment
+    spec = cfg.specaugment
     family = "ctc" if cfg.transducer == "none" else "hybrid" if cfg.ctc_weight > 0 else "rnnt"
     ctc_head = {
         "_target_": MODULES + "ConvASRDecoder",
@@ -96,7 +104,7 @@ def nemo_config(cfg: HybridConfig, tokenizer: Tokenizer) -> dict[str, Any]:
             "use_start_end_token": False,
             "defer_setup": True,
         },
-        "preprocessor": _features(cfg),
+        "preprocessor": _features(f),
         "spec_augment": {
             "_target_": MODULES + "SpectrogramAugmentation",
             "freq_masks": spec.freq_masks,
@@ -104,12 +112,12 @@ def nemo_config(cfg: HybridConfig, tokenizer: Tokenizer) -> dict[str, Any]:
             "time_masks": spec.time_masks,
             "time_width": spec.time_width,
         },
-        "encoder": _encoder(cfg),
+        "encoder": _encoder(e),
     }
     if family == "ctc":
         config |= {"decoder": ctc_head, "decoding": {"strategy": "greedy"}}
     else:
-        config |= _transducer(cfg, pieces)
+        config |= _transducer(cfg, p, pieces)
     if family == "hybrid":
         decoding = {"strategy": "greedy"}
         config["aux_ctc"] = {
@@ -123,8 +131,7 @@ def nemo_config(cfg: HybridConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     return config | {"labels": pieces, "target": TARGETS[family], "nemo_version": version}
 
 
-def _features(cfg: HybridConfig) -> dict[str, Any]:
-    f = cfg.features
+def _features(f: LogMelConfig) -> dict[str, Any]:
     return {
         "_target_": MODULES + "AudioToMelSpectrogramPreprocessor",
         "sample_rate": f.sample_rate,
@@ -143,8 +150,7 @@ def _features(cfg: HybridConfig) -> dict[str, Any]:
     }
 
 
-def _encoder(cfg: HybridConfig) -> dict[str, Any]:
-    e = cfg.encoder
+def _encoder(e: FastConformerConfig) -> dict[str, Any]:
     contexts = [list(pair) for pair in e.att_context_size]
     return {
         "_target_": MODULES + "ConformerEncoder",
@@ -179,9 +185,9 @@ def _encoder(cfg: HybridConfig) -> dict[str, Any]:
     }
 
 
-def _transducer(cfg: HybridConfig, pieces: list[str]) -> dict[str, Any]:
+def _transducer(cfg: HybridConfig, p: PredictorConfig, pieces: list[str]) -> dict[str, Any]:
     """Sections of predictor, joint, loss and decoding."""
-    p, j, tdt = cfg.predictor, cfg.joint, cfg.transducer == "tdt"
+    j, tdt = cfg.joint, cfg.transducer == "tdt"
     durations = list(cfg.durations) if tdt else []
     defaults: dict[str, Any] = {
         "enc_hidden": cfg.encoder.d_model,

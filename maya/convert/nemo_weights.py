@@ -13,6 +13,7 @@ from maya.encoders.fastconformer import FastConformerConfig
 from maya.errors import MayaError
 from maya.features.logmel import LogMel
 from maya.models.hybrid import HybridConfig, HybridModel
+from maya.models.hybrid_config import nemo_parts
 
 # State that a NeMo model may carry beside its network: position tables, metrics, losses.
 PASSED_OVER = re.compile(
@@ -27,7 +28,7 @@ def checked_weights(
     stored: Mapping[str, Tensor], config: HybridConfig, family: Family, path: Path
 ) -> dict[str, Tensor]:
     """Maya's state dict (fp32) from NeMo's: every tensor that is expected, in its shape, and no other."""
-    weights = from_nemo_names(stored, family, config.encoder)
+    weights = from_nemo_names(stored, family, nemo_parts(config, "NeMo")[1])
     for name, said, found in contradictions(weights, config):
         source = " in model_config.yaml" if "." in name else ""
         raise MayaError(f"{path}: {name} is {said}{source}, but the weights have {found}")
@@ -90,7 +91,7 @@ def contradictions(weights: Mapping[str, Tensor], config: HybridConfig) -> Itera
 
 
 def _settings(config: HybridConfig) -> Iterator[tuple[str, Any]]:
-    encoder = config.encoder
+    features, encoder, predictor = nemo_parts(config, "NeMo")
     yield "encoder.n_layers", encoder.n_layers
     yield "encoder.d_model", encoder.d_model
     yield "encoder.n_heads", encoder.n_heads
@@ -100,10 +101,10 @@ def _settings(config: HybridConfig) -> Iterator[tuple[str, Any]]:
     yield "encoder.ff_expansion_factor", encoder.ff_expansion
     yield "encoder.subsampling_factor", encoder.subsampling_factor
     yield "encoder.subsampling_conv_channels", encoder.subsampling_channels
-    yield "preprocessor.features", config.features.num_mels
+    yield "preprocessor.features", features.num_mels
     if config.transducer != "none":
-        yield "decoder.prednet.pred_hidden", config.predictor.hidden
-        yield "decoder.prednet.pred_rnn_layers", config.predictor.layers
+        yield "decoder.prednet.pred_hidden", predictor.hidden
+        yield "decoder.prednet.pred_rnn_layers", predictor.layers
         yield "the vocabulary of the tokenizer", config.vocab_size
         yield "joint.jointnet.joint_hidden", config.joint.hidden
         durations = len(config.durations) if config.transducer == "tdt" else 0
@@ -155,7 +156,7 @@ def _norm(shapes: Mapping[str, tuple[int, ...]], layer: str) -> str:
 
 def _check_front_end(weights: dict[str, Tensor], config: HybridConfig, path: Path) -> None:
     """Window and filter bank follow from the configuration: an archive may lack them, not contradict it."""
-    own = LogMel(config.features).state_dict()
+    own = LogMel(nemo_parts(config, "NeMo")[0]).state_dict()
     for name, tensor in own.items():
         theirs = weights.setdefault(FEATURIZER + name, tensor)
         if theirs.shape == tensor.shape and not torch.allclose(theirs, tensor, rtol=1e-3, atol=1e-5):

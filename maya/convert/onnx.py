@@ -28,10 +28,13 @@ from maya.convert.onnx_graphs import (
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
+from maya.models.hybrid_config import nemo_parts
 from maya.text.tokenizer import Tokenizer
+from maya.transducer import Predictor
 
 log = logging.getLogger(__name__)
 OPSET = 17
+WHAT = "the ONNX export"
 # A protobuf holds at most 2 GB; a graph with more weights keeps them in a file beside it.
 LARGEST_GRAPH_BYTES = 1_800_000_000
 TOLERANCE = 1e-3  # between a graph and the model on the check's input, of the largest output
@@ -70,8 +73,9 @@ def to_onnx(
     int8: also write *.int8.onnx, with weights of 8 bits.
 
     Every graph is run once and compared with the model. Raises MayaError without the packages of the extra
-    [onnx], and for a head or language that the model does not have.
+    [onnx], for a head or language that the model does not have, and for parts that NeMo's models lack.
     """
+    nemo_parts(model.model.cfg, WHAT)
     onnx, _ = _packages()
     network = _fixed_language(model.model, language)
     head = head or ("ctc" if network.cfg.transducer == "none" else "transducer")
@@ -101,22 +105,23 @@ def tokens(tokenizer: Tokenizer) -> str:
 def metadata(model: HybridModel, head: Head) -> dict[str, str]:
     """What sherpa-onnx asks of an encoder, and what else a reader needs to run the graphs."""
     cfg = model.cfg
+    features, encoder, predictor = nemo_parts(cfg, WHAT)
     tdt = head == "transducer" and cfg.transducer == "tdt"
     facts: dict[str, Any] = {
         "vocab_size": cfg.vocab_size,  # without blank
-        "normalize_type": "per_feature" if cfg.features.normalize == "per_feature" else "",
-        "subsampling_factor": cfg.encoder.subsampling_factor,
-        "feat_dim": cfg.features.num_mels,
-        "sample_rate": cfg.features.sample_rate,
+        "normalize_type": "per_feature" if features.normalize == "per_feature" else "",
+        "subsampling_factor": encoder.subsampling_factor,
+        "feat_dim": features.num_mels,
+        "sample_rate": features.sample_rate,
         "model_type": "EncDecCTCModelBPE" if head == "ctc" else "EncDecRNNTBPEModel",
         "version": "1",
         "model_author": "Maya",
         "url": "maya/tdt" if tdt else f"maya/{head}",  # sherpa-onnx takes a model for TDT by these letters
-        "comment": "log-mel front end of NeMo " + ("before 2.5" if cfg.features.legacy else "2.5 and later"),
+        "comment": "log-mel front end of NeMo " + ("before 2.5" if features.legacy else "2.5 and later"),
         "languages": " ".join(cfg.languages),
     }
     if head == "transducer":
-        facts |= {"pred_rnn_layers": cfg.predictor.layers, "pred_hidden": cfg.predictor.hidden}
+        facts |= {"pred_rnn_layers": predictor.layers, "pred_hidden": predictor.hidden}
     if tdt:
         facts["durations"] = " ".join(map(str, cfg.durations))
     return {key: str(value) for key, value in facts.items()}
@@ -189,7 +194,8 @@ def _graphs(model: HybridModel, head: Head) -> list[Graph]:
 
 def _transducer_graphs(model: HybridModel) -> list[Graph]:
     """Predictor and joint, under the names of NeMo's export."""
-    p, batch = model.cfg.predictor, 2
+    p, batch = nemo_parts(model.cfg, WHAT)[2], 2
+    assert isinstance(model.decoder, Predictor)
     state = {0: "layers", 1: "batch"}
     predictor = Graph(
         name="decoder",

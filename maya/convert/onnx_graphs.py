@@ -65,7 +65,8 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, model: HybridModel) -> None:
         super().__init__()
-        self.encoder: FastConformer = model.encoder
+        assert isinstance(model.encoder, FastConformer)
+        self.encoder = model.encoder
         self.language_embedding = model.language_embedding if model.cfg.language_embedding else None
 
     def forward(

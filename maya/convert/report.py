@@ -6,7 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from maya.encoders import AnyEncoderConfig, FastConformerConfig, ZipformerConfig
+from maya.features import FeaturesConfig, LogMelConfig
 from maya.models.hybrid import HybridConfig
+from maya.transducer import AnyPredictorConfig, PredictorConfig
 
 PARTS = {"preprocessor": "features", "decoder": "predictor", "ctc_decoder": "CTC head"}
 
@@ -56,7 +59,7 @@ class ConversionReport:
 
 def components(config: HybridConfig, weights: Mapping[str, Tensor]) -> list[Component]:
     """The modules of a model in the order of its state dict, each with its settings."""
-    counts: dict[str, int] = {}
+    counts = {"preprocessor": 0}  # Kaldi's has no tensors in the state dict
     for name, tensor in weights.items():
         module = name.split(".")[0]
         learnt = not name.endswith(("running_mean", "running_var", "num_batches_tracked", ".window", ".fb"))
@@ -66,26 +69,53 @@ def components(config: HybridConfig, weights: Mapping[str, Tensor]) -> list[Comp
 
 
 def _settings(config: HybridConfig) -> dict[str, str]:
-    f, e, p, j = config.features, config.encoder, config.predictor, config.joint
+    j, a = config.joint, config.attention_decoder
+    losses = {
+        "tdt": f"durations {' '.join(map(str, config.durations))}",
+        "rnnt": "RNN-T",
+        "pruned": f"pruned RNN-T, {config.pruned.s_range} labels a frame",
+    }
+    return {
+        "preprocessor": _features(config.features),
+        "encoder": _encoder(config.encoder),
+        "decoder": _predictor(config.predictor),
+        "joint": f"{j.hidden}, {j.activation}, {losses.get(config.transducer, '')}",
+        "ctc_decoder": f"weight {config.ctc_weight:g}",
+        "attention_decoder": f"{a.layers} layers × {a.dim}, weight {config.attention_weight:g}",
+        "language_embedding": " ".join(config.languages),
+    }
+
+
+def _features(f: FeaturesConfig) -> str:
+    shape = f"{f.num_mels} mel, {f.window_ms:g} ms window, {f.hop_ms:g} ms hop"
+    return f"{shape}, normalize {f.normalize}" if isinstance(f, LogMelConfig) else f"{shape}, Kaldi's"
+
+
+def _encoder(e: AnyEncoderConfig) -> str:
+    """Sizes and whatever makes this encoder differ from others of its kind."""
+    if isinstance(e, FastConformerConfig):
+        return _fastconformer(e)
+    if isinstance(e, ZipformerConfig):
+        stacks = f"{' '.join(map(str, e.layers))} layers × {' '.join(map(str, e.dims))}"
+        factors = ", ".join([f"downsampling {' '.join(map(str, e.downsampling))}", *["causal"] * e.causal])
+        return f"{e.kind}, {stacks}, {' '.join(map(str, e.heads))} heads, {factors}"
+    return f"{e.kind}, {e.d_model} wide, subsampling {e.subsampling_factor}"
+
+
+def _fastconformer(e: FastConformerConfig) -> str:
     flags = [e.conv_norm.replace("_", " "), "biases" if e.use_bias else "no biases"]
     flags.append("xscaling" if e.xscaling else "no xscaling")
     if e.att_context_size != ((-1, -1),):
         flags.append(f"{e.att_context_style} attention {' '.join(map(str, e.att_context_size))}")
     if e.causal_downsampling or e.conv_context == "causal":
         flags.append("causal")
-    return {
-        "preprocessor": (
-            f"{f.num_mels} mel, {f.window_ms:g} ms window, {f.hop_ms:g} ms hop, normalize {f.normalize}"
-        ),
-        "encoder": (
-            f"{e.n_layers} layers × {e.d_model}, {e.n_heads} heads, kernel {e.conv_kernel}, "
-            f"subsampling {e.subsampling_factor} × {e.subsampling_channels}, {', '.join(flags)}"
-        ),
-        "decoder": f"LSTM {p.layers} × {p.hidden}",
-        "joint": f"{j.hidden}, {j.activation}"
-        + (
-            f", durations {' '.join(map(str, config.durations))}" if config.transducer == "tdt" else ", RNN-T"
-        ),
-        "ctc_decoder": f"weight {config.ctc_weight:g}",
-        "language_embedding": " ".join(config.languages),
-    }
+    return (
+        f"{e.n_layers} layers × {e.d_model}, {e.n_heads} heads, kernel {e.conv_kernel}, "
+        f"subsampling {e.subsampling_factor} × {e.subsampling_channels}, {', '.join(flags)}"
+    )
+
+
+def _predictor(p: AnyPredictorConfig) -> str:
+    if isinstance(p, PredictorConfig):
+        return f"LSTM {p.layers} × {p.hidden}"
+    return f"stateless, {p.context} labels × {p.hidden}"
