@@ -214,6 +214,45 @@ class RelPositionAttention(nn.Module):
             )
         return self.linear_out(y.flatten(2))
 
+    def add_in_blocks(self, x: Tensor, norm: nn.Module, frames: Frames, block: int) -> None:
+        """x (B, S, D) += self(norm(x)) in place, about `block` frames at a time; without gradients.
+
+        Of a bounded span, keys and values are held only as far as the queries at hand reach.
+        """
+        p = self._heads(self.linear_pos, frames.positions)
+        if frames.rows is None:
+            self._add_rows(x, norm, p, frames.span, frames.valid, block)
+            return
+        for row in frames.rows.split(x):
+            self._add_rows(row, norm, p, frames.span, None, block)
+
+    def _add_rows(
+        self, x: Tensor, norm: nn.Module, p: Tensor, span: Span, valid: Tensor | None, block: int
+    ) -> None:
+        size = x.shape[1]
+        local = span.bounded and size > span.window
+        left, right = span.reach if local else (size, size)
+        unit = span.block if local else max(1, span.chunk)
+        block = max(1, block // unit) * unit
+        k = v = x.new_zeros(x.shape[0], 0, self.heads, self.head_size)
+        begin = end = 0  # of the keys at hand
+        for first in range(0, size, block):
+            last = min(first + block, size)
+            start, keys, values = max(0, first - left), [], []
+            while end < min(last + right, size):  # before anything up to there is written
+                ahead = norm(x[:, end : min(last + right, size, end + block)])
+                keys.append(self._heads(self.linear_k, ahead))
+                values.append(self._heads(self.linear_v, ahead))
+                end += ahead.shape[1]
+            k = torch.cat([k[:, start - begin :], *keys], dim=1)
+            v = torch.cat([v[:, start - begin :], *values], dim=1)
+            begin = start
+            q = self._heads(self.linear_q, norm(x[:, first:last]))
+            known = None if valid is None else valid[:, begin:end]
+            attend = self._attend_local if local else self._attend_blocks
+            y = attend(q, k, v, p, span, known, before=first - begin)
+            x[:, first:last] += self.linear_out(y.flatten(2))
+
     def stream(self, x: Tensor, known: Tensor, frames: Frames) -> Tensor:
         """One piece of a stream: x (B, m + n, D), m frames from before and n new ones -> (B, n, D).
 
@@ -288,10 +327,12 @@ class RelPositionAttention(nn.Module):
         span: Span,
         valid: Tensor | None,
         extra: tuple[Tensor, Tensor] | None = None,
+        before: int = 0,
     ) -> Tensor:
         """As `_attend`, in blocks of queries, each against its own window of keys.
 
-        `extra` adds keys that all queries see: their scores (B, S, H, G) and values (B, G, H, K).
+        `extra` adds keys that all queries see: their scores (B, S, H, G) and values (B, G, H, K). The first
+        query stands at key `before`.
         """
         (batch, size, heads, _), (left, right), block = q.shape, span.reach, span.block
         centre = p.shape[0] // 2
@@ -299,13 +340,15 @@ class RelPositionAttention(nn.Module):
         limit = min(MAX_BIAS, MAX_LOCAL_BIAS_CPU) if q.device.type == "cpu" else MAX_BIAS
         group = block * max(1, limit // (batch * heads * block * span.window))
         if valid is None:
-            valid = torch.ones(1, size, dtype=torch.bool, device=q.device)
+            valid = torch.ones(1, k.shape[1], dtype=torch.bool, device=q.device)
         parts = []
         for first in range(0, size, group):
             last = min(first + group, -(-size // block) * block)
             q_part = _cut(q, first, last).unflatten(1, (-1, block))
             k_part, v_part, known = (
-                _cut(t, first - left, last + right).unfold(1, span.window, block).movedim(-1, 2)
+                _cut(t, before + first - left, before + last + right)
+                .unfold(1, span.window, block)
+                .movedim(-1, 2)
                 for t in (k, v, valid)
             )
             bias = self._window_bias(q_part, p, known, span)

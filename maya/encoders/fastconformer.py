@@ -29,9 +29,9 @@ from maya.errors import MayaError
 
 # A batch is packed when that saves more than this share of its frames; each utterance costs a few calls more.
 PACK_ABOVE = 0.1
-# Without gradients, longer audio goes through a feed-forward module in parts of so many frames: its inner
-# activations are four times as wide as any other, and in one piece they would decide how much fits in memory.
-FEED_FORWARD_FRAMES = 4096
+# Without gradients, audio of more than twice this many frames goes through each layer in blocks of about so
+# many, written over the layer's input: in one piece a layer takes ten times the size of its input.
+BLOCK_FRAMES = 2048
 
 
 @config
@@ -161,7 +161,8 @@ class FastConformer(nn.Module):
         x = self._run_layers(x, Frames(valid=valid, positions=positions, span=span, rows=rows))
         if rows is not None:
             return rows.unpack(x, size), lens
-        return x * valid[..., None].to(x.dtype), lens
+        kept = valid[..., None].to(x.dtype)
+        return x.mul_(kept) if self._takes_blocks(x) else x * kept, lens
 
     def initial_state(self, batch: int, *, context: Context | None = None) -> StreamState:
         """`batch` streams before their first piece, looking ahead as `context` or the first configured.
@@ -189,8 +190,11 @@ class FastConformer(nn.Module):
         return stream(self, chunk, chunk_lens, state, final)
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Subsampled frames as they enter the layers."""
-        return x * math.sqrt(self.cfg.d_model) if self.cfg.xscaling else x
+        """Subsampled frames as they enter the layers; of long audio `x` itself is changed."""
+        if not self.cfg.xscaling:
+            return x
+        factor = math.sqrt(self.cfg.d_model)
+        return x.mul_(factor) if self._takes_blocks(x) else x * factor
 
     def positions(self, reach: int, x: Tensor) -> Tensor:
         """(2 * reach + 1, D) sinusoids of the relative positions reach .. -reach, type and device of `x`."""
@@ -205,6 +209,12 @@ class FastConformer(nn.Module):
 
     def _run_layers(self, x: Tensor, frames: Frames) -> Tensor:
         cfg = self.cfg
+        if self._takes_blocks(x):
+            # Under autocast a layer's output is fp32 whatever its input is.
+            x = x.float() if torch.is_autocast_enabled(x.device.type) else x
+            for layer in self.layers:
+                layer.run_in_blocks(x, frames, BLOCK_FRAMES)
+            return x
         for index, layer in enumerate(self.layers):
             drop = cfg.layer_drop * (index + 1) / cfg.n_layers if self.training else 0.0
             # Drawn on the host, so that skipping costs no device synchronisation.
@@ -218,6 +228,14 @@ class FastConformer(nn.Module):
                 y = layer(x, frames)
             x = x + (y - x) / (1 - drop) if drop else y
         return x
+
+    def _takes_blocks(self, x: Tensor) -> bool:
+        """Whether so long an input goes through the layers in blocks, in place."""
+        return (
+            x.shape[1] > 2 * BLOCK_FRAMES
+            and not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+            and all(type(layer.self_attn) is RelPositionAttention for layer in self.layers)
+        )
 
     def _context(self, asked: Context | None) -> Context:
         known = self.cfg.att_context_size
@@ -339,9 +357,9 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(cfg.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.shape[1] <= 2 * FEED_FORWARD_FRAMES:
+        if torch.is_grad_enabled() or x.shape[1] <= 2 * BLOCK_FRAMES:
             return self._inner(x)
-        return torch.cat([self._inner(part) for part in x.split(FEED_FORWARD_FRAMES, dim=1)], dim=1)
+        return torch.cat([self._inner(part) for part in x.split(BLOCK_FRAMES, dim=1)], dim=1)
 
     def _inner(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(F.silu(self.linear1(x))))
@@ -375,6 +393,19 @@ class ConvModule(nn.Module):
         # A causal convolution is padded on both sides and what that adds behind is cut off.
         y = self._depthwise(x, reach if self.causal else reach // 2)[:, : x.shape[1]]
         return self._after(y, valid)
+
+    def add_in_blocks(self, x: Tensor, norm: nn.Module, valid: Tensor, block: int) -> None:
+        """x (B, S, D) += self(norm(x), valid) in place, `block` frames at a time; without gradients."""
+        size, reach = x.shape[1], self.depthwise_conv.kernel_size[0] - 1
+        ahead = 0 if self.causal else reach // 2
+        gated, end = x.new_zeros(x.shape[0], reach - ahead, x.shape[2]), 0
+        for first in range(0, size, block):
+            last = min(first + block, size)
+            new = self._gated(norm(x[:, end : last + ahead]), valid[:, end : last + ahead])
+            beyond = max(0, last + ahead - max(size, end))
+            gated = torch.cat([gated, F.pad(new, (0, 0, 0, beyond))], dim=1)
+            x[:, first:last] += self._after(self._depthwise(gated, 0), valid[:, first:last])
+            gated, end = gated[:, last - first :], last + ahead
 
     def stream(self, x: Tensor, cache: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """One piece of a stream: x (B, n, D), cache (B, D, k-1), valid (B, n).

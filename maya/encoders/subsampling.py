@@ -117,11 +117,20 @@ class DepthwiseStridedSubsampling(nn.Module):
 
     def _stretches(self, x: Tensor, lens: Tensor | None, keep: int) -> Tensor:
         """(B, T, F) -> (B, S, D) in stretches of `keep` output frames, equal to the whole."""
-        parts = []
+        parts: list[Tensor] = []
+        whole, done = None, 0
         for begin, end, drop, kept in self._windows(x.shape[1], keep):
             window_lens = None if lens is None else (lens - begin).clamp(0, end - begin)
-            y = self.convolve(x[:, begin:end], window_lens)
-            parts.append(self.out(y[:, drop : drop + kept]))
+            y = self.out(self.convolve(x[:, begin:end], window_lens)[:, drop : drop + kept])
+            if torch.is_grad_enabled():
+                parts.append(y)
+                continue
+            if whole is None:  # joined at the end, hours of audio would be there twice
+                whole = y.new_empty(len(y), self.subsampled_lens(x.shape[1]), y.shape[2])
+            whole[:, done : done + kept] = y
+            done += kept
+        if whole is not None:
+            return whole
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _row_by_row(self, x: Tensor, lens: list[int], keep: int) -> Tensor:

@@ -12,6 +12,9 @@ from maya.errors import MayaError
 
 LOG_GUARD = 2.0**-24  # added before the logarithm, so that digital silence has a finite level
 STD_GUARD = 1e-5  # added to the standard deviation, not to the variance
+# Audio of more than twice this many frames is transformed in stretches of so many: in one piece, spectra are
+# six times the size of the features (an hour at 80 mel bins: 0.7 GB beside 0.1).
+STRETCH_FRAMES = 16384
 
 
 @config
@@ -85,26 +88,50 @@ class LogMel(nn.Module):
         """
         lens = self.feat_lens(audio_lens)
         with torch.autocast(audio.device.type, enabled=False):
-            power = self._power(audio.float(), audio_lens)
-            feats = torch.log(power @ self.fb[0].float().t() + LOG_GUARD)
             frames = max(1, audio.shape[1] // self.hop_samples + int(self.cfg.legacy))
-            feats = feats[:, :frames]
+            if self.training or frames <= 2 * STRETCH_FRAMES:
+                power = self._power(audio.float(), audio_lens)
+                feats = torch.log(power @ self.fb[0].float().t() + LOG_GUARD)[:, :frames]
+            else:
+                feats = self._in_stretches(audio, audio_lens, frames)
             valid = (torch.arange(frames, device=lens.device) < lens[:, None])[:, :, None]
             if self.cfg.normalize == "per_feature":
                 feats = _standardize(feats, valid, lens)
             return feats.masked_fill_(~valid, 0.0), lens
+
+    def _in_stretches(self, audio: Tensor, audio_lens: Tensor, frames: int) -> Tensor:
+        """(B, N), (B,) -> log-mel (B, frames, num_mels), equal to the whole; nothing is drawn."""
+        feats = torch.empty(len(audio), frames, self.cfg.num_mels, device=audio.device)
+        half, size = self.cfg.n_fft // 2, audio.shape[1]
+        for first in range(0, frames - STRETCH_FRAMES + 1, STRETCH_FRAMES):
+            # The last one takes the rest: reflection needs more samples than it reflects.
+            last = first + STRETCH_FRAMES if frames - first >= 2 * STRETCH_FRAMES else frames
+            begin, end = first * self.hop_samples - half, (last - 1) * self.hop_samples + half
+            # One sample more, for the pre-emphasis of the next.
+            start = max(0, begin - 1)
+            samples = self._emphasised(audio[:, start : min(end, size)].float(), audio_lens - start)
+            samples = samples[:, max(0, begin) - start :]
+            mode = "reflect" if self.cfg.legacy else "constant"
+            samples = F.pad(samples, (max(0, -begin), max(0, end - size)), mode=mode)
+            feats[:, first:last] = self.of_samples(samples)
+        return feats
+
+    def _emphasised(self, audio: Tensor, audio_lens: Tensor) -> Tensor:
+        """(B, N) pre-emphasised; zero beyond (B,) lengths, but under `legacy`."""
+        if self.cfg.preemphasis:
+            audio = torch.cat([audio[:, :1], audio[:, 1:] - self.cfg.preemphasis * audio[:, :-1]], dim=1)
+        if self.cfg.legacy:
+            return audio
+        beyond = torch.arange(audio.shape[1], device=audio.device) >= audio_lens[:, None]
+        return audio.masked_fill(beyond, 0.0)
 
     def _power(self, audio: Tensor, audio_lens: Tensor) -> Tensor:
         """(B, N) -> power spectrum (B, N // hop + 1, n_fft // 2 + 1)."""
         cfg = self.cfg
         if self.training and cfg.dither > 0:
             audio = audio + cfg.dither * torch.randn_like(audio)
-        if cfg.preemphasis:
-            audio = torch.cat([audio[:, :1], audio[:, 1:] - cfg.preemphasis * audio[:, :-1]], dim=1)
-        if not cfg.legacy:
-            beyond = torch.arange(audio.shape[1], device=audio.device) >= audio_lens[:, None]
-            audio = audio.masked_fill(beyond, 0.0)
-        elif audio.shape[1] <= cfg.n_fft // 2:  # reflection needs more samples than it reflects
+        audio = self._emphasised(audio, audio_lens)
+        if cfg.legacy and audio.shape[1] <= cfg.n_fft // 2:  # reflection needs more samples than it reflects
             audio = F.pad(audio, (0, cfg.n_fft // 2 + 1 - audio.shape[1]))
         return self._transform(audio, "reflect" if cfg.legacy else "constant")
 
@@ -136,12 +163,14 @@ class LogMel(nn.Module):
 def _standardize(feats: Tensor, valid: Tensor, lens: Tensor) -> Tensor:
     """Zero mean, unit variance for each utterance and mel bin over its valid frames (NeMo "per_feature").
 
-    The variance divides by n - 1; a single frame, whose variance is undefined, becomes zero.
+    The variance divides by n - 1; a single frame, whose variance is undefined, becomes zero. `feats` itself
+    is changed: hours of it are large.
     """
     n = lens.clamp(min=1)[:, None, None]
-    mean = feats.masked_fill(~valid, 0.0).sum(1, keepdim=True) / n
-    centred = (feats - mean).masked_fill_(~valid, 0.0)
-    std = (centred.square().sum(1, keepdim=True) / (n - 1).clamp(min=1)).sqrt()
+    mean = feats.masked_fill_(~valid, 0.0).sum(1, keepdim=True) / n
+    centred = feats.sub_(mean).masked_fill_(~valid, 0.0)
+    parts = [part.square().sum(1, keepdim=True) for part in centred.split(2 * STRETCH_FRAMES, dim=1)]
+    std = (sum(parts[1:], parts[0]) / (n - 1).clamp(min=1)).sqrt()
     return centred.div_(std + STD_GUARD)
 
 

@@ -8,7 +8,9 @@ import torch
 
 from maya.encoders import FastConformer, FastConformerConfig, fastconformer
 from maya.encoders.attention import Frames, RelPositionAttention, Rows, _skew, sinusoids
+from maya.encoders.fastconformer import ConformerLayer
 from maya.errors import MayaError
+from maya.kernels.bench.peak import forget_the_peak, forked, resident
 
 NO_DROPOUT = dict(dropout=0.0, dropout_pre_encoder=0.0, dropout_emb=0.0, dropout_att=0.0)
 
@@ -283,3 +285,45 @@ def test_initial_weights_are_torch_defaults():
 def test_impossible_shapes_are_named(options, named):
     with pytest.raises(MayaError, match=named):
         tiny(**options)
+
+
+@pytest.mark.parametrize("lens", [[3000], [3000, 2990], [3000, 900, 3, 0]])
+@pytest.mark.parametrize(
+    ("options", "context"),
+    [
+        ({}, (16, 9)),
+        ({}, (-1, -1)),
+        ({}, (20, -1)),
+        ({"causal_downsampling": True, "conv_context": "causal"}, (16, 0)),
+        ({"att_context_style": "chunked_limited"}, (24, 7)),
+        ({"att_context_style": "chunked_limited"}, (-1, 7)),
+    ],
+)
+def test_long_audio_in_blocks_equals_one_piece(lens, options, context, monkeypatch):
+    model = perturb(tiny(**options)).eval()
+    x, lens = torch.randn(len(lens), 3000, 80), torch.tensor(lens)
+    with torch.inference_mode():
+        whole, _ = model(x, lens, context=context)
+        monkeypatch.setattr(fastconformer, "BLOCK_FRAMES", 50)
+        monkeypatch.setattr(ConformerLayer, "forward", None)  # the other way is not taken
+        blocks, _ = model(x, lens, context=context)
+    torch.testing.assert_close(blocks, whole, rtol=0, atol=1e-6)
+
+
+def test_the_memory_of_long_audio_is_that_of_its_features_and_output():
+    """Measured in forks; in one piece, rest takes 100 MB more for the longer audio."""
+
+    def rest(frames):
+        monkeypatch = pytest.MonkeyPatch()
+        monkeypatch.setattr(fastconformer, "BLOCK_FRAMES", 64)
+        model = tiny(d_model=128, n_layers=1).eval()
+        x = torch.randn(1, frames, 80)
+        with torch.inference_mode():
+            model(x[:, :4000], torch.tensor([4000]), context=(16, 16))
+            forget_the_peak()
+            before = resident("VmRSS")
+            enc, _ = model(x, torch.tensor([frames]), context=(16, 16))
+            return {"bytes": resident("VmHWM") - before - enc.nbytes}
+
+    short, long = (forked(lambda n=n: rest(n))[0]["bytes"] for n in (64_000, 128_000))
+    assert long < short + 6e6

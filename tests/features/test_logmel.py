@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maya.errors import MayaError
-from maya.features import LogMel, LogMelConfig
+from maya.features import LogMel, LogMelConfig, logmel
 from maya.features.logmel import LOG_GUARD, slaney_filterbank
 
 
@@ -160,3 +160,16 @@ def test_128_mels_meta_device_and_a_window_too_long():
     assert torch.equal(fe.fb, front_end(num_mels=128).fb) and torch.equal(fe.window, front_end().window)
     with pytest.raises(MayaError, match="n_fft=256"):
         front_end(n_fft=256)
+
+
+@pytest.mark.parametrize("options", [{}, {"legacy": True}, {"normalize": "none"}, {"preemphasis": 0.0}])
+@pytest.mark.parametrize("size", [160 * 1000, 160 * 1001 + 80, 160 * 1024 - 1])
+def test_long_audio_in_stretches_equals_one_piece(options, size, monkeypatch):
+    fe = front_end(**options)
+    audio, lens = 0.1 * torch.randn(2, size), torch.tensor([size, size - 70_001])
+    whole, whole_lens = fe(audio, lens)
+    monkeypatch.setattr(logmel, "STRETCH_FRAMES", 100)
+    monkeypatch.setattr(LogMel, "_power", None)  # the other way is not taken
+    parts, part_lens = fe(audio, lens)
+    assert torch.equal(whole_lens, part_lens) and whole.shape == parts.shape
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
