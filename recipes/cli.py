@@ -125,6 +125,8 @@ def _convert_and_export(commands: argparse._SubParsersAction) -> None:
         help="a key of the yaml that Maya does not know and that does not change the network; repeatable",
     )  # fmt: skip
 
+    _convert_icefall(kinds)
+
     p = _command(commands, "export", "write a model for another system", force=False)
     kinds = p.add_subparsers(dest="kind", required=True, metavar="FORMAT")
     nemo = _command(kinds, "nemo", "a .nemo archive that NeMo restores", force=False)
@@ -137,6 +139,29 @@ def _convert_and_export(commands: argparse._SubParsersAction) -> None:
         )
     onnx.add_argument("--head", choices=("transducer", "ctc"), help="by default the transducer, if any")
     onnx.add_argument("--int8", action="store_true", help="also write graphs with weights of 8 bits")
+
+
+def _convert_icefall(kinds: argparse._SubParsersAction) -> None:
+    p = _command(
+        kinds, "icefall", "a checkpoint of icefall's Zipformer (epoch-N.pt, pretrained.pt ...)", force=False
+    )
+    p.add_argument("source", type=Path, help="the .pt file")
+    p.add_argument("out", type=Path, help="a folder for the checkpoint, usable wherever a run folder is")
+    pieces = p.add_mutually_exclusive_group(required=True)
+    pieces.add_argument("--bpe-model", type=Path, metavar="FILE", help="the bpe.model of its training")
+    pieces.add_argument("--tokens", type=Path, metavar="FILE", help="tokens.txt: enough to transcribe")
+    p.add_argument(
+        "--avg-with", type=Path, metavar="FIRST",
+        help="an earlier epoch-N.pt: the mean of the weights between the two; E - A for --epoch E --avg A",
+    )  # fmt: skip
+    p.add_argument(
+        "--which", default="model", choices=("model", "average"),
+        help="without --avg-with: the last weights, or model_avg, their mean since the beginning",
+    )  # fmt: skip
+    p.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
+        help="a field of the model that the file does not tell, such as encoder.heads=4,4,8,4; repeatable",
+    )  # fmt: skip
 
 
 def _command(
@@ -239,7 +264,12 @@ def dispatch(args: argparse.Namespace) -> None:
 
 
 def _dispatch_conversion(args: argparse.Namespace) -> None:
-    if args.command == "convert":
+    if args.command == "convert" and args.kind == "icefall":
+        from maya.recipes.convert import convert_icefall
+
+        how = {"average_with": args.avg_with, "which": args.which, "overrides": args.overrides}
+        convert_icefall(args.source, args.out, args.bpe_model or args.tokens, **how)
+    elif args.command == "convert":
         from maya.recipes.convert import convert_nemo
 
         convert_nemo(

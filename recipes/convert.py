@@ -1,9 +1,11 @@
 """Other systems' models as Maya checkpoints."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from maya.convert.nemo import import_nemo
+from maya.convert.icefall import IcefallImport, import_icefall
+from maya.convert.icefall_checkpoint import Which
+from maya.convert.nemo import NemoImport, import_nemo
 from maya.convert.nemo_config import FrontEnd
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
@@ -35,6 +37,29 @@ def convert_nemo(
         tokenizer=Tokenizer.load(tokenizer) if tokenizer is not None else None,
         ignore=ignore,
     )
+    return _written(out, made)
+
+
+def convert_icefall(
+    source: Path,
+    out: Path,
+    tokenizer: Path,
+    *,
+    average_with: Path | None = None,
+    which: Which = "model",
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Write `out`/best.pt and `out`/convert.json from a checkpoint of icefall's Zipformer recipe, print the
+    report, return the path.
+
+    See `convert_nemo` for what the folder is good for, `maya.convert.import_icefall` for options and errors.
+    """
+    _check_free(out)
+    made = import_icefall(source, tokenizer, average_with=average_with, which=which, overrides=overrides)
+    return _written(out, made)
+
+
+def _written(out: Path, made: NemoImport | IcefallImport) -> Path:
     path = out / CHECKPOINT
     save_checkpoint(path, made.checkpoint)
     write_json(out / REPORT, made.report.to_dict())

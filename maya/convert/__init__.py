@@ -1,6 +1,15 @@
-"""Models of other systems in and out: NeMo's `.nemo` archives, and ONNX."""
+"""Models of other systems in and out: NeMo's `.nemo` archives, icefall's checkpoints, and ONNX."""
 
+from maya.convert.icefall import IcefallImport, from_icefall, import_icefall
 from maya.convert.nemo import NemoImport, from_nemo, import_nemo
 from maya.convert.nemo_export import to_nemo
 
-__all__ = ["NemoImport", "from_nemo", "import_nemo", "to_nemo"]
+__all__ = [
+    "IcefallImport",
+    "NemoImport",
+    "from_icefall",
+    "from_nemo",
+    "import_icefall",
+    "import_nemo",
+    "to_nemo",
+]
