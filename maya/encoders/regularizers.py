@@ -78,6 +78,23 @@ class Switch:
         return self.tensor if torch.compiler.is_compiling() else self.on
 
 
+class LossScale:
+    """What the sum of all losses is multiplied by before its gradient is taken: for whatever is added to
+    gradients in absolute size. icefall's sizes are for the sum itself."""
+
+    def __init__(self) -> None:
+        self.value = 1.0
+        self.tensor = torch.tensor(1.0, device="cpu")
+
+    def set(self, scale: float) -> None:
+        self.value = scale
+        self.tensor.fill_(scale)
+
+    def now(self) -> Value:
+        """A float; in a compiled graph a tensor on the CPU."""
+        return self.tensor if torch.compiler.is_compiling() else self.value
+
+
 class Controls:
     """The schedules and switches of a module, at hand."""
 
@@ -86,7 +103,13 @@ class Controls:
         self.schedules = [v for v in held if isinstance(v, Schedule)]
         self.switches = [v for v in held if isinstance(v, Switch)]
         self.schedules += [s.probability for s in self.switches if isinstance(s.probability, Schedule)]
+        self.scales = [v for v in held if isinstance(v, LossScale)]
         self.balancers = [m for m in module.modules() if isinstance(m, Balancer)]
+
+    def set_loss_scale(self, scale: float) -> None:
+        """Say what the sum of the losses is multiplied by in the coming step."""
+        for held in self.scales:
+            held.set(scale)
 
     def set_batch_count(self, batch_count: float) -> None:
         """Move all schedules to a batch count. icefall counts in batches of 600 s of audio:
@@ -122,6 +145,13 @@ def set_batch_count(model: nn.Module, batch_count: float) -> None:
     for part in model.modules():
         if isinstance(part, Regulated):
             part.set_batch_count(batch_count)
+
+
+def set_loss_scale(model: nn.Module, scale: float) -> None:
+    """Tell all parts of a model what the sum of the losses is multiplied by, before a step's forward pass."""
+    for part in model.modules():
+        if isinstance(part, Regulated):
+            part.controls.set_loss_scale(scale)
 
 
 def draw(model: nn.Module, generator: torch.Generator | None = None) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from maya.encoders.regularizers import Balancer, Schedule, Switch, Whiten
+from maya.encoders.regularizers import Balancer, LossScale, Schedule, Switch, Whiten
 
 HIDDEN = -1000.0  # added to the score of a key that must not be seen; finite, so that an empty row is no NaN
 SCORE_LIMIT, SCORE_PENALTY = 25.0, 1e-4
@@ -58,7 +58,7 @@ class AttentionWeights(nn.Module):
         self.balance_keys = Balancer(0.4, 0.6, 0.0, 100.0, prob=0.025)
         self.whiten_keys = Whiten(heads, Schedule((0, 3.0), (20000, 6.0)), grad_scale=0.025)
         self.without_positions = Switch(Schedule((0, 0.5), (4000, 0.0)))
-        self.penalise = Switch(0.1)
+        self.penalise, self.loss_scale = Switch(0.1), LossScale()
 
     def forward(self, x: Tensor, span: Span, left: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, S, D), `left` (B, K - S, H * Q) earlier keys -> weights (B, H, S, K), those of the first head
@@ -102,7 +102,7 @@ class AttentionWeights(nn.Module):
 
     def _penalty(self) -> Tensor | float | None:
         on = self.penalise.now()
-        return None if not self.training or on is False else SCORE_PENALTY * on
+        return None if not self.training or on is False else SCORE_PENALTY * on * self.loss_scale.now()
 
 
 def relative_shift(scores: Tensor, keys: int) -> Tensor:
@@ -177,7 +177,8 @@ def _softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
 
 
 class _Penalise(torch.autograd.Function):
-    """Leaves scores alone; adds penalty * sign to the gradient of those beyond SCORE_LIMIT."""
+    """Leaves scores alone; adds penalty * sign to the gradient of those beyond SCORE_LIMIT, hidden keys
+    apart: theirs are far beyond it and not the projections' doing."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, penalty: Tensor | float) -> Tensor:
@@ -189,7 +190,7 @@ class _Penalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (scores,) = ctx.saved_tensors
-        beyond = scores.sign() * (scores.abs() > SCORE_LIMIT)
+        beyond = scores.sign() * ((scores.abs() > SCORE_LIMIT) & (scores > HIDDEN / 2))
         return grad + beyond * ctx.penalty, None
 
 

@@ -110,9 +110,6 @@ class HybridModel(SpeechModel):
             return heard
         if langs is None:
             langs = torch.full((len(heard),), -1, device=heard.device)
-        if self.training and self.cfg.language_dropout > 0:
-            hide = torch.rand(len(heard), device=heard.device) < self.cfg.language_dropout
-            langs = langs.masked_fill(hide, -1)
         known = (langs >= 0).to(heard.dtype)[:, None]
         return heard + (self.language_embedding(langs.clamp(min=0)) * known)[:, None, :]
 
@@ -130,7 +127,7 @@ class HybridModel(SpeechModel):
         views = 2 if self.training and self.cfg.cr_ctc_weight else 1
         heard, enc_lens = self.listen(batch.audio, batch.audio_lens, views)
         seen = _repeated(batch, views)
-        enc = self.with_language(heard, seen.langs)
+        enc = self.with_language(heard, self._partly_hidden(batch.langs).repeat(views))
         if self._share(ctc_weight) == 1 and hasattr(self, "joint"):
             # DDP waits for a gradient from every parameter; those of the transducer are zero for now.
             modules = [m for name in ("decoder", "joint", "simple_joint") if (m := getattr(self, name, None))]
@@ -174,9 +171,15 @@ class HybridModel(SpeechModel):
         if views == 2:
             out = out.mean_of_views()
         if out.consistency is not None:
-            weight = cfg.cr_ctc_weight * self._warmth()
-            out.total = _added(out.total, out.consistency, weight * (1 - cfg.attention_weight))
+            out.total = _added(out.total, out.consistency, cfg.cr_ctc_weight * self._warmth())
         return out
+
+    def _partly_hidden(self, langs: Tensor) -> Tensor:
+        """langs (B,), in training some of them unknown."""
+        if not (self.training and self.cfg.language_embedding and self.cfg.language_dropout > 0):
+            return langs
+        hide = torch.rand(len(langs), device=langs.device) < self.cfg.language_dropout
+        return langs.masked_fill(hide, -1)
 
     def _share(self, ctc_weight: float | None) -> float:
         """CTC's share of the transducer's and CTC's loss."""

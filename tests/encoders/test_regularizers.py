@@ -218,5 +218,6 @@ def test_one_compiled_graph_serves_all_draws_and_schedules(options):
         model.zero_grad()
         enc, _ = compiled(x, lens)
         enc.square().sum().backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        learning = [p for p in model.parameters() if p.requires_grad]
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in learning)
     assert counter.frame_count == 1

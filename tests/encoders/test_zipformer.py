@@ -9,6 +9,7 @@ from maya.config import from_dict, to_dict
 from maya.convert.icefall_names import from_icefall_name, to_icefall_name
 from maya.encoders import Zipformer, ZipformerConfig
 from maya.encoders.zipformer import ZipformerState
+from maya.encoders.zipformer_attention import AttentionWeights, _Penalise
 from maya.encoders.zipformer_config import Chunking, small
 from maya.errors import MayaError
 from maya.models.hybrid import build_model, count_parameters
@@ -285,3 +286,34 @@ def test_what_cannot_be_streamed_is_refused():
         model.initial_state(1, 10)
     with pytest.raises(MayaError, match="not causal"):
         tiny(SMALLER)(torch.randn(1, 50, 80), torch.tensor([50]), Chunking(8, 24))
+
+
+def test_large_scores_of_hidden_keys_are_not_penalised():
+    """Padding's keys are hidden by a score of -1000, which no projection can help."""
+    model = perturb(tiny(SMALLER), 0.02).train()
+    x, lens = torch.randn(3, 90, 80), torch.tensor([90, 60, 30])
+    found = []
+    for probability in (0.0, 1.0):
+        for switch in model.controls.switches:
+            switch.probability = 0.0
+        for module in model.modules():
+            if isinstance(module, AttentionWeights):
+                module.penalise.probability = probability
+        torch.manual_seed(0)
+        model.zero_grad()
+        enc, _ = model(x, lens)
+        (enc.square().sum() * 1e-3).backward()
+        found.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    for name, grad in found[0].items():
+        torch.testing.assert_close(
+            grad, found[1][name], rtol=1e-4, atol=1e-5 * float(grad.abs().max() + 1e-3)
+        )
+
+
+def test_the_penalty_of_large_scores_goes_with_the_scale_of_the_loss():
+    scores = torch.tensor([30.0, -30.0, 20.0, -1000.0], requires_grad=True)
+    weights = AttentionWeights(16, 2, 8, 2, 16).train()
+    weights.penalise.decide(0.0)
+    weights.loss_scale.set(0.5)
+    _Penalise.apply(scores, weights._penalty()).sum().backward()
+    torch.testing.assert_close(scores.grad, 1 + torch.tensor([0.5e-4, -0.5e-4, 0.0, 0.0]))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -157,11 +158,32 @@ def test_the_language_matters_when_known_and_only_then() -> None:
 
 
 def test_training_hides_the_language_now_and_then() -> None:
-    model, heard = _tiny(language_dropout=0.25), torch.zeros(4000, 1, 32)
-    langs = torch.ones(4000, dtype=torch.long)
-    hidden = (model.train().with_language(heard, langs) == 0).all(-1).float().mean()
-    assert float(hidden.detach()) == pytest.approx(0.25, abs=0.03)
-    assert (model.eval().with_language(heard, langs) != 0).all()
+    model, batch = _tiny(language_dropout=0.5), _random_batch()
+    biases: list[list[bool]] = []  # of each pass, whether each row had one
+    whole = model.with_language
+
+    def watched(heard: torch.Tensor, langs: torch.Tensor) -> torch.Tensor:
+        biases.append((langs >= 0).tolist())
+        return whole(heard, langs)
+
+    with mock.patch.object(model, "with_language", watched):
+        model.train()
+        for _ in range(40):
+            model(batch)
+        known = [row[0] for row in biases]
+        assert 8 < sum(known) < 32 and not any(row[1] for row in biases)  # the second row's is unknown
+        model.eval()
+        model(batch)
+        assert biases[-1] == (batch.langs >= 0).tolist()
+
+
+def test_two_views_of_an_utterance_are_told_the_same_language() -> None:
+    model, batch = _tiny(language_dropout=0.5, cr_ctc_weight=0.2), _random_batch()
+    told = []
+    with mock.patch.object(model, "with_language", lambda heard, langs: told.append(langs) or heard):
+        for _ in range(8):
+            model(batch)
+    assert all(torch.equal(*langs.chunk(2)) for langs in told)
 
 
 def test_the_language_is_identified_from_what_is_heard() -> None:

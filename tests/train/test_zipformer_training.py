@@ -1,0 +1,70 @@
+"""Zipformer's recipe in the loop: a stop in the middle of an epoch leaves no trace, on one and two processes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from maya.data.plan import Position
+from maya.recipes.prepare import prepare
+from maya.recipes.tokenizer import tokenizer
+from maya.train.checkpoint import load_checkpoint, step_path
+from tests import tiny_zipformer_training, tones
+
+REPO = Path(__file__).resolve().parents[2]
+STOP, STEPS = 10, 30
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data and a folder `run` with a tokenizer."""
+    top = tmp_path_factory.mktemp("zipformer")
+    experiment = tiny_zipformer_training.experiment()
+    tones.make_corpus(top / "corpus")
+    prepare(experiment, top / "corpus", top / "data")
+    tokenizer(experiment, top / "data", top / "run")
+    return top
+
+
+def _train(data: Path, run: Path, processes: int) -> list[dict]:
+    """Train as the command line does; the lines of metrics.jsonl."""
+    stage = ["train", "--experiment", "tests.tiny_zipformer_training", "--data", str(data / "data")]
+    stage += ["--run-dir", str(run), "--cpu", "--set", "train.threads=1"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "maya.recipes.cli", *stage]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_stopping_in_an_epoch_leaves_no_trace(data: Path, tmp_path: Path, processes: int) -> None:
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    shutil.copytree(data / "run", straight)
+    rows = _train(data, straight, processes)
+    shutil.copytree(data / "run", resumed)
+    (resumed / "checkpoints").mkdir()
+    shutil.copy(step_path(straight, STOP), step_path(resumed, STOP))
+    position = load_checkpoint(step_path(resumed, STOP), training=True).training["position"]
+    assert Position.of(position) != Position(position[0], 0)  # in the middle of an epoch
+    _train(data, resumed, processes)
+
+    a, b = (load_checkpoint(step_path(run, STEPS), training=True) for run in (straight, resumed))
+    start = load_checkpoint(step_path(straight, STOP))
+    for name, value in a.weights.items():
+        assert torch.equal(value, b.weights[name]), name
+    assert (
+        sum(not torch.equal(v, start.weights[n]) for n, v in a.weights.items()) > 100
+    )  # 20 steps did move them
+    assert a.training is not None and b.training is not None
+    for name, value in a.training["average"]["mean"].items():
+        assert torch.equal(value, b.training["average"]["mean"][name]), name
+
+    last = [r for r in rows if r["kind"] == "train"][-1]
+    parts = {"transducer_loss", "simple_loss", "ctc_loss", "consistency_loss", "attention_loss"}
+    assert parts <= last.keys() and all(last[p] > 0 for p in parts)
+    assert last["lr"] < 0.03 and last["grad_norm"] > 0
