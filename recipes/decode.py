@@ -18,8 +18,8 @@ from maya.data.utterances import Utterances
 from maya.decode.recognizer import identify_languages
 from maya.models.hybrid import HybridModel
 from maya.recipes.experiment import Experiment
-from maya.recipes.language_model import make_search
 from maya.recipes.markers import is_done, mark_done, stamp
+from maya.recipes.search import make_search
 from maya.train.checkpoint import find_checkpoint
 from maya.train.runlog import replacing, write_json
 from maya.train.validate import language_accuracy

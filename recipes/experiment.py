@@ -10,6 +10,7 @@ from maya.config import config, override
 from maya.data.augment import AugmentConfig
 from maya.data.plan import PlanConfig
 from maya.data.prepare import PrepareConfig
+from maya.decode.attention_rescoring import RescoringConfig
 from maya.decode.ctc_beam import BeamConfig
 from maya.decode.recognizer import Method
 from maya.errors import MayaError
@@ -37,12 +38,22 @@ class DataConfig:
 
 @config
 class DecodeConfig:
-    """How a part is decoded: greedily with the transducer or CTC, or by CTC beam search."""
+    """How a part is decoded.
 
-    method: Literal["transducer", "ctc", "ctc_beam"] = "transducer"
+    transducer, ctc: greedily. modified_beam: the transducer (not TDT), several hypotheses a frame. ctc_beam:
+    CTC's prefixes, with an n-gram of the training texts. attention_rescoring: CTC's best texts, of which the
+    attention decoder chooses. attention: the attention decoder alone.
+    """
+
+    method: Literal["transducer", "modified_beam", "ctc", "ctc_beam", "attention_rescoring", "attention"] = (
+        "transducer"
+    )
     max_seconds: float = 120.0  # padded audio per batch
     max_symbols: int = 10  # tokens on one frame
+    hypotheses: int = 4  # of modified_beam and attention
+    blank_penalty: float = 0.0  # nats, of modified_beam: more against deletions
     beam: BeamConfig = field(default_factory=BeamConfig)
+    rescoring: RescoringConfig = field(default_factory=RescoringConfig)
     lm_order: int = 6  # of ctc_beam's n-gram model of the training texts; 0: none
     # What the model is told: the language of the transcript, the one it identifies itself, or nothing.
     language: Literal["known", "auto", "unknown"] = "known"
@@ -50,7 +61,7 @@ class DecodeConfig:
     @property
     def greedy(self) -> Method:
         """The method without a search, for validation."""
-        return "transducer" if self.method == "transducer" else "ctc"
+        return "transducer" if self.method in ("transducer", "modified_beam") else "ctc"
 
 
 @config

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maya.data.audio import load_audio
+from maya.decode.attention_beam import attention_beam
 from maya.decode.greedy import greedy_ctc, greedy_rnnt, greedy_tdt
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.streaming import RecognizerStream
@@ -26,6 +27,8 @@ def decode_frames(
 ) -> list[Hypothesis]:
     """Greedy hypotheses (tokens, no text yet) for encoder output enc (B, S, D), enc_lens (B,)."""
     cfg = model.cfg
+    if cfg.transducer == "none" and not cfg.ctc_weight:
+        return attention_beam(enc, enc_lens, model.attention_decoder, beam=1)
     if method == "ctc" or cfg.transducer == "none":
         if cfg.ctc_weight == 0:
             raise MayaError("this model has no CTC head; decode with its transducer")
