@@ -331,6 +331,16 @@ class ConformerLayer(nn.Module):
         x = torch.add(x, self.dropout(self.feed_forward2(self.norm_feed_forward2(x))), alpha=0.5)
         return self.norm_out(x)
 
+    def run_in_blocks(self, x: Tensor, frames: Frames, block: int) -> None:
+        """`forward` written over x (B, S, D), some `block` frames at a time; evaluation without gradients."""
+        for part in x.split(block, dim=1):
+            part.add_(self.feed_forward1(self.norm_feed_forward1(part)), alpha=0.5)
+        self.self_attn.add_in_blocks(x, self.norm_self_att, frames, block)
+        self.conv.add_in_blocks(x, self.norm_conv, frames.valid, block)
+        for part in x.split(block, dim=1):
+            part.add_(self.feed_forward2(self.norm_feed_forward2(part)), alpha=0.5)
+            part.copy_(self.norm_out(part))
+
 
 def attention_of(cfg: FastConformerConfig) -> RelPositionAttention:
     """The attention module that the configuration asks for."""
