@@ -130,6 +130,9 @@ def _convert_and_export(commands: argparse._SubParsersAction) -> None:
     p = _command(commands, "export", "write a model for another system", force=False)
     kinds = p.add_subparsers(dest="kind", required=True, metavar="FORMAT")
     nemo = _command(kinds, "nemo", "a .nemo archive that NeMo restores", force=False)
+    icefall = _command(kinds, "icefall", "a Zipformer's pretrained.pt that icefall loads", force=False)
+    icefall.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
+    icefall.add_argument("out", type=Path, help="the folder for pretrained.pt, bpe.model and tokens.txt")
     onnx = _command(kinds, "onnx", "a folder of ONNX graphs, as sherpa-onnx reads them", force=False)
     for p in (nemo, onnx):
         p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo file")
@@ -280,6 +283,10 @@ def _dispatch_conversion(args: argparse.Namespace) -> None:
             tokenizer=args.tokenizer,
             ignore=args.ignore,
         )
+    elif args.kind == "icefall":
+        from maya.recipes.export import export_icefall
+
+        export_icefall(args.checkpoint, args.out)
     elif args.kind == "nemo":
         from maya.recipes.export import export_nemo
 

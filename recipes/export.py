@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import maya
+from maya.convert.icefall_export import to_icefall
 from maya.convert.nemo_export import to_nemo
 from maya.convert.onnx import Head, to_onnx
 
@@ -10,6 +11,11 @@ from maya.convert.onnx import Head, to_onnx
 def export_nemo(checkpoint: Path, out: Path, *, language: str | None = None) -> None:
     """Write a `.nemo` archive that NeMo restores, and print what is in it."""
     print(to_nemo(maya.load(checkpoint, "cpu"), out, language=language).text())
+
+
+def export_icefall(checkpoint: Path, out: Path) -> None:
+    """Write the folder `out` with a pretrained.pt that icefall loads, and print what is in it."""
+    print(to_icefall(maya.load(checkpoint, "cpu"), out).text())
 
 
 def export_onnx(

@@ -1,6 +1,7 @@
 """Models of other systems in and out: NeMo's `.nemo` archives, icefall's checkpoints, and ONNX."""
 
 from maya.convert.icefall import IcefallImport, from_icefall, import_icefall
+from maya.convert.icefall_export import to_icefall
 from maya.convert.nemo import NemoImport, from_nemo, import_nemo
 from maya.convert.nemo_export import to_nemo
 
@@ -11,5 +12,6 @@ __all__ = [
     "from_nemo",
     "import_icefall",
     "import_nemo",
+    "to_icefall",
     "to_nemo",
 ]

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from maya.convert.icefall_names import to_icefall_name, to_icefall_tensor
+from maya.convert.icefall_tokens import read_tokenizer
+from maya.decode.recognizer import Recognizer
 from maya.models.attention_decoder import AttentionDecoderConfig
 from maya.models.hybrid import HybridConfig, HybridModel
 from tests import tiny_zipformer
@@ -109,3 +111,9 @@ def tokens(path: Path, size: int = 20) -> Path:
     pieces = [*SPECIAL, *(f"▁{i}" for i in range(size - 3))]
     path.write_text("".join(f"{piece} {i}\n" for i, piece in enumerate(pieces)), encoding="utf-8")
     return path
+
+
+def recognizer(folder: Path, **fields: Any) -> Recognizer:
+    """The model of these fields with the pieces of `tokens`, which it leaves in the folder."""
+    own = read_tokenizer(tokens(folder / "tokens.txt"))
+    return Recognizer(model=model(**fields), tokenizer=own, device=torch.device("cpu"))
