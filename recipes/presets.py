@@ -127,6 +127,7 @@ def zipformer_low_resource() -> HybridConfig:
         ZipformerConfig(
             front_channels=(8, 16, 32),
             downsampling=(1, 2, 4, 2),
+            output_downsampling=4,
             layers=(1, 1, 2, 1),
             dims=(48, 64, 96, 64),
             unmasked_dims=(48, 48, 64, 48),

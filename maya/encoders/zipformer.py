@@ -76,7 +76,7 @@ class Zipformer(Regulated):
             cfg.feat_in, cfg.dims[0], drop, cfg.padding == "invariant", cfg.front_channels
         )
         self.encoders = nn.ModuleList(make_stack(cfg, i, drop) for i in range(len(cfg.layers)))
-        self.downsample_output = Downsample(2)
+        self.downsample_output = Downsample(cfg.output_downsampling)
         self.chunking = WHOLE  # in evaluation
         self._drawn = WHOLE  # in training
         self.init_weights()
@@ -107,7 +107,8 @@ class Zipformer(Regulated):
 
     def subsampled_lens(self, lens: Tensor) -> Tensor:
         """Encoder frames for `lens` (...,) int64 feature frames."""
-        return (((lens - LOST_FRAMES) // 2).clamp(min=0) + 1) // 2
+        factor = self.cfg.output_downsampling
+        return (((lens - LOST_FRAMES) // 2).clamp(min=0) + factor - 1) // factor
 
     def forward(self, x: Tensor, x_lens: Tensor, chunking: Chunking | None = None) -> tuple[Tensor, Tensor]:
         """Encode features.
@@ -119,7 +120,8 @@ class Zipformer(Regulated):
                 `self.chunking` (the whole utterance, unless it was set) in evaluation.
 
         Returns:
-            enc (B, S, D), zero at and beyond enc_lens (B,) int64; S = ((T - 7) // 2 + 1) // 2, at least 1.
+            enc (B, S, D), zero at and beyond enc_lens (B,) int64; S = ceil(((T - 7) // 2) / f), at least 1,
+            with f = cfg.output_downsampling.
         """
         if self.training and not torch.compiler.is_compiling():
             self.draw()
@@ -136,7 +138,7 @@ class Zipformer(Regulated):
             x, _ = stack(x, self._fill(lens), span, masks[index])
             outputs.append(x)
         x = self.downsample_output(self._full_width(outputs), self._fill(lens))
-        lens = (lens + 1) // 2
+        lens = (lens + self.cfg.output_downsampling - 1) // self.cfg.output_downsampling
         valid = torch.arange(x.shape[1], device=x.device) < lens[:, None]
         return x * valid[..., None].to(x.dtype), lens
 
@@ -149,11 +151,11 @@ class Zipformer(Regulated):
             state: from `initial_state` or from the chunk before.
 
         Returns:
-            enc (B, C / 2, D), and the state for the next chunk: what `forward` gives for the whole utterance
+            enc (B, C / f, D), and the state for the next chunk: what `forward` gives for the whole utterance
             with `Chunking(C, left)`, frame by frame.
         """
         chunk = (x.shape[1] - LOST_FRAMES) // 2 - REACH
-        coarsest = math.lcm(2, *self.cfg.downsampling)
+        coarsest = math.lcm(self.cfg.output_downsampling, *self.cfg.downsampling)
         if not self.cfg.causal or chunk < coarsest or chunk % coarsest:
             raise MayaError(
                 f"streaming needs encoder.causal=true and 2 C + 13 feature frames with C a multiple of "

@@ -18,6 +18,7 @@ class ZipformerConfig:
     feat_in: int = 80
     front_channels: tuple[int, int, int] = (8, 32, 128)  # of the front end's three convolutions
     downsampling: tuple[int, ...] = (1, 2, 4, 8, 4, 2)
+    output_downsampling: int = 2  # 2: output at 25 Hz, 4: at 12.5 Hz, which halves the heads' work
     layers: tuple[int, ...] = (2, 2, 3, 4, 3, 2)
     dims: tuple[int, ...] = (192, 256, 384, 512, 384, 256)
     unmasked_dims: tuple[int, ...] = (192, 192, 256, 256, 256, 192)  # channels never masked in training
@@ -45,7 +46,7 @@ class ZipformerConfig:
     @property
     def subsampling_factor(self) -> int:
         """Feature frames to an output frame."""
-        return 4
+        return 2 * self.output_downsampling
 
 
 def small(**options: Any) -> ZipformerConfig:
@@ -104,8 +105,11 @@ def check(cfg: ZipformerConfig) -> None:
             f"encoder.conv_kernels={cfg.conv_kernels} must be odd, encoder.pos_dim={cfg.pos_dim} even and "
             f"encoder.dims={cfg.dims} multiples of 4"
         )
-    if min(cfg.front_channels) < 1:
-        raise MayaError(f"encoder.front_channels={cfg.front_channels} must be positive")
+    if min(cfg.front_channels) < 1 or cfg.output_downsampling < 1:
+        raise MayaError(
+            f"encoder.front_channels={cfg.front_channels} and "
+            f"encoder.output_downsampling={cfg.output_downsampling} must be positive"
+        )
     if cfg.feat_in < 7:
         raise MayaError(f"encoder.feat_in={cfg.feat_in} is too few for the front end: 7 at least")
     if cfg.causal:

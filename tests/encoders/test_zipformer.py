@@ -180,12 +180,14 @@ def test_icefalls_padding_leaks_as_icefalls_does():
     torch.testing.assert_close(batch[1, :size], model(x[1:, : lens[1]], lens[1:])[0][0], rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(("batch", "out"), [(1, 2), (4, 2), (2, 4)])
 @torch.no_grad()
-def test_streaming_equals_the_chunk_masked_forward(batch):
+def test_streaming_equals_the_chunk_masked_forward(batch, out):
     """14 chunks; the sequences start three chunks apart and leave as they end."""
     chunk, left, chunks, apart = 16, 64, 14, 3
-    model = perturb(tiny(causal=True, chunk_frames=(16,), left_context_frames=(64,)), 0.05).eval()
+    model = perturb(
+        tiny(causal=True, chunk_frames=(16,), left_context_frames=(64,), output_downsampling=out), 0.05
+    ).eval()
     x = torch.randn(batch, 2 * chunk * chunks + 13, 80)
     whole, _ = model(x, torch.full((batch,), x.shape[1]), Chunking(chunk, left))
     pieces = [[] for _ in range(batch)]
@@ -205,8 +207,18 @@ def test_streaming_equals_the_chunk_masked_forward(batch):
             break
     for row in range(batch):
         streamed = torch.cat(pieces[row])
-        assert len(streamed) == chunks * chunk // 2
+        assert len(streamed) == chunks * chunk // out
         torch.testing.assert_close(streamed, whole[row, : len(streamed)], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("out", [2, 4])
+@torch.no_grad()
+def test_output_frames_are_those_that_the_lengths_say(out):
+    model = tiny(SMALLER, output_downsampling=out).eval()
+    assert model.cfg.subsampling_factor == 2 * out
+    for frames in range(9, 40):
+        enc, lens = model(torch.randn(1, frames, 80), torch.tensor([frames]))
+        assert enc.shape[1] == lens[0] == model.subsampled_lens(torch.tensor(frames))
 
 
 @pytest.mark.parametrize("options", [{}, CAUSAL, {"activation_checkpointing": True}, {"padding": "icefall"}])
