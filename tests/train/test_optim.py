@@ -1,8 +1,12 @@
 import pytest
+import torch
 
-from maya.models.hybrid import build_model
-from maya.train.optim import adamw, parameter_groups
-from tests import tiny
+from maya.errors import MayaError
+from maya.models.hybrid import HybridModel, build_model
+from maya.train.config import TrainConfig, check
+from maya.train.optim import adamw, make_optimizer, parameter_groups
+from maya.train.scaled_adam import ScaledAdam
+from tests import tiny, tiny_zipformer
 
 
 def test_every_parameter_once_and_only_matrices_decay() -> None:
@@ -40,3 +44,25 @@ def test_each_layer_learns_more_slowly_than_the_one_above_it() -> None:
     for g in groups:
         assert {names[id(p)].startswith("encoder.") for p in g["params"]} == {g["encoder"]}
     assert {g["scale"] for g in parameter_groups(model, 0.1)} == {1.0}
+
+
+def _named(optimizer: torch.optim.Optimizer) -> list[tuple[bool, int]]:
+    return [(g["encoder"], len(g["params"])) for g in optimizer.param_groups]
+
+
+def test_scaled_adam_has_one_group_unless_the_encoder_learns_apart() -> None:
+    model = HybridModel(tiny_zipformer.config())
+    learning = [n for n, p in model.named_parameters() if p.requires_grad]
+    encoder = sum(n.startswith("encoder.") for n in learning)
+    together = make_optimizer(model, TrainConfig(optimizer="scaled_adam"))
+    assert isinstance(together, ScaledAdam) and _named(together) == [(False, len(learning))]
+    for option in ({"encoder_lr": 0.01}, {"encoder_freeze": 10}, {"encoder_hold": 10}):
+        apart = make_optimizer(model, TrainConfig(optimizer="scaled_adam", **option))
+        assert _named(apart) == [(False, len(learning) - encoder), (True, encoder)]
+    assert isinstance(make_optimizer(model, TrainConfig()), torch.optim.AdamW)
+
+
+def test_what_goes_with_one_optimizer_or_schedule_is_refused_with_the_other() -> None:
+    model = HybridModel(tiny_zipformer.config())
+    with pytest.raises(MayaError, match="encoder_layer_decay is for train.optimizer=adamw"):
+        check(TrainConfig(optimizer="scaled_adam", encoder_layer_decay=0.9), model)

@@ -4,6 +4,7 @@ from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig
 from maya.train import schedule
 from maya.train.config import TrainConfig, check
+from maya.train.eden import eden
 from maya.train.schedule import encoder_share, warmup_cosine
 
 OPTIONS = {"peak": 2.0, "floor": 0.1, "warmup_steps": 10, "total_steps": 110}
@@ -111,3 +112,16 @@ def test_schedules_that_contradict_themselves(options: dict[str, float], sentenc
 def test_a_schedule_for_ctc_needs_its_head(name: str) -> None:
     with pytest.raises(MayaError, match=f"train.{name} needs a CTC head"):
         check(TrainConfig(**{name: 5}), HybridConfig(vocab_size=10, ctc_weight=0.0))
+
+
+def test_eden_follows_steps_and_epochs_and_a_thawed_encoder_warms_up_to_it():
+    cfg = TrainConfig(schedule="eden", lr=0.045, encoder_freeze=1_000, encoder_lr=0.02)
+    for step, epoch in ((0, 0), (499, 0), (10_000, 2), (90_000, 30)):
+        assert schedule.head_rate(cfg, step, epoch) == eden(step, epoch, peak=0.045, cfg=cfg.eden)
+    assert schedule.head_rate(cfg, 10_000, 3) < schedule.head_rate(cfg, 10_000, 2)
+    assert schedule.encoder_rate(cfg, 999) == 0
+    rates = [
+        schedule.encoder_rate(cfg, s) / eden(s, 0, peak=0.02, cfg=cfg.eden) for s in (1_000, 1_249, 1_499)
+    ]
+    assert rates == pytest.approx([1 / 500, 0.5, 1.0])
+    assert schedule.encoder_rate(cfg, 5_000, 1) == eden(5_000, 1, peak=0.02, cfg=cfg.eden)
