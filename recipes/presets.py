@@ -1,6 +1,8 @@
 """Model presets by architecture, and tokenizers. Each call builds a fresh configuration: a recipe may change
 its fields."""
 
+from typing import Any
+
 from maya.encoders import FastConformerConfig, ZipformerConfig, zipformer_config
 from maya.features import FbankConfig, LogMelConfig, SpecAugmentConfig
 from maya.features.specaugment import lhotse
@@ -19,36 +21,45 @@ def fastconformer_tdt_ctc(
     hidden: int = 640,
     predictor_layers: int = 1,
     dropout: float = 0.1,
+    head_dropout: float = 0.2,
     mels: int = 80,
+    **encoder: Any,
 ) -> HybridConfig:
-    """A hybrid TDT + CTC FastConformer of any size; `hidden` is the width of predictor and joint."""
+    """A hybrid TDT + CTC FastConformer of any size; `hidden` is the width of predictor and joint, `encoder`
+    any other fields of FastConformerConfig."""
+    sizes: dict[str, Any] = {
+        "feat_in": mels,
+        "d_model": d_model,
+        "n_layers": n_layers,
+        "n_heads": n_heads,
+        "subsampling_channels": subsampling_channels,
+        "subsampling_factor": subsampling_factor,
+        "dropout": dropout,
+        "dropout_pre_encoder": dropout,
+        "dropout_att": dropout,
+    }
     return HybridConfig(
         features=LogMelConfig(num_mels=mels),
         specaugment=SpecAugmentConfig(),
-        encoder=FastConformerConfig(
-            feat_in=mels,
-            d_model=d_model,
-            n_layers=n_layers,
-            n_heads=n_heads,
-            subsampling_channels=subsampling_channels,
-            subsampling_factor=subsampling_factor,
-            dropout=dropout,
-            dropout_pre_encoder=dropout,
-            dropout_att=dropout,
-        ),
-        predictor=PredictorConfig(hidden=hidden, layers=predictor_layers),
-        joint=JointConfig(hidden=hidden),
+        encoder=FastConformerConfig(**(sizes | encoder)),
+        predictor=PredictorConfig(hidden=hidden, layers=predictor_layers, dropout=head_dropout),
+        joint=JointConfig(hidden=hidden, dropout=head_dropout),
     )
+
+
+_TINY: dict[str, Any] = {
+    "n_heads": 4,
+    "subsampling_channels": 32,
+    "hidden": 160,
+    "head_dropout": 0.1,
+    "dropout": 0.0,
+    "xscaling": False,
+}
 
 
 def tiny() -> HybridConfig:
     """About 4 M parameters: learns the built-in corpus on a laptop CPU in minutes."""
-    cfg = fastconformer_tdt_ctc(
-        d_model=192, n_layers=4, n_heads=4, subsampling_channels=32, hidden=160, dropout=0.0
-    )
-    cfg.encoder.xscaling = False
-    cfg.predictor.dropout = cfg.joint.dropout = 0.1
-    return cfg
+    return fastconformer_tdt_ctc(d_model=192, n_layers=4, **_TINY)
 
 
 def low_resource() -> HybridConfig:
@@ -57,9 +68,9 @@ def low_resource() -> HybridConfig:
     A coarse spectrum and a small model leave little to learn by heart; noise, dropout and masks stand in
     for the voices and rooms not heard. egs/digits/RESULTS.md has what was compared.
     """
-    cfg = tiny()
-    cfg.features.num_mels = cfg.encoder.feat_in = 40
-    cfg.encoder.d_model, cfg.encoder.n_layers, cfg.encoder.dropout = 96, 3, 0.1
+    cfg = fastconformer_tdt_ctc(d_model=96, n_layers=3, mels=40, **_TINY)
+    assert isinstance(cfg.encoder, FastConformerConfig)
+    cfg.encoder.dropout = 0.1
     cfg.specaugment = SpecAugmentConfig(freq_masks=2, freq_width=8, time_masks=2)
     cfg.noise.probability = 0.5
     return cfg
@@ -78,11 +89,10 @@ def large() -> HybridConfig:
 def xlarge() -> HybridConfig:
     """About 615 M parameters: 24 layers × 1024, the shape of Parakeet TDT 0.6B (v2): 128 mel bins, no biases
     in the layers, frames not scaled."""
-    cfg = fastconformer_tdt_ctc(
-        d_model=1024, n_layers=24, n_heads=8, hidden=640, predictor_layers=2, mels=128
+    options: dict[str, Any] = {"use_bias": False, "xscaling": False, "mels": 128}
+    return fastconformer_tdt_ctc(
+        d_model=1024, n_layers=24, n_heads=8, hidden=640, predictor_layers=2, **options
     )
-    cfg.encoder.use_bias = cfg.encoder.xscaling = False
-    return cfg
 
 
 def xxlarge() -> HybridConfig:
@@ -122,7 +132,11 @@ def zipformer_large() -> HybridConfig:
 
 
 def zipformer_low_resource() -> HybridConfig:
-    """About 1 M parameters, the size of `low_resource`, and its features, masks and noise."""
+    """About 1 M parameters: a Zipformer of the size of `low_resource`, with its features, masks and noise.
+
+    Normalised features and AdamW: on a few hours, filter banks as they are and ScaledAdam leave a Zipformer
+    waiting at the frequencies of the words for most of a short training (egs/digits/RESULTS.md).
+    """
     cfg = zipformer(
         ZipformerConfig(
             front_channels=(8, 16, 32),
@@ -141,7 +155,8 @@ def zipformer_low_resource() -> HybridConfig:
         mels=40,
         hidden=160,
     )
-    cfg.specaugment = SpecAugmentConfig(freq_masks=2, freq_width=8, time_masks=2, fill="mean")
+    cfg.features = LogMelConfig(num_mels=40)
+    cfg.specaugment = SpecAugmentConfig(freq_masks=2, freq_width=8, time_masks=2)
     cfg.noise.probability = 0.5
     cfg.joint.dropout = 0.1
     return cfg

@@ -12,7 +12,10 @@ from maya.data.report import columns
 from maya.data.report_page import write_run_page
 from maya.data.table import Table, part_path
 from maya.data.token_table import TokenTable, token_path, write_tokens
+from maya.encoders import ZipformerConfig
+from maya.encoders.zipformer_front import LOST_FRAMES
 from maya.errors import MayaError
+from maya.features import FbankConfig
 from maya.models.hybrid import HybridConfig
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
@@ -69,7 +72,19 @@ def unknown_shares(table: Table, tokenizer: Tokenizer) -> dict[str, float]:
 def frame_clock(cfg: HybridConfig, fastest: float) -> FrameClock:
     """The frames of a model whose audio is played at most `fastest` times as fast."""
     hop = round(cfg.features.sample_rate * cfg.features.hop_ms / 1000)
-    return FrameClock(hop_samples=hop, subsampling=cfg.encoder.subsampling_factor, fastest=fastest)
+    extra, lost = 0, 0
+    if isinstance(cfg.features, FbankConfig):
+        extra = hop // 2
+    elif cfg.features.legacy:
+        extra = hop
+    factor = cfg.encoder.subsampling_factor
+    if isinstance(cfg.encoder, ZipformerConfig):
+        lost = LOST_FRAMES + 1  # and of an odd number of what is left the last one too
+    elif cfg.encoder.causal_downsampling:
+        lost = 1 - factor
+    return FrameClock(
+        hop_samples=hop, subsampling=factor, fastest=fastest, extra_samples=extra, lost_frames=lost
+    )
 
 
 def count_crowded(table: Table, tokens: TokenTable, clock: FrameClock) -> dict[str, dict[str, int]]:

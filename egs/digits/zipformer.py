@@ -16,12 +16,8 @@ def experiment() -> Experiment:
     exp.model.language_embedding = True
     exp.model.language_init = 1.0
     exp.model.ctc_weight = 0.3
-    exp.model.loss_warmup = 400
-    exp.train.optimizer = "scaled_adam"
-    exp.train.lr = 0.03
-    exp.train.min_lr = 1e-4
-    exp.train.steps = 2400
-    exp.train.ctc_first = exp.train.encoder_hold = 0
-    exp.train.warmup_steps = 100
-    exp.train.regularizer_seconds = 8.0  # dropout and regularisers end their schedules within this training
+    exp.model.loss_warmup = 0
+    exp.train.steps = 2800
+    exp.train.ctc_first = 1800
+    exp.train.regularizer_seconds = 1.0  # the regularisers' schedules end early in this training
     return exp

@@ -6,9 +6,9 @@ Transducers may emit several tokens on a frame, but one that must is a sign of a
 and greedy decoding bound how many.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +18,33 @@ from maya.data.audio import SAMPLE_RATE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrameClock:
-    """How many frames reach the losses. hop_samples: of a feature frame, at 16 kHz; subsampling: of the
-    encoder; fastest: highest speed an utterance is played at while training."""
+    """How many frames reach the losses: N samples have T = (N + extra_samples) // hop_samples feature frames,
+    and these ceil((T - lost_frames) / subsampling) encoder frames, at least 0, and none without features.
+
+    hop_samples: of a feature frame, at 16 kHz; extra_samples: half a hop where hops are rounded, not cut off.
+    subsampling: of the encoder; lost_frames: features that it needs before the first frame, below 0 where
+    padding adds some. fastest: highest speed an utterance is played at while training.
+    """
 
     hop_samples: int
     subsampling: int
     fastest: float = 1.0
+    extra_samples: int = 0
+    lost_frames: int = 0
 
     def frames(self, num_samples: int) -> int:
         """S of this many samples at the highest speed."""
-        return math.ceil(int(num_samples / self.fastest) // self.hop_samples / self.subsampling)
+        return int(self._frames(np.array([num_samples]))[0])
 
     def frames_of(self, durations: NDArray[np.float64]) -> NDArray[np.int64]:
         """The same of (n,) seconds, each a whole number of samples at 16 kHz."""
-        samples = np.rint(durations * SAMPLE_RATE)
-        return -((np.floor(samples / self.fastest) // self.hop_samples) // -self.subsampling).astype(np.int64)
+        return self._frames(np.rint(durations * SAMPLE_RATE))
+
+    def _frames(self, samples: NDArray[Any]) -> NDArray[np.int64]:
+        played = np.floor(samples / self.fastest)
+        features = (played + self.extra_samples) // self.hop_samples
+        frames = -((features - self.lost_frames) // -self.subsampling)
+        return np.where(features > 0, np.maximum(frames, 0), 0).astype(np.int64)
 
 
 def ctc_frames(tokens: Sequence[int]) -> int:

@@ -7,20 +7,20 @@ emitted exactly one label per outer step, all predictor states advance together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from maya.decode.ctc import greedy_ctc
 from maya.decode.hypothesis import Hypothesis
-from maya.transducer.joint import Joint
-from maya.transducer.predictor import Predictor
+from maya.transducer import AnyPredictor, Joint
 
 
 def greedy_tdt(
     enc: Tensor,
     enc_lens: Tensor,
-    predictor: Predictor,
+    predictor: AnyPredictor,
     joint: Joint,
     *,
     durations: Sequence[int],
@@ -41,7 +41,7 @@ def greedy_tdt(
 
 
 def greedy_rnnt(
-    enc: Tensor, enc_lens: Tensor, predictor: Predictor, joint: Joint, *, blank: int, max_symbols: int = 10
+    enc: Tensor, enc_lens: Tensor, predictor: AnyPredictor, joint: Joint, *, blank: int, max_symbols: int = 10
 ) -> list[Hypothesis]:
     """As `greedy_tdt` for RNN-T: a blank advances by 1, a label by 0. Duration outputs are ignored."""
     return _label_looping(enc, enc_lens, predictor, joint, None, blank, max_symbols)
@@ -61,7 +61,7 @@ class _Labels:
 def _label_looping(
     enc: Tensor,
     enc_lens: Tensor,
-    predictor: Predictor,
+    predictor: AnyPredictor,
     joint: Joint,
     durations: tuple[int, ...] | None,
     blank: int,
@@ -73,7 +73,7 @@ def _label_looping(
     f = joint.project_encoder(enc)
     lens = enc_lens.to(device)
     advances = None if durations is None else torch.tensor(durations, device=device)
-    state = predictor.initial_state(batch, device)
+    state: Any = predictor.initial_state(batch, device)  # of the predictor's kind
     token = torch.full((batch,), blank, device=device)
     t = torch.zeros_like(token)
     last_frame, on_frame = torch.full_like(t, -1), torch.zeros_like(t)

@@ -8,18 +8,17 @@ the labels on the current frame are kept, row by row (Bataev et al. 2024, arXiv 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from maya.decode.hypothesis import Hypothesis
+from maya.encoders.encoder_stream import encoder_stream
 from maya.errors import MayaError
-from maya.features.logmel import LogMel
-from maya.features.logmel_stream import LogMelStream
-from maya.transducer.joint import Joint
-from maya.transducer.predictor import Predictor
+from maya.features import Fbank, LogMel, feature_stream
+from maya.transducer import AnyPredictor, Joint
 
 if TYPE_CHECKING:
     from maya.decode.recognizer import Method, Recognizer
@@ -43,7 +42,7 @@ class StreamingTransducer:
 
     def __init__(
         self,
-        predictor: Predictor,
+        predictor: AnyPredictor,
         joint: Joint,
         batch: int,
         *,
@@ -58,7 +57,7 @@ class StreamingTransducer:
         self.predictor, self.joint, self.blank, self.max_symbols = predictor, joint, blank, max_symbols
         device = joint.enc.weight.device
         self.advances = None if durations is None else torch.tensor(list(durations), device=device)
-        self.state = predictor.initial_state(batch, device)
+        self.state: Any = predictor.initial_state(batch, device)
         self.label = torch.full(
             (batch,), blank, device=device
         )  # the last one; the predictor has yet to read it
@@ -173,9 +172,9 @@ class RecognizerStream:
     """One utterance as it is spoken: `accept` samples as they come, then `finish`.
 
     What `Recognizer.stream` returns. The latency is that of the model's look-ahead, its right context + 1
-    encoder frames, plus half a window of the features. After `finish` it takes the next utterance. Raises
-    MayaError for a model that cannot stream, for a method whose head it lacks and for a language that it does
-    not know.
+    encoder frames (of a Zipformer a chunk and 130 ms), plus half a window of the features. After `finish` it
+    takes the next utterance. Raises MayaError for a model that cannot stream, for a method whose head it
+    lacks and for a language that it does not know.
     """
 
     def __init__(
@@ -196,8 +195,9 @@ class RecognizerStream:
         index = -1 if language is None else known.index(language)
         self._langs = torch.tensor([index], device=recognizer.device)
         featurizer = recognizer.model.preprocessor["featurizer"]
-        assert isinstance(featurizer, LogMel)
-        self._features = LogMelStream(featurizer)
+        assert isinstance(featurizer, (LogMel, Fbank))
+        self._features = feature_stream(featurizer)
+        self._padding = featurizer.cfg.padding_value if isinstance(featurizer, Fbank) else 0.0
         self._begin()
 
     def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:
@@ -220,16 +220,13 @@ class RecognizerStream:
 
     def _begin(self) -> None:
         model = self.recognizer.model
-        self._state = model.encoder.initial_state(1, context=self.context)
+        self._encoder = encoder_stream(model.encoder, 1, self.context, padding_value=self._padding)
         self._decoder = stream_decoder(model, 1, self.method)
 
     def _read(self, feats: Tensor, *, final: bool) -> Hypothesis:
         model = self.recognizer.model
-        device = feats.device
         with torch.inference_mode():
-            lens = torch.tensor([feats.shape[1]], device=device)
-            ends = torch.tensor([final], device=device)
-            enc, enc_lens, self._state = model.encoder.stream(feats, lens, self._state, final=ends)
+            enc, enc_lens = self._encoder.push(feats, final)
             self._decoder.push(model.with_language(enc, self._langs), enc_lens)
         (hyp,) = self.recognizer.with_text(self._decoder.hyps)
         hyp.language = self.language

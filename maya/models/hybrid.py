@@ -160,7 +160,8 @@ class HybridModel(SpeechModel):
             out.ctc = ctc_loss(log_probs, batch.tokens, enc_lens, batch.token_lens, blank=self.blank)
             out.total = _added(out.total, out.ctc, share)
             if views == 2:
-                out.consistency = cr_ctc_loss(*log_probs.chunk(2), enc_lens[: len(enc) // 2])
+                first, second = log_probs.chunk(2)
+                out.consistency = cr_ctc_loss(first, second, enc_lens[: len(first)])
         if cfg.attention_weight > 0:
             loss = self.attention_decoder.loss(enc, enc_lens, batch.tokens, batch.token_lens)
             out.attention = loss

@@ -36,7 +36,7 @@ class Losses:
         """Of rows that are two views of each utterance, the second ones after all first ones: the means of
         both; `consistency` has a row an utterance already."""
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "consistency"}
-        folded = {name: None if x is None else x.view(2, -1).mean(0) for name, x in found.items()}
+        folded: dict[str, Any] = {k: None if x is None else x.view(2, -1).mean(0) for k, x in found.items()}
         return Losses(consistency=self.consistency, **folded)
 
 

@@ -27,6 +27,7 @@ from maya.models.sizing import (
 from maya.models.sizing.activations import layer_memory
 from maya.recipes.presets import fastconformer_tdt_ctc
 from maya.train.memory_steps import synthetic
+from tests import tiny_zipformer
 
 
 def small(vocab: int = 300, **more):  # noqa: ANN003, ANN201
@@ -169,3 +170,10 @@ def test_the_recorded_comparison_is_within_its_bar(repo: Path) -> None:
     assert len({json.dumps(row["case"]) for row in rows}) >= 4
     plain = [row["error"] for row in rows if row["case"]["accumulate"] == 1]
     assert len(plain) >= 12 and max(map(abs, plain)) <= 0.15
+
+
+def test_another_encoder_is_refused_in_one_sentence() -> None:
+    cfg = tiny_zipformer.config()
+    for ask in (lambda: flops(cfg, 10.0, 50), lambda: memory(cfg, Training(cuda=True, bf16=True))):
+        with pytest.raises(MayaError, match="on paper knows models of log-mel features, FastConformer"):
+            ask()

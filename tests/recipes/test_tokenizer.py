@@ -2,17 +2,22 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from egs.indic12 import fastconformer_tdt_ctc_1b
 from maya.data.alignable import FrameClock
 from maya.data.table import Table
 from maya.data.token_table import open_tokens, token_path
+from maya.encoders import FastConformerConfig, Zipformer, build_encoder
+from maya.encoders.subsampling import subsampled_lens
+from maya.features import Fbank, FbankConfig, LogMel, LogMelConfig
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.score import normal_form
 from maya.recipes.tokenizer import count_crowded, frame_clock, tokenizer
 from maya.text.tokenizer import Tokenizer
+from tests import tiny, tiny_zipformer
 from tests.data.making import write_corpus, write_manifest
 
 
@@ -90,3 +95,32 @@ def test_hypotheses_are_scored_in_the_normal_form_of_training(
     text: str, language: str, expected: str
 ) -> None:
     assert normal_form(text, language) == expected
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(("factor", "causal"), [(8, False), (4, True), (8, True)])
+def test_the_clock_counts_as_fastconformer_does(legacy: bool, factor: int, causal: bool) -> None:
+    cfg = tiny.experiment().model
+    assert isinstance(cfg.features, LogMelConfig) and isinstance(cfg.encoder, FastConformerConfig)
+    cfg.features.legacy, cfg.encoder.subsampling_factor = legacy, factor
+    cfg.encoder.causal_downsampling = causal
+    samples = torch.arange(0, 6000, 7)
+    front = LogMel(cfg.features).feat_lens(samples)
+    clock = frame_clock(cfg, 1.0)
+    expected = subsampled_lens(front, factor, causal)
+    assert clock.frames_of(samples.numpy() / 16000).tolist() == expected.tolist()
+    assert [clock.frames(n) for n in (0, 1279, 5999)] == [
+        int(subsampled_lens(LogMel(cfg.features).feat_lens(torch.tensor(n)), factor, causal))
+        for n in (0, 1279, 5999)
+    ]
+
+
+def test_the_clock_counts_as_zipformer_does() -> None:
+    cfg = tiny_zipformer.config()
+    assert isinstance(cfg.features, FbankConfig)
+    samples = torch.arange(0, 6000, 7)
+    front, encoder = Fbank(cfg.features), build_encoder(cfg.encoder)
+    assert isinstance(encoder, Zipformer)
+    expected = encoder.subsampled_lens(front.feat_lens(samples))
+    assert frame_clock(cfg, 1.0).frames_of(samples.numpy() / 16000).tolist() == expected.tolist()
+    assert expected[:200].eq(0).any() and expected[-1] == 8

@@ -13,9 +13,14 @@ from torch import nn
 
 from maya.data.audio import SAMPLE_RATE
 from maya.data.plan import MemoryConfig
+from maya.encoders.fastconformer import FastConformerConfig
 from maya.errors import MayaError
+from maya.features.logmel import LogMelConfig
 from maya.models.hybrid import HybridConfig, HybridModel
+from maya.models.hybrid_config import nemo_parts
 from maya.models.sizing.activations import layer_memory
+from maya.models.sizing.flops import WHAT
+from maya.transducer import PredictorConfig
 
 TERMS = ("fixed", "length", "utterance", "frame", "pair", "label", "node")
 # What a process needs besides: on a CPU Python with torch, lhotse and accelerate; on CUDA the context and the
@@ -131,7 +136,9 @@ def parameters(model: nn.Module) -> dict[str, int]:
 
 
 def memory(cfg: HybridConfig, how: Training, model: nn.Module | None = None) -> Memory:
-    """The memory of training `cfg`. model: where it is at hand already, on any device."""
+    """The memory of training `cfg`. model: where it is at hand already, on any device. Raises MayaError for
+    parts that are not FastConformer's; `maya.train.memory_probe` measures those."""
+    parts = nemo_parts(cfg, WHAT)
     model = model or meta_model(cfg)
     count = sum(p.numel() for p in model.parameters())
     out = Memory(resident=not how.cuda)
@@ -151,15 +158,15 @@ def memory(cfg: HybridConfig, how: Training, model: nn.Module | None = None) -> 
         out.states["gradients (fp32)"] = gradients
     if how.bf16:
         out.states["bf16 copies of the weights"] = Terms(fixed=2.0 * count)
-    _encoder(out, cfg, how)
-    _heads(out, cfg, how)
+    _encoder(out, parts[1], how)
+    _heads(out, cfg, parts[2], how)
     gone = frozenset(out.kept) - {"features and subsampling"}
     # Gradients of the widest activation and of what it was made of.
-    widest = Terms(frame=2 * (2.0 if how.bf16 else 4.0) * _subsampling(cfg)[0])
+    widest = Terms(frame=2 * (2.0 if how.bf16 else 4.0) * _subsampling(parts[1])[0])
     out.moments["subsampling, backward"] = Moment(extra=widest, gone=gone)
     if not how.hold_gradients:  # all of them are there when the backward pass ends
         out.moments["end of the backward pass"] = Moment(extra=gradients + widest, gone=gone)
-    out.moments["features"] = Moment(extra=_features(cfg), gone=frozenset(out.kept))
+    out.moments["features"] = Moment(extra=_features(cfg, parts[0]), gone=frozenset(out.kept))
     return out
 
 
@@ -167,8 +174,7 @@ def _samples_per_frame(cfg: HybridConfig) -> float:
     return SAMPLE_RATE * cfg.features.hop_ms / 1000 * cfg.encoder.subsampling_factor
 
 
-def _encoder(out: Memory, cfg: HybridConfig, how: Training) -> None:
-    enc = cfg.encoder
+def _encoder(out: Memory, enc: FastConformerConfig, how: Training) -> None:
     layer = layer_memory(enc, cuda=how.cuda, bf16=how.bf16)
     one = Terms(length=layer.kept_length, frame=layer.kept_frame, pair=layer.kept_pair)
     work = Terms(frame=layer.work_frame, pair=layer.work_pair)
@@ -180,7 +186,7 @@ def _encoder(out: Memory, cfg: HybridConfig, how: Training) -> None:
     heads = frozenset(("ctc head and loss", "lattice"))
     out.moments["encoder layer, backward"] = Moment(extra=work, gone=heads)
     width = 2.0 if how.bf16 else 4.0
-    kept = _subsampling(cfg)[1]
+    kept = _subsampling(enc)[1]
     features = 4.0 * enc.feat_in * enc.subsampling_factor
     # Features and the encoder's output lie there in two versions each: before and after masks.
     front = Terms(frame=2 * features + width * kept)
@@ -189,16 +195,15 @@ def _encoder(out: Memory, cfg: HybridConfig, how: Training) -> None:
     )
 
 
-def _features(cfg: HybridConfig) -> Terms:
+def _features(cfg: HybridConfig, features: LogMelConfig) -> Terms:
     """Of the front end: complex spectrum, its squares, their sums; three versions of the audio."""
-    bins = cfg.features.n_fft // 2 + 1
+    bins = features.n_fft // 2 + 1
     spectrum = (8 + 8 + 4) * bins * cfg.encoder.subsampling_factor
     return Terms(frame=float(spectrum) + 3 * 4.0 * _samples_per_frame(cfg))
 
 
-def _subsampling(cfg: HybridConfig) -> tuple[float, float]:
+def _subsampling(enc: FastConformerConfig) -> tuple[float, float]:
     """Numbers per encoder frame: of the widest activation, and of all that are kept."""
-    enc = cfg.encoder
     stages = enc.subsampling_factor.bit_length() - 1
     bins, cells = enc.feat_in, []
     for stage in range(stages):
@@ -208,11 +213,11 @@ def _subsampling(cfg: HybridConfig) -> tuple[float, float]:
     return float(cells[0]), float(cells[0] + 2 * sum(cells[1:]) + flat + enc.d_model)
 
 
-def _heads(out: Memory, cfg: HybridConfig, how: Training) -> None:
+def _heads(out: Memory, cfg: HybridConfig, predictor: PredictorConfig, how: Training) -> None:
     vocab = cfg.vocab_size + 1
     if cfg.transducer != "none":
         hidden = cfg.joint.hidden
-        out.kept["predictor"] = Terms(label=4.0 * cfg.predictor.hidden * (10 * cfg.predictor.layers + 4))
+        out.kept["predictor"] = Terms(label=4.0 * predictor.hidden * (10 * predictor.layers + 4))
         out.kept["joint projections"] = Terms(frame=4.0 * hidden, label=4.0 * hidden)
         out.kept["lattice"] = Terms(node=_KEPT_ROW)
         chunk = _CPU_CHUNK * 4.0 + (2 * _CPU_CHUNK / vocab) * hidden * 4.0

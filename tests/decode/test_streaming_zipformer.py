@@ -1,0 +1,144 @@
+"""A causal Zipformer recognises audio in pieces as it does whole, chunk by chunk."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from maya.decode.greedy import greedy_rnnt
+from maya.decode.recognizer import Recognizer, decode_frames
+from maya.decode.streaming import StreamingTransducer
+from maya.encoders import Zipformer
+from maya.encoders.encoder_stream import ZipformerStream
+from maya.encoders.zipformer_config import Chunking
+from maya.errors import MayaError
+from maya.models.hybrid import HybridModel
+from maya.transducer import Joint, JointConfig, StatelessConfig, StatelessPredictor
+from tests import tiny_zipformer
+
+
+class Letters:
+    """A tokenizer of one letter a token."""
+
+    def decode(self, tokens: list[int]) -> str:
+        return "".join(chr(97 + t) for t in tokens)
+
+
+def recognizer(causal: bool = True) -> Recognizer:
+    torch.manual_seed(3)
+    model = HybridModel(tiny_zipformer.config(causal)).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.15)
+    return Recognizer(model=model, tokenizer=Letters(), device=torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def offline(ours: Recognizer, audio: Tensor, chunking: Chunking, method: Any) -> tuple[Any, Tensor]:
+    """Of the whole utterance at once, features padded to the end of the last chunk as a stream pads them."""
+    encoder = ours.model.encoder
+    assert isinstance(encoder, Zipformer)
+    feats, lens = ours.features(audio[None], torch.tensor([len(audio)]))
+    enc_lens = encoder.subsampled_lens(lens)
+    chunks = -(-2 * int(enc_lens) // chunking.chunk)
+    more = chunks * 2 * chunking.chunk + 13 - feats.shape[1]
+    feats = torch.nn.functional.pad(feats, (0, 0, 0, more), value=ours.model.cfg.features.padding_value)
+    encoder.chunking = chunking
+    with torch.inference_mode():
+        enc, _ = encoder(feats, torch.tensor([feats.shape[1]]))
+        enc = enc[:, : int(enc_lens)]
+        (hyp,) = decode_frames(ours.model, enc, enc_lens, method=method)
+    return hyp, enc
+
+
+@pytest.mark.parametrize("method", ["transducer", "ctc"])
+@pytest.mark.parametrize("context", [None, (64, 32)])
+def test_audio_in_pieces_gives_the_same_tokens(method: Any, context: tuple[int, int] | None) -> None:
+    """From 1 ms to 0.6 s at a time; then a second, short utterance on the same stream."""
+    ours, draw = recognizer(), random.Random(5)
+    stream = ours.stream(method=method, context=context)
+    left, chunk = context or (32, 16)
+    for samples in (40_123, 7_001):
+        audio = torch.randn(samples) * torch.linspace(0.01, 0.5, samples)
+        expected, _ = offline(ours, audio, Chunking(chunk, left), method)
+        assert expected.tokens
+        at = 0
+        while at < samples:
+            size = draw.choice([17, 801, 1601, 9999])
+            stream.accept(audio[at : at + size].numpy())
+            at += size
+        hyp = stream.finish()
+        assert (hyp.tokens, hyp.frames) == (expected.tokens, expected.frames)
+        assert hyp.scores == pytest.approx(expected.scores, abs=1e-4)
+    assert stream.finish().tokens == []  # nothing said
+
+
+@torch.inference_mode()
+def test_frames_come_out_as_soon_as_a_chunk_is_there() -> None:
+    encoder = recognizer().model.encoder
+    assert isinstance(encoder, Zipformer)
+    stream = ZipformerStream(encoder, 2, Chunking(16, 32))
+    x = torch.randn(2, 150, 80)
+    sizes = [int(stream.push(piece)[1][0]) for piece in (x[:, :44], x[:, 44:45], x[:, 45:108], x[:, 108:])]
+    assert sizes == [0, 8, 8, 16]
+    enc, lens = stream.push(x[:, :0], final=True)
+    rest = int(encoder.subsampled_lens(torch.tensor(150))) - 32
+    assert rest == 4 and enc.shape == (2, rest, 32) and lens.tolist() == [rest] * 2
+
+
+def test_the_end_without_padding_is_close_to_that_of_whole_files() -> None:
+    """What differs is the last chunk alone, where the padding is not silence to the front end."""
+    ours = recognizer()
+    audio, chunking = torch.randn(40_123) * 0.1, Chunking(16, 32)
+    _, padded = offline(ours, audio, chunking, "ctc")
+    with torch.inference_mode():
+        feats, lens = ours.features(audio[None], torch.tensor([len(audio)]))
+        plain, _ = ours.model.encoder(feats, lens)
+    torch.testing.assert_close(padded[:, :56], plain[:, :56], rtol=0, atol=1e-4)
+
+
+def test_what_cannot_stream_says_why() -> None:
+    with pytest.raises(MayaError, match="cannot stream: encoder.causal is false"):
+        recognizer(causal=False).stream()
+    with pytest.raises(MayaError, match="not a multiple"):
+        recognizer().stream(context=(32, 6))
+    with pytest.raises(MayaError, match="1 frame or more"):
+        recognizer().stream(context=(-1, 16))
+
+
+@torch.no_grad()
+def one_by_one(enc: Tensor, predictor: StatelessPredictor, joint: Joint, most: int) -> tuple[list, list]:
+    """Greedy RNN-T of one utterance (S, D), the predictor on the whole history; blank is 0."""
+    tokens: list[int] = []
+    frames: list[int] = []
+    for t in range(len(enc)):
+        for _ in range(most):
+            history = predictor(torch.tensor([tokens], dtype=torch.int64))[:, -1:]
+            best = int(joint(enc[None, t : t + 1], history)[0, 0, 0].argmax())
+            if best == 0:
+                break
+            tokens.append(best)
+            frames.append(t)
+    return tokens, frames
+
+
+@pytest.mark.parametrize("context", [1, 2, 3])
+def test_a_stateless_predictor_with_blank_first(context: int) -> None:
+    """Whole and in pieces, equal to the plain loop."""
+    torch.manual_seed(context)
+    predictor = StatelessPredictor(StatelessConfig(hidden=8, context=context), 6, 0).eval()
+    joint = Joint(JointConfig(hidden=16), 5, 8, 6, blank=0).eval()
+    with torch.no_grad():
+        for weight in (joint.enc.weight, joint.pred.weight, joint.joint_net[2].weight):
+            weight.normal_(std=1.5)
+        joint.joint_net[2].bias[0] += 2.0
+    enc, lens = 2 * torch.randn(4, 20, 5), torch.tensor([20, 13, 1, 0])
+    expected = [one_by_one(x[:n], predictor, joint, 3) for x, n in zip(enc, lens.tolist(), strict=True)]
+    assert sum(len(tokens) for tokens, _ in expected) > 5
+    found = greedy_rnnt(enc, lens, predictor, joint, blank=0, max_symbols=3)
+    assert [(h.tokens, h.frames) for h in found] == expected
+    decoder = StreamingTransducer(predictor, joint, 4, durations=None, blank=0, max_symbols=3)
+    for begin in range(0, 20, 7):
+        decoder.push(enc[:, begin : begin + 7], (lens - begin).clamp(0, min(7, 20 - begin)))
+    assert [(h.tokens, h.frames) for h in decoder.hyps] == expected
