@@ -161,7 +161,7 @@ class Zipformer(Regulated):
                 f"streaming needs encoder.causal=true and 2 C + 13 feature frames with C a multiple of "
                 f"{coarsest}, not encoder.causal={self.cfg.causal} and {x.shape[1]} feature frames"
             )
-        lens = torch.full((len(x),), x.shape[1], device=x.device)
+        lens = torch.full((x.shape[0],), x.shape[1], device=x.device)
         x, lens, front = self.encoder_embed(x, lens, state.front)
         outputs, caches, rest = [], [], list(state.layers)
         for index, stack in enumerate(self.encoders):
@@ -219,7 +219,7 @@ class Zipformer(Regulated):
 
     def _span(self, x: Tensor, lens: Tensor, factor: int, chunking: Chunking) -> Span:
         """The frames of a stack that works on every `factor`-th frame of x (B, T, C)."""
-        size = -(-x.shape[1] // factor)
+        size = (x.shape[1] + factor - 1) // factor
         lens = (lens + factor - 1) // factor
         frame = torch.arange(size, device=x.device)
         valid = (frame < lens[:, None])[..., None]
@@ -239,7 +239,7 @@ class Zipformer(Regulated):
 
     def _streaming_span(self, size: int, left: int, before: Tensor) -> Span:
         """`size` frames with up to `left` of the `before` (B,) earlier ones."""
-        device, batch = before.device, len(before)
+        device, batch = before.device, before.shape[0]
         filled = torch.arange(-left, size, device=device) >= -before[:, None]
         key_bias = torch.where(filled, 0.0, HIDDEN)[..., None]
         valid = torch.ones(batch, size, 1, device=device)

@@ -228,10 +228,9 @@ class ChunkCausalConv(nn.Module):
     def _by_length(self, span: Span, size: int) -> Tensor:
         """(B, S, D): the same where each utterance is one chunk, however far it is padded."""
         left, right = self.chunkwise_conv_scale.mT
-        short = min(size, self.kernel)
-        from_end = span.lens[:, None] - 1 - torch.arange(size, device=right.device)
-        row = (self.kernel - from_end).clamp(0, self.kernel)
-        scale = 1 + F.pad(left[:short], (0, 0, 0, size - short))
+        frame = torch.arange(size, device=right.device)
+        row = (self.kernel - (span.lens[:, None] - 1 - frame)).clamp(0, self.kernel)
+        scale = 1 + F.embedding(frame.clamp(max=self.kernel), F.pad(left, (0, 0, 0, 1)))
         return scale + F.embedding(row, F.pad(right, (0, 0, 1, 0)))
 
 

@@ -109,16 +109,16 @@ class Downsample(nn.Module):
         A last, incomplete group is completed by repeating the last frame: of the batch, or with `lens` (B,)
         of each utterance.
         """
-        size = -(-x.shape[1] // self.factor)
+        size = (x.shape[1] + self.factor - 1) // self.factor
         missing = size * self.factor - x.shape[1]
         weight = self.bias.softmax(0).to(x.dtype)
         if lens is None:
             if missing:
                 x = torch.cat([x, x[:, -1:].expand(-1, missing, -1)], 1)
-            return (x.unflatten(1, (size, -1)) * weight[:, None]).sum(2)
-        last = x[torch.arange(len(x), device=x.device), (lens - 1).clamp(min=0)]
+            return (x.unflatten(1, (-1, self.factor)) * weight[:, None]).sum(2)
+        last = x[torch.arange(x.shape[0], device=x.device), (lens - 1).clamp(min=0)]
         valid = torch.arange(size * self.factor, device=x.device) < lens[:, None]
-        weight = weight * valid.unflatten(1, (size, -1))  # (B, S, factor)
+        weight = weight * valid.unflatten(1, (-1, self.factor))  # (B, S, factor)
         x = nn.functional.pad(x, (0, 0, 0, missing)) if missing else x
-        y = (x.unflatten(1, (size, -1)) * weight[..., None]).sum(2)
+        y = (x.unflatten(1, (-1, self.factor)) * weight[..., None]).sum(2)
         return torch.addcmul(y, (1 - weight.sum(-1, keepdim=True)), last[:, None])
