@@ -142,6 +142,12 @@ def _convert_and_export(commands: argparse._SubParsersAction) -> None:
         )
     onnx.add_argument("--head", choices=("transducer", "ctc"), help="by default the transducer, if any")
     onnx.add_argument("--int8", action="store_true", help="also write graphs with weights of 8 bits")
+    onnx.add_argument(
+        "--chunk-frames", type=int, help="of a causal Zipformer: stream in chunks of so many 20 ms frames"
+    )
+    onnx.add_argument(
+        "--left-frames", type=int, default=128, help="with --chunk-frames: context, 128 by default"
+    )
 
 
 def _convert_icefall(kinds: argparse._SubParsersAction) -> None:
@@ -294,7 +300,9 @@ def _dispatch_conversion(args: argparse.Namespace) -> None:
     else:
         from maya.recipes.export import export_onnx
 
-        export_onnx(args.checkpoint, args.out, head=args.head, language=args.language, int8=args.int8)
+        chunks = {"chunk_frames": args.chunk_frames, "left_frames": args.left_frames}
+        how = {"head": args.head, "language": args.language, "int8": args.int8, **chunks}
+        export_onnx(args.checkpoint, args.out, **how)
 
 
 def _dispatch_llm(args: argparse.Namespace) -> None:

@@ -6,6 +6,9 @@ import maya
 from maya.convert.icefall_export import to_icefall
 from maya.convert.nemo_export import to_nemo
 from maya.convert.onnx import Head, to_onnx
+from maya.convert.sherpa_onnx import to_sherpa_onnx
+from maya.encoders import ZipformerConfig
+from maya.errors import MayaError
 
 
 def export_nemo(checkpoint: Path, out: Path, *, language: str | None = None) -> None:
@@ -25,7 +28,23 @@ def export_onnx(
     head: Head | None = None,
     language: str | None = None,
     int8: bool = False,
+    chunk_frames: int | None = None,
+    left_frames: int = 128,
 ) -> None:
-    """Write the folder `out` of ONNX graphs and tokens.txt, and print the files."""
-    for path in to_onnx(maya.load(checkpoint, "cpu"), out, head=head, language=language, int8=int8):
+    """Write the folder `out` of ONNX graphs and tokens.txt, and print the files.
+
+    `chunk_frames` and `left_frames`, in frames of 20 ms, are for Zipformers that stream.
+    """
+    model = maya.load(checkpoint, "cpu")
+    if isinstance(model.model.cfg.encoder, ZipformerConfig):
+        if language is not None:
+            raise MayaError("Zipformers are exported without language embedding; leave --language out")
+        written = to_sherpa_onnx(
+            model, out, head=head, chunk_frames=chunk_frames, left_frames=left_frames, int8=int8
+        )
+    elif chunk_frames is not None:
+        raise MayaError("--chunk-frames is for causal Zipformers; this model is none")
+    else:
+        written = to_onnx(model, out, head=head, language=language, int8=int8)
+    for path in written:
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")

@@ -29,7 +29,15 @@ PRESETS = {
     "Zipformer-M": zipformer_config.medium(),
     "Zipformer-L": zipformer_config.large(),
 }
-VISIBLE = ("downsampling", "layers", "dims", "ff_dims", "conv_kernels", "front_channels")
+VISIBLE = (
+    "downsampling",
+    "output_downsampling",
+    "layers",
+    "dims",
+    "ff_dims",
+    "conv_kernels",
+    "front_channels",
+)
 # icefall's option, our field, of what shapes show, or show once the heads are known.
 SHOWN = {
     "num_encoder_layers": "layers",
@@ -181,6 +189,7 @@ def _encoder(
     split, how = _heads(shapes, first, settings, given)
     options: dict[str, Any] = {**per_stack, **split, "front_channels": tuple(channels), "feat_in": mels}
     options |= {"causal": causal, "pos_dim": shapes.dim(f"{first[0]}self_attn_weights.linear_pos.weight", 1)}
+    options["output_downsampling"] = shapes.dim("encoder.downsample_output.bias", 0)
     options |= _chunks(settings, causal, warnings)
     options["unmasked_dims"] = _unmasked(settings, options, given, warnings)
     return ZipformerConfig(**options), how

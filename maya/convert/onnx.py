@@ -1,20 +1,10 @@
 """Models as ONNX graphs, in the files and with the metadata that sherpa-onnx reads for NeMo's models."""
 
-import contextlib
 import dataclasses
-import importlib
-import logging
-import os
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
 from maya.convert.nemo_export import with_language
 from maya.convert.onnx_graphs import (
@@ -25,6 +15,7 @@ from maya.convert.onnx_graphs import (
     JoinerGraph,
     PredictorGraph,
 )
+from maya.convert.onnx_trace import Axes, Graph, packages, write
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
@@ -32,26 +23,8 @@ from maya.models.hybrid_config import nemo_parts
 from maya.text.tokenizer import Tokenizer
 from maya.transducer import Predictor
 
-log = logging.getLogger(__name__)
-OPSET = 17
 WHAT = "the ONNX export"
-# A protobuf holds at most 2 GB; a graph with more weights keeps them in a file beside it.
-LARGEST_GRAPH_BYTES = 1_800_000_000
-TOLERANCE = 1e-3  # between a graph and the model on the check's input, of the largest output
-
 Head = Literal["transducer", "ctc"]
-Axes = dict[str, dict[int, str]]
-
-
-@dataclass(kw_only=True, slots=True)
-class Graph:
-    """A module to trace, an input to trace it with, and the axes that stay open."""
-
-    name: str
-    module: nn.Module
-    inputs: dict[str, Tensor]
-    outputs: tuple[str, ...]
-    axes: Axes
 
 
 def to_onnx(
@@ -76,7 +49,7 @@ def to_onnx(
     [onnx], for a head or language that the model does not have, and for parts that NeMo's models lack.
     """
     nemo_parts(model.model.cfg, WHAT)
-    onnx, _ = _packages()
+    packages()
     network = _fixed_language(model.model, language)
     head = head or ("ctc" if network.cfg.transducer == "none" else "transducer")
     graphs = _graphs(network, head)
@@ -85,15 +58,9 @@ def to_onnx(
     written = [out / "tokens.txt"]
     written[0].write_text(tokens(model.tokenizer), encoding="utf-8")
     for graph in graphs:
-        path = out / f"{graph.name}.onnx"
         facts = metadata(network, head) if graph.name in ("encoder", "model") else {}
-        _trace(graph, path)
-        _finish(onnx, path, facts)
-        _compare(graph, path)
-        written.append(path)
-        if int8 and graph.name != "features":
-            written.append(_quantised(onnx, path, facts))
-    return [*written, *(extra for p in written if (extra := p.with_suffix(".weights")).exists())]
+        written += write(graph, out, facts, int8=int8 and graph.name != "features")
+    return written
 
 
 def tokens(tokenizer: Tokenizer) -> str:
@@ -125,13 +92,6 @@ def metadata(model: HybridModel, head: Head) -> dict[str, str]:
     if tdt:
         facts["durations"] = " ".join(map(str, cfg.durations))
     return {key: str(value) for key, value in facts.items()}
-
-
-def _packages() -> tuple[Any, Any]:
-    try:
-        return importlib.import_module("onnx"), importlib.import_module("onnxruntime")
-    except ImportError as e:
-        raise MayaError(f"exporting to ONNX needs {e.name}: pip install 'maya[onnx]'") from e
 
 
 def _fixed_language(model: HybridModel, language: str | None) -> HybridModel:
@@ -234,104 +194,3 @@ def _transducer_graphs(model: HybridModel) -> list[Graph]:
 
 def _front_end(model: HybridModel) -> Any:
     return model.preprocessor["featurizer"]
-
-
-def _trace(graph: Graph, path: Path) -> None:
-    """By TorchScript: its LSTM and open axes come out as other runtimes expect, and it needs only onnx."""
-    module = graph.module.eval()
-    with torch.no_grad(), _quiet(), TemporaryDirectory(dir=path.parent) as folder:
-        traced = Path(folder) / path.name
-        torch.onnx.export(
-            module,
-            tuple(graph.inputs.values()),
-            str(traced),
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            dynamic_axes=graph.axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-        _gather(importlib.import_module("onnx"), traced, path)
-
-
-def _gather(onnx: Any, traced: Path, path: Path) -> None:
-    """The traced graph as one file, or as one and its weights beside it (the tracer makes one a tensor)."""
-    loaded = onnx.load(str(traced))
-    large = sum(len(t.raw_data) for t in loaded.graph.initializer) > LARGEST_GRAPH_BYTES
-    weights = path.with_suffix(".weights")
-    weights.unlink(missing_ok=True)  # onnx appends to what is there
-    beside = {"save_as_external_data": True, "all_tensors_to_one_file": True, "location": weights.name}
-    onnx.save(loaded, str(path), **(beside if large else {}))
-
-
-def _finish(onnx: Any, path: Path, facts: dict[str, str]) -> None:
-    """Add the metadata, leaving weights beside the graph where they are."""
-    loaded = onnx.load(str(path), load_external_data=False)
-    del loaded.metadata_props[:]
-    onnx.helper.set_model_props(loaded, facts)
-    onnx.save(loaded, str(path))
-
-
-def _compare(graph: Graph, path: Path) -> None:
-    """Run the graph on other sizes than it was traced with, and hold it to the module's outputs."""
-    inputs = _longer(graph.inputs, graph.axes)
-    with torch.no_grad():
-        expected = graph.module(*inputs.values())
-    expected = expected if isinstance(expected, tuple) else (expected,)
-    for name, theirs, ours in zip(graph.outputs, run(path, inputs), expected, strict=True):
-        if tuple(theirs.shape) != tuple(ours.shape):
-            raise MayaError(
-                f"{path}: {name} has shape {tuple(theirs.shape)} where {tuple(ours.shape)} is right"
-            )
-        error = (theirs.double() - ours.double()).abs().max().item() / max(1.0, ours.abs().max().item())
-        if not error <= TOLERANCE:
-            raise MayaError(f"{path}: {name} is {error:.1e} from the model's; please report this")
-
-
-def _longer(inputs: dict[str, Tensor], axes: Axes) -> dict[str, Tensor]:
-    """The same inputs with every open axis half as long again: one row more, and longer rows."""
-    longer = {}
-    for name, tensor in inputs.items():
-        for axis in axes.get(name, {}):
-            more = tensor.shape[axis] - tensor.shape[axis] // 2
-            tensor = torch.cat([tensor, tensor.narrow(axis, 0, more)], dim=axis)
-        longer[name] = tensor
-    return longer
-
-
-def run(path: Path, inputs: dict[str, Tensor]) -> list[Tensor]:
-    """All outputs of a graph, by onnxruntime on the CPU."""
-    runtime = _packages()[1]
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    found: Sequence[np.ndarray] = session.run(None, {name: t.numpy() for name, t in inputs.items()})
-    return [torch.from_numpy(array) for array in found]
-
-
-def _quantised(onnx: Any, path: Path, facts: dict[str, str]) -> Path:
-    """The graph with the weights of its matrix products and LSTMs in 8 bits, dynamically scaled."""
-    quantization = importlib.import_module("onnxruntime.quantization")
-    small = path.with_suffix(".int8.onnx")
-    encoder = path.stem in ("encoder", "model")
-    kind = quantization.QuantType.QUInt8 if encoder else quantization.QuantType.QInt8
-    with _quiet():
-        quantization.quantize_dynamic(
-            str(path), str(small), weight_type=kind, op_types_to_quantize=["MatMul", "Gemm", "LSTM"]
-        )
-    _finish(onnx, small, facts)
-    return small
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the tracer's remarks on constants and the quantiser's advice, which help no user."""
-    root = logging.getLogger()
-    level = root.level
-    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        warnings.simplefilter("ignore")
-        root.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            root.setLevel(level)

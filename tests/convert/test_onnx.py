@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from maya.convert import onnx as to
+from maya.convert import onnx_trace
 from maya.data.audio import load_audio
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.errors import MayaError
@@ -46,14 +47,16 @@ def greedy(
 
     def read(label: int, h: torch.Tensor, c: torch.Tensor) -> list[torch.Tensor]:
         one = {"targets": torch.tensor([[label]], dtype=torch.int32), "h": h, "c": c}
-        out = to.run(folder / "decoder.onnx", one | {"target_length": torch.ones(1, dtype=torch.int32)})
+        out = onnx_trace.run(
+            folder / "decoder.onnx", one | {"target_length": torch.ones(1, dtype=torch.int32)}
+        )
         return [out[0], out[2], out[3]]
 
     pred, h, c = read(blank, torch.zeros(1, 1, 32), torch.zeros(1, 1, 32))
     t = on_this_frame = 0
     while t < enc.shape[2]:
         inputs = {"encoder_outputs": enc[:, :, t : t + 1].contiguous(), "decoder_outputs": pred}
-        logits = to.run(folder / "joiner.onnx", inputs)[0].flatten()
+        logits = onnx_trace.run(folder / "joiner.onnx", inputs)[0].flatten()
         label, step = int(logits[: blank + 1].argmax()), durations[int(logits[blank + 1 :].argmax())]
         if label != blank:
             found[0].append(label)
@@ -75,16 +78,16 @@ def test_a_hybrid_on_real_speech(tmp_path: Path, speech: tuple[torch.Tensor, tor
         "tokens.txt"
     }
     expected, feat_lens = ours.features(audio, lens)
-    feats, graph_lens = to.run(tmp_path / "features.onnx", {"audio": audio, "audio_lens": lens})
+    feats, graph_lens = onnx_trace.run(tmp_path / "features.onnx", {"audio": audio, "audio_lens": lens})
     assert torch.equal(graph_lens, feat_lens)
     error = (feats.transpose(1, 2)[:, : expected.shape[1]] - expected).abs()
     assert error.quantile(0.97) <= 2e-5 and error.max() <= 5e-3  # near cancelled bins; see test_logmel
     signal = {"audio_signal": expected.transpose(1, 2).contiguous(), "length": feat_lens}
-    enc, enc_lens = to.run(tmp_path / "encoder.onnx", signal)
+    enc, enc_lens = onnx_trace.run(tmp_path / "encoder.onnx", signal)
     right, right_lens = ours.model.encoder(expected, feat_lens)
     assert torch.equal(enc_lens, right_lens)
     close(enc.transpose(1, 2), right, right_lens)
-    (logprobs,) = to.run(tmp_path / "ctc.onnx", {"encoder_outputs": enc})
+    (logprobs,) = onnx_trace.run(tmp_path / "ctc.onnx", {"encoder_outputs": enc})
     close(logprobs, ours.model.ctc_decoder(right), right_lens)
     hyps = decode_frames(ours.model, right, right_lens)
     assert any(h.tokens for h in hyps)
@@ -110,7 +113,7 @@ def test_other_encoders_as_ctc_models(tmp_path: Path, fields: dict[str, Any]) ->
     to.to_onnx(ours, tmp_path)
     x, lens = torch.randn(3, 333, 80), torch.tensor([333, 200, 9])
     signal = {"audio_signal": x.transpose(1, 2).contiguous(), "length": lens}
-    logprobs, out_lens = to.run(tmp_path / "model.onnx", signal)
+    logprobs, out_lens = onnx_trace.run(tmp_path / "model.onnx", signal)
     enc, enc_lens = ours.model.encoder(x, lens)
     assert torch.equal(out_lens, enc_lens)
     close(logprobs, ours.model.ctc_decoder(enc), enc_lens)
@@ -125,9 +128,13 @@ def test_language_as_an_input_and_fixed(tmp_path: Path) -> None:
     right = enc + ours.model.language_embedding(langs.clamp(min=0))[:, None] * (langs >= 0)[:, None, None]
     signal = {"audio_signal": x.transpose(1, 2).contiguous(), "length": lens}
     to.to_onnx(ours, tmp_path)
-    close(to.run(tmp_path / "encoder.onnx", signal | {"language": langs})[0].transpose(1, 2), right, enc_lens)
+    close(
+        onnx_trace.run(tmp_path / "encoder.onnx", signal | {"language": langs})[0].transpose(1, 2),
+        right,
+        enc_lens,
+    )
     to.to_onnx(ours, tmp_path, language="hi")
-    fixed = to.run(tmp_path / "encoder.onnx", signal)[0].transpose(1, 2)
+    fixed = onnx_trace.run(tmp_path / "encoder.onnx", signal)[0].transpose(1, 2)
     close(fixed[:1], right[:1], enc_lens[:1])
     with pytest.raises(MayaError, match="en, hi, unknown"):
         to.to_onnx(ours, tmp_path, language="ta")
@@ -137,7 +144,7 @@ def test_metadata_tokens_and_weights_beside_the_graph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = model()
-    monkeypatch.setattr(to, "LARGEST_GRAPH_BYTES", 100_000)
+    monkeypatch.setattr(onnx_trace, "LARGEST_GRAPH_BYTES", 100_000)
     names = [p.name for p in to.to_onnx(ours, tmp_path, int8=True)]
     assert "encoder.weights" in names and "encoder.int8.onnx" in names
     assert (tmp_path / "encoder.onnx").stat().st_size < (tmp_path / "encoder.weights").stat().st_size
@@ -149,7 +156,7 @@ def test_metadata_tokens_and_weights_beside_the_graph(
         assert facts["vocab_size"] == str(ours.tokenizer.vocab_size) and "tdt" in facts["url"]
         assert facts["pred_hidden"] == "32" and facts["normalize_type"] == "per_feature"
     x = {"audio_signal": torch.randn(1, 80, 400), "length": torch.tensor([400])}
-    full, small = (to.run(tmp_path / n, x)[0] for n in ("encoder.onnx", "encoder.int8.onnx"))
+    full, small = (onnx_trace.run(tmp_path / n, x)[0] for n in ("encoder.onnx", "encoder.int8.onnx"))
     assert 0 < (full - small).norm() / full.norm() < 0.1
 
 

@@ -1,0 +1,168 @@
+"""Zipformers as ONNX graphs for sherpa-onnx, with the names and metadata of icefall's exports: for whole
+utterances or, of a causal model, chunk by chunk."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from maya.convert.icefall_export import Parts, icefall_parts, with_blank_first
+from maya.convert.icefall_tokens import token_table
+from maya.convert.onnx_trace import Axes, Graph, packages, write
+from maya.convert.sherpa_onnx_graphs import (
+    DecoderGraph,
+    JoinerGraph,
+    OfflineGraph,
+    StreamingGraph,
+    initial_states,
+    state_axes,
+    state_names,
+)
+from maya.decode.recognizer import Recognizer
+from maya.encoders import Zipformer
+from maya.encoders.zipformer_config import Chunking, check_chunking
+from maya.encoders.zipformer_front import LOST_FRAMES, REACH
+from maya.errors import MayaError
+from maya.models.hybrid import HybridModel
+
+WHAT = "the export to sherpa-onnx"
+Head = Literal["transducer", "ctc"]
+# An odd number of 20 ms frames: no stack's downsampling divides it, so that what completes a last group of
+# frames is in the traced graph.
+TRACED_FRAMES = 2 * 67 + LOST_FRAMES
+
+
+def to_sherpa_onnx(
+    model: Recognizer,
+    out: str | Path,
+    *,
+    head: Head | None = None,
+    chunk_frames: int | None = None,
+    left_frames: int = 128,
+    int8: bool = False,
+) -> list[Path]:
+    """Write a Zipformer as ONNX graphs and tokens.txt into the folder `out`; returns the files.
+
+    encoder.onnx, decoder.onnx and joiner.onnx of a transducer; with `head` "ctc", or without a transducer,
+    model.onnx from features to log-probabilities.
+
+    chunk_frames: stream in chunks of so many 20 ms frames, with `left_frames` of context; None takes whole
+        utterances, as a causal model can also be used.
+    int8: also write *.int8.onnx, with weights of 8 bits.
+
+    Blank becomes token 0 where it was the last. Every graph is run once and compared with the model. Raises
+    MayaError without the packages of the extra [onnx], for parts that icefall's models do not have, a head
+    that the model has not, and chunks that it cannot work with.
+    """
+    packages()
+    parts = icefall_parts(model, WHAT)
+    head = head or ("ctc" if parts.predictor is None else "transducer")
+    cfg = model.model.cfg
+    if head == "ctc" and cfg.ctc_weight == 0:
+        raise MayaError("this model has no CTC head; export its transducer")
+    if head == "transducer" and parts.predictor is None:
+        raise MayaError("this model has no transducer; export its CTC head")
+    model = with_blank_first(model)
+    network = model.model
+    if chunk_frames is None:
+        graph = _offline(network, head)
+    else:
+        check_chunking(parts.encoder, Chunking(chunk_frames, left_frames))
+        graph = _streaming(network, head, chunk_frames, left_frames)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    table = out / "tokens.txt"
+    table.write_text(token_table(model.tokenizer), encoding="utf-8")
+    written = [table, *write(graph, out, metadata(parts, head, chunk_frames, left_frames), int8=int8)]
+    if head == "transducer":
+        assert parts.predictor is not None
+        facts = {"context_size": str(parts.predictor.context), "vocab_size": str(cfg.labels + 1)}
+        written += write(_decoder(network, parts.predictor.context), out, facts, int8=int8)
+        written += write(_joiner(network), out, {"joiner_dim": str(cfg.joint.hidden)}, int8=int8)
+    return written
+
+
+def metadata(parts: Parts, head: Head, chunk_frames: int | None, left_frames: int) -> dict[str, str]:
+    """What sherpa-onnx reads from an encoder or a CTC model."""
+    ctc, e = head == "ctc", parts.encoder
+    if chunk_frames is None:
+        comment = "non-streaming zipformer2" + (" CTC" if ctc else "")
+        kind = "zipformer2_ctc" if ctc else "zipformer2"
+        return {"model_type": kind, "version": "1", "model_author": "Maya", "comment": comment}
+    stacks = len(e.layers)
+    facts: dict[str, Any] = {
+        "model_type": "zipformer2",
+        "version": 1,
+        "model_author": "Maya",
+        "comment": "streaming ctc zipformer2" if ctc else "streaming zipformer2",
+        "decode_chunk_len": 2 * chunk_frames,  # feature frames from chunk to chunk, and in all
+        "T": 2 * chunk_frames + LOST_FRAMES + 2 * REACH,
+        "num_encoder_layers": e.layers,
+        "encoder_dims": e.dims,
+        "cnn_module_kernels": e.conv_kernels,
+        "left_context_len": [left_frames // factor for factor in e.downsampling],
+        "query_head_dims": [e.query_head_dim] * stacks,
+        "value_head_dims": [e.value_head_dim] * stacks,
+        "num_heads": e.heads,
+    }
+    return {k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for k, v in facts.items()}
+
+
+def _offline(model: HybridModel, head: Head) -> Graph:
+    out = "log_probs" if head == "ctc" else "encoder_out"
+    lens = "log_probs_len" if head == "ctc" else "encoder_out_lens"
+    batch: Axes = {"x_lens": {0: "N"}, lens: {0: "N"}}
+    x = torch.randn(2, TRACED_FRAMES, model.cfg.features.num_mels)
+    return Graph(
+        name="model" if head == "ctc" else "encoder",
+        module=OfflineGraph(model, head == "ctc"),
+        inputs={"x": x, "x_lens": torch.tensor([TRACED_FRAMES, TRACED_FRAMES - 40])},
+        outputs=(out, lens),
+        axes=batch | {"x": {0: "N", 1: "T"}, out: {0: "N", 1: "S"}},
+    )
+
+
+def _streaming(model: HybridModel, head: Head, chunk_frames: int, left_frames: int) -> Graph:
+    assert isinstance(model.encoder, Zipformer)
+    out = "log_probs" if head == "ctc" else "encoder_out"
+    names = state_names(sum(model.encoder.cfg.layers))
+    states = [_random(s) for s in initial_states(model.encoder, 2, left_frames)]
+    x = torch.randn(2, 2 * chunk_frames + LOST_FRAMES + 2 * REACH, model.cfg.features.num_mels)
+    axes = state_axes(names)
+    return Graph(
+        name="model" if head == "ctc" else "encoder",
+        module=StreamingGraph(model, head == "ctc"),
+        inputs={"x": x, **dict(zip(names, states, strict=True))},
+        outputs=(out, *(f"new_{name}" for name in names)),
+        axes=axes | {f"new_{k}": v for k, v in axes.items()} | {"x": {0: "N"}, out: {0: "N"}},
+    )
+
+
+def _random(state: Tensor) -> Tensor:
+    """Something other than zeros to check with; few frames have gone before in the second stream."""
+    return torch.randn_like(state) if state.is_floating_point() else torch.tensor([1000, 8])
+
+
+def _decoder(model: HybridModel, context: int) -> Graph:
+    y = torch.randint(0, model.cfg.labels + 1, (2, context))
+    y[0, 0] = -1 if context > 1 else 0
+    return Graph(
+        name="decoder",
+        module=DecoderGraph(model),
+        inputs={"y": y},
+        outputs=("decoder_out",),
+        axes={"y": {0: "N"}, "decoder_out": {0: "N"}},
+    )
+
+
+def _joiner(model: HybridModel) -> Graph:
+    width = model.cfg.joint.hidden
+    inputs = {"encoder_out": torch.randn(2, width), "decoder_out": torch.randn(2, width)}
+    return Graph(
+        name="joiner",
+        module=JoinerGraph(model.joint),
+        inputs=inputs,
+        outputs=("logit",),
+        axes={name: {0: "N"} for name in (*inputs, "logit")},
+    )
