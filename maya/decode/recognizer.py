@@ -1,6 +1,6 @@
 """A trained model ready to use: audio in, hypotheses out. What `maya.load` returns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,10 +8,12 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from maya.data.audio import load_audio
 from maya.decode.attention_beam import attention_beam
-from maya.decode.greedy import greedy_ctc, greedy_rnnt, greedy_tdt
+from maya.decode.ctc import greedy_ctc_of
+from maya.decode.greedy import greedy_rnnt, greedy_tdt
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.streaming import RecognizerStream
 from maya.errors import MayaError
@@ -32,7 +34,7 @@ def decode_frames(
     if method == "ctc" or cfg.transducer == "none":
         if cfg.ctc_weight == 0:
             raise MayaError("this model has no CTC head; decode with its transducer")
-        return greedy_ctc(model.ctc_decoder(enc), enc_lens, blank=model.blank)
+        return greedy_ctc_of(model.ctc_decoder, enc, enc_lens, blank=model.blank)
     if cfg.transducer in ("rnnt", "pruned"):
         return greedy_rnnt(
             enc, enc_lens, model.decoder, model.joint, blank=model.blank, max_symbols=max_symbols
@@ -90,41 +92,41 @@ class Recognizer:
         """
         self._check_language(language)
         rate = self.model.cfg.features.sample_rate
-        samples = [_samples(a, rate) for a in audio]
-        order = sorted(range(len(samples)), key=lambda i: len(samples[i]))
+        samples = {i: _samples(a, rate) for i, a in enumerate(audio)}
         found: dict[int, Hypothesis] = {}
-        batch: list[int] = []
-        for i in order:
-            if batch and len(samples[i]) * (len(batch) + 1) > max_seconds_per_batch * rate:
-                found |= self._run(batch, samples, language, method)
-                batch = []
-            batch.append(i)
-        if batch:
-            found |= self._run(batch, samples, language, method)
+        for batch in _batches({i: len(s) for i, s in samples.items()}, max_seconds_per_batch * rate):
+            hyps = self._run([samples.pop(i) for i in batch], language, method)
+            found |= dict(zip(batch, hyps, strict=True))
         for i, hyp in found.items():
             hyp.id = str(audio[i]) if isinstance(audio[i], (str, Path)) else str(i)
-        return [found[i] for i in range(len(samples))]
+        return [found[i] for i in range(len(audio))]
 
-    def _run(
-        self, batch: list[int], samples: list[Tensor], language: str | None, method: Method
-    ) -> dict[int, Hypothesis]:
-        lens = torch.tensor([len(samples[i]) for i in batch])
-        padded = torch.nn.utils.rnn.pad_sequence([samples[i] for i in batch], batch_first=True)
+    def _run(self, samples: list[Tensor], language: str | None, method: Method) -> list[Hypothesis]:
+        """Hypotheses of audio (N,) each. `samples` is emptied, as hours of it are large."""
         known = self.model.cfg.languages
         with torch.inference_mode():
-            heard, enc_lens = self.model.listen(padded.to(self.device), lens.to(self.device))
+            feats, feat_lens = self._features_of(samples)
+            heard, enc_lens = self.model.encoder(feats, feat_lens)
+            del feats
             if language == "auto":
                 langs, probabilities = identify_languages(self.model, heard, enc_lens)
             else:
                 index = -1 if language is None else known.index(language)
-                langs = torch.full((len(batch),), index, device=self.device)
+                langs = torch.full((len(heard),), index, device=self.device)
             enc = self.model.with_language(heard, langs)
             hyps = decode_frames(self.model, enc, enc_lens, method=method)
         for row, hyp in enumerate(hyps):
             hyp.language = language
             if language == "auto":
                 hyp.language, hyp.language_probability = known[int(langs[row])], float(probabilities[row])
-        return dict(zip(batch, self.with_text(hyps), strict=True))
+        return self.with_text(hyps)
+
+    def _features_of(self, samples: list[Tensor]) -> tuple[Tensor, Tensor]:
+        lens = torch.tensor([len(s) for s in samples], device=self.device)
+        # One row needs no copy.
+        audio = samples[0][None] if len(samples) == 1 else pad_sequence(samples, batch_first=True)
+        samples.clear()
+        return self.model.features(audio.to(self.device), lens)
 
     def stream(
         self,
@@ -156,6 +158,18 @@ class Recognizer:
                 f"this model does not know the language {language!r}; "
                 f"it knows {', '.join(known) or 'none by name'}"
             )
+
+
+def _batches(sizes: dict[int, int], most: float) -> Iterator[list[int]]:
+    """The numbers of audio of like length, short ones first; at most `most` samples with padding, or one."""
+    batch: list[int] = []
+    for i in sorted(sizes, key=lambda i: sizes[i]):
+        if batch and sizes[i] * (len(batch) + 1) > most:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _samples(audio: Audio, rate: int) -> Tensor:

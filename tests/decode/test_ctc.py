@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from maya.decode.ctc import greedy_ctc
+from maya.decode import ctc
+from maya.decode.ctc import greedy_ctc, greedy_ctc_of
 from maya.decode.hypothesis import Hypothesis
 
 
@@ -37,3 +38,19 @@ def test_times_and_score_of_a_hypothesis() -> None:
     hyp = Hypothesis(tokens=[4, 2], frames=[3, 10], durations=[2, 0], scores=[-0.5, -1.0], frame_seconds=0.08)
     assert hyp.score == pytest.approx(-1.5)
     assert [t for pair in hyp.times for t in pair] == pytest.approx([0.24, 0.40, 0.80, 0.80])
+
+
+def test_a_head_is_run_in_stretches(monkeypatch):
+    """The log-probabilities of hours are never there at once; runs go on over the seams."""
+    monkeypatch.setattr(ctc, "HEAD_FRAMES", 6)
+    enc, lens = torch.randn(2, 23, 4), torch.tensor([23, 17])
+    enc[:, 2:5] = enc[:, 2:3]  # a run over the seam at frame 3
+    seen = []
+
+    def head(part):
+        seen.append(part.shape[1])
+        return part.log_softmax(-1)
+
+    hyps = greedy_ctc_of(head, enc, lens, blank=3)
+    assert max(seen) == 3 and sum(seen) == 23
+    assert hyps == greedy_ctc(enc.log_softmax(-1), lens, blank=3)
