@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     _average_to_score(commands)
 
     p = _command(commands, "transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3)", force=False)
-    p.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
+    p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo archive")
     p.add_argument("audio", type=Path, nargs="+", help="audio files")
     p.add_argument("--language", help="a code such as hi; auto identifies it first; by default none is told")
     p.add_argument("--method", default="transducer", choices=("transducer", "ctc"))
@@ -65,11 +65,15 @@ def parser() -> argparse.ArgumentParser:
         "--output", default="text", choices=("text", "json"), help="json adds tokens, frames and scores"
     )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    p.add_argument(
+        "--context", type=int, nargs=2, metavar=("LEFT", "RIGHT"),
+        help="encoder frames that attention sees around each, such as 128 128 for hours of audio",
+    )  # fmt: skip
 
     _llm(commands)
     _convert_and_export(commands)
     p = _command(commands, "info", "say what a checkpoint is", force=False)
-    p.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
+    p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo archive")
     return top
 
 
@@ -222,7 +226,8 @@ def dispatch(args: argparse.Namespace) -> None:
         from maya.recipes.transcribe import transcribe
 
         how = {"language": args.language, "method": args.method, "output": args.output, "device": args.device}
-        transcribe(args.checkpoint, args.audio, **how)
+        context = tuple(args.context) if args.context else None
+        transcribe(args.checkpoint, args.audio, **how, context=context)
         return
     conversion = dict.fromkeys(("convert", "export"), _dispatch_conversion)
     doors = {**conversion, "plan": _dispatch_plan, "llm": _dispatch_llm}

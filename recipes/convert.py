@@ -9,10 +9,18 @@ from maya.convert.nemo import NemoImport, import_nemo
 from maya.convert.nemo_config import FrontEnd
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import save_checkpoint, step_checkpoints
+from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
 from maya.train.runlog import write_json
 
 CHECKPOINT, REPORT = "best.pt", "convert.json"
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A Maya checkpoint or run folder, or a `.nemo` archive, which is converted in memory.
+
+    Raises MayaError for what is none of them, and for an archive that cannot be converted.
+    """
+    return import_nemo(path).checkpoint if path.suffix == ".nemo" else load_checkpoint(path)
 
 
 def convert_nemo(

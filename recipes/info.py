@@ -5,12 +5,14 @@ from pathlib import Path
 
 from maya.config import to_dict
 from maya.models.hybrid import count_parameters
-from maya.train.checkpoint import build, find_checkpoint, load_checkpoint
+from maya.recipes.convert import open_checkpoint
+from maya.train.checkpoint import build, find_checkpoint
 
 
 def info(path: Path) -> None:
-    """Print the step, sizes, vocabulary, languages, notes and model configuration of a checkpoint."""
-    checkpoint = load_checkpoint(path)
+    """Print the step, sizes, vocabulary, languages, notes and model configuration of a checkpoint, or of a
+    `.nemo` archive."""
+    checkpoint = open_checkpoint(path)
     model = build(checkpoint)
     parts = {
         name: count_parameters(child) for name, child in model.named_children() if count_parameters(child)

@@ -16,6 +16,7 @@ from maya.data.table import Table, part_path
 from maya.data.utterances import Utterances
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel, build_model, count_parameters, with_vocabulary
+from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done
 from maya.recipes.train import drop_infeasible, shared_tokens
@@ -197,7 +198,8 @@ def _checkpoint(wanted: Wanted) -> Iterator[Finding | str]:
         refuse_other_experiment(path, saved, to_dict(replace(exp, model=model)))
         yield f"{path}: the run continues at step {step}"
     elif cfg.init_from:
-        taken = weights_for(_shape(wanted.experiment), Path(cfg.init_from), cfg.init_modules)
+        fresh = _shape(wanted.experiment)
+        taken = weights_for(fresh, Path(cfg.init_from), cfg.init_modules, open_checkpoint)
         count = sum(t.numel() for t in taken.values()) / 1e6
         yield f"{cfg.init_from} fits: {count:.1f} M values ({', '.join(cfg.init_modules)})"
     elif cfg.encoder_freeze:

@@ -20,6 +20,7 @@ from maya.data.utterances import Utterances
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
 from maya.models.speech_model import SpeechModel
+from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import plan_within_memory
@@ -93,7 +94,7 @@ def start(model: SpeechModel, experiment: Experiment, data: Path, run: Path, mai
     cfg = experiment.train
     facts = {"train_data": str(part_path(data, "train")), "parameters": count_parameters(model)}
     if cfg.init_from and not step_checkpoints(run):
-        taken = start_from(model, Path(cfg.init_from), cfg.init_modules)
+        taken = start_from(model, Path(cfg.init_from), cfg.init_modules, open_checkpoint)
         if main:
             modules = ", ".join(cfg.init_modules)
             print(f"train: {taken / 1e6:.2f} M parameters ({modules}) from {cfg.init_from}")

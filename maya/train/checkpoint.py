@@ -6,7 +6,7 @@ import os
 import pickle
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,22 +135,33 @@ def build(checkpoint: Checkpoint) -> HybridModel:
     return model.eval()
 
 
-def start_from(model: SpeechModel, path: Path, modules: Sequence[str]) -> int:
+def start_from(
+    model: SpeechModel,
+    path: Path,
+    modules: Sequence[str],
+    load: Callable[[Path], Checkpoint] = load_checkpoint,
+) -> int:
     """Copy `weights_for` into the model; returns how many values came over."""
-    taken = weights_for(model, path, modules)
+    taken = weights_for(model, path, modules, load)
     model.load_state_dict(taken, strict=False)
     return sum(t.numel() for t in taken.values())
 
 
-def weights_for(model: SpeechModel, path: Path, modules: Sequence[str]) -> dict[str, Tensor]:
+def weights_for(
+    model: SpeechModel,
+    path: Path,
+    modules: Sequence[str],
+    load: Callable[[Path], Checkpoint] = load_checkpoint,
+) -> dict[str, Tensor]:
     """The state of `modules` ("encoder", "decoder", "ctc_decoder" ...) out of another model's checkpoint.
 
-    `path` is a file or a run folder; of the model, which may be on the meta device, only shapes matter. Every
-    tensor of a named module must be there in the same shape and no other beside them, else MayaError names
-    the first that is not; so it does for settings of an encoder that leave no trace in shapes.
+    `path` is a file or a run folder, read by `load`; of the model, which may be on the meta device, only
+    shapes matter. Every tensor of a named module must be there in the same shape and no other beside them,
+    else MayaError names the first that is not; so it does for settings of an encoder that leave no trace in
+    shapes.
     """
     path = find_checkpoint(path)
-    loaded = load_checkpoint(path)
+    loaded = load(path)
     theirs = loaded.weights
     if "encoder" in modules:
         refuse_other_meaning(path, loaded.model_config, model.cfg)

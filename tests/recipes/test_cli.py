@@ -79,6 +79,10 @@ def test_transcribe_every_format_and_rate(
     assert [r["id"] for r in rows] == files and all(r["language"] == "hi" for r in rows)
     assert main(["transcribe", str(road / "run"), files[0], "--method", "ctc"]) == 0
     assert capsys.readouterr().out.startswith(files[0] + "\t")
+    assert main(["transcribe", str(road / "run"), files[0], "--context", "4", "4"]) == 0
+    assert capsys.readouterr().out.startswith(files[0] + "\t")
+    assert main(["transcribe", str(road / "run"), files[0], "--context", "-2", "4"]) != 0
+    assert "att_context_size=(-2, 4)" in capsys.readouterr().err
 
 
 def test_info(road: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,19 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import maya
+from maya.errors import MayaError
+from maya.models.hybrid import build_model
 from maya.recipes.cli import main
+from maya.recipes.convert import open_checkpoint
+from maya.recipes.train import start
+from tests import tiny
 from tests.convert.archives import archive, tokenizer
 
 
@@ -67,3 +73,23 @@ def test_onnx_without_its_packages(
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(["export", "onnx", str(source), str(tmp_path)]) == 1
     assert "maya[onnx]" in capsys.readouterr().err
+
+
+def test_an_archive_serves_where_a_checkpoint_does(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", str(source)]) == 0
+    printed = capsys.readouterr().out
+    assert f"file        {source}" in printed and '"source": "model.nemo"' in printed
+    exp = tiny.experiment()
+    theirs = open_checkpoint(source)
+    exp.model = replace(theirs.model_config, vocab_size=55)  # another vocabulary
+    exp.train.init_from, exp.train.init_modules = str(source), ("encoder",)
+    model = build_model(exp.model)
+    facts = start(model, exp, tmp_path, tmp_path / "run", main=False)
+    encoder = {k: v for k, v in theirs.weights.items() if k.startswith("encoder.")}
+    assert facts["init_parameters"] == sum(v.numel() for v in encoder.values())
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in encoder.items())
+    exp.train.init_from = str(tmp_path / "none.nemo")
+    with pytest.raises(MayaError, match="none.nemo"):
+        start(model, exp, tmp_path, tmp_path / "run", main=False)
