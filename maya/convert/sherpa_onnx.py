@@ -28,6 +28,7 @@ from maya.models.hybrid import HybridModel
 
 WHAT = "the export to sherpa-onnx"
 Head = Literal["transducer", "ctc"]
+FRONT_CHANNELS = 128  # of embed_states, written into sherpa-onnx
 # An odd number of 20 ms frames: no stack's downsampling divides it, so that what completes a last group of
 # frames is in the traced graph.
 TRACED_FRAMES = 2 * 67 + LOST_FRAMES
@@ -69,6 +70,10 @@ def to_sherpa_onnx(
         graph = _offline(network, head)
     else:
         check_chunking(parts.encoder, Chunking(chunk_frames, left_frames))
+        if (channels := parts.encoder.front_channels[-1]) != FRONT_CHANNELS:
+            raise MayaError(
+                f"sherpa-onnx streams front ends with {FRONT_CHANNELS} channels at their end, not {channels}"
+            )
         graph = _streaming(network, head, chunk_frames, left_frames)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

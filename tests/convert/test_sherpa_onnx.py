@@ -204,3 +204,6 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
         to_sherpa_onnx(files.recognizer(tmp_path, ctc_weight=0.0), tmp_path, head="ctc")
     with pytest.raises(MayaError, match="not a multiple"):
         to_sherpa_onnx(files.recognizer(tmp_path, causal=True), tmp_path, chunk_frames=6)
+    narrow = files.recognizer(tmp_path, **two_layers(causal=True, front_channels=(8, 16, 32)))
+    with pytest.raises(MayaError, match="128 channels at their end, not 32"):
+        to_sherpa_onnx(narrow, tmp_path, chunk_frames=16)
