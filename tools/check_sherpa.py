@@ -5,8 +5,8 @@
     python -m tools.check_sherpa --python /tmp/sherpa/bin/python --kinds a.wav b.flac       # random ones
 
 The model is exported for whole utterances and, if it is causal, for chunks of 320 ms; each head, in fp32 and
-in 8 bits. sherpa-onnx computes its own features and decodes greedily, one token a frame at most; Maya does the
-same on its own features. With fp32 tokens and frames have to be equal. Prints a line a comparison.
+in 8 bits. sherpa-onnx computes its own features and decodes greedily, one token a frame at most; Maya does
+the same on its own features. With fp32 tokens and frames have to be equal. Prints a line a comparison.
 """
 
 import argparse
