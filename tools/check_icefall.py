@@ -152,7 +152,7 @@ def main() -> int:
     with TemporaryDirectory() as work:
         models = {}
         if args.kinds:
-            from tests.convert import icefall_files as files
+            files = importlib.import_module("tests.convert.icefall_files")
 
             torch.manual_seed(0)
             for kind, fields in files.KINDS.items():

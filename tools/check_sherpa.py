@@ -10,6 +10,7 @@ the same on its own features. With fp32 tokens and frames have to be equal. Prin
 """
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -27,7 +28,7 @@ RATE = 16000
 
 def sherpa(job: dict[str, Any]) -> list[dict[str, Any]]:
     """Decode raw float32 files with sherpa-onnx, in the environment that has it: tokens and their seconds."""
-    import sherpa_onnx
+    sherpa_onnx = importlib.import_module("sherpa_onnx")
 
     folder, kind = Path(job["folder"]), ".int8.onnx" if job["int8"] else ".onnx"
     how = {"tokens": str(folder / "tokens.txt"), "num_threads": 1, "feature_dim": job["mels"]}
@@ -55,7 +56,7 @@ def sherpa(job: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def maya_tokens(model: Any, samples: np.ndarray, head: str, streaming: bool) -> dict[str, Any]:
+def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> dict[str, Any]:
     """The same by Maya."""
     import torch
 
@@ -87,7 +88,9 @@ def check(model: Any, python: str, audio: list[Path], work: Path) -> Iterator[tu
         samples.append(np.append(load_audio(path), np.zeros(int(TAIL_SECONDS * RATE), dtype=np.float32)))
         raw.append(work / f"{number}.raw")
         samples[-1].astype(np.float32).tofile(raw[-1])
-    heads = [name for name, has in (("transducer", cfg.transducer != "none"), ("ctc", cfg.ctc_weight)) if has]
+    heads: list[Any] = [
+        name for name, has in (("transducer", cfg.transducer != "none"), ("ctc", cfg.ctc_weight)) if has
+    ]
     model = with_blank_first(model)
     for streaming in (False, True) if cfg.encoder.causal else (False,):
         for head in heads:
@@ -96,7 +99,12 @@ def check(model: Any, python: str, audio: list[Path], work: Path) -> Iterator[tu
             to_sherpa_onnx(model, folder, head=head, int8=True, **chunks)
             expected = [maya_tokens(model, one, head, streaming) for one in samples]
             for int8 in (False, True):
-                job = {"folder": str(folder), "head": head, "streaming": streaming, "int8": int8}
+                job: dict[str, Any] = {
+                    "folder": str(folder),
+                    "head": head,
+                    "streaming": streaming,
+                    "int8": int8,
+                }
                 job |= {"mels": cfg.features.num_mels, "audio": [str(p) for p in raw]}
                 done = subprocess.run(
                     [python, __file__, "--job", json.dumps(job)], capture_output=True, text=True, check=False
@@ -119,8 +127,7 @@ def random_models(folder: Path) -> Iterator[tuple[str, Any]]:
     """Models of random weights, which never find <unk>: sherpa-onnx takes it for blank."""
     import torch
 
-    from tests.convert import icefall_files as files
-
+    files = importlib.import_module("tests.convert.icefall_files")
     for kind, fields in (("not causal", {}), ("causal", {"causal": True})):
         torch.manual_seed(3)
         model = files.recognizer(folder, **fields)

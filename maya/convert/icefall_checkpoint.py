@@ -163,7 +163,7 @@ def _load(path: Path) -> Any:
     zipped = zipfile.is_zipfile(path)
     if zipped and _is_torchscript(path):
         raise MayaError(f"{path} is a TorchScript archive; give the pretrained.pt or epoch-N.pt it came from")
-    stand_ins = [(value, name) for name, value in STAND_INS.items()]
+    stand_ins: list[Any] = [(value, name) for name, value in STAND_INS.items()]
     try:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)

@@ -56,14 +56,18 @@ def icefall_parts(model: Recognizer, what: str) -> Parts:
     if cfg.transducer != "none" and not isinstance(predictor, StatelessConfig):
         raise MayaError(f"{what} knows stateless predictors; this model has {predictor.kind}")
     if cfg.transducer != "none" and (cfg.transducer == "tdt" or cfg.joint.activation != "tanh"):
-        kind = f"{cfg.transducer}, {cfg.joint.activation}"
-        raise MayaError(f"{what} knows RNN-T with tanh in the joint; this model has {kind}")
+        raise MayaError(
+            f"{what} knows RNN-T with tanh in the joint; this model has {cfg.transducer} with "
+            f"{cfg.joint.activation}"
+        )
     if cfg.language_embedding:
         raise MayaError(f"{what} knows no language embedding, which this model has")
     if type(model.tokenizer) is not Tokenizer:
         raise MayaError(f"{what} knows one SentencePiece tokenizer; this model has another kind")
-    has_transducer = cfg.transducer != "none" and isinstance(predictor, StatelessConfig)
-    return Parts(encoder, predictor if has_transducer else None)
+    if cfg.transducer == "none":
+        return Parts(encoder, None)
+    assert isinstance(predictor, StatelessConfig)
+    return Parts(encoder, predictor)
 
 
 def with_blank_first(model: Recognizer) -> Recognizer:
