@@ -1,19 +1,25 @@
 """Stage 4: average the weights over the end of training; the dev set chooses how much of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from maya.data.table import Table, part_path
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.recipes.experiment import Experiment
-from maya.recipes.markers import is_done, mark_done, stamp
+from maya.recipes.markers import content, is_done, mark_done, stamp
 from maya.recipes.train import dev_validation
 from maya.train import checkpoint as ckpt
 from maya.train.averaging import RunningAverage, average_between
+from maya.train.runlog import replacing, write_json
+
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the epochs so far, over which means are offered by default
+_TEST = "test"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,6 +37,7 @@ def average(
     run: Path,
     *,
     step: int | None = None,
+    epoch: int | None = None,
     avg: int | None = None,
     ends: int = 1,
     force: bool = False,
@@ -38,26 +45,33 @@ def average(
     """Write `run`/averaged.pt: the best on dev of best.pt, the last weights and means over stretches that
     end at one of the `ends` newest checkpoints and begin at an earlier one. The test set has no say.
 
-    With `avg`, no choice: the mean over the `avg` steps before `step` (the newest checkpoint's where it is
-    not given), which needs the checkpoints of these two steps only (icefall's --epoch and --avg).
+    With `avg`, no choice: the mean over the last `avg` epochs up to `epoch` (icefall's --epoch and --avg),
+    which needs what the two ends left (see train.epochs); without `epoch`, over the `avg` steps before
+    `step`, by default the newest checkpoint's.
     """
+    if epoch is not None and avg is None:
+        raise MayaError("an epoch alone is no average: say with --avg over how many of them")
+    epochs = ckpt.epoch_checkpoints(run)
     found = ckpt.step_checkpoints(run)
     if not found:
         raise MayaError(f"{run} holds no training checkpoint; run stage 3 (train) first")
     inputs = {
-        "checkpoints": [f"{p.name}:{stamp(p)}" for _, p in found],
+        "checkpoints": [f"{p.name}:{stamp(p)}" for p in [*(p for _, p in found), *epochs.values()]],
         "best": stamp(run / "best.pt"),
-        "choice": [step, avg, ends],
+        "choice": [step, epoch, avg, ends],
     }
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
         print(f"average: {run / 'averaged.pt'} is up to date")
         return
     last = ckpt.load_checkpoint(found[-1][1], training=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = HybridModel(last.model_config).to(device)
+    if avg is None:
+        offered = candidates(run, found, last, ends)
+    else:
+        offered = iter([stretch(found, step, avg) if epoch is None else passes(epochs, epoch, avg)])
+    model = HybridModel(last.model_config).to(_device())
     validate = dev_validation(experiment, data, last.tokenizer, last.model_config.languages)
     chosen, best, scores = None, float("inf"), {}
-    for candidate in [stretch(found, step, avg)] if avg is not None else candidates(run, found, last, ends):
+    for candidate in offered:
         name = candidate.name
         model.load_state_dict(candidate.weights)
         result = validate(model)
@@ -66,18 +80,123 @@ def average(
         if chosen is None or result["error"] < best:
             chosen, best = candidate, result["error"]
     assert chosen is not None  # the last weights are always a candidate
-    ckpt.save_checkpoint(
-        run / "averaged.pt",
-        ckpt.Checkpoint(
-            model_config=last.model_config,
-            tokenizer=last.tokenizer,
-            weights=chosen.weights,
-            step=chosen.step,
-            notes=last.notes | {"weights": chosen.name, "dev": scores},
-        ),
-    )
-    print(f"average: {chosen.name} → {run / 'averaged.pt'}")
+    _write(run, last, chosen, {"dev": scores})
     mark_done(run / "stage-average.json", inputs)
+
+
+def select(
+    experiment: Experiment,
+    data: Path,
+    run: Path,
+    *,
+    epochs: Sequence[int] = (),
+    avgs: Sequence[int] = (),
+    sets: Sequence[str] = (),
+    force: bool = False,
+) -> None:
+    """Write `run`/averaged.pt: of the means over the last `avgs` epochs up to one of `epochs`, that with the
+    lowest WER on the dev sets, each set counting the same; the table of all is select.json and select.md.
+
+    Args:
+        epochs: by default the last, and those at 80 and 90 % of it, of which there are checkpoints.
+        avgs: by default 10 to 50 % of the epoch. Those that begin where no checkpoint was kept are left out.
+        sets: of what `maya prepare` wrote; by default each dev set that the corpus has, or dev. All of their
+            utterances are decoded, greedily.
+
+    Raises MayaError when the run has no checkpoints of epochs, nothing can be chosen from, or a set holds
+    utterances of the test set.
+    """
+    there = ckpt.epoch_checkpoints(run)
+    if not there:
+        raise MayaError(
+            f"{run} has no checkpoints of epochs to select from: train with train.epochs, or average without "
+            "--select, over steps"
+        )
+    sets = list(sets) or dev_sets(data)
+    check_sets(data, sets)
+    pairs = list(choices(sorted(there), epochs, avgs))
+    if not pairs:
+        kept = ", ".join(map(str, there))
+        raise MayaError(f"{run} keeps the epochs {kept}: none of the averages asked for lies between two")
+    inputs = {
+        "checkpoints": [f"{p.name}:{stamp(p)}" for p in there.values()],
+        "pairs": [list(pair) for pair in pairs],
+        "sets": {name: content(part_path(data, name)) for name in sets},
+    }
+    if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
+        print(f"average: {run / 'averaged.pt'} is up to date")
+        return
+    newest = ckpt.load_checkpoint(there[max(there)])
+    rows = _rated(experiment, data, newest, there, pairs, sets)
+    best = min(rows, key=lambda row: (row["mean"], row["epoch"], row["avg"]))
+    chosen = passes(there, best["epoch"], best["avg"])
+    write_json(run / "select.json", {"sets": sets, "chosen": best, "rows": rows})
+    with replacing(run / "select.md") as partial:
+        partial.write_text(select_table(rows, sets, best))
+    _write(run, newest, chosen, {"selected": best})
+    mark_done(run / "stage-average.json", inputs)
+
+
+def _rated(
+    experiment: Experiment,
+    data: Path,
+    of: ckpt.Checkpoint,
+    there: dict[int, Path],
+    pairs: Sequence[tuple[int, int]],
+    sets: Sequence[str],
+) -> list[dict[str, Any]]:
+    """For each (epoch, avg) its WER on each set, and their mean."""
+    model = HybridModel(of.model_config).to(_device())
+    languages = of.model_config.languages
+    validations = {
+        name: dev_validation(experiment, data, of.tokenizer, languages, part=name, whole=True)
+        for name in sets
+    }
+    rows = []
+    for epoch, avg in pairs:
+        model.load_state_dict(passes(there, epoch, avg).weights)
+        rates = {name: validate(model)["wer"] for name, validate in validations.items()}
+        rows.append({"epoch": epoch, "avg": avg, "wer": rates, "mean": sum(rates.values()) / len(rates)})
+        shown = "  ".join(f"{name} {rate:.2%}" for name, rate in rates.items())
+        print(f"average: epoch {epoch} avg {avg}: WER {shown}", flush=True)
+    return rows
+
+
+def choices(there: Sequence[int], epochs: Sequence[int], avgs: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The pairs (epoch, avg) to choose from, of which both ends are there; 0, the beginning, always is."""
+    last = there[-1]
+    for epoch in sorted(set(epochs) or {last, round(0.9 * last), round(0.8 * last)}):
+        for avg in sorted(set(avgs) or {max(1, round(share * epoch)) for share in _SHARES}):
+            if epoch in there and (epoch - avg in there or epoch == avg):
+                yield epoch, avg
+
+
+def dev_sets(data: Path) -> list[str]:
+    """The dev sets of prepared data by name: the corpus's own (dev-clean, dev-other), or dev."""
+    dev = set(Table.open(part_path(data, "dev")).ids)
+    own = [p.stem for p in sorted(data.glob("*.parquet")) if p.stem not in ("train", "dev", _TEST)]
+    return [name for name in own if dev.issuperset(Table.open(part_path(data, name)).ids)] or ["dev"]
+
+
+def check_sets(data: Path, sets: Sequence[str]) -> None:
+    """MayaError where weights would be chosen on utterances of the test set."""
+    test = set(Table.open(part_path(data, _TEST)).ids)
+    for name in sets:
+        if not test.isdisjoint(Table.open(part_path(data, name)).ids):
+            raise MayaError(
+                f"{name} holds utterances of the test set, which cannot test what was chosen on them; choose "
+                "on dev sets"
+            )
+
+
+def select_table(rows: Sequence[dict[str, Any]], sets: Sequence[str], best: dict[str, Any]) -> str:
+    """Markdown: a row for each pair with its WER in %, the chosen one in bold."""
+    lines = [f"| epoch | avg | {' | '.join(sets)} | mean |", "|---|---|" + "---|" * (len(sets) + 1)]
+    for row in rows:
+        rates = [f"{100 * value:.2f}" for value in (*(row["wer"][name] for name in sets), row["mean"])]
+        cells = [str(row["epoch"]), str(row["avg"]), *rates]
+        lines.append("| " + " | ".join(f"**{cell}**" if row is best else cell for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def candidates(
@@ -95,7 +214,7 @@ def candidates(
         for start_step, start_path in reversed([f for f in found if f[0] < end_step]):
             start = ckpt.load_checkpoint(start_path, training=True)
             if 0 < _running(start).count < _running(end).count:
-                yield _mean(start_step, start, end)
+                yield _mean(f"steps {start_step}–{end.step}", start, end)
 
 
 def stretch(found: list[tuple[int, Path]], step: int | None, avg: int) -> Candidate:
@@ -109,12 +228,45 @@ def stretch(found: list[tuple[int, Path]], step: int | None, avg: int) -> Candid
             f"{end}; kept are those of {', '.join(str(s) for s in paths)} (train.keep says how many)"
         )
     start = ckpt.load_checkpoint(paths[end - avg], training=True) if end > avg else None
-    return _mean(end - avg, start, ckpt.load_checkpoint(paths[end], training=True))
+    return _mean(f"steps {end - avg}–{end}", start, ckpt.load_checkpoint(paths[end], training=True))
 
 
-def _mean(start_step: int, start: ckpt.Checkpoint | None, end: ckpt.Checkpoint) -> Candidate:
+def passes(paths: dict[int, Path], epoch: int, avg: int) -> Candidate:
+    """The mean over the last `avg` epochs up to `epoch`: icefall's --epoch E --avg A."""
+    missing = [e for e in (epoch, epoch - avg) if e not in paths and e != 0]
+    if missing or not 0 < avg <= epoch:
+        kept = ", ".join(str(e) for e in paths) or "none"
+        raise MayaError(
+            f"an average of {avg} epochs up to epoch {epoch} needs the checkpoints of epochs {epoch - avg} "
+            f"and {epoch}; kept are those of {kept} (train.epochs keeps them)"
+        )
+    start = ckpt.load_checkpoint(paths[epoch - avg], training=True) if epoch > avg else None
+    end = ckpt.load_checkpoint(paths[epoch], training=True)
+    return _mean(f"epochs {epoch - avg + 1}–{epoch}", start, end)
+
+
+def _write(run: Path, of: ckpt.Checkpoint, chosen: Candidate, notes: dict[str, Any]) -> None:
+    """`run`/averaged.pt with the chosen weights of a model of this kind."""
+    ckpt.save_checkpoint(
+        run / "averaged.pt",
+        ckpt.Checkpoint(
+            model_config=of.model_config,
+            tokenizer=of.tokenizer,
+            weights=chosen.weights,
+            step=chosen.step,
+            notes=of.notes | {"weights": chosen.name} | notes,
+        ),
+    )
+    print(f"average: {chosen.name} → {run / 'averaged.pt'}")
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _mean(over: str, start: ckpt.Checkpoint | None, end: ckpt.Checkpoint) -> Candidate:
     between = average_between(_running(start) if start else None, _running(end), end.weights)
-    return Candidate(name=f"mean of steps {start_step}–{end.step}", step=end.step, weights=between)
+    return Candidate(name=f"mean of {over}", step=end.step, weights=between)
 
 
 def _running(checkpoint: ckpt.Checkpoint) -> RunningAverage:

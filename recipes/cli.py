@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from maya import __version__
 from maya.errors import MayaError
@@ -81,17 +82,27 @@ def _average_to_score(commands: argparse._SubParsersAction) -> None:
     p = _command(commands, "average", "average the weights over the end of training, chosen on dev")
     _experiment(p)
     _data_and_run(p)
+    p.add_argument(
+        "--epoch", type=int, nargs="+", default=[], help="the end of the average; see train.epochs"
+    )
+    p.add_argument(
+        "--avg", type=int, nargs="+", default=[], help="over so many epochs (or steps, without --epoch)"
+    )
+    p.add_argument("--select", action="store_true", help="choose the epoch and the average on the dev sets")
 
-    p = _command(commands, "decode", "decode a split greedily")
+    p = _command(commands, "decode", "decode a split, or several with several methods")
     _experiment(p)
     _data_and_run(p)
-    p.add_argument("--split", default="test", choices=("train", "dev", "test"))
+    what = "train, dev, test (the default), or a set of the corpus's own, such as dev-clean"
+    p.add_argument("--split", nargs="+", default=["test"], metavar="SPLIT", help=what)
+    what = "decode.method's to use, or all; results then go to decode/METHOD/SPLIT"
+    p.add_argument("--method", nargs="+", default=[], metavar="METHOD", help=what)
     p.add_argument("--checkpoint", type=Path, help="a .pt file; without it the run's averaged or best one")
 
     p = _command(commands, "score", "WER and CER per language with 95 %% intervals")
     p.add_argument("--run-dir", type=Path, required=True, help="the run folder")
     p.add_argument("--data", type=Path, help="the prepared data, for notes on the splits")
-    p.add_argument("--split", default="test", choices=("train", "dev", "test"))
+    p.add_argument("--split", default="test", help="what was decoded; all: everything, in one table (test)")
     p.add_argument(
         "--by-speaker", action="store_true", help="draw speakers, not utterances, for the intervals"
     )
@@ -246,9 +257,7 @@ def dispatch(args: argparse.Namespace) -> None:
         validate(args.experiment, args.overrides, args.corpus, args.data, sample, args.json, args.html)
         return
     if args.command == "score":
-        from maya.recipes.score import score
-
-        score(args.run_dir, split=args.split, data=args.data, by_speaker=args.by_speaker, force=args.force)
+        _dispatch_score(args)
         return
 
     from maya.recipes.experiment import load_experiment
@@ -267,14 +276,47 @@ def dispatch(args: argparse.Namespace) -> None:
 
         train(experiment, args.data, args.run_dir, cpu=args.cpu, force=args.force)
     elif args.command == "average":
-        from maya.recipes.average import average
-
-        average(experiment, args.data, args.run_dir, force=args.force)
+        _dispatch_average(args, experiment)
     elif args.command == "decode":
-        from maya.recipes.decode import decode
+        _dispatch_decode(args, experiment)
 
-        how = {"split": args.split, "checkpoint": args.checkpoint, "force": args.force}
-        decode(experiment, args.data, args.run_dir, **how)
+
+def _dispatch_average(args: argparse.Namespace, experiment: Any) -> None:
+    from maya.recipes.average import average, select
+
+    if args.select:
+        select(experiment, args.data, args.run_dir, epochs=args.epoch, avgs=args.avg, force=args.force)
+        return
+    if max(len(args.epoch), len(args.avg)) > 1:
+        raise MayaError("several values of --epoch or --avg are to choose from: add --select")
+    epoch, avg = (next(iter(values), None) for values in (args.epoch, args.avg))
+    average(experiment, args.data, args.run_dir, epoch=epoch, avg=avg, force=args.force)
+
+
+def _dispatch_decode(args: argparse.Namespace, experiment: Any) -> None:
+    how = {"checkpoint": args.checkpoint, "force": args.force}
+    if args.method:
+        from maya.recipes.decode_all import decode_all
+
+        more = {"splits": args.split, "methods": args.method}
+        decode_all(experiment, args.data, args.run_dir, **more, **how)
+        return
+    from maya.recipes.decode import decode
+
+    for split in args.split:
+        decode(experiment, args.data, args.run_dir, split=split, **how)
+
+
+def _dispatch_score(args: argparse.Namespace) -> None:
+    how = {"data": args.data, "by_speaker": args.by_speaker, "force": args.force}
+    if args.split == "all":
+        from maya.recipes.decode_all import score_all
+
+        score_all(args.run_dir, **how)
+        return
+    from maya.recipes.score import score
+
+    score(args.run_dir, split=args.split, **how)
 
 
 def _dispatch_conversion(args: argparse.Namespace) -> None:

@@ -31,13 +31,14 @@ def decode(
     run: Path,
     *,
     split: str = "test",
+    into: str = "",
     checkpoint: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl."""
+    """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl, or `run`/decode/{into}/{split}."""
     table = Table.open(part_path(data, split))
     path = find_checkpoint(checkpoint or run)
-    out = run / "decode" / split
+    out = run / "decode" / into / split
     inputs = {
         "checkpoint": f"{path}:{stamp(path)}",
         "data": table.digest,

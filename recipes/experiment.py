@@ -30,6 +30,8 @@ class DataConfig:
     num_workers: int = 0  # 0: a background thread reads ahead
     cache_gb: float = 0.0  # decoded audio kept in memory, for small corpora of compressed files
     speed_perturb: tuple[float, ...] = (1.0,)  # factors, one of which is drawn per utterance and epoch
+    min_seconds: float = 0.0  # training leaves out utterances that are shorter, before any change of speed,
+    max_seconds: float = 0.0  # or longer; 0 is no limit
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     max_skipped: float = 0.001  # share of the utterances that may turn out unreadable while training
     timeout_seconds: float = 1800.0  # without a batch, after which training stops; 0 waits for ever

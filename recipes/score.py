@@ -18,9 +18,15 @@ SPLIT_NOTES = "splits.json"
 
 
 def score(
-    run: Path, *, split: str = "test", data: Path | None = None, by_speaker: bool = False, force: bool = False
+    run: Path,
+    *,
+    split: str = "test",
+    data: Path | None = None,
+    by_speaker: bool = False,
+    force: bool = False,
+    show: bool = True,
 ) -> Report:
-    """Score `run`/decode/{split}/hyps.jsonl, write result.json, errors.txt, report.html; print the table."""
+    """Score `run`/decode/{split}/hyps.jsonl, write result.json, errors.txt, report.html; `show` the table."""
     out = run / "decode" / split
     hyps = require(out / "hyps.jsonl", "run stage 5 (decode) first")
     report = make_report(_utterances(hyps), by_speaker=by_speaker)
@@ -32,6 +38,13 @@ def score(
         write_errors(report, out / "errors.txt")
         write_page(report, out / "report.html", title=f"{run.name}: {split}", metrics=run / "metrics.jsonl")
         mark_done(out / "stage-score.json", inputs)
+    if show:
+        _show(report, run, out, decoding, data)
+    return report
+
+
+def _show(report: Report, run: Path, out: Path, decoding: dict[str, Any], data: Path | None) -> None:
+    """The table, what a reader must know, and where everything lies."""
     print()
     print(table(report))
     for line in split_notes(data):
@@ -43,7 +56,6 @@ def score(
     print(f"report      {out / 'report.html'}")
     print(f"checkpoint  {decoding['checkpoint']}")
     print(f"TensorBoard tensorboard --logdir {run / 'tensorboard'}")
-    return report
 
 
 def _identified(decoding: dict[str, Any]) -> str:

@@ -54,14 +54,14 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
     languages = experiment.languages
     experiment.model = with_vocabulary(experiment.model, tokenizer.vocab_size, languages)
     tokens = shared_tokens(run, table, tokenizer)
-    rows, dropped = drop_infeasible(table, tokens, experiment.model, max(experiment.data.speed_perturb))
+    rows, dropped = usable(table, tokens, experiment)
     if main:
         (run / "dropped.jsonl").write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in dropped))
         if dropped:
-            print(f"train: {len(dropped)} utterances are too short for their text → {run / 'dropped.jsonl'}")
+            print(f"train: {len(dropped)} utterances are left out → {run / 'dropped.jsonl'}")
     if rows is not None and not len(rows):
         raise MayaError(
-            f"{data}: no training utterance is long enough for its text; see {run / 'dropped.jsonl'}"
+            f"{data}: no training utterance is left that is long enough; see {run / 'dropped.jsonl'}"
         )
     utterances = Utterances.from_table(table, tokens, languages, rows)
     plan = plan_within_memory(experiment, utterances, run, accelerator)
@@ -149,11 +149,18 @@ def train_batches(
 
 
 def dev_validation(
-    experiment: Experiment, data: Path, tokenizer: Tokenizer, languages: tuple[str, ...]
+    experiment: Experiment,
+    data: Path,
+    tokenizer: Tokenizer,
+    languages: tuple[str, ...],
+    *,
+    part: str = "dev",
+    whole: bool = False,
 ) -> Validate:
-    """Scores on the dev set (`data.valid_utterances` of each language, evenly over the list)."""
-    table = Table.open(part_path(data, "dev"))
-    per_language = experiment.data.valid_utterances
+    """Scores on a dev set: on all of it, or on `data.valid_utterances` of each language, evenly over the
+    list."""
+    table = Table.open(part_path(data, part))
+    per_language = 0 if whole else experiment.data.valid_utterances
     rows = thin(table, per_language) if per_language else np.arange(len(table))
     references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
     utterances = Utterances.from_table(table, tokenizer, languages, rows)
@@ -180,6 +187,24 @@ def thin(table: Table, per_language: int) -> NDArray[np.int64]:
         picks = np.linspace(0, len(rows) - 1, min(per_language, len(rows))).round().astype(np.int64)
         kept.append(rows[picks])
     return np.concatenate([np.zeros(0, np.int64), *kept])
+
+
+def usable(
+    table: Table, tokens: TokenTable, experiment: Experiment
+) -> tuple[NDArray[np.int64] | None, list[dict]]:
+    """The numbers of the rows to train on, None for all of them, and why the others are left out: they are
+    outside `data.min_seconds` and `max_seconds`, or CTC cannot align them."""
+    cfg = experiment.data
+    rows, dropped = drop_infeasible(table, tokens, experiment.model, max(cfg.speed_perturb))
+    longest = cfg.max_seconds or np.inf
+    outside = (table.durations < cfg.min_seconds) | (table.durations > longest)
+    if not outside.any():
+        return rows, dropped
+    for row in np.flatnonzero(outside).tolist():
+        reason = f"{table.durations[row]:.2f} s, and data takes {cfg.min_seconds:g} to {longest:g} s"
+        dropped.append({"id": table.ids[row], "reason": reason})
+    left = np.arange(len(table)) if rows is None else rows
+    return left[~outside[left]], dropped
 
 
 def drop_infeasible(

@@ -27,6 +27,7 @@ FORMAT = "maya-checkpoint-1"
 # Settings of an encoder that change what its weights do, and no shape.
 TRACELESS = ("xscaling", "causal_downsampling", "conv_context")
 STEP_NAME = re.compile(r"step-(\d+)\.pt")
+EPOCH_NAME = re.compile(r"epoch-(\d+)\.pt")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -124,6 +125,16 @@ def step_checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
 
 def step_path(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"step-{step:07d}.pt"
+
+
+def epoch_checkpoints(run_dir: Path) -> dict[int, Path]:
+    """What each epoch left (see train.epochs), by its number from 1, in order."""
+    paths = sorted((run_dir / "checkpoints").glob("epoch-*.pt"))
+    return {int(m[1]): p for p in paths if (m := EPOCH_NAME.fullmatch(p.name))}
+
+
+def epoch_path(run_dir: Path, epoch: int) -> Path:
+    return run_dir / "checkpoints" / f"epoch-{epoch:04d}.pt"
 
 
 def build(checkpoint: Checkpoint) -> HybridModel:

@@ -19,6 +19,8 @@ class TrainConfig:
     """
 
     steps: int = 1000
+    epochs: int = 0  # where not 0, so many of them end it too, and each leaves epoch-0001.pt ...
+    passes: int = 1  # over the data, that make an epoch: with a draw of three speeds, 3 are one of icefall's
     optimizer: Literal["adamw", "scaled_adam"] = "adamw"
     schedule: Literal["cosine", "eden"] = "cosine"
     lr: float = 1e-3  # peak rate, of the heads and, unless encoder_lr is given, of the encoder
@@ -73,6 +75,8 @@ def check(cfg: TrainConfig, model: HasCTC) -> None:
             "train.encoder_freeze is for an encoder that has learnt before, train.encoder_hold for a fresh "
             "one: choose one"
         )
+    if cfg.epochs and cfg.schedule == "cosine":
+        raise MayaError("the cosine ends with train.steps: train.epochs is for train.schedule=eden")
     if cfg.optimizer == "scaled_adam" and cfg.encoder_layer_decay != 1:
         raise MayaError("train.encoder_layer_decay is for train.optimizer=adamw")
     if not 0 < cfg.encoder_layer_decay <= 1:

@@ -19,6 +19,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from maya.data.batch import Batch
+from maya.encoders.regularizers import set_loss_scale
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
@@ -133,7 +134,7 @@ def train(
     accelerator: Accelerator,
     facts: dict[str, Any] | None = None,
 ) -> State:
-    """Train `model` until `experiment.train.steps`, resuming from the newest checkpoint in `run_dir`.
+    """Train `model` for `experiment.train.steps` or `epochs`, resuming from the newest checkpoint.
 
     `batches(position)` yields this rank's (next position, Batch) for ever; `validate` returns scores with the
     key "error" to keep the best by. Raises Interrupted after a requested stop and MayaError when a
@@ -146,49 +147,58 @@ def train(
     state = resume(run_dir, model, optimizer, experiment)
     model.freeze_encoder(schedule.encoder_frozen(cfg, state.step))
     wrapped = accelerator.prepare_model(model)
-    log = RunLog(run_dir, main=accelerator.is_main_process, resumed_step=state.step)
-    log.start(experiment, sys.argv, (facts or {}) | {"world_size": accelerator.num_processes})
-    if state.step:
-        log.say(f"continuing at step {state.step} of {cfg.steps}")
+    log = open_log(run_dir, experiment, state, accelerator, facts or {})
     stream, clock, window, started = batches(state.position), Clock(), Window(), time.perf_counter()
     first_step = state.step
-    # The cap, not what the batches hold: a function of the step. Without a cap, a batch counts as one.
-    cap = experiment.data.plan.max_seconds or cfg.regularizer_seconds
-    step_seconds = cap * accelerator.num_processes * cfg.accumulate
     with StopRequest() as stop:
-        while state.step < cfg.steps:
+        while not schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
             if model.encoder_frozen != schedule.encoder_frozen(cfg, state.step):
                 del wrapped  # with its hooks
                 model.freeze_encoder(not model.encoder_frozen)
                 wrapped = wrap_again(model, accelerator)
             log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.ctc_weight))
-            seen = adjusted_steps(
-                state.step, batch_seconds=step_seconds, reference_seconds=cfg.regularizer_seconds
-            )
-            model.begin_step(state.step, seen)
-            group = take(stream, cfg.accumulate, state)
+            model.begin_step(state.step, batches_seen(experiment, state.step, accelerator.num_processes))
+            before, group = schedule.epoch(cfg, state.position), take(stream, cfg.accumulate, state)
             waited = clock.lap("data")
             stats = train_step(wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir, stop.asked)
             state.step += 1
+            epoch = schedule.epoch(cfg, state.position)
+            over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
             window.add(stats, waited)
             if accelerator.is_main_process and state.step % cfg.average_every == 0:
                 state.average.update(model.state_dict())
                 clock.lap("average")
-            if state.step % cfg.log_every == 0 or state.step == cfg.steps:
+            if state.step % cfg.log_every == 0 or over:
                 rate = (state.step - first_step) / (time.perf_counter() - started)
                 report(log, state, model, cfg, window, clock, rate)
-            if state.step % cfg.valid_every == 0 or state.step == cfg.steps:
+            if state.step % cfg.valid_every == 0 or over:
                 scores = validate(model, ctc_only=state.step <= cfg.ctc_first)
                 keep_best(log, state, scores, model, tokenizer, run_dir)
                 clock.lap("validate")
-            if stats.stop or state.step % cfg.save_every == 0 or state.step == cfg.steps:
-                save(run_dir, state, model, optimizer, tokenizer, experiment, accelerator.is_main_process)
+            if stats.stop or state.step % cfg.save_every == 0 or over or passed:
+                save(run_dir, state, model, optimizer, tokenizer, experiment, log.main, passed)
                 clock.lap("checkpoint")
-            if stats.stop and state.step < cfg.steps:
+            if stats.stop and not over:
                 log.close()
                 raise Interrupted(state.step)
     log.close()
     return state
+
+
+def batches_seen(experiment: Any, step: int, processes: int) -> float:
+    """The audio of the steps so far, in batches of `train.regularizer_seconds`: by the cap, not by what the
+    batches held, so that it is a function of the step. Without a cap, a batch counts as one."""
+    cfg: TrainConfig = experiment.train
+    cap = (experiment.data.plan.max_seconds or cfg.regularizer_seconds) * processes * cfg.accumulate
+    return adjusted_steps(step, batch_seconds=cap, reference_seconds=cfg.regularizer_seconds)
+
+
+def open_log(run_dir: Path, experiment: Any, state: State, accelerator: Accelerator, facts: dict) -> RunLog:
+    log = RunLog(run_dir, main=accelerator.is_main_process, resumed_step=state.step)
+    log.start(experiment, sys.argv, facts | {"world_size": accelerator.num_processes})
+    if state.step:
+        log.say(f"continuing at step {state.step} of {experiment.train.steps}")
+    return log
 
 
 def take(stream: Iterator[tuple[Position, Batch]], count: int, state: State) -> list[Batch]:
@@ -234,7 +244,7 @@ def train_step(
     model.train()
     for g in optimizer.param_groups:
         rate = schedule.encoder_rate if g.get("encoder") else schedule.head_rate
-        g["lr"] = rate(cfg, state.step, state.position[0]) * g.get("scale", 1.0)
+        g["lr"] = rate(cfg, state.step, schedule.epoch(cfg, state.position)) * g.get("scale", 1.0)
     mine = [
         sum(count(b, cfg.per) for b in group),
         sum(b.size for b in group),
@@ -243,6 +253,7 @@ def train_step(
     ]
     total, utterances, audio_seconds, stops = all_reduce_sum([float(x) for x in mine], device)
     scale = accelerator.num_processes / max(total, 1.0)
+    set_loss_scale(model, scale)
     # The draw of TDT's omega depends on (seed, step) alone: alike on all ranks, and nothing to save.
     generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + state.step)
     bare: SpeechModel = accelerator.unwrap_model(model)
@@ -265,19 +276,25 @@ def train_step(
             if (value := getattr(losses, name)) is not None:
                 sums[j] += value.detach().masked_fill(~feasible, 0.0).sum()
     state.infeasible += name_unusable(tallies, state.step, run_dir, device)
-    grad_norm, clipped = clip(model, optimizer, cfg), ""
-    optimizer.step()
-    if isinstance(optimizer, ScaledAdam):
-        found = optimizer.clippings()
-        grad_norm = sum(c.norm**2 for c in found) ** 0.5
-        clipped = "; ".join(str(c) for c in found if c.factor < 1)
-    optimizer.zero_grad(set_to_none=True)
+    grad_norm, clipped = update(model, optimizer, cfg)
     clock.lap("optimizer")
     loss, *parts = all_reduce_sum(sums.tolist(), device)
     return StepStats(
         loss=loss, parts=dict(zip(names[1:], parts, strict=True)), count=total, utterances=utterances,
         audio_seconds=audio_seconds, grad_norm=grad_norm, clipped=clipped, stop=stops > 0,
     )  # fmt: skip
+
+
+def update(model: torch.nn.Module, optimizer: torch.optim.Optimizer, cfg: TrainConfig) -> tuple[float, str]:
+    """A step of the optimizer: the gradients' norm and, where ScaledAdam clipped them, what it says of it."""
+    norm, clipped = clip(model, optimizer, cfg), ""
+    optimizer.step()
+    if isinstance(optimizer, ScaledAdam):
+        found = optimizer.clippings()
+        norm = sum(c.norm**2 for c in found) ** 0.5
+        clipped = "; ".join(str(c) for c in found if c.factor < 1)
+    optimizer.zero_grad(set_to_none=True)
+    return norm, clipped
 
 
 def count(batch: Batch, per: str) -> int:
@@ -338,16 +355,16 @@ def report(
     log: RunLog, state: State, model: SpeechModel, cfg: TrainConfig, window: Window, clock: Clock, rate: float
 ) -> None:
     """One line on the terminal, one in metrics.jsonl; then a new window."""
-    sums, last = window.sums, state.step - 1
+    sums, last, epoch = window.sums, state.step - 1, schedule.epoch(cfg, state.position)
     step_seconds = {k: v for k, v in clock.seconds.items() if k not in ("validate", "checkpoint")}
     spent = sum(step_seconds.values())
     shares = {f"share_{k}": round(v / spent, 4) for k, v in step_seconds.items()}
     values: dict[str, Any] = {
-        "epoch": state.position[0],
+        "epoch": epoch,
         "loss": sums["loss"] / sums["count"],
         **{f"{part}_loss": sums[part] / sums["count"] for part in model.parts},
-        "lr": schedule.head_rate(cfg, last, state.position[0]),
-        "encoder_lr": schedule.encoder_rate(cfg, last, state.position[0]),
+        "lr": schedule.head_rate(cfg, last, epoch),
+        "encoder_lr": schedule.encoder_rate(cfg, last, epoch),
         "ctc_weight": schedule.ctc_weight(cfg, last, full=model.ctc_weight),
         "grad_norm": sums["grad_norm"] / window.steps,
         "seconds_per_step": spent / window.steps,
@@ -365,7 +382,7 @@ def report(
     log.metrics("train", state.step, values | shares)
     left = (cfg.steps - state.step) / rate if rate else 0.0
     log.say(
-        f"step {state.step}/{cfg.steps}  epoch {state.position[0]}  loss {values['loss']:.3f} "
+        f"step {state.step}/{cfg.steps}  epoch {epoch}  loss {values['loss']:.3f} "
         + (f"({parts})  " if parts else " ")
         + f"{_rates(values)}  "
         f"grad {values['grad_norm']:.2f}  {values['seconds_per_step']:.2f} s/step  "

@@ -7,6 +7,8 @@ whole curve.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from maya.train.config import TrainConfig
 from maya.train.eden import eden
@@ -67,6 +69,16 @@ def _rate(cfg: TrainConfig, step: int, epoch: int, *, peak: float, start: int) -
     return warmup_cosine(
         step, peak=peak, floor=floor, warmup_steps=cfg.warmup_steps, total_steps=cfg.steps, start=start
     )
+
+
+def epoch(cfg: TrainConfig, position: Sequence[Any]) -> int:
+    """How many epochs lie behind a position in the data, whose first number is that of whole passes."""
+    return position[0] // cfg.passes
+
+
+def is_over(cfg: TrainConfig, step: int, epochs: int) -> bool:
+    """Whether training ends after so many steps and epochs."""
+    return step >= cfg.steps or 0 < cfg.epochs <= epochs
 
 
 def encoder_frozen(cfg: TrainConfig, step: int) -> bool:

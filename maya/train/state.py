@@ -12,6 +12,7 @@ from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train import checkpoint as ckpt
+from maya.train import schedule
 from maya.train.averaging import RunningAverage
 from maya.train.distributed import barrier, gather_objects, rank, world_size
 from maya.train.runlog import RunLog
@@ -58,9 +59,13 @@ def keep_best(
 
 def save(
     run_dir: Path, state: State, model: SpeechModel, optimizer: torch.optim.Optimizer,
-    tokenizer: Tokenizer, experiment: Any, main: bool,
+    tokenizer: Tokenizer, experiment: Any, main: bool, passed: bool = False,
 ) -> None:  # fmt: skip
-    """Write the training checkpoint of this step (rank 0), with every rank's random state; drop old ones."""
+    """Write the training checkpoint of this step (rank 0), with every rank's random state; drop old ones.
+
+    With `passed`, at the end of an epoch, also keep the weights and their average as epoch-0001.pt ...: any
+    two of these give the mean over the epochs between them. Training does not continue from them.
+    """
     rngs = gather_objects(ckpt.rng_state())
     if main:
         training = {
@@ -76,6 +81,13 @@ def save(
             model_config=model.cfg, tokenizer=tokenizer, weights=model.state_dict(), step=state.step,
             notes={"experiment": experiment.name}, training=training,
         ))  # fmt: skip
+        if passed:
+            epoch = schedule.epoch(experiment.train, state.position)
+            ckpt.save_checkpoint(ckpt.epoch_path(run_dir, epoch), ckpt.Checkpoint(
+                model_config=model.cfg, tokenizer=tokenizer, weights=model.state_dict(), step=state.step,
+                notes={"experiment": experiment.name, "epoch": epoch},
+                training={"average": training["average"]},
+            ))  # fmt: skip
         for _, old in ckpt.step_checkpoints(run_dir)[: -experiment.train.keep]:
             old.unlink()
     barrier()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from maya.data.table import Entry, part_path, write_table
 from maya.errors import MayaError
 from maya.recipes import average as stage
 from maya.text.tokenizer import TokenizerConfig, train_tokenizer
@@ -87,3 +88,91 @@ def test_dev_chooses_and_its_scores_are_kept(run: Path, monkeypatch: pytest.Monk
     stage.average(tiny.experiment(), run, run, step=300, avg=100)
     chosen = ckpt.load_checkpoint(run / "averaged.pt")
     assert chosen.notes["weights"] == "mean of steps 200–300" and chosen.step == 300
+
+
+def of_epochs(run: Path) -> Path:
+    """The same run, of which epochs 1, 2 and 3 ended at steps 100, 200 and 300."""
+    for epoch, (_, path) in enumerate(ckpt.step_checkpoints(run), start=1):
+        ckpt.epoch_path(run, epoch).write_bytes(path.read_bytes())
+    return run
+
+
+def test_epoch_and_avg_need_two_files(run: Path) -> None:
+    there = ckpt.epoch_checkpoints(of_epochs(run))
+    assert list(there) == [1, 2, 3]
+    assert float(stage.passes(there, 3, 2).weights["w"]) == 205.0
+    assert stage.passes(there, 3, 2).name == "mean of epochs 2–3"
+    assert float(stage.passes(there, 2, 2).weights["w"]) == 105.0  # from the first step on
+    there[2].unlink()
+    assert float(stage.passes(ckpt.epoch_checkpoints(run), 3, 2).weights["w"]) == 205.0
+    for epoch, avg in ((3, 1), (2, 1), (3, 4), (3, 0), (9, 1)):
+        with pytest.raises(MayaError, match="kept are those of 1, 3 "):
+            stage.passes(ckpt.epoch_checkpoints(run), epoch, avg)
+
+
+def test_pairs_to_choose_from() -> None:
+    everything = range(1, 51)
+    default = list(stage.choices(everything, (), ()))
+    assert {e for e, _ in default} == {40, 45, 50}
+    assert [a for e, a in default if e == 50] == [5, 10, 15, 20, 25]
+    assert list(stage.choices([10, 20, 30], (), (10, 20, 30))) == [(30, 10), (30, 20), (30, 30)]
+    assert list(stage.choices([10, 20, 30], (20, 25), (10, 20, 30))) == [(20, 10), (20, 20)]
+
+
+def prepared(folder: Path, sets: dict[str, list[str]]) -> Path:
+    """Tables of utterances with these ids."""
+    nothing = {"path": "a.wav", "file_size": 1, "file_mtime": 1, "sample_rate": 16000, "channels": 1}
+    nothing |= {"num_samples": 16000, "start": None, "duration": 1.0, "text": "a", "raw_text": "a"}
+    nothing |= dict.fromkeys(("offset", "size", "member", "kind", "source", "licence"))
+    for name, ids in sets.items():
+        rows = [Entry(id=i, language="en", speaker="s", where="", **nothing) for i in ids]
+        write_table(part_path(folder, name), rows)
+    return folder
+
+
+def test_dev_sets_select_epoch_and_avg(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = {"dev-clean": 195.0, "dev-other": 215.0}  # together they like 205, the mean of epochs 2 and 3
+
+    class Model(nn.Module):
+        def __init__(self, cfg: object) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1))
+
+    def validation(*_: object, part: str, whole: bool) -> object:
+        assert whole
+        return lambda model: {"wer": (float(model.w.detach()) - wanted[part]) ** 2 / 1e4}
+
+    monkeypatch.setattr(stage, "HybridModel", Model)
+    monkeypatch.setattr(stage, "dev_validation", validation)
+    data = prepared(
+        tmp_path, {"train": ["t"], "dev": ["a", "b"], "dev-clean": ["a"], "dev-other": ["b"], "test": ["c"],
+                   "test-clean": ["c"]},
+    )  # fmt: skip
+    assert stage.dev_sets(data) == ["dev-clean", "dev-other"]
+    stage.select(tiny.experiment(), data, of_epochs(run), epochs=(2, 3), avgs=(1, 2))
+    chosen = ckpt.load_checkpoint(run / "averaged.pt")
+    assert float(chosen.weights["w"]) == 205.0 and chosen.step == 300
+    assert chosen.notes["selected"]["epoch"] == 3 and chosen.notes["selected"]["avg"] == 2
+    table = (run / "select.md").read_text().splitlines()
+    assert table[0] == "| epoch | avg | dev-clean | dev-other | mean |" and len(table) == 2 + 4
+    assert table[-1] == "| **3** | **2** | **1.00** | **1.00** | **1.00** |"
+    capsys.readouterr()
+    stage.select(tiny.experiment(), data, run, epochs=(2, 3), avgs=(1, 2))
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_nothing_is_selected_on_the_test_set(run: Path, tmp_path: Path) -> None:
+    data = prepared(tmp_path, {"train": ["t"], "dev": ["a"], "test": ["c"], "test-clean": ["c"]})
+    assert stage.dev_sets(data) == ["dev"]
+    with pytest.raises(MayaError, match="no checkpoints of epochs"):
+        stage.select(tiny.experiment(), data, run)
+    of_epochs(run)
+    for name in ("test", "test-clean"):
+        with pytest.raises(MayaError, match=f"^{name} holds utterances of the test set"):
+            stage.select(tiny.experiment(), data, run, sets=("dev", name))
+    with pytest.raises(MayaError, match="keeps the epochs 1, 2, 3: none"):
+        stage.select(tiny.experiment(), data, run, epochs=(9,))
+    with pytest.raises(MayaError, match="with --avg over how many"):
+        stage.average(tiny.experiment(), data, run, epoch=3)

@@ -10,8 +10,9 @@ from maya.data.probe import ProbeConfig, probe
 from maya.data.table import Entry, Table, entry_of, write_table
 from maya.data.token_table import token_path, write_tokens
 from maya.models.hybrid import HybridConfig
+from maya.recipes.experiment import Experiment
 from maya.recipes.tokenizer import frame_clock
-from maya.recipes.train import drop_infeasible, shared_tokens, thin
+from maya.recipes.train import drop_infeasible, shared_tokens, thin, usable
 from tests.data.making import make_tokenizer, write_corpus
 
 
@@ -49,6 +50,20 @@ def test_what_ctc_cannot_align_is_left_out(tmp_path: Path, entries: list[Entry])
     assert "frames needed for" in dropped[0]["reason"]
     cfg.ctc_weight = 0.0
     assert drop_infeasible(table, tokens, cfg, 1.1) == (None, [])
+
+
+def test_lengths_that_training_does_not_take(tmp_path: Path, entries: list[Entry]) -> None:
+    table, tokenizer, exp = make_table(tmp_path, entries), make_tokenizer(), Experiment(name="lengths")
+    exp.model.ctc_weight = 0.0
+    tokens = write_tokens(token_path(tmp_path, "train"), table, tokenizer)
+    assert usable(table, tokens, exp) == (None, [])
+    lengths = np.sort(table.durations)
+    exp.data.min_seconds, exp.data.max_seconds = float(lengths[5]), float(lengths[-5])
+    rows, dropped = usable(table, tokens, exp)
+    assert rows is not None and len(rows) + len(dropped) == 20 and 0 < len(rows) < 20
+    assert all(lengths[5] <= s <= lengths[-5] for s in table.durations[rows])
+    assert {d["id"] for d in dropped} == set(table.ids) - {table.ids[row] for row in rows.tolist()}
+    assert "s, and data takes" in dropped[0]["reason"]
 
 
 def test_tokens_of_other_data_are_made_again(tmp_path: Path, entries: list[Entry]) -> None:

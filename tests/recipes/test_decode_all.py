@@ -1,0 +1,82 @@
+"""Several sets and methods in one go, and one table of what came of them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from maya.errors import MayaError
+from maya.models.hybrid import build_model, with_vocabulary
+from maya.recipes.cli import main
+from maya.recipes.decode_all import can_decode, decode_all, score_all, wer_table
+from maya.recipes.prepare import prepare
+from maya.recipes.score import score
+from maya.recipes.tokenizer import tokenizer
+from maya.text.tokenizer import Tokenizer
+from maya.train.checkpoint import Checkpoint, save_checkpoint
+from tests import tiny, tones
+
+
+@pytest.fixture(scope="module")
+def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data, and a run with an untrained model of an RNN-T and a CTC head."""
+    top = tmp_path_factory.mktemp("decode_all")
+    exp = tiny.experiment()
+    exp.model.transducer = "rnnt"
+    tones.make_corpus(top / "corpus", utterances=12)
+    prepare(exp, top / "corpus", top / "data")
+    tokenizer(exp, top / "data", top / "run")
+    pieces = Tokenizer.load(top / "run" / "tokenizer.model")
+    torch.manual_seed(0)
+    model = build_model(with_vocabulary(exp.model, pieces.vocab_size, ("en", "hi")))
+    save_checkpoint(top / "run" / "best.pt", Checkpoint(model_config=model.cfg, tokenizer=pieces,
+                    weights=model.state_dict(), step=0, notes={}))  # fmt: skip
+    return top
+
+
+def test_every_method_on_every_set(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exp, run = tiny.experiment(), top / "run"
+    exp.decode.lm_order, exp.decode.max_symbols = 0, 2
+    decode_all(exp, top / "data", run, splits=["dev", "test"], methods=["all"])
+    found = {str(path.parent.relative_to(run / "decode")) for path in run.rglob("hyps.jsonl")}
+    methods = ("transducer", "modified_beam", "ctc", "ctc_beam")
+    assert found == {f"{method}/{split}" for method in methods for split in ("dev", "test")}
+    assert exp.decode.method == "transducer"  # the caller's experiment is as it was
+    capsys.readouterr()
+    lines = score_all(run, data=top / "data").splitlines()
+    assert lines[0] == "| method | dev | test |"
+    assert [line.split("|")[1].strip() for line in lines[2:]] == list(methods)
+    assert (run / "decode" / "wer.md").read_text().splitlines() == lines
+    assert all((run / "decode" / name / "report.html").is_file() for name in found)
+    shown = capsys.readouterr().out
+    assert lines[2] in shown and "TensorBoard" not in shown  # one table, not one for each set
+
+
+def test_the_table_has_each_rate_where_it_belongs(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    how = ["--experiment", "tests.tiny", "--data", str(top / "data"), "--run-dir", str(top / "run")]
+    less = ["--set", "decode.lm_order=0", "--set", "decode.max_symbols=2"]
+    assert main(["decode", *how, *less, "--split", "dev", "test", "--method", "ctc"]) == 0
+    one = {split: score(top / "run", split=f"ctc/{split}", show=False) for split in ("dev", "test")}
+    line = wer_table({("ctc", "test"): one["test"], ("transducer", "dev"): one["dev"]}).splitlines()
+    assert line[2].startswith(f"| transducer | {100 * one['dev'].macro_wer:.2f} [") and line[2].endswith(
+        "|  |"
+    )
+    assert line[3].startswith(f"| ctc |  | {100 * one['test'].macro_wer:.2f} [")
+    capsys.readouterr()
+    assert main(["score", "--run-dir", str(top / "run"), "--split", "all"]) == 0
+    assert "| ctc | " in capsys.readouterr().out
+
+
+def test_methods_that_are_not_there(top: Path, tmp_path: Path) -> None:
+    with pytest.raises(MayaError, match=r"no decode\.method 'beam'; there are transducer, modified_beam"):
+        decode_all(tiny.experiment(), top / "data", top / "run", splits=["dev"], methods=["beam"])
+    with pytest.raises(MayaError, match="needs an attention decoder"):
+        decode_all(tiny.experiment(), top / "data", top / "run", splits=["dev"], methods=["attention"])
+    with pytest.raises(MayaError, match="there is no table .*dev-clean"):
+        decode_all(tiny.experiment(), top / "data", top / "run", splits=["dev-clean"], methods=["ctc"])
+    with pytest.raises(MayaError, match="holds no hypotheses"):
+        score_all(tmp_path)
+    model = tiny.experiment().model
+    assert can_decode(model, "transducer") and not can_decode(model, "modified_beam")  # of TDT
+    model.transducer = "none"
+    assert not can_decode(model, "transducer") and can_decode(model, "ctc_beam")

@@ -1,0 +1,57 @@
+"""Training by passes over the data: where it ends, and what each pass leaves behind."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from maya.errors import MayaError
+from maya.recipes.average import average
+from maya.recipes.experiment import Experiment
+from maya.recipes.prepare import prepare
+from maya.recipes.tokenizer import tokenizer
+from maya.recipes.train import train
+from maya.train import schedule
+from maya.train.checkpoint import epoch_checkpoints, load_checkpoint, step_checkpoints
+from maya.train.config import TrainConfig, check
+from maya.train.eden import EdenConfig
+from tests import tiny, tones
+
+
+def _experiment() -> Experiment:
+    exp = tiny.experiment()
+    exp.train.schedule, exp.train.eden = "eden", EdenConfig(warmup_steps=2.0)
+    exp.train.steps, exp.train.epochs, exp.train.keep = 10_000, 2, 1
+    exp.train.average_every = 1
+    exp.train.valid_every = exp.train.save_every = 10_000
+    return exp
+
+
+def test_each_pass_leaves_its_weights_and_the_last_one_ends_it(tmp_path: Path) -> None:
+    exp = _experiment()
+    tones.make_corpus(tmp_path / "corpus", utterances=12)
+    prepare(exp, tmp_path / "corpus", tmp_path / "data")
+    tokenizer(exp, tmp_path / "data", tmp_path / "run")
+    train(exp, tmp_path / "data", tmp_path / "run", cpu=True)
+    left = {e: load_checkpoint(p, training=True) for e, p in epoch_checkpoints(tmp_path / "run").items()}
+    assert list(left) == [1, 2] and left[1].step < left[2].step
+    (step, path), *more = step_checkpoints(tmp_path / "run")
+    assert not more and step == left[2].step  # the newest only, from which training would continue
+    last = load_checkpoint(path, training=True)
+    assert last.training is not None and last.training["position"][:2] == [2, 0]
+    assert all(torch.equal(last.weights[name], value) for name, value in left[2].weights.items())
+    counts = [made.training["average"]["count"] for made in left.values() if made.training]
+    assert counts == [left[1].step, left[2].step]
+    assert set(left[1].training or ()) == {"average"}  # no optimizer: half of the size
+    average(exp, tmp_path / "data", tmp_path / "run", epoch=2, avg=1)
+    mean = load_checkpoint(tmp_path / "run" / "averaged.pt")
+    assert mean.notes["weights"] == "mean of epochs 2–2" and mean.step == step
+
+
+def test_what_ends_a_training() -> None:
+    by_steps, by_epochs = TrainConfig(steps=5), TrainConfig(steps=5, epochs=2, schedule="eden")
+    assert [schedule.is_over(by_steps, 4, 99), schedule.is_over(by_steps, 5, 0)] == [False, True]
+    assert [schedule.is_over(by_epochs, 4, n) for n in (0, 1, 2)] == [False, False, True]
+    assert schedule.is_over(by_epochs, 5, 1)
+    with pytest.raises(MayaError, match=r"train\.epochs is for train\.schedule=eden"):
+        check(TrainConfig(epochs=3), tiny.experiment().model)
