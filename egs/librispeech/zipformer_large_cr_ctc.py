@@ -1,0 +1,13 @@
+"""Zipformer-L with CR-CTC, 147 M parameters, LibriSpeech 960 h; a step holds every utterance twice.
+
+Run:    ./egs/librispeech/run.sh --source DIR --experiment zipformer_large_cr_ctc --gpus 2
+Not run yet: RESULTS.md has icefall's figures, which are the target.
+"""
+
+from egs.librispeech import shared
+from maya.recipes import presets
+from maya.recipes.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    return shared.cr_ctc("zipformer_large_cr_ctc", presets.zipformer_large(), gpus=2, max_seconds=1400.0)

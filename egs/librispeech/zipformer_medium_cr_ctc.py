@@ -1,0 +1,13 @@
+"""Zipformer-M with CR-CTC, 64 M parameters, LibriSpeech 960 h; a step holds every utterance twice.
+
+Run:    ./egs/librispeech/run.sh --source DIR --experiment zipformer_medium_cr_ctc --gpus 4
+Not run yet: RESULTS.md has icefall's figures, which are the target.
+"""
+
+from egs.librispeech import shared
+from maya.recipes import presets
+from maya.recipes.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    return shared.cr_ctc("zipformer_medium_cr_ctc", presets.zipformer_medium(), gpus=4, max_seconds=700.0)

@@ -1,0 +1,13 @@
+"""Zipformer-S with CTC, 22 M parameters, LibriSpeech 960 h; batches as with the attention decoder.
+
+Run:    ./egs/librispeech/run.sh --source DIR --experiment zipformer_small_ctc --gpus 2
+Not run yet: RESULTS.md has icefall's figures, which are the target.
+"""
+
+from egs.librispeech import shared
+from maya.recipes import presets
+from maya.recipes.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    return shared.ctc("zipformer_small_ctc", presets.zipformer_small(), gpus=2, max_seconds=1700.0)

@@ -1,0 +1,13 @@
+"""Zipformer-S with CTC and an attention decoder, 46 M parameters, LibriSpeech 960 h.
+
+Run:    ./egs/librispeech/run.sh --source DIR --experiment zipformer_small_ctc_aed --gpus 2
+Not run yet: RESULTS.md has icefall's figures, which are the target.
+"""
+
+from egs.librispeech import shared
+from maya.recipes import presets
+from maya.recipes.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    return shared.ctc_aed("zipformer_small_ctc_aed", presets.zipformer_small(), gpus=2, max_seconds=1700.0)
