@@ -1,16 +1,20 @@
 """Acoustic encoders: one config in; forward(x (B, T, F), x_lens (B,)) -> (B, S, D), lens (B,)."""
 
 from maya.encoders.fastconformer import FastConformer, FastConformerConfig
+from maya.encoders.lact import LaCT
+from maya.encoders.lact_config import LaCTConfig
 from maya.encoders.zipformer import Zipformer
 from maya.encoders.zipformer_config import ZipformerConfig
 
-AnyEncoder = FastConformer | Zipformer
-AnyEncoderConfig = FastConformerConfig | ZipformerConfig
+AnyEncoder = FastConformer | Zipformer | LaCT
+AnyEncoderConfig = FastConformerConfig | ZipformerConfig | LaCTConfig
 
 
 def build_encoder(cfg: AnyEncoderConfig) -> AnyEncoder:
     """A freshly initialised encoder on the current default device."""
-    return FastConformer(cfg) if isinstance(cfg, FastConformerConfig) else Zipformer(cfg)
+    if isinstance(cfg, FastConformerConfig):
+        return FastConformer(cfg)
+    return LaCT(cfg) if isinstance(cfg, LaCTConfig) else Zipformer(cfg)
 
 
 __all__ = [
@@ -18,6 +22,8 @@ __all__ = [
     "AnyEncoderConfig",
     "FastConformer",
     "FastConformerConfig",
+    "LaCT",
+    "LaCTConfig",
     "Zipformer",
     "ZipformerConfig",
     "build_encoder",

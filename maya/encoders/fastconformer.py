@@ -3,7 +3,7 @@
 import math
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,8 @@ from maya.encoders.attention import (
 )
 from maya.encoders.dropout import Dropout, dropout
 from maya.encoders.global_tokens import GlobalTokenAttention
+from maya.encoders.lact_fast_weights import FastWeightConfig, check_fast_weights, reset_fast_weights
+from maya.encoders.lact_mixer import FastWeightMixer
 from maya.encoders.masked_norm import MaskedBatchNorm, untracked_statistics
 from maya.encoders.streaming import StreamState, initial_state, stream
 from maya.encoders.subsampling import DepthwiseStridedSubsampling
@@ -64,6 +66,8 @@ class FastConformerConfig:
     global_tokens: int = 0
     global_tokens_spacing: int = 1
     global_attn_separate: bool = False
+    # Fast weights (LaCT) in the place of attention, which then has no part in the layers; None: attention.
+    fast_weights: FastWeightConfig | None = None
     causal_downsampling: bool = False  # subsampling that looks back alone
     conv_context: Literal["symmetric", "causal"] = "symmetric"  # of the layers' convolutions
     conv_norm: Literal["batch_norm", "layer_norm"] = "batch_norm"
@@ -121,13 +125,8 @@ class FastConformer(nn.Module):
             elif isinstance(module, RelPositionAttention):
                 nn.init.zeros_(module.pos_bias_u)
                 nn.init.zeros_(module.pos_bias_v)
-        for module in self.pre_encode.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                # A depthwise convolution is followed by a pointwise one, without a ReLU between them.
-                halved = isinstance(module, nn.Conv2d) and module.groups == 1
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if halved else "linear")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        reset_fast_weights(self)
+        init_front(self.pre_encode)
         if self.cfg.xscaling:  # unit variance enters the layers either way
             with torch.no_grad():
                 self.pre_encode.out.weight.div_(math.sqrt(self.cfg.d_model))
@@ -269,6 +268,17 @@ class FastConformer(nn.Module):
         return rows if any(rows.lens) and frames < (1 - PACK_ABOVE) * size * len(lens) else None
 
 
+def init_front(front: DepthwiseStridedSubsampling) -> None:
+    """Weights that keep the variance, biases zero; `FastConformer.init_weights` says why."""
+    for module in front.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            # A depthwise convolution is followed by a pointwise one, without a ReLU between them.
+            halved = isinstance(module, nn.Conv2d) and module.groups == 1
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if halved else "linear")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 def check(cfg: FastConformerConfig) -> None:
     """Refuse a configuration that cannot be built, with the reason (MayaError)."""
     if cfg.d_model % cfg.n_heads:
@@ -277,6 +287,13 @@ def check(cfg: FastConformerConfig) -> None:
         raise MayaError(
             f"encoder.d_model={cfg.d_model} must be even and encoder.conv_kernel={cfg.conv_kernel} odd"
         )
+    if cfg.fast_weights is not None:
+        check_fast_weights(cfg.fast_weights, cfg.d_model)
+        if not cfg.untie_biases or cfg.global_tokens:
+            raise MayaError(
+                "encoder.fast_weights stand in the place of attention: encoder.untie_biases=false and "
+                "encoder.global_tokens, which are about attention, do not go with them"
+            )
     contexts, chances = cfg.att_context_size, cfg.att_context_probs
     if not contexts:
         raise MayaError("encoder.att_context_size needs a pair of frames, (-1, -1) for all of them")
@@ -317,7 +334,7 @@ class ConformerLayer(nn.Module):
         self.norm_conv = nn.LayerNorm(cfg.d_model)
         self.conv = ConvModule(cfg)
         self.norm_self_att = nn.LayerNorm(cfg.d_model)
-        self.self_attn = attention_of(cfg)
+        self.self_attn: Any = attention_of(cfg)
         self.norm_feed_forward2 = nn.LayerNorm(cfg.d_model)
         self.feed_forward2 = FeedForward(cfg)
         self.norm_out = nn.LayerNorm(cfg.d_model)
@@ -342,8 +359,10 @@ class ConformerLayer(nn.Module):
             part.copy_(self.norm_out(part))
 
 
-def attention_of(cfg: FastConformerConfig) -> RelPositionAttention:
-    """The attention module that the configuration asks for."""
+def attention_of(cfg: FastConformerConfig) -> RelPositionAttention | FastWeightMixer:
+    """The attention module that the configuration asks for, or what stands in its place."""
+    if cfg.fast_weights is not None:
+        return FastWeightMixer(cfg.d_model, cfg.fast_weights, bias=cfg.use_bias)
     if cfg.global_tokens == 0:
         return RelPositionAttention(cfg.d_model, cfg.n_heads, bias=cfg.use_bias, dropout=cfg.dropout_att)
     return GlobalTokenAttention(

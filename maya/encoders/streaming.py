@@ -93,6 +93,8 @@ def initial_state(encoder: FastConformer, batch: int, context: tuple[int, int] |
         why = f"waits for frames to come (att_context_size {left, right}, style {cfg.att_context_style})"
     elif cfg.global_tokens:
         why = "has global tokens, which see the whole utterance"
+    elif cfg.fast_weights is not None:
+        why = "has fast weights in the place of attention, whose stream is that of the LaCT encoder"
     if why is not None:
         raise MayaError(
             f"this encoder cannot stream: it {why}; train it so from the start, or transcribe whole files"

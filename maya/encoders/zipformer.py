@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from maya.encoders.bias_norm import BiasNorm
 from maya.encoders.dropout import dropout
+from maya.encoders.lact_fast_weights import reset_fast_weights
 from maya.encoders.regularizers import Controls, Number, Regulated, Schedule
 from maya.encoders.zipformer_attention import (
     HIDDEN,
@@ -87,6 +88,7 @@ class Zipformer(Regulated):
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv1d, BiasNorm)):
                 module.reset_parameters()
+        reset_fast_weights(self)
         for module in self.modules():
             if isinstance(module, Downsample):
                 nn.init.zeros_(module.bias)

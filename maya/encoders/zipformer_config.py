@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from maya.config import config
+from maya.encoders.lact_fast_weights import FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
 
 
@@ -32,6 +33,8 @@ class ZipformerConfig:
     causal: bool = False  # convolutions that can work chunk by chunk
     chunk_frames: tuple[int, ...] = (16, 32, 64, -1)  # one is drawn for each training batch; -1: all is one
     left_context_frames: tuple[int, ...] = (64, 128, 256, -1)  # likewise; -1: all that went before
+    # Fast weights (LaCT) in the place of all attention; None: attention.
+    fast_weights: FastWeightConfig | None = None
     # "icefall": as there, an utterance's last frames depend on how far its batch is padded.
     padding: Literal["invariant", "icefall"] = "invariant"
     dropout: float | None = None  # None: 0.3 falling to 0.1 over 20 000 batches
@@ -112,6 +115,14 @@ def check(cfg: ZipformerConfig) -> None:
         )
     if cfg.feat_in < 7:
         raise MayaError(f"encoder.feat_in={cfg.feat_in} is too few for the front end: 7 at least")
+    if cfg.fast_weights is not None:
+        for width in cfg.dims:
+            check_fast_weights(cfg.fast_weights, width)
+        if cfg.causal:
+            raise MayaError(
+                "encoder.fast_weights do not go with encoder.causal=true in a Zipformer; the LaCT encoder "
+                "streams with fast weights"
+            )
     if cfg.causal:
         if not (cfg.chunk_frames and cfg.left_context_frames):
             raise MayaError("a causal encoder needs encoder.chunk_frames and encoder.left_context_frames")

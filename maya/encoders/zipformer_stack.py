@@ -1,11 +1,14 @@
 """Stacks of Zipformer layers, each at its own frame rate."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from maya.encoders.lact_zipformer import FastWeightZipformerLayer
 from maya.encoders.regularizers import Number, Schedule
 from maya.encoders.zipformer_attention import Span
 from maya.encoders.zipformer_config import ZipformerConfig
@@ -17,12 +20,15 @@ def make_stack(cfg: ZipformerConfig, index: int, dropout: Number) -> nn.Module:
     being skipped falls from a half."""
     width, factor, count = cfg.dims[index], cfg.downsampling[index], cfg.layers[index]
     step = cfg.warmup_batches / (len(cfg.dims) + 1)
+    make: Callable[..., ZipformerLayer] = ZipformerLayer
+    if cfg.fast_weights is not None:
+        make = partial(FastWeightZipformerLayer, fast_weights=cfg.fast_weights)
     layers = []
     for layer in range(count):
         begin = step * (index + 1 + layer / count)
         skip = Schedule((begin, 0.5), (begin + step / count, 0.035 * math.sqrt(factor)))
         layers.append(
-            ZipformerLayer(
+            make(
                 width=width,
                 heads=cfg.heads[index],
                 ff=cfg.ff_dims[index],
