@@ -13,6 +13,7 @@ from maya.encoders.regularizers import Balancer, LossScale, Schedule, Switch, Wh
 
 HIDDEN = -1000.0  # added to the score of a key that must not be seen; finite, so that an empty row is no NaN
 SCORE_LIMIT, SCORE_PENALTY = 25.0, 1e-4
+CACHED_SCORES = 1 << 18  # 1 MiB in fp32
 
 
 def compact_positions(queries: int, keys: int, width: int, device: torch.device) -> Tensor:
@@ -127,7 +128,7 @@ class _Weights(torch.autograd.Function):
 
     What autograd makes of the same lines passes over tensors of weights half as often again: for the padding
     of the shifted scores' gradient with zeros, and of the first head's gradient with zeros for the others. On
-    a CPU one sequence is worked on at a time, so that its scores stay in the cache.
+    a CPU as many sequences are worked on at a time as have scores that stay in the cache.
     """
 
     @staticmethod
@@ -135,7 +136,7 @@ class _Weights(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, p: Tensor, table: Tensor, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         weights = q.new_empty(*q.shape[:3], k.shape[2])
-        for rows in _rows(q):
+        for rows in _rows(q, k.shape[2]):
             scores = relative_shift(p[rows] @ table, k.shape[2])
             scores = (q[rows] @ k[rows].mT).add_(scores)
             if hidden is not None:
@@ -150,11 +151,11 @@ class _Weights(torch.autograd.Function):
         q, k, p, table, weights = ctx.saved_tensors
         grads = q.new_empty(q.shape), k.new_empty(k.shape), p.new_empty(p.shape)
         grad_table, padded = torch.zeros_like(table), None
-        for rows in _rows(q):
+        for rows in _rows(q, k.shape[2]):
             kept = weights[rows]
             scores = _softmax_backward(grad[rows], kept)
             scores[:, 0] += _softmax_backward(grad_first[rows], kept[:, 0])
-            if padded is None:  # zero outside the window, which every turn writes over
+            if padded is None or len(padded) != len(scores):  # zero outside the window, which turns write over
                 padded = scores.new_zeros(*scores.shape[:3], table.shape[-1])
             window = relative_shift(padded, k.shape[2])
             window.copy_(scores)
@@ -165,11 +166,12 @@ class _Weights(torch.autograd.Function):
         return *grads, grad_table, None
 
 
-def _rows(x: Tensor) -> list[slice]:
-    """Parts of a batch: on a CPU row by row."""
-    if x.device.type != "cpu":
+def _rows(q: Tensor, keys: int) -> list[slice]:
+    """Parts of a batch of queries (B, H, S, Q): on a CPU rows with so few scores that they stay in the cache."""
+    if q.device.type != "cpu":
         return [slice(None)]
-    return [slice(row, row + 1) for row in range(len(x))]
+    step = max(1, CACHED_SCORES // (q.shape[1] * q.shape[2] * keys))
+    return [slice(row, row + step) for row in range(0, len(q), step)]
 
 
 def _softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
