@@ -134,8 +134,8 @@ def zipformer_large() -> HybridConfig:
 def zipformer_low_resource() -> HybridConfig:
     """About 1 M parameters: a Zipformer of the size of `low_resource`, with its features, masks and noise.
 
-    Normalised features and AdamW: on a few hours, filter banks as they are and ScaledAdam leave a Zipformer
-    waiting at the frequencies of the words for most of a short training (egs/digits/RESULTS.md).
+    Normalised features: with filter banks as they are a Zipformer waits at the frequencies of the words for
+    much of a short training (egs/digits/RESULTS.md).
     """
     cfg = zipformer(
         ZipformerConfig(
@@ -150,7 +150,7 @@ def zipformer_low_resource() -> HybridConfig:
             conv_kernels=(31, 15, 15, 15),
             query_head_dim=16,
             value_head_dim=8,
-            dropout=0.1,
+            dropout=0.05,
         ),
         mels=40,
         hidden=160,
