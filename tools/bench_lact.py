@@ -1,0 +1,197 @@
+"""What LaCT costs as audio gets longer, beside FastConformer with full and with windowed attention.
+
+    python -m tools.bench_lact --out docs/benchmarks/lact         # lact.json, lact.md, lact.png
+    python -m tools.bench_lact --lengths 10 30 60 --rounds 1      # a quick look
+
+Encoders of about the same number of parameters, one utterance, no gradients, on the CPU. Each measurement is
+a fork of this process that first encodes 10 s, so that libraries and thread pools are not counted; memory is
+the peak of the resident set above what stood before, features not counted. In each round all encoders take
+their turns; times are medians. The picture needs matplotlib: pip install 'maya[plot]'.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from maya.encoders import FastConformer, FastConformerConfig, LaCT
+from maya.errors import MayaError
+from maya.kernels.bench.peak import forget_the_peak, forked, resident
+from maya.recipes.lact_presets import LACT_PRESETS
+from tools.plot_metrics import figure_class
+
+FRAMES_PER_SECOND = 100
+WINDOW = 32  # encoder frames to each side, of LaCT's attention and of the windowed FastConformer
+LENGTHS = (10.0, 30.0, 60.0, 300.0, 600.0, 1800.0)
+Rows = list[dict[str, Any]]
+
+
+def fastconformer(size: str, context: tuple[int, int]) -> FastConformer:
+    """A FastConformer with as many layers, channels and heads as the LaCT preset of that size has."""
+    cfg = LACT_PRESETS[f"lact_{size}"]()
+    return FastConformer(
+        FastConformerConfig(
+            feat_in=cfg.feat_in,
+            d_model=cfg.d_model,
+            n_layers=cfg.n_layers,
+            n_heads=cfg.n_heads,
+            subsampling_channels=cfg.subsampling_channels,
+            ff_expansion=max(1, round(cfg.ff_dim / cfg.d_model)),
+            att_context_size=(context,),
+        )
+    )
+
+
+def lact(size: str, **options: Any) -> LaCT:
+    return LaCT(LACT_PRESETS[f"lact_{size}"](window=(WINDOW, WINDOW), **options))
+
+
+ENCODERS: dict[str, Callable[[str], nn.Module]] = {
+    "LaCT, one step": lact,
+    "LaCT, passes of 64": partial(lact, order="passes", chunk=64),
+    "FastConformer, full attention": partial(fastconformer, context=(-1, -1)),
+    "FastConformer, window": partial(fastconformer, context=(WINDOW, WINDOW)),
+}
+
+
+@torch.inference_mode()
+def measure(name: str, size: str, seconds: float) -> dict[str, Any]:
+    """Seconds and peak bytes of one forward pass over one utterance."""
+    torch.manual_seed(0)
+    model = ENCODERS[name](size).eval()
+    features: int = model.cfg.feat_in  # type: ignore[union-attr, assignment]
+    warm = torch.randn(1, 10 * FRAMES_PER_SECOND, features)
+    model(warm, torch.tensor([warm.shape[1]]))
+    frames = int(seconds * FRAMES_PER_SECOND)
+    x, lens = torch.randn(1, frames, features), torch.tensor([frames])
+    forget_the_peak()
+    before, began = resident("VmRSS"), time.perf_counter()
+    enc, _ = model(x, lens)
+    took, peak = time.perf_counter() - began, resident("VmHWM") - before
+    if not enc.isfinite().all():
+        raise MayaError(f"{name}: the output for {seconds:g} s is not finite")
+    return {"seconds": took, "bytes": peak, "frames": enc.shape[1]}
+
+
+def measure_all(size: str, lengths: Sequence[float], rounds: int, encoders: Sequence[str]) -> Rows:
+    """Medians of time and peaks of memory for every length and encoder."""
+    rows = []
+    for seconds in lengths:
+        found: dict[str, Rows] = {name: [] for name in encoders}
+        for turn in range(rounds):
+            for name in list(encoders)[:: -1 if turn % 2 else 1]:
+                result, status = forked(partial(measure, name, size, seconds))
+                if result is None:
+                    raise MayaError(f"{name}: the measurement of {seconds:g} s ended with status {status}")
+                found[name].append(result)
+        for name, results in found.items():
+            rows.append(
+                {
+                    "encoder": name,
+                    "audio": seconds,
+                    "frames": results[0]["frames"],
+                    "seconds": statistics.median(r["seconds"] for r in results),
+                    "bytes": statistics.median(r["bytes"] for r in results),
+                }
+            )
+            print(row_text(rows[-1]), flush=True)
+    return rows
+
+
+def row_text(row: dict[str, Any]) -> str:
+    return f"{row['audio']:6g} s  {row['encoder']:32} {row['seconds']:8.2f} s {row['bytes'] / 1e6:8.0f} MB"
+
+
+def parameters(size: str, name: str) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in ENCODERS[name](size).parameters())
+
+
+def table(result: dict[str, Any]) -> str:
+    """The page: what was measured, with what, seconds and MB of each encoder at each length."""
+    names, rows = list(result["parameters"]), result["rows"]
+    lines = ["# LaCT: cost against length", "", "```bash", result["command"], "```", ""]
+    lines.append(
+        "One utterance, forward without gradients, {threads} thread(s) of {machine}, torch {torch}, commit "
+        "{commit}; medians of {rounds} round(s); load average at the start {load:.1f}: on a machine that is "
+        "busy only ratios within a row can be read. Memory: peak of the resident set above model and "
+        "features. Windows are of {window} encoder frames to each side.".format(window=WINDOW, **result)
+    )
+    lines += ["", "| encoder | parameters |", "|---|---|"]
+    lines += [f"| {name} | {count / 1e6:.2f} M |" for name, count in result["parameters"].items()]
+    for title, key, unit in (("Seconds", "seconds", 1.0), ("Peak memory, MB", "bytes", 1e-6)):
+        lines += ["", f"| {title} | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+        for audio in dict.fromkeys(row["audio"] for row in rows):
+            cells = {r["encoder"]: r[key] * unit for r in rows if r["audio"] == audio}
+            lines.append(f"| {audio:g} s | " + " | ".join(f"{cells[name]:.3g}" for name in names) + " |")
+    return "\n".join([*lines, "", "![seconds and memory against length](lact.png)", ""])
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Seconds and memory against length, both axes logarithmic. MayaError without matplotlib."""
+    figure = figure_class()(figsize=(11, 4.2), layout="constrained")
+    for place, (key, unit, label) in enumerate((("seconds", 1.0, "seconds"), ("bytes", 1e-6, "peak MB"))):
+        axes = figure.add_subplot(1, 2, place + 1)
+        for name, marker in zip(result["parameters"], "osD^v", strict=False):
+            points = [(r["audio"], r[key] * unit) for r in result["rows"] if r["encoder"] == name]
+            axes.plot(*zip(*points, strict=True), marker=marker, label=name)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("seconds of audio")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=[n.removeprefix("lact_") for n in LACT_PRESETS], default="small")
+    parser.add_argument("--lengths", type=float, nargs="+", default=LENGTHS, help="seconds of audio")
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=None, help="path without ending: .json, .md and .png")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    load = os.getloadavg()[0]
+    try:
+        rows = measure_all(options.size, options.lengths, options.rounds, options.encoders)
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        given = sys.argv[1:] if arguments is None else arguments
+        result = {
+            "rows": rows,
+            "parameters": {name: parameters(options.size, name) for name in options.encoders},
+            "command": " ".join(["python -m tools.bench_lact", *given]),
+            "rounds": options.rounds,
+            "threads": options.threads,
+            "load": load,
+            "torch": torch.__version__,
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+            "commit": commit.stdout.strip() or "unknown",
+        }
+        if options.out is not None:
+            options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+            options.out.with_suffix(".md").write_text(table(result))
+            plot(result, options.out.with_suffix(".png"))
+    except MayaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
