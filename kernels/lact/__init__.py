@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maya.kernels.checks import check_tensor, choose_backend
+from maya.kernels.lact.autograd import lact_autograd
 from maya.kernels.lact.newton_schulz import newton_schulz
 from maya.kernels.lact.plan import Span, check_plan, chunk_causal, passes, strictly_causal, whole
 from maya.kernels.lact.reference import Inputs, lact_reference
@@ -23,6 +24,7 @@ from maya.kernels.lact.state import (
     initial,
     row_norms,
 )
+from maya.kernels.lact.torch_op import TorchOps
 
 OP = "lact"
 
@@ -68,14 +70,16 @@ def lact(
     Differentiable once in all float tensors, through the state too. Output in the dtype of q, state in that
     of `weights`. Raises ValueError that names the argument which does not fit.
     """
-    choose_backend(OP, backend, q)
+    chosen = choose_backend(OP, backend, q)
     x = _checked_inputs(q, k, v, rates, weights, lens, mask, momentum_gate, row_norms, step_scale)
     spans = check_plan(OP, plan, q.shape[1])
     rule = _checked_rule(orthogonalize, normalize, update_weights)
     if momentum_gate is None and any(m is not None for m in weights[3:]):
         raise ValueError(f"{OP}: weights hold momentum, but there is no momentum_gate")
     with torch.autocast(q.device.type, enabled=False):
-        return _reference(x, weights, spans, rule)
+        if chosen == "reference":
+            return _reference(x, weights, spans, rule)
+        return lact_autograd(x, weights, spans, rule, _ops(chosen, x.q, weights))
 
 
 def _reference(
@@ -95,6 +99,15 @@ def _reference(
     )
     out, after = lact_reference(wide, weights, plan, rule)
     return out.to(x.q.dtype), after
+
+
+def _ops(backend: str, q: Tensor, weights: FastWeights) -> TorchOps:
+    """The parts of a backend; fp64 is left to torch."""
+    if backend != "triton" or torch.float64 in (q.dtype, weights.w0.dtype):
+        return TorchOps()
+    from maya.kernels.lact.kernel import TritonOps
+
+    return TritonOps()
 
 
 def _checked_rule(orthogonalize: str, normalize: str, update_weights: str) -> Rule:
@@ -155,8 +168,8 @@ def _check_state(weights: FastWeights, q: Tensor) -> None:
             raise ValueError(f"{OP}: the state must be all float32 or all float64, but {name} is {x.dtype}")
 
 
-def _mask(q: Tensor, lens: Tensor | None, mask: Tensor | None) -> Tensor:
-    """(B, L) bool."""
+def _mask(q: Tensor, lens: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """(B, L) bool, or None: all frames exist."""
     batch, length = q.shape[:2]
     if lens is not None and mask is not None:
         raise ValueError(f"{OP}: give lens or mask, not both")
@@ -166,7 +179,7 @@ def _mask(q: Tensor, lens: Tensor | None, mask: Tensor | None) -> Tensor:
             raise ValueError(f"{OP}: mask must be ({batch}, {length}) bool on {q.device}, not {found}")
         return mask
     if lens is None:
-        return torch.ones(batch, length, dtype=torch.bool, device=q.device)
+        return None
     check_tensor(OP, "lens", lens, (batch,), floating=False)
     return torch.arange(length, device=q.device) < lens.to(q.device)[:, None]
 

@@ -33,3 +33,38 @@ def newton_schulz(x: Tensor, kind: str = "muon5") -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if tall else x
+
+
+def forward_with_history(x: Tensor, kind: str) -> tuple[Tensor, list[Tensor]]:
+    """`newton_schulz` of wide matrices (N, M, K), M <= K, and the iterates, x first, for `backward`."""
+    steps = [x, x / (torch.linalg.matrix_norm(x, keepdim=True) + EPS)]
+    for a, b, c in COEFFICIENTS[kind]:
+        x = steps[-1]
+        gram = torch.bmm(x, x.mT)
+        steps.append(torch.baddbmm(x, _polynomial(gram, b, c), x, beta=a))
+    return steps.pop(), steps
+
+
+def backward(grad: Tensor, steps: list[Tensor], kind: str) -> Tensor:
+    """Gradient of x from that of the result.
+
+    With A = X X^T, P = b A + c A^2 and Y = a X + P X: dA = b F + c (F A + A F) where F = dY X^T + X dY^T is
+    twice the symmetric part, and dX = a dY + P dY + dA X.
+    """
+    for x, (a, b, c) in zip(reversed(steps[1:]), reversed(COEFFICIENTS[kind]), strict=True):
+        gram = torch.bmm(x, x.mT)
+        half = torch.bmm(grad, x.mT)
+        both = half + half.mT
+        turned = torch.bmm(both, gram)
+        of_gram = both.mul_(b).add_(turned + turned.mT, alpha=c)
+        through = torch.baddbmm(grad, _polynomial(gram, b, c), grad, beta=a)
+        grad = torch.baddbmm(through, of_gram, x)
+    x = steps[0]
+    norm = torch.linalg.matrix_norm(x, keepdim=True)
+    shrink = (grad * x).sum((-2, -1), keepdim=True) / (norm + EPS)
+    shrink /= norm.clamp(min=torch.finfo(norm.dtype).tiny)
+    return (grad - shrink * x) / (norm + EPS)
+
+
+def _polynomial(gram: Tensor, b: float, c: float) -> Tensor:
+    return torch.baddbmm(gram, gram, gram, beta=b, alpha=c)

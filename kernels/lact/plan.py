@@ -42,7 +42,7 @@ def strictly_causal(length: int, chunk: int) -> list[Span]:
 
 
 def check_plan(op: str, plan: Sequence[Span], length: int) -> tuple[Span, ...]:
-    """The plan as a tuple. ValueError for a span that is outside or idle, and for a frame that is read twice."""
+    """The plan as a tuple. ValueError for a span that is outside or idle, and a frame that is read twice."""
     spans = tuple(Span(*span) for span in plan)
     for span in spans:
         if not 0 <= span.start < span.end <= length:

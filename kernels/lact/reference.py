@@ -19,13 +19,13 @@ from maya.kernels.lact.state import RENORMALISE_EPS, FastWeights, RowNorms, Rule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Arguments of `lact`, checked and complete. mask: (B, L), true on frames that exist."""
+    """Arguments of `lact`, checked. mask: (B, L), true on frames that exist; None: all do."""
 
     q: Tensor
     k: Tensor
     v: Tensor
     rates: Tensor
-    mask: Tensor
+    mask: Tensor | None
     gate: Tensor | None
     norms: RowNorms
     step_scale: Tensor | None
@@ -35,14 +35,14 @@ def lact_reference(
     x: Inputs, weights: FastWeights, plan: Sequence[Span], rule: Rule
 ) -> tuple[Tensor, FastWeights]:
     """Output (B, L, H, D), 0 where nothing is applied, and the weights after the last span."""
-    exists = x.mask[:, :, None, None]
-    q, k, v, rates = (y.masked_fill(~exists, 0.0) for y in (x.q, x.k, x.v, x.rates))
-    gate = None if x.gate is None else x.gate.masked_fill(~x.mask[:, :, None], 0.0)
+    mask = x.q.new_ones(x.q.shape[:2], dtype=torch.bool) if x.mask is None else x.mask
+    q, k, v, rates = (y.masked_fill(~mask[:, :, None, None], 0.0) for y in (x.q, x.k, x.v, x.rates))
+    gate = None if x.gate is None else x.gate.masked_fill(~mask[:, :, None], 0.0)
     out = torch.zeros_like(q)
     for span in plan:
         at = slice(span.start, span.end)
         if span.update:
-            frames = x.mask[:, at].sum(1).to(q.dtype)[:, None]
+            frames = mask[:, at].sum(1).to(q.dtype)[:, None]
             beta = None if gate is None else gate[:, at].sum(1) / frames.clamp(min=1)
             gradients = inner_gradients(weights, k[:, at], v[:, at], rates[:, at])
             weights = step(weights, gradients, frames, beta, x, rule)
@@ -104,7 +104,7 @@ def step(
         if x.step_scale is not None:
             update = x.step_scale[:, None, None] * update
         after[i] = torch.where(learned, renormalise(w + update, x.norms[i]), w)
-    return FastWeights(*after, *momenta)  # type: ignore[arg-type]
+    return FastWeights(*after, *momenta)
 
 
 def renormalise(w: Tensor, norms: Tensor) -> Tensor:
