@@ -22,7 +22,7 @@ from maya.kernels.bench.check import SMALL, WIDE, check
 from maya.kernels.bench.measure import Setting, machine
 from maya.kernels.bench.table import Result, measure_memory, measure_times
 
-OPS = ("rnnt", "tdt", "lattice", "pruned_rnnt", "joint")
+OPS = ("rnnt", "tdt", "lattice", "pruned_rnnt", "joint", "lact")
 TOP = Path(__file__).resolve().parents[2]
 
 
@@ -132,6 +132,8 @@ def check_settings(case: Case, settings: tuple[Setting, ...]) -> list[Setting]:
     found = [
         replace(shape, lattice=s.lattice, dtype=s.dtype, device=s.device)
         if s.vocab
+        else replace(shape, labels=0, vocab=0, heads=2, dtype=s.dtype, device=s.device)
+        if s.heads
         else replace(shape, hidden=0, vocab=0, dtype=s.dtype, device=s.device)
         for shape in shapes
         for s in settings

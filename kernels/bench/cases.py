@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 from maya.kernels.bench.check import ROUNDING, Check
 from maya.kernels.bench.measure import Setting
 from maya.kernels.bench.table import FormResult, Result
+from maya.kernels.lact.bench import cost
 
 TORCHAUDIO = "materialised, torchaudio"
+PLAIN = "plain autograd"
 GIGABYTE = 1e9
 
 
@@ -101,6 +103,10 @@ GPU_4K = replace(GPU, vocab=4096, lattice="trained")  # torchaudio's indices do 
 PRECISION = Setting(batch=2, frames=40, labels=12, hidden=128, vocab=512)
 QUICK = Setting(batch=2, frames=50, labels=10, hidden=128, vocab=1000, lattice="trained")
 CURVES = Setting(batch=4, frames=100, labels=20, hidden=256, vocab=4096, lattice="trained")
+UTTERANCES_OF_20_S = Setting(batch=32, frames=500, labels=0, hidden=768, heads=4)  # 25 frames a second
+LACT_CPU = replace(UTTERANCES_OF_20_S, batch=8, hidden=256)
+LACT_GPU = replace(UTTERANCES_OF_20_S, dtype="bfloat16", device="cuda")
+BF16_PEAK = 989e12  # operations a second of an H100 or H200, dense
 GPU_CURVES = replace(GPU, vocab=8192, lattice="trained")
 
 
@@ -131,6 +137,7 @@ CASES = (
             "tdt": (QUICK,),
             "pruned_rnnt": (QUICK,),
             "lattice": (Setting(batch=2, frames=100, labels=20),),
+            "lact": (Setting(batch=2, frames=100, labels=0, hidden=64, heads=2),),
         },
     ),
     Case(
@@ -182,6 +189,19 @@ CASES = (
             )
         },
     ),
+    Case(
+        name="lact",
+        why="fast weights that learn from 20 s of speech, on a CPU",
+        settings={"lact": (LACT_CPU,)},
+        bars={
+            "lact": (
+                Bar("time of torch over plain autograd", 0.8, "x", ratio("both_ms", "torch", PLAIN)),
+                Bar(
+                    "extra memory of torch over plain autograd", 0.5, "x", ratio("both_bytes", "torch", PLAIN)
+                ),
+            )
+        },
+    ),
     _precision("precision", "cpu"),
     Case(
         name="curves",
@@ -199,6 +219,7 @@ CASES = (
             "pruned_rnnt": both_lattices(GPU),
             "joint": (GPU,),
             "lattice": (replace(GPU, hidden=0, vocab=0, dtype="float32"),),
+            "lact": (LACT_GPU,),
         },
         bars={
             **dict.fromkeys(
@@ -225,6 +246,15 @@ CASES = (
             "lattice": (
                 Bar("RNN-T with posteriors", 0.2, "ms", value("both_ms", "RNN-T, triton")),
                 Bar("TDT with posteriors", 0.4, "ms", value("both_ms", "TDT, triton")),
+            ),
+            # At least 40 % of the peak.
+            "lact": (
+                Bar(
+                    "bf16 peak over the rate of forward + backward",
+                    2.5,
+                    "x",
+                    value("both_ms", "Triton", 1e3 * cost(LACT_GPU)[1].flops / BF16_PEAK),
+                ),
             ),
         },
     ),

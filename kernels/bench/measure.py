@@ -31,6 +31,7 @@ class Setting:
     """What is measured: B utterances of S frames and U labels, joint size H, vocabulary V with blank.
 
     lattice: "uniform", as at initialisation, or "trained", where few cells carry the mass.
+    heads: of an operator of frames alone, which has H channels in all, no labels and no vocabulary; else 0.
     dtype and device are torch's names.
     """
 
@@ -42,6 +43,7 @@ class Setting:
     lattice: str = "uniform"
     dtype: str = "float32"
     device: str = "cpu"
+    heads: int = 0
 
     @property
     def rows(self) -> int:
@@ -55,6 +57,9 @@ class Setting:
 
     @property
     def text(self) -> str:
+        if self.heads:
+            shape = f"B={self.batch} S={self.frames} D={self.hidden} in {self.heads} heads"
+            return f"{shape} {self.dtype} {self.device}"
         shape = f"B={self.batch} S={self.frames} U={self.labels}"
         if not self.vocab:
             return f"{shape} {self.dtype} {self.device}"
@@ -108,10 +113,17 @@ class Form:
 LEAVES = ("f", "g", "weight", "bias", "duration_weight", "duration_bias")
 
 
-def loss_form(name: str, loss: Callable[[], Tensor], leaves: Sequence[Tensor], **rest: Any) -> Form:
+def loss_form(
+    name: str,
+    loss: Callable[[], Tensor],
+    leaves: Sequence[Tensor],
+    *,
+    names: Sequence[str] = LEAVES,
+    **rest: Any,
+) -> Form:
     """A form whose forward is `loss`, (B,), and whose backward puts gradients into fresh `leaves`.
 
-    leaves: tensors that require grad, the first of those that `LEAVES` names.
+    leaves: tensors that require grad, the first of those that `names` has.
     """
 
     def both() -> Tensor:
@@ -123,7 +135,7 @@ def loss_form(name: str, loss: Callable[[], Tensor], leaves: Sequence[Tensor], *
 
     def outputs() -> dict[str, Tensor]:
         found = {"loss": both()}
-        for name, leaf in zip(LEAVES, leaves, strict=False):
+        for name, leaf in zip(names, leaves, strict=False):
             found[f"gradient of {name}"] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
             leaf.grad = None
         return found

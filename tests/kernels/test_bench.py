@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import maya.kernels.joint.bench as joint_bench
+import maya.kernels.lact.bench as lact_bench
 import maya.kernels.lattice.bench as lattice_bench
 import maya.kernels.pruned_rnnt.bench as pruned_bench
 import maya.kernels.rnnt.bench as rnnt_bench
@@ -23,6 +24,7 @@ from maya.kernels.joint.bench import fused_name
 
 MODULES = {
     "joint": joint_bench,
+    "lact": lact_bench,
     "lattice": lattice_bench,
     "pruned_rnnt": pruned_bench,
     "rnnt": rnnt_bench,
