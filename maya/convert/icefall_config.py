@@ -320,8 +320,10 @@ def _attention_decoder(
 def _shares(config: HybridConfig, settings: Mapping[str, Any]) -> None:
     """Weights of the losses, which icefall adds up with scales and Maya with shares of 1."""
     transducer = 0.0 if config.transducer == "none" else 1.0
-    ctc = _number(settings, "ctc_loss_scale", 0.2) if config.ctc_weight else 0.0
-    attention = _number(settings, "attention_decoder_loss_scale", 0.8) if config.attention_weight else 0.0
+    # A head that training gave no weight is a head all the same.
+    ctc = (_number(settings, "ctc_loss_scale", 0.2) or 0.2) if config.ctc_weight else 0.0
+    attention = _number(settings, "attention_decoder_loss_scale", 0.8) or 0.8
+    attention = attention if config.attention_weight else 0.0
     if not transducer and not attention:
         ctc = 1.0
     if config.ctc_weight and settings.get("use_cr_ctc"):

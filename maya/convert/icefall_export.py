@@ -85,11 +85,17 @@ def with_blank_first(model: Recognizer) -> Recognizer:
         name: tensor.roll(1, 0) if name.startswith(BY_TOKEN) else tensor
         for name, tensor in model.model.state_dict().items()
     }
+    network = rebuilt(model.model, moved, state)
+    return Recognizer(model=network, tokenizer=blank_first(model.tokenizer), device=model.device)
+
+
+def rebuilt(model: HybridModel, cfg: HybridConfig, state: dict[str, Tensor]) -> HybridModel:
+    """A model of another configuration with these tensors, which it does not copy, and `model`'s features."""
     with torch.device("meta"):
-        network = HybridModel(moved)
-    network.preprocessor = model.model.preprocessor  # its buffers are in no state dict
+        network = HybridModel(cfg)
+    network.preprocessor = model.preprocessor  # its buffers are in no state dict
     network.load_state_dict(state, assign=True)
-    return Recognizer(model=network.eval(), tokenizer=blank_first(model.tokenizer), device=model.device)
+    return network.eval()
 
 
 def to_icefall(model: Recognizer, out: str | Path) -> ConversionReport:

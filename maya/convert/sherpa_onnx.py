@@ -1,13 +1,14 @@
 """Zipformers as ONNX graphs for sherpa-onnx, with the names and metadata of icefall's exports: for whole
 utterances or, of a causal model, chunk by chunk."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from maya.convert.icefall_export import Parts, icefall_parts, with_blank_first
+from maya.convert.icefall_export import Parts, icefall_parts, rebuilt, with_blank_first
 from maya.convert.icefall_tokens import token_table
 from maya.convert.onnx_trace import Axes, Graph, packages, write
 from maya.convert.sherpa_onnx_graphs import (
@@ -65,7 +66,7 @@ def to_sherpa_onnx(
     if head == "transducer" and parts.predictor is None:
         raise MayaError("this model has no transducer; export its CTC head")
     model = with_blank_first(model)
-    network = model.model
+    network = _padding_left_out(model.model, parts)
     if chunk_frames is None:
         graph = _offline(network, head)
     else:
@@ -112,6 +113,14 @@ def metadata(parts: Parts, head: Head, chunk_frames: int | None, left_frames: in
         "num_heads": e.heads,
     }
     return {k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for k, v in facts.items()}
+
+
+def _padding_left_out(model: HybridModel, parts: Parts) -> HybridModel:
+    """The model as it is for an utterance alone, where icefall's padding counts that of the batch."""
+    if parts.encoder.padding == "invariant":
+        return model
+    encoder = dataclasses.replace(parts.encoder, padding="invariant")
+    return rebuilt(model, dataclasses.replace(model.cfg, encoder=encoder), model.state_dict())
 
 
 def _offline(model: HybridModel, head: Head) -> Graph:
