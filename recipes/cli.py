@@ -57,6 +57,15 @@ def parser() -> argparse.ArgumentParser:
 
     _average_to_score(commands)
 
+    _transcribe(commands)
+    _llm(commands)
+    _convert_and_export(commands)
+    p = _command(commands, "info", "say what a checkpoint is", force=False)
+    p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo archive")
+    return top
+
+
+def _transcribe(commands: argparse._SubParsersAction) -> None:
     p = _command(commands, "transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3)", force=False)
     p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo archive")
     p.add_argument("audio", type=Path, nargs="+", help="audio files")
@@ -70,12 +79,6 @@ def parser() -> argparse.ArgumentParser:
         "--context", type=int, nargs=2, metavar=("LEFT", "RIGHT"),
         help="encoder frames that attention sees around each, such as 128 128 for hours of audio",
     )  # fmt: skip
-
-    _llm(commands)
-    _convert_and_export(commands)
-    p = _command(commands, "info", "say what a checkpoint is", force=False)
-    p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo archive")
-    return top
 
 
 def _average_to_score(commands: argparse._SubParsersAction) -> None:
