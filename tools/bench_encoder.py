@@ -15,7 +15,6 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,8 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from maya.encoders import FastConformer, FastConformerConfig
-
-REPO = Path(__file__).resolve().parents[1]
+from maya.kernels.bench.peak import forget_the_peak, forked, resident
 
 
 def no_dropout(**options: Any) -> FastConformerConfig:
@@ -202,48 +200,34 @@ def summary(times: dict[str, dict[str, list[float]]]) -> str:
 
 
 def long(args: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory and time of one utterance of each length, each in a process of its own."""
+    """Peak memory and time of one utterance of each length, each in a fork of this process."""
     rows = []
     for minutes in args.minutes:
-        command = [sys.executable, __file__, "long-one", "--minutes", str(minutes)]
-        command += [
-            "--layers",
-            str(args.layers),
-            "--width",
-            str(args.width),
-            "--context",
-            *map(str, args.context),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(rows[-1], flush=True)
-    return {"rows": rows}
+        row, status = forked(partial(long_one, args, minutes))
+        if row is None:
+            sys.exit(f"{minutes:g} minutes: the measuring process ended with status {status}")
+        rows.append(row)
+        print(row, flush=True)
+    return {"rows": rows, "unit": "MB"}
 
 
-def long_one(args: argparse.Namespace) -> dict[str, Any]:
-    import resource
-
-    (minutes,), (left, right) = args.minutes, args.context
+def long_one(args: argparse.Namespace, minutes: float) -> dict[str, Any]:
     torch.manual_seed(0)
     heads = 8 if args.width % 8 == 0 and args.width >= 256 else 4
     model = FastConformer(no_dropout(n_layers=args.layers, d_model=args.width, n_heads=heads)).eval()
-    frames = int(minutes * 6000)
+    frames, context = int(minutes * 6000), tuple(args.context)
     x, lens = torch.randn(1, frames, model.cfg.feat_in), torch.tensor([frames])
     with torch.inference_mode():
-        model(x[:, :6000], torch.tensor([6000]), context=(left, right))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        began = time.perf_counter()
-        enc, _ = model(x, lens, context=(left, right))
-        seconds = time.perf_counter() - began
+        model(x[:, :6000], torch.tensor([6000]), context=context)  # libraries and thread pools
+        forget_the_peak()
+        before, began = resident("VmRSS"), time.perf_counter()
+        enc, _ = model(x, lens, context=context)
+        seconds, peak = time.perf_counter() - began, resident("VmHWM")
     if not enc.isfinite().all():
         sys.exit("the output is not finite")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "minutes": minutes,
-        "frames": enc.shape[1],
-        "seconds": seconds,
-        "peak MiB": peak / 1024,
-        "above start and features MiB": (peak - before) / 1024,
+    sizes = {"features": x.nbytes, "output": enc.nbytes, "rest": peak - before - enc.nbytes, "peak": peak}
+    return {"minutes": minutes, "frames": enc.shape[1], "seconds": seconds} | {
+        name: size / 1e6 for name, size in sizes.items()
     }
 
 
@@ -281,7 +265,7 @@ def attention(args: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows, "unit": "ms"}
 
 
-MEASUREMENTS = {"compare": compare, "long": long, "long-one": long_one, "attention": attention}
+MEASUREMENTS = {"compare": compare, "long": long, "attention": attention}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -291,7 +275,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("what", choices=MEASUREMENTS)
     parser.add_argument("--against", nargs="+", choices=MAKERS, default=["hf"])
     parser.add_argument("--layers", type=int, default=17)
-    parser.add_argument("--width", type=int, default=None, help="512; 176 for long audio")
+    parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument(
         "--seconds", type=float, nargs=2, default=[5.0, 20.0], help="shortest and longest utterance"
@@ -303,7 +287,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=None, help="a .json to add the result to")
     args = parser.parse_args(argv)
-    args.width = args.width or (176 if args.what.startswith("long") else 512)
     torch.set_num_threads(args.threads)
     result = MEASUREMENTS[args.what](args)
     result["with"] = {
