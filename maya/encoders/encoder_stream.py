@@ -1,11 +1,12 @@
 """Features that come in pieces of any size → encoder output, alike for every encoder that can stream."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from maya.encoders.fastconformer import FastConformer
+from maya.encoders.lact import LaCT
 from maya.encoders.zipformer import Zipformer
 from maya.encoders.zipformer_config import Chunking, check_chunking
 from maya.encoders.zipformer_front import LOST_FRAMES, REACH
@@ -23,7 +24,7 @@ class EncoderStream(Protocol):
 
 
 def encoder_stream(
-    encoder: FastConformer | Zipformer,
+    encoder: FastConformer | Zipformer | LaCT,
     batch: int,
     context: tuple[int, int] | None = None,
     *,
@@ -31,8 +32,8 @@ def encoder_stream(
 ) -> EncoderStream:
     """`batch` streams before their first piece.
 
-    context: of a FastConformer one of its att_context_size, of a Zipformer frames of left context and frames
-        of a chunk, both of 20 ms; None takes the first that the configuration names.
+    context: of a FastConformer one of its att_context_size, of a LaCT its window, of a Zipformer frames of
+        left context and frames of a chunk, both of 20 ms; None takes the first that the configuration names.
     padding_value: of features beyond the end. Raises MayaError for an encoder that cannot stream.
     """
     if isinstance(encoder, Zipformer):
@@ -41,11 +42,11 @@ def encoder_stream(
 
 
 class ConformerStream:
-    """FastConformer takes pieces of any size by itself."""
+    """FastConformer and LaCT take pieces of any size by themselves."""
 
-    def __init__(self, encoder: FastConformer, batch: int, context: tuple[int, int] | None) -> None:
+    def __init__(self, encoder: FastConformer | LaCT, batch: int, context: tuple[int, int] | None) -> None:
         self.encoder = encoder
-        self.state = encoder.initial_state(batch, context=context)
+        self.state: Any = encoder.initial_state(batch, context=context)  # of the encoder's own kind
 
     def push(self, feats: Tensor, final: bool = False) -> tuple[Tensor, Tensor]:
         """As `EncoderStream`."""

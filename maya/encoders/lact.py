@@ -7,6 +7,7 @@ Cost grows linearly with the utterance, and what a stream has to remember does n
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class LaCT(nn.Module):
             cfg.subsampling_channels,
             cfg.causal_downsampling,
         )
-        self.layers = nn.ModuleList(LaCTLayer(cfg) for _ in range(cfg.n_layers))
+        self.layers: Any = nn.ModuleList(LaCTLayer(cfg) for _ in range(cfg.n_layers))
         self.init_weights()
 
     def init_weights(self) -> None:

@@ -149,8 +149,8 @@ class FastWeightBranch(nn.Module):
 
     def initial(self, batch: int) -> FastWeights:
         """The learned weights as the state of `batch` utterances before their first frame; no copy."""
-        wide = (w if w.dtype == torch.float64 else w.float() for w in (self.w0, self.w1, self.w2))
-        return initial(*wide, batch)
+        w0, w1, w2 = (w if w.dtype == torch.float64 else w.float() for w in (self.w0, self.w1, self.w2))
+        return initial(w0, w1, w2, batch)
 
     def forward(
         self,

@@ -40,7 +40,8 @@ class WindowAttention(nn.Module):
         before = k.shape[1] - q.shape[1]
         places = torch.arange(-before, q.shape[1], device=q.device)
         mask = _hidden(valid, q.dtype)[:, None, None] + _beyond(span, places[before:], places, q.dtype)
-        return self._fused(*(x.transpose(1, 2) for x in (q, k, v)), mask).transpose(1, 2)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return self._fused(q, k, v, mask).transpose(1, 2)
 
     def _blocks(self, q: Tensor, k: Tensor, v: Tensor, span: Span, valid: Tensor) -> Tensor:
         """Blocks of queries, each against its own window of keys."""

@@ -77,11 +77,14 @@ class LaCTState(StreamState):
                     f"this is no saved state of this encoder: it has {found} as {name!r}, where one like "
                     f"{tuple(tensor.shape)} belongs"
                 )
-        return replace(self, **{name: tensors[name].to(tensor.device) for name, tensor in mine.items()})
+        taken: dict[str, Any] = {name: tensors[name].to(tensor.device) for name, tensor in mine.items()}
+        return replace(self, **taken)
 
     def select(self, rows: Tensor) -> LaCTState:
         """The states of `rows` (B',) int64."""
-        taken = {n: t.index_select(BATCH_DIM.get(n, 0), rows) for n, t in self.tensors().items()}
+        taken: dict[str, Any] = {
+            n: t.index_select(BATCH_DIM.get(n, 0), rows) for n, t in self.tensors().items()
+        }
         return replace(self, **taken)
 
     @staticmethod
@@ -92,7 +95,9 @@ class LaCTState(StreamState):
         for tensors in held:
             missing = widest - tensors["features"].shape[1]
             tensors["features"] = F.pad(tensors["features"], (0, 0, 0, missing))
-        joined = {n: torch.cat([t[n] for t in held], dim=BATCH_DIM.get(n, 0)) for n in held[0]}
+        joined: dict[str, Any] = {
+            n: torch.cat([t[n] for t in held], dim=BATCH_DIM.get(n, 0)) for n in held[0]
+        }
         return replace(states[0], **joined)
 
     def bytes(self) -> dict[str, int]:

@@ -131,6 +131,8 @@ def stream(
     if encoder.training:
         raise MayaError("streaming is for evaluation: call model.eval() first")
     size = state.step
+    through: Callable[..., Any] = layers or _through_layers
+    begin_anew: Callable[..., Any] = restart or type(state).reset
     features, have = _append(state, chunk, chunk_lens)
     # Frame s reads features up to factor * s: the first of those that wait already completes one.
     ready = (have - state.past + encoder.cfg.subsampling_factor - 1) // encoder.cfg.subsampling_factor
@@ -145,10 +147,10 @@ def stream(
         state = replace(state, features=features, feature_lens=have)
     else:
         x = _subsample(encoder, features, have, state, new)
-        enc, state = (layers or _through_layers)(encoder, x, counts, state)
+        enc, state = through(encoder, x, counts, state)
         state = _consume(state, features, have, counts * encoder.cfg.subsampling_factor)
     if final is not None:
-        state = (restart or type(state).reset)(state, final)
+        state = begin_anew(state, final)
     return enc, counts, state
 
 
