@@ -1,0 +1,54 @@
+"""The benchmark of transcription runs, and its model speaks as often as it is told to."""
+
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from maya.encoders import FastConformerConfig
+from maya.models.hybrid import HybridConfig, HybridModel
+from tools import bench_transcribe
+
+SMALL = ["--layers", "1", "--width", "32", "--vocab", "20", "--threads", "1", "--min-seconds", "1"]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, lines = tmp_path_factory.mktemp("speech"), []
+    for i in range(6):
+        soundfile.write(folder / f"{i}.wav", 0.1 * torch.randn(16000 + 4000 * i).numpy(), 16000)
+        text = "abcde fghij klmno"[i:]
+        lines.append(json.dumps({"audio": f"{i}.wav", "text": text, "duration": 1 + i / 4}))
+    (folder / "manifest.jsonl").write_text("\n".join(lines))
+    return folder / "manifest.jsonl"
+
+
+def test_a_comparison_with_ourselves(
+    manifest: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_transcribe, "hugging_face_taker", bench_transcribe.maya_taker)
+    more = ["--manifest", str(manifest), "--files", "4", "--rounds", "1"]
+    for head in ("tdt", "ctc"):
+        bench_transcribe.main(["compare", "--against", "hf", "--head", head, *SMALL, *more])
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert result["hf equal texts"] == "4 of 4" and result["audio seconds"] == 6.0
+        assert 1 < result["characters a second"] < 16 and set(result["hf over maya"]) == {"clock", "cpu"}
+
+
+def test_hours_are_measured_in_a_fork(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--manifest", str(manifest), "--files", "4", "--minutes", "0.1"]
+    bench_transcribe.main(["long", *SMALL, *more])
+    (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert row["audio"] == 0.384 and row["features"] == 0.192 and row["tokens"] > 0
+    assert row["above start"] > 0
+
+
+def test_every_weight_has_a_name_of_hugging_face() -> None:
+    model = HybridModel(HybridConfig(vocab_size=7, encoder=FastConformerConfig(n_layers=1, d_model=32)))
+    lstm = "prediction.dec_rnn.lstm."
+    state = bench_transcribe.renamed(
+        model.decoder.state_dict(), {"prediction.embed.": "e.", lstm: "decoder.lstm."}
+    )
+    assert len(state) == len(model.decoder.state_dict()) and "decoder.lstm.weight_hh_l1" in state
