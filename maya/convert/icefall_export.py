@@ -47,7 +47,7 @@ def icefall_parts(model: Recognizer, what: str) -> Parts:
     if not isinstance(encoder, ZipformerConfig) or not isinstance(cfg.features, FbankConfig):
         kind = encoder.kind if not isinstance(encoder, ZipformerConfig) else cfg.features.kind
         raise MayaError(f"{what} knows Zipformers on filter banks; this model has {kind}")
-    if encoder.output_downsampling != 2 or getattr(encoder, "fast_weights", None) is not None:
+    if encoder.output_downsampling != 2 or encoder.fast_weights is not None:
         raise MayaError(f"{what} knows Zipformers with attention and an output at 25 Hz; this one is another")
     if cfg.features != FbankConfig(num_mels=cfg.features.num_mels, dither=cfg.features.dither):
         raise MayaError(

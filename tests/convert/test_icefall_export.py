@@ -11,6 +11,7 @@ from maya.convert import from_icefall, import_icefall, to_icefall
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.encoders import ZipformerConfig
 from maya.errors import MayaError
+from maya.features import FbankConfig
 from maya.models.attention_decoder import AttentionDecoderConfig
 from maya.recipes.cli import main
 from maya.recipes.convert import convert_icefall
@@ -83,6 +84,8 @@ def test_the_command_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ("fields", "says"),
     [
         ({"encoder": files.tiny_zipformer.encoder(front_channels=(4, 8, 16))}, "8, 32, 128 channels"),
+        ({"encoder": files.tiny_zipformer.encoder(output_downsampling=4)}, "output at 25 Hz"),
+        ({"features": FbankConfig(preemphasis=0.9)}, "FbankConfig's defaults"),
         ({"transducer": "rnnt"}, "two projections of pruned RNN-T"),
         ({"transducer": "tdt"}, "RNN-T with tanh"),
         (
