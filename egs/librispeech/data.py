@@ -67,7 +67,7 @@ def manifests(source: Path, out: Path, *, parts: Sequence[str] = (), jobs: int =
 
     Raises MayaError when a part is missing, a transcript cannot be read, or a file is no audio.
     """
-    corpus = locate(source)
+    corpus = locate(source).resolve()  # for paths that hold wherever the manifests are read
     there = parts_in(corpus)
     if missing := [part for part in parts if part not in there]:
         raise MayaError(f"{corpus} has no {missing[0]}; there are {', '.join(there)}")

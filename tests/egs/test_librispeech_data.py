@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 from egs.librispeech import data, zipformer_tiny
+from maya.data.folder import read_corpus
 from maya.data.table import Table, part_path
 from maya.errors import MayaError
 from maya.recipes.prepare import prepare
@@ -131,6 +132,15 @@ def small(folder: Path) -> Path:
         soundfile.write(chapter / f"1-2-{i:04d}.flac", [0.1, -0.1] * 8000, 16000)
     (chapter / "1-2.trans.txt").write_text("1-2-0000 ONE\n1-2-0001 TWO\n")
     return chapter
+
+
+def test_paths_hold_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    data.manifests(Path(), Path("m"), jobs=1)
+    rows, _ = read_corpus(tmp_path / "m")
+    assert [row.id for row in rows] == ["1-2-0000", "1-2-0001"]
+    assert all(Path(row.audio).is_absolute() for row in rows)
 
 
 def test_what_has_no_audio_is_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
