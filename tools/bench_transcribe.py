@@ -76,6 +76,7 @@ def random_model(args: argparse.Namespace, texts: list[str], audio: list[torch.T
     with torch.inference_mode():
         enc, enc_lens = model.encode(torch.nn.utils.rnn.pad_sequence(audio, batch_first=True), lens)
     with torch.no_grad():
+        layer: Any
         for layer, method in ((output, "transducer"), (head, "ctc")):
             # Scores far enough apart that rounding decides nothing.
             layer.weight.normal_(std=4 / layer.weight.shape[1] ** 0.5)
@@ -113,7 +114,7 @@ def hugging_face_taker(model: Recognizer, args: argparse.Namespace) -> Taker:
     from transformers import ParakeetFeatureExtractor, pipeline
 
     theirs = hugging_face_model(model.model, args.head)
-    asr = pipeline(
+    asr: Any = pipeline(
         "automatic-speech-recognition",
         model=theirs,
         tokenizer=hugging_face_tokenizer(model.tokenizer),
@@ -140,14 +141,17 @@ def hugging_face_model(ours: HybridModel, head: str) -> Any:
     )
 
     e = ours.cfg.encoder
+    assert isinstance(e, FastConformerConfig)
     encoder = ParakeetEncoderConfig(
         hidden_size=e.d_model,
         num_hidden_layers=e.n_layers,
         num_attention_heads=e.n_heads,
         intermediate_size=e.d_model * e.ff_expansion,
     )
-    shared = {"vocab_size": ours.blank + 1, "pad_token_id": ours.blank, "encoder_config": encoder}
+    shared: dict[str, Any] = {"vocab_size": ours.blank + 1, "pad_token_id": ours.blank}
+    shared["encoder_config"] = encoder
     state = {f"encoder.{k}": v for k, v in hugging_face_names(ours.encoder.state_dict()).items()}
+    theirs: Any
     if head == "ctc":
         theirs = ParakeetForCTC(ParakeetCTCConfig(**shared))
         state |= renamed(ours.ctc_decoder.state_dict(), {"decoder_layers.0.": "ctc_head."})

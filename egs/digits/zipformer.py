@@ -1,4 +1,4 @@
-"""The digits with a Zipformer and a pruned transducer: as many parameters as digits.py, the same data and masks.
+"""The digits with a Zipformer and a pruned transducer: the size, features, masks and data of digits.py.
 
 Run:    ./egs/digits/run.sh --experiment zipformer
 Cost and result: see RESULTS.md in this folder.

@@ -189,7 +189,10 @@ def prepare_corpus(
         notes=found.notes,
         subsets={name: len(mine) for name, mine in subsets.items()},
     )
-    findings = {"dropped.jsonl": found.dropped, "flagged.jsonl": found.flags}
+    findings: dict[str, Sequence[Dropped | Flag]] = {
+        "dropped.jsonl": found.dropped,
+        "flagged.jsonl": found.flags,
+    }
     _write(out_dir, entries | subsets, findings, report, page)
     return report
 

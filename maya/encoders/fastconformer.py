@@ -208,6 +208,7 @@ class FastConformer(nn.Module):
 
     def _run_layers(self, x: Tensor, frames: Frames) -> Tensor:
         cfg = self.cfg
+        layer: Any
         if self._takes_blocks(x):
             # Under autocast a layer's output is fp32 whatever its input is.
             x = x.float() if torch.is_autocast_enabled(x.device.type) else x

@@ -155,7 +155,7 @@ class _Weights(torch.autograd.Function):
             kept = weights[rows]
             scores = _softmax_backward(grad[rows], kept)
             scores[:, 0] += _softmax_backward(grad_first[rows], kept[:, 0])
-            if padded is None or len(padded) != len(scores):  # zero outside the window, which turns write over
+            if padded is None or len(padded) != len(scores):  # zero outside of the window that is written
                 padded = scores.new_zeros(*scores.shape[:3], table.shape[-1])
             window = relative_shift(padded, k.shape[2])
             window.copy_(scores)
@@ -167,7 +167,7 @@ class _Weights(torch.autograd.Function):
 
 
 def _rows(q: Tensor, keys: int) -> list[slice]:
-    """Parts of a batch of queries (B, H, S, Q): on a CPU rows with so few scores that they stay in the cache."""
+    """Parts of a batch of queries (B, H, S, Q): on a CPU as many as keep their scores in the cache."""
     if q.device.type != "cpu":
         return [slice(None)]
     step = max(1, CACHED_SCORES // (q.shape[1] * q.shape[2] * keys))

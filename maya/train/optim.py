@@ -67,7 +67,8 @@ def scaled_adam(
 ) -> ScaledAdam:
     """ScaledAdam over all parameters that learn, as one group, for each group is clipped by itself; with
     `encoder_apart` as two, for an encoder that learns at a rate or time of its own."""
-    heads, encoder = [], []
+    heads: list[tuple[str, nn.Parameter]] = []
+    encoder: list[tuple[str, nn.Parameter]] = []
     for name, p in model.named_parameters():
         if p.requires_grad:
             (encoder if encoder_apart and name.startswith("encoder.") else heads).append((name, p))

@@ -1,4 +1,4 @@
-"""Zipformer's recipe in the loop: a stop in the middle of an epoch leaves no trace, on one and two processes."""
+"""Zipformer's recipe in the loop: a stop within an epoch leaves no trace, on one and on two processes."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data and a folder `run` with a tokenizer."""
     top = tmp_path_factory.mktemp("zipformer")
     experiment = tiny_zipformer_training.experiment()
-    tones.make_corpus(top / "corpus")
+    tones.make_corpus(top / "corpus", utterances=20)
     prepare(experiment, top / "corpus", top / "data")
     tokenizer(experiment, top / "data", top / "run")
     return top
