@@ -27,6 +27,15 @@ def test_a_small_comparison_with_ourselves(tmp_path, capsys, monkeypatch):
     assert set(json.loads(out.read_text())) == {"compare", "attention"}
 
 
+def test_long_audio_is_measured_in_a_fork(capsys):
+    small = ["--layers", "1", "--width", "32", "--context", "8", "8", "--threads", "1"]
+    bench_encoder.main(["long", "--minutes", "0.1", "0.2", *small])
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert [row["features"] for row in rows] == [0.192, 0.384]
+    assert rows[1]["frames"] == 150 and rows[1]["output"] == 150 * 32 * 4 / 1e6
+    assert all(row["peak"] > row["rest"] > 0 for row in rows)
+
+
 def test_encoders_that_differ_are_not_timed():
     takers = {
         name: (FastConformer(bench_encoder.no_dropout(d_model=32, n_layers=1)), bench_encoder.run_ours)
