@@ -112,9 +112,9 @@ class LactFunction(torch.autograd.Function):
         last = [x if y is None else y for x, y in zip(given[STATE:], after, strict=True)]
         for piece in _pieces(work, given):
             states = [piece.state]
-            states += [State(*(next(saved) for _ in range(4))) for _ in range(work.updates - 1)]
-            states.append(State(*(piece.merged(x) for x in last)))
-            of_state = State(*(piece.gradient(x, y) for x, y in zip(last, of_after, strict=True)))
+            states += [State.of(next(saved) for _ in range(4)) for _ in range(work.updates - 1)]
+            states.append(State.of(piece.merged(x) for x in last))
+            of_state = State.of(piece.gradient(x, y) for x, y in zip(last, of_after, strict=True))
             done = work.updates
             for span in reversed(work.plan):
                 if span.apply:
@@ -139,7 +139,7 @@ class _Piece:
         q = given[Q]
         assert q is not None
         self.batch, _, self.heads, _ = q[rows].shape
-        self.state = State(*(self.merged(x) for x in given[STATE:]))
+        self.state = State.of(self.merged(x) for x in given[STATE:])
 
     def merged(self, x: Tensor | None) -> Tensor | None:
         """(B, H, ...) of all utterances as (N, ...) of these."""
@@ -151,9 +151,10 @@ class _Piece:
 
     def gradient(self, like: Tensor | None, grad: Tensor | None) -> Tensor | None:
         """(N, ...), what is known of the gradient of `like`, to be added to."""
-        if like is None:
+        known = self.merged(like if grad is None else grad)
+        if like is None or known is None:
             return None
-        return torch.zeros_like(self.merged(like)) if grad is None else self.merged(grad).clone()
+        return torch.zeros_like(known) if grad is None else known.clone()
 
     def mask(self, span: Span) -> Tensor | None:
         """(B, T) bool."""
@@ -172,7 +173,8 @@ class _Piece:
 
     def lesson(self, span: Span) -> Lesson:
         gate, scale, mask = self.given[GATE], self.given[SCALE], self.mask(span)
-        frames, count = None, span.end - span.start
+        frames: Tensor | None = None
+        count: Tensor | int = span.end - span.start
         if mask is not None:
             frames = mask.sum(1).to(self.state.up.dtype).repeat_interleave(self.heads)
             count = frames.clamp(min=1)

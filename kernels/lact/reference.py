@@ -58,9 +58,7 @@ def fast_weight_network(weights: FastWeights, x: Tensor) -> Tensor:
     return torch.einsum("bhde,blhe->blhd", weights.w1, hidden)
 
 
-def inner_gradients(
-    weights: FastWeights, k: Tensor, v: Tensor, rates: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def inner_gradients(weights: FastWeights, k: Tensor, v: Tensor, rates: Tensor) -> list[Tensor]:
     """Minus the gradients by w0, w1, w2 of - sum over frames of rate * <f(k), v>, each with its own rate."""
     a = torch.einsum("bhed,blhd->blhe", weights.w0, k)
     c = torch.einsum("bhed,blhd->blhe", weights.w2, k)

@@ -1,5 +1,6 @@
 """One span, forward and backward, on the backends' parts: the update of the fast weights, and the apply."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +24,16 @@ class State(NamedTuple):
     down: Tensor
     momentum_up: Tensor | None = None
     momentum_down: Tensor | None = None
+
+    @classmethod
+    def of(cls, parts: Iterable[Tensor | None]) -> "State":
+        up, down, momentum_up, momentum_down = parts
+        assert up is not None and down is not None
+        return cls(up, down, momentum_up, momentum_down)
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor]:
+        return self.up, self.down
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,12 +121,12 @@ def update(ops: TorchOps, state: State, x: Lesson) -> State:
         hidden = _rated(ops.swiglu(x.k, up), x)
     totals[DOWN] = product(x.v.mT, hidden, state.down.dtype)
     made = _step(state, totals, x)
-    after = list(state)
+    after: list[Tensor | None] = list(state)
     for i in x.changes:
-        after[i] = ops.add_renormalise(state[i], made.steps[i], x.norms[i], x.scale, x.learned)
+        after[i] = ops.add_renormalise(state.weights[i], made.steps[i], x.norms[i], x.scale, x.learned)
         if x.beta is not None:
             after[2 + i] = made.momenta[i]
-    return State(*after)
+    return State.of(after)
 
 
 def update_backward(ops: TorchOps, state: State, x: Lesson, of_after: State) -> tuple[LessonGradients, State]:
@@ -186,12 +197,11 @@ def _step_backward(
     found = LessonGradients(
         k=x.k, v=x.v, rates=x.rates, beta=None, norms=[torch.zeros_like(n) for n in x.norms], scale=None
     )
-    of_state, of_steps = list(of_after), {}
+    of_steps: dict[int, Tensor] = {}
+    of_state: list[Tensor | None] = list(of_after)
     for i in x.changes:
-        grad = of_after[i]
-        assert grad is not None
         of_state[i], of_steps[i], found.norms[i], of_scale = ops.add_renormalise_backward(
-            grad, state[i], made.steps[i], x.norms[i], x.scale, x.learned
+            of_after.weights[i], state.weights[i], made.steps[i], x.norms[i], x.scale, x.learned
         )
         found.scale = of_scale if found.scale is None or of_scale is None else found.scale + of_scale
     of_momenta = of_steps
@@ -212,7 +222,7 @@ def _step_backward(
             of_beta += (of_momenta[i] * before).sum((1, 2))
             of_state[2 + i] = of_before
         found.beta = of_beta
-    return found, State(*of_state), {i: x.mean(grad) for i, grad in of_momenta.items()}
+    return found, State.of(of_state), {i: x.mean(grad) for i, grad in of_momenta.items()}
 
 
 def _stacked(parts: dict[int, Tensor]) -> Tensor:
