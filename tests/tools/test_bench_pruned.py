@@ -1,0 +1,30 @@
+"""The comparison with fast_rnnt: what it times agrees, and what is missing is said."""
+
+import json
+import sys
+
+import pytest
+
+from maya.errors import MayaError
+from tools import bench_pruned
+
+SMALL = ["--batch", "2", "--frames", "12", "--labels", "4", "--vocab", "9", "--range", "3", "--rounds", "1"]
+
+
+def test_a_comparison_with_ourselves(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_pruned, "theirs", bench_pruned.ours)
+    bench_pruned.main(SMALL)
+    found = json.loads(capsys.readouterr().out)
+    assert found["ranges equal"]
+    for kind in ("simple losses", "pruned losses"):
+        assert found[kind][0] == found[kind][1] > 0
+    for kind in ("pruned", "whole"):
+        assert found[kind]["ratio"] == found[kind]["fast_rnnt"] / found[kind]["maya"]
+
+
+def test_without_fast_rnnt_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fast_rnnt", None)
+    with pytest.raises(MayaError, match="fast_rnnt is not installed"):
+        bench_pruned.main(SMALL)
