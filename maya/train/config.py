@@ -75,6 +75,10 @@ def check(cfg: TrainConfig, model: HasCTC) -> None:
             "train.encoder_freeze is for an encoder that has learnt before, train.encoder_hold for a fresh "
             "one: choose one"
         )
+    if cfg.passes < 1 or cfg.epochs < 0:
+        raise MayaError(
+            f"train.passes is 1 or more and train.epochs 0 or more, not {cfg.passes} and {cfg.epochs}"
+        )
     if cfg.epochs and cfg.schedule == "cosine":
         raise MayaError("the cosine ends with train.steps: train.epochs is for train.schedule=eden")
     if cfg.optimizer == "scaled_adam" and cfg.encoder_layer_decay != 1:

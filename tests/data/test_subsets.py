@@ -11,6 +11,7 @@ from maya.data.formats.lhotse_manifests import subset_in_name
 from maya.data.manifest import read_manifest
 from maya.data.prepare import PrepareConfig, prepare_corpus
 from maya.data.table import Table, part_path
+from maya.recipes.average import check_sets, dev_sets
 from tests.data.making import make_cuts, write_manifest, write_tone
 
 PARTS = ("train-clean-100", "train-other-500", "dev-clean", "dev-other", "test-clean")
@@ -56,6 +57,17 @@ def test_tables_of_sets_that_are_gone_go_too(tmp_path: Path) -> None:
     prepare_corpus(corpus(tmp_path / "d", PARTS[:3]), out, languages=("en",), cfg=cfg)
     found = {path.stem for path in out.glob("*.parquet")}
     assert found == {"train", "dev", "test", "dev-clean", "mine"}
+
+
+def test_a_corpus_may_have_no_test_set(tmp_path: Path) -> None:
+    cfg = PrepareConfig()
+    cfg.split.dev = cfg.split.test = 0.0  # none is drawn: mini LibriSpeech has none
+    folder = corpus(tmp_path / "c", ("train-clean-5", "dev-clean-2"))
+    report = prepare_corpus(folder, tmp_path / "data", languages=("en",), cfg=cfg)
+    assert tables(tmp_path / "data") == {"train": 2, "dev": 2, "test": 0, "dev-clean-2": 2}
+    assert report.subsets == {"dev-clean-2": 2}
+    assert dev_sets(tmp_path / "data") == ["dev-clean-2"]
+    check_sets(tmp_path / "data", ["dev-clean-2"])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from maya.data.plan import Position
 from maya.errors import MayaError
 from maya.recipes.average import average
 from maya.recipes.experiment import Experiment
@@ -55,3 +56,10 @@ def test_what_ends_a_training() -> None:
     assert schedule.is_over(by_epochs, 5, 1)
     with pytest.raises(MayaError, match=r"train\.epochs is for train\.schedule=eden"):
         check(TrainConfig(epochs=3), tiny.experiment().model)
+    with pytest.raises(MayaError, match=r"train\.passes is 1 or more"):
+        check(TrainConfig(passes=0), tiny.experiment().model)
+
+
+def test_passes_that_make_an_epoch() -> None:
+    cfg = TrainConfig(passes=3)
+    assert [schedule.epoch(cfg, Position(n, 7)) for n in range(7)] == [0, 0, 0, 1, 1, 1, 2]
