@@ -27,6 +27,8 @@ from triton.compiler import ASTSource
 
 from maya.kernels.joint import jit as joint_jit
 from maya.kernels.joint import kernel as joint
+from maya.kernels.lact import jit as lact_jit
+from maya.kernels.lact import kernel as lact
 from maya.kernels.lattice import kernel as lattice
 
 TARGETS = (80, 90)
@@ -75,12 +77,20 @@ class Outcome:
 
 
 def all_cases(target: int, *, quick: bool) -> list[Case]:
-    return [*_rnnt_cases(quick), *_tdt_cases(quick), *_product_cases(target, quick), *_pointwise_cases(quick)]
+    losses = [
+        *_rnnt_cases(quick),
+        *_tdt_cases(quick),
+        *_product_cases(target, quick),
+        *_pointwise_cases(quick),
+    ]
+    return [*losses, *_lact_cases(quick)]
 
 
 def kernels() -> set[str]:
     """Names of all kernels there are, so that none can be forgotten here."""
-    return {name for module in (lattice, joint_jit) for name in vars(module) if name.endswith("_kernel")}
+    return {
+        name for module in (lattice, joint_jit, lact_jit) for name in vars(module) if name.endswith("_kernel")
+    }
 
 
 def examine(case: Case, target: int) -> Outcome:
@@ -243,6 +253,57 @@ def _pointwise_cases(quick: bool) -> Iterator[Case]:
         types=_joint_types(torch.float32),
         constants={"ROWS": joint.ROW_STEP},
     )
+
+
+def _lact_cases(quick: bool) -> Iterator[Case]:
+    fp32 = dict.fromkeys(("rates", "w", "step", "norms", "scale", "grad", "of_w", "of_step"), "*fp32")
+    fp32 |= dict.fromkeys(("of_norms", "of_scale", "of_rates"), "*fp32")
+    sizes = dict.fromkeys(("frames", "hidden", "channels", "rows", "columns"), "i32")
+    dtypes = [(torch.bfloat16, "ieee"), (torch.float32, "ieee")]
+    if not quick:
+        dtypes += [(torch.float16, "ieee"), (torch.float32, "tf32")]
+    for dtype, precision in dtypes:
+        names = ("x", "y", "up", "down", "out", "halves", "both", "delta", "of_both", "of_hidden")
+        types: dict[str, str | None] = {**dict.fromkeys(names, TYPES[dtype]), **fp32, **sizes}
+        for kernel, products in ((lact_jit.swiglu_kernel, 2), (lact_jit.terms_kernel, 3)):
+            tiles = lact.TILES[products, dtype.itemsize]
+            text = f"{NAMES[dtype]}, {tiles.rows}x{tiles.columns}x{tiles.depth}" + ", TF32" * (
+                precision == "tf32"
+            )
+            for forward in (True, False) if kernel is lact_jit.terms_kernel and not quick else (False,):
+                nothing = dict.fromkeys(("rates", "both", "delta")) if forward else {}
+                yield Case(
+                    kernel=kernel,
+                    text=text + ", bare" * forward,
+                    types={**types, **nothing},
+                    constants={
+                        "PRECISION": precision, "ROWS": tiles.rows, "COLUMNS": tiles.columns,
+                        "DEPTH": tiles.depth,
+                    },
+                    warps=tiles.warps,
+                    stages=tiles.stages,
+                    divisible=("hidden", "channels"),
+                    tensor_cores=dtype != torch.float32 or precision == "tf32",
+                )  # fmt: skip
+        rows, columns = lact.POINTWISE
+        yield Case(
+            kernel=lact_jit.second_order_kernel,
+            text=NAMES[dtype],
+            types=types,
+            constants={"ROWS": rows, "COLUMNS": columns},
+            divisible=("hidden",),
+        )
+    for kernel in (lact_jit.renormalise_kernel, lact_jit.renormalise_backward_kernel):
+        for learned in ("*i1",) if quick else ("*i1", None):
+            optional = {} if learned else dict.fromkeys(("scale", "of_scale"))
+            rows, columns = lact.RENORMALISE
+            yield Case(
+                kernel=kernel,
+                text="" if learned else "no scale, no mask",
+                types={**fp32, **sizes, "out": "*fp32", "learned": learned, **optional},
+                constants={"EPS": 1e-5, "ROWS": rows, "COLUMNS": columns},
+                divisible=("columns",),
+            )
 
 
 def main(arguments: list[str] | None = None) -> int:

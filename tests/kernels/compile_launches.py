@@ -17,8 +17,11 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from maya.kernels import checks
 from maya.kernels.compile_gate import kernels
 from maya.kernels.joint import ALL_WANTED, JointSettings, OutputLayer, kernel, packed_rows
+from maya.kernels.lact import FastWeights, chunk_causal, initial, lact
+from maya.kernels.lact import kernel as lact_kernel
 from maya.kernels.lattice.kernel import rnnt_lattice_triton, tdt_lattice_triton
 
 
@@ -66,6 +69,17 @@ def launch_lattices(batch: int, size: int, labels: int) -> None:
         tdt_lattice_triton(cells, cells, scores, *lens, durations=durations, with_posteriors=True)
 
 
+def launch_lact(dtype: torch.dtype, update_weights: str, lens: torch.Tensor | None) -> None:
+    q, k, v = (torch.zeros(2, 5, 2, 48, dtype=dtype, requires_grad=True) for _ in range(3))
+    weights: FastWeights = initial(torch.zeros(2, 64, 48), torch.zeros(2, 48, 64), torch.zeros(2, 64, 48), 2)
+    scale = None if lens is None else torch.zeros(2)
+    out, _ = lact(
+        q, k, v, torch.zeros(2, 5, 2, 3), weights, chunk_causal(5, 3), lens=lens, step_scale=scale,
+        update_weights=update_weights, backend="triton",
+    )  # fmt: skip
+    out.sum().backward()
+
+
 def main(target: int) -> None:
     compiled, run = set(), JITFunction.run
 
@@ -77,6 +91,8 @@ def main(target: int) -> None:
     JITFunction.run = compile_only
     kernel.tiles_for = lambda dtype, device: kernel.TILES[target // 10, dtype.itemsize]
     kernel.concurrent_programs = lambda device: 264
+    checks._check_triton = lambda op, sample: None
+    lact_kernel.tiles_for = lambda products, x: lact_kernel.TILES[products, x.dtype.itemsize]
     with tempfile.TemporaryDirectory() as cache:
         triton.knobs.cache.dir = cache
         launch_joint(2, 20, 5, 640, 1024, torch.float16, full=True)
@@ -85,6 +101,9 @@ def main(target: int) -> None:
         )  # sizes of 1, which Triton likes to make constants
         launch_lattices(2, 20, 5)
         launch_lattices(1, 1, 0)
+        launch_lact(torch.float16, "all", None)
+        launch_lact(torch.float32, "all", torch.tensor([5, 2]))
+        launch_lact(torch.float16, "w1", torch.tensor([5, 2]))
     assert compiled == kernels(), kernels() - compiled
     print("compile_launches: passed")
 
