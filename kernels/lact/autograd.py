@@ -26,7 +26,7 @@ from maya.kernels.lact.update import (
 
 # Elements of a group's widest tensor. Utterances do not depend on each other, so that as many are worked on
 # at a time as on a CPU stay in the cache, and elsewhere fit well.
-GROUP_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 29}
+GROUP_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 29}
 # Places of the tensors that `LactFunction` takes; the state comes last.
 Q, K, V, RATES, MASK, GATE, SCALE, NORM_UP, NORM_DOWN, STATE = range(10)
 GIVEN = STATE + 4
