@@ -41,7 +41,7 @@ def _train(data: Path, run: Path, processes: int) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_stopping_in_an_epoch_leaves_no_trace(data: Path, tmp_path: Path, processes: int) -> None:
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     shutil.copytree(data / "run", straight)
