@@ -104,19 +104,22 @@ def _manifests_of(corpus: Path, part: str, out: Path, jobs: int) -> list[str]:
         raise MayaError(
             f"{corpus / part} has transcripts and no audio: {audio_path(corpus / part, spoken[0])}"
         )
+    from lhotse.audio import AudioLoadingError, DurationMismatchError
     from lhotse.recipes import prepare_librispeech
 
     partial = out / f".{part}.partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     try:
-        prepare_librispeech(corpus, dataset_parts=[part], output_dir=partial, num_jobs=jobs)
+        try:
+            prepare_librispeech(corpus, dataset_parts=[part], output_dir=partial, num_jobs=jobs)
+        # RuntimeError is of soundfile, AssertionError and ValueError of manifests that do not fit together.
+        except (AudioLoadingError, DurationMismatchError, RuntimeError, AssertionError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise MayaError(
+                f"lhotse cannot read {corpus / part} ({reason}); unpack it again, or remove the file it names"
+            ) from error
         for file in files:
             (partial / file.name).replace(file)
-    except Exception as error:  # whatever lhotse and the audio libraries under it raise for a broken file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise MayaError(
-            f"lhotse cannot read {corpus / part} ({reason}); unpack it again, or remove the file it names"
-        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     mark_done(marker, inputs)
