@@ -1,11 +1,47 @@
-"""LaCT encoders by size. Each call builds a fresh configuration: a recipe may change its fields.
+"""LaCT encoders by size, and models around them. Each call builds a fresh configuration: a recipe may change
+its fields.
 
 `streaming(lact_small())` of `maya.encoders.lact_config` is any of them in the form that streams.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from maya.encoders.lact_config import LaCTConfig
+from maya.features import LogMelConfig, SpecAugmentConfig
+from maya.models.hybrid import HybridConfig
+from maya.transducer import JointConfig, PredictorConfig, StatelessConfig
+
+LaCTHeads = Literal["ctc", "rnnt", "tdt"]
+
+
+def lact(
+    encoder: LaCTConfig,
+    heads: LaCTHeads,
+    *,
+    mels: int = 80,
+    hidden: int = 640,
+    predictor: Literal["lstm", "stateless"] = "lstm",
+) -> HybridConfig:
+    """A LaCT encoder with CTC alone, or with RNN-T or TDT (durations 0 to 4) and CTC for 0.3 of the loss.
+
+    `hidden` is the width of predictor and joint, 640 as FastConformer's, whose are the features, masks and
+    dropout of the heads too.
+    """
+    encoder.feat_in = mels
+    predictors = {
+        "lstm": PredictorConfig(hidden=hidden, layers=1),
+        "stateless": StatelessConfig(hidden=hidden),
+    }
+    return HybridConfig(
+        features=LogMelConfig(num_mels=mels),
+        specaugment=SpecAugmentConfig(),
+        encoder=encoder,
+        predictor=predictors[predictor],
+        joint=JointConfig(hidden=hidden, dropout=0.2),
+        transducer="none" if heads == "ctc" else heads,
+        durations=(0, 1, 2, 3, 4),
+        ctc_weight=1.0 if heads == "ctc" else 0.3,
+    )
 
 
 def lact_tiny(**options: Any) -> LaCTConfig:

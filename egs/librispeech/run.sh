@@ -5,6 +5,7 @@
 #   ./egs/librispeech/run.sh --download full|mini      60 GB, or 0.5 GB, into ./download
 #   ./egs/librispeech/run.sh --source DIR --parts "train-clean-100 dev-clean dev-other test-clean test-other"
 #   ./egs/librispeech/run.sh --source DIR --experiment zipformer_large_cr_ctc --gpus 2
+#   ./egs/librispeech/run.sh --source DIR --experiment lact_base_ctc --gpus 1
 #   ./egs/librispeech/run.sh --source DIR --stage 4 --epoch 50 --avg 25    the average to decode with, not chosen on dev
 #   ./egs/librispeech/run.sh --source DIR --stage 5 --methods "transducer modified_beam"
 #   ./egs/librispeech/run.sh --source DIR --musan DIR  noise, music and babble on half of the training utterances
@@ -68,8 +69,10 @@ if due 3; then
   launch "$gpus" train "${exp[@]}" --data "$data" --run-dir "$run" "${device[@]}" "${force[@]}"
 fi
 if due 4; then
-  select=(--select)
-  [[ ! "$epoch,$avg" =~ ^[0-9]+,[0-9]+$ ]] || select=()
+  select=() # by steps, where the training left no epochs
+  if compgen -G "$run/checkpoints/epoch-*.pt" >/dev/null && [[ ! "$epoch,$avg" =~ ^[0-9]+,[0-9]+$ ]]; then
+    select=(--select)
+  fi
   maya average "${exp[@]}" --data "$data" --run-dir "$run" "${select[@]}" ${epoch:+--epoch $epoch} ${avg:+--avg $avg} \
     "${force[@]}"
 fi

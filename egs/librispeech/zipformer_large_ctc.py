@@ -4,10 +4,10 @@ Run:    ./egs/librispeech/run.sh --source DIR --experiment zipformer_large_ctc -
 Not run yet: RESULTS.md has icefall's figures, which are the target.
 """
 
-from egs.librispeech import shared
+from egs.librispeech import zipformer_recipe as recipe
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    return shared.ctc("zipformer_large_ctc", presets.zipformer_large(), gpus=4, max_seconds=1200.0)
+    return recipe.ctc("zipformer_large_ctc", presets.zipformer_large(), gpus=4, max_seconds=1200.0)

@@ -4,10 +4,10 @@ Run:    ./egs/librispeech/run.sh --source DIR --experiment zipformer_small --gpu
 Not run yet: RESULTS.md has icefall's figures, which are the target.
 """
 
-from egs.librispeech import shared
+from egs.librispeech import zipformer_recipe as recipe
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    return shared.pruned("zipformer_small", presets.zipformer_small(), gpus=2, max_seconds=1500.0, lr=0.04)
+    return recipe.pruned("zipformer_small", presets.zipformer_small(), gpus=2, max_seconds=1500.0, lr=0.04)

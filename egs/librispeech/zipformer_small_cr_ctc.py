@@ -4,10 +4,10 @@ Run:    ./egs/librispeech/run.sh --source DIR --experiment zipformer_small_cr_ct
 Not run yet: RESULTS.md has icefall's figures, which are the target.
 """
 
-from egs.librispeech import shared
+from egs.librispeech import zipformer_recipe as recipe
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    return shared.cr_ctc("zipformer_small_cr_ctc", presets.zipformer_small(), gpus=2, max_seconds=850.0)
+    return recipe.cr_ctc("zipformer_small_cr_ctc", presets.zipformer_small(), gpus=2, max_seconds=850.0)

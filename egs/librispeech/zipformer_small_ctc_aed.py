@@ -4,10 +4,10 @@ Run:    ./egs/librispeech/run.sh --source DIR --experiment zipformer_small_ctc_a
 Not run yet: RESULTS.md has icefall's figures, which are the target.
 """
 
-from egs.librispeech import shared
+from egs.librispeech import zipformer_recipe as recipe
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    return shared.ctc_aed("zipformer_small_ctc_aed", presets.zipformer_small(), gpus=2, max_seconds=1700.0)
+    return recipe.ctc_aed("zipformer_small_ctc_aed", presets.zipformer_small(), gpus=2, max_seconds=1700.0)

@@ -5,14 +5,14 @@ Run:    python -m tools.librispeech_layout --clean DIR --other DIR --out exp/lib
 Cost and result: RESULTS.md in this folder.
 """
 
-from egs.librispeech import shared
+from egs.librispeech import zipformer_recipe as recipe
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 from maya.train.eden import EdenConfig
 
 
 def experiment() -> Experiment:
-    exp = shared.pruned(
+    exp = recipe.pruned(
         "zipformer_tiny", presets.zipformer_low_resource(), gpus=1, max_seconds=40.0, epochs=8
     )
     exp.model.ctc_weight = 0.3  # so that every way to decode can be tried, but for the attention decoder's

@@ -1,0 +1,13 @@
+"""LaCT large with RNN-T and CTC, 513 M parameters, LibriSpeech 960 h.
+
+Run:    ./egs/librispeech/run.sh --source DIR --experiment lact_large_rnnt --gpus 1
+Not run yet: README.md in this folder has what is to be expected.
+"""
+
+from egs.librispeech import lact_recipe as recipe
+from maya.recipes.experiment import Experiment
+from maya.recipes.lact_presets import lact, lact_large
+
+
+def experiment() -> Experiment:
+    return recipe.train("lact_large_rnnt", lact(lact_large(), "rnnt"))

@@ -1,0 +1,158 @@
+"""LaCT's experiments on LibriSpeech: recipe and sizes, and that each learns from an utterance of 5 s."""
+
+import importlib
+import itertools
+import json
+import os
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from maya.config import from_dict, to_dict
+from maya.data.plan import BatchPlan
+from maya.encoders import LaCTConfig
+from maya.encoders.encoder_stream import encoder_stream
+from maya.encoders.lact_fast_weights import plan
+from maya.features import feature_stream
+from maya.models.hybrid import build_model, count_parameters, with_vocabulary
+from maya.recipes.decode_all import METHODS, can_decode
+from maya.recipes.experiment import Experiment
+from maya.train.config import check
+from maya.transducer import PredictorConfig
+from tests.encoders.test_lact import open_gates
+
+REPO = Path(__file__).resolve().parents[2]
+HEADS = ("ctc", "rnnt", "tdt")
+FULL = [
+    *(f"lact_{size}_{heads}" for size, heads in itertools.product(("base", "improved", "large"), HEADS)),
+    "lact_base_ctc_streaming",
+]
+NAMES = [*FULL, "lact_tiny"]
+SIZES = {"base": (768, 12, 4), "improved": (1024, 18, 8), "large": (1536, 24, 12)}
+MEAN_SECONDS = 12.3  # of an utterance of LibriSpeech
+
+
+def module(name: str) -> ModuleType:
+    return importlib.import_module(f"egs.librispeech.{name}")
+
+
+def load(name: str) -> Experiment:
+    return module(name).experiment()
+
+
+def encoder_of(exp: Experiment) -> LaCTConfig:
+    assert isinstance(exp.model.encoder, LaCTConfig)
+    return exp.model.encoder
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_the_recipe(name: str) -> None:
+    exp = load(name)
+    assert from_dict(Experiment, json.loads(json.dumps(to_dict(exp)))) == exp
+    train = exp.train
+    check(train, exp.model)
+    assert (train.optimizer, train.schedule, train.lr, train.clip) == ("adamw", "cosine", 1e-4, 1.0)
+    assert (train.warmup_steps, train.valid_every, train.epochs, train.accumulate) == (2000, 1000, 0, 1)
+    # 40 passes of 960 h in batches of 24 utterances; the training parts have 281 241 of them.
+    assert train.steps == round(40 * 960 * 3600 / (24 * MEAN_SECONDS))
+    assert train.steps == pytest.approx(40 * 281_241 / 24, rel=0.005)
+    assert exp.data.max_seconds == 20.0 and exp.data.speed_perturb == (1.0,)
+    assert (exp.tokenizer.vocab_size, exp.model.features.num_mels) == (500, 80)
+    assert exp.prepare.split.dev == exp.prepare.split.test == 0.0
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_step_holds_24_utterances(ranks: int) -> None:
+    """Of lengths as LibriSpeech's: most of them 12 to 16 s, few below, hardly any above."""
+    cfg = load("lact_base_ctc").data.plan
+    rng = np.random.default_rng(0)
+    durations = np.where(
+        rng.random(20_000) < 0.7, rng.normal(14.2, 1.3, 20_000), rng.uniform(1.3, 15, 20_000)
+    )
+    durations = durations.clip(1.3, 20.0)
+    assert durations.mean() == pytest.approx(MEAN_SECONDS, rel=0.02)
+    split = replace(cfg, max_seconds=cfg.max_seconds / ranks)
+    tokens = np.ones(len(durations), np.int32)
+    stats = BatchPlan(durations, tokens, np.zeros(len(durations), np.int64), split, world_size=ranks).stats(0)
+    rel = {1: 0.02, 2: 0.05, 4: 0.10}[ranks]  # the smaller a rank's batch, the more of its cap stays empty
+    assert stats.utterances / stats.steps == pytest.approx(24, rel=rel)
+    assert durations.sum() / stats.steps == pytest.approx(24 * MEAN_SECONDS, rel=rel)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_heads_and_ways_to_decode(name: str) -> None:
+    exp = load(name)
+    cfg = with_vocabulary(exp.model, exp.tokenizer.vocab_size, exp.languages)
+    with torch.device("meta"):
+        count = count_parameters(build_model(cfg))
+    claimed = re.search(r"([\d.]+) M\b", module(name).__doc__ or "")
+    assert claimed and count == pytest.approx(float(claimed[1]) * 1e6, rel=0.01)
+    can = [method for method in METHODS if can_decode(cfg, method)]
+    heads = "rnnt" if name == "lact_tiny" else name.split("_")[2]
+    if heads == "ctc":
+        assert (cfg.transducer, cfg.ctc_weight, exp.decode.method) == ("none", 1.0, "ctc")
+        assert can == ["ctc", "ctc_beam"]
+    else:
+        assert (cfg.transducer, cfg.ctc_weight, exp.decode.method) == (heads, 0.3, "transducer")
+        assert cfg.durations == (0, 1, 2, 3, 4) and isinstance(cfg.predictor, PredictorConfig)
+        beam = ["modified_beam"] if heads == "rnnt" else []
+        assert can == ["transducer", *beam, "ctc", "ctc_beam"]
+    if name in FULL:
+        encoder = encoder_of(exp)
+        assert (encoder.d_model, encoder.n_layers, encoder.fast_heads) == SIZES[name.split("_")[1]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_the_fast_weights_learn_from_5_s(name: str) -> None:
+    """In the whole model, from the waveform on; one layer stands for all, as layers share their plan."""
+    exp = load(name)
+    encoder = replace(encoder_of(exp), n_layers=1, subsampling_channels=8)
+    cfg = with_vocabulary(replace(exp.model, encoder=encoder), 500, exp.languages)
+    torch.manual_seed(0)
+    model = open_gates(build_model(cfg)).eval()
+    audio, lens = 0.1 * torch.randn(1, 80_000), torch.tensor([80_000])
+    learnt, enc_lens = model.encode(audio, lens)
+    assert int(enc_lens) in (63, 64)  # of 80 ms
+    assert any(span.update for span in plan(encoder, int(enc_lens)))
+    model.encoder.cfg.update_at_test = False
+    as_before, _ = model.encode(audio, lens)
+    assert (learnt - as_before).norm() > 0.02 * as_before.norm()
+
+
+def test_the_streaming_model_streams() -> None:
+    exp = load("lact_base_ctc_streaming")
+    encoder = replace(encoder_of(exp), n_layers=1, subsampling_channels=8)
+    assert (encoder.order, encoder.chunk, encoder.window[1]) == ("chunk_causal", 32, -1)
+    cfg = with_vocabulary(replace(exp.model, encoder=encoder), 500, exp.languages)
+    model = build_model(cfg).eval()
+    feature_stream(model.preprocessor.featurizer)  # raises where features need the whole utterance
+    encoder_stream(model.encoder, 1, None)
+    whole = build_model(with_vocabulary(load("lact_tiny").model, 80, ("en",))).eval()
+    with pytest.raises(Exception, match="stream"):
+        encoder_stream(whole.encoder, 1, None)
+
+
+def test_a_training_by_steps_is_averaged_over_steps(tmp_path: Path) -> None:
+    """run.sh chooses epoch and average where there are epochs, which a cosine does not leave."""
+    checkpoints = tmp_path / "work" / "lact_tiny" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    command = [REPO / "egs/librispeech/run.sh", "--work", tmp_path / "work", "--experiment", "lact_tiny"]
+    command += ["--stage", "4", "--stop-stage", "4", "--gpus", "1"]
+    env = os.environ | {"BASH_FUNC_maya%%": '() { echo "maya $*"; }'}  # says what would be run
+
+    def run(*options: str) -> str:
+        return subprocess.run(
+            [*command, *options], env=env, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+
+    assert "maya average" in (by_steps := run()) and "--select" not in by_steps
+    (checkpoints / "epoch-0001.pt").touch()
+    assert "--select" in run("--epoch", "8")
+    assert "--select" not in run("--epoch", "8", "--avg", "2")
