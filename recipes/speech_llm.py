@@ -26,7 +26,7 @@ from maya.models.hybrid import count_parameters
 from maya.models.speech_llm import SpeechLLM, SpeechLLMConfig, load_tokenizer
 from maya.recipes.experiment import DataConfig, Experiment
 from maya.recipes.markers import content, is_done, mark_done, stamp
-from maya.recipes.train import shared_tokens, start, thin, train_batches
+from maya.recipes.train import dev_samples, shared_tokens, start, thin, train_batches
 from maya.text.languages import LANGUAGES
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import find_checkpoint, load_checkpoint
@@ -34,6 +34,7 @@ from maya.train.distributed import barrier, rank, world_size
 from maya.train.loop import TrainConfig, make_accelerator
 from maya.train.loop import train as run_loop
 from maya.train.runlog import replacing, write_json
+from maya.train.samples import greedy_llm
 from maya.train.state import flat, is_free
 from maya.train.validate import Validate, make_validate_llm, token_limits
 
@@ -83,12 +84,14 @@ def train(
     model = SpeechLLM(experiment.model)
     hybrid = cast(Experiment, experiment)  # of which these read what both kinds have
     facts = start(model, hybrid, data, run, main)
+    samples = dev_samples(experiment, data, tokenizer, greedy_llm(experiment.decode.tokens_per_second))
     if main:
         print(describe(model, experiment, len(utterances), accelerator), flush=True)
     with clear_worker_errors():
         run_loop(
             experiment, model, tokenizer, train_batches(hybrid, utterances, tokenizer, run),
             dev_validation(experiment, data, tokenizer), run, accelerator=accelerator, facts=facts,
+            samples=samples,
         )  # fmt: skip
     if main:
         mark_done(run / "stage-train.json", inputs)

@@ -30,6 +30,7 @@ from maya.train.checkpoint import start_from, step_checkpoints
 from maya.train.distributed import barrier, rank, world_size
 from maya.train.loop import make_accelerator
 from maya.train.loop import train as run_loop
+from maya.train.samples import Greedy, Samples, greedy_hybrid
 from maya.train.state import flat, is_free
 from maya.train.validate import Validate, make_validate
 
@@ -68,6 +69,7 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
     facts = start(model, experiment, data, run, main)
+    samples = dev_samples(experiment, data, tokenizer, greedy_hybrid(experiment.decode.greedy))
     if main:
         hours = float(utterances.durations.sum()) / 3600
         millions = [count_parameters(m) / 1e6 for m in (model, model.encoder)]
@@ -82,7 +84,7 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
         run_loop(
             experiment, model, tokenizer, train_batches(experiment, utterances, tokenizer, run, plan),
             dev_validation(experiment, data, tokenizer, languages), run, accelerator=accelerator,
-            facts=facts,
+            facts=facts, samples=samples,
         )  # fmt: skip
     if main:
         mark_done(run / "stage-train.json", inputs)
@@ -167,6 +169,32 @@ def dev_validation(
     loader = EvalLoader(utterances, tokenizer, languages, max_seconds=experiment.decode.max_seconds,
                         rank=rank(), world_size=world_size())  # fmt: skip
     return make_validate(lambda: loader, references, tokenizer, languages, method=experiment.decode.greedy)
+
+
+def dev_samples(experiment: Any, data: Path, tokenizer: Tokenizer, greedy: Greedy) -> Samples | None:
+    """`train.samples` utterances of the dev set, to be decoded by `greedy` while training; None where
+    `train.samples_every` is 0."""
+    if not experiment.train.samples_every:
+        return None
+    table, languages = Table.open(part_path(data, "dev")), experiment.languages
+    rows = spread(table, experiment.train.samples)
+    references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
+    loader = EvalLoader(Utterances.from_table(table, tokenizer, languages, rows), tokenizer, languages,
+                        max_seconds=experiment.decode.max_seconds)  # fmt: skip
+    return Samples(lambda: loader, references, tokenizer, languages, greedy)
+
+
+def spread(table: Table, count: int) -> NDArray[np.int64]:
+    """The numbers of `count` rows, as evenly over the languages, and over the rows of each, as may be."""
+    codes, languages = table.codes("language")
+    there = [rows for code in range(len(languages)) if len(rows := np.flatnonzero(codes == code))]
+    some = np.linspace(0, len(there) - 1, min(count, len(there))).round().astype(np.int64).tolist()
+    kept = []
+    for number, which in enumerate(some):
+        rows = there[which]
+        share = min(len(rows), count // len(some) + (number < count % len(some)))
+        kept.append(rows[((np.arange(share) + 0.5) * len(rows) / share).astype(np.int64)])
+    return np.concatenate([np.zeros(0, np.int64), *kept])
 
 
 def shared_tokens(run: Path, table: Table, tokenizer: Tokenizer) -> TokenTable:

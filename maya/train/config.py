@@ -50,6 +50,8 @@ class TrainConfig:
     seed: int = 1
     log_every: int = 20
     valid_every: int = 500
+    samples_every: int = 0  # steps between which a few utterances of the dev set are shown decoded; 0: never
+    samples: int = 3  # how many, always the same, spread over the languages
     save_every: int = 500
     keep: int = 3  # newest training checkpoints to keep
     average_every: int = 20  # steps between samples of the running average of the weights
@@ -81,6 +83,11 @@ def check(cfg: TrainConfig, model: HasCTC) -> None:
         )
     if cfg.epochs and cfg.schedule == "cosine":
         raise MayaError("the cosine ends with train.steps: train.epochs is for train.schedule=eden")
+    if cfg.samples_every < 0 or cfg.samples < 1:
+        raise MayaError(
+            "train.samples_every is 0 (never) or more and train.samples 1 or more, not "
+            f"{cfg.samples_every} and {cfg.samples}"
+        )
     if cfg.optimizer == "scaled_adam" and cfg.encoder_layer_decay != 1:
         raise MayaError("train.encoder_layer_decay is for train.optimizer=adamw")
     if not 0 < cfg.encoder_layer_decay <= 1:

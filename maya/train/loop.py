@@ -29,6 +29,7 @@ from maya.train.distributed import all_reduce_sum
 from maya.train.eden import adjusted_steps
 from maya.train.optim import clip, make_optimizer
 from maya.train.runlog import RunLog
+from maya.train.samples import Samples
 from maya.train.scaled_adam import ScaledAdam
 from maya.train.state import Position, State, keep_best, resume, save
 from maya.train.validate import Validate
@@ -133,12 +134,13 @@ def train(
     *,
     accelerator: Accelerator,
     facts: dict[str, Any] | None = None,
+    samples: Samples | None = None,
 ) -> State:
     """Train `model` for `experiment.train.steps` or `epochs`, resuming from the newest checkpoint.
 
     `batches(position)` yields this rank's (next position, Batch) for ever; `validate` returns scores with the
-    key "error" to keep the best by. Raises Interrupted after a requested stop and MayaError when a
-    loss is not a number.
+    key "error" to keep the best by; `samples` is shown every `train.samples_every` steps. Raises Interrupted
+    after a requested stop and MayaError when a loss is not a number.
     """
     cfg: TrainConfig = experiment.train
     check(cfg, model)
@@ -174,6 +176,9 @@ def train(
             if state.step % cfg.valid_every == 0 or over:
                 scores = validate(model, ctc_only=state.step <= cfg.ctc_first)
                 keep_best(log, state, scores, model, tokenizer, run_dir)
+                clock.lap("validate")
+            if samples and log.main and cfg.samples_every and state.step % cfg.samples_every == 0:
+                log.samples(state.step, samples(model, ctc_only=state.step <= cfg.ctc_first))
                 clock.lap("validate")
             if stats.stop or state.step % cfg.save_every == 0 or over or passed:
                 save(run_dir, state, model, optimizer, tokenizer, experiment, log.main, passed)

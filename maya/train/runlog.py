@@ -1,4 +1,5 @@
-"""What a run writes about itself: config.json, environment.json, git.diff, metrics.jsonl, TensorBoard.
+"""What a run writes about itself: config.json, environment.json, git.diff, metrics.jsonl, samples.jsonl,
+TensorBoard.
 
 Tools read these files; the lines on the terminal are for people.
 """
@@ -10,8 +11,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,18 @@ from maya.config import to_dict
 PACKAGES = ("maya", "torch", "torchaudio", "triton", "numpy", "lhotse", "sentencepiece", "accelerate")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One utterance as the model hears it at some step. ref: in normal form; wer: a fraction, None where the
+    reference is empty."""
+
+    id: str
+    language: str
+    ref: str
+    hyp: str
+    wer: float | None
+
+
 class RunLog:
     """The log of one run. Only the main process writes; on the others every method does nothing."""
 
@@ -31,7 +45,8 @@ class RunLog:
         if not main:
             return
         run_dir.mkdir(parents=True, exist_ok=True)
-        _drop_metrics_after(run_dir / "metrics.jsonl", resumed_step)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            _drop_rows_after(run_dir / name, resumed_step)
         self._metrics = (run_dir / "metrics.jsonl").open("a")
         self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_step or None)
 
@@ -67,6 +82,17 @@ class RunLog:
         for name, phase in changes.items():
             self._tensorboard.add_text(f"phase/{name}", phase, step)
         self.say(f"phase step {step}  " + "  ".join(f"{name}: {phase}" for name, phase in changes.items()))
+
+    def samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """What the model makes of some utterances: on the terminal, in samples.jsonl and TensorBoard."""
+        if not self.main:
+            return
+        with (self.run_dir / "samples.jsonl").open("a") as f:
+            f.writelines(json.dumps({"step": step} | asdict(s), ensure_ascii=False) + "\n" for s in samples)
+        for s in samples:
+            rate = "" if s.wer is None else f"wer {s.wer:.2f}"
+            self.say(f"sample step {step}  {s.id}  {s.language}  {rate}\n  ref {s.ref}\n  hyp {s.hyp}")
+            self._tensorboard.add_text(f"sample/{s.id}", f"ref {s.ref}\n\nhyp {s.hyp}\n\n{rate}", step)
 
     def say(self, text: str) -> None:
         if self.main:
@@ -141,7 +167,7 @@ def _cpu_name() -> str:
     return platform.processor()
 
 
-def _drop_metrics_after(path: Path, step: int) -> None:
+def _drop_rows_after(path: Path, step: int) -> None:
     """Rows written after the checkpoint that a run resumes from will be written again; so will a change of
     phase at that very step, which comes before the next step."""
     if not path.is_file():

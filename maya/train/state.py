@@ -96,6 +96,7 @@ def save(
 # Fields that change what is printed or when, not what is learnt: a run may continue with others.
 FREE = frozenset(
     [f"train.{name}" for name in ("log_every", "valid_every", "save_every", "keep", "threads")]
+    + ["train.samples_every", "train.samples"]
     + [f"data.{name}" for name in ("num_workers", "cache_gb", "max_skipped", "timeout_seconds")]
 )
 
