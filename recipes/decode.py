@@ -16,6 +16,7 @@ from maya.data.loader import EvalLoader
 from maya.data.table import Table, part_path
 from maya.data.utterances import Utterances
 from maya.decode.recognizer import identify_languages
+from maya.encoders.lact_fast_weights import stop_updates
 from maya.models.hybrid import HybridModel
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import is_done, mark_done, stamp
@@ -49,6 +50,8 @@ def decode(
         return
     recognizer = maya.load(path)
     model, languages = recognizer.model, recognizer.model.cfg.languages
+    if not experiment.decode.fast_weight_updates:
+        stop_updates(model)
     utterances = Utterances.from_table(table, recognizer.tokenizer, languages)
     entries = {entry.id: entry for entry in table.entries()}
     out.mkdir(parents=True, exist_ok=True)

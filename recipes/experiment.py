@@ -59,6 +59,7 @@ class DecodeConfig:
     lm_order: int = 6  # of ctc_beam's n-gram model of the training texts; 0: none
     # What the model is told: the language of the transcript, the one it identifies itself, or nothing.
     language: Literal["known", "auto", "unknown"] = "known"
+    fast_weight_updates: bool = True  # False: LaCT's fast weights learn nothing while they decode
 
     @property
     def greedy(self) -> Method:

@@ -73,7 +73,7 @@ def prepare_digits(
         return read_seal(out) or {}
     soundfile = _soundfile()
     versions = {"soundfile": soundfile.__version__, "libsndfile": soundfile.__libsndfile_version__}
-    return write_corpus(out, _joined(source, rows, plan), settings, total=len(plan), versions=versions)
+    return write_corpus(out, joined(source, rows, plan), settings, total=len(plan), versions=versions)
 
 
 def read_source(source: Path) -> list[dict[str, Any]]:
@@ -132,12 +132,14 @@ def plan_language(
         if split != "train":
             singles = rng.sample(singles, min(len(singles), sizes["heldout"] // 2))
             strings = sizes["heldout"] - len(singles)
-        for number, recordings in enumerate(singles + _strings(mine, strings, rng)):
-            plan.append(_item(f"{language}-{split}-{number:05d}", split, recordings, rng))
+        for number, recordings in enumerate(singles + draw_strings(mine, strings, rng)):
+            plan.append(plan_item(f"{language}-{split}-{number:05d}", split, recordings, rng))
     return plan
 
 
-def _strings(rows: Sequence[dict[str, Any]], count: int, rng: random.Random) -> list[list[dict[str, Any]]]:
+def draw_strings(
+    rows: Sequence[dict[str, Any]], count: int, rng: random.Random
+) -> list[list[dict[str, Any]]]:
     """`count` strings of 2 to 7 recordings of one speaker each; all speakers and recordings equally often."""
     speakers = sorted({r["speaker"] for r in rows})
     recordings = {s: shuffled_rounds([r for r in rows if r["speaker"] == s], rng) for s in speakers}
@@ -146,7 +148,9 @@ def _strings(rows: Sequence[dict[str, Any]], count: int, rng: random.Random) -> 
     return [[next(recordings[speaker]) for _ in range(n)] for n, speaker in zip(lengths, turns, strict=False)]
 
 
-def _item(name: str, split: str, recordings: Sequence[dict[str, Any]], rng: random.Random) -> dict[str, Any]:
+def plan_item(
+    name: str, split: str, recordings: Sequence[dict[str, Any]], rng: random.Random
+) -> dict[str, Any]:
     margins = [rng.randrange(800, 3201) for _ in range(2)]  # 50 to 200 ms before and after
     gaps = [rng.randrange(320, 3201) for _ in recordings[1:]]  # 20 to 200 ms
     return {
@@ -159,9 +163,10 @@ def _item(name: str, split: str, recordings: Sequence[dict[str, Any]], rng: rand
     }
 
 
-def _joined(
+def joined(
     source: Path, rows: Sequence[dict[str, Any]], plan: Sequence[dict[str, Any]]
 ) -> Iterator[Utterance]:
+    """The utterances of a plan, with their audio; `rows` are those of the source that it names."""
     by_id = {r["id"]: r for r in rows}
     audio: dict[str, np.ndarray] = {}
     for item in plan:

@@ -219,3 +219,12 @@ def reset_fast_weights(model: nn.Module) -> None:
     for part in model.modules():
         if isinstance(part, FastWeightBranch):
             part.reset_parameters()
+
+
+def stop_updates(model: nn.Module) -> None:
+    """In evaluation let the fast weights of a model learn nothing any more. MayaError if it has none."""
+    parts = [part for part in model.modules() if isinstance(part, FastWeightBranch)]
+    if not parts:
+        raise MayaError("the model has no fast weights whose learning could be turned off")
+    for part in parts:
+        part.cfg.update_at_test = False

@@ -23,23 +23,12 @@ from maya.features import FeaturesConfig, LogMelConfig
 from maya.features.noise import NoiseConfig
 from maya.features.specaugment import SpecAugmentConfig
 from maya.models.hybrid_config import check_features
+from maya.models.lora import LoraConfig, add_lora
 from maya.models.speech_model import Losses, SpeechModel
 from maya.text.languages import LANGUAGES
 from maya.text.llm_tokenizer import LLMTokenizer, PromptIds, prompt_ids
 
 IGNORED = -100  # a target that has no loss
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")  # as Gemma, Llama, Mistral and Qwen name them
-MLP = ("gate_proj", "up_proj", "down_proj")
-
-
-@config
-class LoraConfig:
-    """Low-rank additions to the LM's matrices: W + alpha / rank · B A, B zero at the start."""
-
-    rank: int = 16  # 0: none, the projector alone adapts
-    alpha: int = 32
-    dropout: float = 0.05
-    targets: tuple[str, ...] = (*ATTENTION, *MLP)  # names of linear layers
 
 
 @config
@@ -108,7 +97,7 @@ class SpeechLLM(SpeechModel):
         width = self.lm.get_input_embeddings().weight.shape[1]
         self.projector = Projector(cfg.encoder.d_model, cfg.stack, cfg.projector_hidden, width)
         self.register_buffer("lm_digest", digest(self.lm))
-        add_lora(self.lm, cfg)
+        add_lora(self.lm, cfg.lora)
         if cfg.llm_checkpointing:
             self.lm.activation_checkpointing_enable({"use_reentrant": False})
         names = [LANGUAGES[code].name if code in LANGUAGES else code for code in cfg.languages]
@@ -248,30 +237,6 @@ def _transformers() -> Any:
     except ImportError as error:
         raise MayaError("a language model as decoder needs pip install 'maya[llm]'") from error
     return transformers
-
-
-def add_lora(lm: nn.Module, cfg: SpeechLLMConfig) -> None:
-    """Put LoRA's matrices beside those of `lm` that `cfg.lora.targets` names, in place, in fp32."""
-    if cfg.lora.rank == 0:
-        return
-    try:
-        import peft
-    except ImportError as error:
-        raise MayaError("LoRA needs pip install 'maya[llm]'; or set model.lora.rank 0") from error
-    settings = peft.LoraConfig(
-        r=cfg.lora.rank, lora_alpha=cfg.lora.alpha, lora_dropout=cfg.lora.dropout,
-        target_modules=list(cfg.lora.targets),
-    )  # fmt: skip
-    try:
-        peft.inject_adapter_in_model(settings, lm)
-    except ValueError as error:
-        wanted = ", ".join(cfg.lora.targets)
-        raise MayaError(
-            f"{cfg.llm} has no layers named {wanted}; name its linear layers in model.lora.targets"
-        ) from error
-    for p in lm.parameters():
-        if p.requires_grad:
-            p.data = p.data.float()
 
 
 def digest(lm: Any) -> Tensor:

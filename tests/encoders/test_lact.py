@@ -10,7 +10,7 @@ from maya.config import from_dict, override, to_dict
 from maya.encoders import FastConformer, FastConformerConfig, LaCT, LaCTConfig, Zipformer, ZipformerConfig
 from maya.encoders.attention import Frames, Rows, Span
 from maya.encoders.lact_config import streaming
-from maya.encoders.lact_fast_weights import FastWeightBranch, FastWeightConfig, plan, rotate
+from maya.encoders.lact_fast_weights import FastWeightBranch, FastWeightConfig, plan, rotate, stop_updates
 from maya.encoders.lact_mixer import FastWeightMixer, WindowAttention
 from maya.encoders.lact_zipformer import FastWeightZipformerLayer
 from maya.encoders.masked_norm import MaskedBatchNorm
@@ -131,11 +131,14 @@ def test_without_updates_at_test_nothing_of_the_utterance_is_kept():
     other[:, 400:] = torch.randn(1, 240, 20)
     lens = torch.tensor([640])
     for updates in (True, False):
-        model.cfg.update_at_test = updates
+        if not updates:
+            stop_updates(model)
         first, second = (model(y, lens)[0][:, :40] for y in (x, other))
         assert torch.equal(first, second) != updates
     before = model.adapt(x, lens)[2][0]
     assert torch.equal(before.w1, model.layers[0].mixer.fast.initial(1).w1)
+    with pytest.raises(MayaError, match="no fast weights"):
+        stop_updates(FastConformer(FastConformerConfig(d_model=16, n_layers=1, n_heads=2, feat_in=20)))
 
 
 @torch.no_grad()

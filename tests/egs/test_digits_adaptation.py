@@ -1,0 +1,132 @@
+"""The adaptation experiment: who is asked what, the ways of having heard, and the table of what was found."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from egs.digits import adaptation
+from egs.digits.adaptation_report import Answer, curves, plot, table
+from maya.decode.recognizer import Recognizer
+from maya.errors import MayaError
+from maya.kernels.lact import FastWeights
+from maya.models.hybrid import build_model
+from maya.recipes.lact_presets import lact_tiny
+from maya.text.tokenizer import Tokenizer
+from tests.egs.test_digits_data import source  # noqa: F401  (a fixture)
+from tests.tiny import experiment
+
+KNOWN: set[str] = set()
+
+
+def test_no_recording_is_both_heard_and_asked(source: Path) -> None:  # noqa: F811
+    speakers = adaptation.read_speakers(source, "test", KNOWN, seed=1)
+    again = adaptation.read_speakers(source, "test", KNOWN, seed=1)
+    assert [s.name for s in speakers] == [s.name for s in again]
+    for speaker, same in zip(speakers, again, strict=True):
+        heard = {word for _, text in speaker.heard for word in text.split()}
+        asked = {word for _, text in speaker.asked for word in text.split()}
+        assert heard and asked and not heard & asked  # each speaker of the fixture says each word once
+        for (audio, text), (audio2, text2) in zip(speaker.heard, same.heard, strict=True):
+            assert text == text2 and torch.equal(audio, audio2)
+    with pytest.raises(MayaError, match="heard in training"):
+        adaptation.read_speakers(source, "test", {s.name for s in speakers}, seed=1)
+
+
+def test_a_prefix_is_the_nearest_that_whole_utterances_give() -> None:
+    second = torch.zeros(16000)
+    speaker = adaptation.Speaker(name="s", language="en", heard=[(second, "one")] * 5, asked=[])
+    assert [len(speaker.prefix(s)) for s in (0.1, 1.4, 1.6, 4.0, 99.0)] == [1, 1, 2, 4, 5]
+
+
+@pytest.fixture
+def listener() -> adaptation.Listener:
+    torch.manual_seed(0)
+    cfg = experiment().model
+    cfg.encoder = lact_tiny(d_model=32, n_layers=2, ff_dim=32, feat_in=cfg.features.num_mels)
+    tokenizer = Tokenizer.train({"en": ["one two three four"] * 20}, experiment().tokenizer)
+    cfg.vocab_size, cfg.languages = tokenizer.vocab_size, ("en", "hi")
+    model = build_model(cfg).eval()
+    for layer in model.encoder.layers:  # open the gates: before training the fast weights are silent
+        torch.nn.init.ones_(layer.mixer.fast.gate.bias)
+    make = torch.Generator().manual_seed(1)
+
+    def say(count: int) -> list[tuple[Tensor, str]]:
+        return [(0.1 * torch.randn(9000 + 1000 * i, generator=make), "one two") for i in range(count)]
+
+    speaker = adaptation.Speaker(name="s", language="en", heard=say(4), asked=say(3))
+    recognizer = Recognizer(model=model, tokenizer=tokenizer, device=torch.device("cpu"))
+    return adaptation.Listener(recognizer, speaker, "ctc")
+
+
+def encoded(listener: adaptation.Listener, encode: adaptation.Encode) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode():
+        return encode([audio for audio, _ in listener.speaker.asked])
+
+
+def test_what_was_heard_changes_what_is_encoded(listener: adaptation.Listener) -> None:
+    heard = [audio for audio, _ in listener.speaker.heard]
+    with torch.inference_mode():
+        plain, lens = encoded(listener, listener.plain())
+        carried, carried_lens = encoded(listener, listener.carried(heard))
+        together, together_lens = encoded(listener, listener.one_recording(heard))
+    assert torch.equal(lens, carried_lens) and torch.equal(lens, together_lens)
+    assert plain.shape == carried.shape == together.shape
+    assert float((plain - carried).abs().max()) > 1e-4 and float((plain - together).abs().max()) > 1e-4
+
+
+def test_carried_is_the_same_for_a_question_alone(listener: adaptation.Listener) -> None:
+    heard = [audio for audio, _ in listener.speaker.heard]
+    with torch.inference_mode():
+        carry = listener.carried(heard)
+        enc, lens = encoded(listener, carry)
+        for row, (audio, _) in enumerate(listener.speaker.asked):
+            alone, _ = carry([audio])
+            assert float((enc[row, : lens[row]] - alone[0]).abs().max()) < 1e-5
+
+
+def test_an_empty_past_changes_nothing(listener: adaptation.Listener) -> None:
+    """Fast weights that no utterance has changed are those every utterance begins with."""
+    encoder = listener.model.encoder
+    with torch.inference_mode():
+        plain, _ = encoded(listener, listener.plain())
+        fresh = [layer.mixer.fast.initial(1) for layer in encoder.layers]
+        assert all(isinstance(weights, FastWeights) for weights in fresh)
+        audio = [audio for audio, _ in listener.speaker.asked]
+        feats, lens = listener.model.features(*adaptation._padded(audio))
+        enc, _, _ = encoder.adapt(feats, lens, [adaptation._for_all(w, len(audio)) for w in fresh])
+    assert float((plain - enc).abs().max()) < 1e-5
+
+
+def test_every_way_is_in_the_table(listener: adaptation.Listener, tmp_path: Path) -> None:
+    rates = {(w, labelled): 1e-3 for w in ("lora", "all") for labelled in (True, False)}
+    answers = adaptation.compare(listener, "run", [1.0, 2.0], rates)
+    assert listener.model.encoder.cfg.update_at_test
+    found = curves(answers)
+    assert set(found) == {
+        ("as trained", False), ("no update", False), ("LaCT, carried", False), ("LaCT, one recording", False),
+        ("LoRA", False), ("LoRA", True), ("all weights", False), ("all weights", True),
+    }  # fmt: skip
+    assert all(
+        len(curve) == (1 if way in ("as trained", "no update") else 2) for (way, _), curve in found.items()
+    )
+    text = table(answers)
+    assert "| LoRA | given |" in text and "| LoRA | none |" in text
+    plot(answers, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_rates_are_means_over_languages() -> None:
+    def answer(language: str, pairs: list[tuple[str, str]]) -> Answer:
+        facts = {"run": "r", "speaker": language, "way": "as trained", "labelled": False}
+        return Answer(**facts, language=language, asked_seconds=0.0, seconds=0.0, pairs=pairs)  # type: ignore[arg-type]
+
+    answers = [answer("en", [("one two", "one")] * 4), answer("gu", [("one", "one")] * 9)]
+    ((_, rate, bounds),) = curves(answers)["as trained", False]
+    assert rate == pytest.approx(0.25)
+    assert bounds.low <= 0.25 <= bounds.high
+    assert json.dumps(table(answers)).count("25.00 %") == 1
+    assert np.isfinite([bounds.low, bounds.high]).all()
