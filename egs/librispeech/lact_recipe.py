@@ -26,6 +26,6 @@ def train(name: str, model: HybridConfig) -> Experiment:
     exp.train.lr, exp.train.warmup_steps, exp.train.clip = 1e-4, 2000, 1.0
     exp.train.steps = round(_EPOCHS * HOURS * 3600 / _BATCH_SECONDS)  # where the cosine, and training, ends
     exp.train.valid_every, exp.train.samples_every = 1000, 500
-    # Five checkpoints, between which `maya average` chooses means over the last 5000 to 20000 steps.
+    # Five checkpoints stay; means from each of the others to the last are what `maya average` chooses from.
     exp.train.save_every, exp.train.keep, exp.train.average_every = 5000, 5, 100
     return exp
