@@ -11,12 +11,10 @@ from maya.features import LogMelConfig, SpecAugmentConfig
 from maya.models.hybrid import HybridConfig
 from maya.transducer import JointConfig, PredictorConfig, StatelessConfig
 
-LaCTHeads = Literal["ctc", "rnnt", "tdt"]
-
 
 def lact(
     encoder: LaCTConfig,
-    heads: LaCTHeads,
+    heads: Literal["ctc", "rnnt", "tdt"],
     *,
     mels: int = 80,
     hidden: int = 640,
@@ -28,15 +26,12 @@ def lact(
     dropout of the heads too.
     """
     encoder.feat_in = mels
-    predictors = {
-        "lstm": PredictorConfig(hidden=hidden, layers=1),
-        "stateless": StatelessConfig(hidden=hidden),
-    }
+    lstm, stateless = PredictorConfig(hidden=hidden, layers=1), StatelessConfig(hidden=hidden)
     return HybridConfig(
         features=LogMelConfig(num_mels=mels),
         specaugment=SpecAugmentConfig(),
         encoder=encoder,
-        predictor=predictors[predictor],
+        predictor=stateless if predictor == "stateless" else lstm,
         joint=JointConfig(hidden=hidden, dropout=0.2),
         transducer="none" if heads == "ctc" else heads,
         durations=(0, 1, 2, 3, 4),

@@ -23,8 +23,9 @@ from maya.features import feature_stream
 from maya.models.hybrid import build_model, count_parameters, with_vocabulary
 from maya.recipes.decode_all import METHODS, can_decode
 from maya.recipes.experiment import Experiment
+from maya.recipes.lact_presets import lact, lact_tiny
 from maya.train.config import check
-from maya.transducer import PredictorConfig
+from maya.transducer import PredictorConfig, StatelessConfig
 from tests.encoders.test_lact import open_gates
 
 REPO = Path(__file__).resolve().parents[2]
@@ -128,6 +129,14 @@ def test_the_fast_weights_learn_from_5_s(name: str) -> None:
     model.encoder.cfg.update_at_test = False
     as_before, _ = model.encode(audio, lens)
     assert (learnt - as_before).norm() > 0.02 * as_before.norm()
+
+
+def test_rnnt_goes_with_a_stateless_predictor_too() -> None:
+    cfg = with_vocabulary(lact(lact_tiny(), "rnnt", mels=40, hidden=64, predictor="stateless"), 80, ("en",))
+    assert isinstance(cfg.predictor, StatelessConfig) and cfg.predictor.hidden == cfg.joint.hidden == 64
+    with torch.device("meta"):
+        assert build_model(cfg).decoder.cfg is cfg.predictor
+    assert can_decode(cfg, "modified_beam")
 
 
 def test_the_streaming_model_streams() -> None:
