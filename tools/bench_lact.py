@@ -6,7 +6,8 @@
 Encoders of about the same number of parameters, one utterance, no gradients, on the CPU. Each measurement is
 a fork of this process that first encodes 10 s, so that libraries and thread pools are not counted; memory is
 the peak of the resident set above what stood before, features not counted. In each round all encoders take
-their turns; times are medians. The picture needs matplotlib: pip install 'maya[plot]'.
+their turns; times are medians of processor seconds, which with one thread are those of a clock on a machine
+without other work. The picture needs matplotlib: pip install 'maya[plot]'.
 """
 
 import argparse
@@ -67,7 +68,7 @@ ENCODERS: dict[str, Callable[[str], nn.Module]] = {
 
 @torch.inference_mode()
 def measure(name: str, size: str, seconds: float) -> dict[str, Any]:
-    """Seconds and peak bytes of one forward pass over one utterance."""
+    """Processor seconds and peak bytes of one forward pass over one utterance."""
     torch.manual_seed(0)
     model = ENCODERS[name](size).eval()
     features: int = model.cfg.feat_in  # type: ignore[union-attr, assignment]
@@ -76,9 +77,9 @@ def measure(name: str, size: str, seconds: float) -> dict[str, Any]:
     frames = int(seconds * FRAMES_PER_SECOND)
     x, lens = torch.randn(1, frames, features), torch.tensor([frames])
     forget_the_peak()
-    before, began = resident("VmRSS"), time.perf_counter()
+    before, began = resident("VmRSS"), time.process_time()
     enc, _ = model(x, lens)
-    took, peak = time.perf_counter() - began, resident("VmHWM") - before
+    took, peak = time.process_time() - began, resident("VmHWM") - before
     if not enc.isfinite().all():
         raise MayaError(f"{name}: the output for {seconds:g} s is not finite")
     return {"seconds": took, "bytes": peak, "frames": enc.shape[1]}
@@ -124,13 +125,13 @@ def table(result: dict[str, Any]) -> str:
     lines = ["# LaCT: cost against length", "", "```bash", result["command"], "```", ""]
     lines.append(
         "One utterance, forward without gradients, {threads} thread(s) of {machine}, torch {torch}, commit "
-        "{commit}; medians of {rounds} round(s); load average at the start {load:.1f}: on a machine that is "
-        "busy only ratios within a row can be read. Memory: peak of the resident set above model and "
+        "{commit}; medians of {rounds} round(s); load average at the start {load:.1f}: processor seconds, which "
+        "grow too where others use the same core. Memory: peak of the resident set above model and "
         "features. Windows are of {window} encoder frames to each side.".format(window=WINDOW, **result)
     )
     lines += ["", "| encoder | parameters |", "|---|---|"]
     lines += [f"| {name} | {count / 1e6:.2f} M |" for name, count in result["parameters"].items()]
-    for title, key, unit in (("Seconds", "seconds", 1.0), ("Peak memory, MB", "bytes", 1e-6)):
+    for title, key, unit in (("Processor seconds", "seconds", 1.0), ("Peak memory, MB", "bytes", 1e-6)):
         lines += ["", f"| {title} | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
         for audio in dict.fromkeys(row["audio"] for row in rows):
             cells = {r["encoder"]: r[key] * unit for r in rows if r["audio"] == audio}
@@ -141,7 +142,7 @@ def table(result: dict[str, Any]) -> str:
 def plot(result: dict[str, Any], path: Path) -> None:
     """Seconds and memory against length, both axes logarithmic. MayaError without matplotlib."""
     figure = figure_class()(figsize=(11, 4.2), layout="constrained")
-    for place, (key, unit, label) in enumerate((("seconds", 1.0, "seconds"), ("bytes", 1e-6, "peak MB"))):
+    for place, (key, unit, label) in enumerate((("seconds", 1.0, "processor seconds"), ("bytes", 1e-6, "peak MB"))):
         axes = figure.add_subplot(1, 2, place + 1)
         for name, marker in zip(result["parameters"], "osD^v", strict=False):
             points = [(r["audio"], r[key] * unit) for r in result["rows"] if r["encoder"] == name]

@@ -29,6 +29,7 @@ from maya.kernels.lact.torch_op import TorchOps
 OP = "lact"
 
 
+@torch.compiler.disable  # it stays as it is, between graphs: there is nothing left to fuse
 def lact(
     q: Tensor,
     k: Tensor,

@@ -1,10 +1,13 @@
-"""A conformer layer is one graph to torch.compile."""
+"""What torch.compile makes of a layer: of a conformer's one graph, of a LaCT's several, around the
+operator."""
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
-from maya.encoders import FastConformer, FastConformerConfig
+from maya.encoders import FastConformer, FastConformerConfig, LaCTConfig
 from maya.encoders.attention import Frames, Span, positions_needed, sinusoids
+from maya.encoders.lact import LaCTLayer
 
 HEADS, WIDTH = 2, 16
 
@@ -24,3 +27,28 @@ def test_a_layer_compiles_without_graph_breaks(span):
     torch.testing.assert_close(
         torch.compile(layer, backend="eager", fullgraph=True)(x, shared), layer(x, shared)
     )
+
+
+@pytest.mark.parametrize("order", ["whole", "passes", "chunk_causal"])
+def test_a_lact_layer_is_the_same_compiled(order):
+    window = (4, -1) if order == "chunk_causal" else (4, 4)
+    cfg = LaCTConfig(
+        d_model=WIDTH, n_layers=1, n_heads=HEADS, fast_heads=HEADS, ff_dim=WIDTH, order=order, chunk=4,
+        window=window, momentum=order != "whole", dropout=0.0, dropout_att=0.0,
+    )  # fmt: skip
+    layer = LaCTLayer(cfg).train()
+    torch.nn.init.ones_(layer.mixer.fast.gate.bias)  # or the fast weights would be silent
+    x = torch.randn(2, 20, WIDTH, requires_grad=True)
+    valid = torch.arange(20) < torch.tensor([[20], [13]])
+    shared = Frames(valid=valid, positions=x.new_empty(0), span=cfg.span)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    ways = (torch.compile(layer, backend=counter), layer)
+    (y, grads), (wanted, wanted_grads) = (
+        ((z := way(x, shared)).detach(), torch.autograd.grad(z.square().mean(), [x, *layer.parameters()]))
+        for way in ways
+    )
+    assert counter.frame_count > 0  # something was compiled
+    torch.testing.assert_close(y, wanted)
+    for grad, wanted_grad in zip(grads, wanted_grads, strict=True):
+        torch.testing.assert_close(grad, wanted_grad)
