@@ -20,14 +20,14 @@ from torch import Tensor
 
 from maya.data.batch import Batch
 from maya.encoders.regularizers import set_loss_scale
-from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train import schedule
 from maya.train.config import TrainConfig, check
 from maya.train.distributed import all_reduce_sum
 from maya.train.eden import adjusted_steps
-from maya.train.optim import clip, make_optimizer
+from maya.train.failure import Tally, stop_unless_finite, watched
+from maya.train.optim import clip, gradient_norm, make_optimizer
 from maya.train.runlog import RunLog
 from maya.train.samples import Samples
 from maya.train.scaled_adam import ScaledAdam
@@ -125,22 +125,15 @@ def keep_freed_memory() -> None:
 
 
 def train(
-    experiment: Any,
-    model: SpeechModel,
-    tokenizer: Tokenizer,
-    batches: Batches,
-    validate: Validate,
-    run_dir: Path,
-    *,
-    accelerator: Accelerator,
-    facts: dict[str, Any] | None = None,
+    experiment: Any, model: SpeechModel, tokenizer: Tokenizer, batches: Batches, validate: Validate,
+    run_dir: Path, *, accelerator: Accelerator, facts: dict[str, Any] | None = None,
     samples: Samples | None = None,
-) -> State:
+) -> State:  # fmt: skip
     """Train `model` for `experiment.train.steps` or `epochs`, resuming from the newest checkpoint.
 
     `batches(position)` yields this rank's (next position, Batch) for ever; `validate` returns scores with the
     key "error" to keep the best by; `samples` is shown every `train.samples_every` steps. Raises Interrupted
-    after a requested stop and MayaError when a loss is not a number.
+    after a requested stop, NotFinite when losses or gradients are not numbers, and OutOfMemory.
     """
     cfg: TrainConfig = experiment.train
     check(cfg, model)
@@ -151,7 +144,7 @@ def train(
     wrapped = accelerator.prepare_model(model)
     log = open_log(run_dir, experiment, state, accelerator, facts or {})
     stream, clock, window, started = batches(state.position), Clock(), Window(), time.perf_counter()
-    first_step = state.step
+    first_step, bf16 = state.step, accelerator.mixed_precision == "bf16"
     with StopRequest() as stop:
         while not schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
             if model.encoder_frozen != schedule.encoder_frozen(cfg, state.step):
@@ -159,10 +152,14 @@ def train(
                 model.freeze_encoder(not model.encoder_frozen)
                 wrapped = wrap_again(model, accelerator)
             log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.ctc_weight))
-            model.begin_step(state.step, batches_seen(experiment, state.step, accelerator.num_processes))
+            seen = batches_seen(experiment, state.step, accelerator.num_processes)
+            model.begin_step(state.step, seen)
             before, group = schedule.epoch(cfg, state.position), take(stream, cfg.accumulate, state)
             waited = clock.lap("data")
-            stats = train_step(wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir, stop.asked)
+            with watched(group, run_dir, model, tokenizer, experiment, seen, bf16):
+                stats = train_step(
+                    wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir, stop.asked
+                )
             state.step += 1
             epoch = schedule.epoch(cfg, state.position)
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
@@ -173,13 +170,12 @@ def train(
             if state.step % cfg.log_every == 0 or over:
                 rate = (state.step - first_step) / (time.perf_counter() - started)
                 report(log, state, model, cfg, window, clock, rate)
+            ctc_only = state.step <= cfg.ctc_first
             if state.step % cfg.valid_every == 0 or over:
-                scores = validate(model, ctc_only=state.step <= cfg.ctc_first)
-                keep_best(log, state, scores, model, tokenizer, run_dir)
-                clock.lap("validate")
+                keep_best(log, state, validate(model, ctc_only=ctc_only), model, tokenizer, run_dir)
             if samples and log.main and cfg.samples_every and state.step % cfg.samples_every == 0:
-                log.samples(state.step, samples(model, ctc_only=state.step <= cfg.ctc_first))
-                clock.lap("validate")
+                log.samples(state.step, samples(model, ctc_only=ctc_only))
+            clock.lap("validate")
             if stats.stop or state.step % cfg.save_every == 0 or over or passed:
                 save(run_dir, state, model, optimizer, tokenizer, experiment, log.main, passed)
                 clock.lap("checkpoint")
@@ -247,15 +243,9 @@ def train_step(
     """
     device = accelerator.device
     model.train()
-    for g in optimizer.param_groups:
-        rate = schedule.encoder_rate if g.get("encoder") else schedule.head_rate
-        g["lr"] = rate(cfg, state.step, schedule.epoch(cfg, state.position)) * g.get("scale", 1.0)
-    mine = [
-        sum(count(b, cfg.per) for b in group),
-        sum(b.size for b in group),
-        sum(b.seconds for b in group),
-        stop,
-    ]
+    set_rates(optimizer, cfg, state)
+    sizes = [(count(b, cfg.per), b.size, b.seconds) for b in group]
+    mine = [*map(sum, zip(*sizes, strict=True)), stop]
     total, utterances, audio_seconds, stops = all_reduce_sum([float(x) for x in mine], device)
     scale = accelerator.num_processes / max(total, 1.0)
     set_loss_scale(model, scale)
@@ -264,11 +254,12 @@ def train_step(
     bare: SpeechModel = accelerator.unwrap_model(model)
     ctc_weight = schedule.ctc_weight(cfg, state.step, full=bare.ctc_weight)
     names = ("total", *bare.parts, *(["language"] if bare.tells_language else []))
-    sums, tallies = torch.zeros(len(names), device=device, dtype=torch.float64), []
+    sums, tallies = torch.zeros(len(names), device=device, dtype=torch.float64), list[Tally]()
     clock.lap("other")
     for i, batch in enumerate(group):
         last = i == len(group) - 1
         sync: AbstractContextManager = nullcontext() if last else accelerator.no_sync(model)
+        tallies.append(Tally.before(batch, generator, device))
         with sync:
             with accelerator.autocast():
                 losses = model(batch.to(device), generator, ctc_weight)
@@ -276,12 +267,14 @@ def train_step(
             feasible = losses.total.isfinite()
             (losses.total.masked_fill(~feasible, 0.0).sum() * scale).backward()
             clock.lap("backward")
-        tallies.append((batch, losses.total.detach()))
+        tallies[-1].losses = losses.total.detach()
         for j, name in enumerate(names):
             if (value := getattr(losses, name)) is not None:
                 sums[j] += value.detach().masked_fill(~feasible, 0.0).sum()
-    state.infeasible += name_unusable(tallies, state.step, run_dir, device)
-    grad_norm, clipped = update(model, optimizer, cfg)
+    norm = gradient_norm(model)
+    infeasible, grad_norm = stop_unless_finite(tallies, norm, state.step, run_dir, device, scale)
+    state.infeasible += infeasible
+    grad_norm, clipped = update(model, optimizer, cfg, norm, grad_norm)
     clock.lap("optimizer")
     loss, *parts = all_reduce_sum(sums.tolist(), device)
     return StepStats(
@@ -290,47 +283,32 @@ def train_step(
     )  # fmt: skip
 
 
-def update(model: torch.nn.Module, optimizer: torch.optim.Optimizer, cfg: TrainConfig) -> tuple[float, str]:
-    """A step of the optimizer: the gradients' norm and, where ScaledAdam clipped them, what it says of it."""
-    norm, clipped = clip(model, optimizer, cfg), ""
+def set_rates(optimizer: torch.optim.Optimizer, cfg: TrainConfig, state: State) -> None:
+    """The learning rates of the coming step."""
+    for g in optimizer.param_groups:
+        rate = schedule.encoder_rate if g.get("encoder") else schedule.head_rate
+        g["lr"] = rate(cfg, state.step, schedule.epoch(cfg, state.position)) * g.get("scale", 1.0)
+
+
+def update(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, cfg: TrainConfig, norm: Tensor, length: float
+) -> tuple[float, str]:
+    """A step of the optimizer, by gradients of this norm: a tensor, and as a number. Returns it as it is
+    logged and, where ScaledAdam clipped, which knows other norms, what it says of it."""
+    clip(model, optimizer, cfg, norm)
     optimizer.step()
+    clipped = ""
     if isinstance(optimizer, ScaledAdam):
         found = optimizer.clippings()
-        norm = sum(c.norm**2 for c in found) ** 0.5
+        length = sum(c.norm**2 for c in found) ** 0.5
         clipped = "; ".join(str(c) for c in found if c.factor < 1)
     optimizer.zero_grad(set_to_none=True)
-    return norm, clipped
+    return length, clipped
 
 
 def count(batch: Batch, per: str) -> int:
     """What the loss is divided by. An empty transcript still counts as one token: its blanks are work too."""
     return int(batch.token_lens.clamp(min=1).sum()) if per == "token" else batch.size
-
-
-def name_unusable(tallies: list[tuple[Batch, Tensor]], step: int, run_dir: Path, device: torch.device) -> int:
-    """Name the utterances that gave no usable loss; return how many of this rank's were infeasible.
-
-    An infinite loss means a text its audio cannot carry: the row had no gradient and goes into
-    infeasible.txt. NaN stops every rank before the optimizer moves, ids written first.
-    """
-    infeasible, broken = [], []
-    for batch, losses in tallies:
-        if not losses.isfinite().all():
-            infeasible += [i for i, hit in zip(batch.ids, losses.isinf().tolist(), strict=True) if hit]
-            broken += [i for i, hit in zip(batch.ids, losses.isnan().tolist(), strict=True) if hit]
-    if infeasible:
-        with (run_dir / "infeasible.txt").open("a") as f:
-            f.writelines(f"{step}\t{i}\n" for i in infeasible)
-    if broken:
-        with (run_dir / "not-a-number.txt").open("a") as f:
-            f.writelines(f"{step}\t{i}\n" for i in broken)
-    (everywhere,) = all_reduce_sum([float(len(broken))], device)
-    if everywhere:
-        raise MayaError(
-            f"{run_dir}: the loss of {int(everywhere)} utterance(s) is not a number at step {step}; their "
-            "ids are in not-a-number.txt; lower train.lr or train.clip, or look at the audio"
-        )
-    return len(infeasible)
 
 
 SUMMED = ("loss", "count", "utterances", "audio_seconds", "grad_norm")

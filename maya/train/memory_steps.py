@@ -27,6 +27,7 @@ from maya.errors import MayaError
 from maya.kernels.bench.peak import forked, resident
 from maya.models.hybrid import HybridConfig, build_model
 from maya.train.averaging import RunningAverage
+from maya.train.failure import is_out_of_memory
 from maya.train.loop import Clock, TrainConfig, make_accelerator, train_step
 from maya.train.optim import make_optimizer
 from maya.train.state import State
@@ -36,13 +37,6 @@ _RANK_VARIABLES = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
     "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE",
 )  # fmt: skip
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "Cannot allocate memory",
-    "ALLOC_FAILED",
-    "could not create a primitive",
-)
 _OVER_LIMIT = 1.3  # on a CPU a step may take this much of the limit before it is refused memory
 
 
@@ -173,13 +167,6 @@ class Stepper:
         gc.collect()
         torch.cuda.empty_cache()
         return None
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Of torch's allocator, or of a library that had none left for its workspace."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        words in str(error) for words in _OUT_OF_MEMORY
-    )
 
 
 def synthetic(batch: int, seconds: float, tokens: int, vocab_size: int) -> Batch:

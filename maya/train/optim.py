@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maya.train.config import TrainConfig
 from maya.train.scaled_adam import ScaledAdam
@@ -90,9 +90,12 @@ def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.Optimizer:
     return adamw(model, lr=cfg.lr, betas=cfg.betas, **decay)
 
 
-def clip(model: nn.Module, optimizer: torch.optim.Optimizer, cfg: TrainConfig) -> float:
-    """Bring the gradients' norm down to `cfg.clip`; returns what it was. ScaledAdam clips in its step, and
-    knows the norm after it: nan."""
-    if isinstance(optimizer, ScaledAdam):
-        return float("nan")
-    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip))
+def gradient_norm(model: nn.Module) -> Tensor:
+    """() the norm of all gradients, on their device: nothing waits for it."""
+    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+
+
+def clip(model: nn.Module, optimizer: torch.optim.Optimizer, cfg: TrainConfig, norm: Tensor) -> None:
+    """Bring the gradients, whose norm is known, down to `cfg.clip`. ScaledAdam clips in its step."""
+    if not isinstance(optimizer, ScaledAdam):
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), cfg.clip, norm)

@@ -1,0 +1,223 @@
+"""Steps that cannot be taken: what is not a number, what does not fit into memory; named, and the former kept
+so that it can be seen again with `python -m tools.diagnose RUN`."""
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maya.data.audio import SAMPLE_RATE
+from maya.data.batch import Batch
+from maya.errors import MayaError
+from maya.models.speech_model import SpeechModel
+from maya.text.tokenizer import Tokenizer
+from maya.train import checkpoint as ckpt
+from maya.train import schedule
+from maya.train.distributed import all_reduce_sum, rank, world_size
+from maya.train.runlog import replacing
+
+FOLDER, MODEL, FORMAT = "not-a-number", "model.pt", "maya-not-a-number-1"
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "ALLOC_FAILED",
+    "could not create a primitive",
+)
+
+
+@dataclass(kw_only=True, slots=True)
+class Tally:
+    """A batch of a step, the random states before its forward pass, and its losses (B,).
+
+    random: the state of torch's generator on the CPU, and of the GPU's where there is one. omega: that of the
+    generator that the model is given.
+    """
+
+    batch: Batch
+    random: list[Tensor]
+    omega: Tensor
+    losses: Tensor
+
+    @classmethod
+    def before(cls, batch: Batch, generator: torch.Generator, device: torch.device) -> "Tally":
+        """Of a batch that is about to be trained on."""
+        return cls(
+            batch=batch, random=random_state(device), omega=generator.get_state(), losses=torch.zeros(0)
+        )
+
+
+class NotFinite(MayaError):
+    """Losses or gradients that are not numbers. what: which of them; scale: of the loss in that step."""
+
+    def __init__(self, sentence: str, what: str, tallies: list[Tally], scale: float) -> None:
+        super().__init__(sentence)
+        self.what, self.tallies, self.scale = what, tallies, scale
+
+
+class OutOfMemory(MayaError):
+    """A step that found no memory: its largest batch has `utterances`, the longest of `seconds`, the most
+    `tokens`."""
+
+    def __init__(self, group: list[Batch], step: int) -> None:
+        worst = max(group, key=lambda b: b.audio.numel())
+        self.utterances, self.seconds = worst.size, worst.audio.shape[1] / SAMPLE_RATE
+        self.tokens, self.padded_seconds = worst.tokens.shape[1], worst.audio.numel() / SAMPLE_RATE
+        on = f" on rank {rank()}" if world_size() > 1 else ""
+        of = f" (the largest of {len(group)} accumulated ones)" if len(group) > 1 else ""
+        super().__init__(
+            f"out of memory at step {step}{on}, with a batch of {self.utterances} utterances × "
+            f"{self.seconds:.1f} s, {self.tokens} tokens{of}"
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class Failure:
+    """What one rank kept of a step that failed."""
+
+    step: int
+    what: str  # "loss" or "gradient"
+    rank: int
+    device: str  # its type
+    bf16: bool
+    ctc_weight: float
+    scale: float  # of the loss
+    batch_count: float  # see maya.encoders.regularizers
+    encoder_frozen: bool
+    tallies: list[Tally]
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """Of the generators that a forward pass draws from. Waits for nothing."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def restore_random(states: list[Tensor], device: torch.device) -> None:
+    """The reverse; a GPU's state is of no use on a CPU."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+
+
+def stop_unless_finite(
+    tallies: list[Tally], norm: Tensor, step: int, run_dir: Path, device: torch.device, scale: float
+) -> tuple[int, float]:
+    """Name the utterances that gave no usable loss; return how many of this rank's were infeasible, and the
+    gradients' norm as a number. What has to be read from the device is read at once.
+
+    An infinite loss means a text its audio cannot carry: the row had no gradient and goes into
+    infeasible.txt. A loss or a norm that is not a number stops every rank before the optimizer moves, ids
+    written first.
+    """
+    flags = [t.losses.isfinite().all().to(device, torch.float64) for t in tallies]
+    *usable, length = torch.stack([*flags, norm.detach().to(device, torch.float64)]).tolist()
+    infeasible, broken = [], []
+    for tally, fine in zip(tallies, usable, strict=True):
+        if not fine:
+            ids, losses = tally.batch.ids, tally.losses
+            infeasible += [i for i, hit in zip(ids, losses.isinf().tolist(), strict=True) if hit]
+            broken += [i for i, hit in zip(ids, losses.isnan().tolist(), strict=True) if hit]
+    for name, ids in (("infeasible.txt", infeasible), ("not-a-number.txt", broken)):
+        if ids:
+            with (run_dir / name).open("a") as f:
+                f.writelines(f"{step}\t{i}\n" for i in ids)
+    wild = not torch.tensor(length).isfinite()
+    everywhere, anywhere = all_reduce_sum([float(len(broken)), float(wild)], device)
+    look = f"`python -m tools.diagnose {run_dir}` says which module it is; lower train.lr or train.clip, or"
+    if everywhere:
+        mine = [t for t in tallies if t.losses.isnan().any()]
+        raise NotFinite(
+            f"{run_dir}: the loss of {int(everywhere)} utterance(s) is not a number at step {step}; their "
+            f"ids are in not-a-number.txt, and {look} look at the audio", "loss", mine, scale,
+        )  # fmt: skip
+    if anywhere:
+        raise NotFinite(
+            f"{run_dir}: the gradients of step {step} are not finite, while its losses are; the weights are "
+            f"as they were, and {look} mend the backward pass of that module", "gradient", tallies, scale,
+        )  # fmt: skip
+    return len(infeasible), length
+
+
+@contextmanager
+def watched(
+    group: list[Batch], run_dir: Path, model: SpeechModel, tokenizer: Tokenizer, experiment: Any,
+    batch_count: float, bf16: bool,
+) -> Iterator[None]:  # fmt: skip
+    """Around a training step: keeps what NotFinite names in `run_dir`/not-a-number, and makes an OutOfMemory
+    of what the allocators say."""
+    try:
+        yield
+    except NotFinite as error:
+        cfg = experiment.train
+        failure = Failure(
+            step=model.step, what=error.what, rank=rank(), device=next(model.parameters()).device.type,
+            bf16=bf16, ctc_weight=schedule.ctc_weight(cfg, model.step, full=model.ctc_weight),
+            scale=error.scale, batch_count=batch_count, encoder_frozen=model.encoder_frozen,
+            tallies=error.tallies,
+        )  # fmt: skip
+        try:
+            keep(run_dir, failure, model, tokenizer, experiment.name)
+        except (OSError, RuntimeError, MayaError) as why:
+            raise MayaError(f"{error} (the batch itself could not be kept: {why})") from error
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(group, model.step) from None
+
+
+def keep(run_dir: Path, failure: Failure, model: SpeechModel, tokenizer: Tokenizer, name: str) -> None:
+    """Write the weights (rank 0) and the batches of this rank that broke, if there are any."""
+    folder = run_dir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    if failure.rank == 0:
+        ckpt.save_checkpoint(folder / MODEL, ckpt.Checkpoint(
+            model_config=model.cfg, tokenizer=tokenizer, weights=model.state_dict(), step=failure.step,
+            notes={"experiment": name},
+        ))  # fmt: skip
+    if not failure.tallies:
+        return
+    saved: dict[str, Any] = {f.name: getattr(failure, f.name) for f in fields(failure)}
+    saved["tallies"] = [
+        {
+            "batch": {f.name: _cpu(getattr(t.batch, f.name)) for f in fields(t.batch)},
+            "random": t.random, "omega": t.omega, "losses": t.losses.cpu(),
+        }
+        for t in failure.tallies
+    ]  # fmt: skip
+    with replacing(folder / f"rank-{failure.rank:05d}.pt") as partial:
+        torch.save(saved | {"format": FORMAT}, partial)
+
+
+def kept(run_dir: Path) -> list[Failure]:
+    """What the ranks left of the failure that `run_dir` ended with, in order. MayaError for a damaged file
+    or none."""
+    step = ckpt.load_checkpoint(run_dir / FOLDER / MODEL).step
+    found = []
+    for path in sorted((run_dir / FOLDER).glob("rank-*.pt")):
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            if saved.pop("format") != FORMAT:
+                raise KeyError("format")
+            tallies = [Tally(**t | {"batch": Batch(**t["batch"])}) for t in saved.pop("tallies")]
+            found.append(Failure(**saved, tallies=tallies))
+        except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as e:
+            raise MayaError(f"{path} is damaged; train on from the last checkpoint to meet it again") from e
+    return [f for f in found if f.step == step]  # other ranks may have left files of an earlier failure
+
+
+def _cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Of torch's allocator, or of a library that had none left for its workspace."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in str(error) for words in _OUT_OF_MEMORY
+    )

@@ -1,0 +1,149 @@
+"""Steps that cannot be taken stop before the optimizer moves, and are kept so that they can be seen again."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from maya.data.batch import Batch
+from maya.encoders import FastConformer
+from maya.errors import MayaError
+from maya.models.hybrid import HybridModel
+from maya.recipes.prepare import prepare
+from maya.recipes.tokenizer import tokenizer
+from maya.recipes.train import train
+from maya.train import loop
+from maya.train.checkpoint import load_checkpoint, step_checkpoints
+from maya.train.failure import NotFinite, kept
+from tests import tiny, tones
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data and a folder `run` with a tokenizer."""
+    top = tmp_path_factory.mktemp("failure")
+    tones.make_corpus(top / "corpus", utterances=12)
+    prepare(tiny.experiment(), top / "corpus", top / "data")
+    tokenizer(tiny.experiment(), top / "data", top / "run")
+    return top
+
+
+def _run(data: Path, to: Path, **options: Any) -> Path:
+    shutil.copytree(data / "run", to)
+    exp = tiny.experiment()
+    exp.model.encoder.dropout = 0.1
+    for name, value in options.items():
+        setattr(exp.train, name, value)
+    train(exp, data / "data", to, cpu=True)
+    return to
+
+
+class Poison(torch.autograd.Function):
+    """Finite forward, NaN backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad * float("nan")
+
+
+def _weights_of_step(monkeypatch: pytest.MonkeyPatch, step: int) -> dict[str, torch.Tensor]:
+    """Filled in with the weights that a step begins with."""
+    seen: dict[str, torch.Tensor] = {}
+    real = loop.train_step
+
+    def noting(model: Any, *rest: Any) -> Any:
+        if rest[3].step == step:
+            seen.update({name: p.detach().clone() for name, p in model.named_parameters()})
+        return real(model, *rest)
+
+    monkeypatch.setattr(loop, "train_step", noting)
+    return seen
+
+
+def _holds(run: Path, before: dict[str, torch.Tensor]) -> None:
+    weights = load_checkpoint(run / "not-a-number" / "model.pt").weights
+    assert before and all(torch.equal(weights[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "scaled_adam"])
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    before = _weights_of_step(monkeypatch, 2)
+    real = FastConformer.forward
+
+    def poisoned(self: FastConformer, *args: Any) -> Any:
+        out, lens = real(self, *args)
+        return (Poison.apply(out) if before and self.training else out), lens
+
+    monkeypatch.setattr(FastConformer, "forward", poisoned)
+    run = tmp_path / "run"
+    with pytest.raises(NotFinite, match=r"gradients of step 2 are not finite.*tools\.diagnose .*run` says"):
+        _run(data, run, optimizer=optimizer, accumulate=2)
+    _holds(run, before)
+    assert not (run / "not-a-number.txt").exists() and not step_checkpoints(run)
+    (failure,) = kept(run)
+    assert (failure.step, failure.what, failure.rank, failure.device) == (2, "gradient", 0, "cpu")
+    assert len(failure.tallies) == 2 and all(t.losses.isfinite().all() for t in failure.tallies)
+
+
+def test_a_loss_that_is_not_a_number_leaves_all_that_is_needed_to_see_it_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _weights_of_step(monkeypatch, 1)
+    seen: list[tuple[Batch, torch.Tensor]] = []
+    real = HybridModel.forward
+
+    def broken(self: HybridModel, batch: Batch, *rest: Any) -> Any:
+        if before and self.training:
+            batch.audio[1, 400:500] = torch.nan
+            seen.append((batch, torch.get_rng_state()))
+        return real(self, batch, *rest)
+
+    monkeypatch.setattr(HybridModel, "forward", broken)
+    run = tmp_path / "run"
+    with pytest.raises(NotFinite, match=r"loss of \d utterance\(s\) is not a number at step 1; .*diagnose"):
+        _run(data, run)
+    _holds(run, before)
+    (failure,) = kept(run)
+    (tally,) = failure.tallies
+    batch, random = seen[0]
+    assert failure.what == "loss" and tally.batch.ids == batch.ids
+    assert torch.equal(tally.batch.audio.nan_to_num(9), batch.audio.nan_to_num(9))
+    assert torch.equal(tally.batch.tokens, batch.tokens) and torch.equal(tally.random[0], random)
+    named = {line.split("\t")[1] for line in (run / "not-a-number.txt").read_text().splitlines()}
+    assert named == {i for i, bad in zip(batch.ids, tally.losses.isnan().tolist(), strict=True) if bad}
+    assert batch.ids[1] in named
+
+    # A file of an earlier failure of more ranks is left aside, and a damaged one named.
+    shutil.copy(run / "not-a-number" / "rank-00000.pt", tmp_path / "old.pt")
+    old = torch.load(tmp_path / "old.pt", weights_only=True) | {"step": 0, "rank": 1}
+    torch.save(old, run / "not-a-number" / "rank-00001.pt")
+    assert [f.rank for f in kept(run)] == [0]
+    (run / "not-a-number" / "rank-00001.pt").write_bytes(b"PK no more")
+    with pytest.raises(MayaError, match=r"rank-00001\.pt is damaged"):
+        kept(run)
+
+
+def test_memory_that_is_not_enough_is_said_with_the_batch(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(self: HybridModel, batch: Batch, *_: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(HybridModel, "forward", too_large)
+    words = r"out of memory at step 0, with a batch of \d utterances × \d\.\d s, \d+ tokens"
+    with pytest.raises(MayaError, match=words):
+        _run(data, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert not [r for r in rows if r["kind"] == "train"]
+    monkeypatch.setattr(HybridModel, "forward", lambda *_: [].pop())
+    with pytest.raises(IndexError):
+        _run(data, tmp_path / "other")
