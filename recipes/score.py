@@ -29,7 +29,7 @@ def score(
     """Score `run`/decode/{split}/hyps.jsonl, write result.json, errors.txt, report.html; `show` the table."""
     out = run / "decode" / split
     hyps = require(out / "hyps.jsonl", "run stage 5 (decode) first")
-    report = make_report(_utterances(hyps), by_speaker=by_speaker)
+    report = make_report(read_hypotheses(hyps), by_speaker=by_speaker)
     decoding = json.loads((out / "decode.json").read_text())
     inputs = {"hyps": content(hyps), "decoding": decoding, "by_speaker": by_speaker}
     if not is_done(out / "stage-score.json", inputs) or force:
@@ -65,7 +65,8 @@ def _identified(decoding: dict[str, Any]) -> str:
     return f"language identified in {decoding['language_accuracy']:.1%} (macro average; {each})"
 
 
-def _utterances(path: Path) -> list[Utterance]:
+def read_hypotheses(path: Path) -> list[Utterance]:
+    """The utterances of a hyps.jsonl, texts in normal form. MayaError names a line that is no hypothesis."""
     rows = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
