@@ -110,6 +110,11 @@ def _average_to_score(commands: argparse._SubParsersAction) -> None:
         "--by-speaker", action="store_true", help="draw speakers, not utterances, for the intervals"
     )
 
+    p = _command(commands, "compare", "two systems on the same utterances: is one better?", force=False)
+    p.add_argument("first", type=Path, nargs="+", help="a run folder, or several that differ in their seeds")
+    p.add_argument("--with", type=Path, nargs="+", required=True, dest="second", help="of the other system")
+    p.add_argument("--split", default="test", help="what was decoded: the folder under decode/, as ctc/test")
+
 
 def _llm(commands: argparse._SubParsersAction) -> None:
     p = _command(commands, "llm", "train and decode with a language model as decoder", force=False)
@@ -261,6 +266,11 @@ def dispatch(args: argparse.Namespace) -> None:
         return
     if args.command == "score":
         _dispatch_score(args)
+        return
+    if args.command == "compare":
+        from maya.recipes.compare import compare
+
+        compare(args.first, args.second, split=args.split)
         return
 
     from maya.recipes.experiment import load_experiment

@@ -218,10 +218,45 @@ def compare(
     if len(lengths) < 2:
         nan = float("nan")
         return Comparison(difference=difference, interval=Interval(low=nan, high=nan), p_value=nan)
-    drawn = _ratio(*_resampled_sums([change, lengths], replicates, seed))
+    return _comparison(difference, _ratio(*_resampled_sums([change, lengths], replicates, seed)))
+
+
+def macro_compare(
+    first: Mapping[str, ErrorStats],
+    second: Mapping[str, ErrorStats],
+    *,
+    blocks: Mapping[str, tuple[Sequence[Hashable], Sequence[Hashable]]],
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Comparison:
+    """`compare` for the mean of the languages' rates, of systems that may each be several runs in one list.
+
+    blocks: by language, the labels of the first system's utterances and of the second's, alike for an
+    utterance in every run: it is drawn for all runs of both together. Raises MayaError when the two differ
+    in languages, or a language in labels.
+    """
+    if set(first) != set(second) or any(set(a) != set(b) for a, b in blocks.values()):
+        raise MayaError("the two systems were scored on different utterances: decode both on the same set")
+    scored = [name for name, stats in sorted(first.items()) if stats.ref_length]
+    seeds = np.random.SeedSequence(seed).spawn(len(scored))
+    differences, drawn = [], []
+    for name, own in zip(scored, seeds, strict=True):
+        order = {label: place for place, label in enumerate(dict.fromkeys(blocks[name][0]))}
+        rates = []
+        for stats, labels in zip((first[name], second[name]), blocks[name], strict=True):
+            in_order = np.argsort([order[label] for label in labels], kind="stable")
+            sorted_stats = ErrorStats(counts=stats.counts[in_order])
+            mine = [labels[i] for i in in_order]
+            rates.append(bootstrap_rates(sorted_stats, blocks=mine, replicates=replicates, seed=own))
+        differences.append(second[name].rate - first[name].rate)
+        drawn.append(rates[1] - rates[0])
+    return _comparison(float(np.mean(differences)), np.mean(drawn, axis=0))
+
+
+def _comparison(difference: float, drawn: Rates) -> Comparison:
     # The +1 keeps a finite number of replicates from claiming p = 0.
     tail = 1 + min((drawn <= 0).sum(), (drawn >= 0).sum())
-    p_value = min(1.0, 2.0 * float(tail) / (replicates + 1))
+    p_value = min(1.0, 2.0 * float(tail) / (len(drawn) + 1))
     return Comparison(difference=difference, interval=_percentiles(drawn), p_value=p_value)
 
 

@@ -1,0 +1,97 @@
+"""Whether one system is better than another: their error rates on the same utterances, and the difference."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from maya.errors import MayaError
+from maya.recipes.score import read_hypotheses
+from maya.recipes.tokenizer import require
+from maya.score.report import Utterance, percent, span
+from maya.score.wer import ErrorStats, cer, macro_average, macro_compare, pool, wer
+
+
+class System:
+    """One system: a run, or several that differ in their seeds; `folders` hold a hyps.jsonl each."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.runs = [sorted(read_hypotheses(f), key=lambda u: u.id) for f in folders]
+        first = [(u.id, u.ref) for u in self.runs[0]]
+        for folder, run in zip(folders, self.runs, strict=True):
+            if [(u.id, u.ref) for u in run] != first:
+                raise MayaError(f"{folder} is not of the same utterances as {folders[0]}: decode both again")
+        self.languages = sorted({u.language for u in self.runs[0]})
+
+    def words(self) -> dict[str, ErrorStats]:
+        """Word errors by language, run after run."""
+        return {code: pool(_stats(run, code) for run in self.runs) for code in self.languages}
+
+    def blocks(self) -> dict[str, list[str]]:
+        """The ids that `words` are of."""
+        return {
+            code: [u.id for run in self.runs for u in run if u.language == code] for code in self.languages
+        }
+
+    def rates(self) -> list[float]:
+        """WER of each run, the mean over languages."""
+        return [_mean([_stats(run, code).rate for code in self.languages]) for run in self.runs]
+
+    def characters(self) -> float:
+        """CER, the mean over languages, of all runs together."""
+        every = [u for run in self.runs for u in run]
+        by_language = {c: [u for u in every if u.language == c] for c in self.languages}
+        return _mean([cer([u.ref for u in us], [u.hyp for u in us]).rate for us in by_language.values()])
+
+
+def compare(first: Sequence[Path], second: Sequence[Path], *, split: str = "test") -> str:
+    """Print and return the table of two systems: rates with 95 % intervals, and how they differ.
+
+    first, second: run folders, several where a system was trained with several seeds. split: the folder under
+    `decode/` that holds the hypotheses, such as test or ctc/test. Intervals are by bootstrap over utterances,
+    each drawn for all runs of both systems at once; the spread over seeds stands beside them. Raises
+    MayaError for a run that was not decoded and for runs of different utterances.
+    """
+    systems = {_name(runs): System([_hypotheses(run, split) for run in runs]) for runs in (first, second)}
+    if len(systems) == 1:
+        raise MayaError("the two systems are the same runs")
+    lines = [_row("system", "runs", "WER %", "95 % interval", "runs from", "to", "CER %")]
+    for name, system in systems.items():
+        rate, bounds = macro_average(system.words(), blocks=system.blocks())
+        each = system.rates()
+        numbers = [percent(x) for x in (rate, min(each), max(each), system.characters())]
+        lines.append(_row(name, str(len(each)), numbers[0], span(bounds), *numbers[1:]))
+    a, b = systems.values()
+    if [(u.id, u.ref) for u in a.runs[0]] != [(u.id, u.ref) for u in b.runs[0]]:
+        raise MayaError(f"{first[0]} and {second[0]} are not of the same utterances: decode both again")
+    ids = {code: (a.blocks()[code], b.blocks()[code]) for code in a.languages}
+    found = macro_compare(a.words(), b.words(), blocks=ids)
+    lines += [
+        "",
+        f"second minus first: {100 * found.difference:+.2f} points "
+        f"[{100 * found.interval.low:+.2f}, {100 * found.interval.high:+.2f}], p = {found.p_value:.3f}",
+        f"{len(a.runs[0])} utterances, {len(a.languages)} language(s), each counting once; bootstrap over "
+        "utterances, the same ones drawn for all runs",
+    ]
+    text = "\n".join(lines)
+    print(text)
+    return text
+
+
+def _hypotheses(run: Path, split: str) -> Path:
+    return require(run / "decode" / split / "hyps.jsonl", "decode that run first (stage 5)")
+
+
+def _stats(run: Sequence[Utterance], language: str) -> ErrorStats:
+    mine = [u for u in run if u.language == language]
+    return wer([u.ref for u in mine], [u.hyp for u in mine])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _name(runs: Sequence[Path]) -> str:
+    return " ".join(run.name for run in runs)
+
+
+def _row(name: str, *cells: str) -> str:
+    return f"{name:<28}" + "".join(f"{cell:>16}" for cell in cells)

@@ -1,0 +1,87 @@
+"""Two systems side by side: runs of several seeds, the difference and what chance has to do with it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maya.errors import MayaError
+from maya.recipes.compare import compare
+from maya.score.wer import compare as compare_one
+from maya.score.wer import macro_compare, wer
+
+WORDS = "one two three four five"
+Make = Callable[[str, float, int], Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A run whose hypotheses lack each word with some probability."""
+
+    def made(name: str, missing: float, seed: int) -> Path:
+        rng, folder = np.random.default_rng(seed), tmp_path / name / "decode" / "test"
+        folder.mkdir(parents=True)
+        rows = []
+        for i in rng.permutation(80).tolist():  # runs need not agree in order
+            kept = [w for w in WORDS.split() if rng.random() >= missing]
+            row = {
+                "id": f"u{i:03d}",
+                "language": "en" if i % 2 else "gu",
+                "ref": WORDS,
+                "text": " ".join(kept),
+            }
+            rows.append(row | {"duration": 1.0, "speaker": "s"})
+        (folder / "hyps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    return made
+
+
+def test_a_clear_difference_and_none(make: Make) -> None:
+    bad = [make(f"bad{i}", 0.4, i) for i in range(3)]
+    good = [make(f"good{i}", 0.1, 10 + i) for i in range(2)]
+    text = compare(bad, good)
+    assert "bad0 bad1 bad2" in text and "good0 good1" in text
+    found = text.split("second minus first: ")[1]
+    assert float(found.split()[0]) == pytest.approx(-30, abs=6) and "p = 0.001" in text
+    assert float(text.splitlines()[1].split()[4]) == pytest.approx(40, abs=5)  # after three names and a count
+    same = compare(bad[:1], [make("bad3", 0.4, 3)])
+    assert float(same.rsplit("p = ", 1)[1].split()[0]) > 0.05
+
+
+def test_several_runs_are_drawn_together() -> None:
+    """A language that is the only one, a run each, is the plain paired comparison; a run that is there twice
+    changes nothing."""
+    rng = np.random.default_rng(0)
+    refs = [WORDS] * 100
+    first, second = (
+        wer(refs, [" ".join(w for w in WORDS.split() if rng.random() > p) for _ in refs]) for p in (0.2, 0.25)
+    )
+    ids = [str(i) for i in range(100)]
+    found = macro_compare({"en": first}, {"en": second}, blocks={"en": (ids, ids)})
+    plain = compare_one(first, second)
+    assert found.difference == pytest.approx(plain.difference)
+    assert found.interval.low == pytest.approx(plain.interval.low, abs=0.01)
+    assert found.interval.high == pytest.approx(plain.interval.high, abs=0.01)
+    twice = type(second)(counts=np.concatenate([second.counts, second.counts[::-1]]))
+    again = macro_compare({"en": first}, {"en": twice}, blocks={"en": (ids, [*ids, *ids[::-1]])})
+    assert again == found
+
+
+def test_what_cannot_be_compared(make: Make) -> None:
+    a, b = make("a", 0.2, 0), make("b", 0.2, 1)
+    with pytest.raises(MayaError, match="the same runs"):
+        compare([a], [a])
+    with pytest.raises(MayaError, match="decode that run first"):
+        compare([a], [b], split="dev")
+    path = b / "decode" / "test" / "hyps.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(MayaError, match="not of the same utterances"):
+        compare([a], [b])
+    with pytest.raises(MayaError, match="not of the same utterances"):
+        compare([a, b], [make("c", 0.2, 2)])
+    one = wer(["one"], ["one"])
+    with pytest.raises(MayaError, match="different utterances"):
+        macro_compare({"en": one}, {"en": one}, blocks={"en": (["a"], ["b"])})
