@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 from maya.config import to_dict
+from maya.encoders import LaCT
+from maya.errors import MayaError
 from maya.models.hybrid import count_parameters
 from maya.recipes.convert import open_checkpoint
 from maya.train.checkpoint import build, find_checkpoint
@@ -23,5 +25,15 @@ def info(path: Path) -> None:
     print(f"vocabulary  {checkpoint.tokenizer.vocab_size} pieces and a blank")
     print(f"languages   {' '.join(checkpoint.model_config.languages)}")
     print(f"frame       {model.frame_seconds * 1000:.0f} ms")
+    if isinstance(model.encoder, LaCT):
+        print(f"stream      {describe_stream(model.encoder)}")
     print(f"notes       {json.dumps(checkpoint.notes, ensure_ascii=False)}")
     print(json.dumps(to_dict(checkpoint.model_config), indent=1, ensure_ascii=False))
+
+
+def describe_stream(encoder: LaCT) -> str:
+    """How much a stream has to keep, or why there can be none."""
+    try:
+        return encoder.initial_state(1).describe()
+    except MayaError as error:
+        return str(error)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from maya.decode.hypothesis import Hypothesis
+from maya.encoders import LaCT
 from maya.encoders.encoder_stream import encoder_stream
 from maya.errors import MayaError
 from maya.features import Fbank, LogMel, feature_stream
@@ -209,24 +210,31 @@ class RecognizerStream:
             )
         return self._read(self._features.push(audio[None]), final=False)
 
-    def finish(self) -> Hypothesis:
-        """The end of the audio -> the whole hypothesis."""
+    def finish(self, *, same_speaker: bool = False) -> Hypothesis:
+        """The end of the audio -> the whole hypothesis.
+
+        With `same_speaker` the next utterance begins with what a LaCT has learnt of the speaker up to now.
+        Raises MayaError for it where the encoder learns nothing.
+        """
+        if same_speaker and not isinstance(self.recognizer.model.encoder, LaCT):
+            raise MayaError("same_speaker is for a LaCT: no other encoder learns from what it hears")
         self._features.push(
             torch.zeros(1, 0, device=self.recognizer.device)
         )  # also where nothing was accepted
-        hyp = self._read(self._features.finish(), final=True)
-        self._begin()
+        hyp = self._read(self._features.finish(), final=True, same_speaker=same_speaker)
+        self._begin(same_speaker)
         return hyp
 
-    def _begin(self) -> None:
+    def _begin(self, same_speaker: bool = False) -> None:
         model = self.recognizer.model
-        self._encoder = encoder_stream(model.encoder, 1, self.context, padding_value=self._padding)
+        if not same_speaker:
+            self._encoder = encoder_stream(model.encoder, 1, self.context, padding_value=self._padding)
         self._decoder = stream_decoder(model, 1, self.method)
 
-    def _read(self, feats: Tensor, *, final: bool) -> Hypothesis:
-        model = self.recognizer.model
+    def _read(self, feats: Tensor, *, final: bool, same_speaker: bool = False) -> Hypothesis:
+        model, how = self.recognizer.model, ({"same_speaker": True} if same_speaker else {})
         with torch.inference_mode():
-            enc, enc_lens = self._encoder.push(feats, final)
+            enc, enc_lens = self._encoder.push(feats, final, **how)
             self._decoder.push(model.with_language(enc, self._langs), enc_lens)
         (hyp,) = self.recognizer.with_text(self._decoder.hyps)
         hyp.language = self.language

@@ -48,11 +48,13 @@ class ConformerStream:
         self.encoder = encoder
         self.state: Any = encoder.initial_state(batch, context=context)  # of the encoder's own kind
 
-    def push(self, feats: Tensor, final: bool = False) -> tuple[Tensor, Tensor]:
-        """As `EncoderStream`."""
+    def push(self, feats: Tensor, final: bool = False, same_speaker: bool = False) -> tuple[Tensor, Tensor]:
+        """As `EncoderStream`. Of a LaCT that ends, `same_speaker` keeps what its fast weights have learnt for
+        the next utterance, which may be pushed from then on."""
         lens = torch.full((len(feats),), feats.shape[1], device=feats.device)
         ends = torch.full((len(feats),), final, device=feats.device)
-        enc, enc_lens, self.state = self.encoder.stream(feats, lens, self.state, final=ends)
+        keep: dict[str, Any] = {"keep": True} if same_speaker else {}
+        enc, enc_lens, self.state = self.encoder.stream(feats, lens, self.state, final=ends, **keep)
         return enc, enc_lens
 
 

@@ -1,6 +1,7 @@
 """Decoding and recognition in pieces equal those of the whole utterance."""
 
 import random
+import re
 
 import pytest
 import torch
@@ -9,8 +10,12 @@ from maya.decode.ctc import greedy_ctc
 from maya.decode.greedy import greedy_rnnt, greedy_tdt
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.decode.streaming import RecognizerStream, StreamingCTC, StreamingTransducer
+from maya.encoders import LaCT
+from maya.encoders.lact_config import streaming
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
+from maya.recipes.info import describe_stream
+from maya.recipes.lact_presets import lact_tiny
 from maya.transducer import Joint, JointConfig, Predictor, PredictorConfig
 from tests.tiny import experiment
 
@@ -130,3 +135,48 @@ def test_what_cannot_stream_says_why():
         RecognizerStream(recognizer(), "xx")
     with pytest.raises(MayaError, match="one channel"):
         stream.accept(torch.zeros(2, 100))
+
+
+def test_a_lact_carries_what_it_learnt_to_the_next_utterance_of_a_speaker():
+    cfg = experiment().model
+    cfg.vocab_size, cfg.languages, cfg.features.normalize = 20, ("en", "hi"), "none"
+    small = lact_tiny(d_model=32, n_layers=2, ff_dim=32, feat_in=cfg.features.num_mels)
+    cfg.encoder = streaming(small, chunk=8)
+    torch.manual_seed(0)
+    model = HybridModel(cfg).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.3)
+    ours = Recognizer(model=model, tokenizer=Letters(), device=torch.device("cpu"))
+    first, second = (torch.randn(n) * torch.linspace(0.01, 0.5, n) for n in (40_123, 37_000))
+
+    def heard(audio, weights=None):
+        """The whole utterance at once: hypothesis, frames, and the fast weights after it."""
+        with torch.inference_mode():
+            feats, lens = ours.features(audio[None], torch.tensor([len(audio)]))
+            enc, enc_lens, after = model.encoder.adapt(feats, lens, weights)
+            (hyp,) = decode_frames(
+                model, model.with_language(enc, torch.tensor([0])), enc_lens, method="transducer"
+            )
+        return hyp, enc, after
+
+    alone, enc_alone, _ = heard(second)
+    opening, _, learnt = heard(first)
+    carried, enc_carried, _ = heard(second, learnt)
+    assert (enc_alone - enc_carried).abs().max() > 0.01
+    assert len(carried.tokens) > 3 and carried.tokens != alone.tokens
+    stream = ours.stream("en", method="transducer")
+
+    def say(audio, **how):
+        for at in range(0, len(audio), 9_000):
+            stream.accept(audio[at : at + 9_000])
+        return stream.finish(**how)
+
+    same([say(first, same_speaker=True), say(second)], [opening, carried])
+    same([say(second)], [alone])  # and another speaker begins anew
+    with pytest.raises(MayaError, match="same_speaker is for a LaCT"):
+        RecognizerStream(recognizer()).finish(same_speaker=True)
+    assert re.fullmatch(
+        r"state of one stream: [0-9.]+ MB \(fast weights .*\)", describe_stream(model.encoder)
+    )
+    assert "cannot stream" in describe_stream(LaCT(small))
