@@ -1,10 +1,15 @@
-"""The memory cap of a run: measured once, by rank 0, and the same for all ranks and after every restart."""
+"""The memory cap of a run: measured once, by rank 0, and the same for all ranks and after every restart. And
+what to do when a step found no memory."""
 
+import gc
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from accelerate import Accelerator
 
 from maya.config import from_dict, to_dict
@@ -15,6 +20,7 @@ from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
 from maya.train.checkpoint import step_checkpoints
 from maya.train.distributed import gather_objects, rank, world_size
+from maya.train.failure import OutOfMemory, smaller_batches
 from maya.train.memory_probe import with_memory
 
 
@@ -49,6 +55,18 @@ def _cap(experiment: Experiment, utterances: Utterances, run: Path, accelerator:
             return from_dict(MemoryConfig, json.loads(used.read_text()))
         except (ValueError, TypeError) as e:
             raise MayaError(f"{used} is damaged; restore it, or give the run a new --name") from e
+    measured, seconds, tokens = _measured(experiment, plan, utterances, run, accelerator)
+    used.write_text(json.dumps(to_dict(measured.memory), indent=1) + "\n")
+    assert measured.memory.max_bytes is not None
+    most = int(Caps(measured).memory_room(seconds, tokens))
+    print(f"train: memory: {measured.memory.max_bytes / 1e9:.2f} GB hold {most} of the longest utterances")
+    return measured.memory
+
+
+def _measured(
+    experiment: Experiment, plan: PlanConfig, utterances: Utterances, run: Path, accelerator: Accelerator
+) -> tuple[PlanConfig, float, int]:
+    """The plan with what was measured, and the longest utterance as it is played, and the most tokens."""
     seconds = float(utterances.durations.max()) / min(experiment.data.speed_perturb)
     tokens = int(utterances.token_counts.max())
     print(f"train: measuring memory for up to {seconds:.1f} s and {tokens} tokens", flush=True)
@@ -56,8 +74,43 @@ def _cap(experiment: Experiment, utterances: Utterances, run: Path, accelerator:
         plan, experiment.model, experiment.train, run / "memory", seconds=seconds, tokens=tokens,
         device=accelerator.device, bf16=accelerator.mixed_precision == "bf16", world_size=world_size(),
     )  # fmt: skip
-    used.write_text(json.dumps(to_dict(measured.memory), indent=1) + "\n")
-    assert measured.memory.max_bytes is not None
-    most = int(Caps(measured).memory_room(seconds, tokens))
-    print(f"train: memory: {measured.memory.max_bytes / 1e9:.2f} GB hold {most} of the longest utterances")
-    return measured.memory
+    return measured, seconds, tokens
+
+
+def advice(
+    experiment: Experiment, utterances: Utterances, run: Path, accelerator: Accelerator, error: OutOfMemory
+) -> str:
+    """The sentence of an OutOfMemory; on a GPU with the batch that fits, measured now, where that can be.
+
+    The model must be gone from the device: nobody may hold it, or the error's traceback, any more.
+    """
+    more = ""
+    if step_checkpoints(run):
+        more = (
+            "; its checkpoints belong to the plan as it was: with another, give the run a --name of its own"
+        )
+    plan = experiment.data.plan
+    if accelerator.device.type != "cuda" or plan.memory.limit != "off":
+        return f"{error}{more}"
+    gc.collect()
+    torch.cuda.empty_cache()
+    try:
+        auto = replace(plan, memory=replace(plan.memory, limit="auto"))
+        measured, _, _ = _measured(experiment, auto, utterances, run, accelerator)
+    except MayaError as why:  # as a rule that one utterance alone does not fit
+        return f"{error}; measured since: {why}{more}"
+    cap, fits = plan.max_seconds or error.padded_seconds, fitting_seconds(measured, experiment, utterances)
+    if fits >= cap:
+        return (
+            f"{error}; by itself, as measured since, such a batch fits: is something else on the GPU?{more}"
+        )
+    options = smaller_batches(cap, experiment.train.accumulate, fits)
+    return f"{error.batch}; {fits:.0f} s fit, as measured since: train with {options}{more}"
+
+
+def fitting_seconds(measured: PlanConfig, experiment: Experiment, utterances: Utterances) -> float:
+    """The largest `max_seconds` with which all batches of these utterances fit into what was measured."""
+    seconds = utterances.durations / min(experiment.data.speed_perturb)
+    room = Caps(measured).memory_room(seconds, utterances.token_counts)
+    bound = room < (measured.max_utterances or math.inf)  # of the others, that cap holds first
+    return float(np.min(np.maximum(room, 1) * seconds, initial=math.inf, where=bound))

@@ -23,11 +23,12 @@ from maya.models.speech_model import SpeechModel
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
-from maya.recipes.memory import plan_within_memory
+from maya.recipes.memory import advice, plan_within_memory
 from maya.recipes.tokenizer import frame_clock, require
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import start_from, step_checkpoints
 from maya.train.distributed import barrier, rank, world_size
+from maya.train.failure import OutOfMemory
 from maya.train.loop import make_accelerator
 from maya.train.loop import train as run_loop
 from maya.train.samples import Greedy, Samples, greedy_hybrid
@@ -76,16 +77,23 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
         sizes = f"{millions[0]:.2f} M parameters (encoder {millions[1]:.2f} M)"
         precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
         where = f"{accelerator.num_processes} process(es) on {accelerator.device}, {precision}"
-        print(
-            f"train: {experiment.name}: {sizes}, {len(utterances)} utterances, {hours:.2f} h, {where}",
-            flush=True,
-        )
-    with clear_worker_errors():
-        run_loop(
-            experiment, model, tokenizer, train_batches(experiment, utterances, tokenizer, run, plan),
-            dev_validation(experiment, data, tokenizer, languages), run, accelerator=accelerator,
-            facts=facts, samples=samples,
-        )  # fmt: skip
+        amount = f"{len(utterances)} utterances, {hours:.2f} h"
+        print(f"train: {experiment.name}: {sizes}, {amount}, {where}", flush=True)
+    failed: OutOfMemory | None = None
+    try:
+        with clear_worker_errors():
+            run_loop(
+                experiment, model, tokenizer, train_batches(experiment, utterances, tokenizer, run, plan),
+                dev_validation(experiment, data, tokenizer, languages), run, accelerator=accelerator,
+                facts=facts, samples=samples,
+            )  # fmt: skip
+    except OutOfMemory as error:
+        failed = error.with_traceback(None)  # whose frames hold the tensors of the step
+        failed.__context__ = None
+    if failed is not None:
+        del model
+        accelerator.free_memory()
+        raise MayaError(advice(experiment, utterances, run, accelerator, failed))
     if main:
         mark_done(run / "stage-train.json", inputs)
     barrier()

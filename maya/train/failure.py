@@ -1,6 +1,7 @@
 """Steps that cannot be taken: what is not a number, what does not fit into memory; named, and the former kept
 so that it can be seen again with `python -m tools.diagnose RUN`."""
 
+import math
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,19 +62,47 @@ class NotFinite(MayaError):
 
 
 class OutOfMemory(MayaError):
-    """A step that found no memory: its largest batch has `utterances`, the longest of `seconds`, the most
-    `tokens`."""
+    """A step that found no memory, with what batch (`batch`, a clause) and what to do by halving it.
 
-    def __init__(self, group: list[Batch], step: int) -> None:
+    padded_seconds: of its largest batch, which is what counts.
+    """
+
+    def __init__(self, group: list[Batch], step: int, experiment: Any, device: torch.device) -> None:
         worst = max(group, key=lambda b: b.audio.numel())
-        self.utterances, self.seconds = worst.size, worst.audio.shape[1] / SAMPLE_RATE
-        self.tokens, self.padded_seconds = worst.tokens.shape[1], worst.audio.numel() / SAMPLE_RATE
+        seconds, self.padded_seconds = worst.audio.shape[1] / SAMPLE_RATE, worst.audio.numel() / SAMPLE_RATE
         on = f" on rank {rank()}" if world_size() > 1 else ""
         of = f" (the largest of {len(group)} accumulated ones)" if len(group) > 1 else ""
-        super().__init__(
-            f"out of memory at step {step}{on}, with a batch of {self.utterances} utterances × "
-            f"{self.seconds:.1f} s, {self.tokens} tokens{of}"
+        utterances = f"{worst.size} utterance" + "s" * (worst.size > 1)
+        self.batch = (
+            f"out of memory at step {step}{on}, with a batch of {utterances} × {seconds:.1f} s, "
+            f"{worst.tokens.shape[1]} tokens{of}"
         )
+        if worst.size == 1:
+            super().__init__(
+                f"{self.batch}: {worst.ids[0]!r} cannot be divided; leave such utterances out with "
+                "data.max_seconds, or set model.encoder.activation_checkpointing=true"
+            )
+            return
+        plan, cuda = experiment.data.plan, device.type == "cuda"
+        limit = f"data.plan.memory.limit={'auto' if cuda else 'GB'}, which measures first what fits"
+        if plan.memory.limit != "off":
+            limit = f"a data.plan.memory.safety below {plan.memory.safety:g}"
+        half = 0.55 * self.padded_seconds  # a batch seldom reaches its cap
+        options = smaller_batches(plan.max_seconds or self.padded_seconds, experiment.train.accumulate, half)
+        super().__init__(f"{self.batch}; halve it with {options}, or give {limit}")
+
+
+def smaller_batches(max_seconds: float, accumulate: int, fits: float) -> str:
+    """The options that make batches of at most `fits` seconds, and as much audio a step as there was, with
+    what they keep."""
+    parts = max(1, math.ceil(max_seconds / fits - 1e-6))
+    cap = math.floor(10 * max_seconds / parts + 1e-6) / 10
+    processes = f" × {world_size()} processes" if world_size() > 1 else ""
+    return (
+        f"data.plan.max_seconds={cap:g} train.accumulate={accumulate * parts} (still "
+        f"{max_seconds * accumulate * world_size():.0f} s of audio a step: {cap:g} × {accumulate * parts}"
+        f"{processes})"
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -169,7 +198,8 @@ def watched(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemory(group, model.step) from None
+        device = next(model.parameters()).device
+        raise OutOfMemory(group, model.step, experiment, device) from None
 
 
 def keep(run_dir: Path, failure: Failure, model: SpeechModel, tokenizer: Tokenizer, name: str) -> None:

@@ -1,6 +1,7 @@
 """Steps that cannot be taken stop before the optimizer moves, and are kept so that they can be seen again."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from maya.config import override
 from maya.data.batch import Batch
 from maya.encoders import FastConformer
 from maya.errors import MayaError
@@ -17,8 +19,10 @@ from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.train import loop
 from maya.train.checkpoint import load_checkpoint, step_checkpoints
-from maya.train.failure import NotFinite, kept
+from maya.train.failure import NotFinite, OutOfMemory, kept, smaller_batches
+from maya.train.memory_steps import synthetic
 from tests import tiny, tones
+from tools import diagnose
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +99,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(
 
 
 def test_a_loss_that_is_not_a_number_leaves_all_that_is_needed_to_see_it_again(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = _weights_of_step(monkeypatch, 1)
     seen: list[tuple[Batch, torch.Tensor]] = []
@@ -122,6 +126,9 @@ def test_a_loss_that_is_not_a_number_leaves_all_that_is_needed_to_see_it_again(
     assert named == {i for i, bad in zip(batch.ids, tally.losses.isnan().tolist(), strict=True) if bad}
     assert batch.ids[1] in named
 
+    assert diagnose.main([str(run)]) == 1
+    assert "100 SAMPLES ARE NOT FINITE" in capsys.readouterr().out
+
     # A file of an earlier failure of more ranks is left aside, and a damaged one named.
     shutil.copy(run / "not-a-number" / "rank-00000.pt", tmp_path / "old.pt")
     old = torch.load(tmp_path / "old.pt", weights_only=True) | {"step": 0, "rank": 1}
@@ -132,18 +139,51 @@ def test_a_loss_that_is_not_a_number_leaves_all_that_is_needed_to_see_it_again(
         kept(run)
 
 
-def test_memory_that_is_not_enough_is_said_with_the_batch(
+def test_memory_that_is_not_enough_is_said_with_the_batch_and_what_to_do(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def too_large(self: HybridModel, batch: Batch, *_: Any) -> Any:
+    def too_large(*_: Any) -> Any:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(HybridModel, "forward", too_large)
-    words = r"out of memory at step 0, with a batch of \d utterances × \d\.\d s, \d+ tokens"
-    with pytest.raises(MayaError, match=words):
-        _run(data, tmp_path / "run")
+    monkeypatch.setattr(loop, "train_step", too_large)
+    words = (
+        r"out of memory at step 0, with a batch of \d utterances × \d\.\d s, \d+ tokens "
+        r"\(the largest of 2 accumulated ones\); halve it with data\.plan\.max_seconds=(\d+\.?\d*) "
+        r"train\.accumulate=(\d+) \(still 40 s of audio a step: .*data\.plan\.memory\.limit=GB"
+    )
+    with pytest.raises(MayaError, match=words) as stopped:
+        _run(data, tmp_path / "run", accumulate=2)
+    found = re.search(words, str(stopped.value))
+    assert found and float(found[1]) * int(found[2]) == pytest.approx(40.0, abs=0.1 * int(found[2]))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert not [r for r in rows if r["kind"] == "train"]
-    monkeypatch.setattr(HybridModel, "forward", lambda *_: [].pop())
-    with pytest.raises(IndexError):
+    monkeypatch.setattr(loop, "train_step", lambda *_: [].pop())
+    with pytest.raises(IndexError):  # nothing else is taken for it
         _run(data, tmp_path / "other")
+
+
+def _out_of_memory(rows: int, **options: Any) -> OutOfMemory:
+    exp = tiny.experiment()
+    exp.data.plan.max_seconds = 200.0
+    for name, value in options.items():
+        override(exp, f"{name}={value}")
+    group = [synthetic(rows, 195.0 / rows, 3, 20), synthetic(1, 1.0, 3, 20)]
+    return OutOfMemory(group, 5, exp, torch.device("cuda"))
+
+
+def test_halving_keeps_the_audio_of_a_step() -> None:
+    assert (
+        str(_out_of_memory(10, **{"train.accumulate": 2}))
+        == "out of memory at step 5, with a batch of 10 utterances × 19.5 s, 3 tokens (the largest of 2 "
+        "accumulated ones); halve it with data.plan.max_seconds=100 train.accumulate=4 (still 400 s of audio "
+        "a step: 100 × 4), or give data.plan.memory.limit=auto, which measures first what fits"
+    )
+    assert "safety below 0.9" in str(_out_of_memory(10, **{"data.plan.memory.limit": "auto"}))
+    assert "a batch of 1 utterance × 195.0 s" in str(_out_of_memory(1))
+    assert "'0' cannot be divided; leave such utterances out" in str(_out_of_memory(1))
+    assert smaller_batches(300.0, 1, 140.0).startswith(
+        "data.plan.max_seconds=100 train.accumulate=3 (still 300"
+    )
+    assert smaller_batches(300.0, 2, 300.0).startswith(
+        "data.plan.max_seconds=300 train.accumulate=2 (still 600"
+    )
