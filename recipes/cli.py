@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     _average_to_score(commands)
 
     _transcribe(commands)
+    _evaluate(commands)
     _llm(commands)
     _convert_and_export(commands)
     p = _command(commands, "info", "say what a checkpoint is", force=False)
@@ -79,6 +80,24 @@ def _transcribe(commands: argparse._SubParsersAction) -> None:
         "--context", type=int, nargs=2, metavar=("LEFT", "RIGHT"),
         help="encoder frames that attention sees around each, such as 128 128 for hours of audio",
     )  # fmt: skip
+
+
+def _evaluate(commands: argparse._SubParsersAction) -> None:
+    p = _command(commands, "evaluate", "error rates of a checkpoint on a manifest or on files", force=False)
+    p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo archive")
+    p.add_argument("audio", type=Path, nargs="*", help="audio files, in place of --manifest")
+    p.add_argument("--manifest", type=Path, help="JSON lines (Maya, NeMo, metadata.jsonl), .csv, or a folder")
+    p.add_argument("--reference", nargs="+", metavar="TEXT", help="what each of the audio files says")
+    p.add_argument("--method", default="transducer", help="ctc, modified_beam ...; see decode.method")
+    p.add_argument("--language", help="where the manifest does not tell, a code such as hi; auto identifies")
+    _num_samples(p)
+    p.add_argument("--json", type=Path, metavar="FILE", help="everything, for programs")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+
+
+def _num_samples(p: argparse.ArgumentParser) -> None:
+    what = "show N utterances, reference against hypothesis, from the worst to the best"
+    p.add_argument("--num-samples", type=int, default=0, metavar="N", help=what)
 
 
 def _average_to_score(commands: argparse._SubParsersAction) -> None:
@@ -109,6 +128,7 @@ def _average_to_score(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--by-speaker", action="store_true", help="draw speakers, not utterances, for the intervals"
     )
+    _num_samples(p)
 
     p = _command(commands, "compare", "two systems on the same utterances: is one better?", force=False)
     p.add_argument("first", type=Path, nargs="+", help="a run folder, or several that differ in their seeds")
@@ -249,7 +269,7 @@ def dispatch(args: argparse.Namespace) -> None:
         transcribe(args.checkpoint, args.audio, **how, context=context)
         return
     conversion = dict.fromkeys(("convert", "export"), _dispatch_conversion)
-    doors = {**conversion, "plan": _dispatch_plan, "llm": _dispatch_llm}
+    doors = {**conversion, "plan": _dispatch_plan, "llm": _dispatch_llm, "evaluate": _dispatch_evaluate}
     if args.command in doors:
         doors[args.command](args)
         return
@@ -325,11 +345,25 @@ def _dispatch_score(args: argparse.Namespace) -> None:
     if args.split == "all":
         from maya.recipes.decode_all import score_all
 
+        if args.num_samples:
+            raise MayaError("--num-samples shows utterances of one split: name it with --split")
+
         score_all(args.run_dir, **how)
         return
     from maya.recipes.score import score
 
-    score(args.run_dir, split=args.split, **how)
+    score(args.run_dir, split=args.split, num_samples=args.num_samples, **how)
+
+
+def _dispatch_evaluate(args: argparse.Namespace) -> None:
+    from maya.recipes.evaluate import METHODS, evaluate
+
+    if args.method not in METHODS:
+        raise MayaError(f"there is no method {args.method!r}: take one of {', '.join(METHODS)}")
+    evaluate(
+        args.checkpoint, args.audio, manifest=args.manifest, references=args.reference, method=args.method,
+        language=args.language, num_samples=args.num_samples, json_file=args.json, device=args.device,
+    )  # fmt: skip
 
 
 def _dispatch_conversion(args: argparse.Namespace) -> None:

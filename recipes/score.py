@@ -9,6 +9,7 @@ from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.tokenizer import require
 from maya.score.page import write_page
 from maya.score.report import Report, Utterance, make_report, table, write_errors, write_result
+from maya.score.samples import sample_table
 from maya.text.languages import LANGUAGES
 from maya.text.normalize import normalize
 from maya.text.tokenizer import UNKNOWN
@@ -25,8 +26,10 @@ def score(
     by_speaker: bool = False,
     force: bool = False,
     show: bool = True,
+    num_samples: int = 0,
 ) -> Report:
-    """Score `run`/decode/{split}/hyps.jsonl, write result.json, errors.txt, report.html; `show` the table."""
+    """Score `run`/decode/{split}/hyps.jsonl, write result.json, errors.txt, report.html; `show` the table,
+    and so many utterances, reference against hypothesis."""
     out = run / "decode" / split
     hyps = require(out / "hyps.jsonl", "run stage 5 (decode) first")
     report = make_report(read_hypotheses(hyps), by_speaker=by_speaker)
@@ -40,6 +43,8 @@ def score(
         mark_done(out / "stage-score.json", inputs)
     if show:
         _show(report, run, out, decoding, data)
+    if num_samples:
+        print("\n" + sample_table(report, num_samples))
     return report
 
 
