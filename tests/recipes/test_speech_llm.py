@@ -20,6 +20,7 @@ from maya.train.checkpoint import build, load_checkpoint, step_checkpoints
 from maya.train.config import TrainConfig
 from maya.train.loop import make_accelerator
 from maya.train.loop import train as run_loop
+from maya.train.samples import Samples, greedy_llm
 from maya.train.validate import make_validate_llm
 from tests import tiny_llm, tones
 from tests.models.test_speech_llm import TEXTS, batch_of, config
@@ -65,7 +66,14 @@ def test_learns_four_utterances_to_the_letter(tmp_path: Path) -> None:
         tokens_per_second=30,
     )
     accelerator = make_accelerator(exp.train, cpu=True)
-    state = run_loop(exp, model, tokenizer, batches, validate, tmp_path / "run", accelerator=accelerator)
+    exp.train.samples_every = 80
+    texts = dict(zip(batch.ids, TEXTS, strict=True))
+    samples = Samples(lambda: [batch], texts, tokenizer, ("en", "hi"), greedy_llm(30))
+    state = run_loop(
+        exp, model, tokenizer, batches, validate, tmp_path / "run", accelerator=accelerator, samples=samples
+    )
+    shown = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["ref"], row["hyp"]) for row in shown] == [(80, t, t) for t in TEXTS]
     assert state.best == 0.0  # no wrong character
     assert all(torch.equal(p, before[n]) for n, p in model.lm.named_parameters() if n in before)
 
