@@ -134,9 +134,9 @@ def zipformer_large() -> HybridConfig:
 def zipformer_low_resource() -> HybridConfig:
     """About 1 M parameters: a Zipformer of the size of `low_resource`, with its features, masks and noise.
 
-    Its first stack works at 25 Hz and its front end has few channels: at this size they would take most of the
-    time. Normalised features: with filter banks as they are a Zipformer waits at the frequencies of the words
-    for much of a short training (egs/digits/RESULTS.md).
+    Its first stack works at 25 Hz and its front end has few channels: they would take most of the time at
+    this size. Normalised features: with filter banks as they are a Zipformer waits at the frequencies of the
+    words for much of a short training (egs/digits/RESULTS.md).
     """
     cfg = zipformer(
         ZipformerConfig(
