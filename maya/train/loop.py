@@ -152,6 +152,8 @@ def train(
                 model.freeze_encoder(not model.encoder_frozen)
                 wrapped = wrap_again(model, accelerator)
             log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.ctc_weight))
+            if cfg.ctc_first and state.step == cfg.ctc_first:
+                state.best = float("inf")  # errors so far were CTC's, those to come are not
             seen = batches_seen(experiment, state.step, accelerator.num_processes)
             model.begin_step(state.step, seen)
             before, group = schedule.epoch(cfg, state.position), take(stream, cfg.accumulate, state)

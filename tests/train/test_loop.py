@@ -198,3 +198,17 @@ def test_fifty_golden_losses(data: Path, tmp_path: Path) -> None:
         pytest.fail(f"recorded {GOLDEN}; commit it")
     assert losses == pytest.approx(json.loads(GOLDEN.read_text()), rel=2e-3)
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_best_is_not_of_ctc_alone(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While CTC learns alone it is what validation decodes with; its errors say nothing of the transducer."""
+
+    def validate(model: HybridModel, ctc_only: bool = False) -> dict[str, float]:
+        return {"error": 0.1 if ctc_only else 0.9, "loss": 1.0}
+
+    monkeypatch.setattr("maya.recipes.train.dev_validation", lambda *_, **__: validate)
+    exp = tiny.experiment()
+    exp.train.steps, exp.train.valid_every, exp.train.save_every, exp.train.ctc_first = 8, 2, 4, 4
+    run = _run(data, tmp_path / "run", exp)
+    best = load_checkpoint(run / "best.pt")
+    assert best.step == 6 and best.notes["valid"]["error"] == 0.9
