@@ -1,28 +1,40 @@
 """Steps that cannot be taken stop before the optimizer moves, and are kept so that they can be seen again."""
 
+import gc
 import json
 import re
 import shutil
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from maya.config import override
 from maya.data.batch import Batch
+from maya.data.plan import BatchPlan
+from maya.data.table import Table, part_path
+from maya.data.utterances import Utterances
 from maya.encoders import FastConformer
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
+from maya.text.tokenizer import Tokenizer
 from maya.train import loop
 from maya.train.checkpoint import load_checkpoint, step_checkpoints
 from maya.train.failure import NotFinite, OutOfMemory, kept, smaller_batches
 from maya.train.memory_steps import synthetic
 from tests import tiny, tones
 from tools import diagnose
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +174,27 @@ def test_memory_that_is_not_enough_is_said_with_the_batch_and_what_to_do(
         _run(data, tmp_path / "other")
 
 
+def test_nothing_of_the_model_is_left_when_memory_is_measured(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the measurement finds the device full."""
+    made: list[weakref.ref] = []
+
+    def too_large(self: HybridModel, batch: Batch, *_: Any) -> Any:
+        held = self.encoder(torch.zeros(1, 64, 80), torch.tensor([64]))[0]
+        made.extend((weakref.ref(self), weakref.ref(held)))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def left(*_: Any) -> str:
+        gc.collect()
+        return str([x() is None for x in made])
+
+    monkeypatch.setattr(HybridModel, "forward", too_large)
+    monkeypatch.setattr("maya.recipes.train.advice", left)
+    with pytest.raises(MayaError, match=r"\[True, True\]"):
+        _run(data, tmp_path / "run")
+
+
 def _out_of_memory(rows: int, **options: Any) -> OutOfMemory:
     exp = tiny.experiment()
     exp.data.plan.max_seconds = 200.0
@@ -187,3 +220,49 @@ def test_halving_keeps_the_audio_of_a_step() -> None:
     assert smaller_batches(300.0, 2, 300.0).startswith(
         "data.plan.max_seconds=300 train.accumulate=2 (still 600"
     )
+
+
+def _trained_on(data: Path, step: int, rank: int) -> str:
+    """The utterance that one of two processes trains on at a step, where a batch is one utterance."""
+    exp = tiny.experiment()
+    exp.data.plan.max_utterances = 1
+    table, pieces = (
+        Table.open(part_path(data / "data", "train")),
+        Tokenizer.load(data / "run/tokenizer.model"),
+    )
+    heard = Utterances.from_table(table, pieces, exp.languages)
+    columns = (heard.durations, heard.token_counts, heard.langs)
+    plan = BatchPlan(*columns, exp.data.plan, rank=rank, world_size=2, ids=heard.ids)
+    (row,) = plan.epoch(0)[step]
+    return heard.ids[row]
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_the_one_that_had_it_keeps_the_batch(
+    data: Path, tmp_path: Path
+) -> None:
+    """One recording of many is broken: samples are shown by rank 0 alone until it comes, then both end."""
+    run, name = tmp_path / "run", _trained_on(data, step=2, rank=1)
+    shutil.copytree(data / "run", run)
+    wav = data / "corpus" / f"{name}.wav"
+    before = wav.read_bytes()
+    samples, rate = soundfile.read(wav)
+    samples[200:300] = np.nan
+    soundfile.write(wav, samples, rate, subtype="FLOAT")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "maya.recipes.cli", "train", "--experiment", "tests.tiny", "--cpu"]
+    command += ["--run-dir", str(run), "--data", str(data / "data")]
+    options = ("data.plan.max_utterances=1", "train.samples_every=1", "train.threads=1")
+    # Batch statistics would tell the other process.
+    for option in (*options, "model.encoder.conv_norm=layer_norm"):
+        command += ["--set", option]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=280)
+    wav.write_bytes(before)
+    assert done.returncode != 0 and "is not a number at step 2" in done.stderr, done.stdout + done.stderr
+    (failure,) = kept(run)
+    assert (failure.rank, failure.step, failure.what) == (1, 2, "loss")
+    assert [t.batch.ids for t in failure.tallies] == [[name]]
+    assert (run / "not-a-number.txt").read_text() == f"2\t{name}\n"
+    assert load_checkpoint(run / "not-a-number" / "model.pt").step == 2
+    steps = [json.loads(line)["step"] for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert steps == [1, 1, 1, 2, 2, 2]
