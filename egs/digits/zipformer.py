@@ -17,7 +17,7 @@ def experiment() -> Experiment:
     exp.model.language_init = 1.0
     exp.model.ctc_weight = 0.3
     exp.model.loss_warmup = 0
-    exp.train.steps = 3000
+    exp.train.steps = 2700
     exp.train.optimizer = "scaled_adam"
     exp.train.lr = 0.04
     exp.train.min_lr = 1e-4
