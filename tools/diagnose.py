@@ -164,7 +164,7 @@ def audio_lines(tally: Tally, frame_seconds: float) -> Iterator[str]:
         suspect = {
             f"{odd} SAMPLES ARE NOT FINITE": odd, "SILENT": peak < SILENT,
             f"{clipped:.1%} CLIPPED": clipped > CLIPPED, "BEYOND FULL SCALE": peak > 1.5,
-            "MORE TOKENS THAN FRAMES": tokens > frames, "NO TOKENS": tokens == 0,
+            "MORE TOKENS THAN FRAMES": tokens > frames, "NO TOKENS": tokens == 0 and len(tally.losses) > 0,
         }  # fmt: skip
         loss = "" if losses[i] is None else f", loss {losses[i]:.4g}"
         words = "".join(f", {what}" for what, so in suspect.items() if so)

@@ -137,7 +137,9 @@ class Stepper:
     def step(self, batch: int, seconds: float, tokens: int) -> None:
         """Forward, backward, clipping and optimizer on so many utterances, as far into training as it gets:
         nothing frozen or left out any more."""
-        group = [synthetic(batch, seconds, tokens, self._model.cfg.vocab_size) for _ in range(self._batches)]
+        cfg = self._model.cfg
+        size = (batch, seconds, tokens, cfg.vocab_size, int(cfg.blank_first))
+        group = [synthetic(*size) for _ in range(self._batches)]
         with tempfile.TemporaryDirectory() as folder:
             state = State(step=self._train.steps)
             train_step(
@@ -169,15 +171,17 @@ class Stepper:
         return None
 
 
-def synthetic(batch: int, seconds: float, tokens: int, vocab_size: int) -> Batch:
-    """Noise with labels at random, no two neighbours alike, all utterances equally long."""
+def synthetic(batch: int, seconds: float, tokens: int, vocab_size: int, first: int = 0) -> Batch:
+    """Noise with labels at random from `first` on (1 where the blank is 0), no two neighbours alike, all
+    utterances equally long."""
     samples = int(seconds * SAMPLE_RATE)
     make = torch.Generator().manual_seed(batch)
-    steps = torch.randint(1, max(2, vocab_size), (batch, tokens), generator=make)
+    labels = vocab_size - first
+    steps = torch.randint(1, max(2, labels), (batch, tokens), generator=make)
     return Batch(
         audio=torch.randn(batch, samples, generator=make) * 0.1,
         audio_lens=torch.full((batch,), samples),
-        tokens=steps.cumsum(1) % vocab_size,
+        tokens=first + steps.cumsum(1) % labels,
         token_lens=torch.full((batch,), tokens),
         langs=torch.zeros(batch, dtype=torch.int64),
         ids=[str(i) for i in range(batch)],

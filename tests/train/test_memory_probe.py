@@ -180,10 +180,12 @@ def test_what_counts_as_out_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("size mismatch"))
 
 
-def test_synthetic_batches_can_be_aligned() -> None:
-    batch = synthetic(3, 2.0, 20, 40)
-    assert batch.audio.shape == (3, 32000) and batch.tokens.shape == (3, 20)
-    assert int(batch.tokens.max()) < 40 and bool((batch.tokens[:, 1:] != batch.tokens[:, :-1]).all())
+@pytest.mark.parametrize("first", [0, 1])  # 1: where the blank is 0
+def test_synthetic_batches_can_be_aligned(first: int) -> None:
+    batch = synthetic(3, 2.0, 200, 40, first)
+    assert batch.audio.shape == (3, 32000) and batch.tokens.shape == (3, 200)
+    assert int(batch.tokens.min()) == first and int(batch.tokens.max()) == 39
+    assert bool((batch.tokens[:, 1:] != batch.tokens[:, :-1]).all())
 
 
 @pytest.mark.slow
