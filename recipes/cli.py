@@ -120,6 +120,9 @@ def _average_to_score(commands: argparse._SubParsersAction) -> None:
     what = "decode.method's to use, or all; results then go to decode/METHOD/SPLIT"
     p.add_argument("--method", nargs="+", default=[], metavar="METHOD", help=what)
     p.add_argument("--checkpoint", type=Path, help="a .pt file; without it the run's averaged or best one")
+    p.add_argument(
+        "--into", default="", metavar="NAME", help="results go to decode/NAME/SPLIT (not with --method)"
+    )
 
     p = _command(commands, "score", "WER and CER per language with 95 %% intervals")
     p.add_argument("--run-dir", type=Path, required=True, help="the run folder")
@@ -329,6 +332,8 @@ def _dispatch_average(args: argparse.Namespace, experiment: Any) -> None:
 def _dispatch_decode(args: argparse.Namespace, experiment: Any) -> None:
     how = {"checkpoint": args.checkpoint, "force": args.force}
     if args.method:
+        if args.into:
+            raise MayaError("--method has folders of its own, decode/METHOD/SPLIT: leave --into out")
         from maya.recipes.decode_all import decode_all
 
         more = {"splits": args.split, "methods": args.method}
@@ -337,7 +342,7 @@ def _dispatch_decode(args: argparse.Namespace, experiment: Any) -> None:
     from maya.recipes.decode import decode
 
     for split in args.split:
-        decode(experiment, args.data, args.run_dir, split=split, **how)
+        decode(experiment, args.data, args.run_dir, split=split, into=args.into, **how)
 
 
 def _dispatch_score(args: argparse.Namespace) -> None:

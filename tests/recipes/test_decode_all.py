@@ -80,3 +80,25 @@ def test_methods_that_are_not_there(top: Path, tmp_path: Path) -> None:
     assert can_decode(model, "transducer") and not can_decode(model, "modified_beam")  # of TDT
     model.transducer = "none"
     assert not can_decode(model, "transducer") and can_decode(model, "ctc_beam")
+
+
+def test_a_folder_for_a_decoding_of_its_own(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--data", str(top / "data"), "--run-dir", str(top / "run")]
+    command = [
+        "decode",
+        "--experiment",
+        "tests.tiny",
+        *where,
+        "--split",
+        "dev",
+        "--set",
+        "decode.max_symbols=2",
+    ]
+    command += ["--set", "model.transducer=rnnt"]
+    assert main([*command, "--into", "mine"]) == 0
+    assert (top / "run" / "decode" / "mine" / "dev" / "hyps.jsonl").is_file()
+    capsys.readouterr()
+    assert main([*command, "--into", "mine", "--method", "ctc"]) == 1
+    assert "leave --into out" in capsys.readouterr().err
+    assert main([*command, "--into", "fast", "--set", "decode.fast_weight_updates=false"]) == 1
+    assert "no fast weights" in capsys.readouterr().err
