@@ -159,11 +159,10 @@ def train(
             before, group = schedule.epoch(cfg, state.position), take(stream, cfg.accumulate, state)
             waited = clock.lap("data")
             with watched(group, run_dir, model, tokenizer, experiment, seen, bf16):
-                stats = train_step(
-                    wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir, stop.asked
-                )
+                stats = train_step(wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir,
+                                   stop.asked)  # fmt: skip
             state.step += 1
-            epoch = schedule.epoch(cfg, state.position)
+            epoch, ctc_only = schedule.epoch(cfg, state.position), state.step <= cfg.ctc_first
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
             window.add(stats, waited)
             if accelerator.is_main_process and state.step % cfg.average_every == 0:
@@ -172,7 +171,6 @@ def train(
             if state.step % cfg.log_every == 0 or over:
                 rate = (state.step - first_step) / (time.perf_counter() - started)
                 report(log, state, model, cfg, window, clock, rate)
-            ctc_only = state.step <= cfg.ctc_first
             if state.step % cfg.valid_every == 0 or over:
                 keep_best(log, state, validate(model, ctc_only=ctc_only), model, tokenizer, run_dir)
             if samples and log.main and cfg.samples_every and state.step % cfg.samples_every == 0:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maya.data.table import Table, part_path
 from maya.errors import MayaError
@@ -77,6 +78,12 @@ def test_samples_are_shown_and_leave_no_trace(
     texts = {entry.id: entry.text for entry in table.entries()}
     assert all(texts[r["id"]] == r["ref"] for r in rows)
     assert f"ref {rows[-1]['ref']}\n  hyp {rows[-1]['hyp']}\n" in out
+
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    shown = board.Tensors(f"sample/{rows[-1]['id']}/text_summary")
+    assert [event.step for event in shown] == [2, 4, 6, 8]
+    assert f"ref {rows[-1]['ref']}" in shown[-1].tensor_proto.string_val[0].decode()
 
     # Stopped after step 5, the run goes on at the checkpoint of step 4: the rows after it are written anew.
     resumed = tmp_path / "resumed"
