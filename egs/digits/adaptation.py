@@ -96,7 +96,8 @@ def _say(
 ) -> list[tuple[Tensor, str]]:
     plan = [plan_item(str(i), "", recordings, rng) for i, recordings in enumerate(strings)]
     return [
-        (torch.from_numpy(u.audio.astype(np.float32) / 32768), u.text) for u in joined(source, rows, plan)
+        (torch.from_numpy(np.asarray(u.audio, np.float32) / 32768), u.text)
+        for u in joined(source, rows, plan)
     ]
 
 
@@ -173,6 +174,15 @@ class Listener:
         hyps = decode_frames(model, enc, lens, method=self.method)
         return [self.recognizer.tokenizer.decode(hyp.tokens) for hyp in hyps]
 
+    def without_update(self) -> list[tuple[str, str]]:
+        """Answers of a LaCT that learns nothing, not even from the utterance itself."""
+        cfg = self._lact().cfg
+        cfg.update_at_test = False
+        try:
+            return self.answers(self.plain())
+        finally:
+            cfg.update_at_test = True
+
     def _lact(self) -> LaCT:
         encoder = self.model.encoder
         assert isinstance(encoder, LaCT)
@@ -201,7 +211,7 @@ def compare(
     with torch.inference_mode():
         add("as trained", False, 0, listener.answers(listener.plain()))
         if isinstance(listener.model.encoder, LaCT):
-            add("no update", False, 0, _without_update(listener))
+            add("no update", False, 0, listener.without_update())
             for asked in seconds:
                 heard = [audio for audio, _ in speaker.prefix(asked)]
                 add("LaCT, carried", False, asked, listener.answers(listener.carried(heard)))
@@ -211,16 +221,6 @@ def compare(
         for asked in seconds:
             add(way, labelled, asked, _tuned(listener, asked, weights, labelled, rate))
     return found
-
-
-def _without_update(listener: Listener) -> list[tuple[str, str]]:
-    """Answers of a LaCT that learns nothing, not even from the utterance itself."""
-    cfg = listener.model.encoder.cfg
-    cfg.update_at_test = False
-    try:
-        return listener.answers(listener.plain())
-    finally:
-        cfg.update_at_test = True
 
 
 def _tuned(
