@@ -137,6 +137,7 @@ def _average_to_score(commands: argparse._SubParsersAction) -> None:
     p.add_argument("first", type=Path, nargs="+", help="a run folder, or several that differ in their seeds")
     p.add_argument("--with", type=Path, nargs="+", required=True, dest="second", help="of the other system")
     p.add_argument("--split", default="test", help="what was decoded: the folder under decode/, as ctc/test")
+    p.add_argument("--with-split", default="", help="of the other system, where it is another")
 
 
 def _llm(commands: argparse._SubParsersAction) -> None:
@@ -293,7 +294,7 @@ def dispatch(args: argparse.Namespace) -> None:
     if args.command == "compare":
         from maya.recipes.compare import compare
 
-        compare(args.first, args.second, split=args.split)
+        compare(args.first, args.second, split=args.split, second_split=args.with_split)
         return
 
     from maya.recipes.experiment import load_experiment

@@ -42,24 +42,29 @@ class System:
         return _mean([cer([u.ref for u in us], [u.hyp for u in us]).rate for us in by_language.values()])
 
 
-def compare(first: Sequence[Path], second: Sequence[Path], *, split: str = "test") -> str:
+def compare(
+    first: Sequence[Path], second: Sequence[Path], *, split: str = "test", second_split: str = ""
+) -> str:
     """Print and return the table of two systems: rates with 95 % intervals, and how they differ.
 
     first, second: run folders, several where a system was trained with several seeds. split: the folder under
-    `decode/` that holds the hypotheses, such as test or ctc/test. Intervals are by bootstrap over utterances,
-    each drawn for all runs of both systems at once; the spread over seeds stands beside them. Raises
-    MayaError for a run that was not decoded and for runs of different utterances.
+    `decode/` that holds the hypotheses, such as test or ctc/test; second_split: of the second system, where
+    that is another. Intervals are by bootstrap over utterances, each drawn for all runs of both systems at
+    once; the spread over seeds stands beside them. Raises MayaError for a run that was not decoded and for
+    runs of different utterances.
     """
-    systems = {_name(runs): System([_hypotheses(run, split) for run in runs]) for runs in (first, second)}
-    if len(systems) == 1:
-        raise MayaError("the two systems are the same runs")
+    folders = [_hypotheses(first, split), _hypotheses(second, second_split or split)]
+    if folders[0] == folders[1]:
+        raise MayaError("the two systems are the same runs, decoded in the same way")
+    systems = [System(mine) for mine in folders]
+    names = [_name(first, split), _name(second, second_split or split)]
     lines = [_row("system", "runs", "WER %", "95 % interval", "runs from", "to", "CER %")]
-    for name, system in systems.items():
+    for name, system in zip(names, systems, strict=True):
         rate, bounds = macro_average(system.words(), blocks=system.blocks())
         each = system.rates()
         numbers = [percent(x) for x in (rate, min(each), max(each), system.characters())]
         lines.append(_row(name, str(len(each)), numbers[0], span(bounds), *numbers[1:]))
-    a, b = systems.values()
+    a, b = systems
     if [(u.id, u.ref) for u in a.runs[0]] != [(u.id, u.ref) for u in b.runs[0]]:
         raise MayaError(f"{first[0]} and {second[0]} are not of the same utterances: decode both again")
     ids = {code: (a.blocks()[code], b.blocks()[code]) for code in a.languages}
@@ -76,8 +81,9 @@ def compare(first: Sequence[Path], second: Sequence[Path], *, split: str = "test
     return text
 
 
-def _hypotheses(run: Path, split: str) -> Path:
-    return require(run / "decode" / split / "hyps.jsonl", "decode that run first (stage 5)")
+def _hypotheses(runs: Sequence[Path], split: str) -> list[Path]:
+    said = "decode that run first (stage 5)"
+    return [require(run / "decode" / split / "hyps.jsonl", said) for run in runs]
 
 
 def _stats(run: Sequence[Utterance], language: str) -> ErrorStats:
@@ -89,9 +95,9 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _name(runs: Sequence[Path]) -> str:
-    return " ".join(run.name for run in runs)
+def _name(runs: Sequence[Path], split: str) -> str:
+    return " ".join(run.name for run in runs) + f" {split}"
 
 
 def _row(name: str, *cells: str) -> str:
-    return f"{name:<28}" + "".join(f"{cell:>16}" for cell in cells)
+    return f"{name:<36}" + "".join(f"{cell:>16}" for cell in cells)

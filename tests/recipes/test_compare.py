@@ -1,6 +1,7 @@
 """Two systems side by side: runs of several seeds, the difference and what chance has to do with it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def test_a_clear_difference_and_none(make: Make) -> None:
     assert "bad0 bad1 bad2" in text and "good0 good1" in text
     found = text.split("second minus first: ")[1]
     assert float(found.split()[0]) == pytest.approx(-30, abs=6) and "p = 0.001" in text
-    assert float(text.splitlines()[1].split()[4]) == pytest.approx(40, abs=5)  # after three names and a count
+    assert float(text.splitlines()[1].split()[5]) == pytest.approx(
+        40, abs=5
+    )  # after three names, the split and a count
     same = compare(bad[:1], [make("bad3", 0.4, 3)])
     assert float(same.rsplit("p = ", 1)[1].split()[0]) > 0.05
 
@@ -74,6 +77,8 @@ def test_what_cannot_be_compared(make: Make) -> None:
     a, b = make("a", 0.2, 0), make("b", 0.2, 1)
     with pytest.raises(MayaError, match="the same runs"):
         compare([a], [a])
+    shutil.copytree(a / "decode" / "test", a / "decode" / "again")
+    assert "+0.00 points" in compare([a], [a], second_split="again")
     with pytest.raises(MayaError, match="decode that run first"):
         compare([a], [b], split="dev")
     path = b / "decode" / "test" / "hyps.jsonl"
