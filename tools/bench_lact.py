@@ -125,8 +125,8 @@ def table(result: dict[str, Any]) -> str:
     lines = ["# LaCT: cost against length", "", "```bash", result["command"], "```", ""]
     lines.append(
         "One utterance, forward without gradients, {threads} thread(s) of {machine}, torch {torch}, commit "
-        "{commit}; medians of {rounds} round(s); load average at the start {load:.1f}: processor seconds, which "
-        "grow too where others use the same core. Memory: peak of the resident set above model and "
+        "{commit}; medians of {rounds} round(s); load average at the start {load:.1f}. Processor "
+        "seconds grow too where others use the same core. Memory: peak of the resident set above model and "
         "features. Windows are of {window} encoder frames to each side.".format(window=WINDOW, **result)
     )
     lines += ["", "| encoder | parameters |", "|---|---|"]
@@ -142,7 +142,8 @@ def table(result: dict[str, Any]) -> str:
 def plot(result: dict[str, Any], path: Path) -> None:
     """Seconds and memory against length, both axes logarithmic. MayaError without matplotlib."""
     figure = figure_class()(figsize=(11, 4.2), layout="constrained")
-    for place, (key, unit, label) in enumerate((("seconds", 1.0, "processor seconds"), ("bytes", 1e-6, "peak MB"))):
+    panels = (("seconds", 1.0, "processor seconds"), ("bytes", 1e-6, "peak MB"))
+    for place, (key, unit, label) in enumerate(panels):
         axes = figure.add_subplot(1, 2, place + 1)
         for name, marker in zip(result["parameters"], "osD^v", strict=False):
             points = [(r["audio"], r[key] * unit) for r in result["rows"] if r["encoder"] == name]

@@ -1,70 +1,36 @@
 """How much a model gains from having heard a speaker: WER against seconds of that speaker's speech.
 
     python -m egs.digits.adaptation --run-dir exp/digits/digits/lact1 exp/digits/digits/lact2 \
-        --out exp/digits/digits/adaptation
+        --data exp/digits/digits/data --out exp/digits/digits/adaptation
+    python -m tools.plot_adaptation exp/digits/digits/adaptation/adaptation.json
 
 Half of the recordings of each speaker that training did not hear are for hearing, the other half are asked;
-both become strings of digits. Compared, on the same questions, after 0, 5, 10 ... seconds:
-
-    as trained             nothing is remembered of what was heard
-    no update              LaCT whose fast weights do not even learn from the utterance itself
-    LaCT, carried          each utterance begins with the fast weights that the last one heard has left
-    LaCT, one recording    what was heard stands before the question, as if it were all one utterance
-    LoRA, all weights      tuned to what was heard: labelled, with its texts; unlabelled, with the texts that
-                           the model itself found
-
-The first four and unlabelled tuning need no transcript; labelled tuning does, and is kept apart. The learning
-rate of each kind of tuning is the best on the dev speakers, with the first model.
+both become strings of digits. The ways of having heard (maya.recipes.adaptation) are compared on the same
+questions, after 0, 5, 10 ... seconds. The learning rate of each kind of tuning is the best on the dev
+speakers, with the first model.
 """
 
 import argparse
-import itertools
 import json
 import random
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 import maya
-from egs.digits.adaptation_report import Answer, plot, table
 from egs.digits.data import assign, draw_strings, joined, plan_item, read_source
-from maya.data.audio import SAMPLE_RATE
-from maya.data.batch import Batch, make_batch
 from maya.data.table import Table, part_path
-from maya.decode.recognizer import Method, Recognizer, decode_frames
-from maya.encoders import LaCT
 from maya.errors import MayaError
-from maya.kernels.lact import FastWeights
-from maya.models.hybrid import HybridModel
-from maya.train.tune import TuneConfig, tune
+from maya.recipes.adaptation import Listener, Speaker, choose_rates, compare
+from maya.recipes.adaptation_report import Answer, table
 
-RATES = {"lora": (1e-4, 3e-4, 1e-3, 3e-3), "all": (1e-5, 3e-5, 1e-4, 3e-4)}
 _HEARD_STRINGS, _ASKED_STRINGS = 24, 40  # of each speaker; 24 are about a minute
-
-
-@dataclass(kw_only=True, slots=True)
-class Speaker:
-    """What one speaker says: `heard` comes first, `asked` is what is to be recognised after it.
-
-    Audio is (N,) float32 in [-1, 1] at 16 kHz. No recording is in both.
-    """
-
-    name: str
-    language: str
-    heard: list[tuple[Tensor, str]]
-    asked: list[tuple[Tensor, str]]
-
-    def prefix(self, seconds: float) -> list[tuple[Tensor, str]]:
-        """As many of the utterances heard as come nearest to `seconds`, one at least."""
-        ends = np.cumsum([len(audio) for audio, _ in self.heard]) / SAMPLE_RATE
-        return self.heard[: 1 + int(np.abs(ends - seconds).argmin())]
 
 
 def read_speakers(source: Path, split: str, known: set[str], seed: int) -> list[Speaker]:
@@ -101,165 +67,6 @@ def _say(
     ]
 
 
-Encode = Callable[[list[Tensor]], tuple[Tensor, Tensor]]  # audio, (N,) each -> (B, S, D), lengths (B,)
-
-
-class Listener:
-    """A model and one speaker, and the ways in which it can have heard that speaker before it is asked."""
-
-    def __init__(self, recognizer: Recognizer, speaker: Speaker, method: Method) -> None:
-        self.recognizer, self.speaker, self.method = recognizer, speaker, method
-        self.model = recognizer.model
-        languages = self.model.cfg.languages
-        if speaker.language not in languages:
-            raise MayaError(f"the model does not know {speaker.language!r}, it knows {', '.join(languages)}")
-        self.lang = languages.index(speaker.language)
-
-    def answers(self, encode: Encode, model: HybridModel | None = None) -> list[tuple[str, str]]:
-        """(text, what was recognised) of all that is asked."""
-        asked = self.speaker.asked
-        found = self._decode(model or self.model, *encode([audio for audio, _ in asked]))
-        return [(text, hyp) for (_, text), hyp in zip(asked, found, strict=True)]
-
-    def plain(self, model: HybridModel | None = None) -> Encode:
-        """Each utterance by itself."""
-        chosen = model or self.model
-        return lambda audio: chosen.listen(*_padded(audio))
-
-    def carried(self, heard: Iterable[Tensor]) -> Encode:
-        """Each utterance from the fast weights that those heard, one after the other, have left."""
-        encoder, weights = self._lact(), None
-        for audio in heard:
-            _, _, weights = encoder.adapt(*self.model.features(*_padded([audio])), weights)
-        assert weights is not None
-        return lambda audio: encoder.adapt(
-            *self.model.features(*_padded(audio)), [_for_all(w, len(audio)) for w in weights]
-        )[:2]
-
-    def one_recording(self, heard: Iterable[Tensor]) -> Encode:
-        """Each utterance with those heard before it in one input; only its own frames are read.
-
-        Features are normalised utterance by utterance, as alone, and stand at multiples of an encoder frame.
-        """
-        encoder = self._lact()
-        factor = encoder.cfg.subsampling_factor
-        before = torch.cat([self._whole_frames(audio, factor) for audio in heard])
-
-        def encode(audio: list[Tensor]) -> tuple[Tensor, Tensor]:
-            feats, lens = self.model.features(*_padded(audio))
-            feats = torch.cat([before.expand(len(audio), -1, -1), feats], 1)
-            enc, enc_lens = encoder(feats, lens + len(before))
-            skipped = len(before) // factor
-            return enc[:, skipped:], enc_lens - skipped
-
-        return encode
-
-    def _whole_frames(self, audio: Tensor, factor: int) -> Tensor:
-        """(N,) -> features (T, F), T rounded down to a multiple of `factor`."""
-        feats, lens = self.model.features(*_padded([audio]))
-        return feats[0, : int(lens[0]) // factor * factor]
-
-    def batch(self, heard: Sequence[tuple[Tensor, str]], *, labelled: bool) -> Batch:
-        """What tuning learns from: the texts as they are, or as the model recognises them."""
-        audio = [samples for samples, _ in heard]
-        texts = [text for _, text in heard]
-        if not labelled:
-            texts = self._decode(self.model, *self.plain()(audio))
-        tokens = self.recognizer.tokenizer.encode_batch(texts, [self.speaker.language] * len(texts))
-        names = [f"{self.speaker.name}-{i}" for i in range(len(texts))]
-        return make_batch(audio, tokens, [self.lang] * len(texts), names)
-
-    def _decode(self, model: HybridModel, heard: Tensor, lens: Tensor) -> list[str]:
-        enc = model.with_language(heard, torch.full((len(heard),), self.lang))
-        hyps = decode_frames(model, enc, lens, method=self.method)
-        return [self.recognizer.tokenizer.decode(hyp.tokens) for hyp in hyps]
-
-    def without_update(self) -> list[tuple[str, str]]:
-        """Answers of a LaCT that learns nothing, not even from the utterance itself."""
-        cfg = self._lact().cfg
-        cfg.update_at_test = False
-        try:
-            return self.answers(self.plain())
-        finally:
-            cfg.update_at_test = True
-
-    def _lact(self) -> LaCT:
-        encoder = self.model.encoder
-        assert isinstance(encoder, LaCT)
-        return encoder
-
-
-def _padded(audio: list[Tensor]) -> tuple[Tensor, Tensor]:
-    return pad_sequence(audio, batch_first=True), torch.tensor([len(a) for a in audio])
-
-
-def _for_all(weights: FastWeights, rows: int) -> FastWeights:
-    return FastWeights(*(None if w is None else w.expand(rows, *w.shape[1:]) for w in weights))  # type: ignore[arg-type]
-
-
-def compare(
-    listener: Listener, run: str, seconds: Sequence[float], rates: dict[tuple[str, bool], float]
-) -> list[Answer]:
-    """All ways of having heard one speaker, for one model; `rates` by kind of tuning and whether labelled."""
-    speaker, found = listener.speaker, []
-
-    def add(way: str, labelled: bool, asked: float, pairs: list[tuple[str, str]]) -> None:
-        heard = sum(len(a) for a, _ in speaker.prefix(asked)) / SAMPLE_RATE if asked else 0.0
-        found.append(Answer(run=run, speaker=speaker.name, language=speaker.language, way=way,
-                            labelled=labelled, asked_seconds=asked, seconds=heard, pairs=pairs))  # fmt: skip
-
-    with torch.inference_mode():
-        add("as trained", False, 0, listener.answers(listener.plain()))
-        if isinstance(listener.model.encoder, LaCT):
-            add("no update", False, 0, listener.without_update())
-            for asked in seconds:
-                heard = [audio for audio, _ in speaker.prefix(asked)]
-                add("LaCT, carried", False, asked, listener.answers(listener.carried(heard)))
-                add("LaCT, one recording", False, asked, listener.answers(listener.one_recording(heard)))
-    for (weights, labelled), rate in rates.items():
-        way = "LoRA" if weights == "lora" else "all weights"
-        for asked in seconds:
-            add(way, labelled, asked, _tuned(listener, asked, weights, labelled, rate))
-    return found
-
-
-def _tuned(
-    listener: Listener, asked: float, weights: Any, labelled: bool, rate: float
-) -> list[tuple[str, str]]:
-    with torch.inference_mode():
-        batch = listener.batch(listener.speaker.prefix(asked), labelled=labelled)
-    # Tensors made in inference mode may not be learnt from.
-    batch = make_batch(
-        [a[:n].clone() for a, n in zip(batch.audio, batch.audio_lens.tolist(), strict=True)],
-        [t[:n].numpy() for t, n in zip(batch.tokens, batch.token_lens.tolist(), strict=True)],
-        batch.langs.tolist(), batch.ids,
-    )  # fmt: skip
-    model = tune(listener.model, batch, TuneConfig(weights=weights, lr=rate))
-    with torch.inference_mode():
-        return listener.answers(listener.plain(model), model)
-
-
-def choose_rates(
-    recognizer: Recognizer, speakers: Sequence[Speaker], seconds: float, method: Method
-) -> dict[tuple[str, bool], float]:
-    """For each kind of tuning, labelled and not, the rate with the fewest word errors on `speakers`."""
-    chosen = {}
-    for weights, labelled in itertools.product(RATES, (False, True)):
-        errors = {}
-        for rate in RATES[weights]:
-            answers = [
-                Answer(run="", speaker=s.name, language=s.language, way=weights, labelled=labelled,
-                       asked_seconds=seconds, seconds=seconds,
-                       pairs=_tuned(Listener(recognizer, s, method), seconds, weights, labelled, rate))
-                for s in speakers
-            ]  # fmt: skip
-            errors[rate] = sum(a.stats.errors for a in answers)
-        chosen[weights, labelled] = min(errors, key=lambda rate: errors[rate])
-        kind = "labelled" if labelled else "unlabelled"
-        print(f"tuning {weights}, {kind}: errors on dev by rate {errors}", flush=True)
-    return chosen
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m egs.digits.adaptation", description=(__doc__ or "").split("\n")[0]
@@ -271,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=1, help="of the corpus")
     add("--seconds", type=float, nargs="+", default=[5.0, 10.0, 20.0, 40.0], help="of a speaker heard")
     add("--method", default="transducer", choices=("transducer", "ctc"))
-    add("--out", type=Path, required=True, help="folder for adaptation.json, .md and .png")
+    add("--out", type=Path, required=True, help="folder for adaptation.json and .md")
     options = parser.parse_args(arguments)
     try:
         train = Table.open(part_path(options.data, "train"))
@@ -292,7 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         facts = {"method": options.method, "rates": chosen, "answers": [asdict(a) for a in answers]}
         (options.out / "adaptation.json").write_text(json.dumps(facts, ensure_ascii=False) + "\n")
         (options.out / "adaptation.md").write_text(table(answers))
-        plot(answers, options.out / "adaptation.png")
     except MayaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

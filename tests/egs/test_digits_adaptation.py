@@ -1,6 +1,7 @@
 """The adaptation experiment: who is asked what, the ways of having heard, and the table of what was found."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,23 +9,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from egs.digits import adaptation
-from egs.digits.adaptation_report import Answer, curves, plot, table
+from egs.digits.adaptation import read_speakers
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.kernels.lact import FastWeights
 from maya.models.hybrid import build_model
+from maya.recipes import adaptation
+from maya.recipes.adaptation_report import Answer, curves, table
 from maya.recipes.lact_presets import lact_tiny
 from maya.text.tokenizer import Tokenizer
 from tests.egs.test_digits_data import source  # noqa: F401  (a fixture)
 from tests.tiny import experiment
+from tools import plot_adaptation
 
 KNOWN: set[str] = set()
 
 
 def test_no_recording_is_both_heard_and_asked(source: Path) -> None:  # noqa: F811
-    speakers = adaptation.read_speakers(source, "test", KNOWN, seed=1)
-    again = adaptation.read_speakers(source, "test", KNOWN, seed=1)
+    speakers = read_speakers(source, "test", KNOWN, seed=1)
+    again = read_speakers(source, "test", KNOWN, seed=1)
     assert [s.name for s in speakers] == [s.name for s in again]
     for speaker, same in zip(speakers, again, strict=True):
         heard = {word for _, text in speaker.heard for word in text.split()}
@@ -33,7 +36,7 @@ def test_no_recording_is_both_heard_and_asked(source: Path) -> None:  # noqa: F8
         for (audio, text), (audio2, text2) in zip(speaker.heard, same.heard, strict=True):
             assert text == text2 and torch.equal(audio, audio2)
     with pytest.raises(MayaError, match="heard in training"):
-        adaptation.read_speakers(source, "test", {s.name for s in speakers}, seed=1)
+        read_speakers(source, "test", {s.name for s in speakers}, seed=1)
 
 
 def test_a_prefix_is_the_nearest_that_whole_utterances_give() -> None:
@@ -115,8 +118,12 @@ def test_every_way_is_in_the_table(listener: adaptation.Listener, tmp_path: Path
     )
     text = table(answers)
     assert "| LoRA | given |" in text and "| LoRA | none |" in text
-    plot(answers, tmp_path / "a.png")
+    written = tmp_path / "a.json"
+    written.write_text(json.dumps({"answers": [asdict(a) for a in answers]}))
+    assert plot_adaptation.main([str(written)]) == 0
     assert (tmp_path / "a.png").stat().st_size > 10_000
+    written.write_text("{}")
+    assert plot_adaptation.main([str(written)]) == 1
 
 
 def test_rates_are_means_over_languages() -> None:

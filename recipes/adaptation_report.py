@@ -1,13 +1,9 @@
-"""What the adaptation experiment found, as a table and as curves of WER against seconds heard."""
+"""What an adaptation experiment found: WER against seconds of a speaker heard, and a table of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from maya.score.wer import ErrorStats, Interval, macro_average, pool, wer
-from tools.plot_metrics import figure_class
-
-_MARKERS = "osD^v*"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,28 +65,3 @@ def table(answers: Sequence[Answer]) -> str:
             cells[amount] = f"{100 * rate:.2f} % [{100 * bounds.low:.2f}, {100 * bounds.high:.2f}]"
         lines.append("| " + " | ".join([way, "given" if labelled else "none", *cells.values()]) + " |")
     return "\n".join(lines) + "\n"
-
-
-def plot(answers: Sequence[Answer], path: Path) -> None:
-    """WER against seconds heard, without transcripts on the left and with them on the right."""
-    found = curves(answers)
-    start = found["as trained", False][0][1]
-    figure = figure_class()(figsize=(12, 4.6), layout="constrained")
-    first = None
-    for number, labelled in enumerate((False, True)):
-        axes = figure.add_subplot(1, 2, number + 1, sharey=first)
-        first = first or axes
-        axes.axhline(100 * start, color="black", linestyle="--", linewidth=1, label="as trained")
-        drawn = [(way, c) for (way, of), c in found.items() if of is labelled and c[-1][0] > 0]
-        for (way, curve), marker in zip(drawn, _MARKERS, strict=False):
-            x = [0.0, *(seconds for seconds, _, _ in curve)]
-            low = [0.0, *(100 * (rate - bounds.low) for _, rate, bounds in curve)]
-            high = [0.0, *(100 * (bounds.high - rate) for _, rate, bounds in curve)]
-            y = [100 * start, *(100 * rate for _, rate, _ in curve)]
-            axes.errorbar(x, y, yerr=[low, high], marker=marker, markersize=4, capsize=2, label=way)
-        axes.set_title("with transcripts of what was heard" if labelled else "without transcripts")
-        axes.set_xlabel("seconds of the speaker heard")
-        axes.set_ylabel("WER, %, mean of the languages")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)

@@ -1,0 +1,70 @@
+"""Curves of WER against seconds of a speaker heard, of what an adaptation experiment wrote.
+
+    python -m tools.plot_adaptation exp/digits/digits/adaptation/adaptation.json
+
+Needs matplotlib: pip install 'maya[plot]'.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from maya.errors import MayaError
+from maya.recipes.adaptation_report import Answer, curves
+from tools.plot_metrics import figure_class
+
+_MARKERS = "osD^v*"
+
+
+def plot(answers: Sequence[Answer], path: Path) -> None:
+    """WER against seconds heard, without transcripts on the left and with them on the right."""
+    found = curves(answers)
+    start = found["as trained", False][0][1]
+    figure = figure_class()(figsize=(12, 4.6), layout="constrained")
+    first = None
+    for number, labelled in enumerate((False, True)):
+        axes = figure.add_subplot(1, 2, number + 1, sharey=first)
+        first = first or axes
+        axes.axhline(100 * start, color="black", linestyle="--", linewidth=1, label="as trained")
+        drawn = [(way, c) for (way, of), c in found.items() if of is labelled and c[-1][0] > 0]
+        for (way, curve), marker in zip(drawn, _MARKERS, strict=False):
+            x = [0.0, *(seconds for seconds, _, _ in curve)]
+            low = [0.0, *(100 * (rate - bounds.low) for _, rate, bounds in curve)]
+            high = [0.0, *(100 * (bounds.high - rate) for _, rate, bounds in curve)]
+            y = [100 * start, *(100 * rate for _, rate, _ in curve)]
+            axes.errorbar(x, y, yerr=[low, high], marker=marker, markersize=4, capsize=2, label=way)
+        axes.set_title("with transcripts of what was heard" if labelled else "without transcripts")
+        axes.set_xlabel("seconds of the speaker heard")
+        axes.set_ylabel("WER, %, mean of the languages")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def read(path: Path) -> list[Answer]:
+    """The answers in a JSON file; MayaError when it is something else."""
+    try:
+        return [Answer(**answer) for answer in json.loads(path.read_text())["answers"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MayaError(f"{path} is not what an adaptation experiment writes ({error!r})") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.plot_adaptation", description="Draw the curves.")
+    parser.add_argument("answers", type=Path, help="adaptation.json")
+    parser.add_argument("--out", type=Path, help="the picture (default: beside the JSON)")
+    options = parser.parse_args(arguments)
+    out = options.out or options.answers.with_suffix(".png")
+    try:
+        plot(read(options.answers), out)
+    except MayaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
