@@ -1,12 +1,13 @@
 """Time a training step of Zipformer, forward and backward, beside icefall's own modules if they are at hand.
 
     python -m tools.bench_zipformer [--icefall CHECKOUT] [--size medium] [--utterances 6] [--seconds 10]
+    python -m tools.bench_zipformer --device cuda --compile        # with and without torch.compile
 
 `--icefall` is a checkout of github.com/k2-fsa/icefall. Its Zipformer needs k2, which has no wheel for this
 torch; four functions of it are replaced here by torch's softplus, one operator in either direction. Balancer
 and Whiten are off on both sides. `eval` is evaluation mode with gradients; `train` has dropout and skipping
-as they are at the end of training. Both take turns in one process; a step counts in seconds of processor
-time, summed over threads, which other programs disturb less than the wall clock.
+as they are at the end of training. All take turns in one process; on a CPU a step counts in seconds of
+processor time, summed over threads, which other programs disturb less than the wall clock.
 """
 
 import argparse
@@ -25,7 +26,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maya.convert.icefall_names import from_icefall_name
 from maya.encoders.regularizers import Balancer, Whiten, set_batch_count
 from maya.encoders.zipformer import Zipformer
 from maya.encoders.zipformer_config import ZipformerConfig, large, medium, small
@@ -128,10 +128,18 @@ def our_encoder(cfg: ZipformerConfig, train: bool) -> Zipformer:
 
 
 def step_seconds(encode: Encode, x: Tensor, lens: Tensor) -> float:
-    """Processor time of one forward and backward pass."""
-    began = time.process_time()
+    """One forward and backward pass: processor time on a CPU, on a GPU the clock's until it has finished."""
+    clock = time.perf_counter if x.is_cuda else time.process_time
+    _wait(x)
+    began = clock()
     encode(x, lens).square().mean().backward()
-    return time.process_time() - began
+    _wait(x)
+    return clock() - began
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize()
 
 
 def compare(args: argparse.Namespace, train: bool) -> None:
@@ -139,11 +147,16 @@ def compare(args: argparse.Namespace, train: bool) -> None:
     torch.manual_seed(0)
     cfg = SIZES[args.size](causal=args.causal)
     frames = int(args.seconds * 100)
-    x = torch.randn(args.utterances, frames, cfg.feat_in)
-    lens = torch.linspace(frames, frames * 0.8, args.utterances).long()
-    ours = our_encoder(cfg, train)
+    x = torch.randn(args.utterances, frames, cfg.feat_in).to(args.device)
+    lens = torch.linspace(frames, frames * 0.8, args.utterances).long().to(args.device)
+    ours = our_encoder(cfg, train).to(args.device)
     sides: dict[str, tuple[Encode, nn.Module]] = {"ours": (lambda x, n: ours(x, n)[0], ours)}
+    if args.compile:
+        compiled = torch.compile(ours, backend=args.compile)
+        sides["compiled"] = (lambda x, n: compiled(x, n)[0], ours)
     if args.icefall:
+        from maya.convert.icefall_names import from_icefall_name  # here: a GPU machine may lack lhotse
+
         encode, modules = icefall_encoder(args.icefall, cfg, train)
         sides["icefall"] = (encode, modules)
         named = {from_icefall_name(n): p for n, p in modules.state_dict().items()}
@@ -177,11 +190,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--modes", nargs="+", choices=("eval", "train"), default=["eval", "train"])
+    parser.add_argument("--device", default="cpu", help="cpu, cuda ...; icefall's is timed on the CPU alone")
+    parser.add_argument(
+        "--compile", nargs="?", const="inductor", metavar="BACKEND", help="also ours under torch.compile"
+    )
     args = parser.parse_args()
+    if args.icefall and args.device != "cpu":
+        parser.error("--icefall goes with --device cpu")
     torch.set_num_threads(args.threads)
     total = args.utterances * args.seconds
     print(f"Zipformer {args.size}, {args.utterances} utterances, {total:g} s of audio with padding, "
-          f"fp32, CPU, {args.threads} thread(s) of {os.cpu_count()}, torch {torch.__version__}")  # fmt: skip
+          f"fp32, {args.device}, {args.threads} thread(s) of {os.cpu_count()}, "
+          f"torch {torch.__version__}")  # fmt: skip
     for mode in args.modes:
         compare(args, mode == "train")
 
