@@ -314,6 +314,15 @@ def test_plans() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_one_pass_of_a_chunk_that_holds_the_utterance_is_the_whole(backend: str) -> None:
+    p = problem(orthogonalize="muon5")
+    out, state = p.run(passes(p.length, p.length + 3), backend)
+    wanted, exact = p.run(whole(p.length), backend)
+    torch.testing.assert_close(out, wanted, rtol=0, atol=1e-12 if out.dtype == torch.float64 else 1e-5)
+    assert all(torch.allclose(a, b) for a, b in zip(state[:3], exact[:3], strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_frames_that_no_span_reads_are_zero(backend: str) -> None:
     out, _ = problem().run([Span(0, 7, True, False), Span(2, 4, False, True)], backend)
     assert bool(out[:, 2:4].all()) and not bool(out[:, :2].any()) and not bool(out[:, 4:].any())
