@@ -27,7 +27,7 @@ from maya.encoders import LaCT
 from maya.errors import MayaError
 from maya.kernels.lact import FastWeights
 from maya.models.hybrid import HybridModel
-from maya.recipes.adaptation_report import Answer
+from maya.recipes.adaptation_report import START, Answer
 from maya.train.tune import TuneConfig, tune
 
 RATES = {"lora": (1e-4, 3e-4, 1e-3, 3e-3), "all": (1e-5, 3e-5, 1e-4, 3e-4)}
@@ -159,7 +159,7 @@ def compare(
                             labelled=labelled, asked_seconds=asked, seconds=heard, pairs=pairs))  # fmt: skip
 
     with torch.inference_mode():
-        add("as trained", False, 0, listener.answers(listener.plain()))
+        add(START, False, 0, listener.answers(listener.plain()))
         if isinstance(listener.model.encoder, LaCT):
             add("no update", False, 0, listener.without_update())
             for asked in seconds:

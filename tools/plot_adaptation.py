@@ -1,6 +1,6 @@
-"""Curves of WER against seconds of a speaker heard, of what an adaptation experiment wrote.
+"""Curves of WER against seconds of a speaker heard, and their table, of what an adaptation experiment wrote.
 
-    python -m tools.plot_adaptation exp/digits/digits/adaptation/adaptation.json
+    python -m tools.plot_adaptation exp/digits/digits/adaptation/adaptation.json    # .png and .md beside it
 
 Needs matplotlib: pip install 'maya[plot]'.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maya.errors import MayaError
-from maya.recipes.adaptation_report import Answer, curves
+from maya.recipes.adaptation_report import START, Answer, curves, table
 from tools.plot_metrics import figure_class
 
 _MARKERS = "osD^v*"
@@ -21,19 +21,19 @@ _MARKERS = "osD^v*"
 def plot(answers: Sequence[Answer], path: Path) -> None:
     """WER against seconds heard, without transcripts on the left and with them on the right."""
     found = curves(answers)
-    start = found["as trained", False][0][1]
+    start = found[START, False][0].rate
     figure = figure_class()(figsize=(12, 4.6), layout="constrained")
     first = None
     for number, labelled in enumerate((False, True)):
         axes = figure.add_subplot(1, 2, number + 1, sharey=first)
         first = first or axes
-        axes.axhline(100 * start, color="black", linestyle="--", linewidth=1, label="as trained")
-        drawn = [(way, c) for (way, of), c in found.items() if of is labelled and c[-1][0] > 0]
+        axes.axhline(100 * start, color="black", linestyle="--", linewidth=1, label=START)
+        drawn = [(way, c) for (way, of), c in found.items() if of is labelled and c[-1].seconds > 0]
         for (way, curve), marker in zip(drawn, _MARKERS, strict=False):
-            x = [0.0, *(seconds for seconds, _, _ in curve)]
-            low = [0.0, *(100 * (rate - bounds.low) for _, rate, bounds in curve)]
-            high = [0.0, *(100 * (bounds.high - rate) for _, rate, bounds in curve)]
-            y = [100 * start, *(100 * rate for _, rate, _ in curve)]
+            x = [0.0, *(p.seconds for p in curve)]
+            low = [0.0, *(100 * (p.rate - p.interval.low) for p in curve)]
+            high = [0.0, *(100 * (p.interval.high - p.rate) for p in curve)]
+            y = [100 * start, *(100 * p.rate for p in curve)]
             axes.errorbar(x, y, yerr=[low, high], marker=marker, markersize=4, capsize=2, label=way)
         axes.set_title("with transcripts of what was heard" if labelled else "without transcripts")
         axes.set_xlabel("seconds of the speaker heard")
@@ -58,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     out = options.out or options.answers.with_suffix(".png")
     try:
-        plot(read(options.answers), out)
+        answers = read(options.answers)
+        out.with_suffix(".md").write_text(table(answers))
+        plot(answers, out)
     except MayaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -15,7 +15,7 @@ from maya.errors import MayaError
 from maya.kernels.lact import FastWeights
 from maya.models.hybrid import build_model
 from maya.recipes import adaptation
-from maya.recipes.adaptation_report import Answer, curves, table
+from maya.recipes.adaptation_report import START, Answer, curves, table
 from maya.recipes.lact_presets import lact_tiny
 from maya.text.tokenizer import Tokenizer
 from tests.egs.test_digits_data import source  # noqa: F401  (a fixture)
@@ -121,19 +121,42 @@ def test_every_way_is_in_the_table(listener: adaptation.Listener, tmp_path: Path
     written = tmp_path / "a.json"
     written.write_text(json.dumps({"answers": [asdict(a) for a in answers]}))
     assert plot_adaptation.main([str(written)]) == 0
-    assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert (tmp_path / "a.png").stat().st_size > 10_000 and (tmp_path / "a.md").read_text() == text
     written.write_text("{}")
     assert plot_adaptation.main([str(written)]) == 1
 
 
-def test_rates_are_means_over_languages() -> None:
-    def answer(language: str, pairs: list[tuple[str, str]]) -> Answer:
-        facts = {"run": "r", "speaker": language, "way": "as trained", "labelled": False}
-        return Answer(**facts, language=language, asked_seconds=0.0, seconds=0.0, pairs=pairs)  # type: ignore[arg-type]
+def answer(language: str, pairs: list[tuple[str, str]], run: str = "r", way: str = START) -> Answer:
+    return Answer(run=run, speaker=language, language=language, way=way, labelled=False,
+                  asked_seconds=0.0, seconds=0.0, pairs=pairs)  # fmt: skip
 
+
+def test_rates_are_means_over_languages() -> None:
     answers = [answer("en", [("one two", "one")] * 4), answer("gu", [("one", "one")] * 9)]
-    ((_, rate, bounds),) = curves(answers)["as trained", False]
-    assert rate == pytest.approx(0.25)
-    assert bounds.low <= 0.25 <= bounds.high
+    (point,) = curves(answers)[START, False]
+    assert point.rate == pytest.approx(0.25)
+    assert point.interval.low <= 0.25 <= point.interval.high
     assert json.dumps(table(answers)).count("25.00 %") == 1
-    assert np.isfinite([bounds.low, bounds.high]).all()
+    assert np.isfinite([point.interval.low, point.interval.high]).all()
+
+
+def test_more_models_are_not_more_questions() -> None:
+    pairs = [("one two", "one")] * 5 + [("one two", "one two")] * 5
+    one = curves([answer("en", pairs)])[START, False][0]
+    three = curves([answer("en", pairs, run) for run in "abc"])[START, False][0]
+    assert one.interval == three.interval
+
+
+def test_changes_are_of_the_same_questions() -> None:
+    pairs = [("one two", "one")] * 5 + [("one two", "one two")] * 5
+    worse = [(ref, "") if hyp == "one" else (ref, hyp) for ref, hyp in pairs]
+    answers = [answer("en", pairs), answer("en", pairs, way="no update"), answer("en", worse, way="LoRA")]
+    found = curves(answers)
+    same, changed = (found[way, False][0].change for way in ("no update", "LoRA"))
+    assert same.difference == same.interval.low == same.interval.high == 0
+    assert changed.difference == pytest.approx(0.25) and changed.interval.low > 0
+    assert "| LoRA | none | +25.00 [" in table(answers)
+    with pytest.raises(MayaError, match="different utterances"):
+        curves([*answers, answer("en", pairs[:3], way="all weights")])
+    with pytest.raises(MayaError, match="there are no answers as trained"):
+        curves(answers[1:])
