@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=1, help="of the corpus")
     add("--seconds", type=float, nargs="+", default=[5.0, 10.0, 20.0, 40.0], help="of a speaker heard")
     add("--method", default="transducer", choices=("transducer", "ctc"))
-    add("--out", type=Path, required=True, help="folder for adaptation.json and .md")
+    add("--out", type=Path, required=True, help="folder for adaptation.json")
     options = parser.parse_args(arguments)
     try:
         train = Table.open(part_path(options.data, "train"))
@@ -98,7 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = [{"weights": w, "labelled": of, "lr": lr} for (w, of), lr in rates.items()]
         facts = {"method": options.method, "rates": chosen, "answers": [asdict(a) for a in answers]}
         (options.out / "adaptation.json").write_text(json.dumps(facts, ensure_ascii=False) + "\n")
-        (options.out / "adaptation.md").write_text(table(answers))
     except MayaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
