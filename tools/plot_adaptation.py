@@ -16,6 +16,7 @@ from maya.recipes.adaptation_report import START, Answer, curves, table
 from tools.plot_metrics import figure_class
 
 _MARKERS = "osD^v*"
+_APART = 0.35  # seconds between the ways, so that bars at one amount do not hide one another
 
 
 def plot(answers: Sequence[Answer], path: Path) -> None:
@@ -23,18 +24,20 @@ def plot(answers: Sequence[Answer], path: Path) -> None:
     found = curves(answers)
     start = found[START, False][0].rate
     figure = figure_class()(figsize=(12, 4.6), layout="constrained")
+    ways = list(dict.fromkeys(way for way, _ in found))  # a way has its colour and mark in both halves
     first = None
     for number, labelled in enumerate((False, True)):
         axes = figure.add_subplot(1, 2, number + 1, sharey=first)
         first = first or axes
         axes.axhline(100 * start, color="black", linestyle="--", linewidth=1, label=START)
         drawn = [(way, c) for (way, of), c in found.items() if of is labelled and c[-1].seconds > 0]
-        for (way, curve), marker in zip(drawn, _MARKERS, strict=False):
-            x = [0.0, *(p.seconds for p in curve)]
+        for place, (way, curve) in enumerate(drawn):
+            look = {"color": f"C{ways.index(way)}", "marker": _MARKERS[ways.index(way) % len(_MARKERS)]}
+            x = [0.0, *(p.seconds + _APART * (place - (len(drawn) - 1) / 2) for p in curve)]
             low = [0.0, *(100 * (p.rate - p.interval.low) for p in curve)]
             high = [0.0, *(100 * (p.interval.high - p.rate) for p in curve)]
             y = [100 * start, *(100 * p.rate for p in curve)]
-            axes.errorbar(x, y, yerr=[low, high], marker=marker, markersize=4, capsize=2, label=way)
+            axes.errorbar(x, y, yerr=[low, high], markersize=4, capsize=2, label=way, **look)
         axes.set_title("with transcripts of what was heard" if labelled else "without transcripts")
         axes.set_xlabel("seconds of the speaker heard")
         axes.set_ylabel("WER, %, mean of the languages")
