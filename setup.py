@@ -16,8 +16,8 @@ def packages() -> list[str]:
 
 
 INSTALL = [
-    "torch==2.11.*",
-    "torchaudio==2.11.*",
+    "torch>=2.11",
+    "soxr",
     "numpy<2.4",  # Triton 3.6's interpreter needs it
     "lhotse>=1.33,<2",
     "urllib3",  # lhotse imports it without listing it

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from maya.decode.recognizer import Recognizer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+# A checkout always imports its own kernels/ and recipes/, also where another copy of Maya is installed.
+_TOP = Path(__file__).resolve().parents[1]
+if (_TOP / "setup.py").is_file() and (_TOP / "recipes" / "cli.py").is_file():
+    __path__ = [*__path__, str(_TOP)]
 
 
 def load(path: str | Path, device: str = "auto") -> Recognizer:

@@ -2,21 +2,19 @@
 number of channels, to 16 kHz mono float32."""
 
 import io
-import math
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import soundfile
+import soxr
 import torch
 from lhotse.cut import Cut
-from torchaudio.transforms import Resample
 
 from maya.data.tar_audio import read_samples, use_byte_ranges
 from maya.errors import MayaError
 
 SAMPLE_RATE = 16000  # Hz; the rate of every `audio` tensor in Maya
-_MAX_FILTER = 1 << 24  # numbers in a resampling filter, 64 MB
+_RATES = (1000, 768_000)  # Hz; outside of these a header is damaged
 
 use_byte_ranges()  # so that cuts whose recordings lie inside tar files can be read
 
@@ -60,34 +58,24 @@ def _average(channels: torch.Tensor) -> torch.Tensor:
 
 
 def resample(audio: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
-    """(N,) at `rate` Hz to (ceil(N * new_rate / rate),) at `new_rate` Hz, by windowed-sinc interpolation."""
+    """(N,) at `rate` Hz to (ceil(N * new_rate / rate),) at `new_rate` Hz, through soxr at its high quality."""
     if rate == new_rate:
         return audio
     check_rate(rate, new_rate)
-    return _resampler(rate, new_rate)(audio)
+    wanted = -(-len(audio) * new_rate // rate)
+    resampled = torch.from_numpy(soxr.resample(audio.numpy(), rate, new_rate, quality="HQ"))[:wanted]
+    return torch.nn.functional.pad(resampled, (0, wanted - len(resampled)))
 
 
 def check_rate(rate: int, new_rate: int = SAMPLE_RATE) -> None:
-    """ValueError for a sampling rate that is none, or from which nothing leads to `new_rate`: the filter has
-    a row for each of the new rate's places between samples, over a gigabyte from 16001 to 16000 Hz."""
-    if rate < 1:
-        raise ValueError(f"its sampling rate is {rate} Hz")
-    common = math.gcd(rate, new_rate)
-    # As torchaudio makes it: 6 zero crossings at either side, at the lower of the two rates.
-    width = math.ceil(6 * rate / (0.99 * min(rate, new_rate)))
-    if new_rate // common * (2 * width + rate // common) > _MAX_FILTER:
-        raise ValueError(f"its sampling rate of {rate} Hz cannot be brought to {new_rate} Hz; is it right?")
+    """ValueError for a sampling rate that no recorder uses: such a header is damaged."""
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise ValueError(f"its sampling rate is {rate} Hz; it cannot be brought to {new_rate} Hz")
 
 
 def change_speed(audio: torch.Tensor, factor: float, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
     """Play (N,) `factor` times faster, pitch included, as Kaldi's and lhotse's speed perturbation do."""
     return resample(audio, round(sample_rate * factor), sample_rate)
-
-
-@cache
-def _resampler(rate: int, new_rate: int) -> Resample:
-    """The filter is costly to compute and depends on the two rates alone."""
-    return Resample(rate, new_rate)
 
 
 def _where(cut: Cut) -> str:

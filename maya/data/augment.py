@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchaudio.functional import fftconvolve
 
 from maya.config import config
 from maya.data.audio import SAMPLE_RATE, check_rate, resample
@@ -212,9 +211,16 @@ def reverberate(audio: Tensor, room: Tensor) -> Tensor:
     """(N,) in a room with the impulse response (K,), shifted back by the way of the direct sound, its largest
     sample, and at the same power; as Kaldi's wav-reverberate --shift-output."""
     direct = int(room.abs().argmax())
-    heard = fftconvolve(audio, room)[direct : direct + len(audio)]
+    heard = convolve(audio, room)[direct : direct + len(audio)]
     power = float(heard.square().mean())
     return heard * math.sqrt(float(audio.square().mean()) / power) if power > 0 else audio
+
+
+def convolve(signal: Tensor, kernel: Tensor) -> Tensor:
+    """(N,), (K,) -> (N + K - 1,), their full convolution, by FFT."""
+    length = len(signal) + len(kernel) - 1
+    size = 1 << (length - 1).bit_length()
+    return torch.fft.irfft(torch.fft.rfft(signal, size) * torch.fft.rfft(kernel, size), size)[:length]
 
 
 def band_limit(audio: Tensor, hertz: int) -> Tensor:

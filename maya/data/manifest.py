@@ -33,7 +33,8 @@ class Row:
     whose data are the `size` bytes from `offset` (both None: to be looked up in the tar). duration: seconds.
     start: seconds into the audio at which the utterance begins, `duration` long (None: up to the end); None
     where it is all of the audio. sample_rate: Hz, as claimed. subset: the corpus's name of the set, where a
-    split has several (dev-clean, dev-other). where: file and line, for messages.
+    split has several (dev-clean, dev-other). channel: the channel to read, counted from 0; None averages all.
+    where: file and line, for messages.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Row:
     size: int | None = None
     start: float | None = None
     subset: str | None = None
+    channel: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

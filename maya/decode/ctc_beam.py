@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torchaudio.functional
 from numpy.typing import NDArray
 from torch import Tensor
 
 from maya.config import config
+from maya.decode.ctc_alignment import align_ctc
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.ngram import Context, NGram
 
@@ -160,9 +160,9 @@ def _aligned(log_probs: Tensor, tokens: Sequence[int], blank: int) -> Hypothesis
     hyp = Hypothesis(tokens=list(tokens), frames=[], durations=[], scores=[])
     if not tokens:
         return hyp
-    path, scores = torchaudio.functional.forced_align(log_probs[None], torch.tensor([tokens]), blank=blank)
+    path, scores = align_ctc(log_probs, torch.tensor(list(tokens)), blank=blank)
     before = blank
-    for frame, (token, score) in enumerate(zip(path[0].tolist(), scores[0].tolist(), strict=True)):
+    for frame, (token, score) in enumerate(zip(path.tolist(), scores.tolist(), strict=True)):
         if token != blank and token == before:
             hyp.durations[-1] += 1
             hyp.scores[-1] = max(hyp.scores[-1], score)
