@@ -4,7 +4,7 @@ import importlib
 import sys
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from maya.config import config, override
 from maya.data.augment import AugmentConfig
@@ -15,6 +15,7 @@ from maya.decode.ctc_beam import BeamConfig
 from maya.decode.recognizer import Method
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, build_model, with_vocabulary
+from maya.ranges import Count, Distinct, Finite, LanguageCode, NonNegFloat, NotEmpty, PosFloat, PosInt, Share
 from maya.text.languages import LANGUAGES
 from maya.text.tokenizer import TokenizerConfig
 from maya.train.loop import TrainConfig
@@ -27,15 +28,17 @@ class DataConfig:
     """How cuts become batches while training."""
 
     plan: PlanConfig = field(default_factory=PlanConfig)
-    num_workers: int = 0  # 0: a background thread reads ahead
-    cache_gb: float = 0.0  # decoded audio kept in memory, for small corpora of compressed files
-    speed_perturb: tuple[float, ...] = (1.0,)  # factors, one of which is drawn per utterance and epoch
-    min_seconds: float = 0.0  # training leaves out utterances that are shorter, before any change of speed,
-    max_seconds: float = 0.0  # or longer; 0 is no limit
+    num_workers: Count = 0  # 0: a background thread reads ahead
+    cache_gb: NonNegFloat = 0.0  # decoded audio kept in memory, for small corpora of compressed files
+    # Factors, one of which is drawn per utterance and epoch
+    speed_perturb: Annotated[tuple[PosFloat, ...], NotEmpty()] = (1.0,)
+    # Training leaves out utterances that are shorter, before any change of speed,
+    min_seconds: NonNegFloat = 0.0
+    max_seconds: NonNegFloat = 0.0  # or longer; 0 is no limit
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    max_skipped: float = 0.001  # share of the utterances that may turn out unreadable while training
-    timeout_seconds: float = 1800.0  # without a batch, after which training stops; 0 waits for ever
-    valid_utterances: int = 0  # per language, of the dev set, while training; 0 takes all
+    max_skipped: Share = 0.001  # share of the utterances that may turn out unreadable while training
+    timeout_seconds: NonNegFloat = 1800.0  # without a batch, after which training stops; 0 waits for ever
+    valid_utterances: Count = 0  # per language, of the dev set, while training; 0 takes all
 
 
 @config
@@ -50,13 +53,13 @@ class DecodeConfig:
     method: Literal["transducer", "modified_beam", "ctc", "ctc_beam", "attention_rescoring", "attention"] = (
         "transducer"
     )
-    max_seconds: float = 120.0  # padded audio per batch
-    max_symbols: int = 10  # tokens on one frame
-    hypotheses: int = 4  # of modified_beam and attention
-    blank_penalty: float = 0.0  # nats, of modified_beam: more against deletions
+    max_seconds: PosFloat = 120.0  # padded audio per batch
+    max_symbols: PosInt = 10  # tokens on one frame
+    hypotheses: PosInt = 4  # of modified_beam and attention
+    blank_penalty: Finite = 0.0  # nats, of modified_beam: more against deletions
     beam: BeamConfig = field(default_factory=BeamConfig)
     rescoring: RescoringConfig = field(default_factory=RescoringConfig)
-    lm_order: int = 6  # of ctc_beam's n-gram model of the training texts; 0: none
+    lm_order: Count = 6  # of ctc_beam's n-gram model of the training texts; 0: none
     # What the model is told: the language of the transcript, the one it identifies itself, or nothing.
     language: Literal["known", "auto", "unknown"] = "known"
     fast_weight_updates: bool = True  # False: LaCT's fast weights learn nothing while they decode
@@ -72,7 +75,7 @@ class Experiment:
     """One experiment. A file under egs/ returns one from `experiment()`; `--set a.b=c` changes its fields."""
 
     name: str
-    languages: tuple[str, ...] = tuple(LANGUAGES)
+    languages: Annotated[tuple[LanguageCode, ...], Distinct(empty=False)] = tuple(LANGUAGES)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: HybridConfig = field(default_factory=HybridConfig)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from maya.decode.hypothesis import Hypothesis
 from maya.errors import MayaError
 from maya.models.hybrid import count_parameters
 from maya.models.speech_llm import SpeechLLM, SpeechLLMConfig, load_tokenizer
+from maya.ranges import Distinct, LanguageCode, PosFloat
 from maya.recipes.experiment import DataConfig, Experiment
 from maya.recipes.markers import content, is_done, mark_done, stamp
 from maya.recipes.train import dev_samples, shared_tokens, start, thin, train_batches
@@ -43,8 +44,8 @@ from maya.train.validate import Validate, make_validate_llm, token_limits
 class LLMDecodeConfig:
     """How transcripts are generated, greedily."""
 
-    max_seconds: float = 120.0  # padded audio per batch
-    tokens_per_second: float = 16.0  # of audio, a transcript's limit beyond 8 tokens
+    max_seconds: PosFloat = 120.0  # padded audio per batch
+    tokens_per_second: PosFloat = 16.0  # of audio, a transcript's limit beyond 8 tokens
 
 
 @config
@@ -53,7 +54,7 @@ class LLMExperiment:
     `--set a.b=c` changes its fields."""
 
     name: str
-    languages: tuple[str, ...] = tuple(LANGUAGES)
+    languages: Annotated[tuple[LanguageCode, ...], Distinct(empty=False)] = tuple(LANGUAGES)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     model: SpeechLLMConfig = field(default_factory=SpeechLLMConfig)
     data: DataConfig = field(default_factory=DataConfig)

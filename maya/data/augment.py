@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from maya.data.folder import AUDIO_SUFFIXES
 from maya.data.tar_audio import decode, read_segment
 from maya.data.tar_index import scan_tar
 from maya.errors import MayaError
+from maya.ranges import Ascending, Finite, PosFloat, PosInt, Seed, Share
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _ROOMS_KEPT = 512  # decoded impulse responses; of one second, 32 MB
@@ -42,9 +44,9 @@ class NoiseConfig:
     """
 
     folders: tuple[str, ...] = ()
-    prob: float = 0.0
-    snr_db: tuple[float, float] = (10.0, 25.0)
-    mixed: tuple[int, int] = (1, 1)
+    prob: Share = 0.0
+    snr_db: Annotated[tuple[Finite, Finite], Ascending()] = (10.0, 25.0)
+    mixed: Annotated[tuple[PosInt, PosInt], Ascending()] = (1, 1)
 
 
 @config
@@ -62,19 +64,19 @@ class AugmentConfig:
     volume: factors, drawn evenly between their logarithms.
     """
 
-    clean_share: float = 0.4
+    clean_share: Share = 0.4
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     music: NoiseConfig = field(default_factory=NoiseConfig)
     babble: NoiseConfig = field(default_factory=lambda: NoiseConfig(snr_db=(13.0, 20.0), mixed=(3, 7)))
     rooms: tuple[str, ...] = ()
-    room_prob: float = 0.0
-    band_limit_hz: tuple[int, ...] = (3000, 4000, 6000)
-    band_limit_prob: float = 0.0
+    room_prob: Share = 0.0
+    band_limit_hz: tuple[PosInt, ...] = (3000, 4000, 6000)
+    band_limit_prob: Share = 0.0
     codecs: tuple[str, ...] = tuple(CODECS)
-    codec_prob: float = 0.0
-    volume: tuple[float, float] = (0.7, 1.3)
-    volume_prob: float = 0.0
-    seed: int = 0
+    codec_prob: Share = 0.0
+    volume: Annotated[tuple[PosFloat, PosFloat], Ascending()] = (0.7, 1.3)
+    volume_prob: Share = 0.0
+    seed: Seed = 0
 
     @property
     def noises(self) -> dict[str, NoiseConfig]:

@@ -32,6 +32,7 @@ from maya.data.table import Entry, entry_of, part_path, write_table
 from maya.data.text_checks import TextCheckConfig, check_leaks, check_texts
 from maya.data.utterances import encode_cuts
 from maya.errors import MayaError
+from maya.ranges import Share
 
 __all__ = ["Examined", "PrepareConfig", "PrepareReport", "encode_cuts", "examine", "prepare_corpus", "to_cut"]
 
@@ -56,7 +57,7 @@ class PrepareConfig:
     text_checks: TextCheckConfig = field(default_factory=TextCheckConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     language: str | None = None
-    max_dropped_fraction: float = 0.2
+    max_dropped_fraction: Share = 0.2
 
 
 @dataclass(kw_only=True, slots=True)

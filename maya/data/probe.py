@@ -30,6 +30,7 @@ from maya.data.tar_audio import (
 from maya.data.tar_members import TarMembers
 from maya.data.workers import cpus, in_processes
 from maya.errors import MayaError
+from maya.ranges import Count, NonNegFloat, PosFloat
 from maya.text.normalize import normalize
 
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 32, 2048  # rows: what is lost when a run is killed, for each process
@@ -53,11 +54,11 @@ class ProbeConfig:
     """
 
     decode: bool = True
-    min_seconds: float = 0.1
-    max_seconds: float = 40.0
-    max_chars_per_second: float = 40.0
-    duration_tolerance: float = 0.5
-    num_workers: int = 0
+    min_seconds: NonNegFloat = 0.1
+    max_seconds: PosFloat = 40.0
+    max_chars_per_second: PosFloat = 40.0
+    duration_tolerance: NonNegFloat = 0.5
+    num_workers: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ import numpy as np
 from maya.config import config
 from maya.data.manifest import PARTS
 from maya.errors import MayaError
+from maya.ranges import BelowOne, PosFloat, Seed, Share
 
 _HELD_OUT = ("test", "dev")  # drawn in this order
 _DRAWS = 50
@@ -34,11 +35,11 @@ class SplitConfig:
     """dev, test: shares of a language's duration, but not more than max_hours of each language.
     min_train: a draw that leaves training less than this share is not accepted."""
 
-    dev: float = 0.1
-    test: float = 0.1
-    max_hours: float = 2.0
-    min_train: float = 0.5
-    seed: int = 0
+    dev: BelowOne = 0.1
+    test: BelowOne = 0.1
+    max_hours: PosFloat = 2.0
+    min_train: Share = 0.5
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ from maya.data.byte_ranges import file_stamp, read_range
 from maya.data.flags import Finding, Flag, check_drop, flag, sort_out
 from maya.data.manifest import Dropped
 from maya.data.probe import Probed
+from maya.ranges import Count, PosFloat
 from maya.text.languages import get_language, script_share
 
 REASONS = {
@@ -55,9 +56,9 @@ class TextCheckConfig:
     """
 
     drop: tuple[str, ...] = ()
-    rate_deviations: float = 5.0
-    rate_min_utterances: int = 50
-    repeat_min_words: int = 3
+    rate_deviations: PosFloat = 5.0
+    rate_min_utterances: Count = 50
+    repeat_min_words: Count = 3
     compare_audio: bool = True
 
 

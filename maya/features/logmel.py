@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.ranges import NonNegFloat, PosFloat, PosInt, Share
 
 LOG_GUARD = 2.0**-24  # added before the logarithm, so that digital silence has a finite level
 STD_GUARD = 1e-5  # added to the standard deviation, not to the variance
@@ -22,13 +23,13 @@ class LogMelConfig:
     """What the front end computes. The defaults are those of NeMo's FastConformer recipes."""
 
     kind: Literal["logmel"] = "logmel"
-    sample_rate: int = 16000  # Hz
-    num_mels: int = 80
-    n_fft: int = 512
-    window_ms: float = 25.0
-    hop_ms: float = 10.0
-    preemphasis: float = 0.97
-    dither: float = 1e-5  # standard deviation of the noise added to the waveform while training
+    sample_rate: PosInt = 16000  # Hz
+    num_mels: PosInt = 80
+    n_fft: PosInt = 512
+    window_ms: PosFloat = 25.0
+    hop_ms: PosFloat = 10.0
+    preemphasis: Share = 0.97
+    dither: NonNegFloat = 1e-5  # standard deviation of the noise added to the waveform while training
     normalize: Literal["per_feature", "none"] = "per_feature"
     # True repeats NeMo before 2.5 (checkpoints such as parakeet-tdt-1.1b were trained with it): the batch is
     # reflected at its ends, an utterance has one frame more, and what stands beyond its end is not silenced.

@@ -1,10 +1,13 @@
 """White noise at a random level, added to waveforms while training."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.ranges import Ascending, Finite, Share
 
 
 @config
@@ -12,8 +15,8 @@ class NoiseConfig:
     """probability: share of utterances that get noise, 0 for none. snr_db: lowest and highest
     signal-to-noise ratio, drawn evenly in decibels."""
 
-    probability: float = 0.0
-    snr_db: tuple[float, float] = (10.0, 40.0)
+    probability: Share = 0.0
+    snr_db: Annotated[tuple[Finite, Finite], Ascending()] = (10.0, 40.0)
 
 
 class AddNoise(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.ranges import BelowOne, Count, PosInt
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, positions, K)
 IGNORED = -1  # target of a position that does not count
@@ -25,13 +26,13 @@ IGNORED = -1  # target of a position that does not count
 class AttentionDecoderConfig:
     """The defaults are those of icefall's recipes, whose `eos` is 1."""
 
-    layers: int = 6
-    dim: int = 512
-    heads: int = 8
-    feed_forward: int = 2048
-    dropout: float = 0.1
-    label_smoothing: float = 0.1
-    eos: int | None = None  # id that stands before the first token and after the last; None: blank's
+    layers: PosInt = 6
+    dim: PosInt = 512
+    heads: PosInt = 8
+    feed_forward: PosInt = 2048
+    dropout: BelowOne = 0.1
+    label_smoothing: BelowOne = 0.1
+    eos: Count | None = None  # id that stands before the first token and after the last; None: blank's
 
 
 @dataclass(frozen=True, slots=True)

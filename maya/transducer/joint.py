@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.ranges import BelowOne, PosFloat, PosInt
 from maya.transducer.simple import shrink
 
 # In place is safe: every activation acts on the fresh sum f + g, whose own backward does not read it.
@@ -27,10 +28,10 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class JointConfig:
     """Width, non-linearity and dropout of the joint's hidden layer. icefall's is 512, tanh, 0, 0.25."""
 
-    hidden: int = 640
+    hidden: PosInt = 640
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
-    dropout: float = 0.2
-    init_scale: float = 1.0  # of the two projections, relative to torch's default
+    dropout: BelowOne = 0.2
+    init_scale: PosFloat = 1.0  # of the two projections, relative to torch's default
 
 
 class Joint(nn.Module):

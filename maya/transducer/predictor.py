@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.ranges import BelowOne, PosInt
 
 
 @config
@@ -19,9 +20,9 @@ class PredictorConfig:
     """`hidden` is both the embedding and the LSTM width; `dropout` acts between layers and after the last."""
 
     kind: Literal["lstm"] = "lstm"
-    hidden: int = 640
-    layers: int = 2
-    dropout: float = 0.2
+    hidden: PosInt = 640
+    layers: PosInt = 2
+    dropout: BelowOne = 0.2
 
 
 @dataclass(frozen=True, slots=True)

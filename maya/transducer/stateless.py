@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from maya.config import config
 from maya.encoders.regularizers import Balancer, Controls, Regulated
 from maya.errors import MayaError
+from maya.ranges import PosInt
 
 GROUP = 4  # channels that the convolution mixes
 
@@ -23,8 +24,8 @@ class StatelessConfig:
     """Width of the embedding and of the output, and how many labels are seen."""
 
     kind: Literal["stateless"] = "stateless"
-    hidden: int = 512
-    context: int = 2
+    hidden: PosInt = 512
+    context: PosInt = 2
 
 
 @dataclass(frozen=True, slots=True)
