@@ -31,9 +31,11 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The numbers from `min` to `max`, both included, that lie above `above` and below `below`. NaN and
-    infinity lie in no range. `odd`: odd numbers only. `also`: further values that have a meaning of their
-    own, such as -1 for all frames."""
+    """The finite numbers from `min` to `max`, both included, that lie above `above` and below `below`.
+
+    odd: odd numbers only. also: further values that have a meaning of their own, such as -1 for all frames
+    or infinity for no limit.
+    """
 
     min: float = -INF
     max: float = INF
@@ -43,22 +45,27 @@ class Range:
     also: tuple[float, ...] = ()
 
     def allows(self, value: float) -> bool:
-        if not math.isfinite(value):
-            return False
+        if value in self.also:
+            return True
         inside = self.min <= value <= self.max and self.above < value < self.below
-        return value in self.also or (inside and not (self.odd and value % 2 == 0))
+        return math.isfinite(value) and inside and not (self.odd and value % 2 == 0)
 
     def __str__(self) -> str:
-        parts = []
-        if self.min > -INF and self.max < INF:
+        low, high = self.min > -INF, self.max < INF
+        parts = ["odd"] if self.odd else []
+        if low and high:
             parts.append(f"from {_number(self.min)} to {_number(self.max)}")
-        elif self.min > -INF:
+        elif low and self.below < INF:
+            parts.append(f"from {_number(self.min)} up to but below {_number(self.below)}")
+        elif self.above > -INF:
+            parts.append(f"above {_number(self.above)}")
+        elif low:
             parts.append(f"{_number(self.min)} or more")
-        elif self.max < INF:
+        if high and not low:
             parts.append(f"{_number(self.max)} or less")
-        parts += [f"above {_number(self.above)}"] * (self.above > -INF)
-        parts += [f"below {_number(self.below)}"] * (self.below < INF)
-        text = " and ".join([*["odd"] * self.odd, *parts]) or "a finite number"
+        if self.below < INF and not low:
+            parts.append(f"below {_number(self.below)}")
+        text = " and ".join(parts) or "a finite number"
         return " or ".join([text, *map(_number, self.also)])
 
 
@@ -123,6 +130,7 @@ Seed = Annotated[int, Range(min=0, max=2**32 - 1)]  # what every generator of ra
 Finite = Annotated[float, Range()]
 NonNegFloat = Annotated[float, Range(min=0)]
 PosFloat = Annotated[float, Range(above=0)]
+Limit = Annotated[float, Range(above=0, also=(INF,))]  # inf: no limit
 Share = Annotated[float, Range(min=0, max=1)]  # also a probability
 ContextFrames = Annotated[int, Range(min=0, also=(-1,))]  # -1: all frames
 ChunkFrames = Annotated[int, Range(min=1, also=(-1,))]  # -1: all frames

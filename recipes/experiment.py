@@ -30,11 +30,11 @@ class DataConfig:
     plan: PlanConfig = field(default_factory=PlanConfig)
     num_workers: Count = 0  # 0: a background thread reads ahead
     cache_gb: NonNegFloat = 0.0  # decoded audio kept in memory, for small corpora of compressed files
-    # Factors, one of which is drawn per utterance and epoch
+    # Factors, one of which is drawn per utterance and epoch.
     speed_perturb: Annotated[tuple[PosFloat, ...], NotEmpty()] = (1.0,)
-    # Training leaves out utterances that are shorter, before any change of speed,
+    # Training leaves out utterances that are shorter or longer than this, before any change of speed.
     min_seconds: NonNegFloat = 0.0
-    max_seconds: NonNegFloat = 0.0  # or longer; 0 is no limit
+    max_seconds: NonNegFloat = 0.0  # 0 is no limit
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     max_skipped: Share = 0.001  # share of the utterances that may turn out unreadable while training
     timeout_seconds: NonNegFloat = 1800.0  # without a batch, after which training stops; 0 waits for ever

@@ -12,7 +12,7 @@ ORDER = (
     *("kernels", "text", "data", "features", "encoders", "transducer", "losses", "models", "decode", "score"),
     *("train", "convert", "facade", "recipes", "egs"),
 )  # facade: maya/__init__.py, which loads models for users
-FOR_ALL = ("errors", "config")  # maya.errors and maya.config: everyone but the kernels may import them
+FOR_ALL = ("errors", "config", "ranges")  # everyone but the kernels may import these files of maya
 KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
     *("k2", "boto3", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo"),

@@ -286,19 +286,8 @@ def _load_room(where: ByteRange) -> Tensor:
 
 
 def _check(cfg: AugmentConfig) -> None:
-    chances = {name: noise.prob for name, noise in cfg.noises.items()} | {
-        "room_prob": cfg.room_prob, "band_limit_prob": cfg.band_limit_prob, "codec_prob": cfg.codec_prob,
-        "volume_prob": cfg.volume_prob, "clean_share": cfg.clean_share,
-        "noise.prob + music.prob + babble.prob": sum(noise.prob for noise in cfg.noises.values()),
-    }  # fmt: skip
-    for name, value in chances.items():
-        if not 0 <= value <= 1:
-            raise MayaError(f"augment.{name} must be from 0 to 1, not {value:g}")
-    for name, noise in cfg.noises.items():
-        if not 1 <= noise.mixed[0] <= noise.mixed[1] or not noise.snr_db[0] <= noise.snr_db[1]:
-            raise MayaError(f"augment.{name}: snr_db and mixed are ranges from low to high, mixed from 1")
-    if not 0 < cfg.volume[0] <= cfg.volume[1]:
-        raise MayaError(f"augment.volume is a range of factors above zero, not {cfg.volume}")
+    if (total := sum(noise.prob for noise in cfg.noises.values())) > 1:
+        raise MayaError(f"augment.noise.prob + music.prob + babble.prob must be 1 or less, not {total:g}")
     if unknown := [name for name in cfg.codecs if name not in CODECS]:
         raise MayaError(f"augment.codecs: {unknown[0]!r} is none of {', '.join(CODECS)}")
     if (cfg.codec_prob > 0 and not cfg.codecs) or (cfg.band_limit_prob > 0 and not cfg.band_limit_hz):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import soundfile
@@ -30,7 +30,7 @@ from maya.data.tar_audio import (
 from maya.data.tar_members import TarMembers
 from maya.data.workers import cpus, in_processes
 from maya.errors import MayaError
-from maya.ranges import Count, NonNegFloat, PosFloat
+from maya.ranges import INF, Count, Limit, NonNegFloat, Range
 from maya.text.normalize import normalize
 
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 32, 2048  # rows: what is lost when a run is killed, for each process
@@ -55,9 +55,9 @@ class ProbeConfig:
 
     decode: bool = True
     min_seconds: NonNegFloat = 0.1
-    max_seconds: PosFloat = 40.0
-    max_chars_per_second: PosFloat = 40.0
-    duration_tolerance: NonNegFloat = 0.5
+    max_seconds: Limit = 40.0
+    max_chars_per_second: Limit = 40.0
+    duration_tolerance: Annotated[float, Range(min=0, also=(INF,))] = 0.5
     num_workers: Count = 0
 
 

@@ -285,10 +285,8 @@ def check(cfg: FastConformerConfig) -> None:
     """Refuse a configuration that cannot be built, with the reason (MayaError)."""
     if cfg.d_model % cfg.n_heads:
         raise MayaError(f"encoder.d_model={cfg.d_model} must be a multiple of encoder.n_heads={cfg.n_heads}")
-    if cfg.d_model % 2 or cfg.conv_kernel % 2 == 0:
-        raise MayaError(
-            f"encoder.d_model={cfg.d_model} must be even and encoder.conv_kernel={cfg.conv_kernel} odd"
-        )
+    if cfg.d_model % 2:
+        raise MayaError(f"encoder.d_model={cfg.d_model} must be even")
     if cfg.fast_weights is not None:
         check_fast_weights(cfg.fast_weights, cfg.d_model)
         if not cfg.untie_biases or cfg.global_tokens:
@@ -302,14 +300,12 @@ def check(cfg: FastConformerConfig) -> None:
     for context in contexts:
         span_of(context, cfg.att_context_style)
     bounded = all(span_of(c, cfg.att_context_style).bounded for c in contexts)
-    if cfg.global_tokens and (
-        cfg.att_context_style != "regular" or not bounded or cfg.global_tokens_spacing < 1
-    ):
+    if cfg.global_tokens and (cfg.att_context_style != "regular" or not bounded):
         raise MayaError(
-            "encoder.global_tokens needs a regular att_context_size without -1, such as (128, 128), and a "
-            f"spacing of at least 1, not {contexts} and {cfg.global_tokens_spacing}"
+            "encoder.global_tokens needs a regular att_context_size without -1, such as (128, 128), not "
+            f"{contexts}"
         )
-    if chances and (len(chances) != len(contexts) or min(chances) < 0 or sum(chances) <= 0):
+    if chances and (len(chances) != len(contexts) or sum(chances) <= 0):
         raise MayaError(
             f"encoder.att_context_probs={chances} has to give each of the {len(contexts)} contexts a chance"
         )

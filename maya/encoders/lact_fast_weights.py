@@ -62,15 +62,10 @@ class FastWeightConfig:
 
 def check_fast_weights(cfg: FastWeightConfig, width: int) -> None:
     """Refuse fast weights that cannot be built in layers of `width` channels, with the reason (MayaError)."""
-    if cfg.fast_heads < 1 or width % cfg.fast_heads or (cfg.fast_rotary and width // cfg.fast_heads % 2):
+    if width % cfg.fast_heads or (cfg.fast_rotary and width // cfg.fast_heads % 2):
         raise MayaError(
             f"fast_heads={cfg.fast_heads} must divide the layers' {width} channels, and the quotient be even "
             "where fast_rotary=true"
-        )
-    if min(cfg.fast_expansion, cfg.chunk, cfg.passes) < 1 or cfg.base_rate <= 0:
-        raise MayaError(
-            f"fast_expansion={cfg.fast_expansion}, chunk={cfg.chunk} and passes={cfg.passes} must be 1 or "
-            f"more, and base_rate={cfg.base_rate} above 0"
         )
     if cfg.momentum and cfg.order == "whole":
         raise MayaError("momentum=true needs several steps, which order=whole does not make; set one of them")

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from maya.config import config
-from maya.errors import MayaError
 from maya.ranges import Ascending, Finite, Share
 
 
@@ -28,11 +27,6 @@ class AddNoise(nn.Module):
 
     def __init__(self, cfg: NoiseConfig) -> None:
         super().__init__()
-        if not 0 <= cfg.probability <= 1 or cfg.snr_db[0] > cfg.snr_db[1]:
-            raise MayaError(
-                f"model.noise takes a probability between 0 and 1 and an ascending snr_db, not "
-                f"{cfg.probability} and {cfg.snr_db}"
-            )
         self.cfg = cfg
 
     def forward(self, audio: Tensor, audio_lens: Tensor) -> Tensor:

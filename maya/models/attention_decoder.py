@@ -242,18 +242,11 @@ def _sinusoids(first: int, count: int, width: int, device: torch.device) -> Tens
 
 
 def _check(cfg: AttentionDecoderConfig, vocab_size: int, eos: int) -> None:
-    if min(cfg.layers, cfg.heads, cfg.feed_forward, vocab_size) < 1:
-        raise MayaError(
-            "the attention decoder needs layers, heads, feed_forward and a vocabulary of at least 1, not "
-            f"{cfg.layers}, {cfg.heads}, {cfg.feed_forward} and {vocab_size}"
-        )
-    if cfg.dim < 1 or cfg.dim % cfg.heads or cfg.dim % 2:
+    if vocab_size < 1:
+        raise MayaError(f"the attention decoder needs a vocabulary of at least 1, not {vocab_size}")
+    if cfg.dim % cfg.heads or cfg.dim % 2:
         raise MayaError(
             f"attention_decoder.dim={cfg.dim} must be even and a multiple of its {cfg.heads} heads"
-        )
-    if not 0 <= cfg.label_smoothing < 1:
-        raise MayaError(
-            f"attention_decoder.label_smoothing lies in 0 .. 1, below 1, not {cfg.label_smoothing}"
         )
     if not 0 <= eos <= vocab_size:
         raise MayaError(

@@ -87,16 +87,13 @@ def check(cfg: HybridConfig) -> None:
         raise MayaError(
             "the model has no head: give it a transducer, or a ctc_weight or attention_weight above 0"
         )
-    for name in ("ctc_weight", "attention_weight"):
-        if not 0 <= getattr(cfg, name) <= 1:
-            raise MayaError(f"model.{name} is a share between 0 and 1, not {getattr(cfg, name)}")
     if cfg.cr_ctc_weight and not cfg.ctc_weight:
         raise MayaError("model.cr_ctc_weight needs a CTC head: give model.ctc_weight more than 0")
     if cfg.language_embedding and not cfg.languages:
         raise MayaError("a language embedding needs model.languages")
     if cfg.language_id_weight and not cfg.languages:
         raise MayaError("model.language_id_weight needs model.languages to tell apart")
-    if list(cfg.durations) != sorted(set(cfg.durations)) or min(cfg.durations) < 0 or max(cfg.durations) < 1:
+    if list(cfg.durations) != sorted(set(cfg.durations)) or max(cfg.durations) < 1:
         raise MayaError(f"model.durations must ascend from 0 or more, not {cfg.durations}")
     check_features(cfg.features, cfg.encoder)
 

@@ -281,6 +281,4 @@ def check(cfg: SpeechLLMConfig) -> None:
     """Refuse a configuration that cannot be built, with the reason (MayaError)."""
     if not cfg.llm:
         raise MayaError("model.llm is empty: name a language model of the hub, or a folder with one")
-    if cfg.stack < 1 or cfg.projector_hidden < 1 or cfg.lora.rank < 0:
-        raise MayaError("model.stack and model.projector_hidden are at least 1, model.lora.rank at least 0")
     check_features(cfg.features, cfg.encoder)

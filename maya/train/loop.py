@@ -165,18 +165,18 @@ def train(
             epoch, ctc_only = schedule.epoch(cfg, state.position), state.step <= cfg.ctc_first
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
             window.add(stats, waited)
-            if accelerator.is_main_process and state.step % cfg.average_every == 0:
+            if accelerator.is_main_process and due(state.step, cfg.average_every):
                 state.average.update(model.state_dict())
                 clock.lap("average")
-            if state.step % cfg.log_every == 0 or over:
+            if due(state.step, cfg.log_every) or over:
                 rate = (state.step - first_step) / (time.perf_counter() - started)
                 report(log, state, model, cfg, window, clock, rate)
-            if state.step % cfg.valid_every == 0 or over:
+            if due(state.step, cfg.valid_every) or (over and cfg.valid_every):
                 keep_best(log, state, validate(model, ctc_only=ctc_only), model, tokenizer, run_dir)
-            if samples and log.main and cfg.samples_every and state.step % cfg.samples_every == 0:
+            if samples and log.main and due(state.step, cfg.samples_every):
                 log.samples(state.step, samples(model, ctc_only=ctc_only))
             clock.lap("validate")
-            if stats.stop or state.step % cfg.save_every == 0 or over or passed:
+            if stats.stop or due(state.step, cfg.save_every) or over or passed:
                 save(run_dir, state, model, optimizer, tokenizer, experiment, log.main, passed)
                 clock.lap("checkpoint")
             if stats.stop and not over:
@@ -184,6 +184,11 @@ def train(
                 raise Interrupted(state.step)
     log.close()
     return state
+
+
+def due(step: int, every: int) -> bool:
+    """Whether what happens `every` so many steps, 0 for never, happens at this one."""
+    return every > 0 and step % every == 0
 
 
 def batches_seen(experiment: Any, step: int, processes: int) -> float:

@@ -51,10 +51,10 @@ class Joint(nn.Module):
         blank: int | None = None,
     ) -> None:
         super().__init__()
-        if cfg.hidden < 1 or vocab_size < 1 or num_durations < 0:
+        if vocab_size < 1 or num_durations < 0:
             raise MayaError(
-                "the joint needs hidden and vocabulary of at least 1 and durations of at least 0, not "
-                f"{cfg.hidden}, {vocab_size} and {num_durations}"
+                "the joint needs a vocabulary of at least 1 and durations of at least 0, not "
+                f"{vocab_size} and {num_durations}"
             )
         self.cfg = cfg
         self.blank = vocab_size if blank is None else blank

@@ -132,23 +132,7 @@ class Position(NamedTuple):
 def check(cfg: PlanConfig, speeds: Sequence[float]) -> None:
     """Raise MayaError for a configuration that no plan can be made with."""
     caps = {n: getattr(cfg, n) for n in ("max_seconds", "max_utterances", "max_tokens", "max_lattice")}
-    for name, value in (caps | {"num_buckets": cfg.num_buckets, "frame_seconds": cfg.frame_seconds}).items():
-        if value is not None and not value > 0:
-            raise MayaError(f"the plan's {name} must be positive, not {value}")
-    memory = cfg.memory
-    if memory.limit not in ("off", "auto") and not float(memory.limit) > 0:
-        raise MayaError(
-            f'the plan\'s memory.limit is a positive number of GB, "auto" or "off", not {memory.limit}'
-        )
-    if not 0 < memory.safety <= 1:
-        raise MayaError(f"the plan's memory.safety is a share above 0 and at most 1, not {memory.safety:g}")
-    if all(value is None for value in caps.values()) and memory.max_bytes is None:
+    if all(value is None for value in caps.values()) and cfg.memory.max_bytes is None:
         raise MayaError(f"the plan has no cap on its batches: set one of {', '.join(caps)}")
-    if not 0.0 <= cfg.temperature <= 1.0:
-        raise MayaError(f"the plan's temperature must be from 0 to 1, not {cfg.temperature:g}")
-    if cfg.cost.fixed < 0 or cfg.cost.lattice < 0 or not cfg.cost.attention_frames > 0:
-        raise MayaError(
-            "the plan's cost.fixed and cost.lattice must not be negative, cost.attention_frames positive"
-        )
     if not speeds or not min(speeds) > 0:
         raise MayaError(f"speed factors must be positive, not {tuple(speeds)}")
