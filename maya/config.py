@@ -7,6 +7,7 @@ with its type: see maya.ranges.
 
 import dataclasses
 import difflib
+import functools
 import json
 import types
 import typing
@@ -27,20 +28,30 @@ class ConfigTypeError(MayaError, TypeError):
 def config(cls: type[T]) -> type[T]:
     """Class decorator: a keyword-only, slotted dataclass whose assignments are checked for type and range.
 
-    A misspelt field raises AttributeError (slots), a value of the wrong type ConfigTypeError, a value out of
-    the declared range MayaError. An int is accepted where a float is declared, and a list where a tuple is.
+    A misspelt field raises AttributeError (TypeError in the constructor) and a question for the nearest name;
+    a value of the wrong type raises ConfigTypeError, a value out of the declared range MayaError. An int is
+    accepted where a float is declared, and a list where a tuple is.
     """
     made = dataclasses.dataclass(kw_only=True, slots=True)(cls)
     hints = field_types(made)
     names = {f.name for f in dataclasses.fields(made)}  # type: ignore[arg-type]
-    plain_set = made.__setattr__
+    plain_set, plain_init = made.__setattr__, made.__init__
 
     def checked_set(self: Any, name: str, value: Any) -> None:
         if name in names:
             value = _coerce(value, hints[name], f"{cls.__name__}.{name}")
+        elif not hasattr(type(self), name):
+            raise AttributeError(f"{cls.__name__} has no field {name!r}{nearest(name, names)}")
         plain_set(self, name, value)
 
+    @functools.wraps(plain_init)
+    def checked_init(self: Any, *args: Any, **values: Any) -> None:
+        if unknown := [name for name in values if name not in names]:
+            raise TypeError(f"{cls.__name__} has no field {unknown[0]!r}{nearest(unknown[0], names)}")
+        plain_init(self, *args, **values)
+
     made.__setattr__ = checked_set  # type: ignore[method-assign]
+    made.__init__ = checked_init  # type: ignore[misc]
     return made
 
 

@@ -422,11 +422,11 @@ def _dispatch_llm(args: argparse.Namespace) -> None:
 
 def _dispatch_plan(args: argparse.Namespace) -> None:
     from maya.recipes.experiment import load_experiment
-    from maya.recipes.plan import Setup, experiment_named, plan
+    from maya.recipes.plan import Setup, plan
 
     if (args.name is None) == (args.experiment is None):
         raise MayaError("name the experiment once: by its file name alone, or with --experiment")
-    name = experiment_named(args.name) if args.name else args.experiment
+    name = args.name or args.experiment
     setup = Setup(
         gpu=args.gpu, gpus=args.gpus, memory_gb=args.memory_gb, utilisation=args.utilisation,
         seconds=args.seconds, tokens_per_second=args.tokens_per_second, hours=args.hours,

@@ -1,9 +1,6 @@
 """An experiment: everything a run depends on, in one typed value that travels through JSON."""
 
-import importlib
-import sys
 from dataclasses import field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from maya.config import config, override
@@ -16,6 +13,7 @@ from maya.decode.recognizer import Method
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, build_model, with_vocabulary
 from maya.ranges import Count, Distinct, Finite, LanguageCode, NonNegFloat, NotEmpty, PosFloat, PosInt, Share
+from maya.recipes.experiment_file import make_experiment
 from maya.text.languages import LANGUAGES
 from maya.text.tokenizer import TokenizerConfig
 from maya.train.loop import TrainConfig
@@ -85,30 +83,23 @@ class Experiment:
 
 
 def load_experiment(name: str, overrides: list[str], *, llm: bool = False) -> Any:
-    """The experiment of a module (egs.indic12.mini) or file (egs/indic12/mini.py), with overrides applied: an
-    `Experiment`, or where `llm` says that it may, an `LLMExperiment` of maya.recipes.speech_llm.
+    """The experiment of a file (./mine.py), a module (egs.indic12.mini) or a bare name (mini), with overrides
+    applied: an `Experiment`, or where `llm` says that it may, an `LLMExperiment` of maya.recipes.speech_llm.
 
-    Raises MayaError for a module that is not there or has no `experiment()`, and for a wrong override.
+    Raises MayaError for a file that is missing or wrong, see `make_experiment`, and for a wrong override.
     """
-    module_name = name.removesuffix(".py").strip("/").replace("/", ".")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # egs/ is not installed: it is found from the top of the tree
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as e:
-        if e.name and module_name.startswith(e.name):
+    experiment = make_experiment(name)
+    if not isinstance(experiment, Experiment):
+        from maya.recipes.speech_llm import LLMExperiment  # noqa: PLC0415  it imports this file
+
+        if not isinstance(experiment, LLMExperiment):
+            kind = type(experiment).__name__
+            raise MayaError(f"experiment() of {name} returns {kind}, which is not an Experiment; return one")
+        if not llm:
             raise MayaError(
-                f"there is no experiment {name!r}: expected a module such as egs.indic12.mini"
-            ) from e
-        raise
-    if not hasattr(module, "experiment"):
-        raise MayaError(f"{module_name} has no function experiment()")
-    experiment = module.experiment()
-    if not isinstance(experiment, Experiment) and not llm:
-        raise MayaError(
-            f"{name} has a language model as decoder, which this command does not know: after `maya prepare` "
-            "come `maya llm train`, `maya llm decode` and `maya score`"
-        )
+                f"{name} has a language model as decoder, which this command cannot use: after "
+                "`maya prepare` come `maya llm train`, `maya llm decode` and `maya score`"
+            )
     for assignment in overrides:
         override(experiment, assignment)
     return experiment

@@ -64,8 +64,10 @@ def test_one_of_several_configurations_travels_with_its_kind() -> None:
 
 def test_assignments_are_checked() -> None:
     cfg = Outer(name="x")
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="Inner has no field 'raet'; did you mean 'rate'?"):
         cfg.inner.raet = 0.2  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="Inner has no field 'widht'; did you mean 'width'?"):
+        Inner(widht=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="Inner.width expects a whole number, not 4.5"):
         cfg.inner.width = 4.5  # type: ignore[assignment]
     with pytest.raises(TypeError, match="not True"):

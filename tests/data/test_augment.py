@@ -234,17 +234,18 @@ def test_recordings_have_an_order(folder: Path, tmp_path: Path) -> None:
         ("volume_prob=-0.1", "volume_prob must be from 0 to 1"),
         ("noise.prob=0.5", "augment.noise has a probability and no folder"),
         ("room_prob=0.5", "augment.rooms has a probability and no folder"),
-        ("volume=0,1", "range of factors above zero"),
+        ("volume=0,1", "volume must be above 0, not 0"),
         ("codecs=mp3,amr", "'amr' is none of mulaw"),
         ("band_limit_hz=4000,4001", "4001 is no cut-off"),
-        ("noise.snr_db=20,10", "ranges from low to high"),
-        ("babble.mixed=0,2", "mixed from 1"),
+        ("noise.snr_db=20,10", "noise.snr_db must be a range from low to high"),
+        ("babble.mixed=0,2", "babble.mixed must be 1 or more, not 0"),
+        ("volume=2,1", "volume must be a range from low to high"),
     ],
 )
 def test_wrong_numbers_are_refused(override_: str, complaint: str) -> None:
     experiment = Experiment(name="x")
-    override(experiment, "data.augment." + override_)
     with pytest.raises(MayaError, match=complaint):
+        override(experiment, "data.augment." + override_)
         Augment(experiment.data.augment)
 
 

@@ -185,7 +185,7 @@ def test_half_precision_weights_are_the_same_lm(llm: Path, tokenizer: LLMTokeniz
     [
         ({"llm": ""}, "model.llm is empty"),
         ({"llm": "no/such/model/here"}, "no language model that can be loaded"),
-        ({"stack": 0}, "at least 1"),
+        ({"stack": 0}, "stack must be 1 or more, not 0"),
         ({"lora": LoraConfig(targets=("query",))}, "no layers named query"),
     ],
 )
