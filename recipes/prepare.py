@@ -15,11 +15,7 @@ _BULKY = (".tar", ".arrow", ".parquet")  # told by size and time
 
 def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = False) -> None:
     """Validate the corpus in `corpus`, split it and write {train,dev,test}.parquet into `out`."""
-    if not is_named(corpus) and not corpus.is_dir():
-        raise MayaError(
-            f"{corpus} is not a folder; give --corpus a folder with manifest.jsonl, metadata.csv, wav + txt "
-            "or another of the forms the README lists"
-        )
+    require_corpus(corpus)
     inputs = {
         "corpus": str(corpus if is_named(corpus) else corpus.resolve()),
         "contents": corpus_identity(corpus),
@@ -34,6 +30,15 @@ def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = Fa
     report = prepare_corpus(corpus, out, languages=experiment.languages, cfg=experiment.prepare)
     print(report.table())
     mark_done(out / "stage.json", inputs)
+
+
+def require_corpus(corpus: Path) -> None:
+    """MayaError unless `corpus` is a folder, lhotse:NAME:DIR or nemo:MANIFESTS:TARS."""
+    if not is_named(corpus) and not corpus.is_dir():
+        raise MayaError(
+            f"{corpus} is not a folder; give --corpus a folder with manifest.jsonl, metadata.csv, wav + txt "
+            "or another of the forms the README lists, lhotse:NAME:DIR or nemo:MANIFESTS:TARS"
+        )
 
 
 def corpus_identity(corpus: Path) -> str:

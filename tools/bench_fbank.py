@@ -81,7 +81,9 @@ def measure(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--utterances", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=10.0, help="of the longest; the shortest has half")
     parser.add_argument("--threads", type=int, default=1)

@@ -143,7 +143,9 @@ def _stand_in_for_k2() -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Load a Maya export with icefall and compare the two.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Load a Maya export with icefall and compare the two."
+    )
     parser.add_argument("--icefall", type=Path, required=True, help="a checkout of icefall")
     parser.add_argument("--kinds", action="store_true", help="random models of every kind, no folder")
     parser.add_argument("paths", type=Path, nargs="+", help="the exported folder, then audio files")

@@ -109,7 +109,10 @@ def check(model: Recognizer, files: Sequence[Path], language: str | None) -> lis
 def main() -> int:
     description, _, usage = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
-        description=description, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False,
+        description=description,
+        epilog=usage,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="the model, then audio files")
     parser.add_argument("--kinds", action="store_true", help="no model, but tiny ones of every kind")

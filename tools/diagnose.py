@@ -319,7 +319,9 @@ def diagnose_audio(path: Path, audio: list[Path], text: str, device: torch.devic
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.diagnose", description="Find the module whose numbers are not finite."
+        allow_abbrev=False,
+        prog="python -m tools.diagnose",
+        description="Find the module whose numbers are not finite.",
     )
     parser.add_argument("run", type=Path, help="a run folder that ended so; or with --audio a checkpoint")
     parser.add_argument("--audio", type=Path, nargs="+", help="recordings to run a checkpoint on")

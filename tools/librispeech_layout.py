@@ -224,6 +224,7 @@ def _write_tables(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m tools.librispeech_layout",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

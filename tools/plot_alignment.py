@@ -126,7 +126,9 @@ def _fonts() -> list[tuple[Path | None, frozenset[int]]]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.plot_alignment", description="Draw where a model hears each token."
+        allow_abbrev=False,
+        prog="python -m tools.plot_alignment",
+        description="Draw where a model hears each token.",
     )
     parser.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
     parser.add_argument("audio", type=Path, help="an audio file")

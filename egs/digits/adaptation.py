@@ -69,7 +69,7 @@ def _say(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m egs.digits.adaptation", description=(__doc__ or "").split("\n")[0]
+        allow_abbrev=False, prog="python -m egs.digits.adaptation", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument
     add("--run-dir", type=Path, nargs="+", required=True, help="runs of one corpus, each a model to compare")

@@ -160,7 +160,7 @@ def sets(data: Path) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m egs.librispeech.data", description=(__doc__ or "").split("\n")[0]
+        allow_abbrev=False, prog="python -m egs.librispeech.data", description=(__doc__ or "").split("\n")[0]
     )
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("download", help="download and unpack with lhotse's recipe")

@@ -236,7 +236,7 @@ def test_recordings_have_an_order(folder: Path, tmp_path: Path) -> None:
         ("room_prob=0.5", "augment.rooms has a probability and no folder"),
         ("volume=0,1", "volume must be above 0, not 0"),
         ("codecs=mp3,amr", "'amr' is none of mulaw"),
-        ("band_limit_hz=4000,4001", "4001 is no cut-off"),
+        ("band_limit_hz=4000,8001", "band_limit_hz must be from 500 to 8000, not 8001"),
         ("noise.snr_db=20,10", "noise.snr_db must be a range from low to high"),
         ("babble.mixed=0,2", "babble.mixed must be 1 or more, not 0"),
         ("volume=2,1", "volume must be a range from low to high"),

@@ -76,8 +76,8 @@ def test_files_beside_it_can_be_imported(line: str, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     width = "sizes.WIDTH" if line == "import sizes" else "WIDTH"
     for folder, number in (("one", 128), ("two", 256)):
-        write(tmp_path / folder / "sizes.py", f"from deeper.more import EXTRA\nWIDTH = {number} + EXTRA")
-        write(tmp_path / folder / "deeper" / "more.py", f"EXTRA = {number // 128}\n")
+        write(tmp_path / folder / "sizes.py", f"from deeper.more import MORE\nWIDTH = {number} + MORE")
+        write(tmp_path / folder / "deeper" / "more.py", f"MORE = {number // 128}\n")
         write(
             tmp_path / folder / "mine.py",
             f"{line}\nfrom maya.recipes.experiment import Experiment\n\n\ndef experiment():\n"

@@ -28,7 +28,7 @@ def test_a_corpus_is_looked_at_and_nothing_is_written(
     assert maya("validate", "--corpus", corpus, "--json", found, "--html", page) == 0
     said = capsys.readouterr().out
     assert "dropped 1 missing_audio (no such file)" in said and "  en 1\n" in said
-    assert "flagged 1 digits" in said and "40 utterances: good to use" in said
+    assert "flagged 1 digits" in said and "40 utterances: OK" in said
     result = json.loads(found.read_text())
     assert result["refusal"] is None and result["utterances"] == 40
     assert [one["reason"] for one in result["findings"]][0] == "missing_audio"
@@ -43,7 +43,7 @@ def test_a_corpus_that_would_be_refused_fails_and_still_says_why(
     options = ("--set", "prepare.max_dropped_fraction=0.01", "--json", found)
     assert maya("validate", "--corpus", corpus, *options) == 1
     said = capsys.readouterr()
-    assert "dropped 1 missing_audio" in said.out and "good to use" not in said.out
+    assert "dropped 1 missing_audio" in said.out and "utterances: OK" not in said.out
     assert "1 of 40 utterances are unusable, more than max_dropped_fraction=0.01" in said.err
     assert "max_dropped_fraction" in json.loads(found.read_text())["refusal"]
     for path in corpus.glob("hi-*.wav"):
@@ -59,7 +59,7 @@ def test_prepared_data_are_looked_at_again(
     assert maya("prepare", "--experiment", "egs.indic12.mini", "--corpus", corpus, "--out", out) == 0
     capsys.readouterr()
     assert maya("validate", "--data", out, "--html", page) == 0
-    assert "nothing to remark on\n39 utterances: good to use" in capsys.readouterr().out
+    assert "no problems found\n39 utterances: OK" in capsys.readouterr().out
     assert "Data out" in page.read_text() and "missing_audio" in page.read_text()
     (corpus / "hi-004.wav").unlink()
     assert maya("validate", "--data", out, "--sample", 0, "--html", page) == 1
