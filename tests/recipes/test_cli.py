@@ -165,7 +165,7 @@ def test_overrides_are_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     _fails(
         [*stage, "--set", "train.steps=many"],
         capsys,
-        "train.steps expects a whole number (0 or more), not 'many'",
+        "train.steps expects a whole number (0 or more)",
     )
     _fails([*stage, "--set", "train"], capsys, "'train' is not of the form NAME=VALUE")
     _fails(["tokenizer", "--experiment", "egs.indic12.nothing", *stage[3:]], capsys, "egs.indic12.nothing")

@@ -95,7 +95,8 @@ def test_a_file_inside_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         write(tmp_path / top / "lab" / "names.py", f"NAME = {name!r}\n")
         write(
             tmp_path / top / "lab" / "mine.py",
-            "from lab.names import NAME\nfrom . import names\nfrom maya.recipes.experiment import Experiment\n"
+            "from lab.names import NAME\nfrom . import names\n"
+            "from maya.recipes.experiment import Experiment\n"
             "\n\ndef experiment():\n    assert names.NAME == NAME\n    return Experiment(name=NAME)\n",
         )
     assert load_experiment("one/lab/mine.py", []).name == "a"
