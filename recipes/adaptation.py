@@ -127,11 +127,11 @@ class Listener:
     def without_update(self) -> list[tuple[str, str]]:
         """Answers of a LaCT that learns nothing, not even from the utterance itself."""
         cfg = self._lact().cfg
-        cfg.update_at_test = False
+        before, cfg.update_at_test = cfg.update_at_test, False
         try:
             return self.answers(self.plain())
         finally:
-            cfg.update_at_test = True
+            cfg.update_at_test = before
 
     def _lact(self) -> LaCT:
         encoder = self.model.encoder

@@ -22,7 +22,7 @@ from maya.recipes.markers import content, is_done
 from maya.recipes.train import drop_infeasible, shared_tokens
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import load_checkpoint, step_checkpoints, weights_for
-from maya.train.state import refuse_other_experiment, with_new_fields
+from maya.train.resume import refuse_other_experiment, refuse_other_tokenizer, with_new_fields
 
 WEIGHTS, TRAINING = 4, 20  # bytes a parameter: fp32; with Adam's two moments and the average in fp64
 LOGS = 2e9  # bytes for metrics, TensorBoard, hypotheses and reports of a long run
@@ -194,6 +194,8 @@ def _checkpoint(wanted: Wanted) -> Iterator[Finding | str]:
         if loaded.training is None:
             raise MayaError(f"{path} holds weights only, training cannot continue from it; move it away")
         model = with_vocabulary(exp.model, loaded.tokenizer.vocab_size, exp.languages)
+        if (tokenizer := wanted.run / "tokenizer.model").is_file():
+            refuse_other_tokenizer(path, loaded.tokenizer, Tokenizer.load(tokenizer))
         saved = with_new_fields(loaded.training["experiment"], type(exp))
         refuse_other_experiment(path, saved, to_dict(replace(exp, model=model)))
         yield f"{path}: the run continues at step {step}"

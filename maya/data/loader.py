@@ -24,7 +24,7 @@ from maya.data.augment import Augment
 from maya.data.batch import Batch
 from maya.data.cache import AudioCache
 from maya.data.plan import BatchPlan, Position
-from maya.data.reading import BatchReader, Job, Made, Skips
+from maya.data.reading import BatchReader, Job, Made, Skipped, Skips
 from maya.data.utterances import Utterances
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
@@ -155,6 +155,8 @@ class EvalLoader:
 
     Ranks may get one batch more or less than others, so no collective may be called per batch. A batch
     holds at most max_seconds of padded audio and max_utterances; a longer utterance is a batch of its own.
+
+    max_skipped, skip_log: as in `TrainLoader`. `left_out` holds what could not be read in the last iteration.
     """
 
     def __init__(
@@ -168,12 +170,17 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
         cache_gb: float = 0.0,
+        max_skipped: float = 0.0,
+        skip_log: Path | None = None,
     ) -> None:
         if not isinstance(cuts, Utterances):
             cuts = Utterances.from_cuts(cuts, tokenizer, languages)
         self.utterances = cuts
+        self.left_out: list[Skipped] = []
         self._batches = _longest_first(cuts.durations, max_seconds, max_utterances)[rank::world_size]
-        self._dataset = BatchReader(cuts, AudioCache(cuts.durations, cache_gb))
+        self._skips = Skips(len(cuts), world_size, max_skipped, skip_log)
+        cache = AudioCache(cuts.durations, cache_gb)
+        self._dataset = BatchReader(cuts, cache, may_skip=max_skipped > 0, stand_in=False)
 
     def __len__(self) -> int:
         """Number of batches of this rank."""
@@ -181,8 +188,12 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         jobs = (Job(Position(0, 0), 0, items, [1.0] * len(items)) for items in self._batches)
+        self.left_out = []
         for made in _prefetched(map(self._dataset.__getitem__, jobs), pin_memory=False):
-            yield made.batch
+            self.left_out += made.skipped
+            self._skips.add(made.skipped)
+            if not made.is_empty:
+                yield made.batch
 
 
 def eval_batches(

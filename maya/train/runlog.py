@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,13 +95,25 @@ class RunLog:
             self._tensorboard.add_text(f"sample/{s.id}", f"ref {s.ref}\n\nhyp {s.hyp}\n\n{rate}", step)
 
     def say(self, text: str) -> None:
-        if self.main:
+        """A line for people. Training goes on when nobody reads any more (a closed terminal, a pipe that
+        ended): what matters is in the run folder, and the state has yet to be saved."""
+        if not self.main:
+            return
+        try:
             print(text, flush=True)
+        except OSError:
+            stop_printing()
 
     def close(self) -> None:
         if self.main:
             self._metrics.close()
             self._tensorboard.close()
+
+
+def stop_printing() -> None:
+    """Send standard output nowhere, so that what is still in its buffer does not fail again at the end."""
+    with suppress(OSError, ValueError):  # it may have no file descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

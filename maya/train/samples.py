@@ -46,7 +46,7 @@ class Samples:
             for name, lang, hyp in zip(batch.ids, batch.langs.tolist(), texts, strict=True):
                 found[name] = self._sample(name, self._languages[lang] if lang >= 0 else "", hyp)
         model.train()
-        return [found[name] for name in self._references]
+        return [found[name] for name in self._references if name in found]  # the others cannot be read
 
     def _sample(self, name: str, language: str, hyp: str) -> Sample:
         ref = self._references[name]

@@ -81,6 +81,23 @@ def is_over(cfg: TrainConfig, step: int, epochs: int) -> bool:
     return step >= cfg.steps or 0 < cfg.epochs <= epochs
 
 
+def depends_on_steps(cfg: TrainConfig) -> bool:
+    """Whether the rates depend on `train.steps`: the cosine ends there, Eden does not know it."""
+    return cfg.schedule == "cosine"
+
+
+def expected_steps(cfg: TrainConfig, step: int, position: Sequence[Any], batches_per_pass: int) -> int:
+    """The step that training will probably end at: `train.steps`, or with `train.epochs` what these take.
+
+    position: (whole passes, batches of the running one), reached at `step`. batches_per_pass: of one rank;
+    it differs a little from pass to pass. 0 is not known, and leaves `train.steps`.
+    """
+    if not cfg.epochs or not batches_per_pass:
+        return cfg.steps
+    batches = (cfg.epochs * cfg.passes - position[0]) * batches_per_pass - position[1]
+    return min(cfg.steps, step + max(0, math.ceil(batches / cfg.accumulate)))
+
+
 def encoder_frozen(cfg: TrainConfig, step: int) -> bool:
     return step < cfg.encoder_freeze
 
