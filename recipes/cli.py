@@ -71,7 +71,8 @@ def _transcribe(commands: argparse._SubParsersAction) -> None:
     p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo archive")
     p.add_argument("audio", type=Path, nargs="+", help="audio files")
     p.add_argument("--language", help="a code such as hi; auto identifies it first; by default none is told")
-    p.add_argument("--method", default="transducer", choices=("transducer", "ctc"))
+    what = "the head that decodes; auto (the default): the best on dev of those that were trained"
+    p.add_argument("--method", default="auto", choices=("auto", "transducer", "ctc", "attention"), help=what)
     p.add_argument(
         "--output", default="text", choices=("text", "json"), help="json adds tokens, frames and scores"
     )
@@ -88,7 +89,8 @@ def _evaluate(commands: argparse._SubParsersAction) -> None:
     p.add_argument("audio", type=Path, nargs="*", help="audio files, in place of --manifest")
     p.add_argument("--manifest", type=Path, help="JSON lines (Maya, NeMo, metadata.jsonl), .csv, or a folder")
     p.add_argument("--reference", nargs="+", metavar="TEXT", help="what each of the audio files says")
-    p.add_argument("--method", default="transducer", help="ctc, modified_beam ...; see decode.method")
+    what = "auto (the default: the best head on dev), ctc, modified_beam ...; see decode.method"
+    p.add_argument("--method", default="auto", help=what)
     p.add_argument("--language", help="where the manifest does not tell, a code such as hi; auto identifies")
     _num_samples(p)
     p.add_argument("--json", type=Path, metavar="FILE", help="everything, for programs")
@@ -117,7 +119,7 @@ def _average_to_score(commands: argparse._SubParsersAction) -> None:
     _data_and_run(p)
     what = "train, dev, test (the default), or a set of the corpus's own, such as dev-clean"
     p.add_argument("--split", nargs="+", default=["test"], metavar="SPLIT", help=what)
-    what = "decode.method's to use, or all; results then go to decode/METHOD/SPLIT"
+    what = "decode.method's to use, or all that trained heads allow; results go to decode/METHOD/SPLIT"
     p.add_argument("--method", nargs="+", default=[], metavar="METHOD", help=what)
     p.add_argument("--checkpoint", type=Path, help="a .pt file; without it the run's averaged or best one")
     p.add_argument(
@@ -187,7 +189,7 @@ def _convert_and_export(commands: argparse._SubParsersAction) -> None:
         p.add_argument(
             "--language", help="keep one language of a model with a language embedding, or `unknown`"
         )
-    onnx.add_argument("--head", choices=("transducer", "ctc"), help="by default the transducer, if any")
+    onnx.add_argument("--head", choices=("transducer", "ctc"), help="by default the transducer, if trained")
     onnx.add_argument("--int8", action="store_true", help="also write graphs with weights of 8 bits")
     onnx.add_argument(
         "--chunk-frames", type=int, help="of a causal Zipformer: stream in chunks of so many 20 ms frames"

@@ -20,15 +20,18 @@ from maya.data.utterances import Utterances
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
 from maya.models.speech_model import SpeechModel
+from maya.models.text_heads import Head, heads_within
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
 from maya.recipes.tokenizer import frame_clock, require
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import start_from, step_checkpoints
+from maya.train.checkpoint import find_checkpoint, load_checkpoint, start_from, step_checkpoints
+from maya.train.config import TrainConfig
 from maya.train.distributed import barrier, rank, world_size
 from maya.train.failure import OutOfMemory
+from maya.train.heads import check_heads_begin, read_heads
 from maya.train.loop import make_accelerator
 from maya.train.loop import train as run_loop
 from maya.train.samples import Greedy, Samples, greedy_hybrid
@@ -70,7 +73,8 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
     facts = start(model, experiment, data, run, main)
-    samples = dev_samples(experiment, data, tokenizer, greedy_hybrid(experiment.decode.greedy))
+    warn_of_idle_heads(experiment, model, utterances, plan, run, main)
+    samples = dev_samples(experiment, data, tokenizer, greedy_hybrid)
     if main:
         hours = float(utterances.durations.sum()) / 3600
         millions = [count_parameters(m) / 1e6 for m in (model, model.encoder)]
@@ -109,7 +113,35 @@ def start(model: SpeechModel, experiment: Experiment, data: Path, run: Path, mai
             modules = ", ".join(cfg.init_modules)
             print(f"train: {taken / 1e6:.2f} M parameters ({modules}) from {cfg.init_from}")
         facts["init_parameters"] = taken
+        model.initial_heads = heads_taken_over(cfg)
     return facts
+
+
+def heads_taken_over(cfg: TrainConfig) -> tuple[Head, ...]:
+    """The heads that `train.init_from` brings along trained: whole, with their encoder, and from a model in
+    which they were trained."""
+    heads = heads_within(cfg.init_modules) if "encoder" in cfg.init_modules else ()
+    path = find_checkpoint(Path(cfg.init_from))
+    if not heads or path.suffix == ".nemo":  # an archive has no heads that were not trained
+        return heads
+    trained = read_heads(load_checkpoint(path), path).trained
+    return tuple(head for head in heads if head in trained)
+
+
+def warn_of_idle_heads(
+    experiment: Experiment, model: SpeechModel, utterances: Utterances, plan: PlanConfig | None, run: Path,
+    main: bool,
+) -> None:  # fmt: skip
+    """Print a sentence for each head that this training ends without having trained. Raises MayaError where
+    it trains none."""
+    cfg, steps = experiment.train, experiment.train.steps
+    if cfg.epochs and cfg.ctc_first:
+        batches = make_plan(experiment, utterances, plan).num_batches(0)
+        steps = min(steps, cfg.epochs * cfg.passes * batches // cfg.accumulate)
+    sentences = check_heads_begin(cfg, model, steps)
+    if main and not step_checkpoints(run):
+        for sentence in sentences:
+            print(f"train: warning: {sentence}", flush=True)
 
 
 def train_batches(
@@ -123,17 +155,7 @@ def train_batches(
     plan_config: in place of the experiment's, where memory was measured."""
     cfg = experiment.data
     augment = Augment(cfg.augment) if cfg.augment.on else None
-    plan = BatchPlan(
-        utterances.durations,
-        utterances.token_counts,
-        utterances.langs,
-        plan_config or cfg.plan,
-        rank=rank(),
-        world_size=world_size(),
-        speeds=cfg.speed_perturb,
-        ids=utterances.ids,
-    )
-
+    plan = make_plan(experiment, utterances, plan_config)
     if augment is not None and rank() == 0:
         shares = augment.shares(utterances.ids[:_SHARES_OF], epoch=0)
         print("train: audio is " + ", ".join(f"{share:.0%} {name}" for name, share in shares.items()))
@@ -158,6 +180,22 @@ def train_batches(
     return batches
 
 
+def make_plan(
+    experiment: Experiment, utterances: Utterances, plan_config: PlanConfig | None = None
+) -> BatchPlan:
+    """This rank's plan of batches; plan_config: in place of the experiment's."""
+    return BatchPlan(
+        utterances.durations,
+        utterances.token_counts,
+        utterances.langs,
+        plan_config or experiment.data.plan,
+        rank=rank(),
+        world_size=world_size(),
+        speeds=experiment.data.speed_perturb,
+        ids=utterances.ids,
+    )
+
+
 def dev_validation(
     experiment: Experiment,
     data: Path,
@@ -176,7 +214,8 @@ def dev_validation(
     utterances = Utterances.from_table(table, tokenizer, languages, rows)
     loader = EvalLoader(utterances, tokenizer, languages, max_seconds=experiment.decode.max_seconds,
                         rank=rank(), world_size=world_size())  # fmt: skip
-    return make_validate(lambda: loader, references, tokenizer, languages, method=experiment.decode.greedy)
+    head = experiment.decode.head or "auto"
+    return make_validate(lambda: loader, references, tokenizer, languages, method=head)
 
 
 def dev_samples(experiment: Any, data: Path, tokenizer: Tokenizer, greedy: Greedy) -> Samples | None:

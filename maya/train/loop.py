@@ -27,6 +27,7 @@ from maya.train.config import TrainConfig, check
 from maya.train.distributed import all_reduce_sum
 from maya.train.eden import adjusted_steps
 from maya.train.failure import Tally, stop_unless_finite, watched
+from maya.train.heads import begins, trained_heads
 from maya.train.optim import clip, gradient_norm, make_optimizer
 from maya.train.runlog import RunLog
 from maya.train.samples import Samples
@@ -152,8 +153,8 @@ def train(
                 model.freeze_encoder(not model.encoder_frozen)
                 wrapped = wrap_again(model, accelerator)
             log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.ctc_weight))
-            if cfg.ctc_first and state.step == cfg.ctc_first:
-                state.best = float("inf")  # errors so far were CTC's, those to come are not
+            if begins(cfg, model, state.step, experiment.decode.head):
+                state.best = float("inf")  # errors so far were those of a head that decoding will not use
             seen = batches_seen(experiment, state.step, accelerator.num_processes)
             model.begin_step(state.step, seen)
             before, group = schedule.epoch(cfg, state.position), take(stream, cfg.accumulate, state)
@@ -162,7 +163,7 @@ def train(
                 stats = train_step(wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir,
                                    stop.asked)  # fmt: skip
             state.step += 1
-            epoch, ctc_only = schedule.epoch(cfg, state.position), state.step <= cfg.ctc_first
+            epoch, heads = schedule.epoch(cfg, state.position), trained_heads(cfg, model, state.step)
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
             window.add(stats, waited)
             if accelerator.is_main_process and state.step % cfg.average_every == 0:
@@ -172,9 +173,9 @@ def train(
                 rate = (state.step - first_step) / (time.perf_counter() - started)
                 report(log, state, model, cfg, window, clock, rate)
             if state.step % cfg.valid_every == 0 or over:
-                keep_best(log, state, validate(model, ctc_only=ctc_only), model, tokenizer, run_dir)
+                keep_best(log, state, validate(model, heads), model, tokenizer, run_dir, cfg)
             if samples and log.main and cfg.samples_every and state.step % cfg.samples_every == 0:
-                log.samples(state.step, samples(model, ctc_only=ctc_only))
+                log.samples(state.step, samples(model, state.head_to_show(heads, experiment.decode.head)))
             clock.lap("validate")
             if stats.stop or state.step % cfg.save_every == 0 or over or passed:
                 save(run_dir, state, model, optimizer, tokenizer, experiment, log.main, passed)
