@@ -37,9 +37,7 @@ def decode(
     force: bool = False,
 ) -> None:
     """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl, or `run`/decode/{into}/{split}.
-
-    Raises MayaError for a method whose head the model lacks or that was never trained.
-    """
+    Raises MayaError for a method whose head the model lacks or that was never trained."""
     table = Table.open(part_path(data, split))
     path = find_checkpoint(checkpoint or run)
     out = run / "decode" / into / split
