@@ -20,7 +20,7 @@ from maya.encoders.lact_fast_weights import stop_updates
 from maya.models.hybrid import HybridModel
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import is_done, mark_done, stamp
-from maya.recipes.search import make_search
+from maya.recipes.search import choose_method, make_search
 from maya.train.checkpoint import find_checkpoint
 from maya.train.runlog import replacing, write_json
 from maya.train.validate import language_accuracy
@@ -36,7 +36,8 @@ def decode(
     checkpoint: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl, or `run`/decode/{into}/{split}."""
+    """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl, or `run`/decode/{into}/{split}.
+    Raises MayaError for a method whose head the model lacks or that was never trained."""
     table = Table.open(part_path(data, split))
     path = find_checkpoint(checkpoint or run)
     out = run / "decode" / into / split
@@ -52,6 +53,8 @@ def decode(
     model, languages = recognizer.model, recognizer.model.cfg.languages
     if not experiment.decode.fast_weight_updates:
         stop_updates(model)
+    method, reason = choose_method(experiment.decode.method, recognizer)
+    print(f"decode: {split} by {method} ({reason})", flush=True)
     utterances = Utterances.from_table(table, recognizer.tokenizer, languages)
     entries = {entry.id: entry for entry in table.entries()}
     out.mkdir(parents=True, exist_ok=True)
@@ -75,7 +78,8 @@ def decode(
                 f.write(json.dumps(asdict(hyp) | row, ensure_ascii=False) + "\n")
             seconds += batch.seconds
     spent = time.perf_counter() - began
-    facts = {"checkpoint": str(path), "utterances": len(entries), **language_accuracy(identified)}
+    chosen = {"method": method, "method_reason": reason}
+    facts = {"checkpoint": str(path), **chosen, "utterances": len(entries), **language_accuracy(identified)}
     timing = {"audio_seconds": seconds, "seconds": spent, "real_time_factor": spent / seconds}
     write_json(out / "decode.json", facts | timing)
     print(f"decode: {len(entries)} utterances, {seconds / 3600:.2f} h in {spent:.1f} s "

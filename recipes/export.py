@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import maya
+from maya.convert.export_head import Head
 from maya.convert.icefall_export import to_icefall
 from maya.convert.nemo_export import to_nemo
-from maya.convert.onnx import Head, to_onnx
+from maya.convert.onnx import to_onnx
 from maya.convert.sherpa_onnx import to_sherpa_onnx
 from maya.encoders import ZipformerConfig
 from maya.errors import MayaError

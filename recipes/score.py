@@ -39,7 +39,9 @@ def score(
         commit, _ = git_state()
         write_result(report, out / "result.json", decoding | {"split": split, "commit": commit})
         write_errors(report, out / "errors.txt")
-        write_page(report, out / "report.html", title=f"{run.name}: {split}", metrics=run / "metrics.jsonl")
+        method = f", decoded by {decoding['method']}" if "method" in decoding else ""
+        title = f"{run.name}: {split}{method}"
+        write_page(report, out / "report.html", title=title, metrics=run / "metrics.jsonl")
         mark_done(out / "stage-score.json", inputs)
     if show:
         _show(report, run, out, decoding, data)
@@ -58,6 +60,8 @@ def _show(report: Report, run: Path, out: Path, decoding: dict[str, Any], data: 
         print(_identified(decoding))
     print(f"real-time factor {decoding['real_time_factor']:.4f} "
           f"({decoding['audio_seconds'] / 3600:.2f} h decoded in {decoding['seconds']:.1f} s)")  # fmt: skip
+    if "method" in decoding:
+        print(f"method      {decoding['method']} ({decoding['method_reason']})")
     print(f"report      {out / 'report.html'}")
     print(f"checkpoint  {decoding['checkpoint']}")
     print(f"TensorBoard tensorboard --logdir {run / 'tensorboard'}")

@@ -59,6 +59,11 @@ class LLMDecodeConfig:
     max_seconds: PosFloat = 120.0  # padded audio per batch
     tokens_per_second: PosFloat = 16.0  # of audio, a transcript's limit beyond 8 tokens
 
+    @property
+    def head(self) -> None:
+        """No choice of heads, unlike `DecodeConfig.head`."""
+        return None
+
 
 @config
 class LLMExperiment:

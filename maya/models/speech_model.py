@@ -62,6 +62,7 @@ class SpeechModel(nn.Module):
         self.specaugment = SpecAugment(specaugment)
         self.encoder = build_encoder(encoder)
         self.encoder_frozen = False
+        self.initial_heads: tuple[str, ...] = ()  # trained already when training begins or is resumed
         self._encoder_learns = [name for name, p in self.encoder.named_parameters() if p.requires_grad]
         self.step = 0  # of training
 

@@ -70,7 +70,7 @@ def test_dev_chooses_and_its_scores_are_kept(run: Path, monkeypatch: pytest.Monk
             self.w = nn.Parameter(torch.zeros(1))
 
     def validation(*_: object) -> object:
-        def validate(model: Model) -> dict[str, float]:
+        def validate(model: Model, heads: tuple[str, ...]) -> dict[str, float]:
             error = abs(float(model.w.detach()) - 150.0)  # the mean of steps 100–200 is the nearest
             return {"error": error, "loss": error, "wer": error, "cer": error}
 
@@ -142,7 +142,7 @@ def test_dev_sets_select_epoch_and_avg(
 
     def validation(*_: object, part: str, whole: bool) -> object:
         assert whole
-        return lambda model: {"wer": (float(model.w.detach()) - wanted[part]) ** 2 / 1e4}
+        return lambda model, heads: {"wer": (float(model.w.detach()) - wanted[part]) ** 2 / 1e4}
 
     monkeypatch.setattr(stage, "HybridModel", Model)
     monkeypatch.setattr(stage, "dev_validation", validation)
