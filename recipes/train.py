@@ -122,7 +122,8 @@ def train_batches(
     """This rank's batches from a position on, for ever; what cannot be read goes to `run`/skipped.jsonl.
     plan_config: in place of the experiment's, where memory was measured."""
     cfg = experiment.data
-    augment = Augment(cfg.augment) if cfg.augment.on else None
+    rate = experiment.model.features.sample_rate
+    augment = Augment(cfg.augment, rate) if cfg.augment.on else None
     plan = BatchPlan(
         utterances.durations,
         utterances.token_counts,
@@ -144,6 +145,7 @@ def train_batches(
             tokenizer,
             experiment.languages,
             plan,
+            sample_rate=rate,
             num_workers=cfg.num_workers,
             cache_gb=cfg.cache_gb,
             start=start,
@@ -174,8 +176,9 @@ def dev_validation(
     rows = thin(table, per_language) if per_language else np.arange(len(table))
     references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
     utterances = Utterances.from_table(table, tokenizer, languages, rows)
-    loader = EvalLoader(utterances, tokenizer, languages, max_seconds=experiment.decode.max_seconds,
-                        rank=rank(), world_size=world_size())  # fmt: skip
+    loader = EvalLoader(utterances, tokenizer, languages, sample_rate=experiment.model.features.sample_rate,
+                        max_seconds=experiment.decode.max_seconds, rank=rank(),
+                        world_size=world_size())  # fmt: skip
     return make_validate(lambda: loader, references, tokenizer, languages, method=experiment.decode.greedy)
 
 
@@ -188,6 +191,7 @@ def dev_samples(experiment: Any, data: Path, tokenizer: Tokenizer, greedy: Greed
     rows = spread(table, experiment.train.samples)
     references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
     loader = EvalLoader(Utterances.from_table(table, tokenizer, languages, rows), tokenizer, languages,
+                        sample_rate=experiment.model.features.sample_rate,
                         max_seconds=experiment.decode.max_seconds)  # fmt: skip
     return Samples(lambda: loader, references, tokenizer, languages, greedy)
 
