@@ -23,7 +23,8 @@ class FrameClock:
 
     sample_rate: of the model's features, Hz. hop_samples: of a feature frame; extra_samples: half a hop where
     hops are rounded, not cut off. subsampling: of the encoder; lost_frames: features that it needs before the
-    first frame, below 0 where padding adds some. fastest: highest speed an utterance is played at in training.
+    first frame, below 0 where padding adds some. fastest: highest speed an utterance is played at in
+    training.
     """
 
     sample_rate: int

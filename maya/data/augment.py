@@ -132,7 +132,7 @@ class Augment:
         self._room = lru_cache(_ROOMS_KEPT)(partial(_load_room, sample_rate=sample_rate))
 
     def __call__(self, audio: Tensor, id: str, epoch: int) -> Tensor:
-        """(N,) at `sample_rate` to (N,). Raises MayaError for a noise or impulse response that is unreadable."""
+        """(N,) at `sample_rate` to (N,). Raises MayaError for an unreadable noise or impulse response."""
         return self.apply(audio, self.changes(id, epoch))
 
     def changes(self, id: str, epoch: int) -> Changes:

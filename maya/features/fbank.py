@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
-from maya.features.frames import frame_samples
+from maya.features.frames import check_frames, frame_samples
 
 ENERGY_FLOOR = torch.finfo(torch.float32).eps  # Kaldi's floor of a filter's energy, before the logarithm
 CPU_FRAMES = (
@@ -54,6 +54,7 @@ class Fbank(nn.Module):
     def __init__(self, cfg: FbankConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        check_frames(cfg.sample_rate, cfg.hop_ms)
         self.window_samples = frame_samples(cfg.window_ms, cfg.sample_rate)
         self.hop_samples = frame_samples(cfg.hop_ms, cfg.sample_rate)
         if not 0 < self.hop_samples <= self.window_samples:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
-from maya.features.frames import frame_samples
+from maya.features.frames import check_frames, frame_samples
 
 LOG_GUARD = 2.0**-24  # added before the logarithm, so that digital silence has a finite level
 STD_GUARD = 1e-5  # added to the standard deviation, not to the variance
@@ -52,6 +52,7 @@ class LogMel(nn.Module):
     def __init__(self, cfg: LogMelConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        check_frames(cfg.sample_rate, cfg.hop_ms)
         self.window_samples = frame_samples(cfg.window_ms, cfg.sample_rate)
         self.hop_samples = frame_samples(cfg.hop_ms, cfg.sample_rate)
         if self.window_samples > cfg.n_fft:
