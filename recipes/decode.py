@@ -60,7 +60,7 @@ def decode(
     out.mkdir(parents=True, exist_ok=True)
     search = make_search(experiment.decode, data, recognizer)
     began, seconds, identified = time.perf_counter(), 0.0, list[tuple[str, bool]]()
-    loader = EvalLoader(utterances, recognizer.tokenizer, languages,
+    loader = EvalLoader(utterances, recognizer.tokenizer, languages, sample_rate=recognizer.sample_rate,
                         max_seconds=experiment.decode.max_seconds)  # fmt: skip
     with replacing(out / "hyps.jsonl") as partial, partial.open("w") as f, torch.inference_mode():
         for batch in loader:

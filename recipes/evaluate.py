@@ -147,7 +147,8 @@ def _texts(recognizer: Recognizer, entries: list[Entry], method: str, identify: 
     cfg: Any = DecodeConfig(method=method, lm_order=0)  # type: ignore[arg-type]
     search = make_search(cfg, Path(), recognizer)
     cuts = CutSet.from_cuts(e.cut() for e in entries)
-    loader = EvalLoader(cuts, recognizer.tokenizer, languages, max_seconds=cfg.max_seconds)
+    loader = EvalLoader(cuts, recognizer.tokenizer, languages, sample_rate=recognizer.sample_rate,
+                        max_seconds=cfg.max_seconds)  # fmt: skip
     found: dict[str, str] = {}
     with torch.inference_mode():
         for batch in loader:

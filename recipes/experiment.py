@@ -11,9 +11,9 @@ from maya.decode.attention_rescoring import RescoringConfig
 from maya.decode.ctc_beam import BeamConfig
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, build_model, with_vocabulary
+from maya.models.text_heads import Head
 from maya.ranges import Count, Distinct, Finite, LanguageCode, NonNegFloat, NotEmpty, PosFloat, PosInt, Share
 from maya.recipes.experiment_file import make_experiment
-from maya.models.text_heads import Head
 from maya.text.languages import LANGUAGES
 from maya.text.tokenizer import TokenizerConfig
 from maya.train.loop import TrainConfig

@@ -47,5 +47,7 @@ def export_onnx(
         raise MayaError("--chunk-frames is for causal Zipformers; this model is none")
     else:
         written = to_onnx(model, out, head=head, language=language, int8=int8)
+    if (rate := model.sample_rate) != 16000:
+        print(f"The model takes audio at {rate} Hz: give sherpa-onnx --sample-rate={rate}, not its 16000.")
     for path in written:
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")

@@ -155,8 +155,8 @@ def dev_validation(
     references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
     loader = EvalLoader(
         Utterances.from_table(table, tokenizer, languages, rows), tokenizer, languages,
-        max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(),
-        max_skipped=experiment.data.max_skipped, skip_log=skip_log,
+        sample_rate=experiment.model.features.sample_rate, max_seconds=experiment.decode.max_seconds,
+        rank=rank(), world_size=world_size(), max_skipped=experiment.data.max_skipped, skip_log=skip_log,
     )  # fmt: skip
     batches: Callable[[], Iterable[Batch]] = lambda: loader  # noqa: E731
     rate = experiment.decode.tokens_per_second
@@ -187,7 +187,8 @@ def decode(
     languages = model.cfg.languages
     entries = {entry.id: entry for entry in table.entries()}
     utterances = Utterances.from_table(table, tokenizer, languages)
-    loader = EvalLoader(utterances, tokenizer, languages, max_seconds=experiment.decode.max_seconds)
+    loader = EvalLoader(utterances, tokenizer, languages, sample_rate=model.cfg.features.sample_rate,
+                        max_seconds=experiment.decode.max_seconds)  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     began, seconds = time.perf_counter(), 0.0
     with replacing(out / "hyps.jsonl") as partial, partial.open("w") as f:

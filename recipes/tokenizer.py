@@ -15,7 +15,7 @@ from maya.data.token_table import TokenTable, token_path, write_tokens
 from maya.encoders import ZipformerConfig
 from maya.encoders.zipformer_front import LOST_FRAMES
 from maya.errors import MayaError
-from maya.features import FbankConfig
+from maya.features import FbankConfig, frame_samples
 from maya.models.hybrid import HybridConfig
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
@@ -47,7 +47,7 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
         "options": to_dict(cfg),
         **fertility_report(made, languages, cfg),
         "unknown_characters_of_dev": unknown_shares(Table.open(part_path(data, "dev")), made),
-        "too_few_frames": {"frame_seconds": clock.hop_samples * clock.subsampling / 16000, **crowded},
+        "too_few_frames": {"frame_seconds": clock.frame_seconds, **crowded},
     }
     write_json(run / "tokenizer.json", report)
     page = write_run_page(data, run)
@@ -71,7 +71,8 @@ def unknown_shares(table: Table, tokenizer: Tokenizer) -> dict[str, float]:
 
 def frame_clock(cfg: HybridConfig, fastest: float) -> FrameClock:
     """The frames of a model whose audio is played at most `fastest` times as fast."""
-    hop = round(cfg.features.sample_rate * cfg.features.hop_ms / 1000)
+    rate = cfg.features.sample_rate
+    hop = frame_samples(cfg.features.hop_ms, rate)
     extra, lost = 0, 0
     if isinstance(cfg.features, FbankConfig):
         extra = hop // 2
@@ -83,8 +84,9 @@ def frame_clock(cfg: HybridConfig, fastest: float) -> FrameClock:
     elif cfg.encoder.causal_downsampling:
         lost = 1 - factor
     return FrameClock(
-        hop_samples=hop, subsampling=factor, fastest=fastest, extra_samples=extra, lost_frames=lost
-    )
+        sample_rate=rate, hop_samples=hop, subsampling=factor, fastest=fastest, extra_samples=extra,
+        lost_frames=lost,
+    )  # fmt: skip
 
 
 def count_crowded(table: Table, tokens: TokenTable, clock: FrameClock) -> dict[str, dict[str, int]]:

@@ -190,7 +190,8 @@ def train_batches(
 ) -> Callable[[Position], Iterator[tuple[Position, Batch]]]:
     """This rank's batches from a position on, for ever; what cannot be read goes to `run`/skipped.jsonl."""
     cfg = experiment.data
-    augment = Augment(cfg.augment) if cfg.augment.on else None
+    rate = experiment.model.features.sample_rate
+    augment = Augment(cfg.augment, rate) if cfg.augment.on else None
     if augment is not None and rank() == 0:
         shares = augment.shares(utterances.ids[:_SHARES_OF], epoch=0)
         print("train: audio is " + ", ".join(f"{share:.0%} {name}" for name, share in shares.items()))
@@ -201,6 +202,7 @@ def train_batches(
             tokenizer,
             experiment.languages,
             plan,
+            sample_rate=rate,
             num_workers=cfg.num_workers,
             cache_gb=cfg.cache_gb,
             start=start,
@@ -249,9 +251,9 @@ def dev_validation(
     rows = dev_rows(table, 0 if whole else experiment.data.valid_utterances)
     references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
     utterances = Utterances.from_table(table, tokenizer, languages, rows)
-    loader = EvalLoader(utterances, tokenizer, languages, max_seconds=experiment.decode.max_seconds,
-                        rank=rank(), world_size=world_size(), max_skipped=experiment.data.max_skipped,
-                        skip_log=skip_log)  # fmt: skip
+    loader = EvalLoader(utterances, tokenizer, languages, sample_rate=experiment.model.features.sample_rate,
+                        max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(),
+                        max_skipped=experiment.data.max_skipped, skip_log=skip_log)  # fmt: skip
     head = experiment.decode.head or "auto"
     validate = make_validate(lambda: loader, references, tokenizer, languages, method=head)
     return counting_left_out(validate, loader, table.path)
@@ -282,6 +284,7 @@ def dev_samples(experiment: Any, data: Path, tokenizer: Tokenizer, greedy: Greed
     rows = spread(table, experiment.train.samples)
     references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
     loader = EvalLoader(Utterances.from_table(table, tokenizer, languages, rows), tokenizer, languages,
+                        sample_rate=experiment.model.features.sample_rate,
                         max_seconds=experiment.decode.max_seconds,
                         max_skipped=float(experiment.data.max_skipped > 0))  # fmt: skip
     return Samples(lambda: loader, references, tokenizer, languages, greedy)

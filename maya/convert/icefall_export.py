@@ -50,7 +50,8 @@ def icefall_parts(model: Recognizer, what: str) -> Parts:
         raise MayaError(f"{what} knows Zipformers on filter banks; this model has {kind}")
     if encoder.output_downsampling != 2 or encoder.fast_weights is not None:
         raise MayaError(f"{what} knows Zipformers with attention and an output at 25 Hz; this one is another")
-    if cfg.features != FbankConfig(num_mels=cfg.features.num_mels, dither=cfg.features.dither):
+    f = cfg.features
+    if f != FbankConfig(num_mels=f.num_mels, dither=f.dither, sample_rate=f.sample_rate):
         raise MayaError(
             f"{what} knows Kaldi's filter banks with the settings of FbankConfig's defaults alone"
         )

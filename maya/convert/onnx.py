@@ -114,7 +114,8 @@ def _graphs(model: HybridModel, head: Head) -> list[Graph]:
     cfg = model.cfg
     dim, mels = cfg.encoder.d_model, cfg.features.num_mels
     batch, frames = {0: "batch"}, {0: "batch", 2: "frames"}
-    audio = {"audio": torch.randn(2, 16000) * 0.1, "audio_lens": torch.tensor([16000, 9000])}
+    rate = model.cfg.features.sample_rate
+    audio = {"audio": torch.randn(2, rate) * 0.1, "audio_lens": torch.tensor([rate, rate * 9 // 16])}
     found = [
         Graph(
             name="features",

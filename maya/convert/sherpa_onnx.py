@@ -75,7 +75,10 @@ def to_sherpa_onnx(
     out.mkdir(parents=True, exist_ok=True)
     table = out / "tokens.txt"
     table.write_text(token_table(model.tokenizer), encoding="utf-8")
-    written = [table, *write(graph, out, metadata(parts, head, chunk_frames, left_frames), int8=int8)]
+    # sherpa-onnx computes the features: its programs take the rate as --sample-rate, 16000 without it.
+    facts = metadata(parts, head, chunk_frames, left_frames)
+    facts["sample_rate"] = str(cfg.features.sample_rate)
+    written = [table, *write(graph, out, facts, int8=int8)]
     if head == "transducer":
         assert parts.predictor is not None
         facts = {"context_size": str(parts.predictor.context), "vocab_size": str(cfg.labels + 1)}

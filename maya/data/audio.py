@@ -1,5 +1,5 @@
 """Reading audio: any format libsndfile decodes (wav, flac, ogg vorbis, ogg opus, mp3, ...), any rate, any
-number of channels, to 16 kHz mono float32."""
+number of channels, to mono float32 at the rate that is asked for."""
 
 import io
 from pathlib import Path
@@ -13,14 +13,15 @@ from lhotse.cut import Cut
 from maya.data.tar_audio import read_samples, use_byte_ranges
 from maya.errors import MayaError
 
-SAMPLE_RATE = 16000  # Hz; the rate of every `audio` tensor in Maya
 _RATES = (1000, 768_000)  # Hz; outside of these a header is damaged
 
 use_byte_ranges()  # so that cuts whose recordings lie inside tar files can be read
 
 
-def load_audio(source: Path | str | bytes, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
-    """Decode a file, or the bytes of one, to (N,) float32 in [-1, 1] at `sample_rate`, channels averaged.
+def load_audio(source: Path | str | bytes, sample_rate: int = 16000) -> torch.Tensor:
+    """Decode a file, or the bytes of one, to (N,) float32 in [-1, 1], channels averaged.
+
+    sample_rate: in Hz; for a model its `cfg.features.sample_rate`. Audio of any other rate is resampled.
 
     Raises MayaError, naming the file, when it is missing, cannot be decoded or holds no samples.
     """
@@ -40,16 +41,18 @@ def load_audio(source: Path | str | bytes, sample_rate: int = SAMPLE_RATE) -> to
     return resample(audio, rate, sample_rate)
 
 
-def load_cut_audio(cut: Cut) -> torch.Tensor:
-    """The audio of a lhotse cut: (N,) float32 at the cut's sampling rate, channels averaged.
+def load_cut_audio(cut: Cut, sample_rate: int | None = None) -> torch.Tensor:
+    """The audio of a lhotse cut: (N,) float32 at `sample_rate` Hz, channels averaged.
 
-    The cut's own lazy transforms (resampling, speed) are applied. Raises MayaError naming the utterance.
+    None keeps the cut's own rate. The cut's own lazy transforms (resampling, speed) are applied first; the
+    rest is resampled as `load_audio` does it. Raises MayaError naming the utterance.
     """
     try:
         samples = cut.load_audio()  # (C, N), or (N,) for a multi-channel cut mixed down by lhotse
     except Exception as error:  # lhotse lets many kinds through: its own, soundfile's, OSError, assertions
         raise MayaError(f"utterance {cut.id!r}: cannot read {_where(cut)}: {_reason(error)}") from None
-    return _average(torch.from_numpy(np.ascontiguousarray(np.atleast_2d(samples))))
+    audio = _average(torch.from_numpy(np.ascontiguousarray(np.atleast_2d(samples))))
+    return resample(audio, cut.sampling_rate, sample_rate or cut.sampling_rate)
 
 
 def _average(channels: torch.Tensor) -> torch.Tensor:
@@ -58,7 +61,7 @@ def _average(channels: torch.Tensor) -> torch.Tensor:
 
 
 def resample(audio: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
-    """(N,) at `rate` Hz to (ceil(N * new_rate / rate),) at `new_rate` Hz, through soxr at its high quality."""
+    """(N,) at `rate` Hz to (ceil(N * new_rate / rate),) at `new_rate` Hz, by soxr at its high quality."""
     if rate == new_rate:
         return audio
     check_rate(rate, new_rate)
@@ -67,13 +70,14 @@ def resample(audio: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
     return torch.nn.functional.pad(resampled, (0, wanted - len(resampled)))
 
 
-def check_rate(rate: int, new_rate: int = SAMPLE_RATE) -> None:
+def check_rate(rate: int, new_rate: int | None = None) -> None:
     """ValueError for a sampling rate that no recorder uses: such a header is damaged."""
     if not _RATES[0] <= rate <= _RATES[1]:
-        raise ValueError(f"its sampling rate is {rate} Hz; it cannot be brought to {new_rate} Hz")
+        to = f" to {new_rate} Hz" if new_rate else ""
+        raise ValueError(f"its sampling rate is {rate} Hz; it cannot be resampled{to}")
 
 
-def change_speed(audio: torch.Tensor, factor: float, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
+def change_speed(audio: torch.Tensor, factor: float, sample_rate: int) -> torch.Tensor:
     """Play (N,) `factor` times faster, pitch included, as Kaldi's and lhotse's speed perturbation do."""
     return resample(audio, round(sample_rate * factor), sample_rate)
 

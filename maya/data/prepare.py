@@ -1,7 +1,7 @@
 """From a corpus folder to validated tables of train, dev and test (maya.data.table).
 
-Recordings stay where they are: a row points at a file, or at a byte range of a tar, and its cut resamples to
-16 kHz as it is loaded.
+Recordings stay where they are, at the rates they have: a row points at a file, or at a byte range of a tar.
+Audio is resampled to the model's rate when it is loaded, so models of several rates share a prepared folder.
 """
 
 import errno

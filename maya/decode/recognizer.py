@@ -104,13 +104,20 @@ class Recognizer:
             logging.getLogger(__name__).info(line)
         return choice
 
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the audio that the model takes: `features.sample_rate` of its configuration."""
+        rate: int = self.model.cfg.features.sample_rate
+        return rate
+
     def features(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """audio (B, N) float in [-1, 1] at 16 kHz, audio_lens (B,) samples → (B, T, F), (B,) frames."""
+        """audio (B, N) float in [-1, 1] at the model's rate, audio_lens (B,) samples → (B, T, F), (B,)."""
         with torch.inference_mode():
             return self.model.features(audio.to(self.device), audio_lens.to(self.device))
 
     def encode(self, audio: Tensor, audio_lens: Tensor, langs: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """audio (B, N), audio_lens (B,), langs (B,) indices into the model's languages → (B, S, D), (B,)."""
+        """audio (B, N) at the model's rate, audio_lens (B,), langs (B,) indices into the model's languages
+        → (B, S, D), (B,)."""
         langs = langs.to(self.device) if langs is not None else None
         with torch.inference_mode():
             return self.model.encode(audio.to(self.device), audio_lens.to(self.device), langs)
@@ -123,7 +130,9 @@ class Recognizer:
         method: Method = "auto",
         max_seconds_per_batch: float = 120.0,
     ) -> list[Hypothesis]:
-        """Transcribe files (wav, flac, ogg, opus, mp3; any rate) or arrays ((N,) float at 16 kHz), in order.
+        """Transcribe files (wav, flac, ogg, opus, mp3; any rate) or arrays, in order.
+
+        Files are resampled to the model's `sample_rate`; arrays, (N,) float in [-1, 1], must be at it.
 
         `language` is a code such as "hi"; "auto" identifies the language of each utterance first, then
         decodes in it, and the hypotheses carry it with its probability; None decodes without one. `method`
@@ -133,7 +142,7 @@ class Recognizer:
         """
         self._check_language(language)
         head = self.choose_head(method).head
-        rate = self.model.cfg.features.sample_rate
+        rate = self.sample_rate
         samples = {i: _samples(a, rate) for i, a in enumerate(audio)}
         found: dict[int, Hypothesis] = {}
         for batch in _batches({i: len(s) for i, s in samples.items()}, max_seconds_per_batch * rate):
@@ -177,7 +186,8 @@ class Recognizer:
         method: Method = "auto",
         context: tuple[int, int] | None = None,
     ) -> RecognizerStream:
-        """Recognise audio that is still coming: `accept(samples)` as they come, then `finish()`.
+        """Recognise audio that is still coming: `accept(samples)` as they come, (n,) float in [-1, 1] at
+        `sample_rate`, then `finish()`.
 
         `context` is one of the encoder's att_context_size, which sets the look-ahead; None takes the first.
         `method` is "transducer", "ctc", or "auto", the better of the two on dev. Raises MayaError for a model

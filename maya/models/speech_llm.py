@@ -134,6 +134,7 @@ class SpeechLLM(SpeechModel):
     ) -> Losses:
         """The loss of each utterance: minus the log-probability of its transcript and of the token that ends
         it, in nats, summed. `generator` and `ctc_weight` change nothing."""
+        self.check_rate(batch)
         speech, lens = self.project(batch.audio, batch.audio_lens)
         return self.losses(speech, lens, batch)
 

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 import torch
 
-from maya.data.audio import SAMPLE_RATE
 from maya.data.batch import Batch
 from maya.decode.head_choice import best_head
 from maya.decode.recognizer import Method, decode_frames
@@ -125,7 +124,7 @@ def make_validate_llm(
 def token_limits(batch: Batch, tokens_per_second: float) -> list[int]:
     """How long each utterance's transcript may get: by its own length, so that it does not depend on the
     batch, and at least 8 tokens."""
-    return [8 + math.ceil(n / SAMPLE_RATE * tokens_per_second) for n in batch.audio_lens.tolist()]
+    return [8 + math.ceil(n / batch.sample_rate * tokens_per_second) for n in batch.audio_lens.tolist()]
 
 
 def language_of(index: int, languages: Sequence[str]) -> str:

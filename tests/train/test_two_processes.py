@@ -32,7 +32,7 @@ def _batch(rows: list[int]) -> Batch:
     audio = torch.randn(5, 30000, generator=g) * 0.1 * (torch.arange(30000) < lens[:, None])
     tokens = torch.randint(0, VOCAB, (5, 12), generator=g) * (torch.arange(12) < token_lens[:, None])
     n, u = int(lens[rows].max()), int(token_lens[rows].max())
-    return Batch(
+    return Batch(sample_rate=16000, 
         audio=audio[rows, :n], audio_lens=lens[rows], tokens=tokens[rows, :u], token_lens=token_lens[rows],
         langs=torch.tensor([0, 1, 0, 1, 1])[rows], ids=[str(r) for r in rows],
     )  # fmt: skip
