@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maya.config import to_dict
 from maya.data.table import Table, part_path
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.recipes.experiment import Experiment
-from maya.recipes.markers import content, is_done, mark_done, stamp
+from maya.recipes.markers import audio_identity, is_done, mark_done, stamp, table_identity
 from maya.recipes.train import dev_validation
 from maya.train import checkpoint as ckpt
 from maya.train.averaging import RunningAverage, average_between
@@ -59,6 +60,7 @@ def average(
         "checkpoints": [f"{p.name}:{stamp(p)}" for p in [*(p for _, p in found), *epochs.values()]],
         "best": stamp(run / "best.pt"),
         "choice": [step, epoch, avg, ends],
+        **_validated(experiment, data, ["dev"]),
     }
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
         print(f"average: {run / 'averaged.pt'} is up to date")
@@ -68,6 +70,22 @@ def average(
         offered = candidates(run, found, last, ends)
     else:
         offered = iter([stretch(found, step, avg) if epoch is None else passes(epochs, epoch, avg)])
+    if len(Table.open(part_path(data, "dev"))):
+        chosen, scores = _best(experiment, data, last, offered)
+    else:
+        chosen, scores = next(offered), {}  # the last weights, or the mean that `avg` names
+        choice = (
+            "the last weights are taken; --avg names a mean" if avg is None else f"{chosen.name} is taken"
+        )
+        print(f"average: {data} has no dev set to choose on: {choice}")
+    _write(run, last, chosen, {"dev": scores})
+    mark_done(run / "stage-average.json", inputs)
+
+
+def _best(
+    experiment: Experiment, data: Path, last: ckpt.Checkpoint, offered: Iterator[Candidate]
+) -> tuple[Candidate, dict[str, dict[str, float]]]:
+    """The candidate with the lowest error on dev, and the scores of all by name."""
     model = HybridModel(last.model_config).to(_device())
     validate = dev_validation(experiment, data, last.tokenizer, last.model_config.languages)
     chosen, best, scores = None, float("inf"), {}
@@ -80,8 +98,7 @@ def average(
         if chosen is None or result["error"] < best:
             chosen, best = candidate, result["error"]
     assert chosen is not None  # the last weights are always a candidate
-    _write(run, last, chosen, {"dev": scores})
-    mark_done(run / "stage-average.json", inputs)
+    return chosen, scores
 
 
 def select(
@@ -103,8 +120,8 @@ def select(
         sets: of what `maya prepare` wrote; by default each dev set that the corpus has, or dev. All of their
             utterances are decoded, greedily.
 
-    Raises MayaError when the run has no checkpoints of epochs, nothing can be chosen from, or a set holds
-    utterances of the test set.
+    Without a dev set the weights are those of `average`. Raises MayaError when the run has no checkpoints of
+    epochs, nothing can be chosen from, or a set holds utterances of the test set.
     """
     there = ckpt.epoch_checkpoints(run)
     if not there:
@@ -114,6 +131,9 @@ def select(
         )
     sets = list(sets) or dev_sets(data)
     check_sets(data, sets)
+    if not all(len(Table.open(part_path(data, name))) for name in sets):
+        average(experiment, data, run, force=force)
+        return
     pairs = list(choices(sorted(there), epochs, avgs))
     if not pairs:
         kept = ", ".join(map(str, there))
@@ -121,7 +141,7 @@ def select(
     inputs = {
         "checkpoints": [f"{p.name}:{stamp(p)}" for p in there.values()],
         "pairs": [list(pair) for pair in pairs],
-        "sets": {name: content(part_path(data, name)) for name in sets},
+        **_validated(experiment, data, sets),
     }
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
         print(f"average: {run / 'averaged.pt'} is up to date")
@@ -135,6 +155,15 @@ def select(
         partial.write_text(select_table(rows, sets, best))
     _write(run, newest, chosen, {"selected": best})
     mark_done(run / "stage-average.json", inputs)
+
+
+def _validated(experiment: Experiment, data: Path, sets: Sequence[str]) -> dict[str, Any]:
+    """What the scores on some sets depend on besides the weights, for a marker."""
+    return {
+        "sets": {name: [table_identity(data, name), audio_identity(data, name)] for name in sets},
+        "utterances": experiment.data.valid_utterances,
+        "decode": to_dict(experiment.decode),
+    }
 
 
 def _rated(

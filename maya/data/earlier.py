@@ -39,8 +39,8 @@ class EarlierRow(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Earlier:
-    """An earlier preparation. corpus: its name (see `corpus_name`), "" where the folder does not say; rows: by
-    id; methods: of the split, by language; split: its options, None where unknown; damaged: parts whose
+    """An earlier preparation. corpus: its name (see `corpus_name`), "" where the folder does not say; rows:
+    by id; methods: of the split, by language; split: its options, None where unknown; damaged: parts whose
     tables cannot be read."""
 
     out: Path
@@ -106,7 +106,10 @@ class Earlier:
             yield f"the corpus was in {self.corpus} before and is in {corpus} now"
         if self.damaged:
             yield f"the split of {', '.join(self.damaged)} is lost, because these tables cannot be read"
-        gone, new = Counter((row.language, row.part) for row in self.rows.values()), Counter[tuple[str, str]]()
+        gone, new = (
+            Counter((row.language, row.part) for row in self.rows.values()),
+            Counter[tuple[str, str]](),
+        )
         moves, texts, audio = Counter[str](), 0, 0
         for part, entry in ((part, entry) for part, some in entries.items() for entry in some):
             if (old := self.rows.get(entry.id)) is None:
@@ -181,7 +184,9 @@ def split_options(cfg: SplitConfig) -> dict[str, Any]:
 def _by_language(counts: Mapping[tuple[str, str], int]) -> str:
     """`hi train 5 test 1, kn dev 2`"""
     texts: dict[str, str] = {}
-    for (language, part), count in sorted(counts.items(), key=lambda item: (item[0][0], PARTS.index(item[0][1]))):
+    for (language, part), count in sorted(
+        counts.items(), key=lambda item: (item[0][0], PARTS.index(item[0][1]))
+    ):
         if count:
             texts[language] = f"{texts.get(language, language)} {part} {count}"
     return ", ".join(texts.values())

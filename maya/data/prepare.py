@@ -19,8 +19,8 @@ from lhotse.cut import Cut
 
 from maya.config import config
 from maya.data import audio_files
-from maya.data.audio_files import AudioFiles
 from maya.data.audio_checks import AudioCheckConfig, audio_limits, check_audio
+from maya.data.audio_files import AudioFiles
 from maya.data.earlier import Earlier, corpus_name, read_earlier, split_options
 from maya.data.findings import Findings
 from maya.data.flags import Flag

@@ -153,7 +153,7 @@ class Table:
 
     @property
     def texts_digest(self) -> str:
-        """A hash of all languages and texts in order; of all rows where an earlier version wrote the table."""
+        """A hash of all languages and texts in order; of all rows in tables of earlier versions."""
         return self._noted(b"maya.texts") or self.digest
 
     def _noted(self, key: bytes) -> str:
