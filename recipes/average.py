@@ -8,19 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maya.config import to_dict
 from maya.data.table import Table, part_path
 from maya.decode.head_choice import best_head
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.models.text_heads import HEADS, Head
 from maya.recipes.experiment import Experiment
-from maya.recipes.markers import content, is_done, mark_done, stamp
+from maya.recipes.markers import audio_identity, is_done, mark_done, stamp, table_identity
 from maya.recipes.train import dev_validation
 from maya.train import checkpoint as ckpt
 from maya.train.averaging import RunningAverage, average_between
 from maya.train.heads import noted_steps, notes_of, read_heads, scores_by_head
 from maya.train.runlog import replacing, write_json
 from maya.train.state import describe
+from maya.train.validate import Validate
 
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the epochs so far, over which means are offered by default
 _TEST = "test"
@@ -67,6 +69,7 @@ def average(
         "checkpoints": [f"{p.name}:{stamp(p)}" for p in [*(p for _, p in found), *epochs.values()]],
         "best": stamp(run / "best.pt"),
         "choice": [step, epoch, avg, ends],
+        **_validated(experiment, data, ["dev"]),
     }
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
         print(f"average: {run / 'averaged.pt'} is up to date")
@@ -76,8 +79,24 @@ def average(
         offered = candidates(run, found, last, ends)
     else:
         offered = iter([stretch(found, step, avg) if epoch is None else passes(epochs, epoch, avg)])
-    model = HybridModel(last.model_config).to(_device())
     validate = dev_validation(experiment, data, last.tokenizer, last.model_config.languages)
+    if validate is not None:
+        chosen, dev, scores = _best(experiment, validate, last, offered)
+    else:
+        chosen, dev, scores = next(offered), {}, {}  # the last weights, or the mean that `avg` names
+        choice = (
+            "the last weights are taken; --avg names a mean" if avg is None else f"{chosen.name} is taken"
+        )
+        print(f"average: {data} has no dev set to choose on: {choice}")
+    _write(run, last, chosen, dev, {"dev": scores})
+    mark_done(run / "stage-average.json", inputs)
+
+
+def _best(
+    experiment: Experiment, validate: Validate, last: ckpt.Checkpoint, offered: Iterator[Candidate]
+) -> tuple[Candidate, dict[Head, dict[str, float]], dict[str, dict[str, float]]]:
+    """(the candidate with the lowest error on dev, its scores by head, the scores of all by name)."""
+    model = HybridModel(last.model_config).to(_device())
     chosen, best, scores, dev = None, (True, float("inf")), {}, {}
     for candidate in offered:
         name = candidate.name
@@ -90,8 +109,7 @@ def average(
         if chosen is None or rank < best:
             chosen, best, dev = candidate, rank, scores_by_head(result)
     assert chosen is not None  # the last weights are always a candidate
-    _write(run, last, chosen, dev, {"dev": scores})
-    mark_done(run / "stage-average.json", inputs)
+    return chosen, dev, scores
 
 
 def select(
@@ -114,8 +132,8 @@ def select(
         sets: of what `maya prepare` wrote; by default each dev set that the corpus has, or dev. All of their
             utterances are decoded, greedily.
 
-    Raises MayaError when the run has no checkpoints of epochs, nothing can be chosen from, or a set holds
-    utterances of the test set.
+    Without a dev set the weights are those of `average`. Raises MayaError when the run has no checkpoints of
+    epochs, nothing can be chosen from, or a set holds utterances of the test set.
     """
     there = ckpt.epoch_checkpoints(run)
     if not there:
@@ -125,6 +143,9 @@ def select(
         )
     sets = list(sets) or dev_sets(data)
     check_sets(data, sets)
+    if not all(len(Table.open(part_path(data, name))) for name in sets):
+        average(experiment, data, run, force=force)
+        return
     pairs = list(choices(sorted(there), epochs, avgs))
     if not pairs:
         kept = ", ".join(map(str, there))
@@ -132,7 +153,7 @@ def select(
     inputs = {
         "checkpoints": [f"{p.name}:{stamp(p)}" for p in there.values()],
         "pairs": [list(pair) for pair in pairs],
-        "sets": {name: content(part_path(data, name)) for name in sets},
+        **_validated(experiment, data, sets),
     }
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
         print(f"average: {run / 'averaged.pt'} is up to date")
@@ -149,6 +170,15 @@ def select(
     mark_done(run / "stage-average.json", inputs)
 
 
+def _validated(experiment: Experiment, data: Path, sets: Sequence[str]) -> dict[str, Any]:
+    """What the scores on some sets depend on besides the weights, for a marker."""
+    return {
+        "sets": {name: [table_identity(data, name), audio_identity(data, name)] for name in sets},
+        "utterances": experiment.data.valid_utterances,
+        "decode": to_dict(experiment.decode),
+    }
+
+
 def _rated(
     experiment: Experiment,
     data: Path,
@@ -161,10 +191,12 @@ def _rated(
     WER and CER."""
     model = HybridModel(of.model_config).to(_device())
     languages = of.model_config.languages
-    validations = {
-        name: dev_validation(experiment, data, of.tokenizer, languages, part=name, whole=True)
-        for name in sets
-    }
+    validations: dict[str, Validate] = {}
+    for name in sets:
+        validate = dev_validation(experiment, data, of.tokenizer, languages, part=name, whole=True)
+        if validate is None:
+            raise MayaError(f"{data} has no {name} set to choose the average on: name the average with --avg")
+        validations[name] = validate
     rows = []
     for epoch, avg in pairs:
         candidate = passes(there, epoch, avg)

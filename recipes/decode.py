@@ -17,9 +17,10 @@ from maya.data.table import Table, part_path
 from maya.data.utterances import Utterances
 from maya.decode.recognizer import identify_languages
 from maya.encoders.lact_fast_weights import stop_updates
+from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.recipes.experiment import Experiment
-from maya.recipes.markers import is_done, mark_done, stamp
+from maya.recipes.markers import audio_identity, checkpoint_content, is_done, mark_done, texts_identity
 from maya.recipes.search import choose_method, make_search
 from maya.train.checkpoint import find_checkpoint
 from maya.train.runlog import replacing, write_json
@@ -37,16 +38,24 @@ def decode(
     force: bool = False,
 ) -> None:
     """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl, or `run`/decode/{into}/{split}.
-    Raises MayaError for a method whose head the model lacks or that was never trained."""
+
+    Raises MayaError where the split has no utterances, and for a method whose head the model lacks or that
+    was never trained.
+    """
     table = Table.open(part_path(data, split))
+    if not len(table):
+        raise MayaError(f"{data} has no {split} set to decode: {table.path.name} has no rows")
     path = find_checkpoint(checkpoint or run)
     out = run / "decode" / into / split
     inputs = {
-        "checkpoint": f"{path}:{stamp(path)}",
-        "data": table.digest,
+        "checkpoint": [str(path), checkpoint_content(path)],
+        "data": [table.digest, audio_identity(data, split)],
         "options": to_dict(experiment.decode),
     }
-    if is_done(out / "stage.json", inputs) and not force:
+    if experiment.decode.method == "ctc_beam" and experiment.decode.lm_order:
+        inputs["lm_texts"] = texts_identity(data, "train")
+    complete = all((out / name).is_file() for name in ("hyps.jsonl", "decode.json"))
+    if is_done(out / "stage.json", inputs) and complete and not force:
         print(f"decode: {out} is up to date")
         return
     recognizer = maya.load(path)

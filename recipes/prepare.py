@@ -1,35 +1,58 @@
 """Stage 1: a corpus folder → validated, split tables."""
 
+import os
 from pathlib import Path
 
 from maya.config import to_dict
+from maya.data import audio_files
+from maya.data.earlier import corpus_name, split_options
 from maya.data.folder import describing_files, is_named
 from maya.data.prepare import prepare_corpus
-from maya.data.table import PARTS, part_path
+from maya.data.table import PARTS
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
-from maya.recipes.markers import content, digest, is_done, mark_done, stamp
+from maya.recipes.markers import content, digest, is_done, mark_done, stamp, table_identity
 
-_BULKY = (".tar", ".arrow", ".parquet")  # told by size and time
+_BULKY = (".tar", ".arrow", ".parquet")  # known by size and time
+_OUTPUTS = ("dropped.jsonl", "flagged.jsonl", "splits.json", "report.json", "report.html", "summary.json")
 
 
 def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = False) -> None:
-    """Validate the corpus in `corpus`, split it and write {train,dev,test}.parquet into `out`."""
+    """Validate the corpus in `corpus`, split it and write {train,dev,test}.parquet into `out`.
+
+    Nothing is done where the corpus, its audio, the options and the tables are those of the last time.
+    `force` prepares again, and keeps the split as a corpus that grew does. Raises MayaError as
+    `prepare_corpus` does.
+    """
     require_corpus(corpus)
+    options = to_dict(experiment.prepare) | {"split": split_options(experiment.prepare.split)}
     inputs = {
-        "corpus": str(corpus if is_named(corpus) else corpus.resolve()),
+        "corpus": corpus_name(corpus),
         "contents": corpus_identity(corpus),
         "languages": list(experiment.languages),
-        "options": to_dict(experiment.prepare),
+        "options": options,
     }
-    there = all(part_path(out, part).is_file() for part in PARTS)
-    if is_done(out / "stage.json", inputs) and there and not force:
+    prepared = audio_files.read(out / audio_files.NAME)
+    now = prepared and prepared.now()
+    complete = all((out / name).is_file() for name in _OUTPUTS)
+    current = inputs | {"audio": now.digest() if now else "", "tables": _tables(out)}
+    marker = out / "stage.json"
+    if complete and is_done(marker, current) and not force and not experiment.prepare.split.fresh:
         print(f"prepare: {out} is up to date")
         return
-    (out / "stage.json").unlink(missing_ok=True)  # a kill in between must not leave the old marker
+    if prepared and now and (changed := prepared.changed(now)):
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        print(f"prepare: audio changed since {out} was prepared: {changed[0]}{more}")
     report = prepare_corpus(corpus, out, languages=experiment.languages, cfg=experiment.prepare)
     print(report.table())
-    mark_done(out / "stage.json", inputs)
+    prepared = audio_files.read(out / audio_files.NAME)
+    audio = prepared.digest() if prepared else ""
+    mark_done(marker, inputs | {"audio": audio, "tables": _tables(out)})
+
+
+def _tables(out: Path) -> dict[str, str]:
+    """What the tables hold: a marker is of these very tables, whatever ended a run between two of them."""
+    return {part: table_identity(out, part) for part in PARTS}
 
 
 def require_corpus(corpus: Path) -> None:
@@ -62,4 +85,11 @@ def _name(path: Path, corpus: Path) -> str:
 
 
 def _files(corpus: Path) -> list[Path]:
-    return sorted(p for p in corpus.rglob("*") if p.is_file())
+    """All files below a folder, also through links to other folders, but not in circles."""
+    files: list[Path] = []
+    seen: set[str] = set()
+    for folder, names, inside in os.walk(corpus, followlinks=True):
+        names[:] = [n for n in names if os.path.realpath(os.path.join(folder, n)) not in seen]
+        seen |= {os.path.realpath(os.path.join(folder, name)) for name in names}
+        files += [path for name in inside if (path := Path(folder, name)).is_file()]
+    return sorted(files)

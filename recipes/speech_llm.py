@@ -26,7 +26,7 @@ from maya.models.hybrid import count_parameters
 from maya.models.speech_llm import SpeechLLM, SpeechLLMConfig, load_tokenizer
 from maya.ranges import Distinct, LanguageCode, PosFloat
 from maya.recipes.experiment import DataConfig, Experiment
-from maya.recipes.markers import content, is_done, mark_done, stamp
+from maya.recipes.markers import audio_identity, checkpoint_content, content, is_done, mark_done
 from maya.recipes.train import (
     batch_plan,
     counting_left_out,
@@ -176,9 +176,18 @@ def decode(
 ) -> None:
     """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl, which `maya score` takes."""
     table, path = Table.open(part_path(data, split)), find_checkpoint(checkpoint or run)
+    if not len(table):
+        raise MayaError(f"{data} has no {split} set to decode: {table.path.name} has no rows")
     out, options = run / "decode" / split, to_dict(experiment.decode)
-    inputs = {"checkpoint": f"{path}:{stamp(path)}", "data": table.digest, "options": options}
-    if is_done(out / "stage.json", inputs) and not force:
+    rows = [table.digest, audio_identity(data, split)]
+    inputs = {
+        "checkpoint": [str(path), checkpoint_content(path)],
+        "llm": experiment.model.llm,
+        "data": rows,
+        "options": options,
+    }
+    complete = all((out / name).is_file() for name in ("hyps.jsonl", "decode.json"))
+    if is_done(out / "stage.json", inputs) and complete and not force:
         print(f"decode: {out} is up to date")
         return
     model, tokenizer = load(path, llm=experiment.model.llm)
