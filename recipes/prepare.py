@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from maya.config import to_dict
-from maya.data.folder import describing_files, is_named
+from maya.data.folder import corpus_files, describing_files, is_named
 from maya.data.prepare import prepare_corpus
 from maya.data.table import PARTS, part_path
 from maya.errors import MayaError
@@ -43,7 +43,7 @@ def corpus_identity(corpus: Path) -> str:
     bulky = [path for path in described if is_named(corpus) or path.suffix in _BULKY]
     manifests = [path for path in described if path not in set(bulky)]
     if not described:
-        return digest({str(path.relative_to(corpus)): stamp(path) for path in _files(corpus)})
+        return digest({str(path.relative_to(corpus)): stamp(path) for path in corpus_files(corpus)})
     if len(manifests) == 1:  # as ever: what is done stays so
         contents = content(manifests[0])
     else:
@@ -54,7 +54,3 @@ def corpus_identity(corpus: Path) -> str:
 
 def _name(path: Path, corpus: Path) -> str:
     return str(path.relative_to(corpus)) if path.is_relative_to(corpus) else str(path)
-
-
-def _files(corpus: Path) -> list[Path]:
-    return sorted(p for p in corpus.rglob("*") if p.is_file())
