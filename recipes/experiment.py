@@ -15,7 +15,7 @@ from maya.decode.ctc_beam import BeamConfig
 from maya.decode.recognizer import Method
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, build_model, with_vocabulary
-from maya.text.languages import LANGUAGES
+from maya.text.languages import LANGUAGES, language_code
 from maya.text.tokenizer import TokenizerConfig
 from maya.train.loop import TrainConfig
 
@@ -108,4 +108,5 @@ def load_experiment(name: str, overrides: list[str], *, llm: bool = False) -> An
         )
     for assignment in overrides:
         override(experiment, assignment)
+    experiment.languages = tuple(dict.fromkeys(map(language_code, experiment.languages)))
     return experiment

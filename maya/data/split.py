@@ -10,13 +10,16 @@ Each language is split for itself, by the first of these that is possible:
 - "text": with too few speakers for that, utterances are drawn so that no text is in two parts. Speakers are.
 - "train": with fewer than three texts everything is training data.
 
+Utterances that hear the same piece of a recording, as overlapping speech is written down, stay in one part:
+their speakers, or their texts, are drawn together.
+
 A speaker of several languages is in the same part in all of them; one who is in several parts of a
 language split by text counts as a training speaker elsewhere.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +46,8 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """What splitting needs to know of an utterance; `part` is where the corpus itself puts it."""
+    """What splitting needs to know of an utterance; `part` is where the corpus itself puts it; `group`: the
+    same for utterances that have audio in common, None for one that has none."""
 
     id: str
     language: str
@@ -51,6 +55,7 @@ class Item:
     text: str
     seconds: float
     part: str | None = None
+    group: str | None = None
 
 
 def split(items: Sequence[Item], cfg: SplitConfig) -> tuple[dict[str, str], dict[str, Any]]:
@@ -102,12 +107,34 @@ def _split_language(
         return chosen, "manifest" if named else "train"
     # A speaker whom the corpus puts into one part is not drawn for another.
     taken = {item.speaker: "train" for item in items if item.id in fixed} | home
+    speakers, texts = (_joined(pool, [getattr(i, name) for i in pool]) for name in ("speaker", "text"))
+    for speaker, part in list(taken.items()):
+        joined = speakers.get(speaker, speaker)
+        taken[joined] = part if taken.get(joined, part) == part else "train"
     total = sum(item.seconds for item in items)
     target = {part: min(getattr(cfg, part) * total, cfg.max_hours * 3600) for part in wanted}
-    by_speaker = _draw_speakers(pool, target, cfg.min_train * total, taken, rng)
-    drawn = by_speaker if by_speaker is not None else _draw_texts(pool, target, rng)
+    of_speakers = [replace(item, speaker=speakers[item.speaker]) for item in pool]
+    of_texts = [replace(item, text=texts[item.text]) for item in pool]
+    by_speaker = _draw_speakers(of_speakers, target, cfg.min_train * total, taken, rng)
+    drawn = by_speaker if by_speaker is not None else _draw_texts(of_texts, target, rng)
     method = "speaker" if by_speaker is not None else "text" if drawn else "train"
     return chosen | drawn, f"manifest+{method}" if named else method
+
+
+def _joined(items: Sequence[Item], values: Sequence[str]) -> dict[str, str]:
+    """A name for each value of these items; values that are met in one group have the same."""
+    name = {value: value for value in values}
+
+    def root(value: str) -> str:
+        while name[value] != value:
+            name[value] = value = name[name[value]]
+        return value
+
+    first: dict[str, str] = {}
+    for item, value in zip(items, values, strict=True):
+        if item.group is not None:
+            name[root(value)] = root(first.setdefault(item.group, value))
+    return {value: root(value) for value in name}
 
 
 def _draw_speakers(
