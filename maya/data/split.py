@@ -10,8 +10,8 @@ Each language is split for itself, by the first of these that is possible:
 - "text": with too few speakers for that, utterances are drawn so that no text is in two parts. Speakers are.
 - "train": with fewer than three texts everything is training data.
 
-Utterances that hear the same piece of a recording, as overlapping speech is written down, stay in one part:
-their speakers, or their texts, are drawn together.
+Utterances that cover the same span of a recording, as overlapping speech is written down, stay in one part:
+their speakers, and their texts, are drawn together.
 
 A speaker of several languages is in the same part in all of them; one who is in several parts of a
 language split by text counts as a training speaker elsewhere.
@@ -46,7 +46,7 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """What splitting needs to know of an utterance; `part` is where the corpus itself puts it; `group`: the
+    """What splitting needs to know of an utterance; `part` is where the corpus itself puts it; `group` is the
     same for utterances that have audio in common, None for one that has none."""
 
     id: str
@@ -70,7 +70,8 @@ def split(items: Sequence[Item], cfg: SplitConfig) -> tuple[dict[str, str], dict
             "of the data for training"
         )
     by_language: dict[str, list[Item]] = defaultdict(list)
-    for item in sorted(items, key=lambda item: item.id):
+    original = {item.id: item for item in items}
+    for item in sorted(_joined_by_audio(items), key=lambda item: item.id):
         by_language[item.language].append(item)
     parts: dict[str, str] = {}
     home: dict[str, str] = {}  # the part of each speaker met so far
@@ -83,8 +84,28 @@ def split(items: Sequence[Item], cfg: SplitConfig) -> tuple[dict[str, str], dict
         parts |= chosen
         for speaker, theirs in _parts_of_speakers(mine, chosen).items():
             home.setdefault(speaker, next(iter(theirs)) if len(theirs) == 1 else "train")
-        report[language] = {"method": method, **_describe(mine, chosen)}
+        report[language] = {"method": method, **_describe([original[item.id] for item in mine], chosen)}
     return parts, {language: report[language] for language in sorted(report)}
+
+
+def _joined_by_audio(items: Iterable[Item]) -> list[Item]:
+    """The items, with one name for all speakers, and one for all texts, that are met in one group."""
+    items = sorted(items, key=lambda item: item.id)
+    for field in ("speaker", "text"):
+        values = [getattr(item, field) for item in items]
+        name = {value: value for value in values}
+
+        def root(value: str, name: dict[str, str] = name) -> str:
+            while name[value] != value:
+                name[value] = value = name[name[value]]
+            return value
+
+        first: dict[str, str] = {}  # value of each group
+        for item, value in zip(items, values, strict=True):
+            if item.group is not None:
+                name[root(value)] = root(first.setdefault(item.group, value))
+        items = [replace(item, **{field: root(getattr(item, field))}) for item in items]
+    return items
 
 
 def _freedom(items: Iterable[Item]) -> int:
@@ -107,34 +128,12 @@ def _split_language(
         return chosen, "manifest" if named else "train"
     # A speaker whom the corpus puts into one part is not drawn for another.
     taken = {item.speaker: "train" for item in items if item.id in fixed} | home
-    speakers, texts = (_joined(pool, [getattr(i, name) for i in pool]) for name in ("speaker", "text"))
-    for speaker, part in list(taken.items()):
-        joined = speakers.get(speaker, speaker)
-        taken[joined] = part if taken.get(joined, part) == part else "train"
     total = sum(item.seconds for item in items)
     target = {part: min(getattr(cfg, part) * total, cfg.max_hours * 3600) for part in wanted}
-    of_speakers = [replace(item, speaker=speakers[item.speaker]) for item in pool]
-    of_texts = [replace(item, text=texts[item.text]) for item in pool]
-    by_speaker = _draw_speakers(of_speakers, target, cfg.min_train * total, taken, rng)
-    drawn = by_speaker if by_speaker is not None else _draw_texts(of_texts, target, rng)
+    by_speaker = _draw_speakers(pool, target, cfg.min_train * total, taken, rng)
+    drawn = by_speaker if by_speaker is not None else _draw_texts(pool, target, rng)
     method = "speaker" if by_speaker is not None else "text" if drawn else "train"
     return chosen | drawn, f"manifest+{method}" if named else method
-
-
-def _joined(items: Sequence[Item], values: Sequence[str]) -> dict[str, str]:
-    """A name for each value of these items; values that are met in one group have the same."""
-    name = {value: value for value in values}
-
-    def root(value: str) -> str:
-        while name[value] != value:
-            name[value] = value = name[name[value]]
-        return value
-
-    first: dict[str, str] = {}
-    for item, value in zip(items, values, strict=True):
-        if item.group is not None:
-            name[root(value)] = root(first.setdefault(item.group, value))
-    return {value: root(value) for value in name}
 
 
 def _draw_speakers(
