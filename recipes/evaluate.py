@@ -23,7 +23,7 @@ from maya.recipes.search import choose_method, make_search
 from maya.recipes.transcribe import transcribe
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
-from maya.text.languages import LANGUAGES
+from maya.text.languages import language_code
 
 METHODS: tuple[str, ...] = get_args(DecodeConfig.__annotations__["method"])
 
@@ -62,7 +62,7 @@ def evaluate(
     recognizer = maya.load(checkpoint, device)
     method, reason = choose_method(method, recognizer)
     known = recognizer.model.cfg.languages
-    default = language if language != "auto" else None
+    default = language_code(language) if language not in (None, "auto") else None
     default = default or (known[0] if len(known) == 1 else None)
     if manifest is not None:
         folder, rows = manifest if manifest.is_dir() else manifest.parent, read_rows(manifest, default)
@@ -93,15 +93,17 @@ def evaluate(
 def read_rows(manifest: Path, language: str | None) -> list[Row]:
     """The utterances that a file or a folder names; `language` is of those of which it does not tell."""
     if manifest.is_dir():
-        rows, none = read_corpus(manifest, language)
-        if none:
-            print(f"{manifest}: {len(none)} files are no utterances, the first: {none[0].detail}")
+        notes: list[str] = []
+        rows, dropped = read_corpus(manifest, language, notes=notes)
+        if dropped:
+            print(f"{manifest}: {len(dropped)} files are no utterances, the first: {dropped[0].detail}")
+        print(*notes, sep="\n" if notes else "", end="\n" if notes else "")
         return rows
     if not manifest.is_file():
         raise MayaError(
             f"there is no manifest {manifest}: give a file of JSON lines, a .csv file or a folder"
         )
-    if manifest.suffix == ".csv":
+    if manifest.suffix.lower() in (".csv", ".tsv"):
         return read_metadata_csv(manifest, language)
     if is_nemo(manifest):
         return read_nemo([manifest], language)
@@ -118,7 +120,7 @@ def read_rows(manifest: Path, language: str | None) -> list[Row]:
 def _files(audio: list[Path], references: list[str], language: str | None) -> list[Row]:
     if len(audio) != len(references):
         raise MayaError(f"{len(audio)} audio files and {len(references)} references: give one for each file")
-    if language not in LANGUAGES:
+    if language is None:
         raise MayaError("say with --language what is spoken, such as --language en, to score against it")
     paired = zip(audio, references, strict=True)
     return [

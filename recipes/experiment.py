@@ -14,7 +14,7 @@ from maya.models.hybrid import HybridConfig, build_model, with_vocabulary
 from maya.models.text_heads import Head
 from maya.ranges import Count, Distinct, Finite, LanguageCode, NonNegFloat, NotEmpty, PosFloat, PosInt, Share
 from maya.recipes.experiment_file import make_experiment
-from maya.text.languages import LANGUAGES
+from maya.text.languages import LANGUAGES, language_code
 from maya.text.tokenizer import TokenizerConfig
 from maya.train.loop import TrainConfig
 
@@ -107,4 +107,5 @@ def load_experiment(name: str, overrides: list[str], *, llm: bool = False) -> An
             )
     for assignment in overrides:
         override(experiment, assignment)
+    experiment.languages = tuple(dict.fromkeys(map(language_code, experiment.languages)))
     return experiment

@@ -1,12 +1,11 @@
 """Stage 1: a corpus folder → validated, split tables."""
 
-import os
 from pathlib import Path
 
 from maya.config import to_dict
 from maya.data import audio_files
 from maya.data.earlier import corpus_name, split_options
-from maya.data.folder import describing_files, is_named
+from maya.data.folder import corpus_files, describing_files, is_named
 from maya.data.prepare import prepare_corpus
 from maya.data.table import PARTS
 from maya.errors import MayaError
@@ -71,7 +70,7 @@ def corpus_identity(corpus: Path) -> str:
     bulky = [path for path in described if is_named(corpus) or path.suffix in _BULKY]
     manifests = [path for path in described if path not in set(bulky)]
     if not described:
-        return digest({str(path.relative_to(corpus)): stamp(path) for path in _files(corpus)})
+        return digest({str(path.relative_to(corpus)): stamp(path) for path in corpus_files(corpus)})
     if len(manifests) == 1:  # as ever: what is done stays so
         contents = content(manifests[0])
     else:
@@ -82,14 +81,3 @@ def corpus_identity(corpus: Path) -> str:
 
 def _name(path: Path, corpus: Path) -> str:
     return str(path.relative_to(corpus)) if path.is_relative_to(corpus) else str(path)
-
-
-def _files(corpus: Path) -> list[Path]:
-    """All files below a folder, also through links to other folders, but not in circles."""
-    files: list[Path] = []
-    seen: set[str] = set()
-    for folder, names, inside in os.walk(corpus, followlinks=True):
-        names[:] = [n for n in names if os.path.realpath(os.path.join(folder, n)) not in seen]
-        seen |= {os.path.realpath(os.path.join(folder, name)) for name in names}
-        files += [path for name in inside if (path := Path(folder, name)).is_file()]
-    return sorted(files)

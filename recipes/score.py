@@ -10,7 +10,7 @@ from maya.recipes.tokenizer import require
 from maya.score.page import write_page
 from maya.score.report import Report, Utterance, make_report, table, write_errors, write_result
 from maya.score.samples import sample_table
-from maya.text.languages import LANGUAGES
+from maya.text.languages import get_language
 from maya.text.normalize import normalize
 from maya.text.tokenizer import UNKNOWN
 from maya.train.runlog import git_state
@@ -107,9 +107,11 @@ def normal_form(text: str, language: str) -> str:
     """`text` as transcripts are trained on, so that a system is not charged for case, punctuation or a
     spelling that looks the same. Words with an unknown piece (⁇) stay as they are: they are errors to count.
 
-    A text in a language Maya does not know is left alone.
+    A text without a language is left alone.
     """
-    if language not in LANGUAGES:
+    try:
+        get_language(language)
+    except MayaError:
         return text
     if UNKNOWN not in text:
         return normalize(text, language)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from lhotse import Recording, SupervisionSegment
 from lhotse.audio import AudioSource
-from lhotse.cut import Cut
+from lhotse.cut import Cut, MonoCut
 
 from maya.data.manifest import Row
 from maya.data.probe import Probed
@@ -31,6 +31,7 @@ class Entry(NamedTuple):
     text: in normal form; raw_text: as published. language: code; speaker: the id where none is named.
     kind, source (the corpus it is from), licence: where the corpus tells. where: file and line, for messages.
     level ... trail: how it sounds, see maya.data.sound.Sound; all None where it was not decoded.
+    channel: the only channel of the recording that is read, counted from 0; None where all are averaged.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Entry(NamedTuple):
     high_band: float | None = None
     lead: float | None = None
     trail: float | None = None
+    channel: int | None = None
 
     @property
     def stamp(self) -> Stamp:
@@ -77,7 +79,7 @@ class Entry(NamedTuple):
         """Its cut without what is said, see `audio_cut`."""
         return audio_cut(
             self.id, self.path, self.offset, self.size, self.stamp, self.sample_rate, self.channels,
-            self.num_samples, self.start, self.duration,
+            self.num_samples, self.start, self.duration, channel=self.channel,
         )  # fmt: skip
 
     def cut(self) -> Cut:
@@ -132,6 +134,7 @@ def entry_of(probed: Probed) -> Entry:
         source=row.source,
         licence=row.licence,
         where=row.where,
+        channel=row.channel,
         **{name: getattr(probed.sound, name) for name in SOUND_FIELDS if probed.sound is not None},
     )
 
@@ -154,6 +157,7 @@ def probed_of(entry: Entry) -> Probed:
         offset=entry.offset,
         size=entry.size,
         start=entry.start,
+        channel=entry.channel,
     )
     return Probed(
         row, entry.text, Path(entry.path), entry.sample_rate, entry.channels, entry.num_samples, entry.sound
@@ -171,10 +175,12 @@ def audio_cut(
     num_samples: int,
     start: float | None,
     duration: float,
+    *,
+    channel: int | None = None,
 ) -> Cut:
-    """The lhotse cut of an entry without what is said: a MonoCut, or a MultiCut where the file has several
-    channels. It is at the rate that is stored; of a part of a recording only the part is read. Raises
-    MayaError for numbers that no audio has."""
+    """The lhotse cut of an entry without what is said: a MonoCut, or a MultiCut where several channels of the
+    file are read. It is at the rate that is stored; of a part of a recording only the part is read. Raises
+    MayaError for numbers that no audio has, and for a channel that the file lacks."""
     sound = 0 < sample_rate < 1 << 31 and 0 < channels <= _MOST_CHANNELS and 0 < num_samples < 1 << 62
     begin, whole = start or 0.0, num_samples / max(sample_rate, 1)
     # Durations are written down twice: a rate that is not the file's would make any length of its samples.
@@ -183,6 +189,10 @@ def audio_cut(
         raise MayaError(
             f"utterance {id!r}: {num_samples} samples of {channels} channels at {sample_rate} Hz, of which "
             f"{duration} s from {start or 0} s, cannot be; prepare the data again"
+        )
+    if channel is not None and not 0 <= channel < channels:
+        raise MayaError(
+            f"utterance {id!r}: {path} has {channels} channels, no channel {channel}; prepare the data again"
         )
     numbers = list(range(channels))
     if offset is not None and size is not None:
@@ -200,6 +210,8 @@ def audio_cut(
         duration=num_samples / sample_rate,
     )
     cut = recording.to_cut()
+    if channel is not None and channels > 1:
+        cut = MonoCut(id=id, start=0.0, duration=cut.duration, channel=channel, recording=recording)
     if start is None:
         return cut
     # A duration that was rounded at another rate may reach past the end by less than a sample.

@@ -11,7 +11,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from maya.data.flags import Flag
 from maya.data.folder import read_corpus
 from maya.data.folder_lock import locked
 from maya.data.manifest import PARTS, Dropped, Row
+from maya.data.overlaps import overlap_groups, overlaps
 from maya.data.probe import ProbeConfig, Probed, probe
 from maya.data.report import table
 from maya.data.report_page import Page, draw
@@ -37,6 +38,7 @@ from maya.data.text_checks import TextCheckConfig, check_leaks, check_texts
 from maya.data.utterances import encode_cuts
 from maya.errors import MayaError
 from maya.ranges import Share
+from maya.text.languages import language_code
 
 __all__ = ["Examined", "PrepareConfig", "PrepareReport", "encode_cuts", "examine", "prepare_corpus", "to_cut"]
 
@@ -251,13 +253,18 @@ def examine(
     it keeps. Raises MayaError when the corpus cannot be read, is another than the earlier, or has nothing in
     these languages; every other reason to refuse it is told with what was found.
     """
+    languages = [language_code(language) for language in languages]
     only = languages[0] if len(languages) == 1 else None
-    rows, dropped = read_corpus(corpus_dir, cfg.language or only, made)
+    reading_notes: list[str] = []
+    default = language_code(cfg.language) if cfg.language else only
+    rows, dropped = read_corpus(corpus_dir, default, made, reading_notes)
+    dropped = [_with_code(one) for one in dropped]
     selected = [row for row in rows if not languages or row.language in languages]
     others = Counter(row.language for row in rows if languages and row.language not in languages)
     if not selected:
         raise MayaError(
-            f"{corpus_dir} has no utterance in {', '.join(languages)}, only in {', '.join(sorted(others))}"
+            f"{corpus_dir} has no utterance in {', '.join(languages)}, only in {', '.join(sorted(others))}; "
+            f"set languages={','.join(sorted(others))} to take these"
         )
     if earlier is not None:
         earlier.check_ids(corpus_name(corpus_dir), rows)
@@ -269,7 +276,10 @@ def examine(
     checked = check_texts(well_heard, cfg.text_checks)
     kept = checked.kept
     dropped += unusable + ill_heard + checked.dropped
-    parts, splits = split([_item(p) for p in kept], cfg.split, earlier and earlier.kept_split(cfg.split))
+    shared = list(overlaps(kept))
+    groups = overlap_groups(shared)
+    items = [_item(p, groups.get(p.row.id)) for p in kept]
+    parts, splits = split(items, cfg.split, earlier and earlier.kept_split(cfg.split))
     audio_flags = [flag for flag in audio_flags if flag.id in parts]  # of those that texts leave
     return Examined(
         corpus=corpus_dir,
@@ -277,10 +287,10 @@ def examine(
         others=others,
         kept=kept,
         dropped=dropped,
-        flags=audio_flags + checked.flags + check_leaks(kept, parts, checked.twins),
+        flags=audio_flags + checked.flags + check_leaks(kept, parts, checked.twins, shared),
         parts=parts,
         splits=splits,
-        notes=_notes(selected, others, languages, splits, cfg.split),
+        notes=reading_notes + _notes(selected, others, languages, splits, cfg.split) + _overlap_notes(groups),
         refusal=_refusal(corpus_dir, selected, kept, dropped, parts, cfg.max_dropped_fraction),
         audio=audio,
     )
@@ -296,7 +306,22 @@ def to_cut(probed: Probed) -> Cut:
     return entry_of(probed).cut()
 
 
-def _item(probed: Probed) -> Item:
+def _with_code(dropped: Dropped) -> Dropped:
+    """With the code that rows have, where its language is one; readers keep what the corpus says."""
+    try:
+        return replace(dropped, language=language_code(dropped.language)) if dropped.language else dropped
+    except MayaError:
+        return dropped
+
+
+def _overlap_notes(groups: Mapping[str, str]) -> list[str]:
+    if not groups:
+        return []
+    count = len(set(groups.values()))
+    return [f"{len(groups)} utterances share audio with others: {count} groups, each kept in one part"]
+
+
+def _item(probed: Probed, group: str | None) -> Item:
     row = probed.row
     return Item(
         id=row.id,
@@ -305,6 +330,7 @@ def _item(probed: Probed) -> Item:
         text=probed.text,
         seconds=probed.seconds,
         part=row.split,
+        group=group,
     )
 
 
@@ -358,7 +384,10 @@ def _notes(
         notes.append(f"{unnamed} utterances name no speaker: each counts as a speaker of its own")
     if others:
         counts = ", ".join(f"{n} in {language}" for language, n in sorted(others.items()))
-        notes.append(f"left out because their language was not asked for: {counts}")
+        every = ",".join(sorted({*languages, *others}))
+        notes.append(
+            f"left out because their language was not asked for: {counts} (languages={every} takes them too)"
+        )
     if absent := [code for code in languages if code not in splits]:
         notes.append(f"no utterances in {', '.join(absent)}")
     if by_text := [code for code, how in splits.items() if how["method"].endswith("text")]:

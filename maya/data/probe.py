@@ -176,7 +176,7 @@ def _place(folder: Path, row: Row) -> list[object]:
         stamp = [found.st_size, found.st_mtime_ns]
     except (OSError, ValueError):
         stamp = []
-    return [path, row.tar and row.audio, row.offset, row.size, row.start, row.duration, stamp]
+    return [path, row.tar and row.audio, row.offset, row.size, row.start, row.duration, row.channel, stamp]
 
 
 def _measured(folder: Path, row: Row, cfg: ProbeConfig) -> Measured:
@@ -198,6 +198,11 @@ def _judged(row: Row, text: str, path: Path, found: Measured, cfg: ProbeConfig) 
     if found.reason is not None:
         raise _Bad(found.reason, found.detail)
     rate = found.sample_rate
+    if row.channel is not None and row.channel >= found.channels:
+        detail = f"{path} has {found.channels} channels, and no channel {row.channel}, counted from 0"
+        raise _Bad("no_channel", detail)
+    if found.channels == 1:
+        row = replace(row, channel=None)
     if row.tar is not None:
         row = replace(row, offset=found.offset, size=found.size)
     begin, count = _part(row, rate, found.num_samples, cfg)

@@ -10,6 +10,9 @@ Each language is split for itself, by the first of these that is possible:
 - "text": with too few speakers for that, utterances are drawn so that no text is in two parts. Speakers are.
 - "train": with fewer than three texts everything is training data.
 
+Utterances that cover the same span of a recording, as overlapping speech is written down, stay in one part:
+their speakers, and their texts, are drawn together.
+
 A speaker of several languages is in the same part in all of them; one who is in several parts of a
 language split by text counts as a training speaker elsewhere.
 
@@ -20,7 +23,7 @@ drawn for dev and test while these are short of their shares, and are training d
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +54,8 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """What splitting needs to know of an utterance; `part` is where the corpus itself puts it."""
+    """What splitting needs to know of an utterance; `part` is where the corpus itself puts it; `group` is the
+    same for utterances that have audio in common, None for one that has none."""
 
     id: str
     language: str
@@ -59,6 +63,7 @@ class Item:
     text: str
     seconds: float
     part: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +90,8 @@ def split(
             "of the data for training"
         )
     by_language: dict[str, list[Item]] = defaultdict(list)
-    for item in sorted(items, key=lambda item: item.id):
+    original = {item.id: item for item in items}
+    for item in sorted(_joined_by_audio(items), key=lambda item: item.id):
         by_language[item.language].append(item)
     parts: dict[str, str] = {}
     settled = {language: _settled(mine, earlier.parts) for language, mine in by_language.items()}
@@ -103,8 +109,28 @@ def split(
         parts |= chosen
         for speaker, theirs in _parts_of_speakers(mine, chosen).items():
             home.setdefault(speaker, next(iter(theirs)) if len(theirs) == 1 else "train")
-        report[language] = {"method": method, **_describe(mine, chosen)}
+        report[language] = {"method": method, **_describe([original[item.id] for item in mine], chosen)}
     return parts, {language: report[language] for language in sorted(report)}
+
+
+def _joined_by_audio(items: Iterable[Item]) -> list[Item]:
+    """The items, with one name for all speakers, and one for all texts, that are met in one group."""
+    items = sorted(items, key=lambda item: item.id)
+    for attribute in ("speaker", "text"):
+        values = [getattr(item, attribute) for item in items]
+        name = {value: value for value in values}
+
+        def root(value: str, name: dict[str, str] = name) -> str:
+            while name[value] != value:
+                name[value] = value = name[name[value]]
+            return value
+
+        first: dict[str, str] = {}  # value of each group
+        for item, value in zip(items, values, strict=True):
+            if item.group is not None:
+                name[root(value)] = root(first.setdefault(item.group, value))
+        items = [replace(item, **{attribute: root(getattr(item, attribute))}) for item in items]
+    return items
 
 
 def _freedom(items: Iterable[Item]) -> int:
