@@ -75,7 +75,7 @@ def as_audio(array: Any, sample_rate: int) -> torch.Tensor:
             f"samples of type {samples.dtype} have no usual full scale; give float in [-1, 1], int16, int32, "
             "int8 or uint8"
         )
-    samples = np.ascontiguousarray(samples, dtype=np.float32)
+    samples = np.require(samples, np.float32, ["C", "W"])
     if not np.isfinite(samples).all():
         count = len(samples) - int(np.isfinite(samples).sum())
         raise MayaError(f"{count} of {len(samples)} samples are not finite numbers (NaN or infinity)")

@@ -35,7 +35,7 @@ Source = Path | str | bytes | ByteRange | BinaryIO
 
 
 class AudioFile:
-    """A recording open for decoding. sample_rate: Hz. num_samples: of each channel, in all of it."""
+    """A recording open to be read once. sample_rate: Hz. num_samples: of each channel, in all of it."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class AudioFile:
         self.num_samples = sum(self._lengths)
 
     def read(self, begin: int = 0, count: int | None = None) -> NDArray[np.float32]:
-        """(N, C) in [-1, 1]: `count` samples from `begin`, or all from there.
+        """(N, C) in [-1, 1]: `count` samples from `begin`, or all from there. To be called once.
 
         Raises MayaError where fewer decode than that, and where they are not finite numbers."""
         count = self.num_samples - begin if count is None else min(count, self.num_samples - begin)
@@ -70,7 +70,9 @@ class AudioFile:
                 pieces[0] if len(pieces) == 1 else np.concatenate(pieces) if pieces
                 else np.zeros((0, self.channels), np.float32)
             )  # fmt: skip
-        if not np.isfinite(samples).all():
+        flat = samples.reshape(-1)
+        # The sum of squares needs no memory; it may also overflow.
+        if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():
             raise MayaError(
                 f"{self.name} holds samples that are not finite numbers (NaN or infinity); write it anew"
             )
@@ -78,8 +80,11 @@ class AudioFile:
 
     def _read_part(self, part: soundfile.SoundFile, begin: int, count: int) -> NDArray[np.float32]:
         try:
-            if begin != part.tell():  # to look for its beginning, FLAC would decode a block
+            # To look for its beginning, FLAC would decode a block; GSM cannot be searched, not even for that.
+            if begin and part.seekable():
                 part.seek(begin)
+            elif begin:
+                read_samples(part, begin)
             samples = read_samples(part, count)
         except _FAILURES as error:
             raise MayaError(
@@ -182,9 +187,9 @@ def _open_range(where: ByteRange, whole: bool) -> BinaryIO:
     """A range as a file: what is small, or cannot be searched, in memory; other audio to be read in parts."""
     block = store_of(where.path).block
     if where.size > (_LARGEST_IN_MEMORY if whole else 2 * block):
-        head = read_range(where.path, where.offset, len(_SEEKABLE[0]), where.stamp)
-        if head in _SEEKABLE:
-            return io.BufferedReader(RangeFile(where), block)
+        head = read_range(where.path, where.offset, block, where.stamp)
+        if head.startswith(_SEEKABLE):
+            return io.BufferedReader(RangeFile(where, head), block)
         if where.size > _LARGEST_IN_MEMORY:
             raise MayaError(
                 f"{name_of(where)}: {where.size} bytes are too many for this format; convert it to FLAC"

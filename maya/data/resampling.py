@@ -15,11 +15,12 @@ def resample_channels(samples: NDArray[np.float32], rate: int, new_rate: int) ->
     new_length = -(-length * new_rate // rate)
     if length == 0:
         return np.zeros((*samples.shape[:-1], 0), np.float32)
-    # soxr rounds to the nearest length: with a little silence behind, the last sample comes from its filter.
-    padded = np.zeros((*samples.shape[:-1], length + -(-rate // new_rate)), np.float32)
-    padded[..., :length] = samples
-    rows = [
-        soxr.resample(row, rate, new_rate, quality="HQ")[:new_length]
-        for row in padded.reshape(-1, padded.shape[-1])
-    ]
-    return np.stack(rows).reshape(*samples.shape[:-1], new_length)
+    resampled = np.empty((*samples.shape[:-1], new_length), np.float32)
+    for row, out in zip(samples.reshape(-1, length), resampled.reshape(-1, new_length), strict=True):
+        stream = soxr.ResampleStream(rate, new_rate, 1, dtype="float32", quality="HQ")
+        done = stream.resample_chunk(np.ascontiguousarray(row, np.float32))
+        out[: len(done)] = done
+        # soxr rounds to the nearest length; with silence behind, the last sample too comes from its filter.
+        rest = stream.resample_chunk(np.zeros(-(-rate // new_rate), np.float32), last=True)
+        out[len(done) :] = rest[: new_length - len(done)]
+    return resampled

@@ -1,10 +1,10 @@
 """Audio that lies inside tar files, read in place.
 
 A recording in a tar is an ordinary lhotse `AudioSource` whose source is the address of a byte range (see
-maya.data.byte_ranges), on a disk or in object storage. Importing `maya.data.audio` teaches lhotse to open such
-addresses (maya.data.lhotse_audio), so `cut.load_audio()`, transforms, saving to `jsonl.gz` and lazy reading
-with `CutSet.from_file` all work unchanged, and only the member's bytes are read; of a long WAV or FLAC, only
-those of the cut.
+maya.data.byte_ranges), on a disk or in object storage. Importing `maya.data.audio` teaches lhotse to open
+such addresses (maya.data.lhotse_audio), so `cut.load_audio()`, transforms, saving to `jsonl.gz` and lazy
+reading with `CutSet.from_file` all work unchanged, and only the member's bytes are read; of a long WAV or
+FLAC, only those of the cut.
 """
 
 from pathlib import Path

@@ -136,6 +136,8 @@ def _check_adts(reader: Reader) -> None:
     position = 0
     while position < reader.size:
         header = reader.at(position, 6)
+        if len(header) < 6 and header[:1] == b"\xff":
+            raise Damaged("is truncated: its last frame is not whole")
         if len(header) < 6 or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
             if reader.at(position, 3) == b"TAG" or len(reader.at(position, 1 << 16).strip(b"\0")) == 0:
                 return
