@@ -156,7 +156,7 @@ class Augment:
 
     def apply(self, audio: Tensor, changes: Changes) -> Tensor:
         """(N,) with these changes made; an utterance of silence stays as it is."""
-        if changes == Changes() or len(audio) == 0 or float(audio.square().mean()) < _SILENT:
+        if changes == Changes() or len(audio) == 0 or _power(audio) < _SILENT:
             return audio
         if changes.room is not None:
             audio = reverberate(audio, self._room(self._rooms[changes.room]))
@@ -197,17 +197,17 @@ class Augment:
         total = torch.zeros(samples)
         for index, place in noise.recordings:
             segment = _load_segment(self._noises[noise.kind][index], samples, place, self.sample_rate)
-            power = float(segment.square().mean())
+            power = _power(segment)
             total += segment / math.sqrt(power) if power > _SILENT else 0.0
         return total
 
 
 def add_noise(audio: Tensor, noise: Tensor, snr_db: float) -> Tensor:
     """(N,) + (N,) scaled so that the powers, each over all samples, differ by `snr_db`."""
-    power = float(noise.square().mean())
+    power = _power(noise)
     if power < _SILENT:
         return audio
-    gain = math.sqrt(float(audio.square().mean()) / power / 10 ** (snr_db / 10))
+    gain = math.sqrt(_power(audio) / power / 10 ** (snr_db / 10))
     return audio + gain * noise
 
 
@@ -216,15 +216,25 @@ def reverberate(audio: Tensor, room: Tensor) -> Tensor:
     sample, and at the same power; as Kaldi's wav-reverberate --shift-output."""
     direct = int(room.abs().argmax())
     heard = convolve(audio, room)[direct : direct + len(audio)]
-    power = float(heard.square().mean())
-    return heard * math.sqrt(float(audio.square().mean()) / power) if power > 0 else audio
+    power = _power(heard)
+    return heard * math.sqrt(_power(audio) / power) if power > 0 else audio
 
 
 def convolve(signal: Tensor, kernel: Tensor) -> Tensor:
-    """(N,), (K,) -> (N + K - 1,), their full convolution, by FFT."""
+    """(N,), (K,) -> (N + K - 1,), their full convolution, by FFT in float64.
+
+    NumPy's FFT runs in one thread. torch's gives other last bits with another number of threads, and the
+    workers of a loader have one each: the same utterance would differ between them and the main process.
+    """
     length = len(signal) + len(kernel) - 1
     size = 1 << (length - 1).bit_length()
-    return torch.fft.irfft(torch.fft.rfft(signal, size) * torch.fft.rfft(kernel, size), size)[:length]
+    spectrum = np.fft.rfft(signal.double().numpy(), size) * np.fft.rfft(kernel.double().numpy(), size)
+    return torch.from_numpy(np.fft.irfft(spectrum, size)[:length].astype(np.float32))
+
+
+def _power(audio: Tensor) -> float:
+    """Mean square of (N,); the same to the last bit whatever the number of threads, which torch's is not."""
+    return float(np.mean(np.square(audio.numpy(), dtype=np.float64))) if len(audio) else 0.0
 
 
 def band_limit(audio: Tensor, hertz: int, sample_rate: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from maya.data.audio import load_audio
+from maya.data.audio import as_audio, load_audio
 from maya.decode.attention_beam import attention_beam
 from maya.decode.ctc import greedy_ctc_of
 from maya.decode.greedy import greedy_rnnt, greedy_tdt
@@ -228,11 +228,5 @@ def _batches(sizes: dict[int, int], most: float) -> Iterator[list[int]]:
 
 def _samples(audio: Audio, rate: int) -> Tensor:
     if isinstance(audio, (str, Path)):
-        return torch.as_tensor(load_audio(audio, sample_rate=rate))
-    array = torch.as_tensor(audio, dtype=torch.float32)
-    if array.ndim != 1:
-        raise MayaError(
-            f"an audio array is one-dimensional, (N,) float at {rate} Hz; "
-            f"this one has shape {tuple(array.shape)}"
-        )
-    return array
+        return load_audio(audio, sample_rate=rate)
+    return as_audio(audio, rate)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maya.data.audio import as_audio
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import LaCT
 from maya.encoders.encoder_stream import encoder_stream
@@ -226,11 +227,8 @@ class RecognizerStream:
 
     def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:
         """The next samples, (n,) float at the model's rate -> what has been recognised up to now."""
-        audio = torch.as_tensor(samples, dtype=torch.float32, device=self.recognizer.device)
-        if audio.ndim != 1:
-            raise MayaError(
-                f"a stream takes samples of one channel, (n,) float; these are {tuple(audio.shape)}"
-            )
+        rate = self.recognizer.model.cfg.features.sample_rate
+        audio = as_audio(samples, rate).to(self.recognizer.device)
         return self._read(self._features.push(audio[None]), final=False)
 
     def finish(self, *, same_speaker: bool = False) -> Hypothesis:

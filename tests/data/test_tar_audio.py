@@ -230,5 +230,5 @@ def test_cuts_can_be_copied_into_shar(tmp_path: Path) -> None:
 def test_an_empty_member_is_one_sentence(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"a.wav": b""})
     source = byte_range_source(tar, 512, 0, [0])
-    with pytest.raises(MayaError, match=r"utterance 'r': cannot read .*a\.tar has no bytes"):
+    with pytest.raises(MayaError, match=r"utterance 'r': cannot read .*a\.tar as audio: it has no bytes"):
         load_cut_audio(Recording("r", [source], 16000, 16000, 1.0).to_cut())
