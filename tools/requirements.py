@@ -3,7 +3,7 @@
     python tools/requirements.py missing EXTRA    names the requirements of EXTRA that this Python lacks
     python tools/requirements.py constraints KIND  the versions for an installation into this Python: those of
                                                   constraints.txt (tested), with the oldest torch (oldest), or any (newest)
-    python tools/requirements.py freeze           the versions in this Python, as constraints.txt has them
+    python tools/requirements.py refresh          writes the versions that this Python has into constraints.txt
 
 It needs the standard library and pip alone, because it runs before anything is installed.
 """
@@ -35,7 +35,7 @@ KEPT = ("torch", "triton", "setuptools")
 # These depend on Python alone, or are this project itself.
 # The oldest torch that setup.py allows, with the Triton it names and the torchaudio that loads beside it.
 OLDEST = {"torch": "2.11.0", "torchaudio": "2.11.0", "triton": "3.6.0"}
-NOT_PINNED = ("pip", "wheel", "maya", "maya-asr")
+NOT_PINNED = ("pip", "wheel", "maya", "maya-asr", "torchaudio")
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;#]+)")
 
 
@@ -102,12 +102,22 @@ def constraints(kind: str) -> list[str]:
 
 
 def freeze() -> list[str]:
-    """Without local parts such as +cpu: the same version of another build fits as well."""
+    """The versions in this Python without local parts such as +cpu: another build of a version fits as well."""
     versions = {
         canonicalize_name(d.metadata["Name"]): d.version.partition("+")[0]
         for d in importlib.metadata.distributions()
     }
     return [f"{name}=={version}" for name, version in sorted(versions.items()) if name not in NOT_PINNED]
+
+
+def refresh() -> int:
+    """Write constraints.txt anew below its comment. Packages of a CUDA build are left out: torch pins them."""
+    path = TOP / "constraints.txt"
+    comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    lines = [line for line in freeze() if not line.startswith(("nvidia-", "cuda-"))]
+    path.write_text("\n".join([*comment, *lines]) + "\n")
+    print(f"{path}: {len(lines)} versions")
+    return 0
 
 
 def main(arguments: list[str]) -> int:
@@ -118,8 +128,8 @@ def main(arguments: list[str]) -> int:
             return bool(lacking)
         case ["constraints", ("tested" | "oldest" | "newest") as kind]:
             lines = constraints(kind)
-        case ["freeze"]:
-            lines = freeze()
+        case ["refresh"]:
+            return refresh()
         case _:
             print(__doc__, file=sys.stderr)
             return 2
