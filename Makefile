@@ -10,7 +10,7 @@ DATA ?= exp/indic12/corpus/data
 RUN ?= $(patsubst %/data,%,$(DATA))/$(lastword $(subst ., ,$(EXPERIMENT)))
 GPUS ?= 8
 ENV := . tools/env.sh && maya_env dev &&
-PYTEST := python -m pytest -n $(JOBS)
+PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 
 .PHONY: help setup constraints test test-all test-oldest test-newest lint format types smoke bench bench-plan gpu-check release prod-readiness clean
 

@@ -1,8 +1,8 @@
-"""The distribution `maya-asr`, which imports as `maya`: the name `maya` on the package index belongs to others.
+"""The distribution `maya-asr`, which imports as `maya`: the name `maya` on the package index is taken.
 
 `kernels/` and `recipes/` stay at the top of the tree, where people look for them, and install as
-`maya.kernels` and `maya.recipes`, because a package named `kernels` exists on the index too. The versions that
-were tested stand in constraints.txt.
+`maya.kernels` and `maya.recipes`, because a package named `kernels` exists on the index too.
+constraints.txt holds the versions that were tested.
 """
 
 import re

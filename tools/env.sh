@@ -19,15 +19,12 @@ _maya_venv=$_maya_top/.venv
 _maya_kind=tested # the versions of constraints.txt; oldest or newest in an environment of their own
 
 maya_env() {
-  local extra=${1:-mini}
+  local extra=${1:-mini} status=0
   # Only without another environment: a .venv that is there was made for this checkout.
   if { [ -n "${VIRTUAL_ENV:-}" ] && [ "$VIRTUAL_ENV" != "$_maya_venv" ]; } ||
     { [ -z "${VIRTUAL_ENV:-}" ] && [ ! -e "$_maya_venv" ]; }; then
-    _maya_active "$extra"
-    case $? in
-      0) return 0 ;;
-      1) return 1 ;;
-    esac
+    _maya_active "$extra" || status=$?
+    [ "$status" = 2 ] || return "$status"
   fi
   _maya_own "$extra"
 }

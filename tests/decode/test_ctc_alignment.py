@@ -61,7 +61,9 @@ def test_ties_still_spell_the_tokens_and_the_last_way_on_is_taken() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("frames", "count", "vocab"), [(60, 20, 5), (200, 80, 50), (37, 37, 400), (50, 1, 3)])
+@pytest.mark.parametrize(
+    ("frames", "count", "vocab"), [(60, 20, 5), (200, 80, 50), (37, 37, 400), (50, 1, 3)]
+)
 def test_scores_equal_torchaudios(frames: int, count: int, vocab: int, dtype: torch.dtype) -> None:
     forced_align = oracles.torchaudio().forced_align
     log_probs = random_problem(frames, vocab, dtype)
