@@ -101,8 +101,9 @@ def _transcribe(commands: argparse._SubParsersAction) -> None:
         "--language", help="code of the spoken language, such as hi; auto: identify it; default: not given"
     )
     p.add_argument(
-        "--method", default="transducer", choices=("transducer", "ctc"), help="the head to decode with"
-    )
+        "--method", default="auto", choices=("auto", "transducer", "ctc", "attention"),
+        help="the head to decode with; auto (the default): the best trained head on dev",
+    )  # fmt: skip
     p.add_argument(
         "--output", default="text", choices=("text", "json"), help="json adds tokens, frames and scores"
     )
@@ -121,7 +122,8 @@ def _evaluate(commands: argparse._SubParsersAction) -> None:
     p.add_argument("audio", type=Path, nargs="*", help="audio files, instead of --manifest")
     p.add_argument("--manifest", type=Path, help="JSON lines (Maya, NeMo, metadata.jsonl), .csv, or a folder")
     p.add_argument("--reference", nargs="+", metavar="TEXT", help="the transcript of each audio file")
-    p.add_argument("--method", default="transducer", help="ctc, modified_beam ...; see decode.method")
+    text = "auto (the default: the best trained head on dev), ctc, modified_beam ...; see decode.method"
+    p.add_argument("--method", default="auto", help=text)
     p.add_argument(
         "--language", help="language code for utterances without one in the manifest; auto: identify it"
     )
@@ -149,7 +151,7 @@ def _average_to_score(commands: argparse._SubParsersAction) -> None:
     add_data_and_run(p)
     text = "train, dev, test (the default), or a set of the corpus, such as dev-clean"
     p.add_argument("--split", nargs="+", default=["test"], metavar="SPLIT", help=text)
-    text = "values of decode.method to use, or all; results go to decode/METHOD/SPLIT"
+    text = "values of decode.method, or all that trained heads allow; results go to decode/METHOD/SPLIT"
     p.add_argument("--method", nargs="+", default=[], metavar="METHOD", help=text)
     p.add_argument("--checkpoint", type=Path, help="a .pt file; default: the averaged one, else the best")
     p.add_argument(
@@ -224,7 +226,7 @@ def _convert_and_export(commands: argparse._SubParsersAction) -> None:
             "--language", help="keep one language of a model with a language embedding, or `unknown`"
         )
     onnx.add_argument(
-        "--head", choices=("transducer", "ctc"), help="default: the transducer if there is one, else CTC"
+        "--head", choices=("transducer", "ctc"), help="default: the transducer if it was trained, else CTC"
     )
     onnx.add_argument("--int8", action="store_true", help="also write graphs with 8-bit weights")
     onnx.add_argument(

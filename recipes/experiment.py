@@ -9,12 +9,12 @@ from maya.data.plan import PlanConfig
 from maya.data.prepare import PrepareConfig
 from maya.decode.attention_rescoring import RescoringConfig
 from maya.decode.ctc_beam import BeamConfig
-from maya.decode.recognizer import Method
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, build_model, with_vocabulary
+from maya.models.text_heads import Head
 from maya.ranges import Count, Distinct, Finite, LanguageCode, NonNegFloat, NotEmpty, PosFloat, PosInt, Share
 from maya.recipes.experiment_file import make_experiment
-from maya.text.languages import LANGUAGES
+from maya.text.languages import LANGUAGES, language_code
 from maya.text.tokenizer import TokenizerConfig
 from maya.train.loop import TrainConfig
 
@@ -43,14 +43,15 @@ class DataConfig:
 class DecodeConfig:
     """How a part is decoded.
 
-    transducer, ctc: greedily. modified_beam: the transducer (not TDT), several hypotheses a frame. ctc_beam:
-    CTC's prefixes, with an n-gram of the training texts. attention_rescoring: CTC's best texts, of which the
-    attention decoder chooses. attention: the attention decoder alone.
+    auto: the best on dev of the model's trained heads, that is transducer, ctc or attention. transducer, ctc:
+    greedily. modified_beam: the transducer (not TDT), several hypotheses a frame. ctc_beam: CTC's prefixes,
+    with an n-gram of the training texts. attention_rescoring: CTC's best texts, of which the attention
+    decoder chooses. attention: the attention decoder alone.
     """
 
-    method: Literal["transducer", "modified_beam", "ctc", "ctc_beam", "attention_rescoring", "attention"] = (
-        "transducer"
-    )
+    method: Literal[
+        "auto", "transducer", "modified_beam", "ctc", "ctc_beam", "attention_rescoring", "attention"
+    ] = "auto"
     max_seconds: PosFloat = 120.0  # padded audio per batch
     max_symbols: PosInt = 10  # tokens on one frame
     hypotheses: PosInt = 4  # of modified_beam and attention
@@ -63,9 +64,13 @@ class DecodeConfig:
     fast_weight_updates: bool = True  # False: LaCT's fast weights learn nothing while they decode
 
     @property
-    def greedy(self) -> Method:
-        """The method without a search, for validation."""
-        return "transducer" if self.method in ("transducer", "modified_beam") else "ctc"
+    def head(self) -> Head | None:
+        """The head that validation chooses weights by; None with "auto": the best of those trained."""
+        if self.method == "auto":
+            return None
+        if self.method in ("transducer", "modified_beam"):
+            return "transducer"
+        return "attention" if self.method == "attention" else "ctc"
 
 
 @config
@@ -102,4 +107,5 @@ def load_experiment(name: str, overrides: list[str], *, llm: bool = False) -> An
             )
     for assignment in overrides:
         override(experiment, assignment)
+    experiment.languages = tuple(dict.fromkeys(map(language_code, experiment.languages)))
     return experiment

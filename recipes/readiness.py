@@ -19,6 +19,7 @@ from maya.models.hybrid import HybridModel, build_model, count_parameters, with_
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done
+from maya.recipes.tokenizer import tokenizer_inputs
 from maya.recipes.train import drop_infeasible, shared_tokens
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import load_checkpoint, step_checkpoints, weights_for
@@ -140,7 +141,7 @@ def _tokenizer(wanted: Wanted) -> Iterator[Finding | str]:
     made = Tokenizer.load(path)
     if made.vocab_size != cfg.vocab_size:
         yield _refused("tokenizer", f"{path} has {made.vocab_size} pieces, {cfg.vocab_size} are asked for")
-    inputs = {"data": content(wanted.data / "stage.json"), "options": to_dict(cfg)}
+    inputs = tokenizer_inputs(wanted.experiment, wanted.data) | {"model": content(path)}
     if not is_done(wanted.run / "stage-tokenizer.json", inputs):
         yield _refused("tokenizer", f"{path} is of other data or options; run stage 2 (tokenizer) again")
     report = wanted.run / "tokenizer.json"

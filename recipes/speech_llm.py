@@ -26,7 +26,7 @@ from maya.models.hybrid import count_parameters
 from maya.models.speech_llm import SpeechLLM, SpeechLLMConfig, load_tokenizer
 from maya.ranges import Distinct, LanguageCode, PosFloat
 from maya.recipes.experiment import DataConfig, Experiment
-from maya.recipes.markers import content, is_done, mark_done, stamp
+from maya.recipes.markers import audio_identity, checkpoint_content, content, is_done, mark_done
 from maya.recipes.train import (
     batch_plan,
     counting_left_out,
@@ -58,6 +58,11 @@ class LLMDecodeConfig:
 
     max_seconds: PosFloat = 120.0  # padded audio per batch
     tokens_per_second: PosFloat = 16.0  # of audio, a transcript's limit beyond 8 tokens
+
+    @property
+    def head(self) -> None:
+        """No choice of heads, unlike `DecodeConfig.head`."""
+        return None
 
 
 @config
@@ -150,8 +155,8 @@ def dev_validation(
     references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
     loader = EvalLoader(
         Utterances.from_table(table, tokenizer, languages, rows), tokenizer, languages,
-        max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(),
-        max_skipped=experiment.data.max_skipped, skip_log=skip_log,
+        sample_rate=experiment.model.features.sample_rate, max_seconds=experiment.decode.max_seconds,
+        rank=rank(), world_size=world_size(), max_skipped=experiment.data.max_skipped, skip_log=skip_log,
     )  # fmt: skip
     batches: Callable[[], Iterable[Batch]] = lambda: loader  # noqa: E731
     rate = experiment.decode.tokens_per_second
@@ -171,9 +176,18 @@ def decode(
 ) -> None:
     """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl, which `maya score` takes."""
     table, path = Table.open(part_path(data, split)), find_checkpoint(checkpoint or run)
+    if not len(table):
+        raise MayaError(f"{data} has no {split} set to decode: {table.path.name} has no rows")
     out, options = run / "decode" / split, to_dict(experiment.decode)
-    inputs = {"checkpoint": f"{path}:{stamp(path)}", "data": table.digest, "options": options}
-    if is_done(out / "stage.json", inputs) and not force:
+    rows = [table.digest, audio_identity(data, split)]
+    inputs = {
+        "checkpoint": [str(path), checkpoint_content(path)],
+        "llm": experiment.model.llm,
+        "data": rows,
+        "options": options,
+    }
+    complete = all((out / name).is_file() for name in ("hyps.jsonl", "decode.json"))
+    if is_done(out / "stage.json", inputs) and complete and not force:
         print(f"decode: {out} is up to date")
         return
     model, tokenizer = load(path, llm=experiment.model.llm)
@@ -182,7 +196,8 @@ def decode(
     languages = model.cfg.languages
     entries = {entry.id: entry for entry in table.entries()}
     utterances = Utterances.from_table(table, tokenizer, languages)
-    loader = EvalLoader(utterances, tokenizer, languages, max_seconds=experiment.decode.max_seconds)
+    loader = EvalLoader(utterances, tokenizer, languages, sample_rate=model.cfg.features.sample_rate,
+                        max_seconds=experiment.decode.max_seconds)  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     began, seconds = time.perf_counter(), 0.0
     with replacing(out / "hyps.jsonl") as partial, partial.open("w") as f:

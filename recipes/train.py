@@ -21,15 +21,18 @@ from maya.data.utterances import Utterances
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
 from maya.models.speech_model import SpeechModel
+from maya.models.text_heads import Head, heads_within
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
 from maya.recipes.tokenizer import frame_clock, require
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import start_from, step_checkpoints
+from maya.train.checkpoint import find_checkpoint, load_checkpoint, start_from, step_checkpoints
+from maya.train.config import TrainConfig
 from maya.train.distributed import all_reduce_sum, barrier, rank, world_size
 from maya.train.failure import OutOfMemory
+from maya.train.heads import check_heads_begin, read_heads
 from maya.train.lock import locked
 from maya.train.loop import make_accelerator
 from maya.train.loop import train as run_loop
@@ -89,7 +92,8 @@ def _train(
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
     facts = start(model, experiment, data, run, main)
-    samples = dev_samples(experiment, data, tokenizer, greedy_hybrid(experiment.decode.greedy))
+    warn_of_idle_heads(experiment, model, plan, run, main)
+    samples = dev_samples(experiment, data, tokenizer, greedy_hybrid)
     validate = dev_validation(experiment, data, tokenizer, languages, skip_log=run / "skipped.jsonl")
     if main:
         millions = [count_parameters(m) / 1e6 for m in (model, model.encoder)]
@@ -134,7 +138,33 @@ def start(model: SpeechModel, experiment: Experiment, data: Path, run: Path, mai
             modules = ", ".join(cfg.init_modules)
             print(f"train: {taken / 1e6:.2f} M parameters ({modules}) from {cfg.init_from}")
         facts["init_parameters"] = taken
+        model.initial_heads = heads_taken_over(cfg)
     return facts
+
+
+def heads_taken_over(cfg: TrainConfig) -> tuple[Head, ...]:
+    """The heads that `train.init_from` brings along trained: whole, with their encoder, and from a model in
+    which they were trained."""
+    heads = heads_within(cfg.init_modules) if "encoder" in cfg.init_modules else ()
+    path = find_checkpoint(Path(cfg.init_from))
+    if not heads or path.suffix == ".nemo":  # an archive has no heads that were not trained
+        return heads
+    trained = read_heads(load_checkpoint(path), path).trained
+    return tuple(head for head in heads if head in trained)
+
+
+def warn_of_idle_heads(
+    experiment: Experiment, model: SpeechModel, plan: BatchPlan, run: Path, main: bool
+) -> None:
+    """Print a sentence for each head that this training ends without having trained. Raises MayaError where
+    it trains none."""
+    cfg, steps = experiment.train, experiment.train.steps
+    if cfg.epochs and cfg.ctc_first:
+        steps = min(steps, cfg.epochs * cfg.passes * plan.num_batches(0) // cfg.accumulate)
+    sentences = check_heads_begin(cfg, model, steps)
+    if main and not step_checkpoints(run):
+        for sentence in sentences:
+            print(f"train: warning: {sentence}", flush=True)
 
 
 def batch_plan(
@@ -160,7 +190,8 @@ def train_batches(
 ) -> Callable[[Position], Iterator[tuple[Position, Batch]]]:
     """This rank's batches from a position on, for ever; what cannot be read goes to `run`/skipped.jsonl."""
     cfg = experiment.data
-    augment = Augment(cfg.augment) if cfg.augment.on else None
+    rate = experiment.model.features.sample_rate
+    augment = Augment(cfg.augment, rate) if cfg.augment.on else None
     if augment is not None and rank() == 0:
         shares = augment.shares(utterances.ids[:_SHARES_OF], epoch=0)
         print("train: audio is " + ", ".join(f"{share:.0%} {name}" for name, share in shares.items()))
@@ -171,6 +202,7 @@ def train_batches(
             tokenizer,
             experiment.languages,
             plan,
+            sample_rate=rate,
             num_workers=cfg.num_workers,
             cache_gb=cfg.cache_gb,
             start=start,
@@ -219,12 +251,11 @@ def dev_validation(
     rows = dev_rows(table, 0 if whole else experiment.data.valid_utterances)
     references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
     utterances = Utterances.from_table(table, tokenizer, languages, rows)
-    loader = EvalLoader(utterances, tokenizer, languages, max_seconds=experiment.decode.max_seconds,
-                        rank=rank(), world_size=world_size(), max_skipped=experiment.data.max_skipped,
-                        skip_log=skip_log)  # fmt: skip
-    validate = make_validate(
-        lambda: loader, references, tokenizer, languages, method=experiment.decode.greedy
-    )
+    loader = EvalLoader(utterances, tokenizer, languages, sample_rate=experiment.model.features.sample_rate,
+                        max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(),
+                        max_skipped=experiment.data.max_skipped, skip_log=skip_log)  # fmt: skip
+    head = experiment.decode.head or "auto"
+    validate = make_validate(lambda: loader, references, tokenizer, languages, method=head)
     return counting_left_out(validate, loader, table.path)
 
 
@@ -253,6 +284,7 @@ def dev_samples(experiment: Any, data: Path, tokenizer: Tokenizer, greedy: Greed
     rows = spread(table, experiment.train.samples)
     references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
     loader = EvalLoader(Utterances.from_table(table, tokenizer, languages, rows), tokenizer, languages,
+                        sample_rate=experiment.model.features.sample_rate,
                         max_seconds=experiment.decode.max_seconds,
                         max_skipped=float(experiment.data.max_skipped > 0))  # fmt: skip
     return Samples(lambda: loader, references, tokenizer, languages, greedy)

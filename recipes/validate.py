@@ -47,6 +47,7 @@ def validate_corpus(
     found = examine(corpus, languages=experiment.languages, cfg=experiment.prepare)
     page = found.page(found.entries(), experiment.prepare.audio_checks)
     print(table(page.summary["languages"], page.summary["splits"]))
+    print(*found.notes, sep="\n")
     _tell(page, page.findings, found.rows, found.refusal, json_path, html_path)
 
 

@@ -113,7 +113,7 @@ def check(ours: Recognizer, folder: Path, checkout: Path, audio: list[Path]) -> 
     saved = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     theirs = load_icefall(checkout, saved)
     for path in audio:
-        samples = torch.as_tensor(load_audio(path))[None]
+        samples = torch.as_tensor(load_audio(path, ours.sample_rate))[None]
         feats, lens = ours.features(samples, torch.tensor([samples.shape[1]]))
         for what, bar, measured, holds in compare(ours, theirs, feats, lens):
             yield (f"{path.name}: {what}", bar, measured, holds)

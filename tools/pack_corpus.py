@@ -29,7 +29,9 @@ def pack(corpus: Path, out: Path, language: str | None = None, take: int | None 
     take: the first so many utterances of each language. Raises MayaError when the corpus cannot be read, a
     file is missing, or utterances are parts of longer recordings.
     """
-    rows, _ = read_corpus(corpus, language)
+    rows, dropped = read_corpus(corpus, language)
+    if dropped:
+        print(f"{corpus}: left out {len(dropped)} files, the first: {dropped[0].detail}")
     rows = _first(rows, take)
     settings = {
         "packed from": str(corpus.resolve()),
@@ -51,9 +53,10 @@ def _first(rows: Sequence[Row], take: int | None) -> list[Row]:
 def _utterances(corpus: Path, rows: Sequence[Row]) -> Iterator[Utterance]:
     taken: set[str] = set()
     for row in rows:
-        if row.start is not None:
+        if row.start is not None or row.channel is not None:
+            what = "a part of a longer recording" if row.start is not None else "one channel of a recording"
             raise MayaError(
-                f"{row.where}: {row.id!r} is a part of a longer recording; such a corpus is read in place, "
+                f"{row.where}: {row.id!r} is {what}; such a corpus is read in place, "
                 "there is nothing to gain from packing it"
             )
         # Of names that a tar can hold and any system can extract; the manifest keeps the id as it is.

@@ -35,7 +35,9 @@ def check_data(data: Path, *, sample: int | None = None, seed: int = 0) -> list[
     tables = {part: Table.open(part_path(data, part)) for part in PARTS}
     found = [problem for table in tables.values() for problem in _files(table)]
     found += _twice(tables, "in_two_parts", lambda table: table.read("id"))
-    found += _twice(tables, "audio_in_two_parts", lambda table: table.read("path", "offset", "start"))
+    found += _twice(
+        tables, "audio_in_two_parts", lambda table: table.read("path", "offset", "start", "channel")
+    )
     broken = {one.id for one in found if one.reason.endswith("_file")}
     for table in tables.values():
         rows = np.arange(len(table))
@@ -103,7 +105,7 @@ def _unreadable(table: Table, rows: NDArray[np.int64], broken: set[str]) -> Sequ
         if entry.id in broken:
             return None
         try:
-            seconds = len(load_cut_audio(entry.audio())) / 16000
+            seconds = len(load_cut_audio(entry.audio())) / entry.sample_rate
         except MayaError as error:
             return _problem(entry, "cannot_be_read", str(error))
         if abs(seconds - entry.duration) > _SLACK:

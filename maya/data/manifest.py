@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from maya.errors import MayaError
-from maya.text.languages import LANGUAGES
+from maya.text.languages import language_code
 
 PARTS = ("train", "dev", "test")
 _REQUIRED = ("id", "language", "text", "audio")
 _TEXT_FIELDS = (*_REQUIRED, "speaker", "split", "kind", "source", "licence", "tar")
 _MAX_LINE = 1 << 24  # bytes; a line without an end would be read into memory whole
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte-order marks
 _MAX_NUMBER = 1 << 62  # of bytes or Hz; what fits into a table's column
 
 
@@ -71,11 +72,10 @@ class Dropped:
 def read_manifest(path: Path, languages: Sequence[str] | None = None) -> list[Row]:
     """Rows of a manifest.jsonl, in order. Fields: see `Row`; others are ignored.
 
-    languages: codes that may occur (all that Maya knows if None). Raises MayaError, naming the first line
-    at fault and how many more there are.
+    languages: codes that may occur (any language if None). Raises MayaError, naming the first line at fault
+    and how many more there are.
     """
-    allowed = tuple(LANGUAGES) if languages is None else tuple(languages)
-    found = RowCollector(path, allowed)
+    found = RowCollector(path, languages)
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
@@ -91,7 +91,7 @@ def read_manifest(path: Path, languages: Sequence[str] | None = None) -> list[Ro
 class RowCollector:
     """Gathers the rows of a file and everything that is wrong with them."""
 
-    def __init__(self, path: Path, languages: Sequence[str]) -> None:
+    def __init__(self, path: Path, languages: Sequence[str] | None = None) -> None:
         self.path, self.languages = path, languages
         self._rows: list[Row] = []
         self._problems: list[str] = []
@@ -132,6 +132,8 @@ def read_lines(path: Path) -> Iterator[str]:
             for number, raw in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
                 if len(raw) > _MAX_LINE:
                     raise MayaError(f"{path}:{number} is longer than {_MAX_LINE} bytes; is it a text file?")
+                if number == 1 and raw.startswith(_UTF_16):
+                    raise MayaError(f"{path} is UTF-16 text; convert the file to UTF-8")
                 try:
                     yield raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError:
@@ -157,7 +159,7 @@ def parse_object(line: str) -> dict[str, Any]:
     return values
 
 
-def _row(values: dict[str, Any], where: str, languages: Sequence[str]) -> Row:
+def _row(values: dict[str, Any], where: str, languages: Sequence[str] | None) -> Row:
     """A checked Row; ValueError says what is wrong with the values."""
     values = {name: value for name, value in values.items() if value is not None}
     for name in _REQUIRED:
@@ -172,12 +174,10 @@ def _row(values: dict[str, Any], where: str, languages: Sequence[str]) -> Row:
         if not values[name].strip():
             raise ValueError(f"the field {name!r} is empty")
     _check_path("tar" if "tar" in values else "audio", values)
-    if values["language"] not in languages:
-        expected = ", ".join(languages)
-        raise ValueError(f"unknown language {short(values['language'])}; expected one of {expected}")
+    values["language"] = _language(values["language"], languages)
     if values.get("split", "train") not in PARTS:
         raise ValueError(f"split {short(values['split'])} is none of {', '.join(PARTS)}")
-    for name, minimum in (("offset", 0), ("size", 1), ("sample_rate", 1)):
+    for name, minimum in (("offset", 0), ("size", 1), ("sample_rate", 1), ("channel", 0)):
         value = values.get(name, minimum)
         if type(value) is not int or not minimum <= value <= _MAX_NUMBER:
             raise ValueError(f"the field {name!r} must be a whole number from {minimum}, not {short(value)}")
@@ -195,6 +195,17 @@ def _row(values: dict[str, Any], where: str, languages: Sequence[str]) -> Row:
         raise ValueError("'offset' is given without 'tar'")
     known = {n: values[n] for n in Row.__dataclass_fields__ if n in values and n not in ("where", "subset")}
     return Row(**known, where=where)
+
+
+def _language(value: str, languages: Sequence[str] | None) -> str:
+    """The code of a language, however it is written; ValueError where it is none of `languages`."""
+    try:
+        code = language_code(value)
+    except MayaError as error:
+        raise ValueError(str(error)) from None
+    if languages is not None and code not in languages:
+        raise ValueError(f"unknown language {short(value)}; expected one of {', '.join(languages)}")
+    return code
 
 
 def _check_text(name: str, value: str) -> None:

@@ -70,7 +70,7 @@ class Made:
 
 
 class BatchReader(Dataset[Made]):
-    """Makes the batch of a job.
+    """Makes the batch of a job, its audio at `sample_rate` Hz.
 
     may_skip: an utterance that cannot be read is left out. stand_in: a batch of which nothing can be read
     becomes that of a single other utterance, because the other ranks wait for this one to take part in the
@@ -84,8 +84,10 @@ class BatchReader(Dataset[Made]):
         augment: Augment | None = None,
         may_skip: bool = False,
         stand_in: bool = True,
+        *,
+        sample_rate: int,
     ) -> None:
-        self.utterances, self.cache = utterances, cache
+        self.utterances, self.cache, self.sample_rate = utterances, cache, sample_rate
         self.augment, self.may_skip, self.stand_in = augment, may_skip, stand_in
 
     def __getitem__(self, job: Job) -> Made:
@@ -104,6 +106,7 @@ class BatchReader(Dataset[Made]):
             [u.tokens(item) for item, _ in read],
             [int(u.langs[item]) for item, _ in read],
             [u.ids[item] for item, _ in read],
+            sample_rate=self.sample_rate,
         )
         return Made(job.position, batch, skipped)
 
@@ -135,10 +138,10 @@ class BatchReader(Dataset[Made]):
     def _audio(self, item: int, speed: float, epoch: int) -> Tensor:
         audio = self.cache.get(item)
         if audio is None:
-            audio = load_cut_audio(self.utterances.cut(item))
+            audio = load_cut_audio(self.utterances.cut(item), self.sample_rate)
             self.cache.put(item, audio)
         if speed != 1.0:
-            audio = change_speed(audio, speed)
+            audio = change_speed(audio, speed, self.sample_rate)
         return audio if self.augment is None else self.augment(audio, self.utterances.ids[item], epoch)
 
 

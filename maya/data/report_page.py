@@ -25,7 +25,7 @@ from maya.data.report_charts import (
 )
 from maya.data.statistics import EDGES, Histogram, histogram
 from maya.errors import MayaError
-from maya.text.languages import LANGUAGES
+from maya.text.languages import Language, language_name, language_of_texts
 
 _RARE = 3  # occurrences, up to which a letter is looked at with suspicion
 _LETTERS = 400  # shown per language; Indic scripts have some 70
@@ -262,7 +262,9 @@ def _letters(page: Page) -> str:
     for code, found in page.statistics.items():
         letters = [(char, count, first) for char, count, first in found["letters"] if char != " "]
         rare = sum(count <= _RARE for _, count, _ in letters)
-        chips = "".join(_chip(code, *one) for one in letters[:_LETTERS])
+        # A letter as often as it occurs, so that the script is that of most letters.
+        language = language_of_texts(code, (char * min(count, 1000) for char, count, _ in letters))
+        chips = "".join(_chip(language, *one) for one in letters[:_LETTERS])
         blocks.append(
             f"<details><summary><b>{_text(_named(code))}</b>: {len(letters)} characters, {rare} of them "
             f'at most {_RARE} times</summary><div class="letters">{chips}</div></details>'
@@ -274,11 +276,11 @@ def _letters(page: Page) -> str:
     return f'<h2>Characters</h2><p class="note">{note}</p>' + "".join(blocks)
 
 
-def _chip(code: str, char: str, count: int, first: str) -> str:
+def _chip(language: Language, char: str, count: int, first: str) -> str:
     category = unicodedata.category(char)
     unseen = "" if char.isprintable() else _UNSEEN.get(char, f"U+{ord(char):04X}")
     shown = f"\u25cc{char}" if category[0] == "M" else unseen or char
-    foreign = category[0] == "L" and code in LANGUAGES and not LANGUAGES[code].owns(char)
+    foreign = category[0] == "L" and not language.owns(char)
     style = " ".join([*(["rare"] if count <= _RARE else []), *(["foreign"] if foreign else [])])
     tip = f"U+{ord(char):04X} {unicodedata.name(char, '')}, {count} times, first in {first}"
     return f'<span class="{style}" title="{_text(tip)}">{_text(shown)}<small>{count:,}</small></span>'
@@ -374,8 +376,9 @@ def _percent(share: float, digits: int = 0) -> str:
 
 
 def _name(code: str) -> str:
-    return LANGUAGES[code].name if code in LANGUAGES else code
+    return language_name(code)
 
 
 def _named(code: str) -> str:
-    return f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code
+    name = language_name(code)
+    return name if name == code else f"{name} ({code})"

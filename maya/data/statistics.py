@@ -14,7 +14,8 @@ import numpy as np
 
 from maya.data.entry import Entry
 from maya.data.manifest import PARTS
-from maya.text.languages import LANGUAGES, script_share
+from maya.text.languages import get_language, script_share
+from maya.text.scripts import main_script
 
 _FOREIGN = 0.5  # a text with less of its letters in its language's script is counted as foreign
 
@@ -67,8 +68,8 @@ class _Language:
     """The numbers of one language."""
 
     def __init__(self, code: str) -> None:
-        self.known = code in LANGUAGES
-        self.code = code
+        self.language = get_language(code)
+        self.scripts: Counter[str] = Counter()  # of texts, where the language does not tell its script
         self.parts = {part: [0, 0.0] for part in PARTS}  # utterances, seconds
         self.longest = 0.0
         self.characters = 0
@@ -94,8 +95,11 @@ class _Language:
         self.letters.update(one.text)
         for letter in set(one.text).difference(self.first):
             self.first[letter] = one.id
-        if self.known:
-            self.foreign += script_share(one.text, self.code) < _FOREIGN
+        if self.language.script:
+            self.foreign += script_share(one.text, self.language) < _FOREIGN
+        elif script := main_script([one.text]):
+            self.scripts[script] += 1
+            self.foreign = self.scripts.total() - max(self.scripts.values())
         measured = {
             "seconds": seconds,
             "characters": len(one.text),

@@ -42,7 +42,8 @@ __all__ = [
 _VERSION = "1"  # of the columns and what they mean
 _GROUP = 16_384  # rows that are read together: 10 MB of text at most, and 600 groups in 10 million rows
 _REPEATED = ("path", "language", "speaker", "kind", "source", "licence")  # few values: kept as a dictionary
-_OPTIONAL = ("offset", "size", "member", "start", "kind", "source", "licence", *SOUND_FIELDS)
+_OPTIONAL = ("offset", "size", "member", "start", "kind", "source", "licence", *SOUND_FIELDS, "channel")
+_LATER = ("channel",)  # columns that tables of earlier releases lack; they count as empty
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 _HELD_GROUPS = 4
 _SAID = ("id", "language", "text", "duration")
@@ -72,7 +73,7 @@ def cuts(path: Path | str) -> CutSet:
 
 def write_table(path: Path, entries: Iterable[Entry]) -> int:
     """Write a table and return its number of rows. The same entries give the same bytes."""
-    rows, left, digest = 0, iter(entries), hashlib.sha256()
+    rows, left, digest, texts = 0, iter(entries), hashlib.sha256(), hashlib.sha256()
     with pq.ParquetWriter(
         path, SCHEMA, use_dictionary=list(_REPEATED), compression="zstd", write_page_checksum=True
     ) as writer:
@@ -82,8 +83,10 @@ def write_table(path: Path, entries: Iterable[Entry]) -> int:
             group = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
             writer.write_batch(group, row_group_size=_GROUP)
             digest.update(group.serialize())
+            for entry in some:
+                texts.update(f"{entry.language}\0{entry.text}\n".encode("utf-8", "surrogateescape"))
             rows += len(some)
-        writer.add_key_value_metadata({"maya.digest": digest.hexdigest()})
+        writer.add_key_value_metadata({"maya.digest": digest.hexdigest(), "maya.texts": texts.hexdigest()})
     return rows
 
 
@@ -148,8 +151,16 @@ class Table:
     @property
     def digest(self) -> str:
         """A hash of all rows, as they were when the table was written."""
-        found: bytes = (self._file.metadata.metadata or {}).get(b"maya.digest", b"")
-        return found.decode("utf-8", "replace")
+        return self._noted(b"maya.digest")
+
+    @property
+    def texts_digest(self) -> str:
+        """A hash of all languages and texts in order; of all rows in tables of earlier versions."""
+        return self._noted(b"maya.texts") or self.digest
+
+    def _noted(self, key: bytes) -> str:
+        value: bytes = (self._file.metadata.metadata or {}).get(key, b"")
+        return value.decode("utf-8", "replace")
 
     def content_digest(self) -> str:
         """A hash of what is said in which order: id, language, text and duration of every row. It does not
@@ -168,12 +179,17 @@ class Table:
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column as Arrow has it, read anew; repeated strings as dictionaries. For the fields see Entry."""
+        if self._lacks(name):
+            return pa.chunked_array([pa.nulls(len(self), SCHEMA.field(name).type)])
         with _reading(self.path):
             return self._file.read([name], use_threads=False).column(0)
 
+    def _lacks(self, name: str) -> bool:
+        return name in _LATER and self._file.schema_arrow.get_field_index(name) < 0
+
     def numbers(self, name: str) -> NDArray[Any]:
         """A column of numbers: (n,) int64, float64, or float32 of how it sounds. Where there is none: NaN,
-        and -1 for offset and size."""
+        and -1 for offset, size and channel."""
         column = self.column(name)
         if pa.types.is_integer(column.type):
             column = column.fill_null(-1) if column.null_count else column
@@ -210,8 +226,11 @@ class Table:
         `for language, text in table.read("language", "text")`."""
         for group in range(self._file.num_row_groups):
             with _reading(self.path):
-                some = self._file.read_row_group(group, list(names), use_threads=False)
-            yield from zip(*(some.column(name).to_pylist() for name in names), strict=True)
+                present = [name for name in names if not self._lacks(name)]
+                some = self._file.read_row_group(group, present, use_threads=False)
+            empty = [None] * len(some)
+            columns = (empty if self._lacks(name) else some.column(name).to_pylist() for name in names)
+            yield from zip(*columns, strict=True)
 
     def entries(self, rows: Iterable[int] | None = None) -> Iterator[Entry]:
         """All rows in order, or those with these numbers, cheap where they lie near each other."""
@@ -231,7 +250,8 @@ class Table:
             while len(self._groups) > _HELD_GROUPS:
                 self._groups.popitem(last=False)
         held, place = self._groups[group], row - int(self._ends[group])
-        return Entry(*(held.column(name)[place].as_py() for name in Entry._fields))
+        present = (name for name in Entry._fields if not self._lacks(name))
+        return Entry(**{name: held.column(name)[place].as_py() for name in present})
 
     def cut(self, row: int) -> Cut:
         """The lhotse cut of one row, with what is said. Far apart, rows cost some ms each."""
@@ -253,6 +273,7 @@ class Table:
             int(a.num_samples[row]),
             None if np.isnan(a.start[row]) else float(a.start[row]),
             float(a.duration[row]),
+            channel=int(a.channel[row]) if a.channel[row] >= 0 else None,
         )
 
     @cached_property
@@ -280,6 +301,7 @@ class _Audio:
         self.channels = table.numbers("channels").astype(np.int16)
         self.num_samples = table.numbers("num_samples")
         self.start, self.duration = table.numbers("start"), table.durations
+        self.channel = table.numbers("channel").astype(np.int16)
 
 
 class LazyCuts:
@@ -312,6 +334,8 @@ def _check_schema(path: Path, found: pa.Schema) -> None:
         raise MayaError(f"{path} is {what}; {_AGAIN}")
     for field in SCHEMA:
         index = found.get_field_index(field.name)
+        if index < 0 and field.name in _LATER:
+            continue
         if index < 0:
             raise MayaError(f"{path} has no column {field.name!r}; {_AGAIN}")
         theirs = found.field(index)

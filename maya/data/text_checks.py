@@ -18,9 +18,11 @@ from maya.config import config
 from maya.data.byte_ranges import file_stamp, read_range
 from maya.data.flags import Finding, Flag, check_drop, flag, sort_out
 from maya.data.manifest import Dropped
+from maya.data.overlaps import Overlap
 from maya.data.probe import Probed
 from maya.ranges import Count, PosFloat
-from maya.text.languages import get_language, script_share
+from maya.text.languages import Language, get_language, language_of_texts, script_share
+from maya.text.normalize import unescape
 
 REASONS = {
     "wrong_script": "most letters are not of the language's script",
@@ -28,6 +30,8 @@ REASONS = {
     "digits": "numbers in digits: how they were read is not known",
     "markup": "brackets around words: a note, or words that were not read",
     "stray_mark": "a word begins with a combining sign",
+    "html_entities": "written with HTML entities (&amp;), which were taken for what they stand for",
+    "damaged_text": "characters that were lost or mixed up in a conversion",
     "too_little_audio": "far shorter than such a text takes in this language",
     "too_little_text": "far longer than such a text takes in this language",
     "repeated_text": "the same speaker says the same sentence in another utterance",
@@ -38,8 +42,15 @@ LEAKS = {
     "text_in_training": "held out, but its text is read in training too",
     "speaker_in_training": "held out, but its speaker is heard in training too",
     "audio_in_training": "held out, but its very audio is in training too",
+    "overlap_in_training": "held out, but a part of its audio is in training too",
 }
-_MARKUP = re.compile(r"<[^<>]*\w[^<>]*>|\[[^][]*\w[^][]*\]|\{[^{}]*\w[^{}]*\}|\([^()]*\w[^()]*\)")
+# <unk>, [noise], {cough}, (laughs), *laughs*, !SIL, %um; also in full-width brackets.
+_MARKUP = re.compile(
+    r"<[^<>]*\w[^<>]*>|\[[^][]*\w[^][]*\]|\{[^{}]*\w[^{}]*\}|\([^()]*\w[^()]*\)"
+    r"|\*\w[^*]*\*|(?<!\S)[!%][^\W\d]\w*"
+)
+_WIDE_BRACKETS = str.maketrans("＜＞［］｛｝（）", "<>[]{}()")
+_MISREAD = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u2122]")  # of UTF-8 read as Latin-1 or cp1252
 _NAMED = 10  # letters or words listed in a detail
 _PAIRS = 20_000  # of utterances, from which the speaking rate of a language is estimated
 _SMALLEST_SPREAD = 0.1  # of log duration: narrower corpora (one voice, synthesised) are no reason to flag
@@ -76,8 +87,12 @@ class Checked:
 def check_texts(probed: Sequence[Probed], cfg: TextCheckConfig) -> Checked:
     """Look at every transcript and at all of them together. Raises MayaError for an unknown cfg.drop."""
     check_drop(cfg.drop, REASONS, "text_checks.drop")
+    languages = {
+        group[0].row.language: language_of_texts(group[0].row.language, (one.text for one in group))
+        for group in _grouped(probed, lambda one: one.row.language)
+    }
     findings: dict[str, list[Finding]] = {
-        one.row.id: list(text_findings(one.row.text, one.text, one.row.language)) for one in probed
+        one.row.id: list(text_findings(one.row.text, one.text, languages[one.row.language])) for one in probed
     }
     twins = same_audio(probed) if cfg.compare_audio else {}
     for together in (
@@ -91,12 +106,19 @@ def check_texts(probed: Sequence[Probed], cfg: TextCheckConfig) -> Checked:
     return Checked(kept, flags, dropped, twins)
 
 
-def check_leaks(probed: Sequence[Probed], parts: Mapping[str, str], twins: Mapping[str, str]) -> list[Flag]:
-    """Held-out utterances that training knows something of; texts are compared within a language."""
+def check_leaks(
+    probed: Sequence[Probed],
+    parts: Mapping[str, str],
+    twins: Mapping[str, str],
+    shared: Iterable[Overlap] = (),
+) -> list[Flag]:
+    """Held-out utterances that training knows something of; texts are compared within a language. shared:
+    the utterances that have audio in common."""
     training = [one for one in probed if parts[one.row.id] == "train"]
     texts = {(one.row.language, one.text) for one in training}
     speakers = {one.row.speaker for one in training}
     audio = {twins.get(one.row.id, one.row.id) for one in training}
+    overlapping = _in_training(shared, parts)
     flags = []
     for one in probed:
         part = parts[one.row.id]
@@ -108,37 +130,71 @@ def check_leaks(probed: Sequence[Probed], parts: Mapping[str, str], twins: Mappi
             "audio_in_training": twins.get(one.row.id, one.row.id) in audio,
         }
         flags += [flag(one, (reason, f"{part}: {LEAKS[reason]}")) for reason, so in known.items() if so]
+        if one.row.id in overlapping and not known["audio_in_training"]:
+            flags.append(flag(one, ("overlap_in_training", f"{part}: {overlapping[one.row.id]}")))
     return flags
 
 
-def text_findings(raw: str, text: str, language: str) -> Iterator[Finding]:
+def _in_training(shared: Iterable[Overlap], parts: Mapping[str, str]) -> dict[str, str]:
+    """By the id of a held-out utterance, which of its audio is in training."""
+    details: dict[str, str] = {}
+    for overlap in shared:
+        for one, other in ((overlap.first, overlap.second), (overlap.second, overlap.first)):
+            if parts[one.row.id] != "train" and parts[other.row.id] == "train":
+                detail = f"{overlap.seconds:.2f} s of its audio are in {other.row.id!r}, which is in training"
+                details.setdefault(one.row.id, detail)
+    return details
+
+
+def text_findings(raw: str, text: str, language: str | Language) -> Iterator[Finding]:
     """What one transcript tells by itself. raw: as published; text: in normal form."""
-    wanted = get_language(language)
+    wanted = get_language(language) if isinstance(language, str) else language
     foreign = [c for c in text if unicodedata.category(c)[0] == "L" and not wanted.owns(c)]
     if foreign:
-        share = script_share(text, language)
+        share = script_share(text, wanted)
         named = "".join(dict.fromkeys(foreign))[:_NAMED]
         reason = "wrong_script" if share < 0.5 else "mixed_script"
         yield reason, f"{1 - share:.0%} of the letters are not {wanted.script}: {named}"
     if numbers := re.findall(r"\S*\d\S*", text):
         yield "digits", f"how was this read: {' '.join(numbers[:_NAMED])}"
-    if marked := _MARKUP.findall(raw):
+    plain = unescape(raw)
+    if plain != raw:
+        yield "html_entities", f"read as: {plain[:80]}"
+    if "\ufffd" in raw or _is_misread(raw):
+        yield "damaged_text", f"is this what was written: {raw[:80]}"
+    if marked := _MARKUP.findall(plain.translate(_WIDE_BRACKETS)):
         yield "markup", f"is this spoken: {' '.join(marked[:_NAMED])}"
     if strays := [word for word in text.split() if unicodedata.category(word[0])[0] == "M"]:
         point = f"U+{ord(strays[0][0]):04X}"
         yield "stray_mark", f"the word {strays[0]!r} begins with the combining sign {point}"
 
 
+def _is_misread(text: str) -> bool:
+    """Whether UTF-8 was read as another encoding: naÃ¯ve for naïve."""
+    if not _MISREAD.search(text):
+        return False
+    for encoding in ("latin-1", "cp1252"):
+        try:
+            return text.encode(encoding).decode("utf-8") != text
+        except UnicodeError:
+            continue
+    return False
+
+
 def same_audio(probed: Sequence[Probed]) -> dict[str, str]:
     """By id, the first utterance with the very same bytes of audio; only ids that are not alone.
 
     Only what is equal in size is read, and of that the first 64 KiB unless these are equal too. MayaError
-    where a file is gone since it was probed. Parts of recordings are the same if they are the same part of
-    one file: hours would be read otherwise for each sentence of a long recording.
+    where a file is gone since it was probed. Different channels of a file are different audio. Parts of
+    recordings are the same if they are the same part of one file: hours would be read otherwise for each
+    sentence of a long recording.
     """
 
     def size(one: Probed) -> int:
         return file_stamp(one.path).size if one.row.size is None else one.row.size
+
+    def size_and_channel(one: Probed) -> Hashable:
+        return size(one), one.row.channel
 
     def digest(limit: int | None) -> Callable[[Probed], Hashable]:
         def of(one: Probed) -> bytes:
@@ -148,10 +204,15 @@ def same_audio(probed: Sequence[Probed]) -> dict[str, str]:
         return of
 
     groups = [[one for one in probed if one.row.start is None]]
-    for key in (size, digest(_FIRST_BYTES), digest(None)):
+    for key in (size_and_channel, digest(_FIRST_BYTES), digest(None)):
         groups = [group for old in groups for group in _shared(old, key)]
     parts = [one for one in probed if one.row.start is not None]
-    groups += _shared(parts, lambda one: (one.path, one.row.offset, one.row.start, one.row.duration))
+
+    def place(one: Probed) -> Hashable:
+        row = one.row
+        return one.path, row.offset, row.channel, row.start, row.duration
+
+    groups += _shared(parts, place)
     return {one.row.id: group[0].row.id for group in groups for one in group}
 
 

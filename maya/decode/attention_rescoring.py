@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from maya.config import config
-from maya.decode.ctc_beam import BeamConfig, align_ctc, nbest_ctc
+from maya.decode.ctc_beam import BeamConfig, align_texts, nbest_ctc
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.ngram import NGram
 from maya.models.attention_decoder import AttentionDecoder
@@ -55,7 +55,7 @@ def attention_rescoring(
             cfg.ctc_scale * ctc + cfg.aed_scale * aed for (_, ctc), aed in zip(row, scores, strict=True)
         ]
         best.append(row[max(range(len(row)), key=totals.__getitem__)][0])
-    return align_ctc(log_probs, enc_lens, best, blank=blank)
+    return align_texts(log_probs, enc_lens, best, blank=blank)
 
 
 @torch.no_grad()

@@ -73,7 +73,7 @@ def beam_ctc(
     """
     nbest = nbest_ctc(log_probs, lens, blank=blank, cfg=cfg, lms=lms)
     best = [candidates[0][0] for candidates in nbest]
-    return align_ctc(log_probs, lens, best, blank=blank)
+    return align_texts(log_probs, lens, best, blank=blank)
 
 
 def nbest_ctc(
@@ -96,7 +96,7 @@ def nbest_ctc(
     return found
 
 
-def align_ctc(
+def align_texts(
     log_probs: Tensor, lens: Tensor, tokens: Sequence[Sequence[int]], *, blank: int
 ) -> list[Hypothesis]:
     """Hypotheses of the given tokens of each row, placed where the best path that spells them has them."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.features.frames import check_frames, frame_samples
 from maya.ranges import Finite, NonNegFloat, PosFloat, PosInt, Share
 
 ENERGY_FLOOR = torch.finfo(torch.float32).eps  # Kaldi's floor of a filter's energy, before the logarithm
@@ -54,8 +55,9 @@ class Fbank(nn.Module):
     def __init__(self, cfg: FbankConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.window_samples = round(cfg.sample_rate * cfg.window_ms / 1000)
-        self.hop_samples = round(cfg.sample_rate * cfg.hop_ms / 1000)
+        check_frames(cfg.sample_rate, cfg.hop_ms)
+        self.window_samples = frame_samples(cfg.window_ms, cfg.sample_rate)
+        self.hop_samples = frame_samples(cfg.hop_ms, cfg.sample_rate)
         if not 0 < self.hop_samples <= self.window_samples:
             raise MayaError(
                 f"features.hop_ms={cfg.hop_ms} has to be above 0 and at most "

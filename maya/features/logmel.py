@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.features.frames import check_frames, frame_samples
 from maya.ranges import NonNegFloat, PosFloat, PosInt, Share
 
 LOG_GUARD = 2.0**-24  # added before the logarithm, so that digital silence has a finite level
@@ -52,8 +53,9 @@ class LogMel(nn.Module):
     def __init__(self, cfg: LogMelConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.window_samples = round(cfg.sample_rate * cfg.window_ms / 1000)
-        self.hop_samples = round(cfg.sample_rate * cfg.hop_ms / 1000)
+        check_frames(cfg.sample_rate, cfg.hop_ms)
+        self.window_samples = frame_samples(cfg.window_ms, cfg.sample_rate)
+        self.hop_samples = frame_samples(cfg.hop_ms, cfg.sample_rate)
         if self.window_samples > cfg.n_fft:
             raise MayaError(
                 f"features.n_fft={cfg.n_fft} is shorter than the window of {self.window_samples} samples; "

@@ -26,7 +26,7 @@ from maya.models.hybrid_config import check_features
 from maya.models.lora import LoraConfig, add_lora
 from maya.models.speech_model import Losses, SpeechModel
 from maya.ranges import Distinct, PosInt
-from maya.text.languages import LANGUAGES
+from maya.text.languages import language_name
 from maya.text.llm_tokenizer import LLMTokenizer, PromptIds, prompt_ids
 
 IGNORED = -100  # a target that has no loss
@@ -101,7 +101,7 @@ class SpeechLLM(SpeechModel):
         add_lora(self.lm, cfg.lora)
         if cfg.llm_checkpointing:
             self.lm.activation_checkpointing_enable({"use_reentrant": False})
-        names = [LANGUAGES[code].name if code in LANGUAGES else code for code in cfg.languages]
+        names = [language_name(code) for code in cfg.languages]
         self.prompts: list[PromptIds] = [prompt_ids(tokenizer, cfg.prompt, name) for name in (*names, "")]
         self.register_state_dict_post_hook(_leave_lm_out)
         self.register_load_state_dict_pre_hook(_refuse_other_lm)
@@ -134,6 +134,7 @@ class SpeechLLM(SpeechModel):
     ) -> Losses:
         """The loss of each utterance: minus the log-probability of its transcript and of the token that ends
         it, in nats, summed. `generator` and `ctc_weight` change nothing."""
+        self.check_rate(batch)
         speech, lens = self.project(batch.audio, batch.audio_lens)
         return self.losses(speech, lens, batch)
 

@@ -30,7 +30,7 @@ from maya.score.wer import (
     wer,
     words_of,
 )
-from maya.text.languages import LANGUAGES
+from maya.text.languages import language_name
 
 SECONDS_PER_HOUR = 3600.0
 _COLUMNS = {
@@ -308,7 +308,7 @@ def _speaker(u: Utterance) -> str:
 
 
 def _name(code: str) -> str:
-    return LANGUAGES[code].name if code in LANGUAGES else code
+    return language_name(code)
 
 
 def _marked(word: str, same: bool) -> str:

@@ -1,15 +1,27 @@
-"""The languages Maya knows by name: codes, scripts and the Unicode blocks their letters come from."""
+"""Languages: their codes, scripts and the Unicode blocks their letters come from.
 
+`LANGUAGES` is a table of twelve languages, for which scripts and spelling are known in detail. Any other
+language that has an ISO 639 code may be used too; its script is taken from its texts.
+"""
+
+import difflib
+import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
 
 from maya.errors import MayaError
+from maya.text.iso_639 import NAMES, SAME_CODE
+from maya.text.scripts import letters_of, main_script, script_of
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """One language. `script` is ISO 15924; `ranges` are inclusive code-point ranges of its script;
-    `virama` is the sign that joins consonants ("" where the script has none)."""
+    """One language. `script` is ISO 15924, "" where only its texts tell; `ranges` are inclusive code-point
+    ranges of its script, empty where Unicode names decide; `virama` is the sign that joins consonants (""
+    where the script has none)."""
 
     code: str
     name: str
@@ -19,7 +31,9 @@ class Language:
     virama: str
 
     def owns(self, char: str) -> bool:
-        """Whether `char` lies in a block of this language's script."""
+        """Whether the letter `char` belongs to this language's script; true for all if that is not known."""
+        if not self.ranges:
+            return not self.script or script_of(char) in ("", self.script)
         point = ord(char)
         return any(low <= point <= high for low, high in self.ranges)
 
@@ -47,21 +61,114 @@ LANGUAGES: dict[str, Language] = {
     )
 }
 
+_NO_LANGUAGE = ("und", "mis", "mul", "zxx")  # ISO 639 codes for: undetermined, uncoded, several, no speech
+_TAG = re.compile(
+    r"(?P<language>[a-z]{2,3})(?:-(?P<script>[a-z]{4}))?(?:-(?P<region>[a-z]{2}|\d{3}))?"
+    r"(?P<variants>(?:-(?:[a-z0-9]{5,8}|\d[a-z0-9]{3}))*)"
+)
+# The region decides how these are written; of all others it is left out (en-US is en).
+_REGION_MATTERS = ("zh",)
+_OTHER_NAMES = {"oriya": "or", "bangla": "bn", "panjabi": "pa", "farsi": "fa", "mandarin chinese": "cmn"}
+_SCRIPT_TEXTS = 2000  # texts that are enough to tell a script
 
+
+def _by_name() -> dict[str, str]:
+    names = {name.lower(): code for code, name in NAMES.items()} | _OTHER_NAMES
+    return names | {language.native_name: code for code, language in LANGUAGES.items()}
+
+
+_BY_NAME = _by_name()
+
+
+def language_code(value: str) -> str:
+    """The code that Maya uses for a language that is written en, EN, en-US, en_us, eng or English.
+
+    A region is left out (pt-BR is pt), except for Chinese (zh-TW); a script is kept where it is not the
+    usual one (hi-Latn). Raises MayaError, with the nearest code or name, for what is no language.
+    """
+    name = unicodedata.normalize("NFC", value).strip()
+    plain = re.sub(r"\s*\(.*\)$", "", name.lower())
+    if plain in _BY_NAME:
+        return _BY_NAME[plain]
+    tag = _TAG.fullmatch(re.split(r"[.@]", plain.replace("_", "-"))[0])
+    code = SAME_CODE.get(tag["language"], tag["language"]) if tag else ""
+    private = re.fullmatch(r"q[a-t][a-z]", code) is not None  # codes of ISO 639 for private use
+    if (
+        tag is None
+        or (len(code) == 2 and code not in NAMES)
+        or code in _NO_LANGUAGE
+        or private
+        or name == "NaN"
+    ):
+        raise MayaError(
+            f"unknown language {value[:80]!r}; expected an ISO 639 code such as {', '.join(LANGUAGES)}"
+            + _suggestion(plain)
+        )
+    usual = LANGUAGES[code].script if code in LANGUAGES else ""
+    script = tag["script"].title() if tag["script"] else ""
+    code += f"-{script}" if script not in ("", usual) else ""
+    if tag["region"] and not script and code in _REGION_MATTERS:
+        code += f"-{tag['region'].upper()}"
+    return code + tag["variants"]
+
+
+def _suggestion(value: str) -> str:
+    candidates = (
+        {code: code for code in LANGUAGES} | _BY_NAME,
+        {code: code for code in NAMES} | SAME_CODE,
+    )
+    for codes in candidates:
+        if matches := difflib.get_close_matches(value, codes, n=1, cutoff=0.67):
+            code = codes[matches[0]]
+            return f"; did you mean {code} ({language_name(code)})?"
+    return ""
+
+
+@cache
 def get_language(code: str) -> Language:
-    """The language of this code; MayaError when Maya has none."""
-    try:
+    """The language of a code. One that is not in `LANGUAGES` has the script that the code names, or "".
+
+    Raises MayaError for what is no code of a language.
+    """
+    if code in LANGUAGES:
         return LANGUAGES[code]
-    except KeyError:
-        known = ", ".join(LANGUAGES)
-        raise MayaError(f"unknown language code {code!r}; the known ones are {known}") from None
+    code = language_code(code)
+    if code in LANGUAGES:
+        return LANGUAGES[code]
+    script = re.search(r"-([A-Z][a-z]{3})(?:-|$)", code)
+    name = NAMES.get(code.split("-")[0], code)
+    return Language(code, name, name, _written(script[1]) if script else "", (), "")
 
 
-def script_share(text: str, language: str) -> float:
-    """Fraction of the letters of `text` that belong to the script of `language` (1.0 if it has no letter).
+def _written(script: str) -> str:
+    """The script that letters have: the ways to write Chinese, Japanese and Urdu share their letters."""
+    return {"Hans": "Hani", "Hant": "Hani", "Jpan": "Hani", "Kore": "Hang", "Aran": "Arab"}.get(
+        script, script
+    )
+
+
+def language_of_texts(code: str, texts: Iterable[str]) -> Language:
+    """As `get_language`; a script that the code does not tell is that of most letters of the texts."""
+    language = get_language(code)
+    if language.script:
+        return language
+    return replace(language, script=main_script(islice(texts, _SCRIPT_TEXTS)))
+
+
+def language_name(code: str) -> str:
+    """The English name of a language, with what a code has besides; the code where there is no name."""
+    base, _, rest = code.partition("-")
+    if base not in NAMES:
+        return code
+    return f"{NAMES[base]} ({rest})" if rest else NAMES[base]
+
+
+def script_share(text: str, language: str | Language) -> float:
+    """Fraction of the letters of `text` that belong to the script of `language` (1.0 if it has no letter, or
+    if the script is not known).
 
     A low share points at a transcript filed under the wrong language or written in another script.
     """
-    wanted = get_language(language)
-    letters = [c for c in text if unicodedata.category(c)[0] == "L"]
+    wanted = get_language(language) if isinstance(language, str) else language
+    letters = letters_of(text)
     return sum(map(wanted.owns, letters)) / len(letters) if letters else 1.0

@@ -2,9 +2,11 @@
 
 What is done, in this order:
 
+0. HTML entities become the characters they stand for (it&#39;s), also where they are escaped twice.
 1. Unicode NFC (which also spells the nukta letters in one way), full-width letters, ligatures and the like
    as the letters they are, lower case.
-2. Apostrophes between letters: kept in English (don't), dropped elsewhere (Assamese নহ'লে is also written
+2. Apostrophes between letters: kept in English (don't) and in languages of our table's other scripts
+   (l'homme, м'яч), dropped in Indic scripts (Assamese নহ'লে is also written
    নহলে). A comma between two digits is dropped (1,000). A colon between two letters of an Indic script is
    a mistyped visarga (दु:ख).
 3. Every other punctuation mark or symbol becomes a space: dandas too, also those written as a bar or with a
@@ -14,7 +16,8 @@ What is done, in this order:
 5. Invisible characters (byte-order and direction marks, soft hyphens, variation selectors, ...) are dropped.
    Of these only ZWJ and ZWNJ can carry meaning, and only beside a virama inside a word, where they choose
    between a conjunct and its parts. In scripts where that is part of the spelling (Bengali র‍্য against র্য,
-   Malayalam, Kannada, Telugu) they stay there; elsewhere they only suggest a shape and go.
+   Malayalam, Kannada, Telugu, Sinhala) they stay there; elsewhere they only suggest a shape and go. In
+   languages outside of our table ZWNJ also stays between Arabic letters (Persian).
 6. One spelling of what looks and sounds the same: maya.text.indic.
 7. Runs of space become one space; none at the ends.
 
@@ -22,18 +25,29 @@ Latin letters in a text of another script stay: they are words somebody spoke. T
 normalize(normalize(x)) == normalize(x).
 """
 
+import html
 import re
 import unicodedata
 from functools import cache
+from html.entities import html5
 
 from maya.text.indic import one_spelling
 from maya.text.languages import LANGUAGES, get_language
 
 _APOSTROPHES = "'\u2018\u2019\u02bc\uff07`\u00b4"
 _JOINERS = "\u200c\u200d"  # ZWNJ, ZWJ
+_TABLE_SCRIPTS = frozenset(language.script for language in LANGUAGES.values())
 _VIRAMAS = "".join(sorted({language.virama for language in LANGUAGES.values()} - {""}))
 _INDIC = "\u0900-\u0d7f\ua8e0-\ua8ff"
 _JOINER_SCRIPTS = ("Beng", "Telu", "Knda", "Mlym")
+# The same and Sinhala, for a text whose language does not tell the script.
+_JOINER_LETTERS = re.compile("[\u0980-\u09ff\u0c00-\u0d7f\u0d80-\u0dff]")
+_OPEN_VIRAMAS = _VIRAMAS + "\u0dca"
+_ARABIC_LETTER = re.compile("[\u0620-\u064a\u066e-\u06d3\u06ee-\u06ff\u0750-\u077f\u08a0-\u08c9]")
+_INDIC_LETTER = re.compile(f"[{_INDIC}]")
+_DOTTED_I = ("tr", "az", "crh", "gag")  # languages with the pairs I ı and İ i
+# With a semicolon: without it, Q&As and AT&T would be entities.
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|([A-Za-z][A-Za-z0-9]{1,31}));")
 
 _JOINER_RUN = re.compile(f"([{_JOINERS}])[{_JOINERS}]+")
 # A joiner stays only between two Indic characters of which one is a virama.
@@ -59,9 +73,12 @@ _DIGIT_ZERO = ord("0")
 def normalize(text: str, language: str) -> str:
     """`text` in the normal form described above; "" if nothing speakable is left.
 
-    Raises MayaError for a language code Maya does not know.
+    Raises MayaError for what is no language code.
     """
     script = get_language(language).script
+    text = unescape(text)
+    if language.split("-")[0] in _DOTTED_I:
+        text = _composed(text).replace("I", "ı").replace("İ", "i")
     # Dropping a character makes new neighbours, which can form a new sequence; the loop makes idempotence
     # hold by construction. It ends because each pass that changes anything shortens or simplifies the text.
     while True:
@@ -71,10 +88,25 @@ def normalize(text: str, language: str) -> str:
         text = result
 
 
+def unescape(text: str) -> str:
+    """`text` with its HTML entities replaced by the characters they stand for, however often escaped."""
+    while "&" in text:
+        result = _ENTITY.sub(_character, text)
+        if result == text:
+            break
+        text = result
+    return text
+
+
+def _character(entity: re.Match[str]) -> str:
+    name = entity[1]
+    return html.unescape(entity[0]) if name is None or f"{name};" in html5 else entity[0]
+
+
 def _once(text: str, script: str) -> str:
     text = _composed(_composed(text).lower())
     text = "".join(map(_visible, text))
-    text = _apostrophes(text, script == "Latn")
+    text = _apostrophes(text, script)
     text = _DIGIT_COMMA.sub("", text)
     if ":" in text:
         for colon, visarga in _MISTYPED_VISARGA:
@@ -82,8 +114,11 @@ def _once(text: str, script: str) -> str:
     text = "".join(map(_speakable, text))
     text = one_spelling(_JOINER_RUN.sub(r"\1", text))
     if _ANY_JOINER.search(text):
-        useless = _USELESS_JOINER if script in _JOINER_SCRIPTS else _ANY_JOINER
-        text = useless.sub("", text)
+        if script in _TABLE_SCRIPTS:
+            useless = _USELESS_JOINER if script in _JOINER_SCRIPTS else _ANY_JOINER
+            text = useless.sub("", text)
+        else:
+            text = _ANY_JOINER.sub(_open_joiner, text)
     return " ".join(text.split())
 
 
@@ -91,8 +126,18 @@ def _composed(text: str) -> str:
     return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 
-def _apostrophes(text: str, english: bool) -> str:
-    """Keep (English) or drop (elsewhere) apostrophes inside words; the rest are quotation marks."""
+def _open_joiner(joiner: re.Match[str]) -> str:
+    """A joiner where it is part of the spelling; "" elsewhere. The letters beside it tell the script."""
+    text, place = joiner.string, joiner.start()
+    before, after = text[place - 1 : place], text[place + 1 : place + 2]
+    if _JOINER_LETTERS.match(before) and _JOINER_LETTERS.match(after):
+        return joiner[0] if before in _OPEN_VIRAMAS or after in _OPEN_VIRAMAS else ""
+    arabic = _ARABIC_LETTER.match(before) and _ARABIC_LETTER.match(after)
+    return joiner[0] if arabic and joiner[0] == _JOINERS[0] else ""
+
+
+def _apostrophes(text: str, script: str) -> str:
+    """Keep or drop apostrophes inside words, by script; the rest are quotation marks."""
     if "'" not in text:
         return text
     pieces = []
@@ -101,7 +146,11 @@ def _apostrophes(text: str, english: bool) -> str:
             pieces.append(char)
             continue
         inside = 0 < i < len(text) - 1 and _in_word(text[i - 1]) and _in_word(text[i + 1])
-        pieces.append(("'" if english else "") if inside else " ")
+        kept = script == "Latn" or (
+            script not in _TABLE_SCRIPTS
+            and not _INDIC_LETTER.search(text[i - 1 : i + 2 : 2] if inside else "")
+        )
+        pieces.append(("'" if kept else "") if inside else " ")
     return "".join(pieces)
 
 

@@ -30,6 +30,7 @@ from maya.train.distributed import all_reduce_sum
 from maya.train.eden import adjusted_steps
 from maya.train.failure import Tally, stop_unless_finite, watched
 from maya.train.forecast import Forecast, Pace
+from maya.train.heads import begins, trained_heads
 from maya.train.optim import clip, gradient_norm, make_optimizer
 from maya.train.resume import resume
 from maya.train.runlog import RunLog
@@ -168,8 +169,8 @@ def train(
                 model.freeze_encoder(not model.encoder_frozen)
                 wrapped = wrap_again(model, accelerator)
             log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.ctc_weight))
-            if cfg.ctc_first and state.step == cfg.ctc_first:
-                state.best = float("inf")  # errors so far were CTC's, those to come are not
+            if begins(cfg, model, state.step, experiment.decode.head):
+                state.best = float("inf")  # errors so far were those of a head that decoding will not use
             seen = batches_seen(experiment, state.step, accelerator.num_processes)
             model.begin_step(state.step, seen)
             before, group = schedule.epoch(cfg, state.position), take(stream, cfg.accumulate, state)
@@ -178,7 +179,7 @@ def train(
                 stats = train_step(wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir,
                                    stop.asked)  # fmt: skip
             state.step += 1
-            epoch, ctc_only = schedule.epoch(cfg, state.position), state.step <= cfg.ctc_first
+            epoch, heads = schedule.epoch(cfg, state.position), trained_heads(cfg, model, state.step)
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
             window.add(stats, waited)
             if accelerator.is_main_process and due(state.step, cfg.average_every):
@@ -197,7 +198,7 @@ def train(
                 with nullcontext() if saved else saved_meanwhile(write, run_dir, state.step, log.main):
                     check_on_dev(log, state, validate, model, tokenizer, run_dir, cfg)
             if samples and log.main and due(state.step, cfg.samples_every):
-                log.samples(state.step, samples(model, ctc_only=ctc_only))
+                log.samples(state.step, samples(model, state.head_to_show(heads, experiment.decode.head)))
             clock.lap("validate")
     log.close()
     return state
@@ -220,7 +221,8 @@ def check_on_dev(
 ) -> None:  # fmt: skip
     """Validate the weights of this step, keep them as best.pt if they are the best, and write down that they
     were validated."""
-    keep_best(log, state, validate(model, ctc_only=state.step <= cfg.ctc_first), model, tokenizer, run_dir)
+    heads = trained_heads(cfg, model, state.step)
+    keep_best(log, state, validate(model, heads), model, tokenizer, run_dir, cfg)
     record_validation(run_dir, state, log.main)
 
 

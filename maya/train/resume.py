@@ -18,6 +18,7 @@ from maya.train import checkpoint as ckpt
 from maya.train import schedule
 from maya.train.config import TrainConfig
 from maya.train.distributed import gather_objects, rank, world_size
+from maya.train.heads import read_heads
 from maya.train.state import State, flat, is_free, read_validations
 from maya.train.training_data import TrainingData
 
@@ -52,6 +53,7 @@ def resume(
     refuse_other_tokenizer(path, loaded.tokenizer, tokenizer)
     refuse_other_experiment(path, saved, to_dict(experiment))
     state = _restore(loaded, model, optimizer, experiment)
+    model.initial_heads = read_heads(loaded, path).trained
     before = state.history[-1] if state.history else {}
     best, state.validated = read_validations(run_dir, state.step)
     state.best = state.best if best is None else best

@@ -27,11 +27,12 @@ PACKAGES = ("maya", "torch", "torchaudio", "triton", "numpy", "lhotse", "sentenc
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One utterance as the model hears it at some step. ref: in normal form; wer: a fraction, None where the
-    reference is empty."""
+    """One utterance as the model hears it at some step. head: which one wrote hyp, empty for a speech LLM;
+    ref: in normal form; wer: a fraction, None where the reference is empty."""
 
     id: str
     language: str
+    head: str = ""
     ref: str
     hyp: str
     wer: float | None
@@ -91,7 +92,8 @@ class RunLog:
             f.writelines(json.dumps({"step": step} | asdict(s), ensure_ascii=False) + "\n" for s in samples)
         for s in samples:
             rate = "" if s.wer is None else f"wer {s.wer:.2f}"
-            self.say(f"sample step {step}  {s.id}  {s.language}  {rate}\n  ref {s.ref}\n  hyp {s.hyp}")
+            facts = "  ".join(fact for fact in (s.id, s.language, s.head, rate) if fact)
+            self.say(f"sample step {step}  {facts}\n  ref {s.ref}\n  hyp {s.hyp}")
             self._tensorboard.add_text(f"sample/{s.id}", f"ref {s.ref}\n\nhyp {s.hyp}\n\n{rate}", step)
 
     def say(self, text: str) -> None:

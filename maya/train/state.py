@@ -1,6 +1,7 @@
 """What moves during training besides weights and optimizer, and how all of it is saved and restored."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ import torch
 
 from maya.config import to_dict
 from maya.data.plan import Position
+from maya.decode.head_choice import TrainedHeads
 from maya.models.speech_model import SpeechModel
+from maya.models.text_heads import Head
 from maya.text.tokenizer import Tokenizer
 from maya.train import checkpoint as ckpt
 from maya.train import schedule
 from maya.train.averaging import RunningAverage
+from maya.train.config import TrainConfig
 from maya.train.distributed import barrier, gather_objects
+from maya.train.heads import head_notes, scores_by_head
 from maya.train.runlog import RunLog, write_json
 
 VALIDATIONS = "validations.json"
@@ -31,6 +36,14 @@ class State:
     infeasible: int = 0  # utterances whose text their audio cannot carry, met so far on this rank
     validated: int = -1  # the step of the last validation
     history: list[dict[str, Any]] = field(default_factory=list)  # from which step: train.steps, epochs, data
+    dev: dict[Head, dict[str, float]] = field(default_factory=dict)  # each head's last scores, never saved
+
+    def head_to_show(self, trained: Sequence[Head], wanted: Head | None) -> Head | None:
+        """The head that samples are decoded with: `wanted` if it is trained, else the best by the last
+        validation. None where the model has no such heads."""
+        if not trained or wanted in trained:
+            return wanted
+        return TrainedHeads(heads=tuple(trained), trained=tuple(trained), dev=self.dev).best().head
 
 
 def keep_best(
@@ -40,16 +53,12 @@ def keep_best(
     model: SpeechModel,
     tokenizer: Tokenizer,
     run_dir: Path,
+    cfg: TrainConfig,
 ) -> None:
     """Log a validation and keep the weights with the lowest error as best.pt."""
     log.metrics("valid", state.step, scores)
-    better, shown = scores["error"] < state.best, ("loss", "wer", "cer", "language_accuracy")
-    log.say(
-        f"valid step {state.step}  "
-        + "  ".join(f"{k} {v:.3f}" for k, v in scores.items() if k in shown)
-        + (f"  ({scores['skipped']:.0f} left out)" if scores.get("skipped") else "")
-        + ("  (best so far)" if better else "")
-    )
+    better, state.dev = scores["error"] < state.best, scores_by_head(scores)
+    log.say(f"valid step {state.step}  {describe(scores)}" + ("  (best so far)" if better else ""))
     state.best = min(state.best, scores["error"])
     if better and log.main:
         best = ckpt.Checkpoint(
@@ -57,7 +66,7 @@ def keep_best(
             tokenizer=tokenizer,
             weights=model.state_dict(),
             step=state.step,
-            notes={"valid": scores},
+            notes={"valid": scores} | head_notes(cfg, model, state.step, scores),
         )
         ckpt.save_checkpoint(run_dir / "best.pt", best)
 
@@ -87,6 +96,23 @@ def _validations(run_dir: Path) -> dict[str, float]:
         return {}
 
 
+def describe(scores: Mapping[str, float]) -> str:
+    """A validation in one line: the loss, and the WER and CER in % of each head that was scored."""
+    by_head = scores_by_head(scores)
+    rates = [
+        f"{head} WER {100 * rate['wer']:.1f} CER {100 * rate['cer']:.1f}" for head, rate in by_head.items()
+    ]
+    shown = ("loss", "language_accuracy") if by_head else ("loss", "wer", "cer", "language_accuracy")
+    parts = [f"{name} {scores[name]:.3f}" for name in shown if name in scores]
+    if rates:
+        parts.insert(1, "dev: " + " · ".join(rates))
+    if left_out := int(scores.get("skipped", 0)):
+        parts.append(f"({left_out} left out)")
+    if unknown := int(scores.get("unknown_language", 0)):
+        parts.append(f"({unknown} utterances of an unknown language are not averaged)")
+    return "  ".join(parts)
+
+
 def save(
     run_dir: Path, state: State, model: SpeechModel, optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer, experiment: Any, main: bool, passed: bool = False, keep_others: bool = False,
@@ -98,6 +124,7 @@ def save(
     `keep_others` no older one is dropped.
     """
     rngs = gather_objects(ckpt.rng_state())
+    heads = head_notes(experiment.train, model, state.step)
     if main:
         training = {
             "experiment": to_dict(experiment),
@@ -111,13 +138,13 @@ def save(
         }
         ckpt.save_checkpoint(ckpt.step_path(run_dir, state.step), ckpt.Checkpoint(
             model_config=model.cfg, tokenizer=tokenizer, weights=model.state_dict(), step=state.step,
-            notes={"experiment": experiment.name}, training=training,
+            notes={"experiment": experiment.name} | heads, training=training,
         ))  # fmt: skip
         if passed:
             epoch = schedule.epoch(experiment.train, state.position)
             ckpt.save_checkpoint(ckpt.epoch_path(run_dir, epoch), ckpt.Checkpoint(
                 model_config=model.cfg, tokenizer=tokenizer, weights=model.state_dict(), step=state.step,
-                notes={"experiment": experiment.name, "epoch": epoch},
+                notes={"experiment": experiment.name, "epoch": epoch} | heads,
                 training={"average": training["average"]},
             ))  # fmt: skip
         kept = experiment.train.keep

@@ -15,7 +15,6 @@ from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment,
 
 from maya.data.audio import load_audio, load_cut_audio
 from maya.data.folder import describing_files, is_named, read_corpus
-from maya.data.formats.common import known_language
 from maya.data.formats.hugging_face import data_set_files
 from maya.data.formats.lhotse_recipes import recipe_names
 from maya.data.formats.nemo_tarred import nemo_tarred
@@ -27,6 +26,7 @@ from maya.data.probe import ProbeConfig, probe
 from maya.data.table import PARTS, cuts, part_path
 from maya.data.tar_index import index_tar
 from maya.errors import MayaError
+from maya.text.languages import language_code
 from tests.data.making import tone, write_tar, write_tone
 
 
@@ -40,7 +40,7 @@ def audio_of(corpus: Path, row: Row) -> np.ndarray:
     """As training would hear it."""
     kept, dropped = probe(corpus, [row], ProbeConfig())
     assert not dropped, dropped
-    return load_cut_audio(to_cut(kept[0])).numpy()
+    return load_cut_audio(to_cut(kept[0]), 16000).numpy()
 
 
 def encoded(seconds: float, suffix: str = "flac", pitch: float = 220.0) -> bytes:
@@ -391,10 +391,10 @@ class TestRecipes:
 
 
 def test_names_of_languages() -> None:
-    assert [known_language(name) for name in ("en-US", "Hindi", "tam", "pa_IN", "en")] == [
+    assert [language_code(name) for name in ("en-US", "Hindi", "tam", "pa_IN", "en")] == [
         "en", "hi", "ta", "pa", "en",
     ]  # fmt: skip
-    assert known_language("French") == "French" and known_language(None) is None
+    assert language_code("French") == "fr"
 
 
 def test_patterns_and_numbers() -> None:

@@ -88,7 +88,7 @@ def test_invisible_characters_change_nothing(text: str, place: int, invisible: s
 
 
 def test_unknown_language_is_refused() -> None:
-    with pytest.raises(MayaError, match="unknown language code 'zz'"):
+    with pytest.raises(MayaError, match="unknown language 'zz'"):
         normalize("x", "zz")
 
 

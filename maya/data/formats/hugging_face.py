@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maya.data.formats.common import folder_language, joined, known_language, part_in_name
+from maya.data.formats.common import folder_language, joined, part_in_name
 from maya.data.formats.metadata import COLUMNS
+from maya.data.formats.walk import walk
 from maya.data.manifest import Dropped, Row, RowCollector
 from maya.data.tar_audio import TarMember, file_stamp, index_tar
 from maya.errors import MayaError
-from maya.text.languages import LANGUAGES
 
 _AT_ONCE = 64  # rows, whose audio is in memory
 _ENDINGS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3"}
@@ -72,8 +72,8 @@ def _files(folder: Path) -> list[_File]:
         return [_File(path, None) for path in _saved(folder)]
     return [
         _File(path, part_in_name(path.relative_to(folder).as_posix()))
-        for path in sorted(folder.rglob("*.parquet"))
-        if _audio_column(_schema(path)) is not None
+        for path in walk(folder).files
+        if path.suffix == ".parquet" and _audio_column(_schema(path)) is not None
     ]
 
 
@@ -119,7 +119,7 @@ class _Reader:
         self.labels = _labels(schema)
 
     def read(self) -> list[Row]:
-        found, tar = RowCollector(self.path, tuple(LANGUAGES)), self._tar()
+        found, tar = RowCollector(self.path), self._tar()
         members = _members(tar) if tar is not None else {}
         for number, given, audio in self._rows(with_audio=False):
             values = {field: self._value(name, given[name]) for field, name in self.columns.items()}
@@ -128,7 +128,7 @@ class _Reader:
             values.setdefault("id", f"{self._stem()}-{number:06d}")
             split = values.get("split", self.split)
             values["split"] = (isinstance(split, str) and part_in_name(split)) or split
-            code = known_language(values.get("language")) or self.language
+            code = values.get("language") or self.language
             place = Path(audio or "x") if number not in members else Path("x")
             relative = self.path.relative_to(self.folder).parent / place
             values["language"] = code or folder_language(relative, f"{self.path}:{number}")

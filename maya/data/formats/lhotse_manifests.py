@@ -7,15 +7,15 @@ from typing import Any
 
 from maya.data.formats.common import (
     SAME_SECONDS,
+    channel_of,
     folder_language,
     joined,
-    known_language,
     part_in_name,
     seconds,
+    within,
 )
-from maya.data.manifest import Row, RowCollector, parse_object, read_lines, short
+from maya.data.manifest import Dropped, Row, RowCollector, parse_object, read_lines, short
 from maya.errors import MayaError
-from maya.text.languages import LANGUAGES
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 
@@ -26,7 +26,11 @@ def lhotse_manifests(folder: Path) -> list[tuple[Path, Path | None]]:
     Files are told by the words cuts, supervisions and recordings in their names. Cuts are made of the other
     two, which are not read if there are cuts.
     """
-    files = {p.name: p for p in sorted(folder.iterdir()) if p.name.endswith(_SUFFIXES) and p.is_file()}
+    files = {
+        p.name: p
+        for p in sorted(folder.iterdir())
+        if p.name.endswith(_SUFFIXES) and not p.name.startswith(".") and p.is_file()
+    }
     cuts: list[tuple[Path, Path | None]] = [(p, None) for name, p in files.items() if _has(name, "cuts")]
     if cuts:
         return cuts
@@ -46,21 +50,28 @@ def lhotse_manifests(folder: Path) -> list[tuple[Path, Path | None]]:
     return pairs
 
 
-def read_lhotse(manifests: list[tuple[Path, Path | None]], language: str | None = None) -> list[Row]:
-    """A row for each supervision of what `lhotse_manifests` found, in order.
+def read_lhotse(
+    manifests: list[tuple[Path, Path | None]], language: str | None = None
+) -> tuple[list[Row], list[Dropped]]:
+    """A row for each supervision of what `lhotse_manifests` found, in order, and those that lie outside of
+    their recordings.
+
+    A supervision may begin before its cut and end after it: all of it is read, as far as the recording goes.
+    The channel is that of a MonoCut, and of a MultiCut that of the supervision.
 
     Files may name their split (cuts_dev.jsonl.gz), or one of several of a split, which becomes the subset
     (cuts_dev-clean.jsonl.gz). A supervision that is not all of its recording becomes a part of it. Raises
     MayaError for audio that is not one file, mixed and padded cuts, transforms other than resampling, and
-    single channels out of several: these are not what the file itself holds.
+    several channels out of more: these are not what the file itself holds.
     """
     several = len(manifests) > 1
-    found = []
+    files, dropped = [], []
     for path, recordings in manifests:
         stem = _stem(path.name)
         reader = _Reader(path, language, part_in_name(stem) if several else None, subset_in_name(stem))
-        found.append(reader.cuts() if recordings is None else reader.supervisions(recordings))
-    return joined(found)
+        files.append(reader.cuts() if recordings is None else reader.supervisions(recordings))
+        dropped += reader.dropped
+    return joined(files), dropped
 
 
 def rows_of_supervisions(
@@ -70,11 +81,11 @@ def rows_of_supervisions(
     language: str | None,
     part: str | None,
     subset: str | None = None,
-) -> list[Row]:
-    """A row for each supervision, of recordings by id; both as lhotse writes them down. name: what messages
-    call them, with the number of the supervision. Errors are those of `read_lhotse`."""
+) -> tuple[list[Row], list[Dropped]]:
+    """As `read_lhotse`, of supervisions and of recordings by id; both as lhotse writes them down. name: what
+    messages call them, with the number of the supervision."""
     reader = _Reader(name, language, part, subset)
-    return reader.joined(enumerate(supervisions, start=1), recordings, str(name))
+    return reader.joined(enumerate(supervisions, start=1), recordings, str(name)), reader.dropped
 
 
 class _Reader:
@@ -83,7 +94,8 @@ class _Reader:
     def __init__(self, path: Path, language: str | None, part: str | None, subset: str | None) -> None:
         self.path, self.language, self.part = path, language, part
         self.subset = subset if part is not None and subset is not None and subset.lower() != part else None
-        self.found = RowCollector(path, tuple(LANGUAGES))
+        self.found = RowCollector(path)
+        self.dropped: list[Dropped] = []
 
     def cuts(self) -> list[Row]:
         for number, cut in self._objects():
@@ -91,7 +103,7 @@ class _Reader:
                 self._add_cut(cut, number)
             except ValueError as error:
                 self.found.reject(str(error), number)
-        return self.found.rows()
+        return self.found.rows(may_be_none=bool(self.dropped))
 
     def supervisions(self, path: Path) -> list[Row]:
         recordings: dict[str, dict[str, Any]] = {}
@@ -116,7 +128,7 @@ class _Reader:
                 self._add(supervision, recordings[wanted], 0.0, supervision.get("channel"), number)
             except ValueError as error:
                 self.found.reject(str(error), number)
-        return self.found.rows()
+        return self.found.rows(may_be_none=bool(self.dropped))
 
     def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(read_lines(self.path), start=1):
@@ -142,31 +154,48 @@ class _Reader:
             raise ValueError("the cut has no list of supervisions; they tell what is said")
         begin = seconds(cut, "start")
         for supervision in supervisions:
-            self._add(supervision, recording, begin, cut.get("channel"), line)
+            # The channels of a MonoCut's supervisions are its own.
+            channel = supervision.get("channel") if kind == "MultiCut" else None
+            self._add(supervision, recording, begin, cut.get("channel") if channel is None else channel, line)
 
     def _add(
         self, supervision: dict[str, Any], recording: dict[str, Any], begin: float, channel: Any, line: int
     ) -> None:
         """begin: seconds into the recording from which the supervision counts its start."""
-        audio = _audio(recording, channel)
+        audio, number = _audio(recording, channel)
         start, duration = begin + seconds(supervision, "start"), seconds(supervision, "duration")
-        if -SAME_SECONDS < start < 0:
-            start = 0.0
+        total = seconds(recording, "duration")
+        if start >= total or start < 0:  # an end beyond the recording's is for maya.data.probe to judge
+            placed = within(start, duration, total)
+            if placed is None:
+                return self._drop(supervision, start, duration, total, line)
+            start, duration = placed
         values = {
             "id": supervision.get("id"),
             "text": supervision.get("text") or "",
             "audio": audio,
-            "language": known_language(supervision.get("language")) or self.language,
+            "language": supervision.get("language") or self.language,
             "speaker": supervision.get("speaker"),
             "duration": duration,
             "split": self.part,
+            "channel": number,
         }
-        whole = start < SAME_SECONDS and abs(duration - seconds(recording, "duration")) < SAME_SECONDS
+        whole = start < SAME_SECONDS and abs(duration - total) < SAME_SECONDS
         if not whole:
             values["start"] = start
         if values["language"] is None:
             values["language"] = folder_language(Path(audio), f"{self.path}:{line}")
         self.found.add(values, line, self.subset)
+
+    def _drop(
+        self, supervision: dict[str, Any], start: float, duration: float, total: float, line: int
+    ) -> None:
+        name, where = _text(supervision, "id"), f"{self.path}:{line}"
+        detail = f"it goes from {start:g} to {start + duration:g} s of a recording of {total:g} s"
+        language = str(supervision.get("language") or self.language or "")
+        self.dropped.append(
+            Dropped(id=name, language=language, reason="outside_recording", detail=detail, where=where)
+        )
 
 
 def subset_in_name(stem: str) -> str | None:
@@ -175,8 +204,9 @@ def subset_in_name(stem: str) -> str | None:
     return found[1] if found else None
 
 
-def _audio(recording: dict[str, Any], channel: Any) -> str:
-    """The path of the one file of a recording; ValueError where its samples are not those of the cut."""
+def _audio(recording: dict[str, Any], channel: Any) -> tuple[str, int | None]:
+    """(path of the one file of a recording, its channel, None for all); ValueError where the samples of the
+    file are not those of the cut."""
     name, sources = short(recording.get("id")), recording.get("sources")
     if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
         raise ValueError(f"recording {name} is not one file; write it to one")
@@ -193,14 +223,10 @@ def _audio(recording: dict[str, Any], channel: Any) -> str:
         kind = transform.get("name", "unknown") if isinstance(transform, dict) else "unknown"
         if kind != "Resample":  # Maya resamples whatever the file holds
             raise ValueError(f"recording {name} is changed by {short(kind)}; give it as it was recorded")
-    there = source.get("channels")
-    wanted = channel if isinstance(channel, list) else [channel]
-    if channel is not None and isinstance(there, list) and len(there) != len(wanted):
-        raise ValueError(
-            f"it is channel {short(wanted)} of recording {name}, which has {short(there)}; write that "
-            "channel to a file"
-        )
-    return address
+    try:
+        return address, channel_of(channel, source.get("channels"))
+    except ValueError as error:
+        raise ValueError(f"recording {name}: {error}") from None
 
 
 def _text(values: dict[str, Any], name: str) -> str:

@@ -8,12 +8,13 @@ from typing import Any
 
 from maya.data.formats.common import joined, part_in_name
 from maya.data.formats.lhotse_manifests import rows_of_supervisions, subset_in_name
-from maya.data.manifest import Row
+from maya.data.manifest import Dropped, Row
 from maya.errors import MayaError
 
 
-def read_recipe(name: str, folder: Path, language: str | None = None) -> list[Row]:
-    """The rows of a corpus that `lhotse.recipes.prepare_NAME(folder)` reads; nothing is written.
+def read_recipe(name: str, folder: Path, language: str | None = None) -> tuple[list[Row], list[Dropped]]:
+    """The rows of a corpus that `lhotse.recipes.prepare_NAME(folder)` reads, and the supervisions that lie
+    outside of their recordings; nothing is written.
 
     Parts that it names train, dev or test, or alike, become the splits, and their names (dev-clean) subsets.
     Raises MayaError for a name that lhotse does not know, listing those it does, and when it cannot read the
@@ -34,7 +35,7 @@ def read_recipe(name: str, folder: Path, language: str | None = None) -> list[Ro
     parts = list(_parts(found, ()))
     if not parts:
         raise MayaError(f"lhotse's recipe {name} found no recordings with supervisions in {folder}")
-    return joined(
+    read = [
         rows_of_supervisions(
             (one.to_dict() for one in manifests["supervisions"]),
             {one.id: one.to_dict() for one in manifests["recordings"]},
@@ -44,7 +45,8 @@ def read_recipe(name: str, folder: Path, language: str | None = None) -> list[Ro
             names[-1] if names and subset_in_name(f"cuts_{names[-1]}") else None,
         )
         for names, manifests in parts
-    )
+    ]
+    return joined(rows for rows, _ in read), [one for _, dropped in read for one in dropped]
 
 
 def recipe_names() -> list[str]:

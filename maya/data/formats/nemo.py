@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from maya.data.formats.common import folder_language, joined, part_id, part_in_name
+from maya.data.formats.common import channel_of, folder_language, joined, part_id, part_in_name
 from maya.data.manifest import Row, RowCollector, parse_object, read_lines, short
 from maya.errors import MayaError
-from maya.text.languages import LANGUAGES
 
 
 def nemo_manifests(folder: Path) -> list[Path]:
     """The files in a folder, ending in .json or .jsonl, whose first line has an audio_filepath."""
-    files = (p for p in folder.iterdir() if p.suffix in (".json", ".jsonl") and p.is_file())
+    visible = (p for p in folder.iterdir() if not p.name.startswith("."))
+    files = (p for p in visible if p.suffix in (".json", ".jsonl") and p.is_file())
     return sorted(p for p in files if is_nemo(p))
 
 
@@ -27,15 +27,16 @@ def read_nemo(paths: list[Path], language: str | None = None) -> list[Row]:
     """Rows of NeMo manifests that lie in one folder, of which each may name its split (dev_manifest.json).
 
     With an `offset`, the utterance is `duration` seconds from there; without one it is the whole file.
-    `lang` or `language` is the language, `speaker` the speaker; the id, if none is given, is the path without
-    its ending. Tarred data sets: maya.data.formats.nemo_tarred.
+    `channel` or `channel_selector` is a channel of the file, from 0, or "average", which is usual. `lang` or
+    `language` is the language, `speaker` the speaker; the id, if none is given, is the path without its
+    ending. Tarred data sets: maya.data.formats.nemo_tarred.
     """
     several = len(paths) > 1
     return joined(_read(path, language, part_in_name(path.stem) if several else None) for path in paths)
 
 
 def _read(path: Path, language: str | None, part: str | None) -> list[Row]:
-    found = RowCollector(path, tuple(LANGUAGES))
+    found = RowCollector(path)
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
@@ -75,5 +76,9 @@ def nemo_values(given: dict[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"the field {field!r} must be seconds, not {short(value)}")
         values["start"] = start
         name = part_id(name, start, duration)
+    named = (given[n] for n in ("channel", "channel_selector") if given.get(n) is not None)
+    if (channel := channel_of(next(named, None))) is not None:
+        values["channel"] = channel
+        name += f"-channel{channel}"
     values["id"] = str(given.get("id", name))
     return values

@@ -16,7 +16,6 @@ from maya.data.formats.shards import by_number, expanded
 from maya.data.manifest import Dropped, Row, RowCollector, parse_object, read_lines
 from maya.data.tar_members import TarMembers
 from maya.errors import MayaError
-from maya.text.languages import LANGUAGES
 
 _SHARDED = "sharded_manifests"
 _PIECE = re.compile(r"-sub\d+$")  # of several utterances in one recording, which lies in the tar once
@@ -74,7 +73,7 @@ class _Reader:
     def read(self, path: Path, part: str | None) -> list[Row]:
         numbers = re.findall(r"\d+", path.stem)
         own = int(numbers[-1]) if numbers else None
-        found, lines = RowCollector(path, tuple(LANGUAGES)), []
+        found, lines = RowCollector(path), []
         for number, line in enumerate(read_lines(path), start=1):
             if not line.strip():
                 continue

@@ -6,16 +6,16 @@ from typing import Any
 
 from maya.data.formats.common import (
     SAME_SECONDS,
+    channel_of,
     folder_language,
     joined,
-    known_language,
     part_in_name,
     seconds,
+    within,
 )
 from maya.data.manifest import Dropped, Row, RowCollector, parse_object, read_lines, short
 from maya.data.tar_members import TarMembers
 from maya.errors import MayaError
-from maya.text.languages import LANGUAGES
 
 _CUTS = re.compile(r"cuts\.(.+)\.jsonl(\.gz)?")
 _NO_AUDIO = (".json", ".nometa", ".nodata")  # beside the audio: its manifest, and marks of cuts without any
@@ -25,7 +25,12 @@ def shar_shards(folder: Path) -> list[tuple[Path, Path]]:
     """(cuts, recordings) of each shard: in the folder, or in folders of languages or splits within it. Raises
     MayaError for a shard of which one is missing."""
     for pattern in ("cuts.*", "*/cuts.*", "*/*/cuts.*"):
-        cuts = {path: m[1] for path in sorted(folder.glob(pattern)) if (m := _CUTS.fullmatch(path.name))}
+        cuts = {
+            path: m[1]
+            for path in sorted(folder.glob(pattern))
+            if (m := _CUTS.fullmatch(path.name))
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        }
         tars = {path: path.with_name(f"recording.{number}.tar") for path, number in cuts.items()}
         if not any(tar.is_file() for tar in tars.values()):
             continue
@@ -60,7 +65,7 @@ class _Shard:
         inside = tar.relative_to(folder)
         self.tar, self.inside = inside.as_posix(), inside.parent
         self.dropped: list[Dropped] = []
-        self.found = RowCollector(cuts, tuple(LANGUAGES))
+        self.found = RowCollector(cuts)
 
     def read(self) -> list[Row]:
         for number, line in enumerate(read_lines(self.path), start=1):
@@ -70,6 +75,16 @@ class _Shard:
                 except ValueError as error:
                     self.found.reject(str(error), number)
         return self.found.rows(may_be_none=bool(self.dropped))
+
+    def _drop_outside(self, name: str, code: str | None, supervision: dict[str, Any], line: int) -> None:
+        start, duration = supervision["start"], supervision["duration"]
+        self.dropped.append(
+            Dropped(
+                id=str(supervision.get("id") or name), language=code or "", reason="outside_recording",
+                detail=f"it goes from {start:g} to {start + duration:g} s of the audio of cut {short(name)}",
+                where=f"{self.path}:{line}",
+            )
+        )  # fmt: skip
 
     def _add_cut(self, cut: dict[str, Any], line: int) -> None:
         name, supervisions = cut.get("id"), cut.get("supervisions")
@@ -83,7 +98,7 @@ class _Shard:
             )
         member = self.audio.get(name)
         for one in supervisions:
-            code = known_language(one.get("language")) or self.language
+            code = one.get("language") or self.language
             if member is None:
                 where = f"{self.path}:{line}"
                 detail = self.members.lacks(f"{name}.*")
@@ -101,14 +116,31 @@ class _Shard:
                 "language": code or folder_language(self.inside / "x", f"{self.path}:{line}"),
                 "speaker": one.get("speaker"),
                 "split": part_in_name(self.inside.as_posix()),
-                **_place(one, cut),
+                "channel": _channel(one, cut),
             }
+            if (place := _place(one, cut)) is None:
+                self._drop_outside(name, code, one, line)
+                continue
+            values |= place
             self.found.add(values, line)
 
 
-def _place(supervision: dict[str, Any], cut: dict[str, Any]) -> dict[str, float]:
-    """start and duration of what is said, where that is not all of the cut."""
-    start, duration = seconds(supervision, "start"), seconds(supervision, "duration")
-    if abs(start) < SAME_SECONDS and abs(duration - seconds(cut, "duration")) < SAME_SECONDS:
+def _place(supervision: dict[str, Any], cut: dict[str, Any]) -> dict[str, float] | None:
+    """start and duration of what is said, where that is not all of the cut; None where the cut, whose audio
+    is all that Shar keeps, lacks some of it."""
+    start, duration, total = (
+        seconds(supervision, "start"),
+        seconds(supervision, "duration"),
+        seconds(cut, "duration"),
+    )
+    if abs(start) < SAME_SECONDS and abs(duration - total) < SAME_SECONDS:
         return {"duration": duration}
-    return {"start": 0.0 if abs(start) < SAME_SECONDS else start, "duration": duration}
+    placed = within(start, duration, total)
+    return None if placed is None else {"start": placed[0], "duration": placed[1]}
+
+
+def _channel(supervision: dict[str, Any], cut: dict[str, Any]) -> int | None:
+    """The channel of a supervision among those of a MultiCut, which are all that Shar keeps."""
+    if cut.get("type") != "MultiCut":
+        return None
+    return channel_of(supervision.get("channel"), cut.get("channel"))
