@@ -67,6 +67,7 @@ def average(
         "checkpoints": [f"{p.name}:{stamp(p)}" for p in [*(p for _, p in found), *epochs.values()]],
         "best": stamp(run / "best.pt"),
         "choice": [step, epoch, avg, ends],
+        "head": experiment.decode.head,
     }
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
         print(f"average: {run / 'averaged.pt'} is up to date")
@@ -132,6 +133,7 @@ def select(
     inputs = {
         "checkpoints": [f"{p.name}:{stamp(p)}" for p in there.values()],
         "pairs": [list(pair) for pair in pairs],
+        "head": experiment.decode.head,
         "sets": {name: content(part_path(data, name)) for name in sets},
     }
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:

@@ -13,6 +13,8 @@ from maya.data.audio import SAMPLE_RATE, load_cut_audio
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
 
+UNKNOWN_LANGUAGE = "unknown"  # stands for a language that the model does not know
+
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
@@ -105,6 +107,11 @@ def collate(cuts: Iterable[Cut], tokenizer: Tokenizer, languages: Sequence[str])
 def language_index(language: str | None, languages: Sequence[str]) -> int:
     """Position of a language code in the model's tuple, -1 if it is not there."""
     return languages.index(language) if language in languages else -1
+
+
+def language_code(index: int, languages: Sequence[str]) -> str:
+    """The code of a language by its position in the model's tuple, "unknown" for -1."""
+    return languages[index] if index >= 0 else UNKNOWN_LANGUAGE
 
 
 def check_cut(cut: Cut) -> None:
