@@ -58,7 +58,8 @@ class Listener:
     """A model and one speaker, and the ways in which it can have heard that speaker before it is asked."""
 
     def __init__(self, recognizer: Recognizer, speaker: Speaker, method: Method) -> None:
-        self.recognizer, self.speaker, self.method = recognizer, speaker, method
+        self.recognizer, self.speaker = recognizer, speaker
+        self.method = recognizer.choose_head(method).head
         self.model = recognizer.model
         languages = self.model.cfg.languages
         if speaker.language not in languages:

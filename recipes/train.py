@@ -73,7 +73,7 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
     facts = start(model, experiment, data, run, main)
-    warn_of_idle_heads(experiment, model, utterances, plan, run, main)
+    warn_of_idle_heads(experiment, model, utterances, plan, main)
     samples = dev_samples(experiment, data, tokenizer, greedy_hybrid)
     if main:
         hours = float(utterances.durations.sum()) / 3600
@@ -129,9 +129,8 @@ def heads_taken_over(cfg: TrainConfig) -> tuple[Head, ...]:
 
 
 def warn_of_idle_heads(
-    experiment: Experiment, model: SpeechModel, utterances: Utterances, plan: PlanConfig | None, run: Path,
-    main: bool,
-) -> None:  # fmt: skip
+    experiment: Experiment, model: SpeechModel, utterances: Utterances, plan: PlanConfig | None, main: bool
+) -> None:
     """Print a sentence for each head that this training ends without having trained. Raises MayaError where
     it trains none."""
     cfg, steps = experiment.train, experiment.train.steps
@@ -139,9 +138,8 @@ def warn_of_idle_heads(
         batches = make_plan(experiment, utterances, plan).num_batches(0)
         steps = min(steps, cfg.epochs * cfg.passes * batches // cfg.accumulate)
     sentences = check_heads_begin(cfg, model, steps)
-    if main and not step_checkpoints(run):
-        for sentence in sentences:
-            print(f"train: warning: {sentence}", flush=True)
+    for sentence in sentences if main else ():
+        print(f"train: warning: {sentence}", flush=True)
 
 
 def train_batches(

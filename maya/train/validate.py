@@ -39,9 +39,9 @@ def make_validate(
     encoder runs once, and every head decodes its output greedily. The scores hold `loss` (per token), and for
     each head `<head>_wer`, `<head>_cer` (macro averages over languages), `<head>_wer_<code>` and
     `<head>_cer_<code>`. The same without `<head>_`, and `error`, are those of the head `method`, or where
-    that is "auto" or not trained yet, of the best head. `error` is the CER: it moves more smoothly than the WER while a model is young, so
-    the best checkpoint is chosen by it. A model that tells languages apart also has `language_accuracy`
-    (macro average) and `language_accuracy_<code>`.
+    that is "auto" or not trained yet, of the best head. `error` is the CER: it moves more smoothly than the
+    WER while a model is young, so the best checkpoint is chosen by it. A model that tells languages apart
+    also has `language_accuracy` (macro average) and `language_accuracy_<code>`.
 
     Utterances whose language is not one of `languages` are scored as the language "unknown", which no macro
     average includes, and `unknown_language` is their number.

@@ -23,6 +23,7 @@ from maya.train.heads import (
     scores_by_head,
     trained_heads,
 )
+from maya.train.state import State
 from tests import tiny
 
 
@@ -98,6 +99,16 @@ def test_a_ramp_that_never_begins_and_steps_that_train_nothing() -> None:
         check_heads_begin(TrainConfig(), model, 0)
     model.initial_heads = ("transducer",)
     assert check_heads_begin(TrainConfig(ctc_first=20), model, 12) == []
+
+
+def test_samples_are_written_by_a_trained_head() -> None:
+    state = State()
+    assert state.head_to_show((), None) is None  # a speech LLM has no such heads
+    assert state.head_to_show(("transducer", "ctc"), None) == "transducer"
+    state.dev = {"transducer": {"wer": 0.9, "cer": 0.9}, "ctc": {"wer": 0.2, "cer": 0.1}}
+    assert state.head_to_show(("transducer", "ctc"), None) == "ctc"
+    assert state.head_to_show(("transducer", "ctc"), "transducer") == "transducer"
+    assert state.head_to_show(("ctc",), "transducer") == "ctc"  # not trained yet
 
 
 def checkpoint(notes: dict[str, Any], step: int = 9, **more: Any) -> Checkpoint:
