@@ -113,16 +113,20 @@ def start(model: SpeechModel, experiment: Experiment, data: Path, run: Path, mai
             modules = ", ".join(cfg.init_modules)
             print(f"train: {taken / 1e6:.2f} M parameters ({modules}) from {cfg.init_from}")
         facts["init_parameters"] = taken
-        model.initial_heads = heads_taken_over(cfg)
+    if cfg.init_from:
+        model.initial_heads = heads_taken_over(cfg, step_checkpoints(run) == [])
     return facts
 
 
-def heads_taken_over(cfg: TrainConfig) -> tuple[Head, ...]:
+def heads_taken_over(cfg: TrainConfig, fresh: bool) -> tuple[Head, ...]:
     """The heads that `train.init_from` brings along trained: whole, with their encoder, and from a model in
-    which they were trained."""
+    which they were trained. For a run that is not `fresh` the latter is assumed, until its checkpoint is
+    read, because that model may be gone."""
     heads = heads_within(cfg.init_modules) if "encoder" in cfg.init_modules else ()
+    if not heads or not fresh:
+        return heads
     path = find_checkpoint(Path(cfg.init_from))
-    if not heads or path.suffix == ".nemo":  # an archive has no heads that were not trained
+    if path.suffix == ".nemo":  # an archive has no heads that were not trained
         return heads
     trained = read_heads(load_checkpoint(path), path).trained
     return tuple(head for head in heads if head in trained)

@@ -125,7 +125,8 @@ def test_notes_are_read_back() -> None:
     heads = read_heads(checkpoint(notes))
     assert heads.heads == ("transducer", "ctc") and heads.trained == ("ctc",)
     assert heads.dev == {"ctc": {"wer": 0.3, "cer": 0.1}}
-    assert noted_steps(checkpoint(notes)) == {"transducer": 0, "ctc": 9}
+    assert noted_steps(checkpoint(notes)) == {"transducer": {"steps": 0}, "ctc": {"steps": 9}}
+    assert noted_steps(checkpoint({})) == {"transducer": {}, "ctc": {}}
 
 
 @pytest.mark.parametrize(
