@@ -37,7 +37,7 @@ class Candidate:
     step: int  # at which they, or the last of those averaged, were reached
     weights: dict[str, Tensor]
     trained: tuple[Head, ...]  # heads, by that step
-    steps: dict[Head, int]  # that trained each head of the model
+    steps: dict[Head, dict[str, int]]  # that trained each head of the model, where known
 
 
 def average(
