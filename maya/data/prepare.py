@@ -268,7 +268,8 @@ def examine(
     checked = check_texts(well_heard, cfg.text_checks)
     kept = checked.kept
     dropped += unusable + ill_heard + checked.dropped
-    parts, splits = split([_item(p) for p in kept], cfg.split, earlier and earlier.kept_split(cfg.split))
+    to_keep = earlier.kept_split(cfg.split) if earlier is not None else None
+    parts, splits = split([_item(p) for p in kept], cfg.split, to_keep)
     audio_flags = [flag for flag in audio_flags if flag.id in parts]  # of those that texts leave
     return Examined(
         corpus=corpus_dir,

@@ -9,8 +9,11 @@ from maya.data.manifest import Row
 def test_files_are_listed_once_and_known_by_size_and_time(tmp_path: Path) -> None:
     for name in ("a.wav", "b.tar"):
         (tmp_path / name).write_bytes(b"12345")
-    rows = [Row(id=str(n), language="en", text="", audio=audio, where="", tar=tar)
-            for n, (audio, tar) in enumerate([("a.wav", None), ("x", "b.tar"), ("y", "b.tar"), ("c.wav", None)])]  # fmt: skip
+    places = [("a.wav", None), ("x", "b.tar"), ("y", "b.tar"), ("c.wav", None)]
+    rows = [
+        Row(id=str(n), language="en", text="", audio=audio, where="", tar=tar)
+        for n, (audio, tar) in enumerate(places)
+    ]
     files = audio_files.of_rows(tmp_path, rows)
     assert files.paths == [str(tmp_path / name) for name in ("a.wav", "b.tar", "c.wav")]
     stat = (tmp_path / "b.tar").stat()

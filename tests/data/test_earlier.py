@@ -251,9 +251,7 @@ def test_a_folder_without_its_summary_still_has_its_split(corpus: Prepared, tmp_
         run(folder, tmp_path / "out")
 
 
-def test_data_of_an_earlier_version_name_their_corpus_in_the_marker(
-    corpus: Prepared, tmp_path: Path
-) -> None:
+def test_data_of_an_earlier_version_name_their_corpus_in_the_marker(corpus: Prepared, tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     options = summary.pop("split_options")
     marker = {"inputs": {"corpus": summary.pop("corpus"), "options": {"split": options}}}

@@ -85,7 +85,7 @@ def test_a_language_split_by_text_stays_so() -> None:
 
 
 def test_a_new_speaker_of_held_out_texts_does_not_train() -> None:
-    """Two voices read the same prompts: the new one goes where its texts are, as one where that is possible."""
+    """Two voices read the same prompts: the new one goes where its texts are."""
     before = items("kn", range(1), range(60), "t{k}")
     first, _ = split(before, SplitConfig())
     held = [item for item in before if first[item.id] == "test"]
@@ -135,7 +135,9 @@ def test_the_part_that_the_corpus_names_goes_before_the_earlier() -> None:
 
 
 def test_a_corpus_that_names_its_parts_names_them_for_new_utterances() -> None:
-    before = [replace(i, part="test" if i.speaker == "en0" else "train") for i in items("en", range(12), range(5))]
+    before = [
+        replace(i, part="test" if i.speaker == "en0" else "train") for i in items("en", range(12), range(5))
+    ]
     more = [replace(item, part="train") for item in items("en", range(12, 14), range(5))]
     more += [replace(item, part="test") for item in items("en", range(14, 15), range(5))]
     first, second, methods = grown(before, before + more)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import maya
 from maya.data.table import Table, part_path, write_table
 from maya.errors import MayaError
 from maya.models.hybrid import build_model, with_vocabulary
@@ -17,6 +18,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, digest, earlier_inputs, is_done, mark_done, stamp
 from maya.recipes.prepare import prepare
 from maya.recipes.score import score
+from maya.recipes.search import make_search
 from maya.recipes.tokenizer import tokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
@@ -64,7 +66,7 @@ def rewrite(top: Path, part: str, text: str) -> None:
 DECODING: dict[str, Callable[[Path, Experiment], object]] = {
     "another checkpoint": lambda top, _: save(top / "run", 1),
     "another text": lambda top, _: rewrite(top, "test", "aa bb"),
-    "another audio file": lambda top, _: os.utime(next(iter(Table.open(top / "data/test.parquet").entries())).path),
+    "another audio file": lambda top, _: os.utime(Table.open(top / "data/test.parquet").entry(0).path),
     "another method": lambda _, exp: setattr(exp.decode, "method", "ctc"),
     "hypotheses removed": lambda top, _: (top / "run/decode/test/hyps.jsonl").unlink(),
     "facts removed": lambda top, _: (top / "run/decode/test/decode.json").unlink(),
@@ -90,10 +92,8 @@ def test_beam_search_looks_at_the_texts_of_its_language_model(
     top: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which method decodes is of no interest here: greedy search stands for the beam."""
-    from maya.recipes import search
-
     experiment = tiny.experiment()
-    greedy = search.make_search(experiment.decode, top / "data", __import__("maya").load(top / "run"))
+    greedy = make_search(experiment.decode, top / "data", maya.load(top / "run"))
     monkeypatch.setattr("maya.recipes.decode.make_search", lambda *_: greedy)
     experiment.decode.method, experiment.decode.lm_order = "ctc_beam", 2
     for change, again in ((lambda: None, False), (lambda: rewrite(top, "train", "abc"), True),
@@ -150,9 +150,7 @@ def test_a_set_without_rows_is_one_sentence(top: Path, tmp_path: Path) -> None:
         decode(tiny.experiment(), tmp_path / "data", top / "run")
 
 
-def test_a_marker_is_of_its_inputs_and_this_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_marker_is_of_its_inputs_and_this_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     marker, inputs = tmp_path / "stage.json", {"b": [1, None], "a": "हाँ"}
     assert not is_done(marker, inputs) and earlier_inputs(marker) == {}
     mark_done(marker, inputs)

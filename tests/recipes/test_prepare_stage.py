@@ -94,7 +94,9 @@ CHANGES: dict[str, Change] = {
     "languages changed": lambda _, exp: setattr(exp, "languages", ("en",)),
     "share changed": lambda _, exp: setattr(exp.prepare.split, "test", 0.2),
     "split anew": lambda _, exp: setattr(exp.prepare.split, "fresh", True),
-    "table replaced": lambda corpus, _: shutil.copy(corpus.parent / "out/dev.parquet", corpus.parent / "out/test.parquet"),
+    "table replaced": lambda corpus, _: shutil.copy(
+        corpus.parent / "out/dev.parquet", corpus.parent / "out/test.parquet"
+    ),
     "table damaged": lambda corpus, _: (corpus.parent / "out/dev.parquet").write_bytes(b"PAR1"),
     "report removed": lambda corpus, _: (corpus.parent / "out/report.html").unlink(),
     "list of files removed": lambda corpus, _: (corpus.parent / "out/audio_files.arrow").unlink(),
