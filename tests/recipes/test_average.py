@@ -1,5 +1,6 @@
 """Which means of the weights there are to choose from, and that dev chooses."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +277,35 @@ def test_without_dev_nothing_is_chosen_and_that_is_said(
     assert ckpt.load_checkpoint(run / "averaged.pt").notes["weights"] == "mean of steps 200–300"
     stage.select(tiny.experiment(), data, of_epochs(run))
     assert "has no dev set to choose on: last (step 300)" in capsys.readouterr().out
+
+
+def test_every_input_makes_the_stage_run_again(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Model(nn.Module):
+        def __init__(self, cfg: object) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1))
+
+    scores = {"error": 1.0, "loss": 1.0, "wer": 1.0, "cer": 1.0}
+    monkeypatch.setattr(stage, "HybridModel", Model)
+    monkeypatch.setattr(stage, "dev_validation", lambda *_, **__: lambda model: scores)
+    monkeypatch.chdir(tmp_path)  # where a.wav, the audio of all utterances, lies
+    experiment, data = tiny.experiment(), prepared(tmp_path, {"train": ["t"], "dev": ["a"], "test": ["c"]})
+    changes = {
+        "nothing": lambda: None,
+        "dev prepared again": lambda: prepared(tmp_path, {"dev": ["a", "b"]}),
+        "audio": lambda: Path("a.wav").write_bytes(b"1"),
+        "utterances": lambda: setattr(experiment.data, "valid_utterances", 1),
+        "decoding": lambda: setattr(experiment.decode, "method", "ctc"),
+        "best": lambda: os.utime(run / "best.pt", (1, 1)),
+        "checkpoint": lambda: os.utime(ckpt.step_path(run, 100), (1, 1)),
+        "a checkpoint less": lambda: ckpt.step_path(run, 100).unlink(),
+        "result": lambda: (run / "averaged.pt").unlink(),
+    }
+    stage.average(experiment, data, run)
+    for kind, change in changes.items():
+        capsys.readouterr()
+        change()
+        stage.average(experiment, data, run)
+        assert ("up to date" in capsys.readouterr().out) == (kind == "nothing"), kind
