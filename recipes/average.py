@@ -17,6 +17,7 @@ from maya.recipes.train import dev_validation
 from maya.train import checkpoint as ckpt
 from maya.train.averaging import RunningAverage, average_between
 from maya.train.runlog import replacing, write_json
+from maya.train.validate import Validate
 
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the epochs so far, over which means are offered by default
 _TEST = "test"
@@ -47,7 +48,8 @@ def average(
 
     With `avg`, no choice: the mean over the last `avg` epochs up to `epoch` (icefall's --epoch and --avg),
     which needs what the two ends left (see train.epochs); without `epoch`, over the `avg` steps before
-    `step`, by default the newest checkpoint's.
+    `step`, by default the newest checkpoint's. Without a dev set nothing is chosen: the last weights, or the
+    mean that `avg` names. A damaged checkpoint is named and offers nothing.
     """
     if epoch is not None and avg is None:
         raise MayaError("an epoch alone is no average: say with --avg over how many of them")
@@ -63,13 +65,42 @@ def average(
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
         print(f"average: {run / 'averaged.pt'} is up to date")
         return
-    last = ckpt.load_checkpoint(found[-1][1], training=True)
+    last = newest(found)
     if avg is None:
         offered = candidates(run, found, last, ends)
     else:
         offered = iter([stretch(found, step, avg) if epoch is None else passes(epochs, epoch, avg)])
-    model = HybridModel(last.model_config).to(_device())
     validate = dev_validation(experiment, data, last.tokenizer, last.model_config.languages)
+    if validate is None:
+        print(
+            f"average: {data} has no dev set to choose by: {'the last weights' if avg is None else 'as asked'}"
+        )
+        chosen, scores = next(offered), {}
+    else:
+        chosen, scores = _best(offered, HybridModel(last.model_config).to(_device()), validate)
+    _write(run, last, chosen, {"dev": scores})
+    mark_done(run / "stage-average.json", inputs)
+
+
+def newest(checkpoints: Sequence[tuple[int, Path]]) -> ckpt.Checkpoint:
+    """The newest training checkpoint that can be read; MayaError, naming the newest, where none can."""
+    errors = []
+    for _, path in reversed(checkpoints):
+        try:
+            loaded = ckpt.load_checkpoint(path, training=True)
+        except ckpt.Damaged as error:
+            errors.append(error)
+            continue
+        for error in errors:
+            print(f"average: {error}; the one before it is taken")
+        return loaded
+    raise errors[0]
+
+
+def _best(
+    offered: Iterator[Candidate], model: HybridModel, validate: Validate
+) -> tuple[Candidate, dict[str, dict[str, float]]]:
+    """The candidate with the lowest error on dev, and the scores of all."""
     chosen, best, scores = None, float("inf"), {}
     for candidate in offered:
         name = candidate.name
@@ -80,8 +111,7 @@ def average(
         if chosen is None or result["error"] < best:
             chosen, best = candidate, result["error"]
     assert chosen is not None  # the last weights are always a candidate
-    _write(run, last, chosen, {"dev": scores})
-    mark_done(run / "stage-average.json", inputs)
+    return chosen, scores
 
 
 def select(
@@ -148,10 +178,12 @@ def _rated(
     """For each (epoch, avg) its WER on each set, and their mean."""
     model = HybridModel(of.model_config).to(_device())
     languages = of.model_config.languages
-    validations = {
-        name: dev_validation(experiment, data, of.tokenizer, languages, part=name, whole=True)
-        for name in sets
-    }
+    validations: dict[str, Validate] = {}
+    for name in sets:
+        validate = dev_validation(experiment, data, of.tokenizer, languages, part=name, whole=True)
+        if validate is None:
+            raise MayaError(f"{part_path(data, name)} has no utterance to choose an average by")
+        validations[name] = validate
     rows = []
     for epoch, avg in pairs:
         model.load_state_dict(passes(there, epoch, avg).weights)
@@ -173,6 +205,10 @@ def choices(there: Sequence[int], epochs: Sequence[int], avgs: Sequence[int]) ->
 
 def dev_sets(data: Path) -> list[str]:
     """The dev sets of prepared data by name: the corpus's own (dev-clean, dev-other), or dev."""
+    if not part_path(data, "dev").is_file():
+        raise MayaError(
+            f"{data} has no dev set to select an average by; name one with --epoch and --avg, without --select"
+        )
     dev = set(Table.open(part_path(data, "dev")).ids)
     own = [p.stem for p in sorted(data.glob("*.parquet")) if p.stem not in ("train", "dev", _TEST)]
     return [name for name in own if dev.issuperset(Table.open(part_path(data, name)).ids)] or ["dev"]
@@ -206,15 +242,24 @@ def candidates(
     means from each earlier one."""
     yield Candidate(name=f"last (step {last.step})", step=last.step, weights=last.weights)
     if (run / "best.pt").is_file():
-        best = ckpt.load_checkpoint(run / "best.pt")
-        if best.step != last.step:
+        best = _undamaged(run / "best.pt")
+        if best is not None and best.step != last.step:
             yield Candidate(name=f"best (step {best.step})", step=best.step, weights=best.weights)
     for end_step, end_path in reversed(found[-ends:]):
-        end = ckpt.load_checkpoint(end_path, training=True)
+        end = _undamaged(end_path, training=True)
         for start_step, start_path in reversed([f for f in found if f[0] < end_step]):
-            start = ckpt.load_checkpoint(start_path, training=True)
-            if 0 < _running(start).count < _running(end).count:
+            start = _undamaged(start_path, training=True) if end is not None else None
+            if start is not None and end is not None and 0 < _running(start).count < _running(end).count:
                 yield _mean(f"steps {start_step}–{end.step}", start, end)
+
+
+def _undamaged(path: Path, *, training: bool = False) -> ckpt.Checkpoint | None:
+    """A checkpoint, or None after it was said that it cannot be read."""
+    try:
+        return ckpt.load_checkpoint(path, training=training)
+    except ckpt.Damaged as error:
+        print(f"average: {error}; it is left out of the choice")
+        return None
 
 
 def stretch(found: list[tuple[int, Path]], step: int | None, avg: int) -> Candidate:
