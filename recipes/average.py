@@ -72,27 +72,25 @@ def average(
         offered = iter([stretch(found, step, avg) if epoch is None else passes(epochs, epoch, avg)])
     validate = dev_validation(experiment, data, last.tokenizer, last.model_config.languages)
     if validate is None:
-        print(
-            f"average: {data} has no dev set to choose by: {'the last weights' if avg is None else 'as asked'}"
-        )
-        chosen, scores = next(offered), {}
+        print(f"average: {data} has no dev set to choose by")
+        _write(run, last, next(offered), {})
     else:
         chosen, scores = _best(offered, HybridModel(last.model_config).to(_device()), validate)
-    _write(run, last, chosen, {"dev": scores})
+        _write(run, last, chosen, {"dev": scores})
     mark_done(run / "stage-average.json", inputs)
 
 
 def newest(checkpoints: Sequence[tuple[int, Path]]) -> ckpt.Checkpoint:
     """The newest training checkpoint that can be read; MayaError, naming the newest, where none can."""
-    errors = []
+    errors: list[ckpt.Damaged] = []
     for _, path in reversed(checkpoints):
         try:
             loaded = ckpt.load_checkpoint(path, training=True)
         except ckpt.Damaged as error:
             errors.append(error)
             continue
-        for error in errors:
-            print(f"average: {error}; the one before it is taken")
+        for damaged in errors:
+            print(f"average: {damaged}; the one before it is taken")
         return loaded
     raise errors[0]
 
@@ -207,7 +205,8 @@ def dev_sets(data: Path) -> list[str]:
     """The dev sets of prepared data by name: the corpus's own (dev-clean, dev-other), or dev."""
     if not part_path(data, "dev").is_file():
         raise MayaError(
-            f"{data} has no dev set to select an average by; name one with --epoch and --avg, without --select"
+            f"{data} has no dev set to select an average by; name one with --epoch and --avg, without "
+            "--select"
         )
     dev = set(Table.open(part_path(data, "dev")).ids)
     own = [p.stem for p in sorted(data.glob("*.parquet")) if p.stem not in ("train", "dev", _TEST)]

@@ -1,6 +1,6 @@
 """A maya command in several processes, one a device: torchrun, whose failures end in one sentence.
 
-    python -m maya.recipes.launch --standalone --nproc-per-node 8 train --experiment ... --data ... --run-dir ...
+    python -m maya.recipes.launch --standalone --nproc-per-node 8 train --experiment ... --data ...
 
 Options before the command are torchrun's. torchrun itself works too (`torchrun ... -m maya.recipes.cli train
 ...`), but buries what a rank says under a traceback of its own, and each rank says it.

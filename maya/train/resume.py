@@ -162,8 +162,8 @@ def compare_data(
         passes = state.position.epoch
         state.position = Position(passes, 0)
         say(
-            f"THE TRAINING DATA DIFFER from those of {path.name}: {then} then, {data} now. Training goes on at "
-            f"step {state.step} with the present data, from the beginning of pass {passes + 1}"
+            f"THE TRAINING DATA DIFFER from those of {path.name}: {then} then, {data} now. Training goes on "
+            f"at step {state.step} with the present data, from the beginning of pass {passes + 1}"
         )
     elif then.table != data.table:
         say("the training utterances are those before; their audio files were moved or written again")
