@@ -63,3 +63,19 @@ def test_what_ends_a_training() -> None:
 def test_passes_that_make_an_epoch() -> None:
     cfg = TrainConfig(passes=3)
     assert [schedule.epoch(cfg, Position(n, 7)) for n in range(7)] == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_steps_that_are_to_come() -> None:
+    def expected(step: int, position: tuple[int, int], batches: int = 10, **options: int) -> int:
+        return schedule.expected_steps(TrainConfig(schedule="eden", **options), step, position, batches)
+
+    assert expected(0, (0, 0), steps=77) == 77  # no epochs: the steps
+    assert expected(0, (0, 0), steps=1000, epochs=3) == 30
+    assert expected(12, (1, 2), steps=1000, epochs=3) == 30
+    assert expected(30, (3, 0), steps=1000, epochs=3) == 30
+    assert expected(0, (0, 0), steps=25, epochs=3) == 25  # whichever is first
+    assert expected(0, (0, 0), steps=1000, epochs=2, passes=3, accumulate=4) == 15
+    assert expected(0, (0, 0), batches=0, steps=9, epochs=3) == 9  # an unknown length
+    assert schedule.depends_on_steps(TrainConfig()) and not schedule.depends_on_steps(
+        TrainConfig(schedule="eden")
+    )
