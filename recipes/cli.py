@@ -442,6 +442,8 @@ def show_progress() -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
+    if not logging.root.handlers:  # else a package's logging.warning() adds one that repeats our messages
+        logging.root.addHandler(logging.NullHandler())
 
 
 def run(argv: list[str] | None = None) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 """Training by passes over the data: where it ends, and what each pass leaves behind."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from maya.train import schedule
 from maya.train.checkpoint import epoch_checkpoints, load_checkpoint, step_checkpoints
 from maya.train.config import TrainConfig, check
 from maya.train.eden import EdenConfig
+from maya.train.forecast import Forecast, Pace
+from maya.train.state import State
 from tests import tiny, tones
 
 
@@ -79,3 +82,14 @@ def test_steps_that_are_to_come() -> None:
     assert schedule.depends_on_steps(TrainConfig()) and not schedule.depends_on_steps(
         TrainConfig(schedule="eden")
     )
+
+
+def test_how_many_steps_are_shown() -> None:
+    state = State(step=20, position=Position(2, 0))
+    by_epochs = Forecast(TrainConfig(schedule="eden", steps=1000, epochs=3), 10)
+    assert by_epochs.shown(state) == "~30" and by_epochs.epoch(state) == "2 of 3"
+    by_steps = Forecast(TrainConfig(steps=50), 10)
+    assert by_steps.shown(state) == "50" and by_steps.epoch(state) == "2"
+    pace = Pace(first=10, started=time.perf_counter() - 5.0)
+    assert pace.seconds_a_step(20) == pytest.approx(0.5, rel=0.1)
+    assert pace.seconds_a_step(10) == pytest.approx(5.0, rel=0.1)  # no step yet: nothing is divided by 0

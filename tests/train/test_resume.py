@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from maya.data.table import write_table
+from maya.data.table import Table, write_table
+from maya.data.utterances import Utterances
 from maya.errors import MayaError
 from maya.recipes.average import average
 from maya.recipes.decode import decode
@@ -18,11 +19,13 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
+from maya.text.tokenizer import Tokenizer
 from maya.train import checkpoint as ckpt
 from maya.train import loop
 from maya.train.checkpoint import load_checkpoint, step_checkpoints
 from maya.train.eden import EdenConfig
 from maya.train.state import State
+from maya.train.training_data import TrainingData, describe_data
 from tests import tiny, tones
 
 
@@ -318,3 +321,20 @@ def test_training_without_dev(
     out = capsys.readouterr().out
     assert "no dev set to choose by" in out and "last (step 2)" in out
     assert load_checkpoint(run / "averaged.pt").step == 2
+
+
+def test_a_table_is_hashed_once(top: Path, tmp_path: Path) -> None:
+    table, pieces = (
+        Table.open(top / "data" / "train.parquet"),
+        Tokenizer.load(top / "run" / "tokenizer.model"),
+    )
+    utterances = Utterances.from_table(table, pieces, ("en", "hi"))
+    first = describe_data(top / "data", tmp_path, table, utterances, 3)
+    assert first.utterances == len(table) and first.digest == table.content_digest() != first.dev
+    recorded = json.loads((tmp_path / "training_data.json").read_text())
+    assert TrainingData.of(recorded) == first and "digest " + first.digest[:8] in str(first)
+    (tmp_path / "training_data.json").write_text(json.dumps(recorded | {"digest": "taken"}))
+    assert describe_data(top / "data", tmp_path, table, utterances, 3).digest == "taken"
+    for content in ("", "[]", json.dumps(recorded | {"table": "another"})):
+        (tmp_path / "training_data.json").write_text(content)
+        assert describe_data(top / "data", tmp_path, table, utterances, 3) == first
