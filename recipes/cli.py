@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
     _plan(commands)
 
-    p = _command(commands, "train", "train, or continue; launch through torchrun for several GPUs")
+    p = _command(commands, "train", "train, or continue; on several GPUs through maya.recipes.launch")
     _experiment(p)
     _data_and_run(p)
     p.add_argument("--cpu", action="store_true", help="train on the CPU even where a GPU is")

@@ -1,4 +1,4 @@
-"""Stage 3: prepared data and a tokenizer → a trained model. Run it through torchrun, one process per GPU."""
+"""Stage 3: prepared data and a tokenizer → a trained model; with maya.recipes.launch one process a GPU."""
 
 import json
 from collections.abc import Callable, Iterator

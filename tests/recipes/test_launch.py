@@ -1,6 +1,7 @@
 """Several processes end as one does: with one sentence, or one traceback, and its status."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,11 @@ def test_two_processes_say_one_sentence(tmp_path: Path) -> None:
     assert done.stderr.count("maya train:") == 1 and done.stdout.count("2 process(es)") == 1
     holder = json.loads((tmp_path / "run" / "train.lock").read_text())
     assert holder["pid"] > 0
+
+
+def test_our_messages_come_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lhotse calls logging.warning(), which gives the root logger a handler that repeats what we say."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    launch.cli.show_progress()
+    logging.warning("of another package")  # noqa: LOG015
+    assert [type(handler) for handler in logging.root.handlers] == [logging.NullHandler]

@@ -121,3 +121,21 @@ def test_set_reaches_fields_without_a_dot(tmp_path: Path, repo: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "overrides: <--set> <languages=hi,ta> <--set> <name=other>"
     assert run(tmp_path, repo, "--set").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("processes", "called"),
+    [
+        ("1", "maya train --set a=b c"),
+        ("0", "maya train --set a=b c"),
+        ("4", "python -m maya.recipes.launch --standalone --nproc-per-node 4 train --set a=b c"),
+    ],
+)
+def test_several_processes_go_through_our_launcher(repo: Path, processes: str, called: str) -> None:
+    script = (
+        '. "$OPTIONS"; maya() { echo maya "$@"; }; python() { echo python "$@"; }\n'
+        f'launch {processes} train --set "a=b c"'
+    )
+    env = {"OPTIONS": str(repo / "tools" / "parse_options.sh"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=20)
+    assert done.stdout.strip() == called, done.stderr
