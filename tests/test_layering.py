@@ -16,7 +16,7 @@ FOR_ALL = ("errors", "config")  # maya.errors and maya.config: everyone but the 
 KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
     *("k2", "boto3", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo"),
-    *("transformers", "tokenizers", "peft", "torchaudio", "av"),
+    *("transformers", "tokenizers", "peft", "av"),
 )
 ENVIRONMENT = ("os.environ", "os.environb", "os.getenv", "os.putenv")
 
@@ -176,7 +176,7 @@ def test_checker_passes_a_good_import(tmp_path: Path, file: str, text: str) -> N
 
 @pytest.mark.parametrize("package", ["torchaudio", "k2"])
 def test_peers_are_imported_in_one_place(repo: Path, package: str) -> None:
-    """They load beside one torch only: kernels/bench/peers.py and tests/oracles.py import torchaudio, guarded."""
+    """They load beside one torch: kernels/bench/peers.py and tests/oracles.py alone import torchaudio."""
     folders = ("kernels", "maya", "recipes", "egs", "tools", "tests")
     files = [path for folder in folders for path in sorted((repo / folder).rglob("*.py"))]
     assert len(files) > 100

@@ -1,9 +1,10 @@
 """What setup.py requires, and what this Python has of it. tools/env.sh and `make constraints` call it:
 
-    python tools/requirements.py missing EXTRA    names the requirements of EXTRA that this Python lacks
-    python tools/requirements.py constraints KIND  the versions for an installation into this Python: those of
-                                                  constraints.txt (tested), with the oldest torch (oldest), or any (newest)
-    python tools/requirements.py refresh          writes the versions that this Python has into constraints.txt
+    python tools/requirements.py missing EXTRA      names the requirements of EXTRA that this Python lacks
+    python tools/requirements.py constraints KIND   the versions for an installation into this Python: those of
+                                                    constraints.txt (tested), the same with the oldest torch
+                                                    (oldest), or any (newest)
+    python tools/requirements.py refresh            writes this Python's versions into constraints.txt
 
 It needs the standard library and pip alone, because it runs before anything is installed.
 """
@@ -91,9 +92,9 @@ def constraints(kind: str) -> list[str]:
     if kind == "newest":
         return []
     pinned = pins() | (OLDEST if kind == "oldest" else {})
-    ranges = {canonicalize_name(r.name): r.specifier for r in requirements("dev")}
+    supported = next(r.specifier for r in requirements() if r.name == "torch")
     torch = installed("torch")
-    if kind == "tested" and torch is not None and ranges["torch"].contains(torch, prereleases=True):
+    if kind == "tested" and torch is not None and supported.contains(torch, prereleases=True):
         for name in KEPT:
             version = installed(name)
             if version is not None:
@@ -102,7 +103,7 @@ def constraints(kind: str) -> list[str]:
 
 
 def freeze() -> list[str]:
-    """The versions in this Python without local parts such as +cpu: another build of a version fits as well."""
+    """The versions in this Python without local parts such as +cpu: any build of a version will do."""
     versions = {
         canonicalize_name(d.metadata["Name"]): d.version.partition("+")[0]
         for d in importlib.metadata.distributions()
@@ -111,7 +112,7 @@ def freeze() -> list[str]:
 
 
 def refresh() -> int:
-    """Write constraints.txt anew below its comment. Packages of a CUDA build are left out: torch pins them."""
+    """Write constraints.txt anew below its comment, without a CUDA build's packages: torch pins them."""
     path = TOP / "constraints.txt"
     comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
     lines = [line for line in freeze() if not line.startswith(("nvidia-", "cuda-"))]
