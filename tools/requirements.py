@@ -33,8 +33,8 @@ else:
         from pip._vendor.packaging.utils import canonicalize_name
 
 TOP = Path(__file__).resolve().parents[1]
-# An installation never replaces these in an environment that has them in a version that fits: a torch was chosen for
-# its machine (a CPU build, a CUDA version), and it names the one Triton and the range of setuptools it works with.
+# An installation never replaces these in an environment that has them in a version that fits: a torch was
+# chosen for its machine (a CPU build, a CUDA version), and it names its Triton and its range of setuptools.
 KEPT = {"torch": SpecifierSet(">=2.11"), "triton": SpecifierSet(), "setuptools": SpecifierSet(">=77")}
 # These depend on Python alone, or are this project itself.
 # The oldest torch that setup.py allows, with the Triton it names and the torchaudio that loads beside it.
