@@ -91,7 +91,8 @@ def read_rows(manifest: Path, language: str | None) -> list[Row]:
         rows, dropped = read_corpus(manifest, language, notes=notes)
         if dropped:
             print(f"{manifest}: {len(dropped)} files are no utterances, the first: {dropped[0].detail}")
-        print(*notes, sep="\n" if notes else "", end="\n" if notes else "")
+        for note in notes:
+            print(note)
         return rows
     if not manifest.is_file():
         raise MayaError(
