@@ -9,22 +9,31 @@ EXPERIMENT ?= egs.indic12.fastconformer_tdt_ctc_1b
 DATA ?= exp/indic12/corpus/data
 RUN ?= $(patsubst %/data,%,$(DATA))/$(lastword $(subst ., ,$(EXPERIMENT)))
 GPUS ?= 8
-ENV := . tools/env.sh && maya_env &&
-PYTEST := $(ENV) python -m pytest -n $(JOBS)
+ENV := . tools/env.sh && maya_env dev &&
+PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: help setup test test-all lint format types smoke bench bench-plan gpu-check release prod-readiness clean
+.PHONY: help setup constraints test test-all test-oldest test-newest lint format types smoke bench bench-plan gpu-check release prod-readiness clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
-setup:  ## make .venv with everything in it (only when no virtual environment is active)
+setup:  ## make .venv with everything in it (only when no environment that has it all is active)
 	@$(ENV) python -c 'import maya, sys; print("maya", maya.__version__, "in", sys.prefix)'
 
+constraints:  ## write constraints.txt anew from .venv-newest; run the tests with it before it is committed
+	@. tools/env.sh && maya_env_of newest && python tools/requirements.py refresh
+
 test:  ## the tests that take seconds, on the CPU
-	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
+	@$(ENV) $(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-all:  ## all tests that need no GPU
-	@$(PYTEST) -m "not gpu" $(ARGS)
+	@$(ENV) $(PYTEST) -m "not gpu" $(ARGS)
+
+test-oldest:  ## make test in .venv-oldest: torch 2.11.0 and torchaudio 2.11.0, the rest as in constraints.txt
+	@. tools/env.sh && maya_env_of oldest && $(PYTEST) -m "not slow and not gpu" $(ARGS)
+
+test-newest:  ## make test in .venv-newest: the newest version of everything, without constraints.txt
+	@. tools/env.sh && maya_env_of newest && $(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 lint:  ## ruff: rules and layout (make format mends most of it)
 	@$(ENV) ruff check . && ruff format --check .
@@ -54,6 +63,6 @@ release: lint types test-all smoke  ## everything that must hold before a releas
 prod-readiness:  ## whether a long run may begin: DATA=exp/indic12/DIR/data (EXPERIMENT= RUN= GPUS=8 STORAGE=s3://bucket/key ARGS=)
 	@$(ENV) python -m tools.prod_readiness --experiment $(EXPERIMENT) --data "$(DATA)" --run-dir "$(RUN)" --gpus $(GPUS) --storage "$(STORAGE)" $(ARGS)
 
-clean:  ## remove what can be made again; .venv and exp/ stay
+clean:  ## remove what can be made again; .venv* and exp/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -1,52 +1,63 @@
-"""One distribution, `maya`. `kernels/` and `recipes/` stay at the top of the tree, where people look
-for them, and install as `maya.kernels` and `maya.recipes`: PyPI already has a package named `kernels`."""
+"""The distribution `maya-asr`, which imports as `maya`: the name `maya` on the package index is taken.
 
+`kernels/` and `recipes/` stay at the top of the tree, where people look for them, and install as
+`maya.kernels` and `maya.recipes`, because a package named `kernels` exists on the index too.
+constraints.txt holds the versions that were tested.
+"""
+
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TOP = Path(__file__).parent
+TOP = Path(__file__).resolve().parent
+
+
+def version() -> str:
+    match = re.search(r'^__version__ = "(.+)"$', (TOP / "maya" / "__init__.py").read_text(), re.MULTILINE)
+    assert match, "maya/__init__.py names no version"
+    return match[1]
 
 
 def packages() -> list[str]:
-    inside = [f"maya.{p}" for p in find_packages("maya")]
+    inside = [f"maya.{p}" for p in find_packages(str(TOP / "maya"))]
     mapped = [f"maya.{top}" for top in ("kernels", "recipes")]
-    nested = [f"maya.{top}.{p}" for top in ("kernels", "recipes") for p in find_packages(top)]
+    nested = [f"maya.{top}.{p}" for top in ("kernels", "recipes") for p in find_packages(str(TOP / top))]
     return ["maya", *inside, *mapped, *nested]
 
 
 INSTALL = [
     "torch>=2.11",
-    "soxr",
-    "numpy<2.4",  # Triton 3.6's interpreter needs it
+    "numpy",
     "lhotse>=1.33,<2",
-    "urllib3",  # lhotse imports it without listing it
+    "urllib3",  # lhotse 1.33 imports it without listing it
     "sentencepiece",
     "accelerate",
-    "einops",
     "tensorboard",
     "pyarrow>=17",  # the tables of prepared data, and other tools' Arrow and Parquet data sets
     "soundfile",
+    "soxr",
     "pyyaml",  # the configuration in NeMo's archives
     "kaldialign",
 ]
 MINI = ["espeakng-loader", "babel"]  # the built-in spoken corpus
-ONNX = ["onnx", "onnxruntime"]  # 40 MB of wheels, so the tests of the graphs run everywhere
-LLM = ["transformers>=5.23,<6", "peft>=0.18"]  # 22 MB of wheels, so the tests of LLM decoders run everywhere
-DEV = [
+PLOT = ["matplotlib"]
+CLOUD = ["boto3"]
+ONNX = ["onnx", "onnxruntime"]
+LLM = ["transformers>=5.23,<6", "peft>=0.18"]
+MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
+TESTS = [
     "pytest",
     "pytest-xdist",
-    "ruff",
-    "mypy",
-    "pre-commit",
     "hypothesis",
-    "matplotlib",
-    "kaldi-native-fbank",
+    "kaldi-native-fbank",  # a second opinion on the filter bank
+    "triton; platform_system == 'Linux'",  # runs the kernels on a CPU; torch's CPU build does not bring it
 ]
+CHECKS = ["ruff", "mypy", "pre-commit"]
 
 setup(
-    name="maya",
-    version="0.1.0",
+    name="maya-asr",
+    version=version(),
     description="Speech recognition training, evaluation and serving in pure PyTorch",
     long_description=(TOP / "README.md").read_text() if (TOP / "README.md").exists() else "",
     long_description_content_type="text/markdown",
@@ -57,11 +68,12 @@ setup(
     install_requires=INSTALL,
     extras_require={
         "mini": MINI,
-        "plot": ["matplotlib"],
-        "cloud": ["boto3"],
+        "plot": PLOT,
+        "cloud": CLOUD,
         "onnx": ONNX,
         "llm": LLM,
-        "dev": [*MINI, *ONNX, *LLM, *DEV],
+        "media": MEDIA,
+        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *TESTS, *CHECKS],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )

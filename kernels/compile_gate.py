@@ -307,7 +307,9 @@ def _lact_cases(quick: bool) -> Iterator[Case]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m maya.kernels.compile_gate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m maya.kernels.compile_gate", description=__doc__
+    )
     parser.add_argument("--quick", action="store_true", help="every kernel once per target")
     quick = parser.parse_args(arguments).quick
     if triton.knobs.runtime.interpret:

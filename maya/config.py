@@ -1,40 +1,69 @@
 """Typed configuration: dataclasses that check what is assigned, travel through JSON and take overrides.
 
 A configuration holds numbers, strings, bools, None, lists, tuples, and other configurations, so that
-every experiment round-trips through JSON and is stored whole in a checkpoint.
+every experiment round-trips through JSON and is stored whole in a checkpoint. The range of each number stands
+with its type: see maya.ranges.
 """
 
 import dataclasses
+import difflib
+import functools
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from maya.errors import MayaError
+from maya.ranges import Constraint
 
 T = TypeVar("T")
 
 
+class ConfigTypeError(MayaError, TypeError):
+    """A field was given a value of the wrong type."""
+
+
 @typing.dataclass_transform(kw_only_default=True)
 def config(cls: type[T]) -> type[T]:
-    """Class decorator: a keyword-only, slotted dataclass whose assignments are type-checked.
+    """Class decorator: a keyword-only, slotted dataclass whose assignments are checked for type and range.
 
-    A misspelt field raises AttributeError (slots), a value of the wrong type raises TypeError; an int is
+    A misspelt field raises AttributeError (TypeError in the constructor) and a question for the nearest name;
+    a value of the wrong type raises ConfigTypeError, a value out of the declared range MayaError. An int is
     accepted where a float is declared, and a list where a tuple is.
     """
     made = dataclasses.dataclass(kw_only=True, slots=True)(cls)
-    hints = typing.get_type_hints(made)
+    hints = field_types(made)
     names = {f.name for f in dataclasses.fields(made)}  # type: ignore[arg-type]
-    plain_set = made.__setattr__
+    plain_set, plain_init = made.__setattr__, made.__init__
 
     def checked_set(self: Any, name: str, value: Any) -> None:
         if name in names:
             value = _coerce(value, hints[name], f"{cls.__name__}.{name}")
+        elif not hasattr(type(self), name):
+            raise AttributeError(f"{cls.__name__} has no field {name!r}{nearest(name, names)}")
         plain_set(self, name, value)
 
+    @functools.wraps(plain_init)
+    def checked_init(self: Any, *args: Any, **values: Any) -> None:
+        if unknown := [name for name in values if name not in names]:
+            raise TypeError(f"{cls.__name__} has no field {unknown[0]!r}{nearest(unknown[0], names)}")
+        plain_init(self, *args, **values)
+
     made.__setattr__ = checked_set  # type: ignore[method-assign]
+    made.__init__ = checked_init  # type: ignore[misc]
     return made
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """The declared type of each field, with its range."""
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """A question to append to an error about an unknown `word`: "; did you mean ...?", or nothing."""
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
@@ -48,7 +77,7 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
     Where a field may hold one of several configurations, each of them has a field `kind`, a Literal of one
     word, which tells them apart; one without `kind` is of the first of them.
     """
-    hints = typing.get_type_hints(cls)
+    hints = field_types(cls)
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - names)
     if unknown:
@@ -62,27 +91,28 @@ def override(cfg: Any, assignment: str) -> None:
     """Apply one typed override, `a.b.c=value`, in place.
 
     The text is read according to the declared type of the field: `true`/`false` for bool, `none` for an
-    optional, comma-separated values for a tuple or list. Unknown names and wrong types raise MayaError.
+    optional, comma-separated values for a tuple or list. Unknown names, wrong types and values out of range
+    raise MayaError.
     """
     path, eq, text = assignment.partition("=")
+    path, text = path.strip(), text.strip()
     if not eq:
-        raise MayaError(f"override {assignment!r} is not of the form name=value")
-    *parents, leaf = path.strip().split(".")
+        raise MayaError(f"{assignment!r} is not of the form NAME=VALUE, such as train.lr=3e-4")
+    *parents, leaf = path.split(".")
     node = cfg
     for name in parents:
-        node = _child(node, name, path)
+        node = _child(cfg, node, name, path)
         if not dataclasses.is_dataclass(node):
-            raise MayaError(f"override {path!r}: {name!r} is a value, it has no fields of its own")
-    _child(node, leaf, path)
-    hint = typing.get_type_hints(type(node))[leaf]
-    if dataclasses.is_dataclass(group := getattr(node, leaf)):
-        raise MayaError(
-            f"override {path!r} names a whole group; set one of its fields, such as {path}.{_names(group)[0]}"
-        )
+            raise MayaError(f"unknown option {path!r}: {name!r} is a value and has no fields")
+    current = _child(cfg, node, leaf, path)
+    hint = field_types(type(node))[leaf]
+    if dataclasses.is_dataclass(current):
+        raise MayaError(f"{path} is a group of options; set one of them, such as {path}.{_names(current)[0]}")
     try:
-        setattr(node, leaf, _parse(text.strip(), hint))
+        value = _parse(text, hint)
     except (TypeError, ValueError):
-        raise MayaError(f"override {path!r} takes {_describe(hint)}, not {text.strip()!r}") from None
+        raise MayaError(f"{path} expects {_describe(hint)}{_example(current)}, not {text!r}") from None
+    setattr(node, leaf, _coerce(value, hint, path))
 
 
 def leaves(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -99,10 +129,18 @@ def _names(cfg: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(cfg)]
 
 
-def _child(node: Any, name: str, path: str) -> Any:
-    if name not in _names(node):
-        raise MayaError(f"unknown override {path!r}: {type(node).__name__} has {', '.join(_names(node))}")
-    return getattr(node, name)
+def _child(cfg: Any, node: Any, name: str, path: str) -> Any:
+    if name in _names(node):
+        return getattr(node, name)
+    paths = [option for option, _ in leaves(cfg)]
+    tail = path.rpartition(".")[2]
+    same_tail = [option for option in paths if option.rpartition(".")[2] == tail]
+    hint = f"; did you mean {same_tail[0]!r}?" if len(same_tail) == 1 else nearest(path, paths)
+    raise MayaError(f"unknown option {path!r}" + (hint or f"; {_group(node)} has {', '.join(_names(node))}"))
+
+
+def _group(node: Any) -> str:
+    return type(node).__name__
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
@@ -112,29 +150,51 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
+def _constraints(hint: Any) -> list[Constraint]:
+    return [c for c in getattr(hint, "__metadata__", ()) if isinstance(c, Constraint)]
+
+
+def _bare(hint: Any) -> Any:
+    """A type without its constraints."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+
+
 def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the declared type has it. Raises ConfigTypeError, or MayaError where it is out of range."""
     for option in _options(hint):
-        origin, args = typing.get_origin(option), typing.get_args(option)
-        if option is type(None) and value is None:
-            return None
-        if origin is typing.Literal and value in args:
-            return value
-        if origin is tuple and isinstance(value, (tuple, list)):
-            item = args[0]
-            if len(args) == 2 and args[1] is Ellipsis:
-                return tuple(_coerce(v, item, where) for v in value)
-            if len(value) == len(args):
-                return tuple(_coerce(v, a, where) for v, a in zip(value, args, strict=True))
-        if origin is list and isinstance(value, (tuple, list)):
-            return [_coerce(v, args[0], where) for v in value]
-        if origin is dict and isinstance(value, dict):
-            return {_coerce(k, args[0], where): _coerce(v, args[1], where) for k, v in value.items()}
-        if isinstance(option, type):
-            if option is float and isinstance(value, int) and not isinstance(value, bool):
-                return float(value)
-            if isinstance(value, option) and not (option is int and isinstance(value, bool)):
-                return value
-    raise TypeError(f"{where} takes {_describe(hint)}, not {value!r}")
+        matches, converted = _converted(value, _bare(option), where)
+        if not matches:
+            continue
+        for constraint in _constraints(option):
+            if not constraint.allows(converted):
+                raise MayaError(f"{where} must be {constraint}, not {_shown(value)}")
+        return converted
+    raise ConfigTypeError(f"{where} expects {_describe(hint)}, not {value!r}")
+
+
+def _converted(value: Any, kind: Any, where: str) -> tuple[bool, Any]:
+    """Whether `value` is of this type, and what it becomes."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return value in args, value
+    if origin is tuple and isinstance(value, (tuple, list)):
+        if len(args) == 2 and args[1] is Ellipsis:
+            return True, tuple(_coerce(v, args[0], where) for v in value)
+        if len(value) == len(args):
+            return True, tuple(_coerce(v, a, where) for v, a in zip(value, args, strict=True))
+    if origin is list and isinstance(value, (tuple, list)):
+        return True, [_coerce(v, args[0], where) for v in value]
+    if origin is dict and isinstance(value, dict):
+        return True, {_coerce(k, args[0], where): _coerce(v, args[1], where) for k, v in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return True, float(value) if abs(value) < 2**1023 else value
+    if isinstance(kind, type):
+        return isinstance(value, kind) and not (kind is int and isinstance(value, bool)), value
+    return False, value
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
 def _from_json(value: Any, hint: Any) -> Any:
@@ -144,7 +204,7 @@ def _from_json(value: Any, hint: Any) -> Any:
     kinds = {k: o for o in groups for k in typing.get_args(typing.get_type_hints(o).get("kind"))}
     kind = value.get("kind")
     if kinds and kind is not None and kind not in kinds:
-        raise MayaError(f"there is no kind {kind!r} of configuration here; known are {', '.join(kinds)}")
+        raise MayaError(f"unknown kind {kind!r} of configuration; expected one of {', '.join(kinds)}")
     return from_dict(typing.cast(type, kinds.get(kind, groups[0])), value)
 
 
@@ -152,7 +212,7 @@ def _parse(text: str, hint: Any) -> Any:
     options = _options(hint)
     if type(None) in options and text.lower() in ("none", "null"):
         return None
-    for option in options:
+    for option in map(_bare, options):
         origin, args = typing.get_origin(option), typing.get_args(option)
         if origin in (tuple, list):
             parts = _split(text)
@@ -202,14 +262,43 @@ def _at_commas(text: str) -> list[str]:
     return [item.strip() for item in items if item.strip()]
 
 
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+_MANY = {int: "whole numbers", float: "numbers", str: "texts"}
+_COUNTS = {2: "two", 3: "three", 4: "four"}
+
+
 def _describe(hint: Any) -> str:
-    words = []
-    for option in _options(hint):
-        origin = typing.get_origin(option)
-        if origin is typing.Literal:
-            words.append("one of " + ", ".join(map(str, typing.get_args(option))))
-        elif origin in (tuple, list):
-            words.append("a list of " + _describe(typing.get_args(option)[0]))
-        else:
-            words.append("none" if option is type(None) else getattr(option, "__name__", str(option)))
-    return " or ".join(words)
+    """A declared type and its range in words."""
+    return " or ".join(_described(option) for option in _options(hint))
+
+
+def _described(option: Any) -> str:
+    kind, rules = _bare(option), ", ".join(map(str, _constraints(option)))
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        text = "one of " + ", ".join(map(str, args))
+    elif origin in (tuple, list):
+        items = [a for a in args if a is not Ellipsis]
+        each = ", ".join(map(str, _constraints(items[0])))
+        many = _MANY.get(_bare(items[0]), "lists of " + _MANY.get(_item(items[0]), "values"))
+        count = f"{_COUNTS.get(len(items), len(items))} " if len(args) > 1 and len(items) == len(args) else ""
+        if len({_bare(a) for a in items}) > 1:
+            many = "values"
+        text = f"{count or 'a list of '}{many}" + (f" (each {each})" if each else "")
+    else:
+        text = _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+    return f"{text} ({rules})" if rules and rules != text else text
+
+
+def _item(hint: Any) -> Any:
+    """The type of a list's first item."""
+    args = typing.get_args(_bare(hint))
+    return _bare(args[0]) if args else None
+
+
+def _example(current: Any) -> str:
+    """The value that a list has, as one would type it."""
+    if not isinstance(current, (tuple, list)) or not current:
+        return ""
+    items = [f"({','.join(map(str, v))})" if isinstance(v, (tuple, list)) else str(v) for v in current]
+    return f", for example {','.join(items)}"

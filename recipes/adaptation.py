@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from maya.data.audio import SAMPLE_RATE
 from maya.data.batch import Batch, make_batch
 from maya.decode.recognizer import Method, Recognizer, decode_frames
 from maya.encoders import LaCT
@@ -37,17 +36,18 @@ RATES = {"lora": (1e-4, 3e-4, 1e-3, 3e-3), "all": (1e-5, 3e-5, 1e-4, 3e-4)}
 class Speaker:
     """What one speaker says: `heard` comes first, `asked` is what is to be recognised after it.
 
-    Audio is (N,) float32 in [-1, 1] at 16 kHz. No recording is in both.
+    Audio is (N,) float32 in [-1, 1] at `sample_rate` Hz, the model's. No recording is in both.
     """
 
     name: str
     language: str
+    sample_rate: int
     heard: list[tuple[Tensor, str]]
     asked: list[tuple[Tensor, str]]
 
     def prefix(self, seconds: float) -> list[tuple[Tensor, str]]:
         """As many of the utterances heard as come nearest to `seconds`, one at least."""
-        ends = np.cumsum([len(audio) for audio, _ in self.heard]) / SAMPLE_RATE
+        ends = np.cumsum([len(audio) for audio, _ in self.heard]) / self.sample_rate
         return self.heard[: 1 + int(np.abs(ends - seconds).argmin())]
 
 
@@ -58,6 +58,11 @@ class Listener:
     """A model and one speaker, and the ways in which it can have heard that speaker before it is asked."""
 
     def __init__(self, recognizer: Recognizer, speaker: Speaker, method: Method) -> None:
+        if speaker.sample_rate != recognizer.sample_rate:
+            raise MayaError(
+                f"the speech of {speaker.name} is at {speaker.sample_rate} Hz, and the model takes "
+                f"{recognizer.sample_rate} Hz: resample it"
+            )
         self.recognizer, self.speaker, self.method = recognizer, speaker, method
         self.model = recognizer.model
         languages = self.model.cfg.languages
@@ -117,7 +122,9 @@ class Listener:
             texts = self._decode(self.model, *self.plain()(audio))
         tokens = self.recognizer.tokenizer.encode_batch(texts, [self.speaker.language] * len(texts))
         names = [f"{self.speaker.name}-{i}" for i in range(len(texts))]
-        return make_batch(audio, tokens, [self.lang] * len(texts), names)
+        return make_batch(
+            audio, tokens, [self.lang] * len(texts), names, sample_rate=self.speaker.sample_rate
+        )
 
     def _decode(self, model: HybridModel, heard: Tensor, lens: Tensor) -> list[str]:
         enc = model.with_language(heard, torch.full((len(heard),), self.lang))
@@ -127,11 +134,11 @@ class Listener:
     def without_update(self) -> list[tuple[str, str]]:
         """Answers of a LaCT that learns nothing, not even from the utterance itself."""
         cfg = self._lact().cfg
-        cfg.update_at_test = False
+        before, cfg.update_at_test = cfg.update_at_test, False
         try:
             return self.answers(self.plain())
         finally:
-            cfg.update_at_test = True
+            cfg.update_at_test = before
 
     def _lact(self) -> LaCT:
         encoder = self.model.encoder
@@ -154,7 +161,7 @@ def compare(
     speaker, found = listener.speaker, []
 
     def add(way: str, labelled: bool, asked: float, pairs: list[tuple[str, str]]) -> None:
-        heard = sum(len(a) for a, _ in speaker.prefix(asked)) / SAMPLE_RATE if asked else 0.0
+        heard = sum(len(a) for a, _ in speaker.prefix(asked)) / speaker.sample_rate if asked else 0.0
         found.append(Answer(run=run, speaker=speaker.name, language=speaker.language, way=way,
                             labelled=labelled, asked_seconds=asked, seconds=heard, pairs=pairs))  # fmt: skip
 
@@ -182,7 +189,7 @@ def _tuned(
     batch = make_batch(
         [a[:n].clone() for a, n in zip(batch.audio, batch.audio_lens.tolist(), strict=True)],
         [t[:n].numpy() for t, n in zip(batch.tokens, batch.token_lens.tolist(), strict=True)],
-        batch.langs.tolist(), batch.ids,
+        batch.langs.tolist(), batch.ids, sample_rate=batch.sample_rate,
     )  # fmt: skip
     model = tune(listener.model, batch, TuneConfig(weights=weights, lr=rate))
     with torch.inference_mode():

@@ -1,25 +1,32 @@
 """Stage 4: average the weights over the end of training; the dev set chooses how much of it."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from maya.config import to_dict
 from maya.data.table import Table, part_path
+from maya.decode.head_choice import best_head
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
+from maya.models.text_heads import HEADS, Head
 from maya.recipes.experiment import Experiment
-from maya.recipes.markers import content, is_done, mark_done, stamp
+from maya.recipes.markers import audio_identity, is_done, mark_done, stamp, table_identity
 from maya.recipes.train import dev_validation
 from maya.train import checkpoint as ckpt
 from maya.train.averaging import RunningAverage, average_between
+from maya.train.heads import noted_steps, notes_of, read_heads, scores_by_head
 from maya.train.runlog import replacing, write_json
+from maya.train.state import describe
+from maya.train.validate import Validate
 
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the epochs so far, over which means are offered by default
 _TEST = "test"
+_BY_HEAD = frozenset(f"{head}_{rate}" for head in HEADS for rate in ("wer", "cer"))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,6 +36,8 @@ class Candidate:
     name: str
     step: int  # at which they, or the last of those averaged, were reached
     weights: dict[str, Tensor]
+    trained: tuple[Head, ...]  # heads, by that step
+    steps: dict[Head, int]  # that trained each head of the model
 
 
 def average(
@@ -43,7 +52,8 @@ def average(
     force: bool = False,
 ) -> None:
     """Write `run`/averaged.pt: the best on dev of best.pt, the last weights and means over stretches that
-    end at one of the `ends` newest checkpoints and begin at an earlier one. The test set has no say.
+    end at one of the `ends` newest checkpoints and begin at an earlier one. The test set has no say. Each is
+    scored by the head that `decode.method` names, or with "auto" by its best trained head.
 
     With `avg`, no choice: the mean over the last `avg` epochs up to `epoch` (icefall's --epoch and --avg),
     which needs what the two ends left (see train.epochs); without `epoch`, over the `avg` steps before
@@ -59,6 +69,7 @@ def average(
         "checkpoints": [f"{p.name}:{stamp(p)}" for p in [*(p for _, p in found), *epochs.values()]],
         "best": stamp(run / "best.pt"),
         "choice": [step, epoch, avg, ends],
+        **_validated(experiment, data, ["dev"]),
     }
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
         print(f"average: {run / 'averaged.pt'} is up to date")
@@ -68,20 +79,37 @@ def average(
         offered = candidates(run, found, last, ends)
     else:
         offered = iter([stretch(found, step, avg) if epoch is None else passes(epochs, epoch, avg)])
-    model = HybridModel(last.model_config).to(_device())
     validate = dev_validation(experiment, data, last.tokenizer, last.model_config.languages)
-    chosen, best, scores = None, float("inf"), {}
+    if validate is not None:
+        chosen, dev, scores = _best(experiment, validate, last, offered)
+    else:
+        chosen, dev, scores = next(offered), {}, {}  # the last weights, or the mean that `avg` names
+        choice = (
+            "the last weights are taken; --avg names a mean" if avg is None else f"{chosen.name} is taken"
+        )
+        print(f"average: {data} has no dev set to choose on: {choice}")
+    _write(run, last, chosen, dev, {"dev": scores})
+    mark_done(run / "stage-average.json", inputs)
+
+
+def _best(
+    experiment: Experiment, validate: Validate, last: ckpt.Checkpoint, offered: Iterator[Candidate]
+) -> tuple[Candidate, dict[Head, dict[str, float]], dict[str, dict[str, float]]]:
+    """(the candidate with the lowest error on dev, its scores by head, the scores of all by name)."""
+    model = HybridModel(last.model_config).to(_device())
+    chosen, best, scores, dev = None, (True, float("inf")), {}, {}
     for candidate in offered:
         name = candidate.name
         model.load_state_dict(candidate.weights)
-        result = validate(model)
-        scores[name] = {k: result[k] for k in ("loss", "wer", "cer")}
-        print(f"average: {name:<28} dev WER {result['wer']:7.2%}  CER {result['cer']:7.2%}", flush=True)
-        if chosen is None or result["error"] < best:
-            chosen, best = candidate, result["error"]
+        result = validate(model, candidate.trained)
+        scores[name] = {k: v for k, v in result.items() if k in ("loss", "wer", "cer") or k in _BY_HEAD}
+        print(f"average: {name:<28} {describe(result)}", flush=True)
+        # Weights in which the head that decodes was not trained come last.
+        rank = (experiment.decode.head not in (None, *candidate.trained), result["error"])
+        if chosen is None or rank < best:
+            chosen, best, dev = candidate, rank, scores_by_head(result)
     assert chosen is not None  # the last weights are always a candidate
-    _write(run, last, chosen, {"dev": scores})
-    mark_done(run / "stage-average.json", inputs)
+    return chosen, dev, scores
 
 
 def select(
@@ -95,7 +123,8 @@ def select(
     force: bool = False,
 ) -> None:
     """Write `run`/averaged.pt: of the means over the last `avgs` epochs up to one of `epochs`, that with the
-    lowest WER on the dev sets, each set counting the same; the table of all is select.json and select.md.
+    lowest WER on the dev sets, each set counting the same; the table of all is select.json and select.md. The
+    WER is that of the head that `decode.method` names, or with "auto" of the best trained head.
 
     Args:
         epochs: by default the last, and those at 80 and 90 % of it, of which there are checkpoints.
@@ -103,8 +132,8 @@ def select(
         sets: of what `maya prepare` wrote; by default each dev set that the corpus has, or dev. All of their
             utterances are decoded, greedily.
 
-    Raises MayaError when the run has no checkpoints of epochs, nothing can be chosen from, or a set holds
-    utterances of the test set.
+    Without a dev set the weights are those of `average`. Raises MayaError when the run has no checkpoints of
+    epochs, nothing can be chosen from, or a set holds utterances of the test set.
     """
     there = ckpt.epoch_checkpoints(run)
     if not there:
@@ -114,6 +143,9 @@ def select(
         )
     sets = list(sets) or dev_sets(data)
     check_sets(data, sets)
+    if not all(len(Table.open(part_path(data, name))) for name in sets):
+        average(experiment, data, run, force=force)
+        return
     pairs = list(choices(sorted(there), epochs, avgs))
     if not pairs:
         kept = ", ".join(map(str, there))
@@ -121,7 +153,7 @@ def select(
     inputs = {
         "checkpoints": [f"{p.name}:{stamp(p)}" for p in there.values()],
         "pairs": [list(pair) for pair in pairs],
-        "sets": {name: content(part_path(data, name)) for name in sets},
+        **_validated(experiment, data, sets),
     }
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
         print(f"average: {run / 'averaged.pt'} is up to date")
@@ -130,11 +162,21 @@ def select(
     rows = _rated(experiment, data, newest, there, pairs, sets)
     best = min(rows, key=lambda row: (row["mean"], row["epoch"], row["avg"]))
     chosen = passes(there, best["epoch"], best["avg"])
+    dev = {head: rates for head, rates in best["heads"].items() if head in chosen.trained}
     write_json(run / "select.json", {"sets": sets, "chosen": best, "rows": rows})
     with replacing(run / "select.md") as partial:
         partial.write_text(select_table(rows, sets, best))
-    _write(run, newest, chosen, {"selected": best})
+    _write(run, newest, chosen, dev, {"selected": best})
     mark_done(run / "stage-average.json", inputs)
+
+
+def _validated(experiment: Experiment, data: Path, sets: Sequence[str]) -> dict[str, Any]:
+    """What the scores on some sets depend on besides the weights, for a marker."""
+    return {
+        "sets": {name: [table_identity(data, name), audio_identity(data, name)] for name in sets},
+        "utterances": experiment.data.valid_utterances,
+        "decode": to_dict(experiment.decode),
+    }
 
 
 def _rated(
@@ -145,21 +187,40 @@ def _rated(
     pairs: Sequence[tuple[int, int]],
     sets: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """For each (epoch, avg) its WER on each set, and their mean."""
+    """For each (epoch, avg) the head that is used, its WER on each set, their mean, and by head the means of
+    WER and CER."""
     model = HybridModel(of.model_config).to(_device())
     languages = of.model_config.languages
-    validations = {
-        name: dev_validation(experiment, data, of.tokenizer, languages, part=name, whole=True)
-        for name in sets
-    }
+    validations: dict[str, Validate] = {}
+    for name in sets:
+        validate = dev_validation(experiment, data, of.tokenizer, languages, part=name, whole=True)
+        if validate is None:
+            raise MayaError(f"{data} has no {name} set to choose the average on: name the average with --avg")
+        validations[name] = validate
     rows = []
     for epoch, avg in pairs:
-        model.load_state_dict(passes(there, epoch, avg).weights)
-        rates = {name: validate(model)["wer"] for name, validate in validations.items()}
-        rows.append({"epoch": epoch, "avg": avg, "wer": rates, "mean": sum(rates.values()) / len(rates)})
+        candidate = passes(there, epoch, avg)
+        model.load_state_dict(candidate.weights)
+        results = {name: validate(model, candidate.trained) for name, validate in validations.items()}
+        heads = mean_by_head(list(results.values()))
+        wanted = experiment.decode.head
+        head = wanted if wanted in heads else best_head(heads) if heads else None
+        rates = {name: result[f"{head}_wer" if head else "wer"] for name, result in results.items()}
+        mean = sum(rates.values()) / len(rates)
+        row = {"epoch": epoch, "avg": avg, "head": head, "wer": rates, "mean": mean, "heads": heads}
+        rows.append(row)
         shown = "  ".join(f"{name} {rate:.2%}" for name, rate in rates.items())
-        print(f"average: epoch {epoch} avg {avg}: WER {shown}", flush=True)
+        print(f"average: epoch {epoch} avg {avg}: {f'{head} ' if head else ''}WER {shown}", flush=True)
     return rows
+
+
+def mean_by_head(results: Sequence[Mapping[str, float]]) -> dict[Head, dict[str, float]]:
+    """For each head the mean of its WER and of its CER over validations of the same weights."""
+    by_head = [scores_by_head(result) for result in results]
+    return {
+        head: {rate: sum(scores[head][rate] for scores in by_head) / len(by_head) for rate in ("wer", "cer")}
+        for head in by_head[0]
+    }
 
 
 def choices(there: Sequence[int], epochs: Sequence[int], avgs: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -204,17 +265,17 @@ def candidates(
 ) -> Iterator[Candidate]:
     """What dev chooses from: the last weights, the best and, for each of the `ends` newest checkpoints, the
     means from each earlier one."""
-    yield Candidate(name=f"last (step {last.step})", step=last.step, weights=last.weights)
+    yield _candidate(f"last (step {last.step})", last, found[-1][1])
     if (run / "best.pt").is_file():
         best = ckpt.load_checkpoint(run / "best.pt")
         if best.step != last.step:
-            yield Candidate(name=f"best (step {best.step})", step=best.step, weights=best.weights)
+            yield _candidate(f"best (step {best.step})", best, run / "best.pt")
     for end_step, end_path in reversed(found[-ends:]):
         end = ckpt.load_checkpoint(end_path, training=True)
         for start_step, start_path in reversed([f for f in found if f[0] < end_step]):
             start = ckpt.load_checkpoint(start_path, training=True)
             if 0 < _running(start).count < _running(end).count:
-                yield _mean(f"steps {start_step}–{end.step}", start, end)
+                yield _mean(f"steps {start_step}–{end.step}", start, end, end_path)
 
 
 def stretch(found: list[tuple[int, Path]], step: int | None, avg: int) -> Candidate:
@@ -228,7 +289,9 @@ def stretch(found: list[tuple[int, Path]], step: int | None, avg: int) -> Candid
             f"{end}; kept are those of {', '.join(str(s) for s in paths)} (train.keep says how many)"
         )
     start = ckpt.load_checkpoint(paths[end - avg], training=True) if end > avg else None
-    return _mean(f"steps {end - avg}–{end}", start, ckpt.load_checkpoint(paths[end], training=True))
+    return _mean(
+        f"steps {end - avg}–{end}", start, ckpt.load_checkpoint(paths[end], training=True), paths[end]
+    )
 
 
 def passes(paths: dict[int, Path], epoch: int, avg: int) -> Candidate:
@@ -242,11 +305,18 @@ def passes(paths: dict[int, Path], epoch: int, avg: int) -> Candidate:
         )
     start = ckpt.load_checkpoint(paths[epoch - avg], training=True) if epoch > avg else None
     end = ckpt.load_checkpoint(paths[epoch], training=True)
-    return _mean(f"epochs {epoch - avg + 1}–{epoch}", start, end)
+    return _mean(f"epochs {epoch - avg + 1}–{epoch}", start, end, paths[epoch])
 
 
-def _write(run: Path, of: ckpt.Checkpoint, chosen: Candidate, notes: dict[str, Any]) -> None:
-    """`run`/averaged.pt with the chosen weights of a model of this kind."""
+def _write(
+    run: Path,
+    of: ckpt.Checkpoint,
+    chosen: Candidate,
+    dev: dict[Head, dict[str, float]],
+    notes: dict[str, Any],
+) -> None:
+    """`run`/averaged.pt with the chosen weights of a model of this kind; dev: scores by head."""
+    heads = notes_of(chosen.trained, chosen.steps, dev)
     ckpt.save_checkpoint(
         run / "averaged.pt",
         ckpt.Checkpoint(
@@ -254,7 +324,7 @@ def _write(run: Path, of: ckpt.Checkpoint, chosen: Candidate, notes: dict[str, A
             tokenizer=of.tokenizer,
             weights=chosen.weights,
             step=chosen.step,
-            notes=of.notes | {"weights": chosen.name} | notes,
+            notes=of.notes | {"weights": chosen.name} | heads | notes,
         ),
     )
     print(f"average: {chosen.name} → {run / 'averaged.pt'}")
@@ -264,9 +334,17 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _mean(over: str, start: ckpt.Checkpoint | None, end: ckpt.Checkpoint) -> Candidate:
+def _mean(over: str, start: ckpt.Checkpoint | None, end: ckpt.Checkpoint, path: Path) -> Candidate:
+    """The mean between two checkpoints; `path` is that of `end`, by which time its heads were trained."""
     between = average_between(_running(start) if start else None, _running(end), end.weights)
-    return Candidate(name=f"mean of {over}", step=end.step, weights=between)
+    return replace(_candidate(f"mean of {over}", end, path), weights=between)
+
+
+def _candidate(name: str, checkpoint: ckpt.Checkpoint, path: Path) -> Candidate:
+    trained, steps = read_heads(checkpoint, path).trained, noted_steps(checkpoint)
+    return Candidate(
+        name=name, step=checkpoint.step, weights=checkpoint.weights, trained=trained, steps=steps
+    )
 
 
 def _running(checkpoint: ckpt.Checkpoint) -> RunningAverage:

@@ -11,49 +11,72 @@ from typing import Any
 
 from maya import __version__
 from maya.errors import MayaError
+from maya.ranges import Range
 from maya.recipes.aliases import add_aliases
+from maya.recipes.arguments import (
+    Parser,
+    add_command,
+    add_data_and_run,
+    add_experiment,
+    add_num_samples,
+    number,
+)
+
+_CHECKPOINT = "a .pt file, a run folder or a .nemo archive"
+_DEVICE = "auto (the default: the first GPU, else the CPU), cpu, cuda, cuda:1 ..."
+_CORPUS = (
+    "a folder (manifest.jsonl, metadata.csv, Kaldi, lhotse, NeMo, Hugging Face, or wav + txt), "
+    "lhotse:NAME:DIR or nemo:MANIFESTS:TARS"
+)
+_COUNT = Range(min=0)
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+def parser() -> Parser:
+    top = Parser(
         prog="maya",
         description="Speech recognition training, evaluation and serving in pure PyTorch.",
-        epilog="A recipe runs these in order: see ./egs/indic12/run.sh. `maya COMMAND --help` explains one.",
+        epilog="A recipe runs prepare, tokenizer, train, average, decode and score in this order: see "
+        "./egs/indic12/run.sh. `maya COMMAND --help` explains a command.",
     )
     top.add_argument("--version", action="version", version=f"maya {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    p = _command(
+    p = add_command(commands, "prepare", "check a corpus and split it into training, dev and test data")
+    add_experiment(p)
+    p.add_argument("--corpus", type=Path, required=True, help=_CORPUS)
+    p.add_argument("--out", type=Path, required=True, help="folder to write train, dev and test.parquet to")
+
+    p = add_command(
         commands,
-        "prepare",
-        "validate and split a corpus folder (manifest.jsonl, metadata.csv, Kaldi, lhotse, NeMo, wav + txt)",
+        "validate",
+        "report the problems of a corpus or of prepared data; write nothing",
+        force=False,
     )
-    _experiment(p)
-    p.add_argument("--corpus", type=Path, required=True, help="the corpus folder, or lhotse:NAME:DIR")
-    p.add_argument("--out", type=Path, required=True, help="where {train,dev,test}.parquet go")
-
-    p = _command(
-        commands, "validate", "look at a corpus without preparing it, or at prepared data again", force=False
+    add_experiment(p, required=False)
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--corpus", type=Path, help=f"report what prepare would drop or flag: {_CORPUS}")
+    source.add_argument(
+        "--data", type=Path, help="the folder that `maya prepare` wrote: check its audio again"
     )
-    _experiment(p, required=False)
-    what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument("--corpus", type=Path, help="a corpus folder: all that prepare would drop or flag")
-    what.add_argument("--data", type=Path, help="the folder that `maya prepare` wrote: is all still there")
-    p.add_argument("--sample", type=int, default=200, help="of each part of --data, utterances to decode")
-    p.add_argument("--all", action="store_true", help="decode all of --data")
-    p.add_argument("--json", type=Path, metavar="FILE", help="what was found, for programs")
-    p.add_argument("--html", type=Path, metavar="FILE", help="the report page")
+    p.add_argument(
+        "--sample", type=number(int, _COUNT), default=200, metavar="N",
+        help="with --data: decode N utterances of each split (default: 200)",
+    )  # fmt: skip
+    p.add_argument("--all", action="store_true", help="with --data: decode every utterance")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the problems as JSON, too")
+    p.add_argument("--html", type=Path, metavar="FILE", help="write a report page, too")
 
-    p = _command(commands, "tokenizer", "train a SentencePiece tokenizer on the training texts")
-    _experiment(p)
-    _data_and_run(p)
+    p = add_command(commands, "tokenizer", "train a SentencePiece tokenizer on the training texts")
+    add_experiment(p)
+    add_data_and_run(p)
 
     _plan(commands)
 
-    p = _command(commands, "train", "train, or continue; launch through torchrun for several GPUs")
-    _experiment(p)
-    _data_and_run(p)
-    p.add_argument("--cpu", action="store_true", help="train on the CPU even where a GPU is")
+    p = add_command(commands, "train", "train a model, or continue a run; use torchrun for several GPUs")
+    add_experiment(p)
+    add_aliases(p)
+    add_data_and_run(p)
+    p.add_argument("--cpu", action="store_true", help="train on the CPU, even if there is a GPU")
 
     _average_to_score(commands)
 
@@ -61,205 +84,208 @@ def parser() -> argparse.ArgumentParser:
     _evaluate(commands)
     _llm(commands)
     _convert_and_export(commands)
-    p = _command(commands, "info", "say what a checkpoint is", force=False)
-    p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo archive")
+    p = add_command(
+        commands, "info", "describe a checkpoint: sizes, vocabulary, languages, scores", force=False
+    )
+    p.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
+    p.add_argument("--all", action="store_true", help="also print every option of the model and the notes")
+    p.add_argument("--json", action="store_true", help="print everything as JSON, for programs")
     return top
 
 
 def _transcribe(commands: argparse._SubParsersAction) -> None:
-    p = _command(commands, "transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3)", force=False)
-    p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo archive")
+    p = add_command(commands, "transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3)", force=False)
+    p.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
     p.add_argument("audio", type=Path, nargs="+", help="audio files")
-    p.add_argument("--language", help="a code such as hi; auto identifies it first; by default none is told")
-    p.add_argument("--method", default="transducer", choices=("transducer", "ctc"))
+    p.add_argument(
+        "--language", help="code of the spoken language, such as hi; auto: identify it; default: not given"
+    )
+    p.add_argument(
+        "--method", default="auto", choices=("auto", "transducer", "ctc", "attention"),
+        help="the head to decode with; auto (the default): the best trained head on dev",
+    )  # fmt: skip
     p.add_argument(
         "--output", default="text", choices=("text", "json"), help="json adds tokens, frames and scores"
     )
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    p.add_argument("--device", default="auto", help=_DEVICE)
     p.add_argument(
-        "--context", type=int, nargs=2, metavar=("LEFT", "RIGHT"),
-        help="encoder frames that attention sees around each, such as 128 128 for hours of audio",
+        "--context", type=number(int, Range(min=0, also=(-1,))), nargs=2, metavar=("LEFT", "RIGHT"),
+        help="attend to so many encoder frames on each side (-1: all), such as 128 128 for hours of audio",
     )  # fmt: skip
 
 
 def _evaluate(commands: argparse._SubParsersAction) -> None:
-    p = _command(commands, "evaluate", "error rates of a checkpoint on a manifest or on files", force=False)
-    p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo archive")
-    p.add_argument("audio", type=Path, nargs="*", help="audio files, in place of --manifest")
+    p = add_command(
+        commands, "evaluate", "compute the error rates of a checkpoint on a manifest or on files", force=False
+    )
+    p.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
+    p.add_argument("audio", type=Path, nargs="*", help="audio files, instead of --manifest")
     p.add_argument("--manifest", type=Path, help="JSON lines (Maya, NeMo, metadata.jsonl), .csv, or a folder")
-    p.add_argument("--reference", nargs="+", metavar="TEXT", help="what each of the audio files says")
-    p.add_argument("--method", default="transducer", help="ctc, modified_beam ...; see decode.method")
-    p.add_argument("--language", help="where the manifest does not tell, a code such as hi; auto identifies")
-    _num_samples(p)
-    p.add_argument("--json", type=Path, metavar="FILE", help="everything, for programs")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-
-
-def _num_samples(p: argparse.ArgumentParser) -> None:
-    what = "show N utterances, reference against hypothesis, from the worst to the best"
-    p.add_argument("--num-samples", type=int, default=0, metavar="N", help=what)
+    p.add_argument("--reference", nargs="+", metavar="TEXT", help="the transcript of each audio file")
+    text = "auto (the default: the best trained head on dev), ctc, modified_beam ...; see decode.method"
+    p.add_argument("--method", default="auto", help=text)
+    p.add_argument(
+        "--language", help="language code for utterances without one in the manifest; auto: identify it"
+    )
+    add_num_samples(p)
+    p.add_argument("--json", type=Path, metavar="FILE", help="write all results as JSON, too")
+    p.add_argument("--device", default="auto", help=_DEVICE)
 
 
 def _average_to_score(commands: argparse._SubParsersAction) -> None:
-    p = _command(commands, "average", "average the weights over the end of training, chosen on dev")
-    _experiment(p)
-    _data_and_run(p)
+    p = add_command(commands, "average", "average the weights over the end of training, as dev scores best")
+    add_experiment(p)
+    add_data_and_run(p)
     p.add_argument(
-        "--epoch", type=int, nargs="+", default=[], help="the end of the average; see train.epochs"
-    )
+        "--epoch", type=number(int, Range(min=1)), nargs="+", default=[], metavar="N",
+        help="the last epoch of the average; needs a run with train.epochs",
+    )  # fmt: skip
     p.add_argument(
-        "--avg", type=int, nargs="+", default=[], help="over so many epochs (or steps, without --epoch)"
-    )
-    p.add_argument("--select", action="store_true", help="choose the epoch and the average on the dev sets")
+        "--avg", type=number(int, Range(min=1)), nargs="+", default=[], metavar="N",
+        help="average over N epochs, or without --epoch over N steps",
+    )  # fmt: skip
+    p.add_argument("--select", action="store_true", help="choose among several --epoch and --avg on dev")
 
-    p = _command(commands, "decode", "decode a split, or several with several methods")
-    _experiment(p)
-    _data_and_run(p)
-    what = "train, dev, test (the default), or a set of the corpus's own, such as dev-clean"
-    p.add_argument("--split", nargs="+", default=["test"], metavar="SPLIT", help=what)
-    what = "decode.method's to use, or all; results then go to decode/METHOD/SPLIT"
-    p.add_argument("--method", nargs="+", default=[], metavar="METHOD", help=what)
-    p.add_argument("--checkpoint", type=Path, help="a .pt file; without it the run's averaged or best one")
+    p = add_command(commands, "decode", "decode one or more splits with one or more methods")
+    add_experiment(p)
+    add_data_and_run(p)
+    text = "train, dev, test (the default), or a set of the corpus, such as dev-clean"
+    p.add_argument("--split", nargs="+", default=["test"], metavar="SPLIT", help=text)
+    text = "values of decode.method, or all that trained heads allow; results go to decode/METHOD/SPLIT"
+    p.add_argument("--method", nargs="+", default=[], metavar="METHOD", help=text)
+    p.add_argument("--checkpoint", type=Path, help="a .pt file; default: the averaged one, else the best")
     p.add_argument(
-        "--into", default="", metavar="NAME", help="results go to decode/NAME/SPLIT (not with --method)"
+        "--into", default="", metavar="NAME", help="write to decode/NAME/SPLIT (not with --method)"
     )
 
-    p = _command(commands, "score", "WER and CER per language with 95 %% intervals")
+    p = add_command(commands, "score", "compute WER and CER for each language, with 95 %% intervals")
     p.add_argument("--run-dir", type=Path, required=True, help="the run folder")
     p.add_argument("--data", type=Path, help="the prepared data, for notes on the splits")
-    p.add_argument("--split", default="test", help="what was decoded; all: everything, in one table (test)")
+    p.add_argument("--split", default="test", help="the decoded split (default: test); all: one table of all")
     p.add_argument(
-        "--by-speaker", action="store_true", help="draw speakers, not utterances, for the intervals"
+        "--by-speaker", action="store_true", help="compute the intervals over speakers, not utterances"
     )
-    _num_samples(p)
+    add_num_samples(p)
 
-    p = _command(commands, "compare", "two systems on the same utterances: is one better?", force=False)
+    p = add_command(commands, "compare", "test whether one of two systems is better", force=False)
     p.add_argument("first", type=Path, nargs="+", help="a run folder, or several that differ in their seeds")
-    p.add_argument("--with", type=Path, nargs="+", required=True, dest="second", help="of the other system")
-    p.add_argument("--split", default="test", help="what was decoded: the folder under decode/, as ctc/test")
-    p.add_argument("--with-split", default="", help="of the other system, where it is another")
+    p.add_argument(
+        "--with", type=Path, nargs="+", required=True, dest="second", help="run folders of the other system"
+    )
+    p.add_argument("--split", default="test", help="the folder under decode/, such as test or ctc/test")
+    p.add_argument("--with-split", default="", help="the folder of the other system, if it is another one")
 
 
 def _llm(commands: argparse._SubParsersAction) -> None:
-    p = _command(commands, "llm", "train and decode with a language model as decoder", force=False)
+    p = add_command(commands, "llm", "train and decode a model with a language model as decoder", force=False)
     kinds = p.add_subparsers(dest="kind", required=True, metavar="STAGE")
-    train = _command(kinds, "train", "train encoder, projector and LoRA, or continue")
-    decode = _command(kinds, "decode", "decode a split greedily; `maya score` then scores it")
+    train = add_command(kinds, "train", "train encoder, projector and LoRA, or continue a run")
+    decode = add_command(kinds, "decode", "decode a split greedily; `maya score` then scores it")
     for p in (train, decode):
-        _experiment(p)
-        _data_and_run(p)
-        p.add_argument("--cpu", action="store_true", help="use the CPU even where a GPU is")
-    decode.add_argument("--split", default="test", choices=("train", "dev", "test"))
-    decode.add_argument("--checkpoint", type=Path, help="a .pt file; without it the run's best one")
+        add_experiment(p)
+        add_data_and_run(p)
+        p.add_argument("--cpu", action="store_true", help="use the CPU, even if there is a GPU")
+    decode.add_argument("--split", default="test", choices=("train", "dev", "test"), help="default: test")
+    decode.add_argument("--checkpoint", type=Path, help="a .pt file; default: the best of the run")
 
 
 def _convert_and_export(commands: argparse._SubParsersAction) -> None:
-    p = _command(commands, "convert", "turn another system's model into a Maya checkpoint", force=False)
+    p = add_command(
+        commands, "convert", "convert a model of another system to a Maya checkpoint", force=False
+    )
     kinds = p.add_subparsers(dest="kind", required=True, metavar="FORMAT")
-    p = _command(kinds, "nemo", "a FastConformer .nemo archive (CTC, RNN-T, TDT or hybrid)", force=False)
+    p = add_command(kinds, "nemo", "a FastConformer .nemo archive (CTC, RNN-T, TDT or hybrid)", force=False)
     p.add_argument("source", type=Path, help="the .nemo file")
-    p.add_argument("out", type=Path, help="a folder for the checkpoint, usable wherever a run folder is")
+    p.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")
     p.add_argument(
         "--front-end", default="auto", choices=("auto", "since-2.5", "before-2.5"),
-        help="NeMo 2.5 changed the features; auto takes those of the version that saved the model",
+        help="NeMo 2.5 changed the features; auto uses those of the version that saved the model",
     )  # fmt: skip
     p.add_argument(
-        "--encoder-only", action="store_true", help="new heads, for a new vocabulary; see train.init_from"
+        "--encoder-only", action="store_true", help="make new heads for a new vocabulary; see train.init_from"
     )
     p.add_argument("--tokenizer", type=Path, help="with --encoder-only: the tokenizer.model of the new heads")
     p.add_argument(
         "--ignore", action="append", default=[], metavar="KEY",
-        help="a key of the yaml that Maya does not know and that does not change the network; repeatable",
+        help="ignore an unknown key of the YAML that does not change the network; repeatable",
     )  # fmt: skip
 
     _convert_icefall(kinds)
 
-    p = _command(commands, "export", "write a model for another system", force=False)
+    p = add_command(commands, "export", "write a model for another system", force=False)
     kinds = p.add_subparsers(dest="kind", required=True, metavar="FORMAT")
-    nemo = _command(kinds, "nemo", "a .nemo archive that NeMo restores", force=False)
-    icefall = _command(kinds, "icefall", "a Zipformer's pretrained.pt that icefall loads", force=False)
+    nemo = add_command(kinds, "nemo", "a .nemo archive that NeMo restores", force=False)
+    icefall = add_command(kinds, "icefall", "a Zipformer's pretrained.pt that icefall loads", force=False)
     icefall.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
-    icefall.add_argument("out", type=Path, help="the folder for pretrained.pt, bpe.model and tokens.txt")
-    onnx = _command(kinds, "onnx", "a folder of ONNX graphs, as sherpa-onnx reads them", force=False)
+    icefall.add_argument("out", type=Path, help="folder for pretrained.pt, bpe.model and tokens.txt")
+    onnx = add_command(kinds, "onnx", "a folder of ONNX graphs that sherpa-onnx loads", force=False)
     for p in (nemo, onnx):
-        p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo file")
+        p.add_argument("checkpoint", type=Path, help=_CHECKPOINT)
         p.add_argument("out", type=Path, help="the archive to write" if p is nemo else "the folder to write")
         p.add_argument(
             "--language", help="keep one language of a model with a language embedding, or `unknown`"
         )
-    onnx.add_argument("--head", choices=("transducer", "ctc"), help="by default the transducer, if any")
-    onnx.add_argument("--int8", action="store_true", help="also write graphs with weights of 8 bits")
     onnx.add_argument(
-        "--chunk-frames", type=int, help="of a causal Zipformer: stream in chunks of so many 20 ms frames"
+        "--head", choices=("transducer", "ctc"), help="default: the transducer if it was trained, else CTC"
     )
+    onnx.add_argument("--int8", action="store_true", help="also write graphs with 8-bit weights")
     onnx.add_argument(
-        "--left-frames", type=int, default=128, help="with --chunk-frames: context, 128 by default"
-    )
+        "--chunk-frames", type=number(int, Range(min=1)), metavar="N",
+        help="for a causal Zipformer: stream in chunks of N frames of 20 ms",
+    )  # fmt: skip
+    onnx.add_argument(
+        "--left-frames", type=number(int, _COUNT), default=128, metavar="N",
+        help="with --chunk-frames: frames of left context (default: 128)",
+    )  # fmt: skip
 
 
 def _convert_icefall(kinds: argparse._SubParsersAction) -> None:
-    p = _command(
+    p = add_command(
         kinds, "icefall", "a checkpoint of icefall's Zipformer (epoch-N.pt, pretrained.pt ...)", force=False
     )
     p.add_argument("source", type=Path, help="the .pt file")
-    p.add_argument("out", type=Path, help="a folder for the checkpoint, usable wherever a run folder is")
+    p.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")
     pieces = p.add_mutually_exclusive_group(required=True)
-    pieces.add_argument("--bpe-model", type=Path, metavar="FILE", help="the bpe.model of its training")
-    pieces.add_argument("--tokens", type=Path, metavar="FILE", help="tokens.txt: enough to transcribe")
+    pieces.add_argument("--bpe-model", type=Path, metavar="FILE", help="the bpe.model it was trained with")
+    pieces.add_argument("--tokens", type=Path, metavar="FILE", help="tokens.txt; enough to transcribe")
     p.add_argument(
         "--avg-with", type=Path, metavar="FIRST",
-        help="an earlier epoch-N.pt: the mean of the weights between the two; E - A for --epoch E --avg A",
+        help="average the weights from an earlier epoch-N.pt to this one: E - A for --epoch E --avg A",
     )  # fmt: skip
     p.add_argument(
         "--which", default="model", choices=("model", "average"),
-        help="without --avg-with: the last weights, or model_avg, their mean since the beginning",
+        help="without --avg-with: the last weights, or model_avg, their mean since the start of training",
     )  # fmt: skip
     p.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
-        help="a field of the model that the file does not tell, such as encoder.heads=4,4,8,4; repeatable",
+        help="a field of the model that is not in the file, such as encoder.heads=4,4,8,4; repeatable",
     )  # fmt: skip
-
-
-def _command(
-    commands: argparse._SubParsersAction, name: str, text: str, force: bool = True
-) -> argparse.ArgumentParser:
-    p = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    if force:
-        p.add_argument(
-            "--force", action="store_true", help="run even if nothing changed since it was last done"
-        )
-    return p
-
-
-def _experiment(p: argparse.ArgumentParser, required: bool = True) -> None:
-    what = "a module or file with experiment(), such as egs.indic12.mini"
-    p.add_argument("--experiment", required=required, help=what if required else f"{what}; for its options")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
-        help="change a field of the experiment, such as train.lr=3e-4 (typed; may be repeated)",
-    )  # fmt: skip
-    add_aliases(p)
 
 
 def _plan(commands: argparse._SubParsersAction) -> None:
-    p = _command(commands, "plan", "say what training takes: parameters, memory, time, batches", force=False)
-    p.add_argument("name", nargs="?", help="the experiment's file name alone, such as mini")
-    _experiment(p, required=False)
-    p.add_argument("--gpu", default="h200", help="h200, h100, a100-80, a100-40, l40s, rtx4090, v100 ...")
-    p.add_argument("--gpus", type=int, default=8, help="how many, 8 by default")
-    p.add_argument("--memory-gb", type=float, help="of each, in place of what is published")
-    p.add_argument("--utilisation", type=float, default=0.4, help="share of the peak rate, 0.4 by default")
-    p.add_argument("--seconds", type=float, default=12.0, help="of the utterance that stands for the data")
-    p.add_argument("--tokens-per-second", type=float, default=4.0, help="of that utterance")
-    p.add_argument("--hours", type=float, help="of audio, for the time of one pass")
-    p.add_argument("--data", type=Path, help="the folder that `maya prepare` wrote: its batches are planned")
-    p.add_argument("--run-dir", type=Path, help="the run folder, for the tokens of its tokenizer")
-    p.add_argument("--json", type=Path, metavar="FILE", help="everything, for programs")
-
-
-def _data_and_run(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--data", type=Path, required=True, help="the folder that `maya prepare` wrote")
-    p.add_argument("--run-dir", type=Path, required=True, help="the run folder, made when missing")
+    p = add_command(
+        commands, "plan", "estimate parameters, memory, time and batches of a training", force=False
+    )
+    p.add_argument("name", nargs="?", help="name of an experiment under egs/, such as mini")
+    add_experiment(p, required=False)
+    p.add_argument("--gpu", default="h200", help="h200 (default), h100, a100-80, l40s, rtx4090, v100 ...")
+    p.add_argument("--gpus", type=int, default=8, metavar="N", help="number of GPUs (default: 8)")
+    p.add_argument("--memory-gb", type=float, metavar="GB", help="memory of each GPU, if not as published")
+    p.add_argument(
+        "--utilisation", type=float, default=0.4, metavar="SHARE",
+        help="share of the GPU's peak rate that training reaches (default: 0.4)",
+    )  # fmt: skip
+    p.add_argument(
+        "--seconds", type=float, default=12.0, help="without --data: length of an utterance (default: 12)"
+    )
+    p.add_argument(
+        "--tokens-per-second", type=float, default=4.0, metavar="N",
+        help="without --data: tokens in a second of speech (default: 4)",
+    )  # fmt: skip
+    p.add_argument("--hours", type=float, help="hours of audio, for the time of one epoch")
+    p.add_argument("--data", type=Path, help="the folder that `maya prepare` wrote: plan its batches")
+    p.add_argument("--run-dir", type=Path, help="the run folder: use its tokenizer")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON, too")
 
 
 def dispatch(args: argparse.Namespace) -> None:
@@ -280,7 +306,7 @@ def dispatch(args: argparse.Namespace) -> None:
     if args.command == "info":
         from maya.recipes.info import info
 
-        info(args.checkpoint)
+        info(args.checkpoint, whole=args.all, as_json=args.json)
         return
     if args.command == "validate":
         from maya.recipes.validate import validate
@@ -422,11 +448,11 @@ def _dispatch_llm(args: argparse.Namespace) -> None:
 
 def _dispatch_plan(args: argparse.Namespace) -> None:
     from maya.recipes.experiment import load_experiment
-    from maya.recipes.plan import Setup, experiment_named, plan
+    from maya.recipes.plan import Setup, plan
 
     if (args.name is None) == (args.experiment is None):
         raise MayaError("name the experiment once: by its file name alone, or with --experiment")
-    name = experiment_named(args.name) if args.name else args.experiment
+    name = args.name or args.experiment
     setup = Setup(
         gpu=args.gpu, gpus=args.gpus, memory_gb=args.memory_gb, utilisation=args.utilisation,
         seconds=args.seconds, tokens_per_second=args.tokens_per_second, hours=args.hours,

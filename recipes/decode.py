@@ -17,10 +17,11 @@ from maya.data.table import Table, part_path
 from maya.data.utterances import Utterances
 from maya.decode.recognizer import identify_languages
 from maya.encoders.lact_fast_weights import stop_updates
+from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.recipes.experiment import Experiment
-from maya.recipes.markers import is_done, mark_done, stamp
-from maya.recipes.search import make_search
+from maya.recipes.markers import audio_identity, checkpoint_content, is_done, mark_done, texts_identity
+from maya.recipes.search import choose_method, make_search
 from maya.train.checkpoint import find_checkpoint
 from maya.train.runlog import replacing, write_json
 from maya.train.validate import language_accuracy
@@ -36,28 +37,39 @@ def decode(
     checkpoint: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl, or `run`/decode/{into}/{split}."""
+    """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl, or `run`/decode/{into}/{split}.
+
+    Raises MayaError where the split has no utterances, and for a method whose head the model lacks or that
+    was never trained.
+    """
     table = Table.open(part_path(data, split))
+    if not len(table):
+        raise MayaError(f"{data} has no {split} set to decode: {table.path.name} has no rows")
     path = find_checkpoint(checkpoint or run)
     out = run / "decode" / into / split
     inputs = {
-        "checkpoint": f"{path}:{stamp(path)}",
-        "data": table.digest,
+        "checkpoint": [str(path), checkpoint_content(path)],
+        "data": [table.digest, audio_identity(data, split)],
         "options": to_dict(experiment.decode),
     }
-    if is_done(out / "stage.json", inputs) and not force:
+    if experiment.decode.method == "ctc_beam" and experiment.decode.lm_order:
+        inputs["lm_texts"] = texts_identity(data, "train")
+    complete = all((out / name).is_file() for name in ("hyps.jsonl", "decode.json"))
+    if is_done(out / "stage.json", inputs) and complete and not force:
         print(f"decode: {out} is up to date")
         return
     recognizer = maya.load(path)
     model, languages = recognizer.model, recognizer.model.cfg.languages
     if not experiment.decode.fast_weight_updates:
         stop_updates(model)
+    method, reason = choose_method(experiment.decode.method, recognizer)
+    print(f"decode: {split} by {method} ({reason})", flush=True)
     utterances = Utterances.from_table(table, recognizer.tokenizer, languages)
     entries = {entry.id: entry for entry in table.entries()}
     out.mkdir(parents=True, exist_ok=True)
     search = make_search(experiment.decode, data, recognizer)
     began, seconds, identified = time.perf_counter(), 0.0, list[tuple[str, bool]]()
-    loader = EvalLoader(utterances, recognizer.tokenizer, languages,
+    loader = EvalLoader(utterances, recognizer.tokenizer, languages, sample_rate=recognizer.sample_rate,
                         max_seconds=experiment.decode.max_seconds)  # fmt: skip
     with replacing(out / "hyps.jsonl") as partial, partial.open("w") as f, torch.inference_mode():
         for batch in loader:
@@ -75,7 +87,8 @@ def decode(
                 f.write(json.dumps(asdict(hyp) | row, ensure_ascii=False) + "\n")
             seconds += batch.seconds
     spent = time.perf_counter() - began
-    facts = {"checkpoint": str(path), "utterances": len(entries), **language_accuracy(identified)}
+    chosen = {"method": method, "method_reason": reason}
+    facts = {"checkpoint": str(path), **chosen, "utterances": len(entries), **language_accuracy(identified)}
     timing = {"audio_seconds": seconds, "seconds": spent, "real_time_factor": spent / seconds}
     write_json(out / "decode.json", facts | timing)
     print(f"decode: {len(entries)} utterances, {seconds / 3600:.2f} h in {spent:.1f} s "

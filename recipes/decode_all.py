@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from maya.config import override
+from maya.decode.head_choice import TrainedHeads
 from maya.errors import MayaError
-from maya.models.hybrid_config import HybridConfig
+from maya.models.text_heads import NAMES
 from maya.recipes.decode import decode
 from maya.recipes.experiment import DecodeConfig, Experiment
 from maya.recipes.score import score
-from maya.recipes.search import check_heads
+from maya.recipes.search import NEEDS, check_heads
 from maya.score.report import Report
 from maya.train.checkpoint import find_checkpoint, load_checkpoint
+from maya.train.heads import read_heads
 
 METHODS: tuple[str, ...] = get_args(get_type_hints(DecodeConfig)["method"])
 ALL = "all"
@@ -29,14 +31,13 @@ def decode_all(
     checkpoint: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Decode each of `splits` with each of `methods`, or with all that the model's heads allow where that is
-    "all", into `run`/decode/{method}/{split}.
+    """Decode each of `splits` with each of `methods`, or with all that the model's trained heads allow where
+    that is "all", into `run`/decode/{method}/{split}.
 
-    Raises MayaError for a method that there is not, or that the model has no head for.
+    Raises MayaError for an unknown method, and for one whose head the model lacks or that was never trained.
     """
     if list(methods) == [ALL]:
-        model = load_checkpoint(find_checkpoint(checkpoint or run)).model_config
-        methods = [name for name in METHODS if can_decode(model, name)]
+        methods = possible_methods(find_checkpoint(checkpoint or run))
     if unknown := [name for name in methods if name not in METHODS]:
         raise MayaError(f"there is no decode.method {unknown[0]!r}; there are {', '.join(METHODS)}")
     for method in methods:
@@ -46,15 +47,29 @@ def decode_all(
             decode(mine, data, run, split=split, into=method, checkpoint=checkpoint, force=force)
 
 
-def can_decode(model: HybridConfig, method: str) -> bool:
-    """Whether a model has the heads that a method asks for; modified beam search knows no durations."""
-    if method == "transducer":
-        return model.transducer != "none"
+def possible_methods(path: Path) -> list[str]:
+    """The methods that a checkpoint's trained heads allow; prints those that need a head never trained."""
+    loaded = load_checkpoint(path)
+    heads, transducer = read_heads(loaded, path), getattr(loaded.model_config, "transducer", "none")
+    heads.best()  # raises MayaError where none was trained
+    everything = TrainedHeads(heads=heads.heads, trained=heads.heads)
+    idle = [
+        m for m in NEEDS if can_decode(everything, m, transducer) and not can_decode(heads, m, transducer)
+    ]
+    if idle:
+        untrained = " and ".join(f"the {NAMES[head]}" for head in heads.heads if head not in heads.trained)
+        print(f"decode: without {', '.join(idle)}: {untrained} was never trained")
+    return [method for method in NEEDS if can_decode(heads, method, transducer)]
+
+
+def can_decode(heads: TrainedHeads, method: str, transducer: str) -> bool:
+    """Whether a model has the trained heads that a method asks for. Modified beam search knows no durations:
+    `transducer` is the model's kind of it, "tdt" has them."""
     try:
-        check_heads(model, method)
+        check_heads(heads, method)
     except MayaError:
         return False
-    return method != "modified_beam" or model.transducer != "tdt"
+    return method != "modified_beam" or transducer != "tdt"
 
 
 def score_all(run: Path, *, data: Path | None = None, by_speaker: bool = False, force: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from lhotse import CutSet
@@ -15,11 +15,11 @@ from maya.data.formats.nemo import is_nemo, read_nemo
 from maya.data.loader import EvalLoader
 from maya.data.manifest import Row, parse_object, read_lines, read_manifest
 from maya.data.probe import ProbeConfig, probe
-from maya.decode.recognizer import Recognizer, identify_languages
+from maya.decode.recognizer import Method, Recognizer, identify_languages
 from maya.errors import MayaError
 from maya.recipes.experiment import DecodeConfig
 from maya.recipes.score import normal_form
-from maya.recipes.search import make_search
+from maya.recipes.search import choose_method, make_search
 from maya.recipes.transcribe import transcribe
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
@@ -34,7 +34,7 @@ def evaluate(
     *,
     manifest: Path | None = None,
     references: list[str] | None = None,
-    method: str = "transducer",
+    method: str = "auto",
     language: str | None = None,
     num_samples: int = 0,
     json_file: Path | None = None,
@@ -45,18 +45,22 @@ def evaluate(
 
     manifest: JSON lines (Maya's manifest.jsonl, NeMo's, Hugging Face's metadata.jsonl), a CSV file, or a
     corpus folder in any form that `maya prepare` reads. language: of utterances of which it does not tell;
-    "auto" lets the model identify each. Without one, a model of a single language decodes in it. num_samples:
+    "auto" lets the model identify each. Without one, a model of a single language decodes in it.
+    method: one of decode.method; "auto" takes the best on dev of the model's trained heads. num_samples:
     utterances to show. json_file: everything, for programs. Raises MayaError for an utterance that cannot be
-    evaluated: none is left out.
+    evaluated (none is left out), and for a method whose head the model lacks or that was never trained.
     """
     if (manifest is None) == (not audio):
         raise MayaError("name what to evaluate once: audio files, or --manifest FILE")
     if manifest is None and not references:
-        if method not in ("transducer", "ctc"):
-            raise MayaError(f"files without --reference are transcribed by transducer or ctc, not {method}")
-        transcribe(checkpoint, audio, language=language, method=method, output="text", device=device)
+        if method not in get_args(Method):
+            greedy = ", ".join(get_args(Method))
+            raise MayaError(f"files without --reference are transcribed by one of {greedy}, not {method}")
+        head = cast(Method, method)
+        transcribe(checkpoint, audio, language=language, method=head, output="text", device=device)
         return None
     recognizer = maya.load(checkpoint, device)
+    method, reason = choose_method(method, recognizer)
     known = recognizer.model.cfg.languages
     default = language_code(language) if language not in (None, "auto") else None
     default = default or (known[0] if len(known) == 1 else None)
@@ -74,12 +78,14 @@ def evaluate(
     )  # fmt: skip
     print(table(report))
     print(_rates(report.pooled))
+    print(f"decoded by {method} ({reason})")
     print(f"real-time factor {spent / seconds:.4f} ({seconds / 3600:.2f} h decoded in {spent:.1f} s)")
     if num_samples:
         print("\n" + sample_table(report, num_samples))
     if json_file is not None:
         source = {"manifest": str(manifest)} if manifest is not None else {"audio": [str(a) for a in audio]}
         facts = {"checkpoint": str(checkpoint), **source, "method": method, "audio_seconds": seconds}
+        facts |= {"method_reason": reason}
         write_result(report, json_file, facts | {"seconds": spent, "utterances": _rows(report, texts)})
     return report
 
@@ -144,7 +150,8 @@ def _texts(recognizer: Recognizer, entries: list[Entry], method: str, identify: 
     cfg: Any = DecodeConfig(method=method, lm_order=0)  # type: ignore[arg-type]
     search = make_search(cfg, Path(), recognizer)
     cuts = CutSet.from_cuts(e.cut() for e in entries)
-    loader = EvalLoader(cuts, recognizer.tokenizer, languages, max_seconds=cfg.max_seconds)
+    loader = EvalLoader(cuts, recognizer.tokenizer, languages, sample_rate=recognizer.sample_rate,
+                        max_seconds=cfg.max_seconds)  # fmt: skip
     found: dict[str, str] = {}
     with torch.inference_mode():
         for batch in loader:

@@ -1,10 +1,7 @@
 """An experiment: everything a run depends on, in one typed value that travels through JSON."""
 
-import importlib
-import sys
 from dataclasses import field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from maya.config import config, override
 from maya.data.augment import AugmentConfig
@@ -12,9 +9,11 @@ from maya.data.plan import PlanConfig
 from maya.data.prepare import PrepareConfig
 from maya.decode.attention_rescoring import RescoringConfig
 from maya.decode.ctc_beam import BeamConfig
-from maya.decode.recognizer import Method
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, build_model, with_vocabulary
+from maya.models.text_heads import Head
+from maya.ranges import Count, Distinct, Finite, LanguageCode, NonNegFloat, NotEmpty, PosFloat, PosInt, Share
+from maya.recipes.experiment_file import make_experiment
 from maya.text.languages import LANGUAGES, language_code
 from maya.text.tokenizer import TokenizerConfig
 from maya.train.loop import TrainConfig
@@ -27,44 +26,51 @@ class DataConfig:
     """How cuts become batches while training."""
 
     plan: PlanConfig = field(default_factory=PlanConfig)
-    num_workers: int = 0  # 0: a background thread reads ahead
-    cache_gb: float = 0.0  # decoded audio kept in memory, for small corpora of compressed files
-    speed_perturb: tuple[float, ...] = (1.0,)  # factors, one of which is drawn per utterance and epoch
-    min_seconds: float = 0.0  # training leaves out utterances that are shorter, before any change of speed,
-    max_seconds: float = 0.0  # or longer; 0 is no limit
+    num_workers: Count = 0  # 0: a background thread reads ahead
+    cache_gb: NonNegFloat = 0.0  # decoded audio kept in memory, for small corpora of compressed files
+    # Factors, one of which is drawn per utterance and epoch.
+    speed_perturb: Annotated[tuple[PosFloat, ...], NotEmpty()] = (1.0,)
+    # Training leaves out utterances that are shorter or longer than this, before any change of speed.
+    min_seconds: NonNegFloat = 0.0
+    max_seconds: NonNegFloat = 0.0  # 0 is no limit
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    max_skipped: float = 0.001  # share of the utterances that may turn out unreadable while training
-    timeout_seconds: float = 1800.0  # without a batch, after which training stops; 0 waits for ever
-    valid_utterances: int = 0  # per language, of the dev set, while training; 0 takes all
+    max_skipped: Share = 0.001  # share of the utterances that may turn out unreadable while training
+    timeout_seconds: NonNegFloat = 1800.0  # without a batch, after which training stops; 0 waits for ever
+    valid_utterances: Count = 0  # per language, of the dev set, while training; 0 takes all
 
 
 @config
 class DecodeConfig:
     """How a part is decoded.
 
-    transducer, ctc: greedily. modified_beam: the transducer (not TDT), several hypotheses a frame. ctc_beam:
-    CTC's prefixes, with an n-gram of the training texts. attention_rescoring: CTC's best texts, of which the
-    attention decoder chooses. attention: the attention decoder alone.
+    auto: the best on dev of the model's trained heads, that is transducer, ctc or attention. transducer, ctc:
+    greedily. modified_beam: the transducer (not TDT), several hypotheses a frame. ctc_beam: CTC's prefixes,
+    with an n-gram of the training texts. attention_rescoring: CTC's best texts, of which the attention
+    decoder chooses. attention: the attention decoder alone.
     """
 
-    method: Literal["transducer", "modified_beam", "ctc", "ctc_beam", "attention_rescoring", "attention"] = (
-        "transducer"
-    )
-    max_seconds: float = 120.0  # padded audio per batch
-    max_symbols: int = 10  # tokens on one frame
-    hypotheses: int = 4  # of modified_beam and attention
-    blank_penalty: float = 0.0  # nats, of modified_beam: more against deletions
+    method: Literal[
+        "auto", "transducer", "modified_beam", "ctc", "ctc_beam", "attention_rescoring", "attention"
+    ] = "auto"
+    max_seconds: PosFloat = 120.0  # padded audio per batch
+    max_symbols: PosInt = 10  # tokens on one frame
+    hypotheses: PosInt = 4  # of modified_beam and attention
+    blank_penalty: Finite = 0.0  # nats, of modified_beam: more against deletions
     beam: BeamConfig = field(default_factory=BeamConfig)
     rescoring: RescoringConfig = field(default_factory=RescoringConfig)
-    lm_order: int = 6  # of ctc_beam's n-gram model of the training texts; 0: none
+    lm_order: Count = 6  # of ctc_beam's n-gram model of the training texts; 0: none
     # What the model is told: the language of the transcript, the one it identifies itself, or nothing.
     language: Literal["known", "auto", "unknown"] = "known"
     fast_weight_updates: bool = True  # False: LaCT's fast weights learn nothing while they decode
 
     @property
-    def greedy(self) -> Method:
-        """The method without a search, for validation."""
-        return "transducer" if self.method in ("transducer", "modified_beam") else "ctc"
+    def head(self) -> Head | None:
+        """The head that validation chooses weights by; None with "auto": the best of those trained."""
+        if self.method == "auto":
+            return None
+        if self.method in ("transducer", "modified_beam"):
+            return "transducer"
+        return "attention" if self.method == "attention" else "ctc"
 
 
 @config
@@ -76,7 +82,7 @@ class Experiment:
     """
 
     name: str
-    languages: tuple[str, ...] = tuple(LANGUAGES)
+    languages: Annotated[tuple[LanguageCode, ...], Distinct(empty=False)] = tuple(LANGUAGES)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: HybridConfig = field(default_factory=HybridConfig)
@@ -86,30 +92,23 @@ class Experiment:
 
 
 def load_experiment(name: str, overrides: list[str], *, llm: bool = False) -> Any:
-    """The experiment of a module (egs.indic12.mini) or file (egs/indic12/mini.py), with overrides applied: an
-    `Experiment`, or where `llm` says that it may, an `LLMExperiment` of maya.recipes.speech_llm.
+    """The experiment of a file (./mine.py), a module (egs.indic12.mini) or a bare name (mini), with overrides
+    applied: an `Experiment`, or where `llm` says that it may, an `LLMExperiment` of maya.recipes.speech_llm.
 
-    Raises MayaError for a module that is not there or has no `experiment()`, and for a wrong override.
+    Raises MayaError for a file that is missing or wrong, see `make_experiment`, and for a wrong override.
     """
-    module_name = name.removesuffix(".py").strip("/").replace("/", ".")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # egs/ is not installed: it is found from the top of the tree
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as e:
-        if e.name and module_name.startswith(e.name):
+    experiment = make_experiment(name)
+    if not isinstance(experiment, Experiment):
+        from maya.recipes.speech_llm import LLMExperiment  # noqa: PLC0415  it imports this file
+
+        if not isinstance(experiment, LLMExperiment):
+            kind = type(experiment).__name__
+            raise MayaError(f"experiment() of {name} returns {kind}, which is not an Experiment; return one")
+        if not llm:
             raise MayaError(
-                f"there is no experiment {name!r}: expected a module such as egs.indic12.mini"
-            ) from e
-        raise
-    if not hasattr(module, "experiment"):
-        raise MayaError(f"{module_name} has no function experiment()")
-    experiment = module.experiment()
-    if not isinstance(experiment, Experiment) and not llm:
-        raise MayaError(
-            f"{name} has a language model as decoder, which this command does not know: after `maya prepare` "
-            "come `maya llm train`, `maya llm decode` and `maya score`"
-        )
+                f"{name} has a language model as decoder, which this command cannot use: after "
+                "`maya prepare` come `maya llm train`, `maya llm decode` and `maya score`"
+            )
     for assignment in overrides:
         override(experiment, assignment)
     experiment.languages = tuple(dict.fromkeys(map(language_code, experiment.languages)))

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import maya
+from maya.convert.export_head import Head
 from maya.convert.icefall_export import to_icefall
 from maya.convert.nemo_export import to_nemo
-from maya.convert.onnx import Head, to_onnx
+from maya.convert.onnx import to_onnx
 from maya.convert.sherpa_onnx import to_sherpa_onnx
 from maya.encoders import ZipformerConfig
 from maya.errors import MayaError
@@ -46,5 +47,7 @@ def export_onnx(
         raise MayaError("--chunk-frames is for causal Zipformers; this model is none")
     else:
         written = to_onnx(model, out, head=head, language=language, int8=int8)
+    if (rate := model.sample_rate) != 16000:
+        print(f"The model takes audio at {rate} Hz: give sherpa-onnx --sample-rate={rate}, not its 16000.")
     for path in written:
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")

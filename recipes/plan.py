@@ -58,20 +58,6 @@ class Setup:
     hours: float | None = None
 
 
-def experiment_named(name: str, top: Path = Path("egs")) -> str:
-    """The module of an experiment given by its file name alone, such as mini; other names as they are."""
-    if "." in name or "/" in name:
-        return name
-    found = sorted(top.glob(f"*/{name}.py"))
-    if len(found) == 1:
-        return ".".join(found[0].with_suffix("").parts)
-    known = sorted(p.stem for p in top.glob("*/*.py") if "def experiment(" in p.read_text(encoding="utf-8"))
-    if found:
-        which = " or ".join(map(str, found))
-        raise MayaError(f"{name!r} is the name of {len(found)} experiments; say --experiment {which}")
-    raise MayaError(f"there is no experiment {name!r} under {top}; known are {', '.join(known) or 'none'}")
-
-
 def plan(
     experiment: Experiment, setup: Setup, *, data: Path | None = None, run: Path | None = None,
     json_file: Path | None = None,

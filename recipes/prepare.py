@@ -3,37 +3,64 @@
 from pathlib import Path
 
 from maya.config import to_dict
+from maya.data import audio_files
+from maya.data.earlier import corpus_name, split_options
 from maya.data.folder import corpus_files, describing_files, is_named
 from maya.data.prepare import prepare_corpus
-from maya.data.table import PARTS, part_path
+from maya.data.table import PARTS
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
-from maya.recipes.markers import content, digest, is_done, mark_done, stamp
+from maya.recipes.markers import content, digest, is_done, mark_done, stamp, table_identity
 
-_BULKY = (".tar", ".arrow", ".parquet")  # told by size and time
+_BULKY = (".tar", ".arrow", ".parquet")  # known by size and time
+_OUTPUTS = ("dropped.jsonl", "flagged.jsonl", "splits.json", "report.json", "report.html", "summary.json")
 
 
 def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = False) -> None:
-    """Validate the corpus in `corpus`, split it and write {train,dev,test}.parquet into `out`."""
+    """Validate the corpus in `corpus`, split it and write {train,dev,test}.parquet into `out`.
+
+    Nothing is done where the corpus, its audio, the options and the tables are those of the last time.
+    `force` prepares again, and keeps the split as a corpus that grew does. Raises MayaError as
+    `prepare_corpus` does.
+    """
+    require_corpus(corpus)
+    options = to_dict(experiment.prepare) | {"split": split_options(experiment.prepare.split)}
+    inputs = {
+        "corpus": corpus_name(corpus),
+        "contents": corpus_identity(corpus),
+        "languages": list(experiment.languages),
+        "options": options,
+    }
+    prepared = audio_files.read(out / audio_files.NAME)
+    now = prepared and prepared.now()
+    complete = all((out / name).is_file() for name in _OUTPUTS)
+    current = inputs | {"audio": now.digest() if now else "", "tables": _tables(out)}
+    marker = out / "stage.json"
+    if complete and is_done(marker, current) and not force and not experiment.prepare.split.fresh:
+        print(f"prepare: {out} is up to date")
+        return
+    if prepared and now and (changed := prepared.changed(now)):
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        print(f"prepare: audio changed since {out} was prepared: {changed[0]}{more}")
+    report = prepare_corpus(corpus, out, languages=experiment.languages, cfg=experiment.prepare)
+    print(report.table())
+    prepared = audio_files.read(out / audio_files.NAME)
+    audio = prepared.digest() if prepared else ""
+    mark_done(marker, inputs | {"audio": audio, "tables": _tables(out)})
+
+
+def _tables(out: Path) -> dict[str, str]:
+    """What the tables hold: a marker is of these very tables, whatever ended a run between two of them."""
+    return {part: table_identity(out, part) for part in PARTS}
+
+
+def require_corpus(corpus: Path) -> None:
+    """MayaError unless `corpus` is a folder, lhotse:NAME:DIR or nemo:MANIFESTS:TARS."""
     if not is_named(corpus) and not corpus.is_dir():
         raise MayaError(
             f"{corpus} is not a folder; give --corpus a folder with manifest.jsonl, metadata.csv, wav + txt "
-            "or another of the forms the README lists"
+            "or another of the forms the README lists, lhotse:NAME:DIR or nemo:MANIFESTS:TARS"
         )
-    inputs = {
-        "corpus": str(corpus if is_named(corpus) else corpus.resolve()),
-        "contents": corpus_identity(corpus),
-        "languages": list(experiment.languages),
-        "options": to_dict(experiment.prepare),
-    }
-    there = all(part_path(out, part).is_file() for part in PARTS)
-    if is_done(out / "stage.json", inputs) and there and not force:
-        print(f"prepare: {out} is up to date")
-        return
-    (out / "stage.json").unlink(missing_ok=True)  # a kill in between must not leave the old marker
-    report = prepare_corpus(corpus, out, languages=experiment.languages, cfg=experiment.prepare)
-    print(report.table())
-    mark_done(out / "stage.json", inputs)
 
 
 def corpus_identity(corpus: Path) -> str:

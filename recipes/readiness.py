@@ -19,10 +19,11 @@ from maya.models.hybrid import HybridModel, build_model, count_parameters, with_
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done
+from maya.recipes.tokenizer import tokenizer_inputs
 from maya.recipes.train import drop_infeasible, shared_tokens
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import load_checkpoint, step_checkpoints, weights_for
-from maya.train.state import refuse_other_experiment, with_new_fields
+from maya.train.resume import refuse_other_experiment, refuse_other_tokenizer, with_new_fields
 
 WEIGHTS, TRAINING = 4, 20  # bytes a parameter: fp32; with Adam's two moments and the average in fp64
 LOGS = 2e9  # bytes for metrics, TensorBoard, hypotheses and reports of a long run
@@ -140,7 +141,7 @@ def _tokenizer(wanted: Wanted) -> Iterator[Finding | str]:
     made = Tokenizer.load(path)
     if made.vocab_size != cfg.vocab_size:
         yield _refused("tokenizer", f"{path} has {made.vocab_size} pieces, {cfg.vocab_size} are asked for")
-    inputs = {"data": content(wanted.data / "stage.json"), "options": to_dict(cfg)}
+    inputs = tokenizer_inputs(wanted.experiment, wanted.data) | {"model": content(path)}
     if not is_done(wanted.run / "stage-tokenizer.json", inputs):
         yield _refused("tokenizer", f"{path} is of other data or options; run stage 2 (tokenizer) again")
     report = wanted.run / "tokenizer.json"
@@ -194,6 +195,8 @@ def _checkpoint(wanted: Wanted) -> Iterator[Finding | str]:
         if loaded.training is None:
             raise MayaError(f"{path} holds weights only, training cannot continue from it; move it away")
         model = with_vocabulary(exp.model, loaded.tokenizer.vocab_size, exp.languages)
+        if (tokenizer := wanted.run / "tokenizer.model").is_file():
+            refuse_other_tokenizer(path, loaded.tokenizer, Tokenizer.load(tokenizer))
         saved = with_new_fields(loaded.training["experiment"], type(exp))
         refuse_other_experiment(path, saved, to_dict(replace(exp, model=model)))
         yield f"{path}: the run continues at step {step}"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.errors import MayaError
-from maya.recipes.markers import content, is_done, mark_done
+from maya.recipes.markers import content, earlier_inputs, is_done, mark_done, table_identity
 from maya.recipes.tokenizer import require
 from maya.score.page import write_page
 from maya.score.report import Report, Utterance, make_report, table, write_errors, write_result
@@ -34,12 +34,20 @@ def score(
     hyps = require(out / "hyps.jsonl", "run stage 5 (decode) first")
     report = make_report(read_hypotheses(hyps), by_speaker=by_speaker)
     decoding = json.loads((out / "decode.json").read_text())
-    inputs = {"hyps": content(hyps), "decoding": decoding, "by_speaker": by_speaker}
-    if not is_done(out / "stage-score.json", inputs) or force:
+    inputs = {
+        "hyps": content(hyps),
+        "decoding": decoding,
+        "by_speaker": by_speaker,
+        "metrics": content(run / "metrics.jsonl"),  # the curve on the page
+    }
+    complete = all((out / name).is_file() for name in ("result.json", "errors.txt", "report.html"))
+    if not is_done(out / "stage-score.json", inputs) or not complete or force:
         commit, _ = git_state()
         write_result(report, out / "result.json", decoding | {"split": split, "commit": commit})
         write_errors(report, out / "errors.txt")
-        write_page(report, out / "report.html", title=f"{run.name}: {split}", metrics=run / "metrics.jsonl")
+        method = f", decoded by {decoding['method']}" if "method" in decoding else ""
+        title = f"{run.name}: {split}{method}"
+        write_page(report, out / "report.html", title=title, metrics=run / "metrics.jsonl")
         mark_done(out / "stage-score.json", inputs)
     if show:
         _show(report, run, out, decoding, data)
@@ -54,13 +62,24 @@ def _show(report: Report, run: Path, out: Path, decoding: dict[str, Any], data: 
     print(table(report))
     for line in split_notes(data):
         print(line)
+    if data is not None and _outdated(out, data):
+        print(f"these hypotheses are of other data than {data} holds now: run stage 5 (decode) again")
     if "language_accuracy" in decoding:
         print(_identified(decoding))
     print(f"real-time factor {decoding['real_time_factor']:.4f} "
           f"({decoding['audio_seconds'] / 3600:.2f} h decoded in {decoding['seconds']:.1f} s)")  # fmt: skip
+    if "method" in decoding:
+        print(f"method      {decoding['method']} ({decoding['method_reason']})")
     print(f"report      {out / 'report.html'}")
     print(f"checkpoint  {decoding['checkpoint']}")
     print(f"TensorBoard tensorboard --logdir {run / 'tensorboard'}")
+
+
+def _outdated(out: Path, data: Path) -> bool:
+    """Whether a set was prepared again, with other rows, since it was decoded into `out`."""
+    decoded = earlier_inputs(out / "stage.json").get("data")
+    rows = table_identity(data, out.name)
+    return isinstance(decoded, list) and rows != "absent" and decoded[0] != rows
 
 
 def _identified(decoding: dict[str, Any]) -> str:

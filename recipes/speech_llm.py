@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-import numpy as np
 import torch
+from accelerate import Accelerator
 
 from maya.config import config, to_dict
 from maya.data.batch import Batch
@@ -24,18 +24,31 @@ from maya.decode.hypothesis import Hypothesis
 from maya.errors import MayaError
 from maya.models.hybrid import count_parameters
 from maya.models.speech_llm import SpeechLLM, SpeechLLMConfig, load_tokenizer
+from maya.ranges import Distinct, LanguageCode, PosFloat
 from maya.recipes.experiment import DataConfig, Experiment
-from maya.recipes.markers import content, is_done, mark_done, stamp
-from maya.recipes.train import dev_samples, shared_tokens, start, thin, train_batches
+from maya.recipes.markers import audio_identity, checkpoint_content, content, is_done, mark_done
+from maya.recipes.train import (
+    batch_plan,
+    counting_left_out,
+    dev_rows,
+    dev_samples,
+    dev_table,
+    say_without_dev,
+    shared_tokens,
+    start,
+    train_batches,
+)
 from maya.text.languages import LANGUAGES
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import find_checkpoint, load_checkpoint
 from maya.train.distributed import barrier, rank, world_size
+from maya.train.lock import locked
 from maya.train.loop import TrainConfig, make_accelerator
 from maya.train.loop import train as run_loop
 from maya.train.runlog import replacing, write_json
 from maya.train.samples import greedy_llm
 from maya.train.state import flat, is_free
+from maya.train.training_data import describe_data
 from maya.train.validate import Validate, make_validate_llm, token_limits
 
 
@@ -43,8 +56,13 @@ from maya.train.validate import Validate, make_validate_llm, token_limits
 class LLMDecodeConfig:
     """How transcripts are generated, greedily."""
 
-    max_seconds: float = 120.0  # padded audio per batch
-    tokens_per_second: float = 16.0  # of audio, a transcript's limit beyond 8 tokens
+    max_seconds: PosFloat = 120.0  # padded audio per batch
+    tokens_per_second: PosFloat = 16.0  # of audio, a transcript's limit beyond 8 tokens
+
+    @property
+    def head(self) -> None:
+        """No choice of heads, unlike `DecodeConfig.head`."""
+        return None
 
 
 @config
@@ -53,7 +71,7 @@ class LLMExperiment:
     `--set a.b=c` changes its fields."""
 
     name: str
-    languages: tuple[str, ...] = tuple(LANGUAGES)
+    languages: Annotated[tuple[LanguageCode, ...], Distinct(empty=False)] = tuple(LANGUAGES)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     model: SpeechLLMConfig = field(default_factory=SpeechLLMConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -66,36 +84,44 @@ def train(
 ) -> None:
     """Train encoder, projector and LoRA on `data`/train.parquet, into `run`; resumes by itself."""
     check(experiment)
+    table = Table.open(part_path(data, "train"))
     options = {k: v for k, v in flat(to_dict(experiment)).items() if not is_free(k)}
-    inputs = {"data": content(data / "stage.json"), "options": options}
+    inputs = {"data": content(data / "stage.json"), "table": table.digest, "options": options}
     if is_done(run / "stage-train.json", inputs) and not force:
         print(f"train: {run} is up to date")
         return
-    table = Table.open(part_path(data, "train"))
     accelerator = make_accelerator(experiment.train, cpu=cpu)
+    with locked(run):
+        _train(experiment, data, run, table, accelerator)
+        if accelerator.is_main_process:
+            mark_done(run / "stage-train.json", inputs)
+        barrier()
+
+
+def _train(experiment: LLMExperiment, data: Path, run: Path, table: Table, accelerator: Accelerator) -> None:
+    """All of it, in a folder that is locked."""
     main, languages = accelerator.is_main_process, experiment.languages
     experiment.model.languages = languages
     tokenizer = load_tokenizer(experiment.model.llm)
-    run.mkdir(parents=True, exist_ok=True)
     if main:
         tokenizer.save(run / "tokenizer.model")
     utterances = Utterances.from_table(table, shared_tokens(run, table, tokenizer), languages, None)
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = SpeechLLM(experiment.model)
     hybrid = cast(Experiment, experiment)  # of which these read what both kinds have
+    plan = batch_plan(hybrid, utterances)
+    described = describe_data(data, run, table, utterances, plan.num_batches(0))
     facts = start(model, hybrid, data, run, main)
     samples = dev_samples(experiment, data, tokenizer, greedy_llm(experiment.decode.tokens_per_second))
+    validate = dev_validation(experiment, data, tokenizer, skip_log=run / "skipped.jsonl")
     if main:
         print(describe(model, experiment, len(utterances), accelerator), flush=True)
+        say_without_dev(validate)
     with clear_worker_errors():
         run_loop(
-            experiment, model, tokenizer, train_batches(hybrid, utterances, tokenizer, run),
-            dev_validation(experiment, data, tokenizer), run, accelerator=accelerator, facts=facts,
-            samples=samples,
+            experiment, model, tokenizer, train_batches(hybrid, utterances, tokenizer, run, plan),
+            validate, run, accelerator=accelerator, facts=facts, samples=samples, data=described,
         )  # fmt: skip
-    if main:
-        mark_done(run / "stage-train.json", inputs)
-    barrier()
 
 
 def check(experiment: LLMExperiment) -> None:
@@ -117,19 +143,25 @@ def describe(model: SpeechLLM, experiment: LLMExperiment, utterances: int, accel
     )
 
 
-def dev_validation(experiment: LLMExperiment, data: Path, tokenizer: Tokenizer) -> Validate:
-    """Scores on the dev set (`data.valid_utterances` of each language, evenly over the list)."""
-    table, languages = Table.open(part_path(data, "dev")), experiment.languages
-    per_language = experiment.data.valid_utterances
-    rows = thin(table, per_language) if per_language else np.arange(len(table))
+def dev_validation(
+    experiment: LLMExperiment, data: Path, tokenizer: Tokenizer, *, skip_log: Path | None = None
+) -> Validate | None:
+    """Scores on the dev set (`data.valid_utterances` of each language, evenly over the list); None without
+    one. As in `maya.recipes.train.dev_validation`, what cannot be read is left out and counted."""
+    table, languages = dev_table(data), experiment.languages
+    if table is None:
+        return None
+    rows = dev_rows(table, experiment.data.valid_utterances)
     references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
     loader = EvalLoader(
         Utterances.from_table(table, tokenizer, languages, rows), tokenizer, languages,
-        max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(),
+        sample_rate=experiment.model.features.sample_rate, max_seconds=experiment.decode.max_seconds,
+        rank=rank(), world_size=world_size(), max_skipped=experiment.data.max_skipped, skip_log=skip_log,
     )  # fmt: skip
     batches: Callable[[], Iterable[Batch]] = lambda: loader  # noqa: E731
     rate = experiment.decode.tokens_per_second
-    return make_validate_llm(batches, references, tokenizer, languages, tokens_per_second=rate)
+    validate = make_validate_llm(batches, references, tokenizer, languages, tokens_per_second=rate)
+    return counting_left_out(validate, loader, table.path)
 
 
 def decode(
@@ -144,9 +176,18 @@ def decode(
 ) -> None:
     """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl, which `maya score` takes."""
     table, path = Table.open(part_path(data, split)), find_checkpoint(checkpoint or run)
+    if not len(table):
+        raise MayaError(f"{data} has no {split} set to decode: {table.path.name} has no rows")
     out, options = run / "decode" / split, to_dict(experiment.decode)
-    inputs = {"checkpoint": f"{path}:{stamp(path)}", "data": table.digest, "options": options}
-    if is_done(out / "stage.json", inputs) and not force:
+    rows = [table.digest, audio_identity(data, split)]
+    inputs = {
+        "checkpoint": [str(path), checkpoint_content(path)],
+        "llm": experiment.model.llm,
+        "data": rows,
+        "options": options,
+    }
+    complete = all((out / name).is_file() for name in ("hyps.jsonl", "decode.json"))
+    if is_done(out / "stage.json", inputs) and complete and not force:
         print(f"decode: {out} is up to date")
         return
     model, tokenizer = load(path, llm=experiment.model.llm)
@@ -155,7 +196,8 @@ def decode(
     languages = model.cfg.languages
     entries = {entry.id: entry for entry in table.entries()}
     utterances = Utterances.from_table(table, tokenizer, languages)
-    loader = EvalLoader(utterances, tokenizer, languages, max_seconds=experiment.decode.max_seconds)
+    loader = EvalLoader(utterances, tokenizer, languages, sample_rate=model.cfg.features.sample_rate,
+                        max_seconds=experiment.decode.max_seconds)  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     began, seconds = time.perf_counter(), 0.0
     with replacing(out / "hyps.jsonl") as partial, partial.open("w") as f:

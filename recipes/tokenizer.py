@@ -1,7 +1,11 @@
 """Stage 2: the training texts → a SentencePiece tokenizer, and a report of how it cuts each language."""
 
 import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,30 +19,40 @@ from maya.data.token_table import TokenTable, token_path, write_tokens
 from maya.encoders import ZipformerConfig
 from maya.encoders.zipformer_front import LOST_FRAMES
 from maya.errors import MayaError
-from maya.features import FbankConfig
+from maya.features import FbankConfig, frame_samples
 from maya.models.hybrid import HybridConfig
 from maya.recipes.experiment import Experiment
-from maya.recipes.markers import content, is_done, mark_done
+from maya.recipes.markers import content, is_done, mark_done, table_identity, texts_identity
 from maya.text.fertility import fertility, fertility_report, fertility_table, without_piece
-from maya.text.sample import gather
-from maya.text.tokenizer import Tokenizer, train_tokenizer
+from maya.text.sample import TextSample, gather
+from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from maya.train.checkpoint import Checkpoint, load_checkpoint, step_checkpoints
 from maya.train.runlog import write_json
+
+UNKNOWN = 0.005  # share of a language's characters, not seen before, that a kept tokenizer may lack
 
 
 def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = False) -> None:
     """Train `run`/tokenizer.model on the texts of `data`/train.parquet, and encode them into
     `run`/tokens_train.arrow; `run`/tokenizer.json tells of each language its share of the training text,
-    fertility and unknown characters, on dev too, and `run`/data.html shows it below what the data hold."""
-    table = Table.open(part_path(data, "train"))
-    cfg = experiment.tokenizer
-    inputs = {"data": content(data / "stage.json"), "options": to_dict(cfg)}
-    if is_done(run / "stage-tokenizer.json", inputs) and (run / "tokenizer.model").is_file() and not force:
-        print(f"tokenizer: {run / 'tokenizer.model'} is up to date")
+    fertility and unknown characters, on dev too, and `run`/data.html shows it below what the data hold.
+
+    A run that has checkpoints keeps their tokenizer, also with `force`: to another one their weights would
+    not fit. Raises MayaError where the options are others than the kept tokenizer's, or where it lacks
+    characters of the texts.
+    """
+    table, dev = Table.open(part_path(data, "train")), Table.open(part_path(data, "dev"))
+    marker, path, cfg = run / "stage-tokenizer.json", run / "tokenizer.model", experiment.tokenizer
+    inputs = tokenizer_inputs(experiment, data)
+    outputs = (token_path(run, "train"), run / "tokenizer.json")
+    complete = all(file.is_file() for file in outputs)
+    if is_done(marker, inputs | {"model": content(path)}) and complete and not force:
+        print(f"tokenizer: {path} is up to date")
         return
     sample = gather(table.read("language", "text"), lines_per_language=cfg.lines_per_language, seed=cfg.seed)
-    made = train_tokenizer(sample, cfg)
+    made = kept_tokenizer(run, cfg, sample) or train_tokenizer(sample, cfg)
     run.mkdir(parents=True, exist_ok=True)
-    made.save(run / "tokenizer.model")
+    made.save(path)
     languages = fertility(made, sample, cfg)
     clock = frame_clock(experiment.model, max(experiment.data.speed_perturb))
     crowded = count_crowded(table, write_tokens(token_path(run, "train"), table, made), clock)
@@ -46,18 +60,90 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
         "sha256": hashlib.sha256(made.model_bytes).hexdigest(),
         "options": to_dict(cfg),
         **fertility_report(made, languages, cfg),
-        "unknown_characters_of_dev": unknown_shares(Table.open(part_path(data, "dev")), made),
-        "too_few_frames": {"frame_seconds": clock.hop_samples * clock.subsampling / 16000, **crowded},
+        "unknown_characters_of_dev": unknown_shares(dev, made),
+        "too_few_frames": {"frame_seconds": clock.frame_seconds, **crowded},
     }
     write_json(run / "tokenizer.json", report)
     page = write_run_page(data, run)
     shown = "tokenizer.json" + (f", {page.name}" if page else "")
-    print(f"tokenizer: {made.vocab_size} pieces → {run / 'tokenizer.model'} (report: {shown})")
+    print(f"tokenizer: {made.vocab_size} pieces → {path} (report: {shown})")
     print(columns(fertility_table(languages)))
     if short := sum(crowded["ctc"].values()):
         where = " ".join(f"{code} {n}" for code, n in crowded["ctc"].items())
         print(f"{short} utterances have fewer frames than CTC needs for their text: {where}")
-    mark_done(run / "stage-tokenizer.json", inputs)
+    mark_done(marker, inputs | {"model": content(path)})
+
+
+def tokenizer_inputs(experiment: Experiment, data: Path) -> dict[str, Any]:
+    """What stage 2 depends on, for its marker: the texts, the rows whose frames are counted, the options."""
+    return {
+        "texts": texts_identity(data, "train"),
+        "rows": [table_identity(data, part) for part in ("train", "dev")],
+        "options": to_dict(experiment.tokenizer),
+        "clock": asdict(frame_clock(experiment.model, max(experiment.data.speed_perturb))),
+    }
+
+
+def kept_tokenizer(run: Path, cfg: TokenizerConfig, sample: TextSample) -> Tokenizer | None:
+    """The tokenizer that the checkpoints of a run carry, which says that it is kept; None where there are no
+    checkpoints. Raises MayaError where `cfg` asks for another, or the texts need another."""
+    checkpoints = step_checkpoints(run)
+    if not checkpoints:
+        return None
+    kept = _newest(path for _, path in reversed(checkpoints)).tokenizer
+    before = _report(run)
+    former = before.get("options", to_dict(cfg) | {"vocab_size": kept.vocab_size})
+    ways = "choose another --name for a new run"
+    for name, value in to_dict(cfg).items():
+        if (was := former.get(name, value)) != value:
+            raise MayaError(
+                f"{run} has checkpoints of a tokenizer with {name}={was}, and tokenizer.{name}={value} is "
+                f"given now; {ways}, or give {was} again"
+            )
+    lacking = _lacking(kept, sample, before)
+    shares = {code: sum(counts.values()) / sample[code].length for code, counts in lacking.items()}
+    named = "; ".join(f"{code} {' '.join(list(counts)[:20])}" for code, counts in lacking.items())
+    spelt = any(kept.is_byte(i) for i in range(kept.vocab_size))
+    if shares and max(shares.values()) > UNKNOWN and not spelt:
+        raise MayaError(
+            f"{run} has checkpoints, and their tokenizer has no piece for {max(shares.values()):.1%} of the "
+            f"characters of a language in the training texts ({named}); {ways}"
+        )
+    unknown = f"new characters without a piece ({'spelt in bytes' if spelt else 'unknown'}): {named}"
+    print(f"tokenizer: {run} has checkpoints, so their tokenizer of {kept.vocab_size} pieces is kept; "
+          + (unknown if lacking else "it covers the training texts"))  # fmt: skip
+    return kept
+
+
+def _newest(paths: Iterable[Path]) -> Checkpoint:
+    """The first of some checkpoints that can be read; the error of the last where none can."""
+    error = MayaError("there is no checkpoint")
+    for path in paths:
+        try:
+            return load_checkpoint(path)
+        except MayaError as damaged:
+            error = damaged
+    raise error
+
+
+def _lacking(kept: Tokenizer, sample: TextSample, before: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """By language, the characters of the sample without a piece, except those of the last report: counts."""
+    lacking = {}
+    for code, texts in sorted(sample.items()):
+        former = before.get("languages", {}).get(code, {}).get("left_out", {})
+        counts = {char: n for char, n in without_piece(kept, texts).items() if char not in former}
+        if counts:
+            lacking[code] = counts
+    return lacking
+
+
+def _report(run: Path) -> dict[str, Any]:
+    """The report that the last stage 2 left; nothing where it is missing or damaged."""
+    try:
+        report = json.loads((run / "tokenizer.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
 
 
 def unknown_shares(table: Table, tokenizer: Tokenizer) -> dict[str, float]:
@@ -71,7 +157,8 @@ def unknown_shares(table: Table, tokenizer: Tokenizer) -> dict[str, float]:
 
 def frame_clock(cfg: HybridConfig, fastest: float) -> FrameClock:
     """The frames of a model whose audio is played at most `fastest` times as fast."""
-    hop = round(cfg.features.sample_rate * cfg.features.hop_ms / 1000)
+    rate = cfg.features.sample_rate
+    hop = frame_samples(cfg.features.hop_ms, rate)
     extra, lost = 0, 0
     if isinstance(cfg.features, FbankConfig):
         extra = hop // 2
@@ -83,8 +170,9 @@ def frame_clock(cfg: HybridConfig, fastest: float) -> FrameClock:
     elif cfg.encoder.causal_downsampling:
         lost = 1 - factor
     return FrameClock(
-        hop_samples=hop, subsampling=factor, fastest=fastest, extra_samples=extra, lost_frames=lost
-    )
+        sample_rate=rate, hop_samples=hop, subsampling=factor, fastest=fastest, extra_samples=extra,
+        lost_frames=lost,
+    )  # fmt: skip
 
 
 def count_crowded(table: Table, tokens: TokenTable, clock: FrameClock) -> dict[str, dict[str, int]]:

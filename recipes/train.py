@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from maya.config import to_dict
@@ -20,31 +21,40 @@ from maya.data.utterances import Utterances
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
 from maya.models.speech_model import SpeechModel
+from maya.models.text_heads import Head, heads_within
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
 from maya.recipes.tokenizer import frame_clock, require
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import start_from, step_checkpoints
-from maya.train.distributed import barrier, rank, world_size
+from maya.train.checkpoint import find_checkpoint, load_checkpoint, start_from, step_checkpoints
+from maya.train.config import TrainConfig
+from maya.train.distributed import all_reduce_sum, barrier, rank, world_size
 from maya.train.failure import OutOfMemory
+from maya.train.heads import check_heads_begin, read_heads
+from maya.train.lock import locked
 from maya.train.loop import make_accelerator
 from maya.train.loop import train as run_loop
 from maya.train.samples import Greedy, Samples, greedy_hybrid
 from maya.train.state import flat, is_free
+from maya.train.training_data import describe_data
 from maya.train.validate import Validate, make_validate
 
 _SHARES_OF = 10_000  # utterances, of whose augmentation the shares are reported
 
 
 def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, force: bool = False) -> None:
-    """Train on `data`/train.parquet with `run`/tokenizer.model, into `run`; resumes by itself."""
+    """Train on `data`/train.parquet with `run`/tokenizer.model, into `run`; resumes by itself.
+
+    Raises MayaError while another process trains in `run`, and for what `maya.train.resume` refuses.
+    """
     table = Table.open(part_path(data, "train"))
     tokenizer = Tokenizer.load(require(run / "tokenizer.model", "run stage 2 (tokenizer) first"))
     options = {k: v for k, v in flat(to_dict(experiment)).items() if not is_free(k)}
     inputs = {
         "data": content(data / "stage.json"),
+        "table": table.digest,
         "tokenizer": content(run / "tokenizer.model"),
         "options": options,
     }
@@ -52,8 +62,19 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
         print(f"train: {run} is up to date")
         return
     accelerator = make_accelerator(experiment.train, cpu=cpu)
-    main = accelerator.is_main_process
-    languages = experiment.languages
+    with locked(run):
+        _train(experiment, data, run, table, tokenizer, accelerator)
+        if accelerator.is_main_process:
+            mark_done(run / "stage-train.json", inputs)
+        barrier()
+
+
+def _train(
+    experiment: Experiment, data: Path, run: Path, table: Table, tokenizer: Tokenizer,
+    accelerator: Accelerator,
+) -> None:  # fmt: skip
+    """All of it, in a folder that is locked."""
+    main, languages = accelerator.is_main_process, experiment.languages
     experiment.model = with_vocabulary(experiment.model, tokenizer.vocab_size, languages)
     tokens = shared_tokens(run, table, tokenizer)
     rows, dropped = usable(table, tokens, experiment)
@@ -66,26 +87,28 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
             f"{data}: no training utterance is left that is long enough; see {run / 'dropped.jsonl'}"
         )
     utterances = Utterances.from_table(table, tokens, languages, rows)
-    plan = plan_within_memory(experiment, utterances, run, accelerator)
+    plan = batch_plan(experiment, utterances, plan_within_memory(experiment, utterances, run, accelerator))
+    described = describe_data(data, run, table, utterances, plan.num_batches(0))
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
     facts = start(model, experiment, data, run, main)
-    samples = dev_samples(experiment, data, tokenizer, greedy_hybrid(experiment.decode.greedy))
+    warn_of_idle_heads(experiment, model, plan, run, main)
+    samples = dev_samples(experiment, data, tokenizer, greedy_hybrid)
+    validate = dev_validation(experiment, data, tokenizer, languages, skip_log=run / "skipped.jsonl")
     if main:
-        hours = float(utterances.durations.sum()) / 3600
         millions = [count_parameters(m) / 1e6 for m in (model, model.encoder)]
         sizes = f"{millions[0]:.2f} M parameters (encoder {millions[1]:.2f} M)"
         precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
         where = f"{accelerator.num_processes} process(es) on {accelerator.device}, {precision}"
-        amount = f"{len(utterances)} utterances, {hours:.2f} h"
+        amount = f"{len(utterances)} utterances, {described.hours:.2f} h"
         print(f"train: {experiment.name}: {sizes}, {amount}, {where}", flush=True)
+        say_without_dev(validate)
     failed: OutOfMemory | None = None
     try:
         with clear_worker_errors():
             run_loop(
                 experiment, model, tokenizer, train_batches(experiment, utterances, tokenizer, run, plan),
-                dev_validation(experiment, data, tokenizer, languages), run, accelerator=accelerator,
-                facts=facts, samples=samples,
+                validate, run, accelerator=accelerator, facts=facts, samples=samples, data=described,
             )  # fmt: skip
     except OutOfMemory as error:
         failed = error.with_traceback(None)  # whose frames hold the tensors of the step
@@ -94,9 +117,15 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
         del model
         accelerator.free_memory()
         raise MayaError(advice(experiment, utterances, run, accelerator, failed))
-    if main:
-        mark_done(run / "stage-train.json", inputs)
-    barrier()
+
+
+def say_without_dev(validate: Validate | None) -> None:
+    if validate is None:
+        print(
+            "train: there is no dev set: nothing is validated and no best.pt is written; the newest weights "
+            "are what `maya average` and `maya decode` take",
+            flush=True,
+        )
 
 
 def start(model: SpeechModel, experiment: Experiment, data: Path, run: Path, main: bool) -> dict[str, Any]:
@@ -109,21 +138,42 @@ def start(model: SpeechModel, experiment: Experiment, data: Path, run: Path, mai
             modules = ", ".join(cfg.init_modules)
             print(f"train: {taken / 1e6:.2f} M parameters ({modules}) from {cfg.init_from}")
         facts["init_parameters"] = taken
+        model.initial_heads = heads_taken_over(cfg)
     return facts
 
 
-def train_batches(
-    experiment: Experiment,
-    utterances: Utterances,
-    tokenizer: Tokenizer,
-    run: Path,
-    plan_config: PlanConfig | None = None,
-) -> Callable[[Position], Iterator[tuple[Position, Batch]]]:
-    """This rank's batches from a position on, for ever; what cannot be read goes to `run`/skipped.jsonl.
-    plan_config: in place of the experiment's, where memory was measured."""
+def heads_taken_over(cfg: TrainConfig) -> tuple[Head, ...]:
+    """The heads that `train.init_from` brings along trained: whole, with their encoder, and from a model in
+    which they were trained."""
+    heads = heads_within(cfg.init_modules) if "encoder" in cfg.init_modules else ()
+    path = find_checkpoint(Path(cfg.init_from))
+    if not heads or path.suffix == ".nemo":  # an archive has no heads that were not trained
+        return heads
+    trained = read_heads(load_checkpoint(path), path).trained
+    return tuple(head for head in heads if head in trained)
+
+
+def warn_of_idle_heads(
+    experiment: Experiment, model: SpeechModel, plan: BatchPlan, run: Path, main: bool
+) -> None:
+    """Print a sentence for each head that this training ends without having trained. Raises MayaError where
+    it trains none."""
+    cfg, steps = experiment.train, experiment.train.steps
+    if cfg.epochs and cfg.ctc_first:
+        steps = min(steps, cfg.epochs * cfg.passes * plan.num_batches(0) // cfg.accumulate)
+    sentences = check_heads_begin(cfg, model, steps)
+    if main and not step_checkpoints(run):
+        for sentence in sentences:
+            print(f"train: warning: {sentence}", flush=True)
+
+
+def batch_plan(
+    experiment: Experiment, utterances: Utterances, plan_config: PlanConfig | None = None
+) -> BatchPlan:
+    """This rank's plan of the training data. plan_config: in place of the experiment's, where memory was
+    measured."""
     cfg = experiment.data
-    augment = Augment(cfg.augment) if cfg.augment.on else None
-    plan = BatchPlan(
+    return BatchPlan(
         utterances.durations,
         utterances.token_counts,
         utterances.langs,
@@ -134,6 +184,14 @@ def train_batches(
         ids=utterances.ids,
     )
 
+
+def train_batches(
+    experiment: Experiment, utterances: Utterances, tokenizer: Tokenizer, run: Path, plan: BatchPlan
+) -> Callable[[Position], Iterator[tuple[Position, Batch]]]:
+    """This rank's batches from a position on, for ever; what cannot be read goes to `run`/skipped.jsonl."""
+    cfg = experiment.data
+    rate = experiment.model.features.sample_rate
+    augment = Augment(cfg.augment, rate) if cfg.augment.on else None
     if augment is not None and rank() == 0:
         shares = augment.shares(utterances.ids[:_SHARES_OF], epoch=0)
         print("train: audio is " + ", ".join(f"{share:.0%} {name}" for name, share in shares.items()))
@@ -144,6 +202,7 @@ def train_batches(
             tokenizer,
             experiment.languages,
             plan,
+            sample_rate=rate,
             num_workers=cfg.num_workers,
             cache_gb=cfg.cache_gb,
             start=start,
@@ -158,6 +217,18 @@ def train_batches(
     return batches
 
 
+def dev_rows(table: Table, per_language: int) -> NDArray[np.int64]:
+    """The rows to validate on: all, or so many of each language."""
+    return thin(table, per_language) if per_language else np.arange(len(table))
+
+
+def dev_table(data: Path, part: str = "dev") -> Table | None:
+    """The table of a part that may be missing or empty, as dev is where a corpus is all for training."""
+    path = part_path(data, part)
+    table = Table.open(path) if path.is_file() else None
+    return table if table is not None and len(table) else None
+
+
 def dev_validation(
     experiment: Experiment,
     data: Path,
@@ -166,29 +237,56 @@ def dev_validation(
     *,
     part: str = "dev",
     whole: bool = False,
-) -> Validate:
+    skip_log: Path | None = None,
+) -> Validate | None:
     """Scores on a dev set: on all of it, or on `data.valid_utterances` of each language, evenly over the
-    list."""
-    table = Table.open(part_path(data, part))
-    per_language = 0 if whole else experiment.data.valid_utterances
-    rows = thin(table, per_language) if per_language else np.arange(len(table))
+    list; None where there is none, or it is empty.
+
+    An utterance that cannot be read is left out, up to the share `data.max_skipped` of them, written to
+    `skip_log`, and counted in the scores as `skipped`.
+    """
+    table = dev_table(data, part)
+    if table is None:
+        return None
+    rows = dev_rows(table, 0 if whole else experiment.data.valid_utterances)
     references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
     utterances = Utterances.from_table(table, tokenizer, languages, rows)
-    loader = EvalLoader(utterances, tokenizer, languages, max_seconds=experiment.decode.max_seconds,
-                        rank=rank(), world_size=world_size())  # fmt: skip
-    return make_validate(lambda: loader, references, tokenizer, languages, method=experiment.decode.greedy)
+    loader = EvalLoader(utterances, tokenizer, languages, sample_rate=experiment.model.features.sample_rate,
+                        max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(),
+                        max_skipped=experiment.data.max_skipped, skip_log=skip_log)  # fmt: skip
+    head = experiment.decode.head or "auto"
+    validate = make_validate(lambda: loader, references, tokenizer, languages, method=head)
+    return counting_left_out(validate, loader, table.path)
+
+
+def counting_left_out(validate: Validate, loader: EvalLoader, path: Path) -> Validate:
+    """`validate`, with the number of utterances that could not be read in its scores, over all ranks, as
+    `skipped`. MayaError where none could be read."""
+
+    def counted(model: Any, *args: Any, **options: Any) -> dict[str, float]:
+        scores = validate(model, *args, **options)
+        device = next(model.parameters()).device
+        (skipped,) = all_reduce_sum([float(len(loader.left_out))], device)
+        if skipped >= len(loader.utterances):
+            first = f"; the first: {loader.left_out[0].reason}" if loader.left_out else ""
+            raise MayaError(f"none of the {skipped:.0f} utterances of {path} can be read{first}")
+        return scores | ({"skipped": skipped} if skipped else {})
+
+    return counted
 
 
 def dev_samples(experiment: Any, data: Path, tokenizer: Tokenizer, greedy: Greedy) -> Samples | None:
     """`train.samples` utterances of the dev set, to be decoded by `greedy` while training; None where
-    `train.samples_every` is 0."""
-    if not experiment.train.samples_every:
+    `train.samples_every` is 0, or there is no dev set."""
+    table, languages = dev_table(data), experiment.languages
+    if not experiment.train.samples_every or table is None:
         return None
-    table, languages = Table.open(part_path(data, "dev")), experiment.languages
     rows = spread(table, experiment.train.samples)
     references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
     loader = EvalLoader(Utterances.from_table(table, tokenizer, languages, rows), tokenizer, languages,
-                        max_seconds=experiment.decode.max_seconds)  # fmt: skip
+                        sample_rate=experiment.model.features.sample_rate,
+                        max_seconds=experiment.decode.max_seconds,
+                        max_skipped=float(experiment.data.max_skipped > 0))  # fmt: skip
     return Samples(lambda: loader, references, tokenizer, languages, greedy)
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import maya
+from maya.decode.recognizer import Method
 from maya.encoders import FastConformer
 from maya.errors import MayaError
 
@@ -14,7 +15,7 @@ def transcribe(
     audio: list[Path],
     *,
     language: str | None,
-    method: str,
+    method: Method,
     output: str,
     device: str,
     context: tuple[int, int] | None = None,
@@ -31,7 +32,7 @@ def transcribe(
         if not isinstance(recognizer.model.encoder, FastConformer):
             raise MayaError(f"{checkpoint}: --context is for FastConformer, and this is another encoder")
         recognizer.model.encoder.context = context
-    for hyp in recognizer.transcribe(audio, language, method="ctc" if method == "ctc" else "transducer"):
+    for hyp in recognizer.transcribe(audio, language, method=method):
         print(
             json.dumps(asdict(hyp), ensure_ascii=False) if output == "json" else f"{hyp.id}\t{hyp.text}",
             flush=True,

@@ -12,6 +12,7 @@ from maya.data.report import table
 from maya.data.report_page import Page, read_page, write_page
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment, load_experiment
+from maya.recipes.prepare import require_corpus
 from maya.train.runlog import write_json
 
 
@@ -28,9 +29,12 @@ def validate(
     if data is not None:
         validate_data(data, sample=sample, json_path=json_path, html_path=html_path)
     elif corpus is not None:
-        chosen = load_experiment(experiment, []) if experiment else Experiment(name="validate")
-        for assignment in overrides:
-            override(chosen, assignment)
+        if experiment:
+            chosen = load_experiment(experiment, overrides, llm=True)
+        else:
+            chosen = Experiment(name="validate")
+            for assignment in overrides:
+                override(chosen, assignment)
         # Without an experiment no language is left out.
         every = not experiment and not any(name.startswith("languages=") for name in overrides)
         validate_corpus(
@@ -49,8 +53,7 @@ def validate_corpus(
     """Print everything that `maya prepare` would drop or flag, and write it where asked; nothing else is
     written. languages: those to look at, all if empty; None: the experiment's. MayaError where `maya prepare`
     would refuse the corpus."""
-    if not corpus.is_dir():
-        raise MayaError(f"{corpus} is not a folder; give --corpus a folder in one of the README's forms")
+    require_corpus(corpus)
     codes = experiment.languages if languages is None else languages
     found = examine(corpus, languages=codes, cfg=experiment.prepare)
     page = found.page(found.entries(), experiment.prepare.audio_checks)
@@ -93,7 +96,7 @@ def _tell(
     json_path: Path | None,
     html_path: Path | None,
 ) -> None:
-    print(findings_text(findings) or "nothing to remark on")
+    print(findings_text(findings) or "no problems found")
     if json_path is not None:
         result: dict[str, Any] = {"utterances": utterances, "refusal": refusal, "findings": findings}
         write_json(json_path, result)
@@ -101,4 +104,4 @@ def _tell(
         write_page(page, html_path)
     if refusal is not None:
         raise MayaError(refusal)
-    print(f"{utterances} utterances: good to use")
+    print(f"{utterances} utterances: OK")

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.pair import Pair
+
 REPO = Path(__file__).resolve().parents[1]
 
 # Triton reads the switch when a kernel is decorated, so it has to be set before any kernel is imported.
@@ -46,6 +48,22 @@ def _seeded() -> Iterator[None]:
     np.random.seed(0)
     torch.manual_seed(0)
     yield
+
+
+@pytest.fixture(scope="session")
+def _pairs() -> Iterator[list[Pair]]:
+    pairs: list[Pair] = []
+    yield pairs
+    for pair in pairs:
+        pair.close()
+
+
+@pytest.fixture
+def pair(_pairs: list[Pair]) -> Pair:
+    """Two processes, the same for every test; new ones after a test that broke them."""
+    if not _pairs or not _pairs[-1].alive:
+        _pairs.append(Pair())
+    return _pairs[-1]
 
 
 @pytest.fixture(scope="session")

@@ -54,19 +54,21 @@ def test_one_of_several_configurations_travels_with_its_kind() -> None:
     assert isinstance(
         from_dict(Painted, {"colour": {"shade": 4}}).colour, Red
     )  # written before there were two
-    with pytest.raises(MayaError, match="no kind 'green'"):
+    with pytest.raises(MayaError, match="unknown kind 'green' of configuration; expected one of red, blue"):
         from_dict(Painted, {"colour": {"kind": "green"}})
     with pytest.raises(MayaError, match="no field 'depth'"):
         from_dict(Painted, {"colour": {"kind": "red", "depth": 1.0}})
-    with pytest.raises(MayaError, match="whole group"):
+    with pytest.raises(MayaError, match="colour is a group of options"):
         override(cfg, "colour=red")
 
 
 def test_assignments_are_checked() -> None:
     cfg = Outer(name="x")
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="Inner has no field 'raet'; did you mean 'rate'?"):
         cfg.inner.raet = 0.2  # type: ignore[attr-defined]
-    with pytest.raises(TypeError, match="Inner.width takes int, not 4.5"):
+    with pytest.raises(TypeError, match="Inner has no field 'widht'; did you mean 'width'?"):
+        Inner(widht=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="Inner.width expects a whole number, not 4.5"):
         cfg.inner.width = 4.5  # type: ignore[assignment]
     with pytest.raises(TypeError, match="not True"):
         cfg.inner.width = True  # a flag where a size belongs is a slip
@@ -118,17 +120,20 @@ def test_override_reads_by_declared_type(assignment: str, read: object, value: o
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("inner.width=4.5", "takes int, not '4.5'"),
-        ("on=yes", "takes bool, not 'yes'"),
+        ("inner.width=4.5", "inner.width expects a whole number, not '4.5'"),
+        ("on=yes", "on expects true or false, not 'yes'"),
         ("inner.kind=gelu", "one of relu, tanh"),
-        ("pair=1", "takes a list of int"),
-        ("inner.raet=1", "unknown override 'inner.raet': Inner has rate, width, kind"),
-        ("nothing", "not of the form name=value"),
-        ("inner=3", "names a whole group"),
+        ("pair=1", "pair expects two values, for example 1,2.0, not '1'"),
+        ("inner.raet=1", "unknown option 'inner.raet'; did you mean 'inner.rate'?"),
+        ("inner.zzzzzz=1", "unknown option 'inner.zzzzzz'; Inner has rate, width, kind"),
+        ("width=1", "unknown option 'width'; did you mean 'inner.width'?"),
+        ("iner.width=1", "unknown option 'iner.width'; did you mean 'inner.width'?"),
+        ("nothing", "not of the form NAME=VALUE"),
+        ("inner=3", "inner is a group of options; set one of them, such as inner.rate"),
         ("name.x=3", "'name' is a value"),
-        ("durations=1,x", "takes a list of int"),
-        ("contexts=[70,13]", "takes a list of a list of int"),
-        ("contexts=[[70,13]", "takes a list of a list of int"),
+        ("durations=1,x", "durations expects a list of whole numbers, for example 0,1, not '1,x'"),
+        ("contexts=[70,13]", "contexts expects a list of lists of whole numbers, not '[70,13]'"),
+        ("contexts=[[70,13]", "contexts expects a list of lists of whole numbers"),
     ],
 )
 def test_wrong_overrides_say_what_is_wrong(assignment: str, message: str) -> None:

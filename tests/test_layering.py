@@ -12,11 +12,11 @@ ORDER = (
     *("kernels", "text", "data", "features", "encoders", "transducer", "losses", "models", "decode", "score"),
     *("train", "convert", "facade", "recipes", "egs"),
 )  # facade: maya/__init__.py, which loads models for users
-FOR_ALL = ("errors", "config")  # maya.errors and maya.config: everyone but the kernels may import them
+FOR_ALL = ("errors", "config", "ranges")  # everyone but the kernels may import these files of maya
 KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
     *("k2", "boto3", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo"),
-    *("transformers", "tokenizers", "peft"),
+    *("transformers", "tokenizers", "peft", "torchaudio", "av"),
 )
 ENVIRONMENT = ("os.environ", "os.environb", "os.getenv", "os.putenv")
 
@@ -172,6 +172,21 @@ def test_checker_passes_a_good_import(tmp_path: Path, file: str, text: str) -> N
     path.parent.mkdir(parents=True)
     path.write_text(text)
     assert violations(tmp_path) == []
+
+
+@pytest.mark.parametrize("package", ["torchaudio", "k2"])
+def test_peers_are_imported_in_one_place(repo: Path, package: str) -> None:
+    """They load beside one torch only: kernels/bench/peers.py and tests/oracles.py import torchaudio, guarded."""
+    folders = ("kernels", "maya", "recipes", "egs", "tools", "tests")
+    files = [path for folder in folders for path in sorted((repo / folder).rglob("*.py"))]
+    assert len(files) > 100
+    importers = [
+        f"{path.relative_to(repo)}:{line}"
+        for path in files
+        for module, line, _ in imports(path, repo)
+        if module.partition(".")[0] == package
+    ]
+    assert importers == []
 
 
 def test_import_maya_is_light() -> None:

@@ -25,9 +25,9 @@ shift
 
 . tools/env.sh
 if sees_gpu; then
-  _maya_is_here || export PYTHONPATH="$PWD/tools/uninstalled:$PWD${PYTHONPATH:+:$PYTHONPATH}"
+  [ "$(_maya_place)" = "$_maya_top" ] || _maya_first_on_path
 elif nvidia-smi -L >/dev/null 2>&1; then
-  maya_env
+  maya_env dev
   sees_gpu || no_gpu "nvidia-smi finds a GPU, but torch sees no CUDA device"
 else
   no_gpu "no NVIDIA GPU here"

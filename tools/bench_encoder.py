@@ -270,7 +270,7 @@ MEASUREMENTS = {"compare": compare, "long": long, "attention": attention}
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=MEASUREMENTS)
     parser.add_argument("--against", nargs="+", choices=MAKERS, default=["hf"])

@@ -159,7 +159,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=[n.removeprefix("lact_") for n in LACT_PRESETS], default="small")
     parser.add_argument("--lengths", type=float, nargs="+", default=LENGTHS, help="seconds of audio")

@@ -314,7 +314,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.bench_plan", description="Measure the batch plan.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m tools.bench_plan", description="Measure the batch plan."
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[2_500_000, 5_000_000, 10_000_000],
                         help="sizes of plans, ascending, at least two")  # fmt: skip
     parser.add_argument("--cuts", type=int, default=200_000, help="cuts for the samplers side by side")

@@ -128,7 +128,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name, value in (("batch", 8), ("frames", 400), ("labels", 60), ("vocab", 500), ("range", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)

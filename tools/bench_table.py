@@ -108,7 +108,9 @@ def _memory() -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Measure what opening a prepared table costs.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Measure what opening a prepared table costs."
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 2_000_000])
     parser.add_argument("--out", type=Path, default=Path("exp/bench/table.json"))
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)

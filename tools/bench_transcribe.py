@@ -29,7 +29,7 @@ import soundfile
 import torch
 
 from maya.convert import from_nemo, to_nemo
-from maya.data.audio import SAMPLE_RATE, load_audio
+from maya.data.audio import load_audio
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.encoders import FastConformerConfig
 from maya.kernels.bench.peak import forget_the_peak, forked, resident
@@ -38,6 +38,7 @@ from maya.text.tokenizer import Tokenizer, TokenizerConfig
 from tools.bench_encoder import hugging_face_names
 
 MANIFEST = Path(__file__).resolve().parents[2] / "shared/corpora/indic12/manifest.jsonl"
+SAMPLE_RATE = 16000  # Hz, of the recordings written and of the models compared
 NEVER = -1e4  # a bias that no score overcomes
 Taker = Callable[[list[Path]], list[str]]
 
@@ -291,7 +292,7 @@ MEASUREMENTS = {"compare": compare, "long": long}
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=MEASUREMENTS)
     parser.add_argument("--against", nargs="+", choices=("hf", "nemo"), default=["hf"])

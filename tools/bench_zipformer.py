@@ -180,7 +180,7 @@ def compare(args: argparse.Namespace, train: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--icefall", type=Path, help="a checkout of icefall; without it ours alone is timed")
     parser.add_argument("--size", choices=SIZES, default="medium")

@@ -113,7 +113,7 @@ def check(ours: Recognizer, folder: Path, checkout: Path, audio: list[Path]) -> 
     saved = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     theirs = load_icefall(checkout, saved)
     for path in audio:
-        samples = torch.as_tensor(load_audio(path))[None]
+        samples = torch.as_tensor(load_audio(path, ours.sample_rate))[None]
         feats, lens = ours.features(samples, torch.tensor([samples.shape[1]]))
         for what, bar, measured, holds in compare(ours, theirs, feats, lens):
             yield (f"{path.name}: {what}", bar, measured, holds)
@@ -143,7 +143,9 @@ def _stand_in_for_k2() -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Load a Maya export with icefall and compare the two.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Load a Maya export with icefall and compare the two."
+    )
     parser.add_argument("--icefall", type=Path, required=True, help="a checkout of icefall")
     parser.add_argument("--kinds", action="store_true", help="random models of every kind, no folder")
     parser.add_argument("paths", type=Path, nargs="+", help="the exported folder, then audio files")

@@ -91,7 +91,7 @@ def check(model: Recognizer, files: Sequence[Path], language: str | None) -> lis
     if model.model.cfg.language_embedding:
         state = with_language(model.model.state_dict(), model.model.cfg, language)
         model.model.load_state_dict(state)  # the encoder's output now has the language in it
-    samples = [torch.as_tensor(load_audio(file)) for file in files]
+    samples = [torch.as_tensor(load_audio(file, model.sample_rate)) for file in files]
     audio = torch.nn.utils.rnn.pad_sequence(samples, batch_first=True)
     lens = torch.tensor([len(s) for s in samples])
     with TemporaryDirectory() as folder:
@@ -109,7 +109,10 @@ def check(model: Recognizer, files: Sequence[Path], language: str | None) -> lis
 def main() -> int:
     description, _, usage = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
-        description=description, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False,
+        description=description,
+        epilog=usage,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="the model, then audio files")
     parser.add_argument("--kinds", action="store_true", help="no model, but tiny ones of every kind")

@@ -137,7 +137,9 @@ def random_models(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Decode with sherpa-onnx and with Maya, and compare.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Decode with sherpa-onnx and with Maya, and compare."
+    )
     parser.add_argument("--python", default=sys.executable, help="the Python that has sherpa_onnx")
     parser.add_argument("--kinds", action="store_true", help="random models, no checkpoint")
     parser.add_argument("--job", help=argparse.SUPPRESS)

@@ -80,6 +80,7 @@ def read_epoch(
 ) -> Epoch:
     """Read epoch 0 with every rank in turn. AssertionError where a batch is not that of the plan."""
     features = LogMel(LogMelConfig())
+    rate = features.cfg.sample_rate
     seen: Counter[str] = Counter()
     spent = _spent()
     batches, seconds, padded, waited, took = 0, 0.0, 0.0, 0.0, 0.0
@@ -88,7 +89,9 @@ def read_epoch(
             utterances.durations, utterances.token_counts, utterances.langs, experiment.data.plan,
             rank=rank, world_size=ranks,
         )  # fmt: skip
-        loader = TrainLoader(utterances, made, experiment.languages, plan, num_workers=workers)
+        loader = TrainLoader(
+            utterances, made, experiment.languages, plan, sample_rate=rate, num_workers=workers
+        )
         started = asked = time.perf_counter()
         found = iter(loader)
         for index in range(plan.num_batches(0)):
@@ -97,8 +100,8 @@ def read_epoch(
             assert batch.ids == [utterances.ids[i] for i in plan.batch(0, index)], "not the plan's"
             seen.update(batch.ids)
             batches += 1
-            seconds += float(batch.audio_lens.sum()) / 16000
-            padded += batch.audio.numel() / 16000
+            seconds += batch.seconds
+            padded += batch.audio.numel() / batch.sample_rate
             with torch.no_grad():
                 features(batch.audio, batch.audio_lens)
             asked = time.perf_counter()
@@ -143,7 +146,7 @@ data beside that, with one core for features and as many as there are workers fo
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)

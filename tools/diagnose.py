@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maya.data.audio import SAMPLE_RATE, load_audio
+from maya.data.audio import load_audio
 from maya.data.batch import Batch, make_batch
 from maya.data.sound import clipped_share
 from maya.encoders.regularizers import set_loss_scale
@@ -159,7 +159,7 @@ def audio_lines(tally: Tally, frame_seconds: float) -> Iterator[str]:
         peak = float(sound.abs().max()) if len(sound) else 0.0
         level = float(sound.square().mean().sqrt()) if len(sound) else 0.0
         clipped = clipped_share(sound[:, None].numpy()) if len(sound) else 0.0
-        seconds, tokens = len(x) / SAMPLE_RATE, int(batch.token_lens[i])
+        seconds, tokens = len(x) / batch.sample_rate, int(batch.token_lens[i])
         frames = int(seconds / frame_seconds)
         suspect = {
             f"{odd} SAMPLES ARE NOT FINITE": odd, "SILENT": peak < SILENT,
@@ -282,7 +282,7 @@ def diagnose_run(run: Path, device: torch.device) -> tuple[list[str], bool]:
             batch, precision = tally.batch, "bf16" if failure.bf16 else "fp32"
             lines.append(
                 f"step {failure.step}, {failure.what}, rank {failure.rank}: {batch.size} utterances × "
-                f"{batch.audio.shape[1] / SAMPLE_RATE:.1f} s on {failure.device}, {precision}; "
+                f"{batch.audio.shape[1] / batch.sample_rate:.1f} s on {failure.device}, {precision}; "
                 f"now on {device.type}"
                 + ("" if failure.device == device.type else ", so with other masks and dropout")
             )
@@ -299,8 +299,9 @@ def diagnose_audio(path: Path, audio: list[Path], text: str, device: torch.devic
     model, tokenizer = load(path)
     model.to(device).eval()
     tokens = tokenizer.encode(text)
-    samples = [load_audio(p) for p in audio]
-    batch: Batch = make_batch(samples, [tokens] * len(audio), [-1] * len(audio), [str(p) for p in audio])
+    rate = model.cfg.features.sample_rate
+    samples, names = [load_audio(p, rate) for p in audio], [str(p) for p in audio]
+    batch: Batch = make_batch(samples, [tokens] * len(audio), [-1] * len(audio), names, sample_rate=rate)
     tally = Tally.before(batch, torch.Generator(), device)
     failure = Failure(
         step=model.step, what="", rank=0, device=device.type, bf16=False, ctc_weight=model.ctc_weight,
@@ -319,7 +320,9 @@ def diagnose_audio(path: Path, audio: list[Path], text: str, device: torch.devic
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.diagnose", description="Find the module whose numbers are not finite."
+        allow_abbrev=False,
+        prog="python -m tools.diagnose",
+        description="Find the module whose numbers are not finite.",
     )
     parser.add_argument("run", type=Path, help="a run folder that ended so; or with --audio a checkpoint")
     parser.add_argument("--audio", type=Path, nargs="+", help="recordings to run a checkpoint on")

@@ -49,7 +49,9 @@ def _text(value: Any) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.diff_config", description="Show what two runs were configured differently."
+        allow_abbrev=False,
+        prog="python -m tools.diff_config",
+        description="Show what two runs were configured differently.",
     )
     parser.add_argument("left", type=Path, help="a run folder or config.json")
     parser.add_argument("right", type=Path, help="another")

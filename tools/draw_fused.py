@@ -102,7 +102,9 @@ def _draw_lattice(figure: Any, axes: Any, kind: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.draw_fused", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m tools.draw_fused", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("out", type=Path, nargs="?", default=Path("docs/images/fused_joint.png"))
     options = parser.parse_args(arguments)
     try:

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from maya.data.audio import SAMPLE_RATE
+from maya.data.audio import load_cut_audio
 from maya.data.prepare import PrepareConfig, examine, to_cut
 from maya.data.probe import Probed
 from maya.errors import MayaError
@@ -40,6 +40,7 @@ _HUNDRED_OF = (
     460  # of the hours of clean training speech, train-clean-100 has 100 and train-clean-360 the rest
 )
 _LETTERS = re.compile(r"[A-Z' ]+")
+SAMPLE_RATE = 16000  # Hz, of LibriSpeech
 _GAP = round(0.15 * SAMPLE_RATE)  # samples of silence between joined recordings
 
 
@@ -64,7 +65,7 @@ class Spoken:
         """(N,) float32 at 16 kHz."""
         pieces: list[np.ndarray] = []
         for one in self.recordings:
-            pieces += [np.zeros(_GAP, np.float32), to_cut(one).load_audio().mean(0)]
+            pieces += [np.zeros(_GAP, np.float32), load_cut_audio(to_cut(one), SAMPLE_RATE).numpy()]
         return np.concatenate(pieces[1:])
 
 
@@ -224,6 +225,7 @@ def _write_tables(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m tools.librispeech_layout",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

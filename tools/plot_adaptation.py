@@ -55,7 +55,9 @@ def read(path: Path) -> list[Answer]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.plot_adaptation", description="Draw and tabulate.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m tools.plot_adaptation", description="Draw and tabulate."
+    )
     parser.add_argument("answers", type=Path, help="adaptation.json")
     parser.add_argument("--out", type=Path, help="the picture, and its .md (default: beside the JSON)")
     options = parser.parse_args(arguments)

@@ -126,7 +126,9 @@ def _fonts() -> list[tuple[Path | None, frozenset[int]]]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.plot_alignment", description="Draw where a model hears each token."
+        allow_abbrev=False,
+        prog="python -m tools.plot_alignment",
+        description="Draw where a model hears each token.",
     )
     parser.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
     parser.add_argument("audio", type=Path, help="an audio file")
@@ -148,6 +150,7 @@ def _draw(options: argparse.Namespace) -> None:
 
     import maya
     from maya.data.audio import load_audio
+    from maya.features import frame_samples
 
     recognizer = maya.load(options.checkpoint)
     front_end = recognizer.model.cfg.features
@@ -160,7 +163,7 @@ def _draw(options: argparse.Namespace) -> None:
         hyp,
         recognizer.tokenizer.pieces(hyp.tokens),
         options.out,
-        hop_seconds=front_end.hop_ms / 1000,
+        hop_seconds=frame_samples(front_end.hop_ms, front_end.sample_rate) / front_end.sample_rate,
     )
     print(f"{options.out}\t{hyp.text}")
 

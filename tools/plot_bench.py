@@ -96,7 +96,9 @@ def _draw(axes: Any, results: Sequence[Result], across: str, up: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.plot_bench", description="Draw benchmark results.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m tools.plot_bench", description="Draw benchmark results."
+    )
     parser.add_argument("results", type=Path, help="a JSON file of python -m maya.kernels.bench")
     parser.add_argument("--out", type=Path, help="the picture (default: beside the JSON)")
     options = parser.parse_args(arguments)

@@ -81,7 +81,9 @@ def figure_class() -> Any:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.plot_metrics", description="Draw training curves.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m tools.plot_metrics", description="Draw training curves."
+    )
     parser.add_argument("runs", type=Path, nargs="+", help="run folders or metrics.jsonl files")
     parser.add_argument(
         "--out", type=Path, default=Path("curves.png"), help="the picture (default: curves.png)"

@@ -18,7 +18,9 @@ from maya.recipes.readiness import Finding, Wanted, look
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="prod-readiness", description=(__doc__ or "").split("\n")[0])
+    p = argparse.ArgumentParser(
+        allow_abbrev=False, prog="prod-readiness", description=(__doc__ or "").split("\n")[0]
+    )
     p.add_argument("--experiment", required=True, help="a module with experiment()")
     p.add_argument("--data", type=Path, required=True, help="the folder that `maya prepare` wrote")
     p.add_argument("--run-dir", type=Path, required=True, help="the run folder")

@@ -25,17 +25,21 @@ from torch import Tensor
 
 import maya
 from egs.digits.data import assign, draw_strings, joined, plan_item, read_source
+from maya.data.audio import resample
 from maya.data.table import Table, part_path
 from maya.errors import MayaError
 from maya.recipes.adaptation import Listener, Speaker, choose_rates, compare
 from maya.recipes.adaptation_report import Answer, table
+from maya.recipes.corpus_writer import SAMPLE_RATE
 
 _HEARD_STRINGS, _ASKED_STRINGS = 24, 40  # of each speaker; 24 are about a minute
 
 
-def read_speakers(source: Path, split: str, known: set[str], seed: int) -> list[Speaker]:
-    """The speakers of test or dev that are not among `known`, those heard in training. The same arguments
-    give the same speech. MayaError where there are none."""
+def read_speakers(
+    source: Path, split: str, known: set[str], seed: int, sample_rate: int = SAMPLE_RATE
+) -> list[Speaker]:
+    """The speakers of test or dev that are not among `known`, those heard in training, at
+    `sample_rate` Hz. The same arguments give the same speech. MayaError where there are none."""
     rows = read_source(source)
     found = []
     for language in sorted({r["language"] for r in rows}):
@@ -48,28 +52,35 @@ def read_speakers(source: Path, split: str, known: set[str], seed: int) -> list[
             halves = {"heard": drawn[: len(drawn) // 2], "asked": drawn[len(drawn) // 2 :]}
             counts = {"heard": _HEARD_STRINGS, "asked": _ASKED_STRINGS}
             said = {
-                part: _say(source, rows, draw_strings(half, counts[part], rng), rng)
+                part: _say(source, rows, draw_strings(half, counts[part], rng), rng, sample_rate)
                 for part, half in halves.items()
             }
-            found.append(Speaker(name=name, language=language, **said))
+            found.append(Speaker(name=name, language=language, sample_rate=sample_rate, **said))
     if not found:
         raise MayaError(f"every speaker of {split} was heard in training; give the --seed of the corpus")
     return found
 
 
 def _say(
-    source: Path, rows: list[dict[str, Any]], strings: list[list[dict[str, Any]]], rng: random.Random
+    source: Path,
+    rows: list[dict[str, Any]],
+    strings: list[list[dict[str, Any]]],
+    rng: random.Random,
+    sample_rate: int,
 ) -> list[tuple[Tensor, str]]:
     plan = [plan_item(str(i), "", recordings, rng) for i, recordings in enumerate(strings)]
     return [
-        (torch.from_numpy(np.asarray(u.audio, np.float32) / 32768), u.text)
+        (
+            resample(torch.from_numpy(np.asarray(u.audio, np.float32) / 32768), SAMPLE_RATE, sample_rate),
+            u.text,
+        )
         for u in joined(source, rows, plan)
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m egs.digits.adaptation", description=(__doc__ or "").split("\n")[0]
+        allow_abbrev=False, prog="python -m egs.digits.adaptation", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument
     add("--run-dir", type=Path, nargs="+", required=True, help="runs of one corpus, each a model to compare")
@@ -83,11 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         train = Table.open(part_path(options.data, "train"))
         known = {entry.speaker for entry in train.entries()}
-        test, dev = (read_speakers(options.source, s, known, options.seed) for s in ("test", "dev"))
         answers: list[Answer] = []
         rates: dict[tuple[str, bool], float] = {}
         for run in options.run_dir:
             recognizer = maya.load(run, "cpu")
+            test, dev = (
+                read_speakers(options.source, split, known, options.seed, recognizer.sample_rate)
+                for split in ("test", "dev")
+            )
             rates = rates or choose_rates(recognizer, dev, max(options.seconds), options.method)
             for speaker in test:
                 answers += compare(

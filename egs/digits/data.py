@@ -66,6 +66,7 @@ def prepare_digits(
         "sizes": sizes,
         "seed": seed,
         "manifest": hashlib.sha256((source / "manifest.jsonl").read_bytes()).hexdigest(),
+        "audio": audio_hash(source, rows),
         "plan": settings_hash({"plan": plan}),
     }
     if finished(out, settings):
@@ -91,6 +92,14 @@ def read_source(source: Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError) as error:
             raise MayaError(f"{path}, line {number} is no manifest row ({error!r}): remove it") from None
     return sorted(rows, key=lambda r: r["id"])
+
+
+def audio_hash(source: Path, rows: Sequence[dict[str, Any]]) -> str:
+    """A hash of the bytes of all recordings; a missing one counts as empty, and is named when it is read."""
+    sha = hashlib.sha256()
+    for path in sorted({source / row["audio"] for row in rows}):
+        sha.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
+    return sha.hexdigest()
 
 
 def assign(rows: Sequence[dict[str, Any]], rng: random.Random) -> dict[str, list[dict[str, Any]]]:
@@ -225,6 +234,7 @@ def _soundfile() -> Any:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m egs.digits.data",
         description=(__doc__ or "").split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -24,6 +24,7 @@ gpus=auto
 cpu=false
 work=            # by default exp/indic12/<corpus>
 . tools/parse_options.sh
+. tools/prepared.sh
 . tools/env.sh
 maya_env
 
@@ -59,9 +60,9 @@ fi
 if due 4; then
   maya average "${exp[@]}" --data "$data" --run-dir "$run" "${force[@]}"
 fi
-if due 5; then
+if due 5 && has_set "$data" test 5; then
   maya decode "${exp[@]}" --data "$data" --run-dir "$run" "${force[@]}"
 fi
-if due 6; then
+if due 6 && has_set "$data" test 6; then
   maya score --data "$data" --run-dir "$run" "${force[@]}"
 fi

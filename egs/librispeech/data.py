@@ -4,7 +4,7 @@
     python -m egs.librispeech.data manifests --source download --out exp/librispeech/download/manifests
 
 lhotse's own recipe downloads, reads transcripts and looks into the audio files; Maya keeps account of what it
-leaves out. A part that is done is not done again unless its transcripts have changed.
+leaves out. A part that is done is not done again unless its transcripts or its audio files have changed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maya.errors import MayaError
-from maya.recipes.markers import is_done, mark_done
+from maya.recipes.markers import is_done, mark_done, stamp
 
 FULL = (
     *("train-clean-100", "train-clean-360", "train-other-500"),
@@ -96,8 +96,9 @@ def _manifests_of(corpus: Path, part: str, out: Path, jobs: int) -> list[str]:
     spoken, identity = transcripts(corpus / part)
     inputs = {"part": str((corpus / part).resolve()), "transcripts": identity}
     marker, files = out / f"{part}.done.json", [out / name.format(part) for name in _FILES]
-    missing = [i for i in spoken if not audio_path(corpus / part, i).is_file()]
-    inputs["missing"] = hashlib.sha256(" ".join(missing).encode()).hexdigest()
+    stamps = {name: stamp(audio_path(corpus / part, name)) for name in spoken}
+    missing = [name for name, of_audio in stamps.items() if of_audio == "absent"]
+    inputs["audio"] = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
     if is_done(marker, inputs) and all(file.is_file() for file in files):
         return missing
     if len(missing) == len(spoken):
@@ -149,18 +150,18 @@ def audio_path(part: Path, name: str) -> Path:
 
 
 def sets(data: Path) -> list[str]:
-    """The dev and test sets of prepared data, in LibriSpeech's order. MayaError when it has none."""
-    from maya.data.table import part_path
+    """The dev and test sets of prepared data, in LibriSpeech's order; without any of LibriSpeech's own, dev
+    and test as they were drawn. None where nothing was held out. Raises MayaError for data that are not
+    prepared."""
+    from maya.data.table import Table, part_path
 
-    found = [part for part in (*FULL, *MINI) if part_path(data, part).is_file()]
-    if not found:
-        raise MayaError(f"{data} has no dev or test set of LibriSpeech; run stage 1 (manifests) first")
-    return found
+    own = [part for part in (*FULL, *MINI) if part_path(data, part).is_file()]
+    return own or [part for part in ("dev", "test") if len(Table.open(part_path(data, part)))]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m egs.librispeech.data", description=(__doc__ or "").split("\n")[0]
+        allow_abbrev=False, prog="python -m egs.librispeech.data", description=(__doc__ or "").split("\n")[0]
     )
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("download", help="download and unpack with lhotse's recipe")

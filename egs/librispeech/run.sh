@@ -76,10 +76,13 @@ if due 4; then
   maya average "${exp[@]}" --data "$data" --run-dir "$run" "${select[@]}" ${epoch:+--epoch $epoch} ${avg:+--avg $avg} \
     "${force[@]}"
 fi
-if due 5; then
-  sets=$(python -m egs.librispeech.data sets --data "$data")
+if due 5 || due 6; then sets=$(python -m egs.librispeech.data sets --data "$data"); fi
+if due 5 && [ -n "$sets" ]; then
   maya decode "${exp[@]}" --data "$data" --run-dir "$run" --split $sets --method $methods "${force[@]}"
 fi
-if due 6; then
+if due 6 && [ -n "$sets" ]; then
   maya score --data "$data" --run-dir "$run" --split all "${force[@]}"
+fi
+if { due 5 || due 6; } && [ -z "$sets" ]; then
+  echo "$data has no dev or test set: stages 5 and 6 are left out"
 fi

@@ -68,7 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(prog="python -m maya.kernels.bench", description=__doc__)
+    found = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m maya.kernels.bench", description=__doc__
+    )
     found.add_argument("ops", nargs="*", metavar="OP", help=f"of {', '.join(OPS)} (default: all of the case)")
     found.add_argument(
         "--case", action="append", choices=[case.name for case in cases.CASES], metavar="NAME",

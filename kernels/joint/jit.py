@@ -50,9 +50,9 @@ def activate(z, ACTIVATION: tl.constexpr):
     if ACTIVATION == "relu":
         return tl.where(z < 0, 0.0, z)
     elif ACTIVATION == "tanh":
-        return 2 / (1 + tl.exp2(-2 * LOG2E * z)) - 1
+        return 2 / (1 + tl.exp2(z * (-2 * LOG2E))) - 1
     else:
-        return 1 / (1 + tl.exp2(-LOG2E * z))
+        return 1 / (1 + tl.exp2(z * -LOG2E))
 
 
 @triton.jit

@@ -79,7 +79,9 @@ def _median(run: Callable[[], object], device: str) -> float | str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m maya.kernels.joint.tune", description=__doc__)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m maya.kernels.joint.tune", description=__doc__
+    )
     parser.add_argument("--rows", type=int, default=16384)
     parser.add_argument("--hidden", type=int, default=640)
     parser.add_argument("--vocab", type=int, default=32768)

@@ -22,7 +22,7 @@ TINY = tl.constexpr(1e-37)  # keeps 0 / 0 at 0
 @triton.jit
 def sigmoid(x):
     """In base 2, which is what the device has."""
-    return 1 / (1 + tl.exp2(-LOG2E * x))
+    return 1 / (1 + tl.exp2(x * -LOG2E))
 
 
 @triton.jit

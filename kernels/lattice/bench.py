@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from maya.kernels.bench.measure import Cost, Form, Setting
+from maya.kernels.bench.peers import torchaudio
 from maya.kernels.joint.bench import DURATIONS, backends
 from maya.kernels.lattice import LatticeResult, rnnt_lattice, tdt_lattice
 
@@ -108,17 +109,18 @@ def _tdt(weights: Weights, backend: str, with_posteriors: bool) -> LatticeResult
 
 
 def _torchaudio(weights: Weights) -> Form:
-    try:
-        from torchaudio.functional import rnnt_loss as theirs
-    except ImportError:
-        return Form(name=TORCHAUDIO, absent="torchaudio is not installed")
+    functional, absent = torchaudio()
+    if absent:
+        return Form(name=TORCHAUDIO, absent=absent)
     tokens = torch.stack([weights.label, weights.blank], -1)
     batch, _, width = weights.blank.shape
     targets = torch.zeros(batch, width - 1, dtype=torch.int32, device=tokens.device)
     lens = [torch.tensor(x, dtype=torch.int32, device=tokens.device) for x in weights.lens]
 
     def loss(tokens: Tensor) -> Tensor:
-        found: Tensor = theirs(tokens, targets, *lens, blank=1, reduction="none", fused_log_softmax=False)
+        found: Tensor = functional.rnnt_loss(
+            tokens, targets, *lens, blank=1, reduction="none", fused_log_softmax=False
+        )
         return found
 
     def both() -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ project's loss of logits; and against a fused form that does not drop rows from 
 from torch import Tensor
 
 from maya.kernels.bench.measure import Form, Setting, loss_form
+from maya.kernels.bench.peers import torchaudio
 from maya.kernels.joint.bench import (
     fused_forms,
     in_fp64,
@@ -60,16 +61,17 @@ def _from_logits(p: FusedProblem, backend: str) -> Tensor:
 
 def _torchaudio(p: FusedProblem, setting: Setting) -> Form:
     """torchaudio computes in fp32 and indexes with 32 bits."""
-    try:
-        from torchaudio.functional import rnnt_loss as theirs
-    except ImportError:
-        return Form(name=TORCHAUDIO, absent="torchaudio is not installed")
+    functional, absent = torchaudio()
+    if absent:
+        return Form(name=TORCHAUDIO, absent=absent)
     if setting.rows * setting.vocab >= 2**31:
         return Form(name=TORCHAUDIO, absent="more logits than its 32-bit indices reach")
     integers = [x.int() for x in (p.targets, p.f_lens, p.target_lens)]
 
     def loss() -> Tensor:
-        found: Tensor = theirs(logits_of(p)[0].float(), *integers, blank=p.blank, reduction="none")
+        found: Tensor = functional.rnnt_loss(
+            logits_of(p)[0].float(), *integers, blank=p.blank, reduction="none"
+        )
         return found
 
     return loss_form(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maya.convert.export_head import untrained_notes
 from maya.convert.icefall_names import to_icefall_name, to_icefall_tensor
 from maya.convert.icefall_tokens import SENTENCE_END, blank_first, token_table
 from maya.convert.report import ConversionReport, components
@@ -49,7 +50,8 @@ def icefall_parts(model: Recognizer, what: str) -> Parts:
         raise MayaError(f"{what} knows Zipformers on filter banks; this model has {kind}")
     if encoder.output_downsampling != 2 or encoder.fast_weights is not None:
         raise MayaError(f"{what} knows Zipformers with attention and an output at 25 Hz; this one is another")
-    if cfg.features != FbankConfig(num_mels=cfg.features.num_mels, dither=cfg.features.dither):
+    f = cfg.features
+    if f != FbankConfig(num_mels=f.num_mels, dither=f.dither, sample_rate=f.sample_rate):
         raise MayaError(
             f"{what} knows Kaldi's filter banks with the settings of FbankConfig's defaults alone"
         )
@@ -86,7 +88,9 @@ def with_blank_first(model: Recognizer) -> Recognizer:
         for name, tensor in model.model.state_dict().items()
     }
     network = rebuilt(model.model, moved, state)
-    return Recognizer(model=network, tokenizer=blank_first(model.tokenizer), device=model.device)
+    return Recognizer(
+        model=network, tokenizer=blank_first(model.tokenizer), device=model.device, heads=model.heads
+    )
 
 
 def rebuilt(model: HybridModel, cfg: HybridConfig, state: dict[str, Tensor]) -> HybridModel:
@@ -108,7 +112,7 @@ def to_icefall(model: Recognizer, out: str | Path) -> ConversionReport:
     parts = icefall_parts(model, "icefall")
     cfg = model.model.cfg
     _check(model, cfg, parts)
-    notes = []
+    notes = untrained_notes(model)
     if not cfg.blank_first:
         notes.append("blank was the last token and is the first one now: every other id is one higher")
         model = with_blank_first(model)

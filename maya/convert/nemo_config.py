@@ -12,6 +12,7 @@ from typing import Any, Literal
 from maya.convert.nemo_yaml import Section
 from maya.encoders.fastconformer import FastConformerConfig
 from maya.errors import MayaError
+from maya.features.frames import frame_samples
 from maya.features.logmel import LogMelConfig
 from maya.features.specaugment import SpecAugmentConfig
 from maya.models.hybrid import HybridConfig
@@ -141,7 +142,7 @@ def _features(s: Section, legacy: bool) -> LogMelConfig:
     rate = s.take("sample_rate", 16000)
     window_ms = 1000 * s.take("window_size", 0.02)
     s.fixed("normalize", "per_feature", "NA", None, "")
-    window_samples = round(rate * window_ms / 1000)
+    window_samples = frame_samples(window_ms, rate)
     n_fft = s.take("n_fft", 512) if "n_fft" in s else 1 << (window_samples - 1).bit_length()
     s.fixed("highfreq", None, rate / 2)
     s.fixed("n_window_size", None, window_samples)

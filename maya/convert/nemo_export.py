@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from maya.convert.export_head import untrained_notes
 from maya.convert.nemo_archive import REFERENCE, artifact_name, write_archive
 from maya.convert.nemo_weights import to_nemo_names
 from maya.convert.report import ConversionReport, components
@@ -42,7 +43,7 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
     cfg = model.model.cfg
     features, encoder, _ = nemo_parts(cfg, "NeMo")
     state = {k: v.detach().cpu() for k, v in model.model.state_dict().items()}
-    notes = []
+    notes = untrained_notes(model)
     if cfg.language_embedding:
         state = with_language(state, cfg, language)
         notes.append(f"NeMo has no language embedding: this model is for language {language!r} only")

@@ -2,10 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from maya.convert.export_head import Head, exported_head
 from maya.convert.nemo_export import with_language
 from maya.convert.onnx_graphs import (
     CTCGraph,
@@ -24,7 +25,6 @@ from maya.text.tokenizer import Tokenizer
 from maya.transducer import Predictor
 
 WHAT = "the ONNX export"
-Head = Literal["transducer", "ctc"]
 
 
 def to_onnx(
@@ -39,19 +39,20 @@ def to_onnx(
 
     features.onnx (waveform to log-mel), tokens.txt, and for a transducer encoder.onnx, decoder.onnx (the
     predictor) and joiner.onnx, with ctc.onnx on the encoder's output where the model has that head; with
-    `head` "ctc", or without a transducer, model.onnx from features to CTC log-probabilities.
+    `head` "ctc", or without a trained transducer, model.onnx from features to CTC log-probabilities.
 
     language: of a model with a language embedding, the language to fix, or "unknown"; None leaves `language`
         (B,) int64, -1 for unknown, as a third input of the encoder, which sherpa-onnx does not give.
     int8: also write *.int8.onnx, with weights of 8 bits.
 
     Every graph is run once and compared with the model. Raises MayaError without the packages of the extra
-    [onnx], for a head or language that the model does not have, and for parts that NeMo's models lack.
+    [onnx], for a head or language that the model does not have, for a head that was never trained, and for
+    parts that NeMo's models lack.
     """
     nemo_parts(model.model.cfg, WHAT)
     packages()
     network = _fixed_language(model.model, language)
-    head = head or ("ctc" if network.cfg.transducer == "none" else "transducer")
+    head = exported_head(model, head)
     graphs = _graphs(network, head)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -111,13 +112,10 @@ def _fixed_language(model: HybridModel, language: str | None) -> HybridModel:
 
 def _graphs(model: HybridModel, head: Head) -> list[Graph]:
     cfg = model.cfg
-    if head == "ctc" and cfg.ctc_weight == 0:
-        raise MayaError("this model has no CTC head; export its transducer")
-    if head == "transducer" and cfg.transducer == "none":
-        raise MayaError("this model has no transducer; export its CTC head")
     dim, mels = cfg.encoder.d_model, cfg.features.num_mels
     batch, frames = {0: "batch"}, {0: "batch", 2: "frames"}
-    audio = {"audio": torch.randn(2, 16000) * 0.1, "audio_lens": torch.tensor([16000, 9000])}
+    rate = model.cfg.features.sample_rate
+    audio = {"audio": torch.randn(2, rate) * 0.1, "audio_lens": torch.tensor([rate, rate * 9 // 16])}
     found = [
         Graph(
             name="features",

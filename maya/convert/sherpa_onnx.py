@@ -3,11 +3,12 @@ utterances or, of a causal model, chunk by chunk."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from maya.convert.export_head import Head, exported_head
 from maya.convert.icefall_export import Parts, icefall_parts, rebuilt, with_blank_first
 from maya.convert.icefall_tokens import token_table
 from maya.convert.onnx_trace import Axes, Graph, packages, write
@@ -28,7 +29,6 @@ from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 
 WHAT = "the export to sherpa-onnx"
-Head = Literal["transducer", "ctc"]
 FRONT_CHANNELS = 128  # of embed_states, written into sherpa-onnx
 # An odd number of 20 ms frames: no stack's downsampling divides it, so that what completes a last group of
 # frames is in the traced graph.
@@ -46,7 +46,7 @@ def to_sherpa_onnx(
 ) -> list[Path]:
     """Write a Zipformer as ONNX graphs and tokens.txt into the folder `out`; returns the files.
 
-    encoder.onnx, decoder.onnx and joiner.onnx of a transducer; with `head` "ctc", or without a transducer,
+    encoder.onnx, decoder.onnx and joiner.onnx of a transducer; with `head` "ctc", or without a trained one,
     model.onnx from features to log-probabilities.
 
     chunk_frames: stream in chunks of so many 20 ms frames, with `left_frames` of context; None takes whole
@@ -55,16 +55,11 @@ def to_sherpa_onnx(
 
     Blank becomes token 0 where it was the last. Every graph is run once and compared with the model. Raises
     MayaError without the packages of the extra [onnx], for parts that icefall's models do not have, a head
-    that the model has not, and chunks that it cannot work with.
+    that the model has not or that was never trained, and chunks that it cannot work with.
     """
     packages()
-    parts = icefall_parts(model, WHAT)
-    head = head or ("ctc" if parts.predictor is None else "transducer")
-    cfg = model.model.cfg
-    if head == "ctc" and cfg.ctc_weight == 0:
-        raise MayaError("this model has no CTC head; export its transducer")
-    if head == "transducer" and parts.predictor is None:
-        raise MayaError("this model has no transducer; export its CTC head")
+    parts, cfg = icefall_parts(model, WHAT), model.model.cfg
+    head = exported_head(model, head)
     model = with_blank_first(model)
     network = _padding_left_out(model.model, parts)
     if chunk_frames is None:
@@ -80,7 +75,10 @@ def to_sherpa_onnx(
     out.mkdir(parents=True, exist_ok=True)
     table = out / "tokens.txt"
     table.write_text(token_table(model.tokenizer), encoding="utf-8")
-    written = [table, *write(graph, out, metadata(parts, head, chunk_frames, left_frames), int8=int8)]
+    # sherpa-onnx computes the features: its programs take the rate as --sample-rate, 16000 without it.
+    facts = metadata(parts, head, chunk_frames, left_frames)
+    facts["sample_rate"] = str(cfg.features.sample_rate)
+    written = [table, *write(graph, out, facts, int8=int8)]
     if head == "transducer":
         assert parts.predictor is not None
         facts = {"context_size": str(parts.predictor.context), "vocab_size": str(cfg.labels + 1)}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maya.data.audio import SAMPLE_RATE
+_ROUNDING = 1e-3  # of a sample, by which a duration in seconds may be off
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,11 +21,13 @@ class FrameClock:
     """How many frames reach the losses: N samples have T = (N + extra_samples) // hop_samples feature frames,
     and these ceil((T - lost_frames) / subsampling) encoder frames, at least 0, and none without features.
 
-    hop_samples: of a feature frame, at 16 kHz; extra_samples: half a hop where hops are rounded, not cut off.
-    subsampling: of the encoder; lost_frames: features that it needs before the first frame, below 0 where
-    padding adds some. fastest: highest speed an utterance is played at while training.
+    sample_rate: of the model's features, Hz. hop_samples: of a feature frame; extra_samples: half a hop where
+    hops are rounded, not cut off. subsampling: of the encoder; lost_frames: features that it needs before the
+    first frame, below 0 where padding adds some. fastest: highest speed an utterance is played at in
+    training.
     """
 
+    sample_rate: int
     hop_samples: int
     subsampling: int
     fastest: float = 1.0
@@ -37,8 +39,14 @@ class FrameClock:
         return int(self._frames(np.array([num_samples]))[0])
 
     def frames_of(self, durations: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The same of (n,) seconds, each a whole number of samples at 16 kHz."""
-        return self._frames(np.rint(durations * SAMPLE_RATE))
+        """The same of (n,) seconds, at whatever rate they are stored."""
+        # As many samples as `maya.data.audio.resample` gives.
+        return self._frames(np.ceil(durations * self.sample_rate - _ROUNDING))
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds of an encoder frame."""
+        return self.hop_samples * self.subsampling / self.sample_rate
 
     def _frames(self, samples: NDArray[Any]) -> NDArray[np.int64]:
         played = np.floor(samples / self.fastest)

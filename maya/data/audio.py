@@ -1,89 +1,122 @@
-"""Reading audio: any format libsndfile decodes (wav, flac, ogg vorbis, ogg opus, mp3, ...), any rate, any
-number of channels, to 16 kHz mono float32."""
+"""Audio to mono float32 at one rate: of files and bytes (maya.data.decoding), of lhotse cuts, of arrays."""
 
-import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 from lhotse.cut import Cut
 
-from maya.data.tar_audio import read_samples, use_byte_ranges
+from maya.data.decoding import check_rate, first_line, open_audio
+from maya.data.lhotse_audio import teach_lhotse
+from maya.data.resampling import resample_channels
 from maya.errors import MayaError
 
-SAMPLE_RATE = 16000  # Hz; the rate of every `audio` tensor in Maya
-_RATES = (1000, 768_000)  # Hz; outside of these a header is damaged
+__all__ = ["as_audio", "change_speed", "check_rate", "load_audio", "load_cut_audio", "resample"]
 
-use_byte_ranges()  # so that cuts whose recordings lie inside tar files can be read
+# Full scale of integer samples, and what silence is in them. Others have no usual full scale.
+_INTEGERS = {
+    np.dtype(np.int8): (1 << 7, 0), np.dtype(np.uint8): (1 << 7, 1 << 7), np.dtype(np.int16): (1 << 15, 0),
+    np.dtype(np.int32): (1 << 31, 0),
+}  # fmt: skip
+
+teach_lhotse()
 
 
-def load_audio(source: Path | str | bytes, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
-    """Decode a file, or the bytes of one, to (N,) float32 in [-1, 1] at `sample_rate`, channels averaged.
+def load_audio(
+    source: Path | str | bytes, sample_rate: int = 16000, channel: int | None = None
+) -> torch.Tensor:
+    """Decode a file, or the bytes of one, to (N,) float32 in [-1, 1].
 
-    Raises MayaError, naming the file, when it is missing, cannot be decoded or holds no samples.
+    sample_rate: in Hz; for a model its `cfg.features.sample_rate`. Audio of any other rate is resampled.
+
+    channel: the one to read, from 0; None averages all. The file is read to its end. Raises MayaError, naming
+    the file, when it is missing, cut off or cannot be decoded, holds no samples, or has no such channel.
     """
-    name = "these bytes" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        raise MayaError(f"there is no audio file {source}")
-    try:
-        opened = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-        with soundfile.SoundFile(opened) as file:
-            samples, rate = read_samples(file, file.frames), file.samplerate
-        check_rate(rate, sample_rate)
-    except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError, MemoryError) as error:
-        raise MayaError(f"cannot decode {name} as audio: {_reason(error)}") from None
+    with open_audio(source) as audio:
+        samples, rate, name = audio.read(), audio.sample_rate, audio.name
     if len(samples) == 0:
         raise MayaError(f"{name} holds no audio samples")
-    audio = _average(torch.from_numpy(samples.T))
-    return resample(audio, rate, sample_rate)
+    return resample(torch.from_numpy(select_channel(samples, channel, name)), rate, sample_rate)
 
 
-def load_cut_audio(cut: Cut) -> torch.Tensor:
-    """The audio of a lhotse cut: (N,) float32 at the cut's sampling rate, channels averaged.
+def load_cut_audio(cut: Cut, sample_rate: int | None = None) -> torch.Tensor:
+    """The audio of a lhotse cut: (N,) float32 at `sample_rate` Hz, channels averaged.
 
-    The cut's own lazy transforms (resampling, speed) are applied. Raises MayaError naming the utterance.
+    None keeps the cut's own rate. The cut's own lazy transforms (resampling, speed) are applied first; the
+    rest is resampled as `load_audio` does it. Raises MayaError naming the utterance.
     """
     try:
         samples = cut.load_audio()  # (C, N), or (N,) for a multi-channel cut mixed down by lhotse
     except Exception as error:  # lhotse lets many kinds through: its own, soundfile's, OSError, assertions
-        raise MayaError(f"utterance {cut.id!r}: cannot read {_where(cut)}: {_reason(error)}") from None
-    return _average(torch.from_numpy(np.ascontiguousarray(np.atleast_2d(samples))))
+        raise MayaError(f"utterance {cut.id!r}: cannot read {_where(cut)}: {first_line(error)}") from None
+    channels = torch.from_numpy(np.ascontiguousarray(np.atleast_2d(samples)))
+    # One channel is its own average: to compute it takes 70 µs for 8 s of audio.
+    audio = channels[0] if len(channels) == 1 else channels.mean(dim=0)
+    return resample(audio, cut.sampling_rate, sample_rate or cut.sampling_rate)
 
 
-def _average(channels: torch.Tensor) -> torch.Tensor:
-    """(C, N) -> (N,). One channel is its own average: to compute it takes 70 µs for 8 s of audio."""
-    return channels[0] if len(channels) == 1 else channels.mean(dim=0)
+def as_audio(array: Any, sample_rate: int) -> torch.Tensor:
+    """An array or tensor of samples, of one channel, as (N,) float32 in [-1, 1] on the CPU.
+
+    Floats are taken as they are. int16, int32, int8 and uint8 are divided by their full scale. sample_rate:
+    Hz, for messages. Raises MayaError for other types and shapes, and for NaN and infinity.
+    """
+    samples = array.detach().cpu() if isinstance(array, torch.Tensor) else array
+    if isinstance(samples, torch.Tensor):
+        samples = (samples.float() if samples.dtype == torch.bfloat16 else samples).numpy()
+    samples = np.asarray(samples)
+    if samples.ndim != 1:
+        raise MayaError(_shape_error(samples.shape, sample_rate))
+    if samples.dtype in _INTEGERS:
+        full_scale, zero = _INTEGERS[samples.dtype]
+        samples = ((samples.astype(np.float64) - zero) / full_scale).astype(np.float32)
+    elif samples.dtype.kind != "f":
+        raise MayaError(
+            f"samples of type {samples.dtype} have no usual full scale; give float in [-1, 1], int16, int32, "
+            "int8 or uint8"
+        )
+    samples = np.require(samples, np.float32, ["C", "W"])
+    if not np.isfinite(samples).all():
+        count = len(samples) - int(np.isfinite(samples).sum())
+        raise MayaError(f"{count} of {len(samples)} samples are not finite numbers (NaN or infinity)")
+    return torch.from_numpy(samples)
+
+
+def select_channel(samples: np.ndarray, channel: int | None, name: str) -> np.ndarray:
+    """(N, C) to (N,): a channel, from 0, or the average of all; MayaError where there is no such channel."""
+    count = samples.shape[1]
+    if channel is not None and not 0 <= channel < count:
+        raise MayaError(f"{name} has {count} channels, numbered from 0: there is no channel {channel}")
+    if channel is None and count > 1:
+        return samples.mean(axis=1)
+    return np.ascontiguousarray(samples[:, channel or 0])
 
 
 def resample(audio: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
-    """(N,) at `rate` Hz to (ceil(N * new_rate / rate),) at `new_rate` Hz, through soxr at its high quality."""
+    """(N,) at `rate` Hz to (ceil(N * new_rate / rate),) at `new_rate` Hz, by soxr's high quality."""
     if rate == new_rate:
         return audio
     check_rate(rate, new_rate)
-    wanted = -(-len(audio) * new_rate // rate)
-    resampled = torch.from_numpy(soxr.resample(audio.numpy(), rate, new_rate, quality="HQ"))[:wanted]
-    return torch.nn.functional.pad(resampled, (0, wanted - len(resampled)))
+    return torch.from_numpy(resample_channels(audio.numpy(), rate, new_rate))
 
 
-def check_rate(rate: int, new_rate: int = SAMPLE_RATE) -> None:
-    """ValueError for a sampling rate that no recorder uses: such a header is damaged."""
-    if not _RATES[0] <= rate <= _RATES[1]:
-        raise ValueError(f"its sampling rate is {rate} Hz; it cannot be brought to {new_rate} Hz")
-
-
-def change_speed(audio: torch.Tensor, factor: float, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
+def change_speed(audio: torch.Tensor, factor: float, sample_rate: int) -> torch.Tensor:
     """Play (N,) `factor` times faster, pitch included, as Kaldi's and lhotse's speed perturbation do."""
     return resample(audio, round(sample_rate * factor), sample_rate)
+
+
+def _shape_error(shape: tuple[int, ...], sample_rate: int) -> str:
+    sentence = (
+        f"an audio array is one-dimensional, (N,) at {sample_rate} Hz; this one has shape {tuple(shape)}"
+    )
+    if len(shape) == 2 and min(shape) > 0:
+        index = "array[:, 0]" if shape[0] > shape[1] else "array[0]"
+        average = f"array.mean({int(shape[0] > shape[1])})"
+        sentence += f"; give one channel of it, as {index}, or the average, {average}"
+    return sentence
 
 
 def _where(cut: Cut) -> str:
     recording = getattr(cut, "recording", None)
     return str(recording.sources[0].source) if recording is not None and recording.sources else "(no source)"
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error, without lhotse's dump of the manifest."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -10,6 +10,7 @@ from maya.data.flags import Finding, Flag, check_drop, sort_out
 from maya.data.manifest import Dropped
 from maya.data.probe import Probed
 from maya.data.sound import Sound
+from maya.ranges import Finite, NonNegFloat, Share
 
 REASONS = {
     "clipped": "samples stay at full scale: the recording was too loud for its device",
@@ -33,13 +34,13 @@ class AudioCheckConfig:
     """
 
     drop: tuple[str, ...] = ()
-    max_clipped: float = 0.001
-    min_level: float = -45.0
-    max_level: float = -9.0
-    min_snr: float = 10.0
-    min_high_band: float = -60.0
-    max_silence: float = 2.0
-    max_dc_offset: float = 0.02
+    max_clipped: Share = 0.001
+    min_level: Finite = -45.0
+    max_level: Finite = -9.0
+    min_snr: Finite = 10.0
+    min_high_band: Finite = -60.0
+    max_silence: NonNegFloat = 2.0
+    max_dc_offset: NonNegFloat = 0.02
 
 
 def check_audio(

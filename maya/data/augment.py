@@ -10,21 +10,23 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from maya.config import config
-from maya.data.audio import SAMPLE_RATE, check_rate, resample
+from maya.data.audio import resample
 from maya.data.byte_ranges import ByteRange, file_stamp
 from maya.data.codecs import CODECS, through_codec
 from maya.data.folder import AUDIO_SUFFIXES
 from maya.data.tar_audio import decode, read_segment
 from maya.data.tar_index import scan_tar
 from maya.errors import MayaError
+from maya.ranges import Ascending, Finite, PosFloat, PosInt, Range, Seed, Share
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _ROOMS_KEPT = 512  # decoded impulse responses; of one second, 32 MB
@@ -42,9 +44,9 @@ class NoiseConfig:
     """
 
     folders: tuple[str, ...] = ()
-    prob: float = 0.0
-    snr_db: tuple[float, float] = (10.0, 25.0)
-    mixed: tuple[int, int] = (1, 1)
+    prob: Share = 0.0
+    snr_db: Annotated[tuple[Finite, Finite], Ascending()] = (10.0, 25.0)
+    mixed: Annotated[tuple[PosInt, PosInt], Ascending()] = (1, 1)
 
 
 @config
@@ -56,25 +58,25 @@ class AugmentConfig:
     noise, music, babble: one of the three at most is added. For the folders of MUSAN (Snyder et al. 2015)
         Kaldi's recipes take snr_db (0, 15), (5, 15), and (13, 20) with mixed (3, 7).
     rooms: folders or tars of room impulse responses; the level stays, and so does the place of the speech.
-    band_limit_hz: cut-off frequencies, one of which is drawn.
+    band_limit_hz: cut-off frequencies in hertz, one of which is drawn; at most half the model's sample rate.
     codecs: one of which is drawn: mulaw, alaw and gsm at 8 kHz as on telephones; mp3, opus and vorbis at
-        16 kHz, of any quality.
+        the model's sample rate, or the next that they have, of any quality.
     volume: factors, drawn evenly between their logarithms.
     """
 
-    clean_share: float = 0.4
+    clean_share: Share = 0.4
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     music: NoiseConfig = field(default_factory=NoiseConfig)
     babble: NoiseConfig = field(default_factory=lambda: NoiseConfig(snr_db=(13.0, 20.0), mixed=(3, 7)))
     rooms: tuple[str, ...] = ()
-    room_prob: float = 0.0
-    band_limit_hz: tuple[int, ...] = (3000, 4000, 6000)
-    band_limit_prob: float = 0.0
+    room_prob: Share = 0.0
+    band_limit_hz: tuple[Annotated[int, Range(min=500)], ...] = (3000, 4000, 6000)
+    band_limit_prob: Share = 0.0
     codecs: tuple[str, ...] = tuple(CODECS)
-    codec_prob: float = 0.0
-    volume: tuple[float, float] = (0.7, 1.3)
-    volume_prob: float = 0.0
-    seed: int = 0
+    codec_prob: Share = 0.0
+    volume: Annotated[tuple[PosFloat, PosFloat], Ascending()] = (0.7, 1.3)
+    volume_prob: Share = 0.0
+    seed: Seed = 0
 
     @property
     def noises(self) -> dict[str, NoiseConfig]:
@@ -116,21 +118,23 @@ class Changes:
 
 
 class Augment:
-    """Changes audio as `cfg` says. Raises MayaError when a folder has no audio or a number makes no sense.
+    """Changes audio at `sample_rate` Hz, the model's, as `cfg` says. Raises MayaError when a folder has no
+    audio or a number makes no sense.
 
     Files of a folder are taken in the order of their names: what is drawn stays the same on another machine.
     """
 
-    def __init__(self, cfg: AugmentConfig) -> None:
+    def __init__(self, cfg: AugmentConfig, sample_rate: int) -> None:
         _check(cfg)
-        self.cfg = cfg
+        _check_band_limits(cfg, sample_rate)
+        self.cfg, self.sample_rate = cfg, sample_rate
         used = {name: noise.folders for name, noise in cfg.noises.items() if noise.prob > 0}
         self._noises = {name: _recordings(folders, f"augment.{name}") for name, folders in used.items()}
         self._rooms = _recordings(cfg.rooms, "augment.rooms") if cfg.room_prob > 0 else []
-        self._room = lru_cache(_ROOMS_KEPT)(_load_room)
+        self._room = lru_cache(_ROOMS_KEPT)(partial(_load_room, sample_rate=sample_rate))
 
     def __call__(self, audio: Tensor, id: str, epoch: int) -> Tensor:
-        """(N,) at 16 kHz to (N,). Raises MayaError when a noise or an impulse response cannot be read."""
+        """(N,) at `sample_rate` to (N,). Raises MayaError for an unreadable noise or impulse response."""
         return self.apply(audio, self.changes(id, epoch))
 
     def changes(self, id: str, epoch: int) -> Changes:
@@ -152,16 +156,16 @@ class Augment:
 
     def apply(self, audio: Tensor, changes: Changes) -> Tensor:
         """(N,) with these changes made; an utterance of silence stays as it is."""
-        if changes == Changes() or len(audio) == 0 or float(audio.square().mean()) < _SILENT:
+        if changes == Changes() or len(audio) == 0 or _power(audio) < _SILENT:
             return audio
         if changes.room is not None:
             audio = reverberate(audio, self._room(self._rooms[changes.room]))
         if changes.noise is not None:
             audio = add_noise(audio, self._load_noise(changes.noise, len(audio)), changes.noise.snr_db)
         if changes.band_limit_hz is not None:
-            audio = band_limit(audio, changes.band_limit_hz)
+            audio = band_limit(audio, changes.band_limit_hz, self.sample_rate)
         if changes.codec is not None:
-            audio = through_codec(audio, *changes.codec)
+            audio = through_codec(audio, *changes.codec, sample_rate=self.sample_rate)
         if changes.volume is not None:
             audio = audio * changes.volume
         return audio
@@ -192,18 +196,18 @@ class Augment:
         """(samples,): the recordings, each brought to the same power, added up."""
         total = torch.zeros(samples)
         for index, place in noise.recordings:
-            segment = _load_segment(self._noises[noise.kind][index], samples, place)
-            power = float(segment.square().mean())
+            segment = _load_segment(self._noises[noise.kind][index], samples, place, self.sample_rate)
+            power = _power(segment)
             total += segment / math.sqrt(power) if power > _SILENT else 0.0
         return total
 
 
 def add_noise(audio: Tensor, noise: Tensor, snr_db: float) -> Tensor:
     """(N,) + (N,) scaled so that the powers, each over all samples, differ by `snr_db`."""
-    power = float(noise.square().mean())
+    power = _power(noise)
     if power < _SILENT:
         return audio
-    gain = math.sqrt(float(audio.square().mean()) / power / 10 ** (snr_db / 10))
+    gain = math.sqrt(_power(audio) / power / 10 ** (snr_db / 10))
     return audio + gain * noise
 
 
@@ -212,20 +216,30 @@ def reverberate(audio: Tensor, room: Tensor) -> Tensor:
     sample, and at the same power; as Kaldi's wav-reverberate --shift-output."""
     direct = int(room.abs().argmax())
     heard = convolve(audio, room)[direct : direct + len(audio)]
-    power = float(heard.square().mean())
-    return heard * math.sqrt(float(audio.square().mean()) / power) if power > 0 else audio
+    power = _power(heard)
+    return heard * math.sqrt(_power(audio) / power) if power > 0 else audio
 
 
 def convolve(signal: Tensor, kernel: Tensor) -> Tensor:
-    """(N,), (K,) -> (N + K - 1,), their full convolution, by FFT."""
+    """(N,), (K,) -> (N + K - 1,), their full convolution, by FFT in float64.
+
+    NumPy's FFT runs in one thread. torch's gives other last bits with another number of threads, and the
+    workers of a loader have one each: the same utterance would differ between them and the main process.
+    """
     length = len(signal) + len(kernel) - 1
     size = 1 << (length - 1).bit_length()
-    return torch.fft.irfft(torch.fft.rfft(signal, size) * torch.fft.rfft(kernel, size), size)[:length]
+    spectrum = np.fft.rfft(signal.double().numpy(), size) * np.fft.rfft(kernel.double().numpy(), size)
+    return torch.from_numpy(np.fft.irfft(spectrum, size)[:length].astype(np.float32))
 
 
-def band_limit(audio: Tensor, hertz: int) -> Tensor:
-    """(N,) at 16 kHz without what lies above `hertz`."""
-    return resample(resample(audio, SAMPLE_RATE, 2 * hertz), 2 * hertz, SAMPLE_RATE)[: len(audio)]
+def _power(audio: Tensor) -> float:
+    """Mean square of (N,); the same to the last bit whatever the number of threads, which torch's is not."""
+    return float(np.mean(np.square(audio.numpy(), dtype=np.float64))) if len(audio) else 0.0
+
+
+def band_limit(audio: Tensor, hertz: int, sample_rate: int) -> Tensor:
+    """(N,) at `sample_rate` Hz without what lies above `hertz`, which is at most half of it."""
+    return resample(resample(audio, sample_rate, 2 * hertz), 2 * hertz, sample_rate)[: len(audio)]
 
 
 def _clean_place(seed: int, id: str, epoch: int) -> float:
@@ -263,51 +277,43 @@ def _recordings(folders: Sequence[str], option: str) -> list[ByteRange]:
     return found
 
 
-def _load_segment(where: ByteRange, samples: int, place: float) -> Tensor:
-    """(samples,) at 16 kHz from `place` (0 to 1) of what the recording leaves room for; repeated if short."""
-    segment, rate = read_segment(where, samples / SAMPLE_RATE, place)
+def _load_segment(where: ByteRange, samples: int, place: float, sample_rate: int) -> Tensor:
+    """(samples,) at `sample_rate` Hz from `place` (0 to 1) of what the recording leaves room for; repeated if
+    short."""
+    segment, rate = read_segment(where, samples / sample_rate, place)
     if segment.shape[1] == 0:
         raise MayaError(f"the noise {where.path} holds no audio samples")
-    audio = resample(torch.from_numpy(segment).mean(dim=0), rate, SAMPLE_RATE)
+    audio = resample(torch.from_numpy(segment).mean(dim=0), rate, sample_rate)
     if len(audio) < samples:
         audio = audio.roll(int(place * len(audio))).repeat(math.ceil(samples / len(audio)))
     return audio[:samples]
 
 
-def _load_room(where: ByteRange) -> Tensor:
-    """(K,) first channel of an impulse response at 16 kHz."""
+def _load_room(where: ByteRange, sample_rate: int) -> Tensor:
+    """(K,) first channel of an impulse response at `sample_rate` Hz."""
     response, rate = decode(where, 0.0, _LONGEST_ROOM)
-    room = resample(torch.from_numpy(response[0].copy()), rate, SAMPLE_RATE)
+    room = resample(torch.from_numpy(response[0].copy()), rate, sample_rate)
     if len(room) == 0 or float(room.abs().max()) == 0:
         raise MayaError(f"the impulse response {where.path} is silent")
     return room
 
 
 def _check(cfg: AugmentConfig) -> None:
-    chances = {name: noise.prob for name, noise in cfg.noises.items()} | {
-        "room_prob": cfg.room_prob, "band_limit_prob": cfg.band_limit_prob, "codec_prob": cfg.codec_prob,
-        "volume_prob": cfg.volume_prob, "clean_share": cfg.clean_share,
-        "noise.prob + music.prob + babble.prob": sum(noise.prob for noise in cfg.noises.values()),
-    }  # fmt: skip
-    for name, value in chances.items():
-        if not 0 <= value <= 1:
-            raise MayaError(f"augment.{name} must be from 0 to 1, not {value:g}")
-    for name, noise in cfg.noises.items():
-        if not 1 <= noise.mixed[0] <= noise.mixed[1] or not noise.snr_db[0] <= noise.snr_db[1]:
-            raise MayaError(f"augment.{name}: snr_db and mixed are ranges from low to high, mixed from 1")
-    if not 0 < cfg.volume[0] <= cfg.volume[1]:
-        raise MayaError(f"augment.volume is a range of factors above zero, not {cfg.volume}")
+    if (total := sum(noise.prob for noise in cfg.noises.values())) > 1:
+        raise MayaError(f"augment.noise.prob + music.prob + babble.prob must be 1 or less, not {total:g}")
     if unknown := [name for name in cfg.codecs if name not in CODECS]:
         raise MayaError(f"augment.codecs: {unknown[0]!r} is none of {', '.join(CODECS)}")
     if (cfg.codec_prob > 0 and not cfg.codecs) or (cfg.band_limit_prob > 0 and not cfg.band_limit_hz):
         raise MayaError("augment.codecs and augment.band_limit_hz must not be empty where they are used")
+
+
+def _check_band_limits(cfg: AugmentConfig, sample_rate: int) -> None:
+    """MayaError where a cut-off that may be drawn is not one for audio at this rate."""
+    highest = sample_rate // 2
     for hertz in cfg.band_limit_hz:
-        try:
-            check_rate(2 * hertz)
-            if not 500 <= hertz <= SAMPLE_RATE // 2:
-                raise ValueError
-        except ValueError:
+        # The default has cut-offs that a narrow-band model cannot use: they matter where they may be drawn.
+        if hertz < 500 or (hertz > highest and cfg.band_limit_prob > 0):
             raise MayaError(
-                f"augment.band_limit_hz: {hertz} is no cut-off for 16 kHz audio; take round numbers from 500 "
-                "to 8000"
-            ) from None
+                f"augment.band_limit_hz: {hertz} is no cut-off for audio at {sample_rate} Hz, the model's "
+                f"rate; take numbers from 500 to {highest}"
+            )

@@ -1,7 +1,8 @@
 """What one training or evaluation step takes in."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from lhotse.cut import Cut
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maya.data.audio import SAMPLE_RATE, load_cut_audio
+from maya.data.audio import load_cut_audio
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
 
@@ -18,7 +19,8 @@ from maya.text.tokenizer import Tokenizer
 class Batch:
     """B utterances, padded with zeros on the right.
 
-    audio: (B, N) float32 in [-1, 1] at 16 kHz      audio_lens: (B,) int64, samples
+    audio: (B, N) float32 in [-1, 1]                audio_lens: (B,) int64, samples
+    sample_rate: of audio, Hz; the model's
     tokens: (B, U) int64, padded with 0             token_lens: (B,) int64
     langs: (B,) int64, index into the model's tuple of languages; -1 where it is not among them
     ids: B utterance ids
@@ -26,6 +28,7 @@ class Batch:
 
     audio: Tensor
     audio_lens: Tensor
+    sample_rate: int
     tokens: Tensor
     token_lens: Tensor
     langs: Tensor
@@ -39,21 +42,20 @@ class Batch:
     @property
     def seconds(self) -> float:
         """Sum of the utterances' durations, without padding."""
-        return float(self.audio_lens.sum()) / SAMPLE_RATE
+        return float(self.audio_lens.sum()) / self.sample_rate
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The batch with its tensors on `device`."""
-        moved = {
-            f.name: getattr(self, f.name).to(device, non_blocking=non_blocking)
-            for f in fields(self)
-            if f.name != "ids"
-        }
-        return Batch(ids=self.ids, **moved)
+        moved = {name: x.to(device, non_blocking=non_blocking) for name, x in self._tensors().items()}
+        return replace(self, **moved)
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory, from which copies to a GPU can overlap with its work."""
-        pinned = {f.name: getattr(self, f.name).pin_memory() for f in fields(self) if f.name != "ids"}
-        return Batch(ids=self.ids, **pinned)
+        return replace(self, **{name: x.pin_memory() for name, x in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: x for name, x in values.items() if isinstance(x, Tensor)}
 
 
 def make_batch(
@@ -61,8 +63,10 @@ def make_batch(
     tokens: Sequence[Sequence[int] | NDArray[np.integer]],
     langs: Sequence[int],
     ids: Sequence[str],
+    *,
+    sample_rate: int,
 ) -> Batch:
-    """Pad B utterances: `audio` (N_b,) float32 each, `tokens` U_b ids each."""
+    """Pad B utterances: `audio` (N_b,) float32 at `sample_rate` Hz each, `tokens` U_b ids each."""
     audio_lens = torch.tensor([len(a) for a in audio], dtype=torch.int64)
     token_lens = torch.tensor([len(t) for t in tokens], dtype=torch.int64)
     padded_audio = torch.zeros(len(audio), int(audio_lens.max()))
@@ -74,6 +78,7 @@ def make_batch(
     return Batch(
         audio=padded_audio,
         audio_lens=audio_lens,
+        sample_rate=sample_rate,
         tokens=padded_tokens,
         token_lens=token_lens,
         langs=torch.tensor(langs, dtype=torch.int64),
@@ -81,11 +86,12 @@ def make_batch(
     )
 
 
-def collate(cuts: Iterable[Cut], tokenizer: Tokenizer, languages: Sequence[str]) -> Batch:
-    """Load and pad lhotse cuts with one supervision each (text already normalised).
+def collate(
+    cuts: Iterable[Cut], tokenizer: Tokenizer, languages: Sequence[str], *, sample_rate: int
+) -> Batch:
+    """Load and pad lhotse cuts with one supervision each (text already normalised), at `sample_rate` Hz.
 
-    Raises MayaError when there is no cut, audio cannot be read or is not at 16 kHz, or a cut has not
-    exactly one supervision.
+    Raises MayaError when there is no cut, audio cannot be read, or a cut has not exactly one supervision.
     """
     cuts = list(cuts)
     if not cuts:
@@ -93,12 +99,13 @@ def collate(cuts: Iterable[Cut], tokenizer: Tokenizer, languages: Sequence[str])
     for cut in cuts:
         check_cut(cut)
     return make_batch(
-        [load_cut_audio(cut) for cut in cuts],
+        [load_cut_audio(cut, sample_rate) for cut in cuts],
         tokenizer.encode_batch(
             [cut.supervisions[0].text or "" for cut in cuts], [cut.supervisions[0].language for cut in cuts]
         ),
         [language_index(cut.supervisions[0].language, languages) for cut in cuts],
         [cut.id for cut in cuts],
+        sample_rate=sample_rate,
     )
 
 
@@ -108,14 +115,9 @@ def language_index(language: str | None, languages: Sequence[str]) -> int:
 
 
 def check_cut(cut: Cut) -> None:
-    """MayaError unless the cut is one utterance at 16 kHz."""
+    """MayaError unless the cut is one utterance."""
     if len(cut.supervisions) != 1:
         raise MayaError(
             f"cut {cut.id!r} has {len(cut.supervisions)} supervisions where one is needed; "
             "cut it into utterances with lhotse's trim_to_supervisions"
-        )
-    if cut.sampling_rate != SAMPLE_RATE:
-        raise MayaError(
-            f"cut {cut.id!r} is at {cut.sampling_rate} Hz where {SAMPLE_RATE} Hz is needed; "
-            f"use cut.resample({SAMPLE_RATE})"
         )

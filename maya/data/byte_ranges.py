@@ -122,10 +122,11 @@ class RangeFile(io.RawIOBase):
     """A range as a file that reads only what is asked for; give it to io.BufferedReader.
 
     An error while reading is kept in `failure` too: decoders written in C swallow exceptions of callbacks.
+    head: the first bytes of the range, where they have been read already. Headers are read more than once.
     """
 
-    def __init__(self, where: ByteRange) -> None:
-        self._range, self._position = where, 0
+    def __init__(self, where: ByteRange, head: bytes = b"") -> None:
+        self._range, self._position, self._head = where, 0, head
         self._store = store_of(where.path)
         self.failure: MayaError | None = None
 
@@ -146,6 +147,11 @@ class RangeFile(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         wanted = max(0, min(len(buffer), self._range.size - self._position))
         where = self._range
+        if self._position < len(self._head):
+            data = self._head[self._position : self._position + wanted]
+            buffer[: len(data)] = data
+            self._position += len(data)
+            return len(data)
         try:
             data = read_range(where.path, where.offset + self._position, wanted, where.stamp)
         except MayaError as error:

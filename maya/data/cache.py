@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maya.data.audio import SAMPLE_RATE
-
 
 class AudioCache:
     """Decoded audio of the first utterances that fit, in memory that forked workers share.
@@ -16,11 +14,13 @@ class AudioCache:
     The memory is an anonymous shared mapping, which the system fills in as it is written to and which is
     not limited by the size of /dev/shm. Two workers may decode the same utterance at once; both write the
     same samples.
+
+    durations: (n,) seconds of the utterances, which are kept at `sample_rate` Hz.
     """
 
-    def __init__(self, durations: np.ndarray, gigabytes: float) -> None:
+    def __init__(self, durations: np.ndarray, gigabytes: float, *, sample_rate: int) -> None:
         # One spare sample each: a duration in decimal seconds may round to a sample less.
-        room = np.ceil(durations * SAMPLE_RATE).astype(np.int64) + 1
+        room = np.ceil(durations * sample_rate).astype(np.int64) + 1
         ends = np.cumsum(room)
         self._count = int(np.searchsorted(ends, gigabytes * 1e9 / 4, side="right"))
         self._starts = (ends - room)[: self._count]

@@ -105,7 +105,7 @@ def _unreadable(table: Table, rows: NDArray[np.int64], broken: set[str]) -> Sequ
         if entry.id in broken:
             return None
         try:
-            seconds = len(load_cut_audio(entry.audio())) / 16000
+            seconds = len(load_cut_audio(entry.audio())) / entry.sample_rate
         except MayaError as error:
             return _problem(entry, "cannot_be_read", str(error))
         if abs(seconds - entry.duration) > _SLACK:

@@ -7,7 +7,6 @@ from lhotse import Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut, MonoCut
 
-from maya.data.audio import SAMPLE_RATE
 from maya.data.manifest import Row
 from maya.data.probe import Probed
 from maya.data.sound import Sound
@@ -26,8 +25,9 @@ class Entry(NamedTuple):
     member: its name there; all three None where path is the audio itself. file_size, file_mtime: of path when
     it was looked at (bytes, seconds since 1970): a tar that differs is refused.
     sample_rate (Hz), channels, num_samples: of the whole recording as it is stored. start: seconds into it at
-    which the utterance begins; None where it is all of it. duration: seconds, as the cut of the utterance has
-    it at 16 kHz.
+    which the utterance begins; None where it is all of it. duration: seconds of it, a whole number of the
+    samples that are stored (tables of Maya 0.1: of samples at 16 kHz). Nothing here depends on the rate of a
+    model: audio is resampled when it is loaded.
     text: in normal form; raw_text: as published. language: code; speaker: the id where none is named.
     kind, source (the corpus it is from), licence: where the corpus tells. where: file and line, for messages.
     level ... trail: how it sounds, see maya.data.sound.Sound; all None where it was not decoded.
@@ -113,7 +113,7 @@ def entry_of(probed: Probed) -> Entry:
     row, in_tar = probed.row, probed.row.tar is not None
     path = str(probed.path.resolve())
     stamp = file_stamp(path)
-    entry = Entry(
+    return Entry(
         id=row.id,
         path=path,
         offset=row.offset if in_tar else None,
@@ -137,7 +137,6 @@ def entry_of(probed: Probed) -> Entry:
         channel=row.channel,
         **{name: getattr(probed.sound, name) for name in SOUND_FIELDS if probed.sound is not None},
     )
-    return entry._replace(duration=entry.audio().duration)  # whole samples at 16 kHz, as lhotse rounds them
 
 
 def probed_of(entry: Entry) -> Probed:
@@ -180,8 +179,8 @@ def audio_cut(
     channel: int | None = None,
 ) -> Cut:
     """The lhotse cut of an entry without what is said: a MonoCut, or a MultiCut where several channels of the
-    file are read. It resamples to 16 kHz as it is loaded; of a part of a recording only the part is read.
-    Raises MayaError for numbers that no audio has, and for a channel that the file lacks."""
+    file are read. It is at the rate that is stored; of a part of a recording only the part is read. Raises
+    MayaError for numbers that no audio has, and for a channel that the file lacks."""
     sound = 0 < sample_rate < 1 << 31 and 0 < channels <= _MOST_CHANNELS and 0 < num_samples < 1 << 62
     begin, whole = start or 0.0, num_samples / max(sample_rate, 1)
     # Durations are written down twice: a rate that is not the file's would make any length of its samples.
@@ -210,9 +209,10 @@ def audio_cut(
         num_samples=num_samples,
         duration=num_samples / sample_rate,
     )
-    if sample_rate != SAMPLE_RATE:
-        recording = recording.resample(SAMPLE_RATE)
     cut = recording.to_cut()
     if channel is not None and channels > 1:
         cut = MonoCut(id=id, start=0.0, duration=cut.duration, channel=channel, recording=recording)
-    return cut if start is None else cut.truncate(offset=start, duration=duration, preserve_id=True)
+    if start is None:
+        return cut
+    # A duration that was rounded at another rate may reach past the end by less than a sample.
+    return cut.truncate(offset=start, duration=min(duration, whole - begin), preserve_id=True)

@@ -24,7 +24,7 @@ from maya.data.augment import Augment
 from maya.data.batch import Batch
 from maya.data.cache import AudioCache
 from maya.data.plan import BatchPlan, Position
-from maya.data.reading import BatchReader, Job, Made, Skips
+from maya.data.reading import BatchReader, Job, Made, Skipped, Skips
 from maya.data.utterances import Utterances
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
@@ -41,6 +41,7 @@ class TrainLoader:
     """Endless iterator over (position after the batch, batch) of one rank.
 
     cuts: a CutSet, or the Utterances already made of it (making them reads the whole set once).
+    sample_rate: of the model's features, Hz; audio of any other rate is resampled to it.
     plan: made from the same utterances (`utterances.durations`, `.token_counts`, `.langs`).
     speed_perturb: factors from which the plan draws one for each utterance of an epoch; empty leaves the
         plan as it is. `self.plan` is the plan followed.
@@ -63,6 +64,7 @@ class TrainLoader:
         languages: Sequence[str],
         plan: BatchPlan,
         *,
+        sample_rate: int,
         num_workers: int = 0,
         cache_gb: float = 0.0,
         speed_perturb: Sequence[float] = (),
@@ -84,8 +86,9 @@ class TrainLoader:
         self.timeout_seconds = timeout_seconds
         self.skips = Skips(len(cuts), plan.world_size, max_skipped, skip_log)
         self._dataset = BatchReader(
-            cuts, AudioCache(cuts.durations, cache_gb), augment, may_skip=max_skipped > 0
-        )
+            cuts, AudioCache(cuts.durations, cache_gb, sample_rate=sample_rate), augment,
+            may_skip=max_skipped > 0, sample_rate=sample_rate,
+        )  # fmt: skip
 
     def __iter__(self) -> Iterator[tuple[Position, Batch]]:
         waiting: deque[Job] = deque()
@@ -155,6 +158,8 @@ class EvalLoader:
 
     Ranks may get one batch more or less than others, so no collective may be called per batch. A batch
     holds at most max_seconds of padded audio and max_utterances; a longer utterance is a batch of its own.
+    max_skipped, skip_log: as in `TrainLoader`. `left_out` holds what could not be read in the last iteration.
+    sample_rate: of the model's features, Hz; audio of any other rate is resampled to it.
     """
 
     def __init__(
@@ -163,17 +168,25 @@ class EvalLoader:
         tokenizer: Tokenizer,
         languages: Sequence[str],
         *,
+        sample_rate: int,
         max_seconds: float = 200.0,
         max_utterances: int = 128,
         rank: int = 0,
         world_size: int = 1,
         cache_gb: float = 0.0,
+        max_skipped: float = 0.0,
+        skip_log: Path | None = None,
     ) -> None:
         if not isinstance(cuts, Utterances):
             cuts = Utterances.from_cuts(cuts, tokenizer, languages)
         self.utterances = cuts
+        self.left_out: list[Skipped] = []
         self._batches = _longest_first(cuts.durations, max_seconds, max_utterances)[rank::world_size]
-        self._dataset = BatchReader(cuts, AudioCache(cuts.durations, cache_gb))
+        self._skips = Skips(len(cuts), world_size, max_skipped, skip_log)
+        cache = AudioCache(cuts.durations, cache_gb, sample_rate=sample_rate)
+        self._dataset = BatchReader(
+            cuts, cache, may_skip=max_skipped > 0, stand_in=False, sample_rate=sample_rate
+        )
 
     def __len__(self) -> int:
         """Number of batches of this rank."""
@@ -181,8 +194,12 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         jobs = (Job(Position(0, 0), 0, items, [1.0] * len(items)) for items in self._batches)
+        self.left_out = []
         for made in _prefetched(map(self._dataset.__getitem__, jobs), pin_memory=False):
-            yield made.batch
+            self.left_out += made.skipped
+            self._skips.add(made.skipped)
+            if not made.is_empty:
+                yield made.batch
 
 
 def eval_batches(

@@ -1,7 +1,7 @@
 """From a corpus folder to validated tables of train, dev and test (maya.data.table).
 
-Recordings stay where they are: a row points at a file, or at a byte range of a tar, and its cut resamples to
-16 kHz as it is loaded.
+Recordings stay where they are, at the rates they have: a row points at a file, or at a byte range of a tar.
+Audio is resampled to the model's rate when it is loaded, so models of several rates share a prepared folder.
 """
 
 import errno
@@ -18,10 +18,14 @@ from typing import Any
 from lhotse.cut import Cut
 
 from maya.config import config
+from maya.data import audio_files
 from maya.data.audio_checks import AudioCheckConfig, audio_limits, check_audio
+from maya.data.audio_files import AudioFiles
+from maya.data.earlier import Earlier, corpus_name, read_earlier, split_options
 from maya.data.findings import Findings
 from maya.data.flags import Flag
 from maya.data.folder import read_corpus
+from maya.data.folder_lock import locked
 from maya.data.manifest import PARTS, Dropped, Row
 from maya.data.overlaps import overlap_groups, overlaps
 from maya.data.probe import ProbeConfig, Probed, probe
@@ -33,6 +37,7 @@ from maya.data.table import Entry, entry_of, part_path, write_table
 from maya.data.text_checks import TextCheckConfig, check_leaks, check_texts
 from maya.data.utterances import encode_cuts
 from maya.errors import MayaError
+from maya.ranges import Share
 from maya.text.languages import language_code
 
 __all__ = ["Examined", "PrepareConfig", "PrepareReport", "encode_cuts", "examine", "prepare_corpus", "to_cut"]
@@ -40,6 +45,7 @@ __all__ = ["Examined", "PrepareConfig", "PrepareReport", "encode_cuts", "examine
 _FILES = (
     "dropped.jsonl",
     "flagged.jsonl",
+    audio_files.NAME,
     "splits.json",
     *(part_path(Path(), part).name for part in PARTS),
     "report.json",
@@ -58,7 +64,7 @@ class PrepareConfig:
     text_checks: TextCheckConfig = field(default_factory=TextCheckConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     language: str | None = None
-    max_dropped_fraction: float = 0.2
+    max_dropped_fraction: Share = 0.2
 
 
 @dataclass(kw_only=True, slots=True)
@@ -68,7 +74,8 @@ class PrepareReport:
     rows: utterances read; not_selected: utterances by language that was not asked for; dropped: utterances
     left out by reason; flagged: utterances kept but suspect, by reason and language; languages: see
     maya.data.statistics; splits: see maya.data.split; notes: what a person should know; subsets: where the
-    corpus has several dev or test sets, the utterances of each.
+    corpus has several dev or test sets, the utterances of each; corpus: its name (see maya.data.earlier);
+    split_options: of the split; changes: sentences on what differs from an earlier preparation, for people.
     """
 
     rows: int
@@ -79,6 +86,9 @@ class PrepareReport:
     splits: dict[str, Any]
     notes: list[str]
     subsets: dict[str, int] = field(default_factory=dict)
+    corpus: str = ""
+    split_options: dict[str, Any] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
 
     def table(self) -> str:
         """Everything above as text."""
@@ -94,7 +104,7 @@ class PrepareReport:
                 f"  {reason}: " + " ".join(f"{language} {count}" for language, count in counts_of.items())
                 for reason, counts_of in self.flagged.items()
             ]
-        return "\n".join(lines + self.notes)
+        return "\n".join(lines + self.notes + self.changes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +113,8 @@ class Examined:
 
     selected: rows in the languages asked for; others: how many there are of the rest; kept: what is usable,
     in the order of the corpus; dropped, flags: what is not, and what is suspect; parts: of those kept, by id;
-    splits: see maya.data.split; refusal: why the corpus cannot be used, if it cannot.
+    splits: see maya.data.split; refusal: why the corpus cannot be used, if it cannot; audio: the files of the
+    selected rows as they were before anything was measured.
     """
 
     corpus: Path
@@ -116,6 +127,7 @@ class Examined:
     splits: dict[str, Any]
     notes: list[str]
     refusal: str | None
+    audio: AudioFiles
 
     @property
     def rows(self) -> int:
@@ -165,17 +177,30 @@ def prepare_corpus(
     Writes train.parquet, dev.parquet and test.parquet (see maya.data.table) and, where the corpus has several
     dev or test sets, a table of each (dev-clean.parquet), dropped.jsonl and flagged.jsonl (id, language,
     reason, detail, where; see maya.data.audio_checks and text_checks for the flags), splits.json,
-    summary.json, and a page for people, report.html, with its numbers, report.json. All of them appear
-    together, after everything else has succeeded; the same corpus and config give the same bytes. What was
-    measured stays in `out_dir`.probed, and audio from inside tables in `out_dir`.audio: a run that was
-    killed goes on where it was, and one with another split or other checks decodes nothing.
+    audio_files.arrow (see maya.data.audio_files), summary.json, and a page for people, report.html, with its
+    numbers, report.json. All of them appear together, after everything else has succeeded; the same corpus,
+    config and earlier split give the same bytes. What was measured stays in `out_dir`.probed, and audio from
+    inside tables in `out_dir`.audio: a run that was killed goes on where it was, and one with another split
+    or other checks decodes nothing.
+
+    What `out_dir` holds of the same corpus, which may have grown or moved since, keeps its split (see
+    maya.data.split), unless cfg.split has other options than then.
 
     languages: those to take; utterances in others are counted and left; all if empty. Raises MayaError when
-    the corpus cannot be read, when all of a language or more than cfg.max_dropped_fraction of everything
-    would be dropped, and when the disk is full.
+    the corpus cannot be read, when `out_dir` was prepared from another corpus, when all of a language or more
+    than cfg.max_dropped_fraction of everything would be dropped, when the disk is full, and while another
+    process prepares into `out_dir`.
     """
+    with locked(probed_path(out_dir), out_dir):
+        return _prepare_corpus(corpus_dir, out_dir, languages, cfg)
+
+
+def _prepare_corpus(
+    corpus_dir: Path, out_dir: Path, languages: Sequence[str], cfg: PrepareConfig
+) -> PrepareReport:
     keep, made = probed_path(out_dir), out_dir.with_name(f"{out_dir.name}.audio")
-    found = examine(corpus_dir, languages=languages, cfg=cfg, keep=keep, made=made)
+    earlier = read_earlier(out_dir)
+    found = examine(corpus_dir, languages=languages, cfg=cfg, keep=keep, made=made, earlier=earlier)
     if found.refusal is not None:
         raise MayaError(found.refusal)
     entries = found.entries()
@@ -190,12 +215,15 @@ def prepare_corpus(
         splits=found.splits,
         notes=found.notes,
         subsets={name: len(mine) for name, mine in subsets.items()},
+        corpus=corpus_name(corpus_dir),
+        split_options=split_options(cfg.split),
+        changes=earlier.changes(corpus_name(corpus_dir), entries, cfg.split) if earlier else [],
     )
     findings: dict[str, Sequence[Dropped | Flag]] = {
         "dropped.jsonl": found.dropped,
         "flagged.jsonl": found.flags,
     }
-    _write(out_dir, entries | subsets, findings, report, page)
+    _write(out_dir, entries | subsets, findings, report, page, found.audio)
     return report
 
 
@@ -215,13 +243,15 @@ def examine(
     cfg: PrepareConfig,
     keep: Path | None = None,
     made: Path | None = None,
+    earlier: Earlier | None = None,
 ) -> Examined:
     """Look at every utterance of a corpus and at all of them together, as preparing does, and write nothing
     but, with `keep`, what was measured of the audio (see maya.data.probe) and, with `made`, the audio that
     lies inside tables (see maya.data.formats.hugging_face).
 
-    languages: as for prepare_corpus. Raises MayaError when the corpus cannot be read, or has nothing in these
-    languages; every other reason to refuse it is told with what was found.
+    languages: as for prepare_corpus. earlier: the preparation that the corpus is to replace, and whose split
+    it keeps. Raises MayaError when the corpus cannot be read, is another than the earlier, or has nothing in
+    these languages; every other reason to refuse it is told with what was found.
     """
     languages = [language_code(language) for language in languages]
     only = languages[0] if len(languages) == 1 else None
@@ -236,14 +266,20 @@ def examine(
             f"{corpus_dir} has no utterance in {', '.join(languages)}, only in {', '.join(sorted(others))}; "
             f"set languages={','.join(sorted(others))} to take these"
         )
+    if earlier is not None:
+        earlier.check_ids(corpus_name(corpus_dir), rows)
+    audio = audio_files.of_rows(corpus_dir, selected)  # first: what changes from here on is then noticed
     usable, unusable = probe(corpus_dir, selected, cfg.probe, keep)
+    if earlier is not None:
+        earlier.check_audio(corpus_name(corpus_dir), usable)
     well_heard, audio_flags, ill_heard = check_audio(usable, cfg.audio_checks)
     checked = check_texts(well_heard, cfg.text_checks)
     kept = checked.kept
     dropped += unusable + ill_heard + checked.dropped
     shared = list(overlaps(kept))
     groups = overlap_groups(shared)
-    parts, splits = split([_item(p, groups.get(p.row.id)) for p in kept], cfg.split)
+    items = [_item(p, groups.get(p.row.id)) for p in kept]
+    parts, splits = split(items, cfg.split, earlier and earlier.kept_split(cfg.split))
     audio_flags = [flag for flag in audio_flags if flag.id in parts]  # of those that texts leave
     return Examined(
         corpus=corpus_dir,
@@ -254,8 +290,9 @@ def examine(
         flags=audio_flags + checked.flags + check_leaks(kept, parts, checked.twins, shared),
         parts=parts,
         splits=splits,
-        notes=reading_notes + _notes(selected, others, languages, splits) + _overlap_notes(groups),
+        notes=reading_notes + _notes(selected, others, languages, splits, cfg.split) + _overlap_notes(groups),
         refusal=_refusal(corpus_dir, selected, kept, dropped, parts, cfg.max_dropped_fraction),
+        audio=audio,
     )
 
 
@@ -336,7 +373,11 @@ def _by_reason(flags: Iterable[Flag]) -> dict[str, dict[str, int]]:
 
 
 def _notes(
-    rows: list[Row], others: Counter[str], languages: Sequence[str], splits: dict[str, Any]
+    rows: list[Row],
+    others: Counter[str],
+    languages: Sequence[str],
+    splits: dict[str, Any],
+    cfg: SplitConfig,
 ) -> list[str]:
     notes = []
     if unnamed := sum(row.speaker is None for row in rows):
@@ -352,8 +393,13 @@ def _notes(
     if by_text := [code for code, how in splits.items() if how["method"].endswith("text")]:
         codes = ", ".join(by_text)
         notes.append(f"too few speakers to hold any out, so dev and test have known voices: {codes}")
-    if whole := [code for code, how in splits.items() if how["method"] == "train"]:
+    whole = [code for code, how in splits.items() if how["method"] == "train"]
+    if whole and (cfg.dev or cfg.test):
         notes.append(f"too few texts to hold any out, so dev and test have none of: {', '.join(whole)}")
+    for part, use in (("dev", "training is not validated"), ("test", "there is nothing to decode and score")):
+        if splits and not any(facts["parts"][part]["utterances"] for facts in splits.values()):
+            why = "" if getattr(cfg, part) else f" (prepare.split.{part} is 0)"
+            notes.append(f"there is no {part} set{why}: {use}")
     return notes
 
 
@@ -363,6 +409,7 @@ def _write(
     findings: Mapping[str, Sequence[Dropped | Flag]],
     report: PrepareReport,
     page: Page,
+    audio: AudioFiles,
 ) -> None:
     """Write all files beside `out`, then move them in; summary.json is the last to appear."""
     partial = out.parent / f".{out.name}.partial"
@@ -380,7 +427,9 @@ def _write(
             numbers = {name: getattr(page, name) for name in ("statistics", "findings", "limits")}
             (partial / "report.json").write_text(json.dumps(numbers, ensure_ascii=False), encoding="utf-8")
             (partial / "report.html").write_text(draw(page), encoding="utf-8")
-            _write_json(partial / "summary.json", asdict(report))
+            audio.write(partial / audio_files.NAME)
+            summary = {name: value for name, value in asdict(report).items() if name != "changes"}
+            _write_json(partial / "summary.json", summary)
             if not out.exists():
                 partial.rename(out)
                 return

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
-import soundfile
+from numpy.typing import NDArray
 
 from maya.config import config
-from maya.data.audio import check_rate
+from maya.data.decoding import open_audio
 from maya.data.manifest import Dropped, Row
 from maya.data.measured import Measured, forget_others, part_name, read_part, write_part
 from maya.data.progress import Progress
@@ -24,18 +24,18 @@ from maya.data.tar_audio import (
     TarMember,
     file_stamp,
     member_header,
-    open_range,
-    read_samples,
 )
 from maya.data.tar_members import TarMembers
 from maya.data.workers import cpus, in_processes
 from maya.errors import MayaError
+from maya.ranges import INF, Count, Limit, NonNegFloat, Range
 from maya.text.normalize import normalize
 
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 32, 2048  # rows: what is lost when a run is killed, for each process
 _WORTH_PROCESSES = 200  # rows
 _HELD_TARS = 4
 _AUDIBLE = 1e-4  # peak of full scale, -80 dB
+_CANCELLED = 0.02  # power of the average, of that of independent channels: -17 dB
 _TAR_NAME_LIMIT = 100  # bytes of a name that fit into the plain header
 _TAR_SIZE_LIMIT = 8 << 30  # bytes from which a size does not
 
@@ -53,11 +53,11 @@ class ProbeConfig:
     """
 
     decode: bool = True
-    min_seconds: float = 0.1
-    max_seconds: float = 40.0
-    max_chars_per_second: float = 40.0
-    duration_tolerance: float = 0.5
-    num_workers: int = 0
+    min_seconds: NonNegFloat = 0.1
+    max_seconds: Limit = 40.0
+    max_chars_per_second: Limit = 40.0
+    duration_tolerance: Annotated[float, Range(min=0, also=(INF,))] = 0.5
+    num_workers: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +197,6 @@ def _judged(row: Row, text: str, path: Path, found: Measured, cfg: ProbeConfig) 
     if found.reason is not None:
         raise _Bad(found.reason, found.detail)
     rate = found.sample_rate
-    if row.channel is not None and row.channel >= found.channels:
-        detail = f"{path} has {found.channels} channels, and no channel {row.channel}, counted from 0"
-        raise _Bad("no_channel", detail)
     if found.channels == 1:
         row = replace(row, channel=None)
     if row.tar is not None:
@@ -246,35 +243,47 @@ def _locate(path: Path, row: Row) -> Row:
 def _measure(path: Path, row: Row, cfg: ProbeConfig) -> tuple[int, int, int, Sound | None]:
     """(sample rate, channels, samples, sound) of a row's audio; of a part only the sound is the part's."""
     name = f"{row.audio} in {path}" if row.tar else str(path)
+    source = ByteRange(str(path), row.offset or 0, row.size or 0) if row.tar else path
     try:
-        source = open_range(ByteRange(str(path), row.offset or 0, row.size or 0)) if row.tar else str(path)
-        with soundfile.SoundFile(source) as file:
-            rate, channels, claimed = file.samplerate, file.channels, file.frames
-            check_rate(rate)
-            begin, count = _part(row, rate, claimed, cfg)
+        with open_audio(source, name, whole=cfg.decode and row.start is None) as audio:
+            rate, channels, total = audio.sample_rate, audio.channels, audio.num_samples
+            begin, count = _part(row, rate, total, cfg)
             if row.start is not None:
                 name = f"{name} from {row.start:g} s"
             _check_length(count / rate, name, cfg)
+            if row.channel is not None and row.channel >= channels:
+                raise _Bad(
+                    "no_channel",
+                    f"{name} has {channels} channels, numbered from 0: there is no channel {row.channel}",
+                )
             if not cfg.decode:
-                return rate, channels, claimed, None
-            if begin:
-                file.seek(begin)
-            samples = read_samples(file, count)
+                return rate, channels, total, None
+            samples = audio.read(begin, count)
     except MayaError as error:
         raise _Bad("unreadable_audio", str(error)) from None
-    except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError, MemoryError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise _Bad("unreadable_audio", f"cannot decode {name}: {lines[0]}") from None
-    if count - len(samples) > 0.1 * rate:
-        raise _Bad("unreadable_audio", f"{name} is truncated: {len(samples)} of {count} samples decode")
-    _check_length(len(samples) / rate, name, cfg)
-    peak = float(np.abs(samples).max())
-    if not np.isfinite(peak):
-        raise _Bad("unreadable_audio", f"{name} holds samples that are not finite numbers")
+    if row.channel is not None:
+        samples = samples[:, row.channel : row.channel + 1]
+    _check_audible(samples, name)
+    return rate, channels, total, measure_sound(samples, rate)
+
+
+def _check_audible(samples: NDArray[np.float32], name: str) -> None:
+    """(N, C): nothing is left of silence, nor of channels that cancel one another in their average."""
+    count = samples.shape[1]
+    powers = samples.var(axis=0, dtype=np.float64)
+    if count > 1 and (level := float(powers.mean())) > _AUDIBLE**2:
+        # The average of independent channels has 1 / C of their power, that of equal ones all of it.
+        share = float(samples.mean(axis=1, dtype=np.float64).var()) / level
+        if share < _CANCELLED / count:
+            raise _Bad(
+                "silent",
+                f"the channels of {name} cancel each other: their average, which a model hears, has "
+                f"{max(share, 1e-12):.1e} of their power; name one channel to read, or write it to a file",
+            )
+    mono = samples.mean(axis=1) if count > 1 else samples[:, 0]
+    peak = float(np.abs(mono).max())
     if peak < _AUDIBLE:
         raise _Bad("silent", f"{name} is silent (peak {peak:.1e} of full scale)")
-    total = len(samples) if row.start is None else claimed
-    return rate, channels, total, measure_sound(samples, rate)
 
 
 def _part(row: Row, rate: int, total: int, cfg: ProbeConfig) -> tuple[int, int]:

@@ -57,6 +57,11 @@ class Made:
         assert self._batch is not None
         return self._batch
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the batch could be read."""
+        return self._batch is None
+
     def pin_memory(self) -> "Made":
         """As Batch.pin_memory; DataLoader calls it."""
         if self._batch is not None:
@@ -65,10 +70,11 @@ class Made:
 
 
 class BatchReader(Dataset[Made]):
-    """Makes the batch of a job.
+    """Makes the batch of a job, its audio at `sample_rate` Hz.
 
-    may_skip: an utterance that cannot be read is left out. A batch of which nothing can be read becomes that
-    of a single other utterance, because the other ranks wait for this one to take part in the step.
+    may_skip: an utterance that cannot be read is left out. stand_in: a batch of which nothing can be read
+    becomes that of a single other utterance, because the other ranks wait for this one to take part in the
+    step; without, such a batch is empty.
     """
 
     def __init__(
@@ -77,24 +83,30 @@ class BatchReader(Dataset[Made]):
         cache: AudioCache,
         augment: Augment | None = None,
         may_skip: bool = False,
+        stand_in: bool = True,
+        *,
+        sample_rate: int,
     ) -> None:
-        self.utterances, self.cache = utterances, cache
-        self.augment, self.may_skip = augment, may_skip
+        self.utterances, self.cache, self.sample_rate = utterances, cache, sample_rate
+        self.augment, self.may_skip, self.stand_in = augment, may_skip, stand_in
 
     def __getitem__(self, job: Job) -> Made:
         skipped: list[Skipped] = []
         try:
             read = self._read(job.items, job.speeds, job.epoch, skipped)
-            if not read:
+            if not read and self.stand_in:
                 read = self._stand_in(job, skipped)
         except MayaError as error:
             return Made(job.position, None, skipped, error)
+        if not read:
+            return Made(job.position, None, skipped)
         u = self.utterances
         batch = make_batch(
             [audio for _, audio in read],
             [u.tokens(item) for item, _ in read],
             [int(u.langs[item]) for item, _ in read],
             [u.ids[item] for item, _ in read],
+            sample_rate=self.sample_rate,
         )
         return Made(job.position, batch, skipped)
 
@@ -126,10 +138,10 @@ class BatchReader(Dataset[Made]):
     def _audio(self, item: int, speed: float, epoch: int) -> Tensor:
         audio = self.cache.get(item)
         if audio is None:
-            audio = load_cut_audio(self.utterances.cut(item))
+            audio = load_cut_audio(self.utterances.cut(item), self.sample_rate)
             self.cache.put(item, audio)
         if speed != 1.0:
-            audio = change_speed(audio, speed)
+            audio = change_speed(audio, speed, self.sample_rate)
         return audio if self.augment is None else self.augment(audio, self.utterances.ids[item], epoch)
 
 

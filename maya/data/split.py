@@ -15,11 +15,15 @@ their speakers, and their texts, are drawn together.
 
 A speaker of several languages is in the same part in all of them; one who is in several parts of a
 language split by text counts as a training speaker elsewhere.
+
+A corpus that grew keeps its earlier split. Every utterance stays in its part. A new utterance of a held-out
+speaker (in a language split by text: of a held-out text) joins that part. Other new speakers or texts are
+drawn for dev and test while these are short of their shares, and are training data otherwise.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +31,7 @@ import numpy as np
 from maya.config import config
 from maya.data.manifest import PARTS
 from maya.errors import MayaError
+from maya.ranges import BelowOne, PosFloat, Seed, Share
 
 _HELD_OUT = ("test", "dev")  # drawn in this order
 _DRAWS = 50
@@ -35,13 +40,16 @@ _DRAWS = 50
 @config
 class SplitConfig:
     """dev, test: shares of a language's duration, but not more than max_hours of each language.
-    min_train: a draw that leaves training less than this share is not accepted."""
+    min_train: a draw that leaves training less than this share is not accepted.
+    fresh: draw all parts anew, where the split of an earlier preparation would be kept. Models trained on the
+    earlier split have then seen some of the new dev and test utterances."""
 
-    dev: float = 0.1
-    test: float = 0.1
-    max_hours: float = 2.0
-    min_train: float = 0.5
-    seed: int = 0
+    dev: BelowOne = 0.1
+    test: BelowOne = 0.1
+    max_hours: PosFloat = 2.0
+    min_train: Share = 0.5
+    seed: Seed = 0
+    fresh: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,12 +66,24 @@ class Item:
     group: str | None = None
 
 
-def split(items: Sequence[Item], cfg: SplitConfig) -> tuple[dict[str, str], dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EarlierSplit:
+    """A split to keep. parts: by id of the utterance; methods: by language, as in the report of `split`."""
+
+    parts: Mapping[str, str] = field(default_factory=dict)
+    methods: Mapping[str, str] = field(default_factory=dict)
+
+
+def split(
+    items: Sequence[Item], cfg: SplitConfig, earlier: EarlierSplit | None = None
+) -> tuple[dict[str, str], dict[str, Any]]:
     """The part of each utterance by id, and a report (see `_describe`) by language.
 
-    The same items and config give the same parts, in whatever order the items come. Raises MayaError for
-    shares that do not leave room for training data.
+    earlier: a split to keep; only a dev or test part that the corpus itself names goes before it. The same
+    items, config and earlier split give the same parts, in whatever order the items come. Raises MayaError
+    for shares that do not leave room for training data.
     """
+    earlier = earlier or EarlierSplit()
     if min(cfg.dev, cfg.test) < 0 or cfg.dev + cfg.test > 1 - cfg.min_train:
         raise MayaError(
             f"split shares dev={cfg.dev:g} and test={cfg.test:g} leave less than min_train={cfg.min_train:g} "
@@ -74,13 +94,18 @@ def split(items: Sequence[Item], cfg: SplitConfig) -> tuple[dict[str, str], dict
     for item in sorted(_joined_by_audio(items), key=lambda item: item.id):
         by_language[item.language].append(item)
     parts: dict[str, str] = {}
-    home: dict[str, str] = {}  # the part of each speaker met so far
+    settled = {language: _settled(mine, earlier.parts) for language, mine in by_language.items()}
+    home = _homes(by_language, settled)  # the part of each speaker met so far
     report: dict[str, Any] = {}
     # Languages without a choice come first: their speakers are then known when others are drawn.
     for language in sorted(by_language, key=lambda code: (_freedom(by_language[code]), code)):
         mine = by_language[language]
         rng = np.random.default_rng([cfg.seed, *language.encode()])
-        chosen, method = _split_language(mine, cfg, home, rng)
+        if settled[language]:
+            method = earlier.methods.get(language, "")
+            chosen, method = _extend_language(mine, settled[language], method, cfg, home, rng)
+        else:
+            chosen, method = _split_language(mine, cfg, home, rng)
         parts |= chosen
         for speaker, theirs in _parts_of_speakers(mine, chosen).items():
             home.setdefault(speaker, next(iter(theirs)) if len(theirs) == 1 else "train")
@@ -93,8 +118,8 @@ def _joined_by_audio(items: Iterable[Item]) -> list[Item]:
     items = sorted(items, key=lambda item: item.id)
     if all(item.group is None for item in items):
         return items
-    for field in ("speaker", "text"):
-        values = [getattr(item, field) for item in items]
+    for attribute in ("speaker", "text"):
+        values = [getattr(item, attribute) for item in items]
         name = {value: value for value in values}
 
         def root(value: str, name: dict[str, str] = name) -> str:
@@ -106,7 +131,7 @@ def _joined_by_audio(items: Iterable[Item]) -> list[Item]:
         for item, value in zip(items, values, strict=True):
             if item.group is not None:
                 name[root(value)] = root(first.setdefault(item.group, value))
-        joined = ({field: root(value)} for value in values)
+        joined = [{attribute: root(value)} for value in values]
         items = [replace(item, **changes) for item, changes in zip(items, joined, strict=True)]  # type: ignore[arg-type]
     return items
 
@@ -117,6 +142,128 @@ def _freedom(items: Iterable[Item]) -> int:
     if any(item.part for item in items):
         return 0
     return 1 if len({item.speaker for item in items}) < 3 else 2
+
+
+def _settled(items: Iterable[Item], earlier: Mapping[str, str]) -> dict[str, str]:
+    """The parts, by id, that utterances of an earlier split have now."""
+    items = list(items)
+    named = {item.part for item in items} & set(_HELD_OUT)
+    parts: dict[str, str] = {}
+    for item in items:
+        if item.id in earlier:
+            part = earlier[item.id]
+            contradicted = item.part in _HELD_OUT or (item.part == "train" and part in named)
+            parts[item.id] = item.part if item.part is not None and contradicted else part
+    return parts
+
+
+def _homes(by_language: Mapping[str, list[Item]], settled: Mapping[str, dict[str, str]]) -> dict[str, str]:
+    """The part of each speaker of an earlier split; train for one who is in several."""
+    parts_of: dict[str, set[str]] = defaultdict(set)
+    for language, items in by_language.items():
+        for item in items:
+            if item.id in settled[language]:
+                parts_of[item.speaker].add(settled[language][item.id])
+    return {speaker: next(iter(p)) if len(p) == 1 else "train" for speaker, p in parts_of.items()}
+
+
+def _extend_language(
+    items: list[Item],
+    settled: dict[str, str],
+    method: str,
+    cfg: SplitConfig,
+    home: dict[str, str],
+    rng: np.random.Generator,
+) -> tuple[dict[str, str], str]:
+    """Parts of the utterances of a language of which some are `settled`, by id, and the method."""
+    named = {item.part for item in items} & set(_HELD_OUT)
+    settled = settled | {item.id: item.part for item in items if item.part in _HELD_OUT}
+    fresh = [item for item in items if item.id not in settled]
+    total = sum(item.seconds for item in items)
+    target = {
+        part: min(getattr(cfg, part) * total, cfg.max_hours * 3600)
+        for part in _HELD_OUT
+        if part not in named and getattr(cfg, part) > 0
+    }
+    prefix, way = ("manifest+" if named else ""), method.rpartition("+")[2]
+    drawn: dict[str, str] = {}
+    if target and fresh:
+        if way != "text":
+            drawn = _extend_speakers(items, settled, target, cfg.min_train * total, home, rng)
+        if way not in ("speaker", "text"):  # so far everything was training data
+            way = "speaker" if drawn else way
+        if way != "speaker":
+            drawn = _extend_texts(items, settled, target, cfg.min_train * total, home, rng)
+            way = "text" if way == "text" or set(drawn.values()) - {"train"} else way
+    parts = {item.id: "train" for item in items} | drawn | settled
+    if way not in ("speaker", "text"):
+        return parts, "manifest" if named else "train"
+    return parts, prefix + way
+
+
+def _extend_speakers(
+    items: list[Item],
+    settled: dict[str, str],
+    target: dict[str, float],
+    min_train: float,
+    home: dict[str, str],
+    rng: np.random.Generator,
+) -> dict[str, str]:
+    """Held-out parts of the new utterances of held-out speakers, and of the new speakers drawn for a part
+    that is short of its target."""
+    pool = [item for item in items if item.part not in _HELD_OUT]
+    taken = {item.speaker: "train" for item in items if item.part in _HELD_OUT} | home
+    for speaker, parts in _parts_of_speakers((i for i in pool if i.id in settled), settled).items():
+        taken[speaker] = next(iter(parts)) if len(parts) == 1 else "train"
+    drawn = _draw_speakers(pool, target, min_train, taken, rng)
+    if drawn is None:
+        places = {item.id: taken.get(item.speaker, "train") for item in pool}
+        drawn = {name: part for name, part in places.items() if part in target}
+    return {name: part for name, part in drawn.items() if name not in settled}
+
+
+def _extend_texts(
+    items: list[Item],
+    settled: dict[str, str],
+    target: dict[str, float],
+    min_train: float,
+    home: dict[str, str],
+    rng: np.random.Generator,
+) -> dict[str, str]:
+    """Parts of the new utterances such that no text comes to be in two parts. A new speaker stays in one part
+    where the texts allow it."""
+    part_of_text: dict[str, str] = {}
+    seconds = dict.fromkeys((*_HELD_OUT, "train"), 0.0)
+    for item in items:
+        if item.id in settled:
+            part = settled[item.id]
+            seconds[part] += item.seconds
+            part_of_text[item.text] = "train" if part == "train" else part_of_text.get(item.text, part)
+    speakers = {item.speaker for item in items if item.id in settled}
+    groups: dict[tuple[str, str], list[Item]] = defaultdict(list)
+    for item in items:
+        if item.id not in settled:
+            group = ("text", item.text) if item.speaker in speakers else ("speaker", item.speaker)
+            groups[group].append(item)
+    spare = sum(item.seconds for item in items) - min_train  # of held-out data
+    order, parts = [*groups.values()], dict[str, str]()
+    for number in rng.permutation(len(order)).tolist():
+        group, length = order[number], sum(item.seconds for item in order[number])
+        met = {part_of_text[item.text] for item in group if item.text in part_of_text}
+        fits = [
+            part
+            for part, wanted in target.items()
+            if seconds[part] + length <= 1.25 * wanted and seconds["dev"] + seconds["test"] + length <= spare
+        ]
+        short = [part for part in fits if seconds[part] < target[part]]
+        given = "train" if len(met) > 1 else next(iter(met), None)
+        if not met and group[0].speaker not in speakers:
+            given = home.get(group[0].speaker)  # from another language
+        part = next(iter(short), "train") if given is None else given if given in fits else "train"
+        for item in group:
+            parts[item.id] = part_of_text.setdefault(item.text, part)
+            seconds[parts[item.id]] += item.seconds
+    return parts
 
 
 def _split_language(

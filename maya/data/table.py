@@ -46,6 +46,7 @@ _OPTIONAL = ("offset", "size", "member", "start", "kind", "source", "licence", *
 _LATER = ("channel",)  # columns that tables of earlier releases lack; they count as empty
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 _HELD_GROUPS = 4
+_SAID = ("id", "language", "text", "duration")
 
 
 def _field(name: str) -> pa.Field:
@@ -72,7 +73,7 @@ def cuts(path: Path | str) -> CutSet:
 
 def write_table(path: Path, entries: Iterable[Entry]) -> int:
     """Write a table and return its number of rows. The same entries give the same bytes."""
-    rows, left, digest = 0, iter(entries), hashlib.sha256()
+    rows, left, digest, texts = 0, iter(entries), hashlib.sha256(), hashlib.sha256()
     with pq.ParquetWriter(
         path, SCHEMA, use_dictionary=list(_REPEATED), compression="zstd", write_page_checksum=True
     ) as writer:
@@ -82,8 +83,10 @@ def write_table(path: Path, entries: Iterable[Entry]) -> int:
             group = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
             writer.write_batch(group, row_group_size=_GROUP)
             digest.update(group.serialize())
+            for entry in some:
+                texts.update(f"{entry.language}\0{entry.text}\n".encode("utf-8", "surrogateescape"))
             rows += len(some)
-        writer.add_key_value_metadata({"maya.digest": digest.hexdigest()})
+        writer.add_key_value_metadata({"maya.digest": digest.hexdigest(), "maya.texts": texts.hexdigest()})
     return rows
 
 
@@ -148,8 +151,27 @@ class Table:
     @property
     def digest(self) -> str:
         """A hash of all rows, as they were when the table was written."""
-        found: bytes = (self._file.metadata.metadata or {}).get(b"maya.digest", b"")
-        return found.decode("utf-8", "replace")
+        return self._noted(b"maya.digest")
+
+    @property
+    def texts_digest(self) -> str:
+        """A hash of all languages and texts in order; of all rows in tables of earlier versions."""
+        return self._noted(b"maya.texts") or self.digest
+
+    def _noted(self, key: bytes) -> str:
+        value: bytes = (self._file.metadata.metadata or {}).get(key, b"")
+        return value.decode("utf-8", "replace")
+
+    def content_digest(self) -> str:
+        """A hash of what is said in which order: id, language, text and duration of every row. It does not
+        depend on where the audio files lie. Reads the table, some seconds for a million rows."""
+        found = hashlib.sha256()
+        for group in range(self._file.num_row_groups):
+            with _reading(self.path):
+                some = self._file.read_row_group(group, list(_SAID), use_threads=False)
+            columns = [some.column(name).cast(SCHEMA.field(name).type).combine_chunks() for name in _SAID]
+            found.update(pa.RecordBatch.from_arrays(columns, names=list(_SAID)).serialize())
+        return found.hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A spawned worker opens it again."""

@@ -20,6 +20,7 @@ from maya.data.flags import Finding, Flag, check_drop, flag, sort_out
 from maya.data.manifest import Dropped
 from maya.data.overlaps import Overlap
 from maya.data.probe import Probed
+from maya.ranges import Count, PosFloat
 from maya.text.languages import Language, get_language, language_of_texts, script_share
 from maya.text.normalize import unescape
 
@@ -66,9 +67,9 @@ class TextCheckConfig:
     """
 
     drop: tuple[str, ...] = ()
-    rate_deviations: float = 5.0
-    rate_min_utterances: int = 50
-    repeat_min_words: int = 3
+    rate_deviations: PosFloat = 5.0
+    rate_min_utterances: Count = 50
+    repeat_min_words: Count = 3
     compare_audio: bool = True
 
 

@@ -54,7 +54,7 @@ class Utterances:
     def from_cuts(cls, cuts: CutSet, tokenizer: Tokenizer, languages: Sequence[str]) -> "Utterances":
         """Read a CutSet once, lazily or not, and encode its texts (already normalised).
 
-        Raises MayaError when it is empty, an id occurs twice, or a cut is not one utterance at 16 kHz.
+        Raises MayaError when it is empty, an id occurs twice, or a cut is not one utterance.
         """
         ids: list[str] = []
         durations: list[float] = []

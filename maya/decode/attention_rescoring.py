@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from maya.config import config
-from maya.decode.ctc_beam import BeamConfig, align_ctc, nbest_ctc
+from maya.decode.ctc_beam import BeamConfig, align_texts, nbest_ctc
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.ngram import NGram
 from maya.models.attention_decoder import AttentionDecoder
+from maya.ranges import NonNegFloat
 
 _MAX_LOGITS = 2**26  # at once: 256 MiB in fp32
 
@@ -25,8 +26,8 @@ class RescoringConfig:
     CTC's (with language model and bonus where the beam has them) and the attention decoder's."""
 
     beam: BeamConfig = field(default_factory=lambda: BeamConfig(beam=8, token_bonus=0.0))
-    ctc_scale: float = 1.0
-    aed_scale: float = 1.0
+    ctc_scale: NonNegFloat = 1.0
+    aed_scale: NonNegFloat = 1.0
 
 
 @torch.no_grad()
@@ -54,7 +55,7 @@ def attention_rescoring(
             cfg.ctc_scale * ctc + cfg.aed_scale * aed for (_, ctc), aed in zip(row, scores, strict=True)
         ]
         best.append(row[max(range(len(row)), key=totals.__getitem__)][0])
-    return align_ctc(log_probs, enc_lens, best, blank=blank)
+    return align_texts(log_probs, enc_lens, best, blank=blank)
 
 
 @torch.no_grad()

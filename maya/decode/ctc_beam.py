@@ -17,6 +17,7 @@ from maya.config import config
 from maya.decode.ctc_alignment import align_ctc
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.ngram import Context, NGram
+from maya.ranges import Finite, NonNegFloat, PosFloat, PosInt
 
 _NONE = -math.inf
 
@@ -29,10 +30,10 @@ class BeamConfig:
     token_bonus: nats for each token, against the language model's preference for short texts.
     """
 
-    beam: int = 16
-    token_beam: float = 8.0
-    lm_weight: float = 0.5
-    token_bonus: float = 0.5
+    beam: PosInt = 16
+    token_beam: PosFloat = 8.0
+    lm_weight: NonNegFloat = 0.5
+    token_bonus: Finite = 0.5
 
 
 @dataclass(slots=True)
@@ -72,7 +73,7 @@ def beam_ctc(
     """
     nbest = nbest_ctc(log_probs, lens, blank=blank, cfg=cfg, lms=lms)
     best = [candidates[0][0] for candidates in nbest]
-    return align_ctc(log_probs, lens, best, blank=blank)
+    return align_texts(log_probs, lens, best, blank=blank)
 
 
 def nbest_ctc(
@@ -95,7 +96,7 @@ def nbest_ctc(
     return found
 
 
-def align_ctc(
+def align_texts(
     log_probs: Tensor, lens: Tensor, tokens: Sequence[Sequence[int]], *, blank: int
 ) -> list[Hypothesis]:
     """Hypotheses of the given tokens of each row, placed where the best path that spells them has them."""

@@ -1,7 +1,8 @@
 """A trained model ready to use: audio in, hypotheses out. What `maya.load` returns."""
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -10,26 +11,36 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from maya.data.audio import load_audio
+from maya.data.audio import as_audio, load_audio
 from maya.decode.attention_beam import attention_beam
 from maya.decode.ctc import greedy_ctc_of
 from maya.decode.greedy import greedy_rnnt, greedy_tdt
+from maya.decode.head_choice import Choice, TrainedHeads
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.streaming import RecognizerStream
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
+from maya.models.text_heads import HEADS, Head, heads_of
 from maya.text.tokenizer import Tokenizer
 
-Method = Literal["transducer", "ctc"]
+Method = Literal["transducer", "ctc", "attention", "auto"]
+"""The head that decodes; "auto" is the best on dev of those that were trained."""
 Audio = str | Path | np.ndarray | Tensor
 
 
 def decode_frames(
-    model: HybridModel, enc: Tensor, enc_lens: Tensor, *, method: Method = "transducer", max_symbols: int = 10
+    model: HybridModel, enc: Tensor, enc_lens: Tensor, *, method: Head = "transducer", max_symbols: int = 10
 ) -> list[Hypothesis]:
-    """Greedy hypotheses (tokens, no text yet) for encoder output enc (B, S, D), enc_lens (B,)."""
+    """Greedy hypotheses (tokens, no text yet) for encoder output enc (B, S, D), enc_lens (B,).
+
+    In place of a transducer that the model lacks, its CTC head decodes, or else its attention decoder. Raises
+    MayaError for "ctc" and "attention" where the model lacks that head. Whether a head was trained is not
+    checked here: see `Recognizer.choose_head`.
+    """
     cfg = model.cfg
-    if cfg.transducer == "none" and not cfg.ctc_weight:
+    if method == "attention" and not cfg.attention_weight:
+        raise MayaError("this model has no attention decoder; decode with its transducer or CTC head")
+    if method == "attention" or (cfg.transducer == "none" and not cfg.ctc_weight):
         return attention_beam(enc, enc_lens, model.attention_decoder, beam=1)
     if method == "ctc" or cfg.transducer == "none":
         if cfg.ctc_weight == 0:
@@ -58,19 +69,55 @@ def identify_languages(model: HybridModel, heard: Tensor, enc_lens: Tensor) -> t
 
 @dataclass(kw_only=True, slots=True)
 class Recognizer:
-    """A model with its tokenizer, on one device, in evaluation mode."""
+    """A model with its tokenizer, on one device, in evaluation mode.
+
+    heads: which heads were trained, and their dev scores; None: all of them were, scores unknown.
+    """
 
     model: HybridModel
     tokenizer: Tokenizer
     device: torch.device
+    heads: TrainedHeads | None = None
+    _logged: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    def trained_heads(self) -> TrainedHeads:
+        """Which heads the model has, which of them were trained, and their dev scores."""
+        if self.heads is not None:
+            return self.heads
+        heads = heads_of(self.model.cfg)
+        return TrainedHeads(heads=heads, trained=heads)
+
+    def choose_head(self, method: Method = "auto", among: Sequence[Head] = HEADS) -> Choice:
+        """The head that `method` means, and why: for "auto" the best of `among`, which the log says once.
+
+        Raises MayaError for a head that the model lacks or that was never trained, and for "auto" where none
+        was trained.
+        """
+        heads = self.trained_heads()
+        if method != "auto":
+            heads.require(method, f"method {method!r}")
+            return Choice(head=method, reason="as asked")
+        choice = heads.best(among)
+        line = f"decoding with {choice.head}: {choice.reason}"
+        if line not in self._logged and len(heads.heads) > 1:
+            self._logged.add(line)
+            logging.getLogger(__name__).info(line)
+        return choice
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the audio that the model takes: `features.sample_rate` of its configuration."""
+        rate: int = self.model.cfg.features.sample_rate
+        return rate
 
     def features(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """audio (B, N) float in [-1, 1] at 16 kHz, audio_lens (B,) samples → (B, T, F), (B,) frames."""
+        """audio (B, N) float in [-1, 1] at the model's rate, audio_lens (B,) samples → (B, T, F), (B,)."""
         with torch.inference_mode():
             return self.model.features(audio.to(self.device), audio_lens.to(self.device))
 
     def encode(self, audio: Tensor, audio_lens: Tensor, langs: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """audio (B, N), audio_lens (B,), langs (B,) indices into the model's languages → (B, S, D), (B,)."""
+        """audio (B, N) at the model's rate, audio_lens (B,), langs (B,) indices into the model's languages
+        → (B, S, D), (B,)."""
         langs = langs.to(self.device) if langs is not None else None
         with torch.inference_mode():
             return self.model.encode(audio.to(self.device), audio_lens.to(self.device), langs)
@@ -80,28 +127,32 @@ class Recognizer:
         audio: Sequence[Audio],
         language: str | None = None,
         *,
-        method: Method = "transducer",
+        method: Method = "auto",
         max_seconds_per_batch: float = 120.0,
     ) -> list[Hypothesis]:
-        """Transcribe files (wav, flac, ogg, opus, mp3; any rate) or arrays ((N,) float at 16 kHz), in order.
+        """Transcribe files (wav, flac, ogg, opus, mp3; any rate) or arrays, in order.
+
+        Files are resampled to the model's `sample_rate`; arrays, (N,) float in [-1, 1], must be at it.
 
         `language` is a code such as "hi"; "auto" identifies the language of each utterance first, then
-        decodes in it, and the hypotheses carry it with its probability; None decodes without one. Raises
-        MayaError for a file that cannot be read, for a language the model does not know, and for "auto" with
-        a model that cannot tell languages apart.
+        decodes in it, and the hypotheses carry it with its probability; None decodes without one. `method`
+        is the head that decodes; "auto" takes the best on dev of those that were trained. Raises MayaError
+        for a file that cannot be read, for a language the model does not know, for "auto" as language with a
+        model that cannot tell languages apart, and for a head that the model lacks or that was never trained.
         """
         self._check_language(language)
-        rate = self.model.cfg.features.sample_rate
+        head = self.choose_head(method).head
+        rate = self.sample_rate
         samples = {i: _samples(a, rate) for i, a in enumerate(audio)}
         found: dict[int, Hypothesis] = {}
         for batch in _batches({i: len(s) for i, s in samples.items()}, max_seconds_per_batch * rate):
-            hyps = self._run([samples.pop(i) for i in batch], language, method)
+            hyps = self._run([samples.pop(i) for i in batch], language, head)
             found |= dict(zip(batch, hyps, strict=True))
         for i, hyp in found.items():
             hyp.id = str(audio[i]) if isinstance(audio[i], (str, Path)) else str(i)
         return [found[i] for i in range(len(audio))]
 
-    def _run(self, samples: list[Tensor], language: str | None, method: Method) -> list[Hypothesis]:
+    def _run(self, samples: list[Tensor], language: str | None, head: Head) -> list[Hypothesis]:
         """Hypotheses of audio (N,) each. `samples` is emptied, as hours of it are large."""
         known = self.model.cfg.languages
         with torch.inference_mode():
@@ -114,7 +165,7 @@ class Recognizer:
                 index = -1 if language is None else known.index(language)
                 langs = torch.full((len(heard),), index, device=self.device)
             enc = self.model.with_language(heard, langs)
-            hyps = decode_frames(self.model, enc, enc_lens, method=method)
+            hyps = decode_frames(self.model, enc, enc_lens, method=head)
         for row, hyp in enumerate(hyps):
             hyp.language = language
             if language == "auto":
@@ -132,13 +183,16 @@ class Recognizer:
         self,
         language: str | None = None,
         *,
-        method: Method = "transducer",
+        method: Method = "auto",
         context: tuple[int, int] | None = None,
     ) -> RecognizerStream:
-        """Recognise audio that is still coming: `accept(samples)` as they come, then `finish()`.
+        """Recognise audio that is still coming: `accept(samples)` as they come, (n,) float in [-1, 1] at
+        `sample_rate`, then `finish()`.
 
         `context` is one of the encoder's att_context_size, which sets the look-ahead; None takes the first.
-        Raises MayaError for a model that cannot stream.
+        `method` is "transducer", "ctc", or "auto", the better of the two on dev. Raises MayaError for a model
+        that cannot stream, for a head that it lacks or that was never trained, for a language that it does
+        not know, and for the language "auto", which only a whole recording can tell.
         """
         return RecognizerStream(self, language, method=method, context=context)
 
@@ -174,11 +228,5 @@ def _batches(sizes: dict[int, int], most: float) -> Iterator[list[int]]:
 
 def _samples(audio: Audio, rate: int) -> Tensor:
     if isinstance(audio, (str, Path)):
-        return torch.as_tensor(load_audio(audio, sample_rate=rate))
-    array = torch.as_tensor(audio, dtype=torch.float32)
-    if array.ndim != 1:
-        raise MayaError(
-            f"an audio array is one-dimensional, (N,) float at {rate} Hz; "
-            f"this one has shape {tuple(array.shape)}"
-        )
-    return array
+        return load_audio(audio, sample_rate=rate)
+    return as_audio(audio, rate)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maya.data.audio import as_audio
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import LaCT
 from maya.encoders.encoder_stream import encoder_stream
@@ -24,6 +25,10 @@ from maya.transducer import AnyPredictor, Joint
 if TYPE_CHECKING:
     from maya.decode.recognizer import Method, Recognizer
     from maya.models.hybrid import HybridModel
+    from maya.models.text_heads import Head
+
+
+STREAMING_HEADS: tuple[Head, ...] = ("transducer", "ctc")
 
 
 class StreamDecoder(Protocol):
@@ -158,15 +163,37 @@ class StreamingCTC:
         self.seen[row] += 1
 
 
-def stream_decoder(model: HybridModel, batch: int, method: Method = "transducer") -> StreamDecoder:
-    """The greedy decoder of `model` for `batch` streams. Raises MayaError where it lacks the head for it."""
+def stream_decoder(model: HybridModel, batch: int, method: Head = "transducer") -> StreamDecoder:
+    """The greedy decoder of `model` for `batch` streams. Raises MayaError where it lacks the head for it, and
+    for the attention decoder, which reads whole utterances."""
     cfg = model.cfg
+    if method == "attention":
+        raise MayaError("an attention decoder reads whole utterances: a stream takes the transducer or CTC")
     if method == "ctc" or cfg.transducer == "none":
         if cfg.ctc_weight == 0:
             raise MayaError("this model has no CTC head; decode with its transducer")
         return StreamingCTC(model.ctc_decoder, batch, blank=model.blank)
     durations = cfg.durations if cfg.transducer == "tdt" else None
     return StreamingTransducer(model.decoder, model.joint, batch, durations=durations, blank=model.blank)
+
+
+def _check_language(recognizer: Recognizer, language: str | None) -> None:
+    """Raises MayaError for a language that the model does not know, and for "auto"."""
+    cfg = recognizer.model.cfg
+    if language is None or language in cfg.languages:
+        return
+    known = ", ".join(cfg.languages)
+    if language != "auto":
+        raise MayaError(
+            f"this model does not know the language {language!r}; it knows {known or 'none by name'}"
+        )
+    instead = [f"name one of {known}" if known else "", "leave the language out"]
+    if cfg.language_id_weight:
+        instead.append("transcribe the whole recording with language='auto'")
+    raise MayaError(
+        "a stream cannot identify the language, because it decodes from the first frame on: "
+        + ", or ".join(way for way in instead if way)
+    )
 
 
 class RecognizerStream:
@@ -183,17 +210,14 @@ class RecognizerStream:
         recognizer: Recognizer,
         language: str | None = None,
         *,
-        method: Method = "transducer",
+        method: Method = "auto",
         context: tuple[int, int] | None = None,
     ) -> None:
-        known = recognizer.model.cfg.languages
-        if language is not None and language not in known:
-            raise MayaError(
-                f"this model does not know the language {language!r}; "
-                f"it knows {', '.join(known) or 'none by name'}, and a stream cannot tell it by itself"
-            )
-        self.recognizer, self.language, self.method, self.context = recognizer, language, method, context
-        index = -1 if language is None else known.index(language)
+        languages = recognizer.model.cfg.languages
+        _check_language(recognizer, language)
+        self.recognizer, self.language, self.context = recognizer, language, context
+        self.method: Head = recognizer.choose_head(method, STREAMING_HEADS).head
+        index = -1 if language is None else languages.index(language)
         self._langs = torch.tensor([index], device=recognizer.device)
         featurizer = recognizer.model.preprocessor["featurizer"]
         assert isinstance(featurizer, (LogMel, Fbank))
@@ -203,11 +227,8 @@ class RecognizerStream:
 
     def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:
         """The next samples, (n,) float at the model's rate -> what has been recognised up to now."""
-        audio = torch.as_tensor(samples, dtype=torch.float32, device=self.recognizer.device)
-        if audio.ndim != 1:
-            raise MayaError(
-                f"a stream takes samples of one channel, (n,) float; these are {tuple(audio.shape)}"
-            )
+        rate = self.recognizer.model.cfg.features.sample_rate
+        audio = as_audio(samples, rate).to(self.recognizer.device)
         return self._read(self._features.push(audio[None]), final=False)
 
     def finish(self, *, same_speaker: bool = False) -> Hypothesis:

@@ -28,6 +28,7 @@ from maya.encoders.masked_norm import MaskedBatchNorm, untracked_statistics
 from maya.encoders.streaming import StreamState, initial_state, stream
 from maya.encoders.subsampling import DepthwiseStridedSubsampling
 from maya.errors import MayaError
+from maya.ranges import BelowOne, ContextFrames, Count, OddInt, PosInt, Share
 
 # A batch is packed when that saves more than this share of its frames; each utterance costs a few calls more.
 PACK_ABOVE = 0.1
@@ -41,14 +42,14 @@ class FastConformerConfig:
     """Size, context and regularisation. The defaults are FastConformer-Large, 109 M parameters."""
 
     kind: Literal["fastconformer"] = "fastconformer"
-    feat_in: int = 80
-    d_model: int = 512
-    n_layers: int = 17
-    n_heads: int = 8
-    ff_expansion: int = 4
-    conv_kernel: int = 9  # odd
-    subsampling_factor: int = 8  # 4 or 8
-    subsampling_channels: int = 256
+    feat_in: PosInt = 80
+    d_model: PosInt = 512
+    n_layers: PosInt = 17
+    n_heads: PosInt = 8
+    ff_expansion: PosInt = 4
+    conv_kernel: OddInt = 9  # odd
+    subsampling_factor: PosInt = 8  # 4 or 8
+    subsampling_channels: PosInt = 256
     # Multiply the subsampled frames by sqrt(d_model). It leaves no trace in a checkpoint's shapes: when
     # importing, take it from the model's own configuration.
     xscaling: bool = True
@@ -57,14 +58,14 @@ class FastConformerConfig:
     # Frames (after subsampling) that a frame sees to its left and right, -1 for all. With several, training
     # draws one for each batch with probabilities att_context_probs (none given: all alike), and evaluation
     # takes the first unless another is asked for.
-    att_context_size: tuple[tuple[int, int], ...] = ((-1, -1),)
-    att_context_probs: tuple[float, ...] = ()
+    att_context_size: tuple[tuple[ContextFrames, ContextFrames], ...] = ((-1, -1),)
+    att_context_probs: tuple[Share, ...] = ()
     # regular: a band of L + 1 + R frames. chunked_limited: chunks of R + 1 frames, with L frames before them.
     att_context_style: Literal["regular", "chunked_limited"] = "regular"
     # Of a bounded regular context: so many frames, one every spacing from the first on, see all and are seen
     # by all, with projections of their own or not.
-    global_tokens: int = 0
-    global_tokens_spacing: int = 1
+    global_tokens: Count = 0
+    global_tokens_spacing: PosInt = 1
     global_attn_separate: bool = False
     # Fast weights (LaCT) in the place of attention, which then has no part in the layers; None: attention.
     fast_weights: FastWeightConfig | None = None
@@ -72,11 +73,11 @@ class FastConformerConfig:
     conv_context: Literal["symmetric", "causal"] = "symmetric"  # of the layers' convolutions
     conv_norm: Literal["batch_norm", "layer_norm"] = "batch_norm"
     masked_norm: bool = True  # False: batch statistics count padded frames too, as NeMo's do
-    dropout: float = 0.1
-    dropout_pre_encoder: float = 0.1
-    dropout_emb: float = 0.0
-    dropout_att: float = 0.1
-    layer_drop: float = 0.0  # chance that training skips the last layer; it grows linearly from the first
+    dropout: BelowOne = 0.1
+    dropout_pre_encoder: BelowOne = 0.1
+    dropout_emb: BelowOne = 0.0
+    dropout_att: BelowOne = 0.1
+    layer_drop: BelowOne = 0.0  # chance that training skips the last layer; it grows linearly from the first
     activation_checkpointing: bool = False  # recompute each layer in the backward pass to save memory
 
 
@@ -284,10 +285,8 @@ def check(cfg: FastConformerConfig) -> None:
     """Refuse a configuration that cannot be built, with the reason (MayaError)."""
     if cfg.d_model % cfg.n_heads:
         raise MayaError(f"encoder.d_model={cfg.d_model} must be a multiple of encoder.n_heads={cfg.n_heads}")
-    if cfg.d_model % 2 or cfg.conv_kernel % 2 == 0:
-        raise MayaError(
-            f"encoder.d_model={cfg.d_model} must be even and encoder.conv_kernel={cfg.conv_kernel} odd"
-        )
+    if cfg.d_model % 2:
+        raise MayaError(f"encoder.d_model={cfg.d_model} must be even")
     if cfg.fast_weights is not None:
         check_fast_weights(cfg.fast_weights, cfg.d_model)
         if not cfg.untie_biases or cfg.global_tokens:
@@ -301,14 +300,12 @@ def check(cfg: FastConformerConfig) -> None:
     for context in contexts:
         span_of(context, cfg.att_context_style)
     bounded = all(span_of(c, cfg.att_context_style).bounded for c in contexts)
-    if cfg.global_tokens and (
-        cfg.att_context_style != "regular" or not bounded or cfg.global_tokens_spacing < 1
-    ):
+    if cfg.global_tokens and (cfg.att_context_style != "regular" or not bounded):
         raise MayaError(
-            "encoder.global_tokens needs a regular att_context_size without -1, such as (128, 128), and a "
-            f"spacing of at least 1, not {contexts} and {cfg.global_tokens_spacing}"
+            "encoder.global_tokens needs a regular att_context_size without -1, such as (128, 128), not "
+            f"{contexts}"
         )
-    if chances and (len(chances) != len(contexts) or min(chances) < 0 or sum(chances) <= 0):
+    if chances and (len(chances) != len(contexts) or sum(chances) <= 0):
         raise MayaError(
             f"encoder.att_context_probs={chances} has to give each of the {len(contexts)} contexts a chance"
         )

@@ -1,13 +1,14 @@
 """Configuration of LaCT and of its fast weights: sizes, orders, and what is refused."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from maya.config import config
 from maya.encoders.attention import Span
 from maya.encoders.fastconformer import FastConformerConfig
 from maya.encoders.lact_fast_weights import FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
+from maya.ranges import BelowOne, Count, OddInt, PosInt, Range
 
 
 @config
@@ -20,15 +21,15 @@ class LaCTConfig(FastWeightConfig):
     """
 
     kind: Literal["lact"] = "lact"
-    feat_in: int = 80
-    d_model: int = 768
-    n_layers: int = 12
-    n_heads: int = 12  # of the attention
-    ff_dim: int = 1024  # inner width of each of the two feed-forwards of a layer
-    conv_kernel: int = 9  # odd
-    subsampling_factor: int = 8  # 4 or 8
-    subsampling_channels: int = 256
-    window: tuple[int, int] = (32, 32)
+    feat_in: PosInt = 80
+    d_model: PosInt = 768
+    n_layers: PosInt = 12
+    n_heads: PosInt = 12  # of the attention
+    ff_dim: PosInt = 1024  # inner width of each of the two feed-forwards of a layer
+    conv_kernel: OddInt = 9  # odd
+    subsampling_factor: PosInt = 8  # 4 or 8
+    subsampling_channels: PosInt = 256
+    window: tuple[Count, Annotated[int, Range(min=0, also=(-1,))]] = (32, 32)
     rotary: bool = True  # positions of the attention; without, the convolutions alone know of order
     qk_norm: bool = False  # RMSNorm of queries and keys
     use_bias: bool = True  # of every linear and convolution inside the layers
@@ -36,9 +37,9 @@ class LaCTConfig(FastWeightConfig):
     conv_context: Literal["symmetric", "causal"] = "symmetric"  # of the layers' convolutions
     conv_norm: Literal["batch_norm", "layer_norm"] = "batch_norm"
     masked_norm: bool = True  # False: batch statistics count padded frames too
-    dropout: float = 0.1
-    dropout_pre_encoder: float = 0.1
-    dropout_att: float = 0.1
+    dropout: BelowOne = 0.1
+    dropout_pre_encoder: BelowOne = 0.1
+    dropout_att: BelowOne = 0.1
     activation_checkpointing: bool = False  # recompute each layer in the backward pass to save memory
 
     @property
@@ -87,14 +88,10 @@ def check(cfg: LaCTConfig) -> None:
             f"encoder.d_model={cfg.d_model} must be a multiple of encoder.n_heads={cfg.n_heads}, and their "
             "quotient even where encoder.rotary=true"
         )
-    if cfg.conv_kernel % 2 == 0 or cfg.ff_dim < 1:
-        raise MayaError(
-            f"encoder.conv_kernel={cfg.conv_kernel} must be odd and encoder.ff_dim={cfg.ff_dim} positive"
-        )
-    left, right = cfg.window
+    right = cfg.window[1]
     allowed = {"chunk_causal": right in (-1, 0), "causal": right == 0}.get(cfg.order, right >= 0)
-    if left < 0 or not allowed:
+    if not allowed:
         raise MayaError(
-            f"encoder.window={cfg.window} does not suit encoder.order={cfg.order}: the left side is 0 or "
-            "more; the right side 0 of order causal, 0 or -1 of chunk_causal, and 0 or more of the others"
+            f"encoder.window={cfg.window} does not suit encoder.order={cfg.order}: the right side is 0 in "
+            "order causal, 0 or -1 in order chunk_causal, and 0 or more in the others"
         )

@@ -24,6 +24,7 @@ from maya.kernels.lact import (
     strictly_causal,
     whole,
 )
+from maya.ranges import PosFloat, PosInt
 
 L2_EPS = 1e-5
 # Of the norm of each head's output, whose mean square is about 1 / (4 d^2) at first: 2e-6 for d = 384.
@@ -41,11 +42,11 @@ class FastWeightConfig:
     utterance that is shorter than a chunk is read by weights that have learnt nothing.
     """
 
-    fast_heads: int = 4
-    fast_expansion: int = 2  # hidden over input width of a head's network
+    fast_heads: PosInt = 4
+    fast_expansion: PosInt = 2  # hidden over input width of a head's network
     order: Literal["whole", "passes", "chunk_causal", "causal"] = "whole"
-    chunk: int = 64  # encoder frames of one step, in every order but "whole"
-    passes: int = 1
+    chunk: PosInt = 64  # encoder frames of one step, in every order but "whole"
+    passes: PosInt = 1
     # Each step's gradient is replaced by the orthogonal matrix nearest to it (five Newton-Schulz steps): its
     # size then says nothing, and only the ratio of the rates between frames counts.
     orthogonalize: bool = False
@@ -54,22 +55,17 @@ class FastWeightConfig:
     update_weights: Literal["all", "w1"] = "all"  # "w1": the output matrix alone, which is linear attention
     # Step size before training. 10 turns the output of a new layer by a quarter on 5 s of speech in order
     # "whole", by more in the orders of several steps; 1 would hardly move it.
-    base_rate: float = 10.0
+    base_rate: PosFloat = 10.0
     fast_rotary: bool = False  # positions of queries and keys, counted from the utterance's start
     update_at_test: bool = True  # False: in evaluation nothing is learnt, which shows what learning is worth
 
 
 def check_fast_weights(cfg: FastWeightConfig, width: int) -> None:
     """Refuse fast weights that cannot be built in layers of `width` channels, with the reason (MayaError)."""
-    if cfg.fast_heads < 1 or width % cfg.fast_heads or (cfg.fast_rotary and width // cfg.fast_heads % 2):
+    if width % cfg.fast_heads or (cfg.fast_rotary and width // cfg.fast_heads % 2):
         raise MayaError(
             f"fast_heads={cfg.fast_heads} must divide the layers' {width} channels, and the quotient be even "
             "where fast_rotary=true"
-        )
-    if min(cfg.fast_expansion, cfg.chunk, cfg.passes) < 1 or cfg.base_rate <= 0:
-        raise MayaError(
-            f"fast_expansion={cfg.fast_expansion}, chunk={cfg.chunk} and passes={cfg.passes} must be 1 or "
-            f"more, and base_rate={cfg.base_rate} above 0"
         )
     if cfg.momentum and cfg.order == "whole":
         raise MayaError("momentum=true needs several steps, which order=whole does not make; set one of them")

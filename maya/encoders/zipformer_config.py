@@ -1,11 +1,12 @@
 """Configuration of Zipformer: sizes, presets, chunks, and what is refused."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from maya.config import config
 from maya.encoders.lact_fast_weights import FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
+from maya.ranges import BelowOne, ChunkFrames, ContextFrames, NonNegFloat, NotEmpty, OddInt, PosInt, Range
 
 
 @config
@@ -16,29 +17,30 @@ class ZipformerConfig:
     """
 
     kind: Literal["zipformer"] = "zipformer"
-    feat_in: int = 80
-    front_channels: tuple[int, int, int] = (8, 32, 128)  # of the front end's three convolutions
-    downsampling: tuple[int, ...] = (1, 2, 4, 8, 4, 2)
-    output_downsampling: int = 2  # 2: output at 25 Hz, 4: at 12.5 Hz, which halves the heads' work
-    layers: tuple[int, ...] = (2, 2, 3, 4, 3, 2)
-    dims: tuple[int, ...] = (192, 256, 384, 512, 384, 256)
-    unmasked_dims: tuple[int, ...] = (192, 192, 256, 256, 256, 192)  # channels never masked in training
-    ff_dims: tuple[int, ...] = (512, 768, 1024, 1536, 1024, 768)
-    heads: tuple[int, ...] = (4, 4, 4, 8, 4, 4)
-    conv_kernels: tuple[int, ...] = (31, 31, 15, 15, 15, 31)
-    query_head_dim: int = 32
-    value_head_dim: int = 12
-    pos_head_dim: int = 4
-    pos_dim: int = 48
+    feat_in: Annotated[int, Range(min=7)] = 80  # the front end's convolutions need 7
+    front_channels: tuple[PosInt, PosInt, PosInt] = (8, 32, 128)  # of the front end's three convolutions
+    downsampling: tuple[PosInt, ...] = (1, 2, 4, 8, 4, 2)
+    output_downsampling: PosInt = 2  # 2: output at 25 Hz, 4: at 12.5 Hz, which halves the heads' work
+    layers: tuple[PosInt, ...] = (2, 2, 3, 4, 3, 2)
+    dims: Annotated[tuple[PosInt, ...], NotEmpty()] = (192, 256, 384, 512, 384, 256)
+    unmasked_dims: tuple[PosInt, ...] = (192, 192, 256, 256, 256, 192)  # channels never masked in training
+    ff_dims: tuple[PosInt, ...] = (512, 768, 1024, 1536, 1024, 768)
+    heads: tuple[PosInt, ...] = (4, 4, 4, 8, 4, 4)
+    conv_kernels: tuple[OddInt, ...] = (31, 31, 15, 15, 15, 31)
+    query_head_dim: PosInt = 32
+    value_head_dim: PosInt = 12
+    pos_head_dim: PosInt = 4
+    pos_dim: PosInt = 48
     causal: bool = False  # convolutions that can work chunk by chunk
-    chunk_frames: tuple[int, ...] = (16, 32, 64, -1)  # one is drawn for each training batch; -1: all is one
-    left_context_frames: tuple[int, ...] = (64, 128, 256, -1)  # likewise; -1: all that went before
+    # One is drawn for each training batch; -1: the utterance is one chunk.
+    chunk_frames: tuple[ChunkFrames, ...] = (16, 32, 64, -1)
+    left_context_frames: tuple[ContextFrames, ...] = (64, 128, 256, -1)  # likewise; -1: all that went before
     # Fast weights (LaCT) in the place of all attention; None: attention.
     fast_weights: FastWeightConfig | None = None
     # "icefall": as there, an utterance's last frames depend on how far its batch is padded.
     padding: Literal["invariant", "icefall"] = "invariant"
-    dropout: float | None = None  # None: 0.3 falling to 0.1 over 20 000 batches
-    warmup_batches: float = 4000.0  # over which layer skipping falls
+    dropout: BelowOne | None = None  # None: 0.3 falling to 0.1 over 20 000 batches
+    warmup_batches: NonNegFloat = 4000.0  # over which layer skipping falls
     activation_checkpointing: bool = False  # recompute each layer in the backward pass to save memory
 
     @property
@@ -96,25 +98,17 @@ def check(cfg: ZipformerConfig) -> None:
     stacks = {name: getattr(cfg, name) for name in ("layers", "dims", "unmasked_dims", "ff_dims", "heads")}
     stacks |= {"conv_kernels": cfg.conv_kernels}
     for name, sizes in stacks.items():
-        if len(sizes) != len(cfg.downsampling) or min(sizes, default=0) < 1:
+        if len(sizes) != len(cfg.downsampling) or not sizes:
             raise MayaError(
-                f"encoder.{name}={sizes} must hold a positive number for each of the "
-                f"{len(cfg.downsampling)} stacks of encoder.downsampling={cfg.downsampling}"
+                f"encoder.{name}={sizes} must hold a number for each of the {len(cfg.downsampling)} stacks "
+                f"of encoder.downsampling={cfg.downsampling}"
             )
     if any(low > width for low, width in zip(cfg.unmasked_dims, cfg.dims, strict=True)):
         raise MayaError(f"encoder.unmasked_dims={cfg.unmasked_dims} must not exceed encoder.dims={cfg.dims}")
-    if any(k % 2 == 0 for k in cfg.conv_kernels) or cfg.pos_dim % 2 or any(d % 4 for d in cfg.dims):
+    if cfg.pos_dim % 2 or any(d % 4 for d in cfg.dims):
         raise MayaError(
-            f"encoder.conv_kernels={cfg.conv_kernels} must be odd, encoder.pos_dim={cfg.pos_dim} even and "
-            f"encoder.dims={cfg.dims} multiples of 4"
+            f"encoder.pos_dim={cfg.pos_dim} must be even and encoder.dims={cfg.dims} multiples of 4"
         )
-    if min(cfg.front_channels) < 1 or cfg.output_downsampling < 1:
-        raise MayaError(
-            f"encoder.front_channels={cfg.front_channels} and "
-            f"encoder.output_downsampling={cfg.output_downsampling} must be positive"
-        )
-    if cfg.feat_in < 7:
-        raise MayaError(f"encoder.feat_in={cfg.feat_in} is too few for the front end: 7 at least")
     if cfg.fast_weights is not None:
         for width in cfg.dims:
             check_fast_weights(cfg.fast_weights, width)

@@ -1,6 +1,7 @@
 """Waveforms to features, (B, N) -> (B, T, F), and their augmentation."""
 
 from maya.features.fbank import Fbank, FbankConfig, FbankStream
+from maya.features.frames import frame_samples
 from maya.features.logmel import LogMel, LogMelConfig
 from maya.features.logmel_stream import LogMelStream
 from maya.features.specaugment import SpecAugment, SpecAugmentConfig
@@ -29,4 +30,5 @@ __all__ = [
     "SpecAugmentConfig",
     "build_features",
     "feature_stream",
+    "frame_samples",
 ]

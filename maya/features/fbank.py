@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.features.frames import check_frames, frame_samples
+from maya.ranges import Finite, NonNegFloat, PosFloat, PosInt, Share
 
 ENERGY_FLOOR = torch.finfo(torch.float32).eps  # Kaldi's floor of a filter's energy, before the logarithm
 CPU_FRAMES = (
@@ -23,15 +25,15 @@ class FbankConfig:
     centred on their hop (Kaldi's `snip_edges=False`), no energy, no dither."""
 
     kind: Literal["fbank"] = "fbank"
-    sample_rate: int = 16000  # Hz
-    num_mels: int = 80
-    window_ms: float = 25.0
-    hop_ms: float = 10.0
-    preemphasis: float = 0.97
-    low_hz: float = 20.0  # lower edge of the lowest filter
-    high_hz: float = -400.0  # upper edge of the highest one; 0 or less counts from half the sample rate
-    dither: float = 0.0  # standard deviation of the noise added to the waveform while training
-    padding_value: float = math.log(1e-10)  # stands beyond an utterance's end; icefall's models expect this
+    sample_rate: PosInt = 16000  # Hz
+    num_mels: PosInt = 80
+    window_ms: PosFloat = 25.0
+    hop_ms: PosFloat = 10.0
+    preemphasis: Share = 0.97
+    low_hz: NonNegFloat = 20.0  # lower edge of the lowest filter
+    high_hz: Finite = -400.0  # upper edge of the highest one; 0 or less counts from half the sample rate
+    dither: NonNegFloat = 0.0  # standard deviation of the noise added to the waveform while training
+    padding_value: Finite = math.log(1e-10)  # stands beyond an utterance's end; icefall's models expect this
 
 
 class Fbank(nn.Module):
@@ -53,8 +55,9 @@ class Fbank(nn.Module):
     def __init__(self, cfg: FbankConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.window_samples = round(cfg.sample_rate * cfg.window_ms / 1000)
-        self.hop_samples = round(cfg.sample_rate * cfg.hop_ms / 1000)
+        check_frames(cfg.sample_rate, cfg.hop_ms)
+        self.window_samples = frame_samples(cfg.window_ms, cfg.sample_rate)
+        self.hop_samples = frame_samples(cfg.hop_ms, cfg.sample_rate)
         if not 0 < self.hop_samples <= self.window_samples:
             raise MayaError(
                 f"features.hop_ms={cfg.hop_ms} has to be above 0 and at most "

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.features.frames import check_frames, frame_samples
+from maya.ranges import NonNegFloat, PosFloat, PosInt, Share
 
 LOG_GUARD = 2.0**-24  # added before the logarithm, so that digital silence has a finite level
 STD_GUARD = 1e-5  # added to the standard deviation, not to the variance
@@ -22,13 +24,13 @@ class LogMelConfig:
     """What the front end computes. The defaults are those of NeMo's FastConformer recipes."""
 
     kind: Literal["logmel"] = "logmel"
-    sample_rate: int = 16000  # Hz
-    num_mels: int = 80
-    n_fft: int = 512
-    window_ms: float = 25.0
-    hop_ms: float = 10.0
-    preemphasis: float = 0.97
-    dither: float = 1e-5  # standard deviation of the noise added to the waveform while training
+    sample_rate: PosInt = 16000  # Hz
+    num_mels: PosInt = 80
+    n_fft: PosInt = 512
+    window_ms: PosFloat = 25.0
+    hop_ms: PosFloat = 10.0
+    preemphasis: Share = 0.97
+    dither: NonNegFloat = 1e-5  # standard deviation of the noise added to the waveform while training
     normalize: Literal["per_feature", "none"] = "per_feature"
     # True repeats NeMo before 2.5 (checkpoints such as parakeet-tdt-1.1b were trained with it): the batch is
     # reflected at its ends, an utterance has one frame more, and what stands beyond its end is not silenced.
@@ -51,8 +53,9 @@ class LogMel(nn.Module):
     def __init__(self, cfg: LogMelConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.window_samples = round(cfg.sample_rate * cfg.window_ms / 1000)
-        self.hop_samples = round(cfg.sample_rate * cfg.hop_ms / 1000)
+        check_frames(cfg.sample_rate, cfg.hop_ms)
+        self.window_samples = frame_samples(cfg.window_ms, cfg.sample_rate)
+        self.hop_samples = frame_samples(cfg.hop_ms, cfg.sample_rate)
         if self.window_samples > cfg.n_fft:
             raise MayaError(
                 f"features.n_fft={cfg.n_fft} is shorter than the window of {self.window_samples} samples; "

@@ -1,10 +1,12 @@
 """White noise at a random level, added to waveforms while training."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from maya.config import config
-from maya.errors import MayaError
+from maya.ranges import Ascending, Finite, Share
 
 
 @config
@@ -12,8 +14,8 @@ class NoiseConfig:
     """probability: share of utterances that get noise, 0 for none. snr_db: lowest and highest
     signal-to-noise ratio, drawn evenly in decibels."""
 
-    probability: float = 0.0
-    snr_db: tuple[float, float] = (10.0, 40.0)
+    probability: Share = 0.0
+    snr_db: Annotated[tuple[Finite, Finite], Ascending()] = (10.0, 40.0)
 
 
 class AddNoise(nn.Module):
@@ -25,11 +27,6 @@ class AddNoise(nn.Module):
 
     def __init__(self, cfg: NoiseConfig) -> None:
         super().__init__()
-        if not 0 <= cfg.probability <= 1 or cfg.snr_db[0] > cfg.snr_db[1]:
-            raise MayaError(
-                f"model.noise takes a probability between 0 and 1 and an ascending snr_db, not "
-                f"{cfg.probability} and {cfg.snr_db}"
-            )
         self.cfg = cfg
 
     def forward(self, audio: Tensor, audio_lens: Tensor) -> Tensor:

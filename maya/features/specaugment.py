@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from maya.config import config
+from maya.ranges import Count, Share
 
 
 @config
@@ -14,15 +15,15 @@ class SpecAugmentConfig:
     """How many bands, and how wide at most. The defaults are those of NeMo's FastConformer recipes; icefall's
     are what `lhotse` returns."""
 
-    freq_masks: int = 2
-    freq_width: int = 27  # mel bins
-    time_masks: int = 10
-    time_width: float = 0.05  # of the utterance's own length
+    freq_masks: Count = 2
+    freq_width: Count = 27  # mel bins
+    time_masks: Count = 10
+    time_width: Share = 0.05  # of the utterance's own length
     # Above 0 another rule holds, lhotse's: bands of at most so many frames, together at most time_masks *
     # time_width of the utterance, and of the time_masks bands only as many as that share needs.
-    time_frames: int = 0
-    warp_frames: int = 0  # a point of the utterance moves by up to so many frames, and all others with it
-    probability: float = 1.0  # of warping an utterance at all, and of masking it
+    time_frames: Count = 0
+    warp_frames: Count = 0  # a point of the utterance moves by up to so many frames, and all others with it
+    probability: Share = 1.0  # of warping an utterance at all, and of masking it
     fill: Literal["zero", "mean"] = (
         "zero"  # what a hidden region holds; zero is the mean of normalised features
     )

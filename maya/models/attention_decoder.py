@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.ranges import BelowOne, Count, PosInt
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, positions, K)
 IGNORED = -1  # target of a position that does not count
@@ -25,13 +26,13 @@ IGNORED = -1  # target of a position that does not count
 class AttentionDecoderConfig:
     """The defaults are those of icefall's recipes, whose `eos` is 1."""
 
-    layers: int = 6
-    dim: int = 512
-    heads: int = 8
-    feed_forward: int = 2048
-    dropout: float = 0.1
-    label_smoothing: float = 0.1
-    eos: int | None = None  # id that stands before the first token and after the last; None: blank's
+    layers: PosInt = 6
+    dim: PosInt = 512
+    heads: PosInt = 8
+    feed_forward: PosInt = 2048
+    dropout: BelowOne = 0.1
+    label_smoothing: BelowOne = 0.1
+    eos: Count | None = None  # id that stands before the first token and after the last; None: blank's
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,18 +242,11 @@ def _sinusoids(first: int, count: int, width: int, device: torch.device) -> Tens
 
 
 def _check(cfg: AttentionDecoderConfig, vocab_size: int, eos: int) -> None:
-    if min(cfg.layers, cfg.heads, cfg.feed_forward, vocab_size) < 1:
-        raise MayaError(
-            "the attention decoder needs layers, heads, feed_forward and a vocabulary of at least 1, not "
-            f"{cfg.layers}, {cfg.heads}, {cfg.feed_forward} and {vocab_size}"
-        )
-    if cfg.dim < 1 or cfg.dim % cfg.heads or cfg.dim % 2:
+    if vocab_size < 1:
+        raise MayaError(f"the attention decoder needs a vocabulary of at least 1, not {vocab_size}")
+    if cfg.dim % cfg.heads or cfg.dim % 2:
         raise MayaError(
             f"attention_decoder.dim={cfg.dim} must be even and a multiple of its {cfg.heads} heads"
-        )
-    if not 0 <= cfg.label_smoothing < 1:
-        raise MayaError(
-            f"attention_decoder.label_smoothing lies in 0 .. 1, below 1, not {cfg.label_smoothing}"
         )
     if not 0 <= eos <= vocab_size:
         raise MayaError(

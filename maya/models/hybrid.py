@@ -124,6 +124,7 @@ class HybridModel(SpeechModel):
         """The losses of a batch. `generator` draws TDT's omega: seed it alike on every rank. `ctc_weight` is
         CTC's share in this step, by default the configured one; with 1 the transducer is left out, at a
         fraction of the cost."""
+        self.check_rate(batch)
         views = 2 if self.training and self.cfg.cr_ctc_weight else 1
         heard, enc_lens = self.listen(batch.audio, batch.audio_lens, views)
         seen = _repeated(batch, views)

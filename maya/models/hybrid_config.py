@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
 from maya.config import config
 from maya.encoders import AnyEncoderConfig, FastConformerConfig
@@ -11,6 +11,7 @@ from maya.features import FeaturesConfig, LogMelConfig
 from maya.features.noise import NoiseConfig
 from maya.features.specaugment import SpecAugmentConfig
 from maya.models.attention_decoder import AttentionDecoderConfig
+from maya.ranges import BelowOne, Count, Distinct, NonNegFloat, NotEmpty, Range, Share
 from maya.transducer import AnyPredictorConfig, JointConfig, PredictorConfig
 
 
@@ -22,12 +23,12 @@ class PrunedConfig:
     one from 0.1 to 1: windows are worth little before the simple joiner knows where the alignment lies.
     """
 
-    s_range: int = 5  # label positions that a frame keeps
-    simple_scale: float = 0.5
-    lm_scale: float = 0.25  # share of the simple loss's arcs that the predictor has to score alone
-    am_scale: float = 0.0  # and the encoder
+    s_range: Annotated[int, Range(min=2)] = 5  # label positions that a frame keeps
+    simple_scale: NonNegFloat = 0.5
+    lm_scale: Share = 0.25  # share of the simple loss's arcs that the predictor has to score alone
+    am_scale: Share = 0.0  # and the encoder
     rnnt_type: Literal["regular", "modified", "constrained"] = "regular"
-    delay_penalty: float = 0.0  # nats that a label gains for each frame it comes earlier
+    delay_penalty: NonNegFloat = 0.0  # nats that a label gains for each frame it comes earlier
 
 
 @config
@@ -40,31 +41,32 @@ class HybridConfig:
     encoder: AnyEncoderConfig = field(default_factory=FastConformerConfig)
     predictor: AnyPredictorConfig = field(default_factory=PredictorConfig)
     joint: JointConfig = field(default_factory=JointConfig)
-    vocab_size: int = 0
+    vocab_size: Count = 0
     # The tokenizer's piece 0 is no text but the blank, as in icefall's models; else blank has an id of its
     # own, after the pieces.
     blank_first: bool = False
-    languages: tuple[str, ...] = ()
+    languages: Annotated[tuple[str, ...], Distinct()] = ()
     transducer: Literal["tdt", "rnnt", "pruned", "none"] = "tdt"
-    durations: tuple[int, ...] = (0, 1, 2, 3, 4)
-    sigma: float = 0.02  # TDT logit under-normalisation; NeMo's recipes use 0.02, the paper 0.05
-    omega: float = 0.1  # probability of the plain RNN-T loss on a step, training only
-    loss_eps: float = 1e-4  # cells with less posterior mass are left out of the gradient; 0: none
+    durations: Annotated[tuple[Count, ...], NotEmpty()] = (0, 1, 2, 3, 4)
+    sigma: NonNegFloat = 0.02  # TDT logit under-normalisation; NeMo's recipes use 0.02, the paper 0.05
+    omega: Share = 0.1  # probability of the plain RNN-T loss on a step, training only
+    loss_eps: BelowOne = 1e-4  # cells with less posterior mass are left out of the gradient; 0: none
     pruned: PrunedConfig = field(default_factory=PrunedConfig)
-    ctc_weight: float = 0.3  # 0 trains without CTC, 1 with CTC alone
-    ctc_dropout: float = 0.0  # before the CTC head
+    ctc_weight: Share = 0.3  # 0 trains without CTC, 1 with CTC alone
+    ctc_dropout: BelowOne = 0.0  # before the CTC head
     # CR-CTC (Yao et al. 2024, arXiv:2410.05101): every batch is masked twice, and the two shall be recognised
     # alike. The paper's 0.2 with CTC alone, 0.02 beside a transducer or an attention decoder.
-    cr_ctc_weight: float = 0.0
-    attention_weight: float = (
+    cr_ctc_weight: NonNegFloat = 0.0
+    attention_weight: Share = (
         0.0  # the attention decoder's share of the loss, the rest is the others'; 0: none
     )
     attention_decoder: AttentionDecoderConfig = field(default_factory=AttentionDecoderConfig)
-    loss_warmup: int = 2000  # steps over which the pruned loss and CR-CTC come in
+    loss_warmup: Count = 2000  # steps over which the pruned loss and CR-CTC come in
     language_embedding: bool = False
-    language_init: float = 0.02  # standard deviation of the embedding at the start
-    language_dropout: float = 0.1  # probability that training hides the language, so it may be unknown later
-    language_id_weight: float = 0.0  # of the loss that tells the language from the encoder; 0: no such head
+    language_init: NonNegFloat = 0.02  # standard deviation of the embedding at the start
+    language_dropout: Share = 0.1  # probability that training hides the language, so it may be unknown later
+    # Of the loss that tells the language from the encoder; 0: no such head
+    language_id_weight: NonNegFloat = 0.0
 
     @property
     def labels(self) -> int:
@@ -85,16 +87,13 @@ def check(cfg: HybridConfig) -> None:
         raise MayaError(
             "the model has no head: give it a transducer, or a ctc_weight or attention_weight above 0"
         )
-    for name in ("ctc_weight", "attention_weight"):
-        if not 0 <= getattr(cfg, name) <= 1:
-            raise MayaError(f"model.{name} is a share between 0 and 1, not {getattr(cfg, name)}")
     if cfg.cr_ctc_weight and not cfg.ctc_weight:
         raise MayaError("model.cr_ctc_weight needs a CTC head: give model.ctc_weight more than 0")
     if cfg.language_embedding and not cfg.languages:
         raise MayaError("a language embedding needs model.languages")
     if cfg.language_id_weight and not cfg.languages:
         raise MayaError("model.language_id_weight needs model.languages to tell apart")
-    if list(cfg.durations) != sorted(set(cfg.durations)) or min(cfg.durations) < 0 or max(cfg.durations) < 1:
+    if list(cfg.durations) != sorted(set(cfg.durations)) or max(cfg.durations) < 1:
         raise MayaError(f"model.durations must ascend from 0 or more, not {cfg.durations}")
     check_features(cfg.features, cfg.encoder)
 

@@ -4,6 +4,7 @@ from torch import nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.ranges import BelowOne, Count, PosInt
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")  # as Gemma, Llama, Mistral and Qwen name them
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -13,9 +14,9 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 class LoraConfig:
     """W + alpha / rank · B A, B zero at the start. The targets that stand here are a language model's."""
 
-    rank: int = 16  # 0: none
-    alpha: int = 32
-    dropout: float = 0.05
+    rank: Count = 16  # 0: none
+    alpha: PosInt = 32
+    dropout: BelowOne = 0.05
     targets: tuple[str, ...] = (*ATTENTION, *MLP)  # names of linear layers, or the ends of their paths
 
 

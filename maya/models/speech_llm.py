@@ -9,7 +9,7 @@ comes through transformers, LoRA (Hu et al. 2021, arXiv:2106.09685) through peft
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from maya.features.specaugment import SpecAugmentConfig
 from maya.models.hybrid_config import check_features
 from maya.models.lora import LoraConfig, add_lora
 from maya.models.speech_model import Losses, SpeechModel
+from maya.ranges import Distinct, PosInt
 from maya.text.languages import language_name
 from maya.text.llm_tokenizer import LLMTokenizer, PromptIds, prompt_ids
 
@@ -40,8 +41,8 @@ class SpeechLLMConfig:
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     specaugment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     encoder: AnyEncoderConfig = field(default_factory=FastConformerConfig)
-    stack: int = 1  # encoder frames in one position of the LM: 1 is 80 ms a position, 2 is 160 ms
-    projector_hidden: int = 2048
+    stack: PosInt = 1  # encoder frames in one position of the LM: 1 is 80 ms a position, 2 is 160 ms
+    projector_hidden: PosInt = 2048
     llm: str = ""
     llm_precision: Literal["auto", "bf16", "fp32"] = (
         "auto"  # of the frozen weights; auto: bf16 where the GPU has it
@@ -49,7 +50,7 @@ class SpeechLLMConfig:
     llm_checkpointing: bool = False  # recompute the LM's layers in the backward pass: a third more work in it
     prompt: str = "Transcribe the following {language} speech:"
     lora: LoraConfig = field(default_factory=LoraConfig)
-    languages: tuple[str, ...] = ()
+    languages: Annotated[tuple[str, ...], Distinct()] = ()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -133,6 +134,7 @@ class SpeechLLM(SpeechModel):
     ) -> Losses:
         """The loss of each utterance: minus the log-probability of its transcript and of the token that ends
         it, in nats, summed. `generator` and `ctc_weight` change nothing."""
+        self.check_rate(batch)
         speech, lens = self.project(batch.audio, batch.audio_lens)
         return self.losses(speech, lens, batch)
 
@@ -280,6 +282,4 @@ def check(cfg: SpeechLLMConfig) -> None:
     """Refuse a configuration that cannot be built, with the reason (MayaError)."""
     if not cfg.llm:
         raise MayaError("model.llm is empty: name a language model of the hub, or a folder with one")
-    if cfg.stack < 1 or cfg.projector_hidden < 1 or cfg.lora.rank < 0:
-        raise MayaError("model.stack and model.projector_hidden are at least 1, model.lora.rank at least 0")
     check_features(cfg.features, cfg.encoder)

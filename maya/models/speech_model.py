@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from maya.data.batch import Batch
 from maya.encoders import AnyEncoderConfig, build_encoder
 from maya.encoders.regularizers import set_batch_count
-from maya.features import FeaturesConfig, build_features
+from maya.errors import MayaError
+from maya.features import FeaturesConfig, build_features, frame_samples
 from maya.features.noise import AddNoise, NoiseConfig
 from maya.features.specaugment import SpecAugment, SpecAugmentConfig
 
@@ -62,6 +63,7 @@ class SpeechModel(nn.Module):
         self.specaugment = SpecAugment(specaugment)
         self.encoder = build_encoder(encoder)
         self.encoder_frozen = False
+        self.initial_heads: tuple[str, ...] = ()  # trained already when training begins or is resumed
         self._encoder_learns = [name for name, p in self.encoder.named_parameters() if p.requires_grad]
         self.step = 0  # of training
 
@@ -83,10 +85,21 @@ class SpeechModel(nn.Module):
     @property
     def frame_seconds(self) -> float:
         """Seconds between two encoder frames."""
-        return self.cfg.features.hop_ms / 1000 * self.cfg.encoder.subsampling_factor
+        features = self.cfg.features
+        hop = frame_samples(features.hop_ms, features.sample_rate) / features.sample_rate
+        return hop * self.cfg.encoder.subsampling_factor
+
+    def check_rate(self, batch: Batch) -> None:
+        """MayaError for a batch whose audio is not at the sample rate of the model's features."""
+        if batch.sample_rate != self.cfg.features.sample_rate:
+            raise MayaError(
+                f"the batch holds audio at {batch.sample_rate} Hz, and the model takes "
+                f"{self.cfg.features.sample_rate} Hz: make the loader with sample_rate=features.sample_rate"
+            )
 
     def features(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """audio (B, N) float in [-1, 1], audio_lens (B,) samples → log-mel (B, T, F), feat_lens (B,)."""
+        """audio (B, N) float in [-1, 1] at the model's sample rate, audio_lens (B,) samples → log-mel
+        (B, T, F), feat_lens (B,)."""
         return self.preprocessor["featurizer"](audio, audio_lens)
 
     def begin_step(self, step: int, batch_count: float) -> None:

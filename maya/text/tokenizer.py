@@ -9,13 +9,14 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import sentencepiece as spm
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.ranges import PosInt, Range, Seed, Share
 from maya.text.sample import LanguageText, TextSample, alphabet, gather
 
 log = logging.getLogger(__name__)
@@ -37,16 +38,16 @@ class TokenizerConfig:
     lines_per_language: lines of each language to draw them from; bounds the memory for a text of any length.
     """
 
-    vocab_size: int = 1024
+    vocab_size: Annotated[int, Range(min=3)] = 1024
     model_type: Literal["unigram", "bpe"] = "bpe"
-    temperature: float = 0.5
-    min_char_count: int = 1
-    character_coverage: float = 1.0
+    temperature: Share = 0.5
+    min_char_count: PosInt = 1
+    character_coverage: Annotated[float, Range(above=0, max=1)] = 1.0
     byte_fallback: bool = False
-    max_sentences: int = 2_000_000
-    lines_per_language: int = 250_000
-    num_threads: int = 1  # SentencePiece sums over threads: another number may give another model
-    seed: int = 0
+    max_sentences: PosInt = 2_000_000
+    lines_per_language: PosInt = 250_000
+    num_threads: PosInt = 1  # SentencePiece sums over threads: another number may give another model
+    seed: Seed = 0
 
 
 class Tokenizer:

@@ -6,6 +6,8 @@ import os
 import pickle
 import random
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,10 @@ FORMAT = "maya-checkpoint-1"
 TRACELESS = ("xscaling", "causal_downsampling", "conv_context")
 STEP_NAME = re.compile(r"step-(\d+)\.pt")
 EPOCH_NAME = re.compile(r"epoch-(\d+)\.pt")
+
+
+class Damaged(MayaError):
+    """A checkpoint file that is cut off, empty, or holds other bytes than were written."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,17 +77,23 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         ) from e
 
 
-def load_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
-    """Read a checkpoint file; `training=False` drops the optimizer and the rest. Runs nothing pickled."""
+def load_checkpoint(path: Path, *, training: bool = False, verify: bool = True) -> Checkpoint:
+    """Read a checkpoint file; `training=False` drops the optimizer and the rest. Runs nothing pickled.
+
+    `verify` reads the whole file first and compares its checksums (some GB a second). Raises Damaged for a
+    file that was cut off or changed, and MayaError for a file of another kind.
+    """
     path = find_checkpoint(path)
-    try:
-        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, io.UnsupportedOperation, ValueError, KeyError) as e:
-        raise MayaError(
-            f"{path} is not a readable checkpoint: {(str(e) or type(e).__name__).splitlines()[0][:120]}"
-        ) from e
-    except pickle.UnpicklingError as e:
-        raise MayaError(f"{path} is not a Maya checkpoint: it holds objects that are refused") from e
+    reason = damage(path) if verify else ""
+    if not reason:
+        try:
+            payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (RuntimeError, EOFError, io.UnsupportedOperation, ValueError, KeyError) as e:
+            reason = _first_line(e)
+        except pickle.UnpicklingError as e:
+            raise MayaError(f"{path} is not a Maya checkpoint: it holds objects that are refused") from e
+    if reason:
+        raise Damaged(f"{path} is not a readable checkpoint: {reason}; restore it from a copy, or delete it")
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise MayaError(f"{path} is not a Maya checkpoint (no format mark {FORMAT!r})")
     return Checkpoint(
@@ -92,6 +104,26 @@ def load_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
         notes=payload["notes"],
         training=payload["training"] if training else None,
     )
+
+
+def damage(path: Path) -> str:
+    """Why the bytes of a checkpoint are not those that were written; empty where they are.
+
+    Compares every record with the checksum (CRC-32) that torch wrote beside it. torch.load does not: a bit
+    that flipped in a tensor would become a weight.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError, ValueError) as e:
+        return f"{_first_line(e)} ({path.stat().st_size} bytes)"
+    if record is None:
+        return ""
+    return f"the checksum of {record} differs, so bytes have changed since it was written"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
 def kind_of_model(saved: dict[str, Any]) -> type:

@@ -1,10 +1,11 @@
 """How to train: the options of the loop and of its schedule."""
 
 from dataclasses import field
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.ranges import BelowOne, Count, Limit, NonNegFloat, PosFloat, PosInt, Range, Seed
 from maya.train.eden import EdenConfig
 
 
@@ -18,44 +19,48 @@ class TrainConfig:
     new heads find their way; `encoder_hold` for a fresh one, whose statistics and moments must move on.
     """
 
-    steps: int = 1000
-    epochs: int = 0  # where not 0, so many of them end it too, and each leaves epoch-0001.pt ...
-    passes: int = 1  # over the data, that make an epoch: with a draw of three speeds, 3 are one of icefall's
+    steps: Count = 1000
+    epochs: Count = 0  # where not 0, so many of them end it too, and each leaves epoch-0001.pt ...
+    # Passes over the data that make an epoch: with a draw of three speeds, 3 are one epoch of icefall's.
+    passes: PosInt = 1
     optimizer: Literal["adamw", "scaled_adam"] = "adamw"
     schedule: Literal["cosine", "eden"] = "cosine"
-    lr: float = 1e-3  # peak rate, of the heads and, unless encoder_lr is given, of the encoder
-    min_lr: float = 1e-6  # where the cosine ends, for the heads as for the encoder, but never above the peak
-    warmup_steps: int = 100  # of the heads from step 0, of the encoder from the step it begins to learn at
+    lr: PosFloat = 1e-3  # peak rate, of the heads and, unless encoder_lr is given, of the encoder
+    # Where the cosine ends, for the heads as for the encoder, but never above the peak.
+    min_lr: NonNegFloat = 1e-6
+    warmup_steps: Count = 100  # of the heads from step 0, of the encoder from the step it begins to learn at
     eden: EdenConfig = field(default_factory=EdenConfig)  # has a warm-up of its own
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 1e-3  # of AdamW
-    clip: float = 1.0  # AdamW: greatest norm of the gradients
-    clipping_scale: float = 2.0  # ScaledAdam: the same, in medians of the norms of recent steps
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.98)
+    weight_decay: NonNegFloat = 1e-3  # of AdamW
+    clip: Limit = 1.0  # AdamW: greatest norm of the gradients; inf: no clipping
+    clipping_scale: PosFloat = 2.0  # ScaledAdam: the same, in medians of the norms of recent steps
     # Zipformer's dropout and regularisers follow the audio seen, in batches of so many seconds: 600 are
     # icefall's. A training much shorter than theirs moves them on faster with less.
-    regularizer_seconds: float = 600.0
-    accumulate: int = 1
-    ctc_first: int = 0  # steps at the start with CTC alone: cheap while the encoder learns to listen
-    ctc_ramp: int = 0  # steps at the start over which CTC's weight rises from 0 to model.ctc_weight
+    regularizer_seconds: PosFloat = 600.0
+    accumulate: PosInt = 1
+    ctc_first: Count = 0  # steps at the start with CTC alone: cheap while the encoder learns to listen
+    ctc_ramp: Count = 0  # steps at the start over which CTC's weight rises from 0 to model.ctc_weight
     init_from: str = ""  # a checkpoint, or a run folder, of another model to take the modules below from
     init_modules: tuple[str, ...] = ("encoder",)
-    encoder_lr: float | None = None  # peak rate of the encoder's top layer; none: the same as the heads
-    encoder_layer_decay: float = 1.0  # each layer learns at this multiple of the rate of the one above it
-    encoder_freeze: int = 0  # steps at the start without any gradient work in the encoder, statistics held
-    encoder_hold: int = 0  # steps at the start in which only the heads learn; see schedule.encoder_share
+    encoder_lr: PosFloat | None = None  # peak rate of the encoder's top layer; none: the same as the heads
+    # Each layer learns at this multiple of the rate of the layer above it.
+    encoder_layer_decay: Annotated[float, Range(above=0, max=1)] = 1.0
+    encoder_freeze: Count = 0  # steps at the start without any gradient work in the encoder, statistics held
+    encoder_hold: Count = 0  # steps at the start in which only the heads learn; see schedule.encoder_share
     per: Literal["token", "utterance"] = (
         "token"  # the loss is summed, then divided by a global count of these
     )
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the GPU has it, else fp32
-    seed: int = 1
-    log_every: int = 20
-    valid_every: int = 500
-    samples_every: int = 0  # steps between which a few utterances of the dev set are shown decoded; 0: never
-    samples: int = 3  # how many, always the same, spread over the languages
-    save_every: int = 500
-    keep: int = 3  # newest training checkpoints to keep
-    average_every: int = 20  # steps between samples of the running average of the weights
-    threads: int = 0  # CPU threads for torch; 0 leaves the choice to torch
+    seed: Seed = 1
+    # Intervals in steps; 0 is never. The last step is always logged and saved, whatever they say.
+    log_every: Count = 20
+    valid_every: Count = 500  # 0: no validation, no best.pt
+    samples_every: Count = 0  # a few utterances of the dev set are shown decoded
+    samples: PosInt = 3  # how many, always the same, spread over the languages
+    save_every: Count = 500
+    keep: PosInt = 3  # newest training checkpoints to keep
+    average_every: Count = 20  # samples of the running average of the weights; 0: no average is kept
+    threads: Count = 0  # CPU threads for torch; 0 leaves the choice to torch
 
 
 class HasCTC(Protocol):
@@ -77,20 +82,7 @@ def check(cfg: TrainConfig, model: HasCTC) -> None:
             "train.encoder_freeze is for an encoder that has learnt before, train.encoder_hold for a fresh "
             "one: choose one"
         )
-    if cfg.passes < 1 or cfg.epochs < 0:
-        raise MayaError(
-            f"train.passes is 1 or more and train.epochs 0 or more, not {cfg.passes} and {cfg.epochs}"
-        )
     if cfg.epochs and cfg.schedule == "cosine":
         raise MayaError("the cosine ends with train.steps: train.epochs is for train.schedule=eden")
-    if cfg.samples_every < 0 or cfg.samples < 1:
-        raise MayaError(
-            "train.samples_every is 0 (never) or more and train.samples 1 or more, not "
-            f"{cfg.samples_every} and {cfg.samples}"
-        )
     if cfg.optimizer == "scaled_adam" and cfg.encoder_layer_decay != 1:
         raise MayaError("train.encoder_layer_decay is for train.optimizer=adamw")
-    if not 0 < cfg.encoder_layer_decay <= 1:
-        raise MayaError(
-            f"train.encoder_layer_decay is a share above 0 and at most 1, not {cfg.encoder_layer_decay}"
-        )

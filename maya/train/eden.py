@@ -2,6 +2,7 @@
 as the inverse square root once past a constant. A function of its arguments alone: no state to resume."""
 
 from maya.config import config
+from maya.ranges import NonNegFloat, PosFloat, Share
 
 
 @config
@@ -9,10 +10,10 @@ class EdenConfig:
     """The constants of icefall's LibriSpeech recipe. There an epoch is 2 900 h (three speeds of 960 h): with
     more data per epoch, fewer of them (icefall takes `epochs=1` for GigaSpeech XL's 10 000 h)."""
 
-    steps: float = 7500.0  # past about so many optimizer steps the rate falls
-    epochs: float = 3.5  # past about so many passes over the data it falls once more
-    warmup_steps: float = 500.0
-    warmup_start: float = 0.1  # share of the rate at the beginning of the warm-up
+    steps: PosFloat = 7500.0  # past about so many optimizer steps the rate falls
+    epochs: PosFloat = 3.5  # past about so many passes over the data it falls once more
+    warmup_steps: NonNegFloat = 500.0
+    warmup_start: Share = 0.1  # share of the rate at the beginning of the warm-up
 
 
 def eden(step: int, epoch: float, *, peak: float, cfg: EdenConfig) -> float:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maya.data.audio import SAMPLE_RATE
 from maya.data.batch import Batch
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
@@ -69,7 +68,8 @@ class OutOfMemory(MayaError):
 
     def __init__(self, group: list[Batch], step: int, experiment: Any, device: torch.device) -> None:
         worst = max(group, key=lambda b: b.audio.numel())
-        seconds, self.padded_seconds = worst.audio.shape[1] / SAMPLE_RATE, worst.audio.numel() / SAMPLE_RATE
+        seconds = worst.audio.shape[1] / worst.sample_rate
+        self.padded_seconds = worst.audio.numel() / worst.sample_rate
         on = f" on rank {rank()}" if world_size() > 1 else ""
         of = f" (the largest of {len(group)} accumulated ones)" if len(group) > 1 else ""
         utterances = f"{worst.size} utterance" + "s" * (worst.size > 1)
@@ -235,7 +235,11 @@ def kept(run_dir: Path) -> list[Failure]:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             if saved.pop("format") != FORMAT:
                 raise KeyError("format")
-            tallies = [Tally(**t | {"batch": Batch(**t["batch"])}) for t in saved.pop("tallies")]
+            # Maya 0.1 did not write the sample rate, which was always 16 kHz.
+            tallies = [
+                Tally(**t | {"batch": Batch(**{"sample_rate": 16000} | t["batch"])})
+                for t in saved.pop("tallies")
+            ]
             found.append(Failure(**saved, tallies=tallies))
         except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as e:
             raise MayaError(f"{path} is damaged; train on from the last checkpoint to meet it again") from e

@@ -7,8 +7,9 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,15 +24,20 @@ from maya.encoders.regularizers import set_loss_scale
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train import schedule
+from maya.train.checkpoint import step_path
 from maya.train.config import TrainConfig, check
 from maya.train.distributed import all_reduce_sum
 from maya.train.eden import adjusted_steps
 from maya.train.failure import Tally, stop_unless_finite, watched
+from maya.train.forecast import Forecast, Pace
+from maya.train.heads import begins, trained_heads
 from maya.train.optim import clip, gradient_norm, make_optimizer
+from maya.train.resume import resume
 from maya.train.runlog import RunLog
 from maya.train.samples import Samples
 from maya.train.scaled_adam import ScaledAdam
-from maya.train.state import Position, State, keep_best, resume, save
+from maya.train.state import Position, State, keep_best, record_validation, save
+from maya.train.training_data import TrainingData
 from maya.train.validate import Validate
 
 __all__ = ["Interrupted", "TrainConfig", "make_accelerator", "train", "train_step"]
@@ -70,13 +76,18 @@ class StepStats:
 
 
 class StopRequest:
-    """Ctrl-C and SIGTERM ask for a checkpoint and a clean end after the running step; twice means now."""
+    """Ctrl-C, SIGTERM and SIGHUP (a terminal that was closed) ask for a checkpoint and a clean end after the
+    running step; a second Ctrl-C means now. A SIGHUP that `nohup` has turned off stays off."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def __enter__(self) -> "StopRequest":
-        self._previous = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        wanted = [signal.SIGINT, signal.SIGTERM]
+        hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+        if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+            wanted.append(hangup)
+        self._previous = {number: signal.signal(number, self._ask) for number in wanted}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,26 +136,32 @@ def keep_freed_memory() -> None:
 
 
 def train(
-    experiment: Any, model: SpeechModel, tokenizer: Tokenizer, batches: Batches, validate: Validate,
+    experiment: Any, model: SpeechModel, tokenizer: Tokenizer, batches: Batches, validate: Validate | None,
     run_dir: Path, *, accelerator: Accelerator, facts: dict[str, Any] | None = None,
-    samples: Samples | None = None,
+    samples: Samples | None = None, data: TrainingData | None = None,
 ) -> State:  # fmt: skip
     """Train `model` for `experiment.train.steps` or `epochs`, resuming from the newest checkpoint.
 
     `batches(position)` yields this rank's (next position, Batch) for ever; `validate` returns scores with the
-    key "error" to keep the best by; `samples` is shown every `train.samples_every` steps. Raises Interrupted
-    after a requested stop, NotFinite when losses or gradients are not numbers, and OutOfMemory.
+    key "error" to keep the best by, None without a dev set; `samples` is shown every `train.samples_every`
+    steps; `data` is compared with what the checkpoint was trained on. A step is saved before it is validated.
+    Raises Interrupted after a requested stop, NotFinite when losses or gradients are not numbers, and
+    OutOfMemory.
     """
     cfg: TrainConfig = experiment.train
     check(cfg, model)
     model.to(accelerator.device)
     optimizer = make_optimizer(model, cfg)
-    state = resume(run_dir, model, optimizer, experiment)
+    state = resume(run_dir, model, optimizer, experiment, tokenizer, data)
     model.freeze_encoder(schedule.encoder_frozen(cfg, state.step))
     wrapped = accelerator.prepare_model(model)
-    log = open_log(run_dir, experiment, state, accelerator, facts or {})
-    stream, clock, window, started = batches(state.position), Clock(), Window(), time.perf_counter()
-    first_step, bf16 = state.step, accelerator.mixed_precision == "bf16"
+    steps_in_all = Forecast(cfg, data.batches_per_pass if data is not None else 0)
+    log = open_log(run_dir, experiment, state, accelerator, facts or {}, steps_in_all)
+    stream, clock, window, pace = batches(state.position), Clock(), Window(), Pace(first=state.step)
+    bf16 = accelerator.mixed_precision == "bf16"
+    write = partial(save, run_dir, state, model, optimizer, tokenizer, experiment, log.main)
+    if validate and state.step and state.validated != state.step and validation_due(cfg, state):
+        check_on_dev(log, state, validate, model, tokenizer, run_dir, cfg)  # it was saved, then interrupted
     with StopRequest() as stop:
         while not schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
             if model.encoder_frozen != schedule.encoder_frozen(cfg, state.step):
@@ -152,8 +169,8 @@ def train(
                 model.freeze_encoder(not model.encoder_frozen)
                 wrapped = wrap_again(model, accelerator)
             log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.ctc_weight))
-            if cfg.ctc_first and state.step == cfg.ctc_first:
-                state.best = float("inf")  # errors so far were CTC's, those to come are not
+            if begins(cfg, model, state.step, experiment.decode.head):
+                state.best = float("inf")  # errors so far were those of a head that decoding will not use
             seen = batches_seen(experiment, state.step, accelerator.num_processes)
             model.begin_step(state.step, seen)
             before, group = schedule.epoch(cfg, state.position), take(stream, cfg.accumulate, state)
@@ -162,28 +179,61 @@ def train(
                 stats = train_step(wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir,
                                    stop.asked)  # fmt: skip
             state.step += 1
-            epoch, ctc_only = schedule.epoch(cfg, state.position), state.step <= cfg.ctc_first
+            epoch, heads = schedule.epoch(cfg, state.position), trained_heads(cfg, model, state.step)
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
             window.add(stats, waited)
-            if accelerator.is_main_process and state.step % cfg.average_every == 0:
+            if accelerator.is_main_process and due(state.step, cfg.average_every):
                 state.average.update(model.state_dict())
                 clock.lap("average")
-            if state.step % cfg.log_every == 0 or over:
-                rate = (state.step - first_step) / (time.perf_counter() - started)
-                report(log, state, model, cfg, window, clock, rate)
-            if state.step % cfg.valid_every == 0 or over:
-                keep_best(log, state, validate(model, ctc_only=ctc_only), model, tokenizer, run_dir)
-            if samples and log.main and cfg.samples_every and state.step % cfg.samples_every == 0:
-                log.samples(state.step, samples(model, ctc_only=ctc_only))
-            clock.lap("validate")
-            if stats.stop or state.step % cfg.save_every == 0 or over or passed:
-                save(run_dir, state, model, optimizer, tokenizer, experiment, log.main, passed)
+            if due(state.step, cfg.log_every) or over:
+                report(log, state, model, cfg, window, clock, pace, steps_in_all)
+            saved = stats.stop or due(state.step, cfg.save_every) or over or passed
+            if saved:
+                write(passed)
                 clock.lap("checkpoint")
             if stats.stop and not over:
                 log.close()
                 raise Interrupted(state.step)
+            if validate and validation_due(cfg, state):
+                with nullcontext() if saved else saved_meanwhile(write, run_dir, state.step, log.main):
+                    check_on_dev(log, state, validate, model, tokenizer, run_dir, cfg)
+            if samples and log.main and due(state.step, cfg.samples_every):
+                log.samples(state.step, samples(model, state.head_to_show(heads, experiment.decode.head)))
+            clock.lap("validate")
     log.close()
     return state
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something done `every` so many steps is done after this one; 0 means never."""
+    return every > 0 and step % every == 0
+
+
+def validation_due(cfg: TrainConfig, state: State) -> bool:
+    """Whether the weights of this step are validated: every `train.valid_every` steps and at the end."""
+    over = schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position))
+    return cfg.valid_every > 0 and (over or due(state.step, cfg.valid_every))
+
+
+def check_on_dev(
+    log: RunLog, state: State, validate: Validate, model: SpeechModel, tokenizer: Tokenizer, run_dir: Path,
+    cfg: TrainConfig,
+) -> None:  # fmt: skip
+    """Validate the weights of this step, keep them as best.pt if they are the best, and write down that they
+    were validated."""
+    heads = trained_heads(cfg, model, state.step)
+    keep_best(log, state, validate(model, heads), model, tokenizer, run_dir, cfg)
+    record_validation(run_dir, state, log.main)
+
+
+@contextmanager
+def saved_meanwhile(write: Callable[..., None], run_dir: Path, step: int, main: bool) -> Iterator[None]:
+    """A checkpoint of this step for as long as something that may fail is done, so that a failure does not
+    lose the steps since the last one; removed if all goes well."""
+    write(keep_others=True)
+    yield
+    if main:
+        step_path(run_dir, step).unlink(missing_ok=True)
 
 
 def batches_seen(experiment: Any, step: int, processes: int) -> float:
@@ -194,11 +244,21 @@ def batches_seen(experiment: Any, step: int, processes: int) -> float:
     return adjusted_steps(step, batch_seconds=cap, reference_seconds=cfg.regularizer_seconds)
 
 
-def open_log(run_dir: Path, experiment: Any, state: State, accelerator: Accelerator, facts: dict) -> RunLog:
+def open_log(
+    run_dir: Path, experiment: Any, state: State, accelerator: Accelerator, facts: dict, total: Forecast
+) -> RunLog:
+    cfg: TrainConfig = experiment.train
     log = RunLog(run_dir, main=accelerator.is_main_process, resumed_step=state.step)
-    log.start(experiment, sys.argv, facts | {"world_size": accelerator.num_processes})
-    if state.step:
-        log.say(f"continuing at step {state.step} of {experiment.train.steps}")
+    more = {"world_size": accelerator.num_processes, "history": state.history}
+    log.start(experiment, sys.argv, facts | more)
+    if schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
+        log.say(
+            f"the run has ended at step {state.step} (train.steps={cfg.steps}, train.epochs={cfg.epochs}): "
+            "raise one that ended it to train on"
+        )
+    elif state.step:
+        epochs = f" (epoch {total.epoch(state)})" if cfg.epochs else ""
+        log.say(f"continuing at step {state.step} of {total.shown(state)}{epochs}")
     return log
 
 
@@ -335,8 +395,9 @@ WORK = ("forward", "backward", "optimizer")
 
 
 def report(
-    log: RunLog, state: State, model: SpeechModel, cfg: TrainConfig, window: Window, clock: Clock, rate: float
-) -> None:
+    log: RunLog, state: State, model: SpeechModel, cfg: TrainConfig, window: Window, clock: Clock, pace: Pace,
+    total: Forecast,
+) -> None:  # fmt: skip
     """One line on the terminal, one in metrics.jsonl; then a new window."""
     sums, last, epoch = window.sums, state.step - 1, schedule.epoch(cfg, state.position)
     step_seconds = {k: v for k, v in clock.seconds.items() if k not in ("validate", "checkpoint")}
@@ -363,13 +424,13 @@ def report(
         values["language_loss"] = sums["language"] / sums["utterances"]
     parts = ", ".join(f"{part} {values[f'{part}_loss']:.3f}" for part in model.parts)
     log.metrics("train", state.step, values | shares)
-    left = (cfg.steps - state.step) / rate if rate else 0.0
+    remaining = (total.total(state) - state.step) * pace.seconds_a_step(state.step)
     log.say(
-        f"step {state.step}/{cfg.steps}  epoch {epoch}  loss {values['loss']:.3f} "
+        f"step {state.step}/{total.shown(state)}  epoch {total.epoch(state)}  loss {values['loss']:.3f} "
         + (f"({parts})  " if parts else " ")
         + f"{_rates(values)}  "
         f"grad {values['grad_norm']:.2f}  {values['seconds_per_step']:.2f} s/step  "
-        f"{values['speed']:.0f}x real time  work {values['share_work']:.0%}  left {_minutes(left)}"
+        f"{values['speed']:.0f}x real time  work {values['share_work']:.0%}  left {_minutes(remaining)}"
     )
     if window.clipped:
         steps = len(window.clipped)

@@ -21,7 +21,6 @@ from typing import IO, Any
 import torch
 
 from maya.config import from_dict
-from maya.data.audio import SAMPLE_RATE
 from maya.data.batch import Batch
 from maya.errors import MayaError
 from maya.kernels.bench.peak import forked, resident
@@ -139,7 +138,7 @@ class Stepper:
         nothing frozen or left out any more."""
         cfg = self._model.cfg
         size = (batch, seconds, tokens, cfg.vocab_size, int(cfg.blank_first))
-        group = [synthetic(*size) for _ in range(self._batches)]
+        group = [synthetic(*size, sample_rate=cfg.features.sample_rate) for _ in range(self._batches)]
         with tempfile.TemporaryDirectory() as folder:
             state = State(step=self._train.steps)
             train_step(
@@ -171,16 +170,19 @@ class Stepper:
         return None
 
 
-def synthetic(batch: int, seconds: float, tokens: int, vocab_size: int, first: int = 0) -> Batch:
+def synthetic(
+    batch: int, seconds: float, tokens: int, vocab_size: int, first: int = 0, *, sample_rate: int = 16000
+) -> Batch:
     """Noise with labels at random from `first` on (1 where the blank is 0), no two neighbours alike, all
     utterances equally long."""
-    samples = int(seconds * SAMPLE_RATE)
+    samples = int(seconds * sample_rate)
     make = torch.Generator().manual_seed(batch)
     labels = vocab_size - first
     steps = torch.randint(1, max(2, labels), (batch, tokens), generator=make)
     return Batch(
         audio=torch.randn(batch, samples, generator=make) * 0.1,
         audio_lens=torch.full((batch,), samples),
+        sample_rate=sample_rate,
         tokens=first + steps.cumsum(1) % labels,
         token_lens=torch.full((batch,), tokens),
         langs=torch.zeros(batch, dtype=torch.int64),

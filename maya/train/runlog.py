@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,12 @@ PACKAGES = ("maya", "torch", "torchaudio", "triton", "numpy", "lhotse", "sentenc
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One utterance as the model hears it at some step. ref: in normal form; wer: a fraction, None where the
-    reference is empty."""
+    """One utterance as the model hears it at some step. head: which one wrote hyp, empty for a speech LLM;
+    ref: in normal form; wer: a fraction, None where the reference is empty."""
 
     id: str
     language: str
+    head: str = ""
     ref: str
     hyp: str
     wer: float | None
@@ -91,17 +92,30 @@ class RunLog:
             f.writelines(json.dumps({"step": step} | asdict(s), ensure_ascii=False) + "\n" for s in samples)
         for s in samples:
             rate = "" if s.wer is None else f"wer {s.wer:.2f}"
-            self.say(f"sample step {step}  {s.id}  {s.language}  {rate}\n  ref {s.ref}\n  hyp {s.hyp}")
+            facts = "  ".join(fact for fact in (s.id, s.language, s.head, rate) if fact)
+            self.say(f"sample step {step}  {facts}\n  ref {s.ref}\n  hyp {s.hyp}")
             self._tensorboard.add_text(f"sample/{s.id}", f"ref {s.ref}\n\nhyp {s.hyp}\n\n{rate}", step)
 
     def say(self, text: str) -> None:
-        if self.main:
+        """A line for people. Training goes on when nobody reads any more (a closed terminal, a pipe that
+        ended): what matters is in the run folder, and the state has yet to be saved."""
+        if not self.main:
+            return
+        try:
             print(text, flush=True)
+        except OSError:
+            stop_printing()
 
     def close(self) -> None:
         if self.main:
             self._metrics.close()
             self._tensorboard.close()
+
+
+def stop_printing() -> None:
+    """Send standard output nowhere, so that what is still in its buffer does not fail again at the end."""
+    with suppress(OSError, ValueError):  # it may have no file descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

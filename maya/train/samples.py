@@ -6,14 +6,16 @@ from typing import Any
 import torch
 
 from maya.data.batch import Batch
-from maya.decode.recognizer import Method, decode_frames
+from maya.decode.recognizer import decode_frames
+from maya.models.text_heads import Head
 from maya.score.wer import wer
 from maya.text.tokenizer import Tokenizer
 from maya.train.runlog import Sample
 from maya.train.validate import token_limits
 
-Greedy = Callable[[Any, Batch, bool], list[list[int]]]
-"""model, batch on its device, whether by CTC alone -> the tokens of each utterance."""
+Greedy = Callable[[Any, Batch, Head | None], list[list[int]]]
+"""model, batch on its device, the head that decodes (None: a model without such heads) -> the tokens of each
+utterance."""
 
 
 class Samples:
@@ -36,39 +38,34 @@ class Samples:
         self._kept: list[Batch] | None = None
 
     @torch.inference_mode()
-    def __call__(self, model: Any, ctc_only: bool = False) -> list[Sample]:
+    def __call__(self, model: Any, head: Head | None = None) -> list[Sample]:
         self._kept = self._kept or list(self._batches())
         model.eval()
         device = next(model.parameters()).device
         found = {}
         for batch in self._kept:
-            texts = map(self._tokenizer.decode, self._greedy(model, batch.to(device), ctc_only))
+            texts = map(self._tokenizer.decode, self._greedy(model, batch.to(device), head))
             for name, lang, hyp in zip(batch.ids, batch.langs.tolist(), texts, strict=True):
-                found[name] = self._sample(name, self._languages[lang] if lang >= 0 else "", hyp)
+                found[name] = self._sample(name, self._languages[lang] if lang >= 0 else "", hyp, head)
         model.train()
-        return [found[name] for name in self._references]
+        return [found[name] for name in self._references if name in found]  # the others cannot be read
 
-    def _sample(self, name: str, language: str, hyp: str) -> Sample:
+    def _sample(self, name: str, language: str, hyp: str, head: Head | None) -> Sample:
         ref = self._references[name]
         rate = round(wer([ref], [hyp]).rate, 4) if ref else None
-        return Sample(id=name, language=language, ref=ref, hyp=hyp, wer=rate)
+        return Sample(id=name, language=language, head=head or "", ref=ref, hyp=hyp, wer=rate)
 
 
-def greedy_hybrid(method: Method) -> Greedy:
-    """Of a model with a transducer or a CTC head."""
-
-    def greedy(model: Any, batch: Batch, ctc_only: bool) -> list[list[int]]:
-        enc, enc_lens = model.encode(batch.audio, batch.audio_lens, batch.langs)
-        hyps = decode_frames(model, enc, enc_lens, method="ctc" if ctc_only else method)
-        return [hyp.tokens for hyp in hyps]
-
-    return greedy
+def greedy_hybrid(model: Any, batch: Batch, head: Head | None) -> list[list[int]]:
+    """The tokens that a head of a hybrid model writes; None: its transducer, or else its CTC head."""
+    enc, enc_lens = model.encode(batch.audio, batch.audio_lens, batch.langs)
+    return [hyp.tokens for hyp in decode_frames(model, enc, enc_lens, method=head or "transducer")]
 
 
 def greedy_llm(tokens_per_second: float) -> Greedy:
     """Of a speech LLM, at most so many tokens a second of audio."""
 
-    def greedy(model: Any, batch: Batch, ctc_only: bool) -> list[list[int]]:
+    def greedy(model: Any, batch: Batch, head: Head | None) -> list[list[int]]:
         speech, lens = model.project(batch.audio, batch.audio_lens)
         limits = token_limits(batch, tokens_per_second)
         return [found.tokens for found in model.generate(speech, lens, batch.langs, max_tokens=limits)]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from maya.models.text_heads import Head, heads_of
 from maya.train.config import TrainConfig
 from maya.train.eden import eden
 
@@ -81,6 +82,23 @@ def is_over(cfg: TrainConfig, step: int, epochs: int) -> bool:
     return step >= cfg.steps or 0 < cfg.epochs <= epochs
 
 
+def depends_on_steps(cfg: TrainConfig) -> bool:
+    """Whether the rates depend on `train.steps`: the cosine ends there, Eden does not know it."""
+    return cfg.schedule == "cosine"
+
+
+def expected_steps(cfg: TrainConfig, step: int, position: Sequence[Any], batches_per_pass: int) -> int:
+    """The step that training will probably end at: `train.steps`, or with `train.epochs` what these take.
+
+    position: (whole passes, batches of the running one), reached at `step`. batches_per_pass: of one rank;
+    it differs a little from pass to pass. 0 is not known, and leaves `train.steps`.
+    """
+    if not cfg.epochs or not batches_per_pass:
+        return cfg.steps
+    batches = (cfg.epochs * cfg.passes - position[0]) * batches_per_pass - position[1]
+    return min(cfg.steps, step + max(0, math.ceil(batches / cfg.accumulate)))
+
+
 def encoder_frozen(cfg: TrainConfig, step: int) -> bool:
     return step < cfg.encoder_freeze
 
@@ -91,6 +109,27 @@ def ctc_weight(cfg: TrainConfig, step: int, *, full: float) -> float:
     if step < cfg.ctc_first:
         return 1.0
     return full * min(1.0, step / cfg.ctc_ramp) if cfg.ctc_ramp else full
+
+
+def head_steps(cfg: TrainConfig, step: int, model: Any) -> dict[Head, int]:
+    """For each head of a model of configuration `model`, how many of the first `step` steps trained it: those
+    that gave its loss more than no weight."""
+    heads = heads_of(model)
+    if not heads:
+        return {}
+    if model.attention_weight == 1:
+        return {head: step if head == "attention" else 0 for head in heads}
+    if model.transducer == "none":  # CTC's share is then 1 throughout
+        return dict.fromkeys(heads, step)
+    first = min(step, cfg.ctc_first if model.ctc_weight else 0)  # steps of CTC alone
+    without_ctc = min(step, 1) if cfg.ctc_ramp and not first else 0  # the first step of a ramp
+    alone = step - min(step, cfg.ctc_ramp) if model.ctc_weight == 1 else first
+    counts: dict[Head, int] = {
+        "transducer": step - alone,
+        "ctc": step - without_ctc,
+        "attention": step,
+    }
+    return {head: counts[head] for head in heads}
 
 
 def phases(cfg: TrainConfig, step: int, *, full: float) -> Phases:

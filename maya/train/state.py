@@ -1,21 +1,28 @@
 """What moves during training besides weights and optimizer, and how all of it is saved and restored."""
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from maya.config import from_dict, to_dict
+from maya.config import to_dict
 from maya.data.plan import Position
-from maya.errors import MayaError
+from maya.decode.head_choice import TrainedHeads
 from maya.models.speech_model import SpeechModel
+from maya.models.text_heads import Head
 from maya.text.tokenizer import Tokenizer
 from maya.train import checkpoint as ckpt
 from maya.train import schedule
 from maya.train.averaging import RunningAverage
-from maya.train.distributed import barrier, gather_objects, rank, world_size
-from maya.train.runlog import RunLog
+from maya.train.config import TrainConfig
+from maya.train.distributed import barrier, gather_objects
+from maya.train.heads import head_notes, scores_by_head
+from maya.train.runlog import RunLog, write_json
+
+VALIDATIONS = "validations.json"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -27,6 +34,16 @@ class State:
     best: float = float("inf")  # lowest validation error so far
     average: RunningAverage = field(default_factory=RunningAverage)
     infeasible: int = 0  # utterances whose text their audio cannot carry, met so far on this rank
+    validated: int = -1  # the step of the last validation
+    history: list[dict[str, Any]] = field(default_factory=list)  # from which step: train.steps, epochs, data
+    dev: dict[Head, dict[str, float]] = field(default_factory=dict)  # each head's last scores, never saved
+
+    def head_to_show(self, trained: Sequence[Head], wanted: Head | None) -> Head | None:
+        """The head that samples are decoded with: `wanted` if it is trained, else the best by the last
+        validation. None where the model has no such heads."""
+        if not trained or wanted in trained:
+            return wanted
+        return TrainedHeads(heads=tuple(trained), trained=tuple(trained), dev=self.dev).best().head
 
 
 def keep_best(
@@ -36,15 +53,12 @@ def keep_best(
     model: SpeechModel,
     tokenizer: Tokenizer,
     run_dir: Path,
+    cfg: TrainConfig,
 ) -> None:
     """Log a validation and keep the weights with the lowest error as best.pt."""
     log.metrics("valid", state.step, scores)
-    better, shown = scores["error"] < state.best, ("loss", "wer", "cer", "language_accuracy")
-    log.say(
-        f"valid step {state.step}  "
-        + "  ".join(f"{k} {v:.3f}" for k, v in scores.items() if k in shown)
-        + ("  (best so far)" if better else "")
-    )
+    better, state.dev = scores["error"] < state.best, scores_by_head(scores)
+    log.say(f"valid step {state.step}  {describe(scores)}" + ("  (best so far)" if better else ""))
     state.best = min(state.best, scores["error"])
     if better and log.main:
         best = ckpt.Checkpoint(
@@ -52,21 +66,65 @@ def keep_best(
             tokenizer=tokenizer,
             weights=model.state_dict(),
             step=state.step,
-            notes={"valid": scores},
+            notes={"valid": scores} | head_notes(cfg, model, state.step, scores),
         )
         ckpt.save_checkpoint(run_dir / "best.pt", best)
 
 
+def record_validation(run_dir: Path, state: State, main: bool) -> None:
+    """Write down that this step has been validated, and the lowest error so far: the checkpoint of the step
+    is saved before its validation and cannot say so."""
+    state.validated = state.step
+    if main:
+        best = _validations(run_dir)
+        best = {step: error for step, error in best.items() if int(step) < state.step}
+        write_json(run_dir / VALIDATIONS, best | {str(state.step): state.best})
+
+
+def read_validations(run_dir: Path, step: int) -> tuple[float | None, int]:
+    """(the lowest error after the validation of `step`, `step`), or (None, -1) where it was not validated."""
+    best = _validations(run_dir).get(str(step))
+    return (None, -1) if best is None else (best, step)
+
+
+def _validations(run_dir: Path) -> dict[str, float]:
+    """The lowest error so far by the step of each validation."""
+    try:
+        recorded = json.loads((run_dir / VALIDATIONS).read_text())
+        return {str(int(step)): float(error) for step, error in recorded.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def describe(scores: Mapping[str, float]) -> str:
+    """A validation in one line: the loss, and the WER and CER in % of each head that was scored."""
+    by_head = scores_by_head(scores)
+    rates = [
+        f"{head} WER {100 * rate['wer']:.1f} CER {100 * rate['cer']:.1f}" for head, rate in by_head.items()
+    ]
+    shown = ("loss", "language_accuracy") if by_head else ("loss", "wer", "cer", "language_accuracy")
+    parts = [f"{name} {scores[name]:.3f}" for name in shown if name in scores]
+    if rates:
+        parts.insert(1, "dev: " + " · ".join(rates))
+    if left_out := int(scores.get("skipped", 0)):
+        parts.append(f"({left_out} left out)")
+    if unknown := int(scores.get("unknown_language", 0)):
+        parts.append(f"({unknown} utterances of an unknown language are not averaged)")
+    return "  ".join(parts)
+
+
 def save(
     run_dir: Path, state: State, model: SpeechModel, optimizer: torch.optim.Optimizer,
-    tokenizer: Tokenizer, experiment: Any, main: bool, passed: bool = False,
+    tokenizer: Tokenizer, experiment: Any, main: bool, passed: bool = False, keep_others: bool = False,
 ) -> None:  # fmt: skip
     """Write the training checkpoint of this step (rank 0), with every rank's random state; drop old ones.
 
     With `passed`, at the end of an epoch, also keep the weights and their average as epoch-0001.pt ...: any
-    two of these give the mean over the epochs between them. Training does not continue from them.
+    two of these give the mean over the epochs between them. Training does not continue from them. With
+    `keep_others` no older one is dropped.
     """
     rngs = gather_objects(ckpt.rng_state())
+    heads = head_notes(experiment.train, model, state.step)
     if main:
         training = {
             "experiment": to_dict(experiment),
@@ -76,20 +134,23 @@ def save(
             "best": state.best,
             "infeasible": state.infeasible,
             "rng": rngs,
+            "history": state.history,
         }
         ckpt.save_checkpoint(ckpt.step_path(run_dir, state.step), ckpt.Checkpoint(
             model_config=model.cfg, tokenizer=tokenizer, weights=model.state_dict(), step=state.step,
-            notes={"experiment": experiment.name}, training=training,
+            notes={"experiment": experiment.name} | heads, training=training,
         ))  # fmt: skip
         if passed:
             epoch = schedule.epoch(experiment.train, state.position)
             ckpt.save_checkpoint(ckpt.epoch_path(run_dir, epoch), ckpt.Checkpoint(
                 model_config=model.cfg, tokenizer=tokenizer, weights=model.state_dict(), step=state.step,
-                notes={"experiment": experiment.name, "epoch": epoch},
+                notes={"experiment": experiment.name, "epoch": epoch} | heads,
                 training={"average": training["average"]},
             ))  # fmt: skip
-        for _, old in ckpt.step_checkpoints(run_dir)[: -experiment.train.keep]:
-            old.unlink()
+        kept = experiment.train.keep
+        if kept and not keep_others:
+            for _, old in ckpt.step_checkpoints(run_dir)[:-kept]:
+                old.unlink()
     barrier()
 
 
@@ -101,61 +162,9 @@ FREE = frozenset(
 )
 
 
-def resume(run_dir: Path, model: SpeechModel, optimizer: torch.optim.Optimizer, experiment: Any) -> State:
-    """Restore the newest training checkpoint of `run_dir`; without one, a fresh State."""
-    found = ckpt.step_checkpoints(run_dir)
-    if not found:
-        torch.manual_seed(experiment.train.seed + 7919 * rank())
-        return State()
-    path = found[-1][1]
-    loaded = ckpt.load_checkpoint(path, training=True)
-    if loaded.training is None:
-        raise MayaError(
-            f"{path} holds weights only, training cannot continue from it; move it away to start anew"
-        )
-    saved = with_new_fields(loaded.training["experiment"], type(experiment))
-    refuse_other_experiment(path, saved, to_dict(experiment))
-    rngs = loaded.training["rng"]
-    model.load_state_dict(loaded.weights)
-    optimizer.load_state_dict(loaded.training["optimizer"])
-    if len(rngs) == world_size():
-        ckpt.restore_rng(rngs[rank()])
-    else:  # other ranks share the work from here on: their random numbers begin anew, the data go on
-        torch.manual_seed(experiment.train.seed + 7919 * rank() + loaded.step)
-    state = State(
-        step=loaded.step,
-        position=Position.of(loaded.training["position"]),
-        best=loaded.training["best"],
-        infeasible=loaded.training["infeasible"],
-    )
-    state.average.load_state_dict(loaded.training["average"])
-    return state
-
-
 def is_free(name: str) -> bool:
     """Whether a field may change without making it another training: those in FREE, and how to decode."""
     return name in FREE or name.startswith("decode.")
-
-
-def with_new_fields(saved: dict, kind: type) -> dict:
-    """A saved experiment with the fields that its type has got since; their defaults keep what was."""
-    try:
-        return to_dict(from_dict(kind, saved))
-    except (MayaError, TypeError):  # a field is gone or of another type: it will be named as the difference
-        return saved
-
-
-def refuse_other_experiment(path: Path, saved: dict, asked: dict) -> None:
-    """MayaError if the checkpoint belongs to an experiment that would have learnt something else."""
-    was, now = flat(saved), flat(asked)
-    differing = [k for k in sorted(was.keys() | now.keys()) if was.get(k) != now.get(k) and not is_free(k)]
-    if differing:
-        k = differing[0]
-        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
-        raise MayaError(
-            f"{path} belongs to another experiment: {k} was {was.get(k)!r}, now {now.get(k)!r}{more}; give "
-            "this run a --name of its own, or remove the old run's folder"
-        )
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, Any]:

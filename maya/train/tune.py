@@ -14,6 +14,7 @@ from maya.encoders.masked_norm import MaskedBatchNorm
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.models.lora import LoraConfig, add_lora
+from maya.ranges import Count, PosFloat, Seed
 
 # Of FastConformer's and LaCT's layers: what mixes frames, and both feed-forwards.
 _TARGETS = (
@@ -27,13 +28,13 @@ class TuneConfig:
     """How. Each step takes all that was heard as one batch, masked and with noise as in training."""
 
     weights: Literal["all", "lora"] = "lora"
-    lr: float = 1e-3  # of AdamW, the same from the first step to the last
-    steps: int = 20
-    clip: float = 1.0  # greatest norm of the gradients
+    lr: PosFloat = 1e-3  # of AdamW, the same from the first step to the last
+    steps: Count = 20
+    clip: PosFloat = 1.0  # greatest norm of the gradients
     lora: LoraConfig = field(
         default_factory=lambda: LoraConfig(rank=4, alpha=8, dropout=0.0, targets=_TARGETS)
     )
-    seed: int = 1
+    seed: Seed = 1
 
 
 def tune(model: HybridModel, batch: Batch, cfg: TuneConfig) -> HybridModel:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.ranges import BelowOne, PosFloat, PosInt
 from maya.transducer.simple import shrink
 
 # In place is safe: every activation acts on the fresh sum f + g, whose own backward does not read it.
@@ -27,10 +28,10 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class JointConfig:
     """Width, non-linearity and dropout of the joint's hidden layer. icefall's is 512, tanh, 0, 0.25."""
 
-    hidden: int = 640
+    hidden: PosInt = 640
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
-    dropout: float = 0.2
-    init_scale: float = 1.0  # of the two projections, relative to torch's default
+    dropout: BelowOne = 0.2
+    init_scale: PosFloat = 1.0  # of the two projections, relative to torch's default
 
 
 class Joint(nn.Module):
@@ -50,10 +51,10 @@ class Joint(nn.Module):
         blank: int | None = None,
     ) -> None:
         super().__init__()
-        if cfg.hidden < 1 or vocab_size < 1 or num_durations < 0:
+        if vocab_size < 1 or num_durations < 0:
             raise MayaError(
-                "the joint needs hidden and vocabulary of at least 1 and durations of at least 0, not "
-                f"{cfg.hidden}, {vocab_size} and {num_durations}"
+                "the joint needs a vocabulary of at least 1 and durations of at least 0, not "
+                f"{vocab_size} and {num_durations}"
             )
         self.cfg = cfg
         self.blank = vocab_size if blank is None else blank

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.ranges import BelowOne, PosInt
 
 
 @config
@@ -19,9 +20,9 @@ class PredictorConfig:
     """`hidden` is both the embedding and the LSTM width; `dropout` acts between layers and after the last."""
 
     kind: Literal["lstm"] = "lstm"
-    hidden: int = 640
-    layers: int = 2
-    dropout: float = 0.2
+    hidden: PosInt = 640
+    layers: PosInt = 2
+    dropout: BelowOne = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,8 @@ class Predictor(nn.Module):
 
     def __init__(self, cfg: PredictorConfig, vocab_size: int) -> None:
         super().__init__()
-        if cfg.hidden < 1 or cfg.layers < 1 or vocab_size < 1:
-            raise MayaError(
-                "the predictor needs hidden, layers and vocabulary of at least 1, not "
-                f"{cfg.hidden}, {cfg.layers} and {vocab_size}"
-            )
+        if vocab_size < 1:
+            raise MayaError(f"the predictor needs a vocabulary of at least 1, not {vocab_size}")
         self.cfg = cfg
         self.blank = vocab_size
         lstm = nn.LSTM(

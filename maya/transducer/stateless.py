@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from maya.config import config
 from maya.encoders.regularizers import Balancer, Controls, Regulated
 from maya.errors import MayaError
+from maya.ranges import PosInt
 
 GROUP = 4  # channels that the convolution mixes
 
@@ -23,8 +24,8 @@ class StatelessConfig:
     """Width of the embedding and of the output, and how many labels are seen."""
 
     kind: Literal["stateless"] = "stateless"
-    hidden: int = 512
-    context: int = 2
+    hidden: PosInt = 512
+    context: PosInt = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,10 @@ class StatelessPredictor(Regulated):
 
     def __init__(self, cfg: StatelessConfig, vocab_size: int, blank: int | None = None) -> None:
         super().__init__()
-        if cfg.hidden < 1 or cfg.hidden % GROUP or cfg.context < 1 or vocab_size < 1:
+        if cfg.hidden % GROUP or vocab_size < 1:
             raise MayaError(
-                f"the stateless predictor needs a hidden width that is a multiple of {GROUP}, context and "
-                f"vocabulary of at least 1, not {cfg.hidden}, {cfg.context} and {vocab_size}"
+                f"the stateless predictor needs a hidden width that is a multiple of {GROUP} and a "
+                f"vocabulary of at least 1, not {cfg.hidden} and {vocab_size}"
             )
         self.cfg = cfg
         self.blank = vocab_size if blank is None else blank

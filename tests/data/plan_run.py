@@ -77,7 +77,7 @@ def batches(
     else:
         u = Utterances.from_cuts(cuts, tokenizer, ("en", "hi"))
     plan = BatchPlan(u.durations, u.token_counts, u.langs, CFG, rank=rank, world_size=ranks, speeds=SPEEDS)
-    train = TrainLoader(u, tokenizer, ("en", "hi"), plan, num_workers=workers, start=state)
+    train = TrainLoader(u, tokenizer, ("en", "hi"), plan, sample_rate=16000, num_workers=workers, start=state)
     for position, batch in train:
         yield position, batch.ids
 

@@ -66,12 +66,10 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate", [8000, 44100, 48000])
 def test_cut_audio_is_the_file_resampled(tmp_path: Path, rate: int) -> None:
     path = write_tone(tmp_path / "a.wav", 0.73, rate)
-    cut = Recording.from_file(path).resample(16000).to_cut()
-    ours = load_audio(path)
-    theirs = load_cut_audio(cut)
-    assert abs(len(ours) - len(theirs)) <= 1
-    n = min(len(ours), len(theirs)) - 1
-    torch.testing.assert_close(ours[:n], theirs[:n], atol=1e-6, rtol=0)
+    cut = Recording.from_file(path).to_cut()
+    assert torch.equal(load_cut_audio(cut), load_audio(path, rate))
+    for new_rate in (8000, 16000, 22050):
+        assert torch.equal(load_cut_audio(cut, new_rate), load_audio(path, new_rate))
 
 
 def test_channels_of_a_cut_are_averaged(tmp_path: Path) -> None:
@@ -95,7 +93,7 @@ def test_speed_matches_lhotse(tmp_path: Path, factor: float) -> None:
     path = write_tone(tmp_path / "a.wav", 0.8)
     cuts = CutSet.from_cuts([Recording.from_file(path).to_cut()])
     theirs = torch.from_numpy(next(iter(cuts.perturb_speed(factor))).load_audio()[0])
-    ours = change_speed(load_audio(path), factor)
+    ours = change_speed(load_audio(path), factor, 16000)
     assert len(ours) == math.ceil(12800 / factor)
     assert abs(len(ours) - len(theirs)) <= 1
     n = min(len(ours), len(theirs))
@@ -113,8 +111,8 @@ def test_bytes_need_no_file_name() -> None:
     assert len(load_audio(buffer.getvalue())) == 3200
 
 
-@pytest.mark.parametrize("rate", [16001, 15999, 2**31 - 1, 0])
-def test_rates_that_would_need_a_gigabyte_of_filter_are_refused(tmp_path: Path, rate: int) -> None:
+@pytest.mark.parametrize("rate", [0, 1, 999, 768_001, 2**31 - 1, 2**31, 2**32 - 1])
+def test_rates_of_no_recorder_are_refused(tmp_path: Path, rate: int) -> None:
     header = bytearray(write_tone(tmp_path / "a.wav").read_bytes())
     header[24:28] = rate.to_bytes(4, "little")
     (tmp_path / "a.wav").write_bytes(header)
@@ -123,7 +121,8 @@ def test_rates_that_would_need_a_gigabyte_of_filter_are_refused(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    "rate", [8000, 11025, 12000, 22050, 24000, 32000, 44056, 44100, 48000, 96000, 192000]
+    "rate",
+    [1000, 8000, 11025, 12000, 15999, 16001, 22050, 24000, 32000, 44056, 44100, 48000, 96000, 768_000],
 )
 def test_rates_in_use_are_accepted(rate: int) -> None:
     check_rate(rate)

@@ -69,17 +69,17 @@ def test_off_by_default_and_part_of_an_experiment(folder: Path) -> None:
     assert experiment.data.augment.on and experiment.data.augment.noise.snr_db == (5.0, 20.0)
     again = from_dict(Experiment, to_dict(experiment))
     assert again.data.augment == experiment.data.augment
-    Augment(again.data.augment)
+    Augment(again.data.augment, 16000)
 
 
 def test_changes_depend_on_seed_epoch_and_id_alone(folder: Path) -> None:
     cfg = everything(folder)
-    one, other = Augment(cfg), Augment(cfg)
+    one, other = Augment(cfg, 16000), Augment(cfg, 16000)
     forwards = [one.changes(i, 3) for i in IDS[:200]]
     assert forwards == [other.changes(i, 3) for i in reversed(IDS[:200])][::-1]
     assert forwards != [one.changes(i, 4) for i in IDS[:200]]
     cfg.seed = 1
-    assert forwards != [Augment(cfg).changes(i, 3) for i in IDS[:200]]
+    assert forwards != [Augment(cfg, 16000).changes(i, 3) for i in IDS[:200]]
     for i in IDS[:20]:
         audio = speech()
         assert torch.equal(one(audio, i, 3), other(audio, i, 3))
@@ -91,17 +91,17 @@ def test_another_process_makes_the_same_audio(folder: Path, tmp_path: Path) -> N
     code = (
         "import sys, json, torch; from pathlib import Path;"
         "from tests.data.test_augment import everything, speech; from maya.data.augment import Augment;"
-        "cfg = everything(Path(sys.argv[1])); cfg.clean_share = 0.0; augment = Augment(cfg);"
+        "cfg = everything(Path(sys.argv[1])); cfg.clean_share = 0.0; augment = Augment(cfg, 16000);"
         "torch.save([augment(speech(), f'utt-{i}', 7) for i in range(12)], sys.argv[2])"
     )
     subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path / "a.pt")], check=True)
-    augment = Augment(cfg)
+    augment = Augment(cfg, 16000)
     for i, theirs in enumerate(torch.load(tmp_path / "a.pt")):
         assert torch.equal(augment(speech(), f"utt-{i}", 7), theirs)
 
 
 def test_shares_are_those_asked_for(folder: Path) -> None:
-    augment = Augment(everything(folder))
+    augment = Augment(everything(folder), 16000)
     shares = augment.shares(IDS, 2)
     expected = {
         "clean": 0.3, "noise": 0.28, "music": 0.14, "babble": 0.14, "room": 0.35, "band_limit": 0.21,
@@ -121,7 +121,7 @@ def test_shares_are_those_asked_for(folder: Path) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.4, 1.0])
 def test_the_clean_share_holds_whatever_the_probabilities(folder: Path, share: float) -> None:
     cfg = AugmentConfig(clean_share=share, volume_prob=1.0, codec_prob=1.0, band_limit_prob=1.0)
-    augment, epochs = Augment(cfg), 40
+    augment, epochs = Augment(cfg, 16000), 40
     clean = np.array([[augment.changes(i, e) == Changes() for e in range(epochs)] for i in IDS[:300]])
     # Each utterance by itself, give or take two epochs, where independent draws would reach nine.
     assert np.abs(clean.sum(axis=1) - share * epochs).max() <= 2 + 1e-9
@@ -134,19 +134,19 @@ def test_clean_utterances_are_untouched(folder: Path) -> None:
     cfg = everything(folder)
     cfg.clean_share = 1.0
     audio = speech()
-    assert Augment(cfg)(audio, "a", 0) is audio
+    assert Augment(cfg, 16000)(audio, "a", 0) is audio
 
 
 def test_switching_one_on_leaves_the_draws_of_others(folder: Path) -> None:
     cfg = AugmentConfig(clean_share=0.3, volume_prob=0.5)
-    before = [Augment(cfg).changes(i, 0).volume for i in IDS[:100]]
-    assert [Augment(everything(folder)).changes(i, 0).volume for i in IDS[:100]] == before
+    before = [Augment(cfg, 16000).changes(i, 0).volume for i in IDS[:100]]
+    assert [Augment(everything(folder), 16000).changes(i, 0).volume for i in IDS[:100]] == before
 
 
 def test_every_kind_keeps_the_length(folder: Path) -> None:
     cfg = everything(folder)
     cfg.clean_share = 0.0
-    augment = Augment(cfg)
+    augment = Augment(cfg, 16000)
     for i, seconds in enumerate([0.05, 0.3, 1.0, 3.3] * 6):
         audio = speech(seconds)
         changed = augment(audio, IDS[i], 0)
@@ -168,7 +168,7 @@ def test_noise_that_was_drawn_is_heard_at_its_level(folder: Path) -> None:
     """All the way from files: short ones repeated, others resampled, several mixed."""
     cfg = everything(folder)
     cfg.clean_share = cfg.room_prob = cfg.band_limit_prob = cfg.codec_prob = cfg.volume_prob = 0.0
-    augment, audio = Augment(cfg), speech(2.0)
+    augment, audio = Augment(cfg, 16000), speech(2.0)
     for i in IDS[:60]:
         changes = augment.changes(i, 0)
         if changes.noise is None:
@@ -193,7 +193,7 @@ def test_a_room_keeps_time_and_level(folder: Path) -> None:
 
 def test_band_limits_cut_off() -> None:
     audio = speech(2.0)
-    limited = band_limit(audio, 3000)
+    limited = band_limit(audio, 3000, 16000)
     spectrum = torch.fft.rfft(limited).abs() / torch.fft.rfft(audio).abs().clamp(min=1e-3)
     hertz = torch.fft.rfftfreq(len(audio), 1 / 16000)
     assert float(spectrum[hertz > 3400].median()) < 0.02
@@ -205,7 +205,7 @@ def test_band_limits_cut_off() -> None:
 def test_codecs_keep_time_and_level(name: str, quality: float) -> None:
     time = torch.arange(24000) / 16000
     audio = torch.sin(2 * math.pi * (300 + 200 * time) * time) * torch.sin(2 * math.pi * 3 * time) * 0.4
-    heard = through_codec(audio, name, quality)
+    heard = through_codec(audio, name, quality, sample_rate=16000)
     assert heard.shape == audio.shape
     n = 1 << 16
     shifts = torch.fft.irfft(torch.fft.rfft(heard, n) * torch.fft.rfft(audio, n).conj(), n)
@@ -213,8 +213,8 @@ def test_codecs_keep_time_and_level(name: str, quality: float) -> None:
     assert min(lag, n - lag) <= 8, "half a millisecond"
     assert float(heard.norm() / audio.norm()) == pytest.approx(1.0, abs=0.1)
     assert not torch.equal(heard, audio)
-    assert torch.equal(through_codec(audio, name, quality), heard), "the same every time"
-    loud = through_codec(audio * 10, name, quality)
+    assert torch.equal(through_codec(audio, name, quality, sample_rate=16000), heard), "the same every time"
+    loud = through_codec(audio * 10, name, quality, sample_rate=16000)
     assert float(loud.abs().max()) > 3, "nothing is cut off at full scale"
 
 
@@ -223,7 +223,7 @@ def test_recordings_have_an_order(folder: Path, tmp_path: Path) -> None:
     for name in ("c.wav", "a.wav", "b/x.wav"):
         write_tone(tmp_path / name, 0.2)
     cfg = AugmentConfig(noise=NoiseConfig(folders=(str(tmp_path),), prob=1.0))
-    found = [Path(r.path).relative_to(tmp_path).as_posix() for r in Augment(cfg)._noises["noise"]]
+    found = [Path(r.path).relative_to(tmp_path).as_posix() for r in Augment(cfg, 16000)._noises["noise"]]
     assert found == ["a.wav", "b/x.wav", "c.wav"]
 
 
@@ -234,29 +234,30 @@ def test_recordings_have_an_order(folder: Path, tmp_path: Path) -> None:
         ("volume_prob=-0.1", "volume_prob must be from 0 to 1"),
         ("noise.prob=0.5", "augment.noise has a probability and no folder"),
         ("room_prob=0.5", "augment.rooms has a probability and no folder"),
-        ("volume=0,1", "range of factors above zero"),
+        ("volume=0,1", "volume must be above 0, not 0"),
         ("codecs=mp3,amr", "'amr' is none of mulaw"),
-        ("band_limit_hz=4000,4001", "4001 is no cut-off"),
-        ("noise.snr_db=20,10", "ranges from low to high"),
-        ("babble.mixed=0,2", "mixed from 1"),
+        ("band_limit_hz=4000,499", "band_limit_hz must be"),
+        ("noise.snr_db=20,10", "noise.snr_db must be a range from low to high"),
+        ("babble.mixed=0,2", "babble.mixed must be 1 or more, not 0"),
+        ("volume=2,1", "volume must be a range from low to high"),
     ],
 )
 def test_wrong_numbers_are_refused(override_: str, complaint: str) -> None:
     experiment = Experiment(name="x")
-    override(experiment, "data.augment." + override_)
     with pytest.raises(MayaError, match=complaint):
-        Augment(experiment.data.augment)
+        override(experiment, "data.augment." + override_)
+        Augment(experiment.data.augment, 16000)
 
 
 def test_missing_and_broken_recordings_are_named(tmp_path: Path) -> None:
     cfg = AugmentConfig(clean_share=0, noise=NoiseConfig(folders=(str(tmp_path / "none"),), prob=1.0))
     with pytest.raises(MayaError, match=r"augment\.noise: .*none is no folder or tar with audio"):
-        Augment(cfg)
+        Augment(cfg, 16000)
     (tmp_path / "bad.wav").write_bytes(b"RIFF....")
     cfg.noise.folders = (str(tmp_path),)
     with pytest.raises(MayaError, match=r"cannot decode .*bad\.wav"):
-        Augment(cfg)(speech(), "a", 0)
+        Augment(cfg, 16000)(speech(), "a", 0)
     cfg.noise.prob, cfg.room_prob, cfg.rooms = 0.0, 1.0, (str(tmp_path),)
     soundfile.write(tmp_path / "bad.wav", np.zeros(100), 16000)
     with pytest.raises(MayaError, match=r"impulse response .*bad\.wav is silent"):
-        Augment(cfg)(speech(), "a", 0)
+        Augment(cfg, 16000)(speech(), "a", 0)

@@ -46,7 +46,7 @@ def one_cut_audio(probed: Probed, folder: Path) -> np.ndarray[Any, Any]:
     CutSet.from_cuts([to_cut(probed)]).to_file(folder / "saved.jsonl.gz")
     (cut,) = CutSet.from_file(folder / "saved.jsonl.gz")
     assert cut.supervisions[0].duration == cut.duration and cut.supervisions[0].start == 0
-    return load_cut_audio(cut).numpy()
+    return load_cut_audio(cut, 16000).numpy()
 
 
 def test_metadata_jsonl(tmp_path: Path) -> None:

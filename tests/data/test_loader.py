@@ -40,7 +40,7 @@ def make_loader(cuts: CutSet, tokenizer: Tokenizer, **options: object) -> TrainL
     cfg = PlanConfig(max_seconds=3.0, temperature=0.5, num_buckets=3)
     plan = BatchPlan(utterances.durations, utterances.token_counts, utterances.langs, cfg)
     options = {"speed_perturb": SPEEDS} | options
-    return TrainLoader(utterances, tokenizer, LANGUAGES, plan, **options)  # type: ignore[arg-type]
+    return TrainLoader(utterances, tokenizer, LANGUAGES, plan, sample_rate=16000, **options)  # type: ignore[arg-type]
 
 
 def take(loader: TrainLoader, count: int) -> list[tuple[Position, Batch]]:
@@ -69,7 +69,7 @@ def test_batches_are_those_of_the_plan(cuts: CutSet, tokenizer: Tokenizer) -> No
         for row, n, name, speed in zip(
             batch.audio, batch.audio_lens, batch.ids, loader.plan.batch_speeds(*position[:2]), strict=True
         ):
-            assert torch.equal(row[:n], change_speed(load_cut_audio(by_id[name]), speed))
+            assert torch.equal(row[:n], change_speed(load_cut_audio(by_id[name]), speed, 16000))
         for row, n, name in zip(batch.tokens, batch.token_lens, batch.ids, strict=True):
             assert tokenizer.decode(row[:n].tolist()) == by_id[name].supervisions[0].text
         assert batch.langs.tolist() == [LANGUAGES.index(name[:2]) for name in batch.ids]
@@ -133,15 +133,22 @@ def test_bugs_are_not_swallowed(cuts: CutSet, tokenizer: Tokenizer, monkeypatch:
 
 def test_plan_of_other_data_is_refused(cuts: CutSet, tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="plan is for 1 utterances, the data has 24"):
-        TrainLoader(cuts, tokenizer, LANGUAGES, BatchPlan([1.0], [1], [0], PlanConfig()))
+        TrainLoader(cuts, tokenizer, LANGUAGES, BatchPlan([1.0], [1], [0], PlanConfig()), sample_rate=16000)
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_evaluation_sees_each_utterance_once(cuts: CutSet, tokenizer: Tokenizer, world_size: int) -> None:
     loaders = [
         EvalLoader(
-            cuts, tokenizer, LANGUAGES, max_seconds=2.0, max_utterances=4, rank=r, world_size=world_size
-        )
+            cuts,
+            tokenizer,
+            LANGUAGES,
+            sample_rate=16000,
+            max_seconds=2.0,
+            max_utterances=4,
+            rank=r,
+            world_size=world_size,
+        )  # fmt: skip
         for r in range(world_size)
     ]
     batches = [list(loader) for loader in loaders]
@@ -158,11 +165,13 @@ def test_evaluation_sees_each_utterance_once(cuts: CutSet, tokenizer: Tokenizer,
 
 
 def test_a_long_utterance_is_evaluated_alone(cuts: CutSet, tokenizer: Tokenizer) -> None:
-    assert all(b.size == 1 for b in eval_batches(cuts, tokenizer, LANGUAGES, max_seconds=0.1))
+    assert all(
+        b.size == 1 for b in eval_batches(cuts, tokenizer, LANGUAGES, sample_rate=16000, max_seconds=0.1)
+    )
 
 
 def test_cache_holds_what_fits_and_no_more() -> None:
-    cache = AudioCache(np.array([1.0, 1.0, 1.0]), 2.5 * 16000 * 4 / 1e9)
+    cache = AudioCache(np.array([1.0, 1.0, 1.0]), 2.5 * 16000 * 4 / 1e9, sample_rate=16000)
     assert len(cache) == 2
     assert cache.get(0) is None
     for index in range(3):

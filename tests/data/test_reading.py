@@ -34,7 +34,7 @@ def make(folder: Path, tokenizer: Tokenizer, **options: Any) -> TrainLoader:
     utterances = Utterances.from_cuts(make_cuts(folder, [0.3] * COUNT), tokenizer, LANGUAGES)
     cfg = PlanConfig(max_seconds=1.5, num_buckets=1)
     plan = BatchPlan(utterances.durations, utterances.token_counts, utterances.langs, cfg)
-    return TrainLoader(utterances, tokenizer, LANGUAGES, plan, **options)
+    return TrainLoader(utterances, tokenizer, LANGUAGES, plan, sample_rate=16000, **options)
 
 
 def an_epoch(loader: TrainLoader) -> list[list[str]]:
@@ -107,7 +107,7 @@ def test_storage_that_does_not_answer_ends_in_a_sentence(
     tmp_path: Path, tokenizer: Tokenizer, num_workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = make(tmp_path, tokenizer, num_workers=num_workers, timeout_seconds=2.0)
-    monkeypatch.setattr("maya.data.reading.load_cut_audio", lambda cut: time.sleep(60))
+    monkeypatch.setattr("maya.data.reading.load_cut_audio", lambda cut, rate: time.sleep(60))
     started = time.monotonic()
     with pytest.raises(MayaError, match=r"no data came for 2 s, while waiting .* begins with utterance 'en-"):
         next(iter(loader))
@@ -130,7 +130,7 @@ def test_a_dead_worker_is_one_sentence(
     """PyTorch notices by a signal, wherever the main thread is."""
     if where == "while waiting":
         monkeypatch.setattr(
-            "maya.data.reading.load_cut_audio", lambda cut: os.kill(os.getpid(), signal.SIGKILL)
+            "maya.data.reading.load_cut_audio", lambda cut, rate: os.kill(os.getpid(), signal.SIGKILL)
         )
     loader = make(tmp_path, tokenizer, num_workers=1)
     complaint = r"a data worker \(process [\d, ]+\) .*: often the system"
@@ -152,7 +152,7 @@ def test_augmented_batches_do_not_depend_on_workers_or_resuming(
     tmp_path: Path, tokenizer: Tokenizer, num_workers: int
 ) -> None:
     cfg = AugmentConfig(clean_share=0.2, volume_prob=1.0, codec_prob=0.5, band_limit_prob=0.5)
-    options = {"augment": Augment(cfg), "cache_gb": 1.0}
+    options = {"augment": Augment(cfg, 16000), "cache_gb": 1.0}
     whole = list(islice(make(tmp_path, tokenizer, **options), 24))
     plain = list(islice(make(tmp_path, tokenizer), 24))
     start = whole[13][0]

@@ -40,7 +40,7 @@ def audio_of(corpus: Path, row: Row) -> np.ndarray:
     """As training would hear it."""
     kept, dropped = probe(corpus, [row], ProbeConfig())
     assert not dropped, dropped
-    return load_cut_audio(to_cut(kept[0])).numpy()
+    return load_cut_audio(to_cut(kept[0]), 16000).numpy()
 
 
 def encoded(seconds: float, suffix: str = "flac", pitch: float = 220.0) -> bytes:

@@ -41,7 +41,9 @@ def test_no_recording_is_both_heard_and_asked(source: Path) -> None:  # noqa: F8
 
 def test_a_prefix_is_the_nearest_that_whole_utterances_give() -> None:
     second = torch.zeros(16000)
-    speaker = adaptation.Speaker(name="s", language="en", heard=[(second, "one")] * 5, asked=[])
+    speaker = adaptation.Speaker(
+        name="s", language="en", sample_rate=16000, heard=[(second, "one")] * 5, asked=[]
+    )
     assert [len(speaker.prefix(s)) for s in (0.1, 1.4, 1.6, 4.0, 99.0)] == [1, 1, 2, 4, 5]
 
 
@@ -60,7 +62,7 @@ def listener() -> adaptation.Listener:
     def say(count: int) -> list[tuple[Tensor, str]]:
         return [(0.1 * torch.randn(9000 + 1000 * i, generator=make), "one two") for i in range(count)]
 
-    speaker = adaptation.Speaker(name="s", language="en", heard=say(4), asked=say(3))
+    speaker = adaptation.Speaker(name="s", language="en", sample_rate=16000, heard=say(4), asked=say(3))
     recognizer = Recognizer(model=model, tokenizer=tokenizer, device=torch.device("cpu"))
     return adaptation.Listener(recognizer, speaker, "ctc")
 

@@ -278,7 +278,7 @@ def test_initial_weights_are_torch_defaults():
     ("options", "named"),
     [
         ({"n_heads": 5}, "n_heads=5"),
-        ({"conv_kernel": 8}, "conv_kernel=8"),
+        ({"conv_kernel": 8}, "conv_kernel must be odd and 1 or more, not 8"),
         ({"subsampling_factor": 2}, "factor=2"),
     ],
 )

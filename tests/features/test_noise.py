@@ -28,5 +28,5 @@ def test_share_of_utterances_and_silence_outside_training() -> None:
 
 @pytest.mark.parametrize("options", [{"probability": 1.5}, {"snr_db": (30.0, 10.0)}])
 def test_settings_that_make_no_sense(options: dict) -> None:
-    with pytest.raises(MayaError, match="model.noise"):
+    with pytest.raises(MayaError, match="probability must be from 0 to 1|snr_db must be a range"):
         AddNoise(NoiseConfig(**options))

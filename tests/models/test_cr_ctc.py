@@ -25,7 +25,7 @@ def make(**fields: Any) -> HybridModel:
 @pytest.fixture
 def batch() -> Batch:
     lens = torch.tensor([40_000, 30_000, 25_000])
-    return Batch(
+    return Batch(sample_rate=16000, 
         audio=0.1 * torch.randn(3, 40_000), audio_lens=lens, tokens=torch.randint(0, 12, (3, 5)),
         token_lens=torch.tensor([5, 4, 2]), langs=torch.full((3,), -1), ids=["a", "b", "c"],
     )  # fmt: skip

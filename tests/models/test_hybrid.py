@@ -35,7 +35,7 @@ def nemo_model(golden: dict[str, Any]) -> HybridModel:
 
 
 def _batch(golden: dict[str, Any]) -> Batch:
-    return Batch(
+    return Batch(sample_rate=16000, 
         audio=golden["wav"], audio_lens=golden["lens"], tokens=golden["labels"], token_lens=golden["ulen"],
         langs=torch.full((3,), -1), ids=["a", "b", "c"],
     )  # fmt: skip
@@ -73,13 +73,13 @@ def _random_batch() -> Batch:
     lens, token_lens = torch.tensor([16000, 5000, 11111]), torch.tensor([6, 0, 3])
     audio = torch.randn(3, 16000) * 0.1 * (torch.arange(16000) < lens[:, None])
     tokens = torch.randint(0, 12, (3, 6)) * (torch.arange(6) < token_lens[:, None])
-    return Batch(audio=audio, audio_lens=lens, tokens=tokens, token_lens=token_lens,
+    return Batch(sample_rate=16000, audio=audio, audio_lens=lens, tokens=tokens, token_lens=token_lens,
                  langs=torch.tensor([0, -1, 1]), ids=["a", "b", "c"])  # fmt: skip
 
 
 def _row(batch: Batch, i: int) -> Batch:
     n, u = int(batch.audio_lens[i]), int(batch.token_lens[i])
-    return Batch(audio=batch.audio[i : i + 1, :n], audio_lens=batch.audio_lens[i : i + 1],
+    return Batch(sample_rate=16000, audio=batch.audio[i : i + 1, :n], audio_lens=batch.audio_lens[i : i + 1],
                  tokens=batch.tokens[i : i + 1, :u], token_lens=batch.token_lens[i : i + 1],
                  langs=batch.langs[i : i + 1], ids=[batch.ids[i]])  # fmt: skip
 
@@ -232,7 +232,7 @@ def test_omega_takes_the_plain_transducer_loss_in_training_only() -> None:
     [
         ({"vocab_size": 0}, "no vocabulary"),
         ({"transducer": "none", "ctc_weight": 0.0}, "no head"),
-        ({"ctc_weight": 1.5}, "between 0 and 1"),
+        ({"ctc_weight": 1.5}, "ctc_weight must be from 0 to 1, not 1.5"),
         ({"languages": ()}, "needs model.languages"),
         ({"languages": (), "language_embedding": False, "language_id_weight": 0.1}, "to tell apart"),
         ({"durations": (2, 1)}, "ascend"),

@@ -52,6 +52,7 @@ def batch_of(tokenizer: Tokenizer, rows: list[int]) -> Batch:
         tokenizer.encode_batch([TEXTS[i] for i in rows]),
         [(0, 1, -1, 0)[i] for i in rows],
         [str(i) for i in rows],
+        sample_rate=tones.RATE,
     )
 
 
@@ -113,7 +114,7 @@ def test_generation_is_the_argmax_of_the_loss(llm: Path, tokenizer: LLMTokenizer
     end = model.prompts[0].end
     again = make_batch(
         [a[:n] for a, n in zip(batch.audio, batch.audio_lens.tolist(), strict=True)],
-        [w.tokens for w in written], batch.langs.tolist(), batch.ids,
+        [w.tokens for w in written], batch.langs.tolist(), batch.ids, sample_rate=batch.sample_rate,
     )  # fmt: skip
     speech, lens = model.project(again.audio, again.audio_lens)
     logits, _ = model.logits(speech, lens, again)
@@ -185,7 +186,7 @@ def test_half_precision_weights_are_the_same_lm(llm: Path, tokenizer: LLMTokeniz
     [
         ({"llm": ""}, "model.llm is empty"),
         ({"llm": "no/such/model/here"}, "no language model that can be loaded"),
-        ({"stack": 0}, "at least 1"),
+        ({"stack": 0}, "stack must be 1 or more, not 0"),
         ({"lora": LoraConfig(targets=("query",))}, "no layers named query"),
     ],
 )

@@ -17,7 +17,7 @@ DECODER = AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32, dro
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
     audio = [torch.randn(n, generator=generator) * 0.1 for n in (16000, 9000, 12000)]
-    return make_batch(audio, [[3, 7, 7, 1], [5], [2, 9]], [0, 0, 0], ["a", "b", "c"])
+    return make_batch(audio, [[3, 7, 7, 1], [5], [2, 9]], [0, 0, 0], ["a", "b", "c"], sample_rate=16000)
 
 
 def model(**options) -> HybridModel:

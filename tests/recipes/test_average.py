@@ -70,7 +70,7 @@ def test_dev_chooses_and_its_scores_are_kept(run: Path, monkeypatch: pytest.Monk
             self.w = nn.Parameter(torch.zeros(1))
 
     def validation(*_: object) -> object:
-        def validate(model: Model) -> dict[str, float]:
+        def validate(model: Model, heads: tuple[str, ...]) -> dict[str, float]:
             error = abs(float(model.w.detach()) - 150.0)  # the mean of steps 100–200 is the nearest
             return {"error": error, "loss": error, "wer": error, "cer": error}
 
@@ -78,6 +78,7 @@ def test_dev_chooses_and_its_scores_are_kept(run: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(stage, "HybridModel", Model)
     monkeypatch.setattr(stage, "dev_validation", validation)
+    prepared(run, {"dev": ["a"]})
     stage.average(tiny.experiment(), run, run)
     chosen = ckpt.load_checkpoint(run / "averaged.pt")
     assert chosen.notes["weights"] == "best (step 200)" and chosen.step == 200
@@ -142,7 +143,7 @@ def test_dev_sets_select_epoch_and_avg(
 
     def validation(*_: object, part: str, whole: bool) -> object:
         assert whole
-        return lambda model: {"wer": (float(model.w.detach()) - wanted[part]) ** 2 / 1e4}
+        return lambda model, heads: {"wer": (float(model.w.detach()) - wanted[part]) ** 2 / 1e4}
 
     monkeypatch.setattr(stage, "HybridModel", Model)
     monkeypatch.setattr(stage, "dev_validation", validation)
@@ -176,3 +177,18 @@ def test_nothing_is_selected_on_the_test_set(run: Path, tmp_path: Path) -> None:
         stage.select(tiny.experiment(), data, run, epochs=(9,))
     with pytest.raises(MayaError, match="with --avg over how many"):
         stage.average(tiny.experiment(), data, run, epoch=3)
+
+
+def test_without_dev_nothing_is_chosen_and_that_is_said(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stage, "dev_validation", lambda *_, **__: pytest.fail("there is nothing to decode"))
+    data = prepared(tmp_path, {"train": ["t"], "dev": [], "test": []})
+    stage.average(tiny.experiment(), data, run)
+    assert "has no dev set to choose on: last (step 300) is taken; --avg names" in capsys.readouterr().out
+    assert float(ckpt.load_checkpoint(run / "averaged.pt").weights["w"]) == 300.0
+    stage.average(tiny.experiment(), data, run, step=300, avg=100)
+    assert "to choose on: mean of steps 200–300 is taken\n" in capsys.readouterr().out
+    assert ckpt.load_checkpoint(run / "averaged.pt").notes["weights"] == "mean of steps 200–300"
+    stage.select(tiny.experiment(), data, of_epochs(run))
+    assert "has no dev set to choose on: last (step 300)" in capsys.readouterr().out

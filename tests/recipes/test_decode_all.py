@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from maya.decode.head_choice import TrainedHeads
 from maya.errors import MayaError
 from maya.models.hybrid import build_model, with_vocabulary
 from maya.recipes.cli import main
@@ -41,7 +42,7 @@ def test_every_method_on_every_set(top: Path, capsys: pytest.CaptureFixture[str]
     found = {str(path.parent.relative_to(run / "decode")) for path in run.rglob("hyps.jsonl")}
     methods = ("transducer", "modified_beam", "ctc", "ctc_beam")
     assert found == {f"{method}/{split}" for method in methods for split in ("dev", "test")}
-    assert exp.decode.method == "transducer"  # the caller's experiment is as it was
+    assert exp.decode.method == "auto"  # the caller's experiment is as it was
     capsys.readouterr()
     lines = score_all(run, data=top / "data").splitlines()
     assert lines[0] == "| method | dev | test |"
@@ -68,7 +69,7 @@ def test_the_table_has_each_rate_where_it_belongs(top: Path, capsys: pytest.Capt
 
 
 def test_methods_that_are_not_there(top: Path, tmp_path: Path) -> None:
-    with pytest.raises(MayaError, match=r"no decode\.method 'beam'; there are transducer, modified_beam"):
+    with pytest.raises(MayaError, match=r"no decode\.method 'beam'; there are auto, transducer"):
         decode_all(tiny.experiment(), top / "data", top / "run", splits=["dev"], methods=["beam"])
     with pytest.raises(MayaError, match="needs an attention decoder"):
         decode_all(tiny.experiment(), top / "data", top / "run", splits=["dev"], methods=["attention"])
@@ -76,10 +77,10 @@ def test_methods_that_are_not_there(top: Path, tmp_path: Path) -> None:
         decode_all(tiny.experiment(), top / "data", top / "run", splits=["dev-clean"], methods=["ctc"])
     with pytest.raises(MayaError, match="holds no hypotheses"):
         score_all(tmp_path)
-    model = tiny.experiment().model
-    assert can_decode(model, "transducer") and not can_decode(model, "modified_beam")  # of TDT
-    model.transducer = "none"
-    assert not can_decode(model, "transducer") and can_decode(model, "ctc_beam")
+    both = TrainedHeads(heads=("transducer", "ctc"), trained=("transducer", "ctc"))
+    assert can_decode(both, "transducer", "tdt") and not can_decode(both, "modified_beam", "tdt")
+    ctc = TrainedHeads(heads=("ctc",), trained=("ctc",))
+    assert not can_decode(ctc, "transducer", "none") and can_decode(ctc, "ctc_beam", "none")
 
 
 def test_a_folder_for_a_decoding_of_its_own(top: Path, capsys: pytest.CaptureFixture[str]) -> None:

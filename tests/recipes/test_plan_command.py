@@ -10,8 +10,9 @@ from maya.data.plan import MemoryConfig, PlanConfig
 from maya.errors import MayaError
 from maya.recipes import memory as memory_stage
 from maya.recipes.cli import main
+from maya.recipes.experiment_file import experiment_named
 from maya.recipes.memory import plan_within_memory
-from maya.recipes.plan import Setup, experiment_named
+from maya.recipes.plan import Setup
 from maya.recipes.plan_text import plan_text
 from tests import tones
 from tests.tiny import experiment
@@ -94,10 +95,12 @@ def test_one_sentence_for_each_mistake(
 
 def test_an_experiment_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
     monkeypatch.chdir(repo)
-    assert experiment_named("fastconformer_tdt_ctc_1b") == "egs.indic12.fastconformer_tdt_ctc_1b"
-    assert experiment_named("tests.tiny") == "tests.tiny"
-    with pytest.raises(MayaError, match="there is no experiment 'nothing' under egs; known are .*mini"):
+    name = "fastconformer_tdt_ctc_1b"
+    assert experiment_named(name) == repo / "egs" / "indic12" / f"{name}.py"
+    with pytest.raises(MayaError, match="there is no experiment 'nothing'; egs has .*mini"):
         experiment_named("nothing")
+    with pytest.raises(MayaError, match="there is no experiment 'minni'; did you mean 'mini'?"):
+        experiment_named("minni")
     for corpus in ("a", "b"):
         (tmp_path / "egs" / corpus).mkdir(parents=True)
         (tmp_path / "egs" / corpus / "base.py").write_text("def experiment(): ...")

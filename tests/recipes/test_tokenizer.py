@@ -68,9 +68,11 @@ def test_utterances_with_too_few_frames_are_counted(tmp_path: Path) -> None:
     made = Tokenizer.load(tmp_path / "run/tokenizer.model")
     table = Table.open(tmp_path / "data/train.parquet")
     tokens = open_tokens(token_path(tmp_path / "run", "train"), table, made)
-    none = count_crowded(table, tokens, FrameClock(hop_samples=1, subsampling=1))
+    none = count_crowded(table, tokens, FrameClock(sample_rate=16000, hop_samples=1, subsampling=1))
     assert none == {"transducer": {}, "ctc": {}}
-    a_frame_each = count_crowded(table, tokens, FrameClock(hop_samples=16000, subsampling=8))
+    a_frame_each = count_crowded(
+        table, tokens, FrameClock(sample_rate=16000, hop_samples=16000, subsampling=8)
+    )
     total = len(table)
     assert sum(a_frame_each["transducer"].values()) == total == sum(a_frame_each["ctc"].values())
 

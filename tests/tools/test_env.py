@@ -2,26 +2,34 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-# Stands for python3.11 and for the Python of the environment it "makes". What it is asked to do is logged;
-# `pip install` fails while a file `fail` exists beside the checkout.
+# Stands for python3.11 and for the Python of the environment it "makes". What it is asked to do is logged.
+# Files beside the checkout say how it answers: `pip install` fails while there is a file `fail`, requirements
+# are missing while there is no file `complete`, and `place` holds the checkout whose maya it imports.
 FAKE_PYTHON = r"""#!/usr/bin/env bash
 case "$*" in
   "-c "*) exit 0 ;;                                    # the question whether it is new enough
   --version) echo "Python 3.11.0" ;;
   "-m venv "*) echo venv >>"$LOG"; mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; touch "$3/pyvenv.cfg" ;;
-  "- "*) [ -f "$2/pyvenv.cfg" ] ;;                     # the questions asked through a script on stdin
+  -) [ ! -e "$TOP/place" ] || cat "$TOP/place" ;;      # which maya it imports
+  "- "*) [ -f "$2/pyvenv.cfg" ] ;;                     # whether it is an environment of its own
+  *"requirements.py missing "*) [ -e "$TOP/complete" ] || { echo "torch>=2.11, lhotse"; exit 1; } ;;
+  *"requirements.py constraints tested") echo "torch==2.12.0" ;;
+  *"pip --require-virtualenv install"*" setuptools") ;;
   *"pip --require-virtualenv install"*)
-    echo install >>"$LOG"
+    all=$*; echo "install:${all##*\[}" >>"$LOG"
+    while [ "$1" != -c ]; do shift; done
+    grep -q torch "$2" || echo "no constraints" >>"$LOG"
     touch "$(dirname "$0")/pip-was-here"
     [ ! -e "$TOP/fail" ] ;;
+  "-m maya.recipes.cli "*) echo "cli with $PYTHONPATH" ;;
   *) echo "unexpected: $*" >>"$LOG"; exit 1 ;;
 esac
 """
+INSTALL = "install:mini]"
 
 
 @pytest.fixture
@@ -32,26 +40,35 @@ def checkout(tmp_path: Path, repo: Path) -> Path:
     (top / "bin").mkdir()
     shutil.copy(repo / "tools" / "env.sh", top / "tools")
     (top / "setup.py").write_text("one")
+    (top / "constraints.txt").write_text("torch==2.13.0")
     (top / "bin" / "python3.11").write_text(FAKE_PYTHON)
     (top / "bin" / "python3.11").chmod(0o755)
     return top
 
 
-def call(top: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def active(checkout: Path) -> dict[str, str]:
+    """The variables of an active virtual environment that is not this checkout's .venv."""
+    folder = checkout.parent / "active"
+    (folder / "bin").mkdir(parents=True)
+    shutil.copy(checkout / "bin" / "python3.11", folder / "bin" / "python")
+    return {"VIRTUAL_ENV": str(folder), "PATH": f"{folder / 'bin'}:{checkout / 'bin'}:/usr/bin:/bin"}
+
+
+def call(top: Path, *, extra: str = "", then: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """Source env.sh in a strict shell that finds the fake Python first; prints which `python` it gives."""
     env = {"PATH": f"{top / 'bin'}:/usr/bin:/bin", "LOG": str(top / "log"), "TOP": str(top), **variables}
-    script = (
-        "set -euo pipefail; . tools/env.sh; python() { return 1; }; maya_env; unset -f python; type -P python"
-    )
+    hide = "" if "VIRTUAL_ENV" in variables else "python() { return 1; };"  # the system's is not asked
+    script = f"set -euo pipefail; . tools/env.sh; {hide} maya_env {extra}; unset -f python; type -P python"
     return subprocess.run(
-        ["bash", "-c", script], cwd=top, env=env, capture_output=True, text=True, timeout=30
+        ["bash", "-c", f"{script}; {then}"], cwd=top, env=env, capture_output=True, text=True, timeout=30
     )
 
 
 def log(top: Path) -> list[str]:
     """What was asked of the fake Python since the last look."""
     path = top / "log"
-    lines = path.read_text().split() if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
     return lines
 
@@ -60,17 +77,30 @@ def test_made_once_then_used(checkout: Path) -> None:
     first = call(checkout)
     assert first.returncode == 0, first.stderr
     assert first.stdout.strip() == str(checkout / ".venv" / "bin" / "python")
-    assert "making .venv" in first.stderr and log(checkout) == ["venv", "install"]
+    assert "making .venv" in first.stderr and log(checkout) == ["venv", INSTALL]
     second = call(checkout)
     assert (second.returncode, second.stderr, log(checkout)) == (0, "", [])
 
 
-def test_changed_requirements_are_installed_into_the_same_environment(checkout: Path) -> None:
+def test_the_rest_is_installed_when_it_is_needed(checkout: Path) -> None:
     call(checkout)
     log(checkout)
-    (checkout / "setup.py").write_text("two")
+    assert "up to date with '.[dev]'" in call(checkout, extra="dev").stderr
+    assert log(checkout) == ["install:dev]"]
+    for extra in ("mini", "dev", ""):  # dev holds the rest
+        assert call(checkout, extra=extra).stderr == "" and log(checkout) == []
+
+
+@pytest.mark.parametrize("file", ["setup.py", "constraints.txt"])
+@pytest.mark.parametrize("extra", ["mini", "dev"])
+def test_changed_requirements_are_installed_into_the_same_environment(
+    checkout: Path, file: str, extra: str
+) -> None:
+    call(checkout, extra=extra)
+    log(checkout)
+    (checkout / file).write_text("two")
     assert "up to date" in call(checkout).stderr
-    assert log(checkout) == ["install"]
+    assert log(checkout) == [f"install:{extra}]"]  # the test tools of an environment that has them, too
     assert call(checkout).stderr == "" and log(checkout) == []
 
 
@@ -83,7 +113,7 @@ def test_a_failed_installation_is_begun_again(checkout: Path) -> None:
     half_made = checkout / ".venv" / "bin" / "half-copied"
     half_made.touch()
     assert call(checkout).returncode == 0
-    assert log(checkout) == ["venv", "install"] and not half_made.exists()
+    assert log(checkout) == ["venv", INSTALL] and not half_made.exists()
 
 
 def test_an_environment_that_lost_its_marks_is_made_anew(checkout: Path) -> None:
@@ -92,7 +122,7 @@ def test_an_environment_that_lost_its_marks_is_made_anew(checkout: Path) -> None
     log(checkout)
     (checkout / ".venv" / "pyvenv.cfg").unlink()
     assert call(checkout).returncode == 0
-    assert log(checkout) == ["venv", "install"]
+    assert log(checkout) == ["venv", INSTALL]
 
 
 def test_a_moved_checkout_is_installed_again(checkout: Path) -> None:
@@ -100,16 +130,17 @@ def test_a_moved_checkout_is_installed_again(checkout: Path) -> None:
     log(checkout)
     moved = checkout.rename(checkout.with_name("elsewhere"))
     assert call(moved).returncode == 0
-    assert log(moved) == ["venv", "install"]
+    assert log(moved) == ["venv", INSTALL]
 
 
 def test_an_environment_made_by_hand_is_kept(checkout: Path) -> None:
+    # As someone does who wants a CPU build of torch: it is made and torch installed before run.sh is called.
     call(checkout)
     (checkout / ".venv" / ".maya-complete").unlink()
     log(checkout)
     (checkout / ".venv" / "mine").touch()
     assert call(checkout).returncode == 0
-    assert log(checkout) == ["install"] and (checkout / ".venv" / "mine").exists()
+    assert log(checkout) == [INSTALL] and (checkout / ".venv" / "mine").exists()
 
 
 def test_no_python_is_said_clearly(checkout: Path) -> None:
@@ -121,11 +152,70 @@ def test_no_python_is_said_clearly(checkout: Path) -> None:
     assert not (checkout / ".venv").exists()
 
 
-def test_the_active_environment_is_used_as_it_is(repo: Path) -> None:
-    script = "set -euo pipefail; . tools/env.sh; maya_env; type -P python"
-    env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "VIRTUAL_ENV": "/some/where/else"}
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=repo, env=env, capture_output=True, text=True, timeout=60
+def test_an_active_environment_that_holds_this_checkout_is_used_in_silence(
+    checkout: Path, active: dict[str, str]
+) -> None:
+    (checkout / "complete").touch()
+    (checkout / "place").write_text(str(checkout))
+    done = call(checkout, **active)
+    assert (done.returncode, done.stderr, log(checkout)) == (0, "", [])
+    assert done.stdout.strip() == f"{active['VIRTUAL_ENV']}/bin/python"
+
+
+@pytest.mark.parametrize("other", ["", "/another/checkout"])
+def test_this_checkout_runs_from_an_active_environment_that_has_all(
+    checkout: Path, active: dict[str, str], other: str
+) -> None:
+    (checkout / "complete").touch()
+    if other:
+        (checkout / "place").write_text(other)
+    done = call(checkout, then="maya info; bash -c 'maya info'", PYTHONPATH="/before", **active)
+    assert done.returncode == 0 and log(checkout) == [] and not (checkout / ".venv").exists()
+    assert done.stderr.startswith(f"maya: running {checkout} with the packages of {active['VIRTUAL_ENV']}")
+    assert done.stderr.count("\n") == 1 and (other in done.stderr)
+    python, *commands = done.stdout.splitlines()
+    assert python == f"{active['VIRTUAL_ENV']}/bin/python"
+    assert commands == [f"cli with {checkout}:/before"] * 2
+
+
+@pytest.mark.parametrize("extra", ["mini", "dev"])
+def test_an_active_environment_that_lacks_something_gets_it(
+    checkout: Path, active: dict[str, str], extra: str
+) -> None:
+    done = call(checkout, extra=extra, **active)
+    assert done.returncode == 0, done.stderr
+    assert f"into the active environment {active['VIRTUAL_ENV']} (pip install -e '.[{extra}]')" in done.stderr
+    assert log(checkout) == [f"install:{extra}]"] and not (checkout / ".venv").exists()
+    (checkout / "fail").touch()
+    failed = call(checkout, extra=extra, **active)
+    assert failed.returncode == 1 and "pip failed" in failed.stderr
+
+
+def test_an_active_environment_of_another_checkout_is_left_alone(
+    checkout: Path, active: dict[str, str]
+) -> None:
+    (checkout / "place").write_text("/another/checkout")
+    done = call(checkout, **active)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "holds the maya of /another/checkout and lacks torch>=2.11, lhotse: it is left alone" in done.stderr
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert Path(done.stdout.strip()).parent == Path(sys.executable).parent
+    assert done.stdout.strip() == str(checkout / ".venv" / "bin" / "python")
+    assert log(checkout) == ["venv", INSTALL]
+    assert not Path(active["VIRTUAL_ENV"], "bin", "pip-was-here").exists()
+
+
+def test_a_python_outside_an_environment_is_never_installed_into(
+    checkout: Path, active: dict[str, str]
+) -> None:
+    path = {"PATH": active["PATH"], "VIRTUAL_ENV": ""}
+    assert call(checkout, **path).returncode == 0
+    assert log(checkout) == ["venv", INSTALL]
+    shutil.rmtree(checkout / ".venv")
+    (checkout / "complete").touch()  # a container that has all
+    done = call(checkout, **path)
+    assert "nothing is installed" in done.stderr and log(checkout) == [] and not (checkout / ".venv").exists()
+    (checkout / "complete").unlink()
+    (checkout / "place").write_text(str(checkout))  # one that has this checkout, and some package less
+    done = call(checkout, **path)
+    assert "it is used as it is" in done.stderr and log(checkout) == [] and not (checkout / ".venv").exists()

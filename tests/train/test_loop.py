@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -200,15 +201,21 @@ def test_fifty_golden_losses(data: Path, tmp_path: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_the_best_is_not_of_ctc_alone(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While CTC learns alone it is what validation decodes with; its errors say nothing of the transducer."""
+@pytest.mark.parametrize(("method", "step"), [("auto", 2), ("ctc", 2), ("transducer", 6)])
+def test_the_best_is_by_the_head_that_decodes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any, step: int
+) -> None:
+    """While CTC learns alone it is what validation decodes with; where decoding is told to use the
+    transducer, those errors say nothing about it."""
 
-    def validate(model: HybridModel, ctc_only: bool = False) -> dict[str, float]:
-        return {"error": 0.1 if ctc_only else 0.9, "loss": 1.0}
+    def validate(model: HybridModel, heads: tuple[str, ...]) -> dict[str, float]:
+        return {"error": 0.9 if "transducer" in heads else 0.1, "loss": 1.0}
 
     monkeypatch.setattr("maya.recipes.train.dev_validation", lambda *_, **__: validate)
     exp = tiny.experiment()
     exp.train.steps, exp.train.valid_every, exp.train.save_every, exp.train.ctc_first = 8, 2, 4, 4
+    exp.decode.method = method
     run = _run(data, tmp_path / "run", exp)
     best = load_checkpoint(run / "best.pt")
-    assert best.step == 6 and best.notes["valid"]["error"] == 0.9
+    assert best.step == step and best.notes["valid"]["error"] == (0.9 if step == 6 else 0.1)
+    assert best.notes["trained"] == (["transducer", "ctc"] if step == 6 else ["ctc"])

@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState
 
 from maya.models.hybrid import build_model
@@ -21,7 +19,8 @@ from maya.train.checkpoint import load_checkpoint, step_path
 from maya.train.config import TrainConfig
 from maya.train.state import State
 from tests import tiny, tones
-from tests.train.test_two_processes import _batch, _cfg, as_rank
+from tests.pair import Pair
+from tests.train.test_two_processes import _batch, _cfg
 
 FREEZE, RAMP, STEPS = 3, 4, 6
 
@@ -193,12 +192,10 @@ def _weights(groups: list[list[int]], run_dir: Path) -> dict[str, torch.Tensor]:
     return {k: v.detach().clone() for k, v in model.state_dict().items() if v.is_floating_point()}
 
 
-def _worker(rank: int, port: int, shares: list[list[list[int]]], out: str) -> None:
-    as_rank(rank, port)
+def _rank(rank: int, shares: list[list[list[int]]], out: str) -> None:
     torch.save(_weights(shares[rank], Path(out)), Path(out) / f"{rank}.pt")
     AcceleratorState._reset_state(reset_partial_state=False)
     _wrap_bf16_again()
-    torch.distributed.destroy_process_group()
 
 
 def _wrap_bf16_again() -> None:
@@ -221,13 +218,11 @@ def _wrap_bf16_again() -> None:
     assert depths[0] == depths[1] == depths[2] > 0
 
 
-def test_two_processes_go_through_the_change_of_phase_as_one(tmp_path: Path) -> None:
+@pytest.mark.xdist_group("pair")
+def test_two_processes_go_through_the_change_of_phase_as_one(tmp_path: Path, pair: Pair) -> None:
     one = _weights([[0, 1, 2, 3, 4]], tmp_path)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     shares = [[[0, 3]], [[1, 2, 4]]]  # one batch a step: it shares batch-norm statistics between ranks
-    mp.spawn(_worker, args=(port, shares, str(tmp_path)), nprocs=2)
+    pair.run(_rank, shares, str(tmp_path))
     ranks = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
     start = build_model_weights()
     movement = max(float((value - start[name]).abs().max()) for name, value in one.items())

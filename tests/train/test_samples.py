@@ -71,7 +71,7 @@ def test_samples_are_shown_and_leave_no_trace(
 
     rows = _rows(run)
     assert [r["step"] for r in rows] == [2, 2, 2, 4, 4, 4, 6, 6, 6, 8, 8, 8]
-    assert set(rows[0]) == {"step", "id", "language", "ref", "hyp", "wer"}
+    assert set(rows[0]) == {"step", "id", "language", "head", "ref", "hyp", "wer"}
     assert [r["id"] for r in rows[:3]] == [r["id"] for r in rows[9:]]
     assert {r["language"] for r in rows} == {"en", "hi"}
     table = Table.open(part_path(data / "data", "dev"))
@@ -95,11 +95,12 @@ def test_samples_are_shown_and_leave_no_trace(
 
     seen = []
     real = loop.Samples.__call__
-    monkeypatch.setattr(
-        loop.Samples, "__call__", lambda s, m, ctc_only: seen.append(ctc_only) or real(s, m, ctc_only)
-    )
-    _run(data, tmp_path / "ctc", _experiment(3))
-    assert seen == [True, False]  # steps 3 and 6: CTC is alone up to the third
+    monkeypatch.setattr(loop.Samples, "__call__", lambda s, m, head: seen.append(head) or real(s, m, head))
+    exp = _experiment(3)
+    exp.decode.method = "transducer"
+    _run(data, tmp_path / "ctc", exp)
+    assert seen == ["ctc", "transducer"]  # steps 3 and 6: CTC is alone up to the third
+    assert [r["head"] for r in _rows(tmp_path / "ctc")] == ["ctc"] * 3 + ["transducer"] * 3
 
 
 def test_samples_are_spread_over_the_languages(data: Path) -> None:

@@ -28,7 +28,7 @@ def model_of(encoder: str) -> HybridModel:
 def batch() -> Batch:
     make = torch.Generator().manual_seed(1)
     audio = [torch.randn(n, generator=make) * 0.1 for n in (16000, 12000)]
-    return make_batch(audio, [[1, 2, 3], [4, 5]], [0, 1], ["a", "b"])
+    return make_batch(audio, [[1, 2, 3], [4, 5]], [0, 1], ["a", "b"], sample_rate=16000)
 
 
 def loss(model: HybridModel, batch: Batch) -> float:
@@ -68,7 +68,9 @@ def test_the_same_arguments_give_the_same_model(batch: Batch) -> None:
 
 
 def test_a_batch_without_a_usable_loss_is_refused() -> None:
-    too_short = make_batch([torch.randn(1600)], [[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]], [0], ["a"])
+    too_short = make_batch(
+        [torch.randn(1600)], [[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]], [0], ["a"], sample_rate=16000
+    )
     model = model_of("fastconformer")
     with pytest.raises(MayaError, match="none of .* can be learnt from"):
         tune(model, too_short, TuneConfig(steps=1))

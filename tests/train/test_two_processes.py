@@ -1,19 +1,16 @@
 """The gradient does not depend on how the work was split over processes."""
 
-import os
-import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from maya.data.batch import Batch
 from maya.models.hybrid import HybridConfig, build_model
 from maya.train.loop import Clock, TrainConfig, make_accelerator, train_step
 from maya.train.state import State
 from tests import tiny
+from tests.pair import Pair
 
 VOCAB = 12
 
@@ -32,7 +29,7 @@ def _batch(rows: list[int]) -> Batch:
     audio = torch.randn(5, 30000, generator=g) * 0.1 * (torch.arange(30000) < lens[:, None])
     tokens = torch.randint(0, VOCAB, (5, 12), generator=g) * (torch.arange(12) < token_lens[:, None])
     n, u = int(lens[rows].max()), int(token_lens[rows].max())
-    return Batch(
+    return Batch(sample_rate=16000, 
         audio=audio[rows, :n], audio_lens=lens[rows], tokens=tokens[rows, :u], token_lens=token_lens[rows],
         langs=torch.tensor([0, 1, 0, 1, 1])[rows], ids=[str(r) for r in rows],
     )  # fmt: skip
@@ -51,20 +48,11 @@ def _gradient(norm: str, groups: list[list[int]], run_dir: Path, cpu: bool = Tru
     return {k: before[k] - v.detach() for k, v in model.named_parameters()}
 
 
-def as_rank(rank: int, port: int) -> None:
-    """Make this process one of two."""
-    env: dict[str, Any] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1",
-                           "MASTER_PORT": port, "LOCAL_WORLD_SIZE": 2}  # fmt: skip
-    os.environ.update({k: str(v) for k, v in env.items()})
+def _rank(rank: int, norm: str, shares: list[list[list[int]]], out: str) -> None:
+    torch.save(_gradient(norm, shares[rank], Path(out)), Path(out) / f"{rank}.pt")
 
 
-def _worker(rank: int, port: int, norm: str, shares: list[list[list[int]]], out: str) -> None:
-    as_rank(rank, port)
-    gradient = _gradient(norm, shares[rank], Path(out))
-    torch.save(gradient, Path(out) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
+@pytest.mark.xdist_group("pair")
 @pytest.mark.parametrize(
     ("norm", "whole", "shares"),
     [
@@ -74,13 +62,10 @@ def _worker(rank: int, port: int, norm: str, shares: list[list[list[int]]], out:
     ],
 )
 def test_two_processes_move_the_weights_as_one(
-    norm: str, whole: list[list[int]], shares: list[list[list[int]]], tmp_path: Path
+    norm: str, whole: list[list[int]], shares: list[list[list[int]]], tmp_path: Path, pair: Pair
 ) -> None:
     one = _gradient(norm, whole, tmp_path)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(_worker, args=(port, norm, shares, str(tmp_path)), nprocs=2)
+    pair.run(_rank, norm, shares, str(tmp_path))
     ranks = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
     scale = max(float(v.detach().abs().max()) for v in one.values())
     for name, value in one.items():

@@ -52,5 +52,7 @@ def test_the_last_linear_is_index_2_with_and_without_dropout(dropout: float) -> 
 
 
 def test_an_empty_model_is_refused() -> None:
-    with pytest.raises(MayaError, match="at least 1"):
-        Joint(JointConfig(hidden=0), 5, 6, 4, 0)
+    with pytest.raises(MayaError, match="JointConfig.hidden must be 1 or more, not 0"):
+        JointConfig(hidden=0)
+    with pytest.raises(MayaError, match="a vocabulary of at least 1"):
+        Joint(JointConfig(hidden=4), 5, 6, 0, 0)

@@ -97,5 +97,7 @@ def test_bfloat16_autocast_runs_in_both_forms() -> None:
 
 
 def test_an_empty_model_is_refused() -> None:
-    with pytest.raises(MayaError, match="at least 1"):
-        Predictor(PredictorConfig(layers=0), vocab_size=6)
+    with pytest.raises(MayaError, match="PredictorConfig.layers must be 1 or more, not 0"):
+        PredictorConfig(layers=0)
+    with pytest.raises(MayaError, match="a vocabulary of at least 1"):
+        Predictor(PredictorConfig(), vocab_size=0)

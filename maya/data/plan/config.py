@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import field
 from math import inf
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.ranges import Finite, NonNegFloat, PosFloat, PosInt, Range, Seed, Share
 
 
 @config
@@ -25,9 +26,9 @@ class CostConfig:
         operations per node, an encoder of N parameters 2·N per frame: 0.02 for H=640, V=32 000, N=10⁹.
     """
 
-    fixed: float = 0.0
-    attention_frames: float = 3000.0
-    lattice: float = 0.01
+    fixed: NonNegFloat = 0.0
+    attention_frames: PosFloat = 3000.0
+    lattice: NonNegFloat = 0.01
 
 
 @config
@@ -46,16 +47,16 @@ class MemoryConfig:
     max_bytes, None for no cap, and the terms: filled in by what measures them.
     """
 
-    limit: float | Literal["off", "auto"] = "off"
-    safety: float = 0.9
-    max_bytes: float | None = None
-    fixed: float = 0.0
-    length: float = 0.0
-    utterance: float = 0.0
-    frame: float = 0.0
-    pair: float = 0.0
-    label: float = 0.0
-    node: float = 0.0
+    limit: PosFloat | Literal["off", "auto"] = "off"
+    safety: Annotated[float, Range(above=0, max=1)] = 0.9
+    max_bytes: PosFloat | None = None
+    fixed: Finite = 0.0
+    length: Finite = 0.0
+    utterance: Finite = 0.0
+    frame: Finite = 0.0
+    pair: Finite = 0.0
+    label: Finite = 0.0
+    node: Finite = 0.0
 
     def bytes(self, batch: Any, frames: Any, tokens: Any) -> Any:
         """Bytes of a step on `batch` utterances of at most so many frames and tokens; numbers or arrays."""
@@ -94,15 +95,15 @@ class PlanConfig:
     memory: what a training step may take; None of its terms are caps until they are measured.
     """
 
-    max_seconds: float | None = 200.0
-    max_utterances: int | None = 256
-    max_tokens: int | None = None
-    max_lattice: int | None = None
-    frame_seconds: float = 0.08
-    num_buckets: int = 30
-    temperature: float = 0.3
+    max_seconds: PosFloat | None = 200.0
+    max_utterances: PosInt | None = 256
+    max_tokens: PosInt | None = None
+    max_lattice: PosInt | None = None
+    frame_seconds: PosFloat = 0.08
+    num_buckets: PosInt = 30
+    temperature: Share = 0.3
     too_long: Literal["error", "alone"] = "error"
-    seed: int = 0
+    seed: Seed = 0
     cost: CostConfig = field(default_factory=CostConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
@@ -131,23 +132,7 @@ class Position(NamedTuple):
 def check(cfg: PlanConfig, speeds: Sequence[float]) -> None:
     """Raise MayaError for a configuration that no plan can be made with."""
     caps = {n: getattr(cfg, n) for n in ("max_seconds", "max_utterances", "max_tokens", "max_lattice")}
-    for name, value in (caps | {"num_buckets": cfg.num_buckets, "frame_seconds": cfg.frame_seconds}).items():
-        if value is not None and not value > 0:
-            raise MayaError(f"the plan's {name} must be positive, not {value}")
-    memory = cfg.memory
-    if memory.limit not in ("off", "auto") and not float(memory.limit) > 0:
-        raise MayaError(
-            f'the plan\'s memory.limit is a positive number of GB, "auto" or "off", not {memory.limit}'
-        )
-    if not 0 < memory.safety <= 1:
-        raise MayaError(f"the plan's memory.safety is a share above 0 and at most 1, not {memory.safety:g}")
-    if all(value is None for value in caps.values()) and memory.max_bytes is None:
+    if all(value is None for value in caps.values()) and cfg.memory.max_bytes is None:
         raise MayaError(f"the plan has no cap on its batches: set one of {', '.join(caps)}")
-    if not 0.0 <= cfg.temperature <= 1.0:
-        raise MayaError(f"the plan's temperature must be from 0 to 1, not {cfg.temperature:g}")
-    if cfg.cost.fixed < 0 or cfg.cost.lattice < 0 or not cfg.cost.attention_frames > 0:
-        raise MayaError(
-            "the plan's cost.fixed and cost.lattice must not be negative, cost.attention_frames positive"
-        )
     if not speeds or not min(speeds) > 0:
         raise MayaError(f"speed factors must be positive, not {tuple(speeds)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from maya.encoders.fastconformer import FastConformerConfig
 from maya.encoders.subsampling import subsampled_lens
+from maya.features import frame_samples
 from maya.models.hybrid import HybridConfig
 from maya.models.hybrid_config import nemo_parts
 
@@ -32,7 +33,7 @@ class Flops:
 def count_frames(cfg: HybridConfig, seconds: float) -> tuple[int, int]:
     """Feature frames and encoder frames of an utterance."""
     samples = round(seconds * cfg.features.sample_rate)
-    frames = max(1, samples // round(cfg.features.sample_rate * cfg.features.hop_ms / 1000))
+    frames = max(1, samples // frame_samples(cfg.features.hop_ms, cfg.features.sample_rate))
     return frames, subsampled_lens(frames, cfg.encoder.subsampling_factor)
 
 

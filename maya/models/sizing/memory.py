@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import nn
 
-from maya.data.audio import SAMPLE_RATE
 from maya.data.plan import MemoryConfig
 from maya.encoders.fastconformer import FastConformerConfig
 from maya.errors import MayaError
@@ -171,7 +170,7 @@ def memory(cfg: HybridConfig, how: Training, model: nn.Module | None = None) -> 
 
 
 def _samples_per_frame(cfg: HybridConfig) -> float:
-    return SAMPLE_RATE * cfg.features.hop_ms / 1000 * cfg.encoder.subsampling_factor
+    return cfg.features.sample_rate * cfg.features.hop_ms / 1000 * cfg.encoder.subsampling_factor
 
 
 def _encoder(out: Memory, enc: FastConformerConfig, how: Training) -> None:

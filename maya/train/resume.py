@@ -1,0 +1,225 @@
+"""Where training continues: the newest checkpoint that can be read, and what has changed since it was
+written. What would make it another training is refused; what a reader of the results should know is said."""
+
+import hashlib
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maya.config import from_dict, to_dict
+from maya.data.plan import Position
+from maya.errors import MayaError
+from maya.models.speech_model import SpeechModel
+from maya.text.tokenizer import Tokenizer
+from maya.train import checkpoint as ckpt
+from maya.train import schedule
+from maya.train.config import TrainConfig
+from maya.train.distributed import gather_objects, rank, world_size
+from maya.train.heads import read_heads
+from maya.train.state import State, flat, is_free, read_validations
+from maya.train.training_data import TrainingData
+
+log = logging.getLogger(__name__)
+
+# Fields that say when training ends. They may change: see `say_other_end` for what follows.
+ENDS = frozenset(["train.steps", "train.epochs"])
+
+
+def resume(
+    run_dir: Path, model: SpeechModel, optimizer: torch.optim.Optimizer, experiment: Any,
+    tokenizer: Tokenizer, data: TrainingData | None = None,
+) -> State:  # fmt: skip
+    """Restore the newest training checkpoint of `run_dir` that can be read; without one, a fresh State.
+
+    Raises MayaError if no checkpoint can be read, if the experiment or the tokenizer is another one, and if
+    the run has ended and `data` are not those it was trained on. Other data in a run that goes on are said in
+    a warning, and the running pass begins anew.
+    """
+    path = newest_readable(run_dir)
+    now = {"steps": experiment.train.steps, "epochs": experiment.train.epochs}
+    present = now | {"data": asdict(data) if data is not None else None}
+    if path is None:
+        torch.manual_seed(experiment.train.seed + 7919 * rank())
+        return State(history=[{"step": 0} | present])
+    loaded = ckpt.load_checkpoint(path, training=True, verify=False)
+    if loaded.training is None:
+        raise MayaError(
+            f"{path} holds weights only, training cannot continue from it; move it away to start anew"
+        )
+    saved = with_new_fields(loaded.training["experiment"], type(experiment))
+    refuse_other_tokenizer(path, loaded.tokenizer, tokenizer)
+    refuse_other_experiment(path, saved, to_dict(experiment))
+    state = _restore(loaded, model, optimizer, experiment)
+    model.initial_heads = read_heads(loaded, path).trained
+    before = state.history[-1] if state.history else {}
+    best, state.validated = read_validations(run_dir, state.step)
+    state.best = state.best if best is None else best
+    if data is not None:
+        compare_data(path, state, before.get("data"), data, experiment.train)
+    say_other_end(state, saved["train"], experiment.train)
+    if {k: v for k, v in before.items() if k != "step"} != present:
+        state.history.append({"step": state.step} | present)
+    return state
+
+
+def newest_readable(run_dir: Path) -> Path | None:
+    """The newest training checkpoint whose bytes are those that were written, alike on every rank; None
+    where the run has no checkpoint.
+
+    Rank 0 reads them. A damaged one is named in a warning and renamed to step-….pt.damaged. Raises MayaError
+    where none of them can be read: training never begins anew by itself.
+    """
+    outcome: tuple[str, str] = ("", "")  # (path, error)
+    if rank() == 0:
+        outcome = _newest_readable(run_dir)
+    path, error = gather_objects(outcome)[0]
+    if error:
+        raise MayaError(error)
+    return Path(path) if path else None
+
+
+def _newest_readable(run_dir: Path) -> tuple[str, str]:
+    checkpoints = ckpt.step_checkpoints(run_dir)
+    damaged: list[tuple[Path, str]] = []
+    for _, path in reversed(checkpoints):
+        reason = ckpt.damage(path)
+        if not reason:
+            for broken, why in damaged:
+                aside = broken.with_name(broken.name + ".damaged")
+                broken.replace(aside)
+                log.warning(
+                    "%s is damaged: %s; it is now %s, and training goes back to %s",
+                    broken, why, aside.name, path.name,
+                )  # fmt: skip
+            return str(path), ""
+        damaged.append((path, reason))
+    if damaged:
+        path, reason = damaged[0]
+        return "", (
+            f"{run_dir}: none of its {len(damaged)} training checkpoint(s) can be read, the newest, {path}: "
+            f"{reason}; restore one from a copy, or move {path.parent} away to start anew"
+        )
+    return "", ""
+
+
+def _restore(
+    loaded: ckpt.Checkpoint, model: SpeechModel, optimizer: torch.optim.Optimizer, experiment: Any
+) -> State:
+    """Weights, optimizer and random states of a training checkpoint, and the rest as a State."""
+    training = loaded.training
+    assert training is not None
+    rngs = training["rng"]
+    model.load_state_dict(loaded.weights)
+    optimizer.load_state_dict(training["optimizer"])
+    if len(rngs) == world_size():
+        ckpt.restore_rng(rngs[rank()])
+    else:  # other ranks share the work from here on: their random numbers begin anew, the data go on
+        torch.manual_seed(experiment.train.seed + 7919 * rank() + loaded.step)
+    state = State(
+        step=loaded.step,
+        position=Position.of(training["position"]),
+        best=training["best"],
+        infeasible=training["infeasible"],
+        history=list(training.get("history", [])),
+    )
+    state.average.load_state_dict(training["average"])
+    return state
+
+
+def refuse_other_tokenizer(path: Path, saved: Tokenizer, tokenizer: Tokenizer) -> None:
+    """MayaError if the checkpoint was trained with another tokenizer, be it of the same size."""
+    if saved.model_bytes == tokenizer.model_bytes:
+        return
+    then, now = (
+        f"{t.vocab_size} pieces, digest {hashlib.sha256(t.model_bytes).hexdigest()[:8]}"
+        for t in (saved, tokenizer)
+    )
+    raise MayaError(
+        f"{path} was trained with another tokenizer ({then}) than the run folder's tokenizer.model ({now}), "
+        "so its outputs would mean other pieces; give this run a --name of its own, or remove the old run's "
+        "folder"
+    )
+
+
+def compare_data(
+    path: Path, state: State, saved: dict[str, Any] | None, data: TrainingData, cfg: TrainConfig
+) -> None:
+    """Warn where the training data are not those of the checkpoint, and begin the running pass anew: a
+    position in a pass over other data has no meaning. MayaError if the run has already ended."""
+    if saved is None:
+        say(f"{path} does not record its training data, so they are not compared with the present ones")
+        return
+    then = TrainingData.of(saved)
+    over = schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position))
+    if then.digest != data.digest and over:
+        raise MayaError(
+            f"{path.parent.parent} has ended at step {state.step} with other training data ({then}) than "
+            f"those given now ({data}), which it has never seen; give this run a --name of its own, or raise "
+            "train.steps (or train.epochs) to train on with them"
+        )
+    if then.dev != data.dev:
+        say("the dev set is not the one before" + ("" if over else ": best.pt is chosen anew from here on"))
+        if not over:
+            state.best, state.validated = float("inf"), state.step
+    if then.digest == data.digest:
+        if then.table != data.table:
+            say("the training utterances are those before; their audio files were moved or written again")
+        return
+    passes = state.position.epoch
+    state.position = Position(passes, 0)
+    say(
+        f"THE TRAINING DATA DIFFER from those of {path.name}: {then} then, {data} now. Training goes on at "
+        f"step {state.step} with the present data, from the beginning of pass {passes + 1}"
+    )
+
+
+def say_other_end(state: State, saved: dict[str, Any], cfg: TrainConfig) -> None:
+    """Warn where `train.steps` changed and the cosine with it, of which the steps so far followed another."""
+    steps = int(saved["steps"])
+    if steps == cfg.steps or not schedule.depends_on_steps(cfg) or state.step >= cfg.steps:
+        return
+    then, now = (
+        schedule.head_rate(cfg_of(cfg, n), state.step, schedule.epoch(cfg, state.position))
+        for n in (steps, cfg.steps)
+    )
+    say(
+        f"train.steps was {steps} and is {cfg.steps}: the cosine now ends there, so the rate of step "
+        f"{state.step} is {now:.2e} in place of {then:.2e}; the run differs from one that was planned for "
+        f"{cfg.steps} steps from the start"
+    )
+
+
+def cfg_of(cfg: TrainConfig, steps: int) -> TrainConfig:
+    """The same options with another number of steps."""
+    return from_dict(TrainConfig, to_dict(cfg) | {"steps": steps})
+
+
+def say(text: str) -> None:
+    """A warning, from one rank."""
+    if rank() == 0:
+        log.warning("%s", text)
+
+
+def with_new_fields(saved: dict, kind: type) -> dict:
+    """A saved experiment with the fields that its type has got since; their defaults keep what was."""
+    try:
+        return to_dict(from_dict(kind, saved))
+    except (MayaError, TypeError):  # a field is gone or of another type: it will be named as the difference
+        return saved
+
+
+def refuse_other_experiment(path: Path, saved: dict, asked: dict) -> None:
+    """MayaError if the checkpoint belongs to an experiment that would have learnt something else."""
+    was, now = flat(saved), flat(asked)
+    names = sorted((was.keys() | now.keys()) - ENDS)
+    differing = [k for k in names if was.get(k) != now.get(k) and not is_free(k)]
+    if differing:
+        k = differing[0]
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise MayaError(
+            f"{path} belongs to another experiment: {k} was {was.get(k)!r}, now {now.get(k)!r}{more}; give "
+            "this run a --name of its own, or remove the old run's folder"
+        )

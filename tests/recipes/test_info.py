@@ -1,0 +1,100 @@
+"""`maya info` on every kind of checkpoint: short, and whole where asked."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from maya.encoders import LaCTConfig
+from maya.encoders.lact_config import streaming
+from maya.models.hybrid import HybridConfig, HybridModel
+from maya.models.speech_llm import SpeechLLM, load_tokenizer
+from maya.recipes.cli import main
+from maya.recipes.lact_presets import lact
+from maya.train.checkpoint import Checkpoint, save_checkpoint
+from tests import tiny, tiny_llm, tiny_zipformer
+from tests.convert.archives import archive, tokenizer
+
+TWELVE = ("hi", "bn", "ta", "te", "mr", "gu", "kn", "ml", "pa", "or", "as", "en")
+
+
+def save(path: Path, cfg: HybridConfig) -> Path:
+    own = tokenizer()
+    cfg.vocab_size = own.vocab_size
+    scores = {"loss": 1.5, "wer": 0.123, "cer": 0.045} | {f"wer_{code}": 0.1 for code in TWELVE}
+    model = HybridModel(cfg)
+    checkpoint = Checkpoint(
+        model_config=cfg, tokenizer=own, weights=model.state_dict(), step=12, notes={"valid": scores}
+    )
+    save_checkpoint(path, checkpoint)
+    return path
+
+
+def lact_config(order: str) -> HybridConfig:
+    encoder = LaCTConfig(d_model=32, n_layers=2, n_heads=2, ff_dim=32, subsampling_channels=8)
+    return lact(streaming(encoder) if order == "chunk_causal" else encoder, "tdt", hidden=32)
+
+
+def checkpoint_of(kind: str, top: Path) -> Path:
+    path = top / "best.pt"
+    if kind == "nemo":
+        return archive(top / "model.nemo", languages=TWELVE)
+    if kind == "llm":
+        pytest.importorskip("transformers")
+        pytest.importorskip("peft")
+        from tests.models.test_speech_llm import config  # noqa: PLC0415
+
+        cfg = config(tiny_llm.make(top / "llm"), stack=2)
+        cfg.languages = TWELVE
+        weights = SpeechLLM(cfg).state_dict()
+        checkpoint = Checkpoint(
+            model_config=cfg, tokenizer=load_tokenizer(cfg.llm), weights=weights, step=12, notes={}
+        )
+        save_checkpoint(path, checkpoint)
+        return path
+    if kind == "hybrid":
+        cfg = tiny.experiment().model
+        cfg.languages, cfg.attention_weight, cfg.language_id_weight = TWELVE, 0.3, 0.1
+        cfg.attention_decoder.layers, cfg.attention_decoder.dim, cfg.attention_decoder.heads = 1, 16, 2
+        return save(path, cfg)
+    if kind == "zipformer":
+        return save(path, tiny_zipformer.config(causal=True, cr_ctc_weight=0.2, languages=TWELVE))
+    return save(path, lact_config(kind.removeprefix("lact-")))
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "zipformer", "lact-whole", "lact-chunk_causal", "llm", "nemo"])
+def test_a_checkpoint_is_described_in_25_lines(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint_of(kind, tmp_path)
+    stored = torch.load(path, weights_only=True)["weights"] if path.suffix == ".pt" else {}
+    if kind == "llm":  # the language model may lie on another machine
+        shutil.rmtree(tmp_path / "llm")
+    assert main(["info", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 25 and max(map(len, lines)) < 300
+    text = "\n".join(lines)
+    for name in ("file  ", "model  ", "step  ", "parameters  ", "encoder  ", "frame  ", "vocabulary  "):
+        assert name in text, name
+    if kind == "llm":
+        assert "language model as decoder" in text and "lora" in text and "projector" in text
+    if kind.startswith("lact"):
+        assert "stream  " in text
+    if kind in ("hybrid", "zipformer"):
+        assert "dev         wer 0.123, cer 0.045, loss 1.500" in text
+
+    assert main(["info", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["step"] in (0, 12) and found["model_config"]["encoder"]["kind"] in found["model"]
+    assert found["languages"] == ([] if kind in ("nemo", "lact-whole", "lact-chunk_causal") else [*TWELVE])
+    if stored and kind != "llm":
+        buffers = ("running_", "num_batches", "featurizer", "lm_digest")
+        learnt = sum(t.numel() for name, t in stored.items() if not any(b in name for b in buffers))
+        assert sum(found["parameters"].values()) == learnt
+
+    assert main(["info", str(path), "--all"]) == 0
+    whole = capsys.readouterr().out
+    assert "model.encoder.kind = " in whole and "model.features.num_mels = 80" in whole
+    assert len(whole.splitlines()) > 40

@@ -1,0 +1,207 @@
+"""The real commands on a run that ended before its transducer was trained, and on its siblings."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import maya
+from maya.errors import MayaError
+from maya.models.hybrid import build_model, with_vocabulary
+from maya.recipes.cli import main
+from maya.text.tokenizer import Tokenizer
+from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
+from tests import tones
+
+CTC_ALONE = ("train.ctc_first=20", "decode.lm_order=0")  # and tests.tiny has 12 steps
+
+
+def command(name: str, top: Path, run: Path, *more: str, sets: tuple[str, ...] = CTC_ALONE) -> int:
+    overrides = [text for assignment in sets for text in ("--set", assignment)]
+    where = ["--data", str(top / "data"), "--run-dir", str(run)]
+    return main([name, "--experiment", "tests.tiny", *overrides, *where, *more])
+
+
+@pytest.fixture(scope="module")
+def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data, a folder `pieces` with a tokenizer, and `run`: trained by CTC alone, and averaged."""
+    top = tmp_path_factory.mktemp("heads")
+    tones.make_corpus(top / "corpus", utterances=12)
+    corpus = ["--corpus", str(top / "corpus"), "--out", str(top / "data")]
+    assert main(["prepare", "--experiment", "tests.tiny", *corpus]) == 0
+    assert command("tokenizer", top, top / "pieces") == 0
+    shutil.copytree(top / "pieces", top / "run")
+    assert command("train", top, top / "run", "--cpu") == 0
+    assert command("average", top, top / "run") == 0
+    return top
+
+
+def test_the_trained_head_decodes_and_the_log_says_so(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = top / "run"
+    assert command("decode", top, run) == 0
+    assert main(["score", "--run-dir", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "decode: test by ctc (the transducer was not trained)" in out
+    assert "method      ctc (the transducer was not trained)" in out
+    decoded = json.loads((run / "decode" / "test" / "decode.json").read_text())
+    assert decoded["method"] == "ctc"
+    assert json.loads((run / "decode" / "test" / "result.json").read_text())["method"] == "ctc"
+    assert "decoded by ctc" in (run / "decode" / "test" / "report.html").read_text()
+    rows = [json.loads(line) for line in (run / "decode" / "test" / "hyps.jsonl").read_text().splitlines()]
+    audio = [str(top / "corpus" / f"{row['id']}.wav") for row in rows]
+    recognizer = maya.load(run, "cpu")
+    texts = {row["language"]: recognizer.transcribe(audio, row["language"], method="ctc") for row in rows}
+    assert [row["text"] for row in rows] == [texts[r["language"]][i].text for i, r in enumerate(rows)]
+
+
+def test_training_says_at_its_start_what_it_will_not_train(
+    top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(top / "pieces", tmp_path / "run")
+    assert command("train", top, tmp_path / "run", "--cpu") == 0
+    out = capsys.readouterr().out
+    warnings = [line for line in out.splitlines() if line.startswith("train: warning:")]
+    assert len(warnings) == 1 and "the transducer will not be trained" in warnings[0]
+    assert "train.ctc_first=20" in warnings[0] and "train.steps above 20" in warnings[0]
+    valid = next(line for line in out.splitlines() if line.startswith("valid step 12"))
+    assert "dev: ctc WER " in valid and "transducer" not in valid
+    (tmp_path / "run" / "stage-train.json").unlink()
+    assert command("train", top, tmp_path / "run", "--cpu") == 0  # a run that is resumed has said it
+    assert "train: warning:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["transducer", "modified_beam"])
+def test_a_head_that_was_never_trained_is_refused(
+    top: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("decode", top, top / "run", "--method", method) == 1
+    needed = f"decode.method={method} needs the transducer, which was never trained; use ctc"
+    assert needed in capsys.readouterr().err
+    assert command("decode", top, top / "run", "--split", "dev", sets=(f"decode.method={method}",)) == 1
+    assert needed in capsys.readouterr().err
+
+
+def test_all_methods_are_those_of_trained_heads(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("decode", top, top / "run", "--method", "all", "--split", "dev") == 0
+    out = capsys.readouterr().out
+    assert "decode: without transducer: the transducer was never trained" in out
+    methods = {path.parent.parent.name for path in (top / "run" / "decode").glob("*/dev/hyps.jsonl")}
+    assert methods == {"ctc", "ctc_beam"}
+
+
+def test_transcribe_and_evaluate(
+    top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run, audio = str(top / "run"), str(top / "corpus" / "en-000.wav")
+    assert main(["transcribe", run, audio]) == 0
+    shown = capsys.readouterr()
+    assert caplog.messages == ["decoding with ctc: the transducer was not trained"]
+    assert main(["transcribe", run, audio, "--method", "ctc"]) == 0
+    assert capsys.readouterr().out == shown.out
+    assert main(["transcribe", run, audio, "--method", "transducer"]) == 1
+    assert "needs the transducer, which was never trained; use ctc" in capsys.readouterr().err
+    manifest = ["--manifest", str(top / "corpus" / "manifest.jsonl"), "--json", str(tmp_path / "r.json")]
+    assert main(["evaluate", run, *manifest]) == 0
+    assert "decoded by ctc (the transducer was not trained)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "r.json").read_text())["method"] == "ctc"
+    assert main(["evaluate", run, *manifest, "--method", "transducer"]) == 1
+    assert main(["evaluate", run, audio]) == 0
+    assert "needs the transducer" in capsys.readouterr().err
+
+
+def test_notes_of_every_checkpoint(top: Path) -> None:
+    run = top / "run"
+    for path in (run / "best.pt", run / "averaged.pt", *(path for _, path in step_checkpoints(run))):
+        loaded = load_checkpoint(path)
+        assert loaded.notes["trained"] == ["ctc"], path
+        assert loaded.notes["heads"]["transducer"] == {"steps": 0}
+        assert loaded.notes["heads"]["ctc"]["steps"] == loaded.step
+    for name in ("best.pt", "averaged.pt"):
+        assert {"steps", "wer", "cer"} == load_checkpoint(run / name).notes["heads"]["ctc"].keys()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    valid = [row for row in rows if row["kind"] == "valid"]
+    assert all(row["ctc_cer"] == row["cer"] == row["error"] for row in valid)
+    assert {"ctc_wer_en", "ctc_wer_hi"} <= valid[0].keys()
+    assert not any(name.startswith("transducer") for name in valid[0])
+
+
+def test_a_run_of_an_earlier_version(top: Path, tmp_path: Path) -> None:
+    """Its checkpoints have no notes on heads; its config.json tells what was trained by their step."""
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(top / "run" / "config.json", run)
+    loaded = load_checkpoint(top / "run" / "best.pt")
+    loaded.notes = {"valid": {"wer": 1.0}}
+    save_checkpoint(run / "best.pt", loaded)
+    assert maya.load(run, "cpu").choose_head().head == "ctc"
+    loaded.step = 21
+    save_checkpoint(run / "best.pt", loaded)
+    assert maya.load(run, "cpu").choose_head().head == "transducer"
+    (run / "config.json").unlink()
+    loaded.step = 6
+    save_checkpoint(run / "best.pt", loaded)
+    assert maya.load(run, "cpu").choose_head().head == "transducer"  # nothing tells otherwise
+
+
+def test_both_heads_are_scored_once_both_are_trained(
+    top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, sets = tmp_path / "run", ("train.ctc_first=6", "decode.lm_order=0")
+    shutil.copytree(top / "pieces", run)
+    assert command("train", top, run, "--cpu", sets=sets) == 0
+    assert command("average", top, run, sets=sets) == 0
+    out = capsys.readouterr().out
+    first, last = (line for line in out.splitlines() if line.startswith("valid step"))
+    assert "ctc WER" in first and "transducer" not in first
+    assert "dev: transducer WER " in last and " · ctc WER " in last
+    assert "train: warning" not in out
+    notes = load_checkpoint(run / "averaged.pt").notes
+    dev = {head: notes["heads"][head]["cer"] for head in notes["trained"]}
+    best = min(dev, key=lambda head: (dev[head], notes["heads"][head]["wer"]))
+    assert command("decode", top, run, sets=sets) == 0
+    assert f"decode: test by {best} (" in capsys.readouterr().out
+    step = load_checkpoint(step_checkpoints(run)[-1][1])
+    assert step.notes["heads"] == {"transducer": {"steps": 6}, "ctc": {"steps": 12}}
+
+
+def test_an_encoder_without_trained_heads(top: Path, tmp_path: Path) -> None:
+    """What `maya convert --encoder-only` leaves: it loads and encodes, and refuses to decode."""
+    loaded = load_checkpoint(top / "run" / "best.pt")
+    loaded.notes = {"untrained": ["decoder", "joint", "ctc_decoder"]}
+    save_checkpoint(tmp_path / "best.pt", loaded)
+    recognizer = maya.load(tmp_path, "cpu")
+    audio = np.zeros(16000, np.float32)
+    recognizer.encode(torch.from_numpy(audio)[None], torch.tensor([16000]))
+    with pytest.raises(MayaError, match="cannot decode: the transducer, the CTC head .*never trained"):
+        recognizer.transcribe([audio])
+    with pytest.raises(MayaError, match="needs the CTC head, which was never trained$"):
+        recognizer.transcribe([audio], method="ctc")
+
+
+def test_heads_that_are_taken_over_count_as_trained(
+    top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its encoder a trained head comes along; an untrained one, or a head alone, does not."""
+    pieces = Tokenizer.load(top / "pieces" / "tokenizer.model")
+    cfg = load_checkpoint(top / "run" / "best.pt").model_config
+    made = build_model(with_vocabulary(cfg, pieces.vocab_size, ("en", "hi")))
+    source = tmp_path / "source.pt"
+    both, modules = ["transducer", "ctc"], "encoder,decoder,joint"
+    for trained, taken, expected in (
+        (both, modules, both),
+        (["ctc"], modules, ["ctc"]),
+        (both, "decoder,joint", ["ctc"]),
+        (both, "encoder,decoder", ["ctc"]),
+    ):
+        save_checkpoint(source, Checkpoint(model_config=cfg, tokenizer=pieces, weights=made.state_dict(),
+                                           step=9, notes={"trained": trained}))  # fmt: skip
+        run = tmp_path / f"run-{'-'.join(trained)}-{taken}"
+        shutil.copytree(top / "pieces", run)
+        sets = (*CTC_ALONE, f"train.init_from={source}", f"train.init_modules={taken}")
+        assert command("train", top, run, "--cpu", sets=sets) == 0
+        for name in ("best.pt", "checkpoints/step-0000012.pt"):
+            assert load_checkpoint(run / name).notes["trained"] == expected, (trained, taken)
+        assert ("train: warning" in capsys.readouterr().out) == (expected == ["ctc"])
