@@ -141,7 +141,10 @@ LJ = 'w-1|He said "7", then, then|he said seven then then\nw-2|"Rain," by noon|\
 def test_ljspeech(tmp_path: Path, folder: str, suffix: str) -> None:
     table(tmp_path, LJ)
     audio(tmp_path, *(f"{folder}/{name}{suffix}" for name in ("w-1", "w-2", "w.3", "unnamed")))
-    rows, _ = read_corpus(tmp_path, "en")
+    notes: list[str] = []
+    rows, _ = read_corpus(tmp_path, "en", notes=notes)
+    (note,) = notes
+    assert note.startswith("1 audio files are named by no line of metadata.csv, ") and "unnamed" in note
     assert texts(rows) == [
         ("w-1", "he said seven then then"),
         ("w-2", '"Rain," by noon'),

@@ -7,6 +7,7 @@ from maya.text.iso_639 import NAMES, SAME_CODE
 from maya.text.languages import (
     LANGUAGES,
     get_language,
+    language_among,
     language_code,
     language_name,
     language_of_texts,
@@ -132,3 +133,11 @@ def test_a_script_that_the_code_names_is_taken() -> None:
 def test_letters_that_scripts_share_belong_to_all() -> None:
     assert script_of("ʻ") == "" and script_of("Ａ") == "Latn" and script_of("ｶ") == "Hani"
     assert script_share("oʻzbek", language_of_texts("uz", ["salom"])) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [("en", "en"), ("en-US", "en"), ("Hindi", "hi"), ("fr", "fr"), ("xx", "xx"), ("pt-BR", "pt-BR")],
+)
+def test_a_language_among_those_of_a_model(value: str, code: str) -> None:
+    assert language_among(value, ("en", "hi", "pt-BR")) == code
