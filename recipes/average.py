@@ -37,7 +37,7 @@ class Candidate:
     step: int  # at which they, or the last of those averaged, were reached
     weights: dict[str, Tensor]
     trained: tuple[Head, ...]  # heads, by that step
-    steps: dict[Head, int]  # that trained each head of the model
+    steps: dict[Head, dict[str, int]]  # that trained each head of the model, where known
 
 
 def average(
@@ -84,10 +84,8 @@ def average(
         chosen, dev, scores = _best(experiment, validate, last, offered)
     else:
         chosen, dev, scores = next(offered), {}, {}  # the last weights, or the mean that `avg` names
-        choice = (
-            "the last weights are taken; --avg names a mean" if avg is None else f"{chosen.name} is taken"
-        )
-        print(f"average: {data} has no dev set to choose on: {choice}")
+        advice = "; --avg names a mean" if avg is None else ""
+        print(f"average: {data} has no dev set to choose on: {chosen.name} is taken{advice}")
     _write(run, last, chosen, dev, {"dev": scores})
     mark_done(run / "stage-average.json", inputs)
 

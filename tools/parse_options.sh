@@ -6,10 +6,46 @@
 #   --encoder-lr VALUE    and the others in recipes/aliases.py: the earlier system's names for such overrides
 #   --help                prints the comment block at the top of the script
 #
+# A slip is answered with the nearest name of the options in that comment block.
+#
 # `stage_given` tells whether --stage was on the command line: a stage asked for by name runs even if
 # nothing changed since it was last done.
 
 _aliases=$(dirname "${BASH_SOURCE[0]}")/../recipes/aliases.py
+# nearest WORD NAME...: ", did you mean NAME?" for the NAME that takes the fewest edits, if these are few.
+nearest() {
+  local word=$1
+  shift
+  printf '%s\n' "$@" | awk -v word="$word" '
+    function edits(a, b,    i, j, n, m, row, above, diagonal) {
+      n = length(a); m = length(b)
+      for (j = 0; j <= m; j++) row[j] = j
+      for (i = 1; i <= n; i++) {
+        diagonal = row[0]; row[0] = i
+        for (j = 1; j <= m; j++) {
+          above = row[j]
+          row[j] = diagonal + (substr(a, i, 1) != substr(b, j, 1))
+          if (above + 1 < row[j]) row[j] = above + 1
+          if (row[j - 1] + 1 < row[j]) row[j] = row[j - 1] + 1
+          diagonal = above
+        }
+      }
+      return row[m]
+    }
+    { cost = edits(word, $0); if (index($0, word) == 1) cost = 1
+      if (!best || cost < least) { best = $0; least = cost } }
+    END { if (best && 3 * least <= length(word)) printf "; did you mean %s?", best }'
+}
+
+_unknown_option() {
+  local names
+  names=$(sed -n '2,/^[^#]/{/^#/p;}' "$0" | grep -oE -- '--[a-z][a-z-]*' | sort -u)
+  names+=" $(sed -n 's/^    "\(--[a-z-]*\)": .*/\1/p' "$_aliases") --help --set"
+  # shellcheck disable=SC2086  # a word for each name
+  echo "$0: unknown option $1$(nearest "$1" $names); see $0 --help" >&2
+  exit 1
+}
+
 overrides=()
 stage_given=false
 while [ $# -gt 0 ]; do
@@ -41,8 +77,7 @@ while [ $# -gt 0 ]; do
         _override=
         [[ ! $_option =~ ^[a-z_]+$ ]] || _override=$(sed -n "s/^    \"$1\": \"\(.*\)\",\$/\1/p" "$_aliases")
         if [ -z "$_override" ]; then
-          echo "$0: unknown option $1; see $0 --help" >&2
-          exit 1
+          _unknown_option "$1"
         elif [[ $_override = *=* ]]; then # a switch
           overrides+=(--set "$_override")
           shift
@@ -64,7 +99,37 @@ while [ $# -gt 0 ]; do
       ;;
   esac
 done
-unset _option _override _aliases
+unset _option _override
+
+# resolve_experiment CORPUS: `experiment` is the name of a file in egs/CORPUS, a module (egs.indic12.mini), or a
+# file from anywhere (./mine.py, relative to where the script was called). Sets `experiment_file`, which `maya
+# --experiment` takes, and makes `experiment` a name for folders. The order: a path, a name, a module.
+resolve_experiment() {
+  local folder=egs/$1 file
+  case $experiment in
+    */* | *.py)
+      file=${experiment%.py}.py
+      [[ $file = /* ]] || file=${start_dir:-$PWD}/$file
+      [ -f "$file" ] || { echo "$0: there is no experiment file $file" >&2; exit 1; }
+      experiment_file=$file
+      experiment=$(basename "$file" .py)
+      ;;
+    *)
+      if [ -f "$folder/$experiment.py" ]; then
+        experiment_file=egs.$1.$experiment
+      elif [[ $experiment = *.* ]]; then
+        experiment_file=$experiment
+        experiment=${experiment##*.}
+      else
+        file=$(cd "$folder" && grep -l '^def experiment(' -- *.py | sed 's/\.py$//')
+        # shellcheck disable=SC2086  # a word for each name
+        echo "$0: there is no experiment $experiment in $folder$(nearest "$experiment" $file); a file of your own" \
+          "is ./NAME.py" >&2
+        exit 1
+      fi
+      ;;
+  esac
+}
 
 # due N: whether stage N lies in the range; sets `force` for a stage asked for by name.
 due() {

@@ -5,7 +5,7 @@
 #   ./egs/digits/run.sh --stage 5         decode again, then score
 #   ./egs/digits/run.sh --train.lr 1e-3 --name x    any field of the experiment, in a run of its own
 #
-# Options: --stage N --stop-stage N --source DIR --experiment NAME --name RUN --gpus N --cpu true|false --work DIR
+# Options: --stage N --stop-stage N --source DIR --experiment NAME|FILE --name RUN --gpus N --cpu true|false --work DIR
 # Stages: 0 corpus  1 manifests and validation  2 tokenizer  3 train  4 average  5 decode  6 score
 # A stage whose inputs have not changed is not run again; training continues where it stopped.
 set -euo pipefail
@@ -30,8 +30,9 @@ work=${work:-exp/digits/$(basename "$source")}
 [ "$gpus" = auto ] && gpus=$(count_gpus)
 $cpu && device=(--cpu) || device=()
 data=$work/data
+resolve_experiment digits
 run=$work/${name:-$experiment}
-exp=(--experiment "egs.digits.$experiment" "${overrides[@]}")
+exp=(--experiment "$experiment_file" "${overrides[@]}")
 
 if due 0; then
   python -m egs.digits.data --source "$source" --out "$work/corpus"

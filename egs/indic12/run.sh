@@ -8,7 +8,7 @@
 #   ./egs/indic12/run.sh --experiment large --corpus DIR --gpus 8
 #   ./egs/indic12/run.sh --experiment fastconformer_tdt_ctc_1b --corpus DIR --gpus 8 --encoder-lr 1e-5   (README.md)
 #
-# Options: --stage N --stop-stage N --corpus mini|DIR --experiment NAME --name RUN --gpus N --cpu true|false --work DIR
+# Options: --stage N --stop-stage N --corpus mini|DIR --experiment NAME|FILE --name RUN --gpus N --cpu true|false --work DIR
 # Stages: 0 corpus  1 manifests and validation  2 tokenizer  3 train  4 average  5 decode  6 score
 # A stage whose inputs have not changed is not run again; training continues where it stopped.
 set -euo pipefail
@@ -18,7 +18,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 stage=0
 stop_stage=6
 corpus=mini      # "mini": made here by a speech synthesizer; else a folder
-experiment=      # a file of this folder: mini, real, small, large, fastconformer_tdt_ctc_{110m,600m,1b}, finetune_tiny
+experiment=      # a file of this folder (mini, real, small, large, fastconformer_tdt_ctc_{110m,600m,1b}, finetune_tiny)
+                 # or of your own (./mine.py)
 name=            # of the run; by default the experiment's
 gpus=auto
 cpu=false
@@ -42,8 +43,9 @@ if [ -z "$experiment" ]; then experiment=$([ "$corpus" = mini ] && echo mini || 
 [ "$gpus" = auto ] && gpus=$(count_gpus)
 $cpu && device=(--cpu) || device=()
 data=$work/data
+resolve_experiment indic12
 run=$work/${name:-$experiment}
-exp=(--experiment "egs.indic12.$experiment" "${overrides[@]}")
+exp=(--experiment "$experiment_file" "${overrides[@]}")
 
 if due 0 && [ "$corpus" = mini ]; then
   python -m egs.indic12.data --out "$audio"

@@ -10,7 +10,7 @@
 #   ./egs/librispeech/run.sh --source DIR --stage 5 --methods "transducer modified_beam"
 #   ./egs/librispeech/run.sh --source DIR --musan DIR  noise, music and babble on half of the training utterances
 #
-# Options: --stage N --stop-stage N --source DIR --download full|mini --parts "PART ..." --experiment NAME --name RUN
+# Options: --stage N --stop-stage N --source DIR --download full|mini --parts "PART ..." --experiment NAME|FILE --name RUN
 #          --epoch "N ..." --avg "N ..." --methods "all|METHOD ..." --musan DIR --gpus N --cpu true|false --work DIR
 # Any field of the experiment: --train.lr 0.03 --name x
 # Stages: 0 download  1 manifests and validation  2 tokenizer  3 train  4 average  5 decode  6 score
@@ -24,7 +24,7 @@ stop_stage=6
 source=          # by default download/, where --download puts it
 download=
 parts=           # by default all that are there
-experiment=zipformer_medium # a file of this folder
+experiment=zipformer_medium # a file of this folder, or of your own (./mine.py)
 name=            # of the run; by default the experiment's
 epoch=           # with one of each of these, that average; with several or none, dev chooses
 avg=
@@ -45,6 +45,7 @@ work=${work:-exp/librispeech/$(basename "$source")}
 $cpu && device=(--cpu) || device=()
 manifests=$work/manifests
 data=$work/data
+resolve_experiment librispeech
 run=$work/${name:-$experiment}
 if [ -n "$musan" ]; then # MUSAN's three kinds in proportion to their hours, together on one utterance in two
   musan=$(absolute "$musan")
@@ -53,7 +54,7 @@ if [ -n "$musan" ]; then # MUSAN's three kinds in proportion to their hours, tog
     overrides+=(--set "data.augment.$field.folders=$musan/$folder" --set "data.augment.$field.prob=$prob")
   done
 fi
-exp=(--experiment "egs.librispeech.$experiment" "${overrides[@]}")
+exp=(--experiment "$experiment_file" "${overrides[@]}")
 
 if due 0 && [ -n "$download" ]; then
   python -m egs.librispeech.data download --kind "$download" --out "$source"

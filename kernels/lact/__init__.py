@@ -25,11 +25,12 @@ from maya.kernels.lact.state import (
     row_norms,
 )
 from maya.kernels.lact.torch_op import TorchOps
+from maya.kernels.uncompiled import uncompiled
 
 OP = "lact"
 
 
-@torch.compiler.disable  # it stays as it is, between graphs: there is nothing left to fuse
+@uncompiled  # it stays as it is, between graphs: there is nothing left to fuse
 def lact(
     q: Tensor,
     k: Tensor,

@@ -1,16 +1,17 @@
 """Audio to mono float32 at one rate: of files and bytes (maya.data.decoding), of lhotse cuts, of arrays."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lhotse.cut import Cut
 
 from maya.data.decoding import check_rate, first_line, open_audio
-from maya.data.lhotse_audio import teach_lhotse
 from maya.data.resampling import resample_channels
 from maya.errors import MayaError
+
+if TYPE_CHECKING:  # lhotse takes half a second to import, and a file needs none of it
+    from lhotse.cut import Cut
 
 __all__ = ["as_audio", "change_speed", "check_rate", "load_audio", "load_cut_audio", "resample"]
 
@@ -19,8 +20,6 @@ _INTEGERS = {
     np.dtype(np.int8): (1 << 7, 0), np.dtype(np.uint8): (1 << 7, 1 << 7), np.dtype(np.int16): (1 << 15, 0),
     np.dtype(np.int32): (1 << 31, 0),
 }  # fmt: skip
-
-teach_lhotse()
 
 
 def load_audio(
@@ -40,12 +39,14 @@ def load_audio(
     return resample(torch.from_numpy(select_channel(samples, channel, name)), rate, sample_rate)
 
 
-def load_cut_audio(cut: Cut, sample_rate: int | None = None) -> torch.Tensor:
+def load_cut_audio(cut: "Cut", sample_rate: int | None = None) -> torch.Tensor:
     """The audio of a lhotse cut: (N,) float32 at `sample_rate` Hz, channels averaged.
 
     None keeps the cut's own rate. The cut's own lazy transforms (resampling, speed) are applied first; the
     rest is resampled as `load_audio` does it. Raises MayaError naming the utterance.
     """
+    import maya.data.lhotse_audio  # noqa: F401, PLC0415  it teaches lhotse to read as Maya does
+
     try:
         samples = cut.load_audio()  # (C, N), or (N,) for a multi-channel cut mixed down by lhotse
     except Exception as error:  # lhotse lets many kinds through: its own, soundfile's, OSError, assertions
@@ -117,6 +118,6 @@ def _shape_error(shape: tuple[int, ...], sample_rate: int) -> str:
     return sentence
 
 
-def _where(cut: Cut) -> str:
+def _where(cut: "Cut") -> str:
     recording = getattr(cut, "recording", None)
     return str(recording.sources[0].source) if recording is not None and recording.sources else "(no source)"

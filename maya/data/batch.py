@@ -2,17 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lhotse.cut import Cut
 from numpy.typing import NDArray
 from torch import Tensor
 
 from maya.data.audio import load_cut_audio
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+UNKNOWN_LANGUAGE = "unknown"  # stands for a language that the model does not know
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,7 +91,7 @@ def make_batch(
 
 
 def collate(
-    cuts: Iterable[Cut], tokenizer: Tokenizer, languages: Sequence[str], *, sample_rate: int
+    cuts: Iterable["Cut"], tokenizer: Tokenizer, languages: Sequence[str], *, sample_rate: int
 ) -> Batch:
     """Load and pad lhotse cuts with one supervision each (text already normalised), at `sample_rate` Hz.
 
@@ -114,7 +118,12 @@ def language_index(language: str | None, languages: Sequence[str]) -> int:
     return languages.index(language) if language in languages else -1
 
 
-def check_cut(cut: Cut) -> None:
+def language_code(index: int, languages: Sequence[str]) -> str:
+    """The code of a language by its position in the model's tuple, "unknown" for -1."""
+    return languages[index] if index >= 0 else UNKNOWN_LANGUAGE
+
+
+def check_cut(cut: "Cut") -> None:
     """MayaError unless the cut is one utterance."""
     if len(cut.supervisions) != 1:
         raise MayaError(

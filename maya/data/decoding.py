@@ -10,12 +10,12 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import soundfile
-from lhotse.utils import compute_num_samples
 from numpy.typing import NDArray
 
 from maya.data.byte_ranges import ByteRange, RangeFile, read_range, store_of
@@ -119,6 +119,13 @@ def open_audio(source: Source, name: str | None = None, *, whole: bool = True) -
         raise
 
 
+def samples_in(seconds: float, sample_rate: int) -> int:
+    """The number of samples in so many seconds, halves rounded up: as lhotse's compute_num_samples, by which
+    cuts count."""
+    samples = Decimal(round(seconds * sample_rate, ndigits=8))
+    return int(samples.quantize(Decimal(0), rounding=ROUND_HALF_UP))
+
+
 def decode(
     source: Source, offset: float = 0.0, duration: float | None = None
 ) -> tuple[NDArray[np.float32], int]:
@@ -126,9 +133,9 @@ def decode(
     or to its end. Raises MayaError, naming it, when it cannot be read or decoded."""
     with open_audio(source, whole=offset == 0 and duration is None) as audio:
         rate = audio.sample_rate
-        begin = min(compute_num_samples(offset, rate), audio.num_samples) if offset else 0
+        begin = min(samples_in(offset, rate), audio.num_samples) if offset else 0
         remaining = audio.num_samples - begin
-        count = remaining if duration is None else min(remaining, compute_num_samples(duration, rate))
+        count = remaining if duration is None else min(remaining, samples_in(duration, rate))
         return np.ascontiguousarray(audio.read(begin, count).T), rate
 
 
@@ -136,7 +143,7 @@ def read_segment(where: ByteRange, seconds: float, place: float) -> tuple[NDArra
     """((C, N), sampling rate): `seconds` of a recording from `place`, 0 to 1 of where they can begin; all of
     a shorter one. Errors are those of `decode`."""
     with open_audio(where, whole=False) as audio:
-        count = min(audio.num_samples, compute_num_samples(seconds, audio.sample_rate) + 1)
+        count = min(audio.num_samples, samples_in(seconds, audio.sample_rate) + 1)
         begin = int(place * (audio.num_samples - count))
         return np.ascontiguousarray(audio.read(begin, count).T), audio.sample_rate
 

@@ -2,8 +2,8 @@
 
 By itself lhotse tries several libraries in turn, and the last of them starts ffmpeg, which opens playlists,
 other files and networks; it resamples with one of three libraries; and a source may be a command. Importing
-`maya.data.audio` puts what is here in their place, in this process: `cut.load_audio()`, transforms, manifests
-on disk and Shar work unchanged.
+this module puts what is here in their place, in this process: `cut.load_audio()`, transforms, manifests on
+disk and Shar work unchanged. Every module of Maya that imports lhotse imports this one, too.
 """
 
 import io
@@ -132,3 +132,6 @@ def _resample(
 
 def _change_speed(self: Speed, samples: NDArray[np.float32], sampling_rate: int) -> NDArray[np.float32]:
     return resample_channels(samples, round(sampling_rate * self.factor), sampling_rate)
+
+
+teach_lhotse()

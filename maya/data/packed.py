@@ -11,6 +11,8 @@ import numpy as np
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
+import maya.data.lhotse_audio  # noqa: F401
+
 
 class PackedCuts:
     """A row of cuts that grows at its end and is read at any place."""

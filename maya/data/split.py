@@ -243,12 +243,14 @@ def _extend_texts(
     groups: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in items:
         if item.id not in settled:
-            group = ("text", item.text) if item.speaker in speakers else ("speaker", item.speaker)
-            groups[group].append(item)
+            key = ("text", item.text) if item.speaker in speakers else ("speaker", item.speaker)
+            groups[key].append(item)
     spare = sum(item.seconds for item in items) - min_train  # of held-out data
-    order, parts = [*groups.values()], dict[str, str]()
+    order = [*groups.values()]
+    parts: dict[str, str] = {}
     for number in rng.permutation(len(order)).tolist():
-        group, length = order[number], sum(item.seconds for item in order[number])
+        group = order[number]
+        length = sum(item.seconds for item in group)
         met = {part_of_text[item.text] for item in group if item.text in part_of_text}
         fits = [
             part

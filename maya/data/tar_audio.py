@@ -1,7 +1,7 @@
 """Audio that lies inside tar files, read in place.
 
 A recording in a tar is an ordinary lhotse `AudioSource` whose source is the address of a byte range (see
-maya.data.byte_ranges), on a disk or in object storage. Importing `maya.data.audio` teaches lhotse to open
+maya.data.byte_ranges), on a disk or in object storage. Importing this module teaches lhotse to open
 such addresses (maya.data.lhotse_audio), so `cut.load_audio()`, transforms, saving to `jsonl.gz` and lazy
 reading with `CutSet.from_file` all work unchanged, and only the member's bytes are read; of a long WAV or
 FLAC, only those of the cut.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lhotse.audio import AudioSource
 
+import maya.data.lhotse_audio  # noqa: F401
 from maya.data.byte_ranges import ByteRange, Stamp, file_stamp, parse_address, read_range
 from maya.data.decoding import decode, read_segment
 from maya.data.tar_index import TarMember, TarScan, index_tar, member_header, scan_tar

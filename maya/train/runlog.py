@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from maya.config import to_dict
 
@@ -49,6 +48,8 @@ class RunLog:
         for name in ("metrics.jsonl", "samples.jsonl"):
             _drop_rows_after(run_dir / name, resumed_step)
         self._metrics = (run_dir / "metrics.jsonl").open("a")
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  not for those who read checkpoints
+
         self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_step or None)
 
     def start(self, experiment: Any, command: list[str], facts: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,109 @@ def test_set_reaches_fields_without_a_dot(tmp_path: Path, repo: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "overrides: <--set> <languages=hi,ta> <--set> <name=other>"
     assert run(tmp_path, repo, "--set").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("slip", "name"),
+    [
+        ("--stagee", "--stage"),
+        ("--stge=3", "--stage"),
+        ("--encodr-lr", "--encoder-lr"),
+        ("--grad-acum", "--grad-accum"),
+        ("--hlep", "--help"),
+        ("--sett", "--set"),
+        ("--stag", "--stage"),
+    ],
+)
+def test_the_nearest_option_is_named(tmp_path: Path, repo: Path, slip: str, name: str) -> None:
+    done = run(tmp_path, repo, slip, "1")
+    option = slip.partition("=")[0]
+    assert done.returncode == 1
+    assert f"unknown option {option}; did you mean {name}?; see" in done.stderr
+    assert "did you mean" not in run(tmp_path, repo, "--quite-another", "1").stderr
+
+
+RESOLVE = r"""#!/usr/bin/env bash
+# --experiment NAME   which
+set -euo pipefail
+start_dir=$PWD
+cd "$TOP"
+experiment=base
+. "$OPTIONS"
+resolve_experiment one
+echo "$experiment|$experiment_file"
+"""
+
+
+@pytest.fixture
+def resolve(tmp_path: Path, repo: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Calls a script that resolves --experiment, from tmp_path/here, with the experiments of tmp_path/top."""
+    for name in ("base", "large", "v1.5"):
+        path = tmp_path / "top" / "egs" / "one" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("def experiment():\n    pass\n")
+    (tmp_path / "here" / "my dir").mkdir(parents=True)
+    for name in ("mine", "base", "my dir/other"):
+        (tmp_path / "here" / f"{name}.py").write_text("")
+    (tmp_path / "run.sh").write_text(RESOLVE)
+
+    def call(experiment: str) -> subprocess.CompletedProcess[str]:
+        env = {
+            "OPTIONS": str(repo / "tools" / "parse_options.sh"), "PATH": "/usr/bin:/bin",
+            "TOP": str(tmp_path / "top"),
+        }  # fmt: skip
+        command = ["bash", str(tmp_path / "run.sh"), "--experiment", experiment]
+        here = tmp_path / "here"
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=20, cwd=here)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("experiment", "name", "file"),
+    [
+        ("base", "base", "egs.one.base"),
+        ("v1.5", "v1.5", "egs.one.v1.5"),
+        ("egs.two.other", "other", "egs.two.other"),
+        ("./mine.py", "mine", "{here}/./mine.py"),
+        ("mine.py", "mine", "{here}/mine.py"),
+        ("./base", "base", "{here}/./base.py"),
+        ("my dir/other.py", "other", "{here}/my dir/other.py"),
+        ("{here}/mine.py", "mine", "{here}/mine.py"),
+        ("../top/egs/one/large.py", "large", "{here}/../top/egs/one/large.py"),
+    ],
+)
+def test_an_experiment_is_a_name_a_module_or_a_file(
+    tmp_path: Path,
+    resolve: Callable[..., subprocess.CompletedProcess[str]],
+    experiment: str,
+    name: str,
+    file: str,
+) -> None:
+    here = str(tmp_path / "here")
+    done = resolve(experiment.format(here=here))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{name}|{file.format(here=here)}\n"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "sentence"),
+    [
+        ("./nothing.py", "there is no experiment file {here}/./nothing.py"),
+        (
+            "larg",
+            "there is no experiment larg in egs/one; did you mean large?; a file of your own is ./NAME.py",
+        ),
+        ("mine", "there is no experiment mine in egs/one; a file of your own is ./NAME.py"),
+    ],
+)
+def test_an_experiment_that_is_not_there(
+    tmp_path: Path, resolve: Callable[..., subprocess.CompletedProcess[str]], experiment: str, sentence: str
+) -> None:
+    done = resolve(experiment)
+    assert done.returncode == 1 and sentence.format(here=tmp_path / "here") in done.stderr
+
+
+def test_every_recipe_resolves_its_experiment(repo: Path) -> None:
+    for script in repo.glob("egs/*/run.sh"):
+        assert f"resolve_experiment {script.parent.name}\n" in script.read_text(), script

@@ -59,6 +59,8 @@ def recipe_names() -> list[str]:
 def _recipe(name: str) -> Callable[[Path], Any]:
     import lhotse.recipes
 
+    import maya.data.lhotse_audio  # noqa: F401
+
     recipe = getattr(lhotse.recipes, f"prepare_{name.replace('-', '_')}", None)
     if recipe is None:
         raise MayaError(f"lhotse has no recipe {name!r}; it has {', '.join(recipe_names())}")

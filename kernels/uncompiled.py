@@ -1,0 +1,38 @@
+"""Keep an operator out of torch.compile without loading the compiler for everyone else."""
+
+import functools
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
+    """As `torch.compiler.disable`: compiled code calls `function` as it is, between two graphs.
+
+    `torch.compiler.disable` imports torch._dynamo, which takes 1.5 to 2 s, as soon as it decorates. Here that
+    waits for the first call after something else has imported the compiler. The choice is made in the
+    `__getattr__` of a module, because the compiler runs that one for real where it would trace a function.
+    """
+    late = types.ModuleType(f"{function.__module__}.{function.__name__}.late")
+
+    def choose(name: str) -> Any:
+        if name != "call":
+            raise AttributeError(name)
+        if "torch._dynamo" not in sys.modules:
+            return function
+        late.call = torch.compiler.disable(function)  # type: ignore[attr-defined]
+        return late.call  # type: ignore[attr-defined]
+
+    late.__getattr__ = choose  # type: ignore[method-assign]
+
+    @functools.wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        return late.call(*args, **options)  # type: ignore[attr-defined]
+
+    return call
