@@ -116,6 +116,8 @@ def split(
 def _joined_by_audio(items: Iterable[Item]) -> list[Item]:
     """The items, with one name for all speakers, and one for all texts, that are met in one group."""
     items = sorted(items, key=lambda item: item.id)
+    if all(item.group is None for item in items):
+        return items
     for attribute in ("speaker", "text"):
         values = [getattr(item, attribute) for item in items]
         name = {value: value for value in values}
@@ -129,7 +131,8 @@ def _joined_by_audio(items: Iterable[Item]) -> list[Item]:
         for item, value in zip(items, values, strict=True):
             if item.group is not None:
                 name[root(value)] = root(first.setdefault(item.group, value))
-        items = [replace(item, **{attribute: root(getattr(item, attribute))}) for item in items]
+        joined = [{attribute: root(value)} for value in values]
+        items = [replace(item, **changes) for item, changes in zip(items, joined, strict=True)]  # type: ignore[arg-type]
     return items
 
 
