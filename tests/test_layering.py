@@ -16,7 +16,7 @@ FOR_ALL = ("errors", "config")  # maya.errors and maya.config: everyone but the 
 KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
     *("k2", "boto3", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo"),
-    *("transformers", "tokenizers", "peft"),
+    *("transformers", "tokenizers", "peft", "av"),
 )
 ENVIRONMENT = ("os.environ", "os.environb", "os.getenv", "os.putenv")
 
