@@ -15,6 +15,7 @@ from lhotse import AudioSource, Recording
 from maya.data import decoding
 from maya.data.audio import load_audio, load_cut_audio
 from maya.data.decoding import open_audio
+from maya.data.lhotse_audio import teach_lhotse
 from maya.data.manifest import Row
 from maya.data.probe import ProbeConfig, probe
 from maya.data.tar_audio import byte_range_source, index_tar
@@ -329,6 +330,7 @@ def test_one_channel_is_read(tmp_path: Path) -> None:
 
 def test_lhotse_runs_no_command_and_opens_no_address(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(1.0), RATE)
+    teach_lhotse()  # again, which changes nothing
     for kind, source in (
         ("command", f"touch {tmp_path}/mark; cat {tmp_path}/a.wav"),
         ("url", "http://127.0.0.1:9/a.wav"),

@@ -11,6 +11,7 @@ from lhotse import Recording
 
 from maya.data.audio import as_audio, change_speed, load_audio, load_cut_audio, resample
 from maya.data.augment import add_noise, convolve, reverberate
+from maya.data.resampling import resample_channels
 from maya.errors import MayaError
 from tests.data.making import write_tone
 
@@ -57,6 +58,13 @@ def test_what_would_alias_is_removed(rate: int, new_rate: int) -> None:
     for hertz in np.linspace(new_rate / 2 * 1.02, rate / 2 * 0.98, 5) if rate > 1.1 * new_rate else ():
         resampled = resample(sine(float(hertz), rate), rate, new_rate)
         assert float(middle(resampled).abs().max()) < 3e-5
+
+
+def test_channels_are_resampled_one_by_one() -> None:
+    samples = np.random.default_rng(0).standard_normal((2, 3, 1000)).astype(np.float32)
+    resampled = resample_channels(samples, 44100, 16000)
+    assert resampled.shape == (2, 3, 363)
+    assert np.array_equal(resampled[1, 2], resample_channels(samples[1, 2], 44100, 16000))
 
 
 def test_an_upsampled_signal_has_no_image() -> None:
