@@ -132,9 +132,8 @@ class Recognizer:
     ) -> list[Hypothesis]:
         """Transcribe files (wav, flac, ogg, opus, mp3; any rate) or arrays, in order.
 
-        Files are resampled to the model's `sample_rate`; arrays must be at it, (N,) float in [-1, 1], or int16,
-        int32, int8 or uint8, which are scaled by their type.
-
+        Files are resampled to the model's `sample_rate`. Arrays must be at it: (N,) float in [-1, 1], or
+        int16, int32, int8 or uint8, which are scaled by their type.
 
         `language` is a code such as "hi"; "auto" identifies the language of each utterance first, then
         decodes in it, and the hypotheses carry it with its probability; None decodes without one. `method`
