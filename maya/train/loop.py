@@ -27,7 +27,7 @@ from maya.train.config import TrainConfig, check
 from maya.train.distributed import all_reduce_sum
 from maya.train.eden import adjusted_steps
 from maya.train.failure import Tally, stop_unless_finite, watched
-from maya.train.heads import begins, trained_heads
+from maya.train.heads import begins, head_to_show, trained_heads
 from maya.train.optim import clip, gradient_norm, make_optimizer
 from maya.train.runlog import RunLog
 from maya.train.samples import Samples
@@ -145,7 +145,7 @@ def train(
     wrapped = accelerator.prepare_model(model)
     log = open_log(run_dir, experiment, state, accelerator, facts or {})
     stream, clock, window, started = batches(state.position), Clock(), Window(), time.perf_counter()
-    first_step, bf16 = state.step, accelerator.mixed_precision == "bf16"
+    first_step, bf16, wanted = state.step, accelerator.mixed_precision == "bf16", experiment.decode.head
     with StopRequest() as stop:
         while not schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
             if model.encoder_frozen != schedule.encoder_frozen(cfg, state.step):
@@ -153,7 +153,7 @@ def train(
                 model.freeze_encoder(not model.encoder_frozen)
                 wrapped = wrap_again(model, accelerator)
             log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.ctc_weight))
-            if begins(cfg, model, state.step, experiment.decode.head):
+            if begins(cfg, model, state.step, wanted):
                 state.best = float("inf")  # errors so far were those of a head that decoding will not use
             seen = batches_seen(experiment, state.step, accelerator.num_processes)
             model.begin_step(state.step, seen)
@@ -175,7 +175,7 @@ def train(
             if state.step % cfg.valid_every == 0 or over:
                 keep_best(log, state, validate(model, heads), model, tokenizer, run_dir, cfg)
             if samples and log.main and cfg.samples_every and state.step % cfg.samples_every == 0:
-                log.samples(state.step, samples(model, state.head_to_show(heads, experiment.decode.head)))
+                log.samples(state.step, samples(model, head_to_show(heads, wanted, state.dev)))
             clock.lap("validate")
             if stats.stop or state.step % cfg.save_every == 0 or over or passed:
                 save(run_dir, state, model, optimizer, tokenizer, experiment, log.main, passed)

@@ -1,6 +1,5 @@
 """What moves during training besides weights and optimizer, and how all of it is saved and restored."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ import torch
 
 from maya.config import from_dict, to_dict
 from maya.data.plan import Position
-from maya.decode.head_choice import TrainedHeads
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
 from maya.models.text_heads import Head
@@ -19,7 +17,7 @@ from maya.train import schedule
 from maya.train.averaging import RunningAverage
 from maya.train.config import TrainConfig
 from maya.train.distributed import barrier, gather_objects, rank, world_size
-from maya.train.heads import head_notes, read_heads, scores_by_head
+from maya.train.heads import describe, head_notes, read_heads, scores_by_head
 from maya.train.runlog import RunLog
 
 
@@ -33,13 +31,6 @@ class State:
     average: RunningAverage = field(default_factory=RunningAverage)
     infeasible: int = 0  # utterances whose text their audio cannot carry, met so far on this rank
     dev: dict[Head, dict[str, float]] = field(default_factory=dict)  # each head's last scores, never saved
-
-    def head_to_show(self, trained: Sequence[Head], wanted: Head | None) -> Head | None:
-        """The head that samples are decoded with: `wanted` if it is trained, else the best by the last
-        validation. None where the model has no such heads."""
-        if not trained or wanted in trained:
-            return wanted
-        return TrainedHeads(heads=tuple(trained), trained=tuple(trained), dev=self.dev).best().head
 
 
 def keep_best(
@@ -65,21 +56,6 @@ def keep_best(
             notes={"valid": scores} | head_notes(cfg, model, state.step, scores),
         )
         ckpt.save_checkpoint(run_dir / "best.pt", best)
-
-
-def describe(scores: Mapping[str, float]) -> str:
-    """A validation in one line: the loss, and the WER and CER in % of each head that was scored."""
-    by_head = scores_by_head(scores)
-    rates = [
-        f"{head} WER {100 * rate['wer']:.1f} CER {100 * rate['cer']:.1f}" for head, rate in by_head.items()
-    ]
-    shown = ("loss", "language_accuracy") if by_head else ("loss", "wer", "cer", "language_accuracy")
-    parts = [f"{name} {scores[name]:.3f}" for name in shown if name in scores]
-    if rates:
-        parts.insert(1, "dev: " + " · ".join(rates))
-    if unknown := int(scores.get("unknown_language", 0)):
-        parts.append(f"({unknown} utterances of an unknown language are not averaged)")
-    return "  ".join(parts)
 
 
 def save(
