@@ -30,7 +30,7 @@ from maya.train.distributed import all_reduce_sum
 from maya.train.eden import adjusted_steps
 from maya.train.failure import Tally, stop_unless_finite, watched
 from maya.train.forecast import Forecast, Pace
-from maya.train.heads import begins, trained_heads
+from maya.train.heads import begins, head_to_show, trained_heads
 from maya.train.optim import clip, gradient_norm, make_optimizer
 from maya.train.resume import resume
 from maya.train.runlog import RunLog
@@ -158,7 +158,7 @@ def train(
     steps_in_all = Forecast(cfg, data.batches_per_pass if data is not None else 0)
     log = open_log(run_dir, experiment, state, accelerator, facts or {}, steps_in_all)
     stream, clock, window, pace = batches(state.position), Clock(), Window(), Pace(first=state.step)
-    bf16 = accelerator.mixed_precision == "bf16"
+    bf16, wanted = accelerator.mixed_precision == "bf16", experiment.decode.head
     write = partial(save, run_dir, state, model, optimizer, tokenizer, experiment, log.main)
     on_dev = partial(check_on_dev, log, state, validate, model, tokenizer, run_dir, cfg) if validate else None
     if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):
@@ -170,7 +170,7 @@ def train(
                 model.freeze_encoder(not model.encoder_frozen)
                 wrapped = wrap_again(model, accelerator)
             log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.ctc_weight))
-            if begins(cfg, model, state.step, experiment.decode.head):
+            if begins(cfg, model, state.step, wanted):
                 state.best = float("inf")  # errors so far were those of a head that decoding will not use
             seen = batches_seen(experiment, state.step, accelerator.num_processes)
             model.begin_step(state.step, seen)
@@ -190,7 +190,7 @@ def train(
                 report(log, state, model, cfg, window, clock, pace, steps_in_all)
             save_and_check(cfg, log, state, write, on_dev, stop=stats.stop, over=over, passed=passed)
             if samples and log.main and due(state.step, cfg.samples_every):
-                log.samples(state.step, samples(model, state.head_to_show(heads, experiment.decode.head)))
+                log.samples(state.step, samples(model, head_to_show(heads, wanted, state.dev)))
             clock.lap("validate")
     log.close()
     return state
