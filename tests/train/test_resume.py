@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -269,6 +271,41 @@ def test_a_failing_validation_loses_no_step_and_is_done_again(
     assert [r["step"] for r in rows if r["kind"] == "valid"] == [2, 4]
     a, b = newest(run), newest(top / "run")
     assert all(torch.equal(value, b.weights[name]) for name, value in a.weights.items())
+
+
+@pytest.mark.parametrize("during", ["keep_best", "save"])
+def test_a_stop_while_validating_or_saving_is_safe(
+    top: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    run, real = tmp_path / "run", getattr(loop, during)
+    run.mkdir()
+    shutil.copy(top / "run" / "tokenizer.model", run)
+
+    def stopped(*args: object, **options: object) -> object:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return real(*args, **options)
+
+    monkeypatch.setattr(loop, during, stopped)
+    with pytest.raises(loop.Interrupted, match="stopped after step 3"):
+        train(experiment(), top / "data", run, cpu=True)
+    monkeypatch.undo()
+    assert [step for step, _ in step_checkpoints(run)] == [2, 3] and not list(run.rglob("*.partial"))
+    train(experiment(), top / "data", run, cpu=True)
+    a, b = newest(run), newest(top / "run")
+    assert all(torch.equal(value, b.weights[name]) for name, value in a.weights.items())
+    assert (run / "best.pt").exists()
+
+
+def test_a_checkpoint_that_records_no_data(top: Path, run: Path, heard: pytest.LogCaptureFixture) -> None:
+    """One that an earlier version wrote: it is said that nothing can be compared, and training goes on."""
+    path, old = step_checkpoints(run)[-1][1], newest(run)
+    assert old.training is not None
+    del old.training["history"]
+    (run / "validations.json").unlink()
+    ckpt.save_checkpoint(path, old)
+    train(experiment(5), top / "other", run, cpu=True)
+    assert "does not record its training data" in heard.text and "DIFFER" not in heard.text
+    assert newest(run).step == 5 and [s["data"]["utterances"] for s in history(run)] == [24]
 
 
 def test_damaged_dev_audio_is_left_out_and_counted(
