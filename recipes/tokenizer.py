@@ -29,7 +29,7 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
     """Train `run`/tokenizer.model on the texts of `data`/train.parquet, and encode them into
     `run`/tokens_train.arrow; `run`/tokenizer.json tells of each language its share of the training text,
     fertility and unknown characters, on dev too, and `run`/data.html shows it below what the data hold."""
-    table, dev = Table.open(part_path(data, "train")), part_path(data, "dev")
+    table = Table.open(part_path(data, "train"))
     cfg = experiment.tokenizer
     inputs = {"data": content(data / "stage.json"), "options": to_dict(cfg)}
     if is_done(run / "stage-tokenizer.json", inputs) and (run / "tokenizer.model").is_file() and not force:
@@ -46,7 +46,7 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
         "sha256": hashlib.sha256(made.model_bytes).hexdigest(),
         "options": to_dict(cfg),
         **fertility_report(made, languages, cfg),
-        "unknown_characters_of_dev": unknown_shares(Table.open(dev), made) if dev.is_file() else {},
+        "unknown_characters_of_dev": unknown_shares(Table.open(part_path(data, "dev")), made),
         "too_few_frames": {"frame_seconds": clock.hop_samples * clock.subsampling / 16000, **crowded},
     }
     write_json(run / "tokenizer.json", report)
