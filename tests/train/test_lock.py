@@ -89,6 +89,6 @@ def test_no_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplo
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(MayaError, match=r"train\.lock cannot be written .*--run-dir"):
-        with lock.locked(tmp_path / "file" / "run"):
-            pass
+    refused = pytest.raises(MayaError, match=r"train\.lock cannot be written .*--run-dir")
+    with refused, lock.locked(tmp_path / "file" / "run"):
+        pass
