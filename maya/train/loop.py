@@ -42,6 +42,7 @@ from maya.train.validate import Validate
 
 __all__ = ["Interrupted", "TrainConfig", "make_accelerator", "train", "train_step"]
 
+INSISTING_SECONDS = 2.0  # between two Ctrl-C of which the second means now
 Batches = Callable[[Position], Iterator[tuple[Position, Batch]]]
 
 
@@ -81,6 +82,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked = False
+        self.since = 0.0  # when it was first asked for, by time.monotonic()
 
     def __enter__(self) -> "StopRequest":
         wanted = [signal.SIGINT, signal.SIGTERM]
@@ -95,11 +97,13 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        # A terminal sends SIGINT to launcher and worker, then the launcher sends SIGTERM: only a second
-        # Ctrl-C is a person insisting.
-        if self.asked and number == signal.SIGINT:
+        # A terminal sends SIGINT to launcher and worker, and the launcher passes its own on at once: only a
+        # later one is a person insisting.
+        now = time.monotonic()
+        if self.asked and number == signal.SIGINT and now - self.since > INSISTING_SECONDS:
             raise KeyboardInterrupt
-        self.asked = True
+        if not self.asked:
+            self.asked, self.since = True, now
 
 
 class Interrupted(KeyboardInterrupt):
