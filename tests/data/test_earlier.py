@@ -64,9 +64,9 @@ def test_a_grown_corpus_keeps_its_split_and_says_what_is_new(corpus: Prepared, t
     text = report.table()
     assert "the earlier split of 38 utterances is kept" in text
     named = " ".join(f"{part} {count}" for part, count in fresh.items() if count)
-    assert f"20 new utterances: en {named}" in text
+    assert f"new utterances: 20 (en {named})" in text
     named = " ".join(f"{part} {gone.count(part)}" for part in PARTS if gone.count(part))
-    assert f"2 earlier utterances are gone: en {named}" in text
+    assert f"earlier utterances that are gone: 2 (en {named})" in text
     files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     again = run(folder, tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
@@ -154,7 +154,7 @@ def test_a_corpus_that_was_corrected_in_its_place_is_the_same(
     report = run(folder, tmp_path / "out")
     assert parts(tmp_path / "out") == before
     what = {"texts": "another text than before", "audio": "other audio files than before"}[kind]
-    assert any(line == f"40 utterances have {what}" for line in report.changes)
+    assert f"utterances with {what}: 40" in report.changes
 
 
 def test_other_contents_in_the_same_place_are_another_corpus(corpus: Prepared, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_part_of_a_corpus_is_the_same_only_in_its_place(corpus: Prepared, tmp_
     write_manifest(folder, rows[:10])
     report = run(folder, tmp_path / "out")
     assert parts(tmp_path / "out") == {row["id"]: before[row["id"]] for row in rows[:10]}
-    assert any(line.startswith("30 earlier utterances are gone") for line in report.changes)
+    assert any(line.startswith("earlier utterances that are gone: 30 (") for line in report.changes)
 
 
 def test_languages_may_be_added_and_left_out(corpus: Prepared, tmp_path: Path) -> None:
