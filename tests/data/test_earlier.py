@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -273,20 +275,32 @@ def test_names_of_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert corpus_name(Path("nemo:a.json:link/b.tar")) == f"nemo:{tmp_path}/a.json:{real}/b.tar"
 
 
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
 def test_two_processes_do_not_prepare_into_one_folder(corpus: Prepared, tmp_path: Path) -> None:
-    with (
-        locked(probed_path(tmp_path / "out"), tmp_path / "out"),
-        pytest.raises(MayaError, match="another process is writing to .*out; wait until it ends"),
-    ):
+    lock = probed_path(tmp_path / "out") / ".lock"
+    command = [sys.executable, "-c", HOLD, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(MayaError, match="another process is writing to .*out; wait until it ends"):
+            run(corpus[0], tmp_path / "out")
+        other.kill()  # a process that is killed leaves no lock behind
+        other.wait(60)
         run(corpus[0], tmp_path / "out")
-    run(corpus[0], tmp_path / "out")
 
 
 def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr("fcntl.lockf", refuse)
     with locked(tmp_path / "a", tmp_path):
         assert (tmp_path / "a").is_dir()
 
