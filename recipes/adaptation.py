@@ -63,7 +63,8 @@ class Listener:
                 f"the speech of {speaker.name} is at {speaker.sample_rate} Hz, and the model takes "
                 f"{recognizer.sample_rate} Hz: resample it"
             )
-        self.recognizer, self.speaker, self.method = recognizer, speaker, method
+        self.recognizer, self.speaker = recognizer, speaker
+        self.method = recognizer.choose_head(method).head
         self.model = recognizer.model
         languages = self.model.cfg.languages
         if speaker.language not in languages:

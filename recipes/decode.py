@@ -20,7 +20,14 @@ from maya.encoders.lact_fast_weights import stop_updates
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.recipes.experiment import Experiment
-from maya.recipes.markers import audio_identity, checkpoint_content, is_done, mark_done, texts_identity
+from maya.recipes.markers import (
+    audio_identity,
+    checkpoint_content,
+    is_done,
+    mark_done,
+    table_identity,
+    texts_identity,
+)
 from maya.recipes.search import choose_method, make_search
 from maya.train.checkpoint import find_checkpoint
 from maya.train.runlog import replacing, write_json
@@ -47,13 +54,7 @@ def decode(
         raise MayaError(f"{data} has no {split} set to decode: {table.path.name} has no rows")
     path = find_checkpoint(checkpoint or run)
     out = run / "decode" / into / split
-    inputs = {
-        "checkpoint": [str(path), checkpoint_content(path)],
-        "data": [table.digest, audio_identity(data, split)],
-        "options": to_dict(experiment.decode),
-    }
-    if experiment.decode.method == "ctc_beam" and experiment.decode.lm_order:
-        inputs["lm_texts"] = texts_identity(data, "train")
+    inputs = _inputs(experiment, data, split, path)
     complete = all((out / name).is_file() for name in ("hyps.jsonl", "decode.json"))
     if is_done(out / "stage.json", inputs) and complete and not force:
         print(f"decode: {out} is up to date")
@@ -94,6 +95,18 @@ def decode(
     print(f"decode: {len(entries)} utterances, {seconds / 3600:.2f} h in {spent:.1f} s "
           f"(real-time factor {spent / seconds:.4f}) → {out / 'hyps.jsonl'}")  # fmt: skip
     mark_done(out / "stage.json", inputs)
+
+
+def _inputs(experiment: Experiment, data: Path, split: str, checkpoint: Path) -> dict[str, Any]:
+    """What hypotheses depend on, for the marker of the stage."""
+    cfg = experiment.decode
+    with_texts = cfg.method == "ctc_beam" and cfg.lm_order
+    return {
+        "checkpoint": [str(checkpoint), checkpoint_content(checkpoint)],
+        "data": [table_identity(data, split), audio_identity(data, split)],
+        "options": to_dict(cfg),
+        "lm_texts": texts_identity(data, "train") if with_texts else "",
+    }
 
 
 def _codes(langs: Tensor | None, languages: Sequence[str], rows: int) -> list[str]:

@@ -23,7 +23,7 @@ from maya.recipes.search import choose_method, make_search
 from maya.recipes.transcribe import transcribe
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
-from maya.text.languages import language_code
+from maya.text.languages import language_among, language_code
 
 METHODS: tuple[str, ...] = get_args(DecodeConfig.__annotations__["method"])
 
@@ -62,7 +62,7 @@ def evaluate(
     recognizer = maya.load(checkpoint, device)
     method, reason = choose_method(method, recognizer)
     known = recognizer.model.cfg.languages
-    default = language_code(language) if language not in (None, "auto") else None
+    default = language_code(language_among(language, known)) if language not in (None, "auto") else None
     default = default or (known[0] if len(known) == 1 else None)
     if manifest is not None:
         folder, rows = manifest if manifest.is_dir() else manifest.parent, read_rows(manifest, default)
@@ -97,7 +97,8 @@ def read_rows(manifest: Path, language: str | None) -> list[Row]:
         rows, dropped = read_corpus(manifest, language, notes=notes)
         if dropped:
             print(f"{manifest}: {len(dropped)} files are no utterances, the first: {dropped[0].detail}")
-        print(*notes, sep="\n" if notes else "", end="\n" if notes else "")
+        for note in notes:
+            print(note)
         return rows
     if not manifest.is_file():
         raise MayaError(

@@ -75,7 +75,11 @@ class DecodeConfig:
 
 @config
 class Experiment:
-    """One experiment. A file under egs/ returns one from `experiment()`; `--set a.b=c` changes its fields."""
+    """One experiment. A file under egs/ returns one from `experiment()`; `--set a.b=c` changes its fields.
+
+    languages: ISO 639 codes, of any languages. Utterances in others are left out when a corpus is prepared,
+    and counted.
+    """
 
     name: str
     languages: Annotated[tuple[LanguageCode, ...], Distinct(empty=False)] = tuple(LANGUAGES)

@@ -1,4 +1,4 @@
-"""Stage 3: prepared data and a tokenizer → a trained model. Run it through torchrun, one process per GPU."""
+"""Stage 3: prepared data and a tokenizer → a trained model; with maya.recipes.launch one process a GPU."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -63,6 +63,8 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
         return
     accelerator = make_accelerator(experiment.train, cpu=cpu)
     with locked(run):
+        if accelerator.is_main_process:
+            (run / "stage-train.json").unlink(missing_ok=True)  # until it has ended again
         _train(experiment, data, run, table, tokenizer, accelerator)
         if accelerator.is_main_process:
             mark_done(run / "stage-train.json", inputs)
@@ -92,7 +94,7 @@ def _train(
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
     facts = start(model, experiment, data, run, main)
-    warn_of_idle_heads(experiment, model, plan, run, main)
+    warn_of_idle_heads(experiment, model, plan, main)
     samples = dev_samples(experiment, data, tokenizer, greedy_hybrid)
     validate = dev_validation(experiment, data, tokenizer, languages, skip_log=run / "skipped.jsonl")
     if main:
@@ -138,33 +140,34 @@ def start(model: SpeechModel, experiment: Experiment, data: Path, run: Path, mai
             modules = ", ".join(cfg.init_modules)
             print(f"train: {taken / 1e6:.2f} M parameters ({modules}) from {cfg.init_from}")
         facts["init_parameters"] = taken
-        model.initial_heads = heads_taken_over(cfg)
+    if cfg.init_from:
+        model.initial_heads = heads_taken_over(cfg, step_checkpoints(run) == [])
     return facts
 
 
-def heads_taken_over(cfg: TrainConfig) -> tuple[Head, ...]:
+def heads_taken_over(cfg: TrainConfig, fresh: bool) -> tuple[Head, ...]:
     """The heads that `train.init_from` brings along trained: whole, with their encoder, and from a model in
-    which they were trained."""
+    which they were trained. For a run that is not `fresh` the latter is assumed, until its checkpoint is
+    read, because that model may be gone."""
     heads = heads_within(cfg.init_modules) if "encoder" in cfg.init_modules else ()
+    if not heads or not fresh:
+        return heads
     path = find_checkpoint(Path(cfg.init_from))
-    if not heads or path.suffix == ".nemo":  # an archive has no heads that were not trained
+    if path.suffix == ".nemo":  # an archive has no heads that were not trained
         return heads
     trained = read_heads(load_checkpoint(path), path).trained
     return tuple(head for head in heads if head in trained)
 
 
-def warn_of_idle_heads(
-    experiment: Experiment, model: SpeechModel, plan: BatchPlan, run: Path, main: bool
-) -> None:
+def warn_of_idle_heads(experiment: Experiment, model: SpeechModel, plan: BatchPlan, main: bool) -> None:
     """Print a sentence for each head that this training ends without having trained. Raises MayaError where
     it trains none."""
     cfg, steps = experiment.train, experiment.train.steps
     if cfg.epochs and cfg.ctc_first:
         steps = min(steps, cfg.epochs * cfg.passes * plan.num_batches(0) // cfg.accumulate)
     sentences = check_heads_begin(cfg, model, steps)
-    if main and not step_checkpoints(run):
-        for sentence in sentences:
-            print(f"train: warning: {sentence}", flush=True)
+    for sentence in sentences if main else ():
+        print(f"train: warning: {sentence}", flush=True)
 
 
 def batch_plan(

@@ -35,19 +35,31 @@ def validate(
             chosen = Experiment(name="validate")
             for assignment in overrides:
                 override(chosen, assignment)
-        validate_corpus(chosen, corpus, json_path=json_path, html_path=html_path)
+        # Without an experiment no language is left out.
+        every = not experiment and not any(name.startswith("languages=") for name in overrides)
+        validate_corpus(
+            chosen, corpus, languages=() if every else None, json_path=json_path, html_path=html_path
+        )
 
 
 def validate_corpus(
-    experiment: Experiment, corpus: Path, *, json_path: Path | None = None, html_path: Path | None = None
+    experiment: Experiment,
+    corpus: Path,
+    *,
+    languages: Sequence[str] | None = None,
+    json_path: Path | None = None,
+    html_path: Path | None = None,
 ) -> None:
     """Print everything that `maya prepare` would drop or flag, and write it where asked; nothing else is
-    written. MayaError where `maya prepare` would refuse the corpus."""
+    written. languages: those to look at, all if empty; None: the experiment's. MayaError where `maya prepare`
+    would refuse the corpus."""
     require_corpus(corpus)
-    found = examine(corpus, languages=experiment.languages, cfg=experiment.prepare)
+    codes = experiment.languages if languages is None else languages
+    found = examine(corpus, languages=codes, cfg=experiment.prepare)
     page = found.page(found.entries(), experiment.prepare.audio_checks)
     print(table(page.summary["languages"], page.summary["splits"]))
-    print(*found.notes, sep="\n")
+    for note in found.notes:
+        print(note)
     _tell(page, page.findings, found.rows, found.refusal, json_path, html_path)
 
 

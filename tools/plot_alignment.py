@@ -2,7 +2,7 @@
 
     python -m tools.plot_alignment CHECKPOINT AUDIO --language hi --out alignment.png
 
-Draws the log-mel spectrogram with every token at its frames. Needs matplotlib: pip install 'maya[plot]'.
+Draws the log-mel spectrogram with every token at its frames. Needs matplotlib: pip install 'maya-asr[plot]'.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="a .pt file or a run folder")
     parser.add_argument("audio", type=Path, help="an audio file")
     parser.add_argument("--language", help="language code such as hi; without it the model decides")
-    parser.add_argument("--method", default="transducer", choices=("transducer", "ctc"))
+    parser.add_argument("--method", default="auto", choices=("auto", "transducer", "ctc"))
     parser.add_argument("--out", type=Path, default=Path("alignment.png"), help="the picture")
     options = parser.parse_args(arguments)
     try:
@@ -155,7 +155,8 @@ def _draw(options: argparse.Namespace) -> None:
     recognizer = maya.load(options.checkpoint)
     front_end = recognizer.model.cfg.features
     audio = torch.as_tensor(load_audio(options.audio, sample_rate=front_end.sample_rate))
-    (hyp,) = recognizer.transcribe([audio], options.language, method=options.method)
+    head = recognizer.choose_head(options.method, ("transducer", "ctc")).head  # those that tell frames
+    (hyp,) = recognizer.transcribe([audio], options.language, method=head)
     feats, _ = recognizer.features(audio[None], torch.tensor([len(audio)]))
     hyp.id = f"{options.audio.name}: {romanise(hyp.text)}"
     plot_alignment(

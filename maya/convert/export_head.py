@@ -16,7 +16,7 @@ def exported_head(model: Recognizer, head: Head | None) -> Head:
     """
     heads = model.trained_heads()
     if head is not None:
-        heads.require(head, f"the export of {head!r}")
+        heads.require(head, f"head {head!r}")
         return head
     return "transducer" if "transducer" in heads.trained else exported_head(model, "ctc")
 

@@ -16,6 +16,8 @@ from maya.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
+UNKNOWN_LANGUAGE = "unknown"  # stands for a language that the model does not know
+
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
@@ -114,6 +116,11 @@ def collate(
 def language_index(language: str | None, languages: Sequence[str]) -> int:
     """Position of a language code in the model's tuple, -1 if it is not there."""
     return languages.index(language) if language in languages else -1
+
+
+def language_code(index: int, languages: Sequence[str]) -> str:
+    """The code of a language by its position in the model's tuple, "unknown" for -1."""
+    return languages[index] if index >= 0 else UNKNOWN_LANGUAGE
 
 
 def check_cut(cut: "Cut") -> None:

@@ -1,6 +1,7 @@
 """Reading a corpus, in whichever form it is: one of maya.data.formats, a `manifest.jsonl`, or pairs of audio
 and .txt files."""
 
+import os.path
 from pathlib import Path
 
 from maya.data.formats.common import AUDIO_SUFFIXES, joined
@@ -70,7 +71,9 @@ def _read_described(folder: Path, language: str | None, made: Path | None, notes
     if tables := metadata_tables(folder):
         within = ((path, path.parent.relative_to(folder).as_posix()) for path in tables)
         files = (read_metadata(path, language, "" if inside == "." else inside) for path, inside in within)
-        return joined(files), []
+        rows = joined(files)
+        _note_unnamed_audio(folder, rows, tables[0].name, notes)
+        return rows, []
     if tables := common_voice_tables(folder):
         return read_common_voice(folder, tables, language, notes), []
     if (folder / "wav.scp").is_file():
@@ -103,6 +106,15 @@ def _note_other_forms(folder: Path, notes: list[str]) -> None:
     others = [name for name in _DESCRIPTIONS if (folder / name).is_file() and folder / name not in read]
     if others and read:
         notes.append(f"read {read[0].name}; not read: {', '.join(others)}")
+
+
+def _note_unnamed_audio(folder: Path, rows: list[Row], table: str, notes: list[str]) -> None:
+    """Say how many audio files no line of the table names."""
+    named = {os.path.normpath(folder / row.audio) for row in rows}
+    audio = (path for path in walk(folder).files if path.suffix.lower() in AUDIO_SUFFIXES)
+    if unnamed := [path for path in audio if os.path.normpath(path) not in named]:
+        first = unnamed[0].relative_to(folder)
+        notes.append(f"{len(unnamed)} audio files are named by no line of {table}, {first} among them")
 
 
 def corpus_files(folder: Path) -> list[Path]:

@@ -149,13 +149,16 @@ def parse_object(line: str) -> dict[str, Any]:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
+        if line.strip() in ("[", "{") or (error.msg == "Extra data" and line[error.pos :].strip() == ","):
+            raise ValueError("not JSON lines; write one object a line, without [ ] and commas") from None
         raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
     except RecursionError:
         raise ValueError("not JSON of a manifest (nested too deep)") from None
     except ValueError:
         raise ValueError("a number has thousands of digits") from None
     if not isinstance(values, dict):
-        raise ValueError("not a JSON object but " + type(values).__name__)
+        hint = "; write one object a line" if isinstance(values, list) else ""
+        raise ValueError(f"not a JSON object but {type(values).__name__}{hint}")
     return values
 
 

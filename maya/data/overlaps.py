@@ -36,21 +36,21 @@ def overlaps(probed: Iterable[Probed]) -> Iterator[Overlap]:
     """
     recordings: dict[tuple[str, int | None], list[Probed]] = defaultdict(list)
     real = cache(os.path.realpath)
-    for one in probed:
-        recordings[real(one.path), one.row.offset].append(one)
+    for utterance in probed:
+        recordings[real(utterance.path), utterance.row.offset].append(utterance)
     for utterances in recordings.values():
         active: list[Probed] = []
-        for one in sorted(utterances, key=_begin) if len(utterances) > 1 else ():
-            active = [other for other in active if _begin(other) + other.seconds > _begin(one)]
-            for other in active:
-                end = min(_begin(other) + other.seconds, _begin(one) + one.seconds)
-                shared = end - _begin(one)
-                if shared > _SMALLEST_SECONDS and _same_channel(other, one):
-                    yield Overlap(other, one, shared)
-            active.append(one)
+        for utterance in sorted(utterances, key=_begin) if len(utterances) > 1 else ():
+            begin = _begin(utterance)
+            active = [earlier for earlier in active if _end(earlier) > begin]
+            for earlier in active:
+                shared_seconds = min(_end(earlier), _end(utterance)) - begin
+                if shared_seconds > _SMALLEST_SECONDS and _same_channel(earlier, utterance):
+                    yield Overlap(earlier, utterance, shared_seconds)
+            active.append(utterance)
 
 
-def overlap_groups(found: Sequence[Overlap]) -> dict[str, str]:
+def overlap_groups(shared: Sequence[Overlap]) -> dict[str, str]:
     """By id, the name of the group of an utterance: all that are to be kept in one part have the same."""
     group: dict[str, str] = {}
 
@@ -59,15 +59,19 @@ def overlap_groups(found: Sequence[Overlap]) -> dict[str, str]:
             group[id] = id = group[parent]
         return id
 
-    for overlap in found:
+    for overlap in shared:
         if overlap.together:
             first, second = sorted((root(overlap.first.row.id), root(overlap.second.row.id)))
             group[second] = first
     return {id: root(id) for id in group}
 
 
-def _begin(one: Probed) -> float:
-    return one.row.start or 0.0
+def _begin(utterance: Probed) -> float:
+    return utterance.row.start or 0.0
+
+
+def _end(utterance: Probed) -> float:
+    return _begin(utterance) + utterance.seconds
 
 
 def _same_channel(a: Probed, b: Probed) -> bool:

@@ -278,8 +278,8 @@ def examine(
     dropped += unusable + ill_heard + checked.dropped
     shared = list(overlaps(kept))
     groups = overlap_groups(shared)
-    items = [_item(p, groups.get(p.row.id)) for p in kept]
-    parts, splits = split(items, cfg.split, earlier and earlier.kept_split(cfg.split))
+    to_keep = earlier.kept_split(cfg.split) if earlier is not None else None
+    parts, splits = split([_item(p, groups.get(p.row.id)) for p in kept], cfg.split, to_keep)
     audio_flags = [flag for flag in audio_flags if flag.id in parts]  # of those that texts leave
     return Examined(
         corpus=corpus_dir,

@@ -197,9 +197,6 @@ def _judged(row: Row, text: str, path: Path, found: Measured, cfg: ProbeConfig) 
     if found.reason is not None:
         raise _Bad(found.reason, found.detail)
     rate = found.sample_rate
-    if row.channel is not None and row.channel >= found.channels:
-        detail = f"{path} has {found.channels} channels, and no channel {row.channel}, counted from 0"
-        raise _Bad("no_channel", detail)
     if found.channels == 1:
         row = replace(row, channel=None)
     if row.tar is not None:
@@ -256,7 +253,7 @@ def _measure(path: Path, row: Row, cfg: ProbeConfig) -> tuple[int, int, int, Sou
             _check_length(count / rate, name, cfg)
             if row.channel is not None and row.channel >= channels:
                 raise _Bad(
-                    "unreadable_audio",
+                    "no_channel",
                     f"{name} has {channels} channels, numbered from 0: there is no channel {row.channel}",
                 )
             if not cfg.decode:

@@ -116,6 +116,8 @@ def split(
 def _joined_by_audio(items: Iterable[Item]) -> list[Item]:
     """The items, with one name for all speakers, and one for all texts, that are met in one group."""
     items = sorted(items, key=lambda item: item.id)
+    if all(item.group is None for item in items):
+        return items
     for attribute in ("speaker", "text"):
         values = [getattr(item, attribute) for item in items]
         name = {value: value for value in values}
@@ -129,7 +131,8 @@ def _joined_by_audio(items: Iterable[Item]) -> list[Item]:
         for item, value in zip(items, values, strict=True):
             if item.group is not None:
                 name[root(value)] = root(first.setdefault(item.group, value))
-        items = [replace(item, **{attribute: root(getattr(item, attribute))}) for item in items]
+        joined = [{attribute: root(value)} for value in values]
+        items = [replace(item, **changes) for item, changes in zip(items, joined, strict=True)]  # type: ignore[arg-type]
     return items
 
 
@@ -240,12 +243,14 @@ def _extend_texts(
     groups: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in items:
         if item.id not in settled:
-            group = ("text", item.text) if item.speaker in speakers else ("speaker", item.speaker)
-            groups[group].append(item)
+            key = ("text", item.text) if item.speaker in speakers else ("speaker", item.speaker)
+            groups[key].append(item)
     spare = sum(item.seconds for item in items) - min_train  # of held-out data
-    order, parts = [*groups.values()], dict[str, str]()
+    order = [*groups.values()]
+    parts: dict[str, str] = {}
     for number in rng.permutation(len(order)).tolist():
-        group, length = order[number], sum(item.seconds for item in order[number])
+        group = order[number]
+        length = sum(item.seconds for item in group)
         met = {part_of_text[item.text] for item in group if item.text in part_of_text}
         fits = [
             part

@@ -42,7 +42,7 @@ LEAKS = {
     "text_in_training": "held out, but its text is read in training too",
     "speaker_in_training": "held out, but its speaker is heard in training too",
     "audio_in_training": "held out, but its very audio is in training too",
-    "overlap_in_training": "held out, but a part of its audio is in training too",
+    "overlap_in_other_part": "held out, but a part of its audio is in training or another held-out part too",
 }
 # <unk>, [noise], {cough}, (laughs), *laughs*, !SIL, %um; also in full-width brackets.
 _MARKUP = re.compile(
@@ -118,7 +118,7 @@ def check_leaks(
     texts = {(one.row.language, one.text) for one in training}
     speakers = {one.row.speaker for one in training}
     audio = {twins.get(one.row.id, one.row.id) for one in training}
-    overlapping = _in_training(shared, parts)
+    overlapping = _in_other_parts(shared, parts)
     flags = []
     for one in probed:
         part = parts[one.row.id]
@@ -131,17 +131,20 @@ def check_leaks(
         }
         flags += [flag(one, (reason, f"{part}: {LEAKS[reason]}")) for reason, so in known.items() if so]
         if one.row.id in overlapping and not known["audio_in_training"]:
-            flags.append(flag(one, ("overlap_in_training", f"{part}: {overlapping[one.row.id]}")))
+            flags.append(flag(one, ("overlap_in_other_part", f"{part}: {overlapping[one.row.id]}")))
     return flags
 
 
-def _in_training(shared: Iterable[Overlap], parts: Mapping[str, str]) -> dict[str, str]:
-    """By the id of a held-out utterance, which of its audio is in training."""
+def _in_other_parts(shared: Iterable[Overlap], parts: Mapping[str, str]) -> dict[str, str]:
+    """By the id of a held-out utterance, how much of its audio is in another part."""
     details: dict[str, str] = {}
     for overlap in shared:
         for one, other in ((overlap.first, overlap.second), (overlap.second, overlap.first)):
-            if parts[one.row.id] != "train" and parts[other.row.id] == "train":
-                detail = f"{overlap.seconds:.2f} s of its audio are in {other.row.id!r}, which is in training"
+            part = parts[other.row.id]
+            if part != parts[one.row.id] != "train":
+                detail = (
+                    f"{overlap.seconds:.2f} s of its audio are in {other.row.id!r} too, which is in {part}"
+                )
                 details.setdefault(one.row.id, detail)
     return details
 

@@ -1,6 +1,6 @@
 """Languages, the normal form of transcripts, and SentencePiece tokenizers."""
 
-from maya.text.languages import LANGUAGES, Language, get_language
+from maya.text.languages import LANGUAGES, Language, get_language, language_code
 from maya.text.normalize import normalize
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 
@@ -10,6 +10,7 @@ __all__ = [
     "Tokenizer",
     "TokenizerConfig",
     "get_language",
+    "language_code",
     "normalize",
     "train_tokenizer",
 ]

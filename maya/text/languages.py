@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 
 from maya.errors import MayaError
@@ -80,6 +80,7 @@ def _by_name() -> dict[str, str]:
 _BY_NAME = _by_name()
 
 
+@lru_cache(maxsize=4096)
 def language_code(value: str) -> str:
     """The code that Maya uses for a language that is written en, EN, en-US, en_us, eng or English.
 
@@ -110,6 +111,19 @@ def language_code(value: str) -> str:
     if tag["region"] and not script and code in _REGION_MATTERS:
         code += f"-{tag['region'].upper()}"
     return code + tag["variants"]
+
+
+def language_among(value: str, codes: Iterable[str]) -> str:
+    """The one of `codes` that a language is written as (en-US may be en); `value` as it is where there is
+    none."""
+    codes = list(codes)
+    if value in codes:
+        return value
+    try:
+        code = language_code(value)
+    except MayaError:
+        return value
+    return code if code in codes else value
 
 
 def _suggestion(value: str) -> str:

@@ -35,15 +35,18 @@ def head_notes(
     cfg: TrainConfig, model: SpeechModel, step: int, scores: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
     """The notes of a checkpoint after `step` steps; `scores` are those of a validation at this step."""
-    steps = head_steps(cfg, step, model.cfg)
+    steps = {head: {"steps": count} for head, count in head_steps(cfg, step, model.cfg).items()}
     return notes_of(trained_heads(cfg, model, step), steps, scores_by_head(scores or {}))
 
 
 def notes_of(
-    trained: Sequence[Head], steps: Mapping[Head, int], dev: Mapping[Head, Mapping[str, float]]
+    trained: Sequence[Head],
+    steps: Mapping[Head, Mapping[str, int]],
+    dev: Mapping[Head, Mapping[str, float]],
 ) -> dict[str, Any]:
-    """`trained` and `heads` as a checkpoint's notes hold them; empty for a model without such heads."""
-    heads = {head: {"steps": count, **dev.get(head, {})} for head, count in steps.items()}
+    """`trained` and `heads` as a checkpoint's notes hold them, of what `noted_steps` gives and the dev scores
+    of each head; empty for a model without such heads."""
+    heads = {head: {**count, **dev.get(head, {})} for head, count in steps.items()}
     return {"trained": list(trained), "heads": heads} if heads else {}
 
 
@@ -76,10 +79,12 @@ def read_heads(checkpoint: Checkpoint, path: Path | None = None) -> TrainedHeads
     return TrainedHeads(heads=heads, trained=tuple(trained), dev=dev)
 
 
-def noted_steps(checkpoint: Checkpoint) -> dict[Head, int]:
-    """For each head of a checkpoint the number of steps that trained it; 0 where the notes do not tell."""
+def noted_steps(checkpoint: Checkpoint) -> dict[Head, dict[str, int]]:
+    """For each head of a checkpoint `steps`, the number of those that trained it; nothing where the notes do
+    not tell."""
     noted = checkpoint.notes.get("heads", {})
-    return {head: noted.get(head, {}).get("steps", 0) for head in heads_of(checkpoint.model_config)}
+    heads = heads_of(checkpoint.model_config)
+    return {head: {k: v for k, v in noted.get(head, {}).items() if k == "steps"} for head in heads}
 
 
 def _trained_by_experiment(checkpoint: Checkpoint, heads: tuple[Head, ...], path: Path | None) -> list[Head]:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from maya.data.batch import Batch
+from maya.data.batch import UNKNOWN_LANGUAGE, Batch, language_code
 from maya.decode.head_choice import best_head
 from maya.decode.recognizer import Method, decode_frames
 from maya.models.hybrid import HybridModel
@@ -15,8 +15,6 @@ from maya.models.text_heads import Head, heads_of
 from maya.score.wer import cer, wer
 from maya.text.tokenizer import Tokenizer
 from maya.train.distributed import all_reduce_sum, gather_objects
-
-UNKNOWN = "unknown"  # the group of the utterances whose language the model does not know
 
 
 class Validate(Protocol):
@@ -38,11 +36,11 @@ def make_validate(
 
     `batches()` yields this rank's share; `references` maps an utterance id to its normalised text. The
     encoder runs once, and every head decodes its output greedily. The scores hold `loss` (per token), and for
-    each head `<head>_wer`, `<head>_cer` (macro averages over languages) and `<head>_wer_<code>`. The same
-    without `<head>_`, and `error`, are those of the head `method`, or where that is "auto" or not trained
-    yet, of the best head. `error` is the CER: it moves more smoothly than the WER while a model is young, so
-    the best checkpoint is chosen by it. A model that tells languages apart also has `language_accuracy`
-    (macro average) and `language_accuracy_<code>`.
+    each head `<head>_wer`, `<head>_cer` (macro averages over languages), `<head>_wer_<code>` and
+    `<head>_cer_<code>`. The same without `<head>_`, and `error`, are those of the head `method`, or where
+    that is "auto" or not trained yet, of the best head. `error` is the CER: it moves more smoothly than the
+    WER while a model is young, so the best checkpoint is chosen by it. A model that tells languages apart
+    also has `language_accuracy` (macro average) and `language_accuracy_<code>`.
 
     Utterances whose language is not one of `languages` are scored as the language "unknown", which no macro
     average includes, and `unknown_language` is their number.
@@ -70,7 +68,7 @@ def make_validate(
             hyps = [decode_frames(model, enc, enc_lens, method=head) for head in heads]
             for name, lang, *row in zip(batch.ids, batch.langs.tolist(), *hyps, strict=True):
                 texts = [tokenizer.decode(hyp.tokens) for hyp in row]
-                rows.append((language_of(lang, languages), references[name], texts))
+                rows.append((language_code(lang, languages), references[name], texts))
             if spoken is not None:
                 right = (spoken.argmax(-1) == batch.langs).tolist()
                 known = [(i, hit) for i, hit in zip(batch.langs.tolist(), right, strict=True) if i >= 0]
@@ -112,7 +110,7 @@ def make_validate_llm(
                 batch.ids, batch.langs.tolist(), strict=True,
             ):  # fmt: skip
                 text = tokenizer.decode(found.tokens)
-                pairs.append((language_of(lang, languages), references[name], text))
+                pairs.append((language_code(lang, languages), references[name], text))
         model.train()
         loss, tokens = all_reduce_sum([loss, tokens], device)
         merged = [p for share in gather_objects(pairs) for p in share]
@@ -125,11 +123,6 @@ def token_limits(batch: Batch, tokens_per_second: float) -> list[int]:
     """How long each utterance's transcript may get: by its own length, so that it does not depend on the
     batch, and at least 8 tokens."""
     return [8 + math.ceil(n / batch.sample_rate * tokens_per_second) for n in batch.audio_lens.tolist()]
-
-
-def language_of(index: int, languages: Sequence[str]) -> str:
-    """The code of a batch's language index, "unknown" for -1."""
-    return languages[index] if index >= 0 else UNKNOWN
 
 
 def rates_of_heads(
@@ -152,10 +145,10 @@ def rates_of_heads(
 
 
 def error_rates(pairs: list[tuple[str, str, str]]) -> dict[str, float]:
-    """Macro-averaged WER and CER and the WER of each language, from (language, reference, hypothesis).
+    """WER and CER as macro averages and of each language, from (language, reference, hypothesis).
 
-    Utterances of the language "unknown" have a WER of their own and are counted as `unknown_language`; the
-    macro average includes them only where there are no others.
+    Utterances of the language "unknown" have rates of their own and are counted as `unknown_language`; the
+    macro averages include them only where there are no others.
     """
     by_language: dict[str, list[tuple[str, str]]] = {}
     for language, ref, hyp in sorted(pairs):
@@ -165,12 +158,12 @@ def error_rates(pairs: list[tuple[str, str, str]]) -> dict[str, float]:
         refs, hyps = [r for r, _ in rows], [h for _, h in rows]
         if any(refs):  # without a word of reference there is no rate
             words[language], chars[language] = wer(refs, hyps).rate, cer(refs, hyps).rate
-    averaged = [language for language in words if language != UNKNOWN] or list(words)
+    averaged = [language for language in words if language != UNKNOWN_LANGUAGE] or list(words)
     macro_cer = sum(chars[k] for k in averaged) / len(averaged) if averaged else 1.0
     macro_wer = sum(words[k] for k in averaged) / max(len(averaged), 1)
     scores = {"error": macro_cer, "wer": macro_wer, "cer": macro_cer}
-    scores |= {f"wer_{k}": v for k, v in words.items()}
-    unknown = len(by_language.get(UNKNOWN, ()))
+    scores |= {f"{name}_{k}": v for name, rates in (("wer", words), ("cer", chars)) for k, v in rates.items()}
+    unknown = len(by_language.get(UNKNOWN_LANGUAGE, ()))
     return scores | ({"unknown_language": unknown} if unknown else {})
 
 

@@ -161,7 +161,7 @@ def test_metadata_tokens_and_weights_beside_the_graph(
 
 
 def test_a_head_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(MayaError, match="no CTC head"):
+    with pytest.raises(MayaError, match="needs a CTC head, and this model has none"):
         to.to_onnx(model(ctc_weight=0.0), tmp_path, head="ctc")
-    with pytest.raises(MayaError, match="no transducer"):
+    with pytest.raises(MayaError, match="needs a transducer, and this model has none"):
         to.to_onnx(model(transducer="none", ctc_weight=1.0), tmp_path, head="transducer")

@@ -189,7 +189,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().out
     assert "tokens.txt" in said and "model.onnx" in said
     for more, says in (
-        (["--head", "transducer"], "no transducer"),
+        (["--head", "transducer"], "needs a transducer, and this model has none"),
         (["--chunk-frames", "16"], "not causal"),
         (["--language", "hi"], "without language embedding"),
     ):
@@ -200,7 +200,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
     with pytest.raises(MayaError, match="fastconformer"):
         to_sherpa_onnx(archives.recognizer(), tmp_path)
-    with pytest.raises(MayaError, match="no CTC head"):
+    with pytest.raises(MayaError, match="needs a CTC head, and this model has none"):
         to_sherpa_onnx(files.recognizer(tmp_path, ctc_weight=0.0), tmp_path, head="ctc")
     with pytest.raises(MayaError, match="not a multiple"):
         to_sherpa_onnx(files.recognizer(tmp_path, causal=True), tmp_path, chunk_frames=6)

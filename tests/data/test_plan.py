@@ -245,6 +245,15 @@ def test_finer_buckets_pad_less() -> None:
     assert many > few + 0.1
 
 
+def test_an_unknown_language_is_not_counted_as_another() -> None:
+    """Utterances of a language that the model does not know have the index -1."""
+    durations, tokens = np.full(30, 2.0, np.float32), np.full(30, 5, np.int32)
+    langs = np.repeat(np.array([-1, 0, 1], np.int16), [5, 10, 15])
+    plan = BatchPlan(durations, tokens, langs, PlanConfig(temperature=1.0, max_seconds=20.0))
+    hours = plan.stats(0).as_dict(("en", "hi"))["hours"]
+    assert {code: round(3600 * value) for code, value in hours.items()} == {"unknown": 10, "en": 20, "hi": 30}
+
+
 def test_advance_walks_through_epochs() -> None:
     plan = BatchPlan(*corpus(40), PlanConfig(max_seconds=30))
     last = plan.num_batches(0) - 1

@@ -131,8 +131,9 @@ def test_languages_are_selected_and_the_rest_is_mentioned(tmp_path: Path) -> Non
     write_corpus(tmp_path / "c")
     report = run(tmp_path / "c", tmp_path / "out", ("hi",))
     assert list(report.languages) == ["hi"] and report.not_selected == {"en": 20} and report.rows == 20
-    assert "left out because their language was not asked for: 20 in en" in report.notes
-    with pytest.raises(MayaError, match="has no utterance in ta, only in en, hi"):
+    (note,) = report.notes
+    assert note.startswith("left out because their language was not asked for: 20 in en (languages=en,hi")
+    with pytest.raises(MayaError, match="has no utterance in ta, only in en, hi; set languages=en,hi"):
         run(tmp_path / "c", tmp_path / "out", ("ta",))
 
 

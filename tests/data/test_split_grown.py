@@ -85,7 +85,7 @@ def test_a_language_split_by_text_stays_so() -> None:
 
 
 def test_a_new_speaker_of_held_out_texts_does_not_train() -> None:
-    """Two voices read the same prompts: the new one goes where its texts are, as one where that is possible."""
+    """Two voices read the same prompts: the new one goes where its texts are."""
     before = items("kn", range(1), range(60), "t{k}")
     first, _ = split(before, SplitConfig())
     held = [item for item in before if first[item.id] == "test"]

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maya.data.manifest import Row
+from maya.data.overlaps import Overlap
 from maya.data.prepare import PrepareConfig, prepare_corpus
 from maya.data.probe import Probed
 from maya.data.text_checks import (
@@ -52,6 +53,24 @@ def said(name: str, text: str, seconds: float = 1.0, **facts: Any) -> Probed:
         ("a < b and c > d", "en", ["markup"]),
         ("ok :-) [...]", "en", []),
         ("आम ी", "hi", ["stray_mark"]),
+        ("it&#39;s", "en", ["html_entities"]),
+        ("this &amp; that", "en", ["html_entities"]),
+        ("&lt;noise&gt; yes", "en", ["html_entities", "markup"]),
+        ("&amp;lt;i&amp;gt;yes", "en", ["html_entities", "markup"]),
+        ("AT&T and Q&As; a & b", "en", []),
+        ("<unk> yes", "en", ["markup"]),
+        ("<UNK>", "en", ["markup"]),
+        ("<i>yes</i> <br/> no", "en", ["markup"]),
+        ("{cough} yes", "en", ["markup"]),
+        ("yes *laughs* no", "en", ["markup"]),
+        ("!SIL yes", "en", ["markup"]),
+        ("%um yes", "en", ["markup"]),
+        ("（笑）はい", "ja", ["markup"]),
+        ("yes! 5 % of it", "en", ["digits"]),
+        ("na\u00c3\u00afve", "en", ["damaged_text"]),
+        ("\u00e0\u00a4\u00a8", "en", ["damaged_text"]),
+        ("na\ufffdve", "en", ["damaged_text"]),
+        ("naïve Ärger", "de", []),
     ],
 )
 def test_one_transcript(raw: str, language: str, reasons: list[str]) -> None:
@@ -158,8 +177,16 @@ def test_leaks_from_training() -> None:
         said("e", "एक", language="hi", speaker="w"),
     ]
     parts = {"a": "train", "b": "test", "c": "dev", "d": "test", "e": "train"}
-    found = [(flag.id, flag.reason) for flag in check_leaks(spoken, parts, {"a": "a", "d": "a"})]
-    assert found == [("b", "text_in_training"), ("c", "speaker_in_training"), ("d", "audio_in_training")]
+    spoken.append(said("f", "four", speaker="v"))
+    parts["f"] = "dev"
+    shared = [Overlap(spoken[0], spoken[5], 0.5), Overlap(spoken[3], spoken[0], 0.5)]
+    found = [(flag.id, flag.reason) for flag in check_leaks(spoken, parts, {"a": "a", "d": "a"}, shared)]
+    assert found == [
+        ("b", "text_in_training"),
+        ("c", "speaker_in_training"),
+        ("d", "audio_in_training"),
+        ("f", "overlap_in_other_part"),
+    ]
     assert {reason for _, reason in found} == set(LEAKS)
 
 

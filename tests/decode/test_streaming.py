@@ -3,11 +3,13 @@
 import random
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from maya.decode.ctc import greedy_ctc
 from maya.decode.greedy import greedy_rnnt, greedy_tdt
+from maya.decode.head_choice import TrainedHeads
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.decode.streaming import RecognizerStream, StreamingCTC, StreamingTransducer
 from maya.encoders import LaCT
@@ -82,8 +84,9 @@ class Letters:
         return "".join(chr(97 + t) for t in tokens)
 
 
-def recognizer(transducer="tdt", **encoder):
+def recognizer(transducer="tdt", language_id_weight=0.0, **encoder):
     cfg = experiment().model
+    cfg.language_id_weight = language_id_weight
     cfg.transducer, cfg.vocab_size, cfg.languages = transducer, 20, ("en", "hi")
     cfg.features.normalize = "none"
     cfg.encoder.att_context_style, cfg.encoder.att_context_size = "chunked_limited", ((6, 1), (6, 2))
@@ -131,10 +134,55 @@ def test_what_cannot_stream_says_why():
         RecognizerStream(recognizer(conv_context="symmetric"))
     stream = RecognizerStream(recognizer())
     assert stream.finish().tokens == stream.finish().tokens  # nothing said, twice
-    with pytest.raises(MayaError, match="does not know the language 'xx'"):
+    with pytest.raises(MayaError, match="does not know the language 'xx'; it knows en, hi$"):
         RecognizerStream(recognizer(), "xx")
+    advice = "a stream cannot identify the language.*: name one of en, hi, or leave the language out"
+    with pytest.raises(MayaError, match=f"^{advice}$"):
+        recognizer().stream("auto")
+    identifies = recognizer(language_id_weight=0.3)
+    with pytest.raises(MayaError, match=f"^{advice}, or transcribe the whole .* with language='auto'$"):
+        identifies.stream("auto")
+    nameless = recognizer()
+    nameless.model.cfg.languages = ()
+    with pytest.raises(MayaError, match="first frame on: leave the language out$"):
+        nameless.stream("auto")
     with pytest.raises(MayaError, match="one channel"):
         stream.accept(torch.zeros(2, 100))
+    with pytest.raises(MayaError, match="1 of 9 samples are not finite numbers"):
+        stream.accept(np.array([0.0] * 8 + [np.nan], np.float32))
+    with pytest.raises(MayaError, match="samples of type int64 have no usual full scale"):
+        stream.accept(np.zeros(100, np.int64))
+
+
+def test_integer_samples_stream_as_their_floats_do():
+    audio = (torch.randn(16_000, generator=torch.Generator().manual_seed(3)) * 3000).short()
+    model = recognizer()
+    streams = [RecognizerStream(model) for _ in range(2)]
+    streams[0].accept(audio.numpy())
+    streams[1].accept(audio.float() / 2**15)
+    assert streams[0].finish().tokens == streams[1].finish().tokens
+
+
+def test_a_stream_takes_the_best_of_the_heads_that_can_stream():
+    ours = recognizer()
+    both = ("transducer", "ctc")
+    dev = {"transducer": {"wer": 0.3, "cer": 0.2}, "ctc": {"wer": 0.3, "cer": 0.1}}
+    for heads, expected in (
+        (TrainedHeads(heads=both, trained=both), "transducer"),
+        (TrainedHeads(heads=both, trained=("ctc",)), "ctc"),
+        (TrainedHeads(heads=both, trained=both, dev=dev), "ctc"),
+        (TrainedHeads(heads=(*both, "attention"), trained=("ctc", "attention")), "ctc"),
+    ):
+        ours.heads = heads
+        assert ours.stream().method == expected
+    ours.heads = TrainedHeads(heads=both, trained=("ctc",))
+    with pytest.raises(MayaError, match="needs the transducer, which was never trained; use ctc"):
+        ours.stream(method="transducer")
+    ours.heads = TrainedHeads(heads=("attention",), trained=("attention",))
+    with pytest.raises(MayaError, match="needs a transducer or a CTC head, and the model has none"):
+        ours.stream()
+    with pytest.raises(MayaError, match="reads whole utterances"):
+        ours.stream(method="attention")
 
 
 def test_a_lact_carries_what_it_learnt_to_the_next_utterance_of_a_speaker():

@@ -1,6 +1,8 @@
 """Which means of the weights there are to choose from, and that dev chooses."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from maya.recipes import average as stage
 from maya.text.tokenizer import TokenizerConfig, train_tokenizer
 from maya.train import checkpoint as ckpt
 from maya.train.averaging import RunningAverage
+from maya.train.heads import read_heads
 from tests import tiny
 
 
@@ -91,6 +94,59 @@ def test_dev_chooses_and_its_scores_are_kept(run: Path, monkeypatch: pytest.Monk
     assert chosen.notes["weights"] == "mean of steps 200–300" and chosen.step == 300
 
 
+@pytest.mark.parametrize(
+    ("method", "chosen", "head"),
+    [
+        ("auto", "last (step 300)", "ctc"),  # the lowest CER of any trained head
+        ("transducer", "mean of steps 200–300", "transducer"),
+        ("ctc", "last (step 300)", "ctc"),
+    ],
+)
+def test_dev_chooses_by_the_head_that_decodes(
+    run: Path, monkeypatch: pytest.MonkeyPatch, method: Any, chosen: str, head: str
+) -> None:
+    """best.pt (step 200) was kept before the transducer was trained: weights without the head that decodes
+    come last, whatever their error."""
+    for path in (run / "best.pt", *(path for _, path in ckpt.step_checkpoints(run))):
+        loaded = ckpt.load_checkpoint(path, training=True)
+        loaded.notes = {"trained": ["transducer", "ctc"] if loaded.step == 300 else ["ctc"],
+                        "heads": {"transducer": {"steps": max(0, loaded.step - 250)},
+                                  "ctc": {"steps": loaded.step}}}  # fmt: skip
+        ckpt.save_checkpoint(path, loaded)
+    offered = []
+
+    class Model(nn.Module):
+        def __init__(self, cfg: object) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1))
+
+    def validate(model: Model, heads: tuple[str, ...]) -> dict[str, float]:
+        w = float(model.w.detach())
+        offered.append((w, heads))
+        cer = {"transducer": abs(w - 255.0), "ctc": 1e-3 * abs(w - 300.0) if w > 250 else 90.0}
+        if method == "transducer" and w == 200.0:
+            cer["ctc"] = 0.0  # its error would win
+        if method == "transducer":
+            cer["transducer"] += 1.0
+        scores = {f"{h}_{rate}": cer[h] for h in heads for rate in ("wer", "cer")}
+        used = method if method in heads else min(heads, key=cer.__getitem__)
+        return scores | {"loss": 1.0, "error": cer[used], "wer": cer[used], "cer": cer[used]}
+
+    monkeypatch.setattr(stage, "HybridModel", Model)
+    monkeypatch.setattr(stage, "dev_validation", lambda *_: validate)
+    exp = tiny.experiment()
+    exp.decode.method = method
+    stage.average(exp, run, run)
+    averaged = ckpt.load_checkpoint(run / "averaged.pt")
+    assert averaged.notes["weights"] == chosen
+    both = ("transducer", "ctc")
+    assert dict(offered) == {300.0: both, 255.0: both, 200.0: ("ctc",), 205.0: both}
+    assert averaged.notes["trained"] == list(both)
+    assert averaged.notes["heads"]["transducer"]["steps"] == 50
+    if method == "auto":
+        assert read_heads(averaged).best().head == head
+
+
 def of_epochs(run: Path) -> Path:
     """The same run, of which epochs 1, 2 and 3 ended at steps 100, 200 and 300."""
     for epoch, (_, path) in enumerate(ckpt.step_checkpoints(run), start=1):
@@ -164,6 +220,35 @@ def test_dev_sets_select_epoch_and_avg(
     assert "up to date" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("method", "head", "mean"), [("auto", "ctc", 2.0), ("transducer", "transducer", 3.0)]
+)
+def test_epochs_are_selected_by_the_head_that_decodes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any, head: str, mean: float
+) -> None:
+    class Model(nn.Module):
+        def __init__(self, cfg: object) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1))
+
+    def validation(*_: object, part: str, whole: bool) -> object:
+        wer = {"dev-clean": 1.0, "dev-other": 3.0}[part]
+        both = {"transducer_wer": wer + 1, "transducer_cer": wer + 1, "ctc_wer": wer, "ctc_cer": wer}
+        return lambda model, heads: {"wer": 99.0} | both
+
+    monkeypatch.setattr(stage, "HybridModel", Model)
+    monkeypatch.setattr(stage, "dev_validation", validation)
+    parts = {"train": ["t"], "dev": ["a", "b"], "dev-clean": ["a"], "dev-other": ["b"], "test": ["c"]}
+    exp = tiny.experiment()
+    exp.decode.method = method
+    stage.select(exp, prepared(tmp_path, parts), of_epochs(run), epochs=(3,), avgs=(1,))
+    averaged = ckpt.load_checkpoint(run / "averaged.pt")
+    selected = averaged.notes["selected"]
+    assert (selected["head"], selected["mean"]) == (head, mean)
+    expected = {"transducer": {"wer": 3.0, "cer": 3.0}, "ctc": {"wer": 2.0, "cer": 2.0}}
+    assert read_heads(averaged).dev == expected
+
+
 def test_nothing_is_selected_on_the_test_set(run: Path, tmp_path: Path) -> None:
     data = prepared(tmp_path, {"train": ["t"], "dev": ["a"], "test": ["c"], "test-clean": ["c"]})
     assert stage.dev_sets(data) == ["dev"]
@@ -192,3 +277,35 @@ def test_without_dev_nothing_is_chosen_and_that_is_said(
     assert ckpt.load_checkpoint(run / "averaged.pt").notes["weights"] == "mean of steps 200–300"
     stage.select(tiny.experiment(), data, of_epochs(run))
     assert "has no dev set to choose on: last (step 300)" in capsys.readouterr().out
+
+
+def test_every_input_makes_the_stage_run_again(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Model(nn.Module):
+        def __init__(self, cfg: object) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1))
+
+    scores = {"error": 1.0, "loss": 1.0, "wer": 1.0, "cer": 1.0}
+    monkeypatch.setattr(stage, "HybridModel", Model)
+    monkeypatch.setattr(stage, "dev_validation", lambda *_, **__: lambda model: scores)
+    monkeypatch.chdir(tmp_path)  # where a.wav, the audio of all utterances, lies
+    experiment, data = tiny.experiment(), prepared(tmp_path, {"train": ["t"], "dev": ["a"], "test": ["c"]})
+    changes = {
+        "nothing": lambda: None,
+        "dev prepared again": lambda: prepared(tmp_path, {"dev": ["a", "b"]}),
+        "audio": lambda: Path("a.wav").write_bytes(b"1"),
+        "utterances": lambda: setattr(experiment.data, "valid_utterances", 1),
+        "decoding": lambda: setattr(experiment.decode, "method", "ctc"),
+        "best": lambda: os.utime(run / "best.pt", (1, 1)),
+        "checkpoint": lambda: os.utime(ckpt.step_path(run, 100), (1, 1)),
+        "a checkpoint less": lambda: ckpt.step_path(run, 100).unlink(),
+        "result": lambda: (run / "averaged.pt").unlink(),
+    }
+    stage.average(experiment, data, run)
+    for kind, change in changes.items():
+        capsys.readouterr()
+        change()
+        stage.average(experiment, data, run)
+        assert ("up to date" in capsys.readouterr().out) == (kind == "nothing"), kind

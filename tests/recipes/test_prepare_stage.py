@@ -1,8 +1,15 @@
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from maya.recipes.prepare import corpus_identity
-from tests.data.making import write_corpus, write_tar
+import pytest
+
+from maya.data.table import PARTS, part_path
+from maya.errors import MayaError
+from maya.recipes.experiment import Experiment
+from maya.recipes.prepare import corpus_identity, prepare
+from tests.data.making import write_corpus, write_manifest, write_tar, write_tone
 
 
 def test_a_tar_that_was_written_again_makes_it_another_corpus(tmp_path: Path) -> None:
@@ -28,3 +35,158 @@ def test_every_file_that_describes_a_corpus_counts(tmp_path: Path) -> None:
             file.write("b b\n")
         found.append(corpus_identity(tmp_path))
     assert len(set(found)) == 4
+
+
+Change = Callable[[Path, Experiment], object]
+
+
+def rewritten(path: Path, data: bytes, seconds: float = 1.0) -> None:
+    """Other bytes at another time."""
+    before = path.stat()
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + int(seconds * 1e9)))
+
+
+def truncated(corpus: Path, _: Experiment) -> None:
+    audio = corpus / "en-001.wav"
+    rewritten(audio, audio.read_bytes()[:2000])
+
+
+def exchanged(corpus: Path, _: Experiment) -> None:
+    """The same size, another time."""
+    audio = corpus / "en-001.wav"
+    rewritten(audio, audio.read_bytes()[:-2] + b"\1\0", 0.001)
+
+
+def same_time(corpus: Path, _: Experiment) -> None:
+    """Another size, the same time."""
+    write_tone(corpus / "spare.wav", 0.7)
+    rewritten(corpus / "en-001.wav", (corpus / "spare.wav").read_bytes(), 0.0)
+
+
+def replaced_by_link(corpus: Path, _: Experiment) -> None:
+    write_tone(corpus / "elsewhere.wav", 0.9)
+    (corpus / "en-001.wav").unlink()
+    (corpus / "en-001.wav").symlink_to(corpus / "elsewhere.wav")
+
+
+def grown(corpus: Path, _: Experiment) -> None:
+    write_tone(corpus / "more.wav", 0.8)
+    with (corpus / "manifest.jsonl").open("a") as file:
+        file.write('{"id": "more", "language": "en", "text": "six", "audio": "more.wav"}\n')
+
+
+def shrunk(corpus: Path, _: Experiment) -> None:
+    lines = (corpus / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (corpus / "manifest.jsonl").write_text("".join(lines[1:]))
+
+
+CHANGES: dict[str, Change] = {
+    "audio truncated": truncated,
+    "audio exchanged, same size": exchanged,
+    "audio exchanged, same time": same_time,
+    "audio replaced by a link": replaced_by_link,
+    "audio removed": lambda corpus, _: (corpus / "en-001.wav").unlink(),
+    "audio that was missing is there": lambda corpus, _: write_tone(corpus / "missing.wav", 0.8),
+    "manifest grown": grown,
+    "manifest shrunk": shrunk,
+    "option changed": lambda _, exp: setattr(exp.prepare.probe, "max_seconds", 30.0),
+    "languages changed": lambda _, exp: setattr(exp, "languages", ("en",)),
+    "share changed": lambda _, exp: setattr(exp.prepare.split, "test", 0.2),
+    "split anew": lambda _, exp: setattr(exp.prepare.split, "fresh", True),
+    "table replaced": lambda corpus, _: shutil.copy(
+        corpus.parent / "out/dev.parquet", corpus.parent / "out/test.parquet"
+    ),
+    "table damaged": lambda corpus, _: (corpus.parent / "out/dev.parquet").write_bytes(b"PAR1"),
+    "report removed": lambda corpus, _: (corpus.parent / "out/report.html").unlink(),
+    "list of files removed": lambda corpus, _: (corpus.parent / "out/audio_files.arrow").unlink(),
+    "marker damaged": lambda corpus, _: (corpus.parent / "out/stage.json").write_text('{"digest": ['),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus, c, one of whose recordings is missing, and what was prepared of it, out."""
+    top = tmp_path_factory.mktemp("prepared")
+    rows = write_corpus(top / "c", per_speaker=3)
+    write_manifest(top / "c", [*rows, rows[0] | {"id": "missing", "audio": "missing.wav"}])
+    prepare(Experiment(name="test", languages=("en", "hi")), top / "c", top / "out")
+    return top
+
+
+@pytest.fixture
+def top(prepared: Path, tmp_path: Path) -> Path:
+    """The same with paths and times of its own."""
+    for name in ("c", "out", "out.probed"):
+        shutil.copytree(prepared / name, tmp_path / name)
+    prepare(Experiment(name="test", languages=("en", "hi")), tmp_path / "c", tmp_path / "out")
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_every_input_makes_the_stage_run_again(
+    top: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    experiment = Experiment(name="test", languages=("en", "hi"))
+    prepare(experiment, top / "c", top / "out")
+    assert "up to date" in capsys.readouterr().out
+    CHANGES[kind](top / "c", experiment)
+    prepare(experiment, top / "c", top / "out")
+    out = capsys.readouterr().out
+    assert "up to date" not in out
+    if kind.startswith("audio"):
+        assert "prepare: audio changed since" in out
+    if kind != "split anew":  # which is asked for each time
+        prepare(experiment, top / "c", top / "out")
+        assert "up to date" in capsys.readouterr().out
+
+
+def test_another_version_of_maya_runs_the_stage_again(
+    top: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capsys.readouterr()
+    monkeypatch.setattr("maya.recipes.markers.__version__", "99.0")
+    prepare(Experiment(name="test", languages=("en", "hi")), top / "c", top / "out")
+    assert "up to date" not in capsys.readouterr().out
+
+
+def test_a_damaged_file_is_left_out_and_named(top: Path) -> None:
+    """The case of a dev utterance that is cut off between two runs."""
+    truncated(top / "c", Experiment(name="test"))
+    (top / "c/en-001.wav").write_bytes(b"RIFF")
+    prepare(Experiment(name="test", languages=("en", "hi")), top / "c", top / "out")
+    assert '"id": "en-001"' in (top / "out/dropped.jsonl").read_text()
+
+
+def test_a_refused_corpus_leaves_the_marker(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = Experiment(name="test", languages=("en", "hi"))
+    rows = write_corpus(top / "deep" / "c", per_speaker=2)
+    write_manifest(top / "deep" / "c", [row | {"id": f"b{row['id']}"} for row in rows])
+    for force in (False, True):
+        with pytest.raises(MayaError, match="deep/c is another corpus"):
+            prepare(experiment, top / "deep" / "c", top / "out", force=force)
+    capsys.readouterr()
+    prepare(experiment, top / "c", top / "out")
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_force_keeps_the_split(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = [part_path(top / "out", part).read_bytes() for part in PARTS]
+    prepare(Experiment(name="test", languages=("en", "hi")), top / "c", top / "out", force=True)
+    assert "the earlier split of 30 utterances is kept" in capsys.readouterr().out
+    assert [part_path(top / "out", part).read_bytes() for part in PARTS] == tables
+
+
+def test_texts_and_audio_of_pairs_count_through_links(tmp_path: Path) -> None:
+    for number in range(3):
+        write_tone(tmp_path / f"store/{number}.wav", 0.5)
+        (tmp_path / f"store/{number}.txt").write_text("one two")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/en").symlink_to(tmp_path / "store")
+    (tmp_path / "store/circle").symlink_to(tmp_path / "c")
+    first = corpus_identity(tmp_path / "c")
+    assert corpus_identity(tmp_path / "c") == first
+    (tmp_path / "store/1.txt").write_text("three")
+    second = corpus_identity(tmp_path / "c")
+    (tmp_path / "store/3.txt").write_text("a new one")
+    assert len({first, second, corpus_identity(tmp_path / "c")}) == 3

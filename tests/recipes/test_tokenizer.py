@@ -1,4 +1,6 @@
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -6,17 +8,19 @@ import torch
 
 from egs.indic12 import fastconformer_tdt_ctc_1b
 from maya.data.alignable import FrameClock
-from maya.data.table import Table
+from maya.data.table import Table, part_path, write_table
 from maya.data.token_table import open_tokens, token_path
 from maya.encoders import FastConformerConfig, Zipformer, build_encoder
 from maya.encoders.subsampling import subsampled_lens
+from maya.errors import MayaError
 from maya.features import Fbank, FbankConfig, LogMel, LogMelConfig
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.score import normal_form
 from maya.recipes.tokenizer import count_crowded, frame_clock, tokenizer
-from maya.text.tokenizer import Tokenizer
+from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from maya.train.checkpoint import Checkpoint, save_checkpoint, step_path
 from tests import tiny, tiny_zipformer
 from tests.data.making import write_corpus, write_manifest
 
@@ -42,6 +46,163 @@ def test_the_stage_writes_a_tokenizer_and_its_report(tmp_path: Path, capsys: pyt
     assert "pieces/word" in capsys.readouterr().out
     tokenizer(experiment, tmp_path / "data", tmp_path / "run")
     assert "up to date" in capsys.readouterr().out
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[Experiment, Path]:
+    """A run with a checkpoint, and the folder of its corpus, c, its data and itself."""
+    write_corpus(tmp_path / "c")
+    experiment = Experiment(name="test", languages=("en", "hi"))
+    experiment.tokenizer.vocab_size = 40
+    prepare(experiment, tmp_path / "c", tmp_path / "data")
+    tokenizer(experiment, tmp_path / "data", tmp_path / "run")
+    save_step(tmp_path / "run", Tokenizer.load(tmp_path / "run/tokenizer.model"))
+    return experiment, tmp_path
+
+
+def save_step(run: Path, pieces: Tokenizer, step: int = 1) -> None:
+    made = Checkpoint(
+        model_config=tiny.experiment().model, tokenizer=pieces, weights={}, step=step, notes={}, training={}
+    )
+    save_checkpoint(step_path(run, step), made)
+
+
+def grow(top: Path, experiment: Experiment, texts: list[str], language: str = "en") -> None:
+    """More training utterances, prepared into the same folder."""
+    rows = [json.loads(line) for line in (top / "c/manifest.jsonl").read_text().splitlines()]
+    for number, text in enumerate(texts):
+        row = {"id": f"more-{language}-{len(rows)}-{number}", "language": language, "text": text,
+               "audio": "en-000.wav", "speaker": "more", "split": "train"}  # fmt: skip
+        rows.append(row)
+    write_manifest(top / "c", rows)
+    prepare(experiment, top / "c", top / "data")
+
+
+def test_a_run_with_checkpoints_keeps_its_tokenizer(
+    trained: tuple[Experiment, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment, top = trained
+    before = (top / "run/tokenizer.model").read_bytes()
+    grow(top, experiment, ["seven", "ten nine", "one seven"] * 6)
+    capsys.readouterr()
+    tokenizer(experiment, top / "data", top / "run")
+    out = capsys.readouterr().out
+    assert "has checkpoints, so their tokenizer of 40 pieces is kept" in out and "up to date" not in out
+    assert (top / "run/tokenizer.model").read_bytes() == before
+    made, table = Tokenizer.load(top / "run/tokenizer.model"), Table.open(top / "data/train.parquet")
+    assert len(open_tokens(token_path(top / "run", "train"), table, made)) == len(table)
+    tokenizer(experiment, top / "data", top / "run")
+    assert "up to date" in capsys.readouterr().out
+    tokenizer(experiment, top / "data", top / "run", force=True)
+    assert (top / "run/tokenizer.model").read_bytes() == before
+    tokenizer(experiment, top / "data", top / "new")  # a run without checkpoints gets one of its own
+    assert (top / "new/tokenizer.model").read_bytes() != before
+
+
+def test_a_new_character_is_named(
+    trained: tuple[Experiment, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment, top = trained
+    grow(top, experiment, ["one two three"] * 90 + ["z"])
+    capsys.readouterr()
+    tokenizer(experiment, top / "data", top / "run")
+    assert "new characters without a piece (unknown): en z" in capsys.readouterr().out
+
+
+def test_texts_of_other_letters_are_refused(trained: tuple[Experiment, Path]) -> None:
+    experiment, top = trained
+    files = {path.name: path.read_bytes() for path in (top / "run").glob("*.*")}
+    grow(top, experiment, ["zzz jjj qq"] * 9)
+    for force in (False, True):
+        with pytest.raises(MayaError, match=r"no piece for \d+\.\d% of the .*\(en [jqz ]+\); choose another"):
+            tokenizer(experiment, top / "data", top / "run", force=force)
+    assert {path.name: path.read_bytes() for path in (top / "run").glob("*.*")} == files
+
+
+@pytest.mark.parametrize(("name", "value"), [("vocab_size", 45), ("model_type", "unigram"), ("seed", 3)])
+def test_another_vocabulary_is_refused_for_a_run_with_checkpoints(
+    trained: tuple[Experiment, Path], name: str, value: object
+) -> None:
+    experiment, top = trained
+    was = getattr(experiment.tokenizer, name)
+    setattr(experiment.tokenizer, name, value)
+    complaint = f"with {name}={was}, and tokenizer.{name}={value} is given now; choose another --name"
+    with pytest.raises(MayaError, match=complaint):
+        tokenizer(experiment, top / "data", top / "run")
+    (top / "run/checkpoints/step-0000001.pt").unlink()
+    tokenizer(experiment, top / "data", top / "run")
+
+
+@pytest.mark.parametrize("what", ["replaced", "removed"])
+def test_the_tokenizer_of_the_checkpoints_comes_back(trained: tuple[Experiment, Path], what: str) -> None:
+    experiment, top = trained
+    path = top / "run/tokenizer.model"
+    before = path.read_bytes()
+    path.unlink()
+    if what == "replaced":
+        train_tokenizer({"en": ["other", "letters"]}, TokenizerConfig(vocab_size=15)).save(path)
+    tokenizer(experiment, top / "data", top / "run")
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_newest_checkpoint_does_not_hide_the_tokenizer(trained: tuple[Experiment, Path]) -> None:
+    experiment, top = trained
+    before = (top / "run/tokenizer.model").read_bytes()
+    step_path(top / "run", 2).write_bytes(b"half")
+    tokenizer(experiment, top / "data", top / "run", force=True)
+    assert (top / "run/tokenizer.model").read_bytes() == before
+    step_path(top / "run", 1).write_bytes(b"half")
+    with pytest.raises(MayaError, match="step-0000001.pt is not a readable checkpoint"):
+        tokenizer(experiment, top / "data", top / "run", force=True)
+
+
+INPUTS: dict[str, Callable[[Experiment, Path], object]] = {
+    "texts": lambda exp, top: grow(top, exp, ["one one"]),
+    "texts of dev": lambda exp, top: write_table(part_path(top / "data", "dev"), []),
+    "vocabulary": lambda exp, _: setattr(exp.tokenizer, "vocab_size", 41),
+    "frames": lambda exp, _: setattr(exp.model.encoder, "subsampling_factor", 4),
+    "speed": lambda exp, _: setattr(exp.data, "speed_perturb", (1.0, 1.2)),
+    "tokens": lambda _, top: token_path(top / "run", "train").unlink(),
+    "report": lambda _, top: (top / "run/tokenizer.json").unlink(),
+    "model": lambda _, top: (top / "run/tokenizer.model").write_bytes(b"other"),
+}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_every_input_makes_the_stage_run_again(
+    trained: tuple[Experiment, Path], capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    experiment, top = trained
+    step_path(top / "run", 1).unlink()
+    tokenizer(experiment, top / "data", top / "run")
+    INPUTS[kind](experiment, top)
+    capsys.readouterr()
+    tokenizer(experiment, top / "data", top / "run")
+    assert "up to date" not in capsys.readouterr().out
+    tokenizer(experiment, top / "data", top / "run")
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_audio_that_changed_alone_leaves_the_tokenizer(trained: tuple[Experiment, Path]) -> None:
+    """Other times of the same files are another table, whose tokens are written again."""
+    experiment, top = trained
+    step_path(top / "run", 1).unlink()
+    before = (top / "run/tokenizer.model").read_bytes()
+    for path in (top / "c").glob("*.wav"):
+        os.utime(path, (5, 5))
+    prepare(experiment, top / "c", top / "data")
+    tokenizer(experiment, top / "data", top / "run")
+    assert (top / "run/tokenizer.model").read_bytes() == before
+
+
+def test_data_without_dev_give_a_tokenizer(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "c")
+    experiment = Experiment(name="test", languages=("en", "hi"))
+    experiment.tokenizer.vocab_size = 40
+    experiment.prepare.split.dev = experiment.prepare.split.test = 0.0
+    prepare(experiment, tmp_path / "c", tmp_path / "data")
+    tokenizer(experiment, tmp_path / "data", tmp_path / "run")
+    assert json.loads((tmp_path / "run/tokenizer.json").read_text())["unknown_characters_of_dev"] == {}
 
 
 def test_characters_met_only_in_dev_are_unknown(tmp_path: Path) -> None:

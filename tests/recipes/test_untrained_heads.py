@@ -68,9 +68,17 @@ def test_training_says_at_its_start_what_it_will_not_train(
     assert "train.ctc_first=20" in warnings[0] and "train.steps above 20" in warnings[0]
     valid = next(line for line in out.splitlines() if line.startswith("valid step 12"))
     assert "dev: ctc WER " in valid and "transducer" not in valid
-    (tmp_path / "run" / "stage-train.json").unlink()
-    assert command("train", top, tmp_path / "run", "--cpu") == 0  # a run that is resumed has said it
-    assert "train: warning:" not in capsys.readouterr().out
+
+
+def test_epochs_may_end_before_the_transducer_begins(
+    top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(top / "pieces", tmp_path / "run")
+    epochs = ("train.schedule=eden", "train.epochs=2", "train.steps=1000")
+    assert command("train", top, tmp_path / "run", "--cpu", sets=(*CTC_ALONE, *epochs)) == 0
+    steps = step_checkpoints(tmp_path / "run")[-1][0]
+    assert 0 < steps < 20 and f"training ends after {steps} steps" in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "epoch-0002.pt").notes["trained"] == ["ctc"]
 
 
 @pytest.mark.parametrize("method", ["transducer", "modified_beam"])
@@ -205,3 +213,9 @@ def test_heads_that_are_taken_over_count_as_trained(
         for name in ("best.pt", "checkpoints/step-0000012.pt"):
             assert load_checkpoint(run / name).notes["trained"] == expected, (trained, taken)
         assert ("train: warning" in capsys.readouterr().out) == (expected == ["ctc"])
+        (run / "stage-train.json").unlink()
+        (run / "checkpoints" / "step-0000012.pt").unlink()
+        source.unlink()  # a run that is resumed does not need it
+        assert command("train", top, run, "--cpu", sets=sets) == 0
+        assert load_checkpoint(run / "checkpoints" / "step-0000012.pt").notes["trained"] == expected
+        assert "transducer" not in expected or "train: warning" not in capsys.readouterr().out

@@ -102,3 +102,57 @@ def test_real_transcripts_keep_their_words(shared: Path) -> None:
         chillus = sum(0x0D7A <= ord(c) <= 0x0D7F for c in text)
         assert abs(len(letters) - len(kept)) <= chillus, (row["text"], text)
         assert text
+
+
+@pytest.mark.parametrize(
+    ("written", "normal"),
+    [
+        ("there&#39;s a &quot;word&quot; here &amp; there", "there's a word here there"),
+        ("it&#x27;s caf&eacute;", "it's café"),
+        ("it&#X27;s", "it's"),
+        ("a&nbsp;b&amp;nbsp;c", "a b c"),
+        ("don&amp;amp;#39;t", "don't"),
+        ("&lt;unk&gt; yes", "unk yes"),
+        ("AT&T and Q&As; R&D", "at t and q as r d"),
+        ("a &copy b &notit c", "a copy b notit c"),
+        ("x &unknownname; y", "x unknownname y"),
+        ("a&#8203;b &shy;c", "ab c"),
+        ("a &#0; &#xD800; b", "a b"),
+        ("&#2361;&#2367;", "हि"),
+        ("one &amp", "one amp"),
+    ],
+)
+def test_html_entities(written: str, normal: str) -> None:
+    assert normalize(written, "en") == normal == normalize(normal, "en")
+
+
+@pytest.mark.parametrize(
+    ("language", "written", "normal"),
+    [
+        ("fr", "L’Été, c'est « beau »…", "l'été c'est beau"),
+        ("uk", "М'яч і п’ять", "м'яч і п'ять"),
+        ("el", "ΣΊΣΥΦΟΣ, καλημέρα!", "σίσυφος καλημέρα"),
+        ("tr", "İSTANBUL'da IŞIK", "istanbul'da ışık"),
+        ("de", "Straße — Öl", "straße öl"),
+        ("ru", "Ёлка; 5 шт.", "ёлка 5 шт"),
+        ("ur", "السلام علیکم، ٣٤", "السلام علیکم 34"),
+        ("fa", "می\u200cخواهم\u200c ", "می\u200cخواهم"),
+        ("zh-TW", "你好，世界。", "你好 世界"),
+        ("ja", "カタカナー、ＡＢＣ", "カタカナー abc"),
+        ("si", "ශ්\u200dරී ලංකා", "ශ්\u200dරී ලංකා"),
+        ("ne", "नेपा\u200dली क्\u200dष", "नेपाली क्ष"),
+        ("mai", "नहि'ए", "नहिए"),
+        ("vi", "Tiếng Việt", "tiếng việt"),
+        ("hi-Latn", "Namaste, don't!", "namaste don't"),
+    ],
+)
+def test_open_languages(language: str, written: str, normal: str) -> None:
+    assert normalize(written, language) == normal
+    assert normalize(normal, language) == normal
+    assert normalize(unicodedata.normalize("NFD", written), language) == normal
+
+
+@given(st.text() | TRICKY, st.sampled_from(["fr", "tr", "fa", "si", "ja", "hi-Latn"]))
+def test_normalising_twice_changes_nothing_in_open_languages(text: str, language: str) -> None:
+    once = normalize(text, language)
+    assert normalize(once, language) == once

@@ -66,23 +66,21 @@ def channel_of(value: Any, channels: Any = None) -> int | None:
     """
     if value is None or value == "" or (isinstance(value, str) and value.lower() == "average"):
         return None
-    wanted = value if isinstance(value, list) else [value]
-    wanted = [
-        int(one) if isinstance(one, str) and one.isdecimal() and len(one) < 6 else one for one in wanted
-    ]
-    if not wanted or any(type(one) is not int or one < 0 for one in wanted):
+    numbers = value if isinstance(value, list) else [value]
+    numbers = [int(n) if isinstance(n, str) and re.fullmatch(r"[0-9]{1,5}", n) else n for n in numbers]
+    if not numbers or any(type(number) is not int or number < 0 for number in numbers):
         raise ValueError(f"the channel must be a number from 0, not {short(value)}")
     if isinstance(channels, list):
-        if missing := [one for one in wanted if one not in channels]:
+        if missing := [number for number in numbers if number not in channels]:
             raise ValueError(f"it names channel {missing[0]} of a recording that has {short(channels)}")
-        if set(wanted) == set(channels):
+        if set(numbers) == set(channels):
             return None
-        wanted = [channels.index(one) for one in wanted]
-    if len(wanted) > 1:
+        numbers = [channels.index(number) for number in numbers]
+    if len(numbers) > 1:
         raise ValueError(
             f"it names several channels, {short(value)}; name one, or none to average all of them"
         )
-    return wanted[0]
+    return numbers[0]
 
 
 def part_in_name(name: str) -> str | None:

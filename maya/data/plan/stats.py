@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maya.data.batch import language_code
 from maya.data.plan.caps import Caps
 from maya.data.plan.deal import Deal
 from maya.data.plan.epoch import Epoch
@@ -44,10 +45,10 @@ class PlanStats:
     skipped: dict[int, float]
 
     def as_dict(self, languages: Sequence[str]) -> dict[str, Any]:
-        """For JSON, with the codes `languages` in place of their indices."""
+        """For JSON, with the codes `languages` in place of their indices, "unknown" in place of -1."""
         values = asdict(self)
         for name in ("hours", "repeated", "skipped"):
-            values[name] = {languages[index]: value for index, value in values[name].items()}
+            values[name] = {language_code(i, languages): value for i, value in values[name].items()}
         return values
 
 

@@ -1,0 +1,314 @@
+"""A channel that a corpus names is read alone, from the reader to the samples."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
+from lhotse.shar import SharWriter
+
+from maya.data.audio import load_cut_audio
+from maya.data.data_checks import check_data
+from maya.data.folder import describing_files, read_corpus
+from maya.data.manifest import Row
+from maya.data.prepare import PrepareConfig, prepare_corpus, to_cut
+from maya.data.probe import ProbeConfig, probe
+from maya.data.table import Table, entry_of, part_path, probed_of, write_table
+from maya.data.text_checks import same_audio
+from maya.errors import MayaError
+
+CHANNELS = 3
+
+
+def write_channels(path: Path, seconds: float = 4.0, channels: int = CHANNELS) -> np.ndarray[Any, Any]:
+    """Noise of another seed in each channel; (N, C) as it is in the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(0).uniform(-0.3, 0.3, (round(seconds * 16000), channels))
+    soundfile.write(path, samples.astype(np.float32), 16000)
+    return soundfile.read(path, dtype="float32", always_2d=True)[0]
+
+
+def write(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        (folder / name.replace("_scp", ".scp")).write_text(text, encoding="utf-8")
+
+
+def lines(path: Path, *rows: dict[str, Any]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def assert_audio(folder: Path, rows: list[Row], samples: np.ndarray[Any, Any]) -> None:
+    """That each row's cut has the samples of its channel, or the average where it has none."""
+    kept, dropped = probe(folder, rows, ProbeConfig())
+    assert not dropped and len(kept) == len(rows)
+    for one in kept:
+        begin = round((one.row.start or 0.0) * 16000)
+        expected = samples[begin : begin + round(one.seconds * 16000)]
+        channel = one.row.channel
+        wanted = expected.mean(axis=1) if channel is None else expected[:, channel]
+        np.testing.assert_allclose(load_cut_audio(to_cut(one)).numpy(), wanted, atol=1e-6)
+
+
+def test_kaldi_segments(tmp_path: Path) -> None:
+    samples = write_channels(tmp_path / "r.wav")
+    write(
+        tmp_path,
+        wav_scp="r r.wav\r\n",
+        segments="a r 0.5 2.0 0\nb r 1.0 2.5 1\nc r 1.0 -1 2\nd r 0 1\ne r 0 2 -1\r\n",
+        text="a one\r\nb two\r\nc three\r\nd four\r\ne five\r\n",
+        utt2spk="a s1\r\nb s2\n",
+    )
+    rows, _ = read_corpus(tmp_path, "en")
+    assert [(r.id, r.channel, r.text, r.speaker) for r in rows] == [
+        ("a", 0, "one", "s1"),
+        ("b", 1, "two", "s2"),
+        ("c", 2, "three", None),
+        ("d", None, "four", None),
+        ("e", None, "five", None),
+    ]
+    assert_audio(tmp_path, rows, samples)
+
+
+@pytest.mark.parametrize("channel", ["x", "1.5", "-2", "A", "0 1"])
+def test_bad_kaldi_channels_are_named(tmp_path: Path, channel: str) -> None:
+    write(tmp_path, wav_scp="r r.wav\n", segments=f"a r 0 1 {channel}\n", text="a one\n")
+    with pytest.raises(MayaError, match=r"segments:1: it must read .* CHANNEL, counted from 0"):
+        read_corpus(tmp_path, "en")
+
+
+@pytest.mark.parametrize("names", [("A", "B"), ("1", "2"), ("a", "b")])
+def test_kaldi_recordings_that_share_a_file(tmp_path: Path, names: tuple[str, str]) -> None:
+    samples = write_channels(tmp_path / "r.wav", channels=2)
+    write_channels(tmp_path / "own.wav", channels=1)
+    write(
+        tmp_path,
+        wav_scp="r-A r.wav\nr-B r.wav\nown own.wav\n",
+        text="r-A one\nr-B two\nown three\n",
+        reco2file_and_channel=f"r-A r {names[0]}\nr-B r {names[1]}\nown x B\n",
+    )
+    rows, _ = read_corpus(tmp_path, "en")
+    assert [(r.id, r.channel) for r in rows] == [("r-A", 0), ("r-B", 1), ("own", None)]
+    assert_audio(tmp_path, rows[:2], samples)
+    assert tmp_path / "reco2file_and_channel" in describing_files(tmp_path)
+    write(tmp_path, reco2file_and_channel="r-A r left\n")
+    with pytest.raises(MayaError, match=r"reco2file_and_channel:1: it must read RECORDING FILE CHANNEL"):
+        read_corpus(tmp_path, "en")
+
+
+@pytest.mark.parametrize("name", ["channel", "channel_selector"])
+@pytest.mark.parametrize(
+    ("value", "channel"),
+    [(0, 0), (2, 2), ([1], 1), ("1", 1), ("average", None), ("Average", None), (None, None), ("", None)],
+)
+def test_nemo(tmp_path: Path, name: str, value: Any, channel: int | None) -> None:
+    samples = write_channels(tmp_path / "r.wav")
+    line = {"audio_filepath": "r.wav", "text": "one", name: value}
+    lines(tmp_path / "manifest.json", line, line | {"offset": 1.0, "duration": 1.5})
+    rows, _ = read_corpus(tmp_path, "en")
+    assert [row.channel for row in rows] == [channel] * 2
+    assert_audio(tmp_path, rows, samples)
+
+
+def test_nemo_names_the_channels_of_one_file_apart(tmp_path: Path) -> None:
+    line = {"audio_filepath": "r.wav", "text": "one"}
+    lines(tmp_path / "manifest.json", line | {"channel": 0}, line | {"channel": 1})
+    assert [row.id for row in read_corpus(tmp_path, "en")[0]] == ["r-channel0", "r-channel1"]
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, [0, 1], [], "left", {"a": 1}])
+def test_bad_nemo_channels_are_named(tmp_path: Path, value: Any) -> None:
+    lines(tmp_path / "manifest.json", {"audio_filepath": "r.wav", "text": "one", "channel": value})
+    with pytest.raises(MayaError, match=r"manifest\.json:1: (the channel must be|it names several channels)"):
+        read_corpus(tmp_path, "en")
+
+
+def multi_cut(folder: Path, *channels: Any) -> MultiCut:
+    """A cut of all channels from 0.5 s on, with a supervision of each of `channels`."""
+    recording = Recording.from_file(folder / "r.wav", "r")
+    said = [
+        SupervisionSegment(f"u{i}", "r", 0.25, 2.0, channel=c, text=f"text {i}", language="en", speaker="s")
+        for i, c in enumerate(channels)
+    ]
+    return MultiCut("c", 0.5, 3.0, list(range(CHANNELS)), supervisions=said, recording=recording)
+
+
+def test_lhotse_multi_cuts(tmp_path: Path) -> None:
+    samples = write_channels(tmp_path / "r.wav")
+    CutSet.from_cuts([multi_cut(tmp_path, 0, [1], 2, [0, 1, 2])]).to_file(tmp_path / "cuts.jsonl.gz")
+    rows, _ = read_corpus(tmp_path)
+    assert [(row.id, row.channel, row.start) for row in rows] == [
+        ("u0", 0, 0.75),
+        ("u1", 1, 0.75),
+        ("u2", 2, 0.75),
+        ("u3", None, 0.75),
+    ]
+    assert_audio(tmp_path, rows, samples)
+    trimmed = multi_cut(tmp_path, 0, 1, 2).trim_to_supervisions(keep_overlapping=False)
+    lhotse_audio = [cut.load_audio()[0] for cut in trimmed]
+    kept, _ = probe(tmp_path, rows[:3], ProbeConfig())
+    for one, expected in zip(kept, lhotse_audio, strict=True):
+        np.testing.assert_allclose(load_cut_audio(to_cut(one)).numpy(), expected, atol=1e-6)
+
+
+def test_lhotse_mono_cuts_and_supervisions(tmp_path: Path) -> None:
+    samples = write_channels(tmp_path / "cuts/r.wav")
+    recording = Recording.from_file(tmp_path / "cuts/r.wav", "r")
+    said = SupervisionSegment("u", "r", 0.0, 1.0, channel=2, text="one", language="en")
+    cut = MonoCut("c", 1.0, 2.0, 2, supervisions=[said], recording=recording)
+    CutSet.from_cuts([cut]).to_file(tmp_path / "cuts/cuts.jsonl.gz")
+    (tmp_path / "pair").mkdir()
+    lines(tmp_path / "pair/recordings.jsonl", recording.to_dict())
+    lines(
+        tmp_path / "pair/supervisions.jsonl",
+        said.to_dict(),
+        said.to_dict() | {"id": "v", "channel": [0, 1, 2]},
+    )
+    for folder, channels in (("cuts", [2]), ("pair", [2, None])):
+        rows, _ = read_corpus(tmp_path / folder)
+        assert [row.channel for row in rows] == channels
+        assert_audio(tmp_path / folder, rows, samples)
+
+
+@pytest.mark.parametrize(
+    ("channel", "complaint"), [(3, "names channel 3 of a"), ([0, 1], "names several channels")]
+)
+def test_bad_lhotse_channels_are_named(tmp_path: Path, channel: Any, complaint: str) -> None:
+    write_channels(tmp_path / "r.wav")
+    lines(tmp_path / "recordings.jsonl", Recording.from_file(tmp_path / "r.wav", "r").to_dict())
+    said = SupervisionSegment("u", "r", 0.0, 1.0, channel=channel, text="one", language="en")
+    lines(tmp_path / "supervisions.jsonl", said.to_dict())
+    with pytest.raises(MayaError, match=r"supervisions\.jsonl:1: recording 'r': it " + complaint):
+        read_corpus(tmp_path)
+
+
+def test_channels_with_other_names_are_counted_from_zero(tmp_path: Path) -> None:
+    samples = write_channels(tmp_path / "r.wav", channels=2)
+    recording = Recording.from_file(tmp_path / "r.wav", "r").to_dict()
+    recording["sources"][0]["channels"] = [5, 7]
+    recording["channel_ids"] = [5, 7]
+    lines(tmp_path / "recordings.jsonl", recording)
+    said = SupervisionSegment("u", "r", 0.0, 1.0, channel=7, text="one", language="en")
+    lines(tmp_path / "supervisions.jsonl", said.to_dict())
+    rows, _ = read_corpus(tmp_path)
+    assert [row.channel for row in rows] == [1]
+    assert_audio(tmp_path, rows, samples)
+
+
+def test_shar_of_multi_cuts(tmp_path: Path) -> None:
+    samples = write_channels(tmp_path / "r.wav")
+    (tmp_path / "shar").mkdir()
+    with SharWriter(str(tmp_path / "shar"), fields={"recording": "flac"}) as writer:
+        writer.write(multi_cut(tmp_path, 1, [0, 1, 2]))
+    rows, _ = read_corpus(tmp_path / "shar")
+    assert [(row.id, row.channel) for row in rows] == [("u0", 1), ("u1", None)]
+    kept, dropped = probe(tmp_path / "shar", rows, ProbeConfig())
+    part = samples[round(0.75 * 16000) :][:32000]
+    assert not dropped
+    for one, expected in zip(kept, (part[:, 1], part.mean(axis=1)), strict=True):
+        np.testing.assert_allclose(load_cut_audio(to_cut(one)).numpy(), expected, atol=1e-3)
+
+
+def test_a_channel_that_the_file_lacks_costs_the_utterance_its_place(tmp_path: Path) -> None:
+    write_channels(tmp_path / "r.wav", channels=2)
+    rows = [
+        Row(id=f"u{c}", language="en", text="one", audio="r.wav", where="x:1", channel=c) for c in (0, 1, 2)
+    ]
+    for decode in (True, False):
+        kept, (dropped,) = probe(tmp_path, rows, ProbeConfig(decode=decode))
+        assert [one.row.id for one in kept] == ["u0", "u1"]
+        assert dropped.id == "u2" and "2 channels" in dropped.detail and "no channel 2" in dropped.detail
+
+
+def test_channels_are_different_audio_and_a_channel_of_one_is_the_file(tmp_path: Path) -> None:
+    write_channels(tmp_path / "r.wav", channels=2)
+    write_channels(tmp_path / "mono.wav", channels=1)
+    rows = [
+        Row(id=f"{name}{c}", language="en", text="one", audio=f"{name}.wav", where="x:1", channel=c)
+        for name, c in (("r", 0), ("r", 1), ("r", None), ("mono", 0), ("mono", None))
+    ]
+    kept, _ = probe(tmp_path, rows, ProbeConfig())
+    assert same_audio(kept) == {"mono0": "mono0", "monoNone": "mono0"}
+
+
+def prepared(tmp_path: Path) -> np.ndarray[Any, Any]:
+    """A corpus of two channels of four recordings, prepared in tmp_path/data."""
+    corpus = tmp_path / "corpus"
+    samples = write_channels(corpus / "r0.wav", 2.0, 2)
+    for i in range(1, 4):
+        soundfile.write(corpus / f"r{i}.wav", np.roll(samples, i * 100, axis=0), 16000, subtype="FLOAT")
+    names = [f"u{i}{c}" for i in range(4) for c in (0, 1)]
+    write(
+        corpus,
+        wav_scp="".join(f"r{i} r{i}.wav\n" for i in range(4)),
+        segments="".join(f"u{i}{c} r{i} 0.5 1.5 {c}\n" for i in range(4) for c in (0, 1)),
+        text="".join(f"{name} text {'abcdefgh'[n]}\n" for n, name in enumerate(names)),
+    )
+    report = prepare_corpus(corpus, tmp_path / "data", languages=["en"], cfg=PrepareConfig())
+    assert report.rows == 8 and not report.dropped
+    assert not {"overlap_in_other_part", "audio_in_training"} & report.flagged.keys()
+    return samples
+
+
+def test_from_corpus_to_table(tmp_path: Path) -> None:
+    samples = prepared(tmp_path)
+    data = tmp_path / "data"
+    assert check_data(data) == []
+    for part in ("train", "dev", "test"):
+        table = Table.open(part_path(data, part))
+        assert len(table)
+        for i, entry in enumerate(table.entries()):
+            assert entry == table.entry(i) and entry.channel == int(entry.id[2])
+            assert entry_of(probed_of(entry)).channel == entry.channel
+            for cut in (table.cut(i), table.audio_cut(i)):
+                expected = np.roll(samples, int(entry.id[1]) * 100, axis=0)[8000:24000, entry.channel]
+                np.testing.assert_allclose(load_cut_audio(cut).numpy(), expected, atol=1e-4)
+
+
+def test_tables_without_the_column_are_read(tmp_path: Path) -> None:
+    """Those that earlier releases wrote."""
+    prepared(tmp_path)
+    path = part_path(tmp_path / "data", "train")
+    entries = list(Table.open(path).entries())
+    old = pq.read_table(path).drop_columns(["channel"])
+    pq.write_table(old, tmp_path / "old.parquet")
+    table = Table.open(tmp_path / "old.parquet")
+    assert list(table.entries()) == [entry._replace(channel=None) for entry in entries]
+    assert table.entry(0).channel is None and set(table.numbers("channel").tolist()) == {-1}
+    assert list(table.read("id", "channel")) == [(entry.id, None) for entry in entries]
+    assert len(table.audio_cut(0).channel) == 2
+    write_table(tmp_path / "new.parquet", entries)
+    assert list(Table.open(tmp_path / "new.parquet").entries()) == entries
+
+
+def test_one_piece_of_one_channel_in_two_parts_is_found(tmp_path: Path) -> None:
+    prepared(tmp_path)
+    path = part_path(tmp_path / "data", "dev")
+    (entry,) = list(Table.open(part_path(tmp_path / "data", "train")).entries())[:1]
+    write_table(path, [entry._replace(id="other", channel=1 - (entry.channel or 0))])
+    other = [one.id for one in check_data(tmp_path / "data") if one.reason == "audio_in_two_parts"]
+    write_table(path, [entry._replace(id="other")])
+    same = [one.id for one in check_data(tmp_path / "data") if one.reason == "audio_in_two_parts"]
+    assert "other" in same and len(same) == len(other) + 1 or same == ["other"]
+
+
+@pytest.mark.parametrize("channel", [2, -1, 99])
+def test_a_table_with_a_channel_that_cannot_be_is_refused(tmp_path: Path, channel: int) -> None:
+    prepared(tmp_path)
+    entry = next(Table.open(part_path(tmp_path / "data", "train")).entries())
+    with pytest.raises(MayaError, match=r"has 2 channels, no channel .*prepare the data again"):
+        entry._replace(channel=channel).audio()
+
+
+@pytest.mark.parametrize("value", ["1", 1.0, -1, True])
+def test_bad_channels_in_a_manifest_are_named(tmp_path: Path, value: Any) -> None:
+    row = {"id": "a", "language": "en", "text": "one", "audio": "a.wav"}
+    lines(tmp_path / "manifest.jsonl", row | {"channel": value})
+    with pytest.raises(MayaError, match=r"manifest\.jsonl:1: the field 'channel' must be a whole number"):
+        read_corpus(tmp_path)
+    lines(tmp_path / "manifest.jsonl", row | {"channel": 1})
+    assert replace(read_corpus(tmp_path)[0][0], where="").channel == 1

@@ -1,0 +1,314 @@
+"""Preparing into a folder that was prepared before: of the same corpus, or of another."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from maya.data.earlier import corpus_name, read_earlier
+from maya.data.folder_lock import locked
+from maya.data.prepare import PrepareConfig, PrepareReport, prepare_corpus, probed_path
+from maya.data.split import SplitConfig
+from maya.data.table import PARTS, Table, part_path
+from maya.errors import MayaError
+from tests.data.making import write_corpus, write_manifest, write_tone
+
+Rows = list[dict[str, Any]]
+
+
+def run(corpus: Path, out: Path, languages: tuple[str, ...] = (), **split: Any) -> PrepareReport:
+    return prepare_corpus(corpus, out, languages=languages, cfg=PrepareConfig(split=SplitConfig(**split)))
+
+
+def parts(out: Path) -> dict[str, str]:
+    return {name: part for part in PARTS for name in Table.open(part_path(out, part)).ids}
+
+
+def add(folder: Path, rows: Rows, count: int, speakers: int = 3, language: str = "en") -> Rows:
+    """The rows and so many more, by speakers new and old."""
+    more = []
+    for i in range(count):
+        name = f"{language}-new-{len(rows)}-{i}"
+        write_tone(folder / f"{name}.wav", 0.5 + 0.01 * i, pitch=300 + i)
+        speaker = f"{language}-new-{i % speakers}" if i % 2 else f"{language}-s{i % 5}"
+        more.append({"id": name, "language": language, "text": f"new words {i}", "audio": f"{name}.wav",
+                     "speaker": speaker})  # fmt: skip
+    write_manifest(folder, rows + more)
+    return rows + more
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> tuple[Path, Rows, dict[str, str]]:
+    """A corpus that was prepared into out."""
+    rows = write_corpus(tmp_path / "c")
+    run(tmp_path / "c", tmp_path / "out")
+    return tmp_path / "c", rows, parts(tmp_path / "out")
+
+
+Prepared = tuple[Path, Rows, dict[str, str]]
+
+
+def test_a_grown_corpus_keeps_its_split_and_says_what_is_new(corpus: Prepared, tmp_path: Path) -> None:
+    folder, rows, before = corpus
+    add(folder, rows[2:], 20)
+    report = run(folder, tmp_path / "out")
+    after = parts(tmp_path / "out")
+    assert all(after[name] == part for name, part in before.items() if name in after)
+    fresh = {part: sum(p == part for n, p in after.items() if n not in before) for part in PARTS}
+    gone = [before[row["id"]] for row in rows[:2]]
+    text = report.table()
+    assert "the earlier split of 38 utterances is kept" in text
+    named = " ".join(f"{part} {count}" for part, count in fresh.items() if count)
+    assert f"20 new utterances: en {named}" in text
+    named = " ".join(f"{part} {gone.count(part)}" for part in PARTS if gone.count(part))
+    assert f"2 earlier utterances are gone: en {named}" in text
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    again = run(folder, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
+    assert again.changes == ["the earlier split of 58 utterances is kept"]
+
+
+def test_the_split_may_be_drawn_anew(corpus: Prepared, tmp_path: Path) -> None:
+    folder, rows, before = corpus
+    rows = add(folder, rows, 40, speakers=10)
+    run(folder, tmp_path / "anew")
+    report = run(folder, tmp_path / "out", fresh=True)
+    assert parts(tmp_path / "out") == parts(tmp_path / "anew")
+    assert any("drawn anew, because split.fresh is true" in line for line in report.changes)
+    moved = sum(parts(tmp_path / "out")[name] != part for name, part in before.items())
+    assert not moved or any("a model trained before may have seen them" in line for line in report.changes)
+
+
+def test_other_options_of_the_split_are_obeyed_and_that_is_said(corpus: Prepared, tmp_path: Path) -> None:
+    folder, _, before = corpus
+    report = run(folder, tmp_path / "out", dev=0.0)
+    assert "dev" not in parts(tmp_path / "out").values() and "dev" in before.values()
+    text = report.table()
+    assert "the split is drawn anew, because its options changed" in text
+    assert "from dev to train" in text and "there is no dev set (prepare.split.dev is 0)" in text
+
+
+def test_no_held_out_part_is_said_in_a_line_each(corpus: Prepared, tmp_path: Path) -> None:
+    report = run(corpus[0], tmp_path / "all", dev=0.0, test=0.0)
+    assert set(parts(tmp_path / "all").values()) == {"train"} and not report.changes
+    assert report.notes == [
+        "there is no dev set (prepare.split.dev is 0): training is not validated",
+        "there is no test set (prepare.split.test is 0): there is nothing to decode and score",
+    ]
+    write_manifest(corpus[0], corpus[1][:1])
+    report = run(corpus[0], tmp_path / "one")
+    assert report.notes == [
+        "too few texts to hold any out, so dev and test have none of: en",
+        "there is no dev set: training is not validated",
+        "there is no test set: there is nothing to decode and score",
+    ]
+
+
+def test_another_corpus_is_refused_and_leaves_everything_as_it_was(corpus: Prepared, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    rows = write_corpus(tmp_path / "other" / "c")
+    for row in rows:
+        row["id"] = f"other-{row['id']}"
+    write_manifest(tmp_path / "other" / "c", rows)
+    with pytest.raises(MayaError) as refused:
+        run(tmp_path / "other" / "c", tmp_path / "out")
+    text = str(refused.value)
+    assert f"{tmp_path}/out was prepared from {tmp_path}/c, and {tmp_path}/other/c is another corpus" in text
+    assert "only 0 of 40 utterances are the same" in text and "choose another --out" in text
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def change(rows: Rows, folder: Path, kind: str) -> None:
+    """Make another corpus of the same ids."""
+    texts = [row["text"] for row in rows]
+    for number, row in enumerate(rows):
+        if kind in ("texts", "all"):
+            row["text"] = texts[number - number % 20 + (number + 1) % 20]  # of the next row of its language
+        if kind in ("audio", "all"):
+            write_tone(folder / row["audio"], 0.9 + 0.02 * number)
+    write_manifest(folder, rows)
+
+
+@pytest.mark.parametrize("kind", ["texts", "audio", "all"])
+def test_the_same_names_in_another_place_do_not_make_the_same_corpus(
+    corpus: Prepared, tmp_path: Path, kind: str
+) -> None:
+    """Prompts that several people read under the same names; sentences numbered from 1 in two corpora."""
+    rows = write_corpus(tmp_path / "other")
+    change(rows, tmp_path / "other", kind)
+    with pytest.raises(MayaError, match="other is another corpus: only 0 of 40"):
+        run(tmp_path / "other", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["texts", "audio"])
+def test_a_corpus_that_was_corrected_in_its_place_is_the_same(
+    corpus: Prepared, tmp_path: Path, kind: str
+) -> None:
+    folder, rows, before = corpus
+    change(rows, folder, kind)
+    report = run(folder, tmp_path / "out")
+    assert parts(tmp_path / "out") == before
+    what = {"texts": "another text than before", "audio": "other audio files than before"}[kind]
+    assert any(line == f"40 utterances have {what}" for line in report.changes)
+
+
+def test_other_contents_in_the_same_place_are_another_corpus(corpus: Prepared, tmp_path: Path) -> None:
+    folder, rows, _ = corpus
+    change(rows, folder, "all")
+    with pytest.raises(MayaError, match="was prepared from .*/c when that was another corpus: only 0 of 40"):
+        run(folder, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    run(folder, tmp_path / "out")
+    for row in rows:
+        row["id"] += "x"
+    write_manifest(folder, rows)
+    with pytest.raises(MayaError, match="when that was another corpus"):
+        run(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("how", ["moved", "copied", "linked", "grown elsewhere"])
+def test_a_corpus_that_moved_is_recognised(corpus: Prepared, tmp_path: Path, how: str) -> None:
+    folder, rows, before = corpus
+    place = tmp_path / "new place" / "c"
+    place.parent.mkdir()
+    if how == "linked":
+        place.symlink_to(folder)
+    elif how == "moved":
+        folder.rename(place)
+    else:
+        shutil.copytree(folder, place)
+    if how == "grown elsewhere":
+        add(place, rows, 30)
+    report = run(place, tmp_path / "out")
+    after = parts(tmp_path / "out")
+    assert all(after[name] == part for name, part in before.items())
+    said = f"the corpus was in {folder} before and is in {place} now" in report.changes
+    assert said == (how != "linked")
+
+
+def test_a_part_of_a_corpus_is_the_same_only_in_its_place(corpus: Prepared, tmp_path: Path) -> None:
+    folder, rows, before = corpus
+    shutil.copytree(folder, tmp_path / "sample")
+    write_manifest(tmp_path / "sample", rows[:10])
+    with pytest.raises(MayaError, match="only 10 of 40"):
+        run(tmp_path / "sample", tmp_path / "out")
+    write_manifest(folder, rows[:10])
+    report = run(folder, tmp_path / "out")
+    assert parts(tmp_path / "out") == {row["id"]: before[row["id"]] for row in rows[:10]}
+    assert any(line.startswith("30 earlier utterances are gone") for line in report.changes)
+
+
+def test_languages_may_be_added_and_left_out(corpus: Prepared, tmp_path: Path) -> None:
+    folder, _, before = corpus
+    run(folder, tmp_path / "out", ("hi",))
+    run(folder, tmp_path / "out", ("hi", "en"))
+    after = parts(tmp_path / "out")
+    assert after.keys() == before.keys()
+    assert all(after[name] == part for name, part in before.items() if name.startswith("hi"))
+
+
+def test_what_the_corpus_says_of_parts_is_obeyed_and_said(corpus: Prepared, tmp_path: Path) -> None:
+    folder, rows, before = corpus
+    mover = next(name for name, part in before.items() if part == "train")
+    write_manifest(folder, [row | ({"split": "test"} if row["id"] == mover else {}) for row in rows])
+    report = run(folder, tmp_path / "out")
+    assert parts(tmp_path / "out") == before | {mover: "test"}
+    said = "utterances changed their part: 1 from train to test; because the corpus says so"
+    assert any(line.startswith(said) for line in report.changes)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_damaged_table_loses_its_split_and_that_is_said(
+    corpus: Prepared, tmp_path: Path, part: str
+) -> None:
+    folder, _, before = corpus
+    part_path(tmp_path / "out", part).write_bytes(b"PAR1 nothing")
+    report = run(folder, tmp_path / "out")
+    after = parts(tmp_path / "out")
+    assert all(after[name] == other for name, other in before.items() if other != part)
+    assert any(line.startswith(f"the split of {part} is lost") for line in report.changes)
+
+
+def test_a_folder_without_its_summary_still_has_its_split(corpus: Prepared, tmp_path: Path) -> None:
+    """A run that was killed between two of its files, and data of a version that wrote no name."""
+    folder, rows, before = corpus
+    for name in ("summary.json", "splits.json"):
+        (tmp_path / "out" / name).unlink()
+    rows = add(folder, rows, 10)
+    run(folder, tmp_path / "out")
+    after = parts(tmp_path / "out")
+    assert all(after[name] == part for name, part in before.items())
+    for row in rows:
+        row["id"] = f"other-{row['id']}"
+    write_manifest(folder, rows)
+    (tmp_path / "out/summary.json").unlink()
+    with pytest.raises(MayaError, match="another corpus"):
+        run(folder, tmp_path / "out")
+
+
+def test_data_of_an_earlier_version_name_their_corpus_in_the_marker(corpus: Prepared, tmp_path: Path) -> None:
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    options = summary.pop("split_options")
+    marker = {"inputs": {"corpus": summary.pop("corpus"), "options": {"split": options}}}
+    (tmp_path / "out/summary.json").write_text(json.dumps(summary))
+    (tmp_path / "out/stage.json").write_text(json.dumps(marker))
+    earlier = read_earlier(tmp_path / "out")
+    assert earlier is not None and earlier.corpus == str(corpus[0]) and earlier.split == options
+    assert earlier.kept_split(SplitConfig()) and not earlier.kept_split(SplitConfig(test=0.2))
+    assert not earlier.kept_split(SplitConfig(fresh=True))
+
+
+def test_names_of_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path)
+    real = f"{tmp_path}/real"
+    assert corpus_name(Path("link")) == corpus_name(tmp_path / "real") == real
+    assert corpus_name(Path("lhotse:yesno:link")) == f"lhotse:yesno:{real}"
+    assert corpus_name(Path("nemo:a.json:link/b.tar")) == f"nemo:{tmp_path}/a.json:{real}/b.tar"
+
+
+def test_two_processes_do_not_prepare_into_one_folder(corpus: Prepared, tmp_path: Path) -> None:
+    with (
+        locked(probed_path(tmp_path / "out"), tmp_path / "out"),
+        pytest.raises(MayaError, match="another process is writing to .*out; wait until it ends"),
+    ):
+        run(corpus[0], tmp_path / "out")
+    run(corpus[0], tmp_path / "out")
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with locked(tmp_path / "a", tmp_path):
+        assert (tmp_path / "a").is_dir()
+
+
+def test_random_growth_of_real_folders(tmp_path: Path) -> None:
+    """Pairs of audio and text that come and go: nothing moves, and the tables hold what is there."""
+    rng = np.random.default_rng(0)
+    there: set[str] = set()
+    before: dict[str, str] = {}
+    (tmp_path / "c").mkdir()
+    for _ in range(4):
+        for name in [n for n in sorted(there) if rng.random() < 0.1]:
+            (tmp_path / "c" / f"{name}.wav").unlink()
+            (tmp_path / "c" / f"{name}.txt").unlink()
+            there.remove(name)
+        for number in range(12):
+            name = f"a{len(before)}-{number}"
+            soundfile.write(tmp_path / "c" / f"{name}.wav", 0.1 * rng.standard_normal(8000), 16000)
+            (tmp_path / "c" / f"{name}.txt").write_text(f"word {rng.integers(6)} {rng.integers(6)}")
+            there.add(name)
+        run(tmp_path / "c", tmp_path / "out", ("en",))
+        after = parts(tmp_path / "out")
+        assert after.keys() == there and {"train", "dev", "test"} == set(after.values())
+        assert all(after[name] == part for name, part in before.items() if name in after)
+        before = after

@@ -1,0 +1,214 @@
+"""Folders of audio and text in pairs: links, hidden files, suffixes; what is passed over is said."""
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from maya.data.folder import corpus_files, read_corpus
+from maya.data.formats.common import AUDIO_SUFFIXES
+from maya.data.formats.walk import walk
+from maya.data.prepare import PrepareConfig, examine
+from maya.errors import MayaError
+from maya.recipes.prepare import corpus_identity
+from tests.data.making import write_tone
+
+
+def pair(folder: Path, name: str, text: str = "one", suffix: str = ".wav") -> None:
+    write_tone(folder / f"{name}{suffix}", 0.2, format="WAV")
+    (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+
+
+def ids(folder: Path, language: str | None = "en", notes: list[str] | None = None) -> list[str]:
+    return [row.id for row in read_corpus(folder, language, notes=notes)[0]]
+
+
+def test_folders_that_are_links(tmp_path: Path) -> None:
+    pair(tmp_path / "store/hi", "a", "एक")
+    pair(tmp_path / "store/hi/deep", "b", "दो")
+    pair(tmp_path / "corpus/en", "c")
+    (tmp_path / "corpus/hi").symlink_to("../store/hi")
+    (tmp_path / "corpus/en/d.wav").symlink_to("../../store/hi/a.wav")
+    (tmp_path / "corpus/en/d.txt").write_text("two")
+    rows, dropped = read_corpus(tmp_path / "corpus")
+    assert not dropped
+    assert [(row.id, row.language) for row in rows] == [
+        ("en/c", "en"),
+        ("en/d", "en"),
+        ("hi/a", "hi"),
+        ("hi/deep/b", "hi"),
+    ]
+    before = corpus_identity(tmp_path / "corpus")
+    os.utime(tmp_path / "store/hi/deep/b.wav", (1, 1))
+    assert corpus_identity(tmp_path / "corpus") != before, "a change behind a link is noticed"
+
+
+def test_the_corpus_itself_may_be_a_link(tmp_path: Path) -> None:
+    pair(tmp_path / "store", "a")
+    (tmp_path / "corpus").symlink_to("store")
+    assert ids(tmp_path / "corpus") == ["a"]
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "../../loop", "../../loop/a"])
+def test_loops_end_and_are_named(tmp_path: Path, target: str) -> None:
+    pair(tmp_path / "loop/a", "x")
+    (tmp_path / "loop/a/again").symlink_to(target)
+    notes: list[str] = []
+    assert ids(tmp_path / "loop", notes=notes) == ["a/x"]
+    assert any(note.startswith("passed over 1 links to folders that are read") for note in notes)
+
+
+def test_one_folder_behind_two_links_is_read_once(tmp_path: Path) -> None:
+    pair(tmp_path / "store", "x")
+    for name in ("a", "b"):
+        (tmp_path / "corpus").mkdir(exist_ok=True)
+        (tmp_path / "corpus" / name).symlink_to("../store")
+    notes: list[str] = []
+    assert ids(tmp_path / "corpus", notes=notes) == ["a/x"]
+    assert notes == ["passed over 1 links to folders that are read already: b is a"]
+
+
+def test_a_folder_is_read_under_its_own_name_rather_than_a_link(tmp_path: Path) -> None:
+    pair(tmp_path / "hi", "x", "एक")
+    (tmp_path / "a").symlink_to("hi")
+    assert ids(tmp_path, None) == ["hi/x"]
+
+
+def test_hidden_files_and_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    pair(tmp_path, "a")
+    for hidden in (".git", ".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        pair(tmp_path / hidden, "b")
+    (tmp_path / "._a.wav").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "Thumbs.db").write_bytes(b"x")
+    notes: list[str] = []
+    assert ids(tmp_path, notes=notes) == ["a"]
+    assert notes == [
+        "passed over 5 hidden files or folders: ._a.wav, .git, .ipynb_checkpoints ...",
+        "passed over 1 links that lead nowhere: gone",
+    ]
+    assert len(walk(tmp_path).files) == len(corpus_files(tmp_path)) == 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root opens every folder")
+def test_folders_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
+    pair(tmp_path, "a")
+    (tmp_path / "closed").mkdir(mode=0)
+    notes: list[str] = []
+    assert ids(tmp_path, notes=notes) == ["a"] and notes == ["could not open 1 folders: closed"]
+
+
+@pytest.mark.parametrize("suffix", [*AUDIO_SUFFIXES, ".WAV", ".Flac", ".AIFF", ".Sph"])
+def test_suffixes(tmp_path: Path, suffix: str) -> None:
+    pair(tmp_path, "a", suffix=suffix)
+    (tmp_path / "a.txt").rename(tmp_path / f"a{'.TXT' if suffix.isupper() else '.Txt'}")
+    (row,) = read_corpus(tmp_path, "en")[0]
+    assert (row.audio, row.text) == (f"a{suffix}", "one")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".aiff", {"format": "AIFF"}),
+        (".AIF", {"format": "AIFF"}),
+        (".au", {"format": "AU"}),
+        (".snd", {"format": "AU"}),
+        (".sph", {"format": "NIST"}),
+        (".w64", {"format": "W64"}),
+        (".caf", {"format": "CAF"}),
+        (".rf64", {"format": "RF64"}),
+        (".oga", {"format": "OGG"}),
+    ],
+)
+def test_audio_of_these_kinds_is_decoded(tmp_path: Path, suffix: str, options: dict[str, str]) -> None:
+    for name in ("a", "b", "c"):
+        write_tone(tmp_path / f"{name}{suffix}", 0.5, **options)
+        (tmp_path / f"{name}.txt").write_text(name * 2)
+    found = examine(tmp_path, languages=["en"], cfg=PrepareConfig())
+    assert not found.dropped and [round(one.seconds, 1) for one in found.kept] == [0.5] * 3
+
+
+def test_files_without_a_partner_are_named(tmp_path: Path) -> None:
+    pair(tmp_path, "a")
+    write_tone(tmp_path / "b.wav", 0.2)
+    (tmp_path / "c.TXT").write_text("three")
+    (tmp_path / "d.wma").write_bytes(b"x")
+    (tmp_path / "e.AMR").write_bytes(b"x")
+    notes: list[str] = []
+    rows, dropped = read_corpus(tmp_path, "en", notes=notes)
+    assert [row.id for row in rows] == ["a"]
+    assert [(one.id, one.reason) for one in dropped] == [("b", "no_transcript"), ("c", "missing_audio")]
+    assert notes == ["passed over files that are not decoded: 1 .amr, 1 .wma; convert them to .wav or .flac"]
+
+
+@pytest.mark.parametrize(
+    "data", ["café".encode("latin-1"), "one".encode("utf-16"), "one".encode("utf-16-le"), b"\xff\xfe\xff"]
+)
+def test_a_text_that_cannot_be_read_costs_one_utterance(tmp_path: Path, data: bytes) -> None:
+    pair(tmp_path, "a")
+    pair(tmp_path, "b")
+    (tmp_path / "b.txt").write_bytes(data)
+    rows, (dropped,) = read_corpus(tmp_path, "en")
+    assert [row.id for row in rows] == ["a"]
+    assert (dropped.id, dropped.reason) == ("b", "unreadable_text") and "b.txt" in dropped.detail
+
+
+def test_texts_of_several_lines_and_none(tmp_path: Path) -> None:
+    pair(tmp_path, "a", "\ufeffone\r\n\r\ntwo\r\n")
+    pair(tmp_path, "b", "")
+    pair(tmp_path, "c", " \n\u200b\n")
+    found = examine(tmp_path, languages=["en"], cfg=PrepareConfig())
+    assert [one.text for one in found.kept] == ["one two"]
+    assert [(one.id, one.reason) for one in found.dropped] == [
+        ("b", "empty_transcript"),
+        ("c", "empty_transcript"),
+    ]
+
+
+def test_names_of_two_spellings_are_one(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    pair(tmp_path, composed)
+    (tmp_path / f"{composed}.txt").rename(tmp_path / f"{decomposed}.txt")
+    assert ids(tmp_path) == [composed]
+
+
+@pytest.mark.parametrize("others", [("a.flac",), ("a.WAV",), ("a.TXT",)])
+def test_two_files_of_one_utterance_are_refused(tmp_path: Path, others: tuple[str, ...]) -> None:
+    pair(tmp_path, "a")
+    for name in others:
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(MayaError, match="would be the same utterance"):
+        ids(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "language"),
+    [
+        ("fr/a", "fr"),
+        ("hi_in/a", "hi"),
+        ("Hindi/a", "hi"),
+        ("zh-TW/a", "zh-TW"),
+        ("yue/a", "yue"),
+        ("cv/en/a", "en"),
+        ("cmn_hans_cn/train/a", "cmn-Hans"),
+    ],
+)
+def test_folders_named_by_any_language(tmp_path: Path, path: str, language: str) -> None:
+    pair((tmp_path / path).parent, "a")
+    assert [row.language for row in read_corpus(tmp_path)[0]] == [language]
+
+
+@pytest.mark.parametrize("path", ["wav/a", "dev/a", "xyz/a", "english version/a", "train/a"])
+def test_folders_that_name_no_language(tmp_path: Path, path: str) -> None:
+    pair((tmp_path / path).parent, "a")
+    with pytest.raises(MayaError, match="its language is not given"):
+        read_corpus(tmp_path)
+
+
+def test_folders_that_name_two_languages(tmp_path: Path) -> None:
+    pair(tmp_path / "cv/fr", "a")
+    with pytest.raises(
+        MayaError, match=r"several languages, cv \(Chuvash\) and fr \(French\); name one with"
+    ):
+        read_corpus(tmp_path)
