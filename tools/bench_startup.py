@@ -2,9 +2,9 @@
 
     python -m tools.bench_startup [--against DIR] [--repeats 7]
 
-Each command runs in a process of its own, in turn, so that a busy machine slows all of them alike. Figures are
-medians. --against measures another checkout, too. "decoding" is loading and transcribing inside a process
-that has imported everything, once, in processor time.
+Each command runs in a process of its own, in turn, so that a busy machine slows all of them alike. The
+figures are medians. --against measures another checkout, too. "decoding" is loading and transcribing, in
+processor time, inside a process that has imported everything.
 """
 
 import argparse

@@ -59,7 +59,7 @@ def parts_in(folder: Path) -> list[str]:
 
 
 def manifests(source: Path, out: Path, *, parts: Sequence[str] = (), jobs: int = 0) -> None:
-    """Write `out`/librispeech_{recordings,supervisions}_PART.jsonl.gz of each part, and left_out.jsonl.
+    """Write `out`/librispeech_{recordings,supervisions}_PART.jsonl.gz of each part, and left_out.json.
 
     Args:
         parts: those to take; all that are there by default. The manifests of others are removed.

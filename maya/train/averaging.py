@@ -56,7 +56,7 @@ def average_between(
     if end.count <= first:
         raise MayaError(
             f"nothing was averaged between sample {first} and sample {end.count} of the weights; choose a "
-            "stretch of at least train.average_every steps"
+            "stretch of at least train.average_every steps, and train.average_every above 0"
         )
     out = {}
     for name, value in template.items():

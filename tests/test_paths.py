@@ -1,0 +1,114 @@
+"""Files, modules, commands and make targets that the documentation names exist."""
+
+import argparse
+import ast
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maya.recipes.cli import parser
+
+FOLDERS = "maya|kernels|recipes|egs|tools|tests|docs"
+PATH = re.compile(rf"(?<![\w/.<{{$*-])(?:\./)?((?:{FOLDERS})/[\w./*-]+)")
+MODULE = re.compile(rf"python -m ((?:{FOLDERS})(?:\.\w+)+)")
+TARGET = re.compile(r"`make ([a-z][a-z-]*)")
+# Of other projects, with the file that says so.
+FOREIGN = ("egs/librispeech/ASR",)
+
+
+def tracked(repo: Path) -> list[str]:
+    """Files that git knows, or would: what a clone holds."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("this tree is no git checkout")
+    return [name for name in done.stdout.splitlines() if (repo / name).is_file()]
+
+
+def documentation(repo: Path) -> Iterator[tuple[str, str]]:
+    """(file, text) of each page, and of each docstring and comment outside the tests."""
+    for name in tracked(repo):
+        if name.endswith(".md") or (name.endswith(".sh") and not name.startswith("tests/")):
+            yield name, (repo / name).read_text(encoding="utf-8")
+        elif name.endswith(".py") and not name.startswith("tests/"):
+            source = (repo / name).read_text(encoding="utf-8")
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                    yield name, ast.get_docstring(node) or ""
+            yield name, "\n".join(re.findall(r"(?m)#.*$", source))
+
+
+def test_paths_exist(repo: Path) -> None:
+    names = {name for file in tracked(repo) for name in (file, *map(str, Path(file).parents))}
+    missing = []
+    for file, text in documentation(repo):
+        for match in PATH.finditer(text):
+            path = match[1].rstrip("/.-")
+            if text[match.end() : match.end() + 1] in ("<", "{", "$"):  # goes on with a placeholder
+                path = str(Path(path).parent)
+            if path.startswith(FOREIGN) or path in names or any(word.isupper() for word in path.split("/")):
+                continue
+            if not list(
+                repo.glob(path if "*" in path else f"{path}.*")
+            ):  # a pattern, or --out without suffix
+                missing.append(f"{file}: {path}")
+    assert missing == []
+
+
+def test_modules_exist(repo: Path) -> None:
+    for file, text in documentation(repo):
+        for match in MODULE.finditer(text):
+            parts = match[1].split(".")
+            parts = parts[1:] if parts[0] == "maya" and parts[1] in ("kernels", "recipes") else parts
+            path = repo.joinpath(*parts)
+            assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), (
+                f"{file}: {match[1]}"
+            )
+
+
+def test_make_targets_exist(repo: Path) -> None:
+    targets = set(re.findall(r"(?m)^([a-z][a-z-]*):", (repo / "Makefile").read_text()))
+    for file, text in documentation(repo):
+        for target in TARGET.findall(text):
+            assert target in targets, f"{file}: make {target}"
+
+
+def test_commands_of_the_pages_parse(repo: Path) -> None:
+    """Every line of a code block that begins with `maya` has options that exist and values they take."""
+    count = 0
+    for file, text in documentation(repo):
+        if not file.endswith(".md"):
+            continue
+        for block in re.findall(r"(?s)```(?:\w*)\n(.*?)```", text):
+            for line in block.replace("\\\n", " ").splitlines():
+                command = line.split("#")[0].replace("exp/...", "exp")
+                if command.startswith("maya ") and "..." not in command and "$" not in command:
+                    count += 1
+                    words = shlex.split(line, comments=True)[1:]
+                    words = words[: words.index("|")] if "|" in words else words
+                    error = io.StringIO()
+                    try:
+                        with contextlib.redirect_stderr(error):
+                            parser().parse_args(words)
+                    except (SystemExit, argparse.ArgumentError):
+                        pytest.fail(f"{file}: {line}: {error.getvalue()}")
+    assert count > 10
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("see `maya/train/loop.py`, or tools/env.sh.", ["maya/train/loop.py", "tools/env.sh"]),
+        ("./egs/indic12/run.sh --stage 3", ["egs/indic12/run.sh"]),
+        ("exp/maya/x and /home/tools/y", []),
+        ("egs/a/*.py and egs/<corpus>/data.py", ["egs/a/*.py"]),
+    ],
+)
+def test_the_pattern_reads_paths(text: str, paths: list[str]) -> None:
+    assert [match[1].rstrip(".") for match in PATH.finditer(text)] == paths
