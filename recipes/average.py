@@ -57,7 +57,8 @@ def average(
 
     With `avg`, no choice: the mean over the last `avg` epochs up to `epoch` (icefall's --epoch and --avg),
     which needs what the two ends left (see train.epochs); without `epoch`, over the `avg` steps before
-    `step`, by default the newest checkpoint's.
+    `step`, by default the newest checkpoint's. Without a dev set nothing is chosen: the last weights, or the
+    mean that `avg` names. A damaged checkpoint is named and offers nothing.
     """
     if epoch is not None and avg is None:
         raise MayaError("an epoch alone is no average: say with --avg over how many of them")
@@ -74,7 +75,7 @@ def average(
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
         print(f"average: {run / 'averaged.pt'} is up to date")
         return
-    last = ckpt.load_checkpoint(found[-1][1], training=True)
+    last = newest(found)
     if avg is None:
         offered = candidates(run, found, last, ends)
     else:
@@ -88,6 +89,21 @@ def average(
         print(f"average: {data} has no dev set to choose on: {chosen.name} is taken{advice}")
     _write(run, last, chosen, dev, {"dev": scores})
     mark_done(run / "stage-average.json", inputs)
+
+
+def newest(checkpoints: Sequence[tuple[int, Path]]) -> ckpt.Checkpoint:
+    """The newest training checkpoint that can be read; MayaError, naming the newest, where none can."""
+    errors: list[ckpt.Damaged] = []
+    for _, path in reversed(checkpoints):
+        try:
+            loaded = ckpt.load_checkpoint(path, training=True)
+        except ckpt.Damaged as error:
+            errors.append(error)
+            continue
+        for damaged in errors:
+            print(f"average: {damaged}; the one before it is taken")
+        return loaded
+    raise errors[0]
 
 
 def _best(
@@ -232,6 +248,11 @@ def choices(there: Sequence[int], epochs: Sequence[int], avgs: Sequence[int]) ->
 
 def dev_sets(data: Path) -> list[str]:
     """The dev sets of prepared data by name: the corpus's own (dev-clean, dev-other), or dev."""
+    if not part_path(data, "dev").is_file():
+        raise MayaError(
+            f"{data} has no dev set to select an average by; name one with --epoch and --avg, without "
+            "--select"
+        )
     dev = set(Table.open(part_path(data, "dev")).ids)
     own = [p.stem for p in sorted(data.glob("*.parquet")) if p.stem not in ("train", "dev", _TEST)]
     return [name for name in own if dev.issuperset(Table.open(part_path(data, name)).ids)] or ["dev"]
@@ -265,15 +286,24 @@ def candidates(
     means from each earlier one."""
     yield _candidate(f"last (step {last.step})", last, found[-1][1])
     if (run / "best.pt").is_file():
-        best = ckpt.load_checkpoint(run / "best.pt")
-        if best.step != last.step:
+        best = _undamaged(run / "best.pt")
+        if best is not None and best.step != last.step:
             yield _candidate(f"best (step {best.step})", best, run / "best.pt")
     for end_step, end_path in reversed(found[-ends:]):
-        end = ckpt.load_checkpoint(end_path, training=True)
+        end = _undamaged(end_path, training=True)
         for start_step, start_path in reversed([f for f in found if f[0] < end_step]):
-            start = ckpt.load_checkpoint(start_path, training=True)
-            if 0 < _running(start).count < _running(end).count:
+            start = _undamaged(start_path, training=True) if end is not None else None
+            if start is not None and end is not None and 0 < _running(start).count < _running(end).count:
                 yield _mean(f"steps {start_step}–{end.step}", start, end, end_path)
+
+
+def _undamaged(path: Path, *, training: bool = False) -> ckpt.Checkpoint | None:
+    """A checkpoint, or None after it was said that it cannot be read."""
+    try:
+        return ckpt.load_checkpoint(path, training=training)
+    except ckpt.Damaged as error:
+        print(f"average: {error}; it is left out of the choice")
+        return None
 
 
 def stretch(found: list[tuple[int, Path]], step: int | None, avg: int) -> Candidate:

@@ -73,7 +73,9 @@ def parser() -> Parser:
 
     _plan(commands)
 
-    p = add_command(commands, "train", "train a model, or continue a run; use torchrun for several GPUs")
+    p = add_command(
+        commands, "train", "train a model, or continue a run; on several GPUs through maya.recipes.launch"
+    )
     add_experiment(p)
     add_aliases(p)
     add_data_and_run(p)
@@ -474,30 +476,36 @@ def _import_torch() -> None:
         gc.enable()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point. 0 done; 1 a MayaError, in one line; 130 stopped by Ctrl-C, with the state saved."""
+def run(argv: list[str] | None = None) -> tuple[int, str]:
+    """Do what a command line asks: (exit status, what to say at the end). 0 done; 1 a MayaError, in one line;
+    130 stopped by Ctrl-C, with the state saved."""
     args = parser().parse_args(argv)
     try:
         with messages_on_stderr():
             _import_torch()
             dispatch(args)
     except MayaError as e:
-        print(f"maya {args.command}: {e}", file=sys.stderr)
-        return 1
+        return 1, f"maya {args.command}: {e}"
     except KeyboardInterrupt as e:
-        print(f"maya {args.command}: {e or 'stopped'}", file=sys.stderr)
-        return 130
+        return 130, f"maya {args.command}: {e or 'stopped'}"
     except BrokenPipeError:  # `maya ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + signal.SIGPIPE, ""
     except OSError as e:
         if e.errno != errno.ENOSPC:
             raise
         where = e.filename or "while writing"
         advice = "free some space and run the same command again"
-        print(f"maya {args.command}: the disk is full ({where}); {advice}", file=sys.stderr)
-        return 1
-    return 0
+        return 1, f"maya {args.command}: the disk is full ({where}); {advice}"
+    return 0, ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; see `run`."""
+    status, text = run(argv)
+    if text:
+        print(text, file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -92,6 +92,8 @@ def train(
         return
     accelerator = make_accelerator(experiment.train, cpu=cpu)
     with locked(run):
+        if accelerator.is_main_process:
+            (run / "stage-train.json").unlink(missing_ok=True)  # until it has ended again
         _train(experiment, data, run, table, accelerator)
         if accelerator.is_main_process:
             mark_done(run / "stage-train.json", inputs)

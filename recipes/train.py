@@ -1,4 +1,4 @@
-"""Stage 3: prepared data and a tokenizer → a trained model. Run it through torchrun, one process per GPU."""
+"""Stage 3: prepared data and a tokenizer → a trained model; with maya.recipes.launch one process a GPU."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -63,6 +63,8 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
         return
     accelerator = make_accelerator(experiment.train, cpu=cpu)
     with locked(run):
+        if accelerator.is_main_process:
+            (run / "stage-train.json").unlink(missing_ok=True)  # until it has ended again
         _train(experiment, data, run, table, tokenizer, accelerator)
         if accelerator.is_main_process:
             mark_done(run / "stage-train.json", inputs)

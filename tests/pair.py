@@ -71,9 +71,9 @@ def _do(rank: int, port: int, job: Callable[..., Any], args: tuple[Any, ...]) ->
     """Do a job as one rank of two; returns the traceback of its error, or ""."""
     from accelerate.state import AcceleratorState, GradientState
 
-    env = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1",
-           "MASTER_PORT": port}  # fmt: skip
-    os.environ.update({name: str(value) for name, value in env.items()})
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ.update({name: str(value) for name, value in ranks.items()})
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
     try:
         job(rank, *args)
     except BaseException:

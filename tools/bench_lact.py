@@ -7,7 +7,7 @@ Encoders of about the same number of parameters, one utterance, no gradients, on
 a fork of this process that first encodes 10 s, so that libraries and thread pools are not counted; memory is
 the peak of the resident set above what stood before, features not counted. In each round all encoders take
 their turns; times are medians of processor seconds, which with one thread are those of a clock on a machine
-without other work. The picture needs matplotlib: pip install 'maya[plot]'.
+without other work. The picture needs matplotlib: pip install 'maya-asr[plot]'.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python -m tools.bench_plan               # into docs/benchmarks/plan.{md,json,png}, about 10 minutes
     python -m tools.bench_plan --rows 100000 200000 --cuts 5000 --steps 20 --out exp/bench
 
-Each measurement has a process of its own. Needs matplotlib: pip install 'maya[plot]'.
+Each measurement has a process of its own. Needs matplotlib: pip install 'maya-asr[plot]'.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python -m tools.draw_fused docs/images/fused_joint.png
 
 The lattices are computed, by the joint of the benchmarks' problems. Needs matplotlib: pip install
-'maya[plot]'.
+'maya-asr[plot]'.
 """
 
 import argparse

@@ -191,7 +191,7 @@ _maya_pip() { # PYTHON EXTRA
   [ "$_maya_kind" != oldest ] || more=(torchaudio) # an oracle, where it loads
   [ "$_maya_kind" != newest ] || more=(--upgrade --upgrade-strategy eager)
   "$1" "$_maya_top/tools/requirements.py" constraints "$_maya_kind" >"$constraints" &&
-    "${pip[@]}" -c "$constraints" setuptools >&2 &&
+    "${pip[@]}" -c "$constraints" 'setuptools>=77' >&2 &&
     "${pip[@]}" -c "$constraints" --no-build-isolation -e "$_maya_top[$2]" "${more[@]}" >&2 || status=1
   rm -f "$constraints"
   return "$status"

@@ -146,8 +146,8 @@ launch() {
   if [ "$processes" -le 1 ]; then
     maya "$@"
   else
-    # torchrun would choose one thread a process too, and say so at length.
-    OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} torchrun --standalone --nproc-per-node "$processes" -m maya.recipes.cli "$@"
+    # torchrun, but a failure ends in one sentence; one thread a process, as torchrun would choose.
+    OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m maya.recipes.launch --standalone --nproc-per-node "$processes" "$@"
   fi
 }
 

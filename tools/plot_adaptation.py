@@ -2,7 +2,7 @@
 
     python -m tools.plot_adaptation exp/digits/digits/adaptation/adaptation.json    # .png and .md beside it
 
-Needs matplotlib: pip install 'maya[plot]'.
+Needs matplotlib: pip install 'maya-asr[plot]'.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python -m tools.plot_alignment CHECKPOINT AUDIO --language hi --out alignment.png
 
-Draws the log-mel spectrogram with every token at its frames. Needs matplotlib: pip install 'maya[plot]'.
+Draws the log-mel spectrogram with every token at its frames. Needs matplotlib: pip install 'maya-asr[plot]'.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python -m tools.plot_bench docs/benchmarks/cpu.json --out docs/benchmarks/cpu.png
 
 The JSON is written by `python -m maya.kernels.bench`, which calls this program at its end. Needs matplotlib:
-pip install 'maya[plot]'.
+pip install 'maya-asr[plot]'.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python -m tools.plot_metrics RUN [RUN ...] --out curves.png
 
-Each RUN is a run folder or a metrics.jsonl. Needs matplotlib: pip install 'maya[plot]'.
+Each RUN is a run folder or a metrics.jsonl. Needs matplotlib: pip install 'maya-asr[plot]'.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def figure_class() -> Any:
     try:
         from matplotlib.figure import Figure  # not pyplot: no display and no global state
     except ImportError:
-        raise MayaError("drawing needs matplotlib: pip install 'maya[plot]'") from None
+        raise MayaError("drawing needs matplotlib: pip install 'maya-asr[plot]'") from None
     return Figure
 
 

@@ -1,9 +1,10 @@
 """What setup.py requires, and what this Python has of it. tools/env.sh and `make constraints` call it:
 
-    python tools/requirements.py missing EXTRA    names the requirements of EXTRA that this Python lacks
-    python tools/requirements.py constraints KIND  the versions for an installation into this Python: those of
-                                                  constraints.txt (tested), with the oldest torch (oldest), or any (newest)
-    python tools/requirements.py refresh          writes the versions that this Python has into constraints.txt
+    python tools/requirements.py missing EXTRA      names the requirements of EXTRA that this Python lacks
+    python tools/requirements.py constraints KIND   the versions to install into this Python: those of
+                                                    constraints.txt (tested), the same with the oldest torch
+                                                    (oldest), or any (newest)
+    python tools/requirements.py refresh            writes this Python's versions into constraints.txt
 
 It needs the standard library and pip alone, because it runs before anything is installed.
 """
@@ -19,19 +20,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
     from packaging.utils import canonicalize_name
 else:
     try:
         from packaging.requirements import Requirement
+        from packaging.specifiers import SpecifierSet
         from packaging.utils import canonicalize_name
     except ImportError:
         from pip._vendor.packaging.requirements import Requirement
+        from pip._vendor.packaging.specifiers import SpecifierSet
         from pip._vendor.packaging.utils import canonicalize_name
 
 TOP = Path(__file__).resolve().parents[1]
-# An installation never replaces these in an environment that has them: a torch was chosen for its machine
-# (a CPU build, a CUDA version), and torch names the one Triton and the range of setuptools it works with.
-KEPT = ("torch", "triton", "setuptools")
+# An installation never replaces these in an environment that has them in a version that fits: a torch was
+# chosen for its machine (a CPU build, a CUDA version), and it names its Triton and its range of setuptools.
+KEPT = {"torch": SpecifierSet(">=2.11"), "triton": SpecifierSet(), "setuptools": SpecifierSet(">=77")}
 # These depend on Python alone, or are this project itself.
 # The oldest torch that setup.py allows, with the Triton it names and the torchaudio that loads beside it.
 OLDEST = {"torch": "2.11.0", "torchaudio": "2.11.0", "triton": "3.6.0"}
@@ -86,23 +90,24 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(match[1]): match[2] for match in matches if match}
 
 
+def _fits(name: str) -> str | None:
+    """The version of one of KEPT that this Python has, if it may stay."""
+    version = installed(name)
+    return version if version is not None and KEPT[name].contains(version, prereleases=True) else None
+
+
 def constraints(kind: str) -> list[str]:
     """The pins, but for those of KEPT that this Python has in a version that fits: these stay as they are."""
     if kind == "newest":
         return []
     pinned = pins() | (OLDEST if kind == "oldest" else {})
-    ranges = {canonicalize_name(r.name): r.specifier for r in requirements("dev")}
-    torch = installed("torch")
-    if kind == "tested" and torch is not None and ranges["torch"].contains(torch, prereleases=True):
-        for name in KEPT:
-            version = installed(name)
-            if version is not None:
-                pinned[name] = version
+    if kind == "tested" and _fits("torch"):
+        pinned |= {name: version for name in KEPT if (version := _fits(name))}
     return [f"{name}=={version}" for name, version in sorted(pinned.items())]
 
 
 def freeze() -> list[str]:
-    """The versions in this Python without local parts such as +cpu: another build of a version fits as well."""
+    """The versions in this Python without local parts such as +cpu: any build of a version will do."""
     versions = {
         canonicalize_name(d.metadata["Name"]): d.version.partition("+")[0]
         for d in importlib.metadata.distributions()
@@ -111,7 +116,7 @@ def freeze() -> list[str]:
 
 
 def refresh() -> int:
-    """Write constraints.txt anew below its comment. Packages of a CUDA build are left out: torch pins them."""
+    """Write constraints.txt anew below its comment, without a CUDA build's packages: torch pins them."""
     path = TOP / "constraints.txt"
     comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
     lines = [line for line in freeze() if not line.startswith(("nvidia-", "cuda-"))]

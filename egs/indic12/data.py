@@ -2,7 +2,7 @@
 
     python -m egs.indic12.data --out exp/indic12/mini/corpus
 
-It needs no download and no recordings, only `pip install 'maya[mini]'`. Training, dev and test share
+It needs no download and no recordings, only `pip install 'maya-asr[mini]'`. Training, dev and test share
 the words but neither a word sequence nor a voice. The same options give the same bytes every time,
 whatever the number of worker processes.
 """

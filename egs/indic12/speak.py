@@ -38,7 +38,7 @@ def library() -> ctypes.CDLL:
         import espeakng_loader
     except ImportError:
         raise MayaError(
-            "the built-in corpus is spoken by eSpeak NG, which is not installed: pip install 'maya[mini]'"
+            "the built-in corpus is spoken by eSpeak NG, which is not installed: pip install 'maya-asr[mini]'"
         ) from None
     try:
         lib = ctypes.CDLL(espeakng_loader.get_library_path())

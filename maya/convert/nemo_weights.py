@@ -32,7 +32,7 @@ def checked_weights(
     for name, said, found in contradictions(weights, config):
         source = " in model_config.yaml" if "." in name else ""
         raise MayaError(f"{path}: {name} is {said}{source}, but the weights have {found}")
-    _check_front_end(weights, config, path)
+    weights |= _front_end(stored, config, path)
     with torch.device("meta"):
         expected = HybridModel(config).state_dict()
     if unknown := sorted(set(weights) - set(expected)):
@@ -40,6 +40,8 @@ def checked_weights(
     if missing := sorted(set(expected) - set(weights)):
         raise MayaError(f"{path} lacks weights of the network of its yaml: {_some(missing)}")
     for name, tensor in expected.items():
+        if not bool(weights[name].isfinite().all()):
+            raise MayaError(f"{path}: {name} holds values that are not finite numbers; save the model again")
         if weights[name].shape != tensor.shape:
             raise MayaError(
                 f"{path}: {name} has shape {tuple(weights[name].shape)}, but by its yaml it has "
@@ -154,15 +156,21 @@ def _norm(shapes: Mapping[str, tuple[int, ...]], layer: str) -> str:
     return "batch_norm" if layer + "conv.batch_norm.running_mean" in shapes else "layer_norm"
 
 
-def _check_front_end(weights: dict[str, Tensor], config: HybridConfig, path: Path) -> None:
-    """Window and filter bank follow from the configuration: an archive may lack them, not contradict it."""
-    own = LogMel(nemo_parts(config, "NeMo")[0]).state_dict()
-    for name, tensor in own.items():
-        theirs = weights.setdefault(FEATURIZER + name, tensor)
-        if theirs.shape == tensor.shape and not torch.allclose(theirs, tensor, rtol=1e-3, atol=1e-5):
-            raise MayaError(
-                f"{path}: {FEATURIZER}{name} is not the one that the yaml's preprocessor section describes"
-            )
+def _front_end(stored: Mapping[str, Tensor], config: HybridConfig, path: Path) -> dict[str, Tensor]:
+    """Window and filter bank, which follow from the configuration: an archive may lack them, not contradict
+    them. Those stored in less than fp32 are replaced by exact ones, with which the model was trained."""
+    exact = LogMel(nemo_parts(config, "NeMo")[0]).state_dict()
+    kept: dict[str, Tensor] = {}
+    for name, tensor in exact.items():
+        name = FEATURIZER + name
+        theirs = stored.get(name, tensor)
+        # Rounding to the archive's precision may move a value by a unit in the last place.
+        rounding = torch.finfo(theirs.dtype).eps if theirs.dtype in (torch.bfloat16, torch.float16) else 0.0
+        same_shape = theirs.shape == tensor.shape
+        if same_shape and not torch.allclose(theirs.float(), tensor, rtol=1e-3 + rounding, atol=1e-5):
+            raise MayaError(f"{path}: {name} is not the one that the yaml's preprocessor section describes")
+        kept[name] = tensor if rounding and same_shape else theirs.float()
+    return kept
 
 
 def _some(names: list[str]) -> str:

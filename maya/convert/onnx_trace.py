@@ -42,7 +42,7 @@ def packages() -> tuple[Any, Any]:
     try:
         return importlib.import_module("onnx"), importlib.import_module("onnxruntime")
     except ImportError as e:
-        raise MayaError(f"exporting to ONNX needs {e.name}: pip install 'maya[onnx]'") from e
+        raise MayaError(f"exporting to ONNX needs {e.name}: pip install 'maya-asr[onnx]'") from e
 
 
 def write(graph: Graph, out: Path, facts: dict[str, str], *, int8: bool = False) -> list[Path]:

@@ -52,7 +52,7 @@ class FrameClock:
         played = np.floor(samples / self.fastest)
         features = (played + self.extra_samples) // self.hop_samples
         frames = -((features - self.lost_frames) // -self.subsampling)
-        return np.where(features > 0, np.maximum(frames, 0), 0).astype(np.int64)
+        return np.where((samples > 0) & (features > 0), np.maximum(frames, 0), 0).astype(np.int64)
 
 
 def ctc_frames(tokens: Sequence[int]) -> int:

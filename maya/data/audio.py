@@ -69,8 +69,8 @@ def as_audio(array: Any, sample_rate: int) -> torch.Tensor:
     samples = np.asarray(samples)
     if samples.ndim != 1:
         raise MayaError(_shape_error(samples.shape, sample_rate))
-    if samples.dtype in _INTEGERS:
-        full_scale, zero = _INTEGERS[samples.dtype]
+    if (dtype := samples.dtype.newbyteorder("=")) in _INTEGERS:
+        full_scale, zero = _INTEGERS[dtype]
         samples = ((samples.astype(np.float64) - zero) / full_scale).astype(np.float32)
     elif samples.dtype.kind != "f":
         raise MayaError(

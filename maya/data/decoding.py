@@ -71,8 +71,9 @@ class AudioFile:
                 else np.zeros((0, self.channels), np.float32)
             )  # fmt: skip
         flat = samples.reshape(-1)
-        # The sum of squares needs no memory; it may also overflow.
-        if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.dot(flat, flat)  # needs no memory; may also overflow
+        if not np.isfinite(squares) and not np.isfinite(flat).all():
             raise MayaError(
                 f"{self.name} holds samples that are not finite numbers (NaN or infinity); write it anew"
             )

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from maya.data.sound import Sound
 from maya.errors import MayaError
 
-_VERSION = 1  # of what is measured, and how
+_VERSION = 2  # of what is measured, and how
 _SOUND = [field.name for field in fields(Sound)]
 
 

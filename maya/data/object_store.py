@@ -1,6 +1,6 @@
 """Byte ranges of objects in S3, or in anything that speaks its protocol.
 
-boto3 comes with `pip install maya[cloud]`. Where the objects are and who may read them is boto3's affair:
+boto3 comes with `pip install maya-asr[cloud]`. Where the objects are and who may read them is boto3's affair:
 its configuration files, environment variables (AWS_ENDPOINT_URL for other providers) and roles apply.
 """
 
@@ -100,7 +100,7 @@ def _connect() -> Client:
         import boto3
         from botocore.config import Config
     except ImportError:
-        raise MayaError("reading s3:// needs boto3: pip install 'maya[cloud]'") from None
+        raise MayaError("reading s3:// needs boto3: pip install 'maya-asr[cloud]'") from None
     settings = Config(
         retries={"mode": "standard", "max_attempts": _ATTEMPTS},
         connect_timeout=_TIMEOUT_SECONDS,

@@ -132,7 +132,8 @@ class Recognizer:
     ) -> list[Hypothesis]:
         """Transcribe files (wav, flac, ogg, opus, mp3; any rate) or arrays, in order.
 
-        Files are resampled to the model's `sample_rate`; arrays, (N,) float in [-1, 1], must be at it.
+        Files are resampled to the model's `sample_rate`. Arrays must be at it: (N,) float in [-1, 1], or
+        int16, int32, int8 or uint8, which are scaled by their type.
 
         `language` is a code such as "hi"; "auto" identifies the language of each utterance first, then
         decodes in it, and the hypotheses carry it with its probability; None decodes without one. `method`
@@ -143,7 +144,7 @@ class Recognizer:
         self._check_language(language)
         head = self.choose_head(method).head
         rate = self.sample_rate
-        samples = {i: _samples(a, rate) for i, a in enumerate(audio)}
+        samples = {i: _samples(a, rate, i) for i, a in enumerate(audio)}
         found: dict[int, Hypothesis] = {}
         for batch in _batches({i: len(s) for i, s in samples.items()}, max_seconds_per_batch * rate):
             hyps = self._run([samples.pop(i) for i in batch], language, head)
@@ -226,7 +227,10 @@ def _batches(sizes: dict[int, int], most: float) -> Iterator[list[int]]:
         yield batch
 
 
-def _samples(audio: Audio, rate: int) -> Tensor:
+def _samples(audio: Audio, rate: int, index: int) -> Tensor:
     if isinstance(audio, (str, Path)):
         return load_audio(audio, sample_rate=rate)
-    return as_audio(audio, rate)
+    try:
+        return as_audio(audio, rate)
+    except MayaError as error:
+        raise MayaError(f"audio {index}: {error}") from None

@@ -226,7 +226,10 @@ class RecognizerStream:
         self._begin()
 
     def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:
-        """The next samples, (n,) float at the model's rate -> what has been recognised up to now."""
+        """The next samples, (n,) at the model's rate -> what has been recognised up to now.
+
+        Float in [-1, 1], or integers: see `maya.data.audio.as_audio`, also for its errors.
+        """
         rate = self.recognizer.model.cfg.features.sample_rate
         audio = as_audio(samples, rate).to(self.recognizer.device)
         return self._read(self._features.push(audio[None]), final=False)

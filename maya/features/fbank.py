@@ -89,7 +89,7 @@ class Fbank(nn.Module):
         """Features of a padded batch.
 
         Args:
-            audio: (B, N) waveforms in [-1, 1], any floating type, N >= 1.
+            audio: (B, N) waveforms in [-1, 1], any floating type, N >= 0.
             audio_lens: (B,) int64, valid samples of each row.
             generator: draws the dither, on the device of `audio`; torch's own where none is given.
 
@@ -99,6 +99,8 @@ class Fbank(nn.Module):
             ends an utterance is mirrored (x1 x0 | x0 x1), as often as it takes.
         """
         audio = audio.float()
+        if audio.shape[1] == 0:  # there is nothing to mirror
+            audio = nn.functional.pad(audio, (0, 1))
         if self.training and self.cfg.dither > 0:
             noise = torch.randn(audio.shape, generator=generator, device=audio.device)
             audio = audio + self.cfg.dither * noise

@@ -74,15 +74,18 @@ class LogMel(nn.Module):
         self.fb.copy_(slaney_filterbank(cfg.num_mels, cfg.n_fft, cfg.sample_rate))
 
     def feat_lens(self, audio_lens: Tensor) -> Tensor:
-        """Frames of utterances of `audio_lens` (...,) samples: one a hop, and one more under `legacy`."""
-        return audio_lens // self.hop_samples + int(self.cfg.legacy)
+        """Frames of utterances of `audio_lens` (...,) samples: one a hop, and one more under `legacy`, but
+        none of no samples."""
+        if not self.cfg.legacy:
+            return audio_lens // self.hop_samples
+        return torch.where(audio_lens > 0, audio_lens // self.hop_samples + 1, torch.zeros_like(audio_lens))
 
     @torch.no_grad()
     def forward(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Features of a padded batch.
 
         Args:
-            audio: (B, N) waveforms in [-1, 1], any floating type, N >= 1.
+            audio: (B, N) waveforms in [-1, 1], any floating type, N >= 0.
             audio_lens: (B,) int64, valid samples of each row.
 
         Returns:

@@ -28,7 +28,7 @@ def add_lora(module: nn.Module, cfg: LoraConfig) -> None:
     try:
         import peft
     except ImportError as error:
-        raise MayaError("LoRA needs pip install 'maya[llm]'; or set its rank to 0") from error
+        raise MayaError("LoRA needs pip install 'maya-asr[llm]'; or set its rank to 0") from error
     settings = peft.LoraConfig(
         r=cfg.rank, lora_alpha=cfg.alpha, lora_dropout=cfg.dropout, target_modules=list(cfg.targets)
     )

@@ -237,7 +237,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise MayaError("a language model as decoder needs pip install 'maya[llm]'") from error
+        raise MayaError("a language model as decoder needs pip install 'maya-asr[llm]'") from error
     return transformers
 
 

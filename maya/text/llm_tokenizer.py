@@ -21,7 +21,7 @@ class LLMTokenizer(Tokenizer):
         try:
             from tokenizers import Tokenizer as Backend
         except ImportError as error:
-            raise MayaError("the tokenizer of a language model needs pip install 'maya[llm]'") from error
+            raise MayaError("the tokenizer of a language model needs pip install 'maya-asr[llm]'") from error
         self.model_bytes = MAGIC + json.encode()
         self._backend = Backend.from_str(json)
 

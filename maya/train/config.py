@@ -17,6 +17,9 @@ class TrainConfig:
     step alone: see maya.train.schedule. Two ways to keep the encoder back at the start, for two purposes:
     `encoder_freeze` for an encoder that has learnt before, of which nothing may change or be computed while
     new heads find their way; `encoder_hold` for a fresh one, whose statistics and moments must move on.
+
+    `steps` and `epochs` may grow in a run that has begun or ended. With Eden nothing else changes. The cosine
+    ends at `steps`, so from there on its rates differ from a run that was planned so (a warning says it).
     """
 
     steps: Count = 1000

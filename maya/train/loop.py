@@ -160,8 +160,9 @@ def train(
     stream, clock, window, pace = batches(state.position), Clock(), Window(), Pace(first=state.step)
     bf16 = accelerator.mixed_precision == "bf16"
     write = partial(save, run_dir, state, model, optimizer, tokenizer, experiment, log.main)
-    if validate and state.step and state.validated != state.step and validation_due(cfg, state):
-        check_on_dev(log, state, validate, model, tokenizer, run_dir, cfg)  # it was saved, then interrupted
+    on_dev = partial(check_on_dev, log, state, validate, model, tokenizer, run_dir, cfg) if validate else None
+    if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):
+        on_dev()  # the step was saved, and its validation interrupted
     with StopRequest() as stop:
         while not schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
             if model.encoder_frozen != schedule.encoder_frozen(cfg, state.step):
@@ -187,16 +188,7 @@ def train(
                 clock.lap("average")
             if due(state.step, cfg.log_every) or over:
                 report(log, state, model, cfg, window, clock, pace, steps_in_all)
-            saved = stats.stop or due(state.step, cfg.save_every) or over or passed
-            if saved:
-                write(passed)
-                clock.lap("checkpoint")
-            if stats.stop and not over:
-                log.close()
-                raise Interrupted(state.step)
-            if validate and validation_due(cfg, state):
-                with nullcontext() if saved else saved_meanwhile(write, run_dir, state.step, log.main):
-                    check_on_dev(log, state, validate, model, tokenizer, run_dir, cfg)
+            save_and_check(cfg, log, state, write, on_dev, stop=stats.stop, over=over, passed=passed)
             if samples and log.main and due(state.step, cfg.samples_every):
                 log.samples(state.step, samples(model, state.head_to_show(heads, experiment.decode.head)))
             clock.lap("validate")
@@ -226,14 +218,32 @@ def check_on_dev(
     record_validation(run_dir, state, log.main)
 
 
+def save_and_check(
+    cfg: TrainConfig, log: RunLog, state: State, write: Callable[..., None],
+    on_dev: Callable[[], None] | None, *, stop: bool, over: bool, passed: bool,
+) -> None:  # fmt: skip
+    """Save this step if that is due, then validate it (`on_dev`) if that is due: a validation that fails
+    loses nothing. Raises Interrupted after a requested stop, with the step saved; the validation is then done
+    on resuming."""
+    saved = stop or due(state.step, cfg.save_every) or over or passed
+    if saved:
+        write(passed)
+    if stop and not over:
+        log.close()
+        raise Interrupted(state.step)
+    if on_dev and validation_due(cfg, state):
+        with nullcontext() if saved else saved_meanwhile(write, log, state.step):
+            on_dev()
+
+
 @contextmanager
-def saved_meanwhile(write: Callable[..., None], run_dir: Path, step: int, main: bool) -> Iterator[None]:
+def saved_meanwhile(write: Callable[..., None], log: RunLog, step: int) -> Iterator[None]:
     """A checkpoint of this step for as long as something that may fail is done, so that a failure does not
     lose the steps since the last one; removed if all goes well."""
     write(keep_others=True)
     yield
-    if main:
-        step_path(run_dir, step).unlink(missing_ok=True)
+    if log.main:
+        step_path(log.run_dir, step).unlink(missing_ok=True)
 
 
 def batches_seen(experiment: Any, step: int, processes: int) -> float:

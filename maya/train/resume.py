@@ -160,20 +160,19 @@ def compare_data(
             f"those given now ({data}), which it has never seen; give this run a --name of its own, or raise "
             "train.steps (or train.epochs) to train on with them"
         )
+    if then.digest != data.digest:
+        passes = state.position.epoch
+        state.position = Position(passes, 0)
+        say(
+            f"THE TRAINING DATA DIFFER from those of {path.name}: {then} then, {data} now. Training goes on "
+            f"at step {state.step} with the present data, from the beginning of pass {passes + 1}"
+        )
+    elif then.table != data.table:
+        say("the training utterances are those before; their audio files were moved or written again")
     if then.dev != data.dev:
         say("the dev set is not the one before" + ("" if over else ": best.pt is chosen anew from here on"))
         if not over:
             state.best, state.validated = float("inf"), state.step
-    if then.digest == data.digest:
-        if then.table != data.table:
-            say("the training utterances are those before; their audio files were moved or written again")
-        return
-    passes = state.position.epoch
-    state.position = Position(passes, 0)
-    say(
-        f"THE TRAINING DATA DIFFER from those of {path.name}: {then} then, {data} now. Training goes on at "
-        f"step {state.step} with the present data, from the beginning of pass {passes + 1}"
-    )
 
 
 def say_other_end(state: State, saved: dict[str, Any], cfg: TrainConfig) -> None:

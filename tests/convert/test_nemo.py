@@ -11,9 +11,16 @@ from maya.convert import from_nemo, import_nemo, to_nemo
 from maya.convert.nemo_config import choose_front_end
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.errors import MayaError
+from maya.features import LogMel, LogMelConfig
 from maya.text.aggregate import AggregateTokenizer
 from maya.train.checkpoint import load_checkpoint, save_checkpoint, start_from
 from tests.convert.archives import KINDS, archive, changed, recognizer, tokenizer
+
+PRECISIONS: list[dict[str, Any]] = [
+    {"features.legacy": True, "features.num_mels": 128, "encoder.feat_in": 128},
+    {"features.sample_rate": 8000, "transducer": "none", "ctc_weight": 1.0},
+    {"features.sample_rate": 24000, "features.n_fft": 1024, "encoder.conv_norm": "layer_norm"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +91,54 @@ def test_every_kind_of_model_comes_back_whole(fields: dict[str, Any], tmp_path: 
     same(model, again)
 
 
-def test_a_gzipped_archive_and_one_of_half_precision(tmp_path: Path) -> None:
+def test_a_gzipped_archive(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.nemo")
-    plain = from_nemo(source)
-    same(plain, from_nemo(changed(source, tmp_path / "z.nemo", mode="w:gz")))
-    halved = changed(source, tmp_path / "h.nemo", weights=lambda w: {k: v.bfloat16() if v.is_floating_point()
-                     and "preprocessor" not in k else v for k, v in w.items()})  # fmt: skip
-    made = import_nemo(halved)
-    assert all(v.dtype in (torch.float32, torch.int64) for v in made.checkpoint.weights.values())
-    assert "torch.bfloat16" in made.report.text()
+    same(from_nemo(source), from_nemo(changed(source, tmp_path / "z.nemo", mode="w:gz")))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("fields", [{}, *PRECISIONS], ids=lambda f: " ".join(f) or "default")
+def test_an_archive_of_any_precision(fields: dict[str, Any], dtype: torch.dtype, tmp_path: Path) -> None:
+    """Of all tensors, window and filter bank among them: the model comes back within its rounding."""
+    source = archive(tmp_path / "a.nemo", **fields)
+    rounded = changed(source, tmp_path / "h.nemo", weights=lambda w: {
+        k: v.to(dtype) if v.is_floating_point() else v for k, v in w.items()})  # fmt: skip
+    made = import_nemo(rounded)
+    plain = import_nemo(source).checkpoint.weights
+    eps = torch.finfo(dtype).eps
+    for name, tensor in made.checkpoint.weights.items():
+        assert tensor.dtype in (torch.float32, torch.int64)
+        if name.startswith("preprocessor"):
+            assert torch.equal(tensor, plain[name]), "features are computed with exact filters"
+        torch.testing.assert_close(tensor, plain[name], rtol=eps, atol=1e-7)
+    assert str(dtype) in made.report.text()
+    audio = torch.randn(9000, generator=torch.Generator().manual_seed(0)) * 0.1
+    lens = torch.tensor([9000])
+    model, halved = from_nemo(source), from_nemo(rounded)
+    feats, halved_feats = (m.features(audio[None], lens)[0] for m in (model, halved))
+    assert torch.equal(feats, halved_feats)
+    enc, halved_enc = (m.encode(audio[None], lens)[0] for m in (model, halved))
+    torch.testing.assert_close(enc, halved_enc, rtol=40 * eps, atol=40 * eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_front_end_of_another_model_is_refused_in_any_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    other = LogMel(LogMelConfig(sample_rate=8000)).fb
+    source = archive(tmp_path / "a.nemo")
+    filters = {"preprocessor.featurizer.fb": other.to(dtype)}
+    with pytest.raises(MayaError, match="fb is not the one that the yaml's preprocessor section describes"):
+        from_nemo(changed(source, tmp_path / "o.nemo", weights=lambda w: w | filters))
+
+
+def test_weights_that_overflowed_are_refused(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.nemo")
+    name = "encoder.layers.0.conv.batch_norm.running_var"
+
+    def overflow(weights: dict[str, Any]) -> dict[str, Any]:
+        return weights | {name: (weights[name] * 1e6).half()}
+
+    with pytest.raises(MayaError, match=f"{name} holds values that are not finite numbers"):
+        from_nemo(changed(source, tmp_path / "o.nemo", weights=overflow))
 
 
 def test_metrics_and_position_tables_are_passed_over(tmp_path: Path) -> None:

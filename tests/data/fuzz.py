@@ -4,12 +4,14 @@ Each case is made from a number alone: a corpus of a few short recordings in a t
 metadata.csv or pairs of files, with bits flipped, pieces cut out, numbers blown up, names that climb out of
 the folder, and so on. It is read as `maya prepare` and training would. All that may come of it is MayaError.
 
-It runs in a process of its own (see test_fuzz.py), with a limit on memory, watches which files Python opens,
-and says in which case it is, so that a crash of a decoder can be repeated: `--only CASE`.
+It runs in a process of its own (see test_fuzz.py), with a limit on memory, watches which files Python opens
+and whether a process or a connection is begun (fuzz_lures.py), and says in which case it is, so that a crash
+of a decoder can be repeated: `--only CASE`.
 """
 
 import argparse
 import gzip
+import importlib.util
 import io
 import json
 import os
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import soundfile
+from lhotse import AudioSource, Recording
 
 from maya.data.audio import load_audio, load_cut_audio
 from maya.data.byte_ranges import ByteRange, parse_address
@@ -37,9 +40,10 @@ from maya.data.probe import ProbeConfig, Probed, probe
 from maya.data.tar_audio import decode
 from maya.data.tar_index import index_tar, member_header, scan_tar
 from maya.errors import MayaError
+from tests.data.fuzz_lures import Lures, Watch
 from tests.data.fuzz_shards import write_shards
 from tests.data.fuzz_tables import read_tables, write_tables
-from tests.data.making import tone
+from tests.data.making import media, tone
 
 CASE_SECONDS = 10  # the slowest sound case takes a tenth of a second
 MEMORY = 400 << 20  # bytes a case may add to what the process had; a sound one needs a few MB
@@ -60,24 +64,28 @@ class Hang(BaseException):
 def recordings() -> list[bytes]:
     """A short recording in every format."""
     kinds = [
-        ("WAV", None),
-        ("WAV", "FLOAT"),
-        ("FLAC", None),
-        ("OGG", "VORBIS"),
-        ("OGG", "OPUS"),
-        ("MP3", None),
+        *(("WAV", None), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)),
+        *(("AIFF", None), ("AU", None), ("CAF", None), ("W64", None), ("RF64", None), ("NIST", None)),
+        *(("VOC", "PCM_16"), ("WAV", "GSM610")),
     ]
-    found = []
+    sounds = []
     for kind, subtype in kinds:
         buffer = io.BytesIO()
         soundfile.write(buffer, tone(0.3), 16000, format=kind, subtype=subtype)
-        found.append(buffer.getvalue())
-    return found
+        sounds.append(buffer.getvalue())
+    if importlib.util.find_spec("av") is not None:
+        sounds += [
+            media(tone(0.3), *form) for form in (("ipod", "aac"), ("adts", "aac"), ("webm", "libopus"))
+        ]
+    sounds.append(sounds[5] + sounds[5])  # joined
+    sounds.append(sounds[4] + sounds[4])
+    return sounds
 
 
-def write_case(folder: Path, rng: random.Random, sounds: list[bytes]) -> None:
+def write_case(folder: Path, rng: random.Random, sounds: list[bytes], lists: list[bytes]) -> None:
     """A corpus folder with something wrong in it."""
-    audio = {name: rng.choice([*sounds, b""]) for name in rng.sample(NAMES, rng.randint(1, 5))}
+    choices = [*sounds, b"", rng.choice(lists), rng.choice(lists)]
+    audio = {name: rng.choice(choices) for name in rng.sample(NAMES, rng.randint(1, 5))}
     kind = rng.choice([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
     buffer, rows = io.BytesIO(), []
     with tarfile.open(fileobj=buffer, mode="w", format=kind) as tar:
@@ -100,7 +108,8 @@ def write_case(folder: Path, rng: random.Random, sounds: list[bytes]) -> None:
     if rng.random() < 0.05:
         os.truncate(folder / "a.tar", rng.choice([1 << 20, 1 << 36]))
     loose = f"loose.{rng.choice(['wav', 'flac', 'ogg', 'mp3'])}"
-    (folder / loose).write_bytes(damaged(rng.choice(sounds), rng))
+    lure = rng.random() < 0.3
+    (folder / loose).write_bytes(rng.choice(lists) if lure else damaged(rng.choice(sounds), rng))
     rows.append({"id": "loose", "language": "en", "text": "one two", "audio": loose})
     write_manifest(folder, rows, rng)
 
@@ -266,6 +275,12 @@ def read_case(folder: Path, rng: random.Random) -> int:
             attempt(decode, found)
     for sound in folder.glob("loose.*"):
         attempt(load_audio, sound)
+        attempt(load_audio, sound.read_bytes())
+        kind, source = rng.choice(
+            [("file", str(sound)), ("url", f"file://{sound}"), ("command", f"cat {sound}")]
+        )
+        cut = Recording("loose", [AudioSource(kind, [0], source)], 16000, 4800, 0.3).to_cut()
+        attempt(load_cut_audio, cut)
     corpus = attempt(read_corpus, folder, None, folder / "made")
     if corpus is None:
         return 0
@@ -301,39 +316,26 @@ def check_inside(folder: Path, one: Probed) -> None:
     assert named.startswith("/") or one.path.resolve().is_relative_to(folder.resolve()), one
 
 
-def watch(allowed: Path) -> None:
-    """Report whatever Python opens outside of `allowed`, except for what the case names itself."""
-
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event != "open" or not isinstance(args[0], str) or not watch.on:  # type: ignore[attr-defined]
-            return
-        path = os.path.realpath(args[0])
-        if not path.startswith((str(allowed), *ALWAYS)) and args[0] not in ODD_VALUES:
-            watch.opened.append(args[0])  # type: ignore[attr-defined]
-
-    watch.on, watch.opened = False, []  # type: ignore[attr-defined]
-    sys.addaudithook(hook)
-
-
 # Modules are imported when first used; they are no part of a corpus.
 ALWAYS = (sys.prefix, sys.base_prefix, "/usr/lib", "/lib", str(Path(__file__).parents[2]))
 
 
-def run_case(number: int, top: Path, sounds: list[bytes]) -> int:
+def run_case(number: int, top: Path, sounds: list[bytes], lures: Lures, watch: Watch) -> int:
     rng = random.Random(number)
     folder = top / "corpus"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     signal.setitimer(signal.ITIMER_REAL, CASE_SECONDS)
     try:
-        write_case(folder, rng, sounds)
-        watch.on = True  # type: ignore[attr-defined]
+        write_case(folder, rng, sounds, lures.files)
+        watch.on = True
         decoded = read_case(folder, rng)
     finally:
-        watch.on = False  # type: ignore[attr-defined]
+        watch.on = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-    opened, watch.opened = watch.opened, []  # type: ignore[attr-defined]
-    assert not opened, f"opened {opened}"
+    seen, watch.seen = watch.seen, []
+    assert not seen, f"not named by the corpus: {seen}"
+    lures.check()
     return decoded
 
 
@@ -354,6 +356,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0, help="number of the first case, in thousands")
     parser.add_argument("--only", type=int, help="run this case alone")
+    parser.add_argument("--no-programs", action="store_true", help="an empty PATH; else with false programs")
     args = parser.parse_args()
 
     def too_long(*_: Any) -> None:
@@ -361,9 +364,10 @@ def main() -> int:
 
     signal.signal(signal.SIGALRM, too_long)
     top = Path(tempfile.mkdtemp(prefix="fuzz-")).resolve()
-    (top / "secret.wav").write_bytes(recordings()[0])
     sounds, decoded, failed = recordings(), 0, []
-    watch(top)
+    (top / "secret.wav").write_bytes(sounds[0])
+    lures = Lures(top, top / "secret.wav", programs=not args.no_programs)
+    watch = Watch(top / "corpus", ALWAYS, ODD_VALUES)
     number = first = args.seed * 1_000_000 if args.only is None else args.only
     warm_up(top, sounds)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
@@ -371,7 +375,7 @@ def main() -> int:
     while time.monotonic() < until and len(failed) < 5:
         print(f"case {number}", flush=True)
         try:
-            decoded += run_case(number, top, sounds)
+            decoded += run_case(number, top, sounds, lures, watch)
             used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
             assert used < most + MEMORY, f"{(used - most) >> 20} MB more"
         except BaseException as error:  # whatever it is, it is no MayaError

@@ -31,6 +31,35 @@ def write_tone(
     return path
 
 
+def encoded(samples: np.ndarray, rate: int, format: str, subtype: str | None = None, **options: Any) -> bytes:
+    """The bytes of a file of (N,) or (N, C) samples, by libsndfile."""
+    buffer = io.BytesIO()
+    channels = 1 if samples.ndim == 1 else samples.shape[1]
+    with soundfile.SoundFile(buffer, "w", rate, channels, subtype, format=format, **options) as file:
+        for begin in range(0, len(samples), 1 << 14):  # its Vorbis encoder overflows its stack with very many
+            file.write(samples[begin : begin + (1 << 14)])
+    return buffer.getvalue()
+
+
+def media(samples: np.ndarray, format: str, codec: str, rate: int = 16000) -> bytes:
+    """The bytes of a file of (N,) samples, by PyAV, which the caller has seen to be installed."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=format) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.layout = "mono"
+        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=rate)
+        for begin in range(0, len(samples), 1024):
+            part = np.ascontiguousarray(samples[None, begin : begin + 1024], np.float32)
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = rate, begin
+            container.mux([packet for made in resampler.resample(frame) for packet in stream.encode(made)])
+        container.mux([packet for made in resampler.resample(None) for packet in stream.encode(made)])
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
 def write_manifest(folder: Path, rows: Sequence[dict[str, Any] | str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]

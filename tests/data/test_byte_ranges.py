@@ -186,5 +186,5 @@ def test_object_storage_is_read_like_a_disk(tmp_path: Path, monkeypatch: pytest.
 
 def test_without_boto3_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "boto3", None)
-    with pytest.raises(MayaError, match=r"needs boto3: pip install 'maya\[cloud\]'"):
+    with pytest.raises(MayaError, match=r"needs boto3: pip install 'maya-asr\[cloud\]'"):
         S3Store().stamp("s3://bucket/key")

@@ -164,6 +164,29 @@ def test_evaluation_sees_each_utterance_once(cuts: CutSet, tokenizer: Tokenizer,
     assert_same([(Position(0, 0), b) for b in batches[0]], [(Position(0, 0), b) for b in again])
 
 
+def test_evaluation_leaves_out_what_cannot_be_read(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Also where it is all of a batch; each pass counts anew, and too many are one sentence."""
+    made = make_cuts(tmp_path, [0.3, 0.4, 0.5, 0.6])
+    cuts, log = CutSet.from_cuts(made), tmp_path / "skipped.jsonl"
+    paths = [Path(cut.recording.sources[0].source) for cut in made]
+    whole = paths[1].read_bytes()
+    paths[1].write_bytes(b"RIFF no more")
+    options = {"max_seconds": 0.5, "max_utterances": 1}
+    loader = EvalLoader(cuts, tokenizer, LANGUAGES, max_skipped=0.25, skip_log=log, **options)  # type: ignore[arg-type]
+    for _ in range(2):
+        assert [name for batch in loader for name in batch.ids] == [made[i].id for i in (3, 2, 0)]
+        assert [skipped.id for skipped in loader.left_out] == [made[1].id]
+    assert len(log.read_text().splitlines()) == 1
+    paths[1].write_bytes(whole)
+    assert len(list(loader)) == 4 and not loader.left_out
+    paths[1].write_bytes(b"")
+    paths[2].unlink()
+    with pytest.raises(MayaError, match=r"2 utterances cannot be read .*max_skipped=0\.25 allows"):
+        list(loader)
+    with pytest.raises(MayaError, match=made[2].id):  # as everywhere else: the first one is an error
+        list(EvalLoader(cuts, tokenizer, LANGUAGES, **options))  # type: ignore[arg-type]
+
+
 def test_a_long_utterance_is_evaluated_alone(cuts: CutSet, tokenizer: Tokenizer) -> None:
     assert all(
         b.size == 1 for b in eval_batches(cuts, tokenizer, LANGUAGES, sample_rate=16000, max_seconds=0.1)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +40,20 @@ def test_auto_decodes_in_the_language_it_finds(tokenizer: Tokenizer, code: str, 
         assert hyp.language_probability == pytest.approx(torch.tensor([2.0, 0.0]).softmax(0)[0].item())
     assert named[0].language_probability is None
     assert recognizer.transcribe(audio)[0].language is None
+
+
+def test_integers_are_scaled_and_what_is_no_audio_is_named(tokenizer: Tokenizer) -> None:
+    recognizer = _recognizer(tokenizer, 0.3)
+    samples = (torch.randn(16000, generator=torch.Generator().manual_seed(0)) * 3000).short()
+    exact, scaled = recognizer.transcribe([samples.numpy(), samples.float() / 2**15], "en")
+    assert exact.tokens == scaled.tokens
+    for bad, complaint in (
+        (np.full(800, np.nan, np.float32), "800 of 800 samples are not finite numbers"),
+        (np.zeros((2, 800), np.float32), r"has shape \(2, 800\); give one channel of it, as array\[0\]"),
+        (np.zeros(800, bool), "samples of type bool have no usual full scale"),
+    ):
+        with pytest.raises(MayaError, match=f"^audio 1: .*{complaint}"):
+            recognizer.transcribe([samples.numpy(), bad], "en")
 
 
 def test_a_model_without_the_head_says_so(tokenizer: Tokenizer, tmp_path: Path) -> None:

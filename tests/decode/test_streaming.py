@@ -3,6 +3,7 @@
 import random
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -147,6 +148,19 @@ def test_what_cannot_stream_says_why():
         nameless.stream("auto")
     with pytest.raises(MayaError, match="one channel"):
         stream.accept(torch.zeros(2, 100))
+    with pytest.raises(MayaError, match="1 of 9 samples are not finite numbers"):
+        stream.accept(np.array([0.0] * 8 + [np.nan], np.float32))
+    with pytest.raises(MayaError, match="samples of type int64 have no usual full scale"):
+        stream.accept(np.zeros(100, np.int64))
+
+
+def test_integer_samples_stream_as_their_floats_do():
+    audio = (torch.randn(16_000, generator=torch.Generator().manual_seed(3)) * 3000).short()
+    model = recognizer()
+    streams = [RecognizerStream(model) for _ in range(2)]
+    streams[0].accept(audio.numpy())
+    streams[1].accept(audio.float() / 2**15)
+    assert streams[0].finish().tokens == streams[1].finish().tokens
 
 
 def test_a_stream_takes_the_best_of_the_heads_that_can_stream():

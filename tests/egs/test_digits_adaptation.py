@@ -106,6 +106,27 @@ def test_an_empty_past_changes_nothing(listener: adaptation.Listener) -> None:
     assert float((plain - enc).abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_the_model_is_left_as_it_was(
+    listener: adaptation.Listener, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg, real, during = listener.model.encoder.cfg, listener.answers, []
+
+    def answers(*args: object) -> object:
+        during.append(cfg.update_at_test)
+        return real(*args)
+
+    cfg.update_at_test = before
+    monkeypatch.setattr(listener, "answers", answers)
+    with torch.inference_mode():
+        listener.without_update()
+    assert during == [False] and cfg.update_at_test is before
+    monkeypatch.setattr(listener, "answers", lambda *_: [].pop())
+    with pytest.raises(IndexError):
+        listener.without_update()
+    assert cfg.update_at_test is before
+
+
 def test_every_way_is_in_the_table(listener: adaptation.Listener, tmp_path: Path) -> None:
     rates = {(w, labelled): 1e-3 for w in ("lora", "all") for labelled in (True, False)}
     answers = adaptation.compare(listener, "run", [1.0, 2.0], rates)

@@ -18,7 +18,7 @@ import soundfile
 
 from maya.errors import MayaError
 
-REASON = "the built-in corpus needs espeakng-loader and babel: pip install 'maya[mini]'"
+REASON = "the built-in corpus needs espeakng-loader and babel: pip install 'maya-asr[mini]'"
 pytest.importorskip("espeakng_loader", reason=REASON)
 pytest.importorskip("babel", reason=REASON)
 
@@ -222,7 +222,7 @@ def test_missing_espeak_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     speak.library.cache_clear()
     try:
-        with pytest.raises(MayaError, match=r"maya\[mini\]"):
+        with pytest.raises(MayaError, match=r"maya-asr\[mini\]"):
             speak.library()
     finally:
         speak.library.cache_clear()
@@ -230,5 +230,5 @@ def test_missing_espeak_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_missing_babel_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "babel", None)
-    with pytest.raises(MayaError, match=r"maya\[mini\]"):
+    with pytest.raises(MayaError, match=r"maya-asr\[mini\]"):
         words("hi")

@@ -14,8 +14,8 @@ from maya.text.llm_tokenizer import LLMTokenizer
 from maya.text.tokenizer import Tokenizer
 from tests import tiny_llm, tones
 
-pytest.importorskip("transformers", reason="pip install 'maya[llm]'")
-pytest.importorskip("peft", reason="pip install 'maya[llm]'")
+pytest.importorskip("transformers", reason="pip install 'maya-asr[llm]'")
+pytest.importorskip("peft", reason="pip install 'maya-asr[llm]'")
 
 TEXTS = ["ab", "c dab", "हिन्दी", "a"]
 

@@ -72,7 +72,7 @@ def test_onnx_without_its_packages(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(["export", "onnx", str(source), str(tmp_path)]) == 1
-    assert "maya[onnx]" in capsys.readouterr().err
+    assert "maya-asr[onnx]" in capsys.readouterr().err
 
 
 def test_an_archive_serves_where_a_checkpoint_does(

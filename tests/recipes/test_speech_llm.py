@@ -25,8 +25,8 @@ from maya.train.validate import make_validate_llm
 from tests import tiny_llm, tones
 from tests.models.test_speech_llm import TEXTS, batch_of, config
 
-pytest.importorskip("transformers", reason="pip install 'maya[llm]'")
-pytest.importorskip("peft", reason="pip install 'maya[llm]'")
+pytest.importorskip("transformers", reason="pip install 'maya-asr[llm]'")
+pytest.importorskip("peft", reason="pip install 'maya-asr[llm]'")
 
 
 def experiment_for(llm: Path, steps: int) -> LLMExperiment:

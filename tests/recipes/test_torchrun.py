@@ -39,13 +39,6 @@ def test_two_processes_train_validate_save_and_resume(tmp_path: Path) -> None:
     # One process takes over half-way: it goes on with the batches that the two have left of the epoch.
     (run / "stage-train.json").unlink()
     step_checkpoints(run)[-1][1].unlink()
-    done = subprocess.run(
-        [sys.executable, "-m", "maya.recipes.cli", *stage],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert main(stage) == 0
     training = load_checkpoint(step_checkpoints(run)[-1][1], training=True).training
     assert training is not None and len(training["rng"]) == 1 and training["position"][2] == 1

@@ -13,7 +13,7 @@ from maya.text.llm_tokenizer import LLMTokenizer, prompt_ids
 from maya.text.tokenizer import Tokenizer
 from tests import tiny_llm
 
-transformers = pytest.importorskip("transformers", reason="pip install 'maya[llm]'")
+transformers = pytest.importorskip("transformers", reason="pip install 'maya-asr[llm]'")
 TEXT = "नमस्ते दुनिया, hello"
 
 

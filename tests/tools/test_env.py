@@ -18,7 +18,7 @@ case "$*" in
   "- "*) [ -f "$2/pyvenv.cfg" ] ;;                     # whether it is an environment of its own
   *"requirements.py missing "*) [ -e "$TOP/complete" ] || { echo "torch>=2.11, lhotse"; exit 1; } ;;
   *"requirements.py constraints tested") echo "torch==2.12.0" ;;
-  *"pip --require-virtualenv install"*" setuptools") ;;
+  *"pip --require-virtualenv install"*" setuptools>=77") ;;
   *"pip --require-virtualenv install"*)
     all=$*; echo "install:${all##*\[}" >>"$LOG"
     while [ "$1" != -c ]; do shift; done

@@ -1,4 +1,4 @@
-"""Two checkouts, and an environment that holds one of them: whichever is run imports its own three folders."""
+"""Two checkouts, and an environment that holds one of them: each imports its own three folders."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ def checkouts(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkouts
             shutil.copy(repo / file, checkout / file)
     (both.second / "recipes" / "probe.py").write_text(PROBE)  # which the first has not
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(both.active)], check=True)
-    # Everything but maya comes from the environment of the tests; its own links to checkouts are not followed.
+    # Everything but maya comes from the environment of the tests; its own links to checkouts do not count.
     (site,) = both.active.glob("lib/python*/site-packages")
     (site / "tests.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
     install = [

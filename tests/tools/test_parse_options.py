@@ -228,3 +228,21 @@ def test_an_experiment_that_is_not_there(
 def test_every_recipe_resolves_its_experiment(repo: Path) -> None:
     for script in repo.glob("egs/*/run.sh"):
         assert f"resolve_experiment {script.parent.name}\n" in script.read_text(), script
+
+
+@pytest.mark.parametrize(
+    ("processes", "called"),
+    [
+        ("1", "maya train --set a=b c"),
+        ("0", "maya train --set a=b c"),
+        ("4", "python -m maya.recipes.launch --standalone --nproc-per-node 4 train --set a=b c"),
+    ],
+)
+def test_several_processes_go_through_our_launcher(repo: Path, processes: str, called: str) -> None:
+    script = (
+        '. "$OPTIONS"; maya() { echo maya "$@"; }; python() { echo python "$@"; }\n'
+        f'launch {processes} train --set "a=b c"'
+    )
+    env = {"OPTIONS": str(repo / "tools" / "parse_options.sh"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=20)
+    assert done.stdout.strip() == called, done.stderr

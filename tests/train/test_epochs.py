@@ -1,5 +1,6 @@
 """Training by passes over the data: where it ends, and what each pass leaves behind."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from maya.train import schedule
 from maya.train.checkpoint import epoch_checkpoints, load_checkpoint, step_checkpoints
 from maya.train.config import TrainConfig, check
 from maya.train.eden import EdenConfig
+from maya.train.forecast import Forecast, Pace
+from maya.train.state import State
 from tests import tiny, tones
 
 
@@ -63,3 +66,30 @@ def test_what_ends_a_training() -> None:
 def test_passes_that_make_an_epoch() -> None:
     cfg = TrainConfig(passes=3)
     assert [schedule.epoch(cfg, Position(n, 7)) for n in range(7)] == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_steps_that_are_to_come() -> None:
+    def expected(step: int, position: tuple[int, int], batches: int = 10, **options: int) -> int:
+        return schedule.expected_steps(TrainConfig(schedule="eden", **options), step, position, batches)
+
+    assert expected(0, (0, 0), steps=77) == 77  # no epochs: the steps
+    assert expected(0, (0, 0), steps=1000, epochs=3) == 30
+    assert expected(12, (1, 2), steps=1000, epochs=3) == 30
+    assert expected(30, (3, 0), steps=1000, epochs=3) == 30
+    assert expected(0, (0, 0), steps=25, epochs=3) == 25  # whichever is first
+    assert expected(0, (0, 0), steps=1000, epochs=2, passes=3, accumulate=4) == 15
+    assert expected(0, (0, 0), batches=0, steps=9, epochs=3) == 9  # an unknown length
+    assert schedule.depends_on_steps(TrainConfig()) and not schedule.depends_on_steps(
+        TrainConfig(schedule="eden")
+    )
+
+
+def test_how_many_steps_are_shown() -> None:
+    state = State(step=20, position=Position(2, 0))
+    by_epochs = Forecast(TrainConfig(schedule="eden", steps=1000, epochs=3), 10)
+    assert by_epochs.shown(state) == "~30" and by_epochs.epoch(state) == "2 of 3"
+    by_steps = Forecast(TrainConfig(steps=50), 10)
+    assert by_steps.shown(state) == "50" and by_steps.epoch(state) == "2"
+    pace = Pace(first=10, started=time.perf_counter() - 5.0)
+    assert pace.seconds_a_step(20) == pytest.approx(0.5, rel=0.1)
+    assert pace.seconds_a_step(10) == pytest.approx(5.0, rel=0.1)  # no step yet: nothing is divided by 0

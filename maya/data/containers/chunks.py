@@ -6,8 +6,11 @@ number of 31 or 32 bits; then the samples go on to the end of the file.
 """
 
 import re
+from typing import Literal
 
 from maya.data.containers.reader import Damaged, Reader, Segment, patched
+
+Order = Literal["big", "little"]
 
 _ALL = 1 << 32
 # ffmpeg writes 2**32 - 1; sox and arecord about 2**31, less some bytes of header.
@@ -23,7 +26,7 @@ def is_wav(head: bytes) -> bool:
 def wav(reader: Reader, start: int = 0) -> list[Segment]:
     """WAV, RF64 and BW64; another WAV that follows is read too."""
     big = reader.at(start, 4) == b"RIFX"
-    order = "big" if big else "little"
+    order: Order = "big" if big else "little"
     changes: dict[int, bytes] = {}
     inserted: dict[int, bytes] = {}
     position, wide = start + 12, None
@@ -110,7 +113,7 @@ def is_au(head: bytes) -> bool:
 def au(reader: Reader) -> list[Segment]:
     """Sun's AU, of either byte order."""
     head = reader.at(0, 24)
-    order = "big" if head[:1] == b"." else "little"
+    order: Order = "big" if head[:1] == b"." else "little"
     begin, size = int.from_bytes(head[4:8], order), int.from_bytes(head[8:12], order)
     if not _is_open(size):
         _check_size(size, reader.size - begin)
@@ -184,11 +187,11 @@ def voc(reader: Reader) -> list[Segment]:
     raise Damaged("is truncated: its last block is not whole")
 
 
-def _chunk(reader: Reader, position: int, order: str) -> tuple[bytes, int]:
+def _chunk(reader: Reader, position: int, order: Order) -> tuple[bytes, int]:
     header = reader.at(position, 8)
     if len(header) < 8:
         raise Damaged("is truncated: it ends before its samples begin")
-    return header[:4], int.from_bytes(header[4:], "big" if order == "big" else "little")
+    return header[:4], int.from_bytes(header[4:], order)
 
 
 def _is_name(four: bytes) -> bool:
@@ -207,7 +210,7 @@ def _check_size(size: int, available: int) -> None:
         )
 
 
-def _chunks_follow(reader: Reader, position: int, order: str) -> bool:
+def _chunks_follow(reader: Reader, position: int, order: Order) -> bool:
     """Whether whole chunks, or nothing, follow up to the end: then a size of 0 means no samples."""
     for _ in range(_MOST_CHUNKS):
         header = reader.at(position, 8)
@@ -215,7 +218,7 @@ def _chunks_follow(reader: Reader, position: int, order: str) -> bool:
             return True
         if len(header) < 8 or not _is_name(header[:4]):
             return False
-        size = int.from_bytes(header[4:], "big" if order == "big" else "little")
+        size = int.from_bytes(header[4:], order)
         position += 8 + size + size % 2
         if position > reader.size + 1:
             return False

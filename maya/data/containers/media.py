@@ -68,8 +68,8 @@ def _decode(container: Any) -> tuple[NDArray[np.float32], int]:
             resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=rate)
         if frame.sample_rate != rate:
             raise Damaged(f"changes from {rate} to {frame.sample_rate} Hz; convert it to WAV or FLAC")
-        parts += [part.to_ndarray().T for part in resampler.resample(frame)]
-    samples = np.concatenate(parts).astype(np.float32, copy=False) if parts else np.zeros((0, 1), np.float32)
+        parts += [part.to_ndarray().T.astype(np.float32, copy=False) for part in resampler.resample(frame)]
+    samples = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
     if math.isfinite(claimed) and rate and claimed - len(samples) / rate > _SHORT_SECONDS:
         raise Damaged(
             f"is truncated: its header gives {claimed:.2f} s, and {len(samples) / rate:.2f} s decode"

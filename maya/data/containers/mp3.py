@@ -179,10 +179,10 @@ def _numbered(run: _Run, count: int, size: int) -> bytes:
     side = _side_bytes(run.first.kind)
     header = bytearray(run.header)
     header[1] |= 1  # without a checksum
+    frame = run.first
     for kbps_code in range(1, 15):
         header[2] = kbps_code << 4 | header[2] & 0x0C
-        frame = _parse(bytes(header))
-        assert frame is not None
+        frame = _parse(bytes(header)) or frame
         if frame.length >= 4 + side + 16:
             break
     body = bytes(header) + bytes(side) + b"Xing" + (3).to_bytes(4, "big") + count.to_bytes(4, "big")

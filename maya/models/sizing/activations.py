@@ -103,11 +103,11 @@ def _count(
     encoder.layers[-1].register_forward_pre_hook(
         lambda _, args: inputs.append(args[0].element_size() * args[0].shape[-1])
     )
-    live = _Live()
+    live = Live()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         if cuda:
-            stack.enter_context(_AsOnCuda(bf16))
+            stack.enter_context(AsOnCuda(bf16))
         stack.enter_context(live)
         y, _ = encoder(x, lens)
         kept = live.now
@@ -116,7 +116,7 @@ def _count(
     return kept, live.peak - kept, inputs[0]
 
 
-class _Live(TorchDispatchMode):
+class Live(TorchDispatchMode):
     """Bytes of all blocks of memory that operators have made and that are still there."""
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ _PRODUCTS = {
 }  # fmt: skip
 
 
-class _AsOnCuda(TorchFunctionMode):
+class AsOnCuda(TorchFunctionMode):
     """Autocast's rules of CUDA, on CPU tensors; without bf16, only the attention kernel."""
 
     def __init__(self, bf16: bool) -> None:

@@ -12,13 +12,12 @@ import torch
 from torch import nn
 
 from maya.data.plan import MemoryConfig
-from maya.encoders.fastconformer import FastConformerConfig
+from maya.encoders import AnyEncoderConfig, FastConformerConfig, LaCTConfig, ZipformerConfig
 from maya.errors import MayaError
-from maya.features.logmel import LogMelConfig
 from maya.models.hybrid import HybridConfig, HybridModel
-from maya.models.hybrid_config import nemo_parts
 from maya.models.sizing.activations import layer_memory
-from maya.models.sizing.flops import WHAT
+from maya.models.sizing.counted import Counts, encoder_memory, is_counted, widest_of_front
+from maya.models.sizing.flops import check_parts, transform_size
 from maya.transducer import PredictorConfig
 
 TERMS = ("fixed", "length", "utterance", "frame", "pair", "label", "node")
@@ -128,7 +127,8 @@ def parameters(model: nn.Module) -> dict[str, int]:
     for name, p in model.named_parameters():
         first, *rest = name.split(".")
         if first == "encoder":
-            first = "encoder layers" if rest[0] == "layers" else "subsampling"
+            front = rest[0] in ("pre_encode", "encoder_embed")
+            first = "subsampling" if front else "encoder layers"
         key = {"decoder": "predictor", "ctc_decoder": "ctc head"}.get(first, first.replace("_", " "))
         found[key] = found.get(key, 0) + p.numel()
     return found
@@ -136,8 +136,8 @@ def parameters(model: nn.Module) -> dict[str, int]:
 
 def memory(cfg: HybridConfig, how: Training, model: nn.Module | None = None) -> Memory:
     """The memory of training `cfg`. model: where it is at hand already, on any device. Raises MayaError for
-    parts that are not FastConformer's; `maya.train.memory_probe` measures those."""
-    parts = nemo_parts(cfg, WHAT)
+    a model with an attention decoder; `maya.train.memory_probe` measures that."""
+    check_parts(cfg)
     model = model or meta_model(cfg)
     count = sum(p.numel() for p in model.parameters())
     out = Memory(resident=not how.cuda)
@@ -157,15 +157,15 @@ def memory(cfg: HybridConfig, how: Training, model: nn.Module | None = None) -> 
         out.states["gradients (fp32)"] = gradients
     if how.bf16:
         out.states["bf16 copies of the weights"] = Terms(fixed=2.0 * count)
-    _encoder(out, parts[1], how)
-    _heads(out, cfg, parts[2], how)
+    _encoder(out, cfg.encoder, how)
+    _heads(out, cfg, how)
     gone = frozenset(out.kept) - {"features and subsampling"}
     # Gradients of the widest activation and of what it was made of.
-    widest = Terms(frame=2 * (2.0 if how.bf16 else 4.0) * _subsampling(parts[1])[0])
+    widest = Terms(frame=2 * (2.0 if how.bf16 else 4.0) * _widest(cfg.encoder))
     out.moments["subsampling, backward"] = Moment(extra=widest, gone=gone)
     if not how.hold_gradients:  # all of them are there when the backward pass ends
         out.moments["end of the backward pass"] = Moment(extra=gradients + widest, gone=gone)
-    out.moments["features"] = Moment(extra=_features(cfg, parts[0]), gone=frozenset(out.kept))
+    out.moments["features"] = Moment(extra=_features(cfg), gone=frozenset(out.kept))
     return out
 
 
@@ -173,7 +173,21 @@ def _samples_per_frame(cfg: HybridConfig) -> float:
     return cfg.features.sample_rate * cfg.features.hop_ms / 1000 * cfg.encoder.subsampling_factor
 
 
-def _encoder(out: Memory, enc: FastConformerConfig, how: Training) -> None:
+def _encoder(out: Memory, enc: AnyEncoderConfig, how: Training) -> None:
+    heads = frozenset(("ctc head and loss", "lattice"))
+    features = 4.0 * enc.feat_in * enc.subsampling_factor
+    # Features and the encoder's output lie there in two versions each: before and after masks.
+    ends = Terms(frame=2 * features + 2 * 4.0 * enc.d_model)
+    if is_counted(enc):
+        counted = encoder_memory(enc, cuda=how.cuda, bf16=how.bf16)
+        out.kept["encoder layers"] = _counted(counted.kept)
+        out.moments["encoder layer, backward"] = Moment(extra=_counted(counted.work), gone=heads)
+        front = _counted(counted.front)
+        if not isinstance(enc, ZipformerConfig):
+            front = Terms(frame=(2.0 if how.bf16 else 4.0) * _subsampling(enc)[1])
+        out.kept["features and subsampling"] = front + ends
+        return
+    assert isinstance(enc, FastConformerConfig)
     layer = layer_memory(enc, cuda=how.cuda, bf16=how.bf16)
     one = Terms(length=layer.kept_length, frame=layer.kept_frame, pair=layer.kept_pair)
     work = Terms(frame=layer.work_frame, pair=layer.work_pair)
@@ -182,26 +196,28 @@ def _encoder(out: Memory, enc: FastConformerConfig, how: Training) -> None:
         work = one + work
     else:
         out.kept["encoder layers"] = one.times(enc.n_layers)
-    heads = frozenset(("ctc head and loss", "lattice"))
     out.moments["encoder layer, backward"] = Moment(extra=work, gone=heads)
-    width = 2.0 if how.bf16 else 4.0
-    kept = _subsampling(enc)[1]
-    features = 4.0 * enc.feat_in * enc.subsampling_factor
-    # Features and the encoder's output lie there in two versions each: before and after masks.
-    front = Terms(frame=2 * features + width * kept)
-    out.kept["features and subsampling"] = front + Terms(
-        frame=2 * 4.0 * enc.d_model, length=8.0 * enc.d_model
-    )
+    front = Terms(frame=(2.0 if how.bf16 else 4.0) * _subsampling(enc)[1])
+    out.kept["features and subsampling"] = front + ends + Terms(length=8.0 * enc.d_model)
 
 
-def _features(cfg: HybridConfig, features: LogMelConfig) -> Terms:
+def _counted(counts: Counts) -> Terms:
+    return Terms(**{f.name: getattr(counts, f.name) for f in fields(counts)})
+
+
+def _widest(enc: AnyEncoderConfig) -> float:
+    """Numbers per encoder frame in the widest activation before the layers."""
+    return widest_of_front(enc) if isinstance(enc, ZipformerConfig) else _subsampling(enc)[0]
+
+
+def _features(cfg: HybridConfig) -> Terms:
     """Of the front end: complex spectrum, its squares, their sums; three versions of the audio."""
-    bins = features.n_fft // 2 + 1
+    bins = transform_size(cfg.features) // 2 + 1
     spectrum = (8 + 8 + 4) * bins * cfg.encoder.subsampling_factor
     return Terms(frame=float(spectrum) + 3 * 4.0 * _samples_per_frame(cfg))
 
 
-def _subsampling(enc: FastConformerConfig) -> tuple[float, float]:
+def _subsampling(enc: FastConformerConfig | LaCTConfig) -> tuple[float, float]:
     """Numbers per encoder frame: of the widest activation, and of all that are kept."""
     stages = enc.subsampling_factor.bit_length() - 1
     bins, cells = enc.feat_in, []
@@ -212,11 +228,12 @@ def _subsampling(enc: FastConformerConfig) -> tuple[float, float]:
     return float(cells[0]), float(cells[0] + 2 * sum(cells[1:]) + flat + enc.d_model)
 
 
-def _heads(out: Memory, cfg: HybridConfig, predictor: PredictorConfig, how: Training) -> None:
-    vocab = cfg.vocab_size + 1
+def _heads(out: Memory, cfg: HybridConfig, how: Training) -> None:
+    vocab, predictor = cfg.vocab_size + 1, cfg.predictor
     if cfg.transducer != "none":
         hidden = cfg.joint.hidden
-        out.kept["predictor"] = Terms(label=4.0 * predictor.hidden * (10 * predictor.layers + 4))
+        tensors = 10 * predictor.layers + 4 if isinstance(predictor, PredictorConfig) else 4
+        out.kept["predictor"] = Terms(label=4.0 * predictor.hidden * tensors)
         out.kept["joint projections"] = Terms(frame=4.0 * hidden, label=4.0 * hidden)
         out.kept["lattice"] = Terms(node=_KEPT_ROW)
         chunk = _CPU_CHUNK * 4.0 + (2 * _CPU_CHUNK / vocab) * hidden * 4.0
@@ -225,6 +242,9 @@ def _heads(out: Memory, cfg: HybridConfig, predictor: PredictorConfig, how: Trai
         weight = (2 if how.cuda else 1) * 4.0 * hidden * vocab
         ctc = frozenset(("ctc head and loss",))  # which comes later in the forward pass and is gone first
         gradients = Terms(fixed=chunk + weight, frame=8.0 * hidden, label=8.0 * hidden, node=_KEPT_ROW)
+        if cfg.transducer == "pruned":  # the lattice of the simple loss is whole, that of the joint is not
+            out.kept["simple joint"] = Terms(frame=2 * 4.0 * vocab, label=2 * 4.0 * vocab)
+            gradients += Terms(frame=2 * 4.0 * vocab, label=2 * 4.0 * vocab)
         out.moments["joint and loss, backward"] = Moment(extra=gradients, gone=ctc)
         out.moments["lattice"] = Moment(extra=Terms(fixed=chunk, node=_FORWARD_ROW), gone=ctc)
     if cfg.ctc_weight > 0:

@@ -1,0 +1,52 @@
+"""Requests to stop, and a terminal that has gone."""
+
+import errno
+import io
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from maya.train.loop import StopRequest
+from maya.train.runlog import RunLog
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_that_ask_for_a_stop(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert not stop.asked
+        os.kill(os.getpid(), number)
+        assert stop.asked
+        os.kill(os.getpid(), signal.SIGHUP)  # a second one changes nothing
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.sigtimedwait([], 1)  # the handler runs here at the latest
+    assert signal.getsignal(number) == before
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.asked
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EPIPE])
+def test_training_outlives_its_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(number, os.strerror(number))
+
+    log = RunLog(tmp_path, main=True)
+    monkeypatch.setattr("sys.stdout", Closed())
+    log.say("nobody reads this")
+    log.metrics("train", 1, {"loss": 1.0})
+    log.close()
+    assert (tmp_path / "metrics.jsonl").read_text().count("loss") == 1
