@@ -27,12 +27,12 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
         if "torch._dynamo" not in sys.modules:
             return function
         late.call = torch.compiler.disable(function)  # type: ignore[attr-defined]
-        return late.call  # type: ignore[attr-defined]
+        return late.call
 
     late.__getattr__ = choose  # type: ignore[method-assign]
 
     @functools.wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> R:
-        return late.call(*args, **options)  # type: ignore[attr-defined]
+        return late.call(*args, **options)
 
     return call

@@ -367,7 +367,9 @@ def main() -> int:
     sounds, decoded, failed = recordings(), 0, []
     (top / "secret.wav").write_bytes(sounds[0])
     lures = Lures(top, top / "secret.wav", programs=not args.no_programs)
-    watch = Watch(top / "corpus", ALWAYS, ODD_VALUES)
+    # A manifest may name a tar by a path that climbs; which of them are used, check_inside sees to.
+    climbing = (f"{top}/corpus/{value}" for value in ODD_VALUES if isinstance(value, str))
+    watch = Watch(top / "corpus", ALWAYS, (*ODD_VALUES, *climbing))
     number = first = args.seed * 1_000_000 if args.only is None else args.only
     warm_up(top, sounds)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
