@@ -1,8 +1,10 @@
 """Stage 2: the training texts → a SentencePiece tokenizer, and a report of how it cuts each language."""
 
 import hashlib
+import heapq
 import json
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from maya.train.checkpoint import Checkpoint, load_checkpoint, step_checkpoints
 from maya.train.runlog import write_json
 
+_SAMPLED_IDS = 256  # by which the corpus of a run is recognised
 UNKNOWN = 0.005  # share of a language's characters, not seen before, that a kept tokenizer may lack
 
 
@@ -50,7 +53,7 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
         print(f"tokenizer: {path} is up to date")
         return
     sample = gather(table.read("language", "text"), lines_per_language=cfg.lines_per_language, seed=cfg.seed)
-    made = kept_tokenizer(run, cfg, sample) or train_tokenizer(sample, cfg)
+    made = kept_tokenizer(run, cfg, sample, table) or train_tokenizer(sample, cfg)
     run.mkdir(parents=True, exist_ok=True)
     made.save(path)
     languages = fertility(made, sample, cfg)
@@ -59,6 +62,7 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
     report = {
         "sha256": hashlib.sha256(made.model_bytes).hexdigest(),
         "options": to_dict(cfg),
+        "utterances": heapq.nsmallest(_SAMPLED_IDS, _hashes(table)),
         **fertility_report(made, languages, cfg),
         "unknown_characters_of_dev": unknown_shares(dev, made),
         "too_few_frames": {"frame_seconds": clock.frame_seconds, **crowded},
@@ -84,9 +88,10 @@ def tokenizer_inputs(experiment: Experiment, data: Path) -> dict[str, Any]:
     }
 
 
-def kept_tokenizer(run: Path, cfg: TokenizerConfig, sample: TextSample) -> Tokenizer | None:
+def kept_tokenizer(run: Path, cfg: TokenizerConfig, sample: TextSample, table: Table) -> Tokenizer | None:
     """The tokenizer that the checkpoints of a run carry, which says that it is kept; None where there are no
-    checkpoints. Raises MayaError where `cfg` asks for another, or the texts need another."""
+    checkpoints. Raises MayaError where `cfg` asks for another, the texts need another, or the table is of
+    another corpus than the run's."""
     checkpoints = step_checkpoints(run)
     if not checkpoints:
         return None
@@ -99,6 +104,13 @@ def kept_tokenizer(run: Path, cfg: TokenizerConfig, sample: TextSample) -> Token
             raise MayaError(
                 f"{run} has checkpoints of a tokenizer with {name}={was}, and tokenizer.{name}={value} is "
                 f"given now; {ways}, or give {was} again"
+            )
+    if former_ids := set(before.get("utterances", [])):
+        common = len(former_ids.intersection(_hashes(table)))
+        if common < len(former_ids) / 2:
+            raise MayaError(
+                f"{run} has checkpoints that were trained on another corpus than {table.path} holds: of "
+                f"{len(former_ids)} of its utterances only {common} are there; {ways}"
             )
     lacking = _lacking(kept, sample, before)
     shares = {code: sum(counts.values()) / sample[code].length for code, counts in lacking.items()}
@@ -113,6 +125,12 @@ def kept_tokenizer(run: Path, cfg: TokenizerConfig, sample: TextSample) -> Token
     print(f"tokenizer: {run} has checkpoints, so their tokenizer of {kept.vocab_size} pieces is kept; "
           + (unknown if lacking else "it covers the training texts"))  # fmt: skip
     return kept
+
+
+def _hashes(table: Table) -> Iterator[int]:
+    """A number for the id of each utterance. The smallest are a sample that does not depend on the order."""
+    for (name,) in table.read("id"):
+        yield zlib.crc32(name.encode("utf-8", "surrogateescape"))
 
 
 def _newest(paths: Iterable[Path]) -> Checkpoint:

@@ -133,6 +133,19 @@ def test_another_vocabulary_is_refused_for_a_run_with_checkpoints(
     tokenizer(experiment, top / "data", top / "run")
 
 
+def test_a_run_with_checkpoints_refuses_another_corpus(trained: tuple[Experiment, Path]) -> None:
+    """Data that were removed and prepared from elsewhere, or another --data; a grown corpus is the same."""
+    experiment, top = trained
+    rows = write_corpus(top / "other")
+    write_manifest(top / "other", [row | {"id": f"other-{row['id']}"} for row in rows])
+    prepare(experiment, top / "other", top / "other-data")
+    complaint = r"on another corpus than .*: of 24 of its utterances only 0 are there; choose another --name"
+    with pytest.raises(MayaError, match=complaint):
+        tokenizer(experiment, top / "other-data", top / "run")
+    grow(top, experiment, ["one two"] * 60)
+    tokenizer(experiment, top / "data", top / "run")
+
+
 @pytest.mark.parametrize("what", ["replaced", "removed"])
 def test_the_tokenizer_of_the_checkpoints_comes_back(trained: tuple[Experiment, Path], what: str) -> None:
     experiment, top = trained
