@@ -63,5 +63,8 @@ def _entries() -> list[tuple[list[str], str]]:
 NAMES: dict[str, str] = {codes[0]: name for codes, name in _entries()}
 """English name by code."""
 
+WITHDRAWN = ("in", "iw", "ji", "jw", "mo")
+"""Former codes of two letters: old data have them, and folders are called so for other reasons (in/)."""
+
 SAME_CODE: dict[str, str] = {other: codes[0] for codes, _ in _entries() for other in codes[1:]}
 """The code that is used here, by the other codes of the same language."""

@@ -199,7 +199,7 @@ def test_folders_named_by_any_language(tmp_path: Path, path: str, language: str)
     assert [row.language for row in read_corpus(tmp_path)[0]] == [language]
 
 
-@pytest.mark.parametrize("path", ["wav/a", "dev/a", "xyz/a", "english version/a", "train/a"])
+@pytest.mark.parametrize("path", ["wav/a", "dev/a", "in/a", "xyz/a", "english version/a", "train/a"])
 def test_folders_that_name_no_language(tmp_path: Path, path: str) -> None:
     pair((tmp_path / path).parent, "a")
     with pytest.raises(MayaError, match="its language is not given"):

@@ -8,7 +8,7 @@ from typing import Any
 
 from maya.data.manifest import Row, short
 from maya.errors import MayaError
-from maya.text.iso_639 import NAMES
+from maya.text.iso_639 import NAMES, WITHDRAWN
 from maya.text.languages import LANGUAGES, language_code
 
 _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"} | {
@@ -54,7 +54,9 @@ def _named_language(folder: str) -> str | None:
         code = language_code(folder)
     except MayaError:
         return None
-    return code if code.split("-")[0] in NAMES and not re.search(r"[\s(.@]", folder) else None
+    base = re.split(r"[-_]", folder.lower())[0]
+    usual = code.split("-")[0] in NAMES and base not in WITHDRAWN and not re.search(r"[\s(.@]", folder)
+    return code if usual else None
 
 
 def channel_of(value: Any, channels: Any = None) -> int | None:

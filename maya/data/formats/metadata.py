@@ -53,8 +53,8 @@ def _has_columns(path: Path) -> bool:
 
 
 def read_metadata(path: Path, language: str | None = None, inside: str = "") -> list[Row]:
-    """Rows of a metadata.csv, .tsv or .jsonl that lies in the folder `inside`, relative to the corpus. A table
-    called train, dev, test or alike is of that part."""
+    """Rows of a metadata.csv, .tsv or .jsonl that lies in the folder `inside`, relative to the corpus. The
+    rows of a table called train, dev, test or alike are of that part."""
     reader = read_metadata_jsonl if path.suffix == ".jsonl" else read_metadata_csv
     return reader(path, language, inside)
 
