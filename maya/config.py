@@ -51,7 +51,7 @@ def config(cls: type[T]) -> type[T]:
         plain_init(self, *args, **values)
 
     made.__setattr__ = checked_set  # type: ignore[method-assign]
-    made.__init__ = checked_init  # type: ignore[misc]
+    made.__init__ = checked_init  # type: ignore[method-assign]
     return made
 
 

@@ -104,7 +104,7 @@ def _kind(cfg: HybridConfig | SpeechLLMConfig) -> str:
     """The encoder and the heads in a few words."""
     if isinstance(cfg, SpeechLLMConfig):
         return f"{cfg.encoder.kind} with a language model as decoder"
-    heads = [cfg.transducer] if cfg.transducer != "none" else []
+    heads: list[str] = [cfg.transducer] if cfg.transducer != "none" else []
     heads += ["ctc"] if cfg.ctc_weight > 0 else []
     heads += ["attention decoder"] if cfg.attention_weight > 0 else []
     return f"{cfg.encoder.kind} with {', '.join(heads)}"
