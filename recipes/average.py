@@ -19,9 +19,8 @@ from maya.recipes.markers import audio_identity, is_done, mark_done, stamp, tabl
 from maya.recipes.train import dev_validation
 from maya.train import checkpoint as ckpt
 from maya.train.averaging import RunningAverage, average_between
-from maya.train.heads import noted_steps, notes_of, read_heads, scores_by_head
+from maya.train.heads import describe, noted_steps, notes_of, read_heads, scores_by_head
 from maya.train.runlog import replacing, write_json
-from maya.train.state import describe
 from maya.train.validate import Validate
 
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the epochs so far, over which means are offered by default

@@ -487,7 +487,7 @@ def run(argv: list[str] | None = None) -> tuple[int, str]:
     except MayaError as e:
         return 1, f"maya {args.command}: {e}"
     except KeyboardInterrupt as e:
-        return 130, f"maya {args.command}: {e or 'stopped'}"
+        return 130, f"maya {args.command}: {str(e) or 'stopped'}"
     except BrokenPipeError:  # `maya ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE, ""

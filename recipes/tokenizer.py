@@ -41,7 +41,7 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
     not fit. Raises MayaError where the options are others than the kept tokenizer's, or where it lacks
     characters of the texts.
     """
-    table, dev = Table.open(part_path(data, "train")), part_path(data, "dev")
+    table, dev = (Table.open(part_path(data, part)) for part in ("train", "dev"))
     marker, path, cfg = run / "stage-tokenizer.json", run / "tokenizer.model", experiment.tokenizer
     inputs = tokenizer_inputs(experiment, data)
     outputs = (token_path(run, "train"), run / "tokenizer.json")
@@ -60,7 +60,7 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
         "sha256": hashlib.sha256(made.model_bytes).hexdigest(),
         "options": to_dict(cfg),
         **fertility_report(made, languages, cfg),
-        "unknown_characters_of_dev": unknown_shares(Table.open(dev), made) if dev.is_file() else {},
+        "unknown_characters_of_dev": unknown_shares(dev, made),
         "too_few_frames": {"frame_seconds": clock.frame_seconds, **crowded},
     }
     write_json(run / "tokenizer.json", report)

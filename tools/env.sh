@@ -114,7 +114,7 @@ _maya_complete() { # EXTRA; dev holds all of mini
 _maya_locked() {
   if command -v flock >/dev/null; then
     (
-      flock -n 9 || { _maya_say "waiting for another installation into $_maya_venv" && flock 9; }
+      flock -n 9 || { _maya_say "waiting for another installation of this checkout" && flock 9; }
       "$@"
     ) 9<"$_maya_top/setup.py"
   else

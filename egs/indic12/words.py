@@ -51,7 +51,7 @@ def babel_version() -> str:
         import babel
     except ImportError:
         raise MayaError(
-            "the built-in corpus has its words from babel, which is not installed: pip install 'maya-asr[mini]'"
+            "the built-in corpus needs babel, which is not installed: pip install 'maya-asr[mini]'"
         ) from None
     return babel.__version__
 

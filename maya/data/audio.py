@@ -8,12 +8,16 @@ import torch
 
 from maya.data.decoding import check_rate, first_line, open_audio
 from maya.data.resampling import resample_channels
+from maya.data.sound import cancelled_share, channel_average
 from maya.errors import MayaError
 
 if TYPE_CHECKING:  # lhotse takes half a second to import, and a file needs none of it
     from lhotse.cut import Cut
 
-__all__ = ["as_audio", "change_speed", "check_rate", "load_audio", "load_cut_audio", "resample"]
+__all__ = [
+    "as_audio", "change_speed", "check_channel", "check_rate", "load_audio", "load_cut_audio", "resample",
+    "select_channel",
+]  # fmt: skip
 
 # Full scale of integer samples, and what silence is in them. Others have no usual full scale.
 _INTEGERS = {
@@ -28,9 +32,9 @@ def load_audio(
     """Decode a file, or the bytes of one, to (N,) float32 in [-1, 1].
 
     sample_rate: in Hz; for a model its `cfg.features.sample_rate`. Audio of any other rate is resampled.
-
     channel: the one to read, from 0; None averages all. The file is read to its end. Raises MayaError, naming
-    the file, when it is missing, cut off or cannot be decoded, holds no samples, or has no such channel.
+    the file, when it is missing, cut off, cannot be decoded, holds no samples, has no such channel, or has
+    channels that cancel each other in the average.
     """
     with open_audio(source) as audio:
         samples, rate, name = audio.read(), audio.sample_rate, audio.name
@@ -51,9 +55,12 @@ def load_cut_audio(cut: "Cut", sample_rate: int | None = None) -> torch.Tensor:
         samples = cut.load_audio()  # (C, N), or (N,) for a multi-channel cut mixed down by lhotse
     except Exception as error:  # lhotse lets many kinds through: its own, soundfile's, OSError, assertions
         raise MayaError(f"utterance {cut.id!r}: cannot read {_where(cut)}: {first_line(error)}") from None
-    channels = torch.from_numpy(np.ascontiguousarray(np.atleast_2d(samples)))
+    channels = np.atleast_2d(samples)
     # One channel is its own average: to compute it takes 70 µs for 8 s of audio.
-    audio = channels[0] if len(channels) == 1 else channels.mean(dim=0)
+    if len(channels) == 1:
+        audio = torch.from_numpy(np.ascontiguousarray(channels[0]))
+    else:
+        audio = torch.from_numpy(select_channel(channels.T, None, f"utterance {cut.id!r}"))
     return resample(audio, cut.sampling_rate, sample_rate or cut.sampling_rate)
 
 
@@ -85,13 +92,26 @@ def as_audio(array: Any, sample_rate: int) -> torch.Tensor:
 
 
 def select_channel(samples: np.ndarray, channel: int | None, name: str) -> np.ndarray:
-    """(N, C) to (N,): a channel, from 0, or the average of all; MayaError where there is no such channel."""
-    count = samples.shape[1]
-    if channel is not None and not 0 <= channel < count:
-        raise MayaError(f"{name} has {count} channels, numbered from 0: there is no channel {channel}")
-    if channel is None and count > 1:
-        return samples.mean(axis=1)
-    return np.ascontiguousarray(samples[:, channel or 0])
+    """(N, C) to (N,): a channel, from 0, or the average of all.
+
+    Raises MayaError where there is no such channel, and where the channels cancel each other in the average.
+    """
+    check_channel(samples.shape[1], channel, name)
+    if channel is not None or samples.shape[1] == 1:
+        return np.ascontiguousarray(samples[:, channel or 0])
+    average = channel_average(samples)
+    if (share := cancelled_share(samples, average)) is not None:
+        raise MayaError(
+            f"the channels of {name} cancel each other: their average, which a model hears, has {share:.1e} "
+            "of their power; name one channel to read, or write it to a file"
+        )
+    return average
+
+
+def check_channel(channels: int, channel: int | None, name: str) -> None:
+    """MayaError where audio of so many channels has no such channel."""
+    if channel is not None and not 0 <= channel < channels:
+        raise MayaError(f"{name} has {channels} channels, numbered from 0: there is no channel {channel}")
 
 
 def resample(audio: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:

@@ -22,7 +22,7 @@ from maya.config import config
 from maya.data.audio import resample
 from maya.data.byte_ranges import ByteRange, file_stamp
 from maya.data.codecs import CODECS, through_codec
-from maya.data.folder import AUDIO_SUFFIXES
+from maya.data.folder import AUDIO_SUFFIXES, corpus_files
 from maya.data.tar_audio import decode, read_segment
 from maya.data.tar_index import scan_tar
 from maya.errors import MayaError
@@ -267,7 +267,7 @@ def _recordings(folders: Sequence[str], option: str) -> list[ByteRange]:
             members = [m for m in scan_tar(folder).members if m.name.lower().endswith(AUDIO_SUFFIXES)]
             some = [ByteRange(str(folder), m.offset, m.size, stamp) for m in members]
         else:
-            paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+            paths = [p for p in corpus_files(folder) if p.suffix.lower() in AUDIO_SUFFIXES]
             some = [ByteRange(str(path), 0, file_stamp(path).size) for path in paths]
         if not some:
             raise MayaError(f"{option}: {folder} is no folder or tar with audio in it")

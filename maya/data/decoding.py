@@ -105,19 +105,24 @@ def open_audio(source: Source, name: str | None = None, *, whole: bool = True) -
     """
     name = name or name_of(source)
     file = _opened(source, name, whole)
-    try:
-        with ExitStack() as stack:
-            try:
-                yield _audio_file(Reader(file), name, stack)
-            except Damaged as error:
-                raise MayaError(_sentence(name, error)) from None
-            except _FAILURES as error:
-                raise MayaError(f"cannot decode {name} as audio: {first_line(error)}") from None
-    except MayaError:
-        failure = getattr(getattr(file, "raw", None), "failure", None)
-        if failure is not None:  # of reading the bytes; decoders written in C swallow it
-            raise failure from None
-        raise
+    with ExitStack() as stack:
+        try:
+            audio = _audio_file(Reader(file), name, stack)
+        except Damaged as error:
+            raise _failure_of(file) or MayaError(f"cannot decode {name} as audio: it {error}") from None
+        except _FAILURES as error:
+            reason = first_line(error)
+            raise _failure_of(file) or MayaError(f"cannot decode {name} as audio: {reason}") from None
+        try:
+            yield audio
+        except MayaError as error:
+            raise _failure_of(file) or error from None
+
+
+def _failure_of(file: BinaryIO) -> MayaError | None:
+    """Why bytes of a range could not be read; decoders written in C swallow the error."""
+    failure: MayaError | None = getattr(getattr(file, "raw", None), "failure", None)
+    return failure
 
 
 def samples_in(seconds: float, sample_rate: int) -> int:
@@ -236,10 +241,6 @@ def check_rate(rate: int, new_rate: int | None = None) -> None:
     if not _RATES[0] <= rate <= _RATES[1]:
         to = f" to {new_rate} Hz" if new_rate else ""
         raise ValueError(f"its sampling rate is {rate} Hz; it cannot be resampled{to}")
-
-
-def _sentence(name: str, error: Damaged) -> str:
-    return f"cannot decode {name} as audio: it {error}"
 
 
 def first_line(error: BaseException) -> str:

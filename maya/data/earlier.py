@@ -126,17 +126,17 @@ class Earlier:
             why = "split.fresh is true" if cfg.fresh else "its options changed"
             yield f"the split is drawn anew, because {why}"
         if new.total():
-            yield f"{new.total()} new utterances: {_by_language(new)}"
+            yield f"new utterances: {new.total()} ({_by_language(new)})"
         if gone.total():
-            yield f"{gone.total()} earlier utterances are gone: {_by_language(gone)}"
+            yield f"earlier utterances that are gone: {gone.total()} ({_by_language(gone)})"
         if moves:
             counts = ", ".join(f"{count} from {move}" for move, count in sorted(moves.items()))
             why = "because the corpus says so; " if kept else ""
             yield f"utterances changed their part: {counts}; {why}a model trained before may have seen them"
         if texts:
-            yield f"{texts} utterances have another text than before"
+            yield f"utterances with another text than before: {texts}"
         if audio:
-            yield f"{audio} utterances have other audio files than before"
+            yield f"utterances with other audio files than before: {audio}"
 
 
 def read_earlier(out: Path) -> Earlier | None:

@@ -10,7 +10,7 @@ from maya.data.formats.hugging_face import data_set_files, read_hugging_face
 from maya.data.formats.kaldi import KALDI_FILES, read_kaldi
 from maya.data.formats.lhotse_manifests import lhotse_manifests, read_lhotse
 from maya.data.formats.lhotse_recipes import read_recipe
-from maya.data.formats.metadata import metadata_tables, read_metadata
+from maya.data.formats.metadata import metadata_tables, part_tables, read_metadata
 from maya.data.formats.nemo import is_nemo, nemo_manifests, read_nemo
 from maya.data.formats.nemo_tarred import is_tarred, nemo_tarred, read_nemo_tarred, tarred_files
 from maya.data.formats.pairs import read_pairs
@@ -30,7 +30,8 @@ def read_corpus(
     corpus: `lhotse:NAME:DIR`, which is read by lhotse's recipe of that name; `nemo:MANIFESTS:TARS`, see
     maya.data.formats.nemo_tarred; or a folder, of which the first of these that is there is taken:
     `manifest.jsonl` (NeMo's if its lines have an audio_filepath), `metadata.csv`, `metadata.tsv`,
-    `metadata.jsonl` (here or in folders such as train/), Common Voice's tables beside clips/, a Kaldi
+    `metadata.jsonl` (here or in folders such as train/), Common Voice's tables beside clips/, train.csv,
+    dev.tsv and the like, a Kaldi
     `wav.scp`, what Hugging Face's save_to_disk wrote, lhotse Shar, lhotse manifests, NeMo's tarred data sets
     and manifests of other names, Parquet files with audio, pairs a.wav + a.txt at any depth. `language` is
     used where the corpus does not tell. Without it a folder named by a language code (hi/a.wav) tells. made:
@@ -76,6 +77,8 @@ def _read_described(folder: Path, language: str | None, made: Path | None, notes
         return rows, []
     if tables := common_voice_tables(folder):
         return read_common_voice(folder, tables, language, notes), []
+    if tables := part_tables(folder):
+        return joined(read_metadata(path, language) for path in tables), []
     if (folder / "wav.scp").is_file():
         return read_kaldi(folder, language)
     if _is_saved(folder):
@@ -153,7 +156,7 @@ def describing_files(corpus: Path) -> list[Path]:
     folder = corpus
     if (path := folder / "manifest.jsonl").is_file():
         return [path]
-    if tables := metadata_tables(folder) or common_voice_tables(folder):
+    if tables := metadata_tables(folder) or common_voice_tables(folder) or part_tables(folder):
         return tables
     if (folder / "wav.scp").is_file():
         return [folder / name for name in KALDI_FILES if (folder / name).is_file()]

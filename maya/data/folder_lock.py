@@ -1,12 +1,15 @@
 """One process at a time for a folder."""
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from maya.errors import MayaError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 _NAME = ".lock"
 
@@ -15,23 +18,27 @@ _NAME = ".lock"
 def locked(folder: Path, purpose: Path) -> Iterator[None]:
     """Hold the lock file in `folder`, which is made when missing, for work on `purpose`.
 
-    The system releases it when the process ends, however it ends. A file system without locks is no
-    obstacle. Raises MayaError while another process holds it, and where the file cannot be written.
+    It is a POSIX record lock: it ends with the process, however that ends, and forked workers do not keep it.
+    A system or file system without locks is no obstacle. Raises MayaError while another process holds the
+    lock, and where the file cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        file = (folder / _NAME).open("a")
     except OSError as error:
         raise MayaError(f"cannot write {error.filename or folder}: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MayaError(
-                f"another process is writing to {purpose}; wait until it ends, or choose another folder"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+    with file:
+        if fcntl is not None:
+            _lock(file.fileno(), purpose)
         yield
-    finally:
-        os.close(descriptor)
+
+
+def _lock(descriptor: int, purpose: Path) -> None:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise MayaError(
+            f"another process is writing to {purpose}; wait until it ends, or choose another folder"
+        ) from None
+    except OSError:  # a file system without locks
+        return

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maya.config import config
+from maya.data.audio import check_channel, select_channel
 from maya.data.decoding import open_audio
 from maya.data.manifest import Dropped, Row
 from maya.data.measured import Measured, forget_others, part_name, read_part, write_part
@@ -35,7 +35,6 @@ _SMALLEST_CHUNK, _LARGEST_CHUNK = 32, 2048  # rows: what is lost when a run is k
 _WORTH_PROCESSES = 200  # rows
 _HELD_TARS = 4
 _AUDIBLE = 1e-4  # peak of full scale, -80 dB
-_CANCELLED = 0.02  # power of the average, of that of independent channels: -17 dB
 _TAR_NAME_LIMIT = 100  # bytes of a name that fit into the plain header
 _TAR_SIZE_LIMIT = 8 << 30  # bytes from which a size does not
 
@@ -45,7 +44,7 @@ class ProbeConfig:
     """What costs an utterance its place.
 
     decode: decode every file: finds truncated and silent ones, and measures how each sounds. Without it only
-    headers are read.
+    headers are read, and the frames of MP3 and pages of Ogg counted.
     min_seconds, max_seconds: limits of duration.
     max_chars_per_second: of the normalised text; more cannot be spoken. Fast reading reaches about 20.
     duration_tolerance: seconds by which the duration given in the manifest may be off.
@@ -251,11 +250,10 @@ def _measure(path: Path, row: Row, cfg: ProbeConfig) -> tuple[int, int, int, Sou
             if row.start is not None:
                 name = f"{name} from {row.start:g} s"
             _check_length(count / rate, name, cfg)
-            if row.channel is not None and row.channel >= channels:
-                raise _Bad(
-                    "no_channel",
-                    f"{name} has {channels} channels, numbered from 0: there is no channel {row.channel}",
-                )
+            try:
+                check_channel(channels, row.channel, name)
+            except MayaError as error:
+                raise _Bad("no_channel", str(error)) from None
             if not cfg.decode:
                 return rate, channels, total, None
             samples = audio.read(begin, count)
@@ -263,27 +261,14 @@ def _measure(path: Path, row: Row, cfg: ProbeConfig) -> tuple[int, int, int, Sou
         raise _Bad("unreadable_audio", str(error)) from None
     if row.channel is not None:
         samples = samples[:, row.channel : row.channel + 1]
-    _check_audible(samples, name)
-    return rate, channels, total, measure_sound(samples, rate)
-
-
-def _check_audible(samples: NDArray[np.float32], name: str) -> None:
-    """(N, C): nothing is left of silence, nor of channels that cancel one another in their average."""
-    count = samples.shape[1]
-    powers = samples.var(axis=0, dtype=np.float64)
-    if count > 1 and (level := float(powers.mean())) > _AUDIBLE**2:
-        # The average of independent channels has 1 / C of their power, that of equal ones all of it.
-        share = float(samples.mean(axis=1, dtype=np.float64).var()) / level
-        if share < _CANCELLED / count:
-            raise _Bad(
-                "silent",
-                f"the channels of {name} cancel each other: their average, which a model hears, has "
-                f"{max(share, 1e-12):.1e} of their power; name one channel to read, or write it to a file",
-            )
-    mono = samples.mean(axis=1) if count > 1 else samples[:, 0]
-    peak = float(np.abs(mono).max())
+    try:
+        average = select_channel(samples, None, name)
+    except MayaError as error:
+        raise _Bad("silent", str(error)) from None
+    peak = float(np.abs(average).max())
     if peak < _AUDIBLE:
         raise _Bad("silent", f"{name} is silent (peak {peak:.1e} of full scale)")
+    return rate, channels, total, measure_sound(samples, rate)
 
 
 def _part(row: Row, rate: int, total: int, cfg: ProbeConfig) -> tuple[int, int]:

@@ -59,6 +59,33 @@ def scores_by_head(scores: Mapping[str, float]) -> dict[Head, dict[str, float]]:
     }
 
 
+def describe(scores: Mapping[str, float]) -> str:
+    """A validation in one line: the loss, and the WER and CER in % of each head that was scored."""
+    by_head = scores_by_head(scores)
+    rates = [
+        f"{head} WER {100 * rate['wer']:.1f} CER {100 * rate['cer']:.1f}" for head, rate in by_head.items()
+    ]
+    shown = ("loss", "language_accuracy") if by_head else ("loss", "wer", "cer", "language_accuracy")
+    parts = [f"{name} {scores[name]:.3f}" for name in shown if name in scores]
+    if rates:
+        parts.insert(1, "dev: " + " · ".join(rates))
+    if left_out := int(scores.get("skipped", 0)):
+        parts.append(f"({left_out} left out)")
+    if unknown := int(scores.get("unknown_language", 0)):
+        parts.append(f"({unknown} utterances of an unknown language are not averaged)")
+    return "  ".join(parts)
+
+
+def head_to_show(
+    trained: Sequence[Head], wanted: Head | None, dev: Mapping[Head, Mapping[str, float]]
+) -> Head | None:
+    """The head that samples are decoded with: `wanted` if it is trained, else the best by `dev`, the scores
+    of the last validation. None where the model has no such heads."""
+    if not trained or wanted in trained:
+        return wanted
+    return TrainedHeads(heads=tuple(trained), trained=tuple(trained), dev=dev).best().head
+
+
 def read_heads(checkpoint: Checkpoint, path: Path | None = None) -> TrainedHeads:
     """The heads of a checkpoint, by its notes.
 

@@ -36,8 +36,11 @@ def locked(run_dir: Path) -> Iterator[None]:
     file: IO[str] | None = None
     refusal = ""
     if rank() == 0:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file, refusal = _try_lock(run_dir / FILE)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            file, refusal = _try_lock(run_dir / FILE)
+        except OSError as error:  # of a folder that cannot be written to
+            refusal = f"{run_dir / FILE} cannot be written ({error.strerror}); choose another --run-dir"
     refusal = gather_objects(refusal)[0]
     if refusal:
         raise MayaError(refusal)

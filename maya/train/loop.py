@@ -30,7 +30,7 @@ from maya.train.distributed import all_reduce_sum
 from maya.train.eden import adjusted_steps
 from maya.train.failure import Tally, stop_unless_finite, watched
 from maya.train.forecast import Forecast, Pace
-from maya.train.heads import begins, trained_heads
+from maya.train.heads import begins, head_to_show, trained_heads
 from maya.train.optim import clip, gradient_norm, make_optimizer
 from maya.train.resume import resume
 from maya.train.runlog import RunLog
@@ -42,6 +42,7 @@ from maya.train.validate import Validate
 
 __all__ = ["Interrupted", "TrainConfig", "make_accelerator", "train", "train_step"]
 
+INSISTING_SECONDS = 2.0  # between two Ctrl-C of which the second means now
 Batches = Callable[[Position], Iterator[tuple[Position, Batch]]]
 
 
@@ -81,6 +82,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked = False
+        self.since = 0.0  # when it was first asked for, by time.monotonic()
 
     def __enter__(self) -> "StopRequest":
         wanted = [signal.SIGINT, signal.SIGTERM]
@@ -95,11 +97,13 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        # A terminal sends SIGINT to launcher and worker, then the launcher sends SIGTERM: only a second
-        # Ctrl-C is a person insisting.
-        if self.asked and number == signal.SIGINT:
+        # A terminal sends SIGINT to launcher and worker, and the launcher passes its own on at once: only a
+        # later one is a person insisting.
+        now = time.monotonic()
+        if self.asked and number == signal.SIGINT and now - self.since > INSISTING_SECONDS:
             raise KeyboardInterrupt
-        self.asked = True
+        if not self.asked:
+            self.asked, self.since = True, now
 
 
 class Interrupted(KeyboardInterrupt):
@@ -158,7 +162,7 @@ def train(
     steps_in_all = Forecast(cfg, data.batches_per_pass if data is not None else 0)
     log = open_log(run_dir, experiment, state, accelerator, facts or {}, steps_in_all)
     stream, clock, window, pace = batches(state.position), Clock(), Window(), Pace(first=state.step)
-    bf16 = accelerator.mixed_precision == "bf16"
+    bf16, wanted = accelerator.mixed_precision == "bf16", experiment.decode.head
     write = partial(save, run_dir, state, model, optimizer, tokenizer, experiment, log.main)
     on_dev = partial(check_on_dev, log, state, validate, model, tokenizer, run_dir, cfg) if validate else None
     if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):
@@ -170,7 +174,7 @@ def train(
                 model.freeze_encoder(not model.encoder_frozen)
                 wrapped = wrap_again(model, accelerator)
             log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.ctc_weight))
-            if begins(cfg, model, state.step, experiment.decode.head):
+            if begins(cfg, model, state.step, wanted):
                 state.best = float("inf")  # errors so far were those of a head that decoding will not use
             seen = batches_seen(experiment, state.step, accelerator.num_processes)
             model.begin_step(state.step, seen)
@@ -190,7 +194,7 @@ def train(
                 report(log, state, model, cfg, window, clock, pace, steps_in_all)
             save_and_check(cfg, log, state, write, on_dev, stop=stats.stop, over=over, passed=passed)
             if samples and log.main and due(state.step, cfg.samples_every):
-                log.samples(state.step, samples(model, state.head_to_show(heads, experiment.decode.head)))
+                log.samples(state.step, samples(model, head_to_show(heads, wanted, state.dev)))
             clock.lap("validate")
     log.close()
     return state

@@ -1,7 +1,6 @@
 """What moves during training besides weights and optimizer, and how all of it is saved and restored."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import torch
 
 from maya.config import to_dict
 from maya.data.plan import Position
-from maya.decode.head_choice import TrainedHeads
 from maya.models.speech_model import SpeechModel
 from maya.models.text_heads import Head
 from maya.text.tokenizer import Tokenizer
@@ -19,7 +17,7 @@ from maya.train import schedule
 from maya.train.averaging import RunningAverage
 from maya.train.config import TrainConfig
 from maya.train.distributed import barrier, gather_objects
-from maya.train.heads import head_notes, scores_by_head
+from maya.train.heads import describe, head_notes, scores_by_head
 from maya.train.runlog import RunLog, write_json
 
 VALIDATIONS = "validations.json"
@@ -37,13 +35,6 @@ class State:
     validated: int = -1  # the step of the last validation
     history: list[dict[str, Any]] = field(default_factory=list)  # from which step: train.steps, epochs, data
     dev: dict[Head, dict[str, float]] = field(default_factory=dict)  # each head's last scores, never saved
-
-    def head_to_show(self, trained: Sequence[Head], wanted: Head | None) -> Head | None:
-        """The head that samples are decoded with: `wanted` if it is trained, else the best by the last
-        validation. None where the model has no such heads."""
-        if not trained or wanted in trained:
-            return wanted
-        return TrainedHeads(heads=tuple(trained), trained=tuple(trained), dev=self.dev).best().head
 
 
 def keep_best(
@@ -96,23 +87,6 @@ def _validations(run_dir: Path) -> dict[str, float]:
         return {}
 
 
-def describe(scores: Mapping[str, float]) -> str:
-    """A validation in one line: the loss, and the WER and CER in % of each head that was scored."""
-    by_head = scores_by_head(scores)
-    rates = [
-        f"{head} WER {100 * rate['wer']:.1f} CER {100 * rate['cer']:.1f}" for head, rate in by_head.items()
-    ]
-    shown = ("loss", "language_accuracy") if by_head else ("loss", "wer", "cer", "language_accuracy")
-    parts = [f"{name} {scores[name]:.3f}" for name in shown if name in scores]
-    if rates:
-        parts.insert(1, "dev: " + " · ".join(rates))
-    if left_out := int(scores.get("skipped", 0)):
-        parts.append(f"({left_out} left out)")
-    if unknown := int(scores.get("unknown_language", 0)):
-        parts.append(f"({unknown} utterances of an unknown language are not averaged)")
-    return "  ".join(parts)
-
-
 def save(
     run_dir: Path, state: State, model: SpeechModel, optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer, experiment: Any, main: bool, passed: bool = False, keep_others: bool = False,
@@ -159,6 +133,7 @@ FREE = frozenset(
     [f"train.{name}" for name in ("log_every", "valid_every", "save_every", "keep", "threads")]
     + ["train.samples_every", "train.samples"]
     + [f"data.{name}" for name in ("num_workers", "cache_gb", "max_skipped", "timeout_seconds")]
+    + ["prepare.split.fresh"]
 )
 
 

@@ -126,8 +126,7 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], rng: random.Random)
         text = "\n".join(json.dumps(row) for row in rows).encode()
         name = "manifest.jsonl"
     elif how < 0.65:
-        cells = "\n".join(f"{row.get('audio')},{row.get('text')},{row.get('language')}" for row in rows)
-        text, name = ("file_name,text,language\n" + cells).encode("utf-8", "replace"), "metadata.csv"
+        name, text = write_delimited(folder, rows, rng)
     elif how < 0.9:
         name, text = write_form(folder, rows, rng)
     else:
@@ -144,6 +143,34 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], rng: random.Random)
     (folder / name).write_bytes(text)
 
 
+def write_delimited(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> tuple[str, bytes]:
+    """As lines of cells: with a header, as LJSpeech, or as Common Voice; with marks that are not closed."""
+    said = [
+        "one two",
+        '"one two',
+        '"one, two"',
+        'one "two',
+        "one\ntwo",
+        "&#39;one&amp;amp;two",
+        "\u2028one\x0b",
+    ]
+    cells = [(row.get("audio"), rng.choice(said), row.get("language")) for row in rows]
+    form = rng.choice(["csv", "csv", "tsv", "ljspeech", "common voice"])
+    separator = {"csv": ",", "tsv": "\t", "ljspeech": "|", "common voice": "\t"}[form]
+    text = "\n".join(separator.join(map(str, line)) for line in cells)
+    if form == "common voice":
+        (folder / "clips").mkdir()
+        for sound in folder.glob("loose.*"):
+            sound.rename(folder / "clips" / sound.name)
+        text = "path\tsentence\tclient_id\n" + text
+    elif form != "ljspeech":
+        text = separator.join(["file_name", "text", "language"]) + "\n" + text
+    name = {"csv": "metadata.csv", "tsv": "metadata.tsv", "common voice": "train.tsv"}.get(
+        form, "metadata.csv"
+    )
+    return name, text.encode("utf-8", "replace")
+
+
 def write_form(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> tuple[str, bytes]:
     """In one of maya.data.formats: the (name, bytes) of its last file, with the others written."""
     odd = rng.choice(ODD_VALUES) if rng.random() < 0.2 else 0.1
@@ -157,18 +184,19 @@ def write_form(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> 
         waves = "".join(f"{row['id']} {row['audio']}\n" for row in rows).encode("utf-8", "replace")
         (folder / "wav.scp").write_bytes(waves if rng.random() < 0.5 else damaged(waves, rng))
         (folder / "utt2lang").write_bytes(b"".join(b"%d en\n" % n for n in range(9)) + b"loose en\n")
-        return "segments", "".join(f"{row['id']} {row['id']} {odd} 0.25\n" for row in rows).encode(
-            "utf-8", "replace"
-        )
+        channel = rng.choice(["", " 0", " 1", " -1", f" {odd}"])
+        segments = "".join(f"{row['id']} {row['id']} {odd} 0.25{channel}\n" for row in rows)
+        return "segments", segments.encode("utf-8", "replace")
     found: list[dict[str, Any]] = []
     for row in rows:
         own = {"text": row["text"], "language": row["language"], "start": odd, "duration": 0.15}
         source = {"type": "file", "channels": [0], "source": row["audio"]}
         recording = {"id": row["id"], "sources": [source], "duration": 0.3}
-        said = own | {"id": row["id"], "recording_id": row["id"], "channel": 0}
+        said = own | {"id": row["id"], "recording_id": row["id"], "channel": rng.choice([0, 0, [0], 1, odd])}
         lines = {
             "metadata": own | {"file_name": row["audio"]},
-            "nemo": own | {"audio_filepath": row["audio"], "offset": odd},
+            "nemo": own
+            | {"audio_filepath": row["audio"], "offset": odd, "channel": rng.choice([None, 0, odd])},
             "recordings": recording | {"sampling_rate": 16000, "num_samples": 4800, "said": said},
             "lhotse": {"start": 0, "channel": 0, "recording": recording, "supervisions": [said]},
         }
@@ -339,7 +367,9 @@ def main() -> int:
     sounds, decoded, failed = recordings(), 0, []
     (top / "secret.wav").write_bytes(sounds[0])
     lures = Lures(top, top / "secret.wav", programs=not args.no_programs)
-    watch = Watch(top / "corpus", ALWAYS, ODD_VALUES)
+    # A manifest may name a tar by a path that climbs; which of them are used, check_inside sees to.
+    climbing = (f"{top}/corpus/{value}" for value in ODD_VALUES if isinstance(value, str))
+    watch = Watch(top / "corpus", ALWAYS, (*ODD_VALUES, *climbing))
     number = first = args.seed * 1_000_000 if args.only is None else args.only
     warm_up(top, sounds)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10

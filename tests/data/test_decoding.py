@@ -296,6 +296,11 @@ def test_channels_that_cancel_are_named(tmp_path: Path, cancelling: dict[str, np
         kept, dropped = probe(tmp_path, [row], ProbeConfig())
         assert not kept and dropped[0].reason == "silent", name
         assert "cancel each other" in dropped[0].detail and "name one channel" in dropped[0].detail
+        with pytest.raises(MayaError, match=r"the channels of .*a\.wav cancel each other"):
+            load_audio(tmp_path / "a.wav")
+        with pytest.raises(MayaError, match="the channels of utterance 'r' cancel each other"):
+            load_cut_audio(Recording.from_file(tmp_path / "a.wav", "r").to_cut())
+        assert len(load_audio(tmp_path / "a.wav", channel=1)) == RATE
         kept, _ = probe(tmp_path, [replace(row, channel=0)], ProbeConfig())
         assert len(kept) == 1 and kept[0].sound is not None and kept[0].sound.level > -40
 

@@ -242,7 +242,8 @@ def test_common_voice_of_several_languages_and_validated_alone(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("path\tsentence\na.mp3\tone\n", r"train\.tsv:1: the table has no column 'client_id'"),
+        ("client_id\tsentence\ns\tone\n", r"train\.tsv:1: the table has no column 'path'"),
+        ("path\tsentence\tpath\na\tone\tb\n", r"train\.tsv:1: the table has several columns 'path'"),
         (CV + "s\ta.mp3\tx\tone\t2\n", r"train\.tsv:2: 5 cells where the header has 7"),
         (CV + 's\ta.mp3\tx\t"one\ntwo"\t2\ten\t\n', r"train\.tsv:2: a cell goes on to line 3"),
         (CV + "s\t\tx\tone\t2\ten\t\n", r"train\.tsv:2: the field 'id' is empty"),
@@ -267,3 +268,40 @@ def test_records_have_their_line_numbers_and_problems(tmp_path: Path) -> None:
         (6, ["6", "7"]),
     ]
     assert records[1].problem == "1 cells where the header has 2"
+
+
+def test_common_voice_without_speakers(tmp_path: Path) -> None:
+    table(tmp_path, "path\tsentence\na.mp3\tone\n", "train.tsv")
+    (tmp_path / "clips").mkdir()
+    (row,) = read_corpus(tmp_path, "en")[0]
+    assert (row.id, row.audio, row.speaker, row.split) == ("a", "clips/a.mp3", None, "train")
+
+
+@pytest.mark.parametrize(("suffix", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_a_table_of_each_part(tmp_path: Path, suffix: str, separator: str) -> None:
+    for part in ("train", "valid", "test"):
+        lines = [
+            ["file_name", "text", "speaker"],
+            [f"wav/{part}.wav", "one", "s"],
+            [f"{part}2.wav", "two", ""],
+        ]
+        table(tmp_path, "\n".join(separator.join(line) for line in lines), f"{part}.{suffix}")
+    table(tmp_path, "name,words\na,b\n", "dev.csv")
+    audio(tmp_path, "audio/train2.wav", "valid2.wav")
+    rows, _ = read_corpus(tmp_path, "en")
+    assert [(row.id, row.audio, row.split) for row in rows] == [
+        ("wav/train", "wav/train.wav", "train"),
+        ("train2", "audio/train2.wav", "train"),
+        ("wav/valid", "wav/valid.wav", "dev"),
+        ("valid2", "valid2.wav", "dev"),
+        ("wav/test", "wav/test.wav", "test"),
+        ("test2", "test2.wav", "test"),
+    ]
+    assert len(describing_files(tmp_path)) == 3
+
+
+def test_audio_beside_the_table_is_preferred(tmp_path: Path) -> None:
+    table(tmp_path, "file_name,text\na.wav,one\nb.wav,two\nc.wav,three\n")
+    audio(tmp_path, "a.wav", "wavs/a.wav", "wavs/b.wav")
+    rows, _ = read_corpus(tmp_path, "en")
+    assert [(row.id, row.audio) for row in rows] == [("a", "a.wav"), ("b", "wavs/b.wav"), ("c", "c.wav")]

@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +66,9 @@ def test_a_grown_corpus_keeps_its_split_and_says_what_is_new(corpus: Prepared, t
     text = report.table()
     assert "the earlier split of 38 utterances is kept" in text
     named = " ".join(f"{part} {count}" for part, count in fresh.items() if count)
-    assert f"20 new utterances: en {named}" in text
+    assert f"new utterances: 20 (en {named})" in text
     named = " ".join(f"{part} {gone.count(part)}" for part in PARTS if gone.count(part))
-    assert f"2 earlier utterances are gone: en {named}" in text
+    assert f"earlier utterances that are gone: 2 (en {named})" in text
     files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     again = run(folder, tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
@@ -154,7 +156,7 @@ def test_a_corpus_that_was_corrected_in_its_place_is_the_same(
     report = run(folder, tmp_path / "out")
     assert parts(tmp_path / "out") == before
     what = {"texts": "another text than before", "audio": "other audio files than before"}[kind]
-    assert any(line == f"40 utterances have {what}" for line in report.changes)
+    assert f"utterances with {what}: 40" in report.changes
 
 
 def test_other_contents_in_the_same_place_are_another_corpus(corpus: Prepared, tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_a_part_of_a_corpus_is_the_same_only_in_its_place(corpus: Prepared, tmp_
     write_manifest(folder, rows[:10])
     report = run(folder, tmp_path / "out")
     assert parts(tmp_path / "out") == {row["id"]: before[row["id"]] for row in rows[:10]}
-    assert any(line.startswith("30 earlier utterances are gone") for line in report.changes)
+    assert any(line.startswith("earlier utterances that are gone: 30 (") for line in report.changes)
 
 
 def test_languages_may_be_added_and_left_out(corpus: Prepared, tmp_path: Path) -> None:
@@ -273,20 +275,32 @@ def test_names_of_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert corpus_name(Path("nemo:a.json:link/b.tar")) == f"nemo:{tmp_path}/a.json:{real}/b.tar"
 
 
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
 def test_two_processes_do_not_prepare_into_one_folder(corpus: Prepared, tmp_path: Path) -> None:
-    with (
-        locked(probed_path(tmp_path / "out"), tmp_path / "out"),
-        pytest.raises(MayaError, match="another process is writing to .*out; wait until it ends"),
-    ):
+    lock = probed_path(tmp_path / "out") / ".lock"
+    command = [sys.executable, "-c", HOLD, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(MayaError, match="another process is writing to .*out; wait until it ends"):
+            run(corpus[0], tmp_path / "out")
+        other.kill()  # a process that is killed leaves no lock behind
+        other.wait(60)
         run(corpus[0], tmp_path / "out")
-    run(corpus[0], tmp_path / "out")
 
 
 def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr("fcntl.lockf", refuse)
     with locked(tmp_path / "a", tmp_path):
         assert (tmp_path / "a").is_dir()
 

@@ -363,3 +363,23 @@ def test_a_long_recording_is_prepared(tmp_path: Path) -> None:
     for cut in found[::7]:
         begin = round(int(cut.id[1:]) * 1.5 * 16000)
         np.testing.assert_allclose(load_cut_audio(cut).numpy(), samples[begin : begin + 20800], atol=1e-6)
+
+
+@pytest.mark.parametrize("spelling", ["en", "EN", "en-US", "en_us", "eng", "English"])
+def test_every_form_takes_every_spelling_of_a_language(tmp_path: Path, spelling: str) -> None:
+    said = bad_cut(said={"language": spelling})
+    forms: dict[str, list[tuple[str, dict[str, Any] | str]]] = {
+        "own": [("manifest.jsonl", {"id": "a", "audio": "a.wav", "text": "x", "language": spelling})],
+        "json": [("metadata.jsonl", {"file_name": "a.wav", "text": "x", "lang": spelling})],
+        "csv": [("metadata.csv", f"file_name,text,locale\na.wav,x,{spelling}")],
+        "nemo": [("train.json", {"audio_filepath": "a.wav", "text": "x", "lang": spelling})],
+        "kaldi": [("wav.scp", "a a.wav"), ("text", "a x"), ("utt2lang", f"a {spelling}")],
+        "lhotse": [("cuts.jsonl", said)],
+        "folder": [(f"{spelling}/a.txt", "x")],
+    }
+    for name, files in forms.items():
+        for path, content in files:
+            lines(tmp_path / name / path, content)
+        if name == "folder":
+            write_tone(tmp_path / name / spelling / "a.wav", 0.2)
+        assert [row.language for row in rows_of(tmp_path / name)] == ["en"], name

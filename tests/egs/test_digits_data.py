@@ -108,6 +108,21 @@ def test_same_bytes_twice_and_other_seed_other_bytes(source: Path, tmp_path: Pat
     assert a["en.tar"] != c["en.tar"]
 
 
+def test_a_recording_that_changed_makes_the_corpus_anew(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"strings_per_language": 4, "eval_per_language": 4}
+    first = data.prepare_digits(source, tmp_path / "c", **sizes)
+    assert data.prepare_digits(source, tmp_path / "c", **sizes) == first
+    assert "already complete" in capsys.readouterr().err
+    recording = next(iter(sorted(source.rglob("*.wav")) or sorted(source.rglob("*.flac"))))
+    samples, rate = soundfile.read(recording)
+    soundfile.write(recording, -samples, rate)
+    second = data.prepare_digits(source, tmp_path / "c", **sizes)
+    assert "already complete" not in capsys.readouterr().err
+    assert first["settings"]["audio"] != second["settings"]["audio"]
+
+
 def test_gaps_are_as_planned() -> None:
     pieces = [np.full(400, 10_000, np.int16), np.full(400, -10_000, np.int16)]
     out = data.join(pieces, [100, 320, 50], noise=0.0, noise_seed=0)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from lhotse import RecordingSet
 
 from egs.librispeech import data, zipformer_tiny
 from maya.data.folder import read_corpus
-from maya.data.table import Table, part_path
+from maya.data.prepare import PrepareConfig, prepare_corpus
+from maya.data.table import Table, part_path, write_table
 from maya.errors import MayaError
 from maya.recipes.prepare import prepare
 from tests.data.making import write_corpus, write_manifest
@@ -155,6 +157,28 @@ def test_what_has_no_audio_is_written_down(tmp_path: Path, capsys: pytest.Captur
     (chapter / "1-2-0000.flac").unlink()
     with pytest.raises(MayaError, match="transcripts and no audio: .*1-2-0000.flac"):
         data.manifests(tmp_path, out, jobs=1)
+
+
+def test_replaced_audio_makes_the_manifests_anew(tmp_path: Path) -> None:
+    chapter, out = small(tmp_path), tmp_path / "m"
+    data.manifests(tmp_path, out, jobs=1)
+    recordings = out / "librispeech_recordings_dev-clean.jsonl.gz"
+    before = recordings.stat().st_mtime_ns
+    data.manifests(tmp_path, out, jobs=1)
+    assert recordings.stat().st_mtime_ns == before
+    soundfile.write(chapter / "1-2-0001.flac", [0.1, -0.1] * 12000, 16000)
+    data.manifests(tmp_path, out, jobs=1)
+    lengths = {r.id: r.num_samples for r in RecordingSet.from_file(recordings)}
+    assert lengths == {"1-2-0000": 16000, "1-2-0001": 24000}
+
+
+def test_sets_without_parts_of_librispeech_are_those_drawn(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "c", per_speaker=2)
+    prepare_corpus(tmp_path / "c", tmp_path / "data", languages=(), cfg=PrepareConfig())
+    assert data.sets(tmp_path / "data") == ["dev", "test"]
+    for part in ("dev", "test"):
+        write_table(part_path(tmp_path / "data", part), [])
+    assert data.sets(tmp_path / "data") == []
 
 
 def test_broken_files_are_named(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from maya.train.heads import (
     begins,
     check_heads_begin,
     head_notes,
+    head_to_show,
     noted_steps,
     read_heads,
     scores_by_head,
     trained_heads,
 )
-from maya.train.state import State
 from tests import tiny
 
 
@@ -102,13 +102,13 @@ def test_a_ramp_that_never_begins_and_steps_that_train_nothing() -> None:
 
 
 def test_samples_are_written_by_a_trained_head() -> None:
-    state = State()
-    assert state.head_to_show((), None) is None  # a speech LLM has no such heads
-    assert state.head_to_show(("transducer", "ctc"), None) == "transducer"
-    state.dev = {"transducer": {"wer": 0.9, "cer": 0.9}, "ctc": {"wer": 0.2, "cer": 0.1}}
-    assert state.head_to_show(("transducer", "ctc"), None) == "ctc"
-    assert state.head_to_show(("transducer", "ctc"), "transducer") == "transducer"
-    assert state.head_to_show(("ctc",), "transducer") == "ctc"  # not trained yet
+    both: Any = ("transducer", "ctc")
+    dev: Any = {"transducer": {"wer": 0.9, "cer": 0.9}, "ctc": {"wer": 0.2, "cer": 0.1}}
+    assert head_to_show((), None, {}) is None  # a speech LLM has no such heads
+    assert head_to_show(both, None, {}) == "transducer"
+    assert head_to_show(both, None, dev) == "ctc"
+    assert head_to_show(both, "transducer", dev) == "transducer"
+    assert head_to_show(("ctc",), "transducer", dev) == "ctc"  # not trained yet
 
 
 def checkpoint(notes: dict[str, Any], step: int = 9, **more: Any) -> Checkpoint:

@@ -85,3 +85,10 @@ def test_no_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setattr(lock, "fcntl", None)
     with lock.locked(tmp_path):
         assert "this system has no file locks" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    refused = pytest.raises(MayaError, match=r"train\.lock cannot be written .*--run-dir")
+    with refused, lock.locked(tmp_path / "file" / "run"):
+        pass

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +62,7 @@ def run(top: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+def warned(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     with caplog.at_level(logging.WARNING, logger="maya"):
         yield caplog
 
@@ -101,13 +103,13 @@ def test_a_finished_run_is_not_given_other_data(
 
 
 def test_other_data_are_said_and_the_pass_begins_anew(
-    top: Path, run: Path, heard: pytest.LogCaptureFixture
+    top: Path, run: Path, warned: pytest.LogCaptureFixture
 ) -> None:
     before = newest(run).training
     assert before is not None
     train(experiment(5), top / "other", run, cpu=True)
-    assert "THE TRAINING DATA DIFFER from those of step-0000004.pt: 16 utterances" in heard.text
-    assert "24 utterances" in heard.text and "the dev set is not the one before" in heard.text
+    assert "THE TRAINING DATA DIFFER from those of step-0000004.pt: 16 utterances" in warned.text
+    assert "24 utterances" in warned.text and "the dev set is not the one before" in warned.text
     segments = history(run)
     assert [s["step"] for s in segments] == [0, 4] and segments[1]["steps"] == 5
     assert [s["data"]["utterances"] for s in segments] == [16, 24]
@@ -116,11 +118,11 @@ def test_other_data_are_said_and_the_pass_begins_anew(
     assert after is not None and after["position"][0] >= before["position"][0]
 
 
-def test_moved_audio_is_no_other_data(top: Path, run: Path, heard: pytest.LogCaptureFixture) -> None:
+def test_moved_audio_is_no_other_data(top: Path, run: Path, warned: pytest.LogCaptureFixture) -> None:
     shutil.copytree(top / "data-corpus", run.parent / "moved")
     prepare(experiment(), run.parent / "moved", run.parent / "data2")
     train(experiment(), run.parent / "data2", run, cpu=True)
-    assert "DIFFER" not in heard.text and "moved or written again" in heard.text
+    assert "DIFFER" not in warned.text and "moved or written again" in warned.text
     assert newest(run).step == 4
 
 
@@ -136,18 +138,18 @@ def test_a_changed_text_is_other_data(top: Path, run: Path) -> None:
 
 
 def test_an_extended_cosine_is_said(
-    top: Path, run: Path, heard: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    top: Path, run: Path, warned: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(experiment(6), top / "data", run, cpu=True)
     assert newest(run).step == 6 and "continuing at step 4 of 6" in capsys.readouterr().out
-    assert "train.steps was 4 and is 6: the cosine now ends there" in heard.text
+    assert "train.steps was 4 and is 6: the cosine now ends there" in warned.text
     assert [s["steps"] for s in history(run)] == [4, 6]
     train(experiment(5), top / "data", run, cpu=True)  # fewer than there are: nothing happens
     assert newest(run).step == 6 and "the run has ended at step 6" in capsys.readouterr().out
 
 
 def test_an_extended_eden_run_equals_one_that_was_planned_so(
-    top: Path, tmp_path: Path, heard: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    top: Path, tmp_path: Path, warned: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def eden(epochs: int) -> Experiment:
         return experiment(100, schedule="eden", eden=EdenConfig(warmup_steps=2.0), epochs=epochs, keep=9)
@@ -165,7 +167,7 @@ def test_an_extended_eden_run_equals_one_that_was_planned_so(
     assert f"continuing at step {first.step} of ~{2 * first.step} (epoch 2 of 4)" in out
     train(eden(4), top / "data", runs[1], cpu=True)
     a, b = (newest(folder) for folder in runs)
-    assert a.step == b.step > first.step and not heard.records
+    assert a.step == b.step > first.step and not warned.records
     assert all(torch.equal(value, b.weights[name]) for name, value in a.weights.items())
 
 
@@ -190,7 +192,7 @@ def spoil(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["empty", "cut", "zeros", "bit"])
 def test_a_damaged_newest_checkpoint_falls_back(
-    top: Path, run: Path, how: str, heard: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    top: Path, run: Path, how: str, warned: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = newest(run)
     path = step_checkpoints(run)[-1][1]
@@ -199,7 +201,7 @@ def test_a_damaged_newest_checkpoint_falls_back(
         load_checkpoint(path)
     (run / "stage-train.json").unlink()
     train(experiment(), top / "data", run, cpu=True)
-    assert f"{path} is damaged" in heard.text and "goes back to step-0000002.pt" in heard.text
+    assert f"{path} is damaged" in warned.text and "goes back to step-0000002.pt" in warned.text
     assert "continuing at step 2 of 4" in capsys.readouterr().out
     again = newest(run)
     assert all(torch.equal(value, again.weights[name]) for name, value in whole.weights.items())
@@ -271,8 +273,43 @@ def test_a_failing_validation_loses_no_step_and_is_done_again(
     assert all(torch.equal(value, b.weights[name]) for name, value in a.weights.items())
 
 
+@pytest.mark.parametrize("during", ["keep_best", "save"])
+def test_a_stop_while_validating_or_saving_is_safe(
+    top: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    run, real = tmp_path / "run", getattr(loop, during)
+    run.mkdir()
+    shutil.copy(top / "run" / "tokenizer.model", run)
+
+    def stopped(*args: object, **options: object) -> object:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return real(*args, **options)
+
+    monkeypatch.setattr(loop, during, stopped)
+    with pytest.raises(loop.Interrupted, match="stopped after step 3"):
+        train(experiment(), top / "data", run, cpu=True)
+    monkeypatch.undo()
+    assert [step for step, _ in step_checkpoints(run)] == [2, 3] and not list(run.rglob("*.partial"))
+    train(experiment(), top / "data", run, cpu=True)
+    a, b = newest(run), newest(top / "run")
+    assert all(torch.equal(value, b.weights[name]) for name, value in a.weights.items())
+    assert (run / "best.pt").exists()
+
+
+def test_a_checkpoint_that_records_no_data(top: Path, run: Path, warned: pytest.LogCaptureFixture) -> None:
+    """One that an earlier version wrote: it is said that nothing can be compared, and training goes on."""
+    path, old = step_checkpoints(run)[-1][1], newest(run)
+    assert old.training is not None
+    del old.training["history"]
+    (run / "validations.json").unlink()
+    ckpt.save_checkpoint(path, old)
+    train(experiment(5), top / "other", run, cpu=True)
+    assert "does not record its training data" in warned.text and "DIFFER" not in warned.text
+    assert newest(run).step == 5 and [s["data"]["utterances"] for s in history(run)] == [24]
+
+
 def test_damaged_dev_audio_is_left_out_and_counted(
-    tmp_path: Path, top: Path, heard: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, top: Path, warned: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(top / "data-corpus", tmp_path / "corpus")
     exp = experiment(2, samples_every=2)
@@ -284,7 +321,7 @@ def test_damaged_dev_audio_is_left_out_and_counted(
     for name in dev[:2]:
         (tmp_path / "corpus" / f"{name}.wav").write_bytes(b"RIFF no more")
     train(exp, tmp_path / "data", tmp_path / "run", cpu=True)
-    assert "(2 left out)" in capsys.readouterr().out and heard.text.count("left out: ") >= 2
+    assert "(2 left out)" in capsys.readouterr().out and warned.text.count("left out: ") >= 2
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [r["skipped"] for r in rows if r["kind"] == "valid"] == [2]
     skipped = (tmp_path / "run" / "skipped.jsonl").read_text()
@@ -313,7 +350,8 @@ def test_training_without_dev(
     if kind == "empty":
         write_table(tmp_path / "data" / "dev.parquet", [])
     exp, run = experiment(2, samples_every=1), tmp_path / "run"
-    tokenizer(exp, tmp_path / "data", run)
+    run.mkdir()
+    shutil.copy(top / "run" / "tokenizer.model", run)
     train(exp, tmp_path / "data", run, cpu=True)
     assert "there is no dev set" in capsys.readouterr().out and not (run / "best.pt").exists()
     decode(exp, tmp_path / "data", run)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maya.train.loop import StopRequest
+from maya.train.loop import INSISTING_SECONDS, StopRequest
 from maya.train.runlog import RunLog
 
 
@@ -21,6 +21,9 @@ def test_signals_that_ask_for_a_stop(number: signal.Signals) -> None:
         assert stop.asked
         os.kill(os.getpid(), signal.SIGHUP)  # a second one changes nothing
         os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)  # what a launcher passes on, as the terminal does
+        signal.sigtimedwait([], 0)
+        stop.since -= INSISTING_SECONDS
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             signal.sigtimedwait([], 1)  # the handler runs here at the latest

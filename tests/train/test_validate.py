@@ -14,7 +14,7 @@ from maya.models.attention_decoder import AttentionDecoderConfig
 from maya.models.hybrid import HybridModel, with_vocabulary
 from maya.models.text_heads import HEADS
 from maya.score.wer import cer, wer
-from maya.train.state import describe
+from maya.train.heads import describe
 from maya.train.validate import error_rates, make_validate, make_validate_llm, rates_of_heads
 from tests import tiny
 

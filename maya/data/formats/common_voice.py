@@ -45,7 +45,7 @@ def _rows(folder: Path, path: Path, language: str | None) -> list[Row]:
     file = DelimitedFile(path)
     header = [name.strip().lower() for name in file.first("\t")]
     for name in _COLUMNS:
-        if header.count(name) != 1:
+        if header.count(name) != 1 and (name in header or name != "client_id"):
             problem = "has no column" if name not in header else "has several columns"
             raise MayaError(f"{path}:1: the table {problem} {name!r}; download it again")
     place = {name: header.index(name) for name in (*_COLUMNS, "locale") if name in header}
@@ -73,7 +73,7 @@ def _rows(folder: Path, path: Path, language: str | None) -> list[Row]:
             "audio": (inside / "clips" / name).as_posix(),
             "text": values["sentence"],
             "language": code,
-            "speaker": values["client_id"] or None,
+            "speaker": values.get("client_id") or None,
             "split": part,
         }
         collector.add(row, record.number)

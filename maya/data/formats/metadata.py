@@ -20,6 +20,7 @@ COLUMNS = {
     "split": ("split",),
 }
 _AUDIO_FOLDERS = ("wavs", "wav", "clips", "audio", "")  # where the audio of an id lies
+_PART_TABLES = ("train", "dev", "valid", "val", "validation", "test", "eval")
 _LOOKED_AT = 50  # lines of a file without a header of which one must have its audio
 
 
@@ -36,8 +37,24 @@ def metadata_tables(folder: Path) -> list[Path]:
     )
 
 
+def part_tables(folder: Path) -> list[Path]:
+    """train.csv, dev.tsv and the like, of those that have columns of audio and text."""
+    paths = (folder / f"{stem}.{suffix}" for stem in _PART_TABLES for suffix in ("csv", "tsv"))
+    return [path for path in paths if path.is_file() and _has_columns(path)]
+
+
+def _has_columns(path: Path) -> bool:
+    try:
+        header = _header(DelimitedFile(path))
+    except MayaError:  # whoever reads it will say what is wrong with it
+        return True
+    names = header[1] if header else []
+    return all(any(name in names for name in COLUMNS[field]) for field in ("audio", "text"))
+
+
 def read_metadata(path: Path, language: str | None = None, inside: str = "") -> list[Row]:
-    """Rows of a metadata.csv, .tsv or .jsonl that lies in the folder `inside`, relative to the corpus."""
+    """Rows of a metadata.csv, .tsv or .jsonl that lies in the folder `inside`, relative to the corpus. A table
+    called train, dev, test or alike is of that part."""
     reader = read_metadata_jsonl if path.suffix == ".jsonl" else read_metadata_csv
     return reader(path, language, inside)
 
@@ -47,8 +64,9 @@ def read_metadata_csv(path: Path, language: str | None = None, inside: str = "")
 
     Columns, in any case: file_name (or audio, path), text (or transcription, sentence), and if there are any
     id, language, speaker, split. The id is the file name without its ending unless there is a column for it.
-    Without a column for the audio it is the file of that id, here or in wavs/. A file without a header may
-    have LJSpeech's columns, id|text|normalised text, of which the last is taken, or those of file and text.
+    Without a column for the audio it is the file of that id. Audio may lie beside the table, or in a folder
+    wavs, wav, clips or audio there. A file without a header may have LJSpeech's columns, id|text|normalised
+    text, of which the last is taken, or those of file and text.
     inside: the folder it lies in, relative to the corpus; its name (train, dev) may be the split.
     """
     file = DelimitedFile(path)
@@ -122,18 +140,25 @@ class _AudioOfIds:
 
     def __init__(self, folder: Path) -> None:
         self._paths: dict[str, str] = {}
+        self._beside: set[str] = set()
         for name in reversed(_AUDIO_FOLDERS):  # what is entered last counts
             inner = folder / name
             for path in sorted(inner.iterdir()) if inner.is_dir() else ():
                 if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."):
                     relative = path.relative_to(folder).as_posix()
                     self._paths |= {path.stem: relative, path.name: relative}
+                    self._beside |= set() if name else {path.name}
 
     def __bool__(self) -> bool:
         return bool(self._paths)
 
     def __contains__(self, name: str) -> bool:
         return Path(name).name in self._paths
+
+    def located(self, audio: str) -> str:
+        """The path of a file that a table names; where only its folder is left out, with the folder."""
+        alone = "/" not in audio and audio not in self._beside
+        return self._paths[audio] if alone and audio in self._paths else audio
 
     def __getitem__(self, name: str) -> str:
         """The path of an id's audio relative to the table; where it would be expected if it is not there."""
@@ -155,10 +180,16 @@ def _add_record(
         values["audio"] = audio_of[values["id"]]
         if Path(values["id"]).suffix.lower() in AUDIO_SUFFIXES:
             values["id"] = str(Path(values["id"]).with_suffix(""))
+    elif "audio" in values:
+        name = values["audio"]
+        values.setdefault("id", str(Path(inside) / Path(name).with_suffix("")) if Path(name).name else name)
+        values["audio"] = audio_of.located(name)
     if "audio" in values:
         values["audio"] = str(Path(inside) / values["audio"])
-    if "split" in values or part_in_name(inside):
-        values["split"] = part_in_name(values.get("split", inside)) or values["split"]
+    stem = collector.path.stem
+    part = part_in_name(values.get("split") or (stem if stem in _PART_TABLES else inside))
+    if "split" in values or part:
+        values["split"] = part or values["split"]
     _add(collector, values, record.number, language)
 
 
