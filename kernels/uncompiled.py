@@ -19,17 +19,17 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
     waits for the first call after something else has imported the compiler. The choice is made in the
     `__getattr__` of a module, because the compiler runs that one for real where it would trace a function.
     """
-    late = types.ModuleType(f"{function.__module__}.{function.__name__}.late")
+    late: Any = types.ModuleType(f"{function.__module__}.{function.__name__}.late")
 
     def choose(name: str) -> Any:
         if name != "call":
             raise AttributeError(name)
         if "torch._dynamo" not in sys.modules:
             return function
-        late.call = torch.compiler.disable(function)  # type: ignore[attr-defined]
+        late.call = torch.compiler.disable(function)
         return late.call
 
-    late.__getattr__ = choose  # type: ignore[method-assign]
+    late.__getattr__ = choose
 
     @functools.wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> R:

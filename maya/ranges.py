@@ -8,7 +8,6 @@
 """
 
 import math
-import re
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, runtime_checkable
@@ -70,20 +69,6 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
-class Pattern:
-    """Texts that match `regex` as a whole; `rule` says in words which these are."""
-
-    regex: str
-    rule: str
-
-    def allows(self, value: str) -> bool:
-        return re.fullmatch(self.regex, value) is not None
-
-    def __str__(self) -> str:
-        return self.rule
-
-
-@dataclass(frozen=True, slots=True)
 class Distinct:
     """Lists without a repeated item; `empty`: whether the list may be empty."""
 
@@ -135,12 +120,3 @@ Share = Annotated[float, Range(min=0, max=1)]  # also a probability
 ContextFrames = Annotated[int, Range(min=0, also=(-1,))]  # -1: all frames
 ChunkFrames = Annotated[int, Range(min=1, also=(-1,))]  # -1: all frames
 BelowOne = Annotated[float, Range(min=0, below=1)]  # at 1 nothing would pass
-
-# ISO 639 with subtags as in BCP 47: hi, sat, zh-Hant, en_US. "auto" and "unknown" are modes, not languages.
-LanguageCode = Annotated[
-    str,
-    Pattern(
-        r"(?!(?:auto|unknown|none)$)[a-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*",
-        "a language code such as hi, sat or en-IN",
-    ),
-]

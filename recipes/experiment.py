@@ -12,13 +12,29 @@ from maya.decode.ctc_beam import BeamConfig
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, build_model, with_vocabulary
 from maya.models.text_heads import Head
-from maya.ranges import Count, Distinct, Finite, LanguageCode, NonNegFloat, NotEmpty, PosFloat, PosInt, Share
+from maya.ranges import Count, Distinct, Finite, NonNegFloat, NotEmpty, PosFloat, PosInt, Share
 from maya.recipes.experiment_file import make_experiment
 from maya.text.languages import LANGUAGES, language_code
 from maya.text.tokenizer import TokenizerConfig
 from maya.train.loop import TrainConfig
 
 __all__ = ["DataConfig", "DecodeConfig", "Experiment", "build_model", "load_experiment", "with_vocabulary"]
+
+
+class _SpokenLanguage:
+    """The constraint of a language: whatever `language_code` reads."""
+
+    def allows(self, value: str) -> bool:
+        try:
+            return bool(language_code(value))
+        except MayaError:
+            return False
+
+    def __str__(self) -> str:
+        return "the code or the name of a language, such as hi, sat, en-IN or Hindi"
+
+
+LanguageName = Annotated[str, _SpokenLanguage()]
 
 
 @config
@@ -82,7 +98,7 @@ class Experiment:
     """
 
     name: str
-    languages: Annotated[tuple[LanguageCode, ...], Distinct(empty=False)] = tuple(LANGUAGES)
+    languages: Annotated[tuple[LanguageName, ...], Distinct(empty=False)] = tuple(LANGUAGES)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: HybridConfig = field(default_factory=HybridConfig)

@@ -24,8 +24,8 @@ from maya.decode.hypothesis import Hypothesis
 from maya.errors import MayaError
 from maya.models.hybrid import count_parameters
 from maya.models.speech_llm import SpeechLLM, SpeechLLMConfig, load_tokenizer
-from maya.ranges import Distinct, LanguageCode, PosFloat
-from maya.recipes.experiment import DataConfig, Experiment
+from maya.ranges import Distinct, PosFloat
+from maya.recipes.experiment import DataConfig, Experiment, LanguageName
 from maya.recipes.markers import audio_identity, checkpoint_content, content, is_done, mark_done
 from maya.recipes.train import (
     batch_plan,
@@ -71,7 +71,7 @@ class LLMExperiment:
     `--set a.b=c` changes its fields."""
 
     name: str
-    languages: Annotated[tuple[LanguageCode, ...], Distinct(empty=False)] = tuple(LANGUAGES)
+    languages: Annotated[tuple[LanguageName, ...], Distinct(empty=False)] = tuple(LANGUAGES)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     model: SpeechLLMConfig = field(default_factory=SpeechLLMConfig)
     data: DataConfig = field(default_factory=DataConfig)

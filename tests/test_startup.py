@@ -100,5 +100,5 @@ def test_who_imports_lhotse_teaches_it_to_read(repo: Path) -> None:
 
 
 def test_the_collector_is_on_again_after_the_import() -> None:
-    program = "import gc\nfrom maya.recipes import cli\ncli._import_torch()\nassert gc.isenabled()"
+    program = "import gc\nfrom maya.recipes.start import import_torch\nimport_torch()\nassert gc.isenabled()"
     assert "torch" in loaded_after(program)
