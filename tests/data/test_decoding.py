@@ -153,6 +153,20 @@ def test_what_follows_the_samples_of_a_wav_is_no_sound(junk: bytes) -> None:
     assert np.array_equal(decode(data + junk), decode(data))
 
 
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64"])
+def test_joined_wavs_are_read_to_the_end(kind: str) -> None:
+    first, second = (encoded(speech(seconds), RATE, kind, "PCM_16") for seconds in (1.0, 0.5))
+    assert np.array_equal(decode(first + second), np.concatenate([decode(first), decode(second)]))
+    assert "several recordings joined" in refusal(first + encoded(speech(1.0, 8000), 8000, "WAV"))
+    assert "truncated" in refusal(first + second[:-9])
+
+
+def test_compressed_sphere_files_say_what_to_do() -> None:
+    data = encoded(speech(1.0), RATE, "NIST", "PCM_16")
+    packed = data.replace(b"-s3 pcm\n", b"-s26 pcm,embedded-shorten-v2.00\n")[:1024] + data[1024:]
+    assert "which is not read; expand it with sph2pipe" in refusal(packed)
+
+
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("odd", [1, 5, 27])
 def test_odd_chunks_before_the_samples(odd: int, padded: bool) -> None:

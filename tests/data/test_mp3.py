@@ -101,6 +101,16 @@ def test_three_joined_files_in_every_reader(tmp_path: Path) -> None:
     np.testing.assert_allclose(part, load_audio(tmp_path / "a.mp3")[12000:52000], atol=1e-4)
 
 
+def test_a_part_of_a_file_without_a_number_is_the_part(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_bytes(no_number(mp3(8.0)))
+    recording, whole = Recording.from_file(tmp_path / "a.mp3", "r"), load_audio(tmp_path / "a.mp3")
+    assert recording.num_samples == len(whole)
+    for offset, seconds in ((0.0, 1.0), (3.21, 2.0), (7.5, 0.5)):
+        part = recording.to_cut().truncate(offset=offset, duration=seconds).load_audio()[0]
+        begin = round(offset * 16000)
+        np.testing.assert_allclose(part, whole[begin : begin + len(part)], atol=1e-4)
+
+
 def test_files_joined_of_other_rates_or_channels_are_named() -> None:
     for other in (mp3(1.0, 44100), mp3(1.0, channels=2)):
         assert "several recordings joined" in refusal(mp3(1.0) + other)
