@@ -74,7 +74,9 @@ def average(
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
         print(f"average: {run / 'averaged.pt'} is up to date")
         return
-    last = newest(found)
+    last, damaged = ckpt.load_newest([path for _, path in found], training=True)
+    for error in damaged:
+        print(f"average: {error}; the one before it is taken")
     if avg is None:
         offered = candidates(run, found, last, ends)
     else:
@@ -88,21 +90,6 @@ def average(
         print(f"average: {data} has no dev set to choose on: {chosen.name} is taken{advice}")
     _write(run, last, chosen, dev, {"dev": scores})
     mark_done(run / "stage-average.json", inputs)
-
-
-def newest(checkpoints: Sequence[tuple[int, Path]]) -> ckpt.Checkpoint:
-    """The newest training checkpoint that can be read; MayaError, naming the newest, where none can."""
-    errors: list[ckpt.Damaged] = []
-    for _, path in reversed(checkpoints):
-        try:
-            loaded = ckpt.load_checkpoint(path, training=True)
-        except ckpt.Damaged as error:
-            errors.append(error)
-            continue
-        for damaged in errors:
-            print(f"average: {damaged}; the one before it is taken")
-        return loaded
-    raise errors[0]
 
 
 def _best(

@@ -4,7 +4,7 @@ import hashlib
 import heapq
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from maya.recipes.markers import content, is_done, mark_done, table_identity, te
 from maya.text.fertility import fertility, fertility_report, fertility_table, without_piece
 from maya.text.sample import TextSample, gather
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
-from maya.train.checkpoint import Checkpoint, load_checkpoint, step_checkpoints
+from maya.train.checkpoint import load_newest, step_checkpoints
 from maya.train.runlog import write_json
 
 _SAMPLED_IDS = 256  # by which the corpus of a run is recognised
@@ -95,7 +95,7 @@ def kept_tokenizer(run: Path, cfg: TokenizerConfig, sample: TextSample, table: T
     checkpoints = step_checkpoints(run)
     if not checkpoints:
         return None
-    kept = _newest(path for _, path in reversed(checkpoints)).tokenizer
+    kept = load_newest([path for _, path in checkpoints])[0].tokenizer
     before = _report(run)
     former = before.get("options", to_dict(cfg) | {"vocab_size": kept.vocab_size})
     ways = "choose another --name for a new run"
@@ -131,17 +131,6 @@ def _hashes(table: Table) -> Iterator[int]:
     """A number for the id of each utterance. The smallest are a sample that does not depend on the order."""
     for (name,) in table.read("id"):
         yield zlib.crc32(name.encode("utf-8", "surrogateescape"))
-
-
-def _newest(paths: Iterable[Path]) -> Checkpoint:
-    """The first of some checkpoints that can be read; the error of the last where none can."""
-    error = MayaError("there is no checkpoint")
-    for path in paths:
-        try:
-            return load_checkpoint(path)
-        except MayaError as damaged:
-            error = damaged
-    raise error
 
 
 def _lacking(kept: Tokenizer, sample: TextSample, before: dict[str, Any]) -> dict[str, dict[str, int]]:

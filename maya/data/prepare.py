@@ -22,10 +22,10 @@ from maya.data import audio_files
 from maya.data.audio_checks import AudioCheckConfig, audio_limits, check_audio
 from maya.data.audio_files import AudioFiles
 from maya.data.earlier import Earlier, corpus_name, read_earlier, split_options
+from maya.data.file_lock import try_lock
 from maya.data.findings import Findings
 from maya.data.flags import Flag
 from maya.data.folder import read_corpus
-from maya.data.folder_lock import locked
 from maya.data.manifest import PARTS, Dropped, Row
 from maya.data.overlaps import overlap_groups, overlaps
 from maya.data.probe import ProbeConfig, Probed, probe
@@ -191,8 +191,18 @@ def prepare_corpus(
     than cfg.max_dropped_fraction of everything would be dropped, when the disk is full, and while another
     process prepares into `out_dir`.
     """
-    with locked(probed_path(out_dir), out_dir):
+    try:
+        lock = try_lock(probed_path(out_dir) / ".lock")
+    except OSError as error:
+        raise MayaError(f"cannot write {error.filename or out_dir}: {error.strerror}") from error
+    if lock.holder:
+        raise MayaError(
+            f"{out_dir} is being prepared by {lock.holder}: wait until it ends, or choose another folder"
+        )
+    try:
         return _prepare_corpus(corpus_dir, out_dir, languages, cfg)
+    finally:
+        lock.release()
 
 
 def _prepare_corpus(

@@ -126,6 +126,18 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
+def load_newest(paths: Sequence[Path], *, training: bool = False) -> tuple[Checkpoint, list["Damaged"]]:
+    """(the last of `paths` that can be read, the errors of those after it). Raises Damaged, naming the last
+    one, where none can be read."""
+    errors: list[Damaged] = []
+    for path in reversed(paths):
+        try:
+            return load_checkpoint(path, training=training), errors
+        except Damaged as error:
+            errors.append(error)
+    raise errors[0]
+
+
 def kind_of_model(saved: dict[str, Any]) -> type:
     """The type of a model configuration that was saved."""
     return SpeechLLMConfig if "llm" in saved else HybridConfig

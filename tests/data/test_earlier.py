@@ -1,6 +1,5 @@
 """Preparing into a folder that was prepared before: of the same corpus, or of another."""
 
-import errno
 import json
 import shutil
 import subprocess
@@ -13,7 +12,6 @@ import pytest
 import soundfile
 
 from maya.data.earlier import corpus_name, read_earlier
-from maya.data.folder_lock import locked
 from maya.data.prepare import PrepareConfig, PrepareReport, prepare_corpus, probed_path
 from maya.data.split import SplitConfig
 from maya.data.table import PARTS, Table, part_path
@@ -289,20 +287,11 @@ def test_two_processes_do_not_prepare_into_one_folder(corpus: Prepared, tmp_path
     command = [sys.executable, "-c", HOLD, str(lock)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with pytest.raises(MayaError, match="another process is writing to .*out; wait until it ends"):
+        with pytest.raises(MayaError, match="out is being prepared by .*: wait until it ends"):
             run(corpus[0], tmp_path / "out")
         other.kill()  # a process that is killed leaves no lock behind
         other.wait(60)
         run(corpus[0], tmp_path / "out")
-
-
-def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOTSUP, "Operation not supported")
-
-    monkeypatch.setattr("fcntl.lockf", refuse)
-    with locked(tmp_path / "a", tmp_path):
-        assert (tmp_path / "a").is_dir()
 
 
 def test_random_growth_of_real_folders(tmp_path: Path) -> None:

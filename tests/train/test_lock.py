@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from maya.data import file_lock
 from maya.errors import MayaError
 from maya.train import lock
 
@@ -79,12 +80,12 @@ def test_no_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplo
     def unsupported(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(lock.fcntl, "lockf", unsupported)
+    monkeypatch.setattr(file_lock.fcntl, "lockf", unsupported)
     with lock.locked(tmp_path):
         assert "its file system has no locks (No locks available)" in caplog.text
-    monkeypatch.setattr(lock, "fcntl", None)
+    monkeypatch.setattr(file_lock, "fcntl", None)
     with lock.locked(tmp_path):
-        assert "this system has no file locks" in caplog.text
+        assert "no file locks here" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
