@@ -119,3 +119,27 @@ def add_num_samples(p: argparse.ArgumentParser) -> None:
     """The option --num-samples."""
     text = "show N utterances, reference beside hypothesis, from the worst to the best"
     p.add_argument("--num-samples", type=number(int, Range(min=0)), default=0, metavar="N", help=text)
+
+
+def add_convert_icefall(kinds: argparse._SubParsersAction) -> None:
+    """The command `maya convert icefall`."""
+    p = add_command(
+        kinds, "icefall", "a checkpoint of icefall's Zipformer (epoch-N.pt, pretrained.pt ...)", force=False
+    )
+    p.add_argument("source", type=Path, help="the .pt file")
+    p.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")
+    pieces = p.add_mutually_exclusive_group(required=True)
+    pieces.add_argument("--bpe-model", type=Path, metavar="FILE", help="the bpe.model it was trained with")
+    pieces.add_argument("--tokens", type=Path, metavar="FILE", help="tokens.txt; enough to transcribe")
+    p.add_argument(
+        "--avg-with", type=Path, metavar="FIRST",
+        help="average the weights from an earlier epoch-N.pt to this one: E - A for --epoch E --avg A",
+    )  # fmt: skip
+    p.add_argument(
+        "--which", default="model", choices=("model", "average"),
+        help="without --avg-with: the last weights, or model_avg, their mean since the start of training",
+    )  # fmt: skip
+    p.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
+        help="a field of the model that is not in the file, such as encoder.heads=4,4,8,4; repeatable",
+    )  # fmt: skip

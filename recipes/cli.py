@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import gc
 import os
 import signal
 import sys
@@ -16,12 +15,14 @@ from maya.recipes.aliases import add_aliases
 from maya.recipes.arguments import (
     Parser,
     add_command,
+    add_convert_icefall,
     add_data_and_run,
     add_experiment,
     add_num_samples,
     number,
 )
 from maya.recipes.messages import messages_on_stderr
+from maya.recipes.start import import_torch
 
 _CHECKPOINT = "a .pt file, a run folder or a .nemo archive"
 _DEVICE = "auto (the default: the first GPU, else the CPU), cpu, cuda, cuda:1 ..."
@@ -47,25 +48,7 @@ def parser() -> Parser:
     p.add_argument("--corpus", type=Path, required=True, help=_CORPUS)
     p.add_argument("--out", type=Path, required=True, help="folder to write train, dev and test.parquet to")
 
-    p = add_command(
-        commands,
-        "validate",
-        "report the problems of a corpus or of prepared data; write nothing",
-        force=False,
-    )
-    add_experiment(p, required=False)
-    source = p.add_mutually_exclusive_group(required=True)
-    source.add_argument("--corpus", type=Path, help=f"report what prepare would drop or flag: {_CORPUS}")
-    source.add_argument(
-        "--data", type=Path, help="the folder that `maya prepare` wrote: check its audio again"
-    )
-    p.add_argument(
-        "--sample", type=number(int, _COUNT), default=200, metavar="N",
-        help="with --data: decode N utterances of each split (default: 200)",
-    )  # fmt: skip
-    p.add_argument("--all", action="store_true", help="with --data: decode every utterance")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the problems as JSON, too")
-    p.add_argument("--html", type=Path, metavar="FILE", help="write a report page, too")
+    _validate(commands)
 
     p = add_command(commands, "tokenizer", "train a SentencePiece tokenizer on the training texts")
     add_experiment(p)
@@ -94,6 +77,28 @@ def parser() -> Parser:
     p.add_argument("--all", action="store_true", help="also print every option of the model and the notes")
     p.add_argument("--json", action="store_true", help="print everything as JSON, for programs")
     return top
+
+
+def _validate(commands: argparse._SubParsersAction) -> None:
+    p = add_command(
+        commands,
+        "validate",
+        "report the problems of a corpus or of prepared data; write nothing",
+        force=False,
+    )
+    add_experiment(p, required=False)
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--corpus", type=Path, help=f"report what prepare would drop or flag: {_CORPUS}")
+    source.add_argument(
+        "--data", type=Path, help="the folder that `maya prepare` wrote: check its audio again"
+    )
+    p.add_argument(
+        "--sample", type=number(int, _COUNT), default=200, metavar="N",
+        help="with --data: decode N utterances of each split (default: 200)",
+    )  # fmt: skip
+    p.add_argument("--all", action="store_true", help="with --data: decode every utterance")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the problems as JSON, too")
+    p.add_argument("--html", type=Path, metavar="FILE", help="write a report page, too")
 
 
 def _transcribe(commands: argparse._SubParsersAction) -> None:
@@ -213,7 +218,7 @@ def _convert_and_export(commands: argparse._SubParsersAction) -> None:
         help="ignore an unknown key of the YAML that does not change the network; repeatable",
     )  # fmt: skip
 
-    _convert_icefall(kinds)
+    add_convert_icefall(kinds)
 
     p = add_command(commands, "export", "write a model for another system", force=False)
     kinds = p.add_subparsers(dest="kind", required=True, metavar="FORMAT")
@@ -239,29 +244,6 @@ def _convert_and_export(commands: argparse._SubParsersAction) -> None:
     onnx.add_argument(
         "--left-frames", type=number(int, _COUNT), default=128, metavar="N",
         help="with --chunk-frames: frames of left context (default: 128)",
-    )  # fmt: skip
-
-
-def _convert_icefall(kinds: argparse._SubParsersAction) -> None:
-    p = add_command(
-        kinds, "icefall", "a checkpoint of icefall's Zipformer (epoch-N.pt, pretrained.pt ...)", force=False
-    )
-    p.add_argument("source", type=Path, help="the .pt file")
-    p.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")
-    pieces = p.add_mutually_exclusive_group(required=True)
-    pieces.add_argument("--bpe-model", type=Path, metavar="FILE", help="the bpe.model it was trained with")
-    pieces.add_argument("--tokens", type=Path, metavar="FILE", help="tokens.txt; enough to transcribe")
-    p.add_argument(
-        "--avg-with", type=Path, metavar="FIRST",
-        help="average the weights from an earlier epoch-N.pt to this one: E - A for --epoch E --avg A",
-    )  # fmt: skip
-    p.add_argument(
-        "--which", default="model", choices=("model", "average"),
-        help="without --avg-with: the last weights, or model_avg, their mean since the start of training",
-    )  # fmt: skip
-    p.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
-        help="a field of the model that is not in the file, such as encoder.heads=4,4,8,4; repeatable",
     )  # fmt: skip
 
 
@@ -463,26 +445,13 @@ def _dispatch_plan(args: argparse.Namespace) -> None:
     plan(load_experiment(name, args.overrides), setup, data=args.data, run=args.run_dir, json_file=args.json)
 
 
-def _import_torch() -> None:
-    """Import torch with the garbage collector off, and let the collector leave alone what was imported: it
-    would go through a million objects several times, which is a third of the time of the import."""
-    if "torch" in sys.modules:
-        return
-    gc.disable()
-    try:
-        import torch  # noqa: F401, PLC0415
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 def run(argv: list[str] | None = None) -> tuple[int, str]:
     """Do what a command line asks: (exit status, what to say at the end). 0 done; 1 a MayaError, in one line;
     130 stopped by Ctrl-C, with the state saved."""
     args = parser().parse_args(argv)
     try:
         with messages_on_stderr():
-            _import_torch()
+            import_torch()
             dispatch(args)
     except MayaError as e:
         return 1, f"maya {args.command}: {e}"
