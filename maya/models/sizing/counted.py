@@ -60,7 +60,7 @@ def encoder_memory(cfg: AnyEncoderConfig, *, cuda: bool, bf16: bool) -> EncoderM
 
 @lru_cache
 def _encoder_memory(cfg_json: str, kind: type, cuda: bool, bf16: bool) -> EncoderMemory:
-    cfg = from_dict(kind, json.loads(cfg_json))
+    cfg: AnyEncoderConfig = from_dict(kind, json.loads(cfg_json))
     return _zipformer(cfg, cuda, bf16) if isinstance(cfg, ZipformerConfig) else _layers(cfg, cuda, bf16)
 
 
@@ -73,7 +73,9 @@ def _zipformer(cfg: ZipformerConfig, cuda: bool, bf16: bool) -> EncoderMemory:
     kept = [_terms(shapes, [count[0] for count in side], pairs=pairs) for side in sides]
     work = [_work(shapes, [count[1] for count in side], pairs=pairs) for side in sides]
     front = _terms(shapes, [_front(cfg, *shape, cuda, bf16) for shape in shapes], pairs=False)
-    return EncoderMemory(kept=_extended(*kept, ratio), front=front, work=_extended(*work, ratio))
+    return EncoderMemory(
+        kept=_extended(kept[0], kept[1], ratio), front=front, work=_extended(work[0], work[1], ratio)
+    )
 
 
 def _layers(cfg: FastConformerConfig | LaCTConfig, cuda: bool, bf16: bool) -> EncoderMemory:
@@ -114,7 +116,7 @@ def _narrow(cfg: ZipformerConfig) -> tuple[Callable[[int], ZipformerConfig], flo
         sizes = {name: tuple(n * scale // divisor for n in getattr(cfg, name)) for name in fields}
         widths = {name: getattr(cfg, name) * scale // divisor for name in heads}
         small = {"dropout": 0.0, "causal": False, "front_channels": (2, 2, 2), "feat_in": 7}
-        return replace(cfg, **(sizes | widths | small))  # type: ignore[arg-type]
+        return replace(cfg, **(sizes | widths | small))
 
     return narrow, float(divisor)
 
