@@ -26,6 +26,7 @@ def plan_text(found: dict[str, Any], setup: Any, gpu: Gpu, cfg: HybridConfig) ->
         parts.append(_data(found["data"]))
     parts.append([
         "on paper: products at the assumed share of the peak rate, memory by docs/benchmarks/sizing.md;",
+        "memory of Zipformer, LaCT and fast weights is counted on small encoders on this CPU, an estimate;",
         "nothing of it was measured on this GPU. Training measures with data.plan.memory.limit=auto.",
     ])  # fmt: skip
     return "\n\n".join("\n".join(part) for part in parts)

@@ -1,15 +1,19 @@
 """What a model takes on paper: its parameters exactly, its operations and memory against counts and peaks."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from egs.indic12 import fastconformer_tdt_ctc_1b
+from maya.encoders import LaCTConfig, build_encoder
 from maya.encoders.fastconformer import FastConformer
+from maya.encoders.lact_fast_weights import FastWeightConfig
+from maya.encoders.regularizers import set_batch_count
 from maya.errors import MayaError
 from maya.models.hybrid import build_model, count_parameters, with_vocabulary
 from maya.models.sizing import (
@@ -25,6 +29,9 @@ from maya.models.sizing import (
     with_checkpointing,
 )
 from maya.models.sizing.activations import layer_memory
+from maya.models.sizing.counted import encoder_memory
+from maya.models.sizing.encoder_flops import front_flops, layer_flops
+from maya.recipes.lact_presets import lact, lact_tiny
 from maya.recipes.presets import fastconformer_tdt_ctc
 from maya.train.memory_steps import synthetic
 from tests import tiny_zipformer
@@ -172,8 +179,94 @@ def test_the_recorded_comparison_is_within_its_bar(repo: Path) -> None:
     assert len(plain) >= 12 and max(map(abs, plain)) <= 0.15
 
 
-def test_another_encoder_is_refused_in_one_sentence() -> None:
-    cfg = tiny_zipformer.config()
+ENCODERS = {
+    "zipformer": tiny_zipformer.encoder(dims=(32, 64, 48), unmasked_dims=(16, 32, 32), ff_dims=(64, 64, 64)),
+    "causal zipformer": tiny_zipformer.encoder(causal=True),
+    "zipformer, fast weights": tiny_zipformer.encoder(fast_weights=FastWeightConfig(fast_heads=2)),
+    "lact": lact_tiny(feat_in=80, n_layers=3),
+    "lact, passes": replace(lact_tiny(feat_in=80, n_layers=3), order="passes", chunk=32, passes=2),
+    "fast weights": replace(small().encoder, fast_weights=FastWeightConfig(fast_heads=4)),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_operations_of_other_encoders_equal_those_counted(name: str) -> None:
+    cfg = ENCODERS[name]
+    if isinstance(cfg, LaCTConfig):  # with dropout attention is plain products: torch counts no others here
+        cfg = replace(cfg, dropout_att=0.1)
+    encoder = build_encoder(cfg).train(isinstance(cfg, LaCTConfig))
+    for length in (647, 1607):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            _, lens = encoder(torch.randn(2, length, 80), torch.full((2,), length))
+        said = front_flops(cfg, length) + layer_flops(cfg, int(lens[0]), 2)
+        assert 2 * said == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["zipformer", "zipformer, fast weights"])
+def test_a_zipformer_keeps_what_autograd_saves(name: str) -> None:
+    """Of the whole encoder, at sizes that it was not counted at."""
+    cfg = ENCODERS[name]
+    found = encoder_memory(cfg, cuda=False, bf16=False)
+    for batch, frames in ((2, 40), (3, 64)):
+        kept, front = (
+            Terms(**asdict(counts)).bytes(batch, frames, 0) for counts in (found.kept, found.front)
+        )
+        assert kept + front == pytest.approx(_saved(cfg, batch, frames, 7), rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["lact", "lact, passes", "fast weights"])
+def test_equal_layers_keep_what_autograd_saves(name: str) -> None:
+    cfg = ENCODERS[name]
+    found = encoder_memory(cfg, cuda=False, bf16=False)
+    for batch, frames in ((2, 256),):
+        said = Terms(**asdict(found.kept)).bytes(batch, frames, 0) / cfg.n_layers
+        first, third = (_saved(replace(cfg, n_layers=n), batch, frames, 0) for n in (1, 3))
+        assert said == pytest.approx((third - first) / 2, rel=0.05)
+
+
+def _saved(cfg: Any, batch: int, frames: int, lost: int) -> int:
+    """Bytes that an encoder in training saves for the backward pass, its weights apart."""
+    torch.manual_seed(0)
+    encoder = build_encoder(cfg).train()
+    set_batch_count(encoder, 1e9)
+    own = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
+    blocks: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        block = x.untyped_storage()
+        if block.data_ptr() not in own:
+            blocks[block.data_ptr()] = block.nbytes(), x
+        return x
+
+    length = frames * cfg.subsampling_factor + lost
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        encoder(torch.zeros(batch, length, cfg.feat_in), torch.full((batch,), length))
+    return sum(size for size, _ in blocks.values())
+
+
+@pytest.mark.parametrize("kind", ["zipformer", "lact"])
+def test_plans_of_other_models_add_up(kind: str) -> None:
+    cfg = tiny_zipformer.config() if kind == "zipformer" else lact(lact_tiny(), "tdt", mels=40, hidden=32)
+    cfg = with_vocabulary(cfg, 20, ("en",))
+    model = meta_model(cfg)
+    found = parameters(model)
+    assert sum(found.values()) == count_parameters(model)
+    front = model.encoder.encoder_embed if kind == "zipformer" else model.encoder.pre_encode
+    assert found["subsampling"] == count_parameters(front)
+    assert found["encoder layers"] == count_parameters(model.encoder) - found["subsampling"]
+    _, frames = count_frames(cfg, 4.0)
+    batch = synthetic(2, 4.0, 9, 20, 1)
+    assert build_model(cfg).eval().encode(batch.audio, batch.audio_lens)[1].tolist() == [frames, frames]
+    assert flops(cfg, 4.0, 20).total > flops(cfg, 2.0, 10).total > 0
+    how = Training(cuda=kind == "lact", bf16=kind == "lact")
+    plain, checkpointed = (memory(with_checkpointing(cfg, on), how, model) for on in (False, True))
+    kept = [m.kept["encoder layers"].bytes(8, frames, 20) for m in (plain, checkpointed)]
+    assert 0 < kept[1] < 0.5 * kept[0]
+    assert plain.bytes(9, frames, 20) > plain.bytes(8, frames, 20)
+
+
+def test_an_attention_decoder_is_refused_in_one_sentence() -> None:
+    cfg = replace(small(), attention_weight=0.5)
     for ask in (lambda: flops(cfg, 10.0, 50), lambda: memory(cfg, Training(cuda=True, bf16=True))):
-        with pytest.raises(MayaError, match="on paper knows models of log-mel features, FastConformer"):
+        with pytest.raises(MayaError, match="on paper knows TDT.*this model has an attention decoder"):
             ask()

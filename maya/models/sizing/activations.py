@@ -107,7 +107,7 @@ def _count(
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         if cuda:
-            stack.enter_context(AsOnCuda(bf16))
+            stack.enter_context(_AsOnCuda(bf16))
         stack.enter_context(live)
         y, _ = encoder(x, lens)
         kept = live.now
@@ -154,7 +154,7 @@ _PRODUCTS = {
 }  # fmt: skip
 
 
-class AsOnCuda(TorchFunctionMode):
+class _AsOnCuda(TorchFunctionMode):
     """Autocast's rules of CUDA, on CPU tensors; without bf16, only the attention kernel."""
 
     def __init__(self, bf16: bool) -> None:

@@ -15,13 +15,12 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from maya.config import from_dict, to_dict
 from maya.encoders import AnyEncoderConfig, FastConformerConfig, LaCTConfig, ZipformerConfig, build_encoder
 from maya.encoders.regularizers import set_batch_count
 from maya.encoders.zipformer_front import LOST_FRAMES, Conv2dSubsampling
-from maya.models.sizing.activations import AsOnCuda, Live
+from maya.models.sizing.activations import Live
 
 _DIVISORS = (8, 4, 2)
 TERM_NAMES = ("length", "utterance", "frame", "pair")
@@ -61,7 +60,7 @@ def encoder_memory(cfg: AnyEncoderConfig, *, cuda: bool, bf16: bool) -> EncoderM
 
 @lru_cache
 def _encoder_memory(cfg_json: str, kind: type, cuda: bool, bf16: bool) -> EncoderMemory:
-    cfg = from_dict(kind, json.loads(cfg_json))
+    cfg: AnyEncoderConfig = from_dict(kind, json.loads(cfg_json))
     return _zipformer(cfg, cuda, bf16) if isinstance(cfg, ZipformerConfig) else _layers(cfg, cuda, bf16)
 
 
@@ -74,7 +73,9 @@ def _zipformer(cfg: ZipformerConfig, cuda: bool, bf16: bool) -> EncoderMemory:
     kept = [_terms(shapes, [count[0] for count in side], pairs=pairs) for side in sides]
     work = [_work(shapes, [count[1] for count in side], pairs=pairs) for side in sides]
     front = _terms(shapes, [_front(cfg, *shape, cuda, bf16) for shape in shapes], pairs=False)
-    return EncoderMemory(kept=_extended(*kept, ratio), front=front, work=_extended(*work, ratio))
+    return EncoderMemory(
+        kept=_extended(kept[0], kept[1], ratio), front=front, work=_extended(work[0], work[1], ratio)
+    )
 
 
 def _layers(cfg: FastConformerConfig | LaCTConfig, cuda: bool, bf16: bool) -> EncoderMemory:
@@ -115,7 +116,7 @@ def _narrow(cfg: ZipformerConfig) -> tuple[Callable[[int], ZipformerConfig], flo
         sizes = {name: tuple(n * scale // divisor for n in getattr(cfg, name)) for name in fields}
         widths = {name: getattr(cfg, name) * scale // divisor for name in heads}
         small = {"dropout": 0.0, "causal": False, "front_channels": (2, 2, 2), "feat_in": 7}
-        return replace(cfg, **(sizes | widths | small))  # type: ignore[arg-type]
+        return replace(cfg, **(sizes | widths | small))
 
     return narrow, float(divisor)
 
@@ -129,9 +130,8 @@ def _front(cfg: ZipformerConfig, batch: int, frames: int, cuda: bool, bf16: bool
         set_batch_count(front, _WARM)
         length = frames * cfg.subsampling_factor + LOST_FRAMES
         x = torch.zeros(batch, length, cfg.feat_in, requires_grad=True)
-        if cuda:
-            stack.enter_context(AsOnCuda(bf16))
         live = stack.enter_context(Live())
+        stack.enter_context(_precision(cuda, bf16))
         out = front(x, torch.full((batch,), length))  # held, or its blocks would go
         return float(live.now) if out else 0.0
 
@@ -141,14 +141,14 @@ def _shapes(cfg: AnyEncoderConfig) -> list[tuple[int, int]]:
     and more frames than a window of attention has."""
     if isinstance(cfg, ZipformerConfig):
         group = math.lcm(cfg.output_downsampling, *cfg.downsampling) // cfg.output_downsampling
-        fast, least, most = cfg.fast_weights, 24, 3
+        fast, least = cfg.fast_weights, 24
     else:
         group, fast = 1, cfg if isinstance(cfg, LaCTConfig) else cfg.fast_weights
-        least, most = (cfg.span.window + 1 if isinstance(cfg, LaCTConfig) else 48), 2
+        least = cfg.span.window + 1 if isinstance(cfg, LaCTConfig) else 48
     if fast is not None and fast.order != "whole":
         group = math.lcm(group, fast.chunk)
     first = group * -(-least // group)
-    return [(batch, frames * first) for frames in range(1, most + 1) for batch in (1, 3)]
+    return [(batch, frames) for frames in (first, 3 * first) for batch in (1, 3)]
 
 
 def _count(
@@ -174,35 +174,33 @@ def _count(
         embed = encoder.encoder_embed if isinstance(cfg, ZipformerConfig) else encoder.pre_encode
         assert isinstance(embed, torch.nn.Module)
         embed.register_forward_hook(after_front)
-        with ExitStack() as stack:
-            if cuda:
-                stack.enter_context(AsOnCuda(bf16))
-            stack.enter_context(live)
-            y, _ = encoder(x, lens)
+        with live:
+            with _precision(cuda, bf16):
+                y, _ = encoder(x, lens)
             kept = live.now
             live.peak = live.now
             torch.autograd.grad(y.sum(), x)  # no gradients of parameters: they are counted apart
     return kept - front, live.peak - kept, front
 
 
+def _precision(cuda: bool, bf16: bool) -> torch.autocast:
+    """What training does on a GPU is done on the CPU: products in bf16, norms in fp32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=cuda and bf16)
+
+
 def _terms(shapes: list[tuple[int, int]], counts: list[float], *, pairs: bool) -> Counts:
-    """The counts as a polynomial; what depends on no size is left out."""
-    columns = [[1.0, s, b, b * s, *([b * s * s] if pairs else [])] for b, s in shapes]
-    values = np.array(counts, np.float64)
-    found: NDArray[np.float64] = np.linalg.lstsq(np.array(columns), values, rcond=None)[0]
-    _, length, utterance, frame, *pair = found.tolist()
-    return Counts(length=length, utterance=utterance, frame=frame, pair=pair[0] if pair else 0.0)
+    """The counts as a polynomial; what depends on no size is left out. Without pairs of frames there is
+    something for each utterance, such as fast weights."""
+    columns = [[1.0, s, b * s, b * s * s if pairs else b] for b, s in shapes]
+    _, length, frame, last = np.linalg.solve(np.array(columns), np.array(counts, np.float64)).tolist()
+    return Counts(length=length, frame=frame, **{"pair" if pairs else "utterance": last})
 
 
 def _work(shapes: list[tuple[int, int]], counts: list[float], *, pairs: bool) -> Counts:
-    """The same of what passes: nothing is below zero, and no count above what the terms give."""
-    per_frame = [count / (batch * frames) for (batch, frames), count in zip(shapes, counts, strict=True)]
-    if not pairs:
-        return Counts(frame=max(0.0, *per_frame))
-    slope = np.polyfit([float(frames) for _, frames in shapes], per_frame, 1)[0]
-    pair = max(0.0, float(slope))
-    rest = [each - pair * frames for each, (_, frames) in zip(per_frame, shapes, strict=True)]
-    return Counts(frame=max(0.0, *rest), pair=pair)
+    """The same of what passes, of which nothing is below zero."""
+    columns = [[1.0, b * s, *([b * s * s] if pairs else [])] for b, s in shapes]
+    found = np.linalg.lstsq(np.array(columns), np.array(counts, np.float64), rcond=None)[0].tolist()
+    return Counts(frame=max(0.0, found[1]), pair=max(0.0, found[2]) if pairs else 0.0)
 
 
 def _extended(narrow: Counts, wider: Counts, ratio: float) -> Counts:

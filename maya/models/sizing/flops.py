@@ -91,8 +91,10 @@ def flops(cfg: HybridConfig, seconds: float, tokens: int, *, batch: int = 1) -> 
         visited = VISITED[cfg.transducer]
         if cfg.transducer == "tdt":
             visited = (1 - cfg.omega) * visited + cfg.omega * VISITED["rnnt"]
-        recurrent = isinstance(predictor, PredictorConfig)
-        per_state = 8 * width * width * predictor.layers if recurrent else 4 * width * predictor.context
+        if isinstance(predictor, PredictorConfig):
+            per_state = 8 * width * width * predictor.layers
+        else:
+            per_state = 4 * width * predictor.context  # a convolution in groups of 4 channels
         forward["predictor"] = 2.0 * per_state * states
         forward["joint projections"] = 2.0 * hidden * (cfg.encoder.d_model * frames + width * states)
         if cfg.transducer == "pruned":
