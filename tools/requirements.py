@@ -36,9 +36,9 @@ TOP = Path(__file__).resolve().parents[1]
 # An installation never replaces these in an environment that has them in a version that fits: a torch was
 # chosen for its machine (a CPU build, a CUDA version), and it names its Triton and its range of setuptools.
 KEPT = {"torch": SpecifierSet(">=2.11"), "triton": SpecifierSet(), "setuptools": SpecifierSet(">=77")}
-# These depend on Python alone, or are this project itself.
 # The oldest torch that setup.py allows, with the Triton it names and the torchaudio that loads beside it.
 OLDEST = {"torch": "2.11.0", "torchaudio": "2.11.0", "triton": "3.6.0"}
+# pip and wheel depend on Python alone, and maya is this project itself.
 NOT_PINNED = ("pip", "wheel", "maya", "maya-asr", "torchaudio")
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;#]+)")
 
