@@ -26,6 +26,7 @@ from maya.encoders import Zipformer
 from maya.encoders.zipformer_config import Chunking, check_chunking
 from maya.encoders.zipformer_front import LOST_FRAMES, REACH
 from maya.errors import MayaError
+from maya.features import FbankConfig
 from maya.models.hybrid import HybridModel
 
 WHAT = "the export to sherpa-onnx"
@@ -75,9 +76,10 @@ def to_sherpa_onnx(
     out.mkdir(parents=True, exist_ok=True)
     table = out / "tokens.txt"
     table.write_text(token_table(model.tokenizer), encoding="utf-8")
-    # sherpa-onnx computes the features: its programs take the rate as --sample-rate, 16000 without it.
     facts = metadata(parts, head, chunk_frames, left_frames)
-    facts["sample_rate"] = str(cfg.features.sample_rate)
+    if (rate := cfg.features.sample_rate) != FbankConfig().sample_rate:
+        # sherpa-onnx computes the features: its programs take the rate as --sample-rate, 16000 without it.
+        facts["sample_rate"] = str(rate)
     written = [table, *write(graph, out, facts, int8=int8)]
     if head == "transducer":
         assert parts.predictor is not None
