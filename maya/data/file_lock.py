@@ -35,8 +35,8 @@ def try_lock(path: Path) -> FileLock:
     """Lock `path`, whose folder is made when missing.
 
     The lock is one of the kernel's (POSIX record lock): it ends with the process that holds it, however that
-    ends, and the workers it has forked do not keep it. The file stays, and says who held it last. Where the
-    system or the file system has no such locks, a warning says so. Raises OSError if `path` cannot be written.
+    ends, and the workers it has forked do not keep it. The file stays, and says who held it last. Where there
+    are no such locks, a warning says so. Raises OSError if `path` cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if fcntl is None:

@@ -1,6 +1,6 @@
 import json
-import shutil
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
