@@ -88,8 +88,8 @@ def decode(
                 f.write(json.dumps(asdict(hyp) | row, ensure_ascii=False) + "\n")
             seconds += batch.seconds
     spent = time.perf_counter() - began
-    chosen = {"method": method, "method_reason": reason}
-    facts = {"checkpoint": str(path), **chosen, "utterances": len(entries), **language_accuracy(identified)}
+    facts = {"checkpoint": str(path), "method": method, "method_reason": reason,
+             "utterances": len(entries), **language_accuracy(identified)}  # fmt: skip
     timing = {"audio_seconds": seconds, "seconds": spent, "real_time_factor": spent / seconds}
     write_json(out / "decode.json", facts | timing)
     print(f"decode: {len(entries)} utterances, {seconds / 3600:.2f} h in {spent:.1f} s "

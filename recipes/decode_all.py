@@ -52,13 +52,16 @@ def possible_methods(path: Path) -> list[str]:
     loaded = load_checkpoint(path)
     heads, transducer = read_heads(loaded, path), getattr(loaded.model_config, "transducer", "none")
     heads.best()  # raises MayaError where none was trained
+    methods = methods_of(heads, transducer)
     everything = TrainedHeads(heads=heads.heads, trained=heads.heads)
-    idle = [
-        m for m in NEEDS if can_decode(everything, m, transducer) and not can_decode(heads, m, transducer)
-    ]
-    if idle:
+    if idle := [method for method in methods_of(everything, transducer) if method not in methods]:
         untrained = " and ".join(f"the {NAMES[head]}" for head in heads.heads if head not in heads.trained)
         print(f"decode: without {', '.join(idle)}: {untrained} was never trained")
+    return methods
+
+
+def methods_of(heads: TrainedHeads, transducer: str) -> list[str]:
+    """The methods that trained heads allow; `transducer` is the model's kind of it."""
     return [method for method in NEEDS if can_decode(heads, method, transducer)]
 
 

@@ -111,7 +111,7 @@ def test_overrides_that_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "pretrained.pt"
     torch.save(files.state(files.model()), path)
     refused(path, "feed_forward1.in_proj.weight", overrides=["encoder.ff_dims=64,32,32"])
-    refused(path, "unknown override 'encoder.width'", overrides=["encoder.width=3"])
+    refused(path, "unknown option 'encoder.width'", overrides=["encoder.width=3"])
     refused(path, "2,3,2 heads", overrides=["encoder.heads=2,3,2"])
 
 

@@ -171,7 +171,7 @@ def test_evaluation_leaves_out_what_cannot_be_read(tmp_path: Path, tokenizer: To
     paths = [Path(cut.recording.sources[0].source) for cut in made]
     whole = paths[1].read_bytes()
     paths[1].write_bytes(b"RIFF no more")
-    options = {"max_seconds": 0.5, "max_utterances": 1}
+    options = {"sample_rate": 16000, "max_seconds": 0.5, "max_utterances": 1}
     loader = EvalLoader(cuts, tokenizer, LANGUAGES, max_skipped=0.25, skip_log=log, **options)  # type: ignore[arg-type]
     for _ in range(2):
         assert [name for batch in loader for name in batch.ids] == [made[i].id for i in (3, 2, 0)]

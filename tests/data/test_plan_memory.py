@@ -79,9 +79,9 @@ def test_an_utterance_that_does_not_fit_is_named() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"limit": -2.0}, "memory.limit"),
-        ({"safety": 0.0}, "memory.safety"),
-        ({"safety": 1.5}, "memory.safety"),
+        ({"limit": -2.0}, "MemoryConfig.limit must be"),
+        ({"safety": 0.0}, "MemoryConfig.safety must be"),
+        ({"safety": 1.5}, "MemoryConfig.safety must be"),
     ],
 )
 def test_a_wrong_setting(settings: dict, words: str) -> None:

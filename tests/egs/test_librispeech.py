@@ -9,8 +9,10 @@ import torch
 
 from egs.librispeech import zipformer_tiny
 from maya.config import from_dict, to_dict
-from maya.models.hybrid import build_model, count_parameters, with_vocabulary
-from maya.recipes.decode_all import METHODS, can_decode
+from maya.decode.head_choice import TrainedHeads
+from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
+from maya.models.text_heads import heads_of
+from maya.recipes.decode_all import methods_of
 from maya.recipes.experiment import Experiment
 
 SIZES = {
@@ -20,6 +22,12 @@ SIZES = {
 }  # GPUs, seconds of the transducers
 HEADS = ("", "_ctc", "_cr_ctc", "_ctc_aed")
 NAMES = [f"zipformer_{size}{heads}" for size, heads in itertools.product(SIZES, HEADS)]
+
+
+def all_methods(cfg: HybridConfig) -> list[str]:
+    """The ways to decode with a model whose heads are all trained."""
+    heads = heads_of(cfg)
+    return methods_of(TrainedHeads(heads=heads, trained=heads), cfg.transducer)
 
 
 def load(name: str) -> Experiment:
@@ -62,10 +70,10 @@ def test_tiny_is_small_and_tries_every_head_but_attention() -> None:
     cfg = with_vocabulary(exp.model, exp.tokenizer.vocab_size, exp.languages)
     with torch.device("meta"):
         assert count_parameters(build_model(cfg)) < 2_000_000
-    can = [name for name in METHODS if can_decode(cfg, name)]
+    can = all_methods(cfg)
     assert can == ["transducer", "modified_beam", "ctc", "ctc_beam"]
     aed = load("zipformer_small_ctc_aed").model
-    assert [name for name in METHODS if can_decode(aed, name)] == [
+    assert all_methods(aed) == [
         "ctc", "ctc_beam", "attention_rescoring", "attention",
     ]  # fmt: skip
 

@@ -184,7 +184,7 @@ def test_sets_without_parts_of_librispeech_are_those_drawn(tmp_path: Path) -> No
 def test_broken_files_are_named(tmp_path: Path) -> None:
     chapter, out = small(tmp_path), tmp_path / "m"
     (chapter / "1-2-0001.flac").write_bytes(b"fLaC and no more")
-    with pytest.raises(MayaError, match="lhotse cannot read .*dev-clean"):
+    with pytest.raises(MayaError, match="cannot decode .*dev-clean.*1-2-0001.flac as audio: it is truncated"):
         data.manifests(tmp_path, out, jobs=1)
     assert not list(out.glob("librispeech_*")) and not list(out.glob(".*"))
     (chapter / "1-2.trans.txt").write_text("1-2-0000 ONE\n1-2-0001\n")

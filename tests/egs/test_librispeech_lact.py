@@ -16,12 +16,14 @@ import torch
 
 from maya.config import from_dict, to_dict
 from maya.data.plan import BatchPlan
+from maya.decode.head_choice import TrainedHeads
 from maya.encoders import LaCTConfig
 from maya.encoders.encoder_stream import encoder_stream
 from maya.encoders.lact_fast_weights import plan
 from maya.features import feature_stream
-from maya.models.hybrid import build_model, count_parameters, with_vocabulary
-from maya.recipes.decode_all import METHODS, can_decode
+from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
+from maya.models.text_heads import heads_of
+from maya.recipes.decode_all import methods_of
 from maya.recipes.experiment import Experiment
 from maya.recipes.lact_presets import lact, lact_tiny
 from maya.train.config import check
@@ -38,6 +40,12 @@ FULL = [
 NAMES = [*FULL, "lact_tiny"]
 SIZES = {"base": (768, 12, 4), "improved": (1024, 18, 8), "large": (1536, 24, 12)}
 MEAN_SECONDS = 12.3  # of an utterance of LibriSpeech
+
+
+def all_methods(cfg: HybridConfig) -> list[str]:
+    """The ways to decode with a model whose heads are all trained."""
+    heads = heads_of(cfg)
+    return methods_of(TrainedHeads(heads=heads, trained=heads), cfg.transducer)
 
 
 def module(name: str) -> ModuleType:
@@ -98,7 +106,7 @@ def test_sizes_heads_and_ways_to_decode(name: str) -> None:
         count = count_parameters(build_model(cfg))
     claimed = re.search(r"([\d.]+) M\b", module(name).__doc__ or "")
     assert claimed and count == pytest.approx(float(claimed[1]) * 1e6, rel=0.01)
-    can = [method for method in METHODS if can_decode(cfg, method)]
+    can = all_methods(cfg)
     heads = "rnnt" if name == "lact_tiny" else name.split("_")[2]
     if heads == "ctc":
         assert (cfg.transducer, cfg.ctc_weight, exp.decode.method) == ("none", 1.0, "ctc")
@@ -136,7 +144,7 @@ def test_rnnt_goes_with_a_stateless_predictor_too() -> None:
     assert isinstance(cfg.predictor, StatelessConfig) and cfg.predictor.hidden == cfg.joint.hidden == 64
     with torch.device("meta"):
         assert build_model(cfg).decoder.cfg is cfg.predictor
-    assert can_decode(cfg, "modified_beam")
+    assert "modified_beam" in all_methods(cfg)
 
 
 def test_the_streaming_model_streams() -> None:

@@ -82,7 +82,7 @@ def test_endings_travel_through_the_file_that_torchrun_names(
 def test_options_are_looked_at_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         launch.main(["--standalone", "--nproc-per-node", "2", "train", "--data", "x"])
-    assert capsys.readouterr().err.count("error:") == 1
+    assert capsys.readouterr().err.count("maya train: missing --experiment, --run-dir") == 1
 
 
 def test_two_processes_say_one_sentence(tmp_path: Path) -> None:

@@ -217,6 +217,6 @@ def test_the_measuring_process_reports_an_error_in_a_sentence() -> None:
     model, train = _config()
     broken = to_dict(model) | {"joint": {"hidden": 0}}
     measured = Steps(Order(model=broken, train=to_dict(train), device="cpu", bf16=False))
-    words = "joint needs hidden and vocabulary of at least 1.*memory.limit=off"
+    words = "hidden must be 1 or more, not 0.*memory.limit=off"
     with measured as steps, pytest.raises(MayaError, match=words):
         steps.peak(1, 1.0, 1)

@@ -77,11 +77,12 @@ def history(run: Path) -> list[dict]:
     return training["history"]
 
 
-def test_another_tokenizer_of_the_same_size_is_refused(top: Path, run: Path) -> None:
+def test_another_tokenizer_of_the_same_size_is_refused(top: Path, run: Path, tmp_path: Path) -> None:
     exp = experiment(6)
     exp.tokenizer.seed += 1
     exp.tokenizer.lines_per_language = 3  # other texts: other pieces
-    tokenizer(exp, top / "other", run, force=True)
+    tokenizer(exp, top / "other", tmp_path / "new")
+    shutil.copy(tmp_path / "new" / "tokenizer.model", run)
     before = (run / "best.pt").read_bytes()
     assert (run / "tokenizer.model").read_bytes() != (top / "run" / "tokenizer.model").read_bytes()
     words = r"step-0000004.pt was trained with another tokenizer \(20 pieces, digest \w{8}\) than .* --name"
@@ -357,7 +358,7 @@ def test_training_without_dev(
     decode(exp, tmp_path / "data", run)
     average(exp, tmp_path / "data", run)
     out = capsys.readouterr().out
-    assert "no dev set to choose by" in out and "last (step 2)" in out
+    assert "has no dev set to choose on" in out and "last (step 2)" in out
     assert load_checkpoint(run / "averaged.pt").step == 2
 
 

@@ -99,7 +99,7 @@ def test_phases_of_an_encoder_that_is_held() -> None:
     [
         ({"ctc_first": 5, "ctc_ramp": 5}, "choose one"),
         ({"encoder_hold": 5, "encoder_freeze": 5}, "choose one"),
-        ({"encoder_layer_decay": 1.1}, "at most 1"),
+        ({"encoder_layer_decay": 1.1}, "1 or less"),
         ({"encoder_layer_decay": 0.0}, "above 0"),
     ],
 )

@@ -44,7 +44,7 @@ def batches(langs: list[int]) -> list[Batch]:
     tokens = [np.array([i + 1, i + 2], np.int32) for i in range(len(langs))]
     names = [f"u{i}" for i in range(len(langs))]
     parts = (slice(0, 3), slice(3, None))
-    return [make_batch(audio[p], tokens[p], langs[p], names[p]) for p in parts]
+    return [make_batch(audio[p], tokens[p], langs[p], names[p], sample_rate=16000) for p in parts]
 
 
 def validate_of(given: list[Batch], method: Any = "auto") -> Any:

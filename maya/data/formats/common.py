@@ -43,7 +43,10 @@ def folder_language(path: Path, where: str) -> str:
         raise MayaError(
             f"{where}: its folders name several languages, {named}; name one with prepare.language"
         )
-    raise MayaError(f"{where}: its language is not given; name one, or use a folder such as hi/ for Hindi")
+    raise MayaError(
+        f"{where}: its language is not given; name one with prepare.language, or use a folder such as hi/ "
+        "for Hindi"
+    )
 
 
 @cache
