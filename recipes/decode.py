@@ -46,8 +46,7 @@ def decode(
 ) -> None:
     """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl, or `run`/decode/{into}/{split}.
 
-    Raises MayaError where the split has no utterances, and for a method whose head the model lacks or that
-    was never trained.
+    Raises MayaError for an empty split, and for a method whose head the model lacks or that was not trained.
     """
     table = Table.open(part_path(data, split))
     if not len(table):
@@ -88,10 +87,11 @@ def decode(
                 f.write(json.dumps(asdict(hyp) | row, ensure_ascii=False) + "\n")
             seconds += batch.seconds
     spent = time.perf_counter() - began
-    facts = {"checkpoint": str(path), "method": method, "method_reason": reason,
-             "utterances": len(entries), **language_accuracy(identified)}  # fmt: skip
-    timing = {"audio_seconds": seconds, "seconds": spent, "real_time_factor": spent / seconds}
-    write_json(out / "decode.json", facts | timing)
+    write_json(out / "decode.json", {
+        "checkpoint": str(path), "method": method, "method_reason": reason, "utterances": len(entries),
+        **language_accuracy(identified), "audio_seconds": seconds, "seconds": spent,
+        "real_time_factor": spent / seconds,
+    })  # fmt: skip
     print(f"decode: {len(entries)} utterances, {seconds / 3600:.2f} h in {spent:.1f} s "
           f"(real-time factor {spent / seconds:.4f}) → {out / 'hyps.jsonl'}")  # fmt: skip
     mark_done(out / "stage.json", inputs)

@@ -86,7 +86,7 @@ PYTHON
 # This checkout comes first in whatever Python is started from here, and `maya` is a command of it.
 _maya_first_on_path() {
   export PYTHONPATH="$_maya_top${PYTHONPATH:+:$PYTHONPATH}"
-  maya() { python -m maya.recipes.cli "$@"; }
+  declare -F maya >/dev/null || maya() { python -m maya.recipes.cli "$@"; } # a function of the caller stays
   export -f maya
 }
 
