@@ -86,15 +86,19 @@ def decode(
                 row = {"ref": entry.text, "speaker": entry.speaker, "duration": entry.duration} | found
                 f.write(json.dumps(asdict(hyp) | row, ensure_ascii=False) + "\n")
             seconds += batch.seconds
-    spent = time.perf_counter() - began
-    write_json(out / "decode.json", {
-        "checkpoint": str(path), "method": method, "method_reason": reason, "utterances": len(entries),
-        **language_accuracy(identified), "audio_seconds": seconds, "seconds": spent,
-        "real_time_factor": spent / seconds,
-    })  # fmt: skip
-    print(f"decode: {len(entries)} utterances, {seconds / 3600:.2f} h in {spent:.1f} s "
-          f"(real-time factor {spent / seconds:.4f}) → {out / 'hyps.jsonl'}")  # fmt: skip
+    facts = {"checkpoint": str(path), "method": method, "method_reason": reason}
+    facts |= {"utterances": len(entries), **language_accuracy(identified)}
+    _report(out, facts, seconds, time.perf_counter() - began)
     mark_done(out / "stage.json", inputs)
+
+
+def _report(out: Path, facts: dict[str, Any], audio_seconds: float, spent: float) -> None:
+    """Write `out`/decode.json and say how long the decoding took."""
+    factor = spent / audio_seconds
+    timing = {"audio_seconds": audio_seconds, "seconds": spent, "real_time_factor": factor}
+    write_json(out / "decode.json", facts | timing)
+    amount = f"{facts['utterances']} utterances, {audio_seconds / 3600:.2f} h"
+    print(f"decode: {amount} in {spent:.1f} s (real-time factor {factor:.4f}) → {out / 'hyps.jsonl'}")
 
 
 def _inputs(experiment: Experiment, data: Path, split: str, checkpoint: Path) -> dict[str, Any]:
