@@ -86,7 +86,7 @@ def decode(
                 row = {"ref": entry.text, "speaker": entry.speaker, "duration": entry.duration} | found
                 f.write(json.dumps(asdict(hyp) | row, ensure_ascii=False) + "\n")
             seconds += batch.seconds
-    facts = {"checkpoint": str(path), "method": method, "method_reason": reason}
+    facts: dict[str, Any] = {"checkpoint": str(path), "method": method, "method_reason": reason}
     facts |= {"utterances": len(entries), **language_accuracy(identified)}
     _report(out, facts, seconds, time.perf_counter() - began)
     mark_done(out / "stage.json", inputs)
