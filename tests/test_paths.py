@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from maya.config import to_dict
+from maya.recipes.aliases import ALIASES
 from maya.recipes.cli import parser
+from maya.recipes.experiment import load_experiment
+from maya.train.state import flat
 
 FOLDERS = "maya|kernels|recipes|egs|tools|tests|docs"
 PATH = re.compile(rf"(?<![\w/.<{{$*-])(?:\./)?((?:{FOLDERS})/[\w./*-]+)")
@@ -101,6 +105,41 @@ def test_commands_of_the_pages_parse(repo: Path) -> None:
                     except (SystemExit, argparse.ArgumentError):
                         pytest.fail(f"{file}: {line}: {error.getvalue()}")
     assert count > 10
+
+
+def options_that_exist(repo: Path) -> set[str]:
+    """Options of the `maya` command, of every run.sh and of the programs under egs/, tools/ and kernels/."""
+    options = set(ALIASES)
+    parsers: list[argparse.ArgumentParser] = [parser()]
+    while parsers:
+        for action in parsers.pop()._actions:
+            options.update(action.option_strings)
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+    for name in tracked(repo):
+        text = (repo / name).read_text(encoding="utf-8") if name.endswith((".py", ".sh")) else ""
+        if name.endswith("run.sh"):
+            options.update(f"--{word.replace('_', '-')}" for word in re.findall(r"(?m)^([a-z_]+)=", text))
+        elif not name.startswith("tests/"):
+            options.update(re.findall(r"(?:add|add_argument)\(\s*\"(--[a-z-]+)", text))
+            options.update(re.findall(r"(?m)^ *(--[a-z-]+) ?[|)]", text))  # of a shell's case
+    return options
+
+
+def test_options_in_the_text_exist(repo: Path) -> None:
+    """Of `--option` and `--group.field` in the pages; options of other programs are listed here."""
+    foreign = {"--use-averaged-model", "--torch-threads", "--shift-output", "--index-url", "--cov"}
+    known = options_that_exist(repo) | foreign
+    names = ("egs.indic12.mini", "egs.digits.lact", "egs.librispeech.zipformer_tiny")
+    fields = {field for name in names for field in flat(to_dict(load_experiment(name, [])))}
+    unknown = []
+    for file, text in documentation(repo):
+        for option in re.findall(r"`(--[a-z][\w.-]*)[^`]*`", text) if file.endswith(".md") else ():
+            name = option.removeprefix("--")
+            inside = any(field == name or field.startswith(f"{name}.") for field in fields)
+            if not (inside if "." in name else option in known):
+                unknown.append(f"{file}: {option}")
+    assert unknown == []
 
 
 @pytest.mark.parametrize(
