@@ -87,7 +87,15 @@ class MayaAudioBackend(AudioBackend):
 
 
 def teach_lhotse() -> None:
-    """Put Maya's decoding and resampling into lhotse, in this process; calling it again changes nothing."""
+    """Put Maya's decoding and resampling into lhotse, in this process; calling it again changes nothing.
+
+    Raises MayaError for a lhotse that opens audio in another way: it would run commands unnoticed.
+    """
+    if not hasattr(AudioSource, "_prepare_for_reading"):
+        raise MayaError(
+            "this version of lhotse opens audio in a way that Maya does not know; install the version in "
+            "constraints.txt"
+        )
     current = get_current_io_backend()
     if not (isinstance(current, CompositeIOBackend) and isinstance(current.backends[0], MayaIOBackend)):
         set_current_io_backend(CompositeIOBackend([MayaIOBackend(), current]))
