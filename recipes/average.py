@@ -52,7 +52,7 @@ def average(
 ) -> None:
     """Write `run`/averaged.pt: the best on dev of best.pt, the last weights and means over stretches that
     end at one of the `ends` newest checkpoints and begin at an earlier one. The test set has no say. Each is
-    scored by the head that `decode.method` names, or with "auto" by its best trained head.
+    scored on all of dev, by the head that `decode.method` names, or with "auto" by its best trained head.
 
     With `avg`, no choice: the mean over the last `avg` epochs up to `epoch` (icefall's --epoch and --avg),
     which needs what the two ends left (see train.epochs); without `epoch`, over the `avg` steps before
@@ -81,7 +81,8 @@ def average(
         offered = candidates(run, found, last, ends)
     else:
         offered = iter([stretch(found, step, avg) if epoch is None else passes(epochs, epoch, avg)])
-    validate = dev_validation(experiment, data, last.tokenizer, last.model_config.languages)
+    languages = last.model_config.languages
+    validate = dev_validation(experiment, data, last.tokenizer, languages, whole=True)
     if validate is not None:
         chosen, dev, scores = _best(experiment, validate, last, offered)
     else:
@@ -174,7 +175,6 @@ def _validated(experiment: Experiment, data: Path, sets: Sequence[str]) -> dict[
     """What the scores on some sets depend on besides the weights, for a marker."""
     return {
         "sets": {name: [table_identity(data, name), audio_identity(data, name)] for name in sets},
-        "utterances": experiment.data.valid_utterances,
         "decode": to_dict(experiment.decode),
     }
 
