@@ -59,9 +59,10 @@ def read_part(path: Path, count: int) -> list[Measured] | None:
     """What was kept of so many rows; None where there is nothing, or it is damaged."""
     try:
         table = pq.read_table(path, use_threads=False, page_checksum_verification=True)
-    except (pa.ArrowException, OSError):
+        whole = table.schema.equals(_SCHEMA) and len(table) == count  # the footer has no checksum
+    except (pa.ArrowException, OSError, UnicodeDecodeError):  # the last of a damaged name of a column
         return None
-    if table.schema.names != _SCHEMA.names or len(table) != count:
+    if not whole:
         return None
     found = []
     for one in table.to_pylist():

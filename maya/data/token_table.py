@@ -93,7 +93,7 @@ def open_tokens(path: Path, table: Table, tokenizer: Tokenizer) -> TokenTable:
 def _mapped(path: Path) -> TokenTable:
     try:
         return TokenTable(path, pa.ipc.open_file(pa.memory_map(str(path))).read_all())
-    except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
+    except (pa.ArrowException, OSError, KeyError, AttributeError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise MayaError(
             f"{path} cannot be read: it is truncated or damaged ({reason}); run stage 2 (tokenizer) again"

@@ -93,6 +93,18 @@ def test_damaged_parts_are_measured_again(tmp_path: Path, measured: list[str]) -
     assert len(measured) > len(rows) / 2, "a flipped bit in a head may change nothing"
 
 
+def test_any_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
+    """A flip in the name of a column, too, which is then no text."""
+    measured = [Measured("silent", f"{i}.wav is silent") for i in range(40)]
+    write_part(tmp_path / "a.parquet", measured)
+    whole = (tmp_path / "a.parquet").read_bytes()
+    for place in range(0, len(whole), 7):
+        (tmp_path / "a.parquet").write_bytes(
+            whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]
+        )
+        assert read_part(tmp_path / "a.parquet", 40) in (None, measured)
+
+
 def test_parts_hold_what_was_put_in(tmp_path: Path) -> None:
     found = [
         Measured("silent", "a.wav is silent"),
