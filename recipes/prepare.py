@@ -67,8 +67,8 @@ def corpus_identity(corpus: Path) -> str:
     """What a corpus holds: the bytes of its manifests, and sizes and times of the tars and tables, to which
     rows are bound; without any of these the names, sizes and times of its files."""
     described = describing_files(corpus)
-    bulky = [path for path in described if is_named(corpus) or path.suffix in _BULKY]
-    manifests = [path for path in described if path not in set(bulky)]
+    bulky = {path for path in described if is_named(corpus) or path.suffix in _BULKY}
+    manifests = [path for path in described if path not in bulky]
     if not described:
         return digest({str(path.relative_to(corpus)): stamp(path) for path in corpus_files(corpus)})
     if len(manifests) == 1:  # as ever: what is done stays so

@@ -135,10 +135,10 @@ def test_corpora_that_prepare_reads_by_name(
     ("corpus", "sentence"),
     [
         ("lhotse:tones", "the corpus 'lhotse:tones' must read lhotse:NAME:DIR"),
-        ("lhotse:no_such:.", "lhotse has no recipe 'no_such'"),
+        ("lhotse:no_such:{folder}", "lhotse has no recipe 'no_such'"),
         ("nemo:a.json", "the corpus 'nemo:a.json' must read nemo:MANIFESTS:TARS"),
         ("nemo:a.json:b.tar", "there is no file"),
-        ("lhots:tones:.", "lhots:tones:. is not a folder; give --corpus a folder"),
+        ("lhots:tones:x", "lhots:tones:x is not a folder; give --corpus a folder"),
         ("nowhere", "nowhere is not a folder; give --corpus a folder"),
     ],
 )
@@ -147,6 +147,6 @@ def test_prepare_and_validate_refuse_the_same(
 ) -> None:
     complaints = []
     for command in (["validate"], ["prepare", "--out", tmp_path / "d", "--experiment", "egs.indic12.mini"]):
-        assert maya(*command, "--corpus", corpus) == 1
+        assert maya(*command, "--corpus", corpus.format(folder=tmp_path)) == 1
         complaints.append(capsys.readouterr().err.split(": ", 1)[1])
     assert sentence in complaints[0] and complaints[0] == complaints[1]
