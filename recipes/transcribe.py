@@ -8,7 +8,6 @@ import maya
 from maya.decode.recognizer import Method
 from maya.encoders import FastConformer
 from maya.errors import MayaError
-from maya.text.languages import language_among
 
 
 def transcribe(
@@ -33,8 +32,6 @@ def transcribe(
         if not isinstance(recognizer.model.encoder, FastConformer):
             raise MayaError(f"{checkpoint}: --context is for FastConformer, and this is another encoder")
         recognizer.model.encoder.context = context
-    if language not in (None, "auto"):
-        language = language_among(language, recognizer.model.cfg.languages)
     for hyp in recognizer.transcribe(audio, language, method=method):
         print(
             json.dumps(asdict(hyp), ensure_ascii=False) if output == "json" else f"{hyp.id}\t{hyp.text}",

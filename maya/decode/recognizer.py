@@ -21,6 +21,7 @@ from maya.decode.streaming import RecognizerStream
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.models.text_heads import HEADS, Head, heads_of
+from maya.text.languages import language_among
 from maya.text.tokenizer import Tokenizer
 
 Method = Literal["transducer", "ctc", "attention", "auto"]
@@ -124,24 +125,27 @@ class Recognizer:
 
     def transcribe(
         self,
-        audio: Sequence[Audio],
+        audio: Sequence[Audio] | Audio,
         language: str | None = None,
         *,
         method: Method = "auto",
         max_seconds_per_batch: float = 120.0,
     ) -> list[Hypothesis]:
-        """Transcribe files (wav, flac, ogg, opus, mp3; any rate) or arrays, in order.
+        """Transcribe files (wav, flac, ogg, opus, mp3; any rate) or arrays, in order; one item works too.
 
         Files are resampled to the model's `sample_rate`. Arrays must be at it: (N,) float in [-1, 1], or
         int16, int32, int8 or uint8, which are scaled by their type.
 
-        `language` is a code such as "hi"; "auto" identifies the language of each utterance first, then
-        decodes in it, and the hypotheses carry it with its probability; None decodes without one. `method`
-        is the head that decodes; "auto" takes the best on dev of those that were trained. Raises MayaError
-        for a file that cannot be read, for a language the model does not know, for "auto" as language with a
-        model that cannot tell languages apart, and for a head that the model lacks or that was never trained.
+        `language` is a code such as "hi" ("hi-IN" and "Hindi" are understood); "auto" identifies the language
+        of each utterance first, then decodes in it, and the hypotheses carry it with its probability; None
+        decodes without one. `method` is the head that decodes; "auto" takes the best on dev of those that
+        were trained. Raises MayaError for a file that cannot be read, for a language the model does not know,
+        for "auto" as language with a model that cannot tell languages apart, and for a head that the model
+        lacks or that was never trained.
         """
-        self._check_language(language)
+        if isinstance(audio, (str, Path)) or (isinstance(audio, (np.ndarray, Tensor)) and audio.ndim == 1):
+            audio = [audio]
+        language = self.known_language(language)
         head = self.choose_head(method).head
         rate = self.sample_rate
         samples = {i: _samples(a, rate, i) for i, a in enumerate(audio)}
@@ -204,15 +208,19 @@ class Recognizer:
             hyp.frame_seconds = self.model.frame_seconds
         return hyps
 
-    def _check_language(self, language: str | None) -> None:
-        known = self.model.cfg.languages
+    def known_language(self, language: str | None) -> str | None:
+        """The model's own code of a language, "auto" and None as they are; MayaError if it has none."""
+        languages = self.model.cfg.languages
         if language == "auto":
             self.model.check_identifies()
-        elif language is not None and language not in known:
-            raise MayaError(
-                f"this model does not know the language {language!r}; "
-                f"it knows {', '.join(known) or 'none by name'}"
-            )
+        elif language is not None:
+            language = language_among(language, languages)
+            if language not in languages:
+                raise MayaError(
+                    f"this model does not know the language {language!r}; "
+                    f"it knows {', '.join(languages) or 'none by name'}"
+                )
+        return language
 
 
 def _batches(sizes: dict[int, int], most: float) -> Iterator[list[int]]:

@@ -177,16 +177,12 @@ def stream_decoder(model: HybridModel, batch: int, method: Head = "transducer") 
     return StreamingTransducer(model.decoder, model.joint, batch, durations=durations, blank=model.blank)
 
 
-def _check_language(recognizer: Recognizer, language: str | None) -> None:
-    """Raises MayaError for a language that the model does not know, and for "auto"."""
-    cfg = recognizer.model.cfg
-    if language is None or language in cfg.languages:
-        return
-    known = ", ".join(cfg.languages)
+def _known_language(recognizer: Recognizer, language: str | None) -> str | None:
+    """The model's own code of a language. Raises MayaError if it has none, and for "auto"."""
     if language != "auto":
-        raise MayaError(
-            f"this model does not know the language {language!r}; it knows {known or 'none by name'}"
-        )
+        return recognizer.known_language(language)
+    cfg = recognizer.model.cfg
+    known = ", ".join(cfg.languages)
     instead = [f"name one of {known}" if known else "", "leave the language out"]
     if cfg.language_id_weight:
         instead.append("transcribe the whole recording with language='auto'")
@@ -214,7 +210,7 @@ class RecognizerStream:
         context: tuple[int, int] | None = None,
     ) -> None:
         languages = recognizer.model.cfg.languages
-        _check_language(recognizer, language)
+        language = _known_language(recognizer, language)
         self.recognizer, self.language, self.context = recognizer, language, context
         self.method: Head = recognizer.choose_head(method, STREAMING_HEADS).head
         index = -1 if language is None else languages.index(language)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from maya.decode.recognizer import Recognizer
@@ -40,6 +41,18 @@ def test_auto_decodes_in_the_language_it_finds(tokenizer: Tokenizer, code: str, 
         assert hyp.language_probability == pytest.approx(torch.tensor([2.0, 0.0]).softmax(0)[0].item())
     assert named[0].language_probability is None
     assert recognizer.transcribe(audio)[0].language is None
+
+
+def test_one_item_and_any_spelling_of_its_language(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    recognizer = _recognizer(tokenizer, 0.3)
+    samples = torch.randn(16000, generator=torch.Generator().manual_seed(0)).numpy() * 0.1
+    soundfile.write(tmp_path / "a.wav", samples, 16000, "FLOAT")
+    (expected,) = recognizer.transcribe([samples], "en")
+    for audio in (samples, torch.from_numpy(samples), tmp_path / "a.wav", str(tmp_path / "a.wav")):
+        for language in ("en", "en-US", "English"):
+            (hyp,) = recognizer.transcribe(audio, language)
+            assert (hyp.tokens, hyp.language) == (expected.tokens, "en")
+    assert recognizer.transcribe(samples[None], "en")[0].tokens == expected.tokens  # a batch of one
 
 
 def test_integers_are_scaled_and_what_is_no_audio_is_named(tokenizer: Tokenizer) -> None:
