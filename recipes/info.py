@@ -1,19 +1,23 @@
 """Describe a checkpoint."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from maya.config import leaves, to_dict
+from maya.decode.head_choice import TrainedHeads
 from maya.encoders import LaCT, build_encoder
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel, count_parameters
 from maya.models.hybrid_config import HybridConfig
 from maya.models.speech_llm import SpeechLLMConfig
+from maya.models.text_heads import Head
 from maya.recipes.convert import open_checkpoint
 from maya.train.checkpoint import Checkpoint, find_checkpoint
+from maya.train.heads import noted_steps, read_heads
 
 _WIDTH = 12  # of the names in the left column
 # What tells one encoder of a kind from another, in the order of the line.
@@ -92,12 +96,26 @@ def _lines(checkpoint: Checkpoint, file: Path) -> dict[str, str]:
     scores = notes.get("valid") or {}
     if shown := [f"{name} {scores[name]:.3f}" for name in ("wer", "cer", "loss") if name in scores]:
         lines["dev"] = ", ".join(shown)
+    heads = read_heads(checkpoint, file)
+    if heads.heads:
+        lines["heads"] = _heads(heads, noted_steps(checkpoint))
     if notes.get("untrained"):
         lines["untrained"] = ", ".join(notes["untrained"])
     for name, value in notes.items():
         if isinstance(value, (str, int, float)) and name not in lines:
             lines[name] = str(value)
     return lines
+
+
+def _heads(heads: TrainedHeads, steps: Mapping[Head, Mapping[str, int]]) -> str:
+    """Each head, by how many steps it was trained, and its CER on dev where known."""
+    texts = []
+    for head in heads.heads:
+        facts = [f"{steps[head]['steps']} steps"] if steps[head] else []
+        facts += [f"CER {100 * heads.dev[head]['cer']:.2f} % on dev"] if head in heads.dev else []
+        facts = facts if head in heads.trained else ["not trained"]
+        texts.append(f"{head} ({', '.join(facts)})" if facts else head)
+    return ", ".join(texts)
 
 
 def _kind(cfg: HybridConfig | SpeechLLMConfig) -> str:

@@ -13,7 +13,7 @@ from maya.models.hybrid import HybridConfig, HybridModel
 from maya.models.speech_llm import SpeechLLM, load_tokenizer
 from maya.recipes.cli import main
 from maya.recipes.lact_presets import lact
-from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests import tiny, tiny_llm, tiny_zipformer
 from tests.convert.archives import archive, tokenizer
 
@@ -98,3 +98,16 @@ def test_a_checkpoint_is_described_in_25_lines(
     whole = capsys.readouterr().out
     assert "model.encoder.kind = " in whole and "model.features.num_mels = 80" in whole
     assert len(whole.splitlines()) > 40
+
+
+def test_the_heads_say_what_trained_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = tiny.experiment().model
+    cfg.languages = TWELVE
+    path = save(tmp_path / "a.pt", cfg)
+    checkpoint = load_checkpoint(path)
+    scores = {"steps": 7, "wer": 0.5, "cer": 0.25}
+    checkpoint.notes |= {"trained": ["ctc"], "heads": {"transducer": {"steps": 0}, "ctc": scores}}
+    save_checkpoint(path, checkpoint)
+    assert main(["info", str(path)]) == 0
+    line = "heads       transducer (not trained), ctc (7 steps, CER 25.00 % on dev)"
+    assert line in capsys.readouterr().out.splitlines()
