@@ -41,7 +41,7 @@ TILES = {
     (2, 2): Tiles(128, 64, 32, 8, 3),
     (3, 2): Tiles(128, 64, 32, 8, 3),
     (2, 4): Tiles(64, 32, 16, 4, 2),
-    (3, 4): Tiles(64, 32, 32, 4, 2),
+    (3, 4): Tiles(64, 32, 16, 4, 2),
 }
 SMALL_TILES = Tiles(16, 32, 16, 1, 1)  # for the interpreter, whose time goes by steps, on tests' small shapes
 
