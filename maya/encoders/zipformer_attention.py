@@ -111,15 +111,22 @@ def relative_shift(scores: Tensor, keys: int) -> Tensor:
 
     Each row reads one element earlier than the one before it, so in memory the result is a strided window.
     """
-    size = scores.shape[-2]
+    size, row = scores.shape[-2:]
     if torch.compiler.is_exporting() or torch.jit.is_tracing():  # as_strided has no ONNX form
         steps = torch.arange(size - 1, -1, -1, device=scores.device)[:, None]
         index = steps + torch.arange(keys, device=scores.device)
         return scores.gather(-1, index.expand(*scores.shape[:-2], size, keys))
     scores = scores.contiguous()
-    *outer, row, one = scores.stride()
+    if torch.compiler.is_compiling() and size == 1:
+        return scores[..., :keys]
+    if torch.compiler.is_compiling() and size > 1:
+        # torch.compile cannot trace a storage offset. This is the same window, as a view with shorter rows,
+        # which takes twice as long, 2.5 against 1.3 ms for (8, 4, 250, 499) with its gradient on a CPU core.
+        flat = scores.flatten(-2)[..., size - 1 : size * row - 1]
+        return flat.unflatten(-1, (size, row - 1))[..., :keys]
+    *outer, by_row, one = scores.stride()
     shape = (*scores.shape[:-1], keys)
-    return scores.as_strided(shape, (*outer, row - one, one), scores.storage_offset() + size - 1)
+    return scores.as_strided(shape, (*outer, by_row - one, one), scores.storage_offset() + size - 1)
 
 
 class _Weights(torch.autograd.Function):

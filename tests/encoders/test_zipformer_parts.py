@@ -51,6 +51,19 @@ def test_relative_shift_and_its_form_for_export(keys):
     assert torch.equal(traced(scores), shifted) and "gather" in str(traced.graph)
 
 
+@pytest.mark.parametrize(("size", "keys"), [(1, 1), (1, 5), (4, 4), (4, 7)])
+def test_relative_shift_is_traced_by_the_compiler(size, keys):
+    """A storage offset is not, since torch 2.13. Values and gradients are those of the plain form."""
+    compiled = torch.compile(relative_shift, backend="aot_eager", fullgraph=True, dynamic=False)
+    base, grad = torch.randn(2, 3, size, keys + size - 1), torch.randn(2, 3, size, keys)
+    grads = []
+    for form in (relative_shift, compiled):
+        scores = base.clone().requires_grad_()
+        form(scores, keys).backward(grad)
+        grads.append(scores.grad)
+    assert torch.equal(*grads) and torch.equal(compiled(base, keys), relative_shift(base, keys))
+
+
 @pytest.mark.parametrize("earlier", [0, 3])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_weights_and_their_gradient(earlier, masked):
