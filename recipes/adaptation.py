@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from maya.data.batch import Batch, make_batch
+from maya.data.loading.batch import Batch, make_batch
 from maya.decode.recognizer import Method, Recognizer, decode_frames
 from maya.encoders import LaCT
 from maya.errors import MayaError

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maya.config import to_dict
-from maya.data.table import Table, part_path
+from maya.data.table.table import Table, part_path
 from maya.decode.head_choice import best_head
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel

@@ -12,11 +12,11 @@ from torch import Tensor
 
 import maya
 from maya.config import to_dict
-from maya.data.loader import EvalLoader
-from maya.data.table import Table, part_path
-from maya.data.utterances import Utterances
+from maya.data.loading.loader import EvalLoader
+from maya.data.table.table import Table, part_path
+from maya.data.table.utterances import Utterances
 from maya.decode.recognizer import identify_languages
-from maya.encoders.lact_fast_weights import stop_updates
+from maya.encoders.lact.fast_weights import stop_updates
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.recipes.experiment import Experiment

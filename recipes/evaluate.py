@@ -8,13 +8,13 @@ import torch
 from lhotse import CutSet
 
 import maya
-from maya.data.entry import Entry, entry_of
-from maya.data.folder import read_corpus
-from maya.data.formats.metadata import read_metadata_csv, read_metadata_jsonl
-from maya.data.formats.nemo import is_nemo, read_nemo
-from maya.data.loader import EvalLoader
-from maya.data.manifest import Row, parse_object, read_lines, read_manifest
-from maya.data.probe import ProbeConfig, probe
+from maya.data.corpus.folder import read_corpus
+from maya.data.corpus.manifest import Row, parse_object, read_lines, read_manifest
+from maya.data.corpus.metadata import read_metadata_csv, read_metadata_jsonl
+from maya.data.corpus.nemo import is_nemo, read_nemo
+from maya.data.loading.loader import EvalLoader
+from maya.data.measure.probe import ProbeConfig, probe
+from maya.data.table.entry import Entry, entry_of
 from maya.decode.recognizer import Method, Recognizer, identify_languages
 from maya.errors import MayaError
 from maya.recipes.experiment import DecodeConfig

@@ -4,9 +4,9 @@ from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from maya.config import config, override
-from maya.data.augment import AugmentConfig
+from maya.data.loading.augment import AugmentConfig
 from maya.data.plan import PlanConfig
-from maya.data.prepare import PrepareConfig
+from maya.data.prepare.prepare import PrepareConfig
 from maya.decode.attention_rescoring import RescoringConfig
 from maya.decode.ctc_beam import BeamConfig
 from maya.errors import MayaError

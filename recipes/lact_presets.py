@@ -1,15 +1,15 @@
 """LaCT encoders by size, and models around them. Each call builds a fresh configuration: a recipe may change
 its fields.
 
-`streaming(lact_small())` of `maya.encoders.lact_config` is any of them in the form that streams.
+`streaming(lact_small())` of `maya.encoders.lact.config` is any of them in the form that streams.
 """
 
 from typing import Any, Literal
 
-from maya.encoders.lact_config import LaCTConfig
+from maya.encoders.lact.config import LaCTConfig
 from maya.features import LogMelConfig, SpecAugmentConfig
+from maya.heads.transducer import JointConfig, PredictorConfig, StatelessConfig
 from maya.models.hybrid import HybridConfig
-from maya.transducer import JointConfig, PredictorConfig, StatelessConfig
 
 
 def lact(

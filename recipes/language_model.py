@@ -4,7 +4,7 @@ texts fit into memory as counts (some million words take seconds and about a GB)
 from collections import defaultdict
 from pathlib import Path
 
-from maya.data.table import Table, part_path
+from maya.data.table.table import Table, part_path
 from maya.decode.ngram import NGram
 from maya.text.tokenizer import Tokenizer
 

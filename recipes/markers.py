@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from maya import __version__
-from maya.data import audio_files
-from maya.data.table import Table, part_path
+from maya.data.prepare import audio_files
+from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
 from maya.train.runlog import write_json
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from maya.config import from_dict, to_dict
 from maya.data.plan import MemoryConfig, PlanConfig
 from maya.data.plan.caps import Caps
-from maya.data.utterances import Utterances
+from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
 from maya.train.checkpoint import step_checkpoints

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from maya.config import to_dict
 from maya.data.plan import BatchPlan
 from maya.data.plan.caps import Caps
-from maya.data.report_page import write_run_page
-from maya.data.table import Table, part_path
-from maya.data.token_table import open_tokens, token_path
+from maya.data.report.page import write_run_page
+from maya.data.table.table import Table, part_path
+from maya.data.table.token_table import open_tokens, token_path
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, with_vocabulary
 from maya.models.sizing import (

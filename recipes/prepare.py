@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from maya.config import to_dict
-from maya.data import audio_files
-from maya.data.earlier import corpus_name, split_options
-from maya.data.folder import corpus_files, describing_files, is_named
-from maya.data.prepare import prepare_corpus
-from maya.data.table import PARTS
+from maya.data.corpus.folder import corpus_files, describing_files, is_named
+from maya.data.prepare import audio_files
+from maya.data.prepare.earlier import corpus_name, split_options
+from maya.data.prepare.prepare import prepare_corpus
+from maya.data.table.table import PARTS
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, digest, is_done, mark_done, stamp, table_identity

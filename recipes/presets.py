@@ -3,12 +3,13 @@ its fields."""
 
 from typing import Any
 
-from maya.encoders import FastConformerConfig, ZipformerConfig, zipformer_config
+from maya.encoders import FastConformerConfig, ZipformerConfig
+from maya.encoders.zipformer import config as zipformer_config
 from maya.features import FbankConfig, LogMelConfig, SpecAugmentConfig
 from maya.features.specaugment import lhotse
+from maya.heads.transducer import JointConfig, PredictorConfig, StatelessConfig
 from maya.models.hybrid import HybridConfig
 from maya.text.tokenizer import TokenizerConfig
-from maya.transducer import JointConfig, PredictorConfig, StatelessConfig
 
 
 def fastconformer_tdt_ctc(

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
+from maya.audio.byte_ranges import file_stamp, read_range
 from maya.config import to_dict
-from maya.data.byte_ranges import file_stamp, read_range
 from maya.data.plan import BatchPlan
-from maya.data.table import Table, part_path
-from maya.data.utterances import Utterances
+from maya.data.table.table import Table, part_path
+from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel, build_model, count_parameters, with_vocabulary
 from maya.recipes.convert import open_checkpoint

@@ -15,11 +15,11 @@ import torch
 from accelerate import Accelerator
 
 from maya.config import config, to_dict
-from maya.data.batch import Batch
-from maya.data.loader import EvalLoader, clear_worker_errors
-from maya.data.prepare import PrepareConfig
-from maya.data.table import Table, part_path
-from maya.data.utterances import Utterances
+from maya.data.loading.batch import Batch
+from maya.data.loading.loader import EvalLoader, clear_worker_errors
+from maya.data.prepare.prepare import PrepareConfig
+from maya.data.table.table import Table, part_path
+from maya.data.table.utterances import Utterances
 from maya.decode.hypothesis import Hypothesis
 from maya.errors import MayaError
 from maya.models.hybrid import count_parameters

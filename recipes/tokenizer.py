@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maya.config import to_dict
-from maya.data.alignable import FrameClock
-from maya.data.report import columns
-from maya.data.report_page import write_run_page
-from maya.data.table import Table, part_path
-from maya.data.token_table import TokenTable, token_path, write_tokens
+from maya.data.report.page import write_run_page
+from maya.data.report.text_table import columns
+from maya.data.table.alignable import FrameClock
+from maya.data.table.table import Table, part_path
+from maya.data.table.token_table import TokenTable, token_path, write_tokens
 from maya.encoders import ZipformerConfig
-from maya.encoders.zipformer_front import LOST_FRAMES
+from maya.encoders.zipformer.front import LOST_FRAMES
 from maya.errors import MayaError
 from maya.features import FbankConfig, frame_samples
 from maya.models.hybrid import HybridConfig

@@ -11,13 +11,13 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from maya.config import to_dict
-from maya.data.augment import Augment
-from maya.data.batch import Batch
-from maya.data.loader import EvalLoader, TrainLoader, clear_worker_errors
+from maya.data.loading.augment import Augment
+from maya.data.loading.batch import Batch
+from maya.data.loading.loader import EvalLoader, TrainLoader, clear_worker_errors
 from maya.data.plan import BatchPlan, PlanConfig, Position
-from maya.data.table import Table, part_path
-from maya.data.token_table import TokenTable, open_tokens, token_path, tokens_of
-from maya.data.utterances import Utterances
+from maya.data.table.table import Table, part_path
+from maya.data.table.token_table import TokenTable, open_tokens, token_path, tokens_of
+from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
 from maya.models.speech_model import SpeechModel

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from maya.config import override
-from maya.data.data_checks import check_data
-from maya.data.findings import Findings, findings_text
-from maya.data.prepare import examine
-from maya.data.report import table
-from maya.data.report_page import Page, read_page, write_page
+from maya.data.prepare.data_checks import check_data
+from maya.data.prepare.findings import Findings, findings_text
+from maya.data.prepare.prepare import examine
+from maya.data.report.page import Page, read_page, write_page
+from maya.data.report.text_table import table
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.prepare import require_corpus
@@ -70,7 +70,7 @@ def validate_data(
     json_path: Path | None = None,
     html_path: Path | None = None,
 ) -> None:
-    """Look at prepared data again (see maya.data.data_checks) and print what is wrong; MayaError if anything
+    """Look at prepared data again (see data_checks) and print what is wrong; MayaError if anything
     is. sample: utterances of each part to decode; all if None."""
     broken = check_data(data, sample=sample)
     findings = Findings()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    *("kernels", "text", "data", "features", "encoders", "transducer", "losses", "models", "decode", "score"),
-    *("train", "convert", "facade", "recipes", "egs"),
+    *("kernels", "losses", "text", "audio", "data", "features", "encoders", "heads", "models", "decode"),
+    *("align", "score", "train", "serve", "convert", "facade", "recipes", "egs"),
 )  # facade: maya/__init__.py, which loads models for users
 FOR_ALL = ("errors", "config", "ranges")  # everyone but the kernels may import these files of maya
 KERNELS_MAY = {"torch", "triton"}

@@ -4,8 +4,8 @@ from typing import Any
 
 from maya.encoders import ZipformerConfig
 from maya.features import FbankConfig
+from maya.heads.transducer import JointConfig, StatelessConfig
 from maya.models.hybrid import HybridConfig
-from maya.transducer import JointConfig, StatelessConfig
 
 
 def encoder(**options: Any) -> ZipformerConfig:

@@ -2,7 +2,7 @@
 ScaledAdam, Eden, regularisers on schedules, and everything random on."""
 
 from maya.features.specaugment import lhotse
-from maya.models.attention_decoder import AttentionDecoderConfig
+from maya.heads.attention import AttentionDecoderConfig
 from maya.recipes.experiment import Experiment
 from tests import tiny, tiny_zipformer
 

@@ -233,7 +233,13 @@ def long_one(args: argparse.Namespace, minutes: float) -> dict[str, Any]:
 
 def attention(args: argparse.Namespace) -> dict[str, Any]:
     """Time of one attention module, in two forms, and of torch's fused attention alone, in turns."""
-    from maya.encoders.attention import Frames, RelPositionAttention, positions_needed, sinusoids, span_of
+    from maya.encoders.conformer.attention import (
+        Frames,
+        RelPositionAttention,
+        positions_needed,
+        sinusoids,
+        span_of,
+    )
 
     module = RelPositionAttention(512, 8, bias=True, dropout=0.0).eval()
     for bias in module.position_biases:

@@ -33,8 +33,8 @@ from lhotse.audio import AudioSource
 from lhotse.serialization import TarAsDirBackend
 from torch import Tensor
 
-from maya.data.audio import load_audio, load_cut_audio
-from maya.data.tar_audio import (
+from maya.audio.load import load_audio, load_cut_audio
+from maya.audio.tar_audio import (
     ByteRange,
     byte_range_source,
     decode,

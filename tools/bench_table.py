@@ -23,7 +23,7 @@ IN_JSON = 20_000  # cuts that are written as JSON lines, for comparison
 
 def synthetic(rows: int) -> Iterator[Any]:
     """Entries as a large Indic corpus has them."""
-    from maya.data.table import Entry
+    from maya.data.table.table import Entry
 
     rng = random.Random(0)
     for i in range(rows):
@@ -65,7 +65,7 @@ def measure(path: Path) -> dict[str, Any]:
     """Seconds of CPU and megabytes of this process, step by step."""
     import pyarrow as pa
 
-    from maya.data.table import Table
+    from maya.data.table.table import Table
 
     before, began = _memory(), time.process_time()
     table = Table.open(path)
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.measure:
         print(json.dumps(measure(options.measure)))
         return
-    from maya.data.table import write_table
+    from maya.data.table.table import write_table
 
     options.out.parent.mkdir(parents=True, exist_ok=True)
     results = []

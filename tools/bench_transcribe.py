@@ -28,8 +28,8 @@ from typing import Any
 import soundfile
 import torch
 
+from maya.audio.load import load_audio
 from maya.convert import from_nemo, to_nemo
-from maya.data.audio import load_audio
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.encoders import FastConformerConfig
 from maya.kernels.bench.peak import forget_the_peak, forked, resident

@@ -26,9 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maya.encoders.regularizers import Balancer, Whiten, set_batch_count
-from maya.encoders.zipformer import Zipformer
-from maya.encoders.zipformer_config import ZipformerConfig, large, medium, small
+from maya.encoders.zipformer.config import ZipformerConfig, large, medium, small
+from maya.encoders.zipformer.encoder import Zipformer
+from maya.encoders.zipformer.regularizers import Balancer, Whiten, set_batch_count
 
 LATE = 1e6  # a batch count at which all schedules have ended
 SIZES: dict[str, Callable[..., ZipformerConfig]] = {"small": small, "medium": medium, "large": large}

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 import maya
+from maya.audio.load import load_audio
 from maya.convert import from_icefall, to_icefall
 from maya.convert.icefall_export import SENTENCEPIECE, WEIGHTS
-from maya.data.audio import load_audio
 from maya.decode.recognizer import Recognizer
 from maya.encoders import Zipformer
-from maya.encoders.zipformer_config import Chunking
+from maya.encoders.zipformer.config import Chunking
 from tools.check_nemo_roundtrip import Row
 
 BAR = 2e-5  # absolute, relative where outputs exceed 1

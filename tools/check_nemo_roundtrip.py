@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 import maya
+from maya.audio.load import load_audio
 from maya.convert import from_nemo, to_nemo
 from maya.convert.nemo_export import with_language
-from maya.data.audio import load_audio
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.models.hybrid_config import nemo_parts
 from maya.text.aggregate import AggregateTokenizer

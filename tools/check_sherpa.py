@@ -61,7 +61,7 @@ def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> 
     import torch
 
     from maya.decode.recognizer import decode_frames
-    from maya.encoders.zipformer_config import WHOLE, Chunking
+    from maya.encoders.zipformer.config import WHOLE, Chunking
 
     with torch.inference_mode():
         feats, lens = model.features(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
@@ -78,9 +78,9 @@ def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> 
 
 def check(model: Any, python: str, audio: list[Path], work: Path) -> Iterator[tuple[str, str, bool]]:
     """(what, measured, whether it holds) of one model, exported in every way."""
+    from maya.audio.load import load_audio
     from maya.convert.icefall_export import with_blank_first
     from maya.convert.sherpa_onnx import to_sherpa_onnx
-    from maya.data.audio import load_audio
 
     cfg = model.model.cfg
     samples, raw = [], []

@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from maya.data.loader import TrainLoader
+from maya.data.loading.loader import TrainLoader
 from maya.data.plan import BatchPlan, PlanConfig
-from maya.data.report_page import write_run_page
-from maya.data.table import Table, part_path
-from maya.data.token_table import open_tokens, token_path
-from maya.data.utterances import Utterances
+from maya.data.report.page import write_run_page
+from maya.data.table.table import Table, part_path
+from maya.data.table.token_table import open_tokens, token_path
+from maya.data.table.utterances import Utterances
 from maya.features import LogMel, LogMelConfig
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maya.data.audio import load_audio
-from maya.data.batch import Batch, make_batch
-from maya.data.sound import clipped_share
-from maya.encoders.regularizers import set_loss_scale
+from maya.audio.load import load_audio
+from maya.audio.sound import clipped_share
+from maya.data.loading.batch import Batch, make_batch
+from maya.encoders.zipformer.regularizers import set_loss_scale
 from maya.errors import MayaError
 from maya.models.speech_llm import SpeechLLMConfig
 from maya.models.speech_model import Losses, SpeechModel

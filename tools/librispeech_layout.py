@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from maya.data.audio import load_cut_audio
-from maya.data.prepare import PrepareConfig, examine, to_cut
-from maya.data.probe import Probed
+from maya.audio.load import load_cut_audio
+from maya.data.measure.probe import Probed
+from maya.data.prepare.prepare import PrepareConfig, examine, to_cut
 from maya.errors import MayaError
 
 TOP = "LibriSpeech"

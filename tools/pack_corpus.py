@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from maya.data.folder import read_corpus
-from maya.data.manifest import Row
-from maya.data.tar_audio import TarMember, index_tar, read_range
+from maya.audio.tar_audio import TarMember, index_tar, read_range
+from maya.data.corpus.folder import read_corpus
+from maya.data.corpus.manifest import Row
 from maya.errors import MayaError
 from maya.recipes.corpus_writer import Utterance, finished, read_seal, write_corpus
 

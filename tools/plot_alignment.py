@@ -149,7 +149,7 @@ def _draw(options: argparse.Namespace) -> None:
     import torch
 
     import maya
-    from maya.data.audio import load_audio
+    from maya.audio.load import load_audio
     from maya.features import frame_samples
 
     recognizer = maya.load(options.checkpoint)

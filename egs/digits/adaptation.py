@@ -25,8 +25,8 @@ from torch import Tensor
 
 import maya
 from egs.digits.data import assign, draw_strings, joined, plan_item, read_source
-from maya.data.audio import resample
-from maya.data.table import Table, part_path
+from maya.audio.load import resample
+from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
 from maya.recipes.adaptation import Listener, Speaker, choose_rates, compare
 from maya.recipes.adaptation_report import Answer, table

@@ -153,7 +153,7 @@ def sets(data: Path) -> list[str]:
     """The dev and test sets of prepared data, in LibriSpeech's order; without any of LibriSpeech's own, dev
     and test as they were drawn. None where nothing was held out. Raises MayaError for data that are not
     prepared."""
-    from maya.data.table import Table, part_path
+    from maya.data.table.table import Table, part_path
 
     own = [part for part in (*FULL, *MINI) if part_path(data, part).is_file()]
     return own or [part for part in ("dev", "test") if len(Table.open(part_path(data, part)))]

@@ -7,7 +7,7 @@ Not run yet: README.md in this folder has what is to be expected.
 """
 
 from egs.librispeech import lact_recipe as recipe
-from maya.encoders.lact_config import streaming
+from maya.encoders.lact.config import streaming
 from maya.features import LogMelConfig
 from maya.recipes.experiment import Experiment
 from maya.recipes.lact_presets import lact, lact_base

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from maya.config import override
 from maya.convert.icefall_names import to_icefall_name
-from maya.encoders import ZipformerConfig, zipformer_config
+from maya.encoders import ZipformerConfig
+from maya.encoders.zipformer import config as zipformer_config
 from maya.errors import MayaError
 from maya.features import FbankConfig
 from maya.features.specaugment import lhotse
-from maya.models.attention_decoder import AttentionDecoderConfig
+from maya.heads.attention import AttentionDecoderConfig
+from maya.heads.transducer import JointConfig, StatelessConfig
 from maya.models.hybrid import HybridConfig, PrunedConfig
-from maya.transducer import JointConfig, StatelessConfig
 
 PRESETS = {
     "Zipformer-S": zipformer_config.small(),

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from maya.convert.nemo_yaml import Section
-from maya.encoders.fastconformer import FastConformerConfig
+from maya.encoders.conformer.fastconformer import FastConformerConfig
 from maya.errors import MayaError
 from maya.features.frames import frame_samples
 from maya.features.logmel import LogMelConfig
 from maya.features.specaugment import SpecAugmentConfig
+from maya.heads.transducer.joint import JointConfig
+from maya.heads.transducer.predictor import PredictorConfig
 from maya.models.hybrid import HybridConfig
-from maya.transducer.joint import JointConfig
-from maya.transducer.predictor import PredictorConfig
 
 FrontEnd = Literal["auto", "since-2.5", "before-2.5"]
 Family = Literal["ctc", "rnnt", "hybrid"]

@@ -13,11 +13,11 @@ from maya.decode.recognizer import Recognizer
 from maya.encoders import FastConformerConfig
 from maya.errors import MayaError
 from maya.features import LogMelConfig
+from maya.heads.transducer import PredictorConfig
 from maya.models.hybrid import HybridConfig
 from maya.models.hybrid_config import nemo_parts
 from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer
-from maya.transducer import PredictorConfig
 
 MODULES = "nemo.collections.asr.modules."
 TARGETS = {

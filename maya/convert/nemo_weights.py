@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maya.convert.nemo_config import Family
-from maya.encoders.fastconformer import FastConformerConfig
+from maya.encoders.conformer.fastconformer import FastConformerConfig
 from maya.errors import MayaError
 from maya.features.logmel import LogMel
 from maya.models.hybrid import HybridConfig, HybridModel

@@ -19,10 +19,10 @@ from maya.convert.onnx_graphs import (
 from maya.convert.onnx_trace import Axes, Graph, packages, write
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
+from maya.heads.transducer import Predictor
 from maya.models.hybrid import HybridModel
 from maya.models.hybrid_config import nemo_parts
 from maya.text.tokenizer import Tokenizer
-from maya.transducer import Predictor
 
 WHAT = "the ONNX export"
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maya.encoders.attention import RelPositionAttention
-from maya.encoders.fastconformer import ConformerLayer, FastConformer
+from maya.encoders.conformer.attention import RelPositionAttention
+from maya.encoders.conformer.fastconformer import ConformerLayer, FastConformer
 from maya.features.logmel import LOG_GUARD, STD_GUARD, LogMel
+from maya.heads.transducer.joint import Joint
+from maya.heads.transducer.predictor import Predictor
 from maya.models.hybrid import CTCHead, HybridModel
-from maya.transducer.joint import Joint
-from maya.transducer.predictor import Predictor
 
 
 class FeatureGraph(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from maya.encoders import AnyEncoderConfig, FastConformerConfig, ZipformerConfig
 from maya.features import FeaturesConfig, LogMelConfig
+from maya.heads.transducer import AnyPredictorConfig, PredictorConfig
 from maya.models.hybrid import HybridConfig
-from maya.transducer import AnyPredictorConfig, PredictorConfig
 
 PARTS = {"preprocessor": "features", "decoder": "predictor", "ctc_decoder": "CTC head"}
 

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from maya.encoders import Zipformer
-from maya.encoders.zipformer import ZipformerState
-from maya.encoders.zipformer_layer import LayerCache
+from maya.encoders.zipformer.encoder import ZipformerState
+from maya.encoders.zipformer.layer import LayerCache
+from maya.heads.transducer import Joint, StatelessPredictor
+from maya.heads.transducer.stateless import StatelessState
 from maya.models.hybrid import HybridModel
-from maya.transducer import Joint, StatelessPredictor
-from maya.transducer.stateless import StatelessState
 
 LAYER_STATES = (
     "cached_key",

@@ -6,7 +6,7 @@ from torch import Tensor
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.trace import Trace
 from maya.errors import MayaError
-from maya.models.attention_decoder import AttentionDecoder
+from maya.heads.attention import AttentionDecoder
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from maya.config import config
 from maya.decode.ctc_beam import BeamConfig, align_texts, nbest_ctc
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.ngram import NGram
-from maya.models.attention_decoder import AttentionDecoder
+from maya.heads.attention import AttentionDecoder
 from maya.ranges import NonNegFloat
 
 _MAX_LOGITS = 2**26  # at once: 256 MiB in fp32

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maya.decode.ctc import greedy_ctc
 from maya.decode.hypothesis import Hypothesis
-from maya.transducer import AnyPredictor, Joint
+from maya.heads.transducer import AnyPredictor, Joint
 
 
 def greedy_tdt(

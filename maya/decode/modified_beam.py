@@ -13,9 +13,9 @@ from torch import Tensor
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.trace import Trace
 from maya.errors import MayaError
-from maya.transducer.joint import Joint
-from maya.transducer.predictor import Predictor
-from maya.transducer.stateless import StatelessPredictor
+from maya.heads.transducer.joint import Joint
+from maya.heads.transducer.predictor import Predictor
+from maya.heads.transducer.stateless import StatelessPredictor
 
 _MIX = -7046029254386353131  # 2^64 / golden ratio, odd, as a signed number
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from maya.data.audio import as_audio, load_audio
+from maya.audio.load import as_audio, load_audio
 from maya.decode.attention_beam import attention_beam
 from maya.decode.ctc import greedy_ctc_of
 from maya.decode.greedy import greedy_rnnt, greedy_tdt

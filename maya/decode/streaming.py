@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maya.data.audio import as_audio
+from maya.audio.load import as_audio
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import LaCT
 from maya.encoders.encoder_stream import encoder_stream
 from maya.errors import MayaError
 from maya.features import Fbank, LogMel, feature_stream
-from maya.transducer import AnyPredictor, Joint
+from maya.heads.transducer import AnyPredictor, Joint
 
 if TYPE_CHECKING:
     from maya.decode.recognizer import Method, Recognizer
@@ -224,7 +224,7 @@ class RecognizerStream:
     def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:
         """The next samples, (n,) at the model's rate -> what has been recognised up to now.
 
-        Float in [-1, 1], or integers: see `maya.data.audio.as_audio`, also for its errors.
+        Float in [-1, 1], or integers: see `maya.audio.load.as_audio`, also for its errors.
         """
         rate = self.recognizer.model.cfg.features.sample_rate
         audio = as_audio(samples, rate).to(self.recognizer.device)

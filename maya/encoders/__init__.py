@@ -1,10 +1,10 @@
 """Acoustic encoders: one config in; forward(x (B, T, F), x_lens (B,)) -> (B, S, D), lens (B,)."""
 
-from maya.encoders.fastconformer import FastConformer, FastConformerConfig
-from maya.encoders.lact import LaCT
-from maya.encoders.lact_config import LaCTConfig
-from maya.encoders.zipformer import Zipformer
-from maya.encoders.zipformer_config import ZipformerConfig
+from maya.encoders.conformer.fastconformer import FastConformer, FastConformerConfig
+from maya.encoders.lact.config import LaCTConfig
+from maya.encoders.lact.encoder import LaCT
+from maya.encoders.zipformer.config import ZipformerConfig
+from maya.encoders.zipformer.encoder import Zipformer
 
 AnyEncoder = FastConformer | Zipformer | LaCT
 AnyEncoderConfig = FastConformerConfig | ZipformerConfig | LaCTConfig

@@ -5,11 +5,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from maya.encoders.fastconformer import FastConformer
-from maya.encoders.lact import LaCT
-from maya.encoders.zipformer import Zipformer
-from maya.encoders.zipformer_config import Chunking, check_chunking
-from maya.encoders.zipformer_front import LOST_FRAMES, REACH
+from maya.encoders.conformer.fastconformer import FastConformer
+from maya.encoders.lact.encoder import LaCT
+from maya.encoders.zipformer.config import Chunking, check_chunking
+from maya.encoders.zipformer.encoder import Zipformer
+from maya.encoders.zipformer.front import LOST_FRAMES, REACH
 from maya.errors import MayaError
 
 AHEAD = LOST_FRAMES + 2 * REACH  # feature frames that Zipformer reads beyond a chunk

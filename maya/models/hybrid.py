@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maya.data.batch import Batch
+from maya.data.loading.batch import Batch
 from maya.errors import MayaError
+from maya.heads.attention import AttentionDecoder
+from maya.heads.ctc import CTCHead, LanguageHead
+from maya.heads.transducer import Joint, SimpleJoint, build_predictor
 from maya.losses import (
     cr_ctc_loss,
     ctc_loss,
@@ -23,11 +26,8 @@ from maya.losses import (
     prune_ranges,
     simple_rnnt_loss,
 )
-from maya.models.attention_decoder import AttentionDecoder
-from maya.models.heads import CTCHead, LanguageHead
 from maya.models.hybrid_config import HybridConfig, PrunedConfig, check, with_vocabulary
 from maya.models.speech_model import Losses, SpeechModel
-from maya.transducer import Joint, SimpleJoint, build_predictor
 
 __all__ = [
     "HybridConfig",

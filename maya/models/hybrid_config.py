@@ -10,9 +10,9 @@ from maya.errors import MayaError
 from maya.features import FeaturesConfig, LogMelConfig
 from maya.features.noise import NoiseConfig
 from maya.features.specaugment import SpecAugmentConfig
-from maya.models.attention_decoder import AttentionDecoderConfig
+from maya.heads.attention import AttentionDecoderConfig
+from maya.heads.transducer import AnyPredictorConfig, JointConfig, PredictorConfig
 from maya.ranges import BelowOne, Count, Distinct, NonNegFloat, NotEmpty, Range, Share
-from maya.transducer import AnyPredictorConfig, JointConfig, PredictorConfig
 
 
 @config

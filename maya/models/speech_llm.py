@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maya.config import config
-from maya.data.batch import Batch
+from maya.data.loading.batch import Batch
 from maya.encoders import AnyEncoderConfig, FastConformerConfig
 from maya.errors import MayaError
 from maya.features import FeaturesConfig, LogMelConfig

@@ -7,9 +7,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from maya.data.batch import Batch
+from maya.data.loading.batch import Batch
 from maya.encoders import AnyEncoderConfig, build_encoder
-from maya.encoders.regularizers import set_batch_count
+from maya.encoders.zipformer.regularizers import set_batch_count
 from maya.errors import MayaError
 from maya.features import FeaturesConfig, build_features, frame_samples
 from maya.features.noise import AddNoise, NoiseConfig
@@ -104,7 +104,7 @@ class SpeechModel(nn.Module):
 
     def begin_step(self, step: int, batch_count: float) -> None:
         """Move all that changes while training on to optimizer step `step`, from 0; `batch_count` is what
-        scheduled regularisers count by, see `maya.encoders.regularizers.Controls`."""
+        scheduled regularisers count by, see `maya.encoders.zipformer.regularizers.Controls`."""
         self.step = step
         set_batch_count(self, batch_count)
 

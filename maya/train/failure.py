@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maya.data.batch import Batch
+from maya.data.loading.batch import Batch
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
@@ -116,7 +116,7 @@ class Failure:
     bf16: bool
     ctc_weight: float
     scale: float  # of the loss
-    batch_count: float  # see maya.encoders.regularizers
+    batch_count: float  # see maya.encoders.zipformer.regularizers
     encoder_frozen: bool
     tallies: list[Tally]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from maya.data.file_lock import FileLock, try_lock
+from maya.data.prepare.file_lock import FileLock, try_lock
 from maya.errors import MayaError
 from maya.train.distributed import gather_objects, rank
 
@@ -13,7 +13,7 @@ FILE = "train.lock"
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the lock of a run folder (see `maya.data.file_lock`); all ranks of a launch share it.
+    """Hold the lock of a run folder (see `maya.data.prepare.file_lock`); all ranks of a launch share it.
 
     Raises MayaError, on every rank, while another process holds it or if the folder cannot be written to.
     """

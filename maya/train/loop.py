@@ -19,8 +19,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
-from maya.data.batch import Batch
-from maya.encoders.regularizers import set_loss_scale
+from maya.data.loading.batch import Batch
+from maya.encoders.zipformer.regularizers import set_loss_scale
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train import schedule

@@ -21,7 +21,7 @@ from typing import IO, Any
 import torch
 
 from maya.config import from_dict
-from maya.data.batch import Batch
+from maya.data.loading.batch import Batch
 from maya.errors import MayaError
 from maya.kernels.bench.peak import forked, resident
 from maya.models.hybrid import HybridConfig, build_model

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from maya.data.batch import Batch
+from maya.data.loading.batch import Batch
 from maya.decode.recognizer import decode_frames
 from maya.models.text_heads import Head
 from maya.score.wer import wer

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from maya.data.table import Table, part_path
-from maya.data.utterances import Utterances
+from maya.data.table.table import Table, part_path
+from maya.data.table.utterances import Utterances
 from maya.train.distributed import gather_objects, rank
 from maya.train.runlog import write_json
 

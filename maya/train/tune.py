@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from maya.config import config
-from maya.data.batch import Batch
-from maya.encoders.masked_norm import MaskedBatchNorm
+from maya.data.loading.batch import Batch
+from maya.encoders.conformer.masked_norm import MaskedBatchNorm
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
 from maya.models.lora import LoraConfig, add_lora

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from maya.data.batch import UNKNOWN_LANGUAGE, Batch, language_code
+from maya.data.loading.batch import UNKNOWN_LANGUAGE, Batch, language_code
 from maya.decode.head_choice import best_head
 from maya.decode.recognizer import Method, decode_frames
 from maya.models.hybrid import HybridModel

@@ -14,7 +14,7 @@ from torch import Tensor
 from maya.convert.icefall_names import to_icefall_name, to_icefall_tensor
 from maya.convert.icefall_tokens import read_tokenizer
 from maya.decode.recognizer import Recognizer
-from maya.models.attention_decoder import AttentionDecoderConfig
+from maya.heads.attention import AttentionDecoderConfig
 from maya.models.hybrid import HybridConfig, HybridModel
 from tests import tiny_zipformer
 

@@ -12,10 +12,10 @@ from maya.decode.recognizer import Recognizer, decode_frames
 from maya.encoders import ZipformerConfig
 from maya.errors import MayaError
 from maya.features import FbankConfig
-from maya.models.attention_decoder import AttentionDecoderConfig
+from maya.heads.attention import AttentionDecoderConfig
+from maya.heads.transducer import PredictorConfig
 from maya.recipes.cli import main
 from maya.recipes.convert import convert_icefall
-from maya.transducer import PredictorConfig
 from tests.convert import archives
 from tests.convert import icefall_files as files
 from tests.convert.icefall_files import KINDS

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from maya.audio.load import load_audio
 from maya.convert import onnx as to
 from maya.convert import onnx_trace
-from maya.data.audio import load_audio
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.errors import MayaError
 from tests.convert.archives import recognizer

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from maya.audio.load import load_audio
 from maya.convert import onnx_trace
 from maya.convert.sherpa_onnx import to_sherpa_onnx
 from maya.convert.sherpa_onnx_graphs import initial_states, state_names
-from maya.data.audio import load_audio
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.encoders import Zipformer
-from maya.encoders.zipformer_config import Chunking
+from maya.encoders.zipformer.config import Chunking
 from maya.errors import MayaError
 from maya.recipes.cli import main
 from maya.train.checkpoint import Checkpoint, save_checkpoint

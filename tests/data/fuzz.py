@@ -30,15 +30,15 @@ from typing import Any
 import soundfile
 from lhotse import AudioSource, Recording
 
-from maya.data.audio import load_audio, load_cut_audio
-from maya.data.byte_ranges import ByteRange, parse_address
-from maya.data.entry import entry_of
-from maya.data.folder import read_corpus
-from maya.data.manifest import Row
-from maya.data.prepare import to_cut
-from maya.data.probe import ProbeConfig, Probed, probe
-from maya.data.tar_audio import decode
-from maya.data.tar_index import index_tar, member_header, scan_tar
+from maya.audio.byte_ranges import ByteRange, parse_address
+from maya.audio.load import load_audio, load_cut_audio
+from maya.audio.tar_audio import decode
+from maya.audio.tar_index import index_tar, member_header, scan_tar
+from maya.data.corpus.folder import read_corpus
+from maya.data.corpus.manifest import Row
+from maya.data.measure.probe import ProbeConfig, Probed, probe
+from maya.data.prepare.prepare import to_cut
+from maya.data.table.entry import entry_of
 from maya.errors import MayaError
 from tests.data.fuzz_lures import Lures, Watch
 from tests.data.fuzz_shards import write_shards

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maya.data.audio import load_cut_audio
-from maya.data.data_checks import check_data
-from maya.data.entry import Entry
-from maya.data.manifest import PARTS
-from maya.data.table import SCHEMA, Table, part_path, write_table
+from maya.audio.load import load_cut_audio
+from maya.data.corpus.manifest import PARTS
+from maya.data.prepare.data_checks import check_data
+from maya.data.table.entry import Entry
+from maya.data.table.table import SCHEMA, Table, part_path, write_table
 
 NUMBERS = (-1, 0, 1, 7, 2**31, 2**53, 2**62, 2**63 - 1)
 REALS = (-1.0, 0.0, 1e-300, 1e300, math.inf, math.nan)

@@ -20,14 +20,14 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 from torch.utils.data import DataLoader
 
-from maya.data.entry import Entry, entry_of
-from maya.data.loader import TrainLoader
-from maya.data.manifest import Row
+from maya.data.corpus.manifest import Row
+from maya.data.loading.loader import TrainLoader
+from maya.data.measure.probe import Probed
 from maya.data.plan import BatchPlan, PlanConfig
 from maya.data.plan.sampler import PlanSampler
-from maya.data.probe import Probed
-from maya.data.table import Table, part_path, write_table
-from maya.data.utterances import Utterances
+from maya.data.table.entry import Entry, entry_of
+from maya.data.table.table import Table, part_path, write_table
+from maya.data.table.utterances import Utterances
 from maya.text.tokenizer import Tokenizer
 from tests.data.making import make_cuts, make_tokenizer
 from tests.data.test_plan_sampler import Names

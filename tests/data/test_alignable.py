@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maya.data.alignable import FrameClock, ctc_frames
+from maya.data.table.alignable import FrameClock, ctc_frames
 
 
 @given(st.lists(st.integers(0, 2), max_size=7))

@@ -6,13 +6,13 @@ import pytest
 import soundfile
 import torch
 
-from maya.data.audio import resample
-from maya.data.audio_checks import REASONS, AudioCheckConfig, audio_findings
-from maya.data.manifest import Row
-from maya.data.prepare import PrepareConfig, prepare_corpus
-from maya.data.probe import ProbeConfig, probe
-from maya.data.sound import measure_sound
-from maya.data.text_checks import TextCheckConfig
+from maya.audio.load import resample
+from maya.audio.sound import measure_sound
+from maya.data.corpus.manifest import Row
+from maya.data.measure.probe import ProbeConfig, probe
+from maya.data.prepare.audio_checks import REASONS, AudioCheckConfig, audio_findings
+from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.prepare.text_checks import TextCheckConfig
 from maya.errors import MayaError
 from tests.data.making import tone, write_corpus, write_manifest, write_tone
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 
-from maya.data import audio_files
-from maya.data.manifest import Row
+from maya.data.corpus.manifest import Row
+from maya.data.prepare import audio_files
 
 
 def test_files_are_listed_once_and_known_by_size_and_time(tmp_path: Path) -> None:

@@ -10,9 +10,17 @@ import soundfile
 import torch
 from torch import Tensor
 
+from maya.audio.codecs import CODECS, through_codec
 from maya.config import from_dict, override, to_dict
-from maya.data.augment import Augment, AugmentConfig, Changes, NoiseConfig, add_noise, band_limit, reverberate
-from maya.data.codecs import CODECS, through_codec
+from maya.data.loading.augment import (
+    Augment,
+    AugmentConfig,
+    Changes,
+    NoiseConfig,
+    add_noise,
+    band_limit,
+    reverberate,
+)
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
 from tests.data.making import write_tar, write_tone
@@ -90,7 +98,8 @@ def test_another_process_makes_the_same_audio(folder: Path, tmp_path: Path) -> N
     cfg.clean_share = 0.0
     code = (
         "import sys, json, torch; from pathlib import Path;"
-        "from tests.data.test_augment import everything, speech; from maya.data.augment import Augment;"
+        "from tests.data.test_augment import everything, speech;"
+        "from maya.data.loading.augment import Augment;"
         "cfg = everything(Path(sys.argv[1])); cfg.clean_share = 0.0; augment = Augment(cfg, 16000);"
         "torch.save([augment(speech(), f'utt-{i}', 7) for i in range(12)], sys.argv[2])"
     )

@@ -4,8 +4,8 @@ import pytest
 import torch
 from lhotse import CutSet
 
-from maya.data.audio import load_audio
-from maya.data.batch import collate, make_batch
+from maya.audio.load import load_audio
+from maya.data.loading.batch import collate, make_batch
 from maya.errors import MayaError
 from tests.data.making import make_cuts, make_tokenizer
 

@@ -12,14 +12,14 @@ import soundfile
 from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 from lhotse.shar import SharWriter
 
-from maya.data.audio import load_cut_audio
-from maya.data.data_checks import check_data
-from maya.data.folder import describing_files, read_corpus
-from maya.data.manifest import Row
-from maya.data.prepare import PrepareConfig, prepare_corpus, to_cut
-from maya.data.probe import ProbeConfig, probe
-from maya.data.table import Table, entry_of, part_path, probed_of, write_table
-from maya.data.text_checks import same_audio
+from maya.audio.load import load_cut_audio
+from maya.data.corpus.folder import describing_files, read_corpus
+from maya.data.corpus.manifest import Row
+from maya.data.measure.probe import ProbeConfig, probe
+from maya.data.prepare.data_checks import check_data
+from maya.data.prepare.prepare import PrepareConfig, prepare_corpus, to_cut
+from maya.data.prepare.text_checks import same_audio
+from maya.data.table.table import Table, entry_of, part_path, probed_of, write_table
 from maya.errors import MayaError
 
 CHANNELS = 3

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from maya.data.folder import describing_files, read_corpus
-from maya.data.formats.delimited import DelimitedFile
-from maya.data.formats.metadata import read_metadata_csv
-from maya.data.manifest import Row
+from maya.data.corpus.delimited import DelimitedFile
+from maya.data.corpus.folder import describing_files, read_corpus
+from maya.data.corpus.manifest import Row
+from maya.data.corpus.metadata import read_metadata_csv
 from maya.errors import MayaError
 from tests.data.making import write_tone
 

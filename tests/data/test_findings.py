@@ -1,6 +1,6 @@
-from maya.data.findings import MEANING, Findings, findings_text
-from maya.data.flags import Flag
-from maya.data.manifest import Dropped
+from maya.data.corpus.manifest import Dropped
+from maya.data.measure.flags import Flag
+from maya.data.prepare.findings import MEANING, Findings, findings_text
 
 
 def dropped(number: int, reason: str = "silent", language: str = "hi") -> Dropped:

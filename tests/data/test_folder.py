@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from maya.data.folder import read_corpus, read_pairs
-from maya.data.formats.metadata import read_metadata_csv
+from maya.data.corpus.folder import read_corpus, read_pairs
+from maya.data.corpus.metadata import read_metadata_csv
 from maya.errors import MayaError
 from tests.data.making import write_tone
 

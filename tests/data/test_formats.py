@@ -10,13 +10,13 @@ import pytest
 import soundfile
 from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
-from maya.data.audio import load_cut_audio
-from maya.data.folder import describing_files, read_corpus
-from maya.data.manifest import Row
-from maya.data.prepare import PrepareConfig, prepare_corpus, to_cut
-from maya.data.probe import ProbeConfig, Probed, probe
-from maya.data.table import PARTS, cuts, part_path
-from maya.data.text_checks import same_audio
+from maya.audio.load import load_cut_audio
+from maya.data.corpus.folder import describing_files, read_corpus
+from maya.data.corpus.manifest import Row
+from maya.data.measure.probe import ProbeConfig, Probed, probe
+from maya.data.prepare.prepare import PrepareConfig, prepare_corpus, to_cut
+from maya.data.prepare.text_checks import same_audio
+from maya.data.table.table import PARTS, cuts, part_path
 from maya.errors import MayaError
 from tests.data.making import write_tone
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from lhotse import CutSet
 
-from maya.data.audio import change_speed, load_cut_audio
-from maya.data.batch import Batch
-from maya.data.loader import AudioCache, EvalLoader, TrainLoader, eval_batches
+from maya.audio.load import change_speed, load_cut_audio
+from maya.data.loading.batch import Batch
+from maya.data.loading.loader import AudioCache, EvalLoader, TrainLoader, eval_batches
 from maya.data.plan import BatchPlan, PlanConfig, Position
-from maya.data.utterances import Utterances
+from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
 from tests.data.making import make_cuts, make_tokenizer

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from maya.data.manifest import read_manifest
+from maya.data.corpus.manifest import read_manifest
 from maya.errors import MayaError
 from tests.data.making import write_manifest
 

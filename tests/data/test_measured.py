@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-import maya.data.probe as probe_module
-from maya.data.manifest import Row, read_manifest
-from maya.data.measured import Measured, part_name, read_part, write_part
-from maya.data.probe import ProbeConfig, probe
-from maya.data.sound import Sound
-from maya.data.workers import in_processes
+import maya.data.measure.probe as probe_module
+from maya.audio.sound import Sound
+from maya.data.corpus.manifest import Row, read_manifest
+from maya.data.measure.measured import Measured, part_name, read_part, write_part
+from maya.data.measure.probe import ProbeConfig, probe
+from maya.data.measure.workers import in_processes
 from maya.errors import MayaError
 from tests.data.making import write_corpus, write_manifest, write_tar, write_tone
 
@@ -130,8 +130,8 @@ def test_processes_find_the_same(tmp_path: Path) -> None:
 PREPARE = """
 import sys, time
 from pathlib import Path
-import maya.data.probe as probe
-from maya.data.prepare import PrepareConfig, prepare_corpus
+import maya.data.measure.probe as probe
+from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
 real = probe._measure
 def slow(*a):
     time.sleep(0.05)

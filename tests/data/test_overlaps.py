@@ -10,13 +10,13 @@ import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.shar import SharWriter
 
-from maya.data.audio import load_cut_audio
-from maya.data.folder import read_corpus
-from maya.data.manifest import Row
-from maya.data.overlaps import overlap_groups, overlaps
-from maya.data.prepare import PrepareConfig, examine, to_cut
-from maya.data.probe import ProbeConfig, Probed, probe
-from maya.data.split import Item, SplitConfig, split
+from maya.audio.load import load_cut_audio
+from maya.data.corpus.folder import read_corpus
+from maya.data.corpus.manifest import Row
+from maya.data.measure.overlaps import overlap_groups, overlaps
+from maya.data.measure.probe import ProbeConfig, Probed, probe
+from maya.data.prepare.prepare import PrepareConfig, examine, to_cut
+from maya.data.prepare.split import Item, SplitConfig, split
 from tests.data.making import write_tone
 
 

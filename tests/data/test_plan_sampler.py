@@ -7,9 +7,9 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 from torch.utils.data import DataLoader, Dataset
 
-from maya.data.packed import PackedCuts
 from maya.data.plan import PlanConfig
 from maya.data.plan.sampler import PlanSampler, count_characters
+from maya.data.table.packed import PackedCuts
 from maya.errors import MayaError
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from lhotse import CutSet
 
-import maya.data.prepare as prepare_module
-from maya.data.audio import load_audio, load_cut_audio
-from maya.data.loader import EvalLoader
-from maya.data.prepare import PrepareConfig, PrepareReport, prepare_corpus
-from maya.data.probe import ProbeConfig
-from maya.data.split import SplitConfig
-from maya.data.table import cuts, part_path
+import maya.data.prepare.prepare as prepare_module
+from maya.audio.load import load_audio, load_cut_audio
+from maya.data.loading.loader import EvalLoader
+from maya.data.measure.probe import ProbeConfig
+from maya.data.prepare.prepare import PrepareConfig, PrepareReport, prepare_corpus
+from maya.data.prepare.split import SplitConfig
+from maya.data.table.table import cuts, part_path
 from maya.errors import MayaError
 from maya.text.languages import LANGUAGES
 from maya.text.tokenizer import TokenizerConfig, train_tokenizer

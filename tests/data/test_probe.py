@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from maya.data.manifest import Row
-from maya.data.probe import ProbeConfig, probe
-from maya.data.tar_index import index_tar
+from maya.audio.tar_index import index_tar
+from maya.data.corpus.manifest import Row
+from maya.data.measure.probe import ProbeConfig, probe
 from tests.data.making import write_tar, write_tone
 
 

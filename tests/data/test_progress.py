@@ -2,8 +2,8 @@ import logging
 
 import pytest
 
-import maya.data.progress as progress_module
-from maya.data.progress import Progress, duration
+import maya.data.measure.progress as progress_module
+from maya.data.measure.progress import Progress, duration
 
 
 def test_lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

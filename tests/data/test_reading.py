@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from maya.data.augment import Augment, AugmentConfig
-from maya.data.loader import TrainLoader, clear_worker_errors
+from maya.data.loading.augment import Augment, AugmentConfig
+from maya.data.loading.loader import TrainLoader, clear_worker_errors
+from maya.data.loading.reading import Skipped, Skips
 from maya.data.plan import BatchPlan, PlanConfig
-from maya.data.reading import Skipped, Skips
-from maya.data.utterances import Utterances
+from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
 from tests.data.making import make_cuts, make_tokenizer
@@ -107,7 +107,7 @@ def test_storage_that_does_not_answer_ends_in_a_sentence(
     tmp_path: Path, tokenizer: Tokenizer, num_workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = make(tmp_path, tokenizer, num_workers=num_workers, timeout_seconds=2.0)
-    monkeypatch.setattr("maya.data.reading.load_cut_audio", lambda cut, rate: time.sleep(60))
+    monkeypatch.setattr("maya.data.loading.reading.load_cut_audio", lambda cut, rate: time.sleep(60))
     started = time.monotonic()
     with pytest.raises(MayaError, match=r"no data came for 2 s, while waiting .* begins with utterance 'en-"):
         next(iter(loader))
@@ -117,7 +117,7 @@ def test_storage_that_does_not_answer_ends_in_a_sentence(
 def test_slow_storage_is_remarked_on(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("maya.data.loader._SLOW_SECONDS", 0.0)
+    monkeypatch.setattr("maya.data.loading.loader._SLOW_SECONDS", 0.0)
     with caplog.at_level(logging.WARNING):
         next(iter(make(tmp_path, tokenizer)))
     assert "for the batch that begins with utterance 'en-" in caplog.text
@@ -130,7 +130,7 @@ def test_a_dead_worker_is_one_sentence(
     """PyTorch notices by a signal, wherever the main thread is."""
     if where == "while waiting":
         monkeypatch.setattr(
-            "maya.data.reading.load_cut_audio", lambda cut, rate: os.kill(os.getpid(), signal.SIGKILL)
+            "maya.data.loading.reading.load_cut_audio", lambda cut, rate: os.kill(os.getpid(), signal.SIGKILL)
         )
     loader = make(tmp_path, tokenizer, num_workers=1)
     complaint = r"a data worker \(process [\d, ]+\) .*: often the system"

@@ -1,5 +1,5 @@
-from maya.data.report import columns, table
-from maya.data.statistics import Statistics
+from maya.data.report.statistics import Statistics
+from maya.data.report.text_table import columns, table
 from tests.data.test_statistics import entry
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from maya.data.findings import Findings
-from maya.data.flags import Flag
-from maya.data.manifest import Dropped
-from maya.data.report_charts import bar_window, histogram_chart, number, part_bars, strips, ticks
-from maya.data.report_page import Page, draw, read_page, write_page, write_run_page
-from maya.data.statistics import EDGES, Histogram, Statistics
+from maya.data.corpus.manifest import Dropped
+from maya.data.measure.flags import Flag
+from maya.data.prepare.findings import Findings
+from maya.data.report.charts import bar_window, histogram_chart, number, part_bars, strips, ticks
+from maya.data.report.page import Page, draw, read_page, write_page, write_run_page
+from maya.data.report.statistics import EDGES, Histogram, Statistics
 from maya.errors import MayaError
 from tests.data.test_statistics import entry
 

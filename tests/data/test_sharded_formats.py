@@ -13,18 +13,18 @@ import pytest
 import soundfile
 from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
-from maya.data.audio import load_audio, load_cut_audio
-from maya.data.folder import describing_files, is_named, read_corpus
-from maya.data.formats.hugging_face import data_set_files
-from maya.data.formats.lhotse_recipes import recipe_names
-from maya.data.formats.nemo_tarred import nemo_tarred
-from maya.data.formats.shar import shar_shards
-from maya.data.formats.shards import by_number, expanded
-from maya.data.manifest import Dropped, Row
-from maya.data.prepare import PrepareConfig, prepare_corpus, to_cut
-from maya.data.probe import ProbeConfig, probe
-from maya.data.table import PARTS, cuts, part_path
-from maya.data.tar_index import index_tar
+from maya.audio.load import load_audio, load_cut_audio
+from maya.audio.tar_index import index_tar
+from maya.data.corpus.folder import describing_files, is_named, read_corpus
+from maya.data.corpus.hugging_face import data_set_files
+from maya.data.corpus.lhotse_recipes import recipe_names
+from maya.data.corpus.manifest import Dropped, Row
+from maya.data.corpus.nemo_tarred import nemo_tarred
+from maya.data.corpus.shar import shar_shards
+from maya.data.corpus.shards import by_number, expanded
+from maya.data.measure.probe import ProbeConfig, probe
+from maya.data.prepare.prepare import PrepareConfig, prepare_corpus, to_cut
+from maya.data.table.table import PARTS, cuts, part_path
 from maya.errors import MayaError
 from maya.text.languages import language_code
 from tests.data.making import tone, write_tar, write_tone

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maya.data.split import Item, SplitConfig, split
+from maya.data.prepare.split import Item, SplitConfig, split
 from maya.errors import MayaError
 from maya.text.normalize import normalize
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maya.data.split import EarlierSplit, Item, SplitConfig, split
+from maya.data.prepare.split import EarlierSplit, Item, SplitConfig, split
 
 Parts = dict[str, str]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from lhotse import RecordingSet, SupervisionSet
 
-from maya.data.folder import read_corpus
-from maya.data.formats.lhotse_manifests import subset_in_name
-from maya.data.manifest import read_manifest
-from maya.data.prepare import PrepareConfig, prepare_corpus
-from maya.data.table import Table, part_path
+from maya.data.corpus.folder import read_corpus
+from maya.data.corpus.lhotse_manifests import subset_in_name
+from maya.data.corpus.manifest import read_manifest
+from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.table.table import Table, part_path
 from maya.recipes.average import check_sets, dev_sets
 from tests.data.making import make_cuts, write_manifest, write_tone
 

@@ -11,11 +11,11 @@ import torch
 from lhotse import CutSet
 from lhotse.dataset import DynamicBucketingSampler
 
-from maya.data.audio import load_cut_audio
-from maya.data.manifest import read_manifest
-from maya.data.prepare import to_cut
-from maya.data.probe import ProbeConfig, Probed, probe
-from maya.data.table import SCHEMA, Entry, Table, cuts, entry_of, part_path, probed_of, write_table
+from maya.audio.load import load_cut_audio
+from maya.data.corpus.manifest import read_manifest
+from maya.data.measure.probe import ProbeConfig, Probed, probe
+from maya.data.prepare.prepare import to_cut
+from maya.data.table.table import SCHEMA, Entry, Table, cuts, entry_of, part_path, probed_of, write_table
 from maya.errors import MayaError
 from tests.data.making import write_corpus, write_manifest, write_tar, write_tone
 

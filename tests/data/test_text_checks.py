@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maya.data.manifest import Row
-from maya.data.overlaps import Overlap
-from maya.data.prepare import PrepareConfig, prepare_corpus
-from maya.data.probe import Probed
-from maya.data.text_checks import (
+from maya.data.corpus.manifest import Row
+from maya.data.measure.overlaps import Overlap
+from maya.data.measure.probe import Probed
+from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.prepare.text_checks import (
     LEAKS,
     REASONS,
     TextCheckConfig,

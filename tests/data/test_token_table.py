@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maya.data.alignable import ctc_frames
-from maya.data.audio import load_cut_audio
-from maya.data.manifest import read_manifest
-from maya.data.probe import ProbeConfig, probe
-from maya.data.table import Entry, Table, entry_of, write_table
-from maya.data.token_table import open_tokens, token_path, tokens_of, write_tokens
-from maya.data.utterances import Utterances, encode_cuts
+from maya.audio.load import load_cut_audio
+from maya.data.corpus.manifest import read_manifest
+from maya.data.measure.probe import ProbeConfig, probe
+from maya.data.table.alignable import ctc_frames
+from maya.data.table.table import Entry, Table, entry_of, write_table
+from maya.data.table.token_table import open_tokens, token_path, tokens_of, write_tokens
+from maya.data.table.utterances import Utterances, encode_cuts
 from maya.errors import MayaError
 from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer

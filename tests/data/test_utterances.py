@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from lhotse import CutSet
 
-from maya.data.audio import load_cut_audio
-from maya.data.packed import PackedCuts
-from maya.data.prepare import encode_cuts
-from maya.data.utterances import Utterances
+from maya.audio.load import load_cut_audio
+from maya.data.prepare.prepare import encode_cuts
+from maya.data.table.packed import PackedCuts
+from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from tests.data.making import make_cuts, make_tokenizer
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from maya.data.folder import corpus_files, read_corpus
-from maya.data.formats.common import AUDIO_SUFFIXES
-from maya.data.formats.walk import walk
-from maya.data.prepare import PrepareConfig, examine
+from maya.data.corpus.common import AUDIO_SUFFIXES
+from maya.data.corpus.folder import corpus_files, read_corpus
+from maya.data.corpus.walk import walk
+from maya.data.prepare.prepare import PrepareConfig, examine
 from maya.errors import MayaError
 from maya.recipes.prepare import corpus_identity
 from tests.data.making import write_tone

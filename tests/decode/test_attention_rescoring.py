@@ -12,7 +12,7 @@ from maya.decode.attention_beam import attention_beam
 from maya.decode.attention_rescoring import RescoringConfig, attention_rescoring, attention_scores
 from maya.decode.ctc_beam import BeamConfig, beam_ctc, nbest_ctc
 from maya.errors import MayaError
-from maya.models.attention_decoder import AttentionDecoder, AttentionDecoderConfig
+from maya.heads.attention import AttentionDecoder, AttentionDecoderConfig
 
 DIM = 6
 BLANK = 0

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maya.decode.greedy import greedy_rnnt, greedy_tdt
 from maya.decode.hypothesis import Hypothesis
-from maya.transducer import Joint, JointConfig, Predictor, PredictorConfig
+from maya.heads.transducer import Joint, JointConfig, Predictor, PredictorConfig
 
 BLANK = 6
 

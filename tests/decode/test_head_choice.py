@@ -8,7 +8,7 @@ import torch
 from maya.decode.head_choice import TrainedHeads, best_head
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.errors import MayaError
-from maya.models.attention_decoder import AttentionDecoderConfig
+from maya.heads.attention import AttentionDecoderConfig
 from maya.models.hybrid import HybridModel, with_vocabulary
 from maya.models.text_heads import HEADS, heads_of, heads_within
 from tests import tiny

@@ -13,7 +13,7 @@ from maya.decode.hypothesis import Hypothesis
 from maya.decode.modified_beam import modified_beam_search
 from maya.decode.trace import Trace
 from maya.errors import MayaError
-from maya.transducer import (
+from maya.heads.transducer import (
     Joint,
     JointConfig,
     Predictor,

@@ -13,12 +13,12 @@ from maya.decode.head_choice import TrainedHeads
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.decode.streaming import RecognizerStream, StreamingCTC, StreamingTransducer
 from maya.encoders import LaCT
-from maya.encoders.lact_config import streaming
+from maya.encoders.lact.config import streaming
 from maya.errors import MayaError
+from maya.heads.transducer import Joint, JointConfig, Predictor, PredictorConfig
 from maya.models.hybrid import HybridModel
 from maya.recipes.info import describe_stream
 from maya.recipes.lact_presets import lact_tiny
-from maya.transducer import Joint, JointConfig, Predictor, PredictorConfig
 from tests.tiny import experiment
 
 VOCAB, DIM = 6, 12

@@ -12,10 +12,10 @@ from maya.decode.recognizer import Recognizer, decode_frames
 from maya.decode.streaming import StreamingTransducer
 from maya.encoders import Zipformer
 from maya.encoders.encoder_stream import ZipformerStream
-from maya.encoders.zipformer_config import Chunking
+from maya.encoders.zipformer.config import Chunking
 from maya.errors import MayaError
+from maya.heads.transducer import Joint, JointConfig, StatelessConfig, StatelessPredictor
 from maya.models.hybrid import HybridModel
-from maya.transducer import Joint, JointConfig, StatelessConfig, StatelessPredictor
 from tests import tiny_zipformer
 
 

@@ -8,9 +8,9 @@ import soundfile
 from lhotse import RecordingSet
 
 from egs.librispeech import data, zipformer_tiny
-from maya.data.folder import read_corpus
-from maya.data.prepare import PrepareConfig, prepare_corpus
-from maya.data.table import Table, part_path, write_table
+from maya.data.corpus.folder import read_corpus
+from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.table.table import Table, part_path, write_table
 from maya.errors import MayaError
 from maya.recipes.prepare import prepare
 from tests.data.making import write_corpus, write_manifest

@@ -19,15 +19,15 @@ from maya.data.plan import BatchPlan
 from maya.decode.head_choice import TrainedHeads
 from maya.encoders import LaCTConfig
 from maya.encoders.encoder_stream import encoder_stream
-from maya.encoders.lact_fast_weights import plan
+from maya.encoders.lact.fast_weights import plan
 from maya.features import feature_stream
+from maya.heads.transducer import PredictorConfig, StatelessConfig
 from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
 from maya.models.text_heads import heads_of
 from maya.recipes.decode_all import methods_of
 from maya.recipes.experiment import Experiment
 from maya.recipes.lact_presets import lact, lact_tiny
 from maya.train.config import check
-from maya.transducer import PredictorConfig, StatelessConfig
 from tests.encoders.test_lact import open_gates
 
 REPO = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maya.encoders import FastConformer, FastConformerConfig, attention, fastconformer
-from maya.encoders.attention import (
+from maya.encoders.conformer.attention import (
     Frames,
     RelPositionAttention,
     Rows,
@@ -15,7 +15,7 @@ from maya.encoders.attention import (
     sinusoids,
     span_of,
 )
-from maya.encoders.global_tokens import GlobalTokenAttention
+from maya.encoders.conformer.global_tokens import GlobalTokenAttention
 from maya.errors import MayaError
 
 HEADS, WIDTH = 2, 16

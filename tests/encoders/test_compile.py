@@ -6,8 +6,8 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from maya.encoders import FastConformer, FastConformerConfig, LaCTConfig
-from maya.encoders.attention import Frames, Span, positions_needed, sinusoids
-from maya.encoders.lact import LaCTLayer
+from maya.encoders.conformer.attention import Frames, Span, positions_needed, sinusoids
+from maya.encoders.lact.encoder import LaCTLayer
 
 HEADS, WIDTH = 2, 16
 

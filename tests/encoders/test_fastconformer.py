@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from maya.encoders import FastConformer, FastConformerConfig, fastconformer
-from maya.encoders.attention import Frames, RelPositionAttention, Rows, _skew, sinusoids
-from maya.encoders.fastconformer import ConformerLayer
+from maya.encoders.conformer.attention import Frames, RelPositionAttention, Rows, _skew, sinusoids
+from maya.encoders.conformer.fastconformer import ConformerLayer
 from maya.errors import MayaError
 from maya.kernels.bench.peak import forget_the_peak, forked, resident
 

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 
 from maya.config import from_dict, override, to_dict
 from maya.encoders import FastConformer, FastConformerConfig, LaCT, LaCTConfig, Zipformer, ZipformerConfig
-from maya.encoders.attention import Frames, Rows, Span
-from maya.encoders.lact_config import streaming
-from maya.encoders.lact_fast_weights import FastWeightBranch, FastWeightConfig, plan, rotate, stop_updates
-from maya.encoders.lact_mixer import FastWeightMixer, WindowAttention
-from maya.encoders.lact_zipformer import FastWeightZipformerLayer
-from maya.encoders.masked_norm import MaskedBatchNorm
-from maya.encoders.zipformer_config import Chunking
+from maya.encoders.conformer.attention import Frames, Rows, Span
+from maya.encoders.conformer.masked_norm import MaskedBatchNorm
+from maya.encoders.lact.config import streaming
+from maya.encoders.lact.fast_weights import FastWeightBranch, FastWeightConfig, plan, rotate, stop_updates
+from maya.encoders.lact.mixer import FastWeightMixer, WindowAttention
+from maya.encoders.lact.zipformer import FastWeightZipformerLayer
+from maya.encoders.zipformer.config import Chunking
 from maya.errors import MayaError
 from tests.encoders.test_zipformer import SMALLER
 
@@ -291,7 +291,7 @@ class TestDropIn:
         lens, x = torch.tensor([203, 64, 9, 0]), torch.randn(4, 203, 20)
         with torch.no_grad():
             enc, enc_lens = model(x, lens)  # so ragged a batch is packed
-            monkeypatch.setattr("maya.encoders.fastconformer.PACK_ABOVE", 1.0)
+            monkeypatch.setattr("maya.encoders.conformer.fastconformer.PACK_ABOVE", 1.0)
             padded, _ = model(x, lens)
             torch.testing.assert_close(enc, padded, rtol=1e-4, atol=2e-5)
             for row in range(3):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maya.encoders import LaCT
-from maya.encoders.lact_config import streaming
+from maya.encoders.lact.config import streaming
 from maya.recipes.lact_presets import LACT_PRESETS
 from tests.encoders.test_lact import open_gates
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from maya.encoders import LaCT
-from maya.encoders.lact_config import streaming
-from maya.encoders.lact_streaming import LaCTState, changing
+from maya.encoders.lact.config import streaming
+from maya.encoders.lact.streaming import LaCTState, changing
 from maya.errors import MayaError
 from tests.encoders.test_lact import NO_DROPOUT, SMALL, LaCTConfig, open_gates, perturb
 

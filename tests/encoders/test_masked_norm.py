@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from maya.encoders.masked_norm import MaskedBatchNorm, untracked_statistics
+from maya.encoders.conformer.masked_norm import MaskedBatchNorm, untracked_statistics
 
 LENS = torch.tensor([11, 7, 1, 0])
 VALID = torch.arange(11) < LENS[:, None]

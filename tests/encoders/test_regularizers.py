@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from maya.encoders import regularizers
-from maya.encoders.regularizers import (
+from maya.encoders.zipformer import regularizers
+from maya.encoders.zipformer.regularizers import (
     Balancer,
     Controls,
     Limit,

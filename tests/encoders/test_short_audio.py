@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from maya.data.batch import make_batch
+from maya.data.loading.batch import make_batch
 from maya.decode.recognizer import Recognizer, decode_frames
-from maya.encoders.lact_config import streaming
-from maya.encoders.lact_fast_weights import FastWeightConfig
+from maya.encoders.lact.config import streaming
+from maya.encoders.lact.fast_weights import FastWeightConfig
 from maya.features import FbankConfig, LogMelConfig
+from maya.heads.transducer import StatelessConfig
 from maya.models.hybrid import build_model
 from maya.recipes.lact_presets import lact_tiny
-from maya.transducer import StatelessConfig
 from tests import tiny, tiny_zipformer
 
 FAST = FastWeightConfig(fast_heads=2)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import maya.encoders.subsampling as subsampling
-from maya.encoders.subsampling import DepthwiseStridedSubsampling, subsampled_lens
+import maya.encoders.conformer.subsampling as subsampling
+from maya.encoders.conformer.subsampling import DepthwiseStridedSubsampling, subsampled_lens
 from maya.errors import MayaError
 
 

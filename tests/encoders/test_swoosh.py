@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maya.encoders.bias_norm import BiasNorm
-from maya.encoders.swoosh import swoosh_l, swoosh_r
+from maya.encoders.zipformer.bias_norm import BiasNorm
+from maya.encoders.zipformer.swoosh import swoosh_l, swoosh_r
 
 double = {"dtype": torch.float64, "requires_grad": True}
 

@@ -8,13 +8,13 @@ import torch
 from maya.config import from_dict, to_dict
 from maya.convert.icefall_names import from_icefall_name, to_icefall_name
 from maya.encoders import Zipformer, ZipformerConfig
-from maya.encoders.zipformer import ZipformerState
-from maya.encoders.zipformer_attention import AttentionWeights, _Penalise
-from maya.encoders.zipformer_config import Chunking, small
+from maya.encoders.zipformer.attention import AttentionWeights, _Penalise
+from maya.encoders.zipformer.config import Chunking, small
+from maya.encoders.zipformer.encoder import ZipformerState
 from maya.errors import MayaError
+from maya.heads.transducer import Joint, JointConfig, SimpleJoint, StatelessConfig, StatelessPredictor
 from maya.models.hybrid import build_model, count_parameters
 from maya.recipes import presets
-from maya.transducer import Joint, JointConfig, SimpleJoint, StatelessConfig, StatelessPredictor
 
 TINY = dict(
     layers=(1, 1, 2, 1, 1, 1),

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maya.encoders.zipformer_attention import (
+from maya.encoders.zipformer.attention import (
     HIDDEN,
     AttentionWeights,
     NonlinAttention,
@@ -15,9 +15,9 @@ from maya.encoders.zipformer_attention import (
     compact_positions,
     relative_shift,
 )
-from maya.encoders.zipformer_front import Conv2dSubsampling
-from maya.encoders.zipformer_layer import Bypass, ChunkCausalConv, ConvModule
-from maya.encoders.zipformer_stack import Downsample
+from maya.encoders.zipformer.front import Conv2dSubsampling
+from maya.encoders.zipformer.layer import Bypass, ChunkCausalConv, ConvModule
+from maya.encoders.zipformer.stack import Downsample
 from tests.encoders.test_zipformer import perturb
 
 

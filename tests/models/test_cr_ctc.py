@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maya.data.batch import Batch
+from maya.data.loading.batch import Batch
 from maya.features.specaugment import SpecAugment, lhotse
 from maya.models.hybrid import HybridModel, build_model
 from tests import tiny

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from maya.config import from_dict, to_dict
-from maya.data.batch import Batch
+from maya.data.loading.batch import Batch
 from maya.decode.recognizer import decode_frames
 from maya.errors import MayaError
 from maya.losses import rnnt_loss, tdt_loss

@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from egs.indic12 import fastconformer_tdt_ctc_1b
 from maya.encoders import LaCTConfig, build_encoder
-from maya.encoders.fastconformer import FastConformer
-from maya.encoders.lact_fast_weights import FastWeightConfig
-from maya.encoders.regularizers import set_batch_count
+from maya.encoders.conformer.fastconformer import FastConformer
+from maya.encoders.lact.fast_weights import FastWeightConfig
+from maya.encoders.zipformer.regularizers import set_batch_count
 from maya.errors import MayaError
 from maya.models.hybrid import build_model, count_parameters, with_vocabulary
 from maya.models.sizing import (

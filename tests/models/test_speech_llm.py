@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from maya.data.batch import Batch, make_batch
+from maya.data.loading.batch import Batch, make_batch
 from maya.errors import MayaError
 from maya.models.speech_llm import LoraConfig, Projector, SpeechLLM, SpeechLLMConfig, load_tokenizer
 from maya.recipes import presets

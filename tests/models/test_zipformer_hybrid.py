@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from maya.data.batch import Batch, make_batch
+from maya.data.loading.batch import Batch, make_batch
 from maya.errors import MayaError
+from maya.heads.attention import AttentionDecoderConfig
+from maya.heads.transducer import PredictorConfig
 from maya.losses import fused_pruned_rnnt_loss, prune_ranges, simple_rnnt_loss
-from maya.models.attention_decoder import AttentionDecoderConfig
 from maya.models.hybrid import HybridModel
-from maya.transducer import PredictorConfig
 from tests import tiny_zipformer
 
 DECODER = AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32, dropout=0.0)

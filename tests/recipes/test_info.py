@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from maya.encoders import LaCTConfig
-from maya.encoders.lact_config import streaming
+from maya.encoders.lact.config import streaming
 from maya.models.hybrid import HybridConfig, HybridModel
 from maya.models.speech_llm import SpeechLLM, load_tokenizer
 from maya.recipes.cli import main

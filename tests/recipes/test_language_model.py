@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from maya.data.table import Table
+from maya.data.table.table import Table
 from maya.recipes.experiment import Experiment
 from maya.recipes.language_model import language_models
 from maya.recipes.prepare import prepare

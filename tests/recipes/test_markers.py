@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import maya
-from maya.data.table import Table, part_path, write_table
+from maya.data.table.table import Table, part_path, write_table
 from maya.errors import MayaError
 from maya.models.hybrid import build_model, with_vocabulary
 from maya.recipes.decode import decode

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from maya.data.prepare import PrepareConfig, examine
-from maya.data.table import Table, part_path
+from maya.data.prepare.prepare import PrepareConfig, examine
+from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
 from maya.recipes.evaluate import read_rows
 from maya.recipes.experiment import Experiment, load_experiment

@@ -202,7 +202,7 @@ def test_object_storage_before_the_data_are_prepared(
 
             return {"Body": io.BytesIO(b"x"), **self.head_object(**options)}
 
-    from maya.data import object_store
+    from maya.audio import object_store
 
     monkeypatch.setattr(object_store, "_current", object_store.S3Store(Store()))
     for key, good in (("a.tar", True), ("b.tar", False)):

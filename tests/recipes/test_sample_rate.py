@@ -12,13 +12,13 @@ import soxr
 import torch
 
 import maya
+from maya.audio.load import load_audio, resample
 from maya.convert import from_nemo, to_nemo
-from maya.data.audio import load_audio, resample
-from maya.data.entry import Entry
-from maya.data.loader import EvalLoader, TrainLoader
+from maya.data.loading.loader import EvalLoader, TrainLoader
 from maya.data.plan import BatchPlan
-from maya.data.table import Table, part_path, write_table
-from maya.data.utterances import Utterances
+from maya.data.table.entry import Entry
+from maya.data.table.table import Table, part_path, write_table
+from maya.data.table.utterances import Utterances
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.features import FbankConfig, LogMelConfig
@@ -206,7 +206,7 @@ def test_a_table_of_an_earlier_version_is_read(top: Path, tmp_path: Path) -> Non
     table = Table.open(tmp_path / "train.parquet")
     for row, entry in enumerate(older):
         for rate in (8000, 16000):
-            batch_audio = maya.data.audio.load_cut_audio(table.audio_cut(row), rate)
+            batch_audio = maya.audio.load.load_cut_audio(table.audio_cut(row), rate)
             assert abs(len(batch_audio) / rate - entry.duration) <= 1.5 / min(rate, entry.sample_rate)
 
 

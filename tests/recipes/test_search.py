@@ -10,7 +10,7 @@ from maya.decode.attention_beam import attention_beam
 from maya.decode.modified_beam import modified_beam_search
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.errors import MayaError
-from maya.models.attention_decoder import AttentionDecoderConfig
+from maya.heads.attention import AttentionDecoderConfig
 from maya.models.hybrid import HybridConfig, HybridModel
 from maya.recipes import presets
 from maya.recipes.experiment import DecodeConfig, Experiment

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from maya.config import to_dict
-from maya.data.batch import Batch
+from maya.data.loading.batch import Batch
 from maya.data.plan import Position
 from maya.errors import MayaError
 from maya.models.speech_llm import SpeechLLM, load_tokenizer

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from egs.indic12 import fastconformer_tdt_ctc_1b
-from maya.data.alignable import FrameClock
-from maya.data.table import Table, part_path, write_table
-from maya.data.token_table import open_tokens, token_path
+from maya.data.table.alignable import FrameClock
+from maya.data.table.table import Table, part_path, write_table
+from maya.data.table.token_table import open_tokens, token_path
 from maya.encoders import FastConformerConfig, Zipformer, build_encoder
-from maya.encoders.subsampling import subsampled_lens
+from maya.encoders.conformer.subsampling import subsampled_lens
 from maya.errors import MayaError
 from maya.features import Fbank, FbankConfig, LogMel, LogMelConfig
 from maya.recipes import presets

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maya.data.manifest import read_manifest
-from maya.data.probe import ProbeConfig, probe
-from maya.data.table import Entry, Table, entry_of, write_table
-from maya.data.token_table import token_path, write_tokens
+from maya.data.corpus.manifest import read_manifest
+from maya.data.measure.probe import ProbeConfig, probe
+from maya.data.table.table import Entry, Table, entry_of, write_table
+from maya.data.table.token_table import token_path, write_tokens
 from maya.models.hybrid import HybridConfig
 from maya.recipes.experiment import Experiment
 from maya.recipes.tokenizer import frame_clock

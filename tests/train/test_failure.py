@@ -15,10 +15,10 @@ import soundfile
 import torch
 
 from maya.config import override
-from maya.data.batch import Batch
+from maya.data.loading.batch import Batch
 from maya.data.plan import BatchPlan
-from maya.data.table import Table, part_path
-from maya.data.utterances import Utterances
+from maya.data.table.table import Table, part_path
+from maya.data.table.utterances import Utterances
 from maya.encoders import FastConformer
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel

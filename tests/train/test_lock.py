@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from maya.data import file_lock
+from maya.data.prepare import file_lock
 from maya.errors import MayaError
 from maya.train import lock
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from maya.data.table import Table, write_table
-from maya.data.utterances import Utterances
+from maya.data.table.table import Table, write_table
+from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.recipes.average import average
 from maya.recipes.decode import decode

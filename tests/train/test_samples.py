@@ -8,7 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from maya.data.table import Table, part_path
+from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare

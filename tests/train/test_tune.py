@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from maya.data.batch import Batch, make_batch
+from maya.data.loading.batch import Batch, make_batch
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel, build_model
 from maya.recipes.lact_presets import lact_tiny

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maya.data.batch import Batch
+from maya.data.loading.batch import Batch
 from maya.models.hybrid import HybridConfig, build_model
 from maya.train.loop import Clock, TrainConfig, make_accelerator, train_step
 from maya.train.state import State

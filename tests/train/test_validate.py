@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from maya.data.batch import Batch, make_batch
+from maya.data.loading.batch import Batch, make_batch
 from maya.decode.recognizer import decode_frames
-from maya.encoders.fastconformer import FastConformer
-from maya.models.attention_decoder import AttentionDecoderConfig
+from maya.encoders.conformer.fastconformer import FastConformer
+from maya.heads.attention import AttentionDecoderConfig
 from maya.models.hybrid import HybridModel, with_vocabulary
 from maya.models.text_heads import HEADS
 from maya.score.wer import cer, wer

@@ -19,9 +19,9 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 from torch.utils.data import Sampler
 
-from maya.data.packed import PackedCuts
 from maya.data.plan.batch_plan import BatchPlan
 from maya.data.plan.config import PlanConfig, Position
+from maya.data.table.packed import PackedCuts
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maya.data.batch import language_code
+from maya.data.loading.batch import language_code
 from maya.data.plan.caps import Caps
 from maya.data.plan.deal import Deal
 from maya.data.plan.epoch import Epoch

@@ -14,7 +14,7 @@ from lhotse.cut import Cut
 from lhotse.dataset.sampling.base import attach_dataloading_info
 from torch.utils.data import Sampler
 
-import maya.data.lhotse_audio  # noqa: F401
+import maya.audio.lhotse_audio  # noqa: F401
 from maya.data.plan.caps import Caps
 from maya.data.plan.cells import log_bins
 from maya.data.plan.config import PlanConfig, check

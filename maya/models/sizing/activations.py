@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
 from maya.config import from_dict, to_dict
-from maya.encoders.fastconformer import FastConformer, FastConformerConfig
+from maya.encoders.conformer.fastconformer import FastConformer, FastConformerConfig
 
 _NARROWEST = 16  # width of a head while counting
 _SHAPES = ((2, 24), (4, 24), (2, 72), (4, 72))  # utterances, frames

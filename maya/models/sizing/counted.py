@@ -18,8 +18,8 @@ import torch
 
 from maya.config import from_dict, to_dict
 from maya.encoders import AnyEncoderConfig, FastConformerConfig, LaCTConfig, ZipformerConfig, build_encoder
-from maya.encoders.regularizers import set_batch_count
-from maya.encoders.zipformer_front import LOST_FRAMES, Conv2dSubsampling
+from maya.encoders.zipformer.front import LOST_FRAMES, Conv2dSubsampling
+from maya.encoders.zipformer.regularizers import set_batch_count
 from maya.models.sizing.activations import Live
 
 _DIVISORS = (8, 4, 2)

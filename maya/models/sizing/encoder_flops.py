@@ -1,7 +1,7 @@
 """Operations of the encoders: products and convolutions, two for each multiplication, per utterance."""
 
 from maya.encoders import AnyEncoderConfig, FastConformerConfig, LaCTConfig, ZipformerConfig
-from maya.encoders.lact_fast_weights import FastWeightConfig, plan
+from maya.encoders.lact.fast_weights import FastWeightConfig, plan
 
 NEWTON_SCHULZ = 5  # steps of the orthogonal gradient, three products each
 

@@ -7,13 +7,13 @@ it moves, which the utilisation of the peak rate stands for.
 from dataclasses import dataclass
 
 from maya.encoders import ZipformerConfig
-from maya.encoders.subsampling import subsampled_lens
-from maya.encoders.zipformer_front import LOST_FRAMES
+from maya.encoders.conformer.subsampling import subsampled_lens
+from maya.encoders.zipformer.front import LOST_FRAMES
 from maya.errors import MayaError
 from maya.features import FeaturesConfig, LogMelConfig, frame_samples
+from maya.heads.transducer import PredictorConfig
 from maya.models.hybrid import HybridConfig
 from maya.models.sizing.encoder_flops import front_flops, layer_flops
-from maya.transducer import PredictorConfig
 
 # Share of lattice cells that the fused loss's backward pass visits: TDT at the start, less than half of it
 # later; RNN-T likewise (kernels/joint/README.md, eps 1e-4).

@@ -14,11 +14,11 @@ from torch import nn
 from maya.data.plan import MemoryConfig
 from maya.encoders import AnyEncoderConfig, FastConformerConfig, LaCTConfig, ZipformerConfig
 from maya.errors import MayaError
+from maya.heads.transducer import PredictorConfig
 from maya.models.hybrid import HybridConfig, HybridModel
 from maya.models.sizing.activations import layer_memory
 from maya.models.sizing.counted import Counts, encoder_memory, is_counted, widest_of_front
 from maya.models.sizing.flops import check_parts, transform_size
-from maya.transducer import PredictorConfig
 
 TERMS = ("fixed", "length", "utterance", "frame", "pair", "label", "node")
 # What a process needs besides: on a CPU Python with torch, lhotse and accelerate; on CUDA the context and the

@@ -1,0 +1,150 @@
+"""Audio in mp4, m4a, aac, webm and mkv, decoded by PyAV (an extra): from the bytes given, and no others.
+
+The format is told by the first bytes and fixed, so that no list of files is taken for audio; no protocol is
+allowed, and no file that a container names is opened.
+"""
+
+import math
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maya.audio.containers.reader import Damaged, Reader
+from maya.errors import MayaError
+
+_EBML_SEGMENT = b"\x18\x53\x80\x67"
+_SHORT_SECONDS = 0.1  # that a container may claim more than it holds: frames are up to 64 ms long
+
+
+def media_format(head: bytes) -> str | None:
+    """The name of the demuxer for what begins with these bytes; None where it is none of these."""
+    if head[4:8] in (b"ftyp", b"moov", b"moof", b"styp"):
+        return "mov"
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return "matroska"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
+        return "aac"
+    return None
+
+
+def read_media(reader: Reader, format: str) -> tuple[NDArray[np.float32], int]:
+    """((N, C), sampling rate): all of the one audio stream.
+
+    Raises Damaged where the file is cut off or has no stream or several, and MayaError where PyAV is not
+    installed.
+    """
+    {"mov": _check_boxes, "matroska": _check_segment, "aac": _check_adts}[format](reader)
+    try:
+        import av
+    except ImportError:
+        raise MayaError(
+            "reading m4a, mp4, aac, webm and mkv needs PyAV: pip install 'maya-asr[media]'"
+        ) from None
+    reader.file.seek(0)
+    try:
+        with av.open(
+            reader.file, "r", format=format, options={"protocol_whitelist": ""}, io_open=_refuse
+        ) as container:
+            return _decode(container)
+    except av.error.FFmpegError as error:
+        raise Damaged(f"is damaged: {error.strerror or error}") from None
+
+
+def _decode(container: Any) -> tuple[NDArray[np.float32], int]:
+    streams = container.streams.audio
+    if len(streams) != 1:
+        count = f"{len(streams)} audio streams; write the one to be read to a file" if streams else "no audio"
+        raise Damaged(f"holds {count}")
+    import av
+
+    stream = streams[0]
+    claimed = float(stream.duration * stream.time_base) if stream.duration else 0.0
+    parts: list[NDArray[np.float32]] = []
+    resampler, rate = None, 0
+    for frame in container.decode(stream):
+        if resampler is None:
+            rate = frame.sample_rate
+            resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=rate)
+        if frame.sample_rate != rate:
+            raise Damaged(f"changes from {rate} to {frame.sample_rate} Hz; convert it to WAV or FLAC")
+        parts += [part.to_ndarray().T.astype(np.float32, copy=False) for part in resampler.resample(frame)]
+    samples = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+    if math.isfinite(claimed) and rate and claimed - len(samples) / rate > _SHORT_SECONDS:
+        raise Damaged(
+            f"is truncated: its header gives {claimed:.2f} s, and {len(samples) / rate:.2f} s decode"
+        )
+    return samples, rate
+
+
+def _refuse(*names: Any, **options: Any) -> BinaryIO:
+    raise PermissionError("a container must not open other files")
+
+
+def _check_boxes(reader: Reader) -> None:
+    """mp4: boxes of a size and a name, to the end of the file."""
+    position = 0
+    while position < reader.size:
+        header = reader.at(position, 16)
+        size = int.from_bytes(header[:4], "big")
+        if size == 0:
+            return  # to the end
+        if size == 1:
+            size = int.from_bytes(header[8:16], "big")
+        if len(header) < 8 or size < 8:
+            if not header.strip(b"\0"):
+                return
+            raise Damaged(f"is damaged: no box of an mp4 begins at byte {position}")
+        position += size
+    if position > reader.size:
+        raise Damaged(f"is truncated: it goes on to byte {position}, and has {reader.size}")
+
+
+def _check_segment(reader: Reader) -> None:
+    """Matroska and WebM: a header, and a segment whose size may be open."""
+    position = 4
+    length, width = _ebml_size(reader.at(position, 8))
+    position += width + length
+    while position < reader.size:
+        name = reader.at(position, 4)
+        if name == _EBML_SEGMENT:
+            size, width = _ebml_size(reader.at(position + 4, 8))
+            if size != (1 << 7 * width) - 1 and position + 4 + width + size > reader.size:
+                raise Damaged(
+                    f"is truncated: it goes on to byte {position + 4 + width + size}, and has {reader.size}"
+                )
+            return
+        lead = name[0] if name else 0
+        if lead < 0x10:
+            break
+        position += 9 - lead.bit_length()
+        size, width = _ebml_size(reader.at(position, 8))
+        position += width + size
+    raise Damaged("is truncated: it ends before its audio begins")
+
+
+def _ebml_size(data: bytes) -> tuple[int, int]:
+    """(number, bytes that it takes) of an EBML number of variable length."""
+    if not data or data[0] == 0:
+        raise Damaged("is damaged: its header cannot be read")
+    width = 9 - data[0].bit_length()
+    return int.from_bytes(data[:width], "big") & (1 << 7 * width) - 1, width
+
+
+def _check_adts(reader: Reader) -> None:
+    """AAC in ADTS frames."""
+    position = 0
+    while position < reader.size:
+        header = reader.at(position, 6)
+        if len(header) < 6 and header[:1] == b"\xff":
+            raise Damaged("is truncated: its last frame is not whole")
+        if len(header) < 6 or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
+            if reader.at(position, 3) == b"TAG" or len(reader.at(position, 1 << 16).strip(b"\0")) == 0:
+                return
+            raise Damaged(f"is damaged: no AAC frame begins at byte {position}")
+        length = (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5
+        if length < 7:
+            raise Damaged(f"is damaged: no AAC frame begins at byte {position}")
+        position += length
+    if position > reader.size:
+        raise Damaged("is truncated: its last frame is not whole")

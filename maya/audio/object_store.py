@@ -1,0 +1,125 @@
+"""Byte ranges of objects in S3, or in anything that speaks its protocol.
+
+boto3 comes with `pip install maya-asr[cloud]`. Where the objects are and who may read them is boto3's affair:
+its configuration files, environment variables (AWS_ENDPOINT_URL for other providers) and roles apply.
+"""
+
+import os
+import threading
+from typing import Any, Protocol
+
+from maya.audio.byte_ranges import Stamp, changed, same_stamp
+from maya.errors import MayaError
+
+_BLOCK = 1 << 20  # bytes; a request costs about as much as transferring this
+_TIMEOUT_SECONDS = 30
+_ATTEMPTS = 5
+
+
+class Client(Protocol):
+    """What is used of boto3's S3 client."""
+
+    def get_object(self, **options: Any) -> dict[str, Any]: ...
+
+    def head_object(self, **options: Any) -> dict[str, Any]: ...
+
+
+class S3Store:
+    """Reads objects named `s3://bucket/key`; boto3 tries failed requests again by itself.
+
+    client: for tests and unusual set-ups; by default each process makes one of its own when it first reads,
+    because a client must not be shared with forked workers.
+    """
+
+    block = _BLOCK
+
+    def __init__(self, client: Client | None = None) -> None:
+        self._given = client
+        self._made: tuple[int, Client] | None = None
+        self._lock = threading.Lock()
+
+    def stamp(self, path: str) -> Stamp:
+        """MayaError when there is no such object."""
+        bucket, key = _split(path)
+        try:
+            found = self._client().head_object(Bucket=bucket, Key=key)
+        except MayaError:
+            raise
+        except Exception as error:  # botocore's errors have no common base that is part of its interface
+            raise _unreadable(path, error) from None
+        return Stamp(found["ContentLength"], int(found["LastModified"].timestamp()))
+
+    def read(self, path: str, offset: int, size: int, stamp: Stamp | None = None) -> bytes:
+        """At most `size` bytes, fewer only at the end of the object."""
+        if size <= 0 or offset < 0:
+            return b""
+        bucket, key = _split(path)
+        try:
+            found = self._client().get_object(
+                Bucket=bucket, Key=key, Range=f"bytes={offset}-{offset + size - 1}"
+            )
+            data = found["Body"].read()
+        except MayaError:
+            raise
+        except Exception as error:  # as above; the body may break off, too
+            if _code(error) in ("InvalidRange", "416"):  # begins past the end
+                return b""
+            raise _unreadable(path, error) from None
+        if stamp is not None:
+            total = int(found["ContentRange"].rpartition("/")[2])
+            now = Stamp(total, int(found["LastModified"].timestamp()))
+            if not same_stamp(stamp, now):
+                raise changed(path, stamp, now)
+        return data
+
+    def _client(self) -> Client:
+        if self._given is not None:
+            return self._given
+        with self._lock:
+            if self._made is None or self._made[0] != os.getpid():
+                self._made = os.getpid(), _connect()
+            return self._made[1]
+
+
+_current = S3Store()
+
+
+def s3_store() -> S3Store:
+    """The store that `s3://` paths are read through."""
+    return _current
+
+
+def use_s3_store(store: S3Store) -> None:
+    """Read `s3://` paths through this store from now on, in this process and those it forks."""
+    global _current
+    _current = store
+
+
+def _connect() -> Client:
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError:
+        raise MayaError("reading s3:// needs boto3: pip install 'maya-asr[cloud]'") from None
+    settings = Config(
+        retries={"mode": "standard", "max_attempts": _ATTEMPTS},
+        connect_timeout=_TIMEOUT_SECONDS,
+        read_timeout=_TIMEOUT_SECONDS,
+    )
+    return boto3.client("s3", config=settings)
+
+
+def _split(path: str) -> tuple[str, str]:
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    if not bucket or not key:
+        raise MayaError(f"{path!r} does not name an object; it should look like s3://bucket/folder/file.tar")
+    return bucket, key
+
+
+def _code(error: Exception) -> str:
+    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+
+
+def _unreadable(path: str, error: Exception) -> MayaError:
+    lines = str(error).strip().splitlines()
+    return MayaError(f"cannot read {path}: {lines[0] if lines else type(error).__name__}")

@@ -1,0 +1,1 @@
+"""Readers of the corpora that people have: each turns files into rows (maya.data.corpus.manifest.Row)."""

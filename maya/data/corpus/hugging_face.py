@@ -1,0 +1,297 @@
+"""Data sets of Hugging Face on disk: what `save_to_disk` wrote (Arrow), or Parquet files of the hub.
+
+They are read with pyarrow; `datasets` is not needed. Audio that lies inside is written to tars once, one for
+each file, and read from there: in Parquet it is compressed in pages, so that no byte range of the file is an
+audio file, and a way of reading that only held for uncompressed Arrow would be a second one. Audio of which
+only the path is kept is read where it is.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from maya.audio.tar_audio import TarMember, file_stamp, index_tar
+from maya.data.corpus.common import folder_language, joined, part_in_name
+from maya.data.corpus.manifest import Dropped, Row, RowCollector
+from maya.data.corpus.metadata import COLUMNS
+from maya.data.corpus.walk import walk
+from maya.errors import MayaError
+
+_AT_ONCE = 64  # rows, whose audio is in memory
+_ENDINGS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3"}
+
+
+class _File(NamedTuple):
+    """A file of a data set, and the split that its place names."""
+
+    path: Path
+    split: str | None
+
+
+def data_set_files(folder: Path) -> list[Path]:
+    """The files of a data set: those that state.json names, or Parquet files with audio at any depth."""
+    return [file.path for file in _files(folder)]
+
+
+def read_hugging_face(
+    folder: Path, language: str | None = None, made: Path | None = None
+) -> tuple[list[Row], list[Dropped]]:
+    """A row for each row of a data set, and those without audio.
+
+    Columns: one with audio; text, language, speaker and id as in a metadata.csv. The id is the file's name
+    with the row's number unless there is a column for it. made: the folder for tars of the audio that lies
+    inside; what is there already is not written again. Raises MayaError when a file cannot be read, a column
+    is missing, or audio lies inside and `made` is None.
+    """
+    readers = [_Reader(folder, file, language, made) for file in _files(folder)]
+    rows = joined(reader.read() for reader in readers)
+    if not rows:
+        raise MayaError(f"{folder}: no row of the data set has audio")
+    return rows, [one for reader in readers for one in reader.dropped]
+
+
+def _files(folder: Path) -> list[_File]:
+    if (folder / "dataset_dict.json").is_file():
+        splits = _json(folder / "dataset_dict.json").get("splits")
+        if not isinstance(splits, list) or not all(isinstance(name, str) for name in splits):
+            raise MayaError(f"{folder / 'dataset_dict.json'} names no splits; save the data set again")
+        return [
+            _File(path, part_in_name(name)) for name in splits for path in _saved(folder / Path(name).name)
+        ]
+    if (folder / "state.json").is_file():
+        return [_File(path, None) for path in _saved(folder)]
+    return [
+        _File(path, part_in_name(path.relative_to(folder).as_posix()))
+        for path in walk(folder).files
+        if path.suffix == ".parquet" and _audio_column(_schema(path)) is not None
+    ]
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The files of one data set that save_to_disk wrote."""
+    listed = _json(folder / "state.json").get("_data_files")
+    try:
+        return [folder / Path(one["filename"]).name for one in listed]  # type: ignore[union-attr]
+    except (TypeError, KeyError):
+        raise MayaError(f"{folder / 'state.json'} names no files; save the data set again") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MayaError(f"cannot read {path}: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+class _Reader:
+    """Rows of one file."""
+
+    def __init__(self, folder: Path, file: _File, language: str | None, made: Path | None) -> None:
+        self.folder, self.path, self.language = folder, file.path, language
+        self.split, self.made = file.split, made
+        self.dropped: list[Dropped] = []
+        schema = _schema(file.path)
+        audio = _audio_column(schema)
+        if audio is None:
+            raise MayaError(
+                f"{file.path} has no column with audio (bytes and path), only {', '.join(schema.names)}"
+            )
+        self.audio = audio
+        names = {
+            field: next((n for n in options if n in schema.names), None) for field, options in COLUMNS.items()
+        }
+        if names["text"] is None:
+            raise MayaError(
+                f"{file.path}: no column holds the text; name it one of {', '.join(COLUMNS['text'])}"
+            )
+        self.columns = {f: n for f, n in names.items() if n is not None and f != "audio"}
+        self.labels = _labels(schema)
+
+    def read(self) -> list[Row]:
+        found, tar = RowCollector(self.path), self._tar()
+        members = _members(tar) if tar is not None else {}
+        for number, given, audio in self._rows(with_audio=False):
+            values = {field: self._value(name, given[name]) for field, name in self.columns.items()}
+            values = {field: value for field, value in values.items() if value not in (None, "")}
+            values.setdefault("text", "")
+            values.setdefault("id", f"{self._stem()}-{number:06d}")
+            split = values.get("split", self.split)
+            values["split"] = (isinstance(split, str) and part_in_name(split)) or split
+            code = values.get("language") or self.language
+            place = Path(audio or "x") if number not in members else Path("x")
+            relative = self.path.relative_to(self.folder).parent / place
+            values["language"] = code or folder_language(relative, f"{self.path}:{number}")
+            if number in members and tar is not None:
+                member = members[number]
+                values |= {"tar": str(tar.resolve()), "audio": member.name, "offset": member.offset,
+                           "size": member.size}  # fmt: skip
+            elif audio:
+                values["audio"] = str(relative)
+            else:
+                self._drop(values, number)
+                continue
+            found.add(values, number)
+        return found.rows(may_be_none=True)
+
+    def _drop(self, values: dict[str, Any], number: int) -> None:
+        detail = f"row {number} of {self.path} has neither the bytes of its audio nor a path"
+        where = f"{self.path}:{number}"
+        self.dropped.append(
+            Dropped(
+                id=values["id"],
+                language=values["language"],
+                reason="missing_audio",
+                detail=detail,
+                where=where,
+            )
+        )
+
+    def _stem(self) -> str:
+        return self.path.relative_to(self.folder).with_suffix("").as_posix()
+
+    def _value(self, name: str, value: Any) -> Any:
+        if name in self.labels and type(value) is int and 0 <= value < len(self.labels[name]):
+            return self.labels[name][value]
+        return str(value) if type(value) is int else value
+
+    def _tar(self) -> Path | None:
+        """The tar of the audio that lies inside, written if it is not there; None if none does."""
+        if not _any_inside(self.path, self.audio):
+            return None
+        if self.made is None:
+            raise MayaError(
+                f"the audio lies inside {self.path}, and has to be written to a tar before it can be looked "
+                "at; maya prepare does so"
+            )
+        stamp = file_stamp(self.path)
+        known = hashlib.sha256(f"{self.path.resolve()}:{stamp}".encode()).hexdigest()[:16]
+        tar = self.made / f"{self.path.stem}-{known}.tar"
+        if not tar.is_file():
+            self._write(tar, stamp.mtime)
+        return tar
+
+    def _write(self, tar: Path, mtime: int) -> None:
+        """The time is that of the data set's file: the tar is the same however often it is made."""
+        partial = tar.with_suffix(".partial")
+        try:
+            tar.parent.mkdir(parents=True, exist_ok=True)
+            with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as file:
+                for number, given, path in self._rows(with_audio=True):
+                    if data := given[self.audio].get("bytes"):
+                        info = tarfile.TarInfo(f"{number:08d}{_ending(data, path)}")
+                        info.size, info.mtime = len(data), mtime
+                        file.addfile(info, io.BytesIO(data))
+            os.utime(partial, (mtime, mtime))
+            partial.replace(tar)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise MayaError(f"cannot write {tar}: {error.strerror or error}") from error
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def _rows(self, with_audio: bool) -> Iterator[tuple[int, dict[str, Any], str | None]]:
+        """(number from 1, values by column, path of the audio) of each row."""
+        columns = list(dict.fromkeys(self.columns.values()))
+        number = 0
+        for batch in _batches(self.path, [*columns, self.audio]):
+            struct = batch.column(self.audio)
+            paths = struct.field("path").to_pylist() if "path" in struct.type.names else [None] * len(batch)
+            given = batch.select([*columns, *([self.audio] if with_audio else [])]).to_pylist()
+            for values, path in zip(given, paths, strict=True):
+                number += 1
+                if with_audio:
+                    values[self.audio] = values[self.audio] or {}
+                yield number, values, path
+
+
+def _members(tar: Path) -> dict[int, TarMember]:
+    return {int(member.name.partition(".")[0]): member for member in index_tar(tar)}
+
+
+def _ending(data: bytes, path: str | None) -> str:
+    found = next((ending for magic, ending in _ENDINGS.items() if data.startswith(magic)), None)
+    return found or Path(path or "x").suffix or ".audio"
+
+
+def _schema(path: Path) -> pa.Schema:
+    with _reading(path):
+        return pq.read_schema(path) if path.suffix == ".parquet" else _stream(path).schema
+
+
+def _stream(path: Path) -> Any:
+    """save_to_disk writes Arrow's streaming format; other tools write its file format."""
+    try:
+        return pa.ipc.open_stream(pa.memory_map(str(path)))
+    except pa.ArrowInvalid:
+        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        return pa.RecordBatchReader.from_batches(
+            file.schema, map(file.get_batch, range(file.num_record_batches))
+        )
+
+
+def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    with _reading(path):
+        if path.suffix == ".parquet":
+            yield from pq.ParquetFile(path).iter_batches(_AT_ONCE, columns=list(columns), use_threads=False)
+            return
+        stream = _stream(path)
+        for batch in stream:
+            wanted = batch.select(list(columns))
+            wanted.validate(full=True)  # Arrow trusts offsets, and would read outside of the file
+            for begin in range(0, len(wanted), _AT_ONCE):
+                yield wanted.slice(begin, _AT_ONCE)
+
+
+def _any_inside(path: Path, audio: str) -> bool:
+    """Whether a row has the bytes of its audio."""
+    columns = (batch.column(audio).field("bytes") for batch in _batches(path, [audio]))
+    return any(len(column) > column.null_count for column in columns)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise MayaError(
+            f"{path} cannot be read: it is truncated, damaged or of another kind ({reason}); save it again"
+        ) from None
+
+
+def _audio_column(schema: pa.Schema) -> str | None:
+    """The first column of audio: a struct with the field bytes; one called image is none."""
+    names = [
+        field.name
+        for field in schema
+        if pa.types.is_struct(field.type)
+        and "bytes" in field.type.names
+        and "image" not in field.name.lower()
+    ]
+    return next((name for name in names if name in ("audio", "speech", "wav")), names[0] if names else None)
+
+
+def _labels(schema: pa.Schema) -> dict[str, list[str]]:
+    """Names of the values of columns that hold numbers for them (ClassLabel), by column."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            name: list(map(str, feature["names"]))
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,143 @@
+"""Kaldi data directories: wav.scp, text, and if there are any segments, utt2spk, utt2lang and
+reco2file_and_channel."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from maya.data.corpus.common import folder_language
+from maya.data.corpus.manifest import Dropped, Row, RowCollector, read_lines, short
+from maya.errors import MayaError
+
+KALDI_FILES = ("wav.scp", "text", "segments", "utt2spk", "utt2lang", "reco2file_and_channel")
+
+
+def read_kaldi(folder: Path, language: str | None = None) -> tuple[list[Row], list[Dropped]]:
+    """The utterances of a Kaldi data directory, in the order of `text`, and audio or text without the other.
+
+    Paths in wav.scp are relative to the directory. A fifth column of segments is the channel, from 0. Raises
+    MayaError for a command in wav.scp (a line with |), for what lies in an archive, and for files that do not
+    fit each other's form.
+    """
+    waves = _table(folder / "wav.scp")
+    segments = _segments(folder / "segments", waves) if (folder / "segments").is_file() else None
+    if not (folder / "text").is_file():
+        raise MayaError(f"{folder} has a wav.scp and no file named text; it is needed to know what is said")
+    texts = _table(folder / "text", may_be_empty=True)
+    extra = {
+        field: _table(folder / name) if (folder / name).is_file() else {}
+        for field, name in (("speaker", "utt2spk"), ("language", "utt2lang"))
+    }
+    channels = _channels(folder / "reco2file_and_channel", waves)
+    collector, dropped = RowCollector(folder / "text"), []
+    for id, (text, line) in texts.items():
+        where = f"{folder / 'text'}:{line}"
+        values = {field: table[id][0] for field, table in extra.items() if id in table}
+        place: Mapping[str, float] = {}
+        if segments is None and id in waves:
+            recording = id
+        elif segments is not None and id in segments:
+            recording, place = segments[id]
+        else:
+            what = "no line in wav.scp" if segments is None else "no line in segments"
+            dropped.append(_drop(id, values.get("language", language), "missing_audio", what, where))
+            continue
+        path = _path(folder / "wav.scp", *waves[recording])
+        if "language" not in values:
+            values["language"] = language or folder_language(Path(path), where)
+        channel = {"channel": channels[recording]} if recording in channels else {}
+        collector.add({"id": id, "text": text, "audio": path, **values, **channel, **place}, line)
+    for id in (waves if segments is None else segments).keys() - texts.keys():
+        known = extra["language"].get(id, (language, 0))[0]
+        dropped.append(_drop(id, known, "no_transcript", "no line in text", str(folder)))
+    return collector.rows(), sorted(dropped, key=lambda one: one.id)
+
+
+def _drop(id: str, language: str | None, reason: str, what: str, where: str) -> Dropped:
+    return Dropped(
+        id=id, language=language or "", reason=reason, detail=f"{short(id)} has {what}", where=where
+    )
+
+
+def _table(path: Path, may_be_empty: bool = False) -> dict[str, tuple[str, int]]:
+    """(what follows the first word, line) by first word; MayaError for a line without it or a word twice."""
+    table: dict[str, tuple[str, int]] = {}
+    for number, name, rest in _lines(path):
+        if not rest and not may_be_empty:
+            raise MayaError(f"{path}:{number}: nothing follows {short(name)}; complete or remove the line")
+        if name in table:
+            raise MayaError(
+                f"{path}:{number}: {short(name)} occurs in line {table[name][1]} already; remove one"
+            )
+        table[name] = rest, number
+    return table
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
+    """(number, first word, the rest) of the lines that are not empty."""
+    for number, line in enumerate(read_lines(path), start=1):
+        words = line.split(maxsplit=1)
+        if words:
+            yield number, words[0], words[1].strip() if len(words) == 2 else ""
+
+
+def _channels(path: Path, waves: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+    """The channel of recordings that share a file, from reco2file_and_channel (A is 0, B is 1).
+
+    It describes the files a corpus was delivered in. These are the files of wav.scp only where two recordings
+    are one file there; else every channel has a file of its own already.
+    """
+    shared = {audio for audio, count in Counter(audio for audio, _ in waves.values()).items() if count > 1}
+    if not shared or not path.is_file():
+        return {}
+    channels = {}
+    for recording, (rest, number) in _table(path).items():
+        name = rest.split()[-1].upper()
+        if recording not in waves or waves[recording][0] not in shared:
+            continue
+        if not re.fullmatch(r"[A-Z]|[1-9]\d{0,2}", name):
+            raise MayaError(
+                f"{path}:{number}: it must read RECORDING FILE CHANNEL, the channel A, B or a number"
+            )
+        channels[recording] = int(name) - 1 if name.isdecimal() else ord(name) - ord("A")
+    return channels
+
+
+def _segments(path: Path, waves: Mapping[str, object]) -> dict[str, tuple[str, dict[str, float]]]:
+    """By utterance: its recording, and the start, duration and channel within it."""
+    segments = {}
+    for id, (rest, number) in _table(path).items():
+        words = rest.split()
+        try:
+            recording, start, end = words[0], float(words[1]), float(words[2])
+            channel = int(words[3]) if len(words) == 4 else -1  # -1: none is named
+            sound = len(words) in (3, 4) and 0 <= start < 1e12 and (end == -1 or start < end < 1e12)
+        except (IndexError, ValueError):
+            sound = False
+        if not sound or channel < -1:
+            raise MayaError(
+                f"{path}:{number}: it must read UTTERANCE RECORDING START END, in seconds, the end after the "
+                "start or -1 for that of the recording, and may name a CHANNEL, counted from 0"
+            )
+        if recording not in waves:
+            raise MayaError(f"{path}:{number}: wav.scp has no recording {short(recording)}; add it there")
+        place: dict[str, float] = {"start": start} if end == -1 else {"start": start, "duration": end - start}
+        segments[id] = recording, place | ({"channel": channel} if channel >= 0 else {})
+    return segments
+
+
+def _path(scp: Path, value: str, line: int) -> str:
+    """The path of a line of wav.scp; MayaError for commands and archives."""
+    if value.startswith("|") or value.endswith("|"):
+        raise MayaError(
+            f"{scp}:{line}: {short(value)} is a command, and none is run from a data directory; write its "
+            "output to a file (wav-copy does for all of them) and give the path of that"
+        )
+    name, colon, offset = value.rpartition(":")
+    if colon and offset.isdigit() and name.endswith(".ark"):
+        raise MayaError(
+            f"{scp}:{line}: {short(value)} lies in a Kaldi archive; write it to a file of its own (wav-copy) "
+            "and give the path of that"
+        )
+    return value

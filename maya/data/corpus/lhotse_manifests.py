@@ -1,0 +1,246 @@
+"""lhotse manifests on disk: recordings with supervisions, or cuts, as JSON lines, packed with gzip or not."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from maya.data.corpus.common import (
+    SAME_SECONDS,
+    channel_of,
+    folder_language,
+    joined,
+    part_in_name,
+    seconds,
+    within,
+)
+from maya.data.corpus.manifest import Dropped, Row, RowCollector, parse_object, read_lines, short
+from maya.errors import MayaError
+
+_SUFFIXES = (".jsonl", ".jsonl.gz")
+
+
+def lhotse_manifests(folder: Path) -> list[tuple[Path, Path | None]]:
+    """The manifests in a folder: (cuts, None), or (supervisions, the recordings of the same name).
+
+    Files are told by the words cuts, supervisions and recordings in their names. Cuts are made of the other
+    two, which are not read if there are cuts.
+    """
+    files = {
+        p.name: p
+        for p in sorted(folder.iterdir())
+        if p.name.endswith(_SUFFIXES) and not p.name.startswith(".") and p.is_file()
+    }
+    cuts: list[tuple[Path, Path | None]] = [(p, None) for name, p in files.items() if _has(name, "cuts")]
+    if cuts:
+        return cuts
+    pairs: list[tuple[Path, Path | None]] = []
+    for name, path in files.items():
+        if not _has(name, "supervisions"):
+            continue
+        recordings = [
+            files[other]
+            for ending in _SUFFIXES
+            if (other := _stem(name).replace("supervisions", "recordings") + ending) in files
+        ]
+        if not recordings:
+            expected = name.replace("supervisions", "recordings")
+            raise MayaError(f"{path} needs a file {expected} beside it, which tells where the audio is")
+        pairs.append((path, recordings[0]))
+    return pairs
+
+
+def read_lhotse(
+    manifests: list[tuple[Path, Path | None]], language: str | None = None
+) -> tuple[list[Row], list[Dropped]]:
+    """A row for each supervision of what `lhotse_manifests` found, in order, and those that lie outside of
+    their recordings.
+
+    A supervision may begin before its cut and end after it: all of it is read, as far as the recording goes.
+    The channel is that of a MonoCut, and of a MultiCut that of the supervision.
+
+    Files may name their split (cuts_dev.jsonl.gz), or one of several of a split, which becomes the subset
+    (cuts_dev-clean.jsonl.gz). A supervision that is not all of its recording becomes a part of it. Raises
+    MayaError for audio that is not one file, mixed and padded cuts, transforms other than resampling, and
+    several channels out of more: these are not what the file itself holds.
+    """
+    several = len(manifests) > 1
+    files, dropped = [], []
+    for path, recordings in manifests:
+        stem = _stem(path.name)
+        reader = _Reader(path, language, part_in_name(stem) if several else None, subset_in_name(stem))
+        files.append(reader.cuts() if recordings is None else reader.supervisions(recordings))
+        dropped += reader.dropped
+    return joined(files), dropped
+
+
+def rows_of_supervisions(
+    supervisions: Iterable[dict[str, Any]],
+    recordings: Mapping[str, dict[str, Any]],
+    name: Path,
+    language: str | None,
+    part: str | None,
+    subset: str | None = None,
+) -> tuple[list[Row], list[Dropped]]:
+    """As `read_lhotse`, of supervisions and of recordings by id; both as lhotse writes them down. name: what
+    messages call them, with the number of the supervision."""
+    reader = _Reader(name, language, part, subset)
+    return reader.joined(enumerate(supervisions, start=1), recordings, str(name)), reader.dropped
+
+
+class _Reader:
+    """Rows of one file; every line that is wrong is named."""
+
+    def __init__(self, path: Path, language: str | None, part: str | None, subset: str | None) -> None:
+        self.path, self.language, self.part = path, language, part
+        self.subset = subset if part is not None and subset is not None and subset.lower() != part else None
+        self.found = RowCollector(path)
+        self.dropped: list[Dropped] = []
+
+    def cuts(self) -> list[Row]:
+        for number, cut in self._objects():
+            try:
+                self._add_cut(cut, number)
+            except ValueError as error:
+                self.found.reject(str(error), number)
+        return self.found.rows(may_be_none=bool(self.dropped))
+
+    def supervisions(self, path: Path) -> list[Row]:
+        recordings: dict[str, dict[str, Any]] = {}
+        for number, line in enumerate(read_lines(path), start=1):
+            try:
+                if line.strip():
+                    recording = parse_object(line)
+                    recordings[_text(recording, "id")] = recording
+            except ValueError as error:
+                raise MayaError(f"{path}:{number}: {error}") from None
+        return self.joined(self._objects(), recordings, path.name)
+
+    def joined(
+        self, supervisions: Iterable[tuple[int, dict[str, Any]]], recordings: Mapping[str, Any], name: str
+    ) -> list[Row]:
+        """Of numbered supervisions and the recordings, which messages call `name`."""
+        for number, supervision in supervisions:
+            try:
+                wanted = _text(supervision, "recording_id")
+                if wanted not in recordings:
+                    raise ValueError(f"{name} has no recording {short(wanted)}; add it there")
+                self._add(supervision, recordings[wanted], 0.0, supervision.get("channel"), number)
+            except ValueError as error:
+                self.found.reject(str(error), number)
+        return self.found.rows(may_be_none=bool(self.dropped))
+
+    def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, line in enumerate(read_lines(self.path), start=1):
+            if not line.strip():
+                continue
+            try:
+                values = parse_object(line)
+            except ValueError as error:
+                self.found.reject(str(error), number)
+                continue
+            yield number, values
+
+    def _add_cut(self, cut: dict[str, Any], line: int) -> None:
+        kind = cut.get("type", "MonoCut")
+        if kind not in ("MonoCut", "MultiCut"):
+            raise ValueError(f"a cut of type {short(kind)} is not a part of one recording; leave it out")
+        recording, supervisions = cut.get("recording"), cut.get("supervisions")
+        if not isinstance(recording, dict):
+            raise ValueError(
+                "the cut has no recording; features alone are not read, give cuts with recordings"
+            )
+        if not isinstance(supervisions, list) or not all(isinstance(s, dict) for s in supervisions):
+            raise ValueError("the cut has no list of supervisions; they tell what is said")
+        begin = seconds(cut, "start")
+        for supervision in supervisions:
+            # The channels of a MonoCut's supervisions are its own.
+            channel = supervision.get("channel") if kind == "MultiCut" else None
+            self._add(supervision, recording, begin, cut.get("channel") if channel is None else channel, line)
+
+    def _add(
+        self, supervision: dict[str, Any], recording: dict[str, Any], begin: float, channel: Any, line: int
+    ) -> None:
+        """begin: seconds into the recording from which the supervision counts its start."""
+        audio, number = _audio(recording, channel)
+        start, duration = begin + seconds(supervision, "start"), seconds(supervision, "duration")
+        total = seconds(recording, "duration")
+        if (
+            start >= total or start < 0
+        ):  # an end beyond the recording's is for maya.data.measure.probe to judge
+            placed = within(start, duration, total)
+            if placed is None:
+                return self._drop(supervision, start, duration, total, line)
+            start, duration = placed
+        values = {
+            "id": supervision.get("id"),
+            "text": supervision.get("text") or "",
+            "audio": audio,
+            "language": supervision.get("language") or self.language,
+            "speaker": supervision.get("speaker"),
+            "duration": duration,
+            "split": self.part,
+            "channel": number,
+        }
+        whole = start < SAME_SECONDS and abs(duration - total) < SAME_SECONDS
+        if not whole:
+            values["start"] = start
+        if values["language"] is None:
+            values["language"] = folder_language(Path(audio), f"{self.path}:{line}")
+        self.found.add(values, line, self.subset)
+
+    def _drop(
+        self, supervision: dict[str, Any], start: float, duration: float, total: float, line: int
+    ) -> None:
+        name, where = _text(supervision, "id"), f"{self.path}:{line}"
+        detail = f"it goes from {start:g} to {start + duration:g} s of a recording of {total:g} s"
+        language = str(supervision.get("language") or self.language or "")
+        self.dropped.append(
+            Dropped(id=name, language=language, reason="outside_recording", detail=detail, where=where)
+        )
+
+
+def subset_in_name(stem: str) -> str | None:
+    """What follows the kind of manifest in a file's name: dev-clean of librispeech_supervisions_dev-clean."""
+    found = re.fullmatch(r"(?:.*[_.-])?(?:supervisions|cuts)[_.-]([A-Za-z0-9][A-Za-z0-9_-]*)", stem)
+    return found[1] if found else None
+
+
+def _audio(recording: dict[str, Any], channel: Any) -> tuple[str, int | None]:
+    """(path of the one file of a recording, its channel, None for all); ValueError where the samples of the
+    file are not those of the cut."""
+    name, sources = short(recording.get("id")), recording.get("sources")
+    if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
+        raise ValueError(f"recording {name} is not one file; write it to one")
+    source = sources[0]
+    if source.get("type") != "file":
+        raise ValueError(
+            f"the audio of recording {name} is of type {short(source.get('type'))}; only files are "
+            "read, save it with lhotse's save_audios"
+        )
+    address = _text(source, "source")
+    if "://" in address:
+        raise ValueError(f"recording {name} lies at {short(address)}, which is no file; copy it to one")
+    for transform in recording.get("transforms") or ():
+        kind = transform.get("name", "unknown") if isinstance(transform, dict) else "unknown"
+        if kind != "Resample":  # Maya resamples whatever the file holds
+            raise ValueError(f"recording {name} is changed by {short(kind)}; give it as it was recorded")
+    try:
+        return address, channel_of(channel, source.get("channels"))
+    except ValueError as error:
+        raise ValueError(f"recording {name}: {error}") from None
+
+
+def _text(values: dict[str, Any], name: str) -> str:
+    value = values.get(name)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"the field {name!r} must be text that is not empty")
+    return value
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def _has(name: str, word: str) -> bool:
+    return word in re.split(r"[^a-z]+", _stem(name).lower())

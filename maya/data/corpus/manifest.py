@@ -1,0 +1,236 @@
+"""Rows of a `manifest.jsonl`, checked.
+
+A file that cannot be trusted as a whole (a line that is not JSON, a missing field, an id that occurs twice,
+an unknown language) raises MayaError and names the line. What is wrong with a single utterance is
+found later, by maya.data.measure.probe, and costs only that utterance.
+"""
+
+import gzip
+import json
+import math
+import os.path
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from maya.errors import MayaError
+from maya.text.languages import language_code
+
+PARTS = ("train", "dev", "test")
+_REQUIRED = ("id", "language", "text", "audio")
+_TEXT_FIELDS = (*_REQUIRED, "speaker", "split", "kind", "source", "licence", "tar")
+_MAX_LINE = 1 << 24  # bytes; a line without an end would be read into memory whole
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte-order marks
+_MAX_NUMBER = 1 << 62  # of bytes or Hz; what fits into a table's column
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One utterance as a corpus describes it.
+
+    audio: path relative to the corpus folder and inside it, or absolute; with `tar`, the name of the member,
+    whose data are the `size` bytes from `offset` (both None: to be looked up in the tar). duration: seconds.
+    start: seconds into the audio at which the utterance begins, `duration` long (None: up to the end); None
+    where it is all of the audio. sample_rate: Hz, as claimed. subset: the corpus's name of the set, where a
+    split has several (dev-clean, dev-other). channel: the channel to read, counted from 0; None averages all.
+    where: file and line, for messages.
+    """
+
+    id: str
+    language: str
+    text: str
+    audio: str
+    where: str
+    speaker: str | None = None
+    duration: float | None = None
+    sample_rate: int | None = None
+    split: str | None = None
+    kind: str | None = None
+    source: str | None = None
+    licence: str | None = None
+    tar: str | None = None
+    offset: int | None = None
+    size: int | None = None
+    start: float | None = None
+    subset: str | None = None
+    channel: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dropped:
+    """An utterance left out: `reason` is one word to count by, `detail` a sentence."""
+
+    id: str
+    language: str
+    reason: str
+    detail: str
+    where: str
+
+
+def read_manifest(path: Path, languages: Sequence[str] | None = None) -> list[Row]:
+    """Rows of a manifest.jsonl, in order. Fields: see `Row`; others are ignored.
+
+    languages: codes that may occur (any language if None). Raises MayaError, naming the first line at fault
+    and how many more there are.
+    """
+    found = RowCollector(path, languages)
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = parse_object(line)
+            values.pop("start", None)  # not a field of this form: a clip may tell where it was cut from
+            found.add(values, number)
+        except ValueError as error:
+            found.reject(str(error), number)
+    return found.rows()
+
+
+class RowCollector:
+    """Gathers the rows of a file and everything that is wrong with them."""
+
+    def __init__(self, path: Path, languages: Sequence[str] | None = None) -> None:
+        self.path, self.languages = path, languages
+        self._rows: list[Row] = []
+        self._problems: list[str] = []
+        self._line_of: dict[str, int] = {}
+
+    def add(self, values: dict[str, Any], line: int, subset: str | None = None) -> None:
+        """Check the values of one line and keep them."""
+        try:
+            row = replace(_row(values, f"{self.path}:{line}", self.languages), subset=subset)
+        except ValueError as error:
+            return self.reject(str(error), line)
+        if row.id in self._line_of:
+            return self.reject(f"the id {row.id!r} occurs in line {self._line_of[row.id]} already", line)
+        self._line_of[row.id] = line
+        self._rows.append(row)
+
+    def reject(self, problem: str, line: int) -> None:
+        """Note that a line is wrong."""
+        self._problems.append(f"{self.path}:{line}: {problem}")
+
+    def rows(self, may_be_none: bool = False) -> list[Row]:
+        """All rows; MayaError if any line was wrong or, unless that may be, there is none."""
+        if self._problems:
+            others = len(self._problems) - 1
+            more = f" (and {others} more lines have problems)" if others else ""
+            raise MayaError(self._problems[0] + more)
+        if not self._rows and not may_be_none:
+            raise MayaError(f"{self.path} describes no utterance")
+        return self._rows
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file, or one packed as .gz, without their ends; MayaError names the line at fault."""
+    try:
+        if path.exists() and not path.is_file():  # opening a named pipe would wait for its writer
+            raise MayaError(f"{path} is not a file")
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, raw in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
+                if len(raw) > _MAX_LINE:
+                    raise MayaError(f"{path}:{number} is longer than {_MAX_LINE} bytes; is it a text file?")
+                if number == 1 and raw.startswith(_UTF_16):
+                    raise MayaError(f"{path} is UTF-16 text; convert the file to UTF-8")
+                try:
+                    yield raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError:
+                    raise MayaError(f"{path}:{number} is not UTF-8 text; convert the file to UTF-8") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise MayaError(f"{path} is not a sound gzip file ({error}); copy or make it again") from None
+    except OSError as error:
+        raise MayaError(f"cannot read {path}: {error.strerror}") from None
+
+
+def parse_object(line: str) -> dict[str, Any]:
+    """The JSON object a line holds; ValueError says why there is none."""
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        if line.strip() in ("[", "{") or (error.msg == "Extra data" and line[error.pos :].strip() == ","):
+            raise ValueError("not JSON lines; write one object a line, without [ ] and commas") from None
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise ValueError("not JSON of a manifest (nested too deep)") from None
+    except ValueError:
+        raise ValueError("a number has thousands of digits") from None
+    if not isinstance(values, dict):
+        hint = "; write one object a line" if isinstance(values, list) else ""
+        raise ValueError(f"not a JSON object but {type(values).__name__}{hint}")
+    return values
+
+
+def _row(values: dict[str, Any], where: str, languages: Sequence[str] | None) -> Row:
+    """A checked Row; ValueError says what is wrong with the values."""
+    values = {name: value for name, value in values.items() if value is not None}
+    for name in _REQUIRED:
+        if name not in values:
+            raise ValueError(f"the field {name!r} is missing")
+    for name in _TEXT_FIELDS:
+        if name in values and not isinstance(values[name], str):
+            raise ValueError(f"the field {name!r} must be text, not {short(values[name])}")
+        if name in values:
+            _check_text(name, values[name])
+    for name in ("id", "audio"):
+        if not values[name].strip():
+            raise ValueError(f"the field {name!r} is empty")
+    _check_path("tar" if "tar" in values else "audio", values)
+    values["language"] = _language(values["language"], languages)
+    if values.get("split", "train") not in PARTS:
+        raise ValueError(f"split {short(values['split'])} is none of {', '.join(PARTS)}")
+    for name, minimum in (("offset", 0), ("size", 1), ("sample_rate", 1), ("channel", 0)):
+        value = values.get(name, minimum)
+        if type(value) is not int or not minimum <= value <= _MAX_NUMBER:
+            raise ValueError(f"the field {name!r} must be a whole number from {minimum}, not {short(value)}")
+    start = values.get("start", 0)
+    if type(start) not in (int, float) or not 0 <= start <= _MAX_NUMBER:
+        raise ValueError(f"an utterance must begin at zero seconds or later, not at {short(start)}")
+    duration = values.get("duration")
+    if duration is not None and not (
+        type(duration) in (int, float) and 0 < duration <= _MAX_NUMBER and math.isfinite(duration)
+    ):
+        raise ValueError(f"the field 'duration' must be seconds above zero, not {short(duration)}")
+    if ("offset" in values) != ("size" in values):
+        raise ValueError("'offset' and 'size' are needed together")
+    if "offset" in values and "tar" not in values:
+        raise ValueError("'offset' is given without 'tar'")
+    known = {n: values[n] for n in Row.__dataclass_fields__ if n in values and n not in ("where", "subset")}
+    return Row(**known, where=where)
+
+
+def _language(value: str, languages: Sequence[str] | None) -> str:
+    """The code of a language, however it is written; ValueError where it is none of `languages`."""
+    try:
+        code = language_code(value)
+    except MayaError as error:
+        raise ValueError(str(error)) from None
+    if languages is not None and code not in languages:
+        raise ValueError(f"unknown language {short(value)}; expected one of {', '.join(languages)}")
+    return code
+
+
+def _check_text(name: str, value: str) -> None:
+    """ValueError for what looks like text and cannot be written to a file."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the field {name!r} holds half of a character (a lone surrogate)") from None
+    if "\0" in value:
+        raise ValueError(f"the field {name!r} holds a zero byte")
+
+
+def _check_path(name: str, values: dict[str, Any]) -> None:
+    """ValueError for a relative path that climbs out of the corpus folder: a corpus that was downloaded has
+    no business there, and a person who means it can give the absolute path."""
+    if os.path.normpath(values[name]).split("/")[0] == "..":
+        raise ValueError(
+            f"the path {short(values[name])} leaves the corpus folder; give an absolute path if it is meant"
+        )
+
+
+def short(value: Any) -> str:
+    """A value as a message can hold it."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

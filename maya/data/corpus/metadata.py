@@ -1,0 +1,238 @@
+"""`metadata.csv`, `metadata.tsv` and `metadata.jsonl`: a table beside the audio, as Hugging Face's
+audiofolder and LJSpeech have it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from maya.data.corpus.common import AUDIO_SUFFIXES, folder_language, part_in_name
+from maya.data.corpus.delimited import SEPARATORS, DelimitedFile, Record
+from maya.data.corpus.manifest import Row, RowCollector, parse_object, read_lines
+from maya.errors import MayaError
+
+# Names that a column of each field may have, the likeliest first.
+COLUMNS = {
+    "audio": ("audio", "file_name", "filename", "file", "path", "wav", "audio_path", "audio_filepath"),
+    "text": ("text", "transcription", "transcript", "sentence", "normalized_text", "normalised_text"),
+    "language": ("language", "lang", "locale"),
+    "speaker": ("speaker", "speaker_id", "client_id"),
+    "id": ("id",),
+    "split": ("split",),
+}
+_AUDIO_FOLDERS = ("wavs", "wav", "clips", "audio", "")  # where the audio of an id lies
+_PART_TABLES = ("train", "dev", "valid", "val", "validation", "test", "eval")
+_LOOKED_AT = 50  # lines of a file without a header of which one must have its audio
+
+
+def metadata_tables(folder: Path) -> list[Path]:
+    """metadata.csv, else metadata.tsv, else metadata.jsonl: here, or those in the folders of its splits."""
+    for name in ("metadata.csv", "metadata.tsv", "metadata.jsonl"):
+        if (folder / name).is_file():
+            return [folder / name]
+    return sorted(
+        path
+        for name in ("metadata.csv", "metadata.tsv", "metadata.jsonl")
+        for path in folder.glob(f"*/{name}")
+        if path.is_file() and not path.parent.name.startswith(".")
+    )
+
+
+def part_tables(folder: Path) -> list[Path]:
+    """train.csv, dev.tsv and the like, of those that have columns of audio and text."""
+    paths = (folder / f"{stem}.{suffix}" for stem in _PART_TABLES for suffix in ("csv", "tsv"))
+    return [path for path in paths if path.is_file() and _has_columns(path)]
+
+
+def _has_columns(path: Path) -> bool:
+    try:
+        header = _header(DelimitedFile(path))
+    except MayaError:  # whoever reads it will say what is wrong with it
+        return True
+    names = header[1] if header else []
+    return all(any(name in names for name in COLUMNS[field]) for field in ("audio", "text"))
+
+
+def read_metadata(path: Path, language: str | None = None, inside: str = "") -> list[Row]:
+    """Rows of a metadata.csv, .tsv or .jsonl that lies in the folder `inside`, relative to the corpus. The
+    rows of a table called train, dev, test or alike are of that part."""
+    reader = read_metadata_jsonl if path.suffix == ".jsonl" else read_metadata_csv
+    return reader(path, language, inside)
+
+
+def read_metadata_csv(path: Path, language: str | None = None, inside: str = "") -> list[Row]:
+    """Rows of a table with a header line, separated by whichever of tab | , and ; gives the needed columns.
+
+    Columns, in any case: file_name (or audio, path), text (or transcription, sentence), and if there are any
+    id, language, speaker, split. The id is the file name without its ending unless there is a column for it.
+    Without a column for the audio it is the file of that id. Audio may lie beside the table, or in a folder
+    wavs, wav, clips or audio there. A file without a header may have LJSpeech's columns, id|text|normalised
+    text, of which the last is taken, or those of file and text.
+    inside: the folder it lies in, relative to the corpus; its name (train, dev) may be the split.
+    """
+    file = DelimitedFile(path)
+    header = _header(file)
+    audio_of = _AudioOfIds(path.parent)
+    if header is None:
+        separator, column, width, skip = *_headerless(file, audio_of), 0
+    else:
+        separator, names = header
+        column, width, skip = _columns(path, names, audio_of), len(names), 1
+    place = column["audio"] if column["audio"] is not None else column["id"]
+
+    def is_row(cells: Sequence[str]) -> bool:
+        value = cells[place] if place is not None else ""
+        return value.lower().endswith(AUDIO_SUFFIXES) or value in audio_of
+
+    collector = RowCollector(path)
+    for record in file.records(separator, width, is_row, skip):
+        if record.problem:
+            collector.reject(record.problem, record.number)
+        else:
+            _add_record(collector, record, column, audio_of, language, inside)
+    return collector.rows()
+
+
+def _header(file: DelimitedFile) -> tuple[str, list[str]] | None:
+    """(separator, names in lower case) of the header; None where the first line is an utterance's."""
+    every = {name for names in COLUMNS.values() for name in names}
+    choices = []
+    for separator in SEPARATORS:
+        names = [name.strip().lower() for name in file.first(separator)]
+        choices.append((len(every.intersection(names)), len(names), separator, names))
+    matches, _, separator, names = max(choices)
+    return (separator, names) if matches else None
+
+
+def _columns(path: Path, header: list[str], audio_of: "_AudioOfIds") -> dict[str, int | None]:
+    """The place of each field; MayaError where one is missing or stands there twice."""
+    column = {f: next((header.index(n) for n in names if n in header), None) for f, names in COLUMNS.items()}
+    for place in column.values():
+        if place is not None and header.count(header[place]) > 1:
+            raise MayaError(f"{path}:1: two columns are called {header[place]!r}; rename one of them")
+    for needed in ("audio", "text"):
+        by_id = needed == "audio" and column["id"] is not None and bool(audio_of)
+        if column[needed] is None and not by_id:
+            raise MayaError(_no_column(path, needed))
+    return column
+
+
+def _no_column(path: Path, field: str) -> str:
+    return f"{path}:1: no column holds the {field}; name it one of {', '.join(COLUMNS[field])}"
+
+
+def _headerless(file: DelimitedFile, audio_of: "_AudioOfIds") -> tuple[str, dict[str, int | None], int]:
+    """(separator, columns, number of cells) of a file without a header; MayaError if it is no known form."""
+    for separator in SEPARATORS:
+        cells = file.first(separator)
+        first = [line.split(separator)[0].strip() for _, line in file.lines[:_LOOKED_AT]]
+        if len(cells) in ((2, 3) if separator == "|" else (2,)) and any(name in audio_of for name in first):
+            text, normalised = 1, 2 if len(cells) == 3 else None
+            column: dict[str, int | None] = dict.fromkeys(COLUMNS) | {"id": 0, "text": text}
+            return separator, column | {"normalised": normalised}, len(cells)
+    raise MayaError(
+        f"{_no_column(file.path, 'audio')}; a file without a header may read ID|TEXT|NORMALISED TEXT, as "
+        "LJSpeech's does, with the audio in wavs/"
+    )
+
+
+class _AudioOfIds:
+    """Audio files by their names without suffix, in the folders where a table's audio usually lies."""
+
+    def __init__(self, folder: Path) -> None:
+        self._paths: dict[str, str] = {}
+        self._beside: set[str] = set()
+        for name in reversed(_AUDIO_FOLDERS):  # what is entered last counts
+            inner = folder / name
+            for path in sorted(inner.iterdir()) if inner.is_dir() else ():
+                if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."):
+                    relative = path.relative_to(folder).as_posix()
+                    self._paths |= {path.stem: relative, path.name: relative}
+                    self._beside |= set() if name else {path.name}
+
+    def __bool__(self) -> bool:
+        return bool(self._paths)
+
+    def __contains__(self, name: str) -> bool:
+        return Path(name).name in self._paths
+
+    def located(self, audio: str) -> str:
+        """The path of a file that a table names; where only its folder is left out, with the folder."""
+        alone = "/" not in audio and audio not in self._beside
+        return self._paths[audio] if alone and audio in self._paths else audio
+
+    def __getitem__(self, name: str) -> str:
+        """The path of an id's audio relative to the table; where it would be expected if it is not there."""
+        return self._paths.get(Path(name).name, name if Path(name).suffix else f"wavs/{name}.wav")
+
+
+def _add_record(
+    collector: RowCollector,
+    record: Record,
+    column: dict[str, int | None],
+    audio_of: _AudioOfIds,
+    language: str | None,
+    inside: str,
+) -> None:
+    cells = {f: record.cells[c].strip() for f, c in column.items() if c is not None}
+    values: dict[str, Any] = {field: cell for field, cell in cells.items() if cell}
+    values["text"] = values.pop("normalised", None) or values.get("text", "")
+    if column["audio"] is None and "id" in values:
+        values["audio"] = audio_of[values["id"]]
+        if Path(values["id"]).suffix.lower() in AUDIO_SUFFIXES:
+            values["id"] = str(Path(values["id"]).with_suffix(""))
+    elif "audio" in values:
+        name = values["audio"]
+        values.setdefault("id", str(Path(inside) / Path(name).with_suffix("")) if Path(name).name else name)
+        values["audio"] = audio_of.located(name)
+    if "audio" in values:
+        values["audio"] = str(Path(inside) / values["audio"])
+    stem = collector.path.stem
+    part = part_in_name(values.get("split") or (stem if stem in _PART_TABLES else inside))
+    if "split" in values or part:
+        values["split"] = part or values["split"]
+    _add(collector, values, record.number, language)
+
+
+def read_metadata_jsonl(path: Path, language: str | None = None, inside: str = "") -> list[Row]:
+    """Rows of a metadata.jsonl; the fields are named like the columns of a metadata.csv.
+
+    inside: the folder it lies in, relative to the corpus folder. Its name (train, test, validation) is the
+    split of the rows that name none.
+    """
+    collector = RowCollector(path)
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            given = parse_object(line)
+        except ValueError as error:
+            collector.reject(str(error), number)
+            continue
+        values = {f: next((given[n] for n in names if n in given), None) for f, names in COLUMNS.items()}
+        values = {name: value for name, value in values.items() if value is not None}
+        for name in ("id", "speaker"):
+            if type(values.get(name)) is int:
+                values[name] = str(values[name])
+        audio = values.get("audio")
+        if not isinstance(audio, str) or not audio:
+            options = ", ".join(COLUMNS["audio"][1:])
+            collector.reject(
+                f"no field holds the path of the audio as text; name it one of {options}", number
+            )
+            continue
+        values["audio"] = str(Path(inside) / audio)
+        split = values.get("split", part_in_name(inside))
+        values["split"] = (isinstance(split, str) and part_in_name(split)) or split  # validation: dev
+        _add(collector, values, number, language)
+    return collector.rows()
+
+
+def _add(collector: RowCollector, values: dict[str, Any], line: int, language: str | None) -> None:
+    """Fill in the text, id and language that a line leaves out, and keep it."""
+    values.setdefault("text", "")
+    if "audio" in values:
+        audio = Path(values["audio"])
+        values.setdefault("id", str(audio.with_suffix("") if audio.name else audio))
+        if "language" not in values:
+            values["language"] = language or folder_language(audio, f"{collector.path}:{line}")
+    collector.add(values, line)

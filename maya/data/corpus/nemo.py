@@ -1,0 +1,84 @@
+"""NeMo manifests: JSON lines with audio_filepath, text, duration and, of a longer recording, offset."""
+
+from pathlib import Path
+from typing import Any
+
+from maya.data.corpus.common import channel_of, folder_language, joined, part_id, part_in_name
+from maya.data.corpus.manifest import Row, RowCollector, parse_object, read_lines, short
+from maya.errors import MayaError
+
+
+def nemo_manifests(folder: Path) -> list[Path]:
+    """The files in a folder, ending in .json or .jsonl, whose first line has an audio_filepath."""
+    visible = (p for p in folder.iterdir() if not p.name.startswith("."))
+    files = (p for p in visible if p.suffix in (".json", ".jsonl") and p.is_file())
+    return sorted(p for p in files if is_nemo(p))
+
+
+def is_nemo(path: Path) -> bool:
+    """Whether the first line that is not empty has an audio_filepath."""
+    try:
+        return "audio_filepath" in parse_object(next((line for line in read_lines(path) if line.strip()), ""))
+    except (MayaError, ValueError):  # of any other kind; whoever reads it will say what is wrong with it
+        return False
+
+
+def read_nemo(paths: list[Path], language: str | None = None) -> list[Row]:
+    """Rows of NeMo manifests that lie in one folder, of which each may name its split (dev_manifest.json).
+
+    With an `offset`, the utterance is `duration` seconds from there; without one it is the whole file.
+    `channel` or `channel_selector` is a channel of the file, from 0, or "average", which is usual. `lang` or
+    `language` is the language, `speaker` the speaker; the id, if none is given, is the path without its
+    ending. Tarred data sets: maya.data.corpus.nemo_tarred.
+    """
+    several = len(paths) > 1
+    return joined(_read(path, language, part_in_name(path.stem) if several else None) for path in paths)
+
+
+def _read(path: Path, language: str | None, part: str | None) -> list[Row]:
+    found = RowCollector(path)
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = nemo_values(parse_object(line))
+        except ValueError as error:
+            found.reject(str(error), number)
+            continue
+        if values.get("language") is None:
+            values["language"] = language or folder_language(Path(values["audio"]), f"{path}:{number}")
+        found.add({"split": part} | values, number)
+    return found.rows()
+
+
+def nemo_values(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Row from those of a line; ValueError says what it lacks."""
+    audio = given.get("audio_filepath")
+    if not isinstance(audio, str) or not audio.strip():
+        raise ValueError("the field 'audio_filepath' must be the path of the audio; several are not read")
+    if "shard_id" in given:
+        raise ValueError(
+            "it lies in a tar, which was not found: put the tars of the data set beside the manifest"
+        )
+    values = {"audio": audio, "text": given.get("text")}
+    for name in ("duration", "split"):
+        if given.get(name) is not None:
+            values[name] = given[name]
+    for name, others in (("language", ("language", "lang")), ("speaker", ("speaker", "speaker_id"))):
+        value = next((given[n] for n in others if given.get(n) not in (None, "")), None)
+        if value is not None:
+            values[name] = str(value) if type(value) is int else value
+    name = str(Path(audio).with_suffix("")) if Path(audio).name else audio
+    if (start := given.get("offset")) is not None:
+        duration = given.get("duration")
+        for field, value in (("offset", start), ("duration", duration)):
+            if value is not None and (type(value) not in (int, float) or not 0 <= value <= 1 << 40):
+                raise ValueError(f"the field {field!r} must be seconds, not {short(value)}")
+        values["start"] = start
+        name = part_id(name, start, duration)
+    named = (given[n] for n in ("channel", "channel_selector") if given.get(n) is not None)
+    if (channel := channel_of(next(named, None))) is not None:
+        values["channel"] = channel
+        name += f"-channel{channel}"
+    values["id"] = str(given.get("id", name))
+    return values

@@ -1,0 +1,116 @@
+"""NeMo's tarred data sets: lines of a manifest name a shard and a member of its tar, audio_0.tar and so on.
+
+DIR/tarred_audio_manifest.json, DIR/audio_0.tar ... audio_511.tar               --corpus DIR
+DIR/sharded_manifests/manifest_0.json ..., DIR/audio_0.tar ...                  --corpus DIR
+anything else                --corpus 'nemo:DIR/m__OP_0..511_CL_.json:DIR/audio__OP_0..511_CL_.tar'
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from maya.audio.tar_members import TarMembers
+from maya.data.corpus.common import folder_language, joined, part_in_name
+from maya.data.corpus.manifest import Dropped, Row, RowCollector, parse_object, read_lines
+from maya.data.corpus.nemo import nemo_values
+from maya.data.corpus.shards import by_number, expanded
+from maya.errors import MayaError
+
+_SHARDED = "sharded_manifests"
+_PIECE = re.compile(r"-sub\d+$")  # of several utterances in one recording, which lies in the tar once
+
+
+def nemo_tarred(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(manifests, tars) of a tarred data set in a folder; nothing where there is none. Manifests of single
+    shards lie in sharded_manifests/; they are taken where there is no manifest of all shards."""
+    manifests = sorted(p for p in folder.glob("*.json") if p.is_file() and is_tarred(p))
+    if not manifests:
+        manifests = sorted(p for p in (folder / _SHARDED).glob("*.json") if p.is_file() and is_tarred(p))
+    return manifests, sorted(folder.glob("*.tar")) if manifests else []
+
+
+def is_tarred(path: Path) -> bool:
+    """Whether the first line that is not empty names a shard and a member."""
+    try:
+        first = parse_object(next((line for line in read_lines(path) if line.strip()), ""))
+    except (MayaError, ValueError):
+        return False
+    return "audio_filepath" in first and "shard_id" in first
+
+
+def tarred_files(manifests: str, tars: str) -> tuple[list[Path], list[Path]]:
+    """The files of `nemo:MANIFESTS:TARS`, with NeMo's ranges expanded. MayaError when one is missing."""
+    found = [Path(name) for name in expanded(manifests)], [Path(name) for name in expanded(tars)]
+    for path in (*found[0], *found[1]):
+        if not path.is_file():
+            raise MayaError(f"there is no file {path}, which the corpus nemo:{manifests}:{tars} names")
+    return found
+
+
+def read_nemo_tarred(
+    manifests: Sequence[Path], tars: Sequence[Path], language: str | None = None
+) -> tuple[list[Row], list[Dropped]]:
+    """A row for each line, and lines whose audio is not in its tar.
+
+    Shards are told by the last number in a tar's name; a manifest without shard_id is that of the shard with
+    its number. Fields: as in maya.data.corpus.nemo. Raises MayaError for lines and shards that are wrong.
+    """
+    reader = _Reader(by_number(tars), language)
+    several = len(manifests) > 1
+    rows = joined(reader.read(path, part_in_name(path.stem) if several else None) for path in manifests)
+    if not rows:
+        raise MayaError(f"{manifests[0]}: none of its utterances is in the tars beside it")
+    return rows, reader.dropped
+
+
+class _Reader:
+    def __init__(self, tars: dict[int, Path], language: str | None) -> None:
+        self._paths, self._language = tars, language
+        self._open: tuple[int, TarMembers] | None = None  # the latest: lines come by shards
+        self.dropped: list[Dropped] = []
+
+    def read(self, path: Path, part: str | None) -> list[Row]:
+        numbers = re.findall(r"\d+", path.stem)
+        own = int(numbers[-1]) if numbers else None
+        found, lines = RowCollector(path), []
+        for number, line in enumerate(read_lines(path), start=1):
+            if not line.strip():
+                continue
+            try:
+                values = parse_object(line)
+                lines.append((self._shard(values.pop("shard_id", own)), number, nemo_values(values)))
+            except ValueError as error:
+                found.reject(str(error), number)
+        # Each tar is looked through once, and what is found of it is not kept.
+        for shard, number, values in sorted(lines, key=lambda one: one[:2]):
+            self._add(found, shard, {"split": part} | values, number)
+        return found.rows(may_be_none=bool(self.dropped))
+
+    def _shard(self, number: Any) -> int:
+        if type(number) is not int:
+            raise ValueError("the field 'shard_id' must be the number of the tar that holds the audio")
+        if number not in self._paths:
+            raise ValueError(
+                f"it lies in shard {number}, and there is no tar of that number; copy it to the others"
+            )
+        return number
+
+    def _add(self, found: RowCollector, shard: int, values: dict[str, Any], line: int) -> None:
+        if self._open is None or self._open[0] != shard:
+            self._open = shard, TarMembers(self._paths[shard])
+        members, name = self._open[1], values["audio"]
+        stem = PurePosixPath(name).stem
+        member = members[name] or members.by_stem(stem) or members.by_stem(_PIECE.sub("", stem))
+        if values.get("language") is None:
+            values["language"] = self._language or folder_language(Path(name), f"{found.path}:{line}")
+        if member is None:
+            self.dropped.append(
+                Dropped(
+                    id=values["id"], language=str(values["language"]), reason="missing_audio",
+                    detail=members.lacks(name), where=f"{found.path}:{line}",
+                )
+            )  # fmt: skip
+            return
+        place = {"audio": member.name, "offset": member.offset, "size": member.size}
+        found.add(values | place | {"tar": str(members.path.resolve())}, line)

@@ -1,0 +1,146 @@
+"""lhotse Shar: cuts.000000.jsonl.gz beside recording.000000.tar, whose members hold the audio of each cut."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from maya.audio.tar_members import TarMembers
+from maya.data.corpus.common import (
+    SAME_SECONDS,
+    channel_of,
+    folder_language,
+    joined,
+    part_in_name,
+    seconds,
+    within,
+)
+from maya.data.corpus.manifest import Dropped, Row, RowCollector, parse_object, read_lines, short
+from maya.errors import MayaError
+
+_CUTS = re.compile(r"cuts\.(.+)\.jsonl(\.gz)?")
+_NO_AUDIO = (".json", ".nometa", ".nodata")  # beside the audio: its manifest, and marks of cuts without any
+
+
+def shar_shards(folder: Path) -> list[tuple[Path, Path]]:
+    """(cuts, recordings) of each shard: in the folder, or in folders of languages or splits within it. Raises
+    MayaError for a shard of which one is missing."""
+    for pattern in ("cuts.*", "*/cuts.*", "*/*/cuts.*"):
+        cuts = {
+            path: m[1]
+            for path in sorted(folder.glob(pattern))
+            if (m := _CUTS.fullmatch(path.name))
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        }
+        tars = {path: path.with_name(f"recording.{number}.tar") for path, number in cuts.items()}
+        if not any(tar.is_file() for tar in tars.values()):
+            continue
+        if missing := next(((c, tar) for c, tar in tars.items() if not tar.is_file()), None):
+            raise MayaError(
+                f"{missing[0]} has no {missing[1].name} beside it, which holds its audio; copy it there"
+            )
+        return list(tars.items())
+    return []
+
+
+def read_shar(
+    folder: Path, shards: list[tuple[Path, Path]], language: str | None = None
+) -> tuple[list[Row], list[Dropped]]:
+    """A row for each supervision, and cuts whose audio is not in the tar.
+
+    The id is the cut's where it has one supervision, else the supervision's. A folder such as train/ or hi/
+    tells the split or the language where the cuts do not. Raises MayaError for lines that are no cuts.
+    """
+    readers = [_Shard(folder, cuts, tar, language) for cuts, tar in shards]
+    rows = joined(reader.read() for reader in readers)
+    if not rows:
+        raise MayaError(f"{folder}: no cut of its Shar has its audio there")
+    return rows, [one for reader in readers for one in reader.dropped]
+
+
+class _Shard:
+    def __init__(self, folder: Path, cuts: Path, tar: Path, language: str | None) -> None:
+        self.path, self.language = cuts, language
+        self.members = TarMembers(tar)
+        self.audio = self.members.without_ending(_NO_AUDIO)
+        inside = tar.relative_to(folder)
+        self.tar, self.inside = inside.as_posix(), inside.parent
+        self.dropped: list[Dropped] = []
+        self.found = RowCollector(cuts)
+
+    def read(self) -> list[Row]:
+        for number, line in enumerate(read_lines(self.path), start=1):
+            if line.strip():
+                try:
+                    self._add_cut(parse_object(line), number)
+                except ValueError as error:
+                    self.found.reject(str(error), number)
+        return self.found.rows(may_be_none=bool(self.dropped))
+
+    def _drop_outside(self, name: str, code: str | None, supervision: dict[str, Any], line: int) -> None:
+        start, duration = supervision["start"], supervision["duration"]
+        self.dropped.append(
+            Dropped(
+                id=str(supervision.get("id") or name), language=code or "", reason="outside_recording",
+                detail=f"it goes from {start:g} to {start + duration:g} s of the audio of cut {short(name)}",
+                where=f"{self.path}:{line}",
+            )
+        )  # fmt: skip
+
+    def _add_cut(self, cut: dict[str, Any], line: int) -> None:
+        name, supervisions = cut.get("id"), cut.get("supervisions")
+        if not isinstance(name, str) or not name:
+            raise ValueError("the field 'id' must be text that is not empty")
+        if not isinstance(supervisions, list) or not all(isinstance(s, dict) for s in supervisions):
+            raise ValueError("the cut has no list of supervisions; they tell what is said")
+        for transform in (cut.get("recording") or {}).get("transforms") or ():
+            raise ValueError(
+                f"the recording of {short(name)} is changed by {short(transform)}; write it as it is"
+            )
+        member = self.audio.get(name)
+        for one in supervisions:
+            code = one.get("language") or self.language
+            if member is None:
+                where = f"{self.path}:{line}"
+                detail = self.members.lacks(f"{name}.*")
+                self.dropped.append(
+                    Dropped(id=name, language=code or "", reason="missing_audio", detail=detail, where=where)
+                )
+                continue
+            values = {
+                "id": name if len(supervisions) == 1 else one.get("id"),
+                "text": one.get("text") or "",
+                "audio": member.name,
+                "tar": self.tar,
+                "offset": member.offset,
+                "size": member.size,
+                "language": code or folder_language(self.inside / "x", f"{self.path}:{line}"),
+                "speaker": one.get("speaker"),
+                "split": part_in_name(self.inside.as_posix()),
+                "channel": _channel(one, cut),
+            }
+            if (place := _place(one, cut)) is None:
+                self._drop_outside(name, code, one, line)
+                continue
+            values |= place
+            self.found.add(values, line)
+
+
+def _place(supervision: dict[str, Any], cut: dict[str, Any]) -> dict[str, float] | None:
+    """start and duration of what is said, where that is not all of the cut; None where the cut, whose audio
+    is all that Shar keeps, lacks some of it."""
+    start, duration, total = (
+        seconds(supervision, "start"),
+        seconds(supervision, "duration"),
+        seconds(cut, "duration"),
+    )
+    if abs(start) < SAME_SECONDS and abs(duration - total) < SAME_SECONDS:
+        return {"duration": duration}
+    placed = within(start, duration, total)
+    return None if placed is None else {"start": placed[0], "duration": placed[1]}
+
+
+def _channel(supervision: dict[str, Any], cut: dict[str, Any]) -> int | None:
+    """The channel of a supervision among those of a MultiCut, which are all that Shar keeps."""
+    if cut.get("type") != "MultiCut":
+        return None
+    return channel_of(supervision.get("channel"), cut.get("channel"))

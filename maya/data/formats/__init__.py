@@ -1,1 +1,0 @@
-"""Readers of the forms in which others keep their corpora; maya.data.folder chooses among them."""

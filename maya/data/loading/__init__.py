@@ -1,0 +1,1 @@
+"""From planned utterances to batches: decoding, augmentation, workers."""

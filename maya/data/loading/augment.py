@@ -1,0 +1,319 @@
+"""Making training audio harder: rooms, noise, narrow bands, codecs and levels, on the CPU while it is loaded.
+
+What happens to an utterance is a function of (seed, epoch, id) alone, so it does not depend on the number
+of workers, ranks or batches, and a resumed run hears what an uninterrupted one would. Switching one kind of
+change on leaves the draws of the others as they are. Nothing here changes the number of samples; the change
+of speed does, and so belongs to the plan (maya.data.plan), which has to know durations.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maya.audio.byte_ranges import ByteRange, file_stamp
+from maya.audio.codecs import CODECS, through_codec
+from maya.audio.load import resample
+from maya.audio.tar_audio import decode, read_segment
+from maya.audio.tar_index import scan_tar
+from maya.config import config
+from maya.data.corpus.folder import AUDIO_SUFFIXES, corpus_files
+from maya.errors import MayaError
+from maya.ranges import Ascending, Finite, PosFloat, PosInt, Range, Seed, Share
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_ROOMS_KEPT = 512  # decoded impulse responses; of one second, 32 MB
+_LONGEST_ROOM = 4.0  # seconds of an impulse response; what follows cannot be heard
+_SILENT = 1e-10  # mean power, -100 dB
+
+
+@config
+class NoiseConfig:
+    """Noise from recordings, which may be of any length and kind.
+
+    folders: with audio at any depth, or tars of it. prob: share of the utterances that are not kept clean.
+    snr_db: range of the level of the utterance over the noise, drawn evenly. mixed: range of the number of
+    recordings added up to one noise; several voices make babble.
+    """
+
+    folders: tuple[str, ...] = ()
+    prob: Share = 0.0
+    snr_db: Annotated[tuple[Finite, Finite], Ascending()] = (10.0, 25.0)
+    mixed: Annotated[tuple[PosInt, PosInt], Ascending()] = (1, 1)
+
+
+@config
+class AugmentConfig:
+    """How training audio is changed; by default not at all.
+
+    clean_share: of the utterances, at least so many stay as they are: each of them in that share of the
+        epochs, whatever the probabilities say, which are of the others.
+    noise, music, babble: one of the three at most is added. For the folders of MUSAN (Snyder et al. 2015)
+        Kaldi's recipes take snr_db (0, 15), (5, 15), and (13, 20) with mixed (3, 7).
+    rooms: folders or tars of room impulse responses; the level stays, and so does the place of the speech.
+    band_limit_hz: cut-off frequencies in hertz, one of which is drawn; at most half the model's sample rate.
+    codecs: one of which is drawn: mulaw, alaw and gsm at 8 kHz as on telephones; mp3, opus and vorbis at
+        the model's sample rate, or the next that they have, of any quality.
+    volume: factors, drawn evenly between their logarithms.
+    """
+
+    clean_share: Share = 0.4
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    music: NoiseConfig = field(default_factory=NoiseConfig)
+    babble: NoiseConfig = field(default_factory=lambda: NoiseConfig(snr_db=(13.0, 20.0), mixed=(3, 7)))
+    rooms: tuple[str, ...] = ()
+    room_prob: Share = 0.0
+    band_limit_hz: tuple[Annotated[int, Range(min=500)], ...] = (3000, 4000, 6000)
+    band_limit_prob: Share = 0.0
+    codecs: tuple[str, ...] = tuple(CODECS)
+    codec_prob: Share = 0.0
+    volume: Annotated[tuple[PosFloat, PosFloat], Ascending()] = (0.7, 1.3)
+    volume_prob: Share = 0.0
+    seed: Seed = 0
+
+    @property
+    def noises(self) -> dict[str, NoiseConfig]:
+        return {"noise": self.noise, "music": self.music, "babble": self.babble}
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is ever changed."""
+        chances = [noise.prob for noise in self.noises.values()]
+        return max(*chances, self.room_prob, self.band_limit_prob, self.codec_prob, self.volume_prob) > 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Noise:
+    """recordings: which, and from where in each (0 to 1)."""
+
+    kind: str
+    recordings: tuple[tuple[int, float], ...]
+    snr_db: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """What is done to one utterance, in this order; all None for a clean one."""
+
+    room: int | None = None
+    noise: Noise | None = None
+    band_limit_hz: int | None = None
+    codec: tuple[str, float] | None = None  # and its quality, 0 (small) to 1 (good)
+    volume: float | None = None
+
+    @property
+    def names(self) -> list[str]:
+        kinds = {
+            "room": self.room, "band_limit": self.band_limit_hz, "codec": self.codec, "volume": self.volume,
+        }  # fmt: skip
+        found = [name for name, value in kinds.items() if value is not None]
+        return found + ([self.noise.kind] if self.noise is not None else []) or ["clean"]
+
+
+class Augment:
+    """Changes audio at `sample_rate` Hz, the model's, as `cfg` says. Raises MayaError when a folder has no
+    audio or a number makes no sense.
+
+    Files of a folder are taken in the order of their names: what is drawn stays the same on another machine.
+    """
+
+    def __init__(self, cfg: AugmentConfig, sample_rate: int) -> None:
+        _check(cfg)
+        _check_band_limits(cfg, sample_rate)
+        self.cfg, self.sample_rate = cfg, sample_rate
+        used = {name: noise.folders for name, noise in cfg.noises.items() if noise.prob > 0}
+        self._noises = {name: _recordings(folders, f"augment.{name}") for name, folders in used.items()}
+        self._rooms = _recordings(cfg.rooms, "augment.rooms") if cfg.room_prob > 0 else []
+        self._room = lru_cache(_ROOMS_KEPT)(partial(_load_room, sample_rate=sample_rate))
+
+    def __call__(self, audio: Tensor, id: str, epoch: int) -> Tensor:
+        """(N,) at `sample_rate` to (N,). Raises MayaError for an unreadable noise or impulse response."""
+        return self.apply(audio, self.changes(id, epoch))
+
+    def changes(self, id: str, epoch: int) -> Changes:
+        """What happens to an utterance in an epoch."""
+        cfg = self.cfg
+        if _clean_place(cfg.seed, id, epoch) < cfg.clean_share:
+            return Changes()
+        key = hashlib.blake2b(f"{cfg.seed}/{epoch}/{id}".encode(), digest_size=16).digest()
+        rng = np.random.default_rng(int.from_bytes(key, "little"))
+        # Always the same number of draws for the decisions: options do not shift each other's.
+        does, which = rng.random(5), rng.random(7)
+        return Changes(
+            room=int(which[0] * len(self._rooms)) if does[0] < cfg.room_prob else None,
+            noise=self._noise(does[1], which[1], which[2], rng),
+            band_limit_hz=_pick(cfg.band_limit_hz, which[3]) if does[2] < cfg.band_limit_prob else None,
+            codec=(_pick(cfg.codecs, which[4]), float(which[5])) if does[3] < cfg.codec_prob else None,
+            volume=_between_logs(cfg.volume, which[6]) if does[4] < cfg.volume_prob else None,
+        )
+
+    def apply(self, audio: Tensor, changes: Changes) -> Tensor:
+        """(N,) with these changes made; an utterance of silence stays as it is."""
+        if changes == Changes() or len(audio) == 0 or _power(audio) < _SILENT:
+            return audio
+        if changes.room is not None:
+            audio = reverberate(audio, self._room(self._rooms[changes.room]))
+        if changes.noise is not None:
+            audio = add_noise(audio, self._load_noise(changes.noise, len(audio)), changes.noise.snr_db)
+        if changes.band_limit_hz is not None:
+            audio = band_limit(audio, changes.band_limit_hz, self.sample_rate)
+        if changes.codec is not None:
+            audio = through_codec(audio, *changes.codec, sample_rate=self.sample_rate)
+        if changes.volume is not None:
+            audio = audio * changes.volume
+        return audio
+
+    def shares(self, ids: Iterable[str], epoch: int) -> dict[str, float]:
+        """Share of these utterances in an epoch with each change, and of clean ones; no audio is read."""
+        counts: dict[str, int] = {"clean": 0}
+        total = 0
+        for total, id in enumerate(ids, start=1):  # noqa: B007 (the last is the number)
+            for name in self.changes(id, epoch).names:
+                counts[name] = counts.get(name, 0) + 1
+        return {name: count / max(total, 1) for name, count in counts.items()}
+
+    def _noise(self, draw: float, how_many: float, level: float, rng: np.random.Generator) -> Noise | None:
+        begin = 0.0
+        for kind, cfg in self.cfg.noises.items():
+            if begin <= draw < begin + cfg.prob:
+                low, high = cfg.mixed
+                count = low + int(how_many * (high - low + 1))
+                chosen = rng.integers(len(self._noises[kind]), size=count).tolist()
+                places = rng.random(count).tolist()
+                snr_db = cfg.snr_db[0] + level * (cfg.snr_db[1] - cfg.snr_db[0])
+                return Noise(kind=kind, recordings=tuple(zip(chosen, places, strict=True)), snr_db=snr_db)
+            begin += cfg.prob
+        return None
+
+    def _load_noise(self, noise: Noise, samples: int) -> Tensor:
+        """(samples,): the recordings, each brought to the same power, added up."""
+        total = torch.zeros(samples)
+        for index, place in noise.recordings:
+            segment = _load_segment(self._noises[noise.kind][index], samples, place, self.sample_rate)
+            power = _power(segment)
+            total += segment / math.sqrt(power) if power > _SILENT else 0.0
+        return total
+
+
+def add_noise(audio: Tensor, noise: Tensor, snr_db: float) -> Tensor:
+    """(N,) + (N,) scaled so that the powers, each over all samples, differ by `snr_db`."""
+    power = _power(noise)
+    if power < _SILENT:
+        return audio
+    gain = math.sqrt(_power(audio) / power / 10 ** (snr_db / 10))
+    return audio + gain * noise
+
+
+def reverberate(audio: Tensor, room: Tensor) -> Tensor:
+    """(N,) in a room with the impulse response (K,), shifted back by the way of the direct sound, its largest
+    sample, and at the same power; as Kaldi's wav-reverberate --shift-output."""
+    direct = int(room.abs().argmax())
+    heard = convolve(audio, room)[direct : direct + len(audio)]
+    power = _power(heard)
+    return heard * math.sqrt(_power(audio) / power) if power > 0 else audio
+
+
+def convolve(signal: Tensor, kernel: Tensor) -> Tensor:
+    """(N,), (K,) -> (N + K - 1,), their full convolution, by FFT in float64.
+
+    NumPy's FFT runs in one thread. torch's gives other last bits with another number of threads, and the
+    workers of a loader have one each: the same utterance would differ between them and the main process.
+    """
+    length = len(signal) + len(kernel) - 1
+    size = 1 << (length - 1).bit_length()
+    spectrum = np.fft.rfft(signal.double().numpy(), size) * np.fft.rfft(kernel.double().numpy(), size)
+    return torch.from_numpy(np.fft.irfft(spectrum, size)[:length].astype(np.float32))
+
+
+def _power(audio: Tensor) -> float:
+    """Mean square of (N,); the same to the last bit whatever the number of threads, which torch's is not."""
+    return float(np.mean(np.square(audio.numpy(), dtype=np.float64))) if len(audio) else 0.0
+
+
+def band_limit(audio: Tensor, hertz: int, sample_rate: int) -> Tensor:
+    """(N,) at `sample_rate` Hz without what lies above `hertz`, which is at most half of it."""
+    return resample(resample(audio, sample_rate, 2 * hertz), 2 * hertz, sample_rate)[: len(audio)]
+
+
+def _clean_place(seed: int, id: str, epoch: int) -> float:
+    """Evenly over 0 to 1 for the utterances of an epoch, and for the epochs of an utterance: steps of the
+    golden ratio fill the circle without gaps, so each is clean as often as its share says, or nearly."""
+    key = hashlib.blake2b(f"{seed}/{id}".encode(), digest_size=8).digest()
+    return (int.from_bytes(key, "little") / 2**64 + epoch * _GOLDEN) % 1.0
+
+
+def _pick(options: Sequence, draw: float):  # type: ignore[no-untyped-def]
+    return options[int(draw * len(options))]
+
+
+def _between_logs(limits: tuple[float, float], draw: float) -> float:
+    low, high = map(math.log, limits)
+    return math.exp(low + draw * (high - low))
+
+
+def _recordings(folders: Sequence[str], option: str) -> list[ByteRange]:
+    """All audio in these folders and tars, in the order of names."""
+    found: list[ByteRange] = []
+    for folder in map(Path, folders):
+        if folder.is_file() or str(folder).startswith("s3:"):
+            stamp = file_stamp(folder)
+            members = [m for m in scan_tar(folder).members if m.name.lower().endswith(AUDIO_SUFFIXES)]
+            some = [ByteRange(str(folder), m.offset, m.size, stamp) for m in members]
+        else:
+            paths = [p for p in corpus_files(folder) if p.suffix.lower() in AUDIO_SUFFIXES]
+            some = [ByteRange(str(path), 0, file_stamp(path).size) for path in paths]
+        if not some:
+            raise MayaError(f"{option}: {folder} is no folder or tar with audio in it")
+        found += some
+    if not found:
+        raise MayaError(f"{option} has a probability and no folder: name one with recordings")
+    return found
+
+
+def _load_segment(where: ByteRange, samples: int, place: float, sample_rate: int) -> Tensor:
+    """(samples,) at `sample_rate` Hz from `place` (0 to 1) of what the recording leaves room for; repeated if
+    short."""
+    segment, rate = read_segment(where, samples / sample_rate, place)
+    if segment.shape[1] == 0:
+        raise MayaError(f"the noise {where.path} holds no audio samples")
+    audio = resample(torch.from_numpy(segment).mean(dim=0), rate, sample_rate)
+    if len(audio) < samples:
+        audio = audio.roll(int(place * len(audio))).repeat(math.ceil(samples / len(audio)))
+    return audio[:samples]
+
+
+def _load_room(where: ByteRange, sample_rate: int) -> Tensor:
+    """(K,) first channel of an impulse response at `sample_rate` Hz."""
+    response, rate = decode(where, 0.0, _LONGEST_ROOM)
+    room = resample(torch.from_numpy(response[0].copy()), rate, sample_rate)
+    if len(room) == 0 or float(room.abs().max()) == 0:
+        raise MayaError(f"the impulse response {where.path} is silent")
+    return room
+
+
+def _check(cfg: AugmentConfig) -> None:
+    if (total := sum(noise.prob for noise in cfg.noises.values())) > 1:
+        raise MayaError(f"augment.noise.prob + music.prob + babble.prob must be 1 or less, not {total:g}")
+    if unknown := [name for name in cfg.codecs if name not in CODECS]:
+        raise MayaError(f"augment.codecs: {unknown[0]!r} is none of {', '.join(CODECS)}")
+    if (cfg.codec_prob > 0 and not cfg.codecs) or (cfg.band_limit_prob > 0 and not cfg.band_limit_hz):
+        raise MayaError("augment.codecs and augment.band_limit_hz must not be empty where they are used")
+
+
+def _check_band_limits(cfg: AugmentConfig, sample_rate: int) -> None:
+    """MayaError where a cut-off that may be drawn is not one for audio at this rate."""
+    highest = sample_rate // 2
+    for hertz in cfg.band_limit_hz:
+        # The default has cut-offs that a narrow-band model cannot use: they matter where they may be drawn.
+        if hertz < 500 or (hertz > highest and cfg.band_limit_prob > 0):
+            raise MayaError(
+                f"augment.band_limit_hz: {hertz} is no cut-off for audio at {sample_rate} Hz, the model's "
+                f"rate; take numbers from 500 to {highest}"
+            )

@@ -1,0 +1,132 @@
+"""What one training or evaluation step takes in."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maya.audio.load import load_cut_audio
+from maya.errors import MayaError
+from maya.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+UNKNOWN_LANGUAGE = "unknown"  # stands for a language that the model does not know
+
+
+@dataclass(kw_only=True, slots=True)
+class Batch:
+    """B utterances, padded with zeros on the right.
+
+    audio: (B, N) float32 in [-1, 1]                audio_lens: (B,) int64, samples
+    sample_rate: of audio, Hz; the model's
+    tokens: (B, U) int64, padded with 0             token_lens: (B,) int64
+    langs: (B,) int64, index into the model's tuple of languages; -1 where it is not among them
+    ids: B utterance ids
+    """
+
+    audio: Tensor
+    audio_lens: Tensor
+    sample_rate: int
+    tokens: Tensor
+    token_lens: Tensor
+    langs: Tensor
+    ids: list[str]
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return len(self.ids)
+
+    @property
+    def seconds(self) -> float:
+        """Sum of the utterances' durations, without padding."""
+        return float(self.audio_lens.sum()) / self.sample_rate
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The batch with its tensors on `device`."""
+        moved = {name: x.to(device, non_blocking=non_blocking) for name, x in self._tensors().items()}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory, from which copies to a GPU can overlap with its work."""
+        return replace(self, **{name: x.pin_memory() for name, x in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: x for name, x in values.items() if isinstance(x, Tensor)}
+
+
+def make_batch(
+    audio: Sequence[Tensor],
+    tokens: Sequence[Sequence[int] | NDArray[np.integer]],
+    langs: Sequence[int],
+    ids: Sequence[str],
+    *,
+    sample_rate: int,
+) -> Batch:
+    """Pad B utterances: `audio` (N_b,) float32 at `sample_rate` Hz each, `tokens` U_b ids each."""
+    audio_lens = torch.tensor([len(a) for a in audio], dtype=torch.int64)
+    token_lens = torch.tensor([len(t) for t in tokens], dtype=torch.int64)
+    padded_audio = torch.zeros(len(audio), int(audio_lens.max()))
+    for row, samples in zip(padded_audio, audio, strict=True):
+        row[: len(samples)] = samples
+    padded_tokens = torch.zeros(len(tokens), int(token_lens.max()), dtype=torch.int64)
+    for row, sequence in zip(padded_tokens, tokens, strict=True):
+        row[: len(sequence)] = torch.as_tensor(sequence, dtype=torch.int64)
+    return Batch(
+        audio=padded_audio,
+        audio_lens=audio_lens,
+        sample_rate=sample_rate,
+        tokens=padded_tokens,
+        token_lens=token_lens,
+        langs=torch.tensor(langs, dtype=torch.int64),
+        ids=list(ids),
+    )
+
+
+def collate(
+    cuts: Iterable["Cut"], tokenizer: Tokenizer, languages: Sequence[str], *, sample_rate: int
+) -> Batch:
+    """Load and pad lhotse cuts with one supervision each (text already normalised), at `sample_rate` Hz.
+
+    Raises MayaError when there is no cut, audio cannot be read, or a cut has not exactly one supervision.
+    """
+    cuts = list(cuts)
+    if not cuts:
+        raise MayaError("a batch needs at least one cut")
+    for cut in cuts:
+        check_cut(cut)
+    return make_batch(
+        [load_cut_audio(cut, sample_rate) for cut in cuts],
+        tokenizer.encode_batch(
+            [cut.supervisions[0].text or "" for cut in cuts], [cut.supervisions[0].language for cut in cuts]
+        ),
+        [language_index(cut.supervisions[0].language, languages) for cut in cuts],
+        [cut.id for cut in cuts],
+        sample_rate=sample_rate,
+    )
+
+
+def language_index(language: str | None, languages: Sequence[str]) -> int:
+    """Position of a language code in the model's tuple, -1 if it is not there."""
+    return languages.index(language) if language in languages else -1
+
+
+def language_code(index: int, languages: Sequence[str]) -> str:
+    """The code of a language by its position in the model's tuple, "unknown" for -1."""
+    return languages[index] if index >= 0 else UNKNOWN_LANGUAGE
+
+
+def check_cut(cut: "Cut") -> None:
+    """MayaError unless the cut is one utterance."""
+    if len(cut.supervisions) != 1:
+        raise MayaError(
+            f"cut {cut.id!r} has {len(cut.supervisions)} supervisions where one is needed; "
+            "cut it into utterances with lhotse's trim_to_supervisions"
+        )

@@ -1,0 +1,183 @@
+"""From the utterances of a batch to the batch: decoding, speed, augmentation, and what cannot be read."""
+
+import json
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from maya.audio.load import change_speed, load_cut_audio
+from maya.data.loading.augment import Augment
+from maya.data.loading.batch import Batch, make_batch
+from maya.data.loading.cache import AudioCache
+from maya.data.plan import Position
+from maya.data.table.utterances import Utterances
+from maya.errors import MayaError
+
+log = logging.getLogger(__name__)
+_STAND_INS = 16  # utterances tried in place of a batch of which nothing can be read
+_NAMED = 5  # utterances that messages name
+
+
+class Job(NamedTuple):
+    """A batch to be read: the position after it, its epoch, its utterances, and the speed of each."""
+
+    position: Position
+    epoch: int
+    items: list[int]
+    speeds: list[float]
+
+
+class Skipped(NamedTuple):
+    """An utterance that could not be read, and why."""
+
+    id: str
+    reason: str
+
+
+class Made:
+    """The batch of a job, or the error in its place: raised in a worker, a traceback would bury it."""
+
+    def __init__(
+        self, position: Position, batch: Batch | None, skipped: list[Skipped], error: MayaError | None = None
+    ) -> None:
+        self.position, self.skipped = position, skipped
+        self._batch, self._error = batch, error
+
+    def checked(self) -> "Made":
+        """Raises the error, if that is what it holds."""
+        if self._error is not None:
+            raise self._error
+        return self
+
+    @property
+    def batch(self) -> Batch:
+        assert self._batch is not None
+        return self._batch
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the batch could be read."""
+        return self._batch is None
+
+    def pin_memory(self) -> "Made":
+        """As Batch.pin_memory; DataLoader calls it."""
+        if self._batch is not None:
+            self._batch = self._batch.pin_memory()
+        return self
+
+
+class BatchReader(Dataset[Made]):
+    """Makes the batch of a job, its audio at `sample_rate` Hz.
+
+    may_skip: an utterance that cannot be read is left out. stand_in: a batch of which nothing can be read
+    becomes that of a single other utterance, because the other ranks wait for this one to take part in the
+    step; without, such a batch is empty.
+    """
+
+    def __init__(
+        self,
+        utterances: Utterances,
+        cache: AudioCache,
+        augment: Augment | None = None,
+        may_skip: bool = False,
+        stand_in: bool = True,
+        *,
+        sample_rate: int,
+    ) -> None:
+        self.utterances, self.cache, self.sample_rate = utterances, cache, sample_rate
+        self.augment, self.may_skip, self.stand_in = augment, may_skip, stand_in
+
+    def __getitem__(self, job: Job) -> Made:
+        skipped: list[Skipped] = []
+        try:
+            read = self._read(job.items, job.speeds, job.epoch, skipped)
+            if not read and self.stand_in:
+                read = self._stand_in(job, skipped)
+        except MayaError as error:
+            return Made(job.position, None, skipped, error)
+        if not read:
+            return Made(job.position, None, skipped)
+        u = self.utterances
+        batch = make_batch(
+            [audio for _, audio in read],
+            [u.tokens(item) for item, _ in read],
+            [int(u.langs[item]) for item, _ in read],
+            [u.ids[item] for item, _ in read],
+            sample_rate=self.sample_rate,
+        )
+        return Made(job.position, batch, skipped)
+
+    def _read(
+        self, items: list[int], speeds: list[float], epoch: int, skipped: list[Skipped]
+    ) -> list[tuple[int, Tensor]]:
+        """What can be read of these; the others go to `skipped`."""
+        read = []
+        for item, speed in zip(items, speeds, strict=True):
+            try:
+                read.append((item, self._audio(item, speed, epoch)))
+            except MayaError as error:
+                if not self.may_skip:
+                    raise
+                skipped.append(Skipped(self.utterances.ids[item], str(error)))
+        return read
+
+    def _stand_in(self, job: Job, skipped: list[Skipped]) -> list[tuple[int, Tensor]]:
+        tried: list[Skipped] = []
+        for step in range(1, _STAND_INS + 1):
+            other = (job.items[0] + step * len(self.utterances) // (_STAND_INS + 1)) % len(self.utterances)
+            if read := self._read([other], [1.0], job.epoch, tried):
+                return read
+        raise MayaError(
+            f"none of {len(skipped) + len(tried)} utterances in a row can be read; is the storage there? "
+            f"The first: {skipped[0].reason}"
+        )
+
+    def _audio(self, item: int, speed: float, epoch: int) -> Tensor:
+        audio = self.cache.get(item)
+        if audio is None:
+            audio = load_cut_audio(self.utterances.cut(item), self.sample_rate)
+            self.cache.put(item, audio)
+        if speed != 1.0:
+            audio = change_speed(audio, speed, self.sample_rate)
+        return audio if self.augment is None else self.augment(audio, self.utterances.ids[item], epoch)
+
+
+class Skips:
+    """The utterances that this rank could not read, each counted once, and when they are too many.
+
+    utterances: in the data of all ranks. max_share: of this rank's part of them. log_path: where they are
+    written to, a line of JSON each.
+    """
+
+    def __init__(
+        self, utterances: int, world_size: int, max_share: float, log_path: Path | None = None
+    ) -> None:
+        self._most = max_share * utterances / world_size
+        self._share, self._path = max_share, log_path
+        self.reasons: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def add(self, skipped: list[Skipped]) -> None:
+        """Count these; MayaError when there are too many."""
+        new = [one for one in skipped if one.id not in self.reasons]
+        if not new:
+            return
+        self.reasons |= dict(new)
+        for one in new:
+            if len(self) <= _NAMED:
+                log.warning("left out: %s", one.reason)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:  # one write, which other ranks do not split
+                file.write("".join(json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in new))
+        if len(self) > self._most:
+            names = ", ".join(map(repr, list(self.reasons)[:_NAMED])) + (" ..." if len(self) > _NAMED else "")
+            where = f"; all of them are in {self._path}" if self._path is not None else ""
+            raise MayaError(
+                f"{len(self)} utterances cannot be read ({names}), more than data.max_skipped="
+                f"{self._share:g} allows{where}. The last: {new[-1].reason}"
+            )

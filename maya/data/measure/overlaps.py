@@ -1,0 +1,78 @@
+"""Utterances whose audio overlaps: spans of one recording that several utterances cover."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from maya.data.measure.probe import Probed
+
+_SMALLEST_SECONDS = 0.05  # less than that is rounding
+# Utterances that share more than this are kept in one part. Segments are often padded with some silence, so
+# that neighbours overlap a little: a recording would then be one chain that cannot be split.
+_SECONDS_TOGETHER = 0.5
+_SHARE_TOGETHER = 0.5  # of the shorter one
+
+
+class Overlap(NamedTuple):
+    """Two utterances, in the order they begin, and the seconds that both cover."""
+
+    first: Probed
+    second: Probed
+    seconds: float
+
+    @property
+    def together(self) -> bool:
+        """Whether a split must keep both in one part."""
+        shorter = min(self.first.seconds, self.second.seconds)
+        return self.seconds > min(_SECONDS_TOGETHER, _SHARE_TOGETHER * shorter)
+
+
+def overlaps(probed: Iterable[Probed]) -> Iterator[Overlap]:
+    """Every two utterances that cover the same span of the same channel of a recording.
+
+    An utterance without a channel covers all of them.
+    """
+    recordings: dict[tuple[str, int | None], list[Probed]] = defaultdict(list)
+    real = cache(os.path.realpath)
+    for utterance in probed:
+        recordings[real(utterance.path), utterance.row.offset].append(utterance)
+    for utterances in recordings.values():
+        active: list[Probed] = []
+        for utterance in sorted(utterances, key=_begin) if len(utterances) > 1 else ():
+            begin = _begin(utterance)
+            active = [earlier for earlier in active if _end(earlier) > begin]
+            for earlier in active:
+                shared_seconds = min(_end(earlier), _end(utterance)) - begin
+                if shared_seconds > _SMALLEST_SECONDS and _same_channel(earlier, utterance):
+                    yield Overlap(earlier, utterance, shared_seconds)
+            active.append(utterance)
+
+
+def overlap_groups(shared: Sequence[Overlap]) -> dict[str, str]:
+    """By id, the name of the group of an utterance: all that are to be kept in one part have the same."""
+    group: dict[str, str] = {}
+
+    def root(id: str) -> str:
+        while (parent := group.setdefault(id, id)) != id:
+            group[id] = id = group[parent]
+        return id
+
+    for overlap in shared:
+        if overlap.together:
+            first, second = sorted((root(overlap.first.row.id), root(overlap.second.row.id)))
+            group[second] = first
+    return {id: root(id) for id in group}
+
+
+def _begin(utterance: Probed) -> float:
+    return utterance.row.start or 0.0
+
+
+def _end(utterance: Probed) -> float:
+    return _begin(utterance) + utterance.seconds
+
+
+def _same_channel(a: Probed, b: Probed) -> bool:
+    return a.row.channel == b.row.channel or a.row.channel is None or b.row.channel is None

@@ -1,0 +1,1 @@
+"""What a corpus holds: statistics, charts and the report page."""

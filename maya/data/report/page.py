@@ -1,0 +1,384 @@
+"""What a corpus holds as one HTML file: nothing is fetched, so it opens from a mail or a cluster's disk.
+
+It is drawn from the numbers that preparation leaves, `summary.json` and `report.json`, so that it can be
+drawn again when more is known: how a tokenizer cuts each language, and what a plan makes of an epoch.
+"""
+
+import html
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maya.data.corpus.manifest import PARTS
+from maya.data.prepare.findings import MEANING
+from maya.data.report.charts import (
+    COLOURS,
+    bar_window,
+    histogram_chart,
+    number,
+    part_bars,
+    strips,
+    value_bars,
+)
+from maya.data.report.statistics import EDGES, Histogram, histogram
+from maya.errors import MayaError
+from maya.text.languages import Language, language_name, language_of_texts
+
+_RARE = 3  # occurrences, up to which a letter is looked at with suspicion
+_LETTERS = 400  # shown per language; Indic scripts have some 70
+_UNSEEN = {"\u200c": "ZWNJ", "\u200d": "ZWJ"}
+_CLIPPED = ("none", "under 0.001 %", "to 0.01 %", "to 0.1 %", "to 1 %", "more")
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d1d1f; }
+body { max-width: 1120px; margin: 1.5rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; margin-bottom: .3rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem; }
+table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #8883; white-space: nowrap; }
+th { font-weight: 600; vertical-align: bottom; white-space: normal; }
+th:first-child, td:first-child, .left { text-align: left; }
+tr.total { font-weight: 600; } td.none { color: #aaa; }
+.wide { overflow-x: auto; } .note { color: #666; font-size: .9em; margin: .2rem 0; }
+.grid3 { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 1rem 1.6rem; }
+svg { width: 100%; max-width: 440px; height: auto; display: block; }
+svg text { font-size: 12px; fill: #333; } svg text.title { font-weight: 600; }
+svg .grid { stroke: #8883; } svg .limit { stroke: #c0392b; stroke-dasharray: 3 3; }
+svg .whisker { stroke: #3b7dd8; } svg .median { stroke: #1d3f73; stroke-width: 2; }
+details { border-bottom: 1px solid #8883; padding: .35rem 0; } summary { cursor: pointer; }
+.key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .9em; }
+.example { margin: .5rem 0 .5rem 1rem; overflow-wrap: anywhere; } .example p { margin: 0; }
+.letters { display: flex; flex-wrap: wrap; gap: 4px; margin: .5rem 0; }
+.letters span { border: 1px solid #8883; border-radius: 4px; padding: 0 6px; }
+.letters span { text-align: center; font-size: 1.15em; }
+.letters small { display: block; font-size: 10px; color: #666; }
+.letters .rare { border-color: #c0392b; background: #fdf0ee; } .letters .foreign { background: #fff6dd; }
+.dropped { color: #c0392b; }
+"""
+
+
+@dataclass(kw_only=True)
+class Page:
+    """What is drawn. summary: `summary.json`; statistics, findings, limits: those of `report.json` (see
+    maya.data.report.statistics and findings; limits: of a quantity, beyond which utterances are flagged);
+    tokenizer: `tokenizer.json` of a run; plan: fields of PlanStats, its languages by code."""
+
+    title: str
+    summary: Mapping[str, Any]
+    statistics: Mapping[str, Any]
+    findings: Sequence[Mapping[str, Any]]
+    limits: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    tokenizer: Mapping[str, Any] | None = None
+    plan: Mapping[str, Any] | None = None
+
+
+def read_page(data: Path, title: str) -> Page:
+    """The page of prepared data; MayaError where its numbers are missing or not what was written."""
+    try:
+        summary = json.loads((data / "summary.json").read_text(encoding="utf-8"))
+        report = json.loads((data / "report.json").read_text(encoding="utf-8"))
+        return Page(title=title, summary=summary, **report)
+    except (OSError, ValueError, TypeError) as error:
+        raise MayaError(f"{data} has no numbers to draw ({error}); prepare the data again") from None
+
+
+def write_run_page(data: Path, run: Path) -> Path | None:
+    """Draw the page of prepared data with what a run adds, `tokenizer.json` and `plan.json` (fields of
+    PlanStats, its languages by code) where they are, into `run`/data.html; its path, None where the data were
+    prepared without numbers to draw."""
+    if not (data / "report.json").is_file():
+        return None
+    page = read_page(data, f"Data of {run.resolve().name}")
+    for name in ("tokenizer", "plan"):
+        path = run / f"{name}.json"
+        if path.is_file():
+            setattr(page, name, json.loads(path.read_text(encoding="utf-8")))
+    write_page(page, run / "data.html")
+    return run / "data.html"
+
+
+def write_page(page: Page, path: Path) -> None:
+    """Draw the page into a file. The same numbers give the same bytes."""
+    path.write_text(draw(page), encoding="utf-8")
+
+
+def draw(page: Page) -> str:
+    """The page as HTML."""
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{_text(page.title)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{_text(page.title)}</h1>",
+        _overview(page),
+        _hours(page),
+        _durations(page),
+        _texts(page),
+        _sound(page),
+        _findings(page),
+        _splits(page),
+        _speakers(page),
+        _letters(page),
+        _tokenizer(page.tokenizer),
+        _plan(page.plan),
+        "</body></html>",
+    ]
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def _overview(page: Page) -> str:
+    languages = page.summary["languages"]
+    hours = sum(n["hours"] for n in languages.values())
+    kept = sum(n["utterances"] for n in languages.values())
+    dropped, flagged = (_count(page.findings, kind) for kind in ("dropped", "flagged"))
+    notes = "".join(f"<li>{_text(note)}</li>" for note in page.summary.get("notes", ()))
+    return (
+        f"<p><b>{number(hours)} hours</b>, {kept:,} utterances in {len(languages)} language(s); "
+        f'<span class="dropped">{dropped:,} dropped</span> of {page.summary["rows"]:,}, '
+        f"{flagged:,} remarks on what was kept.</p>" + (f"<ul>{notes}</ul>" if notes else "")
+    )
+
+
+def _hours(page: Page) -> str:
+    languages = page.summary["languages"]
+    order = sorted(languages, key=lambda code: -languages[code]["hours"])
+    most = max((n["hours"] for n in languages.values()), default=0.0)
+    scale, unit = (1, "h") if most >= 1 else (60, "min")
+    rows = [(_name(c), {part: scale * languages[c]["parts"][part]["hours"] for part in PARTS}) for c in order]
+    keys = "".join(f'<span class="key" style="background:{COLOURS[p]}"></span>{p}' for p in PARTS)
+    head = ["language", "utterances", "hours", *PARTS, "longest s", "speakers", "texts", "characters"]
+    cells = [
+        [_named(c), n["utterances"], f"{n['hours']:.2f}", *(n["parts"][p]["utterances"] for p in PARTS)]
+        + [f"{n['longest_seconds']:.1f}", n["speakers"], n["texts"], n["characters"]]
+        for c, n in languages.items()
+    ]
+    total = ["all"] + [sum(n[k] for n in languages.values()) for k in ("utterances",)]
+    total += [f"{sum(n['hours'] for n in languages.values()):.2f}"]
+    total += [sum(n["parts"][p]["utterances"] for n in languages.values()) for p in PARTS] + [""]
+    total += [sum(n[k] for n in languages.values()) for k in ("speakers", "texts", "characters")]
+    return f"<h2>Hours</h2><p class='note'>{keys}</p>{part_bars(rows, unit)}" + _table(head, cells, total)
+
+
+def _durations(page: Page) -> str:
+    found = _histograms(page, "seconds")
+    window = bar_window([one for _, one in found]) if found else None
+    charts = [
+        histogram_chart(one, f"{_named(c)}: median {number(one.quantile(0.5))} s", "s", window)
+        for c, one in found
+    ]
+    return f'<h2>Durations</h2><div class="grid3">{"".join(charts)}</div>' if charts else ""
+
+
+def _texts(page: Page) -> str:
+    charts = [
+        _strips(page, "characters_per_second", "Characters per second", "/s"),
+        _strips(page, "characters", "Characters of an utterance", ""),
+    ]
+    note = "Thin line: 5th to 95th percentile; box: the middle half; stroke and number: the median."
+    return f'<h2>Texts against audio</h2><p class="note">{note}</p>' + _grid(charts)
+
+
+def _sound(page: Page) -> str:
+    charts = [
+        _strips(page, "level", "Level of the speech", "dBFS"),
+        _strips(page, "snr", "Signal-to-noise ratio, estimated", "dB"),
+        _strips(page, "high_band", "Power above 5 kHz", "dB of all"),
+        _strips(page, "silence", "Silence before or after, the longer", "s"),
+    ]
+    clipped = _histograms(page, "clipped")
+    if not any(charts) and not clipped:
+        return "<h2>Sound</h2><p class='note'>Not measured: the audio was not decoded.</p>"
+    head = ["share of samples that are clipped", *_CLIPPED]
+    rows = [[_named(code), *one.counts] for code, one in clipped]
+    note = "Dashed: limits beyond which an utterance is flagged."
+    return f'<h2>Sound</h2><p class="note">{note}</p>{_grid(charts)}' + _table(head, rows)
+
+
+def _findings(page: Page) -> str:
+    if not page.findings:
+        return "<h2>Dropped and flagged</h2><p>Nothing.</p>"
+    codes = sorted({code for one in page.findings for code in one["languages"]})
+    head = ["reason", *(code or "?" for code in codes), "all"]
+    rows = []
+    for one in page.findings:
+        counts = [one["languages"].get(code, {}).get("count", 0) for code in codes]
+        rows.append([f"{one['kind']}: {one['reason']}", *counts, sum(counts)])
+    examples = "".join(_examples(one) for one in page.findings)
+    note = "All of them are in dropped.jsonl and flagged.jsonl; flagged utterances were kept."
+    return f'<h2>Dropped and flagged</h2><p class="note">{note}</p>{_table(head, rows)}{examples}'
+
+
+def _examples(one: Mapping[str, Any]) -> str:
+    count = sum(mine["count"] for mine in one["languages"].values())
+    meaning = MEANING.get(one["reason"], "")
+    shown = [
+        f'<div class="example"><p><bdi lang="{_text(code)}">{_text(example["text"])}</bdi></p>'
+        f'<p class="note"><bdi>{_text(example["id"])}</bdi>: <bdi>{_text(example["detail"])}</bdi></p></div>'
+        for code, mine in one["languages"].items()
+        for example in mine["examples"]
+    ]
+    title = f"<b>{_text(one['reason'])}</b>, {_text(one['kind'])} {count:,}"
+    more = f'<span class="note">: {_text(meaning)}</span>' if meaning else ""
+    return f"<details><summary>{title}{more}</summary>{''.join(shown)}</details>"
+
+
+def _splits(page: Page) -> str:
+    head = ["language", "drawn by", *(f"{p} {what}" for p in PARTS for what in ("min", "speakers"))]
+    head += [f"{what} of {p} in training" for what in ("texts", "speakers") for p in ("dev", "test")]
+    rows = []
+    for code, how in page.summary["splits"].items():
+        row: list[object] = [_named(code), how["method"]]
+        for part in PARTS:
+            row += [number(how["parts"][part]["seconds"] / 60), how["parts"][part]["speakers"]]
+        row += [
+            _percent(how[what][p]) for what in ("text_overlap", "speaker_overlap") for p in ("dev", "test")
+        ]
+        rows.append(row)
+    return "<h2>Splits</h2>" + _table(head, rows) if rows else ""
+
+
+def _speakers(page: Page) -> str:
+    head = [
+        "language",
+        "speakers named",
+        "median, min",
+        "the most of one, min",
+        "its share",
+        "utterances of none",
+    ]
+    rows = []
+    for code, found in page.statistics.items():
+        mine, hours = found["speakers"], page.summary["languages"][code]["hours"]
+        share = mine["largest_seconds"] / 3600 / hours if hours else 0.0
+        spoken = [number(mine[name] / 60) for name in ("median_seconds", "largest_seconds")]
+        rows.append([_named(code), mine["named"], *spoken, _percent(share), mine["unnamed_utterances"]])
+    return "<h2>Speakers</h2>" + _table(head, rows)
+
+
+def _letters(page: Page) -> str:
+    blocks = []
+    for code, found in page.statistics.items():
+        letters = [(char, count, first) for char, count, first in found["letters"] if char != " "]
+        rare = sum(count <= _RARE for _, count, _ in letters)
+        # A letter as often as it occurs, so that the script is that of most letters.
+        language = language_of_texts(code, (char * min(count, 1000) for char, count, _ in letters))
+        chips = "".join(_chip(language, *one) for one in letters[:_LETTERS])
+        blocks.append(
+            f"<details><summary><b>{_text(_named(code))}</b>: {len(letters)} characters, {rare} of them "
+            f'at most {_RARE} times</summary><div class="letters">{chips}</div></details>'
+        )
+    note = (
+        "With how often each occurs. Red: rare, so perhaps a mistake (hold the pointer on it for the first "
+        "utterance that has it); yellow: not of the language's script."
+    )
+    return f'<h2>Characters</h2><p class="note">{note}</p>' + "".join(blocks)
+
+
+def _chip(language: Language, char: str, count: int, first: str) -> str:
+    category = unicodedata.category(char)
+    unseen = "" if char.isprintable() else _UNSEEN.get(char, f"U+{ord(char):04X}")
+    shown = f"\u25cc{char}" if category[0] == "M" else unseen or char
+    foreign = category[0] == "L" and not language.owns(char)
+    style = " ".join([*(["rare"] if count <= _RARE else []), *(["foreign"] if foreign else [])])
+    tip = f"U+{ord(char):04X} {unicodedata.name(char, '')}, {count} times, first in {first}"
+    return f'<span class="{style}" title="{_text(tip)}">{_text(shown)}<small>{count:,}</small></span>'
+
+
+def _tokenizer(report: Mapping[str, Any] | None) -> str:
+    if report is None:
+        return ""
+    languages = report["languages"]
+    head = ["language", "words", "share of text", "of training", "pieces per word", "per character"]
+    head += ["unknown characters", "of dev", "in bytes", "left out"]
+    rows = []
+    for code, mine in languages.items():
+        left_out = " ".join(list(mine["left_out"])[:12])
+        row = [
+            _named(code),
+            mine["words"],
+            _percent(mine["share_of_text"]),
+            _percent(mine["share_of_training"]),
+        ]
+        row += [f"{mine['pieces_per_word']:.2f}", f"{mine['pieces_per_character']:.2f}"]
+        row += [_percent(mine["unknown_characters"], 3)]
+        row += [_percent(report.get("unknown_characters_of_dev", {}).get(code, 0.0), 3)]
+        rows.append([*row, _percent(mine["byte_pieces"], 3), left_out])
+    bars = value_bars([(_name(c), n["pieces_per_word"]) for c, n in languages.items()], "Pieces per word")
+    about = f"{report['vocab_size']:,} pieces, {report['model_type']}."
+    return f'<h2>Tokenizer</h2><p class="note">{_text(about)}</p>{bars}' + _table(head, rows)
+
+
+def _plan(plan: Mapping[str, Any] | None) -> str:
+    if plan is None:
+        return ""
+    padding = _percent(1 - plan["efficiency"], 1)
+    facts = [
+        ["steps of an epoch", f"{plan['steps']:,}"],
+        ["batches, over all ranks", f"{plan['batches']:,}"],
+        ["utterances drawn", f"{plan['utterances']:,}"],
+        ["padding", padding],
+        ["longest batch, padded seconds", number(plan["max_padded_seconds"])],
+        ["most utterances in a batch", plan["max_utterances"]],
+        ["cost of the dearest rank over the mean: median step", f"{plan['imbalance_median']:.3f}"],
+        ["the same: 95th percentile", f"{plan['imbalance_p95']:.3f}"],
+    ]
+    head = ["language", "hours of an epoch", "draws that repeat an utterance", "utterances left out"]
+    rows = [
+        [_named(code), f"{hours:.2f}", _percent(plan["repeated"][code]), _percent(plan["skipped"][code])]
+        for code, hours in plan["hours"].items()
+    ]
+    return "<h2>Plan of an epoch</h2>" + _table(["", ""], facts) + _table(head, rows)
+
+
+def _histograms(page: Page, name: str) -> list[tuple[str, Histogram]]:
+    found = ((code, histogram(mine, name)) for code, mine in page.statistics.items())
+    return [(code, one) for code, one in found if one is not None]
+
+
+def _strips(page: Page, name: str, title: str, unit: str) -> str:
+    rows = [(_name(code), one) for code, one in _histograms(page, name)]
+    inside = [limit for limit in page.limits.get(name, ()) if EDGES[name][0] <= limit <= EDGES[name][-1]]
+    return strips(rows, title, unit, inside)
+
+
+def _grid(charts: Iterable[str]) -> str:
+    return f'<div class="grid3">{"".join(f"<div>{chart}</div>" for chart in charts if chart)}</div>'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]], total: Sequence[object] = ()) -> str:
+    """Numbers to the right; whole ones with thousands apart, and zero in grey."""
+    titles = "".join(f"<th>{_text(title)}</th>" for title in head)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    last = f'<tr class="total">{"".join(map(_cell, total))}</tr>' if total else ""
+    return (
+        f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}{last}</tbody></table></div>'
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, int):
+        return f"<td>{value:,}</td>" if value else '<td class="none">0</td>'
+    return f"<td>{_text(str(value))}</td>"
+
+
+def _text(value: str) -> str:
+    return html.escape(value)
+
+
+def _count(findings: Iterable[Mapping[str, Any]], kind: str) -> int:
+    return sum(n["count"] for one in findings if one["kind"] == kind for n in one["languages"].values())
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def _name(code: str) -> str:
+    return language_name(code)
+
+
+def _named(code: str) -> str:
+    name = language_name(code)
+    return name if name == code else f"{name} ({code})"

@@ -1,0 +1,35 @@
+"""Cuts in little memory: each as the bytes of its JSON, one after the other.
+
+A lhotse cut costs about 5 KB as Python objects, and every data worker would come to own a copy as it touches
+their reference counts. As bytes it costs about 0.6 KB, shared by all workers.
+"""
+
+import json
+from array import array
+
+import numpy as np
+from lhotse.cut import Cut
+from lhotse.serialization import deserialize_item
+
+import maya.audio.lhotse_audio  # noqa: F401
+
+
+class PackedCuts:
+    """A row of cuts that grows at its end and is read at any place."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._ends = array("q", [0])
+
+    def append(self, cut: Cut) -> None:
+        self._bytes += json.dumps(cut.to_dict(), ensure_ascii=False).encode()
+        self._ends.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> Cut:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        packed = np.frombuffer(self._bytes, np.uint8)[self._ends[index] : self._ends[index + 1]]
+        return deserialize_item(json.loads(packed.tobytes()))

@@ -1,0 +1,358 @@
+"""The table of a prepared part, one row an utterance, as Parquet: what `maya prepare` writes and everything
+after it reads.
+
+    table = Table.open("data/train.parquet")
+    table.numbers("duration").sum() / 3600               # columns: only those asked for are read
+    for entry in table.entries(): ...                    # rows, see maya.data.table.entry
+    for cut in table.cuts().filter(...): ...             # a lazy lhotse CutSet
+    cuts("data/train.parquet").to_file("cuts.jsonl.gz")  # for other tools
+
+Audio stays where it was: `path` is a file, or a tar of which the audio is `size` bytes from `offset`. How
+many tokens a text has depends on the tokenizer, of which several may be trained on one table: they are kept
+beside the tokenizer (maya.data.table.token_table).
+"""
+
+import hashlib
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from lhotse import CutSet
+from lhotse.cut import Cut
+from numpy.typing import NDArray
+
+from maya.audio.tar_audio import Stamp
+from maya.data.corpus.manifest import PARTS
+from maya.data.table.entry import SOUND_FIELDS, Entry, audio_cut, entry_of, probed_of
+from maya.errors import MayaError
+
+__all__ = [
+    "PARTS", "SCHEMA", "Entry", "LazyCuts", "Strings", "Table", "cuts", "entry_of", "part_path", "probed_of",
+    "write_table",
+]  # fmt: skip
+
+_VERSION = "1"  # of the columns and what they mean
+_GROUP = 16_384  # rows that are read together: 10 MB of text at most, and 600 groups in 10 million rows
+_REPEATED = ("path", "language", "speaker", "kind", "source", "licence")  # few values: kept as a dictionary
+_OPTIONAL = ("offset", "size", "member", "start", "kind", "source", "licence", *SOUND_FIELDS, "channel")
+_LATER = ("channel",)  # columns that tables of earlier releases lack; they count as empty
+_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+_HELD_GROUPS = 4
+_SAID = ("id", "language", "text", "duration")
+
+
+def _field(name: str) -> pa.Field:
+    """The column of a field of Entry."""
+    hint = Entry.__annotations__[name]
+    kind = next(kind for kind in _TYPES if kind is hint or kind in getattr(hint, "__args__", ()))
+    column = pa.float32() if name in SOUND_FIELDS else _TYPES[kind]
+    return pa.field(name, column, nullable=name in _OPTIONAL)
+
+
+SCHEMA = pa.schema([_field(name) for name in Entry._fields], metadata={"maya.table": _VERSION})
+"""The columns, named and typed as the fields of `Entry`."""
+
+
+def part_path(data: Path, part: str) -> Path:
+    """Where the table of train, dev or test lies in a folder that `maya prepare` wrote."""
+    return data / f"{part}.parquet"
+
+
+def cuts(path: Path | str) -> CutSet:
+    """The table as a lazy CutSet; see `Table.cuts`. Raises MayaError as `Table.open` does."""
+    return Table.open(path).cuts()
+
+
+def write_table(path: Path, entries: Iterable[Entry]) -> int:
+    """Write a table and return its number of rows. The same entries give the same bytes."""
+    rows, left, digest, texts = 0, iter(entries), hashlib.sha256(), hashlib.sha256()
+    with pq.ParquetWriter(
+        path, SCHEMA, use_dictionary=list(_REPEATED), compression="zstd", write_page_checksum=True
+    ) as writer:
+        while some := list(itertools.islice(left, _GROUP)):
+            values = zip(*some, strict=True)
+            columns = [pa.array(mine, field.type) for mine, field in zip(values, SCHEMA, strict=True)]
+            group = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+            writer.write_batch(group, row_group_size=_GROUP)
+            digest.update(group.serialize())
+            for entry in some:
+                texts.update(f"{entry.language}\0{entry.text}\n".encode("utf-8", "surrogateescape"))
+            rows += len(some)
+        writer.add_key_value_metadata({"maya.digest": digest.hexdigest(), "maya.texts": texts.hexdigest()})
+    return rows
+
+
+class Strings(Sequence[str]):
+    """A column of text that stays in Arrow's memory until one of it is asked for."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._chunks = column.chunks
+        self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = int(index) + (len(self) if index < 0 else 0)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        chunk = int(np.searchsorted(self._ends, index, side="right"))
+        return self._chunks[chunk][index - (self._ends[chunk - 1] if chunk else 0)].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self._chunks:
+            yield from chunk.to_pylist()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+
+class Table:
+    """A table on disk, of which nothing is read until it is asked for; forked workers share what was read.
+
+    Numbers of rows go from 0. All methods raise MayaError where the file turns out to be damaged.
+    """
+
+    def __init__(self, path: Path, file: pq.ParquetFile) -> None:
+        self.path, self._file = path, file
+        counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        self._ends = np.cumsum([0, *counts])
+        self._groups: OrderedDict[int, pa.Table] = OrderedDict()
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Table":
+        """Read the head of a table. Raises MayaError, in one sentence, when there is none, it is truncated or
+        no Parquet, or lacks a column or has one of another type."""
+        path = Path(path)
+        if not path.is_file():
+            raise MayaError(f"there is no table {path}; run stage 1 (prepare) first")
+        with _reading(path):
+            head = pq.ParquetFile(path)
+            _check_schema(path, head.schema_arrow)
+            options = {"read_dictionary": list(_REPEATED), "page_checksum_verification": True}
+            file = pq.ParquetFile(path, metadata=head.metadata, **options)
+            return cls(path, file)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def digest(self) -> str:
+        """A hash of all rows, as they were when the table was written."""
+        return self._noted(b"maya.digest")
+
+    @property
+    def texts_digest(self) -> str:
+        """A hash of all languages and texts in order; of all rows in tables of earlier versions."""
+        return self._noted(b"maya.texts") or self.digest
+
+    def _noted(self, key: bytes) -> str:
+        value: bytes = (self._file.metadata.metadata or {}).get(key, b"")
+        return value.decode("utf-8", "replace")
+
+    def content_digest(self) -> str:
+        """A hash of what is said in which order: id, language, text and duration of every row. It does not
+        depend on where the audio files lie. Reads the table, 0.7 s a million rows."""
+        digest = hashlib.sha256()
+        for group in range(self._file.num_row_groups):
+            with _reading(self.path):
+                rows = self._file.read_row_group(group, list(_SAID), use_threads=False)
+            columns = [rows.column(name).cast(SCHEMA.field(name).type).combine_chunks() for name in _SAID]
+            digest.update(pa.RecordBatch.from_arrays(columns, names=list(_SAID)).serialize())
+        return digest.hexdigest()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A spawned worker opens it again."""
+        return Table.open, (self.path,)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column as Arrow has it, read anew; repeated strings as dictionaries. For the fields see Entry."""
+        if self._lacks(name):
+            return pa.chunked_array([pa.nulls(len(self), SCHEMA.field(name).type)])
+        with _reading(self.path):
+            return self._file.read([name], use_threads=False).column(0)
+
+    def _lacks(self, name: str) -> bool:
+        return name in _LATER and self._file.schema_arrow.get_field_index(name) < 0
+
+    def numbers(self, name: str) -> NDArray[Any]:
+        """A column of numbers: (n,) int64, float64, or float32 of how it sounds. Where there is none: NaN,
+        and -1 for offset, size and channel."""
+        column = self.column(name)
+        if pa.types.is_integer(column.type):
+            column = column.fill_null(-1) if column.null_count else column
+        return column.to_numpy()
+
+    def strings(self, name: str) -> Strings:
+        """A column of text."""
+        return Strings(self.column(name))
+
+    def codes(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
+        """A column of repeated strings (path, language, speaker, kind, source, licence): ((n,) index of each
+        row's value, -1 where there is none; the values, in the order they first occur)."""
+        column = self.column(name).unify_dictionaries()
+        if not column.num_chunks:
+            return np.zeros(0, np.int32), []
+        values = column.chunk(0).dictionary.to_pylist()
+        parts = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in column.chunks]
+        return np.concatenate(parts).astype(np.int32, copy=False), values
+
+    @cached_property
+    def ids(self) -> Strings:
+        """Names of the utterances."""
+        return self.strings("id")
+
+    def row_of(self, id: str) -> int:
+        """The number of the row with this id; KeyError if there is none. Looks at all of them."""
+        row: int = pc.index(self.column("id"), id).as_py()
+        if row < 0:
+            raise KeyError(id)
+        return row
+
+    def read(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """The values of these columns, row by row, a group of rows in memory at a time:
+        `for language, text in table.read("language", "text")`."""
+        for group in range(self._file.num_row_groups):
+            with _reading(self.path):
+                present = [name for name in names if not self._lacks(name)]
+                some = self._file.read_row_group(group, present, use_threads=False)
+            empty = [None] * len(some)
+            columns = (empty if self._lacks(name) else some.column(name).to_pylist() for name in names)
+            yield from zip(*columns, strict=True)
+
+    def entries(self, rows: Iterable[int] | None = None) -> Iterator[Entry]:
+        """All rows in order, or those with these numbers, cheap where they lie near each other."""
+        if rows is None:
+            yield from itertools.starmap(Entry, self.read(*Entry._fields))
+        else:
+            yield from map(self.entry, rows)
+
+    def entry(self, row: int) -> Entry:
+        """One row. IndexError where there is none."""
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        group = int(np.searchsorted(self._ends, row, side="right")) - 1
+        if group not in self._groups:
+            with _reading(self.path):
+                self._groups[group] = self._file.read_row_group(group, list(Entry._fields), use_threads=False)
+            while len(self._groups) > _HELD_GROUPS:
+                self._groups.popitem(last=False)
+        held, place = self._groups[group], row - int(self._ends[group])
+        present = (name for name in Entry._fields if not self._lacks(name))
+        return Entry(**{name: held.column(name)[place].as_py() for name in present})
+
+    def cut(self, row: int) -> Cut:
+        """The lhotse cut of one row, with what is said. Far apart, rows cost some ms each."""
+        return self.entry(row).cut()
+
+    def audio_cut(self, row: int) -> Cut:
+        """The lhotse cut of one row without what is said: some µs anywhere, after the first one, which reads
+        the columns that tell where the audio is (about 100 bytes a row)."""
+        a = self._audio
+        in_tar = a.offset[row] >= 0
+        return audio_cut(
+            self.ids[row],
+            a.path[row],
+            int(a.offset[row]) if in_tar else None,
+            int(a.size[row]) if in_tar else None,
+            Stamp(int(a.file_size[row]), int(a.file_mtime[row])),
+            int(a.sample_rate[row]),
+            int(a.channels[row]),
+            int(a.num_samples[row]),
+            None if np.isnan(a.start[row]) else float(a.start[row]),
+            float(a.duration[row]),
+            channel=int(a.channel[row]) if a.channel[row] >= 0 else None,
+        )
+
+    @cached_property
+    def durations(self) -> NDArray[np.float64]:
+        """(n,) seconds."""
+        return self.numbers("duration")
+
+    @cached_property
+    def _audio(self) -> "_Audio":
+        return _Audio(self)
+
+    def cuts(self) -> CutSet:
+        """A lazy CutSet: iterating reads a group of rows at a time, an index one group."""
+        return CutSet(LazyCuts(self))
+
+
+class _Audio:
+    """The columns that tell where the audio is, with small types where they do."""
+
+    def __init__(self, table: Table) -> None:
+        self.path = table.strings("path")
+        self.offset, self.size = table.numbers("offset"), table.numbers("size")
+        self.file_size, self.file_mtime = table.numbers("file_size"), table.numbers("file_mtime")
+        self.sample_rate = table.numbers("sample_rate").astype(np.int32)
+        self.channels = table.numbers("channels").astype(np.int16)
+        self.num_samples = table.numbers("num_samples")
+        self.start, self.duration = table.numbers("start"), table.durations
+        self.channel = table.numbers("channel").astype(np.int16)
+
+
+class LazyCuts:
+    """What a lazy CutSet holds: the cuts of a table, made as they are asked for."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __iter__(self) -> Iterator[Cut]:
+        for entry in self.table.entries():
+            yield entry.cut()
+
+    def __getitem__(self, index: int | str) -> Cut:
+        if isinstance(index, str):
+            index = self.table.row_of(index)
+        return self.table.cut(index + (len(self) if index < 0 else 0))
+
+
+_AGAIN = "prepare the data again"
+
+
+def _check_schema(path: Path, found: pa.Schema) -> None:
+    """MayaError unless these are the columns of a table; others beside them are left alone."""
+    version = (found.metadata or {}).get(b"maya.table", b"").decode("utf-8", "replace")
+    if version != _VERSION:
+        what = f"of version {version}, not {_VERSION}" if version else "no table that maya prepare wrote"
+        raise MayaError(f"{path} is {what}; {_AGAIN}")
+    for field in SCHEMA:
+        index = found.get_field_index(field.name)
+        if index < 0 and field.name in _LATER:
+            continue
+        if index < 0:
+            raise MayaError(f"{path} has no column {field.name!r}; {_AGAIN}")
+        theirs = found.field(index)
+        kind = theirs.type.value_type if pa.types.is_dictionary(theirs.type) else theirs.type
+        if kind != field.type:
+            raise MayaError(f"{path}: the column {field.name!r} holds {kind}, not {field.type}; {_AGAIN}")
+        if theirs.nullable and not field.nullable:
+            raise MayaError(f"{path}: the column {field.name!r} may lack values, and must not; {_AGAIN}")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say in one sentence that a file is not what it should be."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise MayaError(
+            f"{path} cannot be read: it is truncated, damaged or no Parquet file ({lines[0][:120]}); {_AGAIN}"
+        ) from None

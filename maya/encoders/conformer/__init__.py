@@ -1,0 +1,1 @@
+"""FastConformer and the parts that it shares with LaCT."""

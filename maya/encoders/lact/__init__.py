@@ -1,0 +1,1 @@
+"""LaCT: layers with fast weights that learn while they read."""

@@ -1,0 +1,97 @@
+"""Configuration of LaCT and of its fast weights: sizes, orders, and what is refused."""
+
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from maya.config import config
+from maya.encoders.conformer.attention import Span
+from maya.encoders.conformer.fastconformer import FastConformerConfig
+from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
+from maya.errors import MayaError
+from maya.ranges import BelowOne, Count, OddInt, PosInt, Range
+
+
+@config
+class LaCTConfig(FastWeightConfig):
+    """Size and behaviour of a LaCT encoder; what its fast weights do is inherited.
+
+    `window` is of attention, in frames after subsampling to the left and right; without a bound it would be
+    full attention, whose cost grows with the square of the utterance. Of the orders that work in chunks, the
+    right side is 0, or in order chunk_causal -1: up to the end of the chunk.
+    """
+
+    kind: Literal["lact"] = "lact"
+    feat_in: PosInt = 80
+    d_model: PosInt = 768
+    n_layers: PosInt = 12
+    n_heads: PosInt = 12  # of the attention
+    ff_dim: PosInt = 1024  # inner width of each of the two feed-forwards of a layer
+    conv_kernel: OddInt = 9  # odd
+    subsampling_factor: PosInt = 8  # 4 or 8
+    subsampling_channels: PosInt = 256
+    window: tuple[Count, Annotated[int, Range(min=0, also=(-1,))]] = (32, 32)
+    rotary: bool = True  # positions of the attention; without, the convolutions alone know of order
+    qk_norm: bool = False  # RMSNorm of queries and keys
+    use_bias: bool = True  # of every linear and convolution inside the layers
+    causal_downsampling: bool = False  # subsampling that looks back alone
+    conv_context: Literal["symmetric", "causal"] = "symmetric"  # of the layers' convolutions
+    conv_norm: Literal["batch_norm", "layer_norm"] = "batch_norm"
+    masked_norm: bool = True  # False: batch statistics count padded frames too
+    dropout: BelowOne = 0.1
+    dropout_pre_encoder: BelowOne = 0.1
+    dropout_att: BelowOne = 0.1
+    activation_checkpointing: bool = False  # recompute each layer in the backward pass to save memory
+
+    @property
+    def span(self) -> Span:
+        """Which frames the attention of a frame sees."""
+        left, right = self.window
+        return Span(left, self.chunk - 1, chunk=self.chunk) if right < 0 else Span(left, right)
+
+    @property
+    def conformer(self) -> FastConformerConfig:
+        """What FastConformer's convolution module has to know."""
+        return FastConformerConfig(
+            d_model=self.d_model,
+            conv_kernel=self.conv_kernel,
+            use_bias=self.use_bias,
+            conv_context=self.conv_context,
+            conv_norm=self.conv_norm,
+            masked_norm=self.masked_norm,
+        )
+
+
+def streaming(cfg: LaCTConfig, *, chunk: int = 32, order: str = "chunk_causal", **options: Any) -> LaCTConfig:
+    """`cfg` in a form that streams: nothing waits for more than the end of a chunk of `chunk` frames.
+
+    Order chunk_causal looks ahead within the chunk, order causal not at all. Momentum carries what was learnt
+    from one chunk to the next.
+    """
+    changed: dict[str, Any] = {
+        "order": order,
+        "chunk": chunk,
+        "momentum": True,
+        "window": (max(cfg.window[0], chunk), -1 if order == "chunk_causal" else 0),
+        "causal_downsampling": True,
+        "conv_context": "causal",
+        "conv_norm": "layer_norm",
+    }
+    return replace(cfg, **(changed | options))
+
+
+def check(cfg: LaCTConfig) -> None:
+    """Refuse a configuration that cannot be built, with the reason (MayaError)."""
+    check_fast_weights(cfg, cfg.d_model)
+    head = cfg.d_model // cfg.n_heads
+    if cfg.d_model % cfg.n_heads or (cfg.rotary and head % 2):
+        raise MayaError(
+            f"encoder.d_model={cfg.d_model} must be a multiple of encoder.n_heads={cfg.n_heads}, and their "
+            "quotient even where encoder.rotary=true"
+        )
+    right = cfg.window[1]
+    allowed = {"chunk_causal": right in (-1, 0), "causal": right == 0}.get(cfg.order, right >= 0)
+    if not allowed:
+        raise MayaError(
+            f"encoder.window={cfg.window} does not suit encoder.order={cfg.order}: the right side is 0 in "
+            "order causal, 0 or -1 in order chunk_causal, and 0 or more in the others"
+        )

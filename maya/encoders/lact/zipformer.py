@@ -1,0 +1,47 @@
+"""A Zipformer layer with fast weights in the place of its attention."""
+
+from typing import Any
+
+from torch import Tensor
+
+from maya.encoders.conformer.attention import Frames
+from maya.encoders.lact.fast_weights import FastWeightConfig
+from maya.encoders.lact.mixer import FastWeightMixer
+from maya.encoders.zipformer.attention import Span
+from maya.encoders.zipformer.layer import LayerCache, ZipformerLayer
+
+
+class FastWeightZipformerLayer(ZipformerLayer):
+    """`ZipformerLayer` whose two self-attentions are fast weights.
+
+    Non-linear attention, which needs weights of attention, is left out. Cost grows linearly with the
+    sequence. The layer does not stream.
+    """
+
+    def __init__(self, *, width: int, fast_weights: FastWeightConfig, **sizes: Any) -> None:
+        super().__init__(width=width, **sizes)
+        del self.self_attn_weights, self.self_attn1, self.self_attn2
+        del self.nonlin_attention, self.balancer_na, self.uniform_attention
+        self.fast1 = FastWeightMixer(width, fast_weights)
+        self.fast2 = FastWeightMixer(width, fast_weights)
+
+    def forward(
+        self, x: Tensor, span: Span, cache: LayerCache | None = None
+    ) -> tuple[Tensor, LayerCache | None]:
+        """x (B, S, D) -> (B, S, D), and None; of `span` only which frames exist is read."""
+        source, skip = x, self._mask(x, self.attention_skip)
+        frames = Frames(valid=span.valid[..., 0] > 0, positions=x.new_empty(0))
+        x = x + self.feed_forward1(x)
+        x = x + _masked(self.fast1(x, frames), skip)
+        x = x + _masked(self.conv_module1(x, span)[0], self._mask(x, self.conv_skip))
+        x = x + _masked(self.balancer_ff2(self.feed_forward2(x)), self._mask(x, self.ff2_skip))
+        x = self.bypass_mid(source, x)
+        x = x + _masked(self.fast2(x, frames), skip)
+        x = x + _masked(self.conv_module2(x, span)[0], self._mask(x, self.conv_skip))
+        x = x + _masked(self.balancer_ff3(self.feed_forward3(x)), self._mask(x, self.ff3_skip))
+        x = self.bypass(source, self.norm(self.balancer1(x)))
+        return self.whiten(self.balancer2(x)), None
+
+
+def _masked(y: Tensor, mask: Tensor | None) -> Tensor:
+    return y if mask is None else y * mask.to(y.dtype)

@@ -1,0 +1,1 @@
+"""Zipformer and its parts."""

@@ -1,0 +1,144 @@
+"""Configuration of Zipformer: sizes, presets, chunks, and what is refused."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from maya.config import config
+from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
+from maya.errors import MayaError
+from maya.ranges import BelowOne, ChunkFrames, ContextFrames, NonNegFloat, NotEmpty, OddInt, PosInt, Range
+
+
+@config
+class ZipformerConfig:
+    """Size and behaviour; one number for each stack. The defaults are Zipformer-M, 64 M parameters.
+
+    Frames of chunks and of left context are 20 ms frames, as they leave the front end.
+    """
+
+    kind: Literal["zipformer"] = "zipformer"
+    feat_in: Annotated[int, Range(min=7)] = 80  # the front end's convolutions need 7
+    front_channels: tuple[PosInt, PosInt, PosInt] = (8, 32, 128)  # of the front end's three convolutions
+    downsampling: tuple[PosInt, ...] = (1, 2, 4, 8, 4, 2)
+    output_downsampling: PosInt = 2  # 2: output at 25 Hz, 4: at 12.5 Hz, which halves the heads' work
+    layers: tuple[PosInt, ...] = (2, 2, 3, 4, 3, 2)
+    dims: Annotated[tuple[PosInt, ...], NotEmpty()] = (192, 256, 384, 512, 384, 256)
+    unmasked_dims: tuple[PosInt, ...] = (192, 192, 256, 256, 256, 192)  # channels never masked in training
+    ff_dims: tuple[PosInt, ...] = (512, 768, 1024, 1536, 1024, 768)
+    heads: tuple[PosInt, ...] = (4, 4, 4, 8, 4, 4)
+    conv_kernels: tuple[OddInt, ...] = (31, 31, 15, 15, 15, 31)
+    query_head_dim: PosInt = 32
+    value_head_dim: PosInt = 12
+    pos_head_dim: PosInt = 4
+    pos_dim: PosInt = 48
+    causal: bool = False  # convolutions that can work chunk by chunk
+    # One is drawn for each training batch; -1: the utterance is one chunk.
+    chunk_frames: tuple[ChunkFrames, ...] = (16, 32, 64, -1)
+    left_context_frames: tuple[ContextFrames, ...] = (64, 128, 256, -1)  # likewise; -1: all that went before
+    # Fast weights (LaCT) in the place of all attention; None: attention.
+    fast_weights: FastWeightConfig | None = None
+    # "icefall": as there, an utterance's last frames depend on how far its batch is padded.
+    padding: Literal["invariant", "icefall"] = "invariant"
+    dropout: BelowOne | None = None  # None: 0.3 falling to 0.1 over 20 000 batches
+    warmup_batches: NonNegFloat = 4000.0  # over which layer skipping falls
+    activation_checkpointing: bool = False  # recompute each layer in the backward pass to save memory
+
+    @property
+    def d_model(self) -> int:
+        """Channels of the output."""
+        return max(self.dims)
+
+    @property
+    def subsampling_factor(self) -> int:
+        """Feature frames to an output frame."""
+        return 2 * self.output_downsampling
+
+
+def small(**options: Any) -> ZipformerConfig:
+    """Zipformer-S, 22 M parameters."""
+    sizes = {
+        "layers": (2,) * 6,
+        "dims": (192, *(256,) * 5),
+        "unmasked_dims": (192,) * 6,
+        "ff_dims": (512, *(768,) * 5),
+    }
+    return ZipformerConfig(**(sizes | options))
+
+
+def medium(**options: Any) -> ZipformerConfig:
+    """Zipformer-M, 64 M parameters."""
+    return ZipformerConfig(**options)
+
+
+def large(**options: Any) -> ZipformerConfig:
+    """Zipformer-L, 147 M parameters."""
+    sizes = {
+        "layers": (2, 2, 4, 5, 4, 2),
+        "dims": (192, 256, 512, 768, 512, 256),
+        "unmasked_dims": (192, 192, 256, 320, 256, 192),
+        "ff_dims": (512, 768, 1536, 2048, 1536, 768),
+    }
+    return ZipformerConfig(**(sizes | options))
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How far a causal encoder looks, in 20 ms frames: to the end of its chunk of `chunk` frames, and
+    `left` // `chunk` chunks (at least one) back; -1 for no limit."""
+
+    chunk: int
+    left: int = -1
+
+
+WHOLE = Chunking(-1, -1)
+
+
+def check(cfg: ZipformerConfig) -> None:
+    """Refuse a configuration that cannot be built, with the reason (MayaError)."""
+    stacks = {name: getattr(cfg, name) for name in ("layers", "dims", "unmasked_dims", "ff_dims", "heads")}
+    stacks |= {"conv_kernels": cfg.conv_kernels}
+    for name, sizes in stacks.items():
+        if len(sizes) != len(cfg.downsampling) or not sizes:
+            raise MayaError(
+                f"encoder.{name}={sizes} must hold a number for each of the {len(cfg.downsampling)} stacks "
+                f"of encoder.downsampling={cfg.downsampling}"
+            )
+    if any(low > width for low, width in zip(cfg.unmasked_dims, cfg.dims, strict=True)):
+        raise MayaError(f"encoder.unmasked_dims={cfg.unmasked_dims} must not exceed encoder.dims={cfg.dims}")
+    if cfg.pos_dim % 2 or any(d % 4 for d in cfg.dims):
+        raise MayaError(
+            f"encoder.pos_dim={cfg.pos_dim} must be even and encoder.dims={cfg.dims} multiples of 4"
+        )
+    if cfg.fast_weights is not None:
+        for width in cfg.dims:
+            check_fast_weights(cfg.fast_weights, width)
+        if cfg.causal:
+            raise MayaError(
+                "encoder.fast_weights do not go with encoder.causal=true in a Zipformer; the LaCT encoder "
+                "streams with fast weights"
+            )
+    if cfg.causal:
+        if not (cfg.chunk_frames and cfg.left_context_frames):
+            raise MayaError("a causal encoder needs encoder.chunk_frames and encoder.left_context_frames")
+        for chunk in cfg.chunk_frames:
+            for left in cfg.left_context_frames:
+                check_chunking(cfg, Chunking(chunk, left))
+
+
+def check_chunking(cfg: ZipformerConfig, chunking: Chunking) -> None:
+    """Refuse chunks that the encoder cannot work with (MayaError)."""
+    chunk, left = chunking.chunk, chunking.left
+    if chunk < 0:
+        return
+    if not cfg.causal:
+        raise MayaError(f"an encoder that is not causal cannot work in chunks of {chunk} frames")
+    if chunk == 0 or any(chunk % factor for factor in cfg.downsampling):
+        raise MayaError(
+            f"a chunk of {chunk} frames is not a multiple of encoder.downsampling={cfg.downsampling}"
+        )
+    reach = max(k // 2 * f for k, f in zip(cfg.conv_kernels, cfg.downsampling, strict=True))
+    if left >= 0 and max(1, left // chunk) * chunk < reach:
+        raise MayaError(
+            f"{left} frames of left context in chunks of {chunk} are fewer than the {reach} that the "
+            "convolutions reach back"
+        )

@@ -1,0 +1,263 @@
+"""One layer of Zipformer: three feed-forwards, two attentions, two convolutions, non-linear attention."""
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maya.encoders.zipformer.attention import AttentionWeights, NonlinAttention, SelfAttention, Span
+from maya.encoders.zipformer.bias_norm import BiasNorm
+from maya.encoders.zipformer.regularizers import (
+    Balancer,
+    Limit,
+    Number,
+    Schedule,
+    Switch,
+    Whiten,
+    sequence_mask,
+    shared_dropout_mask,
+)
+from maya.encoders.zipformer.swoosh import swoosh_l, swoosh_r
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """What one layer keeps of the frames before a chunk; L frames of left context, R = kernel // 2."""
+
+    key: Tensor  # (B, L, H * Q)
+    nonlin: Tensor  # (B, L, 3D/4)
+    value1: Tensor  # (B, L, H * V)
+    value2: Tensor  # (B, L, H * V)
+    conv1: Tensor  # (B, R, D)
+    conv2: Tensor  # (B, R, D)
+
+    def tensors(self) -> list[Tensor]:
+        """In the order of the fields; all have the batch first."""
+        return [getattr(self, f.name) for f in fields(self)]
+
+    def keep(self, *extended: Tensor) -> "LayerCache":
+        """The newest frames of each: tensors of the same kinds with frames added at the end."""
+        pairs = zip(self.tensors(), extended, strict=True)
+        return LayerCache(*(new[:, new.shape[1] - old.shape[1] :] for old, new in pairs))
+
+
+class ZipformerLayer(nn.Module):
+    """Yao et al. 2024 (arXiv:2310.11230), figure 2; parameters named as icefall's Zipformer2EncoderLayer."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        ff: int,
+        kernel: int,
+        query: int,
+        value: int,
+        pos_head: int,
+        pos: int,
+        causal: bool,
+        dropout: Number,
+        skip: Number,
+    ) -> None:
+        super().__init__()
+        self.self_attn_weights = AttentionWeights(width, heads, query, pos_head, pos)
+        self.self_attn1 = SelfAttention(width, heads, value)
+        self.self_attn2 = SelfAttention(width, heads, value)
+        self.feed_forward1 = FeedForward(width, ff * 3 // 4, dropout)
+        self.feed_forward2 = FeedForward(width, ff, dropout)
+        self.feed_forward3 = FeedForward(width, ff * 5 // 4, dropout)
+        self.nonlin_attention = NonlinAttention(width)
+        self.conv_module1 = ConvModule(width, kernel, causal)
+        self.conv_module2 = ConvModule(width, kernel, causal)
+        self.norm = BiasNorm(width)
+        # Nothing reads it, in icefall neither: it is there so that checkpoints and counts are alike.
+        self.bypass_scale = nn.Parameter(torch.full((width,), 0.5), requires_grad=False)
+        self.bypass = Bypass(width, skip)
+        self.bypass_mid = Bypass(width)
+        self.attention_skip = Schedule((0, 0.2), (4000, 0.05), (16000, 0.0))
+        self.conv_skip = Schedule((0, 0.2), (4000, 0.05), (16000, 0.0))
+        self.ff2_skip = Schedule((0, 0.1), (4000, 0.01), (50000, 0.0))
+        self.ff3_skip = Schedule((0, 0.1), (4000, 0.01), (50000, 0.0))
+        self.uniform_attention = Switch(Schedule((0, 0.25), (4000, 0.025)))
+        self.balancer_na = Balancer(0.3, 0.7, Schedule((0, 0.004), (4000, 0.02)), prob=0.05)
+        self.balancer_ff2 = Balancer(0.3, 0.7, Schedule((0, 0.0), (4000, 0.1)), 2.0, prob=0.05)
+        self.balancer_ff3 = Balancer(0.3, 0.7, Schedule((0, 0.0), (4000, 0.2)), 4.0, prob=0.05)
+        self.balancer1 = Balancer(0.45, 0.55, 0.2, 4.0)
+        self.balancer2 = Balancer(0.45, 0.55, 0.1, 4.0)
+        self.whiten = Whiten(1, Schedule((0, 4.0), (20000, 12.0)), grad_scale=0.01)
+
+    def forward(
+        self, x: Tensor, span: Span, cache: LayerCache | None = None
+    ) -> tuple[Tensor, LayerCache | None]:
+        """x (B, S, D) -> (B, S, D), and the cache for the next chunk when one is given."""
+        left = [None] * 6 if cache is None else cache.tensors()
+        source = x
+        skip = self._mask(x, self.attention_skip)
+        weights, first, key = self.self_attn_weights(x, span, left[0])
+        x = x + self.feed_forward1(x)
+        y, nonlin = self.nonlin_attention(x, self._at_times_uniform(first), left[1])
+        x = _add(x, self.balancer_na(y), skip)
+        y, value1 = self.self_attn1(x, weights, left[2])
+        x = _add(x, y, skip)
+        y, conv1 = self.conv_module1(x, span, left[4])
+        x = _add(x, y, self._mask(x, self.conv_skip))
+        x = _add(x, self.balancer_ff2(self.feed_forward2(x)), self._mask(x, self.ff2_skip))
+        x = self.bypass_mid(source, x)
+        y, value2 = self.self_attn2(x, weights, left[3])
+        x = _add(x, y, skip)
+        y, conv2 = self.conv_module2(x, span, left[5])
+        x = _add(x, y, self._mask(x, self.conv_skip))
+        x = _add(x, self.balancer_ff3(self.feed_forward3(x)), self._mask(x, self.ff3_skip))
+        x = self.bypass(source, self.norm(self.balancer1(x)))
+        x = self.whiten(self.balancer2(x))
+        return x, cache and cache.keep(key, nonlin, value1, value2, conv1, conv2)
+
+    def _mask(self, x: Tensor, rate: Number) -> Tensor | None:
+        return sequence_mask(x, rate) if self.training else None
+
+    def _at_times_uniform(self, first: Tensor) -> Tensor:
+        """The first head's weights (B, S, K); in some training steps uniform over the frames that are seen,
+        so that non-linear attention learns to average over time."""
+        on = self.uniform_attention.now()
+        if not self.training or on is False:
+            return first
+        seen = (first > 0).to(first.dtype)
+        uniform = seen / seen.sum(-1, keepdim=True)
+        return torch.where(on > 0, uniform, first) if isinstance(on, Tensor) else uniform
+
+
+def _add(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+    """x + y, or x + mask * y in one pass."""
+    return x + y if mask is None else torch.addcmul(x, y.to(x.dtype), mask)
+
+
+class FeedForward(nn.Module):
+    """Linear, SwooshL, dropout of channels for all frames alike, linear."""
+
+    def __init__(self, width: int, hidden: int, dropout: Number) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(width, hidden)
+        self.hidden_balancer = Balancer(0.3, 1.0, 0.75, 5.0)
+        self.out_proj = nn.Linear(hidden, width)
+        self.dropout = dropout
+        self.out_whiten = Whiten(1, Schedule((0, 7.5), (20000, 15.0)), grad_scale=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        x = self.hidden_balancer(self.in_proj(x))
+        mask = shared_dropout_mask(x, self.dropout) if self.training else None
+        return self.out_whiten(swoosh_l.linear(x, self.out_proj.weight, self.out_proj.bias, mask))
+
+
+class ConvModule(nn.Module):
+    """Linear with a gate, depthwise convolution over time, SwooshR, linear."""
+
+    def __init__(self, width: int, kernel: int, causal: bool) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(width, 2 * width)
+        self.gate_balancer = Balancer(
+            Schedule((0, 0.05), (8000, 0.025)), 1.0, 1.5, Schedule((0, 5.0), (8000, 10.0))
+        )
+        self.depthwise_conv: nn.Conv1d | ChunkCausalConv
+        if causal:
+            self.depthwise_conv = ChunkCausalConv(width, kernel)
+        else:
+            self.depthwise_conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.out_balancer = Balancer(
+            Schedule((0, 0.1), (8000, 0.05)), 1.0, Schedule((0, 0.2), (20000, 0.5)), 10.0
+        )
+        self.whiten = Whiten(1, Schedule((0, 7.5), (20000, 15.0)), grad_scale=0.01)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, span: Span, left: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, S, D), left (B, R, D) -> (B, S, D), and the input of the convolution."""
+        x = self.in_proj(x)
+        # The switch is read last: a compiled graph must not depend on how it stood.
+        if self.training and (torch.compiler.is_compiling() or self.gate_balancer.switch.on):
+            x, gate = x.chunk(2, dim=-1)
+            x = x * self.gate_balancer(gate).sigmoid()
+        else:
+            x = F.glu(x)
+        x = x * span.valid.to(x.dtype)
+        conv = self.depthwise_conv
+        if isinstance(conv, ChunkCausalConv):
+            x = F.pad(x, (0, 0, conv.reach, 0)) if left is None else torch.cat([left, x], 1)
+            y = conv(x, span)
+        else:
+            y = depthwise(x, conv, conv.kernel_size[0] // 2)
+        y = self.whiten(self.out_balancer(y))
+        return swoosh_r.linear(y, self.out_proj.weight, self.out_proj.bias), x
+
+
+class ChunkCausalConv(nn.Module):
+    """A depthwise convolution that looks back freely and ahead only within its chunk.
+
+    The sum of a causal convolution over the last K // 2 + 1 frames and of a convolution of width K over the
+    frames of the chunk alone, which is scaled by 1 plus what is learnt for frames near the chunk's edges.
+    """
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.kernel, self.reach = kernel, kernel // 2
+        self.causal_conv = nn.Conv1d(width, width, self.reach + 1, groups=width)
+        self.chunkwise_conv = nn.Conv1d(width, width, kernel, groups=width)
+        self.chunkwise_conv_scale = nn.Parameter(torch.zeros(2, width, kernel))  # left, right edge
+
+    def forward(self, x: Tensor, span: Span) -> Tensor:
+        """(B, R + S, D) with R = K // 2 frames from before -> (B, S, D)."""
+        causal = depthwise(x, self.causal_conv, 0)
+        x = x[:, self.reach :]
+        batch, size, width = x.shape
+        if span.chunk < 0:
+            y = depthwise(x, self.chunkwise_conv, self.reach)
+            return torch.addcmul(causal, y, self._by_length(span, size).to(y.dtype))
+        chunks = -(-size // span.chunk)
+        padded = F.pad(x, (0, 0, 0, chunks * span.chunk - size)).view(-1, span.chunk, width)
+        y = depthwise(padded, self.chunkwise_conv, self.reach) * self._in_chunk(span.chunk)
+        return causal + y.reshape(batch, -1, width)[:, :size]
+
+    def _in_chunk(self, chunk: int) -> Tensor:
+        """(C, D): the scale of each frame of a chunk of C."""
+        left, right = self.chunkwise_conv_scale.mT
+        short = min(chunk, self.kernel)
+        left = F.pad(left[:short], (0, 0, 0, chunk - short))
+        right = F.pad(right[self.kernel - short :], (0, 0, chunk - short, 0))
+        return 1 + left + right
+
+    def _by_length(self, span: Span, size: int) -> Tensor:
+        """(B, S, D): the same where each utterance is one chunk, however far it is padded."""
+        left, right = self.chunkwise_conv_scale.mT
+        frame = torch.arange(size, device=right.device)
+        row = (self.kernel - (span.lens[:, None] - 1 - frame)).clamp(0, self.kernel)
+        scale = 1 + F.embedding(frame.clamp(max=self.kernel), F.pad(left, (0, 0, 0, 1)))
+        return scale + F.embedding(row, F.pad(right, (0, 0, 1, 0)))
+
+
+def depthwise(x: Tensor, conv: nn.Conv1d, padding: int) -> Tensor:
+    """A depthwise convolution over the time of (B, S, D), frames by channels all the way; on a CPU a
+    channels-last two-dimensional one is the fastest exact form."""
+    image = x.transpose(1, 2)[:, :, None]
+    y = F.conv2d(image, conv.weight[:, :, None], conv.bias, padding=(0, padding), groups=conv.groups)
+    return y[:, :, 0].transpose(1, 2)
+
+
+class Bypass(nn.Module):
+    """source + (x - source) * bypass_scale, one scale for each channel.
+
+    Training keeps the scale near 1 at first, so that every module has to learn something, and skips the
+    layer for some sequences (scale 0).
+    """
+
+    def __init__(self, width: int, skip: Number = 0.0) -> None:
+        super().__init__()
+        self.bypass_scale = nn.Parameter(torch.full((width,), 0.5))
+        self.skip = skip
+        self.limit = Limit(Schedule((0, 0.9), (20000, 0.2)), 1.0)
+
+    def forward(self, source: Tensor, x: Tensor) -> Tensor:
+        """Two (B, S, D) -> (B, S, D)."""
+        scale = self.limit(self.bypass_scale)
+        mask = sequence_mask(x, self.skip) if self.training else None
+        scale = scale if mask is None else scale * mask
+        return torch.lerp(source, x, scale.to(x.dtype))

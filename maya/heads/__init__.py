@@ -1,0 +1,1 @@
+"""Heads: what is computed from encoder frames."""
