@@ -25,7 +25,7 @@ from maya.decode.recognizer import Method, Recognizer, decode_frames
 from maya.encoders import LaCT
 from maya.errors import MayaError
 from maya.kernels.lact import FastWeights
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from maya.recipes.adaptation_report import START, Answer
 from maya.train.tune import TuneConfig, tune
 
@@ -71,16 +71,16 @@ class Listener:
             raise MayaError(f"the model does not know {speaker.language!r}, it knows {', '.join(languages)}")
         self.lang = languages.index(speaker.language)
 
-    def answers(self, encode: Encode, model: HybridModel | None = None) -> list[tuple[str, str]]:
+    def answers(self, encode: Encode, model: SpeechModel | None = None) -> list[tuple[str, str]]:
         """(text, what was recognised) of all that is asked."""
         asked = self.speaker.asked
         found = self._decode(model or self.model, *encode([audio for audio, _ in asked]))
         return [(text, hyp) for (_, text), hyp in zip(asked, found, strict=True)]
 
-    def plain(self, model: HybridModel | None = None) -> Encode:
+    def plain(self, model: SpeechModel | None = None) -> Encode:
         """Each utterance by itself."""
         chosen = model or self.model
-        return lambda audio: chosen.listen(*_padded(audio))
+        return lambda audio: chosen.encode_audio(*_padded(audio))
 
     def carried(self, heard: Iterable[Tensor]) -> Encode:
         """Each utterance from the fast weights that those heard, one after the other, have left."""
@@ -127,7 +127,7 @@ class Listener:
             audio, tokens, [self.lang] * len(texts), names, sample_rate=self.speaker.sample_rate
         )
 
-    def _decode(self, model: HybridModel, heard: Tensor, lens: Tensor) -> list[str]:
+    def _decode(self, model: SpeechModel, heard: Tensor, lens: Tensor) -> list[str]:
         enc = model.with_language(heard, torch.full((len(heard),), self.lang))
         hyps = decode_frames(model, enc, lens, method=self.method)
         return [self.recognizer.tokenizer.decode(hyp.tokens) for hyp in hyps]

@@ -12,7 +12,7 @@ from maya.config import to_dict
 from maya.data.table.table import Table, part_path
 from maya.decode.head_choice import best_head
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from maya.models.text_heads import HEADS, Head
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import audio_identity, is_done, mark_done, stamp, table_identity
@@ -97,7 +97,7 @@ def _best(
     experiment: Experiment, validate: Validate, last: ckpt.Checkpoint, offered: Iterator[Candidate]
 ) -> tuple[Candidate, dict[Head, dict[str, float]], dict[str, dict[str, float]]]:
     """(the candidate with the lowest error on dev, its scores by head, the scores of all by name)."""
-    model = HybridModel(last.model_config).to(_device())
+    model = SpeechModel(last.model_config).to(_device())
     chosen, best, scores, dev = None, (True, float("inf")), {}, {}
     for candidate in offered:
         name = candidate.name
@@ -189,7 +189,7 @@ def _rated(
 ) -> list[dict[str, Any]]:
     """For each (epoch, avg) the head that is used, its WER on each set, their mean, and by head the means of
     WER and CER."""
-    model = HybridModel(of.model_config).to(_device())
+    model = SpeechModel(of.model_config).to(_device())
     languages = of.model_config.languages
     validations: dict[str, Validate] = {}
     for name in sets:

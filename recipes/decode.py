@@ -18,7 +18,7 @@ from maya.data.table.utterances import Utterances
 from maya.decode.recognizer import identify_languages
 from maya.encoders.lact.fast_weights import stop_updates
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import (
     audio_identity,
@@ -74,7 +74,7 @@ def decode(
     with replacing(out / "hyps.jsonl") as partial, partial.open("w") as f, torch.inference_mode():
         for batch in loader:
             batch = batch.to(recognizer.device)
-            heard, enc_lens = model.listen(batch.audio, batch.audio_lens)
+            heard, enc_lens = model.encode_audio(batch.audio, batch.audio_lens)
             langs, told = _languages(model, heard, enc_lens, batch.langs, experiment.decode.language)
             enc = model.with_language(heard, langs)
             hyps = search(enc, enc_lens, _codes(langs, languages, len(enc)))
@@ -121,7 +121,7 @@ def _codes(langs: Tensor | None, languages: Sequence[str], rows: int) -> list[st
 
 
 def _languages(
-    model: HybridModel, heard: Tensor, enc_lens: Tensor, known: Tensor, told: str
+    model: SpeechModel, heard: Tensor, enc_lens: Tensor, known: Tensor, told: str
 ) -> tuple[Tensor | None, list[dict[str, Any]]]:
     """The languages (B,) to decode in, and for each row what the encoder itself says: `language_found` and
     `language_probability`, where the model tells languages apart."""

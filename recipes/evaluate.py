@@ -156,7 +156,7 @@ def _texts(recognizer: Recognizer, entries: list[Entry], method: str, identify: 
     with torch.inference_mode():
         for batch in loader:
             batch = batch.to(recognizer.device)
-            heard, lens = model.listen(batch.audio, batch.audio_lens)
+            heard, lens = model.encode_audio(batch.audio, batch.audio_lens)
             langs = identify_languages(model, heard, lens)[0] if identify else batch.langs
             codes = [languages[i] if i >= 0 else "" for i in langs.tolist()]
             hyps = recognizer.with_text(search(model.with_language(heard, langs), lens, codes))

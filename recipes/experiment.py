@@ -10,7 +10,8 @@ from maya.data.prepare.prepare import PrepareConfig
 from maya.decode.attention_rescoring import RescoringConfig
 from maya.decode.ctc_beam import BeamConfig
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig, build_model, with_vocabulary
+from maya.models.config import SpeechModelConfig, with_vocabulary
+from maya.models.speech_model import build_model
 from maya.models.text_heads import Head
 from maya.ranges import Count, Distinct, Finite, NonNegFloat, NotEmpty, PosFloat, PosInt, Share
 from maya.recipes.experiment_file import make_experiment
@@ -101,7 +102,7 @@ class Experiment:
     languages: Annotated[tuple[LanguageName, ...], Distinct(empty=False)] = tuple(LANGUAGES)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    model: HybridConfig = field(default_factory=HybridConfig)
+    model: SpeechModelConfig = field(default_factory=SpeechModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)

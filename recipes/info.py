@@ -11,9 +11,9 @@ from maya.config import leaves, to_dict
 from maya.decode.head_choice import TrainedHeads
 from maya.encoders import LaCT, build_encoder
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel, count_parameters
-from maya.models.hybrid_config import HybridConfig
-from maya.models.speech_llm import SpeechLLMConfig
+from maya.heads.language_model import SpeechLLMConfig
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel, count_parameters
 from maya.models.text_heads import Head
 from maya.recipes.convert import open_checkpoint
 from maya.train.checkpoint import Checkpoint, find_checkpoint
@@ -118,7 +118,7 @@ def _heads(heads: TrainedHeads, steps: Mapping[Head, Mapping[str, int]]) -> str:
     return ", ".join(texts)
 
 
-def _kind(cfg: HybridConfig | SpeechLLMConfig) -> str:
+def _kind(cfg: SpeechModelConfig | SpeechLLMConfig) -> str:
     """The encoder and the heads in a few words."""
     if isinstance(cfg, SpeechLLMConfig):
         return f"{cfg.encoder.kind} with a language model as decoder"
@@ -137,7 +137,7 @@ def _encoder(cfg: Any) -> str:
     return f"{cfg.kind}: " + ", ".join(named + weights)
 
 
-def _hybrid_lines(cfg: HybridConfig) -> dict[str, str]:
+def _hybrid_lines(cfg: SpeechModelConfig) -> dict[str, str]:
     lines = {}
     if cfg.transducer != "none":
         durations = f", durations {' '.join(map(str, cfg.durations))}" if cfg.transducer == "tdt" else ""
@@ -171,8 +171,8 @@ def _parameters(checkpoint: Checkpoint) -> dict[str, int]:
     """How many numbers are learnt in each part of the file."""
     cfg = checkpoint.model_config
     with torch.device("meta"):
-        if isinstance(cfg, HybridConfig):
-            model = HybridModel(cfg)
+        if isinstance(cfg, SpeechModelConfig):
+            model = SpeechModel(cfg)
             counts = {name: count_parameters(child) for name, child in model.named_children()}
             return {name: count for name, count in counts.items() if count}
         counts = {"encoder": count_parameters(build_encoder(cfg.encoder))}
@@ -184,5 +184,5 @@ def _parameters(checkpoint: Checkpoint) -> dict[str, int]:
     return counts
 
 
-def _frame_seconds(cfg: HybridConfig | SpeechLLMConfig) -> float:
+def _frame_seconds(cfg: SpeechModelConfig | SpeechLLMConfig) -> float:
     return cfg.features.hop_ms / 1000 * cfg.encoder.subsampling_factor

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from maya.encoders.lact.config import LaCTConfig
 from maya.features import LogMelConfig, SpecAugmentConfig
 from maya.heads.transducer import JointConfig, PredictorConfig, StatelessConfig
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
+from maya.models.hybrid import hybrid
 
 
 def lact(
@@ -19,7 +20,7 @@ def lact(
     mels: int = 80,
     hidden: int = 640,
     predictor: Literal["lstm", "stateless"] = "lstm",
-) -> HybridConfig:
+) -> SpeechModelConfig:
     """A LaCT encoder with CTC alone, or with RNN-T or TDT (durations 0 to 4) and CTC for 0.3 of the loss.
 
     `hidden` is the width of predictor and joint, 640 as FastConformer's, whose are the features, masks and
@@ -27,7 +28,7 @@ def lact(
     """
     encoder.feat_in = mels
     lstm, stateless = PredictorConfig(hidden=hidden, layers=1), StatelessConfig(hidden=hidden)
-    return HybridConfig(
+    return hybrid(
         features=LogMelConfig(num_mels=mels),
         specaugment=SpecAugmentConfig(),
         encoder=encoder,

@@ -16,7 +16,7 @@ from maya.data.report.page import write_run_page
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import open_tokens, token_path
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig, with_vocabulary
+from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.sizing import (
     Flops,
     Gpu,
@@ -96,7 +96,7 @@ def _training(experiment: Experiment, setup: Setup, gpu: Gpu) -> Training:
 
 
 def _on_paper(
-    experiment: Experiment, cfg: HybridConfig, setup: Setup, gpu: Gpu, allowed: float
+    experiment: Experiment, cfg: SpeechModelConfig, setup: Setup, gpu: Gpu, allowed: float
 ) -> dict[str, Any]:
     """All that follows from sizes. allowed: bytes of a GPU that training may take."""
     model, how = meta_model(cfg), _training(experiment, setup, gpu)
@@ -132,7 +132,7 @@ def _check(setup: Setup) -> None:
         raise MayaError(f"--utilisation is a share of the peak rate, at most 1, not {setup.utilisation:g}")
 
 
-def _complete(experiment: Experiment, run: Path | None) -> HybridConfig:
+def _complete(experiment: Experiment, run: Path | None) -> SpeechModelConfig:
     """The model with the vocabulary of the run's tokenizer, or of the one that would be trained."""
     vocab = experiment.model.vocab_size or experiment.tokenizer.vocab_size
     if run is not None and (run / "tokenizer.model").is_file():
@@ -227,7 +227,7 @@ def _tokens(table: Table, setup: Setup, run: Path | None) -> tuple[NDArray[np.in
 
 
 def _memory_of_batches(
-    shapes: list[tuple[int, float, int]], cfg: HybridConfig, how: Training, allowed: float
+    shapes: list[tuple[int, float, int]], cfg: SpeechModelConfig, how: Training, allowed: float
 ) -> dict[str, Any]:
     """The memory that the plan's batches take on paper."""
     found = memory(cfg, how)

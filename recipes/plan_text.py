@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
 from maya.models.sizing import Gpu
 
 _GB = 1e9
 
 
-def plan_text(found: dict[str, Any], setup: Any, gpu: Gpu, cfg: HybridConfig) -> str:
+def plan_text(found: dict[str, Any], setup: Any, gpu: Gpu, cfg: SpeechModelConfig) -> str:
     """All tables. found: what maya.recipes.plan has put together; setup: its Setup."""
     memory_gb = setup.memory_gb or gpu.memory_gb
     given = "given" if setup.memory_gb else "published"

@@ -15,7 +15,8 @@ from maya.data.plan import BatchPlan
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel, build_model, count_parameters, with_vocabulary
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import SpeechModel, build_model, count_parameters
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done
@@ -240,7 +241,7 @@ def _storage(wanted: Wanted) -> Iterator[Finding | str]:
         yield f"{len(rows)} recordings looked at can be read, {where}"
 
 
-def _shape(experiment: Experiment) -> HybridModel:
+def _shape(experiment: Experiment) -> SpeechModel:
     """The experiment's model without memory for its weights."""
     cfg = with_vocabulary(experiment.model, experiment.tokenizer.vocab_size, experiment.languages)
     with torch.device("meta"):

@@ -22,8 +22,8 @@ from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.decode.hypothesis import Hypothesis
 from maya.errors import MayaError
-from maya.models.hybrid import count_parameters
-from maya.models.speech_llm import SpeechLLM, SpeechLLMConfig, load_tokenizer
+from maya.heads.language_model import SpeechLLM, SpeechLLMConfig, load_tokenizer
+from maya.models.speech_model import count_parameters
 from maya.ranges import Distinct, PosFloat
 from maya.recipes.experiment import DataConfig, Experiment, LanguageName
 from maya.recipes.markers import audio_identity, checkpoint_content, content, is_done, mark_done

@@ -22,7 +22,7 @@ from maya.encoders import ZipformerConfig
 from maya.encoders.zipformer.front import LOST_FRAMES
 from maya.errors import MayaError
 from maya.features import FbankConfig, frame_samples
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done, table_identity, texts_identity
 from maya.text.fertility import fertility, fertility_report, fertility_table, without_piece
@@ -162,7 +162,7 @@ def unknown_shares(table: Table, tokenizer: Tokenizer) -> dict[str, float]:
     }
 
 
-def frame_clock(cfg: HybridConfig, fastest: float) -> FrameClock:
+def frame_clock(cfg: SpeechModelConfig, fastest: float) -> FrameClock:
     """The frames of a model whose audio is played at most `fastest` times as fast."""
     rate = cfg.features.sample_rate
     hop = frame_samples(cfg.features.hop_ms, rate)

@@ -19,8 +19,8 @@ from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import TokenTable, open_tokens, token_path, tokens_of
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
-from maya.models.speech_model import SpeechModel
+from maya.models.config import SpeechModelConfig, with_vocabulary
+from maya.models.speech_model import SpeechModel, build_model, count_parameters
 from maya.models.text_heads import Head, heads_within
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment import Experiment
@@ -345,7 +345,7 @@ def usable(
 
 
 def drop_infeasible(
-    table: Table, tokens: TokenTable, cfg: HybridConfig, fastest: float
+    table: Table, tokens: TokenTable, cfg: SpeechModelConfig, fastest: float
 ) -> tuple[NDArray[np.int64] | None, list[dict]]:
     """The numbers of the rows that CTC can align, None for all of them, and why the others are left out: it
     needs a frame per token and one more between equal neighbours.

@@ -24,7 +24,7 @@ from maya.audio.load import load_audio
 from maya.convert import from_nemo, to_nemo
 from maya.convert.nemo_export import with_language
 from maya.decode.recognizer import Recognizer, decode_frames
-from maya.models.hybrid_config import nemo_parts
+from maya.models.speech_model import nemo_parts
 from maya.text.aggregate import AggregateTokenizer
 
 Row = tuple[str, str, str, bool]  # what, bar, measured, whether it holds

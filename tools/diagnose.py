@@ -24,7 +24,7 @@ from maya.audio.sound import clipped_share
 from maya.data.loading.batch import Batch, make_batch
 from maya.encoders.zipformer.regularizers import set_loss_scale
 from maya.errors import MayaError
-from maya.models.speech_llm import SpeechLLMConfig
+from maya.heads.language_model import SpeechLLMConfig
 from maya.models.speech_model import Losses, SpeechModel
 from maya.recipes.speech_llm import load as load_speech_llm
 from maya.train.checkpoint import build, find_checkpoint, load_checkpoint
@@ -312,7 +312,7 @@ def diagnose_audio(path: Path, audio: list[Path], text: str, device: torch.devic
         found, fine = look(model, tally, failure, device)
         return lines + found, fine
     with Trace(model) as trace, torch.no_grad():
-        enc, _ = model.listen(batch.audio.to(device), batch.audio_lens.to(device))
+        enc, _ = model.encode_audio(batch.audio.to(device), batch.audio_lens.to(device))
     if trace.forward is not None:
         return [*lines, f"forward: the first output that is not finite is of {trace.forward}"], False
     return [*lines, f"forward: all outputs of the encoder are finite; encoder output {described(enc)}"], True

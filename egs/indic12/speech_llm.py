@@ -6,7 +6,7 @@ README.md tells which weights it needs. Not run yet: no result is claimed.
 """
 
 from egs.indic12 import fastconformer_tdt_ctc_1b
-from maya.models.speech_llm import SpeechLLMConfig
+from maya.heads.language_model import SpeechLLMConfig
 from maya.recipes.speech_llm import LLMExperiment
 
 

@@ -6,7 +6,7 @@ of 310 s makes them as large; 24 utterances are data.plan.max_seconds × gpus ×
 """
 
 from egs.librispeech.shared import HOURS, librispeech
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
 from maya.recipes.experiment import Experiment
 
 _EPOCHS = 40  # passes over the data: with a draw of three speeds, one of them each time
@@ -14,7 +14,7 @@ _BATCH_SECONDS = 24 * 12.3
 _MAX_SECONDS = 310.0
 
 
-def train(name: str, model: HybridConfig) -> Experiment:
+def train(name: str, model: SpeechModelConfig) -> Experiment:
     """How `model` is trained, on one GPU.
 
     With more GPUs give --data.plan.max_seconds the share of each, and with a smaller one --train.accumulate,

@@ -1,13 +1,13 @@
 """What all experiments of this folder have in common: the corpus, its pieces and how it is decoded."""
 
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
 from maya.recipes.experiment import Experiment
 
 HOURS = 960.0  # of all three training parts
 
 
 def librispeech(
-    name: str, model: HybridConfig, *, max_seconds: float, speeds: tuple[float, ...]
+    name: str, model: SpeechModelConfig, *, max_seconds: float, speeds: tuple[float, ...]
 ) -> Experiment:
     """`model` on LibriSpeech, in batches of at most `max_seconds` of audio a GPU; how it is trained is a
     recipe's."""

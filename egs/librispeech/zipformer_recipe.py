@@ -6,14 +6,14 @@ over the data, so an epoch is three passes: `--epoch` and `--avg` mean what they
 
 from egs.librispeech.shared import librispeech
 from maya.features.specaugment import lhotse
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
 from maya.recipes.experiment import Experiment
 
 _EPOCH_HOURS = 2900.0  # 960 h at 0.9, 1.0 and 1.1 of their speed
 
 
 def pruned(
-    name: str, model: HybridConfig, *, gpus: int, max_seconds: float, lr: float = 0.045, epochs: int = 50
+    name: str, model: SpeechModelConfig, *, gpus: int, max_seconds: float, lr: float = 0.045, epochs: int = 50
 ) -> Experiment:
     """Zipformer with a stateless pruned transducer. `gpus` times `max_seconds` of audio make a step; with
     fewer GPUs give --train.accumulate, or expect other results.
@@ -31,7 +31,7 @@ def pruned(
     return exp
 
 
-def ctc(name: str, model: HybridConfig, *, gpus: int, max_seconds: float) -> Experiment:
+def ctc(name: str, model: SpeechModelConfig, *, gpus: int, max_seconds: float) -> Experiment:
     """The same with a CTC head alone."""
     exp = pruned(name, model, gpus=gpus, max_seconds=max_seconds)
     exp.model.transducer, exp.model.ctc_weight = "none", 1.0
@@ -39,7 +39,7 @@ def ctc(name: str, model: HybridConfig, *, gpus: int, max_seconds: float) -> Exp
     return exp
 
 
-def cr_ctc(name: str, model: HybridConfig, *, gpus: int, max_seconds: float) -> Experiment:
+def cr_ctc(name: str, model: SpeechModelConfig, *, gpus: int, max_seconds: float) -> Experiment:
     """CTC with consistency regularisation: each batch is masked twice, with 2.5 times as much of the time."""
     exp = ctc(name, model, gpus=gpus, max_seconds=max_seconds)
     exp.model.cr_ctc_weight = 0.2
@@ -47,7 +47,7 @@ def cr_ctc(name: str, model: HybridConfig, *, gpus: int, max_seconds: float) -> 
     return exp
 
 
-def ctc_aed(name: str, model: HybridConfig, *, gpus: int, max_seconds: float) -> Experiment:
+def ctc_aed(name: str, model: SpeechModelConfig, *, gpus: int, max_seconds: float) -> Experiment:
     """CTC and an attention decoder of 6 layers, which rescores CTC's best texts."""
     exp = ctc(name, model, gpus=gpus, max_seconds=max_seconds)
     exp.model.attention_weight = 0.8  # and CTC the rest

@@ -15,7 +15,8 @@ from maya.convert.icefall_tokens import BLANK, SENTENCE_END, read_tokenizer
 from maya.convert.report import ConversionReport, components
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig, HybridModel
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import Checkpoint, build
 
@@ -95,11 +96,11 @@ def import_icefall(
     return IcefallImport(checkpoint=checkpoint, report=_report(found, described, checkpoint, source))
 
 
-def checked_weights(stored: Mapping[str, Tensor], config: HybridConfig, path: Path) -> dict[str, Tensor]:
+def checked_weights(stored: Mapping[str, Tensor], config: SpeechModelConfig, path: Path) -> dict[str, Tensor]:
     """Maya's state dict (fp32) from icefall's: every tensor that is expected, in its shape, and no other."""
     renamed = {name: from_icefall_name(name) for name in stored}
     with torch.device("meta"):
-        expected = HybridModel(config).state_dict()
+        expected = SpeechModel(config).state_dict()
     unknown = sorted(name for name, ours in renamed.items() if ours not in expected)
     if unknown:
         raise MayaError(f"{path} has tensors that a Zipformer of its shape does not have: {_some(unknown)}")
@@ -118,7 +119,7 @@ def checked_weights(stored: Mapping[str, Tensor], config: HybridConfig, path: Pa
     return {name: weights[name] for name in expected}
 
 
-def _fit_vocabulary(config: HybridConfig, tokenizer: Tokenizer, named: str, path: Path) -> None:
+def _fit_vocabulary(config: SpeechModelConfig, tokenizer: Tokenizer, named: str, path: Path) -> None:
     """MayaError unless the tokenizer has as many pieces as the model, the first one <blk>; sets `eos`."""
     if tokenizer.vocab_size != config.vocab_size:
         raise MayaError(

@@ -22,8 +22,9 @@ from maya.errors import MayaError
 from maya.features import FbankConfig
 from maya.features.specaugment import lhotse
 from maya.heads.attention import AttentionDecoderConfig
-from maya.heads.transducer import JointConfig, StatelessConfig
-from maya.models.hybrid import HybridConfig, PrunedConfig
+from maya.heads.transducer import JointConfig, PrunedConfig, StatelessConfig
+from maya.models.config import SpeechModelConfig
+from maya.models.hybrid import hybrid
 
 PRESETS = {
     "Zipformer-S": zipformer_config.small(),
@@ -60,7 +61,7 @@ POSITION_CHANNELS = 4  # of a head, in all of icefall's recipes
 class IcefallModel:
     """A configuration without vocabulary-dependent languages, and what to tell of how it was found."""
 
-    config: HybridConfig
+    config: SpeechModelConfig
     size: str  # "Zipformer-M", or that it is none of the presets
     heads: str  # where the number of heads is known from
     warnings: list[str] = field(default_factory=list)
@@ -100,7 +101,7 @@ def read_config(
     """The configuration of a model with these tensors, by icefall's names.
 
     settings: the options in the checkpoint, as far as there are any.
-    overrides: "encoder.heads=4,4,4,8,4,4" and so on, fields of `HybridConfig`, which come before all else.
+    overrides: "encoder.heads=4,4,4,8,4,4" and so on, fields of `SpeechModelConfig`, which come before all else.
 
     Raises MayaError for tensors of another kind of model, for options that contradict the shapes, and for
     overrides that are no field.
@@ -111,7 +112,7 @@ def read_config(
     given = _given(overrides)
     encoder, heads = _encoder(shapes, settings, given, warnings)
     masking = _number(settings, "time_mask_ratio", 2.5) if settings.get("use_cr_ctc") else 1.0
-    config = HybridConfig(
+    config = hybrid(
         features=FbankConfig(num_mels=encoder.feat_in),
         specaugment=lhotse(time_mask_ratio=masking),
         encoder=encoder,
@@ -147,7 +148,7 @@ def _given(overrides: Sequence[str]) -> dict[str, Any]:
     """The overrides as values by name; those that are no fields are refused."""
     found = {}
     for assignment in overrides:
-        probe = HybridConfig(encoder=ZipformerConfig(), predictor=StatelessConfig(), features=FbankConfig())
+        probe = hybrid(encoder=ZipformerConfig(), predictor=StatelessConfig(), features=FbankConfig())
         override(probe, assignment)
         name = assignment.partition("=")[0].strip()
         node: Any = probe
@@ -272,7 +273,7 @@ def _vocabulary(shapes: Shapes) -> int:
     )
 
 
-def _transducer(config: HybridConfig, shapes: Shapes, settings: Mapping[str, Any]) -> None:
+def _transducer(config: SpeechModelConfig, shapes: Shapes, settings: Mapping[str, Any]) -> None:
     if not (shapes.has("decoder.") or shapes.has("joiner.")):
         config.transducer = "none"
         return
@@ -293,7 +294,7 @@ def _transducer(config: HybridConfig, shapes: Shapes, settings: Mapping[str, Any
 
 
 def _attention_decoder(
-    config: HybridConfig,
+    config: SpeechModelConfig,
     shapes: Shapes,
     settings: Mapping[str, Any],
     given: Mapping[str, Any],
@@ -318,7 +319,7 @@ def _attention_decoder(
     )
 
 
-def _shares(config: HybridConfig, settings: Mapping[str, Any]) -> None:
+def _shares(config: SpeechModelConfig, settings: Mapping[str, Any]) -> None:
     """Weights of the losses, which icefall adds up with scales and Maya with shares of 1."""
     transducer = 0.0 if config.transducer == "none" else 1.0
     # A head that training gave no weight is a head all the same.
@@ -333,7 +334,9 @@ def _shares(config: HybridConfig, settings: Mapping[str, Any]) -> None:
     config.attention_weight = attention / ((transducer + ctc + attention) or 1.0)
 
 
-def _compare(config: HybridConfig, settings: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> None:
+def _compare(
+    config: SpeechModelConfig, settings: Mapping[str, Any], path: Path, given: Mapping[str, Any]
+) -> None:
     """Hold the checkpoint's own options against what the shapes say; MayaError for a contradiction."""
     found: dict[str, tuple[str, Any]] = {
         theirs: (f"encoder.{ours}", getattr(config.encoder, ours)) for theirs, ours in SHOWN.items()

@@ -17,7 +17,8 @@ from maya.encoders import ZipformerConfig
 from maya.errors import MayaError
 from maya.features import FbankConfig
 from maya.heads.transducer import StatelessConfig
-from maya.models.hybrid import HybridConfig, HybridModel
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train.runlog import replacing
 
@@ -93,10 +94,10 @@ def with_blank_first(model: Recognizer) -> Recognizer:
     )
 
 
-def rebuilt(model: HybridModel, cfg: HybridConfig, state: dict[str, Tensor]) -> HybridModel:
+def rebuilt(model: SpeechModel, cfg: SpeechModelConfig, state: dict[str, Tensor]) -> SpeechModel:
     """A model of another configuration with these tensors, which it does not copy, and `model`'s features."""
     with torch.device("meta"):
-        network = HybridModel(cfg)
+        network = SpeechModel(cfg)
     network.preprocessor = model.preprocessor  # its buffers are in no state dict
     network.load_state_dict(state, assign=True)
     return network.eval()
@@ -153,7 +154,7 @@ def icefall_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.contiguous().clone() for name, tensor in named if name}
 
 
-def icefall_options(cfg: HybridConfig, parts: Parts) -> dict[str, Any]:
+def icefall_options(cfg: SpeechModelConfig, parts: Parts) -> dict[str, Any]:
     """icefall's options for a model of this configuration, by the names that its checkpoints have them."""
     e, a = parts.encoder, cfg.attention_decoder
     listed: dict[str, tuple[int, ...]] = {
@@ -197,7 +198,7 @@ def command_line(options: dict[str, Any]) -> str:
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
 
 
-def _check(model: Recognizer, cfg: HybridConfig, parts: Parts) -> None:
+def _check(model: Recognizer, cfg: SpeechModelConfig, parts: Parts) -> None:
     if parts.encoder.front_channels != ZipformerConfig().front_channels:
         raise MayaError(f"icefall's front end has 8, 32, 128 channels, not {parts.encoder.front_channels}")
     if cfg.transducer == "rnnt":

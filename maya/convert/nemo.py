@@ -14,8 +14,8 @@ from maya.convert.nemo_yaml import Section
 from maya.convert.report import ConversionReport, components
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig, HybridModel, with_vocabulary
-from maya.models.hybrid_config import nemo_parts
+from maya.models.config import SpeechModelConfig, with_vocabulary
+from maya.models.speech_model import SpeechModel, nemo_parts
 from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import Checkpoint, build
@@ -136,12 +136,12 @@ def _sentencepiece(archive: NemoArchive, s: Section) -> Tokenizer:
 
 
 def _with_new_heads(
-    weights: dict[str, Tensor], config: HybridConfig
+    weights: dict[str, Tensor], config: SpeechModelConfig
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The weights with freshly initialised heads (of seed 0), and the names of the modules that are new."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        fresh = HybridModel(config).state_dict()
+        fresh = SpeechModel(config).state_dict()
     kept = {name for name in fresh if name.startswith(("encoder.", "preprocessor."))}
     new = dict.fromkeys(name.split(".")[0] for name in fresh if name not in kept)
     return {name: weights[name] if name in kept else fresh[name] for name in fresh}, tuple(new)

@@ -1,4 +1,4 @@
-"""`model_config.yaml` of a `.nemo` archive → `HybridConfig`: every setting of the network, or a refusal.
+"""`model_config.yaml` of a `.nemo` archive → `SpeechModelConfig`: every setting of the network, or a refusal.
 
 Defaults are those of NeMo's classes (3.0.0), which hold where the yaml says nothing.
 """
@@ -16,8 +16,10 @@ from maya.features.frames import frame_samples
 from maya.features.logmel import LogMelConfig
 from maya.features.specaugment import SpecAugmentConfig
 from maya.heads.transducer.joint import JointConfig
-from maya.heads.transducer.predictor import PredictorConfig
-from maya.models.hybrid import HybridConfig
+from maya.heads.transducer.predictor import PredictorCofrom maya.models.config import SpeechModelConfig
+from maya.models.hybrid import hybrid
+from maya.models.speech_model import SpeechModel
+nfig
 
 FrontEnd = Literal["auto", "since-2.5", "before-2.5"]
 Family = Literal["ctc", "rnnt", "hybrid"]
@@ -52,7 +54,7 @@ class NemoModel:
     target: str
     family: Family
     version: str
-    config: HybridConfig
+    config: SpeechModelConfig
     front_end_reason: str
     warnings: list[str] = field(default_factory=list)
 
@@ -79,7 +81,7 @@ def read_config(
     version = str(top.raw("nemo_version", "") or "")
     legacy, reason = choose_front_end(version, front_end)
     warnings: list[str] = []
-    config = HybridConfig(
+    config = hybrid(
         features=_features(top.section("preprocessor"), legacy),
         specaugment=_specaugment(top, warnings),
         encoder=_encoder(top.section("encoder")),
@@ -94,7 +96,7 @@ def read_config(
         auxiliary = top.section("aux_ctc")
         config.ctc_weight = auxiliary.take("ctc_loss_weight", 0.5)
         if config.ctc_weight == 0:
-            config.ctc_weight = HybridConfig().ctc_weight
+            config.ctc_weight = hybrid().ctc_weight
             warnings.append(f"aux_ctc.ctc_loss_weight is 0; the CTC head is kept, with {config.ctc_weight}")
         auxiliary.harmless("use_cer", "ctc_reduction", "decoding")
         _ctc_head(auxiliary.section("decoder"), config)
@@ -272,7 +274,7 @@ def _attention_context(s: Section, encoder: FastConformerConfig) -> None:
     encoder.att_context_style = s.raw("att_context_style", "regular")
 
 
-def _ctc_head(s: Section, config: HybridConfig) -> None:
+def _ctc_head(s: Section, config: SpeechModelConfig) -> None:
     _is(s, "ConvASRDecoder")
     s.fixed("add_blank", True)
     s.fixed("feat_in", None, config.encoder.d_model)
@@ -280,7 +282,7 @@ def _ctc_head(s: Section, config: HybridConfig) -> None:
     s.close()
 
 
-def _transducer(top: Section, config: HybridConfig, warnings: list[str]) -> None:
+def _transducer(top: Section, config: SpeechModelConfig, warnings: list[str]) -> None:
     """Prediction network, joint and loss."""
     s = top.section("decoder")
     _is(s, "RNNTDecoder")
@@ -318,7 +320,7 @@ def _transducer(top: Section, config: HybridConfig, warnings: list[str]) -> None
     _loss(top, config, extra, warnings)
 
 
-def _loss(top: Section, config: HybridConfig, extra_outputs: int, warnings: list[str]) -> None:
+def _loss(top: Section, config: SpeechModelConfig, extra_outputs: int, warnings: list[str]) -> None:
     """Which transducer it is: TDT has one output of the joint more for each duration."""
     loss = top.raw("loss") or {}
     name = loss.get("loss_name", "default") if isinstance(loss, dict) else loss

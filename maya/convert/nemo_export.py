@@ -14,8 +14,8 @@ from maya.encoders import FastConformerConfig
 from maya.errors import MayaError
 from maya.features import LogMelConfig
 from maya.heads.transducer import PredictorConfig
-from maya.models.hybrid import HybridConfig
-from maya.models.hybrid_config import nemo_parts
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import nemo_parts
 from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer
 
@@ -65,7 +65,9 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
     )
 
 
-def with_language(weights: dict[str, Tensor], cfg: HybridConfig, language: str | None) -> dict[str, Tensor]:
+def with_language(
+    weights: dict[str, Tensor], cfg: SpeechModelConfig, language: str | None
+) -> dict[str, Tensor]:
     """The weights of a model without embedding that equals this one for `language`.
 
     The embedding is added to every frame of the encoder's output, which ends in a layer norm; so it can be
@@ -83,7 +85,7 @@ def with_language(weights: dict[str, Tensor], cfg: HybridConfig, language: str |
     return folded
 
 
-def nemo_config(cfg: HybridConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+def nemo_config(cfg: SpeechModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """The yaml of a model, without its tokenizer section. Raises MayaError for parts that NeMo lacks."""
     f, e, p = nemo_parts(cfg, "NeMo")
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
@@ -186,7 +188,7 @@ def _encoder(e: FastConformerConfig) -> dict[str, Any]:
     }
 
 
-def _transducer(cfg: HybridConfig, p: PredictorConfig, pieces: list[str]) -> dict[str, Any]:
+def _transducer(cfg: SpeechModelConfig, p: PredictorConfig, pieces: list[str]) -> dict[str, Any]:
     """Sections of predictor, joint, loss and decoding."""
     j, tdt = cfg.joint, cfg.transducer == "tdt"
     durations = list(cfg.durations) if tdt else []

@@ -12,8 +12,8 @@ from maya.convert.nemo_config import Family
 from maya.encoders.conformer.fastconformer import FastConformerConfig
 from maya.errors import MayaError
 from maya.features.logmel import LogMel
-from maya.models.hybrid import HybridConfig, HybridModel
-from maya.models.hybrid_config import nemo_parts
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel, nemo_parts
 
 # State that a NeMo model may carry beside its network: position tables, metrics, losses.
 PASSED_OVER = re.compile(
@@ -25,7 +25,7 @@ SHARED = ("pos_bias_u", "pos_bias_v")  # one for all layers when encoder.untie_b
 
 
 def checked_weights(
-    stored: Mapping[str, Tensor], config: HybridConfig, family: Family, path: Path
+    stored: Mapping[str, Tensor], config: SpeechModelConfig, family: Family, path: Path
 ) -> dict[str, Tensor]:
     """Maya's state dict (fp32) from NeMo's: every tensor that is expected, in its shape, and no other."""
     weights = from_nemo_names(stored, family, nemo_parts(config, "NeMo")[1])
@@ -34,7 +34,7 @@ def checked_weights(
         raise MayaError(f"{path}: {name} is {said}{source}, but the weights have {found}")
     weights |= _front_end(stored, config, path)
     with torch.device("meta"):
-        expected = HybridModel(config).state_dict()
+        expected = SpeechModel(config).state_dict()
     if unknown := sorted(set(weights) - set(expected)):
         raise MayaError(f"{path} has weights that the network of its yaml does not have: {_some(unknown)}")
     if missing := sorted(set(expected) - set(weights)):
@@ -70,7 +70,7 @@ def from_nemo_names(
     return weights
 
 
-def to_nemo_names(weights: Mapping[str, Tensor], config: HybridConfig) -> dict[str, Tensor]:
+def to_nemo_names(weights: Mapping[str, Tensor], config: SpeechModelConfig) -> dict[str, Tensor]:
     """The inverse: what NeMo's strict loading of a model with this configuration wants."""
     stored = {}
     for name, tensor in weights.items():
@@ -84,7 +84,9 @@ def to_nemo_names(weights: Mapping[str, Tensor], config: HybridConfig) -> dict[s
     return stored
 
 
-def contradictions(weights: Mapping[str, Tensor], config: HybridConfig) -> Iterator[tuple[str, Any, Any]]:
+def contradictions(
+    weights: Mapping[str, Tensor], config: SpeechModelConfig
+) -> Iterator[tuple[str, Any, Any]]:
     """(yaml name, value by the configuration, value by the shapes) of every setting that shapes betray."""
     said = dict(_settings(config))
     for name, found in _betrayed(weights):
@@ -92,7 +94,7 @@ def contradictions(weights: Mapping[str, Tensor], config: HybridConfig) -> Itera
             yield name, said[name], found
 
 
-def _settings(config: HybridConfig) -> Iterator[tuple[str, Any]]:
+def _settings(config: SpeechModelConfig) -> Iterator[tuple[str, Any]]:
     features, encoder, predictor = nemo_parts(config, "NeMo")
     yield "encoder.n_layers", encoder.n_layers
     yield "encoder.d_model", encoder.d_model
@@ -156,7 +158,7 @@ def _norm(shapes: Mapping[str, tuple[int, ...]], layer: str) -> str:
     return "batch_norm" if layer + "conv.batch_norm.running_mean" in shapes else "layer_norm"
 
 
-def _front_end(stored: Mapping[str, Tensor], config: HybridConfig, path: Path) -> dict[str, Tensor]:
+def _front_end(stored: Mapping[str, Tensor], config: SpeechModelConfig, path: Path) -> dict[str, Tensor]:
     """Window and filter bank, which follow from the configuration: an archive may lack them, not contradict
     them. Those stored in less than fp32 are replaced by exact ones, with which the model was trained."""
     exact = LogMel(nemo_parts(config, "NeMo")[0]).state_dict()

@@ -20,8 +20,7 @@ from maya.convert.onnx_trace import Axes, Graph, packages, write
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.heads.transducer import Predictor
-from maya.models.hybrid import HybridModel
-from maya.models.hybrid_config import nemo_parts
+from maya.models.speech_model import SpeechModel, nemo_parts
 from maya.text.tokenizer import Tokenizer
 
 WHAT = "the ONNX export"
@@ -70,7 +69,7 @@ def tokens(tokenizer: Tokenizer) -> str:
     return "".join(f"{piece} {i}\n" for i, piece in enumerate([*pieces, "<blk>"]))
 
 
-def metadata(model: HybridModel, head: Head) -> dict[str, str]:
+def metadata(model: SpeechModel, head: Head) -> dict[str, str]:
     """What sherpa-onnx asks of an encoder, and what else a reader needs to run the graphs."""
     cfg = model.cfg
     features, encoder, predictor = nemo_parts(cfg, WHAT)
@@ -95,7 +94,7 @@ def metadata(model: HybridModel, head: Head) -> dict[str, str]:
     return {key: str(value) for key, value in facts.items()}
 
 
-def _fixed_language(model: HybridModel, language: str | None) -> HybridModel:
+def _fixed_language(model: SpeechModel, language: str | None) -> SpeechModel:
     """`model` itself, or a copy for one language without the embedding."""
     if language is None:
         return model
@@ -104,13 +103,13 @@ def _fixed_language(model: HybridModel, language: str | None) -> HybridModel:
     state = with_language(model.state_dict(), model.cfg, language)
     cfg = dataclasses.replace(model.cfg, language_embedding=False)
     with torch.device("meta"):
-        fixed = HybridModel(cfg)
+        fixed = SpeechModel(cfg)
     names = fixed.state_dict()
     fixed.load_state_dict({k: v for k, v in state.items() if k in names}, assign=True)
     return fixed.eval()
 
 
-def _graphs(model: HybridModel, head: Head) -> list[Graph]:
+def _graphs(model: SpeechModel, head: Head) -> list[Graph]:
     cfg = model.cfg
     dim, mels = cfg.encoder.d_model, cfg.features.num_mels
     batch, frames = {0: "batch"}, {0: "batch", 2: "frames"}
@@ -150,7 +149,7 @@ def _graphs(model: HybridModel, head: Head) -> list[Graph]:
     return found
 
 
-def _transducer_graphs(model: HybridModel) -> list[Graph]:
+def _transducer_graphs(model: SpeechModel) -> list[Graph]:
     """Predictor and joint, under the names of NeMo's export."""
     p, batch = nemo_parts(model.cfg, WHAT)[2], 2
     assert isinstance(model.decoder, Predictor)
@@ -190,5 +189,5 @@ def _transducer_graphs(model: HybridModel) -> list[Graph]:
     return [predictor, joiner]
 
 
-def _front_end(model: HybridModel) -> Any:
+def _front_end(model: SpeechModel) -> Any:
     return model.preprocessor["featurizer"]

@@ -15,7 +15,7 @@ from maya.encoders.conformer.fastconformer import ConformerLayer, FastConformer
 from maya.features.logmel import LOG_GUARD, STD_GUARD, LogMel
 from maya.heads.transducer.joint import Joint
 from maya.heads.transducer.predictor import Predictor
-from maya.models.hybrid import CTCHead, HybridModel
+from maya.models.speech_model import CTCHead, SpeechModel
 
 
 class FeatureGraph(nn.Module):
@@ -63,7 +63,7 @@ class FeatureGraph(nn.Module):
 class EncoderGraph(nn.Module):
     """audio_signal (B, F, T), length (B,)[, language (B,)] -> outputs (B, D, S), encoded_lengths (B,)."""
 
-    def __init__(self, model: HybridModel) -> None:
+    def __init__(self, model: SpeechModel) -> None:
         super().__init__()
         assert isinstance(model.encoder, FastConformer)
         self.encoder = model.encoder
@@ -168,7 +168,7 @@ class CTCGraph(nn.Module):
 class CTCModelGraph(nn.Module):
     """audio_signal (B, F, T), length (B,)[, language (B,)] -> logprobs (B, S, V), encoded_lengths (B,)."""
 
-    def __init__(self, model: HybridModel) -> None:
+    def __init__(self, model: SpeechModel) -> None:
         super().__init__()
         self.encoder, self.head = EncoderGraph(model), model.ctc_decoder
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from maya.encoders import AnyEncoderConfig, FastConformerConfig, ZipformerConfig
 from maya.features import FeaturesConfig, LogMelConfig
 from maya.heads.transducer import AnyPredictorConfig, PredictorConfig
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
 
 PARTS = {"preprocessor": "features", "decoder": "predictor", "ctc_decoder": "CTC head"}
 
@@ -57,7 +57,7 @@ class ConversionReport:
         return asdict(self)
 
 
-def components(config: HybridConfig, weights: Mapping[str, Tensor]) -> list[Component]:
+def components(config: SpeechModelConfig, weights: Mapping[str, Tensor]) -> list[Component]:
     """The modules of a model in the order of its state dict, each with its settings."""
     counts = {"preprocessor": 0}  # Kaldi's has no tensors in the state dict
     for name, tensor in weights.items():
@@ -68,7 +68,7 @@ def components(config: HybridConfig, weights: Mapping[str, Tensor]) -> list[Comp
     return [Component(module=m, parameters=n, settings=settings.get(m, "")) for m, n in counts.items()]
 
 
-def _settings(config: HybridConfig) -> dict[str, str]:
+def _settings(config: SpeechModelConfig) -> dict[str, str]:
     j, a = config.joint, config.attention_decoder
     losses = {
         "tdt": f"durations {' '.join(map(str, config.durations))}",

@@ -27,7 +27,7 @@ from maya.encoders.zipformer.config import Chunking, check_chunking
 from maya.encoders.zipformer.front import LOST_FRAMES, REACH
 from maya.errors import MayaError
 from maya.features import FbankConfig
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 
 WHAT = "the export to sherpa-onnx"
 FRONT_CHANNELS = 128  # of embed_states, written into sherpa-onnx
@@ -115,7 +115,7 @@ def metadata(parts: Parts, head: Head, chunk_frames: int | None, left_frames: in
     return {k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for k, v in facts.items()}
 
 
-def _padding_left_out(model: HybridModel, parts: Parts) -> HybridModel:
+def _padding_left_out(model: SpeechModel, parts: Parts) -> SpeechModel:
     """The model as it is for an utterance alone, where icefall's padding counts that of the batch."""
     if parts.encoder.padding == "invariant":
         return model
@@ -123,7 +123,7 @@ def _padding_left_out(model: HybridModel, parts: Parts) -> HybridModel:
     return rebuilt(model, dataclasses.replace(model.cfg, encoder=encoder), model.state_dict())
 
 
-def _offline(model: HybridModel, head: Head) -> Graph:
+def _offline(model: SpeechModel, head: Head) -> Graph:
     out = "log_probs" if head == "ctc" else "encoder_out"
     lens = "log_probs_len" if head == "ctc" else "encoder_out_lens"
     batch: Axes = {"x_lens": {0: "N"}, lens: {0: "N"}}
@@ -137,7 +137,7 @@ def _offline(model: HybridModel, head: Head) -> Graph:
     )
 
 
-def _streaming(model: HybridModel, head: Head, chunk_frames: int, left_frames: int) -> Graph:
+def _streaming(model: SpeechModel, head: Head, chunk_frames: int, left_frames: int) -> Graph:
     assert isinstance(model.encoder, Zipformer)
     out = "log_probs" if head == "ctc" else "encoder_out"
     names = state_names(sum(model.encoder.cfg.layers))
@@ -158,7 +158,7 @@ def _random(state: Tensor) -> Tensor:
     return torch.randn_like(state) if state.is_floating_point() else torch.tensor([1000, 8])
 
 
-def _decoder(model: HybridModel, context: int) -> Graph:
+def _decoder(model: SpeechModel, context: int) -> Graph:
     y = torch.randint(0, model.cfg.labels + 1, (2, context))
     y[0, 0] = -1 if context > 1 else 0
     return Graph(
@@ -170,7 +170,7 @@ def _decoder(model: HybridModel, context: int) -> Graph:
     )
 
 
-def _joiner(model: HybridModel) -> Graph:
+def _joiner(model: SpeechModel) -> Graph:
     width = model.cfg.joint.hidden
     inputs = {"encoder_out": torch.randn(2, width), "decoder_out": torch.randn(2, width)}
     return Graph(

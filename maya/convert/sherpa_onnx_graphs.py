@@ -8,7 +8,7 @@ from maya.encoders.zipformer.encoder import ZipformerState
 from maya.encoders.zipformer.layer import LayerCache
 from maya.heads.transducer import Joint, StatelessPredictor
 from maya.heads.transducer.stateless import StatelessState
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 
 LAYER_STATES = (
     "cached_key",
@@ -26,7 +26,7 @@ class OfflineGraph(nn.Module):
     `out` is the encoder's output as the joiner wants it, projected, or CTC's log-probabilities.
     """
 
-    def __init__(self, model: HybridModel, ctc: bool) -> None:
+    def __init__(self, model: SpeechModel, ctc: bool) -> None:
         super().__init__()
         self.encoder = _zipformer(model)
         self.head = model.ctc_decoder if ctc else model.joint.enc
@@ -44,7 +44,7 @@ class StreamingGraph(nn.Module):
     processed_lens (N,) int64.
     """
 
-    def __init__(self, model: HybridModel, ctc: bool) -> None:
+    def __init__(self, model: SpeechModel, ctc: bool) -> None:
         super().__init__()
         self.encoder = _zipformer(model)
         self.head = model.ctc_decoder if ctc else model.joint.enc
@@ -57,7 +57,7 @@ class StreamingGraph(nn.Module):
 class DecoderGraph(nn.Module):
     """y (N, context) int64, -1 where there is no label yet -> decoder_out (N, J), projected."""
 
-    def __init__(self, model: HybridModel) -> None:
+    def __init__(self, model: SpeechModel) -> None:
         super().__init__()
         assert isinstance(model.decoder, StatelessPredictor)
         self.predictor, self.proj = model.decoder, model.joint.pred
@@ -115,7 +115,7 @@ def state_axes(names: list[str]) -> dict[str, dict[int, str]]:
     return {name: {1 if name.startswith(second) else 0: "N"} for name in names}
 
 
-def _zipformer(model: HybridModel) -> Zipformer:
+def _zipformer(model: SpeechModel) -> Zipformer:
     assert isinstance(model.encoder, Zipformer)
     return model.encoder
 

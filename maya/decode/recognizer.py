@@ -19,7 +19,7 @@ from maya.decode.head_choice import Choice, TrainedHeads
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.streaming import RecognizerStream
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from maya.models.text_heads import HEADS, Head, heads_of
 from maya.text.languages import language_among
 from maya.text.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ Audio = str | Path | np.ndarray | Tensor
 
 
 def decode_frames(
-    model: HybridModel, enc: Tensor, enc_lens: Tensor, *, method: Head = "transducer", max_symbols: int = 10
+    model: SpeechModel, enc: Tensor, enc_lens: Tensor, *, method: Head = "transducer", max_symbols: int = 10
 ) -> list[Hypothesis]:
     """Greedy hypotheses (tokens, no text yet) for encoder output enc (B, S, D), enc_lens (B,).
 
@@ -62,7 +62,7 @@ def decode_frames(
     )
 
 
-def identify_languages(model: HybridModel, heard: Tensor, enc_lens: Tensor) -> tuple[Tensor, Tensor]:
+def identify_languages(model: SpeechModel, heard: Tensor, enc_lens: Tensor) -> tuple[Tensor, Tensor]:
     """What `model.listen` returned → the likeliest languages, indices (B,), and their probabilities (B,)."""
     probability, langs = model.identify(heard, enc_lens).exp().max(-1)
     return langs, probability
@@ -75,7 +75,7 @@ class Recognizer:
     heads: which heads were trained, and their dev scores; None: all of them were, scores unknown.
     """
 
-    model: HybridModel
+    model: SpeechModel
     tokenizer: Tokenizer
     device: torch.device
     heads: TrainedHeads | None = None

@@ -24,7 +24,7 @@ from maya.heads.transducer import AnyPredictor, Joint
 
 if TYPE_CHECKING:
     from maya.decode.recognizer import Method, Recognizer
-    from maya.models.hybrid import HybridModel
+    from maya.models.speech_model import SpeechModel
     from maya.models.text_heads import Head
 
 
@@ -163,7 +163,7 @@ class StreamingCTC:
         self.seen[row] += 1
 
 
-def stream_decoder(model: HybridModel, batch: int, method: Head = "transducer") -> StreamDecoder:
+def stream_decoder(model: SpeechModel, batch: int, method: Head = "transducer") -> StreamDecoder:
     """The greedy decoder of `model` for `batch` streams. Raises MayaError where it lacks the head for it, and
     for the attention decoder, which reads whole utterances."""
     cfg = model.cfg

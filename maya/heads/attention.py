@@ -9,13 +9,17 @@ against scores beyond 50, which fused attention never shows; a training that goe
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maya.config import config
+from maya.data.loading.batch import Batch
+from maya.encoders.base import Encoded
 from maya.errors import MayaError
+from maya.heads.base import Head, HeadConfig, HeadContext, LossStep
 from maya.ranges import BelowOne, Count, PosInt
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, positions, K)
@@ -23,9 +27,12 @@ IGNORED = -1  # target of a position that does not count
 
 
 @config
-class AttentionDecoderConfig:
+class AttentionDecoderConfig(HeadConfig):
     """The defaults are those of icefall's recipes, whose `eos` is 1."""
 
+    writes_text: ClassVar[bool] = True
+
+    kind: Literal["attention"] = "attention"
     layers: PosInt = 6
     dim: PosInt = 512
     heads: PosInt = 8
@@ -33,6 +40,9 @@ class AttentionDecoderConfig:
     dropout: BelowOne = 0.1
     label_smoothing: BelowOne = 0.1
     eos: Count | None = None  # id that stands before the first token and after the last; None: blank's
+
+    def build(self, context: HeadContext) -> "AttentionDecoder":
+        return AttentionDecoder(self, context.dim, context.labels, context.blank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +131,7 @@ class DecoderLayer(nn.Module):
         return x + self.dropout(self.feed_forward(self.norm_ff(x))), (k, v)
 
 
-class AttentionDecoder(nn.Module):
+class AttentionDecoder(Head):
     """Tokens and frames to the scores of each next token.
 
     `vocab_size` does not count blank, whose id is `vocab_size` unless `blank` says otherwise (icefall: 0). It
@@ -145,6 +155,9 @@ class AttentionDecoder(nn.Module):
         """enc (B, S, D), enc_lens (B,), tokens (B, U), token_lens (B,) -> logits (B, U+1, V); output u has
         read tokens[:, :u]. Padding of `enc` and `tokens` may hold anything."""
         return self._logits(self._with_ends(tokens, token_lens)[0], self.memory(enc, enc_lens))
+
+    def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
+        return {"loss": self.loss(encoded.frames, encoded.lens, batch.tokens, batch.token_lens)}
 
     def loss(self, enc: Tensor, enc_lens: Tensor, tokens: Tensor, token_lens: Tensor) -> Tensor:
         """Label-smoothed cross-entropy of each utterance, (B,), in nats; arguments as in `forward`.

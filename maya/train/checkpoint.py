@@ -19,8 +19,8 @@ from torch import Tensor
 
 from maya.config import from_dict, to_dict
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig, HybridModel
-from maya.models.speech_llm import SpeechLLMConfig
+from maya.heads.language_model import SpeechLLMConfig
+from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train.runlog import replacing
@@ -40,7 +40,7 @@ class Damaged(MayaError):
 class Checkpoint:
     """A checkpoint in memory. `training` is None in a file meant only for inference."""
 
-    model_config: Any  # HybridConfig or SpeechLLMConfig
+    model_config: Any  # SpeechModelConfig or SpeechLLMConfig
     tokenizer: Tokenizer
     weights: dict[str, Tensor]
     step: int
@@ -140,7 +140,7 @@ def load_newest(paths: Sequence[Path], *, training: bool = False) -> tuple[Check
 
 def kind_of_model(saved: dict[str, Any]) -> type:
     """The type of a model configuration that was saved."""
-    return SpeechLLMConfig if "llm" in saved else HybridConfig
+    return SpeechLLMConfig if "llm" in saved else SpeechModelConfig
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -181,11 +181,11 @@ def epoch_path(run_dir: Path, epoch: int) -> Path:
     return run_dir / "checkpoints" / f"epoch-{epoch:04d}.pt"
 
 
-def build(checkpoint: Checkpoint) -> HybridModel:
+def build(checkpoint: Checkpoint) -> SpeechModel:
     """The hybrid model of a checkpoint with its weights, in evaluation mode. MayaError for a speech LLM."""
     if isinstance(checkpoint.model_config, SpeechLLMConfig):
         raise MayaError("this checkpoint is of a speech LLM; `maya llm decode` decodes with it")
-    model = HybridModel(checkpoint.model_config)
+    model = SpeechModel(checkpoint.model_config)
     model.load_state_dict(checkpoint.weights)
     return model.eval()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from maya.decode.head_choice import TrainedHeads
 from maya.errors import MayaError
-from maya.models.hybrid_config import HybridConfig
+from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 from maya.models.text_heads import HEADS, MODULES, NAMES, Head, heads_of, heads_within
 from maya.train.checkpoint import Checkpoint
@@ -117,7 +117,7 @@ def noted_steps(checkpoint: Checkpoint) -> dict[Head, dict[str, int]]:
 def _trained_by_experiment(checkpoint: Checkpoint, heads: tuple[Head, ...], path: Path | None) -> list[Head]:
     saved = (checkpoint.training or {}).get("experiment") or _saved_experiment(path)
     options = (saved or {}).get("train")
-    if not options or not isinstance(checkpoint.model_config, HybridConfig):
+    if not options or not isinstance(checkpoint.model_config, SpeechModelConfig):
         return list(heads)
     cfg = TrainConfig(ctc_first=options.get("ctc_first", 0), ctc_ramp=options.get("ctc_ramp", 0))
     steps = head_steps(cfg, checkpoint.step, checkpoint.model_config)
@@ -146,7 +146,7 @@ def check_heads_begin(cfg: TrainConfig, model: SpeechModel, steps: int) -> list[
     return [_never_trained(cfg, model.cfg, head, steps) for head in counts if head not in trained]
 
 
-def _never_trained(cfg: TrainConfig, model: HybridConfig, head: Head, steps: int) -> str:
+def _never_trained(cfg: TrainConfig, model: SpeechModelConfig, head: Head, steps: int) -> str:
     text = f"the {NAMES[head]} will not be trained and is not used for decoding: "
     if head != "attention" and model.attention_weight == 1:
         return text + "model.attention_weight=1 leaves it no weight; set it below 1"

@@ -26,7 +26,7 @@ from maya.config import to_dict
 from maya.data.plan import MemoryConfig, PlanConfig
 from maya.data.plan.caps import Caps
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
 from maya.train.loop import TrainConfig
 from maya.train.memory_steps import Order, Steps
 
@@ -183,7 +183,7 @@ def _gb(peak: int | None) -> str:
 
 
 def with_memory(
-    plan: PlanConfig, model: HybridConfig, train: TrainConfig, cache: Path, *, seconds: float, tokens: int,
+    plan: PlanConfig, model: SpeechModelConfig, train: TrainConfig, cache: Path, *, seconds: float, tokens: int,
     device: torch.device, bf16: bool, world_size: int = 1,
 ) -> PlanConfig:  # fmt: skip
     """The plan with its memory cap filled in: from `cache` where it was measured before, else measured now.

@@ -9,8 +9,8 @@ import torch
 from maya.data.loading.batch import UNKNOWN_LANGUAGE, Batch, language_code
 from maya.decode.head_choice import best_head
 from maya.decode.recognizer import Method, decode_frames
-from maya.models.hybrid import HybridModel
-from maya.models.speech_llm import SpeechLLM
+from maya.heads.language_model import SpeechLLM
+from maya.models.speech_model import SpeechModel
 from maya.models.text_heads import Head, heads_of
 from maya.score.wer import cer, wer
 from maya.text.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ def make_validate(
     """
 
     @torch.inference_mode()
-    def validate(model: HybridModel, heads: Sequence[Head] | None = None) -> dict[str, float]:
+    def validate(model: SpeechModel, heads: Sequence[Head] | None = None) -> dict[str, float]:
         model.eval()
         heads = tuple(heads or heads_of(model.cfg))
         device = next(model.parameters()).device
@@ -58,7 +58,7 @@ def make_validate(
         told: list[tuple[str, bool]] = []  # (language, whether the encoder told it)
         for batch in batches():
             batch = batch.to(device)
-            heard, enc_lens = model.listen(batch.audio, batch.audio_lens)
+            heard, enc_lens = model.encode_audio(batch.audio, batch.audio_lens)
             enc = model.with_language(heard, batch.langs)
             spoken = model.identify(heard, enc_lens) if model.cfg.language_id_weight else None
             ctc_weight = 1.0 if only_ctc else None

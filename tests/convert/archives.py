@@ -12,7 +12,8 @@ import yaml
 from maya.config import from_dict, to_dict
 from maya.convert import to_nemo
 from maya.decode.recognizer import Recognizer
-from maya.models.hybrid import HybridConfig, HybridModel
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
 from tests import tiny
 
@@ -48,7 +49,7 @@ def tokenizer(language: str = "en", vocab_size: int = 40) -> Tokenizer:
 def recognizer(own: Tokenizer | None = None, **fields: Any) -> Recognizer:
     """A tiny model whose every parameter and statistic is random; fields are "encoder.use_bias" and so on."""
     own = own or tokenizer()
-    cfg: HybridConfig = from_dict(HybridConfig, to_dict(tiny.experiment().model))
+    cfg: SpeechModelConfig = from_dict(SpeechModelConfig, to_dict(tiny.experiment().model))
     cfg.language_embedding, cfg.vocab_size = False, own.vocab_size
     for name, value in fields.items():
         *groups, leaf = name.split(".")
@@ -56,7 +57,7 @@ def recognizer(own: Tokenizer | None = None, **fields: Any) -> Recognizer:
         for group in groups:
             node = getattr(node, group)
         setattr(node, leaf, value)
-    model = HybridModel(cfg).eval()
+    model = SpeechModel(cfg).eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name.startswith("preprocessor") or not tensor.is_floating_point():

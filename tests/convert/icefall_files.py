@@ -15,7 +15,8 @@ from maya.convert.icefall_names import to_icefall_name, to_icefall_tensor
 from maya.convert.icefall_tokens import read_tokenizer
 from maya.decode.recognizer import Recognizer
 from maya.heads.attention import AttentionDecoderConfig
-from maya.models.hybrid import HybridConfig, HybridModel
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel
 from tests import tiny_zipformer
 
 SPECIAL = ["<blk>", "<sos/eos>", "<unk>"]
@@ -33,22 +34,22 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def model(**fields: Any) -> HybridModel:
+def model(**fields: Any) -> SpeechModel:
     """A tiny model whose every parameter is random."""
-    built = HybridModel(tiny_zipformer.config(**fields)).eval()
+    built = SpeechModel(tiny_zipformer.config(**fields)).eval()
     with torch.no_grad():
         for p in built.parameters():
             p.add_(0.1 * torch.randn_like(p))
     return built
 
 
-def state(built: HybridModel) -> dict[str, Tensor]:
+def state(built: SpeechModel) -> dict[str, Tensor]:
     """Its parameters by icefall's names."""
     named = {name: (to_icefall_name(name), tensor) for name, tensor in built.state_dict().items()}
     return {theirs: to_icefall_tensor(name, t).clone() for name, (theirs, t) in named.items() if theirs}
 
 
-def options(cfg: HybridConfig) -> dict[str, Any]:
+def options(cfg: SpeechModelConfig) -> dict[str, Any]:
     """icefall's options for a model of this configuration: numbers for stacks are strings there."""
     e: Any = cfg.encoder
     listed = {

@@ -14,7 +14,7 @@ from maya.convert import from_icefall, import_icefall
 from maya.convert.icefall_config import read_config
 from maya.convert.icefall_tokens import blank_first, read_tokenizer
 from maya.encoders import Zipformer, ZipformerConfig
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from maya.recipes import presets
 from maya.recipes.cli import main
 from tests.convert import icefall_files as files
@@ -140,7 +140,7 @@ def test_published_sizes_are_known_by_their_shapes(preset: Any, size: str, kind:
         if name not in ("causal", "attention_decoder"):  # the latter has icefall's size by default
             setattr(cfg, name, value)
     with torch.device("meta"):
-        weights = files.state(HybridModel(cfg))
+        weights = files.state(SpeechModel(cfg))
     described = read_config(weights, {}, tmp_path)
     found = described.config
     assert described.size == size and found.encoder == cfg.encoder and found.transducer == cfg.transducer

@@ -15,7 +15,7 @@ from maya.convert.onnx import metadata, to_onnx
 from maya.convert.report import components
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from tests import tiny_zipformer
 from tests.convert.archives import recognizer, tokenizer
 
@@ -23,7 +23,7 @@ from tests.convert.archives import recognizer, tokenizer
 def zipformer() -> Recognizer:
     own = tokenizer()
     cfg = tiny_zipformer.config(causal=True, vocab_size=own.vocab_size, languages=("en",))
-    return Recognizer(model=HybridModel(cfg), tokenizer=own, device=torch.device("cpu"))
+    return Recognizer(model=SpeechModel(cfg), tokenizer=own, device=torch.device("cpu"))
 
 
 def test_the_parts_of_a_zipformer_in_words() -> None:

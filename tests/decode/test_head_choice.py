@@ -9,7 +9,8 @@ from maya.decode.head_choice import TrainedHeads, best_head
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.errors import MayaError
 from maya.heads.attention import AttentionDecoderConfig
-from maya.models.hybrid import HybridModel, with_vocabulary
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import SpeechModel
 from maya.models.text_heads import HEADS, heads_of, heads_within
 from tests import tiny
 
@@ -67,7 +68,7 @@ def recognizer(**settings: Any) -> Recognizer:
     cfg.attention_decoder = AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32)
     for name, value in settings.items():
         setattr(cfg, name, value)
-    return Recognizer(model=HybridModel(cfg).eval(), tokenizer=Numbers(), device=torch.device("cpu"))  # type: ignore[arg-type]
+    return Recognizer(model=SpeechModel(cfg).eval(), tokenizer=Numbers(), device=torch.device("cpu"))  # type: ignore[arg-type]
 
 
 class Numbers:

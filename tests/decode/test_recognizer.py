@@ -9,7 +9,8 @@ import torch
 
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
-from maya.models.hybrid import build_model, with_vocabulary
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import build_model
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from tests import tiny
 

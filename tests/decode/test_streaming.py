@@ -16,7 +16,7 @@ from maya.encoders import LaCT
 from maya.encoders.lact.config import streaming
 from maya.errors import MayaError
 from maya.heads.transducer import Joint, JointConfig, Predictor, PredictorConfig
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from maya.recipes.info import describe_stream
 from maya.recipes.lact_presets import lact_tiny
 from tests.tiny import experiment
@@ -94,7 +94,7 @@ def recognizer(transducer="tdt", language_id_weight=0.0, **encoder):
     cfg.encoder.conv_norm = "layer_norm"
     for name, value in encoder.items():
         setattr(cfg.encoder, name, value)
-    model = HybridModel(cfg).eval()
+    model = SpeechModel(cfg).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.15)
@@ -191,7 +191,7 @@ def test_a_lact_carries_what_it_learnt_to_the_next_utterance_of_a_speaker():
     small = lact_tiny(d_model=32, n_layers=2, ff_dim=32, feat_in=cfg.features.num_mels)
     cfg.encoder = streaming(small, chunk=8)
     torch.manual_seed(0)
-    model = HybridModel(cfg).eval()
+    model = SpeechModel(cfg).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.3)

@@ -15,7 +15,7 @@ from maya.encoders.encoder_stream import ZipformerStream
 from maya.encoders.zipformer.config import Chunking
 from maya.errors import MayaError
 from maya.heads.transducer import Joint, JointConfig, StatelessConfig, StatelessPredictor
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from tests import tiny_zipformer
 
 
@@ -28,7 +28,7 @@ class Letters:
 
 def recognizer(causal: bool = True) -> Recognizer:
     torch.manual_seed(3)
-    model = HybridModel(tiny_zipformer.config(causal)).eval()
+    model = SpeechModel(tiny_zipformer.config(causal)).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.15)

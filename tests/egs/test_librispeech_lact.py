@@ -22,7 +22,8 @@ from maya.encoders.encoder_stream import encoder_stream
 from maya.encoders.lact.fast_weights import plan
 from maya.features import feature_stream
 from maya.heads.transducer import PredictorConfig, StatelessConfig
-from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
+from maya.models.config import SpeechModelConfig, with_vocabulary
+from maya.models.speech_model import build_model, count_parameters
 from maya.models.text_heads import heads_of
 from maya.recipes.decode_all import methods_of
 from maya.recipes.experiment import Experiment
@@ -42,7 +43,7 @@ SIZES = {"base": (768, 12, 4), "improved": (1024, 18, 8), "large": (1536, 24, 12
 MEAN_SECONDS = 12.3  # of an utterance of LibriSpeech
 
 
-def all_methods(cfg: HybridConfig) -> list[str]:
+def all_methods(cfg: SpeechModelConfig) -> list[str]:
     """The ways to decode with a model whose heads are all trained."""
     heads = heads_of(cfg)
     return methods_of(TrainedHeads(heads=heads, trained=heads), cfg.transducer)

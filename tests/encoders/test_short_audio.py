@@ -12,7 +12,7 @@ from maya.encoders.lact.config import streaming
 from maya.encoders.lact.fast_weights import FastWeightConfig
 from maya.features import FbankConfig, LogMelConfig
 from maya.heads.transducer import StatelessConfig
-from maya.models.hybrid import build_model
+from maya.models.speech_model import build_model
 from maya.recipes.lact_presets import lact_tiny
 from tests import tiny, tiny_zipformer
 

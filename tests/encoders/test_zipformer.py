@@ -13,7 +13,7 @@ from maya.encoders.zipformer.config import Chunking, small
 from maya.encoders.zipformer.encoder import ZipformerState
 from maya.errors import MayaError
 from maya.heads.transducer import Joint, JointConfig, SimpleJoint, StatelessConfig, StatelessPredictor
-from maya.models.hybrid import build_model, count_parameters
+from maya.models.speech_model import build_model, count_parameters
 from maya.recipes import presets
 
 TINY = dict(

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from maya.data.loading.batch import Batch
 from maya.features.specaugment import SpecAugment, lhotse
-from maya.models.hybrid import HybridModel, build_model
+from maya.models.speech_model import SpeechModel, build_model
 from tests import tiny
 
 
-def make(**fields: Any) -> HybridModel:
+def make(**fields: Any) -> SpeechModel:
     cfg = tiny.experiment().model
     cfg.vocab_size, cfg.languages, cfg.transducer, cfg.language_embedding = 12, ("en", "hi"), "none", False
     cfg.specaugment, cfg.cr_ctc_weight, cfg.loss_warmup = lhotse(time_mask_ratio=2.5), 0.2, 0
@@ -31,7 +31,7 @@ def batch() -> Batch:
     )  # fmt: skip
 
 
-def by_icefall(model: HybridModel, enc: torch.Tensor, lens: torch.Tensor, batch: Batch) -> torch.Tensor:
+def by_icefall(model: SpeechModel, enc: torch.Tensor, lens: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Half the sums over both views: CTC, and 0.2 times the divergence from the other view's posteriors, held
     fixed. Rows are [all first views, all second views]."""
     log_probs = model.ctc_decoder(enc)
@@ -52,7 +52,7 @@ def test_losses_and_gradients_are_icefalls(batch: Batch) -> None:
     assert losses.total.shape == (3,) and losses.consistency is not None and (losses.consistency > 1e-3).all()
     grads = torch.autograd.grad(losses.total.sum(), list(model.parameters()), allow_unused=True)
     torch.manual_seed(1)
-    enc, lens = model.listen(batch.audio, batch.audio_lens, 2)
+    enc, lens = model.encode_audio(batch.audio, batch.audio_lens, 2)
     expected = by_icefall(model, enc, lens, batch)
     torch.testing.assert_close(losses.total, expected, rtol=1e-5, atol=1e-4)
     theirs = torch.autograd.grad(expected.sum(), list(model.parameters()), allow_unused=True)
@@ -65,12 +65,12 @@ def test_losses_and_gradients_are_icefalls(batch: Batch) -> None:
 
 def test_views_differ_by_their_masks_alone(batch: Batch) -> None:
     model = make()
-    enc, lens = model.listen(batch.audio, batch.audio_lens, 2)
+    enc, lens = model.encode_audio(batch.audio, batch.audio_lens, 2)
     assert torch.equal(lens[:3], lens[3:])
     assert ((enc[:3] - enc[3:]).abs().amax((1, 2)) > 1e-3).all()
     model.specaugment = SpecAugment(lhotse()).train()
     model.specaugment.cfg.freq_masks = model.specaugment.cfg.time_masks = 0  # warping stays
-    enc, _ = model.listen(batch.audio, batch.audio_lens, 2)
+    enc, _ = model.encode_audio(batch.audio, batch.audio_lens, 2)
     torch.testing.assert_close(enc[:3], enc[3:])
     losses = model(batch)
     torch.testing.assert_close(losses.consistency, torch.zeros(3), rtol=0, atol=1e-4)
@@ -94,7 +94,7 @@ def test_every_loss_is_the_mean_of_both_views(batch: Batch) -> None:
         assert getattr(losses, name).shape == (3,)
     model.cfg.cr_ctc_weight = 0.0
     torch.manual_seed(1)
-    enc, lens = model.listen(batch.audio, batch.audio_lens, 2)
+    enc, lens = model.encode_audio(batch.audio, batch.audio_lens, 2)
     halves = [model.losses(e, n, batch) for e, n in zip(enc.chunk(2), lens.chunk(2), strict=True)]
     for name in ("transducer", "ctc"):
         mean = (getattr(halves[0], name) + getattr(halves[1], name)) / 2

@@ -12,7 +12,8 @@ from maya.data.loading.batch import Batch
 from maya.decode.recognizer import decode_frames
 from maya.errors import MayaError
 from maya.losses import rnnt_loss, tdt_loss
-from maya.models.hybrid import HybridConfig, HybridModel, build_model, count_parameters
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel, build_model, count_parameters
 from maya.recipes import presets
 from tests import tiny
 
@@ -23,7 +24,7 @@ def golden(shared: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def nemo_model(golden: dict[str, Any]) -> HybridModel:
+def nemo_model(golden: dict[str, Any]) -> SpeechModel:
     """Our model with the recorded weights, every one of them and no other."""
     cfg = presets.fastconformer_tdt_ctc(
         d_model=32, n_layers=2, n_heads=4, subsampling_channels=8, hidden=24, predictor_layers=2
@@ -42,7 +43,7 @@ def _batch(golden: dict[str, Any]) -> Batch:
 
 
 @torch.inference_mode()
-def test_audio_to_greedy_tokens_as_nemo(golden: dict[str, Any], nemo_model: HybridModel) -> None:
+def test_audio_to_greedy_tokens_as_nemo(golden: dict[str, Any], nemo_model: SpeechModel) -> None:
     enc, enc_lens = nemo_model.encode(golden["wav"], golden["lens"])
     assert torch.equal(enc_lens, golden["elen"])
     expected = golden["enc"].transpose(1, 2)
@@ -54,14 +55,14 @@ def test_audio_to_greedy_tokens_as_nemo(golden: dict[str, Any], nemo_model: Hybr
     assert [(h.tokens, h.frames) for h in hyps] == [(list(t), list(f)) for t, f in golden["greedy"]]
 
 
-def test_losses_as_nemo(golden: dict[str, Any], nemo_model: HybridModel) -> None:
+def test_losses_as_nemo(golden: dict[str, Any], nemo_model: SpeechModel) -> None:
     losses = nemo_model(_batch(golden))
     assert losses.transducer is not None and losses.ctc is not None
     torch.testing.assert_close(losses.transducer, golden["tdt_loss"], rtol=1e-5, atol=0)
     torch.testing.assert_close(losses.total, 0.7 * losses.transducer + 0.3 * losses.ctc)
 
 
-def _tiny(**fields: Any) -> HybridModel:
+def _tiny(**fields: Any) -> SpeechModel:
     cfg = tiny.experiment().model
     cfg.vocab_size, cfg.languages = 12, ("en", "hi")
     for name, value in fields.items():
@@ -189,7 +190,7 @@ def test_two_views_of_an_utterance_are_told_the_same_language() -> None:
 def test_the_language_is_identified_from_what_is_heard() -> None:
     model, batch = _tiny(language_id_weight=0.5), _random_batch()  # languages 0, unknown, 1
     model.eval()
-    heard, lens = model.listen(batch.audio, batch.audio_lens)
+    heard, lens = model.encode_audio(batch.audio, batch.audio_lens)
     spoken = model.identify(heard, lens)
     torch.testing.assert_close(spoken.exp().sum(-1), torch.ones(3))
     for i in range(3):  # padding has no part in it
@@ -246,7 +247,7 @@ def test_what_cannot_be_built_is_refused(change: dict[str, Any], sentence: str) 
 
 def test_configuration_survives_json() -> None:
     cfg = presets.xxlarge()
-    assert from_dict(HybridConfig, to_dict(cfg)) == cfg
+    assert from_dict(SpeechModelConfig, to_dict(cfg)) == cfg
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from maya.encoders.conformer.fastconformer import FastConformer
 from maya.encoders.lact.fast_weights import FastWeightConfig
 from maya.encoders.zipformer.regularizers import set_batch_count
 from maya.errors import MayaError
-from maya.models.hybrid import build_model, count_parameters, with_vocabulary
+from maya.models.config import with_vocabulary
 from maya.models.sizing import (
     Terms,
     Training,
@@ -31,6 +31,7 @@ from maya.models.sizing import (
 from maya.models.sizing.activations import layer_memory
 from maya.models.sizing.counted import encoder_memory
 from maya.models.sizing.encoder_flops import front_flops, layer_flops
+from maya.models.speech_model import build_model, count_parameters
 from maya.recipes.lact_presets import lact, lact_tiny
 from maya.recipes.presets import fastconformer_tdt_ctc
 from maya.train.memory_steps import synthetic

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from maya.data.loading.batch import Batch, make_batch
 from maya.errors import MayaError
-from maya.models.speech_llm import LoraConfig, Projector, SpeechLLM, SpeechLLMConfig, load_tokenizer
+from maya.heads.language_model import LoraConfig, Projector, SpeechLLM, SpeechLLMConfig, load_tokenizer
 from maya.recipes import presets
 from maya.text.llm_tokenizer import LLMTokenizer
 from maya.text.tokenizer import Tokenizer

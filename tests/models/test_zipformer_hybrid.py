@@ -8,7 +8,7 @@ from maya.errors import MayaError
 from maya.heads.attention import AttentionDecoderConfig
 from maya.heads.transducer import PredictorConfig
 from maya.losses import fused_pruned_rnnt_loss, prune_ranges, simple_rnnt_loss
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from tests import tiny_zipformer
 
 DECODER = AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32, dropout=0.0)
@@ -20,9 +20,9 @@ def batch() -> Batch:
     return make_batch(audio, [[3, 7, 7, 1], [5], [2, 9]], [0, 0, 0], ["a", "b", "c"], sample_rate=16000)
 
 
-def model(**options) -> HybridModel:
+def model(**options) -> SpeechModel:
     torch.manual_seed(0)
-    return HybridModel(tiny_zipformer.config(**options))
+    return SpeechModel(tiny_zipformer.config(**options))
 
 
 def test_pruned_total_is_a_sum_whose_weights_move_with_the_steps():
@@ -93,4 +93,4 @@ def test_a_model_with_nothing_to_learn_from_and_one_whose_parts_do_not_fit_are_r
     cfg = tiny_zipformer.config()
     cfg.features.num_mels = 40
     with pytest.raises(MayaError, match="40 mel bins do not fit an encoder that takes 80"):
-        HybridModel(cfg)
+        SpeechModel(cfg)

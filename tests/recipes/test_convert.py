@@ -10,7 +10,7 @@ import torch
 
 import maya
 from maya.errors import MayaError
-from maya.models.hybrid import build_model
+from maya.models.speech_model import build_model
 from maya.recipes.cli import main
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.train import start

@@ -7,7 +7,8 @@ import torch
 
 from maya.decode.head_choice import TrainedHeads
 from maya.errors import MayaError
-from maya.models.hybrid import build_model, with_vocabulary
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import build_model
 from maya.recipes.cli import main
 from maya.recipes.decode_all import can_decode, decode_all, score_all, wer_table
 from maya.recipes.prepare import prepare

@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 import maya
-from maya.models.hybrid import build_model
+from maya.models.speech_model import build_model
 from maya.recipes.cli import main
 from maya.score.wer import wer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig

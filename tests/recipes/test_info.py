@@ -9,8 +9,9 @@ import torch
 
 from maya.encoders import LaCTConfig
 from maya.encoders.lact.config import streaming
-from maya.models.hybrid import HybridConfig, HybridModel
-from maya.models.speech_llm import SpeechLLM, load_tokenizer
+from maya.heads.language_model import SpeechLLM, load_tokenizer
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel
 from maya.recipes.cli import main
 from maya.recipes.lact_presets import lact
 from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -20,11 +21,11 @@ from tests.convert.archives import archive, tokenizer
 TWELVE = ("hi", "bn", "ta", "te", "mr", "gu", "kn", "ml", "pa", "or", "as", "en")
 
 
-def save(path: Path, cfg: HybridConfig) -> Path:
+def save(path: Path, cfg: SpeechModelConfig) -> Path:
     own = tokenizer()
     cfg.vocab_size = own.vocab_size
     scores = {"loss": 1.5, "wer": 0.123, "cer": 0.045} | {f"wer_{code}": 0.1 for code in TWELVE}
-    model = HybridModel(cfg)
+    model = SpeechModel(cfg)
     checkpoint = Checkpoint(
         model_config=cfg, tokenizer=own, weights=model.state_dict(), step=12, notes={"valid": scores}
     )
@@ -32,7 +33,7 @@ def save(path: Path, cfg: HybridConfig) -> Path:
     return path
 
 
-def lact_config(order: str) -> HybridConfig:
+def lact_config(order: str) -> SpeechModelConfig:
     encoder = LaCTConfig(d_model=32, n_layers=2, n_heads=2, ff_dim=32, subsampling_channels=8)
     return lact(streaming(encoder) if order == "chunk_causal" else encoder, "tdt", hidden=32)
 

@@ -12,7 +12,8 @@ import torch
 import maya
 from maya.data.table.table import Table, part_path, write_table
 from maya.errors import MayaError
-from maya.models.hybrid import build_model, with_vocabulary
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import build_model
 from maya.recipes.decode import decode
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, digest, earlier_inputs, is_done, mark_done, stamp

@@ -10,7 +10,8 @@ import pytest
 
 from maya.config import override
 from maya.errors import MayaError
-from maya.models.hybrid import build_model, with_vocabulary
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import build_model
 from maya.recipes import readiness
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare

@@ -22,7 +22,7 @@ from maya.data.table.utterances import Utterances
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.features import FbankConfig, LogMelConfig
-from maya.models.hybrid import build_model
+from maya.models.speech_model import build_model
 from maya.recipes.cli import main
 from maya.recipes.decode import decode
 from maya.recipes.experiment import Experiment

@@ -11,7 +11,8 @@ from maya.decode.modified_beam import modified_beam_search
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.errors import MayaError
 from maya.heads.attention import AttentionDecoderConfig
-from maya.models.hybrid import HybridConfig, HybridModel
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel
 from maya.recipes import presets
 from maya.recipes.experiment import DecodeConfig, Experiment
 from maya.recipes.prepare import prepare
@@ -34,12 +35,12 @@ def tokenizer() -> Tokenizer:
     return make_tokenizer()
 
 
-def recognizer(cfg: HybridConfig, tokenizer: Tokenizer, **settings: Any) -> Recognizer:
+def recognizer(cfg: SpeechModelConfig, tokenizer: Tokenizer, **settings: Any) -> Recognizer:
     cfg.vocab_size, cfg.languages = tokenizer.vocab_size, ("en", "hi")
     for name, value in settings.items():
         setattr(cfg, name, value)
     torch.manual_seed(0)
-    return Recognizer(model=HybridModel(cfg).eval(), tokenizer=tokenizer, device=torch.device("cpu"))
+    return Recognizer(model=SpeechModel(cfg).eval(), tokenizer=tokenizer, device=torch.device("cpu"))
 
 
 def frames(made: Recognizer) -> tuple[torch.Tensor, torch.Tensor]:

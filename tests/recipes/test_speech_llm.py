@@ -11,7 +11,7 @@ from maya.config import to_dict
 from maya.data.loading.batch import Batch
 from maya.data.plan import Position
 from maya.errors import MayaError
-from maya.models.speech_llm import SpeechLLM, load_tokenizer
+from maya.heads.language_model import SpeechLLM, load_tokenizer
 from maya.recipes import cli
 from maya.recipes.experiment import load_experiment
 from maya.recipes.prepare import prepare

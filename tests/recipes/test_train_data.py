@@ -9,7 +9,7 @@ from maya.data.corpus.manifest import read_manifest
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.table.table import Entry, Table, entry_of, write_table
 from maya.data.table.token_table import token_path, write_tokens
-from maya.models.hybrid import HybridConfig
+from maya.models.hybrid import hybrid
 from maya.recipes.experiment import Experiment
 from maya.recipes.tokenizer import frame_clock
 from maya.recipes.train import drop_infeasible, shared_tokens, thin, usable
@@ -38,7 +38,7 @@ def test_rows_to_validate_on_are_spread_over_the_table(tmp_path: Path, entries: 
 
 def test_what_ctc_cannot_align_is_left_out(tmp_path: Path, entries: list[Entry]) -> None:
     long = [e._replace(text="one " * (1 + 4 * (i % 4))) for i, e in enumerate(entries)]
-    table, tokenizer, cfg = make_table(tmp_path, long), make_tokenizer(), HybridConfig()
+    table, tokenizer, cfg = make_table(tmp_path, long), make_tokenizer(), hybrid()
     tokens = write_tokens(token_path(tmp_path, "train"), table, tokenizer)
     rows, dropped = drop_infeasible(table, tokens, cfg, 1.1)
     clock = frame_clock(cfg, 1.1)

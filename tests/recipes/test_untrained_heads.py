@@ -10,7 +10,8 @@ import torch
 
 import maya
 from maya.errors import MayaError
-from maya.models.hybrid import build_model, with_vocabulary
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import build_model
 from maya.recipes.cli import main
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints

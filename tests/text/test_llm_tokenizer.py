@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maya.errors import MayaError
-from maya.models.speech_llm import load_tokenizer
+from maya.heads.language_model import load_tokenizer
 from maya.text.llm_tokenizer import LLMTokenizer, prompt_ids
 from maya.text.tokenizer import Tokenizer
 from tests import tiny_llm

@@ -10,7 +10,9 @@ import torch
 
 from maya.features import LogMelConfig
 from maya.models import hybrid
-from maya.models.hybrid import HybridConfig, HybridModel, build_model
+from maya.models.config import SpeechModelConfig
+from maya.models.hybrid import hybrid
+from maya.models.speech_model import SpeechModel, build_model
 from maya.recipes.lact_presets import lact_tiny
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
 from maya.train.failure import Failure, Tally, keep
@@ -20,21 +22,21 @@ from tests.train.test_failure import Poison
 from tools import diagnose
 
 
-def fastconformer() -> HybridConfig:
+def fastconformer() -> SpeechModelConfig:
     cfg = tiny.experiment().model
     cfg.vocab_size, cfg.languages, cfg.encoder.dropout = 20, ("en", "hi"), 0.1
     return cfg
 
 
-def lact() -> HybridConfig:
+def lact() -> SpeechModelConfig:
     encoder = lact_tiny(d_model=32, n_layers=2, n_heads=2, ff_dim=32)
-    return HybridConfig(
+    return hybrid(
         features=LogMelConfig(num_mels=40), encoder=encoder, vocab_size=20, transducer="none", ctc_weight=1.0
     )
 
 
 # encoder -> (configuration, a module in the middle of it)
-MODELS: dict[str, tuple[Callable[[], HybridConfig], str]] = {
+MODELS: dict[str, tuple[Callable[[], SpeechModelConfig], str]] = {
     "fastconformer": (fastconformer, "encoder.layers.1.feed_forward1.linear2"),
     "zipformer": (
         lambda: tiny_zipformer.config(blank_first=False),
@@ -50,7 +52,7 @@ def pieces() -> Tokenizer:
     return Tokenizer.train(texts, TokenizerConfig(vocab_size=14, model_type="bpe"))
 
 
-def _kept(run: Path, model: HybridModel, tokenizer: Tokenizer, spoil: Callable[[Tally], None]) -> None:
+def _kept(run: Path, model: SpeechModel, tokenizer: Tokenizer, spoil: Callable[[Tally], None]) -> None:
     """A run folder as training leaves it."""
     device = torch.device("cpu")
     tally = Tally.before(synthetic(3, 2.0, 5, 20), torch.Generator(), device)
@@ -127,15 +129,15 @@ def test_a_loss_is_named_where_no_module_is_to_blame(
     tmp_path: Path, pieces: Tokenizer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _kept(tmp_path, build_model(lact()), pieces, lambda _: None)
-    real = HybridModel.losses
+    real = SpeechModel.losses
 
-    def nan(self: HybridModel, *args: Any, **more: Any) -> Any:
+    def nan(self: SpeechModel, *args: Any, **more: Any) -> Any:
         out = real(self, *args, **more)
         assert out.ctc is not None
         out.ctc = out.ctc * torch.nan
         return out
 
-    monkeypatch.setattr(HybridModel, "losses", nan)
+    monkeypatch.setattr(SpeechModel, "losses", nan)
     out = _said(tmp_path, capsys, 1)
     assert "forward: all modules' outputs are finite, losses are not: loss.ctc (3,): 3 nan" in out
 

@@ -9,7 +9,8 @@ import torch
 
 import maya
 from maya.errors import MayaError
-from maya.models.hybrid import build_model, with_vocabulary
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import build_model
 from maya.text.tokenizer import TokenizerConfig, train_tokenizer
 from maya.train import checkpoint as ckpt
 from tests import tiny

@@ -21,7 +21,7 @@ from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.encoders import FastConformer
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
@@ -114,15 +114,15 @@ def test_a_loss_that_is_not_a_number_leaves_all_that_is_needed_to_see_it_again(
 ) -> None:
     before = _weights_of_step(monkeypatch, 1)
     seen: list[tuple[Batch, torch.Tensor]] = []
-    real = HybridModel.forward
+    real = SpeechModel.forward
 
-    def broken(self: HybridModel, batch: Batch, *rest: Any) -> Any:
+    def broken(self: SpeechModel, batch: Batch, *rest: Any) -> Any:
         if before and self.training:
             batch.audio[1, 400:500] = torch.nan
             seen.append((batch, torch.get_rng_state()))
         return real(self, batch, *rest)
 
-    monkeypatch.setattr(HybridModel, "forward", broken)
+    monkeypatch.setattr(SpeechModel, "forward", broken)
     run = tmp_path / "run"
     with pytest.raises(NotFinite, match=r"loss of \d utterance\(s\) is not a number at step 1; .*diagnose"):
         _run(data, run)
@@ -179,7 +179,7 @@ def test_nothing_of_the_model_is_left_when_memory_is_measured(
     """Else the measurement finds the device full."""
     made: list[weakref.ref] = []
 
-    def too_large(self: HybridModel, batch: Batch, *_: Any) -> Any:
+    def too_large(self: SpeechModel, batch: Batch, *_: Any) -> Any:
         held = self.encoder(torch.zeros(1, 64, 80), torch.tensor([64]))[0]
         made.extend((weakref.ref(self), weakref.ref(held)))
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -188,7 +188,7 @@ def test_nothing_of_the_model_is_left_when_memory_is_measured(
         gc.collect()
         return str([x() is None for x in made])
 
-    monkeypatch.setattr(HybridModel, "forward", too_large)
+    monkeypatch.setattr(SpeechModel, "forward", too_large)
     monkeypatch.setattr("maya.recipes.train.advice", left)
     with pytest.raises(MayaError, match=r"\[True, True\]"):
         _run(data, tmp_path / "run")

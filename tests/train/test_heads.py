@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel, with_vocabulary
-from maya.models.hybrid_config import HybridConfig
+from maya.models.config import SpeechModelConfig, with_vocabulary
+from maya.models.hybrid import hybrid
+from maya.models.speech_model import SpeechModel
 from maya.models.text_heads import HEADS, heads_of
 from maya.train import schedule
 from maya.train.checkpoint import Checkpoint
@@ -27,8 +28,8 @@ from maya.train.heads import (
 from tests import tiny
 
 
-def weights(cfg: TrainConfig, model: HybridConfig, step: int) -> dict[str, float]:
-    """Each head's weight in the loss of a step, as `HybridModel.losses` composes it."""
+def weights(cfg: TrainConfig, model: SpeechModelConfig, step: int) -> dict[str, float]:
+    """Each head's weight in the loss of a step, as `SpeechModel.losses` composes it."""
     share = schedule.ctc_weight(cfg, step, full=model.ctc_weight) if model.transducer != "none" else 1.0
     rest = 1 - model.attention_weight
     return {"transducer": (1 - share) * rest, "ctc": share * rest, "attention": model.attention_weight}
@@ -38,7 +39,7 @@ def weights(cfg: TrainConfig, model: HybridConfig, step: int) -> dict[str, float
 def test_steps_of_heads_are_those_that_give_them_weight(transducer: Any) -> None:
     schedules = [TrainConfig(), TrainConfig(ctc_first=5), TrainConfig(ctc_ramp=5), TrainConfig(ctc_ramp=1)]
     for ctc, attention in itertools.product((0.0, 0.3, 1.0), (0.0, 0.4, 1.0)):
-        model = HybridConfig(transducer=transducer, ctc_weight=ctc, attention_weight=attention)
+        model = hybrid(transducer=transducer, ctc_weight=ctc, attention_weight=attention)
         for cfg in schedules:
             if (cfg.ctc_first or cfg.ctc_ramp) and not ctc:
                 continue  # refused by maya.train.config.check
@@ -50,11 +51,11 @@ def test_steps_of_heads_are_those_that_give_them_weight(transducer: Any) -> None
                 assert schedule.head_steps(cfg, step, model) == expected, (cfg, ctc, attention, step)
 
 
-def model_of(**settings: Any) -> HybridModel:
+def model_of(**settings: Any) -> SpeechModel:
     cfg = with_vocabulary(tiny.experiment().model, 12, ("en", "hi"))
     for name, value in settings.items():
         setattr(cfg, name, value)
-    return HybridModel(cfg)
+    return SpeechModel(cfg)
 
 
 def test_heads_trained_at_the_start_stay_trained() -> None:

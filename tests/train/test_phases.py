@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from maya.models.hybrid import build_model
+from maya.models.speech_model import build_model
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
@@ -154,7 +154,7 @@ def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass() -> None:
         model.train()
         assert model.encoder.training is not frozen and model.decoder.training
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            heard, _ = model.listen(batch.audio, batch.audio_lens)
+            heard, _ = model.encode_audio(batch.audio, batch.audio_lens)
         assert heard.requires_grad is not frozen
         assert bool(saved) is not frozen
 

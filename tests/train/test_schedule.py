@@ -1,7 +1,7 @@
 import pytest
 
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig
+from maya.models.hybrid import hybrid
 from maya.train import schedule
 from maya.train.config import TrainConfig, check
 from maya.train.eden import eden
@@ -105,13 +105,13 @@ def test_phases_of_an_encoder_that_is_held() -> None:
 )
 def test_schedules_that_contradict_themselves(options: dict[str, float], sentence: str) -> None:
     with pytest.raises(MayaError, match=sentence):
-        check(TrainConfig(**options), HybridConfig(vocab_size=10))
+        check(TrainConfig(**options), hybrid(vocab_size=10))
 
 
 @pytest.mark.parametrize("name", ["ctc_first", "ctc_ramp"])
 def test_a_schedule_for_ctc_needs_its_head(name: str) -> None:
     with pytest.raises(MayaError, match=f"train.{name} needs a CTC head"):
-        check(TrainConfig(**{name: 5}), HybridConfig(vocab_size=10, ctc_weight=0.0))
+        check(TrainConfig(**{name: 5}), hybrid(vocab_size=10, ctc_weight=0.0))
 
 
 def test_eden_follows_steps_and_epochs_and_a_thawed_encoder_warms_up_to_it():

@@ -7,7 +7,7 @@ import torch
 
 from maya.data.loading.batch import Batch, make_batch
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel, build_model
+from maya.models.speech_model import SpeechModel, build_model
 from maya.recipes.lact_presets import lact_tiny
 from maya.train.tune import TuneConfig, tune
 from tests.tiny import experiment
@@ -15,7 +15,7 @@ from tests.tiny import experiment
 VOCAB = 12
 
 
-def model_of(encoder: str) -> HybridModel:
+def model_of(encoder: str) -> SpeechModel:
     torch.manual_seed(0)
     cfg = experiment().model
     if encoder == "lact":
@@ -31,7 +31,7 @@ def batch() -> Batch:
     return make_batch(audio, [[1, 2, 3], [4, 5]], [0, 1], ["a", "b"], sample_rate=16000)
 
 
-def loss(model: HybridModel, batch: Batch) -> float:
+def loss(model: SpeechModel, batch: Batch) -> float:
     with torch.inference_mode():
         return float(model.eval()(batch).total.sum())
 

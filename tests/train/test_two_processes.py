@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from maya.data.loading.batch import Batch
-from maya.models.hybrid import HybridConfig, build_model
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import build_model
 from maya.train.loop import Clock, TrainConfig, make_accelerator, train_step
 from maya.train.state import State
 from tests import tiny
@@ -15,7 +16,7 @@ from tests.pair import Pair
 VOCAB = 12
 
 
-def _cfg(norm: str) -> HybridConfig:
+def _cfg(norm: str) -> SpeechModelConfig:
     cfg = tiny.experiment().model
     cfg.vocab_size, cfg.languages, cfg.encoder.conv_norm = VOCAB, ("en", "hi"), norm
     return cfg

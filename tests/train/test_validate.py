@@ -11,7 +11,8 @@ from maya.data.loading.batch import Batch, make_batch
 from maya.decode.recognizer import decode_frames
 from maya.encoders.conformer.fastconformer import FastConformer
 from maya.heads.attention import AttentionDecoderConfig
-from maya.models.hybrid import HybridModel, with_vocabulary
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import SpeechModel
 from maya.models.text_heads import HEADS
 from maya.score.wer import cer, wer
 from maya.train.heads import describe
@@ -30,13 +31,13 @@ class Numbers:
         return " ".join(map(str, tokens))
 
 
-def model_of(**settings: Any) -> HybridModel:
+def model_of(**settings: Any) -> SpeechModel:
     cfg = with_vocabulary(tiny.experiment().model, 12, LANGUAGES)
     cfg.attention_weight, cfg.language_id_weight = 0.3, 0.2
     cfg.attention_decoder = AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32)
     for name, value in settings.items():
         setattr(cfg, name, value)
-    return HybridModel(cfg)
+    return SpeechModel(cfg)
 
 
 def batches(langs: list[int]) -> list[Batch]:
@@ -52,7 +53,7 @@ def validate_of(given: list[Batch], method: Any = "auto") -> Any:
     return make_validate(lambda: given, texts, Numbers(), LANGUAGES, method=method)  # type: ignore[arg-type]
 
 
-def expected_rates(model: HybridModel, given: list[Batch], head: Any, lang: int) -> tuple[float, float]:
+def expected_rates(model: SpeechModel, given: list[Batch], head: Any, lang: int) -> tuple[float, float]:
     refs, hyps = [], []
     model.eval()
     with torch.inference_mode():

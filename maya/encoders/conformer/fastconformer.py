@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from maya.config import config
+from maya.encoders.base import Encoded, Encoder, EncoderConfig
 from maya.encoders.conformer.attention import (
     Context,
     Frames,
@@ -38,7 +39,7 @@ BLOCK_FRAMES = 2048
 
 
 @config
-class FastConformerConfig:
+class FastConformerConfig(EncoderConfig):
     """Size, context and regularisation. The defaults are FastConformer-Large, 109 M parameters."""
 
     kind: Literal["fastconformer"] = "fastconformer"
@@ -81,7 +82,7 @@ class FastConformerConfig:
     activation_checkpointing: bool = False  # recompute each layer in the backward pass to save memory
 
 
-class FastConformer(nn.Module):
+class FastConformer(Encoder, config=FastConformerConfig):
     """Subsampling, then conformer layers with relative-position attention.
 
     A strict `load_state_dict` takes NeMo's weights once "encoder." is stripped. May be built on the meta
@@ -136,7 +137,7 @@ class FastConformer(nn.Module):
         """Encoder frames for `lens` (...,) int64 feature frames."""
         return self.pre_encode.subsampled_lens(lens)
 
-    def forward(self, x: Tensor, x_lens: Tensor, *, context: Context | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, x_lens: Tensor, *, context: Context | None = None) -> Encoded:
         """Encode features.
 
         Args:
@@ -160,9 +161,9 @@ class FastConformer(nn.Module):
         positions = dropout(self.positions(reach, x), self.cfg.dropout_emb, self.training)
         x = self._run_layers(x, Frames(valid=valid, positions=positions, span=span, rows=rows))
         if rows is not None:
-            return rows.unpack(x, size), lens
+            return Encoded(rows.unpack(x, size), lens)
         kept = valid[..., None].to(x.dtype)
-        return x.mul_(kept) if self._takes_blocks(x) else x * kept, lens
+        return Encoded(x.mul_(kept) if self._takes_blocks(x) else x * kept, lens)
 
     def initial_state(self, batch: int, *, context: Context | None = None) -> StreamState:
         """`batch` streams before their first piece, looking ahead as `context` or the first configured.

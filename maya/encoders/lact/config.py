@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from maya.config import config
+from maya.encoders.base import EncoderConfig
 from maya.encoders.conformer.attention import Span
 from maya.encoders.conformer.fastconformer import FastConformerConfig
 from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
@@ -12,7 +13,7 @@ from maya.ranges import BelowOne, Count, OddInt, PosInt, Range
 
 
 @config
-class LaCTConfig(FastWeightConfig):
+class LaCTConfig(FastWeightConfig, EncoderConfig):
     """Size and behaviour of a LaCT encoder; what its fast weights do is inherited.
 
     `window` is of attention, in frames after subsampling to the left and right; without a bound it would be

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from maya.encoders.base import Encoded, Encoder
 from maya.encoders.conformer.attention import Frames
 from maya.encoders.conformer.dropout import Dropout, dropout
 from maya.encoders.conformer.fastconformer import ConvModule, init_front
@@ -26,7 +27,7 @@ from maya.encoders.lact.streaming import LaCTState, initial_state, through_layer
 from maya.kernels.lact import FastWeights
 
 
-class LaCT(nn.Module):
+class LaCT(Encoder, config=LaCTConfig):
     """FastConformer's subsampling, then `LaCTLayer`s.
 
     May be built on the meta device; call `init_weights` after `to_empty`. `cfg.update_at_test` may be changed
@@ -61,7 +62,7 @@ class LaCT(nn.Module):
         """Encoder frames for `lens` (...,) int64 feature frames."""
         return self.pre_encode.subsampled_lens(lens)
 
-    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, x_lens: Tensor) -> Encoded:
         """Encode features.
 
         Args:
@@ -78,7 +79,7 @@ class LaCT(nn.Module):
                 x = checkpoint(layer, x, frames, use_reentrant=False, context_fn=contexts)
             else:
                 x = layer(x, frames)
-        return x * frames.valid[..., None].to(x.dtype), lens
+        return Encoded(x * frames.valid[..., None].to(x.dtype), lens)
 
     def adapt(
         self, x: Tensor, x_lens: Tensor, weights: Sequence[FastWeights] | None = None

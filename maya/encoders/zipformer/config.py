@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from maya.config import config
+from maya.encoders.base import EncoderConfig
 from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
 from maya.ranges import BelowOne, ChunkFrames, ContextFrames, NonNegFloat, NotEmpty, OddInt, PosInt, Range
 
 
 @config
-class ZipformerConfig:
+class ZipformerConfig(EncoderConfig):
     """Size and behaviour; one number for each stack. The defaults are Zipformer-M, 64 M parameters.
 
     Frames of chunks and of left context are 20 ms frames, as they leave the front end.

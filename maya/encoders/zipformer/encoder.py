@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from maya.encoders.base import Encoded, Encoder
 from maya.encoders.conformer.dropout import dropout
 from maya.encoders.lact.fast_weights import reset_fast_weights
 from maya.encoders.zipformer.attention import (
@@ -60,7 +61,7 @@ class ZipformerState:
         return ZipformerState(front, layers, frames)
 
 
-class Zipformer(Regulated):
+class Zipformer(Regulated, Encoder, config=ZipformerConfig):
     """A convolutional front end, six stacks at 50, 25, 12.5, 6.25, 12.5 and 25 Hz, output at 25 Hz.
 
     In training each forward pass draws its random decisions first, from torch's CPU generator; under
@@ -112,7 +113,7 @@ class Zipformer(Regulated):
         factor = self.cfg.output_downsampling
         return (((lens - LOST_FRAMES) // 2).clamp(min=0) + factor - 1) // factor
 
-    def forward(self, x: Tensor, x_lens: Tensor, chunking: Chunking | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, x_lens: Tensor, chunking: Chunking | None = None) -> Encoded:
         """Encode features.
 
         Args:
@@ -142,7 +143,7 @@ class Zipformer(Regulated):
         x = self.downsample_output(self._full_width(outputs), self._fill(lens))
         lens = (lens + self.cfg.output_downsampling - 1) // self.cfg.output_downsampling
         valid = torch.arange(x.shape[1], device=x.device) < lens[:, None]
-        return x * valid[..., None].to(x.dtype), lens
+        return Encoded(x * valid[..., None].to(x.dtype), lens)
 
     def stream(self, x: Tensor, state: ZipformerState) -> tuple[Tensor, ZipformerState]:
         """Encode the next chunk of each sequence.

@@ -12,7 +12,7 @@ from maya.encoders.zipformer.front import LOST_FRAMES
 from maya.errors import MayaError
 from maya.features import FeaturesConfig, LogMelConfig, frame_samples
 from maya.heads.transducer import PredictorConfig
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
 from maya.models.sizing.encoder_flops import front_flops, layer_flops
 
 # Share of lattice cells that the fused loss's backward pass visits: TDT at the start, less than half of it
@@ -33,7 +33,7 @@ class Flops:
         return sum(self.training.values())
 
 
-def count_frames(cfg: HybridConfig, seconds: float) -> tuple[int, int]:
+def count_frames(cfg: SpeechModelConfig, seconds: float) -> tuple[int, int]:
     """Feature frames and encoder frames of an utterance."""
     samples = round(seconds * cfg.features.sample_rate)
     frames = max(1, samples // frame_samples(cfg.features.hop_ms, cfg.features.sample_rate))
@@ -43,7 +43,7 @@ def count_frames(cfg: HybridConfig, seconds: float) -> tuple[int, int]:
     return frames, subsampled_lens(frames, cfg.encoder.subsampling_factor)
 
 
-def check_parts(cfg: HybridConfig) -> None:
+def check_parts(cfg: SpeechModelConfig) -> None:
     """MayaError for heads of which the arithmetic on paper knows nothing."""
     if cfg.attention_weight:
         raise MayaError(
@@ -59,7 +59,7 @@ def transform_size(features: FeaturesConfig) -> int:
     return 1 << (frame_samples(features.window_ms, features.sample_rate) - 1).bit_length()
 
 
-def flops(cfg: HybridConfig, seconds: float, tokens: int, *, batch: int = 1) -> Flops:
+def flops(cfg: SpeechModelConfig, seconds: float, tokens: int, *, batch: int = 1) -> Flops:
     """Operations per utterance of `seconds` and `tokens` in a batch, over which linear_pos is shared.
 
     Training is three times forward, the gradients of inputs and of weights being a product each; layers that

@@ -15,10 +15,11 @@ from maya.data.plan import MemoryConfig
 from maya.encoders import AnyEncoderConfig, FastConformerConfig, LaCTConfig, ZipformerConfig
 from maya.errors import MayaError
 from maya.heads.transducer import PredictorConfig
-from maya.models.hybrid import HybridConfig, HybridModel
+from maya.models.config import SpeechModelConfig
 from maya.models.sizing.activations import layer_memory
 from maya.models.sizing.counted import Counts, encoder_memory, is_counted, widest_of_front
 from maya.models.sizing.flops import check_parts, transform_size
+from maya.models.speech_model import SpeechModel
 
 TERMS = ("fixed", "length", "utterance", "frame", "pair", "label", "node")
 # What a process needs besides: on a CPU Python with torch, lhotse and accelerate; on CUDA the context and the
@@ -115,10 +116,10 @@ class Memory:
         return max(0, int(min(rooms)))
 
 
-def meta_model(cfg: HybridConfig) -> HybridModel:
+def meta_model(cfg: SpeechModelConfig) -> SpeechModel:
     """The model without memory for its weights."""
     with torch.device("meta"):
-        return HybridModel(cfg)
+        return SpeechModel(cfg)
 
 
 def parameters(model: nn.Module) -> dict[str, int]:
@@ -134,7 +135,7 @@ def parameters(model: nn.Module) -> dict[str, int]:
     return found
 
 
-def memory(cfg: HybridConfig, how: Training, model: nn.Module | None = None) -> Memory:
+def memory(cfg: SpeechModelConfig, how: Training, model: nn.Module | None = None) -> Memory:
     """The memory of training `cfg`. model: where it is at hand already, on any device. Raises MayaError for
     a model with an attention decoder; `maya.train.memory_probe` measures that."""
     check_parts(cfg)
@@ -169,7 +170,7 @@ def memory(cfg: HybridConfig, how: Training, model: nn.Module | None = None) -> 
     return out
 
 
-def _samples_per_frame(cfg: HybridConfig) -> float:
+def _samples_per_frame(cfg: SpeechModelConfig) -> float:
     return cfg.features.sample_rate * cfg.features.hop_ms / 1000 * cfg.encoder.subsampling_factor
 
 
@@ -210,7 +211,7 @@ def _widest(enc: AnyEncoderConfig) -> float:
     return widest_of_front(enc) if isinstance(enc, ZipformerConfig) else _subsampling(enc)[0]
 
 
-def _features(cfg: HybridConfig) -> Terms:
+def _features(cfg: SpeechModelConfig) -> Terms:
     """Of the front end: complex spectrum, its squares, their sums; three versions of the audio."""
     bins = transform_size(cfg.features) // 2 + 1
     spectrum = (8 + 8 + 4) * bins * cfg.encoder.subsampling_factor
@@ -228,7 +229,7 @@ def _subsampling(enc: FastConformerConfig | LaCTConfig) -> tuple[float, float]:
     return float(cells[0]), float(cells[0] + 2 * sum(cells[1:]) + flat + enc.d_model)
 
 
-def _heads(out: Memory, cfg: HybridConfig, how: Training) -> None:
+def _heads(out: Memory, cfg: SpeechModelConfig, how: Training) -> None:
     vocab, predictor = cfg.vocab_size + 1, cfg.predictor
     if cfg.transducer != "none":
         hidden = cfg.joint.hidden
@@ -273,6 +274,6 @@ def largest_batch(found: Memory, allowed: float, frames: int, tokens: int, *, se
     return batch
 
 
-def with_checkpointing(cfg: HybridConfig, on: bool) -> HybridConfig:
+def with_checkpointing(cfg: SpeechModelConfig, on: bool) -> SpeechModelConfig:
     """The configuration with activation checkpointing on or off."""
     return replace(cfg, encoder=replace(cfg.encoder, activation_checkpointing=on))

@@ -1,15 +1,16 @@
-"""Speech into a language model: log-mel → FastConformer → projector → a decoder-only LM with LoRA.
+"""A language model as a head: encoder frames → projector → a decoder-only LM with LoRA.
 
 The encoder's frames, stacked and projected, stand in the prompt as if they were embedded tokens; the LM
-goes on with the transcript. As SLAM-ASR (Ma et al. 2024, arXiv:2402.08846: stacked frames, two linear
+continues with the transcript. As SLAM-ASR (Ma et al. 2024, arXiv:2402.08846: stacked frames, two linear
 layers, the LM frozen) and SALM (Chen et al. 2023, arXiv:2310.09424: FastConformer, LoRA on the LM); the LM
 comes through transformers, LoRA (Hu et al. 2021, arXiv:2106.09685) through peft.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,11 @@ from torch.nn import functional
 
 from maya.config import config
 from maya.data.loading.batch import Batch
-from maya.encoders import AnyEncoderConfig, FastConformerConfig
+from maya.encoders.base import Encoded
 from maya.errors import MayaError
-from maya.features import FeaturesConfig, LogMelConfig
-from maya.features.noise import NoiseConfig
-from maya.features.specaugment import SpecAugmentConfig
-from maya.models.hybrid_config import check_features
-from maya.models.lora import LoraConfig, add_lora
-from maya.models.speech_model import Losses, SpeechModel
-from maya.ranges import Distinct, PosInt
+from maya.heads.base import Head, HeadConfig, HeadContext, LossStep
+from maya.heads.lora import LoraConfig, add_lora
+from maya.ranges import PosFloat, PosInt
 from maya.text.languages import language_name
 from maya.text.llm_tokenizer import LLMTokenizer, PromptIds, prompt_ids
 
@@ -33,24 +30,28 @@ IGNORED = -100  # a target that has no loss
 
 
 @config
-class SpeechLLMConfig:
-    """What a speech LLM is. `llm` is a folder that `save_pretrained` wrote, or a name on the Hugging Face
-    hub; its weights are no part of a checkpoint."""
+class LanguageModelConfig(HeadConfig):
+    """A language model that reads speech. `llm` is a folder that `save_pretrained` wrote, or a name on the
+    Hugging Face hub; its weights are not in a checkpoint. The run's tokenizer is the language model's."""
 
-    features: FeaturesConfig = field(default_factory=LogMelConfig)
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
-    specaugment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
-    encoder: AnyEncoderConfig = field(default_factory=FastConformerConfig)
-    stack: PosInt = 1  # encoder frames in one position of the LM: 1 is 80 ms a position, 2 is 160 ms
-    projector_hidden: PosInt = 2048
+    writes_text: ClassVar[bool] = True
+
+    kind: Literal["language_model"] = "language_model"
     llm: str = ""
-    llm_precision: Literal["auto", "bf16", "fp32"] = (
+    precision: Literal["auto", "bf16", "fp32"] = (
         "auto"  # of the frozen weights; auto: bf16 where the GPU has it
     )
-    llm_checkpointing: bool = False  # recompute the LM's layers in the backward pass: a third more work in it
+    checkpointing: bool = False  # recompute the LM's layers in the backward pass: a third more work in it
+    stack: PosInt = 1  # encoder frames in one position of the LM: 1 is 80 ms a position, 2 is 160 ms
+    projector_hidden: PosInt = 2048
     prompt: str = "Transcribe the following {language} speech:"
     lora: LoraConfig = field(default_factory=LoraConfig)
-    languages: Annotated[tuple[str, ...], Distinct()] = ()
+    tokens_per_second: PosFloat = 16.0  # the longest transcript that decoding allows
+
+    def build(self, context: HeadContext) -> "LanguageModel":
+        if not self.llm:
+            raise MayaError("the llm of a language_model head is empty: name one of the hub, or a folder")
+        return LanguageModel(self, context)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -81,35 +82,35 @@ class Projector(nn.Module):
         return self.layers(enc.reshape(rows, -1, dim * self.stack)), lens
 
 
-class SpeechLLM(SpeechModel):
-    """An encoder, a projector and a language model. Takes one `SpeechLLMConfig`.
+class LanguageModel(Head):
+    """A projector and a language model.
 
-    The LM's own weights never learn and are in no state dict: a checkpoint holds encoder, projector and LoRA,
-    and a digest by which another LM than the one they were trained with is refused.
+    The LM's own weights do not learn and are in no state dict: a checkpoint holds projector and LoRA, and a
+    digest by which another LM than the one they were trained with is refused.
     """
 
+    conditioned = False  # the prompt names the language
     lm_digest: Tensor
 
-    def __init__(self, cfg: SpeechLLMConfig) -> None:
-        check(cfg)
-        super().__init__(cfg.features, cfg.noise, cfg.specaugment, cfg.encoder)
-        self.cfg: SpeechLLMConfig = cfg
+    def __init__(self, cfg: LanguageModelConfig, context: HeadContext) -> None:
+        super().__init__()
+        self.cfg: LanguageModelConfig = cfg
         self.lm, tokenizer = load_llm(cfg)
         width = self.lm.get_input_embeddings().weight.shape[1]
-        self.projector = Projector(cfg.encoder.d_model, cfg.stack, cfg.projector_hidden, width)
+        self.projector = Projector(context.dim, cfg.stack, cfg.projector_hidden, width)
         self.register_buffer("lm_digest", digest(self.lm))
         add_lora(self.lm, cfg.lora)
-        if cfg.llm_checkpointing:
+        if cfg.checkpointing:
             self.lm.activation_checkpointing_enable({"use_reentrant": False})
-        names = [language_name(code) for code in cfg.languages]
+        names = [language_name(code) for code in context.languages]
         self.prompts: list[PromptIds] = [prompt_ids(tokenizer, cfg.prompt, name) for name in (*names, "")]
         self.register_state_dict_post_hook(_leave_lm_out)
         self.register_load_state_dict_pre_hook(_refuse_other_lm)
-        self.register_load_state_dict_post_hook(_miss_no_lm)
+        self.register_load_state_dict_post_hook(_ignore_missing_lm)
 
-    def project(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """audio (B, N), audio_lens (B,) → positions of the LM (B, P, E), lens (B,)."""
-        return self.projector(*self.listen(audio, audio_lens))
+    def project(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        """Encoder frames → positions of the LM (B, P, E), lens (B,)."""
+        return self.projector(*encoded)
 
     def context(self, speech: Tensor, lens: Tensor, langs: Tensor) -> tuple[Tensor, Tensor]:
         """Prompt and speech, padded on the left so that every transcript begins in the same column.
@@ -129,27 +130,18 @@ class SpeechLLM(SpeechModel):
         mask = torch.stack([torch.arange(width, device=speech.device) >= width - len(r) for r in rows])
         return torch.stack([functional.pad(r, (0, 0, width - len(r), 0)) for r in rows]), mask
 
-    def forward(
-        self, batch: Batch, generator: torch.Generator | None = None, ctc_weight: float | None = None
-    ) -> Losses:
-        """The loss of each utterance: minus the log-probability of its transcript and of the token that ends
-        it, in nats, summed. `generator` and `ctc_weight` change nothing."""
-        self.check_rate(batch)
-        speech, lens = self.project(batch.audio, batch.audio_lens)
-        return self.losses(speech, lens, batch)
-
-    def losses(self, speech: Tensor, lens: Tensor, batch: Batch) -> Losses:
-        """The losses of a batch of which `project` has been called: speech (B, P, E), lens (B,)."""
-        logits, targets = self.logits(speech, lens, batch)
+    def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
+        """Minus the log-probability of each transcript and of the token that ends it, in nats, summed."""
+        logits, targets = self.logits(*self.project(encoded), batch)
         # Row by row: the fp32 copy of a row's logits is 1 MB a token with Gemma's vocabulary.
         rows = [
-            functional.cross_entropy(row.float(), wanted, ignore_index=IGNORED, reduction="sum")
-            for row, wanted in zip(logits, targets, strict=True)
+            functional.cross_entropy(row.float(), target, ignore_index=IGNORED, reduction="sum")
+            for row, target in zip(logits, targets, strict=True)
         ]
-        return Losses(total=torch.stack(rows))
+        return {"loss": torch.stack(rows)}
 
     def logits(self, speech: Tensor, lens: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits (B, U + 1, vocabulary) where the transcript and its end are foretold, given what came
+        """Logits (B, U + 1, vocabulary) that predict the transcript and its end, given what came
         before, and targets (B, U + 1), IGNORED beyond the end."""
         embeds, mask = self.context(speech, lens, batch.langs)
         tokens, token_lens = batch.tokens, batch.token_lens
@@ -205,12 +197,12 @@ class _Best:
         return scores
 
 
-def load_llm(cfg: SpeechLLMConfig) -> tuple[Any, Any]:
+def load_llm(cfg: LanguageModelConfig) -> tuple[Any, Any]:
     """The language model, frozen, and transformers' tokenizer for it. MayaError where transformers is not
     installed or finds no such model."""
     transformers = _transformers()
     gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    half = cfg.llm_precision == "bf16" or (cfg.llm_precision == "auto" and gpu)
+    half = cfg.precision == "bf16" or (cfg.precision == "auto" and gpu)
     try:
         lm = transformers.AutoModelForCausalLM.from_pretrained(
             cfg.llm, dtype=torch.bfloat16 if half else torch.float32
@@ -261,7 +253,7 @@ def _leave_lm_out(module: nn.Module, state: dict[str, Tensor], prefix: str, meta
         del state[name]
 
 
-def _miss_no_lm(module: nn.Module, incompatible: Any) -> None:
+def _ignore_missing_lm(module: nn.Module, incompatible: Any) -> None:
     missing = incompatible.missing_keys
     missing[:] = [name for name in missing if not _of_lm(name)]
 
@@ -270,7 +262,7 @@ def _refuse_other_lm(
     module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any, strict: bool,
     missing: list[str], unexpected: list[str], errors: list[str],
 ) -> None:  # fmt: skip
-    assert isinstance(module, SpeechLLM)
+    assert isinstance(module, LanguageModel)
     theirs = state.get(prefix + "lm_digest")
     if theirs is not None and not torch.equal(theirs.cpu(), module.lm_digest.cpu()):
         raise MayaError(
@@ -278,8 +270,7 @@ def _refuse_other_lm(
         )
 
 
-def check(cfg: SpeechLLMConfig) -> None:
-    """Refuse a configuration that cannot be built, with the reason (MayaError)."""
-    if not cfg.llm:
-        raise MayaError("model.llm is empty: name a language model of the hub, or a folder with one")
-    check_features(cfg.features, cfg.encoder)
+def token_limits(batch_lens: Sequence[int], sample_rate: int, tokens_per_second: float) -> list[int]:
+    """The longest transcript of each utterance: by its own length in samples, so that it does not depend on
+    the batch, and at least 8 tokens."""
+    return [8 + math.ceil(n / sample_rate * tokens_per_second) for n in batch_lens]
