@@ -16,10 +16,9 @@ from maya.features.frames import frame_samples
 from maya.features.logmel import LogMelConfig
 from maya.features.specaugment import SpecAugmentConfig
 from maya.heads.transducer.joint import JointConfig
-from maya.heads.transducer.predictor import PredictorCofrom maya.models.config import SpeechModelConfig
+from maya.heads.transducer.predictor import PredictorConfig
+from maya.models.config import SpeechModelConfig
 from maya.models.hybrid import hybrid
-from maya.models.speech_model import SpeechModel
-nfig
 
 FrontEnd = Literal["auto", "since-2.5", "before-2.5"]
 Family = Literal["ctc", "rnnt", "hybrid"]

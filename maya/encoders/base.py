@@ -1,4 +1,4 @@
-"""The interface of encoders: one configuration in, frames out. An encoder of your own subclasses both classes.
+"""The interface of encoders: features in, frames out. An encoder of your own subclasses both classes.
 
 @config
 class GRUConfig(EncoderConfig):
@@ -102,10 +102,8 @@ class Encoder(nn.Module):
         """`batch` streams before their first piece; `context` is (left, right) frames as the encoder counts
         them, `padding_value` that of features beyond the end. Raises MayaError for an encoder that cannot
         stream."""
-        raise MayaError(
-            f"an encoder of kind {getattr(self.cfg, 'kind', type(self).__name__)!r} cannot stream; transcribe "
-            "whole files"
-        )
+        kind = getattr(self.cfg, "kind", type(self).__name__)
+        raise MayaError(f"an encoder of kind {kind!r} cannot stream; transcribe whole files")
 
 
 def frame_mask(lens: Tensor, size: int) -> Tensor:

@@ -1,5 +1,4 @@
-"""Heads that give an utterance a class: an emotion, an accent, a language, from the mean and standard deviation
-of the frames.
+"""Heads that give an utterance a class, such as an emotion or a language.
 
 Statistics pooling as in x-vectors (Snyder et al. 2018, "Spoken Language Recognition using X-vectors").
 """

@@ -1,4 +1,4 @@
-"""The hybrid model of NeMo's recipes in flat options: a transducer, CTC and an attention decoder over one encoder.
+"""The hybrid model of NeMo's recipes: a transducer, CTC and an attention decoder over one encoder.
 
 Presets, converters and checkpoints of Maya 0.2 use it; `hybrid` turns it into a `SpeechModelConfig`.
 """

@@ -9,7 +9,6 @@ import soundfile
 import torch
 
 from maya.features import LogMelConfig
-from maya.models import hybrid
 from maya.models.config import SpeechModelConfig
 from maya.models.hybrid import hybrid
 from maya.models.speech_model import SpeechModel, build_model

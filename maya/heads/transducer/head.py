@@ -47,7 +47,7 @@ class PrunedConfig:
 
 @config
 class TransducerConfig(HeadConfig):
-    """A transducer. `loss` tells which: tdt also predicts how many frames a token lasts, one of `durations`."""
+    """A transducer. With `loss` tdt it also predicts how many frames a token lasts: one of `durations`."""
 
     writes_text: ClassVar[bool] = True
 
@@ -104,7 +104,7 @@ class TransducerHead(Head):
             "eps": cfg.loss_eps,
         }
         if self.training and cfg.joint.dropout > 0:
-            # Drawn from the CPU's generator, whose state checkpoints hold: each step and rank has its own mask.
+            # From the CPU's generator, whose state checkpoints hold: each step and rank has its own mask.
             options |= {"dropout": cfg.joint.dropout, "seed": int(torch.randint(2**31, ()))}
         lens = (enc_lens, batch.token_lens)
         if cfg.loss == "pruned":
