@@ -82,8 +82,11 @@ def config(cls: type[T]) -> type[T]:
     made = dataclasses.dataclass(kw_only=True, slots=True)(cls)
     hints = field_types(made)
     names = {f.name for f in dataclasses.fields(made)}  # type: ignore[arg-type]
-    plain_set, plain_init = made.__setattr__, made.__init__
+    # A base that is a configuration too would check the fields by its own types.
+    plain_set = getattr(made.__setattr__, "__wrapped__", made.__setattr__)
+    plain_init = made.__init__
 
+    @functools.wraps(plain_set)
     def checked_set(self: Any, name: str, value: Any) -> None:
         if name in names:
             value = _coerce(value, hints[name], f"{cls.__name__}.{name}")

@@ -1,5 +1,7 @@
 """The smallest experiment that goes down the whole road, for tests of training and of the command line."""
 
+from typing import Any
+
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 
@@ -21,9 +23,8 @@ def experiment() -> Experiment:
     exp.tokenizer.vocab_size = 20
     exp.model.language_embedding = True
     exp.model.language_dropout = 0.0
-    exp.model.predictor.dropout = 0.0
-    exp.model.joint.dropout = 0.0
-    exp.model.omega = 0.0
+    transducer: Any = exp.model.heads["transducer"]
+    transducer.predictor.dropout = transducer.joint.dropout = transducer.omega = 0.0
     exp.model.specaugment.freq_masks = 0
     exp.model.specaugment.time_masks = 0
     exp.model.features.dither = 0.0

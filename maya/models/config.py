@@ -13,6 +13,8 @@ from maya.features.specaugment import SpecAugmentConfig
 from maya.heads import HeadConfig
 from maya.ranges import Count, Distinct, NonNegFloat, Share
 
+ENCODER = "encoder"  # the part of a model that is not a head
+
 
 @config
 class SpeechModelConfig:
@@ -60,7 +62,7 @@ def check(cfg: SpeechModelConfig) -> None:
         raise MayaError("the model has no vocabulary yet: set model.vocab_size, or train a tokenizer first")
     if cfg.language_embedding and not cfg.languages:
         raise MayaError("a language embedding needs model.languages")
-    if bad := [name for name in cfg.heads if not name.isidentifier()]:
+    if bad := [name for name in cfg.heads if not name.isidentifier() or name == ENCODER]:
         raise MayaError(f"a head cannot be named {bad[0]!r}; use a word such as ctc or emotion")
     if cfg.features.num_mels != cfg.encoder.feat_in:
         raise MayaError(

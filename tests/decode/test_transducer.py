@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from maya.decode.greedy import greedy_rnnt, greedy_tdt
 from maya.decode.hypothesis import Hypothesis
+from maya.decode.transducer import greedy_transducer
+from maya.errors import MayaError
 from maya.heads.transducer import Joint, JointConfig, Predictor, PredictorConfig
 
 BLANK = 6
@@ -57,8 +58,8 @@ def one_by_one(
     return hyp
 
 
-def check(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
-    for hyp, truth in zip(found, expected, strict=True):
+def check(hyps: list[Hypothesis], expected: list[Hypothesis]) -> None:
+    for hyp, truth in zip(hyps, expected, strict=True):
         assert (hyp.tokens, hyp.frames, hyp.durations) == (truth.tokens, truth.frames, truth.durations)
         assert hyp.scores == pytest.approx(truth.scores, abs=1e-4)
 
@@ -69,9 +70,9 @@ def test_tdt_batch_equals_one_by_one(durations: list[int], blank_bias: float) ->
     predictor, joint = make(len(durations), blank_bias)
     enc, lens = 2 * torch.randn(7, 25, 5), torch.tensor([25, 24, 17, 9, 2, 1, 0])
     expected = [one_by_one(x, int(n), predictor, joint, durations, 3) for x, n in zip(enc, lens, strict=True)]
-    found = greedy_tdt(enc, lens, predictor, joint, durations=durations, blank=BLANK, max_symbols=3)
+    hyps = greedy_transducer(enc, lens, predictor, joint, durations=durations, blank=BLANK, max_symbols=3)
     assert sum(len(h.tokens) for h in expected) > 0
-    check(found, expected)
+    check(hyps, expected)
 
 
 @pytest.mark.parametrize("extra_outputs", [0, 3])
@@ -81,7 +82,7 @@ def test_rnnt_batch_equals_one_by_one(blank_bias: float, extra_outputs: int) -> 
     enc, lens = 2 * torch.randn(5, 20, 5), torch.tensor([20, 13, 20, 1, 0])
     expected = [one_by_one(x, int(n), predictor, joint, None, 4) for x, n in zip(enc, lens, strict=True)]
     assert sum(len(h.tokens) for h in expected) > 0
-    check(greedy_rnnt(enc, lens, predictor, joint, blank=BLANK, max_symbols=4), expected)
+    check(greedy_transducer(enc, lens, predictor, joint, blank=BLANK, max_symbols=4), expected)
 
 
 def test_tokens_and_frames_equal_nemo(shared: Path) -> None:
@@ -91,10 +92,10 @@ def test_tokens_and_frames_equal_nemo(shared: Path) -> None:
     for name, module in (("decoder.", predictor), ("joint.", joint)):
         state = {k.removeprefix(name): v for k, v in nemo["state_dict"].items() if k.startswith(name)}
         module.load_state_dict(state)
-    found = greedy_tdt(
+    hyps = greedy_transducer(
         nemo["enc"].mT, nemo["elen"], predictor, joint, durations=nemo["durations"], blank=nemo["V"]
     )
-    assert [(h.tokens, h.frames) for h in found] == nemo["greedy"]
+    assert [(h.tokens, h.frames) for h in hyps] == nemo["greedy"]
 
 
 def test_max_symbols_forces_the_next_frame() -> None:
@@ -102,32 +103,32 @@ def test_max_symbols_forces_the_next_frame() -> None:
     with torch.no_grad():
         joint.joint_net[2].bias[-2] += 500.0  # ... of duration 0
     enc, lens = torch.randn(2, 4, 5), torch.tensor([4, 2])
-    found = greedy_tdt(enc, lens, predictor, joint, durations=[0, 1], blank=BLANK, max_symbols=2)
-    assert [h.frames for h in found] == [[0, 0, 1, 1, 2, 2, 3, 3], [0, 0, 1, 1]]
-    assert all(d == 0 for h in found for d in h.durations)
+    hyps = greedy_transducer(enc, lens, predictor, joint, durations=[0, 1], blank=BLANK, max_symbols=2)
+    assert [h.frames for h in hyps] == [[0, 0, 1, 1, 2, 2, 3, 3], [0, 0, 1, 1]]
+    assert all(d == 0 for h in hyps for d in h.durations)
 
 
 def test_padding_and_batch_mates_change_nothing() -> None:
     predictor, joint = make(3)
     enc = 2 * torch.randn(1, 12, 5)
-    alone = greedy_tdt(enc, torch.tensor([12]), predictor, joint, durations=[0, 1, 2], blank=BLANK)
+    alone = greedy_transducer(enc, torch.tensor([12]), predictor, joint, durations=[0, 1, 2], blank=BLANK)
     batch = torch.full((2, 30, 5), float("nan"))
     batch[0, :12], batch[1] = enc[0], torch.randn(30, 5)
-    together = greedy_tdt(batch, torch.tensor([12, 30]), predictor, joint, durations=[0, 1, 2], blank=BLANK)
+    together = greedy_transducer(batch, torch.tensor([12, 30]), predictor, joint, durations=[0, 1, 2], blank=BLANK)
     check(together[:1], alone)
 
 
 def test_nothing_to_decode_gives_empty_hypotheses() -> None:
     predictor, joint = make(0)
-    empty = greedy_rnnt(torch.zeros(2, 0, 5), torch.tensor([0, 0]), predictor, joint, blank=BLANK)
+    empty = greedy_transducer(torch.zeros(2, 0, 5), torch.tensor([0, 0]), predictor, joint, blank=BLANK)
     assert [h.tokens for h in empty] == [[], []]
-    assert greedy_rnnt(torch.zeros(0, 4, 5), torch.zeros(0), predictor, joint, blank=BLANK) == []
+    assert greedy_transducer(torch.zeros(0, 4, 5), torch.zeros(0), predictor, joint, blank=BLANK) == []
 
 
 def test_wrong_arguments_are_refused() -> None:
     predictor, joint = make(2)
     enc, lens = torch.zeros(1, 4, 5), torch.tensor([4])
-    with pytest.raises(ValueError, match="3 durations"):
-        greedy_tdt(enc, lens, predictor, joint, durations=[0, 1, 2], blank=BLANK)
-    with pytest.raises(ValueError, match="max_symbols"):
-        greedy_rnnt(enc, lens, predictor, joint, blank=BLANK, max_symbols=0)
+    with pytest.raises(MayaError, match="3 durations"):
+        greedy_transducer(enc, lens, predictor, joint, durations=[0, 1, 2], blank=BLANK)
+    with pytest.raises(MayaError, match="max_symbols"):
+        greedy_transducer(enc, lens, predictor, joint, blank=BLANK, max_symbols=0)
