@@ -56,7 +56,7 @@ def options(vocab_size: int) -> HybridOptions:
     )  # fmt: skip
     return HybridOptions(
         features=LogMelConfig(dither=0.0), specaugment=SpecAugmentConfig(freq_masks=0, time_masks=0),
-        encoder=encoder, predictor=PredictorConfig(hidden=32, dropout=0.0),
+        encoder=encoder, predictor=PredictorConfig(hidden=32, layers=1, dropout=0.0),
         joint=JointConfig(hidden=32, dropout=0.0), omega=0.0, vocab_size=vocab_size, languages=("en", "hi"),
         language_dropout=0.0,
     )  # fmt: skip
