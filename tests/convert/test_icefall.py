@@ -16,6 +16,7 @@ from maya.convert.heads import transducer_head
 from maya.convert.icefall.config import read_config
 from maya.convert.icefall.tokens import blank_first, read_tokenizer
 from maya.encoders import Zipformer, ZipformerConfig
+from maya.heads import AttentionDecoderConfig, CTCConfig
 from maya.models.speech_model import SpeechModel
 from maya.recipes import presets
 from maya.recipes.cli import main
@@ -153,18 +154,19 @@ def test_recognises_published_sizes(preset: Any, size: str, kind: str, tmp_path:
     cfg = preset()
     cfg.vocab_size, cfg.blank_first = 500, True
     cfg.encoder.causal = kind == "causal"
-    for name, value in KINDS[kind].items():
-        if name not in ("causal", "attention_decoder"):  # the latter has icefall's size by default
-            setattr(cfg, name, value)
+    if "attention" in kind:
+        cfg.heads = {"attention": AttentionDecoderConfig()}
+    if "CTC" in kind:
+        cfg.heads["ctc"] = CTCConfig()
     with torch.device("meta"):
         weights = files.state(SpeechModel(cfg))
     described = read_config(weights, {}, tmp_path)
-    found = described.config
-    assert described.size == size and found.encoder == cfg.encoder and found.transducer == cfg.transducer
-    assert found.features == cfg.features and found.specaugment == cfg.specaugment
-    assert found.attention_decoder == cfg.attention_decoder
-    if cfg.transducer != "none":
-        assert (found.predictor, found.joint, found.pruned) == (cfg.predictor, cfg.joint, cfg.pruned)
+    config = described.config
+    assert described.size == size and config.encoder == cfg.encoder
+    assert config.features == cfg.features and config.specaugment == cfg.specaugment
+    assert config.heads.keys() == cfg.heads.keys()
+    for name in {"transducer", "attention"} & cfg.heads.keys():
+        assert dataclasses.replace(config.heads[name], weight=1.0) == cfg.heads[name]
 
 
 def test_attention_heads_that_shapes_do_not_show(tmp_path: Path, tokens: Path) -> None:
