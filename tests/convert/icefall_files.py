@@ -65,7 +65,7 @@ def options(cfg: SpeechModelConfig) -> dict[str, Any]:
     return saved | {
         "pos_dim": e.pos_dim, "causal": e.causal, "feature_dim": 80, "context_size": 2, "decoder_dim": 32,
         "joiner_dim": 32, "vocab_size": cfg.vocab_size, "blank_id": 0, "prune_range": 4, "warm_step": 300,
-        "ctc_loss_scale": 0.25, "attention_decoder_num_heads": attention.heads if isinstance(attention, AttentionDecoderConfig) else 8,
+        "ctc_loss_scale": 0.25, "attention_decoder_num_heads": 2 if attention else 8,
         "attention_decoder_loss_scale": 0.75, "use_transducer": "transducer" in cfg.heads,
         "use_ctc": "ctc" in cfg.heads, "use_attention_decoder": "attention" in cfg.heads,
         "use_cr_ctc": False, "batch_idx_train": 1234, "average_period": 200, "dtype": torch.float16,

@@ -83,7 +83,10 @@ def test_round_trip_of_every_kind(fields: dict[str, Any], tmp_path: Path) -> Non
         setattr(theirs, name, getattr(ours, name))
     theirs.encoder.masked_norm = ours.encoder.masked_norm
     if "transducer" in ours.heads:
-        names = ("loss_eps", *(() if ours.heads["transducer"].loss == "tdt" else ("durations", "sigma", "omega")))
+        names = (
+            "loss_eps",
+            *(() if ours.heads["transducer"].loss == "tdt" else ("durations", "sigma", "omega")),
+        )
         for name in names:
             setattr(theirs.heads["transducer"], name, getattr(ours.heads["transducer"], name))
     same(model, again)
@@ -180,7 +183,9 @@ def test_encoder_only_for_another_vocabulary(tmp_path: Path) -> None:
     made = import_nemo(source, encoder_only=True, tokenizer=pieces)
     assert made.report.new == ("transducer", "ctc") and made.checkpoint.notes["trained"] == []
     assert "new: transducer, ctc" in made.report.text()
-    assert made.checkpoint.model_config.vocab_size == pieces.vocab_size == made.checkpoint.tokenizer.vocab_size
+    assert (
+        made.checkpoint.model_config.vocab_size == pieces.vocab_size == made.checkpoint.tokenizer.vocab_size
+    )
     save_checkpoint(tmp_path / "best.pt", made.checkpoint)
     fresh = recognizer(pieces).model
     taken = start_from(fresh, tmp_path / "best.pt", ["encoder"])

@@ -96,7 +96,9 @@ def test_missing_members(tmp_path: Path, source: Path, ending: str, sentence: st
     ],
     ids=lambda v: v[0] if isinstance(v, tuple) else "",
 )
-def test_settings_of_other_networks(tmp_path: Path, source: Path, change: Any, parts: tuple[str, ...]) -> None:
+def test_settings_of_other_networks(
+    tmp_path: Path, source: Path, change: Any, parts: tuple[str, ...]
+) -> None:
     refused(changed(source, tmp_path / "b.nemo", config=change), *parts)
 
 
