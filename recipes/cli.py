@@ -68,7 +68,6 @@ def parser() -> Parser:
 
     _transcribe(commands)
     _evaluate(commands)
-    _llm(commands)
     _convert_and_export(commands)
     p = add_command(
         commands, "info", "describe a checkpoint: sizes, vocabulary, languages, scores", force=False
@@ -184,19 +183,6 @@ def _average_to_score(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--with-split", default="", help="the folder of the other system, if it is another one")
 
 
-def _llm(commands: argparse._SubParsersAction) -> None:
-    p = add_command(commands, "llm", "train and decode a model with a language model as decoder", force=False)
-    kinds = p.add_subparsers(dest="kind", required=True, metavar="STAGE")
-    train = add_command(kinds, "train", "train encoder, projector and LoRA, or continue a run")
-    decode = add_command(kinds, "decode", "decode a split greedily; `maya score` then scores it")
-    for p in (train, decode):
-        add_experiment(p)
-        add_data_and_run(p)
-        p.add_argument("--cpu", action="store_true", help="use the CPU, even if there is a GPU")
-    decode.add_argument("--split", default="test", choices=("train", "dev", "test"), help="default: test")
-    decode.add_argument("--checkpoint", type=Path, help="a .pt file; default: the best of the run")
-
-
 def _convert_and_export(commands: argparse._SubParsersAction) -> None:
     p = add_command(
         commands, "convert", "convert a model of another system to a Maya checkpoint", force=False
@@ -284,7 +270,7 @@ def dispatch(args: argparse.Namespace) -> None:
         transcribe(args.checkpoint, args.audio, **how, context=context)
         return
     conversion = dict.fromkeys(("convert", "export"), _dispatch_conversion)
-    doors = {**conversion, "plan": _dispatch_plan, "llm": _dispatch_llm, "evaluate": _dispatch_evaluate}
+    doors = {**conversion, "plan": _dispatch_plan, "evaluate": _dispatch_evaluate}
     if args.command in doors:
         doors[args.command](args)
         return
@@ -310,7 +296,7 @@ def dispatch(args: argparse.Namespace) -> None:
 
     from maya.recipes.experiment import load_experiment
 
-    experiment = load_experiment(args.experiment, args.overrides, llm=args.command == "prepare")
+    experiment = load_experiment(args.experiment, args.overrides)
     if args.command == "prepare":
         from maya.recipes.prepare import prepare
 
@@ -414,21 +400,6 @@ def _dispatch_conversion(args: argparse.Namespace) -> None:
         chunks = {"chunk_frames": args.chunk_frames, "left_frames": args.left_frames}
         how = {"head": args.head, "language": args.language, "int8": args.int8, **chunks}
         export_onnx(args.checkpoint, args.out, **how)
-
-
-def _dispatch_llm(args: argparse.Namespace) -> None:
-    from maya.recipes import speech_llm
-    from maya.recipes.experiment import load_experiment
-
-    experiment = load_experiment(args.experiment, args.overrides, llm=True)
-    if not isinstance(experiment, speech_llm.LLMExperiment):
-        raise MayaError(f"{args.experiment} has no language model as decoder; use `maya {args.kind}` with it")
-    how = {"cpu": args.cpu, "force": args.force}
-    if args.kind == "train":
-        speech_llm.train(experiment, args.data, args.run_dir, **how)
-    else:
-        more = {"split": args.split, "checkpoint": args.checkpoint}
-        speech_llm.decode(experiment, args.data, args.run_dir, **more, **how)
 
 
 def _dispatch_plan(args: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ from maya.recipes.markers import (
 from maya.recipes.search import choose_method, make_search
 from maya.train.checkpoint import find_checkpoint
 from maya.train.runlog import replacing, write_json
-from maya.train.validate import language_accuracy
+from maya.train.validate import accuracy
 
 
 def decode(
@@ -68,7 +68,7 @@ def decode(
     entries = {entry.id: entry for entry in table.entries()}
     out.mkdir(parents=True, exist_ok=True)
     search = make_search(experiment.decode, data, recognizer)
-    began, seconds, identified = time.perf_counter(), 0.0, list[tuple[str, bool]]()
+    began, seconds, identified = time.perf_counter(), 0.0, list[tuple[str, str]]()
     loader = EvalLoader(utterances, recognizer.tokenizer, languages, sample_rate=recognizer.sample_rate,
                         max_seconds=experiment.decode.max_seconds)  # fmt: skip
     with replacing(out / "hyps.jsonl") as partial, partial.open("w") as f, torch.inference_mode():
@@ -82,12 +82,12 @@ def decode(
                 entry = entries[name]
                 hyp.id, hyp.language = name, entry.language
                 if found and entry.language in languages:
-                    identified.append((entry.language, found["language_found"] == entry.language))
+                    identified.append((entry.language, found["language_found"]))
                 row = {"ref": entry.text, "speaker": entry.speaker, "duration": entry.duration} | found
                 f.write(json.dumps(asdict(hyp) | row, ensure_ascii=False) + "\n")
             seconds += batch.seconds
     facts: dict[str, Any] = {"checkpoint": str(path), "method": method, "method_reason": reason}
-    facts |= {"utterances": len(entries), **language_accuracy(identified)}
+    facts |= {"utterances": len(entries), **accuracy(identified, "language")}
     _report(out, facts, seconds, time.perf_counter() - began)
     mark_done(out / "stage.json", inputs)
 

@@ -50,7 +50,7 @@ def decode_all(
 def possible_methods(path: Path) -> list[str]:
     """The methods that a checkpoint's trained heads allow; prints those that need a head never trained."""
     loaded = load_checkpoint(path)
-    heads, transducer = read_heads(loaded, path), getattr(loaded.model_config, "transducer", "none")
+    heads, transducer = read_heads(loaded), getattr(loaded.model_config, "transducer", "none")
     heads.best()  # raises MayaError where none was trained
     methods = methods_of(heads, transducer)
     everything = TrainedHeads(heads=heads.heads, trained=heads.heads)

@@ -1,7 +1,7 @@
 """An experiment: everything a run depends on, in one typed value that travels through JSON."""
 
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from maya.config import config, override
 from maya.data.loading.augment import AugmentConfig
@@ -12,7 +12,6 @@ from maya.decode.ctc_beam import BeamConfig
 from maya.errors import MayaError
 from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import build_model
-from maya.models.text_heads import Head
 from maya.ranges import Count, Distinct, Finite, NonNegFloat, NotEmpty, PosFloat, PosInt, Share
 from maya.recipes.experiment_file import make_experiment
 from maya.text.languages import LANGUAGES, language_code
@@ -81,7 +80,7 @@ class DecodeConfig:
     fast_weight_updates: bool = True  # False: LaCT's fast weights learn nothing while they decode
 
     @property
-    def head(self) -> Head | None:
+    def head(self) -> str | None:
         """The head that validation chooses weights by; None with "auto": the best of those trained."""
         if self.method == "auto":
             return None
@@ -108,24 +107,16 @@ class Experiment:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
 
-def load_experiment(name: str, overrides: list[str], *, llm: bool = False) -> Any:
+def load_experiment(name: str, overrides: list[str]) -> Experiment:
     """The experiment of a file (./mine.py), a module (egs.indic12.mini) or a bare name (mini), with overrides
-    applied: an `Experiment`, or where `llm` says that it may, an `LLMExperiment` of maya.recipes.speech_llm.
+    applied.
 
     Raises MayaError for a file that is missing or wrong, see `make_experiment`, and for a wrong override.
     """
     experiment = make_experiment(name)
     if not isinstance(experiment, Experiment):
-        from maya.recipes.speech_llm import LLMExperiment  # noqa: PLC0415  it imports this file
-
-        if not isinstance(experiment, LLMExperiment):
-            kind = type(experiment).__name__
-            raise MayaError(f"experiment() of {name} returns {kind}, which is not an Experiment; return one")
-        if not llm:
-            raise MayaError(
-                f"{name} has a language model as decoder, which this command cannot use: after "
-                "`maya prepare` come `maya llm train`, `maya llm decode` and `maya score`"
-            )
+        kind = type(experiment).__name__
+        raise MayaError(f"experiment() of {name} returns {kind}, which is not an Experiment; return one")
     for assignment in overrides:
         override(experiment, assignment)
     experiment.languages = tuple(dict.fromkeys(map(language_code, experiment.languages)))

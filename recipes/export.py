@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import maya
-from maya.convert.export_head import Head
-from maya.convert.icefall_export import to_icefall
-from maya.convert.nemo_export import to_nemo
-from maya.convert.onnx import to_onnx
-from maya.convert.sherpa_onnx import to_sherpa_onnx
+from maya.convert.heads import Head
+from maya.convert.icefall.export import to_icefall
+from maya.convert.nemo.export import to_nemo
+from maya.convert.onnx.fastconformer import to_onnx
+from maya.convert.onnx.zipformer import to_sherpa_onnx
 from maya.encoders import ZipformerConfig
 from maya.errors import MayaError
 

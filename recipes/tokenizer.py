@@ -1,4 +1,5 @@
-"""Stage 2: the training texts → a SentencePiece tokenizer, and a report of how it cuts each language."""
+"""Stage 2: from the training texts to a tokenizer, with a report on each language. A model with a language
+model as head takes that model's tokenizer."""
 
 import hashlib
 import heapq
@@ -37,23 +38,26 @@ UNKNOWN = 0.005  # share of a language's characters, not seen before, that a kep
 
 def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = False) -> None:
     """Train `run`/tokenizer.model on the texts of `data`/train.parquet, and encode them into
-    `run`/tokens_train.arrow; `run`/tokenizer.json tells of each language its share of the training text,
-    fertility and unknown characters, on dev too, and `run`/data.html shows it below what the data hold.
+    `run`/tokens_train.arrow. `run`/tokenizer.json has for each language its share of the training text,
+    fertility and unknown characters, on dev too; `run`/data.html shows it below the report on the data.
 
-    A run that has checkpoints keeps their tokenizer, also with `force`: to another one their weights would
-    not fit. Raises MayaError where the options are others than the kept tokenizer's, or where it lacks
-    characters of the texts.
+    A head of the model may bring the tokenizer (`HeadConfig.tokenizer`); then none is trained. A run that has
+    checkpoints keeps their tokenizer, also with `force`: their weights would not fit another one. Raises
+    MayaError where the options differ from those of the kept tokenizer, or where it lacks characters of the
+    texts.
     """
     table, dev = (Table.open(part_path(data, part)) for part in ("train", "dev"))
     marker, path, cfg = run / "stage-tokenizer.json", run / "tokenizer.model", experiment.tokenizer
-    inputs = tokenizer_inputs(experiment, data)
+    inputs, brought = tokenizer_inputs(experiment, data), experiment.model.tokenizer()
+    if brought is not None:
+        inputs["brought"] = hashlib.sha256(brought.model_bytes).hexdigest()
     outputs = (token_path(run, "train"), run / "tokenizer.json")
     complete = all(file.is_file() for file in outputs)
     if is_done(marker, inputs | {"model": content(path)}) and complete and not force:
         print(f"tokenizer: {path} is up to date")
         return
     sample = gather(table.read("language", "text"), lines_per_language=cfg.lines_per_language, seed=cfg.seed)
-    made = kept_tokenizer(run, cfg, sample, table) or train_tokenizer(sample, cfg)
+    made = kept_tokenizer(run, cfg, sample, table) or brought or train_tokenizer(sample, cfg)
     run.mkdir(parents=True, exist_ok=True)
     made.save(path)
     languages = fertility(made, sample, cfg)

@@ -30,7 +30,7 @@ def validate(
         validate_data(data, sample=sample, json_path=json_path, html_path=html_path)
     elif corpus is not None:
         if experiment:
-            chosen = load_experiment(experiment, overrides, llm=True)
+            chosen = load_experiment(experiment, overrides)
         else:
             chosen = Experiment(name="validate")
             for assignment in overrides:

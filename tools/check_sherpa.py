@@ -79,8 +79,8 @@ def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> 
 def check(model: Any, python: str, audio: list[Path], work: Path) -> Iterator[tuple[str, str, bool]]:
     """(what, measured, whether it holds) of one model, exported in every way."""
     from maya.audio.load import load_audio
-    from maya.convert.icefall_export import with_blank_first
-    from maya.convert.sherpa_onnx import to_sherpa_onnx
+    from maya.convert.icefall.export import with_blank_first
+    from maya.convert.onnx.zipformer import to_sherpa_onnx
 
     cfg = model.model.cfg
     samples, raw = [], []

@@ -22,7 +22,8 @@ def experiment() -> Experiment:
     exp.data.num_workers = 0
     exp.data.cache_gb = 1.0
     # The schedule of 40 passes of 960 h, in minutes; CTC first, which is cheap, as egs/digits has it.
-    exp.train.steps, exp.train.ctc_first, exp.train.encoder_hold = 800, 500, 100
+    exp.model.heads["transducer"].first_step = 500
+    exp.train.steps, exp.train.encoder_hold = 800, 100
     exp.train.lr, exp.train.warmup_steps = 3e-3, 50
     exp.train.average_every = 10
     exp.train.valid_every = exp.train.save_every = exp.train.samples_every = 200

@@ -26,7 +26,7 @@ def librispeech(
     for noise in exp.data.augment.noises.values():
         noise.snr_db, noise.mixed = (10.0, 20.0), (1, 1)
     exp.train.log_every = 50
-    exp.decode.method = "ctc" if model.transducer == "none" else "transducer"
+    exp.decode.method = "transducer" if "transducer" in model.heads else "ctc"
     exp.decode.lm_order = 0  # CTC's prefix search without a language model, as in icefall's tables
     exp.decode.max_seconds = 600.0
     return exp

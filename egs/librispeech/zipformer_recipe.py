@@ -6,6 +6,7 @@ over the data, so an epoch is three passes: `--epoch` and `--avg` mean what they
 
 from egs.librispeech.shared import librispeech
 from maya.features.specaugment import lhotse
+from maya.heads import AttentionDecoderConfig, CTCConfig
 from maya.models.config import SpeechModelConfig
 from maya.recipes.experiment import Experiment
 
@@ -34,7 +35,7 @@ def pruned(
 def ctc(name: str, model: SpeechModelConfig, *, gpus: int, max_seconds: float) -> Experiment:
     """The same with a CTC head alone."""
     exp = pruned(name, model, gpus=gpus, max_seconds=max_seconds)
-    exp.model.transducer, exp.model.ctc_weight = "none", 1.0
+    exp.model.heads = {"ctc": CTCConfig(dropout=0.1)}
     exp.decode.method = "ctc"
     return exp
 
@@ -42,7 +43,7 @@ def ctc(name: str, model: SpeechModelConfig, *, gpus: int, max_seconds: float) -
 def cr_ctc(name: str, model: SpeechModelConfig, *, gpus: int, max_seconds: float) -> Experiment:
     """CTC with consistency regularisation: each batch is masked twice, with 2.5 times as much of the time."""
     exp = ctc(name, model, gpus=gpus, max_seconds=max_seconds)
-    exp.model.cr_ctc_weight = 0.2
+    exp.model.head("ctc", CTCConfig).consistency_weight = 0.2
     exp.model.specaugment = lhotse(time_mask_ratio=2.5)
     return exp
 
@@ -50,5 +51,6 @@ def cr_ctc(name: str, model: SpeechModelConfig, *, gpus: int, max_seconds: float
 def ctc_aed(name: str, model: SpeechModelConfig, *, gpus: int, max_seconds: float) -> Experiment:
     """CTC and an attention decoder of 6 layers, which rescores CTC's best texts."""
     exp = ctc(name, model, gpus=gpus, max_seconds=max_seconds)
-    exp.model.attention_weight = 0.8  # and CTC the rest
+    exp.model.heads["ctc"].weight = 0.2
+    exp.model.heads["attention"] = AttentionDecoderConfig(weight=0.8)
     return exp

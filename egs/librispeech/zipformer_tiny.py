@@ -6,6 +6,7 @@ Cost and result: RESULTS.md in this folder.
 """
 
 from egs.librispeech import zipformer_recipe as recipe
+from maya.heads import CTCConfig, TransducerConfig
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 from maya.train.eden import EdenConfig
@@ -15,8 +16,10 @@ def experiment() -> Experiment:
     exp = recipe.pruned(
         "zipformer_tiny", presets.zipformer_low_resource(), gpus=1, max_seconds=40.0, epochs=8
     )
-    exp.model.ctc_weight = 0.3  # so that every way to decode can be tried, but for the attention decoder's
-    exp.model.loss_warmup = 150
+    transducer = exp.model.head("transducer", TransducerConfig)
+    transducer.weight, transducer.pruned.warmup_steps = 0.7, 150
+    # With CTC every decoding method but those of the attention decoder can be tried.
+    exp.model.heads["ctc"] = CTCConfig(weight=0.3, dropout=0.1)
     exp.tokenizer.vocab_size = 80  # of some hundred different words
     exp.data.plan.max_utterances = 32
     exp.data.num_workers = 0

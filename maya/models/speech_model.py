@@ -16,9 +16,7 @@ from maya.features.noise import AddNoise
 from maya.features.specaugment import SpecAugment
 from maya.heads import Head, HeadContext, LossStep, final_weights, head_weights
 from maya.heads.base import add_weighted
-from maya.models.config import SpeechModelConfig, check
-
-ENCODER = "encoder"  # the part of a model that is not a head
+from maya.models.config import ENCODER, SpeechModelConfig, check
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,6 +80,11 @@ class SpeechModel(nn.Module):
     def parts(self) -> tuple[str, ...]:
         """The names in `Losses.parts` when all heads are trained."""
         return tuple(part_name(n, p) for n, head in self.named_heads().items() for p in head.parts)
+
+    @property
+    def hidden(self) -> list[int]:
+        """Layers of the encoder whose hidden states the heads read."""
+        return sorted({layer for head in self.named_heads().values() for layer in head.hidden})
 
     @property
     def frame_seconds(self) -> float:
@@ -172,8 +175,7 @@ class SpeechModel(nn.Module):
         self.check_rate(batch)
         weights = head_weights(self.cfg.heads, self.step)
         views = max((head.views for head in self.named_heads().values()), default=1) if self.training else 1
-        layers = sorted({layer for head in self.named_heads().values() for layer in head.hidden})
-        encoded = self.encode_audio(batch.audio, batch.audio_lens, views, layers)
+        encoded = self.encode_audio(batch.audio, batch.audio_lens, views, self.hidden)
         step = LossStep(step=self.step, generator=generator, views=views)
         return self.losses(encoded, batch, weights=weights, step=step)
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maya.convert.icefall_names import to_icefall_name, to_icefall_tensor
-from maya.convert.icefall_tokens import read_tokenizer
+from maya.convert.icefall.names import to_icefall_name, to_icefall_tensor
+from maya.convert.icefall.tokens import read_tokenizer
 from maya.decode.recognizer import Recognizer
 from maya.heads.attention import AttentionDecoderConfig
 from maya.models.config import SpeechModelConfig

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from maya.convert.export_head import exported_head, untrained_notes
-from maya.convert.icefall_export import to_icefall, with_blank_first
-from maya.convert.nemo_export import to_nemo
-from maya.convert.onnx import to_onnx
+from maya.convert.heads import exported_head, untrained_notes
+from maya.convert.icefall.export import to_icefall, with_blank_first
+from maya.convert.nemo.export import to_nemo
+from maya.convert.onnx.fastconformer import to_onnx
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError

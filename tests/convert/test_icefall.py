@@ -11,8 +11,8 @@ from torch import Tensor
 
 import maya
 from maya.convert import from_icefall, import_icefall
-from maya.convert.icefall_config import read_config
-from maya.convert.icefall_tokens import blank_first, read_tokenizer
+from maya.convert.icefall.config import read_config
+from maya.convert.icefall.tokens import blank_first, read_tokenizer
 from maya.encoders import Zipformer, ZipformerConfig
 from maya.models.speech_model import SpeechModel
 from maya.recipes import presets

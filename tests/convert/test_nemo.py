@@ -8,7 +8,7 @@ import torch
 
 import maya
 from maya.convert import from_nemo, import_nemo, to_nemo
-from maya.convert.nemo_config import choose_front_end
+from maya.convert.nemo.config import choose_front_end
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.errors import MayaError
 from maya.features import LogMel, LogMelConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maya.convert.nemo_archive import NemoArchive, artifact_name, write_archive
+from maya.convert.nemo.archive import NemoArchive, artifact_name, write_archive
 from maya.errors import MayaError
 
 FILES = {artifact_name(b"pieces", "tokenizer.model"): b"pieces"}

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from maya.convert.nemo_config import Family
-from maya.convert.nemo_weights import contradictions, from_nemo_names, to_nemo_names
+from maya.convert.nemo.config import Family
+from maya.convert.nemo.weights import contradictions, from_nemo_names, to_nemo_names
 from tests.convert.archives import recognizer
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from maya.convert.nemo_yaml import Section
+from maya.convert.nemo.section import Section
 from maya.errors import MayaError
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from maya.audio.load import load_audio
-from maya.convert import onnx as to
-from maya.convert import onnx_trace
+from maya.convert.onnx import fastconformer as to
+from maya.convert.onnx import trace as onnx_trace
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.errors import MayaError
 from tests.convert.archives import recognizer

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from maya.convert.onnx_graphs import EncoderGraph, FeatureGraph, JoinerGraph, PredictorGraph
+from maya.convert.onnx.fastconformer_graphs import EncoderGraph, FeatureGraph, JoinerGraph, PredictorGraph
 from maya.features.logmel import LogMel, LogMelConfig
 from tests.convert.archives import recognizer
 

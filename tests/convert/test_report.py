@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from maya.convert import to_nemo
-from maya.convert.nemo_export import nemo_config, with_language
-from maya.convert.nemo_weights import contradictions
-from maya.convert.onnx import metadata, to_onnx
+from maya.convert.nemo.export import nemo_config, with_language
+from maya.convert.nemo.weights import contradictions
+from maya.convert.onnx.fastconformer import metadata, to_onnx
 from maya.convert.report import components
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError

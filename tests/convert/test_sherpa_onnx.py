@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from maya.audio.load import load_audio
-from maya.convert import onnx_trace
-from maya.convert.sherpa_onnx import to_sherpa_onnx
-from maya.convert.sherpa_onnx_graphs import initial_states, state_names
+from maya.convert.onnx import trace as onnx_trace
+from maya.convert.onnx.zipformer import to_sherpa_onnx
+from maya.convert.onnx.zipformer_graphs import initial_states, state_names
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.encoders import Zipformer
 from maya.encoders.zipformer.config import Chunking

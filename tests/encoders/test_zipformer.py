@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maya.config import from_dict, to_dict
-from maya.convert.icefall_names import from_icefall_name, to_icefall_name
+from maya.convert.icefall.names import from_icefall_name, to_icefall_name
 from maya.encoders import Zipformer, ZipformerConfig
 from maya.encoders.zipformer.attention import AttentionWeights, _Penalise
 from maya.encoders.zipformer.config import Chunking, small

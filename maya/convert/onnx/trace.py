@@ -1,4 +1,4 @@
-"""Modules to ONNX graphs: traced, given their metadata, held to the module's own outputs, made small."""
+"""Trace modules to ONNX graphs, add metadata, compare the outputs with the module, quantise."""
 
 import contextlib
 import importlib
@@ -19,16 +19,16 @@ from torch.onnx import symbolic_helper
 from maya.errors import MayaError
 
 OPSET = 17
-# A protobuf holds at most 2 GB; a graph with more weights keeps them in a file beside it.
+# A protobuf holds at most 2 GB; larger weights go to a file beside the graph.
 LARGEST_GRAPH_BYTES = 1_800_000_000
-TOLERANCE = 1e-3  # between a graph and the model on the check's input, of the largest output
+TOLERANCE = 1e-3  # largest difference between graph and module, relative to the largest output
 
 Axes = dict[str, dict[int, str]]
 
 
 @dataclass(kw_only=True, slots=True)
 class Graph:
-    """A module to trace, an input to trace it with, and the axes that stay open."""
+    """A module to trace, example inputs, and the axes of variable size."""
 
     name: str
     module: nn.Module
@@ -38,7 +38,7 @@ class Graph:
 
 
 def packages() -> tuple[Any, Any]:
-    """onnx and onnxruntime; MayaError, naming the extra, where they are not installed."""
+    """onnx and onnxruntime. Raises MayaError, naming the extra, if they are not installed."""
     try:
         return importlib.import_module("onnx"), importlib.import_module("onnxruntime")
     except ImportError as e:
@@ -46,9 +46,9 @@ def packages() -> tuple[Any, Any]:
 
 
 def write(graph: Graph, out: Path, facts: dict[str, str], *, int8: bool = False) -> list[Path]:
-    """Trace a graph into `out`, with `facts` as its metadata, and hold it to its module; returns the files.
+    """Trace a graph into `out`, with `facts` as metadata, and compare it with its module. Returns the files.
 
-    int8: also a graph with weights of 8 bits. Raises MayaError where graph and module differ.
+    int8: also write a graph with weights of 8 bits. Raises MayaError if graph and module differ.
     """
     onnx, _ = packages()
     path = out / f"{graph.name}.onnx"
@@ -60,7 +60,7 @@ def write(graph: Graph, out: Path, facts: dict[str, str], *, int8: bool = False)
 
 
 def _trace(graph: Graph, path: Path) -> None:
-    """By TorchScript: its LSTM and open axes come out as other runtimes expect, and it needs only onnx."""
+    """Trace by TorchScript: other runtimes read its LSTM and variable axes, and it needs only onnx."""
     module = graph.module.eval()
     torch.onnx.register_custom_op_symbolic("aten::mT", _transposed, OPSET)
     torch.onnx.register_custom_op_symbolic("aten::unflatten", _unflattened, OPSET)
@@ -80,20 +80,20 @@ def _trace(graph: Graph, path: Path) -> None:
 
 
 def _transposed(g: Any, x: Any) -> Any:
-    """The last two axes swapped: `Tensor.mT`, for which torch has no ONNX form."""
+    """`Tensor.mT`, the last two axes swapped, which torch cannot export."""
     order = list(range(x.type().dim()))
     return g.op("Transpose", x, perm_i=[*order[:-2], order[-1], order[-2]])
 
 
 @symbolic_helper.parse_args("v", "i", "is")
 def _unflattened(g: Any, x: Any, dim: int, sizes: list[int]) -> Any:
-    """`Tensor.unflatten` as a reshape whose shape is constant wherever it can be: by torch's own form the
-    exporter loses track of which axes are open, and takes the lengths that were traced for all."""
-    known = x.type().varyingSizes()
-    dim %= len(known)
+    """`Tensor.unflatten` as a reshape whose shape is constant where possible. With torch's own form the
+    exporter forgets which axes are variable, and writes the traced lengths."""
+    static = x.type().varyingSizes()  # None for a variable axis
+    dim %= len(static)
     parts = [_constant(g, [0] * dim + list(sizes))]  # a 0 keeps an axis as it is
-    for axis in range(dim + 1, len(known)):
-        size = known[axis]
+    for axis in range(dim + 1, len(static)):
+        size = static[axis]
         parts.append(
             _constant(g, [size])
             if size is not None
@@ -107,17 +107,18 @@ def _constant(g: Any, numbers: list[int]) -> Any:
 
 
 def _gather(onnx: Any, traced: Path, path: Path) -> None:
-    """The traced graph as one file, or as one and its weights beside it (the tracer makes one a tensor)."""
+    """Save the traced graph as one file, or as a graph and a file of weights. The tracer writes a file for
+    each tensor."""
     loaded = onnx.load(str(traced))
     large = sum(len(t.raw_data) for t in loaded.graph.initializer) > LARGEST_GRAPH_BYTES
     weights = path.with_suffix(".weights")
-    weights.unlink(missing_ok=True)  # onnx appends to what is there
+    weights.unlink(missing_ok=True)  # onnx appends to an existing file
     beside = {"save_as_external_data": True, "all_tensors_to_one_file": True, "location": weights.name}
     onnx.save(loaded, str(path), **(beside if large else {}))
 
 
 def _finish(onnx: Any, path: Path, facts: dict[str, str]) -> None:
-    """Add the metadata, leaving weights beside the graph where they are."""
+    """Add the metadata. Weights beside the graph stay as they are."""
     loaded = onnx.load(str(path), load_external_data=False)
     del loaded.metadata_props[:]
     onnx.helper.set_model_props(loaded, facts)
@@ -125,23 +126,21 @@ def _finish(onnx: Any, path: Path, facts: dict[str, str]) -> None:
 
 
 def _compare(graph: Graph, path: Path) -> None:
-    """Run the graph on other sizes than it was traced with, and hold it to the module's outputs."""
+    """Run the graph on other sizes than those of the trace, and compare it with the module."""
     inputs = _longer(graph.inputs, graph.axes)
     with torch.no_grad():
         expected = graph.module(*inputs.values())
     expected = expected if isinstance(expected, tuple) else (expected,)
-    for name, theirs, ours in zip(graph.outputs, run(path, inputs), expected, strict=True):
-        if tuple(theirs.shape) != tuple(ours.shape):
-            raise MayaError(
-                f"{path}: {name} has shape {tuple(theirs.shape)} where {tuple(ours.shape)} is right"
-            )
-        error = (theirs.double() - ours.double()).abs().max().item() / max(1.0, ours.abs().max().item())
+    for name, output, right in zip(graph.outputs, run(path, inputs), expected, strict=True):
+        if output.shape != right.shape:
+            raise MayaError(f"{path}: {name} has shape {tuple(output.shape)}, not {tuple(right.shape)}")
+        error = (output.double() - right.double()).abs().max().item() / max(1.0, right.abs().max().item())
         if not error <= TOLERANCE:
-            raise MayaError(f"{path}: {name} is {error:.1e} from the model's; please report this")
+            raise MayaError(f"{path}: {name} differs by {error:.1e} from the model's; please report this")
 
 
 def _longer(inputs: dict[str, Tensor], axes: Axes) -> dict[str, Tensor]:
-    """The same inputs with every open axis half as long again: one row more, and longer rows."""
+    """The same inputs with every variable axis half as long again: more rows, and longer ones."""
     longer = {}
     for name, tensor in inputs.items():
         for axis in axes.get(name, {}):
@@ -157,8 +156,8 @@ def run(path: Path, inputs: dict[str, Tensor]) -> list[Tensor]:
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    found: Sequence[np.ndarray] = session.run(None, {name: t.numpy() for name, t in inputs.items()})
-    return [torch.from_numpy(array) for array in found]
+    outputs: Sequence[np.ndarray] = session.run(None, {name: t.numpy() for name, t in inputs.items()})
+    return [torch.from_numpy(array) for array in outputs]
 
 
 def _quantised(onnx: Any, path: Path, facts: dict[str, str]) -> Path:
@@ -177,7 +176,7 @@ def _quantised(onnx: Any, path: Path, facts: dict[str, str]) -> Path:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the tracer's remarks on constants and the quantiser's advice, which help no user."""
+    """Silence the tracer's remarks on constants and the quantiser's advice, which do not help users."""
     root = logging.getLogger()
     level = root.level
     with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):

@@ -1,21 +1,22 @@
-"""Maya models as `.nemo` archives that NeMo itself restores."""
+"""Export Maya models as `.nemo` archives that NeMo restores."""
 
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from maya.convert.export_head import untrained_notes
-from maya.convert.nemo_archive import REFERENCE, artifact_name, write_archive
-from maya.convert.nemo_weights import to_nemo_names
+from maya.convert.heads import head_notes
+from maya.convert.nemo.archive import REFERENCE, artifact_name, write_archive
+from maya.convert.nemo.parts import NemoParts, nemo_parts
+from maya.convert.nemo.weights import to_nemo_names
 from maya.convert.report import ConversionReport, components
 from maya.decode.recognizer import Recognizer
 from maya.encoders import FastConformerConfig
 from maya.errors import MayaError
 from maya.features import LogMelConfig
+from maya.heads import TransducerConfig
 from maya.heads.transducer import PredictorConfig
 from maya.models.config import SpeechModelConfig
-from maya.models.speech_model import nemo_parts
 from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer
 
@@ -27,7 +28,6 @@ TARGETS = {
 }
 # The version whose yaml and features are written: NeMo 2.5 changed the features.
 VERSION, VERSION_BEFORE = "3.0.0", "2.4.0"
-ONLY_MAYAS = ("language_embedding.", "language_head.")
 UNKNOWN = "unknown"
 
 
@@ -35,28 +35,28 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
     """Write `model` as a `.nemo` archive for NeMo's restore_from, with the class its heads ask for.
 
     language: of a model with a language embedding, which NeMo lacks, the one language to keep, or "unknown"
-        for the model as it works when no language is given. Its bias moves into the last layer's norm.
+        for the model without any language. The embedding is added to the bias of the last layer's norm.
 
-    Raises MayaError for a language that is missing or unknown to the model, and for a model with parts that
-    NeMo's do not have.
+    Raises MayaError for a missing or unknown language, and for parts that NeMo lacks.
     """
     cfg = model.model.cfg
-    features, encoder, _ = nemo_parts(cfg, "NeMo")
+    parts = nemo_parts(cfg, "NeMo")
     state = {k: v.detach().cpu() for k, v in model.model.state_dict().items()}
-    notes = untrained_notes(model)
+    notes = head_notes(model, "NeMo")
     if cfg.language_embedding:
         state = with_language(state, cfg, language)
         notes.append(f"NeMo has no language embedding: this model is for language {language!r} only")
     elif language is not None:
         raise MayaError("this model has no language embedding; leave --language out")
-    weights = {k: v for k, v in state.items() if not k.startswith(ONLY_MAYAS)}
+    others = tuple(f"heads.{name}." for name in cfg.heads if name not in cfg.text_heads)
+    weights = {k: v for k, v in state.items() if not k.startswith(("language_embedding.", *others))}
     tokenizer, files = _tokenizer(model.tokenizer)
-    if features.legacy:
+    if parts.features.legacy:
         notes.append("trained on the features from before NeMo 2.5, which later versions do not compute")
-    if encoder.conv_norm == "batch_norm" and encoder.masked_norm:
-        notes.append("NeMo counts padded frames in the batch statistics when it trains on; Maya did not")
+    if parts.encoder.conv_norm == "batch_norm" and parts.encoder.masked_norm:
+        notes.append("in training NeMo counts padded frames in the batch statistics; Maya did not")
     config = nemo_config(cfg, model.tokenizer) | {"tokenizer": tokenizer}
-    write_archive(Path(path), config, to_nemo_names(weights, cfg), files)
+    write_archive(Path(path), config, to_nemo_names(weights, parts), files)
     return ConversionReport(
         title=f"{path}: {config['target'].rsplit('.', 1)[-1]}",
         components=components(cfg, weights),
@@ -68,12 +68,13 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
 def with_language(
     weights: dict[str, Tensor], cfg: SpeechModelConfig, language: str | None
 ) -> dict[str, Tensor]:
-    """The weights of a model without embedding that equals this one for `language`.
+    """The weights of a model without language embedding that equals this one for `language`.
 
-    The embedding is added to every frame of the encoder's output, which ends in a layer norm; so it can be
-    added to that norm's bias. "unknown" adds nothing. Raises MayaError for another encoder.
+    The embedding is added to every frame of the encoder, whose last operation is a layer norm. So the result
+    is the same if it is added to that norm's bias. "unknown" adds nothing. Raises MayaError for another
+    encoder, and for a language that the model does not have.
     """
-    encoder = nemo_parts(cfg, "fixing the language")[1]
+    encoder = nemo_parts(cfg, "fixing the language").encoder
     if language != UNKNOWN and language not in cfg.languages:
         choice = ", ".join((*cfg.languages, UNKNOWN))
         raise MayaError(f"the model has a language embedding: choose --language from {choice}")
@@ -87,10 +88,10 @@ def with_language(
 
 def nemo_config(cfg: SpeechModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """The yaml of a model, without its tokenizer section. Raises MayaError for parts that NeMo lacks."""
-    f, e, p = nemo_parts(cfg, "NeMo")
+    parts = nemo_parts(cfg, "NeMo")
+    f, e, family = parts.features, parts.encoder, parts.family
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     spec = cfg.specaugment
-    family = "ctc" if cfg.transducer == "none" else "hybrid" if cfg.ctc_weight > 0 else "rnnt"
     ctc_head = {
         "_target_": MODULES + "ConvASRDecoder",
         "feat_in": e.d_model,
@@ -100,7 +101,7 @@ def nemo_config(cfg: SpeechModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     config: dict[str, Any] = {
         "sample_rate": f.sample_rate,
         "log_prediction": False,
-        # NeMo's transcribe() looks into this section; deferred, it asks for no data when restored.
+        # NeMo's transcribe() reads this section; deferred, it needs no data when the model is restored.
         "validation_ds": {
             "manifest_filepath": None,
             "sample_rate": f.sample_rate,
@@ -117,19 +118,19 @@ def nemo_config(cfg: SpeechModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
         },
         "encoder": _encoder(e),
     }
-    if family == "ctc":
+    if parts.transducer is None or parts.predictor is None:
         config |= {"decoder": ctc_head, "decoding": {"strategy": "greedy"}}
     else:
-        config |= _transducer(cfg, p, pieces)
-    if family == "hybrid":
-        decoding = {"strategy": "greedy"}
-        config["aux_ctc"] = {
-            "ctc_loss_weight": cfg.ctc_weight,
-            "use_cer": False,
-            "ctc_reduction": "mean_batch",
-            "decoder": ctc_head,
-            "decoding": decoding,
-        }
+        config |= _transducer(parts, parts.transducer, parts.predictor, pieces)
+        if parts.ctc is not None:
+            total = parts.ctc.weight + parts.transducer.weight
+            config["aux_ctc"] = {
+                "ctc_loss_weight": parts.ctc.weight / total if total else 0.0,
+                "use_cer": False,
+                "ctc_reduction": "mean_batch",
+                "decoder": ctc_head,
+                "decoding": {"strategy": "greedy"},
+            }
     version = VERSION_BEFORE if f.legacy else VERSION
     return config | {"labels": pieces, "target": TARGETS[family], "nemo_version": version}
 
@@ -188,18 +189,15 @@ def _encoder(e: FastConformerConfig) -> dict[str, Any]:
     }
 
 
-def _transducer(cfg: SpeechModelConfig, p: PredictorConfig, pieces: list[str]) -> dict[str, Any]:
+def _transducer(
+    parts: NemoParts, cfg: TransducerConfig, p: PredictorConfig, pieces: list[str]
+) -> dict[str, Any]:
     """Sections of predictor, joint, loss and decoding."""
-    j, tdt = cfg.joint, cfg.transducer == "tdt"
-    durations = list(cfg.durations) if tdt else []
-    defaults: dict[str, Any] = {
-        "enc_hidden": cfg.encoder.d_model,
-        "pred_hidden": p.hidden,
-        "joint_hidden": j.hidden,
-    }
+    j, durations, width = cfg.joint, list(parts.durations), parts.encoder.d_model
+    defaults: dict[str, Any] = {"enc_hidden": width, "pred_hidden": p.hidden, "joint_hidden": j.hidden}
     decoding: dict[str, Any] = {"strategy": "greedy_batch", "greedy": {"max_symbols": 10}}
     loss: dict[str, Any] = {"loss_name": "default"}
-    if tdt:
+    if durations:
         defaults |= {"tdt_durations": durations, "num_tdt_durations": len(durations)}
         decoding |= {"model_type": "tdt", "durations": durations}
         kwargs = {"fastemit_lambda": 0.0, "clamp": -1.0, "durations": durations}
@@ -229,7 +227,7 @@ def _transducer(cfg: SpeechModelConfig, p: PredictorConfig, pieces: list[str]) -
                 "joint_hidden": j.hidden,
                 "activation": j.activation,
                 "dropout": j.dropout,
-                "encoder_hidden": cfg.encoder.d_model,
+                "encoder_hidden": width,
                 "pred_hidden": p.hidden,
             },
             "num_extra_outputs": len(durations),
@@ -242,19 +240,19 @@ def _transducer(cfg: SpeechModelConfig, p: PredictorConfig, pieces: list[str]) -
 
 
 def _tokenizer(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The yaml's section, and the files it names."""
+    """The yaml's section, and the files that it names."""
     if isinstance(tokenizer, AggregateTokenizer):
         langs: dict[str, Any] = {}
         files: dict[str, bytes] = {}
         for code, part in tokenizer.parts.items():
-            langs[code], own = _sentencepiece(part)
-            files |= own
+            langs[code], part_files = _sentencepiece(part)
+            files |= part_files
         return {"type": "agg", "langs": langs}, files
     return _sentencepiece(tokenizer)
 
 
 def _sentencepiece(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """NeMo looks for the model and two lists of its pieces, of which it reads only the model."""
+    """The section and files of one model. NeMo expects two lists of pieces as well, but does not read them."""
     ids = range(tokenizer.vocab_size)
     pieces = tokenizer.pieces(ids)
     scored = "".join(f"{p}\t{s:g}\n" for p, s in zip(pieces, tokenizer.scores(ids), strict=True))

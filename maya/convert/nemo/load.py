@@ -1,4 +1,4 @@
-"""`.nemo` archives (CTC, RNN-T, TDT and hybrid FastConformers of NVIDIA NeMo) in, without NeMo."""
+"""Import `.nemo` archives (CTC, RNN-T, TDT and hybrid FastConformers of NVIDIA NeMo) without NeMo."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,15 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from maya.convert.nemo_archive import NemoArchive
-from maya.convert.nemo_config import FrontEnd, NemoModel, read_config
-from maya.convert.nemo_weights import checked_weights
-from maya.convert.nemo_yaml import Section
+from maya.convert.nemo.archive import NemoArchive
+from maya.convert.nemo.config import FrontEnd, NemoModel, read_config
+from maya.convert.nemo.parts import nemo_parts
+from maya.convert.nemo.weights import checked_weights
+from maya.convert.nemo.section import Section
 from maya.convert.report import ConversionReport, components
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.models.config import SpeechModelConfig, with_vocabulary
-from maya.models.speech_model import SpeechModel, nemo_parts
+from maya.models.speech_model import SpeechModel
 from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import Checkpoint, build
@@ -23,7 +24,7 @@ from maya.train.checkpoint import Checkpoint, build
 
 @dataclass(kw_only=True, slots=True)
 class NemoImport:
-    """A converted model: the checkpoint to save, and what there is to say about it."""
+    """A converted model: the checkpoint to save, and a report for the user."""
 
     checkpoint: Checkpoint
     report: ConversionReport
@@ -54,9 +55,9 @@ def import_nemo(
 
     front_end: features as NeMo computes them "since-2.5" or did "before-2.5"; "auto" goes by the version
         that saved the model.
-    encoder_only: keep encoder and features, and initialise predictor, joint and CTC head anew, for
-        `tokenizer` (by default the archive's).
-    ignore: dotted yaml keys unknown to Maya that the user vouches for.
+    encoder_only: keep encoder and features, and initialise the heads anew, for `tokenizer` (by default the
+        archive's).
+    ignore: dotted yaml keys that Maya does not know and that the user declares harmless.
 
     Nothing pickled is run and nothing is unpacked. Raises MayaError for a damaged archive, another class
     of model, unknown keys, and weights that contradict the yaml.
@@ -70,7 +71,7 @@ def import_nemo(
     config = with_vocabulary(described.config, own_tokenizer.vocab_size, languages)
     if dtypes := {str(v.dtype) for v in stored.values() if v.is_floating_point()} - {"torch.float32"}:
         described.warnings.append(f"weights stored as {', '.join(sorted(dtypes))} become torch.float32")
-    weights = checked_weights(stored, config, described.family, path)
+    weights = checked_weights(stored, config, path)
     new: tuple[str, ...] = ()
     if encoder_only:
         own_tokenizer = tokenizer or own_tokenizer
@@ -82,8 +83,8 @@ def import_nemo(
     notes = {
         "source": path.name,
         "nemo": {"target": described.target, "version": described.version},
-        "front_end": "before-2.5" if nemo_parts(config, "NeMo")[0].legacy else "since-2.5",
-        "untrained": list(new),
+        "front_end": "before-2.5" if nemo_parts(config, "NeMo").features.legacy else "since-2.5",
+        "trained": [name for name in config.text_heads if name not in new],
     }
     checkpoint = Checkpoint(
         model_config=config, tokenizer=own_tokenizer, weights=weights, step=0, notes=notes
@@ -107,22 +108,22 @@ def read_tokenizer(archive: NemoArchive) -> Tokenizer:
 
 
 def _compare_vocabulary(archive: NemoArchive, tokenizer: Tokenizer, warnings: list[str]) -> None:
-    """Tell of a tokenizer that is not the one whose pieces the yaml lists."""
+    """Warn of a tokenizer whose pieces are not those that the yaml lists."""
     sections = [archive.config.get(name) or {} for name in ("joint", "decoder")]
     listed = next((s["vocabulary"] for s in sections if isinstance(s.get("vocabulary"), list)), None)
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     if listed is None or len(listed) != len(pieces):
-        return  # a length that is wrong shows against the weights
+        return  # another length is refused when it is compared with the weights
     if other := sum(str(a) != b for a, b in zip(listed, pieces, strict=True)):
         warnings.append(
-            f"{other} of {len(pieces)} pieces of the tokenizer are not those that the yaml lists: is it the "
-            "model's own?"
+            f"{other} of {len(pieces)} pieces of the tokenizer differ from those in the yaml; it may belong to "
+            "another model"
         )
 
 
 def _sentencepiece(archive: NemoArchive, s: Section) -> Tokenizer:
     if s.raw("custom_tokenizer") is not None:
-        raise MayaError(f"{archive.path}: {s.name} is of a class of its own, which Maya does not know")
+        raise MayaError(f"{archive.path}: {s.name} has a custom class, which Maya does not support")
     if str(s.raw("type", "bpe")).lower() != "bpe":
         raise MayaError(
             f"{archive.path}: {s.where('type')} is {s.raw('type')!r}; Maya reads SentencePiece ('bpe')"
@@ -138,19 +139,18 @@ def _sentencepiece(archive: NemoArchive, s: Section) -> Tokenizer:
 def _with_new_heads(
     weights: dict[str, Tensor], config: SpeechModelConfig
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights with freshly initialised heads (of seed 0), and the names of the modules that are new."""
+    """The weights with freshly initialised heads (seed 0), and the names of the new heads."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         fresh = SpeechModel(config).state_dict()
     kept = {name for name in fresh if name.startswith(("encoder.", "preprocessor."))}
-    new = dict.fromkeys(name.split(".")[0] for name in fresh if name not in kept)
-    return {name: weights[name] if name in kept else fresh[name] for name in fresh}, tuple(new)
+    return {name: weights[name] if name in kept else fresh[name] for name in fresh}, tuple(config.heads)
 
 
 def _report(
     path: Path, described: NemoModel, checkpoint: Checkpoint, new: tuple[str, ...]
 ) -> ConversionReport:
-    older = nemo_parts(checkpoint.model_config, "NeMo")[0].legacy
+    older = nemo_parts(checkpoint.model_config, "NeMo").features.legacy
     nemo = f"NeMo {described.version}" if described.version else "NeMo of unknown version"
     return ConversionReport(
         title=f"{path}: {described.target.rsplit('.', 1)[-1]}, {nemo}",
@@ -158,7 +158,7 @@ def _report(
         facts={
             "front end": f"{'before' if older else 'since'} NeMo 2.5: {described.front_end_reason}",
             "vocabulary": f"{checkpoint.tokenizer.vocab_size} pieces and a blank",
-            "languages": " ".join(checkpoint.model_config.languages) or "not named",
+            "languages": " ".join(checkpoint.model_config.languages) or "unknown",
         },
         new=new,
         warnings=described.warnings,

@@ -1,4 +1,5 @@
-"""Models as ONNX graphs, in the files and with the metadata that sherpa-onnx reads for NeMo's models."""
+"""Export FastConformers as ONNX graphs, with the file names and metadata that sherpa-onnx reads for NeMo's
+models."""
 
 import dataclasses
 from pathlib import Path
@@ -6,9 +7,10 @@ from typing import Any
 
 import torch
 
-from maya.convert.export_head import Head, exported_head
-from maya.convert.nemo_export import with_language
-from maya.convert.onnx_graphs import (
+from maya.convert.heads import HeadName, exported_head, transducer_head
+from maya.convert.nemo.export import with_language
+from maya.convert.nemo.parts import NemoParts, nemo_parts
+from maya.convert.onnx.fastconformer_graphs import (
     CTCGraph,
     CTCModelGraph,
     EncoderGraph,
@@ -16,43 +18,44 @@ from maya.convert.onnx_graphs import (
     JoinerGraph,
     PredictorGraph,
 )
-from maya.convert.onnx_trace import Axes, Graph, packages, write
+from maya.convert.onnx.trace import Axes, Graph, packages, write
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
+from maya.features.logmel import LogMel
 from maya.heads.transducer import Predictor
-from maya.models.speech_model import SpeechModel, nemo_parts
+from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 
-WHAT = "the ONNX export"
+TARGET = "the ONNX export"
 
 
 def to_onnx(
     model: Recognizer,
     out: str | Path,
     *,
-    head: Head | None = None,
+    head: HeadName | None = None,
     language: str | None = None,
     int8: bool = False,
 ) -> list[Path]:
     """Write `model` as ONNX graphs into the folder `out`; returns the files.
 
-    features.onnx (waveform to log-mel), tokens.txt, and for a transducer encoder.onnx, decoder.onnx (the
-    predictor) and joiner.onnx, with ctc.onnx on the encoder's output where the model has that head; with
-    `head` "ctc", or without a trained transducer, model.onnx from features to CTC log-probabilities.
+    Always written: features.onnx (waveform to log-mel) and tokens.txt. For a transducer: encoder.onnx,
+    decoder.onnx (the predictor), joiner.onnx, and ctc.onnx on the encoder's output if the model has that head.
+    With `head` "ctc", or without a trained transducer: model.onnx from features to CTC log-probabilities.
 
-    language: of a model with a language embedding, the language to fix, or "unknown"; None leaves `language`
-        (B,) int64, -1 for unknown, as a third input of the encoder, which sherpa-onnx does not give.
+    language: of a model with a language embedding, the language to fix, or "unknown". With None the encoder
+        has a third input `language` (B,) int64, -1 for unknown, which sherpa-onnx does not supply.
     int8: also write *.int8.onnx, with weights of 8 bits.
 
     Every graph is run once and compared with the model. Raises MayaError without the packages of the extra
     [onnx], for a head or language that the model does not have, for a head that was never trained, and for
     parts that NeMo's models lack.
     """
-    nemo_parts(model.model.cfg, WHAT)
+    parts = nemo_parts(model.model.cfg, TARGET)
     packages()
     network = _fixed_language(model.model, language)
     head = exported_head(model, head)
-    graphs = _graphs(network, head)
+    graphs = _graphs(network, parts, head)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     written = [out / "tokens.txt"]
@@ -64,33 +67,33 @@ def to_onnx(
 
 
 def tokens(tokenizer: Tokenizer) -> str:
-    """tokens.txt: a piece and its id a line, blank last as <blk>."""
+    """tokens.txt: a piece and its id on each line, blank last as <blk>."""
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     return "".join(f"{piece} {i}\n" for i, piece in enumerate([*pieces, "<blk>"]))
 
 
-def metadata(model: SpeechModel, head: Head) -> dict[str, str]:
-    """What sherpa-onnx asks of an encoder, and what else a reader needs to run the graphs."""
+def metadata(model: SpeechModel, head: HeadName) -> dict[str, str]:
+    """The metadata that sherpa-onnx reads from an encoder, and others that are needed to run the graphs."""
     cfg = model.cfg
-    features, encoder, predictor = nemo_parts(cfg, WHAT)
-    tdt = head == "transducer" and cfg.transducer == "tdt"
+    parts = nemo_parts(cfg, TARGET)
+    features, tdt = parts.features, head == "transducer" and bool(parts.durations)
     facts: dict[str, Any] = {
         "vocab_size": cfg.vocab_size,  # without blank
         "normalize_type": "per_feature" if features.normalize == "per_feature" else "",
-        "subsampling_factor": encoder.subsampling_factor,
+        "subsampling_factor": parts.encoder.subsampling_factor,
         "feat_dim": features.num_mels,
         "sample_rate": features.sample_rate,
         "model_type": "EncDecCTCModelBPE" if head == "ctc" else "EncDecRNNTBPEModel",
         "version": "1",
         "model_author": "Maya",
-        "url": "maya/tdt" if tdt else f"maya/{head}",  # sherpa-onnx takes a model for TDT by these letters
+        "url": "maya/tdt" if tdt else f"maya/{head}",  # "tdt" is the sign of a TDT for sherpa-onnx
         "comment": "log-mel front end of NeMo " + ("before 2.5" if features.legacy else "2.5 and later"),
         "languages": " ".join(cfg.languages),
     }
-    if head == "transducer":
-        facts |= {"pred_rnn_layers": predictor.layers, "pred_hidden": predictor.hidden}
+    if head == "transducer" and parts.predictor is not None:
+        facts |= {"pred_rnn_layers": parts.predictor.layers, "pred_hidden": parts.predictor.hidden}
     if tdt:
-        facts["durations"] = " ".join(map(str, cfg.durations))
+        facts["durations"] = " ".join(map(str, parts.durations))
     return {key: str(value) for key, value in facts.items()}
 
 
@@ -109,54 +112,48 @@ def _fixed_language(model: SpeechModel, language: str | None) -> SpeechModel:
     return fixed.eval()
 
 
-def _graphs(model: SpeechModel, head: Head) -> list[Graph]:
-    cfg = model.cfg
-    dim, mels = cfg.encoder.d_model, cfg.features.num_mels
+def _graphs(model: SpeechModel, parts: NemoParts, head: HeadName) -> list[Graph]:
+    dim, mels, rate = parts.encoder.d_model, parts.features.num_mels, parts.features.sample_rate
     batch, frames = {0: "batch"}, {0: "batch", 2: "frames"}
-    rate = model.cfg.features.sample_rate
-    audio = {"audio": torch.randn(2, rate) * 0.1, "audio_lens": torch.tensor([rate, rate * 9 // 16])}
-    found = [
-        Graph(
-            name="features",
-            module=FeatureGraph(_front_end(model)),
-            inputs=audio,
-            outputs=("features", "feature_lens"),
-            axes={"audio": {0: "batch", 1: "samples"}, "audio_lens": batch, "features": frames}
-            | {"feature_lens": batch},
-        )
-    ]
+    front = model.preprocessor["featurizer"]
+    assert isinstance(front, LogMel)
+    features = Graph(
+        name="features",
+        module=FeatureGraph(front),
+        inputs={"audio": torch.randn(2, rate) * 0.1, "audio_lens": torch.tensor([rate, rate * 9 // 16])},
+        outputs=("features", "feature_lens"),
+        axes={"audio": {0: "batch", 1: "samples"}, "audio_lens": batch, "features": frames}
+        | {"feature_lens": batch},
+    )
     signal = {"audio_signal": torch.randn(2, mels, 137), "length": torch.tensor([137, 80])}
     signal_axes: Axes = {"audio_signal": frames, "length": batch}
-    if cfg.language_embedding:
+    if model.cfg.language_embedding:
         signal["language"] = torch.tensor([0, -1])
         signal_axes["language"] = batch
+    log_probs: Axes = {"logprobs": {0: "batch", 1: "steps"}}
     if head == "ctc":
-        axes = signal_axes | {"logprobs": {0: "batch", 1: "steps"}, "encoded_lengths": batch}
+        axes = signal_axes | log_probs | {"encoded_lengths": batch}
         outputs = ("logprobs", "encoded_lengths")
         graph = Graph(name="model", module=CTCModelGraph(model), inputs=signal, outputs=outputs, axes=axes)
-        return [*found, graph]
+        return [features, graph]
     axes = signal_axes | {"outputs": {0: "batch", 2: "steps"}, "encoded_lengths": batch}
     outputs = ("outputs", "encoded_lengths")
-    found.append(Graph(name="encoder", module=EncoderGraph(model), inputs=signal, outputs=outputs, axes=axes))
-    found += _transducer_graphs(model)
-    if cfg.ctc_weight > 0:
-        steps: Axes = {"encoder_outputs": {0: "batch", 2: "steps"}, "logprobs": {0: "batch", 1: "steps"}}
-        enc = {"encoder_outputs": torch.randn(2, dim, 7)}
-        graph = Graph(
-            name="ctc", module=CTCGraph(model.ctc_decoder), inputs=enc, outputs=("logprobs",), axes=steps
-        )
-        found.append(graph)
-    return found
+    encoder = Graph(name="encoder", module=EncoderGraph(model), inputs=signal, outputs=outputs, axes=axes)
+    graphs = [features, encoder, *_transducer_graphs(model, parts)]
+    if parts.ctc is not None:
+        axes = {"encoder_outputs": {0: "batch", 2: "steps"}} | log_probs
+        enc, module = {"encoder_outputs": torch.randn(2, dim, 7)}, CTCGraph(model.head("ctc"))
+        graphs.append(Graph(name="ctc", module=module, inputs=enc, outputs=("logprobs",), axes=axes))
+    return graphs
 
 
-def _transducer_graphs(model: SpeechModel) -> list[Graph]:
-    """Predictor and joint, under the names of NeMo's export."""
-    p, batch = nemo_parts(model.cfg, WHAT)[2], 2
-    assert isinstance(model.decoder, Predictor)
-    state = {0: "layers", 1: "batch"}
+def _transducer_graphs(model: SpeechModel, parts: NemoParts) -> list[Graph]:
+    """Predictor and joint, with the names of NeMo's export."""
+    head, p, batch = transducer_head(model), parts.predictor, 2
+    assert isinstance(head.decoder, Predictor) and p is not None
     predictor = Graph(
         name="decoder",
-        module=PredictorGraph(model.decoder),
+        module=PredictorGraph(head.decoder),
         inputs={
             "targets": torch.randint(0, model.blank + 1, (batch, 3), dtype=torch.int32),
             "target_length": torch.full((batch,), 3, dtype=torch.int32),
@@ -170,13 +167,13 @@ def _transducer_graphs(model: SpeechModel) -> list[Graph]:
             "outputs": {0: "batch", 2: "labels"},
             "prednet_lengths": {0: "batch"},
         }
-        | {name: {1: state[1]} for name in ("h", "c", "next_h", "next_c")},
+        | {name: {1: "batch"} for name in ("h", "c", "next_h", "next_c")},
     )
     joiner = Graph(
         name="joiner",
-        module=JoinerGraph(model.joint),
+        module=JoinerGraph(head.joint),
         inputs={
-            "encoder_outputs": torch.randn(batch, model.cfg.encoder.d_model, 4),
+            "encoder_outputs": torch.randn(batch, parts.encoder.d_model, 4),
             "decoder_outputs": torch.randn(batch, p.hidden, 3),
         },
         outputs=("outputs",),
@@ -187,7 +184,3 @@ def _transducer_graphs(model: SpeechModel) -> list[Graph]:
         },
     )
     return [predictor, joiner]
-
-
-def _front_end(model: SpeechModel) -> Any:
-    return model.preprocessor["featurizer"]

@@ -1,6 +1,6 @@
-"""`model_config.yaml` of a `.nemo` archive → `SpeechModelConfig`: every setting of the network, or a refusal.
+"""`model_config.yaml` of a `.nemo` archive → `SpeechModelConfig`. A setting that Maya lacks is refused.
 
-Defaults are those of NeMo's classes (3.0.0), which hold where the yaml says nothing.
+Settings that the yaml omits have the defaults of NeMo's classes (3.0.0).
 """
 
 import re
@@ -9,49 +9,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from maya.convert.nemo_yaml import Section
+from maya.convert.nemo.parts import Family
+from maya.convert.nemo.section import Section
 from maya.encoders.conformer.fastconformer import FastConformerConfig
 from maya.errors import MayaError
 from maya.features.frames import frame_samples
 from maya.features.logmel import LogMelConfig
 from maya.features.specaugment import SpecAugmentConfig
-from maya.heads.transducer.joint import JointConfig
-from maya.heads.transducer.predictor import PredictorConfig
+from maya.heads import CTCConfig, HeadConfig, TransducerConfig
+from maya.heads.transducer import JointConfig, PredictorConfig
 from maya.models.config import SpeechModelConfig
-from maya.models.hybrid import hybrid
 
 FrontEnd = Literal["auto", "since-2.5", "before-2.5"]
-Family = Literal["ctc", "rnnt", "hybrid"]
 
+DEFAULT_CTC_WEIGHT = 0.3  # CTC's share of the loss where the yaml gives it none
 # NeMo's classes by the last part of the yaml's `target`.
 FAMILIES: dict[str, Family] = {
     "EncDecCTCModelBPE": "ctc",
     "EncDecRNNTBPEModel": "rnnt",
     "EncDecHybridRNNTCTCBPEModel": "hybrid",
 }
-# Top-level keys that say how a model was trained, evaluated or decoded, not what it computes.
+# Top-level keys about training, evaluation and decoding, which do not change the network.
 HARMLESS = (
     *("sample_rate", "labels", "model_defaults", "decoding", "optim", "train_ds", "validation_ds", "test_ds"),
     *("compute_eval_loss", "log_prediction", "use_cer", "rnnt_reduction", "ctc_reduction", "skip_nan_grad"),
     *("variational_noise", "normalize_gradient", "exp_manager", "trainer", "name", "nemo_version"),
-    *(
-        "target",
-        "nemo_path",
-        "ema",
-        "init_from_nemo_model",
-        "init_from_pretrained_model",
-        "init_from_ptl_ckpt",
-    ),
+    *("target", "nemo_path", "ema", "init_from_nemo_model", "init_from_pretrained_model"),
+    "init_from_ptl_ckpt",
 )
 RNNT_LOSSES = ("default", "warprnnt", "warprnnt_numba", "pytorch", "graph_rnnt", "graph_w_transducer")
 
 
 @dataclass(kw_only=True, slots=True)
 class NemoModel:
-    """What the yaml says: the class, Maya's configuration without vocabulary, and remarks for the user."""
+    """The contents of the yaml: NeMo's class, Maya's configuration without vocabulary, remarks for the user."""
 
     target: str
-    family: Family
     version: str
     config: SpeechModelConfig
     front_end_reason: str
@@ -63,11 +56,10 @@ def read_config(
 ) -> NemoModel:
     """Maya's configuration of the model that a `.nemo` yaml describes, `vocab_size` left at 0.
 
-    front_end: NeMo 2.5 changed the features; "auto" takes the one the model was saved with, by
-        `nemo_version`.
-    ignore: dotted names of keys to pass over that Maya does not know.
+    front_end: NeMo 2.5 changed the features; "auto" takes those of the version that saved the model.
+    ignore: dotted names of unknown keys to pass over.
 
-    Raises MayaError for another class of model, and for a key or value that makes another network.
+    Raises MayaError for another class of model, and for a key or value that may change the network.
     """
     top = Section(path, "", dict(values), ignore)
     target = str(top.raw("target", ""))
@@ -75,47 +67,29 @@ def read_config(
     if family is None:
         raise MayaError(
             f"{path} is a {target.rsplit('.', 1)[-1] or 'model without a class'}; "
-            f"Maya takes over {', '.join(FAMILIES)}"
+            f"Maya converts {', '.join(FAMILIES)}"
         )
     version = str(top.raw("nemo_version", "") or "")
     legacy, reason = choose_front_end(version, front_end)
     warnings: list[str] = []
-    config = hybrid(
+    encoder = _encoder(top.section("encoder"))
+    config = SpeechModelConfig(
         features=_features(top.section("preprocessor"), legacy),
         specaugment=_specaugment(top, warnings),
-        encoder=_encoder(top.section("encoder")),
+        encoder=encoder,
+        heads=_heads(top, family, encoder, warnings),
     )
-    if family == "ctc":
-        config.transducer, config.ctc_weight = "none", 1.0
-        _ctc_head(top.section("decoder"), config)
-    else:
-        _transducer(top, config, warnings)
-        config.ctc_weight = 0.0
-    if family == "hybrid":
-        auxiliary = top.section("aux_ctc")
-        config.ctc_weight = auxiliary.take("ctc_loss_weight", 0.5)
-        if config.ctc_weight == 0:
-            config.ctc_weight = hybrid().ctc_weight
-            warnings.append(f"aux_ctc.ctc_loss_weight is 0; the CTC head is kept, with {config.ctc_weight}")
-        auxiliary.harmless("use_cer", "ctc_reduction", "decoding")
-        _ctc_head(auxiliary.section("decoder"), config)
-        auxiliary.close()
     _intermediate_ctc(top, warnings)
     top.raw("tokenizer")
     top.harmless(*HARMLESS)
     top.close()
     return NemoModel(
-        target=target,
-        family=family,
-        version=version,
-        config=config,
-        front_end_reason=reason,
-        warnings=warnings,
+        target=target, version=version, config=config, front_end_reason=reason, warnings=warnings
     )
 
 
 def choose_front_end(version: str, front_end: FrontEnd) -> tuple[bool, str]:
-    """Whether to compute features as NeMo did before 2.5, and why: a sentence for the report."""
+    """Whether to compute features as NeMo did before 2.5, and the reason, a sentence for the report."""
     if front_end != "auto":
         return front_end == "before-2.5", f"--front-end {front_end} was given"
     numbers = re.match(r"(\d+)\.(\d+)", version)
@@ -123,19 +97,19 @@ def choose_front_end(version: str, front_end: FrontEnd) -> tuple[bool, str]:
         return False, "the yaml names no NeMo version; --front-end before-2.5 takes the older one"
     if (int(numbers[1]), int(numbers[2])) < (2, 5):
         return True, (
-            f"saved by NeMo {version}, before 2.5, so trained on the older features; NeMo 2.5 and later run "
-            "it on the newer ones, as --front-end since-2.5 does"
+            f"saved by NeMo {version}, before 2.5, so trained on the older features; NeMo 2.5 and later use "
+            "the newer ones, as does --front-end since-2.5"
         )
     return False, (
-        f"saved by NeMo {version}; a model trained before 2.5 and saved again wants --front-end before-2.5"
+        f"saved by NeMo {version}; a model trained before 2.5 and saved again needs --front-end before-2.5"
     )
 
 
 def _is(section: Section, *names: str) -> None:
-    """Check the class a section is for; `_target_` is a dotted path whose modules moved between versions."""
+    """Check the class of a section. `_target_` is a dotted path whose modules moved between versions."""
     target = str(section.raw("_target_", names[0])).rsplit(".", 1)[-1]
     if target not in names:
-        raise MayaError(f"{section.path}: {section.name} is a {target}; Maya knows {', '.join(names)}")
+        raise MayaError(f"{section.path}: {section.name} is a {target}; Maya supports {', '.join(names)}")
 
 
 def _features(s: Section, legacy: bool) -> LogMelConfig:
@@ -160,7 +134,7 @@ def _features(s: Section, legacy: bool) -> LogMelConfig:
     s.fixed("pad_value", 0, 0.0)
     s.fixed("mag_power", 2.0, 2)
     s.fixed("mel_norm", "slaney")
-    # pad_to adds masked frames, which nothing reads; the noise of nb_* is for training.
+    # pad_to adds masked frames that nothing reads; the noise of nb_* is for training.
     s.harmless("n_fft", "pad_to", "rng", "nb_augmentation_prob", "nb_max_freq", "stft_conv")
     features = LogMelConfig(
         sample_rate=rate,
@@ -178,24 +152,24 @@ def _features(s: Section, legacy: bool) -> LogMelConfig:
 
 
 def _specaugment(top: Section, warnings: list[str]) -> SpecAugmentConfig:
-    """Only training masks, so nothing here is refused: what has no counterpart is told."""
-    own = SpecAugmentConfig(freq_masks=0, time_masks=0)
+    """Masks are for training only, so nothing is refused. A setting without counterpart makes a warning."""
+    masks = SpecAugmentConfig(freq_masks=0, time_masks=0)
     values = top.raw("spec_augment")
     if not isinstance(values, dict):
-        return own
+        return masks
     for name in ("freq_masks", "freq_width", "time_masks"):
         if isinstance(values.get(name), int):
-            setattr(own, name, values[name])
+            setattr(masks, name, values[name])
     width = values.get("time_width", 10)
     if isinstance(width, float):
-        own.time_width = width
-    elif own.time_masks:
+        masks.time_width = width
+    elif masks.time_masks:
         warnings.append(
-            f"spec_augment.time_width={width} counts frames; here it is a share: {own.time_width}"
+            f"spec_augment.time_width={width} counts frames; Maya has a share instead: {masks.time_width}"
         )
     if values.get("rect_masks"):
         warnings.append("spec_augment.rect_masks has no counterpart and is left out (training only)")
-    return own
+    return masks
 
 
 def _encoder(s: Section) -> FastConformerConfig:
@@ -209,8 +183,8 @@ def _encoder(s: Section) -> FastConformerConfig:
     s.fixed("reduction", None)
     s.fixed("conv_context_style", "regular")
     s.fixed("stochastic_depth_mode", "linear", "uniform")
-    # The reduction's place and size mean nothing without one; pos_emb_max_len grows with the audio; the rest
-    # says how attention is computed or synchronised, not what it gives.
+    # Place and size of the reduction have no effect without one; pos_emb_max_len grows with the audio; the
+    # others choose an implementation of attention, not its result.
     s.harmless(
         "reduction_position", "reduction_factor", "pos_emb_max_len", "subsampling_conv_chunking_factor"
     )
@@ -253,8 +227,8 @@ def _conv_context(s: Section, kernel: int) -> Literal["symmetric", "causal"]:
 
 
 def _attention_context(s: Section, encoder: FastConformerConfig) -> None:
-    """How far attention sees: a pair of frames, or several, of which training draws one a batch."""
-    # Local attention is another way to compute a band, unless some tokens see everything.
+    """The context of attention: a pair of frames, or several pairs; training draws one for each batch."""
+    # Local attention computes the same band, unless some tokens see everything.
     s.fixed("self_attention_model", "rel_pos", "rel_pos_local_attn")
     if s.raw("self_attention_model") == "rel_pos_local_attn":
         s.fixed("global_tokens", 0)
@@ -273,15 +247,36 @@ def _attention_context(s: Section, encoder: FastConformerConfig) -> None:
     encoder.att_context_style = s.raw("att_context_style", "regular")
 
 
-def _ctc_head(s: Section, config: SpeechModelConfig) -> None:
+def _heads(
+    top: Section, family: Family, encoder: FastConformerConfig, warnings: list[str]
+) -> dict[str, HeadConfig]:
+    if family == "ctc":
+        _check_ctc_head(top.section("decoder"), encoder)
+        return {"ctc": CTCConfig()}
+    transducer = _transducer(top, encoder, warnings)
+    if family == "rnnt":
+        return {"transducer": transducer}
+    auxiliary = top.section("aux_ctc")
+    share = auxiliary.take("ctc_loss_weight", 0.5)
+    if share == 0:
+        share = DEFAULT_CTC_WEIGHT
+        warnings.append(f"aux_ctc.ctc_loss_weight is 0; the CTC head is kept with {share}")
+    auxiliary.harmless("use_cer", "ctc_reduction", "decoding")
+    _check_ctc_head(auxiliary.section("decoder"), encoder)
+    auxiliary.close()
+    transducer.weight = 1 - share
+    return {"transducer": transducer, "ctc": CTCConfig(weight=share)}
+
+
+def _check_ctc_head(s: Section, encoder: FastConformerConfig) -> None:
     _is(s, "ConvASRDecoder")
     s.fixed("add_blank", True)
-    s.fixed("feat_in", None, config.encoder.d_model)
+    s.fixed("feat_in", None, encoder.d_model)
     s.harmless("num_classes", "vocabulary", "init_mode")
     s.close()
 
 
-def _transducer(top: Section, config: SpeechModelConfig, warnings: list[str]) -> None:
+def _transducer(top: Section, encoder: FastConformerConfig, warnings: list[str]) -> TransducerConfig:
     """Prediction network, joint and loss."""
     s = top.section("decoder")
     _is(s, "RNNTDecoder")
@@ -289,61 +284,63 @@ def _transducer(top: Section, config: SpeechModelConfig, warnings: list[str]) ->
     s.fixed("normalization_mode", None)
     s.harmless("vocab_size", "random_state_sampling")
     p = s.section("prednet")
-    config.predictor = PredictorConfig(
+    predictor = PredictorConfig(
         hidden=p.need("pred_hidden", int),
         layers=p.need("pred_rnn_layers", int),
         dropout=p.take("dropout", 0.0),
     )
-    p.fixed("rnn_hidden_size", -1, None, config.predictor.hidden)
-    p.harmless(
-        "t_max", "forget_gate_bias", "weights_init_scale", "hidden_hidden_bias_scale"
-    )  # initial values
+    p.fixed("rnn_hidden_size", -1, None, predictor.hidden)
+    # Initial values only:
+    p.harmless("t_max", "forget_gate_bias", "weights_init_scale", "hidden_hidden_bias_scale")
     p.close()
     s.close()
     s = top.section("joint")
     _is(s, "RNNTJoint", "SampledRNNTJoint")
     j = s.section("jointnet")
     j.fixed("activation", "relu", "tanh", "sigmoid")
-    config.joint = JointConfig(
+    joint = JointConfig(
         hidden=j.need("joint_hidden", int), activation=j.raw("activation"), dropout=j.take("dropout", 0.0)
     )
-    j.fixed("encoder_hidden", config.encoder.d_model)
-    j.fixed("pred_hidden", config.predictor.hidden)
+    j.fixed("encoder_hidden", encoder.d_model)
+    j.fixed("pred_hidden", predictor.hidden)
     j.close()
-    extra = s.take("num_extra_outputs", 0)
-    s.harmless(
-        "num_classes", "vocabulary", "log_softmax", "preserve_memory", "fuse_loss_wer", "fused_batch_size"
-    )
-    s.harmless("experimental_fuse_loss_wer", "masking_prob", "n_samples")
+    durations = s.take("num_extra_outputs", 0)
+    s.harmless("num_classes", "vocabulary", "log_softmax", "preserve_memory", "fuse_loss_wer")
+    s.harmless("fused_batch_size", "experimental_fuse_loss_wer", "masking_prob", "n_samples")
     s.close()
-    _loss(top, config, extra, warnings)
+    return TransducerConfig(predictor=predictor, joint=joint, **_loss(top, durations, warnings))
 
 
-def _loss(top: Section, config: SpeechModelConfig, extra_outputs: int, warnings: list[str]) -> None:
-    """Which transducer it is: TDT has one output of the joint more for each duration."""
+def _loss(top: Section, extra_outputs: int, warnings: list[str]) -> dict[str, Any]:
+    """The loss and its settings, fields of `TransducerConfig`. For TDT the joint has `extra_outputs`, one for
+    each duration."""
     loss = top.raw("loss") or {}
-    name = loss.get("loss_name", "default") if isinstance(loss, dict) else loss
+    loss = loss if isinstance(loss, dict) else {"loss_name": loss}
+    name = loss.get("loss_name", "default")
     if name not in (*RNNT_LOSSES, "tdt", "tdt_pytorch"):
-        raise MayaError(f"{top.path}: loss.loss_name is {name!r}; Maya knows RNN-T and TDT")
+        raise MayaError(f"{top.path}: loss.loss_name is {name!r}; Maya supports RNN-T and TDT")
     settings = loss.get(f"{name}_kwargs") or {}
     if settings.get("fastemit_lambda"):
         warnings.append(f"loss.fastemit_lambda={settings['fastemit_lambda']} is left out (training only)")
     durations = settings.get("durations") or (top.raw("model_defaults") or {}).get("tdt_durations") or []
     if not name.startswith("tdt"):
-        config.transducer, durations = "rnnt", []
+        durations = []
     if len(durations) != extra_outputs:
         raise MayaError(
             f"{top.path}: joint.num_extra_outputs is {extra_outputs}, but loss {name!r} has {len(durations)} "
             "durations"
         )
-    if durations:
-        config.transducer, config.durations = "tdt", tuple(durations)
-        config.sigma, config.omega = float(settings.get("sigma", 0.0)), float(settings.get("omega", 0.0))
+    if not name.startswith("tdt"):
+        return {"loss": "rnnt"}
+    if not durations:
+        raise MayaError(f"{top.path}: loss {name!r} has no durations")
+    sigma, omega = (float(settings.get(key, 0.0)) for key in ("sigma", "omega"))
+    return {"loss": "tdt", "durations": tuple(durations), "sigma": sigma, "omega": omega}
 
 
 def _intermediate_ctc(top: Section, warnings: list[str]) -> None:
     values = top.raw("interctc")
     if isinstance(values, dict) and values.get("loss_weights"):
         warnings.append(
-            "interctc, CTC losses on inner layers, is left out (training only, no weights of its own)"
+            "interctc, CTC losses on inner layers, is left out (training only, without weights)"
         )

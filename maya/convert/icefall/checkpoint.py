@@ -1,8 +1,8 @@
-"""icefall's checkpoint files, read without running anything that is pickled in them.
+"""Read icefall's checkpoint files without running anything that is pickled in them.
 
 `epoch-N.pt` and `checkpoint-N.pt` hold a state dict `model`, its running mean `model_avg`, the states of
-optimizer, schedule and sampler, and every option of the training; `pretrained.pt` and `epoch-E-avg-A.pt`
-only `model`; a bare state dict is taken too.
+optimizer, schedule and sampler, and every option of the training. `pretrained.pt` and `epoch-E-avg-A.pt`
+hold only `model`. A bare state dict is accepted, too.
 """
 
 import pickle
@@ -16,14 +16,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from maya.convert.report import reason, some
 from maya.errors import MayaError
 
 Which = Literal["model", "average"]
-STATE = ("optimizer", "scheduler", "grad_scaler", "sampler")  # of the training, of no use here
+STATE = ("optimizer", "scheduler", "grad_scaler", "sampler")  # of the training; not used
 
 
 class Inert:
-    """Stands for an object that a checkpoint holds and nobody here needs: it takes anything, does nothing."""
+    """A stand-in for an unused object of a checkpoint. It accepts any arguments and does nothing."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> "Inert":
         return super().__new__(cls)
@@ -47,7 +48,7 @@ def _list(*_args: Any) -> list[Any]:
     return []
 
 
-# What icefall's training pickles beside tensors, and what stands for it. Torch itself knows the plain types.
+# Types that icefall's training pickles beside tensors, and their stand-ins. Torch allows the plain types.
 STAND_INS: dict[str, Callable[..., Any]] = {
     **{f"pathlib.{name}": _path for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath")},
     **{f"pathlib._local.{name}": _path for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath")},
@@ -56,22 +57,12 @@ STAND_INS: dict[str, Callable[..., Any]] = {
     "collections.deque": _list,
     **dict.fromkeys(
         (
-            "argparse.Namespace",
-            "builtins.int",
-            "builtins.float",
-            "builtins.list",
-            "builtins.dict",
-            "numpy.dtype",
-            "numpy.ndarray",
-            "numpy.core.multiarray.scalar",
-            "numpy.core.multiarray._reconstruct",
-            "numpy._core.multiarray.scalar",
-            "numpy._core.multiarray._reconstruct",
-            "torch.torch_version.TorchVersion",
-            "optim.ScaledAdam",
-            "optim.Eden",
-            "lhotse.dataset.sampling.base.SamplingDiagnostics",
-            "lhotse.dataset.sampling.base.EpochDiagnostics",
+            *("argparse.Namespace", "builtins.int", "builtins.float", "builtins.list", "builtins.dict"),
+            *("numpy.dtype", "numpy.ndarray"),
+            *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")),
+            *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")),
+            *("torch.torch_version.TorchVersion", "optim.ScaledAdam", "optim.Eden"),
+            *(f"lhotse.dataset.sampling.base.{name}" for name in ("SamplingDiagnostics", "EpochDiagnostics")),
             "lhotse.dataset.sampling.base.TimeConstraint",
             "lhotse.dataset.sampling.dynamic_bucketing.DynamicBucketingSampler",
         ),
@@ -82,8 +73,11 @@ STAND_INS: dict[str, Callable[..., Any]] = {
 
 @dataclass(kw_only=True, slots=True)
 class IcefallCheckpoint:
-    """Tensors by icefall's names, without "module."; `average` is None where the file has none.
-    `settings` are the options that the training was started with, `batches` those that the average counts."""
+    """The contents of a file.
+
+    model: tensors by icefall's names, without "module.".     average: the running mean, None if missing.
+    settings: the options of the training.                    batches: the number of batches in the average.
+    """
 
     path: Path
     model: dict[str, Tensor]
@@ -92,7 +86,7 @@ class IcefallCheckpoint:
     batches: int | None = None
 
     def weights(self, which: Which) -> dict[str, Tensor]:
-        """The tensors asked for; MayaError where the file has no average."""
+        """The model or the average. Raises MayaError if the file has no average."""
         if which == "model":
             return self.model
         if self.average is None:
@@ -101,8 +95,8 @@ class IcefallCheckpoint:
 
 
 def read_icefall(path: str | Path) -> IcefallCheckpoint:
-    """Read a checkpoint. MayaError for a file that is missing, damaged, of another kind, or holds an object
-    that is not on the list of those which icefall saves."""
+    """Read a checkpoint. Raises MayaError for a file that is missing, damaged or of another kind, and for an
+    object of a type that icefall does not save."""
     path = Path(path)
     payload = _load(path)
     if not isinstance(payload, dict):
@@ -111,11 +105,11 @@ def read_icefall(path: str | Path) -> IcefallCheckpoint:
         return IcefallCheckpoint(path=path, model=_tensors(payload, path, "it"), average=None, settings={})
     if "model" not in payload:
         raise MayaError(
-            f"{path} is not a checkpoint of icefall: it has no `model`, but {_some(map(str, payload))}"
+            f"{path} is not a checkpoint of icefall: it has {some(list(map(str, payload)))}, but no `model`"
         )
     average = payload.get("model_avg")
-    known = ("model", "model_avg", *STATE)
-    settings = {str(name): value for name, value in payload.items() if name not in known}
+    others = ("model", "model_avg", *STATE)
+    settings = {str(name): value for name, value in payload.items() if name not in others}
     return IcefallCheckpoint(
         path=path,
         model=_tensors(payload["model"], path, "`model`"),
@@ -126,29 +120,29 @@ def read_icefall(path: str | Path) -> IcefallCheckpoint:
 
 
 def averaged(first: IcefallCheckpoint, last: IcefallCheckpoint) -> tuple[dict[str, Tensor], int]:
-    """The mean of the weights between two checkpoints of one training, and over how many batches it goes.
+    """The mean of the weights between two checkpoints of one training, and its number of batches.
 
-    Each `model_avg` is the mean since the training began, over n batches: (n_b mean_b - n_a mean_a) / (n_b -
-    n_a), computed in fp64. `first` is the earlier one, whose batches are left out: epoch E - A for icefall's
-    `--epoch E --avg A`.
+    Each `model_avg` is the mean over the first n batches of the training. The mean between a and b is
+    (n_b mean_b - n_a mean_a) / (n_b - n_a), computed in fp64. `first` is the earlier checkpoint, whose batches
+    are left out: epoch E - A for icefall's `--epoch E --avg A`.
     """
-    for one in (first, last):
-        if one.average is None or one.batches is None:
-            lacks = "model_avg" if one.average is None else "batch_idx_train"
+    for checkpoint in (first, last):
+        if checkpoint.average is None or checkpoint.batches is None:
+            missing = "model_avg" if checkpoint.average is None else "batch_idx_train"
             raise MayaError(
-                f"{one.path} has no {lacks}, which averaging takes; give two epoch-N.pt of one training"
+                f"{checkpoint.path} has no {missing}, which averaging needs; give two epoch-N.pt of one training"
             )
     assert first.batches is not None and last.batches is not None
     n, before = last.batches - first.batches, first.batches
     if n <= 0:
         raise MayaError(
             f"{first.path} was saved after {first.batches} batches, {last.path} after {last.batches}: the "
-            "checkpoint to average from has to be the earlier one"
+            "checkpoint to average from must be the earlier one"
         )
     old, new = first.weights("average"), last.weights("average")
     if differing := sorted(set(old) ^ set(new)) or [k for k in new if old[k].shape != new[k].shape]:
         raise MayaError(
-            f"{first.path} and {last.path} are not of one training: they differ in {differing[0]}"
+            f"{first.path} and {last.path} are not from one training: they differ in {differing[0]}"
         )
     mean = {}
     for name, tensor in new.items():
@@ -170,26 +164,16 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as e:
         if refused := re.search(r"GLOBAL (\S+)", str(e)):
             raise MayaError(
-                f"{path} holds a pickled {refused[1]}, which is not among what icefall saves and is not run; "
+                f"{path} holds a pickled {refused[1]}, which icefall does not save and Maya does not run; "
                 'save it again with torch.save({"model": model.state_dict()}, ...)'
             ) from e
         raise _damaged(path, e) from e
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-    ) as e:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as e:
         raise _damaged(path, e) from e
 
 
 def _damaged(path: Path, error: Exception) -> MayaError:
-    reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-    return MayaError(f"{path} is no checkpoint, or a damaged one ({reason}); copy or download it again")
+    return MayaError(f"{path} is not a checkpoint, or damaged ({reason(error)}); copy or download it again")
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -201,29 +185,23 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _tensors(state: Any, path: Path, what: str) -> dict[str, Tensor]:
-    """A state dict without "module.", every value a tensor."""
+    """The tensors of a state dict, without "module.". Raises MayaError for a value that is no tensor."""
     if not isinstance(state, Mapping) or not state:
         raise MayaError(f"{path}: {what} is not a state dict with tensors")
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise MayaError(f"{path}: {what} holds {name} of type {type(tensor).__name__}, not a tensor")
         short = str(name).removeprefix("module.")
-        if short in found:
+        if short in tensors:
             raise MayaError(f"{path}: {what} holds {short} twice, with and without `module.` in front")
-        found[short] = tensor
-    return found
+        tensors[short] = tensor
+    return tensors
 
 
 def _counted(settings: Mapping[str, Any]) -> int | None:
-    """How many batches `model_avg` is the mean of: icefall updates it every `average_period` batches."""
+    """The number of batches in `model_avg`. icefall updates it every `average_period` batches."""
     batches, period = settings.get("batch_idx_train"), settings.get("average_period", 1)
     if not isinstance(batches, int) or not isinstance(period, int) or period < 1:
         return None
     return batches // period * period
-
-
-def _some(names: Any) -> str:
-    names = list(names)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (", ".join(names[:3]) + more) if names else "nothing"

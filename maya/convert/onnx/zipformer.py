@@ -1,5 +1,5 @@
-"""Zipformers as ONNX graphs for sherpa-onnx, with the names and metadata of icefall's exports: for whole
-utterances or, of a causal model, chunk by chunk."""
+"""Export Zipformers as ONNX graphs for sherpa-onnx, with the names and metadata of icefall's exports: for
+whole utterances, or chunk by chunk for causal models."""
 
 import dataclasses
 from pathlib import Path
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maya.convert.export_head import Head, exported_head
-from maya.convert.icefall_export import Parts, icefall_parts, rebuilt, with_blank_first
-from maya.convert.icefall_tokens import token_table
-from maya.convert.onnx_trace import Axes, Graph, packages, write
-from maya.convert.sherpa_onnx_graphs import (
+from maya.convert.heads import HeadName, exported_head, transducer_head
+from maya.convert.icefall.export import Parts, icefall_parts, rebuilt, with_blank_first
+from maya.convert.icefall.tokens import token_table
+from maya.convert.onnx.trace import Axes, Graph, packages, write
+from maya.convert.onnx.zipformer_graphs import (
     DecoderGraph,
     JoinerGraph,
     OfflineGraph,
@@ -29,10 +29,10 @@ from maya.errors import MayaError
 from maya.features import FbankConfig
 from maya.models.speech_model import SpeechModel
 
-WHAT = "the export to sherpa-onnx"
+TARGET = "the export to sherpa-onnx"
 FRONT_CHANNELS = 128  # of embed_states, written into sherpa-onnx
-# An odd number of 20 ms frames: no stack's downsampling divides it, so that what completes a last group of
-# frames is in the traced graph.
+# An odd number of 20 ms frames. No stack's downsampling divides it, so the trace includes the padding of a
+# last group of frames.
 TRACED_FRAMES = 2 * 67 + LOST_FRAMES
 
 
@@ -40,26 +40,26 @@ def to_sherpa_onnx(
     model: Recognizer,
     out: str | Path,
     *,
-    head: Head | None = None,
+    head: HeadName | None = None,
     chunk_frames: int | None = None,
     left_frames: int = 128,
     int8: bool = False,
 ) -> list[Path]:
     """Write a Zipformer as ONNX graphs and tokens.txt into the folder `out`; returns the files.
 
-    encoder.onnx, decoder.onnx and joiner.onnx of a transducer; with `head` "ctc", or without a trained one,
-    model.onnx from features to log-probabilities.
+    For a transducer: encoder.onnx, decoder.onnx and joiner.onnx. With `head` "ctc", or without a trained
+    transducer: model.onnx from features to log-probabilities.
 
-    chunk_frames: stream in chunks of so many 20 ms frames, with `left_frames` of context; None takes whole
-        utterances, as a causal model can also be used.
+    chunk_frames: stream in chunks of so many 20 ms frames, with `left_frames` of context. None is for whole
+        utterances, with causal models, too.
     int8: also write *.int8.onnx, with weights of 8 bits.
 
-    Blank becomes token 0 where it was the last. Every graph is run once and compared with the model. Raises
-    MayaError without the packages of the extra [onnx], for parts that icefall's models do not have, a head
-    that the model has not or that was never trained, and chunks that it cannot work with.
+    A blank that is the last token becomes token 0. Every graph is run once and compared with the model.
+    Raises MayaError without the packages of the extra [onnx], for parts that icefall's models lack, for a
+    head that is missing or was never trained, and for chunks that do not fit the model.
     """
     packages()
-    parts, cfg = icefall_parts(model, WHAT), model.model.cfg
+    parts, cfg = icefall_parts(model, TARGET), model.model.cfg
     head = exported_head(model, head)
     model = with_blank_first(model)
     network = _padding_left_out(model.model, parts)
@@ -78,19 +78,19 @@ def to_sherpa_onnx(
     table.write_text(token_table(model.tokenizer), encoding="utf-8")
     facts = metadata(parts, head, chunk_frames, left_frames)
     if (rate := cfg.features.sample_rate) != FbankConfig().sample_rate:
-        # sherpa-onnx computes the features: its programs take the rate as --sample-rate, 16000 without it.
+        # sherpa-onnx computes the features; its option --sample-rate is 16000 by default.
         facts["sample_rate"] = str(rate)
     written = [table, *write(graph, out, facts, int8=int8)]
     if head == "transducer":
-        assert parts.predictor is not None
+        assert parts.predictor is not None and parts.heads.transducer is not None
         facts = {"context_size": str(parts.predictor.context), "vocab_size": str(cfg.labels + 1)}
         written += write(_decoder(network, parts.predictor.context), out, facts, int8=int8)
-        written += write(_joiner(network), out, {"joiner_dim": str(cfg.joint.hidden)}, int8=int8)
+        written += write(_joiner(network), out, {"joiner_dim": str(parts.heads.transducer.joint.hidden)}, int8=int8)
     return written
 
 
-def metadata(parts: Parts, head: Head, chunk_frames: int | None, left_frames: int) -> dict[str, str]:
-    """What sherpa-onnx reads from an encoder or a CTC model."""
+def metadata(parts: Parts, head: HeadName, chunk_frames: int | None, left_frames: int) -> dict[str, str]:
+    """The metadata that sherpa-onnx reads from an encoder or a CTC model."""
     ctc, e = head == "ctc", parts.encoder
     if chunk_frames is None:
         comment = "non-streaming zipformer2" + (" CTC" if ctc else "")
@@ -116,14 +116,14 @@ def metadata(parts: Parts, head: Head, chunk_frames: int | None, left_frames: in
 
 
 def _padding_left_out(model: SpeechModel, parts: Parts) -> SpeechModel:
-    """The model as it is for an utterance alone, where icefall's padding counts that of the batch."""
+    """The model as it is for an utterance alone. icefall's padding depends on the batch."""
     if parts.encoder.padding == "invariant":
         return model
     encoder = dataclasses.replace(parts.encoder, padding="invariant")
     return rebuilt(model, dataclasses.replace(model.cfg, encoder=encoder), model.state_dict())
 
 
-def _offline(model: SpeechModel, head: Head) -> Graph:
+def _offline(model: SpeechModel, head: HeadName) -> Graph:
     out = "log_probs" if head == "ctc" else "encoder_out"
     lens = "log_probs_len" if head == "ctc" else "encoder_out_lens"
     batch: Axes = {"x_lens": {0: "N"}, lens: {0: "N"}}
@@ -137,7 +137,7 @@ def _offline(model: SpeechModel, head: Head) -> Graph:
     )
 
 
-def _streaming(model: SpeechModel, head: Head, chunk_frames: int, left_frames: int) -> Graph:
+def _streaming(model: SpeechModel, head: HeadName, chunk_frames: int, left_frames: int) -> Graph:
     assert isinstance(model.encoder, Zipformer)
     out = "log_probs" if head == "ctc" else "encoder_out"
     names = state_names(sum(model.encoder.cfg.layers))
@@ -154,7 +154,7 @@ def _streaming(model: SpeechModel, head: Head, chunk_frames: int, left_frames: i
 
 
 def _random(state: Tensor) -> Tensor:
-    """Something other than zeros to check with; few frames have gone before in the second stream."""
+    """A state other than zeros for the comparison. The second stream has few frames before."""
     return torch.randn_like(state) if state.is_floating_point() else torch.tensor([1000, 8])
 
 
@@ -171,11 +171,12 @@ def _decoder(model: SpeechModel, context: int) -> Graph:
 
 
 def _joiner(model: SpeechModel) -> Graph:
-    width = model.cfg.joint.hidden
+    joint = transducer_head(model).joint
+    width = joint.cfg.hidden
     inputs = {"encoder_out": torch.randn(2, width), "decoder_out": torch.randn(2, width)}
     return Graph(
         name="joiner",
-        module=JoinerGraph(model.joint),
+        module=JoinerGraph(joint),
         inputs=inputs,
         outputs=("logit",),
         axes={name: {0: "N"} for name in (*inputs, "logit")},

@@ -1,6 +1,6 @@
 """The `.nemo` file: a tar, plain or gzipped, of `model_config.yaml`, `model_weights.ckpt` and the tokenizer.
 
-Members are read by the names the yaml gives, never unpacked to disk, and nothing pickled in them is run.
+Members are read by the names in the yaml and never unpacked to disk. Nothing pickled in them is run.
 """
 
 import hashlib
@@ -20,13 +20,14 @@ import torch
 import yaml
 from torch import Tensor
 
+from maya.convert.report import reason
 from maya.errors import MayaError
 from maya.train.runlog import replacing
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 MiB = 2**20
-# A 32 K vocabulary is named three times in the yaml: 2 MB. A tokenizer has about 1 MB, the weights of 1.1 B
-# parameters 4.3 GB. What is larger is no recogniser, or was made to fill a memory.
+# A yaml with a vocabulary of 32 K, listed three times, has 2 MB, a tokenizer about 1 MB, the weights of 1.1 B
+# parameters 4.3 GB. Larger files are no recogniser, or made to fill the memory.
 MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, MAX_WEIGHTS_BYTES = 32 * MiB, 64 * MiB, 64 * 1024 * MiB
 MAX_MEMBERS = 10_000
 REFERENCE = "nemo:"  # marks a value of the yaml that names a member
@@ -34,7 +35,7 @@ _DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 class NemoArchive:
-    """An open `.nemo` file; use it in a `with` statement. `config` is its yaml."""
+    """An open `.nemo` file, a context manager. `config` is its yaml."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -44,7 +45,7 @@ class NemoArchive:
             self._tar = tarfile.open(self.path, "r:*")  # noqa: SIM115 (closed by __exit__)
         except _DAMAGE as e:
             raise MayaError(
-                f"{path} is not a .nemo archive: it is no tar file, plain or gzipped ({_reason(e)})"
+                f"{path} is not a .nemo archive: it is no tar file, plain or gzipped ({reason(e)})"
             ) from e
         try:
             self._members = self._list()
@@ -62,7 +63,7 @@ class NemoArchive:
     def _list(self) -> dict[str, tarfile.TarInfo]:
         """The regular files of the archive by name, without a leading "./"."""
         members: dict[str, tarfile.TarInfo] = {}
-        with self._damage_told():
+        with self._damage_named():
             for member in self._tar:
                 if member.isreg():
                     members[str(PurePosixPath(member.name))] = member
@@ -71,12 +72,12 @@ class NemoArchive:
         return members
 
     @contextmanager
-    def _damage_told(self) -> Iterator[None]:
+    def _damage_named(self) -> Iterator[None]:
         try:
             yield
         except _DAMAGE as e:
             raise MayaError(
-                f"{self.path} is truncated or damaged ({_reason(e)}); copy or download it again"
+                f"{self.path} is truncated or damaged ({reason(e)}); copy or download it again"
             ) from e
 
     def _member(self, name: str, limit: int) -> IO[bytes]:
@@ -90,14 +91,14 @@ class NemoArchive:
         return opened
 
     def read(self, name: str, limit: int = MAX_TOKENIZER_BYTES) -> bytes:
-        """The bytes of a member; MayaError when it is missing, larger than `limit`, or damaged."""
-        with self._damage_told(), self._member(name, limit) as f:
+        """The bytes of a member. Raises MayaError if it is missing, larger than `limit`, or damaged."""
+        with self._damage_named(), self._member(name, limit) as f:
             return f.read()
 
     def artifact(self, value: Any, where: str) -> bytes:
-        """The member that a value of the yaml, `nemo:<name>`, refers to; `where` names it in messages."""
+        """The member that a value of the yaml, `nemo:<name>`, refers to. `where` names the value in errors."""
         if not isinstance(value, str) or not value.startswith(REFERENCE):
-            raise MayaError(f"{self.path}: {where} is {value!r}, which names no file of the archive")
+            raise MayaError(f"{self.path}: {where} is {value!r}, which is not a file of the archive")
         return self.read(value[len(REFERENCE) :])
 
     def _read_config(self) -> dict[str, Any]:
@@ -105,16 +106,16 @@ class NemoArchive:
         try:
             config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as e:
-            raise MayaError(f"{self.path}: {CONFIG} is not readable yaml ({_reason(e)})") from e
+            raise MayaError(f"{self.path}: {CONFIG} is not readable yaml ({reason(e)})") from e
         if not isinstance(config, dict):
             raise MayaError(f"{self.path}: {CONFIG} holds no mapping")
         return config
 
     def weights(self) -> dict[str, Tensor]:
-        """The state dict by NeMo's names, on the CPU, as stored; MayaError when it is anything else."""
+        """The state dict by NeMo's names, on the CPU, as stored. Raises MayaError for any other content."""
         try:
             with (
-                self._damage_told(),
+                self._damage_named(),
                 self._member(WEIGHTS, MAX_WEIGHTS_BYTES) as f,
                 self._seekable(f) as file,
             ):
@@ -125,7 +126,7 @@ class NemoArchive:
             ) from e
         except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as e:
             raise MayaError(
-                f"{self.path}: {WEIGHTS} is damaged ({_reason(e)}); copy or download it again"
+                f"{self.path}: {WEIGHTS} is damaged ({reason(e)}); copy or download it again"
             ) from e
         if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
             raise MayaError(f"{self.path}: {WEIGHTS} is no state dict")
@@ -133,7 +134,7 @@ class NemoArchive:
 
     @contextmanager
     def _seekable(self, file: IO[bytes]) -> Iterator[IO[bytes]]:
-        """`file` itself from a plain tar; from a packed one a copy on disk: seeking would unpack anew."""
+        """`file` itself from a plain tar, a copy on disk from a gzipped one, where seeking is slow."""
         if isinstance(self._tar.fileobj, io.BufferedReader):
             yield file
             return
@@ -143,20 +144,15 @@ class NemoArchive:
             yield cast(IO[bytes], copy)
 
 
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__
-
-
 def artifact_name(content: bytes, name: str) -> str:
-    """The name under which NeMo keeps a file in an archive: 32 hexadecimal digits, then its own name."""
+    """NeMo's name for a file in an archive: 32 hexadecimal digits, then its own name."""
     return f"{hashlib.md5(content, usedforsecurity=False).hexdigest()}_{name}"
 
 
 def write_archive(
     path: Path, config: dict[str, Any], weights: dict[str, Tensor], files: dict[str, bytes]
 ) -> None:
-    """Write a plain `.nemo` archive, whole or not at all; the same content gives the same bytes."""
+    """Write a plain `.nemo` archive atomically. The same content gives the same bytes."""
     text = yaml.dump(config, Dumper=_Plain, sort_keys=False, allow_unicode=True).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial, tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as tar:
@@ -170,13 +166,13 @@ def write_archive(
 
 
 class _Plain(yaml.SafeDumper):
-    """Writes a list that stands in two places twice, as NeMo does, rather than as a reference."""
+    """Writes a list that occurs twice in full, as NeMo does, not as a reference."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _add(tar: tarfile.TarFile, name: str, content: IO[bytes], size: int) -> None:
-    entry = tarfile.TarInfo(f"./{name}")  # NeMo writes and looks for it with the dot
+    entry = tarfile.TarInfo(f"./{name}")  # NeMo needs the dot
     entry.size, entry.mode = size, 0o644
     tar.addfile(entry, content)

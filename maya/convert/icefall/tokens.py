@@ -1,4 +1,4 @@
-"""icefall's token tables: `bpe.model` of SentencePiece, or `tokens.txt`, with <blk> as id 0."""
+"""icefall's token tables: SentencePiece's `bpe.model`, or `tokens.txt`. Their id 0 is <blk>."""
 
 import importlib
 import math
@@ -14,9 +14,9 @@ BLANK, SENTENCE_END, UNKNOWN_PIECE = "<blk>", "<sos/eos>", "<unk>"
 
 
 def read_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a `bpe.model`, or of a file whose name ends in .txt with a piece and its id a line.
+    """The tokenizer of a `bpe.model`, or of a .txt file with a piece and its id on each line.
 
-    MayaError for a file that is neither, and for one whose piece 0 is not <blk>.
+    Raises MayaError for another file, and for one whose piece 0 is not <blk>.
     """
     path = Path(path)
     if path.suffix == ".txt":
@@ -26,9 +26,9 @@ def read_tokenizer(path: str | Path) -> Tokenizer:
         pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     if not pieces or pieces[0] != BLANK:
         first = repr(pieces[0]) if pieces else "missing"
-        raise MayaError(f"{path}: piece 0 is {first}, not {BLANK!r}: this is no token table of icefall")
+        raise MayaError(f"{path}: piece 0 is {first}, not {BLANK!r}; it is no token table of icefall")
     if UNKNOWN_PIECE not in pieces:
-        raise MayaError(f"{path} has no piece {UNKNOWN_PIECE!r}: this is no token table of icefall")
+        raise MayaError(f"{path} has no piece {UNKNOWN_PIECE!r}; it is no token table of icefall")
     return tokenizer_of(pieces) if path.suffix == ".txt" else tokenizer
 
 
@@ -51,10 +51,10 @@ def read_table(path: Path) -> list[str]:
 
 
 def tokenizer_of(pieces: Sequence[str]) -> Tokenizer:
-    """A tokenizer with these pieces in this order, <unk> among them, which decodes exactly.
+    """A tokenizer with these pieces in this order. <unk> must be one of them. It decodes exactly.
 
-    A table has no probabilities, so that it encodes a text by what is likely: icefall's pieces come in the
-    order of their probability, taken to fall as 1 / rank.
+    A table has no probabilities, which encoding needs. icefall's pieces are sorted by probability, so it is
+    assumed to fall as 1 / rank.
     """
     proto = _protobuf().ModelProto()
     kinds = proto.SentencePiece
@@ -75,7 +75,7 @@ def tokenizer_of(pieces: Sequence[str]) -> Tokenizer:
 
 
 def blank_first(tokenizer: Tokenizer) -> Tokenizer:
-    """The same tokenizer with <blk> before all pieces, which thus move up by one."""
+    """The same tokenizer with <blk> before all pieces, so every id is one higher."""
     proto = _protobuf().ModelProto.FromString(tokenizer.model_bytes)
     old = list(proto.pieces)
     del proto.pieces[:]
@@ -87,7 +87,7 @@ def blank_first(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def token_table(tokenizer: Tokenizer) -> str:
-    """tokens.txt: a piece and its id a line."""
+    """tokens.txt: a piece and its id on each line."""
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     return "".join(f"{piece} {i}\n" for i, piece in enumerate(pieces))
 

@@ -1,7 +1,8 @@
-"""The parts of a model in a form that can be traced for ONNX: plain tensor operations, any batch and length.
+"""The parts of a FastConformer model as plain tensor operations that can be traced for ONNX, for any batch
+and length.
 
-The weights are the model's own. What a CPU or a GPU wants to be done differently (packing, fused attention,
-stretches of long audio) is left out; the tests compare the graphs with the model on real speech.
+The weights are those of the model. Packing, fused attention and pieces of long audio, which only speed up the
+model, are left out. The tests compare the graphs with the model on real speech.
 """
 
 import math
@@ -15,13 +16,14 @@ from maya.encoders.conformer.fastconformer import ConformerLayer, FastConformer
 from maya.features.logmel import LOG_GUARD, STD_GUARD, LogMel
 from maya.heads.transducer.joint import Joint
 from maya.heads.transducer.predictor import Predictor
-from maya.models.speech_model import CTCHead, SpeechModel
+from maya.models.speech_model import SpeechModel
 
 
 class FeatureGraph(nn.Module):
     """audio (B, N), audio_lens (B,) -> features (B, F, T), feature_lens (B,): `LogMel` in evaluation.
 
-    The Fourier transform is a convolution with windowed cosines and sines, as ONNX runtimes differ in theirs.
+    The Fourier transform is a convolution with windowed cosines and sines, because ONNX runtimes differ in
+    their own transforms.
     """
 
     kernel: Tensor
@@ -86,8 +88,8 @@ class EncoderGraph(nn.Module):
             x = self._layer(layer, x, positions, valid)
         if self.language_embedding is not None:
             assert language is not None
-            known = (language >= 0).to(x.dtype)[:, None]
-            x = x + (self.language_embedding(language.clamp(min=0)) * known)[:, None]
+            is_known = (language >= 0).to(x.dtype)[:, None]
+            x = x + (self.language_embedding(language.clamp(min=0)) * is_known)[:, None]
         return (x * valid[..., None].to(x.dtype)).transpose(1, 2), lens
 
     def _subsample(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +105,7 @@ class EncoderGraph(nn.Module):
             assert isinstance(layer, nn.Conv2d)
             if layer.stride == (2, 2):
                 lens = (lens // 2 + 1) * (lens > 0).to(lens.dtype) if causal else (lens + 1) // 2
-                # Causal: two frames and bins before the first, one behind the last.
+                # Causal: two frames and bins before the first, one after the last.
                 x = F.pad(x, (2, 1, 2, 1) if causal else (1, 1, 1, 1))
                 x = F.conv2d(x, layer.weight, layer.bias, stride=2, groups=layer.groups)
             else:
@@ -127,8 +129,8 @@ class EncoderGraph(nn.Module):
         p = attn.linear_pos(positions).view(-1, heads, head_size).permute(1, 2, 0)  # (H, K, 2 S - 1)
         content = (q + attn.pos_bias_u).transpose(1, 2) @ k.permute(0, 2, 3, 1)
         place = (q + attn.pos_bias_v).transpose(1, 2) @ p
-        # One number more in front of each row of 2 S - 1, and the first S numbers dropped, every row begins
-        # one number earlier than the one above it: [i, j] = place[i, S - 1 - i + j].
+        # With one more number in front of each row of 2 S - 1, and without the first S numbers, every row
+        # begins one number earlier than the row above it: [i, j] = place[i, S - 1 - i + j].
         place = F.pad(place, (1, 0)).view(batch, heads, 2 * size, size)[:, :, 1:]
         place = place.reshape(batch, heads, size, 2 * size - 1)[..., :size]
         scores = (content + place) / math.sqrt(head_size)
@@ -137,7 +139,7 @@ class EncoderGraph(nn.Module):
         return attn.linear_out(y.transpose(1, 2).reshape(batch, size, heads * head_size))
 
     def _visible(self, valid: Tensor) -> Tensor:
-        """(B, S) -> (B, 1, 1 or S, S) bool: the keys that each query sees."""
+        """(B, S) -> (B, 1, 1 or S, S) bool: the keys that each query attends to."""
         cfg, keys = self.encoder.cfg, valid[:, None, None]
         left, right = self.encoder.context or cfg.att_context_size[0]
         if left < 0 and right < 0:
@@ -157,7 +159,7 @@ class EncoderGraph(nn.Module):
 class CTCGraph(nn.Module):
     """encoder_outputs (B, D, S) -> logprobs (B, S, V), blank last."""
 
-    def __init__(self, head: CTCHead) -> None:
+    def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.head = head
 
@@ -170,7 +172,7 @@ class CTCModelGraph(nn.Module):
 
     def __init__(self, model: SpeechModel) -> None:
         super().__init__()
-        self.encoder, self.head = EncoderGraph(model), model.ctc_decoder
+        self.encoder, self.head = EncoderGraph(model), model.head("ctc")
 
     def forward(
         self, audio_signal: Tensor, length: Tensor, language: Tensor | None = None
@@ -182,7 +184,7 @@ class CTCModelGraph(nn.Module):
 class PredictorGraph(nn.Module):
     """targets (B, U), target_length (B,), h and c (layers, B, H) -> outputs (B, H, U), lengths, new h and c.
 
-    Integers are int32, as sherpa-onnx gives them. The first target is blank, which stands for "no label yet".
+    Integers are int32, as in sherpa-onnx. The first target is blank, which means that no label was read.
     """
 
     def __init__(self, predictor: Predictor) -> None:
