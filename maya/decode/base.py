@@ -62,8 +62,9 @@ class StreamDecoder(Protocol):
 
     hyps: list[Hypothesis]
 
-    def push(self, enc: Tensor, enc_lens: Tensor) -> None:
-        """enc (B, S, D), enc_lens (B,): the next frames of each stream, 0 for a stream that pauses."""
+    def push(self, enc: Tensor, enc_lens: Tensor, final: bool = False) -> None:
+        """enc (B, S, D), enc_lens (B,): the next frames of each stream, 0 for a stream that pauses. `final`:
+        no frames follow."""
 
 
 class Method:
@@ -93,7 +94,7 @@ class Method:
     def search(self, encoded: Encoded, langs: Tensor | None) -> list[Hypothesis]:
         """One hypothesis for each row of `encoded`, which is conditioned already. langs (B,) or None."""
         decoder = self.stream(len(encoded.frames))
-        decoder.push(encoded.frames, encoded.lens)
+        decoder.push(encoded.frames, encoded.lens, final=True)
         return decoder.hyps
 
     def stream(self, batch: int) -> StreamDecoder:

@@ -47,7 +47,7 @@ class CTCDecoder:
         self._last = [blank] * batch  # the best output of the last frame
 
     @torch.no_grad()
-    def push(self, enc: Tensor, enc_lens: Tensor) -> None:
+    def push(self, enc: Tensor, enc_lens: Tensor, final: bool = False) -> None:
         """enc (B, S, D), enc_lens (B,): the next frames of each stream, 0 for a stream that pauses."""
         if enc.shape[1] == 0:
             return

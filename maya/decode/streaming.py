@@ -78,8 +78,8 @@ class RecognizerStream:
     def _decode(self, feats: Tensor, *, final: bool, same_speaker: bool = False) -> Hypothesis:
         options = {"same_speaker": True} if same_speaker else {}
         with torch.inference_mode():
-            encoded = self._encoder.push(feats, final, **options)
-            self._decoder.push(*self.method.conditioned(Encoded(*encoded), self._langs))
+            encoded = Encoded(*self._encoder.push(feats, final, **options))
+            self._decoder.push(*self.method.conditioned(encoded, self._langs), final=final)
         (hyp,) = write_texts(self._decoder.hyps, self.tokenizer, self.model.frame_seconds)
         hyp.language = self.language
         return hyp

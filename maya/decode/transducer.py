@@ -88,8 +88,9 @@ class TransducerDecoder:
         self._pushed = torch.zeros_like(self._label)  # frames so far
 
     @torch.no_grad()
-    def push(self, enc: Tensor, enc_lens: Tensor) -> None:
-        """enc (B, S, D), enc_lens (B,): the next frames of each stream, 0 for a stream that pauses."""
+    def push(self, enc: Tensor, enc_lens: Tensor, final: bool = False) -> None:
+        """enc (B, S, D), enc_lens (B,): the next frames of each stream, 0 for a stream that pauses. After a
+        `final` push nothing may follow, because no state is kept for it."""
         f = self.joint.project_encoder(enc)
         lens = enc_lens.to(self._label.device)
         steps: list[_Labels] = []
@@ -99,11 +100,13 @@ class TransducerDecoder:
             labels = self._next_labels(f, self.joint.project_predictor(pred), lens, rows)
             steps.append(labels)
             emitted = labels.token != self.blank
-            # A row without a label looks further in the next piece, with the predictor as it was.
-            self._state = state.where(emitted, self._state)
-            self._label = torch.where(emitted, labels.token, self._label)
             self._on_frame = torch.where(labels.frame == self._last_frame, self._on_frame + 1, 1)
-            self._last_frame = torch.where(emitted, labels.frame, self._last_frame)
+            if final:
+                self._state, self._label, self._last_frame = state, labels.token, labels.frame
+            else:  # a row without a label looks further in the next piece, with the predictor as it was
+                self._state = state.where(emitted, self._state)
+                self._label = torch.where(emitted, labels.token, self._label)
+                self._last_frame = torch.where(emitted, labels.frame, self._last_frame)
             stuck = (labels.duration == 0) & (self._on_frame >= self.max_symbols)
             self._next = labels.frame + torch.where(emitted, labels.duration + stuck, 0)
             rows = (emitted & (self._next < lens)).nonzero()[:, 0]
@@ -156,5 +159,5 @@ def greedy_transducer(
     """enc (B, S, D), enc_lens (B,) frames -> one Hypothesis per row: one push of `TransducerDecoder`."""
     options: dict[str, Any] = {"durations": durations, "blank": blank, "max_symbols": max_symbols}
     decoder = TransducerDecoder(predictor, joint, len(enc), **options)
-    decoder.push(enc, enc_lens)
+    decoder.push(enc, enc_lens, final=True)
     return decoder.hyps
