@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from maya.convert.nemo_yaml import Section
-from maya.encoders.conformer.fastconformer import FastConformerConfig
+from maya.encoders.conformer.config import FastConformerConfig
 from maya.errors import MayaError
 from maya.features.frames import frame_samples
 from maya.features.logmel import LogMelConfig

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maya.convert.nemo_config import Family
-from maya.encoders.conformer.fastconformer import FastConformerConfig
+from maya.encoders.conformer.config import FastConformerConfig
 from maya.errors import MayaError
 from maya.features.logmel import LogMel
 from maya.models.config import SpeechModelConfig

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from maya.encoders import AnyEncoderConfig, FastConformerConfig, ZipformerConfig
+from maya.encoders import EncoderConfig, FastConformerConfig, ZipformerConfig
 from maya.features import FeaturesConfig, LogMelConfig
 from maya.heads.transducer import AnyPredictorConfig, PredictorConfig
 from maya.models.config import SpeechModelConfig
@@ -91,7 +91,7 @@ def _features(f: FeaturesConfig) -> str:
     return f"{shape}, normalize {f.normalize}" if isinstance(f, LogMelConfig) else f"{shape}, Kaldi's"
 
 
-def _encoder(e: AnyEncoderConfig) -> str:
+def _encoder(e: EncoderConfig) -> str:
     """Sizes and whatever makes this encoder differ from others of its kind."""
     if isinstance(e, FastConformerConfig):
         return _fastconformer(e)

@@ -16,10 +16,7 @@ from torch import Tensor
 
 from maya.audio.load import as_audio
 from maya.decode.hypothesis import Hypothesis
-from maya.encoders import LaCT
-from maya.encoders.encoder_stream import encoder_stream
 from maya.errors import MayaError
-from maya.features import Fbank, LogMel, feature_stream
 from maya.heads.transducer import AnyPredictor, Joint
 
 if TYPE_CHECKING:
@@ -216,9 +213,8 @@ class RecognizerStream:
         index = -1 if language is None else languages.index(language)
         self._langs = torch.tensor([index], device=recognizer.device)
         featurizer = recognizer.model.preprocessor["featurizer"]
-        assert isinstance(featurizer, (LogMel, Fbank))
-        self._features = feature_stream(featurizer)
-        self._padding = featurizer.cfg.padding_value if isinstance(featurizer, Fbank) else 0.0
+        self._features = featurizer.stream()
+        self._padding = recognizer.model.cfg.features.padding_value
         self._begin()
 
     def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:
@@ -236,7 +232,7 @@ class RecognizerStream:
         With `same_speaker` the next utterance begins with what a LaCT has learnt of the speaker up to now.
         Raises MayaError for it where the encoder learns nothing.
         """
-        if same_speaker and not isinstance(self.recognizer.model.encoder, LaCT):
+        if same_speaker and not self._encoder.same_speaker:
             raise MayaError("same_speaker is for a LaCT: no other encoder learns from what it hears")
         self._features.push(
             torch.zeros(1, 0, device=self.recognizer.device)
@@ -248,14 +244,14 @@ class RecognizerStream:
     def _begin(self, same_speaker: bool = False) -> None:
         model = self.recognizer.model
         if not same_speaker:
-            self._encoder = encoder_stream(model.encoder, 1, self.context, padding_value=self._padding)
+            self._encoder = model.encoder.stream(1, self.context, padding_value=self._padding)
         self._decoder = stream_decoder(model, 1, self.method)
 
     def _read(self, feats: Tensor, *, final: bool, same_speaker: bool = False) -> Hypothesis:
-        model, how = self.recognizer.model, ({"same_speaker": True} if same_speaker else {})
+        model = self.recognizer.model
         with torch.inference_mode():
-            enc, enc_lens = self._encoder.push(feats, final, **how)
-            self._decoder.push(model.with_language(enc, self._langs), enc_lens)
+            encoded = self._encoder.push(feats, final, same_speaker=same_speaker)
+            self._decoder.push(*model.with_language(encoded, self._langs))
         (hyp,) = self.recognizer.with_text(self._decoder.hyps)
         hyp.language = self.language
         return hyp
