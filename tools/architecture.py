@@ -29,7 +29,7 @@ def summary(path: Path) -> str:
     """The first sentence of a file's docstring, without its last full stop."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     paragraph = " ".join(text.split("\n\n")[0].split())
-    return re.split(r"(?<=[^.])[.:](?= |$)", paragraph)[0].strip().replace("|", "\\|")
+    return re.split(r"(?<=[^.])\.(?= |$)", paragraph)[0].strip().replace("|", "\\|")
 
 
 def file_list(top: Path) -> str:
