@@ -18,7 +18,7 @@ from tests import tones
 GUIDES = ("encoder", "head", "corpus", "method", "finetune")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EMOTIONS = {"happy": 1.3, "sad": 0.8}  # pitch
-LONGEST = {"gru.py": 60, "emotion.py": 90, "shouted.py": 40, "confident.py": 40}
+LONGEST = {"gru.py": 60, "emotion.py": 90, "turns.py": 40, "confident.py": 40}
 
 
 def blocks(repo: Path, guide: str) -> Iterator[tuple[str, str]]:
@@ -44,10 +44,27 @@ def make_corpus(folder: Path) -> None:
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def make_turns(folder: Path) -> None:
+    """Recordings of several utterances each, as the guide about corpus formats describes them."""
+    rng = np.random.default_rng(2)
+    folder.mkdir()
+    for i in range(12):
+        lines, pieces, seconds = [], [], 0.0
+        for turn in range(3):
+            text = "".join(rng.choice(list(tones.LETTERS), 3))
+            pieces.append(tones.speak(text))
+            end = seconds + len(pieces[-1]) / tones.RATE
+            lines.append(f"s{i}-{turn % 2}\t{seconds:.3f}\t{end:.3f}\t{text}\n")
+            seconds = end
+        soundfile.write(folder / f"r{i:02d}.wav", np.concatenate(pieces), tones.RATE)
+        (folder / f"r{i:02d}.turns").write_text("".join(lines))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder outside of the checkout with `corpus` in it, as the current directory."""
+    """An empty folder outside of the checkout with `corpus` and `turns` in it, as the current directory."""
     make_corpus(tmp_path / "corpus")
+    make_turns(tmp_path / "turns")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
