@@ -25,8 +25,6 @@ PLUGGED = frozenset(
 HEAD_KINDS = frozenset(
     {"transducer", "ctc", "attention", "language", "language_model", "tdt", "rnnt", "pruned"}
 )
-    {"transducer", "ctc", "attention", "language", "language_model", "tdt", "rnnt", "pruned"}
-)
 
 
 def banned_names(text: str) -> Iterator[tuple[int, str]]:
