@@ -6,7 +6,6 @@ import heapq
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,9 @@ from numpy.typing import NDArray
 from maya.config import to_dict
 from maya.data.report.page import write_run_page
 from maya.data.report.text_table import columns
-from maya.data.table.alignable import FrameClock
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import TokenTable, token_path, write_tokens
-from maya.encoders import ZipformerConfig
-from maya.encoders.zipformer.front import LOST_FRAMES
 from maya.errors import MayaError
-from maya.features import FbankConfig, frame_samples
-from maya.models.config import SpeechModelConfig
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done, table_identity, texts_identity
 from maya.text.fertility import fertility, fertility_report, fertility_table, without_piece
@@ -33,6 +27,7 @@ from maya.train.checkpoint import load_newest, step_checkpoints
 from maya.train.runlog import write_json
 
 _SAMPLED_IDS = 256  # by which the corpus of a run is recognised
+_CLOCK_PROBES = np.geomspace(0.01, 40.0, 100)  # seconds, whose frames tell clocks apart in the stage marker
 UNKNOWN = 0.005  # share of a language's characters, not seen before, that a kept tokenizer may lack
 
 
@@ -61,15 +56,16 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
     run.mkdir(parents=True, exist_ok=True)
     made.save(path)
     languages = fertility(made, sample, cfg)
-    clock = frame_clock(experiment.model, max(experiment.data.speed_perturb))
-    crowded = count_crowded(table, write_tokens(token_path(run, "train"), table, made), clock)
+    clock, fastest = experiment.model.clock, max(experiment.data.speed_perturb)
+    tokens = write_tokens(token_path(run, "train"), table, made)
+    crowded = count_crowded(table, tokens, clock.frames_of(table.durations, fastest))
     report = {
         "sha256": hashlib.sha256(made.model_bytes).hexdigest(),
         "options": to_dict(cfg),
         "utterances": heapq.nsmallest(_SAMPLED_IDS, _hashes(table)),
         **fertility_report(made, languages, cfg),
         "unknown_characters_of_dev": unknown_shares(dev, made),
-        "too_few_frames": {"frame_seconds": clock.frame_seconds, **crowded},
+        "too_few_frames": {"frame_seconds": clock.seconds, **crowded},
     }
     write_json(run / "tokenizer.json", report)
     page = write_run_page(data, run)
@@ -84,11 +80,12 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
 
 def tokenizer_inputs(experiment: Experiment, data: Path) -> dict[str, Any]:
     """What stage 2 depends on, for its marker: the texts, the rows whose frames are counted, the options."""
+    fastest = max(experiment.data.speed_perturb)
     return {
         "texts": texts_identity(data, "train"),
         "rows": [table_identity(data, part) for part in ("train", "dev")],
         "options": to_dict(experiment.tokenizer),
-        "clock": asdict(frame_clock(experiment.model, max(experiment.data.speed_perturb))),
+        "frames": experiment.model.clock.frames_of(_CLOCK_PROBES, fastest).tolist(),
     }
 
 
@@ -166,29 +163,11 @@ def unknown_shares(table: Table, tokenizer: Tokenizer) -> dict[str, float]:
     }
 
 
-def frame_clock(cfg: SpeechModelConfig, fastest: float) -> FrameClock:
-    """The frames of a model whose audio is played at most `fastest` times as fast."""
-    rate = cfg.features.sample_rate
-    hop = frame_samples(cfg.features.hop_ms, rate)
-    extra, lost = 0, 0
-    if isinstance(cfg.features, FbankConfig):
-        extra = hop // 2
-    elif cfg.features.legacy:
-        extra = hop
-    factor = cfg.encoder.subsampling_factor
-    if isinstance(cfg.encoder, ZipformerConfig):
-        lost = LOST_FRAMES + 1  # and of an odd number of what is left the last one too
-    elif cfg.encoder.causal_downsampling:
-        lost = 1 - factor
-    return FrameClock(
-        sample_rate=rate, hop_samples=hop, subsampling=factor, fastest=fastest, extra_samples=extra,
-        lost_frames=lost,
-    )  # fmt: skip
-
-
-def count_crowded(table: Table, tokens: TokenTable, clock: FrameClock) -> dict[str, dict[str, int]]:
-    """Utterances by language with fewer frames than tokens, and than CTC needs."""
-    frames, (codes, languages) = clock.frames_of(table.durations), table.codes("language")
+def count_crowded(
+    table: Table, tokens: TokenTable, frames: NDArray[np.int64]
+) -> dict[str, dict[str, int]]:
+    """Utterances by language with fewer `frames` (n,) than tokens, and than CTC needs."""
+    codes, languages = table.codes("language")
 
     def count(short: NDArray[np.bool_]) -> dict[str, int]:
         counts = np.bincount(codes[short], minlength=len(languages)).tolist()

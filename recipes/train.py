@@ -25,7 +25,7 @@ from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
-from maya.recipes.tokenizer import frame_clock, require
+from maya.recipes.tokenizer import require
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import load_checkpoint, start_from, step_checkpoints
 from maya.train.config import TrainConfig
@@ -373,7 +373,7 @@ def drop_infeasible(
     """
     if not any(head.needs_frames and head.weight for head in cfg.heads.values()):
         return None, []
-    frames = frame_clock(cfg, fastest).frames_of(table.durations)
+    frames = cfg.clock.frames_of(table.durations, fastest)
     short = np.flatnonzero(frames < tokens.ctc_frames).tolist()
     if not short:
         return None, []
