@@ -3,10 +3,10 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from maya.convert.icefall.load import IcefallImport, import_icefall
 from maya.convert.icefall.checkpoint import Which
-from maya.convert.nemo.load import NemoImport, import_nemo
+from maya.convert.icefall.load import IcefallImport, import_icefall
 from maya.convert.nemo.config import FrontEnd
+from maya.convert.nemo.load import NemoImport, import_nemo
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints

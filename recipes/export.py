@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import maya
-from maya.convert.heads import Head
+from maya.convert.heads import HeadName
 from maya.convert.icefall.export import to_icefall
 from maya.convert.nemo.export import to_nemo
 from maya.convert.onnx.fastconformer import to_onnx
@@ -26,7 +26,7 @@ def export_onnx(
     checkpoint: Path,
     out: Path,
     *,
-    head: Head | None = None,
+    head: HeadName | None = None,
     language: str | None = None,
     int8: bool = False,
     chunk_frames: int | None = None,

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from maya.encoders import EncoderConfig, FastConformerConfig, ZipformerConfig
+from maya.encoders import FastConformerConfig, ZipformerConfig
 from maya.features import FeaturesConfig, LogMelConfig
 from maya.heads import AttentionDecoderConfig, HeadConfig, TransducerConfig
 from maya.heads.transducer import AnyPredictorConfig, PredictorConfig
@@ -104,7 +104,7 @@ def _features(f: FeaturesConfig) -> str:
     return f"{shape}, normalize {f.normalize}" if isinstance(f, LogMelConfig) else f"{shape}, Kaldi's"
 
 
-def _encoder(e: EncoderConfig) -> str:
+def _encoder(e: Any) -> str:
     """Sizes, and the settings in which encoders of this kind differ."""
     if isinstance(e, FastConformerConfig):
         return _fastconformer(e)

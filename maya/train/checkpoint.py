@@ -184,9 +184,10 @@ def epoch_path(run_dir: Path, epoch: int) -> Path:
 
 
 def build(checkpoint: Checkpoint) -> SpeechModel:
-    """The model of a checkpoint with its weights, in evaluation mode."""
+    """The model of a checkpoint with its weights, in evaluation mode, at the checkpoint's step."""
     model = SpeechModel(checkpoint.model_config)
     model.load_state_dict(checkpoint.weights)
+    model.step = checkpoint.step
     return model.eval()
 
 

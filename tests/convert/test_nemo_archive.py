@@ -20,7 +20,7 @@ def test_written_and_read(tmp_path: Path) -> None:
         assert archive.config == config
         assert torch.equal(archive.weights()["w"], weights["w"])
         assert archive.artifact(f"nemo:{next(iter(FILES))}", "tokenizer.model_path") == b"pieces"
-        with pytest.raises(MayaError, match="names no file"):
+        with pytest.raises(MayaError, match="is not a file"):
             archive.artifact("/etc/hostname", "tokenizer.model_path")
         with pytest.raises(MayaError, match=r"has no \.\./\.\./etc/hostname"):
             archive.artifact("nemo:../../etc/hostname", "tokenizer.model_path")

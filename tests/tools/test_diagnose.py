@@ -16,6 +16,7 @@ from maya.recipes.lact_presets import lact_tiny
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
 from maya.train.failure import Failure, Tally, keep
 from maya.train.memory_steps import synthetic
+from maya.train.state import Run
 from tests import tiny, tiny_zipformer, tones
 from tests.train.test_failure import Poison
 from tools import diagnose
@@ -58,11 +59,16 @@ def _kept(run: Path, model: SpeechModel, tokenizer: Tokenizer, spoil: Callable[[
     tally.losses = torch.ones(3)
     spoil(tally)
     failure = Failure(
-        step=7, what="loss", rank=0, device="cpu", bf16=False, ctc_weight=model.ctc_weight, scale=0.1,
-        batch_count=10.0, encoder_frozen=False, tallies=[tally],
+        step=7, what="loss", rank=0, device="cpu", bf16=False, scale=0.1, batch_count=10.0, frozen=[],
+        tallies=[tally],
     )  # fmt: skip
     model.begin_step(7, 10.0)
-    keep(run, failure, model, tokenizer, "tests")
+    unused: Any = None
+    keep(
+        Run(folder=run, model=model, optimizer=unused, tokenizer=tokenizer, experiment=tiny.experiment(),
+            log=unused),
+        failure,
+    )  # fmt: skip
 
 
 def _said(run: Path, capsys: pytest.CaptureFixture[str], status: int, *more: str) -> str:

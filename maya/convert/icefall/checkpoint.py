@@ -122,15 +122,15 @@ def read_icefall(path: str | Path) -> IcefallCheckpoint:
 def averaged(first: IcefallCheckpoint, last: IcefallCheckpoint) -> tuple[dict[str, Tensor], int]:
     """The mean of the weights between two checkpoints of one training, and its number of batches.
 
-    Each `model_avg` is the mean over the first n batches of the training. The mean between a and b is
-    (n_b mean_b - n_a mean_a) / (n_b - n_a), computed in fp64. `first` is the earlier checkpoint, whose batches
-    are left out: epoch E - A for icefall's `--epoch E --avg A`.
+    Each `model_avg` is the mean over the first n batches of the training. The mean between a and b is (n_b
+    mean_b - n_a mean_a) / (n_b - n_a), computed in fp64. `first` is the earlier checkpoint, whose batches are
+    left out: epoch E - A for icefall's `--epoch E --avg A`.
     """
     for checkpoint in (first, last):
         if checkpoint.average is None or checkpoint.batches is None:
             missing = "model_avg" if checkpoint.average is None else "batch_idx_train"
             raise MayaError(
-                f"{checkpoint.path} has no {missing}, which averaging needs; give two epoch-N.pt of one training"
+                f"{checkpoint.path} has no {missing}, needed for averaging; give two epoch-N.pt of one training"
             )
     assert first.batches is not None and last.batches is not None
     n, before = last.batches - first.batches, first.batches

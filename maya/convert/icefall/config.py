@@ -1,4 +1,4 @@
-"""The configuration of an icefall Zipformer from the shapes of its tensors, checked against the options in the
+"""The configuration of an icefall Zipformer from the shapes of its tensors, compared with the options in its
 checkpoint.
 
 Shapes do not show the number of attention heads (icefall's recipes have 4 position channels a head, the
@@ -245,8 +245,8 @@ def _unmasked(
         if (preset.dims, preset.layers) == (dims, options["layers"]):
             return preset.unmasked_dims
     warnings.append(
-        "the file does not name the channels that training never masked: all of them are assumed; for further "
-        "training give encoder.unmasked_dims=..."
+        "the file does not name the channels that training never masked: all of them are assumed; for "
+        "further training give encoder.unmasked_dims=..."
     )
     return dims
 
@@ -255,9 +255,7 @@ def _vocabulary(shapes: Shapes) -> int:
     for name in ("decoder.embedding.weight", "ctc_output.1.weight", "attention_decoder.decoder.embed.weight"):
         if name in shapes.shapes:
             return shapes.dim(name, 0)
-    raise MayaError(
-        f"{shapes.path} has no text head: no decoder, no ctc_output and no attention_decoder"
-    )
+    raise MayaError(f"{shapes.path} has no text head: no decoder, no ctc_output and no attention_decoder")
 
 
 def _model_heads(
@@ -291,7 +289,10 @@ def _transducer(shapes: Shapes, settings: Mapping[str, Any], warmup: int) -> Tra
         loss="pruned",
         predictor=StatelessConfig(hidden=shapes.dim("decoder.embedding.weight", 1), context=context),
         joint=JointConfig(
-            hidden=shapes.dim("joiner.encoder_proj.weight", 0), activation="tanh", dropout=0.0, init_scale=0.25
+            hidden=shapes.dim("joiner.encoder_proj.weight", 0),
+            activation="tanh",
+            dropout=0.0,
+            init_scale=0.25,
         ),
         pruned=PrunedConfig(
             s_range=int(_number(settings, "prune_range", default.s_range)),
@@ -340,9 +341,9 @@ def _compare(
         fields["joiner_dim"] = (f"{prefix}joint.hidden", transducer.joint.hidden)
     options = {"transducer": "use_transducer", "ctc": "use_ctc", "attention": "use_attention_decoder"}
     fields |= {option: (f"heads.{name}", name in config.heads) for name, option in options.items()}
-    for option, (field, value) in fields.items():
+    for option, (name, value) in fields.items():
         saved = settings.get(option)
-        if saved is None or field in given:
+        if saved is None or name in given:
             continue
         same = saved == value if isinstance(value, bool) else _alike(_tuple(saved), _tuple(value))
         if not same:

@@ -199,7 +199,7 @@ def command_line(options: dict[str, Any]) -> str:
 
 def _sentence_end(model: SpeechModel) -> int | None:
     """The id with which the attention decoder begins and ends; None without that head."""
-    head = model.heads["attention"] if "attention" in model.heads else None
+    head = model.named_heads().get("attention")
     return head.eos if isinstance(head, AttentionDecoder) else None
 
 

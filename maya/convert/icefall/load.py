@@ -98,22 +98,24 @@ def import_icefall(
         notes={
             "source": file.path.name,
             "icefall": {"weights": source},
-            "trained": list(described.config.text_heads),
+            "trained": list(described.config.heads),
         },
     )
     return IcefallImport(checkpoint=checkpoint, report=_report(file, described, checkpoint, source))
 
 
 def checked_weights(stored: Mapping[str, Tensor], config: SpeechModelConfig, path: Path) -> dict[str, Tensor]:
-    """Maya's state dict (fp32) from icefall's. Raises MayaError for a tensor that is missing, unexpected or of
-    another shape."""
+    """Maya's state dict (fp32) from icefall's. Raises MayaError for a tensor that is missing, unexpected or
+    of another shape."""
     renamed = {name: from_icefall_name(name) for name in stored}
     with torch.device("meta"):
         expected = SpeechModel(config).state_dict()
     if unexpected := sorted(name for name, target in renamed.items() if target not in expected):
         raise MayaError(f"{path} has tensors that a Zipformer of its shape does not have: {some(unexpected)}")
     weights = {
-        target: from_icefall_tensor(target, stored[name]).float() for name, target in renamed.items() if target
+        target: from_icefall_tensor(target, stored[name]).float()
+        for name, target in renamed.items()
+        if target
     }
     if missing := [to_icefall_name(name) or name for name in expected if name not in weights]:
         raise MayaError(f"{path} lacks tensors of a Zipformer of its shape: {some(missing)}")

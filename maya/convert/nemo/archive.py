@@ -96,7 +96,7 @@ class NemoArchive:
             return f.read()
 
     def artifact(self, value: Any, where: str) -> bytes:
-        """The member that a value of the yaml, `nemo:<name>`, refers to. `where` names the value in errors."""
+        """The member that a value of the yaml, `nemo:<name>`, refers to. `where` is its key, for errors."""
         if not isinstance(value, str) or not value.startswith(REFERENCE):
             raise MayaError(f"{self.path}: {where} is {value!r}, which is not a file of the archive")
         return self.read(value[len(REFERENCE) :])

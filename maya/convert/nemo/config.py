@@ -42,7 +42,7 @@ RNNT_LOSSES = ("default", "warprnnt", "warprnnt_numba", "pytorch", "graph_rnnt",
 
 @dataclass(kw_only=True, slots=True)
 class NemoModel:
-    """The contents of the yaml: NeMo's class, Maya's configuration without vocabulary, remarks for the user."""
+    """The contents of the yaml: NeMo's class, Maya's configuration without vocabulary, remarks."""
 
     target: str
     version: str
@@ -341,6 +341,4 @@ def _loss(top: Section, extra_outputs: int, warnings: list[str]) -> dict[str, An
 def _intermediate_ctc(top: Section, warnings: list[str]) -> None:
     values = top.raw("interctc")
     if isinstance(values, dict) and values.get("loss_weights"):
-        warnings.append(
-            "interctc, CTC losses on inner layers, is left out (training only, without weights)"
-        )
+        warnings.append("interctc, CTC losses on inner layers, is left out (training only, without weights)")

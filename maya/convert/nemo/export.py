@@ -252,7 +252,7 @@ def _tokenizer(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def _sentencepiece(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The section and files of one model. NeMo expects two lists of pieces as well, but does not read them."""
+    """The section and files of one model. NeMo requires two lists of pieces, but does not read them."""
     ids = range(tokenizer.vocab_size)
     pieces = tokenizer.pieces(ids)
     scored = "".join(f"{p}\t{s:g}\n" for p, s in zip(pieces, tokenizer.scores(ids), strict=True))

@@ -10,8 +10,8 @@ from torch import Tensor
 from maya.convert.nemo.archive import NemoArchive
 from maya.convert.nemo.config import FrontEnd, NemoModel, read_config
 from maya.convert.nemo.parts import nemo_parts
-from maya.convert.nemo.weights import checked_weights
 from maya.convert.nemo.section import Section
+from maya.convert.nemo.weights import checked_weights
 from maya.convert.report import ConversionReport, components
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
@@ -84,7 +84,7 @@ def import_nemo(
         "source": path.name,
         "nemo": {"target": described.target, "version": described.version},
         "front_end": "before-2.5" if nemo_parts(config, "NeMo").features.legacy else "since-2.5",
-        "trained": [name for name in config.text_heads if name not in new],
+        "trained": [name for name in config.heads if name not in new],
     }
     checkpoint = Checkpoint(
         model_config=config, tokenizer=own_tokenizer, weights=weights, step=0, notes=notes
@@ -116,8 +116,8 @@ def _compare_vocabulary(archive: NemoArchive, tokenizer: Tokenizer, warnings: li
         return  # another length is refused when it is compared with the weights
     if other := sum(str(a) != b for a, b in zip(listed, pieces, strict=True)):
         warnings.append(
-            f"{other} of {len(pieces)} pieces of the tokenizer differ from those in the yaml; it may belong to "
-            "another model"
+            f"{other} of {len(pieces)} pieces of the tokenizer differ from those in the yaml; it may "
+            "belong to another model"
         )
 
 

@@ -1,7 +1,7 @@
 """The parts of a model that NeMo's FastConformers have too."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from maya.convert.heads import text_heads
 from maya.encoders import FastConformerConfig
@@ -39,11 +39,16 @@ class NemoParts:
 
 
 def nemo_parts(cfg: SpeechModelConfig, target: str) -> NemoParts:
-    """The parts of a model. Raises MayaError, naming the `target` of the export, if NeMo lacks one of them."""
+    """The parts of a model. Raises MayaError, naming the `target` of the export, if NeMo lacks one."""
     heads = text_heads(cfg, target)
     features, encoder, transducer = cfg.features, cfg.encoder, heads.transducer
     predictor = transducer.predictor if transducer else None
-    for part, kind in ((features, LogMelConfig), (encoder, FastConformerConfig), (predictor, PredictorConfig)):
+    part: Any
+    for part, kind in (
+        (features, LogMelConfig),
+        (encoder, FastConformerConfig),
+        (predictor, PredictorConfig),
+    ):
         if part is not None and not isinstance(part, kind):
             raise MayaError(
                 f"{target} supports log-mel features, FastConformer and an LSTM predictor; this model has "

@@ -58,8 +58,8 @@ def checked_weights(stored: Mapping[str, Tensor], config: SpeechModelConfig, pat
             )
         if weights[name].shape != tensor.shape:
             raise MayaError(
-                f"{path}: {nemo_name(name, parts)} has shape {tuple(weights[name].shape)}, but by its yaml it "
-                f"has {tuple(tensor.shape)}"
+                f"{path}: {nemo_name(name, parts)} has shape {tuple(weights[name].shape)}, but by its yaml "
+                f"it has {tuple(tensor.shape)}"
             )
     return {name: weights[name] for name in expected}
 
@@ -115,7 +115,10 @@ def contradictions(
     weights: by Maya's names."""
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     parts = nemo_parts(config, "NeMo")
-    for name, configured, value in (*_encoder_settings(shapes, parts), *_head_settings(shapes, parts, config)):
+    for name, configured, value in (
+        *_encoder_settings(shapes, parts),
+        *_head_settings(shapes, parts, config),
+    ):
         if value is not None and value != configured:
             yield name, configured, value
 

@@ -40,7 +40,7 @@ def to_onnx(
     """Write `model` as ONNX graphs into the folder `out`; returns the files.
 
     Always written: features.onnx (waveform to log-mel) and tokens.txt. For a transducer: encoder.onnx,
-    decoder.onnx (the predictor), joiner.onnx, and ctc.onnx on the encoder's output if the model has that head.
+    decoder.onnx (the predictor), joiner.onnx, and ctc.onnx from the encoder's output if the model has CTC.
     With `head` "ctc", or without a trained transducer: model.onnx from features to CTC log-probabilities.
 
     language: of a model with a language embedding, the language to fix, or "unknown". With None the encoder

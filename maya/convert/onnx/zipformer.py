@@ -85,7 +85,9 @@ def to_sherpa_onnx(
         assert parts.predictor is not None and parts.heads.transducer is not None
         facts = {"context_size": str(parts.predictor.context), "vocab_size": str(cfg.labels + 1)}
         written += write(_decoder(network, parts.predictor.context), out, facts, int8=int8)
-        written += write(_joiner(network), out, {"joiner_dim": str(parts.heads.transducer.joint.hidden)}, int8=int8)
+        written += write(
+            _joiner(network), out, {"joiner_dim": str(parts.heads.transducer.joint.hidden)}, int8=int8
+        )
     return written
 
 

@@ -1,4 +1,4 @@
-"""ONNX graphs give what the model gives, for other batches and lengths than they were traced with."""
+"""ONNX graphs equal the model, for other batches and lengths than those of the trace."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,11 @@ import torch
 from maya.audio.load import load_audio
 from maya.convert.onnx import fastconformer as to
 from maya.convert.onnx import trace as onnx_trace
-from maya.decode.recognizer import Recognizer, decode_frames
+from maya.decode.methods import greedy as greedy_search
+from maya.decode.recognizer import Recognizer
+from maya.encoders import Encoded
 from maya.errors import MayaError
+from maya.heads import TransducerConfig
 from tests.convert.archives import recognizer
 
 onnx = pytest.importorskip("onnx")
@@ -33,23 +36,23 @@ def model(**fields: Any) -> Recognizer:
     return recognizer(**fields)
 
 
-def close(graph: torch.Tensor, ours: torch.Tensor, lens: torch.Tensor, bar: float = 2e-5) -> None:
+def close(graph: torch.Tensor, expected: torch.Tensor, lens: torch.Tensor, bar: float = 2e-5) -> None:
     """(B, S, ...) equal on the valid frames of every row."""
     for row, size in enumerate(lens.tolist()):
-        torch.testing.assert_close(graph[row, :size], ours[row, :size], rtol=0, atol=bar)
+        torch.testing.assert_close(graph[row, :size], expected[row, :size], rtol=0, atol=bar)
 
 
 def greedy(
     folder: Path, enc: torch.Tensor, durations: tuple[int, ...], blank: int
 ) -> tuple[list[int], list[int]]:
     """TDT decoding of one utterance with the graphs alone, label by label: tokens and their frames."""
-    found: tuple[list[int], list[int]] = [], []
+    tokens: list[int] = []
+    frames: list[int] = []
 
     def read(label: int, h: torch.Tensor, c: torch.Tensor) -> list[torch.Tensor]:
-        one = {"targets": torch.tensor([[label]], dtype=torch.int32), "h": h, "c": c}
-        out = onnx_trace.run(
-            folder / "decoder.onnx", one | {"target_length": torch.ones(1, dtype=torch.int32)}
-        )
+        inputs = {"targets": torch.tensor([[label]], dtype=torch.int32)}
+        inputs |= {"h": h, "c": c, "target_length": torch.ones(1, dtype=torch.int32)}
+        out = onnx_trace.run(folder / "decoder.onnx", inputs)
         return [out[0], out[2], out[3]]
 
     pred, h, c = read(blank, torch.zeros(1, 1, 32), torch.zeros(1, 1, 32))
@@ -59,19 +62,19 @@ def greedy(
         logits = onnx_trace.run(folder / "joiner.onnx", inputs)[0].flatten()
         label, step = int(logits[: blank + 1].argmax()), durations[int(logits[blank + 1 :].argmax())]
         if label != blank:
-            found[0].append(label)
-            found[1].append(t)
+            tokens.append(label)
+            frames.append(t)
             pred, h, c = read(label, h, c)
             on_this_frame += 1
         if step == 0 and (label == blank or on_this_frame == 10):
             step = 1
         on_this_frame = 0 if step else on_this_frame
         t += step
-    return found
+    return tokens, frames
 
 
 @torch.inference_mode()
-def test_a_hybrid_on_real_speech(tmp_path: Path, speech: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_tdt_and_ctc_on_real_speech(tmp_path: Path, speech: tuple[torch.Tensor, torch.Tensor]) -> None:
     ours, (audio, lens) = model(), speech
     files = {p.name for p in to.to_onnx(ours, tmp_path)}
     assert files == {f"{n}.onnx" for n in ("features", "encoder", "decoder", "joiner", "ctc")} | {
@@ -88,12 +91,13 @@ def test_a_hybrid_on_real_speech(tmp_path: Path, speech: tuple[torch.Tensor, tor
     assert torch.equal(enc_lens, right_lens)
     close(enc.transpose(1, 2), right, right_lens)
     (logprobs,) = onnx_trace.run(tmp_path / "ctc.onnx", {"encoder_outputs": enc})
-    close(logprobs, ours.model.ctc_decoder(right), right_lens)
-    hyps = decode_frames(ours.model, right, right_lens)
+    close(logprobs, ours.model.heads["ctc"](right), right_lens)
+    hyps = greedy_search(ours.model, Encoded(right, right_lens), "transducer")
+    durations = ours.model.cfg.head("transducer", TransducerConfig).durations
     assert any(h.tokens for h in hyps)
     for row, hyp in enumerate(hyps):
-        one = enc[row : row + 1, :, : right_lens[row]]
-        assert greedy(tmp_path, one, ours.model.cfg.durations, ours.model.blank) == (hyp.tokens, hyp.frames)
+        own_frames = enc[row : row + 1, :, : right_lens[row]]
+        assert greedy(tmp_path, own_frames, durations, ours.model.blank) == (hyp.tokens, hyp.frames)
 
 
 @pytest.mark.parametrize(
@@ -116,11 +120,11 @@ def test_other_encoders_as_ctc_models(tmp_path: Path, fields: dict[str, Any]) ->
     logprobs, out_lens = onnx_trace.run(tmp_path / "model.onnx", signal)
     enc, enc_lens = ours.model.encoder(x, lens)
     assert torch.equal(out_lens, enc_lens)
-    close(logprobs, ours.model.ctc_decoder(enc), enc_lens)
+    close(logprobs, ours.model.heads["ctc"](enc), enc_lens)
 
 
 @torch.inference_mode()
-def test_language_as_an_input_and_fixed(tmp_path: Path) -> None:
+def test_language_as_input_and_fixed(tmp_path: Path) -> None:
     ours = model(language_embedding=True, languages=("en", "hi"))
     x, lens = torch.randn(2, 90, 80), torch.tensor([90, 61])
     enc, enc_lens = ours.model.encoder(x, lens)
@@ -160,8 +164,8 @@ def test_metadata_tokens_and_weights_beside_the_graph(
     assert 0 < (full - small).norm() / full.norm() < 0.1
 
 
-def test_a_head_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(MayaError, match="needs a CTC head, and this model has none"):
+def test_refuses_missing_heads(tmp_path: Path) -> None:
+    with pytest.raises(MayaError, match="needs the head ctc, and this model has no such head"):
         to.to_onnx(model(ctc_weight=0.0), tmp_path, head="ctc")
-    with pytest.raises(MayaError, match="needs a transducer, and this model has none"):
+    with pytest.raises(MayaError, match="needs the head transducer, and this model has no such head"):
         to.to_onnx(model(transducer="none", ctc_weight=1.0), tmp_path, head="transducer")

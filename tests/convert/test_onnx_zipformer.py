@@ -1,4 +1,4 @@
-"""The graphs for sherpa-onnx give what the model gives, for real speech of any length, whole or in chunks."""
+"""The graphs for sherpa-onnx equal the model, for real speech of any length, whole or in chunks."""
 
 import json
 from collections.abc import Iterator
@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from maya.audio.load import load_audio
+from maya.convert.heads import transducer_head
 from maya.convert.onnx import trace as onnx_trace
 from maya.convert.onnx.zipformer import to_sherpa_onnx
 from maya.convert.onnx.zipformer_graphs import initial_states, state_names
-from maya.decode.recognizer import Recognizer, decode_frames
-from maya.encoders import Zipformer
+from maya.decode.base import MethodContext
+from maya.decode.recognizer import Recognizer
+from maya.decode.transducer import GreedyTransducerConfig
+from maya.encoders import Encoded, Zipformer
 from maya.encoders.zipformer.config import Chunking
 from maya.errors import MayaError
 from maya.recipes.cli import main
@@ -84,12 +87,12 @@ def each(path: Path, feats: Tensor, lens: Tensor) -> Iterator[tuple[Tensor, int]
     """A graph's output (S, D) and its length for every utterance alone."""
     graph = session(path)
     for row, size in enumerate(lens.tolist()):
-        found, size = graph.run(None, {"x": feats[row : row + 1, :size].numpy(), "x_lens": np.array([size])})
-        yield torch.from_numpy(found[0]), int(size[0])
+        out, size = graph.run(None, {"x": feats[row : row + 1, :size].numpy(), "x_lens": np.array([size])})
+        yield torch.from_numpy(out[0]), int(size[0])
 
 
 @torch.inference_mode()
-def test_a_transducer_on_whole_utterances(tmp_path: Path, speech: tuple[Tensor, Tensor]) -> None:
+def test_transducer_on_whole_utterances(tmp_path: Path, speech: tuple[Tensor, Tensor]) -> None:
     model = files.recognizer(tmp_path, **two_layers())
     written = to_sherpa_onnx(model, tmp_path / "out", int8=True)
     parts = [f"{name}{kind}.onnx" for name in ("encoder", "decoder", "joiner") for kind in ("", ".int8")]
@@ -101,19 +104,20 @@ def test_a_transducer_on_whole_utterances(tmp_path: Path, speech: tuple[Tensor, 
     assert names(out / "decoder.onnx") == (["y"], ["decoder_out"])
     assert names(out / "joiner.onnx") == (["encoder_out", "decoder_out"], ["logit"])
     for kind in (".onnx", ".int8.onnx"):
-        said = facts(out / f"encoder{kind}")
-        assert (said["model_type"], said["version"]) == ("zipformer2", "1")
-        assert said["comment"] == "non-streaming zipformer2"
+        metadata = facts(out / f"encoder{kind}")
+        assert (metadata["model_type"], metadata["version"]) == ("zipformer2", "1")
+        assert metadata["comment"] == "non-streaming zipformer2"
         assert facts(out / f"decoder{kind}") == {"context_size": "2", "vocab_size": "20"}
         assert facts(out / f"joiner{kind}") == {"joiner_dim": "32"}
     feats, lens = model.features(*speech)
     enc, enc_lens = zipformer(model)(feats, lens)
-    projected, found_lens = onnx_trace.run(out / "encoder.onnx", {"x": feats, "x_lens": lens})
-    assert torch.equal(found_lens, enc_lens)
+    projected, out_lens = onnx_trace.run(out / "encoder.onnx", {"x": feats, "x_lens": lens})
+    assert torch.equal(out_lens, enc_lens)
     small, _ = onnx_trace.run(out / "encoder.int8.onnx", {"x": feats, "x_lens": lens})
-    right = model.model.joint.enc(enc)
+    right = transducer_head(model.model).joint.enc(enc)
     assert 0 < (small - right).norm() / right.norm() < 0.1
-    hyps = decode_frames(model.model, enc, enc_lens, max_symbols=1)
+    context = MethodContext(model=model.model, heads=("transducer",))
+    hyps = GreedyTransducerConfig(max_symbols=1).build(context)(Encoded(enc, enc_lens))
     assert sum(len(h.tokens) for h in hyps) > 20
     alone = list(each(out / "encoder.onnx", feats, lens))
     for row, size in enumerate(enc_lens.tolist()):
@@ -124,7 +128,7 @@ def test_a_transducer_on_whole_utterances(tmp_path: Path, speech: tuple[Tensor, 
 
 
 @torch.inference_mode()
-def test_a_causal_model_on_whole_utterances_with_ctc(tmp_path: Path, speech: tuple[Tensor, Tensor]) -> None:
+def test_causal_ctc_on_whole_utterances(tmp_path: Path, speech: tuple[Tensor, Tensor]) -> None:
     model = files.recognizer(tmp_path, blank_first=False, **two_layers(causal=True, padding="icefall"))
     (_, path) = to_sherpa_onnx(model, tmp_path / "out", head="ctc")
     assert names(path) == (["x", "x_lens"], ["log_probs", "log_probs_len"])
@@ -132,16 +136,16 @@ def test_a_causal_model_on_whole_utterances_with_ctc(tmp_path: Path, speech: tup
     lines = (tmp_path / "out/tokens.txt").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "<blk> 0" and len(lines) == model.model.cfg.vocab_size + 1
     feats, lens = model.features(*speech)
-    for row, (found, size) in enumerate(each(path, feats, lens)):
+    for row, (log_probs, size) in enumerate(each(path, feats, lens)):
         enc, enc_lens = zipformer(model)(feats[row : row + 1, : lens[row]], lens[row : row + 1])
         assert [size] == enc_lens.tolist()
-        right = model.model.ctc_decoder(enc)[0].roll(1, -1)  # blank moves to the front
-        torch.testing.assert_close(found, right, rtol=0, atol=BAR)
+        right = model.model.heads["ctc"](enc)[0].roll(1, -1)  # blank moves to the front
+        torch.testing.assert_close(log_probs, right, rtol=0, atol=BAR)
 
 
 @pytest.mark.parametrize("head", ["transducer", pytest.param("ctc", marks=pytest.mark.slow)])
 @torch.inference_mode()
-def test_streams(tmp_path: Path, speech: tuple[Tensor, Tensor], head: Any) -> None:
+def test_streaming(tmp_path: Path, speech: tuple[Tensor, Tensor], head: Any) -> None:
     chunk, left, wide = 16, 64, 2 * 16 + 13
     model = files.recognizer(tmp_path, **two_layers(causal=True))
     to_sherpa_onnx(model, tmp_path, head=head, chunk_frames=chunk, left_frames=left)
@@ -166,11 +170,11 @@ def test_streams(tmp_path: Path, speech: tuple[Tensor, Tensor], head: Any) -> No
     pieces, values = [], [t.contiguous().numpy() for t in cache]
     for begin in range(0, feats.shape[1] - wide + 1, 2 * chunk):
         x = feats[:, begin : begin + wide].contiguous().numpy()
-        found, *values = graph.run(None, {"x": x, **dict(zip(states, values, strict=True))})
-        pieces.append(torch.from_numpy(found))
+        output, *values = graph.run(None, {"x": x, **dict(zip(states, values, strict=True))})
+        pieces.append(torch.from_numpy(output))
     streamed = torch.cat(pieces, 1)
     enc, _ = zipformer(model)(feats, torch.full((2,), feats.shape[1]), Chunking(chunk, left))
-    head_of = model.model.joint.enc if head == "transducer" else model.model.ctc_decoder
+    head_of = transducer_head(model.model).joint.enc if head == "transducer" else model.model.heads["ctc"]
     assert streamed.shape[1] >= 20 and values[-1].tolist() == [chunk * len(pieces)] * 2
     torch.testing.assert_close(streamed, head_of(enc)[:, : streamed.shape[1]], rtol=0, atol=BAR)
 
@@ -186,10 +190,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     )
     save_checkpoint(tmp_path / "run/best.pt", kept)
     assert main(["export", "onnx", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().out
-    assert "tokens.txt" in said and "model.onnx" in said
+    printed = capsys.readouterr().out
+    assert "tokens.txt" in printed and "model.onnx" in printed
     for more, says in (
-        (["--head", "transducer"], "needs a transducer, and this model has none"),
+        (["--head", "transducer"], "needs the head transducer, and this model has no such head"),
         (["--chunk-frames", "16"], "not causal"),
         (["--language", "hi"], "without language embedding"),
     ):
@@ -197,10 +201,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert says in capsys.readouterr().err
 
 
-def test_what_cannot_be_exported(tmp_path: Path) -> None:
+def test_refuses_models_that_cannot_be_exported(tmp_path: Path) -> None:
     with pytest.raises(MayaError, match="fastconformer"):
         to_sherpa_onnx(archives.recognizer(), tmp_path)
-    with pytest.raises(MayaError, match="needs a CTC head, and this model has none"):
+    with pytest.raises(MayaError, match="needs the head ctc, and this model has no such head"):
         to_sherpa_onnx(files.recognizer(tmp_path, ctc_weight=0.0), tmp_path, head="ctc")
     with pytest.raises(MayaError, match="not a multiple"):
         to_sherpa_onnx(files.recognizer(tmp_path, causal=True), tmp_path, chunk_frames=6)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from maya.convert.heads import transducer_head
 from maya.convert.onnx.fastconformer_graphs import EncoderGraph, FeatureGraph, JoinerGraph, PredictorGraph
 from maya.features.logmel import LogMel, LogMelConfig
 from tests.convert.archives import recognizer
@@ -45,15 +46,17 @@ def test_encoder(fields: dict[str, Any]) -> None:
 def test_predictor_and_joint() -> None:
     model = recognizer(**{"predictor.layers": 2}).model
     tokens = torch.tensor([[1, 5, 2], [3, 3, 0]])
-    expected = model.decoder(tokens)
+    head = transducer_head(model)
+    decoder = head.decoder
+    expected = decoder(tokens)
     with_start = torch.nn.functional.pad(tokens, (1, 0), value=model.blank)
-    zeros = torch.zeros(2, 2, model.cfg.predictor.hidden)
+    zeros = torch.zeros(2, 2, 32)
     lengths = torch.full((2,), 4, dtype=torch.int32)
-    pred, _, h, c = PredictorGraph(model.decoder)(with_start.int(), lengths, zeros, zeros)
+    pred, _, h, c = PredictorGraph(decoder)(with_start.int(), lengths, zeros, zeros)
     torch.testing.assert_close(pred.transpose(1, 2), expected)
-    step, _ = model.decoder.step(torch.tensor([7, 8]), type(model.decoder.initial_state(2))(h, c))
-    one, *_ = PredictorGraph(model.decoder)(torch.tensor([[7], [8]]).int(), lengths, h, c)
-    torch.testing.assert_close(one[:, :, 0], step)
+    step, _ = decoder.step(torch.tensor([7, 8]), type(decoder.initial_state(2))(h, c))
+    next_pred, *_ = PredictorGraph(decoder)(torch.tensor([[7], [8]]).int(), lengths, h, c)
+    torch.testing.assert_close(next_pred[:, :, 0], step)
     enc = torch.randn(2, 6, model.cfg.encoder.d_model)
-    logits = JoinerGraph(model.joint)(enc.transpose(1, 2), pred)
-    torch.testing.assert_close(logits, model.joint(enc, expected))
+    logits = JoinerGraph(head.joint)(enc.transpose(1, 2), pred)
+    torch.testing.assert_close(logits, head.joint(enc, expected))
