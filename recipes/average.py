@@ -105,7 +105,7 @@ def _best(
         scores[name] = {k: v for k, v in result.items() if k in {"loss", "wer", "cer"} | by_head}
         print(f"average: {name:<28} {describe(result, heads)}", flush=True)
         # Weights in which the head that decodes was not trained come last.
-        rank = (experiment.decode.head not in (None, *candidate.trained), result["error"])
+        rank = (experiment.decoding_head not in (None, *candidate.trained), result["error"])
         if chosen is None or rank < best:
             chosen, best, dev = candidate, rank, scores_by_head(result, heads)
     assert chosen is not None  # the last weights are always a candidate
@@ -201,7 +201,7 @@ def _rated(
         candidate = passes(epoch_paths, epoch, avg)
         model.load_state_dict(candidate.weights)
         results = {name: validate(model, candidate.trained) for name, validate in validations.items()}
-        heads, head = mean_by_head(list(results.values()), text), experiment.decode.head
+        heads, head = mean_by_head(list(results.values()), text), experiment.decoding_head
         if text and head not in heads:
             head = TrainedHeads(heads=text, trained=tuple(heads), dev=heads).best().head
         rates = {name: result[f"{head}_wer" if text else "error"] for name, result in results.items()}

@@ -9,7 +9,7 @@ import torch
 
 from maya.config import leaves, to_dict
 from maya.decode.head_choice import TrainedHeads
-from maya.encoders import LaCT, build_encoder
+from maya.encoders import LaCT
 from maya.errors import MayaError
 from maya.heads.language_model import SpeechLLMConfig
 from maya.models.config import SpeechModelConfig
@@ -175,7 +175,7 @@ def _parameters(checkpoint: Checkpoint) -> dict[str, int]:
             model = SpeechModel(cfg)
             counts = {name: count_parameters(child) for name, child in model.named_children()}
             return {name: count for name, count in counts.items() if count}
-        counts = {"encoder": count_parameters(build_encoder(cfg.encoder))}
+        counts = {"encoder": count_parameters(cfg.encoder.build())}
     for name, tensor in checkpoint.weights.items():
         if name.startswith("projector."):
             counts["projector"] = counts.get("projector", 0) + tensor.numel()

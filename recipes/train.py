@@ -275,7 +275,7 @@ def dev_validation(
     loader = EvalLoader(utterances, tokenizer, languages, sample_rate=experiment.model.features.sample_rate,
                         max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(),
                         max_skipped=experiment.data.max_skipped, skip_log=skip_log)  # fmt: skip
-    head = experiment.decode.head or "auto"
+    head = experiment.decoding_head or "auto"
     validate = make_validate(lambda: loader, references, tokenizer, languages, method=head)
     return counting_left_out(validate, loader, table.path)
 

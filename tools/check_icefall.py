@@ -92,7 +92,7 @@ def compare(ours: Recognizer, theirs: Any, feats: Tensor, lens: Tensor) -> Itera
     if model.encoder.cfg.causal:
         theirs.encoder.chunk_size, theirs.encoder.left_context_frames = (16,), (64,)
         chunked, _ = theirs.forward_encoder(feats, lens)
-        own_chunked, _ = model.encoder(feats, lens, Chunking(16, 64))
+        own_chunked, _ = model.encoder(feats, lens, chunking=Chunking(16, 64))
         yield _bounded("encoder in chunks of 16", own_chunked[:, : chunked.shape[1]], chunked)
     tokens = torch.randint(3, model.cfg.vocab_size, (1, 6))
     if model.cfg.transducer != "none":

@@ -39,6 +39,11 @@ class MethodConfig(Kinds):
     greedy: ClassVar[Mapping[str, Any] | None] = None
     no_stream: ClassVar[str] = "it reads whole utterances"
 
+    @property
+    def needs_texts(self) -> bool:
+        """Whether it makes a language model of the training texts."""
+        return False
+
     def objection(self, heads: Sequence[HeadConfig]) -> str:
         """Why it cannot read these heads, which are of the right classes; empty if it can."""
         return ""

@@ -45,6 +45,10 @@ class BeamConfig(MethodConfig):
     lm_weight: NonNegFloat = 0.5
     token_bonus: Finite = 0.5
 
+    @property
+    def needs_texts(self) -> bool:
+        return self.lm_order > 0
+
 
 class CTCBeam(Method, config=BeamConfig):
     """`beam_ctc` with an n-gram of the training texts of each language, where there are texts."""
@@ -52,7 +56,7 @@ class CTCBeam(Method, config=BeamConfig):
     def __init__(self, cfg: Any, context: MethodContext) -> None:
         super().__init__(cfg, context)
         self._lms: dict[str, NGram] = {}
-        if cfg.lm_order and context.texts is not None:
+        if cfg.needs_texts and context.texts is not None:
             self._lms = ngrams_by_language(context.texts(), self.model.cfg.vocab_size, cfg.lm_order)
 
     def search(self, encoded: Encoded, langs: Tensor | None) -> list[Hypothesis]:

@@ -102,6 +102,14 @@ def choose_method(
     return MethodChoice(method=_name(cls()), heads=heads, reason="as configured")
 
 
+def head_of_method(name: str, model: SpeechModelConfig) -> str | None:
+    """The text head that the method `name` reads (the first of several), by which training chooses weights;
+    None with "auto", or if the model has no such head. Raises MayaError for an unknown name."""
+    if name == AUTO or name in model.text_heads:
+        return None if name == AUTO else name
+    return next(iter(_readable_heads(_class_of(name, model), model, model.text_heads)), None)
+
+
 def possible_methods(model: SpeechModelConfig, trained: TrainedHeads) -> list[str]:
     """The names of the methods that a model's trained heads allow."""
     possible = []

@@ -5,31 +5,43 @@ from torch import Tensor
 
 from maya.encoders import Encoded
 from maya.errors import MayaError
-from maya.heads import Prediction
+from maya.heads import Head, Prediction
 from maya.models.speech_model import SpeechModel
 
 LANGUAGE = "language"  # the label of a head that identifies languages
 
 
-def predicted_labels(model: SpeechModel) -> tuple[str, ...]:
-    """The labels that a model's heads predict."""
-    return tuple(dict.fromkeys(head.predicts for head in model.named_heads().values() if head.predicts))
+def predicting_heads(model: SpeechModel) -> dict[str, Head]:
+    """By label the head that predicts it; of several the first."""
+    heads: dict[str, Head] = {}
+    for head in model.named_heads().values():
+        if head.predicts:
+            heads.setdefault(head.predicts, head)
+    return heads
 
 
 @torch.no_grad()
-def predict(model: SpeechModel, encoded: Encoded) -> dict[str, list[Prediction]]:
-    """By label the prediction for each row of what `SpeechModel.encode_audio` returned."""
-    heads = [head for head in model.named_heads().values() if head.predicts]
-    return {head.predicts: head.predict(encoded) for head in heads}
+def predict(model: SpeechModel, encoded: Encoded, langs: Tensor | None = None) -> dict[str, list[Prediction]]:
+    """By label the prediction for each row of what `SpeechModel.encode_audio` returned. langs (B,) or None:
+    the languages that `conditioned` heads read."""
+    conditioned = model.with_language(encoded, langs)
+    heads = predicting_heads(model)
+    return {
+        label: head.predict(conditioned if head.conditioned else encoded) for label, head in heads.items()
+    }
 
 
 def check_identifies(model: SpeechModel) -> None:
     """Raises MayaError for a model that cannot identify languages."""
-    if LANGUAGE not in predicted_labels(model):
+    if LANGUAGE not in predicting_heads(model):
         raise MayaError("this model cannot identify languages: it has no language head; name the language")
 
 
-def language_indices(model: SpeechModel, predictions: dict[str, list[Prediction]]) -> Tensor:
-    """(B,) int64 indices of the predicted languages, on the model's device."""
-    languages, device = model.cfg.languages, next(model.parameters()).device
-    return torch.tensor([languages.index(row.label) for row in predictions[LANGUAGE]], device=device)
+@torch.no_grad()
+def identify(model: SpeechModel, encoded: Encoded) -> tuple[Tensor, list[Prediction]]:
+    """The language of each row of what `SpeechModel.encode_audio` returned: indices (B,) int64, and the
+    predictions. Raises MayaError for a model that cannot identify languages."""
+    check_identifies(model)
+    predictions = predicting_heads(model)[LANGUAGE].predict(encoded)
+    indices = [model.cfg.languages.index(prediction.label) for prediction in predictions]
+    return torch.tensor(indices, device=encoded.frames.device), predictions

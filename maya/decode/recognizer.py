@@ -16,7 +16,7 @@ from maya.decode.base import Method, MethodConfig, MethodContext
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis, write_texts
 from maya.decode.methods import AUTO, METHODS, MethodChoice, choose_method
-from maya.decode.predictions import LANGUAGE, check_identifies, language_indices, predict, predicted_labels
+from maya.decode.predictions import LANGUAGE, check_identifies, identify, predicting_heads
 from maya.decode.streaming import RecognizerStream
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
@@ -132,20 +132,18 @@ class Recognizer:
             # A single row needs no copy.
             audio = samples[0][None] if rows == 1 else pad_sequence(samples, batch_first=True)
             samples.clear()
-            encoded = self.model.encode_audio(audio.to(self.device), lens, hidden=hidden_layers(self.model))
+            encoded = self.model.encode_audio(audio.to(self.device), lens, hidden=self.model.hidden)
             del audio
-            predictions = predict(self.model, encoded) if language == AUTO else {}
-            if predictions:
-                langs = language_indices(self.model, predictions)
+            if language == AUTO:
+                langs, predictions = identify(self.model, encoded)
             else:
                 index = -1 if language is None else languages.index(language)
-                langs = torch.full((rows,), index, device=self.device)
+                langs, predictions = torch.full((rows,), index, device=self.device), []
             hyps = decoder(encoded, langs)
-        for row, hyp in enumerate(hyps):
+        for hyp in hyps:
             hyp.language = language
-            if predictions:
-                prediction = predictions[LANGUAGE][row]
-                hyp.language, hyp.language_probability = prediction.label, prediction.probability
+        for hyp, prediction in zip(hyps, predictions, strict=False):
+            hyp.language, hyp.language_probability = prediction.label, prediction.probability
         return self.with_text(hyps)
 
     def stream(
@@ -186,15 +184,10 @@ class Recognizer:
         return language
 
 
-def hidden_layers(model: SpeechModel) -> tuple[int, ...]:
-    """The layers of the encoder whose hidden states the heads read."""
-    return tuple(sorted({layer for head in model.named_heads().values() for layer in head.hidden}))
-
-
 def _no_streamed_identification(model: SpeechModel) -> str:
     languages = ", ".join(model.cfg.languages)
     ways = [f"name one of {languages}" if languages else "", "leave the language out"]
-    if LANGUAGE in predicted_labels(model):
+    if LANGUAGE in predicting_heads(model):
         ways.append("transcribe the whole recording with language='auto'")
     return (
         "a stream cannot identify the language, because it decodes from the first frame on: "

@@ -4,8 +4,6 @@ The decoders of pieces (`maya.decode.transducer`, `maya.decode.ctc`) give what t
 utterance.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,10 +11,7 @@ from torch import Tensor
 from maya.audio.load import as_audio
 from maya.decode.base import Method
 from maya.decode.hypothesis import Hypothesis, write_texts
-from maya.encoders import Encoded
-from maya.encoders.encoder_stream import encoder_stream
 from maya.errors import MayaError
-from maya.features import feature_stream
 from maya.text.tokenizer import Tokenizer
 
 
@@ -41,9 +36,7 @@ class RecognizerStream:
         self._device = next(self.model.parameters()).device
         index = -1 if language is None else self.model.cfg.languages.index(language)
         self._langs = torch.tensor([index], device=self._device)
-        featurizer: Any = self.model.preprocessor["featurizer"]
-        self._features = feature_stream(featurizer)
-        self._padding_value: float = getattr(featurizer.cfg, "padding_value", 0.0)
+        self._features = self.model.preprocessor["featurizer"].stream()
         self._begin()
 
     def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:
@@ -60,7 +53,7 @@ class RecognizerStream:
         With `same_speaker` the next utterance begins with what the encoder (a LaCT) has learnt of the speaker
         so far. Raises MayaError for an encoder that learns nothing while it runs.
         """
-        if same_speaker and not getattr(self._encoder, "keeps_speaker", False):
+        if same_speaker and not self._encoder.same_speaker:
             raise MayaError("same_speaker needs a LaCT: other encoders learn nothing from the audio")
         # The features need a push even where no samples were accepted.
         self._features.push(torch.zeros(1, 0, device=self._device))
@@ -70,15 +63,13 @@ class RecognizerStream:
 
     def _begin(self, same_speaker: bool = False) -> None:
         if not same_speaker:
-            self._encoder: Any = encoder_stream(
-                self.model.encoder, 1, self.context, padding_value=self._padding_value
-            )
+            padding_value = self.model.cfg.features.padding_value
+            self._encoder = self.model.encoder.stream(1, self.context, padding_value=padding_value)
         self._decoder = self.method.stream(1)
 
     def _decode(self, feats: Tensor, *, final: bool, same_speaker: bool = False) -> Hypothesis:
-        options = {"same_speaker": True} if same_speaker else {}
         with torch.inference_mode():
-            encoded = Encoded(*self._encoder.push(feats, final, **options))
+            encoded = self._encoder.push(feats, final, same_speaker=same_speaker)
             self._decoder.push(*self.method.conditioned(encoded, self._langs), final=final)
         (hyp,) = write_texts(self._decoder.hyps, self.tokenizer, self.model.frame_seconds)
         hyp.language = self.language

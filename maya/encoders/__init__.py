@@ -1,7 +1,8 @@
 """Acoustic encoders: features (B, T, F) to frames (B, S, D). A line in this file adds one to the library."""
 
-from maya.encoders.base import Encoded, Encoder, EncoderConfig, EncoderStream
-from maya.encoders.conformer.fastconformer import FastConformer, FastConformerConfig
+from maya.encoders.base import Encoded, Encoder, EncoderConfig, EncoderStream, FrameClock
+from maya.encoders.conformer.config import FastConformerConfig
+from maya.encoders.conformer.fastconformer import FastConformer
 from maya.encoders.lact.config import LaCTConfig
 from maya.encoders.lact.encoder import LaCT
 from maya.encoders.zipformer.config import ZipformerConfig
@@ -14,6 +15,7 @@ __all__ = [
     "EncoderStream",
     "FastConformer",
     "FastConformerConfig",
+    "FrameClock",
     "LaCT",
     "LaCTConfig",
     "Zipformer",

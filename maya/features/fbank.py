@@ -2,13 +2,14 @@
 device, or a stream of chunks."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.features.base import Features, FeaturesConfig
 from maya.features.frames import check_frames, frame_samples
 from maya.ranges import Finite, NonNegFloat, PosFloat, PosInt, Share
 
@@ -20,7 +21,7 @@ GPU_FRAMES = 1 << 16  # 128 MiB of windowed frames at a time
 
 
 @config
-class FbankConfig:
+class FbankConfig(FeaturesConfig):
     """What the front end computes. The defaults are those of icefall's recipes: povey window, frames
     centred on their hop (Kaldi's `snip_edges=False`), no energy, no dither."""
 
@@ -35,8 +36,16 @@ class FbankConfig:
     dither: NonNegFloat = 0.0  # standard deviation of the noise added to the waveform while training
     padding_value: Finite = math.log(1e-10)  # stands beyond an utterance's end; icefall's models expect this
 
+    @property
+    def n_fft(self) -> int:
+        return 1 << (frame_samples(self.window_ms, self.sample_rate) - 1).bit_length()
 
-class Fbank(nn.Module):
+    def frames(self, samples: Any) -> Any:
+        """One a hop, the last from half a hop on."""
+        return (samples + self.hop_samples // 2) // self.hop_samples
+
+
+class Fbank(Features, config=FbankConfig):
     """Waveform to filter-bank features: for each frame remove its mean, pre-emphasise, window, power
     spectrum, mel filters, floor, logarithm (Kaldi's compute-fbank-feats, for audio in [-1, 1]).
 
@@ -57,13 +66,13 @@ class Fbank(nn.Module):
         self.cfg = cfg
         check_frames(cfg.sample_rate, cfg.hop_ms)
         self.window_samples = frame_samples(cfg.window_ms, cfg.sample_rate)
-        self.hop_samples = frame_samples(cfg.hop_ms, cfg.sample_rate)
+        self.hop_samples = cfg.hop_samples
         if not 0 < self.hop_samples <= self.window_samples:
             raise MayaError(
                 f"features.hop_ms={cfg.hop_ms} has to be above 0 and at most "
                 f"features.window_ms={cfg.window_ms}; change one of them"
             )
-        self.n_fft = 1 << (self.window_samples - 1).bit_length()
+        self.n_fft = cfg.n_fft
         self.left_samples = self.window_samples // 2 - self.hop_samples // 2  # of frame 0, before the audio
         self.right_samples = self.window_samples - self.window_samples // 2  # at most so many after its end
         self.register_buffer("window", torch.empty(self.n_fft), persistent=False)
@@ -78,9 +87,8 @@ class Fbank(nn.Module):
         self.window.zero_()[: self.window_samples] = povey_window(self.window_samples)
         self.fb.copy_(kaldi_filterbank(cfg.num_mels, self.n_fft, cfg.sample_rate, cfg.low_hz, cfg.high_hz))
 
-    def feat_lens(self, audio_lens: Tensor) -> Tensor:
-        """Frames of utterances of `audio_lens` (...,) samples: one a hop, the last from half a hop on."""
-        return (audio_lens + self.hop_samples // 2) // self.hop_samples
+    def stream(self) -> "FbankStream":
+        return FbankStream(self)
 
     @torch.no_grad()
     def forward(

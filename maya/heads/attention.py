@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from maya.config import config
 from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
+from maya.encoders.positions import sinusoids
 from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, LossStep
 from maya.ranges import BelowOne, Count, PosInt
@@ -220,7 +221,8 @@ class AttentionDecoder(Head):
     def _embedded(self, tokens: Tensor, first: int) -> Tensor:
         """(N, U) -> (N, U, D), the tokens at positions `first` and after."""
         x = self.embed(tokens)
-        positions = _sinusoids(first, tokens.shape[1], self.cfg.dim, x.device)
+        places = torch.arange(first, first + tokens.shape[1], dtype=torch.float32, device=x.device)
+        positions = sinusoids(places, self.cfg.dim)
         return self.dropout(x * math.sqrt(self.cfg.dim) + positions.to(x.dtype))
 
     def _with_ends(self, tokens: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,14 +246,6 @@ class AttentionDecoder(Head):
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
-
-
-def _sinusoids(first: int, count: int, width: int, device: torch.device) -> Tensor:
-    """(count, width) fp32: sin and cos of (first + row) / 10000^(2i / width), in turn."""
-    place = torch.arange(first, first + count, dtype=torch.float32, device=device)[:, None]
-    even = torch.arange(0, width, 2, dtype=torch.float32, device=device)
-    angle = place * torch.exp(even * (-math.log(10000.0) / width))
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
 def _check(cfg: AttentionDecoderConfig, vocab_size: int, eos: int) -> None:

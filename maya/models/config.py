@@ -5,7 +5,7 @@ from dataclasses import field
 from typing import Annotated, TypeVar
 
 from maya.config import config
-from maya.encoders import EncoderConfig, FastConformerConfig
+from maya.encoders import EncoderConfig, FastConformerConfig, FrameClock
 from maya.errors import MayaError
 from maya.features import FeaturesConfig, LogMelConfig
 from maya.features.noise import NoiseConfig
@@ -55,6 +55,11 @@ class SpeechModelConfig:
     def blank(self) -> int:
         """The blank's id."""
         return 0 if self.blank_first else self.vocab_size
+
+    @property
+    def clock(self) -> FrameClock:
+        """Samples, seconds and encoder frames."""
+        return FrameClock(self.features, self.encoder)
 
     @property
     def text_heads(self) -> dict[str, HeadConfig]:

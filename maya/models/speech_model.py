@@ -11,7 +11,6 @@ from maya.data.loading.batch import Batch
 from maya.encoders import Encoded, Encoder
 from maya.encoders.zipformer.regularizers import set_batch_count
 from maya.errors import MayaError
-from maya.features import build_features, frame_samples
 from maya.features.noise import AddNoise
 from maya.features.specaugment import SpecAugment
 from maya.heads import Head, HeadContext, LossStep, final_weights, head_weights
@@ -42,7 +41,7 @@ class SpeechModel(nn.Module):
         check(cfg)
         super().__init__()
         self.cfg = cfg
-        self.preprocessor = nn.ModuleDict({"featurizer": build_features(cfg.features)})
+        self.preprocessor = nn.ModuleDict({"featurizer": cfg.features.build()})
         self.noise = AddNoise(cfg.noise)
         self.specaugment = SpecAugment(cfg.specaugment)
         self.encoder: Encoder = cfg.encoder.build()
@@ -89,9 +88,7 @@ class SpeechModel(nn.Module):
     @property
     def frame_seconds(self) -> float:
         """Seconds between two encoder frames."""
-        features = self.cfg.features
-        hop = frame_samples(features.hop_ms, features.sample_rate) / features.sample_rate
-        return hop * self.cfg.encoder.subsampling_factor
+        return self.cfg.clock.seconds
 
     def check_rate(self, batch: Batch) -> None:
         """MayaError for a batch whose audio is not at the sample rate of the model's features."""

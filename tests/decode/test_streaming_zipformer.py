@@ -11,8 +11,8 @@ from maya.decode.greedy import greedy_rnnt
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.decode.streaming import StreamingTransducer
 from maya.encoders import Zipformer
-from maya.encoders.encoder_stream import ZipformerStream
 from maya.encoders.zipformer.config import Chunking
+from maya.encoders.zipformer.streaming import ZipformerStream
 from maya.errors import MayaError
 from maya.heads.transducer import Joint, JointConfig, StatelessConfig, StatelessPredictor
 from maya.models.speech_model import SpeechModel

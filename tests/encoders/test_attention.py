@@ -5,17 +5,18 @@ import math
 import pytest
 import torch
 
-from maya.encoders import FastConformer, FastConformerConfig, attention, fastconformer
+from maya.encoders import FastConformer, FastConformerConfig
+from maya.encoders.conformer import attention, packed_rows
 from maya.encoders.conformer.attention import (
     Frames,
     RelPositionAttention,
-    Rows,
     Span,
     positions_needed,
-    sinusoids,
+    relative_sinusoids,
     span_of,
 )
 from maya.encoders.conformer.global_tokens import GlobalTokenAttention
+from maya.encoders.conformer.packed_rows import Rows
 from maya.errors import MayaError
 
 HEADS, WIDTH = 2, 16
@@ -42,7 +43,7 @@ def module(bias=True):
 
 def frames(span, lens, size, rows=None):
     longest = max(lens) if rows else size
-    positions = sinusoids(positions_needed(span, longest), WIDTH, torch.device("cpu")).double()
+    positions = relative_sinusoids(positions_needed(span, longest), WIDTH, torch.device("cpu")).double()
     valid = rows.valid(positions.device) if rows else torch.arange(size) < torch.tensor(lens)[:, None]
     return Frames(valid=valid, positions=positions, span=span, rows=rows)
 
@@ -59,7 +60,7 @@ def defined(att, x, span):
     """One utterance (n, D), score by score."""
     n = len(x)
     q, k, v = (f(x).view(n, HEADS, -1) for f in (att.linear_q, att.linear_k, att.linear_v))
-    table = sinusoids(n, WIDTH, x.device).double()
+    table = relative_sinusoids(n, WIDTH, x.device).double()
     p = att.linear_pos(table).view(2 * n + 1, HEADS, -1)
     place = torch.arange(n)[:, None] - torch.arange(n)
     scores = torch.einsum("ihk,jhk->hij", q + att.pos_bias_u, k)
@@ -95,7 +96,7 @@ def test_every_form_equals_the_definition(span, bias, monkeypatch):
 def test_the_local_form_runs_where_the_span_is_narrow_and_asks_for_few_positions(monkeypatch):
     span = Span(7, 3)
     calls = []
-    for name in ("_attend_local", "_attend_blocks"):
+    for name in ("attend_local", "attend_blocks"):
         plain = getattr(RelPositionAttention, name)
         monkeypatch.setattr(
             RelPositionAttention, name, lambda *a, _n=name, _f=plain, **k: calls.append(_n) or _f(*a, **k)
@@ -103,7 +104,7 @@ def test_the_local_form_runs_where_the_span_is_narrow_and_asks_for_few_positions
     att = module()
     for size in (span.window, span.window + 1):
         att(torch.randn(1, size, WIDTH).double(), frames(span, [size], size))
-    assert calls == ["_attend_blocks", "_attend_local"]
+    assert calls == ["attend_blocks", "attend_local"]
     assert positions_needed(span, 100_000) == span.window - 1 and positions_needed(Span(), 100) == 99
 
 
@@ -150,7 +151,7 @@ def test_global_tokens_see_all_and_are_seen_by_all(separate, size):
     torch.nn.init.normal_(att.pos_bias_v)
     lens = [size, size - 4]
     x = torch.randn(2, size, WIDTH, dtype=torch.float64)
-    table = sinusoids(max(span.reach), WIDTH, x.device).double()
+    table = relative_sinusoids(max(span.reach), WIDTH, x.device).double()
     valid = torch.arange(size) < torch.tensor(lens)[:, None]
     found = att(x, Frames(valid=valid, positions=table, span=span))
     p = att.linear_pos(table).view(-1, HEADS, WIDTH // HEADS)
@@ -209,7 +210,7 @@ def test_packing_changes_nothing(causal, training, monkeypatch):
     x, lens = torch.randn(4, 160, 80).double(), torch.tensor([80, 160, 0, 33])
     results = []
     for above in (1.0, 0.0):
-        monkeypatch.setattr(fastconformer, "PACK_ABOVE", above)
+        monkeypatch.setattr(packed_rows, "PACK_ABOVE", above)
         model.load_state_dict(results[0][1] if results else model.state_dict())
         before = {k: v.clone() for k, v in model.state_dict().items()}
         model.zero_grad()

@@ -6,9 +6,11 @@ import math
 import pytest
 import torch
 
-from maya.encoders import FastConformer, FastConformerConfig, fastconformer
-from maya.encoders.conformer.attention import Frames, RelPositionAttention, Rows, _skew, sinusoids
-from maya.encoders.conformer.fastconformer import ConformerLayer
+from maya.encoders import FastConformer, FastConformerConfig
+from maya.encoders.conformer import in_place, packed_rows
+from maya.encoders.conformer.attention import Frames, RelPositionAttention, _skew, relative_sinusoids
+from maya.encoders.conformer.conformer_layer import ConformerLayer
+from maya.encoders.conformer.packed_rows import Rows
 from maya.errors import MayaError
 from maya.kernels.bench.peak import forget_the_peak, forked, resident
 
@@ -49,7 +51,7 @@ def nemo_encoder(golden):
 @torch.no_grad()
 @pytest.mark.parametrize("pack_above", [0.0, 1.0])
 def test_equals_nemo_layer_by_layer(golden, nemo_encoder, pack_above, monkeypatch):
-    monkeypatch.setattr(fastconformer, "PACK_ABOVE", pack_above)
+    monkeypatch.setattr(packed_rows, "PACK_ABOVE", pack_above)
     seen = {}
     hooks = [
         module.register_forward_hook(lambda m, a, out, name=name: seen.update({name: out}))
@@ -147,7 +149,7 @@ def test_relative_shift_and_attention_equal_their_definition():
     torch.nn.init.normal_(att.pos_bias_v)
     x, lens = torch.randn(2, size, width, dtype=torch.float64), [7, 4]
     valid = torch.arange(size) < torch.tensor(lens)[:, None]
-    y = att(x, Frames(valid=valid, positions=sinusoids(size - 1, width, x.device).double()))
+    y = att(x, Frames(valid=valid, positions=relative_sinusoids(size - 1, width, x.device).double()))
     for b, n in enumerate(lens):
         q, k, v = (f(x[b, :n]).view(n, heads, -1) for f in (att.linear_q, att.linear_k, att.linear_v))
         place = torch.arange(n)[:, None] - torch.arange(n)
@@ -304,7 +306,7 @@ def test_long_audio_in_blocks_equals_one_piece(lens, options, context, monkeypat
     x, lens = torch.randn(len(lens), 3000, 80), torch.tensor(lens)
     with torch.inference_mode():
         whole, _ = model(x, lens, context=context)
-        monkeypatch.setattr(fastconformer, "BLOCK_FRAMES", 50)
+        monkeypatch.setattr(in_place, "BLOCK_FRAMES", 50)
         monkeypatch.setattr(ConformerLayer, "forward", None)  # the other way is not taken
         blocks, _ = model(x, lens, context=context)
     torch.testing.assert_close(blocks, whole, rtol=0, atol=1e-6)
@@ -315,7 +317,7 @@ def test_the_memory_of_long_audio_is_that_of_its_features_and_output():
 
     def rest(frames):
         monkeypatch = pytest.MonkeyPatch()
-        monkeypatch.setattr(fastconformer, "BLOCK_FRAMES", 64)
+        monkeypatch.setattr(in_place, "BLOCK_FRAMES", 64)
         model = tiny(d_model=128, n_layers=1).eval()
         x = torch.randn(1, frames, 80)
         with torch.inference_mode():

@@ -10,7 +10,7 @@ from maya.convert.icefall.names import from_icefall_name, to_icefall_name
 from maya.encoders import Zipformer, ZipformerConfig
 from maya.encoders.zipformer.attention import AttentionWeights, _Penalise
 from maya.encoders.zipformer.config import Chunking, small
-from maya.encoders.zipformer.encoder import ZipformerState
+from maya.encoders.zipformer.streaming import ZipformerState
 from maya.errors import MayaError
 from maya.heads.transducer import Joint, JointConfig, SimpleJoint, StatelessConfig, StatelessPredictor
 from maya.models.speech_model import build_model, count_parameters
@@ -156,10 +156,10 @@ def test_an_utterance_does_not_depend_on_its_batch(options, chunking):
     model = perturb(tiny(SMALLER, **options)).eval()
     lens = torch.tensor([203, 150, 65, 9, 4, 0])
     x = torch.randn(6, 203, 80)
-    enc, enc_lens = model(x, lens, chunking)
+    enc, enc_lens = model(x, lens, chunking=chunking)
     assert torch.equal(enc_lens, model.subsampled_lens(lens)) and enc_lens.tolist() == [49, 36, 15, 1, 0, 0]
     for row, n in enumerate(lens.tolist()):
-        alone, alone_lens = model(x[row : row + 1, :n], lens[row : row + 1], chunking)
+        alone, alone_lens = model(x[row : row + 1, :n], lens[row : row + 1], chunking=chunking)
         size = int(alone_lens)
         assert size == int(enc_lens[row]) and not enc[row, size:].any() and enc.isfinite().all()
         torch.testing.assert_close(alone[0, :size], enc[row, :size], rtol=1e-4, atol=2e-5)
@@ -189,7 +189,7 @@ def test_streaming_equals_the_chunk_masked_forward(batch, out):
         tiny(causal=True, chunk_frames=(16,), left_context_frames=(64,), output_downsampling=out), 0.05
     ).eval()
     x = torch.randn(batch, 2 * chunk * chunks + 13, 80)
-    whole, _ = model(x, torch.full((batch,), x.shape[1]), Chunking(chunk, left))
+    whole, _ = model(x, torch.full((batch,), x.shape[1]), chunking=Chunking(chunk, left))
     pieces = [[] for _ in range(batch)]
     state, rows = model.initial_state(0, left), []
     for step in range(chunks + apart * batch):
@@ -198,7 +198,7 @@ def test_streaming_equals_the_chunk_masked_forward(batch, out):
             rows.append(step // apart)
         begin = [2 * chunk * len(pieces[row]) for row in rows]
         heard = [x[row, b : b + 2 * chunk + 13] for row, b in zip(rows, begin, strict=True)]
-        enc, state = model.stream(torch.stack(heard), state)
+        enc, state = model.stream_step(torch.stack(heard), state)
         for row, piece in zip(rows, enc, strict=True):
             pieces[row].append(piece)
         alive = [i for i, row in enumerate(rows) if len(pieces[row]) < chunks]
@@ -293,11 +293,11 @@ def test_what_cannot_be_streamed_is_refused():
     model = tiny(SMALLER, **CAUSAL).eval()
     state = model.initial_state(1, 24)
     with pytest.raises(MayaError, match="multiple of 4"):
-        model.stream(torch.randn(1, 2 * 6 + 13, 80), state)
+        model.stream_step(torch.randn(1, 2 * 6 + 13, 80), state)
     with pytest.raises(MayaError, match="left context"):
         model.initial_state(1, 10)
     with pytest.raises(MayaError, match="not causal"):
-        tiny(SMALLER)(torch.randn(1, 50, 80), torch.tensor([50]), Chunking(8, 24))
+        tiny(SMALLER)(torch.randn(1, 50, 80), torch.tensor([50]), chunking=Chunking(8, 24))
 
 
 def test_large_scores_of_hidden_keys_are_not_penalised():

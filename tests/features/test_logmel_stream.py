@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from maya.errors import MayaError
-from maya.features import LogMel, LogMelConfig
-from maya.features.logmel_stream import LogMelStream
+from maya.features import LogMel, LogMelConfig, LogMelStream
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from egs.indic12 import fastconformer_tdt_ctc_1b
-from maya.encoders import LaCTConfig, build_encoder
+from maya.encoders import LaCTConfig
 from maya.encoders.conformer.fastconformer import FastConformer
 from maya.encoders.lact.fast_weights import FastWeightConfig
 from maya.encoders.zipformer.regularizers import set_batch_count
@@ -195,7 +195,7 @@ def test_operations_of_other_encoders_equal_those_counted(name: str) -> None:
     cfg = ENCODERS[name]
     if isinstance(cfg, LaCTConfig):  # with dropout attention is plain products: torch counts no others here
         cfg = replace(cfg, dropout_att=0.1)
-    encoder = build_encoder(cfg).train(isinstance(cfg, LaCTConfig))
+    encoder = cfg.build().train(isinstance(cfg, LaCTConfig))
     for length in (647, 1607):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             _, lens = encoder(torch.randn(2, length, 80), torch.full((2,), length))
@@ -228,7 +228,7 @@ def test_equal_layers_keep_what_autograd_saves(name: str) -> None:
 def _saved(cfg: Any, batch: int, frames: int, lost: int) -> int:
     """Bytes that an encoder in training saves for the backward pass, its weights apart."""
     torch.manual_seed(0)
-    encoder = build_encoder(cfg).train()
+    encoder = cfg.build().train()
     set_batch_count(encoder, 1e9)
     own = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
     blocks: dict[int, tuple[int, torch.Tensor]] = {}

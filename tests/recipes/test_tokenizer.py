@@ -11,7 +11,7 @@ from egs.indic12 import fastconformer_tdt_ctc_1b
 from maya.data.table.alignable import FrameClock
 from maya.data.table.table import Table, part_path, write_table
 from maya.data.table.token_table import open_tokens, token_path
-from maya.encoders import FastConformerConfig, Zipformer, build_encoder
+from maya.encoders import FastConformerConfig, Zipformer
 from maya.encoders.conformer.subsampling import subsampled_lens
 from maya.errors import MayaError
 from maya.features import Fbank, FbankConfig, LogMel, LogMelConfig
@@ -297,7 +297,7 @@ def test_the_clock_counts_as_zipformer_does() -> None:
     cfg = tiny_zipformer.config()
     assert isinstance(cfg.features, FbankConfig)
     samples = torch.arange(0, 6000, 7)
-    front, encoder = Fbank(cfg.features), build_encoder(cfg.encoder)
+    front, encoder = Fbank(cfg.features), cfg.encoder.build()
     assert isinstance(encoder, Zipformer)
     expected = encoder.subsampled_lens(front.feat_lens(samples))
     assert frame_clock(cfg, 1.0).frames_of(samples.numpy() / 16000).tolist() == expected.tolist()

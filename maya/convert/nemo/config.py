@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from maya.convert.nemo.parts import Family
 from maya.convert.nemo.section import Section
-from maya.encoders.conformer.fastconformer import FastConformerConfig
+from maya.encoders.conformer.config import FastConformerConfig
 from maya.errors import MayaError
 from maya.features.frames import frame_samples
 from maya.features.logmel import LogMelConfig

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maya.encoders import FastConformer
 from maya.encoders.conformer.attention import RelPositionAttention
-from maya.encoders.conformer.fastconformer import ConformerLayer, FastConformer
+from maya.encoders.conformer.conformer_layer import ConformerLayer
 from maya.features.logmel import LOG_GUARD, STD_GUARD, LogMel
 from maya.heads.transducer.joint import Joint
 from maya.heads.transducer.predictor import Predictor

@@ -23,8 +23,8 @@ from maya.convert.onnx.zipformer_graphs import (
 )
 from maya.decode.recognizer import Recognizer
 from maya.encoders import Zipformer
-from maya.encoders.zipformer.config import Chunking, check_chunking
-from maya.encoders.zipformer.front import LOST_FRAMES, REACH
+from maya.encoders.zipformer.config import LOST_FRAMES, Chunking, check_chunking
+from maya.encoders.zipformer.front import REACH
 from maya.errors import MayaError
 from maya.features import FbankConfig
 from maya.models.speech_model import SpeechModel

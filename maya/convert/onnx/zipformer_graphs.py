@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from maya.convert.heads import transducer_head
 from maya.encoders import Zipformer
-from maya.encoders.zipformer.encoder import ZipformerState
 from maya.encoders.zipformer.layer import LayerCache
+from maya.encoders.zipformer.streaming import ZipformerState
 from maya.heads.transducer import Joint, StatelessPredictor
 from maya.heads.transducer.stateless import StatelessState
 from maya.models.speech_model import SpeechModel
@@ -44,7 +44,7 @@ class StreamingGraph(nn.Module):
         self.head = model.head("ctc") if ctc else transducer_head(model).joint.enc
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        enc, state = self.encoder.stream(x, from_sherpa(states))
+        enc, state = self.encoder.stream_step(x, from_sherpa(states))
         return self.head(enc), *to_sherpa(state)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from maya.config import config
 from maya.encoders.base import EncoderConfig
 from maya.encoders.conformer.attention import Span
-from maya.encoders.conformer.fastconformer import FastConformerConfig
+from maya.encoders.conformer.subsampling import subsampled_lens
 from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
 from maya.ranges import BelowOne, Count, OddInt, PosInt, Range
@@ -49,17 +49,8 @@ class LaCTConfig(FastWeightConfig, EncoderConfig):
         left, right = self.window
         return Span(left, self.chunk - 1, chunk=self.chunk) if right < 0 else Span(left, right)
 
-    @property
-    def conformer(self) -> FastConformerConfig:
-        """What FastConformer's convolution module has to know."""
-        return FastConformerConfig(
-            d_model=self.d_model,
-            conv_kernel=self.conv_kernel,
-            use_bias=self.use_bias,
-            conv_context=self.conv_context,
-            conv_norm=self.conv_norm,
-            masked_norm=self.masked_norm,
-        )
+    def subsampled(self, frames: Any) -> Any:
+        return subsampled_lens(frames, self.subsampling_factor, self.causal_downsampling)
 
 
 def streaming(cfg: LaCTConfig, *, chunk: int = 32, order: str = "chunk_causal", **options: Any) -> LaCTConfig:

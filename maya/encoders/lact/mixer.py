@@ -1,7 +1,6 @@
 """What mixes frames in a LaCT layer: attention over a window and fast weights, of the same q, k and v."""
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -108,11 +107,6 @@ class FastWeightMixer(nn.Module):
         size = max(rows.lens)
         valid = torch.arange(size, device=x.device) < torch.tensor(rows.lens, device=x.device)[:, None]
         return rows.pack(self.mix(rows.unpack(x, size), valid, frames.span)[0])
-
-    def add_in_blocks(self, x: Tensor, norm: Callable[[Tensor], Tensor], frames: Frames, block: int) -> None:
-        """x (B, S, D) += self(norm(x)) in place; without gradients. It takes all frames at once, whatever
-        `block` says: an utterance's weights learn from the whole of it."""
-        x += self(norm(x), frames)
 
     def mix(
         self,

@@ -9,6 +9,8 @@ from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
 from maya.ranges import BelowOne, ChunkFrames, ContextFrames, NonNegFloat, NotEmpty, OddInt, PosInt, Range
 
+LOST_FRAMES = 7  # of the features: the front end's convolutions do not pad in time
+
 
 @config
 class ZipformerConfig(EncoderConfig):
@@ -53,6 +55,10 @@ class ZipformerConfig(EncoderConfig):
     def subsampling_factor(self) -> int:
         """Feature frames to an output frame."""
         return 2 * self.output_downsampling
+
+    def subsampled(self, frames: Any) -> Any:
+        halved = (frames - LOST_FRAMES) // 2
+        return -(-halved * (halved > 0) // self.output_downsampling)
 
 
 def small(**options: Any) -> ZipformerConfig:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maya.encoders.zipformer.bias_norm import BiasNorm
+from maya.encoders.zipformer.config import LOST_FRAMES
 from maya.encoders.zipformer.regularizers import (
     Balancer,
     Number,
@@ -16,7 +17,6 @@ from maya.encoders.zipformer.regularizers import (
 )
 from maya.encoders.zipformer.swoosh import swoosh_l, swoosh_r
 
-LOST_FRAMES = 7  # of the features: the convolutions do not pad in time
 REACH = 3  # frames to each side that ConvNeXt's depthwise convolution looks at
 
 
