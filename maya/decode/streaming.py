@@ -36,7 +36,7 @@ class RecognizerStream:
         self._device = next(self.model.parameters()).device
         index = -1 if language is None else self.model.cfg.languages.index(language)
         self._langs = torch.tensor([index], device=self._device)
-        self._features = self.model.preprocessor["featurizer"].stream()
+        self._features = self.model.featurizer.stream()
         self._begin()
 
     def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:

@@ -11,6 +11,7 @@ from maya.data.loading.batch import Batch
 from maya.encoders import Encoded, Encoder
 from maya.encoders.zipformer.regularizers import set_batch_count
 from maya.errors import MayaError
+from maya.features import Features
 from maya.features.noise import AddNoise
 from maya.features.specaugment import SpecAugment
 from maya.heads import Head, HeadContext, LossStep, final_weights, head_weights
@@ -71,6 +72,11 @@ class SpeechModel(nn.Module):
         return {name: cast(Head, head) for name, head in self.heads.items()}
 
     @property
+    def featurizer(self) -> Features:
+        """The module that computes features."""
+        return cast(Features, self.preprocessor["featurizer"])
+
+    @property
     def blank(self) -> int:
         """The blank's id."""
         return self.cfg.blank
@@ -101,7 +107,7 @@ class SpeechModel(nn.Module):
     def features(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
         """audio (B, N) float in [-1, 1] at the model's sample rate, audio_lens (B,) samples → (B, T, F),
         feat_lens (B,)."""
-        return self.preprocessor["featurizer"](audio, audio_lens)
+        return self.featurizer(audio, audio_lens)
 
     def begin_step(self, step: int, batch_count: float) -> None:
         """Move all that changes while training on to optimizer step `step`, from 0; `batch_count` is what
