@@ -1,5 +1,7 @@
-"""Stage 5: a checkpoint and a prepared part → hypotheses with token times, and the real-time factor."""
+"""Stage 5: a checkpoint and prepared parts → hypotheses with token times, and the real-time factor."""
 
+import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -11,15 +13,18 @@ import torch
 from torch import Tensor
 
 import maya
-from maya.config import to_dict
+from maya.config import override, to_dict
 from maya.data.loading.loader import EvalLoader
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
+from maya.decode.head_choice import TrainedHeads
 from maya.decode.recognizer import identify_languages
 from maya.encoders.lact.fast_weights import stop_updates
 from maya.errors import MayaError
 from maya.models.hybrid import HybridModel
-from maya.recipes.experiment import Experiment
+from maya.models.text_heads import NAMES
+from maya.recipes.arguments import add_finished_run, add_force
+from maya.recipes.experiment import METHODS, Experiment
 from maya.recipes.markers import (
     audio_identity,
     checkpoint_content,
@@ -28,10 +33,38 @@ from maya.recipes.markers import (
     table_identity,
     texts_identity,
 )
-from maya.recipes.search import choose_method, make_search
-from maya.train.checkpoint import find_checkpoint
+from maya.recipes.recorded import finished_run
+from maya.recipes.search import NEEDS, check_heads, choose_method, make_search
+from maya.train.checkpoint import find_checkpoint, load_checkpoint
+from maya.train.heads import read_heads
 from maya.train.runlog import replacing, write_json
 from maya.train.validate import language_accuracy
+
+ALL = "all"
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_finished_run(p)
+    text = "train, dev, test (the default), or a set of the corpus, such as dev-clean"
+    p.add_argument("--split", nargs="+", default=["test"], metavar="SPLIT", help=text)
+    text = "values of decode.method, or all that trained heads allow; results go to decode/METHOD/SPLIT"
+    p.add_argument("--method", nargs="+", default=[], metavar="METHOD", help=text)
+    p.add_argument("--checkpoint", type=Path, help="a .pt file; default: the averaged one, else the best")
+    text = "write to decode/NAME/SPLIT (not with --method)"
+    p.add_argument("--into", default="", metavar="NAME", help=text)
+    add_force(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    experiment, data, folder = finished_run(args)
+    options = {"checkpoint": args.checkpoint, "force": args.force}
+    if args.method:
+        if args.into:
+            raise MayaError("--method writes to decode/METHOD/SPLIT: leave --into out")
+        decode_all(experiment, data, folder, splits=args.split, methods=args.method, **options)
+        return
+    for split in args.split:
+        decode(experiment, data, folder, split=split, into=args.into, **options)
 
 
 def decode(
@@ -135,3 +168,57 @@ def _languages(
         for i, p in zip(langs.tolist(), probabilities.tolist(), strict=True)
     ]
     return {"known": known, "auto": langs, "unknown": None}[told], rows
+
+
+def decode_all(
+    experiment: Experiment,
+    data: Path,
+    run: Path,
+    *,
+    splits: Sequence[str],
+    methods: Sequence[str],
+    checkpoint: Path | None = None,
+    force: bool = False,
+) -> None:
+    """Decode each of `splits` with each of `methods`, or with all that the model's trained heads allow where
+    that is "all", into `run`/decode/{method}/{split}.
+
+    Raises MayaError for an unknown method, and for one whose head the model lacks or that was never trained.
+    """
+    if list(methods) == [ALL]:
+        methods = possible_methods(find_checkpoint(checkpoint or run))
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise MayaError(f"unknown decode.method {unknown[0]!r}; expected one of {', '.join(METHODS)}")
+    for method in methods:
+        mine = dataclasses.replace(experiment, decode=dataclasses.replace(experiment.decode))
+        override(mine, f"decode.method={method}")
+        for split in splits:
+            decode(mine, data, run, split=split, into=method, checkpoint=checkpoint, force=force)
+
+
+def possible_methods(path: Path) -> list[str]:
+    """The methods that a checkpoint's trained heads allow; prints those that need a head never trained."""
+    loaded = load_checkpoint(path)
+    heads, transducer = read_heads(loaded, path), getattr(loaded.model_config, "transducer", "none")
+    heads.best()  # raises MayaError where none was trained
+    methods = methods_of(heads, transducer)
+    everything = TrainedHeads(heads=heads.heads, trained=heads.heads)
+    if idle := [method for method in methods_of(everything, transducer) if method not in methods]:
+        untrained = " and ".join(f"the {NAMES[head]}" for head in heads.heads if head not in heads.trained)
+        print(f"decode: without {', '.join(idle)}: {untrained} was never trained")
+    return methods
+
+
+def methods_of(heads: TrainedHeads, transducer: str) -> list[str]:
+    """The methods that trained heads allow; `transducer` is the model's kind of it."""
+    return [method for method in NEEDS if can_decode(heads, method, transducer)]
+
+
+def can_decode(heads: TrainedHeads, method: str, transducer: str) -> bool:
+    """Whether a model has the trained heads that a method asks for. Modified beam search knows no durations:
+    `transducer` is the model's kind of it, "tdt" has them."""
+    try:
+        check_heads(heads, method)
+    except MayaError:
+        return False
+    return method != "modified_beam" or transducer != "tdt"

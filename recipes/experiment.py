@@ -1,7 +1,8 @@
 """An experiment: everything a run depends on, in one typed value that travels through JSON."""
 
+from collections.abc import Iterable
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from maya.config import config, override
 from maya.data.loading.augment import AugmentConfig
@@ -89,6 +90,9 @@ class DecodeConfig:
         return "attention" if self.method == "attention" else "ctc"
 
 
+METHODS: tuple[str, ...] = get_args(get_type_hints(DecodeConfig)["method"])
+
+
 @config
 class Experiment:
     """One experiment. A file under egs/ returns one from `experiment()`; `--set a.b=c` changes its fields.
@@ -109,7 +113,8 @@ class Experiment:
 
 def load_experiment(name: str, overrides: list[str], *, llm: bool = False) -> Any:
     """The experiment of a file (./mine.py), a module (egs.indic12.mini) or a bare name (mini), with overrides
-    applied: an `Experiment`, or where `llm` says that it may, an `LLMExperiment` of maya.recipes.speech_llm.
+    applied. Each may be followed by :FUNCTION. It is an `Experiment`, or if `llm` allows it an
+    `LLMExperiment` of maya.recipes.speech_llm.
 
     Raises MayaError for a file that is missing or wrong, see `make_experiment`, and for a wrong override.
     """
@@ -125,6 +130,11 @@ def load_experiment(name: str, overrides: list[str], *, llm: bool = False) -> An
                 f"{name} has a language model as decoder, which this command cannot use: after "
                 "`maya prepare` come `maya llm train`, `maya llm decode` and `maya score`"
             )
+    return apply_overrides(experiment, overrides)
+
+
+def apply_overrides(experiment: Any, overrides: Iterable[str]) -> Any:
+    """`experiment`, changed by assignments NAME=VALUE; its languages become codes."""
     for assignment in overrides:
         override(experiment, assignment)
     experiment.languages = tuple(dict.fromkeys(map(language_code, experiment.languages)))

@@ -4,6 +4,7 @@ Data, batches and the loop are those of every experiment; of the stages only the
 the language model's own, which `train` writes where stage 2 writes one.
 """
 
+import argparse
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -25,7 +26,8 @@ from maya.errors import MayaError
 from maya.models.hybrid import count_parameters
 from maya.models.speech_llm import SpeechLLM, SpeechLLMConfig, load_tokenizer
 from maya.ranges import Distinct, PosFloat
-from maya.recipes.experiment import DataConfig, Experiment, LanguageName
+from maya.recipes.arguments import add_data_and_run, add_experiment, add_force, add_parser
+from maya.recipes.experiment import DataConfig, Experiment, LanguageName, load_experiment
 from maya.recipes.markers import audio_identity, checkpoint_content, content, is_done, mark_done
 from maya.recipes.train import (
     batch_plan,
@@ -77,6 +79,33 @@ class LLMExperiment:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: LLMDecodeConfig = field(default_factory=LLMDecodeConfig)
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    stages = p.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    training = add_parser(stages, "train", "train encoder, projector and LoRA, or continue a run")
+    decoding = add_parser(stages, "decode", "decode a split greedily; `maya score` then scores it")
+    for each in (training, decoding):
+        add_experiment(each)
+        add_data_and_run(each)
+        each.add_argument("--cpu", action="store_true", help="use the CPU, even if there is a GPU")
+        add_force(each)
+    decoding.add_argument("--split", default="test", choices=("train", "dev", "test"), help="default: test")
+    decoding.add_argument("--checkpoint", type=Path, help="a .pt file; default: the best of the run")
+
+
+def run(args: argparse.Namespace) -> None:
+    experiment = load_experiment(args.experiment, args.overrides, llm=True)
+    if not isinstance(experiment, LLMExperiment):
+        raise MayaError(
+            f"{args.experiment} has no language model as decoder; use `maya {args.stage}` with it"
+        )
+    options = {"cpu": args.cpu, "force": args.force}
+    if args.stage == "train":
+        train(experiment, args.data, args.run_dir, **options)
+    else:
+        options |= {"split": args.split, "checkpoint": args.checkpoint}
+        decode(experiment, args.data, args.run_dir, **options)
 
 
 def train(

@@ -1,5 +1,6 @@
 """Stage 2: the training texts → a SentencePiece tokenizer, and a report of how it cuts each language."""
 
+import argparse
 import hashlib
 import heapq
 import json
@@ -23,7 +24,8 @@ from maya.encoders.zipformer.front import LOST_FRAMES
 from maya.errors import MayaError
 from maya.features import FbankConfig, frame_samples
 from maya.models.hybrid import HybridConfig
-from maya.recipes.experiment import Experiment
+from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
+from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.markers import content, is_done, mark_done, table_identity, texts_identity
 from maya.text.fertility import fertility, fertility_report, fertility_table, without_piece
 from maya.text.sample import TextSample, gather
@@ -33,6 +35,17 @@ from maya.train.runlog import write_json
 
 _SAMPLED_IDS = 256  # by which the corpus of a run is recognised
 UNKNOWN = 0.005  # share of a language's characters, not seen before, that a kept tokenizer may lack
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_experiment(p)
+    add_data_and_run(p)
+    add_force(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    experiment = load_experiment(args.experiment, args.overrides)
+    tokenizer(experiment, args.data, args.run_dir, force=args.force)
 
 
 def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = False) -> None:

@@ -5,9 +5,10 @@ Run:    maya llm train --experiment egs.indic12.speech_llm --data exp/indic12/DI
 README.md tells which weights it needs. Not run yet: no result is claimed.
 """
 
-from egs.indic12 import fastconformer_tdt_ctc_1b
 from maya.models.speech_llm import SpeechLLMConfig
 from maya.recipes.speech_llm import LLMExperiment
+
+from . import fastconformer_tdt_ctc_1b
 
 
 def experiment() -> LLMExperiment:

@@ -9,9 +9,9 @@ from maya.decode.head_choice import TrainedHeads
 from maya.errors import MayaError
 from maya.models.hybrid import build_model, with_vocabulary
 from maya.recipes.cli import main
-from maya.recipes.decode_all import can_decode, decode_all, score_all, wer_table
+from maya.recipes.decode import can_decode, decode_all
 from maya.recipes.prepare import prepare
-from maya.recipes.score import score
+from maya.recipes.score import score, score_all, wer_table
 from maya.recipes.tokenizer import tokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
@@ -69,7 +69,7 @@ def test_the_table_has_each_rate_where_it_belongs(top: Path, capsys: pytest.Capt
 
 
 def test_methods_that_are_not_there(top: Path, tmp_path: Path) -> None:
-    with pytest.raises(MayaError, match=r"no decode\.method 'beam'; there are auto, transducer"):
+    with pytest.raises(MayaError, match=r"unknown decode\.method 'beam'; expected one of auto, transducer"):
         decode_all(tiny.experiment(), top / "data", top / "run", splits=["dev"], methods=["beam"])
     with pytest.raises(MayaError, match="needs an attention decoder"):
         decode_all(tiny.experiment(), top / "data", top / "run", splits=["dev"], methods=["attention"])

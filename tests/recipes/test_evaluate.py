@@ -108,7 +108,7 @@ def test_single_files(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["a.wav", "--reference", "a", "b"], "1 audio files and 2 references"),
         (["a.wav", "--reference", "a"], "say with --language what is spoken"),
         (["a.wav", "--reference", "a", "--language", "hi"], "1 of 1 utterances cannot be evaluated"),
-        (["a.wav", "--method", "guess"], "there is no method 'guess': take one of auto, transducer"),
+        (["a.wav", "--method", "guess"], "unknown method 'guess'; expected one of auto, transducer"),
         (["a.wav", "--method", "ctc_beam"], "files without --reference are transcribed by"),
     ],
 )

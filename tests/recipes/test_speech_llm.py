@@ -97,7 +97,8 @@ def test_commands_from_a_corpus_to_a_table(
     def load_this(name: str, overrides: list[str], *, llm: bool = False) -> LLMExperiment:
         return experiment_for(tmp_path / "llm", steps=6)
 
-    monkeypatch.setattr("maya.recipes.experiment.load_experiment", load_this)
+    for module in ("prepare", "speech_llm"):
+        monkeypatch.setattr(f"maya.recipes.{module}.load_experiment", load_this)
     data, run = tmp_path / "data", tmp_path / "run"
     here = ["--experiment", "x", "--data", str(data), "--run-dir", str(run)]
     assert (
