@@ -1,5 +1,6 @@
 """`maya evaluate`: a finished model on a list of utterances, or on some files, without preparing anything."""
 
+import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,38 @@ from maya.decode.base import Method
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import decode_table
 from maya.errors import MayaError
+from maya.recipes.arguments import add_checkpoint, add_device, add_json, add_num_samples
 from maya.recipes.decode import make_method
 from maya.recipes.experiment import DecodeConfig
+from maya.recipes.experiment_file import import_recorded
 from maya.recipes.score import normal_form
 from maya.recipes.transcribe import transcribe
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
 from maya.text.languages import language_among, language_code
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_checkpoint(p)
+    p.add_argument("audio", type=Path, nargs="*", help="audio files, instead of --manifest")
+    text = "JSON lines (Maya, NeMo, metadata.jsonl), .csv, or a folder"
+    p.add_argument("--manifest", type=Path, help=text)
+    p.add_argument("--reference", nargs="+", metavar="TEXT", help="the transcript of each audio file")
+    text = "auto (the default: the best trained head on dev), ctc, modified_beam ...; see decode.method"
+    p.add_argument("--method", default="auto", help=text)
+    text = "language code for utterances without one in the manifest; auto: identify it"
+    p.add_argument("--language", help=text)
+    add_num_samples(p)
+    add_json(p, "write all results as JSON, too")
+    add_device(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    import_recorded(args.checkpoint, args.experiment)
+    evaluate(
+        args.checkpoint, args.audio, manifest=args.manifest, references=args.reference, method=args.method,
+        language=args.language, num_samples=args.num_samples, json_file=args.json, device=args.device,
+    )  # fmt: skip
 
 
 def evaluate(

@@ -1,7 +1,8 @@
 """An experiment: everything a run depends on, in one typed value that travels through JSON."""
 
+from collections.abc import Iterable
 from dataclasses import field
-from typing import Annotated
+from typing import Annotated, Any
 
 from maya.config import config, override
 from maya.data.loading.augment import AugmentConfig
@@ -102,7 +103,7 @@ class Experiment:
 
 def load_experiment(name: str, overrides: list[str]) -> Experiment:
     """The experiment of a file (./mine.py), a module (egs.indic12.mini) or a bare name (mini), with overrides
-    applied.
+    applied. Each may be followed by :FUNCTION.
 
     Raises MayaError for a file that is missing or wrong, see `make_experiment`, and for a wrong override.
     """
@@ -110,6 +111,11 @@ def load_experiment(name: str, overrides: list[str]) -> Experiment:
     if not isinstance(experiment, Experiment):
         kind = type(experiment).__name__
         raise MayaError(f"experiment() of {name} returns {kind}, which is not an Experiment; return one")
+    return apply_overrides(experiment, overrides)
+
+
+def apply_overrides(experiment: Any, overrides: Iterable[str]) -> Any:
+    """`experiment`, changed by assignments NAME=VALUE; its languages become codes."""
     for assignment in overrides:
         override(experiment, assignment)
     experiment.languages = tuple(dict.fromkeys(map(language_code, experiment.languages)))

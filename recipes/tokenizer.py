@@ -1,6 +1,7 @@
 """Stage 2: from the training texts to a tokenizer, with a report on each language. A model with a language
 model as head takes that model's tokenizer."""
 
+import argparse
 import hashlib
 import heapq
 import json
@@ -18,7 +19,8 @@ from maya.data.report.text_table import columns
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import TokenTable, token_path, write_tokens
 from maya.errors import MayaError
-from maya.recipes.experiment import Experiment
+from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
+from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.markers import content, is_done, mark_done, table_identity, texts_identity
 from maya.text.fertility import fertility, fertility_report, fertility_table, without_piece
 from maya.text.sample import TextSample, gather
@@ -29,6 +31,17 @@ from maya.train.runlog import write_json
 _SAMPLED_IDS = 256  # by which the corpus of a run is recognised
 _CLOCK_PROBES = np.geomspace(0.01, 40.0, 100)  # seconds, whose frames tell clocks apart in the stage marker
 UNKNOWN = 0.005  # share of a language's characters, not seen before, that a kept tokenizer may lack
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_experiment(p)
+    add_data_and_run(p)
+    add_force(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    experiment = load_experiment(args.experiment, args.overrides)
+    tokenizer(experiment, args.data, args.run_dir, force=args.force)
 
 
 def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = False) -> None:
@@ -163,9 +176,7 @@ def unknown_shares(table: Table, tokenizer: Tokenizer) -> dict[str, float]:
     }
 
 
-def count_crowded(
-    table: Table, tokens: TokenTable, frames: NDArray[np.int64]
-) -> dict[str, dict[str, int]]:
+def count_crowded(table: Table, tokens: TokenTable, frames: NDArray[np.int64]) -> dict[str, dict[str, int]]:
     """Utterances by language with fewer `frames` (n,) than tokens, and than CTC needs."""
     codes, languages = table.codes("language")
 

@@ -1,5 +1,6 @@
 """Stage 3: from prepared data and a tokenizer to a trained model; maya.recipes.launch runs one process a GPU."""
 
+import argparse
 import json
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -21,8 +22,11 @@ from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.models.config import ENCODER, SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import SpeechModel, build_model, count_parameters
+from maya.recipes.aliases import add_aliases
+from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
 from maya.recipes.convert import open_checkpoint
-from maya.recipes.experiment import Experiment
+from maya.recipes.experiment import Experiment, load_experiment
+from maya.recipes.experiment_file import own_file, record_file
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
 from maya.recipes.tokenizer import require
@@ -44,8 +48,32 @@ from maya.train.validate import Validate, make_validate
 _SHARES_OF = 10_000  # utterances, of whose augmentation the shares are reported
 
 
-def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, force: bool = False) -> None:
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_experiment(p)
+    add_aliases(p)
+    add_data_and_run(p)
+    p.add_argument("--cpu", action="store_true", help="train on the CPU, even if there is a GPU")
+    add_force(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    experiment = load_experiment(args.experiment, args.overrides)
+    source = own_file(args.experiment)
+    train(experiment, args.data, args.run_dir, cpu=args.cpu, force=args.force, source=source)
+
+
+def train(
+    experiment: Experiment,
+    data: Path,
+    run: Path,
+    *,
+    cpu: bool = False,
+    force: bool = False,
+    source: Path | None = None,
+) -> None:
     """Train on `data`/train.parquet with `run`/tokenizer.model, into `run`; resumes by itself.
+
+    source: the user's own file that the experiment is from; the run records it, see `record_file`.
 
     Raises MayaError while another process trains in `run`, and for what `maya.train.resume` refuses.
     """
@@ -65,6 +93,7 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
     with locked(run):
         if accelerator.is_main_process:
             (run / "stage-train.json").unlink(missing_ok=True)  # until it has ended again
+            record_file(run, source)
         _train(experiment, data, run, table, tokenizer, accelerator)
         if accelerator.is_main_process:
             mark_done(run / "stage-train.json", inputs)
@@ -86,9 +115,7 @@ def _train(
         if dropped:
             print(f"train: {len(dropped)} utterances are left out → {run / 'dropped.jsonl'}")
     if rows is not None and not len(rows):
-        raise MayaError(
-            f"{data}: no training utterance is long enough; see {run / 'dropped.jsonl'}"
-        )
+        raise MayaError(f"{data}: no training utterance is long enough; see {run / 'dropped.jsonl'}")
     utterances = Utterances.from_table(table, tokens, languages, rows)
     plan = batch_plan(experiment, utterances, plan_within_memory(experiment, utterances, run, accelerator))
     described = describe_data(data, run, table, utterances, plan.num_batches(0))
@@ -153,7 +180,11 @@ def say_without_dev(validate: Validate | None) -> None:
 def start(model: SpeechModel, experiment: Experiment, data: Path, run: Path, main: bool) -> dict[str, Any]:
     """Copy the weights that `train.init_from` names, unless the run has begun; returns facts for the log."""
     cfg = experiment.train
-    facts = {"train_data": str(part_path(data, "train")), "parameters": count_parameters(model)}
+    facts = {
+        "data": str(data.absolute()),
+        "train_data": str(part_path(data, "train")),
+        "parameters": count_parameters(model),
+    }
     if cfg.init_from and not step_checkpoints(run):
         taken = start_from(model, Path(cfg.init_from), cfg.init_modules, open_checkpoint)
         if main:

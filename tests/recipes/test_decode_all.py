@@ -14,9 +14,9 @@ from maya.heads import TransducerConfig
 from maya.models.config import with_vocabulary
 from maya.models.speech_model import build_model
 from maya.recipes.cli import main
-from maya.recipes.decode_all import decode_all, score_all, wer_table
+from maya.recipes.decode import decode_all
 from maya.recipes.prepare import prepare
-from maya.recipes.score import score
+from maya.recipes.score import score, score_all, wer_table
 from maya.recipes.tokenizer import tokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
