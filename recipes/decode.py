@@ -18,6 +18,7 @@ from maya.data.table.utterances import Utterances
 from maya.decode.recognizer import identify_languages
 from maya.encoders.lact.fast_weights import stop_updates
 from maya.errors import MayaError
+from maya.files import replacing, write_json
 from maya.models.hybrid import HybridModel
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import (
@@ -30,7 +31,6 @@ from maya.recipes.markers import (
 )
 from maya.recipes.search import choose_method, make_search
 from maya.train.checkpoint import find_checkpoint
-from maya.train.runlog import replacing, write_json
 from maya.train.validate import language_accuracy
 
 

@@ -22,6 +22,7 @@ from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.decode.hypothesis import Hypothesis
 from maya.errors import MayaError
+from maya.files import replacing, write_json
 from maya.models.hybrid import count_parameters
 from maya.models.speech_llm import SpeechLLM, SpeechLLMConfig, load_tokenizer
 from maya.ranges import Distinct, PosFloat
@@ -45,7 +46,6 @@ from maya.train.distributed import barrier, rank, world_size
 from maya.train.lock import locked
 from maya.train.loop import TrainConfig, make_accelerator
 from maya.train.loop import train as run_loop
-from maya.train.runlog import replacing, write_json
 from maya.train.samples import greedy_llm
 from maya.train.state import flat, is_free
 from maya.train.training_data import describe_data

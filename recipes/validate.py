@@ -11,9 +11,9 @@ from maya.data.prepare.prepare import examine
 from maya.data.report.page import Page, read_page, write_page
 from maya.data.report.text_table import table
 from maya.errors import MayaError
+from maya.files import write_json
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.prepare import require_corpus
-from maya.train.runlog import write_json
 
 
 def validate(

@@ -13,7 +13,7 @@ ORDER = (
     *("kernels", "losses", "text", "audio", "data", "features", "encoders", "heads", "models", "decode"),
     *("align", "score", "train", "serve", "convert", "facade", "recipes", "egs"),
 )  # facade: maya/__init__.py, which loads models for users
-FOR_ALL = ("errors", "config", "ranges")  # everyone but the kernels may import these files of maya
+FOR_ALL = ("errors", "config", "ranges", "files")  # everyone but the kernels may import these files of maya
 KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
     *("k2", "boto3", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo"),

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from maya.config import from_dict, to_dict
 from maya.errors import MayaError
+from maya.files import replacing
 from maya.models.hybrid import HybridConfig, HybridModel
 from maya.models.speech_llm import SpeechLLMConfig
 from maya.models.speech_model import SpeechModel
+from maya.text.load import tokenizer_from_bytes
 from maya.text.tokenizer import Tokenizer
-from maya.train.runlog import replacing
 
 FORMAT = "maya-checkpoint-1"
 # Settings of an encoder that change what its weights do, and no shape.
@@ -98,7 +99,7 @@ def load_checkpoint(path: Path, *, training: bool = False, verify: bool = True) 
         raise MayaError(f"{path} is not a Maya checkpoint (no format mark {FORMAT!r})")
     return Checkpoint(
         model_config=from_dict(kind_of_model(payload["model_config"]), payload["model_config"]),
-        tokenizer=Tokenizer.from_bytes(payload["tokenizer"].numpy().tobytes()),
+        tokenizer=tokenizer_from_bytes(payload["tokenizer"].numpy().tobytes()),
         weights=payload["weights"],
         step=payload["step"],
         notes=payload["notes"],

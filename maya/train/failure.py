@@ -14,12 +14,12 @@ from torch import Tensor
 
 from maya.data.loading.batch import Batch
 from maya.errors import MayaError
+from maya.files import replacing
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train import checkpoint as ckpt
 from maya.train import schedule
 from maya.train.distributed import all_reduce_sum, rank, world_size
-from maya.train.runlog import replacing
 
 FOLDER, MODEL, FORMAT = "not-a-number", "model.pt", "maya-not-a-number-1"
 _OUT_OF_MEMORY = (

@@ -28,7 +28,7 @@ from maya.data.plan.sampler import PlanSampler
 from maya.data.table.entry import Entry, entry_of
 from maya.data.table.table import Table, part_path, write_table
 from maya.data.table.utterances import Utterances
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from tests.data.making import make_cuts, make_tokenizer
 from tests.data.test_plan_sampler import Names
 
@@ -71,7 +71,7 @@ def batches(
         while True:
             for names in sampler.follow(loader):
                 yield sampler.state_dict()["position"], names
-    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+    tokenizer = load_tokenizer(folder / "tokenizer.model")
     if by == "table":  # as training does
         u = Utterances.from_table(Table.open(part_path(folder, "train")), tokenizer, ("en", "hi"))
     else:

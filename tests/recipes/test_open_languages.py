@@ -16,7 +16,7 @@ from maya.recipes.score import normal_form
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.validate import validate
 from maya.score.report import Utterance, make_report
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from tests.data.making import write_manifest, write_tone
 
 WORDS = {
@@ -64,7 +64,7 @@ def test_from_corpus_to_score(tmp_path: Path, code: str, texts: set[str]) -> Non
     assert {language for language, _ in rows} == {code} and texts <= {text for _, text in rows}
     assert "wrong_script" not in (tmp_path / "data/flagged.jsonl").read_text()
     tokenizer(experiment, tmp_path / "data", tmp_path / "run")
-    made = Tokenizer.load(tmp_path / "run/tokenizer.model")
+    made = load_tokenizer(tmp_path / "run/tokenizer.model")
     assert all(made.decode(made.encode(text)) == text for _, text in rows)
     raw = json.loads((tmp_path / "c/manifest.jsonl").read_text().splitlines()[0])["text"]
     report = make_report(

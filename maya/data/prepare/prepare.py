@@ -27,7 +27,6 @@ from maya.data.prepare import audio_files
 from maya.data.prepare.audio_checks import AudioCheckConfig, audio_limits, check_audio
 from maya.data.prepare.audio_files import AudioFiles
 from maya.data.prepare.earlier import Earlier, corpus_name, read_earlier, split_options
-from maya.data.prepare.file_lock import try_lock
 from maya.data.prepare.findings import Findings
 from maya.data.prepare.split import Item, SplitConfig, split
 from maya.data.prepare.text_checks import TextCheckConfig, check_leaks, check_texts
@@ -37,6 +36,7 @@ from maya.data.report.text_table import table
 from maya.data.table.table import Entry, entry_of, part_path, write_table
 from maya.data.table.utterances import encode_cuts
 from maya.errors import MayaError
+from maya.files import try_lock
 from maya.ranges import Share
 from maya.text.languages import language_code
 
