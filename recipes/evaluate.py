@@ -13,8 +13,9 @@ from maya.data.corpus.manifest import Row, parse_object, read_lines, read_manife
 from maya.data.corpus.metadata import read_metadata_csv, read_metadata_jsonl
 from maya.data.corpus.nemo import is_nemo, read_nemo
 from maya.data.loading.loader import EvalLoader
+from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.table.entry import Entry, entry_of
+from maya.data.table.cuts import entry_cut
 from maya.decode.recognizer import Method, Recognizer, identify_languages
 from maya.errors import MayaError
 from maya.recipes.experiment import DecodeConfig
@@ -141,7 +142,7 @@ def _entries(folder: Path, rows: list[Row], source: Path) -> list[Entry]:
             f"{source}: {len(dropped)} of {len(rows)} utterances cannot be evaluated, the first of them "
             f"{one.id!r} ({one.where}): {one.detail}; mend them, or take them out"
         )
-    return [entry_of(one) for one in found]
+    return found
 
 
 def _texts(recognizer: Recognizer, entries: list[Entry], method: str, identify: bool) -> dict[str, str]:
@@ -149,7 +150,7 @@ def _texts(recognizer: Recognizer, entries: list[Entry], method: str, identify: 
     model, languages = recognizer.model, recognizer.model.cfg.languages
     cfg: Any = DecodeConfig(method=method, lm_order=0)  # type: ignore[arg-type]
     search = make_search(cfg, Path(), recognizer)
-    cuts = CutSet.from_cuts(e.cut() for e in entries)
+    cuts = CutSet.from_cuts(entry_cut(e) for e in entries)
     loader = EvalLoader(cuts, recognizer.tokenizer, languages, sample_rate=recognizer.sample_rate,
                         max_seconds=cfg.max_seconds)  # fmt: skip
     found: dict[str, str] = {}

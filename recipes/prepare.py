@@ -4,10 +4,10 @@ from pathlib import Path
 
 from maya.config import to_dict
 from maya.data.corpus.folder import corpus_files, describing_files, is_named
+from maya.data.corpus.manifest import PARTS
 from maya.data.prepare import audio_files
 from maya.data.prepare.earlier import corpus_name, split_options
 from maya.data.prepare.prepare import prepare_corpus
-from maya.data.table.table import PARTS
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, digest, is_done, mark_done, stamp, table_identity

@@ -6,8 +6,8 @@ from typing import Any
 
 from maya.config import override
 from maya.data.prepare.data_checks import check_data
-from maya.data.prepare.findings import Findings, findings_text
 from maya.data.prepare.prepare import examine
+from maya.data.report.findings import Findings, findings_text
 from maya.data.report.page import Page, read_page, write_page
 from maya.data.report.text_table import table
 from maya.errors import MayaError

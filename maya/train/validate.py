@@ -6,13 +6,14 @@ from typing import Any, Protocol
 
 import torch
 
-from maya.data.loading.batch import UNKNOWN_LANGUAGE, Batch, language_code
+from maya.data.loading.batch import Batch
 from maya.decode.head_choice import best_head
 from maya.decode.recognizer import Method, decode_frames
 from maya.models.hybrid import HybridModel
 from maya.models.speech_llm import SpeechLLM
 from maya.models.text_heads import Head, heads_of
 from maya.score.wer import cer, wer
+from maya.text.languages import UNKNOWN_LANGUAGE, indexed_language
 from maya.text.tokenizer import Tokenizer
 from maya.train.distributed import all_reduce_sum, gather_objects
 
@@ -68,7 +69,7 @@ def make_validate(
             hyps = [decode_frames(model, enc, enc_lens, method=head) for head in heads]
             for name, lang, *row in zip(batch.ids, batch.langs.tolist(), *hyps, strict=True):
                 texts = [tokenizer.decode(hyp.tokens) for hyp in row]
-                rows.append((language_code(lang, languages), references[name], texts))
+                rows.append((indexed_language(lang, languages), references[name], texts))
             if spoken is not None:
                 right = (spoken.argmax(-1) == batch.langs).tolist()
                 known = [(i, hit) for i, hit in zip(batch.langs.tolist(), right, strict=True) if i >= 0]
@@ -110,7 +111,7 @@ def make_validate_llm(
                 batch.ids, batch.langs.tolist(), strict=True,
             ):  # fmt: skip
                 text = tokenizer.decode(found.tokens)
-                pairs.append((language_code(lang, languages), references[name], text))
+                pairs.append((indexed_language(lang, languages), references[name], text))
         model.train()
         loss, tokens = all_reduce_sum([loss, tokens], device)
         merged = [p for share in gather_objects(pairs) for p in share]

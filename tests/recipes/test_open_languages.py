@@ -99,7 +99,7 @@ def test_an_experiment_of_other_languages_says_what_it_leaves_out(tmp_path: Path
     ):
         examine(tmp_path / "c", languages=Experiment(name="x").languages, cfg=PrepareConfig())
     found = examine(tmp_path / "c", languages=["Greek"], cfg=PrepareConfig())
-    assert {one.row.language for one in found.kept} == {"el"}
+    assert {one.language for one in found.kept} == {"el"}
     assert any("16 in fr (languages=el,fr takes them too)" in note for note in found.notes)
 
 
@@ -125,7 +125,7 @@ def test_the_default_language_may_be_a_name(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav", 0.5)
     (tmp_path / "a.txt").write_text("oui")
     found = examine(tmp_path, languages=["fr"], cfg=PrepareConfig(language="French"))
-    assert [one.row.language for one in found.kept] == ["fr"]
+    assert [one.language for one in found.kept] == ["fr"]
     with pytest.raises(MayaError, match="unknown language 'Frensh'.*did you mean fr"):
         examine(tmp_path, languages=["fr"], cfg=PrepareConfig(language="Frensh"))
 

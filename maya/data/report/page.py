@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.data.corpus.manifest import PARTS
-from maya.data.prepare.findings import MEANING
+from maya.data.measure.reasons import MEANING
 from maya.data.report.charts import (
     COLOURS,
     bar_window,
@@ -198,7 +198,7 @@ def _sound(page: Page) -> str:
 
 def _findings(page: Page) -> str:
     if not page.findings:
-        return "<h2>Dropped and flagged</h2><p>Nothing.</p>"
+        return "<h2>Problem and flagged</h2><p>Nothing.</p>"
     codes = sorted({code for one in page.findings for code in one["languages"]})
     head = ["reason", *(code or "?" for code in codes), "all"]
     rows = []
@@ -207,7 +207,7 @@ def _findings(page: Page) -> str:
         rows.append([f"{one['kind']}: {one['reason']}", *counts, sum(counts)])
     examples = "".join(_examples(one) for one in page.findings)
     note = "All of them are in dropped.jsonl and flagged.jsonl; flagged utterances were kept."
-    return f'<h2>Dropped and flagged</h2><p class="note">{note}</p>{_table(head, rows)}{examples}'
+    return f'<h2>Problem and flagged</h2><p class="note">{note}</p>{_table(head, rows)}{examples}'
 
 
 def _examples(one: Mapping[str, Any]) -> str:

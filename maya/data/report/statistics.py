@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from maya.data.corpus.manifest import PARTS
-from maya.data.table.entry import Entry
+from maya.data.measure.entry import Entry
 from maya.text.languages import get_language, script_share
 from maya.text.scripts import main_script
 
