@@ -1,7 +1,6 @@
-import os
-
 """Utterances that share audio are found and kept in one part, or flagged; supervisions may leave cuts."""
 
+import os
 import json
 from collections import defaultdict
 from pathlib import Path

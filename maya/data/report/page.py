@@ -120,6 +120,7 @@ def draw(page: Page) -> str:
         _findings(page),
         _splits(page),
         _speakers(page),
+        _labels(page),
         _letters(page),
         _tokenizer(page.tokenizer),
         _plan(page.plan),
@@ -255,6 +256,20 @@ def _speakers(page: Page) -> str:
         spoken = [number(mine[name] / 60) for name in ("median_seconds", "largest_seconds")]
         rows.append([_named(code), mine["named"], *spoken, _percent(share), mine["unnamed_utterances"]])
     return "<h2>Speakers</h2>" + _table(head, rows)
+
+
+def _labels(page: Page) -> str:
+    rows = [
+        [_named(code), name, counts["utterances"], counts["values"]]
+        + [", ".join(f"{value} {count:,}" for value, count in counts["common"])]
+        for code, numbers in page.statistics.items()
+        for name, counts in numbers.get("labels", {}).items()  # older numbers have none
+    ]
+    return (
+        "<h2>Labels</h2>" + _table(["language", "label", "utterances", "values", "commonest"], rows)
+        if rows
+        else ""
+    )
 
 
 def _letters(page: Page) -> str:
