@@ -64,8 +64,8 @@ def require_corpus(corpus: Path) -> None:
 
 
 def corpus_identity(corpus: Path) -> str:
-    """The identity of a corpus: the bytes of its manifests, and sizes and times of tars and tables, since rows
-    name places in them; without any of these the names, sizes and times of its files."""
+    """The identity of a corpus: the bytes of its manifests, and sizes and times of tars and tables, since
+    rows name places in them; without any of these the names, sizes and times of its files."""
     described = describing_files(corpus)
     bulky = {path for path in described if is_named(corpus) or path.suffix in _BULKY}
     manifests = [path for path in described if path not in bulky]

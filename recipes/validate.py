@@ -55,12 +55,12 @@ def validate_corpus(
     would refuse the corpus."""
     require_corpus(corpus)
     codes = experiment.languages if languages is None else languages
-    found = examine(corpus, languages=codes, cfg=experiment.prepare)
-    page = found.page(found.entries(), experiment.prepare.audio_checks)
+    examined = examine(corpus, languages=codes, cfg=experiment.prepare)
+    page = examined.page(examined.entries(), experiment.prepare.audio_checks)
     print(table(page.summary["languages"], page.summary["splits"]))
-    for note in found.notes:
+    for note in examined.notes:
         print(note)
-    _tell(page, page.findings, found.rows, found.refusal, json_path, html_path)
+    _tell(page, page.findings, examined.rows, examined.refusal, json_path, html_path)
 
 
 def validate_data(
@@ -77,15 +77,15 @@ def validate_data(
     findings.add("broken", broken)
     refusal = None
     if broken:
-        count = len({one.id for one in broken})
+        count = len({problem.id for problem in broken})
         first = broken[0]
         refusal = f"{data}: {count} utterances are not as they were prepared; the first is {first.id!r}: "
         refusal += f"{first.detail}; put the files back, or prepare the data again"
     page = read_page(data, f"Data {data.resolve().name}")
-    found = findings.as_json({})
-    page.findings = [*found, *page.findings]
+    problems = findings.as_json({})
+    page.findings = [*problems, *page.findings]
     utterances = sum(n["utterances"] for n in page.summary["languages"].values())
-    _tell(page, found, utterances, refusal, json_path, html_path)
+    _tell(page, problems, utterances, refusal, json_path, html_path)
 
 
 def _tell(
