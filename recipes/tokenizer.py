@@ -2,7 +2,6 @@
 model as head takes that model's tokenizer."""
 
 import argparse
-import hashlib
 import heapq
 import json
 import zlib
@@ -19,6 +18,7 @@ from maya.data.report.text_table import columns
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import TokenTable, token_path, write_tokens
 from maya.errors import MayaError
+from maya.files import sha256, write_json
 from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.markers import content, is_done, mark_done, table_identity, texts_identity
@@ -26,7 +26,6 @@ from maya.text.fertility import fertility, fertility_report, fertility_table, wi
 from maya.text.sample import TextSample, gather
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from maya.train.checkpoint import load_newest, step_checkpoints
-from maya.train.runlog import write_json
 
 _SAMPLED_IDS = 256  # by which the corpus of a run is recognised
 _CLOCK_PROBES = np.geomspace(0.01, 40.0, 100)  # seconds, whose frames tell clocks apart in the stage marker
@@ -58,7 +57,7 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
     marker, path, cfg = run / "stage-tokenizer.json", run / "tokenizer.model", experiment.tokenizer
     inputs, brought = tokenizer_inputs(experiment, data), experiment.model.tokenizer()
     if brought is not None:
-        inputs["brought"] = hashlib.sha256(brought.model_bytes).hexdigest()
+        inputs["brought"] = sha256(brought.model_bytes)
     outputs = (token_path(run, "train"), run / "tokenizer.json")
     complete = all(file.is_file() for file in outputs)
     if is_done(marker, inputs | {"model": content(path)}) and complete and not force:
@@ -73,7 +72,7 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
     tokens = write_tokens(token_path(run, "train"), table, made)
     crowded = count_crowded(table, tokens, clock.frames_of(table.durations, fastest))
     report = {
-        "sha256": hashlib.sha256(made.model_bytes).hexdigest(),
+        "sha256": sha256(made.model_bytes),
         "options": to_dict(cfg),
         "utterances": heapq.nsmallest(_SAMPLED_IDS, _hashes(table)),
         **fertility_report(made, languages, cfg),

@@ -72,8 +72,8 @@ class MemoryConfig:
         """Utterances, a real number, that max_bytes has room for; 0 or less where not even the rest fits."""
         if self.max_bytes is None:
             return inf
-        left = self.max_bytes - self.fixed - self.length * frames
-        return left / np.maximum(self.per_utterance(frames, tokens), 1e-9)
+        free = self.max_bytes - self.fixed - self.length * frames
+        return free / np.maximum(self.per_utterance(frames, tokens), 1e-9)
 
 
 @config
