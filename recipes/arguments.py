@@ -109,9 +109,10 @@ def add_experiment(p: argparse.ArgumentParser, required: bool = True) -> None:
     )  # fmt: skip
 
 
-def add_data_and_run(p: argparse.ArgumentParser) -> None:
-    """The options --data and --run-dir."""
-    p.add_argument("--data", type=Path, required=True, help="the folder that `maya prepare` wrote")
+def add_data_and_run(p: argparse.ArgumentParser, *, cuts: bool = False) -> None:
+    """The options --data and --run-dir. cuts: --data may be missing, where data.source=lhotse names cuts."""
+    text = "the folder that `maya prepare` wrote" + ("; not needed with data.source=lhotse" if cuts else "")
+    p.add_argument("--data", type=Path, required=not cuts, help=text)
     p.add_argument("--run-dir", type=Path, required=True, help="the run folder; it is made if missing")
 
 

@@ -52,7 +52,7 @@ def parser() -> Parser:
 
     p = add_command(commands, "tokenizer", "train a SentencePiece tokenizer on the training texts")
     add_experiment(p)
-    add_data_and_run(p)
+    add_data_and_run(p, cuts=True)
 
     _plan(commands)
 
@@ -61,7 +61,7 @@ def parser() -> Parser:
     )
     add_experiment(p)
     add_aliases(p)
-    add_data_and_run(p)
+    add_data_and_run(p, cuts=True)
     p.add_argument("--cpu", action="store_true", help="train on the CPU, even if there is a GPU")
 
     _average_to_score(commands)
