@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,12 @@ def _dynamic_bucketing(experiment: Experiment, sample: Iterable[Cut]) -> MakeSam
             "data.sampler=dynamic_bucketing has no cap on tokens (data.plan.max_tokens, max_lattice): set "
             "them to none, or data.sampler=stream"
         )
+    some = sum(1 for _ in islice(sample, max(2, plan.num_buckets)))
+    if some < 2:
+        raise MayaError("data.sampler=dynamic_bucketing needs two cuts at least; use data.sampler=plan")
     options: dict[str, Any] = {
         "max_duration": plan.max_seconds, "max_cuts": plan.max_utterances, "seed": plan.seed, "shuffle": True,
-        "buffer_size": cfg.buffer_cuts, "num_buckets": max(2, plan.num_buckets),
+        "buffer_size": cfg.buffer_cuts, "num_buckets": some,
     }  # fmt: skip
     bins = DynamicBucketingSampler(sample, **options, rank=0, world_size=1).duration_bins
 

@@ -11,8 +11,8 @@ from tests.data.making import make_cuts
 def write_corpora(folder: Path, en: int = 24, hi: int = 12) -> Path:
     """en.jsonl.gz, hi.jsonl.gz, dev.jsonl.gz, and the cuts of en in shar/, five in a shard."""
     rng = np.random.default_rng(0)
-    english = make_cuts(folder, rng.uniform(0.3, 0.9, en + 4).round(2).tolist())
-    hindi = make_cuts(folder, rng.uniform(0.3, 0.9, hi + 4).round(2).tolist(), "hi")
+    english = make_cuts(folder, rng.uniform(0.9, 1.7, en + 4).round(2).tolist())
+    hindi = make_cuts(folder, rng.uniform(0.9, 1.7, hi + 4).round(2).tolist(), "hi")
     english.subset(first=en).to_file(folder / "en.jsonl.gz")
     hindi.subset(first=hi).to_file(folder / "hi.jsonl.gz")
     CutSet.from_cuts([*english.subset(last=4), *hindi.subset(last=4)]).to_file(folder / "dev.jsonl.gz")

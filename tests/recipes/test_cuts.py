@@ -25,6 +25,7 @@ from tests.data.lhotse_corpora import write_corpora
 from tests.data.making import make_tokenizer
 from tests.pair import Pair
 
+START = Position(0, 0)
 SAMPLERS = ("plan", "stream", "dynamic_bucketing")
 FUNCTIONS = """
 import random
@@ -38,7 +39,8 @@ def part(name):
 
 def augmented(epoch):  # two corpora, lazily mixed, at another speed, and half of the cuts with babble
     cuts = CutSet.mux(part("en"), part("hi"), weights=[2, 1], seed=epoch)
-    return cuts.perturb_speed(1.1).mix(part("dev"), snr=10, mix_prob=0.5, seed=epoch)
+    noise = part("dev").drop_supervisions()
+    return cuts.perturb_speed(0.9).mix(noise, snr=10, mix_prob=0.5, seed=epoch, preserve_id="left")
 
 def endless(epoch):
     return CutSet.mux(part("en").repeat(), part("hi").repeat(), weights=[3, 1], seed=epoch)
@@ -66,7 +68,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def experiment(folder: Path, names: Sequence[str], **options: Any) -> Experiment:
     exp = tiny.experiment()
     exp.data.source, exp.data.cuts = "lhotse", tuple(str(folder / name) for name in names)
-    exp.data.plan.max_seconds, exp.tokenizer.vocab_size = 4.0, 36
+    exp.data.plan.max_seconds, exp.tokenizer.vocab_size = 8.0, 36
     for name, value in options.items():
         setattr(exp.data, name, value)
     return exp
@@ -76,8 +78,8 @@ Read = list[tuple[Position, list[str], Tensor]]
 
 
 def read(
-    exp: Experiment, folder: Path, count: int, start: Position = Position(0, 0), ranks: tuple[int, int] = (0, 1)
-) -> Read:  # fmt: skip
+    exp: Experiment, folder: Path, count: int, start: Position = START, ranks: tuple[int, int] = (0, 1)
+) -> Read:
     """(position after it, ids, audio) of so many batches."""
     made, run = make_tokenizer(), folder
     cuts = open_batches(exp, made, run, ranks)
@@ -111,10 +113,11 @@ def test_each_utterance_once_a_pass_and_exact_resume(
     exp.data.speed_perturb = (0.9, 1.0, 1.1)
     passes = [first_pass(exp, corpora, (rank, ranks)) for rank in range(ranks)]
     assert len({len(rows) for rows in passes}) == 1  # as many steps on each rank
-    seen = Counter({name.partition("_sp")[0]: n for rows in passes for name, n in counts(rows).items()})
-    plain = Counter(name.partition("_sp")[0] for rows in passes for _, ids, _ in rows for name in ids)
-    assert plain == seen and set(plain.values()) == {1}
-    assert len(plain) == (24 if names == ("shar",) else 36)
+    seen = [name for rows in passes for _, ids, _ in rows for name in ids]
+    repeated = [name for name in seen if "_dup" in name]  # lhotse's, where the last step has too few cuts
+    assert len(repeated) < ranks
+    plain = Counter(name.partition("_sp")[0] for name in seen if name not in repeated)
+    assert set(plain.values()) == {1} and len(plain) == (24 if names == ("shar",) else 36)
     whole = read(exp, corpora, len(passes[-1]) + 3, ranks=(ranks - 1, ranks))
     for stop in (0, len(passes[-1]) // 2, len(passes[-1]) - 1):  # also over the end of the pass
         saved = Position.of(json.loads(json.dumps(whole[stop][0].saved())))
@@ -139,20 +142,21 @@ def test_weights_are_the_shares_of_an_endless_mixture(corpora: Path, sampler: st
     exp = experiment(corpora, ["mine.py:endless"], sampler=sampler, buffer_cuts=20)
     seen = Counter(
         name.partition("_repeat")[0]
-        for job in islice(open_batches(exp, make_tokenizer(), corpora).jobs(Position(0, 0)), 150)
+        for job in islice(open_batches(exp, make_tokenizer(), corpora).jobs(START), 300)
         for name in (cut.id for cut in job.cuts)
     )
     total = sum(seen.values())
     hindi = sum(n for name, n in seen.items() if name.startswith("hi"))
-    assert total > 500 and abs(hindi / total - 0.25) < 0.06
-    for language in ("en", "hi"):  # within a corpus each as often as the others
+    assert total > 400 and abs(hindi / total - 0.25) < 0.06
+    for language in ("en", "hi"):  # within a corpus each as often as the others, but for what is held back
         times = [n for name, n in seen.items() if name.startswith(language)]
-        assert max(times) - min(times) <= 2
+        assert max(times) - min(times) <= 3
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_another_number_of_ranks_takes_over_what_is_left_of_a_pass(corpora: Path, sampler: str) -> None:
     exp = experiment(corpora, ["shar", "hi.jsonl.gz"], sampler=sampler)
+    exp.data.plan.max_seconds = 4.0
     before = [read(exp, corpora, 3, ranks=(rank, 2)) for rank in range(2)]
     rest = [row for row in read(exp, corpora, 40, before[0][-1][0]) if row[0].epoch == 0]
     last = read(exp, corpora, len(rest) + 1, before[0][-1][0])[len(rest)]
@@ -183,7 +187,7 @@ def test_a_pass_in_another_order_is_noticed(corpora: Path, caplog: pytest.LogCap
 
 
 def test_what_is_left_out_and_what_is_refused(corpora: Path, tmp_path: Path) -> None:
-    exp = experiment(corpora, ["en.jsonl.gz"], sampler="stream", min_seconds=0.6)
+    exp = experiment(corpora, ["en.jsonl.gz"], sampler="stream", min_seconds=1.2)
     rows = first_pass(exp, tmp_path)
     left_out = {json.loads(line)["id"] for line in (tmp_path / "dropped.jsonl").read_text().splitlines()}
     assert left_out and not left_out & set(counts(rows)) and len(left_out) + len(counts(rows)) == 24
@@ -199,7 +203,7 @@ def test_what_is_left_out_and_what_is_refused(corpora: Path, tmp_path: Path) -> 
             read(experiment(corpora, ["en.jsonl.gz"], **options), tmp_path, 1)
     exp = experiment(corpora, ["en.jsonl.gz"])
     exp.data.plan.max_seconds = 0.5
-    with pytest.raises(MayaError, match=r"cut 'en-.*' is 0\.\d s long, more than data.plan.max_seconds=0.5"):
+    with pytest.raises(MayaError, match=r"cut 'en-.*' is \d\.\d s long, more than data.plan.max_seconds=0.5"):
         read(exp, tmp_path, 1)
 
 
@@ -211,11 +215,12 @@ def prepared(folder: Path, run: Path, names: Sequence[str], **options: Any) -> E
 
 
 def resume_from(run: Path, step: int) -> dict[str, Tensor]:
-    """Forget the last checkpoint; its weights."""
+    """Remove the last checkpoint, and the marker; returns its weights."""
     last = max((run / "checkpoints").glob("step-*.pt"))
     weights = load_checkpoint(last).weights
-    assert int(last.stem.split("-")[1]) == 8 and (run / "checkpoints" / f"step-{step:08d}.pt").is_file()
+    assert int(last.stem.split("-")[1]) == 8 and (run / "checkpoints" / f"step-{step:07d}.pt").is_file()
     last.unlink()
+    (run / "stage-train.json").unlink()
     return weights
 
 

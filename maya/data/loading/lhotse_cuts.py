@@ -127,9 +127,10 @@ class CutSource:
 
 
 def described(cut: Cut) -> list[str | float | None]:
-    """What tells a cut from others: id, duration in seconds, language and text of each supervision."""
-    texts = [value for one in cut.supervisions for value in (one.language, one.text)]
-    return [cut.id, round(cut.duration, 6), *texts]
+    """What tells a cut from others: duration in seconds; id, language and text of each supervision. The id of
+    the cut counts only where there is none: lhotse gives mixed cuts random ones."""
+    texts = [value for one in cut.supervisions for value in (one.id, one.language, one.text)]
+    return [round(cut.duration, 6), *(texts or [cut.id])]
 
 
 def shar_in_place(folder: Path | str, *, epoch: int = 0, seed: int = 0, shuffle: bool = True) -> CutSet:

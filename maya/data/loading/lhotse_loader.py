@@ -91,7 +91,7 @@ class CutStream:
 
     def __iter__(self) -> Iterator[Cut]:
         path = self._log_path if self.epoch == self._logged else None
-        first, kept = "", 0
+        first, kept, repeated = "", 0, 0
         with nullcontext() if path is None else path.open("w", encoding="utf-8") as log_file:
             for cut in self.source.open(self.epoch):
                 self._hash.update(json.dumps(described(cut)).encode())
@@ -105,8 +105,15 @@ class CutStream:
                     continue
                 kept += 1
                 played = self._played(cut)
-                if played.id not in self.without:
+                if played.id in self.without:
+                    repeated += 1
+                else:
                     yield played
+        if repeated < len(self.without):
+            log.warning(
+                "%d cuts of pass %d are trained on twice: they have another id each time they are read; "
+                "give lhotse's mix() preserve_id='left'", len(self.without) - repeated, self.epoch + 1,
+            )  # fmt: skip
         if not kept:
             raise MayaError(f"{self.source.name}: no cut can be trained on; {first or 'there is none'}")
 
