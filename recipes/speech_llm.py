@@ -113,7 +113,7 @@ def _train(experiment: LLMExperiment, data: Path, run: Path, table: Table, accel
     hybrid = cast(Experiment, experiment)  # of which these read what both kinds have
     plan = batch_plan(hybrid, utterances)
     described = describe_data(data, run, table, utterances, plan.num_batches(0))
-    facts = start(model, hybrid, data, run, main)
+    facts = start(model, hybrid, str(part_path(data, "train")), run, main)
     samples = dev_samples(experiment, data, tokenizer, greedy_llm(experiment.decode.tokens_per_second))
     validate = dev_validation(experiment, data, tokenizer, skip_log=run / "skipped.jsonl")
     if main:
@@ -163,7 +163,7 @@ def dev_validation(
     batches: Callable[[], Iterable[Batch]] = lambda: loader  # noqa: E731
     rate = experiment.decode.tokens_per_second
     validate = make_validate_llm(batches, references, tokenizer, languages, tokens_per_second=rate)
-    return counting_left_out(validate, loader, table.path)
+    return counting_left_out(validate, loader, str(table.path))
 
 
 def decode(

@@ -28,7 +28,7 @@ from maya.audio.load import load_cut_audio
 from maya.data.loading.augment import Augment
 from maya.data.loading.batch import Batch, language_index, make_batch
 from maya.data.loading.lhotse_cuts import CutSource, Transcripts, UnusableCut, described
-from maya.data.loading.loader import TrainLoader, _longest_first
+from maya.data.loading.loader import Readahead, _longest_first
 from maya.data.loading.reading import Made, Skipped, Skips
 from maya.data.plan.config import Position
 from maya.data.plan.sampler import PlanSampler
@@ -179,9 +179,9 @@ class StreamedCuts:
             )  # fmt: skip
         batch: CutSet | None = next(sampler, None)
         while batch is not None:
-            steps += 1
+            cuts, steps = list(batch), steps + 1
             place = Position(epoch, steps, self._ranks, before, self._stream.digest)
-            batch, cuts = next(sampler, None), list(batch)
+            batch = next(sampler, None)
             if batch is None:
                 place = Position(epoch + 1, 0, self._ranks)
             yield CutJob(position=place, epoch=epoch, cuts=cuts)
@@ -250,7 +250,7 @@ class CutReader(Dataset[Made]):
         return audio if self.augment is None else self.augment(audio, cut.id, epoch)
 
 
-class CutLoader(TrainLoader):
+class CutLoader(Readahead[CutJob]):
     """As `TrainLoader`, over the batches that `cuts` gives.
 
     max_skipped: where the number of utterances is unknown, the share of those read so far, or of 10 000.
@@ -261,11 +261,11 @@ class CutLoader(TrainLoader):
         pin_memory: bool = False, world_size: int = 1, max_skipped: float = 0.0,
         skip_log: Path | None = None, timeout_seconds: float = 0.0,
     ) -> None:  # fmt: skip
-        self._cuts, self._dataset, self.start = cuts, reader, start
-        self.num_workers, self.pin_memory, self.timeout_seconds = num_workers, pin_memory, timeout_seconds
-        self._share = max_skipped
-        known = cuts.utterances or world_size * _LEAST_SHARED
-        self.skips = Skips(known, world_size, max_skipped, skip_log)
+        self._cuts, self.start, self._share = cuts, start, max_skipped
+        skips = Skips(cuts.utterances or world_size * _LEAST_SHARED, world_size, max_skipped, skip_log)
+        super().__init__(
+            reader, skips, num_workers=num_workers, pin_memory=pin_memory, timeout_seconds=timeout_seconds
+        )
 
     def _jobs(self, waiting: deque[CutJob]) -> Iterator[CutJob]:
         read = 0
