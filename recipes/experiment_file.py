@@ -152,6 +152,28 @@ def _digest(files: list[Path]) -> str:
     return json_sha256({path.name: file_sha256(path) for path in files})
 
 
+def load_function(name: str) -> Callable[..., Any]:
+    """The function that ./mine.py:train_cuts or package.module:train_cuts stands for. Raises MayaError, which
+    names the file and where possible the line, where there is none."""
+    place, _, function = name.rpartition(":")
+    file = find_file(place) if "/" in place or place.endswith(".py") else None
+    elsewhere = [Path.cwd(), *_checkout()]
+    try:
+        if file is not None and _in_egs(file) is None:
+            folder = _package_root(file)
+            with _imports_from(folder, *elsewhere):
+                module = _import_file(file, folder)
+        else:
+            with _imports_from(*elsewhere):
+                module = importlib.import_module(place if file is None else str(_in_egs(file)))
+    except _MISTAKES as error:
+        raise MayaError(_sentence(name, error)) from error
+    made = getattr(module, function, None)
+    if not callable(made):
+        raise MayaError(f"{place} has no function {function}{nearest(function, vars(module))}")
+    return made
+
+
 def find_file(name: str) -> Path | None:
     """The file that `name` stands for, absolute; None where it is the name of a module."""
     looks_like_file = "/" in name or name.endswith(".py")

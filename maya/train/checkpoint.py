@@ -22,6 +22,7 @@ from maya.errors import MayaError
 from maya.files import replacing
 from maya.models.config import ENCODER, SpeechModelConfig
 from maya.models.speech_model import SpeechModel
+from maya.text.load import tokenizer_from_bytes
 from maya.text.tokenizer import Tokenizer
 from maya.train import older
 
