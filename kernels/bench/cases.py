@@ -1,4 +1,4 @@
-"""The named cases: which operators on which settings, and what they must reach."""
+"""The named cases: operators, settings, and the bars that their figures must reach."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,13 +15,13 @@ GIGABYTE = 1e9
 
 @dataclass(slots=True)
 class Measured:
-    """All that a bar may look at: what was found for one operator in one case."""
+    """The checks and results of one operator in one case."""
 
     checks: list[Check]
     results: list[Result]
 
     def form(self, name: str, where: dict[str, object]) -> FormResult | None:
-        """The form on the first setting whose fields are those of `where`."""
+        """The form on the first setting whose fields equal those of `where`."""
         for result in self.results:
             if all(getattr(result.setting, key) == value for key, value in where.items()):
                 return result.form(name)
@@ -30,7 +30,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What a figure may be at most. measure: None where what it needs was not run."""
+    """An upper limit of a figure. measure: returns None if a form that it needs was not run."""
 
     what: str
     limit: float
@@ -40,10 +40,10 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A name, and why it is there in one line.
+    """A named set of settings, and its purpose in one line.
 
     kind: "times" (and memory), "memory" (one run of each form that fits) or "errors" (only the check, on
-    these settings instead of small ones). forms: those that are measured, or all.
+    these settings instead of small ones). forms: the forms to measure; all if empty.
     """
 
     name: str
@@ -58,8 +58,8 @@ class Case:
 def ratio(what: str, form: str, over: str, **where: object) -> Callable[[Measured], float | None]:
     """`what`, a field of `FormResult`, of one form over that of another."""
 
-    def measure(found: Measured) -> float | None:
-        values = [getattr(found.form(name, where), what, None) for name in (form, over)]
+    def measure(measured: Measured) -> float | None:
+        values = [getattr(measured.form(name, where), what, None) for name in (form, over)]
         return values[0] / values[1] if values[0] is not None and values[1] else None
 
     return measure
@@ -68,18 +68,18 @@ def ratio(what: str, form: str, over: str, **where: object) -> Callable[[Measure
 def value(what: str, form: str, unit: float = 1.0, **where: object) -> Callable[[Measured], float | None]:
     """`what`, a field of `FormResult`, in `unit`s."""
 
-    def measure(found: Measured) -> float | None:
-        number = getattr(found.form(form, where), what, None)
+    def measure(measured: Measured) -> float | None:
+        number = getattr(measured.form(form, where), what, None)
         return None if number is None else number / unit
 
     return measure
 
 
 def worst_error(dtype: str) -> Callable[[Measured], float | None]:
-    """Largest error of a gradient over torch's own, of forms that hold no logits and compute all of it."""
+    """Largest error of a gradient over torch's own, of forms that store no logits and skip no rows."""
 
-    def measure(found: Measured) -> float | None:
-        ours = [c for c in found.checks if c.dtype == dtype and not c.filtered and not c.peer]
+    def measure(measured: Measured) -> float | None:
+        ours = [c for c in measured.checks if c.dtype == dtype and not c.filtered and not c.peer]
         gradients = [c for c in ours if not c.output.endswith("loss") and "materialised" not in c.form]
         return max((c.error / max(c.of_torch, ROUNDING) for c in gradients), default=None)
 
@@ -92,14 +92,14 @@ def both_lattices(setting: Setting) -> tuple[Setting, ...]:
 
 def over(base: Setting, *, vocab: Sequence[int], labels: Sequence[int]) -> tuple[Setting, ...]:
     """`base` with other vocabularies, then with other numbers of labels."""
-    found = [replace(base, vocab=v) for v in vocab] + [replace(base, labels=u) for u in labels]
-    return tuple(dict.fromkeys(found))
+    settings = [replace(base, vocab=v) for v in vocab] + [replace(base, labels=u) for u in labels]
+    return tuple(dict.fromkeys(settings))
 
 
 CPU_5K = Setting(batch=8, frames=200, labels=40, hidden=512, vocab=5000)
 CPU_32K = Setting(batch=4, frames=250, labels=60, hidden=640, vocab=32768)
 GPU = Setting(batch=16, frames=250, labels=60, hidden=640, vocab=32768, dtype="bfloat16", device="cuda")
-GPU_4K = replace(GPU, vocab=4096, lattice="trained")  # torchaudio's indices do not reach all of GPU's logits
+GPU_4K = replace(GPU, vocab=4096, lattice="trained")  # GPU has more logits than torchaudio's indices reach
 PRECISION = Setting(batch=2, frames=40, labels=12, hidden=128, vocab=512)
 QUICK = Setting(batch=2, frames=50, labels=10, hidden=128, vocab=1000, lattice="trained")
 CURVES = Setting(batch=4, frames=100, labels=20, hidden=256, vocab=4096, lattice="trained")
@@ -108,6 +108,10 @@ LACT_CPU = replace(UTTERANCES_OF_20_S, batch=8, hidden=256)
 LACT_GPU = replace(UTTERANCES_OF_20_S, dtype="bfloat16", device="cuda")
 BF16_PEAK = 989e12  # operations a second of an H100 or H200, dense
 GPU_CURVES = replace(GPU, vocab=8192, lattice="trained")
+
+
+def _of_fused(what: str, unit: float, kind: str) -> Callable[[Measured], float | None]:
+    return value(what, "fused, Triton", unit, lattice=kind, vocab=32768)
 
 
 def _precision(name: str, device: str) -> Case:
@@ -146,28 +150,18 @@ CASES = (
         settings=dict.fromkeys(("rnnt", "tdt", "pruned_rnnt"), both_lattices(CPU_5K)),
         bars={
             "rnnt": tuple(
-                bar
+                Bar(f"{what} of fused over torchaudio's, {kind} lattice", most, "x", measure)
                 for kind, limit in (("uniform", 0.40), ("trained", 0.22))
-                for bar in (
-                    Bar(
-                        f"extra memory of fused over torchaudio's, {kind} lattice",
-                        0.2,
-                        "x",
-                        ratio("both_bytes", "fused", TORCHAUDIO, lattice=kind),
-                    ),
-                    Bar(
-                        f"time of fused over torchaudio's, {kind} lattice",
-                        limit,
-                        "x",
-                        ratio("both_ms", "fused", TORCHAUDIO, lattice=kind),
-                    ),
+                for what, most, measure in (
+                    ("extra memory", 0.2, ratio("both_bytes", "fused", TORCHAUDIO, lattice=kind)),
+                    ("time", limit, ratio("both_ms", "fused", TORCHAUDIO, lattice=kind)),
                 )
-            ),
+            )
         },
     ),
     Case(
         name="cpu-32k",
-        why="a vocabulary of 32768 on a CPU: whether it fits",
+        why="memory at a vocabulary of 32768 on a CPU",
         kind="memory",
         forms=("fused", TORCHAUDIO, "materialised, rnnt_loss", "materialised, tdt_loss"),
         settings=dict.fromkeys(("rnnt", "tdt"), (CPU_32K,)),
@@ -178,7 +172,7 @@ CASES = (
     ),
     Case(
         name="lattice",
-        why="the lattices alone on a CPU, log probabilities given",
+        why="the lattices alone on a CPU, from given log probabilities",
         settings={"lattice": (Setting(batch=8, frames=500, labels=100),)},
         bars={
             "lattice": (
@@ -191,14 +185,12 @@ CASES = (
     ),
     Case(
         name="lact",
-        why="fast weights that learn from 20 s of speech, on a CPU",
+        why="fast weights updated on 20 s of speech, on a CPU",
         settings={"lact": (LACT_CPU,)},
         bars={
             "lact": (
                 Bar("time of torch over plain autograd", 0.8, "x", ratio("both_ms", "torch", PLAIN)),
-                Bar(
-                    "extra memory of torch over plain autograd", 0.5, "x", ratio("both_bytes", "torch", PLAIN)
-                ),
+                Bar("memory of torch over plain autograd", 0.5, "x", ratio("both_bytes", "torch", PLAIN)),
             )
         },
     ),
@@ -225,21 +217,11 @@ CASES = (
             **dict.fromkeys(
                 ("rnnt", "tdt"),
                 tuple(
-                    bar
+                    Bar(f"{what}, {kind} lattice", most, unit, measure)
                     for kind, limit in (("trained", 30.0), ("uniform", 75.0))
-                    for bar in (
-                        Bar(
-                            f"forward + backward, {kind} lattice",
-                            limit,
-                            "ms",
-                            value("both_ms", "fused, Triton", lattice=kind, vocab=32768),
-                        ),
-                        Bar(
-                            f"extra memory, {kind} lattice",
-                            2.0,
-                            "GB",
-                            value("both_bytes", "fused, Triton", GIGABYTE, lattice=kind, vocab=32768),
-                        ),
+                    for what, most, unit, measure in (
+                        ("forward + backward", limit, "ms", _of_fused("both_ms", 1.0, kind)),
+                        ("extra memory", 2.0, "GB", _of_fused("both_bytes", GIGABYTE, kind)),
                     )
                 ),
             ),

@@ -307,11 +307,11 @@ def tdt_alpha_kernel(
     b_blanks = repeated(b_none, DURATIONS[D - 1])
     b_labels = repeated(b_none, DURATIONS[D - 1] + 1)
     for i_n in tl.range(1, T + U + 1, num_stages=STAGES):
-        o_source = o_b + (i_n - 1) * W + o_u
+        o_source = (i_n - 1) * W + o_u
         o_t = i_n - o_u
         m_cell = (o_t >= 1) & (o_t <= T) & m_u
-        b_blanks = pushed(b_alpha + load_weight(blank + o_source, m_cell), b_blanks)
-        b_labels = pushed(b_alpha + load_weight(label + o_source, m_cell), b_labels)
+        b_blanks = pushed(b_alpha + load_weight(blank + o_b + o_source, m_cell), b_blanks)
+        b_labels = pushed(b_alpha + load_weight(label + o_b + o_source, m_cell), b_labels)
         blank_terms = ()
         label_terms = ()
         for i_d in tl.static_range(D):
