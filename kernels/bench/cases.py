@@ -110,32 +110,47 @@ BF16_PEAK = 989e12  # operations a second of an H100 or H200, dense
 GPU_CURVES = replace(GPU, vocab=8192, lattice="trained")
 
 
-def _of_fused(what: str, unit: float, kind: str) -> Callable[[Measured], float | None]:
-    return value(what, "fused, Triton", unit, lattice=kind, vocab=32768)
-
-
 def _precision(name: str, device: str) -> Case:
     fused = ("rnnt", "tdt", "pruned_rnnt", "joint")
     dtypes = ("float32", "bfloat16")
     settings = tuple(s for d in dtypes for s in both_lattices(replace(PRECISION, dtype=d, device=device)))
     bars = tuple(
-        Bar(f"worst gradient's error over plain torch's, {dtype}, eps 0", 2.0, "x", worst_error(dtype))
-        for dtype in dtypes
+        Bar(f"worst gradient's error over plain torch's, {d}, eps 0", 2.0, "x", worst_error(d))
+        for d in dtypes
     )
     return Case(
-        name=name,
-        why=f"errors of loss and gradients against fp64, beside plain torch's, {device}",
-        kind="errors",
+        name=name, why=f"errors of loss and gradients against fp64, beside plain torch's, {device}",
+        kind="errors", device=device,
         settings={**dict.fromkeys(fused, settings), "lattice": (replace(settings[0], hidden=0, vocab=0),)},
         bars={**dict.fromkeys(fused, bars), "lattice": bars[:1]},
-        device=device,
+    )  # fmt: skip
+
+
+def _over_torchaudio(kind: str, most_time: float) -> tuple[Bar, ...]:
+    """Bars of the fused loss against torchaudio's on one kind of lattice."""
+    memory, time = (ratio(f, "fused", TORCHAUDIO, lattice=kind) for f in ("both_bytes", "both_ms"))
+    return (
+        Bar(f"extra memory of fused over torchaudio's, {kind} lattice", 0.2, "x", memory),
+        Bar(f"time of fused over torchaudio's, {kind} lattice", most_time, "x", time),
     )
 
+
+def _on_gpu(kind: str, most_ms: float) -> tuple[Bar, ...]:
+    """Bars of a fused loss at a vocabulary of 32768 on one kind of lattice."""
+    form: dict[str, object] = {"lattice": kind, "vocab": 32768}
+    memory = value("both_bytes", "fused, Triton", GIGABYTE, **form)
+    return (
+        Bar(f"forward + backward, {kind} lattice", most_ms, "ms", value("both_ms", "fused, Triton", **form)),
+        Bar(f"extra memory, {kind} lattice", 2.0, "GB", memory),
+    )
+
+
+_RNNT, _TDT, _FUSED_MEMORY = "RNN-T, torch", "TDT, torch", value("both_bytes", "fused", GIGABYTE)
+_LACT_PEAK_MS = 1e3 * cost(LACT_GPU)[1].flops / BF16_PEAK
 
 CASES = (
     Case(
-        name="quick",
-        why="every operator on a small setting, with small curves",
+        name="quick", why="every operator on a small setting, with small curves",
         settings={
             "rnnt": over(QUICK, vocab=(500, 1000, 4000), labels=(5, 10, 20)),
             "tdt": (QUICK,),
@@ -145,48 +160,28 @@ CASES = (
         },
     ),
     Case(
-        name="cpu-5k",
-        why="a vocabulary of 5000 on a CPU",
+        name="cpu-5k", why="a vocabulary of 5000 on a CPU",
         settings=dict.fromkeys(("rnnt", "tdt", "pruned_rnnt"), both_lattices(CPU_5K)),
-        bars={
-            "rnnt": tuple(
-                Bar(f"{what} of fused over torchaudio's, {kind} lattice", most, "x", measure)
-                for kind, limit in (("uniform", 0.40), ("trained", 0.22))
-                for what, most, measure in (
-                    ("extra memory", 0.2, ratio("both_bytes", "fused", TORCHAUDIO, lattice=kind)),
-                    ("time", limit, ratio("both_ms", "fused", TORCHAUDIO, lattice=kind)),
-                )
-            )
-        },
+        bars={"rnnt": (*_over_torchaudio("uniform", 0.40), *_over_torchaudio("trained", 0.22))},
     ),
     Case(
-        name="cpu-32k",
-        why="memory at a vocabulary of 32768 on a CPU",
-        kind="memory",
+        name="cpu-32k", why="memory at a vocabulary of 32768 on a CPU", kind="memory",
         forms=("fused", TORCHAUDIO, "materialised, rnnt_loss", "materialised, tdt_loss"),
         settings=dict.fromkeys(("rnnt", "tdt"), (CPU_32K,)),
-        bars=dict.fromkeys(
-            ("rnnt", "tdt"),
-            (Bar("extra memory of fused", 3.0, "GB", value("both_bytes", "fused", GIGABYTE)),),
-        ),
+        bars=dict.fromkeys(("rnnt", "tdt"), (Bar("extra memory of fused", 3.0, "GB", _FUSED_MEMORY),)),
     ),
     Case(
-        name="lattice",
-        why="the lattices alone on a CPU, from given log probabilities",
+        name="lattice", why="the lattices alone on a CPU, from given log probabilities",
         settings={"lattice": (Setting(batch=8, frames=500, labels=100),)},
         bars={
             "lattice": (
-                Bar(
-                    "RNN-T over torchaudio's", 1.0, "x", ratio("both_ms", "RNN-T, torch", "RNN-T, torchaudio")
-                ),
-                Bar("TDT over RNN-T", 3.0, "x", ratio("both_ms", "TDT, torch", "RNN-T, torch")),
+                Bar("RNN-T over torchaudio's", 1.0, "x", ratio("both_ms", _RNNT, "RNN-T, torchaudio")),
+                Bar("TDT over RNN-T", 3.0, "x", ratio("both_ms", _TDT, _RNNT)),
             )
         },
     ),
     Case(
-        name="lact",
-        why="fast weights updated on 20 s of speech, on a CPU",
-        settings={"lact": (LACT_CPU,)},
+        name="lact", why="fast weights updated on 20 s of speech, on a CPU", settings={"lact": (LACT_CPU,)},
         bars={
             "lact": (
                 Bar("time of torch over plain autograd", 0.8, "x", ratio("both_ms", "torch", PLAIN)),
@@ -196,15 +191,12 @@ CASES = (
     ),
     _precision("precision", "cpu"),
     Case(
-        name="curves",
-        why="memory and time against vocabulary and labels on a CPU",
+        name="curves", why="memory and time against vocabulary and labels on a CPU",
         forms=("fused", TORCHAUDIO, "materialised, rnnt_loss"),
         settings={"rnnt": over(CURVES, vocab=(512, 2048, 8192, 32768), labels=(5, 10, 20, 40, 80))},
     ),
     Case(
-        name="gpu",
-        why="a vocabulary of 32768 in bf16 on a GPU",
-        device="cuda",
+        name="gpu", why="a vocabulary of 32768 in bf16 on a GPU", device="cuda",
         settings={
             "rnnt": (*both_lattices(GPU), GPU_4K),
             "tdt": both_lattices(GPU),
@@ -214,40 +206,23 @@ CASES = (
             "lact": (LACT_GPU,),
         },
         bars={
-            **dict.fromkeys(
-                ("rnnt", "tdt"),
-                tuple(
-                    Bar(f"{what}, {kind} lattice", most, unit, measure)
-                    for kind, limit in (("trained", 30.0), ("uniform", 75.0))
-                    for what, most, unit, measure in (
-                        ("forward + backward", limit, "ms", _of_fused("both_ms", 1.0, kind)),
-                        ("extra memory", 2.0, "GB", _of_fused("both_bytes", GIGABYTE, kind)),
-                    )
-                ),
-            ),
+            **dict.fromkeys(("rnnt", "tdt"), (*_on_gpu("trained", 30.0), *_on_gpu("uniform", 75.0))),
             "lattice": (
                 Bar("RNN-T with posteriors", 0.2, "ms", value("both_ms", "RNN-T, triton")),
                 Bar("TDT with posteriors", 0.4, "ms", value("both_ms", "TDT, triton")),
             ),
-            # At least 40 % of the peak.
+            # 2.5 is 40 % of the peak.
             "lact": (
-                Bar(
-                    "bf16 peak over the rate of forward + backward",
-                    2.5,
-                    "x",
-                    value("both_ms", "Triton", 1e3 * cost(LACT_GPU)[1].flops / BF16_PEAK),
-                ),
+                Bar("time over that at bf16 peak", 2.5, "x", value("both_ms", "Triton", _LACT_PEAK_MS)),
             ),
         },
     ),
     _precision("gpu-precision", "cuda"),
     Case(
-        name="gpu-curves",
-        why="memory and time against vocabulary and labels on a GPU",
-        device="cuda",
+        name="gpu-curves", why="memory and time against vocabulary and labels on a GPU", device="cuda",
         forms=("fused, Triton", "row-chunked cuBLAS, all rows", TORCHAUDIO, "materialised, rnnt_loss"),
         settings={
             "rnnt": over(GPU_CURVES, vocab=(1024, 2048, 4096, 8192, 16384, 32768), labels=(15, 30, 60, 120))
         },
     ),
-)
+)  # fmt: skip

@@ -1,7 +1,7 @@
 """Problems for benchmarks and tests whose lattices resemble those of an untrained or a trained model.
 
 The cost of a fused loss depends on the number of lattice cells with posterior mass. So f, g and the output
-layer are made such that the joint itself, not a patched lattice, puts the mass where a model would.
+layer are built so that the joint itself gives the posteriors of such a model.
 """
 
 import math

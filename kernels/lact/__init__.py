@@ -156,15 +156,6 @@ def _mask(q: Tensor, lens: Tensor | None, mask: Tensor | None) -> Tensor | None:
 _row_norms = row_norms  # `lact` has an argument with the same name
 
 __all__ = [
-    "FastWeights",
-    "RowNorms",
-    "Span",
-    "chunk_causal",
-    "initial",
-    "lact",
-    "newton_schulz",
-    "passes",
-    "row_norms",
-    "strictly_causal",
-    "whole",
-]
+    "FastWeights", "RowNorms", "Span", "chunk_causal", "initial", "lact", "newton_schulz", "passes",
+    "row_norms", "strictly_causal", "whole",
+]  # fmt: skip

@@ -83,7 +83,7 @@ def brute_force(
 
 
 def log_probs_of(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Of blank and of the next label, (B, S, U+1); column U of the latter means nothing."""
+    """Log probabilities of blank and next label, (B, S, U+1); column U of the latter is unused."""
     log_probs = logits.log_softmax(-1)
     index = torch.nn.functional.pad(targets, (0, 1))[:, None, :, None].expand(*logits.shape[:3], 1)
     return log_probs[..., BLANK], log_probs.gather(-1, index)[..., 0]

@@ -19,7 +19,7 @@ N, FRAMES, CHANNELS, HIDDEN = 2, 19, 24, 37  # no multiples of a tile
 
 @pytest.fixture(autouse=True)
 def _empty_is_nan() -> Iterator[None]:
-    """What torch.empty makes holds nan, so that an element that a kernel forgets is seen."""
+    """torch.empty fills its tensors with nan, so that elements which a kernel does not write are detected."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)

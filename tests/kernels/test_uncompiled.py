@@ -21,7 +21,7 @@ def operator(x: Tensor, *, scale: float = 1.0) -> Tensor:
 
 
 def graphs_of(call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, list[str]]:
-    """What compiled code returns, and the names of all that the compiler saw."""
+    """The result of compiled code, and the names of all operators that the compiler traced."""
     names: list[str] = []
 
     def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable:
