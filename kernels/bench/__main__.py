@@ -17,7 +17,7 @@ from types import ModuleType
 import torch
 
 from maya.kernels.bench import cases, report
-from maya.kernels.bench.cases import Case, Measured
+from maya.kernels.bench.cases import BenchCase, CaseFigures
 from maya.kernels.bench.check import SMALL, WIDE, check
 from maya.kernels.bench.measure import Setting
 from maya.kernels.bench.table import Result, measure_memory, measure_times
@@ -93,7 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def default_cases(device: str) -> list[Case]:
+def default_cases(device: str) -> list[BenchCase]:
     return [case for case in cases.CASES if case.device == device and case.name != "quick"]
 
 
@@ -102,7 +102,7 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def run_case(case: Case, op: str, *, seconds: float, threads: int, command: str) -> report.Run:
+def run_case(case: BenchCase, op: str, *, seconds: float, threads: int, command: str) -> report.Run:
     """Checks `op`. If it passes, measures it on the case's settings."""
     module = importlib.import_module(f"maya.kernels.{op}.bench")
     settings = case.settings[op]
@@ -115,7 +115,7 @@ def run_case(case: Case, op: str, *, seconds: float, threads: int, command: str)
         return run
     if case.kind != "errors":
         run.results = [measure(case, op, module, s, seconds, threads) for s in settings]
-    measured = Measured(checks, run.results)
+    measured = CaseFigures(checks, run.results)
     run.bars = [
         report.BarResult(bar.what, bar.limit, bar.unit, bar.measure(measured))
         for bar in case.bars.get(op, ())
@@ -124,14 +124,14 @@ def run_case(case: Case, op: str, *, seconds: float, threads: int, command: str)
 
 
 def measure(
-    case: Case, op: str, module: ModuleType, setting: Setting, seconds: float, threads: int
+    case: BenchCase, op: str, module: ModuleType, setting: Setting, seconds: float, threads: int
 ) -> Result:
     if case.kind == "memory":
         return measure_memory(op, module, setting, threads=threads, names=case.forms)
     return measure_times(op, module, setting, threads=threads, seconds=seconds, names=case.forms)
 
 
-def check_settings(case: Case, settings: tuple[Setting, ...]) -> list[Setting]:
+def check_settings(case: BenchCase, settings: tuple[Setting, ...]) -> list[Setting]:
     """Small settings with the dtypes and lattices of `settings`; on a GPU also one with full tiles."""
     if case.kind == "errors":
         return list(settings)

@@ -14,7 +14,7 @@ GIGABYTE = 1e9
 
 
 @dataclass(slots=True)
-class Measured:
+class CaseFigures:
     """The checks and results of one operator in one case."""
 
     checks: list[Check]
@@ -35,11 +35,11 @@ class Bar:
     what: str
     limit: float
     unit: str
-    measure: Callable[[Measured], float | None]
+    measure: Callable[[CaseFigures], float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class BenchCase:
     """A named set of settings, and its purpose in one line.
 
     kind: "times" (and memory), "memory" (one run of each form that fits) or "errors" (only the check, on
@@ -55,30 +55,30 @@ class Case:
     device: str = "cpu"
 
 
-def ratio(what: str, form: str, over: str, **where: object) -> Callable[[Measured], float | None]:
+def ratio(what: str, form: str, over: str, **where: object) -> Callable[[CaseFigures], float | None]:
     """`what`, a field of `FormResult`, of one form over that of another."""
 
-    def measure(measured: Measured) -> float | None:
+    def measure(measured: CaseFigures) -> float | None:
         values = [getattr(measured.form(name, where), what, None) for name in (form, over)]
         return values[0] / values[1] if values[0] is not None and values[1] else None
 
     return measure
 
 
-def value(what: str, form: str, unit: float = 1.0, **where: object) -> Callable[[Measured], float | None]:
+def value(what: str, form: str, unit: float = 1.0, **where: object) -> Callable[[CaseFigures], float | None]:
     """`what`, a field of `FormResult`, in `unit`s."""
 
-    def measure(measured: Measured) -> float | None:
+    def measure(measured: CaseFigures) -> float | None:
         number = getattr(measured.form(form, where), what, None)
         return None if number is None else number / unit
 
     return measure
 
 
-def worst_error(dtype: str) -> Callable[[Measured], float | None]:
+def worst_error(dtype: str) -> Callable[[CaseFigures], float | None]:
     """Largest error of a gradient over torch's own, of forms that store no logits and skip no rows."""
 
-    def measure(measured: Measured) -> float | None:
+    def measure(measured: CaseFigures) -> float | None:
         ours = [c for c in measured.checks if c.dtype == dtype and not c.filtered and not c.peer]
         gradients = [c for c in ours if not c.output.endswith("loss") and "materialised" not in c.form]
         return max((c.error / max(c.of_torch, ROUNDING) for c in gradients), default=None)
@@ -110,7 +110,7 @@ BF16_PEAK = 989e12  # operations a second of an H100 or H200, dense
 GPU_CURVES = replace(GPU, vocab=8192, lattice="trained")
 
 
-def _precision(name: str, device: str) -> Case:
+def _precision(name: str, device: str) -> BenchCase:
     fused = ("rnnt", "tdt", "pruned_rnnt", "joint")
     dtypes = ("float32", "bfloat16")
     settings = tuple(s for d in dtypes for s in both_lattices(replace(PRECISION, dtype=d, device=device)))
@@ -118,7 +118,7 @@ def _precision(name: str, device: str) -> Case:
         Bar(f"worst gradient's error over plain torch's, {d}, eps 0", 2.0, "x", worst_error(d))
         for d in dtypes
     )
-    return Case(
+    return BenchCase(
         name=name, why=f"errors of loss and gradients against fp64, beside plain torch's, {device}",
         kind="errors", device=device,
         settings={**dict.fromkeys(fused, settings), "lattice": (replace(settings[0], hidden=0, vocab=0),)},
@@ -149,7 +149,7 @@ _RNNT, _TDT, _FUSED_MEMORY = "RNN-T, torch", "TDT, torch", value("both_bytes", "
 _LACT_PEAK_MS = 1e3 * cost(LACT_GPU)[1].flops / BF16_PEAK
 
 CASES = (
-    Case(
+    BenchCase(
         name="quick", why="every operator on a small setting, with small curves",
         settings={
             "rnnt": over(QUICK, vocab=(500, 1000, 4000), labels=(5, 10, 20)),
@@ -159,18 +159,18 @@ CASES = (
             "lact": (Setting(batch=2, frames=100, labels=0, hidden=64, heads=2),),
         },
     ),
-    Case(
+    BenchCase(
         name="cpu-5k", why="a vocabulary of 5000 on a CPU",
         settings=dict.fromkeys(("rnnt", "tdt", "pruned_rnnt"), both_lattices(CPU_5K)),
         bars={"rnnt": (*_over_torchaudio("uniform", 0.40), *_over_torchaudio("trained", 0.22))},
     ),
-    Case(
+    BenchCase(
         name="cpu-32k", why="memory at a vocabulary of 32768 on a CPU", kind="memory",
         forms=("fused", TORCHAUDIO, "materialised, rnnt_loss", "materialised, tdt_loss"),
         settings=dict.fromkeys(("rnnt", "tdt"), (CPU_32K,)),
         bars=dict.fromkeys(("rnnt", "tdt"), (Bar("extra memory of fused", 3.0, "GB", _FUSED_MEMORY),)),
     ),
-    Case(
+    BenchCase(
         name="lattice", why="the lattices alone on a CPU, from given log probabilities",
         settings={"lattice": (Setting(batch=8, frames=500, labels=100),)},
         bars={
@@ -180,7 +180,7 @@ CASES = (
             )
         },
     ),
-    Case(
+    BenchCase(
         name="lact", why="fast weights updated on 20 s of speech, on a CPU", settings={"lact": (LACT_CPU,)},
         bars={
             "lact": (
@@ -190,12 +190,12 @@ CASES = (
         },
     ),
     _precision("precision", "cpu"),
-    Case(
+    BenchCase(
         name="curves", why="memory and time against vocabulary and labels on a CPU",
         forms=("fused", TORCHAUDIO, "materialised, rnnt_loss"),
         settings={"rnnt": over(CURVES, vocab=(512, 2048, 8192, 32768), labels=(5, 10, 20, 40, 80))},
     ),
-    Case(
+    BenchCase(
         name="gpu", why="a vocabulary of 32768 in bf16 on a GPU", device="cuda",
         settings={
             "rnnt": (*both_lattices(GPU), GPU_4K),
@@ -218,7 +218,7 @@ CASES = (
         },
     ),
     _precision("gpu-precision", "cuda"),
-    Case(
+    BenchCase(
         name="gpu-curves", why="memory and time against vocabulary and labels on a GPU", device="cuda",
         forms=("fused, Triton", "row-chunked cuBLAS, all rows", TORCHAUDIO, "materialised, rnnt_loss"),
         settings={

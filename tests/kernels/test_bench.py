@@ -15,7 +15,7 @@ import maya.kernels.rnnt.bench as rnnt_bench
 import maya.kernels.tdt.bench as tdt_bench
 from maya.kernels.bench import cases
 from maya.kernels.bench.__main__ import main
-from maya.kernels.bench.cases import Bar, Case, Measured
+from maya.kernels.bench.cases import Bar, BenchCase, CaseFigures
 from maya.kernels.bench.check import SMALL, Check, check
 from maya.kernels.bench.measure import Cost, Form, Setting, peak_memory, time_in_turns, too_large
 from maya.kernels.bench.report import BarResult, Run, add, columns, form_rows, markdown, read, text
@@ -40,7 +40,7 @@ def tiny_case(monkeypatch: pytest.MonkeyPatch) -> None:
     bar = Bar(
         "time of fused over that of the loss of logits", 1e6, "x", cases.ratio("both_ms", "fused", rival)
     )
-    case = Case(name="tiny", why="a test", settings={"rnnt": (TINY,)}, bars={"rnnt": (bar,)})
+    case = BenchCase(name="tiny", why="a test", settings={"rnnt": (TINY,)}, bars={"rnnt": (bar,)})
     monkeypatch.setattr(cases, "CASES", (case,))
 
 
@@ -159,7 +159,7 @@ def forms_of(module: ModuleType, setting: Setting) -> list[str]:
 
 
 @pytest.mark.parametrize("case", [c for c in cases.CASES if c.device == "cpu"], ids=lambda c: c.name)
-def test_cases_name_existing_forms(case: Case) -> None:
+def test_cases_name_existing_forms(case: BenchCase) -> None:
     for op, settings in case.settings.items():
         names = forms_of(MODULES[op], settings[0])
         assert not case.forms or set(case.forms) & set(names)
@@ -171,7 +171,7 @@ def test_cases_name_existing_forms(case: Case) -> None:
             )
             for s in settings
         ]
-        measured = Measured(checks, results)
+        measured = CaseFigures(checks, results)
         assert None not in [bar.measure(measured) for bar in case.bars.get(op, ())], (case.name, op)
 
 
@@ -181,7 +181,7 @@ def test_gpu_bars_name_existing_forms() -> None:
     assert fused in curves.forms and fused_name(cases.GPU, "torch", compacted=False) in curves.forms
     gpu = next(c for c in cases.CASES if c.name == "gpu")
     form = FormResult(name=fused, both_ms=29.0, both_bytes=10**9)
-    measured = Measured([], [Result(op="rnnt", setting=s, forms=[form]) for s in gpu.settings["rnnt"]])
+    measured = CaseFigures([], [Result(op="rnnt", setting=s, forms=[form]) for s in gpu.settings["rnnt"]])
     assert [bar.measure(measured) for bar in gpu.bars["rnnt"]] == [29.0, 1.0, 29.0, 1.0]
 
 
