@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from maya.kernels.bench.check import ROUNDING, Check
 from maya.kernels.bench.measure import Setting
@@ -137,7 +138,7 @@ def _over_torchaudio(kind: str, most_time: float) -> tuple[Bar, ...]:
 
 def _on_gpu(kind: str, most_ms: float) -> tuple[Bar, ...]:
     """Bars of a fused loss at a vocabulary of 32768 on one kind of lattice."""
-    form: dict[str, object] = {"lattice": kind, "vocab": 32768}
+    form: dict[str, Any] = {"lattice": kind, "vocab": 32768}
     memory = value("both_bytes", "fused, Triton", GIGABYTE, **form)
     return (
         Bar(f"forward + backward, {kind} lattice", most_ms, "ms", value("both_ms", "fused, Triton", **form)),

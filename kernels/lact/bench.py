@@ -4,6 +4,7 @@
 Dh = D; rates, norms and weights are those of a layer at its start.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -56,8 +57,8 @@ class LactProblem:
 def forms(setting: Setting) -> list[Form]:
     """Each backend that can run here, and the definition under autograd."""
     p = problem(setting)
-    triton = {"Triton": partial(p.loss, "triton")} if setting.cuda else {}
-    losses = {**triton, "torch": partial(p.loss, "torch"), "plain autograd": p.loss_under_autocast}
+    losses: dict[str, Callable[[], Tensor]] = {"Triton": partial(p.loss, "triton")} if setting.cuda else {}
+    losses |= {"torch": partial(p.loss, "torch"), "plain autograd": p.loss_under_autocast}
     costs = partial(cost, setting)
     return [loss_form(name, loss, p.leaves, names=NAMES, cost=costs) for name, loss in losses.items()]
 

@@ -67,11 +67,12 @@ def tdt_lattice_triton(
     U + 1 > MAX_COLUMNS / 4 with durations over SHORT.
     """
     durations = tuple(durations)
-    weights = [blank, label, durations_log_prob]
     if not _fits(blank, durations[-1]):
         return tdt_lattice_torch(
-            *weights, frames, labels, durations=durations, with_posteriors=with_posteriors
-        )
+            blank, label, durations_log_prob, frames, labels,
+            durations=durations, with_posteriors=with_posteriors,
+        )  # fmt: skip
+    weights = [blank, label, durations_log_prob]
     kernels = (tdt_alpha_kernel, tdt_mass_kernel)
     return _run(kernels, weights, frames, labels, with_posteriors, 1, DURATIONS=durations)
 
