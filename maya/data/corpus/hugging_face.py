@@ -1,9 +1,8 @@
-"""Data sets of Hugging Face on disk: what `save_to_disk` wrote (Arrow), or Parquet files of the hub.
+"""Data sets of Hugging Face on disk: written by `save_to_disk` (Arrow), or Parquet files of the hub.
 
-They are read with pyarrow; `datasets` is not needed. Audio that lies inside is written to tars once, one for
-each file, and read from there: in Parquet it is compressed in pages, so that no byte range of the file is an
-audio file, and a way of reading that only held for uncompressed Arrow would be a second one. Audio of which
-only the path is kept is read where it is.
+They are read with pyarrow; `datasets` is not needed. Audio inside a file is written to a tar once and read
+from there, because Parquet compresses pages: no byte range of the file is an audio file. Audio that is stored
+by its path is read in place.
 """
 
 import io
@@ -174,7 +173,8 @@ class _Reader:
         return str(value) if type(value) is int else value
 
     def _tar(self) -> Path | None:
-        """The tar of the audio that lies inside, written if it is not there; None if none does."""
+        """The tar of the audio inside the file, written if it is missing; None if there is no audio
+        inside."""
         if not _any_inside(self.path, self.audio):
             return None
         if self.options.made is None:
@@ -269,7 +269,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _audio_column(schema: pa.Schema) -> str | None:
-    """The first column of audio: a struct with the field bytes; one called image is none."""
+    """The first column of audio: a struct with the field bytes that is not called image."""
     names = [
         field.name
         for field in schema

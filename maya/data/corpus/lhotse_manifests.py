@@ -38,7 +38,7 @@ def lhotse_manifests(folder: Path) -> list[tuple[Path, Path | None]]:
     """
     files = {
         p.name: p
-        for p in sorted(folder.iterdir())
+        for p in sorted(folder.glob("*"))
         if p.name.endswith(_SUFFIXES) and not p.name.startswith(".") and p.is_file()
     }
     cuts: list[tuple[Path, Path | None]] = [(p, None) for name, p in files.items() if _has(name, "cuts")]
@@ -103,7 +103,7 @@ def rows_of_supervisions(
 
 
 class _Reader:
-    """Rows of one file; every line that is wrong is named."""
+    """Rows of one file, and its wrong lines."""
 
     def __init__(self, path: Path, options: ReadOptions, part: str | None, subset: str | None) -> None:
         self.path, self.options, self.part = path, options, part
@@ -133,7 +133,7 @@ class _Reader:
     def joined(
         self, supervisions: Iterable[tuple[int, dict[str, Any]]], recordings: Mapping[str, Any], name: str
     ) -> list[Row]:
-        """Of numbered supervisions and the recordings, which messages call `name`."""
+        """Rows of numbered supervisions; `name` stands for the recordings in messages."""
         for number, supervision in supervisions:
             try:
                 id = _text(supervision, "recording_id")
@@ -203,7 +203,8 @@ class _Reader:
 
 
 def subset_in_name(stem: str) -> str | None:
-    """What follows the kind of manifest in a file's name: dev-clean of librispeech_supervisions_dev-clean."""
+    """The end of a file's name after the kind of manifest: dev-clean of
+    librispeech_supervisions_dev-clean."""
     match = re.fullmatch(r"(?:.*[_.-])?(?:supervisions|cuts)[_.-]([A-Za-z0-9][A-Za-z0-9_-]*)", stem)
     return match[1] if match else None
 

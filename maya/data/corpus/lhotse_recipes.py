@@ -1,4 +1,4 @@
-"""Corpora that lhotse has a recipe for: `--corpus lhotse:NAME:DIR`, DIR being the downloaded corpus."""
+"""Corpora with a recipe in lhotse: `--corpus lhotse:NAME:DIR`, where DIR is the downloaded corpus."""
 
 import inspect
 import traceback
@@ -50,7 +50,7 @@ def read_recipe(name: str, folder: Path, options: ReadOptions) -> Result:
 
 
 def recipe_names() -> list[str]:
-    """What lhotse has recipes for."""
+    """The names of lhotse's recipes."""
     import lhotse.recipes
 
     return sorted(n.removeprefix("prepare_") for n in dir(lhotse.recipes) if n.startswith("prepare_"))

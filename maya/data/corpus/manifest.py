@@ -160,7 +160,7 @@ class RowCollector:
         self._problems.append(f"{self.path}:{line}: {problem}")
 
     def rows(self, may_be_none: bool = False) -> list[Row]:
-        """All rows; MayaError if any line was wrong or, unless that may be, there is none."""
+        """All rows; MayaError if a line was wrong, or if there is no row (unless may_be_none)."""
         if self._problems:
             others = len(self._problems) - 1
             more = f" (and {others} more lines have problems)" if others else ""
@@ -276,7 +276,7 @@ def _language(value: str, languages: Sequence[str] | None) -> str:
 
 
 def _check_text(name: str, value: str) -> None:
-    """ValueError for what looks like text and cannot be written to a file."""
+    """ValueError for text that cannot be written to a file."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -286,8 +286,8 @@ def _check_text(name: str, value: str) -> None:
 
 
 def _check_path(name: str, values: dict[str, Any]) -> None:
-    """ValueError for a relative path that climbs out of the corpus folder: a corpus that was downloaded has
-    no business there, and a person who means it can give the absolute path."""
+    """ValueError for a relative path that leaves the corpus folder. A downloaded corpus must not read other
+    files; a person can give an absolute path."""
     if os.path.normpath(values[name]).split("/")[0] == "..":
         raise ValueError(
             f"the path {short(values[name])} leaves the corpus folder; give an absolute path if it is meant"
@@ -295,6 +295,6 @@ def _check_path(name: str, values: dict[str, Any]) -> None:
 
 
 def short(value: Any) -> str:
-    """A value as a message can hold it."""
+    """A value, shortened for a message."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

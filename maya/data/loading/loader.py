@@ -143,8 +143,8 @@ class TrainLoader:
     def _stuck(self, waiting: deque[Job]) -> MayaError:
         return MayaError(
             f"no data came for {self.timeout_seconds:g} s, while waiting for the batch that begins with "
-            f"{self._name(waiting[0])}: the storage does not answer, or it is slower than that; look at it, "
-            "or raise data.timeout_seconds"
+            f"{self._name(waiting[0])}: storage is down or too slow; check it, or raise "
+            "data.timeout_seconds"
         )
 
     def _name(self, job: Job) -> str:
@@ -268,8 +268,8 @@ def _prefetched(
 
 @contextmanager
 def clear_worker_errors() -> Iterator[None]:
-    """Say in one sentence that a data worker died. PyTorch raises that anywhere in the main thread, also
-    within a training step, so this belongs around the training too."""
+    """Turn the death of a data worker into a MayaError. PyTorch raises it anywhere in the main thread, also
+    within a training step, so training runs inside this context too."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What a corpus holds as one HTML file: nothing is fetched, so it opens from a mail or a cluster's disk.
+"""The report of a corpus as one HTML file. It fetches nothing, so it opens from a mail or a cluster's disk.
 
 It is drawn from the numbers that preparation leaves, `summary.json` and `report.json`, so that it can be
 drawn again when more is known: how a tokenizer cuts each language, and what a plan makes of an epoch.
@@ -338,8 +338,8 @@ def _plan(plan: Mapping[str, Any] | None) -> str:
         ["padding", padding],
         ["longest batch, padded seconds", number(plan["max_padded_seconds"])],
         ["most utterances in a batch", plan["max_utterances"]],
-        ["cost of the dearest rank over the mean: median step", f"{plan['imbalance_median']:.3f}"],
-        ["the same: 95th percentile", f"{plan['imbalance_p95']:.3f}"],
+        ["slowest rank ÷ mean cost, median step", f"{plan['imbalance_median']:.3f}"],
+        ["slowest rank ÷ mean cost, 95th percentile of steps", f"{plan['imbalance_p95']:.3f}"],
     ]
     head = ["language", "hours of an epoch", "draws that repeat an utterance", "utterances left out"]
     rows = [

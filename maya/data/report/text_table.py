@@ -1,4 +1,4 @@
-"""What a corpus holds, by language and part, as a table for a terminal; maya.data.report.page shows more."""
+"""Statistics by language and part as a table for a terminal; maya.data.report.page shows more."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

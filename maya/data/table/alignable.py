@@ -1,4 +1,4 @@
-"""Whether an utterance has frames enough for its text.
+"""Whether an utterance has enough frames for its text.
 
 CTC emits at most one token a frame and a blank between two equal ones: U tokens with r repeats need U + r of
 the S frames that subsampling leaves (Graves et al., "Connectionist temporal classification", ICML 2006).
@@ -18,8 +18,9 @@ _ROUNDING = 1e-3  # of a sample, by which a duration in seconds may be off
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrameClock:
-    """How many frames reach the losses: N samples have T = (N + extra_samples) // hop_samples feature frames,
-    and these ceil((T - lost_frames) / subsampling) encoder frames, at least 0, and none without features.
+    """The number of frames that reach the losses: N samples have T = (N + extra_samples) // hop_samples
+    feature frames, and these ceil((T - lost_frames) / subsampling) encoder frames, at least 0, and none
+    without features.
 
     sample_rate: of the model's features, Hz. hop_samples: of a feature frame; extra_samples: half a hop where
     hops are rounded, not cut off. subsampling: of the encoder; lost_frames: features that it needs before the

@@ -127,7 +127,7 @@ class Strings(Sequence[str]):
 
 
 class Table:
-    """A table on disk, of which nothing is read until it is asked for; forked workers share what was read.
+    """A table on disk. Columns and rows are read when needed; forked workers share them.
 
     Numbers of rows go from 0. All methods raise MayaError where the file turns out to be damaged.
     """
