@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from maya.data.corpus.manifest import Row, short
+from maya.data.corpus.manifest import Result, Row, short
 from maya.errors import MayaError
 from maya.text.iso_639 import NAMES, WITHDRAWN
 from maya.text.languages import LANGUAGES, language_code
@@ -130,3 +130,9 @@ def joined(files: Iterable[list[Row]]) -> list[Row]:
                 )
             rows[row.id] = row
     return list(rows.values())
+
+
+def merged(results: Iterable[Result]) -> Result:
+    """The rows of several files of one corpus, see `joined`, and the utterances that they dropped."""
+    results = list(results)
+    return joined(rows for rows, _ in results), [problem for _, dropped in results for problem in dropped]

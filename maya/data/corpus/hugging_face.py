@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from maya.audio.byte_ranges import file_stamp
 from maya.audio.tar_index import TarMember, index_tar
-from maya.data.corpus.common import folder_language, joined, part_in_name
-from maya.data.corpus.manifest import Problem, ReadOptions, Result, Row, RowCollector, labels_in
+from maya.data.corpus.common import folder_language, merged, part_in_name
+from maya.data.corpus.manifest import ReadOptions, Result, RowCollector, labels_in
 from maya.data.corpus.metadata import COLUMNS
 from maya.data.corpus.walk import walk
 from maya.errors import MayaError
@@ -56,11 +56,10 @@ def read_hugging_face(folder: Path, options: ReadOptions) -> Result:
     the audio that lies inside; a tar that exists is not written again. Raises MayaError when a file cannot be
     read, a column is missing, or audio lies inside and `made` is None.
     """
-    readers = [_Reader(folder, file, options) for file in _files(folder)]
-    rows = joined(reader.read() for reader in readers)
+    rows, dropped = merged(_Reader(folder, file, options).read() for file in _files(folder))
     if not rows:
         raise MayaError(f"{folder}: no row of the data set has audio")
-    return rows, [problem for reader in readers for problem in reader.dropped]
+    return rows, dropped
 
 
 def _files(folder: Path) -> list[_File]:
@@ -102,7 +101,6 @@ class _Reader:
 
     def __init__(self, folder: Path, file: _File, options: ReadOptions) -> None:
         self.folder, self.path, self.split, self.options = folder, file.path, file.split, options
-        self.dropped: list[Problem] = []
         schema = _schema(file.path)
         audio = _audio_column(schema)
         if audio is None:
@@ -122,7 +120,7 @@ class _Reader:
         self.selected = list(dict.fromkeys([*self.columns.values(), *labels]))
         self.class_names = _class_names(schema)
 
-    def read(self) -> list[Row]:
+    def read(self) -> Result:
         collector, tar = RowCollector(self.path), self._tar()
         members = _members(tar) if tar is not None else {}
         for number, given, audio in self._rows(with_audio=False):
@@ -145,23 +143,11 @@ class _Reader:
             elif audio:
                 values["audio"] = str(relative)
             else:
-                self._drop(values, number)
+                detail = f"row {number} of {self.path} has neither the bytes of its audio nor a path"
+                collector.drop(values["id"], values["language"], "missing_audio", detail, number)
                 continue
             collector.add(values, number)
-        return collector.rows(may_be_none=True)
-
-    def _drop(self, values: dict[str, Any], number: int) -> None:
-        detail = f"row {number} of {self.path} has neither the bytes of its audio nor a path"
-        where = f"{self.path}:{number}"
-        self.dropped.append(
-            Problem(
-                id=values["id"],
-                language=values["language"],
-                reason="missing_audio",
-                detail=detail,
-                where=where,
-            )
-        )
+        return collector.rows(may_be_none=True), collector.dropped
 
     def _stem(self) -> str:
         return self.path.relative_to(self.folder).with_suffix("").as_posix()

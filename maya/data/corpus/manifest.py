@@ -10,7 +10,7 @@ import json
 import math
 import os.path
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -125,10 +125,14 @@ def labels_in(values: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 class RowCollector:
-    """Collects the rows of a file and everything that is wrong with them."""
+    """Collects the rows of a file and everything that is wrong with them.
+
+    dropped: utterances that cannot be used; a wrong line makes the whole file unusable instead.
+    """
 
     def __init__(self, path: Path, languages: Sequence[str] | None = None) -> None:
         self.path, self.languages = path, languages
+        self.dropped: list[Problem] = []
         self._rows: list[Row] = []
         self._problems: list[str] = []
         self._line_of: dict[str, int] = {}
@@ -155,9 +159,34 @@ class RowCollector:
         self._line_of[row.id] = line
         self._rows.append(row)
 
+    def add_objects(
+        self,
+        add: Callable[[dict[str, Any], int], None],
+        objects: Iterable[tuple[int, dict[str, Any]]] | None = None,
+    ) -> Result:
+        """Call `add` with each object and its number, by default those of `objects()`; a ValueError rejects
+        the line. Returns the rows and the utterances that were dropped."""
+        for number, values in self.objects() if objects is None else objects:
+            try:
+                add(values, number)
+            except ValueError as error:
+                self.reject(str(error), number)
+        return self.result()
+
+    def drop(self, id: str, language: str | None, reason: str, detail: str, line: int) -> None:
+        """Note that an utterance cannot be used."""
+        where = f"{self.path}:{line}"
+        self.dropped.append(
+            Problem(id=id, language=language or "", reason=reason, detail=detail, where=where)
+        )
+
     def reject(self, problem: str, line: int) -> None:
         """Note that a line is wrong."""
         self._problems.append(f"{self.path}:{line}: {problem}")
+
+    def result(self) -> Result:
+        """The rows, of which there may be none where some were dropped, and those dropped."""
+        return self.rows(may_be_none=bool(self.dropped)), self.dropped
 
     def rows(self, may_be_none: bool = False) -> list[Row]:
         """All rows; MayaError if a line was wrong, or if there is no row (unless may_be_none)."""
