@@ -295,9 +295,8 @@ class Table:
             num_samples=int(a.num_samples[row]),
             start=None if np.isnan(a.start[row]) else float(a.start[row]),
             duration=float(a.duration[row]),
-            text="", raw_text="", language="", speaker="", kind=None, source=None, licence=None, where="",
             channel=int(a.channel[row]) if a.channel[row] >= 0 else None,
-        )  # fmt: skip
+        )
 
     @cached_property
     def durations(self) -> NDArray[np.float64]:
