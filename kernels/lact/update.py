@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The update of the fast weights on one span, and the apply, forward and backward, from the backends' parts."""
-=======
 """Update and apply of the fast weights on one span, forward and backward, from the backends' parts."""
->>>>>>> kernels
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -136,15 +132,9 @@ def update(ops: TorchOps, state: StackedWeights, x: UpdateInputs) -> StackedWeig
 
 
 def update_backward(
-<<<<<<< HEAD
-    ops: TorchOps, state: State, x: UpdateInputs, dafter: State
-) -> tuple[UpdateGradients, State]:
-    """Gradients of the inputs and of the state before, from that of the state after. Recomputes the forward."""
-=======
     ops: TorchOps, state: StackedWeights, x: UpdateInputs, dafter: StackedWeights
 ) -> tuple[UpdateGradients, StackedWeights]:
     """Gradients of the inputs and of the state before the update. Recomputes the forward."""
->>>>>>> kernels
     if UP not in x.changes:
         return _linear_attention_backward(ops, state, x, dafter)
     up, down = state.up.to(x.k.dtype), state.down.to(x.k.dtype)
