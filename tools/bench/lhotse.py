@@ -61,8 +61,10 @@ def write_cuts(data: Path, out: Path) -> None:
     cuts = []
     for name, path, text, language in rows:
         recording = Recording.from_file(path, recording_id=name)
-        spoken = SupervisionSegment(name, name, 0.0, recording.duration, text=text, language=language)
-        cuts.append(MonoCut(name, 0.0, recording.duration, 0, recording=recording, supervisions=[spoken]))
+        supervision = SupervisionSegment(name, name, 0.0, recording.duration, text=text, language=language)
+        cuts.append(
+            MonoCut(name, 0.0, recording.duration, 0, recording=recording, supervisions=[supervision])
+        )
     CutSet.from_cuts(cuts).to_file(out / "cuts.jsonl.gz")
     (out / "shar").mkdir()
     CutSet.from_cuts(cuts).to_shar(out / "shar", fields={"recording": "original"}, shard_size=500)
@@ -94,7 +96,7 @@ def ways(data: Path, out: Path, max_seconds: float) -> dict[str, tuple[Open, Cal
         for position in plan.positions(Position(0, 0)):
             yield plan.advance(position), plan.take(position)
 
-    found: dict[str, tuple[Open, Callable[..., Iterator[Any]]]] = {TABLE: (open_table, sample_table)}
+    opened: dict[str, tuple[Open, Callable[..., Iterator[Any]]]] = {TABLE: (open_table, sample_table)}
     names = {"cuts.jsonl.gz": "manifest", "shar": "Shar", "mine.py:train_cuts": "CutSet.from_shar"}
     for name, sampler in [
         ("cuts.jsonl.gz", "plan"), ("cuts.jsonl.gz", "stream"), ("cuts.jsonl.gz", "dynamic_bucketing"),
@@ -109,8 +111,8 @@ def ways(data: Path, out: Path, max_seconds: float) -> dict[str, tuple[Open, Cal
             for job in open_batches(exp, made, out, ranks).jobs(Position(0, 0)):
                 yield job.position, job.cuts
 
-        found[f"{names[name]}, {sampler}"] = (open_cuts, sample_cuts)
-    return found
+        opened[f"{names[name]}, {sampler}"] = (open_cuts, sample_cuts)
+    return opened
 
 
 class Clock:
