@@ -8,9 +8,9 @@ from maya.convert.icefall.load import IcefallImport, import_icefall
 from maya.convert.nemo.config import FrontEnd
 from maya.convert.nemo.load import NemoImport, import_nemo
 from maya.errors import MayaError
-from maya.text.tokenizer import Tokenizer
+from maya.files import write_json
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
-from maya.train.runlog import write_json
 
 CHECKPOINT, REPORT = "best.pt", "convert.json"
 
@@ -42,7 +42,7 @@ def convert_nemo(
         source,
         front_end=front_end,
         encoder_only=encoder_only,
-        tokenizer=Tokenizer.load(tokenizer) if tokenizer is not None else None,
+        tokenizer=load_tokenizer(tokenizer) if tokenizer is not None else None,
         ignore=ignore,
     )
     return _written(out, made)

@@ -9,7 +9,7 @@ from typing import Any
 
 import maya
 from maya.config import to_dict
-from maya.data.table.entry import Entry
+from maya.data.measure.entry import Entry
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.decode.base import Method
@@ -17,6 +17,7 @@ from maya.decode.methods import METHODS
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import DecodedRow, decode_table
 from maya.errors import MayaError
+from maya.files import replacing, write_json
 from maya.recipes.experiment import DecodeConfig, Experiment
 from maya.recipes.markers import (
     audio_identity,
@@ -28,7 +29,6 @@ from maya.recipes.markers import (
 )
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import find_checkpoint
-from maya.train.runlog import replacing, write_json
 
 
 def decode(

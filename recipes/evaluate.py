@@ -11,8 +11,9 @@ from maya.data.corpus.folder import read_corpus
 from maya.data.corpus.manifest import Row, parse_object, read_lines, read_manifest
 from maya.data.corpus.metadata import read_metadata_csv, read_metadata_jsonl
 from maya.data.corpus.nemo import is_nemo, read_nemo
+from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.table.entry import Entry, entry_of
+from maya.data.table.cuts import entry_cut
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import decode_table
 from maya.errors import MayaError
@@ -132,7 +133,7 @@ def _entries(folder: Path, rows: list[Row], source: Path) -> list[Entry]:
             f"{source}: {len(dropped)} of {len(rows)} utterances cannot be evaluated, the first of them "
             f"{first.id!r} ({first.where}): {first.detail}; correct or remove them"
         )
-    return [entry_of(row) for row in probed]
+    return probed
 
 
 def _texts(
@@ -143,7 +144,7 @@ def _texts(
     method, facts = make_method(cfg, recognizer, None)
     if method is None:
         raise MayaError("this model has no text head to evaluate; score its labels with `maya score`")
-    cuts = CutSet.from_cuts(e.cut() for e in entries)
+    cuts = CutSet.from_cuts(entry_cut(e) for e in entries)
     rows = decode_table(recognizer, cuts, method, language=cfg.language, max_seconds=cfg.max_seconds)
     return {row.id: row.hypothesis.text for row in rows if row.hypothesis is not None}, facts
 

@@ -1,6 +1,5 @@
 """Import an experiment by the name a person types: a module, a file anywhere, or a bare name under egs/."""
 
-import hashlib
 import importlib
 import importlib.util
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import maya
 from maya.config import nearest
 from maya.errors import MayaError
+from maya.files import sha256
 
 # Mistakes in an experiment's own lines. Anything else keeps its traceback, which names the file by itself.
 _MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, LookupError)
@@ -97,7 +97,7 @@ def _import_file(file: Path, folder: Path) -> ModuleType:
     inside = file.relative_to(folder).with_suffix("").parts
     if len(inside) > 1:
         return importlib.import_module(".".join(inside))
-    package = "_experiment_" + hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    package = "_experiment_" + sha256(str(folder))[:12]
     if package not in sys.modules:
         parent = ModuleType(package)
         parent.__path__ = [str(folder)]

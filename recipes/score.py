@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from maya.errors import MayaError
+from maya.files import write_json
 from maya.recipes.markers import content, earlier_inputs, is_done, mark_done, table_identity
 from maya.recipes.tokenizer import require
 from maya.score.labels import LabelledUtterance, LabelReport, label_result, label_table, score_label
@@ -16,7 +17,7 @@ from maya.score.samples import sample_table
 from maya.text.languages import get_language
 from maya.text.normalize import normalize
 from maya.text.tokenizer import UNKNOWN
-from maya.train.runlog import git_state, write_json
+from maya.train.runlog import git_state
 
 T = TypeVar("T")
 SPLIT_NOTES = "splits.json"

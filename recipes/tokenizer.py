@@ -1,7 +1,6 @@
 """Stage 2: from the training texts to a tokenizer, with a report on each language. A model with a language
 model as head takes that model's tokenizer."""
 
-import hashlib
 import heapq
 import json
 import zlib
@@ -23,6 +22,7 @@ from maya.encoders import ZipformerConfig
 from maya.encoders.zipformer.front import LOST_FRAMES
 from maya.errors import MayaError
 from maya.features import FbankConfig, frame_samples
+from maya.files import sha256, write_json
 from maya.models.config import SpeechModelConfig
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done, table_identity, texts_identity
@@ -30,7 +30,6 @@ from maya.text.fertility import fertility, fertility_report, fertility_table, wi
 from maya.text.sample import TextSample, gather
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from maya.train.checkpoint import load_newest, step_checkpoints
-from maya.train.runlog import write_json
 
 _SAMPLED_IDS = 256  # by which the corpus of a run is recognised
 UNKNOWN = 0.005  # share of a language's characters, not seen before, that a kept tokenizer may lack
@@ -50,7 +49,7 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
     marker, path, cfg = run / "stage-tokenizer.json", run / "tokenizer.model", experiment.tokenizer
     inputs, brought = tokenizer_inputs(experiment, data), experiment.model.tokenizer()
     if brought is not None:
-        inputs["brought"] = hashlib.sha256(brought.model_bytes).hexdigest()
+        inputs["brought"] = sha256(brought.model_bytes)
     outputs = (token_path(run, "train"), run / "tokenizer.json")
     complete = all(file.is_file() for file in outputs)
     if is_done(marker, inputs | {"model": content(path)}) and complete and not force:
@@ -64,7 +63,7 @@ def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = Fa
     clock = frame_clock(experiment.model, max(experiment.data.speed_perturb))
     crowded = count_crowded(table, write_tokens(token_path(run, "train"), table, made), clock)
     report = {
-        "sha256": hashlib.sha256(made.model_bytes).hexdigest(),
+        "sha256": sha256(made.model_bytes),
         "options": to_dict(cfg),
         "utterances": heapq.nsmallest(_SAMPLED_IDS, _hashes(table)),
         **fertility_report(made, languages, cfg),

@@ -26,6 +26,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
 from maya.recipes.tokenizer import frame_clock, require
+from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import load_checkpoint, start_from, step_checkpoints
 from maya.train.config import TrainConfig
@@ -50,7 +51,7 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
     Raises MayaError while another process trains in `run`, and for what `maya.train.resume` refuses.
     """
     table = Table.open(part_path(data, "train"))
-    tokenizer = Tokenizer.load(require(run / "tokenizer.model", "run stage 2 (tokenizer) first"))
+    tokenizer = load_tokenizer(require(run / "tokenizer.model", "run stage 2 (tokenizer) first"))
     options = {k: v for k, v in flat(to_dict(experiment)).items() if not is_free(k)}
     inputs = {
         "data": content(data / "stage.json"),

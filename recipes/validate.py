@@ -6,14 +6,14 @@ from typing import Any
 
 from maya.config import override
 from maya.data.prepare.data_checks import check_data
-from maya.data.prepare.findings import Findings, findings_text
 from maya.data.prepare.prepare import examine
+from maya.data.report.findings import Findings, findings_text
 from maya.data.report.page import Page, read_page, write_page
 from maya.data.report.text_table import table
 from maya.errors import MayaError
+from maya.files import write_json
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.prepare import require_corpus
-from maya.train.runlog import write_json
 
 
 def validate(

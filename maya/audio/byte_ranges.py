@@ -15,23 +15,17 @@ import stat
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
+from maya.audio.object_store import s3_store
+from maya.audio.stamps import Stamp, Store, changed, same_stamp
 from maya.errors import MayaError
 
 SCHEMES = ("bytes://", "bytes+s3://")
 _S3 = "s3://"
 _MAX_OPEN_FILES = 256
-_MTIME_SLACK = 2  # seconds: file systems that files are copied through keep times as coarsely as that
 _LARGEST = 1 << 62  # bytes; what a position in a file can be
-
-
-class Stamp(NamedTuple):
-    """By what a replaced file is known: size in bytes, and time of its last change in seconds since 1970."""
-
-    size: int
-    mtime: int
 
 
 class ByteRange(NamedTuple):
@@ -51,19 +45,6 @@ class ByteRange(NamedTuple):
         )
         known = f"&file_size={self.stamp.size}&mtime={self.stamp.mtime}" if self.stamp is not None else ""
         return f"{place}?offset={self.offset}&size={self.size}{known}"
-
-
-class Store(Protocol):
-    """A place that files lie in. `block`: bytes below which a request costs as much as a smaller one."""
-
-    block: int
-
-    def stamp(self, path: str) -> Stamp:
-        """MayaError when there is no such file."""
-
-    def read(self, path: str, offset: int, size: int, stamp: Stamp | None = None) -> bytes:
-        """At most `size` bytes, fewer only at the end of the file; MayaError when the file is not there, or
-        is not the one `stamp` belongs to."""
 
 
 def is_address(text: str) -> bool:
@@ -93,8 +74,6 @@ def parse_address(address: str) -> ByteRange:
 def store_of(path: str) -> Store:
     """The place that a file lies in, by its name."""
     if path.startswith(_S3):
-        from maya.audio.object_store import s3_store
-
         return s3_store()
     return _LOCAL
 
@@ -231,22 +210,6 @@ class _LocalFiles:
             while len(self._open) > _MAX_OPEN_FILES:
                 self._open.popitem(last=False)
         return file, found
-
-
-def changed(path: str, was: Stamp, now: Stamp) -> MayaError:
-    """The error for a file that is not the one that was indexed."""
-    if was.size != now.size:
-        how = f"it has {now.size} bytes and had {was.size}; prepare the data again"
-    else:
-        how = (
-            f"its time is {now.mtime} and was {was.mtime}; prepare the data again, or if its content is the "
-            f"same run: touch -d @{was.mtime} '{path}'"
-        )
-    return MayaError(f"{path} was replaced since the manifest was made: {how}")
-
-
-def same_stamp(was: Stamp, now: Stamp) -> bool:
-    return was.size == now.size and abs(was.mtime - now.mtime) <= _MTIME_SLACK
 
 
 def _matches(found: os.stat_result, stamp: Stamp) -> bool:

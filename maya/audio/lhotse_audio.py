@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from maya.audio.byte_ranges import ByteRange, file_stamp, is_address, parse_address, read_range
 from maya.audio.decoding import Source, decode, open_audio
 from maya.audio.resampling import resample_channels
+from maya.audio.stamps import Stamp
 from maya.errors import MayaError
 
 
@@ -103,6 +104,16 @@ def teach_lhotse() -> None:
     AudioSource._prepare_for_reading = _prepare_for_reading
     Resample.__call__ = _resample
     Speed.__call__ = _change_speed
+
+
+def byte_range_source(
+    path: Path | str, offset: int, size: int, channels: list[int], stamp: Stamp | None = None
+) -> AudioSource:
+    """The lhotse source of an audio file that is `size` bytes from `offset` in `path`, a local path or
+    `s3://bucket/key`. stamp: `file_stamp(path)`, with which the file is refused once it was replaced."""
+    path = str(path) if str(path).startswith("s3://") else str(Path(path).resolve())
+    # Type "file" and not "url": lhotse reads the latter whole before it looks for the cut.
+    return AudioSource(type="file", channels=channels, source=ByteRange(path, offset, size, stamp).address)
 
 
 def _source(path_or_fd: Any) -> Source:

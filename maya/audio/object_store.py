@@ -8,7 +8,7 @@ import os
 import threading
 from typing import Any, Protocol
 
-from maya.audio.byte_ranges import Stamp, changed, same_stamp
+from maya.audio.stamps import Stamp, changed, same_stamp
 from maya.errors import MayaError
 
 _BLOCK = 1 << 20  # bytes; a request costs about as much as transferring this

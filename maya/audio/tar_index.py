@@ -9,7 +9,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from maya.audio.byte_ranges import Store, file_stamp, store_of
+from maya.audio.byte_ranges import file_stamp, store_of
+from maya.audio.stamps import Store
 from maya.errors import MayaError
 
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes

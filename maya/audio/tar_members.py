@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from maya.audio.tar_audio import TarMember, scan_tar
+from maya.audio.tar_index import TarMember, scan_tar
 
 
 class TarMembers:

@@ -100,29 +100,6 @@ class Tokenizer:
         Path(path).write_bytes(self.model_bytes)
 
     @classmethod
-    def load(cls, path: Path | str) -> "Tokenizer":
-        """Read a SentencePiece model file; MayaError if it is missing or is something else."""
-        try:
-            model_bytes = Path(path).read_bytes()
-        except OSError as error:
-            raise MayaError(f"cannot read the tokenizer {path}: {error.strerror}") from None
-        try:
-            return cls.from_bytes(model_bytes)
-        except MayaError:
-            raise MayaError(f"{path} is not a SentencePiece model") from None
-
-    @classmethod
-    def from_bytes(cls, model_bytes: bytes) -> "Tokenizer":
-        """The tokenizer whose `model_bytes` these are: of one language, an aggregate of several, or a
-        language model's."""
-        from maya.text import llm_tokenizer  # they are built on this class
-        from maya.text.aggregate import MAGIC, aggregate_from_bytes
-
-        if model_bytes.startswith(llm_tokenizer.MAGIC):
-            return llm_tokenizer.LLMTokenizer.from_json_bytes(model_bytes)
-        return aggregate_from_bytes(model_bytes) if model_bytes.startswith(MAGIC) else cls(model_bytes)
-
-    @classmethod
     def train(cls, texts: Mapping[str, Sequence[str]] | TextSample, cfg: TokenizerConfig) -> "Tokenizer":
         return train_tokenizer(texts, cfg)
 

@@ -9,6 +9,7 @@ import torch
 
 from maya.config import to_dict
 from maya.data.plan import Position
+from maya.files import write_json
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train import checkpoint as ckpt
@@ -17,7 +18,7 @@ from maya.train.averaging import RunningAverage
 from maya.train.config import TrainConfig
 from maya.train.distributed import barrier, gather_objects
 from maya.train.heads import describe, head_notes, scores_by_head
-from maya.train.runlog import RunLog, write_json
+from maya.train.runlog import RunLog
 
 VALIDATIONS = "validations.json"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
+from maya.files import write_json
 from maya.train.distributed import gather_objects, rank
-from maya.train.runlog import write_json
 
 FILE = "training_data.json"
 

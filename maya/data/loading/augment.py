@@ -20,11 +20,12 @@ from torch import Tensor
 
 from maya.audio.byte_ranges import ByteRange, file_stamp
 from maya.audio.codecs import CODECS, through_codec
+from maya.audio.decoding import decode, read_segment
 from maya.audio.load import resample
-from maya.audio.tar_audio import decode, read_segment
 from maya.audio.tar_index import scan_tar
 from maya.config import config
-from maya.data.corpus.folder import AUDIO_SUFFIXES, corpus_files
+from maya.data.corpus.common import AUDIO_SUFFIXES
+from maya.data.corpus.walk import walk
 from maya.errors import MayaError
 from maya.ranges import Ascending, Finite, PosFloat, PosInt, Range, Seed, Share
 
@@ -267,7 +268,7 @@ def _recordings(folders: Sequence[str], option: str) -> list[ByteRange]:
             members = [m for m in scan_tar(folder).members if m.name.lower().endswith(AUDIO_SUFFIXES)]
             some = [ByteRange(str(folder), m.offset, m.size, stamp) for m in members]
         else:
-            paths = [p for p in corpus_files(folder) if p.suffix.lower() in AUDIO_SUFFIXES]
+            paths = [p for p in walk(folder).files if p.suffix.lower() in AUDIO_SUFFIXES]
             some = [ByteRange(str(path), 0, file_stamp(path).size) for path in paths]
         if not some:
             raise MayaError(f"{option}: {folder} is no folder or tar with audio in it")

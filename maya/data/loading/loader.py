@@ -29,8 +29,6 @@ from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
 
-__all__ = ["AudioCache", "EvalLoader", "TrainLoader", "clear_worker_errors", "eval_batches"]
-
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _DECODED_AHEAD = 4  # batches, per worker and for the thread that replaces workers
@@ -200,13 +198,6 @@ class EvalLoader:
             self._skips.add(made.skipped)
             if not made.is_empty:
                 yield made.batch
-
-
-def eval_batches(
-    cuts: CutSet | Utterances, tokenizer: Tokenizer, languages: Sequence[str], **options: Any
-) -> Iterator[Batch]:
-    """The batches of an `EvalLoader` with these options."""
-    return iter(EvalLoader(cuts, tokenizer, languages, **options))
 
 
 class _Once(Iterable[T]):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.data.corpus.manifest import PARTS
-from maya.data.prepare.findings import MEANING
+from maya.data.measure.reasons import MEANING
 from maya.data.report.charts import (
     COLOURS,
     bar_window,
@@ -120,6 +120,7 @@ def draw(page: Page) -> str:
         _findings(page),
         _splits(page),
         _speakers(page),
+        _labels(page),
         _letters(page),
         _tokenizer(page.tokenizer),
         _plan(page.plan),
@@ -198,7 +199,7 @@ def _sound(page: Page) -> str:
 
 def _findings(page: Page) -> str:
     if not page.findings:
-        return "<h2>Dropped and flagged</h2><p>Nothing.</p>"
+        return "<h2>Problem and flagged</h2><p>Nothing.</p>"
     codes = sorted({code for one in page.findings for code in one["languages"]})
     head = ["reason", *(code or "?" for code in codes), "all"]
     rows = []
@@ -207,7 +208,7 @@ def _findings(page: Page) -> str:
         rows.append([f"{one['kind']}: {one['reason']}", *counts, sum(counts)])
     examples = "".join(_examples(one) for one in page.findings)
     note = "All of them are in dropped.jsonl and flagged.jsonl; flagged utterances were kept."
-    return f'<h2>Dropped and flagged</h2><p class="note">{note}</p>{_table(head, rows)}{examples}'
+    return f'<h2>Problem and flagged</h2><p class="note">{note}</p>{_table(head, rows)}{examples}'
 
 
 def _examples(one: Mapping[str, Any]) -> str:
@@ -255,6 +256,20 @@ def _speakers(page: Page) -> str:
         spoken = [number(mine[name] / 60) for name in ("median_seconds", "largest_seconds")]
         rows.append([_named(code), mine["named"], *spoken, _percent(share), mine["unnamed_utterances"]])
     return "<h2>Speakers</h2>" + _table(head, rows)
+
+
+def _labels(page: Page) -> str:
+    rows = [
+        [_named(code), name, counts["utterances"], counts["values"]]
+        + [", ".join(f"{value} {count:,}" for value, count in counts["common"])]
+        for code, numbers in page.statistics.items()
+        for name, counts in numbers.get("labels", {}).items()  # older numbers have none
+    ]
+    return (
+        "<h2>Labels</h2>" + _table(["language", "label", "utterances", "values", "commonest"], rows)
+        if rows
+        else ""
+    )
 
 
 def _letters(page: Page) -> str:
