@@ -213,9 +213,7 @@ def _rated(
     return rows
 
 
-def mean_by_head(
-    results: Sequence[Mapping[str, float]], heads: Sequence[str]
-) -> dict[str, dict[str, float]]:
+def mean_by_head(results: Sequence[Mapping[str, float]], heads: Sequence[str]) -> dict[str, dict[str, float]]:
     """For each text head the mean of its WER and of its CER over validations of the same weights."""
     by_head = [scores_by_head(result, heads) for result in results]
     return {

@@ -87,9 +87,7 @@ def _train(
         if dropped:
             print(f"train: {len(dropped)} utterances are left out → {run / 'dropped.jsonl'}")
     if rows is not None and not len(rows):
-        raise MayaError(
-            f"{data}: no training utterance is long enough; see {run / 'dropped.jsonl'}"
-        )
+        raise MayaError(f"{data}: no training utterance is long enough; see {run / 'dropped.jsonl'}")
     utterances = Utterances.from_table(table, tokens, languages, rows)
     plan = batch_plan(experiment, utterances, plan_within_memory(experiment, utterances, run, accelerator))
     described = describe_data(data, run, table, utterances, plan.num_batches(0))

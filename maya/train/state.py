@@ -53,7 +53,9 @@ class Run:
         """The options of training."""
         return self.experiment.train
 
-    def checkpoint(self, state: State, notes: dict[str, Any], training: dict | None = None) -> ckpt.Checkpoint:
+    def checkpoint(
+        self, state: State, notes: dict[str, Any], training: dict | None = None
+    ) -> ckpt.Checkpoint:
         """The weights of this step with notes."""
         return ckpt.Checkpoint(
             model_config=self.model.cfg, tokenizer=self.tokenizer, weights=self.model.state_dict(),

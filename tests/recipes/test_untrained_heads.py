@@ -141,7 +141,11 @@ def test_a_run_of_an_earlier_version(top: Path, tmp_path: Path) -> None:
     """Its checkpoints have no notes on heads; its config.json tells what was trained by their step."""
     run, loaded = tmp_path / "run", load_checkpoint(top / "run" / "best.pt")
     cfg = tiny.options(encoder=loaded.model_config.encoder, vocab_size=loaded.tokenizer.vocab_size)
-    payload = {"model_config": flat(cfg), "weights": old_names(loaded.weights), "notes": {"valid": {"wer": 1.0}}}
+    payload = {
+        "model_config": flat(cfg),
+        "weights": old_names(loaded.weights),
+        "notes": {"valid": {"wer": 1.0}},
+    }
 
     def best() -> str:
         return maya.load(run, "cpu").trained_heads().best().head

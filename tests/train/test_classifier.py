@@ -89,7 +89,10 @@ def runs(top: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
 def test_the_head_learns_and_the_encoder_does_not_exist_for_the_optimizer(
     top: Path, runs: dict[str, Path], case: str
 ) -> None:
-    start, end = load_checkpoint(top / "start"), load_checkpoint(step_checkpoints(runs[case])[-1][1], training=True)
+    start, end = (
+        load_checkpoint(top / "start"),
+        load_checkpoint(step_checkpoints(runs[case])[-1][1], training=True),
+    )
     encoder = {name: value for name, value in end.weights.items() if name.startswith("encoder.")}
     assert encoder and all(torch.equal(value, start.weights[name]) for name, value in encoder.items())
     assert end.training is not None
@@ -119,7 +122,10 @@ def test_validation_and_best_weights(runs: dict[str, Path], case: str) -> None:
         assert row["error"] == (1 - row["mood_accuracy"] if case == "alone" else row["cer"])
     best = load_checkpoint(runs[case] / "best.pt")
     assert best.notes["valid"]["error"] == min(row["error"] for row in valid)
-    assert best.notes["heads"]["mood"] == {"steps": best.step, "accuracy": best.notes["valid"]["mood_accuracy"]}
+    assert best.notes["heads"]["mood"] == {
+        "steps": best.step,
+        "accuracy": best.notes["valid"]["mood_accuracy"],
+    }
     samples = [json.loads(line) for line in (runs[case] / "samples.jsonl").read_text().splitlines()]
     assert {row["head"] for row in samples} == {"mood" if case == "alone" else "ctc"}
     if case == "alone":
@@ -149,7 +155,10 @@ def test_the_average_is_chosen_by_accuracy_and_described_in_its_notes(
     assert read_heads(chosen).heads == heads[1:]
     scores = chosen.notes["dev"].values()
     assert all("mood_accuracy" in row and ("cer" in row) == (case != "alone") for row in scores)
-    assert chosen.notes["heads"]["mood"]["accuracy"] == max(row["mood_accuracy"] for row in scores) or case != "alone"
+    assert (
+        chosen.notes["heads"]["mood"]["accuracy"] == max(row["mood_accuracy"] for row in scores)
+        or case != "alone"
+    )
 
 
 def test_data_without_the_label_is_refused_before_training(top: Path, tmp_path: Path) -> None:
