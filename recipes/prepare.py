@@ -1,5 +1,6 @@
 """Stage 1: a corpus folder → validated, split tables."""
 
+import argparse
 from pathlib import Path
 
 from maya.config import to_dict
@@ -9,11 +10,24 @@ from maya.data.prepare import audio_files
 from maya.data.prepare.earlier import corpus_name, split_options
 from maya.data.prepare.prepare import prepare_corpus
 from maya.errors import MayaError
-from maya.recipes.experiment import Experiment
+from maya.recipes.arguments import CORPUS, add_experiment, add_force
+from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.markers import content, digest, is_done, mark_done, stamp, table_identity
 
 _BULKY = (".tar", ".arrow", ".parquet")  # known by size and time
 _OUTPUTS = ("dropped.jsonl", "flagged.jsonl", "splits.json", "report.json", "report.html", "summary.json")
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_experiment(p)
+    p.add_argument("--corpus", type=Path, required=True, help=CORPUS)
+    p.add_argument("--out", type=Path, required=True, help="folder to write train, dev and test.parquet to")
+    add_force(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    experiment = load_experiment(args.experiment, args.overrides)
+    prepare(experiment, args.corpus, args.out, force=args.force)
 
 
 def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = False) -> None:
@@ -64,8 +78,8 @@ def require_corpus(corpus: Path) -> None:
 
 
 def corpus_identity(corpus: Path) -> str:
-    """The identity of a corpus: the bytes of its manifests, and sizes and times of tars and tables, since rows
-    name places in them; without any of these the names, sizes and times of its files."""
+    """The identity of a corpus: the bytes of its manifests, and sizes and times of tars and tables, since
+    rows name places in them; without any of these the names, sizes and times of its files."""
     described = describing_files(corpus)
     bulky = {path for path in described if is_named(corpus) or path.suffix in _BULKY}
     manifests = [path for path in described if path not in bulky]

@@ -178,7 +178,7 @@ def test_checker_sees_circles(tmp_path: Path) -> None:
     texts = {
         "maya/text/a.py": "from maya.text import b",
         "maya/text/b.py": "def f():\n    import maya.text.c",
-        "maya/text/c.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from maya.text.a import x",
+        "maya/text/c.py": "import typing\nif typing.TYPE_CHECKING:\n    from maya.text.a import x",
         "maya/text/d.py": "from maya.text.a import x",
         "recipes/e.py": "from maya.recipes.e2 import x",
         "recipes/e2.py": "from . import e",

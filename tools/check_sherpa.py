@@ -66,9 +66,7 @@ def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> 
     with torch.inference_mode():
         feats, lens = model.features(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
         network = model.model
-        enc, enc_lens = network.encoder(
-            feats, lens, chunking=Chunking(CHUNK, LEFT) if streaming else WHOLE
-        )
+        enc, enc_lens = network.encoder(feats, lens, chunking=Chunking(CHUNK, LEFT) if streaming else WHOLE)
         if streaming:  # whole chunks alone
             chunks = (int(lens) - 2 * CHUNK - 13) // (2 * CHUNK) + 1
             enc_lens = enc_lens.clamp(max=chunks * CHUNK // 2)

@@ -43,8 +43,10 @@ class ByteRange(NamedTuple):
         place = (
             f"bytes+s3://{quote(self.path.removeprefix(_S3))}" if remote else f"bytes://{quote(self.path)}"
         )
-        known = f"&file_size={self.stamp.size}&mtime={self.stamp.mtime}" if self.stamp is not None else ""
-        return f"{place}?offset={self.offset}&size={self.size}{known}"
+        stamp_fields = (
+            f"&file_size={self.stamp.size}&mtime={self.stamp.mtime}" if self.stamp is not None else ""
+        )
+        return f"{place}?offset={self.offset}&size={self.size}{stamp_fields}"
 
 
 def is_address(text: str) -> bool:
@@ -57,8 +59,8 @@ def parse_address(address: str) -> ByteRange:
     fields = dict(part.partition("=")[::2] for part in query.split("&"))
     try:
         offset, size = _whole(fields["offset"]), _whole(fields["size"])
-        known = "file_size" in fields or "mtime" in fields
-        stamp = Stamp(_whole(fields["file_size"]), _whole(fields["mtime"])) if known else None
+        stamped = "file_size" in fields or "mtime" in fields
+        stamp = Stamp(_whole(fields["file_size"]), _whole(fields["mtime"])) if stamped else None
         scheme = next(s for s in SCHEMES if place.startswith(s))
         path = unquote(place.removeprefix(scheme), errors="strict")
         if not path or "\0" in path:
@@ -124,21 +126,21 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        wanted = max(0, min(len(buffer), self._range.size - self._position))
+        count = max(0, min(len(buffer), self._range.size - self._position))
         where = self._range
         if self._position < len(self._head):
-            data = self._head[self._position : self._position + wanted]
+            data = self._head[self._position : self._position + count]
             buffer[: len(data)] = data
             self._position += len(data)
             return len(data)
         try:
-            data = read_range(where.path, where.offset + self._position, wanted, where.stamp)
+            data = read_range(where.path, where.offset + self._position, count, where.stamp)
         except MayaError as error:
             self.failure = error
             raise OSError(str(error)) from None
-        buffer[:wanted] = data
-        self._position += wanted
-        return wanted
+        buffer[:count] = data
+        self._position += count
+        return count
 
 
 class _Descriptor:
@@ -166,10 +168,10 @@ class _LocalFiles:
 
     def stamp(self, path: str) -> Stamp:
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except (OSError, ValueError) as error:
             raise _unreadable(path, error) from None
-        return Stamp(found.st_size, int(found.st_mtime))
+        return Stamp(status.st_size, int(status.st_mtime))
 
     def read(self, path: str, offset: int, size: int, stamp: Stamp | None = None) -> bytes:
         try:
@@ -178,9 +180,9 @@ class _LocalFiles:
             raise _unreadable(path, error) from None
 
     def _read(self, path: str, offset: int, size: int, stamp: Stamp | None) -> bytes:
-        file, found = self._current(path, stamp)
+        file, status = self._current(path, stamp)
         # Never ask for more than is there: the buffer is allocated before the first byte arrives.
-        size = min(size, found.st_size - offset)
+        size = min(size, status.st_size - offset)
         if size <= 0 or offset < 0:
             return b""
         data = os.pread(file.number, size, offset)
@@ -198,22 +200,22 @@ class _LocalFiles:
             if file is not None:
                 self._open.move_to_end(path)
         if file is not None:
-            found = os.fstat(file.number)
-            if _matches(found, stamp) if stamp is not None else _same_file(found, os.stat(path)):
-                return file, found
+            status = os.fstat(file.number)
+            if _matches(status, stamp) if stamp is not None else _same_file(status, os.stat(path)):
+                return file, status
         file = _Descriptor(path)
-        found = os.fstat(file.number)
-        if stamp is not None and not _matches(found, stamp):
-            raise changed(path, stamp, Stamp(found.st_size, int(found.st_mtime)))
+        status = os.fstat(file.number)
+        if stamp is not None and not _matches(status, stamp):
+            raise changed(path, stamp, Stamp(status.st_size, int(status.st_mtime)))
         with self._lock:
             self._open[path] = file
             while len(self._open) > _MAX_OPEN_FILES:
                 self._open.popitem(last=False)
-        return file, found
+        return file, status
 
 
-def _matches(found: os.stat_result, stamp: Stamp) -> bool:
-    return same_stamp(stamp, Stamp(found.st_size, int(found.st_mtime)))
+def _matches(status: os.stat_result, stamp: Stamp) -> bool:
+    return same_stamp(stamp, Stamp(status.st_size, int(status.st_mtime)))
 
 
 def _same_file(a: os.stat_result, b: os.stat_result) -> bool:

@@ -12,11 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from lhotse.audio import AudioSource
-from lhotse.audio.backend import (
-    AudioBackend,
-    LibsndfileBackend,
-    set_current_audio_backend,
-)
+from lhotse.audio.backend import AudioBackend, LibsndfileBackend, set_current_audio_backend
 from lhotse.augmentation import Resample, Speed
 from lhotse.serialization import CompositeIOBackend, IOBackend, get_current_io_backend, set_current_io_backend
 from numpy.typing import NDArray

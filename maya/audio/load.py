@@ -41,8 +41,8 @@ def load_audio(
     channel: the channel to read, from 0; None averages all. start, duration: seconds of a part of the
     recording; without a start it is read to its end. stored_rate: Hz that the recording must have.
     Raises MayaError, naming the source, when it is missing, cut off, cannot be decoded, holds no samples, has
-    no such channel, or has channels that cancel each other in the average; and where a `duration` is given and
-    the recording has another one.
+    no such channel, or has channels that cancel each other in the average; and where a `duration` is given
+    and the recording has another one.
     """
     with open_audio(source, whole=start is None) as audio:
         rate, name = audio.sample_rate, audio.name

@@ -40,7 +40,7 @@ def changed(path: str, before: Stamp, now: Stamp) -> MayaError:
         detail = f"it has {now.size} bytes and had {before.size}; prepare the data again"
     else:
         detail = (
-            f"its time is {now.mtime} and was {before.mtime}; prepare the data again, or if its content is the "
-            f"same run: touch -d @{before.mtime} '{path}'"
+            f"its time is {now.mtime} and was {before.mtime}; prepare the data again, or if its content is "
+            f"the same run: touch -d @{before.mtime} '{path}'"
         )
     return MayaError(f"{path} was replaced since the manifest was made: {detail}")

@@ -129,10 +129,7 @@ def language_among(value: str, codes: Iterable[str]) -> str:
 
 
 def _suggestion(value: str) -> str:
-    candidates = (
-        {code: code for code in LANGUAGES} | _BY_NAME,
-        {code: code for code in NAMES} | SAME_CODE,
-    )
+    candidates = ({code: code for code in LANGUAGES} | _BY_NAME, {code: code for code in NAMES} | SAME_CODE)
     for codes in candidates:
         if matches := difflib.get_close_matches(value, codes, n=1, cutoff=0.67):
             code = codes[matches[0]]
@@ -185,9 +182,9 @@ def script_share(text: str, language: str | Language) -> float:
 
     A low share points at a transcript filed under the wrong language or written in another script.
     """
-    wanted = get_language(language) if isinstance(language, str) else language
+    expected = get_language(language) if isinstance(language, str) else language
     letters = letters_of(text)
-    return sum(map(wanted.owns, letters)) / len(letters) if letters else 1.0
+    return sum(map(expected.owns, letters)) / len(letters) if letters else 1.0
 
 
 def language_index(language: str | None, languages: Sequence[str]) -> int:

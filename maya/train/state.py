@@ -115,7 +115,7 @@ def save(run: Run, state: State, *, passed: bool = False, keep_others: bool = Fa
             "experiment": to_dict(experiment),
             "optimizer": run.optimizer.state_dict(),
             "average": state.average.state_dict(),
-            "position": list(state.position),
+            "position": state.position.saved(),
             "best": state.best,
             "infeasible": state.infeasible,
             "rng": rngs,
@@ -138,6 +138,7 @@ FREE = frozenset(
     [f"train.{name}" for name in ("log_every", "valid_every", "save_every", "keep", "threads")]
     + ["train.samples_every", "train.samples"]
     + [f"data.{name}" for name in ("num_workers", "cache_gb", "max_skipped", "timeout_seconds")]
+    + ["data.cuts", "data.cuts_weights", "data.dev_cuts"]  # names; the cuts themselves are compared
     + ["prepare.split.fresh"]
 )
 

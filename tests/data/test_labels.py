@@ -86,9 +86,10 @@ def test_kaldi(tmp_path: Path) -> None:
 def test_hugging_face(tmp_path: Path) -> None:
     """Numbers that stand for names (ClassLabel) become the names."""
     features = {"emotion": {"_type": "ClassLabel", "names": ["sad", "calm"]}}
+    audio = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     table = pa.table(
         {
-            "audio": pa.array([{"bytes": None, "path": "a.wav"}], pa.struct({"bytes": pa.binary(), "path": pa.string()})),
+            "audio": pa.array([{"bytes": None, "path": "a.wav"}], audio),
             "text": ["one"], "id": ["a"], "emotion": [1], "label_age": ["old"],
         }
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Utterances that share audio are found and kept in one part, or flagged; supervisions may leave cuts."""
 
-import os
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 

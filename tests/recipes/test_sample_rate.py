@@ -29,7 +29,7 @@ from maya.recipes.decode import decode
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.score import score
-from maya.recipes.tokenizer import frame_clock, tokenizer
+from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
 from maya.train.memory_steps import synthetic
@@ -218,7 +218,7 @@ def test_frame_clocks_count_what_the_model_makes(top: Path) -> None:
         exp = experiment_of(features)
         cfg = replace(exp.model, vocab_size=20, languages=("en", "hi"))
         model = build_model(cfg).eval()
-        counted = frame_clock(cfg, 1.0).frames_of(table.durations)
+        counted = cfg.clock.frames_of(table.durations)
         for entry, frames in zip(table.entries(), counted.tolist(), strict=True):
             audio = load_audio(entry.path, features.sample_rate)
             _, lens = model.encode(audio[None], torch.tensor([len(audio)]))

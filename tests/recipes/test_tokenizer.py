@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from egs.indic12 import fastconformer_tdt_ctc_1b
-from maya.data.table.alignable import FrameClock
 from maya.data.table.table import Table, part_path, write_table
 from maya.data.table.token_table import open_tokens, token_path
 from maya.encoders import FastConformerConfig, Zipformer
@@ -19,7 +19,7 @@ from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.score import normal_form
-from maya.recipes.tokenizer import count_crowded, frame_clock, tokenizer
+from maya.recipes.tokenizer import count_crowded, tokenizer
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint, step_path
@@ -245,11 +245,9 @@ def test_utterances_with_too_few_frames_are_counted(tmp_path: Path) -> None:
     made = load_tokenizer(tmp_path / "run/tokenizer.model")
     table = Table.open(tmp_path / "data/train.parquet")
     tokens = open_tokens(token_path(tmp_path / "run", "train"), table, made)
-    none = count_crowded(table, tokens, FrameClock(sample_rate=16000, hop_samples=1, subsampling=1))
+    none = count_crowded(table, tokens, (table.durations * 16000).astype(np.int64))
     assert none == {"transducer": {}, "ctc": {}}
-    a_frame_each = count_crowded(
-        table, tokens, FrameClock(sample_rate=16000, hop_samples=16000, subsampling=8)
-    )
+    a_frame_each = count_crowded(table, tokens, np.ones(len(table), np.int64))
     total = len(table)
     assert sum(a_frame_each["transducer"].values()) == total == sum(a_frame_each["ctc"].values())
 
@@ -258,7 +256,7 @@ def test_the_flagship_has_32k_pieces_and_no_unknown_text() -> None:
     experiment = fastconformer_tdt_ctc_1b.experiment()
     assert experiment.tokenizer == presets.tokenizer_32k()
     assert experiment.tokenizer.vocab_size == 32_768 and experiment.tokenizer.byte_fallback
-    assert frame_clock(experiment.model, 1.0).subsampling == experiment.model.encoder.subsampling_factor
+    assert experiment.model.clock.seconds == 0.01 * experiment.model.encoder.subsampling_factor
 
 
 @pytest.mark.parametrize(
@@ -285,7 +283,7 @@ def test_the_clock_counts_as_fastconformer_does(legacy: bool, factor: int, causa
     cfg.encoder.causal_downsampling = causal
     samples = torch.arange(0, 6000, 7)
     front = LogMel(cfg.features).feat_lens(samples)
-    clock = frame_clock(cfg, 1.0)
+    clock = cfg.clock
     expected = subsampled_lens(front, factor, causal)
     assert clock.frames_of(samples.numpy() / 16000).tolist() == expected.tolist()
     assert [clock.frames(n) for n in (0, 1279, 5999)] == [
@@ -301,5 +299,5 @@ def test_the_clock_counts_as_zipformer_does() -> None:
     front, encoder = Fbank(cfg.features), cfg.encoder.build()
     assert isinstance(encoder, Zipformer)
     expected = encoder.subsampled_lens(front.feat_lens(samples))
-    assert frame_clock(cfg, 1.0).frames_of(samples.numpy() / 16000).tolist() == expected.tolist()
+    assert cfg.clock.frames_of(samples.numpy() / 16000).tolist() == expected.tolist()
     assert expected[:200].eq(0).any() and expected[-1] == 8

@@ -14,7 +14,6 @@ from maya.errors import MayaError
 from maya.heads import ClassifyConfig
 from maya.models.hybrid import hybrid
 from maya.recipes.experiment import Experiment
-from maya.recipes.tokenizer import frame_clock
 from maya.recipes.train import check_labels, drop_infeasible, shared_tokens, thin, usable
 from tests.data.making import make_tokenizer, write_corpus
 
@@ -44,8 +43,10 @@ def test_what_ctc_cannot_align_is_left_out(tmp_path: Path, entries: list[Entry])
     table, tokenizer, cfg = make_table(tmp_path, long), make_tokenizer(), hybrid()
     tokens = write_tokens(token_path(tmp_path, "train"), table, tokenizer)
     rows, dropped = drop_infeasible(table, tokens, cfg, 1.1)
-    clock = frame_clock(cfg, 1.1)
-    fits = [clock.frames(round(e.duration * 16000)) >= tokens.ctc_frames[i] for i, e in enumerate(long)]
+    fits = [
+        cfg.clock.frames(int(round(e.duration * 16000) / 1.1)) >= tokens.ctc_frames[i]
+        for i, e in enumerate(long)
+    ]
     assert rows is not None and rows.tolist() == np.flatnonzero(fits).tolist()
     assert 0 < len(rows) < 20 and [d["id"] for d in dropped] == [
         e.id for e, fit in zip(long, fits, strict=True) if not fit

@@ -161,6 +161,14 @@ def test_a_run_of_an_earlier_version(top: Path, tmp_path: Path) -> None:
     assert best() == "transducer"  # nothing tells otherwise
 
 
+def test_without_notes_every_head_counts_as_trained(top: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(top / "run" / "best.pt")
+    assert maya.load(top / "run", "cpu").choose_method().heads == ("ctc",)
+    loaded.notes = {"valid": {"wer": 1.0}}
+    save_checkpoint(tmp_path / "best.pt", loaded)
+    assert maya.load(tmp_path, "cpu").choose_method().heads == ("transducer",)
+
+
 def test_both_heads_are_scored_once_both_are_trained(
     top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

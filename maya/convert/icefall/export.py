@@ -17,6 +17,7 @@ from maya.encoders import ZipformerConfig
 from maya.errors import MayaError
 from maya.files import replacing
 from maya.features import FbankConfig
+from maya.files import replacing
 from maya.heads import AttentionDecoder, AttentionDecoderConfig
 from maya.heads.transducer import StatelessConfig
 from maya.models.config import SpeechModelConfig

@@ -21,8 +21,8 @@ from maya.errors import MayaError
 
 
 class CorpusForm(NamedTuple):
-    """A form of corpora. files: those that describe a corpus of this form, by which a change of it is noticed;
-    none where all its files do."""
+    """A form of corpora. files: those that describe a corpus of this form, by which a change of it is
+    noticed; none where all its files do."""
 
     name: str
     matches: Callable[[Path], Any]

@@ -209,7 +209,8 @@ def subset_in_name(stem: str) -> str | None:
 
 
 def custom_labels(supervision: dict[str, Any], names: Sequence[str]) -> Any:
-    """The labels in a supervision's `custom`: its object `labels`, label_NAME, and fields with these names."""
+    """The labels in a supervision's `custom`: its object `labels`, label_NAME, and fields with these
+    names."""
     custom = supervision.get("custom")
     return labels_in(custom, names) if isinstance(custom, dict) else {}
 

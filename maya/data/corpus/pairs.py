@@ -10,15 +10,17 @@ from maya.data.corpus.walk import walk
 from maya.errors import MayaError
 
 # Audio that nothing here decodes; it is counted, so that it is not passed over in silence.
-_OTHER_AUDIO = tuple(".wma .amr .aac .3gp .ape .mka .mkv .mov .avi .raw .pcm .ac3".split())
+_OTHER_AUDIO = (
+    ".wma", ".amr", ".aac", ".3gp", ".ape", ".mka", ".mkv", ".mov", ".avi", ".raw", ".pcm", ".ac3",
+)  # fmt: skip
 
 
 def read_pairs(folder: Path, options: ReadOptions) -> Result:
     """A row for each audio file with a .txt of the same name beside it; its id is the path without suffix.
 
     Suffixes count in any case. Links are followed. Audio without a .txt, a .txt without audio in a folder
-    that has audio, and a .txt that cannot be read are dropped. Notes name the files that were passed over. Raises
-    MayaError where two files would be the same utterance.
+    that has audio, and a .txt that cannot be read are dropped. Notes name the files that were passed over.
+    Raises MayaError where two files would be the same utterance.
     """
     walked = walk(folder)
     audio: dict[str, Path] = {}

@@ -157,7 +157,7 @@ class Skips:
     def __init__(
         self, utterances: int, world_size: int, max_share: float, log_path: Path | None = None
     ) -> None:
-        self._most = max_share * utterances / world_size
+        self.allowed = max_share * utterances / world_size  # utterances of this rank
         self._share, self._path = max_share, log_path
         self.reasons: dict[str, str] = {}
 
@@ -176,7 +176,7 @@ class Skips:
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:  # one write, which other ranks do not split
                 file.write("".join(json.dumps(item._asdict(), ensure_ascii=False) + "\n" for item in new))
-        if len(self) > self._most:
+        if len(self) > self.allowed:
             names = ", ".join(map(repr, list(self.reasons)[:_NAMED])) + (" ..." if len(self) > _NAMED else "")
             where = f"; all of them are in {self._path}" if self._path is not None else ""
             raise MayaError(

@@ -90,7 +90,7 @@ class Entry(NamedTuple):
             and 0 < self.num_samples < 1 << 62
         )
         begin, whole = self.start or 0.0, self.num_samples / max(self.sample_rate, 1)
-        # Durations are written down twice: a rate that is not the file's would make any length of its samples.
+        # The rate is written down with the durations: a wrong rate would make any length of the samples.
         fits = begin >= 0 and self.duration > 0 and begin + self.duration <= whole + _SLACK
         if not (possible and fits and (self.start is not None or self.duration >= whole - _SLACK)):
             raise MayaError(
@@ -100,14 +100,15 @@ class Entry(NamedTuple):
             )
         if self.channel is not None and not 0 <= self.channel < self.channels:
             raise MayaError(
-                f"utterance {self.id!r}: {self.path} has {self.channels} channels, no channel {self.channel}; "
-                "prepare the data again"
+                f"utterance {self.id!r}: {self.path} has {self.channels} channels, no channel {self.channel};"
+                " prepare the data again"
             )
 
     def load_audio(self, sample_rate: int | None = None) -> Tensor:
         """(N,) float32 in [-1, 1] at `sample_rate` Hz (None: as it is stored), its channel or their average.
 
-        Raises MayaError, which names the utterance, where the audio cannot be read or is not what was measured.
+        Raises MayaError, which names the utterance, where the audio cannot be read or is not what was
+        measured.
         """
         self.check()
         try:

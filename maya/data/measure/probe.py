@@ -305,7 +305,8 @@ def _check_length(seconds: float, name: str, cfg: ProbeConfig) -> None:
 
 
 class _TarIndex:
-    """Members by name of the tars that were used last, each read once. Members before a damage can be used."""
+    """Members by name of the tars that were used last, each read once. Members before a damage can be
+    used."""
 
     def __init__(self) -> None:
         self._tars: OrderedDict[Path, tuple[Stamp, TarMembers | MayaError]] = OrderedDict()

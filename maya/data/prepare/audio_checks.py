@@ -16,8 +16,8 @@ from maya.ranges import Finite, NonNegFloat, Share
 
 @config
 class AudioCheckConfig:
-    """drop: reasons (see maya.data.measure.reasons.SOUND) for which an utterance is dropped instead of flagged.
-    max_clipped: share of samples at full scale, in runs of three or more.
+    """drop: reasons (see maya.data.measure.reasons.SOUND) for which an utterance is dropped instead of
+    flagged. max_clipped: share of samples at full scale, in runs of three or more.
     min_level, max_level: of active speech (ITU-T P.56), dB of full scale; speech is usually at -35 to -15.
     min_snr: dB, an estimate from the quietest frames. min_high_band: power above 5 kHz, dB of the whole:
     -50 to -20 in speech, under -60 in most of what was once at 8 kHz; files under 12 kHz are not judged.

@@ -24,8 +24,8 @@ _SLACK = 0.02  # seconds that a decoded recording may differ from what was measu
 def check_data(data: Path, *, sample: int | None = None, seed: int = 0) -> list[Problem]:
     """All problems of a folder that `maya prepare` wrote, utterance by utterance.
 
-    sample: number of utterances of each part to decode, drawn by seed; all if None. The size and time of every
-    file are checked, which reads no byte of it. Raises MayaError where a table is missing or damaged.
+    sample: number of utterances of each part to decode, drawn by seed; all if None. The size and time of
+    every file are checked, which reads no byte of it. Raises MayaError where a table is missing or damaged.
     """
     tables = {part: Table.open(part_path(data, part)) for part in PARTS}
     problems = [problem for table in tables.values() for problem in _files(table)]

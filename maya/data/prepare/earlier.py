@@ -26,9 +26,9 @@ _SLACK = 0.02  # seconds by which the durations of the same audio may differ
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Earlier:
-    """An earlier preparation. corpus: its name (see `corpus_name`), "" where the folder does not say; entries,
-    parts: by id; methods: of the split, by language; split: its options, None where unknown; damaged: parts
-    whose tables cannot be read."""
+    """An earlier preparation. corpus: its name (see `corpus_name`), "" where the folder does not say;
+    entries, parts: by id; methods: of the split, by language; split: its options, None where unknown;
+    damaged: parts whose tables cannot be read."""
 
     out: Path
     corpus: str
@@ -71,8 +71,8 @@ class Earlier:
         else:
             relation = f"{self.out} was prepared from {corpus} when that was another corpus"
         raise MayaError(
-            f"{relation}: only {same} of {of} utterances are the same; choose another --out (--work of run.sh), "
-            f"or remove {self.out} to begin anew"
+            f"{relation}: only {same} of {of} utterances are the same; choose another --out (--work of "
+            f"run.sh), or remove {self.out} to begin anew"
         )
 
     def kept_split(self, cfg: SplitConfig) -> EarlierSplit | None:

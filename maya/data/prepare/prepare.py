@@ -70,8 +70,8 @@ class PrepareReport:
     rows: utterances read; not_selected: utterances in languages that are not selected, by language; dropped:
     by reason; flagged: kept but suspect, by reason and language; languages: see statistics; splits: see
     split; notes: sentences for people; subsets: utterances of each dev or test set where the corpus has
-    several; corpus: its name (see earlier); split_options: of the split; changes: sentences for people on what
-    differs from an earlier preparation.
+    several; corpus: its name (see earlier); split_options: of the split; changes: sentences for people on
+    what differs from an earlier preparation.
     """
 
     rows: int
@@ -108,9 +108,9 @@ class Examined:
     """A corpus after all checks, before anything is written.
 
     selected: rows in the selected languages; others: the number of rows in other languages; kept: usable
-    utterances, in the order of the corpus; dropped, flags: unusable and suspect ones; parts: of those kept, by
-    id; splits: see split; refusal: the reason why the corpus cannot be used, None if it can; audio: the files
-    of the selected rows as they were before anything was measured.
+    utterances, in the order of the corpus; dropped, flags: unusable and suspect ones; parts: of those kept,
+    by id; splits: see split; refusal: the reason why the corpus cannot be used, None if it can; audio: the
+    files of the selected rows as they were before anything was measured.
     """
 
     corpus: Path
@@ -253,11 +253,11 @@ def examine(
 ) -> Examined:
     """Check every utterance of a corpus and all of them together, as preparing does.
 
-    Nothing is written but, with `keep`, the measurements of the audio (see probe) and, with `made`, audio that
-    lies inside tables (see maya.data.corpus.hugging_face). languages: as for prepare_corpus. earlier: the
-    preparation that the corpus is to replace; its split is kept. Raises MayaError when the corpus cannot be
-    read, is another than the earlier, or has nothing in these languages. Every other reason to refuse it is
-    in the result.
+    Nothing is written but, with `keep`, the measurements of the audio (see probe) and, with `made`, audio
+    that lies inside tables (see maya.data.corpus.hugging_face). languages: as for prepare_corpus. earlier:
+    the preparation that the corpus is to replace; its split is kept. Raises MayaError when the corpus cannot
+    be read, is another than the earlier, or has nothing in these languages. Every other reason to refuse it
+    is in the result.
     """
     languages = [language_code(language) for language in languages]
     only = languages[0] if len(languages) == 1 else None
@@ -374,11 +374,7 @@ def _by_reason(flags: Iterable[Problem]) -> dict[str, dict[str, int]]:
 
 
 def _notes(
-    rows: list[Row],
-    others: Counter[str],
-    languages: Sequence[str],
-    splits: dict[str, Any],
-    cfg: SplitConfig,
+    rows: list[Row], others: Counter[str], languages: Sequence[str], splits: dict[str, Any], cfg: SplitConfig
 ) -> list[str]:
     notes = []
     if unnamed := sum(row.speaker is None for row in rows):

@@ -40,10 +40,10 @@ _FIRST_BYTES = 1 << 16
 
 @config
 class TextCheckConfig:
-    """drop: reasons (see maya.data.measure.reasons.TEXT) for which an utterance is dropped instead of flagged.
-    rate_deviations: standard deviations, estimated robustly, that the logarithm of a duration may be off what
-    is usual for so many characters. rate_min_utterances: a language with fewer is not checked for it.
-    repeat_min_words: shorter texts may be said again, as in corpora of words and digits.
+    """drop: reasons (see maya.data.measure.reasons.TEXT) for which an utterance is dropped instead of
+    flagged. rate_deviations: standard deviations, estimated robustly, that the logarithm of a duration may be
+    off what is usual for so many characters. rate_min_utterances: a language with fewer is not checked for
+    it. repeat_min_words: shorter texts may be said again, as in corpora of words and digits.
     compare_audio: look for utterances with the same bytes; files of one size are read for it.
     """
 
@@ -94,8 +94,8 @@ def check_leaks(
     twins: Mapping[str, str],
     shared: Iterable[Overlap] = (),
 ) -> list[Problem]:
-    """Flags for held-out utterances whose text, speaker or audio is in training too. Texts are compared within
-    a language. shared: pairs of utterances that have audio in common."""
+    """Flags for held-out utterances whose text, speaker or audio is in training too. Texts are compared
+    within a language. shared: pairs of utterances that have audio in common."""
     training = [entry for entry in entries if parts[entry.id] == "train"]
     texts = {(entry.language, entry.text) for entry in training}
     speakers = {entry.speaker for entry in training}

@@ -57,11 +57,11 @@ class Histogram:
     def quantile(self, share: float) -> float:
         """The value below which this share lies, as if values were spread evenly within a bin; the first
         edge if there is nentry."""
-        wanted, passed = share * self.total, 0
+        target, passed = share * self.total, 0
         for place, count in enumerate(self.counts):
-            if count and passed + count >= wanted:
+            if count and passed + count >= target:
                 low, high = self.edges[place], self.edges[place + 1]
-                return low + (high - low) * (wanted - passed) / count
+                return low + (high - low) * (target - passed) / count
             passed += count
         return self.edges[0]
 
@@ -88,8 +88,8 @@ class _Language:
         totals, seconds, sound = self.parts[part], entry.duration, entry.sound
         totals[0] += 1
         totals[1] += seconds
-        for name, value in entry.labels.items():
-            self.labels.setdefault(name, Counter())[value] += 1
+        for label, text in entry.labels.items():
+            self.labels.setdefault(label, Counter())[text] += 1
         self.longest = max(self.longest, seconds)
         self.characters += len(entry.text)
         if entry.speaker == entry.id:

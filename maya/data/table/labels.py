@@ -31,7 +31,7 @@ class LabelColumns:
     def batch(self, rows: Sequence[int]) -> dict[str, list[str | None]]:
         """The values of these rows for each name; None where a row has none."""
         return {
-            name: [values[code].as_py() if code >= 0 else None for code in codes[rows].tolist()]
+            name: [values[code].as_py() if code >= 0 else None for code in codes[list(rows)].tolist()]
             for name, (codes, values) in self._columns.items()
         }
 

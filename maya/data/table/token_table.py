@@ -65,10 +65,13 @@ def write_tokens(path: Path, table: Table, tokenizer: Tokenizer) -> TokenTable:
         [pa.field("tokens", pa.list_(ids)), pa.field("ctc_frames", pa.int32())],
         metadata=_identity(table, tokenizer),
     )
-    with replacing(path) as partial:
-        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            for texts, languages in _groups(table):
-                writer.write_batch(_encoded(texts, languages, tokenizer, schema))
+    with (
+        replacing(path) as partial,
+        pa.OSFile(str(partial), "wb") as file,
+        pa.ipc.new_file(file, schema) as writer,
+    ):
+        for texts, languages in _groups(table):
+            writer.write_batch(_encoded(texts, languages, tokenizer, schema))
     return open_tokens(path, table, tokenizer)
 
 

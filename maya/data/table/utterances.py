@@ -46,8 +46,8 @@ class Utterances:
     """n utterances with one text each, in order.
 
     ids: n names; durations: (n,) seconds; langs: (n,) index into a model's languages, -1 if it is not one of
-    them; token_counts: (n,); token_ids: (U,) of each; source: their audio; columns: their labels, of which row
-    `rows[i]` belongs to utterance i (row i without `rows`).
+    them; token_counts: (n,); token_ids: (U,) of each; source: their audio; columns: their labels, of which
+    row `rows[i]` belongs to utterance i (row i without `rows`).
     """
 
     ids: Sequence[str]
@@ -63,8 +63,8 @@ class Utterances:
     def from_cuts(cls, cuts: "CutSet", tokenizer: Tokenizer, languages: Sequence[str]) -> "Utterances":
         """Read a CutSet once, lazily or not, and encode its texts (already normalised).
 
-        Labels are the speaker and the object `labels` of a supervision's custom data. Raises MayaError when the
-        set is empty, an id occurs twice, or a cut is not one utterance.
+        Labels are the speaker and the object `labels` of a supervision's custom data. Raises MayaError when
+        the set is empty, an id occurs twice, or a cut is not one utterance.
         """
         ids: list[str] = []
         durations: list[float] = []
@@ -101,8 +101,8 @@ class Utterances:
     ) -> "Utterances":
         """The utterances of a prepared table, or of these rows of it, in that order.
 
-        tokens: those of the table, or a tokenizer. A tokenizer encodes the texts into memory, which suits small
-        sets. Raises MayaError when there are none.
+        tokens: those of the table, or a tokenizer. A tokenizer encodes the texts into memory, which suits
+        small sets. Raises MayaError when there are none.
         """
         if not len(table) if rows is None else not len(rows):
             raise MayaError(f"{table.path} has no utterance for this; look at dropped.jsonl for the reasons")
@@ -131,7 +131,7 @@ class Utterances:
 
     def labels(self, indices: Sequence[int]) -> dict[str, list[str | None]]:
         """By name, the labels of these utterances; None where an utterance has none."""
-        return self.columns.batch(indices if self.rows is None else self.rows[indices])
+        return self.columns.batch(indices if self.rows is None else self.rows[indices].tolist())
 
 
 class EncodedTexts:

@@ -1,6 +1,7 @@
-"""tools/parse_options.sh as a recipe's run.sh sources it."""
+"""egs/stages.sh as a recipe's run.sh sources it."""
 
 import argparse
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ printf 'overrides:'; printf ' <%s>' "${overrides[@]}"; echo
 def run(tmp_path: Path, repo: Path, *options: str) -> subprocess.CompletedProcess[str]:
     script = tmp_path / "run.sh"
     script.write_text(SCRIPT)
-    env = {"OPTIONS": str(repo / "tools" / "parse_options.sh"), "PATH": "/usr/bin:/bin"}
+    env = {"OPTIONS": str(repo / "egs" / "stages.sh"), "PATH": "/usr/bin:/bin"}
     return subprocess.run(["bash", script, *options], env=env, capture_output=True, text=True, timeout=20)
 
 
@@ -163,6 +164,7 @@ def resolve(tmp_path: Path, repo: Path) -> Callable[..., subprocess.CompletedPro
         path = tmp_path / "top" / "egs" / "one" / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("def experiment():\n    pass\n")
+    (tmp_path / "top" / "egs" / "one" / "large.py").open("a").write("\n\ndef big():\n    pass\n")
     (tmp_path / "here" / "my dir").mkdir(parents=True)
     for name in ("mine", "base", "my dir/other"):
         (tmp_path / "here" / f"{name}.py").write_text("")
@@ -170,7 +172,7 @@ def resolve(tmp_path: Path, repo: Path) -> Callable[..., subprocess.CompletedPro
 
     def call(experiment: str) -> subprocess.CompletedProcess[str]:
         env = {
-            "OPTIONS": str(repo / "tools" / "parse_options.sh"), "PATH": "/usr/bin:/bin",
+            "OPTIONS": str(repo / "egs" / "stages.sh"), "PATH": "/usr/bin:/bin",
             "TOP": str(tmp_path / "top"),
         }  # fmt: skip
         command = ["bash", str(tmp_path / "run.sh"), "--experiment", experiment]
@@ -186,6 +188,10 @@ def resolve(tmp_path: Path, repo: Path) -> Callable[..., subprocess.CompletedPro
         ("base", "base", "egs.one.base"),
         ("v1.5", "v1.5", "egs.one.v1.5"),
         ("egs.two.other", "other", "egs.two.other"),
+        ("large:big", "large_big", "egs.one.large:big"),
+        ("egs.two.other:big", "other_big", "egs.two.other:big"),
+        ("./mine.py:big", "mine_big", "{here}/./mine.py:big"),
+        ("my dir/other:big", "other_big", "{here}/my dir/other.py:big"),
         ("./mine.py", "mine", "{here}/./mine.py"),
         ("mine.py", "mine", "{here}/mine.py"),
         ("./base", "base", "{here}/./base.py"),
@@ -216,6 +222,8 @@ def test_an_experiment_is_a_name_a_module_or_a_file(
             "there is no experiment larg in egs/one; did you mean large?; a file of your own is ./NAME.py",
         ),
         ("mine", "there is no experiment mine in egs/one; a file of your own is ./NAME.py"),
+        ("large:bigg", "there is no experiment large:bigg in egs/one; did you mean large:big?"),
+        ("large_big", "there is no experiment large_big in egs/one; did you mean large:big?"),
     ],
 )
 def test_an_experiment_that_is_not_there(
@@ -227,7 +235,7 @@ def test_an_experiment_that_is_not_there(
 
 def test_every_recipe_resolves_its_experiment(repo: Path) -> None:
     for script in repo.glob("egs/*/run.sh"):
-        assert f"resolve_experiment {script.parent.name}\n" in script.read_text(), script
+        assert f"begin {script.parent.name}\n" in script.read_text(), script
 
 
 @pytest.mark.parametrize(
@@ -243,6 +251,34 @@ def test_several_processes_go_through_our_launcher(repo: Path, processes: str, c
         '. "$OPTIONS"; maya() { echo maya "$@"; }; python() { echo python "$@"; }\n'
         f'launch {processes} train --set "a=b c"'
     )
-    env = {"OPTIONS": str(repo / "tools" / "parse_options.sh"), "PATH": "/usr/bin:/bin"}
+    env = {"OPTIONS": str(repo / "egs" / "stages.sh"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=20)
     assert done.stdout.strip() == called, done.stderr
+
+
+def has_set(repo: Path, data: Path, name: str) -> tuple[bool, str]:
+    script = f'data=$1 part=$2; set --; . "{repo}/egs/stages.sh"; set -euo pipefail\n'
+    script += 'if has_set "$data" "$part" 5; then echo yes; fi'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", str(data), name], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return done.stdout.endswith("yes\n"), done.stdout.removesuffix("yes\n")
+
+
+@pytest.mark.parametrize("counts", [{"hi": 0, "en": 0}, {"hi": 0, "en": 2}])
+def test_an_empty_set_skips_the_stage_with_a_message(
+    repo: Path, tmp_path: Path, counts: dict[str, int]
+) -> None:
+    splits = {code: {"parts": {"test": {"utterances": n}}} for code, n in counts.items()}
+    (tmp_path / "summary.json").write_text(json.dumps({"splits": splits}))
+    exists, message = has_set(repo, tmp_path, "test")
+    assert exists == any(counts.values())
+    assert message == ("" if exists else f"{tmp_path} has no test set: stage 5 is left out\n")
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"splits": {"hi": 1}}', "{"])
+def test_data_without_a_summary_do_not_skip_the_stage(repo: Path, tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "summary.json").write_text(text)
+    assert has_set(repo, tmp_path, "test") == (True, "")

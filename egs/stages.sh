@@ -1,4 +1,14 @@
-# Kaldi-style options for run.sh: source it after setting the defaults.
+# Options and stages of every run.sh: source it at the top of the tree, after the defaults of the script's own
+# options. Sourcing reads the options; the functions below do the stages.
+#
+#   begin CORPUS          sets gpus, data, run and exp, for the other functions; needs `work`, the folder of the corpus
+#   prepare AUDIO         stage 1
+#   train                 stages 2 (tokenizer) and 3
+#   average OPTION...     stage 4
+#   decode_and_score      stages 5 and 6, on the test set
+#   due N                 whether stage N is to be run, for stages that a script has to itself
+#
+# Options:
 #
 #   --some-name VALUE     (or --some-name=VALUE) sets the shell variable some_name, which must have a default
 #   --group.field VALUE   a typed override of the experiment, collected in the array `overrides`
@@ -12,6 +22,15 @@
 # nothing changed since it was last done.
 
 _aliases=$(dirname "${BASH_SOURCE[0]}")/../recipes/aliases.py
+
+# The options of every recipe.
+stage=0
+stop_stage=6
+name= # of the run; by default the experiment's
+gpus=auto # number of GPUs; auto: all of this machine
+cpu=false # true: train on the CPU, even if there is a GPU
+work= # folder of the corpus, its data and its runs
+
 # nearest WORD NAME...: ", did you mean NAME?" for the NAME that takes the fewest edits, if these are few.
 nearest() {
   local word=$1
@@ -102,10 +121,14 @@ done
 unset _option _override
 
 # resolve_experiment CORPUS: `experiment` is the name of a file in egs/CORPUS, a module (egs.indic12.mini), or a
-# file from anywhere (./mine.py, relative to where the script was called). Sets `experiment_file`, which `maya
-# --experiment` takes, and makes `experiment` a name for folders. The order: a path, a name, a module.
+# file from anywhere (./mine.py, relative to where the script was called), each also with :FUNCTION. Sets
+# `experiment_file`, which `maya --experiment` takes, and makes `experiment` a name for folders. The order: a path,
+# a name, a module.
 resolve_experiment() {
-  local folder=egs/$1 file
+  local folder=egs/$1 file function=
+  if [[ $experiment =~ ^(.+):([A-Za-z_][A-Za-z_0-9]*)$ ]]; then
+    experiment=${BASH_REMATCH[1]} function=${BASH_REMATCH[2]}
+  fi
   case $experiment in
     */* | *.py)
       file=${experiment%.py}.py
@@ -115,13 +138,15 @@ resolve_experiment() {
       experiment=$(basename "$file" .py)
       ;;
     *)
-      if [ -f "$folder/$experiment.py" ]; then
+      if [ -f "$folder/$experiment.py" ] && { [ -z "$function" ] || grep -q "^def $function(" "$folder/$experiment.py"; }; then
         experiment_file=egs.$1.$experiment
       elif [[ $experiment = *.* ]]; then
         experiment_file=$experiment
         experiment=${experiment##*.}
       else
-        file=$(cd "$folder" && grep -l '^def experiment(' -- *.py | sed 's/\.py$//')
+        experiment+=${function:+:$function}
+        file=$(cd "$folder" && grep -oE '^def [a-z][a-z_0-9]*\(' -- *.py /dev/null | # FILE.py:def FUNCTION(
+          sed -E 's/\.py:def (.*)\(/:\1/; s/:experiment$//')
         # shellcheck disable=SC2086  # a word for each name
         echo "$0: there is no experiment $experiment in $folder$(nearest "$experiment" $file); a file of your own" \
           "is ./NAME.py" >&2
@@ -129,6 +154,8 @@ resolve_experiment() {
       fi
       ;;
   esac
+  experiment_file+=${function:+:$function}
+  experiment+=${function:+_$function}
 }
 
 # due N: whether stage N lies in the range; sets `force` for a stage asked for by name.
@@ -153,3 +180,56 @@ launch() {
 
 # How many GPUs this machine has.
 count_gpus() { nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true; }
+
+# has_set DATA SET STAGE: whether prepared data hold utterances of a set, such as test. If not, it prints that the
+# stage is left out. Data without a summary are left to the stage.
+has_set() {
+  python - "$@" <<'PYTHON'
+import json, os, sys
+data, name, stage = sys.argv[1:]
+try:
+    with open(os.path.join(data, "summary.json"), encoding="utf-8") as file:
+        splits = json.load(file)["splits"].values()
+    empty = not any(facts["parts"][name]["utterances"] for facts in splits)
+except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    empty = False
+if empty:
+    print(f"{data} has no {name} set: stage {stage} is left out")
+sys.exit(empty)
+PYTHON
+}
+
+# absolute PATH: relative to where the script was called.
+absolute() { (cd "$start_dir" && realpath -m "$1"); }
+
+begin() {
+  . tools/env.sh
+  maya_env
+  [ "$gpus" != auto ] || gpus=$(count_gpus)
+  device=()
+  ! $cpu || device=(--cpu)
+  data=$work/data
+  resolve_experiment "$1"
+  run=$work/${name:-$experiment}
+  exp=(--experiment "$experiment_file" "${overrides[@]}")
+}
+
+prepare() {
+  if due 1; then maya prepare "${exp[@]}" --corpus "$1" --out "$data" "${force[@]}"; fi
+}
+
+train() {
+  if due 2; then maya tokenizer "${exp[@]}" --data "$data" --run-dir "$run" "${force[@]}"; fi
+  if due 3; then
+    launch "$gpus" train "${exp[@]}" --data "$data" --run-dir "$run" "${device[@]}" "${force[@]}"
+  fi
+}
+
+average() {
+  if due 4; then maya average "$run" "${exp[@]}" --data "$data" "$@" "${force[@]}"; fi
+}
+
+decode_and_score() {
+  if due 5 && has_set "$data" test 5; then maya decode "$run" "${exp[@]}" --data "$data" "${force[@]}"; fi
+  if due 6 && has_set "$data" test 6; then maya score "$run" --data "$data" "${force[@]}"; fi
+}
