@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from maya.data.loading.batch import make_batch
-from maya.decode.recognizer import Recognizer, decode_frames
+from maya.decode.recognizer import Recognizer
+from maya.encoders import Encoded
 from maya.encoders.lact.config import streaming
 from maya.encoders.lact.fast_weights import FastWeightConfig
 from maya.features import FbankConfig, LogMelConfig
@@ -87,7 +88,7 @@ def check(recognizer: Recognizer, lens: list[int], language: str) -> None:
     with torch.inference_mode():
         feats, feat_lens = model.features(batch.audio, batch.audio_lens)
         enc, enc_lens = model.encode(batch.audio, batch.audio_lens)
-        hyps = decode_frames(model, enc, enc_lens)
+        hyps = recognizer.make_method(recognizer.choose_method()).search(Encoded(enc, enc_lens), None)
         losses = model(batch).total
     assert feats.isfinite().all() and enc.isfinite().all() and not losses.isnan().any()
     for row, samples in enumerate(lens):
