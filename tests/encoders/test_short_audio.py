@@ -12,7 +12,8 @@ from maya.encoders import Encoded
 from maya.encoders.lact.config import streaming
 from maya.encoders.lact.fast_weights import FastWeightConfig
 from maya.features import FbankConfig, LogMelConfig
-from maya.heads.transducer import StatelessConfig
+from maya.heads.transducer import JointConfig, PredictorConfig, StatelessConfig
+from maya.models.hybrid import hybrid
 from maya.models.speech_model import build_model
 from maya.recipes.lact_presets import lact_tiny
 from tests import tiny, tiny_zipformer
@@ -68,9 +69,9 @@ class Numbers:
 
 def model_of(encoder: str, features: str, **head: Any) -> Recognizer:
     torch.manual_seed(0)
-    cfg = replace(
-        tiny.experiment().model, encoder=ENCODERS[encoder], features=FEATURES[features], vocab_size=20,
-        languages=("en", "hi"), language_embedding=False, **(head or HEADS["tdt"]),
+    cfg = hybrid(
+        encoder=ENCODERS[encoder], features=FEATURES[features], vocab_size=20, languages=("en", "hi"),
+        **({"predictor": PredictorConfig(hidden=32), "joint": JointConfig(hidden=32)} | (head or HEADS["tdt"])),
     )  # fmt: skip
     numbers: Any = Numbers()
     return Recognizer(model=build_model(cfg).eval(), tokenizer=numbers, device=torch.device("cpu"))
