@@ -45,6 +45,7 @@ FEATURES = {
     "fbank": FbankConfig(dither=1e-5),
     "fbank 8 kHz": FbankConfig(sample_rate=8000),
 }
+SMALL: dict[str, Any] = {"predictor": PredictorConfig(hidden=32), "joint": JointConfig(hidden=32)}
 HEADS: dict[str, dict[str, Any]] = {
     "tdt": {"transducer": "tdt", "ctc_weight": 0.3},
     "rnnt": {"transducer": "rnnt", "ctc_weight": 0.0},
@@ -71,7 +72,7 @@ def model_of(encoder: str, features: str, **head: Any) -> Recognizer:
     torch.manual_seed(0)
     cfg = hybrid(
         encoder=ENCODERS[encoder], features=FEATURES[features], vocab_size=20, languages=("en", "hi"),
-        **({"predictor": PredictorConfig(hidden=32), "joint": JointConfig(hidden=32)} | (head or HEADS["tdt"])),
+        **(SMALL | (head or HEADS["tdt"])),
     )  # fmt: skip
     numbers: Any = Numbers()
     return Recognizer(model=build_model(cfg).eval(), tokenizer=numbers, device=torch.device("cpu"))
