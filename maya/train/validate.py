@@ -6,13 +6,15 @@ from typing import Any, Protocol
 
 import torch
 
-from maya.data.loading.batch import UNKNOWN_LANGUAGE, Batch, language_code
+from maya.data.loading.batch import Batch
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.methods import greedy
+from maya.decode.table import true_labels
 from maya.encoders import Encoded
 from maya.heads import Head, final_weights
 from maya.models.speech_model import SpeechModel
 from maya.score.wer import cer, wer
+from maya.text.languages import UNKNOWN_LANGUAGE, indexed_language
 from maya.text.tokenizer import Tokenizer
 from maya.train.distributed import all_reduce_sum, gather_objects
 
@@ -82,7 +84,7 @@ def make_validate(
             if text:
                 for name, lang, *row in zip(batch.ids, batch.langs.tolist(), *hyps, strict=True):
                     texts = [tokenizer.decode(hyp.tokens) for hyp in row]
-                    outputs.texts.append((language_code(lang, languages), references[name], texts))
+                    outputs.texts.append((indexed_language(lang, languages), references[name], texts))
             for name in predicting:
                 outputs.classes[name] += classes_of(model, model.head(name), encoded, batch)
         model.train()
@@ -91,7 +93,7 @@ def make_validate(
         scores = {"loss": loss / max(count, 1.0)}
         if text:
             scores |= rates_of_heads([row for rows, _ in shares for row in rows], text, method)
-        accuracies = {}
+        accuracies: dict[str, float] = {}
         for name in predicting:
             accuracies |= accuracy([pair for _, classes in shares for pair in classes[name]], name)
         error = next((1 - value for value in accuracies.values()), scores["loss"])
@@ -105,15 +107,8 @@ def classes_of(model: SpeechModel, head: Head, encoded: Encoded, batch: Batch) -
     `predicts` a label."""
     if head.conditioned:
         encoded = model.with_language(encoded, batch.langs)
-    pairs = zip(true_classes(model, head, batch), head.predict(encoded), strict=True)
+    pairs = zip(true_labels(model, batch, head.predicts), head.predict(encoded), strict=True)
     return [(value, prediction.label) for value, prediction in pairs if value is not None]
-
-
-def true_classes(model: SpeechModel, head: Head, batch: Batch) -> list[str | None]:
-    """The label of each utterance that a head predicts; None where it is not known."""
-    if head.predicts == "language":
-        return [model.cfg.languages[i] if i >= 0 else None for i in batch.langs.tolist()]
-    return batch.labels.get(head.predicts, [None] * batch.size)
 
 
 def rates_of_heads(

@@ -15,6 +15,7 @@ from maya.errors import MayaError
 from maya.features import LogMel, LogMelConfig
 from maya.text.aggregate import AggregateTokenizer
 from maya.train.checkpoint import load_checkpoint, save_checkpoint, start_from
+from maya.train.heads import read_heads
 from tests.convert.archives import KINDS, archive, changed, recognizer, tokenizer
 
 PRECISIONS: list[dict[str, Any]] = [
@@ -181,7 +182,7 @@ def test_encoder_only_for_another_vocabulary(tmp_path: Path) -> None:
     source, pieces = archive(tmp_path / "a.nemo"), tokenizer("hi", 30)
     whole = from_nemo(source).model.state_dict()
     made = import_nemo(source, encoder_only=True, tokenizer=pieces)
-    assert made.report.new == ("transducer", "ctc") and made.checkpoint.notes["trained"] == []
+    assert made.report.new == ("transducer", "ctc") and read_heads(made.checkpoint).trained == ()
     assert "new: transducer, ctc" in made.report.text()
     assert (
         made.checkpoint.model_config.vocab_size == pieces.vocab_size == made.checkpoint.tokenizer.vocab_size

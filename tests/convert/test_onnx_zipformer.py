@@ -146,9 +146,9 @@ def test_causal_ctc_on_whole_utterances(tmp_path: Path, speech: tuple[Tensor, Te
 @pytest.mark.parametrize("head", ["transducer", pytest.param("ctc", marks=pytest.mark.slow)])
 @torch.inference_mode()
 def test_streaming(tmp_path: Path, speech: tuple[Tensor, Tensor], head: Any) -> None:
-    chunk, left, wide = 16, 64, 2 * 16 + 13
+    chunk, left_frames, wide = 16, 64, 2 * 16 + 13
     model = files.recognizer(tmp_path, **two_layers(causal=True))
-    to_sherpa_onnx(model, tmp_path, head=head, chunk_frames=chunk, left_frames=left)
+    to_sherpa_onnx(model, tmp_path, head=head, chunk_frames=chunk, left_frames=left_frames)
     path = tmp_path / ("encoder.onnx" if head == "transducer" else "model.onnx")
     states, out = state_names(2), "encoder_out" if head == "transducer" else "log_probs"
     assert names(path) == (["x", *states], [out, *(f"new_{name}" for name in states)])
@@ -161,7 +161,7 @@ def test_streaming(tmp_path: Path, speech: tuple[Tensor, Tensor], head: Any) -> 
     }  # fmt: skip
     feats, _ = model.features(*speech)
     feats = feats[1:3]
-    cache = initial_states(zipformer(model), 2, left)
+    cache = initial_states(zipformer(model), 2, left_frames)
     assert [list(t.shape) for t in cache[:6]] == [
         [64, 2, 16], [1, 2, 64, 12], [64, 2, 8], [64, 2, 8], [2, 16, 3], [2, 16, 3],
     ]  # fmt: skip
@@ -173,7 +173,8 @@ def test_streaming(tmp_path: Path, speech: tuple[Tensor, Tensor], head: Any) -> 
         output, *values = graph.run(None, {"x": x, **dict(zip(states, values, strict=True))})
         pieces.append(torch.from_numpy(output))
     streamed = torch.cat(pieces, 1)
-    enc, _ = zipformer(model)(feats, torch.full((2,), feats.shape[1]), Chunking(chunk, left))
+    lens, chunking = torch.full((2,), feats.shape[1]), Chunking(chunk, left_frames)
+    enc, _ = zipformer(model)(feats, lens, chunking=chunking)
     head_of = transducer_head(model.model).joint.enc if head == "transducer" else model.model.heads["ctc"]
     assert streamed.shape[1] >= 20 and values[-1].tolist() == [chunk * len(pieces)] * 2
     torch.testing.assert_close(streamed, head_of(enc)[:, : streamed.shape[1]], rtol=0, atol=BAR)

@@ -137,7 +137,7 @@ def test_local_equals_full_when_the_window_covers_the_utterance(options):
         torch.testing.assert_close(local, full, rtol=0, atol=2e-6)
         assert not torch.allclose(narrow, full, atol=1e-3)
         model.context = (20, 20)
-        torch.testing.assert_close(model(x, lens)[0], narrow)
+        torch.testing.assert_close(model(x, lens).frames, narrow)
 
 
 @pytest.mark.parametrize("separate", [False, True])
@@ -192,7 +192,7 @@ def test_a_model_with_global_tokens():
         torch.testing.assert_close(enc[1, : int(enc_lens[1])], alone[0], rtol=1e-4, atol=1e-5)
         changed = x.clone()
         changed[0, 390:] += 1.0  # the first frame sees the last
-        assert not torch.allclose(model(changed, lens)[0][0, 0], enc[0, 0], atol=1e-6)
+        assert not torch.allclose(model(changed, lens).frames[0, 0], enc[0, 0], atol=1e-6)
     with pytest.raises(MayaError, match="global_tokens"):
         FastConformer(FastConformerConfig(**options))
 
@@ -233,14 +233,14 @@ def test_one_of_several_contexts_is_drawn_while_training():
         att_context_style="chunked_limited",
     )
     model = FastConformer(cfg)
-    drawn = [model.train()._context(None) for _ in range(200)]
+    drawn = [model.train()._choose_context(None) for _ in range(200)]
     assert 60 < drawn.count((6, 1)) < 140 and drawn.count((-1, -1)) == 0
-    assert {model.eval()._context(None) for _ in range(20)} == {(6, 1)}
+    assert {model.eval()._choose_context(None) for _ in range(20)} == {(6, 1)}
     assert model.train()._context((4, 0)) == (4, 0)
     torch.manual_seed(3)
-    again = [model._context(None) for _ in range(10)]
+    again = [model._choose_context(None) for _ in range(10)]
     torch.manual_seed(3)
-    assert again == [model._context(None) for _ in range(10)]
+    assert again == [model._choose_context(None) for _ in range(10)]
 
 
 def test_spans_of_nemo_settings_and_impossible_ones():

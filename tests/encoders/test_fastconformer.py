@@ -179,7 +179,7 @@ def test_a_table_made_for_inference_serves_training():
     x, lens = torch.randn(1, 80, 80), torch.tensor([80])
     with torch.inference_mode():
         model.eval()(x, lens)
-    model.train()(x, lens)[0].sum().backward()
+    model.train()(x, lens).frames.sum().backward()
     assert model.layers[0].self_attn.linear_pos.weight.grad is not None
 
 
@@ -211,7 +211,7 @@ def test_layer_drop_skips_work_and_keeps_every_gradient(monkeypatch):
     assert ((counts - expected).abs() < 35).all() and counts[0] > counts[3]
     monkeypatch.setattr(torch, "rand", lambda *a, **k: torch.zeros(()))  # drop them all
     calls.clear()
-    model(x, lens)[0].sum().backward()
+    model(x, lens).frames.sum().backward()
     assert calls == [] and all(p.grad is not None for p in model.parameters())
     assert not any(p.grad.any() for p in model.layers.parameters())
     model.eval()(x, lens)
@@ -223,10 +223,10 @@ def test_xscaling_multiplies_by_the_square_root():
     plain.load_state_dict(scaled.state_dict())
     x, lens = torch.randn(1, 80, 80), torch.tensor([80])
     with torch.no_grad():
-        assert not torch.allclose(scaled(x, lens)[0], plain(x, lens)[0], atol=1e-2)
+        assert not torch.allclose(scaled(x, lens).frames, plain(x, lens).frames, atol=1e-2)
         plain.pre_encode.out.weight.mul_(math.sqrt(32))
         plain.pre_encode.out.bias.mul_(math.sqrt(32))
-        torch.testing.assert_close(scaled(x, lens)[0], plain(x, lens)[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(scaled(x, lens).frames, plain(x, lens).frames, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("conv_norm", ["batch_norm", "layer_norm"])

@@ -134,7 +134,7 @@ def test_without_updates_at_test_nothing_of_the_utterance_is_kept():
     for updates in (True, False):
         if not updates:
             assert model.stop_updates()
-        first, second = (model(y, lens)[0][:, :40] for y in (x, other))
+        first, second = (model(y, lens).frames[:, :40] for y in (x, other))
         assert torch.equal(first, second) != updates
     before = model.adapt(x, lens)[2][0]
     assert torch.equal(before.w1, model.layers[0].mixer.fast.initial(1).w1)
@@ -150,7 +150,7 @@ def test_the_causal_orders_look_ahead_as_far_as_they_say():
     for order, first in (("chunk_causal", 18), ("causal", 20)):
         cfg = streaming(LaCTConfig(**(SMALL | NO_DROPOUT)), chunk=6, order=order)
         model = perturb(LaCT(cfg)).eval()
-        a, b = model(x, lens)[0], model(changed, lens)[0]
+        a, b = model(x, lens).frames, model(changed, lens).frames
         torch.testing.assert_close(a[:, :first], b[:, :first], rtol=0, atol=1e-6)
         assert not torch.allclose(a[:, first : first + 1], b[:, first : first + 1]), order
 
@@ -210,7 +210,7 @@ def test_options_change_what_is_computed(name):
         torch.manual_seed(5)
         model = open_gates(tiny(**{name: value})).eval()
         with torch.no_grad():
-            results.append(model(x, lens)[0])
+            results.append(model(x, lens).frames)
     assert not torch.allclose(*results, atol=1e-3)
 
 
@@ -311,7 +311,7 @@ class TestDropIn:
         with torch.no_grad():
             for updates in (True, False):
                 model.cfg.fast_weights.update_at_test = updates
-                outputs.append(model(x, torch.tensor([400]))[0])
+                outputs.append(model(x, torch.tensor([400])).frames)
         assert not torch.allclose(*outputs, atol=1e-3)
 
     def test_fastconformer_says_what_does_not_go_with_them(self):
@@ -340,9 +340,9 @@ class TestDropIn:
                 alone, _ = model(x[row : row + 1, : lens[row]], lens[row : row + 1])
                 torch.testing.assert_close(alone[0], enc[row, : enc_lens[row]], rtol=1e-4, atol=2e-5)
             model.cfg.fast_weights.update_at_test = False
-            assert not torch.allclose(model(x, lens)[0], enc, atol=1e-3)
+            assert not torch.allclose(model(x, lens).frames, enc, atol=1e-3)
         model.set_batch_count(1e6)  # so that training skips next to nothing
-        model.train()(x, lens)[0].cos().sum().backward()
+        model.train()(x, lens).frames.cos().sum().backward()
         fast = [p for m in model.modules() if isinstance(m, FastWeightMixer) for p in m.parameters()]
         assert all(p.grad is not None and p.grad.any() for p in fast)
 

@@ -95,11 +95,7 @@ def import_icefall(
         tokenizer=tokenizer,
         weights=weights,
         step=0,
-        notes={
-            "source": file.path.name,
-            "icefall": {"weights": source},
-            "trained": list(described.config.heads),
-        },
+        notes={"source": file.path.name, "icefall": {"weights": source}, "untrained": []},
     )
     return IcefallImport(checkpoint=checkpoint, report=_report(file, described, checkpoint, source))
 

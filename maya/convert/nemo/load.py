@@ -84,7 +84,7 @@ def import_nemo(
         "source": path.name,
         "nemo": {"target": described.target, "version": described.version},
         "front_end": "before-2.5" if nemo_parts(config, "NeMo").features.legacy else "since-2.5",
-        "trained": [name for name in config.heads if name not in new],
+        "untrained": list(new),
     }
     checkpoint = Checkpoint(
         model_config=config, tokenizer=own_tokenizer, weights=weights, step=0, notes=notes

@@ -142,19 +142,19 @@ class EncoderGraph(nn.Module):
     def _visible(self, valid: Tensor) -> Tensor:
         """(B, S) -> (B, 1, 1 or S, S) bool: the keys that each query attends to."""
         cfg, keys = self.encoder.cfg, valid[:, None, None]
-        left, right = self.encoder.context or cfg.att_context_size[0]
-        if left < 0 and right < 0:
+        behind, ahead = self.encoder.context or cfg.att_context_size[0]
+        if behind < 0 and ahead < 0:
             return keys
         place = torch.arange(valid.shape[1])
         query, key = place[:, None], place[None]
         if cfg.att_context_style == "chunked_limited":
-            begin = torch.div(query, right + 1, rounding_mode="floor") * (right + 1)
-            seen = key < begin + right + 1
-            begins = key >= begin - left
+            begin = torch.div(query, ahead + 1, rounding_mode="floor") * (ahead + 1)
+            seen = key < begin + ahead + 1
+            begins = key >= begin - behind
         else:
-            seen = key <= query + right if right >= 0 else key >= 0
-            begins = key >= query - left
-        return keys & (seen & begins if left >= 0 else seen)
+            seen = key <= query + ahead if ahead >= 0 else key >= 0
+            begins = key >= query - behind
+        return keys & (seen & begins if behind >= 0 else seen)
 
 
 class CTCGraph(nn.Module):

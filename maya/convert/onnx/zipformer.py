@@ -14,8 +14,8 @@ from maya.convert.icefall.tokens import token_table
 from maya.convert.onnx.trace import Axes, Graph, packages, write
 from maya.convert.onnx.zipformer_graphs import (
     DecoderGraph,
-    JoinerGraph,
     OfflineGraph,
+    ProjectedJoinerGraph,
     StreamingGraph,
     initial_states,
     state_axes,
@@ -178,7 +178,7 @@ def _joiner(model: SpeechModel) -> Graph:
     inputs = {"encoder_out": torch.randn(2, width), "decoder_out": torch.randn(2, width)}
     return Graph(
         name="joiner",
-        module=JoinerGraph(joint),
+        module=ProjectedJoinerGraph(joint),
         inputs=inputs,
         outputs=("logit",),
         axes={name: {0: "N"} for name in (*inputs, "logit")},

@@ -62,7 +62,7 @@ class DecoderGraph(nn.Module):
         return self.proj(pred)
 
 
-class JoinerGraph(nn.Module):
+class ProjectedJoinerGraph(nn.Module):
     """encoder_out (N, J), decoder_out (N, J), both projected -> logit (N, V)."""
 
     def __init__(self, joint: Joint) -> None:
