@@ -23,7 +23,9 @@ import maya
 from maya.audio.load import load_audio
 from maya.convert import from_nemo, to_nemo
 from maya.convert.nemo.export import with_language
-from maya.decode.recognizer import Recognizer, decode_frames
+from maya.decode.methods import greedy
+from maya.decode.recognizer import Recognizer
+from maya.encoders import Encoded
 from maya.models.speech_model import nemo_parts
 from maya.text.aggregate import AggregateTokenizer
 
@@ -51,9 +53,10 @@ def compare(model: Recognizer, nemo: Any, audio: Tensor, lens: Tensor) -> list[R
         if hasattr(nemo, "joint"):
             hyps = nemo.decoding.rnnt_decoder_predictions_tensor(enc, enc_lens, return_hypotheses=True)
             expected = [(_numbers(h.y_sequence), _numbers(h.timestamp)) for h in hyps]
-            found = [(h.tokens, h.frames) for h in decode_frames(model.model, own, own_lens)]
+            own_hyps = greedy(model.model, Encoded(own, own_lens), "transducer")
+            decoded = [(h.tokens, h.frames) for h in own_hyps]
             count = sum(len(tokens) for tokens, _ in expected)
-            rows.append(("greedy tokens and frames", "equal", f"{count} tokens", found == expected))
+            rows.append(("greedy tokens and frames", "equal", f"{count} tokens", decoded == expected))
     return rows
 
 

@@ -60,7 +60,9 @@ def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> 
     """The same by Maya."""
     import torch
 
-    from maya.decode.recognizer import decode_frames
+    from maya.decode.base import MethodContext
+    from maya.decode.methods import METHODS
+    from maya.encoders import Encoded
     from maya.encoders.zipformer.config import WHOLE, Chunking
 
     with torch.inference_mode():
@@ -70,7 +72,9 @@ def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> 
         if streaming:  # whole chunks alone
             chunks = (int(lens) - 2 * CHUNK - 13) // (2 * CHUNK) + 1
             enc_lens = enc_lens.clamp(max=chunks * CHUNK // 2)
-        (hyp,) = decode_frames(network, enc, enc_lens, method=head, max_symbols=1)
+        options = {"max_symbols": 1} if head == "transducer" else {}
+        method = METHODS[head](**options).build(MethodContext(model=network, heads=(head,)))
+        (hyp,) = method(Encoded(enc, enc_lens))
     pieces = model.tokenizer.pieces(hyp.tokens)
     seconds = [frame * network.frame_seconds for frame in hyp.frames]
     return {"tokens": [piece.replace("▁", " ") for piece in pieces], "seconds": seconds}
