@@ -39,7 +39,8 @@ def convert_nemo(
     _check_free(out)
     pieces = Tokenizer.load(tokenizer) if tokenizer is not None else None
     return _written(
-        out, import_nemo(source, front_end=front_end, encoder_only=encoder_only, tokenizer=pieces, ignore=ignore)
+        out,
+        import_nemo(source, front_end=front_end, encoder_only=encoder_only, tokenizer=pieces, ignore=ignore),
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maya.convert.heads import TextHeads, head_notes, text_heads
+from maya.convert.icefall.config import SHOWN
 from maya.convert.icefall.names import to_icefall_name, to_icefall_tensor
 from maya.convert.icefall.tokens import SENTENCE_END, blank_first, token_table
 from maya.convert.report import ConversionReport, components
@@ -156,37 +157,21 @@ def icefall_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def icefall_options(cfg: SpeechModelConfig, parts: Parts) -> dict[str, Any]:
     """icefall's options for a model of this configuration, by the names in its checkpoints."""
     e, transducer, attention = parts.encoder, parts.heads.transducer, parts.heads.attention
-    listed: dict[str, tuple[int, ...]] = {
-        "num_encoder_layers": e.layers,
-        "downsampling_factor": e.downsampling,
-        "feedforward_dim": e.ff_dims,
-        "num_heads": e.heads,
-        "encoder_dim": e.dims,
-        "encoder_unmasked_dim": e.unmasked_dims,
-        "cnn_module_kernel": e.conv_kernels,
-        "query_head_dim": (e.query_head_dim,),
-        "value_head_dim": (e.value_head_dim,),
-        "pos_head_dim": (e.pos_head_dim,),
-    }
+    values = {option: getattr(e, field) for option, field in SHOWN.items()}
+    values["encoder_unmasked_dim"] = e.unmasked_dims
     if e.causal:
-        listed |= {"chunk_size": e.chunk_frames, "left_context_frames": e.left_context_frames}
-    options: dict[str, Any] = {name: ",".join(map(str, sizes)) for name, sizes in listed.items()}
-    options |= {"pos_dim": e.pos_dim, "causal": e.causal, "use_transducer": parts.predictor is not None}
-    options |= {"use_ctc": parts.heads.ctc is not None, "use_attention_decoder": attention is not None}
+        values |= {"chunk_size": e.chunk_frames, "left_context_frames": e.left_context_frames}
+    options = {option: ",".join(map(str, v)) if isinstance(v, tuple) else v for option, v in values.items()}
+    options |= {f"{name}_head_dim": str(options[f"{name}_head_dim"]) for name in ("query", "value", "pos")}
+    options |= {"use_transducer": transducer is not None, "use_ctc": parts.heads.ctc is not None}
+    options["use_attention_decoder"] = attention is not None
     if transducer is not None and parts.predictor is not None:
-        options |= {
-            "decoder_dim": parts.predictor.hidden,
-            "context_size": parts.predictor.context,
-            "joiner_dim": transducer.joint.hidden,
-        }
+        options |= {"decoder_dim": parts.predictor.hidden, "context_size": parts.predictor.context}
+        options["joiner_dim"] = transducer.joint.hidden
     if attention is not None:
-        options |= {
-            "attention_decoder_dim": attention.dim,
-            "attention_decoder_attention_dim": attention.dim,
-            "attention_decoder_num_layers": attention.layers,
-            "attention_decoder_num_heads": attention.heads,
-            "attention_decoder_feedforward_dim": attention.feed_forward,
-        }
+        sizes = {"dim": attention.dim, "attention_dim": attention.dim, "num_layers": attention.layers}
+        sizes |= {"num_heads": attention.heads, "feedforward_dim": attention.feed_forward}
+        options |= {f"attention_decoder_{name}": size for name, size in sizes.items()}
     return options | {"feature_dim": cfg.features.num_mels, "vocab_size": cfg.vocab_size, "blank_id": 0}
 
 
