@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from maya.convert import IcefallImport, NemoImport, import_icefall, import_nemo
+from maya.convert import Conversion, import_icefall, import_nemo
 from maya.convert.nemo.config import FrontEnd
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
@@ -51,7 +51,7 @@ def convert_icefall(source: Path, out: Path, tokenizer: Path, **options: Any) ->
     return _written(out, import_icefall(source, tokenizer, **options))
 
 
-def _written(out: Path, made: NemoImport | IcefallImport) -> Path:
+def _written(out: Path, made: Conversion) -> Path:
     path = out / CHECKPOINT
     save_checkpoint(path, made.checkpoint)
     write_json(out / REPORT, made.report.to_dict())

@@ -14,8 +14,8 @@ from maya.convert.icefall.tokens import token_table
 from maya.convert.onnx.trace import Axes, Graph, packages, write
 from maya.convert.onnx.zipformer_graphs import (
     DecoderGraph,
-    ProjectedJoinerGraph,
     OfflineGraph,
+    ProjectedJoinerGraph,
     StreamingGraph,
     initial_states,
     state_axes,
