@@ -18,7 +18,7 @@ from maya.convert.onnx.fastconformer_graphs import (
     JoinerGraph,
     PredictorGraph,
 )
-from maya.convert.onnx.trace import Axes, Graph, packages, write
+from maya.convert.onnx.trace import Graph, packages, write
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.features.logmel import LogMel
@@ -114,36 +114,30 @@ def _fixed_language(model: SpeechModel, language: str | None) -> SpeechModel:
 
 def _graphs(model: SpeechModel, parts: NemoParts, head: HeadName) -> list[Graph]:
     dim, mels, rate = parts.encoder.d_model, parts.features.num_mels, parts.features.sample_rate
-    batch, frames = {0: "batch"}, {0: "batch", 2: "frames"}
     front = model.preprocessor["featurizer"]
     assert isinstance(front, LogMel)
+    lens = torch.tensor([rate, rate * 9 // 16])
     features = Graph(
-        name="features",
-        module=FeatureGraph(front),
-        inputs={"audio": torch.randn(2, rate) * 0.1, "audio_lens": torch.tensor([rate, rate * 9 // 16])},
-        outputs=("features", "feature_lens"),
-        axes={"audio": {0: "batch", 1: "samples"}, "audio_lens": batch, "features": frames}
-        | {"feature_lens": batch},
-    )
-    signal = {"audio_signal": torch.randn(2, mels, 137), "length": torch.tensor([137, 80])}
-    signal_axes: Axes = {"audio_signal": frames, "length": batch}
+        name="features", module=FeatureGraph(front),
+        inputs={"audio": (torch.randn(2, rate) * 0.1, "batch samples"), "audio_lens": (lens, "batch")},
+        outputs={"features": "batch _ frames", "feature_lens": "batch"},
+    )  # fmt: skip
+    signal = {
+        "audio_signal": (torch.randn(2, mels, 137), "batch _ frames"),
+        "length": (torch.tensor([137, 80]), "batch"),
+    }
     if model.cfg.language_embedding:
-        signal["language"] = torch.tensor([0, -1])
-        signal_axes["language"] = batch
-    log_probs: Axes = {"logprobs": {0: "batch", 1: "steps"}}
+        signal["language"] = (torch.tensor([0, -1]), "batch")
     if head == "ctc":
-        axes = signal_axes | log_probs | {"encoded_lengths": batch}
-        outputs = ("logprobs", "encoded_lengths")
-        graph = Graph(name="model", module=CTCModelGraph(model), inputs=signal, outputs=outputs, axes=axes)
-        return [features, graph]
-    axes = signal_axes | {"outputs": {0: "batch", 2: "steps"}, "encoded_lengths": batch}
-    outputs = ("outputs", "encoded_lengths")
-    encoder = Graph(name="encoder", module=EncoderGraph(model), inputs=signal, outputs=outputs, axes=axes)
+        outputs = {"logprobs": "batch steps", "encoded_lengths": "batch"}
+        return [features, Graph(name="model", module=CTCModelGraph(model), inputs=signal, outputs=outputs)]
+    outputs = {"outputs": "batch _ steps", "encoded_lengths": "batch"}
+    encoder = Graph(name="encoder", module=EncoderGraph(model), inputs=signal, outputs=outputs)
     graphs = [features, encoder, *_transducer_graphs(model, parts)]
     if parts.ctc is not None:
-        axes = {"encoder_outputs": {0: "batch", 2: "steps"}} | log_probs
-        enc, module = {"encoder_outputs": torch.randn(2, dim, 7)}, CTCGraph(model.head("ctc"))
-        graphs.append(Graph(name="ctc", module=module, inputs=enc, outputs=("logprobs",), axes=axes))
+        enc, ctc = (torch.randn(2, dim, 7), "batch _ steps"), CTCGraph(model.head("ctc"))
+        outputs = {"logprobs": "batch steps"}
+        graphs.append(Graph(name="ctc", module=ctc, inputs={"encoder_outputs": enc}, outputs=outputs))
     return graphs
 
 
@@ -151,36 +145,22 @@ def _transducer_graphs(model: SpeechModel, parts: NemoParts) -> list[Graph]:
     """Predictor and joint, with the names of NeMo's export."""
     head, p, batch = transducer_head(model), parts.predictor, 2
     assert isinstance(head.decoder, Predictor) and p is not None
+    labels = torch.randint(0, model.blank + 1, (batch, 3), dtype=torch.int32)
+    state = (torch.randn(p.layers, batch, p.hidden) * 0.1, "_ batch")
     predictor = Graph(
-        name="decoder",
-        module=PredictorGraph(head.decoder),
+        name="decoder", module=PredictorGraph(head.decoder),
         inputs={
-            "targets": torch.randint(0, model.blank + 1, (batch, 3), dtype=torch.int32),
-            "target_length": torch.full((batch,), 3, dtype=torch.int32),
-            "h": torch.randn(p.layers, batch, p.hidden) * 0.1,
-            "c": torch.randn(p.layers, batch, p.hidden) * 0.1,
+            "targets": (labels, "batch labels"),
+            "target_length": (torch.full((batch,), 3, dtype=torch.int32), "batch"), "h": state, "c": state,
         },
-        outputs=("outputs", "prednet_lengths", "next_h", "next_c"),
-        axes={
-            "targets": {0: "batch", 1: "labels"},
-            "target_length": {0: "batch"},
-            "outputs": {0: "batch", 2: "labels"},
-            "prednet_lengths": {0: "batch"},
-        }
-        | {name: {1: "batch"} for name in ("h", "c", "next_h", "next_c")},
-    )
+        outputs={
+            "outputs": "batch _ labels", "prednet_lengths": "batch", "next_h": "_ batch", "next_c": "_ batch",
+        },
+    )  # fmt: skip
+    enc, pred = torch.randn(batch, parts.encoder.d_model, 4), torch.randn(batch, p.hidden, 3)
     joiner = Graph(
-        name="joiner",
-        module=JoinerGraph(head.joint),
-        inputs={
-            "encoder_outputs": torch.randn(batch, parts.encoder.d_model, 4),
-            "decoder_outputs": torch.randn(batch, p.hidden, 3),
-        },
-        outputs=("outputs",),
-        axes={
-            "encoder_outputs": {0: "batch", 2: "steps"},
-            "decoder_outputs": {0: "batch", 2: "labels"},
-            "outputs": {0: "batch", 1: "steps", 2: "labels"},
-        },
-    )
+        name="joiner", module=JoinerGraph(head.joint),
+        inputs={"encoder_outputs": (enc, "batch _ steps"), "decoder_outputs": (pred, "batch _ labels")},
+        outputs={"outputs": "batch steps labels"},
+    )  # fmt: skip
     return [predictor, joiner]
