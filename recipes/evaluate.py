@@ -13,6 +13,7 @@ from maya.data.corpus.metadata import read_metadata_csv, read_metadata_jsonl
 from maya.data.corpus.nemo import is_nemo, read_nemo
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.table.entry import Entry, entry_of
+from maya.decode.base import Method
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import decode_table
 from maya.errors import MayaError
@@ -53,6 +54,9 @@ def evaluate(
         return None
     recognizer = maya.load(checkpoint, device)
     cfg = DecodeConfig(method=method, language="auto" if language == "auto" else "known")
+    decoder, facts = make_method(cfg, recognizer, None)
+    if decoder is None:
+        raise MayaError(f"{checkpoint} has no text head to evaluate; `maya score` scores predicted labels")
     languages = recognizer.model.cfg.languages
     default = language_code(language_among(language, languages)) if language not in (None, "auto") else None
     default = default or (languages[0] if len(languages) == 1 else None)
@@ -62,7 +66,7 @@ def evaluate(
         folder, rows = Path(), _files(audio, references or [], default)
     entries = _entries(folder, rows, manifest or Path("the list of files"))
     began = time.perf_counter()
-    texts, facts = _texts(recognizer, entries, cfg)
+    texts = _texts(recognizer, entries, decoder, cfg)
     spent, seconds = time.perf_counter() - began, sum(e.duration for e in entries)
     report = make_report(
         Utterance(id=e.id, language=e.language, ref=e.text, hyp=normal_form(texts[e.id], e.language),
@@ -135,17 +139,11 @@ def _entries(folder: Path, rows: list[Row], source: Path) -> list[Entry]:
     return [entry_of(row) for row in probed]
 
 
-def _texts(
-    recognizer: Recognizer, entries: list[Entry], cfg: DecodeConfig
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """The text of each utterance by its id, and the method with the reason for it. Raises MayaError for a
-    model without a text head."""
-    method, facts = make_method(cfg, recognizer, None)
-    if method is None:
-        raise MayaError("this model has no text head to evaluate; score its labels with `maya score`")
+def _texts(recognizer: Recognizer, entries: list[Entry], method: Method, cfg: DecodeConfig) -> dict[str, str]:
+    """The text of each utterance by its id."""
     cuts = CutSet.from_cuts(e.cut() for e in entries)
     rows = decode_table(recognizer, cuts, method, language=cfg.language, max_seconds=cfg.max_seconds)
-    return {row.id: row.hypothesis.text for row in rows if row.hypothesis is not None}, facts
+    return {row.id: row.hypothesis.text for row in rows if row.hypothesis is not None}
 
 
 def _rates(score: GroupScore) -> str:

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from maya.heads import AttentionDecoderConfig
+from maya.heads.transducer import JointConfig, PredictorConfig
+from maya.models.config import SpeechModelConfig
+from maya.models.hybrid import HybridOptions
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 
@@ -39,3 +43,21 @@ def experiment() -> Experiment:
     exp.train.average_every = 2
     exp.train.precision = "fp32"
     return exp
+
+
+def options(**changes: Any) -> HybridOptions:
+    """The flat options of the same model for 12 pieces and two languages, with any heads."""
+    model = experiment().model
+    values: dict[str, Any] = {
+        "features": model.features, "specaugment": model.specaugment, "encoder": model.encoder,
+        "predictor": PredictorConfig(hidden=32, layers=1, dropout=0.0), "joint": JointConfig(hidden=32, dropout=0.0),
+        "attention_decoder": AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32),
+        "omega": 0.0, "language_embedding": True, "language_dropout": 0.0, "vocab_size": 12,
+        "languages": ("en", "hi"),
+    }  # fmt: skip
+    return HybridOptions(**(values | changes))
+
+
+def hybrid(**changes: Any) -> SpeechModelConfig:
+    """The configuration of a model with these `options`."""
+    return options(**changes).model_config()

@@ -11,7 +11,6 @@ TF32 is allowed. h is rounded once, to the dtype of f, and so is the output laye
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import triton
@@ -34,6 +33,7 @@ from maya.kernels.joint.rows import (
     RowScores,
 )
 from maya.kernels.joint.torch_op import joint_gradients_torch, joint_scores_torch
+from maya.kernels.tiles import Tiles
 
 HIDDEN_BYTES = 1 << 27  # of h, in the scores
 LOGIT_BYTES = 1 << 30  # of d loss / d logits, in the gradients: 16384 rows of 32768 in 16 bits
@@ -42,21 +42,10 @@ VOCAB_STEP = 64  # rows of d loss / d logits begin at multiples of it, for any V
 WAVES, MOST_SPLITS = 4, 32  # programs per slot of the device; parts of the vocabulary
 
 
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """Rows by columns of the logits, and the depth of one step over H; warps and stages of a program."""
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
-
-
-# By (first digit of the compute capability, bytes of an element). kernels/compile_gate.py prints the
-# registers and shared memory of each and checks their limits; none has been timed (tune.py does it). With (9,
-# 2), two programs of the gradient fit on a processor, one of the norm. Both use the same tiles, because a
-# logit must have the same bits in both.
+# By (first digit of the compute capability, bytes of an element): rows and columns of the logits, channels of
+# a step, warps, stages. kernels/compile_gate.py prints the registers and shared memory of each and checks
+# their limits; none has been timed (tune.py does it). With (9, 2), two programs of the gradient fit on a
+# processor, one of the norm. Both use the same tiles, because a logit must have the same bits in both.
 TILES = {
     (8, 2): Tiles(128, 128, 32, 8, 4),
     (9, 2): Tiles(128, 128, 64, 8, 3),
@@ -234,9 +223,7 @@ class JointKernels:
         return triton.cdiv(hidden.shape[0], self.tiles.rows), triton.cdiv(self.vocab, self.tiles.columns)
 
     def _tile_constants(self) -> dict[str, str | int]:
-        t = self.tiles
-        tile = {"BR": t.rows, "BV": t.columns, "BH": t.depth, "num_warps": t.warps, "num_stages": t.stages}
-        return {"PRECISION": self.precision, **tile}
+        return self.tiles.constants("BR", "BV", "BH", self.precision)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

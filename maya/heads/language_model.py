@@ -107,6 +107,7 @@ class LanguageModel(Head):
             self.lm.activation_checkpointing_enable({"use_reentrant": False})
         names = [language_name(code) for code in context.languages]
         self.prompts: list[PromptIds] = [prompt_ids(tokenizer, cfg.prompt, name) for name in (*names, "")]
+        self.prefix = ""  # of its names in the state dict that is being loaded
         self.register_state_dict_post_hook(_leave_lm_out)
         self.register_load_state_dict_pre_hook(_refuse_other_lm)
         self.register_load_state_dict_post_hook(_ignore_missing_lm)
@@ -257,8 +258,9 @@ def _leave_lm_out(module: nn.Module, state: dict[str, Tensor], prefix: str, meta
 
 
 def _ignore_missing_lm(module: nn.Module, incompatible: Any) -> None:
-    missing = incompatible.missing_keys
-    missing[:] = [name for name in missing if not _of_lm(name)]
+    assert isinstance(module, LanguageModel)
+    missing, prefix = incompatible.missing_keys, module.prefix
+    missing[:] = [n for n in missing if not (n.startswith(prefix) and _of_lm(n.removeprefix(prefix)))]
 
 
 def _refuse_other_lm(
@@ -266,6 +268,7 @@ def _refuse_other_lm(
     missing: list[str], unexpected: list[str], errors: list[str],
 ) -> None:  # fmt: skip
     assert isinstance(module, LanguageModel)
+    module.prefix = prefix
     saved = state.get(prefix + "lm_digest")
     if saved is not None and not torch.equal(saved.cpu(), module.lm_digest.cpu()):
         raise MayaError(

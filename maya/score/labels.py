@@ -1,4 +1,4 @@
-"""Accuracy of predicted labels, such as the language or an emotion: of each class and averaged, with intervals."""
+"""Accuracy of predicted labels, such as the language or an emotion: by class and averaged, with intervals."""
 
 import math
 from collections.abc import Hashable, Sequence

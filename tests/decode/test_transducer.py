@@ -114,7 +114,9 @@ def test_padding_and_batch_mates_change_nothing() -> None:
     alone = greedy_transducer(enc, torch.tensor([12]), predictor, joint, durations=[0, 1, 2], blank=BLANK)
     batch = torch.full((2, 30, 5), float("nan"))
     batch[0, :12], batch[1] = enc[0], torch.randn(30, 5)
-    together = greedy_transducer(batch, torch.tensor([12, 30]), predictor, joint, durations=[0, 1, 2], blank=BLANK)
+    together = greedy_transducer(
+        batch, torch.tensor([12, 30]), predictor, joint, durations=[0, 1, 2], blank=BLANK
+    )
     check(together[:1], alone)
 
 

@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 from maya.features import LogMelConfig
+from maya.heads import ctc
 from maya.models.config import SpeechModelConfig
 from maya.models.hybrid import hybrid
 from maya.models.speech_model import SpeechModel, build_model
@@ -138,19 +139,18 @@ def test_a_loss_is_named_where_no_module_is_to_blame(
 
     def nan(self: SpeechModel, *args: Any, **more: Any) -> Any:
         out = real(self, *args, **more)
-        assert out.ctc is not None
-        out.ctc = out.ctc * torch.nan
+        out.parts["ctc"] = out.parts["ctc"] * torch.nan
         return out
 
     monkeypatch.setattr(SpeechModel, "losses", nan)
     out = _said(tmp_path, capsys, 1)
-    assert "forward: all modules' outputs are finite, losses are not: loss.ctc (3,): 3 nan" in out
+    assert "forward: all modules' outputs are finite, losses are not: loss.parts.ctc (3,): 3 nan" in out
 
     monkeypatch.undo()
-    loss = hybrid.ctc_loss
-    monkeypatch.setattr(hybrid, "ctc_loss", lambda x, *args, **more: loss(Poison.apply(x), *args, **more))
+    loss = ctc.ctc_loss
+    monkeypatch.setattr(ctc, "ctc_loss", lambda x, *args, **more: loss(Poison.apply(x), *args, **more))
     out = _said(tmp_path, capsys, 1)
-    assert "backward: the first gradient that is not finite is of ctc_decoder (CTCHead), " in out
+    assert "backward: the first gradient that is not finite is of heads.ctc (CTCHead), " in out
     assert "what follows it" in out
 
 
@@ -166,10 +166,10 @@ def test_a_checkpoint_on_a_recording(
     assert "gradient norm:" in _said(checkpoint, capsys, 0, *audio, "--text", "abc de")
     with torch.no_grad():
         model.encoder.layers[0].conv.depthwise_conv.weight[3] = torch.inf  # type: ignore[union-attr,index]
-        model.joint.enc.weight[0, 0] = 2e4  # type: ignore[operator]
+        model.get_parameter("heads.transducer.joint.enc.weight")[0, 0] = 2e4
     _kept(tmp_path, model, pieces, lambda _: None)
     out = _said(checkpoint, capsys, 1, *audio)
     assert "first output that is not finite is of encoder.layers.0.conv" in out
-    assert "parameter: joint.enc.weight is above 10000" in out
+    assert "parameter: heads.transducer.joint.enc.weight is above 10000" in out
     assert diagnose.main([str(tmp_path / "nowhere")]) == 2
     assert "holds no not-a-number/" in capsys.readouterr().err

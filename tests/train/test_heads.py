@@ -7,9 +7,6 @@ from typing import Any
 import pytest
 
 from maya.errors import MayaError
-from maya.heads import AttentionDecoderConfig
-from maya.heads.transducer import JointConfig, PredictorConfig
-from maya.models.config import with_vocabulary
 from maya.models.hybrid import hybrid
 from maya.models.speech_model import SpeechModel
 from maya.train import schedule
@@ -47,14 +44,8 @@ def test_steps_of_heads_are_those_that_give_them_weight(transducer: Any) -> None
                 assert schedule.head_steps(cfg, step, heads) == expected, (schedule_, freeze, options, step)
 
 
-def model_of(ctc_weight: float = 0.3, **settings: Any) -> SpeechModel:
-    """The tiny model; `settings` are those of `hybrid`, with the schedule of its heads."""
-    cfg = with_vocabulary(tiny.experiment().model, 12, ("en", "hi"))
-    predictor = PredictorConfig(hidden=32, dropout=0.0)
-    decoder = AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32)
-    options = {"predictor": predictor, "joint": JointConfig(hidden=32), "attention_decoder": decoder}
-    cfg.heads = hybrid(ctc_weight=ctc_weight, **options, **settings).heads
-    return SpeechModel(cfg)
+def model_of(**settings: Any) -> SpeechModel:
+    return SpeechModel(tiny.hybrid(**settings))
 
 
 def test_heads_trained_at_the_start_stay_trained() -> None:

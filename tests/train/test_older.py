@@ -10,8 +10,6 @@ import torch
 
 from maya.config import to_dict
 from maya.errors import MayaError
-from maya.heads import AttentionDecoderConfig
-from maya.heads.transducer import JointConfig, PredictorConfig
 from maya.models.hybrid import HybridOptions
 from maya.models.speech_model import SpeechModel
 from maya.recipes.average import average
@@ -27,15 +25,8 @@ from tests import tiny, tones
 
 def options(**changes: Any) -> HybridOptions:
     """The flat options of a hybrid model with every head."""
-    model = tiny.experiment().model
-    values: dict[str, Any] = {
-        "features": model.features, "specaugment": model.specaugment, "encoder": model.encoder,
-        "predictor": PredictorConfig(hidden=32, dropout=0.0), "joint": JointConfig(hidden=32),
-        "attention_decoder": AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32),
-        "attention_weight": 0.2, "language_id_weight": 0.3, "language_embedding": True,
-        "transducer": "pruned", "vocab_size": 8, "languages": ("en", "hi"),
-    }  # fmt: skip
-    return HybridOptions(**(values | changes))
+    heads: dict[str, Any] = {"attention_weight": 0.2, "language_id_weight": 0.3, "transducer": "pruned"}
+    return tiny.options(**(heads | {"vocab_size": 8} | changes))
 
 
 def flat(cfg: HybridOptions) -> dict[str, Any]:
@@ -184,12 +175,7 @@ def test_an_old_run_is_averaged_and_starts_another_and_is_not_continued(tmp_path
     for _, path in ckpt.step_checkpoints(old):
         payload = torch.load(path, weights_only=True)
         model = ckpt.load_checkpoint(path).model_config
-        predictor = model.head("transducer", type(model.heads["transducer"])).predictor  # type: ignore[attr-defined]
-        cfg = options(
-            encoder=model.encoder, vocab_size=model.vocab_size, transducer="tdt", attention_weight=0.0,
-            language_id_weight=0.0, language_dropout=0.0, omega=0.0, predictor=predictor,
-            joint=JointConfig(hidden=32, dropout=0.0),
-        )  # fmt: skip
+        cfg = tiny.options(encoder=model.encoder, vocab_size=model.vocab_size)
         assert cfg.model_config() == model
         training = payload["training"]
         training["average"]["mean"] = old_names(training["average"]["mean"])
