@@ -178,7 +178,9 @@ def test_icefalls_padding_leaks_as_icefalls_does():
     assert not torch.allclose(batch[1, :size], alone[0], atol=1e-3)
     model.encoder_embed.mask_padding, model.cfg.padding = True, "invariant"
     batch, _ = model(x, lens)
-    torch.testing.assert_close(batch[1, :size], model(x[1:, : lens[1]], lens[1:]).frames[0], rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(
+        batch[1, :size], model(x[1:, : lens[1]], lens[1:]).frames[0], rtol=1e-4, atol=2e-5
+    )
 
 
 @pytest.mark.parametrize(("batch", "out"), [(1, 2), (4, 2), (2, 4)])

@@ -52,8 +52,8 @@ def icefall_parts(model: Recognizer, target: str) -> Parts:
     cfg = model.model.cfg
     encoder, f = cfg.encoder, cfg.features
     if not isinstance(encoder, ZipformerConfig) or not isinstance(f, FbankConfig):
-        kind = f.kind if isinstance(encoder, ZipformerConfig) else getattr(encoder, "kind", "another encoder")
-        raise MayaError(f"{target} supports Zipformers on filter banks; this model has {kind}")
+        other: Any = f if isinstance(encoder, ZipformerConfig) else encoder
+        raise MayaError(f"{target} supports Zipformers on filter banks; this model has {other.kind}")
     if encoder.output_downsampling != 2 or encoder.fast_weights is not None:
         raise MayaError(
             f"{target} supports Zipformers with attention and an output at 25 Hz; this model has another"

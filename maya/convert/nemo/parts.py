@@ -65,12 +65,14 @@ def nemo_parts(cfg: SpeechModelConfig, target: str) -> NemoParts:
                 f"{target} supports log-mel features, FastConformer and an LSTM predictor; this model has "
                 f"{part.kind}"
             )
+    assert isinstance(features, LogMelConfig) and isinstance(encoder, FastConformerConfig)
+    if encoder.fast_weights is not None or encoder.global_tokens:
+        raise MayaError(f"{target} supports neither fast weights nor global tokens, which this encoder has")
     pruned = transducer is not None and transducer.loss == "pruned"
     if pruned or heads.attention or cfg.blank_first or not (transducer or heads.ctc):
         other = "a pruned transducer" if pruned else "an attention decoder" if heads.attention else None
         other = other or ("its blank first" if cfg.blank_first else "none of them")
         raise MayaError(f"{target} supports TDT, RNN-T and CTC heads; this model has {other}")
-    assert isinstance(features, LogMelConfig) and isinstance(encoder, FastConformerConfig)
     assert predictor is None or isinstance(predictor, PredictorConfig)
     return NemoParts(
         features=features, encoder=encoder, transducer=transducer, predictor=predictor, ctc=heads.ctc

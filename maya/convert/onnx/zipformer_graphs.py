@@ -39,7 +39,7 @@ class StreamingGraph(OfflineGraph):
     processed_lens (N,) int64.
     """
 
-    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         enc, state = self.encoder.stream_step(x, from_sherpa(states))
         return self.head(enc), *to_sherpa(state)
 
