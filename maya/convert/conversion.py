@@ -59,3 +59,12 @@ def strict(
             shape, expected_shape = tuple(tensor.shape), tuple(original(name, right)[1].shape)
             raise MayaError(f"{path}: {source} has shape {shape}, but in {network} it has {expected_shape}")
     return {name: weights[name] for name in expected}
+
+
+def rebuilt(model: SpeechModel, cfg: SpeechModelConfig, state: dict[str, Tensor]) -> SpeechModel:
+    """A model of another configuration with these tensors, not copied, and the features of `model`."""
+    with torch.device("meta"):
+        network = SpeechModel(cfg)
+    network.preprocessor = model.preprocessor  # its buffers are in no state dict
+    network.load_state_dict(state, assign=True)
+    return network.eval()

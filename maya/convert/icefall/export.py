@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from maya.convert.conversion import rebuilt
 from maya.convert.heads import TextHeads, head_notes, text_heads
 from maya.convert.icefall.config import SHOWN
 from maya.convert.icefall.names import to_icefall_name, to_icefall_tensor
@@ -97,15 +97,6 @@ def with_blank_first(model: Recognizer) -> Recognizer:
     )
 
 
-def rebuilt(model: SpeechModel, cfg: SpeechModelConfig, state: dict[str, Tensor]) -> SpeechModel:
-    """A model of another configuration with these tensors, not copied, and the features of `model`."""
-    with torch.device("meta"):
-        network = SpeechModel(cfg)
-    network.preprocessor = model.preprocessor  # its buffers are in no state dict
-    network.load_state_dict(state, assign=True)
-    return network.eval()
-
-
 def to_icefall(model: Recognizer, out: str | Path) -> ConversionReport:
     """Write `model` into the folder `out` as icefall's pretrained.pt, bpe.model and tokens.txt.
 
@@ -127,7 +118,8 @@ def to_icefall(model: Recognizer, out: str | Path) -> ConversionReport:
                 "icefall's attention decoders begin and end with the piece <sos/eos>; this one does with "
                 f"{piece!r}"
             )
-    state = icefall_state(weights)
+    named = ((to_icefall_name(name), to_icefall_tensor(name, tensor)) for name, tensor in weights.items())
+    state = {name: tensor.contiguous().clone() for name, tensor in named if name}
     if cfg.features.num_mels != 80:
         notes.append(f"set feature_dim in icefall's get_params() to {cfg.features.num_mels}")
     options = icefall_options(cfg, parts)
@@ -136,7 +128,9 @@ def to_icefall(model: Recognizer, out: str | Path) -> ConversionReport:
     with replacing(out / WEIGHTS) as partial, open(partial, "wb") as f:
         torch.save({"model": state, **options}, f)
     (out / SENTENCEPIECE).write_bytes(model.tokenizer.model_bytes)
-    (out / TABLE).write_text(token_table(model.tokenizer), encoding="utf-8")
+    (out / TABLE).write_text(
+        token_table(model.tokenizer.pieces(range(model.tokenizer.vocab_size))), encoding="utf-8"
+    )
     return ConversionReport(
         title=f"{out / WEIGHTS}: Zipformer of icefall",
         components=components(cfg, weights),
@@ -146,12 +140,6 @@ def to_icefall(model: Recognizer, out: str | Path) -> ConversionReport:
         },
         warnings=notes,
     )
-
-
-def icefall_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """icefall's state dict from Maya's, without tensors that icefall does not have."""
-    named = ((to_icefall_name(name), to_icefall_tensor(name, tensor)) for name, tensor in weights.items())
-    return {name: tensor.contiguous().clone() for name, tensor in named if name}
 
 
 def icefall_options(cfg: SpeechModelConfig, parts: Parts) -> dict[str, Any]:

@@ -3,6 +3,7 @@ without icefall and k2."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,17 +28,10 @@ from maya.train.checkpoint import Checkpoint
 
 
 def from_icefall(
-    path: str | Path,
-    tokenizer: str | Path | Tokenizer,
-    *,
-    average_with: str | Path | None = None,
-    which: Which = "model",
-    overrides: Sequence[str] = (),
-    device: str | torch.device = "cpu",
+    path: str | Path, tokenizer: str | Path | Tokenizer, *, device: str | torch.device = "cpu", **options: Any
 ) -> Recognizer:
-    """The model of an icefall checkpoint, ready to use. See `import_icefall` for the arguments and errors."""
-    made = import_icefall(path, tokenizer, average_with=average_with, which=which, overrides=overrides)
-    return made.recognizer(device)
+    """The model of an icefall checkpoint, ready to use. See `import_icefall` for the options and errors."""
+    return import_icefall(path, tokenizer, **options).recognizer(device)
 
 
 def import_icefall(
@@ -80,12 +74,9 @@ def import_icefall(
     weights = checked_weights(stored, described.config, file.path)
     if dtypes := {str(v.dtype) for v in stored.values()} - {"torch.float32"}:
         described.warnings.append(f"weights stored as {', '.join(sorted(dtypes))} become torch.float32")
+    notes = {"source": file.path.name, "icefall": {"weights": source}, "untrained": []}
     checkpoint = Checkpoint(
-        model_config=described.config,
-        tokenizer=tokenizer,
-        weights=weights,
-        step=0,
-        notes={"source": file.path.name, "icefall": {"weights": source}, "untrained": []},
+        model_config=described.config, tokenizer=tokenizer, weights=weights, step=0, notes=notes
     )
     return Conversion(checkpoint=checkpoint, report=_report(file, described, checkpoint, source))
 

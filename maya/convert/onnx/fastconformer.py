@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from maya.convert.conversion import rebuilt
 from maya.convert.heads import HeadName, exported_head, transducer_head
+from maya.convert.icefall.tokens import token_table
 from maya.convert.nemo.export import with_language
 from maya.convert.nemo.parts import NemoParts, nemo_parts
 from maya.convert.onnx.fastconformer_graphs import (
@@ -24,7 +26,6 @@ from maya.errors import MayaError
 from maya.features.logmel import LogMel
 from maya.heads.transducer import Predictor
 from maya.models.speech_model import SpeechModel
-from maya.text.tokenizer import Tokenizer
 
 TARGET = "the ONNX export"
 
@@ -59,17 +60,12 @@ def to_onnx(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     written = [out / "tokens.txt"]
-    written[0].write_text(tokens(model.tokenizer), encoding="utf-8")
+    pieces = model.tokenizer.pieces(range(model.tokenizer.vocab_size))
+    written[0].write_text(token_table([*pieces, "<blk>"]), encoding="utf-8")
     for graph in graphs:
         facts = metadata(network, head) if graph.name in ("encoder", "model") else {}
         written += write(graph, out, facts, int8=int8 and graph.name != "features")
     return written
-
-
-def tokens(tokenizer: Tokenizer) -> str:
-    """tokens.txt: a piece and its id on each line, blank last as <blk>."""
-    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
-    return "".join(f"{piece} {i}\n" for i, piece in enumerate([*pieces, "<blk>"]))
 
 
 def metadata(model: SpeechModel, head: HeadName) -> dict[str, str]:
@@ -80,16 +76,13 @@ def metadata(model: SpeechModel, head: HeadName) -> dict[str, str]:
     facts: dict[str, Any] = {
         "vocab_size": cfg.vocab_size,  # without blank
         "normalize_type": "per_feature" if features.normalize == "per_feature" else "",
-        "subsampling_factor": parts.encoder.subsampling_factor,
-        "feat_dim": features.num_mels,
-        "sample_rate": features.sample_rate,
+        "subsampling_factor": parts.encoder.subsampling_factor, "feat_dim": features.num_mels,
+        "sample_rate": features.sample_rate, "version": "1", "model_author": "Maya",
         "model_type": "EncDecCTCModelBPE" if head == "ctc" else "EncDecRNNTBPEModel",
-        "version": "1",
-        "model_author": "Maya",
         "url": "maya/tdt" if tdt else f"maya/{head}",  # "tdt" is the sign of a TDT for sherpa-onnx
         "comment": "log-mel front end of NeMo " + ("before 2.5" if features.legacy else "2.5 and later"),
         "languages": " ".join(cfg.languages),
-    }
+    }  # fmt: skip
     if head == "transducer" and parts.predictor is not None:
         facts |= {"pred_rnn_layers": parts.predictor.layers, "pred_hidden": parts.predictor.hidden}
     if tdt:
@@ -104,12 +97,8 @@ def _fixed_language(model: SpeechModel, language: str | None) -> SpeechModel:
     if not model.cfg.language_embedding:
         raise MayaError("this model has no language embedding; leave --language out")
     state = with_language(model.state_dict(), model.cfg, language)
-    cfg = dataclasses.replace(model.cfg, language_embedding=False)
-    with torch.device("meta"):
-        fixed = SpeechModel(cfg)
-    names = fixed.state_dict()
-    fixed.load_state_dict({k: v for k, v in state.items() if k in names}, assign=True)
-    return fixed.eval()
+    del state["language_embedding.weight"]
+    return rebuilt(model, dataclasses.replace(model.cfg, language_embedding=False), state)
 
 
 def _graphs(model: SpeechModel, parts: NemoParts, head: HeadName) -> list[Graph]:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maya.convert.conversion import rebuilt
 from maya.convert.heads import HeadName, exported_head, transducer_head
-from maya.convert.icefall.export import Parts, icefall_parts, rebuilt, with_blank_first
+from maya.convert.icefall.export import Parts, icefall_parts, with_blank_first
 from maya.convert.icefall.tokens import token_table
 from maya.convert.onnx.trace import Graph, packages, write
 from maya.convert.onnx.zipformer_graphs import (
@@ -74,7 +75,7 @@ def to_sherpa_onnx(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     table = out / "tokens.txt"
-    table.write_text(token_table(model.tokenizer), encoding="utf-8")
+    table.write_text(token_table(model.tokenizer.pieces(range(model.tokenizer.vocab_size))), encoding="utf-8")
     facts = metadata(parts, head, chunk_frames, left_frames)
     if (rate := cfg.features.sample_rate) != FbankConfig().sample_rate:
         # sherpa-onnx computes the features; its option --sample-rate is 16000 by default.
