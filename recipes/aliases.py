@@ -1,7 +1,7 @@
 """The options of the system that Maya replaces, under the names people have in their scripts.
 
 Each stands for a typed override of the experiment; `maya` and every run.sh take it in place of
-`--set FIELD=VALUE`. This table is the only one: tools/parse_options.sh reads it, too, so a row stays on one
+`--set FIELD=VALUE`. This table is the only one: egs/stages.sh reads it, too, so a row stays on one
 line. An entry without a value is a switch.
 """
 

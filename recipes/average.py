@@ -1,5 +1,6 @@
 """Stage 4: average the weights over the end of training; the dev set chooses the stretch."""
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,18 +13,41 @@ from maya.config import to_dict
 from maya.data.table.table import Table, part_path
 from maya.decode.head_choice import TrainedHeads
 from maya.errors import MayaError
+from maya.files import replacing, write_json
 from maya.models.speech_model import SpeechModel
+from maya.recipes.arguments import POSITIVE, add_finished_run, add_force
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import audio_identity, is_done, mark_done, stamp, table_identity
+from maya.recipes.recorded import finished_run
 from maya.recipes.train import dev_validation
 from maya.train import checkpoint as ckpt
 from maya.train.averaging import RunningAverage, average_between
 from maya.train.heads import RATES, describe, noted_steps, notes_of, scores_by_head, trained_names
-from maya.train.runlog import replacing, write_json
 from maya.train.validate import Validate
 
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the epochs so far, over which means are offered by default
 _TEST = "test"
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_finished_run(p)
+    text = "the last epoch of the average; needs a run with train.epochs"
+    p.add_argument("--epoch", type=POSITIVE, nargs="+", default=[], metavar="N", help=text)
+    text = "average over N epochs, or without --epoch over N steps"
+    p.add_argument("--avg", type=POSITIVE, nargs="+", default=[], metavar="N", help=text)
+    p.add_argument("--select", action="store_true", help="choose among several --epoch and --avg on dev")
+    add_force(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    experiment, data, folder = finished_run(args)
+    if args.select:
+        select(experiment, data, folder, epochs=args.epoch, avgs=args.avg, force=args.force)
+        return
+    if max(len(args.epoch), len(args.avg)) > 1:
+        raise MayaError("to choose between several values of --epoch or --avg, add --select")
+    epoch, avg = (next(iter(values), None) for values in (args.epoch, args.avg))
+    average(experiment, data, folder, epoch=epoch, avg=avg, force=args.force)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -213,9 +237,7 @@ def _rated(
     return rows
 
 
-def mean_by_head(
-    results: Sequence[Mapping[str, float]], heads: Sequence[str]
-) -> dict[str, dict[str, float]]:
+def mean_by_head(results: Sequence[Mapping[str, float]], heads: Sequence[str]) -> dict[str, dict[str, float]]:
     """For each text head the mean of its WER and of its CER over validations of the same weights."""
     by_head = [scores_by_head(result, heads) for result in results]
     return {

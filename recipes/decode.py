@@ -1,22 +1,27 @@
-"""Stage 5: a checkpoint and a prepared part → hypotheses with token times, and the real-time factor."""
+"""Stage 5: a checkpoint and prepared parts → hypotheses with token times, and the real-time factor."""
 
+import argparse
+import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import maya
 from maya.config import to_dict
-from maya.data.table.entry import Entry
+from maya.data.measure.entry import Entry
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.decode.base import Method
-from maya.decode.methods import METHODS
+from maya.decode.head_choice import TrainedHeads
+from maya.decode.methods import METHODS, possible_methods
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import DecodedRow, decode_table
 from maya.errors import MayaError
+from maya.files import replacing, write_json
+from maya.recipes.arguments import add_finished_run, add_force
 from maya.recipes.experiment import DecodeConfig, Experiment
 from maya.recipes.markers import (
     audio_identity,
@@ -26,9 +31,36 @@ from maya.recipes.markers import (
     table_identity,
     texts_identity,
 )
+from maya.recipes.recorded import finished_run
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import find_checkpoint
-from maya.train.runlog import replacing, write_json
+from maya.train.checkpoint import find_checkpoint, load_checkpoint
+from maya.train.heads import read_heads
+
+ALL = "all"
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_finished_run(p)
+    text = "train, dev, test (the default), or a set of the corpus, such as dev-clean"
+    p.add_argument("--split", nargs="+", default=["test"], metavar="SPLIT", help=text)
+    text = "values of decode.method, or all that trained heads allow; results go to decode/METHOD/SPLIT"
+    p.add_argument("--method", nargs="+", default=[], metavar="METHOD", help=text)
+    p.add_argument("--checkpoint", type=Path, help="a .pt file; default: the averaged one, else the best")
+    text = "write to decode/NAME/SPLIT (not with --method)"
+    p.add_argument("--into", default="", metavar="NAME", help=text)
+    add_force(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    experiment, data, folder = finished_run(args)
+    options = {"checkpoint": args.checkpoint, "force": args.force}
+    if args.method:
+        if args.into:
+            raise MayaError("--method writes to decode/METHOD/SPLIT: leave --into out")
+        decode_all(experiment, data, folder, splits=args.split, methods=args.method, **options)
+        return
+    for split in args.split:
+        decode(experiment, data, folder, split=split, into=args.into, **options)
 
 
 def decode(
@@ -126,3 +158,41 @@ def _inputs(cfg: DecodeConfig, data: Path, split: str, checkpoint: Path) -> dict
         "options": to_dict(cfg),
         "lm_texts": texts_identity(data, "train") if needs_texts else "",
     }
+
+
+def decode_all(
+    experiment: Experiment,
+    data: Path,
+    run: Path,
+    *,
+    splits: Sequence[str],
+    methods: Sequence[str],
+    checkpoint: Path | None = None,
+    force: bool = False,
+) -> None:
+    """Decode each of `splits` with each of `methods`, or with every method that the model's trained heads
+    allow where that is "all", into `run`/decode/{method}/{split}.
+
+    Raises MayaError for an unknown method, and for one whose head the model lacks or that was never trained.
+    """
+    if list(methods) == [ALL]:
+        methods = methods_of_checkpoint(find_checkpoint(checkpoint or run))
+    for method in methods:
+        options = dataclasses.replace(experiment.decode, method=method)
+        one_method = dataclasses.replace(experiment, decode=options)
+        for split in splits:
+            decode(one_method, data, run, split=split, into=method, checkpoint=checkpoint, force=force)
+
+
+def methods_of_checkpoint(path: Path) -> list[str]:
+    """The methods that a checkpoint's trained heads allow; prints those that read a head never trained."""
+    loaded = load_checkpoint(path)
+    model, heads = loaded.model_config, read_heads(loaded)
+    heads.best()  # raises MayaError where none was trained
+    methods = possible_methods(model, heads)
+    everything = TrainedHeads(heads=heads.heads, trained=heads.heads)
+    if idle := [method for method in possible_methods(model, everything) if method not in methods]:
+        untrained = [head for head in heads.heads if head not in heads.trained]
+        verb = "was" if len(untrained) == 1 else "were"
+        print(f"decode: without {', '.join(idle)}: {' and '.join(untrained)} {verb} never trained")
+    return methods

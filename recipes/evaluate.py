@@ -1,5 +1,6 @@
 """`maya evaluate`: a finished model on a list of utterances, or on some files, without preparing anything."""
 
+import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,45 @@ from maya.data.corpus.folder import read_corpus
 from maya.data.corpus.manifest import Row, parse_object, read_lines, read_manifest
 from maya.data.corpus.metadata import read_metadata_csv, read_metadata_jsonl
 from maya.data.corpus.nemo import is_nemo, read_nemo
+from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.table.entry import Entry, entry_of
+from maya.data.table.cuts import entry_cut
 from maya.decode.base import Method
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import decode_table
 from maya.errors import MayaError
+from maya.recipes.arguments import add_checkpoint, add_device, add_json, add_num_samples
 from maya.recipes.decode import make_method
 from maya.recipes.experiment import DecodeConfig
+from maya.recipes.experiment_file import import_recorded
 from maya.recipes.score import normal_form
 from maya.recipes.transcribe import transcribe
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
 from maya.text.languages import language_among, language_code
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_checkpoint(p)
+    p.add_argument("audio", type=Path, nargs="*", help="audio files, instead of --manifest")
+    text = "JSON lines (Maya, NeMo, metadata.jsonl), .csv, or a folder"
+    p.add_argument("--manifest", type=Path, help=text)
+    p.add_argument("--reference", nargs="+", metavar="TEXT", help="the transcript of each audio file")
+    text = "auto (the default: the best trained head on dev), ctc, modified_beam ...; see decode.method"
+    p.add_argument("--method", default="auto", help=text)
+    text = "language code for utterances without one in the manifest; auto: identify it"
+    p.add_argument("--language", help=text)
+    add_num_samples(p)
+    add_json(p, "write all results as JSON, too")
+    add_device(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    import_recorded(args.checkpoint, args.experiment)
+    evaluate(
+        args.checkpoint, args.audio, manifest=args.manifest, references=args.reference, method=args.method,
+        language=args.language, num_samples=args.num_samples, json_file=args.json, device=args.device,
+    )  # fmt: skip
 
 
 def evaluate(
@@ -129,19 +156,19 @@ def _entries(folder: Path, rows: list[Row], source: Path) -> list[Entry]:
     anything = ProbeConfig(
         decode=False, min_seconds=0.0, max_seconds=float("inf"), max_chars_per_second=float("inf")
     )
-    probed, dropped = probe(folder, rows, anything)
+    entries, dropped = probe(folder, rows, anything)
     if dropped:
         first = dropped[0]
         raise MayaError(
             f"{source}: {len(dropped)} of {len(rows)} utterances cannot be evaluated, the first of them "
             f"{first.id!r} ({first.where}): {first.detail}; correct or remove them"
         )
-    return [entry_of(row) for row in probed]
+    return entries
 
 
 def _texts(recognizer: Recognizer, entries: list[Entry], method: Method, cfg: DecodeConfig) -> dict[str, str]:
     """The text of each utterance by its id."""
-    cuts = CutSet.from_cuts(e.cut() for e in entries)
+    cuts = CutSet.from_cuts(map(entry_cut, entries))
     rows = decode_table(recognizer, cuts, method, language=cfg.language, max_seconds=cfg.max_seconds)
     return {row.id: row.hypothesis.text for row in rows if row.hypothesis is not None}
 

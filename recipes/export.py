@@ -1,11 +1,50 @@
 """Export Maya models for other systems."""
 
+import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import maya
 from maya.convert import to_icefall, to_nemo
+from maya.convert.heads import HeadName
 from maya.convert.onnx.export import export_onnx as write_onnx
+from maya.recipes.arguments import COUNT, POSITIVE, add_checkpoint, add_parser
+from maya.recipes.experiment_file import import_recorded
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    formats = p.add_subparsers(dest="format", required=True, metavar="FORMAT")
+    nemo = add_parser(formats, "nemo", "a .nemo archive that NeMo restores")
+    icefall = add_parser(formats, "icefall", "a Zipformer's pretrained.pt that icefall loads")
+    onnx = add_parser(formats, "onnx", "a folder of ONNX graphs that sherpa-onnx loads")
+    outputs = {nemo: "the archive to write", onnx: "the folder to write",
+               icefall: "folder for pretrained.pt, bpe.model and tokens.txt"}  # fmt: skip
+    for each, text in outputs.items():
+        add_checkpoint(each)
+        each.add_argument("out", type=Path, help=text)
+    for each in (nemo, onnx):
+        text = "keep one language of a model with a language embedding, or `unknown`"
+        each.add_argument("--language", help=text)
+    text = "default: the transducer if it was trained, else CTC"
+    onnx.add_argument("--head", choices=get_args(HeadName), help=text)
+    onnx.add_argument("--int8", action="store_true", help="also write graphs with 8-bit weights")
+    text = "for a causal Zipformer: stream in chunks of N frames of 20 ms"
+    onnx.add_argument("--chunk-frames", type=POSITIVE, metavar="N", help=text)
+    text = "with --chunk-frames: frames of left context (default: 128)"
+    onnx.add_argument("--left-frames", type=COUNT, default=128, metavar="N", help=text)
+
+
+def run(args: argparse.Namespace) -> None:
+    import_recorded(args.checkpoint, args.experiment)
+    if args.format == "nemo":
+        export_nemo(args.checkpoint, args.out, language=args.language)
+    elif args.format == "icefall":
+        export_icefall(args.checkpoint, args.out)
+    else:
+        export_onnx(
+            args.checkpoint, args.out, head=args.head, language=args.language, int8=args.int8,
+            chunk_frames=args.chunk_frames, left_frames=args.left_frames,
+        )  # fmt: skip
 
 
 def export_nemo(checkpoint: Path, out: Path, *, language: str | None = None) -> None:

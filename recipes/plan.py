@@ -1,5 +1,6 @@
 """What training an experiment takes, before anything is started: size, work, memory, time, batches."""
 
+import argparse
 import json
 import math
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from maya.data.report.page import write_run_page
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import open_tokens, token_path
 from maya.errors import MayaError
+from maya.files import write_json
 from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.sizing import (
     Flops,
@@ -31,13 +33,48 @@ from maya.models.sizing import (
     parameters,
     with_checkpointing,
 )
-from maya.recipes.experiment import Experiment
+from maya.recipes.arguments import add_experiment, add_json
+from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.plan_text import plan_text
-from maya.text.tokenizer import Tokenizer
-from maya.train.runlog import write_json
+from maya.recipes.recorded import experiment_of
+from maya.text.load import load_tokenizer
 
 _BATCHES = 2000  # of the data's plan, of which the memory is computed
 _GB, _DAY = 1e9, 86400.0
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    text = "name of an experiment under egs/, such as mini, or a run folder"
+    p.add_argument("name", nargs="?", help=text)
+    add_experiment(p, required=False, default="NAME")
+    p.add_argument("--gpu", default="h200", help="h200 (default), h100, a100-80, l40s, rtx4090, v100 ...")
+    p.add_argument("--gpus", type=int, default=8, metavar="N", help="number of GPUs (default: 8)")
+    p.add_argument("--memory-gb", type=float, metavar="GB", help="memory of each GPU, if not as published")
+    text = "share of the GPU's peak rate that training reaches (default: 0.4)"
+    p.add_argument("--utilisation", type=float, default=0.4, metavar="SHARE", help=text)
+    text = "without --data: length of an utterance (default: 12)"
+    p.add_argument("--seconds", type=float, default=12.0, help=text)
+    text = "without --data: tokens in a second of speech (default: 4)"
+    p.add_argument("--tokens-per-second", type=float, default=4.0, metavar="N", help=text)
+    p.add_argument("--hours", type=float, help="hours of audio, for the time of one epoch")
+    p.add_argument("--data", type=Path, help="the folder that `maya prepare` wrote: plan its batches")
+    p.add_argument("--run-dir", type=Path, help="the run folder: use its tokenizer")
+    add_json(p, "write everything as JSON, too")
+
+
+def run(args: argparse.Namespace) -> None:
+    if (args.name is None) == (args.experiment is None):
+        raise MayaError("name the experiment once: by its file name alone, or with --experiment")
+    setup = Setup(
+        gpu=args.gpu, gpus=args.gpus, memory_gb=args.memory_gb, utilisation=args.utilisation,
+        seconds=args.seconds, tokens_per_second=args.tokens_per_second, hours=args.hours,
+    )  # fmt: skip
+    name, folder = args.name or args.experiment, args.run_dir
+    if args.experiment is None and (Path(name) / "config.json").is_file():
+        experiment, folder = experiment_of(Path(name), None, args.overrides), folder or Path(name)
+    else:
+        experiment = load_experiment(name, args.overrides)
+    plan(experiment, setup, data=args.data, run=folder, json_file=args.json)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +173,7 @@ def _complete(experiment: Experiment, run: Path | None) -> SpeechModelConfig:
     """The model with the vocabulary of the run's tokenizer, or of the one that would be trained."""
     vocab = experiment.model.vocab_size or experiment.tokenizer.vocab_size
     if run is not None and (run / "tokenizer.model").is_file():
-        vocab = Tokenizer.load(run / "tokenizer.model").vocab_size
+        vocab = load_tokenizer(run / "tokenizer.model").vocab_size
     return with_vocabulary(experiment.model, vocab, experiment.languages)
 
 
@@ -220,7 +257,7 @@ def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None)
 def _tokens(table: Table, setup: Setup, run: Path | None) -> tuple[NDArray[np.integer], str]:
     """Tokens of each utterance, and where the numbers are from."""
     if run is not None and (run / "tokenizer.model").is_file():
-        tokenizer = Tokenizer.load(run / "tokenizer.model")
+        tokenizer = load_tokenizer(run / "tokenizer.model")
         return open_tokens(token_path(run, "train"), table, tokenizer).counts, f"the tokenizer of {run}"
     estimated = np.ceil(table.durations * setup.tokens_per_second).astype(np.int32)
     return estimated, f"{setup.tokens_per_second:g} per second, an estimate: --run-dir names a tokenizer's"

@@ -1,13 +1,18 @@
 """Stage 6: hypotheses → error rates per language and accuracies per label, with intervals: tables, JSON, page."""
 
+import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from maya.decode.methods import METHODS
 from maya.errors import MayaError
+from maya.files import write_json
+from maya.recipes.arguments import add_force, add_num_samples, add_run
 from maya.recipes.markers import content, earlier_inputs, is_done, mark_done, table_identity
+from maya.recipes.recorded import data_of
 from maya.recipes.tokenizer import require
 from maya.score.labels import LabelledUtterance, LabelReport, label_result, label_table, score_label
 from maya.score.page import write_page
@@ -16,7 +21,7 @@ from maya.score.samples import sample_table
 from maya.text.languages import get_language
 from maya.text.normalize import normalize
 from maya.text.tokenizer import UNKNOWN
-from maya.train.runlog import git_state, write_json
+from maya.train.runlog import git_state
 
 T = TypeVar("T")
 SPLIT_NOTES = "splits.json"
@@ -29,6 +34,33 @@ class Scores:
 
     report: Report | None
     labels: list[LabelReport]
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_run(p)
+    p.add_argument(
+        "--data", type=Path, help="the prepared data, for notes on the splits; default: of training"
+    )
+    text = "the decoded split (default: test); all: one table of all"
+    p.add_argument("--split", default="test", help=text)
+    text = "compute the intervals over speakers, not utterances"
+    p.add_argument("--by-speaker", action="store_true", help=text)
+    add_num_samples(p)
+    add_force(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    try:
+        data = data_of(args.run_dir, args.data)
+    except MayaError:  # without them the notes on the splits are left out
+        data = None
+    options = {"data": data, "by_speaker": args.by_speaker, "force": args.force}
+    if args.split != "all":
+        score(args.run_dir, split=args.split, num_samples=args.num_samples, **options)
+        return
+    if args.num_samples:
+        raise MayaError("--num-samples shows utterances of one split: name it with --split")
+    score_all(args.run_dir, **options)
 
 
 def score(
@@ -183,3 +215,42 @@ def split_notes(data: Path | None) -> list[str]:
     return [
         f"test speakers are heard in training too (too few speakers to part them): {' '.join(sorted(shared))}"
     ]
+
+
+def score_all(run: Path, *, data: Path | None = None, by_speaker: bool = False, force: bool = False) -> str:
+    """Score everything that lies under `run`/decode and print one table of it, which is also written to
+    `run`/decode/wer.md. Raises MayaError when nothing has been decoded."""
+    top = run / "decode"
+    folders = sorted(path.parent.relative_to(top) for path in top.rglob("hyps.jsonl"))
+    if not folders:
+        raise MayaError(f"{top} holds no hypotheses; run stage 5 (decode) first")
+    reports: dict[tuple[str, str], Report] = {}
+    for folder in folders:
+        scores = score(run, split=str(folder), data=data, by_speaker=by_speaker, force=force, show=False)
+        if scores.report is not None:
+            reports[(str(folder.parent) if len(folder.parts) > 1 else "", folder.name)] = scores.report
+    table = wer_table(reports)
+    (top / "wer.md").write_text(table)
+    print(table, end="")
+    print(f"WER %, 95 % interval by bootstrap; reports and errors: {top}/*/*/{{report.html,errors.txt}}")
+    return table
+
+
+def wer_table(reports: dict[tuple[str, str], Report]) -> str:
+    """Markdown, by (method, set): a row for each method with the WER in % of each set and its interval. Rates
+    are macro averages where there are several languages."""
+    sets = sorted({name for _, name in reports})
+    methods = [m for m in ("", *METHODS) if m in {method for method, _ in reports}]
+    methods += sorted({method for method, _ in reports} - set(methods))
+    lines = ["| method | " + " | ".join(sets) + " |", "|---|" + "---|" * len(sets)]
+    for method in methods:
+        cells = [_cell(reports.get((method, name))) for name in sets]
+        lines.append(f"| {method or 'as configured'} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(report: Report | None) -> str:
+    if report is None:
+        return ""
+    spread = report.macro_wer_interval
+    return f"{100 * report.macro_wer:.2f} [{100 * spread.low:.2f}, {100 * spread.high:.2f}]"

@@ -4,10 +4,11 @@ Run:    ./egs/digits/run.sh --experiment zipformer
 Cost and result: see RESULTS.md in this folder.
 """
 
-from egs.digits import digits
 from maya.heads import CTCConfig, TransducerConfig
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
+
+from . import digits
 
 
 def experiment() -> Experiment:

@@ -6,9 +6,10 @@ Run:    maya convert nemo TINY.nemo exp/tiny
 The shape is that of the recorded model `tiny.nemo`. tests/egs/test_finetune_tiny.py runs it with eight steps.
 """
 
-from egs.indic12 import fastconformer_tdt_ctc_1b
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
+
+from . import fastconformer_tdt_ctc_1b
 
 
 def experiment() -> Experiment:

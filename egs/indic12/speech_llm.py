@@ -4,9 +4,10 @@ Run:    ./egs/indic12/run.sh --experiment speech_llm --corpus DIR --gpus 8
 README.md names the weights that it needs. Not run yet: no result is claimed.
 """
 
-from egs.indic12 import fastconformer_tdt_ctc_1b
 from maya.heads import LanguageModelConfig
 from maya.recipes.experiment import Experiment
+
+from . import fastconformer_tdt_ctc_1b
 
 
 def experiment() -> Experiment:

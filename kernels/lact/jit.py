@@ -27,8 +27,7 @@ def sigmoid(b_x):
 
 @triton.jit
 def span_tile(E, BT: tl.constexpr, BE: tl.constexpr):
-    """The head, frames and hidden channels of a program. Programs that run together share frames and weights.
-    """
+    """The head, frames and hidden channels of a program. Programs that run together share frames and weights."""
     i_n = tl.program_id(1).to(tl.int64)
     tiles = tl.cdiv(E, BE)
     o_t = tl.program_id(0) // tiles * BT + tl.arange(0, BT)

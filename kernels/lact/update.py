@@ -1,5 +1,4 @@
-"""The update of the fast weights on one span, and the apply, forward and backward, from the backends' parts.
-"""
+"""The update of the fast weights on one span, and the apply, forward and backward, from the backends' parts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -133,8 +132,7 @@ def update(ops: TorchOps, state: State, x: UpdateInputs) -> State:
 def update_backward(
     ops: TorchOps, state: State, x: UpdateInputs, dafter: State
 ) -> tuple[UpdateGradients, State]:
-    """Gradients of the inputs and of the state before, from that of the state after. Recomputes the forward.
-    """
+    """Gradients of the inputs and of the state before, from that of the state after. Recomputes the forward."""
     if UP not in x.changes:
         return _linear_attention_backward(ops, state, x, dafter)
     up, down = state.up.to(x.k.dtype), state.down.to(x.k.dtype)

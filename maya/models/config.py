@@ -71,7 +71,9 @@ class SpeechModelConfig:
         bring different ones."""
         brought = {name: made for name, head in self.heads.items() if (made := head.tokenizer()) is not None}
         if len({made.model_bytes for made in brought.values()}) > 1:
-            raise MayaError(f"the heads {' and '.join(brought)} need different tokenizers; remove one of them")
+            raise MayaError(
+                f"the heads {' and '.join(brought)} need different tokenizers; remove one of them"
+            )
         return next(iter(brought.values()), None)
 
     @property

@@ -45,7 +45,10 @@ def notes_of(trained: Sequence[str], steps: Mapping[str, int], dev: Scores) -> d
     by head."""
     names = dict.fromkeys((*steps, *trained, *dev))
     counts = {name: {"steps": steps[name]} if name in steps else {} for name in names}
-    return {"trained": list(trained), "heads": {name: {**counts[name], **dev.get(name, {})} for name in names}}
+    return {
+        "trained": list(trained),
+        "heads": {name: {**counts[name], **dev.get(name, {})} for name in names},
+    }
 
 
 def scores_by_head(scores: Mapping[str, float], heads: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -111,7 +114,9 @@ def trained_names(checkpoint: Checkpoint) -> tuple[str, ...]:
 def noted_steps(checkpoint: Checkpoint) -> dict[str, int]:
     """By head the number of steps that trained it, where the notes hold it."""
     noted = checkpoint.notes.get("heads", {})
-    return {name: noted[name]["steps"] for name in checkpoint.model_config.heads if "steps" in noted.get(name, {})}
+    return {
+        name: noted[name]["steps"] for name in checkpoint.model_config.heads if "steps" in noted.get(name, {})
+    }
 
 
 def check_heads_begin(cfg: TrainConfig, model: SpeechModel, steps: int) -> list[str]:

@@ -181,7 +181,11 @@ def train(
     run = Run(folder=run_dir, model=model, optimizer=optimizer, tokenizer=tokenizer, experiment=experiment,
               log=log)  # fmt: skip
     window, clock, stream = Window(), Clock(), material.batches(state.position)
-    pace, bf16, preferred = Pace(first=state.step), accelerator.mixed_precision == "bf16", experiment.decoding_head
+    pace, bf16, preferred = (
+        Pace(first=state.step),
+        accelerator.mixed_precision == "bf16",
+        experiment.decoding_head,
+    )
     validate = material.validate
     on_dev = partial(check_on_dev, run, state, validate) if validate else None
     if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):

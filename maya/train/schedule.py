@@ -122,7 +122,9 @@ def head_steps(cfg: TrainConfig, step: int, heads: Mapping[str, HeadConfig]) -> 
     """By head, how many of the first `step` steps trained it: it had weight and was not frozen."""
     counts = {name: head.steps_trained(step) for name, head in heads.items()}
     for name in heads.keys() & set(cfg.freeze):
-        in_freeze = heads[name].steps_trained(min(step, cfg.freeze_steps)) if cfg.freeze_steps else counts[name]
+        in_freeze = (
+            heads[name].steps_trained(min(step, cfg.freeze_steps)) if cfg.freeze_steps else counts[name]
+        )
         counts[name] -= in_freeze
     return counts
 

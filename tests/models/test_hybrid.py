@@ -34,7 +34,11 @@ def nemo_model(golden: dict[str, Any]) -> SpeechModel:
     )
     cfg.vocab_size = golden["V"]
     model = build_model(cfg).eval()
-    prefixes = {"decoder": "heads.transducer.decoder", "joint": "heads.transducer.joint", "ctc_decoder": "heads.ctc"}
+    prefixes = {
+        "decoder": "heads.transducer.decoder",
+        "joint": "heads.transducer.joint",
+        "ctc_decoder": "heads.ctc",
+    }
     model.load_state_dict(renamed(golden["state_dict"], prefixes), strict=True)
     return model
 

@@ -9,14 +9,14 @@ import pytest
 from maya.data.prepare.prepare import PrepareConfig, examine
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
+from maya.recipes.cli import main
 from maya.recipes.evaluate import read_rows
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.score import normal_form
 from maya.recipes.tokenizer import tokenizer
-from maya.recipes.validate import validate
 from maya.score.report import Utterance, make_report
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from tests.data.making import write_manifest, write_tone
 
 WORDS = {
@@ -64,7 +64,7 @@ def test_from_corpus_to_score(tmp_path: Path, code: str, texts: set[str]) -> Non
     assert {language for language, _ in rows} == {code} and texts <= {text for _, text in rows}
     assert "wrong_script" not in (tmp_path / "data/flagged.jsonl").read_text()
     tokenizer(experiment, tmp_path / "data", tmp_path / "run")
-    made = Tokenizer.load(tmp_path / "run/tokenizer.model")
+    made = load_tokenizer(tmp_path / "run/tokenizer.model")
     assert all(made.decode(made.encode(text)) == text for _, text in rows)
     raw = json.loads((tmp_path / "c/manifest.jsonl").read_text().splitlines()[0])["text"]
     report = make_report(
@@ -99,7 +99,7 @@ def test_an_experiment_of_other_languages_says_what_it_leaves_out(tmp_path: Path
     ):
         examine(tmp_path / "c", languages=Experiment(name="x").languages, cfg=PrepareConfig())
     found = examine(tmp_path / "c", languages=["Greek"], cfg=PrepareConfig())
-    assert {one.row.language for one in found.kept} == {"el"}
+    assert {one.language for one in found.kept} == {"el"}
     assert any("16 in fr (languages=el,fr takes them too)" in note for note in found.notes)
 
 
@@ -107,9 +107,9 @@ def test_validate_without_an_experiment_takes_all_languages(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_corpus(tmp_path / "c", "fr", "el")
-    validate(None, [], tmp_path / "c", None, None, None, None)
+    assert main(["validate", "--corpus", str(tmp_path / "c")]) == 0
     assert "32 utterances" in capsys.readouterr().out
-    validate(None, ["languages=el"], tmp_path / "c", None, None, None, None)
+    assert main(["validate", "--corpus", str(tmp_path / "c"), "--set", "languages=el"]) == 0
     out = capsys.readouterr().out
     assert "16 utterances" in out and "left out because their language was not asked for: 16 in fr" in out
 
@@ -125,7 +125,7 @@ def test_the_default_language_may_be_a_name(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav", 0.5)
     (tmp_path / "a.txt").write_text("oui")
     found = examine(tmp_path, languages=["fr"], cfg=PrepareConfig(language="French"))
-    assert [one.row.language for one in found.kept] == ["fr"]
+    assert [one.language for one in found.kept] == ["fr"]
     with pytest.raises(MayaError, match="unknown language 'Frensh'.*did you mean fr"):
         examine(tmp_path, languages=["fr"], cfg=PrepareConfig(language="Frensh"))
 

@@ -200,12 +200,22 @@ def test_a_speech_llm_of_an_earlier_version_loads(tmp_path: Path) -> None:
     flat |= {"stack": head.stack, "projector_hidden": head.projector_hidden, "prompt": head.prompt}
     flat |= {"lora": to_dict(head.lora)}
     state = old_names(model.state_dict(), older.LLM_NAMES)
-    assert {name.split(".")[0] for name in state} == {"preprocessor", "encoder", "projector", "lm", "lm_digest"}
+    assert {name.split(".")[0] for name in state} == {
+        "preprocessor",
+        "encoder",
+        "projector",
+        "lm",
+        "lm_digest",
+    }
     payload = {"model_config": flat, "weights": state, "step": 9, "notes": {"experiment": "x"}}
     write(tmp_path / "run" / "best.pt", payload, load_tokenizer(str(llm)))
     (tmp_path / "run" / "config.json").write_text(json.dumps({"decode": {"tokens_per_second": 5.0}}))
     loaded = load_checkpoint(tmp_path / "run")
     head.tokens_per_second = 5.0
-    assert loaded.older and isinstance(loaded.model_config, SpeechModelConfig) and loaded.model_config == model.cfg
+    assert (
+        loaded.older
+        and isinstance(loaded.model_config, SpeechModelConfig)
+        and loaded.model_config == model.cfg
+    )
     again = build(loaded).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())

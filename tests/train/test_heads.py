@@ -109,7 +109,14 @@ def checkpoint(notes: dict[str, Any], step: int = 9, **more: Any) -> Checkpoint:
 
 
 def test_notes_are_read_back() -> None:
-    scores = {"loss": 1.0, "error": 0.1, "ctc_wer": 0.3, "ctc_cer": 0.1, "ctc_wer_hi": 0.4, "mood_accuracy": 0.7}
+    scores = {
+        "loss": 1.0,
+        "error": 0.1,
+        "ctc_wer": 0.3,
+        "ctc_cer": 0.1,
+        "ctc_wer_hi": 0.4,
+        "mood_accuracy": 0.7,
+    }
     by_head = {"ctc": {"wer": 0.3, "cer": 0.1}, "mood": {"accuracy": 0.7}}
     assert scores_by_head(scores, ("transducer", "ctc", "mood")) == by_head
     notes = head_notes(TrainConfig(), model_of(ctc_first=20), 9, scores)

@@ -73,8 +73,13 @@ def test_the_model_is_the_same(tmp_path: Path, pieces: Tokenizer) -> None:
         "preprocessor", "encoder", "decoder", "joint", "simple_joint", "ctc_decoder", "attention_decoder",
         "language_head", "language_embedding",
     }  # fmt: skip
-    notes = {"trained": ["ctc"], "heads": {"transducer": {"steps": 0}, "ctc": {"steps": 7, "wer": 0.3, "cer": 0.1}}}
-    write(tmp_path / "best.pt", {"model_config": flat(cfg), "weights": state, "step": 7, "notes": notes}, pieces)
+    notes = {
+        "trained": ["ctc"],
+        "heads": {"transducer": {"steps": 0}, "ctc": {"steps": 7, "wer": 0.3, "cer": 0.1}},
+    }
+    write(
+        tmp_path / "best.pt", {"model_config": flat(cfg), "weights": state, "step": 7, "notes": notes}, pieces
+    )
     loaded = ckpt.load_checkpoint(tmp_path)
     assert loaded.older and loaded.model_config == model.cfg and loaded.notes["heads"]["ctc"]["steps"] == 7
     heads = read_heads(loaded)
@@ -112,7 +117,11 @@ def test_trained_heads_and_schedules_follow_from_the_saved_experiment(
     """The options lie in the file of a training checkpoint, or in config.json of its run."""
     cfg = options(attention_weight=0.0, language_id_weight=0.0)
     model = SpeechModel(cfg.model_config())
-    payload: dict[str, Any] = {"model_config": flat(cfg), "weights": old_names(model.state_dict()), "step": step}
+    payload: dict[str, Any] = {
+        "model_config": flat(cfg),
+        "weights": old_names(model.state_dict()),
+        "step": step,
+    }
     payload |= {"notes": {"experiment": "x"}}
     if place == "inside" and train is not None:
         payload["training"] = {"experiment": {"train": train}}
@@ -142,7 +151,9 @@ def test_converted_models(tmp_path: Path, pieces: Tokenizer, untrained: list[str
     cfg = options(attention_weight=0.0, language_id_weight=0.0)
     state = old_names(SpeechModel(cfg.model_config()).state_dict())
     notes = {"untrained": untrained}
-    write(tmp_path / "best.pt", {"model_config": flat(cfg), "weights": state, "step": 0, "notes": notes}, pieces)
+    write(
+        tmp_path / "best.pt", {"model_config": flat(cfg), "weights": state, "step": 0, "notes": notes}, pieces
+    )
     assert trained_names(ckpt.load_checkpoint(tmp_path / "best.pt")) == trained
 
 
@@ -179,7 +190,11 @@ def test_an_old_run_is_averaged_and_starts_another_and_is_not_continued(tmp_path
         assert cfg.model_config() == model
         training = payload["training"]
         training["average"]["mean"] = old_names(training["average"]["mean"])
-        payload |= {"format": older.FORMAT, "model_config": flat(cfg), "weights": old_names(payload["weights"])}
+        payload |= {
+            "format": older.FORMAT,
+            "model_config": flat(cfg),
+            "weights": old_names(payload["weights"]),
+        }
         path.unlink()
         torch.save(payload, path)
     average(exp, tmp_path / "data", old, avg=2, force=True)

@@ -49,7 +49,9 @@ def heads(**options: Any) -> dict[str, HeadConfig]:
 def test_encoder_and_heads_share_one_cosine_and_its_floor() -> None:
     cfg = production()
     steps = range(7_000, 200_001, 1_000)  # after the warm-up of both
-    of_heads, encoder = ([rate(cfg, s) for s in steps] for rate in (schedule.head_rate, schedule.encoder_rate))
+    of_heads, encoder = (
+        [rate(cfg, s) for s in steps] for rate in (schedule.head_rate, schedule.encoder_rate)
+    )
     done = [(h - 1e-5) / (1e-3 - 1e-5) for h in of_heads]
     assert done == pytest.approx([(e - 1e-5) / (2e-5 - 1e-5) for e in encoder])
     assert of_heads[-1] == encoder[-1] == 1e-5

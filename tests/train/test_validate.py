@@ -10,8 +10,8 @@ from maya.config import config
 from maya.data.loading.batch import Batch, make_batch
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.methods import greedy
-from maya.encoders.conformer.fastconformer import FastConformer
 from maya.encoders import Encoded
+from maya.encoders.conformer.fastconformer import FastConformer
 from maya.heads import ClassifyConfig, Head, HeadConfig, Prediction
 from maya.heads.base import LossStep
 from maya.models.speech_model import SpeechModel
@@ -172,7 +172,9 @@ def test_a_classifier_is_scored_by_class(alone: bool, monkeypatch: pytest.Monkey
     cfg.heads = {"feeling": mood} if alone else {"ctc": cfg.heads["ctc"], "feeling": mood}
     model, given = SpeechModel(cfg), labelled()
     module = model.head("feeling")
-    predicted = iter([Prediction(label=label, probability=1.0) for label in ("sad", "sad", "glad", "sad", "glad")])
+    predicted = iter(
+        [Prediction(label=label, probability=1.0) for label in ("sad", "sad", "glad", "sad", "glad")]
+    )
     monkeypatch.setattr(module, "predict", lambda encoded: [next(predicted) for _ in encoded.lens])
     scores = validate_of(given)(model)
     # Of two sad ones both are right, of two glad ones one; the utterance without a label does not count.
