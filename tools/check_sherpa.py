@@ -31,16 +31,16 @@ def sherpa(job: dict[str, Any]) -> list[dict[str, Any]]:
     sherpa_onnx = importlib.import_module("sherpa_onnx")
 
     folder, kind = Path(job["folder"]), ".int8.onnx" if job["int8"] else ".onnx"
-    how = {"tokens": str(folder / "tokens.txt"), "num_threads": 1, "feature_dim": job["mels"]}
+    options = {"tokens": str(folder / "tokens.txt"), "num_threads": 1, "feature_dim": job["mels"]}
     models = {name: str(folder / f"{name}{kind}") for name in ("encoder", "decoder", "joiner")}
     online, offline = sherpa_onnx.OnlineRecognizer, sherpa_onnx.OfflineRecognizer
-    if job["head"] == "transducer":
-        recognizer = (online if job["streaming"] else offline).from_transducer(**models, **how)
+    if Path(models["joiner"]).exists():
+        recognizer = (online if job["streaming"] else offline).from_transducer(**models, **options)
     elif job["streaming"]:
-        recognizer = online.from_zipformer2_ctc(model=str(folder / f"model{kind}"), **how)
+        recognizer = online.from_zipformer2_ctc(model=str(folder / f"model{kind}"), **options)
     else:
-        recognizer = offline.from_zipformer_ctc(model=str(folder / f"model{kind}"), **how)
-    found = []
+        recognizer = offline.from_zipformer_ctc(model=str(folder / f"model{kind}"), **options)
+    results = []
     for path in job["audio"]:
         stream = recognizer.create_stream()
         stream.accept_waveform(RATE, np.fromfile(path, dtype=np.float32))
@@ -52,8 +52,8 @@ def sherpa(job: dict[str, Any]) -> list[dict[str, Any]]:
         else:
             recognizer.decode_stream(stream)
             result = stream.result
-        found.append({"tokens": list(result.tokens), "seconds": list(result.timestamps)})
-    return found
+        results.append({"tokens": list(result.tokens), "seconds": list(result.timestamps)})
+    return results
 
 
 def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def check(model: Any, python: str, audio: list[Path], work: Path) -> Iterator[tu
             folder = work / f"{head}-{streaming}"
             chunks = {"chunk_frames": CHUNK, "left_frames": LEFT} if streaming else {}
             to_sherpa_onnx(model, folder, head=head, int8=True, **chunks)
-            expected = [maya_tokens(model, one, head, streaming) for one in samples]
+            expected = [maya_tokens(model, utterance, head, streaming) for utterance in samples]
             for int8 in (False, True):
                 job: dict[str, Any] = {
                     "folder": str(folder),
@@ -115,15 +115,15 @@ def check(model: Any, python: str, audio: list[Path], work: Path) -> Iterator[tu
                 )
                 if done.returncode:
                     raise SystemExit(f"sherpa-onnx failed:\n{done.stderr[-2000:]}")
-                found = json.loads(done.stdout.splitlines()[-1])
+                results = json.loads(done.stdout.splitlines()[-1])
                 what = f"{head} {'streaming' if streaming else 'whole'} {'int8' if int8 else 'fp32'}"
-                yield (what, *_compared(found, expected, int8))
+                yield (what, *_compared(results, expected, int8))
 
 
-def _compared(found: list[dict], expected: list[dict], int8: bool) -> tuple[str, bool]:
-    count = sum(len(one["tokens"]) for one in expected)
+def _compared(results: list[dict], expected: list[dict], int8: bool) -> tuple[str, bool]:
+    count = sum(len(row["tokens"]) for row in expected)
     same = [a["tokens"] == b["tokens"] and np.allclose(a["seconds"], b["seconds"], atol=1e-3)
-            for a, b in zip(found, expected, strict=True)]  # fmt: skip
+            for a, b in zip(results, expected, strict=True)]  # fmt: skip
     return f"{sum(same)} of {len(same)} utterances equal, {count} tokens", int8 or all(same)
 
 

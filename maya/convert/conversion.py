@@ -39,9 +39,8 @@ def strict(
 ) -> dict[str, Tensor]:
     """The weights, by Maya's names, in the order of a model's state dict.
 
-    original: (the name of a tensor in the file, the tensor in the shape that it has there), for errors;
-    `network` describes the expected model. Raises MayaError for a tensor that is missing, unexpected, of
-    another shape, or not finite.
+    original: gives a tensor's name and shape in the file, for errors. network: describes the expected model.
+    Raises MayaError for a tensor that is missing, unexpected, of another shape, or not finite.
     """
     with torch.device("meta"):
         expected = SpeechModel(config).state_dict()
