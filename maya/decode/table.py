@@ -64,10 +64,9 @@ def decode_batch(
 ) -> list[DecodedRow]:
     """The rows of a batch, hypotheses without text. Put the model in eval mode first."""
     encoded = model.encode_audio(batch.audio, batch.audio_lens, hidden=model.hidden)
+    langs = batch.langs if language == "known" else None
     if language == "auto":
         langs = identify(model, encoded)[0]
-    else:
-        langs = batch.langs if language == "known" else None
     predictions = predict(model, encoded, langs)
     labels = {label: true_labels(model, batch, label) for label in predictions}
     hyps = method(encoded, langs) if method else [None] * batch.size

@@ -92,7 +92,7 @@ def make_validate(
         scores = {"loss": loss / max(count, 1.0)}
         if text:
             scores |= rates_of_heads([row for rows, _ in shares for row in rows], text, method)
-        accuracies = {}
+        accuracies: dict[str, float] = {}
         for name in predicting:
             accuracies |= accuracy([pair for _, classes in shares for pair in classes[name]], name)
         error = next((1 - value for value in accuracies.values()), scores["loss"])

@@ -20,7 +20,8 @@ from lhotse.cut import Cut
 from lhotse.lazy import LazyManifestIterator
 from lhotse.utils import fastcopy
 
-from maya.audio.tar_audio import byte_range_source, file_stamp
+from maya.audio.byte_ranges import file_stamp
+from maya.audio.lhotse_audio import byte_range_source
 from maya.audio.tar_members import TarMembers
 from maya.data.corpus.shar import shar_shards
 from maya.errors import MayaError

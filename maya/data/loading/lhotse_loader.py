@@ -26,13 +26,15 @@ from torch.utils.data import Dataset
 
 from maya.audio.load import load_cut_audio
 from maya.data.loading.augment import Augment
-from maya.data.loading.batch import Batch, language_index, make_batch
+from maya.data.loading.batch import Batch, make_batch
+from maya.data.loading.by_length import batches_by_length
 from maya.data.loading.lhotse_cuts import CutSource, Transcripts, UnusableCut, described
-from maya.data.loading.loader import Readahead, _longest_first
+from maya.data.loading.loader import Readahead
 from maya.data.loading.reading import Made, Skipped, Skips
 from maya.data.plan.config import Position
 from maya.data.plan.sampler import PlanSampler
 from maya.errors import MayaError
+from maya.text.languages import language_index
 from maya.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -243,6 +245,7 @@ class CutReader(Dataset[Made]):
             [language_index(code, self.transcripts.languages) for code, _ in spoken],
             [cut.id for cut, _ in audio],
             sample_rate=self.sample_rate,
+            labels=_labels([cut for cut, _ in audio]),
         )
 
     def _audio(self, cut: Cut, epoch: int) -> Tensor:
@@ -297,7 +300,7 @@ class CutEvalLoader:
         if len(self.references) < len(utterances):
             raise MayaError("two cuts to evaluate on have the same id; give each an id of its own")
         durations = np.array([cut.duration for cut in utterances])
-        self._batches = _longest_first(durations, max_seconds, max_utterances)[rank::world_size]
+        self._batches = batches_by_length(durations, max_seconds, max_utterances)[rank::world_size]
         self.left_out: list[Skipped] = []
         self._skips = Skips(len(utterances), world_size, max_skipped, skip_log)
 
@@ -310,3 +313,12 @@ class CutEvalLoader:
             self._skips.add(made.skipped)
             if not made.is_empty:
                 yield made.batch
+
+
+def _labels(cuts: list[Cut]) -> dict[str, list[str | None]]:
+    """The labels of a batch by name: the speaker, and those in the custom field `labels` of supervisions."""
+    rows: list[dict[str, str | None]] = []
+    for cut in cuts:
+        supervision = cut.supervisions[0]
+        rows.append({"speaker": supervision.speaker, **((supervision.custom or {}).get("labels") or {})})
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(n for row in rows for n in row)}
