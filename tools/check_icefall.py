@@ -95,18 +95,19 @@ def compare(ours: Recognizer, theirs: Any, feats: Tensor, lens: Tensor) -> Itera
         own_chunked, _ = model.encoder(feats, lens, chunking=Chunking(16, 64))
         yield _bounded("encoder in chunks of 16", own_chunked[:, : chunked.shape[1]], chunked)
     tokens = torch.randint(3, model.cfg.vocab_size, (1, 6))
-    if model.cfg.transducer != "none":
+    heads: dict[str, Any] = dict(model.named_heads())
+    if transducer := heads.get("transducer"):
         started = torch.nn.functional.pad(tokens, (1, 0))
-        pred, own_pred = theirs.decoder(started), model.decoder(tokens)
+        pred, own_pred = theirs.decoder(started), transducer.decoder(tokens)
         yield _bounded("decoder", own_pred, pred)
         logits = theirs.joiner(enc[:, :4, None], pred[:, None])
-        yield _bounded("joiner", model.joint(own[:, :4], own_pred), logits)
-    if model.cfg.ctc_weight > 0:
-        yield _bounded("CTC", model.ctc_decoder(own), theirs.ctc_output(enc))
-    if model.cfg.attention_weight > 0:
+        yield _bounded("joiner", transducer.joint(own[:, :4], own_pred), logits)
+    if ctc := heads.get("ctc"):
+        yield _bounded("CTC", ctc(own), theirs.ctc_output(enc))
+    if attention := heads.get("attention"):
         started, size = torch.nn.functional.pad(tokens, (1, 0), value=1), torch.tensor([6])
         logits = theirs.attention_decoder.decoder(started, size + 1, enc, enc_lens)
-        yield _bounded("attention decoder", model.attention_decoder(own, own_lens, tokens, size), logits)
+        yield _bounded("attention decoder", attention(own, own_lens, tokens, size), logits)
 
 
 def check(ours: Recognizer, folder: Path, checkout: Path, audio: list[Path]) -> Iterator[Row]:

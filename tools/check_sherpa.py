@@ -31,16 +31,16 @@ def sherpa(job: dict[str, Any]) -> list[dict[str, Any]]:
     sherpa_onnx = importlib.import_module("sherpa_onnx")
 
     folder, kind = Path(job["folder"]), ".int8.onnx" if job["int8"] else ".onnx"
-    how = {"tokens": str(folder / "tokens.txt"), "num_threads": 1, "feature_dim": job["mels"]}
+    options = {"tokens": str(folder / "tokens.txt"), "num_threads": 1, "feature_dim": job["mels"]}
     models = {name: str(folder / f"{name}{kind}") for name in ("encoder", "decoder", "joiner")}
     online, offline = sherpa_onnx.OnlineRecognizer, sherpa_onnx.OfflineRecognizer
-    if job["head"] == "transducer":
-        recognizer = (online if job["streaming"] else offline).from_transducer(**models, **how)
+    if Path(models["joiner"]).exists():
+        recognizer = (online if job["streaming"] else offline).from_transducer(**models, **options)
     elif job["streaming"]:
-        recognizer = online.from_zipformer2_ctc(model=str(folder / f"model{kind}"), **how)
+        recognizer = online.from_zipformer2_ctc(model=str(folder / f"model{kind}"), **options)
     else:
-        recognizer = offline.from_zipformer_ctc(model=str(folder / f"model{kind}"), **how)
-    found = []
+        recognizer = offline.from_zipformer_ctc(model=str(folder / f"model{kind}"), **options)
+    results = []
     for path in job["audio"]:
         stream = recognizer.create_stream()
         stream.accept_waveform(RATE, np.fromfile(path, dtype=np.float32))
@@ -52,8 +52,8 @@ def sherpa(job: dict[str, Any]) -> list[dict[str, Any]]:
         else:
             recognizer.decode_stream(stream)
             result = stream.result
-        found.append({"tokens": list(result.tokens), "seconds": list(result.timestamps)})
-    return found
+        results.append({"tokens": list(result.tokens), "seconds": list(result.timestamps)})
+    return results
 
 
 def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> 
     import torch
 
     from maya.decode.base import MethodContext
-    from maya.decode.methods import METHODS
+    from maya.decode.methods import greedy_method
     from maya.encoders import Encoded
     from maya.encoders.zipformer.config import WHOLE, Chunking
 
@@ -72,9 +72,11 @@ def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> 
         if streaming:  # whole chunks alone
             chunks = (int(lens) - 2 * CHUNK - 13) // (2 * CHUNK) + 1
             enc_lens = enc_lens.clamp(max=chunks * CHUNK // 2)
-        options = {"max_symbols": 1} if head == "transducer" else {}
-        method = METHODS[head](**options).build(MethodContext(model=network, heads=(head,)))
-        (hyp,) = method(Encoded(enc, enc_lens))
+        method = greedy_method(network.cfg.heads[head])
+        if hasattr(method, "max_symbols"):
+            method.max_symbols = 1
+        context = MethodContext(model=network, heads=(head,))
+        (hyp,) = method.build(context)(Encoded(enc, enc_lens))
     pieces = model.tokenizer.pieces(hyp.tokens)
     seconds = [frame * network.frame_seconds for frame in hyp.frames]
     return {"tokens": [piece.replace("▁", " ") for piece in pieces], "seconds": seconds}
@@ -92,16 +94,14 @@ def check(model: Any, python: str, audio: list[Path], work: Path) -> Iterator[tu
         samples.append(np.append(load_audio(path), np.zeros(int(TAIL_SECONDS * RATE), dtype=np.float32)))
         raw.append(work / f"{number}.raw")
         samples[-1].astype(np.float32).tofile(raw[-1])
-    heads: list[Any] = [
-        name for name, has in (("transducer", cfg.transducer != "none"), ("ctc", cfg.ctc_weight)) if has
-    ]
+    heads: list[Any] = list(cfg.text_heads)
     model = with_blank_first(model)
     for streaming in (False, True) if cfg.encoder.causal else (False,):
         for head in heads:
             folder = work / f"{head}-{streaming}"
             chunks = {"chunk_frames": CHUNK, "left_frames": LEFT} if streaming else {}
             to_sherpa_onnx(model, folder, head=head, int8=True, **chunks)
-            expected = [maya_tokens(model, one, head, streaming) for one in samples]
+            expected = [maya_tokens(model, utterance, head, streaming) for utterance in samples]
             for int8 in (False, True):
                 job: dict[str, Any] = {
                     "folder": str(folder),
@@ -115,15 +115,15 @@ def check(model: Any, python: str, audio: list[Path], work: Path) -> Iterator[tu
                 )
                 if done.returncode:
                     raise SystemExit(f"sherpa-onnx failed:\n{done.stderr[-2000:]}")
-                found = json.loads(done.stdout.splitlines()[-1])
+                results = json.loads(done.stdout.splitlines()[-1])
                 what = f"{head} {'streaming' if streaming else 'whole'} {'int8' if int8 else 'fp32'}"
-                yield (what, *_compared(found, expected, int8))
+                yield (what, *_compared(results, expected, int8))
 
 
-def _compared(found: list[dict], expected: list[dict], int8: bool) -> tuple[str, bool]:
-    count = sum(len(one["tokens"]) for one in expected)
+def _compared(results: list[dict], expected: list[dict], int8: bool) -> tuple[str, bool]:
+    count = sum(len(row["tokens"]) for row in expected)
     same = [a["tokens"] == b["tokens"] and np.allclose(a["seconds"], b["seconds"], atol=1e-3)
-            for a, b in zip(found, expected, strict=True)]  # fmt: skip
+            for a, b in zip(results, expected, strict=True)]  # fmt: skip
     return f"{sum(same)} of {len(same)} utterances equal, {count} tokens", int8 or all(same)
 
 
@@ -136,7 +136,9 @@ def random_models(folder: Path) -> Iterator[tuple[str, Any]]:
         torch.manual_seed(3)
         model = files.recognizer(folder, **fields)
         with torch.no_grad():
-            model.model.joint.joint_net[2].bias[2] = model.model.ctc_decoder.decoder_layers[0].bias[2] = -1e4
+            heads = model.model.heads
+            heads["transducer"].joint.joint_net[2].bias[2] = -1e4
+            heads["ctc"].decoder_layers[0].bias[2] = -1e4
         yield kind, model
 
 
