@@ -13,9 +13,9 @@ from maya.encoders.zipformer.regularizers import set_batch_count
 from maya.errors import MayaError
 from maya.features.noise import AddNoise
 from maya.features.specaugment import SpecAugment
-from maya.heads import Head, HeadContext, LossStep, final_weights, head_weights
+from maya.heads import Head, LossStep, final_weights, head_weights
 from maya.heads.base import add_weighted
-from maya.models.config import SpeechModelConfig, check
+from maya.models.config import SpeechModelConfig, check, head_context
 
 ENCODER = "encoder"  # the part of a model that is not a head
 
@@ -47,10 +47,7 @@ class SpeechModel(nn.Module):
         self.noise = AddNoise(cfg.noise)
         self.specaugment = SpecAugment(cfg.specaugment)
         self.encoder: Encoder = cfg.encoder.build()
-        context = HeadContext(
-            dim=cfg.encoder.d_model, labels=cfg.labels, blank=cfg.blank, languages=cfg.languages,
-            layers=len(self.encoder.blocks()),
-        )  # fmt: skip
+        context = head_context(cfg, len(self.encoder.blocks()))
         self.heads = nn.ModuleDict({name: head.build(context) for name, head in cfg.heads.items()})
         if cfg.language_embedding:
             self.language_embedding = nn.Embedding(len(cfg.languages), cfg.encoder.d_model)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from maya.config import config
-from maya.encoders.base import EncoderConfig
+from maya.encoders.base import EncoderConfig, Miniatures
 from maya.encoders.conformer.attention import Span
 from maya.encoders.conformer.subsampling import subsampled_lens
 from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
@@ -51,6 +51,15 @@ class LaCTConfig(FastWeightConfig, EncoderConfig):
 
     def subsampled(self, frames: Any) -> Any:
         return subsampled_lens(frames, self.subsampling_factor, self.causal_downsampling)
+
+    def miniatures(self) -> Miniatures:
+        """Equal layers keep equal amounts, so one and two of them tell about all. They are counted on whole
+        chunks, and on more frames than a window has."""
+        group = 1 if self.order == "whole" else self.chunk
+        frames = group * -(-(self.span.window + 1) // group)
+        one, two = (replace(self, n_layers=layers) for layers in (1, 2))
+        parts = [(one, 2.0 - self.n_layers, 0.0), (two, self.n_layers - 1.0, 1.0)]
+        return Miniatures(parts, frames, pairs=False)
 
 
 def streaming(cfg: LaCTConfig, *, chunk: int = 32, order: str = "chunk_causal", **options: Any) -> LaCTConfig:
