@@ -83,11 +83,12 @@ def encoder_memory(cfg: EncoderConfig, *, cuda: bool, bf16: bool) -> EncoderMemo
 def _encoder_memory(cfg_json: str, kind: type, cuda: bool, bf16: bool) -> EncoderMemory:
     cfg: EncoderConfig = from_dict(kind, json.loads(cfg_json))
     small = cfg.miniatures()
-    shapes = [(b, n * small.frames) for b in (1, 3) for n in ((1, 2, 3) if small.pairs else (1, 3))]
+    sizes = [(1, 1), (3, 1), (1, 3), (3, 3), (1, 2)][: 5 if small.pairs else 4]
+    shapes = [(b, n * small.frames) for b, n in sizes]
     kept = front = work = np.zeros(len(shapes))
     widest = 0.0
     for part, of_kept, of_work in small.parts:
-        counts = [_count(part, *shape, cuda, bf16) for shape in shapes]
+        counts = _count(part, shapes, cuda=cuda, bf16=bf16)
         kept = kept + of_kept * np.array([c.kept for c in counts])
         front = front + of_kept * np.array([c.front for c in counts])
         work = work + of_work * np.array([c.work for c in counts])
@@ -108,31 +109,35 @@ class _Counts:
     widest: int
 
 
-def _count(cfg: EncoderConfig, batch: int, frames: int, cuda: bool, bf16: bool) -> _Counts:
-    """Bytes of one training step of a batch of `frames` encoder frames each."""
-    length = feature_frames(cfg, frames)
+def _count(cfg: EncoderConfig, shapes: list[tuple[int, int]], *, cuda: bool, bf16: bool) -> list[_Counts]:
+    """Bytes of one training step for each of the shapes: utterances, and encoder frames of each."""
+    with torch.random.fork_rng(devices=[]), ExitStack() as stack:
+        torch.manual_seed(0)
+        encoder: Encoder = cfg.build().train()
+        set_batch_count(encoder, _WARM)
+        if cuda:
+            stack.enter_context(as_on_cuda(encoder, bf16=bf16))
+        return [_count_step(encoder, *shape, cuda and bf16) for shape in shapes]
+
+
+def _count_step(encoder: Encoder, batch: int, frames: int, bf16: bool) -> _Counts:
     live, entry = Live(), []  # of the first block: bytes kept before it, the largest of them, its input
 
     def before(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if not entry:  # checkpointing runs a block twice
             entry.extend((live.now, live.largest, args[0]))
 
-    with torch.random.fork_rng(devices=[]), ExitStack() as stack:
-        torch.manual_seed(0)
-        encoder: Encoder = cfg.build().train()
-        set_batch_count(encoder, _WARM)
-        for block in encoder.blocks()[:1]:
-            block.register_forward_pre_hook(before)
-        x = torch.zeros(batch, length, cfg.feat_in, requires_grad=True)
-        lens = torch.full((batch,), length)
-        if cuda:
-            stack.enter_context(as_on_cuda(encoder, bf16=bf16))
-        stack.enter_context(live)
-        with torch.autocast("cpu", torch.bfloat16, enabled=cuda and bf16):
-            y = encoder(x, lens).frames
+    hooks = [block.register_forward_pre_hook(before) for block in encoder.blocks()[:1]]
+    length = feature_frames(encoder.cfg, frames)
+    x = torch.zeros(batch, length, encoder.cfg.feat_in, requires_grad=True)
+    with live:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            y = encoder(x, torch.full((batch,), length)).frames
         front, widest, source = entry or (0, 0, x)
         kept = live.peak = live.now
         backward(y.sum(), source)  # no gradients of parameters: they are counted apart
+    for hook in hooks:
+        hook.remove()
     return _Counts(kept - front, front, live.peak - kept, widest)
 
 

@@ -105,30 +105,30 @@ def parameters(model: SpeechModel) -> dict[str, int]:
     return counts
 
 
-def memory(cfg: SpeechModelConfig, how: Training, model: nn.Module | None = None) -> Memory:
+def memory(cfg: SpeechModelConfig, training: Training, model: nn.Module | None = None) -> Memory:
     """The memory of training `cfg`. model: if it exists already, on any device. Raises MayaError for a head
     that cannot be estimated; `maya.train.memory_probe` measures those."""
     model = model or meta_model(cfg)
     count = sum(p.numel() for p in model.parameters())
-    out = Memory(resident=not how.cuda)
+    out = Memory(resident=not training.cuda)
     out.states = {
-        "process": Terms(fixed=PROCESS_CUDA if how.cuda else PROCESS_CPU),
+        "process": Terms(fixed=PROCESS_CUDA if training.cuda else PROCESS_CPU),
         "weights (fp32)": Terms(fixed=4.0 * count),
         "optimizer (AdamW, fp32)": Terms(fixed=8.0 * count),
         "audio": Terms(frame=2 * 4.0 * _samples_per_frame(cfg)),
     }
     average = {"average of the weights (fp64)": Terms(fixed=8.0 * count)}
-    if how.cuda:
+    if training.cuda:
         out.host = average
     else:
         out.states |= average
     gradients = Terms(fixed=4.0 * count)
-    if how.hold_gradients:
+    if training.hold_gradients:
         out.states["gradients (fp32)"] = gradients
-    if how.bf16:
+    if training.bf16:
         out.states["bf16 copies of the weights"] = Terms(fixed=2.0 * count)
-    heads = _heads(out, cfg, how)
-    _encoder(out, cfg, how, heads)
+    heads = _heads(out, cfg, training)
+    _encoder(out, cfg, training, heads)
     out.moments["features"] = Moment(extra=_features(cfg), gone=frozenset(out.kept))
     return out
 
@@ -137,10 +137,10 @@ def _samples_per_frame(cfg: SpeechModelConfig) -> float:
     return cfg.features.sample_rate * cfg.features.hop_ms / 1000 * cfg.encoder.subsampling_factor
 
 
-def _encoder(out: Memory, cfg: SpeechModelConfig, how: Training, released: frozenset[str]) -> None:
+def _encoder(out: Memory, cfg: SpeechModelConfig, training: Training, released: frozenset[str]) -> None:
     """released: components of heads that are gone when the encoder's backward pass runs."""
     enc, front = cfg.encoder, "features and subsampling"
-    measured = encoder_memory(enc, cuda=how.cuda, bf16=how.bf16)
+    measured = encoder_memory(enc, cuda=training.cuda, bf16=training.bf16)
     features = 4.0 * enc.feat_in * enc.subsampling_factor
     # Features and the encoder's output exist in two versions each: before and after masks.
     ends = Terms(frame=2 * features + 2 * 4.0 * enc.d_model)
@@ -150,7 +150,7 @@ def _encoder(out: Memory, cfg: SpeechModelConfig, how: Training, released: froze
     widest = Terms(frame=2 * measured.widest)
     gone = frozenset(out.kept) - {front}
     out.moments["subsampling, backward"] = Moment(extra=widest, gone=gone)
-    if not how.hold_gradients:  # all of them exist when the backward pass ends
+    if not training.hold_gradients:  # all of them exist when the backward pass ends
         gradients = out.states["weights (fp32)"]
         out.moments["end of the backward pass"] = Moment(extra=gradients + widest, gone=gone)
 
@@ -162,12 +162,12 @@ def _features(cfg: SpeechModelConfig) -> Terms:
     return Terms(frame=float(spectrum) + 3 * 4.0 * _samples_per_frame(cfg))
 
 
-def _heads(out: Memory, cfg: SpeechModelConfig, how: Training) -> frozenset[str]:
+def _heads(out: Memory, cfg: SpeechModelConfig, training: Training) -> frozenset[str]:
     """Adds the heads; returns the components that their backward pass frees. It begins with the last head."""
     context, released = head_context(cfg), frozenset[str]()
     for name, head in reversed(cfg.heads.items()):
         if head.weight:
-            parts = head.memory(name, context, cuda=how.cuda)
+            parts = head.memory(name, context, cuda=training.cuda)
             out.kept = parts.kept | out.kept
             moments = {name: Moment(extra=extra, gone=released) for name, extra in parts.moments.items()}
             out.moments = moments | out.moments
@@ -175,11 +175,11 @@ def _heads(out: Memory, cfg: SpeechModelConfig, how: Training) -> frozenset[str]
     return released
 
 
-def largest_batch(found: Memory, allowed: float, frames: int, tokens: int, *, seconds: float) -> int:
+def largest_batch(memory: Memory, allowed: float, frames: int, tokens: int, *, seconds: float) -> int:
     """The most utterances of a size that `allowed` bytes hold; MayaError where not one fits."""
-    batch = found.room(allowed, frames, tokens)
+    batch = memory.room(allowed, frames, tokens)
     if not batch:
-        needed = found.bytes(1, frames, tokens)
+        needed = memory.bytes(1, frames, tokens)
         raise MayaError(
             f"one utterance of {seconds:.1f} s with {tokens} tokens needs {needed / 1e9:.1f} GB where "
             f"{allowed / 1e9:.1f} GB may be used; set model.encoder.activation_checkpointing=true, take a "
