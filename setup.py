@@ -1,7 +1,7 @@
 """The distribution `maya-asr`, which imports as `maya`: the name `maya` on the package index is taken.
 
-`kernels/` and `recipes/` stay at the top of the tree, where people look for them, and install as
-`maya.kernels` and `maya.recipes`, because a package named `kernels` exists on the index too.
+`kernels/`, `recipes/` and `egs/` stay at the top of the tree, where people look for them. They install as
+`maya.kernels`, `maya.recipes` and `maya.egs`, because a package named `kernels` exists on the index too.
 constraints.txt holds the versions that were tested.
 """
 
@@ -23,7 +23,8 @@ def packages() -> list[str]:
     inside = [f"maya.{p}" for p in find_packages(str(TOP / "maya"))]
     mapped = [f"maya.{top}" for top in ("kernels", "recipes")]
     nested = [f"maya.{top}.{p}" for top in ("kernels", "recipes") for p in find_packages(str(TOP / top))]
-    return ["maya", *inside, *mapped, *nested]
+    corpora = sorted({f"maya.egs.{path.parent.name}" for path in (TOP / "egs").glob("*/*.py")})
+    return ["maya", *inside, *mapped, *nested, "maya.egs", *corpora]
 
 
 INSTALL = [
@@ -64,7 +65,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=packages(),
-    package_dir={"maya": "maya", "maya.kernels": "kernels", "maya.recipes": "recipes"},
+    package_dir={"maya": "maya", "maya.kernels": "kernels", "maya.recipes": "recipes", "maya.egs": "egs"},
     install_requires=INSTALL,
     extras_require={
         "mini": MINI,

@@ -82,8 +82,11 @@ def config(cls: type[T]) -> type[T]:
     made = dataclasses.dataclass(kw_only=True, slots=True)(cls)
     hints = field_types(made)
     names = {f.name for f in dataclasses.fields(made)}  # type: ignore[arg-type]
-    plain_set, plain_init = made.__setattr__, made.__init__
+    # A base that is a configuration too would check the fields by its own types.
+    plain_set = getattr(made.__setattr__, "__wrapped__", made.__setattr__)
+    plain_init = made.__init__
 
+    @functools.wraps(plain_set)
     def checked_set(self: Any, name: str, value: Any) -> None:
         if name in names:
             value = _coerce(value, hints[name], f"{cls.__name__}.{name}")
@@ -266,8 +269,9 @@ def _from_json(value: Any, hint: Any) -> Any:
         if typing.get_origin(option) is dict:
             return {k: _from_json(v, typing.get_args(option)[1]) for k, v in value.items()}
     families = [o for o in _options(hint) if isinstance(o, type) and issubclass(o, Kinds)]
-    kinds = {kind: cls for family in families for kind, cls in family.kinds().items()}
-    groups = list(kinds.values()) or [o for o in _options(hint) if dataclasses.is_dataclass(o)]
+    groups = [cls for family in families for cls in family.kinds().values()]
+    groups = groups or [o for o in _options(hint) if dataclasses.is_dataclass(o)]
+    kinds = {f.default: cls for cls in groups for f in dataclasses.fields(cls) if f.name == "kind"}
     if not groups:
         return value
     kind = value.get("kind")

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from maya.data.loading.batch import Batch, make_batch
-from maya.decode.recognizer import Method, Recognizer, decode_frames
-from maya.encoders import LaCT
+from maya.decode.methods import greedy
+from maya.decode.recognizer import Recognizer
+from maya.encoders import Encoded, LaCT
 from maya.errors import MayaError
 from maya.kernels.lact import FastWeights
 from maya.models.speech_model import SpeechModel
@@ -57,14 +58,14 @@ Encode = Callable[[list[Tensor]], tuple[Tensor, Tensor]]  # audio, (N,) each -> 
 class Listener:
     """A model and one speaker, and the ways in which it can have heard that speaker before it is asked."""
 
-    def __init__(self, recognizer: Recognizer, speaker: Speaker, method: Method) -> None:
+    def __init__(self, recognizer: Recognizer, speaker: Speaker, method: str) -> None:
         if speaker.sample_rate != recognizer.sample_rate:
             raise MayaError(
                 f"the speech of {speaker.name} is at {speaker.sample_rate} Hz, and the model takes "
                 f"{recognizer.sample_rate} Hz: resample it"
             )
         self.recognizer, self.speaker = recognizer, speaker
-        self.method = recognizer.choose_head(method).head
+        self.head = recognizer.choose_method(method).heads[0]
         self.model = recognizer.model
         languages = self.model.cfg.languages
         if speaker.language not in languages:
@@ -128,8 +129,8 @@ class Listener:
         )
 
     def _decode(self, model: SpeechModel, heard: Tensor, lens: Tensor) -> list[str]:
-        enc = model.with_language(heard, torch.full((len(heard),), self.lang))
-        hyps = decode_frames(model, enc, lens, method=self.method)
+        langs = torch.full((len(heard),), self.lang)
+        hyps = greedy(model, Encoded(heard, lens), self.head, langs)
         return [self.recognizer.tokenizer.decode(hyp.tokens) for hyp in hyps]
 
     def without_update(self) -> list[tuple[str, str]]:
@@ -198,7 +199,7 @@ def _tuned(
 
 
 def choose_rates(
-    recognizer: Recognizer, speakers: Sequence[Speaker], seconds: float, method: Method
+    recognizer: Recognizer, speakers: Sequence[Speaker], seconds: float, method: str
 ) -> dict[tuple[str, bool], float]:
     """For each kind of tuning, labelled and not, the rate with the fewest word errors on `speakers`."""
     chosen = {}

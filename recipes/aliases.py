@@ -1,7 +1,7 @@
 """The options of the system that Maya replaces, under the names people have in their scripts.
 
 Each stands for a typed override of the experiment; `maya` and every run.sh take it in place of
-`--set FIELD=VALUE`. This table is the only one: tools/parse_options.sh reads it, too, so a row stays on one
+`--set FIELD=VALUE`. This table is the only one: egs/stages.sh reads it, too, so a row stays on one
 line. An entry without a value is a switch.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 ALIASES = {
     "--encoder-lr": "train.encoder_lr",
     "--head-lr": "train.lr",
-    "--freeze-encoder-steps": "train.encoder_freeze",
-    "--ctc-warmup-steps": "train.ctc_ramp",
+    "--freeze-encoder-steps": "train.freeze_steps",
+    "--ctc-warmup-steps": "model.heads.ctc.ramp_steps",
     "--max-batch-dur": "data.plan.max_seconds",
     "--max-batch-size": "data.plan.max_utterances",
     "--max-tokens-in-batch": "data.plan.max_tokens",

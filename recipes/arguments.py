@@ -1,4 +1,7 @@
-"""The parser of the `maya` command: options do not abbreviate, a slip is answered with the nearest name."""
+"""The parser of the `maya` command, and the options that several commands share.
+
+Options cannot be abbreviated. A wrong name is answered with the nearest right one.
+"""
 
 import argparse
 import re
@@ -31,15 +34,33 @@ def number(kind: type[int] | type[float], allowed: Range) -> Callable[[str], flo
     return parse
 
 
+COUNT, POSITIVE = number(int, Range(min=0)), number(int, Range(min=1))
+CORPUS = (
+    "a folder (manifest.jsonl, metadata.csv, Kaldi, lhotse, NeMo, Hugging Face, or wav + txt), "
+    "lhotse:NAME:DIR or nemo:MANIFESTS:TARS"
+)
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse's parser with `allow_abbrev=False`; its subparsers are of this class, too."""
+    """argparse's parser with `allow_abbrev=False`; its subparsers are of this class, too.
+
+    add_options: adds the options just before the first parsing, so that help on all commands is fast.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
+        self.add_options: Callable[[Parser], None] | None = None
         self._given: list[str] = []
 
+    def complete(self) -> None:
+        """Add the options that `add_options` has not added yet."""
+        add, self.add_options = self.add_options, None
+        if add is not None:
+            add(self)
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, but what is unknown is an error of the command that it was given to."""
+        """As argparse's, but an unknown argument is an error of the command that it was given to."""
+        self.complete()
         self._given = list(sys.argv[1:] if args is None else args)
         parsed, extra = super().parse_known_args(args, namespace)
         if extra:
@@ -54,10 +75,11 @@ class Parser(argparse.ArgumentParser):
         message = message.replace("the following arguments are required: ", "missing ").replace(
             "missing COMMAND", "name a command"
         )
+        message = re.sub(r"^one of the arguments (.+) is required$", _missing, message)
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
     def _given_options(self) -> Iterable[str]:
-        """Whatever looks like an option on the command line of this parser, up to a subcommand or "--"."""
+        """The options on the command line of this parser, up to a subcommand or "--"."""
         commands = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
         for text in self._given:
             if text == "--" or (commands and not text.startswith("-")):
@@ -73,7 +95,7 @@ class Parser(argparse.ArgumentParser):
         if _OPTION_OF_RUN_SH.fullmatch(option) and "--set" in options:
             hint = f"; write --set {option.removeprefix('--')}=VALUE"
         else:
-            longer = [known for known in options if len(option) > 2 and known.startswith(option)]
+            longer = [name for name in options if len(option) > 2 and name.startswith(option)]
             hint = f"; did you mean {longer[0]}?" if longer else nearest(option, options).replace("'", "")
         return f"unknown option {option}{hint}"
 
@@ -89,57 +111,95 @@ class Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(action, f"unknown value {value!r}{hint}")
 
 
-def add_command(
-    commands: argparse._SubParsersAction, name: str, text: str, force: bool = True
-) -> argparse.ArgumentParser:
-    """A subcommand, with --force unless it has nothing to skip."""
-    p = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    if force:
-        p.add_argument("--force", action="store_true", help="run again, even if the inputs have not changed")
-    return p
+def _missing(match: re.Match[str]) -> str:
+    """The sentence for a missing argument of a group: the positional one, or all options."""
+    names = match[1].split()
+    return "missing " + (names[0] if names[0].isupper() else " or ".join(names))
 
 
-def add_experiment(p: argparse.ArgumentParser, required: bool = True) -> None:
-    """The options --experiment and --set."""
-    text = "a Python file with a function experiment() (./mine.py), or a module (egs.indic12.mini)"
-    p.add_argument("--experiment", required=required, metavar="FILE", help=text)
+def add_parser(commands: argparse._SubParsersAction, name: str, text: str) -> Parser:
+    """A subcommand without options."""
+    text = text.replace("%", "%%")
+    return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+
+
+def add_force(p: argparse.ArgumentParser) -> None:
+    """The option --force."""
+    p.add_argument("--force", action="store_true", help="run again, even if the inputs have not changed")
+
+
+def add_set(p: argparse.ArgumentParser, text: str = "") -> None:
+    """The option --set; overrides of the experiment unless `text` says of what."""
     p.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
-        help="change an option of the experiment, such as train.lr=3e-4; repeatable",
+        help=text or "change an option of the experiment, such as train.lr=3e-4; repeatable",
     )  # fmt: skip
 
 
+def add_experiment(p: argparse.ArgumentParser, *, required: bool = True, default: str = "") -> None:
+    """The options --experiment and --set. default: what is used without --experiment, for the help."""
+    text = "a Python file (./mine.py) or a module (egs.indic12.mini) with a function experiment(); another "
+    text += "function: FILE:FUNCTION" + (default and f"; default: {default}")
+    p.add_argument("--experiment", required=required, metavar="FILE", help=text)
+    add_set(p)
+
+
 def add_data_and_run(p: argparse.ArgumentParser) -> None:
-    """The options --data and --run-dir."""
+    """The options --data and --run-dir, both required."""
     p.add_argument("--data", type=Path, required=True, help="the folder that `maya prepare` wrote")
     p.add_argument("--run-dir", type=Path, required=True, help="the run folder; it is made if missing")
+
+
+class _Folder(argparse.Action):
+    """Stores a positional argument that may be missing: without it, the option's value stays."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if values is not None:
+            namespace.run_dir = values
+
+
+def add_run(p: argparse.ArgumentParser) -> None:
+    """The run folder, as an argument or as --run-dir."""
+    group = p.add_mutually_exclusive_group(required=True)
+    group.add_argument("run_dir", type=Path, nargs="?", action=_Folder, metavar="RUN", help="the run folder")
+    group.add_argument("--run-dir", type=Path, metavar="RUN", help="the same, as an option")
+
+
+def add_finished_run(p: argparse.ArgumentParser) -> None:
+    """A run folder, with options to replace what training recorded in it."""
+    add_run(p)
+    p.add_argument(
+        "--data", type=Path, help="the folder that `maya prepare` wrote; default: that of training"
+    )
+    add_experiment(p, required=False, default="that of training")
+
+
+def add_checkpoint(p: argparse.ArgumentParser) -> None:
+    """A checkpoint as an argument, and --experiment for a model with code of the user's own."""
+    p.add_argument("checkpoint", type=Path, help="a .pt file, a run folder or a .nemo archive")
+    add_code(p)
+
+
+def add_code(p: argparse.ArgumentParser) -> None:
+    """The option --experiment of commands that only need the classes that its file registers."""
+    p.add_argument(
+        "--experiment", metavar="FILE",
+        help="import this file first, for a model with classes of your own; default: the file of training",
+    )  # fmt: skip
+
+
+def add_device(p: argparse.ArgumentParser) -> None:
+    """The option --device."""
+    text = "auto (the default: the first GPU, else the CPU), cpu, cuda, cuda:1 ..."
+    p.add_argument("--device", default="auto", help=text)
+
+
+def add_json(p: argparse.ArgumentParser, text: str) -> None:
+    """The option --json."""
+    p.add_argument("--json", type=Path, metavar="FILE", help=text)
 
 
 def add_num_samples(p: argparse.ArgumentParser) -> None:
     """The option --num-samples."""
     text = "show N utterances, reference beside hypothesis, from the worst to the best"
-    p.add_argument("--num-samples", type=number(int, Range(min=0)), default=0, metavar="N", help=text)
-
-
-def add_convert_icefall(kinds: argparse._SubParsersAction) -> None:
-    """The command `maya convert icefall`."""
-    p = add_command(
-        kinds, "icefall", "a checkpoint of icefall's Zipformer (epoch-N.pt, pretrained.pt ...)", force=False
-    )
-    p.add_argument("source", type=Path, help="the .pt file")
-    p.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")
-    pieces = p.add_mutually_exclusive_group(required=True)
-    pieces.add_argument("--bpe-model", type=Path, metavar="FILE", help="the bpe.model it was trained with")
-    pieces.add_argument("--tokens", type=Path, metavar="FILE", help="tokens.txt; enough to transcribe")
-    p.add_argument(
-        "--avg-with", type=Path, metavar="FIRST",
-        help="average the weights from an earlier epoch-N.pt to this one: E - A for --epoch E --avg A",
-    )  # fmt: skip
-    p.add_argument(
-        "--which", default="model", choices=("model", "average"),
-        help="without --avg-with: the last weights, or model_avg, their mean since the start of training",
-    )  # fmt: skip
-    p.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
-        help="a field of the model that is not in the file, such as encoder.heads=4,4,8,4; repeatable",
-    )  # fmt: skip
+    p.add_argument("--num-samples", type=COUNT, default=0, metavar="N", help=text)

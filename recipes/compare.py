@@ -1,5 +1,6 @@
 """Whether one system is better than another: their error rates on the same utterances, and the difference."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,19 @@ from maya.recipes.score import read_hypotheses
 from maya.recipes.tokenizer import require
 from maya.score.report import Utterance, percent, span
 from maya.score.wer import ErrorStats, cer, macro_average, macro_compare, pool, wer
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("first", type=Path, nargs="+", help="a run folder, or several that differ in their seeds")
+    text = "run folders of the other system"
+    p.add_argument("--with", type=Path, nargs="+", required=True, dest="second", help=text)
+    p.add_argument("--split", default="test", help="the folder under decode/, such as test or ctc/test")
+    text = "the folder of the other system, if it is another one"
+    p.add_argument("--with-split", default="", help=text)
+
+
+def run(args: argparse.Namespace) -> None:
+    compare(args.first, args.second, split=args.split, second_split=args.with_split)
 
 
 class System:

@@ -1,13 +1,14 @@
-"""Other systems' models as Maya checkpoints."""
+"""Convert models of other systems to Maya checkpoints."""
 
-from collections.abc import Collection, Sequence
+import argparse
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any, get_args
 
-from maya.convert.icefall import IcefallImport, import_icefall
-from maya.convert.icefall_checkpoint import Which
-from maya.convert.nemo import NemoImport, import_nemo
-from maya.convert.nemo_config import FrontEnd
+from maya.convert import IcefallImport, NemoImport, import_icefall, import_nemo
+from maya.convert.nemo.config import FrontEnd
 from maya.errors import MayaError
+from maya.recipes.arguments import add_parser, add_set
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
 from maya.train.runlog import write_json
@@ -15,10 +16,51 @@ from maya.train.runlog import write_json
 CHECKPOINT, REPORT = "best.pt", "convert.json"
 
 
+def arguments(p: argparse.ArgumentParser) -> None:
+    formats = p.add_subparsers(dest="format", required=True, metavar="FORMAT")
+    nemo = add_parser(formats, "nemo", "a FastConformer .nemo archive (CTC, RNN-T, TDT or hybrid)")
+    nemo.add_argument("source", type=Path, help="the .nemo file")
+    icefall = add_parser(
+        formats, "icefall", "a checkpoint of icefall's Zipformer (epoch-N.pt, pretrained.pt ...)"
+    )
+    icefall.add_argument("source", type=Path, help="the .pt file")
+    for each in (nemo, icefall):
+        each.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")
+
+    text = "NeMo 2.5 changed the features; auto uses those of the version that saved the model"
+    nemo.add_argument("--front-end", default="auto", choices=get_args(FrontEnd), help=text)
+    text = "make new heads for a new vocabulary; see train.init_from"
+    nemo.add_argument("--encoder-only", action="store_true", help=text)
+    text = "with --encoder-only: the tokenizer.model of the new heads"
+    nemo.add_argument("--tokenizer", type=Path, help=text)
+    text = "ignore an unknown key of the YAML that does not change the network; repeatable"
+    nemo.add_argument("--ignore", action="append", default=[], metavar="KEY", help=text)
+
+    pieces = icefall.add_mutually_exclusive_group(required=True)
+    pieces.add_argument("--bpe-model", type=Path, metavar="FILE", help="the bpe.model it was trained with")
+    pieces.add_argument("--tokens", type=Path, metavar="FILE", help="tokens.txt; enough to transcribe")
+    text = "average the weights from an earlier epoch-N.pt to this one: E - A for --epoch E --avg A"
+    icefall.add_argument("--avg-with", type=Path, metavar="FIRST", help=text)
+    text = "without --avg-with: the last weights, or model_avg, their mean since the start of training"
+    icefall.add_argument("--which", default="model", choices=get_args(Which), help=text)
+    add_set(
+        icefall, "a field of the model that is not in the file, such as encoder.heads=4,4,8,4; repeatable"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.format == "nemo":
+        convert_nemo(args.source, args.out, front_end=args.front_end, encoder_only=args.encoder_only,
+                     tokenizer=args.tokenizer, ignore=args.ignore)  # fmt: skip
+    else:
+        convert_icefall(args.source, args.out, args.bpe_model or args.tokens, average_with=args.avg_with,
+                        which=args.which, overrides=args.overrides)  # fmt: skip
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
     """A Maya checkpoint or run folder, or a `.nemo` archive, which is converted in memory.
 
-    Raises MayaError for what is none of them, and for an archive that cannot be converted.
+    Raises MayaError for an unrecognised file, and for an archive that cannot be converted.
     """
     return import_nemo(path).checkpoint if path.suffix == ".nemo" else load_checkpoint(path)
 
@@ -34,37 +76,22 @@ def convert_nemo(
 ) -> Path:
     """Write `out`/best.pt and `out`/convert.json from a `.nemo` archive, print the report, return the path.
 
-    The folder then serves wherever a run's does: transcribe, info, export, train.init_from. See
+    The folder can be used like that of a run: transcribe, info, export, train.init_from. See
     `maya.convert.import_nemo` for the options and errors.
     """
     _check_free(out)
-    made = import_nemo(
-        source,
-        front_end=front_end,
-        encoder_only=encoder_only,
-        tokenizer=Tokenizer.load(tokenizer) if tokenizer is not None else None,
-        ignore=ignore,
+    pieces = Tokenizer.load(tokenizer) if tokenizer is not None else None
+    return _written(
+        out,
+        import_nemo(source, front_end=front_end, encoder_only=encoder_only, tokenizer=pieces, ignore=ignore),
     )
-    return _written(out, made)
 
 
-def convert_icefall(
-    source: Path,
-    out: Path,
-    tokenizer: Path,
-    *,
-    average_with: Path | None = None,
-    which: Which = "model",
-    overrides: Sequence[str] = (),
-) -> Path:
-    """Write `out`/best.pt and `out`/convert.json from a checkpoint of icefall's Zipformer recipe, print the
-    report, return the path.
-
-    See `convert_nemo` for what the folder is good for, `maya.convert.import_icefall` for options and errors.
-    """
+def convert_icefall(source: Path, out: Path, tokenizer: Path, **options: Any) -> Path:
+    """The same for a checkpoint of icefall's Zipformer recipe. See `maya.convert.import_icefall` for the
+    options and errors."""
     _check_free(out)
-    made = import_icefall(source, tokenizer, average_with=average_with, which=which, overrides=overrides)
-    return _written(out, made)
+    return _written(out, import_icefall(source, tokenizer, **options))
 
 
 def _written(out: Path, made: NemoImport | IcefallImport) -> Path:
@@ -77,7 +104,7 @@ def _written(out: Path, made: NemoImport | IcefallImport) -> Path:
 
 
 def _check_free(out: Path) -> None:
-    """Refuse a folder that holds a run: its checkpoints are not to be replaced."""
+    """Refuse a folder that holds a run, whose checkpoints must not be replaced."""
     if out.is_file():
         raise MayaError(f"{out} is a file; give a folder for the converted model")
     trained = step_checkpoints(out) or (out / "averaged.pt").exists()

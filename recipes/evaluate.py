@@ -1,10 +1,10 @@
 """`maya evaluate`: a finished model on a list of utterances, or on some files, without preparing anything."""
 
+import argparse
 import time
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
-import torch
 from lhotse import CutSet
 
 import maya
@@ -12,20 +12,44 @@ from maya.data.corpus.folder import read_corpus
 from maya.data.corpus.manifest import Row, parse_object, read_lines, read_manifest
 from maya.data.corpus.metadata import read_metadata_csv, read_metadata_jsonl
 from maya.data.corpus.nemo import is_nemo, read_nemo
-from maya.data.loading.loader import EvalLoader
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.table.entry import Entry, entry_of
-from maya.decode.recognizer import Method, Recognizer, identify_languages
+from maya.decode.base import Method
+from maya.decode.recognizer import Recognizer
+from maya.decode.table import decode_table
 from maya.errors import MayaError
+from maya.recipes.arguments import add_checkpoint, add_device, add_json, add_num_samples
+from maya.recipes.decode import make_method
 from maya.recipes.experiment import DecodeConfig
+from maya.recipes.experiment_file import import_recorded
 from maya.recipes.score import normal_form
-from maya.recipes.search import choose_method, make_search
 from maya.recipes.transcribe import transcribe
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
 from maya.text.languages import language_among, language_code
 
-METHODS: tuple[str, ...] = get_args(DecodeConfig.__annotations__["method"])
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_checkpoint(p)
+    p.add_argument("audio", type=Path, nargs="*", help="audio files, instead of --manifest")
+    text = "JSON lines (Maya, NeMo, metadata.jsonl), .csv, or a folder"
+    p.add_argument("--manifest", type=Path, help=text)
+    p.add_argument("--reference", nargs="+", metavar="TEXT", help="the transcript of each audio file")
+    text = "auto (the default: the best trained head on dev), ctc, modified_beam ...; see decode.method"
+    p.add_argument("--method", default="auto", help=text)
+    text = "language code for utterances without one in the manifest; auto: identify it"
+    p.add_argument("--language", help=text)
+    add_num_samples(p)
+    add_json(p, "write all results as JSON, too")
+    add_device(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    import_recorded(args.checkpoint, args.experiment)
+    evaluate(
+        args.checkpoint, args.audio, manifest=args.manifest, references=args.reference, method=args.method,
+        language=args.language, num_samples=args.num_samples, json_file=args.json, device=args.device,
+    )  # fmt: skip
 
 
 def evaluate(
@@ -44,33 +68,31 @@ def evaluate(
     is transcribed.
 
     manifest: JSON lines (Maya's manifest.jsonl, NeMo's, Hugging Face's metadata.jsonl), a CSV file, or a
-    corpus folder in any form that `maya prepare` reads. language: of utterances of which it does not tell;
-    "auto" lets the model identify each. Without one, a model of a single language decodes in it.
-    method: one of decode.method; "auto" takes the best on dev of the model's trained heads. num_samples:
-    utterances to show. json_file: everything, for programs. Raises MayaError for an utterance that cannot be
+    corpus folder in any form that `maya prepare` reads. language: of utterances without one; "auto" lets the
+    model identify each. Without it, a model of a single language decodes in that. method: as decode.method.
+    num_samples: utterances to show. json_file: everything, for programs. Raises MayaError for an utterance that cannot be
     evaluated (none is left out), and for a method whose head the model lacks or that was never trained.
     """
     if (manifest is None) == (not audio):
         raise MayaError("name what to evaluate once: audio files, or --manifest FILE")
     if manifest is None and not references:
-        if method not in get_args(Method):
-            greedy = ", ".join(get_args(Method))
-            raise MayaError(f"files without --reference are transcribed by one of {greedy}, not {method}")
-        head = cast(Method, method)
-        transcribe(checkpoint, audio, language=language, method=head, output="text", device=device)
+        transcribe(checkpoint, audio, language=language, method=method, device=device)
         return None
     recognizer = maya.load(checkpoint, device)
-    method, reason = choose_method(method, recognizer)
-    known = recognizer.model.cfg.languages
-    default = language_code(language_among(language, known)) if language not in (None, "auto") else None
-    default = default or (known[0] if len(known) == 1 else None)
+    cfg = DecodeConfig(method=method, language="auto" if language == "auto" else "known")
+    decoder, facts = make_method(cfg, recognizer, None)
+    if decoder is None:
+        raise MayaError(f"{checkpoint} has no text head to evaluate; `maya score` scores predicted labels")
+    languages = recognizer.model.cfg.languages
+    default = language_code(language_among(language, languages)) if language not in (None, "auto") else None
+    default = default or (languages[0] if len(languages) == 1 else None)
     if manifest is not None:
         folder, rows = manifest if manifest.is_dir() else manifest.parent, read_rows(manifest, default)
     else:
         folder, rows = Path(), _files(audio, references or [], default)
     entries = _entries(folder, rows, manifest or Path("the list of files"))
     began = time.perf_counter()
-    texts = _texts(recognizer, entries, method, language == "auto")
+    texts = _texts(recognizer, entries, decoder, cfg)
     spent, seconds = time.perf_counter() - began, sum(e.duration for e in entries)
     report = make_report(
         Utterance(id=e.id, language=e.language, ref=e.text, hyp=normal_form(texts[e.id], e.language),
@@ -78,20 +100,19 @@ def evaluate(
     )  # fmt: skip
     print(table(report))
     print(_rates(report.pooled))
-    print(f"decoded by {method} ({reason})")
+    print(f"decoded by {facts['method']} ({facts['method_reason']})")
     print(f"real-time factor {spent / seconds:.4f} ({seconds / 3600:.2f} h decoded in {spent:.1f} s)")
     if num_samples:
         print("\n" + sample_table(report, num_samples))
     if json_file is not None:
         source = {"manifest": str(manifest)} if manifest is not None else {"audio": [str(a) for a in audio]}
-        facts = {"checkpoint": str(checkpoint), **source, "method": method, "audio_seconds": seconds}
-        facts |= {"method_reason": reason}
+        facts |= {"checkpoint": str(checkpoint), **source, "audio_seconds": seconds}
         write_result(report, json_file, facts | {"seconds": spent, "utterances": _rows(report, texts)})
     return report
 
 
 def read_rows(manifest: Path, language: str | None) -> list[Row]:
-    """The utterances that a file or a folder names; `language` is of those of which it does not tell."""
+    """The utterances that a file or a folder names; `language` is that of utterances without one."""
     if manifest.is_dir():
         notes: list[str] = []
         rows, dropped = read_corpus(manifest, language, notes=notes)
@@ -110,10 +131,10 @@ def read_rows(manifest: Path, language: str | None) -> list[Row]:
         return read_nemo([manifest], language)
     first = next((line for line in read_lines(manifest) if line.strip()), "{}")
     try:
-        given = parse_object(first)
+        fields = parse_object(first)
     except ValueError as error:
         raise MayaError(f"{manifest}:1: {error}; a manifest holds a JSON object a line") from None
-    if {"id", "language", "text", "audio"} <= given.keys():
+    if {"id", "language", "text", "audio"} <= fields.keys():
         return read_manifest(manifest)
     return read_metadata_jsonl(manifest, language)
 
@@ -130,38 +151,25 @@ def _files(audio: list[Path], references: list[str], language: str | None) -> li
 
 
 def _entries(folder: Path, rows: list[Row], source: Path) -> list[Entry]:
-    """What the rows stand for, all of them: headers are read, texts brought into normal form."""
+    """The entries of all rows: headers are read, texts brought into normal form."""
     anything = ProbeConfig(
         decode=False, min_seconds=0.0, max_seconds=float("inf"), max_chars_per_second=float("inf")
     )
-    found, dropped = probe(folder, rows, anything)
+    probed, dropped = probe(folder, rows, anything)
     if dropped:
-        one = dropped[0]
+        first = dropped[0]
         raise MayaError(
             f"{source}: {len(dropped)} of {len(rows)} utterances cannot be evaluated, the first of them "
-            f"{one.id!r} ({one.where}): {one.detail}; mend them, or take them out"
+            f"{first.id!r} ({first.where}): {first.detail}; correct or remove them"
         )
-    return [entry_of(one) for one in found]
+    return [entry_of(row) for row in probed]
 
 
-def _texts(recognizer: Recognizer, entries: list[Entry], method: str, identify: bool) -> dict[str, str]:
+def _texts(recognizer: Recognizer, entries: list[Entry], method: Method, cfg: DecodeConfig) -> dict[str, str]:
     """The text of each utterance by its id."""
-    model, languages = recognizer.model, recognizer.model.cfg.languages
-    cfg: Any = DecodeConfig(method=method, lm_order=0)  # type: ignore[arg-type]
-    search = make_search(cfg, Path(), recognizer)
     cuts = CutSet.from_cuts(e.cut() for e in entries)
-    loader = EvalLoader(cuts, recognizer.tokenizer, languages, sample_rate=recognizer.sample_rate,
-                        max_seconds=cfg.max_seconds)  # fmt: skip
-    found: dict[str, str] = {}
-    with torch.inference_mode():
-        for batch in loader:
-            batch = batch.to(recognizer.device)
-            heard, lens = model.encode_audio(batch.audio, batch.audio_lens)
-            langs = identify_languages(model, heard, lens)[0] if identify else batch.langs
-            codes = [languages[i] if i >= 0 else "" for i in langs.tolist()]
-            hyps = recognizer.with_text(search(model.with_language(heard, langs), lens, codes))
-            found |= {name: hyp.text for name, hyp in zip(batch.ids, hyps, strict=True)}
-    return found
+    rows = decode_table(recognizer, cuts, method, language=cfg.language, max_seconds=cfg.max_seconds)
+    return {row.id: row.hypothesis.text for row in rows if row.hypothesis is not None}
 
 
 def _rates(score: GroupScore) -> str:
@@ -173,7 +181,7 @@ def _rates(score: GroupScore) -> str:
 
 
 def _rows(report: Report, texts: dict[str, str]) -> list[dict[str, Any]]:
-    """What was said and understood, utterance by utterance; `text` is the hypothesis as it was decoded."""
+    """Reference and hypothesis of each utterance; `text` is the hypothesis as it was decoded."""
     pooled = report.pooled
     counts = zip(pooled.words.utterance_errors, pooled.words.utterance_ref_lengths, strict=True)
     return [

@@ -1,8 +1,16 @@
-"""Import an experiment by the name a person types: a module, a file anywhere, or a bare name under egs/."""
+"""Import an experiment by the name a person types: a module, a file anywhere, or a bare name under egs/.
 
+Training records a user's own file in its run folder (`record_file`). Commands that get only the run folder
+import it again (`import_recorded`), because it may register encoders and heads.
+"""
+
+import ast
 import hashlib
 import importlib
 import importlib.util
+import json
+import logging
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,23 +30,127 @@ _MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, TypeError, Val
 _folders: dict[Path, set[str]] = {}
 
 
-def make_experiment(name: str) -> Any:
-    """What `experiment()` returns in the file or module that `name` stands for.
+RECORD = Path("code") / "source.json"  # in a run folder: the experiment file's path and digest
 
-    name: a file (mine.py, ./mine.py, ../a/mine, /home/me/mine.py; relative to the current folder), a module
-    (egs.indic12.mini), or the bare name of a file in the current folder or under egs/ (mini). A file may
-    import others beside it. Raises MayaError, which names the file and where possible the line.
+
+def make_experiment(name: str) -> Any:
+    """Call a function of a file or module. `name` is FILE_OR_MODULE, for its `experiment()`, or
+    FILE_OR_MODULE:FUNCTION.
+
+    The file or module is a file (mine.py, ./mine.py, ../a/mine, /home/me/mine.py; relative to the current
+    folder), a module (egs.indic12.mini), or the bare name of a file in the current folder or under egs/
+    (mini). A file may import others beside it. Raises MayaError, which names the file and where possible the
+    line.
     """
+    name, function = _split(name)
+    module = import_file(name)
+    label = str(find_file(name) or name)
+    make = getattr(module, function, None)
+    if not callable(make):
+        hint = "add one that returns an Experiment" if function == "experiment" else ""
+        functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        hint = hint or (nearest(function, functions) or "; name another").removeprefix("; ")
+        raise MayaError(f"{label} has no function {function}(); {hint}")
+    try:
+        return make()
+    except (MayaError, *_MISTAKES) as error:
+        raise MayaError(_sentence(label, error)) from error
+
+
+def import_file(name: str) -> ModuleType:
+    """Import the file or module that `name` stands for, see `make_experiment`."""
+    name, _ = _split(name)
     file = find_file(name)
     label = str(file) if file else name
     elsewhere = [Path.cwd(), *_checkout()]
     if file is not None and _in_egs(file) is None:
         folder = _package_root(file)
         with _imports_from(folder, *elsewhere):
-            return _call(label, lambda: _import_file(file, folder))
+            return _load(label, lambda: _import_file(file, folder))
     module = name if file is None else str(_in_egs(file))
+    if module.startswith("egs.") and not _checkout() and not Path("egs").is_dir():
+        module = f"maya.{module}"  # Maya is installed as a package
     with _imports_from(*elsewhere):
-        return _call(label, lambda: importlib.import_module(module), module=module)
+        return _load(label, lambda: importlib.import_module(module), module=module)
+
+
+def own_file(name: str) -> Path | None:
+    """The user's own file that was imported as `name`; None for one of Maya's egs/."""
+    name, _ = _split(name)
+    file = find_file(name)
+    if file is None:
+        file = Path(getattr(sys.modules.get(name), "__file__", None) or "egs").resolve()
+    return file if file.is_file() and _in_egs(file) is None else None
+
+
+def record_file(run: Path, file: Path | None) -> None:
+    """Copy an experiment file, and the files beside it that it imports, to `run`/code, and record its path
+    and digest. Nothing is done without a file, and for one that lies in `run`, such as the copy itself."""
+    if file is None or file.is_relative_to(run.resolve()):
+        return
+    (run / RECORD).parent.mkdir(parents=True, exist_ok=True)
+    files = _with_neighbours(file)
+    for path in files:
+        shutil.copyfile(path, (run / RECORD).with_name(path.name))
+    (run / RECORD).write_text(json.dumps({"file": str(file), "digest": _digest(files)}, indent=1) + "\n")
+
+
+def import_recorded(path: Path, experiment: str | None = None) -> None:
+    """Import the user's own experiment file that the training of a model recorded, so that its encoders and
+    heads are registered. Call it before a checkpoint is loaded.
+
+    path: the run folder, or a checkpoint in it. experiment: another file to import in place of the recorded
+    one. The file is imported from where it lay in training and never from inside the run folder: a folder
+    that was downloaded must not run code by itself. Where it is missing or has changed, a warning is logged.
+    """
+    if experiment is not None:
+        import_file(experiment)
+        return
+    run = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    try:
+        record = json.loads((run / RECORD).read_text())
+        file, digest = Path(record["file"]), record["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    log = logging.getLogger(__name__)
+    if not (file.is_absolute() and file.is_file()) or file.resolve().is_relative_to(run.resolve()):
+        copy = (run / RECORD).with_name(file.name)
+        log.warning("%s, the experiment file of this run, is missing; if the model needs its code, read the "
+                    "copy and add --experiment %s", file, copy)  # fmt: skip
+        return
+    if _digest(_with_neighbours(file)) != digest:
+        log.warning("%s has changed since %s was trained with it; a copy of that time is in %s",
+                    file, run, (run / RECORD).parent)  # fmt: skip
+    import_file(str(file))
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(file or module, function) of FILE_OR_MODULE[:FUNCTION]."""
+    before, colon, function = name.rpartition(":")
+    return (before, function) if colon and function.isidentifier() else (name, "experiment")
+
+
+def _with_neighbours(file: Path) -> list[Path]:
+    """A file and the files in its folder that it imports, directly or through one another."""
+    files, queue = [file], [file]
+    while queue:
+        for node in ast.walk(ast.parse(queue.pop().read_text(encoding="utf-8"))):
+            names = (
+                [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            )
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            beside = [file.parent / f"{name.partition('.')[0]}.py" for name in names]
+            new = [path for path in beside if path.is_file() and path not in files]
+            files += new
+            queue += new
+    return files
+
+
+def _digest(files: list[Path]) -> str:
+    """SHA-256 of the bytes of all files."""
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
 def find_file(name: str) -> Path | None:
@@ -55,9 +167,9 @@ def find_file(name: str) -> Path | None:
 
 
 def experiment_named(name: str, top: Path | None = None) -> Path:
-    """The only file `name`.py in a folder under `top`, by default egs/ of the current folder or of Maya's
-    checkout. Raises MayaError where there is none, or more than one."""
-    tops = [top] if top else [Path("egs"), *(folder / "egs" for folder in _checkout())]
+    """The only file `name`.py in a folder under `top`, by default egs/ of the current folder, of Maya's
+    checkout or of the installed package. Raises MayaError where there is none, or more than one."""
+    tops = [top] if top else [Path("egs"), *(folder for folder, _ in _egs())]
     top = next((folder for folder in tops if folder.is_dir()), Path("egs"))
     matches = sorted(top.glob(f"*/{name}.py"))
     if len(matches) == 1:
@@ -65,7 +177,7 @@ def experiment_named(name: str, top: Path | None = None) -> Path:
     if matches:
         files = " or ".join(map(str, matches))
         raise MayaError(f"{name!r} is the name of {len(matches)} experiments; say --experiment {files}")
-    names = sorted(p.stem for p in top.glob("*/*.py") if "def experiment(" in p.read_text(encoding="utf-8"))
+    names = sorted({p.stem for p in top.glob("*/*.py") if "def experiment(" in p.read_text(encoding="utf-8")})
     hint = nearest(name, names) or f"; {top} has {', '.join(names) or 'none'}"
     raise MayaError(f"there is no experiment {name!r}{hint}")
 
@@ -73,14 +185,21 @@ def experiment_named(name: str, top: Path | None = None) -> Path:
 def _checkout() -> list[Path]:
     """The top of the checkout that Maya runs from, if it runs from one."""
     top = Path(maya.__file__).resolve().parents[1]
-    return [top] if (top / "egs").is_dir() else []
+    return [top] if (top / "egs").is_dir() and (top / "setup.py").is_file() else []
+
+
+def _egs() -> list[tuple[Path, str]]:
+    """(folder, package) of egs/: that of the checkout, else that of the installed package."""
+    if checkout := _checkout():
+        return [(checkout[0] / "egs", "egs")]
+    return [(Path(maya.__file__).resolve().parent / "egs", "maya.egs")]
 
 
 def _in_egs(file: Path) -> str | None:
     """The dotted name of a file of egs/, under which its neighbours import it; None for any other file."""
-    for top in _checkout():
-        if file.is_relative_to(top / "egs"):
-            return ".".join(file.relative_to(top).with_suffix("").parts)
+    for folder, package in _egs():
+        if file.is_relative_to(folder):
+            return ".".join((package, *file.relative_to(folder).with_suffix("").parts))
     return None
 
 
@@ -146,10 +265,10 @@ def _lies_in(module: ModuleType | None, folder: Path) -> bool:
     return any(place and Path(place).parent == folder for place in places)
 
 
-def _call(label: str, load: Callable[[], ModuleType], module: str = "") -> Any:
-    """Import and call `experiment()`; a mistake becomes one sentence that names the file and the line."""
+def _load(label: str, load: Callable[[], ModuleType], module: str = "") -> ModuleType:
+    """Import; a mistake becomes one sentence that names the file and the line."""
     try:
-        loaded = load()
+        return load()
     except ModuleNotFoundError as error:
         if module and error.name and module.startswith(error.name):
             raise MayaError(
@@ -158,12 +277,6 @@ def _call(label: str, load: Callable[[], ModuleType], module: str = "") -> Any:
             ) from error
         raise MayaError(_sentence(label, error)) from error
     except _MISTAKES as error:
-        raise MayaError(_sentence(label, error)) from error
-    if not callable(make := getattr(loaded, "experiment", None)):
-        raise MayaError(f"{label} has no function experiment(); add one that returns an Experiment")
-    try:
-        return make()
-    except (MayaError, *_MISTAKES) as error:
         raise MayaError(_sentence(label, error)) from error
 
 
@@ -195,9 +308,10 @@ def _suggestion(name: str) -> str:
 
 
 def _module_hint(module: str) -> str:
-    folder = module.split(".")[:-1]
-    for base in (Path.cwd(), *_checkout()):
+    name = module.removeprefix("maya.")
+    folder = name.split(".")[:-1]
+    for base in (Path.cwd(), *(egs.parent for egs, _ in _egs())):
         files = base.joinpath(*folder).glob("*.py")
-        if hint := nearest(module, (".".join([*folder, p.stem]) for p in files)):
+        if hint := nearest(name, (".".join([*folder, p.stem]) for p in files)):
             return hint
     return ""

@@ -1,5 +1,6 @@
 """Describe a checkpoint."""
 
+import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,9 @@ from maya.heads.language_model import SpeechLLMConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel, count_parameters
 from maya.models.text_heads import Head
+from maya.recipes.arguments import add_checkpoint
 from maya.recipes.convert import open_checkpoint
+from maya.recipes.experiment_file import import_recorded
 from maya.train.checkpoint import Checkpoint, find_checkpoint
 from maya.train.heads import noted_steps, read_heads
 
@@ -25,6 +28,17 @@ _ENCODER_FIELDS = (
     *("n_layers", "layers", "d_model", "dims", "n_heads", "heads", "subsampling_factor", "order"),
     *("chunk", "window", "causal", "att_context_size"),
 )
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_checkpoint(p)
+    p.add_argument("--all", action="store_true", help="also print every option of the model and the notes")
+    p.add_argument("--json", action="store_true", help="print everything as JSON, for programs")
+
+
+def run(args: argparse.Namespace) -> None:
+    import_recorded(args.checkpoint, args.experiment)
+    info(args.checkpoint, whole=args.all, as_json=args.json)
 
 
 def info(path: Path, *, whole: bool = False, as_json: bool = False) -> None:

@@ -1,5 +1,6 @@
 """What training an experiment takes, before anything is started: size, work, memory, time, batches."""
 
+import argparse
 import json
 import math
 from dataclasses import asdict, dataclass, replace
@@ -32,13 +33,49 @@ from maya.models.sizing import (
     parameters,
     with_checkpointing,
 )
-from maya.recipes.experiment import Experiment
+from maya.recipes.arguments import add_experiment, add_json
+from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.plan_text import plan_text
+from maya.recipes.recorded import experiment_of
 from maya.text.tokenizer import Tokenizer
 from maya.train.runlog import write_json
 
 _BATCHES = 2000  # of the data's plan, of which the memory is computed
 _GB, _DAY = 1e9, 86400.0
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    text = "name of an experiment under egs/, such as mini, or a run folder"
+    p.add_argument("name", nargs="?", help=text)
+    add_experiment(p, required=False, default="NAME")
+    p.add_argument("--gpu", default="h200", help="h200 (default), h100, a100-80, l40s, rtx4090, v100 ...")
+    p.add_argument("--gpus", type=int, default=8, metavar="N", help="number of GPUs (default: 8)")
+    p.add_argument("--memory-gb", type=float, metavar="GB", help="memory of each GPU, if not as published")
+    text = "share of the GPU's peak rate that training reaches (default: 0.4)"
+    p.add_argument("--utilisation", type=float, default=0.4, metavar="SHARE", help=text)
+    text = "without --data: length of an utterance (default: 12)"
+    p.add_argument("--seconds", type=float, default=12.0, help=text)
+    text = "without --data: tokens in a second of speech (default: 4)"
+    p.add_argument("--tokens-per-second", type=float, default=4.0, metavar="N", help=text)
+    p.add_argument("--hours", type=float, help="hours of audio, for the time of one epoch")
+    p.add_argument("--data", type=Path, help="the folder that `maya prepare` wrote: plan its batches")
+    p.add_argument("--run-dir", type=Path, help="the run folder: use its tokenizer")
+    add_json(p, "write everything as JSON, too")
+
+
+def run(args: argparse.Namespace) -> None:
+    if (args.name is None) == (args.experiment is None):
+        raise MayaError("name the experiment once: by its file name alone, or with --experiment")
+    setup = Setup(
+        gpu=args.gpu, gpus=args.gpus, memory_gb=args.memory_gb, utilisation=args.utilisation,
+        seconds=args.seconds, tokens_per_second=args.tokens_per_second, hours=args.hours,
+    )  # fmt: skip
+    name, folder = args.name or args.experiment, args.run_dir
+    if args.experiment is None and (Path(name) / "config.json").is_file():
+        experiment, folder = experiment_of(Path(name), None, args.overrides), folder or Path(name)
+    else:
+        experiment = load_experiment(name, args.overrides)
+    plan(experiment, setup, data=args.data, run=folder, json_file=args.json)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,6 @@
 """Stage 1: a corpus folder → validated, split tables."""
 
+import argparse
 from pathlib import Path
 
 from maya.config import to_dict
@@ -9,11 +10,24 @@ from maya.data.prepare.earlier import corpus_name, split_options
 from maya.data.prepare.prepare import prepare_corpus
 from maya.data.table.table import PARTS
 from maya.errors import MayaError
-from maya.recipes.experiment import Experiment
+from maya.recipes.arguments import CORPUS, add_experiment, add_force
+from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.markers import content, digest, is_done, mark_done, stamp, table_identity
 
 _BULKY = (".tar", ".arrow", ".parquet")  # known by size and time
 _OUTPUTS = ("dropped.jsonl", "flagged.jsonl", "splits.json", "report.json", "report.html", "summary.json")
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_experiment(p)
+    p.add_argument("--corpus", type=Path, required=True, help=CORPUS)
+    p.add_argument("--out", type=Path, required=True, help="folder to write train, dev and test.parquet to")
+    add_force(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    experiment = load_experiment(args.experiment, args.overrides)
+    prepare(experiment, args.corpus, args.out, force=args.force)
 
 
 def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = False) -> None:

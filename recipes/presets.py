@@ -7,9 +7,9 @@ from maya.encoders import FastConformerConfig, ZipformerConfig
 from maya.encoders.zipformer import config as zipformer_config
 from maya.features import FbankConfig, LogMelConfig, SpecAugmentConfig
 from maya.features.specaugment import lhotse
+from maya.heads import CTCConfig, TransducerConfig
 from maya.heads.transducer import JointConfig, PredictorConfig, StatelessConfig
 from maya.models.config import SpeechModelConfig
-from maya.models.hybrid import hybrid
 from maya.text.tokenizer import TokenizerConfig
 
 
@@ -40,12 +40,16 @@ def fastconformer_tdt_ctc(
         "dropout_pre_encoder": dropout,
         "dropout_att": dropout,
     }
-    return hybrid(
+    transducer = TransducerConfig(
+        predictor=PredictorConfig(hidden=hidden, layers=predictor_layers, dropout=head_dropout),
+        joint=JointConfig(hidden=hidden, dropout=head_dropout),
+        weight=0.7,
+    )
+    return SpeechModelConfig(
         features=LogMelConfig(num_mels=mels),
         specaugment=SpecAugmentConfig(),
         encoder=FastConformerConfig(**(sizes | encoder)),
-        predictor=PredictorConfig(hidden=hidden, layers=predictor_layers, dropout=head_dropout),
-        joint=JointConfig(hidden=hidden, dropout=head_dropout),
+        heads={"transducer": transducer, "ctc": CTCConfig(weight=0.3)},
     )
 
 
@@ -106,16 +110,15 @@ def zipformer(encoder: ZipformerConfig, *, mels: int = 80, hidden: int = 512) ->
     """A Zipformer with a stateless pruned transducer, as icefall's zipformer recipe; `hidden` is the width of
     predictor and joint. Features, masks and initial scales are that recipe's too."""
     encoder.feat_in = mels
-    return hybrid(
-        features=FbankConfig(num_mels=mels),
-        specaugment=lhotse(),
-        encoder=encoder,
+    transducer = TransducerConfig(
+        loss="pruned",
         predictor=StatelessConfig(hidden=hidden),
         joint=JointConfig(hidden=hidden, activation="tanh", dropout=0.0, init_scale=0.25),
-        transducer="pruned",
-        ctc_weight=0.0,
-        ctc_dropout=0.1,
     )
+    return SpeechModelConfig(
+        features=FbankConfig(num_mels=mels), specaugment=lhotse(), encoder=encoder,
+        heads={"transducer": transducer},
+    )  # fmt: skip
 
 
 def zipformer_small() -> SpeechModelConfig:
@@ -161,7 +164,7 @@ def zipformer_low_resource() -> SpeechModelConfig:
     cfg.features = LogMelConfig(num_mels=40)
     cfg.specaugment = SpecAugmentConfig(freq_masks=2, freq_width=8, time_masks=2)
     cfg.noise.probability = 0.5
-    cfg.joint.dropout = 0.1
+    cfg.head("transducer", TransducerConfig).joint.dropout = 0.1
     return cfg
 
 

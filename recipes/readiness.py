@@ -15,7 +15,7 @@ from maya.data.plan import BatchPlan
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
-from maya.models.config import with_vocabulary
+from maya.models.config import ENCODER, with_vocabulary
 from maya.models.speech_model import SpeechModel, build_model, count_parameters
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment import Experiment
@@ -206,8 +206,8 @@ def _checkpoint(wanted: Wanted) -> Iterator[Finding | str]:
         taken = weights_for(fresh, Path(cfg.init_from), cfg.init_modules, open_checkpoint)
         count = sum(t.numel() for t in taken.values()) / 1e6
         yield f"{cfg.init_from} fits: {count:.1f} M values ({', '.join(cfg.init_modules)})"
-    elif cfg.encoder_freeze:
-        text = "train.encoder_freeze would freeze an encoder that has learnt nothing; give train.init_from"
+    elif ENCODER in cfg.freeze:
+        text = "train.freeze would freeze an encoder that is not trained; give train.init_from"
         yield _refused("checkpoint", text)
     else:
         yield "none: training begins with fresh weights"

@@ -1,5 +1,7 @@
-"""Stage 2: the training texts → a SentencePiece tokenizer, and a report of how it cuts each language."""
+"""Stage 2: from the training texts to a tokenizer, with a report on each language. A model with a language
+model as head takes that model's tokenizer."""
 
+import argparse
 import hashlib
 import heapq
 import json
@@ -17,7 +19,8 @@ from maya.data.report.text_table import columns
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import TokenTable, token_path, write_tokens
 from maya.errors import MayaError
-from maya.recipes.experiment import Experiment
+from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
+from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.markers import content, is_done, mark_done, table_identity, texts_identity
 from maya.text.fertility import fertility, fertility_report, fertility_table, without_piece
 from maya.text.sample import TextSample, gather
@@ -30,25 +33,39 @@ _CLOCK_PROBES = np.geomspace(0.01, 40.0, 100)  # seconds, whose frames tell cloc
 UNKNOWN = 0.005  # share of a language's characters, not seen before, that a kept tokenizer may lack
 
 
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_experiment(p)
+    add_data_and_run(p)
+    add_force(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    experiment = load_experiment(args.experiment, args.overrides)
+    tokenizer(experiment, args.data, args.run_dir, force=args.force)
+
+
 def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = False) -> None:
     """Train `run`/tokenizer.model on the texts of `data`/train.parquet, and encode them into
-    `run`/tokens_train.arrow; `run`/tokenizer.json tells of each language its share of the training text,
-    fertility and unknown characters, on dev too, and `run`/data.html shows it below what the data hold.
+    `run`/tokens_train.arrow. `run`/tokenizer.json has for each language its share of the training text,
+    fertility and unknown characters, on dev too; `run`/data.html shows it below the report on the data.
 
-    A run that has checkpoints keeps their tokenizer, also with `force`: to another one their weights would
-    not fit. Raises MayaError where the options are others than the kept tokenizer's, or where it lacks
-    characters of the texts.
+    A head of the model may bring the tokenizer (`HeadConfig.tokenizer`); then none is trained. A run that has
+    checkpoints keeps their tokenizer, also with `force`: their weights would not fit another one. Raises
+    MayaError where the options differ from those of the kept tokenizer, or where it lacks characters of the
+    texts.
     """
     table, dev = (Table.open(part_path(data, part)) for part in ("train", "dev"))
     marker, path, cfg = run / "stage-tokenizer.json", run / "tokenizer.model", experiment.tokenizer
-    inputs = tokenizer_inputs(experiment, data)
+    inputs, brought = tokenizer_inputs(experiment, data), experiment.model.tokenizer()
+    if brought is not None:
+        inputs["brought"] = hashlib.sha256(brought.model_bytes).hexdigest()
     outputs = (token_path(run, "train"), run / "tokenizer.json")
     complete = all(file.is_file() for file in outputs)
     if is_done(marker, inputs | {"model": content(path)}) and complete and not force:
         print(f"tokenizer: {path} is up to date")
         return
     sample = gather(table.read("language", "text"), lines_per_language=cfg.lines_per_language, seed=cfg.seed)
-    made = kept_tokenizer(run, cfg, sample, table) or train_tokenizer(sample, cfg)
+    made = kept_tokenizer(run, cfg, sample, table) or brought or train_tokenizer(sample, cfg)
     run.mkdir(parents=True, exist_ok=True)
     made.save(path)
     languages = fertility(made, sample, cfg)
@@ -159,9 +176,7 @@ def unknown_shares(table: Table, tokenizer: Tokenizer) -> dict[str, float]:
     }
 
 
-def count_crowded(
-    table: Table, tokens: TokenTable, frames: NDArray[np.int64]
-) -> dict[str, dict[str, int]]:
+def count_crowded(table: Table, tokens: TokenTable, frames: NDArray[np.int64]) -> dict[str, dict[str, int]]:
     """Utterances by language with fewer `frames` (n,) than tokens, and than CTC needs."""
     codes, languages = table.codes("language")
 

@@ -1,7 +1,8 @@
-"""Stage 3: prepared data and a tokenizer → a trained model; with maya.recipes.launch one process a GPU."""
+"""Stage 3: from prepared data and a tokenizer to a trained model; maya.recipes.launch runs one process a GPU."""
 
+import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,27 @@ from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import TokenTable, open_tokens, token_path, tokens_of
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
-from maya.models.config import SpeechModelConfig, with_vocabulary
+from maya.models.config import ENCODER, SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import SpeechModel, build_model, count_parameters
-from maya.models.text_heads import Head, heads_within
+from maya.recipes.aliases import add_aliases
+from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
 from maya.recipes.convert import open_checkpoint
-from maya.recipes.experiment import Experiment
+from maya.recipes.experiment import Experiment, load_experiment
+from maya.recipes.experiment_file import own_file, record_file
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
 from maya.recipes.tokenizer import require
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import find_checkpoint, load_checkpoint, start_from, step_checkpoints
+from maya.train.checkpoint import load_checkpoint, start_from, step_checkpoints
 from maya.train.config import TrainConfig
 from maya.train.distributed import all_reduce_sum, barrier, rank, world_size
 from maya.train.failure import OutOfMemory
-from maya.train.heads import check_heads_begin, read_heads
+from maya.train.heads import check_heads_begin, trained_names
 from maya.train.lock import locked
-from maya.train.loop import make_accelerator
+from maya.train.loop import Material, make_accelerator
 from maya.train.loop import train as run_loop
-from maya.train.samples import Greedy, Samples, greedy_hybrid
+from maya.train.samples import Samples
+from maya.train.schedule import frozen_throughout
 from maya.train.state import flat, is_free
 from maya.train.training_data import describe_data
 from maya.train.validate import Validate, make_validate
@@ -44,8 +48,32 @@ from maya.train.validate import Validate, make_validate
 _SHARES_OF = 10_000  # utterances, of whose augmentation the shares are reported
 
 
-def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, force: bool = False) -> None:
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_experiment(p)
+    add_aliases(p)
+    add_data_and_run(p)
+    p.add_argument("--cpu", action="store_true", help="train on the CPU, even if there is a GPU")
+    add_force(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    experiment = load_experiment(args.experiment, args.overrides)
+    source = own_file(args.experiment)
+    train(experiment, args.data, args.run_dir, cpu=args.cpu, force=args.force, source=source)
+
+
+def train(
+    experiment: Experiment,
+    data: Path,
+    run: Path,
+    *,
+    cpu: bool = False,
+    force: bool = False,
+    source: Path | None = None,
+) -> None:
     """Train on `data`/train.parquet with `run`/tokenizer.model, into `run`; resumes by itself.
+
+    source: the user's own file that the experiment is from; the run records it, see `record_file`.
 
     Raises MayaError while another process trains in `run`, and for what `maya.train.resume` refuses.
     """
@@ -65,6 +93,7 @@ def train(experiment: Experiment, data: Path, run: Path, *, cpu: bool = False, f
     with locked(run):
         if accelerator.is_main_process:
             (run / "stage-train.json").unlink(missing_ok=True)  # until it has ended again
+            record_file(run, source)
         _train(experiment, data, run, table, tokenizer, accelerator)
         if accelerator.is_main_process:
             mark_done(run / "stage-train.json", inputs)
@@ -75,19 +104,18 @@ def _train(
     experiment: Experiment, data: Path, run: Path, table: Table, tokenizer: Tokenizer,
     accelerator: Accelerator,
 ) -> None:  # fmt: skip
-    """All of it, in a folder that is locked."""
+    """`train`, in a locked folder."""
     main, languages = accelerator.is_main_process, experiment.languages
     experiment.model = with_vocabulary(experiment.model, tokenizer.vocab_size, languages)
     tokens = shared_tokens(run, table, tokenizer)
+    check_labels(experiment.model, table)
     rows, dropped = usable(table, tokens, experiment)
     if main:
         (run / "dropped.jsonl").write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in dropped))
         if dropped:
             print(f"train: {len(dropped)} utterances are left out → {run / 'dropped.jsonl'}")
     if rows is not None and not len(rows):
-        raise MayaError(
-            f"{data}: no training utterance is left that is long enough; see {run / 'dropped.jsonl'}"
-        )
+        raise MayaError(f"{data}: no training utterance is long enough; see {run / 'dropped.jsonl'}")
     utterances = Utterances.from_table(table, tokens, languages, rows)
     plan = batch_plan(experiment, utterances, plan_within_memory(experiment, utterances, run, accelerator))
     described = describe_data(data, run, table, utterances, plan.num_batches(0))
@@ -95,23 +123,22 @@ def _train(
     model = build_model(experiment.model)
     facts = start(model, experiment, data, run, main)
     warn_of_idle_heads(experiment, model, plan, main)
-    samples = dev_samples(experiment, data, tokenizer, greedy_hybrid)
-    validate = dev_validation(experiment, data, tokenizer, languages, skip_log=run / "skipped.jsonl")
+    material = Material(
+        batches=train_batches(experiment, utterances, tokenizer, run, plan),
+        validate=dev_validation(experiment, data, tokenizer, languages, skip_log=run / "skipped.jsonl"),
+        samples=dev_samples(experiment, data, tokenizer), data=described, facts=facts,
+    )  # fmt: skip
     if main:
-        millions = [count_parameters(m) / 1e6 for m in (model, model.encoder)]
-        sizes = f"{millions[0]:.2f} M parameters (encoder {millions[1]:.2f} M)"
+        sizes = describe_size(model, frozen_throughout(experiment.train))
         precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
         where = f"{accelerator.num_processes} process(es) on {accelerator.device}, {precision}"
         amount = f"{len(utterances)} utterances, {described.hours:.2f} h"
         print(f"train: {experiment.name}: {sizes}, {amount}, {where}", flush=True)
-        say_without_dev(validate)
+        say_without_dev(material.validate)
     failed: OutOfMemory | None = None
     try:
         with clear_worker_errors():
-            run_loop(
-                experiment, model, tokenizer, train_batches(experiment, utterances, tokenizer, run, plan),
-                validate, run, accelerator=accelerator, facts=facts, samples=samples, data=described,
-            )  # fmt: skip
+            run_loop(experiment, model, tokenizer, material, run, accelerator)
     except OutOfMemory as error:
         failed = error.with_traceback(None)  # whose frames hold the tensors of the step
         failed.__context__ = None
@@ -121,49 +148,71 @@ def _train(
         raise MayaError(advice(experiment, utterances, run, accelerator, failed))
 
 
+def describe_size(model: SpeechModel, frozen: Collection[str]) -> str:
+    """The number of parameters, of the encoder's, and of those that learn if some do not."""
+    model.freeze(frozen)
+    total, encoder = count_parameters(model), count_parameters(model.encoder)
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    shown = f"{total / 1e6:.2f} M parameters (encoder {encoder / 1e6:.2f} M)"
+    return shown if learning == total else f"{shown}, of which {learning / 1e6:.2f} M learn"
+
+
+def check_labels(model: SpeechModelConfig, table: Table) -> None:
+    """MayaError for a label that a head needs and no utterance of the table has."""
+    for label in model.needs:
+        if not any(entry.labels.get(label) for entry in table.entries()):
+            heads = " and ".join(name for name, head in model.heads.items() if label in head.needs)
+            raise MayaError(
+                f"the head {heads} needs the label {label!r}, and no utterance of {table.path} has it; prepare "
+                "the data with this label, or remove the head"
+            )
+
+
 def say_without_dev(validate: Validate | None) -> None:
     if validate is None:
         print(
-            "train: there is no dev set: nothing is validated and no best.pt is written; the newest weights "
-            "are what `maya average` and `maya decode` take",
+            "train: there is no dev set: nothing is validated and no best.pt is written; `maya average` and "
+            "`maya decode` take the newest weights",
             flush=True,
         )
 
 
 def start(model: SpeechModel, experiment: Experiment, data: Path, run: Path, main: bool) -> dict[str, Any]:
-    """Take over the weights that `train.init_from` names, unless the run has begun; facts for the log."""
+    """Copy the weights that `train.init_from` names, unless the run has begun; returns facts for the log."""
     cfg = experiment.train
-    facts = {"train_data": str(part_path(data, "train")), "parameters": count_parameters(model)}
+    facts = {
+        "data": str(data.absolute()),
+        "train_data": str(part_path(data, "train")),
+        "parameters": count_parameters(model),
+    }
     if cfg.init_from and not step_checkpoints(run):
         taken = start_from(model, Path(cfg.init_from), cfg.init_modules, open_checkpoint)
         if main:
-            modules = ", ".join(cfg.init_modules)
-            print(f"train: {taken / 1e6:.2f} M parameters ({modules}) from {cfg.init_from}")
+            parts = ", ".join(cfg.init_modules)
+            print(f"train: {taken / 1e6:.2f} M parameters ({parts}) from {cfg.init_from}")
         facts["init_parameters"] = taken
     if cfg.init_from:
-        model.initial_heads = heads_taken_over(cfg, step_checkpoints(run) == [])
+        model.initial_heads = heads_taken_over(cfg, model.cfg.heads, step_checkpoints(run) == [])
     return facts
 
 
-def heads_taken_over(cfg: TrainConfig, fresh: bool) -> tuple[Head, ...]:
-    """The heads that `train.init_from` brings along trained: whole, with their encoder, and from a model in
-    which they were trained. For a run that is not `fresh` the latter is assumed, until its checkpoint is
+def heads_taken_over(cfg: TrainConfig, heads: Collection[str], fresh: bool) -> tuple[str, ...]:
+    """Those of `heads` that `train.init_from` provides trained: whole, with their encoder, and from a model
+    in which they were trained. For a run that is not `fresh` the latter is assumed, until its checkpoint is
     read, because that model may be gone."""
-    heads = heads_within(cfg.init_modules) if "encoder" in cfg.init_modules else ()
-    if not heads or not fresh:
-        return heads
-    path = find_checkpoint(Path(cfg.init_from))
-    if path.suffix == ".nemo":  # an archive has no heads that were not trained
-        return heads
-    trained = read_heads(load_checkpoint(path), path).trained
-    return tuple(head for head in heads if head in trained)
+    taken = tuple(name for name in heads if name in cfg.init_modules and ENCODER in cfg.init_modules)
+    path = Path(cfg.init_from)
+    if not taken or not fresh or path.suffix == ".nemo":  # an archive has only trained heads
+        return taken
+    trained = trained_names(load_checkpoint(path))
+    return tuple(name for name in taken if name in trained)
 
 
 def warn_of_idle_heads(experiment: Experiment, model: SpeechModel, plan: BatchPlan, main: bool) -> None:
-    """Print a sentence for each head that this training ends without having trained. Raises MayaError where
-    it trains none."""
+    """Print a sentence for each head that this training does not train. Raises MayaError where it trains
+    none."""
     cfg, steps = experiment.train, experiment.train.steps
-    if cfg.epochs and cfg.ctc_first:
+    if cfg.epochs and any(head.first_step for head in model.cfg.heads.values()):
         steps = min(steps, cfg.epochs * cfg.passes * plan.num_batches(0) // cfg.accumulate)
     sentences = check_heads_begin(cfg, model, steps)
     for sentence in sentences if main else ():
@@ -257,7 +306,7 @@ def dev_validation(
     loader = EvalLoader(utterances, tokenizer, languages, sample_rate=experiment.model.features.sample_rate,
                         max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(),
                         max_skipped=experiment.data.max_skipped, skip_log=skip_log)  # fmt: skip
-    head = experiment.decode.head or "auto"
+    head = experiment.decoding_head or "auto"
     validate = make_validate(lambda: loader, references, tokenizer, languages, method=head)
     return counting_left_out(validate, loader, table.path)
 
@@ -278,8 +327,8 @@ def counting_left_out(validate: Validate, loader: EvalLoader, path: Path) -> Val
     return counted
 
 
-def dev_samples(experiment: Any, data: Path, tokenizer: Tokenizer, greedy: Greedy) -> Samples | None:
-    """`train.samples` utterances of the dev set, to be decoded by `greedy` while training; None where
+def dev_samples(experiment: Experiment, data: Path, tokenizer: Tokenizer) -> Samples | None:
+    """`train.samples` utterances of the dev set, to show the output for while training; None where
     `train.samples_every` is 0, or there is no dev set."""
     table, languages = dev_table(data), experiment.languages
     if not experiment.train.samples_every or table is None:
@@ -290,24 +339,24 @@ def dev_samples(experiment: Any, data: Path, tokenizer: Tokenizer, greedy: Greed
                         sample_rate=experiment.model.features.sample_rate,
                         max_seconds=experiment.decode.max_seconds,
                         max_skipped=float(experiment.data.max_skipped > 0))  # fmt: skip
-    return Samples(lambda: loader, references, tokenizer, languages, greedy)
+    return Samples(lambda: loader, references, tokenizer)
 
 
 def spread(table: Table, count: int) -> NDArray[np.int64]:
-    """The numbers of `count` rows, as evenly over the languages, and over the rows of each, as may be."""
+    """The numbers of `count` rows, spread as evenly as possible over the languages and the rows of each."""
     codes, languages = table.codes("language")
-    there = [rows for code in range(len(languages)) if len(rows := np.flatnonzero(codes == code))]
-    some = np.linspace(0, len(there) - 1, min(count, len(there))).round().astype(np.int64).tolist()
+    present = [rows for code in range(len(languages)) if len(rows := np.flatnonzero(codes == code))]
+    some = np.linspace(0, len(present) - 1, min(count, len(present))).round().astype(np.int64).tolist()
     kept = []
-    for number, which in enumerate(some):
-        rows = there[which]
+    for number, language in enumerate(some):
+        rows = present[language]
         share = min(len(rows), count // len(some) + (number < count % len(some)))
         kept.append(rows[((np.arange(share) + 0.5) * len(rows) / share).astype(np.int64)])
     return np.concatenate([np.zeros(0, np.int64), *kept])
 
 
 def shared_tokens(run: Path, table: Table, tokenizer: Tokenizer) -> TokenTable:
-    """The tokens that stage 2 left; where they are of other data, rank 0 writes them for all."""
+    """The tokens that stage 2 wrote; where they are of other data, rank 0 writes them again for all."""
     path = token_path(run, "train")
     if rank() == 0:
         tokens_of(path, table, tokenizer)
@@ -329,8 +378,8 @@ def thin(table: Table, per_language: int) -> NDArray[np.int64]:
 def usable(
     table: Table, tokens: TokenTable, experiment: Experiment
 ) -> tuple[NDArray[np.int64] | None, list[dict]]:
-    """The numbers of the rows to train on, None for all of them, and why the others are left out: they are
-    outside `data.min_seconds` and `max_seconds`, or CTC cannot align them."""
+    """The numbers of the rows to train on, None for all, and the reasons why the others are left out: they
+    are outside `data.min_seconds` and `max_seconds`, or have too few frames for a head."""
     cfg = experiment.data
     rows, dropped = drop_infeasible(table, tokens, experiment.model, max(cfg.speed_perturb))
     longest = cfg.max_seconds or np.inf
@@ -340,19 +389,20 @@ def usable(
     for row in np.flatnonzero(outside).tolist():
         reason = f"{table.durations[row]:.2f} s, and data takes {cfg.min_seconds:g} to {longest:g} s"
         dropped.append({"id": table.ids[row], "reason": reason})
-    left = np.arange(len(table)) if rows is None else rows
-    return left[~outside[left]], dropped
+    rows = np.arange(len(table)) if rows is None else rows
+    return rows[~outside[rows]], dropped
 
 
 def drop_infeasible(
     table: Table, tokens: TokenTable, cfg: SpeechModelConfig, fastest: float
 ) -> tuple[NDArray[np.int64] | None, list[dict]]:
-    """The numbers of the rows that CTC can align, None for all of them, and why the others are left out: it
-    needs a frame per token and one more between equal neighbours.
+    """The numbers of the rows that CTC can align, None for all or for a model whose heads do not need it, and
+    the reasons why the others are left out: CTC needs a frame per token, and one more between equal
+    neighbours.
 
-    `fastest` is the highest speed an utterance may be played at.
+    `fastest` is the highest speed at which an utterance may be played.
     """
-    if cfg.ctc_weight == 0:
+    if not any(head.needs_frames and head.weight for head in cfg.heads.values()):
         return None, []
     frames = cfg.clock.frames_of(table.durations, fastest)
     short = np.flatnonzero(frames < tokens.ctc_frames).tolist()
@@ -361,6 +411,6 @@ def drop_infeasible(
     dropped = []
     for row in short:
         needed, count = tokens.ctc_frames[row], tokens.counts[row]
-        reason = f"{needed} frames needed for {count} tokens, {frames[row]} there"
+        reason = f"{needed} frames needed for {count} tokens, {frames[row]} present"
         dropped.append({"id": table.ids[row], "reason": reason})
     return np.flatnonzero(frames >= tokens.ctc_frames), dropped

@@ -1,45 +1,46 @@
 """Checks without preparing, and of what was prepared: what is wrong, by reason and language."""
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maya.config import override
 from maya.data.prepare.data_checks import check_data
 from maya.data.prepare.findings import Findings, findings_text
 from maya.data.prepare.prepare import examine
 from maya.data.report.page import Page, read_page, write_page
 from maya.data.report.text_table import table
 from maya.errors import MayaError
-from maya.recipes.experiment import Experiment, load_experiment
+from maya.recipes.arguments import CORPUS, COUNT, add_experiment, add_json
+from maya.recipes.experiment import Experiment, apply_overrides, load_experiment
 from maya.recipes.prepare import require_corpus
 from maya.train.runlog import write_json
 
 
-def validate(
-    experiment: str | None,
-    overrides: list[str],
-    corpus: Path | None,
-    data: Path | None,
-    sample: int | None,
-    json_path: Path | None,
-    html_path: Path | None,
-) -> None:
-    """The `maya validate` command: of `corpus` with the options of an experiment, or of `data`."""
-    if data is not None:
-        validate_data(data, sample=sample, json_path=json_path, html_path=html_path)
-    elif corpus is not None:
-        if experiment:
-            chosen = load_experiment(experiment, overrides, llm=True)
-        else:
-            chosen = Experiment(name="validate")
-            for assignment in overrides:
-                override(chosen, assignment)
-        # Without an experiment no language is left out.
-        every = not experiment and not any(name.startswith("languages=") for name in overrides)
-        validate_corpus(
-            chosen, corpus, languages=() if every else None, json_path=json_path, html_path=html_path
-        )
+def arguments(p: argparse.ArgumentParser) -> None:
+    add_experiment(p, required=False, default="no language is left out, all options at their defaults")
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--corpus", type=Path, help=f"report what prepare would drop or flag: {CORPUS}")
+    text = "the folder that `maya prepare` wrote: check its audio again"
+    source.add_argument("--data", type=Path, help=text)
+    text = "with --data: decode N utterances of each split (default: 200)"
+    p.add_argument("--sample", type=COUNT, default=200, metavar="N", help=text)
+    p.add_argument("--all", action="store_true", help="with --data: decode every utterance")
+    add_json(p, "write the problems as JSON, too")
+    p.add_argument("--html", type=Path, metavar="FILE", help="write a report page, too")
+
+
+def run(args: argparse.Namespace) -> None:
+    files = {"json_path": args.json, "html_path": args.html}
+    if args.data is not None:
+        validate_data(args.data, sample=None if args.all else args.sample, **files)
+        return
+    if args.experiment:
+        experiment = load_experiment(args.experiment, args.overrides)
+    else:
+        experiment = apply_overrides(Experiment(name="validate"), args.overrides)
+    every = not args.experiment and not any(name.startswith("languages=") for name in args.overrides)
+    validate_corpus(experiment, args.corpus, languages=() if every else None, **files)
 
 
 def validate_corpus(

@@ -14,15 +14,15 @@ REPO = Path(__file__).resolve().parents[1]
 FOLDERS = sorted(p for p in (REPO / "egs").iterdir() if p.is_dir() and p.name != "__pycache__")
 
 
-def experiment_files() -> list[Path]:
-    """Files of egs/ that define `experiment()` at the top; others (data.py, word lists) help them."""
+def experiments() -> list[tuple[str, str]]:
+    """(module, function) of each public function at the top of a file of egs/ that takes nothing and returns
+    an Experiment or an LLMExperiment."""
     return [
-        path
+        (f"egs.{path.parent.name}.{path.stem}", n.name)
         for path in sorted((REPO / "egs").glob("*/*.py"))
-        if any(
-            isinstance(n, ast.FunctionDef) and n.name == "experiment"
-            for n in ast.parse(path.read_text()).body
-        )
+        for n in ast.parse(path.read_text()).body
+        if isinstance(n, ast.FunctionDef) and not n.name.startswith("_") and not ast.unparse(n.args)
+        if n.returns is not None and ast.unparse(n.returns) in ("Experiment", "LLMExperiment")
     ]
 
 
@@ -66,19 +66,24 @@ def test_run_sh_explains_itself_and_refuses_slips(folder: Path, tmp_path: Path) 
         assert refused.returncode == 1 and complaint in refused.stderr
 
 
-@pytest.mark.parametrize("path", experiment_files(), ids=lambda p: f"{p.parent.name}.{p.stem}")
-def test_experiment_is_storable_and_builds(path: Path) -> None:
+@pytest.mark.parametrize(("module", "function"), experiments(), ids=":".join)
+def test_experiment_is_storable_and_builds(module: str, function: str) -> None:
     from maya.config import from_dict, to_dict
     from maya.recipes.experiment import Experiment, build_model, with_vocabulary
     from maya.recipes.speech_llm import LLMExperiment
 
-    module = importlib.import_module(f"egs.{path.parent.name}.{path.stem}")
-    experiment = module.experiment()
+    loaded = importlib.import_module(module)
+    make = getattr(loaded, function)
+    experiment = make()
     assert isinstance(experiment, (Experiment, LLMExperiment))
-    assert experiment.name == f"{path.parent.name}/{path.stem}"  # results are filed under it
+    # Results are filed under its name; experiment() may be one of the others, the default.
+    folder, file = module.split(".")[1:]
+    functions = [f for m, f in experiments() if m == module and (f == function or function == "experiment")]
+    names = {f"{folder}/{file}" + ("" if f == "experiment" else f"_{f}") for f in functions}
+    assert experiment.name in names
     stored = json.loads(json.dumps(to_dict(experiment), allow_nan=False))
     assert from_dict(type(experiment), stored) == experiment
-    assert module.experiment() is not experiment  # fresh each time: a change must not leak into the next
+    assert make() is not experiment  # fresh each time: a change must not leak into the next
     if isinstance(experiment, LLMExperiment):
         return  # its language model would have to be fetched
     model_config = with_vocabulary(experiment.model, experiment.tokenizer.vocab_size, experiment.languages)
@@ -89,7 +94,7 @@ def test_experiment_is_storable_and_builds(path: Path) -> None:
 
 
 def test_there_are_experiments() -> None:
-    assert len(experiment_files()) >= 3
+    assert len(experiments()) >= 30
 
 
 def test_checker_sees_a_bad_folder(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_commands_of_the_pages_parse(repo: Path) -> None:
 def options_that_exist(repo: Path) -> set[str]:
     """Options of the `maya` command, of every run.sh and of the programs under egs/, tools/ and kernels/."""
     options = set(ALIASES)
-    parsers: list[argparse.ArgumentParser] = [parser()]
+    parsers: list[argparse.ArgumentParser] = [parser(complete=True)]
     while parsers:
         for action in parsers.pop()._actions:
             options.update(action.option_strings)
@@ -118,7 +118,7 @@ def options_that_exist(repo: Path) -> set[str]:
                 parsers += action.choices.values()
     for name in tracked(repo):
         text = (repo / name).read_text(encoding="utf-8") if name.endswith((".py", ".sh")) else ""
-        if name.endswith("run.sh"):
+        if name.endswith(("run.sh", "stages.sh")):
             options.update(f"--{word.replace('_', '-')}" for word in re.findall(r"(?m)^([a-z_]+)=", text))
         elif not name.startswith("tests/"):
             options.update(re.findall(r"(?:add|add_argument)\(\s*\"(--[a-z-]+)", text))
@@ -130,7 +130,7 @@ def test_options_in_the_text_exist(repo: Path) -> None:
     """Of `--option` and `--group.field` in the pages; options of other programs are listed here."""
     foreign = {"--use-averaged-model", "--torch-threads", "--shift-output", "--index-url", "--cov"}
     known = options_that_exist(repo) | foreign
-    names = ("egs.indic12.mini", "egs.digits.lact", "egs.librispeech.zipformer_tiny")
+    names = ("egs.indic12.mini", "egs.digits.lact", "egs.librispeech.zipformer:tiny")
     fields = {field for name in names for field in flat(to_dict(load_experiment(name, [])))}
     unknown = []
     for file, text in documentation(repo):

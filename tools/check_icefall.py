@@ -25,7 +25,7 @@ from torch import Tensor
 import maya
 from maya.audio.load import load_audio
 from maya.convert import from_icefall, to_icefall
-from maya.convert.icefall_export import SENTENCEPIECE, WEIGHTS
+from maya.convert.icefall.export import SENTENCEPIECE, WEIGHTS
 from maya.decode.recognizer import Recognizer
 from maya.encoders import Zipformer
 from maya.encoders.zipformer.config import Chunking

@@ -22,7 +22,7 @@ from torch import Tensor
 import maya
 from maya.audio.load import load_audio
 from maya.convert import from_nemo, to_nemo
-from maya.convert.nemo_export import with_language
+from maya.convert.nemo.export import with_language
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.models.speech_model import nemo_parts
 from maya.text.aggregate import AggregateTokenizer

@@ -66,9 +66,7 @@ def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> 
     with torch.inference_mode():
         feats, lens = model.features(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
         network = model.model
-        enc, enc_lens = network.encoder(
-            feats, lens, chunking=Chunking(CHUNK, LEFT) if streaming else WHOLE
-        )
+        enc, enc_lens = network.encoder(feats, lens, chunking=Chunking(CHUNK, LEFT) if streaming else WHOLE)
         if streaming:  # whole chunks alone
             chunks = (int(lens) - 2 * CHUNK - 13) // (2 * CHUNK) + 1
             enc_lens = enc_lens.clamp(max=chunks * CHUNK // 2)
@@ -81,8 +79,8 @@ def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> 
 def check(model: Any, python: str, audio: list[Path], work: Path) -> Iterator[tuple[str, str, bool]]:
     """(what, measured, whether it holds) of one model, exported in every way."""
     from maya.audio.load import load_audio
-    from maya.convert.icefall_export import with_blank_first
-    from maya.convert.sherpa_onnx import to_sherpa_onnx
+    from maya.convert.icefall.export import with_blank_first
+    from maya.convert.onnx.zipformer import to_sherpa_onnx
 
     cfg = model.model.cfg
     samples, raw = [], []

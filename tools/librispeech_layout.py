@@ -2,7 +2,7 @@
 
     python -m tools.librispeech_layout --clean ../shared/corpora/digits --other ../shared/corpora/indic12 \\
         --out exp/librispeech/layout --join 6
-    ./egs/librispeech/run.sh --source exp/librispeech/layout --experiment zipformer_tiny
+    ./egs/librispeech/run.sh --source exp/librispeech/layout --experiment zipformer:tiny
 
 Both corpora are folders of any form that `maya prepare` reads. OUT/LibriSpeech then holds, as the original,
 

@@ -24,13 +24,14 @@ import torch
 from torch import Tensor
 
 import maya
-from egs.digits.data import assign, draw_strings, joined, plan_item, read_source
 from maya.audio.load import resample
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
 from maya.recipes.adaptation import Listener, Speaker, choose_rates, compare
 from maya.recipes.adaptation_report import Answer, table
 from maya.recipes.corpus_writer import SAMPLE_RATE
+
+from .data import assign, draw_strings, joined, plan_item, read_source
 
 _HEARD_STRINGS, _ASKED_STRINGS = 24, 40  # of each speaker; 24 are about a minute
 

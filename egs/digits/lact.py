@@ -4,9 +4,10 @@ Run:    ./egs/digits/run.sh --experiment lact
 Cost and result: see RESULTS.md in this folder.
 """
 
-from egs.digits import digits
 from maya.recipes.experiment import Experiment
 from maya.recipes.lact_presets import lact_tiny
+
+from . import digits
 
 
 def experiment() -> Experiment:

@@ -12,46 +12,16 @@ set -euo pipefail
 start_dir=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-stage=0
-stop_stage=6
 source=../shared/corpora/digits
 experiment=digits
-name=            # of the run; by default the experiment's
-gpus=auto
-cpu=false
-work=            # by default exp/digits/<source>
-. tools/parse_options.sh
-. tools/prepared.sh
-. tools/env.sh
-maya_env
+. egs/stages.sh
 
-[ "$source" = ../shared/corpora/digits ] || source=$(cd "$start_dir" && realpath -m "$source")
+[ "$source" = ../shared/corpora/digits ] || source=$(absolute "$source")
 work=${work:-exp/digits/$(basename "$source")}
-[ "$gpus" = auto ] && gpus=$(count_gpus)
-$cpu && device=(--cpu) || device=()
-data=$work/data
-resolve_experiment digits
-run=$work/${name:-$experiment}
-exp=(--experiment "$experiment_file" "${overrides[@]}")
+begin digits
 
-if due 0; then
-  python -m egs.digits.data --source "$source" --out "$work/corpus"
-fi
-if due 1; then
-  maya prepare "${exp[@]}" --corpus "$work/corpus" --out "$data" "${force[@]}"
-fi
-if due 2; then
-  maya tokenizer "${exp[@]}" --data "$data" --run-dir "$run" "${force[@]}"
-fi
-if due 3; then
-  launch "$gpus" train "${exp[@]}" --data "$data" --run-dir "$run" "${device[@]}" "${force[@]}"
-fi
-if due 4; then
-  maya average "${exp[@]}" --data "$data" --run-dir "$run" "${force[@]}"
-fi
-if due 5 && has_set "$data" test 5; then
-  maya decode "${exp[@]}" --data "$data" --run-dir "$run" "${force[@]}"
-fi
-if due 6 && has_set "$data" test 6; then
-  maya score --data "$data" --run-dir "$run" "${force[@]}"
-fi
+if due 0; then python -m egs.digits.data --source "$source" --out "$work/corpus"; fi
+prepare "$work/corpus"
+train
+average
+decode_and_score

@@ -20,8 +20,6 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from egs.indic12 import speak
-from egs.indic12.words import LANGUAGES, babel_version, words
 from maya.errors import MayaError
 from maya.recipes.corpus_writer import (
     Utterance,
@@ -32,6 +30,9 @@ from maya.recipes.corpus_writer import (
     shuffled_rounds,
     write_corpus,
 )
+
+from . import speak
+from .words import LANGUAGES, babel_version, words
 
 # Variants of eSpeak that sound like people: no whispers, robots, croaks or echoes, none clipping, and by mean
 # log spectrum no held-out voice nearer than 0.4 nepers to a training voice (f1 and f2 are 1.0 apart).

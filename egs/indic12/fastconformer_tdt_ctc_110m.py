@@ -5,9 +5,10 @@ Run:    maya convert nemo parakeet-tdt_ctc-110m.nemo exp/parakeet-tdt_ctc-110m -
 Not run yet: no result is claimed.
 """
 
-from egs.indic12 import fastconformer_tdt_ctc_1b
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
+
+from . import fastconformer_tdt_ctc_1b
 
 
 def experiment() -> Experiment:

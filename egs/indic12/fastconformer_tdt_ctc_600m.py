@@ -5,9 +5,10 @@ Run:    maya convert nemo parakeet-tdt-0.6b-v2.nemo exp/parakeet-tdt-0.6b-v2 --e
 Not run yet: no result is claimed.
 """
 
-from egs.indic12 import fastconformer_tdt_ctc_1b
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
+
+from . import fastconformer_tdt_ctc_1b
 
 
 def experiment() -> Experiment:

@@ -4,9 +4,10 @@ Run:    ./egs/indic12/run.sh --experiment large --corpus DIR --gpus 8
 Not run yet: no result is claimed.
 """
 
-from egs.indic12 import small
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
+
+from . import small
 
 
 def experiment() -> Experiment:

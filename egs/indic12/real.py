@@ -25,7 +25,7 @@ def experiment() -> Experiment:
     exp.data.speed_perturb = (0.87, 0.93, 1.0, 1.07, 1.15)
     exp.data.valid_utterances = 20
     exp.train.steps = 8200
-    exp.train.ctc_first = 6000
+    exp.model.heads["transducer"].first_step = 6000
     exp.train.valid_every = 700
     exp.train.save_every = 350
     exp.train.encoder_hold = 150

@@ -15,56 +15,21 @@ set -euo pipefail
 start_dir=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-stage=0
-stop_stage=6
-corpus=mini      # "mini": made here by a speech synthesizer; else a folder
-experiment=      # a file of this folder (mini, real, small, large, fastconformer_tdt_ctc_{110m,600m,1b}, finetune_tiny)
-                 # or of your own (./mine.py)
-name=            # of the run; by default the experiment's
-gpus=auto
-cpu=false
-work=            # by default exp/indic12/<corpus>
-. tools/parse_options.sh
-. tools/prepared.sh
-. tools/env.sh
-maya_env
+corpus=mini # "mini": made here by a speech synthesizer; else a folder
+experiment= # by default mini for the corpus mini, else real
+. egs/stages.sh
 
-if [ "$corpus" = mini ]; then
-  work=${work:-exp/indic12/mini}
-  audio=$work/corpus
-else
-  case $corpus in
-    lhotse:*|nemo:*) audio=$corpus ;; # no folder: the paths in it are those from here, or absolute
-    *) audio=$(cd "$start_dir" && realpath -m "$corpus") ;;
-  esac
-  work=${work:-exp/indic12/$(basename "$audio")}
-fi
+case $corpus in
+  mini) audio=${work:-exp/indic12/mini}/corpus work=${work:-exp/indic12/mini} ;;
+  lhotse:* | nemo:*) audio=$corpus ;; # no folder: the paths in it are those from here, or absolute
+  *) audio=$(absolute "$corpus") ;;
+esac
+work=${work:-exp/indic12/$(basename "$audio")}
 if [ -z "$experiment" ]; then experiment=$([ "$corpus" = mini ] && echo mini || echo real); fi
-[ "$gpus" = auto ] && gpus=$(count_gpus)
-$cpu && device=(--cpu) || device=()
-data=$work/data
-resolve_experiment indic12
-run=$work/${name:-$experiment}
-exp=(--experiment "$experiment_file" "${overrides[@]}")
+begin indic12
 
-if due 0 && [ "$corpus" = mini ]; then
-  python -m egs.indic12.data --out "$audio"
-fi
-if due 1; then
-  maya prepare "${exp[@]}" --corpus "$audio" --out "$data" "${force[@]}"
-fi
-if due 2; then
-  maya tokenizer "${exp[@]}" --data "$data" --run-dir "$run" "${force[@]}"
-fi
-if due 3; then
-  launch "$gpus" train "${exp[@]}" --data "$data" --run-dir "$run" "${device[@]}" "${force[@]}"
-fi
-if due 4; then
-  maya average "${exp[@]}" --data "$data" --run-dir "$run" "${force[@]}"
-fi
-if due 5 && has_set "$data" test 5; then
-  maya decode "${exp[@]}" --data "$data" --run-dir "$run" "${force[@]}"
-fi
-if due 6 && has_set "$data" test 6; then
-  maya score --data "$data" --run-dir "$run" "${force[@]}"
-fi
+if due 0 && [ "$corpus" = mini ]; then python -m egs.indic12.data --out "$audio"; fi
+prepare "$audio"
+train
+average
+decode_and_score

@@ -4,13 +4,13 @@
 #   ./egs/librispeech/run.sh --source DIR              DIR holds LibriSpeech/, or its content: train-clean-100 ...
 #   ./egs/librispeech/run.sh --download full|mini      60 GB, or 0.5 GB, into ./download
 #   ./egs/librispeech/run.sh --source DIR --parts "train-clean-100 dev-clean dev-other test-clean test-other"
-#   ./egs/librispeech/run.sh --source DIR --experiment zipformer_large_cr_ctc --gpus 2
-#   ./egs/librispeech/run.sh --source DIR --experiment lact_base_ctc --gpus 1
+#   ./egs/librispeech/run.sh --source DIR --experiment zipformer:large_cr_ctc --gpus 2
+#   ./egs/librispeech/run.sh --source DIR --experiment lact:base_ctc --gpus 1
 #   ./egs/librispeech/run.sh --source DIR --stage 4 --epoch 50 --avg 25    the average to decode with, not chosen on dev
 #   ./egs/librispeech/run.sh --source DIR --stage 5 --methods "transducer modified_beam"
 #   ./egs/librispeech/run.sh --source DIR --musan DIR  noise, music and babble on half of the training utterances
 #
-# Options: --stage N --stop-stage N --source DIR --download full|mini --parts "PART ..." --experiment NAME|FILE --name RUN
+# Options: --stage N --stop-stage N --source DIR --download full|mini --parts "PART ..." --experiment NAME[:FUNCTION]|FILE --name RUN
 #          --epoch "N ..." --avg "N ..." --methods "all|METHOD ..." --musan DIR --gpus N --cpu true|false --work DIR
 # Any field of the experiment: --train.lr 0.03 --name x
 # Stages: 0 download  1 manifests and validation  2 tokenizer  3 train  4 average  5 decode  6 score
@@ -19,34 +19,19 @@ set -euo pipefail
 start_dir=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-stage=0
-stop_stage=6
-source=          # by default download/, where --download puts it
+source=   # by default download/, where --download puts it
 download=
-parts=           # by default all that are there
-experiment=zipformer_medium # a file of this folder, or of your own (./mine.py)
-name=            # of the run; by default the experiment's
-epoch=           # with one of each of these, that average; with several or none, dev chooses
+parts=    # by default all that are there
+experiment=zipformer:medium
+epoch=    # with one of each of these, that average; with several or none, dev chooses
 avg=
-methods=all      # of decode.method
+methods=all # of decode.method
 musan=
-gpus=auto
-cpu=false
-work=            # by default exp/librispeech/<source>
-. tools/parse_options.sh
-. tools/env.sh
-maya_env
+. egs/stages.sh
 
-absolute() { (cd "$start_dir" && realpath -m "$1"); }
 [ -z "$source" ] || source=$(absolute "$source")
 source=${source:-download}
 work=${work:-exp/librispeech/$(basename "$source")}
-[ "$gpus" = auto ] && gpus=$(count_gpus)
-$cpu && device=(--cpu) || device=()
-manifests=$work/manifests
-data=$work/data
-resolve_experiment librispeech
-run=$work/${name:-$experiment}
 if [ -n "$musan" ]; then # MUSAN's three kinds in proportion to their hours, together on one utterance in two
   musan=$(absolute "$musan")
   for kind in noise:noise:0.03 music:music:0.19 babble:speech:0.28; do
@@ -54,36 +39,24 @@ if [ -n "$musan" ]; then # MUSAN's three kinds in proportion to their hours, tog
     overrides+=(--set "data.augment.$field.folders=$musan/$folder" --set "data.augment.$field.prob=$prob")
   done
 fi
-exp=(--experiment "$experiment_file" "${overrides[@]}")
+begin librispeech
 
-if due 0 && [ -n "$download" ]; then
-  python -m egs.librispeech.data download --kind "$download" --out "$source"
+if due 0 && [ -n "$download" ]; then python -m egs.librispeech.data download --kind "$download" --out "$source"; fi
+if due 1; then python -m egs.librispeech.data manifests --source "$source" --out "$work/manifests" --parts $parts; fi
+prepare "$work/manifests"
+train
+
+select=() # by steps, where the training left no epochs
+if compgen -G "$run/checkpoints/epoch-*.pt" >/dev/null && [[ ! "$epoch,$avg" =~ ^[0-9]+,[0-9]+$ ]]; then
+  select=(--select)
 fi
-if due 1; then
-  python -m egs.librispeech.data manifests --source "$source" --out "$manifests" --parts $parts
-  maya prepare "${exp[@]}" --corpus "$manifests" --out "$data" "${force[@]}"
-fi
-if due 2; then
-  maya tokenizer "${exp[@]}" --data "$data" --run-dir "$run" "${force[@]}"
-fi
-if due 3; then
-  launch "$gpus" train "${exp[@]}" --data "$data" --run-dir "$run" "${device[@]}" "${force[@]}"
-fi
-if due 4; then
-  select=() # by steps, where the training left no epochs
-  if compgen -G "$run/checkpoints/epoch-*.pt" >/dev/null && [[ ! "$epoch,$avg" =~ ^[0-9]+,[0-9]+$ ]]; then
-    select=(--select)
-  fi
-  maya average "${exp[@]}" --data "$data" --run-dir "$run" "${select[@]}" ${epoch:+--epoch $epoch} ${avg:+--avg $avg} \
-    "${force[@]}"
-fi
+average "${select[@]}" ${epoch:+--epoch $epoch} ${avg:+--avg $avg}
+
 if due 5 || due 6; then sets=$(python -m egs.librispeech.data sets --data "$data"); fi
 if due 5 && [ -n "$sets" ]; then
-  maya decode "${exp[@]}" --data "$data" --run-dir "$run" --split $sets --method $methods "${force[@]}"
+  maya decode "$run" "${exp[@]}" --data "$data" --split $sets --method $methods "${force[@]}"
 fi
-if due 6 && [ -n "$sets" ]; then
-  maya score --data "$data" --run-dir "$run" --split all "${force[@]}"
-fi
+if due 6 && [ -n "$sets" ]; then maya score "$run" --data "$data" --split all "${force[@]}"; fi
 if { due 5 || due 6; } && [ -z "$sets" ]; then
   echo "$data has no dev or test set: stages 5 and 6 are left out"
 fi

@@ -14,6 +14,7 @@ from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
 from maya.heads.cost import HeadFlops, HeadMemory
 from maya.ranges import Count, NonNegFloat
+from maya.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,9 +40,13 @@ class HeadConfig(Kinds):
     A head has no weight before `first_step`; then its weight rises linearly from 0 to `weight` over
     `ramp_steps`. See `head_weights`. A subclass has a field `kind`, and where it applies:
     writes_text: its output is tokens. needs: names of the labels that a batch must hold (maya.data).
+    needs_frames: its loss is infinite where an utterance has fewer frames than CTC needs for its text.
+    places: names of fields that hold paths or names of models, which may differ on another machine.
     """
 
     writes_text: ClassVar[bool] = False
+    needs_frames: ClassVar[bool] = False
+    places: ClassVar[tuple[str, ...]] = ()
 
     weight: NonNegFloat = 1.0  # of its loss in the total
     first_step: Count = 0  # optimizer steps before it is trained
@@ -51,6 +56,10 @@ class HeadConfig(Kinds):
     def needs(self) -> tuple[str, ...]:
         """Names of the labels that its loss reads, besides text and language."""
         return ()
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that its tokens are of, for a head that brings one; None: any tokenizer will do."""
+        return None
 
     def weight_at(self, step: int) -> float:
         """Its own weight at an optimizer step, counted from 0."""

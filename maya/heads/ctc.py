@@ -23,6 +23,7 @@ class CTCConfig(HeadConfig):
     """
 
     writes_text: ClassVar[bool] = True
+    needs_frames: ClassVar[bool] = True
 
     kind: Literal["ctc"] = "ctc"
     dropout: BelowOne = 0.0  # before the output layer

@@ -7,7 +7,6 @@ comes through transformers, LoRA (Hu et al. 2021, arXiv:2106.09685) through peft
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -35,6 +34,7 @@ class LanguageModelConfig(HeadConfig):
     Hugging Face hub; its weights are not in a checkpoint. The run's tokenizer is the language model's."""
 
     writes_text: ClassVar[bool] = True
+    places: ClassVar[tuple[str, ...]] = ("llm",)
 
     kind: Literal["language_model"] = "language_model"
     llm: str = ""
@@ -47,6 +47,9 @@ class LanguageModelConfig(HeadConfig):
     prompt: str = "Transcribe the following {language} speech:"
     lora: LoraConfig = field(default_factory=LoraConfig)
     tokens_per_second: PosFloat = 16.0  # the longest transcript that decoding allows
+
+    def tokenizer(self) -> LLMTokenizer:
+        return load_tokenizer(self.llm)
 
     def build(self, context: HeadContext) -> "LanguageModel":
         if not self.llm:
@@ -104,6 +107,7 @@ class LanguageModel(Head):
             self.lm.activation_checkpointing_enable({"use_reentrant": False})
         names = [language_name(code) for code in context.languages]
         self.prompts: list[PromptIds] = [prompt_ids(tokenizer, cfg.prompt, name) for name in (*names, "")]
+        self.prefix = ""  # of its names in the state dict that is being loaded
         self.register_state_dict_post_hook(_leave_lm_out)
         self.register_load_state_dict_pre_hook(_refuse_other_lm)
         self.register_load_state_dict_post_hook(_ignore_missing_lm)
@@ -210,7 +214,7 @@ def load_llm(cfg: LanguageModelConfig) -> tuple[Any, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(cfg.llm)
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MayaError(f"model.llm {cfg.llm!r} is no language model that can be loaded: {reason}") from error
+        raise MayaError(f"llm {cfg.llm!r} cannot be loaded as a language model: {reason}") from error
     # What its authors recommend for chat (sampling, penalties) is not for transcripts.
     lm.generation_config = transformers.GenerationConfig()
     return lm.requires_grad_(False), tokenizer
@@ -222,7 +226,7 @@ def load_tokenizer(llm: str) -> LLMTokenizer:
         return LLMTokenizer(_transformers().AutoTokenizer.from_pretrained(llm).backend_tokenizer.to_str())
     except (OSError, ValueError, AttributeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MayaError(f"model.llm {llm!r} has no tokenizer.json that can be loaded: {reason}") from error
+        raise MayaError(f"llm {llm!r} has no tokenizer.json that can be loaded: {reason}") from error
 
 
 def _transformers() -> Any:
@@ -237,10 +241,10 @@ def digest(lm: Any) -> Tensor:
     """(32,) uint8 that tells language models apart, alike in fp32 and bf16: SHA-256 of the first rows of the
     embeddings and of the last vector of weights (a norm's), in bf16."""
     vectors = [p for p in lm.parameters() if p.ndim == 1]
-    found = hashlib.sha256(str(tuple(lm.get_input_embeddings().weight.shape)).encode())
+    sha = hashlib.sha256(str(tuple(lm.get_input_embeddings().weight.shape)).encode())
     for part in (lm.get_input_embeddings().weight[:64], *vectors[-1:]):
-        found.update(part.detach().bfloat16().contiguous().view(torch.int16).cpu().numpy().tobytes())
-    return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8).clone()
+        sha.update(part.detach().bfloat16().contiguous().view(torch.int16).cpu().numpy().tobytes())
+    return torch.frombuffer(bytearray(sha.digest()), dtype=torch.uint8).clone()
 
 
 def _of_lm(name: str) -> bool:
@@ -254,8 +258,9 @@ def _leave_lm_out(module: nn.Module, state: dict[str, Tensor], prefix: str, meta
 
 
 def _ignore_missing_lm(module: nn.Module, incompatible: Any) -> None:
-    missing = incompatible.missing_keys
-    missing[:] = [name for name in missing if not _of_lm(name)]
+    assert isinstance(module, LanguageModel)
+    missing, prefix = incompatible.missing_keys, module.prefix
+    missing[:] = [n for n in missing if not (n.startswith(prefix) and _of_lm(n.removeprefix(prefix)))]
 
 
 def _refuse_other_lm(
@@ -263,14 +268,9 @@ def _refuse_other_lm(
     missing: list[str], unexpected: list[str], errors: list[str],
 ) -> None:  # fmt: skip
     assert isinstance(module, LanguageModel)
-    theirs = state.get(prefix + "lm_digest")
-    if theirs is not None and not torch.equal(theirs.cpu(), module.lm_digest.cpu()):
+    module.prefix = prefix
+    saved = state.get(prefix + "lm_digest")
+    if saved is not None and not torch.equal(saved.cpu(), module.lm_digest.cpu()):
         raise MayaError(
             f"the weights were trained with another language model than {module.cfg.llm}; name that one"
         )
-
-
-def token_limits(batch_lens: Sequence[int], sample_rate: int, tokens_per_second: float) -> list[int]:
-    """The longest transcript of each utterance: by its own length in samples, so that it does not depend on
-    the batch, and at least 8 tokens."""
-    return [8 + math.ceil(n / sample_rate * tokens_per_second) for n in batch_lens]

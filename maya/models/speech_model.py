@@ -11,13 +11,12 @@ from maya.data.loading.batch import Batch
 from maya.encoders import Encoded, Encoder
 from maya.encoders.zipformer.regularizers import set_batch_count
 from maya.errors import MayaError
+from maya.features import Features
 from maya.features.noise import AddNoise
 from maya.features.specaugment import SpecAugment
 from maya.heads import Head, LossStep, final_weights, head_weights
 from maya.heads.base import add_weighted
-from maya.models.config import SpeechModelConfig, check, head_context
-
-ENCODER = "encoder"  # the part of a model that is not a head
+from maya.models.config import ENCODER, SpeechModelConfig, check, head_context
 
 
 @dataclass(kw_only=True, slots=True)
@@ -70,6 +69,11 @@ class SpeechModel(nn.Module):
         return {name: cast(Head, head) for name, head in self.heads.items()}
 
     @property
+    def featurizer(self) -> Features:
+        """The module that computes features."""
+        return cast(Features, self.preprocessor["featurizer"])
+
+    @property
     def blank(self) -> int:
         """The blank's id."""
         return self.cfg.blank
@@ -78,6 +82,11 @@ class SpeechModel(nn.Module):
     def parts(self) -> tuple[str, ...]:
         """The names in `Losses.parts` when all heads are trained."""
         return tuple(part_name(n, p) for n, head in self.named_heads().items() for p in head.parts)
+
+    @property
+    def hidden(self) -> list[int]:
+        """Layers of the encoder whose hidden states the heads read."""
+        return sorted({layer for head in self.named_heads().values() for layer in head.hidden})
 
     @property
     def frame_seconds(self) -> float:
@@ -95,7 +104,7 @@ class SpeechModel(nn.Module):
     def features(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
         """audio (B, N) float in [-1, 1] at the model's sample rate, audio_lens (B,) samples → (B, T, F),
         feat_lens (B,)."""
-        return self.preprocessor["featurizer"](audio, audio_lens)
+        return self.featurizer(audio, audio_lens)
 
     def begin_step(self, step: int, batch_count: float) -> None:
         """Move all that changes while training on to optimizer step `step`, from 0; `batch_count` is what
@@ -166,8 +175,7 @@ class SpeechModel(nn.Module):
         self.check_rate(batch)
         weights = head_weights(self.cfg.heads, self.step)
         views = max((head.views for head in self.named_heads().values()), default=1) if self.training else 1
-        layers = sorted({layer for head in self.named_heads().values() for layer in head.hidden})
-        encoded = self.encode_audio(batch.audio, batch.audio_lens, views, layers)
+        encoded = self.encode_audio(batch.audio, batch.audio_lens, views, self.hidden)
         step = LossStep(step=self.step, generator=generator, views=views)
         return self.losses(encoded, batch, weights=weights, step=step)
 

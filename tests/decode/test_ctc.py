@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maya.decode import ctc
-from maya.decode.ctc import greedy_ctc, greedy_ctc_of
+from maya.decode.ctc import CTCDecoder, greedy_ctc
 from maya.decode.hypothesis import Hypothesis
 
 
@@ -51,6 +51,7 @@ def test_a_head_is_run_in_stretches(monkeypatch):
         seen.append(part.shape[1])
         return part.log_softmax(-1)
 
-    hyps = greedy_ctc_of(head, enc, lens, blank=3)
+    decoder = CTCDecoder(head, 2, blank=3)
+    decoder.push(enc, lens)
     assert max(seen) == 3 and sum(seen) == 23
-    assert hyps == greedy_ctc(enc.log_softmax(-1), lens, blank=3)
+    assert decoder.hyps == greedy_ctc(enc.log_softmax(-1), lens, blank=3)

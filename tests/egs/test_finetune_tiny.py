@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from egs.indic12 import finetune_tiny
-from maya.convert.nemo import import_nemo
+from maya.convert.nemo.load import import_nemo
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer

@@ -1,19 +1,18 @@
 """The experiments on LibriSpeech have the numbers of icefall's recipe, and models of its sizes."""
 
-import importlib
 import itertools
 import json
 
 import pytest
 import torch
 
-from egs.librispeech import zipformer_tiny
+from egs.librispeech import zipformer
 from maya.config import from_dict, to_dict
 from maya.decode.head_choice import TrainedHeads
 from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import build_model, count_parameters
 from maya.models.text_heads import heads_of
-from maya.recipes.decode_all import methods_of
+from maya.recipes.decode import methods_of
 from maya.recipes.experiment import Experiment
 
 SIZES = {
@@ -22,7 +21,7 @@ SIZES = {
     "large": (4, 1000.0),
 }  # GPUs, seconds of the transducers
 HEADS = ("", "_ctc", "_cr_ctc", "_ctc_aed")
-NAMES = [f"zipformer_{size}{heads}" for size, heads in itertools.product(SIZES, HEADS)]
+NAMES = [f"{size}{heads}" for size, heads in itertools.product(SIZES, HEADS)]
 
 
 def all_methods(cfg: SpeechModelConfig) -> list[str]:
@@ -32,7 +31,7 @@ def all_methods(cfg: SpeechModelConfig) -> list[str]:
 
 
 def load(name: str) -> Experiment:
-    return importlib.import_module(f"egs.librispeech.{name}").experiment()
+    return getattr(zipformer, name)()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -42,7 +41,7 @@ def test_numbers_are_icefall_s(name: str) -> None:
     assert exp.tokenizer.vocab_size == 500 and exp.model.features.num_mels == 80
     train = exp.train
     assert (train.optimizer, train.schedule, train.epochs, train.passes) == ("scaled_adam", "eden", 50, 3)
-    assert train.lr == (0.04 if name == "zipformer_small" else 0.045)
+    assert train.lr == (0.04 if name == "small" else 0.045)
     assert (train.eden.steps, train.eden.epochs, train.eden.warmup_steps) == (7500.0, 3.5, 500.0)
     assert exp.data.speed_perturb == (0.9, 1.0, 1.1)
     assert (exp.data.min_seconds, exp.data.max_seconds) == (1.0, 20.0)
@@ -60,26 +59,26 @@ def test_numbers_are_icefall_s(name: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_transducers_take_icefall_s_batches(size: str) -> None:
     gpus, seconds = SIZES[size]
-    exp = load(f"zipformer_{size}")
+    exp = load(size)
     assert exp.data.plan.max_seconds == seconds
     batches = 50 * 2900 * 3600 / (gpus * seconds)  # full ones, of 50 epochs
     assert batches < exp.train.steps < 1.3 * batches  # the epochs end it, not the steps
 
 
 def test_tiny_is_small_and_tries_every_head_but_attention() -> None:
-    exp = zipformer_tiny.experiment()
+    exp = zipformer.tiny()
     cfg = with_vocabulary(exp.model, exp.tokenizer.vocab_size, exp.languages)
     with torch.device("meta"):
         assert count_parameters(build_model(cfg)) < 2_000_000
     can = all_methods(cfg)
     assert can == ["transducer", "modified_beam", "ctc", "ctc_beam"]
-    aed = load("zipformer_small_ctc_aed").model
+    aed = load("small_ctc_aed").model
     assert all_methods(aed) == [
         "ctc", "ctc_beam", "attention_rescoring", "attention",
     ]  # fmt: skip
 
 
 def test_musan_has_its_share() -> None:
-    augment = load("zipformer_medium").data.augment
+    augment = load("medium").data.augment
     assert not augment.on and augment.clean_share == 0.0  # until run.sh --musan says where it is
     assert all(noise.snr_db == (10.0, 20.0) and noise.mixed == (1, 1) for noise in augment.noises.values())

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from lhotse import RecordingSet
 
-from egs.librispeech import data, zipformer_tiny
+from egs.librispeech import data, zipformer
 from maya.data.corpus.folder import read_corpus
 from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
 from maya.data.table.table import Table, part_path, write_table
@@ -33,7 +33,7 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def prepared(laid_out: Path) -> Path:
     data.manifests(laid_out, laid_out / "manifests", jobs=1)
-    prepare(zipformer_tiny.experiment(), laid_out / "manifests", laid_out / "data")
+    prepare(zipformer.tiny(), laid_out / "manifests", laid_out / "data")
     return laid_out / "data"
 
 

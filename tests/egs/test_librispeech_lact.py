@@ -1,6 +1,5 @@
 """LaCT's experiments on LibriSpeech: recipe and sizes, and that each learns from an utterance of 5 s."""
 
-import importlib
 import itertools
 import json
 import os
@@ -8,12 +7,12 @@ import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
+from egs.librispeech import lact as lact_experiments
 from maya.config import from_dict, to_dict
 from maya.data.plan import BatchPlan
 from maya.decode.head_choice import TrainedHeads
@@ -23,7 +22,7 @@ from maya.heads.transducer import PredictorConfig, StatelessConfig
 from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import build_model, count_parameters
 from maya.models.text_heads import heads_of
-from maya.recipes.decode_all import methods_of
+from maya.recipes.decode import methods_of
 from maya.recipes.experiment import Experiment
 from maya.recipes.lact_presets import lact, lact_tiny
 from maya.train.config import check
@@ -33,10 +32,10 @@ REPO = Path(__file__).resolve().parents[2]
 README = (REPO / "egs/librispeech/README.md").read_text()
 HEADS = ("ctc", "rnnt", "tdt")
 FULL = [
-    *(f"lact_{size}_{heads}" for size, heads in itertools.product(("base", "improved", "large"), HEADS)),
-    "lact_base_ctc_streaming",
+    *(f"{size}_{heads}" for size, heads in itertools.product(("base", "improved", "large"), HEADS)),
+    "base_ctc_streaming",
 ]
-NAMES = [*FULL, "lact_tiny"]
+NAMES = [*FULL, "tiny"]
 SIZES = {"base": (768, 12, 4), "improved": (1024, 18, 8), "large": (1536, 24, 12)}
 MEAN_SECONDS = 12.3  # of an utterance of LibriSpeech
 
@@ -47,12 +46,8 @@ def all_methods(cfg: SpeechModelConfig) -> list[str]:
     return methods_of(TrainedHeads(heads=heads, trained=heads), cfg.transducer)
 
 
-def module(name: str) -> ModuleType:
-    return importlib.import_module(f"egs.librispeech.{name}")
-
-
 def load(name: str) -> Experiment:
-    return module(name).experiment()
+    return getattr(lact_experiments, name)()
 
 
 def encoder_of(exp: Experiment) -> LaCTConfig:
@@ -81,7 +76,7 @@ def test_the_recipe(name: str) -> None:
 def test_a_step_holds_24_utterances(ranks: int, cap: float) -> None:
     """With the caps of the README, of lengths as LibriSpeech's: most are 12 to 16 s, hardly any longer.
     The smaller a rank's batch, the more of its cap stays empty."""
-    cfg = load("lact_base_ctc").data.plan
+    cfg = load("base_ctc").data.plan
     assert ranks > 1 or cfg.max_seconds == cap
     assert f"--data.plan.max_seconds {cap:g}" in README or ranks == 1
     rng = np.random.default_rng(0)
@@ -103,10 +98,10 @@ def test_sizes_heads_and_ways_to_decode(name: str) -> None:
     cfg = with_vocabulary(exp.model, exp.tokenizer.vocab_size, exp.languages)
     with torch.device("meta"):
         count = count_parameters(build_model(cfg))
-    claimed = re.search(r"([\d.]+) M\b", module(name).__doc__ or "")
+    claimed = re.search(r"([\d.]+) M\b", getattr(lact_experiments, name).__doc__ or "")
     assert claimed and count == pytest.approx(float(claimed[1]) * 1e6, rel=0.01)
     can = all_methods(cfg)
-    heads = "rnnt" if name == "lact_tiny" else name.split("_")[2]
+    heads = "rnnt" if name == "tiny" else name.split("_")[1]
     if heads == "ctc":
         assert (cfg.transducer, cfg.ctc_weight, exp.decode.method) == ("none", 1.0, "ctc")
         assert can == ["ctc", "ctc_beam"]
@@ -117,7 +112,7 @@ def test_sizes_heads_and_ways_to_decode(name: str) -> None:
         assert can == ["transducer", *beam, "ctc", "ctc_beam"]
     if name in FULL:
         encoder = encoder_of(exp)
-        assert (encoder.d_model, encoder.n_layers, encoder.fast_heads) == SIZES[name.split("_")[1]]
+        assert (encoder.d_model, encoder.n_layers, encoder.fast_heads) == SIZES[name.split("_")[0]]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,14 +142,14 @@ def test_rnnt_goes_with_a_stateless_predictor_too() -> None:
 
 
 def test_the_streaming_model_streams() -> None:
-    exp = load("lact_base_ctc_streaming")
+    exp = load("base_ctc_streaming")
     encoder = replace(encoder_of(exp), n_layers=1, subsampling_channels=8)
     assert (encoder.order, encoder.chunk, encoder.window[1]) == ("chunk_causal", 32, -1)
     cfg = with_vocabulary(replace(exp.model, encoder=encoder), 500, exp.languages)
     model = build_model(cfg).eval()
     model.preprocessor.featurizer.stream()  # raises where features need the whole utterance
     model.encoder.stream(1)
-    whole = build_model(with_vocabulary(load("lact_tiny").model, 80, ("en",))).eval()
+    whole = build_model(with_vocabulary(load("tiny").model, 80, ("en",))).eval()
     with pytest.raises(Exception, match="stream"):
         whole.encoder.stream(1)
 
@@ -163,7 +158,7 @@ def test_a_training_by_steps_is_averaged_over_steps(tmp_path: Path) -> None:
     """run.sh chooses epoch and average where there are epochs, which a cosine does not leave."""
     checkpoints = tmp_path / "work" / "lact_tiny" / "checkpoints"
     checkpoints.mkdir(parents=True)
-    command = [REPO / "egs/librispeech/run.sh", "--work", tmp_path / "work", "--experiment", "lact_tiny"]
+    command = [REPO / "egs/librispeech/run.sh", "--work", tmp_path / "work", "--experiment", "lact:tiny"]
     command += ["--stage", "4", "--stop-stage", "4", "--gpus", "1"]
     env = os.environ | {"BASH_FUNC_maya%%": '() { echo "maya $*"; }'}  # says what would be run
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from maya.config import from_dict, to_dict
-from maya.convert.icefall_names import from_icefall_name, to_icefall_name
+from maya.convert.icefall.names import from_icefall_name, to_icefall_name
 from maya.encoders import Zipformer, ZipformerConfig
 from maya.encoders.zipformer.attention import AttentionWeights, _Penalise
 from maya.encoders.zipformer.config import Chunking, small
 from maya.encoders.zipformer.streaming import ZipformerState
 from maya.errors import MayaError
+from maya.heads import AttentionDecoderConfig, CTCConfig
 from maya.heads.transducer import Joint, JointConfig, SimpleJoint, StatelessConfig, StatelessPredictor
 from maya.models.speech_model import build_model, count_parameters
 from maya.recipes import presets
@@ -59,7 +60,7 @@ def golden(shared):
 
 @pytest.fixture(scope="module")
 def icefall_weights(golden):
-    """Our names; what the CTC head holds is left out."""
+    """The tensors by Maya's names."""
     named = {from_icefall_name(name): tensor for name, tensor in golden["state_dict"].items()}
     assert {to_icefall_name(n) for n in named if n} <= set(golden["state_dict"])
     return {name: tensor for name, tensor in named.items() if name}
@@ -87,15 +88,15 @@ def test_heads_equal_icefall(golden, icefall_weights):
     cfg, state = golden["config"], golden["state_dict"]
     vocab = cfg["vocab_size"] - 1
     predictor = StatelessPredictor(StatelessConfig(hidden=cfg["decoder_dim"]), vocab, blank=0).eval()
-    predictor.load_state_dict(part(icefall_weights, "decoder."), strict=True)
+    predictor.load_state_dict(part(icefall_weights, "heads.transducer.decoder."), strict=True)
     pred = predictor(golden["y"])
     torch.testing.assert_close(pred, golden["decoder_out"], rtol=0, atol=2e-5)
     joint = Joint(JointConfig(hidden=cfg["joiner_dim"], activation="tanh"), 96, 64, vocab, blank=0).eval()
-    joint.load_state_dict(part(icefall_weights, "joint."), strict=True)
+    joint.load_state_dict(part(icefall_weights, "heads.transducer.joint."), strict=True)
     logits = joint(golden["encoder_out"][:, :4], pred[:, :3])
     torch.testing.assert_close(logits, golden["joiner_out_first4x3"], rtol=0, atol=2e-5)
     simple = SimpleJoint(96, 64, vocab)
-    simple.load_state_dict(part(icefall_weights, "simple_joint."), strict=True)
+    simple.load_state_dict(part(icefall_weights, "heads.transducer.simple_joint."), strict=True)
     am, lm = simple(golden["encoder_out"], pred)
     torch.testing.assert_close(am, golden["simple_am"], rtol=0, atol=2e-5)
     torch.testing.assert_close(lm, golden["simple_lm"], rtol=0, atol=2e-5)
@@ -105,23 +106,23 @@ def test_heads_equal_icefall(golden, icefall_weights):
 
 
 def counts(preset):
-    """Parameters of icefall's five models of one size, as our presets build them."""
+    """Parameters of icefall's five models of one size, built from the presets."""
 
-    def count(causal=False, **options):
+    def count(*heads, causal=False):
         cfg = preset()
         cfg.encoder.causal = causal
         cfg.vocab_size, cfg.blank_first = 500, True
-        for name, value in options.items():
-            setattr(cfg, name, value)
+        choices = cfg.heads | {"ctc": CTCConfig(), "attention": AttentionDecoderConfig()}
+        cfg.heads = {name: choices[name] for name in heads}
         with torch.device("meta"):
             return count_parameters(build_model(cfg))
 
     return (
-        count(),
-        count(causal=True),
-        count(ctc_weight=0.2),
-        count(transducer="none", ctc_weight=1.0),
-        count(transducer="none", ctc_weight=1.0, attention_weight=0.9),
+        count("transducer"),
+        count("transducer", causal=True),
+        count("transducer", "ctc"),
+        count("ctc"),
+        count("ctc", "attention"),
     )
 
 
@@ -177,7 +178,9 @@ def test_icefalls_padding_leaks_as_icefalls_does():
     assert not torch.allclose(batch[1, :size], alone[0], atol=1e-3)
     model.encoder_embed.mask_padding, model.cfg.padding = True, "invariant"
     batch, _ = model(x, lens)
-    torch.testing.assert_close(batch[1, :size], model(x[1:, : lens[1]], lens[1:]).frames[0], rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(
+        batch[1, :size], model(x[1:, : lens[1]], lens[1:]).frames[0], rtol=1e-4, atol=2e-5
+    )
 
 
 @pytest.mark.parametrize(("batch", "out"), [(1, 2), (4, 2), (2, 4)])

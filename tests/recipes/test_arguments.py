@@ -32,8 +32,10 @@ from maya.recipes.cli import main, parser
             "unknown option --chunk; did you mean --chunk-frames?",
         ),
         ("export onnx a b --chunk-frames 0", "--chunk-frames: must be 1 or more, not 0"),
-        ("score --run-dir r extra", "maya score: unexpected argument 'extra'"),
-        ("score", "maya score: missing --run-dir"),
+        ("score r extra", "maya score: unexpected argument 'extra'"),
+        ("score --run-dir r extra", "maya score: argument RUN: not allowed with argument --run-dir"),
+        ("score", "maya score: missing RUN"),
+        ("validate", "maya validate: missing --corpus or --data"),
         ("score --run-dir r --num-samples -1", "--num-samples: must be 0 or more, not -1"),
         ("score --run-dir r --num-samples 1.5", "--num-samples: expects a whole number, not '1.5'"),
         ("validate --corpus c --sample=-3", "--sample: must be 0 or more, not -3"),
@@ -103,4 +105,4 @@ def test_help_is_plain_english() -> None:
                 assert action.help, f"{name} {action.dest} has no help"
                 assert not bad.search(action.help), f"{name} {action.dest}: {action.help}"
 
-    visit(parser(), "maya")
+    visit(parser(complete=True), "maya")

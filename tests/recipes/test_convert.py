@@ -31,7 +31,7 @@ def test_nemo_to_a_checkpoint_and_back(
     for part in ("EncDecHybridRNNTCTCBPEModel", "2 layers × 32", "front end", "best.pt"):
         assert part in printed
     report = json.loads((tmp_path / "out" / "convert.json").read_text())
-    assert [c["module"] for c in report["components"]][:2] == ["preprocessor", "encoder"]
+    assert [part["name"] for part in report["components"]][:2] == ["features", "encoder"]
     assert main(["info", str(tmp_path / "out")]) == 0
     assert "source      model.nemo" in capsys.readouterr().out
     assert main(["export", "nemo", str(tmp_path / "out"), str(tmp_path / "again.nemo")]) == 0
@@ -46,9 +46,9 @@ def test_an_encoder_for_a_new_vocabulary(
     tokenizer("hi", 30).save(tmp_path / "tokenizer.model")
     made = ["convert", "nemo", str(source), str(tmp_path / "out"), "--encoder-only"]
     assert main([*made, "--tokenizer", str(tmp_path / "tokenizer.model")]) == 0
-    assert "new: decoder, joint, ctc_decoder" in capsys.readouterr().out
+    assert "new: transducer, ctc" in capsys.readouterr().out
     assert maya.load(tmp_path / "out", "cpu").tokenizer.vocab_size == 30
-    assert "not trained yet: decoder, joint, ctc_decoder" in caplog.text
+    assert "not trained yet: transducer, ctc" in caplog.text
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def test_the_experiments_of_egs(name: str, repo: Path, monkeypatch: pytest.Monke
     assert load_experiment(name, []).name == "indic12/mini"
 
 
-@pytest.mark.parametrize("name", ["egs.indic12.mini", "mini", "{repo}/egs/librispeech/zipformer_tiny.py"])
+@pytest.mark.parametrize("name", ["egs.indic12.mini", "mini", "{repo}/egs/librispeech/zipformer.py:tiny"])
 def test_egs_from_another_folder(
     name: str, tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,3 +175,17 @@ def test_a_name_that_leads_nowhere(
     with pytest.raises(MayaError) as refused:
         load_experiment(name, [])
     assert sentence.format(top=tmp_path) in str(refused.value)
+
+
+def test_a_function_of_a_file_or_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PLAIN.format(name="a") + "\n\ndef large():\n    return Experiment(name='large')\n"
+    write(tmp_path / "mine.py", text)
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.py:large", "./mine.py:large", "mine:large", f"{tmp_path}/mine.py:large"):
+        assert load_experiment(name, []).name == "large"
+    assert load_experiment("mine.py:experiment", []).name == load_experiment("mine", []).name == "a"
+    assert load_experiment("egs.indic12.mini:experiment", []).name == "indic12/mini"
+    with pytest.raises(MayaError, match=r"mine\.py has no function larg\(\); did you mean 'large'\?"):
+        load_experiment("mine.py:larg", [])
+    with pytest.raises(MayaError, match=r"there is no experiment file .*other\.py"):
+        load_experiment("./other.py:large", [])

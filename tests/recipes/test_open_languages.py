@@ -9,12 +9,12 @@ import pytest
 from maya.data.prepare.prepare import PrepareConfig, examine
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
+from maya.recipes.cli import main
 from maya.recipes.evaluate import read_rows
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.score import normal_form
 from maya.recipes.tokenizer import tokenizer
-from maya.recipes.validate import validate
 from maya.score.report import Utterance, make_report
 from maya.text.tokenizer import Tokenizer
 from tests.data.making import write_manifest, write_tone
@@ -107,9 +107,9 @@ def test_validate_without_an_experiment_takes_all_languages(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_corpus(tmp_path / "c", "fr", "el")
-    validate(None, [], tmp_path / "c", None, None, None, None)
+    assert main(["validate", "--corpus", str(tmp_path / "c")]) == 0
     assert "32 utterances" in capsys.readouterr().out
-    validate(None, ["languages=el"], tmp_path / "c", None, None, None, None)
+    assert main(["validate", "--corpus", str(tmp_path / "c"), "--set", "languages=el"]) == 0
     out = capsys.readouterr().out
     assert "16 utterances" in out and "left out because their language was not asked for: 16 in fr" in out
 

@@ -76,7 +76,7 @@ def test_prepared_data_are_looked_at_again(
 def test_one_of_the_two_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         maya("validate")
-    assert "one of the arguments --corpus --data is required" in capsys.readouterr().err
+    assert "missing --corpus or --data" in capsys.readouterr().err
 
 
 @pytest.fixture

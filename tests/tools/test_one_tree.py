@@ -15,7 +15,7 @@ import importlib.util
 for name in ("maya", "maya.text", "maya.kernels", "maya.kernels.lattice", "maya.recipes", "maya.recipes.cli"):
     print(importlib.util.find_spec(name).origin)
 """
-FOLDERS = ("maya", "kernels", "recipes")
+FOLDERS = ("maya", "kernels", "recipes", "egs")
 FILES = ("setup.py", "pyproject.toml", "constraints.txt", "tools/env.sh", "tools/requirements.py")
 
 

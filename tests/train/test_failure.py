@@ -73,10 +73,10 @@ def _weights_of_step(monkeypatch: pytest.MonkeyPatch, step: int) -> dict[str, to
     seen: dict[str, torch.Tensor] = {}
     real = loop.train_step
 
-    def noting(model: Any, *rest: Any) -> Any:
-        if rest[3].step == step:
-            seen.update({name: p.detach().clone() for name, p in model.named_parameters()})
-        return real(model, *rest)
+    def noting(tools: Any, *rest: Any) -> Any:
+        if rest[2].step == step:
+            seen.update({name: p.detach().clone() for name, p in tools.model.named_parameters()})
+        return real(tools, *rest)
 
     monkeypatch.setattr(loop, "train_step", noting)
     return seen
@@ -95,8 +95,10 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(
     real = FastConformer.forward
 
     def poisoned(self: FastConformer, *args: Any) -> Any:
-        out, lens = real(self, *args)
-        return (Poison.apply(out) if before and self.training else out), lens
+        encoded = real(self, *args)
+        if before and self.training:
+            encoded.frames = Poison.apply(encoded.frames)
+        return encoded
 
     monkeypatch.setattr(FastConformer, "forward", poisoned)
     run = tmp_path / "run"
@@ -180,7 +182,7 @@ def test_nothing_of_the_model_is_left_when_memory_is_measured(
     made: list[weakref.ref] = []
 
     def too_large(self: SpeechModel, batch: Batch, *_: Any) -> Any:
-        held = self.encoder(torch.zeros(1, 64, 80), torch.tensor([64]))[0]
+        held = self.encoder(torch.zeros(1, 64, 80), torch.tensor([64])).frames
         made.extend((weakref.ref(self), weakref.ref(held)))
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from maya.errors import MayaError
+from maya.heads import TransducerConfig
 from maya.models.speech_model import SpeechModel
 from maya.recipes.decode import decode
 from maya.recipes.experiment import Experiment
@@ -52,7 +53,7 @@ def test_resuming_is_as_if_it_had_not_stopped(
         exp.model.encoder.dropout = 0.1
         exp.model.specaugment.time_masks = 2
         exp.model.language_dropout = 0.3
-        exp.model.omega = 0.3
+        exp.model.head("transducer", TransducerConfig).omega = 0.3
         exp.model.features.dither = 1e-5
         exp.data.speed_perturb = (0.9, 1.0, 1.1)
         exp.train.log_every = 1
@@ -127,7 +128,7 @@ def test_a_text_too_long_for_its_audio_is_named_and_the_rest_still_learns(
 
     def infeasible(self, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202
         out = real(self, *args, **kwargs)
-        out.total = torch.where(torch.arange(args[2].size) == 0, torch.inf, out.total)
+        out.total = torch.where(torch.arange(args[1].size) == 0, torch.inf, out.total)
         return out
 
     monkeypatch.setattr(SpeechModel, "losses", infeasible)
@@ -213,7 +214,8 @@ def test_the_best_is_by_the_head_that_decodes(
 
     monkeypatch.setattr("maya.recipes.train.dev_validation", lambda *_, **__: validate)
     exp = tiny.experiment()
-    exp.train.steps, exp.train.valid_every, exp.train.save_every, exp.train.ctc_first = 8, 2, 4, 4
+    exp.train.steps, exp.train.valid_every, exp.train.save_every = 8, 2, 4
+    exp.model.heads["transducer"].first_step = 4
     exp.decode.method = method
     run = _run(data, tmp_path / "run", exp)
     best = load_checkpoint(run / "best.pt")

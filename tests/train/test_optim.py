@@ -56,7 +56,7 @@ def test_scaled_adam_has_one_group_unless_the_encoder_learns_apart() -> None:
     encoder = sum(n.startswith("encoder.") for n in learning)
     together = make_optimizer(model, TrainConfig(optimizer="scaled_adam"))
     assert isinstance(together, ScaledAdam) and _named(together) == [(False, len(learning))]
-    for option in ({"encoder_lr": 0.01}, {"encoder_freeze": 10}, {"encoder_hold": 10}):
+    for option in ({"encoder_lr": 0.01}, {"freeze": ("encoder",), "freeze_steps": 10}, {"encoder_hold": 10}):
         apart = make_optimizer(model, TrainConfig(optimizer="scaled_adam", **option))
         assert _named(apart) == [(False, len(learning) - encoder), (True, encoder)]
     assert isinstance(make_optimizer(model, TrainConfig()), torch.optim.AdamW)
@@ -65,4 +65,4 @@ def test_scaled_adam_has_one_group_unless_the_encoder_learns_apart() -> None:
 def test_what_goes_with_one_optimizer_or_schedule_is_refused_with_the_other() -> None:
     model = SpeechModel(tiny_zipformer.config())
     with pytest.raises(MayaError, match="encoder_layer_decay is for train.optimizer=adamw"):
-        check(TrainConfig(optimizer="scaled_adam", encoder_layer_decay=0.9), model)
+        check(TrainConfig(optimizer="scaled_adam", encoder_layer_decay=0.9), model.cfg)

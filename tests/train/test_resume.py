@@ -255,12 +255,12 @@ def test_a_failing_validation_loses_no_step_and_is_done_again(
     shutil.copy(top / "run" / "tokenizer.model", run)
     exp = experiment(save_every=100)
 
-    def broken(log: object, state: State, *rest: object) -> None:
+    def broken(run: object, state: State, *rest: object) -> None:
         """Fails twice at step 2 (the second time before any step is taken) and once at step 4."""
         if failures.count(state.step) < (2 if state.step == 2 else 1):
             failures.append(state.step)
             raise MayaError("dev is broken")
-        real(log, state, *rest)
+        real(run, state, *rest)
 
     monkeypatch.setattr(loop, "keep_best", broken)
     for step in (2, 2, 4):

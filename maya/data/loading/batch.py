@@ -1,7 +1,7 @@
 """What one training or evaluation step takes in."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Batch:
     tokens: (B, U) int64, padded with 0             token_lens: (B,) int64
     langs: (B,) int64, index into the model's tuple of languages; -1 where it is not among them
     ids: B utterance ids
+    labels: by name the value of each utterance, None where it is not known
     """
 
     audio: Tensor
@@ -37,6 +38,7 @@ class Batch:
     token_lens: Tensor
     langs: Tensor
     ids: list[str]
+    labels: dict[str, list[str | None]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from lhotse import CutSet
 from torch.utils.data import DataLoader
 
 from maya.data.loading.augment import Augment
 from maya.data.loading.batch import Batch
+from maya.data.loading.by_length import batches_by_length
 from maya.data.loading.cache import AudioCache
 from maya.data.loading.reading import BatchReader, Job, Made, Skipped, Skips
 from maya.data.plan import BatchPlan, Position
@@ -181,7 +181,7 @@ class EvalLoader:
             cuts = Utterances.from_cuts(cuts, tokenizer, languages)
         self.utterances = cuts
         self.left_out: list[Skipped] = []
-        self._batches = _longest_first(cuts.durations, max_seconds, max_utterances)[rank::world_size]
+        self._batches = batches_by_length(cuts.durations, max_seconds, max_utterances)[rank::world_size]
         self._skips = Skips(len(cuts), world_size, max_skipped, skip_log)
         cache = AudioCache(cuts.durations, cache_gb, sample_rate=sample_rate)
         self._dataset = BatchReader(
@@ -217,18 +217,6 @@ class _Once(Iterable[T]):
 
     def __iter__(self) -> Iterator[T]:
         return self._items
-
-
-def _longest_first(durations: np.ndarray, max_seconds: float, max_utterances: int) -> list[list[int]]:
-    batches: list[list[int]] = []
-    order = np.argsort(-durations, kind="stable").tolist()
-    begin = 0
-    while begin < len(order):
-        fits = int(max_seconds * (1 + 1e-9) / durations[order[begin]])
-        end = begin + max(1, min(fits, max_utterances))
-        batches.append(order[begin:end])
-        begin = end
-    return batches
 
 
 def _prefetched(

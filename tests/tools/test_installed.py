@@ -1,0 +1,69 @@
+"""Maya installed as a package, without a checkout: commands work and the experiments of egs/ are found."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def site(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which pip installed a copy of the checkout."""
+    top = tmp_path_factory.mktemp("installed")
+    for folder in ("maya", "kernels", "recipes", "egs"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(repo / folder, top / "checkout" / folder, ignore=ignore)
+    for file in ("setup.py", "pyproject.toml"):
+        shutil.copy(repo / file, top / "checkout" / file)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--no-compile"]
+    pip = [sys.executable, "-m", "pip", "install", "-q", *options, "--target", str(top / "site")]
+    subprocess.run([*pip, str(top / "checkout")], check=True, cwd=top)
+    shutil.rmtree(top / "checkout")
+    return top / "site"
+
+
+def run(site: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(site)}
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=200)
+
+
+def test_all_modules_are_installed(site: Path, repo: Path) -> None:
+    for folder, target in (("maya", "maya"), *((f, f"maya/{f}") for f in ("kernels", "recipes", "egs"))):
+        files = {path.relative_to(repo / folder) for path in (repo / folder).rglob("*.py")}
+        installed = {path.relative_to(site / target) for path in (site / target).rglob("*.py")}
+        assert files <= installed, files - installed
+
+
+EXPERIMENTS = ["mini", "egs.digits.lact", "maya.egs.indic12.large", "egs.librispeech.lact:tiny"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_experiments_of_egs(name: str, site: Path, tmp_path: Path) -> None:
+    done = run(site, tmp_path, "maya.recipes.cli", "plan", name)
+    assert done.returncode == 0, done.stderr
+    assert "parameters" in done.stdout
+
+
+def test_a_wrong_name_is_answered_with_the_nearest(site: Path, tmp_path: Path) -> None:
+    done = run(site, tmp_path, "maya.recipes.cli", "plan", "minni")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "maya plan: there is no experiment 'minni'; did you mean 'mini'?"
+    done = run(site, tmp_path, "maya.recipes.cli", "plan", "egs.digits.digit")
+    assert done.returncode == 1
+    assert "did you mean 'egs.digits.digits'?" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_file_of_ones_own_may_build_on_egs(site: Path, tmp_path: Path) -> None:
+    text = "from maya.egs.indic12 import mini\n\n\ndef experiment():\n    return mini.experiment()\n"
+    (tmp_path / "mine.py").write_text(text)
+    done = run(site, tmp_path, "maya.recipes.cli", "plan", "./mine.py")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_corpus_programs_of_egs(site: Path, tmp_path: Path) -> None:
+    done = run(site, tmp_path, "maya.egs.librispeech.data", "--help")
+    assert done.returncode == 0 and "manifests" in done.stdout, done.stderr
