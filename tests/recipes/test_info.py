@@ -87,13 +87,13 @@ def test_a_checkpoint_is_described_in_25_lines(
         assert "dev         wer 0.123, cer 0.045, loss 1.500" in text
 
     assert main(["info", str(path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["step"] in (0, 12) and found["model_config"]["encoder"]["kind"] in found["model"]
-    assert found["languages"] == ([] if kind in ("nemo", "lact-whole", "lact-chunk_causal") else [*TWELVE])
+    actual = json.loads(capsys.readouterr().out)
+    assert actual["step"] in (0, 12) and actual["model_config"]["encoder"]["kind"] in actual["model"]
+    assert actual["languages"] == ([] if kind in ("nemo", "lact-whole", "lact-chunk_causal") else [*TWELVE])
     if stored and kind != "llm":
         buffers = ("running_", "num_batches", "featurizer", "lm_digest")
         learnt = sum(t.numel() for name, t in stored.items() if not any(b in name for b in buffers))
-        assert sum(found["parameters"].values()) == learnt
+        assert sum(actual["parameters"].values()) == learnt
 
     assert main(["info", str(path), "--all"]) == 0
     whole = capsys.readouterr().out

@@ -64,15 +64,15 @@ class FastConformerConfig(EncoderConfig):
     def miniatures(self) -> Miniatures:
         """Equal layers keep equal amounts, so one and two of them tell about all; so do two widths, but for
         fast weights, whose matrices are square."""
-        one = replace(self, n_layers=1, layer_drop=0.0, dropout_emb=0.0)
+        single = replace(self, n_layers=1, layer_drop=0.0, dropout_emb=0.0)
         count, fast = self.n_layers, self.fast_weights
         if fast is not None:
-            parts = [(one, 2.0 - count, 0.0), (replace(one, n_layers=2), count - 1.0, 1.0)]
+            parts = [(single, 2.0 - count, 0.0), (replace(single, n_layers=2), count - 1.0, 1.0)]
             return Miniatures(parts, 48 if fast.order == "whole" else math.lcm(48, fast.chunk), pairs=False)
         narrow = _NARROWEST * self.n_heads
         ratio, parts = self.d_model / narrow, []
         for width, of_width in ((narrow, 2 - ratio), (2 * narrow, ratio - 1)):
-            small = replace(one, d_model=width)
+            small = replace(single, d_model=width)
             parts.append((small, of_width * (2 - count), 0.0))
             parts.append((replace(small, n_layers=2), of_width * (count - 1), of_width))
         return Miniatures(parts)

@@ -184,18 +184,20 @@ class StreamingEncoder(Encoder):
 
     def _through_layers(self, x: Tensor, counts: Tensor, state: Any) -> tuple[Tensor, Any]:
         """The layers over new frames x (B, n, D), of which `counts` (B,) exist."""
-        left, n = state.attention.shape[2], x.shape[1]
+        before, n = state.attention.shape[2], x.shape[1]
         new = frame_mask(counts, n)
-        cached = torch.arange(left, device=x.device) >= left - state.attention_lens[:, None]
+        cached = torch.arange(before, device=x.device) >= before - state.attention_lens[:, None]
         frames = Frames(
-            valid=torch.cat([cached, new], dim=1), positions=self.positions(left + n - 1, x), span=state.span
+            valid=torch.cat([cached, new], dim=1),
+            positions=self.positions(before + n - 1, x),
+            span=state.span,
         )
-        keep = left if state.span.left is not None else left + n
+        keep = before if state.span.left_frames is not None else before + n
         memories, attention, convolution = self.memories(state), [], []
         caches = zip(self.layers, state.attention, state.convolution, memories, strict=True)
         for layer, mixer_cache, conv_cache, memory in caches:
             x, (mixed, convolved) = layer.stream_step(x, (mixer_cache, conv_cache), frames, memory)
-            attention.append(_newest(mixed, left + counts, keep))
+            attention.append(_newest(mixed, before + counts, keep))
             reach = conv_cache.shape[2]
             convolution.append(_newest(convolved, reach + counts, reach).transpose(1, 2))
         state = replace(

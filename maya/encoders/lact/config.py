@@ -46,8 +46,8 @@ class LaCTConfig(FastWeightConfig, EncoderConfig):
     @property
     def span(self) -> Span:
         """Which frames the attention of a frame sees."""
-        left, right = self.window
-        return Span(left, self.chunk - 1, chunk=self.chunk) if right < 0 else Span(left, right)
+        left_frames, right = self.window
+        return Span(left_frames, self.chunk - 1, chunk=self.chunk) if right < 0 else Span(left_frames, right)
 
     def subsampled(self, frames: Any) -> Any:
         return subsampled_lens(frames, self.subsampling_factor, self.causal_downsampling)
@@ -57,8 +57,8 @@ class LaCTConfig(FastWeightConfig, EncoderConfig):
         chunks, and on more frames than a window has."""
         group = 1 if self.order == "whole" else self.chunk
         frames = group * -(-(self.span.window + 1) // group)
-        one, two = (replace(self, n_layers=layers) for layers in (1, 2))
-        parts = [(one, 2.0 - self.n_layers, 0.0), (two, self.n_layers - 1.0, 1.0)]
+        single, two = (replace(self, n_layers=layers) for layers in (1, 2))
+        parts = [(single, 2.0 - self.n_layers, 0.0), (two, self.n_layers - 1.0, 1.0)]
         return Miniatures(parts, frames, pairs=False)
 
 

@@ -127,10 +127,10 @@ def large(**options: Any) -> ZipformerConfig:
 @dataclass(frozen=True, slots=True)
 class Chunking:
     """How far a causal encoder looks, in 20 ms frames: to the end of its chunk of `chunk` frames, and
-    `left` // `chunk` chunks (at least one) back; -1 for no limit."""
+    `left_frames` // `chunk` chunks (at least one) back; -1 for no limit."""
 
     chunk: int
-    left: int = -1
+    left_frames: int = -1
 
 
 WHOLE = Chunking(-1, -1)
@@ -164,13 +164,13 @@ def check(cfg: ZipformerConfig) -> None:
         if not (cfg.chunk_frames and cfg.left_context_frames):
             raise MayaError("a causal encoder needs encoder.chunk_frames and encoder.left_context_frames")
         for chunk in cfg.chunk_frames:
-            for left in cfg.left_context_frames:
-                check_chunking(cfg, Chunking(chunk, left))
+            for left_frames in cfg.left_context_frames:
+                check_chunking(cfg, Chunking(chunk, left_frames))
 
 
 def check_chunking(cfg: ZipformerConfig, chunking: Chunking) -> None:
     """Refuse chunks that the encoder cannot work with (MayaError)."""
-    chunk, left = chunking.chunk, chunking.left
+    chunk, left_frames = chunking.chunk, chunking.left_frames
     if chunk < 0:
         return
     if not cfg.causal:
@@ -180,8 +180,8 @@ def check_chunking(cfg: ZipformerConfig, chunking: Chunking) -> None:
             f"a chunk of {chunk} frames is not a multiple of encoder.downsampling={cfg.downsampling}"
         )
     reach = max(k // 2 * f for k, f in zip(cfg.conv_kernels, cfg.downsampling, strict=True))
-    if left >= 0 and max(1, left // chunk) * chunk < reach:
+    if left_frames >= 0 and max(1, left_frames // chunk) * chunk < reach:
         raise MayaError(
-            f"{left} frames of left context in chunks of {chunk} are fewer than the {reach} that the "
+            f"{left_frames} frames of left context in chunks of {chunk} are fewer than the {reach} that the "
             "convolutions reach back"
         )

@@ -88,7 +88,13 @@ def backward(loss: Tensor, source: Tensor) -> None:
     """torch.autograd.grad(loss, source), which would suspend `as_on_cuda` for what checkpointing recomputes."""
     engine = torch.autograd.Variable._execution_engine
     engine.run_backward(
-        (loss,), (torch.ones_like(loss),), False, False, (source,), allow_unreachable=True, accumulate_grad=False
+        (loss,),
+        (torch.ones_like(loss),),
+        False,
+        False,
+        (source,),
+        allow_unreachable=True,
+        accumulate_grad=False,
     )
 
 

@@ -99,7 +99,11 @@ def parameters(model: SpeechModel) -> dict[str, int]:
         if first == "encoder":
             key = "subsampling" if rest[0] in encoder.front else "encoder layers"
         elif first == "heads":
-            children = [child for child in model.head(rest[0]).children() if any(child.parameters())]
+            children = [
+                child
+                for child in model.head(rest[0]).children()
+                if next(child.parameters(), None) is not None
+            ]
             key = f"{rest[0]} {rest[1] if len(children) > 1 else 'head'}".replace("_", " ")
         counts[key] = counts.get(key, 0) + p.numel()
     return counts
