@@ -34,6 +34,11 @@ class Kinds:
 
     __slots__ = ()
 
+    @property
+    def kind(self) -> str:
+        """The name of this configuration in its family."""
+        raise NotImplementedError
+
     @classmethod
     def kinds(cls) -> dict[str, type]:
         """The registered configurations of this family, by kind."""

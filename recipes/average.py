@@ -13,6 +13,7 @@ from maya.config import to_dict
 from maya.data.table.table import Table, part_path
 from maya.decode.head_choice import TrainedHeads
 from maya.errors import MayaError
+from maya.files import replacing, write_json
 from maya.models.speech_model import SpeechModel
 from maya.recipes.arguments import POSITIVE, add_finished_run, add_force
 from maya.recipes.experiment import Experiment
@@ -22,7 +23,6 @@ from maya.recipes.train import dev_validation
 from maya.train import checkpoint as ckpt
 from maya.train.averaging import RunningAverage, average_between
 from maya.train.heads import RATES, describe, noted_steps, notes_of, scores_by_head, trained_names
-from maya.train.runlog import replacing, write_json
 from maya.train.validate import Validate
 
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the epochs so far, over which means are offered by default

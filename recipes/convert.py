@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from maya.convert import IcefallImport, NemoImport, import_icefall, import_nemo
+from maya.convert.icefall.checkpoint import Which
 from maya.convert.nemo.config import FrontEnd
 from maya.errors import MayaError
+from maya.files import write_json
 from maya.recipes.arguments import add_parser, add_set
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
-from maya.train.runlog import write_json
 
 CHECKPOINT, REPORT = "best.pt", "convert.json"
 
@@ -80,10 +81,16 @@ def convert_nemo(
     `maya.convert.import_nemo` for the options and errors.
     """
     _check_free(out)
-    pieces = Tokenizer.load(tokenizer) if tokenizer is not None else None
+    pieces = load_tokenizer(tokenizer) if tokenizer is not None else None
+    options: dict[str, Any] = {
+        "front_end": front_end,
+        "encoder_only": encoder_only,
+        "tokenizer": pieces,
+        "ignore": ignore,
+    }
     return _written(
         out,
-        import_nemo(source, front_end=front_end, encoder_only=encoder_only, tokenizer=pieces, ignore=ignore),
+        import_nemo(source, **options),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import maya
 from maya.config import to_dict
-from maya.data.table.entry import Entry
+from maya.data.measure.entry import Entry
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.decode.base import Method
@@ -20,6 +20,7 @@ from maya.decode.methods import METHODS, possible_methods
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import DecodedRow, decode_table
 from maya.errors import MayaError
+from maya.files import replacing, write_json
 from maya.recipes.arguments import add_finished_run, add_force
 from maya.recipes.experiment import DecodeConfig, Experiment
 from maya.recipes.markers import (
@@ -34,7 +35,6 @@ from maya.recipes.recorded import finished_run
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import find_checkpoint, load_checkpoint
 from maya.train.heads import read_heads
-from maya.train.runlog import replacing, write_json
 
 ALL = "all"
 

@@ -12,8 +12,9 @@ from maya.data.corpus.folder import read_corpus
 from maya.data.corpus.manifest import Row, parse_object, read_lines, read_manifest
 from maya.data.corpus.metadata import read_metadata_csv, read_metadata_jsonl
 from maya.data.corpus.nemo import is_nemo, read_nemo
+from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.table.entry import Entry, entry_of
+from maya.data.table.cuts import entry_cut
 from maya.decode.base import Method
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import decode_table
@@ -155,19 +156,19 @@ def _entries(folder: Path, rows: list[Row], source: Path) -> list[Entry]:
     anything = ProbeConfig(
         decode=False, min_seconds=0.0, max_seconds=float("inf"), max_chars_per_second=float("inf")
     )
-    probed, dropped = probe(folder, rows, anything)
+    entries, dropped = probe(folder, rows, anything)
     if dropped:
         first = dropped[0]
         raise MayaError(
             f"{source}: {len(dropped)} of {len(rows)} utterances cannot be evaluated, the first of them "
             f"{first.id!r} ({first.where}): {first.detail}; correct or remove them"
         )
-    return [entry_of(row) for row in probed]
+    return entries
 
 
 def _texts(recognizer: Recognizer, entries: list[Entry], method: Method, cfg: DecodeConfig) -> dict[str, str]:
     """The text of each utterance by its id."""
-    cuts = CutSet.from_cuts(e.cut() for e in entries)
+    cuts = CutSet.from_cuts(map(entry_cut, entries))
     rows = decode_table(recognizer, cuts, method, language=cfg.language, max_seconds=cfg.max_seconds)
     return {row.id: row.hypothesis.text for row in rows if row.hypothesis is not None}
 

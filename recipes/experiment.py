@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from maya.config import config, override
 from maya.data.loading.augment import AugmentConfig
@@ -14,7 +14,7 @@ from maya.decode.table import LanguageSource
 from maya.errors import MayaError
 from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import build_model
-from maya.ranges import Count, Distinct, NonNegFloat, NotEmpty, PosFloat, Share
+from maya.ranges import Count, Distinct, NonNegFloat, NotEmpty, PosFloat, PosInt, Share
 from maya.recipes.experiment_file import make_experiment
 from maya.text.languages import LANGUAGES, language_code
 from maya.text.tokenizer import TokenizerConfig
@@ -41,8 +41,22 @@ LanguageName = Annotated[str, _SpokenLanguage()]
 
 @config
 class DataConfig:
-    """How cuts become batches while training."""
+    """Where training data come from, and how they become batches.
 
+    source: "table" is what `maya prepare` wrote; "lhotse" is the CutSet of `cuts`, without a table. cuts,
+    dev_cuts: manifests of cuts (.jsonl, .jsonl.gz), Shar folders, or functions that return a CutSet
+    (./mine.py:train_cuts, package.module:train_cuts), which get the number of the pass if they have an
+    argument `epoch`. Several are mixed by lhotse's CutSet.mux with `cuts_weights`.
+    sampler: of lhotse cuts. "plan" plans as for a table and reads the cuts once; "stream" sorts the cuts of a
+    stream in a reservoir of `buffer_cuts`, under the same caps; "dynamic_bucketing" is lhotse's.
+    """
+
+    source: Literal["table", "lhotse"] = "table"
+    cuts: tuple[str, ...] = ()
+    cuts_weights: tuple[PosFloat, ...] = ()
+    dev_cuts: tuple[str, ...] = ()
+    sampler: Literal["plan", "stream", "dynamic_bucketing"] = "plan"
+    buffer_cuts: PosInt = 20_000
     plan: PlanConfig = field(default_factory=PlanConfig)
     num_workers: Count = 0  # 0: a background thread reads ahead
     cache_gb: NonNegFloat = 0.0  # decoded audio kept in memory, for small corpora of compressed files

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import maya
 from maya.convert import to_icefall, to_nemo
+from maya.convert.heads import HeadName
 from maya.convert.onnx.export import export_onnx as write_onnx
 from maya.recipes.arguments import COUNT, POSITIVE, add_checkpoint, add_parser
 from maya.recipes.experiment_file import import_recorded
@@ -25,7 +26,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
         text = "keep one language of a model with a language embedding, or `unknown`"
         each.add_argument("--language", help=text)
     text = "default: the transducer if it was trained, else CTC"
-    onnx.add_argument("--head", choices=get_args(Head), help=text)
+    onnx.add_argument("--head", choices=get_args(HeadName), help=text)
     onnx.add_argument("--int8", action="store_true", help="also write graphs with 8-bit weights")
     text = "for a causal Zipformer: stream in chunks of N frames of 20 ms"
     onnx.add_argument("--chunk-frames", type=POSITIVE, metavar="N", help=text)

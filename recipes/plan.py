@@ -17,6 +17,7 @@ from maya.data.report.page import write_run_page
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import open_tokens, token_path
 from maya.errors import MayaError
+from maya.files import write_json
 from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.sizing import (
     Flops,
@@ -37,8 +38,7 @@ from maya.recipes.arguments import add_experiment, add_json
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.plan_text import plan_text
 from maya.recipes.recorded import experiment_of
-from maya.text.tokenizer import Tokenizer
-from maya.train.runlog import write_json
+from maya.text.load import load_tokenizer
 
 _BATCHES = 2000  # of the data's plan, of which the memory is computed
 _GB, _DAY = 1e9, 86400.0
@@ -174,7 +174,7 @@ def _complete(experiment: Experiment, run: Path | None) -> SpeechModelConfig:
     """The model with the vocabulary of the run's tokenizer, or of the one that would be trained."""
     vocab = experiment.model.vocab_size or experiment.tokenizer.vocab_size
     if run is not None and (run / "tokenizer.model").is_file():
-        vocab = Tokenizer.load(run / "tokenizer.model").vocab_size
+        vocab = load_tokenizer(run / "tokenizer.model").vocab_size
     return with_vocabulary(experiment.model, vocab, experiment.languages)
 
 
@@ -258,7 +258,7 @@ def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None)
 def _tokens(table: Table, setup: Setup, run: Path | None) -> tuple[NDArray[np.integer], str]:
     """Tokens of each utterance, and where the numbers are from."""
     if run is not None and (run / "tokenizer.model").is_file():
-        tokenizer = Tokenizer.load(run / "tokenizer.model")
+        tokenizer = load_tokenizer(run / "tokenizer.model")
         return open_tokens(token_path(run, "train"), table, tokenizer).counts, f"the tokenizer of {run}"
     estimated = np.ceil(table.durations * setup.tokens_per_second).astype(np.int32)
     return estimated, f"{setup.tokens_per_second:g} per second, an estimate: --run-dir names a tokenizer's"

@@ -22,7 +22,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done
 from maya.recipes.tokenizer import tokenizer_inputs
 from maya.recipes.train import drop_infeasible, shared_tokens
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import load_checkpoint, step_checkpoints, weights_for
 from maya.train.resume import refuse_other_experiment, refuse_other_tokenizer, with_new_fields
 
@@ -139,7 +139,7 @@ def _tokenizer(wanted: Wanted) -> Iterator[Finding | str]:
     cfg, path = wanted.experiment.tokenizer, wanted.run / "tokenizer.model"
     if not path.is_file():
         raise MayaError(f"{path} is missing; run stage 2 (tokenizer)")
-    made = Tokenizer.load(path)
+    made = load_tokenizer(path)
     if made.vocab_size != cfg.vocab_size:
         yield _refused("tokenizer", f"{path} has {made.vocab_size} pieces, {cfg.vocab_size} are asked for")
     inputs = tokenizer_inputs(wanted.experiment, wanted.data) | {"model": content(path)}
@@ -159,7 +159,7 @@ def _plan(wanted: Wanted) -> Iterator[Finding | str]:
     exp = wanted.experiment
     table = Table.open(part_path(wanted.data, "train"))
     dev = set(Table.open(part_path(wanted.data, "dev")).codes("language")[1])
-    tokenizer = Tokenizer.load(wanted.run / "tokenizer.model")
+    tokenizer = load_tokenizer(wanted.run / "tokenizer.model")
     tokens = shared_tokens(wanted.run, table, tokenizer)
     model = with_vocabulary(exp.model, tokenizer.vocab_size, exp.languages)
     rows, dropped = drop_infeasible(table, tokens, model, max(exp.data.speed_perturb))
@@ -197,7 +197,7 @@ def _checkpoint(wanted: Wanted) -> Iterator[Finding | str]:
             raise MayaError(f"{path} holds weights only, training cannot continue from it; move it away")
         model = with_vocabulary(exp.model, loaded.tokenizer.vocab_size, exp.languages)
         if (tokenizer := wanted.run / "tokenizer.model").is_file():
-            refuse_other_tokenizer(path, loaded.tokenizer, Tokenizer.load(tokenizer))
+            refuse_other_tokenizer(path, loaded.tokenizer, load_tokenizer(tokenizer))
         saved = with_new_fields(loaded.training["experiment"], type(exp))
         refuse_other_experiment(path, saved, to_dict(replace(exp, model=model)))
         yield f"{path}: the run continues at step {step}"

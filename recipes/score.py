@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from maya.decode.methods import METHODS
 from maya.errors import MayaError
+from maya.files import write_json
 from maya.recipes.arguments import add_force, add_num_samples, add_run
 from maya.recipes.markers import content, earlier_inputs, is_done, mark_done, table_identity
 from maya.recipes.recorded import data_of
@@ -20,7 +21,7 @@ from maya.score.samples import sample_table
 from maya.text.languages import get_language
 from maya.text.normalize import normalize
 from maya.text.tokenizer import UNKNOWN
-from maya.train.runlog import git_state, write_json
+from maya.train.runlog import git_state
 
 T = TypeVar("T")
 SPLIT_NOTES = "splits.json"

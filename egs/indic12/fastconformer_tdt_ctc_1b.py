@@ -16,9 +16,8 @@ def experiment() -> Experiment:
     exp.tokenizer = presets.tokenizer_32k()
 
     exp.model.heads["ctc"].ramp_steps = 3_000
-    exp.model.heads["language"] = LanguageConfig(
-        weight=0.3
-    )  # for --language auto: at most ln 12 an utterance
+    # For --language auto. Its loss is at most ln 12 an utterance.
+    exp.model.heads["language"] = LanguageConfig(weight=0.3)
     exp.model.language_embedding = True  # a bias for each language, N(0, 0.02) at the start
     exp.model.language_init = 0.02
     exp.model.language_dropout = 0.1

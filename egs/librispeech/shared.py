@@ -1,5 +1,6 @@
 """The common part of all experiments in this folder: corpus, tokenizer, decoding."""
 
+from maya.decode.ctc_beam import BeamConfig
 from maya.models.config import SpeechModelConfig
 from maya.recipes.experiment import Experiment
 
@@ -27,6 +28,7 @@ def librispeech(
         noise.snr_db, noise.mixed = (10.0, 20.0), (1, 1)
     exp.train.log_every = 50
     exp.decode.method = "transducer" if "transducer" in model.heads else "ctc"
-    exp.decode.lm_order = 0  # CTC's prefix search without a language model, as in icefall's tables
+    # CTC's prefix search without a language model, as in icefall's tables.
+    exp.decode.methods["ctc_beam"] = BeamConfig(lm_order=0)
     exp.decode.max_seconds = 600.0
     return exp

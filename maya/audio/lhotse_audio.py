@@ -12,11 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from lhotse.audio import AudioSource
-from lhotse.audio.backend import (
-    AudioBackend,
-    LibsndfileBackend,
-    set_current_audio_backend,
-)
+from lhotse.audio.backend import AudioBackend, LibsndfileBackend, set_current_audio_backend
 from lhotse.augmentation import Resample, Speed
 from lhotse.serialization import CompositeIOBackend, IOBackend, get_current_io_backend, set_current_io_backend
 from numpy.typing import NDArray
@@ -24,6 +20,7 @@ from numpy.typing import NDArray
 from maya.audio.byte_ranges import ByteRange, file_stamp, is_address, parse_address, read_range
 from maya.audio.decoding import Source, decode, open_audio
 from maya.audio.resampling import resample_channels
+from maya.audio.stamps import Stamp
 from maya.errors import MayaError
 
 
@@ -103,6 +100,16 @@ def teach_lhotse() -> None:
     AudioSource._prepare_for_reading = _prepare_for_reading
     Resample.__call__ = _resample
     Speed.__call__ = _change_speed
+
+
+def byte_range_source(
+    path: Path | str, offset: int, size: int, channels: list[int], stamp: Stamp | None = None
+) -> AudioSource:
+    """The lhotse source of an audio file that is `size` bytes from `offset` in `path`, a local path or
+    `s3://bucket/key`. stamp: `file_stamp(path)`, with which the file is refused once it was replaced."""
+    path = str(path) if str(path).startswith("s3://") else str(Path(path).resolve())
+    # Type "file" and not "url": lhotse reads the latter whole before it looks for the cut.
+    return AudioSource(type="file", channels=channels, source=ByteRange(path, offset, size, stamp).address)
 
 
 def _source(path_or_fd: Any) -> Source:

@@ -49,7 +49,7 @@ def measure_sound(samples: NDArray[np.float32], sample_rate: int) -> Sound:
     noise, snr = noise_and_snr(powers)
     # Where noise is as loud as speech there is no telling silence from either.
     floor = min(max(active * _QUIETER_THAN_SPEECH, noise * _ABOVE_NOISE), active / 2)
-    heard = np.flatnonzero(powers >= floor)
+    sounding = np.flatnonzero(powers >= floor)
     seconds = frames.shape[1] / sample_rate
     return Sound(
         level=_decibels(active),
@@ -57,8 +57,8 @@ def measure_sound(samples: NDArray[np.float32], sample_rate: int) -> Sound:
         clipped=clipped_share(samples),
         dc_offset=float(mono.mean()),
         high_band=_high_band(frames, sample_rate),
-        lead=float(heard[0]) * seconds,
-        trail=float(len(powers) - 1 - heard[-1]) * seconds,
+        lead=float(sounding[0]) * seconds,
+        trail=float(len(powers) - 1 - sounding[-1]) * seconds,
     )
 
 

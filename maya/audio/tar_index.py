@@ -9,7 +9,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from maya.audio.byte_ranges import Store, file_stamp, store_of
+from maya.audio.byte_ranges import file_stamp, store_of
+from maya.audio.stamps import Store
 from maya.errors import MayaError
 
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
@@ -44,10 +45,10 @@ def index_tar(path: Path | str) -> list[TarMember]:
 
     Raises MayaError when the file is missing, compressed, truncated, damaged or not a tar.
     """
-    found = scan_tar(path)
-    if found.problem is not None:
-        raise MayaError(found.problem)
-    return found.members
+    scan = scan_tar(path)
+    if scan.problem is not None:
+        raise MayaError(scan.problem)
+    return scan.members
 
 
 def scan_tar(path: Path | str) -> TarScan:
@@ -189,7 +190,7 @@ def _parse(block: bytes) -> tarfile.TarInfo:
 
 def _pax(data: bytes, offset: int) -> dict[str, str]:
     """Records of a pax header, each `<length> <key>=<value>\\n` with a length that counts itself."""
-    found, rest = {}, data
+    records, rest = {}, data
     while rest.rstrip(b"\0"):
         digits, space, _ = rest[:22].partition(b" ")
         length = int(digits) if digits.isdigit() else 0
@@ -197,9 +198,9 @@ def _pax(data: bytes, offset: int) -> dict[str, str]:
         key, equals, value = record.partition(b"=")
         if not (space and equals and length <= len(rest) and rest[length - 1 : length] == b"\n"):
             raise _Damage(f"damaged: the pax header at byte {offset} cannot be understood")
-        found[_text(key)] = _text(value)
+        records[_text(key)] = _text(value)
         rest = rest[length:]
-    return found
+    return records
 
 
 def _text(data: bytes) -> str:

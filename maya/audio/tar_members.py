@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from maya.audio.tar_audio import TarMember, scan_tar
+from maya.audio.tar_index import TarMember, scan_tar
 
 
 class TarMembers:
@@ -12,9 +12,9 @@ class TarMembers:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        found = scan_tar(path)
-        self.problem = found.problem
-        self._by_name = {member.name: member for member in found.members}
+        scan = scan_tar(path)
+        self.problem = scan.problem
+        self._by_name = {member.name: member for member in scan.members}
         self._by_stem: dict[str, list[TarMember]] | None = None
 
     def __getitem__(self, name: str) -> TarMember | None:
@@ -27,8 +27,8 @@ class TarMembers:
             self._by_stem = {}
             for member in self._by_name.values():
                 self._by_stem.setdefault(PurePosixPath(member.name).stem, []).append(member)
-        found = self._by_stem.get(stem, [])
-        return found[0] if len(found) == 1 else None
+        members = self._by_stem.get(stem, [])
+        return members[0] if len(members) == 1 else None
 
     def without_ending(self, suffixes_left_out: Sequence[str]) -> dict[str, TarMember]:
         """Members by name without ending, but for those with one of these endings."""

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from lhotse import CutSet
 
-from maya.data.loading.batch import Batch, language_code
+from maya.data.loading.batch import Batch
 from maya.data.loading.loader import EvalLoader
 from maya.data.table.utterances import Utterances
 from maya.decode.base import Method
@@ -16,6 +16,7 @@ from maya.decode.predictions import LANGUAGE, identify, predict
 from maya.decode.recognizer import Recognizer
 from maya.heads import Prediction
 from maya.models.speech_model import SpeechModel
+from maya.text.languages import indexed_language
 
 LanguageSource = Literal["known", "auto", "unknown"]
 """The language to decode in: that of the transcript, the one that the model identifies, or none."""
@@ -63,10 +64,9 @@ def decode_batch(
 ) -> list[DecodedRow]:
     """The rows of a batch, hypotheses without text. Put the model in eval mode first."""
     encoded = model.encode_audio(batch.audio, batch.audio_lens, hidden=model.hidden)
+    langs = batch.langs if language == "known" else None
     if language == "auto":
         langs = identify(model, encoded)[0]
-    else:
-        langs = batch.langs if language == "known" else None
     predictions = predict(model, encoded, langs)
     labels = {label: true_labels(model, batch, label) for label in predictions}
     hyps = method(encoded, langs) if method else [None] * batch.size
@@ -84,5 +84,5 @@ def true_labels(model: SpeechModel, batch: Batch, label: str) -> list[str | None
     """The value of a label for each utterance of a batch; None where the batch does not hold it."""
     if label == LANGUAGE:
         languages = model.cfg.languages
-        return [language_code(i, languages) if i >= 0 else None for i in batch.langs.tolist()]
+        return [indexed_language(i, languages) if i >= 0 else None for i in batch.langs.tolist()]
     return batch.labels.get(label, [None] * batch.size)

@@ -47,6 +47,15 @@ class EncoderConfig(Kinds):
         """Feature frames in an encoder frame."""
         raise NotImplementedError
 
+    @property
+    def activation_checkpointing(self) -> bool:
+        """Whether the blocks are computed again in the backward pass; a field of encoders that can do it."""
+        return False
+
+    @activation_checkpointing.setter
+    def activation_checkpointing(self, value: bool) -> None:
+        raise MayaError("this encoder has no activation checkpointing")
+
     def subsampled(self, frames: Any) -> Any:
         """Encoder frames for a number of feature frames: an int, or a tensor or array of integers."""
         return -(-frames // self.subsampling_factor)

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from maya.config import from_dict, to_dict
 from maya.errors import MayaError
+from maya.files import replacing
 from maya.models.config import ENCODER, SpeechModelConfig
 from maya.models.speech_model import SpeechModel
+from maya.text.load import tokenizer_from_bytes
 from maya.text.tokenizer import Tokenizer
 from maya.train import older
-from maya.train.runlog import replacing
 
 FORMAT = "maya-checkpoint-2"
 # Settings of an encoder that change what its weights do, and no shape.
@@ -98,7 +99,7 @@ def load_checkpoint(path: Path, *, training: bool = False, verify: bool = True) 
         raise Damaged(f"{path} is not a readable checkpoint: {reason}; restore it from a copy, or delete it")
     if not isinstance(payload, dict) or payload.get("format") not in (FORMAT, older.FORMAT):
         raise MayaError(f"{path} is not a Maya checkpoint (no format mark {FORMAT!r})")
-    tokenizer = Tokenizer.from_bytes(payload["tokenizer"].numpy().tobytes())
+    tokenizer = tokenizer_from_bytes(payload["tokenizer"].numpy().tobytes())
     is_older = payload["format"] == older.FORMAT
     try:
         if is_older:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from maya.data.loading.batch import Batch
 from maya.errors import MayaError
+from maya.files import replacing
 from maya.train import checkpoint as ckpt
 from maya.train.distributed import all_reduce_sum, rank, world_size
-from maya.train.runlog import replacing
 from maya.train.state import Run, State
 
 FOLDER, MODEL, FORMAT = "not-a-number", "model.pt", "maya-not-a-number-1"

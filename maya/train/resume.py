@@ -1,7 +1,6 @@
 """Resuming a training from its newest readable checkpoint. Changes that make it another training are refused;
 changes that a reader of the results should know give a warning."""
 
-import hashlib
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from maya.config import from_dict, to_dict
 from maya.data.plan import Position
 from maya.errors import MayaError
+from maya.files import sha256
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train import checkpoint as ckpt
@@ -138,10 +138,7 @@ def refuse_other_tokenizer(path: Path, saved: Tokenizer, tokenizer: Tokenizer) -
     """MayaError if the checkpoint was trained with another tokenizer, be it of the same size."""
     if saved.model_bytes == tokenizer.model_bytes:
         return
-    then, now = (
-        f"{t.vocab_size} pieces, digest {hashlib.sha256(t.model_bytes).hexdigest()[:8]}"
-        for t in (saved, tokenizer)
-    )
+    then, now = (f"{t.vocab_size} pieces, digest {sha256(t.model_bytes)[:8]}" for t in (saved, tokenizer))
     raise MayaError(
         f"{path} was trained with another tokenizer ({then}) than the run folder's tokenizer.model ({now}), "
         "so its outputs would mean other pieces; give this run a --name of its own, or remove the old run's "

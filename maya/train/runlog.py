@@ -11,8 +11,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from maya.config import to_dict
+from maya.files import write_json
 
 PACKAGES = ("maya", "torch", "torchaudio", "triton", "numpy", "lhotse", "sentencepiece", "accelerate")
 
@@ -117,24 +118,6 @@ def stop_printing() -> None:
     """Send standard output nowhere, so that its buffer does not fail again at the end."""
     with suppress(OSError, ValueError):  # it may have no file descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` if all goes well and is removed if not."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomic, so that a reader never sees half a file."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def git_state() -> tuple[str, str]:

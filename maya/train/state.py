@@ -9,6 +9,7 @@ import torch
 
 from maya.config import to_dict
 from maya.data.plan import Position
+from maya.files import write_json
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train import checkpoint as ckpt
@@ -17,7 +18,7 @@ from maya.train.averaging import RunningAverage
 from maya.train.config import TrainConfig
 from maya.train.distributed import barrier, gather_objects
 from maya.train.heads import describe, head_notes, scores_by_head
-from maya.train.runlog import RunLog, write_json
+from maya.train.runlog import RunLog
 
 VALIDATIONS = "validations.json"
 
@@ -114,7 +115,7 @@ def save(run: Run, state: State, *, passed: bool = False, keep_others: bool = Fa
             "experiment": to_dict(experiment),
             "optimizer": run.optimizer.state_dict(),
             "average": state.average.state_dict(),
-            "position": list(state.position),
+            "position": state.position.saved(),
             "best": state.best,
             "infeasible": state.infeasible,
             "rng": rngs,
@@ -137,6 +138,7 @@ FREE = frozenset(
     [f"train.{name}" for name in ("log_every", "valid_every", "save_every", "keep", "threads")]
     + ["train.samples_every", "train.samples"]
     + [f"data.{name}" for name in ("num_workers", "cache_gb", "max_skipped", "timeout_seconds")]
+    + ["data.cuts", "data.cuts_weights", "data.dev_cuts"]  # names; the cuts themselves are compared
     + ["prepare.split.fresh"]
 )
 

@@ -6,13 +6,14 @@ from typing import Any, Protocol
 
 import torch
 
-from maya.data.loading.batch import UNKNOWN_LANGUAGE, Batch, language_code
+from maya.data.loading.batch import Batch
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.methods import greedy
 from maya.encoders import Encoded
 from maya.heads import Head, final_weights
 from maya.models.speech_model import SpeechModel
 from maya.score.wer import cer, wer
+from maya.text.languages import UNKNOWN_LANGUAGE, indexed_language
 from maya.text.tokenizer import Tokenizer
 from maya.train.distributed import all_reduce_sum, gather_objects
 
@@ -82,7 +83,7 @@ def make_validate(
             if text:
                 for name, lang, *row in zip(batch.ids, batch.langs.tolist(), *hyps, strict=True):
                     texts = [tokenizer.decode(hyp.tokens) for hyp in row]
-                    outputs.texts.append((language_code(lang, languages), references[name], texts))
+                    outputs.texts.append((indexed_language(lang, languages), references[name], texts))
             for name in predicting:
                 outputs.classes[name] += classes_of(model, model.head(name), encoded, batch)
         model.train()
@@ -91,7 +92,7 @@ def make_validate(
         scores = {"loss": loss / max(count, 1.0)}
         if text:
             scores |= rates_of_heads([row for rows, _ in shares for row in rows], text, method)
-        accuracies = {}
+        accuracies: dict[str, float] = {}
         for name in predicting:
             accuracies |= accuracy([pair for _, classes in shares for pair in classes[name]], name)
         error = next((1 - value for value in accuracies.values()), scores["loss"])

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from maya.audio.byte_ranges import ByteRange, RangeFile, Stamp, file_stamp, parse_address, read_range
+from maya.audio.byte_ranges import ByteRange, RangeFile, file_stamp, parse_address, read_range
+from maya.audio.decoding import decode
 from maya.audio.object_store import S3Store, s3_store, use_s3_store
-from maya.audio.tar_audio import decode
+from maya.audio.stamps import Stamp
 from maya.audio.tar_index import index_tar
 from maya.errors import MayaError
 from tests.data.making import write_tar, write_tone

@@ -14,9 +14,9 @@ from lhotse import AudioSource, Recording
 
 from maya.audio import decoding
 from maya.audio.decoding import open_audio
-from maya.audio.lhotse_audio import teach_lhotse
+from maya.audio.lhotse_audio import byte_range_source, teach_lhotse
 from maya.audio.load import load_audio, load_cut_audio
-from maya.audio.tar_audio import byte_range_source, index_tar
+from maya.audio.tar_index import index_tar
 from maya.data.corpus.manifest import Row
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.errors import MayaError

@@ -94,7 +94,7 @@ def test_three_joined_files_in_every_reader(tmp_path: Path) -> None:
     row = Row(id="a", language="en", text="one two", audio="a.mp3", where="x:1")
     for decoded in (True, False):
         kept, _ = probe(tmp_path, [row], ProbeConfig(decode=decoded))
-        assert kept[0].seconds == pytest.approx(3.5)
+        assert kept[0].duration == pytest.approx(3.5)
     recording = Recording.from_file(tmp_path / "a.mp3", "r")
     assert recording.num_samples == 56000
     part = recording.to_cut().truncate(offset=0.75, duration=2.5).load_audio()[0]

@@ -10,7 +10,8 @@ from maya.audio.load import resample
 from maya.audio.sound import measure_sound
 from maya.data.corpus.manifest import Row
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.prepare.audio_checks import REASONS, AudioCheckConfig, audio_findings
+from maya.data.measure.reasons import SOUND as REASONS
+from maya.data.prepare.audio_checks import AudioCheckConfig, audio_findings
 from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
 from maya.data.prepare.text_checks import TextCheckConfig
 from maya.errors import MayaError
@@ -169,5 +170,5 @@ def test_prepare_flags_and_drops(tmp_path: Path) -> None:
     report = prepare_corpus(tmp_path / "c", tmp_path / "out", languages=(), cfg=cfg)
     assert report.dropped == {"clipped": 1, "dc_offset": 1} and report.rows == 40
     cfg = PrepareConfig(audio_checks=AudioCheckConfig(drop=("loud",)))
-    with pytest.raises(MayaError, match="audio_checks.drop has no reason 'loud'; there are clipped"):
+    with pytest.raises(MayaError, match="audio_checks.drop has no reason 'loud'; expected some of clipped"):
         prepare_corpus(tmp_path / "c", tmp_path / "out", languages=(), cfg=cfg)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from maya.data.corpus.manifest import PARTS
 from maya.data.prepare.earlier import corpus_name, read_earlier
 from maya.data.prepare.prepare import PrepareConfig, PrepareReport, prepare_corpus, probed_path
 from maya.data.prepare.split import SplitConfig
-from maya.data.table.table import PARTS, Table, part_path
+from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
 from tests.data.making import write_corpus, write_manifest, write_tone
 

@@ -1,6 +1,7 @@
 """Utterances that share audio are found and kept in one part, or flagged; supervisions may leave cuts."""
 
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,28 +11,25 @@ import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.shar import SharWriter
 
-from maya.audio.load import load_cut_audio
 from maya.data.corpus.folder import read_corpus
-from maya.data.corpus.manifest import Row
+from maya.data.measure.entry import Entry
 from maya.data.measure.overlaps import overlap_groups, overlaps
-from maya.data.measure.probe import ProbeConfig, Probed, probe
-from maya.data.prepare.prepare import PrepareConfig, examine, to_cut
+from maya.data.measure.probe import ProbeConfig, probe
+from maya.data.prepare.prepare import PrepareConfig, examine
 from maya.data.prepare.split import Item, SplitConfig, split
-from tests.data.making import write_tone
+from tests.data.making import make_entry, write_tone
 
 
-def heard(name: str, start: float | None, seconds: float, **facts: object) -> Probed:
+def heard(name: str, start: float | None, seconds: float, **facts: object) -> Entry:
     """An utterance of 100 s of a.wav."""
-    path = facts.pop("path", Path("a.wav"))
-    row = Row(
-        id=name, language="en", text="x", audio="a", where="x", start=start,
-        duration=None if start is None else seconds, **facts,  # type: ignore[arg-type]
-    )  # fmt: skip
-    return Probed(row, "x", path, 16000, 1, 1_600_000)  # type: ignore[arg-type]
+    path = os.path.realpath(str(facts.pop("path", "a.wav")))
+    facts.pop("tar", None)
+    length = 100.0 if start is None else seconds
+    return make_entry(name, seconds=length, path=path, start=start, num_samples=1_600_000, **facts)
 
 
-def pairs(*spoken: Probed) -> set[tuple[str, str, float]]:
-    return {(o.first.row.id, o.second.row.id, round(o.seconds, 3)) for o in overlaps(spoken)}
+def pairs(*utterances: Entry) -> set[tuple[str, str, float]]:
+    return {(o.first.id, o.second.id, round(o.seconds, 3)) for o in overlaps(utterances)}
 
 
 def test_spans() -> None:
@@ -190,7 +188,7 @@ def test_supervisions_that_leave_their_cut(
     assert not unusable
     begin = round(expected[0] * 16000)
     part = whole[begin : begin + round(expected[1] * 16000)]
-    np.testing.assert_allclose(load_cut_audio(to_cut(kept[0])).numpy(), part, atol=1e-6)
+    np.testing.assert_allclose(kept[0].load_audio().numpy(), part, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_storage_that_does_not_answer_ends_in_a_sentence(
     tmp_path: Path, tokenizer: Tokenizer, num_workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = make(tmp_path, tokenizer, num_workers=num_workers, timeout_seconds=2.0)
-    monkeypatch.setattr("maya.data.loading.reading.load_cut_audio", lambda cut, rate: time.sleep(60))
+    monkeypatch.setattr("maya.data.table.packed.load_cut_audio", lambda cut, rate: time.sleep(60))
     started = time.monotonic()
     with pytest.raises(MayaError, match=r"no data came for 2 s, while waiting .* begins with utterance 'en-"):
         next(iter(loader))
@@ -130,7 +130,7 @@ def test_a_dead_worker_is_one_sentence(
     """PyTorch notices by a signal, wherever the main thread is."""
     if where == "while waiting":
         monkeypatch.setattr(
-            "maya.data.loading.reading.load_cut_audio", lambda cut, rate: os.kill(os.getpid(), signal.SIGKILL)
+            "maya.data.table.packed.load_cut_audio", lambda cut, rate: os.kill(os.getpid(), signal.SIGKILL)
         )
     loader = make(tmp_path, tokenizer, num_workers=1)
     complaint = r"a data worker \(process [\d, ]+\) .*: often the system"

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from maya.data.corpus.manifest import Dropped
-from maya.data.measure.flags import Flag
-from maya.data.prepare.findings import Findings
+from maya.data.corpus.manifest import Problem
 from maya.data.report.charts import bar_window, histogram_chart, number, part_bars, strips, ticks
+from maya.data.report.findings import Findings
 from maya.data.report.page import Page, draw, read_page, write_page, write_run_page
 from maya.data.report.statistics import EDGES, Histogram, Statistics
 from maya.errors import MayaError
@@ -53,8 +52,8 @@ def make_page(text: str = "एक दो", id: str = "u", **more: Any) -> Page:
         found.add(entry(f"{id}{i}", text, 1.0 + i, speaker=f"{id}s"), "train")
     found.add(entry(f"{id}9", "one", 1.0, "en"), "test")
     detail = {"id": f"{id}1", "language": "hi", "detail": text, "where": text}
-    what.add("dropped", [Dropped(reason="silent", **detail)])
-    what.add("flagged", [Flag(reason="noisy", **detail)])
+    what.add("dropped", [Problem(reason="silent", **detail)])
+    what.add("flagged", [Problem(reason="noisy", **detail)])
     split = {
         "method": "speaker",
         "parts": {part: {"seconds": 60.0, "speakers": 1} for part in ("train", "dev", "test")},

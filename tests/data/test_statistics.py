@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from maya.audio.sound import Sound
+from maya.data.measure.entry import Entry
 from maya.data.report.statistics import EDGES, Histogram, Statistics, histogram
-from maya.data.table.entry import Entry
 
 SOUND = Sound(level=-20.5, snr=30.0, clipped=0.0, dc_offset=0.0, high_band=-40.0, lead=0.2, trail=0.7)
 

@@ -28,6 +28,7 @@ from maya.recipes.decode import training_texts
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer as train_tokenizer
+from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny, tiny_zipformer, tones
@@ -218,7 +219,7 @@ def test_a_users_file_adds_a_method(tmp_path: Path, capsys: pytest.CaptureFixtur
     tones.make_corpus(tmp_path / "corpus", utterances=12)
     prepare(exp, tmp_path / "corpus", data)
     train_tokenizer(exp, data, run)
-    pieces = Tokenizer.load(run / "tokenizer.model")
+    pieces = load_tokenizer(run / "tokenizer.model")
     model = build_model(with_vocabulary(exp.model, pieces.vocab_size, ("en", "hi")))
     save_checkpoint(run / "best.pt", Checkpoint(model_config=model.cfg, tokenizer=pieces,
                     weights=model.state_dict(), step=0, notes={}))  # fmt: skip

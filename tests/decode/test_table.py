@@ -19,7 +19,7 @@ from maya.recipes.decode import decode
 from maya.recipes.prepare import prepare
 from maya.recipes.score import score
 from maya.recipes.tokenizer import tokenizer
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny, tones
 
@@ -66,7 +66,7 @@ def test_a_model_without_a_text_head_is_decoded_and_scored(
     tones.make_corpus(tmp_path / "corpus", utterances=12)
     prepare(exp, tmp_path / "corpus", data)
     tokenizer(exp, data, run)
-    pieces = Tokenizer.load(run / "tokenizer.model")
+    pieces = load_tokenizer(run / "tokenizer.model")
     model = build_model(with_vocabulary(exp.model, pieces.vocab_size, ("en", "hi")))
     with torch.no_grad():
         model.heads["language"].out.weight.zero_()

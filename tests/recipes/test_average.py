@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from maya.data.table.table import Entry, part_path, write_table
+from maya.data.measure.entry import Entry
+from maya.data.table.table import part_path, write_table
 from maya.errors import MayaError
 from maya.recipes import average as stage
 from maya.text.tokenizer import TokenizerConfig, train_tokenizer

@@ -18,7 +18,7 @@ from maya.recipes.decode import decode_all
 from maya.recipes.prepare import prepare
 from maya.recipes.score import score, score_all, wer_table
 from maya.recipes.tokenizer import tokenizer
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny, tones
 
@@ -32,7 +32,7 @@ def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tones.make_corpus(top / "corpus", utterances=12)
     prepare(exp, top / "corpus", top / "data")
     tokenizer(exp, top / "data", top / "run")
-    pieces = Tokenizer.load(top / "run" / "tokenizer.model")
+    pieces = load_tokenizer(top / "run" / "tokenizer.model")
     torch.manual_seed(0)
     model = build_model(with_vocabulary(exp.model, pieces.vocab_size, ("en", "hi")))
     save_checkpoint(top / "run" / "best.pt", Checkpoint(model_config=model.cfg, tokenizer=pieces,

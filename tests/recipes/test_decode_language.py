@@ -15,7 +15,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.score import score
 from maya.recipes.tokenizer import tokenizer
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny, tones
 
@@ -40,7 +40,7 @@ def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _save(exp: Experiment, top: Path) -> None:
-    pieces = Tokenizer.load(top / "run" / "tokenizer.model")
+    pieces = load_tokenizer(top / "run" / "tokenizer.model")
     torch.manual_seed(0)
     model = build_model(with_vocabulary(exp.model, pieces.vocab_size, ("en", "hi")))
     if "language" in exp.model.heads:

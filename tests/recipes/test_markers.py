@@ -21,14 +21,14 @@ from maya.recipes.prepare import prepare
 from maya.recipes.score import score
 from maya.recipes.search import make_search
 from maya.recipes.tokenizer import tokenizer
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny, tones
 
 
 def save(run: Path, seed: int) -> None:
     """A model that was never trained."""
-    experiment, pieces = tiny.experiment(), Tokenizer.load(run / "tokenizer.model")
+    experiment, pieces = tiny.experiment(), load_tokenizer(run / "tokenizer.model")
     torch.manual_seed(seed)
     model = build_model(with_vocabulary(experiment.model, pieces.vocab_size, experiment.languages))
     made = Checkpoint(

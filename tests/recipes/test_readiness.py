@@ -17,7 +17,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.readiness import Gpu, Wanted, look
 from maya.recipes.tokenizer import tokenizer
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint, step_path
 from tests import tiny, tones
 from tools import prod_readiness
@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     exp = tiny.experiment()
     prepare(exp, top / "corpus", top / "data")
     tokenizer(exp, top / "data", top / "run")
-    pieces = Tokenizer.load(top / "run" / "tokenizer.model")
+    pieces = load_tokenizer(top / "run" / "tokenizer.model")
     model = build_model(with_vocabulary(exp.model, pieces.vocab_size, ("en", "hi")))
     start = Checkpoint(model_config=model.cfg, tokenizer=pieces, weights=model.state_dict(), step=0, notes={})
     save_checkpoint(top / "start.pt", start)
@@ -163,7 +163,7 @@ def test_checkpoint_that_does_not_fit(wanted: Wanted) -> None:
 
 
 def test_a_run_that_has_begun(wanted: Wanted, made: Path) -> None:
-    exp, pieces = wanted.experiment, Tokenizer.load(made / "run" / "tokenizer.model")
+    exp, pieces = wanted.experiment, load_tokenizer(made / "run" / "tokenizer.model")
     begun = copy.deepcopy(exp)
     begun.model = with_vocabulary(exp.model, pieces.vocab_size, exp.languages)
     from maya.config import to_dict

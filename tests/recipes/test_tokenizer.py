@@ -20,6 +20,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.score import normal_form
 from maya.recipes.tokenizer import count_crowded, tokenizer
+from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint, step_path
 from tests import tiny, tiny_zipformer
@@ -32,7 +33,7 @@ def test_the_stage_writes_a_tokenizer_and_its_report(tmp_path: Path, capsys: pyt
     experiment.tokenizer.vocab_size = 40
     prepare(experiment, tmp_path / "c", tmp_path / "data")
     tokenizer(experiment, tmp_path / "data", tmp_path / "run")
-    made = Tokenizer.load(tmp_path / "run/tokenizer.model")
+    made = load_tokenizer(tmp_path / "run/tokenizer.model")
     report = json.loads((tmp_path / "run/tokenizer.json").read_text())
     assert report["vocab_size"] == made.vocab_size and report["options"]["vocab_size"] == 40
     texts = list(Table.open(tmp_path / "data/train.parquet").read("language", "text"))
@@ -57,7 +58,7 @@ def trained(tmp_path: Path) -> tuple[Experiment, Path]:
     experiment.tokenizer.vocab_size = 40
     prepare(experiment, tmp_path / "c", tmp_path / "data")
     tokenizer(experiment, tmp_path / "data", tmp_path / "run")
-    save_step(tmp_path / "run", Tokenizer.load(tmp_path / "run/tokenizer.model"))
+    save_step(tmp_path / "run", load_tokenizer(tmp_path / "run/tokenizer.model"))
     return experiment, tmp_path
 
 
@@ -91,7 +92,7 @@ def test_a_run_with_checkpoints_keeps_its_tokenizer(
     out = capsys.readouterr().out
     assert "has checkpoints, so their tokenizer of 40 pieces is kept" in out and "up to date" not in out
     assert (top / "run/tokenizer.model").read_bytes() == before
-    made, table = Tokenizer.load(top / "run/tokenizer.model"), Table.open(top / "data/train.parquet")
+    made, table = load_tokenizer(top / "run/tokenizer.model"), Table.open(top / "data/train.parquet")
     assert len(open_tokens(token_path(top / "run", "train"), table, made)) == len(table)
     tokenizer(experiment, top / "data", top / "run")
     assert "up to date" in capsys.readouterr().out
@@ -241,7 +242,7 @@ def test_utterances_with_too_few_frames_are_counted(tmp_path: Path) -> None:
     experiment.tokenizer.vocab_size = 40
     prepare(experiment, tmp_path / "c", tmp_path / "data")
     tokenizer(experiment, tmp_path / "data", tmp_path / "run")
-    made = Tokenizer.load(tmp_path / "run/tokenizer.model")
+    made = load_tokenizer(tmp_path / "run/tokenizer.model")
     table = Table.open(tmp_path / "data/train.parquet")
     tokens = open_tokens(token_path(tmp_path / "run", "train"), table, made)
     none = count_crowded(table, tokens, (table.durations * 16000).astype(np.int64))

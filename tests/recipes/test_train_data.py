@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from maya.data.corpus.manifest import read_manifest
+from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.table.table import Entry, Table, entry_of, write_table
+from maya.data.table.table import Table, write_table
 from maya.data.table.token_table import token_path, write_tokens
 from maya.models.hybrid import hybrid
 from maya.recipes.experiment import Experiment
@@ -20,7 +21,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
     folder = tmp_path_factory.mktemp("c")
     write_corpus(folder, per_speaker=2)
     kept, _ = probe(folder, read_manifest(folder / "manifest.jsonl"), ProbeConfig())
-    return [entry_of(one) for one in kept]
+    return kept
 
 
 def make_table(folder: Path, entries: list[Entry]) -> Table:

@@ -13,7 +13,7 @@ from maya.errors import MayaError
 from maya.models.config import with_vocabulary
 from maya.models.speech_model import build_model
 from maya.recipes.cli import main
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
 from tests import tones
 
@@ -188,7 +188,7 @@ def test_heads_that_are_taken_over_count_as_trained(
     top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With its encoder a trained head comes along; an untrained one, or a head alone, does not."""
-    pieces = Tokenizer.load(top / "pieces" / "tokenizer.model")
+    pieces = load_tokenizer(top / "pieces" / "tokenizer.model")
     cfg = load_checkpoint(top / "run" / "best.pt").model_config
     made = build_model(with_vocabulary(cfg, pieces.vocab_size, ("en", "hi")))
     source = tmp_path / "source.pt"

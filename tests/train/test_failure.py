@@ -25,7 +25,7 @@ from maya.models.speech_model import SpeechModel
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train import loop
 from maya.train.checkpoint import load_checkpoint, step_checkpoints
 from maya.train.failure import NotFinite, OutOfMemory, kept, smaller_batches
@@ -229,7 +229,7 @@ def _trained_on(data: Path, step: int, rank: int) -> str:
     exp.data.plan.max_utterances = 1
     table, pieces = (
         Table.open(part_path(data / "data", "train")),
-        Tokenizer.load(data / "run/tokenizer.model"),
+        load_tokenizer(data / "run/tokenizer.model"),
     )
     heard = Utterances.from_table(table, pieces, exp.languages)
     columns = (heard.durations, heard.token_counts, heard.langs)

@@ -21,7 +21,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train import checkpoint as ckpt
 from maya.train import loop
 from maya.train.checkpoint import load_checkpoint, step_checkpoints
@@ -365,7 +365,7 @@ def test_training_without_dev(
 def test_a_table_is_hashed_once(top: Path, tmp_path: Path) -> None:
     table, pieces = (
         Table.open(top / "data" / "train.parquet"),
-        Tokenizer.load(top / "run" / "tokenizer.model"),
+        load_tokenizer(top / "run" / "tokenizer.model"),
     )
     utterances = Utterances.from_table(table, pieces, ("en", "hi"))
     first = describe_data(top / "data", tmp_path, table, utterances, 3)

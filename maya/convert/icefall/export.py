@@ -16,12 +16,12 @@ from maya.decode.recognizer import Recognizer
 from maya.encoders import ZipformerConfig
 from maya.errors import MayaError
 from maya.features import FbankConfig
+from maya.files import replacing
 from maya.heads import AttentionDecoder, AttentionDecoderConfig
 from maya.heads.transducer import StatelessConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
-from maya.train.runlog import replacing
 
 WEIGHTS, SENTENCEPIECE, TABLE = "pretrained.pt", "bpe.model", "tokens.txt"
 # Parameters with a row for each token and for blank.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.errors import MayaError
+from maya.text.load import load_tokenizer
 from maya.text.tokenizer import UNKNOWN, Tokenizer
 
 BLANK, SENTENCE_END, UNKNOWN_PIECE = "<blk>", "<sos/eos>", "<unk>"
@@ -22,7 +23,7 @@ def read_tokenizer(path: str | Path) -> Tokenizer:
     if path.suffix == ".txt":
         pieces = read_table(path)
     else:
-        tokenizer = Tokenizer.load(path)
+        tokenizer = load_tokenizer(path)
         pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     if not pieces or pieces[0] != BLANK:
         first = repr(pieces[0]) if pieces else "missing"

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from maya.convert.report import reason
 from maya.errors import MayaError
-from maya.train.runlog import replacing
+from maya.files import replacing
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 MiB = 2**20

@@ -1,4 +1,4 @@
-"""What the readers share: languages and splits told by names, ids of parts, several files as one corpus."""
+"""Helpers of the readers: languages and splits from names, ids of parts, several files as one corpus."""
 
 import re
 from collections.abc import Iterable
@@ -90,8 +90,8 @@ def channel_of(value: Any, channels: Any = None) -> int | None:
 
 def part_in_name(name: str) -> str | None:
     """train, dev or test, where a name such as train-clean or cv_validation.jsonl holds just one of them."""
-    found = {_PARTS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _PARTS}
-    return found.pop() if len(found) == 1 else None
+    parts = {_PARTS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _PARTS}
+    return parts.pop() if len(parts) == 1 else None
 
 
 def seconds(values: dict[str, Any], name: str) -> float:
@@ -121,8 +121,8 @@ def part_id(name: str, start: float, duration: float | None) -> str:
 def joined(files: Iterable[list[Row]]) -> list[Row]:
     """The rows of several files of one corpus; MayaError for an id that two of them have."""
     rows: dict[str, Row] = {}
-    for found in files:
-        for row in found:
+    for part in files:
+        for row in part:
             if row.id in rows:
                 first = rows[row.id].where
                 raise MayaError(

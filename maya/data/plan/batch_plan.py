@@ -131,13 +131,13 @@ class BatchPlan:
             position = Position(position.epoch, 0, self.world_size, before)
         else:
             position = position._replace(ranks=self.world_size)
-        there = self.remaining(position._replace(batch=0))
-        if position.batch > there or (position.batch == there and not position.before):
+        batches = self.remaining(position._replace(batch=0))
+        if position.batch > batches or (position.batch == batches and not position.before):
             raise MayaError(
                 f"the saved position is batch {position.batch} of epoch {position.epoch}, which has only "
-                f"{there}: the data or the batch settings changed since it was saved"
+                f"{batches}: the data or the batch settings changed since it was saved"
             )
-        return position if position.batch < there else Position(position.epoch + 1, 0, self.world_size)
+        return position if position.batch < batches else Position(position.epoch + 1, 0, self.world_size)
 
     def advance(self, position: Position) -> Position:
         """The position after one more batch."""

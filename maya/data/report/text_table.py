@@ -11,8 +11,8 @@ def table(summary: Mapping[str, Mapping[str, Any]], splits: Mapping[str, Mapping
     head = ["language", "utts", "hours", "speakers", "texts", "chars", *PARTS, "split", "shared texts"]
     rows = [head]
     for language, n in summary.items():
-        how = splits.get(language, {})
-        overlap = how.get("text_overlap", {})
+        facts = splits.get(language, {})
+        overlap = facts.get("text_overlap", {})
         rows.append(
             [
                 language,
@@ -22,7 +22,7 @@ def table(summary: Mapping[str, Mapping[str, Any]], splits: Mapping[str, Mapping
                 str(n["texts"]),
                 str(n["characters"]),
                 *(str(n["parts"][part]["utterances"]) for part in PARTS),
-                str(how.get("method", "")),
+                str(facts.get("method", "")),
                 " ".join(f"{part} {share:.0%}" for part, share in overlap.items() if share) or "none",
             ]
         )
@@ -45,9 +45,9 @@ def table(summary: Mapping[str, Mapping[str, Any]], splits: Mapping[str, Mapping
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """Lines with the cells of each column under one another; all but the first and last two to the right."""
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    left = {0, len(widths) - 1, len(widths) - 2}
+    left_aligned = {0, len(widths) - 1, len(widths) - 2}
     lines = []
     for row in rows:
-        cells = [v.ljust(widths[c]) if c in left else v.rjust(widths[c]) for c, v in enumerate(row)]
+        cells = [v.ljust(widths[c]) if c in left_aligned else v.rjust(widths[c]) for c, v in enumerate(row)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

@@ -12,18 +12,13 @@ import soundfile
 import torch
 from lhotse import AudioSource, CutSet, Recording
 
+from maya.audio.byte_ranges import file_stamp, parse_address, read_range
+from maya.audio.lhotse_audio import byte_range_source
 from maya.audio.load import load_audio, load_cut_audio
-from maya.audio.tar_audio import (
-    byte_range_source,
-    file_stamp,
-    index_tar,
-    member_header,
-    parse_address,
-    read_range,
-)
+from maya.audio.tar_index import index_tar, member_header
 from maya.data.corpus.manifest import Row
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.prepare.prepare import to_cut
+from maya.data.table.cuts import entry_cut
 from maya.errors import MayaError
 from tests.data.making import write_tar, write_tone
 
@@ -71,7 +66,7 @@ def test_tar_audio_equals_file_audio_even_after_a_manifest_is_saved(tmp_path: Pa
     tar, files = make_tar(tmp_path, channels=channels)
     kept, dropped = probe(tmp_path, tar_rows(tar), ProbeConfig())
     assert not dropped
-    CutSet.from_cuts([to_cut(one) for one in kept]).to_file(tmp_path / "cuts.jsonl.gz")
+    CutSet.from_cuts([entry_cut(one) for one in kept]).to_file(tmp_path / "cuts.jsonl.gz")
     for cut, (name, path) in zip(CutSet.from_file(tmp_path / "cuts.jsonl.gz"), files.items(), strict=True):
         assert torch.equal(load_cut_audio(cut, 16000), load_audio(path, 16000)), name
         assert cut.sampling_rate == soundfile.info(path).samplerate
@@ -82,7 +77,7 @@ def test_another_process_needs_only_the_import(tmp_path: Path) -> None:
     """Data workers may be fresh processes: importing the module must be all they need."""
     tar, _ = make_tar(tmp_path, count=1)
     kept, _ = probe(tmp_path, tar_rows(tar)[:1], ProbeConfig())
-    CutSet.from_cuts([to_cut(kept[0])]).to_file(tmp_path / "cuts.jsonl.gz")
+    CutSet.from_cuts([entry_cut(kept[0])]).to_file(tmp_path / "cuts.jsonl.gz")
     code = (
         "import maya.audio.lhotse_audio, lhotse, sys;"
         "print(next(iter(lhotse.CutSet.from_file(sys.argv[1]))).load_audio().shape)"
@@ -150,7 +145,7 @@ def test_wrong_ranges_drop_the_utterance(tmp_path: Path) -> None:
         replace(good[0], id="no such", audio="none.wav", offset=None, size=None),
     ]
     kept, dropped = probe(tmp_path, rows, ProbeConfig())
-    assert [p.row.id for p in kept] == ["by name"] and kept[0].row.offset == good[0].offset
+    assert [p.id for p in kept] == ["by name"] and kept[0].offset == good[0].offset
     assert [d.id for d in dropped] == ["u0", "u1", "u2", "u3", "no such"]
     assert {d.reason for d in dropped} == {"tar_mismatch"}
     assert "lies 'clips/1.flac'" in dropped[1].detail
@@ -206,7 +201,7 @@ def test_manifests_of_before_are_still_read(tmp_path: Path) -> None:
 def test_a_replaced_tar_is_refused_by_the_cut(tmp_path: Path) -> None:
     tar, _ = make_tar(tmp_path)
     kept, _ = probe(tmp_path, tar_rows(tar), ProbeConfig())
-    cuts = [to_cut(one) for one in kept]
+    cuts = [entry_cut(one) for one in kept]
     load_cut_audio(cuts[0])
     os.utime(tar, (1, 1))
     with pytest.raises(
@@ -217,7 +212,7 @@ def test_a_replaced_tar_is_refused_by_the_cut(tmp_path: Path) -> None:
 
 def test_cuts_can_be_copied_into_shar(tmp_path: Path) -> None:
     tar, files = make_tar(tmp_path, count=2, rate=16000)
-    cuts = CutSet.from_cuts([to_cut(one) for one in probe(tmp_path, tar_rows(tar), ProbeConfig())[0]])
+    cuts = CutSet.from_cuts([entry_cut(one) for one in probe(tmp_path, tar_rows(tar), ProbeConfig())[0]])
     (tmp_path / "shar").mkdir()
     cuts.to_shar(tmp_path / "shar", fields={"recording": "wav"})
     copies = CutSet.from_shar(in_dir=tmp_path / "shar")
