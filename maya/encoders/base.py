@@ -138,6 +138,10 @@ class EncoderStream:
 
     same_speaker: bool = False
 
+    def describe(self) -> str:
+        """One line for people on what a stream keeps."""
+        return "possible"
+
     def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
         """feats (B, t, F), the next features, t >= 0 -> the frames (B, S, D) that they complete, and with
         `final` all remaining ones. With `final` and `same_speaker` the next utterance, which may be pushed

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from maya.config import Kinds, config, register_builder
+from maya.config import Kinds, config, leaves, register_builder
 from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
 from maya.heads.cost import HeadFlops, HeadMemory
@@ -66,6 +66,12 @@ class HeadConfig(Kinds):
         if step < self.first_step:
             return 0.0
         return self.weight * (min(1.0, (step - self.first_step) / self.ramp_steps) if self.ramp_steps else 1)
+
+    def describe(self) -> str:
+        """One line for `maya info`: the weight, and the options that differ from the defaults."""
+        defaults = dict(leaves(type(self)()))
+        options = [f"{name} {value}" for name, value in leaves(self) if value != defaults.get(name)]
+        return ", ".join([f"weight {self.weight:g}", *(o for o in options if not o.startswith("weight "))])
 
     def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
         """Operations for an utterance of so many encoder frames and tokens, for `maya plan`; `name` is that

@@ -53,6 +53,20 @@ class StreamState:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
+    def bytes(self) -> dict[str, int]:
+        """Bytes that one stream keeps, by kind; features that wait for their frame included."""
+        batch = max(1, len(self.frames))
+        return {name: t.numel() * t.element_size() // batch for name, t in self.tensors().items()}
+
+    def describe(self) -> str:
+        """One line on the size of the state of one stream, for people."""
+        sizes = self.bytes()
+        named = {"fast weights": sizes.get("fast", 0)} | {
+            name: sizes[name] for name in ("attention", "convolution", "features")
+        }
+        parts = ", ".join(f"{name} {size / 1e6:.3f}" for name, size in named.items() if size)
+        return f"state of one stream: {sum(sizes.values()) / 1e6:.3f} MB ({parts})"
+
     def reset(self, rows: Tensor) -> Self:
         """The state with `rows` (B,) bool at a start and the others where they are."""
         return replace(
@@ -217,6 +231,9 @@ class ConformerStream(EncoderStream):
         self.encoder = encoder
         self.state = encoder.initial_state(batch, context=context)
         self.same_speaker = self.state.learns
+
+    def describe(self) -> str:
+        return self.state.describe()
 
     def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
         lens = torch.full((len(feats),), feats.shape[1], device=feats.device)

@@ -63,6 +63,13 @@ class TransducerConfig(HeadConfig):
     loss_eps: BelowOne = 1e-4  # cells with less posterior mass are left out of the gradient; 0: none
     pruned: PrunedConfig = field(default_factory=PrunedConfig)
 
+    def describe(self) -> str:
+        durations = f", durations {' '.join(map(str, self.durations))}" if self.loss == "tdt" else ""
+        return (
+            f"{self.loss}{durations}, {self.predictor.kind} predictor of {self.predictor.hidden}, "
+            f"joint of {self.joint.hidden}"
+        )
+
     def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
         return cost.flops(self, context.dim, context.labels + 1, frames, tokens)
 
