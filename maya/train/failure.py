@@ -1,5 +1,5 @@
 """Steps that cannot be taken: what is not a number, what does not fit into memory; named, and the former kept
-so that it can be seen again with `python -m tools.diagnose RUN`."""
+so that it can be seen again with `maya diagnose RUN`."""
 
 import math
 import pickle
@@ -158,7 +158,7 @@ def stop_unless_finite(
                 f.writelines(f"{step}\t{i}\n" for i in ids)
     wild = not torch.tensor(length).isfinite()
     everywhere, anywhere = all_reduce_sum([float(len(broken)), float(wild)], device)
-    look = f"`python -m tools.diagnose {run_dir}` says which module it is; lower train.lr or train.clip, or"
+    look = f"`maya diagnose {run_dir}` says which module it is; lower train.lr or train.clip, or"
     if everywhere:
         mine = [t for t in tallies if t.losses.isnan().any()]
         raise NotFinite(

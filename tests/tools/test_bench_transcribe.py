@@ -9,7 +9,7 @@ import torch
 
 from maya.encoders import FastConformerConfig
 from maya.models.hybrid import HybridConfig, HybridModel
-from tools import bench_transcribe
+from tools.bench import transcribe as bench_transcribe
 
 SMALL = ["--layers", "1", "--width", "32", "--vocab", "20", "--threads", "1", "--min-seconds", "1"]
 
