@@ -160,7 +160,7 @@ def draw(stem: Path) -> None:
         return
     # A separate program, because kernels import torch and triton only, and matplotlib may be absent.
     results = str(stem.with_suffix(".json").resolve())
-    subprocess.run([sys.executable, "-m", "tools.plot_bench", results], cwd=TOP)
+    subprocess.run([sys.executable, "-m", "tools.bench.plot", results], cwd=TOP)
     report.write(runs, stem, title(runs[-1]))
 
 

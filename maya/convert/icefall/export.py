@@ -16,7 +16,6 @@ from maya.convert.report import ConversionReport, components
 from maya.decode.recognizer import Recognizer
 from maya.encoders import ZipformerConfig
 from maya.errors import MayaError
-from maya.files import replacing
 from maya.features import FbankConfig
 from maya.files import replacing
 from maya.heads import AttentionDecoder, AttentionDecoderConfig
