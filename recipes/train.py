@@ -250,7 +250,8 @@ def heads_taken_over(cfg: TrainConfig, heads: Collection[str], fresh: bool) -> t
     """Those of `heads` that `train.init_from` provides trained: whole, with their encoder, and from a model
     in which they were trained. For a run that is not `fresh` the latter is assumed, until its checkpoint is
     read, because that model may be gone."""
-    taken = tuple(name for name in heads if name in cfg.init_modules and ENCODER in cfg.init_modules)
+    parts = {part.removeprefix("heads.") for part in cfg.init_modules}
+    taken = tuple(name for name in heads if name in parts and ENCODER in parts)
     path = Path(cfg.init_from)
     if not taken or not fresh or path.suffix == ".nemo":  # an archive has only trained heads
         return taken
