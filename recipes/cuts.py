@@ -1,5 +1,6 @@
 """data.source=lhotse: training from any CutSet, with lhotse's sampler or our plan, without a table."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -8,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
@@ -75,7 +77,7 @@ class Usable:
         if not self._aligned:
             return
         needed = ctc_frames(tokens)
-        if (frames := self._clock.frames(round(cut.duration * self._clock.sample_rate))) < needed:
+        if (frames := int(self._clock.frames_of(np.array([cut.duration]))[0])) < needed:
             raise UnusableCut(f"{needed} frames needed for {len(tokens)} tokens, {frames} there")
 
     def tokens(self, cut: Cut) -> list[int]:
@@ -91,8 +93,10 @@ class Usable:
 
 
 def _in_memory(cut: Cut) -> bool:
-    recording = getattr(cut, "recording", None)
-    return recording is not None and any(source.type == "memory" for source in recording.sources)
+    """Whether any recording of a cut is kept in memory; a mixed cut has several."""
+    parts = [track.cut for track in getattr(cut, "tracks", ())] or [cut]
+    recordings = [part.recording for part in parts if getattr(part, "recording", None) is not None]
+    return any(source.type == "memory" for recording in recordings for source in recording.sources)
 
 
 def open_batches(
@@ -112,10 +116,11 @@ def open_batches(
     if cfg.sampler == "plan":
         stream = CutStream(source, usable.check, log_path=log_path)
         stream.begin(0)
-        return PlannedCuts(PlanSampler(
+        sampler = PlanSampler(
             CutSet(stream), cfg.plan, tokens=usable.count, language=usable.language,
             speeds=cfg.speed_perturb, **place,
-        ))  # fmt: skip
+        )  # fmt: skip
+        return PlannedCuts(sampler, stream.digest)
     stream = CutStream(source, usable.check, speeds=cfg.speed_perturb, log_path=log_path)
     make_sampler = _streaming(experiment, usable)
     if cfg.sampler == "dynamic_bucketing":
@@ -179,12 +184,15 @@ def batches_from(
 
 
 def describe_cuts(experiment: Experiment, cuts: CutBatches, run: Path) -> TrainingData:
-    """The identity of the training data, alike on every rank; see `CutSource.identity`."""
+    """The identity of the training data, alike on every rank: `CutSource.identity`, and with a plan the digest
+    of all cuts."""
     facts: list[str] = []
     if rank() == 0:
         dev = dev_source(experiment)
         digest, files = training_source(experiment).identity()
-        hours = cuts.hours if isinstance(cuts, PlannedCuts) else 0.0
+        hours = 0.0
+        if isinstance(cuts, PlannedCuts):
+            hours, digest = cuts.hours, hashlib.sha256(f"{digest} {cuts.digest}".encode()).hexdigest()
         described = TrainingData(
             digest=digest, table=files, dev=dev.identity()[0] if dev is not None else "",
             utterances=cuts.utterances, hours=round(hours, 6), batches_per_pass=cuts.batches_per_pass,
