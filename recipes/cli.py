@@ -143,7 +143,7 @@ def _evaluate(commands: argparse._SubParsersAction) -> None:
 def _average_to_score(commands: argparse._SubParsersAction) -> None:
     p = add_command(commands, "average", "average the weights over the end of training, as dev scores best")
     add_experiment(p)
-    add_data_and_run(p)
+    add_data_and_run(p, cuts=True)
     p.add_argument(
         "--epoch", type=number(int, Range(min=1)), nargs="+", default=[], metavar="N",
         help="the last epoch of the average; needs a run with train.epochs",

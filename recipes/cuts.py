@@ -184,8 +184,8 @@ def batches_from(
 
 
 def describe_cuts(experiment: Experiment, cuts: CutBatches, run: Path) -> TrainingData:
-    """The identity of the training data, alike on every rank: `CutSource.identity`, and with a plan the digest
-    of all cuts."""
+    """The identity of the training data, alike on every rank: `CutSource.identity`, and with a plan the
+    digest of all cuts."""
     facts: list[str] = []
     if rank() == 0:
         dev = dev_source(experiment)

@@ -23,7 +23,7 @@ from maya.encoders.zipformer.front import LOST_FRAMES
 from maya.errors import MayaError
 from maya.features import FbankConfig, frame_samples
 from maya.models.hybrid import HybridConfig
-from maya.recipes.cut_sources import dev_source, texts_of, training_source
+from maya.recipes.cut_sources import dev_source, require_data, texts_of, training_source
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done, table_identity, texts_identity
 from maya.text.fertility import fertility, fertility_report, fertility_table, without_piece
@@ -46,10 +46,9 @@ def tokenizer(experiment: Experiment, data: Path | None, run: Path, *, force: bo
     not fit. Raises MayaError where the options are others than the kept tokenizer's, or where it lacks
     characters of the texts.
     """
-    if experiment.data.source == "lhotse":
+    require_data(experiment, data)
+    if data is None or experiment.data.source == "lhotse":
         return _tokenizer_of_cuts(experiment, run, force)
-    if data is None:
-        raise MayaError("name the folder that `maya prepare` wrote with --data")
     table, dev = (Table.open(part_path(data, part)) for part in ("train", "dev"))
     marker, path, cfg = run / "stage-tokenizer.json", run / "tokenizer.model", experiment.tokenizer
     inputs = tokenizer_inputs(experiment, data)

@@ -26,7 +26,7 @@ from maya.models.speech_model import SpeechModel
 from maya.models.text_heads import Head, heads_within
 from maya.recipes import cuts as lhotse_cuts
 from maya.recipes.convert import open_checkpoint
-from maya.recipes.cut_sources import dev_cuts, training_source
+from maya.recipes.cut_sources import dev_cuts, require_data, training_source
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
@@ -89,12 +89,9 @@ def train(
 
 def training_identity(experiment: Experiment, data: Path | None) -> dict[str, Any]:
     """The training data as an input of the stage's marker."""
-    if experiment.data.source == "lhotse":
+    require_data(experiment, data)
+    if data is None or experiment.data.source == "lhotse":
         return {"cuts": training_source(experiment).identity()}
-    if data is None:
-        raise MayaError(
-            "name the folder that `maya prepare` wrote with --data, or set data.source=lhotse and data.cuts"
-        )
     return {"data": content(data / "stage.json"), "table": Table.open(part_path(data, "train")).digest}
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maya.data.plan import Position
 from maya.errors import MayaError
+from maya.recipes.average import average
 from maya.recipes.cuts import batches_from, describe_cuts, open_batches
 from maya.recipes.experiment import Experiment
 from maya.recipes.tokenizer import tokenizer as tokenizer_stage
@@ -239,6 +240,8 @@ def test_stages_need_no_table(corpora: Path, tmp_path: Path, sampler: str) -> No
     train(exp, None, tmp_path, cpu=True)
     assert same_weights(tmp_path, weights)
     assert dev_validation(exp, None, made, exp.languages) is not None
+    average(exp, None, tmp_path)
+    assert (tmp_path / "averaged.pt").is_file()
     scores = json.loads((tmp_path / "validations.json").read_text())
     assert list(scores) == ["8"]
 
