@@ -1,4 +1,4 @@
-"""Audio to mono float32 at one rate: of files and bytes (maya.audio.decoding), of lhotse cuts, of arrays."""
+"""Loading of audio as mono float32 at one rate, from files, bytes, lhotse cuts and arrays."""
 
 from typing import TYPE_CHECKING, Any
 

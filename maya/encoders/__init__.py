@@ -1,6 +1,6 @@
 """Acoustic encoders: features (B, T, F) to frames (B, S, D). A line in this file adds one to the library."""
 
-from maya.encoders.base import Encoded, Encoder, EncoderConfig, EncoderStream, FrameClock
+from maya.encoders.base import Encoded, Encoder, EncoderConfig, EncoderStream, FrameClock, Miniatures
 from maya.encoders.conformer.config import FastConformerConfig
 from maya.encoders.conformer.fastconformer import FastConformer
 from maya.encoders.lact.config import LaCTConfig
@@ -16,6 +16,7 @@ __all__ = [
     "FastConformer",
     "FastConformerConfig",
     "FrameClock",
+    "Miniatures",
     "LaCT",
     "LaCTConfig",
     "Zipformer",

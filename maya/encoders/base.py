@@ -10,7 +10,7 @@ class GRUConfig(EncoderConfig):
 class GRUEncoder(Encoder, config=GRUConfig): ...
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -59,6 +59,24 @@ class EncoderConfig(Kinds):
     def subsampled(self, frames: Any) -> Any:
         """Encoder frames for a number of feature frames: an int, or a tensor or array of integers."""
         return -(-frames // self.subsampling_factor)
+
+    def miniatures(self) -> "Miniatures":
+        """Small encoders from which the memory of training this one follows; by default itself."""
+        return Miniatures([(self, 1.0, 1.0)])
+
+
+@dataclass(frozen=True, slots=True)
+class Miniatures:
+    """How an encoder's memory follows from smaller ones, for `maya.models.sizing`.
+
+    parts: configurations, each with the factor by which what it keeps for the backward pass counts, and the
+    factor for memory that passes. frames: encoder frames to count at, with their multiples. pairs: whether
+    memory may grow with pairs of frames.
+    """
+
+    parts: Sequence[tuple[EncoderConfig, float, float]]
+    frames: int = 24
+    pairs: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +137,10 @@ class EncoderStream:
     """
 
     same_speaker: bool = False
+
+    def describe(self) -> str:
+        """One line for people on what a stream keeps."""
+        return "possible"
 
     def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
         """feats (B, t, F), the next features, t >= 0 -> the frames (B, S, D) that they complete, and with

@@ -120,18 +120,18 @@ class Fbank(Features, config=FbankConfig):
 
     def _mirrored(self, audio: Tensor, audio_lens: Tensor) -> Tensor:
         """(B, N) -> (B, L): each row with its mirrored ends around it, L a multiple of the hop."""
-        left, right = self.left_samples, self.right_samples
+        left_samples, right = self.left_samples, self.right_samples
         lens = audio_lens.clamp(min=1)[:, None]
-        rows = self._rows(len(audio), left + audio.shape[1] + right, audio.device)
-        rows[:, left : left + audio.shape[1]] = audio
-        before = torch.arange(left, 0, -1, device=audio.device) - 1
+        rows = self._rows(len(audio), left_samples + audio.shape[1] + right, audio.device)
+        rows[:, left_samples : left_samples + audio.shape[1]] = audio
+        before = torch.arange(left_samples, 0, -1, device=audio.device) - 1
         after = torch.arange(right, device=audio.device)
         # Mirrored at both ends, an utterance of n samples repeats every 2n.
         before, after = before % (2 * lens), after % (2 * lens)
         before = torch.where(before < lens, before, 2 * lens - 1 - before)
-        place = left + lens + torch.arange(right, device=audio.device)
+        place = left_samples + lens + torch.arange(right, device=audio.device)
         after = torch.where(after < lens, lens - 1 - after, after - lens)
-        rows[:, :left] = audio.gather(1, before)
+        rows[:, :left_samples] = audio.gather(1, before)
         return rows.scatter_(1, place, audio.gather(1, after))
 
     def _rows(self, count: int, samples: int, device: torch.device) -> Tensor:
@@ -192,9 +192,9 @@ class FbankStream:
     def push(self, audio: Tensor) -> Tensor:
         """(B, n) the next samples, n >= 0 -> (B, t, num_mels) the frames they complete, t >= 0."""
         pending = audio.float() if self._pending is None else torch.cat([self._pending, audio.float()], 1)
-        left, size, hop = self.fbank.left_samples, self.fbank.window_samples, self.fbank.hop_samples
-        if not self._begun and pending.shape[1] >= max(left, size - left):
-            pending, self._begun = torch.cat([pending[:, :left].flip(1), pending], 1), True
+        left_samples, size, hop = self.fbank.left_samples, self.fbank.window_samples, self.fbank.hop_samples
+        if not self._begun and pending.shape[1] >= max(left_samples, size - left_samples):
+            pending, self._begun = torch.cat([pending[:, :left_samples].flip(1), pending], 1), True
         ready = max(0, (pending.shape[1] - size) // hop + 1) if self._begun else 0
         self._pending = pending[:, ready * hop :]
         return self._frames(pending, ready)
@@ -206,8 +206,8 @@ class FbankStream:
         self._pending, self._begun = None, False
         if pending is None:
             raise MayaError("a feature stream was finished before any audio was pushed; push (B, n) first")
-        left, right, hop = self.fbank.left_samples, self.fbank.right_samples, self.fbank.hop_samples
-        samples = pending.shape[1] - (left if begun else 0)
+        left_samples, right, hop = self.fbank.left_samples, self.fbank.right_samples, self.fbank.hop_samples
+        samples = pending.shape[1] - (left_samples if begun else 0)
         if begun:
             pending = torch.cat([pending, pending[:, -right:].flip(1)], 1)
         elif samples:  # too short for a single mirror

@@ -21,6 +21,7 @@ from maya.encoders.base import Encoded
 from maya.encoders.positions import sinusoids
 from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, LossStep
+from maya.heads.cost import NO_ESTIMATE, HeadFlops, HeadMemory
 from maya.ranges import BelowOne, Count, PosInt
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, positions, K)
@@ -41,6 +42,12 @@ class AttentionDecoderConfig(HeadConfig):
     dropout: BelowOne = 0.1
     label_smoothing: BelowOne = 0.1
     eos: Count | None = None  # id that stands before the first token and after the last; None: blank's
+
+    def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
+        raise MayaError(NO_ESTIMATE.format(name))
+
+    def memory(self, name: str, context: HeadContext, *, cuda: bool) -> HeadMemory:
+        raise MayaError(NO_ESTIMATE.format(name))
 
     def build(self, context: HeadContext) -> "AttentionDecoder":
         return AttentionDecoder(self, context.dim, context.labels, context.blank)

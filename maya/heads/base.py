@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from maya.config import Kinds, config, register_builder
+from maya.config import Kinds, config, leaves, register_builder
 from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
+from maya.heads.cost import HeadFlops, HeadMemory
 from maya.ranges import Count, NonNegFloat
 from maya.text.tokenizer import Tokenizer
 
@@ -65,6 +66,24 @@ class HeadConfig(Kinds):
         if step < self.first_step:
             return 0.0
         return self.weight * (min(1.0, (step - self.first_step) / self.ramp_steps) if self.ramp_steps else 1)
+
+    def describe(self) -> str:
+        """One line for `maya info`: the weight, and the options that differ from the defaults."""
+        defaults = dict(leaves(type(self)()))
+        options = [f"{name} {value}" for name, value in leaves(self) if value != defaults.get(name)]
+        return ", ".join([f"weight {self.weight:g}", *(o for o in options if not o.startswith("weight "))])
+
+    def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
+        """Operations for an utterance of so many encoder frames and tokens, for `maya plan`; `name` is that
+        of the head in the model. By default every weight is used once a frame."""
+        with torch.device("meta"):
+            weights = sum(p.numel() for p in self.build(context).parameters())
+        forward = {f"{name} head": 2.0 * weights * frames}
+        return HeadFlops(forward=forward, training={key: 3 * value for key, value in forward.items()})
+
+    def memory(self, name: str, context: HeadContext, *, cuda: bool) -> HeadMemory:
+        """Memory of its activations in training, for `maya plan`. By default it is neglected."""
+        return HeadMemory()
 
     def steps_trained(self, steps: int) -> int:
         """How many of the first `steps` optimizer steps give it weight."""

@@ -9,6 +9,7 @@ from maya.config import config
 from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
 from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, ramp
+from maya.heads.cost import HeadFlops, HeadMemory, Terms
 from maya.losses import cr_ctc_loss, ctc_loss
 from maya.ranges import BelowOne, Count, NonNegFloat
 
@@ -28,6 +29,16 @@ class CTCConfig(HeadConfig):
     dropout: BelowOne = 0.0  # before the output layer
     consistency_weight: NonNegFloat = 0.0
     consistency_warmup: Count = 2000  # steps over which its weight rises from 0
+
+    def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
+        products = 2.0 * context.dim * (context.labels + 1) * frames
+        return HeadFlops(forward={f"{name} head": products}, training={f"{name} head": 3 * products})
+
+    def memory(self, name: str, context: HeadContext, *, cuda: bool) -> HeadMemory:
+        # Log probabilities of the head and of the loss are kept; their gradients join them.
+        terms, part = Terms(frame=2 * 4.0 * (context.labels + 1)), f"{name} head and loss"
+        moments = {f"{name} loss, backward": terms}
+        return HeadMemory(kept={part: terms}, released=frozenset((part,)), moments=moments)
 
     def build(self, context: HeadContext) -> "CTCHead":
         return CTCHead(self, context.dim, context.labels + 1, context.blank)

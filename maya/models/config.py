@@ -10,7 +10,7 @@ from maya.errors import MayaError
 from maya.features import FeaturesConfig, LogMelConfig
 from maya.features.noise import NoiseConfig
 from maya.features.specaugment import SpecAugmentConfig
-from maya.heads import HeadConfig
+from maya.heads import HeadConfig, HeadContext
 from maya.ranges import Count, Distinct, NonNegFloat, Share
 from maya.text.tokenizer import Tokenizer
 
@@ -105,6 +105,13 @@ def check(cfg: SpeechModelConfig) -> None:
         raise MayaError(
             f"{cfg.features.num_mels} mel bins do not fit an encoder that takes {cfg.encoder.feat_in}"
         )
+
+
+def head_context(cfg: SpeechModelConfig, layers: int = 0) -> HeadContext:
+    """The facts that the heads of a model are built from; `layers` is the number of the encoder's blocks."""
+    return HeadContext(
+        dim=cfg.encoder.d_model, labels=cfg.labels, blank=cfg.blank, languages=cfg.languages, layers=layers
+    )
 
 
 def with_vocabulary(cfg: SpeechModelConfig, vocab_size: int, languages: tuple[str, ...]) -> SpeechModelConfig:

@@ -14,9 +14,9 @@ from maya.errors import MayaError
 from maya.features import Features
 from maya.features.noise import AddNoise
 from maya.features.specaugment import SpecAugment
-from maya.heads import Head, HeadContext, LossStep, final_weights, head_weights
+from maya.heads import Head, LossStep, final_weights, head_weights
 from maya.heads.base import add_weighted
-from maya.models.config import ENCODER, SpeechModelConfig, check
+from maya.models.config import ENCODER, SpeechModelConfig, check, head_context
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,10 +46,7 @@ class SpeechModel(nn.Module):
         self.noise = AddNoise(cfg.noise)
         self.specaugment = SpecAugment(cfg.specaugment)
         self.encoder: Encoder = cfg.encoder.build()
-        context = HeadContext(
-            dim=cfg.encoder.d_model, labels=cfg.labels, blank=cfg.blank, languages=cfg.languages,
-            layers=len(self.encoder.blocks()),
-        )  # fmt: skip
+        context = head_context(cfg, len(self.encoder.blocks()))
         self.heads = nn.ModuleDict({name: head.build(context) for name, head in cfg.heads.items()})
         if cfg.language_embedding:
             self.language_embedding = nn.Embedding(len(cfg.languages), cfg.encoder.d_model)

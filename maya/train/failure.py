@@ -1,5 +1,5 @@
 """Steps that fail: a loss or gradient that is not a number, or too little memory. The former's batches are
-kept, so that `python -m tools.diagnose RUN` can repeat the step."""
+kept, so that `maya diagnose RUN` can repeat the step."""
 
 import math
 import pickle
@@ -152,7 +152,7 @@ def stop_unless_finite(
                 f.writelines(f"{step}\t{i}\n" for i in ids)
     wild = not torch.tensor(length).isfinite()
     everywhere, anywhere = all_reduce_sum([float(len(broken)), float(wild)], device)
-    look = f"`python -m tools.diagnose {run_dir}` says which module it is; lower train.lr or train.clip, or"
+    look = f"`maya diagnose {run_dir}` says which module it is; lower train.lr or train.clip, or"
     if everywhere:
         failed = [t for t in tallies if t.losses.isnan().any()]
         raise NotFinite(

@@ -52,8 +52,9 @@ def sees(span, i, j):
     """NeMo's words, frame by frame."""
     if span.chunk:
         chunks = i // span.chunk - j // span.chunk
-        return chunks >= 0 and (span.left is None or chunks <= span.left // span.chunk)
-    return (span.left is None or i - j <= span.left) and (span.right is None or j - i <= span.right)
+        return chunks >= 0 and (span.left_frames is None or chunks <= span.left_frames // span.chunk)
+    within = span.left_frames is None or i - j <= span.left_frames
+    return within and (span.right is None or j - i <= span.right)
 
 
 def defined(att, x, span):
@@ -86,10 +87,10 @@ def test_every_form_equals_the_definition(span, bias, monkeypatch):
         padded = att(x, frames(span, lens, size))
         packed = rows.unpack(att(rows.pack(x), frames(span, lens, size, rows)), size)
         for y in (padded, packed):
-            found = [y[b, :n] for b, n in enumerate(lens)]
-            for got, want in zip(found, expected, strict=True):
+            actual = [y[b, :n] for b, n in enumerate(lens)]
+            for got, want in zip(actual, expected, strict=True):
                 torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)  # the table is fp32
-            grads = torch.autograd.grad(sum(y.sin().sum() for y in found), list(att.parameters()))
+            grads = torch.autograd.grad(sum(y.sin().sum() for y in actual), list(att.parameters()))
             torch.testing.assert_close(grads, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -153,7 +154,7 @@ def test_global_tokens_see_all_and_are_seen_by_all(separate, size):
     x = torch.randn(2, size, WIDTH, dtype=torch.float64)
     table = relative_sinusoids(max(span.reach), WIDTH, x.device).double()
     valid = torch.arange(size) < torch.tensor(lens)[:, None]
-    found = att(x, Frames(valid=valid, positions=table, span=span))
+    actual = att(x, Frames(valid=valid, positions=table, span=span))
     p = att.linear_pos(table).view(-1, HEADS, WIDTH // HEADS)
     for b, n in enumerate(lens):
         heads = [f(x[b, :n]).view(n, HEADS, -1) for f in (att.linear_q, att.linear_k, att.linear_v)]
@@ -177,7 +178,7 @@ def test_global_tokens_see_all_and_are_seen_by_all(separate, size):
                 scores, values = torch.einsum("hk,jhk->jh", all_q[i], all_k), all_v
             weights = (scores / math.sqrt(WIDTH // HEADS)).softmax(0)
             rows.append((weights[..., None] * values).sum(0).flatten())
-        torch.testing.assert_close(found[b, :n], att.linear_out(torch.stack(rows)), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(actual[b, :n], att.linear_out(torch.stack(rows)), rtol=1e-6, atol=1e-7)
 
 
 def test_a_model_with_global_tokens():

@@ -102,11 +102,11 @@ def test_padding_in_training_changes_nothing_when_the_norm_is_masked(masked, sam
     model = perturb(tiny(masked_norm=masked, **NO_DROPOUT)).double().train()
     results = []
     for batch in (x, padded):
-        one = copy.deepcopy(model)
-        enc, enc_lens = one(batch.double(), lens)
+        single = copy.deepcopy(model)
+        enc, enc_lens = single(batch.double(), lens)
         assert enc_lens.tolist() == [15, 10]
         enc.sin().sum().backward()
-        results.append([enc[:, :15], *[p.grad for p in one.parameters()], *one.buffers()])
+        results.append([enc[:, :15], *[p.grad for p in single.parameters()], *single.buffers()])
     close = [torch.allclose(a, b, rtol=1e-7, atol=1e-9) for a, b in zip(*results, strict=True)]
     assert all(close) == same
 

@@ -78,11 +78,13 @@ def test_padding_changes_nothing_in_training(options):
     model = perturb(tiny(**options)).double().train()
     results = []
     for batch in (x, padded):
-        one = copy.deepcopy(model)
-        enc, enc_lens = one(batch.double(), lens)
+        single = copy.deepcopy(model)
+        enc, enc_lens = single(batch.double(), lens)
         enc.sin().sum().backward()
-        assert all(p.grad is not None for p in one.parameters())
-        results.append([enc[:, : int(enc_lens[0])], *[p.grad for p in one.parameters()], *one.buffers()])
+        assert all(p.grad is not None for p in single.parameters())
+        results.append(
+            [enc[:, : int(enc_lens[0])], *[p.grad for p in single.parameters()], *single.buffers()]
+        )
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
@@ -359,7 +361,7 @@ class TestDropIn:
         x = torch.randn(2, 9, 16)
         packed = rows.pack(x)
         frames = Frames(valid=rows.valid(x.device), positions=x.new_empty(0), rows=rows)
-        found = rows.unpack(mixer(packed, frames), 9)
+        actual = rows.unpack(mixer(packed, frames), 9)
         valid = torch.arange(9) < torch.tensor([[9], [4]])
         expected = mixer(x, Frames(valid=valid, positions=x.new_empty(0)))
-        torch.testing.assert_close(found[valid], expected[valid])
+        torch.testing.assert_close(actual[valid], expected[valid])

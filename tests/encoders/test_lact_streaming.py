@@ -31,7 +31,7 @@ def causal(**options):
 def streamed(model, x, lens, starts, piece, state=None, keep=False):
     """Encode rows of `x`, row b from call starts[b] on in pieces of piece() features -> a list of (S, D)."""
     state = model.initial_state(len(x)) if state is None else state
-    at, found, ended = [0] * len(x), [[] for _ in x], [False] * len(x)
+    at, actual, ended = [0] * len(x), [[] for _ in x], [False] * len(x)
     call = 0
     while not all(ended):
         sizes = [0 if call < starts[b] or ended[b] else min(piece(), lens[b] - at[b]) for b in range(len(x))]
@@ -45,10 +45,10 @@ def streamed(model, x, lens, starts, piece, state=None, keep=False):
             chunk, torch.tensor(sizes), state, final=torch.tensor(final), keep=keep
         )
         for b, n in enumerate(enc_lens.tolist()):
-            found[b].append(enc[b, :n])
+            actual[b].append(enc[b, :n])
             assert not enc[b, n:].any()
         call += 1
-    return [torch.cat(pieces) for pieces in found], state
+    return [torch.cat(pieces) for pieces in actual], state
 
 
 @pytest.mark.parametrize("options", FORMS)
@@ -61,10 +61,10 @@ def test_pieces_equal_the_whole(options):
     with torch.no_grad():
         whole, whole_lens = model(x, torch.tensor(LENS))
     sizes = random.Random(1)
-    found, state = streamed(model, x, LENS, [0, 3, 1, 0, 2, 5], lambda: sizes.randrange(61))
+    actual, state = streamed(model, x, LENS, [0, 3, 1, 0, 2, 5], lambda: sizes.randrange(61))
     for b, n in enumerate(whole_lens.tolist()):
-        assert len(found[b]) == n
-        torch.testing.assert_close(found[b], whole[b, :n], rtol=0, atol=bound)
+        assert len(actual[b]) == n
+        torch.testing.assert_close(actual[b], whole[b, :n], rtol=0, atol=bound)
     # All have ended: nothing of them is left.
     assert not state.learnt.any() and not state.fast.any() and not state.attention.any()
     assert not state.frames.any() and torch.equal(state.feature_lens, torch.full((6,), state.past))
@@ -116,8 +116,8 @@ def test_a_state_is_saved_split_and_joined():
         rest, torch.tensor(sizes), turned, final=torch.ones(3, dtype=torch.bool)
     )
     for row in range(3):
-        found = torch.cat([before[row], enc[row, : enc_lens[row]]])
-        torch.testing.assert_close(found, whole[row, : whole_lens[row]], rtol=0, atol=1e-5)
+        actual = torch.cat([before[row], enc[row, : enc_lens[row]]])
+        torch.testing.assert_close(actual, whole[row, : whole_lens[row]], rtol=0, atol=1e-5)
     with pytest.raises(MayaError, match="fast"):
         causal(chunk=4, update_weights="w1", fast_heads=4).initial_state(1).with_tensors(turned.tensors())
     with pytest.raises(MayaError, match="nothing as 'frames'"):

@@ -38,7 +38,7 @@ def causal(**options):
 def streamed(model, x, lens, starts, piece, context):
     """Encode rows of `x`, row b from call starts[b] on in pieces of piece() features -> a list of (S, D)."""
     state = model.initial_state(len(x), context=context)
-    at, found, ended = [0] * len(x), [[] for _ in x], [False] * len(x)
+    at, actual, ended = [0] * len(x), [[] for _ in x], [False] * len(x)
     call = 0
     while not all(ended):
         sizes = [0 if call < starts[b] or ended[b] else min(piece(), lens[b] - at[b]) for b in range(len(x))]
@@ -50,10 +50,10 @@ def streamed(model, x, lens, starts, piece, context):
             ended[b] |= final[b]
         enc, enc_lens, state = model.stream_step(chunk, torch.tensor(sizes), state, final=torch.tensor(final))
         for b, n in enumerate(enc_lens.tolist()):
-            found[b].append(enc[b, :n])
+            actual[b].append(enc[b, :n])
             assert not enc[b, n:].any()
         call += 1
-    return [torch.cat(pieces) for pieces in found]
+    return [torch.cat(pieces) for pieces in actual]
 
 
 @pytest.mark.parametrize("context", LOOK_AHEADS)
@@ -65,10 +65,10 @@ def test_pieces_equal_the_whole_for_every_look_ahead(context):
     with torch.no_grad():
         whole, whole_lens = model(x, torch.tensor(lens), context=context)
     sizes = random.Random(1)
-    found = streamed(model, x, lens, [0, 3, 1, 0, 2, 5], lambda: sizes.randrange(61), context)
+    actual = streamed(model, x, lens, [0, 3, 1, 0, 2, 5], lambda: sizes.randrange(61), context)
     for b, n in enumerate(whole_lens.tolist()):
-        assert len(found[b]) == n
-        torch.testing.assert_close(found[b], whole[b, :n], rtol=0, atol=1e-5)
+        assert len(actual[b]) == n
+        torch.testing.assert_close(actual[b], whole[b, :n], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_other_models_and_a_row_used_twice(options, piece):
     x = torch.randn(2, 120, 80)
     with torch.no_grad():
         whole, whole_lens = model(x, torch.tensor(lens))
-    found = streamed(model, x, lens, [0, 0], lambda: piece, None)
+    actual = streamed(model, x, lens, [0, 0], lambda: piece, None)
     for b, n in enumerate(whole_lens.tolist()):
-        torch.testing.assert_close(found[b], whole[b, :n], rtol=0, atol=1e-5)
+        torch.testing.assert_close(actual[b], whole[b, :n], rtol=0, atol=1e-5)
     state = model.initial_state(2)
     with torch.no_grad():  # the first row ends and begins again while the second goes on
         done = torch.tensor([True, False])

@@ -187,21 +187,21 @@ def test_icefalls_padding_leaks_as_icefalls_does():
 @torch.no_grad()
 def test_streaming_equals_the_chunk_masked_forward(batch, out):
     """14 chunks; the sequences start three chunks apart and leave as they end."""
-    chunk, left, chunks, apart = 16, 64, 14, 3
+    chunk, left_frames, chunks, apart = 16, 64, 14, 3
     model = perturb(
         tiny(causal=True, chunk_frames=(16,), left_context_frames=(64,), output_downsampling=out), 0.05
     ).eval()
     x = torch.randn(batch, 2 * chunk * chunks + 13, 80)
-    whole, _ = model(x, torch.full((batch,), x.shape[1]), chunking=Chunking(chunk, left))
+    whole, _ = model(x, torch.full((batch,), x.shape[1]), chunking=Chunking(chunk, left_frames))
     pieces = [[] for _ in range(batch)]
-    state, rows = model.initial_state(0, left), []
+    state, rows = model.initial_state(0, left_frames), []
     for step in range(chunks + apart * batch):
         if step % apart == 0 and step // apart < batch:
-            state = ZipformerState.join([state, model.initial_state(1, left)])
+            state = ZipformerState.join([state, model.initial_state(1, left_frames)])
             rows.append(step // apart)
         begin = [2 * chunk * len(pieces[row]) for row in rows]
-        heard = [x[row, b : b + 2 * chunk + 13] for row, b in zip(rows, begin, strict=True)]
-        enc, state = model.stream_step(torch.stack(heard), state)
+        inputs = [x[row, b : b + 2 * chunk + 13] for row, b in zip(rows, begin, strict=True)]
+        enc, state = model.stream_step(torch.stack(inputs), state)
         for row, piece in zip(rows, enc, strict=True):
             pieces[row].append(piece)
         alive = [i for i, row in enumerate(rows) if len(pieces[row]) < chunks]
@@ -243,10 +243,10 @@ def test_the_same_draws_give_the_same_step():
     results = []
     for _ in range(2):
         torch.manual_seed(3)
-        one = copy.deepcopy(model)
-        enc, _ = one(torch.randn(2, 80, 80), torch.tensor([80, 60]))
+        single = copy.deepcopy(model)
+        enc, _ = single(torch.randn(2, 80, 80), torch.tensor([80, 60]))
         enc.square().sum().backward()
-        results.append([enc, *(p.grad for p in one.parameters() if p.requires_grad)])
+        results.append([enc, *(p.grad for p in single.parameters() if p.requires_grad)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -256,7 +256,7 @@ def test_chunks_are_drawn_from_the_lists():
     seen = set()
     for _ in range(50):
         model.draw(generator)
-        seen.add((model._drawn.chunk, model._drawn.left))
+        seen.add((model._drawn.chunk, model._drawn.left_frames))
     assert seen == {(8, 24), (8, -1), (-1, -1)}
 
 
@@ -307,7 +307,7 @@ def test_large_scores_of_hidden_keys_are_not_penalised():
     """Padding's keys are hidden by a score of -1000, which no projection can help."""
     model = perturb(tiny(SMALLER), 0.02).train()
     x, lens = torch.randn(3, 90, 80), torch.tensor([90, 60, 30])
-    found = []
+    actual = []
     for probability in (0.0, 1.0):
         for switch in model.controls.switches:
             switch.probability = 0.0
@@ -318,10 +318,10 @@ def test_large_scores_of_hidden_keys_are_not_penalised():
         model.zero_grad()
         enc, _ = model(x, lens)
         (enc.square().sum() * 1e-3).backward()
-        found.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
-    for name, grad in found[0].items():
+        actual.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    for name, grad in actual[0].items():
         torch.testing.assert_close(
-            grad, found[1][name], rtol=1e-4, atol=1e-5 * float(grad.abs().max() + 1e-3)
+            grad, actual[1][name], rtol=1e-4, atol=1e-5 * float(grad.abs().max() + 1e-3)
         )
 
 

@@ -83,9 +83,9 @@ def read(
     """(position after it, ids, audio) of so many batches."""
     made, run = make_tokenizer(), folder
     cuts = open_batches(exp, made, run, ranks)
-    found = batches_from(exp, cuts, made, run)(start)
-    rows = [(position, batch.ids, batch.audio) for position, batch in islice(found, count)]
-    found.close()  # type: ignore[attr-defined]
+    batches = batches_from(exp, cuts, made, run)(start)
+    rows = [(position, batch.ids, batch.audio) for position, batch in islice(batches, count)]
+    batches.close()  # type: ignore[attr-defined]
     return rows
 
 

@@ -238,11 +238,11 @@ class CutReader(Dataset[Made]):
         return Made(job.position, self._batch(audio) if audio else None, skipped)
 
     def _batch(self, audio: list[tuple[Cut, Tensor]]) -> Batch:
-        spoken = [self.transcripts.read(cut) for cut, _ in audio]
+        transcripts = [self.transcripts.read(cut) for cut, _ in audio]
         return make_batch(
             [samples for _, samples in audio],
-            self.tokenizer.encode_batch([text for _, text in spoken], [code for code, _ in spoken]),
-            [language_index(code, self.transcripts.languages) for code, _ in spoken],
+            self.tokenizer.encode_batch([text for _, text in transcripts], [code for code, _ in transcripts]),
+            [language_index(code, self.transcripts.languages) for code, _ in transcripts],
             [cut.id for cut, _ in audio],
             sample_rate=self.sample_rate,
             labels=_labels([cut for cut, _ in audio]),

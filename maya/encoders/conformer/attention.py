@@ -38,25 +38,25 @@ HIDDEN = -30000.0
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Which frames a query sees: `left` before and `right` after it, None for all of them.
+    """Which frames a query sees: `left_frames` before and `right` after it, None for all of them.
 
-    With `chunk` > 0, NeMo's "chunked_limited": it sees its own chunk of that many frames and `left` frames
-    before the chunk's first, so that nothing waits for more than the chunk's end.
+    With `chunk` > 0, NeMo's "chunked_limited": it sees its own chunk of that many frames and
+    `left_frames` before the chunk's first, so that nothing waits for more than the chunk's end.
     """
 
-    left: int | None = None
+    left_frames: int | None = None
     right: int | None = None
     chunk: int = 0
 
     @property
     def bounded(self) -> bool:
-        return self.left is not None and self.right is not None
+        return self.left_frames is not None and self.right is not None
 
     @property
     def reach(self) -> tuple[int, int]:
         """Frames before and after it that any query of a bounded span can see."""
-        assert self.left is not None and self.right is not None
-        return self.left + max(0, self.chunk - 1), self.right
+        assert self.left_frames is not None and self.right is not None
+        return self.left_frames + max(0, self.chunk - 1), self.right
 
     @property
     def block(self) -> int:
@@ -76,10 +76,10 @@ class Span:
         if self.chunk:
             start = queries // self.chunk * self.chunk
             seen = keys < start + self.chunk
-            return seen if self.left is None else seen & (keys >= start - self.left)
+            return seen if self.left_frames is None else seen & (keys >= start - self.left_frames)
         seen = torch.ones(len(queries), keys.shape[1], dtype=torch.bool, device=keys.device)
-        if self.left is not None:
-            seen = seen & (keys >= queries - self.left)
+        if self.left_frames is not None:
+            seen = seen & (keys >= queries - self.left_frames)
         return seen if self.right is None else seen & (keys <= queries + self.right)
 
 
@@ -88,16 +88,16 @@ EVERYTHING = Span()
 
 def span_of(context: Context, style: str) -> Span:
     """What a pair of `att_context_size` means. Raises MayaError for a pair that the style cannot have."""
-    left, right = context
-    if left < -1 or right < -1:
+    left_frames, right = context
+    if left_frames < -1 or right < -1:
         raise MayaError(f"encoder.att_context_size={context} holds numbers of frames, or -1 for all of them")
-    limits = (None if left == -1 else left), (None if right == -1 else right)
+    limits = (None if left_frames == -1 else left_frames), (None if right == -1 else right)
     if style == "regular" or right == -1:  # without a right limit there is but one chunk, as in NeMo
         return Span(*limits)
-    if left > 0 and left % (right + 1):
+    if left_frames > 0 and left_frames % (right + 1):
         raise MayaError(
             f"encoder.att_context_size={context} is not possible with chunked_limited attention: its chunks "
-            f"have {right + 1} frames, and {left} is not a multiple of that"
+            f"have {right + 1} frames, and {left_frames} is not a multiple of that"
         )
     return Span(*limits, chunk=right + 1)
 
@@ -246,9 +246,9 @@ class RelPositionAttention(nn.Module):
 
         `extra` adds keys that all queries see: their scores (B, S, H, G) and values (B, G, H, K).
         """
-        (batch, size, heads, _), (left, right), block = q.shape, span.reach, span.block
+        (batch, size, heads, _), (left_frames, right), block = q.shape, span.reach, span.block
         centre = p.shape[0] // 2
-        p = p[centre - left : centre + right + 1]
+        p = p[centre - left_frames : centre + right + 1]
         limit = min(MAX_BIAS, MAX_LOCAL_BIAS_CPU) if q.device.type == "cpu" else MAX_BIAS
         group = block * max(1, limit // (batch * heads * block * span.window))
         valid = keys.valid
@@ -259,7 +259,7 @@ class RelPositionAttention(nn.Module):
             last = min(first + group, -(-size // block) * block)
             q_part = _cut(q, first, last).unflatten(1, (-1, block))
             k_part, v_part, valid_part = (
-                _cut(t, keys.before + first - left, keys.before + last + right)
+                _cut(t, keys.before + first - left_frames, keys.before + last + right)
                 .unfold(1, span.window, block)
                 .movedim(-1, 2)
                 for t in (keys.k, keys.v, valid)

@@ -1,14 +1,18 @@
 """Configuration of FastConformer: sizes, context, regularisation, and the combinations that are refused."""
 
+import math
+from dataclasses import replace
 from typing import Any, Literal
 
 from maya.config import config
-from maya.encoders.base import EncoderConfig
+from maya.encoders.base import EncoderConfig, Miniatures
 from maya.encoders.conformer.attention import span_of
 from maya.encoders.conformer.subsampling import subsampled_lens
 from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
 from maya.ranges import BelowOne, ContextFrames, Count, OddInt, PosInt, Share
+
+_NARROWEST = 16  # width of a head in a miniature
 
 
 @config
@@ -56,6 +60,22 @@ class FastConformerConfig(EncoderConfig):
 
     def subsampled(self, frames: Any) -> Any:
         return subsampled_lens(frames, self.subsampling_factor, self.causal_downsampling)
+
+    def miniatures(self) -> Miniatures:
+        """Equal layers keep equal amounts, so one and two of them tell about all; so do two widths, but for
+        fast weights, whose matrices are square."""
+        single = replace(self, n_layers=1, layer_drop=0.0, dropout_emb=0.0)
+        count, fast = self.n_layers, self.fast_weights
+        if fast is not None:
+            parts = [(single, 2.0 - count, 0.0), (replace(single, n_layers=2), count - 1.0, 1.0)]
+            return Miniatures(parts, 48 if fast.order == "whole" else math.lcm(48, fast.chunk), pairs=False)
+        narrow = _NARROWEST * self.n_heads
+        ratio, parts = self.d_model / narrow, []
+        for width, of_width in ((narrow, 2 - ratio), (2 * narrow, ratio - 1)):
+            small = replace(single, d_model=width)
+            parts.append((small, of_width * (2 - count), 0.0))
+            parts.append((replace(small, n_layers=2), of_width * (count - 1), of_width))
+        return Miniatures(parts)
 
 
 def check(cfg: FastConformerConfig) -> None:

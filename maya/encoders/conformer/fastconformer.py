@@ -123,12 +123,13 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
         Raises MayaError for a model that cannot stream, naming what prevents it.
         """
         cfg = self.cfg
-        left, right = context or self.context or cfg.att_context_size[0]
+        context = context or self.context or cfg.att_context_size[0]
+        left_frames, right = context
         why = needs_to_stream(cfg)
         if why is not None:
             pass
         elif right == -1 or (right > 0 and cfg.att_context_style != "chunked_limited"):
-            why = f"waits for frames to come (att_context_size {left, right}, style {cfg.att_context_style})"
+            why = f"waits for frames to come (att_context_size {context}, style {cfg.att_context_style})"
         elif cfg.global_tokens:
             why = "has global tokens, which see the whole utterance"
         elif cfg.fast_weights is not None:
@@ -141,12 +142,12 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
         past = self.pre_encode.overlap * cfg.subsampling_factor
         zeros = weight.new_zeros(batch, dtype=torch.long)
         return StreamState(
-            span=span_of((left, right), cfg.att_context_style),
+            span=span_of(context, cfg.att_context_style),
             past=past,
             frames=zeros,
             features=weight.new_zeros(batch, past, cfg.feat_in),
             feature_lens=zeros + past,
-            attention=weight.new_zeros(cfg.n_layers, batch, max(0, left), cfg.d_model),
+            attention=weight.new_zeros(cfg.n_layers, batch, max(0, left_frames), cfg.d_model),
             attention_lens=zeros,
             convolution=weight.new_zeros(cfg.n_layers, batch, cfg.d_model, cfg.conv_kernel - 1),
         )

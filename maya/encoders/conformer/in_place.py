@@ -59,14 +59,14 @@ def _add_rows(
     size, span = x.shape[1], frames.span
     valid = frames.valid if frames.rows is None else None
     local = span.bounded and size > span.window
-    left, right = span.reach if local else (size, size)
+    left_frames, right = span.reach if local else (size, size)
     unit = span.block if local else max(1, span.chunk)
     block = max(1, block // unit) * unit
     k = v = x.new_zeros(x.shape[0], 0, attn.heads, attn.head_size)
     begin = end = 0  # of the keys that are held
     for first in range(0, size, block):
         last = min(first + block, size)
-        start, keys, values = max(0, first - left), [], []
+        start, keys, values = max(0, first - left_frames), [], []
         while end < min(last + right, size):  # before anything up to there is written
             ahead = norm(x[:, end : min(last + right, size, end + block)])
             keys.append(attn.split_heads(attn.linear_k, ahead))

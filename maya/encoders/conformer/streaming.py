@@ -53,6 +53,20 @@ class StreamState:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
+    def bytes(self) -> dict[str, int]:
+        """Bytes that one stream keeps, by kind; features that wait for their frame included."""
+        batch = max(1, len(self.frames))
+        return {name: t.numel() * t.element_size() // batch for name, t in self.tensors().items()}
+
+    def describe(self) -> str:
+        """One line on the size of the state of one stream, for people."""
+        sizes = self.bytes()
+        named = {"fast weights": sizes.get("fast", 0)} | {
+            name: sizes[name] for name in ("attention", "convolution", "features")
+        }
+        parts = ", ".join(f"{name} {size / 1e6:.3f}" for name, size in named.items() if size)
+        return f"state of one stream: {sum(sizes.values()) / 1e6:.3f} MB ({parts})"
+
     def reset(self, rows: Tensor) -> Self:
         """The state with `rows` (B,) bool at a start and the others where they are."""
         return replace(
@@ -184,18 +198,20 @@ class StreamingEncoder(Encoder):
 
     def _through_layers(self, x: Tensor, counts: Tensor, state: Any) -> tuple[Tensor, Any]:
         """The layers over new frames x (B, n, D), of which `counts` (B,) exist."""
-        left, n = state.attention.shape[2], x.shape[1]
+        before, n = state.attention.shape[2], x.shape[1]
         new = frame_mask(counts, n)
-        cached = torch.arange(left, device=x.device) >= left - state.attention_lens[:, None]
+        cached = torch.arange(before, device=x.device) >= before - state.attention_lens[:, None]
         frames = Frames(
-            valid=torch.cat([cached, new], dim=1), positions=self.positions(left + n - 1, x), span=state.span
+            valid=torch.cat([cached, new], dim=1),
+            positions=self.positions(before + n - 1, x),
+            span=state.span,
         )
-        keep = left if state.span.left is not None else left + n
+        keep = before if state.span.left_frames is not None else before + n
         memories, attention, convolution = self.memories(state), [], []
         caches = zip(self.layers, state.attention, state.convolution, memories, strict=True)
         for layer, mixer_cache, conv_cache, memory in caches:
             x, (mixed, convolved) = layer.stream_step(x, (mixer_cache, conv_cache), frames, memory)
-            attention.append(_newest(mixed, left + counts, keep))
+            attention.append(_newest(mixed, before + counts, keep))
             reach = conv_cache.shape[2]
             convolution.append(_newest(convolved, reach + counts, reach).transpose(1, 2))
         state = replace(
@@ -215,6 +231,9 @@ class ConformerStream(EncoderStream):
         self.encoder = encoder
         self.state = encoder.initial_state(batch, context=context)
         self.same_speaker = self.state.learns
+
+    def describe(self) -> str:
+        return self.state.describe()
 
     def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
         lens = torch.full((len(feats),), feats.shape[1], device=feats.device)

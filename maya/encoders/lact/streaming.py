@@ -65,19 +65,6 @@ class LaCTState(StreamState):
         loaded: dict[str, Any] = {name: tensors[name].to(tensor.device) for name, tensor in own.items()}
         return replace(self, **loaded)
 
-    def bytes(self) -> dict[str, int]:
-        """What one stream has to keep, in bytes, by kind; features that wait for their frame included."""
-        batch = max(1, len(self.frames))
-        return {name: t.numel() * t.element_size() // batch for name, t in self.tensors().items()}
-
-    def describe(self) -> str:
-        """One line on the size of the state of one stream, for people."""
-        sizes = self.bytes()
-        named = {"fast weights": sizes["fast"], "attention": sizes["attention"]}
-        named |= {"convolution": sizes["convolution"], "features": sizes["features"]}
-        parts = ", ".join(f"{name} {size / 1e6:.3f}" for name, size in named.items())
-        return f"state of one stream: {sum(sizes.values()) / 1e6:.3f} MB ({parts})"
-
     def _fixed_sizes(self, name: str, tensor: Tensor) -> list[int]:
         """The sizes of a tensor that the model alone decides: not the streams, nor features that wait."""
         varying = {self.batch_dim.get(name, 0), 1 if name == "features" else -1}

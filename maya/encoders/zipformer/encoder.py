@@ -139,7 +139,7 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         cfg, chunking = self.cfg, self.chunking
         if context is not None:
             chunking = Chunking(context[1], context[0])
-        elif chunking.chunk < 1 or chunking.left < 1:
+        elif chunking.chunk < 1 or chunking.left_frames < 1:
             limits = (cfg.chunk_frames, cfg.left_context_frames)
             chunking = Chunking(*(next((n for n in choices if n > 0), -1) for choices in limits))
         return ZipformerStream(self, batch, chunking, padding_value=padding_value)
@@ -188,13 +188,13 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         caches = []
         for index, count in enumerate(cfg.layers):
             width, heads, reach = cfg.dims[index], cfg.heads[index], cfg.conv_kernels[index] // 2
-            left = left_frames // cfg.downsampling[index]
+            kept = left_frames // cfg.downsampling[index]
             value = heads * cfg.value_head_dim
             shapes = [
-                (left, heads * cfg.query_head_dim),
-                (left, 3 * width // 4),
-                (left, value),
-                (left, value),
+                (kept, heads * cfg.query_head_dim),
+                (kept, 3 * width // 4),
+                (kept, value),
+                (kept, value),
             ]
             shapes += [(reach, width)] * 2
             caches += [LayerCache(*(like.new_zeros(batch, *s) for s in shapes)) for _ in range(count)]
@@ -207,11 +207,11 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         cfg = self.cfg
         if cfg.causal:
             pick = torch.rand(2, generator=generator, device="cpu").tolist()
-            chunk, left = (
+            chunk, left_frames = (
                 choices[int(p * len(choices))]
                 for p, choices in zip(pick, (cfg.chunk_frames, cfg.left_context_frames), strict=True)
             )
-            self._drawn = WHOLE if chunk < 0 else Chunking(chunk, left)
+            self._drawn = WHOLE if chunk < 0 else Chunking(chunk, left_frames)
 
     def _choose(self, chunking: Chunking | None) -> Chunking:
         if chunking is None:
@@ -231,21 +231,21 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
             key = frame // chunk
             query = key[:, None]
             hidden = key > query
-            if chunking.left >= 0:
-                hidden = hidden | (key < query - max(1, chunking.left // chunking.chunk))
+            if chunking.left_frames >= 0:
+                hidden = hidden | (key < query - max(1, chunking.left_frames // chunking.chunk))
         if self.cfg.padding == "icefall" and not 0 < chunk <= size:
             chunk = size
         positions = self._positions(size, size, x.device)
         key_bias = torch.where(valid, 0.0, HIDDEN)
         return Span(valid.float(), key_bias, positions, hidden, chunk, lens)
 
-    def _streaming_span(self, size: int, left: int, before: Tensor) -> Span:
-        """`size` frames with up to `left` of the `before` (B,) earlier ones."""
+    def _streaming_span(self, size: int, left_frames: int, before: Tensor) -> Span:
+        """`size` frames with up to `left_frames` of the `before` (B,) earlier ones."""
         device, batch = before.device, before.shape[0]
-        filled = torch.arange(-left, size, device=device) >= -before[:, None]
+        filled = torch.arange(-left_frames, size, device=device) >= -before[:, None]
         key_bias = torch.where(filled, 0.0, HIDDEN)[..., None]
         valid = torch.ones(batch, size, 1, device=device)
-        positions = self._positions(size, left + size, device)
+        positions = self._positions(size, left_frames + size, device)
         lens = torch.full((batch,), size, device=device)
         return Span(valid, key_bias, positions, None, size, lens)
 

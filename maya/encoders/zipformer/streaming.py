@@ -64,14 +64,14 @@ class ZipformerStream(EncoderStream):
                 "transcribe whole files"
             )
         check_chunking(encoder.cfg, chunking)
-        chunk, left = chunking.chunk, chunking.left
-        if chunk < 1 or left < 1:
+        chunk, past = chunking.chunk, chunking.left_frames
+        if chunk < 1 or past < 1:
             raise MayaError(
-                f"streaming needs a chunk and a left context of 1 frame or more, not {chunk} and {left}"
+                f"streaming needs a chunk and a left context of 1 frame or more, not {chunk} and {past}"
             )
         self.encoder, self.padding_value = encoder, padding_value
         self.hop = 2 * chunk  # feature frames from one chunk to the next
-        self.state: ZipformerState = encoder.initial_state(batch, max(1, left // chunk) * chunk)
+        self.state: ZipformerState = encoder.initial_state(batch, max(1, past // chunk) * chunk)
         self.waiting: Tensor | None = None  # (B, t, F) from the beginning of the next chunk on
         self.read = self.given = 0  # feature frames, encoder frames
 

@@ -11,6 +11,8 @@ from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
 from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, ramp
+from maya.heads.cost import HeadFlops, HeadMemory
+from maya.heads.transducer import cost
 from maya.heads.transducer.joint import Joint, JointConfig
 from maya.heads.transducer.predictor import Predictor, PredictorConfig
 from maya.heads.transducer.simple import SimpleJoint
@@ -60,6 +62,19 @@ class TransducerConfig(HeadConfig):
     omega: Share = 0.1  # probability of the plain RNN-T loss on a step, training only
     loss_eps: BelowOne = 1e-4  # cells with less posterior mass are left out of the gradient; 0: none
     pruned: PrunedConfig = field(default_factory=PrunedConfig)
+
+    def describe(self) -> str:
+        durations = f", durations {' '.join(map(str, self.durations))}" if self.loss == "tdt" else ""
+        return (
+            f"{self.loss}{durations}, {self.predictor.kind} predictor of {self.predictor.hidden}, "
+            f"joint of {self.joint.hidden}"
+        )
+
+    def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
+        return cost.flops(self, context.dim, context.labels + 1, frames, tokens)
+
+    def memory(self, name: str, context: HeadContext, *, cuda: bool) -> HeadMemory:
+        return cost.memory(self, context.labels + 1, cuda=cuda)
 
     def build(self, context: HeadContext) -> "TransducerHead":
         if list(self.durations) != sorted(set(self.durations)) or max(self.durations) < 1:
