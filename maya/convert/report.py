@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from maya.encoders import FastConformerConfig, ZipformerConfig
-from maya.features import FeaturesConfig, LogMelConfig
+from maya.features import LogMelConfig
 from maya.heads import AttentionDecoderConfig, HeadConfig, TransducerConfig
 from maya.heads.transducer import AnyPredictorConfig, PredictorConfig
 from maya.models.config import SpeechModelConfig
@@ -99,7 +99,7 @@ def _head(name: str, cfg: HeadConfig) -> dict[str, str]:
     return {f"{name}.predictor": _predictor(cfg.predictor), f"{name}.joint": joint}
 
 
-def _features(f: FeaturesConfig) -> str:
+def _features(f: Any) -> str:
     shape = f"{f.num_mels} mel, {f.window_ms:g} ms window, {f.hop_ms:g} ms hop"
     return f"{shape}, normalize {f.normalize}" if isinstance(f, LogMelConfig) else f"{shape}, Kaldi's"
 

@@ -8,9 +8,11 @@ import torch
 from maya.encoders import FastConformer, FastConformerConfig
 from maya.encoders.conformer import attention, packed_rows
 from maya.encoders.conformer.attention import (
+    AttentionSpan as Span,
+)
+from maya.encoders.conformer.attention import (
     Frames,
     RelPositionAttention,
-    Span,
     positions_needed,
     relative_sinusoids,
     span_of,
