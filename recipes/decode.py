@@ -53,6 +53,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     experiment, data, folder = finished_run(args)
+    if data is None:
+        raise MayaError("decoding reads prepared data: name the folder that `maya prepare` wrote with --data")
     options = {"checkpoint": args.checkpoint, "force": args.force}
     if args.method:
         if args.into:
