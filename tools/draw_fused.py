@@ -38,9 +38,9 @@ HEIGHT = 0.62  # of a box
 
 def occupancy(kind: str) -> Tensor:
     """(S, U+1) posterior of passing each cell of one utterance."""
-    found = posteriors_of(synthetic_problem(1, FRAMES, LABELS, HIDDEN, VOCAB, kind=kind))
-    assert found.blank is not None and found.label is not None
-    return (found.blank + found.label)[0]
+    posterior = posteriors_of(synthetic_problem(1, FRAMES, LABELS, HIDDEN, VOCAB, kind=kind))
+    assert posterior.blank is not None and posterior.label is not None
+    return (posterior.blank + posterior.label)[0]
 
 
 def draw(path: str | Path) -> None:
