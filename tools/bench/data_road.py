@@ -89,11 +89,11 @@ def read_epoch(
         loader = TrainLoader(
             utterances, made, experiment.languages, plan, sample_rate=rate, num_workers=workers
         )
-        started = asked = time.perf_counter()
+        started = idle_since = time.perf_counter()
         batches_of_plan = iter(loader)
         for index in range(plan.num_batches(0)):
             _, batch = next(batches_of_plan)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - idle_since
             assert batch.ids == [utterances.ids[i] for i in plan.batch(0, index)], "not the plan's"
             seen.update(batch.ids)
             batches += 1
@@ -101,7 +101,7 @@ def read_epoch(
             padded += batch.audio.numel() / batch.sample_rate
             with torch.no_grad():
                 features(batch.audio, batch.audio_lens)
-            asked = time.perf_counter()
+            idle_since = time.perf_counter()
         took += time.perf_counter() - started
         batches_of_plan.close()  # type: ignore[attr-defined]
     extra = len(set(utterances.ids) - seen.keys()) + sum(n - 1 for n in seen.values())
@@ -177,16 +177,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     command = f"python -m tools.bench.data_road --corpus {args.corpus.name} --work exp/data-road"
     result = {"about": about, "command": command, "stages": stages, "plan": facts,
-              "epochs": [one._asdict() for one in epochs]}  # fmt: skip
+              "epochs": [epoch._asdict() for epoch in epochs]}  # fmt: skip
     write_pages(args.out / "data-road", result, page(result))
     print(page(result))
-    return 1 if any(one.extra for one in epochs) else 0
+    return 1 if any(epoch.extra for epoch in epochs) else 0
 
 
 def _spent() -> float:
     """Processor seconds of this process and of those that ended."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 if __name__ == "__main__":

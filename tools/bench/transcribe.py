@@ -48,12 +48,12 @@ Taker = Callable[[list[Path]], list[str]]
 def speech(args: argparse.Namespace) -> list[dict[str, Any]]:
     """`--files` utterances of at least `--min-seconds`, evenly over the manifest's, short ones first."""
     lines = args.manifest.read_text().splitlines()
-    known = [u for u in map(json.loads, lines) if u["duration"] >= args.min_seconds]
-    if len(known) < args.files:
+    eligible = [u for u in map(json.loads, lines) if u["duration"] >= args.min_seconds]
+    if len(eligible) < args.files:
         sys.exit(
-            f"{args.manifest}: {len(known)} utterances of {args.min_seconds} s or more, not {args.files}"
+            f"{args.manifest}: {len(eligible)} utterances of {args.min_seconds} s or more, not {args.files}"
         )
-    chosen = [known[i * len(known) // args.files] for i in range(args.files)]
+    chosen = [eligible[i * len(eligible) // args.files] for i in range(args.files)]
     return sorted(chosen, key=lambda u: u["duration"])
 
 
@@ -116,10 +116,10 @@ def hugging_face_taker(model: Recognizer, args: argparse.Namespace) -> Taker:
     """The `automatic-speech-recognition` pipeline over Parakeet with our weights."""
     from transformers import ParakeetFeatureExtractor, pipeline
 
-    theirs = hugging_face_model(model.model, args.head)
+    peer = hugging_face_model(model.model, args.head)
     asr: Any = pipeline(
         "automatic-speech-recognition",
-        model=theirs,
+        model=peer,
         tokenizer=hugging_face_tokenizer(model.tokenizer),
         feature_extractor=ParakeetFeatureExtractor(),
         batch_size=args.batch,
@@ -154,17 +154,17 @@ def hugging_face_model(ours: SpeechModel, head: str) -> Any:
     shared: dict[str, Any] = {"vocab_size": ours.blank + 1, "pad_token_id": ours.blank}
     shared["encoder_config"] = encoder
     state = {f"encoder.{k}": v for k, v in hugging_face_names(ours.encoder.state_dict()).items()}
-    theirs: Any
+    peer: Any
     if head == "ctc":
-        theirs = ParakeetForCTC(ParakeetCTCConfig(**shared))
+        peer = ParakeetForCTC(ParakeetCTCConfig(**shared))
         state |= renamed(ours.ctc_decoder.state_dict(), {"decoder_layers.0.": "ctc_head."})
     else:
         cfg = ParakeetTDTConfig(**shared, blank_token_id=ours.blank, durations=list(ours.cfg.durations))
-        theirs = ParakeetForTDT(cfg)
-        theirs.generation_config.decoder_start_token_id = ours.blank
-        theirs.generation_config.eos_token_id = None
+        peer = ParakeetForTDT(cfg)
+        peer.generation_config.decoder_start_token_id = ours.blank
+        peer.generation_config.eos_token_id = None
         # It takes a step's token among all outputs, durations too, unless told not to.
-        theirs.generation_config.suppress_tokens = [ours.blank + 1 + i for i in range(len(cfg.durations))]
+        peer.generation_config.suppress_tokens = [ours.blank + 1 + i for i in range(len(cfg.durations))]
         names = {"prediction.embed.": "decoder.embedding.", "prediction.dec_rnn.lstm.": "decoder.lstm."}
         state |= renamed(ours.decoder.state_dict(), names)
         names = {
@@ -173,17 +173,17 @@ def hugging_face_model(ours: SpeechModel, head: str) -> Any:
             "joint_net.2.": "joint.head.",
         }
         state |= renamed(ours.joint.state_dict(), names)
-    theirs.load_state_dict(state, strict=True)
-    return theirs.eval()
+    peer.load_state_dict(state, strict=True)
+    return peer.eval()
 
 
 def renamed(state: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str, torch.Tensor]:
     """Keys that begin with one of `names` under what it stands for."""
-    found = {}
+    renamed_state = {}
     for key, value in state.items():
         begin = next(name for name in names if key.startswith(name))
-        found[names[begin] + key.removeprefix(begin)] = value
-    return found
+        renamed_state[names[begin] + key.removeprefix(begin)] = value
+    return renamed_state
 
 
 def hugging_face_tokenizer(ours: Tokenizer) -> Any:
