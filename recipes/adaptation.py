@@ -1,15 +1,16 @@
-"""The ways in which a model can have heard a speaker before it is asked to recognise that speaker.
+"""Ways to adapt a model to a speaker before it recognises that speaker.
 
-    as trained             nothing is remembered of what was heard
+    as trained             no adaptation
     no update              LaCT whose fast weights do not even learn from the utterance itself
-    LaCT, carried          each utterance begins with the fast weights that the last one heard has left
-    LaCT, one recording    what was heard stands before the question, as if it were all one utterance
-    LoRA, all weights      tuned to what was heard: labelled, with its texts; unlabelled, with the texts that
-                           the model itself found
+    LaCT, carried          each utterance starts from the fast weights after the adaptation utterances
+    LaCT, one recording    the adaptation utterances precede each utterance, as one recording
+    LoRA, all weights      tuned on the adaptation utterances: labelled, with their texts; unlabelled, with
+                           the texts that the model recognises
 
-The first four and unlabelled tuning need no transcript; labelled tuning does, and is kept apart.
+Only labelled tuning needs transcripts.
 """
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,8 @@ from torch.nn.utils.rnn import pad_sequence
 from maya.data.loading.batch import Batch, make_batch
 from maya.decode.methods import greedy
 from maya.decode.recognizer import Recognizer
-from maya.encoders import Encoded, LaCT
+from maya.encoders import Encoded
 from maya.errors import MayaError
-from maya.kernels.lact import FastWeights
 from maya.models.speech_model import SpeechModel
 from maya.recipes.adaptation_report import START, Answer
 from maya.train.tune import TuneConfig, tune
@@ -35,7 +35,7 @@ RATES = {"lora": (1e-4, 3e-4, 1e-3, 3e-3), "all": (1e-5, 3e-5, 1e-4, 3e-4)}
 
 @dataclass(kw_only=True, slots=True)
 class Speaker:
-    """What one speaker says: `heard` comes first, `asked` is what is to be recognised after it.
+    """The utterances of one speaker: (audio, text) each, some for adaptation, others for evaluation.
 
     Audio is (N,) float32 in [-1, 1] at `sample_rate` Hz, the model's. No recording is in both.
     """
@@ -43,20 +43,20 @@ class Speaker:
     name: str
     language: str
     sample_rate: int
-    heard: list[tuple[Tensor, str]]
-    asked: list[tuple[Tensor, str]]
+    adaptation: list[tuple[Tensor, str]]
+    evaluation: list[tuple[Tensor, str]]
 
     def prefix(self, seconds: float) -> list[tuple[Tensor, str]]:
-        """As many of the utterances heard as come nearest to `seconds`, one at least."""
-        ends = np.cumsum([len(audio) for audio, _ in self.heard]) / self.sample_rate
-        return self.heard[: 1 + int(np.abs(ends - seconds).argmin())]
+        """The first adaptation utterances, so many that they come nearest to `seconds`; at least one."""
+        ends = np.cumsum([len(audio) for audio, _ in self.adaptation]) / self.sample_rate
+        return self.adaptation[: 1 + int(np.abs(ends - seconds).argmin())]
 
 
-Encode = Callable[[list[Tensor]], tuple[Tensor, Tensor]]  # audio, (N,) each -> (B, S, D), lengths (B,)
+Encode = Callable[[list[Tensor]], Encoded]  # audio, (N,) each
 
 
-class Listener:
-    """A model and one speaker, and the ways in which it can have heard that speaker before it is asked."""
+class SpeakerModel:
+    """A model and one speaker, with the ways to adapt the model to the speaker."""
 
     def __init__(self, recognizer: Recognizer, speaker: Speaker, method: str) -> None:
         if speaker.sample_rate != recognizer.sample_rate:
@@ -69,45 +69,47 @@ class Listener:
         self.model = recognizer.model
         languages = self.model.cfg.languages
         if speaker.language not in languages:
-            raise MayaError(f"the model does not know {speaker.language!r}, it knows {', '.join(languages)}")
+            raise MayaError(f"the model has no language {speaker.language!r}; it has {', '.join(languages)}")
         self.lang = languages.index(speaker.language)
 
     def answers(self, encode: Encode, model: SpeechModel | None = None) -> list[tuple[str, str]]:
-        """(text, what was recognised) of all that is asked."""
-        asked = self.speaker.asked
-        found = self._decode(model or self.model, *encode([audio for audio, _ in asked]))
-        return [(text, hyp) for (_, text), hyp in zip(asked, found, strict=True)]
+        """(text, hypothesis) of each evaluation utterance."""
+        utterances = self.speaker.evaluation
+        hypotheses = self._decode(model or self.model, encode([audio for audio, _ in utterances]))
+        return [(text, hyp) for (_, text), hyp in zip(utterances, hypotheses, strict=True)]
 
     def plain(self, model: SpeechModel | None = None) -> Encode:
         """Each utterance by itself."""
         chosen = model or self.model
         return lambda audio: chosen.encode_audio(*_padded(audio))
 
-    def carried(self, heard: Iterable[Tensor]) -> Encode:
-        """Each utterance from the fast weights that those heard, one after the other, have left."""
-        encoder, weights = self._lact(), None
-        for audio in heard:
-            _, _, weights = encoder.adapt(*self.model.features(*_padded([audio])), weights)
-        assert weights is not None
-        return lambda audio: encoder.adapt(
-            *self.model.features(*_padded(audio)), [_for_all(w, len(audio)) for w in weights]
-        )[:2]
+    def carried(self, earlier: Iterable[Tensor]) -> Encode:
+        """Each utterance starts from what the encoder has learnt from the earlier ones, in their order."""
+        state: Any = None
 
-    def one_recording(self, heard: Iterable[Tensor]) -> Encode:
-        """Each utterance with those heard before it in one input; only its own frames are read.
+        def adapt(audio: list[Tensor]) -> tuple[Encoded, Any]:
+            frames, lens, after = self.model.encoder.adapt(*self.model.features(*_padded(audio)), state)
+            return Encoded(frames, lens), after
 
-        Features are normalised utterance by utterance, as alone, and stand at multiples of an encoder frame.
+        for utterance in earlier:
+            _, state = adapt([utterance])
+        return lambda audio: adapt(audio)[0]
+
+    def one_recording(self, earlier: Iterable[Tensor]) -> Encode:
+        """Each utterance follows the earlier ones in one input; only its own frames are returned.
+
+        Features are normalised utterance by utterance, as alone, and start at multiples of an encoder frame.
         """
-        encoder = self._lact()
+        encoder = self.model.encoder
         factor = encoder.cfg.subsampling_factor
-        before = torch.cat([self._whole_frames(audio, factor) for audio in heard])
+        before = torch.cat([self._whole_frames(audio, factor) for audio in earlier])
 
-        def encode(audio: list[Tensor]) -> tuple[Tensor, Tensor]:
+        def encode(audio: list[Tensor]) -> Encoded:
             feats, lens = self.model.features(*_padded(audio))
             feats = torch.cat([before.expand(len(audio), -1, -1), feats], 1)
-            enc, enc_lens = encoder(feats, lens + len(before))
+            frames, frame_lens = encoder(feats, lens + len(before))
             skipped = len(before) // factor
-            return enc[:, skipped:], enc_lens - skipped
+            return Encoded(frames[:, skipped:], frame_lens - skipped)
 
         return encode
 
@@ -116,86 +118,76 @@ class Listener:
         feats, lens = self.model.features(*_padded([audio]))
         return feats[0, : int(lens[0]) // factor * factor]
 
-    def batch(self, heard: Sequence[tuple[Tensor, str]], *, labelled: bool) -> Batch:
-        """What tuning learns from: the texts as they are, or as the model recognises them."""
-        audio = [samples for samples, _ in heard]
-        texts = [text for _, text in heard]
+    def batch(self, utterances: Sequence[tuple[Tensor, str]], *, labelled: bool) -> Batch:
+        """The batch for tuning: with the given texts, or with those that the model recognises."""
+        audio = [samples for samples, _ in utterances]
+        texts = [text for _, text in utterances]
         if not labelled:
-            texts = self._decode(self.model, *self.plain()(audio))
+            texts = self._decode(self.model, self.plain()(audio))
         tokens = self.recognizer.tokenizer.encode_batch(texts, [self.speaker.language] * len(texts))
         names = [f"{self.speaker.name}-{i}" for i in range(len(texts))]
         return make_batch(
             audio, tokens, [self.lang] * len(texts), names, sample_rate=self.speaker.sample_rate
         )
 
-    def _decode(self, model: SpeechModel, heard: Tensor, lens: Tensor) -> list[str]:
-        langs = torch.full((len(heard),), self.lang)
-        hyps = greedy(model, Encoded(heard, lens), self.head, langs)
+    def _decode(self, model: SpeechModel, encoded: Encoded) -> list[str]:
+        langs = torch.full((len(encoded.frames),), self.lang)
+        hyps = greedy(model, encoded, self.head, langs)
         return [self.recognizer.tokenizer.decode(hyp.tokens) for hyp in hyps]
 
     def without_update(self) -> list[tuple[str, str]]:
-        """Answers of a LaCT that learns nothing, not even from the utterance itself."""
-        cfg = self._lact().cfg
-        before, cfg.update_at_test = cfg.update_at_test, False
-        try:
-            return self.answers(self.plain())
-        finally:
-            cfg.update_at_test = before
-
-    def _lact(self) -> LaCT:
-        encoder = self.model.encoder
-        assert isinstance(encoder, LaCT)
-        return encoder
+        """The answers of a copy whose encoder learns nothing from an utterance."""
+        model = copy.deepcopy(self.model)
+        model.encoder.stop_updates()
+        return self.answers(self.plain(model), model)
 
 
 def _padded(audio: list[Tensor]) -> tuple[Tensor, Tensor]:
     return pad_sequence(audio, batch_first=True), torch.tensor([len(a) for a in audio])
 
 
-def _for_all(weights: FastWeights, rows: int) -> FastWeights:
-    return FastWeights(*(None if w is None else w.expand(rows, *w.shape[1:]) for w in weights))  # type: ignore[arg-type]
-
-
 def compare(
-    listener: Listener, run: str, seconds: Sequence[float], rates: dict[tuple[str, bool], float]
+    speaker_model: SpeakerModel, run: str, seconds: Sequence[float], rates: dict[tuple[str, bool], float]
 ) -> list[Answer]:
-    """All ways of having heard one speaker, for one model; `rates` by kind of tuning and whether labelled."""
-    speaker, found = listener.speaker, []
+    """All ways to adapt one model to one speaker; `rates`: by kind of tuning and whether labelled."""
+    speaker, answers = speaker_model.speaker, []
 
-    def add(way: str, labelled: bool, asked: float, pairs: list[tuple[str, str]]) -> None:
-        heard = sum(len(a) for a, _ in speaker.prefix(asked)) / speaker.sample_rate if asked else 0.0
-        found.append(Answer(run=run, speaker=speaker.name, language=speaker.language, way=way,
-                            labelled=labelled, asked_seconds=asked, seconds=heard, pairs=pairs))  # fmt: skip
+    def add(way: str, labelled: bool, target: float, pairs: list[tuple[str, str]]) -> None:
+        used = sum(len(a) for a, _ in speaker.prefix(target)) / speaker.sample_rate if target else 0.0
+        answer = Answer(run=run, speaker=speaker.name, language=speaker.language, way=way,
+                        labelled=labelled, asked_seconds=target, seconds=used, pairs=pairs)  # fmt: skip
+        answers.append(answer)
 
     with torch.inference_mode():
-        add(START, False, 0, listener.answers(listener.plain()))
-        if isinstance(listener.model.encoder, LaCT):
-            add("no update", False, 0, listener.without_update())
-            for asked in seconds:
-                heard = [audio for audio, _ in speaker.prefix(asked)]
-                add("LaCT, carried", False, asked, listener.answers(listener.carried(heard)))
-                add("LaCT, one recording", False, asked, listener.answers(listener.one_recording(heard)))
+        add(START, False, 0, speaker_model.answers(speaker_model.plain()))
+        if speaker_model.model.encoder.adapts:
+            add("no update", False, 0, speaker_model.without_update())
+            for target in seconds:
+                earlier = [audio for audio, _ in speaker.prefix(target)]
+                ways = {"carried": speaker_model.carried, "one recording": speaker_model.one_recording}
+                for way, encode in ways.items():
+                    add(f"LaCT, {way}", False, target, speaker_model.answers(encode(earlier)))
     for (weights, labelled), rate in rates.items():
         way = "LoRA" if weights == "lora" else "all weights"
-        for asked in seconds:
-            add(way, labelled, asked, _tuned(listener, asked, weights, labelled, rate))
-    return found
+        for target in seconds:
+            add(way, labelled, target, _tuned(speaker_model, target, weights, labelled, rate))
+    return answers
 
 
 def _tuned(
-    listener: Listener, asked: float, weights: Any, labelled: bool, rate: float
+    speaker_model: SpeakerModel, target: float, weights: Any, labelled: bool, rate: float
 ) -> list[tuple[str, str]]:
     with torch.inference_mode():
-        batch = listener.batch(listener.speaker.prefix(asked), labelled=labelled)
-    # Tensors made in inference mode may not be learnt from.
+        batch = speaker_model.batch(speaker_model.speaker.prefix(target), labelled=labelled)
+    # Tensors made in inference mode have no gradients.
     batch = make_batch(
         [a[:n].clone() for a, n in zip(batch.audio, batch.audio_lens.tolist(), strict=True)],
         [t[:n].numpy() for t, n in zip(batch.tokens, batch.token_lens.tolist(), strict=True)],
         batch.langs.tolist(), batch.ids, sample_rate=batch.sample_rate,
     )  # fmt: skip
-    model = tune(listener.model, batch, TuneConfig(weights=weights, lr=rate))
+    model = tune(speaker_model.model, batch, TuneConfig(weights=weights, lr=rate))
     with torch.inference_mode():
-        return listener.answers(listener.plain(model), model)
+        return speaker_model.answers(speaker_model.plain(model), model)
 
 
 def choose_rates(
@@ -209,7 +201,7 @@ def choose_rates(
             answers = [
                 Answer(run="", speaker=s.name, language=s.language, way=weights, labelled=labelled,
                        asked_seconds=seconds, seconds=seconds,
-                       pairs=_tuned(Listener(recognizer, s, method), seconds, weights, labelled, rate))
+                       pairs=_tuned(SpeakerModel(recognizer, s, method), seconds, weights, labelled, rate))
                 for s in speakers
             ]  # fmt: skip
             errors[rate] = sum(a.stats.errors for a in answers)

@@ -1,17 +1,27 @@
-"""What an adaptation experiment found: WER against seconds of a speaker heard, and a table of it."""
+"""Results of an adaptation experiment: WER against seconds of adaptation speech, as a table and a picture.
 
+    python -m maya.recipes.adaptation_report adaptation.json    # writes .png and .md beside it
+
+The picture needs matplotlib: pip install 'maya-asr[plot]'.
+"""
+
+import argparse
+import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from maya.errors import MayaError
+from maya.recipes.figure import figure_class
 from maya.score.wer import Comparison, ErrorStats, Interval, macro_average, macro_compare, pool, wer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What one model recognised of one speaker after having heard so much in one way.
+    """The hypotheses of one model for one speaker, after one amount of adaptation in one way.
 
-    pairs: (text, what was recognised). `asked_seconds` were wanted, `seconds` is what whole utterances gave.
+    pairs: (text, hypothesis). asked_seconds: the target; seconds: the sum of whole utterances nearest to it.
     """
 
     run: str
@@ -31,45 +41,47 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """What was found after one amount of speech: WER, its 95 % interval, the difference from `START`."""
+    """The result for one amount of speech: WER, its 95 % interval, the difference from `START`."""
 
     asked_seconds: float
-    seconds: float  # mean of what was heard
+    seconds: float  # mean of the adaptation speech
     rate: float
     interval: Interval
     change: Comparison
 
 
 START = "as trained"
+_MARKERS = "osD^v*"
+_APART = 0.35  # seconds between the ways, so that bars at one amount do not hide one another
 
 
 def curves(answers: Sequence[Answer]) -> dict[tuple[str, bool], list[Point]]:
-    """By way and whether labelled: a point for each amount heard.
+    """By way and whether labelled: a point for each amount of speech.
 
     WER is the mean over languages, of all speakers, models and utterances of each. Intervals are by bootstrap
-    over utterances, each drawn for all models at once: they know nothing of other speakers. Raises MayaError
-    without answers of the models as they were trained, or with other questions than those.
+    over utterances, each drawn for all models at once; they do not cover other speakers. Raises MayaError
+    without answers of the models as trained, or when ways have different utterances.
     """
     start = _Scored([a for a in answers if a.way == START])
     if not start.words:
-        raise MayaError(f"there are no answers {START}, to which others could be compared")
-    found: dict[tuple[str, bool], list[Point]] = {}
+        raise MayaError(f"there are no answers {START} to compare the others with")
+    points: dict[tuple[str, bool], list[Point]] = {}
     for way, labelled in dict.fromkeys((a.way, a.labelled) for a in answers):
-        mine = [a for a in answers if (a.way, a.labelled) == (way, labelled)]
-        for asked in sorted({a.asked_seconds for a in mine}):
-            here = [a for a in mine if a.asked_seconds == asked]
-            scored = _Scored(here)
+        of_way = [a for a in answers if (a.way, a.labelled) == (way, labelled)]
+        for target in sorted({a.asked_seconds for a in of_way}):
+            group = [a for a in of_way if a.asked_seconds == target]
+            scored = _Scored(group)
             rate, bounds = macro_average(scored.words, blocks=scored.labels)
             both = {code: (start.labels[code], labels) for code, labels in scored.labels.items()}
             point = Point(
-                asked_seconds=asked,
-                seconds=sum(a.seconds for a in here) / len(here),
+                asked_seconds=target,
+                seconds=sum(a.seconds for a in group) / len(group),
                 rate=rate,
                 interval=bounds,
                 change=macro_compare(start.words, scored.words, blocks=both),
             )
-            found.setdefault((way, labelled), []).append(point)
-    return found
+            points.setdefault((way, labelled), []).append(point)
+    return points
 
 
 class _Scored:
@@ -79,27 +91,27 @@ class _Scored:
         self.words: dict[str, ErrorStats] = {}
         self.labels: dict[str, list[tuple[str, int]]] = {}
         for code in sorted({a.language for a in answers}):
-            mine = [a for a in answers if a.language == code]
-            self.words[code] = pool(a.stats for a in mine)
-            self.labels[code] = [(a.speaker, i) for a in mine for i in range(len(a.pairs))]
+            group = [a for a in answers if a.language == code]
+            self.words[code] = pool(a.stats for a in group)
+            self.labels[code] = [(a.speaker, i) for a in group for i in range(len(a.pairs))]
 
 
 def table(answers: Sequence[Answer]) -> str:
-    """Two Markdown tables, a row for each way, a column for each amount heard: WER, and the change."""
-    found = curves(answers)
-    rates = _table(found, lambda p: f"{100 * p.rate:.2f} % {_span(p.interval)}")
+    """Two Markdown tables, a row for each way, a column for each amount of speech: WER, and the change."""
+    points = curves(answers)
+    rates = _table(points, lambda p: f"{100 * p.rate:.2f} % {_span(p.interval)}")
     changes = _table(
-        {of: curve for of, curve in found.items() if of[0] != START},
+        {key: curve for key, curve in points.items() if key[0] != START},
         lambda p: f"{100 * p.change.difference:+.2f} {_span(p.change.interval, '+')}",
     )
     return f"{rates}\nPoints more than {START}:\n\n{changes}"
 
 
-def _table(found: dict[tuple[str, bool], list[Point]], text: Callable[[Point], str]) -> str:
-    amounts = sorted({p.asked_seconds for curve in found.values() for p in curve})
+def _table(points: dict[tuple[str, bool], list[Point]], text: Callable[[Point], str]) -> str:
+    amounts = sorted({p.asked_seconds for curve in points.values() for p in curve})
     heads = ["way", "texts", *(f"{amount:g} s" for amount in amounts)]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for (way, labelled), curve in found.items():
+    for (way, labelled), curve in points.items():
         cells = dict.fromkeys(amounts, "") | {p.asked_seconds: text(p) for p in curve}
         lines.append("| " + " | ".join([way, "given" if labelled else "none", *cells.values()]) + " |")
     return "\n".join(lines) + "\n"
@@ -107,3 +119,65 @@ def _table(found: dict[tuple[str, bool], list[Point]], text: Callable[[Point], s
 
 def _span(bounds: Interval, sign: str = "") -> str:
     return f"[{100 * bounds.low:{sign}.2f}, {100 * bounds.high:{sign}.2f}]"
+
+
+def plot(answers: Sequence[Answer], path: Path) -> None:
+    """WER against seconds of speech, without transcripts on the left and with them on the right."""
+    points = curves(answers)
+    start = points[START, False][0].rate
+    figure = figure_class()(figsize=(12, 4.6), layout="constrained")
+    ways = list(dict.fromkeys(way for way, _ in points))  # a way has its colour and mark in both halves
+    first = None
+    for number, labelled in enumerate((False, True)):
+        axes = figure.add_subplot(1, 2, number + 1, sharey=first)
+        first = first or axes
+        axes.axhline(100 * start, color="black", linestyle="--", linewidth=1, label=START)
+        drawn = [
+            (way, c)
+            for (way, with_texts), c in points.items()
+            if with_texts is labelled and c[-1].seconds > 0
+        ]
+        for place, (way, curve) in enumerate(drawn):
+            look = {"color": f"C{ways.index(way)}", "marker": _MARKERS[ways.index(way) % len(_MARKERS)]}
+            x = [0.0, *(p.seconds + _APART * (place - (len(drawn) - 1) / 2) for p in curve)]
+            low = [0.0, *(100 * (p.rate - p.interval.low) for p in curve)]
+            high = [0.0, *(100 * (p.interval.high - p.rate) for p in curve)]
+            y = [100 * start, *(100 * p.rate for p in curve)]
+            axes.errorbar(x, y, yerr=[low, high], markersize=4, capsize=2, label=way, **look)
+        axes.set_title("with transcripts of the adaptation speech" if labelled else "without transcripts")
+        axes.set_xlabel("seconds of adaptation speech")
+        axes.set_ylabel("WER, %, mean of the languages")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def read(path: Path) -> list[Answer]:
+    """The answers in a JSON file; MayaError when it is something else."""
+    try:
+        return [Answer(**answer) for answer in json.loads(path.read_text())["answers"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MayaError(f"{path} is not what an adaptation experiment writes ({error!r})") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m maya.recipes.adaptation_report", description="Draw and tabulate."
+    )
+    parser.add_argument("answers", type=Path, help="adaptation.json")
+    parser.add_argument("--out", type=Path, help="the picture, and its .md (default: beside the JSON)")
+    options = parser.parse_args(arguments)
+    out = options.out or options.answers.with_suffix(".png")
+    try:
+        answers = read(options.answers)
+        out.with_suffix(".md").write_text(table(answers))
+        plot(answers, out)
+    except MayaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -70,7 +70,7 @@ def compare(
     folders = [_hypotheses(first, split), _hypotheses(second, second_split or split)]
     if folders[0] == folders[1]:
         raise MayaError("the two systems are the same runs, decoded in the same way")
-    systems = [System(mine) for mine in folders]
+    systems = [System(group) for group in folders]
     names = [_name(first, split), _name(second, second_split or split)]
     lines = [_row("system", "runs", "WER %", "95 % interval", "runs from", "to", "CER %")]
     for name, system in zip(names, systems, strict=True):
@@ -82,11 +82,11 @@ def compare(
     if [(u.id, u.ref) for u in a.runs[0]] != [(u.id, u.ref) for u in b.runs[0]]:
         raise MayaError(f"{first[0]} and {second[0]} are not of the same utterances: decode both again")
     ids = {code: (a.blocks()[code], b.blocks()[code]) for code in a.languages}
-    found = macro_compare(a.words(), b.words(), blocks=ids)
+    test = macro_compare(a.words(), b.words(), blocks=ids)
     lines += [
         "",
-        f"second minus first: {100 * found.difference:+.2f} points "
-        f"[{100 * found.interval.low:+.2f}, {100 * found.interval.high:+.2f}], p = {found.p_value:.3f}",
+        f"second minus first: {100 * test.difference:+.2f} points "
+        f"[{100 * test.interval.low:+.2f}, {100 * test.interval.high:+.2f}], p = {test.p_value:.3f}",
         f"{len(a.runs[0])} utterances, {len(a.languages)} language(s), each counting once; bootstrap over "
         "utterances, the same ones drawn for all runs",
     ]
@@ -101,8 +101,8 @@ def _hypotheses(runs: Sequence[Path], split: str) -> list[Path]:
 
 
 def _stats(run: Sequence[Utterance], language: str) -> ErrorStats:
-    mine = [u for u in run if u.language == language]
-    return wer([u.ref for u in mine], [u.hyp for u in mine])
+    group = [u for u in run if u.language == language]
+    return wer([u.ref for u in group], [u.hyp for u in group])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,13 +1,13 @@
-"""How much a model gains from having heard a speaker: WER against seconds of that speaker's speech.
+"""Adaptation to a speaker: WER against seconds of that speaker's speech.
 
     python -m egs.digits.adaptation --run-dir exp/digits/digits/lact1 exp/digits/digits/lact2 \
         --data exp/digits/digits/data --out exp/digits/digits/adaptation
-    python -m tools.plot_adaptation exp/digits/digits/adaptation/adaptation.json
+    python -m maya.recipes.adaptation_report exp/digits/digits/adaptation/adaptation.json
 
-Half of the recordings of each speaker that training did not hear are for hearing, the other half are asked;
-both become strings of digits. The ways of having heard (maya.recipes.adaptation) are compared on the same
-questions, after 0, 5, 10 ... seconds. The learning rate of each kind of tuning is the best on the dev
-speakers, with the first model.
+The speakers are not in the training data. Half of the recordings of each are used for adaptation, the other
+half for evaluation; both become strings of digits. The ways to adapt (maya.recipes.adaptation) are compared
+on the same utterances, after 0, 5, 10 ... seconds. The learning rate of each kind of tuning is the best on
+the dev speakers, with the first model.
 """
 
 import argparse
@@ -27,39 +27,38 @@ import maya
 from maya.audio.load import resample
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
-from maya.recipes.adaptation import Listener, Speaker, choose_rates, compare
+from maya.recipes.adaptation import Speaker, SpeakerModel, choose_rates, compare
 from maya.recipes.adaptation_report import Answer, table
 from maya.recipes.corpus_writer import SAMPLE_RATE
 
 from .data import assign, draw_strings, joined, plan_item, read_source
 
-_HEARD_STRINGS, _ASKED_STRINGS = 24, 40  # of each speaker; 24 are about a minute
+_STRINGS = {"adaptation": 24, "evaluation": 40}  # of each speaker; 24 are about a minute
 
 
 def read_speakers(
-    source: Path, split: str, known: set[str], seed: int, sample_rate: int = SAMPLE_RATE
+    source: Path, split: str, trained: set[str], seed: int, sample_rate: int = SAMPLE_RATE
 ) -> list[Speaker]:
-    """The speakers of test or dev that are not among `known`, those heard in training, at
-    `sample_rate` Hz. The same arguments give the same speech. MayaError where there are none."""
+    """The speakers of test or dev that are not among `trained`, the training speakers, at `sample_rate` Hz.
+    The same arguments give the same speech. MayaError where there are none."""
     rows = read_source(source)
-    found = []
+    speakers = []
     for language in sorted({r["language"] for r in rows}):
-        mine = [r for r in rows if r["language"] == language]
-        held = assign(mine, random.Random(f"{seed} {language} speakers"))[split]
-        for name in sorted({r["speaker"] for r in held} - known):
+        of_language = [r for r in rows if r["language"] == language]
+        held = assign(of_language, random.Random(f"{seed} {language} speakers"))[split]
+        for name in sorted({r["speaker"] for r in held} - trained):
             rng = random.Random(f"{seed} {language} {name} adaptation")
             drawn = [r for r in held if r["speaker"] == name]
             rng.shuffle(drawn)
-            halves = {"heard": drawn[: len(drawn) // 2], "asked": drawn[len(drawn) // 2 :]}
-            counts = {"heard": _HEARD_STRINGS, "asked": _ASKED_STRINGS}
-            said = {
-                part: _say(source, rows, draw_strings(half, counts[part], rng), rng, sample_rate)
+            halves = {"adaptation": drawn[: len(drawn) // 2], "evaluation": drawn[len(drawn) // 2 :]}
+            utterances = {
+                part: _say(source, rows, draw_strings(half, _STRINGS[part], rng), rng, sample_rate)
                 for part, half in halves.items()
             }
-            found.append(Speaker(name=name, language=language, sample_rate=sample_rate, **said))
-    if not found:
-        raise MayaError(f"every speaker of {split} was heard in training; give the --seed of the corpus")
-    return found
+            speakers.append(Speaker(name=name, language=language, sample_rate=sample_rate, **utterances))
+    if not speakers:
+        raise MayaError(f"every speaker of {split} is in the training data; give the --seed of the corpus")
+    return speakers
 
 
 def _say(
@@ -85,32 +84,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--run-dir", type=Path, nargs="+", required=True, help="runs of one corpus, each a model to compare")
-    add("--data", type=Path, required=True, help="the prepared data of the runs: whom training heard")
+    add("--data", type=Path, required=True, help="the prepared data of the runs, for the training speakers")
     add("--source", type=Path, default=Path("../shared/corpora/digits"), help="the single digits")
-    add("--seed", type=int, default=1, help="of the corpus")
-    add("--seconds", type=float, nargs="+", default=[5.0, 10.0, 20.0, 40.0], help="of a speaker heard")
+    add("--seed", type=int, default=1, help="seed of the corpus")
+    add(
+        "--seconds",
+        type=float,
+        nargs="+",
+        default=[5.0, 10.0, 20.0, 40.0],
+        help="amounts of adaptation speech",
+    )
     add("--method", default="transducer", choices=("transducer", "ctc"))
     add("--out", type=Path, required=True, help="folder for adaptation.json")
     options = parser.parse_args(arguments)
     try:
         train = Table.open(part_path(options.data, "train"))
-        known = {entry.speaker for entry in train.entries()}
+        trained = {entry.speaker for entry in train.entries()}
         answers: list[Answer] = []
         rates: dict[tuple[str, bool], float] = {}
         for run in options.run_dir:
             recognizer = maya.load(run, "cpu")
             test, dev = (
-                read_speakers(options.source, split, known, options.seed, recognizer.sample_rate)
+                read_speakers(options.source, split, trained, options.seed, recognizer.sample_rate)
                 for split in ("test", "dev")
             )
             rates = rates or choose_rates(recognizer, dev, max(options.seconds), options.method)
             for speaker in test:
                 answers += compare(
-                    Listener(recognizer, speaker, options.method), run.name, options.seconds, rates
+                    SpeakerModel(recognizer, speaker, options.method), run.name, options.seconds, rates
                 )
                 print(f"{run.name}: {speaker.name} done", flush=True)
         options.out.mkdir(parents=True, exist_ok=True)
-        chosen = [{"weights": w, "labelled": of, "lr": lr} for (w, of), lr in rates.items()]
+        chosen = [{"weights": w, "labelled": labelled, "lr": lr} for (w, labelled), lr in rates.items()]
         facts = {"method": options.method, "rates": chosen, "answers": [asdict(a) for a in answers]}
         (options.out / "adaptation.json").write_text(json.dumps(facts, ensure_ascii=False) + "\n")
     except MayaError as error:

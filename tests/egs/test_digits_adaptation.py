@@ -1,4 +1,4 @@
-"""The adaptation experiment: who is asked what, the ways of having heard, and the table of what was found."""
+"""The adaptation experiment: its speakers, the ways to adapt, and the table of results."""
 
 import json
 from dataclasses import asdict
@@ -11,44 +11,45 @@ from torch import Tensor
 
 from egs.digits.adaptation import read_speakers
 from maya.decode.recognizer import Recognizer
+from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.kernels.lact import FastWeights
-from maya.models.speech_model import build_model
+from maya.models.speech_model import SpeechModel, build_model
 from maya.recipes import adaptation
-from maya.recipes.adaptation_report import START, Answer, curves, table
+from maya.recipes.adaptation_report import START, Answer, curves, main, table
 from maya.recipes.lact_presets import lact_tiny
 from maya.text.tokenizer import Tokenizer
 from tests.egs.test_digits_data import source  # noqa: F401  (a fixture)
 from tests.tiny import experiment
-from tools import plot_adaptation
 
-KNOWN: set[str] = set()
+TRAINED: set[str] = set()
 
 
-def test_no_recording_is_both_heard_and_asked(source: Path) -> None:  # noqa: F811
-    speakers = read_speakers(source, "test", KNOWN, seed=1)
-    again = read_speakers(source, "test", KNOWN, seed=1)
+def test_no_recording_is_in_both_parts(source: Path) -> None:  # noqa: F811
+    speakers = read_speakers(source, "test", TRAINED, seed=1)
+    again = read_speakers(source, "test", TRAINED, seed=1)
     assert [s.name for s in speakers] == [s.name for s in again]
     for speaker, same in zip(speakers, again, strict=True):
-        heard = {word for _, text in speaker.heard for word in text.split()}
-        asked = {word for _, text in speaker.asked for word in text.split()}
-        assert heard and asked and not heard & asked  # each speaker of the fixture says each word once
-        for (audio, text), (audio2, text2) in zip(speaker.heard, same.heard, strict=True):
+        adaptation_words = {word for _, text in speaker.adaptation for word in text.split()}
+        words = {word for _, text in speaker.evaluation for word in text.split()}
+        assert adaptation_words and words and not adaptation_words & words
+        for (audio, text), (audio2, text2) in zip(speaker.adaptation, same.adaptation, strict=True):
             assert text == text2 and torch.equal(audio, audio2)
-    with pytest.raises(MayaError, match="heard in training"):
+    # Each speaker of the fixture says each word once.
+    with pytest.raises(MayaError, match="is in the training data"):
         read_speakers(source, "test", {s.name for s in speakers}, seed=1)
 
 
 def test_a_prefix_is_the_nearest_that_whole_utterances_give() -> None:
     second = torch.zeros(16000)
     speaker = adaptation.Speaker(
-        name="s", language="en", sample_rate=16000, heard=[(second, "one")] * 5, asked=[]
+        name="s", language="en", sample_rate=16000, adaptation=[(second, "one")] * 5, evaluation=[]
     )
     assert [len(speaker.prefix(s)) for s in (0.1, 1.4, 1.6, 4.0, 99.0)] == [1, 1, 2, 4, 5]
 
 
 @pytest.fixture
-def listener() -> adaptation.Listener:
+def speaker_model() -> adaptation.SpeakerModel:
     torch.manual_seed(0)
     cfg = experiment().model
     cfg.encoder = lact_tiny(d_model=32, n_layers=2, ff_dim=32, feat_in=cfg.features.num_mels)
@@ -62,91 +63,101 @@ def listener() -> adaptation.Listener:
     def say(count: int) -> list[tuple[Tensor, str]]:
         return [(0.1 * torch.randn(9000 + 1000 * i, generator=make), "one two") for i in range(count)]
 
-    speaker = adaptation.Speaker(name="s", language="en", sample_rate=16000, heard=say(4), asked=say(3))
+    speaker = adaptation.Speaker(
+        name="s", language="en", sample_rate=16000, adaptation=say(4), evaluation=say(3)
+    )
     recognizer = Recognizer(model=model, tokenizer=tokenizer, device=torch.device("cpu"))
-    return adaptation.Listener(recognizer, speaker, "ctc")
+    return adaptation.SpeakerModel(recognizer, speaker, "ctc")
 
 
-def encoded(listener: adaptation.Listener, encode: adaptation.Encode) -> tuple[Tensor, Tensor]:
+def encoded(speaker_model: adaptation.SpeakerModel, encode: adaptation.Encode) -> Encoded:
     with torch.inference_mode():
-        return encode([audio for audio, _ in listener.speaker.asked])
+        return encode([audio for audio, _ in speaker_model.speaker.evaluation])
 
 
-def test_what_was_heard_changes_what_is_encoded(listener: adaptation.Listener) -> None:
-    heard = [audio for audio, _ in listener.speaker.heard]
+def test_adaptation_changes_the_encoder_output(speaker_model: adaptation.SpeakerModel) -> None:
+    earlier = [audio for audio, _ in speaker_model.speaker.adaptation]
     with torch.inference_mode():
-        plain, lens = encoded(listener, listener.plain())
-        carried, carried_lens = encoded(listener, listener.carried(heard))
-        together, together_lens = encoded(listener, listener.one_recording(heard))
+        plain, lens = encoded(speaker_model, speaker_model.plain())
+        carried, carried_lens = encoded(speaker_model, speaker_model.carried(earlier))
+        together, together_lens = encoded(speaker_model, speaker_model.one_recording(earlier))
     assert torch.equal(lens, carried_lens) and torch.equal(lens, together_lens)
     assert plain.shape == carried.shape == together.shape
     assert float((plain - carried).abs().max()) > 1e-4 and float((plain - together).abs().max()) > 1e-4
 
 
-def test_carried_is_the_same_for_a_question_alone(listener: adaptation.Listener) -> None:
-    heard = [audio for audio, _ in listener.speaker.heard]
+def test_carried_gives_the_same_without_a_batch(
+    speaker_model: adaptation.SpeakerModel,
+) -> None:
+    earlier = [audio for audio, _ in speaker_model.speaker.adaptation]
     with torch.inference_mode():
-        carry = listener.carried(heard)
-        enc, lens = encoded(listener, carry)
-        for row, (audio, _) in enumerate(listener.speaker.asked):
+        carry = speaker_model.carried(earlier)
+        enc, lens = encoded(speaker_model, carry)
+        for row, (audio, _) in enumerate(speaker_model.speaker.evaluation):
             alone, _ = carry([audio])
             assert float((enc[row, : lens[row]] - alone[0]).abs().max()) < 1e-5
 
 
-def test_an_empty_past_changes_nothing(listener: adaptation.Listener) -> None:
+def test_fast_weights_without_updates_change_nothing(speaker_model: adaptation.SpeakerModel) -> None:
     """Fast weights that no utterance has changed are those every utterance begins with."""
-    encoder = listener.model.encoder
+    encoder = speaker_model.model.encoder
     with torch.inference_mode():
-        plain, _ = encoded(listener, listener.plain())
+        plain, _ = encoded(speaker_model, speaker_model.plain())
         fresh = [layer.mixer.fast.initial(1) for layer in encoder.layers]
         assert all(isinstance(weights, FastWeights) for weights in fresh)
-        audio = [audio for audio, _ in listener.speaker.asked]
-        feats, lens = listener.model.features(*adaptation._padded(audio))
-        enc, _, _ = encoder.adapt(feats, lens, [adaptation._for_all(w, len(audio)) for w in fresh])
+        audio = [audio for audio, _ in speaker_model.speaker.evaluation]
+        feats, lens = speaker_model.model.features(*adaptation._padded(audio))
+        enc, _, _ = encoder.adapt(feats, lens, fresh)  # one row for all utterances
     assert float((plain - enc).abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_the_model_is_left_as_it_was(
-    listener: adaptation.Listener, before: bool, monkeypatch: pytest.MonkeyPatch
+def test_decoding_without_updates_leaves_the_model_unchanged(
+    speaker_model: adaptation.SpeakerModel, before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg, real, during = listener.model.encoder.cfg, listener.answers, []
+    cfg, answers, during = speaker_model.model.encoder.cfg, speaker_model.answers, []
 
-    def answers(*args: object) -> object:
-        during.append(cfg.update_at_test)
-        return real(*args)
+    def recorded(encode: adaptation.Encode, model: SpeechModel) -> list[tuple[str, str]]:
+        during.append(model.encoder.cfg.update_at_test)
+        return answers(encode, model)
 
     cfg.update_at_test = before
-    monkeypatch.setattr(listener, "answers", answers)
+    monkeypatch.setattr(speaker_model, "answers", recorded)
     with torch.inference_mode():
-        listener.without_update()
+        pairs = speaker_model.without_update()
     assert during == [False] and cfg.update_at_test is before
-    monkeypatch.setattr(listener, "answers", lambda *_: [].pop())
-    with pytest.raises(IndexError):
-        listener.without_update()
-    assert cfg.update_at_test is before
+    cfg.update_at_test = False
+    with torch.inference_mode():
+        assert pairs == answers(speaker_model.plain())
 
 
-def test_every_way_is_in_the_table(listener: adaptation.Listener, tmp_path: Path) -> None:
+def test_an_encoder_that_does_not_adapt_refuses() -> None:
+    encoder = build_model(experiment().model).encoder
+    assert not encoder.adapts
+    with pytest.raises(MayaError, match="does not learn from utterances"):
+        encoder.adapt(torch.zeros(1, 10, 80), torch.tensor([10]))
+
+
+def test_every_way_is_in_the_table(speaker_model: adaptation.SpeakerModel, tmp_path: Path) -> None:
     rates = {(w, labelled): 1e-3 for w in ("lora", "all") for labelled in (True, False)}
-    answers = adaptation.compare(listener, "run", [1.0, 2.0], rates)
-    assert listener.model.encoder.cfg.update_at_test
-    found = curves(answers)
-    assert set(found) == {
+    answers = adaptation.compare(speaker_model, "run", [1.0, 2.0], rates)
+    assert speaker_model.model.encoder.cfg.update_at_test
+    points = curves(answers)
+    assert set(points) == {
         ("as trained", False), ("no update", False), ("LaCT, carried", False), ("LaCT, one recording", False),
         ("LoRA", False), ("LoRA", True), ("all weights", False), ("all weights", True),
     }  # fmt: skip
     assert all(
-        len(curve) == (1 if way in ("as trained", "no update") else 2) for (way, _), curve in found.items()
+        len(curve) == (1 if way in ("as trained", "no update") else 2) for (way, _), curve in points.items()
     )
     text = table(answers)
     assert "| LoRA | given |" in text and "| LoRA | none |" in text
     written = tmp_path / "a.json"
     written.write_text(json.dumps({"answers": [asdict(a) for a in answers]}))
-    assert plot_adaptation.main([str(written)]) == 0
+    assert main([str(written)]) == 0
     assert (tmp_path / "a.png").stat().st_size > 10_000 and (tmp_path / "a.md").read_text() == text
     written.write_text("{}")
-    assert plot_adaptation.main([str(written)]) == 1
+    assert main([str(written)]) == 1
 
 
 def answer(language: str, pairs: list[tuple[str, str]], run: str = "r", way: str = START) -> Answer:
@@ -163,19 +174,19 @@ def test_rates_are_means_over_languages() -> None:
     assert np.isfinite([point.interval.low, point.interval.high]).all()
 
 
-def test_more_models_are_not_more_questions() -> None:
+def test_more_models_do_not_narrow_the_interval() -> None:
     pairs = [("one two", "one")] * 5 + [("one two", "one two")] * 5
-    one = curves([answer("en", pairs)])[START, False][0]
+    single = curves([answer("en", pairs)])[START, False][0]
     three = curves([answer("en", pairs, run) for run in "abc"])[START, False][0]
-    assert one.interval == three.interval
+    assert single.interval == three.interval
 
 
-def test_changes_are_of_the_same_questions() -> None:
+def test_changes_need_the_same_utterances() -> None:
     pairs = [("one two", "one")] * 5 + [("one two", "one two")] * 5
     worse = [(ref, "") if hyp == "one" else (ref, hyp) for ref, hyp in pairs]
     answers = [answer("en", pairs), answer("en", pairs, way="no update"), answer("en", worse, way="LoRA")]
-    found = curves(answers)
-    same, changed = (found[way, False][0].change for way in ("no update", "LoRA"))
+    points = curves(answers)
+    same, changed = (points[way, False][0].change for way in ("no update", "LoRA"))
     assert same.difference == same.interval.low == same.interval.high == 0
     assert changed.difference == pytest.approx(0.25) and changed.interval.low > 0
     assert "| LoRA | none | +25.00 [" in table(answers)
