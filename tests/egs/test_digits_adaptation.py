@@ -132,7 +132,7 @@ def test_decoding_without_updates_leaves_the_model_unchanged(
 
 
 def test_an_encoder_that_does_not_adapt_refuses() -> None:
-    encoder = build_model(experiment().model).encoder
+    encoder = experiment().model.encoder.build()
     assert not encoder.adapts
     with pytest.raises(MayaError, match="does not learn from utterances"):
         encoder.adapt(torch.zeros(1, 10, 80), torch.tensor([10]))
