@@ -32,7 +32,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer as tokenizer_stage
 from maya.recipes.train import Utterances, batch_plan, shared_tokens, train_batches, usable
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 
 SHAR_FUNCTION = """
 from pathlib import Path
@@ -94,7 +94,7 @@ Open = Callable[[tuple[int, int]], Callable[[Position], Iterator[tuple[Position,
 
 def ways(data: Path, out: Path, max_seconds: float) -> dict[str, tuple[Open, Callable[..., Iterator[Any]]]]:
     """By name: what opens the batches, and what yields (position after it, ...) without reading audio."""
-    made = Tokenizer.load(out / "tokenizer.model")
+    made = load_tokenizer(out / "tokenizer.model")
 
     def by_table(ranks: tuple[int, int]) -> Any:
         exp = experiment("table", max_seconds)

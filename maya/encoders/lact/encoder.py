@@ -101,7 +101,8 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
         used.
         """
         x, lens, frames = self._front(x, x_lens)
-        memories = [FastMemory(_expanded(w, len(x))) for w in weights or [None] * self.cfg.n_layers]
+        before: Sequence[FastWeights | None] = weights or [None] * self.cfg.n_layers
+        memories = [FastMemory(_expanded(w, len(x))) for w in before]
         for layer, memory in zip(self.layers, memories, strict=True):
             x = layer(x, frames, memory)
         return _masked(x, frames), lens, tuple(m.weights for m in memories if m.weights is not None)
