@@ -49,7 +49,8 @@ def planned(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A run that is ready, in a folder of its own, on two GPUs that are not there."""
     shutil.copytree(made / "run", tmp_path / "run")
     exp = tiny.experiment()
-    exp.train.init_from, exp.train.encoder_freeze = str(made / "start.pt"), 4
+    exp.train.init_from = str(made / "start.pt")
+    exp.train.freeze, exp.train.freeze_steps = ("encoder",), 4
     monkeypatch.setattr(ready, "find_gpus", lambda: [H200, H200])
     yield Planned(experiment=exp, data=made / "data", run=tmp_path / "run", gpus=2)
 
@@ -150,7 +151,7 @@ def test_checkpoint_to_start_from(planned: Planned, tmp_path: Path) -> None:
     _only(planned, "checkpoint: ", "holds no checkpoint")
     train.init_from = ""
     _only(planned, "checkpoint: ", "give train.init_from")
-    train.encoder_freeze = 0
+    train.freeze, train.freeze_steps = (), 0
     assert _refusals(planned) == []
 
 
