@@ -89,7 +89,7 @@ def decode(
     if is_done(out / "stage.json", inputs) and complete and not force:
         print(f"decode: {out} is up to date")
         return
-    recognizer = maya.load(path)
+    recognizer = maya.load(path, places=experiment.model)
     if not cfg.fast_weight_updates and not recognizer.model.encoder.stop_updates():
         raise MayaError(
             f"{path}: decode.fast_weight_updates=false is for LaCT; this encoder has no fast weights"

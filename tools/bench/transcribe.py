@@ -273,7 +273,8 @@ def long_one(args: argparse.Namespace, minutes: float, folder: Path) -> dict[str
     utterances = speech(args)
     audio = [load_audio(args.manifest.parent / u["audio"]) for u in utterances]
     model = random_model(args, [u["text"] for u in utterances] * 20, audio[:8])
-    model.model.encoder.context = tuple(args.context)
+    fast_conformer: Any = model.model.encoder
+    fast_conformer.context = tuple(args.context)
     samples, file = int(minutes * 60 * SAMPLE_RATE), folder / "long.wav"
     with soundfile.SoundFile(file, "w", samplerate=SAMPLE_RATE, channels=1, format="RF64") as out:
         while (remaining := samples - out.tell()) > 0:
