@@ -151,7 +151,7 @@ def test_checkpoint_to_start_from(planned: Planned, tmp_path: Path) -> None:
     _only(planned, "checkpoint: ", "holds no checkpoint")
     train.init_from = ""
     _only(planned, "checkpoint: ", "give train.init_from")
-    train.freeze, train.freeze_steps = (), 0
+    train.freeze, train.freeze_steps = (), None
     assert _refusals(planned) == []
 
 
