@@ -51,7 +51,7 @@ bench:  ## check and time every kernel on this machine, an hour on two cores (AR
 	@$(ENV) tools/bench.sh $(ARGS)
 
 bench-plan:  ## measure the batch plan at 10 million utterances and beside lhotse, into docs/benchmarks/plan.*
-	@$(ENV) python -m tools.bench_plan $(ARGS)
+	@$(ENV) python -m tools.bench.plan $(ARGS)
 
 gpu-check:  ## on a machine with an NVIDIA GPU: compile gate, GPU tests, benchmarks into docs/benchmarks
 	@tools/bench.sh --gpu $(ARGS)
@@ -61,7 +61,7 @@ release: lint types test-all smoke  ## everything that must hold before a releas
 	@if nvidia-smi -L >/dev/null 2>&1; then $(MAKE) --no-print-directory gpu-check; else echo "release: no GPU here, gpu-check left out"; fi
 
 prod-readiness:  ## whether a long run may begin: DATA=exp/indic12/DIR/data (EXPERIMENT= RUN= GPUS=8 STORAGE=s3://bucket/key ARGS=)
-	@$(ENV) python -m tools.prod_readiness --experiment $(EXPERIMENT) --data "$(DATA)" --run-dir "$(RUN)" --gpus $(GPUS) --storage "$(STORAGE)" $(ARGS)
+	@$(ENV) maya ready --experiment $(EXPERIMENT) --data "$(DATA)" --run-dir "$(RUN)" --gpus $(GPUS) --storage "$(STORAGE)" $(ARGS)
 
 clean:  ## remove what can be made again; .venv* and exp/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -44,7 +44,7 @@ Types = dict[str, str | None]
 
 
 @dataclass(slots=True, kw_only=True)
-class Case:
+class Compilation:
     """One kernel with the specialisation of one launch.
 
     types: Triton's name of the type of each argument; None for an argument that is None.
@@ -78,7 +78,7 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
 
 
-def all_cases(target: int, *, quick: bool) -> list[Case]:
+def all_cases(target: int, *, quick: bool) -> list[Compilation]:
     """The cases of a target. quick: every kernel once per kind of product."""
     dtypes = DTYPES[:2] if quick else DTYPES
     lattices = [*_rnnt_cases(quick), *_tdt_cases(quick)]
@@ -96,7 +96,7 @@ def kernels() -> set[str]:
     return {name for module in modules for name in vars(module) if name.endswith("_kernel")}
 
 
-def examine(case: Case, target: int) -> Outcome:
+def examine(case: Compilation, target: int) -> Outcome:
     """Compiles a case and measures the result."""
     arguments = case.kernel.arg_names
     absent = {name: None for name, kind in case.types.items() if kind is None and name in arguments}
@@ -132,7 +132,7 @@ def examine(case: Case, target: int) -> Outcome:
     return outcome
 
 
-def _problems(case: Case, outcome: Outcome, target: int) -> Iterator[str]:
+def _problems(case: Compilation, outcome: Outcome, target: int) -> Iterator[str]:
     if outcome.arguments > MOST_ARGUMENTS:
         yield f"more than {MOST_ARGUMENTS} arguments"
     if outcome.spills:
@@ -165,17 +165,19 @@ LATTICE_TYPES = _types(
 )  # fmt: skip
 
 
-def _rnnt_cases(quick: bool) -> Iterator[Case]:
+def _rnnt_cases(quick: bool) -> Iterator[Compilation]:
     for width in (61,) if quick else (61, 201, 1024):
         columns, warps, stages = lattice.wavefront(width)
         for skew in (1,) if quick or width != 61 else (1, 0):
             for kernel in (lattice.rnnt_alpha_kernel, lattice.rnnt_mass_kernel):
                 text = f"U+1={width}" + ("" if skew else ", labels take a frame")
                 constants = {"SKEW": skew, "BU": columns, "STAGES": stages}
-                yield Case(kernel=kernel, text=text, types=LATTICE_TYPES, constants=constants, warps=warps)
+                yield Compilation(
+                    kernel=kernel, text=text, types=LATTICE_TYPES, constants=constants, warps=warps
+                )
 
 
-def _tdt_cases(quick: bool) -> Iterator[Case]:
+def _tdt_cases(quick: bool) -> Iterator[Compilation]:
     usual, long = (0, 1, 2, 3, 4), tuple(range(lattice.MAX_DURATION + 1))
     shapes = [(61, usual), (128, usual), (256, usual), (1024, usual), (61, long), (256, long)]
     for width, durations in shapes[:1] if quick else shapes:
@@ -183,7 +185,7 @@ def _tdt_cases(quick: bool) -> Iterator[Case]:
         for kernel in (lattice.tdt_alpha_kernel, lattice.tdt_mass_kernel):
             text = f"U+1={width}, durations to {durations[-1]}"
             constants = {"DURATIONS": durations, "BU": columns, "STAGES": stages}
-            yield Case(kernel=kernel, text=text, types=LATTICE_TYPES, constants=constants, warps=warps)
+            yield Compilation(kernel=kernel, text=text, types=LATTICE_TYPES, constants=constants, warps=warps)
 
 
 def _joint_types(dtype: torch.dtype, out: torch.dtype) -> Types:
@@ -196,20 +198,22 @@ def _joint_types(dtype: torch.dtype, out: torch.dtype) -> Types:
     return {**fixed, **inputs, "out": f"*{NAMES[out]}"}
 
 
-def _product_case(kernel: Any, text: str, types: Types, tiles: Tiles, precision: str, blocks: str) -> Case:
+def _product_case(
+    kernel: Any, text: str, types: Types, tiles: Tiles, precision: str, blocks: str
+) -> Compilation:
     """A case of a kernel with a product; its text begins with the dtype. blocks: names of the block sizes."""
     dtype, *rest = text.split(", ")
     shape = f"{tiles.rows}x{tiles.columns}x{tiles.depth}"
     rows, columns, depth = blocks.split()
     constants: dict[str, Any] = tiles.constants(rows, columns, depth, precision)
-    return Case(
+    return Compilation(
         kernel=kernel, text=", ".join([dtype, shape, *["TF32"] * (precision == "tf32"), *rest]), types=types,
         warps=constants.pop("num_warps"), stages=constants.pop("num_stages"), constants=constants,
         tensor_cores=dtype != "fp32" or precision == "tf32",
     )  # fmt: skip
 
 
-def _joint_cases(target: int, dtypes: tuple, quick: bool) -> Iterator[Case]:
+def _joint_cases(target: int, dtypes: tuple, quick: bool) -> Iterator[Compilation]:
     for dtype, precision in dtypes:
         tiles = joint.TILES[target // 10, dtype.itemsize]
         for odd in (False,) if quick or dtype != torch.bfloat16 else (False, True):
@@ -221,18 +225,20 @@ def _joint_cases(target: int, dtypes: tuple, quick: bool) -> Iterator[Case]:
                 yield case
 
 
-def _pointwise_cases(quick: bool) -> Iterator[Case]:
+def _pointwise_cases(quick: bool) -> Iterator[Compilation]:
     for dtype in (torch.bfloat16,) if quick else (torch.bfloat16, torch.float16, torch.float32):
         for activation in ("tanh",) if quick or dtype != torch.bfloat16 else ("tanh", "relu", "sigmoid"):
             constants = {"ACTIVATION": activation, "DROPOUT": True, **joint.POINTWISE}
             for kernel in (joint_jit.hidden_kernel, joint_jit.segment_kernel):
                 text, types = f"{NAMES[dtype]}, {activation}, dropout", _joint_types(dtype, torch.float32)
-                yield Case(kernel=kernel, text=text, types=types, constants=constants, divisible=("H",))
+                yield Compilation(
+                    kernel=kernel, text=text, types=types, constants=constants, divisible=("H",)
+                )
     types = _joint_types(torch.float32, torch.float32)
-    yield Case(kernel=joint_jit.finish_kernel, text="", types=types, constants={"BR": joint.ROW_STEP})
+    yield Compilation(kernel=joint_jit.finish_kernel, text="", types=types, constants={"BR": joint.ROW_STEP})
 
 
-def _lact_cases(dtypes: tuple, quick: bool) -> Iterator[Case]:
+def _lact_cases(dtypes: tuple, quick: bool) -> Iterator[Compilation]:
     fixed = _types(p_fp32="rates w step norms scale grad dw dstep dnorms dscale drates", i32="T E D N R C")
     for dtype, precision in dtypes:
         names = ("x", "y", "up", "down", "out", "halves", "ac", "delta", "dac", "dhidden")
@@ -245,14 +251,14 @@ def _lact_cases(dtypes: tuple, quick: bool) -> Iterator[Case]:
                 case = _product_case(kernel, text, {**types, **absent}, tiles, precision, "BT BE BD")
                 case.divisible = ("E", "D")
                 yield case
-        yield Case(
+        yield Compilation(
             kernel=lact_jit.second_order_kernel, text=NAMES[dtype], types=types, constants=lact.POINTWISE,
             divisible=("E",),
         )  # fmt: skip
     for kernel in (lact_jit.renormalise_kernel, lact_jit.renormalise_backward_kernel):
         for learned in ("*i1",) if quick else ("*i1", None):
             absent = {} if learned else dict.fromkeys(("scale", "dscale"))
-            yield Case(
+            yield Compilation(
                 kernel=kernel, text="" if learned else "no scale, no mask",
                 types={**fixed, "out": "*fp32", "learned": learned, **absent},
                 constants={"EPS": 1e-5, **lact.RENORMALISE}, divisible=("C",),

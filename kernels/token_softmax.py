@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maya.kernels.checks import Transcripts
 from maya.kernels.precision import compute_dtype
+from maya.kernels.slices import slices
 
 BLOCK_ELEMENTS = 1 << 20  # 4 MiB of fp32: fastest on CPU among 2**14 ... 2**22, for V of 500 and 1030
 
@@ -68,9 +69,8 @@ def logits_gradient(
 def _blocks(logits: Tensor, transcripts: Transcripts) -> Iterator[tuple[int, slice, int]]:
     """(row, frames, valid label positions) of blocks that cover the valid cells."""
     for row, (t, u) in enumerate(zip(transcripts.frames, transcripts.labels, strict=True)):
-        step = max(1, BLOCK_ELEMENTS // ((u + 1) * logits.shape[3]))
-        for first in range(0, t, step):
-            yield row, slice(first, min(first + step, t)), u + 1
+        for part in slices(t, BLOCK_ELEMENTS // ((u + 1) * logits.shape[3])):
+            yield row, part, u + 1
 
 
 def _next_label(targets: Tensor, block: Tensor) -> Tensor:

@@ -274,9 +274,9 @@ def _from_json(value: Any, hint: Any) -> Any:
         if typing.get_origin(option) is dict:
             return {k: _from_json(v, typing.get_args(option)[1]) for k, v in value.items()}
     families = [o for o in _options(hint) if isinstance(o, type) and issubclass(o, Kinds)]
-    groups = [cls for family in families for cls in family.kinds().values()]
+    groups: list[Any] = [cls for family in families for cls in family.kinds().values()]
     groups = groups or [o for o in _options(hint) if dataclasses.is_dataclass(o)]
-    kinds = {f.default: cls for cls in groups for f in dataclasses.fields(cls) if f.name == "kind"}
+    kinds = {str(f.default): cls for cls in groups for f in dataclasses.fields(cls) if f.name == "kind"}
     if not groups:
         return value
     kind = value.get("kind")

@@ -1,11 +1,10 @@
 """Convert models of other systems to Maya checkpoints."""
 
 import argparse
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, get_args
 
-from maya.convert import IcefallImport, NemoImport, import_icefall, import_nemo
+from maya.convert import Conversion, import_icefall, import_nemo
 from maya.convert.icefall.checkpoint import Which
 from maya.convert.nemo.config import FrontEnd
 from maya.errors import MayaError
@@ -66,15 +65,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return import_nemo(path).checkpoint if path.suffix == ".nemo" else load_checkpoint(path)
 
 
-def convert_nemo(
-    source: Path,
-    out: Path,
-    *,
-    front_end: FrontEnd = "auto",
-    encoder_only: bool = False,
-    tokenizer: Path | None = None,
-    ignore: Collection[str] = (),
-) -> Path:
+def convert_nemo(source: Path, out: Path, *, tokenizer: Path | None = None, **options: Any) -> Path:
     """Write `out`/best.pt and `out`/convert.json from a `.nemo` archive, print the report, return the path.
 
     The folder can be used like that of a run: transcribe, info, export, train.init_from. See
@@ -82,16 +73,7 @@ def convert_nemo(
     """
     _check_free(out)
     pieces = load_tokenizer(tokenizer) if tokenizer is not None else None
-    options: dict[str, Any] = {
-        "front_end": front_end,
-        "encoder_only": encoder_only,
-        "tokenizer": pieces,
-        "ignore": ignore,
-    }
-    return _written(
-        out,
-        import_nemo(source, **options),
-    )
+    return _written(out, import_nemo(source, tokenizer=pieces, **options))
 
 
 def convert_icefall(source: Path, out: Path, tokenizer: Path, **options: Any) -> Path:
@@ -101,7 +83,7 @@ def convert_icefall(source: Path, out: Path, tokenizer: Path, **options: Any) ->
     return _written(out, import_icefall(source, tokenizer, **options))
 
 
-def _written(out: Path, made: NemoImport | IcefallImport) -> Path:
+def _written(out: Path, made: Conversion) -> Path:
     path = out / CHECKPOINT
     save_checkpoint(path, made.checkpoint)
     write_json(out / REPORT, made.report.to_dict())

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.table.cuts import entry_cut
 from maya.decode.base import Method
+from maya.decode.methods import AUTO
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import decode_table
 from maya.errors import MayaError
@@ -37,7 +39,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--manifest", type=Path, help=text)
     p.add_argument("--reference", nargs="+", metavar="TEXT", help="the transcript of each audio file")
     text = "auto (the default: the best trained head on dev), ctc, modified_beam ...; see decode.method"
-    p.add_argument("--method", default="auto", help=text)
+    p.add_argument("--method", default=AUTO, help=text)
     text = "language code for utterances without one in the manifest; auto: identify it"
     p.add_argument("--language", help=text)
     add_num_samples(p)
@@ -47,37 +49,59 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     import_recorded(args.checkpoint, args.experiment)
+    source = Source(audio=args.audio, manifest=args.manifest, references=args.reference or [])
     evaluate(
-        args.checkpoint, args.audio, manifest=args.manifest, references=args.reference, method=args.method,
-        language=args.language, num_samples=args.num_samples, json_file=args.json, device=args.device,
+        args.checkpoint, source, method=args.method, language=args.language, num_samples=args.num_samples,
+        json_file=args.json, device=args.device,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """The utterances to evaluate: `audio` files with their `references`, or a `manifest`.
+
+    manifest: JSON lines (Maya's manifest.jsonl, NeMo's, Hugging Face's metadata.jsonl), a CSV file, or a
+    corpus folder in any form that `maya prepare` reads.
+    """
+
+    audio: list[Path]
+    manifest: Path | None = None
+    references: list[str] = field(default_factory=list)
+
+    def entries(self, language: str | None) -> list[Entry]:
+        """All utterances, in normal form; `language` is that of utterances without one. Raises MayaError for
+        an utterance that cannot be evaluated; none is left out."""
+        if self.manifest is None:
+            return _entries(Path(), _files(self.audio, self.references, language), Path("the list of files"))
+        folder = self.manifest if self.manifest.is_dir() else self.manifest.parent
+        return _entries(folder, read_rows(self.manifest, language), self.manifest)
+
+    def facts(self) -> dict[str, Any]:
+        """Where the utterances come from, for a program."""
+        return {"audio": list(map(str, self.audio))} if self.audio else {"manifest": str(self.manifest)}
 
 
 def evaluate(
     checkpoint: Path,
-    audio: list[Path],
+    source: Source,
     *,
-    manifest: Path | None = None,
-    references: list[str] | None = None,
-    method: str = "auto",
+    method: str = AUTO,
     language: str | None = None,
     num_samples: int = 0,
     json_file: Path | None = None,
     device: str = "auto",
 ) -> Report | None:
-    """Transcribe and score `manifest`, or `audio` against `references`, and print error rates; `audio` alone
-    is transcribed.
+    """Transcribe and score a source, and print error rates; audio without references is only transcribed.
 
-    manifest: JSON lines (Maya's manifest.jsonl, NeMo's, Hugging Face's metadata.jsonl), a CSV file, or a
-    corpus folder in any form that `maya prepare` reads. language: of utterances without one; "auto" lets the
-    model identify each. Without it, a model of a single language decodes in that. method: as decode.method.
-    num_samples: utterances to show. json_file: everything, for programs. Raises MayaError for an utterance that cannot be
-    evaluated (none is left out), and for a method whose head the model lacks or that was never trained.
+    method: as decode.method. language: of utterances without one; "auto" lets the model identify each.
+    Without it, a model of a single language decodes in that. num_samples: utterances to show. json_file: all
+    results, for programs. Raises MayaError for an utterance that cannot be evaluated, and for a method whose
+    head the model lacks or that was never trained.
     """
-    if (manifest is None) == (not audio):
+    if (source.manifest is None) == (not source.audio):
         raise MayaError("name what to evaluate once: audio files, or --manifest FILE")
-    if manifest is None and not references:
-        transcribe(checkpoint, audio, language=language, method=method, device=device)
+    if source.manifest is None and not source.references:
+        transcribe(checkpoint, source.audio, language=language, method=method, device=device)
         return None
     recognizer = maya.load(checkpoint, device)
     cfg = DecodeConfig(method=method, language="auto" if language == "auto" else "known")
@@ -86,30 +110,31 @@ def evaluate(
         raise MayaError(f"{checkpoint} has no text head to evaluate; `maya score` scores predicted labels")
     languages = recognizer.model.cfg.languages
     default = language_code(language_among(language, languages)) if language not in (None, "auto") else None
-    default = default or (languages[0] if len(languages) == 1 else None)
-    if manifest is not None:
-        folder, rows = manifest if manifest.is_dir() else manifest.parent, read_rows(manifest, default)
-    else:
-        folder, rows = Path(), _files(audio, references or [], default)
-    entries = _entries(folder, rows, manifest or Path("the list of files"))
+    entries = source.entries(default or (languages[0] if len(languages) == 1 else None))
     began = time.perf_counter()
     texts = _texts(recognizer, entries, decoder, cfg)
-    spent, seconds = time.perf_counter() - began, sum(e.duration for e in entries)
+    facts |= {"seconds": time.perf_counter() - began, "audio_seconds": sum(e.duration for e in entries)}
     report = make_report(
         Utterance(id=e.id, language=e.language, ref=e.text, hyp=normal_form(texts[e.id], e.language),
                   seconds=e.duration, speaker=e.speaker) for e in entries
     )  # fmt: skip
+    _show(report, facts, num_samples)
+    if json_file is not None:
+        facts |= {"checkpoint": str(checkpoint), **source.facts(), "utterances": _rows(report, texts)}
+        write_result(report, json_file, facts)
+    return report
+
+
+def _show(report: Report, facts: dict[str, Any], num_samples: int) -> None:
+    """Print the scores, the method and the speed, and `num_samples` utterances."""
+    audio_seconds, seconds = facts["audio_seconds"], facts["seconds"]
     print(table(report))
     print(_rates(report.pooled))
     print(f"decoded by {facts['method']} ({facts['method_reason']})")
-    print(f"real-time factor {spent / seconds:.4f} ({seconds / 3600:.2f} h decoded in {spent:.1f} s)")
+    amount = f"{audio_seconds / 3600:.2f} h decoded in {seconds:.1f} s"
+    print(f"real-time factor {seconds / audio_seconds:.4f} ({amount})")
     if num_samples:
         print("\n" + sample_table(report, num_samples))
-    if json_file is not None:
-        source = {"manifest": str(manifest)} if manifest is not None else {"audio": [str(a) for a in audio]}
-        facts |= {"checkpoint": str(checkpoint), **source, "audio_seconds": seconds}
-        write_result(report, json_file, facts | {"seconds": spent, "utterances": _rows(report, texts)})
-    return report
 
 
 def read_rows(manifest: Path, language: str | None) -> list[Row]:

@@ -63,8 +63,6 @@ def export_onnx(checkpoint: Path, out: Path, **options: Any) -> None:
     model = maya.load(checkpoint, "cpu")
     written = write_onnx(model, out, **options)
     if (rate := model.sample_rate) != 16000:
-        print(
-            f"The model takes audio at {rate} Hz: give sherpa-onnx --sample-rate={rate}; its default is 16000."
-        )
+        print(f"The model takes audio at {rate} Hz: give sherpa-onnx --sample-rate={rate}, not its 16000.")
     for path in written:
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")

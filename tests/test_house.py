@@ -114,7 +114,7 @@ def test_no_machine_paths_and_no_links(repo: Path) -> None:
 
 def test_tests_mirror_the_tree(repo: Path) -> None:
     rooms = {p.name for p in (repo / "maya").iterdir() if (p / "__init__.py").is_file()}
-    allowed = rooms | {"kernels", "recipes", "egs", "tools", "golden"}
+    allowed = rooms | {"kernels", "recipes", "egs", "tools", "golden", "interop"}
     folders = [p for p in (repo / "tests").iterdir() if p.is_dir() and p.name != "__pycache__"]
     for folder in folders:
         assert folder.name in allowed, f"tests/{folder.name} mirrors nothing"

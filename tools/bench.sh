@@ -43,7 +43,7 @@ step() { # NAME COMMAND...: all are run, even if one fails
 }
 step "compile gate" python -m maya.kernels.compile_gate
 step "tests on the GPU" python -m pytest -m gpu tests/kernels
-step "Zipformer's step" python -m tools.bench_zipformer --device cuda --compile --modes eval
+step "Zipformer's step" python -m tools.bench.zipformer --device cuda --compile --modes eval
 step "benchmarks" python -m maya.kernels.bench --out docs/benchmarks "$@"
 printf '%s' "$summary"
 exit "$failed"

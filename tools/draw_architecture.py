@@ -36,7 +36,11 @@ def draw(path: str | Path) -> None:
         axes.text(-0.25, y + HEIGHT / 2, name, ha="right", va="center", fontsize=9, style="italic")
         for column, (text, colour) in enumerate(boxes):
             _box(axes, column * (WIDTH + GAP), y, text, colour, arrow=column > 0)
-    for x, colour, text in ((0.0, DATA, "value"), (2.2, STEP, "function"), (4.4, PLUG, "plugs in: one file of yours")):
+    for x, colour, text in (
+        (0.0, DATA, "value"),
+        (2.2, STEP, "function"),
+        (4.4, PLUG, "plugs in: one file of yours"),
+    ):
         y = -len(ROWS) * (HEIGHT + 0.5) + 0.25
         axes.add_patch(_rectangle(x, y, 0.25, 0.2, colour))
         axes.text(x + 0.35, y + 0.1, text, va="center", fontsize=9)

@@ -18,7 +18,7 @@ from maya.errors import MayaError
 from maya.kernels.joint import DEFAULT_EPS
 from maya.kernels.joint.bench import posteriors_of
 from maya.kernels.joint.synthetic import synthetic_problem
-from tools.plot_metrics import figure_class
+from maya.recipes.figure import figure_class
 
 FRAMES, LABELS, HIDDEN, VOCAB = 250, 60, 640, 2048
 KEPT, SHORT, WORK = "#dceaf7", "#fbe3c8", "#f2f2f2"  # what stays, what lives for a chunk, what computes

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from maya.errors import MayaError
 from maya.recipes.adaptation_report import START, Answer, curves, table
-from tools.plot_metrics import figure_class
+from maya.recipes.figure import figure_class
 
 _MARKERS = "osD^v*"
 _APART = 0.35  # seconds between the ways, so that bars at one amount do not hide one another

@@ -120,19 +120,7 @@ class _FusedLoss(torch.autograd.Function):
 
 
 __all__ = [
-    "ALL_NEEDED",
-    "DEFAULT_EPS",
-    "JointGradients",
-    "JointSettings",
-    "OutputLayer",
-    "RowCells",
-    "RowGradients",
-    "RowList",
-    "RowMasses",
-    "RowScores",
-    "fused_loss",
-    "joint_gradients",
-    "joint_scores",
-    "needs_gradient",
+    "ALL_NEEDED", "DEFAULT_EPS", "JointGradients", "JointSettings", "OutputLayer", "RowCells", "RowGradients",
+    "RowList", "RowMasses", "RowScores", "fused_loss", "joint_gradients", "joint_scores", "needs_gradient",
     "packed_rows",
-]
+]  # fmt: skip

@@ -82,16 +82,9 @@ def hidden_kernel(
     frame,  # int64 [r]
     state,  # int64 [r]
     hidden,  # [r, h], out
-    R,
-    H,
-    seed,
-    threshold,
-    scale,
-    ACTIVATION: tl.constexpr,
-    DROPOUT: tl.constexpr,
-    BR: tl.constexpr,
+    R, H, seed, threshold, scale, ACTIVATION: tl.constexpr, DROPOUT: tl.constexpr, BR: tl.constexpr,
     BH: tl.constexpr,
-):
+):  # fmt: skip
     o_r = tl.program_id(0) * BR + tl.arange(0, BR)
     o_h = tl.program_id(1) * BH + tl.arange(0, BH)
     m_r = o_r < R
@@ -134,16 +127,9 @@ def norm_kernel(
     label,  # int64 [r], -1: none
     partial,  # fp32 [2, split, r], out: maximum over a part of the vocabulary, sum of exponentials above it
     picked,  # fp32 [2, r], out: logits of blank and of the label, if there is one
-    R,
-    H,
-    V,
-    tiles_per_split,
-    blank,
-    PRECISION: tl.constexpr,
-    BR: tl.constexpr,
-    BV: tl.constexpr,
+    R, H, V, tiles_per_split, blank, PRECISION: tl.constexpr, BR: tl.constexpr, BV: tl.constexpr,
     BH: tl.constexpr,
-):
+):  # fmt: skip
     # Programs that run together go through the vocabulary together, and so share the weight in the L2 cache.
     o_r = tl.program_id(0) * BR + tl.arange(0, BR)
     i_split = tl.program_id(1)
@@ -175,16 +161,11 @@ def norm_kernel(
 
 @triton.jit(do_not_specialize=CHANGING)
 def finish_kernel(
-    partial,
-    picked,
-    label,
+    partial, picked, label,
     norm,  # fp32 [r, 2], out: maximum, and logarithm of the sum of exponentials above it, base 2
     blank_log_prob,  # fp32 [r], out, as label_log_prob
-    label_log_prob,
-    R,
-    splits,
-    BR: tl.constexpr,
-):
+    label_log_prob, R, splits, BR: tl.constexpr,
+):  # fmt: skip
     o_r = tl.program_id(0) * BR + tl.arange(0, BR)
     m_r = o_r < R
     b_max = tl.full((BR,), LOWEST, tl.float32)
@@ -209,25 +190,13 @@ def finish_kernel(
 
 @triton.jit(do_not_specialize=CHANGING)
 def logit_gradient_kernel(
-    hidden,
-    weight,
-    bias,
-    label,
-    norm,
+    hidden, weight, bias, label, norm,
     blank_mass,  # fp32 [r], as label_mass
     label_mass,
     out,  # [r, v] (by `stride`): softmax * both masses - blank_mass at blank - label_mass at label
     sums,  # fp32 [row tile, v] or None, out
-    R,
-    H,
-    V,
-    stride,
-    blank,
-    PRECISION: tl.constexpr,
-    BR: tl.constexpr,
-    BV: tl.constexpr,
-    BH: tl.constexpr,
-):
+    R, H, V, stride, blank, PRECISION: tl.constexpr, BR: tl.constexpr, BV: tl.constexpr, BH: tl.constexpr,
+):  # fmt: skip
     i_program = tl.program_id(0)
     row_tiles = tl.cdiv(R, BR)
     column_tiles = tl.cdiv(V, BV)
@@ -255,23 +224,15 @@ def logit_gradient_kernel(
 
 @triton.jit(do_not_specialize=CHANGING)
 def segment_kernel(
-    f,
-    g,
+    f, g,
     dh,  # fp32 [r, h]
-    frame,
-    state,
+    frame, state,
     order,  # int64 [r]: rows sorted by the target to which they are added
     starts,  # int64 [m + 1]: the first position of each target's rows in `order`
     out,  # fp32 [m, h], added to
-    H,
-    seed,
-    threshold,
-    scale,
-    ACTIVATION: tl.constexpr,
-    DROPOUT: tl.constexpr,
-    BR: tl.constexpr,
+    H, seed, threshold, scale, ACTIVATION: tl.constexpr, DROPOUT: tl.constexpr, BR: tl.constexpr,
     BH: tl.constexpr,
-):
+):  # fmt: skip
     i_target = tl.program_id(0).to(tl.int64)
     o_h = tl.program_id(1) * BH + tl.arange(0, BH)
     first = tl.load(starts + i_target)

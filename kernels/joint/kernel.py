@@ -16,14 +16,8 @@ import torch
 import triton
 from torch import Tensor
 
+from maya.kernels.joint import jit
 from maya.kernels.joint.dropout import signed32
-from maya.kernels.joint.jit import (
-    finish_kernel,
-    hidden_kernel,
-    logit_gradient_kernel,
-    norm_kernel,
-    segment_kernel,
-)
 from maya.kernels.joint.rows import (
     JointGradients,
     JointSettings,
@@ -33,6 +27,7 @@ from maya.kernels.joint.rows import (
     RowScores,
 )
 from maya.kernels.joint.torch_op import joint_gradients_torch, joint_scores_torch
+from maya.kernels.slices import slices
 from maya.kernels.tiles import Tiles
 
 HIDDEN_BYTES = 1 << 27  # of h, in the scores
@@ -172,7 +167,7 @@ class JointKernels:
         """h of a chunk, (R, H), in the dtype of f."""
         out = self.f.new_empty(len(rows), self.width)
         grid = (triton.cdiv(len(rows), POINTWISE["BR"]), triton.cdiv(self.width, POINTWISE["BH"]))
-        hidden_kernel[grid](
+        jit.hidden_kernel[grid](
             self.f, self.g, rows.frame, rows.state, out, len(rows), self.width, *self.dropout,
             **self.pointwise,
         )  # fmt: skip
@@ -186,11 +181,11 @@ class JointKernels:
         per_split = triton.cdiv(column_tiles, split_count(row_tiles, concurrent_programs(hidden.device)))
         splits = triton.cdiv(column_tiles, per_split)
         partial, picked = norm.new_empty(2, splits, n), norm.new_empty(2, n)
-        norm_kernel[(row_tiles, splits)](
+        jit.norm_kernel[(row_tiles, splits)](
             hidden, self.weight, self.bias, label, partial, picked,
             n, self.width, self.vocab, per_split, self.settings.blank, **self._tile_constants(),
         )  # fmt: skip
-        finish_kernel[(triton.cdiv(n, ROW_STEP),)](
+        jit.finish_kernel[(triton.cdiv(n, ROW_STEP),)](
             partial, picked, label, norm, blank, label_log_prob, n, splits, BR=ROW_STEP
         )
 
@@ -202,7 +197,7 @@ class JointKernels:
         stride = triton.cdiv(self.vocab, VOCAB_STEP) * VOCAB_STEP
         out = hidden.new_empty(n, stride)
         sums = None if bias_grad is None else bias_grad.new_empty(row_tiles, self.vocab)
-        logit_gradient_kernel[(row_tiles * column_tiles,)](
+        jit.logit_gradient_kernel[(row_tiles * column_tiles,)](
             hidden, self.weight, self.bias, label, *norm_and_masses, out, sums,
             n, self.width, self.vocab, stride, self.settings.blank, **self._tile_constants(),
         )  # fmt: skip
@@ -214,7 +209,7 @@ class JointKernels:
         """out[target[r]] += dh[r] * d h[r] / d (f + g); dh (R, H) and out (M, H) fp32."""
         ordered, order = torch.sort(target, stable=True)
         starts = torch.searchsorted(ordered, torch.arange(out.shape[0] + 1, device=out.device))
-        segment_kernel[(out.shape[0], triton.cdiv(self.width, POINTWISE["BH"]))](
+        jit.segment_kernel[(out.shape[0], triton.cdiv(self.width, POINTWISE["BH"]))](
             self.f, self.g, dh, rows.frame, rows.state, order, starts, out, self.width, *self.dropout,
             **self.pointwise,
         )  # fmt: skip
@@ -253,9 +248,6 @@ def _contiguous(rows: RowList) -> RowList:
 
 def _chunks(n: int, most: int) -> Iterator[slice]:
     """Slices of about equal size, with at most `most` rows, in whole row tiles."""
-    if n == 0:
-        return
     most = max(ROW_STEP, most // ROW_STEP * ROW_STEP)
-    step = triton.cdiv(triton.cdiv(n, triton.cdiv(n, most)), ROW_STEP) * ROW_STEP
-    for first in range(0, n, step):
-        yield slice(first, min(first + step, n))
+    count = max(1, triton.cdiv(n, most))
+    return slices(n, triton.cdiv(triton.cdiv(n, count), ROW_STEP) * ROW_STEP)

@@ -1,7 +1,7 @@
 """Problems for benchmarks and tests whose lattices resemble those of an untrained or a trained model.
 
 The cost of a fused loss depends on the number of lattice cells with posterior mass. So f, g and the output
-layer are made such that the joint itself, not a patched lattice, puts the mass where a model would.
+layer are built so that the joint itself gives the posteriors of such a model.
 """
 
 import math
@@ -83,12 +83,13 @@ def synthetic_problem(
         weight[blank] *= 0.1
         _make_blank_wait(f, g, weight, bias, due, blank, activation, kind)
         bias[blank] += margin
-    lens = [torch.full((batch,), n, device=device) for n in (frames, labels)]
+    f_lens, target_lens = (torch.full((batch,), n, device=device) for n in (frames, labels))
     f, g, weight, bias = (x.to(device, dtype) for x in (f, g, weight, bias))
-    has = durations is not None
-    of_durations = (weight[vocab:].clone(), bias[vocab:].clone()) if has else (None, None)
     return FusedProblem(
-        f, g, weight[:vocab].clone(), bias[:vocab].clone(), *of_durations, targets.to(device), *lens, blank,
+        f, g, weight[:vocab].clone(), bias[:vocab].clone(),
+        None if durations is None else weight[vocab:].clone(),
+        None if durations is None else bias[vocab:].clone(),
+        targets.to(device), f_lens, target_lens, blank,
         None if durations is None else tuple(durations), activation,
     )  # fmt: skip
 

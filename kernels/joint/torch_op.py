@@ -20,6 +20,7 @@ from maya.kernels.joint.rows import (
     RowScores,
 )
 from maya.kernels.precision import compute_dtype
+from maya.kernels.slices import slices
 
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits of a chunk
 ONE_THREAD = (1 << 15) - 1  # most elements that torch's pointwise operators do not divide between threads
@@ -36,7 +37,7 @@ def joint_scores_torch(
     durations = None
     if layer.duration_weight is not None:
         durations = norm.new_empty(n, layer.duration_weight.shape[0])
-    for part in _chunks(n, buffers):
+    for part in slices(n, len(buffers.logits)):
         chunk = rows.take(part)
         _, hidden = _hidden(f2, g2, chunk, settings, buffers)
         logits = _logits(hidden, layer, buffers)
@@ -62,7 +63,7 @@ def joint_gradients_torch(
     layer = cast_layer(layer, f2.dtype)
     buffers = _buffers(f2, layer, len(rows))
     product = None if wide == f2.dtype else torch.empty_like(layer.weight)
-    for part in _chunks(len(rows), buffers):
+    for part in slices(len(rows), len(buffers.logits)):
         chunk = rows.take(part)
         active, hidden = _hidden(f2, g2, chunk, settings, buffers)
         # The logits of the forward pass, recomputed and normalised anew, without the rounding of `norm`.
@@ -122,17 +123,9 @@ def _buffers(f2: Tensor, layer: OutputLayer, n: int) -> _Buffers:
     return _Buffers(f2.new_empty(rows, hidden), f2.new_empty(rows, hidden), logits, wide)
 
 
-def _chunks(n: int, buffers: _Buffers) -> Iterator[slice]:
-    step = max(1, buffers.logits.shape[0])
-    for first in range(0, n, step):
-        yield slice(first, min(first + step, n))
-
-
 def _pieces(x: Tensor) -> Iterator[slice]:
     """Slices of the rows of x (rows, H). On a CPU they are so small that torch uses one thread for each."""
-    step = max(1, ONE_THREAD // max(1, x.shape[1])) if x.is_cpu else max(1, len(x))
-    for first in range(0, len(x), step):
-        yield slice(first, min(first + step, len(x)))
+    return slices(len(x), ONE_THREAD // max(1, x.shape[1]) if x.is_cpu else len(x))
 
 
 def _hidden(

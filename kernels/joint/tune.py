@@ -21,17 +21,11 @@ from maya.kernels.joint import JointSettings, OutputLayer
 from maya.kernels.joint.kernel import JointKernels
 from maya.kernels.tiles import Tiles
 
-CANDIDATES = (
-    Tiles(128, 128, 64, 4, 3),
-    Tiles(128, 128, 64, 8, 3),
-    Tiles(128, 128, 32, 8, 4),
-    Tiles(128, 128, 64, 8, 4),
-    Tiles(128, 256, 64, 8, 3),
-    Tiles(256, 128, 64, 8, 3),
-    Tiles(128, 64, 64, 4, 4),
-    Tiles(64, 128, 64, 4, 4),
-    Tiles(64, 64, 32, 4, 3),
-)
+# Rows, columns, depth, warps, stages.
+CANDIDATES = tuple(Tiles(*row) for row in (
+    (128, 128, 64, 4, 3), (128, 128, 64, 8, 3), (128, 128, 32, 8, 4), (128, 128, 64, 8, 4),
+    (128, 256, 64, 8, 3), (256, 128, 64, 8, 3), (128, 64, 64, 4, 4), (64, 128, 64, 4, 4), (64, 64, 32, 4, 3),
+))  # fmt: skip
 ROUNDS = 10
 
 

@@ -6,6 +6,7 @@ README.md derives both backward passes: the inner one, which is the layer, and t
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,8 +86,9 @@ def _reference(
 ) -> tuple[Tensor, FastWeights]:
     """The definition, in the dtype of the state."""
     dtype = weights.w0.dtype
-    names = ("q", "k", "v", "rates", "gate", "step_scale")
-    wide = {name: None if getattr(x, name) is None else getattr(x, name).to(dtype) for name in names}
+    wide: dict[str, Any] = {name: getattr(x, name).to(dtype) for name in ("q", "k", "v", "rates")}
+    optional = {"gate": x.gate, "step_scale": x.step_scale}
+    wide |= {name: None if y is None else y.to(dtype) for name, y in optional.items()}
     inputs = replace(x, **wide, norms=RowNorms(*(n.to(dtype) for n in x.norms)))
     out, after = lact_reference(inputs, weights, plan, rule)
     return out.to(x.q.dtype), after
@@ -156,15 +158,6 @@ def _mask(q: Tensor, lens: Tensor | None, mask: Tensor | None) -> Tensor | None:
 _row_norms = row_norms  # `lact` has an argument with the same name
 
 __all__ = [
-    "FastWeights",
-    "RowNorms",
-    "Span",
-    "chunk_causal",
-    "initial",
-    "lact",
-    "newton_schulz",
-    "passes",
-    "row_norms",
-    "strictly_causal",
-    "whole",
-]
+    "FastWeights", "RowNorms", "Span", "chunk_causal", "initial", "lact", "newton_schulz", "passes",
+    "row_norms", "strictly_causal", "whole",
+]  # fmt: skip

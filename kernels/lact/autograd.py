@@ -13,7 +13,7 @@ from maya.kernels.lact.reference import Inputs
 from maya.kernels.lact.state import FastWeights, Rule
 from maya.kernels.lact.torch_op import TorchOps
 from maya.kernels.lact.update import (
-    State,
+    StackedWeights,
     UpdateGradients,
     UpdateInputs,
     apply,
@@ -21,6 +21,7 @@ from maya.kernels.lact.update import (
     update,
     update_backward,
 )
+from maya.kernels.slices import slices
 
 # Elements of a group's widest tensor. Utterances are independent, so they are computed in groups, which on a
 # CPU are small enough for the cache.
@@ -110,9 +111,9 @@ class LactFunction(torch.autograd.Function):
         last = [x if y is None else y for x, y in zip(inputs[STATE:], after, strict=True)]
         for group in _groups(settings, inputs):
             states = [group.state]
-            states += [State.of(next(saved) for _ in range(4)) for _ in range(settings.updates - 1)]
-            states.append(State.of(group.merged(x) for x in last))
-            dstate = State.of(group.gradient(x, y) for x, y in zip(last, dafter, strict=True))
+            states += [StackedWeights.of(next(saved) for _ in range(4)) for _ in range(settings.updates - 1)]
+            states.append(StackedWeights.of(group.merged(x) for x in last))
+            dstate = StackedWeights.of(group.gradient(x, y) for x, y in zip(last, dafter, strict=True))
             i_state = settings.updates
             for span in reversed(settings.plan):
                 if span.apply:
@@ -137,7 +138,7 @@ class _Group:
         q = inputs[Q]
         assert q is not None
         self.batch, _, self.heads, _ = q[rows].shape
-        self.state = State.of(self.merged(x) for x in inputs[STATE:])
+        self.state = StackedWeights.of(self.merged(x) for x in inputs[STATE:])
 
     def merged(self, x: Tensor | None) -> Tensor | None:
         """(B, H, ...) of all utterances as (N, ...) of this group."""
@@ -211,7 +212,7 @@ class _Group:
                 share = share * mask.repeat_interleave(self.heads, 0)
             self.add(grads[GATE], span, share)
 
-    def set_state(self, targets: Sequence[Tensor | None], state: State) -> None:
+    def set_state(self, targets: Sequence[Tensor | None], state: StackedWeights) -> None:
         """Writes a state to its i in tensors (B, H, ...), except those that are None."""
         for target, x in zip(targets, state, strict=True):
             if target is not None and x is not None:
@@ -223,6 +224,5 @@ def _groups(settings: Settings, inputs: Sequence[Tensor | None]) -> Iterator[_Gr
     assert q is not None and up is not None
     longest = max((span.end - span.start for span in settings.plan), default=1)
     widest = q.shape[2] * longest * 2 * up.shape[2]
-    step = max(1, GROUP_ELEMENTS.get(q.device.type, 1 << 24) // max(1, widest))
-    for start in range(0, q.shape[0], step):
-        yield _Group(settings, inputs, slice(start, start + step))
+    step = GROUP_ELEMENTS.get(q.device.type, 1 << 24) // max(1, widest)
+    return (_Group(settings, inputs, rows) for rows in slices(q.shape[0], step))

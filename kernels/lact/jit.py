@@ -27,7 +27,7 @@ def sigmoid(b_x):
 
 @triton.jit
 def span_tile(E, BT: tl.constexpr, BE: tl.constexpr):
-    """The head, frames and hidden channels of a program. Programs that run together share frames and weights."""
+    """The head, frames and hidden channels of a program; neighbours share frames and weights."""
     i_n = tl.program_id(1).to(tl.int64)
     tiles = tl.cdiv(E, BE)
     o_t = tl.program_id(0) // tiles * BT + tl.arange(0, BT)
@@ -40,14 +40,8 @@ def swiglu_kernel(
     x,  # [n, t, d]
     up,  # [n, 2 e, d]
     out,  # [n, t, e]: silu(w0 x) * (w2 x)
-    T,
-    E,
-    D,
-    PRECISION: tl.constexpr,
-    BT: tl.constexpr,
-    BE: tl.constexpr,
-    BD: tl.constexpr,
-):
+    T, E, D, PRECISION: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
     i_n, o_t, o_e = span_tile(E, BT, BE)
     o_d = tl.arange(0, BD)
     # Rows past the end repeat the last one; channels past the end are 0 on both sides.
@@ -70,22 +64,15 @@ def swiglu_kernel(
 @triton.jit(do_not_specialize=CHANGING)
 def terms_kernel(
     x,  # [n, t, d], as y
-    y,
-    up,
+    y, up,
     down,  # [n, d, e]
     rates,  # fp32 [n, t, 3] or None: 1
     halves,  # [n, t, 2 e], out: the factors of the gradients of w0 and w2, beside x
     out,  # [n, t, e], out: the hidden layer times its rate
     ac,  # [n, t, 2 e] or None, out: w0 x and w2 x
     delta,  # [n, t, e] or None, out: w1^T y
-    T,
-    E,
-    D,
-    PRECISION: tl.constexpr,
-    BT: tl.constexpr,
-    BE: tl.constexpr,
-    BD: tl.constexpr,
-):
+    T, E, D, PRECISION: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
     i_n, o_t, o_e = span_tile(E, BT, BE)
     o_d = tl.arange(0, BD)
     o_row = (i_n * T + tl.minimum(o_t, T - 1))[:, None] * D + o_d[None, :]
@@ -137,11 +124,8 @@ def second_order_kernel(
     dac,  # [r, 2 e]: gradients of the halves; out: of w0 x and w2 x
     dhidden,  # [r, e]: gradient of the hidden layer times its rate; out: of delta
     drates,  # fp32 [r, 3], out
-    R,
-    E,
-    BR: tl.constexpr,
-    BE: tl.constexpr,
-):
+    R, E, BR: tl.constexpr, BE: tl.constexpr,
+):  # fmt: skip
     o_r = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
     m_r = o_r < R
     b_rate0 = tl.load(rates + o_r * 3, mask=m_r, other=0.0)[:, None]
@@ -197,12 +181,8 @@ def renormalise_kernel(
     scale,  # fp32 [n] or None: 1
     learned,  # bool [n] or None: true
     out,  # rows of w + scale * step, scaled to their norms; w if not learned
-    R,
-    C,
-    EPS: tl.constexpr,
-    BR: tl.constexpr,
-    BC: tl.constexpr,
-):
+    R, C, EPS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
     i_n = tl.program_id(1).to(tl.int64)
     o_r = tl.program_id(0) * BR + tl.arange(0, BR)
     m_r = o_r < R
@@ -230,21 +210,13 @@ def renormalise_kernel(
 @triton.jit
 def renormalise_backward_kernel(
     grad,  # fp32 [n, r, c]: of `out` of renormalise_kernel
-    w,
-    step,
-    norms,
-    scale,
-    learned,
+    w, step, norms, scale, learned,
     dw,  # out
     dstep,  # out
     dnorms,  # fp32 [n, r], out
     dscale,  # fp32 [n, r], out: each row's part; None if there is no scale
-    R,
-    C,
-    EPS: tl.constexpr,
-    BR: tl.constexpr,
-    BC: tl.constexpr,
-):
+    R, C, EPS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
     i_n = tl.program_id(1).to(tl.int64)
     o_r = tl.program_id(0) * BR + tl.arange(0, BR)
     m_r = o_r < R

@@ -9,13 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from maya.kernels.lact.jit import (
-    renormalise_backward_kernel,
-    renormalise_kernel,
-    second_order_kernel,
-    swiglu_kernel,
-    terms_kernel,
-)
+from maya.kernels.lact import jit
 from maya.kernels.lact.state import RENORMALISE_EPS
 from maya.kernels.lact.torch_op import TorchOps
 from maya.kernels.tiles import Tiles
@@ -47,7 +41,7 @@ class TritonOps(TorchOps):
         x, up = x.contiguous(), up.contiguous()
         sizes, grid, constants = _launch(x, up, 2)
         out = x.new_empty(x.shape[0], sizes[0], sizes[1])
-        swiglu_kernel[grid](x, up, out, *sizes, **constants)
+        jit.swiglu_kernel[grid](x, up, out, *sizes, **constants)
         return out
 
     def terms(
@@ -58,7 +52,7 @@ class TritonOps(TorchOps):
         sizes, grid, constants = _launch(x, up, 3)
         halves, out = (x.new_empty(x.shape[0], sizes[0], e) for e in (2 * sizes[1], sizes[1]))
         ac, delta = (torch.empty_like(halves), torch.empty_like(out)) if keep else (None, None)
-        terms_kernel[grid](x, y, up, down, rates, halves, out, ac, delta, *sizes, **constants)
+        jit.terms_kernel[grid](x, y, up, down, rates, halves, out, ac, delta, *sizes, **constants)
         return halves, out, None if ac is None or delta is None else (ac, delta)
 
     def second_order(
@@ -68,7 +62,7 @@ class TritonOps(TorchOps):
         rows, hidden = rates.shape[0] * rates.shape[1], dhidden.shape[2]
         dac, dhidden = dac.contiguous(), dhidden.contiguous()
         drates = torch.empty_like(rates, memory_format=torch.contiguous_format)
-        second_order_kernel[(triton.cdiv(rows, POINTWISE["BR"]),)](
+        jit.second_order_kernel[(triton.cdiv(rows, POINTWISE["BR"]),)](
             *saved, rates.contiguous(), dac, dhidden, drates, rows, hidden, **POINTWISE
         )
         return dac, dhidden, drates
@@ -79,7 +73,7 @@ class TritonOps(TorchOps):
         w, step, norms = w.contiguous(), step.contiguous(), norms.contiguous()
         n, rows, columns = w.shape
         out = torch.empty_like(w)
-        renormalise_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
+        jit.renormalise_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
             w, step, norms, scale, learned, out, rows, columns, EPS=RENORMALISE_EPS, **RENORMALISE
         )
         return out
@@ -97,7 +91,7 @@ class TritonOps(TorchOps):
         n, rows, columns = w.shape
         dw, dstep, dnorms = torch.empty_like(w), torch.empty_like(w), torch.empty_like(norms)
         dscale = None if scale is None else torch.empty_like(norms)
-        renormalise_backward_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
+        jit.renormalise_backward_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
             grad, w, step, norms, scale, learned, dw, dstep, dnorms, dscale, rows, columns,
             EPS=RENORMALISE_EPS, **RENORMALISE,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The update of the fast weights on one span, and the apply, forward and backward, from the backends' parts."""
+"""Update and apply of the fast weights on one span, forward and backward, from the backends' parts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from maya.kernels.lact.torch_op import TorchOps, product
 UP, DOWN = 0, 1
 
 
-class State(NamedTuple):
+class StackedWeights(NamedTuple):
     """Fast weights as the fast forms store them, N = B H: up (N, 2 Dh, D), w0 over w2, and down (N, D, Dh);
     then their momentum, or None. The gradients of a state have the same type.
     """
@@ -26,7 +26,7 @@ class State(NamedTuple):
     momentum_down: Tensor | None = None
 
     @classmethod
-    def of(cls, parts: Iterable[Tensor | None]) -> "State":
+    def of(cls, parts: Iterable[Tensor | None]) -> "StackedWeights":
         up, down, momentum_up, momentum_down = parts
         assert up is not None and down is not None
         return cls(up, down, momentum_up, momentum_down)
@@ -95,13 +95,15 @@ class _Step:
     history: list[Tensor]
 
 
-def apply(ops: TorchOps, state: State, q: Tensor) -> Tensor:
+def apply(ops: TorchOps, state: StackedWeights, q: Tensor) -> Tensor:
     """f(q), (N, T, D)."""
     up, down = state.up.to(q.dtype), state.down.to(q.dtype)
     return torch.bmm(ops.swiglu(q, up), down.mT)
 
 
-def apply_backward(ops: TorchOps, state: State, q: Tensor, grad: Tensor, dstate: State) -> Tensor:
+def apply_backward(
+    ops: TorchOps, state: StackedWeights, q: Tensor, grad: Tensor, dstate: StackedWeights
+) -> Tensor:
     """Gradient of q. The gradient of the weights is added to `dstate`."""
     up, down = state.up.to(q.dtype), state.down.to(q.dtype)
     halves, hidden, _ = ops.terms(q, grad, up, down, None)
@@ -110,7 +112,7 @@ def apply_backward(ops: TorchOps, state: State, q: Tensor, grad: Tensor, dstate:
     return torch.bmm(halves, up)
 
 
-def update(ops: TorchOps, state: State, x: UpdateInputs) -> State:
+def update(ops: TorchOps, state: StackedWeights, x: UpdateInputs) -> StackedWeights:
     """The state after a step."""
     up, down = state.up.to(x.k.dtype), state.down.to(x.k.dtype)
     totals: dict[int, Tensor] = {}
@@ -126,13 +128,13 @@ def update(ops: TorchOps, state: State, x: UpdateInputs) -> State:
         after[i] = ops.add_renormalise(state.weights[i], step.steps[i], x.norms[i], x.scale, x.learned)
         if x.beta is not None:
             after[2 + i] = step.momenta[i]
-    return State.of(after)
+    return StackedWeights.of(after)
 
 
 def update_backward(
-    ops: TorchOps, state: State, x: UpdateInputs, dafter: State
-) -> tuple[UpdateGradients, State]:
-    """Gradients of the inputs and of the state before, from that of the state after. Recomputes the forward."""
+    ops: TorchOps, state: StackedWeights, x: UpdateInputs, dafter: StackedWeights
+) -> tuple[UpdateGradients, StackedWeights]:
+    """Gradients of the inputs and of the state before the update. Recomputes the forward."""
     if UP not in x.changes:
         return _linear_attention_backward(ops, state, x, dafter)
     up, down = state.up.to(x.k.dtype), state.down.to(x.k.dtype)
@@ -149,8 +151,8 @@ def update_backward(
 
 
 def _linear_attention_backward(
-    ops: TorchOps, state: State, x: UpdateInputs, dafter: State
-) -> tuple[UpdateGradients, State]:
+    ops: TorchOps, state: StackedWeights, x: UpdateInputs, dafter: StackedWeights
+) -> tuple[UpdateGradients, StackedWeights]:
     """`update_backward` if only w1 learns: the sum is of rate * v hidden^T."""
     up = state.up.to(x.k.dtype)
     hidden = ops.swiglu(x.k, up)
@@ -172,7 +174,7 @@ def _rated(y: Tensor, x: UpdateInputs) -> Tensor:
     return y * x.rates[..., 1:2].to(y.dtype)
 
 
-def _step(state: State, totals: dict[int, Tensor], x: UpdateInputs) -> _Step:
+def _step(state: StackedWeights, totals: dict[int, Tensor], x: UpdateInputs) -> _Step:
     """Turns the sums over frames into the steps of the weights."""
     momenta = {i: x.mean(total) for i, total in totals.items()}
     if x.beta is not None:
@@ -189,8 +191,8 @@ def _step(state: State, totals: dict[int, Tensor], x: UpdateInputs) -> _Step:
 
 
 def _step_backward(
-    ops: TorchOps, state: State, totals: dict[int, Tensor], x: UpdateInputs, dafter: State
-) -> tuple[UpdateGradients, State, dict[int, Tensor]]:
+    ops: TorchOps, state: StackedWeights, totals: dict[int, Tensor], x: UpdateInputs, dafter: StackedWeights
+) -> tuple[UpdateGradients, StackedWeights, dict[int, Tensor]]:
     """Gradients of the inputs (k, v and rates are placeholders), of the state without the part through the
     sums, and of the sums over frames.
     """
@@ -223,7 +225,7 @@ def _step_backward(
             dbeta += (dmomenta[i] * before).sum((1, 2))
             dstate[2 + i] = dbefore
         dx.beta = dbeta
-    return dx, State.of(dstate), {i: x.mean(grad) for i, grad in dmomenta.items()}
+    return dx, StackedWeights.of(dstate), {i: x.mean(grad) for i, grad in dmomenta.items()}
 
 
 def _stacked(parts: dict[int, Tensor]) -> Tensor:

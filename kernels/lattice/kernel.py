@@ -33,10 +33,8 @@ from maya.kernels.lattice.torch_op import LatticeResult, rnnt_lattice_torch, tdt
 NEG = tl.constexpr(-1e30)
 IMPOSSIBLE = tl.constexpr(-1e29)
 
-SIZES = (
-    "N",
-    "W",
-)  # wavefronts, U + 1: they change from batch to batch, so no kernel is compiled for one value
+# Wavefronts and U + 1. They change from batch to batch, so no kernel is compiled for one value.
+SIZES = ("N", "W")
 MAX_COLUMNS = 1024
 MAX_DURATION = 8  # each frame of it keeps two more vectors of a wavefront in registers
 SHORT = 4  # durations up to it fit beside wavefronts of MAX_COLUMNS, longer ones beside a quarter of it
@@ -46,7 +44,7 @@ def rnnt_lattice_triton(
     blank: Tensor, label: Tensor, frames: list[int], labels: list[int], *, with_posteriors: bool,
     label_ends: bool = False,
 ) -> LatticeResult:  # fmt: skip
-    """As `rnnt_lattice`. fp64, empty tensors and U + 1 > MAX_COLUMNS are left to torch.
+    """As `rnnt_lattice`. torch runs fp64, empty tensors and U + 1 > MAX_COLUMNS.
 
     Results are fp32; the posteriors are strided views. All outputs are deterministic.
     """
@@ -63,15 +61,16 @@ def tdt_lattice_triton(
     blank: Tensor, label: Tensor, durations_log_prob: Tensor, frames: list[int], labels: list[int], *,
     durations: Sequence[int], with_posteriors: bool,
 ) -> LatticeResult:  # fmt: skip
-    """As `tdt_lattice`. Left to torch is what `rnnt_lattice_triton` leaves, durations over MAX_DURATION, and
+    """As `tdt_lattice`. torch runs the cases of `rnnt_lattice_triton`, durations over MAX_DURATION, and
     U + 1 > MAX_COLUMNS / 4 with durations over SHORT.
     """
     durations = tuple(durations)
-    weights = [blank, label, durations_log_prob]
     if not _fits(blank, durations[-1]):
         return tdt_lattice_torch(
-            *weights, frames, labels, durations=durations, with_posteriors=with_posteriors
-        )
+            blank, label, durations_log_prob, frames, labels,
+            durations=durations, with_posteriors=with_posteriors,
+        )  # fmt: skip
+    weights = [blank, label, durations_log_prob]
     kernels = (tdt_alpha_kernel, tdt_mass_kernel)
     return _run(kernels, weights, frames, labels, with_posteriors, 1, DURATIONS=durations)
 
@@ -137,7 +136,7 @@ def _fits(blank: Tensor, longest: int = 1) -> bool:
 
 @triton.jit
 def utterance(sizes, N, W, BU: tl.constexpr):
-    """Of this program: the utterance, the offset of its first wavefront, the columns u, T and U."""
+    """The utterance of this program, the offset of its first wavefront, the columns u, T and U."""
     i_b = tl.program_id(0)
     return (
         i_b,
@@ -221,12 +220,10 @@ def rnnt_alpha_kernel(
     sizes,  # int32 [b, 2]: T, U
     alpha,  # fp64 [b, n, u], out
     log_prob,  # fp32 [b], out
-    N,
-    W,
+    N, W,
     SKEW: tl.constexpr,  # 1: labels take no frame; 0: they take one
-    BU: tl.constexpr,
-    STAGES: tl.constexpr,
-):
+    BU: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
     i_b, o_b, o_u, T, U = utterance(sizes, N, W, BU)
     m_u = o_u <= U
     b_alpha = tl.where(o_u == 0, 0.0, NEG).to(tl.float64)
@@ -247,19 +244,10 @@ def rnnt_alpha_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def rnnt_mass_kernel(
-    blank,
-    label,
-    sizes,
-    alpha,
-    log_prob,
+    blank, label, sizes, alpha, log_prob,
     blank_mass,  # fp32 [b, n, u], out: posteriors; elements outside the cells are not written
-    label_mass,
-    N,
-    W,
-    SKEW: tl.constexpr,
-    BU: tl.constexpr,
-    STAGES: tl.constexpr,
-):
+    label_mass, N, W, SKEW: tl.constexpr, BU: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
     i_b, o_b, o_u, T, U = utterance(sizes, N, W, BU)
     last = T + SKEW * U
     end_mass = tl.where(tl.load(log_prob + i_b) == float("-inf"), 0.0, 1.0)
@@ -288,15 +276,10 @@ def tdt_alpha_kernel(
     blank,  # fp32 [b, n, u], as label
     label,
     duration,  # fp32 [b, n, d, u]
-    sizes,
-    alpha,
-    log_prob,
-    N,
-    W,
+    sizes, alpha, log_prob, N, W,
     DURATIONS: tl.constexpr,  # tuple, ascending
-    BU: tl.constexpr,
-    STAGES: tl.constexpr,
-):
+    BU: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
     D: tl.constexpr = len(DURATIONS)
     i_b, o_b, o_u, T, U = utterance(sizes, N, W, BU)
     m_u = o_u <= U
@@ -307,11 +290,11 @@ def tdt_alpha_kernel(
     b_blanks = repeated(b_none, DURATIONS[D - 1])
     b_labels = repeated(b_none, DURATIONS[D - 1] + 1)
     for i_n in tl.range(1, T + U + 1, num_stages=STAGES):
-        o_source = o_b + (i_n - 1) * W + o_u
+        o_source = (i_n - 1) * W + o_u
         o_t = i_n - o_u
         m_cell = (o_t >= 1) & (o_t <= T) & m_u
-        b_blanks = pushed(b_alpha + load_weight(blank + o_source, m_cell), b_blanks)
-        b_labels = pushed(b_alpha + load_weight(label + o_source, m_cell), b_labels)
+        b_blanks = pushed(b_alpha + load_weight(blank + o_b + o_source, m_cell), b_blanks)
+        b_labels = pushed(b_alpha + load_weight(label + o_b + o_source, m_cell), b_labels)
         blank_terms = ()
         label_terms = ()
         for i_d in tl.static_range(D):
@@ -335,21 +318,12 @@ def tdt_alpha_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def tdt_mass_kernel(
-    blank,
-    label,
-    duration,
-    sizes,
-    alpha,
-    log_prob,
+    blank, label, duration, sizes, alpha, log_prob,
     blank_mass,  # fp32 [b, n, u], out, as label_mass: posteriors; elements outside the cells are not written
     label_mass,
     duration_mass,  # fp32 [b, n, d, u], out
-    N,
-    W,
-    DURATIONS: tl.constexpr,
-    BU: tl.constexpr,
-    STAGES: tl.constexpr,
-):
+    N, W, DURATIONS: tl.constexpr, BU: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
     D: tl.constexpr = len(DURATIONS)
     i_b, o_b, o_u, T, U = utterance(sizes, N, W, BU)
     last = T + U

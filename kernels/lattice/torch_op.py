@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -201,7 +202,7 @@ class _Sweep:
             out[..., i] = self._by_cell(both)
         return out
 
-    def _steps(self, sources: Tensor, targets: Tensor) -> list[tuple[Tensor, ...]]:
+    def _steps(self, sources: Tensor, targets: Tensor) -> list[tuple[Any, Any, Any, Tensor]]:
         """(sources, target, sum, entering arcs) of each diagonal but the first, which no arc enters."""
         entering = [diagonal for block in self.entering for diagonal in block.unbind(0)]
         return list(zip(sources, targets, self.sums, entering, strict=True))[1:]

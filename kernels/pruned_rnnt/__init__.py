@@ -125,9 +125,5 @@ def pruned_rnnt_loss(
 
 
 __all__ = [
-    "TYPES",
-    "fused_pruned_rnnt_loss",
-    "prune_ranges",
-    "pruned_rnnt_loss",
-    "simple_rnnt_loss",
-]
+    "TYPES", "fused_pruned_rnnt_loss", "prune_ranges", "pruned_rnnt_loss", "simple_rnnt_loss",
+]  # fmt: skip

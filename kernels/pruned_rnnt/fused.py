@@ -5,15 +5,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from maya.kernels import joint
 from maya.kernels.checks import choose_backend
-from maya.kernels.joint import (
-    DEFAULT_EPS,
-    JointSettings,
-    OutputLayer,
-    RowCells,
-    fused_loss,
-    needs_gradient,
-)
 from maya.kernels.joint.checks import check_joint
 from maya.kernels.joint.reference import joint_logits
 from maya.kernels.pruned_rnnt.checks import check_rules, check_windows
@@ -23,9 +16,9 @@ from maya.kernels.pruned_rnnt.reference import pruned_loss_reference
 
 def fused_pruned_rnnt_loss(
     f: Tensor, g: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, ranges: Tensor,
-    f_lens: Tensor, target_lens: Tensor, *, blank: int, activation: str = "relu", eps: float = DEFAULT_EPS,
-    rnnt_type: str = "regular", delay_penalty: float = 0.0, backend: str = "auto", dropout: float = 0.0,
-    seed: int = 0,
+    f_lens: Tensor, target_lens: Tensor, *, blank: int, activation: str = "relu",
+    eps: float = joint.DEFAULT_EPS, rnnt_type: str = "regular", delay_penalty: float = 0.0,
+    backend: str = "auto", dropout: float = 0.0, seed: int = 0,
 ) -> Tensor:  # fmt: skip
     """`pruned_rnnt_loss` of the logits weight dropout(act(f + g)) + bias, (B,), in nats, which are never
     stored.
@@ -47,8 +40,8 @@ def fused_pruned_rnnt_loss(
     and gradient 0. The result is fp64 for fp64 f, fp32 otherwise, also under autocast. Raises ValueError that
     names the argument.
     """
-    op, layer = "fused_pruned_rnnt_loss", OutputLayer(weight, bias)
-    settings = JointSettings(blank, activation, dropout, seed, eps)
+    op, layer = "fused_pruned_rnnt_loss", joint.OutputLayer(weight, bias)
+    settings = joint.JointSettings(blank, activation, dropout, seed, eps)
     rules = check_rules(op, rnnt_type, delay_penalty)
     transcripts = check_joint(op, f, g, layer, targets, f_lens, target_lens, settings)
     shape = (f.shape[0], f.shape[1], g.shape[1])
@@ -61,7 +54,7 @@ def fused_pruned_rnnt_loss(
             return pruned_loss_reference(logits, transcripts, ranges, rules)
     rows = window_rows(transcripts, ranges)
     lattice = partial(
-        window_masses, cells=RowCells(rows, shape, chosen), transcripts=transcripts, rules=rules,
-        with_posteriors=needs_gradient(f, g, layer),
+        window_masses, cells=joint.RowCells(rows, shape, chosen), transcripts=transcripts, rules=rules,
+        with_posteriors=joint.needs_gradient(f, g, layer),
     )  # fmt: skip
-    return fused_loss(f, g, layer, rows, lattice, settings, backend=chosen)
+    return joint.fused_loss(f, g, layer, rows, lattice, settings, backend=chosen)

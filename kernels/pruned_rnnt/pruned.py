@@ -12,6 +12,7 @@ from maya.kernels.joint import RowCells, RowList, RowMasses, RowScores
 from maya.kernels.lattice.reference import next_labels
 from maya.kernels.precision import NEG_INF, compute_dtype
 from maya.kernels.pruned_rnnt.arcs import ArcRules, run_lattice, score_masses
+from maya.kernels.slices import slices
 from maya.kernels.token_softmax import BLOCK_ELEMENTS
 
 
@@ -111,7 +112,5 @@ def _from_lattice(mass: Tensor, ranges: Tensor, inside: Tensor) -> Tensor:
 
 def _blocks(logits: Tensor, frames: list[int]) -> Iterator[tuple[int, slice]]:
     """(row, frames) of blocks that cover the valid frames and fit into the cache."""
-    step = max(1, BLOCK_ELEMENTS // max(1, logits.shape[2] * logits.shape[3]))
-    for row, t in enumerate(frames):
-        for first in range(0, t, step):
-            yield row, slice(first, min(first + step, t))
+    step = BLOCK_ELEMENTS // max(1, logits.shape[2] * logits.shape[3])
+    return ((row, part) for row, t in enumerate(frames) for part in slices(t, step))

@@ -1,6 +1,6 @@
 """Pruned RNN-T by its definitions (Kuang et al. 2022, arXiv 2206.13236): the truth for the fast forms.
 
-All tensors are made in full, and paths are summed node by node. Differentiable; meant for fp64.
+All tensors are computed in full, and paths are summed node by node. Differentiable; meant for fp64.
 """
 
 import torch

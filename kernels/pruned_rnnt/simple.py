@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from maya.kernels.checks import Transcripts
 from maya.kernels.precision import compute_dtype, lattice_dtype
 from maya.kernels.pruned_rnnt.arcs import ArcRules, run_lattice, score_masses
+from maya.kernels.slices import slices
 
 DIRECT_ELEMENTS = 1 << 20  # logits computed at once for the cells that the product cannot normalise
 
@@ -163,9 +164,8 @@ def _single_sums(problem: _Problem, scaled_am: _Scaled, scaled_lm: _Scaled) -> _
 
 
 def _blocks(cells: Cells, vocab: int) -> Iterator[Cells]:
-    rows = max(1, DIRECT_ELEMENTS // vocab)
-    for first in range(0, len(cells[0]), rows):
-        b, s, u = (index[first : first + rows] for index in cells)
+    for part in slices(len(cells[0]), DIRECT_ELEMENTS // vocab):
+        b, s, u = (index[part] for index in cells)
         yield b, s, u
 
 

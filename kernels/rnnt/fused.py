@@ -3,18 +3,8 @@
 import torch
 from torch import Tensor
 
+from maya.kernels import joint
 from maya.kernels.checks import choose_backend
-from maya.kernels.joint import (
-    DEFAULT_EPS,
-    JointSettings,
-    OutputLayer,
-    RowCells,
-    RowMasses,
-    RowScores,
-    fused_loss,
-    needs_gradient,
-    packed_rows,
-)
 from maya.kernels.joint.checks import check_joint
 from maya.kernels.joint.reference import joint_logits
 from maya.kernels.lattice import rnnt_lattice
@@ -23,7 +13,7 @@ from maya.kernels.rnnt.reference import rnnt_loss_reference
 
 def fused_rnnt_loss(
     f: Tensor, g: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, f_lens: Tensor,
-    target_lens: Tensor, *, blank: int, activation: str = "relu", eps: float = DEFAULT_EPS,
+    target_lens: Tensor, *, blank: int, activation: str = "relu", eps: float = joint.DEFAULT_EPS,
     backend: str = "auto", dropout: float = 0.0, seed: int = 0, fastemit: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """`rnnt_loss` of the logits weight dropout(act(f + g)) + bias, (B,), in nats. The logits are never
@@ -46,8 +36,8 @@ def fused_rnnt_loss(
     probability 0, has loss inf and gradient 0. The result is fp64 for fp64 f, fp32 otherwise, also under
     autocast. Raises ValueError that names the argument.
     """
-    op, layer = "fused_rnnt_loss", OutputLayer(weight, bias)
-    settings = JointSettings(blank, activation, dropout, seed, eps)
+    op, layer = "fused_rnnt_loss", joint.OutputLayer(weight, bias)
+    settings = joint.JointSettings(blank, activation, dropout, seed, eps)
     if not fastemit >= 0:
         raise ValueError(f"{op}: fastemit must not be negative, not {fastemit}")
     transcripts = check_joint(op, f, g, layer, targets, f_lens, target_lens, settings)
@@ -56,11 +46,11 @@ def fused_rnnt_loss(
         with torch.autocast(f.device.type, enabled=False):
             logits, _ = joint_logits(f, g, layer, transcripts, settings)
             return rnnt_loss_reference(logits, transcripts, fastemit)
-    rows = packed_rows(transcripts, f.shape[1])
-    cells = RowCells(rows, (f.shape[0], f.shape[1], g.shape[1]), chosen)
-    training = needs_gradient(f, g, layer)
+    rows = joint.packed_rows(transcripts, f.shape[1])
+    cells = joint.RowCells(rows, (f.shape[0], f.shape[1], g.shape[1]), chosen)
+    training = joint.needs_gradient(f, g, layer)
 
-    def lattice(scores: RowScores) -> RowMasses:
+    def lattice(scores: joint.RowScores) -> joint.RowMasses:
         result = rnnt_lattice(
             cells.scatter(scores.blank), cells.scatter(scores.label), transcripts.frames, transcripts.labels,
             with_posteriors=training, backend=chosen,
@@ -68,8 +58,8 @@ def fused_rnnt_loss(
         dtype = scores.norm.dtype
         loss = (-(1.0 + fastemit) * result.log_prob).to(dtype)
         if result.blank is None or result.label is None:
-            return RowMasses(loss, result.log_prob)
+            return joint.RowMasses(loss, result.log_prob)
         label = cells.gather(result.label, dtype).mul_(1.0 + fastemit)
-        return RowMasses(loss, result.log_prob, cells.gather(result.blank, dtype), label)
+        return joint.RowMasses(loss, result.log_prob, cells.gather(result.blank, dtype), label)
 
-    return fused_loss(f, g, layer, rows, lattice, settings, backend=chosen)
+    return joint.fused_loss(f, g, layer, rows, lattice, settings, backend=chosen)

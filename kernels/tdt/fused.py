@@ -5,18 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from maya.kernels import joint
 from maya.kernels.checks import check_durations, choose_backend
-from maya.kernels.joint import (
-    DEFAULT_EPS,
-    JointSettings,
-    OutputLayer,
-    RowCells,
-    RowMasses,
-    RowScores,
-    fused_loss,
-    needs_gradient,
-    packed_rows,
-)
 from maya.kernels.joint.checks import check_joint
 from maya.kernels.joint.reference import joint_logits
 from maya.kernels.lattice import tdt_lattice
@@ -28,8 +18,8 @@ def fused_tdt_loss(
     f: Tensor, g: Tensor, weight: Tensor, bias: Tensor | None, duration_weight: Tensor,
     duration_bias: Tensor | None, targets: Tensor, f_lens: Tensor, target_lens: Tensor, *,
     durations: Sequence[int], blank: int, sigma: float = 0.0, activation: str = "relu",
-    eps: float = DEFAULT_EPS, backend: str = "auto", dropout: float = 0.0, seed: int = 0, omega: float = 0.0,
-    generator: torch.Generator | None = None,
+    eps: float = joint.DEFAULT_EPS, backend: str = "auto", dropout: float = 0.0, seed: int = 0,
+    omega: float = 0.0, generator: torch.Generator | None = None,
 ) -> Tensor:  # fmt: skip
     """`tdt_loss` of a joint whose logits are never stored, (B,), in nats.
 
@@ -41,8 +31,8 @@ def fused_tdt_loss(
 
     Impossible rows, precision and errors are those of `fused_rnnt_loss`.
     """
-    op, layer = "fused_tdt_loss", OutputLayer(weight, bias, duration_weight, duration_bias)
-    settings = JointSettings(blank, activation, dropout, seed, eps)
+    op, layer = "fused_tdt_loss", joint.OutputLayer(weight, bias, duration_weight, duration_bias)
+    settings = joint.JointSettings(blank, activation, dropout, seed, eps)
     transcripts = check_joint(op, f, g, layer, targets, f_lens, target_lens, settings)
     durations = check_durations(op, durations, duration_weight.shape[0])
     chosen = choose_backend(op, backend, f)
@@ -58,11 +48,11 @@ def fused_tdt_loss(
             tokens, duration_logits = joint_logits(f, g, layer, transcripts, settings)
             assert duration_logits is not None
             return tdt_loss_reference(tokens, duration_logits, transcripts, durations, sigma)
-    rows = packed_rows(transcripts, f.shape[1])
-    cells = RowCells(rows, (f.shape[0], f.shape[1], g.shape[1]), chosen)
-    training = needs_gradient(f, g, layer)
+    rows = joint.packed_rows(transcripts, f.shape[1])
+    cells = joint.RowCells(rows, (f.shape[0], f.shape[1], g.shape[1]), chosen)
+    training = joint.needs_gradient(f, g, layer)
 
-    def lattice(scores: RowScores) -> RowMasses:
+    def lattice(scores: joint.RowScores) -> joint.RowMasses:
         assert scores.durations is not None
         result = tdt_lattice(
             cells.scatter(scores.blank - sigma), cells.scatter(scores.label - sigma),
@@ -72,13 +62,13 @@ def fused_tdt_loss(
         dtype = scores.norm.dtype
         loss = (-result.log_prob).to(dtype)
         if result.blank is None or result.label is None or result.durations is None:
-            return RowMasses(loss, result.log_prob)
+            return joint.RowMasses(loss, result.log_prob)
         blank_mass, label_mass = (cells.gather(x, dtype) for x in (result.blank, result.label))
         d_durations = (blank_mass + label_mass)[:, None] * scores.durations.exp()
         d_durations -= cells.gather(result.durations, dtype)
-        return RowMasses(loss, result.log_prob, blank_mass, label_mass, d_durations)
+        return joint.RowMasses(loss, result.log_prob, blank_mass, label_mass, d_durations)
 
-    return fused_loss(f, g, layer, rows, lattice, settings, backend=chosen)
+    return joint.fused_loss(f, g, layer, rows, lattice, settings, backend=chosen)
 
 
 def draw(generator: torch.Generator | None) -> float:

@@ -1,12 +1,12 @@
-"""Bytes of a file by position, wherever it lies: on a disk, or in object storage as `s3://bucket/key`.
+"""Bytes of a file by position, on a disk or in object storage (`s3://bucket/key`).
 
-A range is written down as an address, which is what manifests hold:
+lhotse's manifests hold a range as an address:
 
     bytes:///data/shard-000.tar?offset=1536&size=43210&file_size=1073741824&mtime=1763700000
     bytes+s3://bucket/shard-000.tar?offset=1536&size=43210&file_size=1073741824&mtime=1763700000
 
-`file_size` (bytes) and `mtime` (seconds since 1970) are the file's as it was when the address was made. With
-them a file that was replaced since is refused, where reading on would give another speaker's voice or noise.
+`file_size` (bytes) and `mtime` (seconds since 1970) identify the file when the address was made. A file that
+was replaced since is refused; its bytes could be another speaker's voice or noise.
 """
 
 import io
@@ -38,7 +38,7 @@ class ByteRange(NamedTuple):
 
     @property
     def address(self) -> str:
-        """The range as a manifest holds it."""
+        """The range in the form that manifests hold."""
         remote = self.path.startswith(_S3)
         place = (
             f"bytes+s3://{quote(self.path.removeprefix(_S3))}" if remote else f"bytes://{quote(self.path)}"
@@ -54,7 +54,7 @@ def is_address(text: str) -> bool:
 
 
 def parse_address(address: str) -> ByteRange:
-    """The range that an address names; MayaError if it names none."""
+    """The range of an address; MayaError if it is not an address."""
     place, _, query = address.partition("?")
     fields = dict(part.partition("=")[::2] for part in query.split("&"))
     try:
@@ -74,7 +74,7 @@ def parse_address(address: str) -> ByteRange:
 
 
 def store_of(path: str) -> Store:
-    """The place that a file lies in, by its name."""
+    """The store that holds a file, by its name."""
     if path.startswith(_S3):
         return s3_store()
     return _LOCAL
@@ -100,7 +100,7 @@ def read_range(path: Path | str, offset: int, size: int, stamp: Stamp | None = N
 
 
 class RangeFile(io.RawIOBase):
-    """A range as a file that reads only what is asked for; give it to io.BufferedReader.
+    """A range as a file that reads only the requested bytes; wrap it in io.BufferedReader.
 
     An error while reading is kept in `failure` too: decoders written in C swallow exceptions of callbacks.
     head: the first bytes of the range, where they have been read already. Headers are read more than once.
@@ -194,7 +194,7 @@ class _LocalFiles:
         return data
 
     def _current(self, path: str, stamp: Stamp | None) -> tuple[_Descriptor, os.stat_result]:
-        """The open file and its status, of the file that the stamp belongs to; without one, that of today."""
+        """The open file and its status: the file of the stamp, or the file that has this path now."""
         with self._lock:
             file = self._open.get(path)
             if file is not None:

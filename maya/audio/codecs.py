@@ -1,4 +1,4 @@
-"""Lossy codecs as they distort speech: encoded and decoded again, in memory."""
+"""Distortion by lossy codecs: audio is encoded and decoded again, in memory."""
 
 import io
 from typing import NamedTuple

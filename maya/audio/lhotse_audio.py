@@ -1,9 +1,10 @@
-"""lhotse reads audio as Maya does.
+"""Maya's decoding and resampling inside lhotse.
 
-By itself lhotse tries several libraries in turn, and the last of them starts ffmpeg, which opens playlists,
-other files and networks; it resamples with one of three libraries; and a source may be a command. Importing
-this module puts what is here in their place, in this process: `cut.load_audio()`, transforms, manifests on
-disk and Shar work unchanged. Every module of Maya that imports lhotse imports this one, too.
+By itself lhotse tries several libraries in turn. The last of them starts ffmpeg, which opens playlists, other
+files and networks. lhotse resamples with one of three libraries, and a source may be a command. Importing
+this module replaces all of that in this process. `cut.load_audio()`, transforms, manifests on disk and Shar
+work unchanged, and byte ranges inside tars are read in place. Every module of Maya that imports lhotse
+imports this module, too.
 """
 
 import io
@@ -25,7 +26,7 @@ from maya.errors import MayaError
 
 
 class AudioInfo(NamedTuple):
-    """What lhotse asks of a file."""
+    """Facts about a file, for lhotse."""
 
     channels: int
     frames: int
@@ -122,7 +123,7 @@ def _source(path_or_fd: Any) -> Source:
 
 
 def _prepare_for_reading(self: AudioSource, offset: float, duration: float | None) -> Any:
-    """Instead of lhotse's, which runs commands and opens any address."""
+    """Replaces lhotse's function, which runs commands and opens any address."""
     if self.type == "memory" and isinstance(self.source, bytes):
         return io.BytesIO(self.source)
     source = str(self.source)

@@ -1,6 +1,6 @@
 """Byte ranges of objects in S3, or in anything that speaks its protocol.
 
-boto3 comes with `pip install maya-asr[cloud]`. Where the objects are and who may read them is boto3's affair:
+boto3 comes with `pip install maya-asr[cloud]`. boto3 finds the objects and the credentials:
 its configuration files, environment variables (AWS_ENDPOINT_URL for other providers) and roles apply.
 """
 
@@ -17,7 +17,7 @@ _ATTEMPTS = 5
 
 
 class Client(Protocol):
-    """What is used of boto3's S3 client."""
+    """The methods of boto3's S3 client that are used."""
 
     def get_object(self, **options: Any) -> dict[str, Any]: ...
 

@@ -1,7 +1,7 @@
-"""How a recording sounds, in a handful of numbers: level, noise, clipping, bandwidth, silence, offset.
+"""Numbers about the sound of a recording: level, noise, clipping, bandwidth, silence, offset.
 
-Cheap enough to be taken of every utterance while it is decoded anyway: under 1 ms per second of audio, also
-at 48 kHz. All is measured on frames of 20 ms of the channels' average, which is what a model hears.
+They are measured for every utterance while it is decoded, at under 1 ms per second of audio, also at 48 kHz.
+All are measured on frames of 20 ms of the channels' average, which is the input of a model.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Sound:
 
 
 def measure_sound(samples: NDArray[np.float32], sample_rate: int) -> Sound:
-    """Of (N, C) finite samples in [-1, 1], N > 0."""
+    """Measure (N, C) finite samples in [-1, 1], N > 0."""
     mono = samples.mean(axis=1, dtype=np.float64)
     frames = _frames(mono, max(2, sample_rate // _FRAMES_PER_SECOND))
     powers = np.einsum("ij,ij->i", frames, frames) / frames.shape[1]

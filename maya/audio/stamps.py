@@ -1,4 +1,4 @@
-"""How a replaced file is noticed, and what every place that holds files can do."""
+"""Identity of files, by which a replaced file is noticed, and the interface of stores of files."""
 
 from typing import NamedTuple, Protocol
 

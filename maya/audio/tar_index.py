@@ -1,4 +1,4 @@
-"""Where the members of a tar lie: its headers are read, its data are not.
+"""Positions of the members of a tar. Only its headers are read.
 
 The header itself is taken apart by the standard library's `tarfile`. Walking from one to the next is done
 here, because tarfile raises on the first damage and loses what came before it, and asks for as much memory as
@@ -52,7 +52,7 @@ def index_tar(path: Path | str) -> list[TarMember]:
 
 
 def scan_tar(path: Path | str) -> TarScan:
-    """What can be used of an uncompressed tar, `path` or `s3://bucket/key`; reads headers only.
+    """The usable members of an uncompressed tar, `path` or `s3://bucket/key`; reads headers only.
 
     GNU long names, pax headers and members over 8 GB are understood. A tar that lacks its end mark is whole.
     Raises MayaError only when the file cannot be read, or is not an uncompressed tar at all.
@@ -77,7 +77,7 @@ class _Damage(Exception):
 
 
 class _Walk:
-    """From header to header. `long_name` and `pax` are what special headers say of the next member."""
+    """A walk from header to header. `long_name` and `pax` come from special headers, for the next member."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -168,7 +168,7 @@ class _Walk:
         return data
 
     def _extra(self, info: tarfile.TarInfo, data: int, limit: int) -> bytes:
-        """What a special header says about the next member."""
+        """The data of a special header, which describes the next member."""
         if info.size > limit:
             raise _Damage(f"damaged: the header at byte {data - BLOCK} claims {info.size} bytes of names")
         return self.store.read(self.path, data, self._checked(info.size, data, info.name))

@@ -7,8 +7,8 @@ from maya.audio.tar_index import TarMember, scan_tar
 
 
 class TarMembers:
-    """The regular files of a tar by name; of a damaged one those before the damage. Raises MayaError when it
-    is no tar. problem: the damage, as a sentence; None if there is none."""
+    """The regular files of a tar by name; in a damaged tar those before the damage. Raises MayaError when it
+    is not a tar. problem: the damage, as a sentence; None if there is none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,6 +39,6 @@ class TarMembers:
         }
 
     def lacks(self, name: str) -> str:
-        """A sentence that says so, for one that is not there."""
+        """A sentence for a member that is missing."""
         damage = f" before its damage: {self.problem}" if self.problem else ""
         return f"{self.path} has no member {name!r}{damage}"

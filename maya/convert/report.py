@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from maya.encoders import FastConformerConfig, ZipformerConfig
-from maya.features import LogMelConfig
+from maya.features import FbankConfig, LogMelConfig
 from maya.heads import AttentionDecoderConfig, HeadConfig, TransducerConfig
 from maya.heads.transducer import AnyPredictorConfig, PredictorConfig
 from maya.models.config import SpeechModelConfig
@@ -100,6 +100,8 @@ def _head(name: str, cfg: HeadConfig) -> dict[str, str]:
 
 
 def _features(f: Any) -> str:
+    if not isinstance(f, (LogMelConfig, FbankConfig)):
+        return f"{f.kind}, {f.num_mels} numbers, {f.hop_ms:g} ms hop"
     shape = f"{f.num_mels} mel, {f.window_ms:g} ms window, {f.hop_ms:g} ms hop"
     return f"{shape}, normalize {f.normalize}" if isinstance(f, LogMelConfig) else f"{shape}, Kaldi's"
 

@@ -3,7 +3,7 @@ classes. Its `kind` is its name in `decode.method`, and `decode.methods.NAME` ho
 
 @config
 class ShortConfig(MethodConfig):
-    heads: ClassVar = (CTCConfig,)
+    heads = (CTCConfig,)
     kind: Literal["short"] = "short"
     max_tokens: PosInt = 100
 

@@ -70,7 +70,8 @@ class RecognizerStream:
     def _decode(self, feats: Tensor, *, final: bool, same_speaker: bool = False) -> Hypothesis:
         with torch.inference_mode():
             encoded = self._encoder.push(feats, final, same_speaker=same_speaker)
-            self._decoder.push(*self.method.conditioned(encoded, self._langs), final=final)
+            encoded = self.method.conditioned(encoded, self._langs)
+            self._decoder.push(encoded.frames, encoded.lens, final)
         (hyp,) = write_texts(self._decoder.hyps, self.tokenizer, self.model.frame_seconds)
         hyp.language = self.language
         return hyp

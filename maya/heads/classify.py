@@ -68,12 +68,12 @@ class Classifier(Head):
         return logits.to(wide.dtype).log_softmax(-1)
 
     def targets(self, batch: Batch) -> Tensor:
-        """(B,) int64 class numbers, -1 where the batch does not tell."""
+        """(B,) int64 class numbers, -1 where the label is missing or is none of the classes."""
         if self.predicts == "language":
             return batch.langs
-        numbers = {name: number for number, name in enumerate(self.classes)}
+        numbers: dict[str | None, int] = {name: number for number, name in enumerate(self.classes)}
         values = batch.labels.get(self.predicts, [None] * batch.size)
-        return torch.tensor([numbers.get(value, -1) for value in values], device=batch.langs.device)
+        return torch.tensor([numbers.get(value or "", -1) for value in values], device=batch.langs.device)
 
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
         scores = self(encoded.frames, encoded.lens)

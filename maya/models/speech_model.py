@@ -200,6 +200,9 @@ class SpeechModel(nn.Module):
             losses = {key: _mean_of_views(loss, batch.size) for key, loss in losses.items()}
             total = add_weighted(total, head.total(losses, step.step), weights[name])
             parts |= {part_name(name, key): loss for key, loss in losses.items()}
+        is_read = any(weights[name] and head.conditioned for name, head in self.named_heads().items())
+        if self.training and self.cfg.language_embedding and not is_read:
+            total = total + _zero_gradients(self.language_embedding)
         return Losses(total=total, parts=parts)
 
     def _partly_hidden(self, langs: Tensor) -> Tensor:

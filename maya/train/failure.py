@@ -1,5 +1,5 @@
 """Steps that fail: a loss or gradient that is not a number, or too little memory. The former's batches are
-kept, so that `python -m tools.diagnose RUN` can repeat the step."""
+kept, so that `maya diagnose RUN` can repeat the step."""
 
 import math
 import pickle
@@ -59,7 +59,7 @@ class NotFinite(MayaError):
 
 
 class OutOfMemory(MayaError):
-    """A step that ran out of memory. batch: a clause about its largest batch. padded_seconds: of that batch."""
+    """A step that ran out of memory. batch: a clause on its largest batch. padded_seconds: of that batch."""
 
     def __init__(self, group: list[Batch], step: int, experiment: Any, device: torch.device) -> None:
         worst = max(group, key=lambda b: b.audio.numel())
@@ -152,7 +152,7 @@ def stop_unless_finite(
                 f.writelines(f"{step}\t{i}\n" for i in ids)
     wild = not torch.tensor(length).isfinite()
     everywhere, anywhere = all_reduce_sum([float(len(broken)), float(wild)], device)
-    look = f"`python -m tools.diagnose {run_dir}` says which module it is; lower train.lr or train.clip, or"
+    look = f"`maya diagnose {run_dir}` says which module it is; lower train.lr or train.clip, or"
     if everywhere:
         failed = [t for t in tallies if t.losses.isnan().any()]
         raise NotFinite(
@@ -214,8 +214,8 @@ def keep(run: Run, failure: Failure) -> None:
 
 
 def kept(run_dir: Path) -> list[Failure]:
-    """The failure that `run_dir` ended with, as each rank kept it, in order. MayaError for a damaged file, one
-    of Maya 0.2, or none."""
+    """The failure that `run_dir` ended with, as each rank kept it, in order. MayaError for a damaged file, a
+    file of Maya 0.2, or none."""
     checkpoint = ckpt.load_checkpoint(run_dir / FOLDER / MODEL)
     if checkpoint.older:
         raise MayaError(f"{run_dir / FOLDER} was written by Maya 0.2, whose failed steps cannot be repeated")

@@ -6,11 +6,11 @@ import torch
 
 from maya.data.loading.batch import Batch
 from maya.decode.methods import greedy
+from maya.decode.table import true_labels
 from maya.models.speech_model import SpeechModel
 from maya.score.wer import wer
 from maya.text.tokenizer import Tokenizer
 from maya.train.runlog import Sample
-from maya.train.validate import true_classes
 
 
 class Samples:
@@ -45,7 +45,7 @@ class Samples:
             rates = [round(wer([r], [h]).rate, 4) if r else None for r, h in zip(refs, hyps, strict=True)]
         else:
             module = model.head(head)
-            refs = true_classes(model, module, batch)
+            refs = true_labels(model, batch, module.predicts)
             if module.conditioned:
                 encoded = model.with_language(encoded, batch.langs)
             hyps = [prediction.label for prediction in module.predict(encoded)]

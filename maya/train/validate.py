@@ -9,6 +9,7 @@ import torch
 from maya.data.loading.batch import Batch
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.methods import greedy
+from maya.decode.table import true_labels
 from maya.encoders import Encoded
 from maya.heads import Head, final_weights
 from maya.models.speech_model import SpeechModel
@@ -106,15 +107,8 @@ def classes_of(model: SpeechModel, head: Head, encoded: Encoded, batch: Batch) -
     `predicts` a label."""
     if head.conditioned:
         encoded = model.with_language(encoded, batch.langs)
-    pairs = zip(true_classes(model, head, batch), head.predict(encoded), strict=True)
+    pairs = zip(true_labels(model, batch, head.predicts), head.predict(encoded), strict=True)
     return [(value, prediction.label) for value, prediction in pairs if value is not None]
-
-
-def true_classes(model: SpeechModel, head: Head, batch: Batch) -> list[str | None]:
-    """The label of each utterance that a head predicts; None where it is not known."""
-    if head.predicts == "language":
-        return [model.cfg.languages[i] if i >= 0 else None for i in batch.langs.tolist()]
-    return batch.labels.get(head.predicts, [None] * batch.size)
 
 
 def rates_of_heads(
@@ -161,8 +155,8 @@ def error_rates(pairs: list[tuple[str, str, str]]) -> dict[str, float]:
 
 
 def accuracy(pairs: list[tuple[str, str]], head: str) -> dict[str, float]:
-    """`<head>_accuracy`, the mean over classes, and the share of each class's utterances that were recognised;
-    from (true class, predicted class). Empty without utterances."""
+    """`<head>_accuracy`, the mean over classes, and the share of each class's utterances that were predicted
+    as it; from (true class, predicted class). Empty without utterances."""
     by_class: dict[str, list[bool]] = {}
     for value, predicted in sorted(pairs):
         by_class.setdefault(value, []).append(predicted == value)

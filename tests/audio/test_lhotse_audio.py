@@ -111,7 +111,7 @@ def test_address_survives_odd_paths(tmp_path: Path) -> None:
     assert parse_address(source.source) == (str(path), 3, 4, None)
 
 
-def test_errors_are_sentences(tmp_path: Path) -> None:
+def test_errors_are_clear(tmp_path: Path) -> None:
     with pytest.raises(MayaError, match=r"cannot read .*none\.tar: No such file"):
         index_tar(tmp_path / "none.tar")
     (tmp_path / "bad.tar").write_bytes(b"x" * 3000)
@@ -189,7 +189,7 @@ def test_sub_cuts_of_every_format(tmp_path: Path, suffix: str) -> None:
         np.testing.assert_allclose(a, b, atol=0 if suffix != "mp3" else 1e-6)  # mpg123 rounds by buffers
 
 
-def test_manifests_of_before_are_still_read(tmp_path: Path) -> None:
+def test_manifests_of_earlier_versions_are_read(tmp_path: Path) -> None:
     """Their sources are of type "url", and have no stamp."""
     tar, files = make_tar(tmp_path, count=1, rate=16000)
     member = index_tar(tar)[0]
@@ -222,7 +222,7 @@ def test_cuts_can_be_copied_into_shar(tmp_path: Path) -> None:
         torch.testing.assert_close(load_cut_audio(shar), expected, atol=4e-5, rtol=0)
 
 
-def test_an_empty_member_is_one_sentence(tmp_path: Path) -> None:
+def test_an_empty_member_is_a_clear_error(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"a.wav": b""})
     source = byte_range_source(tar, 512, 0, [0])
     with pytest.raises(MayaError, match=r"utterance 'r': cannot read .*a\.tar as audio: it has no bytes"):

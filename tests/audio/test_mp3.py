@@ -66,7 +66,7 @@ def test_without_a_number_of_frames_all_frames_are_read(
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize(("quiet", "loud"), [(0.2, 0.9), (0.9, 0.2)])
-def test_a_first_frame_unlike_the_others_misleads_nobody(level: float, quiet: float, loud: float) -> None:
+def test_a_first_frame_unlike_the_others_is_handled(level: float, quiet: float, loud: float) -> None:
     """Frames of two bit rates in one file: the second fifty times as long as the first."""
     first = frames(mp3(0.1, mode="CONSTANT", level=quiet), 16000)[1:]
     second = frames(mp3(5.0, mode="CONSTANT", level=loud), 16000)[1:]

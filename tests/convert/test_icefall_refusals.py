@@ -53,11 +53,11 @@ def without(name: str) -> Callable[[Weights], object]:
         (lambda w: w.update({"decoder.other": torch.zeros(1)}), "does not have: decoder.other"),
         (
             lambda w: w.update({"simple_am_proj.bias": torch.zeros(19)}),
-            r"simple_am_proj.bias has shape \(19,\), but by the other tensors it has \(20,\)",
+            r"simple_am_proj.bias has shape \(19,\), but in a Zipformer of its shape it has \(20,\)",
         ),
         (
             lambda w: w.update({"ctc_output.1.weight": torch.zeros(20, 31)}),
-            r"ctc_output.1.weight has shape \(20, 31\), but by the other tensors it has \(20, 32\)",
+            r"ctc_output.1.weight has shape \(20, 31\), but in a Zipformer of its shape it has \(20, 32\)",
         ),
         (
             lambda w: w.update({"encoder.encoders.1.encoder.layers.0.bypass.bypass_scale": torch.zeros(40)}),

@@ -141,7 +141,7 @@ def test_missing_and_unexpected_weights(tmp_path: Path, source: Path) -> None:
     )
     name = "encoder.layers.1.norm_out.weight"
     fewer = changed(source, tmp_path / "c.nemo", weights=lambda w: {k: v for k, v in w.items() if k != name})
-    refused(fewer, "lacks weights", name)
+    refused(fewer, "lacks tensors", name)
 
 
 class _Trap:

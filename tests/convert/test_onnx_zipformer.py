@@ -14,7 +14,7 @@ from maya.audio.load import load_audio
 from maya.convert.heads import transducer_head
 from maya.convert.onnx import trace as onnx_trace
 from maya.convert.onnx.zipformer import to_sherpa_onnx
-from maya.convert.onnx.zipformer_graphs import initial_states, state_names
+from maya.convert.onnx.zipformer_graphs import initial_states, state_axes
 from maya.decode.base import MethodContext
 from maya.decode.recognizer import Recognizer
 from maya.decode.transducer import GreedyTransducerConfig
@@ -150,7 +150,7 @@ def test_streaming(tmp_path: Path, speech: tuple[Tensor, Tensor], head: Any) -> 
     model = files.recognizer(tmp_path, **two_layers(causal=True))
     to_sherpa_onnx(model, tmp_path, head=head, chunk_frames=chunk, left_frames=left_frames)
     path = tmp_path / ("encoder.onnx" if head == "transducer" else "model.onnx")
-    states, out = state_names(2), "encoder_out" if head == "transducer" else "log_probs"
+    states, out = list(state_axes(2)), "encoder_out" if head == "transducer" else "log_probs"
     assert names(path) == (["x", *states], [out, *(f"new_{name}" for name in states)])
     kind = "streaming zipformer2" if head == "transducer" else "streaming ctc zipformer2"
     assert facts(path) == {

@@ -6,7 +6,7 @@ from maya.data.table.alignable import ctc_frames
 
 
 @given(st.lists(st.integers(0, 2), max_size=7))
-def test_ctc_is_possible_from_ctc_frames_on(tokens: list[int]) -> None:
+def test_ctc_needs_at_least_ctc_frames(tokens: list[int]) -> None:
     """torch's own loss is finite with so many frames and infinite with one less."""
     needed = ctc_frames(tokens)
     for frames in {max(needed, 1), needed - 1} - {0, -1}:

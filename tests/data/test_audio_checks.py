@@ -85,7 +85,7 @@ def test_level_is_that_of_the_speech_alone() -> None:
 
 @pytest.mark.parametrize("rate", [8000, 16000, 48000])
 @pytest.mark.parametrize("snr", [5, 10, 20, 40])
-def test_snr_is_found_within_two_decibels(snr: float, rate: int) -> None:
+def test_snr_error_is_below_two_decibels(snr: float, rate: int) -> None:
     clean = speech(rate, high=3500)
     noisy = clean + noise(len(clean), 0.05 * 10 ** (-snr / 20))
     assert measure_sound(noisy[:, None], rate).snr == pytest.approx(snr, abs=2)
@@ -116,7 +116,7 @@ def test_band_is_judged_where_the_rate_has_room_for_more() -> None:
     assert measure_sound(speech(8000, high=3400)[:, None], 8000).high_band is None
 
 
-def test_band_of_what_was_once_at_8_khz() -> None:
+def test_upsampled_8_khz_audio_is_narrow_band() -> None:
     """Through a filter as short as torchaudio's, which lets some of 3 to 4 kHz through above."""
     tilted = np.cumsum(speech()) * 0.2  # 6 dB less per octave, as in speech
     once = resample(resample(torch.from_numpy(tilted).float(), 16000, 8000), 8000, 16000)

@@ -214,7 +214,7 @@ def test_shar_of_multi_cuts(tmp_path: Path) -> None:
         np.testing.assert_allclose(one.load_audio().numpy(), expected, atol=1e-3)
 
 
-def test_a_channel_that_the_file_lacks_costs_the_utterance_its_place(tmp_path: Path) -> None:
+def test_an_utterance_with_a_missing_channel_is_dropped(tmp_path: Path) -> None:
     write_channels(tmp_path / "r.wav", channels=2)
     rows = [
         Row(id=f"u{c}", language="en", text="one", audio="r.wav", where="x:1", channel=c) for c in (0, 1, 2)
@@ -286,7 +286,7 @@ def test_tables_without_the_column_are_read(tmp_path: Path) -> None:
     assert list(Table.open(tmp_path / "new.parquet").entries()) == entries
 
 
-def test_one_piece_of_one_channel_in_two_parts_is_found(tmp_path: Path) -> None:
+def test_the_same_audio_in_two_parts_is_reported_per_channel(tmp_path: Path) -> None:
     prepared(tmp_path)
     path = part_path(tmp_path / "data", "dev")
     (entry,) = list(Table.open(part_path(tmp_path / "data", "train")).entries())[:1]
@@ -298,7 +298,7 @@ def test_one_piece_of_one_channel_in_two_parts_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channel", [2, -1, 99])
-def test_a_table_with_a_channel_that_cannot_be_is_refused(tmp_path: Path, channel: int) -> None:
+def test_an_impossible_channel_in_a_table_is_refused(tmp_path: Path, channel: int) -> None:
     prepared(tmp_path)
     entry = next(Table.open(part_path(tmp_path / "data", "train")).entries())
     with pytest.raises(MayaError, match=r"has 2 channels, no channel .*prepare the data again"):

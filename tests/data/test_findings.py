@@ -33,7 +33,7 @@ def test_as_text() -> None:
     assert findings_text([]) == ""
 
 
-def test_a_terminal_is_not_moved_by_what_a_corpus_holds() -> None:
+def test_control_characters_are_escaped_for_the_terminal() -> None:
     found = Findings()
     found.add(
         "flagged", [Problem(id="\x1b[2J", language="hi", reason="noisy", detail="a\rb\u202e", where="")]

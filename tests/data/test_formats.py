@@ -113,7 +113,7 @@ def test_nemo(tmp_path: Path, name: str) -> None:
     assert describing_files(tmp_path) == [tmp_path / name]
 
 
-def test_nemo_splits_are_told_by_the_files(tmp_path: Path) -> None:
+def test_file_names_give_the_split_of_nemo_manifests(tmp_path: Path) -> None:
     for part in ("train", "validation", "test"):
         line = {"audio_filepath": f"{part}.wav", "text": "one", "duration": 1}
         lines(tmp_path / f"{part}_manifest.json", line)

@@ -157,7 +157,7 @@ def test_the_report_counts_them(prepared: Path) -> None:
     assert counts["age"]["utterances"] < 10 and "<h2>Labels</h2>" in draw(page) and "angry 5" in draw(page)
 
 
-def test_other_labels_are_other_data(prepared: Path, tmp_path: Path) -> None:
+def test_changed_labels_change_the_digests(prepared: Path, tmp_path: Path) -> None:
     table = Table.open(part_path(prepared / "out", "train"))
     first, *rest = table.entries()
     write_table(tmp_path / "other.parquet", [first._replace(labels={"emotion": "sad"}), *rest])
@@ -166,7 +166,7 @@ def test_other_labels_are_other_data(prepared: Path, tmp_path: Path) -> None:
     assert other.texts_digest == table.texts_digest, "a tokenizer needs no new training"
 
 
-def test_changed_labels_are_said_when_preparing_again(tmp_path: Path) -> None:
+def test_changed_labels_are_reported_when_preparing_again(tmp_path: Path) -> None:
     rows = write_corpus(tmp_path / "c", per_speaker=2)
     prepare_corpus(tmp_path / "c", tmp_path / "out", languages=[], cfg=PrepareConfig())
     rows[0]["labels"] = {"emotion": "calm"}

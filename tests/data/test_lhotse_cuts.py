@@ -21,10 +21,10 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shar_in_place_is_what_lhotse_reads(corpora: Path) -> None:
-    theirs = list(CutSet.from_shar(in_dir=corpora / "shar"))
-    ours = list(shar_in_place(corpora / "shar", shuffle=False))
-    assert [cut.id for cut in ours] == [cut.id for cut in theirs] and len(ours) == 24
-    for cut, other in zip(ours, theirs, strict=True):
+    by_lhotse = list(CutSet.from_shar(in_dir=corpora / "shar"))
+    in_place = list(shar_in_place(corpora / "shar", shuffle=False))
+    assert [cut.id for cut in in_place] == [cut.id for cut in by_lhotse] and len(in_place) == 24
+    for cut, other in zip(in_place, by_lhotse, strict=True):
         assert torch.equal(load_cut_audio(cut), load_cut_audio(other))
         assert cut.supervisions == other.supervisions and cut.recording.sources[0].type == "file"
 
@@ -61,13 +61,13 @@ def test_weights_mix_and_a_finite_part_is_used_up(corpora: Path) -> None:
 
 def test_identity_is_of_the_content_and_not_of_the_place(corpora: Path, tmp_path: Path) -> None:
     (tmp_path / "hi.jsonl.gz").write_bytes((corpora / "hi.jsonl.gz").read_bytes())
-    here, there, other = (
+    original, copied, other = (
         CutSource(parts=(p,)).identity()
         for p in (part(corpora, "hi.jsonl.gz"), part(tmp_path, "hi.jsonl.gz"), part(corpora, "en.jsonl.gz"))
     )
-    assert here[0] == there[0] != other[0]
+    assert original[0] == copied[0] != other[0]
     weighted = CutSource(parts=(part(corpora, "hi.jsonl.gz"),), weights=(2.0,)).identity()
-    assert weighted[0] != here[0] and weighted[1] == here[1]
+    assert weighted[0] != original[0] and weighted[1] == original[1]
 
 
 def fails() -> CutSet:
@@ -114,7 +114,8 @@ def test_texts_are_normalised_and_languages_are_codes() -> None:
     assert read(both) == ("en", "before two words")
     for cut, message in [
         (said("a", None), "has no language, and the model has several"),
-        (said("a", "de"), "language is 'de'"), (said("a", "qqqq"), "unknown language 'qqqq'"), (said("?!", "en"), "text is empty"),
+        (said("a", "de"), "language is 'de'"), (said("a", "qqqq"), "unknown language 'qqqq'"),
+        (said("?!", "en"), "text is empty"),
         (said(None, "en"), "text is empty"), (both.drop_supervisions(), "no supervision"),
     ]:  # fmt: skip
         with pytest.raises(UnusableCut, match=message):

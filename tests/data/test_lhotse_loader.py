@@ -62,7 +62,7 @@ def test_a_batch_without_audio_becomes_the_last_cut_that_was_read(corpora: Path)
     with pytest.raises(MayaError, match="none of the 2 utterances of the first batch can be read"):
         read[job(cuts[1:3])].checked()
     made = read[job(cuts[:2])]
-    assert made.batch.ids == ["en-0000"] and [one.id for one in made.skipped] == ["en-0001"]
+    assert made.batch.ids == ["en-0000"] and [skipped.id for skipped in made.skipped] == ["en-0001"]
     made = read[job(cuts[1:3])]
     assert made.batch.ids == ["en-0000"] and len(made.skipped) == 2
     assert reader(may_skip=True, stand_in=False)[job(cuts[1:3])].is_empty

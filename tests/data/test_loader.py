@@ -110,7 +110,7 @@ def test_a_position_that_no_longer_exists_is_refused(cuts: CutSet, tokenizer: To
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_missing_audio_is_one_sentence_from_anywhere(
+def test_missing_audio_is_a_clear_error_in_every_loader(
     tmp_path: Path, tokenizer: Tokenizer, num_workers: int
 ) -> None:
     cuts = make_cuts(tmp_path, [0.3] * 12)

@@ -1,5 +1,6 @@
 """What was measured is kept: the same results with nothing decoded again, whatever happened in between."""
 
+import io
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +67,24 @@ def test_the_second_time_nothing_is_measured(tmp_path: Path, measured: list[str]
     assert len(probe(tmp_path / "c", rows, other_limit, keep)[1]) > 4 and measured == []
 
 
+def test_the_rate_of_progress_leaves_out_an_earlier_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[Any] = []
+
+    class Bar(probe_module.tqdm):  # type: ignore[name-defined, misc]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options | {"file": io.StringIO()})
+            bars.append(self)
+
+    monkeypatch.setattr(probe_module, "tqdm", Bar)
+    rows, keep = corpus(tmp_path / "c", 1), tmp_path / "kept"
+    for _ in range(2):
+        probe(tmp_path / "c", rows, CFG, keep)
+    n = len(rows)
+    assert [(bar.total, bar.n, bar.initial) for bar in bars] == [(n, n, 0), (n, n, n)]
+
+
 def test_only_what_changed_is_measured_again(tmp_path: Path, measured: list[str]) -> None:
     rows, keep = corpus(tmp_path / "c", 30), tmp_path / "kept"
     probe(tmp_path / "c", rows, CFG, keep)
@@ -105,7 +125,7 @@ def test_any_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
         assert read_part(tmp_path / "a.parquet", 40) in (None, measured)
 
 
-def test_parts_hold_what_was_put_in(tmp_path: Path) -> None:
+def test_parts_are_read_as_they_were_written(tmp_path: Path) -> None:
     found = [
         Measured("silent", "a.wav is silent"),
         Measured(None, None, 512, 99, 16000, 1, 160, Sound(-20.123456789, 30.0, 0.0, 1e-9, None, 0.1, 0.2)),
@@ -121,7 +141,7 @@ def test_parts_hold_what_was_put_in(tmp_path: Path) -> None:
         write_part(tmp_path / "file/a.parquet", found)
 
 
-def test_processes_find_the_same(tmp_path: Path) -> None:
+def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
     rows = corpus(tmp_path / "c", 30)
     one = probe(tmp_path / "c", rows, CFG)
     assert probe(tmp_path / "c", rows, ProbeConfig(num_workers=3), tmp_path / "kept") == one
@@ -197,7 +217,7 @@ def test_workers_end_with_their_iterator() -> None:
     assert time.monotonic() - began < 30
 
 
-def test_workers_keep_the_order_and_their_death_is_told() -> None:
+def test_workers_keep_the_order_and_their_death_is_reported() -> None:
     assert list(in_processes(_double, range(50), 3, "counting")) == [2 * i for i in range(50)]
     assert list(in_processes(_double, range(5), 1, "counting")) == [0, 2, 4, 6, 8]
     with pytest.raises(MayaError, match="a process that was counting died"):

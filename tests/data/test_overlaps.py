@@ -100,7 +100,7 @@ def test_a_group_stays_in_one_part(speakers: int, seed: int) -> None:
         assert sum(part["speakers"] for part in counts.values()) == speakers
 
 
-def test_without_groups_a_split_is_as_it_was() -> None:
+def test_groups_of_one_do_not_change_a_split() -> None:
     items = [
         Item(id=f"u{i}", language="en", speaker=f"s{i % 9}", text=f"t{i}", seconds=1.0) for i in range(90)
     ]
@@ -139,7 +139,7 @@ def test_overlapping_supervisions_stay_in_one_part(tmp_path: Path) -> None:
     assert not [flag for flag in found.flags if flag.reason == "overlap_in_other_part"]
 
 
-def test_where_the_corpus_fixes_the_parts_they_are_flagged(tmp_path: Path) -> None:
+def test_overlaps_are_flagged_where_the_corpus_fixes_the_parts(tmp_path: Path) -> None:
     overlapping_corpus(tmp_path / "c", parts="test")
     found = examine(tmp_path / "c", languages=[], cfg=PrepareConfig())
     flags = [flag for flag in found.flags if flag.reason == "overlap_in_other_part"]
@@ -176,7 +176,7 @@ def write_cuts(folder: Path, *said: tuple[float, float], begin: float = 5.5, sec
         (5.0, 1.5, (10.5, 1.5)),  # after its cut, to the end of the recording
     ],
 )
-def test_supervisions_that_leave_their_cut(
+def test_supervisions_longer_than_their_cut(
     tmp_path: Path, start: float, duration: float, expected: tuple[float, float]
 ) -> None:
     folder = write_cuts(tmp_path / "c", (start, duration), (1.0, 1.0))
@@ -210,7 +210,7 @@ def test_supervisions_outside_of_their_recording_are_dropped(
     assert len(found.kept) == 4 and "12" in found.dropped[0].detail
 
 
-def test_shar_has_the_audio_of_its_cuts_alone(tmp_path: Path) -> None:
+def test_supervisions_outside_the_audio_of_shar_are_dropped(tmp_path: Path) -> None:
     folder = write_cuts(tmp_path / "c", (-0.05, 1.0), (-1.5, 2.0), (1.0, 1.0), (3.0, 2.0))
     (tmp_path / "shar").mkdir()
     with SharWriter(str(tmp_path / "shar"), fields={"recording": "wav"}) as writer:

@@ -110,7 +110,7 @@ def test_a_form_of_the_users_own_is_prepared(tmp_path: Path, capsys: pytest.Capt
     assert cli.main(arguments) == 0 and "another text than before: 2" in capsys.readouterr().out
 
 
-def test_a_form_may_be_one_file_and_goes_before_mayas(tmp_path: Path) -> None:
+def test_a_form_may_be_a_file_and_precedes_mayas_forms(tmp_path: Path) -> None:
     """Its audio is beside it; a name that is registered again replaces the form."""
     from maya.data.corpus.manifest import ReadOptions, Result, Row
 

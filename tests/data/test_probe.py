@@ -92,7 +92,7 @@ def test_without_decoding_only_headers_are_believed(tmp_path: Path) -> None:
     assert len(kept) == 1
 
 
-def test_what_lies_before_the_damage_of_a_tar_is_kept(tmp_path: Path) -> None:
+def test_members_before_the_damage_of_a_tar_are_kept(tmp_path: Path) -> None:
     data = write_tone(tmp_path / "a.wav", 0.5).read_bytes()
     tar = write_tar(tmp_path / "t.tar", {"a.wav": data, "b.wav": data, "none.wav": b""})
     tar.write_bytes(tar.read_bytes()[: index_tar(tar)[1].offset + 100])

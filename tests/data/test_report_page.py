@@ -84,7 +84,7 @@ PLAN = {
 }  # fmt: skip
 
 
-def test_everything_is_told() -> None:
+def test_the_page_shows_all_numbers() -> None:
     page = Reader(draw(make_page(tokenizer=TOKENIZER, plan=PLAN)))
     said = " ".join(page.said)
     for wanted in (
@@ -96,7 +96,7 @@ def test_everything_is_told() -> None:
     assert {"svg", "table", "details"} <= page.tags
 
 
-def test_nothing_a_corpus_says_becomes_markup_and_nothing_is_fetched() -> None:
+def test_texts_are_escaped_and_nothing_is_fetched() -> None:
     tame, hostile = (Reader(draw(make_page(text, text, title=text))) for text in ("एक दो", HOSTILE))
     assert hostile.tags == tame.tags and hostile.attributes == tame.attributes
     assert not {"script", "img", "link", "iframe"} & hostile.tags
@@ -105,7 +105,7 @@ def test_nothing_a_corpus_says_becomes_markup_and_nothing_is_fetched() -> None:
     assert "url(" not in draw(make_page()) and "@import" not in draw(make_page())
 
 
-def test_letters_that_occur_seldom_or_are_of_another_script_stand_out() -> None:
+def test_rare_and_foreign_letters_are_marked() -> None:
     page = draw(make_page("एक दो x"))
     assert 'class="foreign" title="U+0078 LATIN SMALL LETTER X, 6 times, first in u0"' in page
     assert 'class="rare" title="U+0065 LATIN SMALL LETTER E, 1 times, first in u9"' in page
@@ -139,7 +139,7 @@ def test_a_page_is_drawn_again_from_its_files(tmp_path: Path) -> None:
             read_page(tmp_path, "a corpus")
 
 
-def test_a_run_adds_what_it_knows(tmp_path: Path) -> None:
+def test_a_run_adds_tokenizer_and_plan(tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     data.mkdir(), run.mkdir()
     assert write_run_page(data, run) is None

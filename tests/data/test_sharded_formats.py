@@ -95,7 +95,7 @@ class TestShar:
             ("dir/c0", "hi", "train", "hi/train/recording.000000.tar")
         ]
 
-    def test_what_is_missing_is_dropped_or_named(self, tmp_path: Path) -> None:
+    def test_missing_audio_is_dropped_or_a_clear_error(self, tmp_path: Path) -> None:
         self.write(tmp_path / "shar")
         tar = tmp_path / "shar/recording.000001.tar"
         tar.write_bytes(tar.read_bytes()[:9000])
@@ -189,7 +189,7 @@ class TestNemoTarred:
         with pytest.raises(MayaError, match=r"there is no file .*x-1\.tar, which the corpus nemo:.* names"):
             read_corpus(corpus)
 
-    def test_what_is_missing_is_dropped_or_named(self, tmp_path: Path) -> None:
+    def test_missing_audio_is_dropped_or_a_clear_error(self, tmp_path: Path) -> None:
         lines = self.write(tmp_path)
         write_tar(tmp_path / "audio_1.tar", {"1_0.wav": encoded(1.0, "wav")})
         rows, dropped = read_corpus(tmp_path)
@@ -300,7 +300,7 @@ class TestHuggingFace:
         assert isinstance(dropped[0], Problem) and dropped[0].reason == "missing_audio"
         assert "row 1 of" in dropped[0].detail
 
-    def test_complaints(self, tmp_path: Path) -> None:
+    def test_bad_files_are_clear_errors(self, tmp_path: Path) -> None:
         self.save(tmp_path / "d", [self.table(3)])
         with pytest.raises(MayaError, match=r"the audio lies inside .*arrow, and has to be written to a tar"):
             read_corpus(tmp_path / "d")
@@ -364,7 +364,7 @@ class TestRecipes:
         assert len(audio_of(recipe, rows[0])) == 8000
         assert describing_files(recipe) == [tmp_path / "d/a.wav"]
 
-    def test_complaints(self, recipe: Path, tmp_path: Path) -> None:
+    def test_bad_files_are_clear_errors(self, recipe: Path, tmp_path: Path) -> None:
         assert "librispeech" in recipe_names() and "yesno" in recipe_names()
         with pytest.raises(MayaError, match=r"lhotse has no recipe 'no_such'; it has .*librispeech.*yesno"):
             read_corpus(Path(f"lhotse:no_such:{tmp_path}"))

@@ -68,7 +68,7 @@ def test_numbers_of_a_language() -> None:
     assert json.loads(json.dumps(spreads)) == spreads
 
 
-def test_what_was_not_measured_is_not_there() -> None:
+def test_unmeasured_quantities_have_no_histogram() -> None:
     found = Statistics()
     found.add(entry("a", sound=None), "train")
     assert histogram(found.spreads()["hi"], "level") is None

@@ -96,7 +96,7 @@ def test_columns(table: Table, probed: list[Entry]) -> None:
     assert [e.id for e in table.entries([3, 1])] == [table.ids[3], table.ids[1]]
 
 
-def test_what_was_found_is_kept(table: Table, probed: list[Entry]) -> None:
+def test_entries_are_read_as_they_were_written(table: Table, probed: list[Entry]) -> None:
     for entry, again in zip(probed, table.entries(), strict=True):
         assert again.sound is not None and entry.sound is not None
         assert again.sound.level == pytest.approx(entry.sound.level, rel=1e-6)
@@ -137,7 +137,7 @@ class TestDamage:
         pq.write_table(change(read), path)
         return path
 
-    def test_none_there(self, tmp_path: Path) -> None:
+    def test_a_missing_table(self, tmp_path: Path) -> None:
         with pytest.raises(MayaError, match=r"there is no table .*x\.parquet; run stage 1 \(prepare\) first"):
             Table.open(tmp_path / "x.parquet")
 

@@ -153,7 +153,7 @@ def test_the_same_audio_is_found_by_its_bytes(tmp_path: Path) -> None:
         same_audio(spoken)
 
 
-def test_reasons_can_cost_an_utterance_its_place(tmp_path: Path) -> None:
+def test_utterances_are_dropped_for_chosen_reasons(tmp_path: Path) -> None:
     spoken = audio(tmp_path)
     cfg = TextCheckConfig(drop=("conflicting_audio",))
     checked = check_texts(spoken, cfg)

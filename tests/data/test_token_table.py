@@ -49,7 +49,7 @@ def test_tokens_are_those_of_the_texts(tmp_path: Path, entries: list[Entry], tok
         found[20_000]
 
 
-def test_tokens_of_other_things_are_refused(
+def test_tokens_of_another_table_or_tokenizer_are_refused(
     tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer
 ) -> None:
     path, table = tmp_path / "tokens.arrow", make_table(tmp_path, entries)

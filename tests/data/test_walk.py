@@ -145,7 +145,7 @@ def test_files_without_a_partner_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data", ["café".encode("latin-1"), "one".encode("utf-16"), "one".encode("utf-16-le"), b"\xff\xfe\xff"]
 )
-def test_a_text_that_cannot_be_read_costs_one_utterance(tmp_path: Path, data: bytes) -> None:
+def test_an_unreadable_text_drops_one_utterance(tmp_path: Path, data: bytes) -> None:
     pair(tmp_path, "a")
     pair(tmp_path, "b")
     (tmp_path / "b.txt").write_bytes(data)

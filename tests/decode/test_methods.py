@@ -165,7 +165,7 @@ def test_a_head_may_have_any_name_and_be_named_as_method() -> None:
 
 USER_FILE = '''
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 from maya.config import config
 from maya.decode.base import Method, MethodConfig
@@ -179,7 +179,7 @@ from tests import tiny
 class ConfidentConfig(MethodConfig):
     """Greedy CTC without the tokens that are less probable than `min_probability`."""
 
-    heads: ClassVar = (CTCConfig,)
+    heads = (CTCConfig,)
     kind: Literal["confident"] = "confident"
     min_probability: Share = 0.5
 

@@ -62,8 +62,15 @@ def test_a_model_without_a_text_head_is_decoded_and_scored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     exp, data, run = tiny.experiment(), tmp_path / "data", tmp_path / "run"
-    exp.model.heads = {"language": LanguageConfig()}
+    emotion = ClassifyConfig(label="emotion", classes=("calm", "angry"))
+    exp.model.heads = {"language": LanguageConfig(), "mood": emotion}
     tones.make_corpus(tmp_path / "corpus", utterances=12)
+    manifest = tmp_path / "corpus" / "manifest.jsonl"
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for line in lines:  # one of the four test utterances has no label, and one of the others is angry
+        emotions = {"en-005": "angry", "en-011": "calm", "hi-005": "calm"}
+        line["labels"] = {"emotion": emotions[line["id"]]} if line["id"] in emotions else {}
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
     prepare(exp, tmp_path / "corpus", data)
     tokenizer(exp, data, run)
     pieces = load_tokenizer(run / "tokenizer.model")
@@ -71,6 +78,8 @@ def test_a_model_without_a_text_head_is_decoded_and_scored(
     with torch.no_grad():
         model.heads["language"].out.weight.zero_()
         model.heads["language"].out.bias[:] = torch.tensor([0.0, 4.0])
+        model.heads["mood"].out.weight.zero_()
+        model.heads["mood"].out.bias[:] = torch.tensor([4.0, 0.0])
     save_checkpoint(run / "best.pt", Checkpoint(model_config=model.cfg, tokenizer=pieces,
                     weights=model.state_dict(), step=0, notes={}))  # fmt: skip
     decode(exp, data, run)
@@ -78,13 +87,20 @@ def test_a_model_without_a_text_head_is_decoded_and_scored(
     rows = [json.loads(line) for line in (out / "hyps.jsonl").read_text().splitlines()]
     assert rows and all("text" not in row and "tokens" not in row for row in rows)
     assert {row["predictions"]["language"]["label"] for row in rows} == {"hi"}
+    assert {row["predictions"]["emotion"]["label"] for row in rows} == {"calm"}
+    assert sorted(str(row["labels"]["emotion"]) for row in rows) == ["None", "angry", "calm", "calm"]
     capsys.readouterr()
     assert main(["score", "--run-dir", str(run), "--data", str(data)]) == 0
-    assert "macro average" in capsys.readouterr().out and not (out / "report.html").exists()
+    assert capsys.readouterr().out.count("macro average") == 2 and not (out / "report.html").exists()
     result = json.loads((out / "result.json").read_text())
     assert result["labels"]["language"]["accuracy"] == 0.5 and result["split"] == "test"
+    classes = result["labels"]["emotion"]["classes"]
+    assert {name: (c["utterances"], c["accuracy"]) for name, c in classes.items()} == {
+        "angry": (1, 0.0),
+        "calm": (2, 1.0),
+    }
     scores = score(run, show=False)
-    assert scores.report is None and [label.macro for label in scores.labels] == [0.5]
+    assert scores.report is None and [label.macro for label in scores.labels] == [0.5, 0.5]
     assert main(["score", "--run-dir", str(run), "--split", "all"]) == 0
     assert main(["evaluate", str(run), "--manifest", str(tmp_path / "corpus" / "manifest.jsonl")]) == 1
     assert "has no text head to evaluate" in capsys.readouterr().err

@@ -86,10 +86,10 @@ def test_an_archive_serves_where_a_checkpoint_does(
     exp.model = replace(theirs.model_config, vocab_size=55)  # another vocabulary
     exp.train.init_from, exp.train.init_modules = str(source), ("encoder",)
     model = build_model(exp.model)
-    facts = start(model, exp, tmp_path, tmp_path / "run", main=False)
+    facts = start(model, exp, tmp_path / "run", main=False)
     encoder = {k: v for k, v in theirs.weights.items() if k.startswith("encoder.")}
     assert facts["init_parameters"] == sum(v.numel() for v in encoder.values())
     assert all(torch.equal(model.state_dict()[k], v) for k, v in encoder.items())
     exp.train.init_from = str(tmp_path / "none.nemo")
     with pytest.raises(MayaError, match="none.nemo"):
-        start(model, exp, tmp_path, tmp_path / "run", main=False)
+        start(model, exp, tmp_path / "run", main=False)

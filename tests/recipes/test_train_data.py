@@ -10,9 +10,11 @@ from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.table.table import Table, write_table
 from maya.data.table.token_table import token_path, write_tokens
+from maya.errors import MayaError
+from maya.heads import ClassifyConfig
 from maya.models.hybrid import hybrid
 from maya.recipes.experiment import Experiment
-from maya.recipes.train import drop_infeasible, shared_tokens, thin, usable
+from maya.recipes.train import check_labels, drop_infeasible, shared_tokens, thin, usable
 from tests.data.making import make_tokenizer, write_corpus
 
 
@@ -50,13 +52,13 @@ def test_what_ctc_cannot_align_is_left_out(tmp_path: Path, entries: list[Entry])
         e.id for e, fit in zip(long, fits, strict=True) if not fit
     ]
     assert "frames needed for" in dropped[0]["reason"]
-    cfg.ctc_weight = 0.0
+    del cfg.heads["ctc"]
     assert drop_infeasible(table, tokens, cfg, 1.1) == (None, [])
 
 
 def test_lengths_that_training_does_not_take(tmp_path: Path, entries: list[Entry]) -> None:
     table, tokenizer, exp = make_table(tmp_path, entries), make_tokenizer(), Experiment(name="lengths")
-    exp.model.ctc_weight = 0.0
+    exp.model.heads = {}
     tokens = write_tokens(token_path(tmp_path, "train"), table, tokenizer)
     assert usable(table, tokens, exp) == (None, [])
     lengths = np.sort(table.durations)
@@ -73,3 +75,13 @@ def test_tokens_of_other_data_are_made_again(tmp_path: Path, entries: list[Entry
     shared_tokens(tmp_path, make_table(tmp_path, entries), tokenizer)
     changed = make_table(tmp_path, [entries[0]._replace(text="two two"), *entries[1:]])
     assert shared_tokens(tmp_path, changed, tokenizer)[0].tolist() == tokenizer.encode("two two")
+
+
+def test_a_label_that_no_utterance_has_is_named_before_training(tmp_path: Path, entries: list[Entry]) -> None:
+    cfg = hybrid()
+    cfg.heads["mood"] = ClassifyConfig(label="emotion", classes=("glad", "sad"))
+    with pytest.raises(MayaError, match=r"head mood needs the label 'emotion', and no utterance of .*train"):
+        check_labels(cfg, make_table(tmp_path, entries))
+    labelled = [*entries[:-1], entries[-1]._replace(labels={"emotion": "sad"})]
+    check_labels(cfg, make_table(tmp_path, labelled))
+    check_labels(hybrid(), make_table(tmp_path, entries))

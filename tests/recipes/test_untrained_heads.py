@@ -15,12 +15,11 @@ from maya.models.speech_model import build_model
 from maya.recipes.cli import main
 from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
-from tests import tones
+from tests import tiny, tones
+from tests.train.test_older import flat, old_names, write
 
-CTC_ALONE = (
-    "model.heads.transducer.first_step=20",
-    "decode.methods.ctc_beam.lm_order=0",
-)  # and tests.tiny has 12 steps
+NO_LM = "decode.methods.ctc_beam.lm_order=0"
+CTC_ALONE = ("model.heads.transducer.first_step=20", NO_LM)  # and tests.tiny has 12 steps
 
 
 def command(name: str, top: Path, run: Path, *more: str, sets: tuple[str, ...] = CTC_ALONE) -> int:
@@ -138,6 +137,30 @@ def test_notes_of_every_checkpoint(top: Path) -> None:
     assert not any(name.startswith("transducer") for name in valid[0])
 
 
+def test_a_run_of_an_earlier_version(top: Path, tmp_path: Path) -> None:
+    """Its checkpoints have no notes on heads; its config.json tells what was trained by their step."""
+    run, loaded = tmp_path / "run", load_checkpoint(top / "run" / "best.pt")
+    cfg = tiny.options(encoder=loaded.model_config.encoder, vocab_size=loaded.tokenizer.vocab_size)
+    payload = {
+        "model_config": flat(cfg),
+        "weights": old_names(loaded.weights),
+        "notes": {"valid": {"wer": 1.0}},
+    }
+
+    def best() -> str:
+        return maya.load(run, "cpu").trained_heads().best().head
+
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"train": {"ctc_first": 20}}))
+    write(run / "best.pt", payload | {"step": 6}, loaded.tokenizer)
+    assert best() == "ctc"
+    write(run / "best.pt", payload | {"step": 21}, loaded.tokenizer)
+    assert best() == "transducer"
+    (run / "config.json").unlink()
+    write(run / "best.pt", payload | {"step": 6}, loaded.tokenizer)
+    assert best() == "transducer"  # nothing tells otherwise
+
+
 def test_without_notes_every_head_counts_as_trained(top: Path, tmp_path: Path) -> None:
     loaded = load_checkpoint(top / "run" / "best.pt")
     assert maya.load(top / "run", "cpu").choose_method().heads == ("ctc",)
@@ -149,10 +172,7 @@ def test_without_notes_every_head_counts_as_trained(top: Path, tmp_path: Path) -
 def test_both_heads_are_scored_once_both_are_trained(
     top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, sets = (
-        tmp_path / "run",
-        ("model.heads.transducer.first_step=6", "decode.methods.ctc_beam.lm_order=0"),
-    )
+    run, sets = tmp_path / "run", ("model.heads.transducer.first_step=6", NO_LM)
     shutil.copytree(top / "pieces", run)
     assert command("train", top, run, "--cpu", sets=sets) == 0
     assert command("average", top, run, sets=sets) == 0
@@ -192,12 +212,12 @@ def test_heads_that_are_taken_over_count_as_trained(
     cfg = load_checkpoint(top / "run" / "best.pt").model_config
     made = build_model(with_vocabulary(cfg, pieces.vocab_size, ("en", "hi")))
     source = tmp_path / "source.pt"
-    both, parts = ["transducer", "ctc"], "encoder,transducer"
+    both, modules = ["transducer", "ctc"], "encoder,transducer"
     for trained, taken, expected in (
-        (both, parts, both),
-        (["ctc"], parts, ["ctc"]),
+        (both, modules, both),
+        (["ctc"], modules, ["ctc"]),
         (both, "transducer", ["ctc"]),
-        (both, "encoder", ["ctc"]),
+        (both, "encoder,heads.transducer.decoder", ["ctc"]),
     ):
         save_checkpoint(source, Checkpoint(model_config=cfg, tokenizer=pieces, weights=made.state_dict(),
                                            step=9, notes={"trained": trained}))  # fmt: skip

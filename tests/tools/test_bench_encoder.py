@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maya.encoders import FastConformer
-from tools import bench_encoder
+from tools.bench import encoder as bench_encoder
 
 
 def test_a_small_comparison_with_ourselves(tmp_path, capsys, monkeypatch):

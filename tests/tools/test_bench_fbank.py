@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from maya.kernels.bench import peers
-from tools import bench_fbank
+from tools.bench import fbank as bench_fbank
 
 
 def test_it_compares_all_three(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

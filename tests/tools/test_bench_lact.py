@@ -5,7 +5,7 @@ import json
 import pytest
 
 from maya.errors import MayaError
-from tools import bench_lact
+from tools.bench import lact as bench_lact
 
 
 def test_a_small_run_writes_numbers_and_a_page(tmp_path, monkeypatch):
@@ -20,7 +20,7 @@ def test_a_small_run_writes_numbers_and_a_page(tmp_path, monkeypatch):
     assert result["rows"][2]["frames"] == 25 and list(result["parameters"]) == chosen
     page = out.with_suffix(".md").read_text()
     assert (
-        "| 2 s | " in page and "| LaCT, one step | 0.97 M |" in page and "python -m tools.bench_lact" in page
+        "| 2 s | " in page and "| LaCT, one step | 0.97 M |" in page and "python -m tools.bench.lact" in page
     )
     assert out.with_suffix(".png").exists()
 

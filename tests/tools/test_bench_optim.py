@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from maya.train.scaled_adam import ScaledAdam
-from tools import bench_optim
+from tools.bench import optim as bench_optim
 
 
 def test_the_shapes_are_those_of_zipformer_medium() -> None:

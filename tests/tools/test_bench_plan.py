@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from maya.data.plan import PlanConfig
-from tools import bench_plan
-from tools.bench_plan_measure import corpus, scale
-from tools.bench_plan_samplers import sampler, write_cuts
+from tools.bench import plan as bench_plan
+from tools.bench.plan_measure import corpus, scale
+from tools.bench.plan_samplers import sampler, write_cuts
 
 ROWS = 120_000
 
@@ -53,7 +53,7 @@ def test_both_samplers_are_measured_and_reported(scales: list[dict], tmp_path: P
         "machine": "here", "scale": scales, "samplers": samplers, "cuts": 1500, "scale_load": load,
         "samplers_load": load, "computed": bench_plan.computed(scales),
     }  # fmt: skip
-    text = bench_plan.markdown(json.loads(json.dumps(result)), "command")
+    text = bench_plan.page(json.loads(json.dumps(result)), "command")
     assert text.count("| lhotse, as icefall |") == 2 and f"{ROWS:,} utterances" in text
     pytest.importorskip("matplotlib")
     bench_plan.plot(result, tmp_path / "plan.png")

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from maya.errors import MayaError
-from tools import bench_pruned
+from tools.bench import pruned as bench_pruned
 
 SMALL = ["--batch", "2", "--frames", "12", "--labels", "4", "--vocab", "9", "--range", "3", "--rounds", "1"]
 

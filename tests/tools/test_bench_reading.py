@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from tools import bench_reading
-from tools.bench_reading import main
+from tools.bench import reading as bench_reading
+from tools.bench.reading import main
 
 
 def test_every_way_is_measured_and_the_page_has_its_bars(

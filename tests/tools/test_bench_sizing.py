@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tools.bench_sizing import report
+from tools.bench.sizing import report
 
 
 def _tabled(text: str) -> list[str]:

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from tools.bench_table import main
+from tools.bench.table import main
 
 
 def test_it_measures_what_it_says(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from maya.encoders import FastConformerConfig
 from maya.models.hybrid import hybrid
 from maya.models.speech_model import SpeechModel
-from tools import bench_transcribe
+from tools.bench import transcribe as bench_transcribe
 
 SMALL = ["--layers", "1", "--width", "32", "--vocab", "20", "--threads", "1", "--min-seconds", "1"]
 

@@ -22,6 +22,7 @@ from maya.data.table.utterances import Utterances
 from maya.encoders import FastConformer
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
+from maya.recipes.cli import main
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
@@ -31,7 +32,6 @@ from maya.train.checkpoint import load_checkpoint, step_checkpoints
 from maya.train.failure import NotFinite, OutOfMemory, kept, smaller_batches
 from maya.train.memory_steps import synthetic
 from tests import tiny, tones
-from tools import diagnose
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -102,7 +102,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(
 
     monkeypatch.setattr(FastConformer, "forward", poisoned)
     run = tmp_path / "run"
-    with pytest.raises(NotFinite, match=r"gradients of step 2 are not finite.*tools\.diagnose .*run` says"):
+    with pytest.raises(NotFinite, match=r"gradients of step 2 are not finite.*maya diagnose .*run` says"):
         _run(data, run, optimizer=optimizer, accumulate=2)
     _holds(run, before)
     assert not (run / "not-a-number.txt").exists() and not step_checkpoints(run)
@@ -139,7 +139,7 @@ def test_a_loss_that_is_not_a_number_leaves_all_that_is_needed_to_see_it_again(
     assert named == {i for i, bad in zip(batch.ids, tally.losses.isnan().tolist(), strict=True) if bad}
     assert batch.ids[1] in named
 
-    assert diagnose.main([str(run)]) == 1
+    assert main(["diagnose", str(run)]) == 1
     assert "100 SAMPLES ARE NOT FINITE" in capsys.readouterr().out
 
     # A file of an earlier failure of more ranks is left aside, and a damaged one named.

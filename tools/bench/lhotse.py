@@ -2,14 +2,16 @@
 
     python -m tools.bench.lhotse --corpus ../shared/corpora/indic12 --out exp/bench/lhotse
 
-The corpus is prepared once. Its training utterances are then written as a manifest of cuts and as Shar.
-Rounds alternate between the ways of reading; OUT/lhotse.json and docs/benchmarks/lhotse.md get the medians.
+Some of the corpus is written as FLAC and prepared. Its training utterances are then written as a manifest of
+cuts and as Shar. Rounds alternate between the ways of reading; OUT/lhotse.json and docs/benchmarks/lhotse.md
+get the medians.
 """
 
 import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lhotse
+import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from maya.data.loading.batch import Batch
@@ -55,17 +58,33 @@ def experiment(source: Literal["table", "lhotse"], max_seconds: float, **options
     return exp
 
 
+def as_flac(corpus: Path, out: Path, count: int) -> Path:
+    """A copy of `count` utterances of a corpus with manifest.jsonl, drawn at random, as FLAC: lhotse writes
+    Shar as FLAC, and every way shall decode the same."""
+    rows = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+    rows = random.Random(0).sample(rows, min(count, len(rows)))
+    out.mkdir(parents=True)
+    for number, row in enumerate(rows):
+        samples, rate = soundfile.read(corpus / row["audio"])
+        row["audio"] = f"{number:06d}.flac"
+        soundfile.write(out / row["audio"], samples, rate)
+    (out / "manifest.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return out
+
+
 def write_cuts(data: Path, out: Path) -> None:
     """The utterances of `data`/train.parquet as cuts.jsonl.gz and shar/."""
     rows = Table.open(part_path(data, "train")).read("id", "path", "text", "language")
     cuts = []
     for name, path, text, language in rows:
         recording = Recording.from_file(path, recording_id=name)
-        spoken = SupervisionSegment(name, name, 0.0, recording.duration, text=text, language=language)
-        cuts.append(MonoCut(name, 0.0, recording.duration, 0, recording=recording, supervisions=[spoken]))
+        supervision = SupervisionSegment(name, name, 0.0, recording.duration, text=text, language=language)
+        cuts.append(
+            MonoCut(name, 0.0, recording.duration, 0, recording=recording, supervisions=[supervision])
+        )
     CutSet.from_cuts(cuts).to_file(out / "cuts.jsonl.gz")
     (out / "shar").mkdir()
-    CutSet.from_cuts(cuts).to_shar(out / "shar", fields={"recording": "original"}, shard_size=500)
+    CutSet.from_cuts(cuts).to_shar(out / "shar", fields={"recording": "flac"}, shard_size=500)
     (out / "mine.py").write_text(SHAR_FUNCTION)
 
 
@@ -94,7 +113,7 @@ def ways(data: Path, out: Path, max_seconds: float) -> dict[str, tuple[Open, Cal
         for position in plan.positions(Position(0, 0)):
             yield plan.advance(position), plan.take(position)
 
-    found: dict[str, tuple[Open, Callable[..., Iterator[Any]]]] = {TABLE: (open_table, sample_table)}
+    opened: dict[str, tuple[Open, Callable[..., Iterator[Any]]]] = {TABLE: (open_table, sample_table)}
     names = {"cuts.jsonl.gz": "manifest", "shar": "Shar", "mine.py:train_cuts": "CutSet.from_shar"}
     for name, sampler in [
         ("cuts.jsonl.gz", "plan"), ("cuts.jsonl.gz", "stream"), ("cuts.jsonl.gz", "dynamic_bucketing"),
@@ -109,8 +128,8 @@ def ways(data: Path, out: Path, max_seconds: float) -> dict[str, tuple[Open, Cal
             for job in open_batches(exp, made, out, ranks).jobs(Position(0, 0)):
                 yield job.position, job.cuts
 
-        found[f"{names[name]}, {sampler}"] = (open_cuts, sample_cuts)
-    return found
+        opened[f"{names[name]}, {sampler}"] = (open_cuts, sample_cuts)
+    return opened
 
 
 class Clock:
@@ -195,12 +214,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("../shared/corpora/indic12"))
     parser.add_argument("--out", type=Path, default=Path("exp/bench/lhotse"))
+    parser.add_argument(
+        "--utterances", type=int, default=3000, help="of the corpus; the training part is used"
+    )
     parser.add_argument("--max-seconds", type=float, default=120.0, help="padded audio of a batch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--page", type=Path, default=Path("docs/benchmarks/lhotse.md"))
     args = parser.parse_args()
-    data, out = args.out / "data", args.out
-    prepare(experiment("table", args.max_seconds), args.corpus, data)
+    out, data, corpus = args.out, args.out / "data", args.out / "corpus"
+    if not (corpus / "manifest.jsonl").is_file():
+        as_flac(args.corpus, corpus, args.utterances)
+    prepare(experiment("table", args.max_seconds), corpus, data)
     tokenizer_stage(experiment("table", args.max_seconds), data, out)
     if not (out / "mine.py").is_file():
         write_cuts(data, out)

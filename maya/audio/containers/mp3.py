@@ -187,7 +187,7 @@ def _numbered(run: _Run, count: int, size: int) -> bytes:
 
 
 def _tag(reader: Reader, position: int) -> int:
-    """Bytes of what stands here between frames and is no sound: a tag, or zeros; 0 where it is neither."""
+    """Bytes of a tag or of zeros between frames; 0 where there is neither."""
     head = reader.at(position, 32)
     if length := tag_length(head):
         return length

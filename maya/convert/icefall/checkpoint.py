@@ -130,7 +130,7 @@ def averaged(first: IcefallCheckpoint, last: IcefallCheckpoint) -> tuple[dict[st
         if checkpoint.average is None or checkpoint.batches is None:
             missing = "model_avg" if checkpoint.average is None else "batch_idx_train"
             raise MayaError(
-                f"{checkpoint.path} has no {missing}, needed for averaging; give two epoch-N.pt of one training"
+                f"{checkpoint.path} has no {missing}, needed for a mean; give two epoch-N.pt of one training"
             )
     assert first.batches is not None and last.batches is not None
     n, before = last.batches - first.batches, first.batches

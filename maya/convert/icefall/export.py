@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from maya.convert.conversion import rebuilt
 from maya.convert.heads import TextHeads, head_notes, text_heads
+from maya.convert.icefall.config import SHOWN
 from maya.convert.icefall.names import to_icefall_name, to_icefall_tensor
 from maya.convert.icefall.tokens import SENTENCE_END, blank_first, token_table
 from maya.convert.report import ConversionReport, components
@@ -51,8 +52,8 @@ def icefall_parts(model: Recognizer, target: str) -> Parts:
     cfg = model.model.cfg
     encoder, f = cfg.encoder, cfg.features
     if not isinstance(encoder, ZipformerConfig) or not isinstance(f, FbankConfig):
-        kind = f.kind if isinstance(encoder, ZipformerConfig) else getattr(encoder, "kind", "another encoder")
-        raise MayaError(f"{target} supports Zipformers on filter banks; this model has {kind}")
+        other: Any = f if isinstance(encoder, ZipformerConfig) else encoder
+        raise MayaError(f"{target} supports Zipformers on filter banks; this model has {other.kind}")
     if encoder.output_downsampling != 2 or encoder.fast_weights is not None:
         raise MayaError(
             f"{target} supports Zipformers with attention and an output at 25 Hz; this model has another"
@@ -96,15 +97,6 @@ def with_blank_first(model: Recognizer) -> Recognizer:
     )
 
 
-def rebuilt(model: SpeechModel, cfg: SpeechModelConfig, state: dict[str, Tensor]) -> SpeechModel:
-    """A model of another configuration with these tensors, not copied, and the features of `model`."""
-    with torch.device("meta"):
-        network = SpeechModel(cfg)
-    network.preprocessor = model.preprocessor  # its buffers are in no state dict
-    network.load_state_dict(state, assign=True)
-    return network.eval()
-
-
 def to_icefall(model: Recognizer, out: str | Path) -> ConversionReport:
     """Write `model` into the folder `out` as icefall's pretrained.pt, bpe.model and tokens.txt.
 
@@ -126,7 +118,8 @@ def to_icefall(model: Recognizer, out: str | Path) -> ConversionReport:
                 "icefall's attention decoders begin and end with the piece <sos/eos>; this one does with "
                 f"{piece!r}"
             )
-    state = icefall_state(weights)
+    named = ((to_icefall_name(name), to_icefall_tensor(name, tensor)) for name, tensor in weights.items())
+    state = {name: tensor.contiguous().clone() for name, tensor in named if name}
     if cfg.features.num_mels != 80:
         notes.append(f"set feature_dim in icefall's get_params() to {cfg.features.num_mels}")
     options = icefall_options(cfg, parts)
@@ -135,7 +128,9 @@ def to_icefall(model: Recognizer, out: str | Path) -> ConversionReport:
     with replacing(out / WEIGHTS) as partial, open(partial, "wb") as f:
         torch.save({"model": state, **options}, f)
     (out / SENTENCEPIECE).write_bytes(model.tokenizer.model_bytes)
-    (out / TABLE).write_text(token_table(model.tokenizer), encoding="utf-8")
+    (out / TABLE).write_text(
+        token_table(model.tokenizer.pieces(range(model.tokenizer.vocab_size))), encoding="utf-8"
+    )
     return ConversionReport(
         title=f"{out / WEIGHTS}: Zipformer of icefall",
         components=components(cfg, weights),
@@ -147,46 +142,24 @@ def to_icefall(model: Recognizer, out: str | Path) -> ConversionReport:
     )
 
 
-def icefall_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """icefall's state dict from Maya's, without tensors that icefall does not have."""
-    named = ((to_icefall_name(name), to_icefall_tensor(name, tensor)) for name, tensor in weights.items())
-    return {name: tensor.contiguous().clone() for name, tensor in named if name}
-
-
 def icefall_options(cfg: SpeechModelConfig, parts: Parts) -> dict[str, Any]:
     """icefall's options for a model of this configuration, by the names in its checkpoints."""
     e, transducer, attention = parts.encoder, parts.heads.transducer, parts.heads.attention
-    listed: dict[str, tuple[int, ...]] = {
-        "num_encoder_layers": e.layers,
-        "downsampling_factor": e.downsampling,
-        "feedforward_dim": e.ff_dims,
-        "num_heads": e.heads,
-        "encoder_dim": e.dims,
-        "encoder_unmasked_dim": e.unmasked_dims,
-        "cnn_module_kernel": e.conv_kernels,
-        "query_head_dim": (e.query_head_dim,),
-        "value_head_dim": (e.value_head_dim,),
-        "pos_head_dim": (e.pos_head_dim,),
-    }
+    values = {option: getattr(e, field) for option, field in SHOWN.items()}
+    values["encoder_unmasked_dim"] = e.unmasked_dims
     if e.causal:
-        listed |= {"chunk_size": e.chunk_frames, "left_context_frames": e.left_context_frames}
-    options: dict[str, Any] = {name: ",".join(map(str, sizes)) for name, sizes in listed.items()}
-    options |= {"pos_dim": e.pos_dim, "causal": e.causal, "use_transducer": parts.predictor is not None}
-    options |= {"use_ctc": parts.heads.ctc is not None, "use_attention_decoder": attention is not None}
+        values |= {"chunk_size": e.chunk_frames, "left_context_frames": e.left_context_frames}
+    options = {option: ",".join(map(str, v)) if isinstance(v, tuple) else v for option, v in values.items()}
+    options |= {f"{name}_head_dim": str(options[f"{name}_head_dim"]) for name in ("query", "value", "pos")}
+    options |= {"use_transducer": transducer is not None, "use_ctc": parts.heads.ctc is not None}
+    options["use_attention_decoder"] = attention is not None
     if transducer is not None and parts.predictor is not None:
-        options |= {
-            "decoder_dim": parts.predictor.hidden,
-            "context_size": parts.predictor.context,
-            "joiner_dim": transducer.joint.hidden,
-        }
+        options |= {"decoder_dim": parts.predictor.hidden, "context_size": parts.predictor.context}
+        options["joiner_dim"] = transducer.joint.hidden
     if attention is not None:
-        options |= {
-            "attention_decoder_dim": attention.dim,
-            "attention_decoder_attention_dim": attention.dim,
-            "attention_decoder_num_layers": attention.layers,
-            "attention_decoder_num_heads": attention.heads,
-            "attention_decoder_feedforward_dim": attention.feed_forward,
-        }
+        sizes = {"dim": attention.dim, "attention_dim": attention.dim, "num_layers": attention.layers}
+        sizes |= {"num_heads": attention.heads, "feedforward_dim": attention.feed_forward}
+        options |= {f"attention_decoder_{name}": size for name, size in sizes.items()}
     return options | {"feature_dim": cfg.features.num_mels, "vocab_size": cfg.vocab_size, "blank_id": 0}
 
 

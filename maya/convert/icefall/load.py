@@ -2,12 +2,13 @@
 without icefall and k2."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from maya.convert.conversion import Conversion, strict
 from maya.convert.icefall.checkpoint import IcefallCheckpoint, Which, averaged, read_icefall
 from maya.convert.icefall.config import IcefallModel, read_config
 from maya.convert.icefall.names import (
@@ -17,37 +18,20 @@ from maya.convert.icefall.names import (
     to_icefall_tensor,
 )
 from maya.convert.icefall.tokens import BLANK, SENTENCE_END, read_tokenizer
-from maya.convert.report import ConversionReport, components, some
+from maya.convert.report import ConversionReport, components
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.heads import AttentionDecoderConfig
 from maya.models.config import SpeechModelConfig
-from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import Checkpoint, build
-
-
-@dataclass(kw_only=True, slots=True)
-class IcefallImport:
-    """A converted model: the checkpoint to save, and a report for the user."""
-
-    checkpoint: Checkpoint
-    report: ConversionReport
+from maya.train.checkpoint import Checkpoint
 
 
 def from_icefall(
-    path: str | Path,
-    tokenizer: str | Path | Tokenizer,
-    *,
-    average_with: str | Path | None = None,
-    which: Which = "model",
-    overrides: Sequence[str] = (),
-    device: str | torch.device = "cpu",
+    path: str | Path, tokenizer: str | Path | Tokenizer, *, device: str | torch.device = "cpu", **options: Any
 ) -> Recognizer:
-    """The model of an icefall checkpoint, ready to use. See `import_icefall` for the arguments and errors."""
-    imported = import_icefall(path, tokenizer, average_with=average_with, which=which, overrides=overrides)
-    checkpoint, device = imported.checkpoint, torch.device(device)
-    return Recognizer(model=build(checkpoint).to(device), tokenizer=checkpoint.tokenizer, device=device)
+    """The model of an icefall checkpoint, ready to use. See `import_icefall` for the options and errors."""
+    return import_icefall(path, tokenizer, **options).recognizer(device)
 
 
 def import_icefall(
@@ -57,7 +41,7 @@ def import_icefall(
     average_with: str | Path | None = None,
     which: Which = "model",
     overrides: Sequence[str] = (),
-) -> IcefallImport:
+) -> Conversion:
     """A checkpoint of icefall as one of Maya, and a report.
 
     path: epoch-N.pt, checkpoint-N.pt, epoch-E-avg-A.pt, pretrained.pt, or a bare state dict.
@@ -90,39 +74,22 @@ def import_icefall(
     weights = checked_weights(stored, described.config, file.path)
     if dtypes := {str(v.dtype) for v in stored.values()} - {"torch.float32"}:
         described.warnings.append(f"weights stored as {', '.join(sorted(dtypes))} become torch.float32")
+    notes = {"source": file.path.name, "icefall": {"weights": source}, "untrained": []}
     checkpoint = Checkpoint(
-        model_config=described.config,
-        tokenizer=tokenizer,
-        weights=weights,
-        step=0,
-        notes={"source": file.path.name, "icefall": {"weights": source}, "untrained": []},
+        model_config=described.config, tokenizer=tokenizer, weights=weights, step=0, notes=notes
     )
-    return IcefallImport(checkpoint=checkpoint, report=_report(file, described, checkpoint, source))
+    return Conversion(checkpoint=checkpoint, report=_report(file, described, checkpoint, source))
 
 
 def checked_weights(stored: Mapping[str, Tensor], config: SpeechModelConfig, path: Path) -> dict[str, Tensor]:
     """Maya's state dict (fp32) from icefall's. Raises MayaError for a tensor that is missing, unexpected or
     of another shape."""
-    renamed = {name: from_icefall_name(name) for name in stored}
-    with torch.device("meta"):
-        expected = SpeechModel(config).state_dict()
-    if unexpected := sorted(name for name, target in renamed.items() if target not in expected):
-        raise MayaError(f"{path} has tensors that a Zipformer of its shape does not have: {some(unexpected)}")
-    weights = {
-        target: from_icefall_tensor(target, stored[name]).float()
-        for name, target in renamed.items()
-        if target
-    }
-    if missing := [to_icefall_name(name) or name for name in expected if name not in weights]:
-        raise MayaError(f"{path} lacks tensors of a Zipformer of its shape: {some(missing)}")
-    for name, tensor in expected.items():
-        if weights[name].shape != tensor.shape:
-            source = to_icefall_name(name) or name
-            raise MayaError(
-                f"{path}: {source} has shape {tuple(stored[source].shape)}, but by the other tensors it has "
-                f"{tuple(to_icefall_tensor(name, tensor).shape)}"
-            )
-    return {name: weights[name] for name in expected}
+    names = {name: from_icefall_name(name) or name for name in stored}
+    weights = {ours: from_icefall_tensor(ours, stored[name]).float() for name, ours in names.items()}
+    return strict(
+        weights, config, path, "a Zipformer of its shape",
+        lambda name, tensor: (to_icefall_name(name) or name, to_icefall_tensor(name, tensor)),
+    )  # fmt: skip
 
 
 def _fit_vocabulary(config: SpeechModelConfig, tokenizer: Tokenizer, name: str, path: Path) -> None:

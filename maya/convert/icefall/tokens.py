@@ -87,9 +87,8 @@ def blank_first(tokenizer: Tokenizer) -> Tokenizer:
     return Tokenizer(proto.SerializeToString())
 
 
-def token_table(tokenizer: Tokenizer) -> str:
+def token_table(pieces: Sequence[str]) -> str:
     """tokens.txt: a piece and its id on each line."""
-    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     return "".join(f"{piece} {i}\n" for i, piece in enumerate(pieces))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from maya.convert.nemo.parts import Family
+from maya.convert.nemo.parts import ENCODER, Family
 from maya.convert.nemo.section import Section
 from maya.encoders.conformer.config import FastConformerConfig
 from maya.errors import MayaError
@@ -37,6 +37,13 @@ HARMLESS = (
     *("target", "nemo_path", "ema", "init_from_nemo_model", "init_from_pretrained_model"),
     "init_from_ptl_ckpt",
 )
+# Settings of the features for which Maya supports only NeMo's defaults.
+FIXED_FEATURES: dict[str, tuple[Any, ...]] = {
+    "n_window_stride": (None,), "window": ("hann",), "lowfreq": (0, 0.0), "log": (True,),
+    "log_zero_guard_type": ("add",), "log_zero_guard_value": (2.0**-24,), "frame_splicing": (1,),
+    "exact_pad": (False,), "stft_exact_pad": (False,), "use_torchaudio": (False,), "pad_value": (0, 0.0),
+    "mag_power": (2.0, 2), "mel_norm": ("slaney",),
+}  # fmt: skip
 RNNT_LOSSES = ("default", "warprnnt", "warprnnt_numba", "pytorch", "graph_rnnt", "graph_w_transducer")
 
 
@@ -121,32 +128,16 @@ def _features(s: Section, legacy: bool) -> LogMelConfig:
     n_fft = s.take("n_fft", 512) if "n_fft" in s else 1 << (window_samples - 1).bit_length()
     s.fixed("highfreq", None, rate / 2)
     s.fixed("n_window_size", None, window_samples)
-    s.fixed("n_window_stride", None)
-    s.fixed("window", "hann")
-    s.fixed("lowfreq", 0, 0.0)
-    s.fixed("log", True)
-    s.fixed("log_zero_guard_type", "add")
-    s.fixed("log_zero_guard_value", 2.0**-24)
-    s.fixed("frame_splicing", 1)
-    s.fixed("exact_pad", False)
-    s.fixed("stft_exact_pad", False)
-    s.fixed("use_torchaudio", False)
-    s.fixed("pad_value", 0, 0.0)
-    s.fixed("mag_power", 2.0, 2)
-    s.fixed("mel_norm", "slaney")
+    for key, allowed in FIXED_FEATURES.items():
+        s.fixed(key, *allowed)
     # pad_to adds masked frames that nothing reads; the noise of nb_* is for training.
     s.harmless("n_fft", "pad_to", "rng", "nb_augmentation_prob", "nb_max_freq", "stft_conv")
     features = LogMelConfig(
-        sample_rate=rate,
-        num_mels=s.take("features", 64),
-        n_fft=n_fft,
-        window_ms=window_ms,
-        hop_ms=1000 * s.take("window_stride", 0.01),
+        sample_rate=rate, num_mels=s.take("features", 64), n_fft=n_fft, window_ms=window_ms,
+        hop_ms=1000 * s.take("window_stride", 0.01), dither=s.take("dither", 1e-5), legacy=legacy,
         preemphasis=0.0 if s.raw("preemph", 0.97) is None else s.take("preemph", 0.97),
-        dither=s.take("dither", 1e-5),
         normalize="per_feature" if s.raw("normalize", "per_feature") == "per_feature" else "none",
-        legacy=legacy,
-    )
+    )  # fmt: skip
     s.close()
     return features
 
@@ -185,35 +176,20 @@ def _encoder(s: Section) -> FastConformerConfig:
     s.fixed("stochastic_depth_mode", "linear", "uniform")
     # Place and size of the reduction have no effect without one; pos_emb_max_len grows with the audio; the
     # others choose an implementation of attention, not its result.
-    s.harmless(
-        "reduction_position", "reduction_factor", "pos_emb_max_len", "subsampling_conv_chunking_factor"
-    )
-    s.harmless("use_pytorch_sdpa", "use_pytorch_sdpa_backends", "sync_max_audio_length")
-    s.harmless("stochastic_depth_start_layer")
-    d_model = s.need("d_model", int)
-    channels = s.take("subsampling_conv_channels", -1)
-    kernel = s.take("conv_kernel_size", 31)
+    s.harmless("reduction_position", "reduction_factor", "pos_emb_max_len", "use_pytorch_sdpa")
+    s.harmless("use_pytorch_sdpa_backends", "sync_max_audio_length", "stochastic_depth_start_layer")
+    s.harmless("subsampling_conv_chunking_factor")
     s.fixed("conv_norm_type", "batch_norm", "layer_norm")
+    values: dict[str, Any] = {
+        field: s.need(key, default) if default is int else s.take(key, default)
+        for key, (field, default) in ENCODER.items()
+    }
+    channels = s.take("subsampling_conv_channels", -1)
     encoder = FastConformerConfig(
-        feat_in=s.need("feat_in", int),
-        d_model=d_model,
-        n_layers=s.need("n_layers", int),
-        n_heads=s.take("n_heads", 4),
-        ff_expansion=s.take("ff_expansion_factor", 4),
-        conv_kernel=kernel,
-        subsampling_factor=s.take("subsampling_factor", 4),
-        subsampling_channels=d_model if channels == -1 else channels,
-        xscaling=s.take("xscaling", True),
-        use_bias=s.take("use_bias", True),
-        untie_biases=s.take("untie_biases", True),
+        **values,
+        subsampling_channels=values["d_model"] if channels == -1 else channels,
         conv_norm="layer_norm" if s.raw("conv_norm_type") == "layer_norm" else "batch_norm",
-        dropout=s.take("dropout", 0.1),
-        dropout_pre_encoder=s.take("dropout_pre_encoder", 0.1),
-        dropout_emb=s.take("dropout_emb", 0.1),
-        dropout_att=s.take("dropout_att", 0.0),
-        layer_drop=s.take("stochastic_depth_drop_prob", 0.0),
-        causal_downsampling=s.take("causal_downsampling", False),
-        conv_context=_conv_context(s, kernel),
+        conv_context=_conv_context(s, values["conv_kernel"]),
     )
     _attention_context(s, encoder)
     s.close()
@@ -284,11 +260,8 @@ def _transducer(top: Section, encoder: FastConformerConfig, warnings: list[str])
     s.fixed("normalization_mode", None)
     s.harmless("vocab_size", "random_state_sampling")
     p = s.section("prednet")
-    predictor = PredictorConfig(
-        hidden=p.need("pred_hidden", int),
-        layers=p.need("pred_rnn_layers", int),
-        dropout=p.take("dropout", 0.0),
-    )
+    hidden, layers = p.need("pred_hidden", int), p.need("pred_rnn_layers", int)
+    predictor = PredictorConfig(hidden=hidden, layers=layers, dropout=p.take("dropout", 0.0))
     p.fixed("rnn_hidden_size", -1, None, predictor.hidden)
     # Initial values only:
     p.harmless("t_max", "forget_gate_bias", "weights_init_scale", "hidden_hidden_bias_scale")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from maya.convert.heads import head_notes
 from maya.convert.nemo.archive import REFERENCE, artifact_name, write_archive
-from maya.convert.nemo.parts import NemoParts, nemo_parts
+from maya.convert.nemo.parts import ENCODER, NemoParts, nemo_parts
 from maya.convert.nemo.weights import to_nemo_names
 from maya.convert.report import ConversionReport, components
 from maya.decode.recognizer import Recognizer
@@ -93,31 +93,22 @@ def nemo_config(cfg: SpeechModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     spec = cfg.specaugment
     ctc_head = {
-        "_target_": MODULES + "ConvASRDecoder",
-        "feat_in": e.d_model,
-        "num_classes": len(pieces),
+        "_target_": MODULES + "ConvASRDecoder", "feat_in": e.d_model, "num_classes": len(pieces),
         "vocabulary": pieces,
-    }
+    }  # fmt: skip
     config: dict[str, Any] = {
-        "sample_rate": f.sample_rate,
-        "log_prediction": False,
+        "sample_rate": f.sample_rate, "log_prediction": False,
         # NeMo's transcribe() reads this section; deferred, it needs no data when the model is restored.
         "validation_ds": {
-            "manifest_filepath": None,
-            "sample_rate": f.sample_rate,
-            "use_start_end_token": False,
+            "manifest_filepath": None, "sample_rate": f.sample_rate, "use_start_end_token": False,
             "defer_setup": True,
         },
-        "preprocessor": _features(f),
+        "preprocessor": _features(f), "encoder": _encoder(e),
         "spec_augment": {
-            "_target_": MODULES + "SpectrogramAugmentation",
-            "freq_masks": spec.freq_masks,
-            "freq_width": spec.freq_width,
-            "time_masks": spec.time_masks,
-            "time_width": spec.time_width,
+            "_target_": MODULES + "SpectrogramAugmentation", "freq_masks": spec.freq_masks,
+            "freq_width": spec.freq_width, "time_masks": spec.time_masks, "time_width": spec.time_width,
         },
-        "encoder": _encoder(e),
-    }
+    }  # fmt: skip
     if parts.transducer is None or parts.predictor is None:
         config |= {"decoder": ctc_head, "decoding": {"strategy": "greedy"}}
     else:
@@ -125,68 +116,35 @@ def nemo_config(cfg: SpeechModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
         if parts.ctc is not None:
             total = parts.ctc.weight + parts.transducer.weight
             config["aux_ctc"] = {
-                "ctc_loss_weight": parts.ctc.weight / total if total else 0.0,
-                "use_cer": False,
-                "ctc_reduction": "mean_batch",
-                "decoder": ctc_head,
-                "decoding": {"strategy": "greedy"},
-            }
+                "ctc_loss_weight": parts.ctc.weight / total if total else 0.0, "use_cer": False,
+                "ctc_reduction": "mean_batch", "decoder": ctc_head, "decoding": {"strategy": "greedy"},
+            }  # fmt: skip
     version = VERSION_BEFORE if f.legacy else VERSION
     return config | {"labels": pieces, "target": TARGETS[family], "nemo_version": version}
 
 
 def _features(f: LogMelConfig) -> dict[str, Any]:
     return {
-        "_target_": MODULES + "AudioToMelSpectrogramPreprocessor",
-        "sample_rate": f.sample_rate,
+        "_target_": MODULES + "AudioToMelSpectrogramPreprocessor", "sample_rate": f.sample_rate,
         "normalize": "per_feature" if f.normalize == "per_feature" else "NA",
-        "window_size": f.window_ms / 1000,
-        "window_stride": f.hop_ms / 1000,
-        "window": "hann",
-        "features": f.num_mels,
-        "n_fft": f.n_fft,
-        "preemph": f.preemphasis,
-        "log": True,
-        "frame_splicing": 1,
-        "dither": f.dither,
-        "pad_to": 0,
-        "pad_value": 0.0,
-    }
+        "window_size": f.window_ms / 1000, "window_stride": f.hop_ms / 1000, "window": "hann",
+        "features": f.num_mels, "n_fft": f.n_fft, "preemph": f.preemphasis, "log": True, "frame_splicing": 1,
+        "dither": f.dither, "pad_to": 0, "pad_value": 0.0,
+    }  # fmt: skip
 
 
 def _encoder(e: FastConformerConfig) -> dict[str, Any]:
     contexts = [list(pair) for pair in e.att_context_size]
     return {
-        "_target_": MODULES + "ConformerEncoder",
-        "feat_in": e.feat_in,
-        "feat_out": -1,
-        "n_layers": e.n_layers,
-        "d_model": e.d_model,
-        "subsampling": "dw_striding",
-        "subsampling_factor": e.subsampling_factor,
-        "subsampling_conv_channels": e.subsampling_channels,
-        "causal_downsampling": e.causal_downsampling,
-        "ff_expansion_factor": e.ff_expansion,
-        "self_attention_model": "rel_pos",
-        "n_heads": e.n_heads,
+        "_target_": MODULES + "ConformerEncoder", "feat_out": -1, "subsampling": "dw_striding",
+        **{key: getattr(e, field) for key, (field, _) in ENCODER.items()},
+        "subsampling_conv_channels": e.subsampling_channels, "self_attention_model": "rel_pos",
         "att_context_size": contexts if len(contexts) > 1 else contexts[0],
-        "att_context_probs": list(e.att_context_probs) or None,
-        "att_context_style": e.att_context_style,
-        "xscaling": e.xscaling,
-        "untie_biases": e.untie_biases,
-        "pos_emb_max_len": 5000,
-        "conv_kernel_size": e.conv_kernel,
-        "conv_norm_type": e.conv_norm,
+        "att_context_probs": list(e.att_context_probs) or None, "att_context_style": e.att_context_style,
+        "pos_emb_max_len": 5000, "conv_norm_type": e.conv_norm,
         "conv_context_size": "causal" if e.conv_context == "causal" else None,
-        "use_bias": e.use_bias,
-        "dropout": e.dropout,
-        "dropout_pre_encoder": e.dropout_pre_encoder,
-        "dropout_emb": e.dropout_emb,
-        "dropout_att": e.dropout_att,
-        "stochastic_depth_drop_prob": e.layer_drop,
-        "stochastic_depth_mode": "linear",
-        "stochastic_depth_start_layer": 1,
-    }
+        "stochastic_depth_mode": "linear", "stochastic_depth_start_layer": 1,
+    }  # fmt: skip
 
 
 def _transducer(
@@ -202,41 +160,24 @@ def _transducer(
         decoding |= {"model_type": "tdt", "durations": durations}
         kwargs = {"fastemit_lambda": 0.0, "clamp": -1.0, "durations": durations}
         loss = {"loss_name": "tdt", "tdt_kwargs": kwargs | {"sigma": cfg.sigma, "omega": cfg.omega}}
-    return {
-        "model_defaults": defaults,
-        "decoder": {
-            "_target_": MODULES + "RNNTDecoder",
-            "normalization_mode": None,
-            "random_state_sampling": False,
-            "blank_as_pad": True,
-            "prednet": {
-                "pred_hidden": p.hidden,
-                "pred_rnn_layers": p.layers,
-                "t_max": None,
-                "dropout": p.dropout,
-            },
-            "vocab_size": len(pieces),
+    decoder = {
+        "_target_": MODULES + "RNNTDecoder", "normalization_mode": None, "random_state_sampling": False,
+        "blank_as_pad": True, "vocab_size": len(pieces),
+        "prednet": {
+            "pred_hidden": p.hidden, "pred_rnn_layers": p.layers, "t_max": None, "dropout": p.dropout,
         },
-        "joint": {
-            "_target_": MODULES + "RNNTJoint",
-            "log_softmax": None,
-            "preserve_memory": False,
-            "fuse_loss_wer": False,
-            "fused_batch_size": -1,
-            "jointnet": {
-                "joint_hidden": j.hidden,
-                "activation": j.activation,
-                "dropout": j.dropout,
-                "encoder_hidden": width,
-                "pred_hidden": p.hidden,
-            },
-            "num_extra_outputs": len(durations),
-            "num_classes": len(pieces),
-            "vocabulary": pieces,
+    }  # fmt: skip
+    joint = {
+        "_target_": MODULES + "RNNTJoint", "log_softmax": None, "preserve_memory": False,
+        "fuse_loss_wer": False, "fused_batch_size": -1, "num_extra_outputs": len(durations),
+        "num_classes": len(pieces), "vocabulary": pieces,
+        "jointnet": {
+            "joint_hidden": j.hidden, "activation": j.activation, "dropout": j.dropout,
+            "encoder_hidden": width, "pred_hidden": p.hidden,
         },
-        "decoding": decoding,
-        "loss": loss,
-    }
+    }  # fmt: skip
+    sections = {"model_defaults": defaults, "decoder": decoder, "joint": joint}
+    return sections | {"decoding": decoding, "loss": loss}
 
 
 def _tokenizer(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -1,12 +1,12 @@
 """Import `.nemo` archives (CTC, RNN-T, TDT and hybrid FastConformers of NVIDIA NeMo) without NeMo."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from maya.convert.conversion import Conversion
 from maya.convert.nemo.archive import NemoArchive
 from maya.convert.nemo.config import FrontEnd, NemoModel, read_config
 from maya.convert.nemo.parts import nemo_parts
@@ -19,15 +19,7 @@ from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import SpeechModel
 from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import Checkpoint, build
-
-
-@dataclass(kw_only=True, slots=True)
-class NemoImport:
-    """A converted model: the checkpoint to save, and a report for the user."""
-
-    checkpoint: Checkpoint
-    report: ConversionReport
+from maya.train.checkpoint import Checkpoint
 
 
 def from_nemo(
@@ -38,9 +30,7 @@ def from_nemo(
     device: str | torch.device = "cpu",
 ) -> Recognizer:
     """The model of a `.nemo` archive, ready to use. See `import_nemo` for the arguments and errors."""
-    checkpoint = import_nemo(Path(path), front_end=front_end, ignore=ignore).checkpoint
-    where = torch.device(device)
-    return Recognizer(model=build(checkpoint).to(where), tokenizer=checkpoint.tokenizer, device=where)
+    return import_nemo(Path(path), front_end=front_end, ignore=ignore).recognizer(device)
 
 
 def import_nemo(
@@ -50,7 +40,7 @@ def import_nemo(
     encoder_only: bool = False,
     tokenizer: Tokenizer | None = None,
     ignore: Collection[str] = (),
-) -> NemoImport:
+) -> Conversion:
     """A `.nemo` archive as a Maya checkpoint and a report.
 
     front_end: features as NeMo computes them "since-2.5" or did "before-2.5"; "auto" goes by the version
@@ -89,7 +79,7 @@ def import_nemo(
     checkpoint = Checkpoint(
         model_config=config, tokenizer=own_tokenizer, weights=weights, step=0, notes=notes
     )
-    return NemoImport(checkpoint=checkpoint, report=_report(path, described, checkpoint, new))
+    return Conversion(checkpoint=checkpoint, report=_report(path, described, checkpoint, new))
 
 
 def read_tokenizer(archive: NemoArchive) -> Tokenizer:

@@ -12,6 +12,17 @@ from maya.heads.transducer import PredictorConfig
 from maya.models.config import SpeechModelConfig
 
 Family = Literal["ctc", "rnnt", "hybrid"]
+# Settings of the encoder that have the same value in both systems: key of the yaml -> (field of
+# FastConformerConfig, NeMo's default, or the type of a key without default).
+ENCODER: dict[str, tuple[str, Any]] = {
+    "feat_in": ("feat_in", int), "d_model": ("d_model", int), "n_layers": ("n_layers", int),
+    "n_heads": ("n_heads", 4), "ff_expansion_factor": ("ff_expansion", 4),
+    "conv_kernel_size": ("conv_kernel", 31), "subsampling_factor": ("subsampling_factor", 4),
+    "causal_downsampling": ("causal_downsampling", False), "xscaling": ("xscaling", True),
+    "use_bias": ("use_bias", True), "untie_biases": ("untie_biases", True), "dropout": ("dropout", 0.1),
+    "dropout_pre_encoder": ("dropout_pre_encoder", 0.1), "dropout_emb": ("dropout_emb", 0.1),
+    "dropout_att": ("dropout_att", 0.0), "stochastic_depth_drop_prob": ("layer_drop", 0.0),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,12 +65,14 @@ def nemo_parts(cfg: SpeechModelConfig, target: str) -> NemoParts:
                 f"{target} supports log-mel features, FastConformer and an LSTM predictor; this model has "
                 f"{part.kind}"
             )
+    assert isinstance(features, LogMelConfig) and isinstance(encoder, FastConformerConfig)
+    if encoder.fast_weights is not None or encoder.global_tokens:
+        raise MayaError(f"{target} supports neither fast weights nor global tokens, which this encoder has")
     pruned = transducer is not None and transducer.loss == "pruned"
     if pruned or heads.attention or cfg.blank_first or not (transducer or heads.ctc):
         other = "a pruned transducer" if pruned else "an attention decoder" if heads.attention else None
         other = other or ("its blank first" if cfg.blank_first else "none of them")
         raise MayaError(f"{target} supports TDT, RNN-T and CTC heads; this model has {other}")
-    assert isinstance(features, LogMelConfig) and isinstance(encoder, FastConformerConfig)
     assert predictor is None or isinstance(predictor, PredictorConfig)
     return NemoParts(
         features=features, encoder=encoder, transducer=transducer, predictor=predictor, ctc=heads.ctc

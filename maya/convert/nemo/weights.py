@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maya.convert.conversion import strict
 from maya.convert.nemo.parts import Family, NemoParts, nemo_parts
-from maya.convert.report import some
 from maya.errors import MayaError
 from maya.features import LogMelConfig
 from maya.features.logmel import LogMel
 from maya.models.config import SpeechModelConfig
-from maya.models.speech_model import SpeechModel
 
 # State of a NeMo model that is not of its network: position tables, metrics, losses.
 PASSED_OVER = re.compile(
@@ -42,26 +41,7 @@ def checked_weights(stored: Mapping[str, Tensor], config: SpeechModelConfig, pat
         source = " in model_config.yaml" if "." in name else ""
         raise MayaError(f"{path}: {name} is {configured}{source}, but the weights have {value}")
     weights |= _front_end(stored, parts.features, path)
-    with torch.device("meta"):
-        expected = SpeechModel(config).state_dict()
-    if unexpected := sorted(set(weights) - set(expected)):
-        raise MayaError(
-            f"{path} has weights that the network of its yaml does not have: {_some(unexpected, parts)}"
-        )
-    if missing := sorted(set(expected) - set(weights)):
-        raise MayaError(f"{path} lacks weights of the network of its yaml: {_some(missing, parts)}")
-    for name, tensor in expected.items():
-        if not bool(weights[name].isfinite().all()):
-            raise MayaError(
-                f"{path}: {nemo_name(name, parts)} holds values that are not finite numbers; save the model "
-                "again"
-            )
-        if weights[name].shape != tensor.shape:
-            raise MayaError(
-                f"{path}: {nemo_name(name, parts)} has shape {tuple(weights[name].shape)}, but by its yaml "
-                f"it has {tuple(tensor.shape)}"
-            )
-    return {name: weights[name] for name in expected}
+    return strict(weights, config, path, "the network of its yaml", lambda n, t: (nemo_name(n, parts), t))
 
 
 def maya_name(name: str, family: Family) -> str:
@@ -191,7 +171,3 @@ def _front_end(stored: Mapping[str, Tensor], features: LogMelConfig, path: Path)
             raise MayaError(f"{path}: {name} is not the one that the yaml's preprocessor section describes")
         kept[name] = tensor if rounding and same_shape else saved.float()
     return kept
-
-
-def _some(names: list[str], parts: NemoParts) -> str:
-    return some([nemo_name(name, parts) for name in names])

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from maya.convert.conversion import rebuilt
 from maya.convert.heads import HeadName, exported_head, transducer_head
+from maya.convert.icefall.tokens import token_table
 from maya.convert.nemo.export import with_language
 from maya.convert.nemo.parts import NemoParts, nemo_parts
 from maya.convert.onnx.fastconformer_graphs import (
@@ -18,13 +20,12 @@ from maya.convert.onnx.fastconformer_graphs import (
     JoinerGraph,
     PredictorGraph,
 )
-from maya.convert.onnx.trace import Axes, Graph, packages, write
+from maya.convert.onnx.trace import Graph, packages, write
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.features.logmel import LogMel
 from maya.heads.transducer import Predictor
 from maya.models.speech_model import SpeechModel
-from maya.text.tokenizer import Tokenizer
 
 TARGET = "the ONNX export"
 
@@ -59,17 +60,12 @@ def to_onnx(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     written = [out / "tokens.txt"]
-    written[0].write_text(tokens(model.tokenizer), encoding="utf-8")
+    pieces = model.tokenizer.pieces(range(model.tokenizer.vocab_size))
+    written[0].write_text(token_table([*pieces, "<blk>"]), encoding="utf-8")
     for graph in graphs:
         facts = metadata(network, head) if graph.name in ("encoder", "model") else {}
         written += write(graph, out, facts, int8=int8 and graph.name != "features")
     return written
-
-
-def tokens(tokenizer: Tokenizer) -> str:
-    """tokens.txt: a piece and its id on each line, blank last as <blk>."""
-    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
-    return "".join(f"{piece} {i}\n" for i, piece in enumerate([*pieces, "<blk>"]))
 
 
 def metadata(model: SpeechModel, head: HeadName) -> dict[str, str]:
@@ -80,16 +76,13 @@ def metadata(model: SpeechModel, head: HeadName) -> dict[str, str]:
     facts: dict[str, Any] = {
         "vocab_size": cfg.vocab_size,  # without blank
         "normalize_type": "per_feature" if features.normalize == "per_feature" else "",
-        "subsampling_factor": parts.encoder.subsampling_factor,
-        "feat_dim": features.num_mels,
-        "sample_rate": features.sample_rate,
+        "subsampling_factor": parts.encoder.subsampling_factor, "feat_dim": features.num_mels,
+        "sample_rate": features.sample_rate, "version": "1", "model_author": "Maya",
         "model_type": "EncDecCTCModelBPE" if head == "ctc" else "EncDecRNNTBPEModel",
-        "version": "1",
-        "model_author": "Maya",
         "url": "maya/tdt" if tdt else f"maya/{head}",  # "tdt" is the sign of a TDT for sherpa-onnx
         "comment": "log-mel front end of NeMo " + ("before 2.5" if features.legacy else "2.5 and later"),
         "languages": " ".join(cfg.languages),
-    }
+    }  # fmt: skip
     if head == "transducer" and parts.predictor is not None:
         facts |= {"pred_rnn_layers": parts.predictor.layers, "pred_hidden": parts.predictor.hidden}
     if tdt:
@@ -104,46 +97,36 @@ def _fixed_language(model: SpeechModel, language: str | None) -> SpeechModel:
     if not model.cfg.language_embedding:
         raise MayaError("this model has no language embedding; leave --language out")
     state = with_language(model.state_dict(), model.cfg, language)
-    cfg = dataclasses.replace(model.cfg, language_embedding=False)
-    with torch.device("meta"):
-        fixed = SpeechModel(cfg)
-    names = fixed.state_dict()
-    fixed.load_state_dict({k: v for k, v in state.items() if k in names}, assign=True)
-    return fixed.eval()
+    del state["language_embedding.weight"]
+    return rebuilt(model, dataclasses.replace(model.cfg, language_embedding=False), state)
 
 
 def _graphs(model: SpeechModel, parts: NemoParts, head: HeadName) -> list[Graph]:
     dim, mels, rate = parts.encoder.d_model, parts.features.num_mels, parts.features.sample_rate
-    batch, frames = {0: "batch"}, {0: "batch", 2: "frames"}
     front = model.preprocessor["featurizer"]
     assert isinstance(front, LogMel)
+    lens = torch.tensor([rate, rate * 9 // 16])
     features = Graph(
-        name="features",
-        module=FeatureGraph(front),
-        inputs={"audio": torch.randn(2, rate) * 0.1, "audio_lens": torch.tensor([rate, rate * 9 // 16])},
-        outputs=("features", "feature_lens"),
-        axes={"audio": {0: "batch", 1: "samples"}, "audio_lens": batch, "features": frames}
-        | {"feature_lens": batch},
-    )
-    signal = {"audio_signal": torch.randn(2, mels, 137), "length": torch.tensor([137, 80])}
-    signal_axes: Axes = {"audio_signal": frames, "length": batch}
+        name="features", module=FeatureGraph(front),
+        inputs={"audio": (torch.randn(2, rate) * 0.1, "batch samples"), "audio_lens": (lens, "batch")},
+        outputs={"features": "batch _ frames", "feature_lens": "batch"},
+    )  # fmt: skip
+    signal = {
+        "audio_signal": (torch.randn(2, mels, 137), "batch _ frames"),
+        "length": (torch.tensor([137, 80]), "batch"),
+    }
     if model.cfg.language_embedding:
-        signal["language"] = torch.tensor([0, -1])
-        signal_axes["language"] = batch
-    log_probs: Axes = {"logprobs": {0: "batch", 1: "steps"}}
+        signal["language"] = (torch.tensor([0, -1]), "batch")
     if head == "ctc":
-        axes = signal_axes | log_probs | {"encoded_lengths": batch}
-        outputs = ("logprobs", "encoded_lengths")
-        graph = Graph(name="model", module=CTCModelGraph(model), inputs=signal, outputs=outputs, axes=axes)
-        return [features, graph]
-    axes = signal_axes | {"outputs": {0: "batch", 2: "steps"}, "encoded_lengths": batch}
-    outputs = ("outputs", "encoded_lengths")
-    encoder = Graph(name="encoder", module=EncoderGraph(model), inputs=signal, outputs=outputs, axes=axes)
+        outputs = {"logprobs": "batch steps", "encoded_lengths": "batch"}
+        return [features, Graph(name="model", module=CTCModelGraph(model), inputs=signal, outputs=outputs)]
+    outputs = {"outputs": "batch _ steps", "encoded_lengths": "batch"}
+    encoder = Graph(name="encoder", module=EncoderGraph(model), inputs=signal, outputs=outputs)
     graphs = [features, encoder, *_transducer_graphs(model, parts)]
     if parts.ctc is not None:
-        axes = {"encoder_outputs": {0: "batch", 2: "steps"}} | log_probs
-        enc, module = {"encoder_outputs": torch.randn(2, dim, 7)}, CTCGraph(model.head("ctc"))
-        graphs.append(Graph(name="ctc", module=module, inputs=enc, outputs=("logprobs",), axes=axes))
+        enc, ctc = (torch.randn(2, dim, 7), "batch _ steps"), CTCGraph(model.head("ctc"))
+        outputs = {"logprobs": "batch steps"}
+        graphs.append(Graph(name="ctc", module=ctc, inputs={"encoder_outputs": enc}, outputs=outputs))
     return graphs
 
 
@@ -151,36 +134,22 @@ def _transducer_graphs(model: SpeechModel, parts: NemoParts) -> list[Graph]:
     """Predictor and joint, with the names of NeMo's export."""
     head, p, batch = transducer_head(model), parts.predictor, 2
     assert isinstance(head.decoder, Predictor) and p is not None
+    labels = torch.randint(0, model.blank + 1, (batch, 3), dtype=torch.int32)
+    state = (torch.randn(p.layers, batch, p.hidden) * 0.1, "_ batch")
     predictor = Graph(
-        name="decoder",
-        module=PredictorGraph(head.decoder),
+        name="decoder", module=PredictorGraph(head.decoder),
         inputs={
-            "targets": torch.randint(0, model.blank + 1, (batch, 3), dtype=torch.int32),
-            "target_length": torch.full((batch,), 3, dtype=torch.int32),
-            "h": torch.randn(p.layers, batch, p.hidden) * 0.1,
-            "c": torch.randn(p.layers, batch, p.hidden) * 0.1,
+            "targets": (labels, "batch labels"),
+            "target_length": (torch.full((batch,), 3, dtype=torch.int32), "batch"), "h": state, "c": state,
         },
-        outputs=("outputs", "prednet_lengths", "next_h", "next_c"),
-        axes={
-            "targets": {0: "batch", 1: "labels"},
-            "target_length": {0: "batch"},
-            "outputs": {0: "batch", 2: "labels"},
-            "prednet_lengths": {0: "batch"},
-        }
-        | {name: {1: "batch"} for name in ("h", "c", "next_h", "next_c")},
-    )
+        outputs={
+            "outputs": "batch _ labels", "prednet_lengths": "batch", "next_h": "_ batch", "next_c": "_ batch",
+        },
+    )  # fmt: skip
+    enc, pred = torch.randn(batch, parts.encoder.d_model, 4), torch.randn(batch, p.hidden, 3)
     joiner = Graph(
-        name="joiner",
-        module=JoinerGraph(head.joint),
-        inputs={
-            "encoder_outputs": torch.randn(batch, parts.encoder.d_model, 4),
-            "decoder_outputs": torch.randn(batch, p.hidden, 3),
-        },
-        outputs=("outputs",),
-        axes={
-            "encoder_outputs": {0: "batch", 2: "steps"},
-            "decoder_outputs": {0: "batch", 2: "labels"},
-            "outputs": {0: "batch", 1: "steps", 2: "labels"},
-        },
-    )
+        name="joiner", module=JoinerGraph(head.joint),
+        inputs={"encoder_outputs": (enc, "batch _ steps"), "decoder_outputs": (pred, "batch _ labels")},
+        outputs={"outputs": "batch steps labels"},
+    )  # fmt: skip
     return [predictor, joiner]

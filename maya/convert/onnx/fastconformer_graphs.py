@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from maya.encoders import FastConformer
 from maya.encoders.conformer.attention import RelPositionAttention
-from maya.encoders.conformer.conformer_layer import ConformerLayer
+from maya.encoders.conformer.fastconformer import FastConformerLayer
 from maya.features.logmel import LOG_GUARD, STD_GUARD, LogMel
 from maya.heads.transducer.joint import Joint
 from maya.heads.transducer.predictor import Predictor
@@ -85,7 +85,7 @@ class EncoderGraph(nn.Module):
         angle = place[:, None] * torch.exp(even * (-math.log(10000.0) / cfg.d_model))
         positions = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # (2 S - 1, D)
         for layer in self.encoder.layers:
-            assert isinstance(layer, ConformerLayer)
+            assert isinstance(layer, FastConformerLayer)
             x = self._layer(layer, x, positions, valid)
         if self.language_embedding is not None:
             assert language is not None
@@ -113,7 +113,7 @@ class EncoderGraph(nn.Module):
                 x = layer(x)
         return pre.out(x.transpose(1, 2).flatten(2)), lens
 
-    def _layer(self, layer: ConformerLayer, x: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
+    def _layer(self, layer: FastConformerLayer, x: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
         x = x + 0.5 * layer.feed_forward1(layer.norm_feed_forward1(x))
         x = x + self._attend(layer.self_attn, layer.norm_self_att(x), positions, valid)
         x = x + layer.conv(layer.norm_conv(x), valid)

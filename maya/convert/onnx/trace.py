@@ -23,18 +23,32 @@ OPSET = 17
 LARGEST_GRAPH_BYTES = 1_800_000_000
 TOLERANCE = 1e-3  # largest difference between graph and module, relative to the largest output
 
-Axes = dict[str, dict[int, str]]
-
 
 @dataclass(kw_only=True, slots=True)
 class Graph:
-    """A module to trace, example inputs, and the axes of variable size."""
+    """A module to trace, example inputs, and the names of the axes of variable size.
+
+    Axes are words such as "batch _ frames"; "_" is an axis of fixed size, as are those that are not named.
+    """
 
     name: str
     module: nn.Module
-    inputs: dict[str, Tensor]
-    outputs: tuple[str, ...]
-    axes: Axes
+    inputs: dict[str, tuple[Tensor, str]]
+    outputs: dict[str, str]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The inputs by name."""
+        return {name: tensor for name, (tensor, _) in self.inputs.items()}
+
+    @property
+    def axes(self) -> dict[str, dict[int, str]]:
+        """The names of variable axes, by input or output and number."""
+        words = {name: axes for name, (_, axes) in self.inputs.items()} | self.outputs
+        return {
+            name: {i: word for i, word in enumerate(axes.split()) if word != "_"}
+            for name, axes in words.items()
+        }
 
 
 def packages() -> tuple[Any, Any]:
@@ -68,7 +82,7 @@ def _trace(graph: Graph, path: Path) -> None:
         traced = Path(folder) / path.name
         torch.onnx.export(
             module,
-            tuple(graph.inputs.values()),
+            tuple(graph.tensors.values()),
             str(traced),
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
@@ -127,7 +141,7 @@ def _finish(onnx: Any, path: Path, facts: dict[str, str]) -> None:
 
 def _compare(graph: Graph, path: Path) -> None:
     """Run the graph on other sizes than those of the trace, and compare it with the module."""
-    inputs = _longer(graph.inputs, graph.axes)
+    inputs = _longer(graph.tensors, graph.axes)
     with torch.no_grad():
         expected = graph.module(*inputs.values())
     expected = expected if isinstance(expected, tuple) else (expected,)
@@ -139,7 +153,7 @@ def _compare(graph: Graph, path: Path) -> None:
             raise MayaError(f"{path}: {name} differs by {error:.1e} from the model's; please report this")
 
 
-def _longer(inputs: dict[str, Tensor], axes: Axes) -> dict[str, Tensor]:
+def _longer(inputs: dict[str, Tensor], axes: dict[str, dict[int, str]]) -> dict[str, Tensor]:
     """The same inputs with every variable axis half as long again: more rows, and longer ones."""
     longer = {}
     for name, tensor in inputs.items():

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maya.convert.conversion import rebuilt
 from maya.convert.heads import HeadName, exported_head, transducer_head
-from maya.convert.icefall.export import Parts, icefall_parts, rebuilt, with_blank_first
+from maya.convert.icefall.export import Parts, icefall_parts, with_blank_first
 from maya.convert.icefall.tokens import token_table
-from maya.convert.onnx.trace import Axes, Graph, packages, write
+from maya.convert.onnx.trace import Graph, packages, write
 from maya.convert.onnx.zipformer_graphs import (
     DecoderGraph,
     OfflineGraph,
@@ -19,7 +20,6 @@ from maya.convert.onnx.zipformer_graphs import (
     StreamingGraph,
     initial_states,
     state_axes,
-    state_names,
 )
 from maya.decode.recognizer import Recognizer
 from maya.encoders import Zipformer
@@ -75,7 +75,7 @@ def to_sherpa_onnx(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     table = out / "tokens.txt"
-    table.write_text(token_table(model.tokenizer), encoding="utf-8")
+    table.write_text(token_table(model.tokenizer.pieces(range(model.tokenizer.vocab_size))), encoding="utf-8")
     facts = metadata(parts, head, chunk_frames, left_frames)
     if (rate := cfg.features.sample_rate) != FbankConfig().sample_rate:
         # sherpa-onnx computes the features; its option --sample-rate is 16000 by default.
@@ -85,9 +85,8 @@ def to_sherpa_onnx(
         assert parts.predictor is not None and parts.heads.transducer is not None
         facts = {"context_size": str(parts.predictor.context), "vocab_size": str(cfg.labels + 1)}
         written += write(_decoder(network, parts.predictor.context), out, facts, int8=int8)
-        written += write(
-            _joiner(network), out, {"joiner_dim": str(parts.heads.transducer.joint.hidden)}, int8=int8
-        )
+        facts = {"joiner_dim": str(parts.heads.transducer.joint.hidden)}
+        written += write(_joiner(network), out, facts, int8=int8)
     return written
 
 
@@ -100,20 +99,14 @@ def metadata(parts: Parts, head: HeadName, chunk_frames: int | None, left_frames
         return {"model_type": kind, "version": "1", "model_author": "Maya", "comment": comment}
     stacks = len(e.layers)
     facts: dict[str, Any] = {
-        "model_type": "zipformer2",
-        "version": 1,
-        "model_author": "Maya",
+        "model_type": "zipformer2", "version": 1, "model_author": "Maya",
         "comment": "streaming ctc zipformer2" if ctc else "streaming zipformer2",
-        "decode_chunk_len": 2 * chunk_frames,  # feature frames from chunk to chunk, and in all
-        "T": 2 * chunk_frames + LOST_FRAMES + 2 * REACH,
-        "num_encoder_layers": e.layers,
-        "encoder_dims": e.dims,
-        "cnn_module_kernels": e.conv_kernels,
+        "decode_chunk_len": 2 * chunk_frames,  # feature frames from chunk to chunk; T is those of a chunk
+        "T": 2 * chunk_frames + LOST_FRAMES + 2 * REACH, "num_encoder_layers": e.layers,
+        "encoder_dims": e.dims, "cnn_module_kernels": e.conv_kernels, "num_heads": e.heads,
         "left_context_len": [left_frames // factor for factor in e.downsampling],
-        "query_head_dims": [e.query_head_dim] * stacks,
-        "value_head_dims": [e.value_head_dim] * stacks,
-        "num_heads": e.heads,
-    }
+        "query_head_dims": [e.query_head_dim] * stacks, "value_head_dims": [e.value_head_dim] * stacks,
+    }  # fmt: skip
     return {k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for k, v in facts.items()}
 
 
@@ -126,33 +119,28 @@ def _padding_left_out(model: SpeechModel, parts: Parts) -> SpeechModel:
 
 
 def _offline(model: SpeechModel, head: HeadName) -> Graph:
-    out = "log_probs" if head == "ctc" else "encoder_out"
-    lens = "log_probs_len" if head == "ctc" else "encoder_out_lens"
-    batch: Axes = {"x_lens": {0: "N"}, lens: {0: "N"}}
+    ctc = head == "ctc"
     x = torch.randn(2, TRACED_FRAMES, model.cfg.features.num_mels)
+    lens = torch.tensor([TRACED_FRAMES, TRACED_FRAMES - 40])
+    out = "log_probs" if ctc else "encoder_out"
     return Graph(
-        name="model" if head == "ctc" else "encoder",
-        module=OfflineGraph(model, head == "ctc"),
-        inputs={"x": x, "x_lens": torch.tensor([TRACED_FRAMES, TRACED_FRAMES - 40])},
-        outputs=(out, lens),
-        axes=batch | {"x": {0: "N", 1: "T"}, out: {0: "N", 1: "S"}},
-    )
+        name="model" if ctc else "encoder", module=OfflineGraph(model, ctc),
+        inputs={"x": (x, "N T"), "x_lens": (lens, "N")},
+        outputs={out: "N S", "log_probs_len" if ctc else "encoder_out_lens": "N"},
+    )  # fmt: skip
 
 
 def _streaming(model: SpeechModel, head: HeadName, chunk_frames: int, left_frames: int) -> Graph:
     assert isinstance(model.encoder, Zipformer)
-    out = "log_probs" if head == "ctc" else "encoder_out"
-    names = state_names(sum(model.encoder.cfg.layers))
+    ctc = head == "ctc"
+    axes = state_axes(sum(model.encoder.cfg.layers))
     states = [_random(s) for s in initial_states(model.encoder, 2, left_frames)]
     x = torch.randn(2, 2 * chunk_frames + LOST_FRAMES + 2 * REACH, model.cfg.features.num_mels)
-    axes = state_axes(names)
     return Graph(
-        name="model" if head == "ctc" else "encoder",
-        module=StreamingGraph(model, head == "ctc"),
-        inputs={"x": x, **dict(zip(names, states, strict=True))},
-        outputs=(out, *(f"new_{name}" for name in names)),
-        axes=axes | {f"new_{k}": v for k, v in axes.items()} | {"x": {0: "N"}, out: {0: "N"}},
-    )
+        name="model" if ctc else "encoder", module=StreamingGraph(model, ctc),
+        inputs={"x": (x, "N"), **{k: (s, axes[k]) for k, s in zip(axes, states, strict=True)}},
+        outputs={"log_probs" if ctc else "encoder_out": "N", **{f"new_{k}": v for k, v in axes.items()}},
+    )  # fmt: skip
 
 
 def _random(state: Tensor) -> Tensor:
@@ -163,23 +151,12 @@ def _random(state: Tensor) -> Tensor:
 def _decoder(model: SpeechModel, context: int) -> Graph:
     y = torch.randint(0, model.cfg.labels + 1, (2, context))
     y[0, 0] = -1 if context > 1 else 0
-    return Graph(
-        name="decoder",
-        module=DecoderGraph(model),
-        inputs={"y": y},
-        outputs=("decoder_out",),
-        axes={"y": {0: "N"}, "decoder_out": {0: "N"}},
-    )
+    inputs, outputs = {"y": (y, "N")}, {"decoder_out": "N"}
+    return Graph(name="decoder", module=DecoderGraph(model), inputs=inputs, outputs=outputs)
 
 
 def _joiner(model: SpeechModel) -> Graph:
     joint = transducer_head(model).joint
-    width = joint.cfg.hidden
-    inputs = {"encoder_out": torch.randn(2, width), "decoder_out": torch.randn(2, width)}
-    return Graph(
-        name="joiner",
-        module=ProjectedJoinerGraph(joint),
-        inputs=inputs,
-        outputs=("logit",),
-        axes={name: {0: "N"} for name in (*inputs, "logit")},
-    )
+    inputs = {name: (torch.randn(2, joint.cfg.hidden), "N") for name in ("encoder_out", "decoder_out")}
+    module = ProjectedJoinerGraph(joint)
+    return Graph(name="joiner", module=module, inputs=inputs, outputs={"logit": "N"})

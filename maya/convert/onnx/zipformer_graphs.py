@@ -11,7 +11,7 @@ from maya.heads.transducer import Joint, StatelessPredictor
 from maya.heads.transducer.stateless import StatelessState
 from maya.models.speech_model import SpeechModel
 
-LAYER_STATES = tuple("cached_" + name for name in ("key", "nonlin_attn", "val1", "val2", "conv1", "conv2"))
+LAYER_STATES = ("key", "nonlin_attn", "val1", "val2", "conv1", "conv2")
 
 
 class OfflineGraph(nn.Module):
@@ -22,7 +22,8 @@ class OfflineGraph(nn.Module):
 
     def __init__(self, model: SpeechModel, ctc: bool) -> None:
         super().__init__()
-        self.encoder = _zipformer(model)
+        assert isinstance(model.encoder, Zipformer)
+        self.encoder = model.encoder
         self.head = model.head("ctc") if ctc else transducer_head(model).joint.enc
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,7 +31,7 @@ class OfflineGraph(nn.Module):
         return self.head(enc), lens
 
 
-class StreamingGraph(nn.Module):
+class StreamingGraph(OfflineGraph):
     """x (N, 2 C + 13, F), states -> out (N, C / 2, J or V), new states.
 
     States, in this order: of each layer keys (L, N, H Q), gated frames (1, N, L, 3D/4), two sets of values
@@ -38,12 +39,7 @@ class StreamingGraph(nn.Module):
     processed_lens (N,) int64.
     """
 
-    def __init__(self, model: SpeechModel, ctc: bool) -> None:
-        super().__init__()
-        self.encoder = _zipformer(model)
-        self.head = model.head("ctc") if ctc else transducer_head(model).joint.enc
-
-    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         enc, state = self.encoder.stream_step(x, from_sherpa(states))
         return self.head(enc), *to_sherpa(state)
 
@@ -98,21 +94,11 @@ def from_sherpa(tensors: tuple[Tensor, ...]) -> ZipformerState:
     return ZipformerState(front.permute(0, 2, 3, 1), tuple(caches), frames)
 
 
-def state_names(layers: int) -> list[str]:
-    """The names of the states of an encoder with so many layers in total."""
-    names = [f"{name}_{i}" for i in range(layers) for name in LAYER_STATES]
-    return [*names, "embed_states", "processed_lens"]
-
-
-def state_axes(names: list[str]) -> dict[str, dict[int, str]]:
-    """The batch axis of each state."""
-    second = ("cached_key", "cached_nonlin_attn", "cached_val")
-    return {name: {1 if name.startswith(second) else 0: "N"} for name in names}
-
-
-def _zipformer(model: SpeechModel) -> Zipformer:
-    assert isinstance(model.encoder, Zipformer)
-    return model.encoder
+def state_axes(layers: int) -> dict[str, str]:
+    """The names of the states of an encoder with so many layers in total, and the axes of each up to N."""
+    first = {"conv1": "N", "conv2": "N"}
+    states = {f"cached_{name}_{i}": first.get(name, "_ N") for i in range(layers) for name in LAYER_STATES}
+    return states | {"embed_states": "N", "processed_lens": "N"}
 
 
 def initial_states(encoder: Zipformer, batch: int, left_frames: int) -> list[Tensor]:

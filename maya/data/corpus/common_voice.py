@@ -16,7 +16,7 @@ def common_voice_tables(folder: Path) -> list[Path]:
     """The tables to read: train.tsv, dev.tsv and test.tsv, or validated.tsv where none of these exists; in
     the folder, or in one folder a language."""
     tables = []
-    for base in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+    for base in (folder, *sorted(path for path in folder.glob("*") if path.is_dir())):
         if not (base / "clips").is_dir() or base.name.startswith("."):
             continue
         parts = [base / f"{part}.tsv" for part in _PARTS if (base / f"{part}.tsv").is_file()]

@@ -157,18 +157,6 @@ def _saved(folder: Path) -> list[Path]:
     return data_set_files(folder) if is_saved(folder) else []
 
 
-def _lhotse_or_none(folder: Path) -> list[Path]:
-    return lhotse_files(folder) if folder.is_dir() else []
-
-
-def _nemo_or_none(folder: Path) -> list[Path]:
-    return nemo_manifests(folder) if folder.is_dir() else []
-
-
-def _common_voice(folder: Path) -> list[Path]:
-    return common_voice_tables(folder) if folder.is_dir() else []
-
-
 # A folder is read in the first form that matches.
 FORMS: list[CorpusForm] = [
     CorpusForm("lhotse:NAME:DIR", _lhotse, _read_lhotse_recipe, _recipe_files),
@@ -180,19 +168,19 @@ FORMS: list[CorpusForm] = [
     ),
     CorpusForm("manifest.jsonl", _manifest, _read_manifest, _manifest),
     CorpusForm("metadata.csv", metadata_tables, read_metadata, metadata_tables),
-    CorpusForm("Common Voice", _common_voice, read_common_voice, _common_voice),
+    CorpusForm("Common Voice", common_voice_tables, read_common_voice, common_voice_tables),
     CorpusForm("train.csv", part_tables, read_part_tables, part_tables),
     CorpusForm("Kaldi", kaldi_files, read_kaldi, kaldi_files),
     CorpusForm("Hugging Face, save_to_disk", is_saved, read_hugging_face, _saved),
     CorpusForm("lhotse Shar", shar_files, read_shar, shar_files),
-    CorpusForm("lhotse manifests", _lhotse_or_none, read_lhotse, _lhotse_or_none),
+    CorpusForm("lhotse manifests", lhotse_files, read_lhotse, lhotse_files),
     CorpusForm(
         "NeMo tars",
         lambda folder: nemo_tarred(folder)[0],
         lambda folder, options: read_nemo_tarred(*nemo_tarred(folder), options),
         _tarred_files,
     ),
-    CorpusForm("NeMo manifests", _nemo_or_none, read_nemo_folder, _nemo_or_none),
+    CorpusForm("NeMo manifests", nemo_manifests, read_nemo_folder, nemo_manifests),
     CorpusForm("Hugging Face, Parquet", data_set_files, read_hugging_face, data_set_files),
 ]
 

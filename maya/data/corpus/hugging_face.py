@@ -1,9 +1,8 @@
-"""Data sets of Hugging Face on disk: what `save_to_disk` wrote (Arrow), or Parquet files of the hub.
+"""Data sets of Hugging Face on disk: written by `save_to_disk` (Arrow), or Parquet files of the hub.
 
-They are read with pyarrow; `datasets` is not needed. Audio that lies inside is written to tars once, one for
-each file, and read from there: in Parquet it is compressed in pages, so that no byte range of the file is an
-audio file, and a way of reading that only held for uncompressed Arrow would be a second one. Audio of which
-only the path is kept is read where it is.
+They are read with pyarrow; `datasets` is not needed. Audio inside a file is written to a tar once and read
+from there, because Parquet compresses pages: no byte range of the file is an audio file. Audio that is stored
+by its path is read in place.
 """
 
 import io
@@ -20,8 +19,8 @@ import pyarrow.parquet as pq
 
 from maya.audio.byte_ranges import file_stamp
 from maya.audio.tar_index import TarMember, index_tar
-from maya.data.corpus.common import folder_language, joined, part_in_name
-from maya.data.corpus.manifest import Problem, ReadOptions, Result, Row, RowCollector, labels_in
+from maya.data.corpus.common import folder_language, merged, part_in_name
+from maya.data.corpus.manifest import ReadOptions, Result, RowCollector, labels_in
 from maya.data.corpus.metadata import COLUMNS
 from maya.data.corpus.walk import walk
 from maya.errors import MayaError
@@ -57,11 +56,10 @@ def read_hugging_face(folder: Path, options: ReadOptions) -> Result:
     the audio that lies inside; a tar that exists is not written again. Raises MayaError when a file cannot be
     read, a column is missing, or audio lies inside and `made` is None.
     """
-    readers = [_Reader(folder, file, options) for file in _files(folder)]
-    rows = joined(reader.read() for reader in readers)
+    rows, dropped = merged(_Reader(folder, file, options).read() for file in _files(folder))
     if not rows:
         raise MayaError(f"{folder}: no row of the data set has audio")
-    return rows, [problem for reader in readers for problem in reader.dropped]
+    return rows, dropped
 
 
 def _files(folder: Path) -> list[_File]:
@@ -103,7 +101,6 @@ class _Reader:
 
     def __init__(self, folder: Path, file: _File, options: ReadOptions) -> None:
         self.folder, self.path, self.split, self.options = folder, file.path, file.split, options
-        self.dropped: list[Problem] = []
         schema = _schema(file.path)
         audio = _audio_column(schema)
         if audio is None:
@@ -123,7 +120,7 @@ class _Reader:
         self.selected = list(dict.fromkeys([*self.columns.values(), *labels]))
         self.class_names = _class_names(schema)
 
-    def read(self) -> list[Row]:
+    def read(self) -> Result:
         collector, tar = RowCollector(self.path), self._tar()
         members = _members(tar) if tar is not None else {}
         for number, given, audio in self._rows(with_audio=False):
@@ -146,23 +143,11 @@ class _Reader:
             elif audio:
                 values["audio"] = str(relative)
             else:
-                self._drop(values, number)
+                detail = f"row {number} of {self.path} has neither the bytes of its audio nor a path"
+                collector.drop(values["id"], values["language"], "missing_audio", detail, number)
                 continue
             collector.add(values, number)
-        return collector.rows(may_be_none=True)
-
-    def _drop(self, values: dict[str, Any], number: int) -> None:
-        detail = f"row {number} of {self.path} has neither the bytes of its audio nor a path"
-        where = f"{self.path}:{number}"
-        self.dropped.append(
-            Problem(
-                id=values["id"],
-                language=values["language"],
-                reason="missing_audio",
-                detail=detail,
-                where=where,
-            )
-        )
+        return collector.rows(may_be_none=True), collector.dropped
 
     def _stem(self) -> str:
         return self.path.relative_to(self.folder).with_suffix("").as_posix()
@@ -174,7 +159,8 @@ class _Reader:
         return str(value) if type(value) is int else value
 
     def _tar(self) -> Path | None:
-        """The tar of the audio that lies inside, written if it is not there; None if none does."""
+        """The tar of the audio inside the file, written if it is missing; None if there is no audio
+        inside."""
         if not _any_inside(self.path, self.audio):
             return None
         if self.options.made is None:
@@ -269,7 +255,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _audio_column(schema: pa.Schema) -> str | None:
-    """The first column of audio: a struct with the field bytes; one called image is none."""
+    """The first column of audio: a struct with the field bytes that is not called image."""
     names = [
         field.name
         for field in schema

@@ -9,16 +9,14 @@ from maya.data.corpus.common import (
     SAME_SECONDS,
     channel_of,
     folder_language,
-    joined,
+    merged,
     part_in_name,
     seconds,
     within,
 )
 from maya.data.corpus.manifest import (
-    Problem,
     ReadOptions,
     Result,
-    Row,
     RowCollector,
     labels_in,
     parse_object,
@@ -38,7 +36,7 @@ def lhotse_manifests(folder: Path) -> list[tuple[Path, Path | None]]:
     """
     files = {
         p.name: p
-        for p in sorted(folder.iterdir())
+        for p in sorted(folder.glob("*"))
         if p.name.endswith(_SUFFIXES) and not p.name.startswith(".") and p.is_file()
     }
     cuts: list[tuple[Path, Path | None]] = [(p, None) for name, p in files.items() if _has(name, "cuts")]
@@ -79,13 +77,12 @@ def read_lhotse(folder: Path, options: ReadOptions) -> Result:
     """
     manifests = lhotse_manifests(folder)
     several = len(manifests) > 1
-    files, dropped = [], []
+    results = []
     for path, recordings in manifests:
         stem = _stem(path.name)
         reader = _Reader(path, options, part_in_name(stem) if several else None, subset_in_name(stem))
-        files.append(reader.cuts() if recordings is None else reader.supervisions(recordings))
-        dropped += reader.dropped
-    return joined(files), dropped
+        results.append(reader.cuts() if recordings is None else reader.supervisions(recordings))
+    return merged(results)
 
 
 def rows_of_supervisions(
@@ -99,27 +96,21 @@ def rows_of_supervisions(
     """As `read_lhotse`, of supervisions and of recordings by id; both as lhotse writes them down. name: used
     in messages, with the number of the supervision."""
     reader = _Reader(name, options, part, subset)
-    return reader.joined(enumerate(supervisions, start=1), recordings, str(name)), reader.dropped
+    return reader.joined(enumerate(supervisions, start=1), recordings, str(name))
 
 
 class _Reader:
-    """Rows of one file; every line that is wrong is named."""
+    """Rows of one file, and its wrong lines."""
 
     def __init__(self, path: Path, options: ReadOptions, part: str | None, subset: str | None) -> None:
         self.path, self.options, self.part = path, options, part
         self.subset = subset if part is not None and subset is not None and subset.lower() != part else None
         self.collector = RowCollector(path)
-        self.dropped: list[Problem] = []
 
-    def cuts(self) -> list[Row]:
-        for number, cut in self.collector.objects():
-            try:
-                self._add_cut(cut, number)
-            except ValueError as error:
-                self.collector.reject(str(error), number)
-        return self.collector.rows(may_be_none=bool(self.dropped))
+    def cuts(self) -> Result:
+        return self.collector.add_objects(self._add_cut)
 
-    def supervisions(self, path: Path) -> list[Row]:
+    def supervisions(self, path: Path) -> Result:
         recordings: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(read_lines(path), start=1):
             try:
@@ -132,17 +123,16 @@ class _Reader:
 
     def joined(
         self, supervisions: Iterable[tuple[int, dict[str, Any]]], recordings: Mapping[str, Any], name: str
-    ) -> list[Row]:
-        """Of numbered supervisions and the recordings, which messages call `name`."""
-        for number, supervision in supervisions:
-            try:
-                id = _text(supervision, "recording_id")
-                if id not in recordings:
-                    raise ValueError(f"{name} has no recording {short(id)}; add it there")
-                self._add(supervision, recordings[id], 0.0, supervision.get("channel"), number)
-            except ValueError as error:
-                self.collector.reject(str(error), number)
-        return self.collector.rows(may_be_none=bool(self.dropped))
+    ) -> Result:
+        """Rows of numbered supervisions; `name` stands for the recordings in messages."""
+
+        def add(supervision: dict[str, Any], number: int) -> None:
+            id = _text(supervision, "recording_id")
+            if id not in recordings:
+                raise ValueError(f"{name} has no recording {short(id)}; add it there")
+            self._add(supervision, recordings[id], 0.0, supervision.get("channel"), number)
+
+        return self.collector.add_objects(add, supervisions)
 
     def _add_cut(self, cut: dict[str, Any], line: int) -> None:
         kind = cut.get("type", "MonoCut")
@@ -171,7 +161,10 @@ class _Reader:
         if start >= total or start < 0:  # maya.data.measure.probe judges an end beyond the recording's
             placed = within(start, duration, total)
             if placed is None:
-                return self._drop(supervision, start, duration, total, line)
+                detail = f"it goes from {start:g} to {start + duration:g} s of a recording of {total:g} s"
+                language = str(supervision.get("language") or self.options.language or "")
+                id = _text(supervision, "id")
+                return self.collector.drop(id, language, "outside_recording", detail, line)
             start, duration = placed
         values = {
             "id": supervision.get("id"),
@@ -191,19 +184,10 @@ class _Reader:
             values["language"] = folder_language(Path(audio), f"{self.path}:{line}")
         self.collector.add(values, line, self.subset)
 
-    def _drop(
-        self, supervision: dict[str, Any], start: float, duration: float, total: float, line: int
-    ) -> None:
-        name, where = _text(supervision, "id"), f"{self.path}:{line}"
-        detail = f"it goes from {start:g} to {start + duration:g} s of a recording of {total:g} s"
-        language = str(supervision.get("language") or self.options.language or "")
-        self.dropped.append(
-            Problem(id=name, language=language, reason="outside_recording", detail=detail, where=where)
-        )
-
 
 def subset_in_name(stem: str) -> str | None:
-    """What follows the kind of manifest in a file's name: dev-clean of librispeech_supervisions_dev-clean."""
+    """The end of a file's name after the kind of manifest: dev-clean of
+    librispeech_supervisions_dev-clean."""
     match = re.fullmatch(r"(?:.*[_.-])?(?:supervisions|cuts)[_.-]([A-Za-z0-9][A-Za-z0-9_-]*)", stem)
     return match[1] if match else None
 

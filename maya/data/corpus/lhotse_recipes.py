@@ -1,4 +1,4 @@
-"""Corpora that lhotse has a recipe for: `--corpus lhotse:NAME:DIR`, DIR being the downloaded corpus."""
+"""Corpora with a recipe in lhotse: `--corpus lhotse:NAME:DIR`, where DIR is the downloaded corpus."""
 
 import inspect
 import traceback
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from maya.data.corpus.common import joined, part_in_name
+from maya.data.corpus.common import merged, part_in_name
 from maya.data.corpus.lhotse_manifests import rows_of_supervisions, subset_in_name
 from maya.data.corpus.manifest import ReadOptions, Result
 from maya.errors import MayaError
@@ -35,7 +35,7 @@ def read_recipe(name: str, folder: Path, options: ReadOptions) -> Result:
     parts = list(_parts(manifests_by_part, ()))
     if not parts:
         raise MayaError(f"lhotse's recipe {name} found no recordings with supervisions in {folder}")
-    read = [
+    results = [
         rows_of_supervisions(
             (supervision.to_dict() for supervision in manifests["supervisions"]),
             {recording.id: recording.to_dict() for recording in manifests["recordings"]},
@@ -46,11 +46,11 @@ def read_recipe(name: str, folder: Path, options: ReadOptions) -> Result:
         )
         for names, manifests in parts
     ]
-    return joined(rows for rows, _ in read), [problem for _, dropped in read for problem in dropped]
+    return merged(results)
 
 
 def recipe_names() -> list[str]:
-    """What lhotse has recipes for."""
+    """The names of lhotse's recipes."""
     import lhotse.recipes
 
     return sorted(n.removeprefix("prepare_") for n in dir(lhotse.recipes) if n.startswith("prepare_"))

@@ -10,7 +10,7 @@ import json
 import math
 import os.path
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -125,10 +125,14 @@ def labels_in(values: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 class RowCollector:
-    """Collects the rows of a file and everything that is wrong with them."""
+    """Collects the rows of a file and everything that is wrong with them.
+
+    dropped: utterances that cannot be used; a wrong line makes the whole file unusable instead.
+    """
 
     def __init__(self, path: Path, languages: Sequence[str] | None = None) -> None:
         self.path, self.languages = path, languages
+        self.dropped: list[Problem] = []
         self._rows: list[Row] = []
         self._problems: list[str] = []
         self._line_of: dict[str, int] = {}
@@ -155,12 +159,37 @@ class RowCollector:
         self._line_of[row.id] = line
         self._rows.append(row)
 
+    def add_objects(
+        self,
+        add: Callable[[dict[str, Any], int], None],
+        objects: Iterable[tuple[int, dict[str, Any]]] | None = None,
+    ) -> Result:
+        """Call `add` with each object and its number, by default those of `objects()`; a ValueError rejects
+        the line. Returns the rows and the utterances that were dropped."""
+        for number, values in self.objects() if objects is None else objects:
+            try:
+                add(values, number)
+            except ValueError as error:
+                self.reject(str(error), number)
+        return self.result()
+
+    def drop(self, id: str, language: str | None, reason: str, detail: str, line: int) -> None:
+        """Note that an utterance cannot be used."""
+        where = f"{self.path}:{line}"
+        self.dropped.append(
+            Problem(id=id, language=language or "", reason=reason, detail=detail, where=where)
+        )
+
     def reject(self, problem: str, line: int) -> None:
         """Note that a line is wrong."""
         self._problems.append(f"{self.path}:{line}: {problem}")
 
+    def result(self) -> Result:
+        """The rows, of which there may be none where some were dropped, and those dropped."""
+        return self.rows(may_be_none=bool(self.dropped)), self.dropped
+
     def rows(self, may_be_none: bool = False) -> list[Row]:
-        """All rows; MayaError if any line was wrong or, unless that may be, there is none."""
+        """All rows; MayaError if a line was wrong, or if there is no row (unless may_be_none)."""
         if self._problems:
             others = len(self._problems) - 1
             more = f" (and {others} more lines have problems)" if others else ""
@@ -276,7 +305,7 @@ def _language(value: str, languages: Sequence[str] | None) -> str:
 
 
 def _check_text(name: str, value: str) -> None:
-    """ValueError for what looks like text and cannot be written to a file."""
+    """ValueError for text that cannot be written to a file."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -286,8 +315,8 @@ def _check_text(name: str, value: str) -> None:
 
 
 def _check_path(name: str, values: dict[str, Any]) -> None:
-    """ValueError for a relative path that climbs out of the corpus folder: a corpus that was downloaded has
-    no business there, and a person who means it can give the absolute path."""
+    """ValueError for a relative path that leaves the corpus folder. A downloaded corpus must not read other
+    files; a person can give an absolute path."""
     if os.path.normpath(values[name]).split("/")[0] == "..":
         raise ValueError(
             f"the path {short(values[name])} leaves the corpus folder; give an absolute path if it is meant"
@@ -295,6 +324,6 @@ def _check_path(name: str, values: dict[str, Any]) -> None:
 
 
 def short(value: Any) -> str:
-    """A value as a message can hold it."""
+    """A value, shortened for a message."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

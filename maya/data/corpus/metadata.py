@@ -40,7 +40,7 @@ def metadata_tables(folder: Path) -> list[Path]:
 
 
 def part_tables(folder: Path) -> list[Path]:
-    """train.csv, dev.tsv and the like, of those that have columns of audio and text."""
+    """train.csv, dev.tsv and the like, if they have columns for audio and text."""
     paths = (folder / f"{stem}.{suffix}" for stem in _PART_TABLES for suffix in ("csv", "tsv"))
     return [path for path in paths if path.is_file() and _has_columns(path)]
 
@@ -131,7 +131,7 @@ def _header(file: DelimitedFile) -> tuple[str, list[str]] | None:
 
 
 def _columns(path: Path, header: list[str], audio_of: "_AudioOfIds") -> dict[str, int | None]:
-    """The place of each field; MayaError where one is missing or stands there twice."""
+    """The place of each field; MayaError where a field is missing or has two columns."""
     column = {f: next((header.index(n) for n in names if n in header), None) for f, names in COLUMNS.items()}
     for place in column.values():
         if place is not None and header.count(header[place]) > 1:

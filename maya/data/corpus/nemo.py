@@ -20,7 +20,7 @@ from maya.errors import MayaError
 
 def nemo_manifests(folder: Path) -> list[Path]:
     """The files in a folder, ending in .json or .jsonl, whose first line has an audio_filepath."""
-    visible = (p for p in folder.iterdir() if not p.name.startswith("."))
+    visible = (p for p in folder.glob("*") if not p.name.startswith("."))
     files = (p for p in visible if p.suffix in (".json", ".jsonl") and p.is_file())
     return sorted(p for p in files if is_nemo(p))
 

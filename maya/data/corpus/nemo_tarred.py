@@ -11,12 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maya.audio.tar_members import TarMembers
-from maya.data.corpus.common import folder_language, joined, part_in_name
+from maya.data.corpus.common import folder_language, merged, part_in_name
 from maya.data.corpus.manifest import (
-    Problem,
     ReadOptions,
     Result,
-    Row,
     RowCollector,
     parse_object,
     read_lines,
@@ -65,19 +63,20 @@ def read_nemo_tarred(manifests: Sequence[Path], tars: Sequence[Path], options: R
     """
     reader = _Reader(by_number(tars), options)
     several = len(manifests) > 1
-    rows = joined(reader.read(path, part_in_name(path.stem) if several else None) for path in manifests)
+    rows, dropped = merged(
+        reader.read(path, part_in_name(path.stem) if several else None) for path in manifests
+    )
     if not rows:
         raise MayaError(f"{manifests[0]}: none of its utterances is in the tars beside it")
-    return rows, reader.dropped
+    return rows, dropped
 
 
 class _Reader:
     def __init__(self, tars: dict[int, Path], options: ReadOptions) -> None:
         self._paths, self._options = tars, options
         self._open: tuple[int, TarMembers] | None = None  # the latest: lines come by shards
-        self.dropped: list[Problem] = []
 
-    def read(self, path: Path, part: str | None) -> list[Row]:
+    def read(self, path: Path, part: str | None) -> Result:
         numbers = re.findall(r"\d+", path.stem)
         own = int(numbers[-1]) if numbers else None
         collector, lines = RowCollector(path), []
@@ -90,7 +89,7 @@ class _Reader:
         # Each tar is read once, and its list of members is not kept.
         for shard, number, values in sorted(lines, key=lambda line: line[:2]):
             self._add(collector, shard, {"split": part} | values, number)
-        return collector.rows(may_be_none=bool(self.dropped))
+        return collector.result()
 
     def _shard(self, number: Any) -> int:
         if type(number) is not int:
@@ -112,12 +111,8 @@ class _Reader:
                 Path(name), f"{collector.path}:{line}"
             )
         if member is None:
-            self.dropped.append(
-                Problem(
-                    id=values["id"], language=str(values["language"]), reason="missing_audio",
-                    detail=members.lacks(name), where=f"{collector.path}:{line}",
-                )
-            )  # fmt: skip
+            language = str(values["language"])
+            collector.drop(values["id"], language, "missing_audio", members.lacks(name), line)
             return
         place = {"audio": member.name, "offset": member.offset, "size": member.size}
         collector.add(values | place | {"tar": str(members.path.resolve())}, line)

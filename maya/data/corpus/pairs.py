@@ -1,4 +1,4 @@
-"""Pairs of files: audio and a .txt of the same name with what is said in it."""
+"""Pairs of files: audio, and its transcript in a .txt of the same name."""
 
 import unicodedata
 from collections import Counter

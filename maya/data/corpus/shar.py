@@ -9,13 +9,13 @@ from maya.data.corpus.common import (
     SAME_SECONDS,
     channel_of,
     folder_language,
-    joined,
+    merged,
     part_in_name,
     seconds,
     within,
 )
 from maya.data.corpus.lhotse_manifests import custom_labels
-from maya.data.corpus.manifest import Problem, ReadOptions, Result, Row, RowCollector, short
+from maya.data.corpus.manifest import ReadOptions, Result, RowCollector, short
 from maya.errors import MayaError
 
 _CUTS = re.compile(r"cuts\.(.+)\.jsonl(\.gz)?")
@@ -54,11 +54,10 @@ def read_shar(folder: Path, options: ReadOptions) -> Result:
     The id is the cut's where it has one supervision, else the supervision's. A folder such as train/ or hi/
     tells the split or the language where the cuts do not. Raises MayaError for lines that are no cuts.
     """
-    readers = [_Shard(folder, cuts, tar, options) for cuts, tar in shar_shards(folder)]
-    rows = joined(reader.read() for reader in readers)
+    rows, dropped = merged(_Shard(folder, cuts, tar, options).read() for cuts, tar in shar_shards(folder))
     if not rows:
         raise MayaError(f"{folder}: no cut of its Shar has its audio there")
-    return rows, [problem for reader in readers for problem in reader.dropped]
+    return rows, dropped
 
 
 class _Shard:
@@ -68,26 +67,10 @@ class _Shard:
         self.audio = self.members.without_ending(_NO_AUDIO)
         inside = tar.relative_to(folder)
         self.tar, self.inside = inside.as_posix(), inside.parent
-        self.dropped: list[Problem] = []
         self.collector = RowCollector(cuts)
 
-    def read(self) -> list[Row]:
-        for number, cut in self.collector.objects():
-            try:
-                self._add_cut(cut, number)
-            except ValueError as error:
-                self.collector.reject(str(error), number)
-        return self.collector.rows(may_be_none=bool(self.dropped))
-
-    def _drop_outside(self, name: str, code: str | None, supervision: dict[str, Any], line: int) -> None:
-        start, duration = supervision["start"], supervision["duration"]
-        self.dropped.append(
-            Problem(
-                id=str(supervision.get("id") or name), language=code or "", reason="outside_recording",
-                detail=f"it goes from {start:g} to {start + duration:g} s of the audio of cut {short(name)}",
-                where=f"{self.path}:{line}",
-            )
-        )  # fmt: skip
+    def read(self) -> Result:
+        return self.collector.add_objects(self._add_cut)
 
     def _add_cut(self, cut: dict[str, Any], line: int) -> None:
         name, supervisions = cut.get("id"), cut.get("supervisions")
@@ -103,11 +86,7 @@ class _Shard:
         for supervision in supervisions:
             code = supervision.get("language") or self.options.language
             if member is None:
-                where = f"{self.path}:{line}"
-                detail = self.members.lacks(f"{name}.*")
-                self.dropped.append(
-                    Problem(id=name, language=code or "", reason="missing_audio", detail=detail, where=where)
-                )
+                self.collector.drop(name, code, "missing_audio", self.members.lacks(f"{name}.*"), line)
                 continue
             values = {
                 "id": name if len(supervisions) == 1 else supervision.get("id"),
@@ -123,7 +102,10 @@ class _Shard:
                 "labels": custom_labels(supervision, self.options.labels),
             }
             if (place := _place(supervision, cut)) is None:
-                self._drop_outside(name, code, supervision, line)
+                start, end = supervision["start"], supervision["start"] + supervision["duration"]
+                detail = f"it goes from {start:g} to {end:g} s of the audio of cut {short(name)}"
+                id = str(supervision.get("id") or name)
+                self.collector.drop(id, code, "outside_recording", detail, line)
                 continue
             values |= place
             self.collector.add(values, line)

@@ -1,9 +1,9 @@
-"""Making training audio harder: rooms, noise, narrow bands, codecs and levels, on the CPU while it is loaded.
+"""Augmentation of training audio on the CPU: rooms, noise, narrow bands, codecs and levels.
 
-What happens to an utterance is a function of (seed, epoch, id) alone, so it does not depend on the number
-of workers, ranks or batches, and a resumed run hears what an uninterrupted one would. Switching one kind of
-change on leaves the draws of the others as they are. Nothing here changes the number of samples; the change
-of speed does, and so belongs to the plan (maya.data.plan), which has to know durations.
+The changes to an utterance are a function of (seed, epoch, id) alone. They do not depend on the number of
+workers, ranks or batches, and a resumed run gets the same audio as an uninterrupted one. Switching one kind
+of change on leaves the draws of the others as they are. Nothing here changes the number of samples. A change
+of speed does, so it belongs to the plan (maya.data.plan), which needs to know durations.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ class NoiseConfig:
 
 @config
 class AugmentConfig:
-    """How training audio is changed; by default not at all.
+    """Changes of training audio; by default there are none.
 
     clean_share: of the utterances, at least so many stay as they are: each of them in that share of the
         epochs, whatever the probabilities say, which are of the others.
@@ -101,7 +101,7 @@ class Noise:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
-    """What is done to one utterance, in this order; all None for a clean one."""
+    """Changes of one utterance, in this order; all None for a clean one."""
 
     room: int | None = None
     noise: Noise | None = None
@@ -139,7 +139,7 @@ class Augment:
         return self.apply(audio, self.changes(id, epoch))
 
     def changes(self, id: str, epoch: int) -> Changes:
-        """What happens to an utterance in an epoch."""
+        """The changes of an utterance in an epoch."""
         cfg = self.cfg
         if _clean_place(cfg.seed, id, epoch) < cfg.clean_share:
             return Changes()
@@ -271,7 +271,7 @@ def _recordings(folders: Sequence[str], option: str) -> list[ByteRange]:
             paths = [p for p in walk(folder).files if p.suffix.lower() in AUDIO_SUFFIXES]
             some = [ByteRange(str(path), 0, file_stamp(path).size) for path in paths]
         if not some:
-            raise MayaError(f"{option}: {folder} is no folder or tar with audio in it")
+            raise MayaError(f"{option}: {folder} is not a folder or tar file that contains audio")
         recordings += some
     if not recordings:
         raise MayaError(f"{option} has a probability and no folder: name one with recordings")

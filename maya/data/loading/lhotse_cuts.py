@@ -130,7 +130,7 @@ class CutSource:
 def described(cut: Cut) -> list[str | float | None]:
     """What tells a cut from others: duration in seconds; id, language and text of each supervision. The id of
     the cut counts only where there is none: lhotse gives mixed cuts random ones."""
-    texts = [value for one in cut.supervisions for value in (one.id, one.language, one.text)]
+    texts = [value for each in cut.supervisions for value in (each.id, each.language, each.text)]
     return [round(cut.duration, 6), *(texts or [cut.id])]
 
 
@@ -182,15 +182,15 @@ class Transcripts:
 
     def read(self, cut: Cut) -> tuple[str, str]:
         """(language, text). Raises UnusableCut where there is no text, or in a language of no use."""
-        spoken = sorted(cut.supervisions, key=lambda one: one.start)
-        codes = {self._code(one.language) for one in spoken}
+        supervisions = sorted(cut.supervisions, key=lambda each: each.start)
+        codes = {self._code(each.language) for each in supervisions}
         if len(codes) != 1:
             reason = "supervisions in several languages" if codes else "no supervision"
             raise UnusableCut(f"it has {reason}")
         (code,) = codes
         if code not in self.languages:
             raise UnusableCut(f"its language is {code!r}, and the model's are {', '.join(self.languages)}")
-        text = " ".join(filter(None, (_normal_form(one.text or "", code) for one in spoken)))
+        text = " ".join(filter(None, (_normal_form(each.text or "", code) for each in supervisions)))
         if not text:
             raise UnusableCut("its text is empty")
         return code, text

@@ -94,7 +94,7 @@ class CutStream:
     def __iter__(self) -> Iterator[Cut]:
         path = self._log_path if self.epoch == self._logged else None
         first, kept, repeated = "", 0, 0
-        with nullcontext() if path is None else path.open("w", encoding="utf-8") as log_file:
+        with nullcontext() if path is None else path.open("w", 1, encoding="utf-8") as log_file:
             for cut in self.source.open(self.epoch):
                 self._hash.update(json.dumps(described(cut)).encode())
                 try:
@@ -127,10 +127,10 @@ class CutStream:
 
 
 class PlannedCuts:
-    """Batches by our plan, of cuts that are read once; `sampler.plan` says which."""
+    """Batches by our plan, of cuts that are read once; `sampler.plan` says which. digest: of all cuts."""
 
-    def __init__(self, sampler: PlanSampler) -> None:
-        self._sampler, plan = sampler, sampler.plan
+    def __init__(self, sampler: PlanSampler, digest: str) -> None:
+        self._sampler, plan, self.digest = sampler, sampler.plan, digest
         self.utterances, self.batches_per_pass = len(plan), plan.num_batches(0)
         self.hours = float(plan.durations.sum()) / 3600
 
@@ -238,11 +238,11 @@ class CutReader(Dataset[Made]):
         return Made(job.position, self._batch(audio) if audio else None, skipped)
 
     def _batch(self, audio: list[tuple[Cut, Tensor]]) -> Batch:
-        spoken = [self.transcripts.read(cut) for cut, _ in audio]
+        transcripts = [self.transcripts.read(cut) for cut, _ in audio]
         return make_batch(
             [samples for _, samples in audio],
-            self.tokenizer.encode_batch([text for _, text in spoken], [code for code, _ in spoken]),
-            [language_index(code, self.transcripts.languages) for code, _ in spoken],
+            self.tokenizer.encode_batch([text for _, text in transcripts], [code for code, _ in transcripts]),
+            [language_index(code, self.transcripts.languages) for code, _ in transcripts],
             [cut.id for cut, _ in audio],
             sample_rate=self.sample_rate,
             labels=_labels([cut for cut, _ in audio]),

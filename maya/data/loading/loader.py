@@ -284,8 +284,8 @@ def _prefetched(
 
 @contextmanager
 def clear_worker_errors() -> Iterator[None]:
-    """Say in one sentence that a data worker died. PyTorch raises that anywhere in the main thread, also
-    within a training step, so this belongs around the training too."""
+    """Turn the death of a data worker into a MayaError. PyTorch raises it anywhere in the main thread, also
+    within a training step, so training runs inside this context too."""
     try:
         yield
     except RuntimeError as error:

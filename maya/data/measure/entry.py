@@ -30,7 +30,8 @@ class Entry(NamedTuple):
     kind, source (the corpus it is from), licence: None where the corpus does not name them. where: file and
     line, for messages. level ... trail: see maya.audio.sound.Sound; all None where it was not decoded.
     channel: the only channel of the recording that is read, counted from 0; None where all are averaged.
-    labels: values by name, such as {"emotion": "happy"}.
+    labels: values by name, such as {"emotion": "happy"}. Fields with a default are left out where only the
+    audio of a table is read.
     """
 
     id: str
@@ -45,14 +46,14 @@ class Entry(NamedTuple):
     num_samples: int
     start: float | None
     duration: float
-    text: str
-    raw_text: str
-    language: str
-    speaker: str
-    kind: str | None
-    source: str | None
-    licence: str | None
-    where: str
+    text: str = ""
+    raw_text: str = ""
+    language: str = ""
+    speaker: str = ""
+    kind: str | None = None
+    source: str | None = None
+    licence: str | None = None
+    where: str = ""
     level: float | None = None
     snr: float | None = None
     clipped: float | None = None

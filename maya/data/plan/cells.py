@@ -30,7 +30,7 @@ def make_cells(
     durations: NDArray[np.float32], tokens: NDArray[np.int32], langs: NDArray[np.int16],
     num_langs: int, by_tokens: bool, seed: int,
 ) -> Cells:  # fmt: skip
-    """Sort n utterances into cells; within a cell and language they stand at random.
+    """Sort n utterances into cells; their order within a cell and language is random.
 
     langs: (n,) 0 ... num_langs - 1. Takes about 8 bytes per utterance more than it returns, for a time.
     """

@@ -1,4 +1,4 @@
-"""What a batch plan is made with, and the place in it where a run stands."""
+"""Configuration of a batch plan, and a position in it."""
 
 from collections.abc import Sequence
 from dataclasses import field

@@ -1,4 +1,4 @@
-"""Batches to ranks: steps of equal cost, shuffled; what is left when the number of ranks changes."""
+"""Dealing batches to ranks: shuffled steps of equal cost, and the rest when the number of ranks changes."""
 
 from collections.abc import Sequence
 
@@ -54,7 +54,7 @@ def _random(seed: int, epoch: int, stage: int) -> np.random.Generator:
 
 
 def _turned(steps: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Costs grow within a step; turning it gives no rank always the lowest."""
+    """Rotate each step so that the cheapest batch is not always on the same rank."""
     count, ranks = steps.shape
     return np.take_along_axis(steps, (np.arange(ranks) + np.arange(count)[:, None]) % ranks, axis=1)
 

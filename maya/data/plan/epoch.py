@@ -92,7 +92,7 @@ class Epoch:
         self, caps: Caps, bands: NDArray[np.float64], seconds: NDArray[np.float64],
         tokens: NDArray[np.int64], played: NDArray[np.int64],
     ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:  # fmt: skip
-        """Cells that are drawn in an order of like beside like, and where a bucket may begin in it."""
+        """An order of the cells with similar ones side by side, and the places where a bucket may begin."""
         band = np.floor(bands + self._random(_BANDS).random()).astype(np.int64)
         # By how much more than their seconds utterances take of a batch, or cost, for their tokens.
         more = caps.room_by_seconds(seconds) / caps.room(seconds, tokens) * caps.token_weight(tokens)
@@ -172,7 +172,7 @@ def _buckets(
 
 
 def _batches(caps: Caps, shapes: Sequence[_Shape]) -> Batches:
-    """Full batches through all buckets; what is left of a bucket begins the first batch of the next."""
+    """Full batches through all buckets; the rest of a bucket begins the first batch of the next."""
     sizes: list[NDArray[np.int64]] = []
     costs: list[NDArray[np.float64]] = []
 

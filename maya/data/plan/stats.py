@@ -1,4 +1,4 @@
-"""What an epoch of a plan amounts to."""
+"""Statistics of an epoch of a plan."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -79,7 +79,7 @@ def _files(table: Table) -> Iterator[Problem]:
 def _twice(
     tables: dict[str, Table], reason: str, key: Callable[[Table], Iterator[tuple[object, ...]]]
 ) -> Iterator[Problem]:
-    """Rows whose key is in another part too. 8 bytes a row are kept, and all of it only of suspects."""
+    """Rows whose key is in another part too. Only 8 bytes a row are kept, and the whole key of suspects."""
     hashes = {part: np.fromiter(map(hash, key(table)), np.int64) for part, table in tables.items()}
     every = np.concatenate([np.unique(numbers) for numbers in hashes.values()])
     values, counts = np.unique(every, return_counts=True)

@@ -54,8 +54,8 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """What splitting needs to know of an utterance; `part` is where the corpus itself puts it; `group` is the
-    same for utterances that have audio in common, None for one that has none."""
+    """An utterance to be split. part: given by the corpus, None if it gives none; group: the same for
+    utterances that have audio in common, None otherwise."""
 
     id: str
     language: str
@@ -120,7 +120,7 @@ def split(
 
 
 def _joined_by_audio(items: Iterable[Item]) -> list[Item]:
-    """The items, with one name for all speakers, and one for all texts, that are met in one group."""
+    """The items, with one common name for the speakers of a group, and one for its texts."""
     items = sorted(items, key=lambda item: item.id)
     if all(item.group is None for item in items):
         return items

@@ -1,4 +1,4 @@
-"""The pictures of the report page, as SVG text: bars, histograms, and one strip a language.
+"""Charts of the report page, as SVG text: bars, histograms, and one strip for each language.
 
 Each is 360 units wide, which a phone shows as it is; wider screens put several beside one another.
 """
@@ -168,7 +168,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """Three digits that matter, without an exponent."""
+    """Three significant digits, without an exponent."""
     if value == 0 or abs(value) >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"

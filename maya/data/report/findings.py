@@ -58,5 +58,5 @@ def findings_text(findings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _shown(text: str) -> str:
-    """Nothing that moves a terminal's cursor or its colours."""
+    """Text without characters that move a terminal's cursor or change its colours."""
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)

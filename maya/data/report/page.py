@@ -1,4 +1,4 @@
-"""What a corpus holds as one HTML file: nothing is fetched, so it opens from a mail or a cluster's disk.
+"""The report of a corpus as one HTML file. It fetches nothing, so it opens from a mail or a cluster's disk.
 
 It is drawn from the numbers that preparation leaves, `summary.json` and `report.json`, so that it can be
 drawn again when more is known: how a tokenizer cuts each language, and what a plan makes of an epoch.
@@ -150,16 +150,16 @@ def _hours(page: Page) -> str:
     rows = [(_name(c), {part: scale * languages[c]["parts"][part]["hours"] for part in PARTS}) for c in order]
     keys = "".join(f'<span class="key" style="background:{COLOURS[p]}"></span>{p}' for p in PARTS)
     head = ["language", "utterances", "hours", *PARTS, "longest s", "speakers", "texts", "characters"]
-    cells = [
-        [_named(c), n["utterances"], f"{n['hours']:.2f}", *(n["parts"][p]["utterances"] for p in PARTS)]
-        + [f"{n['longest_seconds']:.1f}", n["speakers"], n["texts"], n["characters"]]
-        for c, n in languages.items()
-    ]
-    total = ["all"] + [sum(n[k] for n in languages.values()) for k in ("utterances",)]
-    total += [f"{sum(n['hours'] for n in languages.values()):.2f}"]
-    total += [sum(n["parts"][p]["utterances"] for n in languages.values()) for p in PARTS] + [""]
-    total += [sum(n[k] for n in languages.values()) for k in ("speakers", "texts", "characters")]
-    return f"<h2>Hours</h2><p class='note'>{keys}</p>{part_bars(rows, unit)}" + _table(head, cells, total)
+
+    def cells(name: str, some: Sequence[Mapping[str, Any]], longest: str) -> list[object]:
+        sums = {key: sum(n[key] for n in some) for key in ("utterances", "speakers", "texts", "characters")}
+        parts = [sum(n["parts"][part]["utterances"] for n in some) for part in PARTS]
+        hours = f"{sum(n['hours'] for n in some):.2f}"
+        return [name, sums.pop("utterances"), hours, *parts, longest, *sums.values()]
+
+    lines = [cells(_named(code), [n], f"{n['longest_seconds']:.1f}") for code, n in languages.items()]
+    total = cells("all", list(languages.values()), "")
+    return f"<h2>Hours</h2><p class='note'>{keys}</p>{part_bars(rows, unit)}" + _table(head, lines, total)
 
 
 def _durations(page: Page) -> str:
@@ -338,8 +338,8 @@ def _plan(plan: Mapping[str, Any] | None) -> str:
         ["padding", padding],
         ["longest batch, padded seconds", number(plan["max_padded_seconds"])],
         ["most utterances in a batch", plan["max_utterances"]],
-        ["cost of the dearest rank over the mean: median step", f"{plan['imbalance_median']:.3f}"],
-        ["the same: 95th percentile", f"{plan['imbalance_p95']:.3f}"],
+        ["slowest rank ÷ mean cost, median step", f"{plan['imbalance_median']:.3f}"],
+        ["slowest rank ÷ mean cost, 95th percentile of steps", f"{plan['imbalance_p95']:.3f}"],
     ]
     head = ["language", "hours of an epoch", "draws that repeat an utterance", "utterances left out"]
     rows = [

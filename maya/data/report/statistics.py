@@ -56,7 +56,7 @@ class Histogram:
 
     def quantile(self, share: float) -> float:
         """The value below which this share lies, as if values were spread evenly within a bin; the first
-        edge if there is nentry."""
+        edge if there are no values."""
         target, passed = share * self.total, 0
         for place, count in enumerate(self.counts):
             if count and passed + count >= target:

@@ -1,4 +1,4 @@
-"""How many frames a text needs.
+"""Whether an utterance has enough frames for its text.
 
 CTC emits at most one token a frame and a blank between two equal ones: U tokens with r repeats need U + r of
 the S frames that subsampling leaves (Graves et al., "Connectionist temporal classification", ICML 2006).

@@ -127,7 +127,7 @@ class Strings(Sequence[str]):
 
 
 class Table:
-    """A table on disk, of which nothing is read until it is asked for; forked workers share what was read.
+    """A table on disk. Columns and rows are read when needed; forked workers share them.
 
     Numbers of rows go from 0. All methods raise MayaError where the file turns out to be damaged.
     """
@@ -295,9 +295,8 @@ class Table:
             num_samples=int(a.num_samples[row]),
             start=None if np.isnan(a.start[row]) else float(a.start[row]),
             duration=float(a.duration[row]),
-            text="", raw_text="", language="", speaker="", kind=None, source=None, licence=None, where="",
             channel=int(a.channel[row]) if a.channel[row] >= 0 else None,
-        )  # fmt: skip
+        )
 
     @cached_property
     def durations(self) -> NDArray[np.float64]:

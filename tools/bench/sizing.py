@@ -1,0 +1,177 @@
+"""The memory model on paper (maya.models.sizing) beside peaks that were measured, on a CPU in fp32.
+
+    python -m tools.bench.sizing                # into docs/benchmarks/sizing.{md,json}, minutes
+    python -m tools.bench.sizing --out exp/bench --case 0 --shape 1
+
+Each peak is the resident set of a process of its own that makes one real training step; see
+maya.train.memory_steps.
+"""
+
+import json
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maya.config import to_dict
+from maya.models.config import SpeechModelConfig
+from maya.models.sizing import Training, count_frames, memory, meta_model
+from maya.models.speech_model import count_parameters
+from maya.recipes.presets import fastconformer_tdt_ctc
+from maya.train.loop import TrainConfig
+from maya.train.memory_steps import Order, Steps
+from tools.bench.common import markdown, parser_of
+
+BAR = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model: width, layers, heads, subsampling factor and channels, vocabulary, how it is trained."""
+
+    width: int
+    layers: int
+    heads: int
+    factor: int
+    channels: int
+    vocab: int
+    checkpointing: bool = False
+    accumulate: int = 1
+
+    @property
+    def config(self) -> SpeechModelConfig:
+        cfg = fastconformer_tdt_ctc(
+            d_model=self.width, n_layers=self.layers, n_heads=self.heads, subsampling_factor=self.factor,
+            subsampling_channels=self.channels, hidden=self.width,
+        )  # fmt: skip
+        cfg.vocab_size, cfg.languages = self.vocab, ("en",)
+        cfg.encoder.activation_checkpointing = self.checkpointing
+        return cfg
+
+
+CASES = (
+    Case(96, 2, 4, 4, 32, 256),
+    Case(128, 4, 4, 8, 64, 1024),
+    Case(192, 6, 4, 8, 64, 4096, checkpointing=True),
+    Case(256, 4, 8, 8, 32, 2048),
+    Case(256, 4, 8, 8, 32, 2048, accumulate=2),
+)
+SHAPES = ((24, 5.0, 15), (10, 16.0, 50), (5, 30.0, 200))  # utterances, seconds, tokens
+
+
+def measured(case: Case, shapes: Sequence[tuple[int, float, int]]) -> list[dict[str, Any]]:
+    """Peaks of one case, bytes as GB, for each shape."""
+    cfg, train = case.config, TrainConfig(accumulate=case.accumulate)
+    order = Order(
+        model=to_dict(cfg), train=to_dict(train), device="cpu", bf16=False, hold_gradients=case.accumulate > 1
+    )
+    found = []
+    with Steps(order) as steps:
+        for batch, seconds, tokens in shapes:
+            peak = steps.peak(batch, seconds, tokens)
+            if peak is None:
+                raise SystemExit(f"bench_sizing: out of memory at {case}, {batch} x {seconds} s")
+            row = {"case": asdict(case), "batch": batch, "seconds": seconds, "tokens": tokens}
+            found.append(row | {"measured_gb": peak / 1e9})
+            print(f"bench_sizing: {found[-1]}", flush=True)
+    return found
+
+
+def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with what the model says."""
+    found = []
+    for row in rows:
+        case, size = Case(**row["case"]), (row["batch"], row["seconds"], row["tokens"])
+        cfg = case.config
+        model = meta_model(cfg)
+        paper = memory(cfg, Training(cuda=False, bf16=False, hold_gradients=case.accumulate > 1), model)
+        said = paper.bytes(size[0], count_frames(cfg, size[1])[1], size[2]) / 1e9
+        # What the batch adds: both without what is there whatever the batch is.
+        rest = paper.base.fixed / 1e9
+        found.append(row | {
+            "parameters": count_parameters(model), "paper_gb": said, "error": said / row["measured_gb"] - 1,
+            "batch_error": (said - rest) / (row["measured_gb"] - rest) - 1,
+        })  # fmt: skip
+    return found
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    plain = [abs(row["error"]) for row in rows if row["case"]["accumulate"] == 1]
+    verdict = "met" if max(plain) <= BAR else "NO"
+    accumulating = [row["error"] for row in rows if row["case"]["accumulate"] > 1]
+    columns = (
+        "width × layers", "factor", "vocabulary", "parameters", "utterances × seconds, tokens", "measured GB",
+        "on paper", "error", "of the batch",
+    )  # fmt: skip
+    lines = [
+        "# Memory on paper and measured",
+        "",
+        f"`python -m tools.bench.sizing` on {platform.machine()}, torch {torch.__version__}, fp32, 1 thread.",
+        "",
+        f"Largest error without accumulation {max(plain):.1%}, median {statistics.median(plain):.1%} of the "
+        f"peak; bar {BAR:.0%}: {verdict}. *Of the batch* compares what is left of both without the process, "
+        "weights, optimizer, average and held gradients. That the moments of a step add up in the resident "
+        "set (see maya.models.sizing.memory.Memory) was concluded from the first three models; the fourth "
+        "checks it.",
+        *_about(accumulating),
+        "Nothing here was run on a GPU: there the probe (maya.train.memory_probe) measures instead.",
+        "",
+    ]
+    table_rows = []
+    for row in rows:
+        case = row["case"]
+        kind = " checkpointed" if case["checkpointing"] else " accumulating" if case["accumulate"] > 1 else ""
+        table_rows.append([
+            f"{case['width']} × {case['layers']}{kind}", case["factor"], case["vocab"],
+            f"{row['parameters'] / 1e6:.1f} M", f"{row['batch']} × {row['seconds']:g}, {row['tokens']}",
+            f"{row['measured_gb']:.2f}", f"{row['paper_gb']:.2f}", f"{row['error']:+.1%}",
+            f"{row['batch_error']:+.1%}",
+        ])  # fmt: skip
+    lines += markdown(columns, table_rows)
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/benchmarks"), help="folder of sizing.{md,json}"
+    )
+    parser.add_argument("--case", type=int, action="append", help="number of a model; all by default")
+    parser.add_argument("--shape", type=int, action="append", help="number of a batch; all by default")
+    parser.add_argument("--compare", action="store_true", help="measure nothing, compare what is there anew")
+    args = parser.parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    cases = [CASES[i] for i in args.case or range(len(CASES))]
+    shapes = [SHAPES[i] for i in args.shape or range(len(SHAPES))]
+    fresh = [] if args.compare else [row for case in cases for row in measured(case, shapes)]
+    file = args.out / "sizing.json"  # results of other cases and shapes that are there stay
+    rows = json.loads(file.read_text())["rows"] if file.is_file() else []
+    rows = sorted([row for row in rows if _name(row) not in map(_name, fresh)] + fresh, key=_name)
+    rows = compared(rows)
+    file.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    (args.out / "sizing.md").write_text(report(rows))
+    print(f"bench_sizing: {args.out / 'sizing.md'}")
+    return 0
+
+
+def _about(accumulating: list[float]) -> list[str]:
+    """What is to be said of batches whose gradients are accumulated."""
+    if not accumulating:
+        return []
+    low, high = min(accumulating), max(accumulating)
+    return [
+        f"With accumulation the paper is off by {low:+.0%} to {high:+.0%}: the process grows by more than "
+        "the gradients that stay. Let the probe measure there, too."
+    ]
+
+
+def _name(row: dict[str, Any]) -> tuple[Any, ...]:
+    return (*row["case"].values(), row["seconds"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
