@@ -28,25 +28,25 @@ def experiments() -> list[tuple[str, str]]:
 
 def shape_errors(folder: Path) -> list[str]:
     """What a corpus folder lacks or has too much of."""
-    found = [
+    errors = [
         f"{folder.name} has no {part}"
         for part in ("README.md", "data.py", "run.sh")
         if not (folder / part).is_file()
     ]
     if (folder / "run.sh").is_file() and not os.access(folder / "run.sh", os.X_OK):
-        found.append(f"{folder.name}/run.sh is not executable")
+        errors.append(f"{folder.name}/run.sh is not executable")
     if not folder.name.isidentifier():
-        found.append(f"{folder.name} cannot be imported: rename it")
+        errors.append(f"{folder.name} cannot be imported: rename it")
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            found.append(f"{path.relative_to(folder.parent)} is a link")
+            errors.append(f"{path.relative_to(folder.parent)} is a link")
         elif path.suffix == ".py":
             classes = [n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ClassDef)]
-            found += [
+            errors += [
                 f"{path.relative_to(folder.parent)} defines class {name}: move it to recipes/ or maya/"
                 for name in classes
             ]
-    return found
+    return errors
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
@@ -102,7 +102,7 @@ def test_checker_sees_a_bad_folder(tmp_path: Path) -> None:
     (folder / "run.sh").write_text("#!/usr/bin/env bash\n")
     (folder / "data.py").write_text("class Corpus:\n    pass\n")
     (folder / "link.py").symlink_to(folder / "data.py")
-    found = "\n".join(shape_errors(folder))
+    errors = "\n".join(shape_errors(folder))
     for complaint in (
         "no README.md",
         "not executable",
@@ -110,4 +110,4 @@ def test_checker_sees_a_bad_folder(tmp_path: Path) -> None:
         "link.py is a link",
         "class Corpus",
     ):
-        assert complaint in found
+        assert complaint in errors

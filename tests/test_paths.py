@@ -129,7 +129,7 @@ def options_that_exist(repo: Path) -> set[str]:
 def test_options_in_the_text_exist(repo: Path) -> None:
     """Of `--option` and `--group.field` in the pages; options of other programs are listed here."""
     foreign = {"--use-averaged-model", "--torch-threads", "--shift-output", "--index-url", "--cov"}
-    known = options_that_exist(repo) | foreign
+    options = options_that_exist(repo) | foreign
     names = ("egs.indic12.mini", "egs.digits.lact", "egs.librispeech.zipformer:tiny")
     fields = {field for name in names for field in flat(to_dict(load_experiment(name, [])))}
     unknown = []
@@ -137,7 +137,7 @@ def test_options_in_the_text_exist(repo: Path) -> None:
         for option in re.findall(r"`(--[a-z][\w.-]*)[^`]*`", text) if file.endswith(".md") else ():
             name = option.removeprefix("--")
             inside = any(field == name or field.startswith(f"{name}.") for field in fields)
-            if not (inside if "." in name else option in known):
+            if not (inside if "." in name else option in options):
                 unknown.append(f"{file}: {option}")
     assert unknown == []
 

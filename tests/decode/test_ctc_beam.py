@@ -55,13 +55,13 @@ def test_confident_outputs_are_what_greedy_finds_with_the_same_times() -> None:
     log_probs = (torch.randn(3, 30, 12) * 20).log_softmax(-1)
     lens = torch.tensor([30, 17, 0])
     cfg = BeamConfig(lm_weight=0.0, token_bonus=0.0)
-    for found, greedy in zip(
+    for hyp, greedy in zip(
         beam_ctc(log_probs, lens, blank=5, cfg=cfg), greedy_ctc(log_probs, lens, blank=5), strict=True
     ):
-        assert found.tokens == greedy.tokens
-        assert found.frames == greedy.frames
-        assert found.durations == greedy.durations
-        assert found.scores == pytest.approx(greedy.scores, abs=1e-4)
+        assert hyp.tokens == greedy.tokens
+        assert hyp.frames == greedy.frames
+        assert hyp.durations == greedy.durations
+        assert hyp.scores == pytest.approx(greedy.scores, abs=1e-4)
 
 
 def test_the_language_model_decides_between_what_sounds_alike() -> None:

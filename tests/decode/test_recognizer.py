@@ -38,10 +38,10 @@ def test_auto_decodes_in_the_language_it_finds(tokenizer: Tokenizer, code: str, 
         recognizer.model.heads["language"].out.bias[:] = torch.tensor([0.0, 0.0])
         recognizer.model.heads["language"].out.bias[index] = 2.0
     audio = [torch.randn(n) * 0.1 for n in (16000, 9000, 12000)]
-    named, found = recognizer.transcribe(audio, code), recognizer.transcribe(audio, "auto")
-    assert [h.tokens for h in named] == [h.tokens for h in found] and any(h.tokens for h in found)
-    assert {h.language for h in found} == {code} == {h.language for h in named}
-    for hyp in found:
+    named, detected = recognizer.transcribe(audio, code), recognizer.transcribe(audio, "auto")
+    assert [h.tokens for h in named] == [h.tokens for h in detected] and any(h.tokens for h in detected)
+    assert {h.language for h in detected} == {code} == {h.language for h in named}
+    for hyp in detected:
         assert hyp.language_probability == pytest.approx(torch.tensor([2.0, 0.0]).softmax(0)[0].item())
     assert named[0].language_probability is None
     assert recognizer.transcribe(audio)[0].language is None

@@ -38,8 +38,8 @@ def pieces(enc, lens, seed):
         yield piece, torch.tensor(sizes)
 
 
-def same(found, expected):
-    for a, b in zip(found, expected, strict=True):
+def same(hypotheses, expected):
+    for a, b in zip(hypotheses, expected, strict=True):
         assert (a.tokens, a.frames, a.durations) == (b.tokens, b.frames, b.durations)
         torch.testing.assert_close(torch.tensor(a.scores), torch.tensor(b.scores), rtol=1e-4, atol=1e-5)
 
@@ -212,13 +212,13 @@ def test_a_lact_carries_what_it_learnt_to_the_next_utterance_of_a_speaker():
     assert len(carried.tokens) > 3 and carried.tokens != alone.tokens
     stream = ours.stream("en", method="transducer")
 
-    def say(audio, **how):
+    def transcribe(audio, **options):
         for at in range(0, len(audio), 9_000):
             stream.accept(audio[at : at + 9_000])
-        return stream.finish(**how)
+        return stream.finish(**options)
 
-    same([say(first, same_speaker=True), say(second)], [opening, carried])
-    same([say(second)], [alone])  # and another speaker begins anew
+    same([transcribe(first, same_speaker=True), transcribe(second)], [opening, carried])
+    same([transcribe(second)], [alone])  # and another speaker begins anew
     with pytest.raises(MayaError, match="same_speaker needs a LaCT"):
         recognizer().stream().finish(same_speaker=True)
     state = model.encoder.initial_state(1).describe()

@@ -58,10 +58,10 @@ def test_audio_in_pieces_gives_the_same_tokens(method: Any, context: tuple[int, 
     """From 1 ms to 0.6 s at a time; then a second, short utterance on the same stream."""
     ours, draw = recognizer(), random.Random(5)
     stream = ours.stream(method=method, context=context)
-    left, chunk = context or (32, 16)
+    left_frames, chunk = context or (32, 16)
     for samples in (40_123, 7_001):
         audio = torch.randn(samples) * torch.linspace(0.01, 0.5, samples)
-        expected, _ = offline(ours, audio, Chunking(chunk, left), method)
+        expected, _ = offline(ours, audio, Chunking(chunk, left_frames), method)
         assert expected.tokens
         at = 0
         while at < samples:

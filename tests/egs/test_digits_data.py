@@ -165,15 +165,15 @@ def test_too_few_speakers_are_refused(source: Path, tmp_path: Path) -> None:
 def test_real_recordings_split_as_the_recipe_says(shared: Path) -> None:
     rows = data.read_source(shared / "corpora" / "digits")
     for language, counts in (("en", (4, 4, 1)), ("gu", (9, 3, 3))):
-        mine = [r for r in rows if r["language"] == language]
-        plan = data.plan_language(language, mine, {"train": 50, "heldout": 40}, seed=1)
-        speaker = {r["id"]: r["speaker"] for r in mine}
-        found = {
+        language_rows = [r for r in rows if r["language"] == language]
+        plan = data.plan_language(language, language_rows, {"train": 50, "heldout": 40}, seed=1)
+        speaker = {r["id"]: r["speaker"] for r in language_rows}
+        split_speakers = {
             split: {speaker[x] for i in plan if i["split"] == split for x in i["recordings"]}
             for split in ("train", "dev", "test")
         }
-        assert tuple(len(speakers) for speakers in found.values()) == counts
-        assert not found["test"] & (found["train"] | found["dev"])
-        used = [{x for i in plan if i["split"] == split for x in i["recordings"]} for split in found]
+        assert tuple(len(speakers) for speakers in split_speakers.values()) == counts
+        assert not split_speakers["test"] & (split_speakers["train"] | split_speakers["dev"])
+        used = [{x for i in plan if i["split"] == split for x in i["recordings"]} for split in split_speakers]
         assert not used[0] & used[1] and not used[0] & used[2]
         assert all(len({speaker[x] for x in i["recordings"]}) == 1 for i in plan)

@@ -62,8 +62,8 @@ def test_layout_is_librispeech_s(laid_out: Path) -> None:
 def test_recordings_of_one_speaker_are_joined(tmp_path: Path, laid_out: Path) -> None:
     corpora = laid_out.parent / "clean", laid_out.parent / "other"
     top = lay_out(*corpora, tmp_path, join=1.5)
-    known = [json.loads(line) for line in (corpora[0] / "manifest.jsonl").read_text().splitlines()]
-    rows = {row["id"]: row for row in known}
+    manifest = [json.loads(line) for line in (corpora[0] / "manifest.jsonl").read_text().splitlines()]
+    rows = {row["id"]: row for row in manifest}
     said = dict(
         line.split(" ", 1) for path in top.rglob("*.trans.txt") for line in path.read_text().splitlines()
     )
@@ -72,9 +72,9 @@ def test_recordings_of_one_speaker_are_joined(tmp_path: Path, laid_out: Path) ->
         name, originals, *_ = line.split("\t")
         if int(name.split("-")[0]) > 1005:  # a reader of the other corpus
             continue
-        mine = [rows[i] for i in originals.split()]
-        assert len({row["speaker"] for row in mine}) == 1
-        assert said[name] == " ".join(row["text"].upper() for row in mine)
+        sources = [rows[i] for i in originals.split()]
+        assert len({row["speaker"] for row in sources}) == 1
+        assert said[name] == " ".join(row["text"].upper() for row in sources)
         used += originals.split()
     assert sorted(used) == sorted(i for i in rows if i.startswith("en"))  # each of them once
     assert len(used) > sum(int(name.split("-")[0]) <= 1005 for name in said)
@@ -113,8 +113,8 @@ def test_some_of_the_parts_and_those_only(tmp_path: Path, laid_out: Path) -> Non
     assert len(list(out.glob("librispeech_*.jsonl.gz"))) == 14
     before = (out / "librispeech_supervisions_dev-clean.jsonl.gz").stat().st_mtime_ns
     data.manifests(laid_out / TOP, out, parts=["train-clean-100", "dev-clean"], jobs=1)
-    found = {path.name.split("_")[2].split(".")[0] for path in out.glob("librispeech_*.jsonl.gz")}
-    assert found == {"train-clean-100", "dev-clean"}
+    parts = {path.name.split("_")[2].split(".")[0] for path in out.glob("librispeech_*.jsonl.gz")}
+    assert parts == {"train-clean-100", "dev-clean"}
     assert (
         out / "librispeech_supervisions_dev-clean.jsonl.gz"
     ).stat().st_mtime_ns == before  # not made again
@@ -151,8 +151,8 @@ def test_what_has_no_audio_is_written_down(tmp_path: Path, capsys: pytest.Captur
     assert "dev-clean: every transcript has its audio" in capsys.readouterr().out
     (chapter / "1-2-0001.flac").unlink()
     data.manifests(tmp_path, out, jobs=1)
-    left = json.loads((out / "left_out.json").read_text())
-    assert left == [{"id": "1-2-0001", "part": "dev-clean", "reason": "missing_audio"}]
+    left_out = json.loads((out / "left_out.json").read_text())
+    assert left_out == [{"id": "1-2-0001", "part": "dev-clean", "reason": "missing_audio"}]
     assert "1 transcripts have no audio" in capsys.readouterr().out
     (chapter / "1-2-0000.flac").unlink()
     with pytest.raises(MayaError, match="transcripts and no audio: .*1-2-0000.flac"):
@@ -195,10 +195,10 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
 def test_download_hands_over_to_lhotse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import lhotse.recipes
 
-    asked = []
+    requested = []
 
     def fetch(target: Path, dataset_parts: str) -> Path:
-        asked.append(dataset_parts)
+        requested.append(dataset_parts)
         if dataset_parts == "mini_librispeech":
             raise OSError("no route to host")
         return target / TOP
@@ -207,4 +207,4 @@ def test_download_hands_over_to_lhotse(tmp_path: Path, monkeypatch: pytest.Monke
     assert data.download("full", tmp_path) == tmp_path / TOP
     with pytest.raises(MayaError, match="stopped .no route to host.; run the same command again"):
         data.download("mini", tmp_path)
-    assert asked == ["librispeech", "mini_librispeech"]
+    assert requested == ["librispeech", "mini_librispeech"]

@@ -163,10 +163,10 @@ def test_voices_differ_and_heldout_voices_differ_most() -> None:
     names = [v for voices in data.VOICES.values() for v in voices]
     assert len(set(names)) == len(names) and len(data.VOICES["train"]) >= 10
     text = "सोमवार जापान हिंदी मंगलवार"
-    heard = {v: log_spectrum(speak.speak(text, "hi", v, **PLAIN)) for v in names}
+    spectra = {v: log_spectrum(speak.speak(text, "hi", v, **PLAIN)) for v in names}
 
     def apart(a: str, b: str) -> float:
-        return float(np.sqrt(((heard[a] - heard[b]) ** 2).mean()))
+        return float(np.sqrt(((spectra[a] - spectra[b]) ** 2).mean()))
 
     train = data.VOICES["train"]
     assert min(apart(a, b) for a in train for b in train if a != b) > 0.15
@@ -184,8 +184,8 @@ def test_resampling_keeps_speech_and_stops_what_would_fold_back() -> None:
     assert abs(level(440)) < 0.01 and abs(level(5000)) < 0.05
     assert level(9000) < -60
     out = speak.resample((20000 * np.sin(2 * np.pi * 1000 * time_s)).astype(np.int16))
-    wanted = 20000 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
-    assert np.abs(out - wanted)[200:-200].max() < 40  # in phase: no delay
+    expected = 20000 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
+    assert np.abs(out - expected)[200:-200].max() < 40  # in phase: no delay
 
 
 def test_speaking_does_not_load_torch() -> None:

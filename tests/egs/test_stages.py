@@ -69,8 +69,8 @@ def test_the_options_of_the_earlier_system(tmp_path: Path, repo: Path) -> None:
     assert parser.parse_args([]).overrides == []
     done = run(tmp_path, repo, *options, "--encoder-lr=1e-5", "--stage", "2")
     assert done.returncode == 0, done.stderr
-    found = done.stdout.splitlines()[-1].removeprefix("overrides: ")
-    assert found == " ".join(f"<--set> <{each}>" for each in [*expected, "train.encoder_lr=1e-5"])
+    overrides = done.stdout.splitlines()[-1].removeprefix("overrides: ")
+    assert overrides == " ".join(f"<--set> <{each}>" for each in [*expected, "train.encoder_lr=1e-5"])
     assert "stage=2" in done.stdout
     assert run(tmp_path, repo, "--head-lr").returncode == 1
 

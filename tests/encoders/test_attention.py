@@ -81,7 +81,7 @@ def test_every_form_equals_the_definition(span, bias, monkeypatch):
     lens, size = [70, 45, 1], 70
     x = torch.randn(3, size, WIDTH, dtype=torch.float64)
     expected = [defined(att, x[b, :n], span) for b, n in enumerate(lens)]
-    wanted = torch.autograd.grad(sum(y.sin().sum() for y in expected), list(att.parameters()))
+    expected_grads = torch.autograd.grad(sum(y.sin().sum() for y in expected), list(att.parameters()))
     rows = Rows(lens=tuple(lens), gap=2)
     # Blocks of 32 queries, so that a narrow span is local; with the second limit of 5 queries at most.
     for limit in (2**26, 3 * HEADS * size * 5):
@@ -93,7 +93,7 @@ def test_every_form_equals_the_definition(span, bias, monkeypatch):
             for got, want in zip(actual, expected, strict=True):
                 torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)  # the table is fp32
             grads = torch.autograd.grad(sum(y.sin().sum() for y in actual), list(att.parameters()))
-            torch.testing.assert_close(grads, wanted, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(grads, expected_grads, rtol=1e-5, atol=1e-5)
 
 
 def test_the_local_form_runs_where_the_span_is_narrow_and_asks_for_few_positions(monkeypatch):

@@ -45,11 +45,11 @@ def test_a_lact_layer_is_the_same_compiled(order):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     ways = (torch.compile(layer, backend=counter), layer)
-    (y, grads), (wanted, wanted_grads) = (
+    (y, grads), (expected, expected_grads) = (
         ((z := way(x, shared)).detach(), torch.autograd.grad(z.square().mean(), [x, *layer.parameters()]))
         for way in ways
     )
     assert counter.frame_count > 0  # something was compiled
-    torch.testing.assert_close(y, wanted)
-    for grad, wanted_grad in zip(grads, wanted_grads, strict=True):
-        torch.testing.assert_close(grad, wanted_grad)
+    torch.testing.assert_close(y, expected)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad)

@@ -115,11 +115,11 @@ def test_what_was_learnt_recalls_values_at_their_keys():
     fast = open_gates(FastWeightBranch(64, FastWeightConfig(fast_heads=1, base_rate=20.0))).eval()
     k, v = torch.randn(2, 1, 8, 64)
     valid = torch.ones(1, 8, dtype=torch.bool)
-    wanted = F.silu(v)
+    values = F.silu(v)
 
     def agreement(queries):
         y, _ = fast(torch.zeros(1, 8, 64), queries, k, v, valid)
-        return F.cosine_similarity(y, wanted, dim=-1).mean()
+        return F.cosine_similarity(y, values, dim=-1).mean()
 
     learnt, others = agreement(k), agreement(torch.randn(1, 8, 64))
     fast.cfg.update_at_test = False

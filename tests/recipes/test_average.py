@@ -38,28 +38,28 @@ def run(tmp_path: Path) -> Path:
 
 
 def offered(run: Path, ends: int) -> dict[str, float]:
-    found = ckpt.step_checkpoints(run)
-    last = ckpt.load_checkpoint(found[-1][1], training=True)
-    return {c.name: float(c.weights["w"]) for c in stage.candidates(run, found, last, ends)}
+    checkpoints = ckpt.step_checkpoints(run)
+    last = ckpt.load_checkpoint(checkpoints[-1][1], training=True)
+    return {c.name: float(c.weights["w"]) for c in stage.candidates(run, checkpoints, last, ends)}
 
 
 def test_candidates_are_the_last_the_best_and_the_means_between_checkpoints(run: Path) -> None:
-    one = {
+    expected = {
         "last (step 300)": 300.0,
         "best (step 200)": 200.0,
         "mean of steps 200–300": 255.0,  # of 210, 220, ..., 300
         "mean of steps 100–300": 205.0,
     }
-    assert offered(run, 1) == one
-    assert offered(run, 2) == one | {"mean of steps 100–200": 155.0}
+    assert offered(run, 1) == expected
+    assert offered(run, 2) == expected | {"mean of steps 100–200": 155.0}
     assert offered(run, 9) == offered(run, 2)
 
 
 def test_a_stretch_by_name_needs_its_two_ends_only(run: Path) -> None:
-    found = ckpt.step_checkpoints(run)
-    assert float(stage.stretch(found, 300, 200).weights["w"]) == 205.0
-    assert stage.stretch(found, 200, 100).step == 200
-    assert float(stage.stretch(found, None, 300).weights["w"]) == 155.0  # from the first sample on
+    checkpoints = ckpt.step_checkpoints(run)
+    assert float(stage.stretch(checkpoints, 300, 200).weights["w"]) == 205.0
+    assert stage.stretch(checkpoints, 200, 100).step == 200
+    assert float(stage.stretch(checkpoints, None, 300).weights["w"]) == 155.0  # from the first sample on
     ckpt.step_path(run, 200).unlink()
     assert float(stage.stretch(ckpt.step_checkpoints(run), 300, 200).weights["w"]) == 205.0
     for step, avg in ((300, 150), (250, 50), (300, 400), (300, 0), (200, 100)):

@@ -45,8 +45,8 @@ def test_a_clear_difference_and_none(make: Make) -> None:
     good = [make(f"good{i}", 0.1, 10 + i) for i in range(2)]
     text = compare(bad, good)
     assert "bad0 bad1 bad2" in text and "good0 good1" in text
-    found = text.split("second minus first: ")[1]
-    assert float(found.split()[0]) == pytest.approx(-30, abs=6) and "p = 0.001" in text
+    difference = text.split("second minus first: ")[1]
+    assert float(difference.split()[0]) == pytest.approx(-30, abs=6) and "p = 0.001" in text
     rate = text.splitlines()[1].split()[5]  # after three names, the split and a count
     assert float(rate) == pytest.approx(40, abs=5)
     same = compare(bad[:1], [make("bad3", 0.4, 3)])
@@ -62,14 +62,14 @@ def test_several_runs_are_drawn_together() -> None:
         wer(refs, [" ".join(w for w in WORDS.split() if rng.random() > p) for _ in refs]) for p in (0.2, 0.25)
     )
     ids = [str(i) for i in range(100)]
-    found = macro_compare({"en": first}, {"en": second}, blocks={"en": (ids, ids)})
+    comparison = macro_compare({"en": first}, {"en": second}, blocks={"en": (ids, ids)})
     plain = compare_one(first, second)
-    assert found.difference == pytest.approx(plain.difference)
-    assert found.interval.low == pytest.approx(plain.interval.low, abs=0.01)
-    assert found.interval.high == pytest.approx(plain.interval.high, abs=0.01)
+    assert comparison.difference == pytest.approx(plain.difference)
+    assert comparison.interval.low == pytest.approx(plain.interval.low, abs=0.01)
+    assert comparison.interval.high == pytest.approx(plain.interval.high, abs=0.01)
     twice = type(second)(counts=np.concatenate([second.counts, second.counts[::-1]]))
     again = macro_compare({"en": first}, {"en": twice}, blocks={"en": (ids, [*ids, *ids[::-1]])})
-    assert again == found
+    assert again == comparison
 
 
 def test_what_cannot_be_compared(make: Make) -> None:
@@ -86,6 +86,6 @@ def test_what_cannot_be_compared(make: Make) -> None:
         compare([a], [b])
     with pytest.raises(MayaError, match="not of the same utterances"):
         compare([a, b], [make("c", 0.2, 2)])
-    one = wer(["one"], ["one"])
+    stats = wer(["one"], ["one"])
     with pytest.raises(MayaError, match="different utterances"):
-        macro_compare({"en": one}, {"en": one}, blocks={"en": (["a"], ["b"])})
+        macro_compare({"en": stats}, {"en": stats}, blocks={"en": (["a"], ["b"])})

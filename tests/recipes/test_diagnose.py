@@ -101,9 +101,9 @@ def test_the_broken_module_is_named(
     assert "backward" not in out
 
     def poisoned(path: Path) -> Any:
-        found, tokenizer = real(path)
-        found.get_submodule(name).register_forward_hook(lambda m, args, out: Poison.apply(out))
-        return found, tokenizer
+        loaded, tokenizer = real(path)
+        loaded.get_submodule(name).register_forward_hook(lambda m, args, out: Poison.apply(out))
+        return loaded, tokenizer
 
     real = diagnose.load
     monkeypatch.setattr(diagnose, "load", poisoned)
@@ -125,9 +125,9 @@ def test_audio_that_is_not_finite_silent_or_clipped(
 
     _kept(tmp_path, build_model(fastconformer()), pieces, spoil)
     lines = _said(tmp_path, capsys, 1).splitlines()
-    heard = [line for line in lines if line.startswith("audio: ")]
-    assert heard[0].endswith("100 SAMPLES ARE NOT FINITE") and heard[1].endswith("SILENT")
-    assert heard[2].endswith("25.0% CLIPPED, NO TOKENS")
+    audio_lines = [line for line in lines if line.startswith("audio: ")]
+    assert audio_lines[0].endswith("100 SAMPLES ARE NOT FINITE") and audio_lines[1].endswith("SILENT")
+    assert audio_lines[2].endswith("25.0% CLIPPED, NO TOKENS")
     (forward,) = [line for line in lines if line.startswith("forward: ")]
     assert "input[0] (3, 32000): 100 nan and 0 inf" in forward
 

@@ -118,11 +118,11 @@ class _Place:
 
 
 def test_a_run_keeps_the_cap_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict] = []
+    calls: list[dict] = []
 
     def measured(plan: PlanConfig, *_: object, **settings: object) -> PlanConfig:
-        asked.append(settings)
-        terms = MemoryConfig(limit=2.0, max_bytes=1.8e9, fixed=5e8, frame=1e5 * len(asked))
+        calls.append(settings)
+        terms = MemoryConfig(limit=2.0, max_bytes=1.8e9, fixed=5e8, frame=1e5 * len(calls))
         return PlanConfig(max_seconds=plan.max_seconds, memory=terms)
 
     monkeypatch.setattr(memory_stage, "with_memory", measured)
@@ -132,12 +132,12 @@ def test_a_run_keeps_the_cap_it_began_with(tmp_path: Path, monkeypatch: pytest.M
     exp.data.speed_perturb = (0.9, 1.0)
     first = plan_within_memory(exp, _Data, tmp_path, _Place)  # type: ignore[arg-type]
     assert first.memory.frame == 1e5 and first.max_seconds == exp.data.plan.max_seconds
-    assert asked[0]["seconds"] == pytest.approx(10.0) and asked[0]["tokens"] == 40
+    assert calls[0]["seconds"] == pytest.approx(10.0) and calls[0]["tokens"] == 40
     assert exp.data.plan.memory.max_bytes is None  # the experiment itself stays as it was given
     assert plan_within_memory(exp, _Data, tmp_path, _Place).memory.frame == 2e5  # type: ignore[arg-type]
     monkeypatch.setattr(memory_stage, "step_checkpoints", lambda run: [(1, run)])
     again = plan_within_memory(exp, _Data, tmp_path, _Place)  # type: ignore[arg-type]
-    assert again.memory.frame == 2e5 and len(asked) == 2
+    assert again.memory.frame == 2e5 and len(calls) == 2
     (tmp_path / "memory.json").write_text("{")
     with pytest.raises(MayaError, match="memory.json is damaged"):
         plan_within_memory(exp, _Data, tmp_path, _Place)  # type: ignore[arg-type]

@@ -28,14 +28,14 @@ def test_every_file_that_describes_a_corpus_counts(tmp_path: Path) -> None:
     """A new line in any of them makes the stage run again; a file beside them does not."""
     for name, text in (("wav.scp", "a a.wav\n"), ("text", "a one\n"), ("utt2lang", "a en\n")):
         (tmp_path / name).write_text(text)
-    found = [corpus_identity(tmp_path)]
+    identities = [corpus_identity(tmp_path)]
     (tmp_path / "notes").write_text("nothing that is read")
-    assert corpus_identity(tmp_path) == found[0]
+    assert corpus_identity(tmp_path) == identities[0]
     for name in ("wav.scp", "text", "utt2lang"):
         with (tmp_path / name).open("a") as file:
             file.write("b b\n")
-        found.append(corpus_identity(tmp_path))
-    assert len(set(found)) == 4
+        identities.append(corpus_identity(tmp_path))
+    assert len(set(identities)) == 4
 
 
 Change = Callable[[Path, Experiment], object]

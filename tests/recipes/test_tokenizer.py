@@ -38,9 +38,9 @@ def test_the_stage_writes_a_tokenizer_and_its_report(tmp_path: Path, capsys: pyt
     assert report["vocab_size"] == made.vocab_size and report["options"]["vocab_size"] == 40
     texts = list(Table.open(tmp_path / "data/train.parquet").read("language", "text"))
     for code in ("en", "hi"):
-        mine = [text for language, text in texts if language == code]
-        pieces = sum(len(made.encode(text)) for text in mine)
-        words = sum(len(text.split()) for text in mine)
+        language_texts = [text for language, text in texts if language == code]
+        pieces = sum(len(made.encode(text)) for text in language_texts)
+        words = sum(len(text.split()) for text in language_texts)
         assert report["languages"][code]["pieces_per_word"] == pytest.approx(pieces / words)
         assert report["languages"][code]["unknown_characters"] == 0.0
     assert report["unknown_characters_of_dev"] == {"en": 0.0, "hi": 0.0}

@@ -29,14 +29,14 @@ def corpus(tmp_path: Path) -> Path:
 def test_a_corpus_is_looked_at_and_nothing_is_written(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, page = tmp_path / "found.json", tmp_path / "page.html"
-    assert maya("validate", "--corpus", corpus, "--json", found, "--html", page) == 0
+    findings, page = tmp_path / "found.json", tmp_path / "page.html"
+    assert maya("validate", "--corpus", corpus, "--json", findings, "--html", page) == 0
     said = capsys.readouterr().out
     assert "dropped 1 missing_audio (no such file)" in said and "  en 1\n" in said
     assert "flagged 1 digits" in said and "40 utterances: OK" in said
-    result = json.loads(found.read_text())
+    result = json.loads(findings.read_text())
     assert result["refusal"] is None and result["utterances"] == 40
-    assert [one["reason"] for one in result["findings"]][0] == "missing_audio"
+    assert [finding["reason"] for finding in result["findings"]][0] == "missing_audio"
     assert "missing_audio" in page.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "found.json", "page.html"]
 
@@ -44,13 +44,13 @@ def test_a_corpus_is_looked_at_and_nothing_is_written(
 def test_a_corpus_that_would_be_refused_fails_and_still_says_why(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = tmp_path / "found.json"
-    options = ("--set", "prepare.max_dropped_fraction=0.01", "--json", found)
+    findings = tmp_path / "found.json"
+    options = ("--set", "prepare.max_dropped_fraction=0.01", "--json", findings)
     assert maya("validate", "--corpus", corpus, *options) == 1
     said = capsys.readouterr()
     assert "dropped 1 missing_audio" in said.out and "utterances: OK" not in said.out
     assert "1 of 40 utterances are unusable, more than max_dropped_fraction=0.01" in said.err
-    assert "max_dropped_fraction" in json.loads(found.read_text())["refusal"]
+    assert "max_dropped_fraction" in json.loads(findings.read_text())["refusal"]
     for path in corpus.glob("hi-*.wav"):
         path.unlink()
     assert maya("validate", "--corpus", corpus) == 1

@@ -39,7 +39,7 @@ def test_all_recorded_speech_and_its_pages(shared: Path, tmp_path: Path) -> None
     corpus, out = str(shared / "corpora" / "indic12"), tmp_path / "out"
     assert main(["--corpus", corpus, "--work", str(tmp_path / "work"), "--out", str(out)]) == 0
     result = json.loads((out / "data-road.json").read_text())
-    assert [(one["workers"], one["extra"]) for one in result["epochs"]] == [(0, 0), (2, 0)]
+    assert [(epoch["workers"], epoch["extra"]) for epoch in result["epochs"]] == [(0, 0), (2, 0)]
     assert (out / "data-road.md").read_text() == page(result)
     drawn = (tmp_path / "work" / "run" / "data.html").read_text()
     assert "Plan of an epoch" in drawn and "Pieces per word" in drawn and "Malayalam (ml)" in drawn

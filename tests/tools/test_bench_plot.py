@@ -34,8 +34,8 @@ def run_over(vocabularies: tuple[int, ...], *, case: str = "a", labels: tuple[in
 
 
 def test_the_longest_series_is_drawn() -> None:
-    found = series([run_over((10, 20, 30)), run_over((40, 10, 20, 30), case="b")], "vocab")
-    assert [result.setting.vocab for result in found] == [10, 20, 30, 40]
+    results = series([run_over((10, 20, 30)), run_over((40, 10, 20, 30), case="b")], "vocab")
+    assert [result.setting.vocab for result in results] == [10, 20, 30, 40]
     assert series([run_over((10, 20))], "vocab") == []
     assert series([run_over((10, 20, 30))], "labels") == []
 

@@ -27,6 +27,6 @@ def test_view_is_laid_out_as_installed(tmp_path: Path, monkeypatch: pytest.Monke
     typecheck.build_view()
     (tmp_path / "maya" / "text").rename(tmp_path / "maya" / "words")
     typecheck.build_view()  # a second time, over the links of the first
-    found = {str(p.relative_to(typecheck.VIEW)) for p in typecheck.VIEW.rglob("*")}
-    assert {"maya/words", "maya/kernels", "maya/recipes", "egs", "tools"} <= found
-    assert "maya/text" not in found and (typecheck.VIEW / "maya" / "recipes" / "r.py").is_file()
+    paths = {str(p.relative_to(typecheck.VIEW)) for p in typecheck.VIEW.rglob("*")}
+    assert {"maya/words", "maya/kernels", "maya/recipes", "egs", "tools"} <= paths
+    assert "maya/text" not in paths and (typecheck.VIEW / "maya" / "recipes" / "r.py").is_file()

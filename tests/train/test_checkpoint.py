@@ -131,8 +131,8 @@ def test_an_encoder_is_only_taken_for_what_it_was_trained_for(made: ckpt.Checkpo
     other = copy.deepcopy(made.model_config)
     other.encoder.xscaling, other.features.preemphasis = not other.encoder.xscaling, 0.9
     other.encoder.dropout, other.features.dither = 0.7, 0.0  # of training alone: may differ
-    wanted = r"give --model\.features\.preemphasis 0\.97 --model\.encoder\.xscaling true$"
-    with pytest.raises(MayaError, match=wanted):
+    message = r"give --model\.features\.preemphasis 0\.97 --model\.encoder\.xscaling true$"
+    with pytest.raises(MayaError, match=message):
         ckpt.start_from(build_model(other), tmp_path, ["encoder"])
     unbiased = copy.deepcopy(made.model_config)
     unbiased.encoder.use_bias = False

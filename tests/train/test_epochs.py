@@ -37,16 +37,16 @@ def test_each_pass_leaves_its_weights_and_the_last_one_ends_it(tmp_path: Path) -
     prepare(exp, tmp_path / "corpus", tmp_path / "data")
     tokenizer(exp, tmp_path / "data", tmp_path / "run")
     train(exp, tmp_path / "data", tmp_path / "run", cpu=True)
-    left = {e: load_checkpoint(p, training=True) for e, p in epoch_checkpoints(tmp_path / "run").items()}
-    assert list(left) == [1, 2] and left[1].step < left[2].step
+    epochs = {e: load_checkpoint(p, training=True) for e, p in epoch_checkpoints(tmp_path / "run").items()}
+    assert list(epochs) == [1, 2] and epochs[1].step < epochs[2].step
     (step, path), *more = step_checkpoints(tmp_path / "run")
-    assert not more and step == left[2].step  # the newest only, from which training would continue
+    assert not more and step == epochs[2].step  # the newest only, from which training would continue
     last = load_checkpoint(path, training=True)
     assert last.training is not None and last.training["position"][:2] == [2, 0]
-    assert all(torch.equal(last.weights[name], value) for name, value in left[2].weights.items())
-    counts = [made.training["average"]["count"] for made in left.values() if made.training]
-    assert counts == [left[1].step, left[2].step]
-    assert set(left[1].training or ()) == {"average"}  # no optimizer: half of the size
+    assert all(torch.equal(last.weights[name], value) for name, value in epochs[2].weights.items())
+    counts = [made.training["average"]["count"] for made in epochs.values() if made.training]
+    assert counts == [epochs[1].step, epochs[2].step]
+    assert set(epochs[1].training or ()) == {"average"}  # no optimizer: half of the size
     average(exp, tmp_path / "data", tmp_path / "run", epoch=2, avg=1)
     mean = load_checkpoint(tmp_path / "run" / "averaged.pt")
     assert mean.notes["weights"] == "mean of epochs 2–2" and mean.step == step

@@ -166,8 +166,8 @@ def test_memory_that_is_not_enough_is_said_with_the_batch_and_what_to_do(
     )
     with pytest.raises(MayaError, match=words) as stopped:
         _run(data, tmp_path / "run", accumulate=2)
-    found = re.search(words, str(stopped.value))
-    assert found and float(found[1]) * int(found[2]) == pytest.approx(40.0, abs=0.1 * int(found[2]))
+    match = re.search(words, str(stopped.value))
+    assert match and float(match[1]) * int(match[2]) == pytest.approx(40.0, abs=0.1 * int(match[2]))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert not [r for r in rows if r["kind"] == "train"]
     monkeypatch.setattr(loop, "train_step", lambda *_: [].pop())
@@ -231,11 +231,11 @@ def _trained_on(data: Path, step: int, rank: int) -> str:
         Table.open(part_path(data / "data", "train")),
         load_tokenizer(data / "run/tokenizer.model"),
     )
-    heard = Utterances.from_table(table, pieces, exp.languages)
-    columns = (heard.durations, heard.token_counts, heard.langs)
-    plan = BatchPlan(*columns, exp.data.plan, rank=rank, world_size=2, ids=heard.ids)
+    utterances = Utterances.from_table(table, pieces, exp.languages)
+    columns = (utterances.durations, utterances.token_counts, utterances.langs)
+    plan = BatchPlan(*columns, exp.data.plan, rank=rank, world_size=2, ids=utterances.ids)
     (row,) = plan.epoch(0)[step]
-    return heard.ids[row]
+    return utterances.ids[row]
 
 
 @pytest.mark.slow

@@ -29,11 +29,11 @@ def _hold(run: Path, ready: Connection, fork_too: bool) -> None:
 def _holder(run: Path, *, fork_too: bool = False) -> tuple[mp.process.BaseProcess, int]:
     """A process that holds the lock, and the pid of the worker that it has forked."""
     context = mp.get_context("fork")  # no import of torch anew
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_hold, args=(run, theirs, fork_too), daemon=True)
+    receiver, sender = context.Pipe()
+    process = context.Process(target=_hold, args=(run, sender, fork_too), daemon=True)
     process.start()
-    assert ours.poll(20)
-    return process, ours.recv()
+    assert receiver.poll(20)
+    return process, receiver.recv()
 
 
 def test_a_second_training_is_refused_by_name(tmp_path: Path) -> None:

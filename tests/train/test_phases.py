@@ -105,8 +105,8 @@ def test_resuming_around_the_change_of_phase_is_exact(
     assert a.training is not None and b.training is not None
     moments, others = (t.training["optimizer"]["state"] for t in (a, b))  # type: ignore[index]
     assert moments.keys() == others.keys()
-    for i, mine in moments.items():
-        assert torch.equal(mine["exp_avg"], others[i]["exp_avg"])
+    for i, moment in moments.items():
+        assert torch.equal(moment["exp_avg"], others[i]["exp_avg"])
     assert _log(straight) == _log(continued)
 
 
@@ -232,17 +232,17 @@ def _wrap_bf16_again() -> None:
 
 @pytest.mark.xdist_group("pair")
 def test_two_processes_go_through_the_change_of_phase_as_one(tmp_path: Path, pair: Pair) -> None:
-    one = _weights([[0, 1, 2, 3, 4]], tmp_path)
+    single = _weights([[0, 1, 2, 3, 4]], tmp_path)
     shares = [[[0, 3]], [[1, 2, 4]]]  # one batch a step: it shares batch-norm statistics between ranks
     pair.run(_rank, shares, str(tmp_path))
     ranks = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
     start = build_model_weights()
-    movement = max(float((value - start[name]).abs().max()) for name, value in one.items())
-    for name, value in one.items():
+    movement = max(float((value - start[name]).abs().max()) for name, value in single.items())
+    for name, value in single.items():
         assert torch.equal(ranks[0][name], ranks[1][name]), f"{name}: ranks hold different weights"
         error = float((ranks[0][name] - value).abs().max()) / movement
         assert error < 1e-3, f"{name}: relative difference {error:.1e}"
-    learnt = [n for n in one if n.startswith("encoder.layers.") and not torch.equal(one[n], start[n])]
+    learnt = [n for n in single if n.startswith("encoder.layers.") and not torch.equal(single[n], start[n])]
     assert len(learnt) > 20  # with both ranks' gradients
 
 

@@ -178,26 +178,26 @@ def replace(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def spoil(path: Path, how: str) -> None:
+def spoil(path: Path, damage: str) -> None:
     content = bytearray(path.read_bytes())
-    if how == "empty":
+    if damage == "empty":
         content = bytearray()
-    elif how == "cut":
+    elif damage == "cut":
         content = content[: len(content) // 2]
-    elif how == "zeros":
+    elif damage == "zeros":
         content[-4096:] = bytes(4096)
     else:  # a bit in the middle of a tensor
         content[len(content) // 2] ^= 1
     replace(path, content)
 
 
-@pytest.mark.parametrize("how", ["empty", "cut", "zeros", "bit"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "zeros", "bit"])
 def test_a_damaged_newest_checkpoint_falls_back(
-    top: Path, run: Path, how: str, warned: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    top: Path, run: Path, damage: str, warned: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = newest(run)
     path = step_checkpoints(run)[-1][1]
-    spoil(path, how)
+    spoil(path, damage)
     with pytest.raises(ckpt.Damaged, match=r"step-0000004.pt is not a readable checkpoint: .*restore it"):
         load_checkpoint(path)
     (run / "stage-train.json").unlink()
