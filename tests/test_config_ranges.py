@@ -69,7 +69,7 @@ def numbers(hint: Any, path: str) -> Iterator[tuple[str, type, Range | None]]:
 CLASSES = configurations(Experiment, maya.train.tune.TuneConfig)
 
 
-def test_configurations_are_reached() -> None:
+def test_all_configurations_are_collected() -> None:
     names = {cls.__name__ for cls in CLASSES}
     assert {
         "TrainConfig",
@@ -105,7 +105,7 @@ def with_number(hint: Any, value: Any, current: Any) -> Any:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, 0, 10**40], ids=str)
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
-def test_odd_values_are_declared_or_refused(cls: type, value: float) -> None:
+def test_out_of_range_values_are_refused(cls: type, value: float) -> None:
     required = {"name": "x"} if cls is Experiment else {}
     made = cls(**required)
     for name, hint in field_types(cls).items():
@@ -128,7 +128,7 @@ def test_odd_values_are_declared_or_refused(cls: type, value: float) -> None:
             assert right_type and declared.allows(value), f"{cls.__name__}.{name} accepted {value}"
 
 
-def test_the_interval_zero_and_no_limit_are_meaningful() -> None:
+def test_zero_interval_and_infinite_clip_are_accepted() -> None:
     experiment = Experiment(name="x")
     for name in ("log_every", "valid_every", "samples_every", "save_every", "average_every"):
         override(experiment, f"train.{name}=0")
@@ -173,7 +173,7 @@ class Numbers:
         ("names", (), "Numbers.names must be a list without repetition and not empty, not ()"),
     ],
 )
-def test_a_refusal_names_field_value_and_range(name: str, value: Any, sentence: str) -> None:
+def test_error_names_field_value_and_range(name: str, value: Any, sentence: str) -> None:
     with pytest.raises(MayaError) as assigned:
         setattr(Numbers(), name, value)
     with pytest.raises(MayaError) as constructed:
@@ -184,7 +184,7 @@ def test_a_refusal_names_field_value_and_range(name: str, value: Any, sentence: 
         assert str(error.value).startswith(sentence)
 
 
-def test_an_override_is_refused_under_the_name_that_was_typed() -> None:
+def test_override_error_uses_the_full_option_name() -> None:
     experiment = Experiment(name="x")
     for assignment, sentence in (
         ("train.lr=-1", "train.lr must be above 0, not -1"),
@@ -219,7 +219,7 @@ def test_plausible_language_codes_are_accepted(code: str) -> None:
 
 @pytest.mark.parametrize("code", ["hindi!", "", " ", "auto", "unknown", "none", "xx", "und", "12", "e"])
 @pytest.mark.parametrize("cls", [Experiment])
-def test_nonsense_is_no_language(cls: type, code: str) -> None:
+def test_bad_language_codes_are_refused(cls: type, code: str) -> None:
     with pytest.raises(MayaError, match="languages must be the code or the name of a language, .* not "):
         cls(name="x", languages=("hi", code))
 
@@ -236,6 +236,6 @@ def test_nonsense_is_no_language(cls: type, code: str) -> None:
         (Range(above=0, also=(INF,)), [INF, 1], [-INF, math.nan, 0]),
     ],
 )
-def test_ranges(declared: Range, inside: list[float], outside: list[float]) -> None:
+def test_range_allows(declared: Range, inside: list[float], outside: list[float]) -> None:
     assert all(declared.allows(value) for value in inside)
     assert not any(declared.allows(value) for value in outside)

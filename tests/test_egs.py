@@ -55,7 +55,7 @@ def test_folder_has_the_common_shape(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
-def test_run_sh_explains_itself_and_refuses_slips(folder: Path, tmp_path: Path) -> None:
+def test_run_sh_has_help_and_refuses_unknown_options(folder: Path, tmp_path: Path) -> None:
     run = folder / "run.sh"
     shown = subprocess.run([run, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=20)
     assert shown.returncode == 0, shown.stderr
@@ -67,7 +67,7 @@ def test_run_sh_explains_itself_and_refuses_slips(folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("module", "function"), experiments(), ids=":".join)
-def test_experiment_is_storable_and_builds(module: str, function: str) -> None:
+def test_experiment_round_trips_and_builds(module: str, function: str) -> None:
     from maya.config import from_dict, to_dict
     from maya.recipes.experiment import Experiment, build_model, with_vocabulary
 
@@ -92,11 +92,11 @@ def test_experiment_is_storable_and_builds(module: str, function: str) -> None:
     assert all(p.is_meta for p in model.parameters())
 
 
-def test_there_are_experiments() -> None:
+def test_experiments_are_collected() -> None:
     assert len(experiments()) >= 30
 
 
-def test_checker_sees_a_bad_folder(tmp_path: Path) -> None:
+def test_checker_finds_a_bad_folder(tmp_path: Path) -> None:
     folder = tmp_path / "my-corpus"
     folder.mkdir()
     (folder / "run.sh").write_text("#!/usr/bin/env bash\n")

@@ -93,11 +93,11 @@ def test_exceptions_are_still_needed(repo: Path) -> None:
             assert files[name].count("\n") > LONGEST_FILE, f"{key} is short now: take it out of the list"
 
 
-def test_nothing_stands_twice(repo: Path) -> None:
+def test_no_duplicate_blocks(repo: Path) -> None:
     assert repeated({n: t for n, t in python_files(repo) if not n.startswith("tests/")}) == []
 
 
-def test_no_machine_paths_and_no_links(repo: Path) -> None:
+def test_no_machine_paths_or_links(repo: Path) -> None:
     errors = []
     for path in project_files(repo):
         name = path.relative_to(repo)
@@ -144,15 +144,15 @@ def test_every_module_is_mentioned_in_a_test(repo: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/wo" + "rk/main", "see /wo" + "rk/x", "/tmp/bash" + "_jobs.0/1"])
-def test_checker_sees_a_machine_path(prefix: str) -> None:
+def test_checker_finds_a_machine_path(prefix: str) -> None:
     assert MACHINE_PATHS.search(prefix)
 
 
-def test_checker_lets_relative_paths_be() -> None:
+def test_checker_allows_relative_paths() -> None:
     assert not MACHINE_PATHS.search("exp/work/mini and ./work/x and the /workshop")
 
 
-def test_checkers_see_length_and_repetition() -> None:
+def test_checkers_find_long_code_and_duplicates() -> None:
     body = "\n".join(f"    x{i} = {i}" for i in range(70))
     assert too_long("maya/a.py", f"def f():\n{body}\n") == ["maya/a.py:1 f has 71 lines"]
     assert too_long("kernels/a.py", f"def f():\n{body}\n") == []
@@ -162,7 +162,7 @@ def test_checkers_see_length_and_repetition() -> None:
     assert repeated({"a.py": "def f():\n    return 1\n", "b.py": "def f():\n    return 1\n"}) == []
 
 
-def test_checker_sees_a_forgotten_module() -> None:
+def test_checker_finds_an_untested_module() -> None:
     files = {
         "maya/text/a.py": "def forgotten(): ...",
         "maya/text/b.py": "class Known: ...",

@@ -174,7 +174,7 @@ def test_no_circle_of_imports(repo: Path) -> None:
     assert import_circles(repo) == []
 
 
-def test_checker_sees_circles(tmp_path: Path) -> None:
+def test_checker_finds_circles(tmp_path: Path) -> None:
     texts = {
         "maya/text/a.py": "from maya.text import b",
         "maya/text/b.py": "def f():\n    import maya.text.c",
@@ -229,7 +229,7 @@ def test_imports_go_one_way(repo: Path) -> None:
         ("recipes/a.py", "try:\n    import k2\nexcept ImportError:\n    k2 = None", "k2 is optional"),
     ],
 )
-def test_checker_sees_a_bad_import(tmp_path: Path, file: str, text: str, complaint: str) -> None:
+def test_checker_finds_a_bad_import(tmp_path: Path, file: str, text: str, complaint: str) -> None:
     path = tmp_path / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
@@ -252,7 +252,7 @@ def test_checker_sees_a_bad_import(tmp_path: Path, file: str, text: str, complai
         ("maya/__init__.py", "def load():\n    from maya.train.checkpoint import load_checkpoint"),
     ],
 )
-def test_checker_passes_a_good_import(tmp_path: Path, file: str, text: str) -> None:
+def test_checker_allows_a_good_import(tmp_path: Path, file: str, text: str) -> None:
     path = tmp_path / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
@@ -270,7 +270,7 @@ def test_torchaudio_is_imported_in_one_place(repo: Path) -> None:
     assert importers == {"kernels/bench/peers.py", "tests/oracles.py"}
 
 
-def test_import_maya_is_light() -> None:
+def test_import_maya_imports_no_heavy_packages() -> None:
     heavy = ("torch", "lhotse", "triton", *OPTIONAL)
     code = f"import sys, maya; sys.exit(' '.join(m for m in {heavy!r} if m in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

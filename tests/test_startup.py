@@ -47,12 +47,12 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-def test_importing_maya_loads_nothing_heavy() -> None:
+def test_import_maya_imports_no_heavy_packages() -> None:
     loaded = loaded_after("import maya")
     assert not loaded & {*HEAVY, "torch", "numpy"}
 
 
-def test_help_loads_nothing_heavy() -> None:
+def test_help_imports_no_heavy_packages() -> None:
     program = (
         "import contextlib, io\nfrom maya.recipes.cli import main\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
@@ -61,7 +61,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded_after(program) & {*HEAVY, "torch", "numpy"}
 
 
-def test_transcribing_a_file_loads_what_it_needs(recording: Path) -> None:
+def test_transcribe_imports_no_heavy_packages(recording: Path) -> None:
     program = (
         "import sys\nfrom maya.recipes.cli import main\n"
         "assert main(['transcribe', sys.argv[1], sys.argv[2]]) == 0"
@@ -71,7 +71,7 @@ def test_transcribing_a_file_loads_what_it_needs(recording: Path) -> None:
     assert not loaded & set(HEAVY)
 
 
-def test_a_model_in_a_program_of_ones_own_loads_what_it_needs(recording: Path) -> None:
+def test_model_in_a_user_program_imports_no_heavy_packages(recording: Path) -> None:
     program = (
         "import sys, numpy, maya\nmodel = maya.load(sys.argv[1], 'cpu')\n"
         "model.transcribe([numpy.zeros(16000, numpy.float32)])"
@@ -79,7 +79,7 @@ def test_a_model_in_a_program_of_ones_own_loads_what_it_needs(recording: Path) -
     assert not loaded_after(program, str(recording)) & set(HEAVY)
 
 
-def test_who_imports_lhotse_teaches_it_to_read(repo: Path) -> None:
+def test_modules_that_import_lhotse_register_our_audio_backend(repo: Path) -> None:
     """lhotse by itself would start ffmpeg, see lhotse_audio: whatever module imports it must import
     that one, by itself or through others."""
     graph: dict[str, set[str]] = {}
@@ -99,6 +99,6 @@ def test_who_imports_lhotse_teaches_it_to_read(repo: Path) -> None:
     assert untaught == set()
 
 
-def test_the_collector_is_on_again_after_the_import() -> None:
+def test_garbage_collector_is_enabled_after_import() -> None:
     program = "import gc\nfrom maya.recipes.start import import_torch\nimport_torch()\nassert gc.isenabled()"
     assert "torch" in loaded_after(program)

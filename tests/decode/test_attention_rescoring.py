@@ -52,7 +52,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(4, 9, DIM), torch.tensor([9, 6, 0, 3]), (2 * torch.randn(4, 9, 6)).log_softmax(-1)
 
 
-def test_scores_are_those_of_each_text_alone(
+def test_batched_scores_equal_single_texts(
     batch: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enc, lens, _ = batch
@@ -70,7 +70,9 @@ def test_scores_are_those_of_each_text_alone(
 
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (0.3, 2.0), (0.0, 1.0), (1.0, 0.0)])
-def test_the_best_sum_of_both_scores_wins(batch: tuple[Tensor, ...], scales: tuple[float, float]) -> None:
+def test_rescoring_picks_the_highest_weighted_sum(
+    batch: tuple[Tensor, ...], scales: tuple[float, float]
+) -> None:
     enc, lens, log_probs = batch
     decoder = make()
     cfg = RescoringConfig(beam=12, token_beam=1000.0, ctc_scale=scales[0], aed_scale=scales[1])
@@ -122,7 +124,7 @@ def test_padding_is_never_read(batch: tuple[Tensor, ...]) -> None:
 
 @pytest.mark.parametrize("length_norm", [0.0, 1.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_wide_beam_finds_the_best_of_all_texts(seed: int, length_norm: float) -> None:
+def test_wide_beam_equals_exhaustive_search(seed: int, length_norm: float) -> None:
     torch.manual_seed(seed)
     decoder = make(vocab=4)
     enc, lens = torch.randn(2, 7, DIM), torch.tensor([7, 4])
@@ -136,7 +138,7 @@ def test_a_wide_beam_finds_the_best_of_all_texts(seed: int, length_norm: float) 
         assert hyp.frames == hyp.durations == [] and len(hyp.scores) == len(hyp.tokens)
 
 
-def test_a_beam_of_one_is_greedy() -> None:
+def test_beam_of_one_equals_greedy() -> None:
     decoder = make(eos=None, blank=None)
     assert decoder.eos == decoder.blank == 5
     enc, lens = torch.randn(5, 12, DIM), torch.tensor([12, 3, 7, 1, 12])
@@ -154,7 +156,7 @@ def test_a_beam_of_one_is_greedy() -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_a_sentence_without_an_end_is_cut(beam: int) -> None:
+def test_length_limit_without_eos(beam: int) -> None:
     decoder = make()
     with torch.no_grad():
         decoder.output_layer.bias[decoder.eos] -= 1000
@@ -166,7 +168,7 @@ def test_a_sentence_without_an_end_is_cut(beam: int) -> None:
     assert lengths == [[10, 0, 4, 1], [5, 0, 2, 1], [1, 0, 1, 1]]
 
 
-def test_blank_is_never_said() -> None:
+def test_blank_is_never_emitted() -> None:
     decoder = make()
     with torch.no_grad():
         decoder.output_layer.bias[BLANK] += 1000  # the likeliest output everywhere
@@ -175,7 +177,7 @@ def test_blank_is_never_said() -> None:
     assert all(BLANK not in h.tokens for h in hypotheses) and any(h.tokens for h in hypotheses)
 
 
-def test_a_row_alone_is_as_in_its_batch() -> None:
+def test_row_alone_equals_row_in_batch() -> None:
     decoder = make()
     enc, lens = torch.randn(4, 10, DIM), torch.tensor([4, 10, 2, 7])
     together = attention_beam(enc, lens, decoder)
@@ -185,7 +187,7 @@ def test_a_row_alone_is_as_in_its_batch() -> None:
         assert alone.scores == pytest.approx(together[row].scores, abs=1e-4)
 
 
-def test_mistakes() -> None:
+def test_bad_arguments_are_refused() -> None:
     enc, lens = torch.randn(1, 3, DIM), torch.tensor([3])
     with pytest.raises(MayaError, match="beam"):
         attention_beam(enc, lens, make(), beam=0)
@@ -193,7 +195,7 @@ def test_mistakes() -> None:
         attention_beam(enc, lens, make(), max_tokens_per_frame=0.0)
 
 
-def test_a_trained_decoder_says_what_it_learnt_and_corrects_ctc() -> None:
+def test_trained_decoder_decodes_its_texts_and_corrects_ctc() -> None:
     decoder = make(vocab=9, sharp=1.0)
     enc, lens = torch.randn(3, 8, DIM), torch.tensor([8, 6, 7])
     texts = [[2, 3, 3, 4], [5], [9, 8, 7, 6, 5]]

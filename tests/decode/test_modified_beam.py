@@ -115,7 +115,7 @@ def probability(enc: Tensor, predictor: Any, joint: Joint, blank: int) -> dict[t
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(3))
-def test_a_wide_beam_finds_the_most_probable_labels(kind: str, seed: int) -> None:
+def test_wide_beam_equals_exhaustive_search(kind: str, seed: int) -> None:
     torch.manual_seed(seed)
     predictor, joint, blank = make(kind, blank_bias=0.5, vocab=2)
     enc = torch.randn(1, 4, 5)
@@ -127,7 +127,7 @@ def test_a_wide_beam_finds_the_most_probable_labels(kind: str, seed: int) -> Non
     assert tuple(hyp.tokens) == max(totals, key=totals.__getitem__)
 
 
-def test_labels_that_many_paths_spell_win_over_the_best_path() -> None:
+def test_sum_over_paths_beats_the_best_path() -> None:
     predictor, joint, blank = make("icefall", vocab=2)
     with torch.no_grad():
         joint.joint_net[2].weight.zero_()
@@ -142,7 +142,7 @@ def test_labels_that_many_paths_spell_win_over_the_best_path() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("blank_bias", [-4.0, 0.0, 4.0])
-def test_a_beam_of_one_is_greedy_search_with_one_symbol_a_frame(kind: str, blank_bias: float) -> None:
+def test_beam_of_one_equals_greedy_with_one_symbol_per_frame(kind: str, blank_bias: float) -> None:
     predictor, joint, blank = make(kind, blank_bias)
     enc, lens = 2 * torch.randn(7, 25, 5), torch.tensor([25, 0, 24, 17, 9, 2, 1])
     greedy = greedy_transducer(enc, lens, predictor, joint, blank=blank, max_symbols=1)
@@ -154,7 +154,7 @@ def test_a_beam_of_one_is_greedy_search_with_one_symbol_a_frame(kind: str, blank
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_alone_is_as_in_its_batch_and_padding_is_never_read(kind: str) -> None:
+def test_row_alone_equals_row_in_batch_and_padding_is_ignored(kind: str) -> None:
     predictor, joint, blank = make(kind)
     enc, lens = torch.randn(4, 20, 5), torch.tensor([12, 20, 5, 1])
     together = modified_beam_search(enc, lens, predictor, joint, blank=blank)
@@ -167,7 +167,7 @@ def test_a_row_alone_is_as_in_its_batch_and_padding_is_never_read(kind: str) -> 
     assert [h.tokens for h in again] == [h.tokens for h in together]
 
 
-def test_a_penalty_on_blank_brings_labels_and_none_are_blank() -> None:
+def test_blank_penalty_adds_labels() -> None:
     predictor, joint, blank = make("icefall", blank_bias=6.0)
     enc, lens = torch.randn(3, 20, 5), torch.tensor([20, 20, 20])
     few, many = (
@@ -179,7 +179,7 @@ def test_a_penalty_on_blank_brings_labels_and_none_are_blank() -> None:
         assert len(hyp.tokens) == len(hyp.frames) == len(hyp.durations) == len(hyp.scores)
 
 
-def test_no_frames_and_mistakes() -> None:
+def test_empty_input_and_bad_arguments() -> None:
     predictor, joint, blank = make("icefall")
     settings: dict[str, Any] = {"predictor": predictor, "joint": joint, "blank": blank}
     none = modified_beam_search(torch.randn(2, 0, 5), torch.tensor([0, 0]), **settings)

@@ -25,7 +25,7 @@ from tests.tiny import experiment
 TRAINED: set[str] = set()
 
 
-def test_no_recording_is_in_both_parts(source: Path) -> None:  # noqa: F811
+def test_parts_share_no_recording(source: Path) -> None:  # noqa: F811
     speakers = read_speakers(source, "test", TRAINED, seed=1)
     again = read_speakers(source, "test", TRAINED, seed=1)
     assert [s.name for s in speakers] == [s.name for s in again]
@@ -40,7 +40,7 @@ def test_no_recording_is_in_both_parts(source: Path) -> None:  # noqa: F811
         read_speakers(source, "test", {s.name for s in speakers}, seed=1)
 
 
-def test_a_prefix_is_the_nearest_that_whole_utterances_give() -> None:
+def test_prefix_is_the_nearest_sum_of_whole_utterances() -> None:
     second = torch.zeros(16000)
     speaker = adaptation.Speaker(
         name="s", language="en", sample_rate=16000, adaptation=[(second, "one")] * 5, evaluation=[]
@@ -86,7 +86,7 @@ def test_adaptation_changes_the_encoder_output(speaker_model: adaptation.Speaker
     assert float((plain - carried).abs().max()) > 1e-4 and float((plain - together).abs().max()) > 1e-4
 
 
-def test_carried_gives_the_same_without_a_batch(
+def test_carried_state_equals_single_utterances(
     speaker_model: adaptation.SpeakerModel,
 ) -> None:
     earlier = [audio for audio, _ in speaker_model.speaker.adaptation]
@@ -98,7 +98,7 @@ def test_carried_gives_the_same_without_a_batch(
             assert float((enc[row, : lens[row]] - alone[0]).abs().max()) < 1e-5
 
 
-def test_fast_weights_without_updates_change_nothing(speaker_model: adaptation.SpeakerModel) -> None:
+def test_fast_weights_without_updates_equal_no_adaptation(speaker_model: adaptation.SpeakerModel) -> None:
     """Fast weights that no utterance has changed are those every utterance begins with."""
     encoder = speaker_model.model.encoder
     with torch.inference_mode():
@@ -131,14 +131,14 @@ def test_decoding_without_updates_leaves_the_model_unchanged(
         assert pairs == answers(speaker_model.plain())
 
 
-def test_an_encoder_that_does_not_adapt_refuses() -> None:
+def test_encoder_without_adaptation_is_refused() -> None:
     encoder = experiment().model.encoder.build()
     assert not encoder.adapts
     with pytest.raises(MayaError, match="does not learn from utterances"):
         encoder.adapt(torch.zeros(1, 10, 80), torch.tensor([10]))
 
 
-def test_every_way_is_in_the_table(speaker_model: adaptation.SpeakerModel, tmp_path: Path) -> None:
+def test_every_adaptation_is_in_the_table(speaker_model: adaptation.SpeakerModel, tmp_path: Path) -> None:
     rates = {(w, labelled): 1e-3 for w in ("lora", "all") for labelled in (True, False)}
     answers = adaptation.compare(speaker_model, "run", [1.0, 2.0], rates)
     assert speaker_model.model.encoder.cfg.update_at_test
@@ -181,7 +181,7 @@ def test_more_models_do_not_narrow_the_interval() -> None:
     assert single.interval == three.interval
 
 
-def test_changes_need_the_same_utterances() -> None:
+def test_comparison_needs_the_same_utterances() -> None:
     pairs = [("one two", "one")] * 5 + [("one two", "one two")] * 5
     worse = [(ref, "") if hyp == "one" else (ref, hyp) for ref, hyp in pairs]
     answers = [answer("en", pairs), answer("en", pairs, way="no update"), answer("en", worse, way="LoRA")]

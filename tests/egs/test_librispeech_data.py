@@ -37,7 +37,7 @@ def prepared(laid_out: Path) -> Path:
     return laid_out / "data"
 
 
-def test_layout_is_librispeech_s(laid_out: Path) -> None:
+def test_layout_equals_librispeech(laid_out: Path) -> None:
     top = laid_out / TOP
     assert {p.name for p in top.iterdir() if p.is_dir()} == CLEAN | OTHER
     part_of: dict[str, str] = {}
@@ -80,7 +80,7 @@ def test_recordings_of_one_speaker_are_joined(tmp_path: Path, laid_out: Path) ->
     assert len(used) > sum(int(name.split("-")[0]) <= 1005 for name in said)
 
 
-def test_layout_refuses(tmp_path: Path, laid_out: Path) -> None:
+def test_layout_refuses_bad_input(tmp_path: Path, laid_out: Path) -> None:
     corpora = laid_out.parent / "clean", laid_out.parent / "other"
     with pytest.raises(MayaError, match="is there already"):
         lay_out(*corpora, laid_out)
@@ -107,7 +107,7 @@ def test_parts_become_tables(prepared: Path) -> None:
     assert entry.language == "en" and entry.text == entry.raw_text.lower()
 
 
-def test_some_of_the_parts_and_those_only(tmp_path: Path, laid_out: Path) -> None:
+def test_manifests_of_selected_parts(tmp_path: Path, laid_out: Path) -> None:
     out = tmp_path / "manifests"
     data.manifests(laid_out, out, jobs=1)
     assert len(list(out.glob("librispeech_*.jsonl.gz"))) == 14
@@ -136,7 +136,7 @@ def small(folder: Path) -> Path:
     return chapter
 
 
-def test_paths_hold_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_work_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(tmp_path)
     monkeypatch.chdir(tmp_path)
     data.manifests(Path(), Path("m"), jobs=1)
@@ -145,7 +145,7 @@ def test_paths_hold_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert all(Path(row.audio).is_absolute() for row in rows)
 
 
-def test_what_has_no_audio_is_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_transcripts_without_audio_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chapter, out = small(tmp_path), tmp_path / "m"
     data.manifests(tmp_path, out, jobs=1)
     assert "dev-clean: every transcript has its audio" in capsys.readouterr().out
@@ -159,7 +159,7 @@ def test_what_has_no_audio_is_written_down(tmp_path: Path, capsys: pytest.Captur
         data.manifests(tmp_path, out, jobs=1)
 
 
-def test_replaced_audio_makes_the_manifests_anew(tmp_path: Path) -> None:
+def test_replaced_audio_rebuilds_the_manifests(tmp_path: Path) -> None:
     chapter, out = small(tmp_path), tmp_path / "m"
     data.manifests(tmp_path, out, jobs=1)
     recordings = out / "librispeech_recordings_dev-clean.jsonl.gz"
@@ -172,7 +172,7 @@ def test_replaced_audio_makes_the_manifests_anew(tmp_path: Path) -> None:
     assert lengths == {"1-2-0000": 16000, "1-2-0001": 24000}
 
 
-def test_sets_without_parts_of_librispeech_are_those_drawn(tmp_path: Path) -> None:
+def test_other_corpora_use_the_drawn_sets(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c", per_speaker=2)
     prepare_corpus(tmp_path / "c", tmp_path / "data", languages=(), cfg=PrepareConfig())
     assert data.sets(tmp_path / "data") == ["dev", "test"]
@@ -192,7 +192,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
         data.manifests(tmp_path, out, jobs=1)
 
 
-def test_download_hands_over_to_lhotse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_calls_lhotse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import lhotse.recipes
 
     requested = []

@@ -48,7 +48,7 @@ def test_large_offset_keeps_precision():
     torch.testing.assert_close(y.std((0, 1)), torch.ones(2), rtol=2e-2, atol=0)
 
 
-def test_nothing_valid_one_valid_and_untracked():
+def test_no_valid_frame_one_valid_frame_and_untracked_statistics():
     norm = MaskedBatchNorm(3)
     before = {k: v.clone() for k, v in norm.state_dict().items() if k != "num_batches_tracked"}
     y = norm(torch.randn(2, 4, 3), torch.zeros(2, 4, dtype=torch.bool))

@@ -40,7 +40,7 @@ def make(tmp_path: Path) -> Make:
     return made
 
 
-def test_a_clear_difference_and_none(make: Make) -> None:
+def test_significant_and_insignificant_differences(make: Make) -> None:
     bad = [make(f"bad{i}", 0.4, i) for i in range(3)]
     good = [make(f"good{i}", 0.1, 10 + i) for i in range(2)]
     text = compare(bad, good)
@@ -53,7 +53,7 @@ def test_a_clear_difference_and_none(make: Make) -> None:
     assert float(same.rsplit("p = ", 1)[1].split()[0]) > 0.05
 
 
-def test_several_runs_are_drawn_together() -> None:
+def test_several_runs_are_resampled_together() -> None:
     """A language that is the only one, a run each, is the plain paired comparison; a run that is there twice
     changes nothing."""
     rng = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def test_several_runs_are_drawn_together() -> None:
     assert again == comparison
 
 
-def test_what_cannot_be_compared(make: Make) -> None:
+def test_impossible_comparisons_are_refused(make: Make) -> None:
     a, b = make("a", 0.2, 0), make("b", 0.2, 1)
     with pytest.raises(MayaError, match="the same runs"):
         compare([a], [a])

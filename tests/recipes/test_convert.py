@@ -75,7 +75,7 @@ def test_onnx_without_its_packages(
     assert "maya-asr[onnx]" in capsys.readouterr().err
 
 
-def test_an_archive_serves_where_a_checkpoint_does(
+def test_archive_can_replace_a_checkpoint(
     tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["info", str(source)]) == 0

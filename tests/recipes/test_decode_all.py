@@ -59,7 +59,7 @@ def test_every_method_on_every_set(top: Path, capsys: pytest.CaptureFixture[str]
     assert lines[2] in shown and "TensorBoard" not in shown  # one table, not one for each set
 
 
-def test_the_table_has_each_rate_where_it_belongs(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_score_table_places_each_rate(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--experiment", "tests.tiny", "--data", str(top / "data"), "--run-dir", str(top / "run")]
     less = ["--set", "decode.methods.ctc_beam.lm_order=0", "--set", "decode.methods.transducer.max_symbols=2"]
     assert main(["decode", *options, *less, "--split", "dev", "test", "--method", "ctc"]) == 0
@@ -76,7 +76,7 @@ def test_the_table_has_each_rate_where_it_belongs(top: Path, capsys: pytest.Capt
     assert "| ctc | " in capsys.readouterr().out
 
 
-def test_methods_that_are_not_there(top: Path, tmp_path: Path) -> None:
+def test_unknown_methods_and_tables_are_refused(top: Path, tmp_path: Path) -> None:
     with pytest.raises(
         MayaError, match=r"unknown decoding method 'beem'; expected one of auto, transducer, modified_beam"
     ):
@@ -96,7 +96,7 @@ def test_methods_that_are_not_there(top: Path, tmp_path: Path) -> None:
     assert possible_methods(tdt, ctc) == ["ctc", "ctc_beam"]
 
 
-def test_a_folder_for_a_decoding_of_its_own(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_named_output_folder(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--data", str(top / "data"), "--run-dir", str(top / "run")]
     command = [
         "decode",

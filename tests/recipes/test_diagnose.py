@@ -80,7 +80,7 @@ def _said(run: Path, capsys: pytest.CaptureFixture[str], status: int, *more: str
 
 
 @pytest.mark.parametrize("encoder", MODELS)
-def test_the_broken_module_is_named(
+def test_broken_module_is_named(
     encoder: str, tmp_path: Path, pieces: Tokenizer, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -114,7 +114,7 @@ def test_the_broken_module_is_named(
     assert "gradient norm: nan" in out
 
 
-def test_audio_that_is_not_finite_silent_or_clipped(
+def test_non_finite_silent_and_clipped_audio(
     tmp_path: Path, pieces: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def spoil(tally: Tally) -> None:
@@ -132,7 +132,7 @@ def test_audio_that_is_not_finite_silent_or_clipped(
     assert "input[0] (3, 32000): 100 nan and 0 inf" in forward
 
 
-def test_a_loss_is_named_where_no_module_is_to_blame(
+def test_loss_is_named_if_all_modules_are_finite(
     tmp_path: Path, pieces: Tokenizer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _kept(tmp_path, build_model(lact()), pieces, lambda _: None)
@@ -155,7 +155,7 @@ def test_a_loss_is_named_where_no_module_is_to_blame(
     assert "what follows it" in out
 
 
-def test_a_checkpoint_on_a_recording(
+def test_checkpoint_with_a_recording(
     tmp_path: Path, pieces: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = build_model(fastconformer())

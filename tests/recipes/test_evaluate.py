@@ -47,7 +47,7 @@ def _evaluated(top: Path, *arguments: str) -> dict:
     return json.loads((top / "out.json").read_text())
 
 
-def test_a_manifest_of_any_form(top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_manifest_format(top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows, corpus = _rows(top), top / "corpus"
     first = _evaluated(top, "--manifest", str(corpus / "manifest.jsonl"), "--num-samples", "3")
     out = capsys.readouterr().out
@@ -73,7 +73,7 @@ def test_a_manifest_of_any_form(top: Path, tmp_path: Path, capsys: pytest.Captur
     assert _evaluated(top, "--manifest", str(corpus))["pooled"] == first["pooled"]
 
 
-def test_a_part_of_a_recording(top: Path, tmp_path: Path) -> None:
+def test_segment_of_a_recording(top: Path, tmp_path: Path) -> None:
     path = str(top / "corpus" / _rows(top)[0]["audio"])
     line = {"audio_filepath": path, "text": "ab", "lang": "hi", "offset": 0.25, "duration": 0.5}
     (tmp_path / "part.json").write_text(json.dumps(line) + "\n")
@@ -116,7 +116,7 @@ def test_single_files(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ),
     ],
 )
-def test_what_cannot_be_evaluated(
+def test_bad_arguments_are_refused(
     top: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(top / "model.pt"), *arguments]) == 1

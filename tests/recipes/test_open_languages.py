@@ -81,7 +81,7 @@ def test_from_corpus_to_score(tmp_path: Path, code: str, texts: set[str]) -> Non
     assert report.pooled.words.rate == 0.0
 
 
-def test_a_text_in_another_script_is_flagged(tmp_path: Path) -> None:
+def test_text_in_another_script_is_flagged(tmp_path: Path) -> None:
     rows = write_corpus(tmp_path / "c", "el")
     rows[3]["text"], rows[5]["text"] = "hello there", "ένα hello δύο τρία"
     write_manifest(tmp_path / "c", rows)
@@ -92,7 +92,7 @@ def test_a_text_in_another_script_is_flagged(tmp_path: Path) -> None:
     assert page.summary["languages"]["el"]["foreign_script"] == 1
 
 
-def test_an_experiment_of_other_languages_says_what_it_leaves_out(tmp_path: Path) -> None:
+def test_dropped_languages_are_reported(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c", "fr", "el")
     with pytest.raises(
         MayaError, match="has no utterance in hi, bn, .*, only in el, fr; set languages=el,fr"
@@ -121,7 +121,7 @@ def test_languages_of_an_experiment() -> None:
         load_experiment("egs.indic12.mini", ["languages=xx"])
 
 
-def test_the_default_language_may_be_a_name(tmp_path: Path) -> None:
+def test_default_language_may_be_a_name(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav", 0.5)
     (tmp_path / "a.txt").write_text("oui")
     examined = examine(tmp_path, languages=["fr"], cfg=PrepareConfig(language="French"))
@@ -136,6 +136,6 @@ def test_evaluation_reads_tables_of_any_language(tmp_path: Path) -> None:
     assert (row.language, row.text) == ("fr", '"oui')
 
 
-def test_texts_without_a_language_are_scored_as_they_are() -> None:
+def test_texts_without_a_language_are_not_normalized() -> None:
     assert normal_form("Hello, World", "") == normal_form("Hello, World", "xx") == "Hello, World"
     assert normal_form("L'Été!", "fr") == "l'été" and normal_form("it&#39;s", "en") == "it's"

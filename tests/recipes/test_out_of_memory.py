@@ -53,7 +53,7 @@ def _advice(run: Path, monkeypatch: pytest.MonkeyPatch, result: MemoryConfig | M
     return said
 
 
-def test_the_batch_that_was_measured_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advice_uses_the_measured_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = _advice(tmp_path, monkeypatch, MEASURED)
     # 40 GB hold 1200 frames, which are 96 s, or somewhat less of short utterances; 200 s are three parts.
     assert re.search(r"12 utterances × 16\.0 s, 9 tokens; (8[5-9]|9[0-6]) s fit, as measured since", said)
@@ -65,7 +65,7 @@ def test_the_batch_that_was_measured_is_advised(tmp_path: Path, monkeypatch: pyt
         assert MEASURED.bytes(len(rows), frames, utterances.token_counts[rows].max()) <= 44e9
 
 
-def test_where_measuring_says_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advice_if_measuring_disagrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = _advice(tmp_path, monkeypatch, replace(MEASURED, max_bytes=400e9))
     assert "such a batch fits: is something else on the GPU?" in said and "max_seconds=100" in said
     said = _advice(tmp_path, monkeypatch, MayaError("one utterance of 16.0 s needs 9 GB"))
@@ -87,7 +87,7 @@ def _lact() -> tuple[SpeechModelConfig, TrainConfig]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", [_zipformer, _lact])
-def test_steps_of_other_encoders_are_measured(preset: Any) -> None:
+def test_memory_of_other_encoders_is_measured(preset: Any) -> None:
     model, train = preset()
     model.vocab_size, model.languages = 40, ("en",)
     order = Order(model=to_dict(model), train=to_dict(train), device="cpu", bf16=False)

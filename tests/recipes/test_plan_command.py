@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top / "data"
 
 
-def test_the_report_and_its_json(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_and_json(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "plan.json"
     command = ["plan", *TINY, "--gpu", "l40s", "--gpus", "2", "--json", str(file), "--data", str(data)]
     assert main([*command, "--hours", "1000", "--set", "train.accumulate=4"]) == 0
@@ -58,7 +58,7 @@ def test_the_report_and_its_json(data: Path, tmp_path: Path, capsys: pytest.Capt
     assert plan_text(report, Setup(gpu="l40s", gpus=2), *_model(report)).count("\n") > 40
 
 
-def test_a_run_shows_the_plan_on_its_page(data: Path, tmp_path: Path) -> None:
+def test_run_shows_the_plan_on_its_page(data: Path, tmp_path: Path) -> None:
     run = ["--data", str(data), "--run-dir", str(tmp_path / "run")]
     assert main(["tokenizer", *TINY, *run]) == 0
     assert main(["plan", *TINY, *run, "--gpus", "2"]) == 0
@@ -86,14 +86,14 @@ def _model(report: dict) -> tuple:
         (["mini"], "name the experiment once"),
     ],
 )
-def test_one_sentence_for_each_mistake(
+def test_bad_arguments_give_one_sentence(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", *TINY, *arguments]) == 1
     assert words in capsys.readouterr().err
 
 
-def test_an_experiment_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
+def test_experiment_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
     monkeypatch.chdir(repo)
     name = "fastconformer_tdt_ctc_1b"
     assert experiment_named(name) == repo / "egs" / "indic12" / f"{name}.py"
@@ -117,7 +117,7 @@ class _Place:
     device, mixed_precision = "cpu", "no"
 
 
-def test_a_run_keeps_the_cap_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_keeps_its_memory_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict] = []
 
     def measured(plan: PlanConfig, *_: object, **settings: object) -> PlanConfig:

@@ -68,7 +68,7 @@ def _only(planned: Planned, *parts: str) -> None:
     assert "\n" not in refusals[0]
 
 
-def test_a_run_that_is_ready(planned: Planned) -> None:
+def test_ready_run_passes_all_checks(planned: Planned) -> None:
     texts = {f.topic: f.text for f in checks(planned)}
     assert _refusals(planned) == []
     assert list(texts) == ["disk", "gpus", "tokenizer", "plan", "checkpoint", "storage"]
@@ -163,7 +163,7 @@ def test_checkpoint_that_does_not_fit(planned: Planned) -> None:
     _only(planned, "checkpoint: ", "does not fit")
 
 
-def test_a_run_that_has_begun(planned: Planned, made: Path) -> None:
+def test_started_run(planned: Planned, made: Path) -> None:
     exp, pieces = planned.experiment, load_tokenizer(made / "run" / "tokenizer.model")
     begun = copy.deepcopy(exp)
     begun.model = with_vocabulary(exp.model, pieces.vocab_size, exp.languages)

@@ -26,7 +26,7 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path / "c"
 
 
-def test_a_corpus_is_looked_at_and_nothing_is_written(
+def test_corpus_is_checked_without_writing(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     findings, page = tmp_path / "found.json", tmp_path / "page.html"
@@ -41,7 +41,7 @@ def test_a_corpus_is_looked_at_and_nothing_is_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "found.json", "page.html"]
 
 
-def test_a_corpus_that_would_be_refused_fails_and_still_says_why(
+def test_refused_corpus_is_reported_with_the_reason(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     findings = tmp_path / "found.json"
@@ -57,7 +57,7 @@ def test_a_corpus_that_would_be_refused_fails_and_still_says_why(
     assert "all 20 utterances of 'hi' are unusable, 20 missing_audio" in capsys.readouterr().err
 
 
-def test_prepared_data_are_looked_at_again(
+def test_prepared_data_are_checked_again(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, page = tmp_path / "out", tmp_path / "page.html"
@@ -73,7 +73,7 @@ def test_prepared_data_are_looked_at_again(
     assert "missing_file" in page.read_text()
 
 
-def test_one_of_the_two_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_corpus_or_data_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         maya("validate")
     assert "missing --corpus or --data" in capsys.readouterr().err
@@ -118,7 +118,7 @@ def named_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
 
 
 @pytest.mark.parametrize("kind", ["lhotse", "nemo"])
-def test_corpora_that_prepare_reads_by_name(
+def test_named_corpora(
     kind: str, named_corpora: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = named_corpora[kind]
@@ -142,7 +142,7 @@ def test_corpora_that_prepare_reads_by_name(
         ("nowhere", "nowhere is not a folder; give --corpus a folder"),
     ],
 )
-def test_prepare_and_validate_refuse_the_same(
+def test_prepare_and_validate_refuse_the_same_corpora(
     corpus: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     complaints = []

@@ -11,7 +11,7 @@ from tools.bench import pruned as bench_pruned
 SMALL = ["--batch", "2", "--frames", "12", "--labels", "4", "--vocab", "9", "--range", "3", "--rounds", "1"]
 
 
-def test_a_comparison_with_ourselves(
+def test_comparison_of_maya_with_itself(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_pruned, "theirs", bench_pruned.ours)
@@ -24,7 +24,7 @@ def test_a_comparison_with_ourselves(
         assert report[kind]["ratio"] == report[kind]["fast_rnnt"] / report[kind]["maya"]
 
 
-def test_without_fast_rnnt_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_fast_rnnt_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fast_rnnt", None)
     with pytest.raises(MayaError, match="fast_rnnt is not installed"):
         bench_pruned.main(SMALL)

@@ -36,7 +36,7 @@ def true_bytes(batch: int, seconds: float, tokens: int) -> int:
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 17, 100, 101, 4096, 10_000])
 @pytest.mark.parametrize("start", [1, 16, 90])
-def test_the_largest_batch_is_found(limit: int, start: int) -> None:
+def test_search_finds_the_largest_batch(limit: int, start: int) -> None:
     tries: list[int] = []
     size = largest(lambda n: tries.append(n) or n <= limit, start=start, most=4096)  # type: ignore[func-returns-value]
     limit = min(limit, 4096)
@@ -48,13 +48,13 @@ def test_the_largest_batch_is_found(limit: int, start: int) -> None:
         assert tries[: doubled + 1] == [2**i for i in range(doubled + 1)]
 
 
-def test_a_good_guess_saves_tries() -> None:
+def test_good_initial_guess_needs_few_tries() -> None:
     tries: list[int] = []
     assert largest(lambda n: tries.append(n) or n <= 1000, start=980) >= 980  # type: ignore[func-returns-value]
     assert len(tries) <= 3
 
 
-def test_the_terms_of_a_known_function_are_found() -> None:
+def test_fit_recovers_a_known_function() -> None:
     result = probe(true_bytes, MemoryConfig(), 80e9, corners(30.0, 300), FRAMES)
     assert result.memory.max_bytes == pytest.approx(72e9)
     assert result.excess_max < 0.01
@@ -70,7 +70,7 @@ def test_the_terms_of_a_known_function_are_found() -> None:
         assert true_bytes(int(batch * 1.06) + 1, seconds, int(tokens)) > 72e9
 
 
-def test_the_function_lies_above_what_it_does_not_describe() -> None:
+def test_fit_is_an_upper_bound_of_other_functions() -> None:
     """Steps of an allocator, and a part that does not grow in proportion."""
 
     def lumpy(batch: int, seconds: float, tokens: int) -> int | None:
@@ -95,7 +95,7 @@ def test_no_term_is_negative() -> None:
     assert min(terms.values()) >= 0 and terms["fixed"] > 5e8
 
 
-def test_too_little_memory_for_one_utterance() -> None:
+def test_too_little_memory_for_one_utterance_is_refused() -> None:
     with pytest.raises(
         MayaError, match=r"one utterance of 30.0 s with 300 tokens needs 2.4\d GB where 1.80 GB"
     ):
@@ -116,7 +116,7 @@ def _ask(plan: PlanConfig, cache: Path, **more: object) -> PlanConfig:
     return with_memory(plan, Order.of(*_config(), **settings), cache, **size)
 
 
-def test_a_measurement_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measurement_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     orders: list[Order] = []
 
     class FakeSteps:
@@ -170,7 +170,7 @@ def test_off_and_auto_on_a_cpu(tmp_path: Path) -> None:
         _ask(PlanConfig(memory=MemoryConfig(limit="auto")), tmp_path)
 
 
-def test_what_counts_as_out_of_memory() -> None:
+def test_out_of_memory_errors_are_recognised() -> None:
     for error in (
         MemoryError(), torch.OutOfMemoryError("x"), RuntimeError("CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("could not create a primitive"),
@@ -211,7 +211,7 @@ def test_batches_planned_under_the_cap_stay_within_the_memory(tmp_path: Path) ->
             assert peak >= 0.6 * limit * 1e9, shapes[i]  # the memory is used, too
 
 
-def test_the_measuring_process_reports_an_error_in_a_sentence() -> None:
+def test_error_in_the_measuring_process_is_one_sentence() -> None:
     model, train = _config()
     broken = to_dict(model)
     broken["heads"]["transducer"]["joint"]["hidden"] = 0

@@ -62,7 +62,7 @@ def _rank(rank: int, norm: str, shares: list[list[list[int]]], out: str) -> None
         ("layer_norm", [[0, 1, 2, 3, 4]], [[[0], [3]], [[1, 2], [4]]]),  # with accumulation
     ],
 )
-def test_two_processes_move_the_weights_as_one(
+def test_two_processes_equal_one(
     norm: str, whole: list[list[int]], shares: list[list[list[int]]], tmp_path: Path, pair: Pair
 ) -> None:
     single = _gradient(norm, whole, tmp_path)
@@ -75,7 +75,7 @@ def test_two_processes_move_the_weights_as_one(
         assert error < 2e-5, f"{name}: relative difference {error:.1e}"
 
 
-def test_accumulating_is_the_same_as_one_large_batch(tmp_path: Path) -> None:
+def test_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
     whole = _gradient("layer_norm", [[0, 1, 2, 3, 4]], tmp_path)
     parts = _gradient("layer_norm", [[0, 4], [1, 2, 3]], tmp_path)
     scale = max(float(v.detach().abs().max()) for v in whole.values())
