@@ -35,8 +35,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 def series(rows: Sequence[Mapping[str, Any]], kind: str, name: str) -> list[tuple[float, float]]:
     """(step, value) of every row of this kind that has a finite `name`."""
-    found = [(_finite(r.get("step")), _finite(r.get(name))) for r in rows if r.get("kind") == kind]
-    return [(x, y) for x, y in found if x is not None and y is not None]
+    points = [(_finite(r.get("step")), _finite(r.get(name))) for r in rows if r.get("kind") == kind]
+    return [(x, y) for x, y in points if x is not None and y is not None]
 
 
 def chart(lines: Mapping[str, Points], *, title: str) -> str:

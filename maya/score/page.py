@@ -118,11 +118,11 @@ def _language(score: GroupScore, scored: list[ScoredUtterance]) -> str:
     wrong = [s for s in scored if s.words.errors]
     share = f"{len(wrong)} of {len(scored)} utterances with errors"
     name = html.escape(f"{score.name} ({score.code})")
-    found = confusions(scored)
+    counts = confusions(scored)
     pairs = [
-        _frequent("taken for another", {k: n for k, n in found.items() if k[0] and k[1]}, ("said", "heard")),
-        _frequent("not heard", {(k[0],): n for k, n in found.items() if not k[1]}, ("said",)),
-        _frequent("not said", {(k[1],): n for k, n in found.items() if not k[0]}, ("heard",)),
+        _frequent("taken for another", {k: n for k, n in counts.items() if k[0] and k[1]}, ("said", "heard")),
+        _frequent("not heard", {(k[0],): n for k, n in counts.items() if not k[1]}, ("said",)),
+        _frequent("not said", {(k[1],): n for k, n in counts.items() if not k[0]}, ("heard",)),
     ]
     body = "\n".join(_utterance(s) for s in wrong[:WORST])
     return (

@@ -54,13 +54,13 @@ ROWS = [
 
 
 def test_page_is_whole_escaped_and_self_contained(tmp_path: Path) -> None:
-    found = page(tmp_path, ROWS)
-    assert not any(tag in ("script", "link", "img", "b><") for tag, _ in found.seen)
-    assert not any(key in ("src", "href") for _, attrs in found.seen for key in attrs)
+    checker = page(tmp_path, ROWS)
+    assert not any(tag in ("script", "link", "img", "b><") for tag, _ in checker.seen)
+    assert not any(key in ("src", "href") for _, attrs in checker.seen for key in attrs)
     assert not re.search(r"https?://|url\(|@import", (tmp_path / "r.html").read_text())
-    assert "<b>bold</b>" in found.text and "c<script>" in found.text and "mini <test>" in found.text
-    assert "Hindi (hi)" in found.text and "macro average" in found.text
-    assert "svg" not in [tag for tag, _ in found.seen]  # no metrics.jsonl, no empty chart
+    assert "<b>bold</b>" in checker.text and "c<script>" in checker.text and "mini <test>" in checker.text
+    assert "Hindi (hi)" in checker.text and "macro average" in checker.text
+    assert "svg" not in [tag for tag, _ in checker.seen]  # no metrics.jsonl, no empty chart
 
 
 def test_training_curve_is_drawn(tmp_path: Path) -> None:
@@ -68,14 +68,14 @@ def test_training_curve_is_drawn(tmp_path: Path) -> None:
         {"kind": "train", "step": s, "loss": 5.0 / (s + 1), "lr": 1e-3} for s in range(1000)
     ]
     rows += [{"kind": "valid", "step": s, "loss": 1.0, "wer": 0.5, "cer": None} for s in (500, 1000)]
-    found = page(tmp_path, ROWS, rows)
-    lines = [attrs["points"] for tag, attrs in found.seen if tag == "polyline"]
+    checker = page(tmp_path, ROWS, rows)
+    lines = [attrs["points"] for tag, attrs in checker.seen if tag == "polyline"]
     assert len(lines) == 3  # train loss, dev loss, WER; no CER was measured
     assert all(line and len(line.split()) <= 400 for line in lines)
 
 
 def test_confusions() -> None:
-    found = confusions(score_utterances(make_report(ROWS[:2])))
-    assert found[("दो", "तो")] == 2
-    assert found[("", "चार")] == 1
-    assert len(found) == 2
+    counts = confusions(score_utterances(make_report(ROWS[:2])))
+    assert counts[("दो", "तो")] == 2
+    assert counts[("", "चार")] == 1
+    assert len(counts) == 2
