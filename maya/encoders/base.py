@@ -197,8 +197,8 @@ class Encoder(nn.Module):
         raise MayaError(f"an encoder of kind {kind!r} cannot stream; transcribe whole files")
 
     def adapt(self, x: Tensor, x_lens: Tensor, weights: Any = None) -> tuple[Tensor, Tensor, Any]:
-        """`forward` that continues to learn after an earlier utterance of the same speakers: frames (B, S, D),
-        lens (B,), and the state after this utterance.
+        """`forward` that continues to learn after an earlier utterance of the same speakers. Returns frames
+        (B, S, D), lens (B,), and the state after this utterance.
 
         weights: the state after the earlier utterance, of B rows or of one row for all; None for the first
         utterance. Raises MayaError for an encoder that does not learn from utterances.

@@ -3,7 +3,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from maya.score.page import confusions, write_page
+from maya.score.page import confusions, read_metrics, series, write_page
 from maya.score.report import Utterance, make_report, score_utterances
 
 VOID = {"meta", "br", "line", "polyline", "circle"}
@@ -79,3 +79,16 @@ def test_confusions() -> None:
     assert counts[("दो", "तो")] == 2
     assert counts[("", "चार")] == 1
     assert len(counts) == 2
+
+
+def test_metrics_of_an_interrupted_run(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"kind": "train", "step": 1, "loss": 2.0}\n{"kind": "train", "step": 2, "loss": NaN}\n'
+        '{"kind": "valid", "step": 2, "wer": 0.5}\n{"kind": "train", "step": 3, "lo'
+    )
+    rows = read_metrics(path)
+    assert len(rows) == 3
+    assert series(rows, "train", "loss") == [(1.0, 2.0)]
+    assert series(rows, "valid", "wer") == [(2.0, 0.5)]
+    assert read_metrics(tmp_path / "absent.jsonl") == []
