@@ -32,7 +32,7 @@ MANIFEST = "manifest.jsonl"
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
-class Utterance:
+class CorpusUtterance:
     """One utterance on its way to the disk. audio: (N,) int16 at 16 kHz, or the bytes of a file of this
     `suffix`, `seconds` long, which are written as they are; split: "" where none is given."""
 
@@ -95,7 +95,7 @@ def describe(seal: dict[str, Any]) -> str:
 
 def write_corpus(
     out: Path,
-    utterances: Iterable[Utterance],
+    utterances: Iterable[CorpusUtterance],
     settings: dict[str, Any],
     *,
     total: int | None = None,
@@ -144,7 +144,9 @@ def wav_bytes(audio: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _write_files(folder: Path, utterances: Iterable[Utterance]) -> dict[str, dict[str, dict[str, float]]]:
+def _write_files(
+    folder: Path, utterances: Iterable[CorpusUtterance]
+) -> dict[str, dict[str, dict[str, float]]]:
     """Tars and manifest; returns utterances and hours by language and split."""
     counts: dict[str, dict[str, list[float]]] = {}
     seen: set[str] = set()
@@ -171,7 +173,7 @@ def _write_files(folder: Path, utterances: Iterable[Utterance]) -> dict[str, dic
     }
 
 
-def _add(tar: tarfile.TarFile, tar_name: str, utterance: Utterance) -> dict[str, Any]:
+def _add(tar: tarfile.TarFile, tar_name: str, utterance: CorpusUtterance) -> dict[str, Any]:
     """Append one recording to the tar; returns the manifest row."""
     if isinstance(utterance.audio, bytes):
         data, seconds = utterance.audio, utterance.seconds
@@ -260,7 +262,9 @@ def _move_into_place(folder: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _with_progress(utterances: Iterable[Utterance], total: int | None, out: Path) -> Iterator[Utterance]:
+def _with_progress(
+    utterances: Iterable[CorpusUtterance], total: int | None, out: Path
+) -> Iterator[CorpusUtterance]:
     """Pass all through and say on stderr how far it is: a moving line on a terminal, else every tenth."""
     start, moving, said = time.monotonic(), sys.stderr.isatty(), 0
     number = 0

@@ -113,8 +113,8 @@ def test_defaults_are_not_shared() -> None:
 def test_override_reads_by_declared_type(assignment: str, read: object, value: object) -> None:
     cfg = Outer(name="x", limit=1)
     override(cfg, assignment)
-    found = read(cfg)  # type: ignore[operator]
-    assert found == value and type(found) is type(value)
+    field = read(cfg)  # type: ignore[operator]
+    assert field == value and type(field) is type(value)
 
 
 @pytest.mark.parametrize(

@@ -246,8 +246,8 @@ def macro_compare(
         for stats, labels in zip((first[name], second[name]), blocks[name], strict=True):
             in_order = np.argsort([order[label] for label in labels], kind="stable")
             sorted_stats = ErrorStats(counts=stats.counts[in_order])
-            mine = [labels[i] for i in in_order]
-            rates.append(bootstrap_rates(sorted_stats, blocks=mine, replicates=replicates, seed=own))
+            sorted_labels = [labels[i] for i in in_order]
+            rates.append(bootstrap_rates(sorted_stats, blocks=sorted_labels, replicates=replicates, seed=own))
         differences.append(second[name].rate - first[name].rate)
         drawn.append(rates[1] - rates[0])
     return _comparison(float(np.mean(differences)), np.mean(drawn, axis=0))
@@ -266,8 +266,8 @@ def _count(refs: Iterable[str], hyps: Iterable[str], tokens_of: Callable[[str], 
         raise MayaError(f"{len(refs)} references but {len(hyps)} hypotheses: give one for each reference")
     counts = np.zeros((len(refs), 4), np.int64)
     for row, ref, hyp in zip(counts, refs, hyps, strict=True):
-        found = kaldialign.edit_distance(tokens_of(ref), tokens_of(hyp))
-        row[:] = found["sub"], found["del"], found["ins"], found["ref_len"]
+        errors = kaldialign.edit_distance(tokens_of(ref), tokens_of(hyp))
+        row[:] = errors["sub"], errors["del"], errors["ins"], errors["ref_len"]
     return ErrorStats(counts=counts)
 
 

@@ -98,8 +98,8 @@ def test_padding_is_never_read() -> None:
     enc, enc_lens, tokens, token_lens = data([9, 5, 1], [4, 2, 0])
     loss = model.loss(enc, enc_lens, tokens, token_lens)
     for row, (s, u) in enumerate(zip(enc_lens.tolist(), token_lens.tolist(), strict=True)):
-        one = slice(row, row + 1)
-        alone = model.loss(enc[one, :s], enc_lens[one], tokens[one, :u], token_lens[one])
+        only = slice(row, row + 1)
+        alone = model.loss(enc[only, :s], enc_lens[only], tokens[only, :u], token_lens[only])
         torch.testing.assert_close(alone[0], loss[row])
         enc[row, s:], tokens[row, u:] = float("nan"), -1
     enc.requires_grad_()

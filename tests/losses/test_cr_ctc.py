@@ -32,8 +32,8 @@ def test_value_and_gradient_are_those_of_the_definition() -> None:
     loss, expected = cr_ctc_loss(a, b, lens), by_definition(a, b, lens)
     torch.testing.assert_close(loss, expected)
     assert loss[2] == 0 and (loss >= 0).all()
-    found = torch.autograd.grad((loss * weights).sum(), (a, b))
-    torch.testing.assert_close(found, torch.autograd.grad((expected * weights).sum(), (a, b)))
+    gradients = torch.autograd.grad((loss * weights).sum(), (a, b))
+    torch.testing.assert_close(gradients, torch.autograd.grad((expected * weights).sum(), (a, b)))
     # Normalised before or not.
     torch.testing.assert_close(cr_ctc_loss(a.log_softmax(-1), b.log_softmax(-1), lens), loss)
 

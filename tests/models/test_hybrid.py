@@ -101,11 +101,11 @@ def test_a_batch_is_its_utterances(transducer: str) -> None:
         encoded = model.encode_audio(batch.audio, batch.audio_lens)
         hyps = greedy(model, encoded, head, batch.langs)
         for i in range(3):
-            one = _row(batch, i)
-            alone = model(one)
+            single = _row(batch, i)
+            alone = model(single)
             torch.testing.assert_close(together.total[i], alone.total[0], rtol=1e-5, atol=1e-5)
-            encoded = model.encode_audio(one.audio, one.audio_lens)
-            hyp = greedy(model, encoded, head, one.langs)[0]
+            encoded = model.encode_audio(single.audio, single.audio_lens)
+            hyp = greedy(model, encoded, head, single.langs)[0]
             assert (hyp.tokens, hyp.frames) == (hyps[i].tokens, hyps[i].frames)
 
 
@@ -128,8 +128,8 @@ def test_the_fused_loss_is_the_loss_of_the_joints_logits(transducer: str) -> Non
         dense = rnnt_loss(logits, *targets, blank=model.blank)
     torch.testing.assert_close(fused, dense)
     leaves = [enc, *head.parameters()]
-    found, expected = (torch.autograd.grad(x.sum(), leaves, retain_graph=True) for x in (fused, dense))
-    torch.testing.assert_close(found, expected)
+    gradients, expected = (torch.autograd.grad(x.sum(), leaves, retain_graph=True) for x in (fused, dense))
+    torch.testing.assert_close(gradients, expected)
 
 
 def test_dropout_of_the_joint_follows_the_random_state() -> None:

@@ -78,11 +78,13 @@ def test_one_language_has_no_pooled_line() -> None:
 def test_result_is_strict_json_with_nulls(tmp_path: Path) -> None:
     report = make_report([utterance("a", "en", "", "heard")])
     write_result(report, tmp_path / "result.json", {"commit": "abc"})
-    found = json.loads((tmp_path / "result.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert found["commit"] == "abc"
-    assert found["languages"]["en"]["wer"] is None  # one word heard where none was said: no finite rate
-    assert found["languages"]["en"]["words"]["insertions"] == 1
-    assert found["macro"]["wer"] is None
+    content = json.loads(
+        (tmp_path / "result.json").read_text(), parse_constant=lambda name: pytest.fail(name)
+    )
+    assert content["commit"] == "abc"
+    assert content["languages"]["en"]["wer"] is None  # one word heard where none was said: no finite rate
+    assert content["languages"]["en"]["words"]["insertions"] == 1
+    assert content["macro"]["wer"] is None
 
 
 def test_errors_are_listed_worst_first_and_marked(tmp_path: Path) -> None:

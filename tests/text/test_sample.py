@@ -21,19 +21,19 @@ def test_a_small_text_is_kept_whole_and_in_order() -> None:
 
 
 def test_a_large_text_is_bounded_and_counted_whole() -> None:
-    (mine,) = gather(lines("en", 20_000), lines_per_language=50, seed=0).values()
-    assert len(mine.lines) == 50 == len(set(mine.lines))
-    numbers = [int(line.split()[1]) for line in mine.lines]
+    (sample,) = gather(lines("en", 20_000), lines_per_language=50, seed=0).values()
+    assert len(sample.lines) == 50 == len(set(sample.lines))
+    numbers = [int(line.split()[1]) for line in sample.lines]
     assert numbers == sorted(numbers)
-    assert mine.total_lines == 20_000 and mine.words == 40_000 and mine.characters["l"] == 20_000
+    assert sample.total_lines == 20_000 and sample.words == 40_000 and sample.characters["l"] == 20_000
 
 
 def test_every_line_has_the_same_chance() -> None:
     """2000 draws of 10 of 100: each line is kept 200 times, give or take (chi square, 99 degrees, p 1e-6)."""
     kept = np.zeros(100)
     for seed in range(2000):
-        (mine,) = gather(lines("en", 100), lines_per_language=10, seed=seed).values()
-        kept[[int(line.split()[1]) for line in mine.lines]] += 1
+        (sample,) = gather(lines("en", 100), lines_per_language=10, seed=seed).values()
+        kept[[int(line.split()[1]) for line in sample.lines]] += 1
     assert kept.sum() == 20_000
     assert ((kept - 200) ** 2 / 180).sum() < 180
 
