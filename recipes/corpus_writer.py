@@ -48,6 +48,7 @@ class CorpusUtterance:
     suffix: str = ".wav"
     seconds: float | None = None
     name: str = ""  # in the tar, where the id is not fit for it
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def settings_hash(settings: dict[str, Any]) -> str:
@@ -199,9 +200,10 @@ def _add(tar: tarfile.TarFile, tar_name: str, utterance: CorpusUtterance) -> dic
         "kind": utterance.kind,
         "source": utterance.source,
         "licence": utterance.licence,
+        "labels": dict(utterance.labels),
     }
-    optional = ("duration", "speaker", "split", "kind", "source", "licence")
-    return {name: value for name, value in row.items() if name not in optional or value not in (None, "")}
+    optional = ("duration", "speaker", "split", "kind", "source", "licence", "labels")
+    return {name: value for name, value in row.items() if name not in optional or value not in (None, "", {})}
 
 
 @contextlib.contextmanager
