@@ -16,7 +16,7 @@ import sys
 import tarfile
 import time
 import wave
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +48,7 @@ class CorpusUtterance:
     suffix: str = ".wav"
     seconds: float | None = None
     name: str = ""  # in the tar, where the id is not fit for it
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def settings_hash(settings: dict[str, Any]) -> str:
