@@ -132,7 +132,7 @@ def ways(data: Path, out: Path, max_seconds: float) -> dict[str, tuple[Open, Cal
     return opened
 
 
-class Clock:
+class Laps:
     """Wall and CPU seconds since the last lap."""
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class Clock:
 
 def measure(open_way: Open, sample: Callable[..., Iterator[Any]]) -> dict[str, float]:
     """One pass with audio, the sampling of one pass with 1 and 8 ranks, and a resume from its middle."""
-    clock = Clock()
+    clock = Laps()
     stream = open_way((0, 1))(Position(0, 0))
     position, batch = next(stream)
     result = clock.lap("start")

@@ -28,7 +28,7 @@ from maya.audio.load import load_cut_audio
 from maya.data.loading.augment import Augment
 from maya.data.loading.batch import Batch, make_batch
 from maya.data.loading.by_length import batches_by_length
-from maya.data.loading.lhotse_cuts import CutSource, Transcripts, UnusableCut, described
+from maya.data.loading.lhotse_cuts import CutSource, CutTranscripts, UnusableCut, described
 from maya.data.loading.loader import Readahead
 from maya.data.loading.reading import Made, Skipped, Skips
 from maya.data.plan.config import Position
@@ -211,7 +211,7 @@ class CutReader(Dataset[Made]):
     """
 
     def __init__(
-        self, transcripts: Transcripts, tokenizer: Tokenizer, *, sample_rate: int,
+        self, transcripts: CutTranscripts, tokenizer: Tokenizer, *, sample_rate: int,
         augment: Augment | None = None, may_skip: bool = False, stand_in: bool = True,
     ) -> None:  # fmt: skip
         self.transcripts, self.tokenizer, self.sample_rate = transcripts, tokenizer, sample_rate
