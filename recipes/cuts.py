@@ -175,7 +175,7 @@ def batches_from(
     def batches(start: Position) -> Iterator[tuple[Position, Batch]]:
         return iter(CutLoader(
             cuts, reader, start=start, num_workers=cfg.num_workers, pin_memory=torch.cuda.is_available(),
-            world_size=world_size(), max_skipped=cfg.max_skipped, skip_log=run / "skipped.jsonl",
+            max_skipped=cfg.max_skipped, skip_log=run / "skipped.jsonl",
             timeout_seconds=cfg.timeout_seconds,
         ))  # fmt: skip
 
