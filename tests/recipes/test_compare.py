@@ -82,9 +82,9 @@ def test_what_cannot_be_compared(make: Make) -> None:
         compare([a], [b], split="dev")
     path = b / "decode" / "test" / "hyps.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
-    with pytest.raises(MayaError, match="not of the same utterances"):
+    with pytest.raises(MayaError, match="has other utterances than"):
         compare([a], [b])
-    with pytest.raises(MayaError, match="not of the same utterances"):
+    with pytest.raises(MayaError, match="have different utterances"):
         compare([a, b], [make("c", 0.2, 2)])
     one = wer(["one"], ["one"])
     with pytest.raises(MayaError, match="different utterances"):
