@@ -64,16 +64,16 @@ def html_table(
     head: Sequence[str],
     rows: Iterable[Sequence[object]],
     totals: Iterable[Sequence[object]] = (),
-    left: int = 1,
+    text_columns: int = 1,
 ) -> str:
     """A table of any values, escaped; `totals` are its last rows, in bold.
 
-    The first `left` columns are aligned to the left. Integers have commas between thousands; zero is grey.
+    The first `text_columns` are aligned to the left. Integers have commas between thousands; zero is grey.
     """
-    titles = "".join(_cell("th", title, place < left) for place, title in enumerate(head))
+    titles = "".join(_cell("th", title, place < text_columns) for place, title in enumerate(head))
     lines = [("<tr>", row) for row in rows] + [('<tr class="total">', row) for row in totals]
     body = "\n".join(
-        begin + "".join(_cell("td", value, place < left) for place, value in enumerate(row)) + "</tr>"
+        begin + "".join(_cell("td", value, place < text_columns) for place, value in enumerate(row)) + "</tr>"
         for begin, row in lines
     )
     return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'

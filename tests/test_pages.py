@@ -54,7 +54,7 @@ def test_ticks_inside_an_axis() -> None:
 
 
 def test_tables_escape_text_and_group_thousands() -> None:
-    table = html_table(["name", "n"], [["<b>", 1234], ["none", 0]], [["all", "x"]], left=2)
+    table = html_table(["name", "n"], [["<b>", 1234], ["none", 0]], [["all", "x"]], text_columns=2)
     assert '<td class="left">&lt;b&gt;</td><td class="left">1,234</td>' in table
     assert '<tr class="total"><td class="left">all</td>' in table
     assert '<td class="none">0</td>' in html_table(["n", "m"], [["none", 0]])

@@ -127,7 +127,7 @@ def _frequent(title: str, counts: dict[tuple[str, ...], int], head: tuple[str, .
         return ""
     rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]
     cells = [[*words, times] for words, times in rows]
-    return f"<div><b>{title}</b>{html_table([*head, 'times'], cells, left=len(head))}</div>"
+    return f"<div><b>{title}</b>{html_table([*head, 'times'], cells, text_columns=len(head))}</div>"
 
 
 def _utterance(scored: ScoredUtterance) -> str:

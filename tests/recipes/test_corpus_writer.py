@@ -152,7 +152,7 @@ def test_leftovers_of_killed_runs_go_and_those_of_living_runs_stay(tmp_path: Pat
 
 
 def test_repeated_id_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MayaError, match="'u0' comes twice"):
+    with pytest.raises(MayaError, match="'u0' appears twice"):
         write_corpus(tmp_path / "c", [*utterances(1), *utterances(1)], SETTINGS)
 
 

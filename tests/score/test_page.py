@@ -53,7 +53,7 @@ ROWS = [
 ]
 
 
-def test_page_is_whole_escaped_and_self_contained(tmp_path: Path) -> None:
+def test_page_is_valid_escaped_and_self_contained(tmp_path: Path) -> None:
     checker = page(tmp_path, ROWS)
     assert not any(tag in ("script", "link", "img", "b><") for tag, _ in checker.seen)
     assert not any(key in ("src", "href") for _, attrs in checker.seen for key in attrs)

@@ -72,7 +72,7 @@ def test_characters_are_code_points_with_spaces() -> None:
     assert cer(["नमस्ते"], ["नमसते"]).counts.tolist() == [[0, 1, 0, 6]]
 
 
-def test_composition_and_white_space_are_no_errors() -> None:
+def test_composition_and_white_space_are_ignored() -> None:
     # The same word with e-acute as one code point and as two, and with a doubled space.
     assert wer(["caf\u00e9  noir"], ["cafe\u0301 noir "]).errors == 0
     assert cer(["caf\u00e9  noir"], ["cafe\u0301 noir "]).errors == 0
@@ -112,14 +112,14 @@ def test_interval_has_the_width_of_the_binomial() -> None:
     assert bounds.high == pytest.approx(0.25 + half, abs=0.008)
 
 
-def test_drawing_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bootstrap_in_chunks_gives_the_same_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     some = stats(list(range(10)), [12] * 10)
     whole = bootstrap_rates(some, replicates=33)
     monkeypatch.setattr("maya.score.wer._INDICES_AT_ONCE", 40)
     assert np.array_equal(whole, bootstrap_rates(some, replicates=33))
 
 
-def test_speakers_are_drawn_whole() -> None:
+def test_bootstrap_draws_whole_speakers() -> None:
     # Two speakers, one always wrong: only 0, 1/2 and 1 can be drawn, the widest interval there is.
     some = stats([1] * 50 + [0] * 50, [1] * 100)
     speakers = ["a"] * 50 + ["b"] * 50
@@ -130,7 +130,7 @@ def test_speakers_are_drawn_whole() -> None:
         interval(some, blocks=["a"])
 
 
-def test_one_utterance_has_no_interval() -> None:
+def test_a_single_utterance_has_no_interval() -> None:
     assert math.isnan(interval(stats([1], [2])).low)
     assert math.isnan(interval(stats([1, 1], [2, 2]), blocks=["a", "a"]).high)
     assert math.isnan(interval(stats([], [])).low)
