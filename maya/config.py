@@ -1,8 +1,8 @@
-"""Typed configuration: dataclasses that check what is assigned, travel through JSON and take overrides.
+"""Typed configuration: dataclasses that check assignments, round-trip through JSON and accept overrides.
 
-A configuration holds numbers, strings, bools, None, lists, tuples, and other configurations, so that
-every experiment round-trips through JSON and is stored whole in a checkpoint. The range of each number stands
-with its type: see maya.ranges.
+A configuration holds numbers, strings, bools, None, lists, tuples, dictionaries and other configurations. So
+every experiment can be stored in JSON and in a checkpoint. The type of a number declares its range: see
+maya.ranges.
 """
 
 import dataclasses
@@ -21,15 +21,15 @@ T = TypeVar("T")
 
 
 class ConfigTypeError(MayaError, TypeError):
-    """A field was given a value of the wrong type."""
+    """The value of a field has the wrong type."""
 
 
 class Kinds:
-    """The base of a family of configurations that their field `kind` tells apart, such as `EncoderConfig`.
+    """The base class of a family of configurations, such as `EncoderConfig`. The field `kind` names each.
 
-    A configuration of the family registers itself when it is defined: `kind` is a Literal of one word with
-    that word as its default. A field whose type is the family then takes it, from Python and from JSON. So
-    another encoder or head needs no edit in maya: only its file has to be imported.
+    A configuration is registered when its class is defined: `kind` is a Literal of one word with that word as
+    the default. A field whose type is the family then accepts it, in Python and from JSON. So another encoder
+    or head needs no change in maya; its file only has to be imported.
     """
 
     __slots__ = ()
@@ -45,8 +45,8 @@ class Kinds:
         return _KINDS.setdefault(cls, {})
 
     def build(self, *args: Any) -> Any:
-        """A freshly initialised module of this configuration, on the current default device: an instance of
-        the class that `register_builder` names. A configuration may define `build` itself instead."""
+        """A new module of this configuration on the current default device, made by the builder that
+        `register_builder` stored. A configuration may define `build` itself instead."""
         if type(self) not in _BUILDERS:
             raise MayaError(f"no class is registered for {type(self).__name__}; see maya.config.Kinds")
         return _BUILDERS[type(self)](self, *args)
@@ -57,12 +57,12 @@ _BUILDERS: dict[type, Callable[..., Any]] = {}  # by configuration
 
 
 def register_builder(cls: type, builder: Callable[..., Any]) -> None:
-    """Let `builder(cfg, ...)` build the module of a configuration class."""
+    """Make `builder(cfg, ...)` the function or class that builds the module of a configuration class."""
     _BUILDERS[cls] = builder
 
 
 def _register(made: type) -> None:
-    """Register a configuration of a family. Raises MayaError if another one has its kind."""
+    """Register a configuration of a family. Raises MayaError if another class has the same kind."""
     family = made.__mro__[made.__mro__.index(Kinds) - 1]
     kind = made.__dataclass_fields__.get("kind")  # type: ignore[attr-defined]
     if kind is None:  # the family itself
@@ -78,16 +78,16 @@ def _register(made: type) -> None:
 
 @typing.dataclass_transform(kw_only_default=True)
 def config(cls: type[T]) -> type[T]:
-    """Class decorator: a keyword-only, slotted dataclass whose assignments are checked for type and range.
+    """Class decorator: a keyword-only dataclass with slots that checks the type and range of assignments.
 
-    A misspelt field raises AttributeError (TypeError in the constructor) and a question for the nearest name;
-    a value of the wrong type raises ConfigTypeError, a value out of the declared range MayaError. An int is
-    accepted where a float is declared, and a list where a tuple is.
+    An unknown field raises AttributeError (TypeError in the constructor), whose message suggests the nearest
+    name. A value of the wrong type raises ConfigTypeError, one outside the declared range MayaError. A float
+    accepts an int, and a tuple a list.
     """
     made = dataclasses.dataclass(kw_only=True, slots=True)(cls)
     hints = field_types(made)
     names = {f.name for f in dataclasses.fields(made)}  # type: ignore[arg-type]
-    # A base that is a configuration too would check the fields by its own types.
+    # A base class that is a configuration too would check the fields with its own types.
     plain_set = getattr(made.__setattr__, "__wrapped__", made.__setattr__)
     plain_init = made.__init__
 
@@ -118,7 +118,7 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """A question to append to an error about an unknown `word`: "; did you mean ...?", or nothing."""
+    """The end of an error about an unknown `word`: "; did you mean ...?", or "" if no choice is similar."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
@@ -129,10 +129,9 @@ def to_dict(cfg: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """The configuration of type `cls` that `to_dict` wrote; unknown names raise MayaError.
+    """The configuration of type `cls` that `to_dict` wrote. Unknown names raise MayaError.
 
-    Where a field may hold one of several configurations, their field `kind` tells them apart (see `Kinds`);
-    one without `kind` is of the first of them.
+    If a field may hold several configurations, `kind` selects one (see `Kinds`); without it, the first.
     """
     hints = field_types(cls)
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -147,8 +146,8 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
 def override(cfg: Any, assignment: str) -> None:
     """Apply one typed override, `a.b.c=value`, in place.
 
-    The text is read according to the declared type of the field: `true`/`false` for bool, `none` for an
-    optional, comma-separated values for a tuple or list. `model.heads.ctc=none` removes an entry of a
+    The declared type of the field decides how the text is parsed: `true` or `false` for a bool, `none` for an
+    optional field, comma-separated values for a tuple or list. `model.heads.ctc=none` removes an entry of a
     dictionary. Unknown names, wrong types and values out of range raise MayaError.
     """
     path, eq, text = assignment.partition("=")
@@ -176,7 +175,7 @@ def override(cfg: Any, assignment: str) -> None:
 
 
 def leaves(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field that an override can set, as (dotted name, value)."""
+    """All fields that an override can set, as (dotted name, value)."""
     for name in _names(cfg):
         value = _value(cfg, name)
         if _is_group(value):
@@ -186,7 +185,7 @@ def leaves(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_group(value: Any) -> bool:
-    """Whether a value has fields of its own: a configuration, or configurations by name."""
+    """Whether a value has fields: a configuration, or a dictionary of configurations."""
     named = isinstance(value, dict) and bool(value) and all(map(dataclasses.is_dataclass, value.values()))
     return named or dataclasses.is_dataclass(value)
 
@@ -214,7 +213,7 @@ def _group(node: Any) -> str:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a union, or the type alone."""
+    """The alternatives of a union; for another type, the type itself."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return typing.get_args(hint)
     return (hint,)
@@ -230,7 +229,7 @@ def _bare(hint: Any) -> Any:
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the declared type has it. Raises ConfigTypeError, or MayaError where it is out of range."""
+    """`value` converted to the declared type. Raises ConfigTypeError, or MayaError if it is out of range."""
     for option in _options(hint):
         matches, converted = _converted(value, _bare(option), where)
         if not matches:
@@ -243,7 +242,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
 
 
 def _converted(value: Any, kind: Any, where: str) -> tuple[bool, Any]:
-    """Whether `value` is of this type, and what it becomes."""
+    """Whether `value` has this type, and the converted value."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return value in args, value
@@ -282,8 +281,8 @@ def _from_json(value: Any, hint: Any) -> Any:
     kind = value.get("kind")
     if kinds and kind is not None and kind not in kinds:
         raise MayaError(
-            f"unknown kind {kind!r} of configuration; expected one of {', '.join(kinds)}, or a kind of your "
-            "own: name the file that defines it with --experiment FILE"
+            f"unknown kind {kind!r} of configuration; expected one of {', '.join(kinds)}. If it is a kind of "
+            "your own, name the file that defines it with --experiment FILE"
         )
     return from_dict(kinds.get(str(kind), groups[0]), value)
 
@@ -321,7 +320,7 @@ def _parse(text: str, hint: Any) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """The items of "a,b", "(a, b)" or "[a, b]", which may be lists in brackets themselves."""
+    """The items of "a,b", "(a, b)" or "[a, b]"; an item may itself be a list in brackets."""
     items = _at_commas(text)
     if len(items) == 1 and items[0][0] in "([":  # one pair of brackets around all
         items = _at_commas(items[0][1:-1])
@@ -329,7 +328,7 @@ def _split(text: str) -> list[str]:
 
 
 def _at_commas(text: str) -> list[str]:
-    """`text` cut at the commas outside of brackets."""
+    """`text` split at the commas outside brackets."""
     depth, items = 0, [""]
     for c in text:
         depth += (c in "([") - (c in ")]")
@@ -377,7 +376,7 @@ def _item(hint: Any) -> Any:
 
 
 def _example(current: Any) -> str:
-    """The value that a list has, as one would type it."""
+    """The current value of a list, as a user would type it."""
     if not isinstance(current, (tuple, list)) or not current:
         return ""
     items = [f"({','.join(map(str, v))})" if isinstance(v, (tuple, list)) else str(v) for v in current]

@@ -1,9 +1,9 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception for errors that the user can fix."""
 
 
 class MayaError(Exception):
-    """One clear sentence: which file, utterance or option, what is wrong with it, and what to do.
+    """One clear sentence: the file, utterance or option, the problem, and what to do.
 
-    The command line prints the sentence alone and exits with status 1; any other exception is a bug
-    and keeps its traceback.
+    The command line prints the sentence alone and exits with status 1. Any other exception is a bug and keeps
+    its traceback.
     """

@@ -1,10 +1,10 @@
-"""The values that a field of a configuration may take, declared with its type:
+"""Allowed values of configuration fields, declared with the type:
 
     lr: PosFloat = 1e-3
     dropout: Annotated[float, Range(min=0, below=1)] = 0.1
     durations: tuple[Count, ...] = (0, 1, 2)
 
-`maya.config` checks each of them whenever a field is assigned: by Python, by an override or from JSON.
+`maya.config` checks them whenever a field is assigned: in Python, by an override or from JSON.
 """
 
 import math
@@ -17,10 +17,10 @@ INF = math.inf
 
 @runtime_checkable
 class Constraint(Protocol):
-    """What `Annotated` attaches to the type of a field."""
+    """A rule that `Annotated` attaches to the type of a field."""
 
     def allows(self, value: Any) -> bool:
-        """Whether the field may hold this value, which has the right type already."""
+        """Whether the field may hold this value of the right type."""
         ...
 
     def __str__(self) -> str:
@@ -30,10 +30,10 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The finite numbers from `min` to `max`, both included, that lie above `above` and below `below`.
+    """Finite numbers from `min` to `max` (both included), above `above` and below `below`.
 
-    odd: odd numbers only. also: further values that have a meaning of their own, such as -1 for all frames
-    or infinity for no limit.
+    odd: odd numbers only. also: further values with a special meaning, such as -1 for all frames or infinity
+    for no limit.
     """
 
     min: float = -INF
@@ -70,7 +70,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Distinct:
-    """Lists without a repeated item; `empty`: whether the list may be empty."""
+    """Lists without repeated items. empty: whether the list may be empty."""
 
     empty: bool = True
 
@@ -84,7 +84,7 @@ class Distinct:
 
 @dataclass(frozen=True, slots=True)
 class Ascending:
-    """A pair (low, high) whose first number is not above the second."""
+    """Pairs (low, high) with low <= high."""
 
     def allows(self, value: tuple[float, float]) -> bool:
         return value[0] <= value[1]
@@ -95,7 +95,7 @@ class Ascending:
 
 @dataclass(frozen=True, slots=True)
 class NotEmpty:
-    """Lists with one item or more."""
+    """Lists with at least one item."""
 
     def allows(self, value: tuple[Any, ...]) -> bool:
         return len(value) > 0
@@ -110,13 +110,13 @@ def _number(value: float) -> str:
 
 Count = Annotated[int, Range(min=0)]
 PosInt = Annotated[int, Range(min=1)]
-OddInt = Annotated[int, Range(min=1, odd=True)]  # of a kernel that has a centre
-Seed = Annotated[int, Range(min=0, max=2**32 - 1)]  # what every generator of random numbers accepts
+OddInt = Annotated[int, Range(min=1, odd=True)]  # for kernels with a centre
+Seed = Annotated[int, Range(min=0, max=2**32 - 1)]  # accepted by every random number generator
 Finite = Annotated[float, Range()]
 NonNegFloat = Annotated[float, Range(min=0)]
 PosFloat = Annotated[float, Range(above=0)]
 Limit = Annotated[float, Range(above=0, also=(INF,))]  # inf: no limit
-Share = Annotated[float, Range(min=0, max=1)]  # also a probability
+Share = Annotated[float, Range(min=0, max=1)]  # or a probability
 ContextFrames = Annotated[int, Range(min=0, also=(-1,))]  # -1: all frames
 ChunkFrames = Annotated[int, Range(min=1, also=(-1,))]  # -1: all frames
-BelowOne = Annotated[float, Range(min=0, below=1)]  # at 1 nothing would pass
+BelowOne = Annotated[float, Range(min=0, below=1)]  # for dropout: at 1 nothing would pass

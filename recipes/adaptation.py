@@ -1,7 +1,7 @@
 """Ways to adapt a model to a speaker before it recognises that speaker.
 
     as trained             no adaptation
-    no update              LaCT whose fast weights do not even learn from the utterance itself
+    no update              LaCT whose fast weights do not learn, not even from the utterance itself
     LaCT, carried          each utterance starts from the fast weights after the adaptation utterances
     LaCT, one recording    the adaptation utterances precede each utterance, as one recording
     LoRA, all weights      tuned on the adaptation utterances: labelled, with their texts; unlabelled, with
@@ -155,7 +155,7 @@ def compare(
     def add(way: str, labelled: bool, target: float, pairs: list[tuple[str, str]]) -> None:
         used = sum(len(a) for a, _ in speaker.prefix(target)) / speaker.sample_rate if target else 0.0
         answer = Answer(run=run, speaker=speaker.name, language=speaker.language, way=way,
-                        labelled=labelled, asked_seconds=target, seconds=used, pairs=pairs)  # fmt: skip
+                        labelled=labelled, target_seconds=target, seconds=used, pairs=pairs)  # fmt: skip
         answers.append(answer)
 
     with torch.inference_mode():
@@ -200,7 +200,7 @@ def choose_rates(
         for rate in RATES[weights]:
             answers = [
                 Answer(run="", speaker=s.name, language=s.language, way=weights, labelled=labelled,
-                       asked_seconds=seconds, seconds=seconds,
+                       target_seconds=seconds, seconds=seconds,
                        pairs=_tuned(SpeakerModel(recognizer, s, method), seconds, weights, labelled, rate))
                 for s in speakers
             ]  # fmt: skip

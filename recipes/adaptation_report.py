@@ -21,7 +21,8 @@ from maya.score.wer import Comparison, ErrorStats, Interval, macro_average, macr
 class Answer:
     """The hypotheses of one model for one speaker, after one amount of adaptation in one way.
 
-    pairs: (text, hypothesis). asked_seconds: the target; seconds: the sum of whole utterances nearest to it.
+    pairs: (text, hypothesis). target_seconds: amount of speech that the experiment names. seconds: that of the
+    whole utterances nearest to it.
     """
 
     run: str
@@ -29,7 +30,7 @@ class Answer:
     language: str
     way: str
     labelled: bool
-    asked_seconds: float
+    target_seconds: float
     seconds: float
     pairs: list[tuple[str, str]]
 
@@ -43,7 +44,7 @@ class Answer:
 class Point:
     """The result for one amount of speech: WER, its 95 % interval, the difference from `START`."""
 
-    asked_seconds: float
+    target_seconds: float
     seconds: float  # mean of the adaptation speech
     rate: float
     interval: Interval
@@ -68,13 +69,13 @@ def curves(answers: Sequence[Answer]) -> dict[tuple[str, bool], list[Point]]:
     points: dict[tuple[str, bool], list[Point]] = {}
     for way, labelled in dict.fromkeys((a.way, a.labelled) for a in answers):
         of_way = [a for a in answers if (a.way, a.labelled) == (way, labelled)]
-        for target in sorted({a.asked_seconds for a in of_way}):
-            group = [a for a in of_way if a.asked_seconds == target]
+        for target in sorted({a.target_seconds for a in of_way}):
+            group = [a for a in of_way if a.target_seconds == target]
             scored = _Scored(group)
             rate, bounds = macro_average(scored.words, blocks=scored.labels)
             both = {code: (start.labels[code], labels) for code, labels in scored.labels.items()}
             point = Point(
-                asked_seconds=target,
+                target_seconds=target,
                 seconds=sum(a.seconds for a in group) / len(group),
                 rate=rate,
                 interval=bounds,
@@ -108,11 +109,11 @@ def table(answers: Sequence[Answer]) -> str:
 
 
 def _table(points: dict[tuple[str, bool], list[Point]], text: Callable[[Point], str]) -> str:
-    amounts = sorted({p.asked_seconds for curve in points.values() for p in curve})
+    amounts = sorted({p.target_seconds for curve in points.values() for p in curve})
     heads = ["way", "texts", *(f"{amount:g} s" for amount in amounts)]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for (way, labelled), curve in points.items():
-        cells = dict.fromkeys(amounts, "") | {p.asked_seconds: text(p) for p in curve}
+        cells = dict.fromkeys(amounts, "") | {p.target_seconds: text(p) for p in curve}
         lines.append("| " + " | ".join([way, "given" if labelled else "none", *cells.values()]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -153,11 +154,11 @@ def plot(answers: Sequence[Answer], path: Path) -> None:
 
 
 def read(path: Path) -> list[Answer]:
-    """The answers in a JSON file; MayaError when it is something else."""
+    """The answers in an adaptation.json. Raises MayaError for another file."""
     try:
         return [Answer(**answer) for answer in json.loads(path.read_text())["answers"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MayaError(f"{path} is not what an adaptation experiment writes ({error!r})") from None
+        raise MayaError(f"{path} is not the adaptation.json of an experiment ({error!r})") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,7 @@
-"""The options of the system that Maya replaces, under the names people have in their scripts.
+"""Aliases of --set FIELD=VALUE: option names of the system that Maya replaces, for existing scripts.
 
-Each stands for a typed override of the experiment; `maya` and every run.sh take it in place of
-`--set FIELD=VALUE`. This table is the only one: egs/stages.sh reads it, too, so a row stays on one
-line. An entry without a value is a switch.
+`maya` and every run.sh accept them. An entry that contains `=` is a switch without a value. egs/stages.sh
+reads this table too, so each entry stays on one line.
 """
 
 import argparse
@@ -24,7 +23,7 @@ ALIASES = {
 
 
 class _Override(argparse.Action):
-    """Adds the override that an option stands for to those of --set, in the order of the command line."""
+    """Append the override of an option to those of --set, in the order of the command line."""
 
     def __call__(
         self,
@@ -38,7 +37,7 @@ class _Override(argparse.Action):
 
 
 def add_aliases(parser: argparse.ArgumentParser) -> None:
-    """Let `parser`, which has --set with dest "overrides", take every option of ALIASES."""
+    """Add every option of ALIASES to a `parser` that has --set with dest "overrides"."""
     group = parser.add_argument_group("options of the earlier system, each short for --set")
     for option, override in ALIASES.items():
         switch = "=" in override

@@ -1,4 +1,4 @@
-"""Whether one system is better than another: their error rates on the same utterances, and the difference."""
+"""Compare two systems: their error rates on the same utterances, and the difference with its p-value."""
 
 import argparse
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 class System:
-    """One system: a run, or several that differ in their seeds; `folders` hold a hyps.jsonl each."""
+    """One system: one run, or several runs that differ in their seeds. folders: with a hyps.jsonl each."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.runs = [sorted(read_hypotheses(f), key=lambda u: u.id) for f in folders]
         first = [(u.id, u.ref) for u in self.runs[0]]
         for folder, run in zip(folders, self.runs, strict=True):
             if [(u.id, u.ref) for u in run] != first:
-                raise MayaError(f"{folder} is not of the same utterances as {folders[0]}: decode both again")
+                raise MayaError(f"{folder} has other utterances than {folders[0]}; decode both again")
         self.languages = sorted({u.language for u in self.runs[0]})
 
     def words(self) -> dict[str, ErrorStats]:
@@ -40,17 +40,17 @@ class System:
         return {code: pool(_stats(run, code) for run in self.runs) for code in self.languages}
 
     def blocks(self) -> dict[str, list[str]]:
-        """The ids that `words` are of."""
+        """By language, the ids of the utterances in `words`."""
         return {
             code: [u.id for run in self.runs for u in run if u.language == code] for code in self.languages
         }
 
     def rates(self) -> list[float]:
-        """WER of each run, the mean over languages."""
+        """The WER of each run: the mean over languages."""
         return [_mean([_stats(run, code).rate for code in self.languages]) for run in self.runs]
 
     def characters(self) -> float:
-        """CER, the mean over languages, of all runs together."""
+        """The CER of all runs together: the mean over languages."""
         every = [u for run in self.runs for u in run]
         by_language = {c: [u for u in every if u.language == c] for c in self.languages}
         return _mean([cer([u.ref for u in us], [u.hyp for u in us]).rate for us in by_language.values()])
@@ -59,17 +59,17 @@ class System:
 def compare(
     first: Sequence[Path], second: Sequence[Path], *, split: str = "test", second_split: str = ""
 ) -> str:
-    """Print and return the table of two systems: rates with 95 % intervals, and how they differ.
+    """Print and return a table of two systems: rates with 95 % intervals, and the difference.
 
-    first, second: run folders, several where a system was trained with several seeds. split: the folder under
-    `decode/` that holds the hypotheses, such as test or ctc/test; second_split: of the second system, where
-    that is another. Intervals are by bootstrap over utterances, each drawn for all runs of both systems at
-    once; the spread over seeds stands beside them. Raises MayaError for a run that was not decoded and for
-    runs of different utterances.
+    first, second: run folders, several if a system was trained with several seeds. split: the folder under
+    `decode/` with the hypotheses, such as test or ctc/test; second_split: that of the second system, if it is
+    another. The bootstrap over utterances draws each utterance for all runs of both systems; the table also
+    shows the range over seeds. Raises MayaError for a run without hypotheses and for runs of different
+    utterances.
     """
     folders = [_hypotheses(first, split), _hypotheses(second, second_split or split)]
     if folders[0] == folders[1]:
-        raise MayaError("the two systems are the same runs, decoded in the same way")
+        raise MayaError("both systems are the same runs and split; give another run or --with-split")
     systems = [System(group) for group in folders]
     names = [_name(first, split), _name(second, second_split or split)]
     lines = [_row("system", "runs", "WER %", "95 % interval", "runs from", "to", "CER %")]
@@ -80,15 +80,15 @@ def compare(
         lines.append(_row(name, str(len(each)), numbers[0], span(bounds), *numbers[1:]))
     a, b = systems
     if [(u.id, u.ref) for u in a.runs[0]] != [(u.id, u.ref) for u in b.runs[0]]:
-        raise MayaError(f"{first[0]} and {second[0]} are not of the same utterances: decode both again")
+        raise MayaError(f"{first[0]} and {second[0]} have different utterances; decode both again")
     ids = {code: (a.blocks()[code], b.blocks()[code]) for code in a.languages}
     test = macro_compare(a.words(), b.words(), blocks=ids)
     lines += [
         "",
         f"second minus first: {100 * test.difference:+.2f} points "
         f"[{100 * test.interval.low:+.2f}, {100 * test.interval.high:+.2f}], p = {test.p_value:.3f}",
-        f"{len(a.runs[0])} utterances, {len(a.languages)} language(s), each counting once; bootstrap over "
-        "utterances, the same ones drawn for all runs",
+        f"{len(a.runs[0])} utterances, {len(a.languages)} language(s) with equal weights; bootstrap over "
+        "utterances, the same draws for all runs",
     ]
     text = "\n".join(lines)
     print(text)
@@ -96,8 +96,7 @@ def compare(
 
 
 def _hypotheses(runs: Sequence[Path], split: str) -> list[Path]:
-    said = "decode that run first (stage 5)"
-    return [require(run / "decode" / split / "hyps.jsonl", said) for run in runs]
+    return [require(run / "decode" / split / "hyps.jsonl", "decode that run first (stage 5)") for run in runs]
 
 
 def _stats(run: Sequence[Utterance], language: str) -> ErrorStats:

@@ -1,7 +1,7 @@
-"""Write a corpus folder: per-language tars, `manifest.jsonl`, and `corpus.json` as its seal.
+"""Write a corpus folder: a tar for each language, `manifest.jsonl`, and the checksums in `corpus.json`.
 
-The folder appears whole or not at all: everything is written to a temporary sibling and renamed. The same
-utterances give the same bytes (tar headers carry no time, owner or order of arrival).
+The folder is written under a temporary name and renamed at the end, so it is never incomplete. The same
+utterances give the same bytes (tar headers have no time and no owner).
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import sys
 import tarfile
 import time
 import wave
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,9 +32,9 @@ MANIFEST = "manifest.jsonl"
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
-class Utterance:
-    """One utterance on its way to the disk. audio: (N,) int16 at 16 kHz, or the bytes of a file of this
-    `suffix`, `seconds` long, which are written as they are; split: "" where none is given."""
+class CorpusUtterance:
+    """One utterance to write. audio: (N,) int16 at 16 kHz, or the bytes of a file with this `suffix` and this
+    duration in `seconds`, which are written unchanged. split: may be ""."""
 
     id: str
     language: str
@@ -47,16 +47,17 @@ class Utterance:
     audio: np.ndarray | bytes
     suffix: str = ".wav"
     seconds: float | None = None
-    name: str = ""  # in the tar, where the id is not fit for it
+    name: str = ""  # in the tar, if the id is not a valid file name
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def settings_hash(settings: dict[str, Any]) -> str:
-    """SHA-256 of the settings as sorted JSON: two corpora with the same hash hold the same utterances."""
+    """SHA-256 of the settings as sorted JSON; corpora with the same hash have the same utterances."""
     return json_sha256(settings)
 
 
 def finished(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether `out` holds the whole corpus of exactly these settings (sizes are compared, not contents)."""
+    """Whether `out` holds the complete corpus of these settings; file sizes are checked, not contents."""
     seal = read_seal(out)
     if seal is None or seal.get("settings_hash") != settings_hash(settings):
         return False
@@ -65,7 +66,7 @@ def finished(out: Path, settings: dict[str, Any]) -> bool:
 
 
 def read_seal(out: Path) -> dict[str, Any] | None:
-    """The contents of `corpus.json`, or None when there is none that can be read."""
+    """The contents of `corpus.json`, or None if it is missing or unreadable."""
     try:
         seal = json.loads((out / SEAL).read_text())
     except (OSError, ValueError):
@@ -74,17 +75,19 @@ def read_seal(out: Path) -> dict[str, Any] | None:
 
 
 def verify(out: Path) -> None:
-    """Hash every file again; MayaError names the first that differs from what was written."""
+    """Check the SHA-256 of every file. Raises MayaError with the name of the first that differs."""
     seal = read_seal(out)
     if seal is None:
-        raise MayaError(f"{out} holds no finished corpus (no {SEAL}): make it again")
+        raise MayaError(f"{out} holds no finished corpus (no {SEAL}); make it again")
     for name, entry in seal["files"].items():
         if not (out / name).is_file() or file_sha256(out / name) != entry["sha256"]:
-            raise MayaError(f"{out / name} is missing or not what was written there: make the corpus again")
+            raise MayaError(
+                f"{out / name} is missing or has changed since it was written; make the corpus again"
+            )
 
 
 def describe(seal: dict[str, Any]) -> str:
-    """Utterances and hours of each split, one line each."""
+    """A line for each split: utterances, hours and languages."""
     lines = []
     for split in ("train", "dev", "test"):
         cells = [by_split[split] for by_split in seal["summary"].values() if split in by_split]
@@ -95,17 +98,18 @@ def describe(seal: dict[str, Any]) -> str:
 
 def write_corpus(
     out: Path,
-    utterances: Iterable[Utterance],
+    utterances: Iterable[CorpusUtterance],
     settings: dict[str, Any],
     *,
     total: int | None = None,
     versions: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Write the corpus and return its seal; `total`, the number of utterances, is for the progress line.
+    """Write the corpus and return the contents of its `corpus.json`.
 
-    `settings` decide what is in the corpus (their hash recognises it later); `versions` are only noted. A
-    corpus already at `out` is replaced at the end, in one rename; a folder that is not a corpus is left
-    alone. On Ctrl-C, a full disk or a failing utterance nothing is left and MayaError says so.
+    settings: the options that determine the corpus; `finished` compares their hash. total: the number of
+    utterances, for the progress line. versions: stored for information. A corpus already at `out` is replaced
+    at the end, in one rename. Raises MayaError if `out` is another folder, and after Ctrl-C, a full disk or a
+    failing utterance; then nothing is left behind.
     """
     _refuse_foreign(out)
     with _temporary_sibling(out) as folder:
@@ -128,7 +132,7 @@ def write_corpus(
 
 
 def shuffled_rounds(items: Sequence[T], rng: random.Random) -> Iterator[T]:
-    """All items in random order, then all again in another, without end: everything comes equally often."""
+    """All items in random order, then again in another order, without end: all are equally frequent."""
     while items:
         yield from rng.sample(items, len(items))
 
@@ -144,8 +148,10 @@ def wav_bytes(audio: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _write_files(folder: Path, utterances: Iterable[Utterance]) -> dict[str, dict[str, dict[str, float]]]:
-    """Tars and manifest; returns utterances and hours by language and split."""
+def _write_files(
+    folder: Path, utterances: Iterable[CorpusUtterance]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Write tars and manifest. Returns utterances and hours by language and split."""
     counts: dict[str, dict[str, list[float]]] = {}
     seen: set[str] = set()
     with contextlib.ExitStack() as stack:
@@ -153,7 +159,7 @@ def _write_files(folder: Path, utterances: Iterable[Utterance]) -> dict[str, dic
         tars: dict[str, tarfile.TarFile] = {}
         for utterance in utterances:
             if utterance.id in seen:
-                raise MayaError(f"utterance id {utterance.id!r} comes twice: ids must be unique")
+                raise MayaError(f"utterance id {utterance.id!r} appears twice; ids must be unique")
             seen.add(utterance.id)
             name = f"{utterance.language}.tar"
             if name not in tars:
@@ -171,13 +177,13 @@ def _write_files(folder: Path, utterances: Iterable[Utterance]) -> dict[str, dic
     }
 
 
-def _add(tar: tarfile.TarFile, tar_name: str, utterance: Utterance) -> dict[str, Any]:
+def _add(tar: tarfile.TarFile, tar_name: str, utterance: CorpusUtterance) -> dict[str, Any]:
     """Append one recording to the tar; returns the manifest row."""
     if isinstance(utterance.audio, bytes):
         data, seconds = utterance.audio, utterance.seconds
     else:
         data, seconds = wav_bytes(utterance.audio), len(utterance.audio) / SAMPLE_RATE
-    # TarInfo starts with owner 0, mode 644 and mtime 0: nothing of this machine gets in
+    # TarInfo starts with owner 0, mode 644 and mtime 0, so nothing depends on this machine.
     folder = "/".join(part for part in (utterance.language, utterance.split) if part)
     info = tarfile.TarInfo(f"{folder}/{utterance.name or utterance.id}{utterance.suffix}")
     info.size = len(data)
@@ -197,14 +203,15 @@ def _add(tar: tarfile.TarFile, tar_name: str, utterance: Utterance) -> dict[str,
         "kind": utterance.kind,
         "source": utterance.source,
         "licence": utterance.licence,
+        "labels": dict(utterance.labels),
     }
-    optional = ("duration", "speaker", "split", "kind", "source", "licence")
-    return {name: value for name, value in row.items() if name not in optional or value not in (None, "")}
+    optional = ("duration", "speaker", "split", "kind", "source", "licence", "labels")
+    return {name: value for name, value in row.items() if name not in optional or value not in (None, "", {})}
 
 
 @contextlib.contextmanager
 def _temporary_sibling(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that is gone afterwards, whatever happens; failures become one sentence."""
+    """A folder beside `out` that is always removed at the end. Raises MayaError for OSError and Ctrl-C."""
     folder = out.parent / f".{out.name}.partial-{socket.gethostname()}-{os.getpid()}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -213,18 +220,18 @@ def _temporary_sibling(out: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
     except KeyboardInterrupt:
-        raise MayaError(f"stopped before {out} was complete; nothing was left behind, run it again") from None
+        raise MayaError(f"stopped before {out} was complete; nothing was left behind; run it again") from None
     except OSError as error:
         raise MayaError(
-            f"cannot write the corpus to {out} ({error.strerror or error}); nothing was left behind: "
-            "make room or choose another folder, and run it again"
+            f"cannot write the corpus to {out} ({error.strerror or error}); nothing was left behind; free "
+            "space or choose another folder, and run it again"
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_orphans(out: Path) -> None:
-    """Take away what runs on this machine left behind when they were killed outright."""
+    """Remove the temporary folders of killed processes of this machine."""
     prefix = f".{out.name}.partial-{socket.gethostname()}-"
     for path in out.parent.glob(f".{out.name}.partial-*"):
         pid = path.name.removeprefix(prefix)
@@ -244,7 +251,7 @@ def _alive(pid: int) -> bool:
 
 def _refuse_foreign(out: Path) -> None:
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SEAL).is_file())):
-        raise MayaError(f"{out} exists and holds no corpus (no {SEAL}): choose another folder or remove it")
+        raise MayaError(f"{out} exists and holds no corpus (no {SEAL}); choose another folder or remove it")
 
 
 def _move_into_place(folder: Path, out: Path) -> None:
@@ -260,15 +267,17 @@ def _move_into_place(folder: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _with_progress(utterances: Iterable[Utterance], total: int | None, out: Path) -> Iterator[Utterance]:
-    """Pass all through and say on stderr how far it is: a moving line on a terminal, else every tenth."""
-    start, moving, said = time.monotonic(), sys.stderr.isatty(), 0
+def _with_progress(
+    utterances: Iterable[CorpusUtterance], total: int | None, out: Path
+) -> Iterator[CorpusUtterance]:
+    """Yield all utterances, with the progress on stderr: a moving line on a terminal, else every tenth."""
+    start, moving, tenth = time.monotonic(), sys.stderr.isatty(), 0
     number = 0
     for number, utterance in enumerate(utterances, 1):  # noqa: B007 (used after the loop)
         yield utterance
         part = 10 * number // total if total else number // 500
-        if part > said or (moving and number % 20 == 0):
-            said = part
+        if part > tenth or (moving and number % 20 == 0):
+            tenth = part
             of = f" of {total}" if total else ""
             line = f"{out.name}: {number}{of} utterances, {time.monotonic() - start:.0f} s"
             print(f"\r{line}" if moving else line, end="" if moving else "\n", file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lhotse.cut import Cut
 
-from maya.data.loading.lhotse_cuts import CutPart, CutSource, Transcripts, UnusableCut
+from maya.data.loading.lhotse_cuts import CutPart, CutSource, CutTranscripts, UnusableCut
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
 from maya.recipes.experiment_file import load_function
@@ -45,7 +45,7 @@ def _parts(names: Sequence[str]) -> tuple[CutPart, ...]:
 
 def dev_cuts(experiment: Experiment, count: int = 0, *, per_language: bool = True) -> list[Cut]:
     """The usable cuts of data.dev_cuts: all, or `count` (of each language), evenly over the list."""
-    source, transcripts = dev_source(experiment), Transcripts(languages=experiment.languages)
+    source, transcripts = dev_source(experiment), CutTranscripts(languages=experiment.languages)
     by_language: dict[str, list[Cut]] = {}
     for cut in source.open() if source is not None else ():
         try:
@@ -62,7 +62,7 @@ def _spread(cuts: list[Cut], count: int) -> list[Cut]:
 
 def texts_of(experiment: Experiment, source: CutSource) -> tuple[TextSample, array]:
     """A sample of the texts of the first million cuts, and a number for the id of each cut that has one."""
-    cfg, transcripts, ids = experiment.tokenizer, Transcripts(languages=experiment.languages), array("L")
+    cfg, transcripts, ids = experiment.tokenizer, CutTranscripts(languages=experiment.languages), array("L")
 
     def pairs() -> Iterator[tuple[str, str]]:
         for cut in islice(source.open(), _TEXTS_READ):

@@ -17,7 +17,7 @@ from lhotse.dataset.sampling.dynamic_bucketing import DynamicBucketingSampler
 
 from maya.data.loading.augment import Augment
 from maya.data.loading.batch import Batch
-from maya.data.loading.lhotse_cuts import Transcripts, UnusableCut
+from maya.data.loading.lhotse_cuts import CutTranscripts, UnusableCut
 from maya.data.loading.lhotse_loader import (
     CutBatches,
     CutEvalLoader,
@@ -50,7 +50,7 @@ class Usable:
 
     def __init__(self, experiment: Experiment, tokenizer: Tokenizer) -> None:
         cfg, self._plan, self._sampler = experiment.data, experiment.data.plan, experiment.data.sampler
-        self.transcripts = Transcripts(languages=experiment.languages)
+        self.transcripts = CutTranscripts(languages=experiment.languages)
         self._shortest, self._longest = cfg.min_seconds, cfg.max_seconds or float("inf")
         self._clock, self._fastest = experiment.model.clock, max(cfg.speed_perturb)
         self._aligned = any(head.needs_frames and head.weight for head in experiment.model.heads.values())
@@ -168,14 +168,14 @@ def batches_from(
     """This rank's batches from a position on, for ever; what cannot be read goes to `run`/skipped.jsonl."""
     cfg, rate = experiment.data, experiment.model.features.sample_rate
     reader = CutReader(
-        Transcripts(languages=experiment.languages), tokenizer, sample_rate=rate,
+        CutTranscripts(languages=experiment.languages), tokenizer, sample_rate=rate,
         augment=Augment(cfg.augment, rate) if cfg.augment.on else None, may_skip=cfg.max_skipped > 0,
     )  # fmt: skip
 
     def batches(start: Position) -> Iterator[tuple[Position, Batch]]:
         return iter(CutLoader(
             cuts, reader, start=start, num_workers=cfg.num_workers, pin_memory=torch.cuda.is_available(),
-            world_size=world_size(), max_skipped=cfg.max_skipped, skip_log=run / "skipped.jsonl",
+            max_skipped=cfg.max_skipped, skip_log=run / "skipped.jsonl",
             timeout_seconds=cfg.timeout_seconds,
         ))  # fmt: skip
 
@@ -207,7 +207,7 @@ def dev_loader(
 ) -> CutEvalLoader:  # fmt: skip
     """Batches to evaluate on, of this rank. ranks: (rank, world size)."""
     reader = CutReader(
-        Transcripts(languages=experiment.languages), tokenizer, may_skip=max_skipped > 0, stand_in=False,
+        CutTranscripts(languages=experiment.languages), tokenizer, may_skip=max_skipped > 0, stand_in=False,
         sample_rate=experiment.model.features.sample_rate,
     )  # fmt: skip
     return CutEvalLoader(

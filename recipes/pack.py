@@ -16,7 +16,7 @@ from maya.data.corpus.folder import read_corpus
 from maya.data.corpus.manifest import Row
 from maya.errors import MayaError
 from maya.recipes.arguments import COUNT
-from maya.recipes.corpus_writer import Utterance, finished, read_seal, write_corpus
+from maya.recipes.corpus_writer import CorpusUtterance, finished, read_seal, write_corpus
 
 _LONGEST_NAME = 80  # bytes of an id in a tar, which allows 100 in one part of a name
 
@@ -49,7 +49,10 @@ def pack(corpus: Path, out: Path, language: str | None = None, take: int | None 
     rows = _first(rows, take)
     settings = {
         "packed from": str(corpus.resolve()),
-        "utterances": [[row.id, row.text, row.language, row.speaker, row.split, row.audio] for row in rows],
+        "utterances": [
+            [row.id, row.text, row.language, row.speaker, row.split, row.audio, dict(row.labels)]
+            for row in rows
+        ],
     }
     if not finished(out, settings):
         write_corpus(out, _utterances(corpus, rows), settings, total=len(rows))
@@ -64,7 +67,7 @@ def _first(rows: Sequence[Row], take: int | None) -> list[Row]:
     return [row for group in by_language.values() for row in group[:take]]
 
 
-def _utterances(corpus: Path, rows: Sequence[Row]) -> Iterator[Utterance]:
+def _utterances(corpus: Path, rows: Sequence[Row]) -> Iterator[CorpusUtterance]:
     taken: set[str] = set()
     for row in rows:
         if row.start is not None or row.channel is not None:
@@ -81,10 +84,11 @@ def _utterances(corpus: Path, rows: Sequence[Row]) -> Iterator[Utterance]:
                 "give them ids that differ in letters or digits"
             )
         taken.add(name)
-        yield Utterance(
+        yield CorpusUtterance(
             id=row.id, language=row.language, text=row.text, speaker=row.speaker or "", split=row.split or "",
             kind=row.kind or "", source=row.source or "", licence=row.licence or "",
             audio=_bytes(corpus, row), suffix=Path(row.audio).suffix.lower(), seconds=row.duration, name=name,
+            labels=row.labels,
         )  # fmt: skip
 
 

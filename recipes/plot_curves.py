@@ -6,7 +6,7 @@ from typing import Any
 
 from maya.errors import MayaError
 from maya.recipes.figure import figure_class
-from maya.score.curve import read_metrics, series
+from maya.score.page import read_metrics, series
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -46,7 +46,7 @@ class Painted:
     colour: Red | Blue = field(default_factory=Red)
 
 
-def test_union_of_configurations_round_trips_with_its_kind() -> None:
+def test_kind_selects_the_configuration_from_json() -> None:
     cfg = Painted(colour=Blue(depth=0.25))
     override(cfg, "colour.depth=0.75")
     again = from_dict(Painted, json.loads(json.dumps(to_dict(cfg))))
@@ -78,7 +78,7 @@ def test_assignments_are_checked() -> None:
         Outer("x")  # type: ignore[misc]  # keyword only
 
 
-def test_values_are_converted_to_the_declared_type() -> None:
+def test_numbers_and_lists_are_converted_to_the_declared_type() -> None:
     cfg = Outer(name="x", durations=[0, 2], inner=Inner(rate=1))  # type: ignore[arg-type]
     assert cfg.durations == (0, 2) and isinstance(cfg.inner.rate, float)
 
@@ -113,8 +113,8 @@ def test_defaults_are_not_shared() -> None:
 def test_override_reads_by_declared_type(assignment: str, read: object, value: object) -> None:
     cfg = Outer(name="x", limit=1)
     override(cfg, assignment)
-    result = read(cfg)  # type: ignore[operator]
-    assert result == value and type(result) is type(value)
+    field = read(cfg)  # type: ignore[operator]
+    assert field == value and type(field) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_override_reads_by_declared_type(assignment: str, read: object, value: o
         ("contexts=[[70,13]", "contexts expects a list of lists of whole numbers"),
     ],
 )
-def test_wrong_overrides_are_refused(assignment: str, message: str) -> None:
+def test_errors_of_wrong_overrides(assignment: str, message: str) -> None:
     cfg = Outer(name="x")
     before = to_dict(cfg)
     with pytest.raises(MayaError) as caught:
@@ -152,12 +152,12 @@ def test_round_trip_through_json() -> None:
     assert isinstance(again.maybe, Inner) and isinstance(again.durations, tuple)
 
 
-def test_unknown_field_is_refused() -> None:
+def test_from_dict_names_an_unknown_field() -> None:
     with pytest.raises(MayaError, match="Inner has no field 'depth'"):
         from_dict(Outer, {"name": "x", "inner": {"depth": 3}})
 
 
-def test_leaves_can_be_set_by_override() -> None:
+def test_leaves_are_the_fields_that_override_sets() -> None:
     cfg = Outer(name="x")
     names = [name for name, _ in leaves(cfg)]
     assert names[:4] == ["name", "inner.rate", "inner.width", "inner.kind"]

@@ -61,7 +61,7 @@ def test_help_imports_no_heavy_packages() -> None:
     assert not loaded_after(program) & {*HEAVY, "torch", "numpy"}
 
 
-def test_transcribe_imports_no_heavy_packages(recording: Path) -> None:
+def test_transcribe_loads_only_what_it_needs(recording: Path) -> None:
     program = (
         "import sys\nfrom maya.recipes.cli import main\n"
         "assert main(['transcribe', sys.argv[1], sys.argv[2]]) == 0"
@@ -71,7 +71,7 @@ def test_transcribe_imports_no_heavy_packages(recording: Path) -> None:
     assert not loaded & set(HEAVY)
 
 
-def test_model_in_a_user_program_imports_no_heavy_packages(recording: Path) -> None:
+def test_a_user_program_loads_only_what_a_model_needs(recording: Path) -> None:
     program = (
         "import sys, numpy, maya\nmodel = maya.load(sys.argv[1], 'cpu')\n"
         "model.transcribe([numpy.zeros(16000, numpy.float32)])"
@@ -79,9 +79,9 @@ def test_model_in_a_user_program_imports_no_heavy_packages(recording: Path) -> N
     assert not loaded_after(program, str(recording)) & set(HEAVY)
 
 
-def test_modules_that_import_lhotse_register_our_audio_backend(repo: Path) -> None:
-    """lhotse by itself would start ffmpeg, see lhotse_audio: whatever module imports it must import
-    that one, by itself or through others."""
+def test_modules_that_import_lhotse_register_the_audio_backend(repo: Path) -> None:
+    """lhotse alone would start ffmpeg (see lhotse_audio). So a module that imports lhotse must import
+    lhotse_audio too, directly or through other modules."""
     graph: dict[str, set[str]] = {}
     for path in source_files(repo):
         name = module_name(path, repo)
@@ -95,10 +95,10 @@ def test_modules_that_import_lhotse_register_our_audio_backend(repo: Path) -> No
 
     users = {name for name, names in graph.items() if any(m.split(".")[0] == "lhotse" for m in names)}
     assert "maya.data.table.cuts" in users
-    untaught = {name for name in users if name.split(".")[0] != "egs" and not reaches(name, set())}
-    assert untaught == set()
+    unregistered = {name for name in users if name.split(".")[0] != "egs" and not reaches(name, set())}
+    assert unregistered == set()
 
 
-def test_garbage_collector_is_enabled_after_import() -> None:
+def test_garbage_collection_is_enabled_after_import() -> None:
     program = "import gc\nfrom maya.recipes.start import import_torch\nimport_torch()\nassert gc.isenabled()"
     assert "torch" in loaded_after(program)

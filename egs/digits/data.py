@@ -22,7 +22,7 @@ import numpy as np
 from maya.errors import MayaError
 from maya.recipes.corpus_writer import (
     SAMPLE_RATE,
-    Utterance,
+    CorpusUtterance,
     describe,
     finished,
     read_seal,
@@ -174,7 +174,7 @@ def plan_item(
 
 def joined(
     source: Path, rows: Sequence[dict[str, Any]], plan: Sequence[dict[str, Any]]
-) -> Iterator[Utterance]:
+) -> Iterator[CorpusUtterance]:
     """The utterances of a plan, with their audio; `rows` are those of the source that it names."""
     by_id = {r["id"]: r for r in rows}
     audio: dict[str, np.ndarray] = {}
@@ -184,7 +184,7 @@ def joined(
             if row["id"] not in audio:
                 audio[row["id"]] = read_digit(source, row)
         first = recordings[0]
-        yield Utterance(
+        yield CorpusUtterance(
             id=item["id"],
             language=first["language"],
             text=" ".join(r["text"] for r in recordings),

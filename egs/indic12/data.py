@@ -22,7 +22,7 @@ from typing import Any
 
 from maya.errors import MayaError
 from maya.recipes.corpus_writer import (
-    Utterance,
+    CorpusUtterance,
     describe,
     finished,
     read_seal,
@@ -145,7 +145,7 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _spoken(plan: Sequence[dict[str, Any]], workers: int) -> Generator[Utterance, None, None]:
+def _spoken(plan: Sequence[dict[str, Any]], workers: int) -> Generator[CorpusUtterance, None, None]:
     """The planned utterances in order, from fresh processes, where no threads of torch forbid forking."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
@@ -162,7 +162,7 @@ def _start_worker() -> None:
     speak.library()
 
 
-def render(item: dict[str, Any]) -> Utterance:
+def render(item: dict[str, Any]) -> CorpusUtterance:
     """Speak one item of the plan."""
     speech = speak.speak(
         item["text"],
@@ -172,7 +172,7 @@ def render(item: dict[str, Any]) -> Utterance:
         pitch=item["pitch"],
         pitch_range=item["pitch_range"],
     )
-    return Utterance(
+    return CorpusUtterance(
         id=item["id"],
         language=item["language"],
         text=item["text"],

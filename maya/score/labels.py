@@ -24,7 +24,7 @@ class LabelledUtterance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassAccuracy:
-    """The share of a class's utterances that were predicted as it, a fraction, and its 95 % interval."""
+    """The accuracy of one class (its recall), a fraction, and its 95 % interval."""
 
     name: str
     utterances: int
@@ -34,8 +34,8 @@ class ClassAccuracy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelReport:
-    """The accuracy of one label. classes: in the order of their names. pooled: of all utterances as one list.
-    macro: the mean of the classes' accuracies."""
+    """The accuracy of one label. classes: sorted by name. pooled: over all utterances. macro: the mean of the
+    classes' accuracies."""
 
     label: str
     classes: list[ClassAccuracy]
@@ -48,8 +48,8 @@ def score_label(
     label: str, utterances: Sequence[LabelledUtterance], *, by_speaker: bool = False,
     replicates: int = REPLICATES, seed: int = 0,
 ) -> LabelReport:  # fmt: skip
-    """The accuracy of a label for one or more utterances. by_speaker: the intervals draw speakers, not
-    utterances; an utterance without a speaker is a speaker of its own."""
+    """The accuracy of a label for one or more utterances. by_speaker: the bootstrap draws speakers instead of
+    utterances; an utterance without a speaker counts as a speaker of its own."""
     names = sorted({u.value for u in utterances})
     groups = {name: [u for u in utterances if u.value == name] for name in names}
     stats = {name: _errors(group) for name, group in groups.items()}
@@ -73,7 +73,7 @@ def score_label(
 
 
 def label_table(report: LabelReport) -> str:
-    """The accuracies as text for a terminal, a class in each line."""
+    """The accuracies as text for a terminal, a line for each class."""
     rows = [[report.label, "utts", "accuracy %", "95 % interval", ""]]
     for row in (*report.classes, report.pooled):
         rows.append([row.name, str(row.utterances), percent(row.accuracy), span(row.interval), ""])
@@ -83,7 +83,7 @@ def label_table(report: LabelReport) -> str:
 
 
 def label_result(report: LabelReport) -> dict[str, Any]:
-    """The accuracies as plain JSON values: fractions, or null where an interval cannot be computed."""
+    """The accuracies as JSON values: fractions, or null for an interval that cannot be computed."""
     return {
         "accuracy": report.macro,
         "accuracy_interval": _pair(report.macro_interval),

@@ -1,35 +1,17 @@
-"""The report as one HTML file: nothing is fetched, so it opens from a mail or a cluster's disk."""
+"""The score report as one HTML page."""
 
-import html
+import json
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from maya.score.curve import chart, read_metrics, series
+from maya.pages import escaped, html_table, line_chart, page
 from maya.score.report import GroupScore, Report, ScoredUtterance, percent, score_utterances, span
 
 WORST = 20  # utterances shown per language
 FREQUENT = 15  # confusions shown per language
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --sub: #d9703c; --del: #c0392b; --ins: #2f7d4f; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; margin: .5rem 0; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child, .left { text-align: left; }
-tr.total { font-weight: 600; }
-details { margin: .4rem 0; border-bottom: 1px solid var(--line); padding-bottom: .4rem; }
-summary { cursor: pointer; }
-.charts { display: flex; flex-wrap: wrap; gap: 1rem; } .charts svg { flex: 1 1 420px; max-width: 520px; }
-svg text { fill: currentColor; font-size: 11px; } svg text.title { font-weight: 600; font-size: 12px; }
-svg .grid { stroke: var(--line); }
-.pairs { display: flex; flex-wrap: wrap; gap: 2.5rem; align-items: flex-start; }
-.note { opacity: .7; font-size: .9em; }
-.utterance { margin: .7rem 0; } .utterance p { margin: .1rem 0; }
-del { color: var(--del); } ins { color: var(--ins); text-decoration: none; border-bottom: 2px solid; }
-.sub del { color: var(--sub); } .sub ins { color: var(--sub); }
-"""
 
 
 def write_page(report: Report, path: str | Path, *, title: str, metrics: str | Path | None = None) -> None:
@@ -39,22 +21,38 @@ def write_page(report: Report, path: str | Path, *, title: str, metrics: str | P
     """
     scored = score_utterances(report)
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{html.escape(title)}</h1>",
         _summary(report),
         _table(report),
         _curves(metrics),
         "<h2>Errors by language</h2>",
-        '<p class="note">Worst utterances first. <span class="sub"><del>said</del> <ins>heard</ins></span>: '
-        "a word taken for another; <del>said</del>: not heard; <ins>heard</ins>: not said.</p>",
+        '<p class="note">Worst utterances first. <span class="sub"><del>reference</del> <ins>hypothesis</ins>'
+        "</span>: substituted; <del>reference</del>: deleted; <ins>hypothesis</ins>: inserted.</p>",
     ]
     for score in report.languages:
         parts.append(_language(score, [s for s in scored if s.utterance.language == score.code]))
-    parts.append("</body></html>")
-    Path(path).write_text("\n".join(p for p in parts if p) + "\n", encoding="utf-8")
+    Path(path).write_text(page(title, parts), encoding="utf-8")
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, in order; none for a missing file. Incomplete lines of a killed run are
+    left out."""
+    if not Path(path).is_file():
+        return []
+    rows = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def series(rows: Sequence[Mapping[str, Any]], kind: str, name: str) -> list[tuple[float, float]]:
+    """(step, value) of every row of this kind that has a finite `name`."""
+    points = [(_finite(r.get("step")), _finite(r.get(name))) for r in rows if r.get("kind") == kind]
+    return [(x, y) for x, y in points if x is not None and y is not None]
 
 
 def confusions(scored: Iterable[ScoredUtterance]) -> Counter[tuple[str, str]]:
@@ -76,37 +74,29 @@ def _summary(report: Report) -> str:
 
 def _table(report: Report) -> str:
     head = ("language", "hours", "utterances", "words", "WER %", "95 %", "CER %", "95 %", "sub", "del", "ins")
-    rows = [_table_row(score) for score in report.languages]
-    if len(report.languages) > 1:
-        rows.append(_table_row(report.pooled, "total"))
     macro = [percent(report.macro_wer), span(report.macro_wer_interval)]
     macro += [percent(report.macro_cer), span(report.macro_cer_interval)]
-    rows.append(_cells(["macro average", "", "", "", *macro, "", "", ""], "total"))
-    titles = "".join(f"<th>{h}</th>" for h in head)
-    return f"<table><thead><tr>{titles}</tr></thead><tbody>\n" + "\n".join(rows) + "\n</tbody></table>"
+    pooled = [_row(report.pooled)] if len(report.languages) > 1 else []
+    totals: list[list[object]] = [*pooled, ["macro average", "", "", "", *macro, "", "", ""]]
+    return html_table(head, map(_row, report.languages), totals)
 
 
-def _table_row(score: GroupScore, style: str = "") -> str:
+def _row(score: GroupScore) -> list[object]:
     w, c = score.words, score.characters
     cells = [f"{score.name} ({score.code})", f"{score.hours:.2f}", w.utterances, w.ref_length]
     cells += [percent(w.rate), span(score.wer_interval), percent(c.rate), span(score.cer_interval)]
-    return _cells([*cells, w.substitutions, w.deletions, w.insertions], style)
-
-
-def _cells(values: Iterable[object], style: str = "") -> str:
-    row = "".join(f"<td>{html.escape(str(v))}</td>" for v in values)
-    return f'<tr class="{style}">{row}</tr>' if style else f"<tr>{row}</tr>"
+    return [*cells, w.substitutions, w.deletions, w.insertions]
 
 
 def _curves(metrics: str | Path | None) -> str:
     rows = read_metrics(metrics) if metrics else []
     errors = {name.upper(): series(rows, "valid", name) for name in ("wer", "cer")}
     charts = [
-        chart(
+        line_chart(
             {"train": series(rows, "train", "loss"), "dev": series(rows, "valid", "loss")},
             title="Loss by step",
         ),
-        chart(
+        line_chart(
             {k: [(x, 100 * y) for x, y in v] for k, v in errors.items()}, title="Dev error rate, % by step"
         ),
     ]
@@ -117,12 +107,12 @@ def _curves(metrics: str | Path | None) -> str:
 def _language(score: GroupScore, scored: list[ScoredUtterance]) -> str:
     wrong = [s for s in scored if s.words.errors]
     share = f"{len(wrong)} of {len(scored)} utterances with errors"
-    name = html.escape(f"{score.name} ({score.code})")
-    found = confusions(scored)
+    name = escaped(f"{score.name} ({score.code})")
+    counts = confusions(scored)
     pairs = [
-        _frequent("taken for another", {k: n for k, n in found.items() if k[0] and k[1]}, ("said", "heard")),
-        _frequent("not heard", {(k[0],): n for k, n in found.items() if not k[1]}, ("said",)),
-        _frequent("not said", {(k[1],): n for k, n in found.items() if not k[0]}, ("heard",)),
+        _frequent("substituted", {k: n for k, n in counts.items() if all(k)}, ("reference", "hypothesis")),
+        _frequent("deleted", {k[:1]: n for k, n in counts.items() if not k[1]}, ("reference",)),
+        _frequent("inserted", {k[1:]: n for k, n in counts.items() if not k[0]}, ("hypothesis",)),
     ]
     body = "\n".join(_utterance(s) for s in wrong[:WORST])
     return (
@@ -136,12 +126,8 @@ def _frequent(title: str, counts: dict[tuple[str, ...], int], head: tuple[str, .
     if not counts:
         return ""
     rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]
-    titles = "".join(f'<th class="left">{h}</th>' for h in head) + "<th>times</th>"
-    body = "".join(
-        "<tr>" + "".join(f'<td class="left">{html.escape(w)}</td>' for w in words) + f"<td>{n}</td></tr>"
-        for words, n in rows
-    )
-    return f"<div><b>{title}</b><table><tr>{titles}</tr>{body}</table></div>"
+    cells = [[*words, times] for words, times in rows]
+    return f"<div><b>{title}</b>{html_table([*head, 'times'], cells, text_columns=len(head))}</div>"
 
 
 def _utterance(scored: ScoredUtterance) -> str:
@@ -149,13 +135,19 @@ def _utterance(scored: ScoredUtterance) -> str:
     u = scored.utterance
     rates = f"WER {percent(scored.words.rate)} %, CER {percent(scored.characters.rate)} %"
     facts = f"{u.id}: {rates}, {u.seconds:.1f} s"
-    text = f'<p lang="{html.escape(u.language)}">{words}</p>'  # lang: the browser picks a font of its script
-    return f'<div class="utterance"><p class="note">{html.escape(facts)}</p>{text}</div>'
+    text = f'<p lang="{escaped(u.language)}">{words}</p>'  # lang: the browser picks a font of its script
+    return f'<div class="utterance"><p class="note">{escaped(facts)}</p>{text}</div>'
 
 
 def _marked(ref: str, hyp: str) -> str:
     if ref == hyp:
-        return html.escape(ref)
-    said = f"<del>{html.escape(ref)}</del>" if ref else ""
-    heard = f"<ins>{html.escape(hyp)}</ins>" if hyp else ""
-    return f'<span class="sub">{said} {heard}</span>' if said and heard else said or heard
+        return escaped(ref)
+    deleted = f"<del>{escaped(ref)}</del>" if ref else ""
+    inserted = f"<ins>{escaped(hyp)}</ins>" if hyp else ""
+    return f'<span class="sub">{deleted} {inserted}</span>' if ref and hyp else deleted or inserted
+
+
+def _finite(value: object) -> float | None:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None

@@ -1,11 +1,11 @@
-"""From references and hypotheses to what people and programs read: the table, result.json, errors.txt.
+"""The scores of references and hypotheses: a table, result.json and errors.txt.
 
     report = make_report(utterances)
     print(table(report))
     write_result(report, folder / "result.json")
     write_errors(report, folder / "errors.txt")
 
-The page for a browser is in `maya.score.page`.
+`maya.score.page` writes the HTML page.
 """
 
 import json
@@ -50,7 +50,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Utterance:
-    """One utterance to score. ref, hyp: normalised text, either may be empty. seconds: its audio."""
+    """One utterance to score. ref, hyp: normalised text, may be empty. seconds: duration of the audio."""
 
     id: str
     language: str
@@ -62,7 +62,7 @@ class Utterance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupScore:
-    """One line of the table: a language, or all of them pooled."""
+    """The scores of one language, or of all languages pooled: a line of the table."""
 
     code: str
     name: str
@@ -75,7 +75,7 @@ class GroupScore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredUtterance:
-    """An utterance, its errors alone, and its aligned words (`maya.score.wer.align`)."""
+    """An utterance, its errors, and its aligned words (`maya.score.wer.align`)."""
 
     utterance: Utterance
     words: ErrorStats
@@ -87,9 +87,9 @@ class ScoredUtterance:
 class Report:
     """Scores of one decoding; rates are fractions.
 
-    utterances: ordered by language code, then as given. languages: one score each, by code.
-    pooled: all utterances as one list. macro_wer, macro_cer: the mean of the languages' rates.
-    by_speaker: the intervals draw speakers, not utterances.
+    utterances: sorted by language code, then in the given order. languages: sorted by code. pooled: all
+    utterances as one list. macro_wer, macro_cer: the means of the languages' rates. by_speaker: the bootstrap
+    draws speakers instead of utterances.
     """
 
     utterances: list[Utterance]
@@ -113,9 +113,9 @@ def make_report(
 ) -> Report:
     """Score utterances language by language.
 
-    by_speaker: draw whole speakers for the intervals (wider, and right when one person says many of the
-    utterances); an utterance without a speaker stands for itself.
-    Raises MayaError when there is nothing to score or an id appears twice.
+    by_speaker: the bootstrap draws whole speakers. Its intervals are wider, and correct if a speaker has many
+    utterances; an utterance without a speaker counts as a speaker of its own.
+    Raises MayaError if there is nothing to score or an id appears twice.
     """
     rows = sorted(utterances, key=lambda u: u.language)
     _check(rows)
@@ -141,7 +141,9 @@ def make_report(
     macro_cer, macro_cer_interval = macro_average(characters, blocks=blocks, replicates=replicates, seed=seed)
     return Report(
         utterances=rows,
-        languages=[score(code, _name(code), groups[code], words[code], characters[code]) for code in codes],
+        languages=[
+            score(code, language_name(code), groups[code], words[code], characters[code]) for code in codes
+        ],
         pooled=score("all", "pooled", rows, pool(words.values()), pool(characters.values())),
         macro_wer=macro_wer,
         macro_wer_interval=macro_wer_interval,
@@ -154,7 +156,7 @@ def make_report(
 
 
 def table(report: Report) -> str:
-    """The scores as text for a terminal of 100 columns, one language a line, without a last newline."""
+    """The scores as text for a terminal of 100 columns, a line for each language; no newline at the end."""
     head = _row(*_COLUMNS)
     rule = "-" * len(head)
     lines = [head, rule, *(_table_line(score) for score in report.languages), rule]
@@ -172,7 +174,7 @@ def table(report: Report) -> str:
 
 
 def result(report: Report) -> dict[str, Any]:
-    """The scores as plain JSON values. Rates are fractions; what cannot be computed is null."""
+    """The scores as JSON values. Rates are fractions; values that cannot be computed are null."""
     return {
         "macro": {
             "wer": _finite(report.macro_wer),
@@ -198,7 +200,7 @@ def write_result(report: Report, path: str | Path, extra: Mapping[str, Any] | No
 
 
 def score_utterances(report: Report) -> list[ScoredUtterance]:
-    """Every utterance by itself, worst first: by word error rate, then by number of errors, then by id."""
+    """The score of each utterance, worst first: by WER, then number of errors, CER, and id."""
     words, characters = report.pooled.words, report.pooled.characters
     scored = [
         ScoredUtterance(
@@ -213,15 +215,15 @@ def score_utterances(report: Report) -> list[ScoredUtterance]:
 
 
 def write_errors(report: Report, path: str | Path) -> None:
-    """Write every utterance with an error, worst first; the words that differ stand in brackets.
+    """Write every utterance with an error, worst first. Words that differ are in brackets.
 
-    `[*]` is a word that one side lacks: in `hyp` it was not heard, in `ref` it was not said.
+    `[*]` marks a missing word: a deletion in `hyp`, an insertion in `ref`.
     """
     scored = score_utterances(report)
     wrong = [s for s in scored if s.words.errors]
     lines = [
-        f"# {_count(len(wrong), 'utterance')} with errors of {len(scored)}, the worst first. "
-        "[words that differ], [*] where one side has no word."
+        f"# {_count(len(wrong), 'utterance')} with errors of {len(scored)}, worst first. "
+        "[words that differ] are in brackets; [*] is a missing word."
     ]
     for s in wrong:
         u, w = s.utterance, s.words
@@ -241,14 +243,14 @@ def percent(rate: float) -> str:
 
 
 def span(bounds: Interval) -> str:
-    """An interval in per cent, as it stands in the tables."""
+    """An interval in per cent, as in the tables; a dash where it cannot be computed."""
     if not (math.isfinite(bounds.low) and math.isfinite(bounds.high)):
         return "-"
     return f"[{percent(bounds.low)}, {percent(bounds.high)}]"
 
 
 def _row(*cells: str) -> str:
-    """One line of the table; cells left out at the end are blank."""
+    """One line of the table; missing cells at the end are blank."""
     return " ".join(
         format(cell, width) for cell, width in zip_longest(cells, _COLUMNS.values(), fillvalue="")
     )
@@ -297,18 +299,14 @@ def _counts(stats: ErrorStats) -> dict[str, int]:
 
 def _check(rows: list[Utterance]) -> None:
     if not rows:
-        raise MayaError("there is nothing to score: the list of decoded utterances is empty")
+        raise MayaError("nothing to score: the list of decoded utterances is empty")
     id_, times = Counter(u.id for u in rows).most_common(1)[0]
     if times > 1:
-        raise MayaError(f"utterance {id_!r} was decoded {times} times: every id must appear once")
+        raise MayaError(f"utterance {id_!r} was decoded {times} times; every id must appear once")
 
 
 def _speaker(u: Utterance) -> str:
     return f"speaker {u.speaker}" if u.speaker is not None else f"id {u.id}"
-
-
-def _name(code: str) -> str:
-    return language_name(code)
 
 
 def _marked(word: str, same: bool) -> str:

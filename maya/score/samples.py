@@ -1,4 +1,4 @@
-"""Some utterances of a report, reference against hypothesis, word under word, for a terminal."""
+"""Sample utterances of a report for a terminal, with reference and hypothesis aligned word by word."""
 
 import unicodedata
 
@@ -11,8 +11,8 @@ _LABELS = ("REF: ", "HYP: ")
 
 
 def choose(report: Report, count: int) -> list[ScoredUtterance]:
-    """`count` utterances from the worst to one without an error: evenly over the ranks of those with errors,
-    by word error rate; the same for the same report. Where errors are too few, more without."""
+    """`count` utterances, worst first: evenly spaced over those with errors, ranked by WER, and one without
+    errors. With too few errors, more without. The same report gives the same utterances."""
     scored = score_utterances(report)
     wrong = [s for s in scored if s.words.errors]
     right = scored[len(wrong) :]
@@ -22,11 +22,11 @@ def choose(report: Report, count: int) -> list[ScoredUtterance]:
 
 
 def sample_table(report: Report, count: int) -> str:
-    """The chosen utterances as text: a line of facts each, then REF and HYP in columns, as many rows of them
-    as a terminal needs. [Words that differ] stand in brackets, [*] where one side has no word."""
+    """`choose`d utterances as text: for each a line of scores, then aligned lines REF and HYP. [Words that
+    differ] are in brackets; [*] is a missing word."""
     chosen = choose(report, count)
-    lines = [f"{len(chosen)} of {len(report.utterances)} utterances, the worst first; [words that differ], "
-             "[*] where one side has no word"]  # fmt: skip
+    lines = [f"{len(chosen)} of {len(report.utterances)} utterances, worst first; [words that differ] "
+             "are in brackets; [*] is a missing word"]  # fmt: skip
     for s in chosen:
         u, w = s.utterance, s.words
         lines += [
@@ -39,8 +39,7 @@ def sample_table(report: Report, count: int) -> str:
 
 
 def aligned(pairs: list[tuple[str, str]], width: int = WIDTH) -> list[str]:
-    """Two lines, or more where they would be wider than `width` columns: words that were aligned stand under
-    each other."""
+    """Pairs of lines, REF and HYP, at most `width` columns wide, with aligned words in the same column."""
     rows: list[tuple[list[str], list[str]]] = [([], [])]
     used = len(_LABELS[0])
     for pair in pairs:
@@ -58,7 +57,7 @@ def aligned(pairs: list[tuple[str, str]], width: int = WIDTH) -> list[str]:
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal a text takes: marks above and below letters none, wide letters two."""
+    """Terminal columns of a text: combining marks take none, wide letters two."""
     marks = sum(unicodedata.category(c) in ("Mn", "Me", "Cf") for c in text)
     wide = sum(unicodedata.east_asian_width(c) in ("W", "F") for c in text)
     return len(text) - marks + wide

@@ -1,14 +1,13 @@
-"""Word and character error rates, how sure they are, and whether one system is better than another.
+"""Word and character error rates, their confidence intervals, and comparisons of two systems.
 
-An error rate is a ratio of sums: all errors of a test set over all reference tokens. Its interval is the
-percentile bootstrap over utterances (Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR
-performance evaluation", ICASSP 2004): test sets are drawn again with replacement and the rate recomputed.
-Utterances of one speaker are not independent; given the speakers, whole speakers are drawn instead.
+An error rate is the number of errors in a test set divided by the number of reference tokens. Its interval is
+the percentile bootstrap over utterances (Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR
+performance evaluation", ICASSP 2004): utterances are drawn with replacement and the rate is computed again.
+Utterances of one speaker are not independent, so whole speakers are drawn if the speakers are given.
 
-Text is taken as it comes, normalisation (`maya.text.normalize`) being the caller's work, except that Unicode
-is composed (NFC) and white space is collapsed, which no reader can see.
-A character is a Unicode code point, so a vowel sign or a virama of an Indic script counts as one, and the
-space between words counts too, as in NeMo and jiwer.
+The caller normalises the text (`maya.text.normalize`). Here, Unicode is composed (NFC) and white space is
+collapsed. A character is a Unicode code point: a vowel sign or a virama of an Indic script counts as one, and
+so does the space between words, as in NeMo and jiwer.
 """
 
 import unicodedata
@@ -21,9 +20,9 @@ from numpy.typing import NDArray
 
 from maya.errors import MayaError
 
-MISSING = ""  # stands in an alignment where one side has no token; no word or character is empty
+MISSING = ""  # in an alignment, the side without a token; no word or character is empty
 REPLICATES = 2000
-_INDICES_AT_ONCE = 4_000_000  # 32 MB of int64: how much of the bootstrap is drawn at a time
+_INDICES_AT_ONCE = 4_000_000  # 32 MB of int64 are drawn at a time
 
 Counts = NDArray[np.int64]
 Rates = NDArray[np.float64]
@@ -33,13 +32,13 @@ Rates = NDArray[np.float64]
 class ErrorStats:
     """Errors of a list of utterances against their references.
 
-    counts: (utterances, 4) int64, the columns being substitutions, deletions, insertions, reference tokens.
+    counts: (utterances, 4) int64; columns: substitutions, deletions, insertions, reference tokens.
     """
 
     counts: Counts
 
     def __getitem__(self, which: slice) -> "ErrorStats":
-        """Some of the utterances."""
+        """The errors of a slice of the utterances."""
         return ErrorStats(counts=self.counts[which])
 
     @property
@@ -79,13 +78,13 @@ class ErrorStats:
 
     @property
     def rate(self) -> float:
-        """errors / ref_length, a fraction; without any reference token 0.0 if there is no error, else inf."""
+        """errors / ref_length, a fraction. Without reference tokens: 0.0 if there is no error, else inf."""
         return float(_ratio(np.array(self.errors), np.array(self.ref_length)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """A 95 % interval of a rate, as fractions; nan where it cannot be estimated (fewer than two draws)."""
+    """A 95 % interval of a rate, as fractions; nan if there are fewer than two utterances or speakers."""
 
     low: float
     high: float
@@ -93,11 +92,11 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """How a second system differs from a first on the same utterances.
+    """The difference of two systems on the same utterances.
 
     difference: rate of the second minus rate of the first (negative: the second is better).
     interval: 95 % bootstrap interval of the difference.
-    p_value: two-sided bootstrap probability of a difference at least this far from zero by chance.
+    p_value: two-sided bootstrap probability of a difference at least as large by chance.
     """
 
     difference: float
@@ -106,37 +105,38 @@ class Comparison:
 
 
 def words_of(text: str) -> list[str]:
-    """The tokens WER counts: composed (NFC) text split at white space."""
+    """The tokens of WER: composed (NFC) text split at white space."""
     return unicodedata.normalize("NFC", text).split()
 
 
 def characters_of(text: str) -> list[str]:
-    """The tokens CER counts: code points of the composed (NFC) text, one space between words."""
+    """The tokens of CER: code points of the composed (NFC) text, with one space between words."""
     return list(" ".join(words_of(text)))
 
 
 def align(ref: Sequence[str], hyp: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs (reference token, hypothesis token) of one cheapest alignment; `MISSING` marks an absent side."""
+    """Pairs (reference token, hypothesis token) of an alignment with the fewest errors; `MISSING` where one
+    side has no token."""
     pairs: list[tuple[str, str]] = kaldialign.align(list(ref), list(hyp), MISSING)
     return pairs
 
 
 def wer(refs: Iterable[str], hyps: Iterable[str]) -> ErrorStats:
-    """Word errors of `hyps` against `refs`, two equally long lists of sentences in the same order.
+    """Word errors of `hyps` against `refs`, two lists of sentences in the same order.
 
-    Raises MayaError when the lists differ in length. An empty reference is kept: each of its words heard is
-    an insertion.
+    Raises MayaError if the lists differ in length. An empty reference is kept: every word of its hypothesis
+    is an insertion.
     """
     return _count(refs, hyps, words_of)
 
 
 def cer(refs: Iterable[str], hyps: Iterable[str]) -> ErrorStats:
-    """Character errors of `hyps` against `refs`; as `wer`, the tokens being `characters_of` each sentence."""
+    """Character errors of `hyps` against `refs`: like `wer`, with the tokens of `characters_of`."""
     return _count(refs, hyps, characters_of)
 
 
 def pool(parts: Iterable[ErrorStats]) -> ErrorStats:
-    """All utterances of several lists as one list, in order."""
+    """The utterances of several lists as one list, in order."""
     return ErrorStats(counts=np.concatenate([np.zeros((0, 4), np.int64), *(p.counts for p in parts)]))
 
 
@@ -147,9 +147,9 @@ def bootstrap_rates(
     replicates: int = REPLICATES,
     seed: int | np.random.SeedSequence = 0,
 ) -> Rates:
-    """Error rates of `replicates` test sets drawn with replacement: (replicates,) float64.
+    """Error rates (replicates,) float64 of `replicates` test sets drawn with replacement.
 
-    blocks: one label per utterance (a speaker); utterances of one label are drawn together.
+    blocks: a label for each utterance, such as its speaker; utterances with one label are drawn together.
     """
     columns = [_by_block(column, blocks) for column in (stats.utterance_errors, stats.utterance_ref_lengths)]
     return _ratio(*_resampled_sums(columns, replicates, seed))
@@ -162,7 +162,7 @@ def interval(
     replicates: int = REPLICATES,
     seed: int | np.random.SeedSequence = 0,
 ) -> Interval:
-    """The 95 % percentile bootstrap interval of `stats.rate`; arguments as `bootstrap_rates`."""
+    """The 95 % percentile bootstrap interval of `stats.rate`; arguments as for `bootstrap_rates`."""
     if _draws(stats, blocks) < 2:
         return Interval(low=float("nan"), high=float("nan"))
     return _percentiles(bootstrap_rates(stats, blocks=blocks, replicates=replicates, seed=seed))
@@ -175,10 +175,10 @@ def macro_average(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> tuple[float, Interval]:
-    """The mean of the languages' rates, each language counting once, and its 95 % interval.
+    """The unweighted mean of the languages' rates, and its 95 % interval.
 
-    Languages without a single reference token are left out. Every language is resampled by itself, so the
-    interval describes other utterances of the same languages, not other languages.
+    Languages without reference tokens are left out. Each language is resampled separately, so the interval
+    covers other utterances of the same languages, but not other languages.
     """
     scored = {name: s for name, s in stats.items() if s.ref_length}
     if not scored:
@@ -202,15 +202,14 @@ def compare(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Comparison:
-    """Is the second system different from the first on the same utterances? A paired bootstrap.
+    """Compare two systems on the same utterances by a paired bootstrap.
 
-    The same draw is applied to both systems, so that what they share (hard utterances) cancels.
-    Raises MayaError when the references differ.
+    Each draw takes the same utterances for both systems, so the effect of hard utterances cancels.
+    Raises MayaError if the references differ.
     """
     if not np.array_equal(first.utterance_ref_lengths, second.utterance_ref_lengths):
         raise MayaError(
-            "the two systems were scored on different references: "
-            "score both on the same list of utterances, in the same order"
+            "the two systems have different references; score both on the same utterances in the same order"
         )
     lengths = _by_block(first.utterance_ref_lengths, blocks)
     change = _by_block(second.utterance_errors - first.utterance_errors, blocks)
@@ -229,14 +228,14 @@ def macro_compare(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Comparison:
-    """`compare` for the mean of the languages' rates, of systems that may each be several runs in one list.
+    """Compare the means of the languages' rates of two systems, each of one or more runs, by `compare`.
 
-    blocks: by language, the labels of the first system's utterances and of the second's, alike for an
-    utterance in every run: it is drawn for all runs of both together. Raises MayaError when the two differ
-    in languages, or a language in labels.
+    blocks: for each language the labels of the first system's utterances and of the second's. An utterance
+    has the same label in every run, so that each draw takes it for all runs of both systems. Raises MayaError
+    if the systems differ in their languages or labels.
     """
     if set(first) != set(second) or any(set(a) != set(b) for a, b in blocks.values()):
-        raise MayaError("the two systems were scored on different utterances: decode both on the same set")
+        raise MayaError("the two systems were scored on different utterances; decode both on the same set")
     scored = [name for name, stats in sorted(first.items()) if stats.ref_length]
     seeds = np.random.SeedSequence(seed).spawn(len(scored))
     differences, drawn = [], []
@@ -246,15 +245,15 @@ def macro_compare(
         for stats, labels in zip((first[name], second[name]), blocks[name], strict=True):
             in_order = np.argsort([order[label] for label in labels], kind="stable")
             sorted_stats = ErrorStats(counts=stats.counts[in_order])
-            mine = [labels[i] for i in in_order]
-            rates.append(bootstrap_rates(sorted_stats, blocks=mine, replicates=replicates, seed=own))
+            sorted_labels = [labels[i] for i in in_order]
+            rates.append(bootstrap_rates(sorted_stats, blocks=sorted_labels, replicates=replicates, seed=own))
         differences.append(second[name].rate - first[name].rate)
         drawn.append(rates[1] - rates[0])
     return _comparison(float(np.mean(differences)), np.mean(drawn, axis=0))
 
 
 def _comparison(difference: float, drawn: Rates) -> Comparison:
-    # The +1 keeps a finite number of replicates from claiming p = 0.
+    # With + 1, a finite number of replicates never gives p = 0.
     tail = 1 + min((drawn <= 0).sum(), (drawn >= 0).sum())
     p_value = min(1.0, 2.0 * float(tail) / (len(drawn) + 1))
     return Comparison(difference=difference, interval=_percentiles(drawn), p_value=p_value)
@@ -263,16 +262,16 @@ def _comparison(difference: float, drawn: Rates) -> Comparison:
 def _count(refs: Iterable[str], hyps: Iterable[str], tokens_of: Callable[[str], list[str]]) -> ErrorStats:
     refs, hyps = list(refs), list(hyps)
     if len(refs) != len(hyps):
-        raise MayaError(f"{len(refs)} references but {len(hyps)} hypotheses: give one for each reference")
+        raise MayaError(f"{len(refs)} references but {len(hyps)} hypotheses; give one for each reference")
     counts = np.zeros((len(refs), 4), np.int64)
     for row, ref, hyp in zip(counts, refs, hyps, strict=True):
-        found = kaldialign.edit_distance(tokens_of(ref), tokens_of(hyp))
-        row[:] = found["sub"], found["del"], found["ins"], found["ref_len"]
+        errors = kaldialign.edit_distance(tokens_of(ref), tokens_of(hyp))
+        row[:] = errors["sub"], errors["del"], errors["ins"], errors["ref_len"]
     return ErrorStats(counts=counts)
 
 
 def _ratio(errors: Counts, lengths: Counts) -> Rates:
-    """errors / lengths, elementwise; 0 / 0 is 0 (nothing to hear, nothing heard) and k / 0 infinite."""
+    """errors / lengths, elementwise; 0 / 0 is 0 (empty reference, empty hypothesis), k / 0 is infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((lengths == 0) & (errors == 0), 0.0, errors / lengths)
 
@@ -286,7 +285,7 @@ def _by_block(values: Counts, blocks: Sequence[Hashable] | None) -> Counts:
     if blocks is None:
         return values
     if len(blocks) != len(values):
-        raise MayaError(f"{len(blocks)} speaker labels for {len(values)} utterances: give one for each")
+        raise MayaError(f"{len(blocks)} speaker labels for {len(values)} utterances; give one for each")
     index: dict[Hashable, int] = {}
     which = np.array([index.setdefault(b, len(index)) for b in blocks], np.int64)
     sums = np.zeros(len(index), np.int64)
@@ -297,7 +296,7 @@ def _by_block(values: Counts, blocks: Sequence[Hashable] | None) -> Counts:
 def _resampled_sums(
     columns: list[Counts], replicates: int, seed: int | np.random.SeedSequence
 ) -> list[Counts]:
-    """For each replicate one draw of rows with replacement, the same for all columns; (replicates,) each."""
+    """Sums (replicates,) of each column over rows drawn with replacement, the same rows for all columns."""
     n = len(columns[0])
     if n == 0:
         return [np.zeros(replicates, np.int64) for _ in columns]
@@ -312,6 +311,6 @@ def _resampled_sums(
 
 
 def _percentiles(rates: Rates) -> Interval:
-    # "nearest", not interpolated: interpolating between two infinite rates (empty references) would give nan.
+    # "nearest" because interpolation between two infinite rates (empty references) would give nan.
     low, high = np.percentile(rates, [2.5, 97.5], method="nearest")
     return Interval(low=float(low), high=float(high))

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class MemorySample:
     """One try: the peak in bytes of a step on `batch` utterances of so many seconds and tokens each; None
     where the memory was not enough."""
 
@@ -50,7 +50,7 @@ class Probe:
     """The result: the filled-in cap, the tries, and how far the function lies above their peaks."""
 
     memory: MemoryConfig
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[MemorySample] = field(default_factory=list)
     excess_median: float = 0.0
     excess_max: float = 0.0
     device: str = ""
@@ -96,7 +96,7 @@ def corners(seconds: float, tokens: int) -> list[tuple[float, int]]:
     return [(max(round(s, 2), 0.5), max(1, u)) for s, u in shapes]
 
 
-def fit(samples: Sequence[Sample], frames: Callable[[float], float]) -> dict[str, float]:
+def fit(samples: Sequence[MemorySample], frames: Callable[[float], float]) -> dict[str, float]:
     """Terms of MemoryConfig by least squares of the relative error, none of them negative.
 
     The best fit without negative terms is the plain one on some of the terms, so all choices are tried.
@@ -127,10 +127,10 @@ def probe(
     utterance of the first, largest shape fits.
     """
     allowed = limit_bytes * memory.safety
-    samples: list[Sample] = []
+    samples: list[MemorySample] = []
 
     def fits(batch: int, seconds: float, tokens: int) -> bool:
-        samples.append(Sample(batch, seconds, tokens, measure(batch, seconds, tokens)))
+        samples.append(MemorySample(batch, seconds, tokens, measure(batch, seconds, tokens)))
         peak = samples[-1].peak
         log.info("memory: %d x %.1f s, %d tokens: %s", batch, seconds, tokens, _gb(peak))
         return peak is not None and peak <= allowed
@@ -154,7 +154,7 @@ def probe(
 
 
 def _above_all(
-    samples: list[Sample], memory: MemoryConfig, allowed: float, frames: Callable[[float], float]
+    samples: list[MemorySample], memory: MemoryConfig, allowed: float, frames: Callable[[float], float]
 ) -> Probe:
     """The fitted function, raised to lie above all peaks."""
     fitted = replace(memory, max_bytes=allowed, **fit(samples, frames))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from maya.data.corpus.manifest import Problem
-from maya.data.report.charts import bar_window, histogram_chart, number, part_bars, strips, ticks
+from maya.data.report.charts import bar_window, histogram_chart, number, part_bars, strips
 from maya.data.report.findings import Findings
 from maya.data.report.page import Page, draw, read_page, write_page, write_run_page
 from maya.data.report.statistics import EDGES, Histogram, Statistics
@@ -179,7 +179,5 @@ def test_bars_and_strips_scale() -> None:
     assert strips([("a", Histogram(EDGES["snr"]))], "snr", "dB") == ""
 
 
-def test_ticks_and_numbers() -> None:
-    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10] and ticks(-61, -18) == [-60, -50, -40, -30, -20]
-    assert ticks(3, 3) == [3]
+def test_numbers() -> None:
     assert [number(v) for v in (0, 0.123, 9.999, 12.34, 1234.5)] == ["0", "0.12", "10.0", "12.3", "1,234"]

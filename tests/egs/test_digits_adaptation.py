@@ -40,7 +40,7 @@ def test_parts_share_no_recording(source: Path) -> None:  # noqa: F811
         read_speakers(source, "test", {s.name for s in speakers}, seed=1)
 
 
-def test_prefix_is_the_nearest_sum_of_whole_utterances() -> None:
+def test_prefix_takes_the_utterances_nearest_to_the_duration() -> None:
     second = torch.zeros(16000)
     speaker = adaptation.Speaker(
         name="s", language="en", sample_rate=16000, adaptation=[(second, "one")] * 5, evaluation=[]
@@ -162,7 +162,7 @@ def test_every_adaptation_is_in_the_table(speaker_model: adaptation.SpeakerModel
 
 def answer(language: str, pairs: list[tuple[str, str]], run: str = "r", way: str = START) -> Answer:
     return Answer(run=run, speaker=language, language=language, way=way, labelled=False,
-                  asked_seconds=0.0, seconds=0.0, pairs=pairs)  # fmt: skip
+                  target_seconds=0.0, seconds=0.0, pairs=pairs)  # fmt: skip
 
 
 def test_rates_are_means_over_languages() -> None:

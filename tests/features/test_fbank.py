@@ -81,7 +81,7 @@ def native_features(x):
     return torch.stack(frames)
 
 
-def test_features_are_nearer_to_fp64_than_torchaudio_is(waveforms):
+def test_features_are_closer_to_fp64_than_torchaudio(waveforms):
     """Errors of 1e-4 stand where a filter's bins nearly cancel: of fp32 Fourier transforms, in all alike."""
     fe = front_end()
     own, theirs = [], []
@@ -95,7 +95,7 @@ def test_features_are_nearer_to_fp64_than_torchaudio_is(waveforms):
 
 
 @pytest.mark.parametrize("other", [torchaudio_features, native_features])
-def test_features_equal_those_of_others_to_their_rounding(waveforms, other):
+def test_features_equal_other_implementations_within_rounding(waveforms, other):
     """The bounds are the others' own distance from fp64: 3e-6 on average, 1e-4 in one cell of a thousand,
     1e-3 in the worst (of logarithms around -10, so 1e-4 relative)."""
     fe = front_end()
@@ -108,7 +108,7 @@ def test_features_equal_those_of_others_to_their_rounding(waveforms, other):
         assert (error / expected.abs().clamp(min=1)).max() <= 2e-4
 
 
-def test_filters_and_window_are_torchaudios_up_to_its_rounding():
+def test_filters_and_window_equal_torchaudio_within_rounding():
     kaldi = oracles.torchaudio("compliance.kaldi")
     filters, _ = kaldi.get_mel_banks(80, 512, 16000.0, 20.0, -400.0, 100.0, -500.0, 1.0)
     own = kaldi_filterbank(80, 512, 16000, 20.0, -400.0)[0]
@@ -133,7 +133,7 @@ def test_an_utterance_does_not_depend_on_its_batch(waveforms):
 @pytest.mark.parametrize(
     "samples", [1, 79, 80, 81, 119, 120, 121, 199, 201, 240, 279, 280, 281, 399, 400, 401]
 )
-def test_short_audio_is_mirrored_as_often_as_it_takes(samples):
+def test_short_audio_is_mirrored_repeatedly(samples):
     """Kaldi's rule for an index outside: mirror it at the end it is beyond, until it lies inside."""
     x = torch.randn(samples) / 10
 
@@ -153,7 +153,7 @@ def test_short_audio_is_mirrored_as_often_as_it_takes(samples):
 
 
 @pytest.mark.parametrize("chunk", [37, 160, 517, 4000, 100000])
-def test_a_stream_of_chunks_gives_the_features_of_the_whole(chunk):
+def test_streamed_features_equal_those_of_the_whole_audio(chunk):
     fe, audio = front_end(), torch.randn(3, 16123) / 10
     whole, _ = fe(audio, torch.full((3,), 16123))
     stream, out, samples = FbankStream(fe), [], 0
@@ -169,7 +169,7 @@ def test_a_stream_of_chunks_gives_the_features_of_the_whole(chunk):
 
 
 @pytest.mark.parametrize("samples", [0, 50, 100, 279, 280, 300])
-def test_a_stream_of_almost_nothing(samples):
+def test_streams_of_a_few_samples(samples):
     fe, audio = front_end(), torch.randn(2, samples) / 10
     stream = FbankStream(fe)
     out = torch.cat([stream.push(audio[:, :30]), stream.push(audio[:, 30:]), stream.finish()], 1)
@@ -208,7 +208,7 @@ def test_fp32_under_autocast_and_for_half_audio():
     assert torch.equal(feats, fe(audio.float(), lens)[0])
 
 
-def test_other_rates():
+def test_other_sample_rates():
     kaldi = oracles.torchaudio("compliance.kaldi")
     x = torch.randn(8000) / 10
     fe = front_end(sample_rate=8000, num_mels=40)
@@ -230,13 +230,13 @@ def test_the_meta_device():
     ("options", "words"),
     [({"hop_ms": 30.0}, "hop_ms=30"), ({"high_hz": 9000.0}, "no band"), ({"low_hz": 7700.0}, "no band")],
 )
-def test_impossible_options_are_named(options, words):
+def test_impossible_options_are_refused(options, words):
     with pytest.raises(MayaError, match=words):
         front_end(**options)
 
 
 @pytest.mark.gpu
-def test_the_gpu_gives_the_same():
+def test_gpu_equals_cpu():
     audio, lens = torch.randn(3, 32000) / 10, torch.tensor([32000, 15999, 80])
     feats, feat_lens = front_end()(audio, lens)
     on_gpu, gpu_lens = front_end().cuda()(audio.cuda(), lens.cuda())

@@ -56,7 +56,7 @@ def test_features_equal_nemo(golden):
     assert error.quantile(0.97) <= 1e-5 and error.mean() <= 2e-6 and error.max() <= 3e-4
 
 
-def test_fp32_features_are_as_near_to_fp64_as_nemo_is(golden):
+def test_fp32_features_are_as_close_to_fp64_as_nemo(golden):
     fe = front_end()
     feats, _ = fe(golden["wav"], golden["lens"])
     truth = fp64_features(golden["wav"], golden["lens"], fe.window, fe.fb)
@@ -74,7 +74,7 @@ def test_filterbank_has_unit_area_and_no_empty_filter():
         torch.testing.assert_close(area, torch.ones_like(area), rtol=1e-3, atol=0)
 
 
-def test_a_tone_lights_the_filter_at_its_frequency():
+def test_a_tone_peaks_in_the_filter_at_its_frequency():
     t = torch.arange(16000) / 16000
     fe = front_end(normalize="none")
     for hz in (500.0, 1500.0, 4000.0):
@@ -164,7 +164,7 @@ def test_128_mels_meta_device_and_a_window_too_long():
 
 @pytest.mark.parametrize("options", [{}, {"legacy": True}, {"normalize": "none"}, {"preemphasis": 0.0}])
 @pytest.mark.parametrize("size", [160 * 1000, 160 * 1001 + 80, 160 * 1024 - 1])
-def test_long_audio_in_stretches_equals_one_piece(options, size, monkeypatch):
+def test_long_audio_in_chunks_equals_one_piece(options, size, monkeypatch):
     fe = front_end(**options)
     audio, lens = 0.1 * torch.randn(2, size), torch.tensor([size, size - 70_001])
     whole, whole_lens = fe(audio, lens)

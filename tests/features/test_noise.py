@@ -5,7 +5,7 @@ from maya.errors import MayaError
 from maya.features.noise import AddNoise, WhiteNoiseConfig
 
 
-def test_the_ratio_is_the_one_asked_for_and_padding_stays_silent() -> None:
+def test_signal_to_noise_ratio_is_exact_and_padding_stays_zero() -> None:
     lens = torch.tensor([16000, 4000])
     audio = torch.randn(2, 16000) * torch.tensor([[0.3], [0.001]]) * (torch.arange(16000) < lens[:, None])
     noisy = AddNoise(WhiteNoiseConfig(probability=1.0, snr_db=(20.0, 20.0))).train()(audio, lens)
@@ -16,7 +16,7 @@ def test_the_ratio_is_the_one_asked_for_and_padding_stays_silent() -> None:
         assert abs(float(snr) - 20.0) < 0.5
 
 
-def test_share_of_utterances_and_silence_outside_training() -> None:
+def test_probability_and_no_noise_in_evaluation() -> None:
     audio, lens = torch.ones(2000, 8), torch.full((2000,), 8)
     module = AddNoise(WhiteNoiseConfig(probability=0.3))
     changed = (module.train()(audio, lens) != audio).any(1).float().mean()
@@ -27,6 +27,6 @@ def test_share_of_utterances_and_silence_outside_training() -> None:
 
 
 @pytest.mark.parametrize("options", [{"probability": 1.5}, {"snr_db": (30.0, 10.0)}])
-def test_settings_that_make_no_sense(options: dict) -> None:
+def test_invalid_options_are_refused(options: dict) -> None:
     with pytest.raises(MayaError, match="probability must be from 0 to 1|snr_db must be a range"):
         AddNoise(WhiteNoiseConfig(**options))

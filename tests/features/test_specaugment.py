@@ -11,7 +11,7 @@ def hidden(cfg, lens, frames=200, bins=80, seed=0):
     return SpecAugment(cfg)(feats, torch.tensor(lens), torch.Generator().manual_seed(seed)) == 0
 
 
-def test_off_in_evaluation_and_leaves_its_input_alone():
+def test_off_in_evaluation_and_input_is_not_modified():
     feats, lens = torch.ones(2, 50, 80), torch.tensor([50, 20])
     augment = SpecAugment(SpecAugmentConfig())
     assert (augment(feats, lens) == 0).any() and (feats == 1).all()
@@ -42,27 +42,27 @@ def test_frequency_bands_cover_all_frames_and_reach_both_edges():
     assert bands[:, 0, 0].any() and bands[:, 0, 79].any()
 
 
-def test_expected_share_of_hidden_frames():
+def test_expected_share_of_masked_frames():
     share = hidden(SpecAugmentConfig(freq_masks=0), [200] * 500).any(2).float().mean()
     # Ten bands of mean width 5 of 200: 1 - (1 - 0.025)^10 = 0.224, a little less at the edges.
     assert abs(share - 0.22) < 0.015
 
 
-def test_each_utterance_draws_its_own_and_the_generator_decides():
+def test_masks_differ_by_utterance_and_depend_on_the_generator():
     cfg = SpecAugmentConfig()
     row = hidden(cfg, [200, 200])
     assert not torch.equal(row[0], row[1])
     assert torch.equal(row, hidden(cfg, [200, 200])) and not torch.equal(row, hidden(cfg, [200, 200], seed=1))
 
 
-def test_fewer_bins_than_the_width():
+def test_fewer_bins_than_the_mask_width():
     bands = hidden(
         SpecAugmentConfig(freq_masks=1, freq_width=27, time_masks=0), [10] * 200, frames=10, bins=8
     )
     assert bands.any(1).sum(1).max() == 8  # all of them, and no further
 
 
-def test_lhotse_rule_bounds_the_share_and_the_width():
+def test_lhotse_rule_limits_share_and_width():
     lens = [1500, 600, 200] * 100
     cfg = lhotse()
     cfg.freq_masks, cfg.probability = 0, 1.0
@@ -76,7 +76,7 @@ def test_lhotse_rule_bounds_the_share_and_the_width():
     assert abs(float(filled.mean()) - 3) < 0.05 and float(filled.std()) < 0.1  # each utterance's own mean
 
 
-def test_probability_leaves_some_utterances_alone():
+def test_probability_leaves_some_utterances_unmasked():
     cfg = lhotse()
     feats = torch.randn(1000, 100, 8)
     out = SpecAugment(cfg)(feats, torch.full((1000,), 100), torch.Generator().manual_seed(0))
@@ -84,7 +84,7 @@ def test_probability_leaves_some_utterances_alone():
     assert 0.08 < untouched < 0.16  # one in ten, and those whose bands happened to be 0 wide
 
 
-def test_warping_keeps_ends_order_and_padding():
+def test_time_warping_keeps_ends_order_and_padding():
     cfg = lhotse()
     cfg.probability = 1.0
     lens = torch.tensor([400, 300, 100])

@@ -59,13 +59,13 @@ def test_equals_icefall(golden: dict[str, Any], icefall: AttentionDecoder) -> No
     [(256, 46_282_107, 22_118_279), (512, 89_987_295, 64_250_603), (768, 174_319_650, 147_010_094)],
     ids=["small", "medium", "large"],
 )
-def test_share_of_the_published_counts(enc_dim: int, ctc_aed: int, ctc: int) -> None:
+def test_parameter_counts_are_those_published(enc_dim: int, ctc_aed: int, ctc: int) -> None:
     with torch.device("meta"):
         model = AttentionDecoder(AttentionDecoderConfig(eos=1), enc_dim, 499, blank=0)
     assert sum(p.numel() for p in model.parameters()) == ctc_aed - ctc
 
 
-def test_names_are_icefalls() -> None:
+def test_parameter_names_equal_icefall() -> None:
     names = set(dict(make(layers=1).named_parameters()))
     layer = {
         f"layers.0.{part}.{kind}"
@@ -79,7 +79,7 @@ def test_names_are_icefalls() -> None:
     assert names == layer | {"embed.weight", "output_layer.weight", "output_layer.bias"}
 
 
-def test_loss_is_smoothed_cross_entropy_of_the_tokens_and_the_end() -> None:
+def test_loss_is_label_smoothed_cross_entropy_with_end_token() -> None:
     model = make(label_smoothing=0.2)
     batch = data([7, 4], [3, 0])
     logits = model(*batch).log_softmax(-1)
@@ -93,13 +93,13 @@ def test_loss_is_smoothed_cross_entropy_of_the_tokens_and_the_end() -> None:
     torch.testing.assert_close(model.loss(*batch), loss)
 
 
-def test_padding_is_never_read() -> None:
+def test_padding_is_ignored() -> None:
     model = make()
     enc, enc_lens, tokens, token_lens = data([9, 5, 1], [4, 2, 0])
     loss = model.loss(enc, enc_lens, tokens, token_lens)
     for row, (s, u) in enumerate(zip(enc_lens.tolist(), token_lens.tolist(), strict=True)):
-        one = slice(row, row + 1)
-        alone = model.loss(enc[one, :s], enc_lens[one], tokens[one, :u], token_lens[one])
+        only = slice(row, row + 1)
+        alone = model.loss(enc[only, :s], enc_lens[only], tokens[only, :u], token_lens[only])
         torch.testing.assert_close(alone[0], loss[row])
         enc[row, s:], tokens[row, u:] = float("nan"), -1
     enc.requires_grad_()
@@ -109,7 +109,7 @@ def test_padding_is_never_read() -> None:
     assert enc.grad is not None and enc.grad.isfinite().all() and not enc.grad[1, 5:].any()
 
 
-def test_an_utterance_without_frames_has_a_finite_loss_of_its_own() -> None:
+def test_an_utterance_without_frames_has_a_finite_loss() -> None:
     model = make()
     enc, enc_lens, tokens, token_lens = data([6, 0], [3, 2])
     loss = model.loss(enc, enc_lens, tokens, token_lens)
@@ -119,7 +119,7 @@ def test_an_utterance_without_frames_has_a_finite_loss_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_steps_equal_the_whole(beam: int) -> None:
+def test_stepwise_output_equals_the_whole_sequence(beam: int) -> None:
     model = make(layers=3, dim=32, heads=4)
     enc, enc_lens, _, _ = data([9, 5], [1, 1])
     tokens = torch.randint(0, 10, (2, beam, 7))
@@ -137,7 +137,7 @@ def test_steps_equal_the_whole(beam: int) -> None:
     torch.testing.assert_close(model.score(tokens, lens, memory), total.view(2, beam), rtol=0, atol=1e-4)
 
 
-def test_states_are_chosen_by_row() -> None:
+def test_states_are_selected_by_row() -> None:
     model = make()
     memory = model.memory(*data([8, 6], [1, 1])[:2])
     _, state = model.step(torch.tensor([1, 2, 3, 4]), model.start(memory, 2))
@@ -160,7 +160,7 @@ def test_autocast_and_double() -> None:
     torch.testing.assert_close(exact.float(), loss, rtol=1e-5, atol=0)
 
 
-def test_it_learns_what_it_is_shown() -> None:
+def test_it_overfits_a_small_batch() -> None:
     model = make(dropout=0.0, label_smoothing=0.0).train()
     batch = data([6, 6, 6], [4, 3, 2])
     before = model.loss(*batch).mean().item()
@@ -182,18 +182,18 @@ def test_it_learns_what_it_is_shown() -> None:
         ({"label_smoothing": 1.0}, "label_smoothing"),
     ],
 )
-def test_mistakes(changes: dict[str, Any], word: str) -> None:
+def test_invalid_options_are_refused(changes: dict[str, Any], word: str) -> None:
     with pytest.raises(MayaError, match=word):
         make(**changes)
 
 
-def test_the_end_is_blank_unless_it_is_said() -> None:
+def test_end_token_is_blank_by_default() -> None:
     assert make().eos == 10
     assert AttentionDecoder(AttentionDecoderConfig(layers=1, dim=4, heads=1), 4, 9, blank=0).eos == 0
     assert make(eos=1).eos == 1
 
 
-def test_the_loss_is_one_graph() -> None:
+def test_loss_compiles_without_graph_breaks() -> None:
     model = make(dropout=0.0).train()
     batch = data([7, 4], [3, 1])
     compiled = torch.compile(model.loss, backend="eager", fullgraph=True)

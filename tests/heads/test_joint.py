@@ -20,7 +20,7 @@ def test_equals_nemo(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
-def test_one_cell_equals_the_whole_and_gradients_reach_every_parameter(activation: str) -> None:
+def test_a_single_cell_equals_the_lattice_and_all_parameters_have_gradients(activation: str) -> None:
     joint = Joint(
         JointConfig(hidden=8, activation=activation, dropout=0.0), 5, 6, vocab_size=4, num_durations=3
     )

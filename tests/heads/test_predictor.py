@@ -45,7 +45,7 @@ def test_an_output_depends_only_on_earlier_tokens() -> None:
     assert not torch.allclose(before[:, 4], after[:, 4])
 
 
-def test_no_tokens_gives_the_start_alone() -> None:
+def test_no_tokens_gives_the_start_state_only() -> None:
     assert make()(torch.zeros(2, 0, dtype=torch.int64)).shape == (2, 1, 8)
 
 
@@ -85,7 +85,7 @@ def test_states_are_selected_and_merged_by_row() -> None:
             assert torch.equal(getattr(picked, name)[:, row], getattr(state, name)[:, source])
 
 
-def test_bfloat16_autocast_runs_in_both_forms() -> None:
+def test_bfloat16_autocast_in_sequence_and_step_form() -> None:
     predictor = make().eval()
     tokens = torch.randint(6, (2, 3))
     whole = predictor(tokens)

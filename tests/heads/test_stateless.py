@@ -10,7 +10,7 @@ from maya.heads.transducer.stateless import StatelessState
 
 @pytest.mark.parametrize("context", [1, 2, 3])
 @pytest.mark.parametrize("blank", [None, 0])
-def test_steps_equal_the_whole(context, blank):
+def test_stepwise_output_equals_the_whole_sequence(context, blank):
     predictor = StatelessPredictor(StatelessConfig(hidden=8, context=context), 5, blank).eval()
     assert predictor.blank == (5 if blank is None else blank)
     tokens = torch.randint(1, 5, (3, 6))
@@ -24,7 +24,7 @@ def test_steps_equal_the_whole(context, blank):
         read = tokens[:, u] if u < 6 else read
 
 
-def test_an_output_depends_on_its_context_alone():
+def test_an_output_depends_only_on_its_context():
     predictor = StatelessPredictor(StatelessConfig(hidden=8, context=2), 9).eval()
     tokens = torch.randint(0, 9, (1, 6))
     other = tokens.clone()
@@ -33,7 +33,7 @@ def test_an_output_depends_on_its_context_alone():
     assert differs.tolist() == [False, False, False, True, True, False, False]
 
 
-def test_states_are_chosen_by_row():
+def test_states_are_selected_by_row():
     a, b = StatelessState(torch.tensor([[1], [2], [3]])), StatelessState(torch.tensor([[4], [5], [6]]))
     assert a.select(torch.tensor([2, 0, 0])).labels.tolist() == [[3], [1], [1]]
     assert a.where(torch.tensor([True, False, True]), b).labels.tolist() == [[1], [5], [3]]
@@ -48,7 +48,7 @@ def test_every_parameter_gets_a_gradient_with_and_without_balancing():
         assert all(p.grad.any() and p.grad.isfinite().all() for p in predictor.parameters())
 
 
-def test_simple_joint_and_small_beginnings():
+def test_simple_joint_and_small_initial_weights():
     simple = SimpleJoint(8, 6, 4)
     am, lm = simple(torch.randn(2, 7, 8), torch.randn(2, 3, 6))
     assert am.shape == (2, 7, 5) and lm.shape == (2, 3, 5)
@@ -59,6 +59,6 @@ def test_simple_joint_and_small_beginnings():
 
 
 @pytest.mark.parametrize(("options", "vocab"), [({"hidden": 6}, 4), ({"context": 0}, 4), ({}, 0)])
-def test_what_cannot_be_built_is_refused(options, vocab):
+def test_invalid_options_are_refused(options, vocab):
     with pytest.raises(MayaError, match="stateless predictor|StatelessConfig.context must be 1 or more"):
         StatelessPredictor(StatelessConfig(**options), vocab)

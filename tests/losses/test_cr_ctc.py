@@ -26,19 +26,19 @@ def by_definition(a: Tensor, b: Tensor, lens: Tensor) -> Tensor:
     return 0.5 * frames.sum(-1).masked_fill(~used, 0.0).sum(1)
 
 
-def test_value_and_gradient_are_those_of_the_definition() -> None:
+def test_value_and_gradient_equal_the_definition() -> None:
     a, b, lens = views([6, 3, 0, 1])
     weights = torch.tensor([1.0, 0.5, 2.0, -3.0], dtype=torch.float64)
     loss, expected = cr_ctc_loss(a, b, lens), by_definition(a, b, lens)
     torch.testing.assert_close(loss, expected)
     assert loss[2] == 0 and (loss >= 0).all()
-    found = torch.autograd.grad((loss * weights).sum(), (a, b))
-    torch.testing.assert_close(found, torch.autograd.grad((expected * weights).sum(), (a, b)))
+    gradients = torch.autograd.grad((loss * weights).sum(), (a, b))
+    torch.testing.assert_close(gradients, torch.autograd.grad((expected * weights).sum(), (a, b)))
     # Normalised before or not.
     torch.testing.assert_close(cr_ctc_loss(a.log_softmax(-1), b.log_softmax(-1), lens), loss)
 
 
-def test_each_view_learns_and_the_other_is_its_fixed_teacher() -> None:
+def test_each_view_has_gradients_and_the_other_is_a_detached_target() -> None:
     a, b, lens = views([4, 2])
     (both, _) = torch.autograd.grad(cr_ctc_loss(a, b, lens).sum(), (a, b))
     (alone,) = torch.autograd.grad(cr_ctc_loss(a, b.detach(), lens).sum(), a)
@@ -50,7 +50,7 @@ def test_each_view_learns_and_the_other_is_its_fixed_teacher() -> None:
     assert not cr_ctc_loss(a, a, lens).any()
 
 
-def test_padding_is_never_read_and_a_row_alone_is_as_in_its_batch() -> None:
+def test_padding_is_ignored_and_a_row_alone_equals_its_batch() -> None:
     a, b, lens = views([5, 2])
     loss = cr_ctc_loss(a, b, lens)
     spoilt = [x.detach().clone() for x in (a, b)]
@@ -79,7 +79,7 @@ def test_masked_tokens() -> None:
         assert x.grad.isfinite().all() and not x.grad[..., 3].any()
 
 
-def test_half_precision_is_read_exactly_and_autocast_changes_nothing() -> None:
+def test_half_precision_input_and_autocast() -> None:
     a, b, lens = views([9, 5], vocab=30, dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         loss = cr_ctc_loss(a, b, lens)

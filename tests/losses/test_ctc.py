@@ -73,7 +73,7 @@ def test_equals_torch_on_real_sizes_and_stays_fp32_under_autocast() -> None:
     assert torch.equal(loss, ctc_loss(half.float(), targets, frames, labels, blank=29))
 
 
-def test_padding_is_never_read_and_gets_zero_gradient() -> None:
+def test_padding_is_ignored_and_has_zero_gradient() -> None:
     logits, targets = torch.randn(2, 6, 5, requires_grad=True), torch.tensor([[1, 2, 3], [2, 0, 0]])
     lens = torch.tensor([6, 4]), torch.tensor([3, 1])
     clean = ctc_loss(logits, targets, *lens, blank=4)
@@ -88,7 +88,7 @@ def test_padding_is_never_read_and_gets_zero_gradient() -> None:
     assert not spoilt.grad[1, 4:].any()
 
 
-def test_a_row_alone_is_as_in_its_batch() -> None:
+def test_a_row_alone_equals_its_batch() -> None:
     logits, targets = torch.randn(2, 6, 5), torch.tensor([[1, 2, 3], [2, 0, 0]])
     frames, labels = torch.tensor([6, 4]), torch.tensor([3, 1])
     batch = ctc_loss(logits, targets, frames, labels, blank=4)

@@ -38,7 +38,7 @@ def test_rnnt(nemo: dict[str, Any], backend: str) -> None:
     assert (logits.grad - nemo["rnnt_grad"]).abs().max() <= 1e-5 * scale
 
 
-def test_ctc_takes_recorded_log_probabilities_as_they_are(nemo: dict[str, Any]) -> None:
+def test_ctc_accepts_recorded_log_probabilities(nemo: dict[str, Any]) -> None:
     log_probs = nemo["ctc"]
     loss = ctc_loss(log_probs, nemo["labels"], nemo["elen"], nemo["ulen"], blank=nemo["V"])
     plain = torch.nn.functional.ctc_loss(

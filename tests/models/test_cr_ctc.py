@@ -45,7 +45,7 @@ def by_icefall(model: SpeechModel, enc: torch.Tensor, lens: torch.Tensor, batch:
     return 0.5 * (ctc + 0.2 * far).view(2, -1).sum(0)
 
 
-def test_losses_and_gradients_are_icefalls(batch: Batch) -> None:
+def test_losses_and_gradients_equal_icefall(batch: Batch) -> None:
     model = make()
     torch.manual_seed(1)
     losses = model(batch)
@@ -63,7 +63,7 @@ def test_losses_and_gradients_are_icefalls(batch: Batch) -> None:
             torch.testing.assert_close(grad, other, rtol=1e-3, atol=1e-5 * largest)
 
 
-def test_views_differ_by_their_masks_alone(batch: Batch) -> None:
+def test_views_differ_only_in_their_masks(batch: Batch) -> None:
     model = make()
     enc, lens = model.encode_audio(batch.audio, batch.audio_lens, 2)
     assert torch.equal(lens[:3], lens[3:])
@@ -76,7 +76,7 @@ def test_views_differ_by_their_masks_alone(batch: Batch) -> None:
     torch.testing.assert_close(losses.parts["ctc_consistency"], torch.zeros(3), rtol=0, atol=1e-4)
 
 
-def test_consistency_comes_in_with_the_steps_and_evaluation_has_one_view(batch: Batch) -> None:
+def test_consistency_weight_grows_with_steps_and_evaluation_has_one_view(batch: Batch) -> None:
     model = make(loss_warmup=100)
     model.step = 25
     losses = model(batch)

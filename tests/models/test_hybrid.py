@@ -51,7 +51,7 @@ def _batch(golden: dict[str, Any]) -> Batch:
 
 
 @torch.inference_mode()
-def test_audio_to_greedy_tokens_as_nemo(golden: dict[str, Any], nemo_model: SpeechModel) -> None:
+def test_greedy_tokens_equal_nemo(golden: dict[str, Any], nemo_model: SpeechModel) -> None:
     enc, enc_lens = nemo_model.encode(golden["wav"], golden["lens"])
     assert torch.equal(enc_lens, golden["elen"])
     expected = golden["enc"].transpose(1, 2)
@@ -63,7 +63,7 @@ def test_audio_to_greedy_tokens_as_nemo(golden: dict[str, Any], nemo_model: Spee
     assert [(h.tokens, h.frames) for h in hyps] == [(list(t), list(f)) for t, f in golden["greedy"]]
 
 
-def test_losses_as_nemo(golden: dict[str, Any], nemo_model: SpeechModel) -> None:
+def test_losses_equal_nemo(golden: dict[str, Any], nemo_model: SpeechModel) -> None:
     losses = nemo_model(_batch(golden))
     parts = losses.parts
     torch.testing.assert_close(parts["transducer"], golden["tdt_loss"], rtol=1e-5, atol=0)
@@ -90,7 +90,7 @@ def _row(batch: Batch, i: int) -> Batch:
 
 
 @pytest.mark.parametrize("transducer", ["tdt", "rnnt", "none"])
-def test_a_batch_is_its_utterances(transducer: str) -> None:
+def test_a_batch_equals_its_single_utterances(transducer: str) -> None:
     """Losses and hypotheses do not depend on what an utterance is padded with or to."""
     model = _tiny(transducer=transducer).eval()
     batch = _random_batch()
@@ -101,16 +101,16 @@ def test_a_batch_is_its_utterances(transducer: str) -> None:
         encoded = model.encode_audio(batch.audio, batch.audio_lens)
         hyps = greedy(model, encoded, head, batch.langs)
         for i in range(3):
-            one = _row(batch, i)
-            alone = model(one)
+            single = _row(batch, i)
+            alone = model(single)
             torch.testing.assert_close(together.total[i], alone.total[0], rtol=1e-5, atol=1e-5)
-            encoded = model.encode_audio(one.audio, one.audio_lens)
-            hyp = greedy(model, encoded, head, one.langs)[0]
+            encoded = model.encode_audio(single.audio, single.audio_lens)
+            hyp = greedy(model, encoded, head, single.langs)[0]
             assert (hyp.tokens, hyp.frames) == (hyps[i].tokens, hyps[i].frames)
 
 
 @pytest.mark.parametrize("transducer", ["tdt", "rnnt"])
-def test_the_fused_loss_is_the_loss_of_the_joints_logits(transducer: str) -> None:
+def test_fused_loss_equals_the_loss_of_the_joint_logits(transducer: str) -> None:
     torch.manual_seed(0)
     model = _tiny(transducer=transducer, loss_eps=0.0, ctc_weight=0.0).double().eval()
     batch, enc_lens = _random_batch(), torch.tensor([12, 4, 9])
@@ -128,8 +128,8 @@ def test_the_fused_loss_is_the_loss_of_the_joints_logits(transducer: str) -> Non
         dense = rnnt_loss(logits, *targets, blank=model.blank)
     torch.testing.assert_close(fused, dense)
     leaves = [enc, *head.parameters()]
-    found, expected = (torch.autograd.grad(x.sum(), leaves, retain_graph=True) for x in (fused, dense))
-    torch.testing.assert_close(found, expected)
+    gradients, expected = (torch.autograd.grad(x.sum(), leaves, retain_graph=True) for x in (fused, dense))
+    torch.testing.assert_close(gradients, expected)
 
 
 def test_dropout_of_the_joint_follows_the_random_state() -> None:
@@ -145,7 +145,7 @@ def test_dropout_of_the_joint_follows_the_random_state() -> None:
     assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
 
 
-def test_every_parameter_learns() -> None:
+def test_every_parameter_has_a_gradient() -> None:
     model = _tiny(language_id_weight=0.5).train()
     model(_random_batch()).total.sum().backward()
     for name, p in model.named_parameters():
@@ -153,7 +153,7 @@ def test_every_parameter_learns() -> None:
         assert p.grad.abs().sum() > 0, f"{name} has no gradient"
 
 
-def test_the_language_matters_when_known_and_only_then() -> None:
+def test_language_changes_the_output_only_if_it_is_given() -> None:
     model = _tiny().eval()
     batch = _random_batch()
     with torch.inference_mode():
@@ -166,7 +166,7 @@ def test_the_language_matters_when_known_and_only_then() -> None:
     )
 
 
-def test_training_hides_the_language_now_and_then() -> None:
+def test_language_dropout_in_training() -> None:
     model, batch = _tiny(language_dropout=0.5), _random_batch()
     biases: list[list[bool]] = []  # of each pass, whether each row had one
     whole = model.with_language
@@ -250,12 +250,12 @@ def test_omega_takes_the_plain_transducer_loss_in_training_only() -> None:
         ({"durations": (0,)}, "ascend"),
     ],
 )
-def test_what_cannot_be_built_is_refused(change: dict[str, Any], sentence: str) -> None:
+def test_invalid_configurations_are_refused(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(MayaError, match=sentence):
         _tiny(**change)
 
 
-def test_configuration_survives_json() -> None:
+def test_configuration_round_trips_through_json() -> None:
     cfg = presets.xxlarge()
     assert from_dict(SpeechModelConfig, to_dict(cfg)) == cfg
 
@@ -270,7 +270,7 @@ def test_configuration_survives_json() -> None:
         (presets.xxlarge, 32768, 1.08e9, 1.15e9),
     ],
 )
-def test_sizes(preset: Any, vocab_size: int, low: float, high: float) -> None:
+def test_parameter_counts(preset: Any, vocab_size: int, low: float, high: float) -> None:
     cfg = preset()
     cfg.vocab_size = vocab_size
     with torch.device("meta"):

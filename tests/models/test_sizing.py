@@ -53,7 +53,7 @@ def flagship() -> tuple:
     return cfg, meta_model(cfg)
 
 
-def test_parameters_are_those_of_the_model(flagship: tuple) -> None:
+def test_parameter_count_equals_the_model(flagship: tuple) -> None:
     cfg, model = flagship
     actual = parameters(model)
     assert sum(actual.values()) == count_parameters(model)
@@ -67,10 +67,10 @@ def test_parameters_are_those_of_the_model(flagship: tuple) -> None:
 
 @pytest.mark.parametrize("factor", [4, 8])
 @pytest.mark.parametrize("seconds", [3.0, 7.9])
-def test_operations_equal_those_counted(factor: int, seconds: float) -> None:
-    """Of a real forward pass; the joint's output is counted apart, being no part of `encode`.
+def test_operations_equal_the_flop_counter(factor: int, seconds: float) -> None:
+    """For a real forward pass. The output of the joint is counted separately; `encode` does not include it.
 
-    In training, where attention is plain products: torch counts the inference kernel's twice.
+    In training mode, because torch counts the operations of the inference kernel of attention twice.
     """
     cfg = small(subsampling_factor=factor)
     model = build_model(cfg).train()
@@ -91,7 +91,7 @@ def test_operations_equal_those_counted(factor: int, seconds: float) -> None:
     assert 2 * (said["joint projections"] + said["joint output and loss"]) == pytest.approx(joint, rel=1e-6)
 
 
-def test_training_is_three_products_and_four_with_checkpointing() -> None:
+def test_training_costs_three_forward_passes_or_four_with_checkpointing() -> None:
     cfg = small()
     once = flops(cfg, 5.0, 20)
     assert once.training["encoder layers"] == pytest.approx(3 * once.forward["encoder layers"])
@@ -102,7 +102,7 @@ def test_training_is_three_products_and_four_with_checkpointing() -> None:
     assert 1.2 < once.training[joint] / once.forward[joint] < 2.3  # the backward visits a share of the cells
 
 
-def test_layers_keep_what_autograd_saves() -> None:
+def test_layer_memory_equals_what_autograd_saves() -> None:
     """At a width it was not counted at, against the tensors that two real encoders save."""
     cfg = replace(small(d_model=96, dropout=0.1).encoder, n_layers=3)
     kept = encoder_memory(cfg, cuda=False, bf16=False).kept
@@ -137,7 +137,7 @@ def test_memory_adds_up_and_grows(flagship: tuple) -> None:
     assert without.base.fixed == pytest.approx(plain.base.fixed - 4 * count)
 
 
-def test_the_vocabulary_costs_no_lattice_of_logits() -> None:
+def test_memory_has_no_lattice_of_logits() -> None:
     """Per utterance the fused loss adds some bytes per cell, whatever the vocabulary; CTC grows with it."""
     training = Training(cuda=True, bf16=True)
     few, many = (memory(small(vocab), training) for vocab in (300, 30_000))
@@ -145,7 +145,7 @@ def test_the_vocabulary_costs_no_lattice_of_logits() -> None:
     assert many.kept["ctc head and loss"].frame == pytest.approx(8 * 30_001)
 
 
-def test_clear_sentences() -> None:
+def test_errors_name_the_problem() -> None:
     with pytest.raises(MayaError, match="no GPU 'h300' in the table; known are .*h200"):
         gpu_named("h300")
     assert gpu_named("H200").memory_gb == 141
@@ -156,7 +156,7 @@ def test_clear_sentences() -> None:
         largest_batch(actual, 1e9, count_frames(small(), 30.0)[1], 90, seconds=30.0)
 
 
-def test_the_recorded_comparison_is_within_its_bar(repo: Path) -> None:
+def test_recorded_comparison_is_within_its_tolerance(repo: Path) -> None:
     rows = json.loads((repo / "docs/benchmarks/sizing.json").read_text())["rows"]
     assert len({json.dumps(row["case"]) for row in rows}) >= 4
     plain = [row["error"] for row in rows if row["case"]["accumulate"] == 1]
@@ -174,7 +174,7 @@ ENCODERS = {
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_operations_of_other_encoders_equal_those_counted(name: str) -> None:
+def test_operations_of_other_encoders_equal_the_flop_counter(name: str) -> None:
     cfg = ENCODERS[name]
     if isinstance(cfg, LaCTConfig):  # with dropout attention is plain products: torch counts no others here
         cfg = replace(cfg, dropout_att=0.1)
@@ -186,7 +186,7 @@ def test_operations_of_other_encoders_equal_those_counted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["zipformer", "zipformer, fast weights"])
-def test_a_zipformer_keeps_what_autograd_saves(name: str) -> None:
+def test_zipformer_memory_equals_what_autograd_saves(name: str) -> None:
     """Of the whole encoder, at sizes that it was not counted at."""
     cfg = ENCODERS[name]
     actual = encoder_memory(cfg, cuda=False, bf16=False)
@@ -196,7 +196,7 @@ def test_a_zipformer_keeps_what_autograd_saves(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lact", "lact, passes", "fast weights"])
-def test_equal_layers_keep_what_autograd_saves(name: str) -> None:
+def test_memory_of_equal_layers_equals_what_autograd_saves(name: str) -> None:
     cfg = ENCODERS[name]
     actual = encoder_memory(cfg, cuda=False, bf16=False)
     for batch, frames in ((2, 256),):
@@ -246,7 +246,7 @@ def test_plans_of_other_models_add_up(kind: str) -> None:
     assert plain.bytes(9, frames, 20) > plain.bytes(8, frames, 20)
 
 
-def test_an_attention_decoder_is_refused_in_one_sentence() -> None:
+def test_an_attention_decoder_is_refused() -> None:
     cfg = small()
     cfg.heads["attention"] = AttentionDecoderConfig(weight=0.5)
     for ask in (lambda: flops(cfg, 10.0, 50), lambda: memory(cfg, Training(cuda=True, bf16=True))):
@@ -254,7 +254,7 @@ def test_an_attention_decoder_is_refused_in_one_sentence() -> None:
             ask()
 
 
-def test_a_head_that_says_nothing_costs_its_weights() -> None:
+def test_a_head_without_estimate_costs_its_weights() -> None:
     cfg = small()
     cfg.heads["emotion"] = ClassifyConfig(label="emotion", classes=("calm", "angry"))
     plain, more = (flops(c, 10.0, 50).forward for c in (small(), cfg))

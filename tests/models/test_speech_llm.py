@@ -78,7 +78,7 @@ def stirred(llm: Path | str, **changes: Any) -> SpeechModel:
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "gemma2", "llama"])
-def test_a_batch_is_its_utterances(kind: str, tmp_path: Path) -> None:
+def test_a_batch_equals_its_single_utterances(kind: str, tmp_path: Path) -> None:
     model = stirred(tiny_llm.make(tmp_path, kind))
     tokenizer = load_tokenizer(str(tmp_path))
     everything = range(len(TEXTS))
@@ -142,7 +142,7 @@ def test_generation_is_the_argmax_of_the_loss(llm: Path, tokenizer: LLMTokenizer
         torch.testing.assert_close(scores, transcript.scores, rtol=0, atol=2e-5)
 
 
-def test_the_lm_does_not_learn(llm: Path, tokenizer: LLMTokenizer) -> None:
+def test_the_lm_is_frozen(llm: Path, tokenizer: LLMTokenizer) -> None:
     model = stirred(llm).train()
     model(batch_of(tokenizer, [0, 1])).total.sum().backward()
     learns = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -162,7 +162,7 @@ def test_the_lm_does_not_learn(llm: Path, tokenizer: LLMTokenizer) -> None:
     assert all(not p.requires_grad for p in base) and all(p.requires_grad for p in model.encoder.parameters())
 
 
-def test_stacking_does_not_see_the_padding() -> None:
+def test_stacking_ignores_padding() -> None:
     projector = Projector(8, 3, 16, 4)
     enc = torch.randn(2, 7, 8)
     out, lens = projector(enc, torch.tensor([7, 4]))
@@ -231,6 +231,6 @@ def test_recomputed_layers_give_the_same_gradients(llm: Path, tokenizer: LLMToke
         torch.testing.assert_close(grads[1][name], grad, rtol=1e-4, atol=1e-5)
 
 
-def test_without_lora_only_the_projector_learns(llm: Path) -> None:
+def test_only_the_projector_is_trained_without_lora(llm: Path) -> None:
     model = SpeechModel(config(llm, lora=LoraConfig(rank=0)))
     assert not [n for n, p in head_of(model).lm.named_parameters() if p.requires_grad]

@@ -25,7 +25,7 @@ def model(**options) -> SpeechModel:
     return SpeechModel(tiny_zipformer.config(**options))
 
 
-def test_pruned_total_is_a_sum_whose_weights_move_with_the_steps():
+def test_pruned_total_is_a_weighted_sum_scheduled_by_steps():
     made, data = model(ctc_weight=0.0, loss_warmup=100).eval(), batch()
     totals = []
     for step, simple, pruned in ((0, 1.0, 0.1), (50, 0.75, 0.55), (100, 0.5, 1.0), (999, 0.5, 1.0)):
@@ -57,7 +57,7 @@ def test_pruned_parts_are_the_losses_of_the_heads():
     torch.testing.assert_close(out.parts["transducer"], pruned)
 
 
-def test_shares_of_ctc_and_the_attention_decoder():
+def test_weights_of_ctc_and_the_attention_decoder():
     made = model(ctc_weight=0.3, attention_weight=0.25, attention_decoder=DECODER, loss_warmup=0).eval()
     assert made.parts == ("transducer", "transducer_simple", "ctc", "attention")
     out = made(batch())
@@ -67,7 +67,7 @@ def test_shares_of_ctc_and_the_attention_decoder():
     torch.testing.assert_close(out.total, expected)
 
 
-def test_every_parameter_that_learns_gets_a_gradient_also_with_ctc_alone():
+def test_every_trained_parameter_has_a_gradient_with_and_without_transducer():
     made = model(ctc_weight=0.3, cr_ctc_weight=0.1, attention_weight=0.2, attention_decoder=DECODER)
     for first_step in (0, 1):
         made.cfg.heads["transducer"].first_step = first_step
@@ -79,7 +79,7 @@ def test_every_parameter_that_learns_gets_a_gradient_also_with_ctc_alone():
         assert missing == []
 
 
-def test_freezing_leaves_what_never_learns_as_it_is():
+def test_freezing_keeps_parameters_that_are_never_trained():
     made = model()
     before = {n: p.requires_grad for n, p in made.named_parameters()}
     assert not all(before.values())  # icefall's unused scales
@@ -89,7 +89,7 @@ def test_freezing_leaves_what_never_learns_as_it_is():
     assert {n: p.requires_grad for n, p in made.named_parameters()} == before
 
 
-def test_parts_that_do_not_fit_are_refused():
+def test_incompatible_parts_are_refused():
     with pytest.raises(MayaError, match="needs a CTC head"):
         model(ctc_weight=0.0, cr_ctc_weight=0.2)
     with pytest.raises(MayaError, match="blank after the labels"):

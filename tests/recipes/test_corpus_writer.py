@@ -14,15 +14,15 @@ import soundfile
 
 from maya.errors import MayaError
 from maya.recipes import corpus_writer
-from maya.recipes.corpus_writer import Utterance, finished, read_seal, verify, write_corpus
+from maya.recipes.corpus_writer import CorpusUtterance, finished, read_seal, verify, write_corpus
 
 SETTINGS = {"corpus": "test", "seed": 1}
 
 
-def utterances(count: int = 6, seed: int = 0) -> list[Utterance]:
+def utterances(count: int = 6, seed: int = 0) -> list[CorpusUtterance]:
     rng = np.random.default_rng(seed)
     return [
-        Utterance(
+        CorpusUtterance(
             id=f"u{i}",
             language=("hi", "en")[i % 2],
             text=f"शब्द {i}",
@@ -98,7 +98,7 @@ def test_verify_finds_one_changed_byte(tmp_path: Path) -> None:
         verify(out)
 
 
-def broken(error: BaseException) -> Iterator[Utterance]:
+def broken(error: BaseException) -> Iterator[CorpusUtterance]:
     yield from utterances(3)
     raise error
 
@@ -152,7 +152,7 @@ def test_temporary_folders_of_dead_processes_are_removed(tmp_path: Path) -> None
 
 
 def test_repeated_id_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MayaError, match="'u0' comes twice"):
+    with pytest.raises(MayaError, match="'u0' appears twice"):
         write_corpus(tmp_path / "c", [*utterances(1), *utterances(1)], SETTINGS)
 
 

@@ -281,7 +281,13 @@ def _train(rank: int, folder: str, run: str, sampler: str, workers: int) -> None
 
 @pytest.mark.xdist_group("pair")
 @pytest.mark.parametrize(
-    ("sampler", "workers"), [("plan", 0), ("stream", 2), ("dynamic_bucketing", 0), ("dynamic_bucketing", 2)]
+    ("sampler", "workers"),
+    [
+        ("plan", 0),
+        ("stream", 2),
+        ("dynamic_bucketing", 0),
+        pytest.param("dynamic_bucketing", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_resume_exactly(
     corpora: Path, tmp_path: Path, pair: Pair, sampler: str, workers: int

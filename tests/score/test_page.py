@@ -3,7 +3,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from maya.score.page import confusions, write_page
+from maya.score.page import confusions, read_metrics, series, write_page
 from maya.score.report import Utterance, make_report, score_utterances
 
 VOID = {"meta", "br", "line", "polyline", "circle"}
@@ -53,14 +53,14 @@ ROWS = [
 ]
 
 
-def test_page_is_whole_escaped_and_self_contained(tmp_path: Path) -> None:
-    found = page(tmp_path, ROWS)
-    assert not any(tag in ("script", "link", "img", "b><") for tag, _ in found.seen)
-    assert not any(key in ("src", "href") for _, attrs in found.seen for key in attrs)
+def test_page_is_valid_escaped_and_self_contained(tmp_path: Path) -> None:
+    checker = page(tmp_path, ROWS)
+    assert not any(tag in ("script", "link", "img", "b><") for tag, _ in checker.seen)
+    assert not any(key in ("src", "href") for _, attrs in checker.seen for key in attrs)
     assert not re.search(r"https?://|url\(|@import", (tmp_path / "r.html").read_text())
-    assert "<b>bold</b>" in found.text and "c<script>" in found.text and "mini <test>" in found.text
-    assert "Hindi (hi)" in found.text and "macro average" in found.text
-    assert "svg" not in [tag for tag, _ in found.seen]  # no metrics.jsonl, no empty chart
+    assert "<b>bold</b>" in checker.text and "c<script>" in checker.text and "mini <test>" in checker.text
+    assert "Hindi (hi)" in checker.text and "macro average" in checker.text
+    assert "svg" not in [tag for tag, _ in checker.seen]  # no metrics.jsonl, no empty chart
 
 
 def test_training_curve_is_drawn(tmp_path: Path) -> None:
@@ -68,14 +68,27 @@ def test_training_curve_is_drawn(tmp_path: Path) -> None:
         {"kind": "train", "step": s, "loss": 5.0 / (s + 1), "lr": 1e-3} for s in range(1000)
     ]
     rows += [{"kind": "valid", "step": s, "loss": 1.0, "wer": 0.5, "cer": None} for s in (500, 1000)]
-    found = page(tmp_path, ROWS, rows)
-    lines = [attrs["points"] for tag, attrs in found.seen if tag == "polyline"]
+    checker = page(tmp_path, ROWS, rows)
+    lines = [attrs["points"] for tag, attrs in checker.seen if tag == "polyline"]
     assert len(lines) == 3  # train loss, dev loss, WER; no CER was measured
     assert all(line and len(line.split()) <= 400 for line in lines)
 
 
 def test_confusions() -> None:
-    found = confusions(score_utterances(make_report(ROWS[:2])))
-    assert found[("दो", "तो")] == 2
-    assert found[("", "चार")] == 1
-    assert len(found) == 2
+    counts = confusions(score_utterances(make_report(ROWS[:2])))
+    assert counts[("दो", "तो")] == 2
+    assert counts[("", "चार")] == 1
+    assert len(counts) == 2
+
+
+def test_metrics_of_an_interrupted_run(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"kind": "train", "step": 1, "loss": 2.0}\n{"kind": "train", "step": 2, "loss": NaN}\n'
+        '{"kind": "valid", "step": 2, "wer": 0.5}\n{"kind": "train", "step": 3, "lo'
+    )
+    rows = read_metrics(path)
+    assert len(rows) == 3
+    assert series(rows, "train", "loss") == [(1.0, 2.0)]
+    assert series(rows, "valid", "wer") == [(2.0, 0.5)]
+    assert read_metrics(tmp_path / "absent.jsonl") == []

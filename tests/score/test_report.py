@@ -21,7 +21,7 @@ UTTERANCES = [
 ]
 
 
-def test_languages_are_scored_apart() -> None:
+def test_languages_are_scored_separately() -> None:
     report = make_report(UTTERANCES)
     rates = {s.code: s.words.rate for s in report.languages}
     assert rates == {"en": 1.0, "hi": 2 / 5, "ta": 2 / 3}
@@ -62,7 +62,7 @@ def test_table_fits_a_terminal_and_shows_every_language() -> None:
     assert lines["macro"][5] == "68.89"
 
 
-def test_columns_stay_in_line() -> None:
+def test_table_columns_are_aligned() -> None:
     lines = table(make_report(UTTERANCES)).splitlines()
     column = lines[0].index("WER %") + len("WER %")
     for start in ("en", "hi", "ta", "all", "macro"):
@@ -78,11 +78,13 @@ def test_one_language_has_no_pooled_line() -> None:
 def test_result_is_strict_json_with_nulls(tmp_path: Path) -> None:
     report = make_report([utterance("a", "en", "", "heard")])
     write_result(report, tmp_path / "result.json", {"commit": "abc"})
-    found = json.loads((tmp_path / "result.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert found["commit"] == "abc"
-    assert found["languages"]["en"]["wer"] is None  # one word heard where none was said: no finite rate
-    assert found["languages"]["en"]["words"]["insertions"] == 1
-    assert found["macro"]["wer"] is None
+    content = json.loads(
+        (tmp_path / "result.json").read_text(), parse_constant=lambda name: pytest.fail(name)
+    )
+    assert content["commit"] == "abc"
+    assert content["languages"]["en"]["wer"] is None  # one word heard where none was said: no finite rate
+    assert content["languages"]["en"]["words"]["insertions"] == 1
+    assert content["macro"]["wer"] is None
 
 
 def test_errors_are_listed_worst_first_and_marked(tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_errors_are_listed_worst_first_and_marked(tmp_path: Path) -> None:
     assert text.startswith("# 3 utterances with errors of 6")
 
 
-def test_nothing_to_score_and_doubled_ids_are_refused() -> None:
+def test_empty_lists_and_duplicate_ids_are_refused() -> None:
     with pytest.raises(MayaError, match="nothing to score"):
         make_report([])
     with pytest.raises(MayaError, match="'h1' was decoded 2 times"):

@@ -14,7 +14,7 @@ def _report(errors: list[int]):  # noqa: ANN202
     return make_report(rows, replicates=10)
 
 
-def test_the_choice_goes_from_the_worst_to_one_without_an_error() -> None:
+def test_choose_takes_the_worst_first_and_one_without_errors() -> None:
     report = _report([0, 3, 9, 0, 1, 5, 7, 0, 2])
     assert [s.words.errors for s in choose(report, 4)] == [9, 5, 1, 0]
     assert [s.words.errors for s in choose(report, 2)] == [9, 0]
@@ -25,7 +25,7 @@ def test_the_choice_goes_from_the_worst_to_one_without_an_error() -> None:
     assert [s.utterance.id for s in choose(report, 5)] == [s.utterance.id for s in choose(report, 5)]
 
 
-def test_words_stand_under_each_other() -> None:
+def test_words_are_aligned() -> None:
     rows = [Utterance(id="a", language="hi", ref="मैं घर जाता हूँ", hyp="मैं जाता था हूँ", seconds=1.0)]
     lines = sample_table(make_report(rows, replicates=10), 3).splitlines()
     assert lines[0].startswith("1 of 1 utterances") and lines[2].startswith("a  hi  WER 50.00 %  CER ")
@@ -36,7 +36,7 @@ def test_words_stand_under_each_other() -> None:
     assert columns("हूँ") == 1 and columns("日本") == 4 and columns("ab\u200d") == 2
 
 
-def test_long_utterances_take_several_rows() -> None:
+def test_long_utterances_are_wrapped() -> None:
     pairs = [(word, word if i % 7 else "other") for i, word in enumerate(["speech"] * 40)]
     lines = aligned(pairs, width=60)
     assert len(lines) % 2 == 0 and len(lines) > 6 and max(map(len, lines)) <= 60

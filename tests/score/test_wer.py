@@ -29,28 +29,28 @@ def levenshtein(ref: list[str], hyp: list[str]) -> int:
     """Edit distance by the textbook recursion, as a second opinion."""
     row = list(range(len(hyp) + 1))
     for i, r in enumerate(ref, 1):
-        left, row[0] = row[0], i
+        diagonal, row[0] = row[0], i
         for j, h in enumerate(hyp, 1):
-            left, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, left + (r != h))
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (r != h))
     return row[-1]
 
 
 def test_counts_each_kind_of_error() -> None:
-    found = wer(["the cat sat", "on the mat", "yes"], ["the bat sat", "on mat", "yes it is"])
-    assert (found.substitutions, found.deletions, found.insertions) == (1, 1, 2)
-    assert found.ref_length == 7
-    assert found.rate == pytest.approx(4 / 7)
-    assert found.utterance_errors.tolist() == [1, 1, 2]
-    assert found[1:].errors == 3
+    errors = wer(["the cat sat", "on the mat", "yes"], ["the bat sat", "on mat", "yes it is"])
+    assert (errors.substitutions, errors.deletions, errors.insertions) == (1, 1, 2)
+    assert errors.ref_length == 7
+    assert errors.rate == pytest.approx(4 / 7)
+    assert errors.utterance_errors.tolist() == [1, 1, 2]
+    assert errors[1:].errors == 3
 
 
 def test_agrees_with_the_textbook_edit_distance() -> None:
     rng = random.Random(3)
     sentences = [" ".join(rng.choices("abcd", k=rng.randrange(9))) for _ in range(400)]
     refs, hyps = sentences[:200], sentences[200:]
-    found = wer(refs, hyps)
+    errors = wer(refs, hyps)
     expected = [levenshtein(r.split(), h.split()) for r, h in zip(refs, hyps, strict=True)]
-    assert found.utterance_errors.tolist() == expected
+    assert errors.utterance_errors.tolist() == expected
 
 
 def test_alignment_has_the_errors_of_the_count() -> None:
@@ -58,10 +58,10 @@ def test_alignment_has_the_errors_of_the_count() -> None:
     for _ in range(100):
         ref, hyp = rng.choices("abc", k=rng.randrange(1, 9)), rng.choices("abc", k=rng.randrange(1, 9))
         pairs = align(ref, hyp)
-        one = wer([" ".join(ref)], [" ".join(hyp)])
-        assert sum(bool(r and h and r != h) for r, h in pairs) == one.substitutions
-        assert sum(not h for _, h in pairs) == one.deletions
-        assert sum(not r for r, _ in pairs) == one.insertions
+        counted = wer([" ".join(ref)], [" ".join(hyp)])
+        assert sum(bool(r and h and r != h) for r, h in pairs) == counted.substitutions
+        assert sum(not h for _, h in pairs) == counted.deletions
+        assert sum(not r for r, _ in pairs) == counted.insertions
         assert [r for r, _ in pairs if r] == ref
         assert [h for _, h in pairs if h] == hyp
 
@@ -72,7 +72,7 @@ def test_characters_are_code_points_with_spaces() -> None:
     assert cer(["नमस्ते"], ["नमसते"]).counts.tolist() == [[0, 1, 0, 6]]
 
 
-def test_composition_and_white_space_are_no_errors() -> None:
+def test_composition_and_white_space_are_ignored() -> None:
     # The same word with e-acute as one code point and as two, and with a doubled space.
     assert wer(["caf\u00e9  noir"], ["cafe\u0301 noir "]).errors == 0
     assert cer(["caf\u00e9  noir"], ["cafe\u0301 noir "]).errors == 0
@@ -106,20 +106,20 @@ def test_bootstrap_is_a_ratio_of_sums_and_reproducible() -> None:
 
 def test_interval_has_the_width_of_the_binomial() -> None:
     # 400 utterances of one word, a quarter wrong: the interval is close to p +- 1.96 sqrt(p (1 - p) / n).
-    found = interval(stats([1] * 100 + [0] * 300, [1] * 400))
+    bounds = interval(stats([1] * 100 + [0] * 300, [1] * 400))
     half = 1.96 * math.sqrt(0.25 * 0.75 / 400)
-    assert found.low == pytest.approx(0.25 - half, abs=0.008)
-    assert found.high == pytest.approx(0.25 + half, abs=0.008)
+    assert bounds.low == pytest.approx(0.25 - half, abs=0.008)
+    assert bounds.high == pytest.approx(0.25 + half, abs=0.008)
 
 
-def test_drawing_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bootstrap_in_chunks_gives_the_same_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     some = stats(list(range(10)), [12] * 10)
     whole = bootstrap_rates(some, replicates=33)
     monkeypatch.setattr("maya.score.wer._INDICES_AT_ONCE", 40)
     assert np.array_equal(whole, bootstrap_rates(some, replicates=33))
 
 
-def test_speakers_are_drawn_whole() -> None:
+def test_bootstrap_draws_whole_speakers() -> None:
     # Two speakers, one always wrong: only 0, 1/2 and 1 can be drawn, the widest interval there is.
     some = stats([1] * 50 + [0] * 50, [1] * 100)
     speakers = ["a"] * 50 + ["b"] * 50
@@ -130,7 +130,7 @@ def test_speakers_are_drawn_whole() -> None:
         interval(some, blocks=["a"])
 
 
-def test_one_utterance_has_no_interval() -> None:
+def test_a_single_utterance_has_no_interval() -> None:
     assert math.isnan(interval(stats([1], [2])).low)
     assert math.isnan(interval(stats([1, 1], [2, 2]), blocks=["a", "a"]).high)
     assert math.isnan(interval(stats([], [])).low)
@@ -148,8 +148,8 @@ def test_macro_average_counts_each_language_once() -> None:
 def test_languages_are_drawn_independently() -> None:
     # Drawn with one seed, equal statistics would move together and the interval of their mean be as wide
     # as that of one; drawn apart it is narrower by sqrt(2).
-    one = stats([1] * 50 + [0] * 50, [1] * 100)
-    alone, (_, both) = interval(one), macro_average({"a": one, "b": one})
+    group = stats([1] * 50 + [0] * 50, [1] * 100)
+    alone, (_, both) = interval(group), macro_average({"a": group, "b": group})
     assert (both.high - both.low) / (alone.high - alone.low) == pytest.approx(0.5**0.5, abs=0.1)
 
 
@@ -161,9 +161,9 @@ def test_compare() -> None:
     assert (same.difference, same.p_value) == (0.0, 1.0)
     # One error less in every third utterance: a small gain, but the same one in nearly every draw.
     better = stats(np.maximum(base - (np.arange(300) % 3 == 0), 0).tolist(), [10] * 300)
-    found = compare(first, better)
-    assert found.difference < 0 and found.interval.high < 0 and found.p_value < 0.01
-    assert compare(better, first).difference == -found.difference
+    gain = compare(first, better)
+    assert gain.difference < 0 and gain.interval.high < 0 and gain.p_value < 0.01
+    assert compare(better, first).difference == -gain.difference
     # Noise of mean zero is no difference.
     noisy = stats((base + rng.choice([-1, 1], 300)).tolist(), [10] * 300)
     assert compare(first, noisy).p_value > 0.05

@@ -15,7 +15,7 @@ def both() -> AggregateTokenizer:
     return AggregateTokenizer({"en": tokenizer("en"), "hi": tokenizer("hi", 30)})
 
 
-def test_ids_of_each_language_follow_those_before(both: AggregateTokenizer) -> None:
+def test_ids_of_a_language_follow_those_of_the_previous_one(both: AggregateTokenizer) -> None:
     english, hindi = both.parts.values()
     assert both.vocab_size == english.vocab_size + hindi.vocab_size
     text = TEXTS["hi"][0]
@@ -30,7 +30,7 @@ def test_ids_of_each_language_follow_those_before(both: AggregateTokenizer) -> N
     )
 
 
-def test_text_comes_back(both: AggregateTokenizer) -> None:
+def test_round_trip(both: AggregateTokenizer) -> None:
     english, hindi = TEXTS["en"][0], TEXTS["hi"][0]
     assert both.decode(both.encode(hindi, "hi")) == hindi
     mixed = [*both.encode("the fox", "en"), *both.encode(hindi, "hi"), *both.encode("dog", "en")]
@@ -46,7 +46,7 @@ def test_a_text_needs_its_language(both: AggregateTokenizer) -> None:
         both.encode_batch(["fox"])
 
 
-def test_bytes_and_pickles(both: AggregateTokenizer) -> None:
+def test_round_trip_through_bytes_and_pickle(both: AggregateTokenizer) -> None:
     for again in (tokenizer_from_bytes(both.model_bytes), pickle.loads(pickle.dumps(both))):
         assert isinstance(again, AggregateTokenizer) and again.languages == ("en", "hi")
         assert again.model_bytes == both.model_bytes

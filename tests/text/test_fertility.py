@@ -14,9 +14,9 @@ def test_numbers_of_each_language(byte_fallback: bool) -> None:
     )
     sample = gather(TEXTS, lines_per_language=1000, seed=0)
     tokenizer = train_tokenizer(sample, cfg)
-    found = fertility(tokenizer, sample, cfg)
-    assert list(found) == ["en", "hi"]
-    english, hindi = found["en"], found["hi"]
+    languages = fertility(tokenizer, sample, cfg)
+    assert list(languages) == ["en", "hi"]
+    english, hindi = languages["en"], languages["hi"]
     assert (english.lines, english.words, english.characters) == (61, 182, 60 * 11 + 5)
     assert english.share_of_text == pytest.approx(665 / 765) and english.share_of_training == 0.5
     assert english.left_out == {"ß": 1} and english.unknown_characters == pytest.approx(1 / 665)
@@ -26,8 +26,8 @@ def test_numbers_of_each_language(byte_fallback: bool) -> None:
     assert english.unknown_pieces == pytest.approx(0.0 if byte_fallback else 1 / pieces)
     assert hindi.unknown_characters == hindi.unknown_pieces == 0.0 and hindi.alphabet == 4
 
-    report = fertility_report(tokenizer, found, cfg)
+    report = fertility_report(tokenizer, languages, cfg)
     kinds = report["pieces"]
     assert isinstance(kinds, dict) and kinds["bytes"] == 256 * byte_fallback
     assert sum(kinds.values()) + 1 == tokenizer.vocab_size == report["vocab_size"]
-    assert [row[0] for row in fertility_table(found)] == ["language", "en", "hi"]
+    assert [row[0] for row in fertility_table(languages)] == ["language", "en", "hi"]

@@ -79,7 +79,7 @@ def test_spellings_of_a_language(code: str, spellings: str) -> None:
         ("Tamill", "did you mean ta (Tamil)?"),
     ],
 )
-def test_what_is_no_language_is_refused(value: str, suggestion: str) -> None:
+def test_unknown_languages_are_refused(value: str, suggestion: str) -> None:
     with pytest.raises(MayaError, match=r"unknown language .*hi, bn, ta") as caught:
         language_code(value)
     assert suggestion in str(caught.value) and "\n" not in str(caught.value)
@@ -112,7 +112,7 @@ def test_script_share() -> None:
         ("ne", "नमस्ते", "Deva", "नमस्ते hello"),
     ],
 )
-def test_the_script_of_an_open_language_is_that_of_its_texts(
+def test_script_of_an_open_language_comes_from_its_texts(
     code: str, text: str, script: str, foreign: str
 ) -> None:
     assert get_language(code).script == "" and script_share("any буква", code) == 1.0
@@ -122,7 +122,7 @@ def test_the_script_of_an_open_language_is_that_of_its_texts(
     assert 0 < script_share(foreign, language) < 1
 
 
-def test_a_script_that_the_code_names_is_taken() -> None:
+def test_script_in_the_language_code_is_used() -> None:
     assert get_language("hi-Latn").script == "Latn" and get_language("hi-Latn").name == "Hindi"
     assert get_language("zh-Hant").script == "Hani"
     assert script_share("नमस्ते", "hi-Latn") == 0.0
@@ -130,7 +130,7 @@ def test_a_script_that_the_code_names_is_taken() -> None:
     assert language_of_texts("fr", ["123", ""]).script == ""
 
 
-def test_letters_that_scripts_share_belong_to_all() -> None:
+def test_shared_letters_belong_to_all_their_scripts() -> None:
     assert script_of("ʻ") == "" and script_of("Ａ") == "Latn" and script_of("ｶ") == "Hani"
     assert script_share("oʻzbek", language_of_texts("uz", ["salom"])) == 1.0
 
@@ -139,5 +139,5 @@ def test_letters_that_scripts_share_belong_to_all() -> None:
     ("value", "code"),
     [("en", "en"), ("en-US", "en"), ("Hindi", "hi"), ("fr", "fr"), ("xx", "xx"), ("pt-BR", "pt-BR")],
 )
-def test_a_language_among_those_of_a_model(value: str, code: str) -> None:
+def test_language_codes_match_those_of_a_model(value: str, code: str) -> None:
     assert language_among(value, ("en", "hi", "pt-BR")) == code

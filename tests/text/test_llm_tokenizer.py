@@ -21,7 +21,7 @@ def auto(folder: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
-def test_texts_come_back_from_ids_and_from_bytes(tmp_path: Path) -> None:
+def test_round_trip_through_ids_and_bytes(tmp_path: Path) -> None:
     made = load_tokenizer(str(tiny_llm.make(tmp_path)))
     ids = made.encode(TEXT)
     assert len(ids) == len(TEXT.encode()) and made.vocab_size == 256 + len(tiny_llm.SPECIAL)
@@ -44,7 +44,7 @@ def test_a_plain_prompt(tmp_path: Path) -> None:
     assert made.decode(unknown.before) == "<bos>Write the speech: "
 
 
-def test_a_chat_template_is_followed_once(tmp_path: Path) -> None:
+def test_chat_template_is_applied_once(tmp_path: Path) -> None:
     made = auto(tiny_llm.make(tmp_path, chat=True))
     asked = prompt_ids(made, "Write the {language} speech:", "Tamil")
     assert made.decode(asked.before) == "<bos><turn>user\nWrite the Tamil speech: "
@@ -52,12 +52,12 @@ def test_a_chat_template_is_followed_once(tmp_path: Path) -> None:
     assert asked.end == made.convert_tokens_to_ids("<end>")  # as the template ends a turn, not <eos>
 
 
-def test_a_tokenizer_without_an_end_is_refused() -> None:
+def test_a_tokenizer_without_an_end_token_is_refused() -> None:
     bare = SimpleNamespace(chat_template=None, bos_token=None, eos_token_id=None, name_or_path="some/model")
     with pytest.raises(MayaError, match="some/model: the tokenizer has no token that ends a text"):
         prompt_ids(bare, "x", "")
 
 
-def test_a_missing_tokenizer_is_told(tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_reported(tmp_path: Path) -> None:
     with pytest.raises(MayaError, match="no tokenizer.json that can be loaded"):
         load_tokenizer(str(tmp_path))

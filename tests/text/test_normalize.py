@@ -22,7 +22,7 @@ TRICKY = st.text(
 
 
 @given(st.text() | TRICKY, st.sampled_from(list(LANGUAGES)))
-def test_is_idempotent_and_leaves_only_words(text: str, language: str) -> None:
+def test_normalization_is_idempotent_and_keeps_only_words(text: str, language: str) -> None:
     once = normalize(text, language)
     assert normalize(once, language) == once
     assert unicodedata.is_normalized("NFC", once)

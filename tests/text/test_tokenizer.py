@@ -46,7 +46,7 @@ def test_new_combinations_round_trip(tokenizer: Tokenizer, words: list[str]) -> 
     assert tokenizer.encode_batch([text, text]) == [tokenizer.encode(text)] * 2
 
 
-def test_travels_by_file_bytes_and_pickle(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_round_trip_through_file_bytes_and_pickle(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "t.model")
     text = TEXTS["hi"][0]
     for copy in (
@@ -67,7 +67,7 @@ def test_byte_fallback_spells_unknown_characters() -> None:
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
-def test_too_large_a_vocabulary_becomes_the_largest_possible(
+def test_too_large_a_vocabulary_is_reduced_to_the_largest_possible(
     model_type: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     texts = {"en": ["one two three", "four five"]}
@@ -78,7 +78,7 @@ def test_too_large_a_vocabulary_becomes_the_largest_possible(
     assert tokenizer.decode(tokenizer.encode("one five")) == "one five"
 
 
-def test_too_small_a_vocabulary_says_what_is_needed() -> None:
+def test_too_small_a_vocabulary_is_refused_with_the_minimum() -> None:
     with pytest.raises(MayaError, match=r"vocab_size=12 .*\d\d pieces are needed.*raise vocab_size"):
         train_tokenizer(TEXTS, TokenizerConfig(vocab_size=12))
 
@@ -103,7 +103,7 @@ def test_bad_model_files_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("temperature", "share"), [(1.0, 0.1), (0.5, 0.25), (0.0, 0.5)])
-def test_temperature_shares_out_characters(temperature: float, share: float) -> None:
+def test_temperature_sets_the_share_of_characters(temperature: float, share: float) -> None:
     texts = {"en": ["abcdefghij"] * 900, "hi": ["कखगघङचछजझञ"] * 100}
     sentences = list(sample_sentences(texts, TokenizerConfig(temperature=temperature)))
     hindi = sum(s[0] == "क" for s in sentences)
@@ -134,7 +134,7 @@ def test_characters_of_a_small_language_get_pieces_and_rare_ones_do_not(model_ty
     assert tokenizer.unk_id in tokenizer.encode("ß")
 
 
-def test_a_stream_is_trained_on_as_its_list_is() -> None:
+def test_training_on_a_stream_equals_training_on_a_list() -> None:
     pairs = [(code, text) for code, texts in TEXTS.items() for text in texts]
     sample = gather(iter(pairs), lines_per_language=1000, seed=0)
     assert train_tokenizer(sample, SMALL).model_bytes == train_tokenizer(TEXTS, SMALL).model_bytes
@@ -157,7 +157,7 @@ def spelling() -> Tokenizer:
 
 
 @given(text=st.text(), language=st.sampled_from(list(LANGUAGES)))
-def test_any_normal_text_comes_back_from_pieces_and_bytes(
+def test_normalized_text_round_trips_with_pieces_and_bytes(
     spelling: Tokenizer, text: str, language: str
 ) -> None:
     normal = normalize(text, language)

@@ -90,7 +90,7 @@ def test_fit_is_an_upper_bound_of_other_functions() -> None:
 
 
 def test_no_term_is_negative() -> None:
-    samples = [memory_probe.Sample(b, 10.0, u, 10**9 - 10**6 * b) for b in (1, 4, 9) for u in (1, 50)]
+    samples = [memory_probe.MemorySample(b, 10.0, u, 10**9 - 10**6 * b) for b in (1, 4, 9) for u in (1, 50)]
     terms = fit(samples, FRAMES)
     assert min(terms.values()) >= 0 and terms["fixed"] > 5e8
 

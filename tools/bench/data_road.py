@@ -36,7 +36,7 @@ from maya.text.tokenizer import Tokenizer
 from tools.bench.common import PAGES, machine, markdown, parser_of, write_pages
 
 
-class Epoch(NamedTuple):
+class EpochFigures(NamedTuple):
     """One epoch as it was read. seconds: of audio; padded: with its padding; took, waited: by the clock;
     spent: processor seconds of this process and its workers; extra: utterances that came other than once."""
 
@@ -74,7 +74,7 @@ def open_data(experiment: Experiment, work: Path) -> tuple[Utterances, Tokenizer
 
 def read_epoch(
     experiment: Experiment, utterances: Utterances, made: Tokenizer, workers: int, ranks: int
-) -> Epoch:
+) -> EpochFigures:
     """Read epoch 0 with every rank in turn. AssertionError where a batch is not that of the plan."""
     features = LogMel(LogMelConfig())
     rate = features.cfg.sample_rate
@@ -106,7 +106,9 @@ def read_epoch(
         batches_of_plan.close()  # type: ignore[attr-defined]
     extra = len(set(utterances.ids) - seen.keys()) + sum(n - 1 for n in seen.values())
     spent = _spent() - spent
-    return Epoch(workers, ranks, sum(seen.values()), batches, seconds, padded, took, waited, spent, extra)
+    return EpochFigures(
+        workers, ranks, sum(seen.values()), batches, seconds, padded, took, waited, spent, extra
+    )
 
 
 def plan_facts(experiment: Experiment, utterances: Utterances, ranks: int) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def page(result: dict[str, Any]) -> str:
     head = ["workers", "ranks", "utterances", "other than once", "clips/s", "processor ms/clip", "hours/hour"]
     head += ["padding", "waiting share"]
     rows = []
-    for epoch in (Epoch(**epoch) for epoch in result["epochs"]):
+    for epoch in (EpochFigures(**epoch) for epoch in result["epochs"]):
         row = [epoch.workers, epoch.ranks, epoch.clips, epoch.extra, f"{epoch.clips / epoch.took:,.0f}"]
         row += [f"{1000 * epoch.spent / epoch.clips:.1f}", f"{epoch.seconds / epoch.took:,.0f}"]
         row += [f"{1 - epoch.seconds / epoch.padded:.1%}", f"{epoch.waited / epoch.took:.0%}"]

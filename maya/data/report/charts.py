@@ -3,14 +3,14 @@
 Each is 360 units wide, which a phone shows as it is; wider screens put several beside one another.
 """
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 
 from maya.data.corpus.manifest import PARTS
 from maya.data.report.statistics import Histogram
+from maya.pages import COLOURS, END, MIDDLE, TITLE, escaped, svg, svg_line, svg_text, ticks
 
-COLOURS = dict(zip(PARTS, ("#3b7dd8", "#d9703c", "#3f9d63"), strict=True))
+PART_COLOURS = dict(zip(PARTS, COLOURS, strict=False))
 WIDTH = 360
 _NAME = 78  # units left for the names of rows
 _ROW = 20
@@ -28,14 +28,14 @@ def part_bars(rows: Sequence[tuple[str, Mapping[str, float]]], unit: str) -> str
         out.append(_name(name, y))
         for part, value in values.items():
             width = value / top * room
-            tip = html.escape(f"{name}, {part}: {number(value)} {unit}")
+            tip = escaped(f"{name}, {part}: {number(value)} {unit}")
             out.append(
                 f'<rect x="{x:.1f}" y="{y + 3}" width="{max(width, 0.5 if value else 0):.1f}" height="14" '
-                f'fill="{COLOURS.get(part, "#3b7dd8")}"><title>{tip}</title></rect>'
+                f'fill="{PART_COLOURS.get(part, COLOURS[0])}"><title>{tip}</title></rect>'
             )
             x += width
-        out.append(f'<text x="{x + 5:.1f}" y="{y + 14}">{number(sum(values.values()))} {unit}</text>')
-    return _svg(out, len(rows) * _ROW + 4)
+        out.append(svg_text(x + 5, y + 14, f"{number(sum(values.values()))} {unit}"))
+    return svg(out, WIDTH, len(rows) * _ROW + 4)
 
 
 def bar_window(histograms: Sequence[Histogram]) -> tuple[int, int, int]:
@@ -72,7 +72,7 @@ def histogram_chart(
     height, top, low, high = 110, max(bars) or 1, histogram.edges[first], histogram.edges[last]
     room, base = WIDTH - 24, height - 20
     width = room / len(bars)
-    out = [f'<text x="12" y="12" class="title">{html.escape(title)}</text>']
+    out = [svg_text(12, 12, title, TITLE)]
     for place, count in enumerate(bars):
         tall = count / top * (base - 22)
         begin = histogram.edges[first + place * step]
@@ -80,15 +80,15 @@ def histogram_chart(
         tip = f"{begin:g} to {end:g} {unit}: {count}"
         out.append(
             f'<rect x="{12 + place * width:.1f}" y="{base - tall:.1f}" width="{max(width - 0.8, 0.4):.1f}" '
-            f'height="{tall:.1f}" fill="#3b7dd8"><title>{html.escape(tip)}</title></rect>'
+            f'height="{tall:.1f}" fill="{COLOURS[0]}"><title>{escaped(tip)}</title></rect>'
         )
-    out.append(f'<line x1="12" x2="{WIDTH - 12}" y1="{base}" y2="{base}" class="grid"/>')
+    out.append(svg_line((12, WIDTH - 12), (base, base), "grid"))
     for value in ticks(low, high):
         x = 12 + (value - low) / (high - low) * room
         edge = "start" if x < 20 else "end" if x > WIDTH - 30 else "middle"
         shown = f"{value:g} {unit}" if value == ticks(low, high)[-1] else f"{value:g}"
-        out.append(f'<text x="{x:.1f}" y="{height - 6}" text-anchor="{edge}">{html.escape(shown)}</text>')
-    return _svg(out, height, title)
+        out.append(svg_text(x, height - 6, shown, f'text-anchor="{edge}"'))
+    return svg(out, WIDTH, height, title)
 
 
 def strips(rows: Sequence[tuple[str, Histogram]], title: str, unit: str, limits: Sequence[float] = ()) -> str:
@@ -115,56 +115,44 @@ def strips(rows: Sequence[tuple[str, Histogram]], title: str, unit: str, limits:
         return _NAME + (value - low) / (high - low) * room
 
     bottom = top + len(quantiles_by_name) * _ROW
-    out = [f'<text x="0" y="12" class="title">{html.escape(title)}</text>']
+    out = [svg_text(0, 12, title, TITLE)]
     for value in ticks(low, high):
         x = at(value)
-        out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}" class="grid"/>')
-        out.append(f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{value:g}</text>')
-    out.append(f'<text x="{WIDTH}" y="{bottom + 14}" text-anchor="end">{html.escape(unit)}</text>')
+        out.append(svg_line((x, x), (top, bottom), "grid"))
+        out.append(svg_text(x, bottom + 14, f"{value:g}", MIDDLE))
+    out.append(svg_text(WIDTH, bottom + 14, unit, END))
     for limit in near:
         out.append(
             f'<line x1="{at(limit):.1f}" x2="{at(limit):.1f}" y1="{top}" y2="{bottom}" class="limit">'
-            f"<title>flagged beyond {limit:g} {html.escape(unit)}</title></line>"
+            f"<title>flagged beyond {limit:g} {escaped(unit)}</title></line>"
         )
     for place, (name, (p5, p25, p50, p75, p95)) in enumerate(quantiles_by_name):
         y = top + place * _ROW
         tip = f"{name}: 5 % below {p5:.3g}, half between {p25:.3g} and {p75:.3g}, 5 % above {p95:.3g} {unit}"
         out += [
             _name(name, y),
-            f"<g><title>{html.escape(tip)}</title>"
-            f'<line x1="{at(p5):.1f}" x2="{at(p95):.1f}" y1="{y + 10}" y2="{y + 10}" class="whisker"/>'
-            f'<rect x="{at(p25):.1f}" y="{y + 5}" width="{max(at(p75) - at(p25), 1.5):.1f}" height="10" '
-            'fill="#9dbfec"/>'
-            f'<line x1="{at(p50):.1f}" x2="{at(p50):.1f}" y1="{y + 3}" y2="{y + 17}" class="median"/></g>',
-            f'<text x="{WIDTH}" y="{y + 14}" text-anchor="end">{number(p50)}</text>',
+            f"<g><title>{escaped(tip)}</title>"
+            + svg_line((at(p5), at(p95)), (y + 10, y + 10), "whisker")
+            + f'<rect x="{at(p25):.1f}" y="{y + 5}" width="{max(at(p75) - at(p25), 1.5):.1f}" height="10" '
+            'fill="#9dbfec"/>' + svg_line((at(p50), at(p50)), (y + 3, y + 17), "median") + "</g>",
+            svg_text(WIDTH, y + 14, number(p50), END),
         ]
-    return _svg(out, bottom + 18, title)
+    return svg(out, WIDTH, bottom + 18, title)
 
 
 def value_bars(rows: Sequence[tuple[str, float]], title: str) -> str:
     """A bar and a number for each name."""
     top, room = max((value for _, value in rows), default=0.0) or 1.0, WIDTH - _NAME - 44
-    out = [f'<text x="0" y="12" class="title">{html.escape(title)}</text>']
+    out = [svg_text(0, 12, title, TITLE)]
     for place, (name, value) in enumerate(rows):
         y = 18 + place * _ROW
         width = value / top * room
         out.append(
-            _name(name, y) + f'<rect x="{_NAME}" y="{y + 3}" width="{width:.1f}" height="14" fill="#3b7dd8"/>'
-            f'<text x="{_NAME + width + 5:.1f}" y="{y + 14}">{number(value)}</text>'
+            _name(name, y)
+            + f'<rect x="{_NAME}" y="{y + 3}" width="{width:.1f}" height="14" fill="{COLOURS[0]}"/>'
+            + svg_text(_NAME + width + 5, y + 14, number(value))
         )
-    return _svg(out, 20 + len(rows) * _ROW, title)
-
-
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers from `low` to `high`, none beyond."""
-    if high <= low:
-        return [low]
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * (1 - 1e-9))
-    return [
-        round(i * step, 9) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
-    ]
+    return svg(out, WIDTH, 20 + len(rows) * _ROW, title)
 
 
 def number(value: float) -> str:
@@ -175,9 +163,4 @@ def number(value: float) -> str:
 
 
 def _name(name: str, y: float) -> str:
-    return f'<text x="{_NAME - 6}" y="{y + 14}" text-anchor="end">{html.escape(name)}</text>'
-
-
-def _svg(parts: Sequence[str], height: float, label: str = "") -> str:
-    label_text = f' aria-label="{html.escape(label)}"' if label else ""
-    return f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img"{label_text}>' + "".join(parts) + "</svg>"
+    return svg_text(_NAME - 6, y + 14, name, END)

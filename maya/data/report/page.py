@@ -4,7 +4,6 @@ It is drawn from the numbers that preparation leaves, `summary.json` and `report
 drawn again when more is known: how a tokenizer cuts each language, and what a plan makes of an epoch.
 """
 
-import html
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 from maya.data.corpus.manifest import PARTS
 from maya.data.measure.reasons import MEANING
 from maya.data.report.charts import (
-    COLOURS,
+    PART_COLOURS,
     bar_window,
     histogram_chart,
     number,
@@ -25,38 +24,14 @@ from maya.data.report.charts import (
 )
 from maya.data.report.statistics import EDGES, Histogram, histogram
 from maya.errors import MayaError
+from maya.pages import escaped, html_table
+from maya.pages import page as html_page
 from maya.text.languages import Language, language_name, language_of_texts
 
 _RARE = 3  # occurrences, up to which a letter is looked at with suspicion
 _LETTERS = 400  # shown per language; Indic scripts have some 70
 _UNSEEN = {"\u200c": "ZWNJ", "\u200d": "ZWJ"}
 _CLIPPED = ("none", "under 0.001 %", "to 0.01 %", "to 0.1 %", "to 1 %", "more")
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d1d1f; }
-body { max-width: 1120px; margin: 1.5rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; margin-bottom: .3rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem; }
-table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #8883; white-space: nowrap; }
-th { font-weight: 600; vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child, .left { text-align: left; }
-tr.total { font-weight: 600; } td.none { color: #aaa; }
-.wide { overflow-x: auto; } .note { color: #666; font-size: .9em; margin: .2rem 0; }
-.grid3 { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 1rem 1.6rem; }
-svg { width: 100%; max-width: 440px; height: auto; display: block; }
-svg text { font-size: 12px; fill: #333; } svg text.title { font-weight: 600; }
-svg .grid { stroke: #8883; } svg .limit { stroke: #c0392b; stroke-dasharray: 3 3; }
-svg .whisker { stroke: #3b7dd8; } svg .median { stroke: #1d3f73; stroke-width: 2; }
-details { border-bottom: 1px solid #8883; padding: .35rem 0; } summary { cursor: pointer; }
-.key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .9em; }
-.example { margin: .5rem 0 .5rem 1rem; overflow-wrap: anywhere; } .example p { margin: 0; }
-.letters { display: flex; flex-wrap: wrap; gap: 4px; margin: .5rem 0; }
-.letters span { border: 1px solid #8883; border-radius: 4px; padding: 0 6px; }
-.letters span { text-align: center; font-size: 1.15em; }
-.letters small { display: block; font-size: 10px; color: #666; }
-.letters .rare { border-color: #c0392b; background: #fdf0ee; } .letters .foreign { background: #fff6dd; }
-.dropped { color: #c0392b; }
-"""
 
 
 @dataclass(kw_only=True)
@@ -107,11 +82,6 @@ def write_page(page: Page, path: Path) -> None:
 def draw(page: Page) -> str:
     """The page as HTML."""
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{_text(page.title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{_text(page.title)}</h1>",
         _overview(page),
         _hours(page),
         _durations(page),
@@ -124,9 +94,8 @@ def draw(page: Page) -> str:
         _letters(page),
         _tokenizer(page.tokenizer),
         _plan(page.plan),
-        "</body></html>",
     ]
-    return "\n".join(part for part in parts if part) + "\n"
+    return html_page(page.title, parts)
 
 
 def _overview(page: Page) -> str:
@@ -134,7 +103,7 @@ def _overview(page: Page) -> str:
     hours = sum(n["hours"] for n in languages.values())
     kept = sum(n["utterances"] for n in languages.values())
     dropped, flagged = (_count(page.findings, kind) for kind in ("dropped", "flagged"))
-    notes = "".join(f"<li>{_text(note)}</li>" for note in page.summary.get("notes", ()))
+    notes = "".join(f"<li>{escaped(note)}</li>" for note in page.summary.get("notes", ()))
     return (
         f"<p><b>{number(hours)} hours</b>, {kept:,} utterances in {len(languages)} language(s); "
         f'<span class="dropped">{dropped:,} dropped</span> of {page.summary["rows"]:,}, '
@@ -148,7 +117,7 @@ def _hours(page: Page) -> str:
     most = max((n["hours"] for n in languages.values()), default=0.0)
     scale, unit = (1, "h") if most >= 1 else (60, "min")
     rows = [(_name(c), {part: scale * languages[c]["parts"][part]["hours"] for part in PARTS}) for c in order]
-    keys = "".join(f'<span class="key" style="background:{COLOURS[p]}"></span>{p}' for p in PARTS)
+    keys = "".join(f'<span class="key" style="background:{PART_COLOURS[p]}"></span>{p}' for p in PARTS)
     head = ["language", "utterances", "hours", *PARTS, "longest s", "speakers", "texts", "characters"]
 
     def cells(name: str, some: Sequence[Mapping[str, Any]], longest: str) -> list[object]:
@@ -159,7 +128,9 @@ def _hours(page: Page) -> str:
 
     lines = [cells(_named(code), [n], f"{n['longest_seconds']:.1f}") for code, n in languages.items()]
     total = cells("all", list(languages.values()), "")
-    return f"<h2>Hours</h2><p class='note'>{keys}</p>{part_bars(rows, unit)}" + _table(head, lines, total)
+    return f"<h2>Hours</h2><p class='note'>{keys}</p>{part_bars(rows, unit)}" + html_table(
+        head, lines, [total]
+    )
 
 
 def _durations(page: Page) -> str:
@@ -194,7 +165,7 @@ def _sound(page: Page) -> str:
     head = ["share of samples that are clipped", *_CLIPPED]
     rows = [[_named(code), *histogram.counts] for code, histogram in clipped]
     note = "Dashed: limits beyond which an utterance is flagged."
-    return f'<h2>Sound</h2><p class="note">{note}</p>{_grid(charts)}' + _table(head, rows)
+    return f'<h2>Sound</h2><p class="note">{note}</p>{_grid(charts)}' + html_table(head, rows)
 
 
 def _findings(page: Page) -> str:
@@ -208,20 +179,21 @@ def _findings(page: Page) -> str:
         rows.append([f"{finding['kind']}: {finding['reason']}", *counts, sum(counts)])
     examples = "".join(_examples(finding) for finding in page.findings)
     note = "All of them are in dropped.jsonl and flagged.jsonl; flagged utterances were kept."
-    return f'<h2>Problem and flagged</h2><p class="note">{note}</p>{_table(head, rows)}{examples}'
+    return f'<h2>Problem and flagged</h2><p class="note">{note}</p>{html_table(head, rows)}{examples}'
 
 
 def _examples(finding: Mapping[str, Any]) -> str:
     count = sum(facts["count"] for facts in finding["languages"].values())
     meaning = MEANING.get(finding["reason"], "")
     shown = [
-        f'<div class="example"><p><bdi lang="{_text(code)}">{_text(example["text"])}</bdi></p>'
-        f'<p class="note"><bdi>{_text(example["id"])}</bdi>: <bdi>{_text(example["detail"])}</bdi></p></div>'
+        f'<div class="example"><p><bdi lang="{escaped(code)}">{escaped(example["text"])}</bdi></p>'
+        f'<p class="note"><bdi>{escaped(example["id"])}</bdi>: <bdi>{escaped(example["detail"])}</bdi></p>'
+        "</div>"
         for code, facts in finding["languages"].items()
         for example in facts["examples"]
     ]
-    title = f"<b>{_text(finding['reason'])}</b>, {_text(finding['kind'])} {count:,}"
-    more = f'<span class="note">: {_text(meaning)}</span>' if meaning else ""
+    title = f"<b>{escaped(finding['reason'])}</b>, {escaped(finding['kind'])} {count:,}"
+    more = f'<span class="note">: {escaped(meaning)}</span>' if meaning else ""
     return f"<details><summary>{title}{more}</summary>{''.join(shown)}</details>"
 
 
@@ -237,7 +209,7 @@ def _splits(page: Page) -> str:
             _percent(facts[what][p]) for what in ("text_overlap", "speaker_overlap") for p in ("dev", "test")
         ]
         rows.append(row)
-    return "<h2>Splits</h2>" + _table(head, rows) if rows else ""
+    return "<h2>Splits</h2>" + html_table(head, rows) if rows else ""
 
 
 def _speakers(page: Page) -> str:
@@ -257,7 +229,7 @@ def _speakers(page: Page) -> str:
         rows.append(
             [_named(code), speakers["named"], *minutes, _percent(share), speakers["unnamed_utterances"]]
         )
-    return "<h2>Speakers</h2>" + _table(head, rows)
+    return "<h2>Speakers</h2>" + html_table(head, rows)
 
 
 def _labels(page: Page) -> str:
@@ -268,7 +240,7 @@ def _labels(page: Page) -> str:
         for name, counts in numbers.get("labels", {}).items()  # older numbers have none
     ]
     return (
-        "<h2>Labels</h2>" + _table(["language", "label", "utterances", "values", "commonest"], rows)
+        "<h2>Labels</h2>" + html_table(["language", "label", "utterances", "values", "commonest"], rows)
         if rows
         else ""
     )
@@ -283,7 +255,7 @@ def _letters(page: Page) -> str:
         language = language_of_texts(code, (char * min(count, 1000) for char, count, _ in letters))
         chips = "".join(_chip(language, *letter) for letter in letters[:_LETTERS])
         blocks.append(
-            f"<details><summary><b>{_text(_named(code))}</b>: {len(letters)} characters, {rare} of them "
+            f"<details><summary><b>{escaped(_named(code))}</b>: {len(letters)} characters, {rare} of them "
             f'at most {_RARE} times</summary><div class="letters">{chips}</div></details>'
         )
     note = (
@@ -300,7 +272,7 @@ def _chip(language: Language, char: str, count: int, first: str) -> str:
     foreign = category[0] == "L" and not language.owns(char)
     style = " ".join([*(["rare"] if count <= _RARE else []), *(["foreign"] if foreign else [])])
     tip = f"U+{ord(char):04X} {unicodedata.name(char, '')}, {count} times, first in {first}"
-    return f'<span class="{style}" title="{_text(tip)}">{_text(shown)}<small>{count:,}</small></span>'
+    return f'<span class="{style}" title="{escaped(tip)}">{escaped(shown)}<small>{count:,}</small></span>'
 
 
 def _tokenizer(report: Mapping[str, Any] | None) -> str:
@@ -324,7 +296,7 @@ def _tokenizer(report: Mapping[str, Any] | None) -> str:
         rows.append([*row, _percent(facts["byte_pieces"], 3), left_out])
     bars = value_bars([(_name(c), n["pieces_per_word"]) for c, n in languages.items()], "Pieces per word")
     about = f"{report['vocab_size']:,} pieces, {report['model_type']}."
-    return f'<h2>Tokenizer</h2><p class="note">{_text(about)}</p>{bars}' + _table(head, rows)
+    return f'<h2>Tokenizer</h2><p class="note">{escaped(about)}</p>{bars}' + html_table(head, rows)
 
 
 def _plan(plan: Mapping[str, Any] | None) -> str:
@@ -346,7 +318,7 @@ def _plan(plan: Mapping[str, Any] | None) -> str:
         [_named(code), f"{hours:.2f}", _percent(plan["repeated"][code]), _percent(plan["skipped"][code])]
         for code, hours in plan["hours"].items()
     ]
-    return "<h2>Plan of an epoch</h2>" + _table(["", ""], facts) + _table(head, rows)
+    return "<h2>Plan of an epoch</h2>" + html_table(["", ""], facts) + html_table(head, rows)
 
 
 def _histograms(page: Page, name: str) -> list[tuple[str, Histogram]]:
@@ -362,26 +334,6 @@ def _strips(page: Page, name: str, title: str, unit: str) -> str:
 
 def _grid(charts: Iterable[str]) -> str:
     return f'<div class="grid3">{"".join(f"<div>{chart}</div>" for chart in charts if chart)}</div>'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]], total: Sequence[object] = ()) -> str:
-    """Numbers to the right; whole ones with thousands apart, and zero in grey."""
-    titles = "".join(f"<th>{_text(title)}</th>" for title in head)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    last = f'<tr class="total">{"".join(map(_cell, total))}</tr>' if total else ""
-    return (
-        f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}{last}</tbody></table></div>'
-    )
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, int):
-        return f"<td>{value:,}</td>" if value else '<td class="none">0</td>'
-    return f"<td>{_text(str(value))}</td>"
-
-
-def _text(value: str) -> str:
-    return html.escape(value)
 
 
 def _count(findings: Iterable[Mapping[str, Any]], kind: str) -> int:

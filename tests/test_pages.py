@@ -1,9 +1,8 @@
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from maya.score.curve import HEIGHT, WIDTH, chart, read_metrics, series, ticks
+from maya.pages import HEIGHT, WIDTH, html_table, line_chart, ticks
 
 
 @pytest.mark.parametrize(
@@ -18,11 +17,11 @@ from maya.score.curve import HEIGHT, WIDTH, chart, read_metrics, series, ticks
     ],
 )
 def test_ticks_are_round_and_cover(low: float, high: float, expected: list[float]) -> None:
-    assert ticks(low, high) == pytest.approx(expected)
+    assert ticks(low, high, 4, outside=True) == pytest.approx(expected)
 
 
 def test_lines_stay_inside_the_chart() -> None:
-    svg = chart({"a": [(x, 100.0 - x) for x in range(2000)], "b": [(5.0, -7.0)]}, title="loss & more")
+    svg = line_chart({"a": [(x, 100.0 - x) for x in range(2000)], "b": [(5.0, -7.0)]}, title="loss & more")
     root = ElementTree.fromstring(svg)
     lines = root.findall("polyline")
     assert len(lines) == 2 and len(root.findall("circle")) == 1  # a single point would be invisible as a line
@@ -35,28 +34,27 @@ def test_lines_stay_inside_the_chart() -> None:
 
 
 def test_no_points_no_chart() -> None:
-    assert chart({"a": []}, title="x") == ""
+    assert line_chart({"a": []}, title="x") == ""
 
 
 def test_thinning_keeps_the_mean() -> None:
     # A spike of one step must not vanish by falling between two drawn points.
     points = [(float(i), 0.0) for i in range(4000)]
     points[1234] = (1234.0, 1000.0)
-    svg = chart({"a": points}, title="x")
+    svg = line_chart({"a": points}, title="x")
     heights = [
         float(p.split(",")[1]) for p in ElementTree.fromstring(svg).find("polyline").attrib["points"].split()
     ]
     assert min(heights) < max(heights)
 
 
-def test_metrics_of_an_interrupted_run(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(
-        '{"kind": "train", "step": 1, "loss": 2.0}\n{"kind": "train", "step": 2, "loss": NaN}\n'
-        '{"kind": "valid", "step": 2, "wer": 0.5}\n{"kind": "train", "step": 3, "lo'
-    )
-    rows = read_metrics(path)
-    assert len(rows) == 3
-    assert series(rows, "train", "loss") == [(1.0, 2.0)]
-    assert series(rows, "valid", "wer") == [(2.0, 0.5)]
-    assert read_metrics(tmp_path / "absent.jsonl") == []
+def test_ticks_inside_an_axis() -> None:
+    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10] and ticks(-61, -18) == [-60, -50, -40, -30, -20]
+    assert ticks(3, 3) == [3]
+
+
+def test_tables_escape_text_and_group_thousands() -> None:
+    table = html_table(["name", "n"], [["<b>", 1234], ["none", 0]], [["all", "x"]], text_columns=2)
+    assert '<td class="left">&lt;b&gt;</td><td class="left">1,234</td>' in table
+    assert '<tr class="total"><td class="left">all</td>' in table
+    assert '<td class="none">0</td>' in html_table(["n", "m"], [["none", 0]])
