@@ -41,7 +41,7 @@ def make(
 
 @torch.no_grad()
 def log_prob(decoder: AttentionDecoder, enc: Tensor, text: tuple[int, ...] | list[int]) -> float:
-    """Of one text for one utterance (S, D), from the logits of the whole forward."""
+    """Log probability of one text for one utterance (S, D), from the logits of the whole forward."""
     tokens, lens = torch.tensor([list(text)], dtype=torch.int64), torch.tensor([len(text)])
     logits = decoder(enc[None], torch.tensor([len(enc)]), tokens, lens)[0].log_softmax(-1)
     return sum(float(logits[u, token]) for u, token in enumerate([*text, decoder.eos]))

@@ -1,4 +1,4 @@
-"""Forced alignment against every path of small problems, and against torchaudio's where it loads."""
+"""Forced alignment against exhaustive search of small problems, and against torchaudio if it loads."""
 
 import itertools
 import time

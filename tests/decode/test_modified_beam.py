@@ -1,4 +1,4 @@
-"""Modified beam search: icefall's algorithm written out for one utterance, brute force, and greedy search."""
+"""Modified beam search against icefall's algorithm for one utterance, exhaustive search and greedy search."""
 
 import math
 from itertools import product
@@ -34,7 +34,7 @@ def modified_beam_search(
 
 
 def make(kind: str, blank_bias: float = 0.0, vocab: int = VOCAB) -> tuple[Any, Joint, int]:
-    """A random model with sharp outputs -> predictor, joint and the blank's id."""
+    """A random model with sharp outputs: predictor, joint and blank id."""
     blank = 0 if kind == "icefall" else None
     if kind == "lstm":
         predictor: Any = Predictor(PredictorConfig(hidden=8, layers=2), vocab).eval()

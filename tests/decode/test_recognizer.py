@@ -1,4 +1,4 @@
-"""Transcribing in a language that is named, identified first, or left open."""
+"""Transcription with a named, a detected or no language."""
 
 from pathlib import Path
 

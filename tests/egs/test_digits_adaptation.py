@@ -1,4 +1,4 @@
-"""The adaptation experiment: its speakers, the ways to adapt, and the table of results."""
+"""The adaptation experiment: its speakers, its methods of adaptation, and the table of results."""
 
 import json
 from dataclasses import asdict
@@ -99,7 +99,7 @@ def test_carried_state_equals_single_utterances(
 
 
 def test_fast_weights_without_updates_equal_no_adaptation(speaker_model: adaptation.SpeakerModel) -> None:
-    """Fast weights that no utterance has changed are those every utterance begins with."""
+    """Every utterance starts with the initial fast weights."""
     encoder = speaker_model.model.encoder
     with torch.inference_mode():
         plain, _ = encoded(speaker_model, speaker_model.plain())

@@ -1,4 +1,4 @@
-"""The experiments on LibriSpeech have the numbers of icefall's recipe, and models of its sizes."""
+"""The LibriSpeech experiments have the settings and model sizes of icefall's recipe."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""egs/stages.sh as a recipe's run.sh sources it."""
+"""egs/stages.sh, sourced as a recipe's run.sh does."""
 
 import argparse
 import json
@@ -59,7 +59,7 @@ def test_options_set_variables_and_overrides(tmp_path: Path, repo: Path) -> None
 
 
 def test_options_of_the_earlier_system_are_translated(tmp_path: Path, repo: Path) -> None:
-    """run.sh makes of each row of the table what `maya` makes of it."""
+    """run.sh translates each row of the table as `maya` does."""
     options = [part for name, field in ALIASES.items() for part in ([name] if "=" in field else [name, "7"])]
     parser = argparse.ArgumentParser()
     parser.add_argument("--set", action="append", default=[], dest="overrides")
@@ -161,7 +161,7 @@ echo "$experiment|$experiment_file"
 
 @pytest.fixture
 def resolve(tmp_path: Path, repo: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Calls a script that resolves --experiment, from tmp_path/here, with the experiments of tmp_path/top."""
+    """Runs a script in tmp_path/here that resolves --experiment among the experiments of tmp_path/top."""
     for name in ("base", "large", "v1.5"):
         path = tmp_path / "top" / "egs" / "one" / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""FastConformer against NeMo's recorded tensors, and alone against what it promises."""
+"""FastConformer against NeMo's recorded tensors, and its own guarantees."""
 
 import copy
 import math
@@ -23,7 +23,7 @@ def tiny(**options):
 
 
 def perturb(model):
-    """Weights at which a bias or a norm that is left out shows."""
+    """Random weights for all biases and norms, so that a missing one changes the output."""
     with torch.no_grad():
         for tensor in [*model.parameters()]:
             tensor.add_(0.1 * torch.randn_like(tensor))
@@ -94,7 +94,7 @@ def test_row_alone_equals_row_in_batch(options):
 
 @pytest.mark.parametrize(("masked", "same"), [(True, True), (False, False)])
 def test_padding_in_training_changes_nothing_when_the_norm_is_masked(masked, same):
-    """More padding, and rubbish in it, leaves outputs, gradients and statistics alone; not so NeMo's norm."""
+    """Padding and its content change neither outputs, gradients nor statistics. With NeMo's norm they do."""
     lens = torch.tensor([120, 75])
     x = torch.randn(2, 120, 80)
     padded = torch.cat([x, torch.zeros(2, 77, 80)], 1)
@@ -313,7 +313,7 @@ def test_long_audio_in_blocks_equals_one_piece(lens, options, context, monkeypat
 
 
 def test_long_audio_needs_no_memory_beyond_features_and_output():
-    """Measured in forks; in one piece, rest takes 100 MB more for the longer audio."""
+    """Measured in subprocesses. Without blocks the longer audio needs 100 MB more."""
 
     def rest(frames):
         monkeypatch = pytest.MonkeyPatch()

@@ -36,7 +36,7 @@ def causal(**options):
 
 @torch.no_grad()
 def streamed(model, x, lens, starts, piece, context):
-    """Encode rows of `x`, row b from call starts[b] on in pieces of piece() features -> a list of (S, D)."""
+    """Encode `x` in pieces of piece() features, row b from call starts[b] on. Returns a list of (S, D)."""
     state = model.initial_state(len(x), context=context)
     at, actual, ended = [0] * len(x), [[] for _ in x], [False] * len(x)
     call = 0
@@ -58,7 +58,7 @@ def streamed(model, x, lens, starts, piece, context):
 
 @pytest.mark.parametrize("context", LOOK_AHEADS)
 def test_streamed_pieces_equal_the_whole_for_every_look_ahead(context):
-    """Rows that start at different calls, in pieces of 0 to 60 features, ragged ends."""
+    """Rows start at different calls, come in pieces of 0 to 60 features and end at different times."""
     model = causal()
     lens = [300, 17, 136, 1, 0, 215]
     x = torch.randn(len(lens), max(lens), 80)

@@ -18,12 +18,10 @@ from maya.models.speech_model import build_model
 from maya.recipes.decode import decode, make_method
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, digest, earlier_inputs, is_done, mark_done, stamp
-from maya.recipes.prepare import prepare
 from maya.recipes.score import score
-from maya.recipes.tokenizer import tokenizer
 from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
-from tests import tiny, tones
+from tests import tiny
 
 
 def save(run: Path, seed: int) -> None:
@@ -42,9 +40,7 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data and a run that was decoded and scored."""
     top = tmp_path_factory.mktemp("markers")
     experiment = tiny.experiment()
-    tones.make_corpus(top / "corpus", utterances=12)
-    prepare(experiment, top / "corpus", top / "data")
-    tokenizer(experiment, top / "data", top / "run")
+    tiny.prepare_run(experiment, top, utterances=12)
     save(top / "run", 0)
     return top
 

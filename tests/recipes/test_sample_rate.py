@@ -34,6 +34,7 @@ from maya.recipes.train import train
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
 from maya.train.memory_steps import synthetic
 from tests import tiny, tones
+from tests.tiny import LetterTokenizer
 
 STORED = ((8000, 1), (16000, 1), (22050, 2), (24000, 1), (44100, 1), (48000, 2))  # rates and channels
 FEATURES = {
@@ -157,7 +158,7 @@ def test_stream_equals_transcribe(top: Path) -> None:
         network: Any = build_model(replace(cfg, features=features)).eval()
         with torch.no_grad():
             network.heads["ctc"].decoder_layers[0].weight *= 30
-        letters: Any = _Letters()
+        letters: Any = LetterTokenizer()
         model = Recognizer(model=network, tokenizer=letters, device=torch.device("cpu"))
         for path in sorted((top / "corpus").glob("*.wav"))[:6]:
             (whole,) = model.transcribe([path], "hi", method="ctc")
@@ -165,11 +166,6 @@ def test_stream_equals_transcribe(top: Path) -> None:
             for piece in audio.split(37 + 411):
                 stream.accept(piece)
             assert stream.finish().tokens == whole.tokens and len(whole.tokens) > 3
-
-
-class _Letters:
-    def decode(self, tokens: list[int]) -> str:
-        return "".join(chr(97 + t) for t in tokens)
 
 
 def test_loaders_resample_every_rate(top: Path) -> None:

@@ -23,15 +23,13 @@ from maya.encoders import FastConformer
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
 from maya.recipes.cli import main
-from maya.recipes.prepare import prepare
-from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.text.load import load_tokenizer
 from maya.train import loop
 from maya.train.checkpoint import load_checkpoint, step_checkpoints
 from maya.train.failure import NotFinite, OutOfMemory, kept, smaller_batches
 from maya.train.memory_steps import synthetic
-from tests import tiny, tones
+from tests import tiny
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -39,11 +37,7 @@ REPO = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data and a folder `run` with a tokenizer."""
-    top = tmp_path_factory.mktemp("failure")
-    tones.make_corpus(top / "corpus", utterances=12)
-    prepare(tiny.experiment(), top / "corpus", top / "data")
-    tokenizer(tiny.experiment(), top / "data", top / "run")
-    return top
+    return tiny.prepare_run(tiny.experiment(), tmp_path_factory.mktemp("failure"), utterances=12)
 
 
 def _run(data: Path, to: Path, **options: Any) -> Path:

@@ -25,11 +25,7 @@ from tests import tiny, tones
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data and a folder `run` with a tokenizer."""
-    top = tmp_path_factory.mktemp("tones")
-    tones.make_corpus(top / "corpus")
-    prepare(tiny.experiment(), top / "corpus", top / "data")
-    tokenizer(tiny.experiment(), top / "data", top / "run")
-    return top
+    return tiny.prepare_run(tiny.experiment(), tmp_path_factory.mktemp("tones"))
 
 
 def _run(data: Path, to: Path, exp: Experiment | None = None) -> Path:

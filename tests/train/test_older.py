@@ -13,14 +13,13 @@ from maya.errors import MayaError
 from maya.models.hybrid import HybridOptions
 from maya.models.speech_model import SpeechModel
 from maya.recipes.average import average
-from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from maya.train import checkpoint as ckpt
 from maya.train import older
 from maya.train.heads import read_heads, trained_names
-from tests import tiny, tones
+from tests import tiny
 
 
 def options(**changes: Any) -> HybridOptions:
@@ -175,9 +174,7 @@ def test_unknown_kind_is_refused_with_a_remedy(tmp_path: Path, pieces: Tokenizer
 def test_old_run_can_be_averaged_and_start_another_but_not_continue(tmp_path: Path) -> None:
     exp = tiny.experiment()
     exp.train.steps, exp.train.valid_every, exp.train.save_every = 4, 2, 2
-    tones.make_corpus(tmp_path / "corpus", utterances=8)
-    prepare(exp, tmp_path / "corpus", tmp_path / "data")
-    tokenizer(exp, tmp_path / "data", tmp_path / "run")
+    tiny.prepare_run(exp, tmp_path, utterances=8)
     train(exp, tmp_path / "data", tmp_path / "run", cpu=True)
     average(exp, tmp_path / "data", tmp_path / "run", avg=2)
     mean = ckpt.load_checkpoint(tmp_path / "run" / "averaged.pt")

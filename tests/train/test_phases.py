@@ -13,14 +13,12 @@ from maya.encoders import Encoded
 from maya.heads import LanguageConfig, head_weights
 from maya.models.speech_model import build_model
 from maya.recipes.experiment import Experiment
-from maya.recipes.prepare import prepare
-from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.train import loop, schedule
 from maya.train.checkpoint import load_checkpoint, step_path
 from maya.train.config import TrainConfig
 from maya.train.state import State
-from tests import tiny, tones
+from tests import tiny
 from tests.pair import Pair
 from tests.train.test_two_processes import _batch, _cfg
 
@@ -30,11 +28,7 @@ FREEZE, RAMP, STEPS = 3, 4, 6
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data and a folder `run` with a tokenizer."""
-    top = tmp_path_factory.mktemp("phases")
-    tones.make_corpus(top / "corpus", utterances=12)
-    prepare(_experiment(), top / "corpus", top / "data")
-    tokenizer(_experiment(), top / "data", top / "run")
-    return top
+    return tiny.prepare_run(_experiment(), tmp_path_factory.mktemp("phases"), utterances=12)
 
 
 def _experiment() -> Experiment:

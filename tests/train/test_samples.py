@@ -12,23 +12,17 @@ from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
 from maya.heads import TransducerConfig
 from maya.recipes.experiment import Experiment
-from maya.recipes.prepare import prepare
-from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import spread, train
 from maya.train import loop
 from maya.train.checkpoint import load_checkpoint, step_path
 from maya.train.config import TrainConfig
-from tests import tiny, tones
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data and a folder `run` with a tokenizer."""
-    top = tmp_path_factory.mktemp("samples")
-    tones.make_corpus(top / "corpus")
-    prepare(tiny.experiment(), top / "corpus", top / "data")
-    tokenizer(tiny.experiment(), top / "data", top / "run")
-    return top
+    return tiny.prepare_run(tiny.experiment(), tmp_path_factory.mktemp("samples"))
 
 
 def _experiment(every: int) -> Experiment:

@@ -11,10 +11,8 @@ import torch
 
 from maya.data.plan import Position
 from maya.recipes.cli import main
-from maya.recipes.prepare import prepare
-from maya.recipes.tokenizer import tokenizer
 from maya.train.checkpoint import load_checkpoint, step_path
-from tests import tiny_zipformer_training, tones
+from tests import tiny, tiny_zipformer_training
 
 REPO = Path(__file__).resolve().parents[2]
 STOP, STEPS = 10, 30
@@ -23,12 +21,8 @@ STOP, STEPS = 10, 30
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data and a folder `run` with a tokenizer."""
-    top = tmp_path_factory.mktemp("zipformer")
     experiment = tiny_zipformer_training.experiment()
-    tones.make_corpus(top / "corpus", utterances=20)
-    prepare(experiment, top / "corpus", top / "data")
-    tokenizer(experiment, top / "data", top / "run")
-    return top
+    return tiny.prepare_run(experiment, tmp_path_factory.mktemp("zipformer"), utterances=20)
 
 
 def _train(data: Path, run: Path, processes: int) -> list[dict]:
