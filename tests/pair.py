@@ -68,7 +68,7 @@ def _serve(rank: int, connection: Connection) -> None:
 
 
 def _do(rank: int, port: int, job: Callable[..., Any], args: tuple[Any, ...]) -> str:
-    """Do a job as one rank of two; returns the traceback of its error, or ""."""
+    """Run a job as one rank of two. Returns the traceback of its error, or ""."""
     from accelerate.state import AcceleratorState, GradientState
 
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}

@@ -1,4 +1,4 @@
-"""House rules about names and interfaces; CONTRIBUTING.md gives the reasons."""
+"""Rules about names and interfaces; CONTRIBUTING.md gives the reasons."""
 
 import ast
 from collections import defaultdict

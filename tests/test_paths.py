@@ -27,7 +27,7 @@ FOREIGN = ("egs/librispeech/ASR",)
 
 
 def tracked(repo: Path) -> list[str]:
-    """Files that git knows, or would: what a clone holds."""
+    """Files that git tracks or would track, as in a clone."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
     if done.returncode:
@@ -86,7 +86,7 @@ def test_make_targets_exist(repo: Path) -> None:
 
 
 def test_documented_commands_parse(repo: Path) -> None:
-    """Every line of a code block that begins with `maya` has options that exist and values they take."""
+    """The options and values of every line of a code block that begins with `maya` are valid."""
     count = 0
     for file, text in documentation(repo):
         if not file.endswith(".md"):
@@ -127,7 +127,7 @@ def options_that_exist(repo: Path) -> set[str]:
 
 
 def test_documented_options_exist(repo: Path) -> None:
-    """Of `--option` and `--group.field` in the pages; options of other programs are listed here."""
+    """Checks `--option` and `--group.field` in the pages. `foreign` lists options of other programs."""
     foreign = {"--use-averaged-model", "--torch-threads", "--shift-output", "--index-url", "--cov"}
     options = options_that_exist(repo) | foreign
     names = ("egs.indic12.mini", "egs.digits.lact", "egs.librispeech.zipformer:tiny")

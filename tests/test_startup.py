@@ -21,7 +21,7 @@ HEAVY = (
 
 
 def loaded_after(program: str, *arguments: str) -> set[str]:
-    """The names in sys.modules at the end of a program, and of each name its packages."""
+    """The names in sys.modules at the end of a program."""
     report = "import sys\nprint('\\n' + ' '.join(sys.modules))"
     command = [sys.executable, "-c", f"{program}\n{report}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)

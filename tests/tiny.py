@@ -76,7 +76,7 @@ def hybrid(**changes: Any) -> SpeechModelConfig:
 
 
 def prepare_run(exp: Experiment, top: Path, *, utterances: int = 24) -> Path:
-    """Make `top`/corpus, of tones, `top`/data, prepared from it, and `top`/run, with a tokenizer; returns `top`.
+    """Make the folders corpus (of tones), data (prepared) and run (with a tokenizer) in `top`. Returns `top`.
 
     `utterances` is the number for each language.
     """

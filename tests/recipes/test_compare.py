@@ -1,4 +1,4 @@
-"""Two systems side by side: runs of several seeds, the difference and what chance has to do with it."""
+"""Comparison of two systems: runs of several seeds, the difference and its significance."""
 
 import json
 import shutil

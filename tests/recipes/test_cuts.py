@@ -1,4 +1,4 @@
-"""Training from lhotse cuts: every utterance as often as it is asked for, and exact resume."""
+"""Training from lhotse cuts: every utterance as often as requested, and exact resume."""
 
 import json
 import multiprocessing
@@ -82,7 +82,7 @@ Read = list[tuple[Position, list[str], Tensor]]
 def read(
     exp: Experiment, folder: Path, count: int, start: Position = START, ranks: tuple[int, int] = (0, 1)
 ) -> Read:
-    """(position after it, ids, audio) of so many batches."""
+    """(position after it, ids, audio) of the first `count` batches."""
     made, run = make_tokenizer(), folder
     cuts = open_batches(exp, made, run, ranks)
     batches = batches_from(exp, cuts, made, run)(start)
@@ -217,7 +217,7 @@ def prepared(folder: Path, run: Path, names: Sequence[str], **options: Any) -> E
 
 
 def resume_from(run: Path, step: int) -> dict[str, Tensor]:
-    """Remove the last checkpoint, and the marker; returns its weights."""
+    """Remove the last checkpoint and the marker of the stage. Returns its weights."""
     last = max((run / "checkpoints").glob("step-*.pt"))
     weights = load_checkpoint(last).weights
     assert int(last.stem.split("-")[1]) == 8 and (run / "checkpoints" / f"step-{step:07d}.pt").is_file()

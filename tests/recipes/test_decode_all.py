@@ -1,4 +1,4 @@
-"""Several sets and methods in one go, and one table of what came of them."""
+"""Decoding of several sets by several methods, and one table of the scores."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Several processes end as one does: with one sentence, or one traceback, and its status."""
+"""Several processes end like one process: with one sentence or one traceback, and its exit status."""
 
 import json
 import subprocess
@@ -84,7 +84,7 @@ def test_options_are_checked_before_processes_start(capsys: pytest.CaptureFixtur
 
 
 def test_two_processes_print_one_sentence(tmp_path: Path) -> None:
-    """A recording that one rank cannot read, of which the other knows nothing."""
+    """Only one of the two ranks meets the recording that is missing."""
     exp = tiny.experiment()
     tiny.prepare_run(exp, tmp_path, utterances=6)
     (tmp_path / "corpus" / "en-000.wav").unlink()

@@ -1,4 +1,4 @@
-"""Stages 5 and 6 look at all of their inputs; so do the markers themselves."""
+"""Decoding and scoring run again after a change of any input."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests import tiny
 
 
 def save(run: Path, seed: int) -> None:
-    """A model that was never trained."""
+    """Save an untrained model."""
     experiment, pieces = tiny.experiment(), load_tokenizer(run / "tokenizer.model")
     torch.manual_seed(seed)
     model = build_model(with_vocabulary(experiment.model, pieces.vocab_size, experiment.languages))
@@ -47,14 +47,14 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def top(decoded: Path) -> Path:
-    """The same, decoded and scored just now."""
+    """The same folder, with decoding and scoring up to date."""
     decode(tiny.experiment(), decoded / "data", decoded / "run")
     score(decoded / "run", data=decoded / "data")
     return decoded
 
 
 def rewrite(top: Path, part: str, text: str) -> None:
-    """Prepared data whose first utterance says something else."""
+    """Change the text of the first utterance of a part."""
     path = part_path(top / "data", part)
     entries = list(Table.open(path).entries())
     write_table(path, [entries[0]._replace(text=text), *entries[1:]])
@@ -86,7 +86,7 @@ def test_changed_input_repeats_decoding(top: Path, capsys: pytest.CaptureFixture
 def test_changed_language_model_texts_repeat_decoding(
     top: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Greedy search stands for the beam, because only the inputs matter here."""
+    """Greedy search replaces beam search, because only the inputs matter here."""
     experiment = tiny.experiment()
     greedy = make_method(experiment.decode, maya.load(top / "run"), None)
     monkeypatch.setattr("maya.recipes.decode.make_method", lambda *_: greedy)

@@ -1,4 +1,4 @@
-"""`maya train` with a limit on memory: it is measured, the run comes to its end, and goes on as it began."""
+"""`maya train` with a memory limit: it is measured, training finishes, and a resume keeps the result."""
 
 import json
 from pathlib import Path

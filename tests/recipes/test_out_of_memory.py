@@ -1,4 +1,4 @@
-"""What `maya train` advises when a step found no memory, with and without a measurement."""
+"""The advice of `maya train` after an out-of-memory error, with and without a measurement."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Commands that get only the run folder read the experiment, the data and the user's own code from it."""
+"""With only the run folder, commands read experiment, data path and user code from it."""
 
 import json
 import logging

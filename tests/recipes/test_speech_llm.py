@@ -1,4 +1,4 @@
-"""A language model as head, through the ordinary commands: tokenizer, train, average, decode, score, load."""
+"""A language model head with the ordinary commands: tokenizer, train, average, decode, score, load."""
 
 import json
 from collections.abc import Iterator

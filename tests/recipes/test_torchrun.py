@@ -1,4 +1,4 @@
-"""The train stage as run.sh launches it on several devices: two processes through torchrun, on the CPU."""
+"""The train stage on several devices, as run.sh launches it: two torchrun processes on the CPU."""
 
 import json
 import subprocess

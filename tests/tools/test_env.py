@@ -1,4 +1,4 @@
-"""tools/env.sh against a Python that only pretends to install, so that every interruption can be tried."""
+"""tools/env.sh with a fake Python that only pretends to install, so that every interruption can be tested."""
 
 import shutil
 import subprocess
@@ -34,7 +34,7 @@ INSTALL = "install:mini]"
 
 @pytest.fixture
 def checkout(tmp_path: Path, repo: Path) -> Path:
-    """A folder with the parts of a checkout that env.sh looks at, and a fake Python on its PATH."""
+    """A folder with the parts of a checkout that env.sh reads, and a fake Python on its PATH."""
     top = tmp_path / "check out"  # people do have spaces in their paths
     (top / "tools").mkdir(parents=True)
     (top / "bin").mkdir()
@@ -56,7 +56,7 @@ def active(checkout: Path) -> dict[str, str]:
 
 
 def call(top: Path, *, extra: str = "", then: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Source env.sh in a strict shell that finds the fake Python first; prints which `python` it gives."""
+    """Source env.sh in a strict shell that finds the fake Python first. It prints the path of `python`."""
     env = {"PATH": f"{top / 'bin'}:/usr/bin:/bin", "LOG": str(top / "log"), "TOP": str(top), **variables}
     hide = "" if "VIRTUAL_ENV" in variables else "python() { return 1; };"  # the system's is not asked
     script = f"set -euo pipefail; . tools/env.sh; {hide} maya_env {extra}; unset -f python; type -P python"
@@ -66,7 +66,7 @@ def call(top: Path, *, extra: str = "", then: str = "", **variables: str) -> sub
 
 
 def log(top: Path) -> list[str]:
-    """What was asked of the fake Python since the last look."""
+    """The calls of the fake Python since the last `log`."""
     path = top / "log"
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Two checkouts, and an environment that holds one of them: each imports its own three folders."""
+"""Two checkouts and an environment with one of them installed: each imports its own code."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ class Checkouts:
         return self.run(["python", *arguments], cwd, **variables).stdout
 
     def in_env(self, top: Path, then: str) -> subprocess.CompletedProcess[str]:
-        """A command in the environment that env.sh of a checkout gives."""
+        """Run a command in the environment that env.sh of a checkout sets up."""
         return self.run(["bash", "-euo", "pipefail", "-c", f". tools/env.sh; maya_env; {then}"], top)
 
 
@@ -72,7 +72,7 @@ def checkouts(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkouts
 
 
 def places(output: str, top: Path) -> bool:
-    """Whether every module that a probe printed lies in the checkout."""
+    """Whether all modules that a probe printed are in the checkout."""
     lines = output.split("\n")[:-1]
     inside = ["maya", "maya/text", "kernels", "kernels/lattice", "recipes", "recipes/cli.py"]
     return [line.replace("/__init__.py", "") for line in lines] == [str(top / place) for place in inside]

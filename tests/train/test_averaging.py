@@ -46,7 +46,7 @@ def test_equal_checkpoints_are_refused() -> None:
 
 
 def _walk(samples: int) -> list[dict[str, torch.Tensor]]:
-    """Weights as training leaves them: each a small step from the last, far from 0."""
+    """Weights as in training: far from 0, each a small step from the one before."""
     w, out = torch.full((200,), 3.0), []
     for _ in range(samples):
         w = w + 1e-4 * torch.randn(200)

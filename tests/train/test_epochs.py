@@ -1,4 +1,4 @@
-"""Training by passes over the data: where it ends, and what each pass leaves behind."""
+"""Training by epochs: its end, and the weights that each epoch saves."""
 
 import time
 from pathlib import Path

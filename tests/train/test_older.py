@@ -53,7 +53,7 @@ def old_names(state: dict[str, Any], names: dict[str, str] = older.HYBRID_NAMES)
 
 
 def write(path: Path, payload: dict[str, Any], pieces: Tokenizer) -> None:
-    """A file in the form of Maya 0.2."""
+    """Write a checkpoint in the format of Maya 0.2."""
     data = torch.frombuffer(bytearray(pieces.model_bytes), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"format": older.FORMAT, "tokenizer": data, "training": None} | payload, path)
@@ -113,7 +113,7 @@ INIT = {"init_from": "x", "init_modules": ["encoder", "decoder", "joint"]}
 def test_trained_heads_and_schedules_follow_from_the_saved_experiment(
     tmp_path: Path, pieces: Tokenizer, step: int, train: dict | None, trained: tuple, place: str
 ) -> None:
-    """The options lie in the file of a training checkpoint, or in config.json of its run."""
+    """The options are in the training checkpoint, or in config.json of its run."""
     cfg = options(attention_weight=0.0, language_id_weight=0.0)
     model = SpeechModel(cfg.model_config())
     payload: dict[str, Any] = {

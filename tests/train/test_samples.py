@@ -1,4 +1,4 @@
-"""Samples of the dev set while training: always the same, written down, no trace in what is learnt."""
+"""Samples of the dev set during training: always the same, logged, without effect on training."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _experiment(every: int) -> Experiment:
-    """All that is random is on, and batch statistics are kept."""
+    """An experiment with all randomness on and batch statistics."""
     exp = tiny.experiment()
     exp.model.encoder.dropout = exp.model.head("transducer", TransducerConfig).joint.dropout = 0.1
     exp.model.encoder.conv_norm = "batch_norm"

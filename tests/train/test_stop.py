@@ -1,4 +1,4 @@
-"""Requests to stop, and a terminal that has gone."""
+"""Stop signals, and training after its terminal was closed."""
 
 import errno
 import io
