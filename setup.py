@@ -30,7 +30,7 @@ def packages() -> list[str]:
 INSTALL = [
     "torch>=2.11",
     "numpy",
-    "lhotse>=1.33,<2",
+    "lhotse>=1.33,<3",
     "urllib3",  # lhotse 1.33 imports it without listing it
     "sentencepiece",
     "accelerate",
@@ -40,6 +40,7 @@ INSTALL = [
     "soxr",
     "pyyaml",  # the configuration in NeMo's archives
     "kaldialign",
+    "tqdm",  # progress of preparation
 ]
 MINI = ["espeakng-loader", "babel"]  # the built-in spoken corpus
 PLOT = ["matplotlib"]

@@ -1,27 +1,41 @@
-"""What every transducer loss asks of its arguments, and the choice of a backend."""
+"""Checks of the arguments of the losses, and the choice of a backend."""
 
 import importlib.util
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from maya.kernels.lattice import lattice_dtype
-
 log = logging.getLogger(__name__)
+BACKENDS = ("auto", "torch", "triton", "reference")
 _announced: set[tuple[str, str]] = set()
 
 
-def choose_backend(op: str, requested: str, sample: Tensor) -> str:
-    """The backend that will run on tensors like `sample`: "reference", "torch" or "triton". Logged once per
-    choice.
+@dataclass(frozen=True, slots=True)
+class Transcripts:
+    """Checked targets of a batch, with their lengths on the host.
 
-    "auto" is "triton" on CUDA where triton can be imported, but "torch" for fp64, which the kernels do not
-    compute in. Raises ValueError for an unknown name, and for "triton" where it cannot run.
+    targets: (B, U) int64, 0 as padding. frames, labels: T and U of each utterance. blank: its id.
     """
-    if requested not in ("auto", "reference", "torch", "triton"):
-        raise ValueError(f'{op}: unknown backend {requested!r}; use "auto", "torch", "triton" or "reference"')
+
+    targets: Tensor
+    frames: list[int]
+    labels: list[int]
+    blank: int
+
+
+def choose_backend(op: str, requested: str, sample: Tensor, names: Sequence[str] = BACKENDS) -> str:
+    """The backend for tensors like `sample`: "reference", "torch" or "triton". Logged once per choice.
+
+    "auto" is "triton" on CUDA if triton is installed, except for fp64, which the kernels do not compute in;
+    otherwise "torch". Raises ValueError for a backend that is not in `names`, and for "triton" if it cannot
+    run.
+    """
+    if requested not in names:
+        quoted = [f'"{name}"' for name in names]
+        raise ValueError(f"{op}: unknown backend {requested!r}; use {', '.join(quoted[:-1])} or {quoted[-1]}")
     chosen = requested
     if requested == "auto":
         fast = sample.is_cuda and sample.dtype != torch.float64 and _has_triton()
@@ -32,13 +46,6 @@ def choose_backend(op: str, requested: str, sample: Tensor) -> str:
         _announced.add((op, chosen))
         log.info("%s: backend %s", op, chosen)
     return chosen
-
-
-def scores_dtype(backend: str, sample: Tensor) -> torch.dtype:
-    """What a lattice of `backend` wants scores of `sample` in; the Triton one keeps fp64 sums itself."""
-    if backend == "triton" and sample.dtype != torch.float64:
-        return torch.float32
-    return lattice_dtype(sample.device)
 
 
 def _has_triton() -> bool:
@@ -60,7 +67,9 @@ def _check_triton(op: str, sample: Tensor) -> None:
 
 
 def check_durations(op: str, durations: Sequence[int], scored: int) -> tuple[int, ...]:
-    """Durations must be whole, as many as scored, ascending, non-negative, and hold a positive one."""
+    """The durations as integers. They must be `scored` in number, ascend from 0 or more, and end at 1 or
+    more.
+    """
     whole = tuple(int(d) for d in durations)
     if whole != tuple(durations):
         raise ValueError(f"{op}: durations must be whole numbers of frames, not {tuple(durations)}")
@@ -73,21 +82,17 @@ def check_durations(op: str, durations: Sequence[int], scored: int) -> tuple[int
 
 
 def check_tensor(
-    op: str,
-    name: str,
-    x: Tensor,
-    shape: Sequence[int | None],
-    *,
-    like: Tensor | None = None,
+    op: str, name: str, x: Tensor, shape: Sequence[int | None], *, like: Tensor | None = None,
     floating: bool = True,
-) -> None:
-    """ValueError, naming `name`, unless x has `shape` (None: any size), the kind of dtype, and the device of
-    `like`.
+) -> None:  # fmt: skip
+    """Raises ValueError that names `name` if x has another shape, kind of dtype, or device than `like`.
+
+    shape: None stands for any size. floating: floats, or else integers.
     """
     fits = x.dim() == len(shape) and all(b in (None, a) for a, b in zip(x.shape, shape, strict=True))
     if not fits:
-        wanted = ", ".join("any" if n is None else str(n) for n in shape)
-        raise ValueError(f"{op}: {name} must be ({wanted}), not {tuple(x.shape)}")
+        expected = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{op}: {name} must be ({expected}), not {tuple(x.shape)}")
     is_int = not x.is_floating_point() and not x.is_complex() and x.dtype != torch.bool
     if not (x.is_floating_point() if floating else is_int):
         raise ValueError(f"{op}: {name} must be {'floating' if floating else 'integers'}, not {x.dtype}")
@@ -95,43 +100,39 @@ def check_tensor(
         raise ValueError(f"{op}: {name} is on {x.device}, but the scores come from {like.device}")
 
 
-def check_lattice(
-    op: str, logits: Tensor, targets: Tensor, logit_lens: Tensor, target_lens: Tensor, blank: int
-) -> tuple[Tensor, list[int], list[int]]:
-    """Checks the arguments of a loss of logits (B, S, U+1, V); returns what `check_targets` returns."""
-    check_tensor(op, "logits", logits, (None,) * 4)
-    lens = {"logit_lens": logit_lens, "target_lens": target_lens}
-    return check_targets(op, logits, targets, lens, tuple(logits.shape), blank)
+def check_lens(
+    op: str, name: str, lens: Tensor, batch: int, most: int, like: Tensor, unit: str = ""
+) -> list[int]:
+    """Lengths (B,) as a list; each must lie in 0..most.
+
+    They may be on the CPU as well as on the device of `like`, because the host reads them anyway.
+    """
+    check_tensor(op, name, lens, (batch,), like=None if lens.is_cpu else like, floating=False)
+    values: list[int] = lens.tolist()
+    if values and not 0 <= min(values) <= max(values) <= most:
+        raise ValueError(f"{op}: {name} must lie in 0..{most}{unit and ' ' + unit}, not {values}")
+    return values
 
 
 def check_targets(
-    op: str,
-    scores: Tensor,
-    targets: Tensor,
-    lens: dict[str, Tensor],
-    shape: tuple[int, ...],
-    blank: int,
-) -> tuple[Tensor, list[int], list[int]]:
-    """Checks targets and lengths; returns targets (B, U) int64 with 0 as padding, and the lengths as lists.
+    op: str, scores: Tensor, targets: Tensor, lens: dict[str, Tensor], shape: tuple[int, ...], blank: int
+) -> Transcripts:
+    """Checks targets (B, U) and lengths. Raises ValueError that names the argument.
 
-    scores: whose device counts; lengths may also be on the CPU, for the host reads them anyway.
-    lens: frames and labels of each row, (B,), by their argument's name. shape: B, S, U+1, V.
-    Reading the lengths is the one point where the host waits for the device. Raises ValueError.
+    scores: gives the device. lens: frames and labels of each row, (B,), by the argument's name. shape: B, S,
+    U+1, V. The host waits for the device only where it reads the lengths and the verdict.
     """
     batch, size, width, vocab = shape
     check_tensor(op, "targets", targets, (batch, width - 1), like=scores, floating=False)
-    for name, given in lens.items():
-        check_tensor(op, name, given, (batch,), like=None if given.is_cpu else scores, floating=False)
     if not 0 <= blank < vocab:
         raise ValueError(f"{op}: blank {blank} is not one of {vocab} logits")
-    frames, labels = (given.tolist() for given in lens.values())
-    ranges = ((frames, size, "frames"), (labels, width - 1, "labels"))
-    for name, (values, most, unit) in zip(lens, ranges, strict=True):
-        if values and not 0 <= min(values) <= max(values) <= most:
-            raise ValueError(f"{op}: {name} must lie in 0..{most} {unit}, not {values}")
-    used = (
-        torch.arange(width - 1, device=targets.device) < torch.tensor(labels, device=targets.device)[:, None]
+    limits = ((size, "frames"), (width - 1, "labels"))
+    frames, labels = (
+        check_lens(op, name, x, batch, most, scores, unit)
+        for (name, x), (most, unit) in zip(lens.items(), limits, strict=True)
     )
+    columns = torch.arange(width - 1, device=targets.device)
+    used = columns < torch.tensor(labels, device=targets.device)[:, None]
     targets = torch.where(used, targets, 0).long()
     wrong = (targets < 0) | (targets >= vocab) | ((targets == blank) & used)
     if bool(wrong.any()):
@@ -140,4 +141,4 @@ def check_targets(
             f"{op}: row {row} holds target {int(targets[row][wrong[row]][0])}; targets are 0..{vocab - 1} "
             f"without blank {blank}"
         )
-    return targets, frames, labels
+    return Transcripts(targets, frames, labels, blank)

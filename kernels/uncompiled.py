@@ -1,4 +1,4 @@
-"""Keep an operator out of torch.compile without loading the compiler for everyone else."""
+"""Keep an operator out of torch.compile without importing the compiler."""
 
 import functools
 import sys
@@ -13,11 +13,11 @@ R = TypeVar("R")
 
 
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
-    """As `torch.compiler.disable`: compiled code calls `function` as it is, between two graphs.
+    """Like `torch.compiler.disable`: compiled code calls `function` unchanged, between two graphs.
 
-    `torch.compiler.disable` imports torch._dynamo, which takes 1.5 to 2 s, as soon as it decorates. Here that
+    `torch.compiler.disable` imports torch._dynamo when it decorates, which takes 1.5 to 2 s. This decorator
     waits for the first call after something else has imported the compiler. The choice is made in the
-    `__getattr__` of a module, because the compiler runs that one for real where it would trace a function.
+    `__getattr__` of a module, because the compiler runs that method where it would trace a function.
     """
     late: Any = types.ModuleType(f"{function.__module__}.{function.__name__}.late")
 

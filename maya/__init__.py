@@ -32,7 +32,7 @@ def load(path: str | Path, device: str = "auto") -> Recognizer:
     import torch
 
     from maya.decode.recognizer import Recognizer
-    from maya.train.checkpoint import build, find_checkpoint, load_checkpoint
+    from maya.train.checkpoint import build, load_checkpoint
     from maya.train.heads import read_heads
 
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -41,7 +41,7 @@ def load(path: str | Path, device: str = "auto") -> Recognizer:
 
         return from_nemo(path, device=where)
     checkpoint = load_checkpoint(Path(path))
-    heads = read_heads(checkpoint, find_checkpoint(Path(path)))
+    heads = read_heads(checkpoint)
     if untrained := checkpoint.notes.get("untrained"):
         logging.getLogger(__name__).warning("%s: not trained yet: %s", path, ", ".join(untrained))
     model = build(checkpoint).to(where)

@@ -11,7 +11,7 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from maya.errors import MayaError
@@ -22,6 +22,58 @@ T = TypeVar("T")
 
 class ConfigTypeError(MayaError, TypeError):
     """A field was given a value of the wrong type."""
+
+
+class Kinds:
+    """The base of a family of configurations that their field `kind` tells apart, such as `EncoderConfig`.
+
+    A configuration of the family registers itself when it is defined: `kind` is a Literal of one word with
+    that word as its default. A field whose type is the family then takes it, from Python and from JSON. So
+    another encoder or head needs no edit in maya: only its file has to be imported.
+    """
+
+    __slots__ = ()
+
+    @property
+    def kind(self) -> str:
+        """The name of this configuration in its family."""
+        raise NotImplementedError
+
+    @classmethod
+    def kinds(cls) -> dict[str, type]:
+        """The registered configurations of this family, by kind."""
+        return _KINDS.setdefault(cls, {})
+
+    def build(self, *args: Any) -> Any:
+        """A freshly initialised module of this configuration, on the current default device: an instance of
+        the class that `register_builder` names. A configuration may define `build` itself instead."""
+        if type(self) not in _BUILDERS:
+            raise MayaError(f"no class is registered for {type(self).__name__}; see maya.config.Kinds")
+        return _BUILDERS[type(self)](self, *args)
+
+
+_KINDS: dict[type, dict[str, type]] = {}  # by family
+_BUILDERS: dict[type, Callable[..., Any]] = {}  # by configuration
+
+
+def register_builder(cls: type, builder: Callable[..., Any]) -> None:
+    """Let `builder(cfg, ...)` build the module of a configuration class."""
+    _BUILDERS[cls] = builder
+
+
+def _register(made: type) -> None:
+    """Register a configuration of a family. Raises MayaError if another one has its kind."""
+    family = made.__mro__[made.__mro__.index(Kinds) - 1]
+    kind = made.__dataclass_fields__.get("kind")  # type: ignore[attr-defined]
+    if kind is None:  # the family itself
+        return
+    kinds = _KINDS.setdefault(family, {})
+    other = kinds.get(kind.default)
+    if other is not None and other.__qualname__ != made.__qualname__:
+        raise MayaError(
+            f"{made.__qualname__} and {other.__qualname__} are both of kind {kind.default!r}; rename one"
+        )
+    kinds[kind.default] = made
 
 
 @typing.dataclass_transform(kw_only_default=True)
@@ -35,8 +87,11 @@ def config(cls: type[T]) -> type[T]:
     made = dataclasses.dataclass(kw_only=True, slots=True)(cls)
     hints = field_types(made)
     names = {f.name for f in dataclasses.fields(made)}  # type: ignore[arg-type]
-    plain_set, plain_init = made.__setattr__, made.__init__
+    # A base that is a configuration too would check the fields by its own types.
+    plain_set = getattr(made.__setattr__, "__wrapped__", made.__setattr__)
+    plain_init = made.__init__
 
+    @functools.wraps(plain_set)
     def checked_set(self: Any, name: str, value: Any) -> None:
         if name in names:
             value = _coerce(value, hints[name], f"{cls.__name__}.{name}")
@@ -52,6 +107,8 @@ def config(cls: type[T]) -> type[T]:
 
     made.__setattr__ = checked_set  # type: ignore[method-assign]
     made.__init__ = checked_init  # type: ignore[method-assign]
+    if issubclass(made, Kinds):
+        _register(made)
     return made
 
 
@@ -74,8 +131,8 @@ def to_dict(cfg: Any) -> dict[str, Any]:
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:
     """The configuration of type `cls` that `to_dict` wrote; unknown names raise MayaError.
 
-    Where a field may hold one of several configurations, each of them has a field `kind`, a Literal of one
-    word, which tells them apart; one without `kind` is of the first of them.
+    Where a field may hold one of several configurations, their field `kind` tells them apart (see `Kinds`);
+    one without `kind` is of the first of them.
     """
     hints = field_types(cls)
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -91,8 +148,8 @@ def override(cfg: Any, assignment: str) -> None:
     """Apply one typed override, `a.b.c=value`, in place.
 
     The text is read according to the declared type of the field: `true`/`false` for bool, `none` for an
-    optional, comma-separated values for a tuple or list. Unknown names, wrong types and values out of range
-    raise MayaError.
+    optional, comma-separated values for a tuple or list. `model.heads.ctc=none` removes an entry of a
+    dictionary. Unknown names, wrong types and values out of range raise MayaError.
     """
     path, eq, text = assignment.partition("=")
     path, text = path.strip(), text.strip()
@@ -102,12 +159,15 @@ def override(cfg: Any, assignment: str) -> None:
     node = cfg
     for name in parents:
         node = _child(cfg, node, name, path)
-        if not dataclasses.is_dataclass(node):
+        if not _is_group(node):
             raise MayaError(f"unknown option {path!r}: {name!r} is a value and has no fields")
     current = _child(cfg, node, leaf, path)
-    hint = field_types(type(node))[leaf]
-    if dataclasses.is_dataclass(current):
+    if isinstance(node, dict) and text.lower() == "none":
+        del node[leaf]
+        return
+    if _is_group(current):
         raise MayaError(f"{path} is a group of options; set one of them, such as {path}.{_names(current)[0]}")
+    hint = field_types(type(node))[leaf]
     try:
         value = _parse(text, hint)
     except (TypeError, ValueError):
@@ -118,20 +178,30 @@ def override(cfg: Any, assignment: str) -> None:
 def leaves(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every field that an override can set, as (dotted name, value)."""
     for name in _names(cfg):
-        value = getattr(cfg, name)
-        if dataclasses.is_dataclass(value):
+        value = _value(cfg, name)
+        if _is_group(value):
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
 
+def _is_group(value: Any) -> bool:
+    """Whether a value has fields of its own: a configuration, or configurations by name."""
+    named = isinstance(value, dict) and bool(value) and all(map(dataclasses.is_dataclass, value.values()))
+    return named or dataclasses.is_dataclass(value)
+
+
 def _names(cfg: Any) -> list[str]:
-    return [f.name for f in dataclasses.fields(cfg)]
+    return list(cfg) if isinstance(cfg, dict) else [f.name for f in dataclasses.fields(cfg)]
+
+
+def _value(cfg: Any, name: str) -> Any:
+    return cfg[name] if isinstance(cfg, dict) else getattr(cfg, name)
 
 
 def _child(cfg: Any, node: Any, name: str, path: str) -> Any:
     if name in _names(node):
-        return getattr(node, name)
+        return _value(node, name)
     paths = [option for option, _ in leaves(cfg)]
     tail = path.rpartition(".")[2]
     same_tail = [option for option in paths if option.rpartition(".")[2] == tail]
@@ -198,14 +268,24 @@ def _shown(value: Any) -> str:
 
 
 def _from_json(value: Any, hint: Any) -> Any:
-    groups = [o for o in _options(hint) if dataclasses.is_dataclass(o)]
-    if not groups or not isinstance(value, dict):
+    if not isinstance(value, dict):
         return value
-    kinds = {k: o for o in groups for k in typing.get_args(typing.get_type_hints(o).get("kind"))}
+    for option in _options(hint):
+        if typing.get_origin(option) is dict:
+            return {k: _from_json(v, typing.get_args(option)[1]) for k, v in value.items()}
+    families = [o for o in _options(hint) if isinstance(o, type) and issubclass(o, Kinds)]
+    groups: list[Any] = [cls for family in families for cls in family.kinds().values()]
+    groups = groups or [o for o in _options(hint) if dataclasses.is_dataclass(o)]
+    kinds = {str(f.default): cls for cls in groups for f in dataclasses.fields(cls) if f.name == "kind"}
+    if not groups:
+        return value
     kind = value.get("kind")
     if kinds and kind is not None and kind not in kinds:
-        raise MayaError(f"unknown kind {kind!r} of configuration; expected one of {', '.join(kinds)}")
-    return from_dict(typing.cast(type, kinds.get(kind, groups[0])), value)
+        raise MayaError(
+            f"unknown kind {kind!r} of configuration; expected one of {', '.join(kinds)}, or a kind of your "
+            "own: name the file that defines it with --experiment FILE"
+        )
+    return from_dict(kinds.get(kind, groups[0]), value)
 
 
 def _parse(text: str, hint: Any) -> Any:

@@ -21,11 +21,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from maya.data.loading.batch import Batch, make_batch
-from maya.decode.recognizer import Method, Recognizer, decode_frames
-from maya.encoders import LaCT
+from maya.decode.methods import greedy
+from maya.decode.recognizer import Recognizer
+from maya.encoders import Encoded, LaCT
 from maya.errors import MayaError
 from maya.kernels.lact import FastWeights
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from maya.recipes.adaptation_report import START, Answer
 from maya.train.tune import TuneConfig, tune
 
@@ -57,30 +58,30 @@ Encode = Callable[[list[Tensor]], tuple[Tensor, Tensor]]  # audio, (N,) each -> 
 class SpeakerModel:
     """A model and one speaker, with the ways to adapt the model to the speaker."""
 
-    def __init__(self, recognizer: Recognizer, speaker: Speaker, method: Method) -> None:
+    def __init__(self, recognizer: Recognizer, speaker: Speaker, method: str) -> None:
         if speaker.sample_rate != recognizer.sample_rate:
             raise MayaError(
                 f"the speech of {speaker.name} is at {speaker.sample_rate} Hz, and the model takes "
                 f"{recognizer.sample_rate} Hz: resample it"
             )
         self.recognizer, self.speaker = recognizer, speaker
-        self.method = recognizer.choose_head(method).head
+        self.head = recognizer.choose_method(method).heads[0]
         self.model = recognizer.model
         languages = self.model.cfg.languages
         if speaker.language not in languages:
             raise MayaError(f"the model has no language {speaker.language!r}; it has {', '.join(languages)}")
         self.lang = languages.index(speaker.language)
 
-    def answers(self, encode: Encode, model: HybridModel | None = None) -> list[tuple[str, str]]:
+    def answers(self, encode: Encode, model: SpeechModel | None = None) -> list[tuple[str, str]]:
         """(text, hypothesis) of each evaluation utterance."""
         utterances = self.speaker.evaluation
         hypotheses = self._decode(model or self.model, *encode([audio for audio, _ in utterances]))
         return [(text, hyp) for (_, text), hyp in zip(utterances, hypotheses, strict=True)]
 
-    def plain(self, model: HybridModel | None = None) -> Encode:
+    def plain(self, model: SpeechModel | None = None) -> Encode:
         """Each utterance by itself."""
         chosen = model or self.model
-        return lambda audio: chosen.listen(*_padded(audio))
+        return lambda audio: chosen.encode_audio(*_padded(audio))
 
     def carried(self, earlier: Iterable[Tensor]) -> Encode:
         """Each utterance starts from the fast weights after the earlier ones, in their order."""
@@ -127,9 +128,9 @@ class SpeakerModel:
             audio, tokens, [self.lang] * len(texts), names, sample_rate=self.speaker.sample_rate
         )
 
-    def _decode(self, model: HybridModel, encoder_out: Tensor, lens: Tensor) -> list[str]:
-        enc = model.with_language(encoder_out, torch.full((len(encoder_out),), self.lang))
-        hyps = decode_frames(model, enc, lens, method=self.method)
+    def _decode(self, model: SpeechModel, encoder_out: Tensor, lens: Tensor) -> list[str]:
+        langs = torch.full((len(encoder_out),), self.lang)
+        hyps = greedy(model, Encoded(encoder_out, lens), self.head, langs)
         return [self.recognizer.tokenizer.decode(hyp.tokens) for hyp in hyps]
 
     def without_update(self) -> list[tuple[str, str]]:
@@ -200,7 +201,7 @@ def _tuned(
 
 
 def choose_rates(
-    recognizer: Recognizer, speakers: Sequence[Speaker], seconds: float, method: Method
+    recognizer: Recognizer, speakers: Sequence[Speaker], seconds: float, method: str
 ) -> dict[tuple[str, bool], float]:
     """For each kind of tuning, labelled and not, the rate with the fewest word errors on `speakers`."""
     chosen = {}

@@ -12,8 +12,8 @@ from typing import Any
 ALIASES = {
     "--encoder-lr": "train.encoder_lr",
     "--head-lr": "train.lr",
-    "--freeze-encoder-steps": "train.encoder_freeze",
-    "--ctc-warmup-steps": "train.ctc_ramp",
+    "--freeze-encoder-steps": "train.freeze_steps",
+    "--ctc-warmup-steps": "model.heads.ctc.ramp_steps",
     "--max-batch-dur": "data.plan.max_seconds",
     "--max-batch-size": "data.plan.max_utterances",
     "--max-tokens-in-batch": "data.plan.max_tokens",

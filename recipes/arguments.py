@@ -145,8 +145,9 @@ def add_experiment(p: argparse.ArgumentParser, *, required: bool = True, default
 
 
 def add_data_and_run(p: argparse.ArgumentParser) -> None:
-    """The options --data and --run-dir, both required."""
-    p.add_argument("--data", type=Path, required=True, help="the folder that `maya prepare` wrote")
+    """The options --data, which data.source=lhotse does not need, and --run-dir."""
+    text = "the folder that `maya prepare` wrote; not needed with data.source=lhotse"
+    p.add_argument("--data", type=Path, help=text)
     p.add_argument("--run-dir", type=Path, required=True, help="the run folder; it is made if missing")
 
 

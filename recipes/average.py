@@ -1,4 +1,4 @@
-"""Stage 4: average the weights over the end of training; the dev set chooses how much of it."""
+"""Stage 4: average the weights over the end of training; the dev set chooses the stretch."""
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from maya.config import to_dict
 from maya.data.table.table import Table, part_path
-from maya.decode.head_choice import best_head
+from maya.decode.head_choice import TrainedHeads
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel
-from maya.models.text_heads import HEADS, Head
+from maya.files import replacing, write_json
+from maya.models.speech_model import SpeechModel
 from maya.recipes.arguments import POSITIVE, add_finished_run, add_force
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import audio_identity, is_done, mark_done, stamp, table_identity
@@ -22,13 +22,11 @@ from maya.recipes.recorded import finished_run
 from maya.recipes.train import dev_validation
 from maya.train import checkpoint as ckpt
 from maya.train.averaging import RunningAverage, average_between
-from maya.train.heads import describe, noted_steps, notes_of, read_heads, scores_by_head
-from maya.train.runlog import replacing, write_json
+from maya.train.heads import RATES, describe, noted_steps, notes_of, scores_by_head, trained_names
 from maya.train.validate import Validate
 
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the epochs so far, over which means are offered by default
 _TEST = "test"
-_BY_HEAD = frozenset(f"{head}_{rate}" for head in HEADS for rate in ("wer", "cer"))
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -59,8 +57,8 @@ class Candidate:
     name: str
     step: int  # at which they, or the last of those averaged, were reached
     weights: dict[str, Tensor]
-    trained: tuple[Head, ...]  # heads, by that step
-    steps: dict[Head, dict[str, int]]  # that trained each head of the model, where known
+    trained: tuple[str, ...]  # heads, by that step
+    steps: dict[str, int]  # the number of steps that trained each head, where known
 
 
 def average(
@@ -75,7 +73,7 @@ def average(
     force: bool = False,
 ) -> None:
     """Write `run`/averaged.pt: the best on dev of best.pt, the last weights and means over stretches that
-    end at one of the `ends` newest checkpoints and begin at an earlier one. The test set has no say. Each is
+    end at one of the `ends` newest checkpoints and begin at an earlier one. The test set is not used. Each is
     scored on all of dev, by the head that `decode.method` names, or with "auto" by its best trained head.
 
     With `avg`, no choice: the mean over the last `avg` epochs up to `epoch` (icefall's --epoch and --avg),
@@ -84,13 +82,13 @@ def average(
     mean that `avg` names. A damaged checkpoint is named and offers nothing.
     """
     if epoch is not None and avg is None:
-        raise MayaError("an epoch alone is no average: say with --avg over how many of them")
+        raise MayaError("--epoch needs --avg, the number of epochs to average over")
     epochs = ckpt.epoch_checkpoints(run)
-    found = ckpt.step_checkpoints(run)
-    if not found:
+    checkpoints = ckpt.step_checkpoints(run)
+    if not checkpoints:
         raise MayaError(f"{run} holds no training checkpoint; run stage 3 (train) first")
     inputs = {
-        "checkpoints": [f"{p.name}:{stamp(p)}" for p in [*(p for _, p in found), *epochs.values()]],
+        "checkpoints": [f"{p.name}:{stamp(p)}" for p in [*(p for _, p in checkpoints), *epochs.values()]],
         "best": stamp(run / "best.pt"),
         "choice": [step, epoch, avg, ends],
         **_validated(experiment, data, ["dev"]),
@@ -98,13 +96,13 @@ def average(
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
         print(f"average: {run / 'averaged.pt'} is up to date")
         return
-    last, damaged = ckpt.load_newest([path for _, path in found], training=True)
+    last, damaged = ckpt.load_newest([path for _, path in checkpoints], training=True)
     for error in damaged:
         print(f"average: {error}; the one before it is taken")
     if avg is None:
-        offered = candidates(run, found, last, ends)
+        offered = candidates(run, checkpoints, last, ends)
     else:
-        offered = iter([stretch(found, step, avg) if epoch is None else passes(epochs, epoch, avg)])
+        offered = iter([stretch(checkpoints, step, avg) if epoch is None else passes(epochs, epoch, avg)])
     languages = last.model_config.languages
     validate = dev_validation(experiment, data, last.tokenizer, languages, whole=True)
     if validate is not None:
@@ -119,20 +117,21 @@ def average(
 
 def _best(
     experiment: Experiment, validate: Validate, last: ckpt.Checkpoint, offered: Iterator[Candidate]
-) -> tuple[Candidate, dict[Head, dict[str, float]], dict[str, dict[str, float]]]:
+) -> tuple[Candidate, dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """(the candidate with the lowest error on dev, its scores by head, the scores of all by name)."""
-    model = HybridModel(last.model_config).to(_device())
+    model, heads = SpeechModel(last.model_config).to(_device()), tuple(last.model_config.heads)
+    by_head = {f"{head}_{rate}" for head in heads for rate in RATES}
     chosen, best, scores, dev = None, (True, float("inf")), {}, {}
     for candidate in offered:
         name = candidate.name
         model.load_state_dict(candidate.weights)
         result = validate(model, candidate.trained)
-        scores[name] = {k: v for k, v in result.items() if k in ("loss", "wer", "cer") or k in _BY_HEAD}
-        print(f"average: {name:<28} {describe(result)}", flush=True)
+        scores[name] = {k: v for k, v in result.items() if k in {"loss", "wer", "cer"} | by_head}
+        print(f"average: {name:<28} {describe(result, heads)}", flush=True)
         # Weights in which the head that decodes was not trained come last.
-        rank = (experiment.decode.head not in (None, *candidate.trained), result["error"])
+        rank = (experiment.decoding_head not in (None, *candidate.trained), result["error"])
         if chosen is None or rank < best:
-            chosen, best, dev = candidate, rank, scores_by_head(result)
+            chosen, best, dev = candidate, rank, scores_by_head(result, heads)
     assert chosen is not None  # the last weights are always a candidate
     return chosen, dev, scores
 
@@ -160,8 +159,8 @@ def select(
     Without a dev set the weights are those of `average`. Raises MayaError when the run has no checkpoints of
     epochs, nothing can be chosen from, or a set holds utterances of the test set.
     """
-    there = ckpt.epoch_checkpoints(run)
-    if not there:
+    epoch_paths = ckpt.epoch_checkpoints(run)
+    if not epoch_paths:
         raise MayaError(
             f"{run} has no checkpoints of epochs to select from: train with train.epochs, or average without "
             "--select, over steps"
@@ -171,22 +170,22 @@ def select(
     if not all(len(Table.open(part_path(data, name))) for name in sets):
         average(experiment, data, run, force=force)
         return
-    pairs = list(choices(sorted(there), epochs, avgs))
+    pairs = list(choices(sorted(epoch_paths), epochs, avgs))
     if not pairs:
-        kept = ", ".join(map(str, there))
+        kept = ", ".join(map(str, epoch_paths))
         raise MayaError(f"{run} keeps the epochs {kept}: none of the averages asked for lies between two")
     inputs = {
-        "checkpoints": [f"{p.name}:{stamp(p)}" for p in there.values()],
+        "checkpoints": [f"{p.name}:{stamp(p)}" for p in epoch_paths.values()],
         "pairs": [list(pair) for pair in pairs],
         **_validated(experiment, data, sets),
     }
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
         print(f"average: {run / 'averaged.pt'} is up to date")
         return
-    newest = ckpt.load_checkpoint(there[max(there)])
-    rows = _rated(experiment, data, newest, there, pairs, sets)
+    newest = ckpt.load_checkpoint(epoch_paths[max(epoch_paths)])
+    rows = _rated(experiment, data, newest, epoch_paths, pairs, sets)
     best = min(rows, key=lambda row: (row["mean"], row["epoch"], row["avg"]))
-    chosen = passes(there, best["epoch"], best["avg"])
+    chosen = passes(epoch_paths, best["epoch"], best["avg"])
     dev = {head: rates for head, rates in best["heads"].items() if head in chosen.trained}
     write_json(run / "select.json", {"sets": sets, "chosen": best, "rows": rows})
     with replacing(run / "select.md") as partial:
@@ -196,7 +195,7 @@ def select(
 
 
 def _validated(experiment: Experiment, data: Path, sets: Sequence[str]) -> dict[str, Any]:
-    """What the scores on some sets depend on besides the weights, for a marker."""
+    """The inputs of the scores on some sets besides the weights, for a marker."""
     return {
         "sets": {name: [table_identity(data, name), audio_identity(data, name)] for name in sets},
         "decode": to_dict(experiment.decode),
@@ -207,14 +206,14 @@ def _rated(
     experiment: Experiment,
     data: Path,
     of: ckpt.Checkpoint,
-    there: dict[int, Path],
+    epoch_paths: dict[int, Path],
     pairs: Sequence[tuple[int, int]],
     sets: Sequence[str],
 ) -> list[dict[str, Any]]:
     """For each (epoch, avg) the head that is used, its WER on each set, their mean, and by head the means of
     WER and CER."""
-    model = HybridModel(of.model_config).to(_device())
-    languages = of.model_config.languages
+    model = SpeechModel(of.model_config).to(_device())
+    languages, text = of.model_config.languages, tuple(of.model_config.text_heads)
     validations: dict[str, Validate] = {}
     for name in sets:
         validate = dev_validation(experiment, data, of.tokenizer, languages, part=name, whole=True)
@@ -223,36 +222,36 @@ def _rated(
         validations[name] = validate
     rows = []
     for epoch, avg in pairs:
-        candidate = passes(there, epoch, avg)
+        candidate = passes(epoch_paths, epoch, avg)
         model.load_state_dict(candidate.weights)
         results = {name: validate(model, candidate.trained) for name, validate in validations.items()}
-        heads = mean_by_head(list(results.values()))
-        wanted = experiment.decode.head
-        head = wanted if wanted in heads else best_head(heads) if heads else None
-        rates = {name: result[f"{head}_wer" if head else "wer"] for name, result in results.items()}
+        heads, head = mean_by_head(list(results.values()), text), experiment.decoding_head
+        if text and head not in heads:
+            head = TrainedHeads(heads=text, trained=tuple(heads), dev=heads).best().head
+        rates = {name: result[f"{head}_wer" if text else "error"] for name, result in results.items()}
         mean = sum(rates.values()) / len(rates)
         row = {"epoch": epoch, "avg": avg, "head": head, "wer": rates, "mean": mean, "heads": heads}
         rows.append(row)
         shown = "  ".join(f"{name} {rate:.2%}" for name, rate in rates.items())
-        print(f"average: epoch {epoch} avg {avg}: {f'{head} ' if head else ''}WER {shown}", flush=True)
+        print(f"average: epoch {epoch} avg {avg}: {f'{head} WER' if text else 'error'} {shown}", flush=True)
     return rows
 
 
-def mean_by_head(results: Sequence[Mapping[str, float]]) -> dict[Head, dict[str, float]]:
-    """For each head the mean of its WER and of its CER over validations of the same weights."""
-    by_head = [scores_by_head(result) for result in results]
+def mean_by_head(results: Sequence[Mapping[str, float]], heads: Sequence[str]) -> dict[str, dict[str, float]]:
+    """For each text head the mean of its WER and of its CER over validations of the same weights."""
+    by_head = [scores_by_head(result, heads) for result in results]
     return {
         head: {rate: sum(scores[head][rate] for scores in by_head) / len(by_head) for rate in ("wer", "cer")}
         for head in by_head[0]
     }
 
 
-def choices(there: Sequence[int], epochs: Sequence[int], avgs: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The pairs (epoch, avg) to choose from, of which both ends are there; 0, the beginning, always is."""
-    last = there[-1]
+def choices(kept: Sequence[int], epochs: Sequence[int], avgs: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The pairs (epoch, avg) to choose from, with a checkpoint at both ends; 0, the beginning, needs none."""
+    last = kept[-1]
     for epoch in sorted(set(epochs) or {last, round(0.9 * last), round(0.8 * last)}):
         for avg in sorted(set(avgs) or {max(1, round(share * epoch)) for share in _SHARES}):
-            if epoch in there and (epoch - avg in there or epoch == avg):
+            if epoch in kept and (epoch - avg in kept or epoch == avg):
                 yield epoch, avg
 
 
@@ -290,21 +289,21 @@ def select_table(rows: Sequence[dict[str, Any]], sets: Sequence[str], best: dict
 
 
 def candidates(
-    run: Path, found: list[tuple[int, Path]], last: ckpt.Checkpoint, ends: int = 1
+    run: Path, checkpoints: list[tuple[int, Path]], last: ckpt.Checkpoint, ends: int = 1
 ) -> Iterator[Candidate]:
-    """What dev chooses from: the last weights, the best and, for each of the `ends` newest checkpoints, the
+    """The candidates: the last weights, the best and, for each of the `ends` newest checkpoints, the
     means from each earlier one."""
-    yield _candidate(f"last (step {last.step})", last, found[-1][1])
+    yield _candidate(f"last (step {last.step})", last)
     if (run / "best.pt").is_file():
         best = _undamaged(run / "best.pt")
         if best is not None and best.step != last.step:
-            yield _candidate(f"best (step {best.step})", best, run / "best.pt")
-    for end_step, end_path in reversed(found[-ends:]):
+            yield _candidate(f"best (step {best.step})", best)
+    for end_step, end_path in reversed(checkpoints[-ends:]):
         end = _undamaged(end_path, training=True)
-        for start_step, start_path in reversed([f for f in found if f[0] < end_step]):
+        for start_step, start_path in reversed([pair for pair in checkpoints if pair[0] < end_step]):
             start = _undamaged(start_path, training=True) if end is not None else None
             if start is not None and end is not None and 0 < _running(start).count < _running(end).count:
-                yield _mean(f"steps {start_step}–{end.step}", start, end, end_path)
+                yield _mean(f"steps {start_step}–{end.step}", start, end)
 
 
 def _undamaged(path: Path, *, training: bool = False) -> ckpt.Checkpoint | None:
@@ -316,10 +315,10 @@ def _undamaged(path: Path, *, training: bool = False) -> ckpt.Checkpoint | None:
         return None
 
 
-def stretch(found: list[tuple[int, Path]], step: int | None, avg: int) -> Candidate:
+def stretch(checkpoints: list[tuple[int, Path]], step: int | None, avg: int) -> Candidate:
     """The mean over the `avg` steps up to `step`; both ends must have been kept."""
-    paths = dict(found)
-    end = found[-1][0] if step is None else step
+    paths = dict(checkpoints)
+    end = checkpoints[-1][0] if step is None else step
     missing = [s for s in (end, end - avg) if s not in paths and s != 0]
     if missing or not 0 < avg <= end:
         raise MayaError(
@@ -327,9 +326,7 @@ def stretch(found: list[tuple[int, Path]], step: int | None, avg: int) -> Candid
             f"{end}; kept are those of {', '.join(str(s) for s in paths)} (train.keep says how many)"
         )
     start = ckpt.load_checkpoint(paths[end - avg], training=True) if end > avg else None
-    return _mean(
-        f"steps {end - avg}–{end}", start, ckpt.load_checkpoint(paths[end], training=True), paths[end]
-    )
+    return _mean(f"steps {end - avg}–{end}", start, ckpt.load_checkpoint(paths[end], training=True))
 
 
 def passes(paths: dict[int, Path], epoch: int, avg: int) -> Candidate:
@@ -343,14 +340,14 @@ def passes(paths: dict[int, Path], epoch: int, avg: int) -> Candidate:
         )
     start = ckpt.load_checkpoint(paths[epoch - avg], training=True) if epoch > avg else None
     end = ckpt.load_checkpoint(paths[epoch], training=True)
-    return _mean(f"epochs {epoch - avg + 1}–{epoch}", start, end, paths[epoch])
+    return _mean(f"epochs {epoch - avg + 1}–{epoch}", start, end)
 
 
 def _write(
     run: Path,
     of: ckpt.Checkpoint,
     chosen: Candidate,
-    dev: dict[Head, dict[str, float]],
+    dev: dict[str, dict[str, float]],
     notes: dict[str, Any],
 ) -> None:
     """`run`/averaged.pt with the chosen weights of a model of this kind; dev: scores by head."""
@@ -372,17 +369,17 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _mean(over: str, start: ckpt.Checkpoint | None, end: ckpt.Checkpoint, path: Path) -> Candidate:
-    """The mean between two checkpoints; `path` is that of `end`, by which time its heads were trained."""
+def _mean(over: str, start: ckpt.Checkpoint | None, end: ckpt.Checkpoint) -> Candidate:
+    """The mean between two checkpoints."""
     between = average_between(_running(start) if start else None, _running(end), end.weights)
-    return replace(_candidate(f"mean of {over}", end, path), weights=between)
+    return replace(_candidate(f"mean of {over}", end), weights=between)
 
 
-def _candidate(name: str, checkpoint: ckpt.Checkpoint, path: Path) -> Candidate:
-    trained, steps = read_heads(checkpoint, path).trained, noted_steps(checkpoint)
+def _candidate(name: str, checkpoint: ckpt.Checkpoint) -> Candidate:
     return Candidate(
-        name=name, step=checkpoint.step, weights=checkpoint.weights, trained=trained, steps=steps
-    )
+        name=name, step=checkpoint.step, weights=checkpoint.weights, trained=trained_names(checkpoint),
+        steps=noted_steps(checkpoint),
+    )  # fmt: skip
 
 
 def _running(checkpoint: ckpt.Checkpoint) -> RunningAverage:

@@ -1,19 +1,17 @@
-"""Other systems' models as Maya checkpoints."""
+"""Convert models of other systems to Maya checkpoints."""
 
 import argparse
-from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-from maya.convert.icefall import IcefallImport, import_icefall
-from maya.convert.icefall_checkpoint import Which
-from maya.convert.nemo import NemoImport, import_nemo
-from maya.convert.nemo_config import FrontEnd
+from maya.convert import Conversion, import_icefall, import_nemo
+from maya.convert.icefall.checkpoint import Which
+from maya.convert.nemo.config import FrontEnd
 from maya.errors import MayaError
+from maya.files import write_json
 from maya.recipes.arguments import add_parser, add_set
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
-from maya.train.runlog import write_json
 
 CHECKPOINT, REPORT = "best.pt", "convert.json"
 
@@ -62,56 +60,30 @@ def run(args: argparse.Namespace) -> None:
 def open_checkpoint(path: Path) -> Checkpoint:
     """A Maya checkpoint or run folder, or a `.nemo` archive, which is converted in memory.
 
-    Raises MayaError for what is none of them, and for an archive that cannot be converted.
+    Raises MayaError for an unrecognised file, and for an archive that cannot be converted.
     """
     return import_nemo(path).checkpoint if path.suffix == ".nemo" else load_checkpoint(path)
 
 
-def convert_nemo(
-    source: Path,
-    out: Path,
-    *,
-    front_end: FrontEnd = "auto",
-    encoder_only: bool = False,
-    tokenizer: Path | None = None,
-    ignore: Collection[str] = (),
-) -> Path:
+def convert_nemo(source: Path, out: Path, *, tokenizer: Path | None = None, **options: Any) -> Path:
     """Write `out`/best.pt and `out`/convert.json from a `.nemo` archive, print the report, return the path.
 
-    The folder then serves wherever a run's does: transcribe, info, export, train.init_from. See
+    The folder can be used like that of a run: transcribe, info, export, train.init_from. See
     `maya.convert.import_nemo` for the options and errors.
     """
     _check_free(out)
-    made = import_nemo(
-        source,
-        front_end=front_end,
-        encoder_only=encoder_only,
-        tokenizer=Tokenizer.load(tokenizer) if tokenizer is not None else None,
-        ignore=ignore,
-    )
-    return _written(out, made)
+    pieces = load_tokenizer(tokenizer) if tokenizer is not None else None
+    return _written(out, import_nemo(source, tokenizer=pieces, **options))
 
 
-def convert_icefall(
-    source: Path,
-    out: Path,
-    tokenizer: Path,
-    *,
-    average_with: Path | None = None,
-    which: Which = "model",
-    overrides: Sequence[str] = (),
-) -> Path:
-    """Write `out`/best.pt and `out`/convert.json from a checkpoint of icefall's Zipformer recipe, print the
-    report, return the path.
-
-    See `convert_nemo` for what the folder is good for, `maya.convert.import_icefall` for options and errors.
-    """
+def convert_icefall(source: Path, out: Path, tokenizer: Path, **options: Any) -> Path:
+    """The same for a checkpoint of icefall's Zipformer recipe. See `maya.convert.import_icefall` for the
+    options and errors."""
     _check_free(out)
-    made = import_icefall(source, tokenizer, average_with=average_with, which=which, overrides=overrides)
-    return _written(out, made)
+    return _written(out, import_icefall(source, tokenizer, **options))
 
 
-def _written(out: Path, made: NemoImport | IcefallImport) -> Path:
+def _written(out: Path, made: Conversion) -> Path:
     path = out / CHECKPOINT
     save_checkpoint(path, made.checkpoint)
     write_json(out / REPORT, made.report.to_dict())
@@ -121,7 +93,7 @@ def _written(out: Path, made: NemoImport | IcefallImport) -> Path:
 
 
 def _check_free(out: Path) -> None:
-    """Refuse a folder that holds a run: its checkpoints are not to be replaced."""
+    """Refuse a folder that holds a run, whose checkpoints must not be replaced."""
     if out.is_file():
         raise MayaError(f"{out} is a file; give a folder for the converted model")
     trained = step_checkpoints(out) or (out / "averaged.pt").exists()

@@ -6,7 +6,6 @@ utterances give the same bytes (tar headers carry no time, owner or order of arr
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from maya.errors import MayaError
+from maya.files import file_sha256, json_sha256, sha256
 
 T = TypeVar("T")
 SAMPLE_RATE = 16000
@@ -52,7 +52,7 @@ class Utterance:
 
 def settings_hash(settings: dict[str, Any]) -> str:
     """SHA-256 of the settings as sorted JSON: two corpora with the same hash hold the same utterances."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return json_sha256(settings)
 
 
 def finished(out: Path, settings: dict[str, Any]) -> bool:
@@ -79,7 +79,7 @@ def verify(out: Path) -> None:
     if seal is None:
         raise MayaError(f"{out} holds no finished corpus (no {SEAL}): make it again")
     for name, entry in seal["files"].items():
-        if not (out / name).is_file() or _sha256(out / name) != entry["sha256"]:
+        if not (out / name).is_file() or file_sha256(out / name) != entry["sha256"]:
             raise MayaError(f"{out / name} is missing or not what was written there: make the corpus again")
 
 
@@ -112,7 +112,7 @@ def write_corpus(
         summary = _write_files(folder, _with_progress(utterances, total, out))
         paths = sorted(folder.iterdir())
         files: dict[str, dict[str, Any]] = {
-            p.name: {"size": p.stat().st_size, "sha256": _sha256(p)} for p in paths
+            p.name: {"size": p.stat().st_size, "sha256": file_sha256(p)} for p in paths
         }
         seal = {
             "settings": settings,
@@ -120,7 +120,7 @@ def write_corpus(
             "versions": versions or {},
             "summary": summary,
             "files": files,
-            "sha256": hashlib.sha256("".join(f["sha256"] for f in files.values()).encode()).hexdigest(),
+            "sha256": sha256("".join(f["sha256"] for f in files.values())),
         }
         (folder / SEAL).write_text(json.dumps(seal, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
         _move_into_place(folder, out)
@@ -274,8 +274,3 @@ def _with_progress(utterances: Iterable[Utterance], total: int | None, out: Path
             print(f"\r{line}" if moving else line, end="" if moving else "\n", file=sys.stderr, flush=True)
     if moving and number:
         print(file=sys.stderr)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,27 +4,25 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 import maya
-from maya.config import override, to_dict
-from maya.data.loading.loader import EvalLoader
+from maya.config import to_dict
+from maya.data.measure.entry import Entry
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
+from maya.decode.base import Method
 from maya.decode.head_choice import TrainedHeads
-from maya.decode.recognizer import identify_languages
-from maya.encoders.lact.fast_weights import stop_updates
+from maya.decode.methods import METHODS, possible_methods
+from maya.decode.recognizer import Recognizer
+from maya.decode.table import DecodedRow, decode_table
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel
-from maya.models.text_heads import NAMES
+from maya.files import replacing, write_json
 from maya.recipes.arguments import add_finished_run, add_force
-from maya.recipes.experiment import METHODS, Experiment
+from maya.recipes.experiment import DecodeConfig, Experiment
 from maya.recipes.markers import (
     audio_identity,
     checkpoint_content,
@@ -34,11 +32,9 @@ from maya.recipes.markers import (
     texts_identity,
 )
 from maya.recipes.recorded import finished_run
-from maya.recipes.search import NEEDS, check_heads, choose_method, make_search
+from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import find_checkpoint, load_checkpoint
 from maya.train.heads import read_heads
-from maya.train.runlog import replacing, write_json
-from maya.train.validate import language_accuracy
 
 ALL = "all"
 
@@ -81,52 +77,71 @@ def decode(
 
     Raises MayaError for an empty split, and for a method whose head the model lacks or that was not trained.
     """
-    table = Table.open(part_path(data, split))
+    table, cfg = Table.open(part_path(data, split)), experiment.decode
     if not len(table):
         raise MayaError(f"{data} has no {split} set to decode: {table.path.name} has no rows")
     path = find_checkpoint(checkpoint or run)
     out = run / "decode" / into / split
-    inputs = _inputs(experiment, data, split, path)
+    inputs = _inputs(cfg, data, split, path)
     complete = all((out / name).is_file() for name in ("hyps.jsonl", "decode.json"))
     if is_done(out / "stage.json", inputs) and complete and not force:
         print(f"decode: {out} is up to date")
         return
     recognizer = maya.load(path)
-    model, languages = recognizer.model, recognizer.model.cfg.languages
-    if not experiment.decode.fast_weight_updates:
-        stop_updates(model)
-    method, reason = choose_method(experiment.decode.method, recognizer)
-    print(f"decode: {split} by {method} ({reason})", flush=True)
-    utterances = Utterances.from_table(table, recognizer.tokenizer, languages)
+    if not cfg.fast_weight_updates and not recognizer.model.encoder.stop_updates():
+        raise MayaError(
+            f"{path}: decode.fast_weight_updates=false is for LaCT; this encoder has no fast weights"
+        )
+    method, facts = make_method(cfg, recognizer, training_texts(data, recognizer.tokenizer))
+    print(f"decode: {split} by {facts['method'] or 'no method'} ({facts['method_reason']})", flush=True)
+    utterances = Utterances.from_table(table, recognizer.tokenizer, recognizer.model.cfg.languages)
     entries = {entry.id: entry for entry in table.entries()}
     out.mkdir(parents=True, exist_ok=True)
-    search = make_search(experiment.decode, data, recognizer)
-    began, seconds, identified = time.perf_counter(), 0.0, list[tuple[str, bool]]()
-    loader = EvalLoader(utterances, recognizer.tokenizer, languages, sample_rate=recognizer.sample_rate,
-                        max_seconds=experiment.decode.max_seconds)  # fmt: skip
-    with replacing(out / "hyps.jsonl") as partial, partial.open("w") as f, torch.inference_mode():
-        for batch in loader:
-            batch = batch.to(recognizer.device)
-            heard, enc_lens = model.listen(batch.audio, batch.audio_lens)
-            langs, told = _languages(model, heard, enc_lens, batch.langs, experiment.decode.language)
-            enc = model.with_language(heard, langs)
-            hyps = search(enc, enc_lens, _codes(langs, languages, len(enc)))
-            for name, hyp, found in zip(batch.ids, recognizer.with_text(hyps), told, strict=True):
-                entry = entries[name]
-                hyp.id, hyp.language = name, entry.language
-                if found and entry.language in languages:
-                    identified.append((entry.language, found["language_found"] == entry.language))
-                row = {"ref": entry.text, "speaker": entry.speaker, "duration": entry.duration} | found
-                f.write(json.dumps(asdict(hyp) | row, ensure_ascii=False) + "\n")
-            seconds += batch.seconds
-    facts: dict[str, Any] = {"checkpoint": str(path), "method": method, "method_reason": reason}
-    facts |= {"utterances": len(entries), **language_accuracy(identified)}
+    began, seconds = time.perf_counter(), 0.0
+    with replacing(out / "hyps.jsonl") as partial, partial.open("w") as f:
+        rows = decode_table(
+            recognizer, utterances, method, language=cfg.language, max_seconds=cfg.max_seconds
+        )
+        for row in rows:
+            f.write(json.dumps(as_json(row, entries[row.id]), ensure_ascii=False) + "\n")
+            seconds += row.seconds
+    facts |= {"checkpoint": str(path), "utterances": len(entries)}
     _report(out, facts, seconds, time.perf_counter() - began)
     mark_done(out / "stage.json", inputs)
 
 
+def make_method(
+    cfg: DecodeConfig, recognizer: Recognizer, texts: Callable[[], Iterator[tuple[str, list[int]]]] | None
+) -> tuple[Method | None, dict[str, Any]]:
+    """The method of a configuration, None for a model without a text head; and its name and the reason for
+    it, for the log. texts: see `MethodContext`."""
+    if not recognizer.model.cfg.text_heads:
+        return None, {"method": "", "method_reason": "the model has no text head; its labels are predicted"}
+    choice = recognizer.choose_method(cfg.method)
+    method = recognizer.make_method(choice, cfg.options(choice.method), texts)
+    return method, {"method": choice.method, "method_reason": choice.reason}
+
+
+def training_texts(data: Path, tokenizer: Tokenizer) -> Callable[[], Iterator[tuple[str, list[int]]]]:
+    """A function that gives language and token ids of each text of `data`/train.parquet."""
+
+    def texts() -> Iterator[tuple[str, list[int]]]:
+        for language, text in Table.open(part_path(data, "train")).read("language", "text"):
+            yield language, tokenizer.encode(text, language)
+
+    return texts
+
+
+def as_json(row: DecodedRow, entry: Entry) -> dict[str, Any]:
+    """A line of hyps.jsonl; `language` is that of the transcript."""
+    hyp = asdict(row.hypothesis) if row.hypothesis is not None else {}
+    facts = {"id": row.id, "language": entry.language, "ref": entry.text, "speaker": entry.speaker}
+    predictions = {label: asdict(prediction) for label, prediction in row.predictions.items()}
+    return hyp | facts | {"duration": entry.duration, "predictions": predictions, "labels": row.labels}
+
+
 def _report(out: Path, facts: dict[str, Any], audio_seconds: float, spent: float) -> None:
-    """Write `out`/decode.json and say how long the decoding took."""
+    """Write `out`/decode.json and print how long the decoding took."""
     factor = spent / audio_seconds
     timing = {"audio_seconds": audio_seconds, "seconds": spent, "real_time_factor": factor}
     write_json(out / "decode.json", facts | timing)
@@ -134,40 +149,15 @@ def _report(out: Path, facts: dict[str, Any], audio_seconds: float, spent: float
     print(f"decode: {amount} in {spent:.1f} s (real-time factor {factor:.4f}) → {out / 'hyps.jsonl'}")
 
 
-def _inputs(experiment: Experiment, data: Path, split: str, checkpoint: Path) -> dict[str, Any]:
-    """What hypotheses depend on, for the marker of the stage."""
-    cfg = experiment.decode
-    with_texts = cfg.method == "ctc_beam" and cfg.lm_order
+def _inputs(cfg: DecodeConfig, data: Path, split: str, checkpoint: Path) -> dict[str, Any]:
+    """Everything that hypotheses depend on, for the marker of the stage."""
+    needs_texts = cfg.method in METHODS and cfg.options(cfg.method).needs_texts
     return {
         "checkpoint": [str(checkpoint), checkpoint_content(checkpoint)],
         "data": [table_identity(data, split), audio_identity(data, split)],
         "options": to_dict(cfg),
-        "lm_texts": texts_identity(data, "train") if with_texts else "",
+        "lm_texts": texts_identity(data, "train") if needs_texts else "",
     }
-
-
-def _codes(langs: Tensor | None, languages: Sequence[str], rows: int) -> list[str]:
-    """Language codes of the rows, "" where none is known."""
-    if langs is None:
-        return [""] * rows
-    return [languages[i] if i >= 0 else "" for i in langs.tolist()]
-
-
-def _languages(
-    model: HybridModel, heard: Tensor, enc_lens: Tensor, known: Tensor, told: str
-) -> tuple[Tensor | None, list[dict[str, Any]]]:
-    """The languages (B,) to decode in, and for each row what the encoder itself says: `language_found` and
-    `language_probability`, where the model tells languages apart."""
-    if not model.cfg.language_id_weight:
-        if told == "auto":
-            model.check_identifies()
-        return (known if told == "known" else None), [{} for _ in enc_lens]
-    langs, probabilities = identify_languages(model, heard, enc_lens)
-    rows = [
-        {"language_found": model.cfg.languages[i], "language_probability": p}
-        for i, p in zip(langs.tolist(), probabilities.tolist(), strict=True)
-    ]
-    return {"known": known, "auto": langs, "unknown": None}[told], rows
 
 
 def decode_all(
@@ -180,45 +170,29 @@ def decode_all(
     checkpoint: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Decode each of `splits` with each of `methods`, or with all that the model's trained heads allow where
-    that is "all", into `run`/decode/{method}/{split}.
+    """Decode each of `splits` with each of `methods`, or with every method that the model's trained heads
+    allow where that is "all", into `run`/decode/{method}/{split}.
 
     Raises MayaError for an unknown method, and for one whose head the model lacks or that was never trained.
     """
     if list(methods) == [ALL]:
-        methods = possible_methods(find_checkpoint(checkpoint or run))
-    if unknown := [name for name in methods if name not in METHODS]:
-        raise MayaError(f"unknown decode.method {unknown[0]!r}; expected one of {', '.join(METHODS)}")
+        methods = methods_of_checkpoint(find_checkpoint(checkpoint or run))
     for method in methods:
-        mine = dataclasses.replace(experiment, decode=dataclasses.replace(experiment.decode))
-        override(mine, f"decode.method={method}")
+        options = dataclasses.replace(experiment.decode, method=method)
+        one_method = dataclasses.replace(experiment, decode=options)
         for split in splits:
-            decode(mine, data, run, split=split, into=method, checkpoint=checkpoint, force=force)
+            decode(one_method, data, run, split=split, into=method, checkpoint=checkpoint, force=force)
 
 
-def possible_methods(path: Path) -> list[str]:
-    """The methods that a checkpoint's trained heads allow; prints those that need a head never trained."""
+def methods_of_checkpoint(path: Path) -> list[str]:
+    """The methods that a checkpoint's trained heads allow; prints those that read a head never trained."""
     loaded = load_checkpoint(path)
-    heads, transducer = read_heads(loaded, path), getattr(loaded.model_config, "transducer", "none")
+    model, heads = loaded.model_config, read_heads(loaded)
     heads.best()  # raises MayaError where none was trained
-    methods = methods_of(heads, transducer)
+    methods = possible_methods(model, heads)
     everything = TrainedHeads(heads=heads.heads, trained=heads.heads)
-    if idle := [method for method in methods_of(everything, transducer) if method not in methods]:
-        untrained = " and ".join(f"the {NAMES[head]}" for head in heads.heads if head not in heads.trained)
-        print(f"decode: without {', '.join(idle)}: {untrained} was never trained")
+    if idle := [method for method in possible_methods(model, everything) if method not in methods]:
+        untrained = [head for head in heads.heads if head not in heads.trained]
+        verb = "was" if len(untrained) == 1 else "were"
+        print(f"decode: without {', '.join(idle)}: {' and '.join(untrained)} {verb} never trained")
     return methods
-
-
-def methods_of(heads: TrainedHeads, transducer: str) -> list[str]:
-    """The methods that trained heads allow; `transducer` is the model's kind of it."""
-    return [method for method in NEEDS if can_decode(heads, method, transducer)]
-
-
-def can_decode(heads: TrainedHeads, method: str, transducer: str) -> bool:
-    """Whether a model has the trained heads that a method asks for. Modified beam search knows no durations:
-    `transducer` is the model's kind of it, "tdt" has them."""
-    try:
-        check_heads(heads, method)
-    except MayaError:
-        return False
-    return method != "modified_beam" or transducer != "tdt"

@@ -26,12 +26,10 @@ from maya.audio.sound import clipped_share
 from maya.data.loading.batch import Batch, make_batch
 from maya.encoders.zipformer.regularizers import set_loss_scale
 from maya.errors import MayaError
-from maya.models.speech_llm import SpeechLLMConfig
 from maya.models.speech_model import Losses, SpeechModel
 from maya.recipes.arguments import add_code
 from maya.recipes.experiment_file import import_recorded
-from maya.recipes.speech_llm import load as load_speech_llm
-from maya.train.checkpoint import build, find_checkpoint, load_checkpoint
+from maya.train.checkpoint import build, load_checkpoint
 from maya.train.failure import FOLDER, MODEL, Failure, Tally, kept, restore_random
 
 LARGE = 1e4
@@ -246,7 +244,7 @@ def forward(model: SpeechModel, tally: Tally, failure: Failure, device: torch.de
     omega.set_state(tally.omega)
     set_loss_scale(model, failure.scale)
     with torch.autocast(device.type, torch.bfloat16) if failure.bf16 else nullcontext():
-        losses: Losses = model(tally.batch.to(device), omega, failure.ctc_weight)
+        losses: Losses = model(tally.batch.to(device), omega)
     return losses
 
 
@@ -292,11 +290,8 @@ def anomaly(model: SpeechModel, tally: Tally, failure: Failure, device: torch.de
 
 
 def load(path: Path) -> tuple[SpeechModel, Any]:
-    """The model of a checkpoint, of either kind, and its tokenizer."""
-    path = find_checkpoint(path)
+    """The model of a checkpoint and its tokenizer."""
     loaded = load_checkpoint(path)
-    if isinstance(loaded.model_config, SpeechLLMConfig):
-        return load_speech_llm(path)
     return build(loaded), loaded.tokenizer
 
 
@@ -309,7 +304,7 @@ def diagnose_run(run: Path, device: torch.device) -> tuple[list[str], bool]:
     model.to(device).train()
     lines = list(weight_lines(model))
     for failure in failures:
-        model.freeze_encoder(failure.encoder_frozen)
+        model.freeze(failure.frozen)
         model.begin_step(failure.step, failure.batch_count)
         for tally in failure.tallies:
             batch, precision = tally.batch, "bf16" if failure.bf16 else "fp32"
@@ -337,15 +332,15 @@ def diagnose_audio(path: Path, audio: list[Path], text: str, device: torch.devic
     batch: Batch = make_batch(samples, [tokens] * len(audio), [-1] * len(audio), names, sample_rate=rate)
     tally = Tally.before(batch, torch.Generator(), device)
     failure = Failure(
-        step=model.step, what="", rank=0, device=device.type, bf16=False, ctc_weight=model.ctc_weight,
-        scale=1.0, batch_count=0.0, encoder_frozen=False, tallies=[tally],
+        step=model.step, what="", rank=0, device=device.type, bf16=False, scale=1.0, batch_count=0.0, frozen=[],
+        tallies=[tally],
     )  # fmt: skip
     lines = [*weight_lines(model), *audio_lines(tally, model.frame_seconds)]
     if tokens:
         more, finite = look(model, tally, failure, device)
         return lines + more, finite
     with Trace(model) as trace, torch.no_grad():
-        enc, _ = model.listen(batch.audio.to(device), batch.audio_lens.to(device))
+        enc = model.encode_audio(batch.audio.to(device), batch.audio_lens.to(device)).frames
     if trace.forward is not None:
         return [*lines, f"forward: the first output that is not finite is of {trace.forward}"], False
     return [*lines, f"forward: all outputs of the encoder are finite; encoder output {described(enc)}"], True

@@ -2,10 +2,10 @@
 
 import argparse
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
-import torch
 from lhotse import CutSet
 
 import maya
@@ -13,16 +13,19 @@ from maya.data.corpus.folder import read_corpus
 from maya.data.corpus.manifest import Row, parse_object, read_lines, read_manifest
 from maya.data.corpus.metadata import read_metadata_csv, read_metadata_jsonl
 from maya.data.corpus.nemo import is_nemo, read_nemo
-from maya.data.loading.loader import EvalLoader
+from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.table.entry import Entry, entry_of
-from maya.decode.recognizer import Method, Recognizer, identify_languages
+from maya.data.table.cuts import entry_cut
+from maya.decode.base import Method
+from maya.decode.methods import AUTO
+from maya.decode.recognizer import Recognizer
+from maya.decode.table import decode_table
 from maya.errors import MayaError
 from maya.recipes.arguments import add_checkpoint, add_device, add_json, add_num_samples
-from maya.recipes.experiment import METHODS, DecodeConfig
+from maya.recipes.decode import make_method
+from maya.recipes.experiment import DecodeConfig
 from maya.recipes.experiment_file import import_recorded
 from maya.recipes.score import normal_form
-from maya.recipes.search import choose_method, make_search
 from maya.recipes.transcribe import transcribe
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
@@ -36,7 +39,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--manifest", type=Path, help=text)
     p.add_argument("--reference", nargs="+", metavar="TEXT", help="the transcript of each audio file")
     text = "auto (the default: the best trained head on dev), ctc, modified_beam ...; see decode.method"
-    p.add_argument("--method", default="auto", help=text)
+    p.add_argument("--method", default=AUTO, help=text)
     text = "language code for utterances without one in the manifest; auto: identify it"
     p.add_argument("--language", help=text)
     add_num_samples(p)
@@ -45,79 +48,97 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.method not in METHODS:
-        raise MayaError(f"unknown method {args.method!r}; expected one of {', '.join(METHODS)}")
     import_recorded(args.checkpoint, args.experiment)
+    source = Source(audio=args.audio, manifest=args.manifest, references=args.reference or [])
     evaluate(
-        args.checkpoint, args.audio, manifest=args.manifest, references=args.reference, method=args.method,
-        language=args.language, num_samples=args.num_samples, json_file=args.json, device=args.device,
+        args.checkpoint, source, method=args.method, language=args.language, num_samples=args.num_samples,
+        json_file=args.json, device=args.device,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """The utterances to evaluate: `audio` files with their `references`, or a `manifest`.
+
+    manifest: JSON lines (Maya's manifest.jsonl, NeMo's, Hugging Face's metadata.jsonl), a CSV file, or a
+    corpus folder in any form that `maya prepare` reads.
+    """
+
+    audio: list[Path]
+    manifest: Path | None = None
+    references: list[str] = field(default_factory=list)
+
+    def entries(self, language: str | None) -> list[Entry]:
+        """All utterances, in normal form; `language` is that of utterances without one. Raises MayaError for
+        an utterance that cannot be evaluated; none is left out."""
+        if self.manifest is None:
+            return _entries(Path(), _files(self.audio, self.references, language), Path("the list of files"))
+        folder = self.manifest if self.manifest.is_dir() else self.manifest.parent
+        return _entries(folder, read_rows(self.manifest, language), self.manifest)
+
+    def facts(self) -> dict[str, Any]:
+        """Where the utterances come from, for a program."""
+        return {"audio": list(map(str, self.audio))} if self.audio else {"manifest": str(self.manifest)}
 
 
 def evaluate(
     checkpoint: Path,
-    audio: list[Path],
+    source: Source,
     *,
-    manifest: Path | None = None,
-    references: list[str] | None = None,
-    method: str = "auto",
+    method: str = AUTO,
     language: str | None = None,
     num_samples: int = 0,
     json_file: Path | None = None,
     device: str = "auto",
 ) -> Report | None:
-    """Transcribe and score `manifest`, or `audio` against `references`, and print error rates; `audio` alone
-    is transcribed.
+    """Transcribe and score a source, and print error rates; audio without references is only transcribed.
 
-    manifest: JSON lines (Maya's manifest.jsonl, NeMo's, Hugging Face's metadata.jsonl), a CSV file, or a
-    corpus folder in any form that `maya prepare` reads. language: of utterances of which it does not tell;
-    "auto" lets the model identify each. Without one, a model of a single language decodes in it.
-    method: one of decode.method; "auto" takes the best on dev of the model's trained heads. num_samples:
-    utterances to show. json_file: everything, for programs. Raises MayaError for an utterance that cannot be
-    evaluated (none is left out), and for a method whose head the model lacks or that was never trained.
+    method: as decode.method. language: of utterances without one; "auto" lets the model identify each.
+    Without it, a model of a single language decodes in that. num_samples: utterances to show. json_file: all
+    results, for programs. Raises MayaError for an utterance that cannot be evaluated, and for a method whose
+    head the model lacks or that was never trained.
     """
-    if (manifest is None) == (not audio):
+    if (source.manifest is None) == (not source.audio):
         raise MayaError("name what to evaluate once: audio files, or --manifest FILE")
-    if manifest is None and not references:
-        if method not in get_args(Method):
-            greedy = ", ".join(get_args(Method))
-            raise MayaError(f"files without --reference are transcribed by one of {greedy}, not {method}")
-        head = cast(Method, method)
-        transcribe(checkpoint, audio, language=language, method=head, output="text", device=device)
+    if source.manifest is None and not source.references:
+        transcribe(checkpoint, source.audio, language=language, method=method, device=device)
         return None
     recognizer = maya.load(checkpoint, device)
-    method, reason = choose_method(method, recognizer)
-    known = recognizer.model.cfg.languages
-    default = language_code(language_among(language, known)) if language not in (None, "auto") else None
-    default = default or (known[0] if len(known) == 1 else None)
-    if manifest is not None:
-        folder, rows = manifest if manifest.is_dir() else manifest.parent, read_rows(manifest, default)
-    else:
-        folder, rows = Path(), _files(audio, references or [], default)
-    entries = _entries(folder, rows, manifest or Path("the list of files"))
+    cfg = DecodeConfig(method=method, language="auto" if language == "auto" else "known")
+    decoder, facts = make_method(cfg, recognizer, None)
+    if decoder is None:
+        raise MayaError(f"{checkpoint} has no text head to evaluate; `maya score` scores predicted labels")
+    languages = recognizer.model.cfg.languages
+    default = language_code(language_among(language, languages)) if language not in (None, "auto") else None
+    entries = source.entries(default or (languages[0] if len(languages) == 1 else None))
     began = time.perf_counter()
-    texts = _texts(recognizer, entries, method, language == "auto")
-    spent, seconds = time.perf_counter() - began, sum(e.duration for e in entries)
+    texts = _texts(recognizer, entries, decoder, cfg)
+    facts |= {"seconds": time.perf_counter() - began, "audio_seconds": sum(e.duration for e in entries)}
     report = make_report(
         Utterance(id=e.id, language=e.language, ref=e.text, hyp=normal_form(texts[e.id], e.language),
                   seconds=e.duration, speaker=e.speaker) for e in entries
     )  # fmt: skip
-    print(table(report))
-    print(_rates(report.pooled))
-    print(f"decoded by {method} ({reason})")
-    print(f"real-time factor {spent / seconds:.4f} ({seconds / 3600:.2f} h decoded in {spent:.1f} s)")
-    if num_samples:
-        print("\n" + sample_table(report, num_samples))
+    _show(report, facts, num_samples)
     if json_file is not None:
-        source = {"manifest": str(manifest)} if manifest is not None else {"audio": [str(a) for a in audio]}
-        facts = {"checkpoint": str(checkpoint), **source, "method": method, "audio_seconds": seconds}
-        facts |= {"method_reason": reason}
-        write_result(report, json_file, facts | {"seconds": spent, "utterances": _rows(report, texts)})
+        facts |= {"checkpoint": str(checkpoint), **source.facts(), "utterances": _rows(report, texts)}
+        write_result(report, json_file, facts)
     return report
 
 
+def _show(report: Report, facts: dict[str, Any], num_samples: int) -> None:
+    """Print the scores, the method and the speed, and `num_samples` utterances."""
+    audio_seconds, seconds = facts["audio_seconds"], facts["seconds"]
+    print(table(report))
+    print(_rates(report.pooled))
+    print(f"decoded by {facts['method']} ({facts['method_reason']})")
+    amount = f"{audio_seconds / 3600:.2f} h decoded in {seconds:.1f} s"
+    print(f"real-time factor {seconds / audio_seconds:.4f} ({amount})")
+    if num_samples:
+        print("\n" + sample_table(report, num_samples))
+
+
 def read_rows(manifest: Path, language: str | None) -> list[Row]:
-    """The utterances that a file or a folder names; `language` is of those of which it does not tell."""
+    """The utterances that a file or a folder names; `language` is that of utterances without one."""
     if manifest.is_dir():
         notes: list[str] = []
         rows, dropped = read_corpus(manifest, language, notes=notes)
@@ -136,10 +157,10 @@ def read_rows(manifest: Path, language: str | None) -> list[Row]:
         return read_nemo([manifest], language)
     first = next((line for line in read_lines(manifest) if line.strip()), "{}")
     try:
-        given = parse_object(first)
+        fields = parse_object(first)
     except ValueError as error:
         raise MayaError(f"{manifest}:1: {error}; a manifest holds a JSON object a line") from None
-    if {"id", "language", "text", "audio"} <= given.keys():
+    if {"id", "language", "text", "audio"} <= fields.keys():
         return read_manifest(manifest)
     return read_metadata_jsonl(manifest, language)
 
@@ -156,38 +177,25 @@ def _files(audio: list[Path], references: list[str], language: str | None) -> li
 
 
 def _entries(folder: Path, rows: list[Row], source: Path) -> list[Entry]:
-    """What the rows stand for, all of them: headers are read, texts brought into normal form."""
+    """The entries of all rows: headers are read, texts brought into normal form."""
     anything = ProbeConfig(
         decode=False, min_seconds=0.0, max_seconds=float("inf"), max_chars_per_second=float("inf")
     )
-    found, dropped = probe(folder, rows, anything)
+    entries, dropped = probe(folder, rows, anything)
     if dropped:
-        one = dropped[0]
+        first = dropped[0]
         raise MayaError(
             f"{source}: {len(dropped)} of {len(rows)} utterances cannot be evaluated, the first of them "
-            f"{one.id!r} ({one.where}): {one.detail}; mend them, or take them out"
+            f"{first.id!r} ({first.where}): {first.detail}; correct or remove them"
         )
-    return [entry_of(one) for one in found]
+    return entries
 
 
-def _texts(recognizer: Recognizer, entries: list[Entry], method: str, identify: bool) -> dict[str, str]:
+def _texts(recognizer: Recognizer, entries: list[Entry], method: Method, cfg: DecodeConfig) -> dict[str, str]:
     """The text of each utterance by its id."""
-    model, languages = recognizer.model, recognizer.model.cfg.languages
-    cfg: Any = DecodeConfig(method=method, lm_order=0)  # type: ignore[arg-type]
-    search = make_search(cfg, Path(), recognizer)
-    cuts = CutSet.from_cuts(e.cut() for e in entries)
-    loader = EvalLoader(cuts, recognizer.tokenizer, languages, sample_rate=recognizer.sample_rate,
-                        max_seconds=cfg.max_seconds)  # fmt: skip
-    found: dict[str, str] = {}
-    with torch.inference_mode():
-        for batch in loader:
-            batch = batch.to(recognizer.device)
-            heard, lens = model.listen(batch.audio, batch.audio_lens)
-            langs = identify_languages(model, heard, lens)[0] if identify else batch.langs
-            codes = [languages[i] if i >= 0 else "" for i in langs.tolist()]
-            hyps = recognizer.with_text(search(model.with_language(heard, langs), lens, codes))
-            found |= {name: hyp.text for name, hyp in zip(batch.ids, hyps, strict=True)}
-    return found
+    cuts = CutSet.from_cuts(map(entry_cut, entries))
+    rows = decode_table(recognizer, cuts, method, language=cfg.language, max_seconds=cfg.max_seconds)
+    return {row.id: row.hypothesis.text for row in rows if row.hypothesis is not None}
 
 
 def _rates(score: GroupScore) -> str:
@@ -199,7 +207,7 @@ def _rates(score: GroupScore) -> str:
 
 
 def _rows(report: Report, texts: dict[str, str]) -> list[dict[str, Any]]:
-    """What was said and understood, utterance by utterance; `text` is the hypothesis as it was decoded."""
+    """Reference and hypothesis of each utterance; `text` is the hypothesis as it was decoded."""
     pooled = report.pooled
     counts = zip(pooled.words.utterance_errors, pooled.words.utterance_ref_lengths, strict=True)
     return [

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import field
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
 from maya.config import config, override
 from maya.data.loading.augment import AugmentConfig
 from maya.data.plan import PlanConfig
 from maya.data.prepare.prepare import PrepareConfig
-from maya.decode.attention_rescoring import RescoringConfig
-from maya.decode.ctc_beam import BeamConfig
+from maya.decode.base import MethodConfig
+from maya.decode.methods import AUTO, METHODS, default_options, head_of_method
+from maya.decode.table import LanguageSource
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig, build_model, with_vocabulary
-from maya.models.text_heads import Head
-from maya.ranges import Count, Distinct, Finite, NonNegFloat, NotEmpty, PosFloat, PosInt, Share
+from maya.models.config import SpeechModelConfig, with_vocabulary
+from maya.models.speech_model import build_model
+from maya.ranges import Count, Distinct, NonNegFloat, NotEmpty, PosFloat, PosInt, Share
 from maya.recipes.experiment_file import make_experiment
 from maya.text.languages import LANGUAGES, language_code
 from maya.text.tokenizer import TokenizerConfig
@@ -40,8 +41,22 @@ LanguageName = Annotated[str, _SpokenLanguage()]
 
 @config
 class DataConfig:
-    """How cuts become batches while training."""
+    """Where training data come from, and how they become batches.
 
+    source: "table" is what `maya prepare` wrote; "lhotse" is the CutSet of `cuts`, without a table. cuts,
+    dev_cuts: manifests of cuts (.jsonl, .jsonl.gz), Shar folders, or functions that return a CutSet
+    (./mine.py:train_cuts, package.module:train_cuts), which get the number of the pass if they have an
+    argument `epoch`. Several are mixed by lhotse's CutSet.mux with `cuts_weights`.
+    sampler: of lhotse cuts. "plan" plans as for a table and reads the cuts once; "stream" sorts the cuts of a
+    stream in a reservoir of `buffer_cuts`, under the same caps; "dynamic_bucketing" is lhotse's.
+    """
+
+    source: Literal["table", "lhotse"] = "table"
+    cuts: tuple[str, ...] = ()
+    cuts_weights: tuple[PosFloat, ...] = ()
+    dev_cuts: tuple[str, ...] = ()
+    sampler: Literal["plan", "stream", "dynamic_bucketing"] = "plan"
+    buffer_cuts: PosInt = 20_000
     plan: PlanConfig = field(default_factory=PlanConfig)
     num_workers: Count = 0  # 0: a background thread reads ahead
     cache_gb: NonNegFloat = 0.0  # decoded audio kept in memory, for small corpora of compressed files
@@ -58,39 +73,23 @@ class DataConfig:
 
 @config
 class DecodeConfig:
-    """How a part is decoded.
+    """How utterances are decoded.
 
-    auto: the best on dev of the model's trained heads, that is transducer, ctc or attention. transducer, ctc:
-    greedily. modified_beam: the transducer (not TDT), several hypotheses a frame. ctc_beam: CTC's prefixes,
-    with an n-gram of the training texts. attention_rescoring: CTC's best texts, of which the attention
-    decoder chooses. attention: the attention decoder alone.
+    method: a name in `maya.decode.methods.METHODS`, or a text head's name for its greedy method. "auto" is
+    the greedy method of the trained head that is best on dev. methods: the options of each method, such as
+    `decode.methods.ctc_beam.lm_order`.
     """
 
-    method: Literal[
-        "auto", "transducer", "modified_beam", "ctc", "ctc_beam", "attention_rescoring", "attention"
-    ] = "auto"
+    method: str = AUTO
+    methods: dict[str, MethodConfig] = field(default_factory=default_options)
     max_seconds: PosFloat = 120.0  # padded audio per batch
-    max_symbols: PosInt = 10  # tokens on one frame
-    hypotheses: PosInt = 4  # of modified_beam and attention
-    blank_penalty: Finite = 0.0  # nats, of modified_beam: more against deletions
-    beam: BeamConfig = field(default_factory=BeamConfig)
-    rescoring: RescoringConfig = field(default_factory=RescoringConfig)
-    lm_order: Count = 6  # of ctc_beam's n-gram model of the training texts; 0: none
-    # What the model is told: the language of the transcript, the one it identifies itself, or nothing.
-    language: Literal["known", "auto", "unknown"] = "known"
+    # The language to decode in: that of the transcript, the one that the model identifies, or none.
+    language: LanguageSource = "known"
     fast_weight_updates: bool = True  # False: LaCT's fast weights learn nothing while they decode
 
-    @property
-    def head(self) -> Head | None:
-        """The head that validation chooses weights by; None with "auto": the best of those trained."""
-        if self.method == "auto":
-            return None
-        if self.method in ("transducer", "modified_beam"):
-            return "transducer"
-        return "attention" if self.method == "attention" else "ctc"
-
-
-METHODS: tuple[str, ...] = get_args(get_type_hints(DecodeConfig)["method"])
+    def options(self, method: str) -> MethodConfig:
+        """The options of a method."""
+        return self.methods.get(method) or METHODS[method]()
 
 
 @config
@@ -105,31 +104,27 @@ class Experiment:
     languages: Annotated[tuple[LanguageName, ...], Distinct(empty=False)] = tuple(LANGUAGES)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    model: HybridConfig = field(default_factory=HybridConfig)
+    model: SpeechModelConfig = field(default_factory=SpeechModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
+    @property
+    def decoding_head(self) -> str | None:
+        """The text head by which training chooses weights, see `head_of_method`."""
+        return head_of_method(self.decode.method, self.model)
 
-def load_experiment(name: str, overrides: list[str], *, llm: bool = False) -> Any:
+
+def load_experiment(name: str, overrides: list[str]) -> Experiment:
     """The experiment of a file (./mine.py), a module (egs.indic12.mini) or a bare name (mini), with overrides
-    applied. Each may be followed by :FUNCTION. It is an `Experiment`, or if `llm` allows it an
-    `LLMExperiment` of maya.recipes.speech_llm.
+    applied. Each may be followed by :FUNCTION.
 
     Raises MayaError for a file that is missing or wrong, see `make_experiment`, and for a wrong override.
     """
     experiment = make_experiment(name)
     if not isinstance(experiment, Experiment):
-        from maya.recipes.speech_llm import LLMExperiment  # noqa: PLC0415  it imports this file
-
-        if not isinstance(experiment, LLMExperiment):
-            kind = type(experiment).__name__
-            raise MayaError(f"experiment() of {name} returns {kind}, which is not an Experiment; return one")
-        if not llm:
-            raise MayaError(
-                f"{name} has a language model as decoder, which this command cannot use: after "
-                "`maya prepare` come `maya llm train`, `maya llm decode` and `maya score`"
-            )
+        kind = type(experiment).__name__
+        raise MayaError(f"experiment() of {name} returns {kind}, which is not an Experiment; return one")
     return apply_overrides(experiment, overrides)
 
 

@@ -5,7 +5,6 @@ import it again (`import_recorded`), because it may register encoders and heads.
 """
 
 import ast
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -22,6 +21,7 @@ from typing import Any
 import maya
 from maya.config import nearest
 from maya.errors import MayaError
+from maya.files import file_sha256, json_sha256, sha256
 
 # Mistakes in an experiment's own lines. Anything else keeps its traceback, which names the file by itself.
 _MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, LookupError)
@@ -149,8 +149,29 @@ def _with_neighbours(file: Path) -> list[Path]:
 
 def _digest(files: list[Path]) -> str:
     """SHA-256 of the bytes of all files."""
-    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    return json_sha256({path.name: file_sha256(path) for path in files})
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """The function that ./mine.py:train_cuts or package.module:train_cuts stands for. Raises MayaError, which
+    names the file and where possible the line, where there is none."""
+    place, _, function = name.rpartition(":")
+    file = find_file(place) if "/" in place or place.endswith(".py") else None
+    elsewhere = [Path.cwd(), *_checkout()]
+    try:
+        if file is not None and _in_egs(file) is None:
+            folder = _package_root(file)
+            with _imports_from(folder, *elsewhere):
+                module = _import_file(file, folder)
+        else:
+            with _imports_from(*elsewhere):
+                module = importlib.import_module(place if file is None else str(_in_egs(file)))
+    except _MISTAKES as error:
+        raise MayaError(_sentence(name, error)) from error
+    made = getattr(module, function, None)
+    if not callable(made):
+        raise MayaError(f"{place} has no function {function}{nearest(function, vars(module))}")
+    return made
 
 
 def find_file(name: str) -> Path | None:
@@ -216,7 +237,7 @@ def _import_file(file: Path, folder: Path) -> ModuleType:
     inside = file.relative_to(folder).with_suffix("").parts
     if len(inside) > 1:
         return importlib.import_module(".".join(inside))
-    package = "_experiment_" + hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    package = "_experiment_" + sha256(str(folder))[:12]
     if package not in sys.modules:
         parent = ModuleType(package)
         parent.__path__ = [str(folder)]

@@ -1,17 +1,13 @@
-"""Maya models for other systems."""
+"""Export Maya models for other systems."""
 
 import argparse
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import maya
-from maya.convert.export_head import Head
-from maya.convert.icefall_export import to_icefall
-from maya.convert.nemo_export import to_nemo
-from maya.convert.onnx import to_onnx
-from maya.convert.sherpa_onnx import to_sherpa_onnx
-from maya.encoders import ZipformerConfig
-from maya.errors import MayaError
+from maya.convert import to_icefall, to_nemo
+from maya.convert.heads import HeadName
+from maya.convert.onnx.export import export_onnx as write_onnx
 from maya.recipes.arguments import COUNT, POSITIVE, add_checkpoint, add_parser
 from maya.recipes.experiment_file import import_recorded
 
@@ -30,7 +26,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
         text = "keep one language of a model with a language embedding, or `unknown`"
         each.add_argument("--language", help=text)
     text = "default: the transducer if it was trained, else CTC"
-    onnx.add_argument("--head", choices=get_args(Head), help=text)
+    onnx.add_argument("--head", choices=get_args(HeadName), help=text)
     onnx.add_argument("--int8", action="store_true", help="also write graphs with 8-bit weights")
     text = "for a causal Zipformer: stream in chunks of N frames of 20 ms"
     onnx.add_argument("--chunk-frames", type=POSITIVE, metavar="N", help=text)
@@ -52,40 +48,20 @@ def run(args: argparse.Namespace) -> None:
 
 
 def export_nemo(checkpoint: Path, out: Path, *, language: str | None = None) -> None:
-    """Write a `.nemo` archive that NeMo restores, and print what is in it."""
+    """Write a `.nemo` archive that NeMo restores, and print the report."""
     print(to_nemo(maya.load(checkpoint, "cpu"), out, language=language).text())
 
 
 def export_icefall(checkpoint: Path, out: Path) -> None:
-    """Write the folder `out` with a pretrained.pt that icefall loads, and print what is in it."""
+    """Write the folder `out` with a pretrained.pt that icefall loads, and print the report."""
     print(to_icefall(maya.load(checkpoint, "cpu"), out).text())
 
 
-def export_onnx(
-    checkpoint: Path,
-    out: Path,
-    *,
-    head: Head | None = None,
-    language: str | None = None,
-    int8: bool = False,
-    chunk_frames: int | None = None,
-    left_frames: int = 128,
-) -> None:
-    """Write the folder `out` of ONNX graphs and tokens.txt, and print the files.
-
-    `chunk_frames` and `left_frames`, in frames of 20 ms, are for Zipformers that stream.
-    """
+def export_onnx(checkpoint: Path, out: Path, **options: Any) -> None:
+    """Write the folder `out` of ONNX graphs and tokens.txt, and print the files. options: see
+    `maya.convert.onnx.export`."""
     model = maya.load(checkpoint, "cpu")
-    if isinstance(model.model.cfg.encoder, ZipformerConfig):
-        if language is not None:
-            raise MayaError("Zipformers are exported without language embedding; leave --language out")
-        written = to_sherpa_onnx(
-            model, out, head=head, chunk_frames=chunk_frames, left_frames=left_frames, int8=int8
-        )
-    elif chunk_frames is not None:
-        raise MayaError("--chunk-frames is for causal Zipformers; this model is none")
-    else:
-        written = to_onnx(model, out, head=head, language=language, int8=int8)
+    written = write_onnx(model, out, **options)
     if (rate := model.sample_rate) != 16000:
         print(f"The model takes audio at {rate} Hz: give sherpa-onnx --sample-rate={rate}, not its 16000.")
     for path in written:

@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,10 @@ import torch
 
 from maya.config import leaves, to_dict
 from maya.decode.head_choice import TrainedHeads
-from maya.encoders import LaCT, build_encoder
+from maya.encoders import EncoderConfig
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel, count_parameters
-from maya.models.hybrid_config import HybridConfig
-from maya.models.speech_llm import SpeechLLMConfig
-from maya.models.text_heads import Head
+from maya.models.config import SpeechModelConfig
+from maya.models.sizing import meta_model, parameters
 from maya.recipes.arguments import add_checkpoint
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment_file import import_recorded
@@ -62,12 +61,14 @@ def info(path: Path, *, whole: bool = False, as_json: bool = False) -> None:
         print("add --all for every option of the model, --json for programs")
 
 
-def describe_stream(encoder: LaCT) -> str:
-    """How much a stream has to keep, or why there can be none."""
-    try:
-        return encoder.initial_state(1).describe()
-    except MayaError as error:
-        return str(error)
+def describe_stream(cfg: EncoderConfig) -> str:
+    """What a stream of an encoder has to keep, or why it cannot stream."""
+    with torch.device("meta"):
+        encoder = cfg.build().eval()
+        try:
+            return encoder.stream(1).describe()
+        except MayaError as error:
+            return str(error)
 
 
 def _for_programs(checkpoint: Checkpoint, file: Path) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def _for_programs(checkpoint: Checkpoint, file: Path) -> dict[str, Any]:
         "parameters": _parameters(checkpoint),
         "vocabulary": checkpoint.tokenizer.vocab_size,
         "languages": list(cfg.languages),
-        "frame_seconds": _frame_seconds(cfg),
+        "frame_seconds": cfg.clock.seconds,
         "notes": checkpoint.notes,
         "model_config": to_dict(cfg),
     }
@@ -99,18 +100,18 @@ def _lines(checkpoint: Checkpoint, file: Path) -> dict[str, str]:
         "parameters": f"{sum(parameters.values()):,} ({parts})",
         "features": f"{features.kind}: {mels}",
         "encoder": _encoder(cfg.encoder),
-        "frame": f"{_frame_seconds(cfg) * 1000:.0f} ms",
+        "frame": f"{cfg.clock.seconds * 1000:.0f} ms",
     }
-    lines |= _llm_lines(cfg) if isinstance(cfg, SpeechLLMConfig) else _hybrid_lines(cfg)
-    end = "" if isinstance(cfg, SpeechLLMConfig) else " and a blank"
-    lines["vocabulary"] = f"{checkpoint.tokenizer.vocab_size} pieces{end}"
+    lines |= {name: head.describe() for name, head in cfg.heads.items()}
+    if cfg.language_embedding:
+        lines["language"] = "an embedding, added to the frames that text heads read"
+    lines["vocabulary"] = f"{checkpoint.tokenizer.vocab_size} pieces"
     lines["languages"] = " ".join(cfg.languages) or "not given"
-    if cfg.encoder.kind == "lact":
-        lines["stream"] = describe_stream(LaCT(cfg.encoder))
+    lines["stream"] = describe_stream(cfg.encoder)
     scores = notes.get("valid") or {}
     if shown := [f"{name} {scores[name]:.3f}" for name in ("wer", "cer", "loss") if name in scores]:
         lines["dev"] = ", ".join(shown)
-    heads = read_heads(checkpoint, file)
+    heads = read_heads(checkpoint)
     if heads.heads:
         lines["heads"] = _heads(heads, noted_steps(checkpoint))
     if notes.get("untrained"):
@@ -121,25 +122,21 @@ def _lines(checkpoint: Checkpoint, file: Path) -> dict[str, str]:
     return lines
 
 
-def _heads(heads: TrainedHeads, steps: Mapping[Head, Mapping[str, int]]) -> str:
-    """Each head, by how many steps it was trained, and its CER on dev where known."""
+def _heads(heads: TrainedHeads, steps: Mapping[str, int]) -> str:
+    """Each text head, by how many steps it was trained, and its CER on dev where it was measured."""
     texts = []
     for head in heads.heads:
-        facts = [f"{steps[head]['steps']} steps"] if steps[head] else []
+        facts = [f"{steps[head]} steps"] if head in steps else []
         facts += [f"CER {100 * heads.dev[head]['cer']:.2f} % on dev"] if head in heads.dev else []
         facts = facts if head in heads.trained else ["not trained"]
         texts.append(f"{head} ({', '.join(facts)})" if facts else head)
     return ", ".join(texts)
 
 
-def _kind(cfg: HybridConfig | SpeechLLMConfig) -> str:
+def _kind(cfg: SpeechModelConfig) -> str:
     """The encoder and the heads in a few words."""
-    if isinstance(cfg, SpeechLLMConfig):
-        return f"{cfg.encoder.kind} with a language model as decoder"
-    heads: list[str] = [cfg.transducer] if cfg.transducer != "none" else []
-    heads += ["ctc"] if cfg.ctc_weight > 0 else []
-    heads += ["attention decoder"] if cfg.attention_weight > 0 else []
-    return f"{cfg.encoder.kind} with {', '.join(heads)}"
+    heads = [name if name == head.kind else f"{name} ({head.kind})" for name, head in cfg.heads.items()]
+    return f"{cfg.encoder.kind} with {', '.join(heads) or 'no heads'}"
 
 
 def _encoder(cfg: Any) -> str:
@@ -151,52 +148,16 @@ def _encoder(cfg: Any) -> str:
     return f"{cfg.kind}: " + ", ".join(named + weights)
 
 
-def _hybrid_lines(cfg: HybridConfig) -> dict[str, str]:
-    lines = {}
-    if cfg.transducer != "none":
-        durations = f", durations {' '.join(map(str, cfg.durations))}" if cfg.transducer == "tdt" else ""
-        lines["transducer"] = (
-            f"{cfg.transducer}{durations}, {cfg.predictor.kind} predictor of {cfg.predictor.hidden}, "
-            f"joint of {cfg.joint.hidden}"
-        )
-    if cfg.ctc_weight > 0:
-        lines["ctc"] = f"weight {cfg.ctc_weight:g}" + (
-            f", CR-CTC {cfg.cr_ctc_weight:g}" * (cfg.cr_ctc_weight > 0)
-        )
-    if cfg.attention_weight > 0:
-        decoder = cfg.attention_decoder
-        lines["attention"] = f"weight {cfg.attention_weight:g}, {decoder.layers} layers of {decoder.dim}"
-    tells = ["an embedding"] * cfg.language_embedding + ["identification"] * (cfg.language_id_weight > 0)
-    if tells:
-        lines["language"] = " and ".join(tells)
-    return lines
-
-
-def _llm_lines(cfg: SpeechLLMConfig) -> dict[str, str]:
-    return {
-        "llm": f"{cfg.llm} (its own weights are not in this file)",
-        "projector": f"{cfg.stack} encoder frames a position, hidden width {cfg.projector_hidden}",
-        "lora": f"rank {cfg.lora.rank} of {' '.join(cfg.lora.targets)}" if cfg.lora.rank else "none",
-        "prompt": json.dumps(cfg.prompt, ensure_ascii=False),
-    }
-
-
 def _parameters(checkpoint: Checkpoint) -> dict[str, int]:
-    """How many numbers are learnt in each part of the file."""
+    """Numbers that are learnt, by part. A head that comes from another place, such as a language model, is
+    not built: the numbers of it that lie in the file are counted."""
     cfg = checkpoint.model_config
-    with torch.device("meta"):
-        if isinstance(cfg, HybridConfig):
-            model = HybridModel(cfg)
-            counts = {name: count_parameters(child) for name, child in model.named_children()}
-            return {name: count for name, count in counts.items() if count}
-        counts = {"encoder": count_parameters(build_encoder(cfg.encoder))}
-    for name, tensor in checkpoint.weights.items():
-        if name.startswith("projector."):
-            counts["projector"] = counts.get("projector", 0) + tensor.numel()
-        elif ".lora_" in name:
-            counts["lora"] = counts.get("lora", 0) + tensor.numel()
+    built = {name: head for name, head in cfg.heads.items() if not head.places}
+    counts = parameters(meta_model(replace(cfg, heads=built)))
+    for name in cfg.heads.keys() - built.keys():
+        for key, tensor in checkpoint.weights.items():
+            prefix, _, rest = key.partition(f"heads.{name}.")
+            if not prefix and tensor.is_floating_point():
+                part = f"{name} {'lora' if '.lora_' in key else rest.partition('.')[0]}"
+                counts[part] = counts.get(part, 0) + tensor.numel()
     return counts
-
-
-def _frame_seconds(cfg: HybridConfig | SpeechLLMConfig) -> float:
-    return cfg.features.hop_ms / 1000 * cfg.encoder.subsampling_factor

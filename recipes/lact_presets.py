@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from maya.encoders.lact.config import LaCTConfig
 from maya.features import LogMelConfig, SpecAugmentConfig
+from maya.heads import CTCConfig, HeadConfig, TransducerConfig
 from maya.heads.transducer import JointConfig, PredictorConfig, StatelessConfig
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
 
 
 def lact(
@@ -19,23 +20,25 @@ def lact(
     mels: int = 80,
     hidden: int = 640,
     predictor: Literal["lstm", "stateless"] = "lstm",
-) -> HybridConfig:
+) -> SpeechModelConfig:
     """A LaCT encoder with CTC alone, or with RNN-T or TDT (durations 0 to 4) and CTC for 0.3 of the loss.
 
-    `hidden` is the width of predictor and joint, 640 as FastConformer's, whose are the features, masks and
-    dropout of the heads too.
+    `hidden` is the width of predictor and joint, 640 as in FastConformer. Features, masks and the dropout of
+    the heads are FastConformer's too.
     """
     encoder.feat_in = mels
-    lstm, stateless = PredictorConfig(hidden=hidden, layers=1), StatelessConfig(hidden=hidden)
-    return HybridConfig(
-        features=LogMelConfig(num_mels=mels),
-        specaugment=SpecAugmentConfig(),
-        encoder=encoder,
-        predictor=stateless if predictor == "stateless" else lstm,
-        joint=JointConfig(hidden=hidden, dropout=0.2),
-        transducer="none" if heads == "ctc" else heads,
-        durations=(0, 1, 2, 3, 4),
-        ctc_weight=1.0 if heads == "ctc" else 0.3,
+    by_name: dict[str, HeadConfig] = {}
+    if heads != "ctc":
+        lstm, stateless = PredictorConfig(hidden=hidden, layers=1), StatelessConfig(hidden=hidden)
+        by_name["transducer"] = TransducerConfig(
+            loss=heads,
+            predictor=stateless if predictor == "stateless" else lstm,
+            joint=JointConfig(hidden=hidden, dropout=0.2),
+            weight=0.7,
+        )
+    by_name["ctc"] = CTCConfig(weight=0.3 if by_name else 1.0)
+    return SpeechModelConfig(
+        features=LogMelConfig(num_mels=mels), specaugment=SpecAugmentConfig(), encoder=encoder, heads=by_name
     )
 
 

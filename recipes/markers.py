@@ -5,7 +5,6 @@ Inputs are options, and files by their bytes, by the digest of their rows, or by
 version of Maya is one of them for every stage.
 """
 
-import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -15,12 +14,12 @@ from maya import __version__
 from maya.data.prepare import audio_files
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
-from maya.train.runlog import write_json
+from maya.files import file_sha256, json_sha256, write_json
 
 
 def digest(inputs: dict[str, Any]) -> str:
     """A short hash of JSON-able inputs, independent of key order."""
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+    return json_sha256(inputs)[:16]
 
 
 def is_done(marker: Path, inputs: dict[str, Any]) -> bool:
@@ -61,8 +60,7 @@ def stamp(path: Path) -> str:
 def content(path: Path) -> str:
     """A file's identity by its bytes."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return file_sha256(path)[:16]
     except OSError:
         return "absent"
 

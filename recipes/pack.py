@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from maya.audio.tar_audio import TarMember, index_tar, read_range
+from maya.audio.byte_ranges import read_range
+from maya.audio.tar_index import TarMember, index_tar
 from maya.data.corpus.folder import read_corpus
 from maya.data.corpus.manifest import Row
 from maya.errors import MayaError

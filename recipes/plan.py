@@ -17,7 +17,8 @@ from maya.data.report.page import write_run_page
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import open_tokens, token_path
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig, with_vocabulary
+from maya.files import write_json
+from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.sizing import (
     Flops,
     Gpu,
@@ -26,6 +27,7 @@ from maya.models.sizing import (
     count_frames,
     flops,
     gpu_named,
+    is_checkpointed,
     largest_batch,
     memory,
     meta_model,
@@ -36,8 +38,7 @@ from maya.recipes.arguments import add_experiment, add_json
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.plan_text import plan_text
 from maya.recipes.recorded import experiment_of
-from maya.text.tokenizer import Tokenizer
-from maya.train.runlog import write_json
+from maya.text.load import load_tokenizer
 
 _BATCHES = 2000  # of the data's plan, of which the memory is computed
 _GB, _DAY = 1e9, 86400.0
@@ -108,7 +109,7 @@ def plan(
     _check(setup)
     gpu = gpu_named(setup.gpu)
     cfg = _complete(experiment, run)
-    found: dict[str, Any] = {"experiment": experiment.name, "setup": asdict(setup), "gpu": asdict(gpu)}
+    report: dict[str, Any] = {"experiment": experiment.name, "setup": asdict(setup), "gpu": asdict(gpu)}
     batches = None
     if data is not None:
         batches = _batches(experiment, setup, data, run)
@@ -116,15 +117,15 @@ def plan(
         setup = replace(setup, tokens_per_second=batches["mean_most_tokens"] / setup.seconds)
         setup = replace(setup, hours=setup.hours or sum(batches["hours"].values()))
     allowed = (setup.memory_gb or gpu.memory_gb) * _GB * experiment.data.plan.memory.safety
-    found |= _on_paper(experiment, cfg, setup, gpu, allowed)
+    report |= _on_paper(experiment, cfg, setup, gpu, allowed)
     if batches is not None:
         batches |= _memory_of_batches(batches.pop("shapes"), cfg, _training(experiment, setup, gpu), allowed)
-        found["data"] = batches
-    print(plan_text(found, setup, gpu, cfg))
+        report["data"] = batches
+    print(plan_text(report, setup, gpu, cfg))
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(found | {"config": to_dict(experiment)}, indent=1) + "\n")
-    return found
+        json_file.write_text(json.dumps(report | {"config": to_dict(experiment)}, indent=1) + "\n")
+    return report
 
 
 def _training(experiment: Experiment, setup: Setup, gpu: Gpu) -> Training:
@@ -133,20 +134,20 @@ def _training(experiment: Experiment, setup: Setup, gpu: Gpu) -> Training:
 
 
 def _on_paper(
-    experiment: Experiment, cfg: HybridConfig, setup: Setup, gpu: Gpu, allowed: float
+    experiment: Experiment, cfg: SpeechModelConfig, setup: Setup, gpu: Gpu, allowed: float
 ) -> dict[str, Any]:
     """All that follows from sizes. allowed: bytes of a GPU that training may take."""
-    model, how = meta_model(cfg), _training(experiment, setup, gpu)
+    model, training = meta_model(cfg), _training(experiment, setup, gpu)
     seconds, tokens = setup.seconds, max(1, round(setup.seconds * setup.tokens_per_second))
     frames = count_frames(cfg, seconds)[1]
-    largest = largest_batch(memory(cfg, how, model), allowed, frames, tokens, seconds=seconds)
+    largest = largest_batch(memory(cfg, training, model), allowed, frames, tokens, seconds=seconds)
     batch = max(1, min(largest, int(Caps(experiment.data.plan).size(seconds, tokens))))
     work = flops(cfg, seconds, tokens, batch=batch)
     sides: dict[str, Any] = {}
     for name, on in (("checkpointing", True), ("no checkpointing", False)):
-        side = memory(with_checkpointing(cfg, on), how, model)
+        side = memory(with_checkpointing(cfg, on), training, model)
         sides[name] = _memory_at(side, batch, frames, tokens, allowed)
-    used = "checkpointing" if cfg.encoder.activation_checkpointing else "no checkpointing"
+    used = "checkpointing" if is_checkpointed(cfg) else "no checkpointing"
     return {
         "parameters": parameters(model),
         "flops_per_audio_second": {
@@ -169,23 +170,23 @@ def _check(setup: Setup) -> None:
         raise MayaError(f"--utilisation is a share of the peak rate, at most 1, not {setup.utilisation:g}")
 
 
-def _complete(experiment: Experiment, run: Path | None) -> HybridConfig:
+def _complete(experiment: Experiment, run: Path | None) -> SpeechModelConfig:
     """The model with the vocabulary of the run's tokenizer, or of the one that would be trained."""
     vocab = experiment.model.vocab_size or experiment.tokenizer.vocab_size
     if run is not None and (run / "tokenizer.model").is_file():
-        vocab = Tokenizer.load(run / "tokenizer.model").vocab_size
+        vocab = load_tokenizer(run / "tokenizer.model").vocab_size
     return with_vocabulary(experiment.model, vocab, experiment.languages)
 
 
-def _memory_at(found: Memory, batch: int, frames: int, tokens: int, allowed: float) -> dict[str, Any]:
+def _memory_at(side: Memory, batch: int, frames: int, tokens: int, allowed: float) -> dict[str, Any]:
     """Bytes by component, and the moment at which they are most."""
-    peaks = {name: terms.bytes(batch, frames, tokens) for name, terms in found.peaks().items()}
+    peaks = {name: terms.bytes(batch, frames, tokens) for name, terms in side.peaks().items()}
     highest = max(peaks, key=lambda name: peaks[name])
 
-    def of(parts: dict[str, Any]) -> dict[str, float]:
+    def at_batch(parts: dict[str, Any]) -> dict[str, float]:
         return {name: terms.bytes(batch, frames, tokens) for name, terms in parts.items()}
 
-    states, kept = of(found.states), of(found.kept)
+    states, kept = at_batch(side.states), at_batch(side.kept)
     rest = peaks[highest] - sum(states.values()) - sum(kept.values())
     return {
         "states": states,
@@ -193,8 +194,8 @@ def _memory_at(found: Memory, batch: int, frames: int, tokens: int, allowed: flo
         "highest_at": highest,
         "beside_kept": rest,
         "total": peaks[highest],
-        "host": of(found.host),
-        "largest_batch": found.room(allowed, frames, tokens),
+        "host": at_batch(side.host),
+        "largest_batch": side.room(allowed, frames, tokens),
     }
 
 
@@ -203,7 +204,7 @@ def _time(experiment: Experiment, setup: Setup, gpu: Gpu, work: Flops, batch: in
     step = experiment.train.accumulate * batch * work.total / rate
     audio = experiment.train.accumulate * batch * setup.gpus * setup.seconds  # padded seconds of a step
     per_day = audio / step * _DAY / 3600
-    found = {
+    times = {
         "step_seconds": step,
         "padded_seconds_per_step": audio,
         "hours_per_day": per_day,
@@ -212,8 +213,8 @@ def _time(experiment: Experiment, setup: Setup, gpu: Gpu, work: Flops, batch: in
         "hours_in_steps": experiment.train.steps * audio / 3600,
     }
     if setup.hours:
-        found |= {"hours": setup.hours, "days_per_pass": setup.hours / per_day}
-    return found
+        times |= {"hours": setup.hours, "days_per_pass": setup.hours / per_day}
+    return times
 
 
 def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None) -> dict[str, Any]:
@@ -257,18 +258,18 @@ def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None)
 def _tokens(table: Table, setup: Setup, run: Path | None) -> tuple[NDArray[np.integer], str]:
     """Tokens of each utterance, and where the numbers are from."""
     if run is not None and (run / "tokenizer.model").is_file():
-        tokenizer = Tokenizer.load(run / "tokenizer.model")
+        tokenizer = load_tokenizer(run / "tokenizer.model")
         return open_tokens(token_path(run, "train"), table, tokenizer).counts, f"the tokenizer of {run}"
     estimated = np.ceil(table.durations * setup.tokens_per_second).astype(np.int32)
     return estimated, f"{setup.tokens_per_second:g} per second, an estimate: --run-dir names a tokenizer's"
 
 
 def _memory_of_batches(
-    shapes: list[tuple[int, float, int]], cfg: HybridConfig, how: Training, allowed: float
+    shapes: list[tuple[int, float, int]], cfg: SpeechModelConfig, training: Training, allowed: float
 ) -> dict[str, Any]:
     """The memory that the plan's batches take on paper."""
-    found = memory(cfg, how)
-    taken = np.array([found.bytes(n, count_frames(cfg, s)[1], u) for n, s, u in shapes])
+    paper = memory(cfg, training)
+    taken = np.array([paper.bytes(n, count_frames(cfg, s)[1], u) for n, s, u in shapes])
     return {
         "memory_median_gb": float(np.median(taken)) / _GB,
         "memory_max_gb": float(taken.max()) / _GB,

@@ -3,44 +3,44 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
 from maya.models.sizing import Gpu
 
 _GB = 1e9
 
 
-def plan_text(found: dict[str, Any], setup: Any, gpu: Gpu, cfg: HybridConfig) -> str:
-    """All tables. found: what maya.recipes.plan has put together; setup: its Setup."""
+def plan_text(report: dict[str, Any], setup: Any, gpu: Gpu, cfg: SpeechModelConfig) -> str:
+    """All tables. report: what maya.recipes.plan has put together; setup: its Setup."""
     memory_gb = setup.memory_gb or gpu.memory_gb
     given = "given" if setup.memory_gb else "published"
-    batch = found["batch"]
+    batch = report["batch"]
     head = [
-        f"{found['experiment']} on {setup.gpus} × {gpu.name}",
+        f"{report['experiment']} on {setup.gpus} × {gpu.name}",
         f"{memory_gb:g} GB ({given}), {gpu.tflops:g} TFLOP/s dense {gpu.precision} (published), of which "
         f"{setup.utilisation:.0%} is assumed",
         f"one utterance: {batch['seconds']:.1f} s, {batch['tokens']} tokens, {batch['frames']} encoder "
         f"frames; vocabulary {cfg.vocab_size}",
     ]
-    parts = [head, _parameters(found), _flops(found), _memory(found), _time(found)]
-    if "data" in found:
-        parts.append(_data(found["data"]))
+    parts = [head, _parameters(report), _flops(report), _memory(report), _time(report)]
+    if "data" in report:
+        parts.append(_data(report["data"]))
     parts.append([
         "on paper: products at the assumed share of the peak rate, memory by docs/benchmarks/sizing.md;",
-        "memory of Zipformer, LaCT and fast weights is counted on small encoders on this CPU, an estimate;",
+        "memory of the encoder is counted on small encoders of its kind on this CPU, an estimate;",
         "nothing of it was measured on this GPU. Training measures with data.plan.memory.limit=auto.",
     ])  # fmt: skip
     return "\n\n".join("\n".join(part) for part in parts)
 
 
-def _parameters(found: dict[str, Any]) -> list[str]:
-    counts: dict[str, int] = found["parameters"]
+def _parameters(report: dict[str, Any]) -> list[str]:
+    counts: dict[str, int] = report["parameters"]
     total = sum(counts.values())
     rows = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in counts.items()]
     return _table(("parameters", "", ""), [*rows, ("all", f"{total:,}", "")])
 
 
-def _flops(found: dict[str, Any]) -> list[str]:
-    work = found["flops_per_audio_second"]
+def _flops(report: dict[str, Any]) -> list[str]:
+    work = report["flops_per_audio_second"]
     total = sum(work["training"].values())
     rows = [
         (name, f"{work['forward'][name] / 1e9:,.2f}", f"{n / 1e9:,.2f}", f"{n / total:.1%}")
@@ -51,8 +51,8 @@ def _flops(found: dict[str, Any]) -> list[str]:
     return _table(("GFLOP per second of audio", "forward", "training", "share"), [*rows, last])
 
 
-def _memory(found: dict[str, Any]) -> list[str]:
-    memory, batch = found["memory"], found["batch"]
+def _memory(report: dict[str, Any]) -> list[str]:
+    memory, batch = report["memory"], report["batch"]
     used = memory["used"]
     sides = [memory["no checkpointing"], memory["checkpointing"]]
     rows = []
@@ -71,8 +71,8 @@ def _memory(found: dict[str, Any]) -> list[str]:
     return [*lines, f"peak: {memory[used]['highest_at']}; the experiment trains with {used}"]
 
 
-def _time(found: dict[str, Any]) -> list[str]:
-    time, batch = found["time"], found["batch"]
+def _time(report: dict[str, Any]) -> list[str]:
+    time, batch = report["time"], report["batch"]
     size, days = batch["utterances"] * batch["seconds"], f"{time['days_for_steps']:.1f} days"
     rows = [
         ("batch", f"{batch['utterances']} utterances, {size:.0f} padded s a GPU"),
@@ -97,11 +97,11 @@ def _data(data: dict[str, Any]) -> list[str]:
          f"{data['batches_too_large']:.0%} of the batches too large"),
         ("tokens", data["tokens_from"]),
     ]  # fmt: skip
-    of = [
+    languages = [
         (language, f"{hours:,.2f}", f"{data['repeated'][language]:.0%}", f"{data['skipped'][language]:.0%}")
         for language, hours in sorted(data["hours"].items())
     ]
-    by_language = _table(("language", "hours used", "draws repeated", "utterances skipped"), of)
+    by_language = _table(("language", "hours used", "draws repeated", "utterances skipped"), languages)
     return [*_table(("data", ""), rows, right=False), "", *by_language]
 
 

@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 
 from maya.config import to_dict
-from maya.data.corpus.folder import corpus_files, describing_files, is_named
+from maya.data.corpus.folder import corpus_files, describing_files, form_of, is_named
+from maya.data.corpus.manifest import PARTS
 from maya.data.prepare import audio_files
 from maya.data.prepare.earlier import corpus_name, split_options
 from maya.data.prepare.prepare import prepare_corpus
-from maya.data.table.table import PARTS
 from maya.errors import MayaError
 from maya.recipes.arguments import CORPUS, add_experiment, add_force
 from maya.recipes.experiment import Experiment, load_experiment
@@ -26,7 +26,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    experiment = load_experiment(args.experiment, args.overrides, llm=True)
+    experiment = load_experiment(args.experiment, args.overrides)
     prepare(experiment, args.corpus, args.out, force=args.force)
 
 
@@ -64,13 +64,13 @@ def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = Fa
 
 
 def _tables(out: Path) -> dict[str, str]:
-    """What the tables hold: a marker is of these very tables, whatever ended a run between two of them."""
+    """Identities of the tables: a marker belongs to these very tables, even if a run ended between two."""
     return {part: table_identity(out, part) for part in PARTS}
 
 
 def require_corpus(corpus: Path) -> None:
-    """MayaError unless `corpus` is a folder, lhotse:NAME:DIR or nemo:MANIFESTS:TARS."""
-    if not is_named(corpus) and not corpus.is_dir():
+    """MayaError unless `corpus` is a folder, lhotse:NAME:DIR, nemo:MANIFESTS:TARS or of a registered form."""
+    if not is_named(corpus) and not corpus.is_dir() and form_of(corpus) is None:
         raise MayaError(
             f"{corpus} is not a folder; give --corpus a folder with manifest.jsonl, metadata.csv, wav + txt "
             "or another of the forms the README lists, lhotse:NAME:DIR or nemo:MANIFESTS:TARS"
@@ -78,13 +78,14 @@ def require_corpus(corpus: Path) -> None:
 
 
 def corpus_identity(corpus: Path) -> str:
-    """What a corpus holds: the bytes of its manifests, and sizes and times of the tars and tables, to which
-    rows are bound; without any of these the names, sizes and times of its files."""
+    """The identity of a corpus: the bytes of its manifests, and sizes and times of tars and tables, since
+    rows name places in them; without any of these the names, sizes and times of its files."""
     described = describing_files(corpus)
     bulky = {path for path in described if is_named(corpus) or path.suffix in _BULKY}
     manifests = [path for path in described if path not in bulky]
     if not described:
-        return digest({str(path.relative_to(corpus)): stamp(path) for path in corpus_files(corpus)})
+        files = corpus_files(corpus) if corpus.is_dir() else [corpus]
+        return digest({_name(path, corpus): stamp(path) for path in files})
     if len(manifests) == 1:  # as ever: what is done stays so
         contents = content(manifests[0])
     else:

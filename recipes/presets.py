@@ -7,8 +7,9 @@ from maya.encoders import FastConformerConfig, ZipformerConfig
 from maya.encoders.zipformer import config as zipformer_config
 from maya.features import FbankConfig, LogMelConfig, SpecAugmentConfig
 from maya.features.specaugment import lhotse
+from maya.heads import CTCConfig, TransducerConfig
 from maya.heads.transducer import JointConfig, PredictorConfig, StatelessConfig
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
 from maya.text.tokenizer import TokenizerConfig
 
 
@@ -25,7 +26,7 @@ def fastconformer_tdt_ctc(
     head_dropout: float = 0.2,
     mels: int = 80,
     **encoder: Any,
-) -> HybridConfig:
+) -> SpeechModelConfig:
     """A hybrid TDT + CTC FastConformer of any size; `hidden` is the width of predictor and joint, `encoder`
     any other fields of FastConformerConfig."""
     sizes: dict[str, Any] = {
@@ -39,12 +40,16 @@ def fastconformer_tdt_ctc(
         "dropout_pre_encoder": dropout,
         "dropout_att": dropout,
     }
-    return HybridConfig(
+    transducer = TransducerConfig(
+        predictor=PredictorConfig(hidden=hidden, layers=predictor_layers, dropout=head_dropout),
+        joint=JointConfig(hidden=hidden, dropout=head_dropout),
+        weight=0.7,
+    )
+    return SpeechModelConfig(
         features=LogMelConfig(num_mels=mels),
         specaugment=SpecAugmentConfig(),
         encoder=FastConformerConfig(**(sizes | encoder)),
-        predictor=PredictorConfig(hidden=hidden, layers=predictor_layers, dropout=head_dropout),
-        joint=JointConfig(hidden=hidden, dropout=head_dropout),
+        heads={"transducer": transducer, "ctc": CTCConfig(weight=0.3)},
     )
 
 
@@ -58,12 +63,12 @@ _TINY: dict[str, Any] = {
 }
 
 
-def tiny() -> HybridConfig:
+def tiny() -> SpeechModelConfig:
     """About 4 M parameters: learns the built-in corpus on a laptop CPU in minutes."""
     return fastconformer_tdt_ctc(d_model=192, n_layers=4, **_TINY)
 
 
-def low_resource() -> HybridConfig:
+def low_resource() -> SpeechModelConfig:
     """Under 2 M parameters, for a few hours of real speech or less: learns on a laptop CPU in minutes.
 
     A coarse spectrum and a small model leave little to learn by heart; noise, dropout and masks stand in
@@ -77,17 +82,17 @@ def low_resource() -> HybridConfig:
     return cfg
 
 
-def small() -> HybridConfig:
+def small() -> SpeechModelConfig:
     """About 14 M parameters, NeMo's FastConformer "small": 16 layers × 176."""
     return fastconformer_tdt_ctc(d_model=176, n_layers=16, n_heads=4, hidden=320)
 
 
-def large() -> HybridConfig:
+def large() -> SpeechModelConfig:
     """About 115 M parameters, NeMo's FastConformer "large": 17 layers × 512."""
     return fastconformer_tdt_ctc(d_model=512, n_layers=17, n_heads=8, hidden=640)
 
 
-def xlarge() -> HybridConfig:
+def xlarge() -> SpeechModelConfig:
     """About 615 M parameters: 24 layers × 1024, the shape of Parakeet TDT 0.6B (v2): 128 mel bins, no biases
     in the layers, frames not scaled."""
     options: dict[str, Any] = {"use_bias": False, "xscaling": False, "mels": 128}
@@ -96,43 +101,42 @@ def xlarge() -> HybridConfig:
     )
 
 
-def xxlarge() -> HybridConfig:
+def xxlarge() -> SpeechModelConfig:
     """About 1.1 B parameters: 42 layers × 1024, the shape of Parakeet TDT 1.1B."""
     return fastconformer_tdt_ctc(d_model=1024, n_layers=42, n_heads=8, hidden=640, predictor_layers=2)
 
 
-def zipformer(encoder: ZipformerConfig, *, mels: int = 80, hidden: int = 512) -> HybridConfig:
+def zipformer(encoder: ZipformerConfig, *, mels: int = 80, hidden: int = 512) -> SpeechModelConfig:
     """A Zipformer with a stateless pruned transducer, as icefall's zipformer recipe; `hidden` is the width of
     predictor and joint. Features, masks and initial scales are that recipe's too."""
     encoder.feat_in = mels
-    return HybridConfig(
-        features=FbankConfig(num_mels=mels),
-        specaugment=lhotse(),
-        encoder=encoder,
+    transducer = TransducerConfig(
+        loss="pruned",
         predictor=StatelessConfig(hidden=hidden),
         joint=JointConfig(hidden=hidden, activation="tanh", dropout=0.0, init_scale=0.25),
-        transducer="pruned",
-        ctc_weight=0.0,
-        ctc_dropout=0.1,
     )
+    return SpeechModelConfig(
+        features=FbankConfig(num_mels=mels), specaugment=lhotse(), encoder=encoder,
+        heads={"transducer": transducer},
+    )  # fmt: skip
 
 
-def zipformer_small() -> HybridConfig:
+def zipformer_small() -> SpeechModelConfig:
     """23 M parameters: icefall's Zipformer-S."""
     return zipformer(zipformer_config.small())
 
 
-def zipformer_medium() -> HybridConfig:
+def zipformer_medium() -> SpeechModelConfig:
     """66 M parameters: icefall's Zipformer-M, its default."""
     return zipformer(zipformer_config.medium())
 
 
-def zipformer_large() -> HybridConfig:
+def zipformer_large() -> SpeechModelConfig:
     """148 M parameters: icefall's Zipformer-L."""
     return zipformer(zipformer_config.large())
 
 
-def zipformer_low_resource() -> HybridConfig:
+def zipformer_low_resource() -> SpeechModelConfig:
     """About 1 M parameters: a Zipformer of the size of `low_resource`, with its features, masks and noise.
 
     Its first stack works at 25 Hz and its front end has few channels: they would take most of the time at
@@ -160,7 +164,7 @@ def zipformer_low_resource() -> HybridConfig:
     cfg.features = LogMelConfig(num_mels=40)
     cfg.specaugment = SpecAugmentConfig(freq_masks=2, freq_width=8, time_masks=2)
     cfg.noise.probability = 0.5
-    cfg.joint.dropout = 0.1
+    cfg.head("transducer", TransducerConfig).joint.dropout = 0.1
     return cfg
 
 

@@ -19,7 +19,8 @@ from maya.data.plan import BatchPlan
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel, build_model, count_parameters, with_vocabulary
+from maya.models.config import ENCODER, with_vocabulary
+from maya.models.speech_model import SpeechModel, build_model, count_parameters
 from maya.recipes.aliases import add_aliases
 from maya.recipes.arguments import COUNT, add_experiment
 from maya.recipes.convert import open_checkpoint
@@ -27,7 +28,7 @@ from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.markers import content, is_done
 from maya.recipes.tokenizer import tokenizer_inputs
 from maya.recipes.train import drop_infeasible, shared_tokens
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import load_checkpoint, step_checkpoints, weights_for
 from maya.train.resume import refuse_other_experiment, refuse_other_tokenizer, with_new_fields
 
@@ -171,7 +172,7 @@ def _tokenizer(planned: Planned) -> Iterator[Check | str]:
     cfg, path = planned.experiment.tokenizer, planned.run / "tokenizer.model"
     if not path.is_file():
         raise MayaError(f"{path} is missing; run stage 2 (tokenizer)")
-    made = Tokenizer.load(path)
+    made = load_tokenizer(path)
     if made.vocab_size != cfg.vocab_size:
         yield _failed(
             "tokenizer", f"{path} has {made.vocab_size} pieces; tokenizer.vocab_size is {cfg.vocab_size}"
@@ -191,7 +192,7 @@ def _plan(planned: Planned) -> Iterator[Check | str]:
     exp = planned.experiment
     table = Table.open(part_path(planned.data, "train"))
     dev = set(Table.open(part_path(planned.data, "dev")).codes("language")[1])
-    tokenizer = Tokenizer.load(planned.run / "tokenizer.model")
+    tokenizer = load_tokenizer(planned.run / "tokenizer.model")
     tokens = shared_tokens(planned.run, table, tokenizer)
     model = with_vocabulary(exp.model, tokenizer.vocab_size, exp.languages)
     rows, dropped = drop_infeasible(table, tokens, model, max(exp.data.speed_perturb))
@@ -229,7 +230,7 @@ def _checkpoint(planned: Planned) -> Iterator[Check | str]:
             raise MayaError(f"{path} holds weights only, training cannot continue from it; move it away")
         model = with_vocabulary(exp.model, loaded.tokenizer.vocab_size, exp.languages)
         if (tokenizer := planned.run / "tokenizer.model").is_file():
-            refuse_other_tokenizer(path, loaded.tokenizer, Tokenizer.load(tokenizer))
+            refuse_other_tokenizer(path, loaded.tokenizer, load_tokenizer(tokenizer))
         saved = with_new_fields(loaded.training["experiment"], type(exp))
         refuse_other_experiment(path, saved, to_dict(replace(exp, model=model)))
         yield f"{path}: the run continues at step {step}"
@@ -238,8 +239,8 @@ def _checkpoint(planned: Planned) -> Iterator[Check | str]:
         taken = weights_for(fresh, Path(cfg.init_from), cfg.init_modules, open_checkpoint)
         count = sum(t.numel() for t in taken.values()) / 1e6
         yield f"{cfg.init_from} fits: {count:.1f} M values ({', '.join(cfg.init_modules)})"
-    elif cfg.encoder_freeze:
-        text = "train.encoder_freeze would freeze an untrained encoder; give train.init_from"
+    elif ENCODER in cfg.freeze:
+        text = "train.freeze would freeze an encoder that is not trained; give train.init_from"
         yield _failed("checkpoint", text)
     else:
         yield "none: training begins with fresh weights"
@@ -273,7 +274,7 @@ def _storage(planned: Planned) -> Iterator[Check | str]:
         yield f"{len(rows)} tested recordings can be read, {where}"
 
 
-def _shape(experiment: Experiment) -> HybridModel:
+def _shape(experiment: Experiment) -> SpeechModel:
     """The experiment's model without memory for its weights."""
     cfg = with_vocabulary(experiment.model, experiment.tokenizer.vocab_size, experiment.languages)
     with torch.device("meta"):

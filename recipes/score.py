@@ -1,16 +1,20 @@
-"""Stage 6: hypotheses → error rates per language with intervals, as a table, JSON, and a page."""
+"""Stage 6: hypotheses → error rates per language and accuracies per label, with intervals: tables, JSON, page."""
 
 import argparse
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from maya.decode.methods import METHODS
 from maya.errors import MayaError
+from maya.files import write_json
 from maya.recipes.arguments import add_force, add_num_samples, add_run
-from maya.recipes.experiment import METHODS
 from maya.recipes.markers import content, earlier_inputs, is_done, mark_done, table_identity
 from maya.recipes.recorded import data_of
 from maya.recipes.tokenizer import require
+from maya.score.labels import LabelledUtterance, LabelReport, label_result, label_table, score_label
 from maya.score.page import write_page
 from maya.score.report import Report, Utterance, make_report, table, write_errors, write_result
 from maya.score.samples import sample_table
@@ -19,7 +23,17 @@ from maya.text.normalize import normalize
 from maya.text.tokenizer import UNKNOWN
 from maya.train.runlog import git_state
 
+T = TypeVar("T")
 SPLIT_NOTES = "splits.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """The error rates of one decoding, None for a model without a text head; and the accuracy of each label
+    that the model predicts and the data holds."""
+
+    report: Report | None
+    labels: list[LabelReport]
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -58,12 +72,21 @@ def score(
     force: bool = False,
     show: bool = True,
     num_samples: int = 0,
-) -> Report:
-    """Score `run`/decode/{split}/hyps.jsonl, write result.json, errors.txt, report.html; `show` the table,
-    and so many utterances, reference against hypothesis."""
+) -> Scores:
+    """Score `run`/decode/{split}/hyps.jsonl and write result.json, and for texts errors.txt and report.html.
+    `show` prints the tables; `num_samples` utterances are printed, reference against hypothesis.
+
+    Raises MayaError when nothing was decoded, and when neither texts nor labels can be scored.
+    """
     out = run / "decode" / split
     hyps = require(out / "hyps.jsonl", "run stage 5 (decode) first")
-    report = make_report(read_hypotheses(hyps), by_speaker=by_speaker)
+    texts, labels = read_hypotheses(hyps), read_labels(hyps)
+    if not texts and not labels:
+        raise MayaError(f"{hyps} holds neither texts nor labels with known values; there is nothing to score")
+    scores = Scores(
+        report=make_report(texts, by_speaker=by_speaker) if texts else None,
+        labels=[score_label(name, rows, by_speaker=by_speaker) for name, rows in labels.items()],
+    )
     decoding = json.loads((out / "decode.json").read_text())
     inputs = {
         "hyps": content(hyps),
@@ -71,37 +94,48 @@ def score(
         "by_speaker": by_speaker,
         "metrics": content(run / "metrics.jsonl"),  # the curve on the page
     }
-    complete = all((out / name).is_file() for name in ("result.json", "errors.txt", "report.html"))
+    names = ("result.json", "errors.txt", "report.html") if texts else ("result.json",)
+    complete = all((out / name).is_file() for name in names)
     if not is_done(out / "stage-score.json", inputs) or not complete or force:
-        commit, _ = git_state()
-        write_result(report, out / "result.json", decoding | {"split": split, "commit": commit})
-        write_errors(report, out / "errors.txt")
-        method = f", decoded by {decoding['method']}" if "method" in decoding else ""
-        title = f"{run.name}: {split}{method}"
-        write_page(report, out / "report.html", title=title, metrics=run / "metrics.jsonl")
+        _write(scores, run, out, decoding)
         mark_done(out / "stage-score.json", inputs)
     if show:
-        _show(report, run, out, decoding, data)
-    if num_samples:
-        print("\n" + sample_table(report, num_samples))
-    return report
+        _show(scores, run, out, decoding, data)
+    if num_samples and scores.report is not None:
+        print("\n" + sample_table(scores.report, num_samples))
+    return scores
 
 
-def _show(report: Report, run: Path, out: Path, decoding: dict[str, Any], data: Path | None) -> None:
-    """The table, what a reader must know, and where everything lies."""
-    print()
-    print(table(report))
+def _write(scores: Scores, run: Path, out: Path, decoding: dict[str, Any]) -> None:
+    """result.json, and for texts errors.txt and report.html."""
+    split = str(out.relative_to(run / "decode"))
+    facts = decoding | {"split": split, "commit": git_state()[0]}
+    if scores.labels:
+        facts["labels"] = {report.label: label_result(report) for report in scores.labels}
+    if scores.report is None:
+        write_json(out / "result.json", facts)
+        return
+    write_result(scores.report, out / "result.json", facts)
+    write_errors(scores.report, out / "errors.txt")
+    method = f", decoded by {decoding['method']}" if "method" in decoding else ""
+    title = f"{run.name}: {split}{method}"
+    write_page(scores.report, out / "report.html", title=title, metrics=run / "metrics.jsonl")
+
+
+def _show(scores: Scores, run: Path, out: Path, decoding: dict[str, Any], data: Path | None) -> None:
+    """The tables, the notes that a reader needs, and the places of all files."""
+    tables = [table(scores.report)] if scores.report is not None else []
+    for text in (*tables, *map(label_table, scores.labels)):
+        print(f"\n{text}")
     for line in split_notes(data):
         print(line)
     if data is not None and _outdated(out, data):
         print(f"these hypotheses are of other data than {data} holds now: run stage 5 (decode) again")
-    if "language_accuracy" in decoding:
-        print(_identified(decoding))
     print(f"real-time factor {decoding['real_time_factor']:.4f} "
           f"({decoding['audio_seconds'] / 3600:.2f} h decoded in {decoding['seconds']:.1f} s)")  # fmt: skip
-    if "method" in decoding:
+    if decoding.get("method"):
         print(f"method      {decoding['method']} ({decoding['method_reason']})")
-    print(f"report      {out / 'report.html'}")
+    print(f"report      {out / ('report.html' if scores.report is not None else 'result.json')}")
     print(f"checkpoint  {decoding['checkpoint']}")
     print(f"TensorBoard tensorboard --logdir {run / 'tensorboard'}")
 
@@ -113,22 +147,43 @@ def _outdated(out: Path, data: Path) -> bool:
     return isinstance(decoded, list) and rows != "absent" and decoded[0] != rows
 
 
-def _identified(decoding: dict[str, Any]) -> str:
-    """How often the encoder told the language of an utterance."""
-    prefix = "language_accuracy_"
-    each = "  ".join(f"{k.removeprefix(prefix)} {v:.1%}" for k, v in decoding.items() if k.startswith(prefix))
-    return f"language identified in {decoding['language_accuracy']:.1%} (macro average; {each})"
-
-
 def read_hypotheses(path: Path) -> list[Utterance]:
-    """The utterances of a hyps.jsonl, texts in normal form. MayaError names a line that is no hypothesis."""
+    """The utterances of a hyps.jsonl that have a text, in normal form. MayaError names a damaged line."""
+
+    def utterance(row: dict[str, Any]) -> Utterance | None:
+        if "text" not in row and "predictions" in row:
+            return None
+        ref, hyp = (normal_form(row[side], row["language"]) for side in ("ref", "text"))
+        return Utterance(
+            id=row["id"], language=row["language"], ref=ref, hyp=hyp, seconds=row["duration"],
+            speaker=row["speaker"],
+        )  # fmt: skip
+
+    return [row for row in _read_lines(path, utterance) if row is not None]
+
+
+def read_labels(path: Path) -> dict[str, list[LabelledUtterance]]:
+    """By label the utterances of a hyps.jsonl whose value is known and predicted."""
+    labels: dict[str, list[LabelledUtterance]] = {}
+
+    def add(row: dict[str, Any]) -> None:
+        for label, prediction in row.get("predictions", {}).items():
+            if (value := row["labels"].get(label)) is not None:
+                utterance = LabelledUtterance(
+                    id=row["id"], value=value, predicted=prediction["label"], speaker=row["speaker"]
+                )
+                labels.setdefault(label, []).append(utterance)
+
+    _read_lines(path, add)
+    return labels
+
+
+def _read_lines(path: Path, read: Callable[[dict[str, Any]], T]) -> list[T]:
+    """The result of `read` for each line of a hyps.jsonl. MayaError names a damaged line."""
     rows = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
-            row = json.loads(line)
-            ref, hyp = (normal_form(row[side], row["language"]) for side in ("ref", "text"))
-            rows.append(Utterance(id=row["id"], language=row["language"], ref=ref, hyp=hyp,
-                                  seconds=row["duration"], speaker=row["speaker"]))  # fmt: skip
+            rows.append(read(json.loads(line)))
         except (json.JSONDecodeError, KeyError) as e:
             raise MayaError(f"{path}, line {number}, is not a hypothesis ({e}); decode again") from e
     return rows
@@ -163,17 +218,18 @@ def split_notes(data: Path | None) -> list[str]:
 
 
 def score_all(run: Path, *, data: Path | None = None, by_speaker: bool = False, force: bool = False) -> str:
-    """Score everything that lies under `run`/decode and print the table of all of it, which is also left in
-    `run`/decode/wer.md. MayaError when nothing has been decoded."""
+    """Score everything that lies under `run`/decode and print one table of it, which is also written to
+    `run`/decode/wer.md. Raises MayaError when nothing has been decoded."""
     top = run / "decode"
-    found = sorted(path.parent.relative_to(top) for path in top.rglob("hyps.jsonl"))
-    if not found:
+    folders = sorted(path.parent.relative_to(top) for path in top.rglob("hyps.jsonl"))
+    if not folders:
         raise MayaError(f"{top} holds no hypotheses; run stage 5 (decode) first")
-    reports = {
-        folder: score(run, split=str(folder), data=data, by_speaker=by_speaker, force=force, show=False)
-        for folder in found
-    }
-    table = wer_table({(str(f.parent) if len(f.parts) > 1 else "", f.name): r for f, r in reports.items()})
+    reports: dict[tuple[str, str], Report] = {}
+    for folder in folders:
+        scores = score(run, split=str(folder), data=data, by_speaker=by_speaker, force=force, show=False)
+        if scores.report is not None:
+            reports[(str(folder.parent) if len(folder.parts) > 1 else "", folder.name)] = scores.report
+    table = wer_table(reports)
     (top / "wer.md").write_text(table)
     print(table, end="")
     print(f"WER %, 95 % interval by bootstrap; reports and errors: {top}/*/*/{{report.html,errors.txt}}")

@@ -1,12 +1,11 @@
-"""Stage 2: the training texts → a SentencePiece tokenizer, and a report of how it cuts each language."""
+"""Stage 2: from the training texts to a tokenizer, with a report on each language. A model with a language
+model as head takes that model's tokenizer."""
 
 import argparse
-import hashlib
 import heapq
 import json
 import zlib
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,21 @@ from numpy.typing import NDArray
 from maya.config import to_dict
 from maya.data.report.page import write_run_page
 from maya.data.report.text_table import columns
-from maya.data.table.alignable import FrameClock
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import TokenTable, token_path, write_tokens
-from maya.encoders import ZipformerConfig
-from maya.encoders.zipformer.front import LOST_FRAMES
 from maya.errors import MayaError
-from maya.features import FbankConfig, frame_samples
-from maya.models.hybrid import HybridConfig
+from maya.files import sha256, write_json
 from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
+from maya.recipes.cut_sources import dev_source, texts_of, training_source
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.markers import content, is_done, mark_done, table_identity, texts_identity
 from maya.text.fertility import fertility, fertility_report, fertility_table, without_piece
 from maya.text.sample import TextSample, gather
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from maya.train.checkpoint import load_newest, step_checkpoints
-from maya.train.runlog import write_json
 
 _SAMPLED_IDS = 256  # by which the corpus of a run is recognised
+_CLOCK_PROBES = np.geomspace(0.01, 40.0, 100)  # seconds, whose frames tell clocks apart in the stage marker
 UNKNOWN = 0.005  # share of a language's characters, not seen before, that a kept tokenizer may lack
 
 
@@ -48,63 +44,107 @@ def run(args: argparse.Namespace) -> None:
     tokenizer(experiment, args.data, args.run_dir, force=args.force)
 
 
-def tokenizer(experiment: Experiment, data: Path, run: Path, *, force: bool = False) -> None:
+def tokenizer(experiment: Experiment, data: Path | None, run: Path, *, force: bool = False) -> None:
     """Train `run`/tokenizer.model on the texts of `data`/train.parquet, and encode them into
-    `run`/tokens_train.arrow; `run`/tokenizer.json tells of each language its share of the training text,
-    fertility and unknown characters, on dev too, and `run`/data.html shows it below what the data hold.
+    `run`/tokens_train.arrow. `run`/tokenizer.json has for each language its share of the training text,
+    fertility and unknown characters, on dev too; `run`/data.html shows it below the report on the data.
+    With data.source=lhotse the texts are those of data.cuts, and no tokens are written.
 
-    A run that has checkpoints keeps their tokenizer, also with `force`: to another one their weights would
-    not fit. Raises MayaError where the options are others than the kept tokenizer's, or where it lacks
-    characters of the texts.
+    A head of the model may bring the tokenizer (`HeadConfig.tokenizer`); then none is trained. A run that has
+    checkpoints keeps their tokenizer, also with `force`: their weights would not fit another one. Raises
+    MayaError where the options differ from those of the kept tokenizer, or where it lacks characters of the
+    texts.
     """
+    if experiment.data.source == "lhotse":
+        return _tokenizer_of_cuts(experiment, run, force)
+    if data is None:
+        raise MayaError("name the folder that `maya prepare` wrote with --data")
     table, dev = (Table.open(part_path(data, part)) for part in ("train", "dev"))
     marker, path, cfg = run / "stage-tokenizer.json", run / "tokenizer.model", experiment.tokenizer
-    inputs = tokenizer_inputs(experiment, data)
+    inputs, brought = tokenizer_inputs(experiment, data), experiment.model.tokenizer()
+    if brought is not None:
+        inputs["brought"] = sha256(brought.model_bytes)
     outputs = (token_path(run, "train"), run / "tokenizer.json")
     complete = all(file.is_file() for file in outputs)
     if is_done(marker, inputs | {"model": content(path)}) and complete and not force:
         print(f"tokenizer: {path} is up to date")
         return
     sample = gather(table.read("language", "text"), lines_per_language=cfg.lines_per_language, seed=cfg.seed)
-    made = kept_tokenizer(run, cfg, sample, table) or train_tokenizer(sample, cfg)
+    ids, name = list(_hashes(table)), str(table.path)
+    made = kept_tokenizer(run, cfg, sample, ids, name) or brought or train_tokenizer(sample, cfg)
     run.mkdir(parents=True, exist_ok=True)
     made.save(path)
-    languages = fertility(made, sample, cfg)
-    clock = frame_clock(experiment.model, max(experiment.data.speed_perturb))
-    crowded = count_crowded(table, write_tokens(token_path(run, "train"), table, made), clock)
-    report = {
-        "sha256": hashlib.sha256(made.model_bytes).hexdigest(),
-        "options": to_dict(cfg),
-        "utterances": heapq.nsmallest(_SAMPLED_IDS, _hashes(table)),
-        **fertility_report(made, languages, cfg),
-        "unknown_characters_of_dev": unknown_shares(dev, made),
-        "too_few_frames": {"frame_seconds": clock.frame_seconds, **crowded},
-    }
-    write_json(run / "tokenizer.json", report)
+    clock, fastest = experiment.model.clock, max(experiment.data.speed_perturb)
+    tokens = write_tokens(token_path(run, "train"), table, made)
+    crowded = count_crowded(table, tokens, clock.frames_of(table.durations, fastest))
+    few = {"too_few_frames": {"frame_seconds": clock.seconds, **crowded}}
+    dev_sample = gather(dev.read("language", "text"), lines_per_language=1, seed=0)
+    table_text = write_report(run, cfg, made, sample, ids, unknown_shares(dev_sample, made), few)
     page = write_run_page(data, run)
     shown = "tokenizer.json" + (f", {page.name}" if page else "")
     print(f"tokenizer: {made.vocab_size} pieces → {path} (report: {shown})")
-    print(columns(fertility_table(languages)))
+    print(table_text)
     if short := sum(crowded["ctc"].values()):
         where = " ".join(f"{code} {n}" for code, n in crowded["ctc"].items())
         print(f"{short} utterances have fewer frames than CTC needs for their text: {where}")
     mark_done(marker, inputs | {"model": content(path)})
 
 
+def _tokenizer_of_cuts(experiment: Experiment, run: Path, force: bool) -> None:
+    """`tokenizer` for the texts of data.cuts."""
+    source, dev, cfg = training_source(experiment), dev_source(experiment), experiment.tokenizer
+    marker, path = run / "stage-tokenizer.json", run / "tokenizer.model"
+    inputs = {"cuts": source.identity(), "dev": dev.identity() if dev else None, "options": to_dict(cfg)}
+    complete = (run / "tokenizer.json").is_file()
+    if is_done(marker, inputs | {"model": content(path)}) and complete and not force:
+        print(f"tokenizer: {path} is up to date")
+        return
+    sample, ids = texts_of(experiment, source)
+    brought = experiment.model.tokenizer()
+    made = kept_tokenizer(run, cfg, sample, ids, source.name) or brought or train_tokenizer(sample, cfg)
+    run.mkdir(parents=True, exist_ok=True)
+    made.save(path)
+    unknown = unknown_shares(texts_of(experiment, dev)[0], made) if dev is not None else {}
+    table_text = write_report(run, cfg, made, sample, ids, unknown)
+    print(f"tokenizer: {made.vocab_size} pieces → {path} (report: tokenizer.json)")
+    print(table_text)
+    mark_done(marker, inputs | {"model": content(path)})
+
+
+def write_report(
+    run: Path, cfg: TokenizerConfig, made: Tokenizer, sample: TextSample, ids: Iterable[int],
+    unknown_of_dev: dict[str, float], more: dict[str, Any] | None = None,
+) -> str:  # fmt: skip
+    """Write `run`/tokenizer.json; returns the table of languages for the terminal."""
+    languages = fertility(made, sample, cfg)
+    report = {
+        "sha256": sha256(made.model_bytes),
+        "options": to_dict(cfg),
+        "utterances": heapq.nsmallest(_SAMPLED_IDS, ids),
+        **fertility_report(made, languages, cfg),
+        "unknown_characters_of_dev": unknown_of_dev,
+    }
+    write_json(run / "tokenizer.json", report | (more or {}))
+    return columns(fertility_table(languages))
+
+
 def tokenizer_inputs(experiment: Experiment, data: Path) -> dict[str, Any]:
     """What stage 2 depends on, for its marker: the texts, the rows whose frames are counted, the options."""
+    fastest = max(experiment.data.speed_perturb)
     return {
         "texts": texts_identity(data, "train"),
         "rows": [table_identity(data, part) for part in ("train", "dev")],
         "options": to_dict(experiment.tokenizer),
-        "clock": asdict(frame_clock(experiment.model, max(experiment.data.speed_perturb))),
+        "frames": experiment.model.clock.frames_of(_CLOCK_PROBES, fastest).tolist(),
     }
 
 
-def kept_tokenizer(run: Path, cfg: TokenizerConfig, sample: TextSample, table: Table) -> Tokenizer | None:
+def kept_tokenizer(
+    run: Path, cfg: TokenizerConfig, sample: TextSample, ids: Iterable[int], corpus: str
+) -> Tokenizer | None:
     """The tokenizer that the checkpoints of a run carry, which says that it is kept; None where there are no
-    checkpoints. Raises MayaError where `cfg` asks for another, the texts need another, or the table is of
-    another corpus than the run's."""
+    checkpoints. Raises MayaError where `cfg` asks for another, the texts need another, or the corpus is
+    another than the run's. ids: numbers for the ids of its utterances. corpus: its name."""
     checkpoints = step_checkpoints(run)
     if not checkpoints:
         return None
@@ -119,10 +159,10 @@ def kept_tokenizer(run: Path, cfg: TokenizerConfig, sample: TextSample, table: T
                 f"given now; {ways}, or give {was} again"
             )
     if former_ids := set(before.get("utterances", [])):
-        common = len(former_ids.intersection(_hashes(table)))
+        common = len(former_ids.intersection(ids))
         if common < len(former_ids) / 2:
             raise MayaError(
-                f"{run} has checkpoints that were trained on another corpus than {table.path} holds: of "
+                f"{run} has checkpoints that were trained on another corpus than {corpus} holds: of "
                 f"{len(former_ids)} of its utterances only {common} are there; {ways}"
             )
     lacking = _lacking(kept, sample, before)
@@ -166,38 +206,17 @@ def _report(run: Path) -> dict[str, Any]:
     return report if isinstance(report, dict) else {}
 
 
-def unknown_shares(table: Table, tokenizer: Tokenizer) -> dict[str, float]:
-    """By language, the share of the characters of a table's texts that have no piece of their own."""
-    sample = gather(table.read("language", "text"), lines_per_language=1, seed=0)
+def unknown_shares(sample: TextSample, tokenizer: Tokenizer) -> dict[str, float]:
+    """By language, the share of the characters of texts that have no piece of their own."""
     return {
         code: sum(without_piece(tokenizer, mine).values()) / mine.length
         for code, mine in sorted(sample.items())
     }
 
 
-def frame_clock(cfg: HybridConfig, fastest: float) -> FrameClock:
-    """The frames of a model whose audio is played at most `fastest` times as fast."""
-    rate = cfg.features.sample_rate
-    hop = frame_samples(cfg.features.hop_ms, rate)
-    extra, lost = 0, 0
-    if isinstance(cfg.features, FbankConfig):
-        extra = hop // 2
-    elif cfg.features.legacy:
-        extra = hop
-    factor = cfg.encoder.subsampling_factor
-    if isinstance(cfg.encoder, ZipformerConfig):
-        lost = LOST_FRAMES + 1  # and of an odd number of what is left the last one too
-    elif cfg.encoder.causal_downsampling:
-        lost = 1 - factor
-    return FrameClock(
-        sample_rate=rate, hop_samples=hop, subsampling=factor, fastest=fastest, extra_samples=extra,
-        lost_frames=lost,
-    )  # fmt: skip
-
-
-def count_crowded(table: Table, tokens: TokenTable, clock: FrameClock) -> dict[str, dict[str, int]]:
-    """Utterances by language with fewer frames than tokens, and than CTC needs."""
-    frames, (codes, languages) = clock.frames_of(table.durations), table.codes("language")
+def count_crowded(table: Table, tokens: TokenTable, frames: NDArray[np.int64]) -> dict[str, dict[str, int]]:
+    """Utterances by language with fewer `frames` (n,) than tokens, and than CTC needs."""
+    codes, languages = table.codes("language")
 
     def count(short: NDArray[np.bool_]) -> dict[str, int]:
         counts = np.bincount(codes[short], minlength=len(languages)).tolist()

@@ -1,8 +1,9 @@
-"""Stage 3: prepared data and a tokenizer → a trained model; with maya.recipes.launch one process a GPU."""
+"""Stage 3: from prepared data and a tokenizer to a trained model; maya.recipes.launch runs one process a GPU."""
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +15,39 @@ from numpy.typing import NDArray
 from maya.config import to_dict
 from maya.data.loading.augment import Augment
 from maya.data.loading.batch import Batch
+from maya.data.loading.lhotse_loader import CutEvalLoader
 from maya.data.loading.loader import EvalLoader, TrainLoader, clear_worker_errors
 from maya.data.plan import BatchPlan, PlanConfig, Position
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import TokenTable, open_tokens, token_path, tokens_of
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
-from maya.models.speech_model import SpeechModel
-from maya.models.text_heads import Head, heads_within
+from maya.models.config import ENCODER, SpeechModelConfig, with_vocabulary
+from maya.models.speech_model import SpeechModel, build_model, count_parameters
+from maya.recipes import cuts as lhotse_cuts
 from maya.recipes.aliases import add_aliases
 from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
 from maya.recipes.convert import open_checkpoint
+from maya.recipes.cut_sources import dev_cuts, training_source
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.experiment_file import own_file, record_file
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
-from maya.recipes.tokenizer import frame_clock, require
+from maya.recipes.tokenizer import require
+from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import find_checkpoint, load_checkpoint, start_from, step_checkpoints
+from maya.train.checkpoint import load_checkpoint, start_from, step_checkpoints
 from maya.train.config import TrainConfig
 from maya.train.distributed import all_reduce_sum, barrier, rank, world_size
 from maya.train.failure import OutOfMemory
-from maya.train.heads import check_heads_begin, read_heads
+from maya.train.heads import check_heads_begin, trained_names
 from maya.train.lock import locked
-from maya.train.loop import make_accelerator
+from maya.train.loop import Material, make_accelerator
 from maya.train.loop import train as run_loop
-from maya.train.samples import Greedy, Samples, greedy_hybrid
+from maya.train.samples import Samples
+from maya.train.schedule import frozen_throughout
 from maya.train.state import flat, is_free
-from maya.train.training_data import describe_data
+from maya.train.training_data import TrainingData, describe_data
 from maya.train.validate import Validate, make_validate
 
 _SHARES_OF = 10_000  # utterances, of whose augmentation the shares are reported
@@ -62,27 +67,37 @@ def run(args: argparse.Namespace) -> None:
     train(experiment, args.data, args.run_dir, cpu=args.cpu, force=args.force, source=source)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingInput:
+    """The data that a training reads. name: their place. batches: this rank's, from a position on, for ever.
+    advice: what to do when a step found no memory."""
+
+    name: str
+    described: TrainingData
+    batches: Callable[[Position], Iterator[tuple[Position, Batch]]]
+    advice: Callable[[OutOfMemory], str]
+
+
 def train(
     experiment: Experiment,
-    data: Path,
+    data: Path | None,
     run: Path,
     *,
     cpu: bool = False,
     force: bool = False,
     source: Path | None = None,
 ) -> None:
-    """Train on `data`/train.parquet with `run`/tokenizer.model, into `run`; resumes by itself.
+    """Train on `data`/train.parquet, or with data.source=lhotse on the cuts of data.cuts, with
+    `run`/tokenizer.model, into `run`; resumes by itself.
 
     source: the user's own file that the experiment is from; the run records it, see `record_file`.
 
     Raises MayaError while another process trains in `run`, and for what `maya.train.resume` refuses.
     """
-    table = Table.open(part_path(data, "train"))
-    tokenizer = Tokenizer.load(require(run / "tokenizer.model", "run stage 2 (tokenizer) first"))
+    identity = training_identity(experiment, data)
+    tokenizer = load_tokenizer(require(run / "tokenizer.model", "run stage 2 (tokenizer) first"))
     options = {k: v for k, v in flat(to_dict(experiment)).items() if not is_free(k)}
-    inputs = {
-        "data": content(data / "stage.json"),
-        "table": table.digest,
+    inputs = identity | {
         "tokenizer": content(run / "tokenizer.model"),
         "options": options,
     }
@@ -94,110 +109,162 @@ def train(
         if accelerator.is_main_process:
             (run / "stage-train.json").unlink(missing_ok=True)  # until it has ended again
             record_file(run, source)
-        _train(experiment, data, run, table, tokenizer, accelerator)
+        _train(experiment, data, run, tokenizer, accelerator)
         if accelerator.is_main_process:
             mark_done(run / "stage-train.json", inputs)
         barrier()
 
 
-def _train(
-    experiment: Experiment, data: Path, run: Path, table: Table, tokenizer: Tokenizer,
-    accelerator: Accelerator,
-) -> None:  # fmt: skip
-    """All of it, in a folder that is locked."""
-    main, languages = accelerator.is_main_process, experiment.languages
-    experiment.model = with_vocabulary(experiment.model, tokenizer.vocab_size, languages)
+def training_identity(experiment: Experiment, data: Path | None) -> dict[str, Any]:
+    """The training data as an input of the stage's marker."""
+    if experiment.data.source == "lhotse":
+        return {"cuts": training_source(experiment).identity()}
+    if data is None:
+        raise MayaError(
+            "name the folder that `maya prepare` wrote with --data, or set data.source=lhotse and data.cuts"
+        )
+    return {"data": content(data / "stage.json"), "table": Table.open(part_path(data, "train")).digest}
+
+
+def table_input(
+    experiment: Experiment, data: Path, run: Path, tokenizer: Tokenizer, accelerator: Accelerator
+) -> TrainingInput:
+    """The batches of `data`/train.parquet by our plan."""
+    table = Table.open(part_path(data, "train"))
     tokens = shared_tokens(run, table, tokenizer)
+    check_labels(experiment.model, table)
     rows, dropped = usable(table, tokens, experiment)
-    if main:
+    if accelerator.is_main_process:
         (run / "dropped.jsonl").write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in dropped))
         if dropped:
             print(f"train: {len(dropped)} utterances are left out → {run / 'dropped.jsonl'}")
     if rows is not None and not len(rows):
-        raise MayaError(
-            f"{data}: no training utterance is left that is long enough; see {run / 'dropped.jsonl'}"
-        )
-    utterances = Utterances.from_table(table, tokens, languages, rows)
+        raise MayaError(f"{data}: no training utterance is long enough; see {run / 'dropped.jsonl'}")
+    utterances = Utterances.from_table(table, tokens, experiment.languages, rows)
     plan = batch_plan(experiment, utterances, plan_within_memory(experiment, utterances, run, accelerator))
-    described = describe_data(data, run, table, utterances, plan.num_batches(0))
+    return TrainingInput(
+        name=str(part_path(data, "train")),
+        described=describe_data(data, run, table, utterances, plan.num_batches(0)),
+        batches=train_batches(experiment, utterances, tokenizer, run, plan),
+        advice=lambda error: advice(experiment, utterances, run, accelerator, error),
+    )
+
+
+def cut_input(experiment: Experiment, run: Path, tokenizer: Tokenizer) -> TrainingInput:
+    """The batches of the lhotse cuts of data.cuts, by data.sampler."""
+    cuts = lhotse_cuts.open_batches(experiment, tokenizer, run)
+    return TrainingInput(
+        name=training_source(experiment).name,
+        described=lhotse_cuts.describe_cuts(experiment, cuts, run),
+        batches=lhotse_cuts.batches_from(experiment, cuts, tokenizer, run),
+        advice=str,
+    )
+
+
+def _train(
+    experiment: Experiment, data: Path | None, run: Path, tokenizer: Tokenizer, accelerator: Accelerator
+) -> None:
+    """`train`, in a locked folder."""
+    main, languages = accelerator.is_main_process, experiment.languages
+    experiment.model = with_vocabulary(experiment.model, tokenizer.vocab_size, languages)
+    if data is None or experiment.data.source == "lhotse":
+        given = cut_input(experiment, run, tokenizer)
+    else:
+        given = table_input(experiment, data, run, tokenizer, accelerator)
+    described = given.described
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
-    facts = start(model, experiment, data, run, main)
-    warn_of_idle_heads(experiment, model, plan, main)
-    samples = dev_samples(experiment, data, tokenizer, greedy_hybrid)
-    validate = dev_validation(experiment, data, tokenizer, languages, skip_log=run / "skipped.jsonl")
+    facts = start(model, experiment, run, main) | {"train_data": given.name}
+    if data is not None:
+        facts["data"] = str(data.absolute())
+    warn_of_idle_heads(experiment, model, described.batches_per_pass, main)
+    material = Material(
+        batches=given.batches,
+        validate=dev_validation(experiment, data, tokenizer, languages, skip_log=run / "skipped.jsonl"),
+        samples=dev_samples(experiment, data, tokenizer), data=described, facts=facts,
+    )  # fmt: skip
     if main:
-        millions = [count_parameters(m) / 1e6 for m in (model, model.encoder)]
-        sizes = f"{millions[0]:.2f} M parameters (encoder {millions[1]:.2f} M)"
+        sizes = describe_size(model, frozen_throughout(experiment.train))
         precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
         where = f"{accelerator.num_processes} process(es) on {accelerator.device}, {precision}"
-        amount = f"{len(utterances)} utterances, {described.hours:.2f} h"
-        print(f"train: {experiment.name}: {sizes}, {amount}, {where}", flush=True)
-        say_without_dev(validate)
+        print(f"train: {experiment.name}: {sizes}, {described.size}, {where}", flush=True)
+        say_without_dev(material.validate)
     failed: OutOfMemory | None = None
     try:
         with clear_worker_errors():
-            run_loop(
-                experiment, model, tokenizer, train_batches(experiment, utterances, tokenizer, run, plan),
-                validate, run, accelerator=accelerator, facts=facts, samples=samples, data=described,
-            )  # fmt: skip
+            run_loop(experiment, model, tokenizer, material, run, accelerator)
     except OutOfMemory as error:
         failed = error.with_traceback(None)  # whose frames hold the tensors of the step
         failed.__context__ = None
     if failed is not None:
         del model
         accelerator.free_memory()
-        raise MayaError(advice(experiment, utterances, run, accelerator, failed))
+        raise MayaError(given.advice(failed))
+
+
+def describe_size(model: SpeechModel, frozen: Collection[str]) -> str:
+    """The number of parameters, of the encoder's, and of those that learn if some do not."""
+    model.freeze(frozen)
+    total, encoder = count_parameters(model), count_parameters(model.encoder)
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    shown = f"{total / 1e6:.2f} M parameters (encoder {encoder / 1e6:.2f} M)"
+    return shown if learning == total else f"{shown}, of which {learning / 1e6:.2f} M learn"
+
+
+def check_labels(model: SpeechModelConfig, table: Table) -> None:
+    """MayaError for a label that a head needs and no utterance of the table has."""
+    for label in model.needs:
+        if not any(entry.labels.get(label) for entry in table.entries()):
+            heads = " and ".join(name for name, head in model.heads.items() if label in head.needs)
+            raise MayaError(
+                f"the head {heads} needs the label {label!r}, and no utterance of {table.path} has it; prepare "
+                "the data with this label, or remove the head"
+            )
 
 
 def say_without_dev(validate: Validate | None) -> None:
     if validate is None:
         print(
-            "train: there is no dev set: nothing is validated and no best.pt is written; the newest weights "
-            "are what `maya average` and `maya decode` take",
+            "train: there is no dev set: nothing is validated and no best.pt is written; `maya average` and "
+            "`maya decode` take the newest weights",
             flush=True,
         )
 
 
-def start(model: SpeechModel, experiment: Experiment, data: Path, run: Path, main: bool) -> dict[str, Any]:
-    """Take over the weights that `train.init_from` names, unless the run has begun; facts for the log."""
+def start(model: SpeechModel, experiment: Experiment, run: Path, main: bool) -> dict[str, Any]:
+    """Copy the weights that `train.init_from` names, unless the run has begun; returns facts for the log."""
     cfg = experiment.train
-    facts = {
-        "data": str(data.absolute()),
-        "train_data": str(part_path(data, "train")),
-        "parameters": count_parameters(model),
-    }
+    facts: dict[str, Any] = {"parameters": count_parameters(model)}
     if cfg.init_from and not step_checkpoints(run):
         taken = start_from(model, Path(cfg.init_from), cfg.init_modules, open_checkpoint)
         if main:
-            modules = ", ".join(cfg.init_modules)
-            print(f"train: {taken / 1e6:.2f} M parameters ({modules}) from {cfg.init_from}")
+            parts = ", ".join(cfg.init_modules)
+            print(f"train: {taken / 1e6:.2f} M parameters ({parts}) from {cfg.init_from}")
         facts["init_parameters"] = taken
     if cfg.init_from:
-        model.initial_heads = heads_taken_over(cfg, step_checkpoints(run) == [])
+        model.initial_heads = heads_taken_over(cfg, model.cfg.heads, step_checkpoints(run) == [])
     return facts
 
 
-def heads_taken_over(cfg: TrainConfig, fresh: bool) -> tuple[Head, ...]:
-    """The heads that `train.init_from` brings along trained: whole, with their encoder, and from a model in
-    which they were trained. For a run that is not `fresh` the latter is assumed, until its checkpoint is
+def heads_taken_over(cfg: TrainConfig, heads: Collection[str], fresh: bool) -> tuple[str, ...]:
+    """Those of `heads` that `train.init_from` provides trained: whole, with their encoder, and from a model
+    in which they were trained. For a run that is not `fresh` the latter is assumed, until its checkpoint is
     read, because that model may be gone."""
-    heads = heads_within(cfg.init_modules) if "encoder" in cfg.init_modules else ()
-    if not heads or not fresh:
-        return heads
-    path = find_checkpoint(Path(cfg.init_from))
-    if path.suffix == ".nemo":  # an archive has no heads that were not trained
-        return heads
-    trained = read_heads(load_checkpoint(path), path).trained
-    return tuple(head for head in heads if head in trained)
+    parts = {part.removeprefix("heads.") for part in cfg.init_modules}
+    taken = tuple(name for name in heads if name in parts and ENCODER in parts)
+    path = Path(cfg.init_from)
+    if not taken or not fresh or path.suffix == ".nemo":  # an archive has only trained heads
+        return taken
+    trained = trained_names(load_checkpoint(path))
+    return tuple(name for name in taken if name in trained)
 
 
-def warn_of_idle_heads(experiment: Experiment, model: SpeechModel, plan: BatchPlan, main: bool) -> None:
-    """Print a sentence for each head that this training ends without having trained. Raises MayaError where
-    it trains none."""
+def warn_of_idle_heads(experiment: Experiment, model: SpeechModel, per_pass: int, main: bool) -> None:
+    """Print a sentence for each head that this training does not train. Raises MayaError where it trains
+    none."""
     cfg, steps = experiment.train, experiment.train.steps
-    if cfg.epochs and cfg.ctc_first:
-        steps = min(steps, cfg.epochs * cfg.passes * plan.num_batches(0) // cfg.accumulate)
+    if cfg.epochs and per_pass and any(head.first_step for head in model.cfg.heads.values()):
+        steps = min(steps, cfg.epochs * cfg.passes * per_pass // cfg.accumulate)
     sentences = check_heads_begin(cfg, model, steps)
     for sentence in sentences if main else ():
         print(f"train: warning: {sentence}", flush=True)
@@ -267,7 +334,7 @@ def dev_table(data: Path, part: str = "dev") -> Table | None:
 
 def dev_validation(
     experiment: Experiment,
-    data: Path,
+    data: Path | None,
     tokenizer: Tokenizer,
     languages: tuple[str, ...],
     *,
@@ -276,26 +343,38 @@ def dev_validation(
     skip_log: Path | None = None,
 ) -> Validate | None:
     """Scores on a dev set: on all of it, or on `data.valid_utterances` of each language, evenly over the
-    list; None where there is none, or it is empty.
+    list; None where there is none, or it is empty. With data.source=lhotse it is data.dev_cuts.
 
     An utterance that cannot be read is left out, up to the share `data.max_skipped` of them, written to
     `skip_log`, and counted in the scores as `skipped`.
     """
-    table = dev_table(data, part)
-    if table is None:
-        return None
-    rows = dev_rows(table, 0 if whole else experiment.data.valid_utterances)
-    references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
-    utterances = Utterances.from_table(table, tokenizer, languages, rows)
-    loader = EvalLoader(utterances, tokenizer, languages, sample_rate=experiment.model.features.sample_rate,
-                        max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(),
-                        max_skipped=experiment.data.max_skipped, skip_log=skip_log)  # fmt: skip
-    head = experiment.decode.head or "auto"
+    count = 0 if whole else experiment.data.valid_utterances
+    head = experiment.decoding_head or "auto"
+    limits: dict[str, Any] = {"max_skipped": experiment.data.max_skipped, "skip_log": skip_log}
+    loader: EvalLoader | CutEvalLoader
+    if data is None or experiment.data.source == "lhotse":
+        cuts = dev_cuts(experiment, count)
+        if not cuts:
+            return None
+        ranks = (rank(), world_size())
+        loader = lhotse_cuts.dev_loader(experiment, cuts, tokenizer, ranks=ranks, **limits)
+        references, name = loader.references, ", ".join(experiment.data.dev_cuts)
+    else:
+        table = dev_table(data, part)
+        if table is None:
+            return None
+        rows = dev_rows(table, count)
+        references, name = {entry.id: entry.text for entry in table.entries(rows.tolist())}, str(table.path)
+        utterances = Utterances.from_table(table, tokenizer, languages, rows)
+        loader = EvalLoader(
+            utterances, tokenizer, languages, sample_rate=experiment.model.features.sample_rate,
+            max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(), **limits,
+        )  # fmt: skip
     validate = make_validate(lambda: loader, references, tokenizer, languages, method=head)
-    return counting_left_out(validate, loader, table.path)
+    return counting_left_out(validate, loader, name)
 
 
-def counting_left_out(validate: Validate, loader: EvalLoader, path: Path) -> Validate:
+def counting_left_out(validate: Validate, loader: EvalLoader | CutEvalLoader, name: str) -> Validate:
     """`validate`, with the number of utterances that could not be read in its scores, over all ranks, as
     `skipped`. MayaError where none could be read."""
 
@@ -305,42 +384,50 @@ def counting_left_out(validate: Validate, loader: EvalLoader, path: Path) -> Val
         (skipped,) = all_reduce_sum([float(len(loader.left_out))], device)
         if skipped >= len(loader.utterances):
             first = f"; the first: {loader.left_out[0].reason}" if loader.left_out else ""
-            raise MayaError(f"none of the {skipped:.0f} utterances of {path} can be read{first}")
+            raise MayaError(f"none of the {skipped:.0f} utterances of {name} can be read{first}")
         return scores | ({"skipped": skipped} if skipped else {})
 
     return counted
 
 
-def dev_samples(experiment: Any, data: Path, tokenizer: Tokenizer, greedy: Greedy) -> Samples | None:
-    """`train.samples` utterances of the dev set, to be decoded by `greedy` while training; None where
+def dev_samples(experiment: Experiment, data: Path | None, tokenizer: Tokenizer) -> Samples | None:
+    """`train.samples` utterances of the dev set, to show the output for while training; None where
     `train.samples_every` is 0, or there is no dev set."""
-    table, languages = dev_table(data), experiment.languages
-    if not experiment.train.samples_every or table is None:
+    languages, count = experiment.languages, experiment.train.samples
+    if not experiment.train.samples_every:
         return None
-    rows = spread(table, experiment.train.samples)
+    if data is None or experiment.data.source == "lhotse":
+        cuts = dev_cuts(experiment, count, per_language=False)
+        dev = lhotse_cuts.dev_loader(
+            experiment, cuts, tokenizer, max_skipped=float(experiment.data.max_skipped > 0)
+        )
+        return Samples(lambda: dev, dev.references, tokenizer) if cuts else None
+    if (table := dev_table(data)) is None:
+        return None
+    rows = spread(table, count)
     references = {entry.id: entry.text for entry in table.entries(rows.tolist())}
     loader = EvalLoader(Utterances.from_table(table, tokenizer, languages, rows), tokenizer, languages,
                         sample_rate=experiment.model.features.sample_rate,
                         max_seconds=experiment.decode.max_seconds,
                         max_skipped=float(experiment.data.max_skipped > 0))  # fmt: skip
-    return Samples(lambda: loader, references, tokenizer, languages, greedy)
+    return Samples(lambda: loader, references, tokenizer)
 
 
 def spread(table: Table, count: int) -> NDArray[np.int64]:
-    """The numbers of `count` rows, as evenly over the languages, and over the rows of each, as may be."""
+    """The numbers of `count` rows, spread as evenly as possible over the languages and the rows of each."""
     codes, languages = table.codes("language")
-    there = [rows for code in range(len(languages)) if len(rows := np.flatnonzero(codes == code))]
-    some = np.linspace(0, len(there) - 1, min(count, len(there))).round().astype(np.int64).tolist()
+    present = [rows for code in range(len(languages)) if len(rows := np.flatnonzero(codes == code))]
+    some = np.linspace(0, len(present) - 1, min(count, len(present))).round().astype(np.int64).tolist()
     kept = []
-    for number, which in enumerate(some):
-        rows = there[which]
+    for number, language in enumerate(some):
+        rows = present[language]
         share = min(len(rows), count // len(some) + (number < count % len(some)))
         kept.append(rows[((np.arange(share) + 0.5) * len(rows) / share).astype(np.int64)])
     return np.concatenate([np.zeros(0, np.int64), *kept])
 
 
 def shared_tokens(run: Path, table: Table, tokenizer: Tokenizer) -> TokenTable:
-    """The tokens that stage 2 left; where they are of other data, rank 0 writes them for all."""
+    """The tokens that stage 2 wrote; where they are of other data, rank 0 writes them again for all."""
     path = token_path(run, "train")
     if rank() == 0:
         tokens_of(path, table, tokenizer)
@@ -362,8 +449,8 @@ def thin(table: Table, per_language: int) -> NDArray[np.int64]:
 def usable(
     table: Table, tokens: TokenTable, experiment: Experiment
 ) -> tuple[NDArray[np.int64] | None, list[dict]]:
-    """The numbers of the rows to train on, None for all of them, and why the others are left out: they are
-    outside `data.min_seconds` and `max_seconds`, or CTC cannot align them."""
+    """The numbers of the rows to train on, None for all, and the reasons why the others are left out: they
+    are outside `data.min_seconds` and `max_seconds`, or have too few frames for a head."""
     cfg = experiment.data
     rows, dropped = drop_infeasible(table, tokens, experiment.model, max(cfg.speed_perturb))
     longest = cfg.max_seconds or np.inf
@@ -373,27 +460,28 @@ def usable(
     for row in np.flatnonzero(outside).tolist():
         reason = f"{table.durations[row]:.2f} s, and data takes {cfg.min_seconds:g} to {longest:g} s"
         dropped.append({"id": table.ids[row], "reason": reason})
-    left = np.arange(len(table)) if rows is None else rows
-    return left[~outside[left]], dropped
+    rows = np.arange(len(table)) if rows is None else rows
+    return rows[~outside[rows]], dropped
 
 
 def drop_infeasible(
-    table: Table, tokens: TokenTable, cfg: HybridConfig, fastest: float
+    table: Table, tokens: TokenTable, cfg: SpeechModelConfig, fastest: float
 ) -> tuple[NDArray[np.int64] | None, list[dict]]:
-    """The numbers of the rows that CTC can align, None for all of them, and why the others are left out: it
-    needs a frame per token and one more between equal neighbours.
+    """The numbers of the rows that CTC can align, None for all or for a model whose heads do not need it, and
+    the reasons why the others are left out: CTC needs a frame per token, and one more between equal
+    neighbours.
 
-    `fastest` is the highest speed an utterance may be played at.
+    `fastest` is the highest speed at which an utterance may be played.
     """
-    if cfg.ctc_weight == 0:
+    if not any(head.needs_frames and head.weight for head in cfg.heads.values()):
         return None, []
-    frames = frame_clock(cfg, fastest).frames_of(table.durations)
+    frames = cfg.clock.frames_of(table.durations, fastest)
     short = np.flatnonzero(frames < tokens.ctc_frames).tolist()
     if not short:
         return None, []
     dropped = []
     for row in short:
         needed, count = tokens.ctc_frames[row], tokens.counts[row]
-        reason = f"{needed} frames needed for {count} tokens, {frames[row]} there"
+        reason = f"{needed} frames needed for {count} tokens, {frames[row]} present"
         dropped.append({"id": table.ids[row], "reason": reason})
     return np.flatnonzero(frames >= tokens.ctc_frames), dropped

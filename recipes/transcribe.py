@@ -4,11 +4,10 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 import maya
-from maya.decode.recognizer import Method
-from maya.encoders import FastConformer
+from maya.decode.methods import AUTO
 from maya.errors import MayaError
 from maya.ranges import Range
 from maya.recipes.arguments import add_checkpoint, add_device, number
@@ -20,8 +19,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("audio", type=Path, nargs="+", help="audio files")
     text = "code of the spoken language, such as hi; auto: identify it; default: not given"
     p.add_argument("--language", help=text)
-    text = "the head to decode with; auto (the default): the best trained head on dev"
-    p.add_argument("--method", default="auto", choices=get_args(Method), help=text)
+    text = "auto (the default: the best trained head on dev), ctc, modified_beam ...; see decode.method"
+    p.add_argument("--method", default=AUTO, help=text)
     text = "json adds tokens, frames and scores"
     p.add_argument("--output", default="text", choices=("text", "json"), help=text)
     add_device(p)
@@ -42,24 +41,26 @@ def transcribe(
     checkpoint: Path,
     audio: list[Path],
     *,
-    language: str | None,
-    method: Method,
-    output: str,
-    device: str,
+    language: str | None = None,
+    method: str = AUTO,
+    output: str = "text",
+    device: str = "auto",
     context: tuple[int, int] | None = None,
 ) -> None:
-    """Print one line a file: its text, or with output "json" the hypothesis with token times.
+    """Print a line for each file: its text, or with output "json" the hypothesis with token times.
 
-    context: encoder frames that a FastConformer's frame sees to its left and right, for hours of audio.
+    context: encoder frames that a FastConformer's frame attends to on its left and right, for hours of audio.
+    Raises MayaError for a file that is missing, and for `context` with another encoder.
     """
     missing = [p for p in audio if not p.is_file()]
     if missing:
         raise MayaError(f"{missing[0]} is not a file")
     recognizer = maya.load(checkpoint, device)
     if context is not None:
-        if not isinstance(recognizer.model.encoder, FastConformer):
+        encoder: Any = recognizer.model.encoder
+        if not hasattr(encoder, "context"):
             raise MayaError(f"{checkpoint}: --context is for FastConformer, and this is another encoder")
-        recognizer.model.encoder.context = context
+        encoder.context = context
     for hyp in recognizer.transcribe(audio, language, method=method):
         print(
             json.dumps(asdict(hyp), ensure_ascii=False) if output == "json" else f"{hyp.id}\t{hyp.text}",

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from maya.data.prepare.data_checks import check_data
-from maya.data.prepare.findings import Findings, findings_text
 from maya.data.prepare.prepare import examine
+from maya.data.report.findings import Findings, findings_text
 from maya.data.report.page import Page, read_page, write_page
 from maya.data.report.text_table import table
 from maya.errors import MayaError
+from maya.files import write_json
 from maya.recipes.arguments import CORPUS, COUNT, add_experiment, add_json
 from maya.recipes.experiment import Experiment, apply_overrides, load_experiment
 from maya.recipes.prepare import require_corpus
-from maya.train.runlog import write_json
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
         validate_data(args.data, sample=None if args.all else args.sample, **files)
         return
     if args.experiment:
-        experiment = load_experiment(args.experiment, args.overrides, llm=True)
+        experiment = load_experiment(args.experiment, args.overrides)
     else:
         experiment = apply_overrides(Experiment(name="validate"), args.overrides)
     every = not args.experiment and not any(name.startswith("languages=") for name in args.overrides)
@@ -56,12 +56,12 @@ def validate_corpus(
     would refuse the corpus."""
     require_corpus(corpus)
     codes = experiment.languages if languages is None else languages
-    found = examine(corpus, languages=codes, cfg=experiment.prepare)
-    page = found.page(found.entries(), experiment.prepare.audio_checks)
+    examined = examine(corpus, languages=codes, cfg=experiment.prepare)
+    page = examined.page(examined.entries(), experiment.prepare.audio_checks)
     print(table(page.summary["languages"], page.summary["splits"]))
-    for note in found.notes:
+    for note in examined.notes:
         print(note)
-    _tell(page, page.findings, found.rows, found.refusal, json_path, html_path)
+    _tell(page, page.findings, examined.rows, examined.refusal, json_path, html_path)
 
 
 def validate_data(
@@ -78,15 +78,15 @@ def validate_data(
     findings.add("broken", broken)
     refusal = None
     if broken:
-        count = len({one.id for one in broken})
+        count = len({problem.id for problem in broken})
         first = broken[0]
         refusal = f"{data}: {count} utterances are not as they were prepared; the first is {first.id!r}: "
         refusal += f"{first.detail}; put the files back, or prepare the data again"
     page = read_page(data, f"Data {data.resolve().name}")
-    found = findings.as_json({})
-    page.findings = [*found, *page.findings]
+    problems = findings.as_json({})
+    page.findings = [*problems, *page.findings]
     utterances = sum(n["utterances"] for n in page.summary["languages"].values())
-    _tell(page, found, utterances, refusal, json_path, html_path)
+    _tell(page, problems, utterances, refusal, json_path, html_path)
 
 
 def _tell(

@@ -1,5 +1,11 @@
 """The smallest experiment that goes down the whole road, for tests of training and of the command line."""
 
+from typing import Any
+
+from maya.heads import AttentionDecoderConfig
+from maya.heads.transducer import JointConfig, PredictorConfig
+from maya.models.config import SpeechModelConfig
+from maya.models.hybrid import HybridOptions
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 
@@ -21,9 +27,8 @@ def experiment() -> Experiment:
     exp.tokenizer.vocab_size = 20
     exp.model.language_embedding = True
     exp.model.language_dropout = 0.0
-    exp.model.predictor.dropout = 0.0
-    exp.model.joint.dropout = 0.0
-    exp.model.omega = 0.0
+    transducer: Any = exp.model.heads["transducer"]
+    transducer.predictor.dropout = transducer.joint.dropout = transducer.omega = 0.0
     exp.model.specaugment.freq_masks = 0
     exp.model.specaugment.time_masks = 0
     exp.model.features.dither = 0.0
@@ -38,3 +43,21 @@ def experiment() -> Experiment:
     exp.train.average_every = 2
     exp.train.precision = "fp32"
     return exp
+
+
+def options(**changes: Any) -> HybridOptions:
+    """The flat options of the same model for 12 pieces and two languages, with any heads."""
+    model = experiment().model
+    values: dict[str, Any] = {
+        "features": model.features, "specaugment": model.specaugment, "encoder": model.encoder,
+        "predictor": PredictorConfig(hidden=32, layers=1, dropout=0.0), "joint": JointConfig(hidden=32, dropout=0.0),
+        "attention_decoder": AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32),
+        "omega": 0.0, "language_embedding": True, "language_dropout": 0.0, "vocab_size": 12,
+        "languages": ("en", "hi"),
+    }  # fmt: skip
+    return HybridOptions(**(values | changes))
+
+
+def hybrid(**changes: Any) -> SpeechModelConfig:
+    """The configuration of a model with these `options`."""
+    return options(**changes).model_config()

@@ -5,7 +5,8 @@ from typing import Any
 from maya.encoders import ZipformerConfig
 from maya.features import FbankConfig
 from maya.heads.transducer import JointConfig, StatelessConfig
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
+from maya.models.hybrid import hybrid
 
 
 def encoder(**options: Any) -> ZipformerConfig:
@@ -26,7 +27,7 @@ def encoder(**options: Any) -> ZipformerConfig:
     return ZipformerConfig(**(sizes | (chunks if options.get("causal") else {}) | options))
 
 
-def config(causal: bool = False, **options: Any) -> HybridConfig:
+def config(causal: bool = False, **options: Any) -> SpeechModelConfig:
     """A pruned transducer and a CTC head over 20 pieces, the first of which is the blank."""
     parts: dict[str, Any] = {
         "features": FbankConfig(),
@@ -37,4 +38,4 @@ def config(causal: bool = False, **options: Any) -> HybridConfig:
         "blank_first": True,
         "vocab_size": 20,
     }
-    return HybridConfig(**(parts | options))
+    return hybrid(**(parts | options))

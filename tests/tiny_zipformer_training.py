@@ -2,7 +2,8 @@
 ScaledAdam, Eden, regularisers on schedules, and everything random on."""
 
 from maya.features.specaugment import lhotse
-from maya.heads.attention import AttentionDecoderConfig
+from maya.heads import AttentionDecoderConfig
+from maya.heads.transducer import JointConfig
 from maya.recipes.experiment import Experiment
 from tests import tiny, tiny_zipformer
 
@@ -10,13 +11,13 @@ from tests import tiny, tiny_zipformer
 def experiment() -> Experiment:
     exp = tiny.experiment()
     exp.name = "tests/tiny_zipformer"
-    exp.model = tiny_zipformer.config(blank_first=False, vocab_size=0)
+    exp.model = tiny_zipformer.config(
+        blank_first=False, vocab_size=0, ctc_weight=0.3, cr_ctc_weight=0.02, attention_weight=0.2,
+        attention_decoder=AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32), loss_warmup=20,
+        joint=JointConfig(hidden=32, activation="tanh", dropout=0.1),
+    )  # fmt: skip
     exp.model.specaugment = lhotse(time_mask_ratio=2.5)
     exp.model.specaugment.warp_frames = 10
-    exp.model.ctc_weight, exp.model.cr_ctc_weight, exp.model.attention_weight = 0.3, 0.02, 0.2
-    exp.model.attention_decoder = AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32)
-    exp.model.loss_warmup = 20
-    exp.model.joint.dropout = 0.1
     exp.train.optimizer, exp.train.schedule, exp.train.lr = "scaled_adam", "eden", 0.045
     exp.train.eden.steps, exp.train.eden.epochs, exp.train.eden.warmup_steps = 20.0, 2.0, 5.0
     exp.train.regularizer_seconds = 0.05  # the schedules run through in this training

@@ -38,9 +38,9 @@ HEIGHT = 0.62  # of a box
 
 def occupancy(kind: str) -> Tensor:
     """(S, U+1) posterior of passing each cell of one utterance."""
-    posterior = posteriors_of(synthetic_problem(1, FRAMES, LABELS, HIDDEN, VOCAB, kind=kind))
-    assert posterior.blank is not None and posterior.label is not None
-    return (posterior.blank + posterior.label)[0]
+    posteriors = posteriors_of(synthetic_problem((1, FRAMES, LABELS, HIDDEN, VOCAB), kind=kind))
+    assert posteriors.blank is not None and posteriors.label is not None
+    return (posteriors.blank + posteriors.label)[0]
 
 
 def draw(path: str | Path) -> None:

@@ -28,9 +28,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from maya.audio.load import load_cut_audio
-from maya.data.measure.probe import Probed
-from maya.data.prepare.prepare import PrepareConfig, examine, to_cut
+from maya.data.measure.entry import Entry
+from maya.data.prepare.prepare import PrepareConfig, examine
 from maya.errors import MayaError
 
 TOP = "LibriSpeech"
@@ -50,7 +49,7 @@ class Spoken:
 
     id: str
     part: str
-    recordings: tuple[Probed, ...]
+    recordings: tuple[Entry, ...]
 
     @property
     def chapter(self) -> str:
@@ -65,7 +64,7 @@ class Spoken:
         """(N,) float32 at 16 kHz."""
         pieces: list[np.ndarray] = []
         for item in self.recordings:
-            pieces += [np.zeros(_GAP, np.float32), load_cut_audio(to_cut(item), SAMPLE_RATE).numpy()]
+            pieces += [np.zeros(_GAP, np.float32), item.load_audio(SAMPLE_RATE).numpy()]
         return np.concatenate(pieces[1:])
 
 
@@ -109,13 +108,13 @@ def lay_out(
     return top
 
 
-def by_speaker(corpus: Path) -> dict[str, list[Probed]]:
+def by_speaker(corpus: Path) -> dict[str, list[Entry]]:
     """The utterances of a corpus that LibriSpeech could hold: sound English, in letters and apostrophes."""
     examined = examine(corpus, languages=("en",), cfg=PrepareConfig(max_dropped_fraction=1.0))
-    speakers: dict[str, list[Probed]] = defaultdict(list)
+    speakers: dict[str, list[Entry]] = defaultdict(list)
     for item in examined.kept:
         if _LETTERS.fullmatch(capitals(item.text)):
-            speakers[item.row.speaker or item.row.id].append(item)
+            speakers[item.speaker].append(item)
     if len(speakers) < 3:
         raise MayaError(f"{corpus} has {len(speakers)} English speakers; train, dev and test need three")
     return dict(speakers)
@@ -146,23 +145,23 @@ def assign(kind: str, speakers: Iterable[str], held: float, rng: random.Random) 
     )
 
 
-def join_short(group: Sequence[Probed], seconds: float, rng: random.Random) -> list[tuple[Probed, ...]]:
+def join_short(group: Sequence[Entry], seconds: float, rng: random.Random) -> list[tuple[Entry, ...]]:
     """Recordings of one speaker, each alone or joined in random order up to about so many seconds."""
     if not seconds:
         return [(item,) for item in group]
-    groups: list[list[Probed]] = []
+    groups: list[list[Entry]] = []
     remaining = 0.0
     for item in rng.sample(group, len(group)):
-        if remaining < item.seconds:
+        if remaining < item.duration:
             groups.append([])
             remaining = rng.uniform(0.3, 1.0) * seconds
         groups[-1].append(item)
-        remaining -= item.seconds + _GAP / SAMPLE_RATE
+        remaining -= item.duration + _GAP / SAMPLE_RATE
     return [tuple(group) for group in groups]
 
 
 def _numbered(
-    groups: Sequence[tuple[Probed, ...]], reader: int, part: str, chapters: Iterator[int]
+    groups: Sequence[tuple[Entry, ...]], reader: int, part: str, chapters: Iterator[int]
 ) -> Iterator[Spoken]:
     chapter = 0
     for number, group in enumerate(groups):
@@ -217,8 +216,8 @@ def _write_tables(
     )
     rows = ["id\toriginals\tsource\tlicence"]
     for item in utterances:
-        first = item.recordings[0].row
-        names = " ".join(recording.row.id for recording in item.recordings)
+        first = item.recordings[0]
+        names = " ".join(recording.id for recording in item.recordings)
         rows.append("\t".join([item.id, names, first.source or "", first.licence or ""]))
     (top / "ORIGINS.TSV").write_text("\n".join(rows) + "\n")
 

@@ -20,7 +20,7 @@ def experiment() -> Experiment:
     exp.data.plan.max_utterances = 32
     exp.data.valid_utterances = 100
     exp.train.steps = 3600
-    exp.train.ctc_first = 2400
+    exp.model.heads["transducer"].first_step = 2400
     exp.train.encoder_hold = 100
     exp.train.lr = 3e-3
     exp.train.warmup_steps = 50

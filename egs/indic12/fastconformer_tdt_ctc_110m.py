@@ -16,7 +16,7 @@ def experiment() -> Experiment:
     exp.name = "indic12/fastconformer_tdt_ctc_110m"
     shape = presets.large()
     exp.model.features, exp.model.encoder = shape.features, shape.encoder
-    exp.model.predictor, exp.model.joint = shape.predictor, shape.joint
+    exp.model.heads |= {"transducer": shape.heads["transducer"]}
     exp.train.init_from = "exp/parakeet-tdt_ctc-110m"
     exp.data.plan.max_seconds = 600.0
     return exp

@@ -6,6 +6,7 @@ Run:    maya convert nemo parakeet-tdt-1.1b.nemo exp/parakeet-tdt-1.1b --encoder
 Not run yet: no result is claimed.
 """
 
+from maya.heads import LanguageConfig
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 
@@ -14,14 +15,12 @@ def experiment() -> Experiment:
     exp = Experiment(name="indic12/fastconformer_tdt_ctc_1b", model=presets.xxlarge())
     exp.tokenizer = presets.tokenizer_32k()
 
-    exp.model.durations = (0, 1, 2, 3, 4)
-    exp.model.sigma = 0.02
-    exp.model.omega = 0.1
-    exp.model.ctc_weight = 0.3
+    exp.model.heads["ctc"].ramp_steps = 3_000
+    # For --language auto. Its loss is at most ln 12 an utterance.
+    exp.model.heads["language"] = LanguageConfig(weight=0.3)
     exp.model.language_embedding = True  # a bias for each language, N(0, 0.02) at the start
     exp.model.language_init = 0.02
     exp.model.language_dropout = 0.1
-    exp.model.language_id_weight = 0.3  # for --language auto: a loss of at most ln 12 an utterance
     exp.model.encoder.activation_checkpointing = True
 
     exp.train.init_from = "exp/parakeet-tdt-1.1b"
@@ -30,8 +29,7 @@ def experiment() -> Experiment:
     exp.train.encoder_lr = 2e-5
     exp.train.min_lr = 1e-5  # of both
     exp.train.warmup_steps = 2_000
-    exp.train.encoder_freeze = 5_000
-    exp.train.ctc_ramp = 3_000
+    exp.train.freeze, exp.train.freeze_steps = ("encoder",), 5_000
     exp.train.betas = (0.9, 0.98)
     exp.train.weight_decay = 1e-4
     exp.train.accumulate = 4

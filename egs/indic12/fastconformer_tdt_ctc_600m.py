@@ -16,7 +16,7 @@ def experiment() -> Experiment:
     exp.name = "indic12/fastconformer_tdt_ctc_600m"
     shape = presets.xlarge()
     exp.model.features, exp.model.encoder = shape.features, shape.encoder
-    exp.model.predictor, exp.model.joint = shape.predictor, shape.joint
+    exp.model.heads |= {"transducer": shape.heads["transducer"]}
     exp.train.init_from = "exp/parakeet-tdt-0.6b-v2"
     exp.data.plan.max_seconds = 300.0
     return exp

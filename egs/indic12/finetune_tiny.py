@@ -19,15 +19,15 @@ def experiment() -> Experiment:
         d_model=32, n_layers=2, n_heads=4, subsampling_channels=8, hidden=64, predictor_layers=2
     )
     exp.model.features, exp.model.encoder = shape.features, shape.encoder
-    exp.model.predictor, exp.model.joint = shape.predictor, shape.joint
+    exp.model.heads |= {"transducer": shape.heads["transducer"], "ctc": shape.heads["ctc"]}
     exp.tokenizer.vocab_size = 1500  # letters of ten scripts, bytes, and the commonest syllables
     exp.tokenizer.min_char_count = 1
 
     exp.train.init_from = "exp/tiny"
     exp.train.steps = 120
     exp.train.warmup_steps = 10
-    exp.train.encoder_freeze = 40
-    exp.train.ctc_ramp = 25
+    exp.train.freeze_steps = 40
+    exp.model.heads["ctc"].ramp_steps = 25
     exp.train.precision = "fp32"
     exp.train.accumulate = 2
     exp.train.valid_every = exp.train.save_every = 40

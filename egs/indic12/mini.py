@@ -23,7 +23,7 @@ def experiment() -> Experiment:
     exp.data.plan.max_utterances = 32
     exp.data.valid_utterances = 8
     exp.train.steps = 3000
-    exp.train.ctc_first = 1000
+    exp.model.heads["transducer"].first_step = 1000
     exp.train.encoder_hold = 120
     exp.train.lr = 3e-3
     exp.train.warmup_steps = 50

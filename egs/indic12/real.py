@@ -4,6 +4,7 @@ Run:    ./egs/indic12/run.sh --corpus DIR --gpus 2 --cpu true   (two processes, 
 Result: RESULTS.md in this folder.
 """
 
+from maya.decode.ctc_beam import BeamConfig
 from maya.encoders import FastConformerConfig
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
@@ -25,7 +26,7 @@ def experiment() -> Experiment:
     exp.data.speed_perturb = (0.87, 0.93, 1.0, 1.07, 1.15)
     exp.data.valid_utterances = 20
     exp.train.steps = 8200
-    exp.train.ctc_first = 6000
+    exp.model.heads["transducer"].first_step = 6000
     exp.train.valid_every = 700
     exp.train.save_every = 350
     exp.train.encoder_hold = 150
@@ -34,6 +35,5 @@ def experiment() -> Experiment:
     exp.train.log_every = 50
     exp.train.threads = 1  # for --gpus 2 --cpu true: two processes on two cores
     exp.decode.method = "ctc_beam"  # little audio, but texts that repeat: see RESULTS.md
-    exp.decode.beam.lm_weight = 0.6
-    exp.decode.beam.token_bonus = 2.5
+    exp.decode.methods["ctc_beam"] = BeamConfig(lm_weight=0.6, token_bonus=2.5)
     return exp

@@ -10,7 +10,7 @@ Batches are made of whole utterances of similar length and counted with their pa
 
 from maya.encoders.lact.config import streaming
 from maya.features import LogMelConfig, SpecAugmentConfig
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
 from maya.recipes.experiment import Experiment
 from maya.recipes.lact_presets import lact, lact_base, lact_improved, lact_large, lact_tiny
 
@@ -96,7 +96,8 @@ def tiny() -> Experiment:
     exp.data.num_workers = 0
     exp.data.cache_gb = 1.0
     # The schedule of 40 passes of 960 h, in minutes; CTC first, which is cheap, as egs/digits has it.
-    exp.train.steps, exp.train.ctc_first, exp.train.encoder_hold = 800, 500, 100
+    exp.model.heads["transducer"].first_step = 500
+    exp.train.steps, exp.train.encoder_hold = 800, 100
     exp.train.lr, exp.train.warmup_steps = 3e-3, 50
     exp.train.average_every = 10
     exp.train.valid_every = exp.train.save_every = exp.train.samples_every = 200
@@ -104,7 +105,7 @@ def tiny() -> Experiment:
     return exp
 
 
-def train(name: str, model: HybridConfig) -> Experiment:
+def train(name: str, model: SpeechModelConfig) -> Experiment:
     """Training of `model` on one GPU.
 
     With more GPUs give --data.plan.max_seconds the share of each, and with a smaller one --train.accumulate,

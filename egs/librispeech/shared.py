@@ -1,13 +1,14 @@
 """The common part of all experiments in this folder: corpus, tokenizer, decoding."""
 
-from maya.models.hybrid import HybridConfig
+from maya.decode.ctc_beam import BeamConfig
+from maya.models.config import SpeechModelConfig
 from maya.recipes.experiment import Experiment
 
 HOURS = 960.0  # all three training parts together
 
 
 def librispeech(
-    name: str, model: HybridConfig, *, max_seconds: float, speeds: tuple[float, ...]
+    name: str, model: SpeechModelConfig, *, max_seconds: float, speeds: tuple[float, ...]
 ) -> Experiment:
     """`model` on LibriSpeech, in batches of at most `max_seconds` of audio a GPU. The caller sets the
     training."""
@@ -26,7 +27,8 @@ def librispeech(
     for noise in exp.data.augment.noises.values():
         noise.snr_db, noise.mixed = (10.0, 20.0), (1, 1)
     exp.train.log_every = 50
-    exp.decode.method = "ctc" if model.transducer == "none" else "transducer"
-    exp.decode.lm_order = 0  # CTC's prefix search without a language model, as in icefall's tables
+    exp.decode.method = "transducer" if "transducer" in model.heads else "ctc"
+    # CTC's prefix search without a language model, as in icefall's tables.
+    exp.decode.methods["ctc_beam"] = BeamConfig(lm_order=0)
     exp.decode.max_seconds = 600.0
     return exp

@@ -8,7 +8,8 @@ epoch is three passes: `--epoch` and `--avg` mean what they mean in icefall.
 """
 
 from maya.features.specaugment import lhotse
-from maya.models.hybrid import HybridConfig
+from maya.heads import AttentionDecoderConfig, CTCConfig, TransducerConfig
+from maya.models.config import SpeechModelConfig
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 from maya.train.eden import EdenConfig
@@ -90,8 +91,10 @@ def tiny() -> Experiment:
     ./egs/librispeech/run.sh --source exp/librispeech/layout --experiment zipformer:tiny
     """
     exp = pruned("tiny", presets.zipformer_low_resource(), gpus=1, max_seconds=40.0, epochs=8)
-    exp.model.ctc_weight = 0.3  # so that every way to decode can be tried, but for the attention decoder's
-    exp.model.loss_warmup = 150
+    transducer = exp.model.head("transducer", TransducerConfig)
+    transducer.weight, transducer.pruned.warmup_steps = 0.7, 150
+    # With CTC every decoding method but those of the attention decoder can be tried.
+    exp.model.heads["ctc"] = CTCConfig(weight=0.3, dropout=0.1)
     exp.tokenizer.vocab_size = 80  # for some hundred different words
     exp.data.plan.max_utterances = 32
     exp.data.num_workers = 0
@@ -108,7 +111,7 @@ def tiny() -> Experiment:
 
 
 def pruned(
-    name: str, model: HybridConfig, *, gpus: int, max_seconds: float, lr: float = 0.045, epochs: int = 50
+    name: str, model: SpeechModelConfig, *, gpus: int, max_seconds: float, lr: float = 0.045, epochs: int = 50
 ) -> Experiment:
     """Zipformer with a stateless pruned transducer. `gpus` times `max_seconds` of audio make a step; with
     fewer GPUs give --train.accumulate, or expect other results.
@@ -126,25 +129,26 @@ def pruned(
     return exp
 
 
-def ctc(name: str, model: HybridConfig, *, gpus: int, max_seconds: float) -> Experiment:
+def ctc(name: str, model: SpeechModelConfig, *, gpus: int, max_seconds: float) -> Experiment:
     """CTC alone; batches as with the attention decoder."""
     exp = pruned(name, model, gpus=gpus, max_seconds=max_seconds)
-    exp.model.transducer, exp.model.ctc_weight = "none", 1.0
+    exp.model.heads = {"ctc": CTCConfig(dropout=0.1)}
     exp.decode.method = "ctc"
     return exp
 
 
-def cr_ctc(name: str, model: HybridConfig, *, gpus: int, max_seconds: float) -> Experiment:
+def cr_ctc(name: str, model: SpeechModelConfig, *, gpus: int, max_seconds: float) -> Experiment:
     """CTC with consistency regularisation: a step holds every utterance twice, under two masks that hide 2.5
     times as much of the time."""
     exp = ctc(name, model, gpus=gpus, max_seconds=max_seconds)
-    exp.model.cr_ctc_weight = 0.2
+    exp.model.head("ctc", CTCConfig).consistency_weight = 0.2
     exp.model.specaugment = lhotse(time_mask_ratio=2.5)
     return exp
 
 
-def ctc_aed(name: str, model: HybridConfig, *, gpus: int, max_seconds: float) -> Experiment:
+def ctc_aed(name: str, model: SpeechModelConfig, *, gpus: int, max_seconds: float) -> Experiment:
     """CTC and an attention decoder of 6 layers, which rescores CTC's best texts."""
     exp = ctc(name, model, gpus=gpus, max_seconds=max_seconds)
-    exp.model.attention_weight = 0.8  # CTC has the other 0.2
+    exp.model.heads["ctc"].weight = 0.2
+    exp.model.heads["attention"] = AttentionDecoderConfig(weight=0.8)
     return exp

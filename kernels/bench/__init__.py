@@ -2,6 +2,6 @@
 
 Every kernels/<op>/bench.py has two functions:
 
-* `forms(setting)`: the ways to compute the operator, on inputs that are the same in every process;
-* `reference(setting, exact=)`: the yardstick of the check, plain torch in the setting's dtype, or in fp64.
+* `forms(setting)`: the ways to compute the operator, on the same inputs in every process;
+* `reference(setting, exact=)`: the reference of the check, plain torch in the setting's dtype, or in fp64.
 """

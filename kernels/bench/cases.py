@@ -1,7 +1,8 @@
-"""The named cases: which operators on which settings, and what they must reach."""
+"""The named cases: operators, settings, and the bars that their figures must reach."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from maya.kernels.bench.check import ROUNDING, Check
 from maya.kernels.bench.measure import Setting
@@ -14,14 +15,14 @@ GIGABYTE = 1e9
 
 
 @dataclass(slots=True)
-class Measured:
-    """All that a bar may look at: what was found for one operator in one case."""
+class CaseFigures:
+    """The checks and results of one operator in one case."""
 
     checks: list[Check]
     results: list[Result]
 
     def form(self, name: str, where: dict[str, object]) -> FormResult | None:
-        """The form on the first setting whose fields are those of `where`."""
+        """The form on the first setting whose fields equal those of `where`."""
         for result in self.results:
             if all(getattr(result.setting, key) == value for key, value in where.items()):
                 return result.form(name)
@@ -30,20 +31,20 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What a figure may be at most. measure: None where what it needs was not run."""
+    """An upper limit of a figure. measure: returns None if a form that it needs was not run."""
 
     what: str
     limit: float
     unit: str
-    measure: Callable[[Measured], float | None]
+    measure: Callable[[CaseFigures], float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """A name, and why it is there in one line.
+class BenchCase:
+    """A named set of settings, and its purpose in one line.
 
     kind: "times" (and memory), "memory" (one run of each form that fits) or "errors" (only the check, on
-    these settings instead of small ones). forms: those that are measured, or all.
+    these settings instead of small ones). forms: the forms to measure; all if empty.
     """
 
     name: str
@@ -55,31 +56,31 @@ class Case:
     device: str = "cpu"
 
 
-def ratio(what: str, form: str, over: str, **where: object) -> Callable[[Measured], float | None]:
+def ratio(what: str, form: str, over: str, **where: object) -> Callable[[CaseFigures], float | None]:
     """`what`, a field of `FormResult`, of one form over that of another."""
 
-    def measure(found: Measured) -> float | None:
-        values = [getattr(found.form(name, where), what, None) for name in (form, over)]
+    def measure(measured: CaseFigures) -> float | None:
+        values = [getattr(measured.form(name, where), what, None) for name in (form, over)]
         return values[0] / values[1] if values[0] is not None and values[1] else None
 
     return measure
 
 
-def value(what: str, form: str, unit: float = 1.0, **where: object) -> Callable[[Measured], float | None]:
+def value(what: str, form: str, unit: float = 1.0, **where: object) -> Callable[[CaseFigures], float | None]:
     """`what`, a field of `FormResult`, in `unit`s."""
 
-    def measure(found: Measured) -> float | None:
-        number = getattr(found.form(form, where), what, None)
+    def measure(measured: CaseFigures) -> float | None:
+        number = getattr(measured.form(form, where), what, None)
         return None if number is None else number / unit
 
     return measure
 
 
-def worst_error(dtype: str) -> Callable[[Measured], float | None]:
-    """Largest error of a gradient over torch's own, of forms that hold no logits and compute all of it."""
+def worst_error(dtype: str) -> Callable[[CaseFigures], float | None]:
+    """Largest error of a gradient over torch's own, of forms that store no logits and skip no rows."""
 
-    def measure(found: Measured) -> float | None:
-        ours = [c for c in found.checks if c.dtype == dtype and not c.filtered and not c.peer]
+    def measure(measured: CaseFigures) -> float | None:
+        ours = [c for c in measured.checks if c.dtype == dtype and not c.filtered and not c.peer]
         gradients = [c for c in ours if not c.output.endswith("loss") and "materialised" not in c.form]
         return max((c.error / max(c.of_torch, ROUNDING) for c in gradients), default=None)
 
@@ -92,14 +93,14 @@ def both_lattices(setting: Setting) -> tuple[Setting, ...]:
 
 def over(base: Setting, *, vocab: Sequence[int], labels: Sequence[int]) -> tuple[Setting, ...]:
     """`base` with other vocabularies, then with other numbers of labels."""
-    found = [replace(base, vocab=v) for v in vocab] + [replace(base, labels=u) for u in labels]
-    return tuple(dict.fromkeys(found))
+    settings = [replace(base, vocab=v) for v in vocab] + [replace(base, labels=u) for u in labels]
+    return tuple(dict.fromkeys(settings))
 
 
 CPU_5K = Setting(batch=8, frames=200, labels=40, hidden=512, vocab=5000)
 CPU_32K = Setting(batch=4, frames=250, labels=60, hidden=640, vocab=32768)
 GPU = Setting(batch=16, frames=250, labels=60, hidden=640, vocab=32768, dtype="bfloat16", device="cuda")
-GPU_4K = replace(GPU, vocab=4096, lattice="trained")  # torchaudio's indices do not reach all of GPU's logits
+GPU_4K = replace(GPU, vocab=4096, lattice="trained")  # GPU has more logits than torchaudio's indices reach
 PRECISION = Setting(batch=2, frames=40, labels=12, hidden=128, vocab=512)
 QUICK = Setting(batch=2, frames=50, labels=10, hidden=128, vocab=1000, lattice="trained")
 CURVES = Setting(batch=4, frames=100, labels=20, hidden=256, vocab=4096, lattice="trained")
@@ -110,28 +111,47 @@ BF16_PEAK = 989e12  # operations a second of an H100 or H200, dense
 GPU_CURVES = replace(GPU, vocab=8192, lattice="trained")
 
 
-def _precision(name: str, device: str) -> Case:
+def _precision(name: str, device: str) -> BenchCase:
     fused = ("rnnt", "tdt", "pruned_rnnt", "joint")
     dtypes = ("float32", "bfloat16")
     settings = tuple(s for d in dtypes for s in both_lattices(replace(PRECISION, dtype=d, device=device)))
     bars = tuple(
-        Bar(f"worst gradient's error over plain torch's, {dtype}, eps 0", 2.0, "x", worst_error(dtype))
-        for dtype in dtypes
+        Bar(f"worst gradient's error over plain torch's, {d}, eps 0", 2.0, "x", worst_error(d))
+        for d in dtypes
     )
-    return Case(
-        name=name,
-        why=f"errors of loss and gradients against fp64, beside plain torch's, {device}",
-        kind="errors",
+    return BenchCase(
+        name=name, why=f"errors of loss and gradients against fp64, beside plain torch's, {device}",
+        kind="errors", device=device,
         settings={**dict.fromkeys(fused, settings), "lattice": (replace(settings[0], hidden=0, vocab=0),)},
         bars={**dict.fromkeys(fused, bars), "lattice": bars[:1]},
-        device=device,
+    )  # fmt: skip
+
+
+def _over_torchaudio(kind: str, most_time: float) -> tuple[Bar, ...]:
+    """Bars of the fused loss against torchaudio's on one kind of lattice."""
+    memory, time = (ratio(f, "fused", TORCHAUDIO, lattice=kind) for f in ("both_bytes", "both_ms"))
+    return (
+        Bar(f"extra memory of fused over torchaudio's, {kind} lattice", 0.2, "x", memory),
+        Bar(f"time of fused over torchaudio's, {kind} lattice", most_time, "x", time),
     )
 
 
+def _on_gpu(kind: str, most_ms: float) -> tuple[Bar, ...]:
+    """Bars of a fused loss at a vocabulary of 32768 on one kind of lattice."""
+    form: dict[str, Any] = {"lattice": kind, "vocab": 32768}
+    memory = value("both_bytes", "fused, Triton", GIGABYTE, **form)
+    return (
+        Bar(f"forward + backward, {kind} lattice", most_ms, "ms", value("both_ms", "fused, Triton", **form)),
+        Bar(f"extra memory, {kind} lattice", 2.0, "GB", memory),
+    )
+
+
+_RNNT, _TDT, _FUSED_MEMORY = "RNN-T, torch", "TDT, torch", value("both_bytes", "fused", GIGABYTE)
+_LACT_PEAK_MS = 1e3 * cost(LACT_GPU)[1].flops / BF16_PEAK
+
 CASES = (
-    Case(
-        name="quick",
-        why="every operator on a small setting, with small curves",
+    BenchCase(
+        name="quick", why="every operator on a small setting, with small curves",
         settings={
             "rnnt": over(QUICK, vocab=(500, 1000, 4000), labels=(5, 10, 20)),
             "tdt": (QUICK,),
@@ -140,79 +160,44 @@ CASES = (
             "lact": (Setting(batch=2, frames=100, labels=0, hidden=64, heads=2),),
         },
     ),
-    Case(
-        name="cpu-5k",
-        why="a vocabulary of 5000 on a CPU",
+    BenchCase(
+        name="cpu-5k", why="a vocabulary of 5000 on a CPU",
         settings=dict.fromkeys(("rnnt", "tdt", "pruned_rnnt"), both_lattices(CPU_5K)),
-        bars={
-            "rnnt": tuple(
-                bar
-                for kind, limit in (("uniform", 0.40), ("trained", 0.22))
-                for bar in (
-                    Bar(
-                        f"extra memory of fused over torchaudio's, {kind} lattice",
-                        0.2,
-                        "x",
-                        ratio("both_bytes", "fused", TORCHAUDIO, lattice=kind),
-                    ),
-                    Bar(
-                        f"time of fused over torchaudio's, {kind} lattice",
-                        limit,
-                        "x",
-                        ratio("both_ms", "fused", TORCHAUDIO, lattice=kind),
-                    ),
-                )
-            ),
-        },
+        bars={"rnnt": (*_over_torchaudio("uniform", 0.40), *_over_torchaudio("trained", 0.22))},
     ),
-    Case(
-        name="cpu-32k",
-        why="a vocabulary of 32768 on a CPU: whether it fits",
-        kind="memory",
+    BenchCase(
+        name="cpu-32k", why="memory at a vocabulary of 32768 on a CPU", kind="memory",
         forms=("fused", TORCHAUDIO, "materialised, rnnt_loss", "materialised, tdt_loss"),
         settings=dict.fromkeys(("rnnt", "tdt"), (CPU_32K,)),
-        bars=dict.fromkeys(
-            ("rnnt", "tdt"),
-            (Bar("extra memory of fused", 3.0, "GB", value("both_bytes", "fused", GIGABYTE)),),
-        ),
+        bars=dict.fromkeys(("rnnt", "tdt"), (Bar("extra memory of fused", 3.0, "GB", _FUSED_MEMORY),)),
     ),
-    Case(
-        name="lattice",
-        why="the lattices alone on a CPU, log probabilities given",
+    BenchCase(
+        name="lattice", why="the lattices alone on a CPU, from given log probabilities",
         settings={"lattice": (Setting(batch=8, frames=500, labels=100),)},
         bars={
             "lattice": (
-                Bar(
-                    "RNN-T over torchaudio's", 1.0, "x", ratio("both_ms", "RNN-T, torch", "RNN-T, torchaudio")
-                ),
-                Bar("TDT over RNN-T", 3.0, "x", ratio("both_ms", "TDT, torch", "RNN-T, torch")),
+                Bar("RNN-T over torchaudio's", 1.0, "x", ratio("both_ms", _RNNT, "RNN-T, torchaudio")),
+                Bar("TDT over RNN-T", 3.0, "x", ratio("both_ms", _TDT, _RNNT)),
             )
         },
     ),
-    Case(
-        name="lact",
-        why="fast weights that learn from 20 s of speech, on a CPU",
-        settings={"lact": (LACT_CPU,)},
+    BenchCase(
+        name="lact", why="fast weights updated on 20 s of speech, on a CPU", settings={"lact": (LACT_CPU,)},
         bars={
             "lact": (
                 Bar("time of torch over plain autograd", 0.8, "x", ratio("both_ms", "torch", PLAIN)),
-                Bar(
-                    "extra memory of torch over plain autograd", 0.5, "x", ratio("both_bytes", "torch", PLAIN)
-                ),
+                Bar("memory of torch over plain autograd", 0.5, "x", ratio("both_bytes", "torch", PLAIN)),
             )
         },
     ),
     _precision("precision", "cpu"),
-    Case(
-        name="curves",
-        why="memory and time against vocabulary and labels on a CPU",
+    BenchCase(
+        name="curves", why="memory and time against vocabulary and labels on a CPU",
         forms=("fused", TORCHAUDIO, "materialised, rnnt_loss"),
         settings={"rnnt": over(CURVES, vocab=(512, 2048, 8192, 32768), labels=(5, 10, 20, 40, 80))},
     ),
-    Case(
-        name="gpu",
-        why="a vocabulary of 32768 in bf16 on a GPU",
-        device="cuda",
+    BenchCase(
+        name="gpu", why="a vocabulary of 32768 in bf16 on a GPU", device="cuda",
         settings={
             "rnnt": (*both_lattices(GPU), GPU_4K),
             "tdt": both_lattices(GPU),
@@ -222,50 +207,23 @@ CASES = (
             "lact": (LACT_GPU,),
         },
         bars={
-            **dict.fromkeys(
-                ("rnnt", "tdt"),
-                tuple(
-                    bar
-                    for kind, limit in (("trained", 30.0), ("uniform", 75.0))
-                    for bar in (
-                        Bar(
-                            f"forward + backward, {kind} lattice",
-                            limit,
-                            "ms",
-                            value("both_ms", "fused, Triton", lattice=kind, vocab=32768),
-                        ),
-                        Bar(
-                            f"extra memory, {kind} lattice",
-                            2.0,
-                            "GB",
-                            value("both_bytes", "fused, Triton", GIGABYTE, lattice=kind, vocab=32768),
-                        ),
-                    )
-                ),
-            ),
+            **dict.fromkeys(("rnnt", "tdt"), (*_on_gpu("trained", 30.0), *_on_gpu("uniform", 75.0))),
             "lattice": (
                 Bar("RNN-T with posteriors", 0.2, "ms", value("both_ms", "RNN-T, triton")),
                 Bar("TDT with posteriors", 0.4, "ms", value("both_ms", "TDT, triton")),
             ),
-            # At least 40 % of the peak.
+            # 2.5 is 40 % of the peak.
             "lact": (
-                Bar(
-                    "bf16 peak over the rate of forward + backward",
-                    2.5,
-                    "x",
-                    value("both_ms", "Triton", 1e3 * cost(LACT_GPU)[1].flops / BF16_PEAK),
-                ),
+                Bar("time over that at bf16 peak", 2.5, "x", value("both_ms", "Triton", _LACT_PEAK_MS)),
             ),
         },
     ),
     _precision("gpu-precision", "cuda"),
-    Case(
-        name="gpu-curves",
-        why="memory and time against vocabulary and labels on a GPU",
-        device="cuda",
+    BenchCase(
+        name="gpu-curves", why="memory and time against vocabulary and labels on a GPU", device="cuda",
         forms=("fused, Triton", "row-chunked cuBLAS, all rows", TORCHAUDIO, "materialised, rnnt_loss"),
         settings={
             "rnnt": over(GPU_CURVES, vocab=(1024, 2048, 4096, 8192, 16384, 32768), labels=(15, 30, 60, 120))
         },
     ),
-)
+)  # fmt: skip

@@ -1,14 +1,12 @@
-"""How the benchmarks measure: settings, forms, alternating times, true peak memory, the machine's own rates.
+"""Measurements of the benchmarks: settings, forms, alternating times, peak memory, the machine's own rates.
 
 A form is one way to compute an operator on one setting. The forms of a setting are timed in turns, round
-after round, so that whatever else the machine does falls on all of them alike; what is compared are medians.
-The ceilings, a plain matrix product and a plain copy, are forms too and take their turns with the others.
+after round, so that other load on the machine affects all of them alike. Medians are compared. The ceilings,
+a plain matrix product and a plain copy, are forms too and take turns with the others.
 """
 
 import gc
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,23 +20,24 @@ import torch
 from torch import Tensor
 
 GIB = 1 << 30
-SHARE_OF_FREE_MEMORY = 0.7  # a form that needs more than this share of what is free is not started
+SHARE_OF_FREE_MEMORY = 0.7  # a form that needs more than this share of the free memory is not started
 CEILING_SECONDS = 0.1  # about the length of one product on a CPU, at 100 GFLOP/s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What is measured: B utterances of S frames and U labels, joint size H, vocabulary V with blank.
+    """The problem that is measured: B utterances of S frames and U labels, joint size H, vocabulary V with
+    blank.
 
-    lattice: "uniform", as at initialisation, or "trained", where few cells carry the mass.
-    heads: of an operator of frames alone, which has H channels in all, no labels and no vocabulary; else 0.
+    lattice: "uniform", as at initialisation, or "trained", in which few cells carry the mass.
+    heads: of an operator on frames alone, with H channels in all and no labels or vocabulary; otherwise 0.
     dtype and device are torch's names.
     """
 
     batch: int
     frames: int
     labels: int
-    hidden: int = 0  # 0, as is the vocabulary, of a lattice whose log probabilities are given
+    hidden: int = 0  # 0, like the vocabulary, for a lattice whose log probabilities are given
     vocab: int = 0
     lattice: str = "uniform"
     dtype: str = "float32"
@@ -52,50 +51,51 @@ class Setting:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        found: torch.dtype = getattr(torch, self.dtype)
-        return found
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    @property
+    def cuda(self) -> bool:
+        return torch.device(self.device).type == "cuda"
 
     @property
     def text(self) -> str:
+        shape, end = f"B={self.batch} S={self.frames}", f"{self.dtype} {self.device}"
         if self.heads:
-            shape = f"B={self.batch} S={self.frames} D={self.hidden} in {self.heads} heads"
-            return f"{shape} {self.dtype} {self.device}"
-        shape = f"B={self.batch} S={self.frames} U={self.labels}"
+            return f"{shape} D={self.hidden} in {self.heads} heads {end}"
         if not self.vocab:
-            return f"{shape} {self.dtype} {self.device}"
-        return f"{shape} H={self.hidden} V={self.vocab} {self.dtype} {self.device}, {self.lattice} lattice"
+            return f"{shape} U={self.labels} {end}"
+        return f"{shape} U={self.labels} H={self.hidden} V={self.vocab} {end}, {self.lattice} lattice"
 
     def tiny(self) -> "Setting":
         """The same on a lattice so small that only one-time costs remain."""
-        return replace(
-            self, batch=2, frames=8, labels=3, hidden=min(self.hidden, 32), vocab=min(self.vocab, 64)
-        )
+        hidden, vocab = min(self.hidden, 32), min(self.vocab, 64)
+        return replace(self, batch=2, frames=8, labels=3, hidden=hidden, vocab=vocab)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What cannot be avoided: floating point operations of matrix products, and bytes moved."""
+    """The unavoidable cost: floating point operations of matrix products, and bytes moved."""
 
     flops: float = 0.0
     bytes: float = 0.0
 
     def floor_seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
-        """The roofline: computing at the rate of a plain product or moving at that of a copy."""
+        """The roofline: compute at the rate of a plain product, or move bytes at that of a copy."""
         return max(self.flops / flops_per_second, self.bytes / bytes_per_second)
 
 
 @dataclass(slots=True, kw_only=True)
 class Form:
-    """One way to compute.
+    """One way to compute an operator.
 
-    forward: up to the loss, in a state in which a backward pass could follow; its result is dropped.
-    both: forward and backward.
+    forward: computes the loss, so that a backward pass could follow. both: forward and backward.
     needs_bytes: a rough peak; a form that cannot fit is not started.
-    absent: why this form cannot run here, or "".
-    cost: (of forward, of both), counted when it is asked for.
+    absent: the reason why this form cannot run here, or "".
+    cost: (of forward, of both), called only when it is needed.
     outputs: loss and gradients by name, for the check.
-    filtered: it leaves out gradient on purpose, and answers for no more than `check.FILTERED`.
-    peer: what a user would take otherwise; it need only be right to `check.PEER`.
+    filtered: the form skips part of the gradient on purpose, and may err by `check.FILTERED`.
+    peer: an alternative that users have; it may err by `check.PEER`.
     """
 
     name: str
@@ -114,17 +114,10 @@ LEAVES = ("f", "g", "weight", "bias", "duration_weight", "duration_bias")
 
 
 def loss_form(
-    name: str,
-    loss: Callable[[], Tensor],
-    leaves: Sequence[Tensor],
-    *,
-    names: Sequence[str] = LEAVES,
+    name: str, loss: Callable[[], Tensor], leaves: Sequence[Tensor], *, names: Sequence[str] = LEAVES,
     **rest: Any,
-) -> Form:
-    """A form whose forward is `loss`, (B,), and whose backward puts gradients into fresh `leaves`.
-
-    leaves: tensors that require grad, the first of those that `names` has.
-    """
+) -> Form:  # fmt: skip
+    """A form whose forward is `loss`, (B,), whose backward fills the grads of `leaves`, called `names`."""
 
     def both() -> Tensor:
         for leaf in leaves:
@@ -134,18 +127,18 @@ def loss_form(
         return value.detach()
 
     def outputs() -> dict[str, Tensor]:
-        found = {"loss": both()}
+        tensors = {"loss": both()}
         for name, leaf in zip(names, leaves, strict=False):
-            found[f"gradient of {name}"] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            tensors[f"gradient of {name}"] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
             leaf.grad = None
-        return found
+        return tensors
 
     return Form(name=name, forward=loss, both=both, outputs=outputs, leaves=leaves, **rest)
 
 
 @dataclass(slots=True)
 class Timed:
-    """Seconds of every round; of a form that did not run, why."""
+    """Seconds of every round, or the reason why the form did not run."""
 
     forward: list[float] = field(default_factory=list)
     both: list[float] = field(default_factory=list)
@@ -159,10 +152,10 @@ class Timed:
 def time_in_turns(
     forms: Sequence[Form], device: str, *, seconds: float, parts: Sequence[str] = ("forward", "both")
 ) -> dict[str, Timed]:
-    """Times `parts` of each form in alternation for about `seconds`, 3 to 50 rounds after one that warms up.
+    """Times `parts` of each form in turns for about `seconds`: 3 to 50 rounds after a warm-up round.
 
-    A form that is absent, does not fit, or runs out of memory is left out and says why, and so is a peer that
-    fails.
+    A form that is absent, does not fit, or runs out of memory is skipped with its reason, and so is a peer
+    that fails.
     """
     timed = {form.name: Timed(why_not=form.absent or too_large(form, device)) for form in forms}
     one_round = 0.0
@@ -182,14 +175,14 @@ def time_in_turns(
     running = [form for form in forms if not timed[form.name].why_not]
     rounds = int(min(max(seconds / max(one_round, 1e-9), 3), 50))
     for turn in range(rounds):
-        for form in running[:: -1 if turn % 2 else 1]:  # so that none always follows the same one
+        for form in running[:: -1 if turn % 2 else 1]:  # so that no form always follows the same one
             for part in parts:
                 getattr(timed[form.name], part).append(seconds_of(getattr(form, part), device))
     return timed
 
 
 def seconds_of(run: Callable[[], Any], device: str) -> float:
-    """Seconds of one run. On CUDA by events, behind a pause that lets the host queue the launches first."""
+    """Seconds of one run. On CUDA by events, after a pause in which the host queues the launches."""
     if torch.device(device).type != "cuda":
         start = time.perf_counter()
         run()
@@ -209,7 +202,7 @@ def first_line(error: BaseException) -> str:
 
 
 def too_large(form: Form, device: str) -> str:
-    """Why the form is not started, or ""."""
+    """The reason why the form is not started, or ""."""
     free = SHARE_OF_FREE_MEMORY * free_bytes(device)
     if form.needs_bytes <= free:
         return ""
@@ -228,8 +221,8 @@ def free_bytes(device: str) -> float:
 
 
 def ceilings(setting: Setting) -> list[Form]:
-    """The product of this setting's joint, rows by H by V, on as many rows as take a moment, and a copy."""
-    device, cuda = setting.device, torch.device(setting.device).type == "cuda"
+    """A product like the joint's, rows by H by V, with rows for CEILING_SECONDS, and a copy."""
+    device, cuda = setting.device, setting.cuda
     flops = CEILING_SECONDS * (400e12 if cuda else 100e9)
     hidden, vocab = setting.hidden or 512, setting.vocab or 4096
     most = 2 * GIB / (vocab * setting.torch_dtype.itemsize)
@@ -248,22 +241,16 @@ def ceilings(setting: Setting) -> list[Form]:
     def copy() -> None:
         target.copy_(source)
 
-    def nothing() -> None:
-        """They have no parts."""
-
-    product_cost = Cost(flops=2.0 * count * hidden * vocab)
-    copy_cost = Cost(bytes=2.0 * source.numel() * 4)
+    costs = Cost(flops=2.0 * count * hidden * vocab), Cost(bytes=2.0 * source.numel() * 4)
     return [
-        Form(
-            name="a plain product", forward=nothing, both=product, cost=lambda: (product_cost, product_cost)
-        ),
-        Form(name="a plain copy", forward=nothing, both=copy, cost=lambda: (copy_cost, copy_cost)),
+        Form(name="a plain product", forward=lambda: None, both=product, cost=lambda: (costs[0], costs[0])),
+        Form(name="a plain copy", forward=lambda: None, both=copy, cost=lambda: (costs[1], costs[1])),
     ]
 
 
 @dataclass(slots=True)
 class Peak:
-    """Bytes above what the inputs hold, None for a part that was not asked for; seconds of the last part."""
+    """Peak bytes above the inputs, None for a part that was not run; seconds of the last part."""
 
     forward: int | None = None
     both: int | None = None
@@ -276,20 +263,20 @@ def peak_memory(
 ) -> dict[str, Peak]:
     """Peak extra memory of `forms` of operator `op`.
 
-    On CUDA the allocator's own count, here. On a CPU the resident set of a process per form (`peak.py`),
-    because a peak can only rise and memory that was freed need not be given back.
+    On CUDA it is the allocator's count. On a CPU it is the resident set of one process per form (`peak.py`),
+    because a peak can only rise and freed memory need not go back to the system.
     """
-    if torch.device(setting.device).type == "cuda":
+    if setting.cuda:
         return {form.name: _peak_on_cuda(form, parts) for form in forms}
     names = [form.name for form in forms]
     order = {"op": op, "forms": names, "setting": asdict(setting), "threads": threads, "parts": parts}
     command = [sys.executable, "-m", "maya.kernels.bench.peak", json.dumps(order)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return {name: Peak(**found) for name, found in json.loads(done.stdout.splitlines()[-1]).items()}
+    return {name: Peak(**fields) for name, fields in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
 def _peak_on_cuda(form: Form, parts: Sequence[str]) -> Peak:
-    found = Peak()
+    peak = Peak()
     gc.collect()
     for leaf in form.leaves:
         leaf.grad = None
@@ -303,55 +290,6 @@ def _peak_on_cuda(form: Form, parts: Sequence[str]) -> Peak:
             torch.cuda.empty_cache()
             return Peak(why_not="out of memory")
         torch.cuda.synchronize()
-        setattr(found, part, torch.cuda.max_memory_allocated() - before)
-        found.seconds = time.perf_counter() - start
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """What a reader needs to know of where the numbers come from."""
-    top = Path(__file__).resolve().parents[2]
-    cuda = torch.cuda.is_available()
-    return {
-        "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if cuda else None,
-        "cuda": torch.version.cuda if cuda else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": version_of("triton"),
-        "torchaudio": version_of("torchaudio"),
-        "commit": _git(top, "rev-parse", "HEAD"),
-        "uncommitted_changes": bool(
-            _git(top, "status", "--porcelain", "--untracked-files=no", "--", "kernels")
-        ),
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,  # of the last minute
-    }
-
-
-def cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def version_of(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git(top: Path, *arguments: str) -> str | None:
-    """What git prints, or None where the files are no checkout."""
-    try:
-        done = subprocess.run(["git", "-C", str(top), *arguments], capture_output=True, text=True)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        setattr(peak, part, torch.cuda.max_memory_allocated() - before)
+        peak.seconds = time.perf_counter() - start
+    return peak

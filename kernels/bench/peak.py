@@ -1,8 +1,8 @@
 """Peak memory of forms, each in a process of its own: `python -m maya.kernels.bench.peak JSON`.
 
-This process imports torch, computes nothing, and is forked for each form. The child first runs the form on
-a tiny setting, so that thread pools, libraries and lazy imports are not counted, then makes the inputs, sets
-the peak of its resident set back and runs once. Prints one JSON object: form -> fields of `measure.Peak`.
+This process imports torch, computes nothing, and is forked for each form. The child first runs the form on a
+tiny setting, so that thread pools, libraries and lazy imports are not counted. Then it makes the inputs,
+resets the peak of its resident set and runs once. Prints one JSON object: form -> fields of `measure.Peak`.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def form_of(op: str, setting: Setting, name: str) -> Form:
 
 
 def resident(what: str) -> int:
-    """Bytes: "VmRSS" now, or "VmHWM" at its highest; without /proc (macOS) the highest since the start."""
+    """Bytes: "VmRSS" now, or "VmHWM", the peak; without /proc (macOS) the peak since the start."""
     try:
         lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
         return int(lines[what].split()[0]) * 1024
@@ -42,7 +42,9 @@ def resident(what: str) -> int:
 
 
 def forget_the_peak() -> None:
-    """Gives freed memory back and starts VmHWM anew; else the old peak stays, an upper bound."""
+    """Returns freed memory to the system and resets VmHWM. Where that fails, the old peak stays, an upper
+    bound.
+    """
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
@@ -51,30 +53,30 @@ def forget_the_peak() -> None:
 
 
 def measure(order: dict[str, Any], name: str) -> dict[str, Any]:
-    """What `Peak` holds of form `name`, for the parts that `order` names."""
+    """The fields of `Peak` of form `name`, for the parts in `order`."""
     torch.set_num_threads(order["threads"])
     setting, parts = Setting(**order["setting"]), order["parts"]
     small = form_of(order["op"], setting.tiny(), name)
     for part in parts:
         getattr(small, part)()
     form = form_of(order["op"], setting, name)
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for part in parts:
         forget_the_peak()
         before, start = resident("VmRSS"), time.perf_counter()
         getattr(form, part)()
-        found[part] = resident("VmHWM") - before
-        found["seconds"] = time.perf_counter() - start
-    return found
+        fields[part] = resident("VmHWM") - before
+        fields["seconds"] = time.perf_counter() - start
+    return fields
 
 
 def in_child(order: dict[str, Any], name: str) -> dict[str, Any]:
-    """`measure` in a fork of this process; the reason where it did not come to an end."""
+    """`measure` in a fork of this process, or the reason why it failed."""
 
     def work() -> dict[str, Any]:
         try:
             return measure(order, name)
-        except Exception as error:  # of any form: the others are still to be measured
+        except Exception as error:  # the other forms are still measured
             return {"why_not": first_line(error)}
 
     answer, status = forked(work)
@@ -84,7 +86,7 @@ def in_child(order: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def forked(work: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any] | None, int]:
-    """What `work` returns (for JSON) in a fork of this process, None where it did not; its exit status."""
+    """Runs `work` in a fork of this process. Returns its result (JSON) or None, and the exit status."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -99,5 +101,5 @@ def forked(work: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any] | None, i
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    print(json.dumps({name: in_child(given, name) for name in given["forms"]}))
+    order = json.loads(sys.argv[1])
+    print(json.dumps({name: in_child(order, name) for name in order["forms"]}))

@@ -1,12 +1,13 @@
-"""torchaudio is a rival in some benchmarks. It is compiled against one torch and loads beside no other, so it
-is optional, and this is the one place where programs import it."""
+"""torchaudio, a peer in some benchmarks. It is compiled against one version of torch and loads with no other,
+so it is optional. Programs import it only here.
+"""
 
 import importlib
 from typing import Any
 
 
 def torchaudio(module: str = "functional") -> tuple[Any, str]:
-    """A module of torchaudio and "", or None and why there is none, in a few words."""
+    """A module of torchaudio and "", or None and the reason why it is missing."""
     try:
         return importlib.import_module(f"torchaudio.{module}"), ""
     except ModuleNotFoundError:

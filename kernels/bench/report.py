@@ -1,30 +1,31 @@
-"""What was found, as JSON that later runs add to, and as text and Markdown for people."""
+"""Results as JSON, to which later runs are added, and as text and Markdown tables."""
 
 import json
+import os
+import platform
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from maya.kernels.bench.check import Check
 from maya.kernels.bench.measure import Setting
-from maya.kernels.bench.table import (
-    FormResult,
-    Result,
-    columns,
-    headline,
-    markdown_table,
-    number,
-    table_rows,
-    text_table,
-)
+from maya.kernels.bench.table import FormResult, Result
 
 CHECK_COLUMNS = ("form", "lattice", "dtype", "output", "error", "plain torch's", "allowed")
+# The last two: forward / forward + backward.
+FORM_COLUMNS = ("form", "fwd ms", "fwd+bwd ms", "x first", "of roofline", "extra MiB")
+BAR_COLUMNS = ("bar", "", "measured", "reached")
+MIB = 1 << 20
 
 
 @dataclass(slots=True)
 class BarResult:
-    """A bar, and the figure that was measured, None where something it needs was not run."""
+    """A bar and its measured figure, None if a form that it needs was not run."""
 
     what: str
     limit: float
@@ -45,7 +46,7 @@ class BarResult:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """One operator in one case; without results if its check failed."""
+    """One operator in one case; it has no results if its check failed."""
 
     case: str
     op: str
@@ -66,39 +67,30 @@ class Run:
     def from_json(cls, data: dict[str, Any]) -> "Run":
         results = [
             Result(
-                **{
-                    **result,
-                    "setting": Setting(**result["setting"]),
-                    "forms": [FormResult(**form) for form in result["forms"]],
-                }
+                **{**r, "setting": Setting(**r["setting"]), "forms": [FormResult(**f) for f in r["forms"]]}
             )
-            for result in data["results"]
+            for r in data["results"]
         ]
-        checks = [Check(**check) for check in data["checks"]]
-        return cls(
-            **{**data, "checks": checks, "results": results, "bars": [BarResult(**b) for b in data["bars"]]}
-        )
+        checks, bars = [Check(**c) for c in data["checks"]], [BarResult(**b) for b in data["bars"]]
+        return cls(**{**data, "checks": checks, "results": results, "bars": bars})
 
 
 def read(path: Path) -> list[Run]:
-    """The runs of a JSON file; none where there is no file."""
+    """The runs of a JSON file, or none if there is no file."""
     if not path.exists():
         return []
     return [Run.from_json(run) for run in json.loads(path.read_text())["runs"]]
 
 
 def add(runs: Iterable[Run], new: Run) -> list[Run]:
-    """`runs` with `new` in the place of the one of its case and operator, or at the end."""
-    found = list(runs)
-    for i, run in enumerate(found):
-        if (run.case, run.op) == (new.case, new.op):
-            found[i] = new
-            return found
-    return [*found, new]
+    """`runs` with `new` in place of the run of the same case and operator, or at the end."""
+    by_key = {(run.case, run.op): run for run in runs}
+    by_key[new.case, new.op] = new
+    return list(by_key.values())
 
 
 def write(runs: Sequence[Run], stem: Path, title: str) -> None:
-    """`stem`.json and `stem`.md."""
+    """Writes `stem`.json and `stem`.md."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     data = {"runs": [asdict(run) for run in runs]}
     stem.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
@@ -114,22 +106,22 @@ def check_rows(checks: Sequence[Check]) -> list[tuple[str, ...]]:
 
 
 def text(run: Run) -> str:
-    """For the terminal."""
+    """The run for the terminal."""
     if run.failed:
         wrong = [f"  {check.text}" for check in run.failed]
-        return "\n".join([f"{run.op}: WRONG, so no speed of it is shown:", *wrong])
-    parts = [text_table(result) for result in run.results]
+        return "\n".join([f"{run.op}: WRONG, so it is not timed:", *wrong])
+    parts = [f"{headline(r)}\n{columns(form_rows(r))}" for r in run.results]
     if run.kind == "errors":
         parts.append(columns(check_rows(run.checks)))
     if run.bars:
-        parts.append(columns([("bar", "", "measured", "reached"), *(bar.row for bar in run.bars)]))
+        parts.append(columns([BAR_COLUMNS, *(bar.row for bar in run.bars)]))
     return "\n\n".join(parts)
 
 
 def markdown(runs: Sequence[Run], stem: Path, title: str) -> str:
     parts = [
         f"# {title}",
-        "How to read this: [README.md](README.md). All samples: " + f"[JSON]({stem.name}.json).",
+        f"How to read this: [README.md](README.md). All samples: [JSON]({stem.name}.json).",
     ]
     if stem.with_suffix(".png").exists():
         parts.append(f"![memory and time against vocabulary and labels]({stem.name}.png)")
@@ -140,11 +132,11 @@ def markdown(runs: Sequence[Run], stem: Path, title: str) -> str:
     for run in runs:
         parts += [f"## {run.case}: {run.op}", _origin(run)]
         if run.failed:
-            parts.append("Wrong, so no speed is shown:")
+            parts.append("Wrong, so it was not timed:")
             parts.append(markdown_table(check_rows(run.failed)))
             continue
         for result in run.results:
-            parts += [f"{headline(result)}:", markdown_table(table_rows(result))]
+            parts += [f"{headline(result)}:", markdown_table(form_rows(result))]
         if run.kind == "errors":
             parts.append(markdown_table(check_rows(run.checks)))
     return "\n\n".join(parts) + "\n"
@@ -160,3 +152,102 @@ def _origin(run: Run) -> str:
         f"torch {m['torch']}, torchaudio {m['torchaudio']}, triton {m['triton']}",
     ]
     return "; ".join(facts) + "."
+
+
+def form_rows(result: Result) -> list[tuple[str, ...]]:
+    """FORM_COLUMNS, then a row per form. A form that did not run has only its reason."""
+    rows: list[tuple[str, ...]] = [FORM_COLUMNS]
+    for f in result.forms:
+        if f.why_not and f.both_ms is None:
+            rows.append((f.name, f"not run: {f.why_not}", "", "", "", ""))
+            continue
+        peaks = [number(None if x is None else x / MIB, 0) for x in (f.forward_bytes, f.both_bytes)]
+        times = (number(f.forward_ms), number(f.both_ms), number(f.ratio, 2))
+        roofline = f"{percent(f.forward_roofline)} / {percent(f.both_roofline)}"
+        rows.append((f.name, *times, roofline, f.why_not or " / ".join(peaks)))
+    return rows
+
+
+def headline(result: Result) -> str:
+    rates = ""
+    if result.gflops_per_second:
+        rates = (
+            f"; in the same turns {number(result.gflops_per_second, 0)} GFLOP/s in a plain product, "
+            f"{number(result.gb_per_second)} GB/s in a plain copy"
+        )
+    return f"{result.op}: {result.setting.text}{rates}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as lines of aligned columns, the first one to the left. Rows that end after the second column may
+    be wider.
+    """
+    n = len(rows[0])
+    widths = [max(len(row[i]) for row in rows if i == 0 or row[-1]) for i in range(n)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0])] + [row[i].rjust(widths[i]) for i in range(1, n)]).rstrip()
+        for row in rows
+    )
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])
+
+
+def number(value: float | None, digits: int | None = None) -> str:
+    if value is None:
+        return "-"
+    if digits is None:
+        digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 1000 else 0
+    return f"{value:.{digits}f}"
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def machine() -> dict[str, Any]:
+    """The facts about this machine that a reader of the figures needs."""
+    top = Path(__file__).resolve().parents[2]
+    cuda = torch.cuda.is_available()
+    changes = _git(top, "status", "--porcelain", "--untracked-files=no", "--", "kernels")
+    return {
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "cuda": torch.version.cuda if cuda else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": version_of("triton"),
+        "torchaudio": version_of("torchaudio"),
+        "commit": _git(top, "rev-parse", "HEAD"),
+        "uncommitted_changes": bool(changes),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,  # of the last minute
+    }
+
+
+def cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(top: Path, *arguments: str) -> str | None:
+    """The output of git, or None if the files are not a checkout."""
+    try:
+        done = subprocess.run(["git", "-C", str(top), *arguments], capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""One operator on one setting: time, memory and share of the roofline of every form, as data and text."""
+"""One operator on one setting: time, memory and share of the roofline of every form."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,25 +15,15 @@ from maya.kernels.bench.measure import (
     too_large,
 )
 
-MIB = 1 << 20
-COLUMNS = (
-    "form",
-    "fwd ms",
-    "fwd+bwd ms",
-    "x first",
-    "of roofline",
-    "extra MiB",
-)  # the last two: forward / forward + backward
-
 
 @dataclass(slots=True, kw_only=True)
 class FormResult:
-    """Of one form: medians in ms with every sample behind them, bytes, and shares of the counted roofline."""
+    """Figures of a form: medians in ms with all samples, bytes, and shares of the counted roofline."""
 
     name: str
     forward_ms: float | None = None
     both_ms: float | None = None
-    ratio: float | None = None  # of the medians of forward + backward, over those of the setting's first form
+    ratio: float | None = None  # median of forward + backward over that of the setting's first form
     forward_roofline: float | None = None
     both_roofline: float | None = None
     forward_bytes: int | None = None
@@ -44,7 +34,7 @@ class FormResult:
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """Of one operator on one setting; the rates are those of a plain product and a plain copy."""
+    """Figures of an operator on one setting; the rates are those of a plain product and a plain copy."""
 
     op: str
     setting: Setting
@@ -59,7 +49,9 @@ class Result:
 def measure_times(
     op: str, module: ModuleType, setting: Setting, *, threads: int, seconds: float, names: Sequence[str] = ()
 ) -> Result:
-    """Times the forms of `module` (those in `names`, or all) in turns with the ceilings, then memory."""
+    """Times the forms of `module` (those in `names`, or all) in turns with the ceilings, then measures
+    memory.
+    """
     forms = chosen_forms(module, setting, names)
     top = ceilings(setting)
     timed = time_in_turns([*top, *forms], setting.device, seconds=seconds)
@@ -69,32 +61,30 @@ def measure_times(
         assert form.cost and median
         rates.append(max(form.cost()[1].flops, form.cost()[1].bytes) / median)
     del top
-    found = [_form_result(form, timed[form.name], rates) for form in forms]
+    results = [_form_result(form, timed[form.name], rates) for form in forms]
     ran = [form for form in forms if not timed[form.name].why_not]
-    _add_peaks(found, peak_memory(op, ran, setting, threads))
-    first = found[0].both_ms if found else None
-    for result in found:
+    _add_peaks(results, peak_memory(op, ran, setting, threads))
+    first = results[0].both_ms if results else None
+    for result in results:
         result.ratio = result.both_ms / first if result.both_ms and first else None
-    return Result(
-        op=op, setting=setting, gflops_per_second=rates[0] / 1e9, gb_per_second=rates[1] / 1e9, forms=found
-    )
+    gflops, gigabytes = rates[0] / 1e9, rates[1] / 1e9
+    return Result(op=op, setting=setting, gflops_per_second=gflops, gb_per_second=gigabytes, forms=results)
 
 
 def measure_memory(
     op: str, module: ModuleType, setting: Setting, *, threads: int, names: Sequence[str] = ()
 ) -> Result:
-    """One run of forward + backward of each form that fits, for its memory; the time is of that run."""
+    """Runs forward + backward of each form that fits once, for its memory; the time is of one run."""
     forms = chosen_forms(module, setting, names)
-    found = [
-        FormResult(name=form.name, why_not=form.absent or too_large(form, setting.device)) for form in forms
-    ]
-    ran = [form for form, result in zip(forms, found, strict=True) if not result.why_not]
+    reasons = [form.absent or too_large(form, setting.device) for form in forms]
+    results = [FormResult(name=form.name, why_not=why) for form, why in zip(forms, reasons, strict=True)]
+    ran = [form for form, why in zip(forms, reasons, strict=True) if not why]
     peaks = peak_memory(op, ran, setting, threads, parts=("both",))
-    _add_peaks(found, peaks)
-    for result in found:
+    _add_peaks(results, peaks)
+    for result in results:
         if result.name in peaks and not result.why_not:
             result.both_ms = 1e3 * peaks[result.name].seconds
-    return Result(op=op, setting=setting, forms=found)
+    return Result(op=op, setting=setting, forms=results)
 
 
 def chosen_forms(module: ModuleType, setting: Setting, names: Sequence[str]) -> list[Form]:
@@ -123,69 +113,3 @@ def _form_result(form: Form, timed: Timed, rates: list[float]) -> FormResult:
         if part in costs:
             setattr(result, f"{part}_roofline", costs[part].floor_seconds(rates[0], rates[1]) / median)
     return result
-
-
-def table_rows(result: Result) -> list[tuple[str, ...]]:
-    """COLUMNS, then a row for each form; one that did not run has its reason in the second column alone."""
-    rows: list[tuple[str, ...]] = [COLUMNS]
-    for form in result.forms:
-        if form.why_not and form.both_ms is None:
-            rows.append((form.name, f"not run: {form.why_not}", "", "", "", ""))
-            continue
-        peaks = [number(None if x is None else x / MIB, 0) for x in (form.forward_bytes, form.both_bytes)]
-        rows.append(
-            (
-                form.name,
-                number(form.forward_ms),
-                number(form.both_ms),
-                number(form.ratio, 2),
-                f"{percent(form.forward_roofline)} / {percent(form.both_roofline)}",
-                form.why_not or " / ".join(peaks),
-            )
-        )
-    return rows
-
-
-def headline(result: Result) -> str:
-    rates = ""
-    if result.gflops_per_second:
-        rates = (
-            f"; in the same turns {number(result.gflops_per_second, 0)} GFLOP/s in a plain product, "
-            f"{number(result.gb_per_second)} GB/s in a plain copy"
-        )
-    return f"{result.op}: {result.setting.text}{rates}"
-
-
-def text_table(result: Result) -> str:
-    """For the terminal."""
-    return f"{headline(result)}\n{columns(table_rows(result))}"
-
-
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as lines of aligned columns, the first to the left. Remarks, rows that end after the second, may
-    stick out.
-    """
-    n = len(rows[0])
-    widths = [max(len(row[i]) for row in rows if i == 0 or row[-1]) for i in range(n)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0])] + [row[i].rjust(widths[i]) for i in range(1, n)]).rstrip()
-        for row in rows
-    )
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def number(value: float | None, digits: int | None = None) -> str:
-    if value is None:
-        return "-"
-    if digits is None:
-        digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 1000 else 0
-    return f"{value:.{digits}f}"
-
-
-def percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f} %"

@@ -1,8 +1,8 @@
-"""Benchmark of the joint's output layer at rows, without a lattice; and what the losses' benchmarks share.
+"""Benchmark of the joint's output layer at rows, without a lattice, and helpers of the losses' benchmarks.
 
-`python -m maya.kernels.bench joint`: weighted sums of the log probabilities of blank and next label over all
-cells, which need of the joint what a loss needs. On CUDA Triton forms log-sum-exp and gradient of the logits
-inside the matrix products; torch sends the same rows through cuBLAS a chunk at a time.
+`python -m maya.kernels.bench joint` measures weighted sums of the log probabilities of blank and next label
+over all cells. They need the same of the joint as a loss. On CUDA, Triton computes log-sum-exp and gradient
+of the logits inside the matrix products; torch sends the same rows through cuBLAS a chunk at a time.
 """
 
 import inspect
@@ -28,7 +28,7 @@ from maya.kernels.joint.synthetic import FusedProblem, synthetic_problem
 from maya.kernels.lattice import LatticeResult, rnnt_lattice, tdt_lattice
 
 DURATIONS = (0, 1, 2, 3, 4)
-LABEL_WEIGHT, BLANK_WEIGHT = 0.7, 0.3  # any weights will do
+LABEL_WEIGHT, BLANK_WEIGHT = 0.7, 0.3  # arbitrary
 
 
 def forms(setting: Setting) -> list[Form]:
@@ -38,94 +38,68 @@ def forms(setting: Setting) -> list[Form]:
     return [*fused, _materialised("materialised, log_softmax", p, setting)]
 
 
-def _fused(p: FusedProblem, setting: Setting, backend: str) -> Form:
-    lattice = partial(_weighted, setting.batch)
-
-    def loss() -> Tensor:
-        layer = OutputLayer(p.weight, p.bias)
-        settings = JointSettings(p.blank, p.activation)
-        return fused_loss(p.f, p.g, layer, rows_of(p), lattice, settings, eps=0.0, backend=backend)
-
-    name = fused_name(setting, backend, compacted=False)
-    return loss_form(name, loss, leaves(p), cost=lambda: fused_cost(setting, setting.rows, setting.rows))
-
-
 def reference(setting: Setting, *, exact: bool) -> Form:
     """Plain torch."""
-    p = problem(setting)
-    return _materialised("reference", in_fp64(p) if exact else p, setting)
+    return _materialised("reference", problem(setting, exact=exact), setting)
+
+
+def _fused(p: FusedProblem, setting: Setting, backend: str) -> Form:
+    layer, settings = OutputLayer(p.weight, p.bias), JointSettings(p.blank, p.activation, eps=0.0)
+
+    def loss() -> Tensor:
+        rows = packed_rows(p.transcripts, setting.frames)
+        return fused_loss(p.f, p.g, layer, rows, partial(_weighted, setting.batch), settings, backend=backend)
+
+    name = fused_name(setting, backend, compacted=False)
+    return loss_form(name, loss, p.leaves, cost=lambda: fused_cost(setting, setting.rows, setting.rows))
 
 
 def _weighted(batch: int, scores: RowScores) -> RowMasses:
-    """A lattice, as it were: each utterance's weighted sum over its rows, which are equally many."""
+    """In place of a lattice: each utterance's weighted sum over its rows, which are equally many."""
     labelled = torch.isfinite(scores.label)
     each = BLANK_WEIGHT * scores.blank + LABEL_WEIGHT * scores.label.masked_fill(~labelled, 0.0)
     total = each.view(batch, -1).sum(1)
-    return RowMasses(
-        loss=-total,
-        log_prob=total,
-        blank=torch.full_like(scores.blank, BLANK_WEIGHT),
-        label=LABEL_WEIGHT * labelled,
-    )
+    blank_mass = torch.full_like(scores.blank, BLANK_WEIGHT)
+    return RowMasses(loss=-total, log_prob=total, blank=blank_mass, label=LABEL_WEIGHT * labelled)
 
 
 def _materialised(name: str, p: FusedProblem, setting: Setting) -> Form:
     def loss() -> Tensor:
         log_probs = logits_of(p)[0].log_softmax(-1, dtype=torch.promote_types(p.f.dtype, torch.float32))
         index = p.targets[:, None, :, None].expand(-1, setting.frames, -1, -1)
-        of_label = log_probs[:, :, :-1].gather(-1, index)
+        label = log_probs[:, :, :-1].gather(-1, index)
         blank = log_probs[..., p.blank].sum((1, 2))
-        return -(BLANK_WEIGHT * blank + LABEL_WEIGHT * of_label.sum((1, 2, 3)))
+        return -(BLANK_WEIGHT * blank + LABEL_WEIGHT * label.sum((1, 2, 3)))
 
-    return loss_form(
-        name,
-        loss,
-        leaves(p),
-        needs_bytes=materialised_bytes(setting, setting.rows, copies=2, wide_copies=2),
-        cost=lambda: materialised_cost(setting, setting.rows),
+    return materialised_form(name, loss, p, setting, setting.rows, fp32_copies=2)
+
+
+def problem(setting: Setting, durations: Sequence[int] | None = None, *, exact: bool = False) -> FusedProblem:
+    """The inputs of a setting, the same in every process; leaves require grad.
+
+    exact: the same numbers on the CPU in fp64, so that rounding of the inputs counts as no error.
+    """
+    shape = (setting.batch, setting.frames, setting.labels, setting.hidden, setting.vocab)
+    p = synthetic_problem(
+        shape, kind=setting.lattice, durations=durations, dtype=setting.torch_dtype, device=setting.device
     )
-
-
-def problem(setting: Setting, durations: Sequence[int] | None = None) -> FusedProblem:
-    """The inputs of a setting, the same in every process; what has a gradient asks for it."""
-    found = synthetic_problem(
-        setting.batch, setting.frames, setting.labels, setting.hidden, setting.vocab,
-        kind=setting.lattice, durations=durations, dtype=setting.torch_dtype, device=setting.device,
-    )  # fmt: skip
-    for leaf in leaves(found):
+    if exact:
+        for field in fields(p):
+            value = getattr(p, field.name)
+            if isinstance(value, Tensor):
+                setattr(p, field.name, value.cpu().double() if value.is_floating_point() else value.cpu())
+    for leaf in p.leaves:
         leaf.requires_grad_()
-    return found
-
-
-def in_fp64(p: FusedProblem) -> FusedProblem:
-    """The same numbers on the CPU in fp64, so that the rounding of inputs is nobody's error."""
-    moved = {}
-    for name in (f.name for f in fields(p)):
-        value = getattr(p, name)
-        if isinstance(value, Tensor):
-            value = value.detach().cpu()
-            value = value.double().requires_grad_() if value.is_floating_point() else value
-        moved[name] = value
-    return FusedProblem(**moved)
-
-
-def leaves(p: FusedProblem) -> list[Tensor]:
-    """What a loss has gradients for, in the order of its arguments."""
-    found = (p.f, p.g, p.weight, p.bias, p.duration_weight, p.duration_bias)
-    return [x for x in found if x is not None]
+    return p
 
 
 def backends(setting: Setting) -> list[str]:
-    """ "triton" before "torch" on CUDA; on a CPU Triton is only interpreted, which is no speed."""
-    return ["triton", "torch"] if torch.device(setting.device).type == "cuda" else ["torch"]
-
-
-def rows_of(p: FusedProblem) -> RowList:
-    return packed_rows(p.targets, p.f_lens.tolist(), p.target_lens.tolist(), p.f.shape[1])
+    """ "triton" and "torch" on CUDA. On a CPU Triton is only interpreted, which is not timed."""
+    return ["triton", "torch"] if setting.cuda else ["torch"]
 
 
 def logits_of(p: FusedProblem) -> tuple[Tensor, Tensor | None]:
-    """The peer's joint: token logits (B, S, U+1, V), duration logits (B, S, U+1, D) or None, in torch."""
+    """The joint in plain torch: token logits (B, S, U+1, V), duration logits (B, S, U+1, D) or None."""
     linear, h = torch.nn.functional.linear, torch.relu(p.f[:, :, None] + p.g[:, None])
     durations = None if p.duration_weight is None else linear(h, p.duration_weight, p.duration_bias)
     return linear(h, p.weight, p.bias), durations
@@ -136,84 +110,92 @@ def fused_forms(
     p: FusedProblem,
     op: Callable[..., Tensor],
     loss: Callable[..., Tensor],
-    *,
-    rows: int,
-    kept: Callable[[float], int],
+    occupancy: Callable[[], Tensor],
 ) -> list[Form]:
-    """`loss(eps=, backend=)` on each backend, compacted with the default eps of `op` and not compacted.
+    """`loss(eps=, backend=)` on each backend, with the default eps of `op` and with eps 0.
 
-    rows: of the forward pass. kept: how many of them the backward pass visits, by eps.
+    occupancy: of the rows of the forward pass. The backward pass visits those above eps.
     """
     default = inspect.signature(op).parameters["eps"].default
-    found = []
-    for backend in backends(setting):
-        for eps in (default, 0.0):
-            found.append(
-                loss_form(
-                    fused_name(setting, backend, compacted=eps > 0),
-                    partial(loss, eps=eps, backend=backend),
-                    leaves(p),
-                    cost=partial(_compacted_cost, setting, rows, kept, eps),
-                    filtered=eps > 0,
-                )
-            )
-    return found
 
+    def cost(eps: float) -> tuple[Cost, Cost]:
+        mass = occupancy()
+        return fused_cost(setting, mass.numel(), int((mass > eps).sum()) if eps else mass.numel())
 
-def _compacted_cost(
-    setting: Setting, rows: int, kept: Callable[[float], int], eps: float
-) -> tuple[Cost, Cost]:
-    return fused_cost(setting, rows, kept(eps) if eps else rows)
+    return [
+        loss_form(
+            fused_name(setting, backend, compacted=eps > 0), partial(loss, eps=eps, backend=backend),
+            p.leaves, cost=partial(cost, eps), filtered=eps > 0,
+        )
+        for backend in backends(setting)
+        for eps in (default, 0.0)
+    ]  # fmt: skip
 
 
 def fused_name(setting: Setting, backend: str, *, compacted: bool) -> str:
-    """What tables call a fused form; torch on CUDA is cuBLAS on chunks of rows, a plain GEMM on a CPU."""
-    if torch.device(setting.device).type != "cuda":
+    """The name of a fused form in tables; torch is cuBLAS on chunks of rows on CUDA, a GEMM on a CPU."""
+    if not setting.cuda:
         return "fused" if compacted else "row-chunked GEMM, all rows"
     if backend == "triton":
         return "fused, Triton" if compacted else "fused, Triton, all rows"
     return "row-chunked cuBLAS, compacted" if compacted else "row-chunked cuBLAS, all rows"
 
 
-def kept_rows(p: FusedProblem, eps: float) -> int:
-    """Rows whose occupancy is above eps: those that the compacted backward works on."""
-    found = posteriors_of(p)
-    assert found.blank is not None and found.label is not None
-    return int((found.blank + found.label > eps).sum())
+def occupancy_of(p: FusedProblem) -> Tensor:
+    """(B, S, U+1): blank and label mass of each cell of the full lattice."""
+    result = posteriors_of(p)
+    assert result.blank is not None and result.label is not None
+    return result.blank + result.label
+
+
+def row_scores(p: FusedProblem, rows: RowList) -> RowScores:
+    """Scores of rows of the problem's joint."""
+    layer = OutputLayer(p.weight, p.bias, p.duration_weight, p.duration_bias)
+    with torch.no_grad():
+        settings = JointSettings(p.blank, p.activation)
+        return joint_scores(p.f.flatten(0, 1), p.g.flatten(0, 1), layer, rows, settings)
 
 
 def posteriors_of(p: FusedProblem) -> LatticeResult:
-    """Of the full lattice, RNN-T or TDT."""
-    with torch.no_grad():
-        layer = OutputLayer(p.weight, p.bias, p.duration_weight, p.duration_bias)
-        f2, g2 = p.f.flatten(0, 1), p.g.flatten(0, 1)
-        scores = joint_scores(f2, g2, layer, rows_of(p), JointSettings(p.blank, p.activation))
-        shape = p.f.shape[0], p.f.shape[1], p.g.shape[1]  # all utterances are full
-        blank, label = scores.blank.view(shape), scores.label.view(shape)
-        lens = p.f_lens.tolist(), p.target_lens.tolist()
-        if p.durations is None or scores.durations is None:
-            return rnnt_lattice(blank, label, *lens, with_posteriors=True)
-        of_duration = scores.durations.view(*shape, -1)
-        return tdt_lattice(blank, label, of_duration, *lens, durations=p.durations, with_posteriors=True)
+    """The result of the full lattice, RNN-T or TDT."""
+    scores = row_scores(p, packed_rows(p.transcripts, p.f.shape[1]))
+    shape = p.f.shape[0], p.f.shape[1], p.g.shape[1]  # all utterances are full
+    cells = scores.blank.view(shape), scores.label.view(shape)
+    lens = p.transcripts.frames, p.transcripts.labels
+    if p.durations is None or scores.durations is None:
+        return rnnt_lattice(*cells, *lens, with_posteriors=True)
+    by_duration = scores.durations.view(*shape, -1)
+    return tdt_lattice(*cells, by_duration, *lens, durations=p.durations, with_posteriors=True)
 
 
 def fused_cost(setting: Setting, rows: int, backward_rows: int) -> tuple[Cost, Cost]:
-    """One product forward; backward three on kept rows: logits again, gradients of h and of the weight."""
-    one_row = 2.0 * setting.hidden * setting.vocab
-    forward = rows * one_row
-    return Cost(forward), Cost(forward + 3 * backward_rows * one_row)
+    """Forward one product; backward three on the visited rows: logits again, gradients of h and of the
+    weight.
+    """
+    row_flops = 2.0 * setting.hidden * setting.vocab
+    forward = rows * row_flops
+    return Cost(forward), Cost(forward + 3 * backward_rows * row_flops)
 
 
-def materialised_cost(setting: Setting, rows: int) -> tuple[Cost, Cost]:
-    """One product forward, two backward; the logits written and read, again read, their gradient written once
-    and read by two products.
+def materialised_form(
+    name: str,
+    loss: Callable[[], Tensor],
+    p: FusedProblem,
+    setting: Setting,
+    rows: int,
+    *,
+    copies: int = 2,
+    fp32_copies: int = 0,
+    peer: bool = False,
+) -> Form:
+    """A form that stores the logits of `rows`, at its peak `copies` times and in fp32 `fp32_copies` times.
+
+    It takes one product forward, two backward. The logits are written and read, read again, and their
+    gradient is written once and read by two products.
     """
     product = 2.0 * rows * setting.hidden * setting.vocab
-    logits = float(rows * setting.vocab * setting.torch_dtype.itemsize)
-    return Cost(product, 2 * logits), Cost(3 * product, 6 * logits)
-
-
-def materialised_bytes(setting: Setting, rows: int, *, copies: int, wide_copies: int) -> float:
-    """Peak of a form that holds the logits `copies` times in the setting's dtype and so often in fp32."""
-    cells, size = rows * setting.vocab, setting.torch_dtype.itemsize
-    return cells * (copies * size + wide_copies * 4) + 3.0 * rows * setting.hidden * size
+    size = setting.torch_dtype.itemsize
+    cells = float(rows * setting.vocab)
+    costs = Cost(product, 2 * cells * size), Cost(3 * product, 6 * cells * size)
+    peak = cells * (copies * size + fp32_copies * 4) + 3.0 * rows * setting.hidden * size
+    return loss_form(name, loss, p.leaves, needs_bytes=peak, cost=lambda: costs, peer=peer)

@@ -1,34 +1,22 @@
-"""What a loss with a fused joint asks of its arguments."""
+"""Checks of the arguments of a loss with a fused joint."""
 
 from torch import Tensor
 
-from maya.kernels.checks import check_targets, check_tensor
+from maya.kernels.checks import Transcripts, check_targets, check_tensor
 from maya.kernels.joint.rows import ACTIVATIONS, JointSettings, OutputLayer
 
 
 def check_joint(
-    op: str,
-    f: Tensor,
-    g: Tensor,
-    layer: OutputLayer,
-    targets: Tensor,
-    f_lens: Tensor,
-    target_lens: Tensor,
+    op: str, f: Tensor, g: Tensor, layer: OutputLayer, targets: Tensor, f_lens: Tensor, target_lens: Tensor,
     settings: JointSettings,
-    eps: float,
-) -> tuple[Tensor, list[int], list[int]]:
-    """Checks all arguments; returns targets (B, U) int64 with 0 as padding, and both lengths as lists.
+) -> Transcripts:  # fmt: skip
+    """Checks all arguments; raises ValueError that names the argument.
 
-    The parameters may be of another float dtype than f and g (fp32 masters beside bf16 activations). Raises
-    ValueError that names the argument.
+    The parameters may have another float dtype than f and g (fp32 masters beside bf16 activations).
     """
     check_tensor(op, "f", f, (None, None, None))
     batch, size, hidden = f.shape
-    check_tensor(op, "g", g, (batch, None, hidden), like=f)
-    if g.dtype != f.dtype:
-        raise ValueError(f"{op}: g is {g.dtype}, but f is {f.dtype}")
-    if g.shape[1] < 1:
-        raise ValueError(f"{op}: g must have U + 1 states, at least 1, not 0")
+    check_states(op, "g", g, "f", f, hidden)
     check_tensor(op, "weight", layer.weight, (None, hidden), like=f)
     if layer.bias is not None:
         check_tensor(op, "bias", layer.bias, layer.weight.shape[:1], like=f)
@@ -40,8 +28,18 @@ def check_joint(
         raise ValueError(f"{op}: unknown activation {settings.activation!r}; use one of {ACTIVATIONS}")
     if not 0 <= settings.dropout < 1:
         raise ValueError(f"{op}: dropout must lie in [0, 1), not {settings.dropout}")
-    if not eps >= 0:
-        raise ValueError(f"{op}: eps must not be negative, not {eps}")
+    if not settings.eps >= 0:
+        raise ValueError(f"{op}: eps must not be negative, not {settings.eps}")
     lens = {"f_lens": f_lens, "target_lens": target_lens}
-    shape = (batch, size, g.shape[1], layer.weight.shape[0])
-    return check_targets(op, f, targets, lens, shape, settings.blank)
+    return check_targets(
+        op, f, targets, lens, (batch, size, g.shape[1], layer.weight.shape[0]), settings.blank
+    )
+
+
+def check_states(op: str, name: str, states: Tensor, frames_name: str, frames: Tensor, channels: int) -> None:
+    """Checks the predictor's side, (B, U+1, channels), against the encoder's (B, S, channels)."""
+    check_tensor(op, name, states, (frames.shape[0], None, channels), like=frames)
+    if states.dtype != frames.dtype:
+        raise ValueError(f"{op}: {name} is {states.dtype}, but {frames_name} is {frames.dtype}")
+    if states.shape[1] < 1:
+        raise ValueError(f"{op}: {name} must have U + 1 states, at least 1, not 0")

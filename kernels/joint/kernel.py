@@ -1,66 +1,58 @@
 """The joint's output layer at a list of rows in Triton, a chunk of rows at a time.
 
-Scores: h of a chunk is made once (tanh in every tile would cost as much as the product itself), a product
-with a running log-sum-exp passes over the vocabulary without writing a logit, and a small kernel picks blank
-and label. Gradients: a product whose epilogue writes d loss / d logits of a chunk, whose size is bounded;
-cuBLAS makes dW and dh of it; dh goes back through the activation while it is summed by frame and by state.
-Nothing is atomic, so all outputs are deterministic.
+Scores: h of a chunk is computed once (a tanh in every tile would cost as much as the product itself). A
+product with a running log-sum-exp then goes through the vocabulary without writing a logit, and a small
+kernel picks blank and label. Gradients: a product whose epilogue writes d loss / d logits of a chunk, of
+bounded size. cuBLAS computes dW and dh from it, and dh goes back through the activation while it is summed by
+frame and by state. Nothing is atomic, so all outputs are deterministic.
 
 Products of fp16 and bf16 sum in fp32. Products of fp32 follow torch's own switch for CUDA: exact fp32 unless
-TF32 is allowed. h is rounded once, to the dtype of f, as the output layer's weight is.
+TF32 is allowed. h is rounded once, to the dtype of f, and so is the output layer's weight.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
 
-from maya.kernels.joint.jit import (
-    finish_kernel,
-    hidden_kernel,
-    logit_gradient_kernel,
-    norm_kernel,
-    segment_kernel,
+from maya.kernels.joint import jit
+from maya.kernels.joint.dropout import signed32
+from maya.kernels.joint.rows import (
+    JointGradients,
+    JointSettings,
+    OutputLayer,
+    RowGradients,
+    RowList,
+    RowScores,
 )
-from maya.kernels.joint.rows import JointGradients, JointSettings, OutputLayer, RowList, RowScores
 from maya.kernels.joint.torch_op import joint_gradients_torch, joint_scores_torch
+from maya.kernels.slices import slices
+from maya.kernels.tiles import Tiles
 
 HIDDEN_BYTES = 1 << 27  # of h, in the scores
 LOGIT_BYTES = 1 << 30  # of d loss / d logits, in the gradients: 16384 rows of 32768 in 16 bits
 ROW_STEP = 128  # chunks hold whole row tiles
-VOCAB_STEP = 64  # rows of d loss / d logits begin at multiples of it, whatever V
-WAVES, MOST_SPLITS = 4, 32  # programs for each that can run at once; parts of the vocabulary
+VOCAB_STEP = 64  # rows of d loss / d logits begin at multiples of it, for any V
+WAVES, MOST_SPLITS = 4, 32  # programs per slot of the device; parts of the vocabulary
 
 
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """Rows by columns of the logits and the depth of one step over H; warps and stages of a program."""
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
-
-
-# By (first digit of the compute capability, bytes of an element). Registers and shared memory of each are
-# printed, and held to their limits, by kernels/compile_gate.py; none has been timed (tune.py does it).
-# Of (9, 2) two programs of the gradient fit on a processor, one of the norm. Norm and gradient share their
-# tiles, because a logit must come out the same in both.
+# By (first digit of the compute capability, bytes of an element): rows and columns of the logits, channels of
+# a step, warps, stages. kernels/compile_gate.py prints the registers and shared memory of each and checks
+# their limits; none has been timed (tune.py does it). With (9, 2), two programs of the gradient fit on a
+# processor, one of the norm. Both use the same tiles, because a logit must have the same bits in both.
 TILES = {
     (8, 2): Tiles(128, 128, 32, 8, 4),
     (9, 2): Tiles(128, 128, 64, 8, 3),
     (8, 4): Tiles(64, 64, 32, 4, 3),
     (9, 4): Tiles(64, 64, 32, 4, 3),
 }
-SMALL_TILES = Tiles(16, 32, 16, 1, 1)  # for the interpreter, whose time goes by steps, on tests' small shapes
-POINTWISE = (16, 128)  # rows, columns
+SMALL_TILES = Tiles(16, 32, 16, 1, 1)  # for the interpreter, whose time depends on the number of steps
+POINTWISE = {"BR": 16, "BH": 128}  # rows and columns of a program of the pointwise kernels
 
 
 def tiles_for(dtype: torch.dtype, device: torch.device) -> Tiles:
-    """What to use on a device; unknown ones are taken for the most modest."""
+    """The tiles for a device; an unknown one gets those of the smallest."""
     if device.type != "cuda":
         return SMALL_TILES
     major = torch.cuda.get_device_capability(device)[0]
@@ -70,7 +62,7 @@ def tiles_for(dtype: torch.dtype, device: torch.device) -> Tiles:
 def joint_scores_triton(
     f2: Tensor, g2: Tensor, layer: OutputLayer, rows: RowList, settings: JointSettings
 ) -> RowScores:
-    """See `joint_scores`. Hands fp64 back to torch. Extra memory is bounded by HIDDEN_BYTES."""
+    """See `joint_scores`. fp64 is left to torch. Extra memory is bounded by HIDDEN_BYTES."""
     if f2.dtype == torch.float64:
         return joint_scores_torch(f2, g2, layer, rows, settings)
     f2, g2, layer = _prepared(f2, g2, layer)
@@ -95,80 +87,68 @@ def joint_scores_triton(
 
 
 def joint_gradients_triton(
-    f2: Tensor,
-    g2: Tensor,
-    layer: OutputLayer,
-    rows: RowList,
-    norm: Tensor,
-    blank_mass: Tensor,
-    label_mass: Tensor,
-    duration_grad: Tensor | None,
-    settings: JointSettings,
-    wanted: tuple[bool, ...],
-) -> JointGradients:
-    """See `joint_gradients`; norm as `joint_scores_triton` made it. Hands fp64 back to torch.
+    f2: Tensor, g2: Tensor, layer: OutputLayer, rows: RowList, row_grads: RowGradients,
+    settings: JointSettings, needed: tuple[bool, ...],
+) -> JointGradients:  # fmt: skip
+    """See `joint_gradients`; the norm must be that of `joint_scores_triton`. fp64 is left to torch.
 
     Extra memory is LOGIT_BYTES and twice dW in fp32.
     """
     if f2.dtype == torch.float64:
-        return joint_gradients_torch(
-            f2, g2, layer, rows, norm, blank_mass, label_mass, duration_grad, settings, wanted
-        )
+        return joint_gradients_torch(f2, g2, layer, rows, row_grads, settings, needed)
     width = f2.shape[1]
     f2, g2, layer = _prepared(f2, g2, layer)
     joint = JointKernels(f2, g2, layer, settings)
-    parameters = (layer.weight, layer.bias, layer.duration_weight, layer.duration_bias)
-    made = [
-        torch.zeros(x.shape, dtype=torch.float32, device=f2.device) if x is not None and ask else None
-        for x, ask in zip((f2, g2, *parameters), wanted, strict=True)
+    grads = JointGradients.zeros(f2, g2, layer, needed, torch.float32)
+    row_inputs = [
+        x.to(torch.float32).contiguous() for x in (row_grads.norm, row_grads.blank, row_grads.label)
     ]
-    grads = JointGradients(*made)
-    of_row = [x.to(torch.float32).contiguous() for x in (norm, blank_mass, label_mass)]
     with torch.cuda.device_of(f2):
         for part in _chunks(len(rows), LOGIT_BYTES // (layer.weight.shape[0] * f2.itemsize)):
             chunk = _contiguous(rows.take(part))
             hidden = joint.hidden(chunk)
-            dx = joint.logit_gradient(hidden, chunk.label, [x[part] for x in of_row], grads.bias)
+            dx = joint.logit_gradient(hidden, chunk.label, [x[part] for x in row_inputs], grads.bias)
             if grads.weight is not None:
                 grads.weight += product(dx.t(), hidden)
-            dh = product(dx, layer.weight) if wanted[0] or wanted[1] else None
+            dh = product(dx, layer.weight) if needed[0] or needed[1] else None
             del dx
-            if layer.duration_weight is not None and duration_grad is not None:
-                of_durations = duration_grad[part].to(torch.float32)
+            if layer.duration_weight is not None and row_grads.durations is not None:
+                d_durations = row_grads.durations[part].to(torch.float32)
                 if dh is not None:
-                    dh.addmm_(of_durations, layer.duration_weight.float())
+                    dh.addmm_(d_durations, layer.duration_weight.float())
                 if grads.duration_weight is not None:
-                    grads.duration_weight += of_durations.t() @ hidden.float()
+                    grads.duration_weight += d_durations.t() @ hidden.float()
                 if grads.duration_bias is not None:
-                    grads.duration_bias += of_durations.sum(0)
+                    grads.duration_bias += d_durations.sum(0)
             if dh is not None and grads.f is not None:
                 joint.add_by(chunk.frame, dh, chunk, grads.f)
             if dh is not None and grads.g is not None:
                 joint.add_by(chunk.state, dh, chunk, grads.g)
-    return JointGradients(*(x[:, :width] if x is not None and x.dim() == 2 else x for x in made))
+    unpadded = (x[:, :width] if x is not None and x.dim() == 2 else x for x in grads.tensors)
+    return JointGradients(*unpadded)
 
 
 def _prepared(f2: Tensor, g2: Tensor, layer: OutputLayer) -> tuple[Tensor, Tensor, OutputLayer]:
-    """All contiguous, weights in the dtype of f, and H padded with zeros to what the tiles step over.
+    """All contiguous, weights in the dtype of f, and H padded with zeros to a multiple of the tiles' depth.
 
-    Without the padding an odd H would cost the products their prefetching. What h is made of padding meets
+    Without the padding, an odd H would cost the products their prefetching. The padded columns of h meet
     zeros of the weights.
     """
     if f2.dtype == torch.bfloat16 and not f2.is_cuda:
         raise ValueError("joint: Triton's interpreter computes bf16 wrongly; use fp16 or fp32 on a CPU")
     extra = -f2.shape[1] % tiles_for(f2.dtype, f2.device).depth
 
-    def wide(x: Tensor) -> Tensor:
+    def padded(x: Tensor) -> Tensor:
         x = x.to(f2.dtype)
         return torch.nn.functional.pad(x, (0, extra)) if extra else x.contiguous()
 
-    durations = None if layer.duration_weight is None else wide(layer.duration_weight)
+    durations = None if layer.duration_weight is None else padded(layer.duration_weight)
     bias = None if layer.bias is None else layer.bias.contiguous()
-    return wide(f2), wide(g2), OutputLayer(wide(layer.weight), bias, durations, layer.duration_bias)
+    return padded(f2), padded(g2), OutputLayer(padded(layer.weight), bias, durations, layer.duration_bias)
 
 
 class JointKernels:
-    """What does not change from chunk to chunk, and the launches."""
+    """The launches, with all arguments that do not change from chunk to chunk."""
 
     def __init__(self, f2: Tensor, g2: Tensor, layer: OutputLayer, settings: JointSettings) -> None:
         self.f, self.g, self.weight, self.bias = f2, g2, layer.weight, layer.bias
@@ -176,57 +156,50 @@ class JointKernels:
         self.vocab, self.width = self.weight.shape
         self.tiles = tiles_for(f2.dtype, f2.device)
         # 32 bits each, which Triton takes as signed.
-        self.dropout = (
-            _signed(settings.seed),
-            _signed(int(settings.dropout * 2**32)),
-            1 / (1 - settings.dropout),
-        )
-        # Not `allow_tf32`, which raises where a program has set TF32 by the newer names.
+        threshold = signed32(int(settings.dropout * 2**32))
+        self.dropout = (signed32(settings.seed), threshold, 1 / (1 - settings.dropout))
+        self.pointwise = {"ACTIVATION": settings.activation, "DROPOUT": settings.dropout > 0, **POINTWISE}
+        # Not `allow_tf32`, which raises if the program has set TF32 by the newer names.
         tf32 = f2.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
         self.precision = "tf32" if tf32 else "ieee"
 
     def hidden(self, rows: RowList) -> Tensor:
         """h of a chunk, (R, H), in the dtype of f."""
         out = self.f.new_empty(len(rows), self.width)
-        grid = (triton.cdiv(len(rows), POINTWISE[0]), triton.cdiv(self.width, POINTWISE[1]))
-        hidden_kernel[grid](
+        grid = (triton.cdiv(len(rows), POINTWISE["BR"]), triton.cdiv(self.width, POINTWISE["BH"]))
+        jit.hidden_kernel[grid](
             self.f, self.g, rows.frame, rows.state, out, len(rows), self.width, *self.dropout,
-            ACTIVATION=self.settings.activation, DROPOUT=self.settings.dropout > 0,
-            ROWS=POINTWISE[0], COLUMNS=POINTWISE[1],
+            **self.pointwise,
         )  # fmt: skip
         return out
 
-    def score(self, hidden: Tensor, label: Tensor, norm: Tensor, of_blank: Tensor, of_label: Tensor) -> None:
+    def score(
+        self, hidden: Tensor, label: Tensor, norm: Tensor, blank: Tensor, label_log_prob: Tensor
+    ) -> None:
         """Fills the last three, fp32: norm (R, 2) in two parts, log probabilities (R,)."""
-        n, tiles = hidden.shape[0], self.tiles
-        row_tiles, column_tiles = triton.cdiv(n, tiles.rows), triton.cdiv(self.vocab, tiles.columns)
+        n, (row_tiles, column_tiles) = hidden.shape[0], self._tile_counts(hidden)
         per_split = triton.cdiv(column_tiles, split_count(row_tiles, concurrent_programs(hidden.device)))
         splits = triton.cdiv(column_tiles, per_split)
         partial, picked = norm.new_empty(2, splits, n), norm.new_empty(2, n)
-        norm_kernel[(row_tiles, splits)](
+        jit.norm_kernel[(row_tiles, splits)](
             hidden, self.weight, self.bias, label, partial, picked,
-            n, self.width, self.vocab, per_split, self.settings.blank,
-            PRECISION=self.precision, ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
-            num_warps=tiles.warps, num_stages=tiles.stages,
+            n, self.width, self.vocab, per_split, self.settings.blank, **self._tile_constants(),
         )  # fmt: skip
-        finish_kernel[(triton.cdiv(n, ROW_STEP),)](
-            partial, picked, label, norm, of_blank, of_label, n, splits, ROWS=ROW_STEP
+        jit.finish_kernel[(triton.cdiv(n, ROW_STEP),)](
+            partial, picked, label, norm, blank, label_log_prob, n, splits, BR=ROW_STEP
         )
 
     def logit_gradient(
         self, hidden: Tensor, label: Tensor, norm_and_masses: list[Tensor], bias_grad: Tensor | None
     ) -> Tensor:
-        """d loss / d logits, (R, V), in the dtype of h; its sum over rows, in fp32, goes to bias_grad."""
-        n, tiles = hidden.shape[0], self.tiles
-        row_tiles, column_tiles = triton.cdiv(n, tiles.rows), triton.cdiv(self.vocab, tiles.columns)
+        """d loss / d logits, (R, V), in the dtype of h; its sum over rows, in fp32, is added to bias_grad."""
+        n, (row_tiles, column_tiles) = hidden.shape[0], self._tile_counts(hidden)
         stride = triton.cdiv(self.vocab, VOCAB_STEP) * VOCAB_STEP
         out = hidden.new_empty(n, stride)
         sums = None if bias_grad is None else bias_grad.new_empty(row_tiles, self.vocab)
-        logit_gradient_kernel[(row_tiles * column_tiles,)](
+        jit.logit_gradient_kernel[(row_tiles * column_tiles,)](
             hidden, self.weight, self.bias, label, *norm_and_masses, out, sums,
-            n, self.width, self.vocab, stride, self.settings.blank,
-            PRECISION=self.precision, ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
-            num_warps=tiles.warps, num_stages=tiles.stages,
+            n, self.width, self.vocab, stride, self.settings.blank, **self._tile_constants(),
         )  # fmt: skip
         if bias_grad is not None and sums is not None:
             bias_grad += sums.sum(0)
@@ -236,11 +209,16 @@ class JointKernels:
         """out[target[r]] += dh[r] * d h[r] / d (f + g); dh (R, H) and out (M, H) fp32."""
         ordered, order = torch.sort(target, stable=True)
         starts = torch.searchsorted(ordered, torch.arange(out.shape[0] + 1, device=out.device))
-        segment_kernel[(out.shape[0], triton.cdiv(self.width, POINTWISE[1]))](
+        jit.segment_kernel[(out.shape[0], triton.cdiv(self.width, POINTWISE["BH"]))](
             self.f, self.g, dh, rows.frame, rows.state, order, starts, out, self.width, *self.dropout,
-            ACTIVATION=self.settings.activation, DROPOUT=self.settings.dropout > 0,
-            ROWS=POINTWISE[0], COLUMNS=POINTWISE[1],
+            **self.pointwise,
         )  # fmt: skip
+
+    def _tile_counts(self, hidden: Tensor) -> tuple[int, int]:
+        return triton.cdiv(hidden.shape[0], self.tiles.rows), triton.cdiv(self.vocab, self.tiles.columns)
+
+    def _tile_constants(self) -> dict[str, str | int]:
+        return self.tiles.constants("BR", "BV", "BH", self.precision)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -253,12 +231,12 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def split_count(row_tiles: int, at_once: int) -> int:
-    """Into how many parts to cut the vocabulary, so that the device is occupied, and evenly, to the end."""
+    """Parts of the vocabulary, so many that the device is occupied evenly to the end."""
     return min(MOST_SPLITS, triton.cdiv(WAVES * at_once, row_tiles))
 
 
 def concurrent_programs(device: torch.device) -> int:
-    """How many programs of the product run at once."""
+    """Programs of the product that run at the same time."""
     if device.type != "cuda":
         return 1
     return 2 * torch.cuda.get_device_properties(device).multi_processor_count
@@ -269,14 +247,7 @@ def _contiguous(rows: RowList) -> RowList:
 
 
 def _chunks(n: int, most: int) -> Iterator[slice]:
-    """Slices of about equal size, of at most `most` rows, but whole row tiles."""
-    if n == 0:
-        return
+    """Slices of about equal size, with at most `most` rows, in whole row tiles."""
     most = max(ROW_STEP, most // ROW_STEP * ROW_STEP)
-    step = triton.cdiv(triton.cdiv(n, triton.cdiv(n, most)), ROW_STEP) * ROW_STEP
-    for first in range(0, n, step):
-        yield slice(first, min(first + step, n))
-
-
-def _signed(x: int) -> int:
-    return ((x + 2**31) & 0xFFFFFFFF) - 2**31
+    count = max(1, triton.cdiv(n, most))
+    return slices(n, triton.cdiv(triton.cdiv(n, count), ROW_STEP) * ROW_STEP)

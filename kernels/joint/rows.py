@@ -1,4 +1,4 @@
-"""What the joint's operators are given and give: lattice cells as rows, the output layer, scores, masses."""
+"""Inputs and outputs of the joint's operators: lattice cells as rows, the output layer, scores, masses."""
 
 import math
 from dataclasses import dataclass
@@ -6,18 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maya.kernels.checks import scores_dtype
-from maya.kernels.lattice import NEG_INF
+from maya.kernels.checks import Transcripts
+from maya.kernels.precision import NEG_INF, scores_dtype
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
+DEFAULT_EPS = 1e-4
 
 
 @dataclass(slots=True)
 class RowList:
-    """R lattice cells (b, t, u) in any order: full, packed, pruned and compacted lattices are such lists.
+    """R lattice cells (b, t, u) in any order: a full, packed, pruned or compacted lattice.
 
     All are (R,) int64 on the device of f and g. utterance: b. frame: b * S + t, a row of f viewed (B*S, H).
-    state: b * (U+1) + u, a row of g viewed (B*(U+1), H). label: the next token, -1 where there is none.
+    state: b * (U+1) + u, a row of g viewed (B*(U+1), H). label: the next token, -1 if there is none.
     """
 
     utterance: Tensor
@@ -29,7 +30,7 @@ class RowList:
         return self.frame.shape[0]
 
     def take(self, index: Tensor | slice) -> "RowList":
-        """The rows that `index` (a slice, or int64 positions) names."""
+        """The rows at `index`, a slice or int64 positions."""
         return RowList(self.utterance[index], self.frame[index], self.state[index], self.label[index])
 
 
@@ -42,23 +43,32 @@ class OutputLayer:
     duration_weight: Tensor | None = None
     duration_bias: Tensor | None = None
 
+    @property
+    def parameters(self) -> tuple[Tensor | None, ...]:
+        return self.weight, self.bias, self.duration_weight, self.duration_bias
+
 
 @dataclass(slots=True)
 class JointSettings:
-    """blank: its id. activation: "relu", "tanh" or "sigmoid". dropout: of h; `seed` picks the mask."""
+    """blank: its id. activation: "relu", "tanh" or "sigmoid". dropout: of h; `seed` selects the mask.
+
+    eps: the backward pass skips rows whose occupancy (blank and label mass together) is at most eps.
+    """
 
     blank: int
     activation: str = "relu"
     dropout: float = 0.0
     seed: int = 0
+    eps: float = DEFAULT_EPS
 
 
 @dataclass(slots=True)
 class RowScores:
-    """Per row, fp32 (fp64 for fp64 input): norm (R,) log-sum-exp of the token logits; blank, label (R,)
-    log probabilities, -inf where there is no label; durations (R, D) log probabilities, None without them.
+    """Scores of each row, fp32 (fp64 for fp64 input).
 
-    norm is for the gradient of the same backend only. Triton's is (R, 2): two summands, in base 2.
+    norm: (R,), log-sum-exp of the token logits, for the gradient of the same backend only; Triton's is (R,
+      2), two summands in base 2. blank, label: (R,) log probabilities, -inf without a label. durations: (R,
+      D) log probabilities, or None.
     """
 
     norm: Tensor
@@ -69,12 +79,11 @@ class RowScores:
 
 @dataclass(slots=True)
 class RowMasses:
-    """What a lattice makes of scores: the loss (B,), and what the gradient of each row is made of.
+    """A lattice's result: the losses (B,), and the masses from which each row's gradient is computed.
 
-    blank, label (R,): posteriors of leaving a row by a blank or its label, times whatever the loss scales
-    them with (FastEmit), never negative. durations (R, D): d loss / d duration logits. log_prob (B,): -inf
-    for an utterance without a path, whose incoming gradient is dropped. Only `loss` and `log_prob` are
-    needed when no gradient is.
+    blank, label: (R,), posteriors of leaving a row by a blank or by its label, times the loss's own factors
+      (FastEmit); never negative. durations: (R, D), d loss / d duration logits. All three are needed only for
+      gradients. log_prob: (B,), -inf for an utterance without a path, whose incoming gradient is dropped.
     """
 
     loss: Tensor
@@ -85,8 +94,18 @@ class RowMasses:
 
 
 @dataclass(slots=True)
+class RowGradients:
+    """Inputs of the joint's backward: `norm` of the scores, and the masses times the incoming gradient."""
+
+    norm: Tensor
+    blank: Tensor
+    label: Tensor
+    durations: Tensor | None = None
+
+
+@dataclass(slots=True)
 class JointGradients:
-    """Gradients of f (M, H), g (N, H) and each parameter, in fp32 (fp64 for fp64); None where not wanted."""
+    """Gradients of f (M, H), g (N, H) and each parameter, fp32 (fp64 for fp64); None if not needed."""
 
     f: Tensor | None = None
     g: Tensor | None = None
@@ -95,17 +114,28 @@ class JointGradients:
     duration_weight: Tensor | None = None
     duration_bias: Tensor | None = None
 
+    @classmethod
+    def zeros(
+        cls, f2: Tensor, g2: Tensor, layer: OutputLayer, needed: tuple[bool, ...], dtype: torch.dtype
+    ) -> "JointGradients":
+        inputs = zip((f2, g2, *layer.parameters), needed, strict=True)
+        return cls(*(f2.new_zeros(x.shape, dtype=dtype) if x is not None and n else None for x, n in inputs))
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return self.f, self.g, self.weight, self.bias, self.duration_weight, self.duration_bias
+
 
 class RowCells:
-    """Moves numbers of rows to the cells of a lattice and back."""
+    """Moves values of rows to the cells of a lattice and back."""
 
     def __init__(self, rows: RowList, shape: tuple[int, int, int], backend: str) -> None:
-        """shape: B, S, U+1. backend: that of the lattice, "torch" or "triton"."""
+        """shape: B, S, U+1. backend: the lattice's, "torch" or "triton"."""
         self.shape, self.backend = shape, backend
         self.index = rows.frame * shape[2] + rows.state % shape[2]
 
     def scatter(self, x: Tensor) -> Tensor:
-        """(R, ...) as (B, S, U+1, ...), -inf where there is no row, as precise as the lattice counts."""
+        """(R, ...) as (B, S, U+1, ...), -inf in cells that are no rows, in the dtype of the lattice."""
         dtype = scores_dtype(self.backend, x)
         out = x.new_full((math.prod(self.shape), *x.shape[1:]), NEG_INF, dtype=dtype)
         out[self.index] = x.to(dtype)
@@ -116,20 +146,20 @@ class RowCells:
         return x.reshape(math.prod(self.shape), *x.shape[3:])[self.index].to(dtype)
 
 
-def packed_rows(targets: Tensor, frames: list[int], labels: list[int], size: int) -> RowList:
-    """All valid cells of a batch, u fastest, then t, then b; padded cells are no rows.
+def packed_rows(transcripts: Transcripts, size: int) -> RowList:
+    """All valid cells of a batch with S = `size`, u fastest, then t, then b. Padded cells are left out.
 
-    targets: (B, U) int64 with a legal id as padding. frames, labels: T and U of each utterance. size: S.
-    Waits for no device: the host knows how many rows there are.
+    The device is not waited for, because the host knows the number of rows.
     """
+    targets, frames, labels = transcripts.targets, transcripts.frames, transcripts.labels
     device, (batch, width) = targets.device, (targets.shape[0], targets.shape[1] + 1)
     counts = [t * (u + 1) for t, u in zip(frames, labels, strict=True)]
     starts = [sum(counts[:b]) for b in range(batch)]
-    of_batch = torch.tensor([counts, starts, labels], dtype=torch.int64).to(device, non_blocking=True)
+    by_utterance = torch.tensor([counts, starts, labels], dtype=torch.int64).to(device, non_blocking=True)
     utterance = torch.repeat_interleave(
-        torch.arange(batch, device=device), of_batch[0], output_size=sum(counts)
+        torch.arange(batch, device=device), by_utterance[0], output_size=sum(counts)
     )
-    start, last = of_batch[1:, utterance]
+    start, last = by_utterance[1:, utterance]
     cell = torch.arange(sum(counts), device=device) - start
     t, u = cell // (last + 1), cell % (last + 1)
     padded = torch.nn.functional.pad(targets, (0, 1), value=-1)

@@ -1,7 +1,7 @@
-"""Problems for benchmarks and tests whose lattices look like those of an untrained or a trained model.
+"""Problems for benchmarks and tests whose lattices resemble those of an untrained or a trained model.
 
-What a fused loss costs depends on how many lattice cells carry posterior mass, so f, g and the output layer
-are made such that the joint itself, not a patched lattice, puts the mass where a model would.
+The cost of a fused loss depends on the number of lattice cells with posterior mass. So f, g and the output
+layer are built so that the joint itself gives the posteriors of such a model.
 """
 
 import math
@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# kind -> (nats between emitting a due and an undue label, frames over which a label becomes due)
+from maya.kernels.checks import Transcripts
+
+# kind -> (nats between emitting a due label and one that is not due, frames over which a label becomes due)
 ALIGNED = {"soft": (8.0, 28), "trained": (10.0, 6)}
 KINDS = ("uniform", *ALIGNED)
-# E[z act(z)] of a standard normal z: how strongly h answers to g.
+# E[z act(z)] of a standard normal z: the strength of h's response to g.
 _RESPONSE = {"relu": 0.5, "tanh": 0.606, "sigmoid": 0.207}
 
 
@@ -23,7 +25,7 @@ class FusedProblem:
     """Arguments of `fused_rnnt_loss`, or with `durations` of `fused_tdt_loss`; no tensor requires grad.
 
     f (B, S, H), g (B, U+1, H), weight (V, H), bias (V,), duration_weight (D, H), duration_bias (D,), targets
-    (B, U), f_lens, target_lens (B,): all full.
+    (B, U), f_lens, target_lens (B,). All utterances have S frames and U labels.
     """
 
     f: Tensor
@@ -39,64 +41,61 @@ class FusedProblem:
     durations: tuple[int, ...] | None
     activation: str
 
+    @property
+    def leaves(self) -> list[Tensor]:
+        """The tensors for which a loss has gradients, in the order of its arguments."""
+        tensors = (self.f, self.g, self.weight, self.bias, self.duration_weight, self.duration_bias)
+        return [x for x in tensors if x is not None]
+
+    @property
+    def transcripts(self) -> Transcripts:
+        return Transcripts(self.targets, self.f_lens.tolist(), self.target_lens.tolist(), self.blank)
+
 
 def synthetic_problem(
-    batch: int,
-    frames: int,
-    labels: int,
-    hidden: int,
-    vocab: int,
-    *,
-    kind: str,
-    durations: Sequence[int] | None = None,
-    activation: str = "relu",
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-) -> FusedProblem:
-    """A batch of utterances of `frames` frames and `labels` labels; made on the CPU, so alike everywhere.
+    shape: tuple[int, int, int, int, int], *, kind: str, durations: Sequence[int] | None = None,
+    activation: str = "relu", dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+) -> FusedProblem:  # fmt: skip
+    """A batch of B utterances, shape = (B, S, U, H, V). Made on the CPU, so the numbers are equal everywhere.
 
-    kind: "uniform", all symbols about equally likely everywhere, as at initialisation; "soft" or "trained",
-      each label becomes due at a frame of its own, until which blank is likely. At 250 frames and 60
-      labels about 42, 11 and 6 % of the cells have an occupancy above 1e-4.
+    kind: "uniform", all symbols about equally likely everywhere, as at initialisation. "soft" or "trained":
+      each label becomes due at a frame of its own, and blank is likely until then. With 250 frames and 60
+      labels, about 42, 11 and 6 % of the cells have an occupancy above 1e-4.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; use one of {KINDS}")
-    random = torch.Generator().manual_seed(seed)
+    batch, frames, labels, hidden, vocab = shape
+    random = torch.Generator().manual_seed(0)
     blank, n_durations = vocab - 1, 0 if durations is None else len(durations)
     targets = torch.randint(blank, (batch, labels), generator=random)
     f, g = (torch.randn(batch, n, hidden, generator=random) for n in (frames, labels + 1))
     weight = torch.randn(vocab + n_durations, hidden, generator=random) / math.sqrt(3 * hidden)
     bias = torch.zeros(vocab + n_durations)
-    if kind == "uniform":
-        f *= 0.1  # else differences between cells add up over a path and make some paths likely
-        g *= 0.1
-    else:
-        nats, ramp = ALIGNED[kind]
+    f *= 0.1  # larger differences between cells would add up over a path and make some paths likely
+    g *= 0.1
+    if kind != "uniform":
         due = _due_frames(batch, frames, labels, random)
         margin = math.log(vocab) + 5  # of a due label over all others together
         weight *= margin / (hidden * _RESPONSE[activation] * weight.std())
-        f *= 0.1
-        g *= 0.1
         g[:, :-1] += weight[targets] / weight.std()
         if durations is not None:
             g += weight[vocab + _next_durations(due, durations)] / weight.std()
         weight[blank] *= 0.1
-        _make_blank_wait(f, g, weight, bias, due, blank, activation, nats, ramp)
+        _make_blank_wait(f, g, weight, bias, due, blank, activation, kind)
         bias[blank] += margin
-    lens = [torch.full((batch,), n, device=device) for n in (frames, labels)]
+    f_lens, target_lens = (torch.full((batch,), n, device=device) for n in (frames, labels))
     f, g, weight, bias = (x.to(device, dtype) for x in (f, g, weight, bias))
     return FusedProblem(
         f, g, weight[:vocab].clone(), bias[:vocab].clone(),
         None if durations is None else weight[vocab:].clone(),
         None if durations is None else bias[vocab:].clone(),
-        targets.to(device), lens[0], lens[1], blank,
+        targets.to(device), f_lens, target_lens, blank,
         None if durations is None else tuple(durations), activation,
     )  # fmt: skip
 
 
 def _due_frames(batch: int, frames: int, labels: int, random: torch.Generator) -> Tensor:
-    """(B, U+1) frames at which each label is emitted, ascending; the last is the end."""
+    """(B, U+1) frames at which each label is emitted, ascending; the last one is S."""
     due = torch.rand(batch, labels, generator=random).sort(-1).values * 0.9 + 0.05
     return torch.nn.functional.pad((due * frames).floor(), (0, 1), value=frames)
 
@@ -108,14 +107,14 @@ def _next_durations(due: Tensor, durations: Sequence[int]) -> Tensor:
 
 
 def _make_blank_wait(
-    f: Tensor, g: Tensor, weight: Tensor, bias: Tensor, due: Tensor, blank: int, activation: str, nats: float,
-    ramp: int,
-) -> None:  # fmt: skip
-    """Lets blank's logit fall from nats/2 to -nats/2 when a label becomes due.
+    f: Tensor, g: Tensor, weight: Tensor, bias: Tensor, due: Tensor, blank: int, activation: str, kind: str
+) -> None:
+    """Makes blank's logit fall from nats/2 to -nats/2 when a label becomes due.
 
-    f holds t and g minus the due frame, in whole numbers around 0, so that also bf16 holds them exactly (to
-    512 frames) and their sum is the distance t - due.
+    f holds t and g minus the due frame, in whole numbers around 0. bf16 holds them exactly up to 512 frames,
+    and their sum is the distance t - due.
     """
+    nats, ramp = ALIGNED[kind]
     middle = f.shape[1] // 2
     f[:, :, :2] = (torch.arange(f.shape[1]) - middle)[None, :, None]
     g[:, :, :2] = (middle - due)[:, :, None]

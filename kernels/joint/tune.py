@@ -2,9 +2,9 @@
 
     python -m maya.kernels.joint.tune
 
-Nothing tunes itself at run time: batches differ in size from step to step, and each would be tuned anew.
-Whoever has a GPU runs this, and writes what won, in sum, into TILES of kernel.py. Kernels are
-compared with cuBLAS making the same logits, which a product that writes nothing should beat.
+Nothing is tuned at run time, because batches differ in size from step to step and each would be tuned anew.
+Run this on a GPU and write the tiles with the smallest sum into TILES of kernel.py. The kernels are compared
+with cuBLAS, which writes the same logits; a product that writes nothing should be faster.
 """
 
 import argparse
@@ -18,26 +18,21 @@ from torch import Tensor
 
 from maya.kernels.bench.measure import seconds_of
 from maya.kernels.joint import JointSettings, OutputLayer
-from maya.kernels.joint.kernel import JointKernels, Tiles
+from maya.kernels.joint.kernel import JointKernels
+from maya.kernels.tiles import Tiles
 
-CANDIDATES = (
-    Tiles(128, 128, 64, 4, 3),
-    Tiles(128, 128, 64, 8, 3),
-    Tiles(128, 128, 32, 8, 4),
-    Tiles(128, 128, 64, 8, 4),
-    Tiles(128, 256, 64, 8, 3),
-    Tiles(256, 128, 64, 8, 3),
-    Tiles(128, 64, 64, 4, 4),
-    Tiles(64, 128, 64, 4, 4),
-    Tiles(64, 64, 32, 4, 3),
-)
+# Rows, columns, depth, warps, stages.
+CANDIDATES = tuple(Tiles(*row) for row in (
+    (128, 128, 64, 4, 3), (128, 128, 64, 8, 3), (128, 128, 32, 8, 4), (128, 128, 64, 8, 4),
+    (128, 256, 64, 8, 3), (256, 128, 64, 8, 3), (128, 64, 64, 4, 4), (64, 128, 64, 4, 4), (64, 64, 32, 4, 3),
+))  # fmt: skip
 ROUNDS = 10
 
 
 def tune(
     rows: int, hidden: int, vocab: int, dtype: torch.dtype, device: str, candidates: tuple[Tiles, ...]
 ) -> dict[str, dict[Tiles | str, float | str]]:
-    """Median seconds of each candidate for each kernel, or why it does not run; "cuBLAS" among them."""
+    """Median seconds of each candidate and of "cuBLAS" for each kernel, or the reason why it does not run."""
     h = torch.randn(rows, hidden, device=device).relu().to(dtype)
     weight = (torch.randn(vocab, hidden, device=device) / hidden**0.5).to(dtype)
     layer = OutputLayer(weight, torch.zeros(vocab, device=device))
@@ -45,10 +40,8 @@ def tune(
     label = torch.ones(rows, dtype=torch.int64, device=device)
     norm, scores = torch.zeros(rows, 2, device=device), torch.zeros(2, rows, device=device)
     masses = torch.full((2, rows), 1e-2, device=device)
-    bias_grad, logits = (
-        torch.zeros(vocab, device=device),
-        torch.empty(rows, vocab, dtype=dtype, device=device),
-    )
+    bias_grad = torch.zeros(vocab, device=device)
+    logits = torch.empty(rows, vocab, dtype=dtype, device=device)
 
     def product() -> None:
         torch.mm(h, weight.t(), out=logits)
@@ -59,15 +52,15 @@ def tune(
     def gradient() -> Tensor:
         return joint.logit_gradient(h, label, [norm, *masses], bias_grad)
 
-    found: dict[str, dict[Tiles | str, float | str]] = {}
+    times: dict[str, dict[Tiles | str, float | str]] = {}
     for name, run in (("norm", score), ("logit_gradient", gradient)):
-        found[name] = {"cuBLAS": _median(product, device)}
+        times[name] = {"cuBLAS": _median(product, device)}
         for tiles in candidates:
             if hidden % tiles.depth:
                 continue
             joint.tiles = tiles
-            found[name][tiles] = _median(run, device)
-    return found
+            times[name][tiles] = _median(run, device)
+    return times
 
 
 def _median(run: Callable[[], object], device: str) -> float | str:
@@ -86,13 +79,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--hidden", type=int, default=640)
     parser.add_argument("--vocab", type=int, default=32768)
     parser.add_argument("--dtype", default="bfloat16")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        print("tune: no CUDA device here: nothing was timed")
+        print("tune: no CUDA device, so nothing was timed")
         return 1
-    sizes = (given.rows, given.hidden, given.vocab)
-    print(f"{torch.cuda.get_device_name()}, R={sizes[0]} H={sizes[1]} V={sizes[2]} {given.dtype}")
-    for name, times in tune(*sizes, getattr(torch, given.dtype), "cuda", CANDIDATES).items():
+    sizes = (options.rows, options.hidden, options.vocab)
+    print(f"{torch.cuda.get_device_name()}, R={sizes[0]} H={sizes[1]} V={sizes[2]} {options.dtype}")
+    for name, times in tune(*sizes, getattr(torch, options.dtype), "cuda", CANDIDATES).items():
         for what, seconds in times.items():
             if isinstance(seconds, str):
                 print(f"{name:15} {what}: {seconds}")

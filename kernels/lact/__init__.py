@@ -1,10 +1,12 @@
-"""Large-chunk test-time training (LaCT): a SwiGLU network per utterance and head whose weights learn while it
-listens, by gradient steps on spans of frames (Zhang et al. 2025, arXiv 2505.23884).
+"""Large-chunk test-time training (LaCT): a SwiGLU network per utterance and head whose weights take gradient
+steps on spans of the utterance (Zhang et al. 2025, arXiv 2505.23884).
 
 README.md derives both backward passes: the inner one, which is the layer, and the outer one through it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,50 +32,45 @@ from maya.kernels.uncompiled import uncompiled
 OP = "lact"
 
 
-@uncompiled  # it stays as it is, between graphs: there is nothing left to fuse
+@uncompiled  # the compiler has nothing to fuse in it
 def lact(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rates: Tensor,
-    weights: FastWeights,
-    plan: Sequence[Span],
-    *,
-    lens: Tensor | None = None,
-    mask: Tensor | None = None,
-    momentum_gate: Tensor | None = None,
-    row_norms: RowNorms | None = None,
-    step_scale: Tensor | None = None,
-    orthogonalize: str = "none",
-    normalize: str = "frames",
-    update_weights: str = "all",
-    backend: str = "auto",
-) -> tuple[Tensor, FastWeights]:
-    """Learns from (k, v) and reads at q in the order of `plan`: output (B, L, H, D), and the state after it.
+    q: Tensor, k: Tensor, v: Tensor, rates: Tensor, weights: FastWeights, plan: Sequence[Span], *,
+    lens: Tensor | None = None, mask: Tensor | None = None, momentum_gate: Tensor | None = None,
+    row_norms: RowNorms | None = None, step_scale: Tensor | None = None, orthogonalize: str = "none",
+    normalize: str = "frames", update_weights: str = "all", backend: str = "auto",
+) -> tuple[Tensor, FastWeights]:  # fmt: skip
+    """Updates on (k, v) and applies to q in the order of `plan`: output (B, L, H, D), and the state after it.
 
-    q, k, v: (B, L, H, D), of one float dtype, in which products are made. Need not be contiguous.
+    q, k, v: (B, L, H, D), of one float dtype, in which products are computed. Need not be contiguous.
     rates: (B, L, H, 3) float: the step sizes of w0, w1, w2 on each frame, as softplus gives them.
-    weights: the state before, fp32 or fp64: `initial(...)` of learned weights, or what an earlier call gave.
+    weights: the state before, fp32 or fp64: `initial(...)` of learned weights, or the result of an earlier
+    call.
     plan: spans in the order of execution; see `whole`, `passes`, `chunk_causal`, `strictly_causal`.
-    lens (B,) ints, or mask (B, L) bool, true on frames that exist; neither: all do. Other frames may hold
-      anything, their output is 0, and they change nothing. A span in which an utterance has no frame leaves
-      that utterance's weights and momentum as they are.
-    momentum_gate: (B, L, H) in 0..1; its mean over the frames of a span is the share of the momentum that is
-      kept there. None: no momentum.
-    row_norms: of the learned initial weights, which each step restores. None: of `weights`, which is right
-      for initial ones; a stream passes `row_norms(initial(...))` with every piece.
-    step_scale: (H,), a factor on every step, after orthogonalisation where there is any.
+    lens (B,) ints, or mask (B, L) bool, true on frames that exist; with neither, all frames exist. Other
+      frames may hold anything; their output is 0, and they change nothing. If an utterance has no frame in a
+      span, the span does not change its weights and momentum.
+    momentum_gate: (B, L, H) in 0..1. Its mean over the frames of a span is the share of the old momentum.
+      None: no momentum.
+    row_norms: of the learned initial weights, which each step restores. None: the norms of `weights`, which
+      is right for initial ones. A stream passes `row_norms(initial(...))` with every piece.
+    step_scale: (H,), a factor on every step, after the orthogonalisation.
     orthogonalize: "none", "muon5" (Newton-Schulz, each matrix on its own) or "muon5-constant" (with Muon's
-      own coefficients); then of the rates only ratios between frames count, not their size.
+      own coefficients). With it, only the ratios of the rates between frames matter, not their size.
     normalize: "frames", the gradient is a mean over the frames of the span; "none", a sum.
     update_weights: "all", or "w1", which is linear attention with features silu(w0 k) * (w2 k).
     backend: "auto" (Triton on CUDA, torch elsewhere), "torch", "triton" or "reference".
 
     Differentiable once in all float tensors, through the state too. Output in the dtype of q, state in that
-    of `weights`. Raises ValueError that names the argument which does not fit.
+    of `weights`. Raises ValueError that names the argument.
     """
     chosen = choose_backend(OP, backend, q)
-    x = _checked_inputs(q, k, v, rates, weights, lens, mask, momentum_gate, row_norms, step_scale)
+    check_tensor(OP, "q", q, (None,) * 4)
+    check_tensor(OP, "w0", weights.w0, (q.shape[0], q.shape[2], None, q.shape[3]), like=q)
+    x = Inputs(
+        q=q, k=k, v=v, rates=rates, mask=_mask(q, lens, mask), gate=momentum_gate, step_scale=step_scale,
+        norms=_row_norms(weights) if row_norms is None else row_norms,
+    )  # fmt: skip
+    _check_inputs(x, weights)
     spans = check_plan(OP, plan, q.shape[1])
     rule = _checked_rule(orthogonalize, normalize, update_weights)
     if momentum_gate is None and any(m is not None for m in weights[3:]):
@@ -87,19 +84,13 @@ def lact(
 def _reference(
     x: Inputs, weights: FastWeights, plan: Sequence[Span], rule: Rule
 ) -> tuple[Tensor, FastWeights]:
-    """Everything in the dtype of the state."""
+    """The definition, in the dtype of the state."""
     dtype = weights.w0.dtype
-    wide = Inputs(
-        q=x.q.to(dtype),
-        k=x.k.to(dtype),
-        v=x.v.to(dtype),
-        rates=x.rates.to(dtype),
-        mask=x.mask,
-        gate=None if x.gate is None else x.gate.to(dtype),
-        norms=RowNorms(*(n.to(dtype) for n in x.norms)),
-        step_scale=None if x.step_scale is None else x.step_scale.to(dtype),
-    )
-    out, after = lact_reference(wide, weights, plan, rule)
+    wide: dict[str, Any] = {name: getattr(x, name).to(dtype) for name in ("q", "k", "v", "rates")}
+    optional = {"gate": x.gate, "step_scale": x.step_scale}
+    wide |= {name: None if y is None else y.to(dtype) for name, y in optional.items()}
+    inputs = replace(x, **wide, norms=RowNorms(*(n.to(dtype) for n in x.norms)))
+    out, after = lact_reference(inputs, weights, plan, rule)
     return out.to(x.q.dtype), after
 
 
@@ -124,61 +115,39 @@ def _checked_rule(orthogonalize: str, normalize: str, update_weights: str) -> Ru
     return Rule(orthogonalize=orthogonalize, normalize=normalize, update_weights=update_weights)
 
 
-def _checked_inputs(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rates: Tensor,
-    weights: FastWeights,
-    lens: Tensor | None,
-    mask: Tensor | None,
-    gate: Tensor | None,
-    norms: RowNorms | None,
-    step_scale: Tensor | None,
-) -> Inputs:
-    check_tensor(OP, "q", q, (None,) * 4)
-    batch, length, heads, channels = q.shape
-    for name, x in (("k", k), ("v", v)):
-        check_tensor(OP, name, x, tuple(q.shape), like=q)
-        if x.dtype != q.dtype:
-            raise ValueError(f"{OP}: {name} is {x.dtype}, but q is {q.dtype}")
-    check_tensor(OP, "rates", rates, (batch, length, heads, 3), like=q)
-    check_tensor(OP, "w0", weights.w0, (batch, heads, None, channels), like=q)
-    _check_state(weights, q)
-    if gate is not None:
-        check_tensor(OP, "momentum_gate", gate, (batch, length, heads), like=q)
-    if step_scale is not None:
-        check_tensor(OP, "step_scale", step_scale, (heads,), like=q)
-    norms = _row_norms(weights) if norms is None else norms
-    for name, n, w in zip(("w0", "w1", "w2"), norms, weights[:3], strict=True):
-        assert w is not None
-        rows = None if n.shape[:1] == (1,) else batch
-        check_tensor(OP, f"row_norms.{name}", n, (rows, heads, w.shape[2]), like=q)
-    return Inputs(
-        q=q, k=k, v=v, rates=rates, mask=_mask(q, lens, mask), gate=gate, norms=norms, step_scale=step_scale
-    )
-
-
-def _check_state(weights: FastWeights, q: Tensor) -> None:
-    batch, heads, hidden, channels = weights.w0.shape
+def _check_inputs(x: Inputs, weights: FastWeights) -> None:
+    batch, length, heads, channels = x.q.shape
+    for name, y in (("k", x.k), ("v", x.v)):
+        check_tensor(OP, name, y, tuple(x.q.shape), like=x.q)
+        if y.dtype != x.q.dtype:
+            raise ValueError(f"{OP}: {name} is {y.dtype}, but q is {x.q.dtype}")
+    check_tensor(OP, "rates", x.rates, (batch, length, heads, 3), like=x.q)
+    hidden = weights.w0.shape[2]
     shapes = ((hidden, channels), (channels, hidden), (hidden, channels)) * 2
-    for name, x, shape in zip(FastWeights._fields, weights, shapes, strict=True):
-        if x is None:
+    for name, w, shape in zip(FastWeights._fields, weights, shapes, strict=True):
+        if w is None:
             continue
-        check_tensor(OP, name, x, (batch, heads, *shape), like=q)
-        if x.dtype not in (torch.float32, torch.float64) or x.dtype != weights.w0.dtype:
-            raise ValueError(f"{OP}: the state must be all float32 or all float64, but {name} is {x.dtype}")
+        check_tensor(OP, name, w, (batch, heads, *shape), like=x.q)
+        if w.dtype not in (torch.float32, torch.float64) or w.dtype != weights.w0.dtype:
+            raise ValueError(f"{OP}: the state must be all float32 or all float64, but {name} is {w.dtype}")
+    if x.gate is not None:
+        check_tensor(OP, "momentum_gate", x.gate, (batch, length, heads), like=x.q)
+    if x.step_scale is not None:
+        check_tensor(OP, "step_scale", x.step_scale, (heads,), like=x.q)
+    for name, n, rows in zip(("w0", "w1", "w2"), x.norms, (hidden, channels, hidden), strict=True):
+        size = None if n.shape[:1] == (1,) else batch
+        check_tensor(OP, f"row_norms.{name}", n, (size, heads, rows), like=x.q)
 
 
 def _mask(q: Tensor, lens: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """(B, L) bool, or None: all frames exist."""
+    """(B, L) bool, or None if all frames exist."""
     batch, length = q.shape[:2]
     if lens is not None and mask is not None:
         raise ValueError(f"{OP}: give lens or mask, not both")
     if mask is not None:
         if mask.shape != (batch, length) or mask.dtype != torch.bool or mask.device != q.device:
-            found = f"{tuple(mask.shape)} {mask.dtype} on {mask.device}"
-            raise ValueError(f"{OP}: mask must be ({batch}, {length}) bool on {q.device}, not {found}")
+            actual = f"{tuple(mask.shape)} {mask.dtype} on {mask.device}"
+            raise ValueError(f"{OP}: mask must be ({batch}, {length}) bool on {q.device}, not {actual}")
         return mask
     if lens is None:
         return None
@@ -186,18 +155,9 @@ def _mask(q: Tensor, lens: Tensor | None, mask: Tensor | None) -> Tensor | None:
     return torch.arange(length, device=q.device) < lens.to(q.device)[:, None]
 
 
-_row_norms = row_norms  # `lact` has an argument of this name
+_row_norms = row_norms  # `lact` has an argument with the same name
 
 __all__ = [
-    "FastWeights",
-    "RowNorms",
-    "Span",
-    "chunk_causal",
-    "initial",
-    "lact",
-    "newton_schulz",
-    "passes",
-    "row_norms",
-    "strictly_causal",
-    "whole",
-]
+    "FastWeights", "RowNorms", "Span", "chunk_causal", "initial", "lact", "newton_schulz", "passes",
+    "row_norms", "strictly_causal", "whole",
+]  # fmt: skip

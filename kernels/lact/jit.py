@@ -1,10 +1,10 @@
-"""What kernel.py launches: Triton's side of LaCT.
+"""LaCT's Triton kernels, which kernel.py launches. lattice/kernel.py explains the prefixes of names.
 
-n is an utterance's head, t a frame of the span, d a channel, e a hidden channel; `up` is w0 over w2. Sums are
-in fp32.
+n is a head of an utterance, t a frame of the span, d a channel, e a hidden channel; `up` is w0 over w2. Sums
+are in fp32.
 """
 
-# What Triton compiles has no Python types.
+# Triton functions have no Python types.
 # mypy: disable-error-code="no-untyped-def"
 
 import math
@@ -12,29 +12,27 @@ import math
 import triton
 import triton.language as tl
 
-# Arguments that differ from span to span, and are not worth compiling anew for.
-CHANGING = ("frames",)
+# Arguments that change from span to span, so no kernel is compiled for one value.
+CHANGING = ("T",)
 
 LOG2E = tl.constexpr(math.log2(math.e))
 TINY = tl.constexpr(1e-37)  # keeps 0 / 0 at 0
 
 
 @triton.jit
-def sigmoid(x):
-    """In base 2, which is what the device has."""
-    return 1 / (1 + tl.exp2(x * -LOG2E))
+def sigmoid(b_x):
+    """In base 2, as the hardware computes exponentials."""
+    return 1 / (1 + tl.exp2(b_x * -LOG2E))
 
 
 @triton.jit
-def tile_of_span(frames, hidden, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Which utterance's head, frames and hidden channels a program has; programs that run together share
-    frames, and the weights of their head.
-    """
-    n = tl.program_id(1).to(tl.int64)
-    tiles = tl.cdiv(hidden, COLUMNS)
-    t = tl.program_id(0) // tiles * ROWS + tl.arange(0, ROWS)
-    e = tl.program_id(0) % tiles * COLUMNS + tl.arange(0, COLUMNS)
-    return n, t, e
+def span_tile(E, BT: tl.constexpr, BE: tl.constexpr):
+    """The head, frames and hidden channels of a program; neighbours share frames and weights."""
+    i_n = tl.program_id(1).to(tl.int64)
+    tiles = tl.cdiv(E, BE)
+    o_t = tl.program_id(0) // tiles * BT + tl.arange(0, BT)
+    o_e = tl.program_id(0) % tiles * BE + tl.arange(0, BE)
+    return i_n, o_t, o_e
 
 
 @triton.jit(do_not_specialize=CHANGING)
@@ -42,150 +40,137 @@ def swiglu_kernel(
     x,  # [n, t, d]
     up,  # [n, 2 e, d]
     out,  # [n, t, e]: silu(w0 x) * (w2 x)
-    frames,
-    hidden,
-    channels,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
-):
-    n, t, e = tile_of_span(frames, hidden, ROWS, COLUMNS)
-    d = tl.arange(0, DEPTH)
-    # Rows past the end repeat the last; channels past it are 0 on both sides.
-    x_at = x + (n * frames + tl.minimum(t, frames - 1))[:, None] * channels + d[None, :]
-    w_at = up + (n * 2 * hidden + tl.minimum(e, hidden - 1))[None, :] * channels + d[:, None]
-    a = tl.zeros((ROWS, COLUMNS), tl.float32)
-    c = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in range(0, channels, DEPTH):
-        inside = start + d < channels
-        row = tl.load(x_at + start, mask=inside[None, :], other=0.0)
-        a = tl.dot(row, tl.load(w_at + start, mask=inside[:, None], other=0.0), a, input_precision=PRECISION)
-        second = tl.load(w_at + hidden * channels + start, mask=inside[:, None], other=0.0)
-        c = tl.dot(row, second, c, input_precision=PRECISION)
-    at = out + (n * frames + t)[:, None] * hidden + e[None, :]
-    h = a * sigmoid(a) * c
-    tl.store(at, h.to(out.dtype.element_ty), mask=(t < frames)[:, None] & (e < hidden)[None, :])
+    T, E, D, PRECISION: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    i_n, o_t, o_e = span_tile(E, BT, BE)
+    o_d = tl.arange(0, BD)
+    # Rows past the end repeat the last one; channels past the end are 0 on both sides.
+    p_x = x + (i_n * T + tl.minimum(o_t, T - 1))[:, None] * D + o_d[None, :]
+    p_w = up + (i_n * 2 * E + tl.minimum(o_e, E - 1))[None, :] * D + o_d[:, None]
+    b_a = tl.zeros((BT, BE), tl.float32)
+    b_c = tl.zeros((BT, BE), tl.float32)
+    for i_d in range(0, D, BD):
+        m_d = i_d + o_d < D
+        b_x = tl.load(p_x + i_d, mask=m_d[None, :], other=0.0)
+        b_w0 = tl.load(p_w + i_d, mask=m_d[:, None], other=0.0)
+        b_a = tl.dot(b_x, b_w0, b_a, input_precision=PRECISION)
+        b_w2 = tl.load(p_w + E * D + i_d, mask=m_d[:, None], other=0.0)
+        b_c = tl.dot(b_x, b_w2, b_c, input_precision=PRECISION)
+    p_out = out + (i_n * T + o_t)[:, None] * E + o_e[None, :]
+    b_h = b_a * sigmoid(b_a) * b_c
+    tl.store(p_out, b_h.to(out.dtype.element_ty), mask=(o_t < T)[:, None] & (o_e < E)[None, :])
 
 
 @triton.jit(do_not_specialize=CHANGING)
 def terms_kernel(
     x,  # [n, t, d], as y
-    y,
-    up,
+    y, up,
     down,  # [n, d, e]
     rates,  # fp32 [n, t, 3] or None: 1
-    halves,  # [n, t, 2 e], out: what the gradients by w0 and w2 are made of, beside x
+    halves,  # [n, t, 2 e], out: the factors of the gradients of w0 and w2, beside x
     out,  # [n, t, e], out: the hidden layer times its rate
-    both,  # [n, t, 2 e] or None, out: w0 x and w2 x
+    ac,  # [n, t, 2 e] or None, out: w0 x and w2 x
     delta,  # [n, t, e] or None, out: w1^T y
-    frames,
-    hidden,
-    channels,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
-):
-    n, t, e = tile_of_span(frames, hidden, ROWS, COLUMNS)
-    d = tl.arange(0, DEPTH)
-    row_at = (n * frames + tl.minimum(t, frames - 1))[:, None] * channels + d[None, :]
-    column = tl.minimum(e, hidden - 1)
-    w_at = up + (n * 2 * hidden + column)[None, :] * channels + d[:, None]
-    v_at = down + n * channels * hidden + d[:, None] * hidden + column[None, :]
-    a = tl.zeros((ROWS, COLUMNS), tl.float32)
-    c = tl.zeros((ROWS, COLUMNS), tl.float32)
-    of_hidden = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in range(0, channels, DEPTH):
-        inside = start + d < channels
-        row = tl.load(x + row_at + start, mask=inside[None, :], other=0.0)
-        a = tl.dot(row, tl.load(w_at + start, mask=inside[:, None], other=0.0), a, input_precision=PRECISION)
-        second = tl.load(w_at + hidden * channels + start, mask=inside[:, None], other=0.0)
-        c = tl.dot(row, second, c, input_precision=PRECISION)
-        row = tl.load(y + row_at + start, mask=inside[None, :], other=0.0)
-        weight = tl.load(v_at + start * hidden, mask=inside[:, None], other=0.0)
-        of_hidden = tl.dot(row, weight, of_hidden, input_precision=PRECISION)
-    used = (t < frames)[:, None] & (e < hidden)[None, :]
-    place = n * frames + t
-    wide_at = place[:, None] * 2 * hidden + e[None, :]
-    at = place[:, None] * hidden + e[None, :]
-    if both is not None:
-        tl.store(both + wide_at, a.to(both.dtype.element_ty), mask=used)
-        tl.store(both + wide_at + hidden, c.to(both.dtype.element_ty), mask=used)
-        tl.store(delta + at, of_hidden.to(delta.dtype.element_ty), mask=used)
-    s = sigmoid(a)
-    silu = a * s
-    first = of_hidden * c * (s + silu * (1 - s))
-    second_half = of_hidden * silu
-    h = silu * c
+    T, E, D, PRECISION: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    i_n, o_t, o_e = span_tile(E, BT, BE)
+    o_d = tl.arange(0, BD)
+    o_row = (i_n * T + tl.minimum(o_t, T - 1))[:, None] * D + o_d[None, :]
+    o_column = tl.minimum(o_e, E - 1)
+    p_up = up + (i_n * 2 * E + o_column)[None, :] * D + o_d[:, None]
+    p_down = down + i_n * D * E + o_d[:, None] * E + o_column[None, :]
+    b_a = tl.zeros((BT, BE), tl.float32)
+    b_c = tl.zeros((BT, BE), tl.float32)
+    b_delta = tl.zeros((BT, BE), tl.float32)
+    for i_d in range(0, D, BD):
+        m_d = i_d + o_d < D
+        b_x = tl.load(x + o_row + i_d, mask=m_d[None, :], other=0.0)
+        b_w0 = tl.load(p_up + i_d, mask=m_d[:, None], other=0.0)
+        b_a = tl.dot(b_x, b_w0, b_a, input_precision=PRECISION)
+        b_w2 = tl.load(p_up + E * D + i_d, mask=m_d[:, None], other=0.0)
+        b_c = tl.dot(b_x, b_w2, b_c, input_precision=PRECISION)
+        b_y = tl.load(y + o_row + i_d, mask=m_d[None, :], other=0.0)
+        b_w1 = tl.load(p_down + i_d * E, mask=m_d[:, None], other=0.0)
+        b_delta = tl.dot(b_y, b_w1, b_delta, input_precision=PRECISION)
+    m_t = o_t < T
+    m_te = m_t[:, None] & (o_e < E)[None, :]
+    o_frame = i_n * T + o_t
+    o_wide = o_frame[:, None] * 2 * E + o_e[None, :]
+    o_out = o_frame[:, None] * E + o_e[None, :]
+    if ac is not None:
+        tl.store(ac + o_wide, b_a.to(ac.dtype.element_ty), mask=m_te)
+        tl.store(ac + o_wide + E, b_c.to(ac.dtype.element_ty), mask=m_te)
+        tl.store(delta + o_out, b_delta.to(delta.dtype.element_ty), mask=m_te)
+    b_sigmoid = sigmoid(b_a)
+    b_silu = b_a * b_sigmoid
+    b_half0 = b_delta * b_c * (b_sigmoid + b_silu * (1 - b_sigmoid))
+    b_half2 = b_delta * b_silu
+    b_h = b_silu * b_c
     if rates is not None:
-        rate_at = rates + place * 3
-        first *= tl.load(rate_at, mask=t < frames, other=0.0)[:, None]
-        h *= tl.load(rate_at + 1, mask=t < frames, other=0.0)[:, None]
-        second_half *= tl.load(rate_at + 2, mask=t < frames, other=0.0)[:, None]
-    tl.store(halves + wide_at, first.to(halves.dtype.element_ty), mask=used)
-    tl.store(halves + wide_at + hidden, second_half.to(halves.dtype.element_ty), mask=used)
-    tl.store(out + at, h.to(out.dtype.element_ty), mask=used)
+        p_rate = rates + o_frame * 3
+        b_half0 *= tl.load(p_rate, mask=m_t, other=0.0)[:, None]
+        b_h *= tl.load(p_rate + 1, mask=m_t, other=0.0)[:, None]
+        b_half2 *= tl.load(p_rate + 2, mask=m_t, other=0.0)[:, None]
+    tl.store(halves + o_wide, b_half0.to(halves.dtype.element_ty), mask=m_te)
+    tl.store(halves + o_wide + E, b_half2.to(halves.dtype.element_ty), mask=m_te)
+    tl.store(out + o_out, b_h.to(out.dtype.element_ty), mask=m_te)
 
 
-@triton.jit(do_not_specialize=("rows",))
+@triton.jit(do_not_specialize=("R",))
 def second_order_kernel(
-    both,  # [r, 2 e], r = n t: w0 x and w2 x
+    ac,  # [r, 2 e], r = n t: w0 x and w2 x
     delta,  # [r, e]
     rates,  # fp32 [r, 3]
-    of_both,  # [r, 2 e]: gradients of the halves; out: of w0 x and w2 x
-    of_hidden,  # [r, e]: gradient of the hidden layer times its rate; out: of delta
-    of_rates,  # fp32 [r, 3], out
-    rows,
-    hidden,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    r = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    inside = r < rows
-    rate0 = tl.load(rates + r * 3, mask=inside, other=0.0)[:, None]
-    rate1 = tl.load(rates + r * 3 + 1, mask=inside, other=0.0)[:, None]
-    rate2 = tl.load(rates + r * 3 + 2, mask=inside, other=0.0)[:, None]
-    sum0 = tl.zeros((ROWS,), tl.float32)
-    sum1 = tl.zeros((ROWS,), tl.float32)
-    sum2 = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, hidden, COLUMNS):
-        e = start + tl.arange(0, COLUMNS)
-        used = inside[:, None] & (e < hidden)[None, :]
-        wide_at = r[:, None] * 2 * hidden + e[None, :]
-        at = r[:, None] * hidden + e[None, :]
-        a = tl.load(both + wide_at, mask=used, other=0.0).to(tl.float32)
-        c = tl.load(both + wide_at + hidden, mask=used, other=0.0).to(tl.float32)
-        y = tl.load(delta + at, mask=used, other=0.0).to(tl.float32)
-        p0 = tl.load(of_both + wide_at, mask=used, other=0.0).to(tl.float32)
-        p2 = tl.load(of_both + wide_at + hidden, mask=used, other=0.0).to(tl.float32)
-        p1 = tl.load(of_hidden + at, mask=used, other=0.0).to(tl.float32)
-        s = sigmoid(a)
-        silu = a * s
-        slope = s + silu * (1 - s)
-        bent = s * (1 - s) * (2 + a - 2 * silu)
-        sum0 += tl.sum(p0 * y * c * slope, 1)
-        sum1 += tl.sum(p1 * silu * c, 1)
-        sum2 += tl.sum(p2 * y * silu, 1)
-        p0 *= rate0
-        p1 *= rate1
-        p2 *= rate2
-        of_a = (p2 * y + p1 * c) * slope + p0 * y * c * bent
-        of_c = p0 * y * slope + p1 * silu
-        of_y = p0 * c * slope + p2 * silu
-        tl.store(of_both + wide_at, of_a.to(of_both.dtype.element_ty), mask=used)
-        tl.store(of_both + wide_at + hidden, of_c.to(of_both.dtype.element_ty), mask=used)
-        tl.store(of_hidden + at, of_y.to(of_hidden.dtype.element_ty), mask=used)
-    tl.store(of_rates + r * 3, sum0, mask=inside)
-    tl.store(of_rates + r * 3 + 1, sum1, mask=inside)
-    tl.store(of_rates + r * 3 + 2, sum2, mask=inside)
+    dac,  # [r, 2 e]: gradients of the halves; out: of w0 x and w2 x
+    dhidden,  # [r, e]: gradient of the hidden layer times its rate; out: of delta
+    drates,  # fp32 [r, 3], out
+    R, E, BR: tl.constexpr, BE: tl.constexpr,
+):  # fmt: skip
+    o_r = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
+    m_r = o_r < R
+    b_rate0 = tl.load(rates + o_r * 3, mask=m_r, other=0.0)[:, None]
+    b_rate1 = tl.load(rates + o_r * 3 + 1, mask=m_r, other=0.0)[:, None]
+    b_rate2 = tl.load(rates + o_r * 3 + 2, mask=m_r, other=0.0)[:, None]
+    b_drate0 = tl.zeros((BR,), tl.float32)
+    b_drate1 = tl.zeros((BR,), tl.float32)
+    b_drate2 = tl.zeros((BR,), tl.float32)
+    for i_e in range(0, E, BE):
+        o_e = i_e + tl.arange(0, BE)
+        m_re = m_r[:, None] & (o_e < E)[None, :]
+        o_wide = o_r[:, None] * 2 * E + o_e[None, :]
+        o_out = o_r[:, None] * E + o_e[None, :]
+        b_a = tl.load(ac + o_wide, mask=m_re, other=0.0).to(tl.float32)
+        b_c = tl.load(ac + o_wide + E, mask=m_re, other=0.0).to(tl.float32)
+        b_delta = tl.load(delta + o_out, mask=m_re, other=0.0).to(tl.float32)
+        b_p0 = tl.load(dac + o_wide, mask=m_re, other=0.0).to(tl.float32)
+        b_p2 = tl.load(dac + o_wide + E, mask=m_re, other=0.0).to(tl.float32)
+        b_p1 = tl.load(dhidden + o_out, mask=m_re, other=0.0).to(tl.float32)
+        b_sigmoid = sigmoid(b_a)
+        b_silu = b_a * b_sigmoid
+        b_silu1 = b_sigmoid + b_silu * (1 - b_sigmoid)  # first and second derivative of silu
+        b_silu2 = b_sigmoid * (1 - b_sigmoid) * (2 + b_a - 2 * b_silu)
+        b_drate0 += tl.sum(b_p0 * b_delta * b_c * b_silu1, 1)
+        b_drate1 += tl.sum(b_p1 * b_silu * b_c, 1)
+        b_drate2 += tl.sum(b_p2 * b_delta * b_silu, 1)
+        b_p0 *= b_rate0
+        b_p1 *= b_rate1
+        b_p2 *= b_rate2
+        b_da = (b_p2 * b_delta + b_p1 * b_c) * b_silu1 + b_p0 * b_delta * b_c * b_silu2
+        b_dc = b_p0 * b_delta * b_silu1 + b_p1 * b_silu
+        b_ddelta = b_p0 * b_c * b_silu1 + b_p2 * b_silu
+        tl.store(dac + o_wide, b_da.to(dac.dtype.element_ty), mask=m_re)
+        tl.store(dac + o_wide + E, b_dc.to(dac.dtype.element_ty), mask=m_re)
+        tl.store(dhidden + o_out, b_ddelta.to(dhidden.dtype.element_ty), mask=m_re)
+    tl.store(drates + o_r * 3, b_drate0, mask=m_r)
+    tl.store(drates + o_r * 3 + 1, b_drate1, mask=m_r)
+    tl.store(drates + o_r * 3 + 2, b_drate2, mask=m_r)
 
 
 @triton.jit
-def sum_of_rows(w, step, scale, at, used):
+def load_sum(w, step, scale, o_rc, m_rc):
     """w + scale * step, fp32."""
-    z = tl.load(step + at, mask=used, other=0.0)
-    return tl.load(w + at, mask=used, other=0.0) + scale * z
+    b_step = tl.load(step + o_rc, mask=m_rc, other=0.0)
+    return tl.load(w + o_rc, mask=m_rc, other=0.0) + scale * b_step
 
 
 @triton.jit
@@ -195,87 +180,77 @@ def renormalise_kernel(
     norms,  # fp32 [n, r]
     scale,  # fp32 [n] or None: 1
     learned,  # bool [n] or None: true
-    out,  # rows of w + scale * step, with their norms set; w where nothing was learned
-    rows,
-    columns,
-    EPS: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    n = tl.program_id(1).to(tl.int64)
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    out,  # rows of w + scale * step, scaled to their norms; w if not learned
+    R, C, EPS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    i_n = tl.program_id(1).to(tl.int64)
+    o_r = tl.program_id(0) * BR + tl.arange(0, BR)
+    m_r = o_r < R
     factor = 1.0
     if scale is not None:
-        factor = tl.load(scale + n)
-    total = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, columns, COLUMNS):
-        c = start + tl.arange(0, COLUMNS)
-        used = (r < rows)[:, None] & (c < columns)[None, :]
-        z = sum_of_rows(w, step, factor, (n * rows + r)[:, None] * columns + c[None, :], used)
-        total += tl.sum(z * z, 1)
-    wanted = tl.load(norms + n * rows + r, mask=r < rows, other=0.0)
-    shrink = (wanted / (tl.sqrt(total) + EPS))[:, None]
-    for start in range(0, columns, COLUMNS):
-        c = start + tl.arange(0, COLUMNS)
-        used = (r < rows)[:, None] & (c < columns)[None, :]
-        at = (n * rows + r)[:, None] * columns + c[None, :]
-        z = sum_of_rows(w, step, factor, at, used) * shrink
+        factor = tl.load(scale + i_n)
+    b_squares = tl.zeros((BR,), tl.float32)
+    for i_c in range(0, C, BC):
+        o_c = i_c + tl.arange(0, BC)
+        m_rc = m_r[:, None] & (o_c < C)[None, :]
+        b_z = load_sum(w, step, factor, (i_n * R + o_r)[:, None] * C + o_c[None, :], m_rc)
+        b_squares += tl.sum(b_z * b_z, 1)
+    b_norm = tl.load(norms + i_n * R + o_r, mask=m_r, other=0.0)
+    b_shrink = (b_norm / (tl.sqrt(b_squares) + EPS))[:, None]
+    for i_c in range(0, C, BC):
+        o_c = i_c + tl.arange(0, BC)
+        m_rc = m_r[:, None] & (o_c < C)[None, :]
+        o_rc = (i_n * R + o_r)[:, None] * C + o_c[None, :]
+        b_z = load_sum(w, step, factor, o_rc, m_rc) * b_shrink
         if learned is not None:
-            z = tl.where(tl.load(learned + n), z, tl.load(w + at, mask=used, other=0.0))
-        tl.store(out + at, z, mask=used)
+            b_z = tl.where(tl.load(learned + i_n), b_z, tl.load(w + o_rc, mask=m_rc, other=0.0))
+        tl.store(out + o_rc, b_z, mask=m_rc)
 
 
 @triton.jit
 def renormalise_backward_kernel(
     grad,  # fp32 [n, r, c]: of `out` of renormalise_kernel
-    w,
-    step,
-    norms,
-    scale,
-    learned,
-    of_w,  # out
-    of_step,  # out
-    of_norms,  # fp32 [n, r], out
-    of_scale,  # fp32 [n, r], out: each row's share; None where there is no scale
-    rows,
-    columns,
-    EPS: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    n = tl.program_id(1).to(tl.int64)
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    w, step, norms, scale, learned,
+    dw,  # out
+    dstep,  # out
+    dnorms,  # fp32 [n, r], out
+    dscale,  # fp32 [n, r], out: each row's part; None if there is no scale
+    R, C, EPS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    i_n = tl.program_id(1).to(tl.int64)
+    o_r = tl.program_id(0) * BR + tl.arange(0, BR)
+    m_r = o_r < R
     factor = 1.0
     if scale is not None:
-        factor = tl.load(scale + n)
-    total = tl.zeros((ROWS,), tl.float32)
-    along = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, columns, COLUMNS):
-        c = start + tl.arange(0, COLUMNS)
-        used = (r < rows)[:, None] & (c < columns)[None, :]
-        at = (n * rows + r)[:, None] * columns + c[None, :]
-        z = sum_of_rows(w, step, factor, at, used)
-        total += tl.sum(z * z, 1)
-        along += tl.sum(z * tl.load(grad + at, mask=used, other=0.0), 1)
-    length = tl.sqrt(total)
-    inverse = 1 / (length + EPS)
-    wanted = tl.load(norms + n * rows + r, mask=r < rows, other=0.0)
-    back = along * wanted * inverse * inverse / tl.maximum(length, TINY)
-    alive = 1.0
+        factor = tl.load(scale + i_n)
+    b_squares = tl.zeros((BR,), tl.float32)
+    b_dot = tl.zeros((BR,), tl.float32)
+    for i_c in range(0, C, BC):
+        o_c = i_c + tl.arange(0, BC)
+        m_rc = m_r[:, None] & (o_c < C)[None, :]
+        o_rc = (i_n * R + o_r)[:, None] * C + o_c[None, :]
+        b_z = load_sum(w, step, factor, o_rc, m_rc)
+        b_squares += tl.sum(b_z * b_z, 1)
+        b_dot += tl.sum(b_z * tl.load(grad + o_rc, mask=m_rc, other=0.0), 1)
+    b_length = tl.sqrt(b_squares)
+    b_inverse = 1 / (b_length + EPS)
+    b_norm = tl.load(norms + i_n * R + o_r, mask=m_r, other=0.0)
+    b_radial = b_dot * b_norm * b_inverse * b_inverse / tl.maximum(b_length, TINY)
+    changed = 1.0
     if learned is not None:
-        alive = tl.load(learned + n).to(tl.float32)
-    share = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, columns, COLUMNS):
-        c = start + tl.arange(0, COLUMNS)
-        used = (r < rows)[:, None] & (c < columns)[None, :]
-        at = (n * rows + r)[:, None] * columns + c[None, :]
-        moved = tl.load(step + at, mask=used, other=0.0)
-        z = sum_of_rows(w, step, factor, at, used)
-        g = tl.load(grad + at, mask=used, other=0.0)
-        of_z = (g * (wanted * inverse)[:, None] - z * back[:, None]) * alive
-        share += tl.sum(of_z * moved, 1)
-        tl.store(of_w + at, of_z + g * (1 - alive), mask=used)
-        tl.store(of_step + at, of_z * factor, mask=used)
-    tl.store(of_norms + n * rows + r, along * inverse * alive, mask=r < rows)
-    if of_scale is not None:
-        tl.store(of_scale + n * rows + r, share, mask=r < rows)
+        changed = tl.load(learned + i_n).to(tl.float32)
+    b_dscale = tl.zeros((BR,), tl.float32)
+    for i_c in range(0, C, BC):
+        o_c = i_c + tl.arange(0, BC)
+        m_rc = m_r[:, None] & (o_c < C)[None, :]
+        o_rc = (i_n * R + o_r)[:, None] * C + o_c[None, :]
+        b_step = tl.load(step + o_rc, mask=m_rc, other=0.0)
+        b_z = load_sum(w, step, factor, o_rc, m_rc)
+        b_grad = tl.load(grad + o_rc, mask=m_rc, other=0.0)
+        b_dz = (b_grad * (b_norm * b_inverse)[:, None] - b_z * b_radial[:, None]) * changed
+        b_dscale += tl.sum(b_dz * b_step, 1)
+        tl.store(dw + o_rc, b_dz + b_grad * (1 - changed), mask=m_rc)
+        tl.store(dstep + o_rc, b_dz * factor, mask=m_rc)
+    tl.store(dnorms + i_n * R + o_r, b_dot * b_inverse * changed, mask=m_r)
+    if dscale is not None:
+        tl.store(dscale + i_n * R + o_r, b_dscale, mask=m_r)

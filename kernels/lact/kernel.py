@@ -1,53 +1,36 @@
 """LaCT's parts in Triton: fused SwiGLU, the three products of a gradient, the pointwise second order, and the
-sum with renormalised rows. Products without a fused epilogue go to cuBLAS, as in torch_op.py.
-
-Forms and sizes of tensors are those of torch_op.py.
+sum with renormalised rows. Products without a fused epilogue go to cuBLAS, as in torch_op.py, which also
+defines the shapes.
 """
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from maya.kernels.lact.jit import (
-    renormalise_backward_kernel,
-    renormalise_kernel,
-    second_order_kernel,
-    swiglu_kernel,
-    terms_kernel,
-)
+from maya.kernels.lact import jit
 from maya.kernels.lact.state import RENORMALISE_EPS
 from maya.kernels.lact.torch_op import TorchOps
+from maya.kernels.tiles import Tiles
 
-POINTWISE = (4, 256)  # frames and hidden channels of a program's step
-RENORMALISE = (4, 256)  # rows and columns
+POINTWISE = {"BR": 4, "BE": 256}  # frames and hidden channels of a program's step
+RENORMALISE = {"BR": 4, "BC": 256}  # rows and columns
 
-
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """Of a product: frames, hidden channels, and channels of a step."""
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
-
-
-# By number of products and bytes of an element. Registers and shared memory of each are held to their limits
-# by kernels/compile_gate.py; none has been timed. No autotuning, for every batch has another length.
+# By number of products and bytes of an element: frames, hidden channels, channels of a step, warps, stages.
+# kernels/compile_gate.py checks registers and shared memory; none has been timed. Nothing is tuned at run
+# time, because each batch has another length.
 TILES = {
     (2, 2): Tiles(128, 64, 32, 8, 3),
     (3, 2): Tiles(128, 64, 32, 8, 3),
     (2, 4): Tiles(64, 32, 16, 4, 2),
     (3, 4): Tiles(64, 32, 16, 4, 2),
 }
-SMALL_TILES = Tiles(16, 32, 16, 1, 1)  # for the interpreter, whose time goes by steps, on tests' small shapes
+SMALL_TILES = Tiles(16, 32, 16, 1, 1)  # for the interpreter, whose time depends on the number of steps
 
 
 def tiles_for(products: int, x: Tensor) -> Tiles:
-    """What to use for so many products of tensors like x."""
+    """The tiles of a kernel with this number of products of tensors like x."""
     return TILES[products, x.dtype.itemsize] if x.is_cuda else SMALL_TILES
 
 
@@ -55,43 +38,34 @@ class TritonOps(TorchOps):
     """On CUDA, or in Triton's interpreter. The state must be fp32."""
 
     def swiglu(self, x: Tensor, up: Tensor) -> Tensor:
-        n, frames, channels, hidden, tiles = _sizes(x, up, 2)
         x, up = x.contiguous(), up.contiguous()
-        out = x.new_empty(n, frames, hidden)
-        swiglu_kernel[_grid(n, frames, hidden, tiles)](
-            x, up, out, frames, hidden, channels,
-            PRECISION=_precision(x), ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
-            num_warps=tiles.warps, num_stages=tiles.stages,
-        )  # fmt: skip
+        sizes, grid, constants = _launch(x, up, 2)
+        out = x.new_empty(x.shape[0], sizes[0], sizes[1])
+        jit.swiglu_kernel[grid](x, up, out, *sizes, **constants)
         return out
 
     def terms(
         self, x: Tensor, y: Tensor, up: Tensor, down: Tensor, rates: Tensor | None, *, keep: bool = False
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        n, frames, channels, hidden, tiles = _sizes(x, up, 3)
         x, y, up, down = (z.contiguous() for z in (x, y, up, down))
-        halves, out = x.new_empty(n, frames, 2 * hidden), x.new_empty(n, frames, hidden)
-        both, delta = (torch.empty_like(halves), torch.empty_like(out)) if keep else (None, None)
-        terms_kernel[_grid(n, frames, hidden, tiles)](
-            x, y, up, down, None if rates is None else rates.contiguous(), halves, out, both, delta,
-            frames, hidden, channels,
-            PRECISION=_precision(x), ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
-            num_warps=tiles.warps, num_stages=tiles.stages,
-        )  # fmt: skip
-        return halves, out, None if both is None or delta is None else (both, delta)
+        rates = None if rates is None else rates.contiguous()
+        sizes, grid, constants = _launch(x, up, 3)
+        halves, out = (x.new_empty(x.shape[0], sizes[0], e) for e in (2 * sizes[1], sizes[1]))
+        ac, delta = (torch.empty_like(halves), torch.empty_like(out)) if keep else (None, None)
+        jit.terms_kernel[grid](x, y, up, down, rates, halves, out, ac, delta, *sizes, **constants)
+        return halves, out, None if ac is None or delta is None else (ac, delta)
 
     def second_order(
-        self, kept: tuple[Tensor, Tensor] | None, of_both: Tensor, of_hidden: Tensor, rates: Tensor
+        self, saved: tuple[Tensor, Tensor] | None, dac: Tensor, dhidden: Tensor, rates: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        assert kept is not None
-        rows, hidden = rates.shape[0] * rates.shape[1], of_hidden.shape[2]
-        of_both, of_hidden = of_both.contiguous(), of_hidden.contiguous()
-        of_rates = torch.empty_like(rates, memory_format=torch.contiguous_format)
-        second_order_kernel[(triton.cdiv(rows, POINTWISE[0]),)](
-            *kept, rates.contiguous(), of_both, of_hidden, of_rates, rows, hidden,
-            ROWS=POINTWISE[0], COLUMNS=POINTWISE[1],
-        )  # fmt: skip
-        return of_both, of_hidden, of_rates
+        assert saved is not None
+        rows, hidden = rates.shape[0] * rates.shape[1], dhidden.shape[2]
+        dac, dhidden = dac.contiguous(), dhidden.contiguous()
+        drates = torch.empty_like(rates, memory_format=torch.contiguous_format)
+        jit.second_order_kernel[(triton.cdiv(rows, POINTWISE["BR"]),)](
+            *saved, rates.contiguous(), dac, dhidden, drates, rows, hidden, **POINTWISE
+        )
+        return dac, dhidden, drates
 
     def add_renormalise(
         self, w: Tensor, step: Tensor, norms: Tensor, scale: Tensor | None, learned: Tensor | None
@@ -99,10 +73,9 @@ class TritonOps(TorchOps):
         w, step, norms = w.contiguous(), step.contiguous(), norms.contiguous()
         n, rows, columns = w.shape
         out = torch.empty_like(w)
-        renormalise_kernel[(triton.cdiv(rows, RENORMALISE[0]), n)](
-            w, step, norms, scale, learned, out, rows, columns,
-            EPS=RENORMALISE_EPS, ROWS=RENORMALISE[0], COLUMNS=RENORMALISE[1],
-        )  # fmt: skip
+        jit.renormalise_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
+            w, step, norms, scale, learned, out, rows, columns, EPS=RENORMALISE_EPS, **RENORMALISE
+        )
         return out
 
     def add_renormalise_backward(
@@ -116,25 +89,22 @@ class TritonOps(TorchOps):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         grad, w, step, norms = (x.contiguous() for x in (grad, w, step, norms))
         n, rows, columns = w.shape
-        of_w, of_step, of_norms = torch.empty_like(w), torch.empty_like(w), torch.empty_like(norms)
-        of_scale = None if scale is None else torch.empty_like(norms)
-        renormalise_backward_kernel[(triton.cdiv(rows, RENORMALISE[0]), n)](
-            grad, w, step, norms, scale, learned, of_w, of_step, of_norms, of_scale, rows, columns,
-            EPS=RENORMALISE_EPS, ROWS=RENORMALISE[0], COLUMNS=RENORMALISE[1],
+        dw, dstep, dnorms = torch.empty_like(w), torch.empty_like(w), torch.empty_like(norms)
+        dscale = None if scale is None else torch.empty_like(norms)
+        jit.renormalise_backward_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
+            grad, w, step, norms, scale, learned, dw, dstep, dnorms, dscale, rows, columns,
+            EPS=RENORMALISE_EPS, **RENORMALISE,
         )  # fmt: skip
-        return of_w, of_step, of_norms, None if of_scale is None else of_scale.sum(1)
+        return dw, dstep, dnorms, None if dscale is None else dscale.sum(1)
 
 
-def _sizes(x: Tensor, up: Tensor, products: int) -> tuple[int, int, int, int, Tiles]:
+def _launch(
+    x: Tensor, up: Tensor, products: int
+) -> tuple[tuple[int, int, int], tuple[int, int], dict[str, Any]]:
+    """Sizes (T, Dh, D), grid and constants of a kernel with products."""
     n, frames, channels = x.shape
-    return n, frames, channels, up.shape[1] // 2, tiles_for(products, x)
-
-
-def _grid(n: int, frames: int, hidden: int, tiles: Tiles) -> tuple[int, int]:
-    return triton.cdiv(frames, tiles.rows) * triton.cdiv(hidden, tiles.columns), n
-
-
-def _precision(x: Tensor) -> str:
-    """fp32 products are rounded to TF32 only where torch's are."""
+    hidden, t = up.shape[1] // 2, tiles_for(products, x)
+    grid = (triton.cdiv(frames, t.rows) * triton.cdiv(hidden, t.columns), n)
+    # fp32 products are rounded to TF32 only if torch's are.
     tf32 = x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return "tf32" if tf32 else "ieee"
+    return (frames, hidden, channels), grid, t.constants("BT", "BE", "BD", "tf32" if tf32 else "ieee")

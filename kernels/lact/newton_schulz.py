@@ -1,14 +1,14 @@
 """Newton-Schulz orthogonalisation: the nearest matrix with all singular values near 1, by products alone.
 
 Five steps of X <- a X + b (X X^T) X + c (X X^T)^2 X, odd polynomials of the singular values, from X / |X|_F
-(Jordan et al. 2024, Muon). README.md says for which matrices five steps suffice.
+(Jordan et al. 2024, Muon). README.md measures for which matrices five steps are enough.
 """
 
 import torch
 from torch import Tensor
 
 EPS = 1e-7
-# As published with LaCT (Zhang et al. 2025, arXiv 2505.23884): steps of their own, or five times Muon's.
+# As published with LaCT (Zhang et al. 2025, arXiv 2505.23884): different steps, or five times Muon's.
 COEFFICIENTS = {
     "muon5": (
         (4.0848, -6.8946, 2.9270),
@@ -24,7 +24,7 @@ COEFFICIENTS = {
 def newton_schulz(x: Tensor, kind: str = "muon5") -> Tensor:
     """x (..., M, N), each matrix on its own, orthogonalised in the dtype of x; a zero matrix stays zero.
 
-    kind: of `COEFFICIENTS`.
+    kind: a key of `COEFFICIENTS`.
     """
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
@@ -46,7 +46,7 @@ def forward_with_history(x: Tensor, kind: str) -> tuple[Tensor, list[Tensor]]:
 
 
 def backward(grad: Tensor, steps: list[Tensor], kind: str) -> Tensor:
-    """Gradient of x from that of the result.
+    """Gradient of x, from the gradient of the result.
 
     With A = X X^T, P = b A + c A^2 and Y = a X + P X: dA = b F + c (F A + A F) where F = dY X^T + X dY^T is
     twice the symmetric part, and dX = a dY + P dY + dA X.
@@ -54,16 +54,16 @@ def backward(grad: Tensor, steps: list[Tensor], kind: str) -> Tensor:
     for x, (a, b, c) in zip(reversed(steps[1:]), reversed(COEFFICIENTS[kind]), strict=True):
         gram = torch.bmm(x, x.mT)
         half = torch.bmm(grad, x.mT)
-        both = half + half.mT
-        turned = torch.bmm(both, gram)
-        of_gram = both.mul_(b).add_(turned + turned.mT, alpha=c)
-        through = torch.baddbmm(grad, _polynomial(gram, b, c), grad, beta=a)
-        grad = torch.baddbmm(through, of_gram, x)
+        f = half + half.mT
+        f_gram = torch.bmm(f, gram)
+        dgram = f.mul_(b).add_(f_gram + f_gram.mT, alpha=c)
+        dx = torch.baddbmm(grad, _polynomial(gram, b, c), grad, beta=a)
+        grad = torch.baddbmm(dx, dgram, x)
     x = steps[0]
     norm = torch.linalg.matrix_norm(x, keepdim=True)
-    shrink = (grad * x).sum((-2, -1), keepdim=True) / (norm + EPS)
-    shrink /= norm.clamp(min=torch.finfo(norm.dtype).tiny)
-    return (grad - shrink * x) / (norm + EPS)
+    radial = (grad * x).sum((-2, -1), keepdim=True) / (norm + EPS)
+    radial /= norm.clamp(min=torch.finfo(norm.dtype).tiny)
+    return (grad - radial * x) / (norm + EPS)
 
 
 def _polynomial(gram: Tensor, b: float, c: float) -> Tensor:

@@ -1,6 +1,6 @@
-"""In which order a sequence is learned from and read: a list of spans, executed one after the other.
+"""The order of updates and applies over a sequence: a list of spans, executed one after the other.
 
-The four usual orders are `whole`, `passes`, `chunk_causal` and `strictly_causal`; any other list will do.
+The usual orders are `whole`, `passes`, `chunk_causal` and `strictly_causal`; any other list is allowed.
 """
 
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """Frames [start, end). update: a step of the fast weights on them. apply: the output of these frames.
+    """Frames [start, end). update: a step of the fast weights on them. apply: compute their output.
 
-    With both, the update comes first, so that the frames see what they taught.
+    With both, the update comes first, so the frames see the weights after their own update.
     """
 
     start: int
@@ -20,29 +20,31 @@ class Span(NamedTuple):
 
 
 def whole(length: int) -> list[Span]:
-    """Learn from all frames in one step, then read all: not causal."""
+    """Update on all frames in one step, then apply to all: not causal."""
     return [Span(0, length, True, True)] if length else []
 
 
 def passes(length: int, chunk: int, times: int = 1) -> list[Span]:
-    """Learn chunk by chunk, `times` times over, then read all: not causal, several inner steps."""
-    learned = [Span(start, end, True, False) for start, end in _chunks(length, chunk)] * times
-    return [*learned, Span(0, length, False, True)] if length else []
+    """Update chunk by chunk, `times` times, then apply to all: not causal, several inner steps."""
+    updates = [Span(start, end, True, False) for start, end in _chunks(length, chunk)] * times
+    return [*updates, Span(0, length, False, True)] if length else []
 
 
 def chunk_causal(length: int, chunk: int) -> list[Span]:
-    """Learn from a chunk, then read it: a frame sees its whole chunk, and what came before."""
+    """Update on a chunk, then apply to it: a frame sees its whole chunk and all earlier ones."""
     return [Span(start, end, True, True) for start, end in _chunks(length, chunk)]
 
 
 def strictly_causal(length: int, chunk: int) -> list[Span]:
-    """Read a chunk, then learn from it: a frame sees earlier chunks only."""
+    """Apply to a chunk, then update on it: a frame sees earlier chunks only."""
     steps = ((False, True), (True, False))
     return [Span(start, end, *step) for start, end in _chunks(length, chunk) for step in steps]
 
 
 def check_plan(op: str, plan: Sequence[Span], length: int) -> tuple[Span, ...]:
-    """The plan as a tuple. ValueError for a span that is outside or idle, and a frame that is read twice."""
+    """The plan as a tuple. Raises ValueError for a span outside the frames, an idle one, or two outputs of a
+    frame.
+    """
     spans = tuple(Span(*span) for span in plan)
     for span in spans:
         if not 0 <= span.start < span.end <= length:

@@ -1,7 +1,7 @@
 """Large-chunk test-time training by its definition (Zhang et al. 2025, arXiv 2505.23884): the truth for the
 fast forms.
 
-Every product is an einsum over named axes, every step an assignment; differentiable; give it fp64.
+Every product is an einsum over named axes, every step an assignment. Differentiable; meant for fp64.
 b utterance, l frame, h head, d channel of the input, e channel of the hidden layer.
 """
 
@@ -19,7 +19,7 @@ from maya.kernels.lact.state import RENORMALISE_EPS, FastWeights, RowNorms, Rule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Arguments of `lact`, checked. mask: (B, L), true on frames that exist; None: all do."""
+    """Arguments of `lact`, checked. mask: (B, L), true on frames that exist, or None if all do."""
 
     q: Tensor
     k: Tensor
@@ -34,7 +34,7 @@ class Inputs:
 def lact_reference(
     x: Inputs, weights: FastWeights, plan: Sequence[Span], rule: Rule
 ) -> tuple[Tensor, FastWeights]:
-    """Output (B, L, H, D), 0 where nothing is applied, and the weights after the last span."""
+    """Output (B, L, H, D), 0 on frames that no span applies to, and the weights after the last span."""
     mask = x.q.new_ones(x.q.shape[:2], dtype=torch.bool) if x.mask is None else x.mask
     q, k, v, rates = (y.masked_fill(~mask[:, :, None, None], 0.0) for y in (x.q, x.k, x.v, x.rates))
     gate = None if x.gate is None else x.gate.masked_fill(~mask[:, :, None], 0.0)
@@ -59,7 +59,7 @@ def fast_weight_network(weights: FastWeights, x: Tensor) -> Tensor:
 
 
 def inner_gradients(weights: FastWeights, k: Tensor, v: Tensor, rates: Tensor) -> list[Tensor]:
-    """Minus the gradients by w0, w1, w2 of - sum over frames of rate * <f(k), v>, each with its own rate."""
+    """Minus the gradients by w0, w1, w2 of - sum over frames of rate * <f(k), v>, each with its rate."""
     a = torch.einsum("bhed,blhd->blhe", weights.w0, k)
     c = torch.einsum("bhed,blhd->blhe", weights.w2, k)
     delta = torch.einsum("bhde,blhd->blhe", weights.w1, v)
@@ -82,8 +82,8 @@ def step(
 ) -> FastWeights:
     """One step of the fast weights on one span.
 
-    frames: (B, 1), of the span that exist; where there are none, nothing changes.
-    beta: (B, H), momentum, or None.
+    frames: (B, 1), the number of existing frames; an utterance with none keeps its weights. beta: (B, H), the
+    share of the old momentum, or None.
     """
     after, momenta = list(weights[:3]), list(weights[3:])
     learned = frames[..., None, None] > 0
@@ -106,6 +106,6 @@ def step(
 
 
 def renormalise(w: Tensor, norms: Tensor) -> Tensor:
-    """Rows of w with their direction, and the norm that `norms` says."""
+    """The rows of w, scaled to `norms`."""
     length = torch.linalg.vector_norm(w, dim=-1, keepdim=True)
     return w / (length + RENORMALISE_EPS) * norms[..., None]

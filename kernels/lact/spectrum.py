@@ -1,7 +1,7 @@
 """Singular values of Gaussian matrices after Newton-Schulz: `python -m maya.kernels.lact.spectrum`.
 
-Prints a table in Markdown: for each size and kind the smallest, the first percentile, the median and the
-largest of 16 matrices, and how many lie in [0.6, 1.2].
+Prints a table in Markdown with the smallest, the first percentile, the median and the largest singular value
+of 16 matrices, and the share in [0.6, 1.2], for each size and kind.
 """
 
 import torch
@@ -15,8 +15,8 @@ MATRICES = 16
 def spectrum(rows: int, columns: int, kind: str) -> torch.Tensor:
     """All singular values of 16 matrices, (16 * min(rows, columns),)."""
     make = torch.Generator().manual_seed(0)
-    made = newton_schulz(torch.randn(MATRICES, rows, columns, generator=make), kind)
-    return torch.linalg.svdvals(made.double()).flatten()
+    x = newton_schulz(torch.randn(MATRICES, rows, columns, generator=make), kind)
+    return torch.linalg.svdvals(x.double()).flatten()
 
 
 def main() -> None:
@@ -25,14 +25,10 @@ def main() -> None:
     for rows, columns in SIZES:
         for kind in COEFFICIENTS:
             values = spectrum(rows, columns, kind)
-            low, percent, middle, high = (
-                float(x) for x in (values.min(), values.quantile(0.01), values.median(), values.max())
-            )
+            figures = (values.min(), values.quantile(0.01), values.median(), values.max())
             inside = 100 * float(((values >= 0.6) & (values <= 1.2)).double().mean())
-            print(
-                f"| {rows} × {columns} | {kind} | {low:.3f} | {percent:.3f} | {middle:.3f} | {high:.3f} "
-                f"| {inside:.1f} % |"
-            )
+            cells = " | ".join(f"{float(x):.3f}" for x in figures)
+            print(f"| {rows} × {columns} | {kind} | {cells} | {inside:.1f} % |")
 
 
 if __name__ == "__main__":

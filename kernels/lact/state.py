@@ -1,4 +1,4 @@
-"""What the operator's forms pass around: fast weights, the norms of their rows, and the rule of a step."""
+"""Data shared by the operator's forms: fast weights, the norms of their rows, and the rule of a step."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,17 +27,17 @@ class FastWeights(NamedTuple):
     m2: Tensor | None = None
 
     def detach(self) -> "FastWeights":
-        """The same numbers without their history, for the next piece of a stream."""
+        """The same values without autograd history, for the next piece of a stream."""
         return FastWeights(*(None if x is None else x.detach() for x in self))  # type: ignore[arg-type]
 
     @property
     def bytes(self) -> int:
-        """What a stream has to keep."""
+        """Size of the state that a stream stores."""
         return sum(x.numel() * x.element_size() for x in self if x is not None)
 
 
 class RowNorms(NamedTuple):
-    """What each row's norm is set back to after a step. w0, w2: (B, H, Dh); w1: (B, H, D); B may be 1."""
+    """The norm of each row after a step. w0, w2: (B, H, Dh); w1: (B, H, D); B may be 1."""
 
     w0: Tensor
     w1: Tensor
@@ -45,7 +45,7 @@ class RowNorms(NamedTuple):
 
 
 def row_norms(weights: FastWeights) -> RowNorms:
-    """The norms of the rows of `weights`; of the learned initial ones, as a stream must keep them."""
+    """The norms of the rows of `weights`. A stream passes those of the learned initial weights."""
     return RowNorms(*(torch.linalg.vector_norm(w, dim=-1) for w in weights[:3] if w is not None))
 
 
@@ -56,7 +56,7 @@ def initial(w0: Tensor, w1: Tensor, w2: Tensor, batch: int) -> FastWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """How gradients become a step; the fields are arguments of `lact`."""
+    """The rule that turns gradients into a step; the fields are arguments of `lact`."""
 
     orthogonalize: str = "none"
     normalize: str = "frames"

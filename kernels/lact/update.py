@@ -1,4 +1,4 @@
-"""One span, forward and backward, on the backends' parts: the update of the fast weights, and the apply."""
+"""Update and apply of the fast weights on one span, forward and backward, from the backends' parts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from maya.kernels.lact.torch_op import TorchOps, product
 UP, DOWN = 0, 1
 
 
-class State(NamedTuple):
-    """Fast weights as the fast forms hold them, N = B H: up (N, 2 Dh, D), w0 over w2, and down (N, D, Dh);
-    then their momentum, or None. Gradients of a state are one too.
+class StackedWeights(NamedTuple):
+    """Fast weights as the fast forms store them, N = B H: up (N, 2 Dh, D), w0 over w2, and down (N, D, Dh);
+    then their momentum, or None. The gradients of a state have the same type.
     """
 
     up: Tensor
@@ -26,7 +26,7 @@ class State(NamedTuple):
     momentum_down: Tensor | None = None
 
     @classmethod
-    def of(cls, parts: Iterable[Tensor | None]) -> "State":
+    def of(cls, parts: Iterable[Tensor | None]) -> "StackedWeights":
         up, down, momentum_up, momentum_down = parts
         assert up is not None and down is not None
         return cls(up, down, momentum_up, momentum_down)
@@ -37,11 +37,11 @@ class State(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class Lesson:
-    """What an update learns from, and how. k, v: (N, T, D); rates: (N, T, 3), 0 on frames that are none.
+class UpdateInputs:
+    """Inputs of an update. k, v: (N, T, D), rates: (N, T, 3), all 0 on frames that do not exist.
 
-    frames: (N,), those that exist, or None: all T. beta: (N,) or None: no momentum. norms: of the rows of up
-    (N, 2 Dh) and down (N, D). scale: (N,) or None: 1.
+    frames: (N,), the number of existing frames, or None if all T exist. beta: (N,), or None without momentum.
+    norms: of the rows of up (N, 2 Dh) and down (N, D). scale: (N,), or None for 1.
     """
 
     k: Tensor
@@ -55,16 +55,16 @@ class Lesson:
 
     @property
     def learned(self) -> Tensor | None:
-        """(N,), false where nothing may change; None: true everywhere."""
+        """(N,), false for states that must not change; None if all may."""
         return None if self.frames is None else self.frames > 0
 
     @property
     def changes(self) -> tuple[int, ...]:
-        """Which of up and down are learned."""
+        """The learned ones of up and down."""
         return (DOWN,) if self.rule.update_weights == "w1" else (UP, DOWN)
 
     def mean(self, total: Tensor) -> Tensor:
-        """A sum over the frames, (N, R, C), as the rule wants it; also its own backward."""
+        """A sum over the frames, (N, R, C), normalised by the rule; also its own backward."""
         if self.rule.normalize == "none":
             return total
         if self.frames is None:
@@ -73,8 +73,8 @@ class Lesson:
 
 
 @dataclass(slots=True, kw_only=True)
-class LessonGradients:
-    """Of the fields of `Lesson`."""
+class UpdateGradients:
+    """Gradients of the fields of `UpdateInputs`."""
 
     k: Tensor
     v: Tensor
@@ -86,8 +86,8 @@ class LessonGradients:
 
 @dataclass(slots=True)
 class _Step:
-    """Of up and down, where they are learned: the momentum after the step, which without a gate is the
-    gradient itself, and what is added to the weights; the iterates of Newton-Schulz.
+    """For the learned ones of up and down: momenta after the step (the gradients if there is no gate), and
+    the steps that are added to the weights. history: the iterates of Newton-Schulz.
     """
 
     momenta: dict[int, Tensor]
@@ -95,22 +95,24 @@ class _Step:
     history: list[Tensor]
 
 
-def apply(ops: TorchOps, state: State, q: Tensor) -> Tensor:
+def apply(ops: TorchOps, state: StackedWeights, q: Tensor) -> Tensor:
     """f(q), (N, T, D)."""
     up, down = state.up.to(q.dtype), state.down.to(q.dtype)
     return torch.bmm(ops.swiglu(q, up), down.mT)
 
 
-def apply_backward(ops: TorchOps, state: State, q: Tensor, grad: Tensor, of_state: State) -> Tensor:
-    """Gradient of q; that of the weights is added to `of_state`."""
+def apply_backward(
+    ops: TorchOps, state: StackedWeights, q: Tensor, grad: Tensor, dstate: StackedWeights
+) -> Tensor:
+    """Gradient of q. The gradient of the weights is added to `dstate`."""
     up, down = state.up.to(q.dtype), state.down.to(q.dtype)
     halves, hidden, _ = ops.terms(q, grad, up, down, None)
-    of_state.down.add_(product(grad.mT, hidden, state.down.dtype))
-    of_state.up.add_(product(halves.mT, q, state.up.dtype))
+    dstate.down.add_(product(grad.mT, hidden, state.down.dtype))
+    dstate.up.add_(product(halves.mT, q, state.up.dtype))
     return torch.bmm(halves, up)
 
 
-def update(ops: TorchOps, state: State, x: Lesson) -> State:
+def update(ops: TorchOps, state: StackedWeights, x: UpdateInputs) -> StackedWeights:
     """The state after a step."""
     up, down = state.up.to(x.k.dtype), state.down.to(x.k.dtype)
     totals: dict[int, Tensor] = {}
@@ -120,67 +122,68 @@ def update(ops: TorchOps, state: State, x: Lesson) -> State:
     else:
         hidden = _rated(ops.swiglu(x.k, up), x)
     totals[DOWN] = product(x.v.mT, hidden, state.down.dtype)
-    made = _step(state, totals, x)
+    step = _step(state, totals, x)
     after: list[Tensor | None] = list(state)
     for i in x.changes:
-        after[i] = ops.add_renormalise(state.weights[i], made.steps[i], x.norms[i], x.scale, x.learned)
+        after[i] = ops.add_renormalise(state.weights[i], step.steps[i], x.norms[i], x.scale, x.learned)
         if x.beta is not None:
-            after[2 + i] = made.momenta[i]
-    return State.of(after)
+            after[2 + i] = step.momenta[i]
+    return StackedWeights.of(after)
 
 
-def update_backward(ops: TorchOps, state: State, x: Lesson, of_after: State) -> tuple[LessonGradients, State]:
-    """Gradients of the lesson and of the state before, from those of the state after; all is made again."""
+def update_backward(
+    ops: TorchOps, state: StackedWeights, x: UpdateInputs, dafter: StackedWeights
+) -> tuple[UpdateGradients, StackedWeights]:
+    """Gradients of the inputs and of the state before the update. Recomputes the forward."""
     if UP not in x.changes:
-        return _linear_attention_backward(ops, state, x, of_after)
+        return _linear_attention_backward(ops, state, x, dafter)
     up, down = state.up.to(x.k.dtype), state.down.to(x.k.dtype)
-    halves, hidden, kept = ops.terms(x.k, x.v, up, down, x.rates, keep=True)
+    halves, hidden, saved = ops.terms(x.k, x.v, up, down, x.rates, keep=True)
     totals = {UP: product(halves.mT, x.k, state.up.dtype), DOWN: product(x.v.mT, hidden, state.down.dtype)}
-    found, of_state, of_totals = _step_backward(ops, state, totals, x, of_after)
-    p_up, p_down = of_totals[UP].to(x.k.dtype), of_totals[DOWN].to(x.k.dtype)
-    of_both, of_delta, found.rates = ops.second_order(
-        kept, torch.bmm(x.k, p_up.mT), torch.bmm(x.v, p_down), x.rates
-    )
-    found.k = torch.baddbmm(torch.bmm(halves, p_up), of_both, up)
-    found.v = torch.baddbmm(torch.bmm(hidden, p_down.mT), of_delta, down.mT)
-    of_state.up.add_(product(of_both.mT, x.k, of_state.up.dtype))
-    of_state.down.add_(product(x.v.mT, of_delta, of_state.down.dtype))
-    return found, of_state
+    dx, dstate, dtotals = _step_backward(ops, state, totals, x, dafter)
+    p_up, p_down = dtotals[UP].to(x.k.dtype), dtotals[DOWN].to(x.k.dtype)
+    dac, ddelta, dx.rates = ops.second_order(saved, torch.bmm(x.k, p_up.mT), torch.bmm(x.v, p_down), x.rates)
+    dx.k = torch.baddbmm(torch.bmm(halves, p_up), dac, up)
+    dx.v = torch.baddbmm(torch.bmm(hidden, p_down.mT), ddelta, down.mT)
+    dstate.up.add_(product(dac.mT, x.k, dstate.up.dtype))
+    dstate.down.add_(product(x.v.mT, ddelta, dstate.down.dtype))
+    return dx, dstate
 
 
 def _linear_attention_backward(
-    ops: TorchOps, state: State, x: Lesson, of_after: State
-) -> tuple[LessonGradients, State]:
-    """`update_backward` where only w1 learns: the sum is of rate * v hidden^T."""
+    ops: TorchOps, state: StackedWeights, x: UpdateInputs, dafter: StackedWeights
+) -> tuple[UpdateGradients, StackedWeights]:
+    """`update_backward` if only w1 learns: the sum is of rate * v hidden^T."""
     up = state.up.to(x.k.dtype)
     hidden = ops.swiglu(x.k, up)
     totals = {DOWN: product(x.v.mT, _rated(hidden, x), state.down.dtype)}
-    found, of_state, of_totals = _step_backward(ops, state, totals, x, of_after)
-    p_down = of_totals[DOWN].to(x.k.dtype)
-    without_rate = torch.bmm(hidden, p_down.mT)
+    dx, dstate, dtotals = _step_backward(ops, state, totals, x, dafter)
+    p_down = dtotals[DOWN].to(x.k.dtype)
+    unrated = torch.bmm(hidden, p_down.mT)
     halves, _, _ = ops.terms(x.k, _rated(x.v, x), up, p_down, None)
-    of_rate = torch.linalg.vecdot(x.v.to(x.rates.dtype), without_rate.to(x.rates.dtype))
-    found.rates = torch.nn.functional.pad(of_rate[..., None], (1, 1))
-    found.v = _rated(without_rate, x)
-    found.k = torch.bmm(halves, up)
-    of_state.up.add_(product(halves.mT, x.k, of_state.up.dtype))
-    return found, of_state
+    drate = torch.linalg.vecdot(x.v.to(x.rates.dtype), unrated.to(x.rates.dtype))
+    dx.rates = torch.nn.functional.pad(drate[..., None], (1, 1))
+    dx.v = _rated(unrated, x)
+    dx.k = torch.bmm(halves, up)
+    dstate.up.add_(product(halves.mT, x.k, dstate.up.dtype))
+    return dx, dstate
 
 
-def _rated(y: Tensor, x: Lesson) -> Tensor:
+def _rated(y: Tensor, x: UpdateInputs) -> Tensor:
     """y (N, T, any) times the rate of w1."""
     return y * x.rates[..., 1:2].to(y.dtype)
 
 
-def _step(state: State, totals: dict[int, Tensor], x: Lesson) -> _Step:
-    """From the sums over frames to what is added to the weights."""
+def _step(state: StackedWeights, totals: dict[int, Tensor], x: UpdateInputs) -> _Step:
+    """Turns the sums over frames into the steps of the weights."""
     momenta = {i: x.mean(total) for i, total in totals.items()}
     if x.beta is not None:
         for i, gradient in momenta.items():
             before = state[2 + i]
             assert before is not None
-            kept = torch.addcmul(gradient, before, x.beta[:, None, None])
-            momenta[i] = kept if x.learned is None else torch.where(x.learned[:, None, None], kept, before)
+            momentum = torch.addcmul(gradient, before, x.beta[:, None, None])
+            learned = None if x.learned is None else x.learned[:, None, None]
+            momenta[i] = momentum if learned is None else torch.where(learned, momentum, before)
     if x.rule.orthogonalize == "none":
         return _Step(momenta, momenta, [])
     stack, history = forward_with_history(_stacked(momenta), x.rule.orthogonalize)
@@ -188,45 +191,45 @@ def _step(state: State, totals: dict[int, Tensor], x: Lesson) -> _Step:
 
 
 def _step_backward(
-    ops: TorchOps, state: State, totals: dict[int, Tensor], x: Lesson, of_after: State
-) -> tuple[LessonGradients, State, dict[int, Tensor]]:
-    """Back to the sums over frames: gradients of the lesson but for k, v and rates, as yet empty; of
-    the state as far as it was added to; of the sums.
+    ops: TorchOps, state: StackedWeights, totals: dict[int, Tensor], x: UpdateInputs, dafter: StackedWeights
+) -> tuple[UpdateGradients, StackedWeights, dict[int, Tensor]]:
+    """Gradients of the inputs (k, v and rates are placeholders), of the state without the part through the
+    sums, and of the sums over frames.
     """
-    made = _step(state, totals, x)
-    found = LessonGradients(
+    step = _step(state, totals, x)
+    dx = UpdateGradients(
         k=x.k, v=x.v, rates=x.rates, beta=None, norms=[torch.zeros_like(n) for n in x.norms], scale=None
     )
-    of_steps: dict[int, Tensor] = {}
-    of_state: list[Tensor | None] = list(of_after)
+    dsteps: dict[int, Tensor] = {}
+    dstate: list[Tensor | None] = list(dafter)
     for i in x.changes:
-        of_state[i], of_steps[i], found.norms[i], of_scale = ops.add_renormalise_backward(
-            of_after.weights[i], state.weights[i], made.steps[i], x.norms[i], x.scale, x.learned
+        dstate[i], dsteps[i], dx.norms[i], dscale = ops.add_renormalise_backward(
+            dafter.weights[i], state.weights[i], step.steps[i], x.norms[i], x.scale, x.learned
         )
-        found.scale = of_scale if found.scale is None or of_scale is None else found.scale + of_scale
-    of_momenta = of_steps
+        dx.scale = dscale if dx.scale is None or dscale is None else dx.scale + dscale
+    dmomenta = dsteps
     if x.rule.orthogonalize != "none":
-        of_stack = newton_schulz_backward(_stacked(of_steps), made.history, x.rule.orthogonalize)
-        of_momenta = _unstacked(of_stack, of_steps)
+        dstack = newton_schulz_backward(_stacked(dsteps), step.history, x.rule.orthogonalize)
+        dmomenta = _unstacked(dstack, dsteps)
     if x.beta is not None:
-        of_beta = torch.zeros_like(x.beta)
-        for i, grad in of_momenta.items():
-            before, later = state[2 + i], of_after[2 + i]
+        dbeta = torch.zeros_like(x.beta)
+        for i, grad in dmomenta.items():
+            before, later = state[2 + i], dafter[2 + i]
             assert before is not None and later is not None
             total = grad + later
-            of_before = total * x.beta[:, None, None]
-            of_momenta[i] = total
+            dbefore = total * x.beta[:, None, None]
+            dmomenta[i] = total
             if x.learned is not None:
-                of_momenta[i] = total * x.learned[:, None, None]
-                of_before = torch.where(x.learned[:, None, None], of_before, total)
-            of_beta += (of_momenta[i] * before).sum((1, 2))
-            of_state[2 + i] = of_before
-        found.beta = of_beta
-    return found, State.of(of_state), {i: x.mean(grad) for i, grad in of_momenta.items()}
+                dmomenta[i] = total * x.learned[:, None, None]
+                dbefore = torch.where(x.learned[:, None, None], dbefore, total)
+            dbeta += (dmomenta[i] * before).sum((1, 2))
+            dstate[2 + i] = dbefore
+        dx.beta = dbeta
+    return dx, StackedWeights.of(dstate), {i: x.mean(grad) for i, grad in dmomenta.items()}
 
 
 def _stacked(parts: dict[int, Tensor]) -> Tensor:
-    """Each matrix on its own, one way up, wide: (3 N or N, rows, columns)."""
+    """All matrices as a batch of wide ones, (3 N or N, rows, columns)."""
     down = parts[DOWN].mT
     matrices = down
     if UP in parts:
@@ -235,10 +238,10 @@ def _stacked(parts: dict[int, Tensor]) -> Tensor:
 
 
 def _unstacked(stack: Tensor, like: dict[int, Tensor]) -> dict[int, Tensor]:
-    """What `_stacked` put together, in the shapes of `like`."""
+    """The inverse of `_stacked`, in the shapes of `like`."""
     n, channels, hidden = like[DOWN].shape
     matrices = stack if stack.shape[1:] == (hidden, channels) else stack.mT
-    found = {DOWN: matrices[-n:].mT}
+    parts = {DOWN: matrices[-n:].mT}
     if UP in like:
-        found[UP] = matrices[: 2 * n].reshape(like[UP].shape)
-    return {i: found[i] for i in like}
+        parts[UP] = matrices[: 2 * n].reshape(like[UP].shape)
+    return {i: parts[i] for i in like}

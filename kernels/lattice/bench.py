@@ -1,9 +1,9 @@
-"""Benchmark of the lattices, log probabilities given: `python -m maya.kernels.bench lattice`.
+"""Benchmark of the lattices with given log probabilities: `python -m maya.kernels.bench lattice`.
 
-RNN-T and TDT on each backend, and torchaudio's RNN-T loss, all given log probabilities in fp32. torchaudio
-gets them with `fused_log_softmax=False`, so that it normalises nothing, and with the fewest symbols that it
-accepts, two, so that its gradient (B, S, U+1, V) is no more than the posteriors. Forward is the log
-probability alone (torchaudio makes its gradient there already), both also the posteriors of all arcs.
+RNN-T and TDT on each backend are compared with torchaudio's RNN-T loss, all on log probabilities in fp32.
+torchaudio runs with `fused_log_softmax=False`, so that it normalises nothing, and with two symbols, its
+minimum, so that its gradient (B, S, U+1, V) is as large as the posteriors. Forward is the log probability
+alone (torchaudio computes its gradient there already); both includes the posteriors of all arcs.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,14 @@ from maya.kernels.bench.measure import Cost, Form, Setting
 from maya.kernels.bench.peers import torchaudio
 from maya.kernels.joint.bench import DURATIONS, backends
 from maya.kernels.lattice import LatticeResult, rnnt_lattice, tdt_lattice
+from maya.kernels.lattice.reference import lattice_log_prob
 
 TORCHAUDIO = "RNN-T, torchaudio"
 
 
 @dataclass(slots=True)
 class Weights:
-    """Log probabilities: blank, label (B, S, U+1), durations (B, S, U+1, D); all utterances are full."""
+    """Log probabilities of full utterances: blank, label (B, S, U+1), durations (B, S, U+1, D)."""
 
     blank: Tensor
     label: Tensor
@@ -39,7 +40,7 @@ class Weights:
 
 
 def weights_of(setting: Setting) -> Weights:
-    """Blank and the next label share all mass, as torchaudio is given no other symbol."""
+    """Blank and the next label share all mass, because torchaudio gets no other symbol."""
     shape = (setting.batch, setting.frames, setting.labels + 1)
     random = torch.Generator().manual_seed(0)
     tokens = torch.randn(*shape, 2, generator=random).log_softmax(-1).to(setting.device)
@@ -58,21 +59,21 @@ def forms(setting: Setting) -> list[Form]:
 
 def _form(name: str, run: Callable[..., LatticeResult], weights: Weights, backend: str) -> Form:
     values = 2 if name == "RNN-T" else 2 + len(DURATIONS)
-    read = 4.0 * values * weights.blank.numel()
+    nbytes = 4.0 * values * weights.blank.numel()
     both = partial(run, weights, backend, True)
     return Form(
         name=f"{name}, {backend}",
         forward=partial(run, weights, backend, False),
         both=both,
         outputs=lambda: _outputs(name, both()),
-        cost=lambda: (Cost(bytes=read), Cost(bytes=2 * read)),  # posteriors are as many as weights
+        cost=lambda: (Cost(bytes=nbytes), Cost(bytes=2 * nbytes)),  # as many posteriors as weights
     )
 
 
-def _outputs(name: str, found: LatticeResult) -> dict[str, Tensor]:
-    posteriors = {"blank": found.blank, "label": found.label, "durations": found.durations}
+def _outputs(name: str, result: LatticeResult) -> dict[str, Tensor]:
+    posteriors = {"blank": result.blank, "label": result.label, "durations": result.durations}
     named = {f"{name} posterior, {k}": x for k, x in posteriors.items() if x is not None}
-    return {f"{name} loss": -found.log_prob, **named}
+    return {f"{name} loss": -result.log_prob, **named}
 
 
 def reference(setting: Setting, *, exact: bool) -> Form:
@@ -80,17 +81,16 @@ def reference(setting: Setting, *, exact: bool) -> Form:
     weights = weights_of(setting).to(torch.float64 if exact else setting.torch_dtype)
 
     def outputs() -> dict[str, Tensor]:
-        found = {}
+        named = {}
         leaves = {"blank": weights.blank, "label": weights.label, "durations": weights.durations}
         for name in ("RNN-T", "TDT"):
             for leaf in leaves.values():
                 leaf.requires_grad_().grad = None
-            rows = range(setting.batch)
-            loss = -torch.stack([_by_definition(*_arcs(weights, b, tdt=name == "TDT")) for b in rows])
+            loss = -torch.stack([_log_prob(weights, b, tdt=name == "TDT") for b in range(setting.batch)])
             loss.sum().backward()
-            found[f"{name} loss"] = loss.detach()
-            found |= {f"{name} posterior, {k}": -x.grad for k, x in leaves.items() if x.grad is not None}
-        return found
+            named[f"{name} loss"] = loss.detach()
+            named |= {f"{name} posterior, {k}": -x.grad for k, x in leaves.items() if x.grad is not None}
+        return named
 
     return Form(name="reference", outputs=outputs)
 
@@ -118,10 +118,10 @@ def _torchaudio(weights: Weights) -> Form:
     lens = [torch.tensor(x, dtype=torch.int32, device=tokens.device) for x in weights.lens]
 
     def loss(tokens: Tensor) -> Tensor:
-        found: Tensor = functional.rnnt_loss(
+        value: Tensor = functional.rnnt_loss(
             tokens, targets, *lens, blank=1, reduction="none", fused_log_softmax=False
         )
-        return found
+        return value
 
     def both() -> tuple[Tensor, Tensor]:
         leaf = tokens.detach().requires_grad_()
@@ -141,29 +141,14 @@ def _torchaudio(weights: Weights) -> Form:
     return Form(name=TORCHAUDIO, forward=lambda: loss(tokens), both=both, outputs=outputs, peer=True)
 
 
-def _arcs(weights: Weights, b: int, *, tdt: bool) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Weights (S, U+1) of blank and label arcs of utterance b, by duration."""
+def _log_prob(weights: Weights, b: int, *, tdt: bool) -> Tensor:
+    """Log probability of utterance b by the definition."""
     blank, label = weights.blank[b], weights.label[b]
-    if not tdt:
-        return {1: blank}, {0: label}
-    by_duration = dict(zip(DURATIONS, weights.durations[b].unbind(-1), strict=True))
-    blanks = {d: blank + weight for d, weight in by_duration.items() if d > 0}
-    return blanks, {d: label + weight for d, weight in by_duration.items()}
-
-
-def _by_definition(blank: dict[int, Tensor], label: dict[int, Tensor]) -> Tensor:
-    """Log probability of one utterance, one node after the other."""
-    size, width = next(iter(blank.values())).shape
-    alpha: dict[tuple[int, int], Tensor] = {}
-    for t in range(size + 1):
-        for u in range(width):
-            terms = [next(iter(blank.values())).new_zeros(())] if t == u == 0 else []
-            for d, weight in blank.items():
-                if (t - d, u) in alpha and (t < size or u == width - 1):
-                    terms.append(alpha[t - d, u] + weight[t - d, u])
-            for d, weight in label.items():
-                if (t - d, u - 1) in alpha and t < size:
-                    terms.append(alpha[t - d, u - 1] + weight[t - d, u - 1])
-            if terms:
-                alpha[t, u] = torch.logsumexp(torch.stack(terms), 0)
-    return alpha[size, width - 1]
+    blanks, labels = {1: blank}, {0: label}
+    if tdt:
+        by_duration = dict(zip(DURATIONS, weights.durations[b].unbind(-1), strict=True))
+        blanks = {d: blank + weight for d, weight in by_duration.items() if d > 0}
+        labels = {d: label + weight for d, weight in by_duration.items()}
+    log_prob = lattice_log_prob(blanks, labels, blank.shape[0], blank.shape[1] - 1)
+    assert log_prob is not None
+    return log_prob

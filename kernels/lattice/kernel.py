@@ -1,129 +1,111 @@
-"""Triton kernels for the lattices: one warp walks one utterance's wavefronts, which stay in its registers.
+"""Triton kernels of the lattices. One warp walks the wavefronts of one utterance and keeps them in registers.
 
-Wavefront n holds the nodes with t + u = n (label_ends: t = n), one u per column, and every arc leads to a
-later one. Arcs within a kind go from column u to u, or all from u to u + 1, so a step costs one shift between
-lanes. Tensors are stored skewed, [b, n, u], where a wavefront is one contiguous row.
+Wavefront n holds the nodes with t + u = n (label_ends: t = n), one u per column. Every arc leads to a later
+wavefront, from column u to u or to u + 1, so a step costs one shift between lanes. Tensors are stored skewed,
+[b, n, u], so that a wavefront is one contiguous row.
 
-Alphas are fp64, but only sums and maxima are made in fp64: exp and log see differences, in fp32. A plain fp32
-alpha of -3000 (310 arcs at a vocabulary of 32768) has steps of 2.4e-4, which is a relative error of every
-posterior.
+Alphas are fp64, but only their sums and maxima are computed in fp64: exp and log see differences, in fp32. An
+fp32 alpha of -3000 (310 arcs at a vocabulary of 32768) would have steps of 2.4e-4, and every posterior that
+relative error.
 
-The backward pass needs no betas (k2's mutual information does it so): the mass of a node flows back over its
+The backward pass needs no betas (as in k2's mutual information). The mass of a node flows back over its
 incoming arcs in the proportions exp(alpha + weight - alpha of the node), which sum to 1. No step of it waits
-for a logarithm, and mass 1 arrives in (0, 0).
+for a logarithm, and the mass that arrives in (0, 0) is 1.
+
+Names in kernels/, as in flash-linear-attention: i_ an index, o_ offsets, p_ pointers, b_ a block in
+registers, m_ a mask; capitals are sizes, B* those of a block.
 """
 
-# What Triton compiles has no Python types, and its tuples grow.
+# Triton functions have no Python types, and their tuples grow.
 # mypy: disable-error-code="no-untyped-def, assignment"
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from maya.kernels.lattice import LatticeResult, rnnt_lattice, tdt_lattice
+from maya.kernels.lattice.torch_op import LatticeResult, rnnt_lattice_torch, tdt_lattice_torch
 
-# Stands for minus infinity inside the kernels: log_add of two real ones would be nan.
+# Stands for minus infinity inside the kernels, because log_add of two infinities would be nan.
 NEG = tl.constexpr(-1e30)
 IMPOSSIBLE = tl.constexpr(-1e29)
 
-SIZES = ("wavefronts", "width")  # differ from batch to batch, and are not worth compiling anew for
+SIZES = (
+    "N",
+    "W",
+)  # wavefronts, U + 1: they change from batch to batch, so no kernel is compiled for one value
 MAX_COLUMNS = 1024
 MAX_DURATION = 8  # each frame of it keeps two more vectors of a wavefront in registers
 SHORT = 4  # durations up to it fit beside wavefronts of MAX_COLUMNS, longer ones beside a quarter of it
 
 
 def rnnt_lattice_triton(
-    blank: Tensor,
-    label: Tensor,
-    frames: list[int],
-    labels: list[int],
-    *,
-    with_posteriors: bool,
+    blank: Tensor, label: Tensor, frames: list[int], labels: list[int], *, with_posteriors: bool,
     label_ends: bool = False,
-) -> LatticeResult:
-    """As `rnnt_lattice`, which it hands fp64, empty tensors and U + 1 > MAX_COLUMNS back to.
+) -> LatticeResult:  # fmt: skip
+    """As `rnnt_lattice`. fp64, empty tensors and U + 1 > MAX_COLUMNS are left to torch.
 
-    fp32 results, whose posteriors are strided views. All outputs are deterministic.
+    Results are fp32; the posteriors are strided views. All outputs are deterministic.
     """
     if not _fits(blank):
-        return rnnt_lattice(
-            blank, label, frames, labels,
-            with_posteriors=with_posteriors, label_ends=label_ends, backend="torch",
-        )  # fmt: skip
+        return rnnt_lattice_torch(
+            blank, label, frames, labels, with_posteriors=with_posteriors, label_ends=label_ends
+        )
     skew = 0 if label_ends else 1
-    batch, _, width = blank.shape
-    cells = [skewed(x, skew) for x in (blank, label)]
-    sizes = _sizes(frames, labels, blank.device)
-    alpha = torch.empty_like(cells[0], dtype=torch.float64)
-    log_prob = cells[0].new_empty(batch)
-    columns, num_warps, stages = wavefront(width)
-    shape = (alpha.shape[1], width)
-    with torch.cuda.device_of(blank):
-        rnnt_alpha_kernel[(batch,)](
-            *cells, sizes, alpha, log_prob, *shape,
-            SKEW=skew, COLUMNS=columns, STAGES=stages, num_warps=num_warps,
-        )  # fmt: skip
-        if not with_posteriors:
-            return LatticeResult(log_prob)
-        mass = [torch.zeros_like(x) for x in cells]
-        rnnt_mass_kernel[(batch,)](
-            *cells, sizes, alpha, log_prob, *mass, *shape,
-            SKEW=skew, COLUMNS=columns, STAGES=stages, num_warps=num_warps,
-        )  # fmt: skip
-    return LatticeResult(log_prob, *(unskewed(x, blank.shape, skew) for x in mass))
+    kernels = (rnnt_alpha_kernel, rnnt_mass_kernel)
+    return _run(kernels, [blank, label], frames, labels, with_posteriors, skew, SKEW=skew)
 
 
 def tdt_lattice_triton(
-    blank: Tensor,
-    label: Tensor,
-    durations_log_prob: Tensor,
-    frames: list[int],
-    labels: list[int],
-    *,
-    durations: Sequence[int],
-    with_posteriors: bool,
-) -> LatticeResult:
-    """As `tdt_lattice`, which it hands durations over MAX_DURATION back to, and all that RNN-T's hands back
-    (for durations over SHORT already U + 1 > MAX_COLUMNS / 4).
+    blank: Tensor, label: Tensor, durations_log_prob: Tensor, frames: list[int], labels: list[int], *,
+    durations: Sequence[int], with_posteriors: bool,
+) -> LatticeResult:  # fmt: skip
+    """As `tdt_lattice`. Left to torch is what `rnnt_lattice_triton` leaves, durations over MAX_DURATION, and
+    U + 1 > MAX_COLUMNS / 4 with durations over SHORT.
     """
     durations = tuple(durations)
     if not _fits(blank, durations[-1]):
-        return tdt_lattice(
+        return tdt_lattice_torch(
             blank, label, durations_log_prob, frames, labels,
-            durations=durations, with_posteriors=with_posteriors, backend="torch",
+            durations=durations, with_posteriors=with_posteriors,
         )  # fmt: skip
-    batch, _, width = blank.shape
-    weights = [skewed(x, 1) for x in (blank, label, durations_log_prob)]
-    sizes = _sizes(frames, labels, blank.device)
-    alpha = torch.empty_like(weights[0], dtype=torch.float64)
-    log_prob = weights[0].new_empty(batch)
-    columns, num_warps, stages = wavefront(width, durations[-1])
+    weights = [blank, label, durations_log_prob]
+    kernels = (tdt_alpha_kernel, tdt_mass_kernel)
+    return _run(kernels, weights, frames, labels, with_posteriors, 1, DURATIONS=durations)
+
+
+def _run(
+    kernels: tuple, weights: list[Tensor], frames: list[int], labels: list[int], with_posteriors: bool,
+    skew: int, **constants: Any,
+) -> LatticeResult:  # fmt: skip
+    """Launches the alpha kernel and, for posteriors, the mass kernel, a program per utterance."""
+    batch, _, width = weights[0].shape
+    cells = [skewed(x, skew) for x in weights]
+    sizes = torch.tensor(list(zip(frames, labels, strict=True)), dtype=torch.int32)
+    sizes = sizes.to(cells[0].device, non_blocking=True)
+    alpha = torch.empty_like(cells[0], dtype=torch.float64)
+    log_prob = cells[0].new_empty(batch)
+    columns, num_warps, stages = wavefront(width, max(constants.get("DURATIONS", (1,))))
+    constants |= {"BU": columns, "STAGES": stages, "num_warps": num_warps}
     shape = (alpha.shape[1], width)
-    with torch.cuda.device_of(blank):
-        tdt_alpha_kernel[(batch,)](
-            *weights, sizes, alpha, log_prob, *shape,
-            DURATIONS=durations, COLUMNS=columns, STAGES=stages, num_warps=num_warps,
-        )  # fmt: skip
+    with torch.cuda.device_of(alpha):
+        kernels[0][(batch,)](*cells, sizes, alpha, log_prob, *shape, **constants)
         if not with_posteriors:
             return LatticeResult(log_prob)
-        mass = [torch.zeros_like(x) for x in weights]
-        tdt_mass_kernel[(batch,)](
-            *weights, sizes, alpha, log_prob, *mass, *shape,
-            DURATIONS=durations, COLUMNS=columns, STAGES=stages, num_warps=num_warps,
-        )  # fmt: skip
-    shapes = (blank.shape, blank.shape, durations_log_prob.shape)
-    return LatticeResult(log_prob, *(unskewed(x, y, 1) for x, y in zip(mass, shapes, strict=True)))
+        mass = [torch.zeros_like(x) for x in cells]
+        kernels[1][(batch,)](*cells, sizes, alpha, log_prob, *mass, *shape, **constants)
+    return LatticeResult(log_prob, *(unskewed(x, y.shape, skew) for x, y in zip(mass, weights, strict=True)))
 
 
 def wavefront(width: int, longest: int = 1) -> tuple[int, int, int]:
-    """Columns (a power of two), warps and stages of prefetching for U + 1 = `width` and the longest duration.
+    """Columns (a power of two), warps and prefetching stages for U + 1 = `width` and the longest duration.
 
-    One warp shifts by shuffles, more shift through shared memory with barriers; so one, as long as the
-    wavefronts that a program keeps fit into 255 registers without spilling. What is prefetched must fit
-    into shared memory, of which small GPUs have 99 KiB. kernels/compile_gate.py checks both.
+    One warp shifts by shuffles; several shift through shared memory with barriers. So there is one warp as
+    long as the wavefronts of a program fit into 255 registers. The prefetched rows must fit into shared
+    memory, 99 KiB on small GPUs. kernels/compile_gate.py checks both.
     """
     columns = max(32, triton.next_power_of_2(width))
     if longest == 1:
@@ -134,7 +116,7 @@ def wavefront(width: int, longest: int = 1) -> tuple[int, int, int]:
 def skewed(x: Tensor, skew: int) -> Tensor:
     """(B, S, U+1) as (B, wavefronts, U+1) or (B, S, U+1, D) as (B, wavefronts, D, U+1), fp32.
 
-    Cell (t, u) lies at wavefront t + skew * u. What is no cell is left as it is in memory.
+    Cell (t, u) is at wavefront t + skew * u. Elements that are no cell are left uninitialised.
     """
     batch, size, width, *durations = x.shape
     shape = (batch, size + skew * (width - 1) + 1, *durations, width)
@@ -144,9 +126,9 @@ def skewed(x: Tensor, skew: int) -> Tensor:
 
 
 def unskewed(x: Tensor, shape: Sequence[int], skew: int) -> Tensor:
-    """A view of `x`, which is stored as `skewed` does it, by (b, t, u) or (b, t, u, d)."""
-    by_batch, by_n, *by_duration = x.stride()[:-1]
-    return x.as_strided(tuple(shape), (by_batch, by_n, skew * by_n + 1, *by_duration))
+    """A view by (b, t, u) or (b, t, u, d) of a tensor stored as `skewed` stores it."""
+    s_b, s_n, *s_d = x.stride()[:-1]
+    return x.as_strided(tuple(shape), (s_b, s_n, skew * s_n + 1, *s_d))
 
 
 def _fits(blank: Tensor, longest: int = 1) -> bool:
@@ -154,67 +136,83 @@ def _fits(blank: Tensor, longest: int = 1) -> bool:
     return blank.dtype != torch.float64 and blank.numel() > 0 and blank.shape[2] <= columns
 
 
-def _sizes(frames: list[int], labels: list[int], device: torch.device) -> Tensor:
-    return torch.tensor(list(zip(frames, labels, strict=True)), dtype=torch.int32).to(
-        device, non_blocking=True
+@triton.jit
+def utterance(sizes, N, W, BU: tl.constexpr):
+    """The utterance of this program, the offset of its first wavefront, the columns u, T and U."""
+    i_b = tl.program_id(0)
+    return (
+        i_b,
+        i_b.to(tl.int64) * N * W,
+        tl.arange(0, BU),
+        tl.load(sizes + 2 * i_b),
+        tl.load(sizes + 2 * i_b + 1),
     )
 
 
 @triton.jit
-def log_add(x, y):
+def repeated(b_x, COUNT: tl.constexpr):
+    """A tuple of COUNT times b_x."""
+    out = (b_x,)
+    for _ in tl.static_range(1, COUNT):
+        out = out + (b_x,)
+    return out
+
+
+@triton.jit
+def log_add(b_x, b_y):
     """log(exp x + exp y) of fp64; nan stays nan."""
-    gap = -tl.abs(x - y).to(tl.float32)
-    return tl.maximum(x, y) + tl.log(1.0 + tl.exp(gap))
+    gap = -tl.abs(b_x - b_y).to(tl.float32)
+    return tl.maximum(b_x, b_y) + tl.log(1.0 + tl.exp(gap))
 
 
 @triton.jit
 def log_sum(terms):
     """log sum exp over a tuple of fp64 vectors; nan stays nan."""
-    top = terms[0]
+    b_max = terms[0]
     for i in tl.static_range(1, len(terms)):
-        top = tl.maximum(top, terms[i])
-    total = tl.exp((terms[0] - top).to(tl.float32))
+        b_max = tl.maximum(b_max, terms[i])
+    b_sum = tl.exp((terms[0] - b_max).to(tl.float32))
     for i in tl.static_range(1, len(terms)):
-        total += tl.exp((terms[i] - top).to(tl.float32))
-    return top + tl.log(total)
+        b_sum += tl.exp((terms[i] - b_max).to(tl.float32))
+    return b_max + tl.log(b_sum)
 
 
 @triton.jit
-def pushed(new, old):
-    """`new` followed by `old` without its last.
+def pushed(b_new, b_old):
+    """The tuple `b_old` with `b_new` in front and without its last element.
 
-    The additions change nothing, but Triton prefetches the loads of no loop that hands a carried value on as
-    it is.
+    The additions change nothing. Without them, Triton prefetches no loads in the loop, because it does not in
+    a loop that passes a carried value on unchanged.
     """
-    out = (new,)
-    for i in tl.static_range(len(old) - 1):
-        out = out + (old[i] + 0.0,)
+    out = (b_new,)
+    for i in tl.static_range(len(b_old) - 1):
+        out = out + (b_old[i] + 0.0,)
     return out
 
 
 @triton.jit
-def load_weight(pointer, mask):
-    """Log weights with NEG for -inf and where there is no cell; nan stays nan."""
-    weight = tl.load(pointer, mask=mask, other=NEG)
-    return tl.where(weight < NEG, NEG, weight)
+def load_weight(p_weight, m_cell):
+    """Log weights, with NEG for -inf and outside the cells; nan stays nan."""
+    b_weight = tl.load(p_weight, mask=m_cell, other=NEG)
+    return tl.where(b_weight < NEG, NEG, b_weight)
 
 
 @triton.jit
-def share(of_source, of_target):
-    """exp(alpha + weight - alpha of the node reached), at most 1 but for rounding; nan stays nan.
+def share(b_source, b_target):
+    """exp(alpha + weight - alpha of the target), at most 1; nan stays nan.
 
-    Where the node reached is none, the difference is huge, and its mass, with which this is multiplied, 0.
+    For a target that is no node the difference is large, but its mass, which multiplies the share, is 0.
     """
-    gap = (of_source - of_target).to(tl.float32)
+    gap = (b_source - b_target).to(tl.float32)
     return tl.exp(tl.where(gap > 0, 0.0, gap))
 
 
 @triton.jit
-def store_end(log_prob, alpha, frames, labels, u):
-    """alpha at (T, U), the last wavefront, as log probability; -inf without a path."""
-    end = tl.sum(tl.where(u == labels, alpha, 0.0), 0)
-    possible = (frames > 0) & (end >= IMPOSSIBLE) | (end != end)
-    tl.store(log_prob, tl.where(possible, end, float("-inf")).to(tl.float32))
+def store_end(p_log_prob, b_alpha, T, U, o_u):
+    """Stores alpha at (T, U), in the last wavefront, as the log probability; -inf without a path."""
+    end = tl.sum(tl.where(o_u == U, b_alpha, 0.0), 0)
+    possible = (T > 0) & (end >= IMPOSSIBLE) | (end != end)
+    tl.store(p_log_prob, tl.where(possible, end, float("-inf")).to(tl.float32))
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -224,73 +222,55 @@ def rnnt_alpha_kernel(
     sizes,  # int32 [b, 2]: T, U
     alpha,  # fp64 [b, n, u], out
     log_prob,  # fp32 [b], out
-    wavefronts,
-    width,
+    N, W,
     SKEW: tl.constexpr,  # 1: labels take no frame; 0: they take one
-    COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr,
-):
-    b = tl.program_id(0)
-    u = tl.arange(0, COLUMNS)
-    frames = tl.load(sizes + 2 * b)
-    labels = tl.load(sizes + 2 * b + 1)
-    start = b.to(tl.int64) * wavefronts * width
-    used = u <= labels
-    a = tl.where(u == 0, 0.0, NEG).to(tl.float64)
-    tl.store(alpha + start + u, a, mask=used)
-    for n in tl.range(1, frames + SKEW * labels + 1, num_stages=STAGES):
-        left = start + (n - 1) * width + u
-        t = n - SKEW * u  # of the nodes entered; the cells left in the same column are at t - 1
-        cell = (t >= 1) & (t <= frames) & used
-        by_blank = a + load_weight(blank + left, cell)
-        by_label = tl.gather(a + load_weight(label + left, cell), tl.maximum(u - 1, 0), 0)
-        by_label = tl.where(u > 0, by_label, NEG)
-        node = (t < frames) & used | (t == frames) & (u == labels)
-        a = log_add(by_blank, by_label)
-        a = tl.where((a < NEG) | (node == 0), NEG, a)
-        tl.store(alpha + start + n * width + u, a, mask=used)
-    store_end(log_prob + b, a, frames, labels, u)
+    BU: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    i_b, o_b, o_u, T, U = utterance(sizes, N, W, BU)
+    m_u = o_u <= U
+    b_alpha = tl.where(o_u == 0, 0.0, NEG).to(tl.float64)
+    tl.store(alpha + o_b + o_u, b_alpha, mask=m_u)
+    for i_n in tl.range(1, T + SKEW * U + 1, num_stages=STAGES):
+        o_source = o_b + (i_n - 1) * W + o_u
+        o_t = i_n - SKEW * o_u  # of the nodes entered; the source cells in the same column are at o_t - 1
+        m_cell = (o_t >= 1) & (o_t <= T) & m_u
+        b_blank = b_alpha + load_weight(blank + o_source, m_cell)
+        b_label = tl.gather(b_alpha + load_weight(label + o_source, m_cell), tl.maximum(o_u - 1, 0), 0)
+        b_label = tl.where(o_u > 0, b_label, NEG)
+        m_node = (o_t < T) & m_u | (o_t == T) & (o_u == U)
+        b_alpha = log_add(b_blank, b_label)
+        b_alpha = tl.where((b_alpha < NEG) | (m_node == 0), NEG, b_alpha)
+        tl.store(alpha + o_b + i_n * W + o_u, b_alpha, mask=m_u)
+    store_end(log_prob + i_b, b_alpha, T, U, o_u)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def rnnt_mass_kernel(
-    blank,
-    label,
-    sizes,
-    alpha,
-    log_prob,
-    blank_mass,  # fp32 [b, n, u], out: posteriors; what is no cell is left alone
-    label_mass,
-    wavefronts,
-    width,
-    SKEW: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr,
-):
-    b = tl.program_id(0)
-    u = tl.arange(0, COLUMNS)
-    frames = tl.load(sizes + 2 * b)
-    labels = tl.load(sizes + 2 * b + 1)
-    start = b.to(tl.int64) * wavefronts * width
-    last = frames + SKEW * labels
-    at_end = tl.where(tl.load(log_prob + b) == float("-inf"), 0.0, 1.0)
-    mass = tl.where(u == labels, at_end, 0.0)  # of the nodes of wavefront n + 1
-    for i in tl.range(0, last, num_stages=STAGES):
-        n = last - 1 - i
-        at = start + n * width + u
-        t = n - SKEW * u
-        cell = (t >= 0) & (t < frames) & (u <= labels)
-        a = tl.load(alpha + at, mask=cell, other=NEG)
-        straight = tl.load(alpha + at + width, mask=cell, other=0.0)
-        across = tl.load(alpha + at + width + 1, mask=cell & (u < labels), other=0.0)
-        by_blank = mass * share(a + load_weight(blank + at, cell), straight)
-        to_right = tl.gather(mass, tl.minimum(u + 1, COLUMNS - 1), 0)
-        by_label = to_right * share(a + load_weight(label + at, cell), across)
-        by_blank = tl.where(cell, by_blank, 0.0)
-        by_label = tl.where(cell & (u < labels), by_label, 0.0)
-        tl.store(blank_mass + at, by_blank, mask=cell)
-        tl.store(label_mass + at, by_label, mask=cell)
-        mass = by_blank + by_label
+    blank, label, sizes, alpha, log_prob,
+    blank_mass,  # fp32 [b, n, u], out: posteriors; elements outside the cells are not written
+    label_mass, N, W, SKEW: tl.constexpr, BU: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    i_b, o_b, o_u, T, U = utterance(sizes, N, W, BU)
+    last = T + SKEW * U
+    end_mass = tl.where(tl.load(log_prob + i_b) == float("-inf"), 0.0, 1.0)
+    b_mass = tl.where(o_u == U, end_mass, 0.0)  # of the nodes of wavefront i_n + 1
+    for i_step in tl.range(0, last, num_stages=STAGES):
+        i_n = last - 1 - i_step
+        o_cell = o_b + i_n * W + o_u
+        o_t = i_n - SKEW * o_u
+        m_cell = (o_t >= 0) & (o_t < T) & (o_u <= U)
+        m_label = m_cell & (o_u < U)
+        b_alpha = tl.load(alpha + o_cell, mask=m_cell, other=NEG)
+        b_alpha_blank = tl.load(alpha + o_cell + W, mask=m_cell, other=0.0)
+        b_alpha_label = tl.load(alpha + o_cell + W + 1, mask=m_label, other=0.0)
+        b_blank = b_mass * share(b_alpha + load_weight(blank + o_cell, m_cell), b_alpha_blank)
+        b_next_mass = tl.gather(b_mass, tl.minimum(o_u + 1, BU - 1), 0)
+        b_label = b_next_mass * share(b_alpha + load_weight(label + o_cell, m_cell), b_alpha_label)
+        b_blank = tl.where(m_cell, b_blank, 0.0)
+        b_label = tl.where(m_label, b_label, 0.0)
+        tl.store(blank_mass + o_cell, b_blank, mask=m_cell)
+        tl.store(label_mass + o_cell, b_label, mask=m_cell)
+        b_mass = b_blank + b_label
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -298,123 +278,93 @@ def tdt_alpha_kernel(
     blank,  # fp32 [b, n, u], as label
     label,
     duration,  # fp32 [b, n, d, u]
-    sizes,
-    alpha,
-    log_prob,
-    wavefronts,
-    width,
-    DURATIONS: tl.constexpr,  # tuple, rising
-    COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr,
-):
-    COUNT: tl.constexpr = len(DURATIONS)
-    LONGEST: tl.constexpr = DURATIONS[COUNT - 1]
-    b = tl.program_id(0)
-    u = tl.arange(0, COLUMNS)
-    frames = tl.load(sizes + 2 * b)
-    labels = tl.load(sizes + 2 * b + 1)
-    start = b.to(tl.int64) * wavefronts * width
-    used = u <= labels
-    a = tl.where(u == 0, 0.0, NEG).to(tl.float64)
-    tl.store(alpha + start + u, a, mask=used)
-    # alpha + blank and alpha + label of the wavefronts before n, the nearest first.
-    none = tl.full((COLUMNS,), NEG, tl.float64)
-    blanks = (none,)
-    before = (none,)
-    for _ in tl.static_range(1, LONGEST):
-        blanks = blanks + (none,)
-    for _ in tl.static_range(LONGEST):
-        before = before + (none,)
-    for n in tl.range(1, frames + labels + 1, num_stages=STAGES):
-        left = (n - 1) * width + u
-        t = n - u
-        cell = (t >= 1) & (t <= frames) & used
-        blanks = pushed(a + load_weight(blank + start + left, cell), blanks)
-        before = pushed(a + load_weight(label + start + left, cell), before)
+    sizes, alpha, log_prob, N, W,
+    DURATIONS: tl.constexpr,  # tuple, ascending
+    BU: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    D: tl.constexpr = len(DURATIONS)
+    i_b, o_b, o_u, T, U = utterance(sizes, N, W, BU)
+    m_u = o_u <= U
+    b_alpha = tl.where(o_u == 0, 0.0, NEG).to(tl.float64)
+    tl.store(alpha + o_b + o_u, b_alpha, mask=m_u)
+    # alpha + blank and alpha + label of the wavefronts before i_n, the nearest first.
+    b_none = tl.full((BU,), NEG, tl.float64)
+    b_blanks = repeated(b_none, DURATIONS[D - 1])
+    b_labels = repeated(b_none, DURATIONS[D - 1] + 1)
+    for i_n in tl.range(1, T + U + 1, num_stages=STAGES):
+        o_source = (i_n - 1) * W + o_u
+        o_t = i_n - o_u
+        m_cell = (o_t >= 1) & (o_t <= T) & m_u
+        b_blanks = pushed(b_alpha + load_weight(blank + o_b + o_source, m_cell), b_blanks)
+        b_labels = pushed(b_alpha + load_weight(label + o_b + o_source, m_cell), b_labels)
         blank_terms = ()
         label_terms = ()
-        for i in tl.static_range(COUNT):
-            row = duration + start * COUNT + i * width + u
-            if DURATIONS[i] > 0:
-                cell = (t >= DURATIONS[i]) & (t < frames + DURATIONS[i]) & used
-                weight = load_weight(row + (n - DURATIONS[i]) * COUNT * width, cell)
-                blank_terms = blank_terms + (blanks[DURATIONS[i] - 1] + weight,)
-            cell = (t >= 1 + DURATIONS[i]) & (t <= frames + DURATIONS[i]) & used
-            weight = load_weight(row + (n - 1 - DURATIONS[i]) * COUNT * width, cell)
-            label_terms = label_terms + (before[DURATIONS[i]] + weight,)
-        by_blank = log_sum(blank_terms)
-        by_label = tl.gather(log_sum(label_terms), tl.maximum(u - 1, 0), 0)
-        by_label = tl.where((u > 0) & (t < frames), by_label, NEG)  # a label may not land on T
-        node = (t < frames) & used | (t == frames) & (u == labels)
-        a = log_add(by_blank, by_label)
-        a = tl.where((a < NEG) | (node == 0), NEG, a)
-        tl.store(alpha + start + n * width + u, a, mask=used)
-    store_end(log_prob + b, a, frames, labels, u)
+        for i_d in tl.static_range(D):
+            p_duration = duration + o_b * D + i_d * W + o_u
+            if DURATIONS[i_d] > 0:
+                m_cell = (o_t >= DURATIONS[i_d]) & (o_t < T + DURATIONS[i_d]) & m_u
+                b_duration = load_weight(p_duration + (i_n - DURATIONS[i_d]) * D * W, m_cell)
+                blank_terms = blank_terms + (b_blanks[DURATIONS[i_d] - 1] + b_duration,)
+            m_cell = (o_t >= 1 + DURATIONS[i_d]) & (o_t <= T + DURATIONS[i_d]) & m_u
+            b_duration = load_weight(p_duration + (i_n - 1 - DURATIONS[i_d]) * D * W, m_cell)
+            label_terms = label_terms + (b_labels[DURATIONS[i_d]] + b_duration,)
+        b_blank = log_sum(blank_terms)
+        b_label = tl.gather(log_sum(label_terms), tl.maximum(o_u - 1, 0), 0)
+        b_label = tl.where((o_u > 0) & (o_t < T), b_label, NEG)  # a label may not land on T
+        m_node = (o_t < T) & m_u | (o_t == T) & (o_u == U)
+        b_alpha = log_add(b_blank, b_label)
+        b_alpha = tl.where((b_alpha < NEG) | (m_node == 0), NEG, b_alpha)
+        tl.store(alpha + o_b + i_n * W + o_u, b_alpha, mask=m_u)
+    store_end(log_prob + i_b, b_alpha, T, U, o_u)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def tdt_mass_kernel(
-    blank,
-    label,
-    duration,
-    sizes,
-    alpha,
-    log_prob,
-    blank_mass,  # fp32 [b, n, u], out, as label_mass: posteriors; what is no cell is left alone
+    blank, label, duration, sizes, alpha, log_prob,
+    blank_mass,  # fp32 [b, n, u], out, as label_mass: posteriors; elements outside the cells are not written
     label_mass,
     duration_mass,  # fp32 [b, n, d, u], out
-    wavefronts,
-    width,
-    DURATIONS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr,
-):
-    COUNT: tl.constexpr = len(DURATIONS)
-    LONGEST: tl.constexpr = DURATIONS[COUNT - 1]
-    b = tl.program_id(0)
-    u = tl.arange(0, COLUMNS)
-    frames = tl.load(sizes + 2 * b)
-    labels = tl.load(sizes + 2 * b + 1)
-    start = b.to(tl.int64) * wavefronts * width
-    last = frames + labels
-    at_end = tl.where(tl.load(log_prob + b) == float("-inf"), 0.0, 1.0)
-    mass = tl.where(u == labels, at_end, 0.0)
-    # Masses of the nodes of the wavefronts after n, the nearest first: in the same column, one to the right.
-    none = tl.zeros((COLUMNS,), tl.float32)
-    straight = (none,)
-    across = (none,)
-    for _ in tl.static_range(1, LONGEST):
-        straight = straight + (none,)
-    for _ in tl.static_range(LONGEST):
-        across = across + (none,)
-    for step in tl.range(0, last, num_stages=STAGES):
-        n = last - 1 - step
-        at = start + n * width + u
-        t = n - u
-        cell = (t >= 0) & (t < frames) & (u <= labels)
-        straight = pushed(mass + 0.0, straight)
-        across = pushed(tl.gather(mass, tl.minimum(u + 1, COLUMNS - 1), 0), across)
-        a = tl.load(alpha + at, mask=cell, other=NEG)
-        of_blank = a + load_weight(blank + at, cell)
-        of_label = a + load_weight(label + at, cell)
-        all_blank = tl.zeros((COLUMNS,), tl.float32)
-        all_label = tl.zeros((COLUMNS,), tl.float32)
-        for i in tl.static_range(COUNT):
-            row = (start + n * width) * COUNT + i * width + u
-            weight = load_weight(duration + row, cell)
-            lands = cell & (u < labels) & (t + DURATIONS[i] < frames)
-            to = tl.load(alpha + at + (DURATIONS[i] + 1) * width + 1, mask=lands, other=0.0)
-            by_label = tl.where(lands, across[DURATIONS[i]] * share(of_label + weight, to), 0.0)
-            both = by_label
-            if DURATIONS[i] > 0:
-                later = t + DURATIONS[i]
-                lands = cell & ((later < frames) | (later == frames) & (u == labels))
-                to = tl.load(alpha + at + DURATIONS[i] * width, mask=lands, other=0.0)
-                by_blank = tl.where(lands, straight[DURATIONS[i] - 1] * share(of_blank + weight, to), 0.0)
-                both += by_blank
-                all_blank += by_blank
-            all_label += by_label
-            tl.store(duration_mass + row, both, mask=cell)
-        tl.store(blank_mass + at, all_blank, mask=cell)
-        tl.store(label_mass + at, all_label, mask=cell)
-        mass = all_blank + all_label
+    N, W, DURATIONS: tl.constexpr, BU: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    D: tl.constexpr = len(DURATIONS)
+    i_b, o_b, o_u, T, U = utterance(sizes, N, W, BU)
+    last = T + U
+    end_mass = tl.where(tl.load(log_prob + i_b) == float("-inf"), 0.0, 1.0)
+    b_mass = tl.where(o_u == U, end_mass, 0.0)
+    # Masses of the nodes of the wavefronts after i_n, the nearest first: in the same column, and in the next.
+    b_none = tl.zeros((BU,), tl.float32)
+    b_masses = repeated(b_none, DURATIONS[D - 1])
+    b_next_masses = repeated(b_none, DURATIONS[D - 1] + 1)
+    for i_step in tl.range(0, last, num_stages=STAGES):
+        i_n = last - 1 - i_step
+        o_cell = o_b + i_n * W + o_u
+        o_t = i_n - o_u
+        m_cell = (o_t >= 0) & (o_t < T) & (o_u <= U)
+        b_masses = pushed(b_mass + 0.0, b_masses)
+        b_next_masses = pushed(tl.gather(b_mass, tl.minimum(o_u + 1, BU - 1), 0), b_next_masses)
+        b_alpha = tl.load(alpha + o_cell, mask=m_cell, other=NEG)
+        b_blank = b_alpha + load_weight(blank + o_cell, m_cell)
+        b_label = b_alpha + load_weight(label + o_cell, m_cell)
+        b_blank_mass = tl.zeros((BU,), tl.float32)
+        b_label_mass = tl.zeros((BU,), tl.float32)
+        for i_d in tl.static_range(D):
+            o_duration = (o_b + i_n * W) * D + i_d * W + o_u
+            b_duration = load_weight(duration + o_duration, m_cell)
+            m_lands = m_cell & (o_u < U) & (o_t + DURATIONS[i_d] < T)
+            b_target = tl.load(alpha + o_cell + (DURATIONS[i_d] + 1) * W + 1, mask=m_lands, other=0.0)
+            b_share = share(b_label + b_duration, b_target)
+            b_by_label = tl.where(m_lands, b_next_masses[DURATIONS[i_d]] * b_share, 0.0)
+            b_both = b_by_label
+            if DURATIONS[i_d] > 0:
+                o_later = o_t + DURATIONS[i_d]
+                m_lands = m_cell & ((o_later < T) | (o_later == T) & (o_u == U))
+                b_target = tl.load(alpha + o_cell + DURATIONS[i_d] * W, mask=m_lands, other=0.0)
+                b_share = share(b_blank + b_duration, b_target)
+                b_by_blank = tl.where(m_lands, b_masses[DURATIONS[i_d] - 1] * b_share, 0.0)
+                b_both += b_by_blank
+                b_blank_mass += b_by_blank
+            b_label_mass += b_by_label
+            tl.store(duration_mass + o_duration, b_both, mask=m_cell)
+        tl.store(blank_mass + o_cell, b_blank_mass, mask=m_cell)
+        tl.store(label_mass + o_cell, b_label_mass, mask=m_cell)
+        b_mass = b_blank_mass + b_label_mass

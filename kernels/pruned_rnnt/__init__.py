@@ -1,56 +1,49 @@
-"""Pruned RNN-T: a cheap joiner finds where the alignment lies, the full one works only there (Kuang et al.
-2022, arXiv 2206.13236).
+"""Pruned RNN-T: a cheap joiner locates the alignment, and the full joiner is computed only near it (Kuang et
+al. 2022, arXiv 2206.13236).
 
-Three steps: `simple_rnnt_loss` gives a loss and occupations, `prune_ranges` makes windows of them, and
-`pruned_rnnt_loss` or `fused_pruned_rnnt_loss` is the loss on the windows. README.md has the formulas.
+There are three steps: `simple_rnnt_loss` gives a loss and occupations, `prune_ranges` turns these into
+windows, and `pruned_rnnt_loss` or `fused_pruned_rnnt_loss` is the loss on the windows. README.md has the
+formulas.
 """
 
 import torch
 from torch import Tensor
 
-from maya.kernels.checks import check_targets, check_tensor, choose_backend
+from maya.kernels.checks import check_lens, check_targets, check_tensor, choose_backend
+from maya.kernels.joint.checks import check_states
+from maya.kernels.precision import compute_dtype
 from maya.kernels.pruned_rnnt.arcs import TYPES
-from maya.kernels.pruned_rnnt.checks import check_lens, check_rules, check_smoothing, check_windows
+from maya.kernels.pruned_rnnt.checks import check_rules, check_smoothing, check_windows
 from maya.kernels.pruned_rnnt.fused import fused_pruned_rnnt_loss
 from maya.kernels.pruned_rnnt.pruned import PrunedLoss
 from maya.kernels.pruned_rnnt.ranges import window_size, window_starts
 from maya.kernels.pruned_rnnt.reference import pruned_loss_reference, simple_loss_reference
 from maya.kernels.pruned_rnnt.simple import SimpleLoss
-from maya.kernels.token_softmax import compute_dtype
 
 
 def simple_rnnt_loss(
-    am: Tensor,
-    lm: Tensor,
-    targets: Tensor,
-    am_lens: Tensor,
-    target_lens: Tensor,
-    *,
-    blank: int,
-    lm_only_scale: float = 0.0,
-    am_only_scale: float = 0.0,
-    rnnt_type: str = "regular",
-    delay_penalty: float = 0.0,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor]:
-    """RNN-T loss of the logits am + lm, which are never made: loss (B,), px_occupation, py_occupation.
+    am: Tensor, lm: Tensor, targets: Tensor, am_lens: Tensor, target_lens: Tensor, *, blank: int,
+    lm_only_scale: float = 0.0, am_only_scale: float = 0.0, rnnt_type: str = "regular",
+    delay_penalty: float = 0.0, backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """RNN-T loss of the logits am + lm, which are never stored: loss (B,), px_occupation, py_occupation.
 
     am: (B, S, V) and lm: (B, U+1, V), of the same float dtype: the encoder and the predictor, each projected
-      to the vocabulary. Need not be contiguous; what lies past a row's lengths is never read.
+      to the vocabulary. Need not be contiguous; values past a row's lengths are never read.
     targets: (B, U) ints below V and not `blank`; padding is ignored. am_lens, target_lens: (B,) ints.
     lm_only_scale, am_only_scale: the arcs' log probabilities are a mixture, in logs, of softmax(am + lm),
-      softmax(lm) and softmax(am + log of the mean softmax(lm) in the batch), the first with the rest of 1.
+      softmax(lm) and softmax(am + log of the mean softmax(lm) in the batch). The first has the rest of 1.
       A term with scale 0 is not computed. The third makes a row's loss depend on its batch.
-    rnnt_type: "regular"; "modified", where a label takes a frame (S >= U); "constrained", where moreover the
-      blank of the next state is paid on the same frame.
+    rnnt_type: "regular"; "modified", in which a label takes a frame (S >= U); "constrained", in which it also
+      pays for the blank of the next state on the same frame.
     delay_penalty: nats that a label gains for each frame that it comes earlier (k2 pull request 955).
-    backend: "auto" (the lattice in Triton on CUDA, all else torch), "torch", "triton" or "reference".
+    backend: "auto" (the lattice in Triton on CUDA, the rest in torch), "torch", "triton" or "reference".
 
-    px_occupation, py_occupation: (B, S, U+1) without gradient, probability that a path leaves the cell by its
-      next label, or by a blank; 0 on padding, and in rows without a path.
+    px_occupation, py_occupation: (B, S, U+1) without gradient, the probabilities that a path leaves the cell
+      by its next label, and by a blank; 0 on padding, and in rows without a path.
 
     Loss in nats and occupations in fp64 for fp64 input, else fp32, also under autocast. A row without any
-    path has loss inf and gradient 0. Raises ValueError that names the argument which does not fit.
+    path has loss inf and gradient 0. Raises ValueError that names the argument.
     """
     op = "simple_rnnt_loss"
     chosen = choose_backend(op, backend, am)
@@ -58,45 +51,29 @@ def simple_rnnt_loss(
     smoothing = check_smoothing(op, lm_only_scale, am_only_scale)
     check_tensor(op, "am", am, (None, None, None))
     batch, size, vocab = am.shape
-    check_tensor(op, "lm", lm, (batch, None, vocab), like=am)
-    if lm.dtype != am.dtype:
-        raise ValueError(f"{op}: lm is {lm.dtype}, but am is {am.dtype}")
-    if lm.shape[1] < 1:
-        raise ValueError(f"{op}: lm must have U + 1 states, at least 1, not 0")
+    check_states(op, "lm", lm, "am", am, vocab)
     lens = {"am_lens": am_lens, "target_lens": target_lens}
-    shape = (batch, size, lm.shape[1], vocab)
-    targets, frames, labels = check_targets(op, am, targets, lens, shape, blank)
+    transcripts = check_targets(op, am, targets, lens, (batch, size, lm.shape[1], vocab), blank)
     with torch.autocast(am.device.type, enabled=False):
         if chosen == "reference":
             dtype = compute_dtype(am.dtype)
-            return simple_loss_reference(
-                am.to(dtype), lm.to(dtype), targets, frames, labels,
-                blank=blank, smoothing=smoothing, rules=rules,
-            )  # fmt: skip
-        loss, px_occupation, py_occupation = SimpleLoss.apply(
-            am, lm, targets, frames, labels, blank, smoothing, rules, chosen
-        )
-        return loss, px_occupation, py_occupation
+            return simple_loss_reference(am.to(dtype), lm.to(dtype), transcripts, smoothing, rules)
+        return SimpleLoss.apply(am, lm, transcripts, smoothing, rules, chosen)
 
 
 def prune_ranges(
-    px_occupation: Tensor,
-    py_occupation: Tensor,
-    am_lens: Tensor,
-    target_lens: Tensor,
-    *,
-    s_range: int,
+    px_occupation: Tensor, py_occupation: Tensor, am_lens: Tensor, target_lens: Tensor, *, s_range: int,
     rnnt_type: str = "regular",
-) -> Tensor:
-    """The label positions that each frame keeps, (B, S, R) int64: consecutive, the first as (B, S, :1).
+) -> Tensor:  # fmt: skip
+    """The window of label positions of each frame, (B, S, R) int64: R consecutive positions.
 
     px_occupation, py_occupation: (B, S, U+1) as `simple_rnnt_loss` gives them. am_lens, target_lens: (B,).
-    s_range: R, which is raised where windows of s_range could not follow a text of this batch to its end,
-      and lowered to U + 1.
+    s_range: R. It is raised if windows of s_range could not follow a text of this batch to its end, and
+      lowered to at most U + 1.
 
     Windows start at position 0, never move back, and move at most R - 1 positions from one frame to the next
-    (1 where a label takes a frame); the last frame's holds the end of the text. Raises ValueError that names
-    the argument which does not fit.
+    (1 if a label takes a frame). The last frame's window holds the end of the text. Raises ValueError that
+    names the argument.
     """
     op = "prune_ranges"
     rules = check_rules(op, rnnt_type)
@@ -116,27 +93,19 @@ def prune_ranges(
 
 
 def pruned_rnnt_loss(
-    logits: Tensor,
-    targets: Tensor,
-    ranges: Tensor,
-    am_lens: Tensor,
-    target_lens: Tensor,
-    *,
-    blank: int,
-    rnnt_type: str = "regular",
-    delay_penalty: float = 0.0,
-    backend: str = "auto",
-) -> Tensor:
+    logits: Tensor, targets: Tensor, ranges: Tensor, am_lens: Tensor, target_lens: Tensor, *, blank: int,
+    rnnt_type: str = "regular", delay_penalty: float = 0.0, backend: str = "auto",
+) -> Tensor:  # fmt: skip
     """RNN-T loss over the paths that stay in the windows, (B,), in nats.
 
     logits: raw joint outputs (B, S, R, V) at the label positions `ranges`, any float dtype; need not be
-      contiguous. Normalised here.
+      contiguous. They are normalised here.
     ranges: (B, S, R) ints from `prune_ranges`: on each frame consecutive positions in 0..U.
     targets, am_lens, target_lens, blank, rnnt_type, delay_penalty, backend: as for `simple_rnnt_loss`.
 
     Padding of logits, targets and ranges is ignored. fp64 for fp64 logits, fp32 otherwise, also under
     autocast. A row without any path in its windows has loss inf and gradient 0. Raises ValueError that names
-    the argument which does not fit.
+    the argument.
     """
     op = "pruned_rnnt_loss"
     chosen = choose_backend(op, backend, logits)
@@ -146,20 +115,15 @@ def pruned_rnnt_loss(
     batch, size, window, vocab = logits.shape
     width = targets.shape[1] + 1
     lens = {"am_lens": am_lens, "target_lens": target_lens}
-    targets, frames, labels = check_targets(op, logits, targets, lens, (batch, size, width, vocab), blank)
-    ranges = check_windows(op, ranges, (batch, size, window), width, frames, logits)
+    transcripts = check_targets(op, logits, targets, lens, (batch, size, width, vocab), blank)
+    ranges = check_windows(op, ranges, (batch, size, window), width, transcripts.frames, logits)
     with torch.autocast(logits.device.type, enabled=False):
         if chosen == "reference":
             wide = logits.to(compute_dtype(logits.dtype))
-            return pruned_loss_reference(wide, targets, ranges, frames, labels, blank=blank, rules=rules)
-        loss: Tensor = PrunedLoss.apply(logits, targets, ranges, frames, labels, blank, rules, chosen)
-        return loss
+            return pruned_loss_reference(wide, transcripts, ranges, rules)
+        return PrunedLoss.apply(logits, transcripts, ranges, rules, chosen)
 
 
 __all__ = [
-    "TYPES",
-    "fused_pruned_rnnt_loss",
-    "prune_ranges",
-    "pruned_rnnt_loss",
-    "simple_rnnt_loss",
-]
+    "TYPES", "fused_pruned_rnnt_loss", "prune_ranges", "pruned_rnnt_loss", "simple_rnnt_loss",
+]  # fmt: skip

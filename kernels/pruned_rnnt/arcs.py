@@ -1,8 +1,8 @@
-"""What the three types of pruned RNN-T make of log probabilities: weights of arcs, and masses back.
+"""The three types of pruned RNN-T: from log probabilities to weights of arcs, and from posteriors to masses.
 
 "regular": a label takes no frame and the last arc is a blank, as in Graves 2012. "modified": a label takes
-one frame, from (t, u) to (t+1, u+1), and may be the last arc. "constrained": as modified, and the next
-state's blank is paid on the same frame.
+one frame, from (t, u) to (t+1, u+1), and may be the last arc. "constrained": as modified, and it
+also pays for the next state's blank on the same frame.
 """
 
 from dataclasses import dataclass
@@ -10,14 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maya.kernels.lattice import LatticeResult, lattice_dtype, rnnt_lattice
+from maya.kernels.checks import Transcripts
+from maya.kernels.lattice import LatticeResult, rnnt_lattice
+from maya.kernels.precision import lattice_dtype
 
 TYPES = ("regular", "modified", "constrained")
 
 
 @dataclass(frozen=True, slots=True)
 class ArcRules:
-    """rnnt_type: one of TYPES. delay_penalty: nats by which a label is dearer with each frame it waits."""
+    """rnnt_type: one of TYPES. delay_penalty: nats that a label loses for each frame that it comes later."""
 
     rnnt_type: str = "regular"
     delay_penalty: float = 0.0
@@ -26,8 +28,8 @@ class ArcRules:
 def arc_weights(blank: Tensor, label: Tensor, frames: list[int], rules: ArcRules) -> tuple[Tensor, Tensor]:
     """Weights of the blank and label arcs, (B, S, U+1), from the log probabilities of both.
 
-    A label on frame t gains delay_penalty ((T - 1) / 2 - t): nothing on average over the frames, more for
-    early ones. Column U of `label` is no arc and is passed through.
+    A label on frame t gains delay_penalty ((T - 1) / 2 - t), which is 0 on average over the frames. Column U
+    of `label` is no arc and is passed through.
     """
     if rules.rnnt_type == "constrained":
         label = torch.cat([label[..., :-1] + blank[..., 1:], label[..., -1:]], -1)
@@ -39,22 +41,15 @@ def arc_weights(blank: Tensor, label: Tensor, frames: list[int], rules: ArcRules
 
 
 def run_lattice(
-    blank: Tensor,
-    label: Tensor,
-    frames: list[int],
-    labels: list[int],
-    rules: ArcRules,
-    *,
-    with_posteriors: bool,
+    blank: Tensor, label: Tensor, transcripts: Transcripts, rules: ArcRules, *, with_posteriors: bool,
     backend: str,
-) -> LatticeResult:
+) -> LatticeResult:  # fmt: skip
     """Sum over the paths of `rules`; blank, label: log probabilities (B, S, U+1), read where valid."""
-    if backend != "triton":  # whose kernels take fp32 weights and widen the sums themselves
+    if backend != "triton":  # Triton's kernels take fp32 weights and widen the sums themselves
         wide = lattice_dtype(blank.device)
         blank, label = blank.to(wide), label.to(wide)
-    weights = arc_weights(blank, label, frames, rules)
     return rnnt_lattice(
-        *weights, frames, labels,
+        *arc_weights(blank, label, transcripts.frames, rules), transcripts.frames, transcripts.labels,
         with_posteriors=with_posteriors, label_ends=rules.rnnt_type != "regular", backend=backend,
     )  # fmt: skip
 

@@ -1,30 +1,21 @@
 """Benchmark of the pruned RNN-T loss with its joint: `python -m maya.kernels.bench pruned_rnnt`.
 
-Windows of 5 label positions, where the lattice's posteriors put them. Fused, against what a user would
-otherwise write: states gathered into windows, logits of the windows, and this project's loss of logits.
+The windows hold 5 label positions and follow the posteriors of the lattice. The fused loss is compared with
+states gathered into windows, logits of the windows, and this project's loss of logits.
 """
 
 import torch
 from torch import Tensor
 
 from maya.kernels.bench.measure import Form, Setting, loss_form
-from maya.kernels.joint import JointSettings, OutputLayer, joint_scores
-from maya.kernels.joint.bench import (
-    fused_forms,
-    in_fp64,
-    leaves,
-    materialised_bytes,
-    materialised_cost,
-    posteriors_of,
-    problem,
-)
+from maya.kernels.joint import RowCells
+from maya.kernels.joint.bench import fused_forms, materialised_form, posteriors_of, problem, row_scores
 from maya.kernels.joint.synthetic import FusedProblem
 from maya.kernels.pruned_rnnt import fused_pruned_rnnt_loss, prune_ranges, pruned_rnnt_loss
 from maya.kernels.pruned_rnnt.arcs import ArcRules
-from maya.kernels.pruned_rnnt.pruned import rows_lattice, window_rows
+from maya.kernels.pruned_rnnt.pruned import window_masses, window_rows
 
 S_RANGE = 5  # icefall's
-FORM = "materialised windows, pruned_rnnt_loss"
 
 
 def forms(setting: Setting) -> list[Form]:
@@ -37,48 +28,37 @@ def forms(setting: Setting) -> list[Form]:
             blank=p.blank, activation=p.activation, eps=eps, backend=backend,
         )  # fmt: skip
 
-    rows = ranges.numel()
     return [
-        *fused_forms(
-            setting, p, fused_pruned_rnnt_loss, fused, rows=rows, kept=lambda eps: kept_rows(p, ranges, eps)
+        *fused_forms(setting, p, fused_pruned_rnnt_loss, fused, lambda: _occupancy(p, ranges)),
+        materialised_form(
+            "materialised windows, pruned_rnnt_loss", lambda: _from_logits(p, ranges, "auto"), p, setting,
+            ranges.numel(),
         ),
-        loss_form(
-            FORM,
-            lambda: _from_logits(p, ranges, "auto"),
-            leaves(p),
-            needs_bytes=materialised_bytes(setting, rows, copies=2, wide_copies=0),
-            cost=lambda: materialised_cost(setting, rows),
-        ),
-    ]
+    ]  # fmt: skip
 
 
 def reference(setting: Setting, *, exact: bool) -> Form:
     """Logits in the dtype of the setting or in fp64, then the loss by its definition under autograd."""
-    p = problem(setting)
-    ranges = ranges_of(p)  # those of the forms, also where fp64 would choose others
-    if exact:
-        p, ranges = in_fp64(p), ranges.cpu()
-    return loss_form("reference", lambda: _from_logits(p, ranges, "reference"), leaves(p))
+    ranges = ranges_of(problem(setting))  # those of the forms, even if fp64 would give others
+    p = problem(setting, exact=exact)
+    ranges = ranges.to(p.f.device)
+    return loss_form("reference", lambda: _from_logits(p, ranges, "reference"), p.leaves)
 
 
 def ranges_of(p: FusedProblem) -> Tensor:
-    """(B, S, R), by the posteriors of the full lattice: what a simple loss can find at best."""
-    found = posteriors_of(p)
-    assert found.blank is not None and found.label is not None
-    return prune_ranges(found.label, found.blank, p.f_lens, p.target_lens, s_range=S_RANGE)
+    """(B, S, R), from the posteriors of the full lattice, which a simple loss approximates."""
+    result = posteriors_of(p)
+    assert result.blank is not None and result.label is not None
+    return prune_ranges(result.label, result.blank, p.f_lens, p.target_lens, s_range=S_RANGE)
 
 
-def kept_rows(p: FusedProblem, ranges: Tensor, eps: float) -> int:
-    """Rows of the windows that the compacted backward works on."""
-    lens = p.f_lens.tolist(), p.target_lens.tolist()
-    with torch.no_grad():
-        rows = window_rows(p.targets, ranges, *lens)
-        layer, settings = OutputLayer(p.weight, p.bias), JointSettings(p.blank, p.activation)
-        scores = joint_scores(p.f.flatten(0, 1), p.g.flatten(0, 1), layer, rows, settings)
-        shape = p.f.shape[0], p.f.shape[1], p.g.shape[1]
-        found = rows_lattice(scores, rows, shape, *lens, ArcRules(), with_posteriors=True, backend="torch")
-    assert found.blank is not None and found.label is not None
-    return int((found.blank + found.label > eps).sum())
+def _occupancy(p: FusedProblem, ranges: Tensor) -> Tensor:
+    """Blank and label mass of each row of the windows."""
+    rows = window_rows(p.transcripts, ranges)
+    cells = RowCells(rows, (p.f.shape[0], p.f.shape[1], p.g.shape[1]), "torch")
+    masses = window_masses(row_scores(p, rows), cells, p.transcripts, ArcRules(), with_posteriors=True)
+    assert masses.blank is not None and masses.label is not None
+    return masses.blank + masses.label
 
 
 def _from_logits(p: FusedProblem, ranges: Tensor, backend: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""What pruned losses alone ask of their arguments; every refusal is a ValueError that names one."""
+"""Checks of the arguments that only pruned losses have. Errors are ValueErrors that name the argument."""
 
 import math
 
@@ -19,7 +19,7 @@ def check_rules(op: str, rnnt_type: str, delay_penalty: float = 0.0) -> ArcRules
 
 
 def check_smoothing(op: str, lm_only_scale: float, am_only_scale: float) -> Smoothing:
-    """Both are shares of one: neither is negative, and nothing is left for no other term."""
+    """The two scales are shares of 1."""
     for name, scale in (("lm_only_scale", lm_only_scale), ("am_only_scale", am_only_scale)):
         if not 0 <= scale <= 1:
             raise ValueError(f"{op}: {name} must lie in 0..1, not {scale}")
@@ -31,21 +31,12 @@ def check_smoothing(op: str, lm_only_scale: float, am_only_scale: float) -> Smoo
     return Smoothing(float(lm_only_scale), float(am_only_scale))
 
 
-def check_lens(op: str, name: str, lens: Tensor, batch: int, most: int, like: Tensor) -> list[int]:
-    """(B,) lengths as a list; they may lie on the CPU, for the host reads them anyway."""
-    check_tensor(op, name, lens, (batch,), like=None if lens.is_cpu else like, floating=False)
-    found: list[int] = lens.tolist()
-    if found and not 0 <= min(found) <= max(found) <= most:
-        raise ValueError(f"{op}: {name} must lie in 0..{most}, not {found}")
-    return found
-
-
 def check_windows(
     op: str, ranges: Tensor, shape: tuple[int, int, int | None], width: int, frames: list[int], like: Tensor
 ) -> Tensor:
-    """Ranges (B, S, R) int64 with 0..R-1 on padding. shape: B, S and R, None for any. width: U + 1.
+    """Ranges (B, S, R) int64 with 0..R-1 on padding; on a row's frames, consecutive positions in 0..U.
 
-    On a row's frames they must be consecutive label positions within 0..U.
+    shape: B, S and R, None for any. width: U + 1.
     """
     check_tensor(op, "ranges", ranges, shape, like=like, floating=False)
     window = ranges.shape[2]

@@ -1,4 +1,4 @@
-"""Where pruned RNN-T looks: for each frame, the window of label positions that the simple loss favours."""
+"""The windows of pruned RNN-T: for each frame, the label positions that the simple loss favours."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,9 @@ from maya.kernels.pruned_rnnt.arcs import ArcRules
 def window_size(s_range: int, frames: list[int], labels: list[int], width: int, rules: ArcRules) -> int:
     """Positions in each window, R: `s_range`, raised until windows can follow every text, at most `width`.
 
-    From frame to frame a window moves R - 1 positions at most (so that neighbours share one), in T frames
-    together with its own width past U labels if R >= ceil(U / T) + 1. Where a label takes a frame it moves by
-    1 at most, and any R will do, except that "constrained" needs the next position on the same frame.
+    From frame to frame a window moves by at most R - 1 positions, so that neighbours share one. It passes U
+    labels in T frames if R >= ceil(U / T) + 1. If a label takes a frame, a window moves by at most 1, and any
+    R is enough, except that "constrained" needs the next position on the same frame.
     """
     most = max(labels, default=0)
     if rules.rnnt_type == "regular":
@@ -23,33 +23,29 @@ def window_size(s_range: int, frames: list[int], labels: list[int], width: int, 
 
 
 def window_starts(
-    px_occupation: Tensor,
-    py_occupation: Tensor,
-    frames: list[int],
-    labels: list[int],
-    window: int,
+    px_occupation: Tensor, py_occupation: Tensor, frames: list[int], labels: list[int], window: int,
     rules: ArcRules,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """First label position of each frame's window, (B, S) int64, in closed form.
 
-    A window's worth is the blank mass that leaves its positions less the label mass that enters it from
-    below. The best ones are then made to cover the last position at the end, never to move back, to start
-    at 0 and to move no faster than `step`, each in favour of the later window's place.
+    The value of a window is the blank mass that leaves its positions less the label mass that enters it from
+    below. The best windows are then changed so that they cover the last position at the end, never move back,
+    start at 0 and move no faster than `step`. Each change favours the place of the later window.
     """
     size = px_occupation.shape[1]
     device = px_occupation.device
-    worth = py_occupation.unfold(2, window, 1).sum(-1)  # (B, S, U + 2 - window)
-    worth[..., 1:] -= px_occupation[..., : worth.shape[2] - 1]
+    value = py_occupation.unfold(2, window, 1).sum(-1)  # (B, S, U + 2 - window)
+    value[..., 1:] -= px_occupation[..., : value.shape[2] - 1]
     t = torch.arange(size, device=device)
     last = (torch.tensor(labels, device=device, dtype=torch.int64) - window + 1).clamp_(min=0)[:, None]
-    over = t >= torch.tensor(frames, device=device)[:, None] - 1
-    starts = torch.where(over, last, worth.argmax(2))
+    at_end = t >= torch.tensor(frames, device=device)[:, None] - 1
+    starts = torch.where(at_end, last, value.argmax(2))
     starts = _from_the_end(starts, torch.cummin)
     step = window - 1 if rules.rnnt_type == "regular" else 1
-    reached = _from_the_end(starts - step * t, torch.cummax) + step * t
-    return torch.minimum(reached, step * t)
+    starts = _from_the_end(starts - step * t, torch.cummax) + step * t
+    return torch.minimum(starts, step * t)
 
 
 def _from_the_end(x: Tensor, scan) -> Tensor:  # type: ignore[no-untyped-def]
-    """Running extreme along the last axis, from its end to its start."""
+    """Cumulative extremum along the last axis, from its end to its start."""
     return scan(x.flip(-1), -1).values.flip(-1)

@@ -3,48 +3,44 @@
 import torch
 from torch import Tensor
 
-from maya.kernels.checks import check_lattice, choose_backend
+from maya.kernels.checks import check_targets, check_tensor, choose_backend
+from maya.kernels.precision import compute_dtype
 from maya.kernels.rnnt.fused import fused_rnnt_loss
 from maya.kernels.rnnt.reference import rnnt_loss_reference
 from maya.kernels.rnnt.torch_op import RnntLoss
-from maya.kernels.token_softmax import compute_dtype
 
 
 def rnnt_loss(
-    logits: Tensor,
-    targets: Tensor,
-    logit_lens: Tensor,
-    target_lens: Tensor,
-    *,
-    blank: int,
-    fastemit: float = 0.0,
-    clamp: float | None = None,
-    backend: str = "auto",
-) -> Tensor:
+    logits: Tensor, targets: Tensor, logit_lens: Tensor, target_lens: Tensor, *, blank: int,
+    fastemit: float = 0.0, clamp: float | None = None, backend: str = "auto",
+) -> Tensor:  # fmt: skip
     """RNN-T loss of each utterance, (B,), in nats; fp64 for fp64 logits, fp32 otherwise.
 
-    logits: raw joint outputs (B, S, U+1, V), any float dtype; need not be contiguous. Normalised here.
+    logits: raw joint outputs (B, S, U+1, V), any float dtype; need not be contiguous. They are normalised
+    here.
     targets: (B, U) ints below V and not `blank`; padding is ignored. logit_lens, target_lens: (B,) ints.
     fastemit: FastEmit's lambda (Yu et al. 2021, arXiv 2010.11148): label arcs get (1 + lambda) of their
       gradient; the value is scaled by 1 + lambda, so it is not the integral of the gradient.
-    clamp: if given and above 0, each element of the gradient w.r.t. logits is clipped to [-clamp, clamp]
-      before the incoming gradient scales it.
-    backend: "auto", "torch", "triton" (the lattice only; logits are torch's work always) or "reference"
-      (fp64-able definition, slow).
+    clamp: if above 0, each element of the gradient of the logits is clipped to [-clamp, clamp] before the
+      incoming gradient scales it.
+    backend: "auto", "torch", "triton" (for the lattice; torch always computes on the logits) or "reference"
+      (the definition, slow).
 
     A row without frames has no alignment: its loss is inf and its gradient 0, as for a row whose every path
     has probability 0. Raises ValueError for shapes, lengths or targets that do not fit.
     """
-    chosen = choose_backend("rnnt_loss", backend, logits)
+    op = "rnnt_loss"
+    chosen = choose_backend(op, backend, logits)
     if not fastemit >= 0:
-        raise ValueError(f"rnnt_loss: fastemit must not be negative, not {fastemit}")
-    targets, frames, labels = check_lattice("rnnt_loss", logits, targets, logit_lens, target_lens, blank)
+        raise ValueError(f"{op}: fastemit must not be negative, not {fastemit}")
+    check_tensor(op, "logits", logits, (None,) * 4)
+    lens = {"logit_lens": logit_lens, "target_lens": target_lens}
+    transcripts = check_targets(op, logits, targets, lens, tuple(logits.shape), blank)
     clamp = None if clamp is None or clamp <= 0 else float(clamp)
     with torch.autocast(logits.device.type, enabled=False):
         if chosen == "reference":
-            wide = logits.to(compute_dtype(logits.dtype))
-            return rnnt_loss_reference(wide, targets, frames, labels, blank, fastemit, clamp)
-        return RnntLoss.apply(logits, targets, frames, labels, blank, fastemit, clamp, chosen)
+            return rnnt_loss_reference(logits.to(compute_dtype(logits.dtype)), transcripts, fastemit, clamp)
+        return RnntLoss.apply(logits, transcripts, fastemit, clamp, chosen)
 
 
 __all__ = ["fused_rnnt_loss", "rnnt_loss"]

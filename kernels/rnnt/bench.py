@@ -1,23 +1,14 @@
 """Benchmark of the RNN-T loss with its joint: `python -m maya.kernels.bench rnnt`.
 
-Fused, against what a user would otherwise write: logits of the whole lattice and torchaudio's loss, or this
-project's loss of logits; and against a fused form that does not drop rows from the backward.
+The fused loss, with and without dropped rows, is compared with logits of the whole lattice and either
+torchaudio's loss or this project's loss of logits.
 """
 
 from torch import Tensor
 
 from maya.kernels.bench.measure import Form, Setting, loss_form
 from maya.kernels.bench.peers import torchaudio
-from maya.kernels.joint.bench import (
-    fused_forms,
-    in_fp64,
-    kept_rows,
-    leaves,
-    logits_of,
-    materialised_bytes,
-    materialised_cost,
-    problem,
-)
+from maya.kernels.joint.bench import fused_forms, logits_of, materialised_form, occupancy_of, problem
 from maya.kernels.joint.synthetic import FusedProblem
 from maya.kernels.rnnt import fused_rnnt_loss, rnnt_loss
 
@@ -34,24 +25,18 @@ def forms(setting: Setting) -> list[Form]:
         )  # fmt: skip
 
     return [
-        *fused_forms(
-            setting, p, fused_rnnt_loss, fused, rows=setting.rows, kept=lambda eps: kept_rows(p, eps)
-        ),
+        *fused_forms(setting, p, fused_rnnt_loss, fused, lambda: occupancy_of(p)),
         _torchaudio(p, setting),
-        loss_form(
-            "materialised, rnnt_loss",
-            lambda: _from_logits(p, "auto"),
-            leaves(p),
-            needs_bytes=materialised_bytes(setting, setting.rows, copies=2, wide_copies=0),
-            cost=lambda: materialised_cost(setting, setting.rows),
+        materialised_form(
+            "materialised, rnnt_loss", lambda: _from_logits(p, "auto"), p, setting, setting.rows
         ),
     ]
 
 
 def reference(setting: Setting, *, exact: bool) -> Form:
     """Logits in the dtype of the setting or in fp64, then the loss by its definition under autograd."""
-    p = in_fp64(problem(setting)) if exact else problem(setting)
-    return loss_form("reference", lambda: _from_logits(p, "reference"), leaves(p))
+    p = problem(setting, exact=exact)
+    return loss_form("reference", lambda: _from_logits(p, "reference"), p.leaves)
 
 
 def _from_logits(p: FusedProblem, backend: str) -> Tensor:
@@ -62,25 +47,18 @@ def _from_logits(p: FusedProblem, backend: str) -> Tensor:
 def _torchaudio(p: FusedProblem, setting: Setting) -> Form:
     """torchaudio computes in fp32 and indexes with 32 bits."""
     functional, absent = torchaudio()
+    if not absent and setting.rows * setting.vocab >= 2**31:
+        absent = "more logits than its 32-bit indices reach"
     if absent:
         return Form(name=TORCHAUDIO, absent=absent)
-    if setting.rows * setting.vocab >= 2**31:
-        return Form(name=TORCHAUDIO, absent="more logits than its 32-bit indices reach")
     integers = [x.int() for x in (p.targets, p.f_lens, p.target_lens)]
 
     def loss() -> Tensor:
-        found: Tensor = functional.rnnt_loss(
-            logits_of(p)[0].float(), *integers, blank=p.blank, reduction="none"
-        )
-        return found
+        logits = logits_of(p)[0].float()
+        value: Tensor = functional.rnnt_loss(logits, *integers, blank=p.blank, reduction="none")
+        return value
 
-    return loss_form(
-        TORCHAUDIO,
-        loss,
-        leaves(p),
-        needs_bytes=materialised_bytes(
-            setting, setting.rows, copies=0 if setting.dtype == "float32" else 1, wide_copies=2
-        ),
-        cost=lambda: materialised_cost(setting, setting.rows),
-        peer=True,
+    copies = 0 if setting.dtype == "float32" else 1
+    return materialised_form(
+        TORCHAUDIO, loss, p, setting, setting.rows, copies=copies, fp32_copies=2, peer=True
     )

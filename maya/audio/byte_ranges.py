@@ -1,12 +1,12 @@
-"""Bytes of a file by position, wherever it lies: on a disk, or in object storage as `s3://bucket/key`.
+"""Bytes of a file by position, on a disk or in object storage (`s3://bucket/key`).
 
-A range is written down as an address, which is what manifests hold:
+lhotse's manifests hold a range as an address:
 
     bytes:///data/shard-000.tar?offset=1536&size=43210&file_size=1073741824&mtime=1763700000
     bytes+s3://bucket/shard-000.tar?offset=1536&size=43210&file_size=1073741824&mtime=1763700000
 
-`file_size` (bytes) and `mtime` (seconds since 1970) are the file's as it was when the address was made. With
-them a file that was replaced since is refused, where reading on would give another speaker's voice or noise.
+`file_size` (bytes) and `mtime` (seconds since 1970) identify the file when the address was made. A file that
+was replaced since is refused; its bytes could be another speaker's voice or noise.
 """
 
 import io
@@ -15,23 +15,17 @@ import stat
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
+from maya.audio.object_store import s3_store
+from maya.audio.stamps import Stamp, Store, changed, same_stamp
 from maya.errors import MayaError
 
 SCHEMES = ("bytes://", "bytes+s3://")
 _S3 = "s3://"
 _MAX_OPEN_FILES = 256
-_MTIME_SLACK = 2  # seconds: file systems that files are copied through keep times as coarsely as that
 _LARGEST = 1 << 62  # bytes; what a position in a file can be
-
-
-class Stamp(NamedTuple):
-    """By what a replaced file is known: size in bytes, and time of its last change in seconds since 1970."""
-
-    size: int
-    mtime: int
 
 
 class ByteRange(NamedTuple):
@@ -44,26 +38,15 @@ class ByteRange(NamedTuple):
 
     @property
     def address(self) -> str:
-        """The range as a manifest holds it."""
+        """The range in the form that manifests hold."""
         remote = self.path.startswith(_S3)
         place = (
             f"bytes+s3://{quote(self.path.removeprefix(_S3))}" if remote else f"bytes://{quote(self.path)}"
         )
-        known = f"&file_size={self.stamp.size}&mtime={self.stamp.mtime}" if self.stamp is not None else ""
-        return f"{place}?offset={self.offset}&size={self.size}{known}"
-
-
-class Store(Protocol):
-    """A place that files lie in. `block`: bytes below which a request costs as much as a smaller one."""
-
-    block: int
-
-    def stamp(self, path: str) -> Stamp:
-        """MayaError when there is no such file."""
-
-    def read(self, path: str, offset: int, size: int, stamp: Stamp | None = None) -> bytes:
-        """At most `size` bytes, fewer only at the end of the file; MayaError when the file is not there, or
-        is not the one `stamp` belongs to."""
+        stamp_fields = (
+            f"&file_size={self.stamp.size}&mtime={self.stamp.mtime}" if self.stamp is not None else ""
+        )
+        return f"{place}?offset={self.offset}&size={self.size}{stamp_fields}"
 
 
 def is_address(text: str) -> bool:
@@ -71,13 +54,13 @@ def is_address(text: str) -> bool:
 
 
 def parse_address(address: str) -> ByteRange:
-    """The range that an address names; MayaError if it names none."""
+    """The range of an address; MayaError if it is not an address."""
     place, _, query = address.partition("?")
     fields = dict(part.partition("=")[::2] for part in query.split("&"))
     try:
         offset, size = _whole(fields["offset"]), _whole(fields["size"])
-        known = "file_size" in fields or "mtime" in fields
-        stamp = Stamp(_whole(fields["file_size"]), _whole(fields["mtime"])) if known else None
+        stamped = "file_size" in fields or "mtime" in fields
+        stamp = Stamp(_whole(fields["file_size"]), _whole(fields["mtime"])) if stamped else None
         scheme = next(s for s in SCHEMES if place.startswith(s))
         path = unquote(place.removeprefix(scheme), errors="strict")
         if not path or "\0" in path:
@@ -91,10 +74,8 @@ def parse_address(address: str) -> ByteRange:
 
 
 def store_of(path: str) -> Store:
-    """The place that a file lies in, by its name."""
+    """The store that holds a file, by its name."""
     if path.startswith(_S3):
-        from maya.audio.object_store import s3_store
-
         return s3_store()
     return _LOCAL
 
@@ -119,7 +100,7 @@ def read_range(path: Path | str, offset: int, size: int, stamp: Stamp | None = N
 
 
 class RangeFile(io.RawIOBase):
-    """A range as a file that reads only what is asked for; give it to io.BufferedReader.
+    """A range as a file that reads only the requested bytes; wrap it in io.BufferedReader.
 
     An error while reading is kept in `failure` too: decoders written in C swallow exceptions of callbacks.
     head: the first bytes of the range, where they have been read already. Headers are read more than once.
@@ -145,21 +126,21 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        wanted = max(0, min(len(buffer), self._range.size - self._position))
+        count = max(0, min(len(buffer), self._range.size - self._position))
         where = self._range
         if self._position < len(self._head):
-            data = self._head[self._position : self._position + wanted]
+            data = self._head[self._position : self._position + count]
             buffer[: len(data)] = data
             self._position += len(data)
             return len(data)
         try:
-            data = read_range(where.path, where.offset + self._position, wanted, where.stamp)
+            data = read_range(where.path, where.offset + self._position, count, where.stamp)
         except MayaError as error:
             self.failure = error
             raise OSError(str(error)) from None
-        buffer[:wanted] = data
-        self._position += wanted
-        return wanted
+        buffer[:count] = data
+        self._position += count
+        return count
 
 
 class _Descriptor:
@@ -187,10 +168,10 @@ class _LocalFiles:
 
     def stamp(self, path: str) -> Stamp:
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except (OSError, ValueError) as error:
             raise _unreadable(path, error) from None
-        return Stamp(found.st_size, int(found.st_mtime))
+        return Stamp(status.st_size, int(status.st_mtime))
 
     def read(self, path: str, offset: int, size: int, stamp: Stamp | None = None) -> bytes:
         try:
@@ -199,9 +180,9 @@ class _LocalFiles:
             raise _unreadable(path, error) from None
 
     def _read(self, path: str, offset: int, size: int, stamp: Stamp | None) -> bytes:
-        file, found = self._current(path, stamp)
+        file, status = self._current(path, stamp)
         # Never ask for more than is there: the buffer is allocated before the first byte arrives.
-        size = min(size, found.st_size - offset)
+        size = min(size, status.st_size - offset)
         if size <= 0 or offset < 0:
             return b""
         data = os.pread(file.number, size, offset)
@@ -213,44 +194,28 @@ class _LocalFiles:
         return data
 
     def _current(self, path: str, stamp: Stamp | None) -> tuple[_Descriptor, os.stat_result]:
-        """The open file and its status, of the file that the stamp belongs to; without one, that of today."""
+        """The open file and its status: the file of the stamp, or the file that has this path now."""
         with self._lock:
             file = self._open.get(path)
             if file is not None:
                 self._open.move_to_end(path)
         if file is not None:
-            found = os.fstat(file.number)
-            if _matches(found, stamp) if stamp is not None else _same_file(found, os.stat(path)):
-                return file, found
+            status = os.fstat(file.number)
+            if _matches(status, stamp) if stamp is not None else _same_file(status, os.stat(path)):
+                return file, status
         file = _Descriptor(path)
-        found = os.fstat(file.number)
-        if stamp is not None and not _matches(found, stamp):
-            raise changed(path, stamp, Stamp(found.st_size, int(found.st_mtime)))
+        status = os.fstat(file.number)
+        if stamp is not None and not _matches(status, stamp):
+            raise changed(path, stamp, Stamp(status.st_size, int(status.st_mtime)))
         with self._lock:
             self._open[path] = file
             while len(self._open) > _MAX_OPEN_FILES:
                 self._open.popitem(last=False)
-        return file, found
+        return file, status
 
 
-def changed(path: str, was: Stamp, now: Stamp) -> MayaError:
-    """The error for a file that is not the one that was indexed."""
-    if was.size != now.size:
-        how = f"it has {now.size} bytes and had {was.size}; prepare the data again"
-    else:
-        how = (
-            f"its time is {now.mtime} and was {was.mtime}; prepare the data again, or if its content is the "
-            f"same run: touch -d @{was.mtime} '{path}'"
-        )
-    return MayaError(f"{path} was replaced since the manifest was made: {how}")
-
-
-def same_stamp(was: Stamp, now: Stamp) -> bool:
-    return was.size == now.size and abs(was.mtime - now.mtime) <= _MTIME_SLACK
-
-
-def _matches(found: os.stat_result, stamp: Stamp) -> bool:
-    return same_stamp(stamp, Stamp(found.st_size, int(found.st_mtime)))
+def _matches(status: os.stat_result, stamp: Stamp) -> bool:
+    return same_stamp(stamp, Stamp(status.st_size, int(status.st_mtime)))
 
 
 def _same_file(a: os.stat_result, b: os.stat_result) -> bool:

@@ -1,4 +1,4 @@
-"""Lossy codecs as they distort speech: encoded and decoded again, in memory."""
+"""Distortion by lossy codecs: audio is encoded and decoded again, in memory."""
 
 import io
 from typing import NamedTuple
@@ -60,6 +60,6 @@ def through_codec(audio: Tensor, name: str, quality: float = 0.5, *, sample_rate
         for start in range(0, len(narrow), _AT_ONCE):
             file.write(narrow[start : start + _AT_ONCE])
     buffer.seek(0)
-    heard, rate = soundfile.read(buffer, dtype="float32")
-    decoded = resample(torch.from_numpy(np.ascontiguousarray(heard)), rate, sample_rate)[:n] * peak
+    samples, rate = soundfile.read(buffer, dtype="float32")
+    decoded = resample(torch.from_numpy(np.ascontiguousarray(samples)), rate, sample_rate)[:n] * peak
     return torch.nn.functional.pad(decoded, (0, n - len(decoded)))

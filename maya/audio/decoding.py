@@ -1,8 +1,8 @@
-"""Audio files decoded: the one place that knows how long a recording is and reads all of it.
+"""Decoding of audio files. Only this module determines the length of a recording.
 
-libsndfile decodes; PyAV, an extra, decodes what it does not (mp4, webm). Neither is asked how long a file
-is before its own bytes were looked at (maya.audio.containers): a recording is read whole, or refused with the
-reason. No program is started, and nothing is opened but the file that is named.
+libsndfile decodes; PyAV, an extra, decodes what it does not (mp4, webm). The length
+of a file comes from its own bytes (maya.audio.containers): a recording is read whole, or refused with the
+reason. No program is started, and no other file is opened.
 """
 
 import io
@@ -120,7 +120,7 @@ def open_audio(source: Source, name: str | None = None, *, whole: bool = True) -
 
 
 def _failure_of(file: BinaryIO) -> MayaError | None:
-    """Why bytes of a range could not be read; decoders written in C swallow the error."""
+    """The error of reading a range; decoders written in C swallow it."""
     failure: MayaError | None = getattr(getattr(file, "raw", None), "failure", None)
     return failure
 
@@ -211,7 +211,7 @@ def _open_range(where: ByteRange, whole: bool) -> BinaryIO:
 
 
 def name_of(source: Source) -> str:
-    """What messages call a source."""
+    """The name of a source in messages."""
     if isinstance(source, ByteRange):
         if source.offset == 0 and source.stamp is None:
             return source.path

@@ -1,9 +1,10 @@
-"""lhotse reads audio as Maya does.
+"""Maya's decoding and resampling inside lhotse.
 
-By itself lhotse tries several libraries in turn, and the last of them starts ffmpeg, which opens playlists,
-other files and networks; it resamples with one of three libraries; and a source may be a command. Importing
-this module puts what is here in their place, in this process: `cut.load_audio()`, transforms, manifests on
-disk and Shar work unchanged. Every module of Maya that imports lhotse imports this one, too.
+By itself lhotse tries several libraries in turn. The last of them starts ffmpeg, which opens playlists, other
+files and networks. lhotse resamples with one of three libraries, and a source may be a command. Importing
+this module replaces all of that in this process. `cut.load_audio()`, transforms, manifests on disk and Shar
+work unchanged, and byte ranges inside tars are read in place. Every module of Maya that imports lhotse
+imports this module, too.
 """
 
 import io
@@ -12,11 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from lhotse.audio import AudioSource
-from lhotse.audio.backend import (
-    AudioBackend,
-    LibsndfileBackend,
-    set_current_audio_backend,
-)
+from lhotse.audio.backend import AudioBackend, LibsndfileBackend, set_current_audio_backend
 from lhotse.augmentation import Resample, Speed
 from lhotse.serialization import CompositeIOBackend, IOBackend, get_current_io_backend, set_current_io_backend
 from numpy.typing import NDArray
@@ -24,11 +21,12 @@ from numpy.typing import NDArray
 from maya.audio.byte_ranges import ByteRange, file_stamp, is_address, parse_address, read_range
 from maya.audio.decoding import Source, decode, open_audio
 from maya.audio.resampling import resample_channels
+from maya.audio.stamps import Stamp
 from maya.errors import MayaError
 
 
 class AudioInfo(NamedTuple):
-    """What lhotse asks of a file."""
+    """Facts about a file, for lhotse."""
 
     channels: int
     frames: int
@@ -105,6 +103,16 @@ def teach_lhotse() -> None:
     Speed.__call__ = _change_speed
 
 
+def byte_range_source(
+    path: Path | str, offset: int, size: int, channels: list[int], stamp: Stamp | None = None
+) -> AudioSource:
+    """The lhotse source of an audio file that is `size` bytes from `offset` in `path`, a local path or
+    `s3://bucket/key`. stamp: `file_stamp(path)`, with which the file is refused once it was replaced."""
+    path = str(path) if str(path).startswith("s3://") else str(Path(path).resolve())
+    # Type "file" and not "url": lhotse reads the latter whole before it looks for the cut.
+    return AudioSource(type="file", channels=channels, source=ByteRange(path, offset, size, stamp).address)
+
+
 def _source(path_or_fd: Any) -> Source:
     if isinstance(path_or_fd, str) and is_address(path_or_fd):
         return parse_address(path_or_fd)
@@ -115,7 +123,7 @@ def _source(path_or_fd: Any) -> Source:
 
 
 def _prepare_for_reading(self: AudioSource, offset: float, duration: float | None) -> Any:
-    """Instead of lhotse's, which runs commands and opens any address."""
+    """Replaces lhotse's function, which runs commands and opens any address."""
     if self.type == "memory" and isinstance(self.source, bytes):
         return io.BytesIO(self.source)
     source = str(self.source)

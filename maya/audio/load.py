@@ -1,12 +1,11 @@
-"""Audio to mono float32 at one rate: of files and bytes (maya.audio.decoding), of lhotse cuts, of arrays."""
+"""Loading of audio as mono float32 at one rate, from files, bytes, lhotse cuts and arrays."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from maya.audio.decoding import check_rate, first_line, open_audio
+from maya.audio.decoding import Source, check_rate, first_line, open_audio, samples_in
 from maya.audio.resampling import resample_channels
 from maya.audio.sound import cancelled_share, channel_average
 from maya.errors import MayaError
@@ -19,6 +18,7 @@ __all__ = [
     "select_channel",
 ]  # fmt: skip
 
+_MISMATCH_SECONDS = 0.1  # a recording may differ so much from what was measured: MP3 decoders differ
 # Full scale of integer samples, and what silence is in them. Others have no usual full scale.
 _INTEGERS = {
     np.dtype(np.int8): (1 << 7, 0), np.dtype(np.uint8): (1 << 7, 1 << 7), np.dtype(np.int16): (1 << 15, 0),
@@ -27,20 +27,38 @@ _INTEGERS = {
 
 
 def load_audio(
-    source: Path | str | bytes, sample_rate: int = 16000, channel: int | None = None
+    source: Source,
+    sample_rate: int = 16000,
+    channel: int | None = None,
+    *,
+    start: float | None = None,
+    duration: float | None = None,
+    stored_rate: int | None = None,
 ) -> torch.Tensor:
-    """Decode a file, or the bytes of one, to (N,) float32 in [-1, 1].
+    """Decode a file, a byte range of one, or the bytes of one, to (N,) float32 in [-1, 1].
 
     sample_rate: in Hz; for a model its `cfg.features.sample_rate`. Audio of any other rate is resampled.
-    channel: the one to read, from 0; None averages all. The file is read to its end. Raises MayaError, naming
-    the file, when it is missing, cut off, cannot be decoded, holds no samples, has no such channel, or has
-    channels that cancel each other in the average.
+    channel: the channel to read, from 0; None averages all. start, duration: seconds of a part of the
+    recording; without a start it is read to its end. stored_rate: Hz that the recording must have.
+    Raises MayaError, naming the source, when it is missing, cut off, cannot be decoded, holds no samples, has
+    no such channel, or has channels that cancel each other in the average; and where a `duration` is given
+    and the recording has another one.
     """
-    with open_audio(source) as audio:
-        samples, rate, name = audio.read(), audio.sample_rate, audio.name
+    with open_audio(source, whole=start is None) as audio:
+        rate, name = audio.sample_rate, audio.name
+        begin = samples_in(start, rate) if start else 0
+        expected = audio.num_samples if duration is None else samples_in(duration, rate)
+        samples = audio.read(begin, None if start is None else expected)
     if len(samples) == 0:
         raise MayaError(f"{name} holds no audio samples")
-    return resample(torch.from_numpy(select_channel(samples, channel, name)), rate, sample_rate)
+    if stored_rate not in (None, rate):
+        raise MayaError(f"{name} has {rate} Hz and had {stored_rate} Hz; prepare the data again")
+    if abs(len(samples) - expected) > _MISMATCH_SECONDS * rate:
+        raise MayaError(
+            f"{name} has {len(samples)} samples where {expected} are expected; prepare the data again"
+        )
+    mono = select_channel(samples[:expected], channel, name)
+    return resample(torch.from_numpy(mono), rate, sample_rate)
 
 
 def load_cut_audio(cut: "Cut", sample_rate: int | None = None) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Byte ranges of objects in S3, or in anything that speaks its protocol.
 
-boto3 comes with `pip install maya-asr[cloud]`. Where the objects are and who may read them is boto3's affair:
+boto3 comes with `pip install maya-asr[cloud]`. boto3 finds the objects and the credentials:
 its configuration files, environment variables (AWS_ENDPOINT_URL for other providers) and roles apply.
 """
 
@@ -8,7 +8,7 @@ import os
 import threading
 from typing import Any, Protocol
 
-from maya.audio.byte_ranges import Stamp, changed, same_stamp
+from maya.audio.stamps import Stamp, changed, same_stamp
 from maya.errors import MayaError
 
 _BLOCK = 1 << 20  # bytes; a request costs about as much as transferring this
@@ -17,7 +17,7 @@ _ATTEMPTS = 5
 
 
 class Client(Protocol):
-    """What is used of boto3's S3 client."""
+    """The methods of boto3's S3 client that are used."""
 
     def get_object(self, **options: Any) -> dict[str, Any]: ...
 
@@ -42,12 +42,12 @@ class S3Store:
         """MayaError when there is no such object."""
         bucket, key = _split(path)
         try:
-            found = self._client().head_object(Bucket=bucket, Key=key)
+            head = self._client().head_object(Bucket=bucket, Key=key)
         except MayaError:
             raise
         except Exception as error:  # botocore's errors have no common base that is part of its interface
             raise _unreadable(path, error) from None
-        return Stamp(found["ContentLength"], int(found["LastModified"].timestamp()))
+        return Stamp(head["ContentLength"], int(head["LastModified"].timestamp()))
 
     def read(self, path: str, offset: int, size: int, stamp: Stamp | None = None) -> bytes:
         """At most `size` bytes, fewer only at the end of the object."""
@@ -55,10 +55,10 @@ class S3Store:
             return b""
         bucket, key = _split(path)
         try:
-            found = self._client().get_object(
+            response = self._client().get_object(
                 Bucket=bucket, Key=key, Range=f"bytes={offset}-{offset + size - 1}"
             )
-            data = found["Body"].read()
+            data = response["Body"].read()
         except MayaError:
             raise
         except Exception as error:  # as above; the body may break off, too
@@ -66,8 +66,8 @@ class S3Store:
                 return b""
             raise _unreadable(path, error) from None
         if stamp is not None:
-            total = int(found["ContentRange"].rpartition("/")[2])
-            now = Stamp(total, int(found["LastModified"].timestamp()))
+            total = int(response["ContentRange"].rpartition("/")[2])
+            now = Stamp(total, int(response["LastModified"].timestamp()))
             if not same_stamp(stamp, now):
                 raise changed(path, stamp, now)
         return data

@@ -1,7 +1,7 @@
-"""How a recording sounds, in a handful of numbers: level, noise, clipping, bandwidth, silence, offset.
+"""Numbers about the sound of a recording: level, noise, clipping, bandwidth, silence, offset.
 
-Cheap enough to be taken of every utterance while it is decoded anyway: under 1 ms per second of audio, also
-at 48 kHz. All is measured on frames of 20 ms of the channels' average, which is what a model hears.
+They are measured for every utterance while it is decoded, at under 1 ms per second of audio, also at 48 kHz.
+All are measured on frames of 20 ms of the channels' average, which is the input of a model.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Sound:
 
 
 def measure_sound(samples: NDArray[np.float32], sample_rate: int) -> Sound:
-    """Of (N, C) finite samples in [-1, 1], N > 0."""
+    """Measure (N, C) finite samples in [-1, 1], N > 0."""
     mono = samples.mean(axis=1, dtype=np.float64)
     frames = _frames(mono, max(2, sample_rate // _FRAMES_PER_SECOND))
     powers = np.einsum("ij,ij->i", frames, frames) / frames.shape[1]
@@ -49,7 +49,7 @@ def measure_sound(samples: NDArray[np.float32], sample_rate: int) -> Sound:
     noise, snr = noise_and_snr(powers)
     # Where noise is as loud as speech there is no telling silence from either.
     floor = min(max(active * _QUIETER_THAN_SPEECH, noise * _ABOVE_NOISE), active / 2)
-    heard = np.flatnonzero(powers >= floor)
+    sounding = np.flatnonzero(powers >= floor)
     seconds = frames.shape[1] / sample_rate
     return Sound(
         level=_decibels(active),
@@ -57,8 +57,8 @@ def measure_sound(samples: NDArray[np.float32], sample_rate: int) -> Sound:
         clipped=clipped_share(samples),
         dc_offset=float(mono.mean()),
         high_band=_high_band(frames, sample_rate),
-        lead=float(heard[0]) * seconds,
-        trail=float(len(powers) - 1 - heard[-1]) * seconds,
+        lead=float(sounding[0]) * seconds,
+        trail=float(len(powers) - 1 - sounding[-1]) * seconds,
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the members of a tar lie: its headers are read, its data are not.
+"""Positions of the members of a tar. Only its headers are read.
 
 The header itself is taken apart by the standard library's `tarfile`. Walking from one to the next is done
 here, because tarfile raises on the first damage and loses what came before it, and asks for as much memory as
@@ -9,7 +9,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from maya.audio.byte_ranges import Store, file_stamp, store_of
+from maya.audio.byte_ranges import file_stamp, store_of
+from maya.audio.stamps import Store
 from maya.errors import MayaError
 
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
@@ -44,14 +45,14 @@ def index_tar(path: Path | str) -> list[TarMember]:
 
     Raises MayaError when the file is missing, compressed, truncated, damaged or not a tar.
     """
-    found = scan_tar(path)
-    if found.problem is not None:
-        raise MayaError(found.problem)
-    return found.members
+    scan = scan_tar(path)
+    if scan.problem is not None:
+        raise MayaError(scan.problem)
+    return scan.members
 
 
 def scan_tar(path: Path | str) -> TarScan:
-    """What can be used of an uncompressed tar, `path` or `s3://bucket/key`; reads headers only.
+    """The usable members of an uncompressed tar, `path` or `s3://bucket/key`; reads headers only.
 
     GNU long names, pax headers and members over 8 GB are understood. A tar that lacks its end mark is whole.
     Raises MayaError only when the file cannot be read, or is not an uncompressed tar at all.
@@ -76,7 +77,7 @@ class _Damage(Exception):
 
 
 class _Walk:
-    """From header to header. `long_name` and `pax` are what special headers say of the next member."""
+    """A walk from header to header. `long_name` and `pax` come from special headers, for the next member."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -167,7 +168,7 @@ class _Walk:
         return data
 
     def _extra(self, info: tarfile.TarInfo, data: int, limit: int) -> bytes:
-        """What a special header says about the next member."""
+        """The data of a special header, which describes the next member."""
         if info.size > limit:
             raise _Damage(f"damaged: the header at byte {data - BLOCK} claims {info.size} bytes of names")
         return self.store.read(self.path, data, self._checked(info.size, data, info.name))
@@ -189,7 +190,7 @@ def _parse(block: bytes) -> tarfile.TarInfo:
 
 def _pax(data: bytes, offset: int) -> dict[str, str]:
     """Records of a pax header, each `<length> <key>=<value>\\n` with a length that counts itself."""
-    found, rest = {}, data
+    records, rest = {}, data
     while rest.rstrip(b"\0"):
         digits, space, _ = rest[:22].partition(b" ")
         length = int(digits) if digits.isdigit() else 0
@@ -197,9 +198,9 @@ def _pax(data: bytes, offset: int) -> dict[str, str]:
         key, equals, value = record.partition(b"=")
         if not (space and equals and length <= len(rest) and rest[length - 1 : length] == b"\n"):
             raise _Damage(f"damaged: the pax header at byte {offset} cannot be understood")
-        found[_text(key)] = _text(value)
+        records[_text(key)] = _text(value)
         rest = rest[length:]
-    return found
+    return records
 
 
 def _text(data: bytes) -> str:

@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from maya.audio.tar_audio import TarMember, scan_tar
+from maya.audio.tar_index import TarMember, scan_tar
 
 
 class TarMembers:
-    """The regular files of a tar by name; of a damaged one those before the damage. Raises MayaError when it
-    is no tar. problem: the damage, as a sentence; None if there is none."""
+    """The regular files of a tar by name; in a damaged tar those before the damage. Raises MayaError when it
+    is not a tar. problem: the damage, as a sentence; None if there is none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        found = scan_tar(path)
-        self.problem = found.problem
-        self._by_name = {member.name: member for member in found.members}
+        scan = scan_tar(path)
+        self.problem = scan.problem
+        self._by_name = {member.name: member for member in scan.members}
         self._by_stem: dict[str, list[TarMember]] | None = None
 
     def __getitem__(self, name: str) -> TarMember | None:
@@ -27,8 +27,8 @@ class TarMembers:
             self._by_stem = {}
             for member in self._by_name.values():
                 self._by_stem.setdefault(PurePosixPath(member.name).stem, []).append(member)
-        found = self._by_stem.get(stem, [])
-        return found[0] if len(found) == 1 else None
+        members = self._by_stem.get(stem, [])
+        return members[0] if len(members) == 1 else None
 
     def without_ending(self, suffixes_left_out: Sequence[str]) -> dict[str, TarMember]:
         """Members by name without ending, but for those with one of these endings."""
@@ -39,6 +39,6 @@ class TarMembers:
         }
 
     def lacks(self, name: str) -> str:
-        """A sentence that says so, for one that is not there."""
+        """A sentence for a member that is missing."""
         damage = f" before its damage: {self.problem}" if self.problem else ""
         return f"{self.path} has no member {name!r}{damage}"

@@ -1,17 +1,11 @@
-"""Models of other systems in and out: NeMo's `.nemo` archives, icefall's checkpoints, and ONNX."""
+"""Import and export of models: NeMo's `.nemo` archives, icefall's checkpoints, and ONNX graphs."""
 
-from maya.convert.icefall import IcefallImport, from_icefall, import_icefall
-from maya.convert.icefall_export import to_icefall
-from maya.convert.nemo import NemoImport, from_nemo, import_nemo
-from maya.convert.nemo_export import to_nemo
+from maya.convert.conversion import Conversion
+from maya.convert.icefall.export import to_icefall
+from maya.convert.icefall.load import from_icefall, import_icefall
+from maya.convert.nemo.export import to_nemo
+from maya.convert.nemo.load import from_nemo, import_nemo
 
 __all__ = [
-    "IcefallImport",
-    "NemoImport",
-    "from_icefall",
-    "from_nemo",
-    "import_icefall",
-    "import_nemo",
-    "to_icefall",
-    "to_nemo",
-]
+    "Conversion", "from_icefall", "from_nemo", "import_icefall", "import_nemo", "to_icefall", "to_nemo",
+]  # fmt: skip

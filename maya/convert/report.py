@@ -1,31 +1,33 @@
-"""What a conversion tells its user: the parts of the model, where they come from, and what to know."""
+"""The report of a conversion: the parts of the model, their settings and origin, and warnings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from maya.encoders import AnyEncoderConfig, FastConformerConfig, ZipformerConfig
-from maya.features import FeaturesConfig, LogMelConfig
+from maya.encoders import FastConformerConfig, ZipformerConfig
+from maya.features import FbankConfig, LogMelConfig
+from maya.heads import AttentionDecoderConfig, HeadConfig, TransducerConfig
 from maya.heads.transducer import AnyPredictorConfig, PredictorConfig
-from maya.models.hybrid import HybridConfig
-
-PARTS = {"preprocessor": "features", "decoder": "predictor", "ctc_decoder": "CTC head"}
+from maya.models.config import SpeechModelConfig
 
 
 @dataclass(kw_only=True, slots=True)
 class Component:
-    """A part of the model: its module, number of parameters, and settings in words."""
+    """A part of the model, the number of its parameters, and its settings in words.
 
-    module: str
+    name: "features", "encoder", "language_embedding", the name of a head, or "transducer.joint" and so on.
+    """
+
+    name: str
     parameters: int
     settings: str
 
 
 @dataclass(kw_only=True, slots=True)
 class ConversionReport:
-    """`new` names the modules that were not taken over but initialised."""
+    """`new` names the heads that were initialised, not converted."""
 
     title: str
     components: list[Component]
@@ -36,11 +38,11 @@ class ConversionReport:
     def text(self) -> str:
         """Title, a table of the components, facts and warnings."""
         rows = [("component", "parameters", "", "configuration")]
-        for c in self.components:
-            count = f"{c.parameters:,}" if c.parameters else "-"
-            state = "new" if c.module in self.new else "kept"
-            rows.append((PARTS.get(c.module, c.module), count, state, c.settings))
-        total = sum(c.parameters for c in self.components)
+        for part in self.components:
+            count = f"{part.parameters:,}" if part.parameters else "-"
+            state = "new" if part.name.split(".")[0] in self.new else "kept"
+            rows.append((part.name, count, state, part.settings))
+        total = sum(part.parameters for part in self.components)
         rows.append(("all", f"{total:,}", "", ""))
         name, number = (max(len(row[i]) for row in rows) for i in (0, 1))
         lines = [self.title, ""]
@@ -49,57 +51,70 @@ class ConversionReport:
         width = max(map(len, self.facts), default=0)
         lines += [f"{key:<{width}}  {value}" for key, value in self.facts.items()]
         if self.new:
-            lines.append(f"new: {', '.join(self.new)}; train them before the model transcribes anything")
+            lines.append(f"new: {', '.join(self.new)}; train these heads before the model can transcribe")
         lines += [f"note: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
+        """The report for JSON."""
         return asdict(self)
 
 
-def components(config: HybridConfig, weights: Mapping[str, Tensor]) -> list[Component]:
-    """The modules of a model in the order of its state dict, each with its settings."""
-    counts = {"preprocessor": 0}  # Kaldi's has no tensors in the state dict
+def components(config: SpeechModelConfig, weights: Mapping[str, Tensor]) -> list[Component]:
+    """The parts of a model in the order of its state dict, each with its settings."""
+    counts = {"features": 0}  # Kaldi's features have no tensors in the state dict
+    settings = {"features": _features(config.features), "encoder": _encoder(config.encoder)}
+    settings["language_embedding"] = " ".join(config.languages)
+    for name, head in config.heads.items():
+        settings |= _head(name, head)
     for name, tensor in weights.items():
-        module = name.split(".")[0]
+        part = _part(name, config)
         learnt = not name.endswith(("running_mean", "running_var", "num_batches_tracked", ".window", ".fb"))
-        counts[module] = counts.get(module, 0) + (tensor.numel() if learnt else 0)
-    settings = _settings(config)
-    return [Component(module=m, parameters=n, settings=settings.get(m, "")) for m, n in counts.items()]
+        counts[part] = counts.get(part, 0) + (tensor.numel() if learnt else 0)
+    return [Component(name=p, parameters=n, settings=settings.get(p, "")) for p, n in counts.items()]
 
 
-def _settings(config: HybridConfig) -> dict[str, str]:
-    j, a = config.joint, config.attention_decoder
+def _part(name: str, config: SpeechModelConfig) -> str:
+    """The part of the model that a tensor of the state dict belongs to."""
+    module, *names = name.split(".")
+    if module != "heads":
+        return "features" if module == "preprocessor" else module
+    is_transducer = isinstance(config.heads[names[0]], TransducerConfig)
+    return f"{names[0]}.{names[1].replace('decoder', 'predictor')}" if is_transducer else names[0]
+
+
+def _head(name: str, cfg: HeadConfig) -> dict[str, str]:
+    """The settings of the parts of a head."""
+    weight = f"weight {cfg.weight:g}"
+    if isinstance(cfg, AttentionDecoderConfig):
+        return {name: f"{cfg.layers} layers × {cfg.dim}, {weight}"}
+    if not isinstance(cfg, TransducerConfig):
+        return {name: weight}
     losses = {
-        "tdt": f"durations {' '.join(map(str, config.durations))}",
+        "tdt": f"durations {' '.join(map(str, cfg.durations))}",
         "rnnt": "RNN-T",
-        "pruned": f"pruned RNN-T, {config.pruned.s_range} labels a frame",
+        "pruned": f"pruned RNN-T, {cfg.pruned.s_range} labels a frame",
     }
-    return {
-        "preprocessor": _features(config.features),
-        "encoder": _encoder(config.encoder),
-        "decoder": _predictor(config.predictor),
-        "joint": f"{j.hidden}, {j.activation}, {losses.get(config.transducer, '')}",
-        "ctc_decoder": f"weight {config.ctc_weight:g}",
-        "attention_decoder": f"{a.layers} layers × {a.dim}, weight {config.attention_weight:g}",
-        "language_embedding": " ".join(config.languages),
-    }
+    joint = f"{cfg.joint.hidden}, {cfg.joint.activation}, {losses[cfg.loss]}, {weight}"
+    return {f"{name}.predictor": _predictor(cfg.predictor), f"{name}.joint": joint}
 
 
-def _features(f: FeaturesConfig) -> str:
+def _features(f: Any) -> str:
+    if not isinstance(f, (LogMelConfig, FbankConfig)):
+        return f"{f.kind}, {f.num_mels} numbers, {f.hop_ms:g} ms hop"
     shape = f"{f.num_mels} mel, {f.window_ms:g} ms window, {f.hop_ms:g} ms hop"
     return f"{shape}, normalize {f.normalize}" if isinstance(f, LogMelConfig) else f"{shape}, Kaldi's"
 
 
-def _encoder(e: AnyEncoderConfig) -> str:
-    """Sizes and whatever makes this encoder differ from others of its kind."""
+def _encoder(e: Any) -> str:
+    """Sizes, and the settings in which encoders of this kind differ."""
     if isinstance(e, FastConformerConfig):
         return _fastconformer(e)
     if isinstance(e, ZipformerConfig):
         stacks = f"{' '.join(map(str, e.layers))} layers × {' '.join(map(str, e.dims))}"
         factors = ", ".join([f"downsampling {' '.join(map(str, e.downsampling))}", *["causal"] * e.causal])
         return f"{e.kind}, {stacks}, {' '.join(map(str, e.heads))} heads, {factors}"
-    return f"{e.kind}, {e.d_model} wide, subsampling {e.subsampling_factor}"
+    return f"{e.kind}, {e.d_model} channels, subsampling {e.subsampling_factor}"
 
 
 def _fastconformer(e: FastConformerConfig) -> str:
@@ -119,3 +134,15 @@ def _predictor(p: AnyPredictorConfig) -> str:
     if isinstance(p, PredictorConfig):
         return f"LSTM {p.layers} × {p.hidden}"
     return f"stateless, {p.context} labels × {p.hidden}"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three names, and the number of the others."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__

@@ -7,6 +7,7 @@ enters when a token is added, so all prefixes of a frame are compared with it co
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,32 +15,66 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maya.config import config
+from maya.decode.base import Method, MethodConfig, MethodContext
+from maya.decode.ctc import collapse_ctc
 from maya.decode.ctc_alignment import align_ctc
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.ngram import Context, NGram
-from maya.ranges import Finite, NonNegFloat, PosFloat, PosInt
+from maya.decode.ngram import Context, NGram, ngrams_by_language
+from maya.encoders import Encoded
+from maya.heads import CTCConfig, HeadConfig
+from maya.ranges import Count, Finite, NonNegFloat, PosFloat, PosInt
 
 _NONE = -math.inf
 
 
 @config
-class BeamConfig:
+class BeamConfig(MethodConfig):
     """beam: prefixes kept from frame to frame.
-    token_beam: nats below the best output of a frame under which a token is not tried.
+    token_beam: a token is not tried if it is so many nats below the best output of its frame.
+    lm_order: of the n-gram language model of the training texts; 0: none.
     lm_weight: of the language model's log probability.
     token_bonus: nats for each token, against the language model's preference for short texts.
     """
 
+    heads: ClassVar[tuple[type[HeadConfig], ...]] = (CTCConfig,)
+
+    kind: Literal["ctc_beam"] = "ctc_beam"
     beam: PosInt = 16
     token_beam: PosFloat = 8.0
+    lm_order: Count = 6
     lm_weight: NonNegFloat = 0.5
     token_bonus: Finite = 0.5
+
+    @property
+    def needs_texts(self) -> bool:
+        return self.lm_order > 0
+
+
+class CTCBeam(Method, config=BeamConfig):
+    """`beam_ctc` with an n-gram of the training texts of each language, where there are texts."""
+
+    def __init__(self, cfg: Any, context: MethodContext) -> None:
+        super().__init__(cfg, context)
+        self._lms: dict[str, NGram] = {}
+        if cfg.needs_texts and context.texts is not None:
+            self._lms = ngrams_by_language(context.texts(), self.model.cfg.vocab_size, cfg.lm_order)
+
+    def search(self, encoded: Encoded, langs: Tensor | None) -> list[Hypothesis]:
+        (head,) = self.heads
+        lms = self.language_models(langs, len(encoded.frames))
+        return beam_ctc(head(encoded.frames), encoded.lens, blank=head.blank, cfg=self.cfg, lms=lms)
+
+    def language_models(self, langs: Tensor | None, rows: int) -> list[NGram | None]:
+        """The language model of each row; that of all languages together where the language is unknown."""
+        languages = self.model.cfg.languages
+        numbers = [-1] * rows if langs is None else langs.tolist()
+        return [self._lms.get(languages[n] if n >= 0 else "") for n in numbers]
 
 
 @dataclass(slots=True)
 class _Prefix:
-    """A sequence of tokens and the log probability of its paths, in nats, that end in blank and in its last
-    token. text: what language model and bonus add; state: the language model's."""
+    """A sequence of tokens. blank, label: log probability, in nats, of its paths that end in blank and in its
+    last token. text: the share of language model and bonus. state: the language model's."""
 
     tokens: tuple[int, ...]
     text: float
@@ -84,27 +119,25 @@ def nbest_ctc(
     cfg: BeamConfig,
     lms: Sequence[NGram | None] | None = None,
 ) -> list[list[tuple[list[int], float]]]:
-    """The texts that are left in the beam of each row, best first, arguments as in `beam_ctc`: tokens, and
-    the log probability of their paths, in nats, with what language model and bonus add."""
+    """The texts in the final beam of each row, best first; arguments as in `beam_ctc`. Each is its tokens and
+    the log probability of their paths, in nats, plus the share of language model and bonus."""
     host = log_probs.detach().float().cpu()
     models = lms if lms is not None else [None] * len(host)
-    found = []
+    nbest = []
     for row, length, lm in zip(host, lens.tolist(), models, strict=True):
         beam = _search(row[:length].numpy(), blank, cfg, lm)
         scored = [(list(prefix.tokens), prefix.acoustic + prefix.text) for prefix in beam]
-        found.append(sorted(scored, key=lambda candidate: candidate[1], reverse=True))
-    return found
+        nbest.append(sorted(scored, key=lambda candidate: candidate[1], reverse=True))
+    return nbest
 
 
 def align_texts(
     log_probs: Tensor, lens: Tensor, tokens: Sequence[Sequence[int]], *, blank: int
 ) -> list[Hypothesis]:
-    """Hypotheses of the given tokens of each row, placed where the best path that spells them has them."""
+    """Hypotheses of the given tokens of each row, placed on the best path that spells them."""
     host = log_probs.detach().float().cpu()
-    return [
-        _aligned(row[:length], said, blank)
-        for row, length, said in zip(host, lens.tolist(), tokens, strict=True)
-    ]
+    rows = zip(host, lens.tolist(), tokens, strict=True)
+    return [_aligned(row[:length], row_tokens, blank) for row, length, row_tokens in rows]
 
 
 def _search(log_probs: NDArray[np.float32], blank: int, cfg: BeamConfig, lm: NGram | None) -> list[_Prefix]:
@@ -142,34 +175,23 @@ def _step(
             gain = (old.blank if last else acoustic) + float(frame[token])
             tokens = (*old.tokens, token)
             if tokens not in reached:
-                said = old.text + cfg.token_bonus
+                text = old.text + cfg.token_bonus
                 if scores is not None:
-                    said += cfg.lm_weight * float(scores[token])
-                reached[tokens] = _Prefix(tokens, said, old.state)
+                    text += cfg.lm_weight * float(scores[token])
+                reached[tokens] = _Prefix(tokens, text, old.state)
             reached[tokens].label = _log_add(reached[tokens].label, gain)
     best = sorted(reached.values(), key=lambda p: p.acoustic + p.text, reverse=True)[: cfg.beam]
-    if lm is not None:  # a state is only looked up for what stays
-        known = {p.tokens for p in beam}
+    if lm is not None:  # a state is only looked up for the prefixes that stay
+        earlier = {p.tokens for p in beam}
         for prefix in best:
-            if prefix.tokens not in known:
+            if prefix.tokens not in earlier:
                 prefix.state = lm.advance(prefix.state, prefix.tokens[-1])
     return best
 
 
 def _aligned(log_probs: Tensor, tokens: Sequence[int], blank: int) -> Hypothesis:
-    """The tokens where the best path that spells them has them; see `greedy_ctc` for frames and scores."""
-    hyp = Hypothesis(tokens=list(tokens), frames=[], durations=[], scores=[])
+    """The tokens placed on the best path that spells them; see `collapse_ctc` for frames and scores."""
     if not tokens:
-        return hyp
+        return Hypothesis()
     path, scores = align_ctc(log_probs, torch.tensor(list(tokens)), blank=blank)
-    before = blank
-    for frame, (token, score) in enumerate(zip(path.tolist(), scores.tolist(), strict=True)):
-        if token != blank and token == before:
-            hyp.durations[-1] += 1
-            hyp.scores[-1] = max(hyp.scores[-1], score)
-        elif token != blank:
-            hyp.frames.append(frame)
-            hyp.durations.append(1)
-            hyp.scores.append(score)
-        before = token
-    return hyp
+    return collapse_ctc(path.tolist(), scores.tolist(), blank=blank)

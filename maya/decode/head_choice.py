@@ -1,80 +1,75 @@
-"""Which head of a model decodes: the best on dev of those that were trained."""
+"""Which text head of a model decodes: the best on dev of those that were trained."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from maya.errors import MayaError
-from maya.models.text_heads import HEADS, NAMES, Head
 
-Scores = Mapping[Head, Mapping[str, float]]
-"""By head its error rates on dev, "wer" and "cer", as fractions."""
+Scores = Mapping[str, Mapping[str, float]]
+"""The error rates of each head on dev, "wer" and "cer", as fractions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
     """The head that decodes, and the reason for it in a few words."""
 
-    head: Head
+    head: str
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedHeads:
-    """The heads of a model, those of them that were trained, and their scores on dev where known."""
+    """Names of a model's text heads in the order of preference, of the trained ones among them, and the dev
+    scores that are known."""
 
-    heads: tuple[Head, ...]
-    trained: tuple[Head, ...]
+    heads: tuple[str, ...]
+    trained: tuple[str, ...]
     dev: Scores = field(default_factory=dict)
 
-    def best(self, among: Sequence[Head] = HEADS) -> Choice:
-        """The trained head with the lowest CER on dev; without scores the transducer, else the CTC head, else
-        the attention decoder. Raises MayaError where none of `among` was trained."""
-        usable = [head for head in self.trained if head in among]
+    def best(self, among: Collection[str] | None = None) -> Choice:
+        """The trained head with the lowest CER on dev; without dev scores the first of them. Raises MayaError
+        where none (of `among`) was trained."""
+        present = [head for head in self.heads if among is None or head in among]
+        usable = [head for head in present if head in self.trained]
         if not usable:
-            raise MayaError(self._none_usable(among))
+            raise MayaError(_none_usable(present))
         scored = {head: self.dev[head] for head in usable if head in self.dev}
-        head = best_head(scored) if scored else min(usable, key=HEADS.index)
+        head = best_head(scored) if scored else usable[0]
         return Choice(head=head, reason=self._reason(head, usable, scored))
 
-    def require(self, head: Head, asked: str) -> None:
-        """Raises MayaError unless the model has the head and it was trained; `asked` is what needs it, such
+    def require(self, head: str, user: str) -> None:
+        """Raises MayaError unless the model has the head and it was trained. `user` names what needs it, such
         as "decode.method=ctc"."""
-        article = "an" if head == "attention" else "a"
         if head not in self.heads:
-            raise MayaError(f"{asked} needs {article} {NAMES[head]}, and this model has none")
+            raise MayaError(f"{user} needs the head {head}, and this model has no such head")
         if head not in self.trained:
-            instead = f"; use {' or '.join(self.trained)}" if self.trained else ""
-            raise MayaError(f"{asked} needs the {NAMES[head]}, which was never trained{instead}")
+            alternatives = f"; use {' or '.join(self.trained)}" if self.trained else ""
+            raise MayaError(f"{user} needs the head {head}, which was never trained{alternatives}")
 
-    def _none_usable(self, among: Sequence[Head]) -> str:
-        wanted = [head for head in self.heads if head in among]
-        if not wanted:
-            names = " or a ".join(NAMES[head] for head in among)
-            return f"this needs a {names}, and the model has none; its heads are {', '.join(self.heads)}"
-        names = ", ".join(f"the {NAMES[head]}" for head in wanted)
-        return f"this model cannot decode: {names} was never trained; train it first, see train.init_from"
-
-    def _reason(self, head: Head, usable: Sequence[Head], scored: Scores) -> str:
+    def _reason(self, head: str, usable: Sequence[str], scored: Scores) -> str:
         reasons = []
         if len(scored) > 1:
             others = ", ".join(f"{h} {100 * scored[h]['cer']:.2f} %" for h in scored if h != head)
             reasons.append(f"best on dev, CER {100 * scored[head]['cer']:.2f} % against {others}")
         elif len(usable) > 1:
             reasons.append("the default, as the checkpoint has no dev scores")
-        untrained = [f"the {NAMES[h]}" for h in self.heads if h not in self.trained]
-        if untrained:
-            reasons.append(
-                f"{' and '.join(untrained)} {'was' if len(untrained) == 1 else 'were'} not trained"
-            )
+        if untrained := [h for h in self.heads if h not in self.trained]:
+            verb = "was" if len(untrained) == 1 else "were"
+            reasons.append(f"{' and '.join(untrained)} {verb} not trained")
         return "; ".join(reasons) or "the only head"
 
 
-def best_head(scores: Scores) -> Head:
-    """The head with the lowest CER; on a tie with the lowest WER, then the first of `HEADS`."""
+def best_head(scores: Scores) -> str:
+    """The head with the lowest CER; on a tie with the lowest WER, then the first."""
+    return min(scores, key=lambda head: [scores[head].get(name, math.inf) for name in ("cer", "wer")])
 
-    def rank(head: Head) -> tuple[float, float, int]:
-        cer, wer = (scores[head].get(name, math.inf) for name in ("cer", "wer"))
-        return cer, wer, HEADS.index(head)
 
-    return min(scores, key=rank)
+def _none_usable(present: Sequence[str]) -> str:
+    if not present:
+        return "this model cannot decode: it has no head for it that writes text"
+    verb = "was" if len(present) == 1 else "were"
+    return (
+        f"this model cannot decode: {' and '.join(present)} {verb} never trained; train first, see "
+        "train.init_from"
+    )

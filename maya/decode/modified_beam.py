@@ -1,50 +1,79 @@
 """Transducer beam search with at most one label per frame, batched: icefall's `modified_beam_search`.
 
 All hypotheses stand at the same frame, so that one call of the joint scores the beams of all utterances.
-What is kept of a hypothesis from frame to frame is its score, its predictor state and a hash of its labels;
-the labels are read off back-pointers in the end.
+From frame to frame a hypothesis is its score, its predictor state and a hash of its labels; the labels
+themselves are read from back-pointers at the end.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from maya.config import config
+from maya.decode.base import Method, MethodConfig
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.trace import Trace
+from maya.encoders import Encoded
 from maya.errors import MayaError
-from maya.heads.transducer.joint import Joint
-from maya.heads.transducer.predictor import Predictor
-from maya.heads.transducer.stateless import StatelessPredictor
+from maya.heads import HeadConfig, TransducerConfig
+from maya.heads.transducer import AnyPredictor, Joint, StatelessPredictor
+from maya.ranges import Finite, PosFloat, PosInt
 
 _MIX = -7046029254386353131  # 2^64 / golden ratio, odd, as a signed number
 
 
+@config
+class ModifiedBeamConfig(MethodConfig):
+    """beam: hypotheses kept; 1 is greedy search with max_symbols 1.
+    blank_penalty: nats taken from blank's logit, against deletions.
+    temperature: all logits are divided by it.
+    length_norm: compare complete hypotheses by score per label. Labels are counted with the predictor's
+        context at the start, as in icefall.
+    """
+
+    heads: ClassVar[tuple[type[HeadConfig], ...]] = (TransducerConfig,)
+
+    kind: Literal["modified_beam"] = "modified_beam"
+    beam: PosInt = 4
+    blank_penalty: Finite = 0.0
+    temperature: PosFloat = 1.0
+    length_norm: bool = True
+
+    def objection(self, heads: Sequence[HeadConfig]) -> str:
+        (head,) = heads
+        return _NO_DURATIONS if isinstance(head, TransducerConfig) and head.loss == "tdt" else ""
+
+
+_NO_DURATIONS = "it goes frame by frame, and a TDT predicts durations: decode greedily"
+
+
+class ModifiedBeam(Method, config=ModifiedBeamConfig):
+    """`modified_beam_search`."""
+
+    def search(self, encoded: Encoded, langs: Tensor | None) -> list[Hypothesis]:
+        (head,) = self.heads
+        return modified_beam_search(
+            encoded.frames, encoded.lens, head.decoder, head.joint, blank=head.blank, cfg=self.cfg
+        )
+
+
 @torch.no_grad()
 def modified_beam_search(
-    enc: Tensor,
-    enc_lens: Tensor,
-    predictor: Predictor | StatelessPredictor,
-    joint: Joint,
-    *,
-    blank: int,
-    beam: int = 4,
-    blank_penalty: float = 0.0,
-    temperature: float = 1.0,
-    length_norm: bool = True,
-) -> list[Hypothesis]:
+    enc: Tensor, enc_lens: Tensor, predictor: AnyPredictor, joint: Joint, *, blank: int,
+    cfg: ModifiedBeamConfig,
+) -> list[Hypothesis]:  # fmt: skip
     """enc (B, S, D), enc_lens (B,) frames -> one Hypothesis per row; put the modules in eval mode first.
 
-    On each frame every hypothesis takes blank or one label, and the `beam` best of an utterance go on, equal
-    ones as one, with their probabilities added. In the end the best score counts, with `length_norm` per
-    label, where labels are counted with the predictor's context at the start, as in icefall.
-
-    blank_penalty: nats taken from blank's logit, against deletions. temperature: what all logits are divided
-    by. With beam 1 this is greedy search with max_symbols 1. A token's score is its log probability on the
-    best path of those that were added up. Raises MayaError for a joint that predicts durations (TDT), as
-    its hypotheses do not stay on one frame, and for a beam or temperature that makes no sense.
+    On each frame every hypothesis takes blank or one label. The `beam` best of an utterance go on; equal ones
+    become one, with their probabilities added. A token's score is its log probability on the best path of
+    those that were added up. Raises MayaError for a joint that predicts durations (TDT), because its
+    hypotheses do not stay on one frame.
     """
-    _check(joint, beam, temperature)
+    if joint.num_durations:
+        raise MayaError(f"modified beam search cannot decode this model: {_NO_DURATIONS}")
+    beam = cfg.beam
     lens, order = enc_lens.cpu().sort(descending=True, stable=True)
     alive = (lens[:, None] > torch.arange(enc.shape[1])).sum(0).tolist()  # rows that have each frame
     f = joint.project_encoder(enc)[order.to(enc.device)]
@@ -55,13 +84,13 @@ def modified_beam_search(
             break
         search.keep(rows)
         logits = joint.split(joint.output(f[:rows, t, None], search.g))[0].float()
-        if blank_penalty:
-            logits[..., blank] -= blank_penalty
-        trace.add(t, *search.advance((logits / temperature).log_softmax(-1)))
-    found = trace.read(search.best(_context(predictor) if length_norm else None))
+        if cfg.blank_penalty:
+            logits[..., blank] -= cfg.blank_penalty
+        trace.add(t, *search.advance((logits / cfg.temperature).log_softmax(-1)))
+    best = trace.read(search.best(_context(predictor) if cfg.length_norm else None))
     hyps = [
         Hypothesis(tokens=x.tokens, frames=x.steps, durations=[1] * len(x.tokens), scores=x.scores)
-        for x in found
+        for x in best
     ]
     return [hyps[place] for place in order.argsort().tolist()]
 
@@ -70,13 +99,7 @@ class _Beams:
     """The hypotheses of the rows that still have frames, (n, K), best first; unused places score -inf."""
 
     def __init__(
-        self,
-        rows: int,
-        predictor: Predictor | StatelessPredictor,
-        joint: Joint,
-        beam: int,
-        blank: int,
-        device: torch.device,
+        self, rows: int, predictor: AnyPredictor, joint: Joint, beam: int, blank: int, device: torch.device
     ) -> None:
         self.predictor, self.joint, self.blank, self.beam = predictor, joint, blank, beam
         self.scores = torch.full((rows, beam), -torch.inf, device=device)
@@ -90,7 +113,7 @@ class _Beams:
         self.g = joint.project_predictor(g).view(rows, beam, -1)
 
     def keep(self, rows: int) -> None:
-        """Go on with the first `rows` rows; the others have no more frames."""
+        """Keep the first `rows` rows; the others have no more frames."""
         if rows < len(self.scores):
             self.finished.append((self.scores[rows:], self.counts[rows:]))
             self.scores, self.hashes, self.counts = self.scores[:rows], self.hashes[:rows], self.counts[:rows]
@@ -106,24 +129,24 @@ class _Beams:
         labelled = tokens != self.blank
         hashes = self.hashes.gather(1, parents)
         mixed = (hashes ^ (tokens + 1)) * _MIX
-        # 64 bits: two that differ are taken for equal once in 10^19 comparisons.
+        # With 64 bits two different hypotheses get the same hash once in 10^19 comparisons.
         self.hashes = torch.where(labelled, mixed ^ (mixed >> 32), hashes)
         self.counts = self.counts.gather(1, parents) + labelled
         same = self.hashes[:, :, None] == self.hashes[:, None]
         merged = totals[:, None].masked_fill(~same, -torch.inf).logsumexp(-1)
         first = same.int().argmax(-1) == torch.arange(self.beam, device=same.device)
         self.scores = merged.masked_fill(~first, -torch.inf)
-        self._read(parents, tokens, labelled & self.scores.isfinite())
+        self._step_predictor(parents, tokens, labelled & self.scores.isfinite())
         return parents, tokens, gains
 
-    def _read(self, parents: Tensor, tokens: Tensor, labelled: Tensor) -> None:
-        """Take the predictor's output along, and give it the new labels."""
+    def _step_predictor(self, parents: Tensor, tokens: Tensor, labelled: Tensor) -> None:
+        """Reorder the predictor's output by `parents`, and step the predictor where there is a new label."""
         first = torch.arange(0, parents.numel(), self.beam, device=parents.device)
-        came_from = (parents + first[:, None]).flatten()
-        self.state, g = self.state.select(came_from), self.g.flatten(0, 1)[came_from]
+        sources = (parents + first[:, None]).flatten()
+        self.state, g = self.state.select(sources), self.g.flatten(0, 1)[sources]
         has_label = labelled.flatten()
         rows = has_label.nonzero()[:, 0]
-        if len(rows):  # most frames of most hypotheses have none, and an LSTM costs more than all the rest
+        if len(rows):  # on most frames most hypotheses have none, and the LSTM is the most expensive part
             pred, state = self.predictor.step(tokens.flatten()[rows], self.state.select(rows))
             g[rows] = self.joint.project_predictor(pred)
             place = (has_label.cumsum(0) - 1).clamp(min=0)
@@ -137,17 +160,5 @@ class _Beams:
         return (scores if context is None else scores / (counts + context)).argmax(1)
 
 
-def _context(predictor: Predictor | StatelessPredictor) -> int:
+def _context(predictor: AnyPredictor) -> int:
     return predictor.cfg.context if isinstance(predictor, StatelessPredictor) else 1
-
-
-def _check(joint: Joint, beam: int, temperature: float) -> None:
-    if joint.num_durations:
-        raise MayaError(
-            f"modified beam search goes frame by frame, but this model predicts {joint.num_durations} "
-            "durations (TDT): decode it greedily"
-        )
-    if beam < 1:
-        raise MayaError(f"the beam of a search is at least 1, not {beam}")
-    if temperature <= 0:
-        raise MayaError(f"the temperature of a beam search is above 0, not {temperature}")

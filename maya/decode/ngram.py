@@ -1,4 +1,5 @@
-"""A token n-gram language model, made in memory from training texts: what a small corpus can say of itself.
+"""A token n-gram language model, made in memory from training texts. Some million words take seconds and
+about a GB.
 
 Interpolated Kneser-Ney smoothing (Chen and Goodman 1999, "An empirical study of smoothing techniques for
 language modeling", with one discount an order, n1 / (n1 + 2 n2)): the longest order counts how often a token
@@ -19,8 +20,8 @@ _HELD_STATES = 20_000  # of one beam search; with 1 000 pieces 80 MB at most
 class NGram:
     """P(token | the last order - 1 tokens) for tokens 0 ... V - 1 and the end of the text, V.
 
-    A state is the context that the next token depends on: the longest suffix of what was said that the texts
-    have. Read-only once made.
+    A state is the context that the next token depends on: the longest suffix of the tokens so far that occurs
+    in the texts.
     """
 
     def __init__(self, texts: Iterable[Sequence[int]], vocab_size: int, *, order: int = 6) -> None:
@@ -36,13 +37,13 @@ class NGram:
 
     def start(self) -> Context:
         """The state before the first token."""
-        return self._known((self._begin,))
+        return self._longest_suffix((self._begin,))
 
     def advance(self, state: Context, token: int) -> Context:
         """The state after one more token."""
-        return self._known((*state, token))
+        return self._longest_suffix((*state, token))
 
-    def _known(self, context: Context) -> Context:
+    def _longest_suffix(self, context: Context) -> Context:
         context = context[max(0, len(context) - self.order + 1) :]
         while context and context not in self._followers:
             context = context[1:]
@@ -53,9 +54,9 @@ class NGram:
         states used last."""
         probs = np.full(self.vocab_size + 1, 1 / (self.vocab_size + 1))
         for length in range(len(state) + 1):
-            found = self._followers.get(state[len(state) - length :])
-            if found is not None:
-                tokens, shares, rest = found
+            followers = self._followers.get(state[len(state) - length :])
+            if followers is not None:
+                tokens, shares, rest = followers
                 probs *= rest
                 probs[tokens] += shares
         return np.log(probs).astype(np.float32)
@@ -67,6 +68,17 @@ class NGram:
             total += float(self.log_probs(state)[token])
             state = self.advance(state, token)
         return total + float(self.log_probs(state)[self.vocab_size])
+
+
+def ngrams_by_language(
+    texts: Iterable[tuple[str, Sequence[int]]], vocab_size: int, order: int
+) -> dict[str, NGram]:
+    """A model for each language, and one of all texts under "". texts: language and token ids of each."""
+    by_language: dict[str, list[Sequence[int]]] = defaultdict(list)
+    for language, tokens in texts:
+        by_language[language].append(tokens)
+        by_language[""].append(tokens)
+    return {language: NGram(rows, vocab_size, order=order) for language, rows in by_language.items()}
 
 
 _After = dict[Context, Counter[int]]

@@ -1,10 +1,9 @@
-"""A trained model ready to use: audio in, hypotheses out. What `maya.load` returns."""
+"""A trained model ready to use: audio in, hypotheses out. `maya.load` returns it."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,98 +11,61 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from maya.audio.load import as_audio, load_audio
-from maya.decode.attention_beam import attention_beam
-from maya.decode.ctc import greedy_ctc_of
-from maya.decode.greedy import greedy_rnnt, greedy_tdt
-from maya.decode.head_choice import Choice, TrainedHeads
-from maya.decode.hypothesis import Hypothesis
+from maya.data.loading.by_length import batches_by_length
+from maya.decode.base import Method, MethodConfig, MethodContext
+from maya.decode.head_choice import TrainedHeads
+from maya.decode.hypothesis import Hypothesis, write_texts
+from maya.decode.methods import AUTO, METHODS, MethodChoice, choose_method
+from maya.decode.predictions import LANGUAGE, check_identifies, identify, predicting_heads
 from maya.decode.streaming import RecognizerStream
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel
-from maya.models.text_heads import HEADS, Head, heads_of
+from maya.models.speech_model import SpeechModel
 from maya.text.languages import language_among
 from maya.text.tokenizer import Tokenizer
 
-Method = Literal["transducer", "ctc", "attention", "auto"]
-"""The head that decodes; "auto" is the best on dev of those that were trained."""
 Audio = str | Path | np.ndarray | Tensor
-
-
-def decode_frames(
-    model: HybridModel, enc: Tensor, enc_lens: Tensor, *, method: Head = "transducer", max_symbols: int = 10
-) -> list[Hypothesis]:
-    """Greedy hypotheses (tokens, no text yet) for encoder output enc (B, S, D), enc_lens (B,).
-
-    In place of a transducer that the model lacks, its CTC head decodes, or else its attention decoder. Raises
-    MayaError for "ctc" and "attention" where the model lacks that head. Whether a head was trained is not
-    checked here: see `Recognizer.choose_head`.
-    """
-    cfg = model.cfg
-    if method == "attention" and not cfg.attention_weight:
-        raise MayaError("this model has no attention decoder; decode with its transducer or CTC head")
-    if method == "attention" or (cfg.transducer == "none" and not cfg.ctc_weight):
-        return attention_beam(enc, enc_lens, model.attention_decoder, beam=1)
-    if method == "ctc" or cfg.transducer == "none":
-        if cfg.ctc_weight == 0:
-            raise MayaError("this model has no CTC head; decode with its transducer")
-        return greedy_ctc_of(model.ctc_decoder, enc, enc_lens, blank=model.blank)
-    if cfg.transducer in ("rnnt", "pruned"):
-        return greedy_rnnt(
-            enc, enc_lens, model.decoder, model.joint, blank=model.blank, max_symbols=max_symbols
-        )
-    return greedy_tdt(
-        enc,
-        enc_lens,
-        model.decoder,
-        model.joint,
-        durations=cfg.durations,
-        blank=model.blank,
-        max_symbols=max_symbols,
-    )
-
-
-def identify_languages(model: HybridModel, heard: Tensor, enc_lens: Tensor) -> tuple[Tensor, Tensor]:
-    """What `model.listen` returned → the likeliest languages, indices (B,), and their probabilities (B,)."""
-    probability, langs = model.identify(heard, enc_lens).exp().max(-1)
-    return langs, probability
 
 
 @dataclass(kw_only=True, slots=True)
 class Recognizer:
     """A model with its tokenizer, on one device, in evaluation mode.
 
-    heads: which heads were trained, and their dev scores; None: all of them were, scores unknown.
+    heads: which text heads were trained, and their dev scores; None: all of them were, scores unknown.
     """
 
-    model: HybridModel
+    model: SpeechModel
     tokenizer: Tokenizer
     device: torch.device
     heads: TrainedHeads | None = None
     _logged: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def trained_heads(self) -> TrainedHeads:
-        """Which heads the model has, which of them were trained, and their dev scores."""
-        if self.heads is not None:
-            return self.heads
-        heads = heads_of(self.model.cfg)
-        return TrainedHeads(heads=heads, trained=heads)
+        """The model's text heads, the trained ones among them, and their dev scores."""
+        names = tuple(self.model.cfg.text_heads)
+        return self.heads or TrainedHeads(heads=names, trained=names)
 
-    def choose_head(self, method: Method = "auto", among: Sequence[Head] = HEADS) -> Choice:
-        """The head that `method` means, and why: for "auto" the best of `among`, which the log says once.
-
-        Raises MayaError for a head that the model lacks or that was never trained, and for "auto" where none
-        was trained.
-        """
+    def choose_method(self, name: str = AUTO, *, stream: bool = False) -> MethodChoice:
+        """As `maya.decode.methods.choose_method`. The choice that "auto" means is logged once."""
         heads = self.trained_heads()
-        if method != "auto":
-            heads.require(method, f"method {method!r}")
-            return Choice(head=method, reason="as asked")
-        choice = heads.best(among)
-        line = f"decoding with {choice.head}: {choice.reason}"
-        if line not in self._logged and len(heads.heads) > 1:
+        choice = choose_method(name, self.model.cfg, heads, stream=stream)
+        line = f"decoding with {choice.heads[0]}: {choice.reason}"
+        if name == AUTO and len(heads.heads) > 1 and line not in self._logged:
             self._logged.add(line)
             logging.getLogger(__name__).info(line)
         return choice
+
+    def make_method(
+        self,
+        choice: MethodChoice,
+        options: MethodConfig | None = None,
+        texts: Callable[[], Iterable[tuple[str, Sequence[int]]]] | None = None,
+    ) -> Method:
+        """A method ready to decode. options: by default those of greedy search where the method has them.
+        texts: see `MethodContext`."""
+        cls = METHODS[choice.method]
+        options = options or cls(**(cls.greedy or {}))
+        method: Method = options.build(MethodContext(model=self.model, heads=choice.heads, texts=texts))
+        return method
 
     @property
     def sample_rate(self) -> int:
@@ -121,98 +83,97 @@ class Recognizer:
         → (B, S, D), (B,)."""
         langs = langs.to(self.device) if langs is not None else None
         with torch.inference_mode():
-            return self.model.encode(audio.to(self.device), audio_lens.to(self.device), langs)
+            encoded = self.model.encode(audio.to(self.device), audio_lens.to(self.device), langs)
+        return encoded.frames, encoded.lens
 
     def transcribe(
         self,
         audio: Sequence[Audio] | Audio,
         language: str | None = None,
         *,
-        method: Method = "auto",
+        method: str = AUTO,
         max_seconds_per_batch: float = 120.0,
     ) -> list[Hypothesis]:
-        """Transcribe files (wav, flac, ogg, opus, mp3; any rate) or arrays, in order; one item works too.
+        """Transcribe files (wav, flac, ogg, opus, mp3; any rate) or arrays, in order; a single item works
+        too.
 
         Files are resampled to the model's `sample_rate`. Arrays must be at it: (N,) float in [-1, 1], or
         int16, int32, int8 or uint8, which are scaled by their type.
 
-        `language` is a code such as "hi" ("hi-IN" and "Hindi" are understood); "auto" identifies the language
-        of each utterance first, then decodes in it, and the hypotheses carry it with its probability; None
-        decodes without one. `method` is the head that decodes; "auto" takes the best on dev of those that
-        were trained. Raises MayaError for a file that cannot be read, for a language the model does not know,
-        for "auto" as language with a model that cannot tell languages apart, and for a head that the model
-        lacks or that was never trained.
+        `language` is a code such as "hi" ("hi-IN" and "Hindi" are understood). "auto" identifies the language
+        of each utterance first, then decodes in it; the hypotheses hold it with its probability. None decodes
+        without a language. `method` is the name of a decoding method or of a text head; "auto" is the greedy
+        method of the trained head that is best on dev. Raises MayaError for a file that cannot be read, for a
+        language that the model does not know, for "auto" as language with a model that cannot identify
+        languages, and for a method whose head the model lacks or that was never trained.
         """
         if isinstance(audio, (str, Path)) or (isinstance(audio, (np.ndarray, Tensor)) and audio.ndim == 1):
             audio = [audio]
-        language = self.known_language(language)
-        head = self.choose_head(method).head
+        language = self.model_language(language)
+        decoder = self.make_method(self.choose_method(method))
         rate = self.sample_rate
-        samples = {i: _samples(a, rate, i) for i, a in enumerate(audio)}
-        found: dict[int, Hypothesis] = {}
-        for batch in _batches({i: len(s) for i, s in samples.items()}, max_seconds_per_batch * rate):
-            hyps = self._run([samples.pop(i) for i in batch], language, head)
-            found |= dict(zip(batch, hyps, strict=True))
-        for i, hyp in found.items():
+        samples = {i: _samples(item, rate, i) for i, item in enumerate(audio)}
+        lengths = [len(samples[i]) for i in range(len(samples))]
+        hyps: dict[int, Hypothesis] = {}
+        for batch in batches_by_length(lengths, max_seconds_per_batch * rate):
+            rows = self._transcribe_batch([samples.pop(i) for i in batch], language, decoder)
+            hyps |= dict(zip(batch, rows, strict=True))
+        for i, hyp in hyps.items():
             hyp.id = str(audio[i]) if isinstance(audio[i], (str, Path)) else str(i)
-        return [found[i] for i in range(len(audio))]
+        return [hyps[i] for i in range(len(audio))]
 
-    def _run(self, samples: list[Tensor], language: str | None, head: Head) -> list[Hypothesis]:
+    def _transcribe_batch(
+        self, samples: list[Tensor], language: str | None, decoder: Method
+    ) -> list[Hypothesis]:
         """Hypotheses of audio (N,) each. `samples` is emptied, as hours of it are large."""
-        known = self.model.cfg.languages
+        languages, rows = self.model.cfg.languages, len(samples)
         with torch.inference_mode():
-            feats, feat_lens = self._features_of(samples)
-            heard, enc_lens = self.model.encoder(feats, feat_lens)
-            del feats
-            if language == "auto":
-                langs, probabilities = identify_languages(self.model, heard, enc_lens)
+            lens = torch.tensor([len(s) for s in samples], device=self.device)
+            # A single row needs no copy.
+            audio = samples[0][None] if rows == 1 else pad_sequence(samples, batch_first=True)
+            samples.clear()
+            encoded = self.model.encode_audio(audio.to(self.device), lens, hidden=self.model.hidden)
+            del audio
+            if language == AUTO:
+                langs, predictions = identify(self.model, encoded)
             else:
-                index = -1 if language is None else known.index(language)
-                langs = torch.full((len(heard),), index, device=self.device)
-            enc = self.model.with_language(heard, langs)
-            hyps = decode_frames(self.model, enc, enc_lens, method=head)
-        for row, hyp in enumerate(hyps):
+                index = -1 if language is None else languages.index(language)
+                langs, predictions = torch.full((rows,), index, device=self.device), []
+            hyps = decoder(encoded, langs)
+        for hyp in hyps:
             hyp.language = language
-            if language == "auto":
-                hyp.language, hyp.language_probability = known[int(langs[row])], float(probabilities[row])
+        for hyp, prediction in zip(hyps, predictions, strict=False):
+            hyp.language, hyp.language_probability = prediction.label, prediction.probability
         return self.with_text(hyps)
 
-    def _features_of(self, samples: list[Tensor]) -> tuple[Tensor, Tensor]:
-        lens = torch.tensor([len(s) for s in samples], device=self.device)
-        # One row needs no copy.
-        audio = samples[0][None] if len(samples) == 1 else pad_sequence(samples, batch_first=True)
-        samples.clear()
-        return self.model.features(audio.to(self.device), lens)
-
     def stream(
-        self,
-        language: str | None = None,
-        *,
-        method: Method = "auto",
-        context: tuple[int, int] | None = None,
+        self, language: str | None = None, *, method: str = AUTO, context: tuple[int, int] | None = None
     ) -> RecognizerStream:
         """Recognise audio that is still coming: `accept(samples)` as they come, (n,) float in [-1, 1] at
         `sample_rate`, then `finish()`.
 
-        `context` is one of the encoder's att_context_size, which sets the look-ahead; None takes the first.
-        `method` is "transducer", "ctc", or "auto", the better of the two on dev. Raises MayaError for a model
-        that cannot stream, for a head that it lacks or that was never trained, for a language that it does
-        not know, and for the language "auto", which only a whole recording can tell.
+        `context` sets the look-ahead: one of the encoder's att_context_size, of a Zipformer frames of left
+        context and of a chunk; None takes the first of the configuration. `method` is a method that decodes
+        streams; "auto" is that of the best head on dev among those that can stream. Raises MayaError for a
+        model or a method that cannot stream, for a head that the model lacks or that was never trained, for
+        a language that it does not know, and for the language "auto", which only a whole recording can tell.
         """
-        return RecognizerStream(self, language, method=method, context=context)
+        if language == AUTO:
+            raise MayaError(_no_streamed_identification(self.model))
+        language = self.model_language(language)
+        decoder = self.make_method(self.choose_method(method, stream=True))
+        return RecognizerStream(decoder, self.tokenizer, language=language, context=context)
 
     def with_text(self, hyps: list[Hypothesis]) -> list[Hypothesis]:
-        """Fill in text and frame length from the tokenizer and the model."""
-        for hyp in hyps:
-            hyp.text = self.tokenizer.decode(hyp.tokens)
-            hyp.frame_seconds = self.model.frame_seconds
-        return hyps
+        """Set text and frame length from the tokenizer and the model."""
+        return write_texts(hyps, self.tokenizer, self.model.frame_seconds)
 
-    def known_language(self, language: str | None) -> str | None:
-        """The model's own code of a language, "auto" and None as they are; MayaError if it has none."""
+    def model_language(self, language: str | None) -> str | None:
+        """The model's own code of a language; "auto" and None as they are. Raises MayaError for a language
+        that the model does not know, and for "auto" if it cannot identify languages."""
         languages = self.model.cfg.languages
-        if language == "auto":
-            self.model.check_identifies()
+        if language == AUTO:
+            check_identifies(self.model)
         elif language is not None:
             language = language_among(language, languages)
             if language not in languages:
@@ -223,16 +184,15 @@ class Recognizer:
         return language
 
 
-def _batches(sizes: dict[int, int], most: float) -> Iterator[list[int]]:
-    """The numbers of audio of like length, short ones first; at most `most` samples with padding, or one."""
-    batch: list[int] = []
-    for i in sorted(sizes, key=lambda i: sizes[i]):
-        if batch and sizes[i] * (len(batch) + 1) > most:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+def _no_streamed_identification(model: SpeechModel) -> str:
+    languages = ", ".join(model.cfg.languages)
+    ways = [f"name one of {languages}" if languages else "", "leave the language out"]
+    if LANGUAGE in predicting_heads(model):
+        ways.append("transcribe the whole recording with language='auto'")
+    return (
+        "a stream cannot identify the language, because it decodes from the first frame on: "
+        + ", or ".join(way for way in ways if way)
+    )
 
 
 def _samples(audio: Audio, rate: int, index: int) -> Tensor:

@@ -42,9 +42,9 @@ class Trace:
         for step in range(len(tokens) - 1, -1, -1):
             taken[step], gained[step] = tokens[step, rows, places], scores[step, rows, places]
             places = parents[step, rows, places]
-        found = []
+        traced = []
         for row in rows:
             (steps,) = (taken[:, row] != self.silent).nonzero()
-            said = taken[steps, row].astype(int).tolist()
-            found.append(Traced(said, steps.tolist(), gained[steps, row].tolist()))
-        return found
+            labels = taken[steps, row].astype(int).tolist()
+            traced.append(Traced(labels, steps.tolist(), gained[steps, row].tolist()))
+        return traced

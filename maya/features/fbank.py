@@ -2,13 +2,14 @@
 device, or a stream of chunks."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.features.base import Features, FeaturesConfig
 from maya.features.frames import check_frames, frame_samples
 from maya.ranges import Finite, NonNegFloat, PosFloat, PosInt, Share
 
@@ -20,7 +21,7 @@ GPU_FRAMES = 1 << 16  # 128 MiB of windowed frames at a time
 
 
 @config
-class FbankConfig:
+class FbankConfig(FeaturesConfig):
     """What the front end computes. The defaults are those of icefall's recipes: povey window, frames
     centred on their hop (Kaldi's `snip_edges=False`), no energy, no dither."""
 
@@ -35,8 +36,16 @@ class FbankConfig:
     dither: NonNegFloat = 0.0  # standard deviation of the noise added to the waveform while training
     padding_value: Finite = math.log(1e-10)  # stands beyond an utterance's end; icefall's models expect this
 
+    @property
+    def n_fft(self) -> int:
+        return 1 << (frame_samples(self.window_ms, self.sample_rate) - 1).bit_length()
 
-class Fbank(nn.Module):
+    def frames(self, samples: Any) -> Any:
+        """One a hop, the last from half a hop on."""
+        return (samples + self.hop_samples // 2) // self.hop_samples
+
+
+class Fbank(Features, config=FbankConfig):
     """Waveform to filter-bank features: for each frame remove its mean, pre-emphasise, window, power
     spectrum, mel filters, floor, logarithm (Kaldi's compute-fbank-feats, for audio in [-1, 1]).
 
@@ -57,13 +66,13 @@ class Fbank(nn.Module):
         self.cfg = cfg
         check_frames(cfg.sample_rate, cfg.hop_ms)
         self.window_samples = frame_samples(cfg.window_ms, cfg.sample_rate)
-        self.hop_samples = frame_samples(cfg.hop_ms, cfg.sample_rate)
+        self.hop_samples = cfg.hop_samples
         if not 0 < self.hop_samples <= self.window_samples:
             raise MayaError(
                 f"features.hop_ms={cfg.hop_ms} has to be above 0 and at most "
                 f"features.window_ms={cfg.window_ms}; change one of them"
             )
-        self.n_fft = 1 << (self.window_samples - 1).bit_length()
+        self.n_fft = cfg.n_fft
         self.left_samples = self.window_samples // 2 - self.hop_samples // 2  # of frame 0, before the audio
         self.right_samples = self.window_samples - self.window_samples // 2  # at most so many after its end
         self.register_buffer("window", torch.empty(self.n_fft), persistent=False)
@@ -78,9 +87,8 @@ class Fbank(nn.Module):
         self.window.zero_()[: self.window_samples] = povey_window(self.window_samples)
         self.fb.copy_(kaldi_filterbank(cfg.num_mels, self.n_fft, cfg.sample_rate, cfg.low_hz, cfg.high_hz))
 
-    def feat_lens(self, audio_lens: Tensor) -> Tensor:
-        """Frames of utterances of `audio_lens` (...,) samples: one a hop, the last from half a hop on."""
-        return (audio_lens + self.hop_samples // 2) // self.hop_samples
+    def stream(self) -> "FbankStream":
+        return FbankStream(self)
 
     @torch.no_grad()
     def forward(
@@ -112,18 +120,18 @@ class Fbank(nn.Module):
 
     def _mirrored(self, audio: Tensor, audio_lens: Tensor) -> Tensor:
         """(B, N) -> (B, L): each row with its mirrored ends around it, L a multiple of the hop."""
-        left, right = self.left_samples, self.right_samples
+        left_samples, right = self.left_samples, self.right_samples
         lens = audio_lens.clamp(min=1)[:, None]
-        rows = self._rows(len(audio), left + audio.shape[1] + right, audio.device)
-        rows[:, left : left + audio.shape[1]] = audio
-        before = torch.arange(left, 0, -1, device=audio.device) - 1
+        rows = self._rows(len(audio), left_samples + audio.shape[1] + right, audio.device)
+        rows[:, left_samples : left_samples + audio.shape[1]] = audio
+        before = torch.arange(left_samples, 0, -1, device=audio.device) - 1
         after = torch.arange(right, device=audio.device)
         # Mirrored at both ends, an utterance of n samples repeats every 2n.
         before, after = before % (2 * lens), after % (2 * lens)
         before = torch.where(before < lens, before, 2 * lens - 1 - before)
-        place = left + lens + torch.arange(right, device=audio.device)
+        place = left_samples + lens + torch.arange(right, device=audio.device)
         after = torch.where(after < lens, lens - 1 - after, after - lens)
-        rows[:, :left] = audio.gather(1, before)
+        rows[:, :left_samples] = audio.gather(1, before)
         return rows.scatter_(1, place, audio.gather(1, after))
 
     def _rows(self, count: int, samples: int, device: torch.device) -> Tensor:
@@ -184,9 +192,9 @@ class FbankStream:
     def push(self, audio: Tensor) -> Tensor:
         """(B, n) the next samples, n >= 0 -> (B, t, num_mels) the frames they complete, t >= 0."""
         pending = audio.float() if self._pending is None else torch.cat([self._pending, audio.float()], 1)
-        left, size, hop = self.fbank.left_samples, self.fbank.window_samples, self.fbank.hop_samples
-        if not self._begun and pending.shape[1] >= max(left, size - left):
-            pending, self._begun = torch.cat([pending[:, :left].flip(1), pending], 1), True
+        left_samples, size, hop = self.fbank.left_samples, self.fbank.window_samples, self.fbank.hop_samples
+        if not self._begun and pending.shape[1] >= max(left_samples, size - left_samples):
+            pending, self._begun = torch.cat([pending[:, :left_samples].flip(1), pending], 1), True
         ready = max(0, (pending.shape[1] - size) // hop + 1) if self._begun else 0
         self._pending = pending[:, ready * hop :]
         return self._frames(pending, ready)
@@ -198,8 +206,8 @@ class FbankStream:
         self._pending, self._begun = None, False
         if pending is None:
             raise MayaError("a feature stream was finished before any audio was pushed; push (B, n) first")
-        left, right, hop = self.fbank.left_samples, self.fbank.right_samples, self.fbank.hop_samples
-        samples = pending.shape[1] - (left if begun else 0)
+        left_samples, right, hop = self.fbank.left_samples, self.fbank.right_samples, self.fbank.hop_samples
+        samples = pending.shape[1] - (left_samples if begun else 0)
         if begun:
             pending = torch.cat([pending, pending[:, -right:].flip(1)], 1)
         elif samples:  # too short for a single mirror

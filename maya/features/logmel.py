@@ -1,14 +1,15 @@
 """Log-mel spectrogram, equal to the front end that NeMo's FastConformer models were trained with."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from maya.config import config
 from maya.errors import MayaError
+from maya.features.base import Features, FeaturesConfig
 from maya.features.frames import check_frames, frame_samples
 from maya.ranges import NonNegFloat, PosFloat, PosInt, Share
 
@@ -20,7 +21,7 @@ STRETCH_FRAMES = 16384
 
 
 @config
-class LogMelConfig:
+class LogMelConfig(FeaturesConfig):
     """What the front end computes. The defaults are those of NeMo's FastConformer recipes."""
 
     kind: Literal["logmel"] = "logmel"
@@ -36,8 +37,12 @@ class LogMelConfig:
     # reflected at its ends, an utterance has one frame more, and what stands beyond its end is not silenced.
     legacy: bool = False
 
+    def frames(self, samples: Any) -> Any:
+        """One a hop, and one more under `legacy`; none of no samples."""
+        return samples // self.hop_samples + (samples > 0) * int(self.legacy)
 
-class LogMel(nn.Module):
+
+class LogMel(Features, config=LogMelConfig):
     """Waveform to log-mel features: dither, pre-emphasis, STFT, power, Slaney mel, log, normalisation.
 
     Always computed in fp32, whatever autocast says. Without `legacy`, an utterance's features do not
@@ -55,7 +60,7 @@ class LogMel(nn.Module):
         self.cfg = cfg
         check_frames(cfg.sample_rate, cfg.hop_ms)
         self.window_samples = frame_samples(cfg.window_ms, cfg.sample_rate)
-        self.hop_samples = frame_samples(cfg.hop_ms, cfg.sample_rate)
+        self.hop_samples = cfg.hop_samples
         if self.window_samples > cfg.n_fft:
             raise MayaError(
                 f"features.n_fft={cfg.n_fft} is shorter than the window of {self.window_samples} samples; "
@@ -73,12 +78,9 @@ class LogMel(nn.Module):
         self.window.copy_(torch.hann_window(self.window_samples, periodic=False, device="cpu"))
         self.fb.copy_(slaney_filterbank(cfg.num_mels, cfg.n_fft, cfg.sample_rate))
 
-    def feat_lens(self, audio_lens: Tensor) -> Tensor:
-        """Frames of utterances of `audio_lens` (...,) samples: one a hop, and one more under `legacy`, but
-        none of no samples."""
-        if not self.cfg.legacy:
-            return audio_lens // self.hop_samples
-        return torch.where(audio_lens > 0, audio_lens // self.hop_samples + 1, torch.zeros_like(audio_lens))
+    def stream(self) -> "LogMelStream":
+        """Raises MayaError for features that are normalised over the whole utterance, and for `legacy`."""
+        return LogMelStream(self)
 
     @torch.no_grad()
     def forward(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +121,7 @@ class LogMel(nn.Module):
             samples = samples[:, max(0, begin) - start :]
             mode = "reflect" if self.cfg.legacy else "constant"
             samples = F.pad(samples, (max(0, -begin), max(0, end - size)), mode=mode)
-            feats[:, first:last] = self.of_samples(samples)
+            feats[:, first:last] = self.log_mel_of(samples)
         return feats
 
     def _emphasised(self, audio: Tensor, audio_lens: Tensor) -> Tensor:
@@ -141,7 +143,7 @@ class LogMel(nn.Module):
             audio = F.pad(audio, (0, cfg.n_fft // 2 + 1 - audio.shape[1]))
         return self._transform(audio, "reflect" if cfg.legacy else "constant")
 
-    def of_samples(self, samples: Tensor) -> Tensor:
+    def log_mel_of(self, samples: Tensor) -> Tensor:
         """(B, N) pre-emphasised, N >= n_fft -> log-mel of every whole transform in it, not normalised.
 
         The result is (B, (N - n_fft) // hop + 1, num_mels); nothing is added at the ends.
@@ -164,6 +166,68 @@ class LogMel(nn.Module):
         )
         # torch.stft lays frames out first and returns a transposed view, so this transpose costs nothing.
         return torch.view_as_real(spectrum.transpose(1, 2)).square().sum(-1)
+
+
+class LogMelStream:
+    """Push pieces, then finish; together they give what `LogMel` gives for the whole, to rounding.
+
+    A frame comes out once its last sample is there: half a window, 12.5 ms, after its centre. All rows of
+    a batch begin and end together. Raises MayaError for features that need the whole utterance: normalised
+    over it, or with the mirrored ends of `legacy`.
+    """
+
+    def __init__(self, logmel: LogMel) -> None:
+        if logmel.cfg.normalize != "none" or logmel.cfg.legacy:
+            raise MayaError(
+                "features of audio that is still coming cannot be had with features.normalize="
+                f"{logmel.cfg.normalize} and legacy={logmel.cfg.legacy}; it takes none and false"
+            )
+        self.logmel = logmel
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was pushed."""
+        self._last: Tensor | None = None  # (B, 1): the last sample, for the pre-emphasis of the next
+        self._pending: Tensor | None = None  # (B, n): pre-emphasised, from the beginning of the next frame on
+        self._samples = self._frames = 0  # pushed, given out
+
+    @torch.no_grad()
+    def push(self, audio: Tensor) -> Tensor:
+        """(B, n) the next samples, n >= 0 -> (B, t, num_mels) the frames they complete, t >= 0."""
+        cfg = self.logmel.cfg
+        audio = audio.float()
+        if self._pending is None or self._last is None:
+            self._last = audio.new_zeros(len(audio), 1)
+            self._pending = audio.new_zeros(len(audio), cfg.n_fft // 2)  # the silence before frame 0's centre
+        if audio.shape[1]:
+            before = torch.cat([self._last, audio[:, :-1]], dim=1)
+            self._pending = torch.cat([self._pending, audio - cfg.preemphasis * before], dim=1)
+            self._last = audio[:, -1:]
+            self._samples += audio.shape[1]
+        # The window stands in the middle of the transform; the rest is multiplied by zero.
+        reach = (cfg.n_fft + self.logmel.window_samples) // 2
+        return self._advance(max(0, (self._pending.shape[1] - reach) // self.logmel.hop_samples + 1))
+
+    @torch.no_grad()
+    def finish(self) -> Tensor:
+        """(B, t, num_mels): the frames that reach past the end. The stream is at a start again after it."""
+        if self._pending is None:
+            raise MayaError("a feature stream was finished before any audio was pushed; push (B, n) first")
+        feats = self._advance(self._samples // self.logmel.hop_samples - self._frames)
+        self.reset()
+        return feats
+
+    def _advance(self, frames: int) -> Tensor:
+        assert self._pending is not None
+        pending, hop = self._pending, self.logmel.hop_samples
+        # A frame may be complete before the length says that it exists: audio ends within its window.
+        frames = min(frames, self._samples // hop - self._frames)
+        if frames <= 0:
+            return pending.new_zeros(len(pending), 0, self.logmel.cfg.num_mels)
+        self._frames += frames
+        self._pending = pending[:, frames * hop :]
+        needed = (frames - 1) * hop + self.logmel.cfg.n_fft
+        return self.logmel.log_mel_of(F.pad(pending[:, :needed], (0, max(0, needed - pending.shape[1]))))
 
 
 def _standardize(feats: Tensor, valid: Tensor, lens: Tensor) -> Tensor:

@@ -9,13 +9,19 @@ against scores beyond 50, which fused attention never shows; a training that goe
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maya.config import config
+from maya.data.loading.batch import Batch
+from maya.encoders.base import Encoded
+from maya.encoders.positions import sinusoids
 from maya.errors import MayaError
+from maya.heads.base import Head, HeadConfig, HeadContext, LossStep
+from maya.heads.cost import NO_ESTIMATE, HeadFlops, HeadMemory
 from maya.ranges import BelowOne, Count, PosInt
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, positions, K)
@@ -23,9 +29,12 @@ IGNORED = -1  # target of a position that does not count
 
 
 @config
-class AttentionDecoderConfig:
+class AttentionDecoderConfig(HeadConfig):
     """The defaults are those of icefall's recipes, whose `eos` is 1."""
 
+    writes_text: ClassVar[bool] = True
+
+    kind: Literal["attention"] = "attention"
     layers: PosInt = 6
     dim: PosInt = 512
     heads: PosInt = 8
@@ -33,6 +42,15 @@ class AttentionDecoderConfig:
     dropout: BelowOne = 0.1
     label_smoothing: BelowOne = 0.1
     eos: Count | None = None  # id that stands before the first token and after the last; None: blank's
+
+    def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
+        raise MayaError(NO_ESTIMATE.format(name))
+
+    def memory(self, name: str, context: HeadContext, *, cuda: bool) -> HeadMemory:
+        raise MayaError(NO_ESTIMATE.format(name))
+
+    def build(self, context: HeadContext) -> "AttentionDecoder":
+        return AttentionDecoder(self, context.dim, context.labels, context.blank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +139,7 @@ class DecoderLayer(nn.Module):
         return x + self.dropout(self.feed_forward(self.norm_ff(x))), (k, v)
 
 
-class AttentionDecoder(nn.Module):
+class AttentionDecoder(Head):
     """Tokens and frames to the scores of each next token.
 
     `vocab_size` does not count blank, whose id is `vocab_size` unless `blank` says otherwise (icefall: 0). It
@@ -145,6 +163,9 @@ class AttentionDecoder(nn.Module):
         """enc (B, S, D), enc_lens (B,), tokens (B, U), token_lens (B,) -> logits (B, U+1, V); output u has
         read tokens[:, :u]. Padding of `enc` and `tokens` may hold anything."""
         return self._logits(self._with_ends(tokens, token_lens)[0], self.memory(enc, enc_lens))
+
+    def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
+        return {"loss": self.loss(encoded.frames, encoded.lens, batch.tokens, batch.token_lens)}
 
     def loss(self, enc: Tensor, enc_lens: Tensor, tokens: Tensor, token_lens: Tensor) -> Tensor:
         """Label-smoothed cross-entropy of each utterance, (B,), in nats; arguments as in `forward`.
@@ -207,7 +228,8 @@ class AttentionDecoder(nn.Module):
     def _embedded(self, tokens: Tensor, first: int) -> Tensor:
         """(N, U) -> (N, U, D), the tokens at positions `first` and after."""
         x = self.embed(tokens)
-        positions = _sinusoids(first, tokens.shape[1], self.cfg.dim, x.device)
+        places = torch.arange(first, first + tokens.shape[1], dtype=torch.float32, device=x.device)
+        positions = sinusoids(places, self.cfg.dim)
         return self.dropout(x * math.sqrt(self.cfg.dim) + positions.to(x.dtype))
 
     def _with_ends(self, tokens: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,14 +253,6 @@ class AttentionDecoder(nn.Module):
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
-
-
-def _sinusoids(first: int, count: int, width: int, device: torch.device) -> Tensor:
-    """(count, width) fp32: sin and cos of (first + row) / 10000^(2i / width), in turn."""
-    place = torch.arange(first, first + count, dtype=torch.float32, device=device)[:, None]
-    even = torch.arange(0, width, 2, dtype=torch.float32, device=device)
-    angle = place * torch.exp(even * (-math.log(10000.0) / width))
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
 def _check(cfg: AttentionDecoderConfig, vocab_size: int, eos: int) -> None:

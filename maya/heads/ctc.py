@@ -1,21 +1,65 @@
-"""Heads that score the encoder's frames: CTC, and which language is spoken."""
+"""The CTC head (Graves et al. 2006), with CR-CTC (Yao et al. 2024, arXiv:2410.05101)."""
+
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from maya.config import config
+from maya.data.loading.batch import Batch
+from maya.encoders.base import Encoded
+from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, ramp
+from maya.heads.cost import HeadFlops, HeadMemory, Terms
+from maya.losses import cr_ctc_loss, ctc_loss
+from maya.ranges import BelowOne, Count, NonNegFloat
 
-class CTCHead(nn.Module):
-    """A 1×1 convolution from encoder frames to CTC logits: NeMo's ConvASRDecoder.
 
-    `outputs` counts blank. icefall's head is the same, with dropout before it.
+@config
+class CTCConfig(HeadConfig):
+    """CTC. `consistency_weight` above 0 is CR-CTC: each batch is masked twice, and the outputs shall agree.
+
+    The paper's weight is 0.2 with CTC alone. Beside a transducer or an attention decoder it is 0.02 in the
+    total, and this weight is relative to CTC's own: 0.02 / weight.
     """
 
-    def __init__(self, dim: int, outputs: int, dropout: float = 0.0) -> None:
+    writes_text: ClassVar[bool] = True
+    needs_frames: ClassVar[bool] = True
+
+    kind: Literal["ctc"] = "ctc"
+    dropout: BelowOne = 0.0  # before the output layer
+    consistency_weight: NonNegFloat = 0.0
+    consistency_warmup: Count = 2000  # steps over which its weight rises from 0
+
+    def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
+        products = 2.0 * context.dim * (context.labels + 1) * frames
+        return HeadFlops(forward={f"{name} head": products}, training={f"{name} head": 3 * products})
+
+    def memory(self, name: str, context: HeadContext, *, cuda: bool) -> HeadMemory:
+        # Log probabilities of the head and of the loss are kept; their gradients join them.
+        terms, part = Terms(frame=2 * 4.0 * (context.labels + 1)), f"{name} head and loss"
+        moments = {f"{name} loss, backward": terms}
+        return HeadMemory(kept={part: terms}, released=frozenset((part,)), moments=moments)
+
+    def build(self, context: HeadContext) -> "CTCHead":
+        return CTCHead(self, context.dim, context.labels + 1, context.blank)
+
+
+class CTCHead(Head):
+    """A 1×1 convolution from encoder frames to CTC logits: NeMo's ConvASRDecoder.
+
+    `outputs` counts blank, whose id is the last one by default. icefall's head is the same, with dropout
+    before it.
+    """
+
+    def __init__(self, cfg: CTCConfig, dim: int, outputs: int, blank: int | None = None) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.cfg, self.blank = cfg, outputs - 1 if blank is None else blank
+        self.dropout = nn.Dropout(cfg.dropout)
         conv = nn.Conv1d(dim, outputs, kernel_size=1)
         nn.init.xavier_uniform_(conv.weight)
         self.decoder_layers = nn.Sequential(conv)
+        if cfg.consistency_weight:
+            self.parts, self.views = ("loss", "consistency"), 2
 
     def forward(self, enc: Tensor) -> Tensor:
         """enc (B, S, D) → log-probabilities (B, S, V), fp32 even under autocast."""
@@ -24,23 +68,14 @@ class CTCHead(nn.Module):
         logits = nn.functional.linear(self.dropout(enc), conv.weight.squeeze(-1), conv.bias)
         return logits.float().log_softmax(-1) if logits.dtype != torch.float64 else logits.log_softmax(-1)
 
+    def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
+        log_probs, lens = self(encoded.frames), encoded.lens
+        losses = {"loss": ctc_loss(log_probs, batch.tokens, lens, batch.token_lens, blank=self.blank)}
+        if step.views == 2 and "consistency" in self.parts:
+            first, second = log_probs.chunk(2)
+            losses["consistency"] = cr_ctc_loss(first, second, lens[: len(first)])
+        return losses
 
-class LanguageHead(nn.Module):
-    """Which language is spoken: mean and standard deviation of the encoder's frames → a score per language.
-
-    Statistics pooling as in x-vectors (Snyder et al. 2018, "Spoken Language Recognition using X-vectors").
-    """
-
-    def __init__(self, dim: int, languages: int) -> None:
-        super().__init__()
-        self.out = nn.Linear(2 * dim, languages)
-
-    def forward(self, enc: Tensor, enc_lens: Tensor) -> Tensor:
-        """enc (B, S, D) zero beyond enc_lens (B,) → log-probabilities (B, languages), fp32 at least."""
-        wide = enc if enc.dtype == torch.float64 else enc.float()
-        frames = enc_lens.clamp(min=1)[:, None]
-        mean = wide.sum(1) / frames
-        variance = (wide.square().sum(1) / frames - mean.square()).clamp(min=0)
-        # The small constant keeps the root's slope finite where a channel does not vary.
-        logits = self.out(torch.cat([mean, (variance + 1e-5).sqrt()], dim=-1))
-        return logits.to(wide.dtype).log_softmax(-1)
+    def part_weights(self, step: int) -> dict[str, float]:
+        cfg = self.cfg
+        return {"consistency": cfg.consistency_weight * ramp(step, cfg.consistency_warmup)}

@@ -1,7 +1,7 @@
-"""Sequence losses, one value per utterance, (B,), never reduced: the training loop decides what to divide by.
+"""Sequence losses, one value per utterance, (B,), never reduced. The training loop chooses the divisor.
 
-All of them compute in fp32 under autocast (fp64 for fp64 input). An utterance that cannot be aligned has an
-infinite loss and a gradient of exactly zero, so that the loop can name it and go on.
+All compute in fp32 under autocast (fp64 for fp64 input). An utterance that cannot be aligned has an infinite
+loss and a gradient of exactly zero, so that the loop can report it and continue.
 """
 
 from maya.losses.cr_ctc import cr_ctc_loss

@@ -1,4 +1,4 @@
-"""Pruned RNN-T: the cheap loss, its windows, and the loss on them; the operators live in
+"""Pruned RNN-T: the simple loss, the windows, and the loss on windows. The operators are in
 `maya.kernels.pruned_rnnt`.
 """
 

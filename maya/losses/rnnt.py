@@ -1,4 +1,4 @@
-"""RNN-T loss, of logits and fused with the joint; the operators live in `maya.kernels.rnnt`."""
+"""RNN-T loss, of logits and fused with the joint. The operators are in `maya.kernels.rnnt`."""
 
 from maya.kernels.rnnt import fused_rnnt_loss, rnnt_loss
 

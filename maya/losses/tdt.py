@@ -1,4 +1,4 @@
-"""TDT loss, of logits and fused with the joint; the operators live in `maya.kernels.tdt`."""
+"""TDT loss, of logits and fused with the joint. The operators are in `maya.kernels.tdt`."""
 
 from maya.kernels.tdt import fused_tdt_loss, tdt_loss
 

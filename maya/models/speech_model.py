@@ -1,93 +1,97 @@
-"""What every model that training takes has in common: features → noise and masks → an encoder that can be
-kept frozen → one loss an utterance."""
+"""The model: features → noise and masks → an encoder → heads by name."""
 
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from maya.data.loading.batch import Batch
-from maya.encoders import AnyEncoderConfig, build_encoder
+from maya.encoders import Encoded, Encoder
 from maya.encoders.zipformer.regularizers import set_batch_count
 from maya.errors import MayaError
-from maya.features import FeaturesConfig, build_features, frame_samples
-from maya.features.noise import AddNoise, NoiseConfig
-from maya.features.specaugment import SpecAugment, SpecAugmentConfig
+from maya.features import Features
+from maya.features.noise import AddNoise
+from maya.features.specaugment import SpecAugment
+from maya.heads import Head, LossStep, final_weights, head_weights
+from maya.heads.base import add_weighted
+from maya.models.config import ENCODER, SpeechModelConfig, check, head_context
 
 
 @dataclass(kw_only=True, slots=True)
 class Losses:
-    """Losses of one batch, each (B,) fp32 and never reduced. A head that is absent has None.
+    """The losses of one batch, each (B,) fp32 and not reduced.
 
-    An utterance its audio cannot carry has an infinite loss and no gradient; see `maya.losses`. `simple` is
-    the loss that finds the windows of a pruned transducer, `consistency` that of CR-CTC. `language` is 0
-    where the batch does not say the language.
+    total: weighted. parts: by head, and by "head_part" where a head has several losses (transducer_simple,
+    ctc_consistency). An utterance that is too short for its text has an infinite loss and no gradient.
     """
 
     total: Tensor
-    transducer: Tensor | None = None
-    simple: Tensor | None = None
-    ctc: Tensor | None = None
-    consistency: Tensor | None = None
-    attention: Tensor | None = None
-    language: Tensor | None = None
-
-    def mean_of_views(self) -> "Losses":
-        """Of rows that are two views of each utterance, the second ones after all first ones: the means of
-        both; `consistency` has a row an utterance already."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "consistency"}
-        folded: dict[str, Any] = {k: None if x is None else x.view(2, -1).mean(0) for k, x in found.items()}
-        return Losses(consistency=self.consistency, **folded)
+    parts: dict[str, Tensor]
 
 
 class SpeechModel(nn.Module):
-    """Features and encoder under NeMo's names; what is done with the encoder's output is for subclasses.
+    """Features, encoder and heads. Takes one `SpeechModelConfig`.
 
-    The loop asks of a model: `cfg`; `forward`, to `Losses`; `freeze_encoder`; a `state_dict` of what a
-    checkpoint keeps, which `load_state_dict` takes.
+    State dict: `preprocessor.featurizer`, `encoder` and, below these, NeMo's names; `heads.NAME`;
+    `language_embedding`.
     """
 
-    cfg: Any
-
-    def __init__(
-        self,
-        features: FeaturesConfig,
-        noise: NoiseConfig,
-        specaugment: SpecAugmentConfig,
-        encoder: AnyEncoderConfig,
-    ) -> None:
+    def __init__(self, cfg: SpeechModelConfig) -> None:
+        check(cfg)
         super().__init__()
-        self.preprocessor = nn.ModuleDict({"featurizer": build_features(features)})
-        self.noise = AddNoise(noise)
-        self.specaugment = SpecAugment(specaugment)
-        self.encoder = build_encoder(encoder)
-        self.encoder_frozen = False
+        self.cfg = cfg
+        self.preprocessor = nn.ModuleDict({"featurizer": cfg.features.build()})
+        self.noise = AddNoise(cfg.noise)
+        self.specaugment = SpecAugment(cfg.specaugment)
+        self.encoder: Encoder = cfg.encoder.build()
+        context = head_context(cfg, len(self.encoder.blocks()))
+        self.heads = nn.ModuleDict({name: head.build(context) for name, head in cfg.heads.items()})
+        if cfg.language_embedding:
+            self.language_embedding = nn.Embedding(len(cfg.languages), cfg.encoder.d_model)
+            nn.init.normal_(self.language_embedding.weight, std=cfg.language_init)
+        self.frozen: frozenset[str] = frozenset()
         self.initial_heads: tuple[str, ...] = ()  # trained already when training begins or is resumed
-        self._encoder_learns = [name for name, p in self.encoder.named_parameters() if p.requires_grad]
+        self._learns = [name for name, p in self.named_parameters() if p.requires_grad]
         self.step = 0  # of training
 
+    def head(self, name: str) -> Head:
+        """A head by its name. Raises MayaError if the model has none of that name."""
+        if name not in self.heads:
+            raise MayaError(
+                f"this model has no head {name!r}; its heads are {', '.join(self.heads) or 'none'}"
+            )
+        return cast(Head, self.heads[name])
+
+    def named_heads(self) -> dict[str, Head]:
+        """All heads by name."""
+        return {name: cast(Head, head) for name, head in self.heads.items()}
+
     @property
-    def ctc_weight(self) -> float:
-        """CTC's share of the loss when training is under way; 0 without a CTC head."""
-        return 0.0
+    def featurizer(self) -> Features:
+        """The module that computes features."""
+        return cast(Features, self.preprocessor["featurizer"])
+
+    @property
+    def blank(self) -> int:
+        """The blank's id."""
+        return self.cfg.blank
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The fields of `Losses`, per token, that the total is made of and the log shows beside it."""
-        return ()
+        """The names in `Losses.parts` when all heads are trained."""
+        return tuple(part_name(n, p) for n, head in self.named_heads().items() for p in head.parts)
 
     @property
-    def tells_language(self) -> bool:
-        """Whether `Losses.language` is there."""
-        return False
+    def hidden(self) -> list[int]:
+        """Layers of the encoder whose hidden states the heads read."""
+        return sorted({layer for head in self.named_heads().values() for layer in head.hidden})
 
     @property
     def frame_seconds(self) -> float:
         """Seconds between two encoder frames."""
-        features = self.cfg.features
-        hop = frame_samples(features.hop_ms, features.sample_rate) / features.sample_rate
-        return hop * self.cfg.encoder.subsampling_factor
+        return self.cfg.clock.seconds
 
     def check_rate(self, batch: Batch) -> None:
         """MayaError for a batch whose audio is not at the sample rate of the model's features."""
@@ -98,9 +102,9 @@ class SpeechModel(nn.Module):
             )
 
     def features(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """audio (B, N) float in [-1, 1] at the model's sample rate, audio_lens (B,) samples → log-mel
-        (B, T, F), feat_lens (B,)."""
-        return self.preprocessor["featurizer"](audio, audio_lens)
+        """audio (B, N) float in [-1, 1] at the model's sample rate, audio_lens (B,) samples → (B, T, F),
+        feat_lens (B,)."""
+        return self.featurizer(audio, audio_lens)
 
     def begin_step(self, step: int, batch_count: float) -> None:
         """Move all that changes while training on to optimizer step `step`, from 0; `batch_count` is what
@@ -108,40 +112,139 @@ class SpeechModel(nn.Module):
         self.step = step
         set_batch_count(self, batch_count)
 
-    def freeze_encoder(self, frozen: bool) -> None:
-        """Keep the encoder as it is while the heads train, or let it learn again.
+    def part(self, name: str) -> nn.Module:
+        """The encoder or a head by name. Raises MayaError for an unknown name."""
+        return self.encoder if name == ENCODER else self.head(name)
 
-        A frozen encoder does no gradient work, keeps nothing for a backward pass and runs as in evaluation:
-        no dropout or layer drop, batch-norm statistics held and used. The heads thus learn on what it
-        puts out when it decodes; noise and SpecAugment, which come before it, stay on.
+    def freeze(self, parts: Collection[str]) -> None:
+        """Keep these parts ("encoder", names of heads) as they are, and let all others learn.
+
+        A frozen part runs as in evaluation: no dropout or layer drop, batch-norm statistics held and used. A
+        frozen encoder does no gradient work and keeps nothing for a backward pass; noise and SpecAugment,
+        which come before it, stay on.
         """
-        self.encoder_frozen = frozen
-        for name in self._encoder_learns:
-            self.encoder.get_parameter(name).requires_grad_(not frozen)
-        self.encoder.train(self.training and not frozen)
+        prefixes = {name: f"{name}." if name == ENCODER else f"heads.{name}." for name in parts}
+        for name in parts:
+            self.part(name)  # it exists
+        self.frozen = frozenset(parts)
+        for name in self._learns:
+            self.get_parameter(name).requires_grad_(not name.startswith(tuple(prefixes.values())))
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As `nn.Module.train`, but a frozen encoder stays in evaluation mode."""
+        """As `nn.Module.train`, but frozen parts stay in evaluation mode."""
         super().train(mode)
-        if self.encoder_frozen:
-            self.encoder.eval()
+        for name in self.frozen:
+            self.part(name).eval()
         return self
 
-    def listen(self, audio: Tensor, audio_lens: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
-        """audio (B, N), audio_lens (B,) → encoder output before any language is added (B, S, D), (B,).
+    def encode_audio(
+        self, audio: Tensor, audio_lens: Tensor, views: int = 1, hidden: Sequence[int] = ()
+    ) -> Encoded:
+        """audio (B, N), audio_lens (B,) → encoder frames before any language is added.
 
         With `views` 2 each row is there twice, B rows apart, masked in two ways.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and ENCODER not in self.frozen):
             feats, feat_lens = self.features(self.noise(audio, audio_lens), audio_lens)
             feats = self.specaugment.warp(feats, feat_lens)  # alike in all views, which stay frame by frame
             if views > 1:
                 feats, feat_lens = feats.repeat(views, 1, 1), feat_lens.repeat(views)
-            return self.encoder(self.specaugment(feats, feat_lens), feat_lens)
+            options = {"hidden": hidden} if hidden else {}
+            return self.encoder(self.specaugment(feats, feat_lens), feat_lens, **options)
 
-    def forward(
-        self, batch: Batch, generator: torch.Generator | None = None, ctc_weight: float | None = None
-    ) -> Losses:
-        """The losses of a batch; `generator` draws what must be alike on every rank, `ctc_weight` is CTC's
-        share in this step. A model without such a part takes no notice of them."""
-        raise NotImplementedError
+    def with_language(self, encoded: Encoded, langs: Tensor | None) -> Encoded:
+        """The frames with the embedding of langs (B,) added: indices, or -1 for unknown."""
+        if not self.cfg.language_embedding:
+            return encoded
+        frames = encoded.frames
+        if langs is None:
+            langs = torch.full((len(frames),), -1, device=frames.device)
+        is_known = (langs >= 0).to(frames.dtype)[:, None]
+        shift = (self.language_embedding(langs.clamp(min=0)) * is_known)[:, None, :]
+        return replace(encoded, frames=frames + shift)
+
+    def encode(self, audio: Tensor, audio_lens: Tensor, langs: Tensor | None = None) -> Encoded:
+        """audio (B, N), audio_lens (B,), langs (B,) indices or -1 for unknown → the frames that text heads
+        read. Unpacks as `frames (B, S, D), lens (B,)`."""
+        return self.with_language(self.encode_audio(audio, audio_lens), langs)
+
+    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Losses:
+        """The losses of a batch at `self.step`. `generator` draws TDT's omega: seed it alike on every rank.
+        A head without weight at this step is not computed."""
+        self.check_rate(batch)
+        weights = head_weights(self.cfg.heads, self.step)
+        views = max((head.views for head in self.named_heads().values()), default=1) if self.training else 1
+        encoded = self.encode_audio(batch.audio, batch.audio_lens, views, self.hidden)
+        step = LossStep(step=self.step, generator=generator, views=views)
+        return self.losses(encoded, batch, weights=weights, step=step)
+
+    def losses(
+        self, encoded: Encoded, batch: Batch, *, weights: Mapping[str, float] | None = None,
+        step: LossStep | None = None,
+    ) -> Losses:  # fmt: skip
+        """The losses of a batch that `encode_audio` has encoded. weights: of each head, by default those at
+        the end of training. With `step.views` 2 each loss is the mean of the two views."""
+        step = step or LossStep(step=self.step)
+        weights = final_weights(self.cfg.heads, tuple(self.heads)) if weights is None else weights
+        targets = _repeated(batch, step.views)
+        langs = self._partly_hidden(batch.langs).repeat(step.views)
+        conditioned = self.with_language(encoded, langs)
+        total = encoded.frames.new_zeros(batch.size, dtype=_wide(encoded.frames.dtype))
+        parts: dict[str, Tensor] = {}
+        for name, head in self.named_heads().items():
+            if not weights[name]:
+                total = total + _zero_gradients(head) if self.training else total
+                continue
+            losses = head.losses(conditioned if head.conditioned else encoded, targets, step)
+            losses = {key: _mean_of_views(loss, batch.size) for key, loss in losses.items()}
+            total = add_weighted(total, head.total(losses, step.step), weights[name])
+            parts |= {part_name(name, key): loss for key, loss in losses.items()}
+        is_read = any(weights[name] and head.conditioned for name, head in self.named_heads().items())
+        if self.training and self.cfg.language_embedding and not is_read:
+            total = total + _zero_gradients(self.language_embedding)
+        return Losses(total=total, parts=parts)
+
+    def _partly_hidden(self, langs: Tensor) -> Tensor:
+        """langs (B,), in training some of them unknown."""
+        if not (self.training and self.cfg.language_embedding and self.cfg.language_dropout > 0):
+            return langs
+        hide = torch.rand(len(langs), device=langs.device) < self.cfg.language_dropout
+        return langs.masked_fill(hide, -1)
+
+
+def part_name(head: str, part: str) -> str:
+    """The name of a head's loss in `Losses.parts` and in the log."""
+    return head if part == "loss" else f"{head}_{part}"
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype == torch.float64 else torch.float32
+
+
+def _zero_gradients(module: nn.Module) -> Tensor:
+    """() zero that depends on every parameter: DDP waits for a gradient from each of them."""
+    corners = [p.view(-1)[0] for p in module.parameters() if p.requires_grad]
+    return 0.0 * torch.stack(corners).sum() if corners else torch.zeros(())
+
+
+def _mean_of_views(loss: Tensor, rows: int) -> Tensor:
+    """(views · B,) → (B,). A loss that compares the views has B rows already."""
+    return loss if len(loss) == rows else loss.view(-1, rows).mean(0)
+
+
+def _repeated(batch: Batch, views: int) -> Batch:
+    """The batch with its targets repeated row after row; the audio as it is."""
+    if views == 1:
+        return batch
+    lens, langs = batch.token_lens.repeat(views), batch.langs.repeat(views)
+    return replace(batch, tokens=batch.tokens.repeat(views, 1), token_lens=lens, langs=langs)
+
+
+def build_model(cfg: SpeechModelConfig) -> SpeechModel:
+    """A freshly initialised model on the current default device."""
+    return SpeechModel(cfg)
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

@@ -83,13 +83,13 @@ class AggregateTokenizer(Tokenizer):
 
     def _split(self, ids: Sequence[int]) -> list[tuple[str, int]]:
         """(language, id within its tokenizer) of each id."""
-        found = []
+        pairs = []
         for i in map(int, ids):
             if not 0 <= i < self._size:
                 raise IndexError(f"id {i} is outside the vocabulary of {self._size} pieces")
             language = next(code for code in reversed(self.parts) if self._offsets[code] <= i)
-            found.append((language, i - self._offsets[language]))
-        return found
+            pairs.append((language, i - self._offsets[language]))
+        return pairs
 
     def __reduce__(self) -> Any:
         return aggregate_from_bytes, (self.model_bytes,)

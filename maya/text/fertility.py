@@ -38,32 +38,32 @@ class Fertility:
 def fertility(tokenizer: Tokenizer, sample: TextSample, cfg: TokenizerConfig) -> dict[str, Fertility]:
     """Numbers of each language of the sample, in alphabetical order of codes."""
     shares = training_shares(sample, cfg)
-    total = sum(mine.length for mine in sample.values())
-    found = {}
-    for code, mine in sorted(sample.items()):
-        pieces, unknown, spelt, words, characters = _encoded(tokenizer, mine)
-        left_out = without_piece(tokenizer, mine)
-        found[code] = Fertility(
-            lines=mine.total_lines,
-            words=mine.words,
-            characters=mine.length,
-            alphabet=len(mine.characters.keys() - {" "}),
-            share_of_text=mine.length / total,
+    total = sum(text.length for text in sample.values())
+    by_language = {}
+    for code, text in sorted(sample.items()):
+        pieces, unknown, spelt, words, characters = _encoded(tokenizer, text)
+        left_out = without_piece(tokenizer, text)
+        by_language[code] = Fertility(
+            lines=text.total_lines,
+            words=text.words,
+            characters=text.length,
+            alphabet=len(text.characters.keys() - {" "}),
+            share_of_text=text.length / total,
             share_of_training=shares[code],
             pieces_per_word=pieces / max(words, 1),
             pieces_per_character=pieces / max(characters, 1),
             unknown_pieces=unknown / max(pieces, 1),
             byte_pieces=spelt / max(pieces, 1),
-            unknown_characters=sum(left_out.values()) / mine.length,
+            unknown_characters=sum(left_out.values()) / text.length,
             left_out=dict(list(left_out.items())[:_NAMED]),
         )
-    return found
+    return by_language
 
 
-def without_piece(tokenizer: Tokenizer, mine: LanguageText) -> dict[str, int]:
+def without_piece(tokenizer: Tokenizer, text: LanguageText) -> dict[str, int]:
     """The characters that have no piece of their own and how often they occur, the commonest first."""
     own = {piece.lstrip("▁") for piece in tokenizer.pieces(range(tokenizer.vocab_size))} | {" "}
-    return {char: n for char, n in mine.characters.most_common() if char not in own}
+    return {char: n for char, n in text.characters.most_common() if char not in own}
 
 
 def fertility_report(
@@ -78,7 +78,7 @@ def fertility_report(
         "vocab_size": tokenizer.vocab_size,
         "pieces": {"characters": single, "bytes": spelt, "longer": tokenizer.vocab_size - single - spelt - 1},
         "longest": max(pieces, key=len),
-        "languages": {code: asdict(mine) for code, mine in languages.items()},
+        "languages": {code: asdict(facts) for code, facts in languages.items()},
     }
 
 
@@ -87,27 +87,27 @@ def fertility_table(languages: dict[str, Fertility]) -> list[list[str]]:
     rows = [
         ["language", "lines", "words", "letters", "text", "training", "pieces/word", "unknown", "in bytes"]
     ]
-    for code, mine in languages.items():
+    for code, facts in languages.items():
         rows.append(
             [
                 code,
-                str(mine.lines),
-                str(mine.words),
-                str(mine.alphabet),
-                f"{mine.share_of_text:.1%}",
-                f"{mine.share_of_training:.1%}",
-                f"{mine.pieces_per_word:.2f}",
-                f"{mine.unknown_characters:.3%}",
-                f"{mine.byte_pieces:.3%}",
+                str(facts.lines),
+                str(facts.words),
+                str(facts.alphabet),
+                f"{facts.share_of_text:.1%}",
+                f"{facts.share_of_training:.1%}",
+                f"{facts.pieces_per_word:.2f}",
+                f"{facts.unknown_characters:.3%}",
+                f"{facts.byte_pieces:.3%}",
             ]
         )
     return rows
 
 
-def _encoded(tokenizer: Tokenizer, mine: LanguageText) -> tuple[int, int, int, int, int]:
+def _encoded(tokenizer: Tokenizer, text: LanguageText) -> tuple[int, int, int, int, int]:
     """(pieces, unknown pieces, byte pieces, words, characters) of lines spread evenly over the sample."""
-    picks = np.linspace(0, len(mine.lines) - 1, min(len(mine.lines), _LINES_ENCODED)).round().astype(int)
-    lines = [mine.lines[i] for i in picks]
+    picks = np.linspace(0, len(text.lines) - 1, min(len(text.lines), _LINES_ENCODED)).round().astype(int)
+    lines = [text.lines[i] for i in picks]
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for begin in range(0, len(lines), 4096):
         ids = [i for line in tokenizer.encode_batch(lines[begin : begin + 4096]) for i in line]

@@ -7,7 +7,7 @@ language that has an ISO 639 code may be used too; its script is taken from its 
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import islice
@@ -15,6 +15,8 @@ from itertools import islice
 from maya.errors import MayaError
 from maya.text.iso_639 import NAMES, SAME_CODE
 from maya.text.scripts import letters_of, main_script, script_of
+
+UNKNOWN_LANGUAGE = "unknown"  # stands for a language that the model does not know
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +129,7 @@ def language_among(value: str, codes: Iterable[str]) -> str:
 
 
 def _suggestion(value: str) -> str:
-    candidates = (
-        {code: code for code in LANGUAGES} | _BY_NAME,
-        {code: code for code in NAMES} | SAME_CODE,
-    )
+    candidates = ({code: code for code in LANGUAGES} | _BY_NAME, {code: code for code in NAMES} | SAME_CODE)
     for codes in candidates:
         if matches := difflib.get_close_matches(value, codes, n=1, cutoff=0.67):
             code = codes[matches[0]]
@@ -183,6 +182,16 @@ def script_share(text: str, language: str | Language) -> float:
 
     A low share points at a transcript filed under the wrong language or written in another script.
     """
-    wanted = get_language(language) if isinstance(language, str) else language
+    expected = get_language(language) if isinstance(language, str) else language
     letters = letters_of(text)
-    return sum(map(wanted.owns, letters)) / len(letters) if letters else 1.0
+    return sum(map(expected.owns, letters)) / len(letters) if letters else 1.0
+
+
+def language_index(language: str | None, languages: Sequence[str]) -> int:
+    """Position of a language code in a model's languages; -1 if it is not among them."""
+    return languages.index(language) if language in languages else -1
+
+
+def indexed_language(index: int, languages: Sequence[str]) -> str:
+    """The code at a position in a model's languages; "unknown" for -1."""
+    return languages[index] if index >= 0 else UNKNOWN_LANGUAGE

@@ -39,8 +39,8 @@ class LLMTokenizer(Tokenizer):
     def unk_id(self) -> int:
         """The id of what has no piece; -1 where every text can be spelt, as with bytes."""
         unknown = self._backend.model.unk_token if hasattr(self._backend.model, "unk_token") else None
-        found = self._backend.token_to_id(unknown) if unknown else None
-        return -1 if found is None else found
+        id = self._backend.token_to_id(unknown) if unknown else None
+        return -1 if id is None else id
 
     def encode(self, text: str, language: str | None = None) -> list[int]:
         """Ids of a text; `language` changes nothing."""
@@ -93,11 +93,11 @@ def prompt_ids(tokenizer: Any, prompt: str, language: str) -> PromptIds:
     words = " ".join(prompt.replace("{language}", language).split())
     if tokenizer.chat_template:
         turns = [{"role": "user", "content": f"{words} {SPEECH}"}]
-        asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        question = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         answer = [{"role": "user", "content": ""}, {"role": "assistant", "content": SPEECH}]
         end_text = tokenizer.apply_chat_template(answer, tokenize=False).partition(SPEECH)[2]
         ends = tokenizer.encode(end_text, add_special_tokens=False)[:1]
-        before, _, after = asked.partition(SPEECH)
+        before, _, after = question.partition(SPEECH)
     else:
         before, after = f"{tokenizer.bos_token or ''}{words} ", "\n"
         ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []

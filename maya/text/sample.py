@@ -52,17 +52,17 @@ def gather(pairs: Iterable[tuple[str, str]], *, lines_per_language: int, seed: i
             draws[language] = _Reservoir(
                 lines_per_language, np.random.default_rng([seed, *language.encode()])
             )
-        mine = sample[language]
-        place = draws[language].place(mine.total_lines)
-        mine.total_lines += 1
-        mine.words += len(text.split())
-        mine.characters.update(text)
-        if place == len(mine.lines):
-            mine.lines.append(text)
+        collected = sample[language]
+        place = draws[language].place(collected.total_lines)
+        collected.total_lines += 1
+        collected.words += len(text.split())
+        collected.characters.update(text)
+        if place == len(collected.lines):
+            collected.lines.append(text)
         elif place is not None:
-            mine.lines[place] = text
-    for language, mine in sample.items():
-        mine.lines = draws[language].in_order(mine.lines)
+            collected.lines[place] = text
+    for language, collected in sample.items():
+        collected.lines = draws[language].in_order(collected.lines)
     return sample
 
 
@@ -70,8 +70,8 @@ def alphabet(sample: TextSample, min_count: int) -> set[str]:
     """The characters, without the space, that occur at least `min_count` times in some language."""
     return {
         char
-        for mine in sample.values()
-        for char, count in mine.characters.items()
+        for text in sample.values()
+        for char, count in text.characters.items()
         if count >= min_count and char != " "
     }
 

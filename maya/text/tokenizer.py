@@ -100,29 +100,6 @@ class Tokenizer:
         Path(path).write_bytes(self.model_bytes)
 
     @classmethod
-    def load(cls, path: Path | str) -> "Tokenizer":
-        """Read a SentencePiece model file; MayaError if it is missing or is something else."""
-        try:
-            model_bytes = Path(path).read_bytes()
-        except OSError as error:
-            raise MayaError(f"cannot read the tokenizer {path}: {error.strerror}") from None
-        try:
-            return cls.from_bytes(model_bytes)
-        except MayaError:
-            raise MayaError(f"{path} is not a SentencePiece model") from None
-
-    @classmethod
-    def from_bytes(cls, model_bytes: bytes) -> "Tokenizer":
-        """The tokenizer whose `model_bytes` these are: of one language, an aggregate of several, or a
-        language model's."""
-        from maya.text import llm_tokenizer  # they are built on this class
-        from maya.text.aggregate import MAGIC, aggregate_from_bytes
-
-        if model_bytes.startswith(llm_tokenizer.MAGIC):
-            return llm_tokenizer.LLMTokenizer.from_json_bytes(model_bytes)
-        return aggregate_from_bytes(model_bytes) if model_bytes.startswith(MAGIC) else cls(model_bytes)
-
-    @classmethod
     def train(cls, texts: Mapping[str, Sequence[str]] | TextSample, cfg: TokenizerConfig) -> "Tokenizer":
         return train_tokenizer(texts, cfg)
 
@@ -162,10 +139,10 @@ def train_tokenizer(texts: Mapping[str, Sequence[str]] | TextSample, cfg: Tokeni
 
 def as_sample(texts: Mapping[str, Sequence[str]] | TextSample, cfg: TokenizerConfig) -> TextSample:
     """The sample to train on; MayaError where a language has no text."""
-    if all(isinstance(mine, LanguageText) for mine in texts.values()):
+    if all(isinstance(text, LanguageText) for text in texts.values()):
         sample: TextSample = dict(texts)  # type: ignore[arg-type]
     else:
-        lines = ((code, line) for code, mine in texts.items() for line in mine)  # type: ignore[union-attr]
+        lines = ((code, line) for code, text in texts.items() for line in text)  # type: ignore[union-attr]
         sample = gather(lines, lines_per_language=cfg.lines_per_language, seed=cfg.seed)
     if not sample:
         raise MayaError("there is no text to train a tokenizer on")
@@ -176,7 +153,7 @@ def as_sample(texts: Mapping[str, Sequence[str]] | TextSample, cfg: TokenizerCon
 
 def training_shares(sample: TextSample, cfg: TokenizerConfig) -> dict[str, float]:
     """Share of the training text's characters that each language gets: by its characters^temperature."""
-    weight = {code: mine.length**cfg.temperature for code, mine in sample.items()}
+    weight = {code: text.length**cfg.temperature for code, text in sample.items()}
     return {code: w / sum(weight.values()) for code, w in weight.items()}
 
 
@@ -190,18 +167,18 @@ def sample_sentences(texts: Mapping[str, Sequence[str]] | TextSample, cfg: Token
     """
     sample = as_sample(texts, cfg)
     shares = training_shares(sample, cfg)
-    total = sum(mine.length for mine in sample.values())
-    wanted = {code: mine.total_lines * (total * shares[code]) / mine.length for code, mine in sample.items()}
-    shrink = min(1.0, cfg.max_sentences / sum(wanted.values()))
+    total = sum(text.length for text in sample.values())
+    targets = {code: text.total_lines * (total * shares[code]) / text.length for code, text in sample.items()}
+    shrink = min(1.0, cfg.max_sentences / sum(targets.values()))
     common = alphabet(sample, cfg.min_char_count) | {" "}
-    for order, (code, mine) in enumerate(sample.items()):
-        lines = mine.lines if cfg.min_char_count <= 1 else [t for t in mine.lines if common.issuperset(t)]
+    for order, (code, text) in enumerate(sample.items()):
+        lines = text.lines if cfg.min_char_count <= 1 else [t for t in text.lines if common.issuperset(t)]
         if not lines:
             raise MayaError(
                 f"no sentence in language {code!r} is without a character that occurs fewer than "
                 f"min_char_count={cfg.min_char_count} times; lower it"
             )
-        count = max(1, round(wanted[code] * shrink))
+        count = max(1, round(targets[code] * shrink))
         rounds, rest = divmod(count, len(lines))
         for _ in range(rounds):
             yield from lines
@@ -229,13 +206,13 @@ def _required_characters(sample: TextSample, sentences: Sequence[str], cfg: Toke
 def _covering(texts: Sequence[str], order: Sequence[int]) -> list[int]:
     """Those of `order` that bring a character none before them had."""
     seen: set[str] = set()
-    found = []
+    covering = []
     for i in order:
         new = set(texts[i]) - seen
         if new:
             seen |= new
-            found.append(i)
-    return found
+            covering.append(i)
+    return covering
 
 
 def _train(sentences: list[str], cfg: TokenizerConfig, vocab_size: int, required: str) -> bytes:

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from maya.config import from_dict, to_dict
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig, HybridModel
-from maya.models.speech_llm import SpeechLLMConfig
+from maya.files import replacing
+from maya.models.config import ENCODER, SpeechModelConfig
 from maya.models.speech_model import SpeechModel
+from maya.text.load import tokenizer_from_bytes
 from maya.text.tokenizer import Tokenizer
-from maya.train.runlog import replacing
+from maya.train import older
 
-FORMAT = "maya-checkpoint-1"
+FORMAT = "maya-checkpoint-2"
 # Settings of an encoder that change what its weights do, and no shape.
 TRACELESS = ("xscaling", "causal_downsampling", "conv_context")
 STEP_NAME = re.compile(r"step-(\d+)\.pt")
@@ -38,14 +39,16 @@ class Damaged(MayaError):
 
 @dataclass(kw_only=True, slots=True)
 class Checkpoint:
-    """A checkpoint in memory. `training` is None in a file meant only for inference."""
+    """A checkpoint in memory. `training` is None in a file meant only for inference; `older` marks a file of
+    Maya 0.2, which no training can resume from."""
 
-    model_config: Any  # HybridConfig or SpeechLLMConfig
+    model_config: SpeechModelConfig
     tokenizer: Tokenizer
     weights: dict[str, Tensor]
     step: int
-    notes: dict[str, Any]  # experiment name, git commit, dev scores: whatever explains the file
+    notes: dict[str, Any]  # experiment name, trained heads, dev scores: what explains the file
     training: dict[str, Any] | None = None
+    older: bool = False
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -94,15 +97,24 @@ def load_checkpoint(path: Path, *, training: bool = False, verify: bool = True) 
             raise MayaError(f"{path} is not a Maya checkpoint: it holds objects that are refused") from e
     if reason:
         raise Damaged(f"{path} is not a readable checkpoint: {reason}; restore it from a copy, or delete it")
-    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+    if not isinstance(payload, dict) or payload.get("format") not in (FORMAT, older.FORMAT):
         raise MayaError(f"{path} is not a Maya checkpoint (no format mark {FORMAT!r})")
+    tokenizer = tokenizer_from_bytes(payload["tokenizer"].numpy().tobytes())
+    is_older = payload["format"] == older.FORMAT
+    try:
+        if is_older:
+            payload = older.upgraded(payload, tokenizer.vocab_size, path)
+        model_config = from_dict(SpeechModelConfig, payload["model_config"])
+    except MayaError as e:
+        raise MayaError(f"{path}: {e}") from e
     return Checkpoint(
-        model_config=from_dict(kind_of_model(payload["model_config"]), payload["model_config"]),
-        tokenizer=Tokenizer.from_bytes(payload["tokenizer"].numpy().tobytes()),
+        model_config=model_config,
+        tokenizer=tokenizer,
         weights=payload["weights"],
         step=payload["step"],
         notes=payload["notes"],
         training=payload["training"] if training else None,
+        older=is_older,
     )
 
 
@@ -138,11 +150,6 @@ def load_newest(paths: Sequence[Path], *, training: bool = False) -> tuple[Check
     raise errors[0]
 
 
-def kind_of_model(saved: dict[str, Any]) -> type:
-    """The type of a model configuration that was saved."""
-    return SpeechLLMConfig if "llm" in saved else HybridConfig
-
-
 def find_checkpoint(path: Path) -> Path:
     """A checkpoint file from a file or a run folder (averaged.pt, then best.pt, then the newest step)."""
     path = Path(path)
@@ -159,12 +166,8 @@ def find_checkpoint(path: Path) -> Path:
 
 def step_checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
     """The (step, path) of every training checkpoint of a run, oldest first."""
-    found = [
-        (int(m[1]), p)
-        for p in (run_dir / "checkpoints").glob("step-*.pt")
-        if (m := STEP_NAME.fullmatch(p.name))
-    ]
-    return sorted(found)
+    paths = (run_dir / "checkpoints").glob("step-*.pt")
+    return sorted((int(m[1]), p) for p in paths if (m := STEP_NAME.fullmatch(p.name)))
 
 
 def step_path(run_dir: Path, step: int) -> Path:
@@ -172,7 +175,7 @@ def step_path(run_dir: Path, step: int) -> Path:
 
 
 def epoch_checkpoints(run_dir: Path) -> dict[int, Path]:
-    """What each epoch left (see train.epochs), by its number from 1, in order."""
+    """The checkpoint of each epoch (see train.epochs), by its number from 1, in order."""
     paths = sorted((run_dir / "checkpoints").glob("epoch-*.pt"))
     return {int(m[1]): p for p in paths if (m := EPOCH_NAME.fullmatch(p.name))}
 
@@ -181,78 +184,72 @@ def epoch_path(run_dir: Path, epoch: int) -> Path:
     return run_dir / "checkpoints" / f"epoch-{epoch:04d}.pt"
 
 
-def build(checkpoint: Checkpoint) -> HybridModel:
-    """The hybrid model of a checkpoint with its weights, in evaluation mode. MayaError for a speech LLM."""
-    if isinstance(checkpoint.model_config, SpeechLLMConfig):
-        raise MayaError("this checkpoint is of a speech LLM; `maya llm decode` decodes with it")
-    model = HybridModel(checkpoint.model_config)
+def build(checkpoint: Checkpoint) -> SpeechModel:
+    """The model of a checkpoint with its weights, in evaluation mode, at the checkpoint's step."""
+    model = SpeechModel(checkpoint.model_config)
     model.load_state_dict(checkpoint.weights)
+    model.step = checkpoint.step
     return model.eval()
 
 
-def start_from(
-    model: SpeechModel,
-    path: Path,
-    modules: Sequence[str],
-    load: Callable[[Path], Checkpoint] = load_checkpoint,
-) -> int:
-    """Copy `weights_for` into the model; returns how many values came over."""
-    taken = weights_for(model, path, modules, load)
+Loader = Callable[[Path], Checkpoint]
+
+
+def start_from(model: SpeechModel, path: Path, parts: Sequence[str], load: Loader = load_checkpoint) -> int:
+    """Copy `weights_for` into the model; returns the number of values copied."""
+    taken = weights_for(model, path, parts, load)
     model.load_state_dict(taken, strict=False)
     return sum(t.numel() for t in taken.values())
 
 
 def weights_for(
-    model: SpeechModel,
-    path: Path,
-    modules: Sequence[str],
-    load: Callable[[Path], Checkpoint] = load_checkpoint,
+    model: SpeechModel, path: Path, parts: Sequence[str], load: Loader = load_checkpoint
 ) -> dict[str, Tensor]:
-    """The state of `modules` ("encoder", "decoder", "ctc_decoder" ...) out of another model's checkpoint.
+    """The state of some parts out of another model's checkpoint: "encoder", names of heads, or the beginnings
+    of names in the state dict, such as heads.transducer.decoder.
 
-    `path` is a file or a run folder, read by `load`; of the model, which may be on the meta device, only
-    shapes matter. Every tensor of a named module must be there in the same shape and no other beside them,
-    else MayaError names the first that is not; so it does for settings of an encoder that leave no trace in
-    shapes.
+    `path` is a file or a run folder, read by `load`; only the shapes of the model matter, which may be on the
+    meta device. Raises MayaError unless the checkpoint has every tensor of a part in the same shape and no
+    others, and for settings of an encoder that leave no trace in shapes.
     """
     path = find_checkpoint(path)
     loaded = load(path)
-    theirs = loaded.weights
-    if "encoder" in modules:
+    other, state = loaded.weights, model.state_dict()
+    if ENCODER in parts:
         refuse_other_meaning(path, loaded.model_config, model.cfg)
     taken: dict[str, Tensor] = {}
-    for module in modules:
-        mine = {k: v for k, v in model.state_dict().items() if k.startswith(module + ".")}
-        if not mine:
-            raise MayaError(f"the model has no module {module!r} to start from {path}")
-        for name, tensor in mine.items():
-            if name not in theirs or theirs[name].shape != tensor.shape:
-                found = tuple(theirs[name].shape) if name in theirs else "nothing"
+    for part in parts:
+        prefix = f"heads.{part}." if part in model.heads else f"{part}."
+        present = {k: v for k, v in state.items() if k.startswith(prefix)}
+        if not present:
+            raise MayaError(f"the model has no part {part!r} to start from {path}")
+        for name, tensor in present.items():
+            if name not in other or other[name].shape != tensor.shape:
+                shape = tuple(other[name].shape) if name in other else "nothing"
                 raise MayaError(
-                    f"{path} does not fit: {name} is {tuple(tensor.shape)} here and {found} there; "
-                    "give the experiment that checkpoint's model, or name other modules"
+                    f"{path} does not fit: {name} is {tuple(tensor.shape)} here and {shape} there; "
+                    "give the experiment that checkpoint's model, or name other parts"
                 )
-        if extra := [k for k in theirs if k.startswith(module + ".") and k not in mine]:
-            shape = tuple(theirs[extra[0]].shape)
+        if extra := [k for k in other if k.startswith(prefix) and k not in present]:
             raise MayaError(
-                f"{path} does not fit: it has {extra[0]} {shape} and this model has not; "
-                "give the experiment that checkpoint's model, or name other modules"
+                f"{path} does not fit: it has {extra[0]} {tuple(other[extra[0]].shape)} and this model has "
+                "not; give the experiment that checkpoint's model, or name other parts"
             )
-        taken |= {name: theirs[name] for name in mine}
+        taken |= {name: other[name] for name in present}
     return taken
 
 
-def refuse_other_meaning(path: Path, theirs: Any, mine: Any) -> None:
+def refuse_other_meaning(path: Path, saved: SpeechModelConfig, cfg: SpeechModelConfig) -> None:
     """MayaError if an encoder's weights would be given other features, or be used in another way, than they
     were trained for."""
 
-    def settings(cfg: Any) -> dict[str, Any]:
+    def settings(cfg: SpeechModelConfig) -> dict[str, Any]:
         features = {f"model.features.{k}": v for k, v in to_dict(cfg.features).items() if k != "dither"}
         encoder = to_dict(cfg.encoder)
         return features | {f"model.encoder.{k}": encoder[k] for k in TRACELESS if k in encoder}
 
-    wanted, have = settings(theirs), settings(mine)
-    differing = {name: value for name, value in wanted.items() if have[name] != value}
+    before, now = settings(saved), settings(cfg)
+    differing = {name: value for name, value in before.items() if now.get(name) != value}
     if differing:
         options = " ".join(f"--{name} {str(value).lower()}" for name, value in differing.items())
         raise MayaError(f"{path} holds an encoder that was trained with other settings; give {options}")

@@ -1,5 +1,5 @@
-"""Steps that cannot be taken: what is not a number, what does not fit into memory; named, and the former kept
-so that it can be seen again with `maya diagnose RUN`."""
+"""Steps that fail: a loss or gradient that is not a number, or too little memory. The former's batches are
+kept, so that `maya diagnose RUN` can repeat the step."""
 
 import math
 import pickle
@@ -14,12 +14,10 @@ from torch import Tensor
 
 from maya.data.loading.batch import Batch
 from maya.errors import MayaError
-from maya.models.speech_model import SpeechModel
-from maya.text.tokenizer import Tokenizer
+from maya.files import replacing
 from maya.train import checkpoint as ckpt
-from maya.train import schedule
 from maya.train.distributed import all_reduce_sum, rank, world_size
-from maya.train.runlog import replacing
+from maya.train.state import Run, State
 
 FOLDER, MODEL, FORMAT = "not-a-number", "model.pt", "maya-not-a-number-1"
 _OUT_OF_MEMORY = (
@@ -61,10 +59,7 @@ class NotFinite(MayaError):
 
 
 class OutOfMemory(MayaError):
-    """A step that found no memory, with what batch (`batch`, a clause) and what to do by halving it.
-
-    padded_seconds: of its largest batch, which is what counts.
-    """
+    """A step that ran out of memory. batch: a clause about its largest batch. padded_seconds: of that batch."""
 
     def __init__(self, group: list[Batch], step: int, experiment: Any, device: torch.device) -> None:
         worst = max(group, key=lambda b: b.audio.numel())
@@ -107,17 +102,16 @@ def smaller_batches(max_seconds: float, accumulate: int, fits: float) -> str:
 
 @dataclass(kw_only=True, slots=True)
 class Failure:
-    """What one rank kept of a step that failed."""
+    """The facts about a failed step that one rank keeps. The weights of heads follow from `step`."""
 
     step: int
     what: str  # "loss" or "gradient"
     rank: int
     device: str  # its type
     bf16: bool
-    ctc_weight: float
     scale: float  # of the loss
     batch_count: float  # see maya.encoders.zipformer.regularizers
-    encoder_frozen: bool
+    frozen: list[str]  # parts
     tallies: list[Tally]
 
 
@@ -160,10 +154,10 @@ def stop_unless_finite(
     everywhere, anywhere = all_reduce_sum([float(len(broken)), float(wild)], device)
     look = f"`maya diagnose {run_dir}` says which module it is; lower train.lr or train.clip, or"
     if everywhere:
-        mine = [t for t in tallies if t.losses.isnan().any()]
+        failed = [t for t in tallies if t.losses.isnan().any()]
         raise NotFinite(
             f"{run_dir}: the loss of {int(everywhere)} utterance(s) is not a number at step {step}; their "
-            f"ids are in not-a-number.txt, and {look} look at the audio", "loss", mine, scale,
+            f"ids are in not-a-number.txt, and {look} look at the audio", "loss", failed, scale,
         )  # fmt: skip
     if anywhere:
         raise NotFinite(
@@ -174,24 +168,20 @@ def stop_unless_finite(
 
 
 @contextmanager
-def watched(
-    group: list[Batch], run_dir: Path, model: SpeechModel, tokenizer: Tokenizer, experiment: Any,
-    batch_count: float, bf16: bool,
-) -> Iterator[None]:  # fmt: skip
-    """Around a training step: keeps what NotFinite names in `run_dir`/not-a-number, and makes an OutOfMemory
-    of what the allocators say."""
+def watched(run: Run, group: list[Batch], batch_count: float, bf16: bool) -> Iterator[None]:
+    """Around a training step: keeps the batches of a NotFinite in `run.folder`/not-a-number, and turns an
+    allocator's error into OutOfMemory."""
+    model = run.model
     try:
         yield
     except NotFinite as error:
-        cfg = experiment.train
         failure = Failure(
             step=model.step, what=error.what, rank=rank(), device=next(model.parameters()).device.type,
-            bf16=bf16, ctc_weight=schedule.ctc_weight(cfg, model.step, full=model.ctc_weight),
-            scale=error.scale, batch_count=batch_count, encoder_frozen=model.encoder_frozen,
+            bf16=bf16, scale=error.scale, batch_count=batch_count, frozen=sorted(model.frozen),
             tallies=error.tallies,
         )  # fmt: skip
         try:
-            keep(run_dir, failure, model, tokenizer, experiment.name)
+            keep(run, failure)
         except (OSError, RuntimeError, MayaError) as why:
             raise MayaError(f"{error} (the batch itself could not be kept: {why})") from error
         raise
@@ -199,18 +189,16 @@ def watched(
         if not is_out_of_memory(error):
             raise
         device = next(model.parameters()).device
-        raise OutOfMemory(group, model.step, experiment, device) from None
+        raise OutOfMemory(group, model.step, run.experiment, device) from None
 
 
-def keep(run_dir: Path, failure: Failure, model: SpeechModel, tokenizer: Tokenizer, name: str) -> None:
-    """Write the weights (rank 0) and the batches of this rank that broke, if there are any."""
-    folder = run_dir / FOLDER
+def keep(run: Run, failure: Failure) -> None:
+    """Write the weights (rank 0) and the batches of this rank that failed, if there are any."""
+    folder = run.folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     if failure.rank == 0:
-        ckpt.save_checkpoint(folder / MODEL, ckpt.Checkpoint(
-            model_config=model.cfg, tokenizer=tokenizer, weights=model.state_dict(), step=failure.step,
-            notes={"experiment": name},
-        ))  # fmt: skip
+        checkpoint = run.checkpoint(State(step=failure.step), {"experiment": run.experiment.name})
+        ckpt.save_checkpoint(folder / MODEL, checkpoint)
     if not failure.tallies:
         return
     saved: dict[str, Any] = {f.name: getattr(failure, f.name) for f in fields(failure)}
@@ -226,24 +214,23 @@ def keep(run_dir: Path, failure: Failure, model: SpeechModel, tokenizer: Tokeniz
 
 
 def kept(run_dir: Path) -> list[Failure]:
-    """What the ranks left of the failure that `run_dir` ended with, in order. MayaError for a damaged file
-    or none."""
-    step = ckpt.load_checkpoint(run_dir / FOLDER / MODEL).step
-    found = []
+    """The failure that `run_dir` ended with, as each rank kept it, in order. MayaError for a damaged file, one
+    of Maya 0.2, or none."""
+    checkpoint = ckpt.load_checkpoint(run_dir / FOLDER / MODEL)
+    if checkpoint.older:
+        raise MayaError(f"{run_dir / FOLDER} was written by Maya 0.2, whose failed steps cannot be repeated")
+    failures = []
     for path in sorted((run_dir / FOLDER).glob("rank-*.pt")):
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             if saved.pop("format") != FORMAT:
                 raise KeyError("format")
-            # Maya 0.1 did not write the sample rate, which was always 16 kHz.
-            tallies = [
-                Tally(**t | {"batch": Batch(**{"sample_rate": 16000} | t["batch"])})
-                for t in saved.pop("tallies")
-            ]
-            found.append(Failure(**saved, tallies=tallies))
+            tallies = [Tally(**t | {"batch": Batch(**t["batch"])}) for t in saved.pop("tallies")]
+            failures.append(Failure(**saved, tallies=tallies))
         except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as e:
             raise MayaError(f"{path} is damaged; train on from the last checkpoint to meet it again") from e
-    return [f for f in found if f.step == step]  # other ranks may have left files of an earlier failure
+    # Other ranks may have left files of an earlier failure.
+    return [failure for failure in failures if failure.step == checkpoint.step]
 
 
 def _cpu(value: Any) -> Any:
@@ -251,7 +238,7 @@ def _cpu(value: Any) -> Any:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Of torch's allocator, or of a library that had none left for its workspace."""
+    """Whether torch's allocator, or a library in need of a workspace, ran out of memory."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         words in str(error) for words in _OUT_OF_MEMORY
     )

@@ -1,33 +1,34 @@
-"""Which heads a training has trained, and what its checkpoints say about them.
+"""The heads that a training has trained, and their entries in a checkpoint's notes.
 
-A checkpoint's notes hold `trained`, a list of heads, and `heads`, by head the number of steps that trained it
-and, where validated, its `wer` and `cer` on dev.
+The notes hold `trained`, a list of names, and `heads`: by name the number of steps that trained the head and,
+where validated, its scores on dev: `wer` and `cer`, or `accuracy`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from maya.decode.head_choice import TrainedHeads
 from maya.errors import MayaError
-from maya.models.hybrid_config import HybridConfig
+from maya.heads import HeadConfig
 from maya.models.speech_model import SpeechModel
-from maya.models.text_heads import HEADS, MODULES, NAMES, Head, heads_of, heads_within
 from maya.train.checkpoint import Checkpoint
 from maya.train.config import TrainConfig
 from maya.train.schedule import head_steps
 
-
-def trained_heads(cfg: TrainConfig, model: SpeechModel, step: int) -> tuple[Head, ...]:
-    """The heads of `model` that are trained after `step` optimizer steps: by one of these steps, or already
-    at the start (`model.initial_heads`)."""
-    steps = head_steps(cfg, step, model.cfg)
-    return tuple(head for head in steps if steps[head] or head in model.initial_heads)
+RATES = ("wer", "cer", "accuracy")  # the scores of a head on dev
+Scores = Mapping[str, Mapping[str, float]]
+"""By head its scores on dev, those of RATES that it has."""
 
 
-def begins(cfg: TrainConfig, model: SpeechModel, step: int, head: Head | None) -> bool:
-    """Whether `head` is trained for the first time by the step after `step` others."""
+def trained_heads(cfg: TrainConfig, model: SpeechModel, step: int) -> tuple[str, ...]:
+    """The heads that are trained after `step` optimizer steps: by these steps, or already at the start
+    (`model.initial_heads`)."""
+    steps = head_steps(cfg, step, model.cfg.heads)
+    return tuple(name for name in steps if steps[name] or name in model.initial_heads)
+
+
+def begins(cfg: TrainConfig, model: SpeechModel, step: int, head: str | None) -> bool:
+    """Whether the step after `step` others is the first that trains `head`."""
     return head in trained_heads(cfg, model, step + 1) and head not in trained_heads(cfg, model, step)
 
 
@@ -35,126 +36,107 @@ def head_notes(
     cfg: TrainConfig, model: SpeechModel, step: int, scores: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
     """The notes of a checkpoint after `step` steps; `scores` are those of a validation at this step."""
-    steps = {head: {"steps": count} for head, count in head_steps(cfg, step, model.cfg).items()}
-    return notes_of(trained_heads(cfg, model, step), steps, scores_by_head(scores or {}))
+    steps = head_steps(cfg, step, model.cfg.heads)
+    return notes_of(trained_heads(cfg, model, step), steps, scores_by_head(scores or {}, tuple(steps)))
 
 
-def notes_of(
-    trained: Sequence[Head],
-    steps: Mapping[Head, Mapping[str, int]],
-    dev: Mapping[Head, Mapping[str, float]],
-) -> dict[str, Any]:
-    """`trained` and `heads` as a checkpoint's notes hold them, of what `noted_steps` gives and the dev scores
-    of each head; empty for a model without such heads."""
-    heads = {head: {**count, **dev.get(head, {})} for head, count in steps.items()}
-    return {"trained": list(trained), "heads": heads} if heads else {}
-
-
-def scores_by_head(scores: Mapping[str, float]) -> dict[Head, dict[str, float]]:
-    """The `wer` and `cer` of each head out of a validation's flat scores (`ctc_wer`, `ctc_cer`, ...)."""
+def notes_of(trained: Sequence[str], steps: Mapping[str, int], dev: Scores) -> dict[str, Any]:
+    """`trained` and `heads` as a checkpoint's notes hold them. steps: of each head, where known. dev: scores
+    by head."""
+    names = dict.fromkeys((*steps, *trained, *dev))
+    counts = {name: {"steps": steps[name]} if name in steps else {} for name in names}
     return {
-        head: {name: scores[f"{head}_{name}"] for name in ("wer", "cer")}
-        for head in HEADS
-        if f"{head}_wer" in scores
+        "trained": list(trained),
+        "heads": {name: {**counts[name], **dev.get(name, {})} for name in names},
     }
 
 
-def describe(scores: Mapping[str, float]) -> str:
-    """A validation in one line: the loss, and the WER and CER in % of each head that was scored."""
-    by_head = scores_by_head(scores)
+def scores_by_head(scores: Mapping[str, float], heads: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By head its RATES out of a validation's flat scores (`ctc_wer`, `ctc_cer`, `emotion_accuracy`, ...)."""
+    by_head = {
+        head: {rate: scores[f"{head}_{rate}"] for rate in RATES if f"{head}_{rate}" in scores}
+        for head in heads
+    }
+    return {head: rates for head, rates in by_head.items() if rates}
+
+
+def describe(scores: Mapping[str, float], heads: Sequence[str]) -> str:
+    """A validation in one line: the loss, and the scores of each head in %."""
     rates = [
-        f"{head} WER {100 * rate['wer']:.1f} CER {100 * rate['cer']:.1f}" for head, rate in by_head.items()
+        " ".join([head, *(f"{_LABELS[name]} {100 * value:.1f}" for name, value in values.items())])
+        for head, values in scores_by_head(scores, heads).items()
     ]
-    shown = ("loss", "language_accuracy") if by_head else ("loss", "wer", "cer", "language_accuracy")
-    parts = [f"{name} {scores[name]:.3f}" for name in shown if name in scores]
+    parts = [f"loss {scores['loss']:.3f}"] if "loss" in scores else []
     if rates:
-        parts.insert(1, "dev: " + " · ".join(rates))
-    if left_out := int(scores.get("skipped", 0)):
-        parts.append(f"({left_out} left out)")
+        parts.append("dev: " + " · ".join(rates))
+    if unread := int(scores.get("skipped", 0)):
+        parts.append(f"({unread} left out)")
     if unknown := int(scores.get("unknown_language", 0)):
         parts.append(f"({unknown} utterances of an unknown language are not averaged)")
     return "  ".join(parts)
 
 
-def head_to_show(
-    trained: Sequence[Head], wanted: Head | None, dev: Mapping[Head, Mapping[str, float]]
-) -> Head | None:
-    """The head that samples are decoded with: `wanted` if it is trained, else the best by `dev`, the scores
-    of the last validation. None where the model has no such heads."""
-    if not trained or wanted in trained:
-        return wanted
-    return TrainedHeads(heads=tuple(trained), trained=tuple(trained), dev=dev).best().head
+_LABELS = {"wer": "WER", "cer": "CER", "accuracy": "accuracy"}
 
 
-def read_heads(checkpoint: Checkpoint, path: Path | None = None) -> TrainedHeads:
-    """The heads of a checkpoint, by its notes.
+def head_to_show(model: SpeechModel, trained: Sequence[str], preferred: str | None, dev: Scores) -> str:
+    """The head whose output samples show: `preferred` if it is trained, else the text head that is best by
+    `dev`, the scores of the last validation. Without a trained text head the first that predicts a label; ""
+    where no trained head has an output to show."""
+    if preferred in trained:
+        return preferred or ""
+    text = tuple(name for name in model.cfg.text_heads if name in trained)
+    if text:
+        scores = {name: dev[name] for name in text if name in dev}
+        return TrainedHeads(heads=text, trained=text, dev=scores).best().head
+    return next((name for name, head in model.named_heads().items() if head.predicts and name in trained), "")
 
-    Checkpoints of earlier versions have no such notes. Their experiment, from the checkpoint or from
-    config.json in the run folder of `path`, then tells with the step what was trained; without it every head
-    counts as trained. So do the heads of a converted model, except for those noted as new.
-    """
-    heads, notes = heads_of(checkpoint.model_config), checkpoint.notes
-    dev: dict[Head, dict[str, float]] = {}
-    if "trained" in notes:
-        trained = [head for head in heads if head in notes["trained"]]
-        noted: dict[Head, dict[str, float]] = notes.get("heads", {})
-        dev = {h: {k: noted[h][k] for k in ("wer", "cer")} for h in trained if "cer" in noted.get(h, {})}
-    elif "untrained" in notes:
-        trained = [head for head in heads if not set(MODULES[head]) & set(notes["untrained"])]
-    else:
-        trained = _trained_by_experiment(checkpoint, heads, path)
+
+def read_heads(checkpoint: Checkpoint) -> TrainedHeads:
+    """The text heads of a checkpoint, by its notes. Without notes about training every head counts as
+    trained; so do the heads of a converted model, except for those noted as new (`untrained`)."""
+    heads = tuple(checkpoint.model_config.text_heads)
+    trained = [head for head in trained_names(checkpoint) if head in heads]
+    noted = checkpoint.notes.get("heads", {})
+    dev = {h: {k: noted[h][k] for k in ("wer", "cer")} for h in trained if "cer" in noted.get(h, {})}
     return TrainedHeads(heads=heads, trained=tuple(trained), dev=dev)
 
 
-def noted_steps(checkpoint: Checkpoint) -> dict[Head, dict[str, int]]:
-    """For each head of a checkpoint `steps`, the number of those that trained it; nothing where the notes do
-    not tell."""
+def trained_names(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The names of all heads of a checkpoint that were trained, by its notes."""
+    heads, notes = checkpoint.model_config.heads, checkpoint.notes
+    if "trained" in notes:
+        return tuple(name for name in heads if name in notes["trained"])
+    new = set(notes.get("untrained", ()))
+    return tuple(name for name in heads if name not in new)
+
+
+def noted_steps(checkpoint: Checkpoint) -> dict[str, int]:
+    """By head the number of steps that trained it, where the notes hold it."""
     noted = checkpoint.notes.get("heads", {})
-    heads = heads_of(checkpoint.model_config)
-    return {head: {k: v for k, v in noted.get(head, {}).items() if k == "steps"} for head in heads}
-
-
-def _trained_by_experiment(checkpoint: Checkpoint, heads: tuple[Head, ...], path: Path | None) -> list[Head]:
-    saved = (checkpoint.training or {}).get("experiment") or _saved_experiment(path)
-    options = (saved or {}).get("train")
-    if not options or not isinstance(checkpoint.model_config, HybridConfig):
-        return list(heads)
-    cfg = TrainConfig(ctc_first=options.get("ctc_first", 0), ctc_ramp=options.get("ctc_ramp", 0))
-    steps = head_steps(cfg, checkpoint.step, checkpoint.model_config)
-    initial = heads_within(options.get("init_modules", ())) if options.get("init_from") else ()
-    return [head for head in heads if steps[head] or head in initial]
-
-
-def _saved_experiment(path: Path | None) -> dict[str, Any] | None:
-    """config.json of the run that a checkpoint lies in, None where there is none or it cannot be read."""
-    if path is None:
-        return None
-    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    try:
-        saved = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return saved if isinstance(saved, dict) else None
+    return {
+        name: noted[name]["steps"] for name in checkpoint.model_config.heads if "steps" in noted.get(name, {})
+    }
 
 
 def check_heads_begin(cfg: TrainConfig, model: SpeechModel, steps: int) -> list[str]:
-    """A sentence for each head that `steps` steps do not train. Raises MayaError where they train none."""
-    counts = head_steps(cfg, steps, model.cfg)
-    trained = trained_heads(cfg, model, steps)
-    if counts and not any(counts.values()):
+    """A sentence for each head that `steps` steps do not train, unless it is frozen. Raises MayaError where
+    they train none."""
+    heads, trained = model.cfg.heads, trained_heads(cfg, model, steps)
+    if not any(head.steps_trained(steps) for head in heads.values()):
         raise MayaError(f"{steps} steps train no head of this model: raise train.steps")
-    return [_never_trained(cfg, model.cfg, head, steps) for head in counts if head not in trained]
+    idle = {name: head for name, head in heads.items() if name not in trained and name not in cfg.freeze}
+    return [_never_trained(name, head, steps) for name, head in idle.items()]
 
 
-def _never_trained(cfg: TrainConfig, model: HybridConfig, head: Head, steps: int) -> str:
-    text = f"the {NAMES[head]} will not be trained and is not used for decoding: "
-    if head != "attention" and model.attention_weight == 1:
-        return text + "model.attention_weight=1 leaves it no weight; set it below 1"
-    if head == "transducer" and model.ctc_weight == 1:
-        return text + "model.ctc_weight=1 leaves it no weight; set it below 1, or model.transducer=none"
-    if head == "transducer":
+def _never_trained(name: str, head: HeadConfig, steps: int) -> str:
+    option = f"model.heads.{name}"
+    text = f"the head {name} will not be trained and is not used for decoding: "
+    if not head.weight:
+        return text + f"{option}.weight is 0; raise it, or remove the head with {option}=none"
+    if head.first_step >= steps:
         return text + (
-            f"training ends after {steps} steps and train.ctc_first={cfg.ctc_first} trains CTC alone; "
-            f"set train.steps above {cfg.ctc_first}, or train.ctc_first below {steps}"
+            f"training ends after {steps} steps and {option}.first_step is {head.first_step}; set "
+            f"train.steps above {head.first_step}, or {option}.first_step below {steps}"
         )
-    return text + f"train.ctc_ramp gives it no weight in {steps} steps; raise train.steps"
+    return text + f"{option}.ramp_steps gives it no weight in {steps} steps; raise train.steps"

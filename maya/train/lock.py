@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from maya.data.prepare.file_lock import FileLock, try_lock
 from maya.errors import MayaError
+from maya.files import FileLock, try_lock
 from maya.train.distributed import gather_objects, rank
 
 FILE = "train.lock"
@@ -13,7 +13,7 @@ FILE = "train.lock"
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the lock of a run folder (see `maya.data.prepare.file_lock`); all ranks of a launch share it.
+    """Hold the lock of a run folder (see `maya.files.try_lock`); all ranks of a launch share it.
 
     Raises MayaError, on every rank, while another process holds it or if the folder cannot be written to.
     """

@@ -1,4 +1,4 @@
-"""The training loop, read top to bottom: batches → losses → gradients → optimizer, with validation,
+"""The training loop, to read from top to bottom: batches → losses → gradients → optimizer, with validation,
 checkpoints and logs when they are due. One loop for every model, from a laptop to many GPUs."""
 
 import ctypes
@@ -21,7 +21,9 @@ from torch import Tensor
 
 from maya.data.loading.batch import Batch
 from maya.encoders.zipformer.regularizers import set_loss_scale
-from maya.models.speech_model import SpeechModel
+from maya.heads import head_weights
+from maya.models.config import ENCODER
+from maya.models.speech_model import SpeechModel, part_name
 from maya.text.tokenizer import Tokenizer
 from maya.train import schedule
 from maya.train.checkpoint import step_path
@@ -36,11 +38,11 @@ from maya.train.resume import resume
 from maya.train.runlog import RunLog
 from maya.train.samples import Samples
 from maya.train.scaled_adam import ScaledAdam
-from maya.train.state import Position, State, keep_best, record_validation, save
+from maya.train.state import Position, Run, State, keep_best, record_validation, save
 from maya.train.training_data import TrainingData
 from maya.train.validate import Validate
 
-__all__ = ["Interrupted", "TrainConfig", "make_accelerator", "train", "train_step"]
+__all__ = ["Interrupted", "Material", "Step", "TrainConfig", "make_accelerator", "train", "train_step"]
 
 INSISTING_SECONDS = 2.0  # between two Ctrl-C of which the second means now
 Batches = Callable[[Position], Iterator[tuple[Position, Batch]]]
@@ -69,41 +71,42 @@ class StepStats:
     loss: float
     parts: dict[str, float]
     count: float
+    tokens: float
     utterances: float
     audio_seconds: float
     grad_norm: float
-    clipped: str  # what ScaledAdam has to say of its clipping in this step; else empty
+    clipped: str  # ScaledAdam's description of its clipping in this step; else empty
     stop: bool
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM and SIGHUP (a terminal that was closed) ask for a checkpoint and a clean end after the
-    running step; a second Ctrl-C means now. A SIGHUP that `nohup` has turned off stays off."""
+    """Ctrl-C, SIGTERM and SIGHUP (a terminal that was closed) request a checkpoint and a clean end after the
+    running step; a second Ctrl-C ends at once. A SIGHUP that `nohup` has turned off stays off."""
 
     def __init__(self) -> None:
-        self.asked = False
-        self.since = 0.0  # when it was first asked for, by time.monotonic()
+        self.requested = False
+        self.since = 0.0  # the time of the first request, by time.monotonic()
 
     def __enter__(self) -> "StopRequest":
-        wanted = [signal.SIGINT, signal.SIGTERM]
+        numbers = [signal.SIGINT, signal.SIGTERM]
         hangup = getattr(signal, "SIGHUP", None)  # Windows has none
         if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
-            wanted.append(hangup)
-        self._previous = {number: signal.signal(number, self._ask) for number in wanted}
+            numbers.append(hangup)
+        self._previous = {number: signal.signal(number, self._request) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _request(self, number: int, frame: FrameType | None) -> None:
         # A terminal sends SIGINT to launcher and worker, and the launcher passes its own on at once: only a
-        # later one is a person insisting.
+        # later one comes from a person who insists.
         now = time.monotonic()
-        if self.asked and number == signal.SIGINT and now - self.since > INSISTING_SECONDS:
+        if self.requested and number == signal.SIGINT and now - self.since > INSISTING_SECONDS:
             raise KeyboardInterrupt
-        if not self.asked:
-            self.asked, self.since = True, now
+        if not self.requested:
+            self.requested, self.since = True, now
 
 
 class Interrupted(KeyboardInterrupt):
@@ -115,7 +118,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 def make_accelerator(cfg: TrainConfig, *, cpu: bool = False) -> Accelerator:
-    """Places, wraps and casts. It never sees the data loader or the schedule, and never scales the loss."""
+    """The accelerator places, wraps and casts. It never sees the data loader or the schedule, and never
+    scales the loss."""
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     bf16 = cfg.precision == "bf16" or (
@@ -139,62 +143,82 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, gigabyte)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Material:
+    """The data of a training.
+
+    batches: `batches(position)` yields this rank's (next position, Batch) for ever. validate: scores with the
+    key "error" to keep the best by; None without a dev set. samples: shown every `train.samples_every` steps.
+    data: compared with the data of the checkpoint. facts: for the log.
+    """
+
+    batches: Batches
+    validate: Validate | None = None
+    samples: Samples | None = None
+    data: TrainingData | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
 def train(
-    experiment: Any, model: SpeechModel, tokenizer: Tokenizer, batches: Batches, validate: Validate | None,
-    run_dir: Path, *, accelerator: Accelerator, facts: dict[str, Any] | None = None,
-    samples: Samples | None = None, data: TrainingData | None = None,
+    experiment: Any, model: SpeechModel, tokenizer: Tokenizer, material: Material, run_dir: Path,
+    accelerator: Accelerator,
 ) -> State:  # fmt: skip
     """Train `model` for `experiment.train.steps` or `epochs`, resuming from the newest checkpoint.
 
-    `batches(position)` yields this rank's (next position, Batch) for ever; `validate` returns scores with the
-    key "error" to keep the best by, None without a dev set; `samples` is shown every `train.samples_every`
-    steps; `data` is compared with what the checkpoint was trained on. A step is saved before it is validated.
-    Raises Interrupted after a requested stop, NotFinite when losses or gradients are not numbers, and
-    OutOfMemory.
+    A step is saved before it is validated. Raises Interrupted after a requested stop, NotFinite when losses
+    or gradients are not numbers, and OutOfMemory.
     """
     cfg: TrainConfig = experiment.train
-    check(cfg, model)
+    check(cfg, model.cfg)
     model.to(accelerator.device)
-    optimizer = make_optimizer(model, cfg)
+    model.freeze(schedule.frozen_throughout(cfg))  # before the optimizer, which leaves them out
+    optimizer, data = make_optimizer(model, cfg), material.data
     state = resume(run_dir, model, optimizer, experiment, tokenizer, data)
-    model.freeze_encoder(schedule.encoder_frozen(cfg, state.step))
+    model.freeze(schedule.frozen(cfg, state.step))
     wrapped = accelerator.prepare_model(model)
     steps_in_all = Forecast(cfg, data.batches_per_pass if data is not None else 0)
-    log = open_log(run_dir, experiment, state, accelerator, facts or {}, steps_in_all)
-    stream, clock, window, pace = batches(state.position), Clock(), Window(), Pace(first=state.step)
-    bf16, wanted = accelerator.mixed_precision == "bf16", experiment.decode.head
-    write = partial(save, run_dir, state, model, optimizer, tokenizer, experiment, log.main)
-    on_dev = partial(check_on_dev, log, state, validate, model, tokenizer, run_dir, cfg) if validate else None
+    log = open_log(run_dir, experiment, state, accelerator, material.facts, steps_in_all)
+    run = Run(folder=run_dir, model=model, optimizer=optimizer, tokenizer=tokenizer, experiment=experiment,
+              log=log)  # fmt: skip
+    window, clock, stream = Window(), Clock(), material.batches(state.position)
+    pace, bf16, preferred = (
+        Pace(first=state.step),
+        accelerator.mixed_precision == "bf16",
+        experiment.decoding_head,
+    )
+    validate = material.validate
+    on_dev = partial(check_on_dev, run, state, validate) if validate else None
     if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):
         on_dev()  # the step was saved, and its validation interrupted
     with StopRequest() as stop:
         while not schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
-            if model.encoder_frozen != schedule.encoder_frozen(cfg, state.step):
+            if model.frozen != schedule.frozen(cfg, state.step):
                 del wrapped  # with its hooks
-                model.freeze_encoder(not model.encoder_frozen)
+                model.freeze(schedule.frozen(cfg, state.step))
                 wrapped = wrap_again(model, accelerator)
-            log.phase(state.step, schedule.phase_changes(cfg, state.step, full=model.ctc_weight))
-            if begins(cfg, model, state.step, wanted):
+            log.phase(state.step, schedule.phase_changes(cfg, state.step, model.cfg.heads))
+            if begins(cfg, model, state.step, preferred):
                 state.best = float("inf")  # errors so far were those of a head that decoding will not use
             seen = batches_seen(experiment, state.step, accelerator.num_processes)
             model.begin_step(state.step, seen)
             before, group = schedule.epoch(cfg, state.position), take(stream, cfg.accumulate, state)
             waited = clock.lap("data")
-            with watched(group, run_dir, model, tokenizer, experiment, seen, bf16):
-                stats = train_step(wrapped, optimizer, group, cfg, state, accelerator, clock, run_dir,
-                                   stop.asked)  # fmt: skip
+            with watched(run, group, seen, bf16):
+                stats = train_step(Step(wrapped, optimizer, accelerator, run_dir, clock), group, cfg, state,
+                                   stop.requested)  # fmt: skip
             state.step += 1
-            epoch, heads = schedule.epoch(cfg, state.position), trained_heads(cfg, model, state.step)
+            epoch = schedule.epoch(cfg, state.position)
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
             window.add(stats, waited)
             if accelerator.is_main_process and due(state.step, cfg.average_every):
                 state.average.update(model.state_dict())
                 clock.lap("average")
             if due(state.step, cfg.log_every) or over:
-                report(log, state, model, cfg, window, clock, pace, steps_in_all)
-            save_and_check(cfg, log, state, write, on_dev, stop=stats.stop, over=over, passed=passed)
-            if samples and log.main and due(state.step, cfg.samples_every):
-                log.samples(state.step, samples(model, head_to_show(heads, wanted, state.dev)))
+                report(run, state, window, clock, pace, steps_in_all)
+            save_and_check(run, state, on_dev, stop=stats.stop, over=over, passed=passed)
+            if material.samples and log.main and due(state.step, cfg.samples_every):
+                head = head_to_show(model, trained_heads(cfg, model, state.step), preferred, state.dev)
+                log.samples(state.step, material.samples(model, head) if head else [])
             clock.lap("validate")
     log.close()
     return state
@@ -211,43 +235,37 @@ def validation_due(cfg: TrainConfig, state: State) -> bool:
     return cfg.valid_every > 0 and (over or due(state.step, cfg.valid_every))
 
 
-def check_on_dev(
-    log: RunLog, state: State, validate: Validate, model: SpeechModel, tokenizer: Tokenizer, run_dir: Path,
-    cfg: TrainConfig,
-) -> None:  # fmt: skip
-    """Validate the weights of this step, keep them as best.pt if they are the best, and write down that they
-    were validated."""
-    heads = trained_heads(cfg, model, state.step)
-    keep_best(log, state, validate(model, heads), model, tokenizer, run_dir, cfg)
-    record_validation(run_dir, state, log.main)
+def check_on_dev(run: Run, state: State, validate: Validate) -> None:
+    """Validate the weights of this step, keep them as best.pt if they are the best, and record it."""
+    keep_best(run, state, validate(run.model, trained_heads(run.cfg, run.model, state.step)))
+    record_validation(run.folder, state, run.log.main)
 
 
 def save_and_check(
-    cfg: TrainConfig, log: RunLog, state: State, write: Callable[..., None],
-    on_dev: Callable[[], None] | None, *, stop: bool, over: bool, passed: bool,
-) -> None:  # fmt: skip
+    run: Run, state: State, on_dev: Callable[[], None] | None, *, stop: bool, over: bool, passed: bool
+) -> None:
     """Save this step if that is due, then validate it (`on_dev`) if that is due: a validation that fails
     loses nothing. Raises Interrupted after a requested stop, with the step saved; the validation is then done
     on resuming."""
-    saved = stop or due(state.step, cfg.save_every) or over or passed
+    saved = stop or due(state.step, run.cfg.save_every) or over or passed
     if saved:
-        write(passed)
+        save(run, state, passed=passed)
     if stop and not over:
-        log.close()
+        run.log.close()
         raise Interrupted(state.step)
-    if on_dev and validation_due(cfg, state):
-        with nullcontext() if saved else saved_meanwhile(write, log, state.step):
+    if on_dev and validation_due(run.cfg, state):
+        with nullcontext() if saved else saved_meanwhile(run, state):
             on_dev()
 
 
 @contextmanager
-def saved_meanwhile(write: Callable[..., None], log: RunLog, step: int) -> Iterator[None]:
-    """A checkpoint of this step for as long as something that may fail is done, so that a failure does not
-    lose the steps since the last one; removed if all goes well."""
-    write(keep_others=True)
+def saved_meanwhile(run: Run, state: State) -> Iterator[None]:
+    """A checkpoint of this step while something runs that may fail, so that a failure does not lose the steps
+    since the last one; removed if all goes well."""
+    save(run, state, keep_others=True)
     yield
-    if log.main:
-        step_path(log.run_dir, step).unlink(missing_ok=True)
+    if run.log.main:
+        step_path(run.folder, state.step).unlink(missing_ok=True)
 
 
 def batches_seen(experiment: Any, step: int, processes: int) -> float:
@@ -288,7 +306,7 @@ def take(stream: Iterator[tuple[Position, Batch]], count: int, state: State) -> 
 def wrap_again(model: SpeechModel, accelerator: Accelerator) -> torch.nn.Module:
     """Wrap `model` anew after the set of parameters that learn has changed.
 
-    DDP waits for a gradient from each parameter that could learn when it was made. Let go of the old wrapper
+    DDP waits for a gradient from each parameter that required one when it was made. Delete the old wrapper
     first: its buffers and hooks go with it. One process has no wrapper.
     """
     if accelerator.num_processes == 1:
@@ -298,16 +316,19 @@ def wrap_again(model: SpeechModel, accelerator: Accelerator) -> torch.nn.Module:
     return accelerator.prepare_model(model)
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The tools of an optimizer step. model: as the accelerator wrapped it. folder: the run's."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    folder: Path
+    clock: Clock = field(default_factory=Clock)
+
+
 def train_step(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    group: list[Batch],
-    cfg: TrainConfig,
-    state: State,
-    accelerator: Accelerator,
-    clock: Clock,
-    run_dir: Path,
-    stop: bool,
+    tools: Step, group: list[Batch], cfg: TrainConfig, state: State, stop: bool = False
 ) -> StepStats:
     """One optimizer step over `group`, this rank's batches.
 
@@ -315,19 +336,19 @@ def train_step(
     or utterances: the gradient does not depend on how the work was split. DDP averages over ranks, hence the
     factor `num_processes`.
     """
-    device = accelerator.device
+    model, optimizer, accelerator, clock = tools.model, tools.optimizer, tools.accelerator, tools.clock
+    bare: SpeechModel = accelerator.unwrap_model(model)
+    device, per = accelerator.device, cfg.per if bare.cfg.text_heads else "utterance"
     model.train()
     set_rates(optimizer, cfg, state)
-    sizes = [(count(b, cfg.per), b.size, b.seconds) for b in group]
-    mine = [*map(sum, zip(*sizes, strict=True)), stop]
-    total, utterances, audio_seconds, stops = all_reduce_sum([float(x) for x in mine], device)
+    sizes = [(count(b, per), int(b.token_lens.clamp(min=1).sum()), b.size, b.seconds) for b in group]
+    local = [*map(sum, zip(*sizes, strict=True)), stop]
+    total, tokens, utterances, audio_seconds, stops = all_reduce_sum([float(x) for x in local], device)
     scale = accelerator.num_processes / max(total, 1.0)
     set_loss_scale(model, scale)
     # The draw of TDT's omega depends on (seed, step) alone: alike on all ranks, and nothing to save.
     generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + state.step)
-    bare: SpeechModel = accelerator.unwrap_model(model)
-    ctc_weight = schedule.ctc_weight(cfg, state.step, full=bare.ctc_weight)
-    names = ("total", *bare.parts, *(["language"] if bare.tells_language else []))
+    names = ("total", *bare.parts)
     sums, tallies = torch.zeros(len(names), device=device, dtype=torch.float64), list[Tally]()
     clock.lap("other")
     for i, batch in enumerate(group):
@@ -336,24 +357,26 @@ def train_step(
         tallies.append(Tally.before(batch, generator, device))
         with sync:
             with accelerator.autocast():
-                losses = model(batch.to(device), generator, ctc_weight)
+                losses = model(batch.to(device), generator)
             clock.lap("forward")
             feasible = losses.total.isfinite()
             (losses.total.masked_fill(~feasible, 0.0).sum() * scale).backward()
             clock.lap("backward")
         tallies[-1].losses = losses.total.detach()
+        values = losses.parts | {"total": losses.total}
         for j, name in enumerate(names):
-            if (value := getattr(losses, name)) is not None:
-                sums[j] += value.detach().masked_fill(~feasible, 0.0).sum()
+            if name in values:
+                sums[j] += values[name].detach().masked_fill(~feasible, 0.0).sum()
     norm = gradient_norm(model)
-    infeasible, grad_norm = stop_unless_finite(tallies, norm, state.step, run_dir, device, scale)
+    infeasible, grad_norm = stop_unless_finite(tallies, norm, state.step, tools.folder, device, scale)
     state.infeasible += infeasible
     grad_norm, clipped = update(model, optimizer, cfg, norm, grad_norm)
     clock.lap("optimizer")
     loss, *parts = all_reduce_sum(sums.tolist(), device)
     return StepStats(
-        loss=loss, parts=dict(zip(names[1:], parts, strict=True)), count=total, utterances=utterances,
-        audio_seconds=audio_seconds, grad_norm=grad_norm, clipped=clipped, stop=stops > 0,
+        loss=loss, parts=dict(zip(names[1:], parts, strict=True)), count=total, tokens=tokens,
+        utterances=utterances, audio_seconds=audio_seconds, grad_norm=grad_norm, clipped=clipped,
+        stop=stops > 0,
     )  # fmt: skip
 
 
@@ -367,25 +390,25 @@ def set_rates(optimizer: torch.optim.Optimizer, cfg: TrainConfig, state: State) 
 def update(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, cfg: TrainConfig, norm: Tensor, length: float
 ) -> tuple[float, str]:
-    """A step of the optimizer, by gradients of this norm: a tensor, and as a number. Returns it as it is
-    logged and, where ScaledAdam clipped, which knows other norms, what it says of it."""
+    """A step of the optimizer with gradients of this norm, given as a tensor and as a number. Returns the norm
+    for the log and, where ScaledAdam clipped, which measures other norms, its description."""
     clip(model, optimizer, cfg, norm)
     optimizer.step()
     clipped = ""
     if isinstance(optimizer, ScaledAdam):
-        found = optimizer.clippings()
-        length = sum(c.norm**2 for c in found) ** 0.5
-        clipped = "; ".join(str(c) for c in found if c.factor < 1)
+        clippings = optimizer.clippings()
+        length = sum(c.norm**2 for c in clippings) ** 0.5
+        clipped = "; ".join(str(c) for c in clippings if c.factor < 1)
     optimizer.zero_grad(set_to_none=True)
     return length, clipped
 
 
 def count(batch: Batch, per: str) -> int:
-    """What the loss is divided by. An empty transcript still counts as one token: its blanks are work too."""
+    """The divisor of the loss. An empty transcript counts as one token: its blanks are work too."""
     return int(batch.token_lens.clamp(min=1).sum()) if per == "token" else batch.size
 
 
-SUMMED = ("loss", "count", "utterances", "audio_seconds", "grad_norm")
+SUMMED = ("loss", "count", "tokens", "utterances", "audio_seconds", "grad_norm")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -394,8 +417,8 @@ class Window:
 
     steps: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    waits: list[float] = field(default_factory=list)  # seconds of each step in which there were no data yet
-    clipped: list[str] = field(default_factory=list)  # what ScaledAdam said of each step that it clipped
+    waits: list[float] = field(default_factory=list)  # seconds that each step waited for data
+    clipped: list[str] = field(default_factory=list)  # ScaledAdam's description of each step that it clipped
 
     def add(self, stats: StepStats, waited: float) -> None:
         self.steps += 1
@@ -408,22 +431,36 @@ class Window:
 WORK = ("forward", "backward", "optimizer")
 
 
-def report(
-    log: RunLog, state: State, model: SpeechModel, cfg: TrainConfig, window: Window, clock: Clock, pace: Pace,
-    total: Forecast,
-) -> None:  # fmt: skip
+def part_losses(model: SpeechModel, window: Window, step: int) -> dict[str, float]:
+    """The mean loss of each part of the heads that have weight at `step`: of text heads per token, of others
+    per utterance."""
+    weights = head_weights(model.cfg.heads, step)
+    return {
+        part_name(name, part): window.sums[part_name(name, part)]
+        / window.sums["tokens" if name in model.cfg.text_heads else "utterances"]
+        for name, head in model.named_heads().items()
+        for part in head.parts
+        if weights[name]
+    }
+
+
+def report(run: Run, state: State, window: Window, clock: Clock, pace: Pace, total: Forecast) -> None:
     """One line on the terminal, one in metrics.jsonl; then a new window."""
+    cfg, log, model = run.cfg, run.log, run.model
     sums, last, epoch = window.sums, state.step - 1, schedule.epoch(cfg, state.position)
     step_seconds = {k: v for k, v in clock.seconds.items() if k not in ("validate", "checkpoint")}
     spent = sum(step_seconds.values())
     shares = {f"share_{k}": round(v / spent, 4) for k, v in step_seconds.items()}
+    losses = part_losses(model, window, last)
+    rates = {"lr": schedule.head_rate(cfg, last, epoch)}
+    if ENCODER not in schedule.frozen_throughout(cfg):
+        rates["encoder_lr"] = schedule.encoder_rate(cfg, last, epoch)
     values: dict[str, Any] = {
         "epoch": epoch,
         "loss": sums["loss"] / sums["count"],
-        **{f"{part}_loss": sums[part] / sums["count"] for part in model.parts},
-        "lr": schedule.head_rate(cfg, last, epoch),
-        "encoder_lr": schedule.encoder_rate(cfg, last, epoch),
-        "ctc_weight": schedule.ctc_weight(cfg, last, full=model.ctc_weight),
+        **{f"{part}_loss": loss for part, loss in losses.items()},
+        **rates,
+        **{f"weight_{head}": w for head, w in schedule.changing_weights(model.cfg.heads, last).items()},
         "grad_norm": sums["grad_norm"] / window.steps,
         "seconds_per_step": spent / window.steps,
         "audio_seconds": sums["audio_seconds"],
@@ -434,15 +471,12 @@ def report(
         "infeasible": state.infeasible,
         "clipped": len(window.clipped),
     }
-    if model.tells_language:
-        values["language_loss"] = sums["language"] / sums["utterances"]
-    parts = ", ".join(f"{part} {values[f'{part}_loss']:.3f}" for part in model.parts)
+    parts = ", ".join(f"{part} {loss:.3f}" for part, loss in losses.items())
     log.metrics("train", state.step, values | shares)
     remaining = (total.total(state) - state.step) * pace.seconds_a_step(state.step)
     log.say(
         f"step {state.step}/{total.shown(state)}  epoch {total.epoch(state)}  loss {values['loss']:.3f} "
-        + (f"({parts})  " if parts else " ")
-        + f"{_rates(values)}  "
+        f"({parts})  {_rates(rates)}  "
         f"grad {values['grad_norm']:.2f}  {values['seconds_per_step']:.2f} s/step  "
         f"{values['speed']:.0f}x real time  work {values['share_work']:.0%}  left {_minutes(remaining)}"
     )
@@ -452,8 +486,8 @@ def report(
     window.steps, window.sums, window.waits, window.clipped, clock.seconds = 0, {}, [], [], {}
 
 
-def _rates(values: dict[str, Any]) -> str:
-    heads, encoder = values["lr"], values["encoder_lr"]
+def _rates(rates: dict[str, float]) -> str:
+    heads, encoder = rates["lr"], rates.get("encoder_lr", rates["lr"])
     return f"lr {heads:.2e}" + (f" (encoder {encoder:.2e})" if encoder != heads else "")
 
 

@@ -9,7 +9,6 @@ Each probe has a process of its own (maya.train.memory_steps). On CUDA a peak is
 and running out of memory is an answer like another. On a CPU it is the resident set of a process per try.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -26,7 +25,8 @@ from maya.config import to_dict
 from maya.data.plan import MemoryConfig, PlanConfig
 from maya.data.plan.caps import Caps
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig
+from maya.files import json_sha256
+from maya.models.config import SpeechModelConfig
 from maya.train.loop import TrainConfig
 from maya.train.memory_steps import Order, Steps
 
@@ -183,7 +183,7 @@ def _gb(peak: int | None) -> str:
 
 
 def with_memory(
-    plan: PlanConfig, model: HybridConfig, train: TrainConfig, cache: Path, *, seconds: float, tokens: int,
+    plan: PlanConfig, model: SpeechModelConfig, train: TrainConfig, cache: Path, *, seconds: float, tokens: int,
     device: torch.device, bf16: bool, world_size: int = 1,
 ) -> PlanConfig:  # fmt: skip
     """The plan with its memory cap filled in: from `cache` where it was measured before, else measured now.
@@ -245,7 +245,7 @@ def _key(order: Order, plan: PlanConfig, reach: tuple[float, int]) -> dict[str, 
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts["device"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    return facts | {"name": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}
+    return facts | {"name": json_sha256(facts)[:12]}
 
 
 def _saved(path: Path, key: dict[str, Any]) -> dict[str, Any]:

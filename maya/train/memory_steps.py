@@ -24,11 +24,13 @@ from maya.config import from_dict
 from maya.data.loading.batch import Batch
 from maya.errors import MayaError
 from maya.kernels.bench.peak import forked, resident
-from maya.models.hybrid import HybridConfig, build_model
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import build_model
 from maya.train.averaging import RunningAverage
 from maya.train.failure import is_out_of_memory
-from maya.train.loop import Clock, TrainConfig, make_accelerator, train_step
+from maya.train.loop import Step, TrainConfig, make_accelerator, train_step
 from maya.train.optim import make_optimizer
+from maya.train.schedule import frozen_throughout
 from maya.train.state import State
 
 # Of a launcher: the program is not one of its ranks.
@@ -41,7 +43,7 @@ _OVER_LIMIT = 1.3  # on a CPU a step may take this much of the limit before it i
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """What is measured. model, train: HybridConfig and TrainConfig as dicts.
+    """What is measured. model, train: SpeechModelConfig and TrainConfig as dicts.
 
     hold_gradients: gradients of an earlier batch lie in memory, as with accumulation, or in DDP's buckets,
         which are as large and stay between steps.
@@ -123,8 +125,9 @@ class Stepper:
         self._train.precision, self._train.threads = "bf16" if order.bf16 else "fp32", 0
         self._batches = 2 if order.hold_gradients else 1
         self._accelerator = make_accelerator(self._train, cpu=not self.cuda)
-        self._model = build_model(from_dict(HybridConfig, order.model)).to(self._accelerator.device)
+        self._model = build_model(from_dict(SpeechModelConfig, order.model)).to(self._accelerator.device)
         cfg = self._train
+        self._model.freeze(frozen_throughout(cfg))
         self._optimizer = make_optimizer(self._model, cfg)
         self._model.begin_step(cfg.steps, 1e9)  # all that is scheduled has come to its end
         self._model = self._accelerator.prepare_model(self._model)
@@ -141,10 +144,8 @@ class Stepper:
         group = [synthetic(*size, sample_rate=cfg.features.sample_rate) for _ in range(self._batches)]
         with tempfile.TemporaryDirectory() as folder:
             state = State(step=self._train.steps)
-            train_step(
-                self._model, self._optimizer, group, self._train, state, self._accelerator, Clock(),
-                Path(folder), False,
-            )  # fmt: skip
+            tools = Step(self._model, self._optimizer, self._accelerator, Path(folder))
+            train_step(tools, group, self._train, state)
 
     def peak(self, batch: int, seconds: float, tokens: int) -> int | None:
         """See `Steps.peak`; on a CPU of the process since its start, so only once."""

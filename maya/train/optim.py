@@ -1,5 +1,5 @@
-"""AdamW with weight decay only where it belongs, and rates that may fall towards the encoder's bottom; or
-ScaledAdam, icefall's."""
+"""AdamW, without weight decay on biases, norms and embeddings, and with rates that may fall towards the
+encoder's bottom; or ScaledAdam, icefall's."""
 
 import re
 from typing import Any
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maya.models.config import ENCODER
 from maya.train.config import TrainConfig
 from maya.train.scaled_adam import ScaledAdam
 
@@ -16,8 +17,8 @@ _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 def parameter_groups(
     model: nn.Module, weight_decay: float, encoder_layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """What decays and what does not, in the heads and in the encoder: four groups, or two for each layer of
-    the encoder where `encoder_layer_decay` is below 1.
+    """The parameters that learn, with and without weight decay, of the heads and of the encoder: four groups,
+    or two for each layer of the encoder where `encoder_layer_decay` is below 1.
 
     Matrices and convolution kernels decay; vectors (biases, norms), embeddings and the attention position
     biases do not. A group's entry `encoder` tells whether its parameters lie under `model.encoder`; `scale`
@@ -79,10 +80,10 @@ def scaled_adam(
 
 
 def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer that the configuration asks for. Its groups have the entries `encoder` and `scale`, see
-    `parameter_groups`."""
+    """The optimizer of the configuration, over the parameters that require gradients now. Its groups have the
+    entries `encoder` and `scale`, see `parameter_groups`."""
     if cfg.optimizer == "scaled_adam":
-        apart = bool(cfg.encoder_lr is not None or cfg.encoder_freeze or cfg.encoder_hold)
+        apart = bool(cfg.encoder_lr is not None or ENCODER in cfg.freeze or cfg.encoder_hold)
         return scaled_adam(
             model, lr=cfg.lr, betas=cfg.betas, clipping_scale=cfg.clipping_scale, encoder_apart=apart
         )

@@ -1,7 +1,6 @@
-"""Where training continues: the newest checkpoint that can be read, and what has changed since it was
-written. What would make it another training is refused; what a reader of the results should know is said."""
+"""Resuming a training from its newest readable checkpoint. Changes that make it another training are refused;
+changes that a reader of the results should know give a warning."""
 
-import hashlib
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -12,19 +11,20 @@ import torch
 from maya.config import from_dict, to_dict
 from maya.data.plan import Position
 from maya.errors import MayaError
+from maya.files import sha256
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train import checkpoint as ckpt
 from maya.train import schedule
 from maya.train.config import TrainConfig
 from maya.train.distributed import gather_objects, rank, world_size
-from maya.train.heads import read_heads
+from maya.train.heads import trained_names
 from maya.train.state import State, flat, is_free, read_validations
 from maya.train.training_data import TrainingData
 
 log = logging.getLogger(__name__)
 
-# Fields that say when training ends. They may change: see `say_other_end` for what follows.
+# The fields that set the end of training. They may change: see `say_other_end`.
 ENDS = frozenset(["train.steps", "train.epochs"])
 
 
@@ -49,11 +49,16 @@ def resume(
         raise MayaError(
             f"{path} holds weights only, training cannot continue from it; move it away to start anew"
         )
+    if loaded.older:
+        raise MayaError(
+            f"{path} was written by Maya 0.2, whose training cannot be continued exactly; start a new run with "
+            f"train.init_from={path}"
+        )
     saved = with_new_fields(loaded.training["experiment"], type(experiment))
     refuse_other_tokenizer(path, loaded.tokenizer, tokenizer)
     refuse_other_experiment(path, saved, to_dict(experiment))
     state = _restore(loaded, model, optimizer, experiment)
-    model.initial_heads = read_heads(loaded, path).trained
+    model.initial_heads = trained_names(loaded)
     before = state.history[-1] if state.history else {}
     best, state.validated = read_validations(run_dir, state.step)
     state.best = state.best if best is None else best
@@ -133,10 +138,7 @@ def refuse_other_tokenizer(path: Path, saved: Tokenizer, tokenizer: Tokenizer) -
     """MayaError if the checkpoint was trained with another tokenizer, be it of the same size."""
     if saved.model_bytes == tokenizer.model_bytes:
         return
-    then, now = (
-        f"{t.vocab_size} pieces, digest {hashlib.sha256(t.model_bytes).hexdigest()[:8]}"
-        for t in (saved, tokenizer)
-    )
+    then, now = (f"{t.vocab_size} pieces, digest {sha256(t.model_bytes)[:8]}" for t in (saved, tokenizer))
     raise MayaError(
         f"{path} was trained with another tokenizer ({then}) than the run folder's tokenizer.model ({now}), "
         "so its outputs would mean other pieces; give this run a --name of its own, or remove the old run's "

@@ -1,4 +1,4 @@
-"""What a run writes about itself: config.json, environment.json, git.diff, metrics.jsonl, samples.jsonl,
+"""The files that a run writes about itself: config.json, environment.json, git.diff, metrics.jsonl, samples.jsonl,
 TensorBoard.
 
 Tools read these files; the lines on the terminal are for people.
@@ -11,8 +11,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ from typing import Any
 import torch
 
 from maya.config import to_dict
+from maya.files import write_json
 
 PACKAGES = ("maya", "torch", "torchaudio", "triton", "numpy", "lhotse", "sentencepiece", "accelerate")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One utterance as the model hears it at some step. head: which one wrote hyp, empty for a speech LLM;
-    ref: in normal form; wer: a fraction, None where the reference is empty."""
+    """The model's output for one utterance at some step. head: the one that wrote hyp. ref: the text in normal
+    form, or the label that the head predicts. wer: a fraction, None where ref is empty or a label."""
 
     id: str
     language: str
@@ -53,7 +54,7 @@ class RunLog:
         self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_step or None)
 
     def start(self, experiment: Any, command: list[str], facts: dict[str, Any]) -> None:
-        """Write what the run is: its configuration, the code, the machine and the command."""
+        """Write the configuration, the code, the machine and the command of the run."""
         if not self.main:
             return
         write_json(self.run_dir / "config.json", to_dict(experiment))
@@ -64,7 +65,7 @@ class RunLog:
         (self.run_dir / "git.diff").write_text(diff)
 
     def metrics(self, kind: str, step: int, values: Mapping[str, float | list[float]]) -> None:
-        """One line of metrics.jsonl, and what is a single number also in TensorBoard under `kind/`."""
+        """One line of metrics.jsonl; single numbers also go to TensorBoard under `kind/`."""
         if not self.main:
             return
         row = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
@@ -75,7 +76,7 @@ class RunLog:
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
     def phase(self, step: int, changes: Mapping[str, str]) -> None:
-        """What the schedule changes at `step`, by name: on the terminal, in metrics.jsonl and TensorBoard."""
+        """The changes of the schedule at `step`, by name: on the terminal, in metrics.jsonl and TensorBoard."""
         if not self.main or not changes:
             return
         row = {"kind": "phase", "step": step, "time": round(time.time(), 3), **changes}
@@ -86,7 +87,7 @@ class RunLog:
         self.say(f"phase step {step}  " + "  ".join(f"{name}: {phase}" for name, phase in changes.items()))
 
     def samples(self, step: int, samples: Sequence[Sample]) -> None:
-        """What the model makes of some utterances: on the terminal, in samples.jsonl and TensorBoard."""
+        """The model's output for some utterances: on the terminal, in samples.jsonl and TensorBoard."""
         if not self.main:
             return
         with (self.run_dir / "samples.jsonl").open("a") as f:
@@ -98,8 +99,8 @@ class RunLog:
             self._tensorboard.add_text(f"sample/{s.id}", f"ref {s.ref}\n\nhyp {s.hyp}\n\n{rate}", step)
 
     def say(self, text: str) -> None:
-        """A line for people. Training goes on when nobody reads any more (a closed terminal, a pipe that
-        ended): what matters is in the run folder, and the state has yet to be saved."""
+        """Print a line. Training continues when nobody reads it any more (a closed terminal, a pipe that
+        ended): the results are in the run folder, and the state is not saved yet."""
         if not self.main:
             return
         try:
@@ -114,27 +115,9 @@ class RunLog:
 
 
 def stop_printing() -> None:
-    """Send standard output nowhere, so that what is still in its buffer does not fail again at the end."""
+    """Send standard output nowhere, so that its buffer does not fail again at the end."""
     with suppress(OSError, ValueError):  # it may have no file descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` if all goes well and is removed if not."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomic, so that a reader never meets half a file."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def git_state() -> tuple[str, str]:

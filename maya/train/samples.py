@@ -1,73 +1,56 @@
-"""What the model writes for a few utterances of the dev set, always the same ones, while it trains."""
+"""The model's output for a few utterances of the dev set, always the same ones, while it trains."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 
 from maya.data.loading.batch import Batch
-from maya.decode.recognizer import decode_frames
-from maya.models.text_heads import Head
+from maya.decode.methods import greedy
+from maya.decode.table import true_labels
+from maya.models.speech_model import SpeechModel
 from maya.score.wer import wer
 from maya.text.tokenizer import Tokenizer
 from maya.train.runlog import Sample
-from maya.train.validate import token_limits
-
-Greedy = Callable[[Any, Batch, Head | None], list[list[int]]]
-"""model, batch on its device, the head that decodes (None: a model without such heads) -> the tokens of each
-utterance."""
 
 
 class Samples:
-    """From a model to its greedy texts of some utterances, in the order of `references`.
+    """From a model to one head's output for some utterances, in the order of `references`.
 
     `batches()` yields them; they are read once and kept. Nothing random is drawn and no other rank is needed:
-    only the main process calls this. The model comes back as it was, in training mode.
+    only the main process calls this. The model is back in training mode afterwards.
     """
 
     def __init__(
-        self,
-        batches: Callable[[], Iterable[Batch]],
-        references: dict[str, str],
-        tokenizer: Tokenizer,
-        languages: tuple[str, ...],
-        greedy: Greedy,
+        self, batches: Callable[[], Iterable[Batch]], references: dict[str, str], tokenizer: Tokenizer
     ) -> None:
         self._batches, self._references, self._tokenizer = batches, references, tokenizer
-        self._languages, self._greedy = languages, greedy
         self._kept: list[Batch] | None = None
 
     @torch.inference_mode()
-    def __call__(self, model: Any, head: Head | None = None) -> list[Sample]:
+    def __call__(self, model: SpeechModel, head: str) -> list[Sample]:
+        """`head` writes text (greedily), or predicts a label."""
         self._kept = self._kept or list(self._batches())
         model.eval()
         device = next(model.parameters()).device
-        found = {}
-        for batch in self._kept:
-            texts = map(self._tokenizer.decode, self._greedy(model, batch.to(device), head))
-            for name, lang, hyp in zip(batch.ids, batch.langs.tolist(), texts, strict=True):
-                found[name] = self._sample(name, self._languages[lang] if lang >= 0 else "", hyp, head)
+        samples = {s.id: s for batch in self._kept for s in self._of_batch(model, batch.to(device), head)}
         model.train()
-        return [found[name] for name in self._references if name in found]  # the others cannot be read
+        return [samples[name] for name in self._references if name in samples]  # the others are unreadable
 
-    def _sample(self, name: str, language: str, hyp: str, head: Head | None) -> Sample:
-        ref = self._references[name]
-        rate = round(wer([ref], [hyp]).rate, 4) if ref else None
-        return Sample(id=name, language=language, head=head or "", ref=ref, hyp=hyp, wer=rate)
-
-
-def greedy_hybrid(model: Any, batch: Batch, head: Head | None) -> list[list[int]]:
-    """The tokens that a head of a hybrid model writes; None: its transducer, or else its CTC head."""
-    enc, enc_lens = model.encode(batch.audio, batch.audio_lens, batch.langs)
-    return [hyp.tokens for hyp in decode_frames(model, enc, enc_lens, method=head or "transducer")]
-
-
-def greedy_llm(tokens_per_second: float) -> Greedy:
-    """Of a speech LLM, at most so many tokens a second of audio."""
-
-    def greedy(model: Any, batch: Batch, head: Head | None) -> list[list[int]]:
-        speech, lens = model.project(batch.audio, batch.audio_lens)
-        limits = token_limits(batch, tokens_per_second)
-        return [found.tokens for found in model.generate(speech, lens, batch.langs, max_tokens=limits)]
-
-    return greedy
+    def _of_batch(self, model: SpeechModel, batch: Batch, head: str) -> list[Sample]:
+        encoded = model.encode_audio(batch.audio, batch.audio_lens, hidden=model.hidden)
+        rates: list[float | None] = [None] * batch.size
+        if head in model.cfg.text_heads:
+            refs: list[str | None] = [self._references[name] for name in batch.ids]
+            hyps = [self._tokenizer.decode(h.tokens) for h in greedy(model, encoded, head, batch.langs)]
+            rates = [round(wer([r], [h]).rate, 4) if r else None for r, h in zip(refs, hyps, strict=True)]
+        else:
+            module = model.head(head)
+            refs = true_labels(model, batch, module.predicts)
+            if module.conditioned:
+                encoded = model.with_language(encoded, batch.langs)
+            hyps = [prediction.label for prediction in module.predict(encoded)]
+        languages = [model.cfg.languages[i] if i >= 0 else "" for i in batch.langs.tolist()]
+        return [
+            Sample(id=name, language=language, head=head, ref=ref or "", hyp=hyp, wer=rate)
+            for name, language, ref, hyp, rate in zip(batch.ids, languages, refs, hyps, rates, strict=True)
+        ]

@@ -1,16 +1,17 @@
-"""The schedule: rates, the weight of CTC and whether the encoder learns, all functions of the optimizer step
-alone (Eden: and of the epoch), so that resuming needs no state.
+"""The schedule: rates, weights of heads and frozen parts, all functions of the optimizer step alone (Eden:
+and of the epoch), so that resuming needs no state.
 
-Encoder and heads have peaks of their own and share one cosine, down to one floor (as NeMo's `min_lr`, which
-is absolute; a peak below it is its own floor), or Eden, which has no floor. Layer-wise decay scales a layer's
+Encoder and heads have their own peaks and share one cosine, down to one floor (as NeMo's `min_lr`, which is
+absolute; a peak below it is its own floor), or Eden, which has no floor. Layer-wise decay scales a layer's
 whole curve.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maya.models.text_heads import Head, heads_of
+from maya.heads import HeadConfig, final_weights, head_weights
+from maya.models.config import ENCODER
 from maya.train.config import TrainConfig
 from maya.train.eden import eden
 
@@ -23,7 +24,7 @@ def warmup_cosine(
     """Linear warm-up to `peak` over `warmup_steps`, then half a cosine down to `floor` at `total_steps`.
 
     `step` counts from 0; the first step already learns (rate peak / warmup_steps), and past `total_steps`
-    the rate stays at `floor`. What begins to learn at `start` warms up from there, to where the cosine is.
+    the rate stays at `floor`. A part that begins to learn at `start` warms up from there to the cosine.
     """
     if step < start:
         return 0.0
@@ -33,11 +34,11 @@ def warmup_cosine(
 
 
 def encoder_share(step: int, hold_steps: int) -> float:
-    """The encoder's share of the learning rate: nothing for `hold_steps`, then rising over as many.
+    """The encoder's share of the learning rate: 0 for `hold_steps`, then rising over as many.
 
-    A fresh encoder is a usable set of random features. Trained from the first step on, it spends them on the
-    frequencies of the output units, which its heads have not learnt yet: its frames become nearly alike, and
-    training stays on that plateau. egs/indic12/RESULTS.md compares the two.
+    A fresh encoder gives usable random features. Early gradients mostly teach the frequencies of the output
+    units, which the heads have not learnt yet: an encoder at full rate collapses to nearly constant frames,
+    and training stays on that plateau. egs/indic12/RESULTS.md compares the two.
     """
     return min(1.0, max(0.0, (step - hold_steps + 1) / hold_steps)) if hold_steps else 1.0
 
@@ -50,18 +51,19 @@ def head_rate(cfg: TrainConfig, step: int, epoch: int = 0) -> float:
 def encoder_rate(cfg: TrainConfig, step: int, epoch: int = 0) -> float:
     """Learning rate of the encoder's top layer; 0 while it is frozen or held.
 
-    After a freeze it warms up as the heads have done: its moments are empty, and Adam's first steps are of
-    full size whatever the gradient.
+    After a freeze it warms up as the heads did: its moments are empty, and Adam's first steps have full size
+    whatever the gradient.
     """
+    if ENCODER in cfg.freeze and not cfg.freeze_steps:
+        return 0.0
     peak = cfg.lr if cfg.encoder_lr is None else cfg.encoder_lr
-    return _rate(cfg, step, epoch, peak=peak, start=cfg.encoder_freeze) * encoder_share(
-        step, cfg.encoder_hold
-    )
+    start = cfg.freeze_steps if ENCODER in cfg.freeze else 0
+    return _rate(cfg, step, epoch, peak=peak, start=start) * encoder_share(step, cfg.encoder_hold)
 
 
 def _rate(cfg: TrainConfig, step: int, epoch: int, *, peak: float, start: int) -> float:
     if cfg.schedule == "eden":
-        # As the cosine, what begins later warms up from there, to where the curve is.
+        # As with the cosine, a part that begins later warms up from there to the curve.
         since = (step - start + 1) / cfg.eden.warmup_steps if start and cfg.eden.warmup_steps else 1.0
         return (
             min(1.0, max(0.0, since)) * eden(step, epoch, peak=peak, cfg=cfg.eden) if step >= start else 0.0
@@ -88,10 +90,10 @@ def depends_on_steps(cfg: TrainConfig) -> bool:
 
 
 def expected_steps(cfg: TrainConfig, step: int, position: Sequence[Any], batches_per_pass: int) -> int:
-    """The step that training will probably end at: `train.steps`, or with `train.epochs` what these take.
+    """The step at which training will probably end: `train.steps`, or the end of `train.epochs` if earlier.
 
     position: (whole passes, batches of the running one), reached at `step`. batches_per_pass: of one rank;
-    it differs a little from pass to pass. 0 is not known, and leaves `train.steps`.
+    it differs a little from pass to pass. 0 means unknown, and gives `train.steps`.
     """
     if not cfg.epochs or not batches_per_pass:
         return cfg.steps
@@ -99,52 +101,59 @@ def expected_steps(cfg: TrainConfig, step: int, position: Sequence[Any], batches
     return min(cfg.steps, step + max(0, math.ceil(batches / cfg.accumulate)))
 
 
-def encoder_frozen(cfg: TrainConfig, step: int) -> bool:
-    return step < cfg.encoder_freeze
+def frozen(cfg: TrainConfig, step: int) -> frozenset[str]:
+    """The parts that do not learn at this step."""
+    return frozenset(cfg.freeze if not cfg.freeze_steps or step < cfg.freeze_steps else ())
 
 
-def ctc_weight(cfg: TrainConfig, step: int, *, full: float) -> float:
-    """CTC's share of the loss: 1 (CTC alone) for `ctc_first` steps, or rising from 0 over `ctc_ramp`, then
-    `full`."""
-    if step < cfg.ctc_first:
-        return 1.0
-    return full * min(1.0, step / cfg.ctc_ramp) if cfg.ctc_ramp else full
+def frozen_throughout(cfg: TrainConfig) -> frozenset[str]:
+    """The parts that never learn."""
+    return frozenset(() if cfg.freeze_steps else cfg.freeze)
 
 
-def head_steps(cfg: TrainConfig, step: int, model: Any) -> dict[Head, int]:
-    """For each head of a model of configuration `model`, how many of the first `step` steps trained it: those
-    that gave its loss more than no weight."""
-    heads = heads_of(model)
-    if not heads:
-        return {}
-    if model.attention_weight == 1:
-        return {head: step if head == "attention" else 0 for head in heads}
-    if model.transducer == "none":  # CTC's share is then 1 throughout
-        return dict.fromkeys(heads, step)
-    first = min(step, cfg.ctc_first if model.ctc_weight else 0)  # steps of CTC alone
-    without_ctc = min(step, 1) if cfg.ctc_ramp and not first else 0  # the first step of a ramp
-    alone = step - min(step, cfg.ctc_ramp) if model.ctc_weight == 1 else first
-    counts: dict[Head, int] = {
-        "transducer": step - alone,
-        "ctc": step - without_ctc,
-        "attention": step,
-    }
-    return {head: counts[head] for head in heads}
+def changing_weights(heads: Mapping[str, HeadConfig], step: int) -> dict[str, float]:
+    """The weights at this step of those heads whose weight changes while training."""
+    at_start, at_end = head_weights(heads, 0), final_weights(heads, tuple(heads))
+    weights = head_weights(heads, step)
+    return {name: weights[name] for name in heads if at_start[name] != at_end[name]}
 
 
-def phases(cfg: TrainConfig, step: int, *, full: float) -> Phases:
-    """What encoder, heads and CTC are at in this step, in words; `full` is CTC's final weight."""
-    begins = max(cfg.encoder_freeze, cfg.encoder_hold)
+def head_steps(cfg: TrainConfig, step: int, heads: Mapping[str, HeadConfig]) -> dict[str, int]:
+    """By head, how many of the first `step` steps trained it: it had weight and was not frozen."""
+    counts = {name: head.steps_trained(step) for name, head in heads.items()}
+    for name in heads.keys() & set(cfg.freeze):
+        in_freeze = (
+            heads[name].steps_trained(min(step, cfg.freeze_steps)) if cfg.freeze_steps else counts[name]
+        )
+        counts[name] -= in_freeze
+    return counts
+
+
+def phases(cfg: TrainConfig, step: int, heads: Mapping[str, HeadConfig]) -> Phases:
+    """The state of the encoder and the heads at this step, in words: all heads together, and each head that
+    begins late, has a ramp, or is frozen."""
+    freeze = cfg.freeze_steps if ENCODER in cfg.freeze else 0
+    begins = max(freeze, cfg.encoder_hold)
     warm = begins + (cfg.encoder_hold or cfg.warmup_steps)
-    waiting = "frozen" if cfg.encoder_freeze else "held"
-    encoder = waiting if step < begins else "warming up" if step < warm else "learning"
-    heads = "warming up" if step < cfg.warmup_steps else "learning"
-    ctc = "alone" if step < cfg.ctc_first or full == 1 else "rising" if step < cfg.ctc_ramp else "full"
-    return {"encoder": encoder, "heads": heads} | ({"ctc": ctc} if full else {})
+    at_rest = frozen(cfg, step)
+    if ENCODER in at_rest:
+        encoder = "frozen"
+    else:
+        encoder = "held" if step < begins else "warming up" if step < warm else "learning"
+    words = {"encoder": encoder, "heads": "warming up" if step < cfg.warmup_steps else "learning"}
+    for name, head in heads.items():
+        if name in cfg.freeze or head.first_step or head.ramp_steps:
+            words[name] = "frozen" if name in at_rest else _weight_phase(head, step)
+    return words
 
 
-def phase_changes(cfg: TrainConfig, step: int, *, full: float) -> Phases:
+def _weight_phase(head: HeadConfig, step: int) -> str:
+    if step < head.first_step:
+        return "waiting"
+    return "rising" if step < head.first_step + head.ramp_steps else "full"
+
+
+def phase_changes(cfg: TrainConfig, step: int, heads: Mapping[str, HeadConfig]) -> Phases:
     """Those of `phases` that begin with this step; at step 0 all of them."""
-    now = phases(cfg, step, full=full)
-    before = phases(cfg, step - 1, full=full) if step else {}
-    return {name: phase for name, phase in now.items() if before.get(name) != phase}
+    before = phases(cfg, step - 1, heads) if step else {}
+    return {name: phase for name, phase in phases(cfg, step, heads).items() if before.get(name) != phase}

@@ -1,4 +1,4 @@
-"""What moves during training besides weights and optimizer, and how all of it is saved and restored."""
+"""Training state other than weights and optimizer; saving all of it."""
 
 import json
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ import torch
 
 from maya.config import to_dict
 from maya.data.plan import Position
+from maya.files import write_json
 from maya.models.speech_model import SpeechModel
-from maya.models.text_heads import Head
 from maya.text.tokenizer import Tokenizer
 from maya.train import checkpoint as ckpt
 from maya.train import schedule
@@ -18,53 +18,66 @@ from maya.train.averaging import RunningAverage
 from maya.train.config import TrainConfig
 from maya.train.distributed import barrier, gather_objects
 from maya.train.heads import describe, head_notes, scores_by_head
-from maya.train.runlog import RunLog, write_json
+from maya.train.runlog import RunLog
 
 VALIDATIONS = "validations.json"
 
 
 @dataclass(kw_only=True, slots=True)
 class State:
-    """What moves during training, apart from the weights and the optimizer."""
+    """Training state other than weights and optimizer."""
 
     step: int = 0
     position: Position = Position(0, 0)  # where the data plan continues
     best: float = float("inf")  # lowest validation error so far
     average: RunningAverage = field(default_factory=RunningAverage)
-    infeasible: int = 0  # utterances whose text their audio cannot carry, met so far on this rank
+    infeasible: int = 0  # utterances too short for their text, so far on this rank
     validated: int = -1  # the step of the last validation
     history: list[dict[str, Any]] = field(default_factory=list)  # from which step: train.steps, epochs, data
-    dev: dict[Head, dict[str, float]] = field(default_factory=dict)  # each head's last scores, never saved
+    dev: dict[str, dict[str, float]] = field(default_factory=dict)  # each head's last scores; not saved
 
 
-def keep_best(
-    log: RunLog,
-    state: State,
-    scores: dict[str, float],
-    model: SpeechModel,
-    tokenizer: Tokenizer,
-    run_dir: Path,
-    cfg: TrainConfig,
-) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """The things of a training that stay the same from step to step."""
+
+    folder: Path
+    model: SpeechModel
+    optimizer: torch.optim.Optimizer
+    tokenizer: Tokenizer
+    experiment: Any
+    log: RunLog
+
+    @property
+    def cfg(self) -> TrainConfig:
+        """The options of training."""
+        return self.experiment.train
+
+    def checkpoint(
+        self, state: State, notes: dict[str, Any], training: dict | None = None
+    ) -> ckpt.Checkpoint:
+        """The weights of this step with notes."""
+        return ckpt.Checkpoint(
+            model_config=self.model.cfg, tokenizer=self.tokenizer, weights=self.model.state_dict(),
+            step=state.step, notes=notes, training=training,
+        )  # fmt: skip
+
+
+def keep_best(run: Run, state: State, scores: dict[str, float]) -> None:
     """Log a validation and keep the weights with the lowest error as best.pt."""
+    log, heads = run.log, tuple(run.model.heads)
     log.metrics("valid", state.step, scores)
-    better, state.dev = scores["error"] < state.best, scores_by_head(scores)
-    log.say(f"valid step {state.step}  {describe(scores)}" + ("  (best so far)" if better else ""))
+    better, state.dev = scores["error"] < state.best, scores_by_head(scores, heads)
+    log.say(f"valid step {state.step}  {describe(scores, heads)}" + ("  (best so far)" if better else ""))
     state.best = min(state.best, scores["error"])
     if better and log.main:
-        best = ckpt.Checkpoint(
-            model_config=model.cfg,
-            tokenizer=tokenizer,
-            weights=model.state_dict(),
-            step=state.step,
-            notes={"valid": scores} | head_notes(cfg, model, state.step, scores),
-        )
-        ckpt.save_checkpoint(run_dir / "best.pt", best)
+        notes = {"valid": scores} | head_notes(run.cfg, run.model, state.step, scores)
+        ckpt.save_checkpoint(run.folder / "best.pt", run.checkpoint(state, notes))
 
 
 def record_validation(run_dir: Path, state: State, main: bool) -> None:
-    """Write down that this step has been validated, and the lowest error so far: the checkpoint of the step
-    is saved before its validation and cannot say so."""
+    """Record that this step has been validated, and the lowest error so far: the checkpoint of the step is
+    saved before its validation."""
     state.validated = state.step
     if main:
         best = _validations(run_dir)
@@ -87,58 +100,51 @@ def _validations(run_dir: Path) -> dict[str, float]:
         return {}
 
 
-def save(
-    run_dir: Path, state: State, model: SpeechModel, optimizer: torch.optim.Optimizer,
-    tokenizer: Tokenizer, experiment: Any, main: bool, passed: bool = False, keep_others: bool = False,
-) -> None:  # fmt: skip
+def save(run: Run, state: State, *, passed: bool = False, keep_others: bool = False) -> None:
     """Write the training checkpoint of this step (rank 0), with every rank's random state; drop old ones.
 
     With `passed`, at the end of an epoch, also keep the weights and their average as epoch-0001.pt ...: any
     two of these give the mean over the epochs between them. Training does not continue from them. With
     `keep_others` no older one is dropped.
     """
+    experiment, folder = run.experiment, run.folder
     rngs = gather_objects(ckpt.rng_state())
-    heads = head_notes(experiment.train, model, state.step)
-    if main:
+    notes = {"experiment": experiment.name} | head_notes(run.cfg, run.model, state.step)
+    if run.log.main:
         training = {
             "experiment": to_dict(experiment),
-            "optimizer": optimizer.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
             "average": state.average.state_dict(),
-            "position": list(state.position),
+            "position": state.position.saved(),
             "best": state.best,
             "infeasible": state.infeasible,
             "rng": rngs,
             "history": state.history,
         }
-        ckpt.save_checkpoint(ckpt.step_path(run_dir, state.step), ckpt.Checkpoint(
-            model_config=model.cfg, tokenizer=tokenizer, weights=model.state_dict(), step=state.step,
-            notes={"experiment": experiment.name} | heads, training=training,
-        ))  # fmt: skip
+        ckpt.save_checkpoint(ckpt.step_path(folder, state.step), run.checkpoint(state, notes, training))
         if passed:
-            epoch = schedule.epoch(experiment.train, state.position)
-            ckpt.save_checkpoint(ckpt.epoch_path(run_dir, epoch), ckpt.Checkpoint(
-                model_config=model.cfg, tokenizer=tokenizer, weights=model.state_dict(), step=state.step,
-                notes={"experiment": experiment.name, "epoch": epoch} | heads,
-                training={"average": training["average"]},
-            ))  # fmt: skip
-        kept = experiment.train.keep
-        if kept and not keep_others:
-            for _, old in ckpt.step_checkpoints(run_dir)[:-kept]:
+            epoch = schedule.epoch(run.cfg, state.position)
+            average = {"average": training["average"]}
+            of_epoch = run.checkpoint(state, notes | {"epoch": epoch}, average)
+            ckpt.save_checkpoint(ckpt.epoch_path(folder, epoch), of_epoch)
+        if run.cfg.keep and not keep_others:
+            for _, old in ckpt.step_checkpoints(folder)[: -run.cfg.keep]:
                 old.unlink()
     barrier()
 
 
-# Fields that change what is printed or when, not what is learnt: a run may continue with others.
+# Fields that change the output of training, not its result: a run may continue with other values.
 FREE = frozenset(
     [f"train.{name}" for name in ("log_every", "valid_every", "save_every", "keep", "threads")]
     + ["train.samples_every", "train.samples"]
     + [f"data.{name}" for name in ("num_workers", "cache_gb", "max_skipped", "timeout_seconds")]
+    + ["data.cuts", "data.cuts_weights", "data.dev_cuts"]  # names; the cuts themselves are compared
     + ["prepare.split.fresh"]
 )
 
 
 def is_free(name: str) -> bool:
-    """Whether a field may change without making it another training: those in FREE, and how to decode."""
+    """Whether a field may change without making it another training: those in FREE, and of decoding."""
     return name in FREE or name.startswith("decode.")
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
+from maya.files import write_json
 from maya.train.distributed import gather_objects, rank
-from maya.train.runlog import write_json
 
 FILE = "training_data.json"
 
@@ -20,7 +20,8 @@ class TrainingData:
 
     digest: of id, language, text and duration of every row of the train table, in order. table: of the whole
     rows, which also name files with their sizes and times. dev: as digest, of the dev table, "" without one.
-    utterances, hours: those trained on. batches_per_pass: of one rank, of the first pass.
+    utterances, hours: those trained on. batches_per_pass: of one rank, of the first pass. These three are 0
+    for a stream of lhotse cuts, whose digests are described at maya.data.loading.lhotse_cuts.CutSource.
     """
 
     digest: str
@@ -31,7 +32,12 @@ class TrainingData:
     batches_per_pass: int
 
     def __str__(self) -> str:
-        return f"{self.utterances} utterances, {self.hours:.2f} h, digest {self.digest[:8]}"
+        return f"{self.size}, digest {self.digest[:8]}"
+
+    @property
+    def size(self) -> str:
+        """For people."""
+        return f"{self.utterances} utterances, {self.hours:.2f} h" if self.utterances else "a stream of cuts"
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> "TrainingData":

@@ -12,8 +12,8 @@ from maya.config import config
 from maya.data.loading.batch import Batch
 from maya.encoders.conformer.masked_norm import MaskedBatchNorm
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel
-from maya.models.lora import LoraConfig, add_lora
+from maya.heads.lora import LoraConfig, add_lora
+from maya.models.speech_model import SpeechModel
 from maya.ranges import Count, PosFloat, Seed
 
 # Of FastConformer's and LaCT's layers: what mixes frames, and both feed-forwards.
@@ -37,7 +37,7 @@ class TuneConfig:
     seed: Seed = 1
 
 
-def tune(model: HybridModel, batch: Batch, cfg: TuneConfig) -> HybridModel:
+def tune(model: SpeechModel, batch: Batch, cfg: TuneConfig) -> SpeechModel:
     """A copy of `model`, in evaluation mode, that has learnt from `batch`; the model itself stays as it is.
 
     The running statistics of batch norms do not move: they would be those of a minute of speech. The state of
@@ -58,7 +58,7 @@ def tune(model: HybridModel, batch: Batch, cfg: TuneConfig) -> HybridModel:
     return tuned.eval()
 
 
-def _learn(model: HybridModel, batch: Batch, cfg: TuneConfig) -> None:
+def _learn(model: SpeechModel, batch: Batch, cfg: TuneConfig) -> None:
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=cfg.lr, weight_decay=0.0)
     generator = torch.Generator().manual_seed(cfg.seed)

@@ -1,27 +1,43 @@
-"""Validation: loss and greedy error rates per language, spread over ranks."""
+"""Validation: the loss, greedy error rates per language, and accuracies per class, spread over ranks."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
-from maya.data.loading.batch import UNKNOWN_LANGUAGE, Batch, language_code
-from maya.decode.head_choice import best_head
-from maya.decode.recognizer import Method, decode_frames
-from maya.models.hybrid import HybridModel
-from maya.models.speech_llm import SpeechLLM
-from maya.models.text_heads import Head, heads_of
+from maya.data.loading.batch import Batch
+from maya.decode.head_choice import TrainedHeads
+from maya.decode.methods import greedy
+from maya.decode.table import true_labels
+from maya.encoders import Encoded
+from maya.heads import Head, final_weights
+from maya.models.speech_model import SpeechModel
 from maya.score.wer import cer, wer
+from maya.text.languages import UNKNOWN_LANGUAGE, indexed_language
 from maya.text.tokenizer import Tokenizer
 from maya.train.distributed import all_reduce_sum, gather_objects
 
 
 class Validate(Protocol):
-    """From a model to its scores on the dev set. `heads`: those to score, which have been trained; None: all
-    that the model has."""
+    """From a model to its scores on the dev set. `heads`: names of those to score, which have been trained;
+    None: all heads of the model."""
 
-    def __call__(self, model: Any, heads: Sequence[Head] | None = None) -> dict[str, float]: ...
+    def __call__(self, model: Any, heads: Sequence[str] | None = None) -> dict[str, float]: ...
+
+
+@dataclass(slots=True)
+class _Outputs:
+    """The outputs of a part of the dev set.
+
+    texts: language, reference, and the hypothesis of each text head. classes: by head the true and the
+    predicted class of each utterance that has one. loss: its sum. count: of tokens, or of utterances.
+    """
+
+    texts: list[tuple[str, str, list[str]]] = field(default_factory=list)
+    classes: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    loss: float = 0.0
+    count: float = 0.0
 
 
 def make_validate(
@@ -30,103 +46,73 @@ def make_validate(
     tokenizer: Tokenizer,
     languages: tuple[str, ...],
     *,
-    method: Method = "auto",
+    method: str = "auto",
 ) -> Validate:
     """A function from a model to its scores on the dev set.
 
     `batches()` yields this rank's share; `references` maps an utterance id to its normalised text. The
-    encoder runs once, and every head decodes its output greedily. The scores hold `loss` (per token), and for
-    each head `<head>_wer`, `<head>_cer` (macro averages over languages), `<head>_wer_<code>` and
-    `<head>_cer_<code>`. The same without `<head>_`, and `error`, are those of the head `method`, or where
-    that is "auto" or not trained yet, of the best head. `error` is the CER: it moves more smoothly than the
-    WER while a model is young, so the best checkpoint is chosen by it. A model that tells languages apart
-    also has `language_accuracy` (macro average) and `language_accuracy_<code>`.
+    encoder runs once for all heads. The scores hold
+
+    - `loss`, per token, or per utterance for a model without text heads;
+    - for each text head, decoded greedily, `<head>_wer` and `<head>_cer` (macro averages over languages),
+      `<head>_wer_<code>` and `<head>_cer_<code>`; without `<head>_` those of the head `method`, or of the
+      best head where that is "auto" or not trained yet;
+    - for each head that predicts a label `<head>_accuracy` (macro average) and `<head>_accuracy_<class>`;
+    - `error`, by which the best checkpoint is chosen: the CER, which moves more smoothly than the WER while a
+      model is young; for a model without text heads 1 - the accuracy of its first predicting head, or else
+      the loss.
 
     Utterances whose language is not one of `languages` are scored as the language "unknown", which no macro
     average includes, and `unknown_language` is their number.
     """
 
     @torch.inference_mode()
-    def validate(model: HybridModel, heads: Sequence[Head] | None = None) -> dict[str, float]:
+    def validate(model: SpeechModel, heads: Sequence[str] | None = None) -> dict[str, float]:
         model.eval()
-        heads = tuple(heads or heads_of(model.cfg))
-        device = next(model.parameters()).device
-        loss = tokens = 0.0
-        # The loss of a transducer that is not trained yet says nothing and costs the most.
-        only_ctc = model.cfg.transducer != "none" and "transducer" not in heads and "ctc" in heads
-        rows: list[tuple[str, str, list[str]]] = []  # language, reference, the hypothesis of each head
-        told: list[tuple[str, bool]] = []  # (language, whether the encoder told it)
+        names = tuple(heads or model.heads)
+        text = tuple(name for name in model.cfg.text_heads if name in names)
+        weights = final_weights(model.cfg.heads, names)
+        predicting = [name for name in names if model.head(name).predicts]
+        device, outputs = next(model.parameters()).device, _Outputs(classes={name: [] for name in predicting})
         for batch in batches():
             batch = batch.to(device)
-            heard, enc_lens = model.listen(batch.audio, batch.audio_lens)
-            enc = model.with_language(heard, batch.langs)
-            spoken = model.identify(heard, enc_lens) if model.cfg.language_id_weight else None
-            ctc_weight = 1.0 if only_ctc else None
-            losses = model.losses(enc, enc_lens, batch, ctc_weight=ctc_weight, spoken=spoken).total
-            loss += float(losses.masked_fill(~losses.isfinite(), 0.0).sum())
-            tokens += float(batch.token_lens.clamp(min=1).sum())
-            hyps = [decode_frames(model, enc, enc_lens, method=head) for head in heads]
-            for name, lang, *row in zip(batch.ids, batch.langs.tolist(), *hyps, strict=True):
-                texts = [tokenizer.decode(hyp.tokens) for hyp in row]
-                rows.append((language_code(lang, languages), references[name], texts))
-            if spoken is not None:
-                right = (spoken.argmax(-1) == batch.langs).tolist()
-                known = [(i, hit) for i, hit in zip(batch.langs.tolist(), right, strict=True) if i >= 0]
-                told += [(languages[i], hit) for i, hit in known]
+            encoded = model.encode_audio(batch.audio, batch.audio_lens, hidden=model.hidden)
+            losses = model.losses(encoded, batch, weights=weights).total
+            outputs.loss += float(losses.masked_fill(~losses.isfinite(), 0.0).sum())
+            outputs.count += float(batch.token_lens.clamp(min=1).sum()) if text else batch.size
+            hyps = [greedy(model, encoded, head, batch.langs) for head in text]
+            if text:
+                for name, lang, *row in zip(batch.ids, batch.langs.tolist(), *hyps, strict=True):
+                    texts = [tokenizer.decode(hyp.tokens) for hyp in row]
+                    outputs.texts.append((indexed_language(lang, languages), references[name], texts))
+            for name in predicting:
+                outputs.classes[name] += classes_of(model, model.head(name), encoded, batch)
         model.train()
-        loss, tokens = all_reduce_sum([loss, tokens], device)
-        merged = [row for share in gather_objects(rows) for row in share]
-        everywhere = [t for share in gather_objects(told) for t in share]
-        rates = rates_of_heads(merged, heads, method)
-        return {"loss": loss / max(tokens, 1.0)} | rates | language_accuracy(everywhere)
+        loss, count = all_reduce_sum([outputs.loss, outputs.count], device)
+        shares = gather_objects((outputs.texts, outputs.classes))
+        scores = {"loss": loss / max(count, 1.0)}
+        if text:
+            scores |= rates_of_heads([row for rows, _ in shares for row in rows], text, method)
+        accuracies: dict[str, float] = {}
+        for name in predicting:
+            accuracies |= accuracy([pair for _, classes in shares for pair in classes[name]], name)
+        error = next((1 - value for value in accuracies.values()), scores["loss"])
+        return {"error": error} | scores | accuracies
 
     return validate
 
 
-def make_validate_llm(
-    batches: Callable[[], Iterable[Batch]],
-    references: dict[str, str],
-    tokenizer: Tokenizer,
-    languages: tuple[str, ...],
-    *,
-    tokens_per_second: float,
-) -> Validate:
-    """As `make_validate`, for a `SpeechLLM`, by generation of at most so many tokens a second of audio."""
-
-    @torch.inference_mode()
-    def validate(model: SpeechLLM, heads: Sequence[Head] | None = None) -> dict[str, float]:
-        model.eval()
-        device = next(model.parameters()).device
-        loss = tokens = 0.0
-        pairs: list[tuple[str, str, str]] = []  # (language, reference, hypothesis)
-        for batch in batches():
-            batch = batch.to(device)
-            speech, lens = model.project(batch.audio, batch.audio_lens)
-            loss += float(model.losses(speech, lens, batch).total.sum())
-            tokens += float(batch.token_lens.clamp(min=1).sum())
-            limits = token_limits(batch, tokens_per_second)
-            for found, name, lang in zip(
-                model.generate(speech, lens, batch.langs, max_tokens=limits),
-                batch.ids, batch.langs.tolist(), strict=True,
-            ):  # fmt: skip
-                text = tokenizer.decode(found.tokens)
-                pairs.append((language_code(lang, languages), references[name], text))
-        model.train()
-        loss, tokens = all_reduce_sum([loss, tokens], device)
-        merged = [p for share in gather_objects(pairs) for p in share]
-        return {"loss": loss / max(tokens, 1.0)} | error_rates(merged)
-
-    return validate
-
-
-def token_limits(batch: Batch, tokens_per_second: float) -> list[int]:
-    """How long each utterance's transcript may get: by its own length, so that it does not depend on the
-    batch, and at least 8 tokens."""
-    return [8 + math.ceil(n / batch.sample_rate * tokens_per_second) for n in batch.audio_lens.tolist()]
+def classes_of(model: SpeechModel, head: Head, encoded: Encoded, batch: Batch) -> list[tuple[str, str]]:
+    """The true and the predicted class of each utterance of a batch whose class is known, by a head that
+    `predicts` a label."""
+    if head.conditioned:
+        encoded = model.with_language(encoded, batch.langs)
+    pairs = zip(true_labels(model, batch, head.predicts), head.predict(encoded), strict=True)
+    return [(value, prediction.label) for value, prediction in pairs if value is not None]
 
 
 def rates_of_heads(
-    rows: list[tuple[str, str, list[str]]], heads: Sequence[Head], method: Method
+    rows: list[tuple[str, str, list[str]]], heads: tuple[str, ...], method: str
 ) -> dict[str, float]:
     """`error_rates` of each head under its name, and without a name those of `method`, or of the best head
     where it is not among `heads`; from (language, reference, the hypothesis of each head)."""
@@ -134,14 +120,15 @@ def rates_of_heads(
         head: error_rates([(language, ref, hyps[i]) for language, ref, hyps in rows])
         for i, head in enumerate(heads)
     }
-    chosen = rates[best_head(rates) if method not in rates else method]
+    if method not in rates:
+        method = TrainedHeads(heads=heads, trained=heads, dev=rates).best().head
     named = {
         f"{head}_{name}": value
         for head, scores in rates.items()
         for name, value in scores.items()
         if name not in ("error", "unknown_language")
     }
-    return chosen | named
+    return rates[method] | named
 
 
 def error_rates(pairs: list[tuple[str, str, str]]) -> dict[str, float]:
@@ -167,14 +154,14 @@ def error_rates(pairs: list[tuple[str, str, str]]) -> dict[str, float]:
     return scores | ({"unknown_language": unknown} if unknown else {})
 
 
-def language_accuracy(told: list[tuple[str, bool]]) -> dict[str, float]:
-    """Share of each language's utterances whose language was told, and the mean over languages; from
-    (language, whether it was told). Empty without utterances."""
-    by_language: dict[str, list[bool]] = {}
-    for language, right in sorted(told):
-        by_language.setdefault(language, []).append(right)
-    shares = {language: sum(hits) / len(hits) for language, hits in by_language.items()}
+def accuracy(pairs: list[tuple[str, str]], head: str) -> dict[str, float]:
+    """`<head>_accuracy`, the mean over classes, and the share of each class's utterances that were recognised;
+    from (true class, predicted class). Empty without utterances."""
+    by_class: dict[str, list[bool]] = {}
+    for value, predicted in sorted(pairs):
+        by_class.setdefault(value, []).append(predicted == value)
+    shares = {value: sum(hits) / len(hits) for value, hits in by_class.items()}
     if not shares:
         return {}
     macro = sum(shares.values()) / len(shares)
-    return {"language_accuracy": macro} | {f"language_accuracy_{k}": v for k, v in shares.items()}
+    return {f"{head}_accuracy": macro} | {f"{head}_accuracy_{k}": v for k, v in shares.items()}

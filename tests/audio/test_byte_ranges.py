@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from maya.audio.byte_ranges import ByteRange, RangeFile, Stamp, file_stamp, parse_address, read_range
+from maya.audio.byte_ranges import ByteRange, RangeFile, file_stamp, parse_address, read_range
+from maya.audio.decoding import decode
 from maya.audio.object_store import S3Store, s3_store, use_s3_store
-from maya.audio.tar_audio import decode
+from maya.audio.stamps import Stamp
 from maya.audio.tar_index import index_tar
 from maya.errors import MayaError
 from tests.data.making import write_tar, write_tone
@@ -23,7 +24,7 @@ from tests.data.making import write_tar, write_tone
         ByteRange("s3://bucket/a folder/x?.tar", 512, 7, Stamp(9, 0)),
     ],
 )
-def test_addresses_come_back(where: ByteRange) -> None:
+def test_addresses_are_parsed_back(where: ByteRange) -> None:
     assert parse_address(where.address) == where
     assert where.address.isascii() and " " not in where.address
 
@@ -77,7 +78,7 @@ def test_a_file_renamed_over_is_seen_without_a_stamp(tmp_path: Path) -> None:
     assert read_range(path, 0, 3) == b"new"
 
 
-def test_sizes_are_not_believed(tmp_path: Path) -> None:
+def test_a_claimed_size_allocates_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"0123456789")
     tracemalloc.start()
@@ -184,7 +185,7 @@ def test_object_storage_is_read_like_a_disk(tmp_path: Path, monkeypatch: pytest.
         use_s3_store(before)
 
 
-def test_without_boto3_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_boto3_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "boto3", None)
     with pytest.raises(MayaError, match=r"needs boto3: pip install 'maya-asr\[cloud\]'"):
         S3Store().stamp("s3://bucket/key")

@@ -14,9 +14,9 @@ from lhotse import AudioSource, Recording
 
 from maya.audio import decoding
 from maya.audio.decoding import open_audio
-from maya.audio.lhotse_audio import teach_lhotse
+from maya.audio.lhotse_audio import byte_range_source, teach_lhotse
 from maya.audio.load import load_audio, load_cut_audio
-from maya.audio.tar_audio import byte_range_source, index_tar
+from maya.audio.tar_index import index_tar
 from maya.data.corpus.manifest import Row
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.errors import MayaError
@@ -148,7 +148,7 @@ def test_wav_without_samples_is_empty_and_not_a_stream() -> None:
 @pytest.mark.parametrize(
     "junk", [b"", b"x", b"\0" * 999, b"LIST\x04\0\0\0INFO", b"junk", b"TAG" + bytes(125)]
 )
-def test_what_follows_the_samples_of_a_wav_is_no_sound(junk: bytes) -> None:
+def test_chunks_after_the_samples_of_a_wav_are_ignored(junk: bytes) -> None:
     data = encoded(speech(1.0), RATE, "WAV", "PCM_16")
     assert np.array_equal(decode(data + junk), decode(data))
 

@@ -112,7 +112,7 @@ def test_bytes_need_no_file_name() -> None:
 
 
 @pytest.mark.parametrize("rate", [0, 1, 999, 768_001, 2**31 - 1, 2**31, 2**32 - 1])
-def test_rates_of_no_recorder_are_refused(tmp_path: Path, rate: int) -> None:
+def test_impossible_sampling_rates_are_refused(tmp_path: Path, rate: int) -> None:
     header = bytearray(write_tone(tmp_path / "a.wav").read_bytes())
     header[24:28] = rate.to_bytes(4, "little")
     (tmp_path / "a.wav").write_bytes(header)
@@ -128,7 +128,7 @@ def test_rates_in_use_are_accepted(rate: int) -> None:
     check_rate(rate)
 
 
-def test_a_header_gets_no_memory_on_its_word(tmp_path: Path) -> None:
+def test_a_claimed_number_of_samples_allocates_no_memory(tmp_path: Path) -> None:
     """A FLAC that claims 2^35 samples and holds 3200."""
     data = bytearray(write_tone(tmp_path / "a.flac", 0.2).read_bytes())
     data[21] |= 0x08  # the top bit of the 36 for the number of samples

@@ -149,7 +149,7 @@ def test_bad_pax_headers(tmp_path: Path, record: bytes, complaint: str) -> None:
     assert complaint in (scan_tar(tmp_path / "a.tar").problem or "")
 
 
-def test_special_headers_get_no_memory_on_their_word(tmp_path: Path) -> None:
+def test_claimed_sizes_of_special_headers_allocate_no_memory(tmp_path: Path) -> None:
     """A file with a hole of 64 GB, and a header that claims all of it is a name."""
     for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE):
         info = tarfile.TarInfo("x")

@@ -18,7 +18,7 @@ def test_members_are_found_by_name(tmp_path: Path) -> None:
     assert members.problem is None and members.lacks("e") == f"{path} has no member 'e'"
 
 
-def test_damage_is_part_of_what_is_said(tmp_path: Path) -> None:
+def test_the_message_names_the_damage(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"a": b"1" * 600, "b": b"2" * 600})
     path.write_bytes(path.read_bytes()[:1800])
     members = TarMembers(path)

@@ -9,16 +9,19 @@ from typing import Any
 import torch
 import yaml
 
-from maya.config import from_dict, to_dict
 from maya.convert import to_nemo
+from maya.convert.heads import transducer_head
 from maya.decode.recognizer import Recognizer
-from maya.models.hybrid import HybridConfig, HybridModel
+from maya.encoders import FastConformerConfig
+from maya.features import LogMelConfig, SpecAugmentConfig
+from maya.heads.transducer import JointConfig, PredictorConfig
+from maya.models.hybrid import HybridOptions
+from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
-from tests import tiny
 
 TEXTS = {"en": ["the quick brown fox jumps over the lazy dog"] * 20, "hi": ["नमस्ते दुनिया कैसे हो"] * 20}
 
-# Every kind of model that goes to NeMo and back, as fields of `recognizer`.
+# Every kind of model that NeMo supports, as options of `recognizer`.
 KINDS: list[dict[str, Any]] = [
     {},
     {"transducer": "none", "ctc_weight": 1.0},
@@ -45,18 +48,33 @@ def tokenizer(language: str = "en", vocab_size: int = 40) -> Tokenizer:
     return Tokenizer.train({language: TEXTS[language]}, TokenizerConfig(vocab_size=vocab_size))
 
 
-def recognizer(own: Tokenizer | None = None, **fields: Any) -> Recognizer:
-    """A tiny model whose every parameter and statistic is random; fields are "encoder.use_bias" and so on."""
-    own = own or tokenizer()
-    cfg: HybridConfig = from_dict(HybridConfig, to_dict(tiny.experiment().model))
-    cfg.language_embedding, cfg.vocab_size = False, own.vocab_size
+def options(vocab_size: int) -> HybridOptions:
+    """A tiny FastConformer with TDT and CTC, without dropout."""
+    encoder = FastConformerConfig(
+        d_model=32, n_layers=2, n_heads=2, subsampling_channels=8, subsampling_factor=4,
+        dropout=0.0, dropout_pre_encoder=0.0, dropout_att=0.0,
+    )  # fmt: skip
+    return HybridOptions(
+        features=LogMelConfig(dither=0.0), specaugment=SpecAugmentConfig(freq_masks=0, time_masks=0),
+        encoder=encoder, predictor=PredictorConfig(hidden=32, layers=1, dropout=0.0),
+        joint=JointConfig(hidden=32, dropout=0.0), omega=0.0, vocab_size=vocab_size, languages=("en", "hi"),
+        language_dropout=0.0,
+    )  # fmt: skip
+
+
+def recognizer(pieces: Tokenizer | None = None, **fields: Any) -> Recognizer:
+    """A tiny model whose every parameter and statistic is random. fields: options of a hybrid model,
+    "encoder.use_bias" and so on."""
+    pieces = pieces or tokenizer()
+    made = options(pieces.vocab_size)
     for name, value in fields.items():
         *groups, leaf = name.split(".")
-        node: Any = cfg
+        node: Any = made
         for group in groups:
             node = getattr(node, group)
         setattr(node, leaf, value)
-    model = HybridModel(cfg).eval()
+    cfg = made.model_config()
+    model = SpeechModel(cfg).eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name.startswith("preprocessor") or not tensor.is_floating_point():
@@ -65,9 +83,9 @@ def recognizer(own: Tokenizer | None = None, **fields: Any) -> Recognizer:
                 tensor.uniform_(0.5, 2.0)
             else:
                 tensor.add_(0.1 * torch.randn_like(tensor))
-        if cfg.transducer != "none":
-            model.decoder.prediction["embed"].weight[-1] = 0.0  # type: ignore[index]
-    return Recognizer(model=model, tokenizer=own, device=torch.device("cpu"))
+        if "transducer" in cfg.heads:
+            transducer_head(model).decoder.prediction["embed"].weight[-1] = 0.0  # type: ignore[union-attr,index]
+    return Recognizer(model=model, tokenizer=pieces, device=torch.device("cpu"))
 
 
 def archive(path: Path, **fields: Any) -> Path:

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maya.convert.icefall_names import to_icefall_name, to_icefall_tensor
-from maya.convert.icefall_tokens import read_tokenizer
+from maya.convert.icefall.names import to_icefall_name, to_icefall_tensor
+from maya.convert.icefall.tokens import read_tokenizer
 from maya.decode.recognizer import Recognizer
-from maya.heads.attention import AttentionDecoderConfig
-from maya.models.hybrid import HybridConfig, HybridModel
+from maya.heads import AttentionDecoderConfig
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel
 from tests import tiny_zipformer
 
 SPECIAL = ["<blk>", "<sos/eos>", "<unk>"]
@@ -23,7 +24,7 @@ AED = {
     "attention_weight": 0.5,
     "attention_decoder": AttentionDecoderConfig(layers=2, dim=16, heads=2, feed_forward=24, eos=1),
 }
-# Every kind of model of icefall's recipe, as fields of `tiny_zipformer.config`.
+# Every kind of model of icefall's recipe, as options of `tiny_zipformer.config`.
 KINDS: dict[str, dict[str, Any]] = {
     "transducer": {"ctc_weight": 0.0},
     "transducer and CTC": {"ctc_weight": 0.2},
@@ -33,24 +34,25 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def model(**fields: Any) -> HybridModel:
+def model(**fields: Any) -> SpeechModel:
     """A tiny model whose every parameter is random."""
-    built = HybridModel(tiny_zipformer.config(**fields)).eval()
+    built = SpeechModel(tiny_zipformer.config(**fields)).eval()
     with torch.no_grad():
         for p in built.parameters():
             p.add_(0.1 * torch.randn_like(p))
     return built
 
 
-def state(built: HybridModel) -> dict[str, Tensor]:
+def state(built: SpeechModel) -> dict[str, Tensor]:
     """Its parameters by icefall's names."""
     named = {name: (to_icefall_name(name), tensor) for name, tensor in built.state_dict().items()}
-    return {theirs: to_icefall_tensor(name, t).clone() for name, (theirs, t) in named.items() if theirs}
+    return {saved: to_icefall_tensor(name, t).clone() for name, (saved, t) in named.items() if saved}
 
 
-def options(cfg: HybridConfig) -> dict[str, Any]:
-    """icefall's options for a model of this configuration: numbers for stacks are strings there."""
+def options(cfg: SpeechModelConfig) -> dict[str, Any]:
+    """icefall's options for a model of this configuration, where numbers for stacks are strings."""
     e: Any = cfg.encoder
+    attention = cfg.heads.get("attention")
     listed = {
         "num_encoder_layers": e.layers, "downsampling_factor": e.downsampling, "feedforward_dim": e.ff_dims,
         "num_heads": e.heads, "encoder_dim": e.dims, "encoder_unmasked_dim": e.unmasked_dims,
@@ -59,18 +61,17 @@ def options(cfg: HybridConfig) -> dict[str, Any]:
     }  # fmt: skip
     if e.causal:
         listed |= {"chunk_size": e.chunk_frames, "left_context_frames": e.left_context_frames}
-    found: dict[str, Any] = {name: ",".join(map(str, sizes)) for name, sizes in listed.items()}
-    found |= {
+    saved: dict[str, Any] = {name: ",".join(map(str, sizes)) for name, sizes in listed.items()}
+    return saved | {
         "pos_dim": e.pos_dim, "causal": e.causal, "feature_dim": 80, "context_size": 2, "decoder_dim": 32,
         "joiner_dim": 32, "vocab_size": cfg.vocab_size, "blank_id": 0, "prune_range": 4, "warm_step": 300,
-        "ctc_loss_scale": 0.25, "attention_decoder_num_heads": cfg.attention_decoder.heads,
-        "attention_decoder_loss_scale": 0.75, "use_transducer": cfg.transducer != "none",
-        "use_ctc": cfg.ctc_weight > 0, "use_attention_decoder": cfg.attention_weight > 0,
+        "ctc_loss_scale": 0.25, "attention_decoder_num_heads": 2 if attention else 8,
+        "attention_decoder_loss_scale": 0.75, "use_transducer": "transducer" in cfg.heads,
+        "use_ctc": "ctc" in cfg.heads, "use_attention_decoder": "attention" in cfg.heads,
         "use_cr_ctc": False, "batch_idx_train": 1234, "average_period": 200, "dtype": torch.float16,
         "exp_dir": PosixPath("zipformer/exp"), "best_valid_loss": np.float64(0.25),
         "env_info": {"hostname": "somewhere"}, "lang_dir": None, "start_epoch": 1,
     }  # fmt: skip
-    return found
 
 
 @contextmanager
@@ -114,6 +115,6 @@ def tokens(path: Path, size: int = 20) -> Path:
 
 
 def recognizer(folder: Path, **fields: Any) -> Recognizer:
-    """The model of these fields with the pieces of `tokens`, which it leaves in the folder."""
-    own = read_tokenizer(tokens(folder / "tokens.txt"))
-    return Recognizer(model=model(**fields), tokenizer=own, device=torch.device("cpu"))
+    """The model of these options with the pieces of `tokens`, which it writes into the folder."""
+    pieces = read_tokenizer(tokens(folder / "tokens.txt"))
+    return Recognizer(model=model(**fields), tokenizer=pieces, device=torch.device("cpu"))

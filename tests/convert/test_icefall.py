@@ -1,5 +1,6 @@
-"""icefall's checkpoints: every recorded output, every kind of file and of model, and averaging."""
+"""Import of icefall's checkpoints: recorded outputs, every kind of file and of model, and averaging."""
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from torch import Tensor
 
 import maya
 from maya.convert import from_icefall, import_icefall
-from maya.convert.icefall_config import read_config
-from maya.convert.icefall_tokens import blank_first, read_tokenizer
+from maya.convert.heads import transducer_head
+from maya.convert.icefall.config import read_config
+from maya.convert.icefall.tokens import blank_first, read_tokenizer
 from maya.encoders import Zipformer, ZipformerConfig
-from maya.models.hybrid import HybridModel
+from maya.heads import AttentionDecoderConfig, CTCConfig
+from maya.models.speech_model import SpeechModel
 from maya.recipes import presets
 from maya.recipes.cli import main
+from maya.train.heads import read_heads
 from tests.convert import icefall_files as files
 from tests.convert.icefall_files import KINDS
 
@@ -26,12 +30,12 @@ def tokens(tmp_path: Path) -> Path:
     return files.tokens(tmp_path / "tokens.txt")
 
 
-def close(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+def close(output: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(output, expected, rtol=0, atol=2e-5)
 
 
 @torch.no_grad()
-def test_every_recorded_output(shared: Path, tmp_path: Path) -> None:
+def test_recorded_outputs(shared: Path, tmp_path: Path) -> None:
     golden = torch.load(shared / "golden/icefall/zipformer_tiny.pt", weights_only=True)
     path = tmp_path / "pretrained.pt"
     torch.save({"model": golden["state_dict"]}, path)
@@ -43,11 +47,12 @@ def test_every_recorded_output(shared: Path, tmp_path: Path) -> None:
     enc, enc_lens = model.encoder(golden["x"], golden["x_lens"])
     close(enc, golden["encoder_out"])
     assert torch.equal(enc_lens, golden["encoder_out_lens"])
-    pred = model.decoder(golden["y"])
+    head = transducer_head(model)
+    pred = head.decoder(golden["y"])
     close(pred, golden["decoder_out"])
-    close(model.joint(enc[:, :4], pred[:, :3]), golden["joiner_out_first4x3"])
-    close(model.ctc_decoder(enc), golden["ctc_log_probs"])
-    am, lm = model.simple_joint(enc, pred)
+    close(head.joint(enc[:, :4], pred[:, :3]), golden["joiner_out_first4x3"])
+    close(model.heads["ctc"](enc), golden["ctc_log_probs"])
+    am, lm = head.simple_joint(enc, pred)
     close(am, golden["simple_am"])
     close(lm, golden["simple_lm"])
 
@@ -59,24 +64,38 @@ def test_every_kind_of_model(tmp_path: Path, tokens: Path, fields: dict[str, Any
     path = files.save_epoch(tmp_path / "epoch-3.pt", weights, None, files.options(built.cfg))
     made = import_icefall(path, tokens)
     cfg = made.checkpoint.model_config
-    assert cfg.encoder == built.cfg.encoder and cfg.transducer == built.cfg.transducer
+    assert cfg.encoder == built.cfg.encoder and list(cfg.heads) == list(built.cfg.heads)
     assert made.checkpoint.weights.keys() == built.state_dict().keys()
     for name, tensor in built.state_dict().items():
         assert torch.equal(made.checkpoint.weights[name], tensor)
-    assert made.report.facts["heads"] == "the checkpoint's own options" and not made.report.warnings
-    if cfg.transducer == "pruned":
-        assert cfg.pruned.s_range == 4 and cfg.loss_warmup == 300
-        assert cfg.ctc_weight == (pytest.approx(0.2) if built.cfg.ctc_weight else 0)  # 0.25 of 1.25
-    if cfg.attention_weight:
-        assert cfg.attention_decoder == built.cfg.attention_decoder
-        assert (cfg.ctc_weight, cfg.attention_weight) == (1.0, 0.75)
+    assert made.report.facts["attention heads"] == "the checkpoint's own options"
+    assert not made.report.warnings and read_heads(made.checkpoint).trained == tuple(cfg.heads)
+    weights = {name: head.weight for name, head in cfg.heads.items()}
+    if transducer := cfg.heads.get("transducer"):
+        assert transducer.loss == "pruned"
+        assert transducer.pruned.s_range == 4 and transducer.pruned.warmup_steps == 300
+        if "ctc" in weights:
+            assert weights == pytest.approx({"transducer": 0.8, "ctc": 0.2})  # scales 1 and 0.25
+            assert cfg.heads["ctc"].consistency_warmup == 300
+    if "attention" in weights:
+        assert weights == pytest.approx({"ctc": 0.25, "attention": 0.75})  # scales 0.25 and 0.75
+        assert dataclasses.replace(cfg.heads["attention"], weight=0.5) == built.cfg.heads["attention"]
 
 
-def test_files_of_every_sort_hold_the_same_model(tmp_path: Path, tokens: Path) -> None:
+def test_weights_of_cr_ctc(tmp_path: Path, tokens: Path) -> None:
+    """icefall adds cr_loss_scale · the consistency loss; Maya's weight is relative to that of CTC."""
+    built = files.model()
+    saved = files.options(built.cfg) | {"use_cr_ctc": True, "cr_loss_scale": 0.05}
+    path = files.save_epoch(tmp_path / "epoch-1.pt", files.state(built), None, saved)
+    ctc = import_icefall(path, tokens).checkpoint.model_config.heads["ctc"]
+    assert ctc.consistency_weight * ctc.weight == pytest.approx(0.05 / 1.25)
+
+
+def test_every_kind_of_file(tmp_path: Path, tokens: Path) -> None:
     built = files.model()
     weights, mean = files.state(built), files.state(files.model())
     saved = files.options(built.cfg)
-    found = []
+    imported = []
     for name, payload in {
         "pretrained.pt": {"model": weights},
         "bare.pt": weights,
@@ -84,18 +103,18 @@ def test_files_of_every_sort_hold_the_same_model(tmp_path: Path, tokens: Path) -
         "half.pt": {"model": {k: v.double() for k, v in weights.items()}},
     }.items():
         torch.save(payload, tmp_path / name)
-        found.append(import_icefall(tmp_path / name, tokens).checkpoint.weights)
+        imported.append(import_icefall(tmp_path / name, tokens).checkpoint.weights)
     legacy = tmp_path / "legacy.pt"
     torch.save({"model": weights}, legacy, _use_new_zipfile_serialization=False)
-    found.append(import_icefall(legacy, tokens).checkpoint.weights)
+    imported.append(import_icefall(legacy, tokens).checkpoint.weights)
     epoch = files.save_epoch(tmp_path / "epoch-3.pt", weights, mean, saved)
-    found.append(import_icefall(epoch, tokens).checkpoint.weights)
-    assert all(torch.equal(one[k], found[0][k]) for one in found for k in found[0])
+    imported.append(import_icefall(epoch, tokens).checkpoint.weights)
+    assert all(torch.equal(each[k], imported[0][k]) for each in imported for k in imported[0])
     other = import_icefall(epoch, tokens, which="average").checkpoint.weights
-    assert torch.equal(other["joint.enc.weight"], mean["joiner.encoder_proj.weight"])
+    assert torch.equal(other["heads.transducer.joint.enc.weight"], mean["joiner.encoder_proj.weight"])
 
 
-def test_two_checkpoints_give_the_mean_between_them(tmp_path: Path, tokens: Path) -> None:
+def test_mean_between_two_checkpoints(tmp_path: Path, tokens: Path) -> None:
     """Weights of 10 periods of 200 batches; both checkpoints were saved some batches after a period."""
     built = files.model()
     steps = [{k: torch.randn_like(v) for k, v in files.state(built).items()} for _ in range(10)]
@@ -115,11 +134,11 @@ def test_two_checkpoints_give_the_mean_between_them(tmp_path: Path, tokens: Path
     ]
     made = import_icefall(paths[1], tokens, average_with=paths[0])
     right = mean(steps[6:])
-    for ours, theirs in (
-        ("encoder.downsample_output.bias", None),
-        ("joint.enc.weight", "joiner.encoder_proj.weight"),
+    for name, saved_name in (
+        ("encoder.downsample_output.bias", "encoder.downsample_output.bias"),
+        ("heads.transducer.joint.enc.weight", "joiner.encoder_proj.weight"),
     ):
-        close(made.checkpoint.weights[ours], right[theirs or ours])
+        close(made.checkpoint.weights[name], right[saved_name])
     assert "mean of 800 batches" in made.report.facts["weights"]
 
 
@@ -132,37 +151,38 @@ def test_two_checkpoints_give_the_mean_between_them(tmp_path: Path, tokens: Path
         (presets.zipformer_large, "Zipformer-L", "CTC and attention"),
     ],
 )
-def test_published_sizes_are_known_by_their_shapes(preset: Any, size: str, kind: str, tmp_path: Path) -> None:
+def test_recognises_published_sizes(preset: Any, size: str, kind: str, tmp_path: Path) -> None:
     cfg = preset()
     cfg.vocab_size, cfg.blank_first = 500, True
     cfg.encoder.causal = kind == "causal"
-    for name, value in KINDS[kind].items():
-        if name not in ("causal", "attention_decoder"):  # the latter has icefall's size by default
-            setattr(cfg, name, value)
+    if "attention" in kind:
+        cfg.heads = {"attention": AttentionDecoderConfig()}
+    if "CTC" in kind:
+        cfg.heads["ctc"] = CTCConfig()
     with torch.device("meta"):
-        weights = files.state(HybridModel(cfg))
+        weights = files.state(SpeechModel(cfg))
     described = read_config(weights, {}, tmp_path)
-    found = described.config
-    assert described.size == size and found.encoder == cfg.encoder and found.transducer == cfg.transducer
-    assert found.features == cfg.features and found.specaugment == cfg.specaugment
-    assert found.attention_decoder == cfg.attention_decoder
-    if cfg.transducer != "none":
-        assert (found.predictor, found.joint, found.pruned) == (cfg.predictor, cfg.joint, cfg.pruned)
+    config = described.config
+    assert described.size == size and config.encoder == cfg.encoder
+    assert config.features == cfg.features and config.specaugment == cfg.specaugment
+    assert config.heads.keys() == cfg.heads.keys()
+    for name in {"transducer", "attention"} & cfg.heads.keys():
+        assert dataclasses.replace(config.heads[name], weight=1.0) == cfg.heads[name]
 
 
-def test_heads_that_shapes_do_not_tell(tmp_path: Path, tokens: Path) -> None:
+def test_attention_heads_that_shapes_do_not_show(tmp_path: Path, tokens: Path) -> None:
     built = files.model(encoder=files.tiny_zipformer.encoder(pos_head_dim=2, heads=(4, 4, 4)))
     path = tmp_path / "pretrained.pt"
     torch.save({"model": files.state(built)}, path)
     guessed = import_icefall(path, tokens)
     encoder = guessed.checkpoint.model_config.encoder
     assert encoder.heads == (2, 2, 2) and encoder.query_head_dim == 16
-    assert guessed.report.facts["heads"].startswith("taken as 4")
-    told = import_icefall(path, tokens, overrides=["encoder.heads=4,4,4", "encoder.unmasked_dims=12,24,24"])
-    assert told.checkpoint.model_config.encoder == built.cfg.encoder
+    assert guessed.report.facts["attention heads"].startswith("taken as 4")
+    given = import_icefall(path, tokens, overrides=["encoder.heads=4,4,4", "encoder.unmasked_dims=12,24,24"])
+    assert given.checkpoint.model_config.encoder == built.cfg.encoder
 
 
-def test_a_sentencepiece_model_and_a_table_of_it(tmp_path: Path) -> None:
+def test_sentencepiece_model_and_token_table(tmp_path: Path) -> None:
     made = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(["THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG"] * 20), model_writer=made,
@@ -183,7 +203,7 @@ def test_a_sentencepiece_model_and_a_table_of_it(tmp_path: Path) -> None:
     assert shifted.encode(text) == [i + 1 for i in read.encode(text)]
 
 
-def test_the_command_writes_a_checkpoint_that_transcribes(
+def test_command_writes_a_checkpoint_that_transcribes(
     tmp_path: Path, tokens: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     built = files.model()

@@ -1,4 +1,4 @@
-"""What is refused of icefall's checkpoints, each in one sentence that names the tensor, object or file."""
+"""Refusals of icefall's checkpoints, each in one sentence that names the tensor, object or file."""
 
 import os
 import pickle
@@ -31,10 +31,10 @@ class Shell:
         return os.system, (self.command,)
 
 
-def refused(path: Path, says: str, **how: Any) -> None:
-    tokens = how.pop("tokens", None) or files.tokens(path.parent / "tokens.txt")
+def refused(path: Path, says: str, **options: Any) -> None:
+    tokens = options.pop("tokens", None) or files.tokens(path.parent / "tokens.txt")
     with pytest.raises(MayaError, match=says) as caught:
-        import_icefall(path, tokens, **how)
+        import_icefall(path, tokens, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -53,11 +53,11 @@ def without(name: str) -> Callable[[Weights], object]:
         (lambda w: w.update({"decoder.other": torch.zeros(1)}), "does not have: decoder.other"),
         (
             lambda w: w.update({"simple_am_proj.bias": torch.zeros(19)}),
-            r"simple_am_proj.bias has shape \(19,\), but by the other tensors it has \(20,\)",
+            r"simple_am_proj.bias has shape \(19,\), but in a Zipformer of its shape it has \(20,\)",
         ),
         (
             lambda w: w.update({"ctc_output.1.weight": torch.zeros(20, 31)}),
-            r"ctc_output.1.weight has shape \(20, 31\), but by the other tensors it has \(20, 32\)",
+            r"ctc_output.1.weight has shape \(20, 31\), but in a Zipformer of its shape it has \(20, 32\)",
         ),
         (
             lambda w: w.update({"encoder.encoders.1.encoder.layers.0.bypass.bypass_scale": torch.zeros(40)}),
@@ -88,12 +88,12 @@ def test_tensors_that_do_not_fit(tmp_path: Path, change: Callable[[Weights], obj
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"num_encoder_layers": "1,2,2"}, "num_encoder_layers=1,2,2, but its tensors say 1,2,1"),
-        ({"encoder_dim": "16,32,32"}, "encoder_dim=16,32,32, but its tensors say 16,32,24"),
-        ({"query_head_dim": "8,4,8"}, "query_head_dim=8,4,8, but its tensors say 8"),
+        ({"num_encoder_layers": "1,2,2"}, "num_encoder_layers=1,2,2, but its tensors show 1,2,1"),
+        ({"encoder_dim": "16,32,32"}, "encoder_dim=16,32,32, but its tensors show 16,32,24"),
+        ({"query_head_dim": "8,4,8"}, "query_head_dim=8,4,8, but its tensors show 8"),
         ({"num_heads": "4,2,2"}, r"4,2,2 heads \(the checkpoint's own options\) do not share"),
         ({"num_heads": "2,2"}, "3 stacks"),
-        ({"causal": True}, "causal=True, but its tensors say False"),
+        ({"causal": True}, "causal=True, but its tensors show False"),
         ({"vocab_size": 500}, "vocab_size=500"),
         ({"blank_id": 3}, "blank_id=3"),
         ({"joiner_dim": 33}, "joiner_dim=33"),
@@ -141,26 +141,26 @@ def test_vocabularies_that_do_not_fit(tmp_path: Path) -> None:
     torch.save(files.state(files.model(**files.KINDS["CTC and attention"])), aed)
     shifted.write_text(files.tokens(tmp_path / "t.txt").read_text(encoding="utf-8").replace("<sos/eos>", "x"))
     refused(aed, "no piece '<sos/eos>'", tokens=shifted)
-    given = import_icefall(aed, shifted, overrides=["attention_decoder.eos=1"]).checkpoint
-    assert given.model_config.attention_decoder.eos == 1
+    given = import_icefall(aed, shifted, overrides=["heads.attention.eos=1"]).checkpoint
+    assert given.model_config.heads["attention"].eos == 1
 
 
 def test_files_that_are_damaged_or_of_another_kind(tmp_path: Path) -> None:
     path = tmp_path / "pretrained.pt"
     refused(path, "pretrained.pt is not a file")
     path.write_bytes(b"")
-    refused(path, "pretrained.pt is no checkpoint, or a damaged one")
+    refused(path, "pretrained.pt is not a checkpoint, or damaged")
     path.write_bytes(b"\x80\x02 nothing that was saved by torch")
-    refused(path, "pretrained.pt is no checkpoint, or a damaged one")
+    refused(path, "pretrained.pt is not a checkpoint, or damaged")
     torch.save({"model": files.state(files.model())}, path)
     content = path.read_bytes()
     for size in (len(content) // 2, len(content) - 30, 100):
         path.write_bytes(content[:size])
-        refused(path, "pretrained.pt is no checkpoint, or a damaged one")
+        refused(path, "pretrained.pt is not a checkpoint, or damaged")
     torch.save([torch.zeros(1)], path)
     refused(path, "holds a list, not a dict")
     torch.save({"weights": 1}, path)
-    refused(path, "has no `model`, but weights")
+    refused(path, "has weights, but no `model`")
     torch.save({"model": {}}, path)
     refused(path, "`model` is not a state dict")
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
@@ -171,9 +171,9 @@ def test_files_that_are_damaged_or_of_another_kind(tmp_path: Path) -> None:
 def test_objects_that_icefall_does_not_save_are_not_run(tmp_path: Path, zipped: bool) -> None:
     weights, path, trace = files.state(files.model()), tmp_path / "epoch-1.pt", tmp_path / "trace"
     for extra, says in (
-        (Custom(), "pickled tests.convert.test_icefall_refusals.Custom, which is not among"),
-        (Shell(f"touch {trace}"), "pickled posix.system, which is not among"),
-        (print, "pickled print, which is not among"),
+        (Custom(), "pickled tests.convert.test_icefall_refusals.Custom, which icefall does not save"),
+        (Shell(f"touch {trace}"), "pickled posix.system, which icefall does not save"),
+        (print, "pickled print, which icefall does not save"),
     ):
         torch.save({"model": weights, "extra": extra}, path, _use_new_zipfile_serialization=zipped)
         refused(path, says)
@@ -195,6 +195,6 @@ def test_averages_that_cannot_be_made(tmp_path: Path) -> None:
     refused(plain, "plain.pt has no model_avg", which="average")
     fewer = {k: v for k, v in weights.items() if k != "joiner.output_linear.bias"}
     other = files.save_epoch(tmp_path / "other.pt", weights, fewer, saved)
-    refused(last, "not of one training: they differ in joiner.output_linear.bias", average_with=other)
+    refused(last, "not from one training: they differ in joiner.output_linear.bias", average_with=other)
     uncounted = {k: v for k, v in saved.items() if k != "batch_idx_train"}
     refused(last, "no batch_idx_train", average_with=files.save_epoch(other, weights, weights, uncounted))

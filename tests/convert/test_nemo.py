@@ -8,12 +8,14 @@ import torch
 
 import maya
 from maya.convert import from_nemo, import_nemo, to_nemo
-from maya.convert.nemo_config import choose_front_end
-from maya.decode.recognizer import Recognizer, decode_frames
+from maya.convert.nemo.config import choose_front_end
+from maya.decode.methods import greedy
+from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.features import LogMel, LogMelConfig
 from maya.text.aggregate import AggregateTokenizer
 from maya.train.checkpoint import load_checkpoint, save_checkpoint, start_from
+from maya.train.heads import read_heads
 from tests.convert.archives import KINDS, archive, changed, recognizer, tokenizer
 
 PRECISIONS: list[dict[str, Any]] = [
@@ -44,7 +46,7 @@ def same(a: Recognizer, b: Recognizer) -> None:
 
 
 @torch.inference_mode()
-def test_an_archive_of_nemos_gives_nemos_numbers(golden: dict[str, Any], imported: Recognizer) -> None:
+def test_nemo_archive_reproduces_recorded_outputs(golden: dict[str, Any], imported: Recognizer) -> None:
     feats, feat_lens = imported.features(golden["wav"], golden["lens"])
     recorded = golden["feat"].transpose(1, 2)
     assert torch.equal(feat_lens, golden["flen"])
@@ -57,14 +59,13 @@ def test_an_archive_of_nemos_gives_nemos_numbers(golden: dict[str, Any], importe
     for row, size in enumerate(enc_lens.tolist()):
         expected = golden["enc"].transpose(1, 2)[row, :size]
         torch.testing.assert_close(enc[row, :size], expected, rtol=0, atol=2e-5)
-        log_probs = model.ctc_decoder(enc[row : row + 1, :size])
+        log_probs = model.heads["ctc"](enc[row : row + 1, :size])
         torch.testing.assert_close(log_probs[0], golden["ctc"][row, :size], rtol=0, atol=2e-5)
-    enc, enc_lens = imported.encode(golden["wav"], golden["lens"])
-    hyps = decode_frames(model, enc, enc_lens)
+    hyps = greedy(model, model.encode_audio(golden["wav"], golden["lens"]), "transducer")
     assert [(h.tokens, h.frames) for h in hyps] == [(list(t), list(f)) for t, f in golden["greedy"]]
 
 
-def test_nemos_archive_comes_back_whole(shared: Path, imported: Recognizer, tmp_path: Path) -> None:
+def test_nemo_archive_round_trip(shared: Path, imported: Recognizer, tmp_path: Path) -> None:
     report = to_nemo(imported, tmp_path / "again.nemo")
     same(imported, from_nemo(tmp_path / "again.nemo"))
     assert "71,199" in report.text()  # parameters of the recorded model
@@ -73,21 +74,22 @@ def test_nemos_archive_comes_back_whole(shared: Path, imported: Recognizer, tmp_
 
 
 @pytest.mark.parametrize("fields", KINDS, ids=lambda f: " ".join(f) or "default")
-def test_every_kind_of_model_comes_back_whole(fields: dict[str, Any], tmp_path: Path) -> None:
+def test_round_trip_of_every_kind(fields: dict[str, Any], tmp_path: Path) -> None:
     model = recognizer(**fields)
     to_nemo(model, tmp_path / "a.nemo")
     again = from_nemo(tmp_path / "a.nemo")
-    # What NeMo's yaml does not hold, because it changes nothing in the network.
-    for name in ("loss_eps", "noise", "languages", "language_dropout", "masked_norm"):
-        for cfg in (again.model.cfg, again.model.cfg.encoder):
-            theirs = model.model.cfg if cfg is again.model.cfg else model.model.cfg.encoder
-            if hasattr(cfg, name):
-                setattr(cfg, name, getattr(theirs, name))
-    if model.model.cfg.transducer != "tdt":
-        for name in ("durations", "sigma", "omega"):
-            setattr(again.model.cfg, name, getattr(model.model.cfg, name))
-    if model.model.cfg.transducer == "none":
-        again.model.cfg.predictor, again.model.cfg.joint = model.model.cfg.predictor, model.model.cfg.joint
+    # Settings that NeMo's yaml does not hold, because they do not change the network.
+    ours, theirs = model.model.cfg, again.model.cfg
+    for name in ("noise", "languages", "language_dropout"):
+        setattr(theirs, name, getattr(ours, name))
+    theirs.encoder.masked_norm = ours.encoder.masked_norm
+    if "transducer" in ours.heads:
+        names = (
+            "loss_eps",
+            *(() if ours.heads["transducer"].loss == "tdt" else ("durations", "sigma", "omega")),
+        )
+        for name in names:
+            setattr(theirs.heads["transducer"], name, getattr(ours.heads["transducer"], name))
     same(model, again)
 
 
@@ -98,8 +100,8 @@ def test_a_gzipped_archive(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("fields", [{}, *PRECISIONS], ids=lambda f: " ".join(f) or "default")
-def test_an_archive_of_any_precision(fields: dict[str, Any], dtype: torch.dtype, tmp_path: Path) -> None:
-    """Of all tensors, window and filter bank among them: the model comes back within its rounding."""
+def test_archives_of_any_precision(fields: dict[str, Any], dtype: torch.dtype, tmp_path: Path) -> None:
+    """All tensors, window and filter bank among them, are rounded: the model differs by the rounding only."""
     source = archive(tmp_path / "a.nemo", **fields)
     rounded = changed(source, tmp_path / "h.nemo", weights=lambda w: {
         k: v.to(dtype) if v.is_floating_point() else v for k, v in w.items()})  # fmt: skip
@@ -122,7 +124,7 @@ def test_an_archive_of_any_precision(fields: dict[str, Any], dtype: torch.dtype,
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_front_end_of_another_model_is_refused_in_any_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_refuses_filters_of_another_front_end(dtype: torch.dtype, tmp_path: Path) -> None:
     other = LogMel(LogMelConfig(sample_rate=8000)).fb
     source = archive(tmp_path / "a.nemo")
     filters = {"preprocessor.featurizer.fb": other.to(dtype)}
@@ -130,7 +132,7 @@ def test_a_front_end_of_another_model_is_refused_in_any_precision(dtype: torch.d
         from_nemo(changed(source, tmp_path / "o.nemo", weights=lambda w: w | filters))
 
 
-def test_weights_that_overflowed_are_refused(tmp_path: Path) -> None:
+def test_refuses_weights_that_overflowed(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.nemo")
     name = "encoder.layers.0.conv.batch_norm.running_var"
 
@@ -141,7 +143,7 @@ def test_weights_that_overflowed_are_refused(tmp_path: Path) -> None:
         from_nemo(changed(source, tmp_path / "o.nemo", weights=overflow))
 
 
-def test_metrics_and_position_tables_are_passed_over(tmp_path: Path) -> None:
+def test_ignores_metrics_and_position_tables(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.nemo")
 
     def extra(state: dict[str, Any]) -> None:
@@ -152,7 +154,7 @@ def test_metrics_and_position_tables_are_passed_over(tmp_path: Path) -> None:
     same(from_nemo(source), from_nemo(changed(source, tmp_path / "b.nemo", weights=extra)))
 
 
-def test_an_aggregate_tokenizer_comes_back(tmp_path: Path) -> None:
+def test_aggregate_tokenizer_round_trip(tmp_path: Path) -> None:
     both = AggregateTokenizer({"en": tokenizer("en"), "hi": tokenizer("hi", 30)})
     model = recognizer(both)
     to_nemo(model, tmp_path / "a.nemo")
@@ -163,7 +165,7 @@ def test_an_aggregate_tokenizer_comes_back(tmp_path: Path) -> None:
     assert isinstance(load_checkpoint(tmp_path / "best.pt").tokenizer, AggregateTokenizer)
 
 
-def test_one_language_is_kept_exactly(tmp_path: Path) -> None:
+def test_export_for_one_language_equals_the_model(tmp_path: Path) -> None:
     model = recognizer(language_embedding=True, languages=("en", "hi"))
     audio, lens = torch.randn(2, 16000) * 0.1, torch.tensor([16000, 12000])
     for language, index in (("hi", 1), ("unknown", -1)):
@@ -176,27 +178,29 @@ def test_one_language_is_kept_exactly(tmp_path: Path) -> None:
         to_nemo(model, tmp_path / "a.nemo")
 
 
-def test_the_encoder_alone_starts_another_vocabulary(tmp_path: Path) -> None:
-    source, mine = archive(tmp_path / "a.nemo"), tokenizer("hi", 30)
+def test_encoder_only_for_another_vocabulary(tmp_path: Path) -> None:
+    source, pieces = archive(tmp_path / "a.nemo"), tokenizer("hi", 30)
     whole = from_nemo(source).model.state_dict()
-    made = import_nemo(source, encoder_only=True, tokenizer=mine)
-    assert made.report.new == ("decoder", "joint", "ctc_decoder")
-    assert "new: decoder, joint, ctc_decoder" in made.report.text()
-    assert made.checkpoint.model_config.vocab_size == mine.vocab_size == made.checkpoint.tokenizer.vocab_size
+    made = import_nemo(source, encoder_only=True, tokenizer=pieces)
+    assert made.report.new == ("transducer", "ctc") and read_heads(made.checkpoint).trained == ()
+    assert "new: transducer, ctc" in made.report.text()
+    assert (
+        made.checkpoint.model_config.vocab_size == pieces.vocab_size == made.checkpoint.tokenizer.vocab_size
+    )
     save_checkpoint(tmp_path / "best.pt", made.checkpoint)
-    fresh = recognizer(mine).model
+    fresh = recognizer(pieces).model
     taken = start_from(fresh, tmp_path / "best.pt", ["encoder"])
     encoder = {k: v for k, v in whole.items() if k.startswith("encoder.")}
     assert taken == sum(v.numel() for v in encoder.values())
     assert all(torch.equal(fresh.state_dict()[k], v) for k, v in encoder.items())
-    joint = "joint.enc.weight"
+    joint = "heads.transducer.joint.enc.weight"
     assert not torch.equal(made.checkpoint.weights[joint], whole[joint])
     with pytest.raises(MayaError, match="--encoder-only"):
-        import_nemo(source, tokenizer=mine)
+        import_nemo(source, tokenizer=pieces)
 
 
 @pytest.mark.parametrize(
-    ("version", "asked", "legacy", "reason"),
+    ("version", "choice", "legacy", "reason"),
     [
         ("1.23.0", "auto", True, "before 2.5"),
         ("2.4.1rc0", "auto", True, "before 2.5"),
@@ -206,12 +210,12 @@ def test_the_encoder_alone_starts_another_vocabulary(tmp_path: Path) -> None:
         ("3.0.0", "before-2.5", True, "--front-end before-2.5 was given"),
     ],
 )
-def test_the_front_end_and_its_reason(version: str, asked: Any, legacy: bool, reason: str) -> None:
-    found = choose_front_end(version, asked)
-    assert found[0] == legacy and reason in found[1]
+def test_the_front_end_and_its_reason(version: str, choice: Any, legacy: bool, reason: str) -> None:
+    is_legacy, explanation = choose_front_end(version, choice)
+    assert is_legacy == legacy and reason in explanation
 
 
-def test_a_tokenizer_that_is_another_is_told(tmp_path: Path) -> None:
+def test_warns_of_another_tokenizer(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.nemo")
     assert "pieces of the tokenizer" not in import_nemo(source).report.text()
 

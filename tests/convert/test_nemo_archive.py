@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maya.convert.nemo_archive import NemoArchive, artifact_name, write_archive
+from maya.convert.nemo.archive import NemoArchive, artifact_name, write_archive
 from maya.errors import MayaError
 
 FILES = {artifact_name(b"pieces", "tokenizer.model"): b"pieces"}
@@ -20,7 +20,7 @@ def test_written_and_read(tmp_path: Path) -> None:
         assert archive.config == config
         assert torch.equal(archive.weights()["w"], weights["w"])
         assert archive.artifact(f"nemo:{next(iter(FILES))}", "tokenizer.model_path") == b"pieces"
-        with pytest.raises(MayaError, match="names no file"):
+        with pytest.raises(MayaError, match="is not a file"):
             archive.artifact("/etc/hostname", "tokenizer.model_path")
         with pytest.raises(MayaError, match=r"has no \.\./\.\./etc/hostname"):
             archive.artifact("nemo:../../etc/hostname", "tokenizer.model_path")

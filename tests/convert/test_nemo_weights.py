@@ -1,17 +1,17 @@
-"""Names of NeMo's state dict and Maya's, there and back."""
+"""Names of NeMo's state dict and Maya's, in both directions."""
 
 from typing import Any
 
 import pytest
 import torch
 
-from maya.convert.nemo_config import Family
-from maya.convert.nemo_weights import contradictions, from_nemo_names, to_nemo_names
+from maya.convert.nemo.parts import nemo_parts
+from maya.convert.nemo.weights import contradictions, from_nemo_names, to_nemo_names
 from tests.convert.archives import recognizer
 
 
 @pytest.mark.parametrize(
-    ("family", "fields", "theirs"),
+    ("family", "fields", "nemo_name"),
     [
         ("hybrid", {"joint.dropout": 0.2}, "joint.joint_net.2.weight"),
         ("hybrid", {"joint.dropout": 0.0}, "joint.joint_net.1.weight"),
@@ -19,11 +19,13 @@ from tests.convert.archives import recognizer
         ("rnnt", {"ctc_weight": 0.0, "encoder.untie_biases": False}, "encoder.layers.1.self_attn.pos_bias_u"),
     ],
 )
-def test_names_there_and_back(family: Family, fields: dict[str, Any], theirs: str) -> None:
+def test_names_round_trip(family: str, fields: dict[str, Any], nemo_name: str) -> None:
     model = recognizer(**fields).model
-    stored = to_nemo_names(model.state_dict(), model.cfg)
-    assert theirs in stored and "encoder.pos_bias_u" not in stored
-    back = from_nemo_names(stored, family, model.cfg.encoder)
+    parts = nemo_parts(model.cfg, "NeMo")
+    assert parts.family == family
+    stored = to_nemo_names(model.state_dict(), parts)
+    assert nemo_name in stored and "encoder.pos_bias_u" not in stored
+    back = from_nemo_names(stored, parts)
     assert back.keys() == model.state_dict().keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
     assert list(contradictions(back, model.cfg)) == []

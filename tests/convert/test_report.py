@@ -1,4 +1,4 @@
-"""What is told of a model of any kind, and that only models of NeMo's parts go to NeMo and to ONNX."""
+"""Reports on models of any kind, and the refusal of parts that NeMo and ONNX exports lack."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,47 +9,48 @@ import pytest
 import torch
 
 from maya.convert import to_nemo
-from maya.convert.nemo_export import nemo_config, with_language
-from maya.convert.nemo_weights import contradictions
-from maya.convert.onnx import metadata, to_onnx
+from maya.convert.nemo.export import nemo_config, with_language
+from maya.convert.nemo.weights import contradictions
+from maya.convert.onnx.fastconformer import metadata, to_onnx
 from maya.convert.report import components
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel
+from maya.heads import AttentionDecoderConfig
+from maya.models.speech_model import SpeechModel
 from tests import tiny_zipformer
 from tests.convert.archives import recognizer, tokenizer
 
 
 def zipformer() -> Recognizer:
-    own = tokenizer()
-    cfg = tiny_zipformer.config(causal=True, vocab_size=own.vocab_size, languages=("en",))
-    return Recognizer(model=HybridModel(cfg), tokenizer=own, device=torch.device("cpu"))
+    pieces = tokenizer()
+    cfg = tiny_zipformer.config(causal=True, vocab_size=pieces.vocab_size, languages=("en",))
+    return Recognizer(model=SpeechModel(cfg), tokenizer=pieces, device=torch.device("cpu"))
 
 
-def test_the_parts_of_a_zipformer_in_words() -> None:
+def test_components_of_a_zipformer() -> None:
     model = zipformer().model
-    found = {c.module: c for c in components(model.cfg, model.state_dict())}
-    assert found["encoder"].parameters == sum(p.numel() for p in model.encoder.parameters())
-    told = {name: c.settings for name, c in found.items()}
-    assert told == {
-        "preprocessor": "80 mel, 25 ms window, 10 ms hop, Kaldi's",
+    parts = {part.name: part for part in components(model.cfg, model.state_dict())}
+    assert parts["encoder"].parameters == sum(p.numel() for p in model.encoder.parameters())
+    assert {name: part.settings for name, part in parts.items()} == {
+        "features": "80 mel, 25 ms window, 10 ms hop, Kaldi's",
         "encoder": "zipformer, 1 2 1 layers × 16 32 24, 2 2 2 heads, downsampling 1 2 4, causal",
-        "decoder": "stateless, 2 labels × 32",
-        "joint": "32, tanh, pruned RNN-T, 5 labels a frame",
-        "simple_joint": "",
-        "ctc_decoder": "weight 0.3",
+        "transducer.predictor": "stateless, 2 labels × 32",
+        "transducer.joint": "32, tanh, pruned RNN-T, 5 labels a frame, weight 0.7",
+        "transducer.simple_joint": "",
+        "ctc": "weight 0.3",
     }
 
 
-def test_the_parts_of_a_hybrid_of_nemos_kind() -> None:
+def test_components_of_a_fastconformer() -> None:
     model = recognizer(**{"encoder.att_context_size": ((4, 2),), "features.normalize": "none"}).model
-    told = {c.module: c.settings for c in components(model.cfg, model.state_dict())}
-    assert told["preprocessor"] == "80 mel, 25 ms window, 10 ms hop, normalize none"
-    assert told["encoder"] == (
+    settings = {part.name: part.settings for part in components(model.cfg, model.state_dict())}
+    assert settings["features"] == "80 mel, 25 ms window, 10 ms hop, normalize none"
+    assert settings["encoder"] == (
         "2 layers × 32, 2 heads, kernel 9, subsampling 4 × 8, batch norm, biases, xscaling, "
         "regular attention (4, 2)"
     )
-    assert (told["decoder"], told["joint"]) == ("LSTM 1 × 32", "32, relu, durations 0 1 2 3 4")
+    assert settings["transducer.predictor"] == "LSTM 1 × 32"
+    assert settings["transducer.joint"] == "32, relu, durations 0 1 2 3 4, weight 0.7"
 
 
 Entry = Callable[[Recognizer, Path], Any]
@@ -67,7 +68,7 @@ ENTRIES: dict[str, tuple[str, Entry]] = {
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_another_encoder_is_refused_in_one_sentence(tmp_path: Path, entry: str) -> None:
+def test_refuses_other_encoders_in_one_sentence(tmp_path: Path, entry: str) -> None:
     if entry == "to_onnx":
         pytest.importorskip("onnx")
         pytest.importorskip("onnxruntime")
@@ -75,15 +76,27 @@ def test_another_encoder_is_refused_in_one_sentence(tmp_path: Path, entry: str) 
     with pytest.raises(MayaError) as caught:
         call(zipformer(), tmp_path)
     sentence = str(caught.value)
-    assert sentence.startswith(f"{what} knows models of log-mel features, FastConformer and an LSTM")
+    assert sentence.startswith(f"{what} supports log-mel features, FastConformer and an LSTM")
     assert "fbank" in sentence and "\n" not in sentence
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_first_part_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    other = zipformer()
-    ours = recognizer()
-    for part in ("encoder", "predictor"):
-        ours.model.cfg = replace(recognizer().model.cfg, **{part: getattr(other.model.cfg, part)})
-        with pytest.raises(MayaError, match=getattr(other.model.cfg, part).kind):
-            to_nemo(ours, tmp_path / "a.nemo")
+def test_names_the_first_part_that_does_not_fit(tmp_path: Path) -> None:
+    other, model = zipformer().model.cfg, recognizer()
+    cfg = model.model.cfg
+    model.model.cfg = replace(cfg, encoder=other.encoder)
+    with pytest.raises(MayaError, match="zipformer"):
+        to_nemo(model, tmp_path / "a.nemo")
+    model.model.cfg = replace(cfg, heads=other.heads)
+    with pytest.raises(MayaError, match="stateless"):
+        to_nemo(model, tmp_path / "a.nemo")
+    model.model.cfg = replace(cfg, encoder=replace(cfg.encoder, att_context_size=((4, 4),), global_tokens=1))
+    with pytest.raises(MayaError, match="neither fast weights nor global tokens"):
+        to_nemo(model, tmp_path / "a.nemo")
+    for heads, words in (
+        ({}, "none of them"),
+        ({"attention": AttentionDecoderConfig()}, "an attention decoder"),
+    ):
+        model.model.cfg = replace(cfg, heads=heads)
+        with pytest.raises(MayaError, match=f"supports TDT, RNN-T and CTC heads; this model has {words}"):
+            to_nemo(model, tmp_path / "a.nemo")

@@ -31,14 +31,14 @@ import soundfile
 from lhotse import AudioSource, Recording
 
 from maya.audio.byte_ranges import ByteRange, parse_address
+from maya.audio.decoding import decode
 from maya.audio.load import load_audio, load_cut_audio
-from maya.audio.tar_audio import decode
 from maya.audio.tar_index import index_tar, member_header, scan_tar
 from maya.data.corpus.folder import read_corpus
 from maya.data.corpus.manifest import Row
-from maya.data.measure.probe import ProbeConfig, Probed, probe
-from maya.data.prepare.prepare import to_cut
-from maya.data.table.entry import entry_of
+from maya.data.measure.entry import Entry
+from maya.data.measure.probe import ProbeConfig, probe
+from maya.data.table.cuts import entry_cut
 from maya.errors import MayaError
 from tests.data.fuzz_lures import Lures, Watch
 from tests.data.fuzz_shards import write_shards
@@ -289,15 +289,20 @@ def read_case(folder: Path, rng: random.Random) -> int:
     for drop in dropped:
         assert drop.reason and "\n" not in drop.detail and len(drop.detail) < 3000, drop
         json.dumps(vars(drop) if hasattr(drop, "__dict__") else repr(drop), ensure_ascii=False)
-    for one in kept:
-        check_inside(folder, one)
+    rows = {row.id: row for row in corpus[0]}
+    for entry in kept:
+        check_inside(folder, entry, rows[entry.id])
     if kept and rng.random() < 0.3:
-        found = [entry for one in kept if (entry := attempt(entry_of, one)) is not None]
-        write_tables(folder / "data", found, rng, damaged)
+        write_tables(folder / "data", kept, rng, damaged)
         read_tables(folder / "data", rng, attempt)
     if rng.random() < 0.3 and size < 1 << 20:
         tar.write_bytes(damaged(tar.read_bytes(), rng))
-    return sum(attempt(load_cut_audio, attempt(to_cut, one)) is not None for one in kept)
+    return sum(attempt(rng.choice((Entry.load_audio, cut_audio)), entry) is not None for entry in kept)
+
+
+def cut_audio(entry: Entry) -> Any:
+    """The audio of an entry through lhotse."""
+    return load_cut_audio(entry_cut(entry))
 
 
 def attempt(function: Any, *args: Any) -> Any:
@@ -310,10 +315,10 @@ def attempt(function: Any, *args: Any) -> Any:
         return None
 
 
-def check_inside(folder: Path, one: Probed) -> None:
+def check_inside(folder: Path, entry: Entry, row: Row) -> None:
     """A file outside the corpus folder is only used if the manifest gives its absolute path."""
-    named = one.row.tar or one.row.audio
-    assert named.startswith("/") or one.path.resolve().is_relative_to(folder.resolve()), one
+    named = row.tar or row.audio
+    assert named.startswith("/") or Path(entry.path).resolve().is_relative_to(folder.resolve()), entry
 
 
 # Modules are imported when first used; they are no part of a corpus.
@@ -345,10 +350,10 @@ def warm_up(top: Path, sounds: list[bytes]) -> None:
         (top / "sound").write_bytes(data)
         row = Row(id="a", language="en", text="one two", audio="sound", where="")
         kept, _ = probe(top, [row], ProbeConfig())
-        load_cut_audio(to_cut(kept[0]).resample(8000))
+        load_cut_audio(entry_cut(kept[0]).resample(8000))
         load_audio(top / "sound")
     (top / "sound").write_bytes(b"none")  # lhotse tries all its decoders in turn
-    attempt(load_cut_audio, to_cut(kept[0]))
+    attempt(load_cut_audio, entry_cut(kept[0]))
 
 
 def main() -> int:

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from maya.audio.load import load_cut_audio
 from maya.data.corpus.manifest import PARTS
+from maya.data.measure.entry import Entry
 from maya.data.prepare.data_checks import check_data
-from maya.data.table.entry import Entry
+from maya.data.table.cuts import entry_cut
 from maya.data.table.table import SCHEMA, Table, part_path, write_table
 
 NUMBERS = (-1, 0, 1, 7, 2**31, 2**53, 2**62, 2**63 - 1)
@@ -46,6 +47,8 @@ def lying(entry: Entry, rng: random.Random) -> Entry:
         return entry
     name = rng.choice(Entry._fields)
     kinds = str(Entry.__annotations__[name])
+    if name == "labels":
+        return entry._replace(labels={rng.choice(TEXTS): rng.choice(TEXTS), "emotion": "calm"})
     values: Sequence[Any] = NUMBERS if "int" in kinds else REALS if "float" in kinds else TEXTS
     return entry._replace(**{name: rng.choice(values)})
 
@@ -59,11 +62,22 @@ def read_tables(folder: Path, rng: random.Random, attempt: Callable[..., Any]) -
             continue
         attempt(lambda t=table: list(t.entries()))
         for read in (table.numbers, table.strings, table.codes):
-            name = rng.choice([f.name for f in SCHEMA if (read == table.strings) == (f.type == pa.string())])
+            name = rng.choice(
+                [
+                    f.name
+                    for f in SCHEMA
+                    if f.name != "labels" and (read == table.strings) == (f.type == pa.string())
+                ]
+            )
             if read != table.codes or name in ("path", "language", "speaker"):
                 attempt(read, name)
         for row in range(min(len(table), 3)):
-            cut = attempt(table.cut if rng.random() < 0.5 else table.audio_cut, row)
-            decoded += cut is not None and attempt(load_cut_audio, cut) is not None
+            entry = attempt(table.entry if rng.random() < 0.5 else table.audio, row)
+            if entry is not None and rng.random() < 0.5:
+                decoded += attempt(entry.load_audio) is not None
+            elif entry is not None:
+                cut = attempt(entry_cut, entry)
+                decoded += cut is not None and attempt(load_cut_audio, cut) is not None
+        attempt(lambda t=table: t.labels.batch(range(len(t))))
     attempt(check_data, folder)
     return decoded

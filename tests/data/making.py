@@ -12,6 +12,7 @@ import soundfile
 from lhotse import CutSet, Recording, SupervisionSegment
 from lhotse.cut import MonoCut
 
+from maya.data.measure.entry import Entry
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 
 WORDS = {"en": ["one", "two", "three", "four", "five", "six"], "hi": ["एक", "दो", "तीन", "चार", "पाँच", "छह"]}
@@ -58,6 +59,17 @@ def media(samples: np.ndarray, format: str, codec: str, rate: int = 16000) -> by
         container.mux([packet for made in resampler.resample(None) for packet in stream.encode(made)])
         container.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+def make_entry(id: str, text: str = "x", seconds: float = 1.0, **facts: Any) -> Entry:
+    """An utterance that was measured: all of a file of `seconds` at 16 kHz, unless `facts` say otherwise."""
+    fields: dict[str, Any] = {
+        "id": id, "path": "a.wav", "offset": None, "size": None, "member": None, "file_size": 1000,
+        "file_mtime": 1, "sample_rate": 16000, "channels": 1, "num_samples": round(seconds * 16000),
+        "start": None, "duration": seconds, "text": text, "raw_text": text, "language": "en", "speaker": "s",
+        "kind": None, "source": None, "licence": None, "where": "m:1",
+    } | facts  # fmt: skip
+    return Entry(**fields)
 
 
 def write_manifest(folder: Path, rows: Sequence[dict[str, Any] | str]) -> Path:

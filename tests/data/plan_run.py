@@ -20,16 +20,15 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 from torch.utils.data import DataLoader
 
-from maya.data.corpus.manifest import Row
+from maya.audio.byte_ranges import file_stamp
 from maya.data.loading.loader import TrainLoader
-from maya.data.measure.probe import Probed
+from maya.data.measure.entry import Entry
 from maya.data.plan import BatchPlan, PlanConfig
 from maya.data.plan.sampler import PlanSampler
-from maya.data.table.entry import Entry, entry_of
 from maya.data.table.table import Table, part_path, write_table
 from maya.data.table.utterances import Utterances
-from maya.text.tokenizer import Tokenizer
-from tests.data.making import make_cuts, make_tokenizer
+from maya.text.load import load_tokenizer
+from tests.data.making import make_cuts, make_entry, make_tokenizer
 from tests.data.test_plan_sampler import Names
 
 CFG = PlanConfig(max_seconds=3.0, max_tokens=100, temperature=0.5, num_buckets=3)
@@ -53,10 +52,11 @@ def prepare(folder: Path) -> Path:
 def entry(cut: Cut) -> Entry:
     """The row of a table that stands for a cut of a whole file."""
     (said,), path = cut.supervisions, cut.recording.sources[0].source
-    return entry_of(Probed(
-        Row(id=cut.id, language=said.language, text=said.text, audio=path, where="", speaker=said.speaker),
-        said.text, Path(path), 16000, 1, cut.num_samples,
-    ))  # fmt: skip
+    stamp = file_stamp(path)
+    return make_entry(
+        cut.id, said.text, cut.duration, path=path, file_size=stamp.size, file_mtime=stamp.mtime,
+        num_samples=cut.num_samples, language=said.language, speaker=said.speaker,
+    )  # fmt: skip
 
 
 def batches(
@@ -71,7 +71,7 @@ def batches(
         while True:
             for names in sampler.follow(loader):
                 yield sampler.state_dict()["position"], names
-    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+    tokenizer = load_tokenizer(folder / "tokenizer.model")
     if by == "table":  # as training does
         u = Utterances.from_table(Table.open(part_path(folder, "train")), tokenizer, ("en", "hi"))
     else:

@@ -10,7 +10,8 @@ from maya.audio.load import resample
 from maya.audio.sound import measure_sound
 from maya.data.corpus.manifest import Row
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.prepare.audio_checks import REASONS, AudioCheckConfig, audio_findings
+from maya.data.measure.reasons import SOUND as REASONS
+from maya.data.prepare.audio_checks import AudioCheckConfig, audio_findings
 from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
 from maya.data.prepare.text_checks import TextCheckConfig
 from maya.errors import MayaError
@@ -84,7 +85,7 @@ def test_level_is_that_of_the_speech_alone() -> None:
 
 @pytest.mark.parametrize("rate", [8000, 16000, 48000])
 @pytest.mark.parametrize("snr", [5, 10, 20, 40])
-def test_snr_is_found_within_two_decibels(snr: float, rate: int) -> None:
+def test_snr_error_is_below_two_decibels(snr: float, rate: int) -> None:
     clean = speech(rate, high=3500)
     noisy = clean + noise(len(clean), 0.05 * 10 ** (-snr / 20))
     assert measure_sound(noisy[:, None], rate).snr == pytest.approx(snr, abs=2)
@@ -115,7 +116,7 @@ def test_band_is_judged_where_the_rate_has_room_for_more() -> None:
     assert measure_sound(speech(8000, high=3400)[:, None], 8000).high_band is None
 
 
-def test_band_of_what_was_once_at_8_khz() -> None:
+def test_upsampled_8_khz_audio_is_narrow_band() -> None:
     """Through a filter as short as torchaudio's, which lets some of 3 to 4 kHz through above."""
     tilted = np.cumsum(speech()) * 0.2  # 6 dB less per octave, as in speech
     once = resample(resample(torch.from_numpy(tilted).float(), 16000, 8000), 8000, 16000)
@@ -169,5 +170,5 @@ def test_prepare_flags_and_drops(tmp_path: Path) -> None:
     report = prepare_corpus(tmp_path / "c", tmp_path / "out", languages=(), cfg=cfg)
     assert report.dropped == {"clipped": 1, "dc_offset": 1} and report.rows == 40
     cfg = PrepareConfig(audio_checks=AudioCheckConfig(drop=("loud",)))
-    with pytest.raises(MayaError, match="audio_checks.drop has no reason 'loud'; there are clipped"):
+    with pytest.raises(MayaError, match="audio_checks.drop has no reason 'loud'; expected some of clipped"):
         prepare_corpus(tmp_path / "c", tmp_path / "out", languages=(), cfg=cfg)

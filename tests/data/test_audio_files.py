@@ -6,7 +6,7 @@ from maya.data.corpus.manifest import Row
 from maya.data.prepare import audio_files
 
 
-def test_files_are_listed_once_and_known_by_size_and_time(tmp_path: Path) -> None:
+def test_files_are_listed_once_with_size_and_time(tmp_path: Path) -> None:
     for name in ("a.wav", "b.tar"):
         (tmp_path / name).write_bytes(b"12345")
     places = [("a.wav", None), ("x", "b.tar"), ("y", "b.tar"), ("c.wav", None)]
@@ -37,7 +37,7 @@ def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert empty is not None and not empty.paths and not empty.changed(empty.now())
 
 
-def test_a_damaged_list_is_none(tmp_path: Path) -> None:
+def test_a_damaged_list_reads_as_none(tmp_path: Path) -> None:
     assert audio_files.read(tmp_path / "absent") is None
     files = audio_files.of_paths(["/a", "/b"])
     files.write(tmp_path / "list")

@@ -109,7 +109,7 @@ def test_another_process_makes_the_same_audio(folder: Path, tmp_path: Path) -> N
         assert torch.equal(augment(speech(), f"utt-{i}", 7), theirs)
 
 
-def test_shares_are_those_asked_for(folder: Path) -> None:
+def test_shares_match_the_configuration(folder: Path) -> None:
     augment = Augment(everything(folder), 16000)
     shares = augment.shares(IDS, 2)
     expected = {
@@ -165,7 +165,7 @@ def test_every_kind_keeps_the_length(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 10.0, 25.0])
-def test_noise_is_at_the_level_asked_for(snr_db: float) -> None:
+def test_noise_has_the_requested_snr(snr_db: float) -> None:
     audio, noise = speech(seed=0), speech(seed=1) * 7
     added = add_noise(audio, noise, snr_db) - audio
     measured = 10 * math.log10(float(audio.square().mean() / added.square().mean()))
@@ -173,7 +173,7 @@ def test_noise_is_at_the_level_asked_for(snr_db: float) -> None:
     assert torch.equal(add_noise(audio, torch.zeros_like(audio), snr_db), audio)
 
 
-def test_noise_that_was_drawn_is_heard_at_its_level(folder: Path) -> None:
+def test_drawn_noise_has_its_snr(folder: Path) -> None:
     """All the way from files: short ones repeated, others resampled, several mixed."""
     cfg = everything(folder)
     cfg.clean_share = cfg.room_prob = cfg.band_limit_prob = cfg.codec_prob = cfg.volume_prob = 0.0

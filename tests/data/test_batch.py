@@ -2,20 +2,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from lhotse import CutSet
 
 from maya.audio.load import load_audio
-from maya.data.loading.batch import collate, make_batch
-from maya.errors import MayaError
+from maya.data.loading.batch import make_batch
+from maya.data.loading.loader import EvalLoader
 from tests.data.making import make_cuts, make_tokenizer
 
 
-def test_collate_pads_and_counts(tmp_path: Path) -> None:
-    cuts = make_cuts(tmp_path, [0.5, 1.0, 0.25])
+def test_a_batch_is_padded_and_counted(tmp_path: Path) -> None:
+    cuts = make_cuts(tmp_path, [1.0, 0.5, 0.25])  # the longest comes first
     tokenizer = make_tokenizer()
-    batch = collate(cuts, tokenizer, ("hi", "en"), sample_rate=16000)
+    (batch,) = EvalLoader(cuts, tokenizer, ("hi", "en"), sample_rate=16000)
     assert batch.audio.shape == (3, 16000) and batch.audio.dtype == torch.float32
-    assert batch.audio_lens.tolist() == [8000, 16000, 4000] and batch.audio_lens.dtype == torch.int64
+    assert batch.audio_lens.tolist() == [16000, 8000, 4000] and batch.audio_lens.dtype == torch.int64
     for row, n, cut in zip(batch.audio, batch.audio_lens, cuts, strict=True):
         assert torch.equal(row[:n], load_audio(cut.recording.sources[0].source))
         assert not row[n:].any()
@@ -24,11 +23,12 @@ def test_collate_pads_and_counts(tmp_path: Path) -> None:
     assert batch.tokens.dtype == torch.int64 and batch.tokens.shape == (3, int(batch.token_lens.max()))
     assert batch.langs.tolist() == [1, 1, 1] and batch.langs.dtype == torch.int64
     assert batch.ids == ["en-0000", "en-0001", "en-0002"]
+    assert batch.labels == {"speaker": ["s0", "s1", "s2"]}
     assert batch.size == 3 and batch.seconds == pytest.approx(1.75)
 
 
 def test_language_not_in_the_model_is_minus_one(tmp_path: Path) -> None:
-    batch = collate(make_cuts(tmp_path, [0.5]), make_tokenizer(), ("hi",), sample_rate=16000)
+    (batch,) = EvalLoader(make_cuts(tmp_path, [0.5]), make_tokenizer(), ("hi",), sample_rate=16000)
     assert batch.langs.tolist() == [-1]
 
 
@@ -43,12 +43,3 @@ def test_to_moves_every_tensor() -> None:
 def test_utterances_without_tokens_are_possible() -> None:
     batch = make_batch([torch.ones(3)], [[]], [0], ["a"], sample_rate=16000)
     assert batch.tokens.shape == (1, 0) and batch.token_lens.tolist() == [0]
-
-
-def test_bad_cuts_are_named(tmp_path: Path) -> None:
-    tokenizer = make_tokenizer()
-    with pytest.raises(MayaError, match="at least one cut"):
-        collate(CutSet.from_cuts([]), tokenizer, (), sample_rate=16000)
-    (cut,) = make_cuts(tmp_path, [0.5])
-    with pytest.raises(MayaError, match=r"'en-0000' has 0 supervisions"):
-        collate([cut.drop_supervisions()], tokenizer, (), sample_rate=16000)

@@ -17,9 +17,10 @@ from maya.data.corpus.folder import describing_files, read_corpus
 from maya.data.corpus.manifest import Row
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.prepare.data_checks import check_data
-from maya.data.prepare.prepare import PrepareConfig, prepare_corpus, to_cut
+from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
 from maya.data.prepare.text_checks import same_audio
-from maya.data.table.table import Table, entry_of, part_path, probed_of, write_table
+from maya.data.table.cuts import audio_cut, entry_cut
+from maya.data.table.table import Table, part_path, write_table
 from maya.errors import MayaError
 
 CHANNELS = 3
@@ -47,11 +48,11 @@ def assert_audio(folder: Path, rows: list[Row], samples: np.ndarray[Any, Any]) -
     kept, dropped = probe(folder, rows, ProbeConfig())
     assert not dropped and len(kept) == len(rows)
     for one in kept:
-        begin = round((one.row.start or 0.0) * 16000)
-        expected = samples[begin : begin + round(one.seconds * 16000)]
-        channel = one.row.channel
+        begin = round((one.start or 0.0) * 16000)
+        expected = samples[begin : begin + round(one.duration * 16000)]
+        channel = one.channel
         wanted = expected.mean(axis=1) if channel is None else expected[:, channel]
-        np.testing.assert_allclose(load_cut_audio(to_cut(one)).numpy(), wanted, atol=1e-6)
+        np.testing.assert_allclose(one.load_audio().numpy(), wanted, atol=1e-6)
 
 
 def test_kaldi_segments(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_lhotse_multi_cuts(tmp_path: Path) -> None:
     lhotse_audio = [cut.load_audio()[0] for cut in trimmed]
     kept, _ = probe(tmp_path, rows[:3], ProbeConfig())
     for one, expected in zip(kept, lhotse_audio, strict=True):
-        np.testing.assert_allclose(load_cut_audio(to_cut(one)).numpy(), expected, atol=1e-6)
+        np.testing.assert_allclose(one.load_audio().numpy(), expected, atol=1e-6)
 
 
 def test_lhotse_mono_cuts_and_supervisions(tmp_path: Path) -> None:
@@ -210,17 +211,17 @@ def test_shar_of_multi_cuts(tmp_path: Path) -> None:
     part = samples[round(0.75 * 16000) :][:32000]
     assert not dropped
     for one, expected in zip(kept, (part[:, 1], part.mean(axis=1)), strict=True):
-        np.testing.assert_allclose(load_cut_audio(to_cut(one)).numpy(), expected, atol=1e-3)
+        np.testing.assert_allclose(one.load_audio().numpy(), expected, atol=1e-3)
 
 
-def test_a_channel_that_the_file_lacks_costs_the_utterance_its_place(tmp_path: Path) -> None:
+def test_an_utterance_with_a_missing_channel_is_dropped(tmp_path: Path) -> None:
     write_channels(tmp_path / "r.wav", channels=2)
     rows = [
         Row(id=f"u{c}", language="en", text="one", audio="r.wav", where="x:1", channel=c) for c in (0, 1, 2)
     ]
     for decode in (True, False):
         kept, (dropped,) = probe(tmp_path, rows, ProbeConfig(decode=decode))
-        assert [one.row.id for one in kept] == ["u0", "u1"]
+        assert [one.id for one in kept] == ["u0", "u1"]
         assert dropped.id == "u2" and "2 channels" in dropped.detail and "no channel 2" in dropped.detail
 
 
@@ -263,10 +264,10 @@ def test_from_corpus_to_table(tmp_path: Path) -> None:
         assert len(table)
         for i, entry in enumerate(table.entries()):
             assert entry == table.entry(i) and entry.channel == int(entry.id[2])
-            assert entry_of(probed_of(entry)).channel == entry.channel
-            for cut in (table.cut(i), table.audio_cut(i)):
+            assert table.audio(i).channel == entry.channel
+            for audio in (load_cut_audio(entry_cut(entry)), table.audio(i).load_audio()):
                 expected = np.roll(samples, int(entry.id[1]) * 100, axis=0)[8000:24000, entry.channel]
-                np.testing.assert_allclose(load_cut_audio(cut).numpy(), expected, atol=1e-4)
+                np.testing.assert_allclose(audio.numpy(), expected, atol=1e-4)
 
 
 def test_tables_without_the_column_are_read(tmp_path: Path) -> None:
@@ -280,12 +281,12 @@ def test_tables_without_the_column_are_read(tmp_path: Path) -> None:
     assert list(table.entries()) == [entry._replace(channel=None) for entry in entries]
     assert table.entry(0).channel is None and set(table.numbers("channel").tolist()) == {-1}
     assert list(table.read("id", "channel")) == [(entry.id, None) for entry in entries]
-    assert len(table.audio_cut(0).channel) == 2
+    assert len(audio_cut(table.audio(0)).channel) == 2
     write_table(tmp_path / "new.parquet", entries)
     assert list(Table.open(tmp_path / "new.parquet").entries()) == entries
 
 
-def test_one_piece_of_one_channel_in_two_parts_is_found(tmp_path: Path) -> None:
+def test_the_same_audio_in_two_parts_is_reported_per_channel(tmp_path: Path) -> None:
     prepared(tmp_path)
     path = part_path(tmp_path / "data", "dev")
     (entry,) = list(Table.open(part_path(tmp_path / "data", "train")).entries())[:1]
@@ -297,11 +298,11 @@ def test_one_piece_of_one_channel_in_two_parts_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channel", [2, -1, 99])
-def test_a_table_with_a_channel_that_cannot_be_is_refused(tmp_path: Path, channel: int) -> None:
+def test_an_impossible_channel_in_a_table_is_refused(tmp_path: Path, channel: int) -> None:
     prepared(tmp_path)
     entry = next(Table.open(part_path(tmp_path / "data", "train")).entries())
     with pytest.raises(MayaError, match=r"has 2 channels, no channel .*prepare the data again"):
-        entry._replace(channel=channel).audio()
+        entry._replace(channel=channel).check()
 
 
 @pytest.mark.parametrize("value", ["1", 1.0, -1, True])

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from maya.data.prepare.data_checks import REASONS, check_data
+from maya.data.measure.entry import Entry
+from maya.data.measure.reasons import BROKEN as REASONS
+from maya.data.prepare.data_checks import check_data
 from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
-from maya.data.table.entry import Entry
 from maya.data.table.table import Table, part_path, write_table
 from maya.errors import MayaError
 from tests.data.making import write_corpus, write_manifest, write_tar, write_tone
@@ -48,11 +49,11 @@ def changed(data: Path, what: dict[str, object], part: str = "train", row: int =
     return mine[row]
 
 
-def test_what_is_as_it_was_passes(data: Path) -> None:
+def test_unchanged_data_pass(data: Path) -> None:
     assert check_data(data) == []
 
 
-def test_files_that_are_gone_or_others_are_named(data: Path, tmp_path: Path) -> None:
+def test_missing_and_replaced_files_are_reported(data: Path, tmp_path: Path) -> None:
     audio = write_tone(tmp_path / "moved.wav", 0.4)
     stamp = {"file_size": audio.stat().st_size, "file_mtime": int(audio.stat().st_mtime)}
     whole = {"offset": None, "size": None, "member": None, "duration": 0.4, "num_samples": 6400}
@@ -67,9 +68,7 @@ def test_files_that_are_gone_or_others_are_named(data: Path, tmp_path: Path) -> 
     assert problem.reason == "missing_file" and "moved.wav" in problem.detail
 
 
-def test_a_tar_that_was_replaced_costs_all_that_lies_in_it(
-    data: Path, prepared: Path, tmp_path: Path
-) -> None:
+def test_a_replaced_tar_breaks_all_its_utterances(data: Path, prepared: Path, tmp_path: Path) -> None:
     tar = tmp_path / "a.tar"
     shutil.copy2(prepared / "c" / "a.tar", tar)
     inside = 0
@@ -123,7 +122,7 @@ def test_audio_of_another_length(data: Path) -> None:
     assert problem.reason == "cannot_be_read"
 
 
-def test_a_table_that_is_gone_is_one_sentence(data: Path) -> None:
+def test_a_missing_table_is_a_clear_error(data: Path) -> None:
     part_path(data, "dev").unlink()
     with pytest.raises(MayaError, match=r"there is no table .*dev\.parquet"):
         check_data(data)

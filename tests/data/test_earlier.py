@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from maya.data.corpus.manifest import PARTS
 from maya.data.prepare.earlier import corpus_name, read_earlier
 from maya.data.prepare.prepare import PrepareConfig, PrepareReport, prepare_corpus, probed_path
 from maya.data.prepare.split import SplitConfig
-from maya.data.table.table import PARTS, Table, part_path
+from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
 from tests.data.making import write_corpus, write_manifest, write_tone
 
@@ -84,7 +85,7 @@ def test_the_split_may_be_drawn_anew(corpus: Prepared, tmp_path: Path) -> None:
     assert not moved or any("a model trained before may have seen them" in line for line in report.changes)
 
 
-def test_other_options_of_the_split_are_obeyed_and_that_is_said(corpus: Prepared, tmp_path: Path) -> None:
+def test_changed_split_options_are_used_and_reported(corpus: Prepared, tmp_path: Path) -> None:
     folder, _, before = corpus
     report = run(folder, tmp_path / "out", dev=0.0)
     assert "dev" not in parts(tmp_path / "out").values() and "dev" in before.values()
@@ -93,7 +94,7 @@ def test_other_options_of_the_split_are_obeyed_and_that_is_said(corpus: Prepared
     assert "from dev to train" in text and "there is no dev set (prepare.split.dev is 0)" in text
 
 
-def test_no_held_out_part_is_said_in_a_line_each(corpus: Prepared, tmp_path: Path) -> None:
+def test_missing_held_out_parts_are_noted(corpus: Prepared, tmp_path: Path) -> None:
     report = run(corpus[0], tmp_path / "all", dev=0.0, test=0.0)
     assert set(parts(tmp_path / "all").values()) == {"train"} and not report.changes
     assert report.notes == [
@@ -212,7 +213,7 @@ def test_languages_may_be_added_and_left_out(corpus: Prepared, tmp_path: Path) -
     assert all(after[name] == part for name, part in before.items() if name.startswith("hi"))
 
 
-def test_what_the_corpus_says_of_parts_is_obeyed_and_said(corpus: Prepared, tmp_path: Path) -> None:
+def test_parts_named_by_the_corpus_are_used_and_reported(corpus: Prepared, tmp_path: Path) -> None:
     folder, rows, before = corpus
     mover = next(name for name, part in before.items() if part == "train")
     write_manifest(folder, [row | ({"split": "test"} if row["id"] == mover else {}) for row in rows])
@@ -223,9 +224,7 @@ def test_what_the_corpus_says_of_parts_is_obeyed_and_said(corpus: Prepared, tmp_
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_damaged_table_loses_its_split_and_that_is_said(
-    corpus: Prepared, tmp_path: Path, part: str
-) -> None:
+def test_a_damaged_table_loses_its_split_with_a_report(corpus: Prepared, tmp_path: Path, part: str) -> None:
     folder, _, before = corpus
     part_path(tmp_path / "out", part).write_bytes(b"PAR1 nothing")
     report = run(folder, tmp_path / "out")

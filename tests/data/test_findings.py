@@ -1,14 +1,14 @@
-from maya.data.corpus.manifest import Dropped
-from maya.data.measure.flags import Flag
-from maya.data.prepare.findings import MEANING, Findings, findings_text
+from maya.data.corpus.manifest import Problem
+from maya.data.measure.reasons import MEANING
+from maya.data.report.findings import Findings, findings_text
 
 
-def dropped(number: int, reason: str = "silent", language: str = "hi") -> Dropped:
-    return Dropped(id=f"u{number}", language=language, reason=reason, detail=f"it is {number}", where="m:1")
+def dropped(number: int, reason: str = "silent", language: str = "hi") -> Problem:
+    return Problem(id=f"u{number}", language=language, reason=reason, detail=f"it is {number}", where="m:1")
 
 
-def flagged(number: int, reason: str = "noisy", language: str = "hi") -> Flag:
-    return Flag(id=f"u{number}", language=language, reason=reason, detail=f"it is {number}", where="m:1")
+def flagged(number: int, reason: str = "noisy", language: str = "hi") -> Problem:
+    return Problem(id=f"u{number}", language=language, reason=reason, detail=f"it is {number}", where="m:1")
 
 
 def test_all_are_counted_and_the_first_are_shown() -> None:
@@ -33,7 +33,9 @@ def test_as_text() -> None:
     assert findings_text([]) == ""
 
 
-def test_a_terminal_is_not_moved_by_what_a_corpus_holds() -> None:
+def test_control_characters_are_escaped_for_the_terminal() -> None:
     found = Findings()
-    found.add("flagged", [Flag(id="\x1b[2J", language="hi", reason="noisy", detail="a\rb\u202e", where="")])
+    found.add(
+        "flagged", [Problem(id="\x1b[2J", language="hi", reason="noisy", detail="a\rb\u202e", where="")]
+    )
     assert "\\u001b[2J: a\\u000db\\u202e" in findings_text(found.as_json({}))

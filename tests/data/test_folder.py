@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from maya.data.corpus.folder import read_corpus, read_pairs
+from maya.data.corpus.folder import read_corpus
+from maya.data.corpus.manifest import ReadOptions
 from maya.data.corpus.metadata import read_metadata_csv
+from maya.data.corpus.pairs import read_pairs
 from maya.errors import MayaError
 from tests.data.making import write_tone
 
@@ -67,7 +69,9 @@ def test_pairs_at_any_depth(tmp_path: Path) -> None:
         ("hi/no text", "no_transcript"),
         ("te/no audio", "missing_audio"),
     ]
-    assert {r.language for r in read_pairs(tmp_path, "mr")[0]} == {"mr"}, "what the user says comes first"
+    assert {r.language for r in read_pairs(tmp_path, ReadOptions(language="mr"))[0]} == {"mr"}, (
+        "what the user says comes first"
+    )
 
 
 def test_bad_folders_are_named(tmp_path: Path) -> None:

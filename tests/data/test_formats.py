@@ -12,11 +12,13 @@ from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment,
 
 from maya.audio.load import load_cut_audio
 from maya.data.corpus.folder import describing_files, read_corpus
-from maya.data.corpus.manifest import Row
-from maya.data.measure.probe import ProbeConfig, Probed, probe
-from maya.data.prepare.prepare import PrepareConfig, prepare_corpus, to_cut
+from maya.data.corpus.manifest import PARTS, Row
+from maya.data.measure.entry import Entry
+from maya.data.measure.probe import ProbeConfig, probe
+from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
 from maya.data.prepare.text_checks import same_audio
-from maya.data.table.table import PARTS, cuts, part_path
+from maya.data.table.cuts import entry_cut
+from maya.data.table.table import cuts, part_path
 from maya.errors import MayaError
 from tests.data.making import write_tone
 
@@ -41,9 +43,9 @@ def write_noise(path: Path, seconds: float, rate: int = 16000, channels: int = 1
     return soundfile.read(path, dtype="float32", always_2d=True)[0]
 
 
-def one_cut_audio(probed: Probed, folder: Path) -> np.ndarray[Any, Any]:
+def one_cut_audio(entry: Entry, folder: Path) -> np.ndarray[Any, Any]:
     """The samples of a cut that was saved and read again, as in training."""
-    CutSet.from_cuts([to_cut(probed)]).to_file(folder / "saved.jsonl.gz")
+    CutSet.from_cuts([entry_cut(entry)]).to_file(folder / "saved.jsonl.gz")
     (cut,) = CutSet.from_file(folder / "saved.jsonl.gz")
     assert cut.supervisions[0].duration == cut.duration and cut.supervisions[0].start == 0
     return load_cut_audio(cut, 16000).numpy()
@@ -111,7 +113,7 @@ def test_nemo(tmp_path: Path, name: str) -> None:
     assert describing_files(tmp_path) == [tmp_path / name]
 
 
-def test_nemo_splits_are_told_by_the_files(tmp_path: Path) -> None:
+def test_file_names_give_the_split_of_nemo_manifests(tmp_path: Path) -> None:
     for part in ("train", "validation", "test"):
         line = {"audio_filepath": f"{part}.wav", "text": "one", "duration": 1}
         lines(tmp_path / f"{part}_manifest.json", line)
@@ -322,7 +324,7 @@ def test_parts_of_a_recording_are_read(tmp_path: Path, name: str, channels: int)
     kept, dropped = probe(tmp_path, rows_of(tmp_path, "en"), ProbeConfig())
     assert [(d.id, d.reason) for d in dropped] == [("u4", "duration_mismatch"), ("u5", "too_long")]
     assert "from 49 s to 51 s, the audio lasts 50.00 s" in dropped[0].detail
-    assert [round(one.seconds, 3) for one in kept] == [1.25, 1.877, 1.0]
+    assert [round(one.duration, 3) for one in kept] == [1.25, 1.877, 1.0]
     for one, (begin, end) in zip(kept, [(0.5, 1.75), (48.123, 50.0), (49.0, 50.0)], strict=True):
         expected = samples[round(begin * 16000) : round(end * 16000)].mean(axis=1)
         np.testing.assert_allclose(one_cut_audio(one, tmp_path), expected, atol=1e-6)
@@ -341,7 +343,7 @@ def test_parts_of_another_rate_and_headers_alone(tmp_path: Path) -> None:
     for decode in (True, False):
         kept, dropped = probe(tmp_path, rows_of(tmp_path, "en"), ProbeConfig(decode=decode))
         assert not dropped and [len(one_cut_audio(one, tmp_path)) for one in kept] == [24000, 24000, 1600]
-        assert set(same_audio(kept)) == {kept[0].row.id, "again"}, "the same part of the same file"
+        assert set(same_audio(kept)) == {kept[0].id, "again"}, "the same part of the same file"
 
 
 def test_a_long_recording_is_prepared(tmp_path: Path) -> None:

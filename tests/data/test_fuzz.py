@@ -10,7 +10,7 @@ SECONDS = 5.0
 
 
 @pytest.mark.parametrize("options", [[], ["--no-programs", "--seed", "1"]], ids=["ffmpeg", "no ffmpeg"])
-def test_damaged_corpora_give_nothing_but_clear_errors(repo: Path, options: list[str]) -> None:
+def test_damaged_corpora_give_only_clear_errors(repo: Path, options: list[str]) -> None:
     """With programs of these names on PATH, which leave a mark when they are started, and without."""
     command = [sys.executable, "-m", "tests.data.fuzz", "--seconds", str(SECONDS), *options]
     done = subprocess.run(command, cwd=repo, capture_output=True, timeout=SECONDS + 120)

@@ -10,7 +10,8 @@ from lhotse import CutSet
 
 from maya.audio.load import change_speed, load_cut_audio
 from maya.data.loading.batch import Batch
-from maya.data.loading.loader import AudioCache, EvalLoader, TrainLoader, eval_batches
+from maya.data.loading.cache import AudioCache
+from maya.data.loading.loader import EvalLoader, TrainLoader
 from maya.data.plan import BatchPlan, PlanConfig, Position
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
@@ -109,7 +110,7 @@ def test_a_position_that_no_longer_exists_is_refused(cuts: CutSet, tokenizer: To
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_missing_audio_is_one_sentence_from_anywhere(
+def test_missing_audio_is_a_clear_error_in_every_loader(
     tmp_path: Path, tokenizer: Tokenizer, num_workers: int
 ) -> None:
     cuts = make_cuts(tmp_path, [0.3] * 12)
@@ -189,7 +190,7 @@ def test_evaluation_leaves_out_what_cannot_be_read(tmp_path: Path, tokenizer: To
 
 def test_a_long_utterance_is_evaluated_alone(cuts: CutSet, tokenizer: Tokenizer) -> None:
     assert all(
-        b.size == 1 for b in eval_batches(cuts, tokenizer, LANGUAGES, sample_rate=16000, max_seconds=0.1)
+        b.size == 1 for b in EvalLoader(cuts, tokenizer, LANGUAGES, sample_rate=16000, max_seconds=0.1)
     )
 
 

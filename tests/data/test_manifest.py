@@ -119,7 +119,7 @@ def test_absolute_paths_and_any_name_in_a_tar_are_allowed(tmp_path: Path) -> Non
     ]
 
 
-def test_what_is_no_text_file_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+def test_binary_files_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     with path.open("wb") as file:
         file.truncate(1 << 36)

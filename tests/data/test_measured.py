@@ -72,7 +72,7 @@ def test_only_what_changed_is_measured_again(tmp_path: Path, measured: list[str]
     write_tone(tmp_path / "c" / rows[5].audio, 0.5)  # the missing one
     kept, _ = probe(tmp_path / "c", rows, CFG, keep)
     assert rows[5].id in measured and len(measured) < len(rows) / 2
-    assert rows[5].id in {one.row.id for one in kept}
+    assert rows[5].id in {one.id for one in kept}
     parts = len(list(keep.iterdir()))
     measured.clear()
     new = replace(rows[0], id="new", audio="x.flac")
@@ -105,7 +105,7 @@ def test_any_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
         assert read_part(tmp_path / "a.parquet", 40) in (None, measured)
 
 
-def test_parts_hold_what_was_put_in(tmp_path: Path) -> None:
+def test_parts_are_read_as_they_were_written(tmp_path: Path) -> None:
     found = [
         Measured("silent", "a.wav is silent"),
         Measured(None, None, 512, 99, 16000, 1, 160, Sound(-20.123456789, 30.0, 0.0, 1e-9, None, 0.1, 0.2)),
@@ -121,7 +121,7 @@ def test_parts_hold_what_was_put_in(tmp_path: Path) -> None:
         write_part(tmp_path / "file/a.parquet", found)
 
 
-def test_processes_find_the_same(tmp_path: Path) -> None:
+def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
     rows = corpus(tmp_path / "c", 30)
     one = probe(tmp_path / "c", rows, CFG)
     assert probe(tmp_path / "c", rows, ProbeConfig(num_workers=3), tmp_path / "kept") == one
@@ -197,7 +197,7 @@ def test_workers_end_with_their_iterator() -> None:
     assert time.monotonic() - began < 30
 
 
-def test_workers_keep_the_order_and_their_death_is_told() -> None:
+def test_workers_keep_the_order_and_their_death_is_reported() -> None:
     assert list(in_processes(_double, range(50), 3, "counting")) == [2 * i for i in range(50)]
     assert list(in_processes(_double, range(5), 1, "counting")) == [0, 2, 4, 6, 8]
     with pytest.raises(MayaError, match="a process that was counting died"):

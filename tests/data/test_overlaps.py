@@ -1,6 +1,7 @@
 """Utterances that share audio are found and kept in one part, or flagged; supervisions may leave cuts."""
 
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,28 +11,25 @@ import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.shar import SharWriter
 
-from maya.audio.load import load_cut_audio
 from maya.data.corpus.folder import read_corpus
-from maya.data.corpus.manifest import Row
+from maya.data.measure.entry import Entry
 from maya.data.measure.overlaps import overlap_groups, overlaps
-from maya.data.measure.probe import ProbeConfig, Probed, probe
-from maya.data.prepare.prepare import PrepareConfig, examine, to_cut
+from maya.data.measure.probe import ProbeConfig, probe
+from maya.data.prepare.prepare import PrepareConfig, examine
 from maya.data.prepare.split import Item, SplitConfig, split
-from tests.data.making import write_tone
+from tests.data.making import make_entry, write_tone
 
 
-def heard(name: str, start: float | None, seconds: float, **facts: object) -> Probed:
+def heard(name: str, start: float | None, seconds: float, **facts: object) -> Entry:
     """An utterance of 100 s of a.wav."""
-    path = facts.pop("path", Path("a.wav"))
-    row = Row(
-        id=name, language="en", text="x", audio="a", where="x", start=start,
-        duration=None if start is None else seconds, **facts,  # type: ignore[arg-type]
-    )  # fmt: skip
-    return Probed(row, "x", path, 16000, 1, 1_600_000)  # type: ignore[arg-type]
+    path = os.path.realpath(str(facts.pop("path", "a.wav")))
+    facts.pop("tar", None)
+    length = 100.0 if start is None else seconds
+    return make_entry(name, seconds=length, path=path, start=start, num_samples=1_600_000, **facts)
 
 
-def pairs(*spoken: Probed) -> set[tuple[str, str, float]]:
-    return {(o.first.row.id, o.second.row.id, round(o.seconds, 3)) for o in overlaps(spoken)}
+def pairs(*utterances: Entry) -> set[tuple[str, str, float]]:
+    return {(o.first.id, o.second.id, round(o.seconds, 3)) for o in overlaps(utterances)}
 
 
 def test_spans() -> None:
@@ -102,7 +100,7 @@ def test_a_group_stays_in_one_part(speakers: int, seed: int) -> None:
         assert sum(part["speakers"] for part in counts.values()) == speakers
 
 
-def test_without_groups_a_split_is_as_it_was() -> None:
+def test_groups_of_one_do_not_change_a_split() -> None:
     items = [
         Item(id=f"u{i}", language="en", speaker=f"s{i % 9}", text=f"t{i}", seconds=1.0) for i in range(90)
     ]
@@ -141,7 +139,7 @@ def test_overlapping_supervisions_stay_in_one_part(tmp_path: Path) -> None:
     assert not [flag for flag in found.flags if flag.reason == "overlap_in_other_part"]
 
 
-def test_where_the_corpus_fixes_the_parts_they_are_flagged(tmp_path: Path) -> None:
+def test_overlaps_are_flagged_where_the_corpus_fixes_the_parts(tmp_path: Path) -> None:
     overlapping_corpus(tmp_path / "c", parts="test")
     found = examine(tmp_path / "c", languages=[], cfg=PrepareConfig())
     flags = [flag for flag in found.flags if flag.reason == "overlap_in_other_part"]
@@ -178,7 +176,7 @@ def write_cuts(folder: Path, *said: tuple[float, float], begin: float = 5.5, sec
         (5.0, 1.5, (10.5, 1.5)),  # after its cut, to the end of the recording
     ],
 )
-def test_supervisions_that_leave_their_cut(
+def test_supervisions_longer_than_their_cut(
     tmp_path: Path, start: float, duration: float, expected: tuple[float, float]
 ) -> None:
     folder = write_cuts(tmp_path / "c", (start, duration), (1.0, 1.0))
@@ -190,7 +188,7 @@ def test_supervisions_that_leave_their_cut(
     assert not unusable
     begin = round(expected[0] * 16000)
     part = whole[begin : begin + round(expected[1] * 16000)]
-    np.testing.assert_allclose(load_cut_audio(to_cut(kept[0])).numpy(), part, atol=1e-6)
+    np.testing.assert_allclose(kept[0].load_audio().numpy(), part, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +210,7 @@ def test_supervisions_outside_of_their_recording_are_dropped(
     assert len(found.kept) == 4 and "12" in found.dropped[0].detail
 
 
-def test_shar_has_the_audio_of_its_cuts_alone(tmp_path: Path) -> None:
+def test_supervisions_outside_the_audio_of_shar_are_dropped(tmp_path: Path) -> None:
     folder = write_cuts(tmp_path / "c", (-0.05, 1.0), (-1.5, 2.0), (1.0, 1.0), (3.0, 2.0))
     (tmp_path / "shar").mkdir()
     with SharWriter(str(tmp_path / "shar"), fields={"recording": "wav"}) as writer:

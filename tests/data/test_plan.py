@@ -89,7 +89,7 @@ def test_natural_epoch_holds_every_utterance_once(case: dict) -> None:
 
 @given(plans)
 @settings(max_examples=30, deadline=None)
-def test_any_batch_can_be_sought_in_a_fresh_plan(case: dict) -> None:
+def test_a_fresh_plan_gives_any_batch(case: dict) -> None:
     _, first = make_all(case)
     _, again = make_all(case)
     epoch, rank = case["epoch"], case["world_size"] - 1
@@ -101,7 +101,7 @@ def test_any_batch_can_be_sought_in_a_fresh_plan(case: dict) -> None:
 
 @given(plans, st.lists(st.tuples(st.sampled_from([1, 2, 3, 8]), st.floats(0, 1)), min_size=1, max_size=3))
 @settings(max_examples=60, deadline=None)
-def test_other_ranks_go_on_where_the_former_stopped(case: dict, stretches: list[tuple[int, float]]) -> None:
+def test_another_number_of_ranks_resumes_an_epoch(case: dict, stretches: list[tuple[int, float]]) -> None:
     """The number of ranks changes within an epoch, up to three times: it still holds each utterance once."""
     (durations, _, _), ranks = make_all(case | {"temperature": 1.0})
     plan, epoch = ranks[0], case["epoch"]
@@ -153,7 +153,7 @@ def test_hours_follow_the_temperature(temperature: float) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.0])
-def test_over_epochs_a_language_is_seen_evenly(temperature: float) -> None:
+def test_utterances_of_a_language_are_drawn_equally_often_over_epochs(temperature: float) -> None:
     """Sampling walks through each language: no utterance is met twice more often than another."""
     durations, tokens, langs = corpus(500)
     plan = BatchPlan(durations, tokens, langs, PlanConfig(temperature=temperature, max_seconds=60))
@@ -271,7 +271,7 @@ def test_too_long_an_utterance_is_refused_by_name_or_kept_alone() -> None:
     assert [7] in plan.epoch(0)
 
 
-def test_batches_are_filled_to_the_brim() -> None:
+def test_batches_use_the_caps_fully() -> None:
     """10 x 2.1 is 21.000000000000004 in floating point, and still fits into 21 seconds."""
     plan = BatchPlan([2.1] * 20, [1] * 20, [0] * 20, PlanConfig(max_seconds=21.0))
     assert [len(batch) for batch in plan.epoch(0)] == [10, 10]
@@ -285,7 +285,7 @@ def test_lattice_cap_counts_the_blank_row() -> None:
     assert plan.stats(0).max_lattice == 100
 
 
-def test_speed_alone_never_refuses() -> None:
+def test_a_change_of_speed_never_refuses_an_utterance() -> None:
     plan = BatchPlan([10.0, 10.0], [1, 1], [0, 0], PlanConfig(max_seconds=10), speeds=(0.9,))
     assert sorted(plan.epoch(0)) == [[0], [1]]
     assert plan.stats(0).max_padded_seconds == pytest.approx(10 / 0.9)
@@ -303,7 +303,7 @@ def test_speed_alone_never_refuses() -> None:
         ([float("nan")], {}, "duration above zero"),
     ],
 )
-def test_bad_input_is_one_sentence(durations: list[float], changes: dict, message: str) -> None:
+def test_bad_input_is_a_clear_error(durations: list[float], changes: dict, message: str) -> None:
     with pytest.raises(MayaError, match=message):
         BatchPlan(durations, [1] * len(durations), [0] * len(durations), PlanConfig(**changes))
 
@@ -321,7 +321,7 @@ def test_a_hundred_thousand_utterances_are_planned_in_seconds() -> None:
     assert time.process_time() - began < 3.0  # about 0.1 on an idle machine
 
 
-def test_seeking_looks_at_one_bucket_only() -> None:
+def test_seeking_shuffles_one_bucket_only() -> None:
     """A batch in the middle of a late epoch, in a fresh plan: the other buckets are not even shuffled."""
     plan = BatchPlan(*corpus(100_000), PlanConfig(temperature=0.5), world_size=8)
     plan.take(Position(70, plan.num_batches(70) // 2))

@@ -77,7 +77,7 @@ def test_ranks_of_a_step_cost_the_same() -> None:
     assert abs(np.corrcoef(cost.mean(axis=1), np.arange(100))[0, 1]) < 0.3, "steps are shuffled"
 
 
-def test_nothing_is_left_of_an_epoch_that_is_done() -> None:
+def test_a_finished_epoch_has_no_remaining_batches() -> None:
     assert deal(made([3, 3, 3, 3]), 3, [(2, 2)], seed=0, epoch=0) is None
     left = deal(made([3, 3, 3, 3]), 2, [(1, 1)], seed=0, epoch=0)
     assert left is not None and left.steps.shape == (2, 2)

@@ -54,7 +54,7 @@ class Endless:
 
 def test_an_endless_stream_is_padded_little_and_costs_all_ranks_about_the_same() -> None:
     cfg = PlanConfig(max_seconds=100)
-    ranks = [islice(StreamSampler(endless(r), cfg, held=3000, rank=r), 100) for r in range(4)]
+    ranks = [islice(StreamSampler(endless(r), cfg, held=3000, stream=r), 100) for r in range(4)]
     costs, seconds, padded = np.zeros((4, 100)), 0.0, 0.0
     for rank, batches in enumerate(ranks):
         for step, batch in enumerate(batches):
@@ -77,7 +77,7 @@ def test_resuming_replays() -> None:
     second = StreamSampler(Endless(0), cfg, held=200)
     second.load_state_dict(first.state_dict())
     assert [list(batch.ids) for batch in islice(second, 7)] == whole[5:]
-    assert second.state_dict() == {"epoch": 0, "given": 12}
+    assert second.state_dict() == {"epoch": 0, "given": 12, "world_size": 1}
     sampler.set_epoch(1)
     assert [list(batch.ids) for batch in islice(sampler, 12)] != whole
 

@@ -35,11 +35,11 @@ def test_good_audio_of_any_kind_is_kept_in_order(tmp_path: Path) -> None:
     for decode in (True, False):
         kept, dropped = probe(tmp_path, rows, ProbeConfig(decode=decode))
         assert not dropped
-        assert [p.row.id for p in kept] == ["c.opus", "a.wav", "b.flac"]
+        assert [p.id for p in kept] == ["c.opus", "a.wav", "b.flac"]
         assert [(p.sample_rate, p.channels) for p in kept] == [(48000, 1), (8000, 1), (44100, 2)]
-        assert [p.seconds for p in kept] == pytest.approx([0.6, 0.5, 0.7], abs=1e-3)
+        assert [p.duration for p in kept] == pytest.approx([0.6, 0.5, 0.7], abs=1e-3)
         assert kept[0].text == "one two"
-        assert [p.row.speaker for p in kept] == ["c.opus", "me", "b.flac"], "an id stands in for a speaker"
+        assert [p.speaker for p in kept] == ["c.opus", "me", "b.flac"], "an id stands in for a speaker"
 
 
 def test_each_problem_has_its_reason(tmp_path: Path) -> None:
@@ -92,13 +92,13 @@ def test_without_decoding_only_headers_are_believed(tmp_path: Path) -> None:
     assert len(kept) == 1
 
 
-def test_what_lies_before_the_damage_of_a_tar_is_kept(tmp_path: Path) -> None:
+def test_members_before_the_damage_of_a_tar_are_kept(tmp_path: Path) -> None:
     data = write_tone(tmp_path / "a.wav", 0.5).read_bytes()
     tar = write_tar(tmp_path / "t.tar", {"a.wav": data, "b.wav": data, "none.wav": b""})
     tar.write_bytes(tar.read_bytes()[: index_tar(tar)[1].offset + 100])
     rows = [row("a.wav", tar="t.tar"), row("b.wav", tar="t.tar")]
     kept, dropped = probe(tmp_path, rows, ProbeConfig())
-    assert [p.row.id for p in kept] == ["a.wav"] and [d.reason for d in dropped] == ["tar_mismatch"]
+    assert [p.id for p in kept] == ["a.wav"] and [d.reason for d in dropped] == ["tar_mismatch"]
     assert "has no member 'b.wav' before its damage: " in dropped[0].detail
     assert "is truncated: its member 'b.wav' goes past the end" in dropped[0].detail
 

@@ -62,7 +62,9 @@ def test_unreadable_utterances_are_left_out_counted_and_named(
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_too_many_of_them_stop_the_run(tmp_path: Path, tokenizer: Tokenizer, num_workers: int) -> None:
+def test_too_many_unreadable_utterances_stop_the_run(
+    tmp_path: Path, tokenizer: Tokenizer, num_workers: int
+) -> None:
     loader = make(
         tmp_path, tokenizer, num_workers=num_workers, max_skipped=0.1, skip_log=tmp_path / "s.jsonl"
     )
@@ -94,7 +96,7 @@ def test_a_batch_of_which_nothing_can_be_read_still_takes_part(tmp_path: Path, t
     assert set(loader.skips.reasons) == set(whole[2])
 
 
-def test_storage_that_went_away_is_not_skipped_over(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_missing_storage_stops_the_run(tmp_path: Path, tokenizer: Tokenizer) -> None:
     loader = make(tmp_path, tokenizer, max_skipped=1.0)
     for path in tmp_path.glob("*.wav"):
         path.unlink()
@@ -103,18 +105,18 @@ def test_storage_that_went_away_is_not_skipped_over(tmp_path: Path, tokenizer: T
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_storage_that_does_not_answer_ends_in_a_sentence(
+def test_storage_that_does_not_answer_is_a_clear_error(
     tmp_path: Path, tokenizer: Tokenizer, num_workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = make(tmp_path, tokenizer, num_workers=num_workers, timeout_seconds=2.0)
-    monkeypatch.setattr("maya.data.loading.reading.load_cut_audio", lambda cut, rate: time.sleep(60))
+    monkeypatch.setattr("maya.data.table.packed.load_cut_audio", lambda cut, rate: time.sleep(60))
     started = time.monotonic()
     with pytest.raises(MayaError, match=r"no data came for 2 s, while waiting .* begins with utterance 'en-"):
         next(iter(loader))
     assert time.monotonic() - started < 50
 
 
-def test_slow_storage_is_remarked_on(
+def test_slow_storage_is_a_warning(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("maya.data.loading.loader._SLOW_SECONDS", 0.0)
@@ -124,13 +126,13 @@ def test_slow_storage_is_remarked_on(
 
 
 @pytest.mark.parametrize("where", ["while waiting", "between batches"])
-def test_a_dead_worker_is_one_sentence(
+def test_a_dead_worker_is_a_clear_error(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """PyTorch notices by a signal, wherever the main thread is."""
     if where == "while waiting":
         monkeypatch.setattr(
-            "maya.data.loading.reading.load_cut_audio", lambda cut, rate: os.kill(os.getpid(), signal.SIGKILL)
+            "maya.data.table.packed.load_cut_audio", lambda cut, rate: os.kill(os.getpid(), signal.SIGKILL)
         )
     loader = make(tmp_path, tokenizer, num_workers=1)
     complaint = r"a data worker \(process [\d, ]+\) .*: often the system"

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from maya.data.corpus.manifest import Dropped
-from maya.data.measure.flags import Flag
-from maya.data.prepare.findings import Findings
+from maya.data.corpus.manifest import Problem
 from maya.data.report.charts import bar_window, histogram_chart, number, part_bars, strips, ticks
+from maya.data.report.findings import Findings
 from maya.data.report.page import Page, draw, read_page, write_page, write_run_page
 from maya.data.report.statistics import EDGES, Histogram, Statistics
 from maya.errors import MayaError
@@ -53,8 +52,8 @@ def make_page(text: str = "एक दो", id: str = "u", **more: Any) -> Page:
         found.add(entry(f"{id}{i}", text, 1.0 + i, speaker=f"{id}s"), "train")
     found.add(entry(f"{id}9", "one", 1.0, "en"), "test")
     detail = {"id": f"{id}1", "language": "hi", "detail": text, "where": text}
-    what.add("dropped", [Dropped(reason="silent", **detail)])
-    what.add("flagged", [Flag(reason="noisy", **detail)])
+    what.add("dropped", [Problem(reason="silent", **detail)])
+    what.add("flagged", [Problem(reason="noisy", **detail)])
     split = {
         "method": "speaker",
         "parts": {part: {"seconds": 60.0, "speakers": 1} for part in ("train", "dev", "test")},
@@ -85,7 +84,7 @@ PLAN = {
 }  # fmt: skip
 
 
-def test_everything_is_told() -> None:
+def test_the_page_shows_all_numbers() -> None:
     page = Reader(draw(make_page(tokenizer=TOKENIZER, plan=PLAN)))
     said = " ".join(page.said)
     for wanted in (
@@ -97,7 +96,7 @@ def test_everything_is_told() -> None:
     assert {"svg", "table", "details"} <= page.tags
 
 
-def test_nothing_a_corpus_says_becomes_markup_and_nothing_is_fetched() -> None:
+def test_texts_are_escaped_and_nothing_is_fetched() -> None:
     tame, hostile = (Reader(draw(make_page(text, text, title=text))) for text in ("एक दो", HOSTILE))
     assert hostile.tags == tame.tags and hostile.attributes == tame.attributes
     assert not {"script", "img", "link", "iframe"} & hostile.tags
@@ -106,7 +105,7 @@ def test_nothing_a_corpus_says_becomes_markup_and_nothing_is_fetched() -> None:
     assert "url(" not in draw(make_page()) and "@import" not in draw(make_page())
 
 
-def test_letters_that_occur_seldom_or_are_of_another_script_stand_out() -> None:
+def test_rare_and_foreign_letters_are_marked() -> None:
     page = draw(make_page("एक दो x"))
     assert 'class="foreign" title="U+0078 LATIN SMALL LETTER X, 6 times, first in u0"' in page
     assert 'class="rare" title="U+0065 LATIN SMALL LETTER E, 1 times, first in u9"' in page
@@ -140,7 +139,7 @@ def test_a_page_is_drawn_again_from_its_files(tmp_path: Path) -> None:
             read_page(tmp_path, "a corpus")
 
 
-def test_a_run_adds_what_it_knows(tmp_path: Path) -> None:
+def test_a_run_adds_tokenizer_and_plan(tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     data.mkdir(), run.mkdir()
     assert write_run_page(data, run) is None

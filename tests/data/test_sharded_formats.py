@@ -18,13 +18,14 @@ from maya.audio.tar_index import index_tar
 from maya.data.corpus.folder import describing_files, is_named, read_corpus
 from maya.data.corpus.hugging_face import data_set_files
 from maya.data.corpus.lhotse_recipes import recipe_names
-from maya.data.corpus.manifest import Dropped, Row
+from maya.data.corpus.manifest import PARTS, Problem, Row
 from maya.data.corpus.nemo_tarred import nemo_tarred
 from maya.data.corpus.shar import shar_shards
 from maya.data.corpus.shards import by_number, expanded
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.prepare.prepare import PrepareConfig, prepare_corpus, to_cut
-from maya.data.table.table import PARTS, cuts, part_path
+from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.table.cuts import entry_cut
+from maya.data.table.table import cuts, part_path
 from maya.errors import MayaError
 from maya.text.languages import language_code
 from tests.data.making import tone, write_tar, write_tone
@@ -40,7 +41,7 @@ def audio_of(corpus: Path, row: Row) -> np.ndarray:
     """As training would hear it."""
     kept, dropped = probe(corpus, [row], ProbeConfig())
     assert not dropped, dropped
-    return load_cut_audio(to_cut(kept[0]), 16000).numpy()
+    return load_cut_audio(entry_cut(kept[0]), 16000).numpy()
 
 
 def encoded(seconds: float, suffix: str = "flac", pitch: float = 220.0) -> bytes:
@@ -94,7 +95,7 @@ class TestShar:
             ("dir/c0", "hi", "train", "hi/train/recording.000000.tar")
         ]
 
-    def test_what_is_missing_is_dropped_or_named(self, tmp_path: Path) -> None:
+    def test_missing_audio_is_dropped_or_a_clear_error(self, tmp_path: Path) -> None:
         self.write(tmp_path / "shar")
         tar = tmp_path / "shar/recording.000001.tar"
         tar.write_bytes(tar.read_bytes()[:9000])
@@ -188,7 +189,7 @@ class TestNemoTarred:
         with pytest.raises(MayaError, match=r"there is no file .*x-1\.tar, which the corpus nemo:.* names"):
             read_corpus(corpus)
 
-    def test_what_is_missing_is_dropped_or_named(self, tmp_path: Path) -> None:
+    def test_missing_audio_is_dropped_or_a_clear_error(self, tmp_path: Path) -> None:
         lines = self.write(tmp_path)
         write_tar(tmp_path / "audio_1.tar", {"1_0.wav": encoded(1.0, "wav")})
         rows, dropped = read_corpus(tmp_path)
@@ -296,10 +297,10 @@ class TestHuggingFace:
         self.save(tmp_path / "d", [table.set_column(0, "audio", audio)])
         rows, dropped = read_corpus(tmp_path / "d", made=tmp_path / "made")
         assert [r.id[-1] for r in rows] == ["2", "3"]
-        assert isinstance(dropped[0], Dropped) and dropped[0].reason == "missing_audio"
+        assert isinstance(dropped[0], Problem) and dropped[0].reason == "missing_audio"
         assert "row 1 of" in dropped[0].detail
 
-    def test_complaints(self, tmp_path: Path) -> None:
+    def test_bad_files_are_clear_errors(self, tmp_path: Path) -> None:
         self.save(tmp_path / "d", [self.table(3)])
         with pytest.raises(MayaError, match=r"the audio lies inside .*arrow, and has to be written to a tar"):
             read_corpus(tmp_path / "d")
@@ -363,7 +364,7 @@ class TestRecipes:
         assert len(audio_of(recipe, rows[0])) == 8000
         assert describing_files(recipe) == [tmp_path / "d/a.wav"]
 
-    def test_complaints(self, recipe: Path, tmp_path: Path) -> None:
+    def test_bad_files_are_clear_errors(self, recipe: Path, tmp_path: Path) -> None:
         assert "librispeech" in recipe_names() and "yesno" in recipe_names()
         with pytest.raises(MayaError, match=r"lhotse has no recipe 'no_such'; it has .*librispeech.*yesno"):
             read_corpus(Path(f"lhotse:no_such:{tmp_path}"))

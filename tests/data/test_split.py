@@ -64,7 +64,7 @@ def test_sentences_read_by_everyone_stay_and_are_reported() -> None:
     assert report["ml"]["text_overlap"] == {"dev": 1.0, "test": 1.0}
 
 
-def test_of_many_draws_one_that_repeats_few_texts_is_kept() -> None:
+def test_the_draw_with_few_repeated_texts_is_kept() -> None:
     """Half of the speakers read texts of their own, half read the same ones: the former are held out."""
     own, common = items("ta", 10, 10), items("ta", 10, 10, texts=10)
     mine = own + [
@@ -194,7 +194,7 @@ def test_shares_that_leave_nothing_are_refused() -> None:
     )
 )
 @settings(max_examples=60, deadline=None)
-def test_whatever_comes_in(rows: list[tuple[str, int, int, float]]) -> None:
+def test_random_corpora_are_split(rows: list[tuple[str, int, int, float]]) -> None:
     """Every utterance gets a part, a language is never without training data, and what is promised holds."""
     mine = [
         Item(id=str(n), language=language, speaker=f"s{speaker}", text=f"t{text}", seconds=seconds)

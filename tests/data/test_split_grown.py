@@ -84,7 +84,7 @@ def test_a_language_split_by_text_stays_so() -> None:
         assert share(before + more + repeated, second, part) == pytest.approx(0.1, abs=0.03)
 
 
-def test_a_new_speaker_of_held_out_texts_does_not_train() -> None:
+def test_a_new_speaker_with_held_out_texts_joins_the_held_out_part() -> None:
     """Two voices read the same prompts: the new one goes where its texts are."""
     before = items("kn", range(1), range(60), "t{k}")
     first, _ = split(before, SplitConfig())
@@ -111,7 +111,7 @@ def test_one_common_text_does_not_draw_a_large_speaker_into_test() -> None:
     assert second["l0"] == "test" and share(large, second, "train") > 0.9
 
 
-def test_what_was_all_training_may_hold_out_new_speakers_or_texts() -> None:
+def test_a_language_without_held_out_parts_may_get_some_when_it_grows() -> None:
     few = items("as", range(1), range(2), "t{k}")
     first, second, methods = grown(few, few + items("as", range(1, 12), range(5)))
     assert set(first.values()) == {"train"} and methods == {"as": "speaker"}
@@ -146,7 +146,7 @@ def test_a_corpus_that_names_its_parts_names_them_for_new_utterances() -> None:
     assert all("test" not in parts_of(more, second, "speaker")[f"en{s}"] for s in (12, 13))
 
 
-def test_a_new_language_knows_the_speakers_of_the_others() -> None:
+def test_a_new_language_keeps_the_parts_of_known_speakers() -> None:
     hindi = items("hi", range(20), range(5))
     first, _ = split(hindi, SplitConfig())
     urdu = [replace(item, id=f"ur-{item.id}", language="ur", text=f"ur {item.text}") for item in hindi]
@@ -172,7 +172,9 @@ ROWS = st.lists(
 
 @given(ROWS, st.sampled_from([(0.1, 0.1), (0.0, 0.1), (0.3, 0.0), (0.0, 0.0)]))
 @settings(max_examples=150, deadline=None)
-def test_whatever_grows(rows: list[tuple[str, int, int, float, str]], shares: tuple[float, float]) -> None:
+def test_random_growth_keeps_the_split(
+    rows: list[tuple[str, int, int, float, str]], shares: tuple[float, float]
+) -> None:
     """No utterance changes its part; no speaker or text comes to be in two, unless it was."""
     cfg = SplitConfig(dev=shares[0], test=shares[1])
     every = [

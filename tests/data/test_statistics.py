@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from maya.audio.sound import Sound
+from maya.data.measure.entry import Entry
 from maya.data.report.statistics import EDGES, Histogram, Statistics, histogram
-from maya.data.table.entry import Entry
 
 SOUND = Sound(level=-20.5, snr=30.0, clipped=0.0, dc_offset=0.0, high_band=-40.0, lead=0.2, trail=0.7)
 
@@ -68,7 +68,7 @@ def test_numbers_of_a_language() -> None:
     assert json.loads(json.dumps(spreads)) == spreads
 
 
-def test_what_was_not_measured_is_not_there() -> None:
+def test_unmeasured_quantities_have_no_histogram() -> None:
     found = Statistics()
     found.add(entry("a", sound=None), "train")
     assert histogram(found.spreads()["hi"], "level") is None

@@ -13,15 +13,16 @@ from lhotse.dataset import DynamicBucketingSampler
 
 from maya.audio.load import load_cut_audio
 from maya.data.corpus.manifest import read_manifest
-from maya.data.measure.probe import ProbeConfig, Probed, probe
-from maya.data.prepare.prepare import to_cut
-from maya.data.table.table import SCHEMA, Entry, Table, cuts, entry_of, part_path, probed_of, write_table
+from maya.data.measure.entry import SOUND_FIELDS, Entry
+from maya.data.measure.probe import ProbeConfig, probe
+from maya.data.table.cuts import audio_cut, entry_cut
+from maya.data.table.table import SCHEMA, Table, cuts, part_path, write_table
 from maya.errors import MayaError
 from tests.data.making import write_corpus, write_manifest, write_tar, write_tone
 
 
 @pytest.fixture(scope="module")
-def probed(tmp_path_factory: pytest.TempPathFactory) -> list[Probed]:
+def probed(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
     """Files, members of a tar at another rate and in stereo, and parts of a longer recording."""
     folder = tmp_path_factory.mktemp("c")
     rows: list[dict[str, Any]] = write_corpus(folder, per_speaker=2)
@@ -42,19 +43,19 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> list[Probed]:
 
 
 @pytest.fixture(scope="module")
-def table(probed: list[Probed], tmp_path_factory: pytest.TempPathFactory) -> Table:
+def table(probed: list[Entry], tmp_path_factory: pytest.TempPathFactory) -> Table:
     path = part_path(tmp_path_factory.mktemp("data"), "train")
-    assert write_table(path, map(entry_of, probed)) == len(probed)
+    assert write_table(path, probed) == len(probed)
     return Table.open(path)
 
 
-def test_the_lazy_cuts_are_the_cuts(table: Table, probed: list[Probed], tmp_path: Path) -> None:
+def test_the_lazy_cuts_are_the_cuts(table: Table, probed: list[Entry], tmp_path: Path) -> None:
     """As they are made, as lhotse writes and reads them, in order, by number, by id and through filters."""
-    wanted = [to_cut(one) for one in probed]
+    wanted = [entry_cut(one) for one in probed]
     lazy = table.cuts()
     assert lazy.is_lazy and len(lazy) == len(wanted) == len(table)
     assert list(lazy) == list(cuts(table.path)) == wanted
-    assert [table.cut(i) for i in range(len(table))] == wanted
+    assert [entry_cut(table.entry(i)) for i in range(len(table))] == wanted
     assert (lazy[2], lazy[-1], lazy["part1"]) == (wanted[2], wanted[-1], wanted[-1])
     lazy.to_file(tmp_path / "cuts.jsonl.gz")
     assert list(CutSet.from_file(tmp_path / "cuts.jsonl.gz")) == wanted
@@ -66,10 +67,12 @@ def test_the_lazy_cuts_are_the_cuts(table: Table, probed: list[Probed], tmp_path
         lazy["nobody"]
 
 
-def test_audio_cuts_sound_the_same(table: Table, probed: list[Probed]) -> None:
+def test_audio_cuts_sound_the_same(table: Table, probed: list[Entry]) -> None:
     for i in (0, 1, 5, len(table) - 2, len(table) - 1):
-        cut, whole = table.audio_cut(i), to_cut(probed[i])
+        cut, whole = audio_cut(table.audio(i)), entry_cut(probed[i])
         assert torch.equal(load_cut_audio(cut), load_cut_audio(whole))
+        for rate in (None, 16000, 8000):
+            assert torch.equal(table.audio(i).load_audio(rate), load_cut_audio(whole, rate)), "without lhotse"
         assert (cut.id, cut.duration, cut.supervisions) == (whole.id, whole.duration, [])
         assert table.durations[i] == cut.duration
 
@@ -80,32 +83,29 @@ def test_lhotse_samples_from_the_lazy_cuts(table: Table) -> None:
     assert sorted(found) == sorted(table.ids)
 
 
-def test_columns(table: Table, probed: list[Probed]) -> None:
-    assert table.ids == [one.row.id for one in probed] and table.ids[1:3] == [o.row.id for o in probed[1:3]]
+def test_columns(table: Table, probed: list[Entry]) -> None:
+    assert table.ids == [one.id for one in probed] and table.ids[1:3] == [o.id for o in probed[1:3]]
     codes, values = table.codes("language")
-    assert [values[code] for code in codes] == [one.row.language for one in probed]
+    assert [values[code] for code in codes] == [one.language for one in probed]
     codes, values = table.codes("source")
     assert values == ["tones"] and sorted(codes)[:2] == [-1, -1] and (codes == 0).sum() == 4
-    np.testing.assert_array_equal(table.numbers("offset"), [-1 if o.row.offset is None else o.row.offset
+    np.testing.assert_array_equal(table.numbers("offset"), [-1 if o.offset is None else o.offset
                                                             for o in probed])  # fmt: skip
     assert np.isnan(table.numbers("start")).sum() == len(probed) - 2
-    assert list(table.read("text", "speaker")) == [(one.text, one.row.speaker) for one in probed]
+    assert list(table.read("text", "speaker")) == [(one.text, one.speaker) for one in probed]
     assert [e.id for e in table.entries([3, 1])] == [table.ids[3], table.ids[1]]
 
 
-def test_what_was_found_is_kept(table: Table, probed: list[Probed]) -> None:
-    for one, entry in zip(probed, table.entries(), strict=True):
-        again = probed_of(entry)
-        assert (again.text, again.path, again.row.where) == (one.text, one.path.resolve(), one.row.where)
-        assert (again.num_samples, again.channels) == (one.num_samples, one.channels)
-        assert again.seconds == pytest.approx(one.seconds, abs=1e-4)
-        assert again.sound is not None and one.sound is not None
-        assert again.sound.level == pytest.approx(one.sound.level, rel=1e-6)
-        assert entry_of(again)._replace(raw_text="", member=None) == entry._replace(raw_text="", member=None)
+def test_entries_are_read_as_they_were_written(table: Table, probed: list[Entry]) -> None:
+    for entry, again in zip(probed, table.entries(), strict=True):
+        assert again.sound is not None and entry.sound is not None
+        assert again.sound.level == pytest.approx(entry.sound.level, rel=1e-6)
+        sound = {name: getattr(entry, name) for name in SOUND_FIELDS}  # kept as float32
+        assert again._replace(**sound) == entry
 
 
-def test_the_same_entries_give_the_same_bytes(table: Table, probed: list[Probed], tmp_path: Path) -> None:
-    write_table(tmp_path / "again.parquet", map(entry_of, probed))
+def test_the_same_entries_give_the_same_bytes(table: Table, probed: list[Entry], tmp_path: Path) -> None:
+    write_table(tmp_path / "again.parquet", probed)
     assert (tmp_path / "again.parquet").read_bytes() == table.path.read_bytes()
 
 
@@ -128,7 +128,7 @@ def test_many_groups_of_rows(table: Table, tmp_path: Path) -> None:
     assert [big.entry(i) for i in rows] == [many[i] for i in rows]
     codes, values = big.codes("speaker")
     assert values == ["s0", "s1", "s2", "s3"] and np.bincount(codes).tolist() == [10_000] * 4
-    assert big.audio_cut(39_999).id == "id-39999"
+    assert big.audio(39_999).id == "id-39999"
 
 
 class TestDamage:
@@ -137,7 +137,7 @@ class TestDamage:
         pq.write_table(change(read), path)
         return path
 
-    def test_none_there(self, tmp_path: Path) -> None:
+    def test_a_missing_table(self, tmp_path: Path) -> None:
         with pytest.raises(MayaError, match=r"there is no table .*x\.parquet; run stage 1 \(prepare\) first"):
             Table.open(tmp_path / "x.parquet")
 

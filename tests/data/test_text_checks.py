@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maya.data.corpus.manifest import Row
+from maya.data.measure.entry import Entry
 from maya.data.measure.overlaps import Overlap
-from maya.data.measure.probe import Probed
+from maya.data.measure.reasons import LEAKS
+from maya.data.measure.reasons import TEXT as REASONS
 from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
 from maya.data.prepare.text_checks import (
-    LEAKS,
-    REASONS,
     TextCheckConfig,
     check_leaks,
     check_texts,
@@ -24,18 +23,18 @@ from maya.data.prepare.text_checks import (
 from maya.errors import MayaError
 from maya.text.languages import LANGUAGES
 from maya.text.normalize import normalize
-from tests.data.making import write_corpus, write_manifest, write_tar
+from tests.data.making import make_entry, write_corpus, write_manifest, write_tar
 
 NO_AUDIO = TextCheckConfig(compare_audio=False)
 
 
-def said(name: str, text: str, seconds: float = 1.0, **facts: Any) -> Probed:
-    """An utterance that passed the probe; `path`, `offset` and `size` say where its audio lies."""
-    path = facts.pop("path", Path("a.wav"))
-    row = Row(
-        **{"id": name, "language": "en", "text": text, "audio": "a", "speaker": "s"} | facts, where="m:1"
-    )
-    return Probed(row, normalize(text, row.language), path, 16000, 1, round(seconds * 16000))
+def said(name: str, text: str, seconds: float = 1.0, **facts: Any) -> Entry:
+    """An utterance that was measured; `path`, `offset` and `size` say where its audio lies."""
+    path = Path(facts.pop("path", "a.wav"))
+    if path.is_file():
+        facts["file_size"] = path.stat().st_size
+    language = facts.get("language", "en")
+    return make_entry(name, normalize(text, language), seconds, raw_text=text, path=str(path), **facts)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +127,7 @@ def test_repeated_sentences_of_one_speaker() -> None:
     assert [flag.id for flag in check_texts(spoken, words).flags] == ["b", "e"]
 
 
-def audio(folder: Path) -> list[Probed]:
+def audio(folder: Path) -> list[Entry]:
     """a and b the same bytes and text, c and d the same bytes, e as long as they are, f in a tar like a."""
     blocks = {"a": b"x" * 200_000, "b": b"x" * 200_000, "c": b"y" * 90, "d": b"y" * 90}
     blocks["e"] = blocks["a"][:-1] + b"!"
@@ -138,7 +137,7 @@ def audio(folder: Path) -> list[Probed]:
     spoken = [said(n, "ok" if n in "abe" else n, path=folder / n, speaker=n) for n in blocks]
     return [
         *spoken,
-        said("f", "ok", path=folder / "t.tar", speaker="f", tar="t.tar", offset=512, size=200_000),
+        said("f", "ok", path=folder / "t.tar", speaker="f", member="f", offset=512, size=200_000),
     ]
 
 
@@ -154,17 +153,17 @@ def test_the_same_audio_is_found_by_its_bytes(tmp_path: Path) -> None:
         same_audio(spoken)
 
 
-def test_reasons_can_cost_an_utterance_its_place(tmp_path: Path) -> None:
+def test_utterances_are_dropped_for_chosen_reasons(tmp_path: Path) -> None:
     spoken = audio(tmp_path)
     cfg = TextCheckConfig(drop=("conflicting_audio",))
     checked = check_texts(spoken, cfg)
-    assert [one.row.id for one in checked.kept] == ["a", "b", "e", "f"]
+    assert [one.id for one in checked.kept] == ["a", "b", "e", "f"]
     assert [(one.id, one.reason) for one in checked.dropped] == [
         ("c", "conflicting_audio"),
         ("d", "conflicting_audio"),
     ]
     assert [flag.id for flag in checked.flags] == ["b", "f"]
-    with pytest.raises(MayaError, match="no reason 'noisy'; there are wrong_script"):
+    with pytest.raises(MayaError, match="no reason 'noisy'; expected some of wrong_script"):
         check_texts(spoken, TextCheckConfig(drop=("noisy",)))
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maya.audio.load import load_cut_audio
 from maya.data.corpus.manifest import read_manifest
+from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.table.alignable import ctc_frames
-from maya.data.table.table import Entry, Table, entry_of, write_table
+from maya.data.table.table import Table, write_table
 from maya.data.table.token_table import open_tokens, token_path, tokens_of, write_tokens
-from maya.data.table.utterances import Utterances, encode_cuts
+from maya.data.table.utterances import EncodedTexts, Utterances
 from maya.errors import MayaError
 from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
@@ -26,8 +26,7 @@ def tokenizer() -> Tokenizer:
 def entries(tmp_path: Path) -> list[Entry]:
     write_corpus(tmp_path / "c", per_speaker=1)
     kept, _ = probe(tmp_path / "c", read_manifest(tmp_path / "c/manifest.jsonl"), ProbeConfig())
-    found = [entry_of(one) for one in kept]
-    return [*found[:-1], found[-1]._replace(text="")]  # nothing to encode
+    return [*kept[:-1], kept[-1]._replace(text="")]  # nothing to encode
 
 
 def make_table(folder: Path, entries: list[Entry]) -> Table:
@@ -50,7 +49,7 @@ def test_tokens_are_those_of_the_texts(tmp_path: Path, entries: list[Entry], tok
         found[20_000]
 
 
-def test_tokens_of_other_things_are_refused(
+def test_tokens_of_another_table_or_tokenizer_are_refused(
     tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer
 ) -> None:
     path, table = tmp_path / "tokens.arrow", make_table(tmp_path, entries)
@@ -95,10 +94,13 @@ def test_utterances_of_a_table(
             assert found.langs[i] == wanted.langs[row]
             assert found.token_counts[i] == wanted.token_counts[row]
             assert found.tokens(i).tolist() == wanted.tokens(row).tolist()
-            assert load_cut_audio(found.cut(i)).equal(load_cut_audio(wanted.cut(row)))
+            assert found.source.load_audio(i).equal(wanted.source.load_audio(row))
+            assert found.labels([i]) == wanted.labels([row])
         assert found.ids[:2] == [wanted.ids[row] for row in numbers][:2]
         again = pickle.loads(pickle.dumps(found))  # as a spawned worker gets it
-        assert again.tokens(1).tolist() == found.tokens(1).tolist() and again.cut(1) == found.cut(1)
+        assert again.tokens(1).tolist() == found.tokens(1).tolist() and again.source.load_audio(1).equal(
+            found.source.load_audio(1)
+        )
 
 
 def test_no_utterance_is_refused(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
@@ -115,8 +117,8 @@ def test_a_text_is_encoded_in_its_language(
     mixed = [one._replace(language=("hi", "en")[i % 2]) for i, one in enumerate(entries)]
     table = make_table(tmp_path, mixed)
     found = write_tokens(token_path(tmp_path, "train"), table, both)
-    cuts = [one.cut() for one in mixed]
-    batch = encode_cuts(cuts, both)
+    encoded = EncodedTexts([one.text for one in mixed], [one.language for one in mixed], both)
+    batch = [encoded[i].tolist() for i in range(len(mixed))]
     for row, one in enumerate(mixed):
         wanted = [(row % 2) * tokenizer.vocab_size + i for i in tokenizer.encode(one.text)]
         assert found[row].tolist() == batch[row] == wanted

@@ -126,7 +126,7 @@ def test_audio_of_these_kinds_is_decoded(tmp_path: Path, suffix: str, options: d
         write_tone(tmp_path / f"{name}{suffix}", 0.5, **options)
         (tmp_path / f"{name}.txt").write_text(name * 2)
     found = examine(tmp_path, languages=["en"], cfg=PrepareConfig())
-    assert not found.dropped and [round(one.seconds, 1) for one in found.kept] == [0.5] * 3
+    assert not found.dropped and [round(one.duration, 1) for one in found.kept] == [0.5] * 3
 
 
 def test_files_without_a_partner_are_named(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_files_without_a_partner_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data", ["café".encode("latin-1"), "one".encode("utf-16"), "one".encode("utf-16-le"), b"\xff\xfe\xff"]
 )
-def test_a_text_that_cannot_be_read_costs_one_utterance(tmp_path: Path, data: bytes) -> None:
+def test_an_unreadable_text_drops_one_utterance(tmp_path: Path, data: bytes) -> None:
     pair(tmp_path, "a")
     pair(tmp_path, "b")
     (tmp_path / "b.txt").write_bytes(data)

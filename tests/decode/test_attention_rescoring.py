@@ -2,21 +2,29 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from maya.decode import attention_rescoring as module
-from maya.decode.attention_beam import attention_beam
+from maya.decode.attention_beam import AttentionBeamConfig
+from maya.decode.attention_beam import attention_beam as search
 from maya.decode.attention_rescoring import RescoringConfig, attention_rescoring, attention_scores
 from maya.decode.ctc_beam import BeamConfig, beam_ctc, nbest_ctc
+from maya.decode.hypothesis import Hypothesis
+from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads.attention import AttentionDecoder, AttentionDecoderConfig
 
 DIM = 6
 BLANK = 0
 WIDE = BeamConfig(beam=12, token_beam=1000.0, token_bonus=0.0)
+
+
+def attention_beam(enc: Tensor, lens: Tensor, decoder: AttentionDecoder, **options: Any) -> list[Hypothesis]:
+    return search(enc, lens, decoder, AttentionBeamConfig(**options))
 
 
 def make(
@@ -50,13 +58,13 @@ def test_scores_are_those_of_each_text_alone(
     enc, lens, _ = batch
     decoder = make()
     texts = [[[2, 3], [], [4, 4, 5, 2]], [[5]], [], [[3, 2, 2], [4]]]
-    found = attention_scores(enc, lens, decoder, texts)
+    found = attention_scores(Encoded(enc, lens), decoder, texts)
     assert [len(row) for row in found] == [3, 1, 0, 2]
     for row, n in ((0, 9), (1, 6), (3, 3)):
         expected = [log_prob(decoder, enc[row, :n], text) for text in texts[row]]
         assert found[row] == pytest.approx(expected, abs=1e-4)
     monkeypatch.setattr(module, "_MAX_LOGITS", 1)  # one utterance at a time
-    again = attention_scores(enc, lens, decoder, texts)
+    again = attention_scores(Encoded(enc, lens), decoder, texts)
     for row, alone in zip(found, again, strict=True):
         assert alone == pytest.approx(row, abs=1e-4)
 
@@ -65,8 +73,8 @@ def test_scores_are_those_of_each_text_alone(
 def test_the_best_sum_of_both_scores_wins(batch: tuple[Tensor, ...], scales: tuple[float, float]) -> None:
     enc, lens, log_probs = batch
     decoder = make()
-    cfg = RescoringConfig(beam=WIDE, ctc_scale=scales[0], aed_scale=scales[1])
-    found = attention_rescoring(enc, lens, log_probs, decoder, blank=BLANK, cfg=cfg)
+    cfg = RescoringConfig(beam=12, token_beam=1000.0, ctc_scale=scales[0], aed_scale=scales[1])
+    found = attention_rescoring(Encoded(enc, lens), log_probs, decoder, blank=BLANK, cfg=cfg)
     first = beam_ctc(log_probs, lens, blank=BLANK, cfg=WIDE)
     nbest = nbest_ctc(log_probs, lens, blank=BLANK, cfg=WIDE)
     for row, n in enumerate(lens.tolist()):
@@ -103,11 +111,11 @@ def test_nbest_is_sorted_and_sums_all_paths() -> None:
 def test_padding_is_never_read(batch: tuple[Tensor, ...]) -> None:
     enc, lens, log_probs = batch
     decoder = make()
-    before = attention_rescoring(enc, lens, log_probs, decoder, blank=BLANK, cfg=RescoringConfig())
+    before = attention_rescoring(Encoded(enc, lens), log_probs, decoder, blank=BLANK, cfg=RescoringConfig())
     plain = attention_beam(enc, lens, decoder)
     for row, n in enumerate(lens.tolist()):
         enc[row, n:], log_probs[row, n:] = float("nan"), float("nan")
-    after = attention_rescoring(enc, lens, log_probs, decoder, blank=BLANK, cfg=RescoringConfig())
+    after = attention_rescoring(Encoded(enc, lens), log_probs, decoder, blank=BLANK, cfg=RescoringConfig())
     assert [h.tokens for h in after] == [h.tokens for h in before]
     assert [h.tokens for h in attention_beam(enc, lens, decoder)] == [h.tokens for h in plain]
 
@@ -203,8 +211,8 @@ def test_a_trained_decoder_says_what_it_learnt_and_corrects_ctc() -> None:
     for frame, token in enumerate([2, 0, 3, 0, 4, 0, 4, 0]):
         heard[0, frame, token] = 0.0
     heard[0, 4, 3] = -0.5
-    cfg = RescoringConfig(beam=WIDE)
+    cfg = RescoringConfig(beam=12, token_beam=1000.0)
     log_probs = heard.log_softmax(-1)
     assert beam_ctc(log_probs, lens[:1], blank=BLANK, cfg=WIDE)[0].tokens == [2, 3, 4, 4]
-    (hyp,) = attention_rescoring(enc[:1], lens[:1], log_probs, decoder, blank=BLANK, cfg=cfg)
+    (hyp,) = attention_rescoring(Encoded(enc[:1], lens[:1]), log_probs, decoder, blank=BLANK, cfg=cfg)
     assert hyp.tokens == texts[0] and hyp.frames == [0, 2, 4, 6]

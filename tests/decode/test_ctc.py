@@ -1,10 +1,12 @@
 """Greedy CTC decoding and what a hypothesis says about time."""
 
+import random
+
 import pytest
 import torch
 
 from maya.decode import ctc
-from maya.decode.ctc import greedy_ctc, greedy_ctc_of
+from maya.decode.ctc import CTCDecoder, collapse_ctc, greedy_ctc
 from maya.decode.hypothesis import Hypothesis
 
 
@@ -51,6 +53,32 @@ def test_a_head_is_run_in_stretches(monkeypatch):
         seen.append(part.shape[1])
         return part.log_softmax(-1)
 
-    hyps = greedy_ctc_of(head, enc, lens, blank=3)
+    decoder = CTCDecoder(head, 2, blank=3)
+    decoder.push(enc, lens)
     assert max(seen) == 3 and sum(seen) == 23
-    assert hyps == greedy_ctc(enc.log_softmax(-1), lens, blank=3)
+    assert decoder.hyps == greedy_ctc(enc.log_softmax(-1), lens, blank=3)
+
+
+def test_whole_or_in_pieces_it_follows_the_definition_exactly() -> None:
+    """Merge runs, drop blanks; a token has the first frame of its run, its length and its highest score."""
+    draw = random.Random(3)
+    path = [label for _ in range(60) for label in [draw.randrange(4)] * draw.randrange(1, 5)]
+    scores = [-draw.random() for _ in path]
+    expected = Hypothesis()
+    for frame, (label, score) in enumerate(zip(path, scores, strict=True)):
+        if label != 3 and frame and path[frame - 1] == label:
+            expected.durations[-1] += 1
+            expected.scores[-1] = max(expected.scores[-1], score)
+        elif label != 3:
+            for name, value in (("tokens", label), ("frames", frame), ("durations", 1), ("scores", score)):
+                getattr(expected, name).append(value)
+    assert collapse_ctc(path, scores, blank=3) == expected
+    log_probs = torch.full((1, len(path), 4), -2.0, dtype=torch.float64)
+    log_probs[0, range(len(path)), path] = torch.tensor(scores, dtype=torch.float64)
+    for longest in (1, 2, 7, len(path)):
+        decoder, begin = CTCDecoder(lambda x: x, 1, blank=3), 0
+        while begin < len(path):
+            piece = log_probs[:, begin : begin + draw.randint(1, longest)]
+            decoder.push(piece, torch.tensor([piece.shape[1]]))
+            begin += piece.shape[1]
+        assert decoder.hyps == [expected]

@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from maya.decode.head_choice import TrainedHeads, best_head
-from maya.decode.recognizer import Recognizer, decode_frames
+from maya.decode.methods import greedy
+from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
-from maya.heads.attention import AttentionDecoderConfig
-from maya.models.hybrid import HybridModel, with_vocabulary
-from maya.models.text_heads import HEADS, heads_of, heads_within
+from maya.heads import AttentionDecoderConfig
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import SpeechModel
 from tests import tiny
+
+HEADS = ("transducer", "ctc", "attention")
 
 
 def rates(**cer: float) -> Any:
@@ -24,18 +27,18 @@ def rates(**cer: float) -> Any:
         (("ctc",), ("ctc",), {}, "ctc", "the only head"),
         (HEADS, HEADS, {}, "transducer", "the default, as the checkpoint has no dev scores"),
         (HEADS, ("ctc", "attention"), {}, "ctc",
-         "the default, as the checkpoint has no dev scores; the transducer was not trained"),
-        (HEADS, ("attention",), {}, "attention", "the transducer and the CTC head were not trained"),
+         "the default, as the checkpoint has no dev scores; transducer was not trained"),
+        (HEADS, ("attention",), {}, "attention", "transducer and ctc were not trained"),
         (HEADS[:2], HEADS[:2], rates(transducer=0.098, ctc=0.091), "ctc",
          "best on dev, CER 9.10 % against transducer 9.80 %"),
         (HEADS[:2], HEADS[:2], rates(transducer=0.09, ctc=0.091), "transducer",
          "best on dev, CER 9.00 % against ctc 9.10 %"),
         (HEADS, ("transducer", "ctc"), rates(transducer=0.2, ctc=0.1), "ctc",
-         "best on dev, CER 10.00 % against transducer 20.00 %; the attention decoder was not trained"),
+         "best on dev, CER 10.00 % against transducer 20.00 %; attention was not trained"),
         (HEADS, HEADS, rates(transducer=0.2, ctc=0.1, attention=0.05), "attention",
          "best on dev, CER 5.00 % against transducer 20.00 %, ctc 10.00 %"),
         # A score that an untrained head has from somewhere counts for nothing.
-        (HEADS[:2], ("ctc",), rates(transducer=0.0, ctc=0.5), "ctc", "the transducer was not trained"),
+        (HEADS[:2], ("ctc",), rates(transducer=0.0, ctc=0.5), "ctc", "transducer was not trained"),
     ],
 )  # fmt: skip
 def test_the_best_trained_head(heads: Any, trained: Any, dev: Any, head: str, reason: str) -> None:
@@ -45,29 +48,15 @@ def test_the_best_trained_head(heads: Any, trained: Any, dev: Any, head: str, re
 
 def test_ties_go_by_wer_then_by_the_order_of_heads() -> None:
     equal = {"wer": 0.5, "cer": 0.1}
-    assert best_head({"attention": equal, "ctc": equal, "transducer": equal}) == "transducer"
+    assert best_head({"transducer": equal, "ctc": equal, "attention": equal}) == "transducer"
     assert best_head({"transducer": equal, "ctc": {"wer": 0.4, "cer": 0.1}}) == "ctc"
 
 
-def test_heads_of_configurations() -> None:
-    cfg = tiny.experiment().model
-    assert heads_of(cfg) == ("transducer", "ctc")
-    cfg.attention_weight = 0.3
-    assert heads_of(cfg) == HEADS
-    cfg.transducer, cfg.ctc_weight = "none", 0.0
-    assert heads_of(cfg) == ("attention",)
-    assert heads_of(object()) == ()  # a speech LLM's configuration
-    assert heads_within(("encoder", "decoder", "joint")) == ("transducer",)
-    assert heads_within(("encoder", "decoder", "ctc_decoder", "attention_decoder")) == ("ctc", "attention")
-
-
-def recognizer(**settings: Any) -> Recognizer:
+def recognizer(without: str = "") -> Recognizer:
     cfg = with_vocabulary(tiny.experiment().model, 12, ("en", "hi"))
-    cfg.attention_weight = 0.3
-    cfg.attention_decoder = AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32)
-    for name, value in settings.items():
-        setattr(cfg, name, value)
-    return Recognizer(model=HybridModel(cfg).eval(), tokenizer=Numbers(), device=torch.device("cpu"))  # type: ignore[arg-type]
+    cfg.heads["attention"] = AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32)
+    cfg.heads.pop(without, None)
+    return Recognizer(model=SpeechModel(cfg).eval(), tokenizer=Numbers(), device=torch.device("cpu"))  # type: ignore[arg-type]
 
 
 class Numbers:
@@ -78,11 +67,12 @@ class Numbers:
 def test_transcribing_by_each_head_and_by_the_best(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="maya")
     ours, audio = recognizer(), torch.randn(16000) * 0.1
-    enc, lens = ours.encode(audio[None], torch.tensor([16000]))
+    with torch.inference_mode():
+        encoded = ours.model.encode_audio(audio[None], torch.tensor([16000]))
     tokens = {}
     for head in HEADS:
         with torch.inference_mode():
-            (expected,) = decode_frames(ours.model, enc, lens, method=head)
+            (expected,) = greedy(ours.model, encoded, head)
         (hyp,) = ours.transcribe([audio], method=head)
         assert hyp.tokens == expected.tokens
         tokens[head] = hyp.tokens
@@ -95,28 +85,18 @@ def test_transcribing_by_each_head_and_by_the_best(caplog: pytest.LogCaptureFixt
     assert [m.split(":")[0] for m in caplog.messages] == [f"decoding with {head}" for head in HEADS]
 
 
-@pytest.mark.parametrize(
-    ("settings", "method", "message"),
-    [
-        (
-            {"transducer": "none"},
-            "transducer",
-            "needs a transducer, and this model has none",
-        ),
-        ({"ctc_weight": 0.0}, "ctc", "method 'ctc' needs a CTC head, and this model has none"),
-        ({"attention_weight": 0.0}, "attention", "needs an attention decoder, and this model has none"),
-    ],
-)
-def test_a_head_that_is_not_there_is_refused(settings: Any, method: Any, message: str) -> None:
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_that_is_not_there_is_refused(head: str) -> None:
+    message = f"decode.method={head} reads a head of kind {head}, which this model lacks"
     with pytest.raises(MayaError, match=message):
-        recognizer(**settings).transcribe([torch.randn(4000)], method=method)
+        recognizer(without=head).transcribe([torch.randn(4000)], method=head)
 
 
 def test_a_head_that_was_not_trained_is_refused() -> None:
     ours = recognizer()
     ours.heads = TrainedHeads(heads=HEADS, trained=("ctc", "attention"))
-    with pytest.raises(MayaError, match="transducer, which was never trained; use ctc or attention"):
+    with pytest.raises(MayaError, match="head transducer, which was never trained; use ctc or attention"):
         ours.transcribe([torch.randn(4000)], method="transducer")
     ours.heads = TrainedHeads(heads=HEADS, trained=())
-    with pytest.raises(MayaError, match="cannot decode: .* never trained; train it first"):
+    with pytest.raises(MayaError, match="cannot decode: .* never trained; train first"):
         ours.transcribe([torch.randn(4000)])

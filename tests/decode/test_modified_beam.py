@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from maya.decode.greedy import greedy_rnnt
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.modified_beam import modified_beam_search
+from maya.decode.modified_beam import ModifiedBeamConfig
+from maya.decode.modified_beam import modified_beam_search as search
 from maya.decode.trace import Trace
+from maya.decode.transducer import greedy_transducer
 from maya.errors import MayaError
 from maya.heads.transducer import (
     Joint,
@@ -24,6 +25,12 @@ from maya.heads.transducer import (
 
 KINDS = ["lstm", "stateless", "icefall"]
 VOCAB = 6
+
+
+def modified_beam_search(
+    enc: Tensor, lens: Tensor, predictor: Any, joint: Joint, blank: int, **options: Any
+) -> list[Hypothesis]:
+    return search(enc, lens, predictor, joint, blank=blank, cfg=ModifiedBeamConfig(**options))
 
 
 def make(kind: str, blank_bias: float = 0.0, vocab: int = VOCAB) -> tuple[Any, Joint, int]:
@@ -138,7 +145,7 @@ def test_labels_that_many_paths_spell_win_over_the_best_path() -> None:
 def test_a_beam_of_one_is_greedy_search_with_one_symbol_a_frame(kind: str, blank_bias: float) -> None:
     predictor, joint, blank = make(kind, blank_bias)
     enc, lens = 2 * torch.randn(7, 25, 5), torch.tensor([25, 0, 24, 17, 9, 2, 1])
-    greedy = greedy_rnnt(enc, lens, predictor, joint, blank=blank, max_symbols=1)
+    greedy = greedy_transducer(enc, lens, predictor, joint, blank=blank, max_symbols=1)
     found = modified_beam_search(enc, lens, predictor, joint, blank=blank, beam=1)
     assert sum(len(h.tokens) for h in greedy) > 0
     for hyp, truth in zip(found, greedy, strict=True):

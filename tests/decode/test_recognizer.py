@@ -9,7 +9,9 @@ import torch
 
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
-from maya.models.hybrid import build_model, with_vocabulary
+from maya.heads import LanguageConfig
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import build_model
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from tests import tiny
 
@@ -21,7 +23,9 @@ def tokenizer() -> Tokenizer:
 
 def _recognizer(tokenizer: Tokenizer, weight: float) -> Recognizer:
     cfg = with_vocabulary(tiny.experiment().model, tokenizer.vocab_size, ("en", "hi"))
-    cfg.language_id_weight, cfg.language_init = weight, 3.0  # an embedding that decides what is decoded
+    if weight:
+        cfg.heads["language"] = LanguageConfig(weight=weight)
+    cfg.language_init = 3.0  # an embedding that decides what is decoded
     torch.manual_seed(1)
     return Recognizer(model=build_model(cfg).eval(), tokenizer=tokenizer, device=torch.device("cpu"))
 
@@ -30,9 +34,9 @@ def _recognizer(tokenizer: Tokenizer, weight: float) -> Recognizer:
 def test_auto_decodes_in_the_language_it_finds(tokenizer: Tokenizer, code: str, index: int) -> None:
     recognizer = _recognizer(tokenizer, 0.3)
     with torch.no_grad():
-        recognizer.model.language_head.out.weight.zero_()
-        recognizer.model.language_head.out.bias[:] = torch.tensor([0.0, 0.0])
-        recognizer.model.language_head.out.bias[index] = 2.0
+        recognizer.model.heads["language"].out.weight.zero_()
+        recognizer.model.heads["language"].out.bias[:] = torch.tensor([0.0, 0.0])
+        recognizer.model.heads["language"].out.bias[index] = 2.0
     audio = [torch.randn(n) * 0.1 for n in (16000, 9000, 12000)]
     named, found = recognizer.transcribe(audio, code), recognizer.transcribe(audio, "auto")
     assert [h.tokens for h in named] == [h.tokens for h in found] and any(h.tokens for h in found)
@@ -70,5 +74,5 @@ def test_integers_are_scaled_and_what_is_no_audio_is_named(tokenizer: Tokenizer)
 
 
 def test_a_model_without_the_head_says_so(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    with pytest.raises(MayaError, match="model.language_id_weight 0; name the language"):
+    with pytest.raises(MayaError, match="it has no language head; name the language"):
         _recognizer(tokenizer, 0.0).transcribe([tmp_path / "unread.wav"], "auto")

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from maya.decode.ctc import greedy_ctc
-from maya.decode.greedy import greedy_rnnt, greedy_tdt
+from maya.decode.ctc import CTCDecoder, greedy_ctc
 from maya.decode.head_choice import TrainedHeads
-from maya.decode.recognizer import Recognizer, decode_frames
-from maya.decode.streaming import RecognizerStream, StreamingCTC, StreamingTransducer
-from maya.encoders import LaCT
+from maya.decode.methods import greedy
+from maya.decode.recognizer import Recognizer
+from maya.decode.transducer import TransducerDecoder, greedy_transducer
+from maya.encoders import Encoded, LaCT
 from maya.encoders.lact.config import streaming
 from maya.errors import MayaError
+from maya.heads import AttentionDecoderConfig, LanguageConfig
 from maya.heads.transducer import Joint, JointConfig, Predictor, PredictorConfig
-from maya.models.hybrid import HybridModel
-from maya.recipes.info import describe_stream
+from maya.models.speech_model import SpeechModel
 from maya.recipes.lact_presets import lact_tiny
 from tests.tiny import experiment
 
@@ -56,12 +56,9 @@ def test_transducers_carry_over(durations, seed):
             p.mul_(3)
     enc = torch.randn(len(LENS), max(LENS), DIM) * 2
     options = dict(blank=VOCAB, max_symbols=3)
-    if durations is None:
-        expected = greedy_rnnt(enc, torch.tensor(LENS), predictor, joint, **options)
-    else:
-        expected = greedy_tdt(enc, torch.tensor(LENS), predictor, joint, durations=durations, **options)
+    expected = greedy_transducer(enc, torch.tensor(LENS), predictor, joint, durations=durations, **options)
     assert sum(len(h.tokens) for h in expected) > 10
-    decoder = StreamingTransducer(predictor, joint, len(LENS), durations=durations, **options)
+    decoder = TransducerDecoder(predictor, joint, len(LENS), durations=durations, **options)
     for piece, lens in pieces(enc, LENS, seed):
         decoder.push(piece, lens)
     same(decoder.hyps, expected)
@@ -71,7 +68,7 @@ def test_ctc_runs_go_over_pieces():
     log_probs = (torch.randn(len(LENS), max(LENS), VOCAB) * 2).log_softmax(-1)
     log_probs = log_probs.repeat_interleave(2, dim=1)  # runs
     lens = [2 * n for n in LENS]
-    decoder = StreamingCTC(torch.nn.Identity(), len(lens), blank=VOCAB - 1)
+    decoder = CTCDecoder(torch.nn.Identity(), len(lens), blank=VOCAB - 1)
     for piece, piece_lens in pieces(log_probs, lens, 5):
         decoder.push(piece, piece_lens)
     same(decoder.hyps, greedy_ctc(log_probs, torch.tensor(lens), blank=VOCAB - 1))
@@ -84,17 +81,20 @@ class Letters:
         return "".join(chr(97 + t) for t in tokens)
 
 
-def recognizer(transducer="tdt", language_id_weight=0.0, **encoder):
+def recognizer(transducer="tdt", identifies=False, **encoder):
     cfg = experiment().model
-    cfg.language_id_weight = language_id_weight
-    cfg.transducer, cfg.vocab_size, cfg.languages = transducer, 20, ("en", "hi")
+    cfg.heads["transducer"].loss = transducer
+    cfg.heads["attention"] = AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=16)
+    if identifies:
+        cfg.heads["language"] = LanguageConfig()
+    cfg.vocab_size, cfg.languages = 20, ("en", "hi")
     cfg.features.normalize = "none"
     cfg.encoder.att_context_style, cfg.encoder.att_context_size = "chunked_limited", ((6, 1), (6, 2))
     cfg.encoder.causal_downsampling, cfg.encoder.conv_context = True, "causal"
     cfg.encoder.conv_norm = "layer_norm"
     for name, value in encoder.items():
         setattr(cfg.encoder, name, value)
-    model = HybridModel(cfg).eval()
+    model = SpeechModel(cfg).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.15)
@@ -113,9 +113,8 @@ def test_audio_in_pieces_gives_the_same_tokens(method, transducer, context):
         audio = torch.randn(samples) * torch.linspace(0.01, 0.5, samples)
         with torch.inference_mode():
             feats, lens = ours.features(audio[None], torch.tensor([samples]))
-            enc, enc_lens = ours.model.encoder(feats, lens, context=context)
-            enc = ours.model.with_language(enc, torch.tensor([1]))
-            (expected,) = decode_frames(ours.model, enc, enc_lens, method=method)
+            encoded = Encoded(*ours.model.encoder(feats, lens, context=context))
+            (expected,) = greedy(ours.model, encoded, method, torch.tensor([1]))
         assert len(expected.tokens) > 3
         at, partial = 0, []
         while at < samples:
@@ -131,15 +130,15 @@ def test_audio_in_pieces_gives_the_same_tokens(method, transducer, context):
 
 def test_what_cannot_stream_says_why():
     with pytest.raises(MayaError, match="cannot stream"):
-        RecognizerStream(recognizer(conv_context="symmetric"))
-    stream = RecognizerStream(recognizer())
+        recognizer(conv_context="symmetric").stream()
+    stream = recognizer().stream()
     assert stream.finish().tokens == stream.finish().tokens  # nothing said, twice
     with pytest.raises(MayaError, match="does not know the language 'xx'; it knows en, hi$"):
-        RecognizerStream(recognizer(), "xx")
+        recognizer().stream("xx")
     advice = "a stream cannot identify the language.*: name one of en, hi, or leave the language out"
     with pytest.raises(MayaError, match=f"^{advice}$"):
         recognizer().stream("auto")
-    identifies = recognizer(language_id_weight=0.3)
+    identifies = recognizer(identifies=True)
     with pytest.raises(MayaError, match=f"^{advice}, or transcribe the whole .* with language='auto'$"):
         identifies.stream("auto")
     nameless = recognizer()
@@ -157,7 +156,7 @@ def test_what_cannot_stream_says_why():
 def test_integer_samples_stream_as_their_floats_do():
     audio = (torch.randn(16_000, generator=torch.Generator().manual_seed(3)) * 3000).short()
     model = recognizer()
-    streams = [RecognizerStream(model) for _ in range(2)]
+    streams = [model.stream() for _ in range(2)]
     streams[0].accept(audio.numpy())
     streams[1].accept(audio.float() / 2**15)
     assert streams[0].finish().tokens == streams[1].finish().tokens
@@ -174,12 +173,12 @@ def test_a_stream_takes_the_best_of_the_heads_that_can_stream():
         (TrainedHeads(heads=(*both, "attention"), trained=("ctc", "attention")), "ctc"),
     ):
         ours.heads = heads
-        assert ours.stream().method == expected
+        assert ours.stream().method.cfg.kind == expected
     ours.heads = TrainedHeads(heads=both, trained=("ctc",))
-    with pytest.raises(MayaError, match="needs the transducer, which was never trained; use ctc"):
+    with pytest.raises(MayaError, match="needs the head transducer, which was never trained; use ctc"):
         ours.stream(method="transducer")
     ours.heads = TrainedHeads(heads=("attention",), trained=("attention",))
-    with pytest.raises(MayaError, match="needs a transducer or a CTC head, and the model has none"):
+    with pytest.raises(MayaError, match="this model cannot decode a stream: it reads whole utterances"):
         ours.stream()
     with pytest.raises(MayaError, match="reads whole utterances"):
         ours.stream(method="attention")
@@ -191,26 +190,24 @@ def test_a_lact_carries_what_it_learnt_to_the_next_utterance_of_a_speaker():
     small = lact_tiny(d_model=32, n_layers=2, ff_dim=32, feat_in=cfg.features.num_mels)
     cfg.encoder = streaming(small, chunk=8)
     torch.manual_seed(0)
-    model = HybridModel(cfg).eval()
+    model = SpeechModel(cfg).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.3)
     ours = Recognizer(model=model, tokenizer=Letters(), device=torch.device("cpu"))
     first, second = (torch.randn(n) * torch.linspace(0.01, 0.5, n) for n in (40_123, 37_000))
 
-    def heard(audio, weights=None):
+    def whole(audio, weights=None):
         """The whole utterance at once: hypothesis, frames, and the fast weights after it."""
         with torch.inference_mode():
             feats, lens = ours.features(audio[None], torch.tensor([len(audio)]))
             enc, enc_lens, after = model.encoder.adapt(feats, lens, weights)
-            (hyp,) = decode_frames(
-                model, model.with_language(enc, torch.tensor([0])), enc_lens, method="transducer"
-            )
+            (hyp,) = greedy(model, Encoded(enc, enc_lens), "transducer", torch.tensor([0]))
         return hyp, enc, after
 
-    alone, enc_alone, _ = heard(second)
-    opening, _, learnt = heard(first)
-    carried, enc_carried, _ = heard(second, learnt)
+    alone, enc_alone, _ = whole(second)
+    opening, _, learnt = whole(first)
+    carried, enc_carried, _ = whole(second, learnt)
     assert (enc_alone - enc_carried).abs().max() > 0.01
     assert len(carried.tokens) > 3 and carried.tokens != alone.tokens
     stream = ours.stream("en", method="transducer")
@@ -222,9 +219,9 @@ def test_a_lact_carries_what_it_learnt_to_the_next_utterance_of_a_speaker():
 
     same([say(first, same_speaker=True), say(second)], [opening, carried])
     same([say(second)], [alone])  # and another speaker begins anew
-    with pytest.raises(MayaError, match="same_speaker is for a LaCT"):
-        RecognizerStream(recognizer()).finish(same_speaker=True)
-    assert re.fullmatch(
-        r"state of one stream: [0-9.]+ MB \(fast weights .*\)", describe_stream(model.encoder)
-    )
-    assert "cannot stream" in describe_stream(LaCT(small))
+    with pytest.raises(MayaError, match="same_speaker needs a LaCT"):
+        recognizer().stream().finish(same_speaker=True)
+    state = model.encoder.initial_state(1).describe()
+    assert re.fullmatch(r"state of one stream: [0-9.]+ MB \(fast weights .*\)", state)
+    with pytest.raises(MayaError, match="cannot stream"):
+        LaCT(small).initial_state(1)

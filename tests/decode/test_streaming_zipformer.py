@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from maya.decode.greedy import greedy_rnnt
-from maya.decode.recognizer import Recognizer, decode_frames
-from maya.decode.streaming import StreamingTransducer
-from maya.encoders import Zipformer
-from maya.encoders.encoder_stream import ZipformerStream
+from maya.decode.methods import greedy
+from maya.decode.recognizer import Recognizer
+from maya.decode.transducer import TransducerDecoder, greedy_transducer
+from maya.encoders import Encoded, Zipformer
 from maya.encoders.zipformer.config import Chunking
+from maya.encoders.zipformer.streaming import ZipformerStream
 from maya.errors import MayaError
 from maya.heads.transducer import Joint, JointConfig, StatelessConfig, StatelessPredictor
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from tests import tiny_zipformer
 
 
@@ -28,7 +28,7 @@ class Letters:
 
 def recognizer(causal: bool = True) -> Recognizer:
     torch.manual_seed(3)
-    model = HybridModel(tiny_zipformer.config(causal)).eval()
+    model = SpeechModel(tiny_zipformer.config(causal)).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.15)
@@ -48,7 +48,7 @@ def offline(ours: Recognizer, audio: Tensor, chunking: Chunking, method: Any) ->
     with torch.inference_mode():
         enc, _ = encoder(feats, torch.tensor([feats.shape[1]]))
         enc = enc[:, : int(enc_lens)]
-        (hyp,) = decode_frames(ours.model, enc, enc_lens, method=method)
+        (hyp,) = greedy(ours.model, Encoded(enc, enc_lens), method)
     return hyp, enc
 
 
@@ -80,7 +80,7 @@ def test_frames_come_out_as_soon_as_a_chunk_is_there() -> None:
     assert isinstance(encoder, Zipformer)
     stream = ZipformerStream(encoder, 2, Chunking(16, 32))
     x = torch.randn(2, 150, 80)
-    sizes = [int(stream.push(piece)[1][0]) for piece in (x[:, :44], x[:, 44:45], x[:, 45:108], x[:, 108:])]
+    sizes = [int(stream.push(piece).lens[0]) for piece in (x[:, :44], x[:, 44:45], x[:, 45:108], x[:, 108:])]
     assert sizes == [0, 8, 8, 16]
     enc, lens = stream.push(x[:, :0], final=True)
     rest = int(encoder.subsampled_lens(torch.tensor(150))) - 32
@@ -136,9 +136,9 @@ def test_a_stateless_predictor_with_blank_first(context: int) -> None:
     enc, lens = 2 * torch.randn(4, 20, 5), torch.tensor([20, 13, 1, 0])
     expected = [one_by_one(x[:n], predictor, joint, 3) for x, n in zip(enc, lens.tolist(), strict=True)]
     assert sum(len(tokens) for tokens, _ in expected) > 5
-    found = greedy_rnnt(enc, lens, predictor, joint, blank=0, max_symbols=3)
-    assert [(h.tokens, h.frames) for h in found] == expected
-    decoder = StreamingTransducer(predictor, joint, 4, durations=None, blank=0, max_symbols=3)
+    hyps = greedy_transducer(enc, lens, predictor, joint, blank=0, max_symbols=3)
+    assert [(h.tokens, h.frames) for h in hyps] == expected
+    decoder = TransducerDecoder(predictor, joint, 4, durations=None, blank=0, max_symbols=3)
     for begin in range(0, 20, 7):
         decoder.push(enc[:, begin : begin + 7], (lens - begin).clamp(0, min(7, 20 - begin)))
     assert [(h.tokens, h.frames) for h in decoder.hyps] == expected

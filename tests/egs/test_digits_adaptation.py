@@ -13,7 +13,7 @@ from egs.digits.adaptation import read_speakers
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.kernels.lact import FastWeights
-from maya.models.hybrid import build_model
+from maya.models.speech_model import build_model
 from maya.recipes import adaptation
 from maya.recipes.adaptation_report import START, Answer, curves, main, table
 from maya.recipes.lact_presets import lact_tiny

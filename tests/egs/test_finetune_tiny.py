@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from egs.indic12 import finetune_tiny
-from maya.convert.nemo import import_nemo
+from maya.convert.nemo.load import import_nemo
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
@@ -38,7 +38,7 @@ def _experiment(start: Path) -> Experiment:
     exp.languages, exp.tokenizer.vocab_size = LANGUAGES, 400
     exp.prepare.max_dropped_fraction = 0.5
     exp.train.init_from, exp.train.steps, exp.train.warmup_steps = str(start), STEPS, 2
-    exp.train.encoder_freeze, exp.train.ctc_ramp = FREEZE, RAMP
+    exp.train.freeze_steps, exp.model.heads["ctc"].ramp_steps = FREEZE, RAMP
     exp.train.save_every, exp.train.valid_every, exp.train.log_every = 1, STEPS, 1
     exp.train.keep, exp.train.accumulate, exp.data.plan.max_seconds = 99, 1, 20.0
     return exp
@@ -57,20 +57,20 @@ def run(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_log_shows_each_phase_at_its_step(run: Path) -> None:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    found = {
+    phases = {
         (r["step"], name, r[name])
         for r in rows
         if r["kind"] == "phase"
         for name in ("encoder", "heads", "ctc")
         if name in r
     }
-    assert found == {
+    assert phases == {
         (0, "encoder", "frozen"), (0, "heads", "warming up"), (0, "ctc", "rising"), (2, "heads", "learning"),
         (RAMP, "ctc", "full"), (FREEZE, "encoder", "warming up"), (FREEZE + 2, "encoder", "learning"),
     }  # fmt: skip
     train_rows = [r for r in rows if r["kind"] == "train"]
     assert [r["encoder_lr"] > 0 for r in train_rows] == [s >= FREEZE for s in range(STEPS)]
-    assert [r["ctc_weight"] for r in train_rows[: RAMP + 1]] == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert [r["weight_ctc"] for r in train_rows[: RAMP + 1]] == pytest.approx([0.0, 0.1, 0.2, 0.3])
     valid = [r for r in rows if r["kind"] == "valid"][-1]
     assert {f"wer_{code}" for code in LANGUAGES} <= valid.keys()
     assert {f"language_accuracy_{code}" for code in LANGUAGES} <= valid.keys()

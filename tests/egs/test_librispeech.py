@@ -9,7 +9,8 @@ import torch
 from egs.librispeech import zipformer
 from maya.config import from_dict, to_dict
 from maya.decode.head_choice import TrainedHeads
-from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
+from maya.models.config import SpeechModelConfig, with_vocabulary
+from maya.models.speech_model import build_model, count_parameters
 from maya.models.text_heads import heads_of
 from maya.recipes.decode import methods_of
 from maya.recipes.experiment import Experiment
@@ -23,7 +24,7 @@ HEADS = ("", "_ctc", "_cr_ctc", "_ctc_aed")
 NAMES = [f"{size}{heads}" for size, heads in itertools.product(SIZES, HEADS)]
 
 
-def all_methods(cfg: HybridConfig) -> list[str]:
+def all_methods(cfg: SpeechModelConfig) -> list[str]:
     """The ways to decode with a model whose heads are all trained."""
     heads = heads_of(cfg)
     return methods_of(TrainedHeads(heads=heads, trained=heads), cfg.transducer)

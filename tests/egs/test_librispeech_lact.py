@@ -17,11 +17,10 @@ from maya.config import from_dict, to_dict
 from maya.data.plan import BatchPlan
 from maya.decode.head_choice import TrainedHeads
 from maya.encoders import LaCTConfig
-from maya.encoders.encoder_stream import encoder_stream
 from maya.encoders.lact.fast_weights import plan
-from maya.features import feature_stream
 from maya.heads.transducer import PredictorConfig, StatelessConfig
-from maya.models.hybrid import HybridConfig, build_model, count_parameters, with_vocabulary
+from maya.models.config import SpeechModelConfig, with_vocabulary
+from maya.models.speech_model import build_model, count_parameters
 from maya.models.text_heads import heads_of
 from maya.recipes.decode import methods_of
 from maya.recipes.experiment import Experiment
@@ -41,7 +40,7 @@ SIZES = {"base": (768, 12, 4), "improved": (1024, 18, 8), "large": (1536, 24, 12
 MEAN_SECONDS = 12.3  # of an utterance of LibriSpeech
 
 
-def all_methods(cfg: HybridConfig) -> list[str]:
+def all_methods(cfg: SpeechModelConfig) -> list[str]:
     """The ways to decode with a model whose heads are all trained."""
     heads = heads_of(cfg)
     return methods_of(TrainedHeads(heads=heads, trained=heads), cfg.transducer)
@@ -148,11 +147,11 @@ def test_the_streaming_model_streams() -> None:
     assert (encoder.order, encoder.chunk, encoder.window[1]) == ("chunk_causal", 32, -1)
     cfg = with_vocabulary(replace(exp.model, encoder=encoder), 500, exp.languages)
     model = build_model(cfg).eval()
-    feature_stream(model.preprocessor.featurizer)  # raises where features need the whole utterance
-    encoder_stream(model.encoder, 1, None)
+    model.preprocessor.featurizer.stream()  # raises where features need the whole utterance
+    model.encoder.stream(1)
     whole = build_model(with_vocabulary(load("tiny").model, 80, ("en",))).eval()
     with pytest.raises(Exception, match="stream"):
-        encoder_stream(whole.encoder, 1, None)
+        whole.encoder.stream(1)
 
 
 def test_a_training_by_steps_is_averaged_over_steps(tmp_path: Path) -> None:

@@ -5,17 +5,18 @@ import math
 import pytest
 import torch
 
-from maya.encoders import FastConformer, FastConformerConfig, attention, fastconformer
+from maya.encoders import FastConformer, FastConformerConfig
+from maya.encoders.conformer import attention, packed_rows
 from maya.encoders.conformer.attention import (
     Frames,
     RelPositionAttention,
-    Rows,
     Span,
     positions_needed,
-    sinusoids,
+    relative_sinusoids,
     span_of,
 )
 from maya.encoders.conformer.global_tokens import GlobalTokenAttention
+from maya.encoders.conformer.packed_rows import Rows
 from maya.errors import MayaError
 
 HEADS, WIDTH = 2, 16
@@ -42,7 +43,7 @@ def module(bias=True):
 
 def frames(span, lens, size, rows=None):
     longest = max(lens) if rows else size
-    positions = sinusoids(positions_needed(span, longest), WIDTH, torch.device("cpu")).double()
+    positions = relative_sinusoids(positions_needed(span, longest), WIDTH, torch.device("cpu")).double()
     valid = rows.valid(positions.device) if rows else torch.arange(size) < torch.tensor(lens)[:, None]
     return Frames(valid=valid, positions=positions, span=span, rows=rows)
 
@@ -51,15 +52,16 @@ def sees(span, i, j):
     """NeMo's words, frame by frame."""
     if span.chunk:
         chunks = i // span.chunk - j // span.chunk
-        return chunks >= 0 and (span.left is None or chunks <= span.left // span.chunk)
-    return (span.left is None or i - j <= span.left) and (span.right is None or j - i <= span.right)
+        return chunks >= 0 and (span.left_frames is None or chunks <= span.left_frames // span.chunk)
+    within = span.left_frames is None or i - j <= span.left_frames
+    return within and (span.right is None or j - i <= span.right)
 
 
 def defined(att, x, span):
     """One utterance (n, D), score by score."""
     n = len(x)
     q, k, v = (f(x).view(n, HEADS, -1) for f in (att.linear_q, att.linear_k, att.linear_v))
-    table = sinusoids(n, WIDTH, x.device).double()
+    table = relative_sinusoids(n, WIDTH, x.device).double()
     p = att.linear_pos(table).view(2 * n + 1, HEADS, -1)
     place = torch.arange(n)[:, None] - torch.arange(n)
     scores = torch.einsum("ihk,jhk->hij", q + att.pos_bias_u, k)
@@ -85,17 +87,17 @@ def test_every_form_equals_the_definition(span, bias, monkeypatch):
         padded = att(x, frames(span, lens, size))
         packed = rows.unpack(att(rows.pack(x), frames(span, lens, size, rows)), size)
         for y in (padded, packed):
-            found = [y[b, :n] for b, n in enumerate(lens)]
-            for got, want in zip(found, expected, strict=True):
+            actual = [y[b, :n] for b, n in enumerate(lens)]
+            for got, want in zip(actual, expected, strict=True):
                 torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)  # the table is fp32
-            grads = torch.autograd.grad(sum(y.sin().sum() for y in found), list(att.parameters()))
+            grads = torch.autograd.grad(sum(y.sin().sum() for y in actual), list(att.parameters()))
             torch.testing.assert_close(grads, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_the_local_form_runs_where_the_span_is_narrow_and_asks_for_few_positions(monkeypatch):
     span = Span(7, 3)
     calls = []
-    for name in ("_attend_local", "_attend_blocks"):
+    for name in ("attend_local", "attend_blocks"):
         plain = getattr(RelPositionAttention, name)
         monkeypatch.setattr(
             RelPositionAttention, name, lambda *a, _n=name, _f=plain, **k: calls.append(_n) or _f(*a, **k)
@@ -103,7 +105,7 @@ def test_the_local_form_runs_where_the_span_is_narrow_and_asks_for_few_positions
     att = module()
     for size in (span.window, span.window + 1):
         att(torch.randn(1, size, WIDTH).double(), frames(span, [size], size))
-    assert calls == ["_attend_blocks", "_attend_local"]
+    assert calls == ["attend_blocks", "attend_local"]
     assert positions_needed(span, 100_000) == span.window - 1 and positions_needed(Span(), 100) == 99
 
 
@@ -136,7 +138,7 @@ def test_local_equals_full_when_the_window_covers_the_utterance(options):
         torch.testing.assert_close(local, full, rtol=0, atol=2e-6)
         assert not torch.allclose(narrow, full, atol=1e-3)
         model.context = (20, 20)
-        torch.testing.assert_close(model(x, lens)[0], narrow)
+        torch.testing.assert_close(model(x, lens).frames, narrow)
 
 
 @pytest.mark.parametrize("separate", [False, True])
@@ -150,9 +152,9 @@ def test_global_tokens_see_all_and_are_seen_by_all(separate, size):
     torch.nn.init.normal_(att.pos_bias_v)
     lens = [size, size - 4]
     x = torch.randn(2, size, WIDTH, dtype=torch.float64)
-    table = sinusoids(max(span.reach), WIDTH, x.device).double()
+    table = relative_sinusoids(max(span.reach), WIDTH, x.device).double()
     valid = torch.arange(size) < torch.tensor(lens)[:, None]
-    found = att(x, Frames(valid=valid, positions=table, span=span))
+    actual = att(x, Frames(valid=valid, positions=table, span=span))
     p = att.linear_pos(table).view(-1, HEADS, WIDTH // HEADS)
     for b, n in enumerate(lens):
         heads = [f(x[b, :n]).view(n, HEADS, -1) for f in (att.linear_q, att.linear_k, att.linear_v)]
@@ -176,7 +178,7 @@ def test_global_tokens_see_all_and_are_seen_by_all(separate, size):
                 scores, values = torch.einsum("hk,jhk->jh", all_q[i], all_k), all_v
             weights = (scores / math.sqrt(WIDTH // HEADS)).softmax(0)
             rows.append((weights[..., None] * values).sum(0).flatten())
-        torch.testing.assert_close(found[b, :n], att.linear_out(torch.stack(rows)), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(actual[b, :n], att.linear_out(torch.stack(rows)), rtol=1e-6, atol=1e-7)
 
 
 def test_a_model_with_global_tokens():
@@ -191,7 +193,7 @@ def test_a_model_with_global_tokens():
         torch.testing.assert_close(enc[1, : int(enc_lens[1])], alone[0], rtol=1e-4, atol=1e-5)
         changed = x.clone()
         changed[0, 390:] += 1.0  # the first frame sees the last
-        assert not torch.allclose(model(changed, lens)[0][0, 0], enc[0, 0], atol=1e-6)
+        assert not torch.allclose(model(changed, lens).frames[0, 0], enc[0, 0], atol=1e-6)
     with pytest.raises(MayaError, match="global_tokens"):
         FastConformer(FastConformerConfig(**options))
 
@@ -209,7 +211,7 @@ def test_packing_changes_nothing(causal, training, monkeypatch):
     x, lens = torch.randn(4, 160, 80).double(), torch.tensor([80, 160, 0, 33])
     results = []
     for above in (1.0, 0.0):
-        monkeypatch.setattr(fastconformer, "PACK_ABOVE", above)
+        monkeypatch.setattr(packed_rows, "PACK_ABOVE", above)
         model.load_state_dict(results[0][1] if results else model.state_dict())
         before = {k: v.clone() for k, v in model.state_dict().items()}
         model.zero_grad()
@@ -232,14 +234,14 @@ def test_one_of_several_contexts_is_drawn_while_training():
         att_context_style="chunked_limited",
     )
     model = FastConformer(cfg)
-    drawn = [model.train()._context(None) for _ in range(200)]
+    drawn = [model.train()._choose_context(None) for _ in range(200)]
     assert 60 < drawn.count((6, 1)) < 140 and drawn.count((-1, -1)) == 0
-    assert {model.eval()._context(None) for _ in range(20)} == {(6, 1)}
+    assert {model.eval()._choose_context(None) for _ in range(20)} == {(6, 1)}
     assert model.train()._context((4, 0)) == (4, 0)
     torch.manual_seed(3)
-    again = [model._context(None) for _ in range(10)]
+    again = [model._choose_context(None) for _ in range(10)]
     torch.manual_seed(3)
-    assert again == [model._context(None) for _ in range(10)]
+    assert again == [model._choose_context(None) for _ in range(10)]
 
 
 def test_spans_of_nemo_settings_and_impossible_ones():

@@ -6,7 +6,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from maya.encoders import FastConformer, FastConformerConfig, LaCTConfig
-from maya.encoders.conformer.attention import Frames, Span, positions_needed, sinusoids
+from maya.encoders.conformer.attention import Frames, Span, positions_needed, relative_sinusoids
 from maya.encoders.lact.encoder import LaCTLayer
 
 HEADS, WIDTH = 2, 16
@@ -17,7 +17,7 @@ def test_a_layer_compiles_without_graph_breaks(span):
     cfg = FastConformerConfig(d_model=WIDTH, n_layers=1, n_heads=HEADS, subsampling_channels=4)
     layer = FastConformer(cfg).layers[0].train()
     x = torch.randn(2, 60, WIDTH)
-    positions = sinusoids(positions_needed(span, 60), WIDTH, x.device)
+    positions = relative_sinusoids(positions_needed(span, 60), WIDTH, x.device)
     shared = Frames(valid=torch.arange(60) < torch.tensor([[60], [31]]), positions=positions, span=span)
     torch._dynamo.reset()
     y = torch.compile(layer, backend="eager", fullgraph=True)(x, shared)

@@ -6,9 +6,11 @@ import math
 import pytest
 import torch
 
-from maya.encoders import FastConformer, FastConformerConfig, fastconformer
-from maya.encoders.conformer.attention import Frames, RelPositionAttention, Rows, _skew, sinusoids
-from maya.encoders.conformer.fastconformer import ConformerLayer
+from maya.encoders import FastConformer, FastConformerConfig
+from maya.encoders.conformer import in_place, packed_rows
+from maya.encoders.conformer.attention import Frames, RelPositionAttention, _skew, relative_sinusoids
+from maya.encoders.conformer.conformer_layer import ConformerLayer
+from maya.encoders.conformer.packed_rows import Rows
 from maya.errors import MayaError
 from maya.kernels.bench.peak import forget_the_peak, forked, resident
 
@@ -49,7 +51,7 @@ def nemo_encoder(golden):
 @torch.no_grad()
 @pytest.mark.parametrize("pack_above", [0.0, 1.0])
 def test_equals_nemo_layer_by_layer(golden, nemo_encoder, pack_above, monkeypatch):
-    monkeypatch.setattr(fastconformer, "PACK_ABOVE", pack_above)
+    monkeypatch.setattr(packed_rows, "PACK_ABOVE", pack_above)
     seen = {}
     hooks = [
         module.register_forward_hook(lambda m, a, out, name=name: seen.update({name: out}))
@@ -100,11 +102,11 @@ def test_padding_in_training_changes_nothing_when_the_norm_is_masked(masked, sam
     model = perturb(tiny(masked_norm=masked, **NO_DROPOUT)).double().train()
     results = []
     for batch in (x, padded):
-        one = copy.deepcopy(model)
-        enc, enc_lens = one(batch.double(), lens)
+        single = copy.deepcopy(model)
+        enc, enc_lens = single(batch.double(), lens)
         assert enc_lens.tolist() == [15, 10]
         enc.sin().sum().backward()
-        results.append([enc[:, :15], *[p.grad for p in one.parameters()], *one.buffers()])
+        results.append([enc[:, :15], *[p.grad for p in single.parameters()], *single.buffers()])
     close = [torch.allclose(a, b, rtol=1e-7, atol=1e-9) for a, b in zip(*results, strict=True)]
     assert all(close) == same
 
@@ -147,7 +149,7 @@ def test_relative_shift_and_attention_equal_their_definition():
     torch.nn.init.normal_(att.pos_bias_v)
     x, lens = torch.randn(2, size, width, dtype=torch.float64), [7, 4]
     valid = torch.arange(size) < torch.tensor(lens)[:, None]
-    y = att(x, Frames(valid=valid, positions=sinusoids(size - 1, width, x.device).double()))
+    y = att(x, Frames(valid=valid, positions=relative_sinusoids(size - 1, width, x.device).double()))
     for b, n in enumerate(lens):
         q, k, v = (f(x[b, :n]).view(n, heads, -1) for f in (att.linear_q, att.linear_k, att.linear_v))
         place = torch.arange(n)[:, None] - torch.arange(n)
@@ -177,7 +179,7 @@ def test_a_table_made_for_inference_serves_training():
     x, lens = torch.randn(1, 80, 80), torch.tensor([80])
     with torch.inference_mode():
         model.eval()(x, lens)
-    model.train()(x, lens)[0].sum().backward()
+    model.train()(x, lens).frames.sum().backward()
     assert model.layers[0].self_attn.linear_pos.weight.grad is not None
 
 
@@ -209,7 +211,7 @@ def test_layer_drop_skips_work_and_keeps_every_gradient(monkeypatch):
     assert ((counts - expected).abs() < 35).all() and counts[0] > counts[3]
     monkeypatch.setattr(torch, "rand", lambda *a, **k: torch.zeros(()))  # drop them all
     calls.clear()
-    model(x, lens)[0].sum().backward()
+    model(x, lens).frames.sum().backward()
     assert calls == [] and all(p.grad is not None for p in model.parameters())
     assert not any(p.grad.any() for p in model.layers.parameters())
     model.eval()(x, lens)
@@ -221,10 +223,10 @@ def test_xscaling_multiplies_by_the_square_root():
     plain.load_state_dict(scaled.state_dict())
     x, lens = torch.randn(1, 80, 80), torch.tensor([80])
     with torch.no_grad():
-        assert not torch.allclose(scaled(x, lens)[0], plain(x, lens)[0], atol=1e-2)
+        assert not torch.allclose(scaled(x, lens).frames, plain(x, lens).frames, atol=1e-2)
         plain.pre_encode.out.weight.mul_(math.sqrt(32))
         plain.pre_encode.out.bias.mul_(math.sqrt(32))
-        torch.testing.assert_close(scaled(x, lens)[0], plain(x, lens)[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(scaled(x, lens).frames, plain(x, lens).frames, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("conv_norm", ["batch_norm", "layer_norm"])
@@ -304,7 +306,7 @@ def test_long_audio_in_blocks_equals_one_piece(lens, options, context, monkeypat
     x, lens = torch.randn(len(lens), 3000, 80), torch.tensor(lens)
     with torch.inference_mode():
         whole, _ = model(x, lens, context=context)
-        monkeypatch.setattr(fastconformer, "BLOCK_FRAMES", 50)
+        monkeypatch.setattr(in_place, "BLOCK_FRAMES", 50)
         monkeypatch.setattr(ConformerLayer, "forward", None)  # the other way is not taken
         blocks, _ = model(x, lens, context=context)
     torch.testing.assert_close(blocks, whole, rtol=0, atol=1e-6)
@@ -315,7 +317,7 @@ def test_the_memory_of_long_audio_is_that_of_its_features_and_output():
 
     def rest(frames):
         monkeypatch = pytest.MonkeyPatch()
-        monkeypatch.setattr(fastconformer, "BLOCK_FRAMES", 64)
+        monkeypatch.setattr(in_place, "BLOCK_FRAMES", 64)
         model = tiny(d_model=128, n_layers=1).eval()
         x = torch.randn(1, frames, 80)
         with torch.inference_mode():

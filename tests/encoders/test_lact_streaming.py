@@ -31,7 +31,7 @@ def causal(**options):
 def streamed(model, x, lens, starts, piece, state=None, keep=False):
     """Encode rows of `x`, row b from call starts[b] on in pieces of piece() features -> a list of (S, D)."""
     state = model.initial_state(len(x)) if state is None else state
-    at, found, ended = [0] * len(x), [[] for _ in x], [False] * len(x)
+    at, actual, ended = [0] * len(x), [[] for _ in x], [False] * len(x)
     call = 0
     while not all(ended):
         sizes = [0 if call < starts[b] or ended[b] else min(piece(), lens[b] - at[b]) for b in range(len(x))]
@@ -41,14 +41,14 @@ def streamed(model, x, lens, starts, piece, state=None, keep=False):
             chunk[b, :n] = x[b, at[b] : at[b] + n]
             at[b] += n
             ended[b] |= final[b]
-        enc, enc_lens, state = model.stream(
+        enc, enc_lens, state = model.stream_step(
             chunk, torch.tensor(sizes), state, final=torch.tensor(final), keep=keep
         )
         for b, n in enumerate(enc_lens.tolist()):
-            found[b].append(enc[b, :n])
+            actual[b].append(enc[b, :n])
             assert not enc[b, n:].any()
         call += 1
-    return [torch.cat(pieces) for pieces in found], state
+    return [torch.cat(pieces) for pieces in actual], state
 
 
 @pytest.mark.parametrize("options", FORMS)
@@ -61,10 +61,10 @@ def test_pieces_equal_the_whole(options):
     with torch.no_grad():
         whole, whole_lens = model(x, torch.tensor(LENS))
     sizes = random.Random(1)
-    found, state = streamed(model, x, LENS, [0, 3, 1, 0, 2, 5], lambda: sizes.randrange(61))
+    actual, state = streamed(model, x, LENS, [0, 3, 1, 0, 2, 5], lambda: sizes.randrange(61))
     for b, n in enumerate(whole_lens.tolist()):
-        assert len(found[b]) == n
-        torch.testing.assert_close(found[b], whole[b, :n], rtol=0, atol=bound)
+        assert len(actual[b]) == n
+        torch.testing.assert_close(actual[b], whole[b, :n], rtol=0, atol=bound)
     # All have ended: nothing of them is left.
     assert not state.learnt.any() and not state.fast.any() and not state.attention.any()
     assert not state.frames.any() and torch.equal(state.feature_lens, torch.full((6,), state.past))
@@ -96,7 +96,9 @@ def test_a_state_is_saved_split_and_joined():
     whole, whole_lens = model(x, torch.tensor([240, 240, 240]))
     states, before = [], []
     for row, n in enumerate((0, 71, 130)):
-        enc, enc_lens, state = model.stream(x[row : row + 1, :n], torch.tensor([n]), model.initial_state(1))
+        enc, enc_lens, state = model.stream_step(
+            x[row : row + 1, :n], torch.tensor([n]), model.initial_state(1)
+        )
         file = io.BytesIO()
         torch.save(state.tensors(), file)
         file.seek(0)
@@ -110,10 +112,12 @@ def test_a_state_is_saved_split_and_joined():
     for row, n in enumerate((0, 71, 130)):
         rest[row, : 240 - n] = x[row, n:]
         sizes.append(240 - n)
-    enc, enc_lens, _ = model.stream(rest, torch.tensor(sizes), turned, final=torch.ones(3, dtype=torch.bool))
+    enc, enc_lens, _ = model.stream_step(
+        rest, torch.tensor(sizes), turned, final=torch.ones(3, dtype=torch.bool)
+    )
     for row in range(3):
-        found = torch.cat([before[row], enc[row, : enc_lens[row]]])
-        torch.testing.assert_close(found, whole[row, : whole_lens[row]], rtol=0, atol=1e-5)
+        actual = torch.cat([before[row], enc[row, : enc_lens[row]]])
+        torch.testing.assert_close(actual, whole[row, : whole_lens[row]], rtol=0, atol=1e-5)
     with pytest.raises(MayaError, match="fast"):
         causal(chunk=4, update_weights="w1", fast_heads=4).initial_state(1).with_tensors(turned.tensors())
     with pytest.raises(MayaError, match="nothing as 'frames'"):
@@ -130,7 +134,7 @@ def test_the_state_says_its_size_and_does_not_grow():
     assert before["attention"] == 2 * model.cfg.window[0] * 32 * 4
     assert before["convolution"] == 2 * 4 * 32 * 4
     for _ in range(20):
-        _, _, state = model.stream(torch.randn(2, 32, 20), torch.tensor([32, 32]), state)
+        _, _, state = model.stream_step(torch.randn(2, 32, 20), torch.tensor([32, 32]), state)
     after = state.bytes()
     assert after.pop("features") <= before.pop("features") + 40 * 20 * 4 and after == before
     assert f"{6 * 2 * 2 * 512 * 4 / 1e6:.3f}" in state.describe() and " MB (" in state.describe()
@@ -155,7 +159,7 @@ def test_a_model_that_cannot_stream_says_why(options, named):
 def test_streaming_is_for_evaluation_and_for_the_context_that_was_built():
     model = causal()
     with pytest.raises(MayaError, match="evaluation"):
-        model.train().stream(torch.zeros(1, 8, 20), torch.tensor([8]), model.initial_state(1))
+        model.train().stream_step(torch.zeros(1, 8, 20), torch.tensor([8]), model.initial_state(1))
     with pytest.raises(MayaError, match="not \\(9, 9\\)"):
         model.initial_state(1, context=(9, 9))
     assert model.initial_state(1, context=model.cfg.window).step == model.cfg.chunk

@@ -24,8 +24,8 @@ def test_training_equals_batch_norm_of_the_valid_frames():
         packed = theirs(x[VALID])
         y = ours(x, VALID)
         torch.testing.assert_close(y[VALID], packed)
-        mine = torch.autograd.grad(y[VALID].cos().sum(), [x, *ours.parameters()])
-        torch.testing.assert_close(mine, torch.autograd.grad(packed.cos().sum(), [x, *theirs.parameters()]))
+        grads = torch.autograd.grad(y[VALID].cos().sum(), [x, *ours.parameters()])
+        torch.testing.assert_close(grads, torch.autograd.grad(packed.cos().sum(), [x, *theirs.parameters()]))
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
     ours.eval()
     theirs.eval()
@@ -54,7 +54,7 @@ def test_nothing_valid_one_valid_and_untracked():
         norm(torch.randn(2, 4, 3), torch.ones(2, 4, dtype=torch.bool))
     assert y.isfinite().all()
     assert all(torch.equal(norm.state_dict()[k], v) for k, v in before.items())
-    one = torch.zeros(2, 4, dtype=torch.bool)
-    one[0, 0] = True
-    assert norm(torch.randn(2, 4, 3), one).isfinite().all() and norm.running_var.isfinite().all()
+    single = torch.zeros(2, 4, dtype=torch.bool)
+    single[0, 0] = True
+    assert norm(torch.randn(2, 4, 3), single).isfinite().all() and norm.running_var.isfinite().all()
     assert not torch.equal(norm.running_mean, before["running_mean"])

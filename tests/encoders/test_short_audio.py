@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from maya.data.loading.batch import make_batch
-from maya.decode.recognizer import Recognizer, decode_frames
+from maya.decode.recognizer import Recognizer
+from maya.encoders import Encoded
 from maya.encoders.lact.config import streaming
 from maya.encoders.lact.fast_weights import FastWeightConfig
 from maya.features import FbankConfig, LogMelConfig
-from maya.heads.transducer import StatelessConfig
-from maya.models.hybrid import build_model
+from maya.heads.transducer import JointConfig, PredictorConfig, StatelessConfig
+from maya.models.hybrid import hybrid
+from maya.models.speech_model import build_model
 from maya.recipes.lact_presets import lact_tiny
 from tests import tiny, tiny_zipformer
 
@@ -43,6 +45,7 @@ FEATURES = {
     "fbank": FbankConfig(dither=1e-5),
     "fbank 8 kHz": FbankConfig(sample_rate=8000),
 }
+SMALL: dict[str, Any] = {"predictor": PredictorConfig(hidden=32), "joint": JointConfig(hidden=32)}
 HEADS: dict[str, dict[str, Any]] = {
     "tdt": {"transducer": "tdt", "ctc_weight": 0.3},
     "rnnt": {"transducer": "rnnt", "ctc_weight": 0.0},
@@ -67,9 +70,9 @@ class Numbers:
 
 def model_of(encoder: str, features: str, **head: Any) -> Recognizer:
     torch.manual_seed(0)
-    cfg = replace(
-        tiny.experiment().model, encoder=ENCODERS[encoder], features=FEATURES[features], vocab_size=20,
-        languages=("en", "hi"), language_embedding=False, **(head or HEADS["tdt"]),
+    cfg = hybrid(
+        encoder=ENCODERS[encoder], features=FEATURES[features], vocab_size=20, languages=("en", "hi"),
+        **(SMALL | (head or HEADS["tdt"])),
     )  # fmt: skip
     numbers: Any = Numbers()
     return Recognizer(model=build_model(cfg).eval(), tokenizer=numbers, device=torch.device("cpu"))
@@ -87,7 +90,7 @@ def check(recognizer: Recognizer, lens: list[int], language: str) -> None:
     with torch.inference_mode():
         feats, feat_lens = model.features(batch.audio, batch.audio_lens)
         enc, enc_lens = model.encode(batch.audio, batch.audio_lens)
-        hyps = decode_frames(model, enc, enc_lens)
+        hyps = recognizer.make_method(recognizer.choose_method()).search(Encoded(enc, enc_lens), None)
         losses = model(batch).total
     assert feats.isfinite().all() and enc.isfinite().all() and not losses.isnan().any()
     for row, samples in enumerate(lens):

@@ -38,7 +38,7 @@ def causal(**options):
 def streamed(model, x, lens, starts, piece, context):
     """Encode rows of `x`, row b from call starts[b] on in pieces of piece() features -> a list of (S, D)."""
     state = model.initial_state(len(x), context=context)
-    at, found, ended = [0] * len(x), [[] for _ in x], [False] * len(x)
+    at, actual, ended = [0] * len(x), [[] for _ in x], [False] * len(x)
     call = 0
     while not all(ended):
         sizes = [0 if call < starts[b] or ended[b] else min(piece(), lens[b] - at[b]) for b in range(len(x))]
@@ -48,12 +48,12 @@ def streamed(model, x, lens, starts, piece, context):
             chunk[b, :n] = x[b, at[b] : at[b] + n]
             at[b] += n
             ended[b] |= final[b]
-        enc, enc_lens, state = model.stream(chunk, torch.tensor(sizes), state, final=torch.tensor(final))
+        enc, enc_lens, state = model.stream_step(chunk, torch.tensor(sizes), state, final=torch.tensor(final))
         for b, n in enumerate(enc_lens.tolist()):
-            found[b].append(enc[b, :n])
+            actual[b].append(enc[b, :n])
             assert not enc[b, n:].any()
         call += 1
-    return [torch.cat(pieces) for pieces in found]
+    return [torch.cat(pieces) for pieces in actual]
 
 
 @pytest.mark.parametrize("context", LOOK_AHEADS)
@@ -65,10 +65,10 @@ def test_pieces_equal_the_whole_for_every_look_ahead(context):
     with torch.no_grad():
         whole, whole_lens = model(x, torch.tensor(lens), context=context)
     sizes = random.Random(1)
-    found = streamed(model, x, lens, [0, 3, 1, 0, 2, 5], lambda: sizes.randrange(61), context)
+    actual = streamed(model, x, lens, [0, 3, 1, 0, 2, 5], lambda: sizes.randrange(61), context)
     for b, n in enumerate(whole_lens.tolist()):
-        assert len(found[b]) == n
-        torch.testing.assert_close(found[b], whole[b, :n], rtol=0, atol=1e-5)
+        assert len(actual[b]) == n
+        torch.testing.assert_close(actual[b], whole[b, :n], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_other_models_and_a_row_used_twice(options, piece):
     x = torch.randn(2, 120, 80)
     with torch.no_grad():
         whole, whole_lens = model(x, torch.tensor(lens))
-    found = streamed(model, x, lens, [0, 0], lambda: piece, None)
+    actual = streamed(model, x, lens, [0, 0], lambda: piece, None)
     for b, n in enumerate(whole_lens.tolist()):
-        torch.testing.assert_close(found[b], whole[b, :n], rtol=0, atol=1e-5)
+        torch.testing.assert_close(actual[b], whole[b, :n], rtol=0, atol=1e-5)
     state = model.initial_state(2)
     with torch.no_grad():  # the first row ends and begins again while the second goes on
         done = torch.tensor([True, False])
         for _ in range(2):
-            enc, enc_lens, state = model.stream(x[:, :48], torch.tensor([48, 8]), state, final=done)
+            enc, enc_lens, state = model.stream_step(x[:, :48], torch.tensor([48, 8]), state, final=done)
             alone, alone_lens = model(x[:1, :48], torch.tensor([48]))
             assert enc_lens[0] == alone_lens[0]
             torch.testing.assert_close(enc[0, : alone.shape[1]], alone[0], rtol=0, atol=1e-5)
@@ -106,7 +106,7 @@ def test_the_state_does_not_grow_and_frames_come_in_whole_chunks():
     given = []
     with torch.no_grad():
         for _ in range(40):
-            _, lens, state = model.stream(torch.randn(1, 8, 80), torch.tensor([8]), state)
+            _, lens, state = model.stream_step(torch.randn(1, 8, 80), torch.tensor([8]), state)
             given.append(int(lens))
     assert set(given) == {0, 4} and sum(given) == 40
     assert state.attention.shape == (3, 1, 12, 32) and state.convolution.shape == (3, 1, 32, 4)
@@ -114,8 +114,8 @@ def test_the_state_does_not_grow_and_frames_come_in_whole_chunks():
     # NeMo's first piece: 1 + 8 R features complete R + 1 frames.
     state = model.initial_state(1, context=(12, 3))
     with torch.no_grad():
-        assert int(model.stream(torch.randn(1, 24, 80), torch.tensor([24]), state)[1]) == 0
-        assert int(model.stream(torch.randn(1, 25, 80), torch.tensor([25]), state)[1]) == 4
+        assert int(model.stream_step(torch.randn(1, 24, 80), torch.tensor([24]), state)[1]) == 0
+        assert int(model.stream_step(torch.randn(1, 25, 80), torch.tensor([25]), state)[1]) == 4
 
 
 @pytest.mark.parametrize(
@@ -132,4 +132,4 @@ def test_a_model_that_cannot_stream_says_why(options, named):
         causal(**options).initial_state(1)
     with pytest.raises(MayaError, match="evaluation"):
         model = causal()
-        model.train().stream(torch.zeros(1, 8, 80), torch.tensor([8]), model.initial_state(1))
+        model.train().stream_step(torch.zeros(1, 8, 80), torch.tensor([8]), model.initial_state(1))

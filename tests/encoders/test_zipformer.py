@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from maya.config import from_dict, to_dict
-from maya.convert.icefall_names import from_icefall_name, to_icefall_name
+from maya.convert.icefall.names import from_icefall_name, to_icefall_name
 from maya.encoders import Zipformer, ZipformerConfig
 from maya.encoders.zipformer.attention import AttentionWeights, _Penalise
 from maya.encoders.zipformer.config import Chunking, small
-from maya.encoders.zipformer.encoder import ZipformerState
+from maya.encoders.zipformer.streaming import ZipformerState
 from maya.errors import MayaError
+from maya.heads import AttentionDecoderConfig, CTCConfig
 from maya.heads.transducer import Joint, JointConfig, SimpleJoint, StatelessConfig, StatelessPredictor
-from maya.models.hybrid import build_model, count_parameters
+from maya.models.speech_model import build_model, count_parameters
 from maya.recipes import presets
 
 TINY = dict(
@@ -59,7 +60,7 @@ def golden(shared):
 
 @pytest.fixture(scope="module")
 def icefall_weights(golden):
-    """Our names; what the CTC head holds is left out."""
+    """The tensors by Maya's names."""
     named = {from_icefall_name(name): tensor for name, tensor in golden["state_dict"].items()}
     assert {to_icefall_name(n) for n in named if n} <= set(golden["state_dict"])
     return {name: tensor for name, tensor in named.items() if name}
@@ -87,15 +88,15 @@ def test_heads_equal_icefall(golden, icefall_weights):
     cfg, state = golden["config"], golden["state_dict"]
     vocab = cfg["vocab_size"] - 1
     predictor = StatelessPredictor(StatelessConfig(hidden=cfg["decoder_dim"]), vocab, blank=0).eval()
-    predictor.load_state_dict(part(icefall_weights, "decoder."), strict=True)
+    predictor.load_state_dict(part(icefall_weights, "heads.transducer.decoder."), strict=True)
     pred = predictor(golden["y"])
     torch.testing.assert_close(pred, golden["decoder_out"], rtol=0, atol=2e-5)
     joint = Joint(JointConfig(hidden=cfg["joiner_dim"], activation="tanh"), 96, 64, vocab, blank=0).eval()
-    joint.load_state_dict(part(icefall_weights, "joint."), strict=True)
+    joint.load_state_dict(part(icefall_weights, "heads.transducer.joint."), strict=True)
     logits = joint(golden["encoder_out"][:, :4], pred[:, :3])
     torch.testing.assert_close(logits, golden["joiner_out_first4x3"], rtol=0, atol=2e-5)
     simple = SimpleJoint(96, 64, vocab)
-    simple.load_state_dict(part(icefall_weights, "simple_joint."), strict=True)
+    simple.load_state_dict(part(icefall_weights, "heads.transducer.simple_joint."), strict=True)
     am, lm = simple(golden["encoder_out"], pred)
     torch.testing.assert_close(am, golden["simple_am"], rtol=0, atol=2e-5)
     torch.testing.assert_close(lm, golden["simple_lm"], rtol=0, atol=2e-5)
@@ -105,23 +106,23 @@ def test_heads_equal_icefall(golden, icefall_weights):
 
 
 def counts(preset):
-    """Parameters of icefall's five models of one size, as our presets build them."""
+    """Parameters of icefall's five models of one size, built from the presets."""
 
-    def count(causal=False, **options):
+    def count(*heads, causal=False):
         cfg = preset()
         cfg.encoder.causal = causal
         cfg.vocab_size, cfg.blank_first = 500, True
-        for name, value in options.items():
-            setattr(cfg, name, value)
+        choices = cfg.heads | {"ctc": CTCConfig(), "attention": AttentionDecoderConfig()}
+        cfg.heads = {name: choices[name] for name in heads}
         with torch.device("meta"):
             return count_parameters(build_model(cfg))
 
     return (
-        count(),
-        count(causal=True),
-        count(ctc_weight=0.2),
-        count(transducer="none", ctc_weight=1.0),
-        count(transducer="none", ctc_weight=1.0, attention_weight=0.9),
+        count("transducer"),
+        count("transducer", causal=True),
+        count("transducer", "ctc"),
+        count("ctc"),
+        count("ctc", "attention"),
     )
 
 
@@ -156,10 +157,10 @@ def test_an_utterance_does_not_depend_on_its_batch(options, chunking):
     model = perturb(tiny(SMALLER, **options)).eval()
     lens = torch.tensor([203, 150, 65, 9, 4, 0])
     x = torch.randn(6, 203, 80)
-    enc, enc_lens = model(x, lens, chunking)
+    enc, enc_lens = model(x, lens, chunking=chunking)
     assert torch.equal(enc_lens, model.subsampled_lens(lens)) and enc_lens.tolist() == [49, 36, 15, 1, 0, 0]
     for row, n in enumerate(lens.tolist()):
-        alone, alone_lens = model(x[row : row + 1, :n], lens[row : row + 1], chunking)
+        alone, alone_lens = model(x[row : row + 1, :n], lens[row : row + 1], chunking=chunking)
         size = int(alone_lens)
         assert size == int(enc_lens[row]) and not enc[row, size:].any() and enc.isfinite().all()
         torch.testing.assert_close(alone[0, :size], enc[row, :size], rtol=1e-4, atol=2e-5)
@@ -177,28 +178,30 @@ def test_icefalls_padding_leaks_as_icefalls_does():
     assert not torch.allclose(batch[1, :size], alone[0], atol=1e-3)
     model.encoder_embed.mask_padding, model.cfg.padding = True, "invariant"
     batch, _ = model(x, lens)
-    torch.testing.assert_close(batch[1, :size], model(x[1:, : lens[1]], lens[1:])[0][0], rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(
+        batch[1, :size], model(x[1:, : lens[1]], lens[1:]).frames[0], rtol=1e-4, atol=2e-5
+    )
 
 
 @pytest.mark.parametrize(("batch", "out"), [(1, 2), (4, 2), (2, 4)])
 @torch.no_grad()
 def test_streaming_equals_the_chunk_masked_forward(batch, out):
     """14 chunks; the sequences start three chunks apart and leave as they end."""
-    chunk, left, chunks, apart = 16, 64, 14, 3
+    chunk, left_frames, chunks, apart = 16, 64, 14, 3
     model = perturb(
         tiny(causal=True, chunk_frames=(16,), left_context_frames=(64,), output_downsampling=out), 0.05
     ).eval()
     x = torch.randn(batch, 2 * chunk * chunks + 13, 80)
-    whole, _ = model(x, torch.full((batch,), x.shape[1]), Chunking(chunk, left))
+    whole, _ = model(x, torch.full((batch,), x.shape[1]), chunking=Chunking(chunk, left_frames))
     pieces = [[] for _ in range(batch)]
-    state, rows = model.initial_state(0, left), []
+    state, rows = model.initial_state(0, left_frames), []
     for step in range(chunks + apart * batch):
         if step % apart == 0 and step // apart < batch:
-            state = ZipformerState.join([state, model.initial_state(1, left)])
+            state = ZipformerState.join([state, model.initial_state(1, left_frames)])
             rows.append(step // apart)
         begin = [2 * chunk * len(pieces[row]) for row in rows]
-        heard = [x[row, b : b + 2 * chunk + 13] for row, b in zip(rows, begin, strict=True)]
-        enc, state = model.stream(torch.stack(heard), state)
+        inputs = [x[row, b : b + 2 * chunk + 13] for row, b in zip(rows, begin, strict=True)]
+        enc, state = model.stream_step(torch.stack(inputs), state)
         for row, piece in zip(rows, enc, strict=True):
             pieces[row].append(piece)
         alive = [i for i, row in enumerate(rows) if len(pieces[row]) < chunks]
@@ -240,10 +243,10 @@ def test_the_same_draws_give_the_same_step():
     results = []
     for _ in range(2):
         torch.manual_seed(3)
-        one = copy.deepcopy(model)
-        enc, _ = one(torch.randn(2, 80, 80), torch.tensor([80, 60]))
+        single = copy.deepcopy(model)
+        enc, _ = single(torch.randn(2, 80, 80), torch.tensor([80, 60]))
         enc.square().sum().backward()
-        results.append([enc, *(p.grad for p in one.parameters() if p.requires_grad)])
+        results.append([enc, *(p.grad for p in single.parameters() if p.requires_grad)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -253,7 +256,7 @@ def test_chunks_are_drawn_from_the_lists():
     seen = set()
     for _ in range(50):
         model.draw(generator)
-        seen.add((model._drawn.chunk, model._drawn.left))
+        seen.add((model._drawn.chunk, model._drawn.left_frames))
     assert seen == {(8, 24), (8, -1), (-1, -1)}
 
 
@@ -293,18 +296,18 @@ def test_what_cannot_be_streamed_is_refused():
     model = tiny(SMALLER, **CAUSAL).eval()
     state = model.initial_state(1, 24)
     with pytest.raises(MayaError, match="multiple of 4"):
-        model.stream(torch.randn(1, 2 * 6 + 13, 80), state)
+        model.stream_step(torch.randn(1, 2 * 6 + 13, 80), state)
     with pytest.raises(MayaError, match="left context"):
         model.initial_state(1, 10)
     with pytest.raises(MayaError, match="not causal"):
-        tiny(SMALLER)(torch.randn(1, 50, 80), torch.tensor([50]), Chunking(8, 24))
+        tiny(SMALLER)(torch.randn(1, 50, 80), torch.tensor([50]), chunking=Chunking(8, 24))
 
 
 def test_large_scores_of_hidden_keys_are_not_penalised():
     """Padding's keys are hidden by a score of -1000, which no projection can help."""
     model = perturb(tiny(SMALLER), 0.02).train()
     x, lens = torch.randn(3, 90, 80), torch.tensor([90, 60, 30])
-    found = []
+    actual = []
     for probability in (0.0, 1.0):
         for switch in model.controls.switches:
             switch.probability = 0.0
@@ -315,10 +318,10 @@ def test_large_scores_of_hidden_keys_are_not_penalised():
         model.zero_grad()
         enc, _ = model(x, lens)
         (enc.square().sum() * 1e-3).backward()
-        found.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
-    for name, grad in found[0].items():
+        actual.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    for name, grad in actual[0].items():
         torch.testing.assert_close(
-            grad, found[1][name], rtol=1e-4, atol=1e-5 * float(grad.abs().max() + 1e-3)
+            grad, actual[1][name], rtol=1e-4, atol=1e-5 * float(grad.abs().max() + 1e-3)
         )
 
 

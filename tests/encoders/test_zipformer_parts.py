@@ -76,16 +76,16 @@ def test_attention_weights_and_their_gradient(earlier, masked):
         hidden[:, earlier] = False
     frames = span(size, torch.tensor([5, 3]), keys, hidden)
     x = torch.randn(batch, size, 12, dtype=torch.float64, requires_grad=True)
-    left = torch.randn(batch, earlier, 8, dtype=torch.float64) if earlier else None
-    weights, first, kept = part(x, frames, left)
+    past = torch.randn(batch, earlier, 8, dtype=torch.float64) if earlier else None
+    weights, first, kept = part(x, frames, past)
     with torch.no_grad():
-        plain, plain_first, _ = part(x, frames, left)
+        plain, plain_first, _ = part(x, frames, past)
     torch.testing.assert_close(weights, plain, rtol=0, atol=1e-12)
     assert torch.equal(first, weights[:, 0]) and torch.equal(plain_first, plain[:, 0])
     assert kept.shape == (batch, keys, 8)
 
     q, k, p = part.in_proj(x).split([8, 8, 6], -1)
-    k = k if left is None else torch.cat([left, k], 1)
+    k = k if past is None else torch.cat([past, k], 1)
     table = part.linear_pos(frames.positions.double())
     for b, h, i in ((0, 0, 0), (0, 1, 4), (1, 1, 2)):
         scores = []
@@ -100,7 +100,7 @@ def test_attention_weights_and_their_gradient(earlier, masked):
     names = dict(part.named_parameters())
 
     def call(x, *values):
-        out = torch.func.functional_call(part, dict(zip(names, values, strict=True)), (x, frames, left))
+        out = torch.func.functional_call(part, dict(zip(names, values, strict=True)), (x, frames, past))
         return out[0], out[1] * 2
 
     assert torch.autograd.gradcheck(call, (x, *names.values()))
@@ -137,10 +137,10 @@ def test_attention_modules_weigh_their_values():
 
 def scale_of(conv, chunk):
     """Left to right, (chunk, D)."""
-    left, right = conv.chunkwise_conv_scale.transpose(1, 2)
-    scale = torch.ones(chunk, left.shape[1])
+    past, right = conv.chunkwise_conv_scale.transpose(1, 2)
+    scale = torch.ones(chunk, past.shape[1])
     for t in range(min(chunk, conv.kernel)):
-        scale[t] += left[t]
+        scale[t] += past[t]
         scale[chunk - 1 - t] += right[conv.kernel - 1 - t]
     return scale
 
@@ -202,9 +202,9 @@ def test_the_front_end_in_pieces_equals_the_whole():
     x = torch.randn(2, 2 * 8 * 3 + 13, 16)
     whole, lens, _ = part(x, torch.tensor([61, 50]))
     assert whole.shape == (2, 27, 8) and lens.tolist() == [27, 21]
-    left, pieces = part.initial_left(2), []
+    past, pieces = part.initial_left(2), []
     for step in range(3):
-        piece, lens, left = part(x[:, 16 * step : 16 * step + 29], torch.tensor([29, 29]), left)
+        piece, lens, past = part(x[:, 16 * step : 16 * step + 29], torch.tensor([29, 29]), past)
         assert lens.tolist() == [8, 8]
         pieces.append(piece)
     torch.testing.assert_close(torch.cat(pieces, 1)[0], whole[0, :24], rtol=0, atol=1e-5)

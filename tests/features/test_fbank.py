@@ -30,8 +30,8 @@ def waveforms(shared_or_none):
         return made
     folder = shared_or_none / "corpora/indic12"
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").open(encoding="utf-8")]
-    heard = [soundfile.read(folder / row["audio"], dtype="float32")[0] for row in rows[::600]]
-    return [torch.from_numpy(x) for x in heard] + made
+    pieces = [soundfile.read(folder / row["audio"], dtype="float32")[0] for row in rows[::600]]
+    return [torch.from_numpy(x) for x in pieces] + made
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +156,13 @@ def test_short_audio_is_mirrored_as_often_as_it_takes(samples):
 def test_a_stream_of_chunks_gives_the_features_of_the_whole(chunk):
     fe, audio = front_end(), torch.randn(3, 16123) / 10
     whole, _ = fe(audio, torch.full((3,), 16123))
-    stream, out, heard = FbankStream(fe), [], 0
+    stream, out, samples = FbankStream(fe), [], 0
     for _ in range(2):  # a finished stream begins anew
-        out, heard = [], 0
+        out, samples = [], 0
         for part in audio.split(chunk, 1):
             out.append(stream.push(part))
-            heard += part.shape[1]
-            ready = (heard + 120 - 400) // 160 + 1 if heard >= 280 else 0
+            samples += part.shape[1]
+            ready = (samples + 120 - 400) // 160 + 1 if samples >= 280 else 0
             assert sum(x.shape[1] for x in out) == ready  # nothing is held back that could be given
         out.append(stream.finish())
         torch.testing.assert_close(torch.cat(out, 1), whole, rtol=0, atol=5e-6)
@@ -239,6 +239,6 @@ def test_impossible_options_are_named(options, words):
 def test_the_gpu_gives_the_same():
     audio, lens = torch.randn(3, 32000) / 10, torch.tensor([32000, 15999, 80])
     feats, feat_lens = front_end()(audio, lens)
-    there, there_lens = front_end().cuda()(audio.cuda(), lens.cuda())
-    assert torch.equal(there_lens.cpu(), feat_lens)
-    assert (there.cpu() - feats).abs().mean() <= 5e-6
+    on_gpu, gpu_lens = front_end().cuda()(audio.cuda(), lens.cuda())
+    assert torch.equal(gpu_lens.cpu(), feat_lens)
+    assert (on_gpu.cpu() - feats).abs().mean() <= 5e-6

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from maya.errors import MayaError
-from maya.features import LogMel, LogMelConfig
-from maya.features.logmel_stream import LogMelStream
+from maya.features import LogMel, LogMelConfig, LogMelStream
 
 
 @pytest.mark.parametrize(
@@ -28,13 +27,13 @@ def test_pieces_of_any_size_equal_the_whole(options, samples):
     sizes = random.Random(samples)
     stream = LogMelStream(logmel)
     for _ in range(2):  # a stream that has finished takes another utterance
-        at, found = 0, []
+        at, actual = 0, []
         while at < samples:
             piece = sizes.choice([0, 1, 37, 160, 1280, 5000])
-            found.append(stream.push(audio[:, at : at + piece]))
+            actual.append(stream.push(audio[:, at : at + piece]))
             at += piece
-        found.append(stream.finish())
-        feats = torch.cat(found, dim=1)
+        actual.append(stream.finish())
+        feats = torch.cat(actual, dim=1)
         assert feats.shape[1] == int(lens[0])
         torch.testing.assert_close(feats, whole[:, : feats.shape[1]], rtol=0, atol=1e-5)
 

@@ -50,9 +50,9 @@ def test_expected_share_of_hidden_frames():
 
 def test_each_utterance_draws_its_own_and_the_generator_decides():
     cfg = SpecAugmentConfig()
-    one = hidden(cfg, [200, 200])
-    assert not torch.equal(one[0], one[1])
-    assert torch.equal(one, hidden(cfg, [200, 200])) and not torch.equal(one, hidden(cfg, [200, 200], seed=1))
+    row = hidden(cfg, [200, 200])
+    assert not torch.equal(row[0], row[1])
+    assert torch.equal(row, hidden(cfg, [200, 200])) and not torch.equal(row, hidden(cfg, [200, 200], seed=1))
 
 
 def test_fewer_bins_than_the_width():

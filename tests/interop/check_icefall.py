@@ -25,7 +25,7 @@ from torch import Tensor
 import maya
 from maya.audio.load import load_audio
 from maya.convert import from_icefall, to_icefall
-from maya.convert.icefall_export import SENTENCEPIECE, WEIGHTS
+from maya.convert.icefall.export import SENTENCEPIECE, WEIGHTS
 from maya.decode.recognizer import Recognizer
 from maya.encoders import Zipformer
 from maya.encoders.zipformer.config import Chunking
@@ -92,21 +92,22 @@ def compare(ours: Recognizer, peer: Any, feats: Tensor, lens: Tensor) -> Iterato
     if model.encoder.cfg.causal:
         peer.encoder.chunk_size, peer.encoder.left_context_frames = (16,), (64,)
         chunked, _ = peer.forward_encoder(feats, lens)
-        own_chunked, _ = model.encoder(feats, lens, Chunking(16, 64))
+        own_chunked, _ = model.encoder(feats, lens, chunking=Chunking(16, 64))
         yield _bounded("encoder in chunks of 16", own_chunked[:, : chunked.shape[1]], chunked)
     tokens = torch.randint(3, model.cfg.vocab_size, (1, 6))
-    if model.cfg.transducer != "none":
+    heads: dict[str, Any] = dict(model.named_heads())
+    if transducer := heads.get("transducer"):
         started = torch.nn.functional.pad(tokens, (1, 0))
-        pred, own_pred = peer.decoder(started), model.decoder(tokens)
+        pred, own_pred = peer.decoder(started), transducer.decoder(tokens)
         yield _bounded("decoder", own_pred, pred)
         logits = peer.joiner(enc[:, :4, None], pred[:, None])
-        yield _bounded("joiner", model.joint(own[:, :4], own_pred), logits)
-    if model.cfg.ctc_weight > 0:
-        yield _bounded("CTC", model.ctc_decoder(own), peer.ctc_output(enc))
-    if model.cfg.attention_weight > 0:
+        yield _bounded("joiner", transducer.joint(own[:, :4], own_pred), logits)
+    if ctc := heads.get("ctc"):
+        yield _bounded("CTC", ctc(own), peer.ctc_output(enc))
+    if attention := heads.get("attention"):
         started, size = torch.nn.functional.pad(tokens, (1, 0), value=1), torch.tensor([6])
         logits = peer.attention_decoder.decoder(started, size + 1, enc, enc_lens)
-        yield _bounded("attention decoder", model.attention_decoder(own, own_lens, tokens, size), logits)
+        yield _bounded("attention decoder", attention(own, own_lens, tokens, size), logits)
 
 
 def check(ours: Recognizer, folder: Path, checkout: Path, audio: list[Path]) -> Iterator[Row]:

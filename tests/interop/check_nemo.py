@@ -22,9 +22,11 @@ from torch import Tensor
 import maya
 from maya.audio.load import load_audio
 from maya.convert import from_nemo, to_nemo
-from maya.convert.nemo_export import with_language
-from maya.decode.recognizer import Recognizer, decode_frames
-from maya.models.hybrid_config import nemo_parts
+from maya.convert.nemo.export import with_language
+from maya.convert.nemo.parts import nemo_parts
+from maya.decode.methods import greedy
+from maya.decode.recognizer import Recognizer
+from maya.encoders import Encoded
 from maya.text.aggregate import AggregateTokenizer
 
 Row = tuple[str, str, str, bool]  # what, bar, measured, whether it holds
@@ -38,7 +40,7 @@ def compare(model: Recognizer, nemo: Any, audio: Tensor, lens: Tensor) -> list[R
     rows: list[Row] = []
     with torch.inference_mode():
         nemo_feats, their_lens = nemo.preprocessor(input_signal=audio, length=lens)
-        if not nemo_parts(model.model.cfg, "NeMo")[0].legacy:  # NeMo 2.5 and later no longer computes those
+        if not nemo_parts(model.model.cfg, "NeMo").features.legacy:  # NeMo has dropped those
             rows += _features(*model.features(audio, lens), nemo_feats, their_lens)
         enc, enc_lens = nemo.encoder(audio_signal=nemo_feats, length=their_lens)
         own, own_lens = model.model.encoder(nemo_feats.transpose(1, 2), their_lens)
@@ -47,13 +49,14 @@ def compare(model: Recognizer, nemo: Any, audio: Tensor, lens: Tensor) -> list[R
         head = getattr(nemo, "ctc_decoder", None if hasattr(nemo, "joint") else nemo.decoder)
         if head is not None:
             log_probs = head(encoder_output=enc)
-            rows.append(_bounded("CTC", model.model.ctc_decoder(own), log_probs, own_lens))
+            rows.append(_bounded("CTC", model.model.head("ctc")(own), log_probs, own_lens))
         if hasattr(nemo, "joint"):
             hyps = nemo.decoding.rnnt_decoder_predictions_tensor(enc, enc_lens, return_hypotheses=True)
             expected = [(_numbers(h.y_sequence), _numbers(h.timestamp)) for h in hyps]
-            decoded = [(h.tokens, h.frames) for h in decode_frames(model.model, own, own_lens)]
+            hyps = greedy(model.model, Encoded(own, own_lens), "transducer")
             count = sum(len(tokens) for tokens, _ in expected)
-            rows.append(("greedy tokens and frames", "equal", f"{count} tokens", decoded == expected))
+            same = [(h.tokens, h.frames) for h in hyps] == expected
+            rows.append(("greedy tokens and frames", "equal", f"{count} tokens", same))
     return rows
 
 

@@ -34,7 +34,7 @@ def sherpa(job: dict[str, Any]) -> list[dict[str, Any]]:
     options = {"tokens": str(folder / "tokens.txt"), "num_threads": 1, "feature_dim": job["mels"]}
     models = {name: str(folder / f"{name}{kind}") for name in ("encoder", "decoder", "joiner")}
     online, offline = sherpa_onnx.OnlineRecognizer, sherpa_onnx.OfflineRecognizer
-    if job["head"] == "transducer":
+    if Path(models["joiner"]).exists():
         recognizer = (online if job["streaming"] else offline).from_transducer(**models, **options)
     elif job["streaming"]:
         recognizer = online.from_zipformer2_ctc(model=str(folder / f"model{kind}"), **options)
@@ -60,17 +60,23 @@ def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> 
     """The same by Maya."""
     import torch
 
-    from maya.decode.recognizer import decode_frames
+    from maya.decode.base import MethodContext
+    from maya.decode.methods import greedy_method
+    from maya.encoders import Encoded
     from maya.encoders.zipformer.config import WHOLE, Chunking
 
     with torch.inference_mode():
         feats, lens = model.features(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
         network = model.model
-        enc, enc_lens = network.encoder(feats, lens, Chunking(CHUNK, LEFT) if streaming else WHOLE)
+        enc, enc_lens = network.encoder(feats, lens, chunking=Chunking(CHUNK, LEFT) if streaming else WHOLE)
         if streaming:  # whole chunks alone
             chunks = (int(lens) - 2 * CHUNK - 13) // (2 * CHUNK) + 1
             enc_lens = enc_lens.clamp(max=chunks * CHUNK // 2)
-        (hyp,) = decode_frames(network, enc, enc_lens, method=head, max_symbols=1)
+        method = greedy_method(network.cfg.heads[head])
+        if hasattr(method, "max_symbols"):
+            method.max_symbols = 1
+        context = MethodContext(model=network, heads=(head,))
+        (hyp,) = method.build(context)(Encoded(enc, enc_lens))
     pieces = model.tokenizer.pieces(hyp.tokens)
     seconds = [frame * network.frame_seconds for frame in hyp.frames]
     return {"tokens": [piece.replace("▁", " ") for piece in pieces], "seconds": seconds}
@@ -79,8 +85,8 @@ def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> 
 def check(model: Any, python: str, audio: list[Path], work: Path) -> Iterator[tuple[str, str, bool]]:
     """(what, measured, whether it holds) of one model, exported in every way."""
     from maya.audio.load import load_audio
-    from maya.convert.icefall_export import with_blank_first
-    from maya.convert.sherpa_onnx import to_sherpa_onnx
+    from maya.convert.icefall.export import with_blank_first
+    from maya.convert.onnx.zipformer import to_sherpa_onnx
 
     cfg = model.model.cfg
     samples, raw = [], []
@@ -88,16 +94,14 @@ def check(model: Any, python: str, audio: list[Path], work: Path) -> Iterator[tu
         samples.append(np.append(load_audio(path), np.zeros(int(TAIL_SECONDS * RATE), dtype=np.float32)))
         raw.append(work / f"{number}.raw")
         samples[-1].astype(np.float32).tofile(raw[-1])
-    heads: list[Any] = [
-        name for name, has in (("transducer", cfg.transducer != "none"), ("ctc", cfg.ctc_weight)) if has
-    ]
+    heads: list[Any] = list(cfg.text_heads)
     model = with_blank_first(model)
     for streaming in (False, True) if cfg.encoder.causal else (False,):
         for head in heads:
             folder = work / f"{head}-{streaming}"
             chunks = {"chunk_frames": CHUNK, "left_frames": LEFT} if streaming else {}
             to_sherpa_onnx(model, folder, head=head, int8=True, **chunks)
-            expected = [maya_tokens(model, each, head, streaming) for each in samples]
+            expected = [maya_tokens(model, utterance, head, streaming) for utterance in samples]
             for int8 in (False, True):
                 job: dict[str, Any] = {
                     "folder": str(folder),
@@ -132,7 +136,9 @@ def random_models(folder: Path) -> Iterator[tuple[str, Any]]:
         torch.manual_seed(3)
         model = files.recognizer(folder, **fields)
         with torch.no_grad():
-            model.model.joint.joint_net[2].bias[2] = model.model.ctc_decoder.decoder_layers[0].bias[2] = -1e4
+            heads = model.model.heads
+            heads["transducer"].joint.joint_net[2].bias[2] = -1e4
+            heads["ctc"].decoder_layers[0].bias[2] = -1e4
         yield kind, model
 
 

@@ -1,4 +1,4 @@
-"""Transducer losses by listing every alignment: the truth below the references, for T, U <= 4.
+"""Transducer losses by listing every alignment, for T, U <= 4. They test the references.
 
 An alignment is a row of counts over all arcs, so the loss is a matrix product and a logsumexp, which autograd
 differentiates without any recursion that the tested code shares.
@@ -7,27 +7,25 @@ differentiates without any recursion that the tested code shares.
 import torch
 from torch import Tensor
 
-Arc = tuple[
-    int, int, str, int
-]  # frame left, labels emitted so far, "blank" or "label", index of the duration
+Arc = tuple[int, int, str, int]  # source frame, labels before, "blank" or "label", index of the duration
 
 
 def alignments(
     frames: int, labels: int, blank_durations: list[int], label_durations: list[int], t: int = 0, u: int = 0
 ) -> list[list[Arc]]:
     """Every list of arcs from (t, u) that ends with a blank landing on `frames` after all labels."""
-    found = []
+    paths = []
     for i, d in enumerate(blank_durations):
         if d > 0 and t + d == frames and u == labels:
-            found.append([(t, u, "blank", i)])
+            paths.append([(t, u, "blank", i)])
         elif d > 0 and t + d < frames:
             rest = alignments(frames, labels, blank_durations, label_durations, t + d, u)
-            found += [[(t, u, "blank", i), *path] for path in rest]
+            paths += [[(t, u, "blank", i), *path] for path in rest]
     for i, d in enumerate(label_durations):
         if u < labels and t + d < frames:
             rest = alignments(frames, labels, blank_durations, label_durations, t + d, u + 1)
-            found += [[(t, u, "label", i), *path] for path in rest]
-    return found
+            paths += [[(t, u, "label", i), *path] for path in rest]
+    return paths
 
 
 def rnnt(logits: Tensor, targets: Tensor, frames: int, labels: int, blank: int) -> Tensor:

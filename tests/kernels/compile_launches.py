@@ -1,10 +1,10 @@
-"""Compiles what the Triton forms really launch, and launches nothing.
+"""Compiles the launches of the Triton forms, without a device.
 
     python -m tests.kernels.compile_launches 90
 
 The compile gate states the types of each launch by hand. Here the forms themselves run on CPU tensors, with a
-driver that knows a target and no device: arguments, specialisation and dtypes are those of production. The
-tensors hold nothing of sense, only what is launched counts.
+driver that has a target but no device, so arguments, specialisation and dtypes are those of production. The
+values of the tensors do not matter.
 """
 
 import sys
@@ -19,14 +19,14 @@ from triton.runtime.jit import JITFunction
 
 from maya.kernels import checks
 from maya.kernels.compile_gate import kernels
-from maya.kernels.joint import ALL_WANTED, JointSettings, OutputLayer, kernel, packed_rows
+from maya.kernels.joint import ALL_NEEDED, JointSettings, OutputLayer, RowGradients, kernel, packed_rows
 from maya.kernels.lact import FastWeights, chunk_causal, initial, lact
 from maya.kernels.lact import kernel as lact_kernel
 from maya.kernels.lattice.kernel import rnnt_lattice_triton, tdt_lattice_triton
 
 
 class TargetAlone:
-    """What Triton asks a driver before it compiles."""
+    """A driver with a target for the compiler, and no device."""
 
     def __init__(self, target: int) -> None:
         self.target = GPUTarget("cuda", target, 32)
@@ -51,13 +51,12 @@ def launch_joint(
         )
     f, g = (torch.zeros(batch * n, hidden, dtype=dtype) for n in (size, labels + 1))
     targets = torch.ones(batch, labels, dtype=torch.int64)
-    rows = packed_rows(targets, [size] * batch, [labels] * batch, size)
+    rows = packed_rows(checks.Transcripts(targets, [size] * batch, [labels] * batch, 0), size)
     settings = JointSettings(0, "tanh" if full else "relu", 0.1 if full else 0.0, seed=1)
     kernel.joint_scores_triton(f, g, layer, rows, settings)
     zeros = torch.zeros(len(rows))
-    of_durations = torch.zeros(len(rows), 5) if full else None
-    masses = (zeros, zeros, zeros, of_durations)
-    kernel.joint_gradients_triton(f, g, layer, rows, *masses, settings, ALL_WANTED)
+    row_grads = RowGradients(zeros, zeros, zeros, torch.zeros(len(rows), 5) if full else None)
+    kernel.joint_gradients_triton(f, g, layer, rows, row_grads, settings, ALL_NEEDED)
 
 
 def launch_lattices(batch: int, size: int, labels: int) -> None:
@@ -96,9 +95,7 @@ def main(target: int) -> None:
     with tempfile.TemporaryDirectory() as cache:
         triton.knobs.cache.dir = cache
         launch_joint(2, 20, 5, 640, 1024, torch.float16, full=True)
-        launch_joint(
-            1, 1, 0, 40, 33, torch.float32, full=False
-        )  # sizes of 1, which Triton likes to make constants
+        launch_joint(1, 1, 0, 40, 33, torch.float32, full=False)  # Triton turns sizes of 1 into constants
         launch_lattices(2, 20, 5)
         launch_lattices(1, 1, 0)
         launch_lact(torch.float16, "all", None)

@@ -48,16 +48,16 @@ class Problem:
             x.requires_grad_()
             x.grad = None
         out, state = self.run(plan, backend)
-        found = [out, *(x for x in state if x is not None)]
+        outputs = [out, *(x for x in state if x is not None)]
         make = torch.Generator(out.device).manual_seed(1)
         total = sum(
             (x * torch.randn(x.shape, generator=make, dtype=torch.float64, device=x.device).to(x.dtype)).sum()
-            for x in found
+            for x in outputs
         )
         assert isinstance(total, Tensor)
         total.backward()
         grads = {name: torch.zeros_like(x) if x.grad is None else x.grad for name, x in self.leaves.items()}
-        return [x.detach() for x in found], grads
+        return [x.detach() for x in outputs], grads
 
     def to(self, dtype: torch.dtype, state: torch.dtype, device: str = "cpu") -> "Problem":
         """Frames in `dtype`, the rest in `state`."""
@@ -92,8 +92,8 @@ def problem(
     }
     if momentum:
         leaves["momentum_gate"] = torch.rand(frames, dtype=torch.float64)
-        kept = ("w1",) if options.get("update_weights") == "w1" else ("w0", "w1", "w2")
-        leaves |= {f"m{w[1]}": torch.randn(batch, *leaves[w].shape, dtype=torch.float64) / 10 for w in kept}
+        moving = ("w1",) if options.get("update_weights") == "w1" else ("w0", "w1", "w2")
+        leaves |= {f"m{w[1]}": torch.randn(batch, *leaves[w].shape, dtype=torch.float64) / 10 for w in moving}
     if scaled:
         leaves["step_scale"] = 0.5 + torch.rand(heads, dtype=torch.float64)
     return Problem(leaves, None if lens is None else torch.tensor(lens), dict(options))

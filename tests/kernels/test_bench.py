@@ -15,11 +15,11 @@ import maya.kernels.rnnt.bench as rnnt_bench
 import maya.kernels.tdt.bench as tdt_bench
 from maya.kernels.bench import cases
 from maya.kernels.bench.__main__ import main
-from maya.kernels.bench.cases import Bar, Case, Measured
+from maya.kernels.bench.cases import Bar, BenchCase, CaseFigures
 from maya.kernels.bench.check import SMALL, Check, check
 from maya.kernels.bench.measure import Cost, Form, Setting, peak_memory, time_in_turns, too_large
-from maya.kernels.bench.report import BarResult, Run, add, markdown, read, text
-from maya.kernels.bench.table import FormResult, Result, text_table
+from maya.kernels.bench.report import BarResult, Run, add, columns, form_rows, markdown, read, text
+from maya.kernels.bench.table import FormResult, Result
 from maya.kernels.joint.bench import fused_name
 
 MODULES = {
@@ -40,19 +40,19 @@ def tiny_case(monkeypatch: pytest.MonkeyPatch) -> None:
     bar = Bar(
         "time of fused over that of the loss of logits", 1e6, "x", cases.ratio("both_ms", "fused", rival)
     )
-    case = Case(name="tiny", why="a test", settings={"rnnt": (TINY,)}, bars={"rnnt": (bar,)})
+    case = BenchCase(name="tiny", why="a test", settings={"rnnt": (TINY,)}, bars={"rnnt": (bar,)})
     monkeypatch.setattr(cases, "CASES", (case,))
 
 
 @pytest.mark.parametrize("op", MODULES)
-def test_every_form_is_right(op: str) -> None:
+def test_every_form_passes_its_check(op: str) -> None:
     setting = replace(TINY, hidden=0, vocab=0) if op == "lattice" else replace(TINY, lattice="trained")
-    found = check(op, MODULES[op], setting)
-    assert len({c.form for c in found}) >= 2
-    assert [c.text for c in found if not c.ok] == []
+    checks = check(op, MODULES[op], setting)
+    assert len({c.form for c in checks}) >= 2
+    assert [c.text for c in checks if not c.ok] == []
 
 
-def test_a_benchmark_prints_and_writes(
+def test_benchmark_prints_tables_and_writes_files(
     tiny_case: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--out", str(tmp_path), "--name", "a", "--seconds", "0.01", "--no-plot"]) == 0
@@ -65,7 +65,7 @@ def test_a_benchmark_prints_and_writes(
     assert "| fused |" in (tmp_path / "a.md").read_text()
 
 
-def test_no_speed_of_a_wrong_operator(
+def test_a_wrong_operator_is_not_timed(
     tiny_case: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = rnnt_bench.fused_rnnt_loss
@@ -84,14 +84,14 @@ def test_no_speed_of_a_wrong_operator(
     assert "ms" not in (tmp_path / "cpu.md").read_text()
 
 
-def test_nan_is_not_right() -> None:
+def test_an_error_of_nan_fails_the_check() -> None:
     wrong = Check(
         op="a", form="b", lattice="c", dtype="d", output="loss", error=float("nan"), of_torch=0.0, allowed=1.0
     )
     assert not wrong.ok
 
 
-def test_an_operator_that_breaks_does_not_stop_the_others(
+def test_an_exception_in_an_operator_gives_exit_status_1(
     tiny_case: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object, eps: float = 1e-4, **__: object) -> Tensor:
@@ -103,12 +103,12 @@ def test_an_operator_that_breaks_does_not_stop_the_others(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_cases_need_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--case", "gpu"]) == 1
-    assert "no CUDA device here: nothing was run" in capsys.readouterr().err
+    assert "no CUDA device, so nothing was run" in capsys.readouterr().err
 
 
-def test_turns_alternate_and_leave_out_what_cannot_run() -> None:
+def test_forms_are_timed_in_turns_and_failing_ones_are_skipped() -> None:
     seen: list[str] = []
 
     def form(name: str) -> Form:
@@ -132,14 +132,18 @@ def test_turns_alternate_and_leave_out_what_cannot_run() -> None:
     assert timed["large"].why_not.startswith("needs 931322574.6 GiB of memory")
 
 
-def test_the_peers_of_a_large_vocabulary_say_what_they_need() -> None:
-    found = joint_bench.materialised_bytes(cases.CPU_32K, cases.CPU_32K.rows, copies=2, wide_copies=0)
-    assert found > 16e9  # logits and their gradient
-    why = too_large(Form(name="a", needs_bytes=1000 * found), "cpu")
-    assert why.startswith(f"needs {1000 * found / 2**30:.1f} GiB of memory")
+def test_a_form_that_does_not_fit_states_its_memory() -> None:
+    setting = replace(cases.CPU_32K, frames=1)  # the inputs of the whole setting would take seconds to make
+    form = joint_bench.materialised_form(
+        "a", Tensor, joint_bench.problem(setting), setting, cases.CPU_32K.rows
+    )
+    needed = form.needs_bytes
+    assert needed > 16e9  # logits and their gradient
+    why = too_large(Form(name="a", needs_bytes=1000 * needed), "cpu")
+    assert why.startswith(f"needs {1000 * needed / 2**30:.1f} GiB of memory")
 
 
-def test_peak_memory_sees_the_logits() -> None:
+def test_peak_memory_includes_the_logits() -> None:
     setting = Setting(batch=2, frames=100, labels=19, hidden=16, vocab=8192)
     logits = setting.rows * setting.vocab * 4
     forms = [*joint_bench.forms(setting), Form(name="no such form")]
@@ -155,29 +159,29 @@ def forms_of(module: ModuleType, setting: Setting) -> list[str]:
 
 
 @pytest.mark.parametrize("case", [c for c in cases.CASES if c.device == "cpu"], ids=lambda c: c.name)
-def test_cases_name_forms_that_exist(case: Case) -> None:
+def test_cases_name_existing_forms(case: BenchCase) -> None:
     for op, settings in case.settings.items():
         names = forms_of(MODULES[op], settings[0])
         assert not case.forms or set(case.forms) & set(names)
-        one = [FormResult(name=n, both_ms=1.0, both_bytes=1) for n in names]
-        results = [Result(op=op, setting=s, forms=one) for s in settings]
+        forms = [FormResult(name=n, both_ms=1.0, both_bytes=1) for n in names]
+        results = [Result(op=op, setting=s, forms=forms) for s in settings]
         checks = [
             Check(
                 op=op, form="a", lattice="b", dtype=s.dtype, output="gradient", error=0, of_torch=0, allowed=0
             )
             for s in settings
         ]
-        measured = Measured(checks, results)
+        measured = CaseFigures(checks, results)
         assert None not in [bar.measure(measured) for bar in case.bars.get(op, ())], (case.name, op)
 
 
-def test_the_bars_of_a_gpu_name_forms_that_exist() -> None:
+def test_gpu_bars_name_existing_forms() -> None:
     fused = fused_name(cases.GPU, "triton", compacted=True)
     curves = next(c for c in cases.CASES if c.name == "gpu-curves")
     assert fused in curves.forms and fused_name(cases.GPU, "torch", compacted=False) in curves.forms
     gpu = next(c for c in cases.CASES if c.name == "gpu")
     form = FormResult(name=fused, both_ms=29.0, both_bytes=10**9)
-    measured = Measured([], [Result(op="rnnt", setting=s, forms=[form]) for s in gpu.settings["rnnt"]])
+    measured = CaseFigures([], [Result(op="rnnt", setting=s, forms=[form]) for s in gpu.settings["rnnt"]])
     assert [bar.measure(measured) for bar in gpu.bars["rnnt"]] == [29.0, 1.0, 29.0, 1.0]
 
 
@@ -186,7 +190,7 @@ def test_bars_and_roofline() -> None:
     assert Cost(flops=10.0, bytes=3.0).floor_seconds(5.0, 1.0) == 3.0
 
 
-def test_a_later_run_takes_the_place_of_an_earlier_one() -> None:
+def test_a_later_run_replaces_an_earlier_one() -> None:
     form = FormResult(name="fused", both_ms=2.0)
     out = FormResult(name="other", why_not="needs 30.0 GiB of memory")
     result = Result(op="rnnt", setting=TINY, forms=[form, out])
@@ -207,9 +211,9 @@ def test_a_later_run_takes_the_place_of_an_earlier_one() -> None:
         )
         for case, command in (("one", "first"), ("two", "second"), ("one", "third"))
     ]  # fmt: skip
-    kept = add(add(add([], runs[0]), runs[1]), runs[2])
-    assert [run.command for run in kept] == ["third", "second"]
-    shown = markdown(kept, Path("cpu"), "Kernels")
+    runs_after = add(add(add([], runs[0]), runs[1]), runs[2])
+    assert [run.command for run in runs_after] == ["third", "second"]
+    shown = markdown(runs_after, Path("cpu"), "Kernels")
     assert "| fused | - | 2.00 |" in shown and "not run: needs 30.0 GiB" in shown
     assert "| one | rnnt | a bar | at most 1 ms | 2.00 ms | NO |" in shown
-    assert "not run: needs 30.0 GiB" in text(runs[0]) and "fused" in text_table(result)
+    assert "not run: needs 30.0 GiB" in text(runs[0]) and "fused" in columns(form_rows(result))

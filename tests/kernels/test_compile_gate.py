@@ -24,7 +24,7 @@ def test_every_kernel_compiles_within_limits() -> None:
 
 
 @pytest.mark.slow
-def test_every_case_compiles_within_limits() -> None:
+def test_all_cases_compile_within_limits() -> None:
     run("maya.kernels.compile_gate")
 
 

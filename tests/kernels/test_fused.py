@@ -85,16 +85,14 @@ def fused(case: Case, weights: Tensor | None = None, **options) -> tuple[Tensor,
     return run(lambda leaves: replace(case, leaves=leaves).loss(**options), case.leaves, weights)
 
 
-def same(found: tuple[Tensor, ...], truth: tuple[Tensor, ...], tolerance: float = 1e-10) -> None:
-    for name, x, y in zip(("loss", *LEAVES), found, truth, strict=False):
+def same(outputs: tuple[Tensor, ...], truth: tuple[Tensor, ...], tolerance: float = 1e-10) -> None:
+    for name, x, y in zip(("loss", *LEAVES), outputs, truth, strict=False):
         torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
 @KINDS_OF_LOSS
-def test_without_dropped_rows_it_is_the_dense_loss(
-    durations: tuple[int, ...] | None, activation: str
-) -> None:
+def test_eps_zero_equals_the_dense_loss(durations: tuple[int, ...] | None, activation: str) -> None:
     case = problem([9, 5, 1, 7], [4, 0, 0, 6], durations)
     weights = torch.tensor([1.0, -0.5, 2.0, 0.0])
     truth = run(lambda leaves: dense(leaves, case, activation), case.leaves, weights)
@@ -102,7 +100,7 @@ def test_without_dropped_rows_it_is_the_dense_loss(
         same(fused(case, weights, eps=0.0, activation=activation, backend=backend), truth)
 
 
-def test_fastemit_and_sigma_are_those_of_the_dense_losses() -> None:
+def test_fastemit_and_sigma_equal_the_dense_losses() -> None:
     for durations, options in ((None, {"fastemit": 0.3}), (DURATIONS, {"sigma": 0.2})):
         case = problem([6, 4], [3, 1], durations)
         truth = run(lambda x, c=case, o=options: dense(x, c, "relu", **o), case.leaves)
@@ -111,7 +109,7 @@ def test_fastemit_and_sigma_are_those_of_the_dense_losses() -> None:
 
 
 @KINDS_OF_LOSS
-def test_parameters_without_bias(durations: tuple[int, ...] | None) -> None:
+def test_no_bias_equals_a_zero_bias(durations: tuple[int, ...] | None) -> None:
     case = problem([6, 4], [3, 1], durations)
     case.leaves[3::2] = [torch.zeros_like(x) for x in case.leaves[3::2]]
     truth = fused(case, eps=0.0)
@@ -164,18 +162,18 @@ def test_impossible_rows_are_infinite_with_zero_gradient(durations: tuple[int, .
 
 @pytest.mark.parametrize("eps", [0.0, 1e-2])
 @KINDS_OF_LOSS
-def test_an_utterance_alone_equals_itself_in_a_batch(durations: tuple[int, ...] | None, eps: float) -> None:
+def test_a_row_alone_equals_the_row_in_a_batch(durations: tuple[int, ...] | None, eps: float) -> None:
     case = problem([8, 5, 1], [4, 2, 0], durations)
     loss, of_f, of_g, *of_layer = fused(case, eps=eps)
     total = [torch.zeros_like(x) for x in of_layer]
     for b in range(3):
         t, u = int(case.frames[b]), int(case.labels[b])
         f, g, *layer = case.leaves
-        one = Case(
+        single = Case(
             [f[b : b + 1, :t], g[b : b + 1, : u + 1], *layer],
             case.targets[b : b + 1, :u], case.frames[b : b + 1], case.labels[b : b + 1], durations,
         )  # fmt: skip
-        alone = fused(one, eps=eps)
+        alone = fused(single, eps=eps)
         same(alone[:3], (loss[b : b + 1], of_f[b : b + 1, :t], of_g[b : b + 1, : u + 1]), 1e-12)
         total = [x + y for x, y in zip(total, alone[3:], strict=True)]
     same(tuple(total), tuple(of_layer), 1e-12)
@@ -198,7 +196,7 @@ def test_padding_is_never_read_and_gets_zero_gradient(durations: tuple[int, ...]
         assert all(x.isfinite().all() for x in spoilt)
 
 
-def test_nan_in_a_valid_frame_is_not_hidden() -> None:
+def test_nan_in_a_valid_frame_gives_a_nan_loss() -> None:
     case = problem([5, 3], [3, 1])
     case.leaves[0][0, 1, 0] = float("nan")
     loss, of_f, *_ = fused(case)
@@ -208,7 +206,7 @@ def test_nan_in_a_valid_frame_is_not_hidden() -> None:
 
 @pytest.mark.parametrize("rows", [1, 7, 10_000])
 @KINDS_OF_LOSS
-def test_chunks_make_no_difference(
+def test_results_do_not_depend_on_the_chunk_size(
     durations: tuple[int, ...] | None, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = problem([7, 5, 2], [3, 2, 0], durations)
@@ -220,7 +218,7 @@ def test_chunks_make_no_difference(
 
 
 @KINDS_OF_LOSS
-def test_only_what_asks_gets_a_gradient(durations: tuple[int, ...] | None) -> None:
+def test_only_inputs_that_require_grad_get_a_gradient(durations: tuple[int, ...] | None) -> None:
     case = problem([5, 3], [3, 1], durations)
     whole = fused(case, eps=0.0)
     for asks in range(len(case.leaves)):
@@ -248,7 +246,7 @@ def test_inputs_need_not_be_contiguous() -> None:
     same((loss.detach(), *grads), truth, 1e-12)
 
 
-def test_autocast_changes_nothing_and_masters_may_be_wider() -> None:
+def test_autocast_has_no_effect_and_fp32_masters_are_allowed() -> None:
     case = problem([9, 4], [5, 2], DURATIONS, dtype=torch.float32)
     plain = fused(case)
     with torch.autocast("cpu", torch.bfloat16):
@@ -274,7 +272,7 @@ class _Largest(TorchDispatchMode):
 
 
 @KINDS_OF_LOSS
-def test_nothing_of_the_size_of_the_logits_is_made(
+def test_no_tensor_is_as_large_as_the_logits(
     durations: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = problem([40, 30], [12, 9], durations, vocab=300, hidden=8, dtype=torch.float32)
@@ -288,49 +286,43 @@ def test_nothing_of_the_size_of_the_logits_is_made(
 
 @KINDS_OF_LOSS
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_default_eps_costs_less_gradient_than_bf16_rounding(
+def test_error_of_the_default_eps_is_below_bf16_rounding(
     kind: str, durations: tuple[int, ...] | None
 ) -> None:
-    p = synthetic_problem(2, 60, 15, 32, 100, kind=kind, durations=durations, dtype=torch.float64)
-    case = of_synthetic(p)
-    options = {"blank": p.blank}
-    full, lean = (run_synthetic(case, p, **options, **eps) for eps in ({"eps": 0.0}, {}))
+    p = synthetic_problem((2, 60, 15, 32, 100), kind=kind, durations=durations, dtype=torch.float64)
+    full, lean = (run_synthetic(p, blank=p.blank, **eps) for eps in ({"eps": 0.0}, {}))
     assert torch.equal(full[0], lean[0])
     for x, y in zip(lean[1:], full[1:], strict=True):
         assert (x - y).norm() <= 2e-3 * y.norm()
 
 
-def of_synthetic(p: FusedProblem) -> list[Tensor]:
-    return [x for x in (p.f, p.g, p.weight, p.bias, p.duration_weight, p.duration_bias) if x is not None]
-
-
-def run_synthetic(leaves: list[Tensor], p: FusedProblem, **options) -> tuple[Tensor, ...]:
+def run_synthetic(p: FusedProblem, **options) -> tuple[Tensor, ...]:
     rest = (p.targets, p.f_lens, p.target_lens)
     if p.durations is None:
-        return run(lambda x: fused_rnnt_loss(*x, *rest, **options), leaves)
-    return run(lambda x: fused_tdt_loss(*x, *rest, durations=p.durations, **options), leaves)
+        return run(lambda x: fused_rnnt_loss(*x, *rest, **options), p.leaves)
+    return run(lambda x: fused_tdt_loss(*x, *rest, durations=p.durations, **options), p.leaves)
 
 
 @KINDS_OF_LOSS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_errs_at_most_twice_as_much_as_dense_torch_in_the_same_precision(
+def test_error_is_at_most_twice_that_of_dense_torch(
     dtype: torch.dtype, durations: tuple[int, ...] | None
 ) -> None:
     case = problem([40, 31, 7, 1], [12, 3, 0, 0], durations, vocab=40, hidden=24).to(dtype)
     exact = case.to(torch.float64)
     truth = run(lambda x: dense(x, exact, "relu"), exact.leaves)
-    theirs = run(lambda x: dense(x, case, "relu"), case.leaves)
-    found = fused(case, eps=0.0)
-    for name, x, y, z in zip(("loss", *LEAVES), found, theirs, truth, strict=False):
+    plain = run(lambda x: dense(x, case, "relu"), case.leaves)
+    outputs = fused(case, eps=0.0)
+    for name, x, y, z in zip(("loss", *LEAVES), outputs, plain, truth, strict=False):
         error, of_dense = (x - z).norm() / z.norm(), (y - z).norm() / z.norm()
         assert error <= 2 * of_dense + 1e-7, f"{name}: {error:.2e}, dense {of_dense:.2e}"
 
 
-def test_omega_one_is_fused_rnnt_without_sigma_and_leaves_durations_in_the_graph() -> None:
+def test_omega_one_equals_fused_rnnt_and_keeps_durations_in_the_graph() -> None:
     case = problem([5, 3], [3, 1], DURATIONS)
-    found = fused(case, omega=1.0, sigma=0.5, eps=0.0)
-    same(found[:5], fused(replace(case, leaves=case.leaves[:4], durations=None), eps=0.0))
-    assert all(x.abs().max() == 0 for x in found[5:])
+    outputs = fused(case, omega=1.0, sigma=0.5, eps=0.0)
+    same(outputs[:5], fused(replace(case, leaves=case.leaves[:4], durations=None), eps=0.0))
+    assert all(x.abs().max() == 0 for x in outputs[5:])
 
 
 def test_omega_draws_once_per_call_from_the_given_generator() -> None:

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from maya.kernels.checks import Transcripts
 from maya.kernels.joint import (
     JointSettings,
     OutputLayer,
     RowCells,
+    RowGradients,
     RowList,
     RowMasses,
     RowScores,
@@ -57,9 +59,7 @@ def by_definition(
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
 @pytest.mark.parametrize("n_durations", [0, 3])
-def test_scores_and_gradients_are_those_of_autograd(
-    n_durations: int, activation: str, dropout: float
-) -> None:
+def test_scores_and_gradients_equal_autograd(n_durations: int, activation: str, dropout: float) -> None:
     f, g, layer, rows = make(n_durations)
     parameters = (layer.weight, layer.bias, layer.duration_weight, layer.duration_bias)
     leaves = [x.requires_grad_() for x in (f, g, *parameters) if x is not None]
@@ -77,26 +77,24 @@ def test_scores_and_gradients_are_those_of_autograd(
 
     with torch.no_grad():
         scores = joint_scores(f, g, layer, rows, settings)
-        grads = joint_gradients(f, g, layer, rows, scores.norm, blank, label, duration_grad, settings)
+        row_grads = RowGradients(scores.norm, blank, label, duration_grad)
+        grads = joint_gradients(f, g, layer, rows, row_grads, settings)
     for x, y in ((scores.norm, truth.norm), (scores.blank, truth.blank), (scores.label, truth.label)):
         torch.testing.assert_close(x, y.detach(), rtol=1e-12, atol=1e-12)
     if truth.durations is not None:
         torch.testing.assert_close(scores.durations, truth.durations.detach(), rtol=1e-12, atol=1e-12)
-    found = (grads.f, grads.g, grads.weight, grads.bias, grads.duration_weight, grads.duration_bias)
-    made = [x for x in found if x is not None]
-    for x, y in zip(made, expected, strict=True):
+    for x, y in zip([x for x in grads.tensors if x is not None], expected, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-11, atol=1e-12)
 
 
-def test_no_rows_are_no_fault() -> None:
+def test_an_empty_row_list_is_allowed() -> None:
     f, g, layer, rows = make(2)
     rows = rows.take(torch.empty(0, dtype=torch.int64))
     settings = JointSettings(BLANK)
     scores = joint_scores(f, g, layer, rows, settings)
     assert scores.norm.shape == (0,) and scores.durations is not None
-    grads = joint_gradients(
-        f, g, layer, rows, scores.norm, scores.norm, scores.norm, scores.durations, settings
-    )
+    row_grads = RowGradients(scores.norm, scores.norm, scores.norm, scores.durations)
+    grads = joint_gradients(f, g, layer, rows, row_grads, settings)
     assert grads.f is not None and not grads.f.any() and grads.f.shape == f.shape
 
 
@@ -109,9 +107,9 @@ def test_logits_far_from_zero_do_not_overflow() -> None:
     assert scores.norm.isfinite().all() and scores.norm.min() > 4900
 
 
-def test_packed_rows_are_the_valid_cells_in_order() -> None:
+def test_packed_rows_lists_the_valid_cells_in_order() -> None:
     targets = torch.tensor([[5, 6, 7], [8, 0, 0], [3, 3, 3]])
-    rows = packed_rows(targets, [2, 1, 0], [2, 0, 3], size=4)
+    rows = packed_rows(Transcripts(targets, [2, 1, 0], [2, 0, 3], BLANK), size=4)
     cells = [(0, t, u) for t in range(2) for u in range(3)] + [(1, 0, 0)]
     assert rows.utterance.tolist() == [b for b, _, _ in cells]
     assert rows.frame.tolist() == [4 * b + t for b, t, _ in cells]
@@ -119,9 +117,9 @@ def test_packed_rows_are_the_valid_cells_in_order() -> None:
     assert rows.label.tolist() == [5, 6, -1, 5, 6, -1, -1]
 
 
-def test_cells_and_rows_are_each_others_inverse() -> None:
+def test_gather_inverts_scatter() -> None:
     targets = torch.zeros(2, 3, dtype=torch.int64)
-    rows = packed_rows(targets, [4, 2], [3, 1], size=5)
+    rows = packed_rows(Transcripts(targets, [4, 2], [3, 1], BLANK), size=5)
     cells = RowCells(rows, (2, 5, 4), "torch")
     values = torch.arange(2.0 * len(rows)).view(-1, 2)
     lattice = cells.scatter(values)
@@ -131,15 +129,15 @@ def test_cells_and_rows_are_each_others_inverse() -> None:
     assert torch.equal(lattice[1, 1, 1], values[-1].double())
 
 
-def test_the_mask_of_dropout_is_a_function_of_cell_column_and_seed() -> None:
+def test_dropout_mask_depends_on_cell_column_and_seed_only() -> None:
     cell = torch.arange(40 * 30)
     rows = RowList(cell * 0, cell // 30, cell % 30, cell)
 
-    def kept(dropout: float, seed: int = 0, rows: RowList = rows) -> Tensor:
+    def mask(dropout: float, seed: int = 0, rows: RowList = rows) -> Tensor:
         return dropout_scale(rows, 64, JointSettings(BLANK, dropout=dropout, seed=seed), torch.float32)
 
     for dropout in (0.1, 0.5, 0.9):
-        scale = kept(dropout)
+        scale = mask(dropout)
         assert set(scale.unique().tolist()) == {0.0, float(torch.tensor(1 / (1 - dropout)))}
         assert float(scale.mean()) == pytest.approx(
             1.0, abs=4 * (dropout / (1 - dropout) / scale.numel()) ** 0.5
@@ -147,20 +145,20 @@ def test_the_mask_of_dropout_is_a_function_of_cell_column_and_seed() -> None:
         for axis in (0, 1):  # no row and no column is special
             spread = (dropout / (1 - dropout) / scale.shape[axis]) ** 0.5
             assert float((scale.mean(axis) - 1).abs().max()) < 5 * spread
-    first = kept(0.5)
-    assert torch.equal(first, kept(0.5))
+    first = mask(0.5)
+    assert torch.equal(first, mask(0.5))
     shuffled = torch.randperm(len(rows))
-    assert torch.equal(first[shuffled], kept(0.5, rows=rows.take(shuffled)))
+    assert torch.equal(first[shuffled], mask(0.5, rows=rows.take(shuffled)))
     signs = first.sign().double() - 0.5
     for seed in (1, 2, 1 << 31, (1 << 40) + 7):
-        other = kept(0.5, seed).sign().double() - 0.5
+        other = mask(0.5, seed).sign().double() - 0.5
         assert abs(float((signs * other).mean()) * 4) < 0.02  # uncorrelated with another seed's
     square = signs.view(40, 30, 64)
     for shift, axis in ((1, 0), (1, 1), (1, 2), (3, 1)):  # and with its own neighbours
         assert abs(float((square * square.roll(shift, axis)).mean()) * 4) < 0.02
 
 
-def test_the_mask_is_that_of_its_definition_in_unsigned_32_bit_arithmetic() -> None:
+def test_dropout_mask_equals_its_definition_in_unsigned_32_bit_arithmetic() -> None:
     def mix(x: int) -> int:
         x ^= x >> 16
         x = x * 0x7FEB352D % 2**32
@@ -172,19 +170,19 @@ def test_the_mask_is_that_of_its_definition_in_unsigned_32_bit_arithmetic() -> N
     rows = RowList(frame * 0, frame, state, frame)
     for seed, dropout in ((0, 0.5), (17, 0.1), ((1 << 31) + 3, 0.9), (-4, 0.3)):
         settings = JointSettings(BLANK, dropout=dropout, seed=seed)
-        kept = dropout_scale(rows, 50, settings, torch.float32) > 0
+        mask = dropout_scale(rows, 50, settings, torch.float32) > 0
         for r, (t, u) in enumerate(zip(frame.tolist(), state.tolist(), strict=True)):
             key = mix((t * 0x9E3779B1 + mix((u + seed) % 2**32)) % 2**32)
             draws = [mix((key + c * 0x85EBCA77) % 2**32) for c in range(50)]
-            assert kept[r].tolist() == [x >= int(dropout * 2**32) for x in draws]
+            assert mask[r].tolist() == [x >= int(dropout * 2**32) for x in draws]
 
 
-def test_occupancies_sum_to_the_length_of_the_path() -> None:
+def test_occupancies_sum_to_the_number_of_arcs() -> None:
     """Every path of RNN-T leaves S cells by a blank and U by a label."""
-    p = synthetic_problem(2, 30, 8, 16, 20, kind="soft", dtype=torch.float64)
+    p = synthetic_problem((2, 30, 8, 16, 20), kind="soft", dtype=torch.float64)
     frames, labels = [30, 21], [8, 5]
-    rows = packed_rows(p.targets, frames, labels, 30)
-    seen = {}
+    rows = packed_rows(Transcripts(p.targets, frames, labels, p.blank), 30)
+    masses = {}
 
     def lattice(scores: RowScores) -> RowMasses:
         cells = RowCells(rows, (2, 30, 9), "torch")
@@ -192,24 +190,24 @@ def test_occupancies_sum_to_the_length_of_the_path() -> None:
             cells.scatter(scores.blank), cells.scatter(scores.label), frames, labels, with_posteriors=True
         )
         blank, label = (cells.gather(x, torch.float64) for x in (result.blank, result.label))
-        seen.update(blank=blank, label=label)
+        masses.update(blank=blank, label=label)
         return RowMasses(-result.log_prob, result.log_prob, blank, label)
 
     layer = OutputLayer(p.weight.requires_grad_(), p.bias)
-    loss = fused_loss(p.f, p.g, layer, rows, lattice, JointSettings(p.blank), eps=0.0)
+    loss = fused_loss(p.f, p.g, layer, rows, lattice, JointSettings(p.blank, eps=0.0))
     loss.sum().backward()
     for b in range(2):
-        mine = rows.utterance == b
-        assert float(seen["blank"][mine].sum()) == pytest.approx(frames[b])
-        assert float(seen["label"][mine].sum()) == pytest.approx(labels[b])
+        in_utterance = rows.utterance == b
+        assert float(masses["blank"][in_utterance].sum()) == pytest.approx(frames[b])
+        assert float(masses["label"][in_utterance].sum()) == pytest.approx(labels[b])
     assert p.weight.grad is not None and torch.isfinite(p.weight.grad).all()
 
 
-@pytest.mark.parametrize(("eps", "kept"), [(0.0, 1.0), (1e-4, 0.6), (0.5, 0.3), (5.0, 0.0)])
-def test_the_backward_works_on_rows_above_eps_only(
-    eps: float, kept: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("eps", "share"), [(0.0, 1.0), (1e-4, 0.6), (0.5, 0.3), (5.0, 0.0)])
+def test_backward_visits_only_rows_above_eps(
+    eps: float, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    p = synthetic_problem(2, 60, 15, 16, 50, kind="trained", dtype=torch.float64)
+    p = synthetic_problem((2, 60, 15, 16, 50), kind="trained", dtype=torch.float64)
     counts = []
 
     def counting(f2: Tensor, g2: Tensor, layer: OutputLayer, rows: RowList, *rest, **options):
@@ -222,7 +220,7 @@ def test_the_backward_works_on_rows_above_eps_only(
     fused_rnnt_loss(p.f, p.g, p.weight, p.bias, *rest, blank=p.blank, eps=eps).sum().backward()
     rows = 2 * 60 * 16
     # Half of the cells are beyond any path that leaves a posterior in fp64.
-    assert counts[0] <= kept * rows and (eps < 5) == (counts[0] > 0)
+    assert counts[0] <= share * rows and (eps < 5) == (counts[0] > 0)
     assert p.f.grad is not None and (eps < 5) == bool(p.f.grad.any())
 
 
@@ -295,13 +293,13 @@ def test_wrong_arguments_are_refused_by_name(loss: str, change: dict, message: s
     ],
 )
 def test_wrong_durations_are_refused(change: dict, message: str) -> None:
-    given = {
+    arguments = {
         "f": torch.zeros(1, 5, 3), "g": torch.zeros(1, 2, 3), "weight": torch.zeros(6, 3), "bias": None,
         "duration_weight": torch.zeros(3, 3), "duration_bias": None, "targets": torch.tensor([[1]]),
         "f_lens": torch.tensor([5]), "target_lens": torch.tensor([1]), "blank": BLANK, "durations": (0, 1, 2),
     }  # fmt: skip
     with pytest.raises(ValueError, match=message):
-        fused_tdt_loss(**(given | change))
+        fused_tdt_loss(**(arguments | change))
 
 
 def test_a_negative_fastemit_is_refused() -> None:

@@ -57,26 +57,26 @@ def by_autograd(p: Problem, plan: list[Span]) -> tuple[Tensor, list[Tensor]]:
                         weights[i] = moved / (moved.norm(dim=1, keepdim=True) + 1e-5) * norms[i][:, None]
                 if applies:
                     out[b, at, h] = network(*weights, q[at])
-            for kept, w in zip(after, weights, strict=True):
-                kept[b, h] = w
+            for w_after, w in zip(after, weights, strict=True):
+                w_after[b, h] = w
     return out, after
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("momentum", [False, True])
-def test_inner_gradients_are_those_of_autograd(order: str, backend: str, momentum: bool) -> None:
+def test_inner_gradients_equal_autograd(order: str, backend: str, momentum: bool) -> None:
     p = problem(momentum=momentum)
     plan = ORDERS[order](p.length)
     out, state = p.run(plan, backend)
-    wanted, weights = by_autograd(p, plan)
-    assert torch.allclose(out, wanted, rtol=0, atol=1e-12)
-    for found, exact, before in zip(state[:3], weights, p.weights()[:3], strict=True):
-        assert torch.allclose(found, exact, rtol=0, atol=1e-12)
-        assert float((found - before).abs().max()) > 1e-3  # it has learned
+    expected, weights = by_autograd(p, plan)
+    assert torch.allclose(out, expected, rtol=0, atol=1e-12)
+    for actual, exact, before in zip(state[:3], weights, p.weights()[:3], strict=True):
+        assert torch.allclose(actual, exact, rtol=0, atol=1e-12)
+        assert float((actual - before).abs().max()) > 1e-3  # it has learned
 
 
-def test_orthogonalised_steps_are_those_of_autograd() -> None:
+def test_orthogonalised_steps_equal_autograd() -> None:
     p = problem(orthogonalize="muon5")
     for backend in BACKENDS:
         out, _ = p.run(chunk_causal(7, 3), backend)
@@ -84,7 +84,7 @@ def test_orthogonalised_steps_are_those_of_autograd() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_w1_alone_is_linear_attention(backend: str) -> None:
+def test_updating_w1_alone_is_linear_attention(backend: str) -> None:
     p = problem(update_weights="w1", normalize="none")
     out, state = p.run(strictly_causal(7, 1), backend)
     x, start = p.leaves, p.weights()
@@ -135,14 +135,12 @@ def test_outer_gradients_pass_gradcheck(order: str, orthogonalize: str) -> None:
     ],
     ids=["plain", "momentum", "muon", "muon constant, Dh < D", "w1", "w1 muon"],
 )
-def test_outer_gradients_are_those_of_autograd_through_the_reference(
-    order: str, options: dict[str, object]
-) -> None:
+def test_outer_gradients_equal_autograd_of_the_reference(order: str, options: dict[str, object]) -> None:
     p = problem(**options)  # type: ignore[arg-type]
     plan = ORDERS[order](p.length)
-    found, grads = p.gradients(plan, "torch")
-    wanted, exact = p.gradients(plan, "reference")
-    for x, y in zip(found, wanted, strict=True):
+    actual, grads = p.gradients(plan, "torch")
+    expected, exact = p.gradients(plan, "reference")
+    for x, y in zip(actual, expected, strict=True):
         assert torch.allclose(x, y, rtol=1e-9, atol=1e-10)
     # Newton-Schulz grows the smallest singular values, and with them rounding, by 1e3 each time.
     tolerance = 1e-11 if p.options.get("orthogonalize", "none") == "none" else 1e-9
@@ -152,7 +150,7 @@ def test_outer_gradients_are_those_of_autograd_through_the_reference(
             assert bool(x.any()), name
 
 
-def test_utterances_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_the_group_size(monkeypatch: pytest.MonkeyPatch) -> None:
     p = problem(3, lens=[7, 2, 5], momentum=True, scaled=True)
     plan = strictly_causal(7, 3)
     together = p.gradients(plan, "torch")
@@ -165,7 +163,7 @@ def test_utterances_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("orthogonalize", ["none", "muon5"])
-def test_padding_counts_for_nothing(order: str, backend: str, orthogonalize: str) -> None:
+def test_padding_changes_nothing(order: str, backend: str, orthogonalize: str) -> None:
     p = problem(2, 8, momentum=True, scaled=True, lens=[8, 5], orthogonalize=orthogonalize)
     for name in ("q", "k", "v", "rates", "momentum_gate"):
         p.leaves[name][1, 5:] = float("nan")
@@ -204,12 +202,12 @@ def test_a_span_without_frames_changes_nothing(backend: str, orthogonalize: str)
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("orthogonalize", ["none", "muon5"])
-def test_a_stream_is_one_call(backend: str, orthogonalize: str) -> None:
+def test_a_stream_equals_one_call(backend: str, orthogonalize: str) -> None:
     p = problem(2, 9, lens=[9, 5], momentum=True, scaled=True, orthogonalize=orthogonalize)
     x, lens = p.leaves, p.lens
     assert lens is not None
     plan = strictly_causal(9, 2)
-    wanted, last = p.run(plan, backend)
+    expected, last = p.run(plan, backend)
     state, pieces = p.weights(), []
     norms = row_norms(state)
     for start, end in ((0, 4), (4, 6), (6, 9)):
@@ -221,48 +219,48 @@ def test_a_stream_is_one_call(backend: str, orthogonalize: str) -> None:
         )  # fmt: skip
         pieces.append(out)
         state = state.detach()
-    assert torch.allclose(torch.cat(pieces, 1), wanted, rtol=0, atol=1e-12)
-    for found, exact in zip(state, last, strict=True):
-        assert found is not None and exact is not None
-        assert torch.allclose(found, exact, rtol=0, atol=1e-12)
+    assert torch.allclose(torch.cat(pieces, 1), expected, rtol=0, atol=1e-12)
+    for actual, exact in zip(state, last, strict=True):
+        assert actual is not None and exact is not None
+        assert torch.allclose(actual, exact, rtol=0, atol=1e-12)
     assert state.bytes == 6 * 2 * 2 * 4 * 5 * 8
 
 
 def test_rows_keep_their_norms() -> None:
     p = problem(length=12)
     _, state = p.run(chunk_causal(12, 2), "torch")
-    for found, start in zip(row_norms(state), row_norms(p.weights()), strict=True):
-        assert torch.allclose(found, start, rtol=1e-4, atol=0)
+    for actual, start in zip(row_norms(state), row_norms(p.weights()), strict=True):
+        assert torch.allclose(actual, start, rtol=1e-4, atol=0)
 
 
-def test_a_sum_is_the_mean_times_the_frames() -> None:
+def test_sum_equals_mean_times_frames() -> None:
     mean, total = problem(lens=[7, 3]), problem(lens=[7, 3], normalize="none")
     total.leaves = dict(mean.leaves)
     total.leaves["rates"] = mean.leaves["rates"] / torch.tensor([7, 3])[:, None, None, None]
-    (out, state), (wanted, exact) = mean.run(whole(7), "torch"), total.run(whole(7), "torch")
-    for x, y in zip([out, *state[:3]], [wanted, *exact[:3]], strict=True):
+    (out, state), (expected, exact) = mean.run(whole(7), "torch"), total.run(whole(7), "torch")
+    for x, y in zip([out, *state[:3]], [expected, *exact[:3]], strict=True):
         assert torch.allclose(x, y, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("orthogonalize", ["none", "muon5"])
-def test_errors_in_lower_precision(dtype: torch.dtype, orthogonalize: str) -> None:
+def test_error_in_lower_precision_is_bounded(dtype: torch.dtype, orthogonalize: str) -> None:
     exact = problem(2, 24, 2, 16, 24, lens=[24, 17], momentum=True, orthogonalize=orthogonalize)
     given = exact.to(dtype, torch.float32)
     exact = given.to(torch.float64, torch.float64)  # the rounding of inputs is nobody's error
     plain = given.to(dtype, torch.float32)
     wide, truth = exact.gradients(chunk_causal(24, 8), "reference")
-    found, grads = given.gradients(chunk_causal(24, 8), "torch")
+    actual, grads = given.gradients(chunk_causal(24, 8), "torch")
     base, of_base = plain.gradients(chunk_causal(24, 8), "reference")  # all products in fp32
     unit = 64 * torch.finfo(dtype).eps
     errors = [((x.double() - y).norm() / y.norm(), (z.double() - y).norm() / y.norm())
-              for x, y, z in zip([*found, *grads.values()], [*wide, *truth.values()],
+              for x, y, z in zip([*actual, *grads.values()], [*wide, *truth.values()],
                                  [*base, *of_base.values()], strict=True)]  # fmt: skip
     for error, of_reference in errors:
         assert float(error) <= (2 * float(of_reference) + 1e-6 if dtype == torch.float32 else unit)
 
 
-def test_what_is_saved_is_input_and_state() -> None:
+def test_only_inputs_and_states_are_saved_for_backward() -> None:
     p = problem(2, 64, 2, 8, 8)
     for x in p.leaves.values():
         x.requires_grad_()
@@ -291,20 +289,20 @@ def test_singular_values_after_orthogonalisation(rows: int, columns: int) -> Non
 
 
 @pytest.mark.parametrize("size", [64, 192])
-def test_five_steps_do_not_lift_the_smallest_singular_values_of_a_square(size: int) -> None:
+def test_smallest_singular_values_of_squares_stay_small(size: int) -> None:
     values = torch.linalg.svdvals(newton_schulz(torch.randn(8, size, size)).double())
     assert float(values.max()) <= 1.2 and float((values >= 0.6).double().mean()) > 0.98
     assert float(values.min()) < 0.6  # README.md has the table
 
 
-def test_zero_stays_zero_and_has_a_gradient() -> None:
+def test_zero_matrix_stays_zero_and_has_a_finite_gradient() -> None:
     x = torch.zeros(2, 3, 4, requires_grad=True)
     made = newton_schulz(x)
     made.sum().backward()
     assert not bool(made.any()) and x.grad is not None and bool(x.grad.isfinite().all())
 
 
-def test_plans() -> None:
+def test_spans_of_the_usual_plans() -> None:
     assert whole(5) == [Span(0, 5, True, True)] and whole(0) == []
     assert passes(5, 3) == [Span(0, 3, True, False), Span(3, 5, True, False), Span(0, 5, False, True)]
     assert chunk_causal(5, 3) == [Span(0, 3, True, True), Span(3, 5, True, True)]
@@ -314,16 +312,16 @@ def test_plans() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_one_pass_of_a_chunk_that_holds_the_utterance_is_the_whole(backend: str) -> None:
+def test_one_pass_with_a_long_chunk_equals_whole(backend: str) -> None:
     p = problem(orthogonalize="muon5")
     out, state = p.run(passes(p.length, p.length + 3), backend)
-    wanted, exact = p.run(whole(p.length), backend)
-    torch.testing.assert_close(out, wanted, rtol=0, atol=1e-12 if out.dtype == torch.float64 else 1e-5)
+    expected, exact = p.run(whole(p.length), backend)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12 if out.dtype == torch.float64 else 1e-5)
     assert all(torch.allclose(a, b) for a, b in zip(state[:3], exact[:3], strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_frames_that_no_span_reads_are_zero(backend: str) -> None:
+def test_frames_without_an_apply_are_zero(backend: str) -> None:
     out, _ = problem().run([Span(0, 7, True, False), Span(2, 4, False, True)], backend)
     assert bool(out[:, 2:4].all()) and not bool(out[:, :2].any()) and not bool(out[:, 4:].any())
     p = problem()
@@ -353,14 +351,14 @@ def test_frames_that_no_span_reads_are_zero(backend: str) -> None:
         ({"backend": "cuda"}, "unknown backend"),
     ],
 )
-def test_bad_input_is_named(change: dict[str, object], message: str) -> None:
+def test_wrong_arguments_are_refused_by_name(change: dict[str, object], message: str) -> None:
     p = problem()
     given = {**{name: p.leaves[name] for name in ("q", "k", "v", "rates")}, "plan": whole(7), **change}
     with pytest.raises(ValueError, match=message):
         lact(weights=p.weights(), **given)  # type: ignore[arg-type]
 
 
-def test_momentum_needs_its_gate() -> None:
+def test_momentum_without_gate_and_wrong_states_are_refused() -> None:
     p = problem(momentum=True)
     weights = p.weights()
     del p.leaves["momentum_gate"]

@@ -22,8 +22,8 @@ def weights(
 ) -> list[Tensor]:
     """Random log weights with one frame and one label more padding than needed: blank, label, durations."""
     shape = (len(frames), max(frames) + 1, max(labels) + 2)
-    found = [2 * torch.randn(shape, dtype=dtype) - 2 for _ in range(2)]
-    return found if isinstance(kind, str) else [*found, torch.randn(*shape, len(kind), dtype=dtype)]
+    actual = [2 * torch.randn(shape, dtype=dtype) - 2 for _ in range(2)]
+    return actual if isinstance(kind, str) else [*actual, torch.randn(*shape, len(kind), dtype=dtype)]
 
 
 def run(
@@ -36,24 +36,24 @@ def run(
 
 
 def outputs(result: LatticeResult) -> list[Tensor]:
-    found = (result.log_prob, result.blank, result.label, result.durations)
-    return [x for x in found if x is not None]
+    actual = (result.log_prob, result.blank, result.label, result.durations)
+    return [x for x in actual if x is not None]
 
 
 def paths(
     frames: int, labels: int, blanks: list[int], takes: list[int], label_ends: bool, t: int = 0, u: int = 0
 ) -> list[list[Arc]]:
     """Every list of arcs from (t, u) whose last one lands on (frames, labels) and no other on `frames`."""
-    found = []
+    actual = []
     arcs = [("blank", d, u) for d in blanks] + [("label", d, u + 1) for d in takes]
     for kind, d, to in arcs:
-        here = (t, u, kind, d)
+        arc = (t, u, kind, d)
         if t + d == frames and to == labels and (kind == "blank" or label_ends):
-            found.append([here])
+            actual.append([arc])
         elif t + d < frames and to <= labels:
             rest = paths(frames, labels, blanks, takes, label_ends, t + d, to)
-            found += [[here, *path] for path in rest]
-    return found
+            actual += [[arc, *path] for path in rest]
+    return actual
 
 
 def by_paths(
@@ -63,10 +63,10 @@ def by_paths(
     label_ends = kind == "label ends"
     durations = kind if isinstance(kind, tuple) else ()
     blanks = [d for d in durations if d > 0] or [1]
-    found = [torch.tensor(-INF, dtype=torch.float64)] + [torch.zeros_like(x[row]) for x in given]
+    actual = [torch.tensor(-INF, dtype=torch.float64)] + [torch.zeros_like(x[row]) for x in given]
     all_paths = paths(frames, labels, blanks, list(durations) or [int(label_ends)], label_ends)
     if not all_paths:
-        return found
+        return actual
 
     def weight(arc: Arc) -> Tensor:
         t, u, what, d = arc
@@ -74,13 +74,13 @@ def by_paths(
         return value + given[2][row, t, u, durations.index(d)] if durations else value
 
     logs = torch.stack([torch.stack([weight(arc) for arc in path]).sum() for path in all_paths])
-    found[0] = logs.logsumexp(0)
+    actual[0] = logs.logsumexp(0)
     for path, share in zip(all_paths, logs.softmax(0), strict=True):
         for t, u, what, d in path:
-            found[1 + (what == "label")][t, u] += share
+            actual[1 + (what == "label")][t, u] += share
             if durations:
-                found[3][t, u, durations.index(d)] += share
-    return found
+                actual[3][t, u, durations.index(d)] += share
+    return actual
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -88,17 +88,17 @@ def test_every_small_lattice_equals_the_sum_over_all_paths(kind: str | tuple[int
     frames = [t for t in range(1, 5) for _ in range(4)]
     labels = [u for _ in range(1, 5) for u in range(4)]
     given = weights(frames, labels, kind)
-    found = outputs(run(kind, given, frames, labels))
+    actual = outputs(run(kind, given, frames, labels))
     finite = 0
     for row, (t, u) in enumerate(zip(frames, labels, strict=True)):
         truth = by_paths(kind, given, row, t, u)
         finite += int(truth[0].isfinite())
-        for x, y in zip(found, truth, strict=True):
+        for x, y in zip(actual, truth, strict=True):
             torch.testing.assert_close(x[row], y, rtol=1e-12, atol=1e-13)
     assert finite
 
 
-def test_with_label_ends_a_label_takes_a_frame_and_may_be_the_last_arc() -> None:
+def test_label_ends_a_label_takes_a_frame_and_may_be_last() -> None:
     given = [torch.full((3, 2, 3), -1.0), torch.full((3, 2, 3), -3.0)]
     result = run("label ends", given, [2, 2, 1], [2, 1, 2])
     # Two labels on two frames: one path. A label and a blank: either first. Two labels on one frame: none.
@@ -107,7 +107,7 @@ def test_with_label_ends_a_label_takes_a_frame_and_may_be_the_last_arc() -> None
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_posteriors_are_expectations_over_paths(kind: str | tuple[int, ...]) -> None:
+def test_posteriors_sum_to_labels_and_frames(kind: str | tuple[int, ...]) -> None:
     result = run(kind, weights(FRAMES, LABELS, kind), FRAMES, LABELS)
     possible = result.log_prob.isfinite()
     blank, label = (x[possible] for x in outputs(result)[1:3])
@@ -128,7 +128,7 @@ def test_posteriors_are_expectations_over_paths(kind: str | tuple[int, ...]) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_padding_is_never_read_and_a_row_does_not_depend_on_its_batch(kind: str | tuple[int, ...]) -> None:
+def test_padding_is_never_read_and_rows_are_independent(kind: str | tuple[int, ...]) -> None:
     given = weights(FRAMES, LABELS, kind)
     clean = outputs(run(kind, given, FRAMES, LABELS))
     alone = [
@@ -151,45 +151,45 @@ def test_padding_is_never_read_and_a_row_does_not_depend_on_its_batch(kind: str 
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_rows_without_a_path_and_rows_with_nan_leave_the_others_alone(kind: str | tuple[int, ...]) -> None:
+def test_impossible_rows_and_nan_do_not_affect_other_rows(kind: str | tuple[int, ...]) -> None:
     frames, labels = [9, 6, 8, 0, 0, 7], [4, 3, 1, 0, 2, 2]
     given = weights(frames, labels, kind)
     clean = outputs(run(kind, given, frames, labels))
     given[1][1, :, 2] = -INF  # its third label is never emitted
     given[0][5, 0, 0] = given[1][5, 0, 0] = NAN
-    found = outputs(run(kind, given, frames, labels))
-    assert found[0][1] == found[0][3] == found[0][4] == -INF
-    assert found[0][5].isnan()
-    for x, y in zip(found[1:], clean[1:], strict=True):
+    actual = outputs(run(kind, given, frames, labels))
+    assert actual[0][1] == actual[0][3] == actual[0][4] == -INF
+    assert actual[0][5].isnan()
+    for x, y in zip(actual[1:], clean[1:], strict=True):
         assert x[[1, 3, 4]].abs().sum() == 0
         assert torch.equal(x[[0, 2]], y[[0, 2]])
 
 
 @pytest.mark.parametrize("kind", ["rnnt", (0, 1, 2, 3, 4)], ids=str)
-def test_arcs_of_probability_zero_are_no_arcs(kind: str | tuple[int, ...]) -> None:
+def test_arcs_of_probability_zero_are_ignored(kind: str | tuple[int, ...]) -> None:
     given = weights([4], [2], kind)
     given[0][0, :3, 0] = -INF  # so that both labels are emitted on the first frame
     given[1][0, 1:] = -INF
-    found = outputs(run(kind, given, [4], [2]))
-    for x, y in zip(found, by_paths(kind, given, 0, 4, 2), strict=True):
+    actual = outputs(run(kind, given, [4], [2]))
+    for x, y in zip(actual, by_paths(kind, given, 0, 4, 2), strict=True):
         torch.testing.assert_close(x[0], y, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("kind", ["rnnt", (0, 1, 2, 3, 4)], ids=str)
-def test_fp32_weights_do_not_lose_a_long_utterance(kind: str | tuple[int, ...]) -> None:
+def test_fp32_weights_are_precise_for_a_long_utterance(kind: str | tuple[int, ...]) -> None:
     frames, labels = [300, 210], [60, 41]
     given = [5 * x for x in weights(frames, labels, kind, torch.float32)]
-    found = outputs(run(kind, given, frames, labels))
+    actual = outputs(run(kind, given, frames, labels))
     truth = outputs(run(kind, [x.double() for x in given], frames, labels))
-    assert all(x.dtype == torch.float32 for x in found) and truth[0].abs().min() > 800
-    torch.testing.assert_close(found[0].double(), truth[0], rtol=1e-7, atol=0)
-    for x, y in zip(found[1:], truth[1:], strict=True):
-        # Sums of a token and a duration are rounded to fp32, whose steps are 4e-6 for some weights here.
+    assert all(x.dtype == torch.float32 for x in actual) and truth[0].abs().min() > 800
+    torch.testing.assert_close(actual[0].double(), truth[0], rtol=1e-7, atol=0)
+    for x, y in zip(actual[1:], truth[1:], strict=True):
+        # Sums of a token and a duration are rounded to fp32, whose steps are 4e-6 for some weights arc.
         torch.testing.assert_close(x.double(), y, rtol=0, atol=2e-6 if kind == "rnnt" else 2e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_blocks_of_diagonals_make_no_difference(
+def test_results_do_not_depend_on_the_block_size(
     kind: str | tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = weights(FRAMES, LABELS, kind)
@@ -202,24 +202,24 @@ def test_blocks_of_diagonals_make_no_difference(
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_without_posteriors_the_log_probability_is_the_same(kind: str | tuple[int, ...]) -> None:
     given = weights(FRAMES, LABELS, kind)
-    found = run(kind, given, FRAMES, LABELS, with_posteriors=False)
-    assert torch.equal(found.log_prob, run(kind, given, FRAMES, LABELS).log_prob)
-    assert found.blank is None and found.label is None and found.durations is None
+    actual = run(kind, given, FRAMES, LABELS, with_posteriors=False)
+    assert torch.equal(actual.log_prob, run(kind, given, FRAMES, LABELS).log_prob)
+    assert actual.blank is None and actual.label is None and actual.durations is None
 
 
 @pytest.mark.parametrize("kind", ["rnnt", "label ends", (0, 1, 2)], ids=str)
-def test_weights_need_not_be_contiguous_and_are_left_alone(kind: str | tuple[int, ...]) -> None:
+def test_weights_need_not_be_contiguous_and_are_not_changed(kind: str | tuple[int, ...]) -> None:
     given = weights(FRAMES, LABELS, kind)
     turned = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in given]
     copies = [x.clone() for x in given]
-    found = outputs(run(kind, turned, FRAMES, LABELS))
-    for x, y in zip(found, outputs(run(kind, given, FRAMES, LABELS)), strict=True):
+    actual = outputs(run(kind, turned, FRAMES, LABELS))
+    for x, y in zip(actual, outputs(run(kind, given, FRAMES, LABELS)), strict=True):
         assert torch.equal(x, y)
     for x, y in zip(given, copies, strict=True):
         assert torch.equal(x, y)
 
 
-def test_backends_that_cannot_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_backends_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     triton = pytest.importorskip("triton")
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
     cells = torch.zeros(1, 2, 2)

@@ -30,7 +30,7 @@ from tests.kernels.pruned_cases import (
 )
 
 
-def test_fused_leaves_out_what_carries_no_mass_and_keeps_its_dropout_mask() -> None:
+def test_fused_skips_rows_without_mass_with_the_same_dropout_mask() -> None:
     f, g, weight, bias, targets, *lens = joint_problem()
     ranges = some_ranges(*lens, f.shape[1], g.shape[1], 4, "regular")
     rest = (weight, bias, targets, ranges, *lens)
@@ -48,7 +48,7 @@ def test_fused_leaves_out_what_carries_no_mass_and_keeps_its_dropout_mask() -> N
 
 
 @pytest.mark.parametrize("rnnt_type", TYPES)
-def test_a_row_alone_is_as_in_its_batch(rnnt_type: str) -> None:
+def test_a_row_alone_equals_the_row_in_a_batch(rnnt_type: str) -> None:
     f, g, weight, bias, targets, frames, labels = joint_problem()
     options = {"rnnt_type": rnnt_type, "lm_only_scale": 0.25}
     batch = simple(f, g, targets, frames, labels, **options)
@@ -105,7 +105,7 @@ def test_padding_is_never_read_and_gets_zero_gradient(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("width", [0, 3])
-def test_batches_whose_texts_are_all_empty(backend: str, width: int) -> None:
+def test_batches_with_only_empty_texts(backend: str, width: int) -> None:
     am, lm = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(2, width + 1, 6, dtype=torch.float64)
     targets, lens = torch.full((2, width), -1), (torch.tensor([5, 3]), torch.tensor([0, 0]))
     expected = -torch.stack(
@@ -124,8 +124,8 @@ def test_batches_whose_texts_are_all_empty(backend: str, width: int) -> None:
         assert grad.isfinite().all()
         identity = torch.eye(6, dtype=torch.float64)
         shifted = am + 50, lm  # so that relu lets all through
-        found = fused(*shifted, identity, identity[0] * 0, targets, ranges, *lens, eps=0.0, **options)
-        torch.testing.assert_close(found[0], expected)
+        outputs = fused(*shifted, identity, identity[0] * 0, targets, ranges, *lens, eps=0.0, **options)
+        torch.testing.assert_close(outputs[0], expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -145,8 +145,8 @@ def test_impossible_rows_are_infinite_with_zero_gradient(backend: str, rnnt_type
     loss, px, py, *grads = simple(am, lm, targets, frames, labels, weights=weights, **options)
     logits = am[:, :, None] + lm[:, None, :4]
     dense, dense_grad = pruned(logits, targets, ranges, frames, labels, weights=weights, **options)
-    for found, parts in ((loss, [px, py, *grads]), (dense, [dense_grad])):
-        assert (found == INF).tolist() == impossible
+    for value, parts in ((loss, [px, py, *grads]), (dense, [dense_grad])):
+        assert (value == INF).tolist() == impossible
         for part in parts:
             assert part.isfinite().all() and not part[torch.tensor(impossible)].any()
             assert part[4].abs().max() > 0
@@ -157,7 +157,7 @@ def test_impossible_rows_are_infinite_with_zero_gradient(backend: str, rnnt_type
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHING)
-def test_far_peaks_and_masked_tokens_do_not_spoil_the_product_of_exponentials(
+def test_distant_peaks_and_masked_tokens_are_normalised_exactly(
     smoothing: tuple[float, float],
 ) -> None:
     """am and lm favour different tokens by 300 nats, so every product of exponentials underflows in fp32."""
@@ -167,15 +167,17 @@ def test_far_peaks_and_masked_tokens_do_not_spoil_the_product_of_exponentials(
     am[1, :, 8] = -INF  # a token that the batch never uses
     targets = targets.clamp(max=7)
     options = dict(zip(("lm_only_scale", "am_only_scale"), smoothing, strict=True))
-    found = simple(am, lm, targets, *lens, **options)
+    outputs = simple(am, lm, targets, *lens, **options)
     truth = simple(am.double(), lm.double(), targets, *lens, backend="reference", **options)
-    torch.testing.assert_close(found[0].double(), truth[0], rtol=1e-6, atol=0)
-    for mine, true in zip(found[1:], truth[1:], strict=True):
-        torch.testing.assert_close(mine.double(), true, rtol=0, atol=1e-5 * max(1.0, float(true.abs().max())))
+    torch.testing.assert_close(outputs[0].double(), truth[0], rtol=1e-6, atol=0)
+    for actual, true in zip(outputs[1:], truth[1:], strict=True):
+        torch.testing.assert_close(
+            actual.double(), true, rtol=0, atol=1e-5 * max(1.0, float(true.abs().max()))
+        )
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
-def test_likely_texts_of_large_logits_err_at_most_twice_as_much_as_by_definition(offset: float) -> None:
+def test_error_for_large_logits_is_at_most_twice_that_of_the_definition(offset: float) -> None:
     """Log probabilities near 0 of logits far from 0, of which a long path adds up the rounding."""
     am, lm, targets, *lens = problem([60, 45], [5, 3], vocab=12, dtype=torch.float32)
     am[..., BLANK] += 12
@@ -190,29 +192,29 @@ def test_likely_texts_of_large_logits_err_at_most_twice_as_much_as_by_definition
     )
     for loss, arguments, options in cases:
         wide = [x.double() if x.is_floating_point() else x for x in arguments]
-        truth, plain, mine = (
+        truth, plain, actual = (
             [x.double() for x in loss(*given, backend=backend, **options)]
             for given, backend in ((wide, "reference"), (arguments, "reference"), (arguments, "torch"))
         )
-        for true, theirs, ours in zip(truth, plain, mine, strict=True):
-            assert (ours - true).norm() <= 2 * (theirs - true).norm() + 1e-6 * true.norm()
+        for true, by_definition, ours in zip(truth, plain, actual, strict=True):
+            assert (ours - true).norm() <= 2 * (by_definition - true).norm() + 1e-6 * true.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_half_precision_is_read_exactly_and_autocast_changes_nothing(dtype: torch.dtype) -> None:
+def test_half_precision_is_read_exactly_and_autocast_has_no_effect(dtype: torch.dtype) -> None:
     am, lm, targets, *lens = problem([30, 11], [8, 3], vocab=40, dtype=dtype)
     options = {"lm_only_scale": 0.2, "am_only_scale": 0.1}
     truth = simple(am.double(), lm.double(), targets, *lens, **options)
     with torch.autocast("cpu", torch.bfloat16):
-        found = simple(am, lm, targets, *lens, **options)
-    assert [x.dtype for x in found] == [torch.float32] * 3 + [dtype] * 2
-    torch.testing.assert_close(found[0].double(), truth[0], rtol=1e-6, atol=1e-6)
+        outputs = simple(am, lm, targets, *lens, **options)
+    assert [x.dtype for x in outputs] == [torch.float32] * 3 + [dtype] * 2
+    torch.testing.assert_close(outputs[0].double(), truth[0], rtol=1e-6, atol=1e-6)
     assert all(
-        torch.equal(a, b) for a, b in zip(found, simple(am, lm, targets, *lens, **options), strict=True)
+        torch.equal(a, b) for a, b in zip(outputs, simple(am, lm, targets, *lens, **options), strict=True)
     )
-    for mine, true in zip(found[1:], truth[1:], strict=True):
-        rounding = 0 if mine.dtype == torch.float32 else torch.finfo(dtype).eps / 2
-        torch.testing.assert_close(mine.double(), true, rtol=rounding, atol=5e-6)
+    for actual, true in zip(outputs[1:], truth[1:], strict=True):
+        rounding = 0 if actual.dtype == torch.float32 else torch.finfo(dtype).eps / 2
+        torch.testing.assert_close(actual.double(), true, rtol=rounding, atol=5e-6)
 
 
 def test_inputs_need_not_be_contiguous() -> None:
@@ -248,7 +250,7 @@ class _Largest(TorchDispatchMode):
         return out
 
 
-def test_the_simple_loss_makes_no_joint_tensor() -> None:
+def test_simple_loss_allocates_no_joint_tensor() -> None:
     batch, size, labels, vocab = 2, 30, 12, 70
     am, lm = (leaf(torch.randn(batch, n, vocab)) for n in (size, labels + 1))
     targets = torch.randint(2, (batch, labels))

@@ -57,7 +57,7 @@ def test_gradcheck() -> None:
 
 
 @pytest.mark.parametrize("clamp", [None, 0.05])
-def test_agrees_with_torchaudio_and_errs_at_most_twice_as_much(clamp: float | None) -> None:
+def test_error_is_at_most_twice_that_of_torchaudio(clamp: float | None) -> None:
     torchaudio_loss = oracles.torchaudio().rnnt_loss
     logits, targets, *lens = problem([60, 41, 7, 1], [20, 3, 0, 11], vocab=40)
     options = {} if clamp is None else {"clamp": clamp}
@@ -68,17 +68,17 @@ def test_agrees_with_torchaudio_and_errs_at_most_twice_as_much(clamp: float | No
     # torchaudio wants tensors without spare padding.
     cut = leaf[:, :60, :21].contiguous().requires_grad_()
     ints = [targets[:, :20].int().contiguous(), *(x.int() for x in lens)]
-    theirs = torchaudio_loss(cut, *ints, blank=BLANK, clamp=-1 if clamp is None else clamp, reduction="none")
-    theirs.sum().backward()
+    peer = torchaudio_loss(cut, *ints, blank=BLANK, clamp=-1 if clamp is None else clamp, reduction="none")
+    peer.sum().backward()
 
-    torch.testing.assert_close(loss, theirs.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss, peer.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(grad[:, :60, :21], cut.grad, rtol=1e-4, atol=1e-5)
-    assert (loss - truth).abs().max() <= 2 * (theirs.detach() - truth).abs().max() + 1e-6
-    their_error = (cut.grad - true_grad[:, :60, :21]).abs().max()
-    assert (grad - true_grad).abs().max() <= 2 * their_error
+    assert (loss - truth).abs().max() <= 2 * (peer.detach() - truth).abs().max() + 1e-6
+    peer_error = (cut.grad - true_grad[:, :60, :21]).abs().max()
+    assert (grad - true_grad).abs().max() <= 2 * peer_error
 
 
-def test_a_long_and_unlikely_utterance_does_not_saturate() -> None:
+def test_a_long_unlikely_utterance_keeps_its_precision() -> None:
     logits, targets, *lens = problem([400], [80], vocab=8)
     loss, grad = value_and_grad(20 * logits.float(), targets, *lens)
     truth, true_grad = value_and_grad(20 * logits.float().double(), targets, *lens)
@@ -98,7 +98,7 @@ def test_half_precision_is_read_exactly_and_rounded_once(dtype: torch.dtype) -> 
     torch.testing.assert_close(grad.double(), true_grad, rtol=torch.finfo(dtype).eps / 2 + 1e-6, atol=1e-7)
 
 
-def test_autocast_changes_nothing() -> None:
+def test_autocast_has_no_effect() -> None:
     logits, targets, *lens = problem([9, 4], [5, 2], dtype=torch.float32)
     plain, plain_grad = value_and_grad(logits, targets, *lens)
     with torch.autocast("cpu", torch.bfloat16):
@@ -141,14 +141,14 @@ def test_padding_is_never_read_and_gets_zero_gradient() -> None:
     assert spoilt_grad[1, 3:].abs().max() == 0 and spoilt_grad[1, :, 2:].abs().max() == 0
 
 
-def test_nan_in_a_valid_cell_is_not_hidden() -> None:
+def test_nan_in_a_valid_cell_gives_a_nan_loss() -> None:
     logits, targets, *lens = problem([5, 3], [3, 1])
     logits[0, 1, 1, 0] = float("nan")
     loss, _ = value_and_grad(logits, targets, *lens)
     assert loss[0].isnan() and loss[1].isfinite()
 
 
-def test_blocks_of_frames_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, targets, *lens = problem([7, 5], [3, 2])
     whole = value_and_grad(logits, targets, *lens)
     monkeypatch.setattr("maya.kernels.token_softmax.BLOCK_ELEMENTS", 2 * 4 * 6)  # 2 frames of the first row
@@ -170,7 +170,7 @@ def test_logits_need_not_be_contiguous() -> None:
 
 
 @pytest.mark.parametrize(("fastemit", "clamp"), [(0.3, None), (0.0, 0.02), (0.3, 0.02)])
-def test_fastemit_and_clamp_follow_the_reference(fastemit: float, clamp: float | None) -> None:
+def test_fastemit_and_clamp_equal_the_reference(fastemit: float, clamp: float | None) -> None:
     logits, targets, *lens = problem([5, 3, 4], [3, 1, 0])
     weights = torch.tensor([1.0, 3.0, 0.5])
     options = {"fastemit": fastemit, "clamp": clamp, "weights": weights}
@@ -181,7 +181,7 @@ def test_fastemit_and_clamp_follow_the_reference(fastemit: float, clamp: float |
         assert fast[1][1].abs().max() == pytest.approx(3 * clamp)  # clipped before the incoming gradient
 
 
-def test_fastemit_weighs_label_arcs_only() -> None:
+def test_fastemit_scales_label_arcs_only() -> None:
     """Without labels nothing changes but the value."""
     logits, targets, *lens = problem([4], [0])
     plain, plain_grad = value_and_grad(logits, targets, *lens)
@@ -229,7 +229,7 @@ class _LargeTensors(TorchDispatchMode):
         return out
 
 
-def test_nothing_of_the_size_of_the_logits_is_made_but_their_gradient(
+def test_only_the_gradient_is_as_large_as_the_logits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logits, targets, *lens = problem([30, 20], [6, 3], vocab=400, dtype=torch.float32)

@@ -74,7 +74,7 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(loss, inputs)
 
 
-def test_only_the_input_that_asks_gets_a_gradient() -> None:
+def test_only_inputs_that_require_grad_get_a_gradient() -> None:
     tokens, durations, *rest = problem([5, 3], [3, 1], 3)
     whole = value_and_grads(tokens, durations, *rest, durations=(0, 1, 2))
     for asks in (0, 1):
@@ -108,7 +108,7 @@ def test_half_precision_is_read_exactly_and_rounded_once() -> None:
         torch.testing.assert_close(grad.double(), true_grad, rtol=2**-8, atol=1e-6)
 
 
-def test_autocast_changes_nothing() -> None:
+def test_autocast_has_no_effect() -> None:
     case = problem([9, 4], [5, 2], 3, dtype=torch.float32)
     plain = value_and_grads(*case, durations=(0, 1, 2))
     with torch.autocast("cpu", torch.bfloat16):
@@ -143,7 +143,7 @@ def test_padding_is_never_read_and_gets_zero_gradient() -> None:
     assert all(torch.equal(a, b) for a, b in zip(clean, spoilt, strict=True))
 
 
-def test_views_of_one_joint_output_may_be_passed() -> None:
+def test_views_of_one_tensor_are_accepted() -> None:
     tokens, durations, *rest = problem([5, 3], [3, 1], 3)
     truth = value_and_grads(tokens, durations, *rest, durations=(0, 1, 2))
     joint = torch.cat([tokens, durations], -1).requires_grad_()
@@ -151,7 +151,7 @@ def test_views_of_one_joint_output_may_be_passed() -> None:
     assert torch.equal(joint.grad, torch.cat(truth[1:], -1))
 
 
-def test_omega_one_is_the_plain_rnnt_loss_without_sigma() -> None:
+def test_omega_one_equals_the_rnnt_loss() -> None:
     tokens, durations, targets, *lens = problem([5, 3], [3, 1], 3)
     loss, grad, duration_grad = value_and_grads(
         tokens, durations, targets, *lens, durations=(0, 1, 2), sigma=0.5, omega=1.0

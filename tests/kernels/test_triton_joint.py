@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from maya.kernels.checks import Transcripts
 from maya.kernels.joint import (
-    ALL_WANTED,
+    ALL_NEEDED,
     JointGradients,
     JointSettings,
     OutputLayer,
+    RowGradients,
     RowList,
     RowScores,
     joint_gradients,
@@ -29,9 +31,8 @@ from maya.kernels.tdt import fused_tdt_loss
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = torch.finfo(torch.float32).eps
 FP = [torch.float32, torch.float16]
-pytestmark = (
-    [pytest.mark.gpu] if DEVICE == "cuda" else []
-)  # so that `make gpu-check` runs all of this, compiled
+# With a GPU, `make gpu-check` runs all tests of this file, compiled.
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
 
 @dataclass
@@ -53,14 +54,14 @@ class Problem:
     def scores(self, backend: str) -> RowScores:
         return joint_scores(self.f, self.g, self.layer, self.rows, self.settings, backend=backend)
 
-    def gradients(self, backend: str, wanted: tuple[bool, ...] = ALL_WANTED) -> JointGradients:
+    def gradients(self, backend: str, needed: tuple[bool, ...] = ALL_NEEDED) -> JointGradients:
         norm = self.scores(backend).norm
         masses = [x.to(norm.dtype) for x in self.masses]
         grad = None if self.duration_grad is None else self.duration_grad.to(norm.dtype)
+        row_grads = RowGradients(norm, *masses, grad)
         return joint_gradients(
-            self.f, self.g, self.layer, self.rows, norm, *masses, grad, self.settings,
-            wanted=wanted, backend=backend,
-        )  # fmt: skip
+            self.f, self.g, self.layer, self.rows, row_grads, self.settings, needed=needed, backend=backend
+        )
 
 
 def vars_of(x: OutputLayer | RowScores | JointGradients) -> list[Tensor | None]:
@@ -83,7 +84,8 @@ def problem(
     settings = settings or JointSettings(blank=vocab - 1)
     targets = torch.randint(vocab - 1, (batch, labels))
     frames = [size - b % 3 for b in range(batch)]
-    rows = packed_rows(targets, frames, [max(0, labels - 2 * b) for b in range(batch)], size)
+    lengths = [max(0, labels - 2 * b) for b in range(batch)]
+    rows = packed_rows(Transcripts(targets, frames, lengths, settings.blank), size)
     n = len(rows)
     masses = torch.rand(2, n) / n
     masses[1] *= rows.label >= 0
@@ -112,10 +114,12 @@ def on_device(p: Problem) -> Problem:
     )  # fmt: skip
 
 
-def check_errors(found: list[Tensor | None], plain: list[Tensor | None], truth: list[Tensor | None]) -> None:
+def check_errors(
+    outputs: list[Tensor | None], plain: list[Tensor | None], truth: list[Tensor | None]
+) -> None:
     """Each output errs at most twice what torch errs in the same precision, or a few fp32 roundings."""
     assert any(x is not None for x in truth)
-    for got, of_torch, exact in zip(found, plain, truth, strict=True):
+    for got, of_torch, exact in zip(outputs, plain, truth, strict=True):
         if exact is None or of_torch is None:
             assert got is None
             continue
@@ -129,9 +133,9 @@ def check_errors(found: list[Tensor | None], plain: list[Tensor | None], truth: 
 
 def compare(p: Problem) -> None:
     exact = p.to(torch.float64)
-    found = p.scores("triton")
-    found.norm = found.norm.sum(1) * math.log(2)
-    check_errors(vars_of(found), vars_of(p.scores("torch")), vars_of(exact.scores("torch")))
+    scores = p.scores("triton")
+    scores.norm = scores.norm.sum(1) * math.log(2)
+    check_errors(vars_of(scores), vars_of(p.scores("torch")), vars_of(exact.scores("torch")))
     forms = p.gradients("triton"), p.gradients("torch"), exact.gradients("torch")
     check_errors(*map(vars_of, forms))
 
@@ -141,7 +145,7 @@ def compare(p: Problem) -> None:
     "activation, dropout, durations, bias",
     [("relu", 0.0, 0, True), ("tanh", 0.3, 5, True), ("sigmoid", 0.5, 3, False)],
 )
-def test_errs_at_most_twice_as_much_as_torch(
+def test_error_is_at_most_twice_that_of_torch(
     activation: str, dropout: float, durations: int, bias: bool, dtype: torch.dtype
 ) -> None:
     settings = JointSettings(74, activation, dropout, seed=12345678901)
@@ -153,14 +157,14 @@ def test_sizes_around_the_tiles(hidden: int, vocab: int) -> None:
     compare(problem(hidden=hidden, vocab=vocab, settings=JointSettings(blank=0)))
 
 
-def test_blank_and_label_may_lie_anywhere() -> None:
+def test_any_position_of_blank_and_label() -> None:
     for blank in (0, 32, 74):
         p = problem(settings=JointSettings(blank))
         p.rows.label[:] = torch.where(p.rows.label == blank, 1, p.rows.label)
         compare(p)
 
 
-def test_parts_of_the_vocabulary_and_chunks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_vocabulary_splits_and_row_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     p = problem(settings=JointSettings(74, "tanh", 0.2, seed=3), durations=2)
     whole = vars_of(p.scores("triton")), vars_of(p.gradients("triton"))
     monkeypatch.setattr(kernel, "MOST_SPLITS", 1)
@@ -174,7 +178,7 @@ def test_parts_of_the_vocabulary_and_chunks_of_rows_change_nothing(monkeypatch: 
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31, -5, 2**40 + 7])
-def test_the_dropout_mask_is_the_same_bit_for_bit(seed: int) -> None:
+def test_dropout_mask_equals_torch_bit_for_bit(seed: int) -> None:
     settings = JointSettings(2, "relu", 0.4, seed)
     p = problem(hidden=48, vocab=3, settings=settings)
     ones, layer = torch.ones_like(p.f), replace(p.layer, bias=None)
@@ -200,20 +204,20 @@ def test_rows_may_come_in_any_order() -> None:
             torch.testing.assert_close(a, b)
 
 
-def test_only_what_is_wanted_is_made() -> None:
+def test_only_needed_gradients_are_computed() -> None:
     p = problem(durations=2)
     full = vars_of(p.gradients("triton"))
-    for wanted in (
+    for needed in (
         (True, False, False, True, False, False),
         (False, True, True, False, True, False),
         (False,) * 6,
     ):
-        for ask, x, y in zip(wanted, vars_of(p.gradients("triton", wanted)), full, strict=True):
-            assert (x is not None) == ask
+        for flag, x, y in zip(needed, vars_of(p.gradients("triton", needed)), full, strict=True):
+            assert (x is not None) == flag
             assert x is None or y is None or torch.equal(x, y)
 
 
-def test_no_rows_no_gradient() -> None:
+def test_an_empty_row_list_gives_zero_gradients() -> None:
     p = problem(durations=2)
     none = torch.empty(0, dtype=torch.int64, device=DEVICE)
     empty = p.masses[0][:0]
@@ -225,7 +229,7 @@ def test_no_rows_no_gradient() -> None:
         assert x is not None and not x.any()
 
 
-def test_impossible_tokens_and_nan() -> None:
+def test_masked_tokens_and_nan() -> None:
     p = problem()
     assert p.layer.bias is not None
     p.layer.bias[40:50] = float("-inf")
@@ -250,7 +254,7 @@ def test_inputs_need_not_be_contiguous() -> None:
     assert torch.equal(other.gradients("triton").weight, p.gradients("triton").weight)
 
 
-def test_tf32_is_used_where_torch_may_use_it() -> None:
+def test_tf32_follows_the_setting_of_torch() -> None:
     p, default = problem(), torch.get_float32_matmul_precision()
     used = []
     try:
@@ -292,23 +296,23 @@ def run_loss(kind: str, tensors: list[Tensor], lens: list[Tensor], backend: str)
 
 @pytest.mark.parametrize("dtype", FP)
 @pytest.mark.parametrize("kind", ["rnnt", "tdt", "pruned"])
-def test_the_fused_losses_end_to_end(kind: str, dtype: torch.dtype) -> None:
+def test_fused_losses_end_to_end(kind: str, dtype: torch.dtype) -> None:
     f, g = torch.randn(4, 6, 24), torch.randn(4, 4, 24)
     layer = [torch.randn(40, 24) / 5, torch.randn(40), torch.randn(3, 24) / 5, torch.randn(3)]
     tensors = [x.to(DEVICE, dtype) for x in (f, g, *layer)]
     lens = [torch.randint(1, 40, (4, 3)), torch.tensor([6, 4, 1, 0]), torch.tensor([3, 0, 1, 2])]
     lens = [x.to(DEVICE) for x in lens]
-    found = run_loss(kind, tensors, lens, "triton")
+    outputs = run_loss(kind, tensors, lens, "triton")
     plain = run_loss(kind, tensors, lens, "torch")
     exact = run_loss(kind, [x.double() for x in tensors], lens, "torch")
-    assert found[0].isinf().tolist()[3] and found[0][:2].isfinite().all()
-    assert not found[1][3].any() and not found[2][3].any()
-    check_errors([x.float() for x in found], plain, exact)
+    assert outputs[0].isinf().tolist()[3] and outputs[0][:2].isfinite().all()
+    assert not outputs[1][3].any() and not outputs[2][3].any()
+    check_errors([x.float() for x in outputs], plain, exact)
 
 
-def test_a_trained_lattice_keeps_the_digits_of_what_probabilities_lack_to_one() -> None:
+def test_probabilities_near_one_keep_their_digits() -> None:
     # Rows keep their places (eps=0): numpy's product, not the GPU's, rounds a row by where it lies.
-    p = synthetic_problem(2, 12, 4, 72, 301, kind="trained", activation="tanh")
+    p = synthetic_problem((2, 12, 4, 72, 301), kind="trained", activation="tanh")
     tensors = [x.to(DEVICE) for x in (p.f, p.g, p.weight, p.bias)]
     lens = [x.to(DEVICE) for x in (p.targets, p.f_lens, p.target_lens)]
 
@@ -322,12 +326,12 @@ def test_a_trained_lattice_keeps_the_digits_of_what_probabilities_lack_to_one() 
     check_errors(*forms)
 
 
-def test_tiles_can_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_times_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     tiles = kernel.SMALL_TILES
     monkeypatch.setattr(tune, "ROUNDS", 1)
     times = tune.tune(20, 32, 70, torch.float16, DEVICE, (tiles,))
     assert times.keys() == {"norm", "logit_gradient"}
-    assert all(found.keys() == {"cuBLAS", tiles} and found[tiles] > 0 for found in times.values())
+    assert all(row.keys() == {"cuBLAS", tiles} and row[tiles] > 0 for row in times.values())
 
 
 @pytest.mark.gpu
@@ -347,13 +351,11 @@ def test_production_sizes_on_a_gpu(hidden: int, vocab: int, dtype: torch.dtype) 
 @pytest.mark.gpu
 @pytest.mark.parametrize("tdt", [False, True])
 @pytest.mark.parametrize("kind", ["uniform", "trained"])
-def test_the_headline_shape_takes_less_than_2_gb(kind: str, tdt: bool) -> None:
+def test_headline_shape_takes_less_than_2_gb(kind: str, tdt: bool) -> None:
     durations = (0, 1, 2, 3, 4) if tdt else None
-    p = synthetic_problem(
-        16, 250, 60, 640, 32768, kind=kind, durations=durations, dtype=torch.bfloat16, device=DEVICE
-    )
-    tensors = (p.f, p.g, p.weight, p.bias, p.duration_weight, p.duration_bias)
-    leaves = [x.requires_grad_() for x in tensors if x is not None]
+    shape = (16, 250, 60, 640, 32768)
+    p = synthetic_problem(shape, kind=kind, durations=durations, dtype=torch.bfloat16, device=DEVICE)
+    leaves = [x.requires_grad_() for x in p.leaves]
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     lens = (p.targets, p.f_lens, p.target_lens)

@@ -19,7 +19,7 @@ N, FRAMES, CHANNELS, HIDDEN = 2, 19, 24, 37  # no multiples of a tile
 
 @pytest.fixture(autouse=True)
 def _empty_is_nan() -> Iterator[None]:
-    """What torch.empty makes holds nan, so that an element that a kernel forgets is seen."""
+    """torch.empty fills its tensors with nan, so that elements which a kernel does not write are detected."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -29,9 +29,9 @@ def make(*shape: int, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
     return (torch.randn(shape) * scale).to(DEVICE, dtype)
 
 
-def check(found: list[Tensor | None], plain: list[Tensor | None], exact: list[Tensor | None]) -> None:
+def check(actual: list[Tensor | None], plain: list[Tensor | None], exact: list[Tensor | None]) -> None:
     """An output errs at most twice what torch errs in the same precision, or a few roundings."""
-    for x, of_torch, truth in zip(found, plain, exact, strict=True):
+    for x, of_torch, truth in zip(actual, plain, exact, strict=True):
         assert (x is None) == (truth is None)
         if x is None or of_torch is None or truth is None:
             continue
@@ -47,16 +47,16 @@ def double(*tensors: Tensor | None) -> list[Tensor | None]:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_swiglu(dtype: torch.dtype) -> None:
     given = [make(N, FRAMES, CHANNELS, dtype=dtype), make(N, 2 * HIDDEN, CHANNELS, dtype=dtype, scale=0.2)]
-    found = [
+    actual = [
         [ops.swiglu(*x)]
         for ops, x in ((TritonOps(), given), (TorchOps(), given), (TorchOps(), double(*given)))
     ]
-    check(*found)  # type: ignore[arg-type]
+    check(*actual)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rated", [True, False])
-def test_gradients_and_their_second_order(dtype: torch.dtype, rated: bool) -> None:
+def test_terms_and_second_order(dtype: torch.dtype, rated: bool) -> None:
     given = [
         make(N, FRAMES, CHANNELS, dtype=dtype),
         make(N, FRAMES, CHANNELS, dtype=dtype),
@@ -68,14 +68,14 @@ def test_gradients_and_their_second_order(dtype: torch.dtype, rated: bool) -> No
     results = []
     for ops, wide in ((TritonOps(), False), (TorchOps(), False), (TorchOps(), True)):
         x = double(*given) if wide else given
-        halves, hidden, kept = ops.terms(*x, keep=rated)  # type: ignore[arg-type]
-        found = [halves, hidden, *(kept or ())]
+        halves, hidden, saved = ops.terms(*x, keep=rated)  # type: ignore[arg-type]
+        actual = [halves, hidden, *(saved or ())]
         if rated:
             rates = x[4]
             assert rates is not None
             of_both, of_hidden = (g.double() if wide else g.clone() for g in grads)
-            found += ops.second_order(kept, of_both, of_hidden, rates)
-        results.append(found)
+            actual += ops.second_order(saved, of_both, of_hidden, rates)
+        results.append(actual)
     check(*results)  # type: ignore[arg-type]
 
 
@@ -92,8 +92,8 @@ def test_sum_with_renormalised_rows(scaled: bool, masked: bool) -> None:
     for ops, wide in ((TritonOps(), False), (TorchOps(), False), (TorchOps(), True)):
         x = [w, step, norms, scale, learned]
         x, g = (double(*x), grad.double()) if wide else (x, grad)
-        back = ops.add_renormalise_backward(g, *x)  # type: ignore[arg-type]
-        results.append([ops.add_renormalise(*x), *back])  # type: ignore[arg-type]
+        gradients = ops.add_renormalise_backward(g, *x)  # type: ignore[arg-type]
+        results.append([ops.add_renormalise(*x), *gradients])  # type: ignore[arg-type]
     if masked:
         assert torch.equal(results[0][0][1], w[1])
     check(*results)  # type: ignore[arg-type]
@@ -108,16 +108,16 @@ def test_sum_with_renormalised_rows(scaled: bool, masked: bool) -> None:
     ],
     ids=["momentum", "muon", "w1"],
 )
-def test_the_operator(options: dict[str, object]) -> None:
+def test_operator_end_to_end(options: dict[str, object]) -> None:
     exact = problem(2, 9, 1, 6, 10, **options)  # type: ignore[arg-type]
     given = exact.to(torch.float32, torch.float32, DEVICE)
     exact = given.to(torch.float64, torch.float64)
     plan = strictly_causal(9, 4) if "momentum" in options else chunk_causal(9, 4)
     truth, of_truth = exact.gradients(plan, "reference")
-    found, grads = given.gradients(plan, "triton")
+    actual, grads = given.gradients(plan, "triton")
     plain, of_plain = given.to(torch.float32, torch.float32, DEVICE).gradients(plan, "torch")
     for x, y, z in zip(
-        [*found, *grads.values()], [*plain, *of_plain.values()], [*truth, *of_truth.values()], strict=True
+        [*actual, *grads.values()], [*plain, *of_plain.values()], [*truth, *of_truth.values()], strict=True
     ):
         error, of_torch = (float((w.cpu().double() - z).norm()) for w in (x, y))
         assert error <= 3 * of_torch + 1e-5 * float(z.norm())

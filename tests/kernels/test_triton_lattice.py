@@ -57,10 +57,10 @@ def compare(
         for as_ in (torch.float64, torch.float32)
     )
     bad = poisoned(cells, frames, labels)
-    found = lattice(bad, frames, labels, with_posteriors=True, backend="triton", **rest)
+    actual = lattice(bad, frames, labels, with_posteriors=True, backend="triton", **rest)
     for name in NAMES[: len(cells) + 1]:
-        exact, of_torch, got = (getattr(x, name).double() for x in (truth, plain, found))
-        assert getattr(found, name).dtype == torch.float32
+        exact, of_torch, got = (getattr(x, name).double() for x in (truth, plain, actual))
+        assert getattr(actual, name).dtype == torch.float32
         ends = exact.isinf()
         assert torch.equal(got.isinf(), ends), name
         of_torch, got, exact = (x.masked_fill(ends, 0.0) for x in (of_torch, got, exact))
@@ -68,67 +68,67 @@ def compare(
         assert float((got - exact).abs().max()) <= allowed, name
         assert torch.equal(got == 0, exact == 0) or exact.dim() == 1, name  # what no path passes is exactly 0
     alone = lattice(bad, frames, labels, with_posteriors=False, backend="triton", **rest)
-    assert torch.equal(alone.log_prob, found.log_prob)
+    assert torch.equal(alone.log_prob, actual.log_prob)
     assert alone.blank is None and alone.label is None and alone.durations is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("label_ends", [False, True])
-def test_rnnt_is_as_exact_as_torch(label_ends: bool, dtype: torch.dtype) -> None:
+def test_rnnt_is_as_precise_as_torch(label_ends: bool, dtype: torch.dtype) -> None:
     compare(rnnt, random_cells(5, 8, 5, 0, dtype), FRAMES, LABELS, label_ends=label_ends)
 
 
 @pytest.mark.parametrize("durations", [(0, 1, 2, 3, 4), (1, 2), (0, 3), (2,), (0, 1, 8)])
-def test_tdt_is_as_exact_as_torch(durations: tuple[int, ...]) -> None:
+def test_tdt_is_as_precise_as_torch(durations: tuple[int, ...]) -> None:
     dtype = torch.float16 if len(durations) == 2 else torch.float32
     compare(tdt, random_cells(5, 8, 5, len(durations), dtype), FRAMES, LABELS, durations=durations)
 
 
-def test_a_row_without_a_path_has_no_probability_and_no_posteriors() -> None:
+def test_rows_without_a_path_have_zero_posteriors() -> None:
     blank, label, of_durations = random_cells(3, 6, 3, 2, torch.float32)
     blank[0] = float("-inf")
     label[1, :, 1] = float("-inf")
     frames, labels = [6, 5, 5], [2, 2, 1]
-    found = rnnt_lattice(blank, label, frames, labels, with_posteriors=True, backend="triton")
-    assert found.log_prob.isinf().tolist() == [True, True, False]
-    assert found.blank is not None and found.label is not None
-    assert not found.blank[:2].any() and not found.label[:2].any()
+    actual = rnnt_lattice(blank, label, frames, labels, with_posteriors=True, backend="triton")
+    assert actual.log_prob.isinf().tolist() == [True, True, False]
+    assert actual.blank is not None and actual.label is not None
+    assert not actual.blank[:2].any() and not actual.label[:2].any()
     # Durations 2 and 4 never add up to five frames.
-    found = tdt_lattice(
+    actual = tdt_lattice(
         blank, label, of_durations, frames, labels, durations=(2, 4), with_posteriors=True, backend="triton"
     )
-    assert found.log_prob.isinf().all()
-    assert found.durations is not None and not found.durations.any()
+    assert actual.log_prob.isinf().all()
+    assert actual.durations is not None and not actual.durations.any()
 
 
-def test_nan_in_a_cell_comes_through_in_its_row_alone() -> None:
+def test_nan_affects_only_its_row() -> None:
     blank, label = random_cells(2, 6, 3, 0, torch.float32)
     blank[0, 3, 1] = float("nan")
-    found = rnnt_lattice(blank, label, [6, 6], [2, 2], with_posteriors=True, backend="triton")
-    assert found.log_prob.isnan().tolist() == [True, False]
-    assert found.blank is not None
-    assert found.blank.isnan().flatten(1).any(1).tolist() == [True, False]
+    actual = rnnt_lattice(blank, label, [6, 6], [2, 2], with_posteriors=True, backend="triton")
+    assert actual.log_prob.isnan().tolist() == [True, False]
+    assert actual.blank is not None
+    assert actual.blank.isnan().flatten(1).any(1).tolist() == [True, False]
 
 
-def test_posteriors_are_expectations_over_paths() -> None:
+def test_posteriors_sum_to_labels_and_frames() -> None:
     frames, labels, durations = [9, 6], [3, 1], (0, 1, 2, 4)
     cells = random_cells(2, 9, 4, len(durations), torch.float32, scale=3.0)
-    found = tdt(cells, frames, labels, durations=durations, with_posteriors=True, backend="triton")
-    assert found.blank is not None and found.label is not None and found.durations is not None
-    spent = (found.durations.sum((1, 2)) * torch.tensor(durations, device=DEVICE)).sum(-1)
+    actual = tdt(cells, frames, labels, durations=durations, with_posteriors=True, backend="triton")
+    assert actual.blank is not None and actual.label is not None and actual.durations is not None
+    spent = (actual.durations.sum((1, 2)) * torch.tensor(durations, device=DEVICE)).sum(-1)
     torch.testing.assert_close(spent.cpu(), torch.tensor(frames).float())
-    torch.testing.assert_close(found.label.sum((1, 2)).cpu(), torch.tensor(labels).float())
-    torch.testing.assert_close((found.blank + found.label)[:, 0, 0].cpu(), torch.ones(2))
+    torch.testing.assert_close(actual.label.sum((1, 2)).cpu(), torch.tensor(labels).float())
+    torch.testing.assert_close((actual.blank + actual.label)[:, 0, 0].cpu(), torch.ones(2))
 
 
-def test_what_the_kernels_do_not_do_runs_in_torch() -> None:
+def test_unsupported_inputs_run_in_torch() -> None:
     cells = random_cells(2, 5, 3, 2, torch.float64)
-    found = tdt(cells, [5, 4], [2, 1], durations=(0, 1), with_posteriors=True, backend="triton")
-    assert found.log_prob.dtype == torch.float64
+    actual = tdt(cells, [5, 4], [2, 1], durations=(0, 1), with_posteriors=True, backend="triton")
+    assert actual.log_prob.dtype == torch.float64
     cells = random_cells(1, 12, 2, 2, torch.float32)
-    found = tdt(cells, [12], [1], durations=(1, 11), with_posteriors=True, backend="triton")
+    actual = tdt(cells, [12], [1], durations=(1, 11), with_posteriors=True, backend="triton")
     plain = tdt(cells, [12], [1], durations=(1, 11), with_posteriors=True, backend="torch")
-    torch.testing.assert_close(found.log_prob, plain.log_prob)
+    torch.testing.assert_close(actual.log_prob, plain.log_prob)
     nothing = torch.empty(0, 4, 3, device=DEVICE)
     assert rnnt([nothing, nothing], [], [], with_posteriors=True, backend="triton").log_prob.shape == (0,)
 

@@ -21,7 +21,7 @@ def operator(x: Tensor, *, scale: float = 1.0) -> Tensor:
 
 
 def graphs_of(call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, list[str]]:
-    """What compiled code returns, and the names of all that the compiler saw."""
+    """The result of compiled code, and the names of all operators that the compiler traced."""
     names: list[str] = []
 
     def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable:
@@ -33,7 +33,7 @@ def graphs_of(call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, list
 
 
 @pytest.mark.parametrize("wrap", [uncompiled, torch.compiler.disable])
-def test_the_compiler_sees_what_lies_around_it_alone(wrap: Callable) -> None:
+def test_the_operator_is_not_traced(wrap: Callable) -> None:
     wrapped = wrap(operator)
     x = torch.randn(5, requires_grad=True)
 
@@ -50,7 +50,7 @@ def test_the_compiler_sees_what_lies_around_it_alone(wrap: Callable) -> None:
     assert x.grad is not None and x.grad.isfinite().all()
 
 
-def test_an_operator_that_was_called_before_is_left_alone_too() -> None:
+def test_an_operator_called_before_compilation_is_not_traced() -> None:
     """The first call may come before anything is compiled."""
     wrapped = uncompiled(operator)
     x = torch.randn(3)
@@ -60,12 +60,12 @@ def test_an_operator_that_was_called_before_is_left_alone_too() -> None:
     assert "sinh" not in names
 
 
-def test_it_keeps_its_name_and_documentation() -> None:
+def test_name_and_docstring_are_kept() -> None:
     wrapped = uncompiled(operator)
     assert wrapped.__name__ == "operator" and wrapped.__doc__ == operator.__doc__
 
 
-def test_the_compiler_is_loaded_late() -> None:
+def test_the_compiler_is_imported_late() -> None:
     """In a process of its own: the decorator, and a call, load no compiler; compiling afterwards works."""
     program = (
         "import sys, torch\n"

@@ -7,18 +7,18 @@ import torch
 from torch.nn import functional as F
 
 from maya.data.loading.batch import Batch
+from maya.encoders import Encoded
 from maya.features.specaugment import SpecAugment, lhotse
-from maya.models.hybrid import HybridModel, build_model
+from maya.models.speech_model import SpeechModel, build_model
 from tests import tiny
 
 
-def make(**fields: Any) -> HybridModel:
-    cfg = tiny.experiment().model
-    cfg.vocab_size, cfg.languages, cfg.transducer, cfg.language_embedding = 12, ("en", "hi"), "none", False
-    cfg.specaugment, cfg.cr_ctc_weight, cfg.loss_warmup = lhotse(time_mask_ratio=2.5), 0.2, 0
-    cfg.specaugment.fill, cfg.encoder.dropout_pre_encoder = "zero", 0.0
-    for name, value in fields.items():
-        setattr(cfg, name, value)
+def make(**options: Any) -> SpeechModel:
+    masks = lhotse(time_mask_ratio=2.5)
+    masks.fill = "zero"
+    fields = {"transducer": "none", "language_embedding": False, "cr_ctc_weight": 0.2, "loss_warmup": 0}
+    cfg = tiny.hybrid(**(fields | {"specaugment": masks} | options))
+    cfg.encoder.dropout_pre_encoder = 0.0  # type: ignore[attr-defined]
     return build_model(cfg).train()
 
 
@@ -31,10 +31,10 @@ def batch() -> Batch:
     )  # fmt: skip
 
 
-def by_icefall(model: HybridModel, enc: torch.Tensor, lens: torch.Tensor, batch: Batch) -> torch.Tensor:
+def by_icefall(model: SpeechModel, enc: torch.Tensor, lens: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Half the sums over both views: CTC, and 0.2 times the divergence from the other view's posteriors, held
     fixed. Rows are [all first views, all second views]."""
-    log_probs = model.ctc_decoder(enc)
+    log_probs = model.head("ctc")(enc)
     targets, target_lens = batch.tokens.repeat(2, 1), batch.token_lens.repeat(2)
     ctc = F.ctc_loss(
         log_probs.transpose(0, 1), targets, lens, target_lens, blank=model.blank, reduction="none"
@@ -49,53 +49,53 @@ def test_losses_and_gradients_are_icefalls(batch: Batch) -> None:
     model = make()
     torch.manual_seed(1)
     losses = model(batch)
-    assert losses.total.shape == (3,) and losses.consistency is not None and (losses.consistency > 1e-3).all()
+    assert losses.total.shape == (3,) and (losses.parts["ctc_consistency"] > 1e-3).all()
     grads = torch.autograd.grad(losses.total.sum(), list(model.parameters()), allow_unused=True)
     torch.manual_seed(1)
-    enc, lens = model.listen(batch.audio, batch.audio_lens, 2)
+    enc, lens = model.encode_audio(batch.audio, batch.audio_lens, 2)
     expected = by_icefall(model, enc, lens, batch)
     torch.testing.assert_close(losses.total, expected, rtol=1e-5, atol=1e-4)
-    theirs = torch.autograd.grad(expected.sum(), list(model.parameters()), allow_unused=True)
-    largest = max(float(g.abs().max()) for g in theirs if g is not None)
-    for mine, other in zip(grads, theirs, strict=True):
-        assert (mine is None) == (other is None)
-        if mine is not None:
-            torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5 * largest)
+    icefalls = torch.autograd.grad(expected.sum(), list(model.parameters()), allow_unused=True)
+    largest = max(float(g.abs().max()) for g in icefalls if g is not None)
+    for grad, other in zip(grads, icefalls, strict=True):
+        assert (grad is None) == (other is None)
+        if grad is not None:
+            torch.testing.assert_close(grad, other, rtol=1e-3, atol=1e-5 * largest)
 
 
 def test_views_differ_by_their_masks_alone(batch: Batch) -> None:
     model = make()
-    enc, lens = model.listen(batch.audio, batch.audio_lens, 2)
+    enc, lens = model.encode_audio(batch.audio, batch.audio_lens, 2)
     assert torch.equal(lens[:3], lens[3:])
     assert ((enc[:3] - enc[3:]).abs().amax((1, 2)) > 1e-3).all()
     model.specaugment = SpecAugment(lhotse()).train()
     model.specaugment.cfg.freq_masks = model.specaugment.cfg.time_masks = 0  # warping stays
-    enc, _ = model.listen(batch.audio, batch.audio_lens, 2)
+    enc, _ = model.encode_audio(batch.audio, batch.audio_lens, 2)
     torch.testing.assert_close(enc[:3], enc[3:])
     losses = model(batch)
-    torch.testing.assert_close(losses.consistency, torch.zeros(3), rtol=0, atol=1e-4)
+    torch.testing.assert_close(losses.parts["ctc_consistency"], torch.zeros(3), rtol=0, atol=1e-4)
 
 
 def test_consistency_comes_in_with_the_steps_and_evaluation_has_one_view(batch: Batch) -> None:
     model = make(loss_warmup=100)
     model.step = 25
     losses = model(batch)
-    assert losses.ctc is not None and losses.consistency is not None
-    torch.testing.assert_close(losses.total, losses.ctc + 0.25 * 0.2 * losses.consistency)
+    ctc, consistency = losses.parts["ctc"], losses.parts["ctc_consistency"]
+    torch.testing.assert_close(losses.total, ctc + 0.25 * 0.2 * consistency)
     plain = model.eval()(batch)
-    assert plain.consistency is None and torch.equal(plain.total, plain.ctc)
+    assert plain.parts.keys() == {"ctc"} and torch.equal(plain.total, plain.parts["ctc"])
 
 
 def test_every_loss_is_the_mean_of_both_views(batch: Batch) -> None:
     model = make(transducer="rnnt", attention_weight=0.5, ctc_weight=0.3)
     torch.manual_seed(1)
     losses = model(batch)
-    for name in ("total", "transducer", "ctc", "attention", "consistency"):
-        assert getattr(losses, name).shape == (3,)
-    model.cfg.cr_ctc_weight = 0.0
+    assert losses.parts.keys() == {"transducer", "ctc", "attention", "ctc_consistency"}
+    assert all(part.shape == (3,) for part in (losses.total, *losses.parts.values()))
     torch.manual_seed(1)
-    enc, lens = model.listen(batch.audio, batch.audio_lens, 2)
-    halves = [model.losses(e, n, batch) for e, n in zip(enc.chunk(2), lens.chunk(2), strict=True)]
+    enc, lens = model.encode_audio(batch.audio, batch.audio_lens, 2)
+    views = zip(enc.chunk(2), lens.chunk(2), strict=True)
+    halves = [model.losses(Encoded(e, n), batch).parts for e, n in views]
     for name in ("transducer", "ctc"):
-        mean = (getattr(halves[0], name) + getattr(halves[1], name)) / 2
-        torch.testing.assert_close(getattr(losses, name), mean, rtol=1e-4, atol=1e-4)
+        mean = (halves[0][name] + halves[1][name]) / 2
+        torch.testing.assert_close(losses.parts[name], mean, rtol=1e-4, atol=1e-4)

@@ -9,11 +9,15 @@ import torch
 
 from maya.config import from_dict, to_dict
 from maya.data.loading.batch import Batch
-from maya.decode.recognizer import decode_frames
+from maya.decode.methods import greedy
+from maya.encoders import Encoded
 from maya.errors import MayaError
+from maya.heads import LanguageConfig, TransducerHead
 from maya.losses import rnnt_loss, tdt_loss
-from maya.models.hybrid import HybridConfig, HybridModel, build_model, count_parameters
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel, build_model, count_parameters
 from maya.recipes import presets
+from maya.train.older import renamed
 from tests import tiny
 
 
@@ -23,14 +27,19 @@ def golden(shared: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def nemo_model(golden: dict[str, Any]) -> HybridModel:
+def nemo_model(golden: dict[str, Any]) -> SpeechModel:
     """Our model with the recorded weights, every one of them and no other."""
     cfg = presets.fastconformer_tdt_ctc(
         d_model=32, n_layers=2, n_heads=4, subsampling_channels=8, hidden=24, predictor_layers=2
     )
     cfg.vocab_size = golden["V"]
     model = build_model(cfg).eval()
-    model.load_state_dict(golden["state_dict"], strict=True)
+    prefixes = {
+        "decoder": "heads.transducer.decoder",
+        "joint": "heads.transducer.joint",
+        "ctc_decoder": "heads.ctc",
+    }
+    model.load_state_dict(renamed(golden["state_dict"], prefixes), strict=True)
     return model
 
 
@@ -42,31 +51,27 @@ def _batch(golden: dict[str, Any]) -> Batch:
 
 
 @torch.inference_mode()
-def test_audio_to_greedy_tokens_as_nemo(golden: dict[str, Any], nemo_model: HybridModel) -> None:
+def test_audio_to_greedy_tokens_as_nemo(golden: dict[str, Any], nemo_model: SpeechModel) -> None:
     enc, enc_lens = nemo_model.encode(golden["wav"], golden["lens"])
     assert torch.equal(enc_lens, golden["elen"])
     expected = golden["enc"].transpose(1, 2)
     for row, size in enumerate(enc_lens.tolist()):
         torch.testing.assert_close(enc[row, :size], expected[row, :size], rtol=0, atol=2e-5)
-        log_probs = nemo_model.ctc_decoder(enc[row : row + 1, :size])
+        log_probs = nemo_model.head("ctc")(enc[row : row + 1, :size])
         torch.testing.assert_close(log_probs[0], golden["ctc"][row, :size], rtol=0, atol=2e-5)
-    hyps = decode_frames(nemo_model, enc, enc_lens)
+    hyps = greedy(nemo_model, nemo_model.encode_audio(golden["wav"], golden["lens"]), "transducer")
     assert [(h.tokens, h.frames) for h in hyps] == [(list(t), list(f)) for t, f in golden["greedy"]]
 
 
-def test_losses_as_nemo(golden: dict[str, Any], nemo_model: HybridModel) -> None:
+def test_losses_as_nemo(golden: dict[str, Any], nemo_model: SpeechModel) -> None:
     losses = nemo_model(_batch(golden))
-    assert losses.transducer is not None and losses.ctc is not None
-    torch.testing.assert_close(losses.transducer, golden["tdt_loss"], rtol=1e-5, atol=0)
-    torch.testing.assert_close(losses.total, 0.7 * losses.transducer + 0.3 * losses.ctc)
+    parts = losses.parts
+    torch.testing.assert_close(parts["transducer"], golden["tdt_loss"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses.total, 0.7 * parts["transducer"] + 0.3 * parts["ctc"])
 
 
-def _tiny(**fields: Any) -> HybridModel:
-    cfg = tiny.experiment().model
-    cfg.vocab_size, cfg.languages = 12, ("en", "hi")
-    for name, value in fields.items():
-        setattr(cfg, name, value)
-    return build_model(cfg)
+def _tiny(**options: Any) -> SpeechModel:
+    return build_model(tiny.hybrid(**options))
 
 
 def _random_batch() -> Batch:
@@ -92,14 +97,15 @@ def test_a_batch_is_its_utterances(transducer: str) -> None:
     batch.audio[1, 5000:] = 7.0  # what lies beyond an utterance's end is not heard
     with torch.inference_mode():
         together = model(batch)
-        enc, lens = model.encode(batch.audio, batch.audio_lens, batch.langs)
-        hyps = decode_frames(model, enc, lens)
+        head = next(iter(model.heads))
+        encoded = model.encode_audio(batch.audio, batch.audio_lens)
+        hyps = greedy(model, encoded, head, batch.langs)
         for i in range(3):
             one = _row(batch, i)
             alone = model(one)
             torch.testing.assert_close(together.total[i], alone.total[0], rtol=1e-5, atol=1e-5)
-            enc1, lens1 = model.encode(one.audio, one.audio_lens, one.langs)
-            hyp = decode_frames(model, enc1, lens1)[0]
+            encoded = model.encode_audio(one.audio, one.audio_lens)
+            hyp = greedy(model, encoded, head, one.langs)[0]
             assert (hyp.tokens, hyp.frames) == (hyps[i].tokens, hyps[i].frames)
 
 
@@ -109,26 +115,29 @@ def test_the_fused_loss_is_the_loss_of_the_joints_logits(transducer: str) -> Non
     model = _tiny(transducer=transducer, loss_eps=0.0, ctc_weight=0.0).double().eval()
     batch, enc_lens = _random_batch(), torch.tensor([12, 4, 9])
     enc = torch.randn(3, 12, model.cfg.encoder.d_model, dtype=torch.float64, requires_grad=True)
-    fused = model.losses(enc, enc_lens, batch).total
-    logits = model.joint(enc, model.decoder(batch.tokens))
+    fused = model.losses(Encoded(enc, enc_lens), batch).total
+    head = model.head("transducer")
+    assert isinstance(head, TransducerHead)
+    conditioned = model.with_language(Encoded(enc, enc_lens), batch.langs).frames
+    logits = head.joint(conditioned, head.decoder(batch.tokens))
     targets = (batch.tokens, enc_lens, batch.token_lens)
     if transducer == "tdt":
-        settings = {"durations": model.cfg.durations, "blank": model.blank, "sigma": model.cfg.sigma}
-        dense = tdt_loss(*model.joint.split(logits), *targets, **settings)
+        settings = {"durations": head.cfg.durations, "blank": model.blank, "sigma": head.cfg.sigma}
+        dense = tdt_loss(*head.joint.split(logits), *targets, **settings)
     else:
         dense = rnnt_loss(logits, *targets, blank=model.blank)
     torch.testing.assert_close(fused, dense)
-    leaves = [enc, *model.decoder.parameters(), *model.joint.parameters()]
+    leaves = [enc, *head.parameters()]
     found, expected = (torch.autograd.grad(x.sum(), leaves, retain_graph=True) for x in (fused, dense))
     torch.testing.assert_close(found, expected)
 
 
 def test_dropout_of_the_joint_follows_the_random_state() -> None:
     model, batch = _tiny(ctc_weight=0.0).train(), _random_batch()
-    for module in (model.encoder, model.decoder):  # so that the joint alone draws
-        module.eval()
-    model.specaugment.eval()
-    model.cfg.joint.dropout, model.cfg.omega = 0.5, 0.0
+    head = model.head("transducer")
+    for module in (model.encoder, head.decoder, model.specaugment):  # so that the joint alone draws
+        module.eval()  # type: ignore[operator]
+    head.cfg.joint.dropout = 0.5
     losses = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -162,48 +171,51 @@ def test_training_hides_the_language_now_and_then() -> None:
     biases: list[list[bool]] = []  # of each pass, whether each row had one
     whole = model.with_language
 
-    def watched(heard: torch.Tensor, langs: torch.Tensor) -> torch.Tensor:
+    def watched(encoded: Encoded, langs: torch.Tensor) -> Encoded:
         biases.append((langs >= 0).tolist())
-        return whole(heard, langs)
+        return whole(encoded, langs)
 
     with mock.patch.object(model, "with_language", watched):
         model.train()
         for _ in range(40):
             model(batch)
-        known = [row[0] for row in biases]
-        assert 8 < sum(known) < 32 and not any(row[1] for row in biases)  # the second row's is unknown
+        given = [row[0] for row in biases]
+        assert 8 < sum(given) < 32 and not any(row[1] for row in biases)  # the second row's is unknown
         model.eval()
         model(batch)
         assert biases[-1] == (batch.langs >= 0).tolist()
 
 
-def test_two_views_of_an_utterance_are_told_the_same_language() -> None:
+def test_two_views_of_an_utterance_have_the_same_language() -> None:
     model, batch = _tiny(language_dropout=0.5, cr_ctc_weight=0.2), _random_batch()
-    told = []
-    with mock.patch.object(model, "with_language", lambda heard, langs: told.append(langs) or heard):
+    calls = []
+    with mock.patch.object(model, "with_language", lambda encoded, langs: calls.append(langs) or encoded):
         for _ in range(8):
             model(batch)
-    assert all(torch.equal(*langs.chunk(2)) for langs in told)
+    assert all(torch.equal(*langs.chunk(2)) for langs in calls)
 
 
-def test_the_language_is_identified_from_what_is_heard() -> None:
+def test_the_language_is_identified_from_the_frames() -> None:
     model, batch = _tiny(language_id_weight=0.5), _random_batch()  # languages 0, unknown, 1
     model.eval()
-    heard, lens = model.listen(batch.audio, batch.audio_lens)
-    spoken = model.identify(heard, lens)
-    torch.testing.assert_close(spoken.exp().sum(-1), torch.ones(3))
+    head = model.head("language")
+    encoded = model.encode_audio(batch.audio, batch.audio_lens)
+    log_probs = head(*encoded)
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(3))
     for i in range(3):  # padding has no part in it
-        alone = model.identify(heard[i : i + 1, : lens[i]], lens[i : i + 1])
-        torch.testing.assert_close(alone[0], spoken[i], rtol=1e-4, atol=1e-5)
+        alone = head(encoded.frames[i : i + 1, : encoded.lens[i]], encoded.lens[i : i + 1])
+        torch.testing.assert_close(alone[0], log_probs[i], rtol=1e-4, atol=1e-5)
+    predictions = head.predict(encoded)
+    assert [p.label for p in predictions] == [model.cfg.languages[i] for i in log_probs.argmax(-1).tolist()]
     losses = model(batch)
     torch.testing.assert_close(
-        losses.language, torch.stack([-spoken[0, 0], spoken.new_zeros(()), -spoken[2, 1]])
+        losses.parts["language"], torch.stack([-log_probs[0, 0], log_probs.new_zeros(()), -log_probs[2, 1]])
     )
     plain = _tiny()
     plain.load_state_dict(model.state_dict(), strict=False)
-    torch.testing.assert_close(losses.total, plain.eval()(batch).total + 0.5 * losses.language)
-    with pytest.raises(MayaError, match="cannot tell languages apart"):
-        plain.identify(heard, lens)
+    torch.testing.assert_close(losses.total, plain.eval()(batch).total + 0.5 * losses.parts["language"])
+    with pytest.raises(MayaError, match="no head 'language'; its heads are transducer, ctc"):
+        plain.head("language")
 
 
 def test_a_batch_without_known_languages_still_has_all_gradients() -> None:
@@ -211,14 +223,14 @@ def test_a_batch_without_known_languages_still_has_all_gradients() -> None:
     batch.langs[:] = -1
     model(batch).total.sum().backward()
     assert all(p.grad is not None for p in model.parameters())  # DDP waits for them
-    assert all(float(p.grad.abs().sum()) == 0 for p in model.language_head.parameters())
+    assert all(float(p.grad.abs().sum()) == 0 for p in model.head("language").parameters())
 
 
 def test_omega_takes_the_plain_transducer_loss_in_training_only() -> None:
     batch, model = _random_batch(), _tiny(omega=1.0)
     model.train()
-    model(batch, torch.Generator().manual_seed(0)).transducer.sum().backward()  # type: ignore[union-attr]
-    durations = model.joint.joint_net[2].weight.grad[-5:]
+    model(batch, torch.Generator().manual_seed(0)).parts["transducer"].sum().backward()
+    durations = model.get_parameter("heads.transducer.joint.joint_net.2.weight").grad[-5:]  # type: ignore[index]
     assert durations.abs().sum() == 0  # the RNN-T loss knows no durations
     model.eval()
     with torch.inference_mode():
@@ -231,7 +243,6 @@ def test_omega_takes_the_plain_transducer_loss_in_training_only() -> None:
     ("change", "sentence"),
     [
         ({"vocab_size": 0}, "no vocabulary"),
-        ({"transducer": "none", "ctc_weight": 0.0}, "no head"),
         ({"ctc_weight": 1.5}, "ctc_weight must be from 0 to 1, not 1.5"),
         ({"languages": ()}, "needs model.languages"),
         ({"languages": (), "language_embedding": False, "language_id_weight": 0.1}, "to tell apart"),
@@ -246,7 +257,7 @@ def test_what_cannot_be_built_is_refused(change: dict[str, Any], sentence: str) 
 
 def test_configuration_survives_json() -> None:
     cfg = presets.xxlarge()
-    assert from_dict(HybridConfig, to_dict(cfg)) == cfg
+    assert from_dict(SpeechModelConfig, to_dict(cfg)) == cfg
 
 
 @pytest.mark.parametrize(
@@ -267,3 +278,14 @@ def test_sizes(preset: Any, vocab_size: int, low: float, high: float) -> None:
     assert low < count_parameters(model) < high
     if preset is presets.xxlarge:
         assert count_parameters(model.encoder) == pytest.approx(1.0615e9, rel=1e-3)
+
+
+def test_a_model_without_heads_encodes_and_one_without_a_text_head_needs_no_vocabulary() -> None:
+    bare = tiny.hybrid()
+    bare.heads, bare.vocab_size, bare.language_embedding = {}, 0, False
+    batch = _random_batch()
+    frames, lens = build_model(bare).eval().encode(batch.audio, batch.audio_lens)
+    assert frames.shape[:2] == (3, int(lens.max()))
+    bare.heads = {"language": LanguageConfig()}
+    losses = build_model(bare)(batch)
+    assert losses.parts.keys() == {"language"} and torch.equal(losses.total, losses.parts["language"])

@@ -1,6 +1,7 @@
-"""Speech into a language model: exact under padding, the LM itself stays, and it learns to transcribe."""
+"""A language model as head: exact under padding, and the LM itself does not change."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ from torch.nn import functional
 
 from maya.data.loading.batch import Batch, make_batch
 from maya.errors import MayaError
-from maya.models.speech_llm import LoraConfig, Projector, SpeechLLM, SpeechLLMConfig, load_tokenizer
+from maya.heads import LanguageModel, LanguageModelConfig
+from maya.heads.language_model import LoraConfig, Projector, load_tokenizer
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel
 from maya.recipes import presets
 from maya.text.llm_tokenizer import LLMTokenizer
 from maya.text.tokenizer import Tokenizer
@@ -20,18 +24,25 @@ pytest.importorskip("peft", reason="pip install 'maya-asr[llm]'")
 TEXTS = ["ab", "c dab", "हिन्दी", "a"]
 
 
-def config(llm: Path | str, **changes: object) -> SpeechLLMConfig:
+def config(llm: Path | str, **changes: Any) -> SpeechModelConfig:
+    """A small encoder and a language model; `changes` are of the head."""
     shape = presets.fastconformer_tdt_ctc(
         d_model=32, n_layers=1, n_heads=2, subsampling_channels=8, subsampling_factor=4, dropout=0.0
     )
-    cfg = SpeechLLMConfig(features=shape.features, encoder=shape.encoder, llm=str(llm))
-    cfg.features.dither = 0.0
+    head = {"projector_hidden": 64, "stack": 3, "lora": LoraConfig(rank=4, dropout=0.0)} | changes
+    cfg = SpeechModelConfig(
+        features=shape.features, encoder=shape.encoder, languages=("en", "hi"), vocab_size=261,
+        heads={"llm": LanguageModelConfig(llm=str(llm), **head)},
+    )  # fmt: skip
+    cfg.features.dither = 0.0  # type: ignore[attr-defined]
     cfg.specaugment.freq_masks = cfg.specaugment.time_masks = 0
-    cfg.projector_hidden, cfg.stack, cfg.languages = 64, 3, ("en", "hi")
-    cfg.lora.rank, cfg.lora.dropout = 4, 0.0
-    for name, value in changes.items():
-        setattr(cfg, name, value)
     return cfg
+
+
+def head_of(model: SpeechModel) -> LanguageModel:
+    head = model.head("llm")
+    assert isinstance(head, LanguageModel)
+    return head
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +57,9 @@ def tokenizer(llm: Path) -> LLMTokenizer:
 
 def batch_of(tokenizer: Tokenizer, rows: list[int]) -> Batch:
     """Utterances of 0.4 to 1.4 s in English, Hindi and no language."""
-    spoken = ["ab", "cdab c", "abc", "a"]
+    sounds = ["ab", "cdab c", "abc", "a"]
     return make_batch(
-        [torch.from_numpy(tones.speak(spoken[i])) for i in rows],
+        [torch.from_numpy(tones.speak(sounds[i])) for i in rows],
         tokenizer.encode_batch([TEXTS[i] for i in rows]),
         [(0, 1, -1, 0)[i] for i in rows],
         [str(i) for i in rows],
@@ -56,10 +67,10 @@ def batch_of(tokenizer: Tokenizer, rows: list[int]) -> Batch:
     )
 
 
-def stirred(llm: Path | str, **changes: object) -> SpeechLLM:
+def stirred(llm: Path | str, **changes: Any) -> SpeechModel:
     """A model whose LoRA is not zero, as after some training."""
     torch.manual_seed(1)
-    model = SpeechLLM(config(llm, **changes)).eval()
+    model = SpeechModel(config(llm, **changes)).eval()
     for name, p in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.1)
@@ -78,32 +89,37 @@ def test_a_batch_is_its_utterances(kind: str, tmp_path: Path) -> None:
     for i in everything:
         alone = batch_of(tokenizer, [i])
         torch.testing.assert_close(model(alone).total[0], losses[i], rtol=2e-5, atol=0)
-        mine = transcripts(model, alone)[0]
-        assert mine.tokens == written[i].tokens
-        torch.testing.assert_close(mine.scores, written[i].scores, rtol=0, atol=2e-5)
+        transcript = transcripts(model, alone)[0]
+        assert transcript.tokens == written[i].tokens
+        torch.testing.assert_close(transcript.scores, written[i].scores, rtol=0, atol=2e-5)
 
 
-def transcripts(model: SpeechLLM, batch: Batch) -> list:
+def project(model: SpeechModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The positions of the LM that the speech fills."""
+    return head_of(model).project(model.encode_audio(batch.audio, batch.audio_lens))
+
+
+def transcripts(model: SpeechModel, batch: Batch) -> list:
     with torch.inference_mode():
-        return model.generate(
-            *model.project(batch.audio, batch.audio_lens), batch.langs, max_tokens=[12] * batch.size
-        )
+        limits = [12] * batch.size
+        return head_of(model).generate(*project(model, batch), batch.langs, max_tokens=limits)
 
 
 def test_loss_is_that_of_the_transcript_and_its_end(llm: Path, tokenizer: LLMTokenizer) -> None:
     """Against the LM asked directly, without padding, for all its logits."""
     model = stirred(llm)
+    lm = head_of(model).lm
     for i in range(len(TEXTS)):
         batch = batch_of(tokenizer, [i])
-        speech, lens = model.project(batch.audio, batch.audio_lens)
+        speech, lens = project(model, batch)
         name = ("English ", "Hindi ", "", "English ")[i]
-        asked = f"Transcribe the following {name}speech: "
-        embed = model.lm.get_input_embeddings()
-        before = embed(torch.tensor([tiny_llm.SPECIAL.index("<bos>"), *tokenizer.encode(asked)]))
+        prompt = f"Transcribe the following {name}speech: "
+        embed = lm.get_input_embeddings()
+        before = embed(torch.tensor([tiny_llm.SPECIAL.index("<bos>"), *tokenizer.encode(prompt)]))
         after = embed(torch.tensor([*tokenizer.encode("\n"), *tokenizer.encode(TEXTS[i])]))
-        said = model.lm(inputs_embeds=torch.cat([before, speech[0, : lens[0]], after])[None]).logits[0]
-        wanted = torch.tensor([*tokenizer.encode(TEXTS[i]), tiny_llm.SPECIAL.index("<eos>")])
-        expected = functional.cross_entropy(said[-len(wanted) :], wanted, reduction="sum")
+        logits = lm(inputs_embeds=torch.cat([before, speech[0, : lens[0]], after])[None]).logits[0]
+        targets = torch.tensor([*tokenizer.encode(TEXTS[i]), tiny_llm.SPECIAL.index("<eos>")])
+        expected = functional.cross_entropy(logits[-len(targets) :], targets, reduction="sum")
         torch.testing.assert_close(model(batch).total[0], expected, rtol=1e-5, atol=0)
 
 
@@ -111,19 +127,19 @@ def test_generation_is_the_argmax_of_the_loss(llm: Path, tokenizer: LLMTokenizer
     model = stirred(llm)
     batch = batch_of(tokenizer, [0, 1, 2])
     written = transcripts(model, batch)
-    end = model.prompts[0].end
+    end = head_of(model).prompts[0].end
     again = make_batch(
         [a[:n] for a, n in zip(batch.audio, batch.audio_lens.tolist(), strict=True)],
         [w.tokens for w in written], batch.langs.tolist(), batch.ids, sample_rate=batch.sample_rate,
     )  # fmt: skip
-    speech, lens = model.project(again.audio, again.audio_lens)
-    logits, _ = model.logits(speech, lens, again)
-    for row, found in enumerate(written):
-        assert len(found.tokens) <= 12 and found.ended == (len(found.tokens) < 12)
+    logits, _ = head_of(model).logits(*project(model, again), again)
+    for row, transcript in enumerate(written):
+        assert len(transcript.tokens) <= 12 and transcript.ended == (len(transcript.tokens) < 12)
         best, at = logits[row].log_softmax(-1).max(-1)
-        wanted = [*found.tokens, end] if found.ended else found.tokens
-        assert at[: len(wanted)].tolist() == wanted
-        torch.testing.assert_close(best[: len(found.tokens)].tolist(), found.scores, rtol=0, atol=2e-5)
+        tokens = [*transcript.tokens, end] if transcript.ended else transcript.tokens
+        assert at[: len(tokens)].tolist() == tokens
+        scores = best[: len(transcript.tokens)].tolist()
+        torch.testing.assert_close(scores, transcript.scores, rtol=0, atol=2e-5)
 
 
 def test_the_lm_does_not_learn(llm: Path, tokenizer: LLMTokenizer) -> None:
@@ -132,15 +148,18 @@ def test_the_lm_does_not_learn(llm: Path, tokenizer: LLMTokenizer) -> None:
     learns = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     lora = {n for n, _ in model.named_parameters() if ".lora_" in n}
     assert len(lora) == 2 * 2 * 7  # A and B of seven matrices in two layers
-    assert lora <= learns and {n for n, _ in model.named_parameters() if n.startswith("projector")} <= learns
+    projector = {n for n, _ in model.named_parameters() if n.startswith("heads.llm.projector")}
+    assert projector and lora | projector <= learns
     assert any(n.startswith("encoder.") for n in learns)
-    base = [p for n, p in model.lm.named_parameters() if ".lora_" not in n]
+    base = [p for n, p in head_of(model).lm.named_parameters() if ".lora_" not in n]
     assert all(p.grad is None and not p.requires_grad for p in base)
     model.zero_grad(set_to_none=True)
-    model.freeze_encoder(True)
+    model.freeze(("encoder",))
     model(batch_of(tokenizer, [0, 1])).total.sum().backward()
     assert all(p.grad is None for p in model.encoder.parameters())
-    assert model.projector.layers[0].weight.grad is not None
+    assert head_of(model).projector.layers[0].weight.grad is not None
+    model.freeze(())  # the LM does not begin to learn
+    assert all(not p.requires_grad for p in base) and all(p.requires_grad for p in model.encoder.parameters())
 
 
 def test_stacking_does_not_see_the_padding() -> None:
@@ -153,29 +172,31 @@ def test_stacking_does_not_see_the_padding() -> None:
 
 
 def test_a_state_dict_without_the_lm(llm: Path) -> None:
-    model, other = stirred(llm), SpeechLLM(config(llm))
+    model, other = stirred(llm), SpeechModel(config(llm))
     state = model.state_dict()
-    assert state and not [n for n in state if n.startswith("lm.") and ".lora_" not in n]
-    assert {n.split(".")[0] for n in state} == {"preprocessor", "encoder", "projector", "lm", "lm_digest"}
+    assert state and not [n for n in state if ".lm." in n and ".lora_" not in n]
+    assert {n.split(".")[0] for n in state} == {"preprocessor", "encoder", "heads"}
+    head = {n.removeprefix("heads.llm.").split(".")[0] for n in state if n.startswith("heads.llm.")}
+    assert head == {"projector", "lm", "lm_digest"}
     other.load_state_dict(state)  # strict
     for name, value in state.items():
         assert torch.equal(value, other.state_dict()[name]), name
     with pytest.raises(RuntimeError, match="projector"):
-        other.load_state_dict({n: t for n, t in state.items() if not n.startswith("projector.layers.0")})
+        other.load_state_dict({n: t for n, t in state.items() if "projector.layers.0" not in n})
 
 
 def test_another_lm_of_the_same_shape_is_refused(llm: Path, tmp_path: Path) -> None:
     with pytest.raises(MayaError, match="another language model"):
-        SpeechLLM(config(tiny_llm.make(tmp_path, seed=7))).load_state_dict(
-            SpeechLLM(config(llm)).state_dict()
+        SpeechModel(config(tiny_llm.make(tmp_path, seed=7))).load_state_dict(
+            SpeechModel(config(llm)).state_dict()
         )
 
 
 def test_half_precision_weights_are_the_same_lm(llm: Path, tokenizer: LLMTokenizer) -> None:
     """The frozen weights in bf16; LoRA and what else learns stays in fp32."""
-    model, half = stirred(llm), SpeechLLM(config(llm, llm_precision="bf16")).eval()
+    model, half = stirred(llm), SpeechModel(config(llm, precision="bf16")).eval()
     half.load_state_dict(model.state_dict())
-    assert half.lm.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert head_of(half).lm.get_input_embeddings().weight.dtype == torch.bfloat16
     assert {p.dtype for p in half.parameters() if p.requires_grad} == {torch.float32}
     batch = batch_of(tokenizer, [0, 1, 2])
     torch.testing.assert_close(half(batch).total, model(batch).total, rtol=0.05, atol=0)
@@ -184,26 +205,26 @@ def test_half_precision_weights_are_the_same_lm(llm: Path, tokenizer: LLMTokeniz
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"llm": ""}, "model.llm is empty"),
-        ({"llm": "no/such/model/here"}, "no language model that can be loaded"),
+        ({"llm": ""}, "llm of a language_model head is empty"),
+        ({"llm": "no/such/model/here"}, "cannot be loaded as a language model"),
         ({"stack": 0}, "stack must be 1 or more, not 0"),
         ({"lora": LoraConfig(targets=("query",))}, "no layers named query"),
     ],
 )
-def test_what_cannot_be_built_is_told(llm: Path, changes: dict, complaint: str) -> None:
+def test_errors_of_the_configuration(llm: Path, changes: dict, complaint: str) -> None:
     with pytest.raises(MayaError, match=complaint):
-        SpeechLLM(config(llm, **changes) if "llm" not in changes else config(changes["llm"]))
+        SpeechModel(config(**({"llm": llm} | changes)))
 
 
 def test_recomputed_layers_give_the_same_gradients(llm: Path, tokenizer: LLMTokenizer) -> None:
     batch, grads, written = batch_of(tokenizer, [0, 1]), [], []
     for checkpointing in (False, True):
-        model = stirred(llm, llm_checkpointing=checkpointing).train()
-        assert model.lm.is_activation_checkpointing == checkpointing
+        model = stirred(llm, checkpointing=checkpointing).train()
+        assert head_of(model).lm.is_activation_checkpointing == checkpointing
         torch.manual_seed(3)
         model(batch).total.sum().backward()
         grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
-        written.append([found.tokens for found in transcripts(model.eval(), batch)])
+        written.append([transcript.tokens for transcript in transcripts(model.eval(), batch)])
     assert written[0] == written[1]
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():
@@ -211,5 +232,5 @@ def test_recomputed_layers_give_the_same_gradients(llm: Path, tokenizer: LLMToke
 
 
 def test_without_lora_only_the_projector_learns(llm: Path) -> None:
-    model = SpeechLLM(config(llm, lora=LoraConfig(rank=0)))
-    assert not [n for n, p in model.lm.named_parameters() if p.requires_grad]
+    model = SpeechModel(config(llm, lora=LoraConfig(rank=0)))
+    assert not [n for n, p in head_of(model).lm.named_parameters() if p.requires_grad]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from maya.data.table.table import Entry, part_path, write_table
+from maya.data.measure.entry import Entry
+from maya.data.table.table import part_path, write_table
 from maya.errors import MayaError
 from maya.recipes import average as stage
 from maya.text.tokenizer import TokenizerConfig, train_tokenizer
@@ -81,7 +82,7 @@ def test_dev_chooses_and_its_scores_are_kept(run: Path, monkeypatch: pytest.Monk
 
         return validate
 
-    monkeypatch.setattr(stage, "HybridModel", Model)
+    monkeypatch.setattr(stage, "SpeechModel", Model)
     monkeypatch.setattr(stage, "dev_validation", validation)
     prepared(run, {"dev": ["a"]})
     stage.average(tiny.experiment(), run, run)
@@ -134,7 +135,7 @@ def test_dev_chooses_by_the_head_that_decodes(
         used = method if method in heads else min(heads, key=cer.__getitem__)
         return scores | {"loss": 1.0, "error": cer[used], "wer": cer[used], "cer": cer[used]}
 
-    monkeypatch.setattr(stage, "HybridModel", Model)
+    monkeypatch.setattr(stage, "SpeechModel", Model)
     monkeypatch.setattr(stage, "dev_validation", lambda *_, **__: validate)
     exp = tiny.experiment()
     exp.decode.method = method
@@ -157,12 +158,12 @@ def of_epochs(run: Path) -> Path:
 
 
 def test_epoch_and_avg_need_two_files(run: Path) -> None:
-    there = ckpt.epoch_checkpoints(of_epochs(run))
-    assert list(there) == [1, 2, 3]
-    assert float(stage.passes(there, 3, 2).weights["w"]) == 205.0
-    assert stage.passes(there, 3, 2).name == "mean of epochs 2–3"
-    assert float(stage.passes(there, 2, 2).weights["w"]) == 105.0  # from the first step on
-    there[2].unlink()
+    paths = ckpt.epoch_checkpoints(of_epochs(run))
+    assert list(paths) == [1, 2, 3]
+    assert float(stage.passes(paths, 3, 2).weights["w"]) == 205.0
+    assert stage.passes(paths, 3, 2).name == "mean of epochs 2–3"
+    assert float(stage.passes(paths, 2, 2).weights["w"]) == 105.0  # from the first step on
+    paths[2].unlink()
     assert float(stage.passes(ckpt.epoch_checkpoints(run), 3, 2).weights["w"]) == 205.0
     for epoch, avg in ((3, 1), (2, 1), (3, 4), (3, 0), (9, 1)):
         with pytest.raises(MayaError, match="kept are those of 1, 3 "):
@@ -192,7 +193,7 @@ def prepared(folder: Path, sets: dict[str, list[str]]) -> Path:
 def test_dev_sets_select_epoch_and_avg(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wanted = {"dev-clean": 195.0, "dev-other": 215.0}  # together they like 205, the mean of epochs 2 and 3
+    best_step = {"dev-clean": 195.0, "dev-other": 215.0}  # together they like 205, the mean of epochs 2 and 3
 
     class Model(nn.Module):
         def __init__(self, cfg: object) -> None:
@@ -201,9 +202,14 @@ def test_dev_sets_select_epoch_and_avg(
 
     def validation(*_: object, part: str, whole: bool) -> object:
         assert whole
-        return lambda model, heads: {"wer": (float(model.w.detach()) - wanted[part]) ** 2 / 1e4}
 
-    monkeypatch.setattr(stage, "HybridModel", Model)
+        def validate(model: Model, heads: tuple[str, ...]) -> dict[str, float]:
+            rate = (float(model.w.detach()) - best_step[part]) ** 2 / 1e4
+            return {f"{head}_{name}": rate for head in heads for name in ("wer", "cer")}
+
+        return validate
+
+    monkeypatch.setattr(stage, "SpeechModel", Model)
     monkeypatch.setattr(stage, "dev_validation", validation)
     data = prepared(
         tmp_path, {"train": ["t"], "dev": ["a", "b"], "dev-clean": ["a"], "dev-other": ["b"], "test": ["c"],
@@ -238,7 +244,7 @@ def test_epochs_are_selected_by_the_head_that_decodes(
         both = {"transducer_wer": wer + 1, "transducer_cer": wer + 1, "ctc_wer": wer, "ctc_cer": wer}
         return lambda model, heads: {"wer": 99.0} | both
 
-    monkeypatch.setattr(stage, "HybridModel", Model)
+    monkeypatch.setattr(stage, "SpeechModel", Model)
     monkeypatch.setattr(stage, "dev_validation", validation)
     parts = {"train": ["t"], "dev": ["a", "b"], "dev-clean": ["a"], "dev-other": ["b"], "test": ["c"]}
     exp = tiny.experiment()
@@ -262,7 +268,7 @@ def test_nothing_is_selected_on_the_test_set(run: Path, tmp_path: Path) -> None:
             stage.select(tiny.experiment(), data, run, sets=("dev", name))
     with pytest.raises(MayaError, match="keeps the epochs 1, 2, 3: none"):
         stage.select(tiny.experiment(), data, run, epochs=(9,))
-    with pytest.raises(MayaError, match="with --avg over how many"):
+    with pytest.raises(MayaError, match="--epoch needs --avg, the number of epochs"):
         stage.average(tiny.experiment(), data, run, epoch=3)
 
 
@@ -290,7 +296,7 @@ def test_every_input_makes_the_stage_run_again(
             self.w = nn.Parameter(torch.zeros(1))
 
     scores = {"error": 1.0, "loss": 1.0, "wer": 1.0, "cer": 1.0}
-    monkeypatch.setattr(stage, "HybridModel", Model)
+    monkeypatch.setattr(stage, "SpeechModel", Model)
     monkeypatch.setattr(stage, "dev_validation", lambda *_, **__: lambda model, heads: scores)
     monkeypatch.chdir(tmp_path)  # where a.wav, the audio of all utterances, lies
     experiment, data = tiny.experiment(), prepared(tmp_path, {"train": ["t"], "dev": ["a"], "test": ["c"]})

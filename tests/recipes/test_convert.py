@@ -10,7 +10,7 @@ import torch
 
 import maya
 from maya.errors import MayaError
-from maya.models.hybrid import build_model
+from maya.models.speech_model import build_model
 from maya.recipes.cli import main
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.train import start
@@ -31,7 +31,7 @@ def test_nemo_to_a_checkpoint_and_back(
     for part in ("EncDecHybridRNNTCTCBPEModel", "2 layers × 32", "front end", "best.pt"):
         assert part in printed
     report = json.loads((tmp_path / "out" / "convert.json").read_text())
-    assert [c["module"] for c in report["components"]][:2] == ["preprocessor", "encoder"]
+    assert [part["name"] for part in report["components"]][:2] == ["features", "encoder"]
     assert main(["info", str(tmp_path / "out")]) == 0
     assert "source      model.nemo" in capsys.readouterr().out
     assert main(["export", "nemo", str(tmp_path / "out"), str(tmp_path / "again.nemo")]) == 0
@@ -46,9 +46,9 @@ def test_an_encoder_for_a_new_vocabulary(
     tokenizer("hi", 30).save(tmp_path / "tokenizer.model")
     made = ["convert", "nemo", str(source), str(tmp_path / "out"), "--encoder-only"]
     assert main([*made, "--tokenizer", str(tmp_path / "tokenizer.model")]) == 0
-    assert "new: decoder, joint, ctc_decoder" in capsys.readouterr().out
+    assert "new: transducer, ctc" in capsys.readouterr().out
     assert maya.load(tmp_path / "out", "cpu").tokenizer.vocab_size == 30
-    assert "not trained yet: decoder, joint, ctc_decoder" in caplog.text
+    assert "not trained yet: transducer, ctc" in caplog.text
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,10 +86,10 @@ def test_an_archive_serves_where_a_checkpoint_does(
     exp.model = replace(theirs.model_config, vocab_size=55)  # another vocabulary
     exp.train.init_from, exp.train.init_modules = str(source), ("encoder",)
     model = build_model(exp.model)
-    facts = start(model, exp, tmp_path, tmp_path / "run", main=False)
+    facts = start(model, exp, tmp_path / "run", main=False)
     encoder = {k: v for k, v in theirs.weights.items() if k.startswith("encoder.")}
     assert facts["init_parameters"] == sum(v.numel() for v in encoder.values())
     assert all(torch.equal(model.state_dict()[k], v) for k, v in encoder.items())
     exp.train.init_from = str(tmp_path / "none.nemo")
     with pytest.raises(MayaError, match="none.nemo"):
-        start(model, exp, tmp_path, tmp_path / "run", main=False)
+        start(model, exp, tmp_path / "run", main=False)

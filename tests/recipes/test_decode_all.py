@@ -5,15 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from maya.decode.ctc_beam import BeamConfig
 from maya.decode.head_choice import TrainedHeads
+from maya.decode.methods import possible_methods
+from maya.decode.transducer import GreedyTransducerConfig
 from maya.errors import MayaError
-from maya.models.hybrid import build_model, with_vocabulary
+from maya.heads import TransducerConfig
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import build_model
 from maya.recipes.cli import main
-from maya.recipes.decode import can_decode, decode_all
+from maya.recipes.decode import decode_all
 from maya.recipes.prepare import prepare
 from maya.recipes.score import score, score_all, wer_table
 from maya.recipes.tokenizer import tokenizer
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny, tones
 
@@ -23,11 +28,11 @@ def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data, and a run with an untrained model of an RNN-T and a CTC head."""
     top = tmp_path_factory.mktemp("decode_all")
     exp = tiny.experiment()
-    exp.model.transducer = "rnnt"
+    exp.model.head("transducer", TransducerConfig).loss = "rnnt"
     tones.make_corpus(top / "corpus", utterances=12)
     prepare(exp, top / "corpus", top / "data")
     tokenizer(exp, top / "data", top / "run")
-    pieces = Tokenizer.load(top / "run" / "tokenizer.model")
+    pieces = load_tokenizer(top / "run" / "tokenizer.model")
     torch.manual_seed(0)
     model = build_model(with_vocabulary(exp.model, pieces.vocab_size, ("en", "hi")))
     save_checkpoint(top / "run" / "best.pt", Checkpoint(model_config=model.cfg, tokenizer=pieces,
@@ -37,27 +42,28 @@ def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_method_on_every_set(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exp, run = tiny.experiment(), top / "run"
-    exp.decode.lm_order, exp.decode.max_symbols = 0, 2
+    exp.decode.methods["ctc_beam"] = BeamConfig(lm_order=0)
+    exp.decode.methods["transducer"] = GreedyTransducerConfig(max_symbols=2)
     decode_all(exp, top / "data", run, splits=["dev", "test"], methods=["all"])
-    found = {str(path.parent.relative_to(run / "decode")) for path in run.rglob("hyps.jsonl")}
+    folders = {str(path.parent.relative_to(run / "decode")) for path in run.rglob("hyps.jsonl")}
     methods = ("transducer", "modified_beam", "ctc", "ctc_beam")
-    assert found == {f"{method}/{split}" for method in methods for split in ("dev", "test")}
+    assert folders == {f"{method}/{split}" for method in methods for split in ("dev", "test")}
     assert exp.decode.method == "auto"  # the caller's experiment is as it was
     capsys.readouterr()
     lines = score_all(run, data=top / "data").splitlines()
     assert lines[0] == "| method | dev | test |"
     assert [line.split("|")[1].strip() for line in lines[2:]] == list(methods)
     assert (run / "decode" / "wer.md").read_text().splitlines() == lines
-    assert all((run / "decode" / name / "report.html").is_file() for name in found)
+    assert all((run / "decode" / name / "report.html").is_file() for name in folders)
     shown = capsys.readouterr().out
     assert lines[2] in shown and "TensorBoard" not in shown  # one table, not one for each set
 
 
 def test_the_table_has_each_rate_where_it_belongs(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     how = ["--experiment", "tests.tiny", "--data", str(top / "data"), "--run-dir", str(top / "run")]
-    less = ["--set", "decode.lm_order=0", "--set", "decode.max_symbols=2"]
+    less = ["--set", "decode.methods.ctc_beam.lm_order=0", "--set", "decode.methods.transducer.max_symbols=2"]
     assert main(["decode", *how, *less, "--split", "dev", "test", "--method", "ctc"]) == 0
-    one = {split: score(top / "run", split=f"ctc/{split}", show=False) for split in ("dev", "test")}
+    one = {split: score(top / "run", split=f"ctc/{split}", show=False).report for split in ("dev", "test")}
     line = wer_table({("ctc", "test"): one["test"], ("transducer", "dev"): one["dev"]}).splitlines()
     assert line[2].startswith(f"| transducer | {100 * one['dev'].macro_wer:.2f} [") and line[2].endswith(
         "|  |"
@@ -69,18 +75,23 @@ def test_the_table_has_each_rate_where_it_belongs(top: Path, capsys: pytest.Capt
 
 
 def test_methods_that_are_not_there(top: Path, tmp_path: Path) -> None:
-    with pytest.raises(MayaError, match=r"unknown decode\.method 'beam'; expected one of auto, transducer"):
-        decode_all(tiny.experiment(), top / "data", top / "run", splits=["dev"], methods=["beam"])
-    with pytest.raises(MayaError, match="needs an attention decoder"):
+    with pytest.raises(
+        MayaError, match=r"unknown decoding method 'beem'; expected one of auto, transducer, modified_beam"
+    ):
+        decode_all(tiny.experiment(), top / "data", top / "run", splits=["dev"], methods=["beem"])
+    with pytest.raises(
+        MayaError, match="decode.method=attention reads a head of kind attention, which this model lacks"
+    ):
         decode_all(tiny.experiment(), top / "data", top / "run", splits=["dev"], methods=["attention"])
     with pytest.raises(MayaError, match="there is no table .*dev-clean"):
         decode_all(tiny.experiment(), top / "data", top / "run", splits=["dev-clean"], methods=["ctc"])
     with pytest.raises(MayaError, match="holds no hypotheses"):
         score_all(tmp_path)
+    tdt = tiny.experiment().model
     both = TrainedHeads(heads=("transducer", "ctc"), trained=("transducer", "ctc"))
-    assert can_decode(both, "transducer", "tdt") and not can_decode(both, "modified_beam", "tdt")
-    ctc = TrainedHeads(heads=("ctc",), trained=("ctc",))
-    assert not can_decode(ctc, "transducer", "none") and can_decode(ctc, "ctc_beam", "none")
+    assert possible_methods(tdt, both) == ["transducer", "ctc", "ctc_beam"]
+    ctc = TrainedHeads(heads=("transducer", "ctc"), trained=("ctc",))
+    assert possible_methods(tdt, ctc) == ["ctc", "ctc_beam"]
 
 
 def test_a_folder_for_a_decoding_of_its_own(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,13 +104,13 @@ def test_a_folder_for_a_decoding_of_its_own(top: Path, capsys: pytest.CaptureFix
         "--split",
         "dev",
         "--set",
-        "decode.max_symbols=2",
+        "decode.methods.transducer.max_symbols=2",
     ]
-    command += ["--set", "model.transducer=rnnt"]
-    assert main([*command, "--into", "mine"]) == 0
-    assert (top / "run" / "decode" / "mine" / "dev" / "hyps.jsonl").is_file()
+    command += ["--set", "model.heads.transducer.loss=rnnt"]
+    assert main([*command, "--into", "other"]) == 0
+    assert (top / "run" / "decode" / "other" / "dev" / "hyps.jsonl").is_file()
     capsys.readouterr()
-    assert main([*command, "--into", "mine", "--method", "ctc"]) == 1
+    assert main([*command, "--into", "other", "--method", "ctc"]) == 1
     assert "leave --into out" in capsys.readouterr().err
     assert main([*command, "--into", "fast", "--set", "decode.fast_weight_updates=false"]) == 1
     assert "no fast weights" in capsys.readouterr().err

@@ -9,33 +9,36 @@ import soundfile
 import torch
 
 from maya.features import LogMelConfig
-from maya.models import hybrid
-from maya.models.hybrid import HybridConfig, HybridModel, build_model
+from maya.heads import ctc
+from maya.models.config import SpeechModelConfig
+from maya.models.hybrid import hybrid
+from maya.models.speech_model import SpeechModel, build_model
 from maya.recipes import diagnose
 from maya.recipes.cli import main
 from maya.recipes.lact_presets import lact_tiny
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
 from maya.train.failure import Failure, Tally, keep
 from maya.train.memory_steps import synthetic
+from maya.train.state import Run
 from tests import tiny, tiny_zipformer, tones
 from tests.train.test_failure import Poison
 
 
-def fastconformer() -> HybridConfig:
+def fastconformer() -> SpeechModelConfig:
     cfg = tiny.experiment().model
     cfg.vocab_size, cfg.languages, cfg.encoder.dropout = 20, ("en", "hi"), 0.1
     return cfg
 
 
-def lact() -> HybridConfig:
+def lact() -> SpeechModelConfig:
     encoder = lact_tiny(d_model=32, n_layers=2, n_heads=2, ff_dim=32)
-    return HybridConfig(
+    return hybrid(
         features=LogMelConfig(num_mels=40), encoder=encoder, vocab_size=20, transducer="none", ctc_weight=1.0
     )
 
 
 # encoder -> (configuration, a module in the middle of it)
-MODELS: dict[str, tuple[Callable[[], HybridConfig], str]] = {
+MODELS: dict[str, tuple[Callable[[], SpeechModelConfig], str]] = {
     "fastconformer": (fastconformer, "encoder.layers.1.feed_forward1.linear2"),
     "zipformer": (
         lambda: tiny_zipformer.config(blank_first=False),
@@ -51,18 +54,23 @@ def pieces() -> Tokenizer:
     return Tokenizer.train(texts, TokenizerConfig(vocab_size=14, model_type="bpe"))
 
 
-def _kept(run: Path, model: HybridModel, tokenizer: Tokenizer, spoil: Callable[[Tally], None]) -> None:
+def _kept(run: Path, model: SpeechModel, tokenizer: Tokenizer, spoil: Callable[[Tally], None]) -> None:
     """A run folder as training leaves it."""
     device = torch.device("cpu")
     tally = Tally.before(synthetic(3, 2.0, 5, 20), torch.Generator(), device)
     tally.losses = torch.ones(3)
     spoil(tally)
     failure = Failure(
-        step=7, what="loss", rank=0, device="cpu", bf16=False, ctc_weight=model.ctc_weight, scale=0.1,
-        batch_count=10.0, encoder_frozen=False, tallies=[tally],
+        step=7, what="loss", rank=0, device="cpu", bf16=False, scale=0.1, batch_count=10.0, frozen=[],
+        tallies=[tally],
     )  # fmt: skip
     model.begin_step(7, 10.0)
-    keep(run, failure, model, tokenizer, "tests")
+    unused: Any = None
+    keep(
+        Run(folder=run, model=model, optimizer=unused, tokenizer=tokenizer, experiment=tiny.experiment(),
+            log=unused),
+        failure,
+    )  # fmt: skip
 
 
 def _said(run: Path, capsys: pytest.CaptureFixture[str], status: int, *more: str) -> str:
@@ -128,23 +136,22 @@ def test_a_loss_is_named_where_no_module_is_to_blame(
     tmp_path: Path, pieces: Tokenizer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _kept(tmp_path, build_model(lact()), pieces, lambda _: None)
-    real = HybridModel.losses
+    real = SpeechModel.losses
 
-    def nan(self: HybridModel, *args: Any, **more: Any) -> Any:
+    def nan(self: SpeechModel, *args: Any, **more: Any) -> Any:
         out = real(self, *args, **more)
-        assert out.ctc is not None
-        out.ctc = out.ctc * torch.nan
+        out.parts["ctc"] = out.parts["ctc"] * torch.nan
         return out
 
-    monkeypatch.setattr(HybridModel, "losses", nan)
+    monkeypatch.setattr(SpeechModel, "losses", nan)
     out = _said(tmp_path, capsys, 1)
-    assert "forward: all modules' outputs are finite, losses are not: loss.ctc (3,): 3 nan" in out
+    assert "forward: all modules' outputs are finite, losses are not: loss.parts.ctc (3,): 3 nan" in out
 
     monkeypatch.undo()
-    loss = hybrid.ctc_loss
-    monkeypatch.setattr(hybrid, "ctc_loss", lambda x, *args, **more: loss(Poison.apply(x), *args, **more))
+    loss = ctc.ctc_loss
+    monkeypatch.setattr(ctc, "ctc_loss", lambda x, *args, **more: loss(Poison.apply(x), *args, **more))
     out = _said(tmp_path, capsys, 1)
-    assert "backward: the first gradient that is not finite is of ctc_decoder (CTCHead), " in out
+    assert "backward: the first gradient that is not finite is of heads.ctc (CTCHead), " in out
     assert "what follows it" in out
 
 
@@ -160,10 +167,10 @@ def test_a_checkpoint_on_a_recording(
     assert "gradient norm:" in _said(checkpoint, capsys, 0, *audio, "--text", "abc de")
     with torch.no_grad():
         model.encoder.layers[0].conv.depthwise_conv.weight[3] = torch.inf  # type: ignore[union-attr,index]
-        model.joint.enc.weight[0, 0] = 2e4  # type: ignore[operator]
+        model.get_parameter("heads.transducer.joint.enc.weight")[0, 0] = 2e4
     _kept(tmp_path, model, pieces, lambda _: None)
     out = _said(checkpoint, capsys, 1, *audio)
     assert "first output that is not finite is of encoder.layers.0.conv" in out
-    assert "parameter: joint.enc.weight is above 10000" in out
+    assert "parameter: heads.transducer.joint.enc.weight is above 10000" in out
     assert main(["diagnose", str(tmp_path / "nowhere")]) == 2
     assert "holds no not-a-number/" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 import maya
-from maya.models.hybrid import build_model
+from maya.models.speech_model import build_model
 from maya.recipes.cli import main
 from maya.score.wer import wer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
@@ -29,7 +29,7 @@ def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg.vocab_size, cfg.languages = pieces.vocab_size, ("en", "hi")
     model = build_model(cfg)
     with torch.no_grad():
-        model.ctc_decoder.decoder_layers[0].weight *= 30  # type: ignore[operator,union-attr]
+        model.heads["ctc"].decoder_layers[0].weight *= 30  # type: ignore[operator,union-attr]
     checkpoint = Checkpoint(
         model_config=cfg, tokenizer=pieces, weights=model.state_dict(), step=0, notes={"experiment": "t"}
     )
@@ -92,6 +92,8 @@ def test_single_files(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert main(["transcribe", model, *files, "--method", "ctc", "--language", "hi"]) == 0
     assert capsys.readouterr().out == said and said.startswith(files[0] + "\t")
+    assert main(["transcribe", model, *files, "--method", "ctc_beam", "--language", "hi"]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == files
     texts = dict(line.split("\t") for line in said.splitlines())
     found = _evaluated(top, *files, "--language", "hi", "--reference", texts[files[0]], "a b c")
     assert [u["id"] for u in found["utterances"]] == files
@@ -108,8 +110,10 @@ def test_single_files(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["a.wav", "--reference", "a", "b"], "1 audio files and 2 references"),
         (["a.wav", "--reference", "a"], "say with --language what is spoken"),
         (["a.wav", "--reference", "a", "--language", "hi"], "1 of 1 utterances cannot be evaluated"),
-        (["a.wav", "--method", "guess"], "unknown method 'guess'; expected one of auto, transducer"),
-        (["a.wav", "--method", "ctc_beam"], "files without --reference are transcribed by"),
+        (
+            ["a.wav", "--method", "guess", "--reference", "a", "--language", "hi"],
+            "unknown decoding method 'guess'; expected one of auto, transducer",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,12 @@ import torch
 
 from maya.encoders import LaCTConfig
 from maya.encoders.lact.config import streaming
-from maya.models.hybrid import HybridConfig, HybridModel
-from maya.models.speech_llm import SpeechLLM, load_tokenizer
+from maya.heads.attention import AttentionDecoderConfig
+from maya.heads.classify import LanguageConfig
+from maya.heads.language_model import LanguageModelConfig, load_tokenizer
+from maya.heads.lora import LoraConfig
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel
 from maya.recipes.cli import main
 from maya.recipes.lact_presets import lact
 from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -20,11 +25,11 @@ from tests.convert.archives import archive, tokenizer
 TWELVE = ("hi", "bn", "ta", "te", "mr", "gu", "kn", "ml", "pa", "or", "as", "en")
 
 
-def save(path: Path, cfg: HybridConfig) -> Path:
+def save(path: Path, cfg: SpeechModelConfig) -> Path:
     own = tokenizer()
     cfg.vocab_size = own.vocab_size
     scores = {"loss": 1.5, "wer": 0.123, "cer": 0.045} | {f"wer_{code}": 0.1 for code in TWELVE}
-    model = HybridModel(cfg)
+    model = SpeechModel(cfg)
     checkpoint = Checkpoint(
         model_config=cfg, tokenizer=own, weights=model.state_dict(), step=12, notes={"valid": scores}
     )
@@ -32,7 +37,7 @@ def save(path: Path, cfg: HybridConfig) -> Path:
     return path
 
 
-def lact_config(order: str) -> HybridConfig:
+def lact_config(order: str) -> SpeechModelConfig:
     encoder = LaCTConfig(d_model=32, n_layers=2, n_heads=2, ff_dim=32, subsampling_channels=8)
     return lact(streaming(encoder) if order == "chunk_causal" else encoder, "tdt", hidden=32)
 
@@ -44,20 +49,20 @@ def checkpoint_of(kind: str, top: Path) -> Path:
     if kind == "llm":
         pytest.importorskip("transformers")
         pytest.importorskip("peft")
-        from tests.models.test_speech_llm import config  # noqa: PLC0415
-
-        cfg = config(tiny_llm.make(top / "llm"), stack=2)
-        cfg.languages = TWELVE
-        weights = SpeechLLM(cfg).state_dict()
-        checkpoint = Checkpoint(
-            model_config=cfg, tokenizer=load_tokenizer(cfg.llm), weights=weights, step=12, notes={}
-        )
+        folder = str(tiny_llm.make(top / "llm"))
+        cfg = replace(tiny.experiment().model, languages=TWELVE)
+        cfg.heads = {"llm": LanguageModelConfig(llm=folder, stack=2, lora=LoraConfig(rank=4))}
+        llm_tokenizer = load_tokenizer(folder)
+        cfg.vocab_size = llm_tokenizer.vocab_size
+        weights = SpeechModel(cfg).state_dict()
+        checkpoint = Checkpoint(model_config=cfg, tokenizer=llm_tokenizer, weights=weights, step=12, notes={})
         save_checkpoint(path, checkpoint)
         return path
     if kind == "hybrid":
         cfg = tiny.experiment().model
-        cfg.languages, cfg.attention_weight, cfg.language_id_weight = TWELVE, 0.3, 0.1
-        cfg.attention_decoder.layers, cfg.attention_decoder.dim, cfg.attention_decoder.heads = 1, 16, 2
+        cfg.languages = TWELVE
+        cfg.heads["attention"] = AttentionDecoderConfig(weight=0.3, layers=1, dim=16, heads=2)
+        cfg.heads["language"] = LanguageConfig(weight=0.1)
         return save(path, cfg)
     if kind == "zipformer":
         return save(path, tiny_zipformer.config(causal=True, cr_ctc_weight=0.2, languages=TWELVE))
@@ -79,20 +84,19 @@ def test_a_checkpoint_is_described_in_25_lines(
     for name in ("file  ", "model  ", "step  ", "parameters  ", "encoder  ", "frame  ", "vocabulary  "):
         assert name in text, name
     if kind == "llm":
-        assert "language model as decoder" in text and "lora" in text and "projector" in text
-    if kind.startswith("lact"):
-        assert "stream  " in text
+        assert "llm (language_model)" in text and "llm lora" in text and "llm projector" in text
+    assert "stream  " in text
     if kind in ("hybrid", "zipformer"):
         assert "dev         wer 0.123, cer 0.045, loss 1.500" in text
 
     assert main(["info", str(path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["step"] in (0, 12) and found["model_config"]["encoder"]["kind"] in found["model"]
-    assert found["languages"] == ([] if kind in ("nemo", "lact-whole", "lact-chunk_causal") else [*TWELVE])
+    actual = json.loads(capsys.readouterr().out)
+    assert actual["step"] in (0, 12) and actual["model_config"]["encoder"]["kind"] in actual["model"]
+    assert actual["languages"] == ([] if kind in ("nemo", "lact-whole", "lact-chunk_causal") else [*TWELVE])
     if stored and kind != "llm":
         buffers = ("running_", "num_batches", "featurizer", "lm_digest")
         learnt = sum(t.numel() for name, t in stored.items() if not any(b in name for b in buffers))
-        assert sum(found["parameters"].values()) == learnt
+        assert sum(actual["parameters"].values()) == learnt
 
     assert main(["info", str(path), "--all"]) == 0
     whole = capsys.readouterr().out

@@ -11,23 +11,24 @@ import torch
 
 import maya
 from maya.data.table.table import Table, part_path, write_table
+from maya.decode.ctc_beam import BeamConfig
 from maya.errors import MayaError
-from maya.models.hybrid import build_model, with_vocabulary
-from maya.recipes.decode import decode
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import build_model
+from maya.recipes.decode import decode, make_method
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, digest, earlier_inputs, is_done, mark_done, stamp
 from maya.recipes.prepare import prepare
 from maya.recipes.score import score
-from maya.recipes.search import make_search
 from maya.recipes.tokenizer import tokenizer
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny, tones
 
 
 def save(run: Path, seed: int) -> None:
     """A model that was never trained."""
-    experiment, pieces = tiny.experiment(), Tokenizer.load(run / "tokenizer.model")
+    experiment, pieces = tiny.experiment(), load_tokenizer(run / "tokenizer.model")
     torch.manual_seed(seed)
     model = build_model(with_vocabulary(experiment.model, pieces.vocab_size, experiment.languages))
     made = Checkpoint(
@@ -91,13 +92,14 @@ def test_decoding_looks_at_all_of_its_inputs(
 def test_beam_search_looks_at_the_texts_of_its_language_model(
     top: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which method decodes is of no interest here: greedy search stands for the beam."""
+    """Greedy search stands for the beam, because only the inputs matter here."""
     experiment = tiny.experiment()
-    greedy = make_search(experiment.decode, top / "data", maya.load(top / "run"))
-    monkeypatch.setattr("maya.recipes.decode.make_search", lambda *_: greedy)
-    experiment.decode.method, experiment.decode.lm_order = "ctc_beam", 2
+    greedy = make_method(experiment.decode, maya.load(top / "run"), None)
+    monkeypatch.setattr("maya.recipes.decode.make_method", lambda *_: greedy)
+    beam = BeamConfig(lm_order=2)
+    experiment.decode.method, experiment.decode.methods["ctc_beam"] = "ctc_beam", beam
     for change, again in ((lambda: None, False), (lambda: rewrite(top, "train", "abc"), True),
-                          (lambda: setattr(experiment.decode, "lm_order", 3), True)):  # fmt: skip
+                          (lambda: setattr(beam, "lm_order", 3), True)):  # fmt: skip
         decode(experiment, top / "data", top / "run")
         change()
         capsys.readouterr()

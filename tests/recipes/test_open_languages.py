@@ -16,7 +16,7 @@ from maya.recipes.prepare import prepare
 from maya.recipes.score import normal_form
 from maya.recipes.tokenizer import tokenizer
 from maya.score.report import Utterance, make_report
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from tests.data.making import write_manifest, write_tone
 
 WORDS = {
@@ -64,7 +64,7 @@ def test_from_corpus_to_score(tmp_path: Path, code: str, texts: set[str]) -> Non
     assert {language for language, _ in rows} == {code} and texts <= {text for _, text in rows}
     assert "wrong_script" not in (tmp_path / "data/flagged.jsonl").read_text()
     tokenizer(experiment, tmp_path / "data", tmp_path / "run")
-    made = Tokenizer.load(tmp_path / "run/tokenizer.model")
+    made = load_tokenizer(tmp_path / "run/tokenizer.model")
     assert all(made.decode(made.encode(text)) == text for _, text in rows)
     raw = json.loads((tmp_path / "c/manifest.jsonl").read_text().splitlines()[0])["text"]
     report = make_report(
@@ -99,7 +99,7 @@ def test_an_experiment_of_other_languages_says_what_it_leaves_out(tmp_path: Path
     ):
         examine(tmp_path / "c", languages=Experiment(name="x").languages, cfg=PrepareConfig())
     found = examine(tmp_path / "c", languages=["Greek"], cfg=PrepareConfig())
-    assert {one.row.language for one in found.kept} == {"el"}
+    assert {one.language for one in found.kept} == {"el"}
     assert any("16 in fr (languages=el,fr takes them too)" in note for note in found.notes)
 
 
@@ -125,7 +125,7 @@ def test_the_default_language_may_be_a_name(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav", 0.5)
     (tmp_path / "a.txt").write_text("oui")
     found = examine(tmp_path, languages=["fr"], cfg=PrepareConfig(language="French"))
-    assert [one.row.language for one in found.kept] == ["fr"]
+    assert [one.language for one in found.kept] == ["fr"]
     with pytest.raises(MayaError, match="unknown language 'Frensh'.*did you mean fr"):
         examine(tmp_path, languages=["fr"], cfg=PrepareConfig(language="Frensh"))
 

@@ -15,7 +15,8 @@ from maya.data.plan import BatchPlan, MemoryConfig, PlanConfig
 from maya.data.plan.caps import Caps
 from maya.errors import MayaError
 from maya.features import LogMelConfig
-from maya.models.hybrid import HybridConfig
+from maya.models.config import SpeechModelConfig
+from maya.models.hybrid import hybrid
 from maya.recipes import memory, presets
 from maya.recipes.lact_presets import lact_tiny
 from maya.recipes.memory import advice
@@ -76,12 +77,12 @@ def test_where_measuring_says_something_else(tmp_path: Path, monkeypatch: pytest
     assert "give the run a --name of its own" in _advice(tmp_path, monkeypatch, MEASURED)
 
 
-def _zipformer() -> tuple[HybridConfig, TrainConfig]:
+def _zipformer() -> tuple[SpeechModelConfig, TrainConfig]:
     return presets.zipformer_low_resource(), tiny_zipformer_training.experiment().train
 
 
-def _lact() -> tuple[HybridConfig, TrainConfig]:
-    return HybridConfig(features=LogMelConfig(num_mels=40), encoder=lact_tiny()), TrainConfig()
+def _lact() -> tuple[SpeechModelConfig, TrainConfig]:
+    return hybrid(features=LogMelConfig(num_mels=40), encoder=lact_tiny()), TrainConfig()
 
 
 @pytest.mark.slow

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from maya.audio.tar_audio import index_tar, read_range
+from maya.audio.byte_ranges import read_range
+from maya.audio.tar_index import index_tar
 from maya.data.corpus.manifest import read_manifest
 from maya.errors import MayaError
 from maya.recipes.cli import main

@@ -40,22 +40,22 @@ def test_the_report_and_its_json(data: Path, tmp_path: Path, capsys: pytest.Capt
     )  # fmt: skip
     for words in expected_words:
         assert words in out, words
-    found = json.loads(file.read_text())
-    assert found["config"]["name"] == "tests/tiny"
-    shape, time = found["batch"], found["time"]
-    per_utterance = sum(found["flops_per_audio_second"]["training"].values()) * shape["seconds"]
+    report = json.loads(file.read_text())
+    assert report["config"]["name"] == "tests/tiny"
+    shape, time = report["batch"], report["time"]
+    per_utterance = sum(report["flops_per_audio_second"]["training"].values()) * shape["seconds"]
     expected = 4 * shape["utterances"] * per_utterance / (362e12 * 0.4)
     assert time["step_seconds"] == pytest.approx(expected)
     assert time["hours_per_day"] == pytest.approx(
         time["padded_seconds_per_step"] / time["step_seconds"] * 24, rel=1e-6
     )
     assert time["days_per_pass"] == pytest.approx(1000 / time["hours_per_day"])
-    side = found["memory"]["no checkpointing"]
+    side = report["memory"]["no checkpointing"]
     parts = sum(side["states"].values()) + sum(side["kept"].values()) + side["beside_kept"]
     assert side["total"] == pytest.approx(parts)
-    assert set(found["data"]["hours"]) == {"en", "hi"} and found["data"]["batches_too_large"] == 0
-    assert found["data"]["batches_per_epoch"] == 2 * found["data"]["steps_per_epoch"]
-    assert plan_text(found, Setup(gpu="l40s", gpus=2), *_model(found)).count("\n") > 40
+    assert set(report["data"]["hours"]) == {"en", "hi"} and report["data"]["batches_too_large"] == 0
+    assert report["data"]["batches_per_epoch"] == 2 * report["data"]["steps_per_epoch"]
+    assert plan_text(report, Setup(gpu="l40s", gpus=2), *_model(report)).count("\n") > 40
 
 
 def test_a_run_shows_the_plan_on_its_page(data: Path, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_run_shows_the_plan_on_its_page(data: Path, tmp_path: Path) -> None:
     assert "utterances drawn" in (tmp_path / "run/data.html").read_text()
 
 
-def _model(found: dict) -> tuple:
+def _model(report: dict) -> tuple:
     from maya.models.sizing import gpu_named
 
     exp = experiment()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from maya.data.table.table import PARTS, part_path
+from maya.data.corpus.manifest import PARTS
+from maya.data.table.table import part_path
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import corpus_identity, prepare

@@ -10,14 +10,15 @@ import pytest
 
 from maya.config import override
 from maya.errors import MayaError
-from maya.models.hybrid import build_model, with_vocabulary
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import build_model
 from maya.recipes import ready
 from maya.recipes.cli import main
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.ready import Gpu, Planned, checks
 from maya.recipes.tokenizer import tokenizer
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint, step_path
 from tests import tiny, tones
 
@@ -36,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     exp = tiny.experiment()
     prepare(exp, top / "corpus", top / "data")
     tokenizer(exp, top / "data", top / "run")
-    pieces = Tokenizer.load(top / "run" / "tokenizer.model")
+    pieces = load_tokenizer(top / "run" / "tokenizer.model")
     model = build_model(with_vocabulary(exp.model, pieces.vocab_size, ("en", "hi")))
     start = Checkpoint(model_config=model.cfg, tokenizer=pieces, weights=model.state_dict(), step=0, notes={})
     save_checkpoint(top / "start.pt", start)
@@ -162,7 +163,7 @@ def test_checkpoint_that_does_not_fit(planned: Planned) -> None:
 
 
 def test_a_run_that_has_begun(planned: Planned, made: Path) -> None:
-    exp, pieces = planned.experiment, Tokenizer.load(made / "run" / "tokenizer.model")
+    exp, pieces = planned.experiment, load_tokenizer(made / "run" / "tokenizer.model")
     begun = copy.deepcopy(exp)
     begun.model = with_vocabulary(exp.model, pieces.vocab_size, exp.languages)
     from maya.config import to_dict

@@ -15,20 +15,21 @@ import maya
 from maya.audio.load import load_audio, resample
 from maya.convert import from_nemo, to_nemo
 from maya.data.loading.loader import EvalLoader, TrainLoader
+from maya.data.measure.entry import Entry
 from maya.data.plan import BatchPlan
-from maya.data.table.entry import Entry
+from maya.data.table.cuts import entry_cut
 from maya.data.table.table import Table, part_path, write_table
 from maya.data.table.utterances import Utterances
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.features import FbankConfig, LogMelConfig
-from maya.models.hybrid import build_model
+from maya.models.speech_model import build_model
 from maya.recipes.cli import main
 from maya.recipes.decode import decode
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.score import score
-from maya.recipes.tokenizer import frame_clock, tokenizer
+from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
 from maya.train.memory_steps import synthetic
@@ -92,7 +93,7 @@ def test_the_table_knows_only_the_rates_that_are_stored(top: Path) -> None:
     assert {entry.sample_rate for entry in entries} == {rate for rate, _ in STORED}
     for entry in entries:
         assert entry.duration == entry.num_samples / entry.sample_rate
-        cut = entry.cut()
+        cut = entry_cut(entry)
         assert cut.sampling_rate == entry.sample_rate and cut.duration == entry.duration
 
 
@@ -206,7 +207,7 @@ def test_a_table_of_an_earlier_version_is_read(top: Path, tmp_path: Path) -> Non
     table = Table.open(tmp_path / "train.parquet")
     for row, entry in enumerate(older):
         for rate in (8000, 16000):
-            batch_audio = maya.audio.load.load_cut_audio(table.audio_cut(row), rate)
+            batch_audio = table.audio(row).load_audio(rate)
             assert abs(len(batch_audio) / rate - entry.duration) <= 1.5 / min(rate, entry.sample_rate)
 
 
@@ -217,7 +218,7 @@ def test_frame_clocks_count_what_the_model_makes(top: Path) -> None:
         exp = experiment_of(features)
         cfg = replace(exp.model, vocab_size=20, languages=("en", "hi"))
         model = build_model(cfg).eval()
-        counted = frame_clock(cfg, 1.0).frames_of(table.durations)
+        counted = cfg.clock.frames_of(table.durations)
         for entry, frames in zip(table.entries(), counted.tolist(), strict=True):
             audio = load_audio(entry.path, features.sample_rate)
             _, lens = model.encode(audio[None], torch.tensor([len(audio)]))

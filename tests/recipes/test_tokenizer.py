@@ -4,14 +4,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from egs.indic12 import fastconformer_tdt_ctc_1b
-from maya.data.table.alignable import FrameClock
 from maya.data.table.table import Table, part_path, write_table
 from maya.data.table.token_table import open_tokens, token_path
-from maya.encoders import FastConformerConfig, Zipformer, build_encoder
+from maya.encoders import FastConformerConfig, Zipformer
 from maya.encoders.conformer.subsampling import subsampled_lens
 from maya.errors import MayaError
 from maya.features import Fbank, FbankConfig, LogMel, LogMelConfig
@@ -19,7 +19,8 @@ from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.score import normal_form
-from maya.recipes.tokenizer import count_crowded, frame_clock, tokenizer
+from maya.recipes.tokenizer import count_crowded, tokenizer
+from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint, step_path
 from tests import tiny, tiny_zipformer
@@ -32,7 +33,7 @@ def test_the_stage_writes_a_tokenizer_and_its_report(tmp_path: Path, capsys: pyt
     experiment.tokenizer.vocab_size = 40
     prepare(experiment, tmp_path / "c", tmp_path / "data")
     tokenizer(experiment, tmp_path / "data", tmp_path / "run")
-    made = Tokenizer.load(tmp_path / "run/tokenizer.model")
+    made = load_tokenizer(tmp_path / "run/tokenizer.model")
     report = json.loads((tmp_path / "run/tokenizer.json").read_text())
     assert report["vocab_size"] == made.vocab_size and report["options"]["vocab_size"] == 40
     texts = list(Table.open(tmp_path / "data/train.parquet").read("language", "text"))
@@ -57,7 +58,7 @@ def trained(tmp_path: Path) -> tuple[Experiment, Path]:
     experiment.tokenizer.vocab_size = 40
     prepare(experiment, tmp_path / "c", tmp_path / "data")
     tokenizer(experiment, tmp_path / "data", tmp_path / "run")
-    save_step(tmp_path / "run", Tokenizer.load(tmp_path / "run/tokenizer.model"))
+    save_step(tmp_path / "run", load_tokenizer(tmp_path / "run/tokenizer.model"))
     return experiment, tmp_path
 
 
@@ -91,7 +92,7 @@ def test_a_run_with_checkpoints_keeps_its_tokenizer(
     out = capsys.readouterr().out
     assert "has checkpoints, so their tokenizer of 40 pieces is kept" in out and "up to date" not in out
     assert (top / "run/tokenizer.model").read_bytes() == before
-    made, table = Tokenizer.load(top / "run/tokenizer.model"), Table.open(top / "data/train.parquet")
+    made, table = load_tokenizer(top / "run/tokenizer.model"), Table.open(top / "data/train.parquet")
     assert len(open_tokens(token_path(top / "run", "train"), table, made)) == len(table)
     tokenizer(experiment, top / "data", top / "run")
     assert "up to date" in capsys.readouterr().out
@@ -241,14 +242,12 @@ def test_utterances_with_too_few_frames_are_counted(tmp_path: Path) -> None:
     experiment.tokenizer.vocab_size = 40
     prepare(experiment, tmp_path / "c", tmp_path / "data")
     tokenizer(experiment, tmp_path / "data", tmp_path / "run")
-    made = Tokenizer.load(tmp_path / "run/tokenizer.model")
+    made = load_tokenizer(tmp_path / "run/tokenizer.model")
     table = Table.open(tmp_path / "data/train.parquet")
     tokens = open_tokens(token_path(tmp_path / "run", "train"), table, made)
-    none = count_crowded(table, tokens, FrameClock(sample_rate=16000, hop_samples=1, subsampling=1))
+    none = count_crowded(table, tokens, (table.durations * 16000).astype(np.int64))
     assert none == {"transducer": {}, "ctc": {}}
-    a_frame_each = count_crowded(
-        table, tokens, FrameClock(sample_rate=16000, hop_samples=16000, subsampling=8)
-    )
+    a_frame_each = count_crowded(table, tokens, np.ones(len(table), np.int64))
     total = len(table)
     assert sum(a_frame_each["transducer"].values()) == total == sum(a_frame_each["ctc"].values())
 
@@ -257,7 +256,7 @@ def test_the_flagship_has_32k_pieces_and_no_unknown_text() -> None:
     experiment = fastconformer_tdt_ctc_1b.experiment()
     assert experiment.tokenizer == presets.tokenizer_32k()
     assert experiment.tokenizer.vocab_size == 32_768 and experiment.tokenizer.byte_fallback
-    assert frame_clock(experiment.model, 1.0).subsampling == experiment.model.encoder.subsampling_factor
+    assert experiment.model.clock.seconds == 0.01 * experiment.model.encoder.subsampling_factor
 
 
 @pytest.mark.parametrize(
@@ -284,7 +283,7 @@ def test_the_clock_counts_as_fastconformer_does(legacy: bool, factor: int, causa
     cfg.encoder.causal_downsampling = causal
     samples = torch.arange(0, 6000, 7)
     front = LogMel(cfg.features).feat_lens(samples)
-    clock = frame_clock(cfg, 1.0)
+    clock = cfg.clock
     expected = subsampled_lens(front, factor, causal)
     assert clock.frames_of(samples.numpy() / 16000).tolist() == expected.tolist()
     assert [clock.frames(n) for n in (0, 1279, 5999)] == [
@@ -297,8 +296,8 @@ def test_the_clock_counts_as_zipformer_does() -> None:
     cfg = tiny_zipformer.config()
     assert isinstance(cfg.features, FbankConfig)
     samples = torch.arange(0, 6000, 7)
-    front, encoder = Fbank(cfg.features), build_encoder(cfg.encoder)
+    front, encoder = Fbank(cfg.features), cfg.encoder.build()
     assert isinstance(encoder, Zipformer)
     expected = encoder.subsampled_lens(front.feat_lens(samples))
-    assert frame_clock(cfg, 1.0).frames_of(samples.numpy() / 16000).tolist() == expected.tolist()
+    assert cfg.clock.frames_of(samples.numpy() / 16000).tolist() == expected.tolist()
     assert expected[:200].eq(0).any() and expected[-1] == 8

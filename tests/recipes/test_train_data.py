@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from maya.data.corpus.manifest import read_manifest
+from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.table.table import Entry, Table, entry_of, write_table
+from maya.data.table.table import Table, write_table
 from maya.data.table.token_table import token_path, write_tokens
-from maya.models.hybrid import HybridConfig
+from maya.errors import MayaError
+from maya.heads import ClassifyConfig
+from maya.models.hybrid import hybrid
 from maya.recipes.experiment import Experiment
-from maya.recipes.tokenizer import frame_clock
-from maya.recipes.train import drop_infeasible, shared_tokens, thin, usable
+from maya.recipes.train import check_labels, drop_infeasible, shared_tokens, thin, usable
 from tests.data.making import make_tokenizer, write_corpus
 
 
@@ -21,7 +23,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
     folder = tmp_path_factory.mktemp("c")
     write_corpus(folder, per_speaker=2)
     kept, _ = probe(folder, read_manifest(folder / "manifest.jsonl"), ProbeConfig())
-    return [entry_of(one) for one in kept]
+    return kept
 
 
 def make_table(folder: Path, entries: list[Entry]) -> Table:
@@ -38,23 +40,25 @@ def test_rows_to_validate_on_are_spread_over_the_table(tmp_path: Path, entries: 
 
 def test_what_ctc_cannot_align_is_left_out(tmp_path: Path, entries: list[Entry]) -> None:
     long = [e._replace(text="one " * (1 + 4 * (i % 4))) for i, e in enumerate(entries)]
-    table, tokenizer, cfg = make_table(tmp_path, long), make_tokenizer(), HybridConfig()
+    table, tokenizer, cfg = make_table(tmp_path, long), make_tokenizer(), hybrid()
     tokens = write_tokens(token_path(tmp_path, "train"), table, tokenizer)
     rows, dropped = drop_infeasible(table, tokens, cfg, 1.1)
-    clock = frame_clock(cfg, 1.1)
-    fits = [clock.frames(round(e.duration * 16000)) >= tokens.ctc_frames[i] for i, e in enumerate(long)]
+    fits = [
+        cfg.clock.frames(int(round(e.duration * 16000) / 1.1)) >= tokens.ctc_frames[i]
+        for i, e in enumerate(long)
+    ]
     assert rows is not None and rows.tolist() == np.flatnonzero(fits).tolist()
     assert 0 < len(rows) < 20 and [d["id"] for d in dropped] == [
         e.id for e, fit in zip(long, fits, strict=True) if not fit
     ]
     assert "frames needed for" in dropped[0]["reason"]
-    cfg.ctc_weight = 0.0
+    del cfg.heads["ctc"]
     assert drop_infeasible(table, tokens, cfg, 1.1) == (None, [])
 
 
 def test_lengths_that_training_does_not_take(tmp_path: Path, entries: list[Entry]) -> None:
     table, tokenizer, exp = make_table(tmp_path, entries), make_tokenizer(), Experiment(name="lengths")
-    exp.model.ctc_weight = 0.0
+    exp.model.heads = {}
     tokens = write_tokens(token_path(tmp_path, "train"), table, tokenizer)
     assert usable(table, tokens, exp) == (None, [])
     lengths = np.sort(table.durations)
@@ -71,3 +75,13 @@ def test_tokens_of_other_data_are_made_again(tmp_path: Path, entries: list[Entry
     shared_tokens(tmp_path, make_table(tmp_path, entries), tokenizer)
     changed = make_table(tmp_path, [entries[0]._replace(text="two two"), *entries[1:]])
     assert shared_tokens(tmp_path, changed, tokenizer)[0].tolist() == tokenizer.encode("two two")
+
+
+def test_a_label_that_no_utterance_has_is_named_before_training(tmp_path: Path, entries: list[Entry]) -> None:
+    cfg = hybrid()
+    cfg.heads["mood"] = ClassifyConfig(label="emotion", classes=("glad", "sad"))
+    with pytest.raises(MayaError, match=r"head mood needs the label 'emotion', and no utterance of .*train"):
+        check_labels(cfg, make_table(tmp_path, entries))
+    labelled = [*entries[:-1], entries[-1]._replace(labels={"emotion": "sad"})]
+    check_labels(cfg, make_table(tmp_path, labelled))
+    check_labels(hybrid(), make_table(tmp_path, entries))

@@ -10,13 +10,16 @@ import torch
 
 import maya
 from maya.errors import MayaError
-from maya.models.hybrid import build_model, with_vocabulary
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import build_model
 from maya.recipes.cli import main
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
-from tests import tones
+from tests import tiny, tones
+from tests.train.test_older import flat, old_names, write
 
-CTC_ALONE = ("train.ctc_first=20", "decode.lm_order=0")  # and tests.tiny has 12 steps
+NO_LM = "decode.methods.ctc_beam.lm_order=0"
+CTC_ALONE = ("model.heads.transducer.first_step=20", NO_LM)  # and tests.tiny has 12 steps
 
 
 def command(name: str, top: Path, run: Path, *more: str, sets: tuple[str, ...] = CTC_ALONE) -> int:
@@ -44,8 +47,8 @@ def test_the_trained_head_decodes_and_the_log_says_so(top: Path, capsys: pytest.
     assert command("decode", top, run) == 0
     assert main(["score", "--run-dir", str(run)]) == 0
     out = capsys.readouterr().out
-    assert "decode: test by ctc (the transducer was not trained)" in out
-    assert "method      ctc (the transducer was not trained)" in out
+    assert "decode: test by ctc (transducer was not trained)" in out
+    assert "method      ctc (transducer was not trained)" in out
     decoded = json.loads((run / "decode" / "test" / "decode.json").read_text())
     assert decoded["method"] == "ctc"
     assert json.loads((run / "decode" / "test" / "result.json").read_text())["method"] == "ctc"
@@ -64,8 +67,8 @@ def test_training_says_at_its_start_what_it_will_not_train(
     assert command("train", top, tmp_path / "run", "--cpu") == 0
     out = capsys.readouterr().out
     warnings = [line for line in out.splitlines() if line.startswith("train: warning:")]
-    assert len(warnings) == 1 and "the transducer will not be trained" in warnings[0]
-    assert "train.ctc_first=20" in warnings[0] and "train.steps above 20" in warnings[0]
+    assert len(warnings) == 1 and "the head transducer will not be trained" in warnings[0]
+    assert "model.heads.transducer.first_step is 20" in warnings[0] and "train.steps above 20" in warnings[0]
     valid = next(line for line in out.splitlines() if line.startswith("valid step 12"))
     assert "dev: ctc WER " in valid and "transducer" not in valid
 
@@ -86,7 +89,7 @@ def test_a_head_that_was_never_trained_is_refused(
     top: Path, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("decode", top, top / "run", "--method", method) == 1
-    needed = f"decode.method={method} needs the transducer, which was never trained; use ctc"
+    needed = f"decode.method={method} needs the head transducer, which was never trained; use ctc"
     assert needed in capsys.readouterr().err
     assert command("decode", top, top / "run", "--split", "dev", sets=(f"decode.method={method}",)) == 1
     assert needed in capsys.readouterr().err
@@ -95,7 +98,7 @@ def test_a_head_that_was_never_trained_is_refused(
 def test_all_methods_are_those_of_trained_heads(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("decode", top, top / "run", "--method", "all", "--split", "dev") == 0
     out = capsys.readouterr().out
-    assert "decode: without transducer: the transducer was never trained" in out
+    assert "decode: without transducer: transducer was never trained" in out
     methods = {path.parent.parent.name for path in (top / "run" / "decode").glob("*/dev/hyps.jsonl")}
     assert methods == {"ctc", "ctc_beam"}
 
@@ -104,18 +107,18 @@ def test_transcribe_and_evaluate(top: Path, tmp_path: Path, capsys: pytest.Captu
     run, audio = str(top / "run"), str(top / "corpus" / "en-000.wav")
     assert main(["transcribe", run, audio]) == 0
     shown = capsys.readouterr()
-    assert shown.err == "decoding with ctc: the transducer was not trained\n"
+    assert shown.err == "decoding with ctc: transducer was not trained\n"
     assert main(["transcribe", run, audio, "--method", "ctc"]) == 0
     assert capsys.readouterr().out == shown.out
     assert main(["transcribe", run, audio, "--method", "transducer"]) == 1
-    assert "needs the transducer, which was never trained; use ctc" in capsys.readouterr().err
+    assert "needs the head transducer, which was never trained; use ctc" in capsys.readouterr().err
     manifest = ["--manifest", str(top / "corpus" / "manifest.jsonl"), "--json", str(tmp_path / "r.json")]
     assert main(["evaluate", run, *manifest]) == 0
-    assert "decoded by ctc (the transducer was not trained)" in capsys.readouterr().out
+    assert "decoded by ctc (transducer was not trained)" in capsys.readouterr().out
     assert json.loads((tmp_path / "r.json").read_text())["method"] == "ctc"
     assert main(["evaluate", run, *manifest, "--method", "transducer"]) == 1
     assert main(["evaluate", run, audio]) == 0
-    assert "needs the transducer" in capsys.readouterr().err
+    assert "needs the head transducer" in capsys.readouterr().err
 
 
 def test_notes_of_every_checkpoint(top: Path) -> None:
@@ -136,26 +139,40 @@ def test_notes_of_every_checkpoint(top: Path) -> None:
 
 def test_a_run_of_an_earlier_version(top: Path, tmp_path: Path) -> None:
     """Its checkpoints have no notes on heads; its config.json tells what was trained by their step."""
-    run = tmp_path / "run"
+    run, loaded = tmp_path / "run", load_checkpoint(top / "run" / "best.pt")
+    cfg = tiny.options(encoder=loaded.model_config.encoder, vocab_size=loaded.tokenizer.vocab_size)
+    payload = {
+        "model_config": flat(cfg),
+        "weights": old_names(loaded.weights),
+        "notes": {"valid": {"wer": 1.0}},
+    }
+
+    def best() -> str:
+        return maya.load(run, "cpu").trained_heads().best().head
+
     run.mkdir()
-    shutil.copy(top / "run" / "config.json", run)
-    loaded = load_checkpoint(top / "run" / "best.pt")
-    loaded.notes = {"valid": {"wer": 1.0}}
-    save_checkpoint(run / "best.pt", loaded)
-    assert maya.load(run, "cpu").choose_head().head == "ctc"
-    loaded.step = 21
-    save_checkpoint(run / "best.pt", loaded)
-    assert maya.load(run, "cpu").choose_head().head == "transducer"
+    (run / "config.json").write_text(json.dumps({"train": {"ctc_first": 20}}))
+    write(run / "best.pt", payload | {"step": 6}, loaded.tokenizer)
+    assert best() == "ctc"
+    write(run / "best.pt", payload | {"step": 21}, loaded.tokenizer)
+    assert best() == "transducer"
     (run / "config.json").unlink()
-    loaded.step = 6
-    save_checkpoint(run / "best.pt", loaded)
-    assert maya.load(run, "cpu").choose_head().head == "transducer"  # nothing tells otherwise
+    write(run / "best.pt", payload | {"step": 6}, loaded.tokenizer)
+    assert best() == "transducer"  # nothing tells otherwise
+
+
+def test_without_notes_every_head_counts_as_trained(top: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(top / "run" / "best.pt")
+    assert maya.load(top / "run", "cpu").choose_method().heads == ("ctc",)
+    loaded.notes = {"valid": {"wer": 1.0}}
+    save_checkpoint(tmp_path / "best.pt", loaded)
+    assert maya.load(tmp_path, "cpu").choose_method().heads == ("transducer",)
 
 
 def test_both_heads_are_scored_once_both_are_trained(
     top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, sets = tmp_path / "run", ("train.ctc_first=6", "decode.lm_order=0")
+    run, sets = tmp_path / "run", ("model.heads.transducer.first_step=6", NO_LM)
     shutil.copytree(top / "pieces", run)
     assert command("train", top, run, "--cpu", sets=sets) == 0
     assert command("average", top, run, sets=sets) == 0
@@ -176,14 +193,14 @@ def test_both_heads_are_scored_once_both_are_trained(
 def test_an_encoder_without_trained_heads(top: Path, tmp_path: Path) -> None:
     """What `maya convert --encoder-only` leaves: it loads and encodes, and refuses to decode."""
     loaded = load_checkpoint(top / "run" / "best.pt")
-    loaded.notes = {"untrained": ["decoder", "joint", "ctc_decoder"]}
+    loaded.notes = {"untrained": ["transducer", "ctc"]}
     save_checkpoint(tmp_path / "best.pt", loaded)
     recognizer = maya.load(tmp_path, "cpu")
     audio = np.zeros(16000, np.float32)
     recognizer.encode(torch.from_numpy(audio)[None], torch.tensor([16000]))
-    with pytest.raises(MayaError, match="cannot decode: the transducer, the CTC head .*never trained"):
+    with pytest.raises(MayaError, match="cannot decode: transducer and ctc were never trained"):
         recognizer.transcribe([audio])
-    with pytest.raises(MayaError, match="needs the CTC head, which was never trained$"):
+    with pytest.raises(MayaError, match="needs the head ctc, which was never trained$"):
         recognizer.transcribe([audio], method="ctc")
 
 
@@ -191,16 +208,16 @@ def test_heads_that_are_taken_over_count_as_trained(
     top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With its encoder a trained head comes along; an untrained one, or a head alone, does not."""
-    pieces = Tokenizer.load(top / "pieces" / "tokenizer.model")
+    pieces = load_tokenizer(top / "pieces" / "tokenizer.model")
     cfg = load_checkpoint(top / "run" / "best.pt").model_config
     made = build_model(with_vocabulary(cfg, pieces.vocab_size, ("en", "hi")))
     source = tmp_path / "source.pt"
-    both, modules = ["transducer", "ctc"], "encoder,decoder,joint"
+    both, modules = ["transducer", "ctc"], "encoder,transducer"
     for trained, taken, expected in (
         (both, modules, both),
         (["ctc"], modules, ["ctc"]),
-        (both, "decoder,joint", ["ctc"]),
-        (both, "encoder,decoder", ["ctc"]),
+        (both, "transducer", ["ctc"]),
+        (both, "encoder,heads.transducer.decoder", ["ctc"]),
     ):
         save_checkpoint(source, Checkpoint(model_config=cfg, tokenizer=pieces, weights=made.state_dict(),
                                            step=9, notes={"trained": trained}))  # fmt: skip

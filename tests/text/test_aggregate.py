@@ -6,7 +6,7 @@ import pytest
 
 from maya.errors import MayaError
 from maya.text.aggregate import MAGIC, AggregateTokenizer, aggregate_from_bytes
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import tokenizer_from_bytes
 from tests.convert.archives import TEXTS, tokenizer
 
 
@@ -47,7 +47,7 @@ def test_a_text_needs_its_language(both: AggregateTokenizer) -> None:
 
 
 def test_bytes_and_pickles(both: AggregateTokenizer) -> None:
-    for again in (Tokenizer.from_bytes(both.model_bytes), pickle.loads(pickle.dumps(both))):
+    for again in (tokenizer_from_bytes(both.model_bytes), pickle.loads(pickle.dumps(both))):
         assert isinstance(again, AggregateTokenizer) and again.languages == ("en", "hi")
         assert again.model_bytes == both.model_bytes
     for broken in (both.model_bytes[:-1], MAGIC, MAGIC + b"{}\n", b"something else"):

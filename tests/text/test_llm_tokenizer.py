@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from maya.errors import MayaError
-from maya.models.speech_llm import load_tokenizer
+from maya.heads.language_model import load_tokenizer
 from maya.text.llm_tokenizer import LLMTokenizer, prompt_ids
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import tokenizer_from_bytes
 from tests import tiny_llm
 
 transformers = pytest.importorskip("transformers", reason="pip install 'maya-asr[llm]'")
@@ -27,7 +27,7 @@ def test_texts_come_back_from_ids_and_from_bytes(tmp_path: Path) -> None:
     assert len(ids) == len(TEXT.encode()) and made.vocab_size == 256 + len(tiny_llm.SPECIAL)
     assert ids == auto(tmp_path)(TEXT, add_special_tokens=False).input_ids
     assert made.encode_batch([TEXT, ""]) == [ids, []]
-    for again in (Tokenizer.from_bytes(made.model_bytes), pickle.loads(pickle.dumps(made))):
+    for again in (tokenizer_from_bytes(made.model_bytes), pickle.loads(pickle.dumps(made))):
         assert isinstance(again, LLMTokenizer) and again.encode(TEXT) == ids
     assert made.decode(ids) == TEXT
     assert made.decode([tiny_llm.SPECIAL.index("<bos>"), *made.encode(" a"), made.vocab_size - 1]) != ""

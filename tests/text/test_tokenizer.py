@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from maya.errors import MayaError
 from maya.text.languages import LANGUAGES
+from maya.text.load import load_tokenizer, tokenizer_from_bytes
 from maya.text.normalize import normalize
 from maya.text.sample import gather
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, sample_sentences, train_tokenizer
@@ -49,8 +50,8 @@ def test_travels_by_file_bytes_and_pickle(tokenizer: Tokenizer, tmp_path: Path) 
     tokenizer.save(tmp_path / "t.model")
     text = TEXTS["hi"][0]
     for copy in (
-        Tokenizer.load(tmp_path / "t.model"),
-        Tokenizer.from_bytes(tokenizer.model_bytes),
+        load_tokenizer(tmp_path / "t.model"),
+        tokenizer_from_bytes(tokenizer.model_bytes),
         pickle.loads(pickle.dumps(tokenizer)),
     ):
         assert copy.encode(text) == tokenizer.encode(text)
@@ -96,9 +97,9 @@ def test_language_without_text_is_named() -> None:
 def test_bad_model_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.model").write_bytes(b"not a model")
     with pytest.raises(MayaError, match=r"bad\.model is not a SentencePiece model"):
-        Tokenizer.load(tmp_path / "bad.model")
+        load_tokenizer(tmp_path / "bad.model")
     with pytest.raises(MayaError, match=r"cannot read the tokenizer .*none\.model"):
-        Tokenizer.load(tmp_path / "none.model")
+        load_tokenizer(tmp_path / "none.model")
 
 
 @pytest.mark.parametrize(("temperature", "share"), [(1.0, 0.1), (0.5, 0.25), (0.0, 0.5)])

@@ -8,7 +8,8 @@ import soundfile
 import torch
 
 from maya.encoders import FastConformerConfig
-from maya.models.hybrid import HybridConfig, HybridModel
+from maya.models.hybrid import hybrid
+from maya.models.speech_model import SpeechModel
 from tools.bench import transcribe as bench_transcribe
 
 SMALL = ["--layers", "1", "--width", "32", "--vocab", "20", "--threads", "1", "--min-seconds", "1"]
@@ -46,7 +47,7 @@ def test_hours_are_measured_in_a_fork(manifest: Path, capsys: pytest.CaptureFixt
 
 
 def test_every_weight_has_a_name_of_hugging_face() -> None:
-    model = HybridModel(HybridConfig(vocab_size=7, encoder=FastConformerConfig(n_layers=1, d_model=32)))
+    model = SpeechModel(hybrid(vocab_size=7, encoder=FastConformerConfig(n_layers=1, d_model=32)))
     lstm = "prediction.dec_rnn.lstm."
     state = bench_transcribe.renamed(
         model.decoder.state_dict(), {"prediction.embed.": "e.", lstm: "decoder.lstm."}

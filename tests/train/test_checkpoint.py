@@ -9,7 +9,8 @@ import torch
 
 import maya
 from maya.errors import MayaError
-from maya.models.hybrid import build_model, with_vocabulary
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import build_model
 from maya.text.tokenizer import TokenizerConfig, train_tokenizer
 from maya.train import checkpoint as ckpt
 from tests import tiny
@@ -117,9 +118,10 @@ def test_starting_from_another_model(made: ckpt.Checkpoint, tmp_path: Path) -> N
     for name, value in model.state_dict().items():
         source = made.weights[name] if name.startswith("encoder.") else before[name]
         assert torch.equal(value, source), name
-    with pytest.raises(MayaError, match=r"ctc_decoder.* there; give the experiment"):
-        ckpt.start_from(model, tmp_path, ["encoder", "ctc_decoder"])
-    with pytest.raises(MayaError, match="no module 'adapter'"):
+    for part in ("ctc", "heads.ctc.decoder_layers"):
+        with pytest.raises(MayaError, match=r"heads\.ctc.* there; give the experiment"):
+            ckpt.start_from(model, tmp_path, ["encoder", part])
+    with pytest.raises(MayaError, match="no part 'adapter'"):
         ckpt.start_from(model, tmp_path, ["adapter"])
 
 

@@ -21,12 +21,12 @@ from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.encoders import FastConformer
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel
+from maya.models.speech_model import SpeechModel
 from maya.recipes.cli import main
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train import loop
 from maya.train.checkpoint import load_checkpoint, step_checkpoints
 from maya.train.failure import NotFinite, OutOfMemory, kept, smaller_batches
@@ -73,10 +73,10 @@ def _weights_of_step(monkeypatch: pytest.MonkeyPatch, step: int) -> dict[str, to
     seen: dict[str, torch.Tensor] = {}
     real = loop.train_step
 
-    def noting(model: Any, *rest: Any) -> Any:
-        if rest[3].step == step:
-            seen.update({name: p.detach().clone() for name, p in model.named_parameters()})
-        return real(model, *rest)
+    def noting(tools: Any, *rest: Any) -> Any:
+        if rest[2].step == step:
+            seen.update({name: p.detach().clone() for name, p in tools.model.named_parameters()})
+        return real(tools, *rest)
 
     monkeypatch.setattr(loop, "train_step", noting)
     return seen
@@ -95,8 +95,10 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(
     real = FastConformer.forward
 
     def poisoned(self: FastConformer, *args: Any) -> Any:
-        out, lens = real(self, *args)
-        return (Poison.apply(out) if before and self.training else out), lens
+        encoded = real(self, *args)
+        if before and self.training:
+            encoded.frames = Poison.apply(encoded.frames)
+        return encoded
 
     monkeypatch.setattr(FastConformer, "forward", poisoned)
     run = tmp_path / "run"
@@ -114,15 +116,15 @@ def test_a_loss_that_is_not_a_number_leaves_all_that_is_needed_to_see_it_again(
 ) -> None:
     before = _weights_of_step(monkeypatch, 1)
     seen: list[tuple[Batch, torch.Tensor]] = []
-    real = HybridModel.forward
+    real = SpeechModel.forward
 
-    def broken(self: HybridModel, batch: Batch, *rest: Any) -> Any:
+    def broken(self: SpeechModel, batch: Batch, *rest: Any) -> Any:
         if before and self.training:
             batch.audio[1, 400:500] = torch.nan
             seen.append((batch, torch.get_rng_state()))
         return real(self, batch, *rest)
 
-    monkeypatch.setattr(HybridModel, "forward", broken)
+    monkeypatch.setattr(SpeechModel, "forward", broken)
     run = tmp_path / "run"
     with pytest.raises(NotFinite, match=r"loss of \d utterance\(s\) is not a number at step 1; .*diagnose"):
         _run(data, run)
@@ -179,8 +181,8 @@ def test_nothing_of_the_model_is_left_when_memory_is_measured(
     """Else the measurement finds the device full."""
     made: list[weakref.ref] = []
 
-    def too_large(self: HybridModel, batch: Batch, *_: Any) -> Any:
-        held = self.encoder(torch.zeros(1, 64, 80), torch.tensor([64]))[0]
+    def too_large(self: SpeechModel, batch: Batch, *_: Any) -> Any:
+        held = self.encoder(torch.zeros(1, 64, 80), torch.tensor([64])).frames
         made.extend((weakref.ref(self), weakref.ref(held)))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -188,7 +190,7 @@ def test_nothing_of_the_model_is_left_when_memory_is_measured(
         gc.collect()
         return str([x() is None for x in made])
 
-    monkeypatch.setattr(HybridModel, "forward", too_large)
+    monkeypatch.setattr(SpeechModel, "forward", too_large)
     monkeypatch.setattr("maya.recipes.train.advice", left)
     with pytest.raises(MayaError, match=r"\[True, True\]"):
         _run(data, tmp_path / "run")
@@ -227,7 +229,7 @@ def _trained_on(data: Path, step: int, rank: int) -> str:
     exp.data.plan.max_utterances = 1
     table, pieces = (
         Table.open(part_path(data / "data", "train")),
-        Tokenizer.load(data / "run/tokenizer.model"),
+        load_tokenizer(data / "run/tokenizer.model"),
     )
     heard = Utterances.from_table(table, pieces, exp.languages)
     columns = (heard.durations, heard.token_counts, heard.langs)

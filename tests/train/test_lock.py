@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from maya.data.prepare import file_lock
+from maya import files
 from maya.errors import MayaError
 from maya.train import lock
 
@@ -80,10 +80,10 @@ def test_no_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplo
     def unsupported(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(file_lock.fcntl, "lockf", unsupported)
+    monkeypatch.setattr(files.fcntl, "lockf", unsupported)
     with lock.locked(tmp_path):
         assert "its file system has no locks (No locks available)" in caplog.text
-    monkeypatch.setattr(file_lock, "fcntl", None)
+    monkeypatch.setattr(files, "fcntl", None)
     with lock.locked(tmp_path):
         assert "no file locks here" in caplog.text
 

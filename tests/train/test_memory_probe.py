@@ -215,7 +215,8 @@ def test_batches_planned_under_the_cap_stay_within_the_memory(tmp_path: Path) ->
 
 def test_the_measuring_process_reports_an_error_in_a_sentence() -> None:
     model, train = _config()
-    broken = to_dict(model) | {"joint": {"hidden": 0}}
+    broken = to_dict(model)
+    broken["heads"]["transducer"]["joint"]["hidden"] = 0
     measured = Steps(Order(model=broken, train=to_dict(train), device="cpu", bf16=False))
     words = "hidden must be 1 or more, not 0.*memory.limit=off"
     with measured as steps, pytest.raises(MayaError, match=words):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from maya.errors import MayaError
-from maya.models.hybrid import HybridModel, build_model
+from maya.models.speech_model import SpeechModel, build_model
 from maya.train.config import TrainConfig, check
 from maya.train.optim import adamw, make_optimizer, parameter_groups
 from maya.train.scaled_adam import ScaledAdam
@@ -51,18 +51,18 @@ def _named(optimizer: torch.optim.Optimizer) -> list[tuple[bool, int]]:
 
 
 def test_scaled_adam_has_one_group_unless_the_encoder_learns_apart() -> None:
-    model = HybridModel(tiny_zipformer.config())
+    model = SpeechModel(tiny_zipformer.config())
     learning = [n for n, p in model.named_parameters() if p.requires_grad]
     encoder = sum(n.startswith("encoder.") for n in learning)
     together = make_optimizer(model, TrainConfig(optimizer="scaled_adam"))
     assert isinstance(together, ScaledAdam) and _named(together) == [(False, len(learning))]
-    for option in ({"encoder_lr": 0.01}, {"encoder_freeze": 10}, {"encoder_hold": 10}):
+    for option in ({"encoder_lr": 0.01}, {"freeze": ("encoder",), "freeze_steps": 10}, {"encoder_hold": 10}):
         apart = make_optimizer(model, TrainConfig(optimizer="scaled_adam", **option))
         assert _named(apart) == [(False, len(learning) - encoder), (True, encoder)]
     assert isinstance(make_optimizer(model, TrainConfig()), torch.optim.AdamW)
 
 
 def test_what_goes_with_one_optimizer_or_schedule_is_refused_with_the_other() -> None:
-    model = HybridModel(tiny_zipformer.config())
+    model = SpeechModel(tiny_zipformer.config())
     with pytest.raises(MayaError, match="encoder_layer_decay is for train.optimizer=adamw"):
-        check(TrainConfig(optimizer="scaled_adam", encoder_layer_decay=0.9), model)
+        check(TrainConfig(optimizer="scaled_adam", encoder_layer_decay=0.9), model.cfg)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from maya.models.hybrid import build_model
+from maya.encoders import Encoded
+from maya.heads import LanguageConfig, head_weights
+from maya.models.speech_model import build_model
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
@@ -38,9 +40,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _experiment() -> Experiment:
     exp = tiny.experiment()
     exp.model.encoder.dropout = exp.model.encoder.dropout_att = 0.1
-    exp.model.language_id_weight = 0.3
+    exp.model.heads["language"] = LanguageConfig(weight=0.3)
+    exp.model.heads["ctc"].ramp_steps = RAMP
     exp.train.steps, exp.train.warmup_steps, exp.train.encoder_lr = STEPS, 2, 1e-3
-    exp.train.encoder_freeze, exp.train.ctc_ramp, exp.train.encoder_layer_decay = FREEZE, RAMP, 0.9
+    exp.train.freeze, exp.train.freeze_steps = ("encoder",), FREEZE
+    exp.train.encoder_layer_decay = 0.9
     exp.train.save_every, exp.train.keep, exp.train.log_every = 1, 99, 1
     exp.train.valid_every = STEPS
     return exp
@@ -81,7 +85,7 @@ def _moved(run: Path, a: int, b: int) -> set[str]:
 def test_a_frozen_encoder_stays_to_the_bit_and_then_learns(straight: Path) -> None:
     frozen, thawed = _moved(straight, 1, FREEZE), _moved(straight, FREEZE, STEPS)
     assert frozen and not [name for name in frozen if name.startswith("encoder.")]
-    assert {"decoder.prediction.embed.weight", "ctc_decoder.decoder_layers.0.weight"} <= frozen
+    assert {"heads.transducer.decoder.prediction.embed.weight", "heads.ctc.decoder_layers.0.weight"} <= frozen
     assert "encoder.layers.0.conv.batch_norm.running_mean" in thawed  # statistics, too
     assert "encoder.layers.1.self_attn.linear_q.weight" in thawed
     training = load_checkpoint(step_path(straight, FREEZE), training=True).training
@@ -109,7 +113,8 @@ def test_resuming_around_the_change_of_phase_is_exact(
 def _log(run: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl without what the clock says."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    kept = ("kind", "step", "loss", "lr", "encoder_lr", "ctc_weight", "encoder", "heads", "ctc")
+    kept = ("kind", "step", "loss", "lr", "encoder_lr", "weight_ctc", "weight_transducer", "encoder", "heads",
+            "ctc")  # fmt: skip
     return [{k: r[k] for k in kept if k in r} for r in rows]
 
 
@@ -126,7 +131,8 @@ def test_the_log_shows_each_change_at_its_step(data: Path, straight: Path, tmp_p
     }
     train_rows = {r["step"]: r for r in rows if r["kind"] == "train"}
     assert [train_rows[s]["encoder_lr"] == 0 for s in (FREEZE, FREEZE + 1)] == [True, False]
-    assert train_rows[1]["ctc_weight"] == 0 and train_rows[RAMP + 1]["ctc_weight"] == 0.3
+    assert train_rows[1]["weight_ctc"] == 0 and train_rows[RAMP + 1]["weight_ctc"] == 0.3
+    assert train_rows[1]["weight_transducer"] == 1 and train_rows[RAMP + 1]["weight_transducer"] == 0.7
     events = b"".join(p.read_bytes() for p in (straight / "tensorboard").iterdir())
     assert b"phase/encoder" in events and b"warming up" in events
 
@@ -150,24 +156,27 @@ def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass() -> None:
         return t
 
     for frozen in (True, False):
-        model.freeze_encoder(frozen)
+        model.freeze(("encoder",) if frozen else ())
         model.train()
-        assert model.encoder.training is not frozen and model.decoder.training
+        assert model.encoder.training is not frozen and model.head("transducer").training
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            heard, _ = model.listen(batch.audio, batch.audio_lens)
-        assert heard.requires_grad is not frozen
+            encoded = model.encode_audio(batch.audio, batch.audio_lens)
+        assert encoded.frames.requires_grad is not frozen
         assert bool(saved) is not frozen
 
 
 def test_the_first_step_of_the_ramp_bears_a_text_that_ctc_cannot_align() -> None:
     model, batch = build_model(_cfg("layer_norm")).train(), _batch([0, 1])
-    enc, lens = torch.randn(2, 5, model.cfg.encoder.d_model), torch.tensor([5, 5])  # nine tokens in the first
-    out = model.losses(enc, lens, batch, None, 0.0)
-    assert out.ctc is not None and out.ctc[0].isinf()
+    frames = torch.randn(2, 5, model.cfg.encoder.d_model)  # nine tokens in the first row
+    encoded = Encoded(frames, torch.tensor([5, 5]))
+    heads = model.cfg.heads
+    heads["ctc"].ramp_steps = 4
+    assert model.losses(encoded, batch).parts["ctc"][0].isinf()
+    out = model.losses(encoded, batch, weights=head_weights(heads, 0))
     assert out.total.isfinite().all()
-    torch.testing.assert_close(out.total, out.transducer)
+    torch.testing.assert_close(out.total, out.parts["transducer"])
     out.total.sum().backward()
-    grads = [p.grad for p in model.ctc_decoder.parameters()]
+    grads = [p.grad for p in model.head("ctc").parameters()]
     assert all(g is not None and g.abs().sum() == 0 for g in grads)  # DDP gets its gradient
 
 
@@ -175,19 +184,22 @@ def _weights(groups: list[list[int]], run_dir: Path) -> dict[str, torch.Tensor]:
     """The weights after four steps of plain gradient descent, the encoder frozen in the first two."""
     torch.manual_seed(0)
     cfg = TrainConfig(lr=0.01, warmup_steps=0, min_lr=0.01, clip=1e9, precision="fp32", threads=1,
-                      encoder_freeze=2, ctc_ramp=2, steps=4)  # fmt: skip
-    accelerator, state, model = loop.make_accelerator(cfg, cpu=True), State(), build_model(_cfg("batch_norm"))
+                      freeze=("encoder",), freeze_steps=2, steps=4)  # fmt: skip
+    model_cfg = _cfg("batch_norm")
+    model_cfg.heads["ctc"].ramp_steps = 2
+    accelerator, state, model = loop.make_accelerator(cfg, cpu=True), State(), build_model(model_cfg)
     heads = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
     sgd = torch.optim.SGD([{"params": [*model.encoder.parameters()], "encoder": True}, {"params": heads}])
-    model.freeze_encoder(True)
+    model.freeze(schedule.frozen(cfg, 0))
     wrapped = accelerator.prepare_model(model)
     while state.step < cfg.steps:
-        if model.encoder_frozen != schedule.encoder_frozen(cfg, state.step):
+        if model.frozen != schedule.frozen(cfg, state.step):
             del wrapped
-            model.freeze_encoder(False)
+            model.freeze(())
             wrapped = loop.wrap_again(model, accelerator)
-        loop.train_step(wrapped, sgd, [_batch(g) for g in groups], cfg, state, accelerator, loop.Clock(),
-                        run_dir, False)  # fmt: skip
+        model.begin_step(state.step, 0.0)
+        tools = loop.Step(wrapped, sgd, accelerator, run_dir)
+        loop.train_step(tools, [_batch(g) for g in groups], cfg, state)
         state.step += 1
     return {k: v.detach().clone() for k, v in model.state_dict().items() if v.is_floating_point()}
 
@@ -204,7 +216,7 @@ def _wrap_bf16_again() -> None:
     model = build_model(_cfg("layer_norm"))
     depths = []
     for frozen in (True, False, True):
-        model.freeze_encoder(frozen)
+        model.freeze(("encoder",) if frozen else ())
         wrapped = accelerator.prepare_model(model) if not depths else loop.wrap_again(model, accelerator)
         assert isinstance(wrapped, torch.nn.parallel.DistributedDataParallel)
         forward, depth = model.forward, 0

@@ -21,7 +21,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train import checkpoint as ckpt
 from maya.train import loop
 from maya.train.checkpoint import load_checkpoint, step_checkpoints
@@ -255,12 +255,12 @@ def test_a_failing_validation_loses_no_step_and_is_done_again(
     shutil.copy(top / "run" / "tokenizer.model", run)
     exp = experiment(save_every=100)
 
-    def broken(log: object, state: State, *rest: object) -> None:
+    def broken(run: object, state: State, *rest: object) -> None:
         """Fails twice at step 2 (the second time before any step is taken) and once at step 4."""
         if failures.count(state.step) < (2 if state.step == 2 else 1):
             failures.append(state.step)
             raise MayaError("dev is broken")
-        real(log, state, *rest)
+        real(run, state, *rest)
 
     monkeypatch.setattr(loop, "keep_best", broken)
     for step in (2, 2, 4):
@@ -365,7 +365,7 @@ def test_training_without_dev(
 def test_a_table_is_hashed_once(top: Path, tmp_path: Path) -> None:
     table, pieces = (
         Table.open(top / "data" / "train.parquet"),
-        Tokenizer.load(top / "run" / "tokenizer.model"),
+        load_tokenizer(top / "run" / "tokenizer.model"),
     )
     utterances = Utterances.from_table(table, pieces, ("en", "hi"))
     first = describe_data(top / "data", tmp_path, table, utterances, 3)

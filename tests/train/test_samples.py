@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
+from maya.heads import TransducerConfig
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
@@ -33,13 +34,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _experiment(every: int) -> Experiment:
     """All that is random is on, and batch statistics are kept."""
     exp = tiny.experiment()
-    exp.model.encoder.dropout = exp.model.joint.dropout = 0.1
+    exp.model.encoder.dropout = exp.model.head("transducer", TransducerConfig).joint.dropout = 0.1
     exp.model.encoder.conv_norm = "batch_norm"
     exp.model.specaugment.time_masks = 2
     exp.model.features.dither = 1e-5
     exp.model.noise.probability = 0.5
     exp.train.steps, exp.train.valid_every, exp.train.save_every = 8, 8, 4
-    exp.train.ctc_first = 3
+    exp.model.heads["transducer"].first_step = 3
     exp.train.samples_every, exp.train.samples = every, 3
     return exp
 

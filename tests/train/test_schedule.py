@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 
 from maya.errors import MayaError
-from maya.models.hybrid import HybridConfig
+from maya.heads import HeadConfig
+from maya.models.hybrid import hybrid
 from maya.train import schedule
 from maya.train.config import TrainConfig, check
 from maya.train.eden import eden
@@ -33,18 +36,25 @@ def test_the_encoder_waits_then_follows() -> None:
 def production() -> TrainConfig:
     """The schedule of the 1.1 B recipe."""
     return TrainConfig(
-        steps=200_000, warmup_steps=2_000, lr=1e-3, encoder_lr=2e-5, min_lr=1e-5, encoder_freeze=5_000,
-        ctc_ramp=3_000,
+        steps=200_000, warmup_steps=2_000, lr=1e-3, encoder_lr=2e-5, min_lr=1e-5, freeze=("encoder",),
+        freeze_steps=5_000,
     )  # fmt: skip
+
+
+def heads(**options: Any) -> dict[str, HeadConfig]:
+    """The heads of a hybrid model."""
+    return hybrid(vocab_size=10, **options).heads
 
 
 def test_encoder_and_heads_share_one_cosine_and_its_floor() -> None:
     cfg = production()
     steps = range(7_000, 200_001, 1_000)  # after the warm-up of both
-    heads, encoder = ([rate(cfg, s) for s in steps] for rate in (schedule.head_rate, schedule.encoder_rate))
-    done = [(h - 1e-5) / (1e-3 - 1e-5) for h in heads]
+    of_heads, encoder = (
+        [rate(cfg, s) for s in steps] for rate in (schedule.head_rate, schedule.encoder_rate)
+    )
+    done = [(h - 1e-5) / (1e-3 - 1e-5) for h in of_heads]
     assert done == pytest.approx([(e - 1e-5) / (2e-5 - 1e-5) for e in encoder])
-    assert heads[-1] == encoder[-1] == 1e-5
+    assert of_heads[-1] == encoder[-1] == 1e-5
     assert schedule.head_rate(cfg, 1_999) == 1e-3
 
 
@@ -66,16 +76,21 @@ def test_without_a_rate_of_its_own_the_encoder_learns_as_the_heads() -> None:
     assert all(schedule.encoder_rate(cfg, s) == schedule.head_rate(cfg, s) for s in range(100))
 
 
-def test_the_weight_of_ctc() -> None:
-    weights = [schedule.ctc_weight(production(), s, full=0.3) for s in (0, 1_500, 3_000, 9_000)]
-    assert weights == pytest.approx([0.0, 0.15, 0.3, 0.3])
-    first = TrainConfig(ctc_first=10)
-    assert [schedule.ctc_weight(first, s, full=0.3) for s in (0, 9, 10)] == [1.0, 1.0, 0.3]
+def test_the_weights_of_heads_that_change() -> None:
+    rising = heads(ctc_ramp=3_000)
+    weights = [schedule.changing_weights(rising, s) for s in (0, 1_500, 3_000, 9_000)]
+    assert [w["ctc"] for w in weights] == pytest.approx([0.0, 0.15, 0.3, 0.3])
+    assert [w["transducer"] for w in weights] == pytest.approx([1.0, 0.85, 0.7, 0.7])
+    first = heads(ctc_first=10, language_id_weight=0.2)  # the language head's weight does not change
+    assert [schedule.changing_weights(first, s) for s in (0, 9, 10)] == [
+        *2 * [{"transducer": 0.0, "ctc": 1.0}], {"transducer": 0.7, "ctc": 0.3},
+    ]  # fmt: skip
+    assert schedule.changing_weights(heads(), 0) == {}
 
 
 def test_each_change_of_phase_is_named_at_its_step() -> None:
     cfg = production()
-    changes = {s: c for s in range(8_000) if (c := schedule.phase_changes(cfg, s, full=0.3))}
+    changes = {s: c for s in range(8_000) if (c := schedule.phase_changes(cfg, s, heads(ctc_ramp=3_000)))}
     assert changes == {
         0: {"encoder": "frozen", "heads": "warming up", "ctc": "rising"},
         2_000: {"heads": "learning"},
@@ -86,36 +101,46 @@ def test_each_change_of_phase_is_named_at_its_step() -> None:
 
 
 def test_phases_of_an_encoder_that_is_held() -> None:
-    cfg = TrainConfig(encoder_hold=10, warmup_steps=2, ctc_first=5)
-    seen = {s: schedule.phases(cfg, s, full=0.3) for s in (0, 10, 20)}
+    cfg = TrainConfig(encoder_hold=10, warmup_steps=2)
+    seen = {s: schedule.phases(cfg, s, heads(ctc_first=5)) for s in (0, 10, 20)}
     assert [seen[s]["encoder"] for s in seen] == ["held", "warming up", "learning"]
-    assert [seen[s]["ctc"] for s in seen] == ["alone", "full", "full"]
+    assert [seen[s]["transducer"] for s in seen] == ["waiting", "full", "full"]
     assert schedule.encoder_rate(cfg, 19) == schedule.head_rate(cfg, 19)
-    assert "ctc" not in schedule.phases(cfg, 0, full=0.0)
+    assert schedule.phases(cfg, 0, heads()).keys() == {"encoder", "heads"}
+
+
+def test_parts_that_are_frozen_for_the_whole_training() -> None:
+    cfg = TrainConfig(freeze=("encoder", "ctc"), steps=50)
+    for step in (0, 1, 49, 10**9):
+        assert schedule.frozen(cfg, step) == schedule.frozen_throughout(cfg) == {"encoder", "ctc"}
+        assert schedule.encoder_rate(cfg, step) == 0.0 and schedule.head_rate(cfg, step) > 0
+        words = schedule.phases(cfg, step, heads())
+        assert (words["encoder"], words["ctc"]) == ("frozen", "frozen")
+    assert schedule.head_steps(cfg, 20, heads()) == {"transducer": 20, "ctc": 0}
+    cfg.freeze_steps = 15
+    assert schedule.frozen_throughout(cfg) == frozenset()
+    assert [schedule.frozen(cfg, s) for s in (14, 15)] == [{"encoder", "ctc"}, frozenset()]
+    assert schedule.head_steps(cfg, 20, heads(ctc_ramp=5)) == {"transducer": 20, "ctc": 5}
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"ctc_first": 5, "ctc_ramp": 5}, "choose one"),
-        ({"encoder_hold": 5, "encoder_freeze": 5}, "choose one"),
+        ({"encoder_hold": 5, "freeze": ("encoder",), "freeze_steps": 5}, "choose one"),
+        ({"freeze_steps": 5}, "needs train.freeze"),
+        ({"freeze": ("decoder",)}, "names 'decoder'; the parts of this model are encoder, transducer, ctc"),
+        ({"freeze": ("encoder", "transducer", "ctc")}, "nothing would learn"),
         ({"encoder_layer_decay": 1.1}, "1 or less"),
         ({"encoder_layer_decay": 0.0}, "above 0"),
     ],
 )
-def test_schedules_that_contradict_themselves(options: dict[str, float], sentence: str) -> None:
+def test_schedules_that_contradict_themselves(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(MayaError, match=sentence):
-        check(TrainConfig(**options), HybridConfig(vocab_size=10))
-
-
-@pytest.mark.parametrize("name", ["ctc_first", "ctc_ramp"])
-def test_a_schedule_for_ctc_needs_its_head(name: str) -> None:
-    with pytest.raises(MayaError, match=f"train.{name} needs a CTC head"):
-        check(TrainConfig(**{name: 5}), HybridConfig(vocab_size=10, ctc_weight=0.0))
+        check(TrainConfig(**options), hybrid(vocab_size=10))
 
 
 def test_eden_follows_steps_and_epochs_and_a_thawed_encoder_warms_up_to_it():
-    cfg = TrainConfig(schedule="eden", lr=0.045, encoder_freeze=1_000, encoder_lr=0.02)
+    cfg = TrainConfig(schedule="eden", lr=0.045, encoder_lr=0.02, freeze=("encoder",), freeze_steps=1_000)
     for step, epoch in ((0, 0), (499, 0), (10_000, 2), (90_000, 30)):
         assert schedule.head_rate(cfg, step, epoch) == eden(step, epoch, peak=0.045, cfg=cfg.eden)
     assert schedule.head_rate(cfg, 10_000, 3) < schedule.head_rate(cfg, 10_000, 2)

@@ -16,9 +16,9 @@ from maya.train.runlog import RunLog
 def test_signals_that_ask_for_a_stop(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
-        assert not stop.asked
+        assert not stop.requested
         os.kill(os.getpid(), number)
-        assert stop.asked
+        assert stop.requested
         os.kill(os.getpid(), signal.SIGHUP)  # a second one changes nothing
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)  # what a launcher passes on, as the terminal does
@@ -35,7 +35,7 @@ def test_nohup_is_respected() -> None:
     try:
         with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.asked
+            assert not stop.requested
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from maya.data.loading.batch import Batch
-from maya.models.hybrid import HybridConfig, build_model
-from maya.train.loop import Clock, TrainConfig, make_accelerator, train_step
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import build_model
+from maya.train.loop import Step, TrainConfig, make_accelerator, train_step
 from maya.train.state import State
 from tests import tiny
 from tests.pair import Pair
@@ -15,7 +16,7 @@ from tests.pair import Pair
 VOCAB = 12
 
 
-def _cfg(norm: str) -> HybridConfig:
+def _cfg(norm: str) -> SpeechModelConfig:
     cfg = tiny.experiment().model
     cfg.vocab_size, cfg.languages, cfg.encoder.conv_norm = VOCAB, ("en", "hi"), norm
     return cfg
@@ -44,7 +45,7 @@ def _gradient(norm: str, groups: list[list[int]], run_dir: Path, cpu: bool = Tru
     before = {k: v.clone() for k, v in model.named_parameters()}
     wrapped = accelerator.prepare_model(model)
     sgd = torch.optim.SGD(model.parameters(), lr=1.0)
-    train_step(wrapped, sgd, [_batch(g) for g in groups], cfg, State(), accelerator, Clock(), run_dir, False)
+    train_step(Step(wrapped, sgd, accelerator, run_dir), [_batch(g) for g in groups], cfg, State())
     return {k: before[k] - v.detach() for k, v in model.named_parameters()}
 
 

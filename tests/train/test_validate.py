@@ -1,23 +1,26 @@
 """Validation: every trained head is scored, and no language gets the errors of another."""
 
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
+from maya.config import config
 from maya.data.loading.batch import Batch, make_batch
-from maya.decode.recognizer import decode_frames
+from maya.decode.hypothesis import Hypothesis
+from maya.decode.methods import greedy
+from maya.encoders import Encoded
 from maya.encoders.conformer.fastconformer import FastConformer
-from maya.heads.attention import AttentionDecoderConfig
-from maya.models.hybrid import HybridModel, with_vocabulary
-from maya.models.text_heads import HEADS
+from maya.heads import ClassifyConfig, Head, HeadConfig, Prediction
+from maya.heads.base import LossStep
+from maya.models.speech_model import SpeechModel
 from maya.score.wer import cer, wer
 from maya.train.heads import describe
-from maya.train.validate import error_rates, make_validate, make_validate_llm, rates_of_heads
+from maya.train.validate import accuracy, error_rates, make_validate, rates_of_heads
 from tests import tiny
 
+HEADS = ("transducer", "ctc", "attention")
 LANGUAGES = ("en", "hi")
 LANGS = [0, -1, 1, 1, -1]  # -1: the corpus has a language that the model does not know
 TEXTS = ["1 2", "3", "4 5 6", "7", "8 9"]
@@ -30,13 +33,8 @@ class Numbers:
         return " ".join(map(str, tokens))
 
 
-def model_of(**settings: Any) -> HybridModel:
-    cfg = with_vocabulary(tiny.experiment().model, 12, LANGUAGES)
-    cfg.attention_weight, cfg.language_id_weight = 0.3, 0.2
-    cfg.attention_decoder = AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32)
-    for name, value in settings.items():
-        setattr(cfg, name, value)
-    return HybridModel(cfg)
+def model_of(**options: Any) -> SpeechModel:
+    return SpeechModel(tiny.hybrid(**({"attention_weight": 0.3, "language_id_weight": 0.2} | options)))
 
 
 def batches(langs: list[int]) -> list[Batch]:
@@ -52,15 +50,13 @@ def validate_of(given: list[Batch], method: Any = "auto") -> Any:
     return make_validate(lambda: given, texts, Numbers(), LANGUAGES, method=method)  # type: ignore[arg-type]
 
 
-def expected_rates(model: HybridModel, given: list[Batch], head: Any, lang: int) -> tuple[float, float]:
+def expected_rates(model: SpeechModel, given: list[Batch], head: Any, lang: int) -> tuple[float, float]:
     refs, hyps = [], []
     model.eval()
     with torch.inference_mode():
         for batch in given:
-            enc, lens = model.encode(batch.audio, batch.audio_lens, batch.langs)
-            for name, code, hyp in zip(
-                batch.ids, batch.langs.tolist(), decode_frames(model, enc, lens, method=head), strict=True
-            ):
+            hyps_of_head = greedy(model, model.encode_audio(batch.audio, batch.audio_lens), head, batch.langs)
+            for name, code, hyp in zip(batch.ids, batch.langs.tolist(), hyps_of_head, strict=True):
                 if code == lang:
                     refs.append(TEXTS[int(name[1:])])
                     hyps.append(Numbers().decode(hyp.tokens))
@@ -71,7 +67,7 @@ def expected_rates(model: HybridModel, given: list[Batch], head: Any, lang: int)
 @pytest.mark.parametrize("method", ["auto", "transducer", "ctc", "attention"])
 def test_every_head_is_scored_and_unknown_languages_stay_apart(method: Any) -> None:
     model, given = model_of(), batches(LANGS)
-    scores = validate_of(given, method)(model, HEADS)
+    scores = validate_of(given, method)(model, (*HEADS, "language"))
     for head in HEADS:
         en, hi, unknown = (expected_rates(model, given, head, lang) for lang in (0, 1, -1))
         for i, rate in enumerate(("wer", "cer")):
@@ -87,7 +83,8 @@ def test_every_head_is_scored_and_unknown_languages_stay_apart(method: Any) -> N
     assert scores["wer_unknown"] == scores[f"{used}_wer_unknown"] and scores["unknown_language"] == 2
     accuracies = {name for name in scores if name.startswith("language_accuracy")}
     assert accuracies == {"language_accuracy", "language_accuracy_en", "language_accuracy_hi"}
-    line = describe(scores)
+    line = describe(scores, tuple(model.heads))
+    assert f"language accuracy {100 * scores['language_accuracy']:.1f}" in line
     assert all(f"{head} WER {100 * scores[f'{head}_wer']:.1f} CER " in line for head in HEADS)
     assert "(2 utterances of an unknown language are not averaged)" in line and model.training
 
@@ -102,13 +99,15 @@ def test_the_encoder_runs_once_for_all_heads(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_head_that_is_not_trained_yet_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of()
-    monkeypatch.setattr(model.joint, "output", lambda *_: pytest.fail("the joint ran"))
-    monkeypatch.setattr(model, "_transducer_loss", lambda *_: pytest.fail("its loss was computed"))
+    transducer: Any = model.head("transducer")
+    monkeypatch.setattr(transducer.joint, "output", lambda *_: pytest.fail("the joint ran"))
+    monkeypatch.setattr(transducer, "losses", lambda *_: pytest.fail("its loss was computed"))
     for method in ("auto", "transducer"):  # the latter is what decoding will use, once it is trained
         scores = validate_of(batches(LANGS), method)(model, ("ctc", "attention"))
         assert not any(name.startswith("transducer") for name in scores)
         assert scores["error"] == min(scores["ctc_cer"], scores["attention_cer"])
-        assert "transducer" not in describe(scores)
+        assert "transducer" not in describe(scores, tuple(model.heads))
+        assert not any(name.startswith("language_accuracy") for name in scores)
 
 
 def test_without_known_languages_the_unknown_are_averaged() -> None:
@@ -130,28 +129,83 @@ def test_rates_of_heads_are_named() -> None:
     assert rates_of_heads(rows, ("ctc",), "attention").keys() >= {"ctc_wer_en", "ctc_cer_hi", "error"}
 
 
-def test_a_speech_llm_keeps_unknown_languages_apart() -> None:
-    given = batches(LANGS)
+class RightInEnglish(Head):
+    """Writes the same two tokens in English and one wrong token in every other language."""
 
-    class Model(torch.nn.Module):
-        """Writes the id of each utterance right in English and wrong in every other language."""
+    conditioned = False
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.w = torch.nn.Parameter(torch.zeros(1))
+    def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, torch.Tensor]:
+        return {"loss": torch.ones(batch.size)}
 
-        def project(self, audio: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return audio, lens
 
-        def losses(self, speech: torch.Tensor, lens: torch.Tensor, batch: Batch) -> Any:
-            return SimpleNamespace(total=torch.ones(len(lens)))
+def test_a_head_of_ones_own_keeps_unknown_languages_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, model = batches(LANGS), model_of()
+    model.heads["ctc"] = RightInEnglish()
 
-        def generate(self, speech: torch.Tensor, lens: Any, langs: Any, *, max_tokens: Any) -> list[Any]:
-            return [SimpleNamespace(tokens=[1, 2] if lang == 0 else [0]) for lang in langs.tolist()]
+    def write(model: SpeechModel, encoded: Encoded, head: str, langs: torch.Tensor) -> list[Hypothesis]:
+        assert head == "ctc"
+        return [Hypothesis(tokens=[1, 2] if lang == 0 else [0], scores=[]) for lang in langs.tolist()]
 
-    texts = {f"u{i}": text for i, text in enumerate(TEXTS)}
-    validate = make_validate_llm(lambda: given, texts, Numbers(), LANGUAGES, tokens_per_second=4)  # type: ignore[arg-type]
-    scores = validate(Model(), None)
+    monkeypatch.setattr("maya.train.validate.greedy", write)
+    scores = validate_of(given)(model, ("ctc",))
     assert (scores["wer_en"], scores["wer_hi"], scores["wer_unknown"]) == (0.0, 1.0, 1.0)
     assert scores["wer"] == 0.5 and scores["unknown_language"] == 2
-    assert describe(scores).startswith("loss ") and "wer 0.500" in describe(scores)
+    line = describe(scores, tuple(model.heads))
+    assert line.startswith("loss ") and "ctc WER 50.0" in line
+
+
+MOODS = [["sad", "glad", None], ["sad", "glad"]]  # of the utterances of both batches
+
+
+def labelled() -> list[Batch]:
+    given = batches(LANGS)
+    for batch, moods in zip(given, MOODS, strict=True):
+        batch.labels = {"mood": moods}
+    return given
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_classifier_is_scored_by_class(alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, its accuracy chooses the weights; beside a text head the CER does."""
+    cfg = tiny.hybrid()
+    mood = ClassifyConfig(label="mood", classes=("glad", "sad"), weight=0.5)
+    cfg.heads = {"feeling": mood} if alone else {"ctc": cfg.heads["ctc"], "feeling": mood}
+    model, given = SpeechModel(cfg), labelled()
+    module = model.head("feeling")
+    predicted = iter(
+        [Prediction(label=label, probability=1.0) for label in ("sad", "sad", "glad", "sad", "glad")]
+    )
+    monkeypatch.setattr(module, "predict", lambda encoded: [next(predicted) for _ in encoded.lens])
+    scores = validate_of(given)(model)
+    # Of two sad ones both are right, of two glad ones one; the utterance without a label does not count.
+    assert scores["feeling_accuracy_sad"] == 1.0 and scores["feeling_accuracy_glad"] == 0.5
+    assert scores["feeling_accuracy"] == 0.75
+    assert scores["error"] == (0.25 if alone else scores["cer"])
+    assert ("wer" in scores) is not alone and model.training
+    if alone:  # the loss is per utterance: the mean of those of the four with a label, and 0 of the fifth
+        model.eval()
+        with torch.inference_mode():
+            losses = torch.cat([model(batch).parts["feeling"] for batch in given])
+        assert scores["loss"] == pytest.approx(0.5 * float(losses.sum()) / 5, rel=1e-5)
+    assert "feeling accuracy 75.0" in describe(scores, tuple(model.heads))
+
+
+def test_a_model_whose_heads_have_no_score_is_chosen_by_its_loss() -> None:
+    @config
+    class OnesConfig(HeadConfig):
+        kind: Literal["ones_of_a_test"] = "ones_of_a_test"
+
+    class Ones(RightInEnglish, config=OnesConfig):
+        def __init__(self, cfg: OnesConfig, context: Any) -> None:
+            super().__init__()
+
+    cfg = tiny.hybrid()
+    cfg.heads = {"ones": OnesConfig()}
+    scores = validate_of(batches(LANGS))(SpeechModel(cfg))
+    assert scores == {"error": 1.0, "loss": 1.0}
+
+
+def test_accuracy_is_a_mean_over_classes() -> None:
+    pairs = [("a", "a"), ("a", "a"), ("a", "b"), ("b", "a")]
+    expected = {"mood_accuracy": 1 / 3, "mood_accuracy_a": 2 / 3, "mood_accuracy_b": 0.0}
+    assert accuracy(pairs, "mood") == pytest.approx(expected) and accuracy([], "mood") == {}

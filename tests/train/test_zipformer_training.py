@@ -69,6 +69,12 @@ def test_stopping_in_an_epoch_leaves_no_trace(data: Path, tmp_path: Path, proces
         assert torch.equal(value, b.training["average"]["mean"][name]), name
 
     last = [r for r in rows if r["kind"] == "train"][-1]
-    parts = {"transducer_loss", "simple_loss", "ctc_loss", "consistency_loss", "attention_loss"}
+    parts = {
+        "transducer_loss",
+        "transducer_simple_loss",
+        "ctc_loss",
+        "ctc_consistency_loss",
+        "attention_loss",
+    }
     assert parts <= last.keys() and all(last[p] > 0 for p in parts)
     assert last["lr"] < 0.03 and last["grad_norm"] > 0

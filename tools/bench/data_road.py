@@ -31,6 +31,7 @@ from maya.recipes.pack import pack
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.validate import validate_data
+from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
 from tools.bench.common import PAGES, machine, markdown, parser_of, write_pages
 
@@ -65,7 +66,7 @@ def make_data(corpus: Path, work: Path, vocab_size: int = 1000, take: int | None
 
 def open_data(experiment: Experiment, work: Path) -> tuple[Utterances, Tokenizer]:
     """The training part with its tokens."""
-    made = Tokenizer.load(work / "run" / "tokenizer.model")
+    made = load_tokenizer(work / "run" / "tokenizer.model")
     table = Table.open(part_path(work / "data", "train"))
     tokens = open_tokens(token_path(work / "run", "train"), table, made)
     return Utterances.from_table(table, tokens, experiment.languages), made

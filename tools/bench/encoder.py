@@ -238,7 +238,7 @@ def attention(args: argparse.Namespace) -> dict[str, Any]:
         Frames,
         RelPositionAttention,
         positions_needed,
-        sinusoids,
+        relative_sinusoids,
         span_of,
     )
 
@@ -251,7 +251,7 @@ def attention(args: argparse.Namespace) -> dict[str, Any]:
         shared = {}
         for name, context in (("full", (-1, -1)), ("local", (128, 128))):
             span = span_of(context, "regular")
-            table = sinusoids(positions_needed(span, size), 512, x.device)
+            table = relative_sinusoids(positions_needed(span, size), 512, x.device)
             shared[name] = Frames(valid=torch.ones(1, size, dtype=torch.bool), positions=table, span=span)
         q, k, v = torch.randn(3, 1, 8, size, 64)
         runs: dict[str, Callable[[], Any]] = {

@@ -29,16 +29,11 @@ from lhotse.audio import AudioSource
 from lhotse.serialization import TarAsDirBackend
 from torch import Tensor
 
+from maya.audio.byte_ranges import ByteRange, file_stamp, parse_address, read_range
+from maya.audio.decoding import decode
+from maya.audio.lhotse_audio import byte_range_source
 from maya.audio.load import load_audio, load_cut_audio
-from maya.audio.tar_audio import (
-    ByteRange,
-    byte_range_source,
-    decode,
-    file_stamp,
-    index_tar,
-    parse_address,
-    read_range,
-)
+from maya.audio.tar_index import index_tar
 from tools.bench.common import PAGES, command_of, machine, markdown, parser_of, write_pages
 
 RATE = 16000

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from maya.config import to_dict
-from maya.models.hybrid import HybridConfig, count_parameters
+from maya.models.config import SpeechModelConfig
 from maya.models.sizing import Training, count_frames, memory, meta_model
+from maya.models.speech_model import count_parameters
 from maya.recipes.presets import fastconformer_tdt_ctc
 from maya.train.loop import TrainConfig
 from maya.train.memory_steps import Order, Steps
@@ -42,7 +43,7 @@ class Case:
     accumulate: int = 1
 
     @property
-    def config(self) -> HybridConfig:
+    def config(self) -> SpeechModelConfig:
         cfg = fastconformer_tdt_ctc(
             d_model=self.width, n_layers=self.layers, n_heads=self.heads, subsampling_factor=self.factor,
             subsampling_channels=self.channels, hidden=self.width,

@@ -23,7 +23,7 @@ INPUT = """
 import sys
 from pathlib import Path
 import numpy, soundfile, torch
-from maya.models.hybrid import build_model
+from maya.models.speech_model import build_model
 from maya.recipes import presets
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
 from maya.train.checkpoint import Checkpoint, save_checkpoint

@@ -23,7 +23,7 @@ IN_JSON = 20_000  # cuts that are written as JSON lines, for comparison
 
 def synthetic(rows: int) -> Iterator[Any]:
     """Entries as a large Indic corpus has them."""
-    from maya.data.table.table import Entry
+    from maya.data.measure.entry import Entry
 
     rng = random.Random(0)
     for i in range(rows):
@@ -72,13 +72,13 @@ def measure(path: Path) -> dict[str, Any]:
     columns = table.ids, table.durations, table.codes("language")
     result: dict[str, Any] = {"rows": len(table), "bytes_per_row": path.stat().st_size / len(table)}
     result |= {"plan_seconds": time.process_time() - began, "plan_mb": _memory() - before}
-    table.audio_cut(0)
+    table.audio(0)
     pa.default_memory_pool().release_unused()
     result |= {"all_seconds": time.process_time() - began, "all_mb": _memory() - before}
     result["all_bytes_per_row"] = result["all_mb"] * 1e6 / len(table)
     rng, began = random.Random(1), time.process_time()
     for _ in range(2000):
-        table.audio_cut(rng.randrange(len(table)))
+        table.audio(rng.randrange(len(table)))
     result["audio_cut_us"] = 1e6 * (time.process_time() - began) / 2000
     result |= _sequential(table, path)
     assert len(columns[0]) == len(table)

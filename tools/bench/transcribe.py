@@ -33,7 +33,8 @@ from maya.convert import from_nemo, to_nemo
 from maya.decode.recognizer import Recognizer, decode_frames
 from maya.encoders import FastConformerConfig
 from maya.kernels.bench.peak import forget_the_peak, forked, resident
-from maya.models.hybrid import HybridConfig, HybridModel
+from maya.models.hybrid import hybrid
+from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
 from tools.bench.common import REPO, command_of, parser_of
 from tools.bench.encoder import hugging_face_names
@@ -71,8 +72,8 @@ def random_model(args: argparse.Namespace, texts: list[str], audio: list[torch.T
     torch.manual_seed(0)
     tokenizer = Tokenizer.train({"en": texts}, TokenizerConfig(vocab_size=args.vocab))
     encoder = FastConformerConfig(n_layers=args.layers, d_model=args.width)
-    cfg = HybridConfig(encoder=encoder, vocab_size=tokenizer.vocab_size)
-    model = Recognizer(model=HybridModel(cfg).eval(), tokenizer=tokenizer, device=torch.device("cpu"))
+    cfg = hybrid(encoder=encoder, vocab_size=tokenizer.vocab_size)
+    model = Recognizer(model=SpeechModel(cfg).eval(), tokenizer=tokenizer, device=torch.device("cpu"))
     output, head = model.model.joint.joint_net[2], model.model.ctc_decoder.decoder_layers[0]
     lens = torch.tensor([len(a) for a in audio])
     with torch.inference_mode():
@@ -132,7 +133,7 @@ def hugging_face_taker(model: Recognizer, args: argparse.Namespace) -> Taker:
     return run
 
 
-def hugging_face_model(ours: HybridModel, head: str) -> Any:
+def hugging_face_model(ours: SpeechModel, head: str) -> Any:
     """ParakeetForTDT or ParakeetForCTC with our weights."""
     from transformers import (
         ParakeetCTCConfig,

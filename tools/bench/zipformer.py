@@ -151,7 +151,7 @@ def compare(args: argparse.Namespace, train: bool) -> None:
         compiled = torch.compile(ours, backend=args.compile)
         sides["compiled"] = (lambda x, n: compiled(x, n)[0], ours)
     if args.icefall:
-        from maya.convert.icefall_names import from_icefall_name  # here: a GPU machine may lack lhotse
+        from maya.convert.icefall.names import from_icefall_name  # here: a GPU machine may lack lhotse
 
         encode, modules = icefall_encoder(args.icefall, cfg, train)
         sides["icefall"] = (encode, modules)

@@ -1,4 +1,4 @@
-"""What a recording's own bytes say of its length, and how a decoder reads all of it.
+"""The length of a recording from its own bytes, and the parts that a decoder reads.
 
 `layout` tells a format by its first bytes, walks its headers and frames, and gives the parts that libsndfile
 decodes one after another. It opens nothing else than the bytes it is given.

@@ -1,4 +1,4 @@
-"""FLAC: how many samples there are by its last frame, against how many its header claims.
+"""FLAC: the number of samples by its last frame, compared with the number in its header.
 
 A header written to a pipe claims 0, which libsndfile cannot read. Format: RFC 9639.
 """

@@ -16,10 +16,7 @@ _LAYER3 = (
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
 _LAYER2 = ((0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384), _LAYER3[1])
-_LAYER1 = (
-    tuple(range(0, 449, 32)),
-    (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-)
+_LAYER1 = (tuple(range(0, 449, 32)), (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256))
 _KBPS = {1: _LAYER3, 2: _LAYER2, 3: _LAYER1}  # by the two bits of the layer
 _SYNC = 3  # frames in a row that are no accident
 _SLACK_FRAMES = 4  # that a decoder leaves out for the delays of encoder and decoder
@@ -190,7 +187,7 @@ def _numbered(run: _Run, count: int, size: int) -> bytes:
 
 
 def _tag(reader: Reader, position: int) -> int:
-    """Bytes of what stands here between frames and is no sound: a tag, or zeros; 0 where it is neither."""
+    """Bytes of a tag or of zeros between frames; 0 where there is neither."""
     head = reader.at(position, 32)
     if length := tag_length(head):
         return length

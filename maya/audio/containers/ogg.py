@@ -90,6 +90,6 @@ def _check_end(link: _Link) -> None:
 
 
 def _page_follows(reader: Reader, position: int) -> bool:
-    """Whether pages go on behind what stands at `position`."""
+    """Whether more pages follow after `position`."""
     tail = reader.data[position:] if reader.data is not None else reader.at(position, 1 << 20)
     return b"OggS" in tail

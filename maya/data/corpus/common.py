@@ -1,4 +1,4 @@
-"""What the readers share: languages and splits told by names, ids of parts, several files as one corpus."""
+"""Helpers of the readers: languages and splits from names, ids of parts, several files as one corpus."""
 
 import re
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from maya.data.corpus.manifest import Row, short
+from maya.data.corpus.manifest import Result, Row, short
 from maya.errors import MayaError
 from maya.text.iso_639 import NAMES, WITHDRAWN
 from maya.text.languages import LANGUAGES, language_code
@@ -24,10 +24,11 @@ SAME_SECONDS = 1e-3  # durations are rounded as they are written
 
 
 def folder_language(path: Path, where: str) -> str:
-    """The language that a folder of a path is named by: hi, hi_in or Hindi.
+    """The language that a folder in a path is named after: hi, hi_in or Hindi.
 
-    One of `LANGUAGES` is preferred. Any other is taken from relative paths only: what lies above the corpus
-    is named for other reasons. Raises MayaError, which names `where`, if there is none, or more than one.
+    `LANGUAGES` are preferred. Other languages are taken from relative paths only, because folders above the
+    corpus are named for other reasons. Raises MayaError, which names `where`, if there is none, or more than
+    one.
     """
     folders = path.parts[:-1]
     for part in folders:
@@ -90,13 +91,12 @@ def channel_of(value: Any, channels: Any = None) -> int | None:
 
 def part_in_name(name: str) -> str | None:
     """train, dev or test, where a name such as train-clean or cv_validation.jsonl holds just one of them."""
-    found = {_PARTS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _PARTS}
-    return found.pop() if len(found) == 1 else None
+    parts = {_PARTS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _PARTS}
+    return parts.pop() if len(parts) == 1 else None
 
 
 def seconds(values: dict[str, Any], name: str) -> float:
-    """A field of seconds, which may be below zero where it counts from the start of a cut; ValueError if it
-    is none."""
+    """A field of seconds, negative if it lies before the start of a cut; ValueError if it is not a number."""
     value: Any = values.get(name)
     if type(value) not in (int, float) or not -1e12 <= value <= 1e12:
         raise ValueError(f"the field {name!r} must be seconds, not {short(value)}")
@@ -121,8 +121,8 @@ def part_id(name: str, start: float, duration: float | None) -> str:
 def joined(files: Iterable[list[Row]]) -> list[Row]:
     """The rows of several files of one corpus; MayaError for an id that two of them have."""
     rows: dict[str, Row] = {}
-    for found in files:
-        for row in found:
+    for part in files:
+        for row in part:
             if row.id in rows:
                 first = rows[row.id].where
                 raise MayaError(
@@ -130,3 +130,9 @@ def joined(files: Iterable[list[Row]]) -> list[Row]:
                 )
             rows[row.id] = row
     return list(rows.values())
+
+
+def merged(results: Iterable[Result]) -> Result:
+    """The rows of several files of one corpus, see `joined`, and the utterances that they dropped."""
+    results = list(results)
+    return joined(rows for rows, _ in results), [problem for _, dropped in results for problem in dropped]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from maya.data.corpus.common import AUDIO_SUFFIXES, joined
 from maya.data.corpus.delimited import DelimitedFile
-from maya.data.corpus.manifest import Row, RowCollector, read_lines
+from maya.data.corpus.manifest import ReadOptions, Result, Row, RowCollector, labels_in, read_lines
 from maya.errors import MayaError
 
 _PARTS = ("train", "dev", "test")
@@ -13,10 +13,10 @@ _COLUMNS = ("path", "sentence", "client_id")
 
 
 def common_voice_tables(folder: Path) -> list[Path]:
-    """The tables that are read: train.tsv, dev.tsv and test.tsv, or validated.tsv where there are none of
-    these; in the folder, or in one folder a language."""
+    """The tables to read: train.tsv, dev.tsv and test.tsv, or validated.tsv where none of these exists; in
+    the folder, or in one folder a language."""
     tables = []
-    for base in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+    for base in (folder, *sorted(path for path in folder.glob("*") if path.is_dir())):
         if not (base / "clips").is_dir() or base.name.startswith("."):
             continue
         parts = [base / f"{part}.tsv" for part in _PARTS if (base / f"{part}.tsv").is_file()]
@@ -24,24 +24,22 @@ def common_voice_tables(folder: Path) -> list[Path]:
     return tables
 
 
-def read_common_voice(
-    folder: Path, tables: list[Path], language: str | None = None, notes: list[str] | None = None
-) -> list[Row]:
+def read_common_voice(folder: Path, options: ReadOptions) -> Result:
     """A row for each line: `sentence` is the text, `client_id` the speaker, `locale` the language where none
     is given. The table names the part, train, dev or test; validated.tsv names none.
 
-    train, dev and test are those clips of validated.tsv that are the first with their sentence, so the rest
-    of it is not read beside them; neither are clips that people voted against (invalidated.tsv) or nobody has
-    checked (other.tsv). notes: gets how many these are. Raises MayaError, naming the line.
+    train, dev and test hold the clips of validated.tsv that are the first with their sentence, so the rest
+    of it is not read beside them. Clips that people rejected (invalidated.tsv) or did not check (other.tsv)
+    are not read either; the notes say how many these are. Raises MayaError, naming the line.
     """
-    rows = joined(_rows(folder, path, language) for path in tables)
-    if notes is not None:
-        for base in dict.fromkeys(path.parent for path in tables):
-            notes += _passed_over(base, [path for path in tables if path.parent == base])
-    return rows
+    tables = common_voice_tables(folder)
+    rows = joined(_rows(folder, path, options) for path in tables)
+    for base in dict.fromkeys(path.parent for path in tables):
+        options.notes.extend(_passed_over(base, [path for path in tables if path.parent == base]))
+    return rows, []
 
 
-def _rows(folder: Path, path: Path, language: str | None) -> list[Row]:
+def _rows(folder: Path, path: Path, options: ReadOptions) -> list[Row]:
     file = DelimitedFile(path)
     header = [name.strip().lower() for name in file.first("\t")]
     for name in _COLUMNS:
@@ -64,7 +62,7 @@ def _rows(folder: Path, path: Path, language: str | None) -> list[Row]:
         name = values["path"]
         if not name.lower().endswith(AUDIO_SUFFIXES):  # early releases leave it out
             name += ".mp3"
-        code = values.get("locale") or language or inside.name
+        code = values.get("locale") or options.language or inside.name
         if not code:
             collector.reject("its language is not given; name one with prepare.language", record.number)
             continue
@@ -75,6 +73,7 @@ def _rows(folder: Path, path: Path, language: str | None) -> list[Row]:
             "language": code,
             "speaker": values.get("client_id") or None,
             "split": part,
+            "labels": labels_in(dict(zip(header, record.cells, strict=False)), options.labels),
         }
         collector.add(row, record.number)
     return collector.rows(may_be_none=True)

@@ -1,170 +1,195 @@
-"""Reading a corpus, in whichever form it is: one of maya.data.formats, a `manifest.jsonl`, or pairs of audio
-and .txt files."""
+"""Reading a corpus, whichever form it has. `FORMS` is the table of forms; `register_corpus` adds one."""
 
-import os.path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from maya.data.corpus.common import AUDIO_SUFFIXES, joined
 from maya.data.corpus.common_voice import common_voice_tables, read_common_voice
-from maya.data.corpus.hugging_face import data_set_files, read_hugging_face
-from maya.data.corpus.kaldi import KALDI_FILES, read_kaldi
-from maya.data.corpus.lhotse_manifests import lhotse_manifests, read_lhotse
+from maya.data.corpus.hugging_face import data_set_files, is_saved, read_hugging_face
+from maya.data.corpus.kaldi import kaldi_files, read_kaldi
+from maya.data.corpus.lhotse_manifests import lhotse_files, read_lhotse
 from maya.data.corpus.lhotse_recipes import read_recipe
-from maya.data.corpus.manifest import Dropped, Row, read_manifest
-from maya.data.corpus.metadata import metadata_tables, part_tables, read_metadata
-from maya.data.corpus.nemo import is_nemo, nemo_manifests, read_nemo
+from maya.data.corpus.manifest import ReadOptions, Result, read_manifest
+from maya.data.corpus.metadata import metadata_tables, part_tables, read_metadata, read_part_tables
+from maya.data.corpus.nemo import is_nemo, nemo_manifests, read_nemo, read_nemo_folder
 from maya.data.corpus.nemo_tarred import is_tarred, nemo_tarred, read_nemo_tarred, tarred_files
 from maya.data.corpus.pairs import read_pairs
-from maya.data.corpus.shar import read_shar, shar_shards
+from maya.data.corpus.shar import read_shar, shar_files
 from maya.data.corpus.walk import walk
 from maya.errors import MayaError
 
-__all__ = ["AUDIO_SUFFIXES", "corpus_files", "describing_files", "is_named", "read_corpus", "read_pairs"]
+
+class CorpusForm(NamedTuple):
+    """A form of corpora. files: those that describe a corpus of this form, by which a change of it is
+    noticed; none where all its files do."""
+
+    name: str
+    matches: Callable[[Path], Any]
+    read: Callable[[Path, ReadOptions], Result]
+    files: Callable[[Path], Sequence[Path]]
+
+
+def register_corpus(
+    name: str,
+    matches: Callable[[Path], Any],
+    read: Callable[[Path, ReadOptions], Result],
+    files: Callable[[Path], Sequence[Path]] = lambda corpus: (),
+) -> None:
+    """Add a form of corpora; it is tried before those of Maya. A file that --experiment names may call this.
+
+    matches: whether a corpus, as --corpus gives it, is of this form. read: its rows, and what cannot be used;
+    the audio of a row is absolute, or relative to the corpus folder. files: see `CorpusForm`. A name that is
+    registered again replaces the form.
+    """
+    FORMS[:] = [form for form in FORMS if form.name != name]
+    FORMS.insert(0, CorpusForm(name, matches, read, files))
 
 
 def read_corpus(
-    corpus: Path, language: str | None = None, made: Path | None = None, notes: list[str] | None = None
-) -> tuple[list[Row], list[Dropped]]:
-    """The utterances of a corpus, and those of its files that are none: audio or text without the other.
+    corpus: Path,
+    language: str | None = None,
+    made: Path | None = None,
+    notes: list[str] | None = None,
+    labels: Sequence[str] = (),
+) -> Result:
+    """The utterances of a corpus, and files that cannot be used: audio or text without the other.
 
-    corpus: `lhotse:NAME:DIR`, which is read by lhotse's recipe of that name; `nemo:MANIFESTS:TARS`, see
-    maya.data.corpus.nemo_tarred; or a folder, of which the first of these that is there is taken:
-    `manifest.jsonl` (NeMo's if its lines have an audio_filepath), `metadata.csv`, `metadata.tsv`,
-    `metadata.jsonl` (here or in folders such as train/), Common Voice's tables beside clips/, train.csv,
-    dev.tsv and the like, a Kaldi
-    `wav.scp`, what Hugging Face's save_to_disk wrote, lhotse Shar, lhotse manifests, NeMo's tarred data sets
-    and manifests of other names, Parquet files with audio, pairs a.wav + a.txt at any depth. `language` is
-    used where the corpus does not tell. Without it a folder named by a language code (hi/a.wav) tells. made:
-    where audio that lies inside tables is written to (see maya.data.corpus.hugging_face). notes: gets what
-    was passed over, a sentence each. Raises MayaError when there is nothing of these.
+    corpus: `lhotse:NAME:DIR`, which lhotse's recipe of that name reads; `nemo:MANIFESTS:TARS`, see
+    maya.data.corpus.nemo_tarred; or a folder. A folder is read in the first form of `FORMS` that matches.
+    Without a `language`, a folder named by a language code (hi/a.wav) names it where the corpus does not.
+    The other arguments: see ReadOptions. Raises MayaError when no form matches.
     """
-    notes = [] if notes is None else notes
-    if (named := _named(corpus)) is not None:
-        kind, first, second = named
-        if kind == "lhotse":
-            return read_recipe(first, Path(second).resolve(), language)
-        return read_nemo_tarred(*tarred_files(first, second), language)
-    folder = corpus
-    if not folder.is_dir():
-        raise MayaError(f"there is no corpus folder {folder}")
-    result = _read_described(folder, language, made, notes) or _read_shards(folder, language, made, notes)
-    if result is not None:
-        _note_other_forms(folder, notes)
-        return result
-    rows, dropped = read_pairs(folder, language, notes)
+    options = ReadOptions(
+        language=language, made=made, labels=tuple(labels), notes=[] if notes is None else notes
+    )
+    form = form_of(corpus)
+    if form is None and not corpus.is_dir():
+        raise MayaError(f"there is no corpus folder {corpus}")
+    if form is not None:
+        rows, problems = form.read(corpus, options)
+        if corpus.is_file():  # audio is relative to the folder of the file
+            rows = [
+                replace(row, audio=str(corpus.parent / row.audio)) if row.tar is None else row for row in rows
+            ]
+        _note_other_forms(corpus, form, options.notes)
+        return rows, problems
+    rows, problems = read_pairs(corpus, options)
     if not rows:
-        unusable = f" ({len(dropped)} files lack one: {dropped[0].detail})" if dropped else ""
+        unusable = f" ({len(problems)} files lack one: {problems[0].detail})" if problems else ""
         raise MayaError(
-            f"{folder} has no manifest.jsonl, no metadata.csv and no audio file with a .txt file of the same "
+            f"{corpus} has no manifest.jsonl, no metadata.csv and no audio file with a .txt file of the same "
             f"name beside it{unusable}, nor a metadata.jsonl, Common Voice's tables, Kaldi's wav.scp, "
             "lhotse's, NeMo's or Hugging Face's files; one of these is needed to know what is said"
         )
-    return rows, dropped
+    return rows, problems
 
 
-Result = tuple[list[Row], list[Dropped]]
+def form_of(corpus: Path) -> CorpusForm | None:
+    """The first form that matches; None for pairs of a.wav and a.txt."""
+    return next((form for form in FORMS if form.matches(corpus)), None)
 
 
-def _read_described(folder: Path, language: str | None, made: Path | None, notes: list[str]) -> Result | None:
-    """Forms that one file of a fixed name makes known."""
-    if (path := folder / "manifest.jsonl").is_file() and not is_tarred(path):
-        return (read_nemo([path], language) if is_nemo(path) else read_manifest(path)), []
-    if tables := metadata_tables(folder):
-        within = ((path, path.parent.relative_to(folder).as_posix()) for path in tables)
-        files = (read_metadata(path, language, "" if inside == "." else inside) for path, inside in within)
-        rows = joined(files)
-        _note_unnamed_audio(folder, rows, tables[0].name, notes)
-        return rows, []
-    if tables := common_voice_tables(folder):
-        return read_common_voice(folder, tables, language, notes), []
-    if tables := part_tables(folder):
-        return joined(read_metadata(path, language) for path in tables), []
-    if (folder / "wav.scp").is_file():
-        return read_kaldi(folder, language)
-    if _is_saved(folder):
-        return read_hugging_face(folder, language, made)
-    return None
-
-
-def _read_shards(folder: Path, language: str | None, made: Path | None, notes: list[str]) -> Result | None:
-    """Forms of several files."""
-    if shards := shar_shards(folder):
-        return read_shar(folder, shards, language)
-    if manifests := lhotse_manifests(folder):
-        return read_lhotse(manifests, language)
-    tarred, tars = nemo_tarred(folder)
-    if tarred:
-        return read_nemo_tarred(tarred, tars, language)
-    if lists := nemo_manifests(folder):
-        return read_nemo(lists, language), []
-    return read_hugging_face(folder, language, made) if data_set_files(folder) else None
-
-
-_DESCRIPTIONS = ("manifest.jsonl", "metadata.csv", "metadata.tsv", "metadata.jsonl", "wav.scp")
-
-
-def _note_other_forms(folder: Path, notes: list[str]) -> None:
-    """Say which descriptions of the corpus are not read because another one is."""
-    read = describing_files(folder)
-    others = [name for name in _DESCRIPTIONS if (folder / name).is_file() and folder / name not in read]
-    if others and read:
-        notes.append(f"read {read[0].name}; not read: {', '.join(others)}")
-
-
-def _note_unnamed_audio(folder: Path, rows: list[Row], table: str, notes: list[str]) -> None:
-    """Say how many audio files no line of the table names."""
-    named = {os.path.normpath(folder / row.audio) for row in rows}
-    audio = (path for path in walk(folder).files if path.suffix.lower() in AUDIO_SUFFIXES)
-    if unnamed := [path for path in audio if os.path.normpath(path) not in named]:
-        first = unnamed[0].relative_to(folder)
-        notes.append(f"{len(unnamed)} audio files are named by no line of {table}, {first} among them")
+def describing_files(corpus: Path) -> list[Path]:
+    """The files from which `read_corpus` takes the utterances of a corpus; none where they are pairs."""
+    form = form_of(corpus)
+    return [] if form is None else list(form.files(corpus))
 
 
 def corpus_files(folder: Path) -> list[Path]:
-    """All files of a folder, as far as `read_corpus` looks: links are followed, hidden files left out."""
+    """All files of a folder that `read_corpus` looks at: links are followed, hidden files left out."""
     return walk(folder).files
 
 
 def is_named(corpus: Path) -> bool:
     """Whether a corpus is lhotse:NAME:DIR or nemo:MANIFESTS:TARS, and no folder."""
-    return _named(corpus) is not None
+    return bool(_named("lhotse", corpus) or _named("nemo", corpus))
 
 
-def _named(corpus: Path) -> tuple[str, str, str] | None:
-    kind, *rest = str(corpus).split(":", 2)
-    if kind not in ("lhotse", "nemo") or not rest:
+def _named(kind: str, corpus: Path) -> tuple[str, str] | None:
+    """(first, second) of KIND:FIRST:SECOND; None for any other corpus."""
+    first, *rest = str(corpus).split(":", 2)
+    if first != kind or not rest:
         return None
     if len(rest) < 2 or not all(rest):
         form = "lhotse:NAME:DIR" if kind == "lhotse" else "nemo:MANIFESTS:TARS"
         raise MayaError(f"the corpus {str(corpus)!r} must read {form}")
-    return kind, rest[0], rest[1]
+    return rest[0], rest[1]
 
 
-def _is_saved(folder: Path) -> bool:
-    """Whether save_to_disk of Hugging Face's datasets wrote a folder."""
-    info = (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file()
-    return info or (folder / "dataset_dict.json").is_file()
+def _lhotse(corpus: Path) -> tuple[str, str] | None:
+    return _named("lhotse", corpus)
 
 
-def describing_files(corpus: Path) -> list[Path]:
-    """The files from which `read_corpus` takes the utterances of a corpus; none where they are pairs."""
-    if (named := _named(corpus)) is not None:
-        kind, first, second = named
-        if kind == "lhotse":
-            return sorted(path for path in Path(second).rglob("*") if path.is_file())
-        return [path for paths in tarred_files(first, second) for path in paths]
-    folder = corpus
-    if (path := folder / "manifest.jsonl").is_file():
-        return [path]
-    if tables := metadata_tables(folder) or common_voice_tables(folder) or part_tables(folder):
-        return tables
-    if (folder / "wav.scp").is_file():
-        return [folder / name for name in KALDI_FILES if (folder / name).is_file()]
-    if _is_saved(folder):
-        return data_set_files(folder)
-    if shards := shar_shards(folder):
-        return [path for pair in shards for path in pair]
-    if manifests := lhotse_manifests(folder):
-        return [path for pair in manifests for path in pair if path is not None]
-    tarred, tars = nemo_tarred(folder)
-    return [*tarred, *tars] or nemo_manifests(folder) or data_set_files(folder)
+def _read_lhotse_recipe(corpus: Path, options: ReadOptions) -> Result:
+    name, folder = _lhotse(corpus) or ("", "")
+    return read_recipe(name, Path(folder).resolve(), options)
+
+
+def _recipe_files(corpus: Path) -> list[Path]:
+    _, folder = _lhotse(corpus) or ("", "")
+    return sorted(path for path in Path(folder).rglob("*") if path.is_file())
+
+
+def _tarred(corpus: Path) -> tuple[Sequence[Path], Sequence[Path]]:
+    """(manifests, tars) of nemo:MANIFESTS:TARS, or of a folder."""
+    named = _named("nemo", corpus)
+    return tarred_files(*named) if named else nemo_tarred(corpus)
+
+
+def _tarred_files(corpus: Path) -> list[Path]:
+    return [path for paths in _tarred(corpus) for path in paths]
+
+
+def _manifest(folder: Path) -> list[Path]:
+    path = folder / "manifest.jsonl"
+    return [path] if path.is_file() and not is_tarred(path) else []
+
+
+def _read_manifest(folder: Path, options: ReadOptions) -> Result:
+    path = folder / "manifest.jsonl"
+    if is_nemo(path):
+        return read_nemo([path], options.language, options.labels), []
+    return read_manifest(path, None, options.labels), []
+
+
+def _saved(folder: Path) -> list[Path]:
+    return data_set_files(folder) if is_saved(folder) else []
+
+
+# A folder is read in the first form that matches.
+FORMS: list[CorpusForm] = [
+    CorpusForm("lhotse:NAME:DIR", _lhotse, _read_lhotse_recipe, _recipe_files),
+    CorpusForm(
+        "nemo:MANIFESTS:TARS",
+        lambda corpus: _named("nemo", corpus),
+        lambda corpus, options: read_nemo_tarred(*_tarred(corpus), options),
+        _tarred_files,
+    ),
+    CorpusForm("manifest.jsonl", _manifest, _read_manifest, _manifest),
+    CorpusForm("metadata.csv", metadata_tables, read_metadata, metadata_tables),
+    CorpusForm("Common Voice", common_voice_tables, read_common_voice, common_voice_tables),
+    CorpusForm("train.csv", part_tables, read_part_tables, part_tables),
+    CorpusForm("Kaldi", kaldi_files, read_kaldi, kaldi_files),
+    CorpusForm("Hugging Face, save_to_disk", is_saved, read_hugging_face, _saved),
+    CorpusForm("lhotse Shar", shar_files, read_shar, shar_files),
+    CorpusForm("lhotse manifests", lhotse_files, read_lhotse, lhotse_files),
+    CorpusForm(
+        "NeMo tars",
+        lambda folder: nemo_tarred(folder)[0],
+        lambda folder, options: read_nemo_tarred(*nemo_tarred(folder), options),
+        _tarred_files,
+    ),
+    CorpusForm("NeMo manifests", nemo_manifests, read_nemo_folder, nemo_manifests),
+    CorpusForm("Hugging Face, Parquet", data_set_files, read_hugging_face, data_set_files),
+]
+
+_DESCRIPTIONS = ("manifest.jsonl", "metadata.csv", "metadata.tsv", "metadata.jsonl", "wav.scp")
+
+
+def _note_other_forms(folder: Path, form: CorpusForm, notes: list[str]) -> None:
+    """Note which descriptions of the corpus are not read because another one is."""
+    others = [name for name in _DESCRIPTIONS if (folder / name).is_file()]
+    if others and (files := form.files(folder)):
+        others = [name for name in others if folder / name not in files]
+        notes += [f"read {files[0].name}; not read: {', '.join(others)}"] if others else []

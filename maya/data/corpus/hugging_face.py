@@ -1,31 +1,30 @@
-"""Data sets of Hugging Face on disk: what `save_to_disk` wrote (Arrow), or Parquet files of the hub.
+"""Data sets of Hugging Face on disk: written by `save_to_disk` (Arrow), or Parquet files of the hub.
 
-They are read with pyarrow; `datasets` is not needed. Audio that lies inside is written to tars once, one for
-each file, and read from there: in Parquet it is compressed in pages, so that no byte range of the file is an
-audio file, and a way of reading that only held for uncompressed Arrow would be a second one. Audio of which
-only the path is kept is read where it is.
+They are read with pyarrow; `datasets` is not needed. Audio inside a file is written to a tar once and read
+from there, because Parquet compresses pages: no byte range of the file is an audio file. Audio that is stored
+by its path is read in place.
 """
 
-import errno
-import hashlib
 import io
 import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maya.audio.tar_audio import TarMember, file_stamp, index_tar
-from maya.data.corpus.common import folder_language, joined, part_in_name
-from maya.data.corpus.manifest import Dropped, Row, RowCollector
+from maya.audio.byte_ranges import file_stamp
+from maya.audio.tar_index import TarMember, index_tar
+from maya.data.corpus.common import folder_language, merged, part_in_name
+from maya.data.corpus.manifest import ReadOptions, Result, RowCollector, labels_in
 from maya.data.corpus.metadata import COLUMNS
 from maya.data.corpus.walk import walk
 from maya.errors import MayaError
+from maya.files import sha256, writing
 
 _AT_ONCE = 64  # rows, whose audio is in memory
 _ENDINGS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3"}
@@ -38,26 +37,29 @@ class _File(NamedTuple):
     split: str | None
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether save_to_disk of Hugging Face's datasets wrote a folder."""
+    info = (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file()
+    return info or (folder / "dataset_dict.json").is_file()
+
+
 def data_set_files(folder: Path) -> list[Path]:
     """The files of a data set: those that state.json names, or Parquet files with audio at any depth."""
     return [file.path for file in _files(folder)]
 
 
-def read_hugging_face(
-    folder: Path, language: str | None = None, made: Path | None = None
-) -> tuple[list[Row], list[Dropped]]:
-    """A row for each row of a data set, and those without audio.
+def read_hugging_face(folder: Path, options: ReadOptions) -> Result:
+    """A row for each row of a data set, and rows without audio.
 
-    Columns: one with audio; text, language, speaker and id as in a metadata.csv. The id is the file's name
-    with the row's number unless there is a column for it. made: the folder for tars of the audio that lies
-    inside; what is there already is not written again. Raises MayaError when a file cannot be read, a column
-    is missing, or audio lies inside and `made` is None.
+    Columns: one with audio; text, language, speaker, id and label_NAME as in a metadata.csv. The id is the
+    file's name with the row's number unless there is a column for it. options.made: the folder for tars of
+    the audio that lies inside; a tar that exists is not written again. Raises MayaError when a file cannot be
+    read, a column is missing, or audio lies inside and `made` is None.
     """
-    readers = [_Reader(folder, file, language, made) for file in _files(folder)]
-    rows = joined(reader.read() for reader in readers)
+    rows, dropped = merged(_Reader(folder, file, options).read() for file in _files(folder))
     if not rows:
         raise MayaError(f"{folder}: no row of the data set has audio")
-    return rows, [one for reader in readers for one in reader.dropped]
+    return rows, dropped
 
 
 def _files(folder: Path) -> list[_File]:
@@ -81,26 +83,24 @@ def _saved(folder: Path) -> list[Path]:
     """The files of one data set that save_to_disk wrote."""
     listed = _json(folder / "state.json").get("_data_files")
     try:
-        return [folder / Path(one["filename"]).name for one in listed]  # type: ignore[union-attr]
+        return [folder / Path(file["filename"]).name for file in listed]  # type: ignore[union-attr]
     except (TypeError, KeyError):
         raise MayaError(f"{folder / 'state.json'} names no files; save the data set again") from None
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MayaError(f"cannot read {path}: {error}") from None
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 class _Reader:
     """Rows of one file."""
 
-    def __init__(self, folder: Path, file: _File, language: str | None, made: Path | None) -> None:
-        self.folder, self.path, self.language = folder, file.path, language
-        self.split, self.made = file.split, made
-        self.dropped: list[Dropped] = []
+    def __init__(self, folder: Path, file: _File, options: ReadOptions) -> None:
+        self.folder, self.path, self.split, self.options = folder, file.path, file.split, options
         schema = _schema(file.path)
         audio = _audio_column(schema)
         if audio is None:
@@ -116,19 +116,23 @@ class _Reader:
                 f"{file.path}: no column holds the text; name it one of {', '.join(COLUMNS['text'])}"
             )
         self.columns = {f: n for f, n in names.items() if n is not None and f != "audio"}
-        self.labels = _labels(schema)
+        labels = [n for n in schema.names if n.startswith("label_") or n in options.labels]
+        self.selected = list(dict.fromkeys([*self.columns.values(), *labels]))
+        self.class_names = _class_names(schema)
 
-    def read(self) -> list[Row]:
-        found, tar = RowCollector(self.path), self._tar()
+    def read(self) -> Result:
+        collector, tar = RowCollector(self.path), self._tar()
         members = _members(tar) if tar is not None else {}
         for number, given, audio in self._rows(with_audio=False):
-            values = {field: self._value(name, given[name]) for field, name in self.columns.items()}
+            given = {name: self._value(name, value) for name, value in given.items()}
+            values = {field: given[name] for field, name in self.columns.items()}
             values = {field: value for field, value in values.items() if value not in (None, "")}
+            values["labels"] = labels_in(given, self.options.labels)
             values.setdefault("text", "")
             values.setdefault("id", f"{self._stem()}-{number:06d}")
             split = values.get("split", self.split)
             values["split"] = (isinstance(split, str) and part_in_name(split)) or split
-            code = values.get("language") or self.language
+            code = values.get("language") or self.options.language
             place = Path(audio or "x") if number not in members else Path("x")
             relative = self.path.relative_to(self.folder).parent / place
             values["language"] = code or folder_language(relative, f"{self.path}:{number}")
@@ -139,53 +143,40 @@ class _Reader:
             elif audio:
                 values["audio"] = str(relative)
             else:
-                self._drop(values, number)
+                detail = f"row {number} of {self.path} has neither the bytes of its audio nor a path"
+                collector.drop(values["id"], values["language"], "missing_audio", detail, number)
                 continue
-            found.add(values, number)
-        return found.rows(may_be_none=True)
-
-    def _drop(self, values: dict[str, Any], number: int) -> None:
-        detail = f"row {number} of {self.path} has neither the bytes of its audio nor a path"
-        where = f"{self.path}:{number}"
-        self.dropped.append(
-            Dropped(
-                id=values["id"],
-                language=values["language"],
-                reason="missing_audio",
-                detail=detail,
-                where=where,
-            )
-        )
+            collector.add(values, number)
+        return collector.rows(may_be_none=True), collector.dropped
 
     def _stem(self) -> str:
         return self.path.relative_to(self.folder).with_suffix("").as_posix()
 
     def _value(self, name: str, value: Any) -> Any:
-        if name in self.labels and type(value) is int and 0 <= value < len(self.labels[name]):
-            return self.labels[name][value]
+        names = self.class_names.get(name, ())
+        if type(value) is int and 0 <= value < len(names):
+            return names[value]
         return str(value) if type(value) is int else value
 
     def _tar(self) -> Path | None:
-        """The tar of the audio that lies inside, written if it is not there; None if none does."""
+        """The tar of the audio inside the file, written if it is missing; None if there is no audio
+        inside."""
         if not _any_inside(self.path, self.audio):
             return None
-        if self.made is None:
+        if self.options.made is None:
             raise MayaError(
                 f"the audio lies inside {self.path}, and has to be written to a tar before it can be looked "
                 "at; maya prepare does so"
             )
         stamp = file_stamp(self.path)
-        known = hashlib.sha256(f"{self.path.resolve()}:{stamp}".encode()).hexdigest()[:16]
-        tar = self.made / f"{self.path.stem}-{known}.tar"
+        tar = self.options.made / f"{self.path.stem}-{sha256(f'{self.path.resolve()}:{stamp}')[:16]}.tar"
         if not tar.is_file():
             self._write(tar, stamp.mtime)
         return tar
 
     def _write(self, tar: Path, mtime: int) -> None:
         """The time is that of the data set's file: the tar is the same however often it is made."""
-        partial = tar.with_suffix(".partial")
-        try:
-            tar.parent.mkdir(parents=True, exist_ok=True)
+        with writing(tar) as partial:
             with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as file:
                 for number, given, path in self._rows(with_audio=True):
                     if data := given[self.audio].get("bytes"):
@@ -193,19 +184,10 @@ class _Reader:
                         info.size, info.mtime = len(data), mtime
                         file.addfile(info, io.BytesIO(data))
             os.utime(partial, (mtime, mtime))
-            partial.replace(tar)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise MayaError(f"cannot write {tar}: {error.strerror or error}") from error
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
 
     def _rows(self, with_audio: bool) -> Iterator[tuple[int, dict[str, Any], str | None]]:
         """(number from 1, values by column, path of the audio) of each row."""
-        columns = list(dict.fromkeys(self.columns.values()))
-        number = 0
+        columns, number = self.selected, 0
         for batch in _batches(self.path, [*columns, self.audio]):
             struct = batch.column(self.audio)
             paths = struct.field("path").to_pylist() if "path" in struct.type.names else [None] * len(batch)
@@ -222,8 +204,8 @@ def _members(tar: Path) -> dict[int, TarMember]:
 
 
 def _ending(data: bytes, path: str | None) -> str:
-    found = next((ending for magic, ending in _ENDINGS.items() if data.startswith(magic)), None)
-    return found or Path(path or "x").suffix or ".audio"
+    ending = next((ending for magic, ending in _ENDINGS.items() if data.startswith(magic)), None)
+    return ending or Path(path or "x").suffix or ".audio"
 
 
 def _schema(path: Path) -> pa.Schema:
@@ -249,10 +231,10 @@ def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
             return
         stream = _stream(path)
         for batch in stream:
-            wanted = batch.select(list(columns))
-            wanted.validate(full=True)  # Arrow trusts offsets, and would read outside of the file
-            for begin in range(0, len(wanted), _AT_ONCE):
-                yield wanted.slice(begin, _AT_ONCE)
+            selected = batch.select(list(columns))
+            selected.validate(full=True)  # Arrow trusts offsets, and would read outside of the file
+            for begin in range(0, len(selected), _AT_ONCE):
+                yield selected.slice(begin, _AT_ONCE)
 
 
 def _any_inside(path: Path, audio: str) -> bool:
@@ -273,7 +255,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _audio_column(schema: pa.Schema) -> str | None:
-    """The first column of audio: a struct with the field bytes; one called image is none."""
+    """The first column of audio: a struct with the field bytes that is not called image."""
     names = [
         field.name
         for field in schema
@@ -284,7 +266,7 @@ def _audio_column(schema: pa.Schema) -> str | None:
     return next((name for name in names if name in ("audio", "speech", "wav")), names[0] if names else None)
 
 
-def _labels(schema: pa.Schema) -> dict[str, list[str]]:
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
     """Names of the values of columns that hold numbers for them (ClassLabel), by column."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

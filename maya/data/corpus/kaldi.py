@@ -5,21 +5,32 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from maya.data.corpus.common import folder_language
-from maya.data.corpus.manifest import Dropped, Row, RowCollector, read_lines, short
+from maya.data.corpus.manifest import Problem, ReadOptions, Result, RowCollector, read_lines, short
 from maya.errors import MayaError
 
-KALDI_FILES = ("wav.scp", "text", "segments", "utt2spk", "utt2lang", "reco2file_and_channel")
+_FILES = ("wav.scp", "text", "segments", "utt2spk", "utt2lang", "reco2file_and_channel")
 
 
-def read_kaldi(folder: Path, language: str | None = None) -> tuple[list[Row], list[Dropped]]:
+def kaldi_files(folder: Path) -> list[Path]:
+    """The files of a Kaldi data directory that describe its utterances; [] where it has no wav.scp."""
+    if not (folder / "wav.scp").is_file():
+        return []
+    labels = sorted(path.name for path in folder.glob("utt2*") if path.name not in _FILES)
+    return [folder / name for name in (*_FILES, *labels) if (folder / name).is_file()]
+
+
+def read_kaldi(folder: Path, options: ReadOptions) -> Result:
     """The utterances of a Kaldi data directory, in the order of `text`, and audio or text without the other.
 
-    Paths in wav.scp are relative to the directory. A fifth column of segments is the channel, from 0. Raises
+    Paths in wav.scp are relative to the directory. A fifth column of segments is the channel, from 0. The
+    label NAME of options.labels is read from utt2NAME. Raises
     MayaError for a command in wav.scp (a line with |), for what lies in an archive, and for files that do not
     fit each other's form.
     """
+    language = options.language
     waves = _table(folder / "wav.scp")
     segments = _segments(folder / "segments", waves) if (folder / "segments").is_file() else None
     if not (folder / "text").is_file():
@@ -29,11 +40,15 @@ def read_kaldi(folder: Path, language: str | None = None) -> tuple[list[Row], li
         field: _table(folder / name) if (folder / name).is_file() else {}
         for field, name in (("speaker", "utt2spk"), ("language", "utt2lang"))
     }
+    labels = {
+        name: _table(folder / f"utt2{name}") for name in options.labels if (folder / f"utt2{name}").is_file()
+    }
     channels = _channels(folder / "reco2file_and_channel", waves)
     collector, dropped = RowCollector(folder / "text"), []
     for id, (text, line) in texts.items():
         where = f"{folder / 'text'}:{line}"
-        values = {field: table[id][0] for field, table in extra.items() if id in table}
+        values: dict[str, Any] = {field: table[id][0] for field, table in extra.items() if id in table}
+        values["labels"] = {name: table[id][0] for name, table in labels.items() if id in table}
         place: Mapping[str, float] = {}
         if segments is None and id in waves:
             recording = id
@@ -49,13 +64,13 @@ def read_kaldi(folder: Path, language: str | None = None) -> tuple[list[Row], li
         channel = {"channel": channels[recording]} if recording in channels else {}
         collector.add({"id": id, "text": text, "audio": path, **values, **channel, **place}, line)
     for id in (waves if segments is None else segments).keys() - texts.keys():
-        known = extra["language"].get(id, (language, 0))[0]
-        dropped.append(_drop(id, known, "no_transcript", "no line in text", str(folder)))
-    return collector.rows(), sorted(dropped, key=lambda one: one.id)
+        code = extra["language"].get(id, (language, 0))[0]
+        dropped.append(_drop(id, code, "no_transcript", "no line in text", str(folder)))
+    return collector.rows(), sorted(dropped, key=lambda problem: problem.id)
 
 
-def _drop(id: str, language: str | None, reason: str, what: str, where: str) -> Dropped:
-    return Dropped(
+def _drop(id: str, language: str | None, reason: str, what: str, where: str) -> Problem:
+    return Problem(
         id=id, language=language or "", reason=reason, detail=f"{short(id)} has {what}", where=where
     )
 

@@ -1,7 +1,7 @@
 """lhotse manifests on disk: recordings with supervisions, or cuts, as JSON lines, packed with gzip or not."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,20 @@ from maya.data.corpus.common import (
     SAME_SECONDS,
     channel_of,
     folder_language,
-    joined,
+    merged,
     part_in_name,
     seconds,
     within,
 )
-from maya.data.corpus.manifest import Dropped, Row, RowCollector, parse_object, read_lines, short
+from maya.data.corpus.manifest import (
+    ReadOptions,
+    Result,
+    RowCollector,
+    labels_in,
+    parse_object,
+    read_lines,
+    short,
+)
 from maya.errors import MayaError
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -28,7 +36,7 @@ def lhotse_manifests(folder: Path) -> list[tuple[Path, Path | None]]:
     """
     files = {
         p.name: p
-        for p in sorted(folder.iterdir())
+        for p in sorted(folder.glob("*"))
         if p.name.endswith(_SUFFIXES) and not p.name.startswith(".") and p.is_file()
     }
     cuts: list[tuple[Path, Path | None]] = [(p, None) for name, p in files.items() if _has(name, "cuts")]
@@ -50,11 +58,14 @@ def lhotse_manifests(folder: Path) -> list[tuple[Path, Path | None]]:
     return pairs
 
 
-def read_lhotse(
-    manifests: list[tuple[Path, Path | None]], language: str | None = None
-) -> tuple[list[Row], list[Dropped]]:
-    """A row for each supervision of what `lhotse_manifests` found, in order, and those that lie outside of
-    their recordings.
+def lhotse_files(folder: Path) -> list[Path]:
+    """The files of `lhotse_manifests`, one after the other."""
+    return [path for pair in lhotse_manifests(folder) for path in pair if path is not None]
+
+
+def read_lhotse(folder: Path, options: ReadOptions) -> Result:
+    """A row for each supervision of `lhotse_manifests`, in order, and supervisions that lie outside of their
+    recordings.
 
     A supervision may begin before its cut and end after it: all of it is read, as far as the recording goes.
     The channel is that of a MonoCut, and of a MultiCut that of the supervision.
@@ -64,48 +75,42 @@ def read_lhotse(
     MayaError for audio that is not one file, mixed and padded cuts, transforms other than resampling, and
     several channels out of more: these are not what the file itself holds.
     """
+    manifests = lhotse_manifests(folder)
     several = len(manifests) > 1
-    files, dropped = [], []
+    results = []
     for path, recordings in manifests:
         stem = _stem(path.name)
-        reader = _Reader(path, language, part_in_name(stem) if several else None, subset_in_name(stem))
-        files.append(reader.cuts() if recordings is None else reader.supervisions(recordings))
-        dropped += reader.dropped
-    return joined(files), dropped
+        reader = _Reader(path, options, part_in_name(stem) if several else None, subset_in_name(stem))
+        results.append(reader.cuts() if recordings is None else reader.supervisions(recordings))
+    return merged(results)
 
 
 def rows_of_supervisions(
     supervisions: Iterable[dict[str, Any]],
     recordings: Mapping[str, dict[str, Any]],
     name: Path,
-    language: str | None,
+    options: ReadOptions,
     part: str | None,
     subset: str | None = None,
-) -> tuple[list[Row], list[Dropped]]:
-    """As `read_lhotse`, of supervisions and of recordings by id; both as lhotse writes them down. name: what
-    messages call them, with the number of the supervision."""
-    reader = _Reader(name, language, part, subset)
-    return reader.joined(enumerate(supervisions, start=1), recordings, str(name)), reader.dropped
+) -> Result:
+    """As `read_lhotse`, of supervisions and of recordings by id; both as lhotse writes them down. name: used
+    in messages, with the number of the supervision."""
+    reader = _Reader(name, options, part, subset)
+    return reader.joined(enumerate(supervisions, start=1), recordings, str(name))
 
 
 class _Reader:
-    """Rows of one file; every line that is wrong is named."""
+    """Rows of one file, and its wrong lines."""
 
-    def __init__(self, path: Path, language: str | None, part: str | None, subset: str | None) -> None:
-        self.path, self.language, self.part = path, language, part
+    def __init__(self, path: Path, options: ReadOptions, part: str | None, subset: str | None) -> None:
+        self.path, self.options, self.part = path, options, part
         self.subset = subset if part is not None and subset is not None and subset.lower() != part else None
-        self.found = RowCollector(path)
-        self.dropped: list[Dropped] = []
+        self.collector = RowCollector(path)
 
-    def cuts(self) -> list[Row]:
-        for number, cut in self._objects():
-            try:
-                self._add_cut(cut, number)
-            except ValueError as error:
-                self.found.reject(str(error), number)
-        return self.found.rows(may_be_none=bool(self.dropped))
+    def cuts(self) -> Result:
+        return self.collector.add_objects(self._add_cut)
 
-    def supervisions(self, path: Path) -> list[Row]:
+    def supervisions(self, path: Path) -> Result:
         recordings: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(read_lines(path), start=1):
             try:
@@ -114,32 +119,20 @@ class _Reader:
                     recordings[_text(recording, "id")] = recording
             except ValueError as error:
                 raise MayaError(f"{path}:{number}: {error}") from None
-        return self.joined(self._objects(), recordings, path.name)
+        return self.joined(self.collector.objects(), recordings, path.name)
 
     def joined(
         self, supervisions: Iterable[tuple[int, dict[str, Any]]], recordings: Mapping[str, Any], name: str
-    ) -> list[Row]:
-        """Of numbered supervisions and the recordings, which messages call `name`."""
-        for number, supervision in supervisions:
-            try:
-                wanted = _text(supervision, "recording_id")
-                if wanted not in recordings:
-                    raise ValueError(f"{name} has no recording {short(wanted)}; add it there")
-                self._add(supervision, recordings[wanted], 0.0, supervision.get("channel"), number)
-            except ValueError as error:
-                self.found.reject(str(error), number)
-        return self.found.rows(may_be_none=bool(self.dropped))
+    ) -> Result:
+        """Rows of numbered supervisions; `name` stands for the recordings in messages."""
 
-    def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, line in enumerate(read_lines(self.path), start=1):
-            if not line.strip():
-                continue
-            try:
-                values = parse_object(line)
-            except ValueError as error:
-                self.found.reject(str(error), number)
-                continue
-            yield number, values
+        def add(supervision: dict[str, Any], number: int) -> None:
+            id = _text(supervision, "recording_id")
+            if id not in recordings:
+                raise ValueError(f"{name} has no recording {short(id)}; add it there")
+            self._add(supervision, recordings[id], 0.0, supervision.get("channel"), number)
+
+        return self.collector.add_objects(add, supervisions)
 
     def _add_cut(self, cut: dict[str, Any], line: int) -> None:
         kind = cut.get("type", "MonoCut")
@@ -165,45 +158,45 @@ class _Reader:
         audio, number = _audio(recording, channel)
         start, duration = begin + seconds(supervision, "start"), seconds(supervision, "duration")
         total = seconds(recording, "duration")
-        if (
-            start >= total or start < 0
-        ):  # an end beyond the recording's is for maya.data.measure.probe to judge
+        if start >= total or start < 0:  # maya.data.measure.probe judges an end beyond the recording's
             placed = within(start, duration, total)
             if placed is None:
-                return self._drop(supervision, start, duration, total, line)
+                detail = f"it goes from {start:g} to {start + duration:g} s of a recording of {total:g} s"
+                language = str(supervision.get("language") or self.options.language or "")
+                id = _text(supervision, "id")
+                return self.collector.drop(id, language, "outside_recording", detail, line)
             start, duration = placed
         values = {
             "id": supervision.get("id"),
             "text": supervision.get("text") or "",
             "audio": audio,
-            "language": supervision.get("language") or self.language,
+            "language": supervision.get("language") or self.options.language,
             "speaker": supervision.get("speaker"),
             "duration": duration,
             "split": self.part,
             "channel": number,
+            "labels": custom_labels(supervision, self.options.labels),
         }
         whole = start < SAME_SECONDS and abs(duration - total) < SAME_SECONDS
         if not whole:
             values["start"] = start
         if values["language"] is None:
             values["language"] = folder_language(Path(audio), f"{self.path}:{line}")
-        self.found.add(values, line, self.subset)
-
-    def _drop(
-        self, supervision: dict[str, Any], start: float, duration: float, total: float, line: int
-    ) -> None:
-        name, where = _text(supervision, "id"), f"{self.path}:{line}"
-        detail = f"it goes from {start:g} to {start + duration:g} s of a recording of {total:g} s"
-        language = str(supervision.get("language") or self.language or "")
-        self.dropped.append(
-            Dropped(id=name, language=language, reason="outside_recording", detail=detail, where=where)
-        )
+        self.collector.add(values, line, self.subset)
 
 
 def subset_in_name(stem: str) -> str | None:
-    """What follows the kind of manifest in a file's name: dev-clean of librispeech_supervisions_dev-clean."""
-    found = re.fullmatch(r"(?:.*[_.-])?(?:supervisions|cuts)[_.-]([A-Za-z0-9][A-Za-z0-9_-]*)", stem)
-    return found[1] if found else None
+    """The end of a file's name after the kind of manifest: dev-clean of
+    librispeech_supervisions_dev-clean."""
+    match = re.fullmatch(r"(?:.*[_.-])?(?:supervisions|cuts)[_.-]([A-Za-z0-9][A-Za-z0-9_-]*)", stem)
+    return match[1] if match else None
+
+
+def custom_labels(supervision: dict[str, Any], names: Sequence[str]) -> Any:
+    """The labels in a supervision's `custom`: its object `labels`, label_NAME, and fields with these
+    names."""
+    custom = supervision.get("custom")
+    return labels_in(custom, names) if isinstance(custom, dict) else {}
 
 
 def _audio(recording: dict[str, Any], channel: Any) -> tuple[str, int | None]:

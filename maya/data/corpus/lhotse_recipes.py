@@ -1,4 +1,4 @@
-"""Corpora that lhotse has a recipe for: `--corpus lhotse:NAME:DIR`, DIR being the downloaded corpus."""
+"""Corpora with a recipe in lhotse: `--corpus lhotse:NAME:DIR`, where DIR is the downloaded corpus."""
 
 import inspect
 import traceback
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from maya.data.corpus.common import joined, part_in_name
+from maya.data.corpus.common import merged, part_in_name
 from maya.data.corpus.lhotse_manifests import rows_of_supervisions, subset_in_name
-from maya.data.corpus.manifest import Dropped, Row
+from maya.data.corpus.manifest import ReadOptions, Result
 from maya.errors import MayaError
 
 
-def read_recipe(name: str, folder: Path, language: str | None = None) -> tuple[list[Row], list[Dropped]]:
+def read_recipe(name: str, folder: Path, options: ReadOptions) -> Result:
     """The rows of a corpus that `lhotse.recipes.prepare_NAME(folder)` reads, and the supervisions that lie
     outside of their recordings; nothing is written.
 
@@ -24,7 +24,7 @@ def read_recipe(name: str, folder: Path, language: str | None = None) -> tuple[l
     if not folder.is_dir():
         raise MayaError(f"there is no corpus folder {folder}")
     try:
-        found = recipe(folder)
+        manifests_by_part = recipe(folder)
     except Exception as error:  # whatever a recipe lets through for a folder that is not as it expects
         failed = traceback.extract_tb(error.__traceback__)[-1].line or ""  # many assert without a message
         reason = (str(error).strip().splitlines() or [failed])[0][:200]
@@ -32,25 +32,25 @@ def read_recipe(name: str, folder: Path, language: str | None = None) -> tuple[l
             f"lhotse's recipe {name} cannot read {folder} ({type(error).__name__}: {reason}); is the corpus "
             "there as its download left it?"
         ) from error
-    parts = list(_parts(found, ()))
+    parts = list(_parts(manifests_by_part, ()))
     if not parts:
         raise MayaError(f"lhotse's recipe {name} found no recordings with supervisions in {folder}")
-    read = [
+    results = [
         rows_of_supervisions(
-            (one.to_dict() for one in manifests["supervisions"]),
-            {one.id: one.to_dict() for one in manifests["recordings"]},
+            (supervision.to_dict() for supervision in manifests["supervisions"]),
+            {recording.id: recording.to_dict() for recording in manifests["recordings"]},
             Path(f"lhotse:{name}", *names),
-            language,
+            options,
             part_in_name(" ".join(names)),
             names[-1] if names and subset_in_name(f"cuts_{names[-1]}") else None,
         )
         for names, manifests in parts
     ]
-    return joined(rows for rows, _ in read), [one for _, dropped in read for one in dropped]
+    return merged(results)
 
 
 def recipe_names() -> list[str]:
-    """What lhotse has recipes for."""
+    """The names of lhotse's recipes."""
     import lhotse.recipes
 
     return sorted(n.removeprefix("prepare_") for n in dir(lhotse.recipes) if n.startswith("prepare_"))
@@ -73,12 +73,12 @@ def _recipe(name: str) -> Callable[[Path], Any]:
     return recipe
 
 
-def _parts(found: Any, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+def _parts(manifests: Any, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
     """(names on the way, recordings and supervisions) of the nested dictionaries that recipes return."""
-    if not isinstance(found, Mapping):
+    if not isinstance(manifests, Mapping):
         return
-    if found.get("recordings") is not None and found.get("supervisions") is not None:
-        yield names, found
+    if manifests.get("recordings") is not None and manifests.get("supervisions") is not None:
+        yield names, manifests
         return
-    for name, inner in found.items():
+    for name, inner in manifests.items():
         yield from _parts(inner, (*names, str(name)))

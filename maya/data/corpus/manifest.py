@@ -1,8 +1,8 @@
-"""Rows of a `manifest.jsonl`, checked.
+"""Rows of a corpus, and the `manifest.jsonl` that holds them, checked.
 
 A file that cannot be trusted as a whole (a line that is not JSON, a missing field, an id that occurs twice,
-an unknown language) raises MayaError and names the line. What is wrong with a single utterance is
-found later, by maya.data.measure.probe, and costs only that utterance.
+an unknown language) raises MayaError and names the line. Problems of a single utterance are left to
+maya.data.measure.probe, and cost only that utterance.
 """
 
 import gzip
@@ -10,8 +10,8 @@ import json
 import math
 import os.path
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from maya.text.languages import language_code
 PARTS = ("train", "dev", "test")
 _REQUIRED = ("id", "language", "text", "audio")
 _TEXT_FIELDS = (*_REQUIRED, "speaker", "split", "kind", "source", "licence", "tar")
+_LABEL_COLUMN = "label_"  # of a table: label_emotion holds the label "emotion"
 _MAX_LINE = 1 << 24  # bytes; a line without an end would be read into memory whole
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte-order marks
 _MAX_NUMBER = 1 << 62  # of bytes or Hz; what fits into a table's column
@@ -35,7 +36,7 @@ class Row:
     start: seconds into the audio at which the utterance begins, `duration` long (None: up to the end); None
     where it is all of the audio. sample_rate: Hz, as claimed. subset: the corpus's name of the set, where a
     split has several (dev-clean, dev-other). channel: the channel to read, counted from 0; None averages all.
-    where: file and line, for messages.
+    labels: values by name, such as {"emotion": "happy"}. where: file and line, for messages.
     """
 
     id: str
@@ -56,11 +57,12 @@ class Row:
     start: float | None = None
     subset: str | None = None
     channel: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Dropped:
-    """An utterance left out: `reason` is one word to count by, `detail` a sentence."""
+class Problem:
+    """A reason to drop or to flag an utterance: `reason` is one word to count by, `detail` a sentence."""
 
     id: str
     language: str
@@ -69,33 +71,82 @@ class Dropped:
     where: str
 
 
-def read_manifest(path: Path, languages: Sequence[str] | None = None) -> list[Row]:
+Result = tuple[list[Row], list[Problem]]  # utterances, and those that cannot be used
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadOptions:
+    """Options for reading a corpus.
+
+    language: of utterances whose corpus does not name one. made: the folder for audio that lies inside tables
+    (see maya.data.corpus.hugging_face). labels: fields or columns of the corpus that hold labels. notes: gets
+    sentences for people.
+    """
+
+    language: str | None = None
+    made: Path | None = None
+    labels: Sequence[str] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+def read_manifest(
+    path: Path, languages: Sequence[str] | None = None, labels: Sequence[str] = ()
+) -> list[Row]:
     """Rows of a manifest.jsonl, in order. Fields: see `Row`; others are ignored.
 
-    languages: codes that may occur (any language if None). Raises MayaError, naming the first line at fault
-    and how many more there are.
+    languages: codes that may occur (any language if None). labels: fields that hold labels, besides those of
+    the object `labels`. Raises MayaError, naming the first line at fault and how many more there are.
     """
-    found = RowCollector(path, languages)
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = parse_object(line)
-            values.pop("start", None)  # not a field of this form: a clip may tell where it was cut from
-            found.add(values, number)
-        except ValueError as error:
-            found.reject(str(error), number)
-    return found.rows()
+    collector = RowCollector(path, languages)
+    for number, values in collector.objects():
+        values.pop("start", None)  # not a field of this form: a clip may name its place in a longer recording
+        collector.add(values | {"labels": labels_in(values, labels)}, number)
+    return collector.rows()
+
+
+def labels_in(values: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The labels of a line: its object `labels`, its fields label_NAME, and the fields with these names.
+
+    Numbers become text. Empty values are left out. An object `labels` that is none is returned as it is.
+    """
+    given = values.get("labels") or {}
+    if not isinstance(given, dict):
+        return given
+    fields = {name: values[name] for name in names if name in values} | {
+        name.removeprefix(_LABEL_COLUMN): value
+        for name, value in values.items()
+        if name.startswith(_LABEL_COLUMN)
+    }
+    return {
+        name: str(value) if type(value) in (int, float) else value
+        for name, value in (given | fields).items()
+        if value not in (None, "")
+    }
 
 
 class RowCollector:
-    """Gathers the rows of a file and everything that is wrong with them."""
+    """Collects the rows of a file and everything that is wrong with them.
+
+    dropped: utterances that cannot be used; a wrong line makes the whole file unusable instead.
+    """
 
     def __init__(self, path: Path, languages: Sequence[str] | None = None) -> None:
         self.path, self.languages = path, languages
+        self.dropped: list[Problem] = []
         self._rows: list[Row] = []
         self._problems: list[str] = []
         self._line_of: dict[str, int] = {}
+
+    def objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(number, JSON object) of each line that is not empty; a line without one is rejected."""
+        for number, line in enumerate(read_lines(self.path), start=1):
+            if line.strip():
+                try:
+                    values = parse_object(line)
+                except ValueError as error:
+                    self.reject(str(error), number)
+                else:
+                    yield number, values
 
     def add(self, values: dict[str, Any], line: int, subset: str | None = None) -> None:
         """Check the values of one line and keep them."""
@@ -108,12 +159,37 @@ class RowCollector:
         self._line_of[row.id] = line
         self._rows.append(row)
 
+    def add_objects(
+        self,
+        add: Callable[[dict[str, Any], int], None],
+        objects: Iterable[tuple[int, dict[str, Any]]] | None = None,
+    ) -> Result:
+        """Call `add` with each object and its number, by default those of `objects()`; a ValueError rejects
+        the line. Returns the rows and the utterances that were dropped."""
+        for number, values in self.objects() if objects is None else objects:
+            try:
+                add(values, number)
+            except ValueError as error:
+                self.reject(str(error), number)
+        return self.result()
+
+    def drop(self, id: str, language: str | None, reason: str, detail: str, line: int) -> None:
+        """Note that an utterance cannot be used."""
+        where = f"{self.path}:{line}"
+        self.dropped.append(
+            Problem(id=id, language=language or "", reason=reason, detail=detail, where=where)
+        )
+
     def reject(self, problem: str, line: int) -> None:
         """Note that a line is wrong."""
         self._problems.append(f"{self.path}:{line}: {problem}")
 
+    def result(self) -> Result:
+        """The rows, of which there may be none where some were dropped, and those dropped."""
+        return self.rows(may_be_none=bool(self.dropped)), self.dropped
+
     def rows(self, may_be_none: bool = False) -> list[Row]:
-        """All rows; MayaError if any line was wrong or, unless that may be, there is none."""
+        """All rows; MayaError if a line was wrong, or if there is no row (unless may_be_none)."""
         if self._problems:
             others = len(self._problems) - 1
             more = f" (and {others} more lines have problems)" if others else ""
@@ -196,8 +272,25 @@ def _row(values: dict[str, Any], where: str, languages: Sequence[str] | None) ->
         raise ValueError("'offset' and 'size' are needed together")
     if "offset" in values and "tar" not in values:
         raise ValueError("'offset' is given without 'tar'")
-    known = {n: values[n] for n in Row.__dataclass_fields__ if n in values and n not in ("where", "subset")}
-    return Row(**known, where=where)
+    if "labels" in values:
+        labels = _labels(values["labels"])
+        speaker = labels.pop("speaker", None)
+        values |= {"labels": labels} | ({"speaker": speaker} if speaker and "speaker" not in values else {})
+    names = [n for n in Row.__dataclass_fields__ if n in values and n not in ("where", "subset")]
+    return Row(**{name: values[name] for name in names}, where=where)
+
+
+def _labels(labels: Any) -> dict[str, str]:
+    """Checked labels, sorted by name; ValueError where a name or a value cannot be one."""
+    if not isinstance(labels, dict):
+        raise ValueError(f"the field 'labels' must be an object of names and texts, not {short(labels)}")
+    for name, value in labels.items():
+        if not name.isidentifier():
+            raise ValueError(f"the label {short(name)} must have a name of letters, digits and _")
+        if not isinstance(value, str):
+            raise ValueError(f"the label {name!r} must be text, not {short(value)}")
+        _check_text(name, value)
+    return dict(sorted(labels.items()))
 
 
 def _language(value: str, languages: Sequence[str] | None) -> str:
@@ -212,7 +305,7 @@ def _language(value: str, languages: Sequence[str] | None) -> str:
 
 
 def _check_text(name: str, value: str) -> None:
-    """ValueError for what looks like text and cannot be written to a file."""
+    """ValueError for text that cannot be written to a file."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -222,8 +315,8 @@ def _check_text(name: str, value: str) -> None:
 
 
 def _check_path(name: str, values: dict[str, Any]) -> None:
-    """ValueError for a relative path that climbs out of the corpus folder: a corpus that was downloaded has
-    no business there, and a person who means it can give the absolute path."""
+    """ValueError for a relative path that leaves the corpus folder. A downloaded corpus must not read other
+    files; a person can give an absolute path."""
     if os.path.normpath(values[name]).split("/")[0] == "..":
         raise ValueError(
             f"the path {short(values[name])} leaves the corpus folder; give an absolute path if it is meant"
@@ -231,6 +324,6 @@ def _check_path(name: str, values: dict[str, Any]) -> None:
 
 
 def short(value: Any) -> str:
-    """A value as a message can hold it."""
+    """A value, shortened for a message."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,13 +1,15 @@
 """`metadata.csv`, `metadata.tsv` and `metadata.jsonl`: a table beside the audio, as Hugging Face's
 audiofolder and LJSpeech have it."""
 
+import os.path
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maya.data.corpus.common import AUDIO_SUFFIXES, folder_language, part_in_name
+from maya.data.corpus.common import AUDIO_SUFFIXES, folder_language, joined, part_in_name
 from maya.data.corpus.delimited import SEPARATORS, DelimitedFile, Record
-from maya.data.corpus.manifest import Row, RowCollector, parse_object, read_lines
+from maya.data.corpus.manifest import ReadOptions, Result, Row, RowCollector, labels_in
+from maya.data.corpus.walk import walk
 from maya.errors import MayaError
 
 # Names that a column of each field may have, the likeliest first.
@@ -38,7 +40,7 @@ def metadata_tables(folder: Path) -> list[Path]:
 
 
 def part_tables(folder: Path) -> list[Path]:
-    """train.csv, dev.tsv and the like, of those that have columns of audio and text."""
+    """train.csv, dev.tsv and the like, if they have columns for audio and text."""
     paths = (folder / f"{stem}.{suffix}" for stem in _PART_TABLES for suffix in ("csv", "tsv"))
     return [path for path in paths if path.is_file() and _has_columns(path)]
 
@@ -52,14 +54,37 @@ def _has_columns(path: Path) -> bool:
     return all(any(name in names for name in COLUMNS[field]) for field in ("audio", "text"))
 
 
-def read_metadata(path: Path, language: str | None = None, inside: str = "") -> list[Row]:
-    """Rows of a metadata.csv, .tsv or .jsonl that lies in the folder `inside`, relative to the corpus. The
-    rows of a table called train, dev, test or alike are of that part."""
-    reader = read_metadata_jsonl if path.suffix == ".jsonl" else read_metadata_csv
-    return reader(path, language, inside)
+def read_metadata(folder: Path, options: ReadOptions) -> Result:
+    """Rows of metadata.csv, .tsv or .jsonl, in the corpus folder or in folders of its splits."""
+    tables = metadata_tables(folder)
+    files = []
+    for path in tables:
+        reader = read_metadata_jsonl if path.suffix == ".jsonl" else read_metadata_csv
+        inside = path.parent.relative_to(folder).as_posix()
+        files.append(reader(path, options.language, "" if inside == "." else inside, options.labels))
+    rows = joined(files)
+    _note_unnamed_audio(folder, rows, tables[0].name, options.notes)
+    return rows, []
 
 
-def read_metadata_csv(path: Path, language: str | None = None, inside: str = "") -> list[Row]:
+def read_part_tables(folder: Path, options: ReadOptions) -> Result:
+    """Rows of train.csv, dev.tsv and the like; each file names the part."""
+    tables = part_tables(folder)
+    return joined(read_metadata_csv(path, options.language, "", options.labels) for path in tables), []
+
+
+def _note_unnamed_audio(folder: Path, rows: list[Row], table: str, notes: list[str]) -> None:
+    """Note how many audio files no line of the table names."""
+    named = {os.path.normpath(folder / row.audio) for row in rows}
+    audio = (path for path in walk(folder).files if path.suffix.lower() in AUDIO_SUFFIXES)
+    if unnamed := [path for path in audio if os.path.normpath(path) not in named]:
+        first = unnamed[0].relative_to(folder)
+        notes.append(f"{len(unnamed)} audio files are named by no line of {table}, {first} among them")
+
+
+def read_metadata_csv(
+    path: Path, language: str | None = None, inside: str = "", labels: Sequence[str] = ()
+) -> list[Row]:
     """Rows of a table with a header line, separated by whichever of tab | , and ; gives the needed columns.
 
     Columns, in any case: file_name (or audio, path), text (or transcription, sentence), and if there are any
@@ -67,7 +92,8 @@ def read_metadata_csv(path: Path, language: str | None = None, inside: str = "")
     Without a column for the audio it is the file of that id. Audio may lie beside the table, or in a folder
     wavs, wav, clips or audio there. A file without a header may have LJSpeech's columns, id|text|normalised
     text, of which the last is taken, or those of file and text.
-    inside: the folder it lies in, relative to the corpus; its name (train, dev) may be the split.
+    inside: the folder it lies in, relative to the corpus; its name (train, dev) may be the split. labels:
+    columns that hold labels, besides those called label_NAME.
     """
     file = DelimitedFile(path)
     header = _header(file)
@@ -77,6 +103,7 @@ def read_metadata_csv(path: Path, language: str | None = None, inside: str = "")
     else:
         separator, names = header
         column, width, skip = _columns(path, names, audio_of), len(names), 1
+        column |= _label_columns(names, labels)
     place = column["audio"] if column["audio"] is not None else column["id"]
 
     def is_row(cells: Sequence[str]) -> bool:
@@ -104,7 +131,7 @@ def _header(file: DelimitedFile) -> tuple[str, list[str]] | None:
 
 
 def _columns(path: Path, header: list[str], audio_of: "_AudioOfIds") -> dict[str, int | None]:
-    """The place of each field; MayaError where one is missing or stands there twice."""
+    """The place of each field; MayaError where a field is missing or has two columns."""
     column = {f: next((header.index(n) for n in names if n in header), None) for f, names in COLUMNS.items()}
     for place in column.values():
         if place is not None and header.count(header[place]) > 1:
@@ -114,6 +141,16 @@ def _columns(path: Path, header: list[str], audio_of: "_AudioOfIds") -> dict[str
         if column[needed] is None and not by_id:
             raise MayaError(_no_column(path, needed))
     return column
+
+
+def _label_columns(header: list[str], labels: Sequence[str]) -> dict[str, int | None]:
+    """The places of the columns that hold labels, each called label_NAME."""
+    names = {name.lower(): name for name in labels}
+    return {
+        name if name.startswith("label_") else f"label_{names[name]}": place
+        for place, name in enumerate(header)
+        if name.startswith("label_") or name in names
+    }
 
 
 def _no_column(path: Path, field: str) -> str:
@@ -175,6 +212,7 @@ def _add_record(
 ) -> None:
     cells = {f: record.cells[c].strip() for f, c in column.items() if c is not None}
     values: dict[str, Any] = {field: cell for field, cell in cells.items() if cell}
+    values["labels"] = labels_in(values, ())
     values["text"] = values.pop("normalised", None) or values.get("text", "")
     if column["audio"] is None and "id" in values:
         values["audio"] = audio_of[values["id"]]
@@ -193,23 +231,19 @@ def _add_record(
     _add(collector, values, record.number, language)
 
 
-def read_metadata_jsonl(path: Path, language: str | None = None, inside: str = "") -> list[Row]:
+def read_metadata_jsonl(
+    path: Path, language: str | None = None, inside: str = "", labels: Sequence[str] = ()
+) -> list[Row]:
     """Rows of a metadata.jsonl; the fields are named like the columns of a metadata.csv.
 
     inside: the folder it lies in, relative to the corpus folder. Its name (train, test, validation) is the
-    split of the rows that name none.
+    split of the rows that name none. labels: fields that hold labels, besides `labels` and label_NAME.
     """
     collector = RowCollector(path)
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            given = parse_object(line)
-        except ValueError as error:
-            collector.reject(str(error), number)
-            continue
+    for number, given in collector.objects():
         values = {f: next((given[n] for n in names if n in given), None) for f, names in COLUMNS.items()}
         values = {name: value for name, value in values.items() if value is not None}
+        values["labels"] = labels_in(given, labels)
         for name in ("id", "speaker"):
             if type(values.get(name)) is int:
                 values[name] = str(values[name])

@@ -1,16 +1,26 @@
 """NeMo manifests: JSON lines with audio_filepath, text, duration and, of a longer recording, offset."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from maya.data.corpus.common import channel_of, folder_language, joined, part_id, part_in_name
-from maya.data.corpus.manifest import Row, RowCollector, parse_object, read_lines, short
+from maya.data.corpus.manifest import (
+    ReadOptions,
+    Result,
+    Row,
+    RowCollector,
+    labels_in,
+    parse_object,
+    read_lines,
+    short,
+)
 from maya.errors import MayaError
 
 
 def nemo_manifests(folder: Path) -> list[Path]:
     """The files in a folder, ending in .json or .jsonl, whose first line has an audio_filepath."""
-    visible = (p for p in folder.iterdir() if not p.name.startswith("."))
+    visible = (p for p in folder.glob("*") if not p.name.startswith("."))
     files = (p for p in visible if p.suffix in (".json", ".jsonl") and p.is_file())
     return sorted(p for p in files if is_nemo(p))
 
@@ -23,8 +33,13 @@ def is_nemo(path: Path) -> bool:
         return False
 
 
-def read_nemo(paths: list[Path], language: str | None = None) -> list[Row]:
-    """Rows of NeMo manifests that lie in one folder, of which each may name its split (dev_manifest.json).
+def read_nemo_folder(folder: Path, options: ReadOptions) -> Result:
+    """Rows of the NeMo manifests in a folder."""
+    return read_nemo(nemo_manifests(folder), options.language, options.labels), []
+
+
+def read_nemo(paths: list[Path], language: str | None = None, labels: Sequence[str] = ()) -> list[Row]:
+    """Rows of NeMo manifests that lie in one folder. Each may name its split (dev_manifest.json).
 
     With an `offset`, the utterance is `duration` seconds from there; without one it is the whole file.
     `channel` or `channel_selector` is a channel of the file, from 0, or "average", which is usual. `lang` or
@@ -32,27 +47,25 @@ def read_nemo(paths: list[Path], language: str | None = None) -> list[Row]:
     ending. Tarred data sets: maya.data.corpus.nemo_tarred.
     """
     several = len(paths) > 1
-    return joined(_read(path, language, part_in_name(path.stem) if several else None) for path in paths)
+    files = []
+    for path in paths:
+        part = part_in_name(path.stem) if several else None
+        collector = RowCollector(path)
+        for number, given in collector.objects():
+            try:
+                values = nemo_values(given, labels)
+            except ValueError as error:
+                collector.reject(str(error), number)
+                continue
+            if values.get("language") is None:
+                values["language"] = language or folder_language(Path(values["audio"]), f"{path}:{number}")
+            collector.add({"split": part} | values, number)
+        files.append(collector.rows())
+    return joined(files)
 
 
-def _read(path: Path, language: str | None, part: str | None) -> list[Row]:
-    found = RowCollector(path)
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = nemo_values(parse_object(line))
-        except ValueError as error:
-            found.reject(str(error), number)
-            continue
-        if values.get("language") is None:
-            values["language"] = language or folder_language(Path(values["audio"]), f"{path}:{number}")
-        found.add({"split": part} | values, number)
-    return found.rows()
-
-
-def nemo_values(given: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a Row from those of a line; ValueError says what it lacks."""
+def nemo_values(given: dict[str, Any], labels: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a Row from those of a line; ValueError says what it lacks. labels: see `labels_in`."""
     audio = given.get("audio_filepath")
     if not isinstance(audio, str) or not audio.strip():
         raise ValueError("the field 'audio_filepath' must be the path of the audio; several are not read")
@@ -60,7 +73,7 @@ def nemo_values(given: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             "it lies in a tar, which was not found: put the tars of the data set beside the manifest"
         )
-    values = {"audio": audio, "text": given.get("text")}
+    values = {"audio": audio, "text": given.get("text"), "labels": labels_in(given, labels)}
     for name in ("duration", "split"):
         if given.get(name) is not None:
             values[name] = given[name]

@@ -11,8 +11,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maya.audio.tar_members import TarMembers
-from maya.data.corpus.common import folder_language, joined, part_in_name
-from maya.data.corpus.manifest import Dropped, Row, RowCollector, parse_object, read_lines
+from maya.data.corpus.common import folder_language, merged, part_in_name
+from maya.data.corpus.manifest import (
+    ReadOptions,
+    Result,
+    RowCollector,
+    parse_object,
+    read_lines,
+)
 from maya.data.corpus.nemo import nemo_values
 from maya.data.corpus.shards import by_number, expanded
 from maya.errors import MayaError
@@ -41,51 +47,49 @@ def is_tarred(path: Path) -> bool:
 
 def tarred_files(manifests: str, tars: str) -> tuple[list[Path], list[Path]]:
     """The files of `nemo:MANIFESTS:TARS`, with NeMo's ranges expanded. MayaError when one is missing."""
-    found = [Path(name) for name in expanded(manifests)], [Path(name) for name in expanded(tars)]
-    for path in (*found[0], *found[1]):
+    files = [Path(name) for name in expanded(manifests)], [Path(name) for name in expanded(tars)]
+    for path in (*files[0], *files[1]):
         if not path.is_file():
             raise MayaError(f"there is no file {path}, which the corpus nemo:{manifests}:{tars} names")
-    return found
+    return files
 
 
-def read_nemo_tarred(
-    manifests: Sequence[Path], tars: Sequence[Path], language: str | None = None
-) -> tuple[list[Row], list[Dropped]]:
+def read_nemo_tarred(manifests: Sequence[Path], tars: Sequence[Path], options: ReadOptions) -> Result:
     """A row for each line, and lines whose audio is not in its tar.
 
-    Shards are told by the last number in a tar's name; a manifest without shard_id is that of the shard with
-    its number. Fields: as in maya.data.corpus.nemo. Raises MayaError for lines and shards that are wrong.
+    The last number in a tar's name is the number of its shard; a manifest without shard_id describes the
+    shard of its own number. Fields: as in maya.data.corpus.nemo. Raises MayaError for lines and shards that
+    are wrong.
     """
-    reader = _Reader(by_number(tars), language)
+    reader = _Reader(by_number(tars), options)
     several = len(manifests) > 1
-    rows = joined(reader.read(path, part_in_name(path.stem) if several else None) for path in manifests)
+    rows, dropped = merged(
+        reader.read(path, part_in_name(path.stem) if several else None) for path in manifests
+    )
     if not rows:
         raise MayaError(f"{manifests[0]}: none of its utterances is in the tars beside it")
-    return rows, reader.dropped
+    return rows, dropped
 
 
 class _Reader:
-    def __init__(self, tars: dict[int, Path], language: str | None) -> None:
-        self._paths, self._language = tars, language
+    def __init__(self, tars: dict[int, Path], options: ReadOptions) -> None:
+        self._paths, self._options = tars, options
         self._open: tuple[int, TarMembers] | None = None  # the latest: lines come by shards
-        self.dropped: list[Dropped] = []
 
-    def read(self, path: Path, part: str | None) -> list[Row]:
+    def read(self, path: Path, part: str | None) -> Result:
         numbers = re.findall(r"\d+", path.stem)
         own = int(numbers[-1]) if numbers else None
-        found, lines = RowCollector(path), []
-        for number, line in enumerate(read_lines(path), start=1):
-            if not line.strip():
-                continue
+        collector, lines = RowCollector(path), []
+        for number, given in collector.objects():
             try:
-                values = parse_object(line)
-                lines.append((self._shard(values.pop("shard_id", own)), number, nemo_values(values)))
+                shard = self._shard(given.pop("shard_id", own))
+                lines.append((shard, number, nemo_values(given, self._options.labels)))
             except ValueError as error:
-                found.reject(str(error), number)
-        # Each tar is looked through once, and what is found of it is not kept.
-        for shard, number, values in sorted(lines, key=lambda one: one[:2]):
-            self._add(found, shard, {"split": part} | values, number)
-        return found.rows(may_be_none=bool(self.dropped))
+                collector.reject(str(error), number)
+        # Each tar is read once, and its list of members is not kept.
+        for shard, number, values in sorted(lines, key=lambda line: line[:2]):
+            self._add(collector, shard, {"split": part} | values, number)
+        return collector.result()
 
     def _shard(self, number: Any) -> int:
         if type(number) is not int:
@@ -96,21 +100,19 @@ class _Reader:
             )
         return number
 
-    def _add(self, found: RowCollector, shard: int, values: dict[str, Any], line: int) -> None:
+    def _add(self, collector: RowCollector, shard: int, values: dict[str, Any], line: int) -> None:
         if self._open is None or self._open[0] != shard:
             self._open = shard, TarMembers(self._paths[shard])
         members, name = self._open[1], values["audio"]
         stem = PurePosixPath(name).stem
         member = members[name] or members.by_stem(stem) or members.by_stem(_PIECE.sub("", stem))
         if values.get("language") is None:
-            values["language"] = self._language or folder_language(Path(name), f"{found.path}:{line}")
+            values["language"] = self._options.language or folder_language(
+                Path(name), f"{collector.path}:{line}"
+            )
         if member is None:
-            self.dropped.append(
-                Dropped(
-                    id=values["id"], language=str(values["language"]), reason="missing_audio",
-                    detail=members.lacks(name), where=f"{found.path}:{line}",
-                )
-            )  # fmt: skip
+            language = str(values["language"])
+            collector.drop(values["id"], language, "missing_audio", members.lacks(name), line)
             return
         place = {"audio": member.name, "offset": member.offset, "size": member.size}
-        found.add(values | place | {"tar": str(members.path.resolve())}, line)
+        collector.add(values | place | {"tar": str(members.path.resolve())}, line)

@@ -1,39 +1,26 @@
-"""Pairs of files: audio and a .txt of the same name with what is said in it."""
+"""Pairs of files: audio, and its transcript in a .txt of the same name."""
 
 import unicodedata
 from collections import Counter
 from pathlib import Path
 
 from maya.data.corpus.common import AUDIO_SUFFIXES, folder_language
-from maya.data.corpus.manifest import Dropped, Row, read_lines
+from maya.data.corpus.manifest import Problem, ReadOptions, Result, Row, read_lines
 from maya.data.corpus.walk import walk
 from maya.errors import MayaError
 
 # Audio that nothing here decodes; it is counted, so that it is not passed over in silence.
 _OTHER_AUDIO = (
-    ".wma",
-    ".amr",
-    ".aac",
-    ".3gp",
-    ".ape",
-    ".mka",
-    ".mkv",
-    ".mov",
-    ".avi",
-    ".raw",
-    ".pcm",
-    ".ac3",
-)
+    ".wma", ".amr", ".aac", ".3gp", ".ape", ".mka", ".mkv", ".mov", ".avi", ".raw", ".pcm", ".ac3",
+)  # fmt: skip
 
 
-def read_pairs(
-    folder: Path, language: str | None = None, notes: list[str] | None = None
-) -> tuple[list[Row], list[Dropped]]:
+def read_pairs(folder: Path, options: ReadOptions) -> Result:
     """A row for each audio file with a .txt of the same name beside it; its id is the path without suffix.
 
     Suffixes count in any case. Links are followed. Audio without a .txt, a .txt without audio in a folder
-    that has audio, and a .txt that cannot be read are dropped. notes: gets what was passed over. Raises
-    MayaError where two files would be the same utterance.
+    that has audio, and a .txt that cannot be read are dropped. Notes name the files that were passed over.
+    Raises MayaError where two files would be the same utterance.
     """
     walked = walk(folder)
     audio: dict[str, Path] = {}
@@ -48,23 +35,23 @@ def read_pairs(
         if name in table:
             raise MayaError(f"{path} and {table[name]} would be the same utterance; remove one of them")
         table[name] = path
-    if notes is not None:
-        notes += walked.notes(folder)
-        other = Counter(p.suffix.lower() for p in walked.files if p.suffix.lower() in _OTHER_AUDIO)
-        if other:
-            counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(other.items()))
-            notes.append(f"passed over files that are not decoded: {counts}; convert them to .wav or .flac")
-    return _paired(folder, audio, texts, language)
+    options.notes.extend(walked.notes(folder))
+    if other := Counter(p.suffix.lower() for p in walked.files if p.suffix.lower() in _OTHER_AUDIO):
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(other.items()))
+        options.notes.append(
+            f"passed over files that are not decoded: {counts}; convert them to .wav or .flac"
+        )
+    return _paired(folder, audio, texts, options.language)
 
 
 def _paired(
     folder: Path, audio: dict[str, Path], texts: dict[str, Path], language: str | None
-) -> tuple[list[Row], list[Dropped]]:
+) -> tuple[list[Row], list[Problem]]:
     """Rows and dropped utterances of audio files and texts by name."""
 
-    def drop(name: str, reason: str, detail: str) -> Dropped:
+    def drop(name: str, reason: str, detail: str) -> Problem:
         where = str(folder / name)
-        return Dropped(id=name, language=language or "", reason=reason, detail=detail, where=where)
+        return Problem(id=name, language=language or "", reason=reason, detail=detail, where=where)
 
     rows, dropped = [], []
     for name, path in sorted(audio.items()):

@@ -9,12 +9,13 @@ from maya.data.corpus.common import (
     SAME_SECONDS,
     channel_of,
     folder_language,
-    joined,
+    merged,
     part_in_name,
     seconds,
     within,
 )
-from maya.data.corpus.manifest import Dropped, Row, RowCollector, parse_object, read_lines, short
+from maya.data.corpus.lhotse_manifests import custom_labels
+from maya.data.corpus.manifest import ReadOptions, Result, RowCollector, short
 from maya.errors import MayaError
 
 _CUTS = re.compile(r"cuts\.(.+)\.jsonl(\.gz)?")
@@ -42,49 +43,34 @@ def shar_shards(folder: Path) -> list[tuple[Path, Path]]:
     return []
 
 
-def read_shar(
-    folder: Path, shards: list[tuple[Path, Path]], language: str | None = None
-) -> tuple[list[Row], list[Dropped]]:
+def shar_files(folder: Path) -> list[Path]:
+    """The files of `shar_shards`, one after the other."""
+    return [path for pair in shar_shards(folder) for path in pair]
+
+
+def read_shar(folder: Path, options: ReadOptions) -> Result:
     """A row for each supervision, and cuts whose audio is not in the tar.
 
     The id is the cut's where it has one supervision, else the supervision's. A folder such as train/ or hi/
     tells the split or the language where the cuts do not. Raises MayaError for lines that are no cuts.
     """
-    readers = [_Shard(folder, cuts, tar, language) for cuts, tar in shards]
-    rows = joined(reader.read() for reader in readers)
+    rows, dropped = merged(_Shard(folder, cuts, tar, options).read() for cuts, tar in shar_shards(folder))
     if not rows:
         raise MayaError(f"{folder}: no cut of its Shar has its audio there")
-    return rows, [one for reader in readers for one in reader.dropped]
+    return rows, dropped
 
 
 class _Shard:
-    def __init__(self, folder: Path, cuts: Path, tar: Path, language: str | None) -> None:
-        self.path, self.language = cuts, language
+    def __init__(self, folder: Path, cuts: Path, tar: Path, options: ReadOptions) -> None:
+        self.path, self.options = cuts, options
         self.members = TarMembers(tar)
         self.audio = self.members.without_ending(_NO_AUDIO)
         inside = tar.relative_to(folder)
         self.tar, self.inside = inside.as_posix(), inside.parent
-        self.dropped: list[Dropped] = []
-        self.found = RowCollector(cuts)
+        self.collector = RowCollector(cuts)
 
-    def read(self) -> list[Row]:
-        for number, line in enumerate(read_lines(self.path), start=1):
-            if line.strip():
-                try:
-                    self._add_cut(parse_object(line), number)
-                except ValueError as error:
-                    self.found.reject(str(error), number)
-        return self.found.rows(may_be_none=bool(self.dropped))
-
-    def _drop_outside(self, name: str, code: str | None, supervision: dict[str, Any], line: int) -> None:
-        start, duration = supervision["start"], supervision["duration"]
-        self.dropped.append(
-            Dropped(
-                id=str(supervision.get("id") or name), language=code or "", reason="outside_recording",
-                detail=f"it goes from {start:g} to {start + duration:g} s of the audio of cut {short(name)}",
-                where=f"{self.path}:{line}",
-            )
-        )  # fmt: skip
+    def read(self) -> Result:
+        return self.collector.add_objects(self._add_cut)
 
     def _add_cut(self, cut: dict[str, Any], line: int) -> None:
         name, supervisions = cut.get("id"), cut.get("supervisions")
@@ -97,32 +83,32 @@ class _Shard:
                 f"the recording of {short(name)} is changed by {short(transform)}; write it as it is"
             )
         member = self.audio.get(name)
-        for one in supervisions:
-            code = one.get("language") or self.language
+        for supervision in supervisions:
+            code = supervision.get("language") or self.options.language
             if member is None:
-                where = f"{self.path}:{line}"
-                detail = self.members.lacks(f"{name}.*")
-                self.dropped.append(
-                    Dropped(id=name, language=code or "", reason="missing_audio", detail=detail, where=where)
-                )
+                self.collector.drop(name, code, "missing_audio", self.members.lacks(f"{name}.*"), line)
                 continue
             values = {
-                "id": name if len(supervisions) == 1 else one.get("id"),
-                "text": one.get("text") or "",
+                "id": name if len(supervisions) == 1 else supervision.get("id"),
+                "text": supervision.get("text") or "",
                 "audio": member.name,
                 "tar": self.tar,
                 "offset": member.offset,
                 "size": member.size,
                 "language": code or folder_language(self.inside / "x", f"{self.path}:{line}"),
-                "speaker": one.get("speaker"),
+                "speaker": supervision.get("speaker"),
                 "split": part_in_name(self.inside.as_posix()),
-                "channel": _channel(one, cut),
+                "channel": _channel(supervision, cut),
+                "labels": custom_labels(supervision, self.options.labels),
             }
-            if (place := _place(one, cut)) is None:
-                self._drop_outside(name, code, one, line)
+            if (place := _place(supervision, cut)) is None:
+                start, end = supervision["start"], supervision["start"] + supervision["duration"]
+                detail = f"it goes from {start:g} to {end:g} s of the audio of cut {short(name)}"
+                id = str(supervision.get("id") or name)
+                self.collector.drop(id, code, "outside_recording", detail, line)
                 continue
             values |= place
-            self.found.add(values, line)
+            self.collector.add(values, line)
 
 
 def _place(supervision: dict[str, Any], cut: dict[str, Any]) -> dict[str, float] | None:

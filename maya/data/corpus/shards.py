@@ -13,27 +13,27 @@ _MOST = 1_000_000  # files that one pattern may stand for
 def expanded(pattern: str) -> list[str]:
     """The names that a pattern stands for, in order: audio__OP_0..3_CL_.tar or audio_{0..3}.tar are four.
     Raises MayaError for a range that runs backwards or has no end in sight."""
-    found = _RANGE.search(pattern)
-    if found is None:
+    match = _RANGE.search(pattern)
+    if match is None:
         return [pattern]
-    first, last = int(found[1]), int(found[2])
+    first, last = int(match[1]), int(match[2])
     if not first <= last < first + _MOST:
         raise MayaError(f"the pattern {pattern!r} goes from {first} to {last}; give a range of files")
-    width = len(found[1])
-    before, after = pattern[: found.start()], pattern[found.end() :]
+    width = len(match[1])
+    before, after = pattern[: match.start()], pattern[match.end() :]
     return [name for i in range(first, last + 1) for name in expanded(f"{before}{i:0{width}d}{after}")]
 
 
 def by_number(paths: Sequence[Path]) -> dict[int, Path]:
     """Files by the last number in their names; MayaError where two have the same."""
-    found: dict[int, Path] = {}
+    files: dict[int, Path] = {}
     for path in paths:
         if numbers := re.findall(r"\d+", path.stem):
             number = int(numbers[-1])
-            if number in found:
+            if number in files:
                 raise MayaError(
-                    f"{path} and {found[number]} are both number {number}; keep the tars of one data set in "
+                    f"{path} and {files[number]} are both number {number}; keep the tars of one data set in "
                     "a folder of their own"
                 )
-            found[number] = path
-    return found
+            files[number] = path
+    return files

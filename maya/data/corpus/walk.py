@@ -12,7 +12,7 @@ _NAMED = 3  # names that a note lists
 
 @dataclass(kw_only=True, slots=True)
 class Walk:
-    """What lies in a folder.
+    """The contents of a folder.
 
     files: every file, sorted by path; hidden: files and folders whose names begin with a dot, and those of
     archives and devices; again: (folder, the same folder) for links to what is read anyway, loops among them;

@@ -1,9 +1,9 @@
-"""Making training audio harder: rooms, noise, narrow bands, codecs and levels, on the CPU while it is loaded.
+"""Augmentation of training audio on the CPU: rooms, noise, narrow bands, codecs and levels.
 
-What happens to an utterance is a function of (seed, epoch, id) alone, so it does not depend on the number
-of workers, ranks or batches, and a resumed run hears what an uninterrupted one would. Switching one kind of
-change on leaves the draws of the others as they are. Nothing here changes the number of samples; the change
-of speed does, and so belongs to the plan (maya.data.plan), which has to know durations.
+The changes to an utterance are a function of (seed, epoch, id) alone. They do not depend on the number of
+workers, ranks or batches, and a resumed run gets the same audio as an uninterrupted one. Switching one kind
+of change on leaves the draws of the others as they are. Nothing here changes the number of samples. A change
+of speed does, so it belongs to the plan (maya.data.plan), which needs to know durations.
 """
 
 import hashlib
@@ -20,11 +20,12 @@ from torch import Tensor
 
 from maya.audio.byte_ranges import ByteRange, file_stamp
 from maya.audio.codecs import CODECS, through_codec
+from maya.audio.decoding import decode, read_segment
 from maya.audio.load import resample
-from maya.audio.tar_audio import decode, read_segment
 from maya.audio.tar_index import scan_tar
 from maya.config import config
-from maya.data.corpus.folder import AUDIO_SUFFIXES, corpus_files
+from maya.data.corpus.common import AUDIO_SUFFIXES
+from maya.data.corpus.walk import walk
 from maya.errors import MayaError
 from maya.ranges import Ascending, Finite, PosFloat, PosInt, Range, Seed, Share
 
@@ -51,7 +52,7 @@ class NoiseConfig:
 
 @config
 class AugmentConfig:
-    """How training audio is changed; by default not at all.
+    """Changes of training audio; by default there are none.
 
     clean_share: of the utterances, at least so many stay as they are: each of them in that share of the
         epochs, whatever the probabilities say, which are of the others.
@@ -100,7 +101,7 @@ class Noise:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
-    """What is done to one utterance, in this order; all None for a clean one."""
+    """Changes of one utterance, in this order; all None for a clean one."""
 
     room: int | None = None
     noise: Noise | None = None
@@ -113,8 +114,8 @@ class Changes:
         kinds = {
             "room": self.room, "band_limit": self.band_limit_hz, "codec": self.codec, "volume": self.volume,
         }  # fmt: skip
-        found = [name for name, value in kinds.items() if value is not None]
-        return found + ([self.noise.kind] if self.noise is not None else []) or ["clean"]
+        names = [name for name, value in kinds.items() if value is not None]
+        return names + ([self.noise.kind] if self.noise is not None else []) or ["clean"]
 
 
 class Augment:
@@ -138,7 +139,7 @@ class Augment:
         return self.apply(audio, self.changes(id, epoch))
 
     def changes(self, id: str, epoch: int) -> Changes:
-        """What happens to an utterance in an epoch."""
+        """The changes of an utterance in an epoch."""
         cfg = self.cfg
         if _clean_place(cfg.seed, id, epoch) < cfg.clean_share:
             return Changes()
@@ -215,9 +216,9 @@ def reverberate(audio: Tensor, room: Tensor) -> Tensor:
     """(N,) in a room with the impulse response (K,), shifted back by the way of the direct sound, its largest
     sample, and at the same power; as Kaldi's wav-reverberate --shift-output."""
     direct = int(room.abs().argmax())
-    heard = convolve(audio, room)[direct : direct + len(audio)]
-    power = _power(heard)
-    return heard * math.sqrt(_power(audio) / power) if power > 0 else audio
+    wet = convolve(audio, room)[direct : direct + len(audio)]
+    power = _power(wet)
+    return wet * math.sqrt(_power(audio) / power) if power > 0 else audio
 
 
 def convolve(signal: Tensor, kernel: Tensor) -> Tensor:
@@ -260,21 +261,21 @@ def _between_logs(limits: tuple[float, float], draw: float) -> float:
 
 def _recordings(folders: Sequence[str], option: str) -> list[ByteRange]:
     """All audio in these folders and tars, in the order of names."""
-    found: list[ByteRange] = []
+    recordings: list[ByteRange] = []
     for folder in map(Path, folders):
         if folder.is_file() or str(folder).startswith("s3:"):
             stamp = file_stamp(folder)
             members = [m for m in scan_tar(folder).members if m.name.lower().endswith(AUDIO_SUFFIXES)]
             some = [ByteRange(str(folder), m.offset, m.size, stamp) for m in members]
         else:
-            paths = [p for p in corpus_files(folder) if p.suffix.lower() in AUDIO_SUFFIXES]
+            paths = [p for p in walk(folder).files if p.suffix.lower() in AUDIO_SUFFIXES]
             some = [ByteRange(str(path), 0, file_stamp(path).size) for path in paths]
         if not some:
-            raise MayaError(f"{option}: {folder} is no folder or tar with audio in it")
-        found += some
-    if not found:
+            raise MayaError(f"{option}: {folder} is not a folder or tar file that contains audio")
+        recordings += some
+    if not recordings:
         raise MayaError(f"{option} has a probability and no folder: name one with recordings")
-    return found
+    return recordings
 
 
 def _load_segment(where: ByteRange, samples: int, place: float, sample_rate: int) -> Tensor:

@@ -1,22 +1,13 @@
-"""What one training or evaluation step takes in."""
+"""The input of one training or evaluation step."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from maya.audio.load import load_cut_audio
-from maya.errors import MayaError
-from maya.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from lhotse.cut import Cut
-
-UNKNOWN_LANGUAGE = "unknown"  # stands for a language that the model does not know
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,6 +19,8 @@ class Batch:
     tokens: (B, U) int64, padded with 0             token_lens: (B,) int64
     langs: (B,) int64, index into the model's tuple of languages; -1 where it is not among them
     ids: B utterance ids
+    labels: B values for each name of a label, None where an utterance has none; "speaker" is always there
+        where the batch is of prepared data
     """
 
     audio: Tensor
@@ -37,6 +30,7 @@ class Batch:
     token_lens: Tensor
     langs: Tensor
     ids: list[str]
+    labels: dict[str, list[str | None]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -69,6 +63,7 @@ def make_batch(
     ids: Sequence[str],
     *,
     sample_rate: int,
+    labels: Mapping[str, Sequence[str | None]] | None = None,
 ) -> Batch:
     """Pad B utterances: `audio` (N_b,) float32 at `sample_rate` Hz each, `tokens` U_b ids each."""
     audio_lens = torch.tensor([len(a) for a in audio], dtype=torch.int64)
@@ -87,46 +82,5 @@ def make_batch(
         token_lens=token_lens,
         langs=torch.tensor(langs, dtype=torch.int64),
         ids=list(ids),
+        labels={name: list(values) for name, values in (labels or {}).items()},
     )
-
-
-def collate(
-    cuts: Iterable["Cut"], tokenizer: Tokenizer, languages: Sequence[str], *, sample_rate: int
-) -> Batch:
-    """Load and pad lhotse cuts with one supervision each (text already normalised), at `sample_rate` Hz.
-
-    Raises MayaError when there is no cut, audio cannot be read, or a cut has not exactly one supervision.
-    """
-    cuts = list(cuts)
-    if not cuts:
-        raise MayaError("a batch needs at least one cut")
-    for cut in cuts:
-        check_cut(cut)
-    return make_batch(
-        [load_cut_audio(cut, sample_rate) for cut in cuts],
-        tokenizer.encode_batch(
-            [cut.supervisions[0].text or "" for cut in cuts], [cut.supervisions[0].language for cut in cuts]
-        ),
-        [language_index(cut.supervisions[0].language, languages) for cut in cuts],
-        [cut.id for cut in cuts],
-        sample_rate=sample_rate,
-    )
-
-
-def language_index(language: str | None, languages: Sequence[str]) -> int:
-    """Position of a language code in the model's tuple, -1 if it is not there."""
-    return languages.index(language) if language in languages else -1
-
-
-def language_code(index: int, languages: Sequence[str]) -> str:
-    """The code of a language by its position in the model's tuple, "unknown" for -1."""
-    return languages[index] if index >= 0 else UNKNOWN_LANGUAGE
-
-
-def check_cut(cut: "Cut") -> None:
-    """MayaError unless the cut is one utterance."""
-    if len(cut.supervisions) != 1:
-        raise MayaError(
-            f"cut {cut.id!r} has {len(cut.supervisions)} supervisions where one is needed; "
-            "cut it into utterances with lhotse's trim_to_supervisions"
-        )

@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-import numpy as np
 from lhotse import CutSet
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from maya.data.loading.augment import Augment
 from maya.data.loading.batch import Batch
+from maya.data.loading.by_length import batches_by_length
 from maya.data.loading.cache import AudioCache
 from maya.data.loading.reading import BatchReader, Job, Made, Skipped, Skips
 from maya.data.plan import BatchPlan, Position
@@ -29,15 +29,90 @@ from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
 
-__all__ = ["AudioCache", "EvalLoader", "TrainLoader", "clear_worker_errors", "eval_batches"]
-
 T = TypeVar("T")
+J = TypeVar("J")  # a batch to be read
 log = logging.getLogger(__name__)
 _DECODED_AHEAD = 4  # batches, per worker and for the thread that replaces workers
 _SLOW_SECONDS = 30.0  # a wait for a batch that is worth a warning
 
 
-class TrainLoader:
+class Readahead(Generic[J]):
+    """Endless iterator over (position after the batch, batch), read ahead by workers or by a thread.
+
+    A subclass says which batches are read: `_jobs`, and by what: `reader`, which makes the batch of a job.
+    """
+
+    def __init__(
+        self,
+        reader: Dataset[Made],
+        skips: Skips,
+        *,
+        num_workers: int,
+        pin_memory: bool,
+        timeout_seconds: float,
+    ) -> None:
+        self._dataset, self.skips = reader, skips
+        self.num_workers, self.pin_memory, self.timeout_seconds = num_workers, pin_memory, timeout_seconds
+
+    def _jobs(self, waiting: deque[J]) -> Iterator[J]:
+        """The batches to read, for ever; `waiting` gets those that were handed out."""
+        raise NotImplementedError
+
+    def _name(self, job: J) -> str:
+        """The first utterance of a job, for messages."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[tuple[Position, Batch]]:
+        waiting: deque[J] = deque()
+        jobs = self._jobs(waiting)
+        made = self._from_workers(jobs) if self.num_workers else self._from_thread(jobs)
+        try:
+            while True:
+                started = time.perf_counter()
+                result = next(made, None)
+                if result is None:
+                    raise self._stuck(waiting)
+                job, waited = waiting.popleft(), time.perf_counter() - started
+                if waited > _SLOW_SECONDS:
+                    log.warning("waited %.0f s for the batch that begins with %s", waited, self._name(job))
+                self.skips.add(result.skipped)
+                yield result.position, result.batch
+        finally:
+            made.close()
+
+    def _from_thread(self, jobs: Iterator[J]) -> Generator[Made, None, None]:
+        return _prefetched(
+            map(self._dataset.__getitem__, jobs), self.pin_memory, self.timeout_seconds or None
+        )
+
+    def _from_workers(self, jobs: Iterator[J]) -> Generator[Made, None, None]:
+        """Ends when a batch does not come in time."""
+        loader = DataLoader(
+            self._dataset,
+            batch_size=None,  # a job is a whole batch
+            sampler=_Once(jobs),
+            num_workers=self.num_workers,
+            prefetch_factor=_DECODED_AHEAD,
+            pin_memory=self.pin_memory,
+            timeout=self.timeout_seconds,
+        )
+        with clear_worker_errors():
+            try:
+                for result in loader:
+                    yield result.checked()
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader timed out"):
+                    raise
+
+    def _stuck(self, waiting: deque[J]) -> MayaError:
+        return MayaError(
+            f"no data came for {self.timeout_seconds:g} s, while waiting for the batch that begins with "
+            f"{self._name(waiting[0])}: the storage does not answer, or it is slower than that; look at it, "
+            "or raise data.timeout_seconds"
+        )
+
+
+class TrainLoader(Readahead[Job]):
     """Endless iterator over (position after the batch, batch) of one rank.
 
     cuts: a CutSet, or the Utterances already made of it (making them reads the whole set once).
@@ -81,35 +156,17 @@ class TrainLoader:
             raise ValueError(f"the plan is for {len(plan)} utterances, the data has {len(cuts)}")
         self.utterances = cuts
         self.plan = plan.with_speeds(speed_perturb) if speed_perturb else plan
-        self.num_workers, self.pin_memory = num_workers, pin_memory
         self.start = self.plan.resume(start)
-        self.timeout_seconds = timeout_seconds
-        self.skips = Skips(len(cuts), plan.world_size, max_skipped, skip_log)
-        self._dataset = BatchReader(
+        reader = BatchReader(
             cuts, AudioCache(cuts.durations, cache_gb, sample_rate=sample_rate), augment,
             may_skip=max_skipped > 0, sample_rate=sample_rate,
         )  # fmt: skip
-
-    def __iter__(self) -> Iterator[tuple[Position, Batch]]:
-        waiting: deque[Job] = deque()
-        jobs = self._jobs(waiting)
-        made = self._from_workers(jobs) if self.num_workers else self._from_thread(jobs)
-        try:
-            while True:
-                started = time.perf_counter()
-                result = next(made, None)
-                if result is None:
-                    raise self._stuck(waiting)
-                job, waited = waiting.popleft(), time.perf_counter() - started
-                if waited > _SLOW_SECONDS:
-                    log.warning("waited %.0f s for the batch that begins with %s", waited, self._name(job))
-                self.skips.add(result.skipped)
-                yield result.position, result.batch
-        finally:
-            made.close()
+        super().__init__(
+            reader, Skips(len(cuts), plan.world_size, max_skipped, skip_log), num_workers=num_workers,
+            pin_memory=pin_memory, timeout_seconds=timeout_seconds,
+        )  # fmt: skip
 
     def _jobs(self, waiting: deque[Job]) -> Iterator[Job]:
-        """The batches to read, for ever; `waiting` gets those that were handed out."""
         plan = self.plan
         for position in plan.positions(self.start):
             rows, speeds = plan.take(position)
@@ -117,37 +174,6 @@ class TrainLoader:
             job = Job(plan.advance(position), position.epoch, rows.tolist(), factors)
             waiting.append(job)
             yield job
-
-    def _from_thread(self, jobs: Iterator[Job]) -> Generator[Made, None, None]:
-        return _prefetched(
-            map(self._dataset.__getitem__, jobs), self.pin_memory, self.timeout_seconds or None
-        )
-
-    def _from_workers(self, jobs: Iterator[Job]) -> Generator[Made, None, None]:
-        """Ends when a batch does not come in time."""
-        loader = DataLoader(
-            self._dataset,
-            batch_size=None,  # a job is a whole batch
-            sampler=_Once(jobs),
-            num_workers=self.num_workers,
-            prefetch_factor=_DECODED_AHEAD,
-            pin_memory=self.pin_memory,
-            timeout=self.timeout_seconds,
-        )
-        with clear_worker_errors():
-            try:
-                for result in loader:
-                    yield result.checked()
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader timed out"):
-                    raise
-
-    def _stuck(self, waiting: deque[Job]) -> MayaError:
-        return MayaError(
-            f"no data came for {self.timeout_seconds:g} s, while waiting for the batch that begins with "
-            f"{self._name(waiting[0])}: the storage does not answer, or it is slower than that; look at it, "
-            "or raise data.timeout_seconds"
-        )
 
     def _name(self, job: Job) -> str:
         return f"utterance {self.utterances.ids[job.items[0]]!r}"
@@ -181,7 +207,7 @@ class EvalLoader:
             cuts = Utterances.from_cuts(cuts, tokenizer, languages)
         self.utterances = cuts
         self.left_out: list[Skipped] = []
-        self._batches = _longest_first(cuts.durations, max_seconds, max_utterances)[rank::world_size]
+        self._batches = batches_by_length(cuts.durations, max_seconds, max_utterances)[rank::world_size]
         self._skips = Skips(len(cuts), world_size, max_skipped, skip_log)
         cache = AudioCache(cuts.durations, cache_gb, sample_rate=sample_rate)
         self._dataset = BatchReader(
@@ -202,13 +228,6 @@ class EvalLoader:
                 yield made.batch
 
 
-def eval_batches(
-    cuts: CutSet | Utterances, tokenizer: Tokenizer, languages: Sequence[str], **options: Any
-) -> Iterator[Batch]:
-    """The batches of an `EvalLoader` with these options."""
-    return iter(EvalLoader(cuts, tokenizer, languages, **options))
-
-
 class _Once(Iterable[T]):
     """A sampler that hands an iterator through."""
 
@@ -217,18 +236,6 @@ class _Once(Iterable[T]):
 
     def __iter__(self) -> Iterator[T]:
         return self._items
-
-
-def _longest_first(durations: np.ndarray, max_seconds: float, max_utterances: int) -> list[list[int]]:
-    batches: list[list[int]] = []
-    order = np.argsort(-durations, kind="stable").tolist()
-    begin = 0
-    while begin < len(order):
-        fits = int(max_seconds * (1 + 1e-9) / durations[order[begin]])
-        end = begin + max(1, min(fits, max_utterances))
-        batches.append(order[begin:end])
-        begin = end
-    return batches
 
 
 def _prefetched(
@@ -277,8 +284,8 @@ def _prefetched(
 
 @contextmanager
 def clear_worker_errors() -> Iterator[None]:
-    """Say in one sentence that a data worker died. PyTorch raises that anywhere in the main thread, also
-    within a training step, so this belongs around the training too."""
+    """Turn the death of a data worker into a MayaError. PyTorch raises it anywhere in the main thread, also
+    within a training step, so training runs inside this context too."""
     try:
         yield
     except RuntimeError as error:

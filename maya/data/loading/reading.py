@@ -1,4 +1,4 @@
-"""From the utterances of a batch to the batch: decoding, speed, augmentation, and what cannot be read."""
+"""From the utterances of a batch to the batch: decoding, speed, augmentation, and unreadable audio."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from maya.audio.load import change_speed, load_cut_audio
+from maya.audio.load import change_speed
 from maya.data.loading.augment import Augment
 from maya.data.loading.batch import Batch, make_batch
 from maya.data.loading.cache import AudioCache
@@ -101,12 +101,14 @@ class BatchReader(Dataset[Made]):
         if not read:
             return Made(job.position, None, skipped)
         u = self.utterances
+        items = [item for item, _ in read]
         batch = make_batch(
             [audio for _, audio in read],
-            [u.tokens(item) for item, _ in read],
-            [int(u.langs[item]) for item, _ in read],
-            [u.ids[item] for item, _ in read],
+            [u.tokens(item) for item in items],
+            [int(u.langs[item]) for item in items],
+            [u.ids[item] for item in items],
             sample_rate=self.sample_rate,
+            labels=u.labels(items),
         )
         return Made(job.position, batch, skipped)
 
@@ -138,7 +140,7 @@ class BatchReader(Dataset[Made]):
     def _audio(self, item: int, speed: float, epoch: int) -> Tensor:
         audio = self.cache.get(item)
         if audio is None:
-            audio = load_cut_audio(self.utterances.cut(item), self.sample_rate)
+            audio = self.utterances.source.load_audio(item, self.sample_rate)
             self.cache.put(item, audio)
         if speed != 1.0:
             audio = change_speed(audio, speed, self.sample_rate)
@@ -155,7 +157,7 @@ class Skips:
     def __init__(
         self, utterances: int, world_size: int, max_share: float, log_path: Path | None = None
     ) -> None:
-        self._most = max_share * utterances / world_size
+        self.allowed = max_share * utterances / world_size  # utterances of this rank
         self._share, self._path = max_share, log_path
         self.reasons: dict[str, str] = {}
 
@@ -164,17 +166,17 @@ class Skips:
 
     def add(self, skipped: list[Skipped]) -> None:
         """Count these; MayaError when there are too many."""
-        new = [one for one in skipped if one.id not in self.reasons]
+        new = [item for item in skipped if item.id not in self.reasons]
         if not new:
             return
         self.reasons |= dict(new)
-        for one in new:
+        for item in new:
             if len(self) <= _NAMED:
-                log.warning("left out: %s", one.reason)
+                log.warning("left out: %s", item.reason)
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:  # one write, which other ranks do not split
-                file.write("".join(json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in new))
-        if len(self) > self._most:
+                file.write("".join(json.dumps(item._asdict(), ensure_ascii=False) + "\n" for item in new))
+        if len(self) > self.allowed:
             names = ", ".join(map(repr, list(self.reasons)[:_NAMED])) + (" ..." if len(self) > _NAMED else "")
             where = f"; all of them are in {self._path}" if self._path is not None else ""
             raise MayaError(

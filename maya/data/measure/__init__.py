@@ -1,1 +1,1 @@
-"""What the audio of each row is: its length, channels and sound, measured once."""
+"""Measuring of the audio of each row, once: length, channels and sound."""

@@ -1,55 +1,44 @@
-"""What is suspect about an utterance, and sorting utterances by it.
+"""Suspect utterances, and sorting utterances by what is suspect about them.
 
-What `probe` finds makes an utterance useless and costs it its place. A finding makes it suspect: it
-stays, and is written down with its reason (flagged.jsonl), unless the user wants it dropped for that reason.
+`probe` drops an utterance that cannot be used. A suspect utterance is kept and written to flagged.jsonl with
+the reason, unless the user wants it dropped for that reason.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-from maya.data.corpus.manifest import Dropped
-from maya.data.measure.probe import Probed
+from maya.data.corpus.manifest import Problem
+from maya.data.measure.entry import Entry
 from maya.errors import MayaError
 
 Finding = tuple[str, str]  # reason, detail
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Flag:
-    """Something a person should look at: `reason` is one word to count by, `detail` a sentence."""
-
-    id: str
-    language: str
-    reason: str
-    detail: str
-    where: str
-
-
-def flag(one: Probed, finding: Finding) -> Flag:
+def problem(entry: Entry, finding: Finding) -> Problem:
+    """A finding about an utterance, with its name and place."""
     reason, detail = finding
-    return Flag(id=one.row.id, language=one.row.language, reason=reason, detail=detail, where=one.row.where)
+    return Problem(id=entry.id, language=entry.language, reason=reason, detail=detail, where=entry.where)
 
 
 def check_drop(drop: Iterable[str], reasons: Iterable[str], option: str) -> None:
-    """MayaError where `drop`, the value of `option`, names a reason there is none of."""
-    known = list(reasons)
-    if unknown := [reason for reason in drop if reason not in known]:
-        raise MayaError(f"{option} has no reason {unknown[0]!r}; there are {', '.join(known)}")
+    """Raise MayaError if `drop`, the value of `option`, contains an unknown reason."""
+    reasons = list(reasons)
+    if unknown := [reason for reason in drop if reason not in reasons]:
+        raise MayaError(f"{option} has no reason {unknown[0]!r}; expected some of {', '.join(reasons)}")
 
 
 def sort_out(
-    probed: Sequence[Probed], findings: Mapping[str, Sequence[Finding]], drop: Sequence[str]
-) -> tuple[list[Probed], list[Flag], list[Dropped]]:
-    """(those kept, in the order they came; the flags of these, in order; those dropped for a reason in
-    `drop`, the first of them). findings: by id."""
-    kept: list[Probed] = []
-    flags: list[Flag] = []
-    dropped: list[Dropped] = []
-    for one in probed:
-        mine = [flag(one, finding) for finding in findings[one.row.id]]
-        if fatal := [found for found in mine if found.reason in drop]:
-            dropped.append(Dropped(**{name: getattr(fatal[0], name) for name in Flag.__slots__}))
+    entries: Sequence[Entry], findings: Mapping[str, Sequence[Finding]], drop: Sequence[str]
+) -> tuple[list[Entry], list[Problem], list[Problem]]:
+    """(entries that are kept, in order; the flags of these; the entries dropped for a reason in `drop`, each
+    with the first such reason). findings: by id."""
+    kept: list[Entry] = []
+    flags: list[Problem] = []
+    dropped: list[Problem] = []
+    for entry in entries:
+        problems = [problem(entry, finding) for finding in findings[entry.id]]
+        if fatal := [item for item in problems if item.reason in drop]:
+            dropped.append(fatal[0])
         else:
-            kept.append(one)
-            flags += mine
+            kept.append(entry)
+            flags += problems
     return kept, flags, dropped

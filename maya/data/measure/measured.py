@@ -1,16 +1,12 @@
-"""What was measured of utterances' audio, kept in small files so that it is not measured again.
+"""Measurements of audio, kept in small files so that nothing is measured twice.
 
 Decoding is most of the time that preparation takes. A run that was killed, or that is repeated with another
-split or other checks, finds here what the last one measured. A file holds some utterances and is named by a
-hash of all that its numbers depend on: where each lies, size and time of the files, and the settings. So it
-is either right or not looked at.
+split or other checks, finds the earlier measurements here. A file holds those of some utterances. Its name is
+a hash of everything they depend on: the place of each utterance, size and time of its file, and the settings.
+A file is therefore right or not looked at.
 """
 
-import errno
-import hashlib
-import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -19,15 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maya.audio.sound import Sound
-from maya.errors import MayaError
+from maya.files import json_sha256, writing
 
 _VERSION = 2  # of what is measured, and how
 _SOUND = [field.name for field in fields(Sound)]
 
 
 class Measured(NamedTuple):
-    """reason, detail: why it cannot be used, None if it can; the rest is 0 or None where it cannot. offset,
-    size: in a tar, bytes. sample_rate (Hz), channels, num_samples: of the recording. sound: how it sounds."""
+    """reason, detail: why the audio cannot be used, None if it can; the rest is 0 or None where it cannot.
+    offset, size: in a tar, bytes. sample_rate (Hz), channels, num_samples: of the recording."""
 
     reason: str | None = None
     detail: str | None = None
@@ -50,13 +46,12 @@ _SCHEMA = pa.schema(
 
 
 def part_name(places: Sequence[object], settings: object) -> str:
-    """The name of the file of some utterances: a hash of all that their measures depend on."""
-    known = json.dumps([_VERSION, settings, places], ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(known.encode("utf-8", "surrogateescape")).hexdigest()[:32] + ".parquet"
+    """The name of the file of some utterances: a hash of everything that their measurements depend on."""
+    return json_sha256([_VERSION, settings, places])[:32] + ".parquet"
 
 
 def read_part(path: Path, count: int) -> list[Measured] | None:
-    """What was kept of so many rows; None where there is nothing, or it is damaged."""
+    """The measurements of `count` rows; None where the file is missing or damaged."""
     try:
         table = pq.read_table(path, use_threads=False, page_checksum_verification=True)
         whole = table.schema.equals(_SCHEMA) and len(table) == count  # the footer has no checksum
@@ -64,37 +59,27 @@ def read_part(path: Path, count: int) -> list[Measured] | None:
         return None
     if not whole:
         return None
-    found = []
-    for one in table.to_pylist():
-        sound = {name: one.pop(name) for name in _SOUND}
-        found.append(Measured(**one, sound=None if sound["level"] is None else Sound(**sound)))
-    return found
+    measured = []
+    for row in table.to_pylist():
+        sound = {name: row.pop(name) for name in _SOUND}
+        measured.append(Measured(**row, sound=None if sound["level"] is None else Sound(**sound)))
+    return measured
 
 
-def write_part(path: Path, found: Sequence[Measured]) -> None:
-    """Keep these; a reader never meets half of them. Raises MayaError where the folder cannot be written to,
-    and OSError when the disk is full."""
+def write_part(path: Path, measured: Sequence[Measured]) -> None:
+    """Write measurements, atomically. Raises MayaError where the folder cannot be written to, and OSError
+    when the disk is full."""
     rows = []
-    for one in found:
-        values = one._asdict()
+    for item in measured:
+        values = item._asdict()
         sound = values.pop("sound")
         rows.append(values | {name: getattr(sound, name) if sound else None for name in _SOUND})
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), partial, write_page_checksum=True)
-        partial.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise MayaError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def forget_others(folder: Path, names: Sequence[str]) -> None:
-    """Remove the parts that have none of these names: of files, settings and corpora that are no more."""
+    """Remove the files that have none of these names: they belong to other files, settings or corpora."""
     for path in folder.glob("*") if folder.is_dir() else ():
         if path.suffix in (".parquet", ".partial") and path.name not in names:
             path.unlink(missing_ok=True)

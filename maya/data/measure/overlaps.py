@@ -1,12 +1,10 @@
 """Utterances whose audio overlaps: spans of one recording that several utterances cover."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from typing import NamedTuple
 
-from maya.data.measure.probe import Probed
+from maya.data.measure.entry import Entry
 
 _SMALLEST_SECONDS = 0.05  # less than that is rounding
 # Utterances that share more than this are kept in one part. Segments are often padded with some silence, so
@@ -18,28 +16,27 @@ _SHARE_TOGETHER = 0.5  # of the shorter one
 class Overlap(NamedTuple):
     """Two utterances, in the order they begin, and the seconds that both cover."""
 
-    first: Probed
-    second: Probed
+    first: Entry
+    second: Entry
     seconds: float
 
     @property
     def together(self) -> bool:
         """Whether a split must keep both in one part."""
-        shorter = min(self.first.seconds, self.second.seconds)
+        shorter = min(self.first.duration, self.second.duration)
         return self.seconds > min(_SECONDS_TOGETHER, _SHARE_TOGETHER * shorter)
 
 
-def overlaps(probed: Iterable[Probed]) -> Iterator[Overlap]:
+def overlaps(entries: Iterable[Entry]) -> Iterator[Overlap]:
     """Every two utterances that cover the same span of the same channel of a recording.
 
     An utterance without a channel covers all of them.
     """
-    recordings: dict[tuple[str, int | None], list[Probed]] = defaultdict(list)
-    real = cache(os.path.realpath)
-    for utterance in probed:
-        recordings[real(utterance.path), utterance.row.offset].append(utterance)
+    recordings: dict[tuple[str, int | None], list[Entry]] = defaultdict(list)
+    for utterance in entries:
+        recordings[utterance.path, utterance.offset].append(utterance)
     for utterances in recordings.values():
-        active: list[Probed] = []
+        active: list[Entry] = []
         for utterance in sorted(utterances, key=_begin) if len(utterances) > 1 else ():
             begin = _begin(utterance)
             active = [earlier for earlier in active if _end(earlier) > begin]
@@ -61,18 +58,18 @@ def overlap_groups(shared: Sequence[Overlap]) -> dict[str, str]:
 
     for overlap in shared:
         if overlap.together:
-            first, second = sorted((root(overlap.first.row.id), root(overlap.second.row.id)))
+            first, second = sorted((root(overlap.first.id), root(overlap.second.id)))
             group[second] = first
     return {id: root(id) for id in group}
 
 
-def _begin(utterance: Probed) -> float:
-    return utterance.row.start or 0.0
+def _begin(utterance: Entry) -> float:
+    return utterance.start or 0.0
 
 
-def _end(utterance: Probed) -> float:
-    return _begin(utterance) + utterance.seconds
+def _end(utterance: Entry) -> float:
+    return _begin(utterance) + utterance.duration
 
 
-def _same_channel(a: Probed, b: Probed) -> bool:
-    return a.row.channel == b.row.channel or a.row.channel is None or b.row.channel is None
+def _same_channel(a: Entry, b: Entry) -> bool:
+    return a.channel == b.channel or a.channel is None or b.channel is None

@@ -1,37 +1,34 @@
-"""Looking at each utterance: is its audio there, can it be decoded, does it fit what is claimed and said."""
+"""Rules for dropping an utterance: its audio must exist, decode, and fit what is claimed and said."""
 
 import os.path
+import sys
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
+from maya.audio.byte_ranges import ByteRange, file_stamp
 from maya.audio.decoding import open_audio
 from maya.audio.load import check_channel, select_channel
 from maya.audio.sound import Sound, measure_sound
-from maya.audio.tar_audio import (
-    ByteRange,
-    Stamp,
-    TarMember,
-    file_stamp,
-    member_header,
-)
+from maya.audio.stamps import Stamp
+from maya.audio.tar_index import TarMember, member_header
 from maya.audio.tar_members import TarMembers
 from maya.config import config
-from maya.data.corpus.manifest import Dropped, Row
+from maya.data.corpus.manifest import Problem, Row
+from maya.data.measure.entry import SOUND_FIELDS, Entry
 from maya.data.measure.measured import Measured, forget_others, part_name, read_part, write_part
-from maya.data.measure.progress import Progress
 from maya.data.measure.workers import cpus, in_processes
 from maya.errors import MayaError
 from maya.ranges import INF, Count, Limit, NonNegFloat, Range
 from maya.text.normalize import normalize
 
-_SMALLEST_CHUNK, _LARGEST_CHUNK = 32, 2048  # rows: what is lost when a run is killed, for each process
+_SMALLEST_CHUNK, _LARGEST_CHUNK = 32, 2048  # rows: what each process loses when a run is killed
 _WORTH_PROCESSES = 200  # rows
 _HELD_TARS = 4
 _AUDIBLE = 1e-4  # peak of full scale, -80 dB
@@ -41,10 +38,10 @@ _TAR_SIZE_LIMIT = 8 << 30  # bytes from which a size does not
 
 @config
 class ProbeConfig:
-    """What costs an utterance its place.
+    """Rules for dropping an utterance.
 
-    decode: decode every file: finds truncated and silent ones, and measures how each sounds. Without it only
-    headers are read, and the frames of MP3 and pages of Ogg counted.
+    decode: decode every file. This finds truncated and silent ones, and measures how each sounds. Without it
+    only headers are read, and the frames of MP3 and pages of Ogg counted.
     min_seconds, max_seconds: limits of duration.
     max_chars_per_second: of the normalised text; more cannot be spoken. Fast reading reaches about 20.
     duration_tolerance: seconds by which the duration given in the manifest may be off.
@@ -59,60 +56,43 @@ class ProbeConfig:
     num_workers: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Probed:
-    """A row that passed: its audio as it lies on disk, and its text in normal form. `row` has offset and size
-    filled in, and a speaker, which is the utterance's id where the corpus names none; of a part of a
-    recording the start and duration as found, while num_samples counts all of it. sound: None where
-    it was not decoded."""
-
-    row: Row
-    text: str
-    path: Path
-    sample_rate: int
-    channels: int
-    num_samples: int
-    sound: Sound | None = None
-
-    @property
-    def seconds(self) -> float:
-        if self.row.start is not None and self.row.duration is not None:
-            return self.row.duration
-        return self.num_samples / self.sample_rate
-
-
 class _Bad(Exception):
     """reason, detail"""
 
 
 def probe(
     folder: Path, rows: Sequence[Row], cfg: ProbeConfig, keep: Path | None = None
-) -> tuple[list[Probed], list[Dropped]]:
+) -> tuple[list[Entry], list[Problem]]:
     """Check every row, in several processes; order is kept. Nothing is raised for a single utterance.
 
-    keep: a folder in which what was measured is kept: a call that was killed goes on where it was, and one
-    with the same audio and settings measures nothing. What it holds of others is removed.
+    keep: a folder for measurements. A call that was killed goes on where it was, and a call with the same
+    audio and settings measures nothing. Measurements of other audio are removed from it.
     """
-    kept: list[Probed] = []
-    dropped: list[Dropped] = []
-    used: list[str] = []
+    kept: list[Entry] = []
+    dropped: list[Problem] = []
+    names: list[str] = []
     chunks = [_Chunk(folder, some, cfg, keep) for some in _chunks(rows)]
     workers = min(cfg.num_workers or cpus(), len(chunks)) if len(rows) >= _WORTH_PROCESSES else 1
-    progress = Progress("checked", len(rows), "utterances")
-    with closing(in_processes(_probe_chunk, chunks, workers, "checking audio")) as found:
-        for name, fresh, results in found:
-            used.append(name)
-            kept += [one for one in results if isinstance(one, Probed)]
-            dropped += [one for one in results if isinstance(one, Dropped)]
-            progress.advance(len(results), fresh=fresh)
-    progress.end()
+    every = 0.5 if sys.stderr.isatty() else 10.0  # seconds between lines in a log
+    with (
+        closing(in_processes(_probe_chunk, chunks, workers, "checking audio")) as checked,
+        tqdm(
+            total=len(rows), desc="checking audio", unit=" utterances", mininterval=every, delay=every
+        ) as bar,
+    ):
+        for name, fresh, results in checked:
+            names.append(name)
+            kept += [item for item in results if isinstance(item, Entry)]
+            dropped += [item for item in results if isinstance(item, Problem)]
+            bar.initial += 0 if fresh else len(results)  # measured in an earlier run: not part of the rate
+            bar.update(len(results))
     if keep is not None:
-        forget_others(keep, used)
+        forget_others(keep, names)
     return kept, dropped
 
 
 class _Chunk(NamedTuple):
-    """Some rows that are looked at together."""
+    """Rows that are looked at together."""
 
     folder: Path
     rows: list[Row]
@@ -121,8 +101,11 @@ class _Chunk(NamedTuple):
 
 
 def _chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Rows in order, some at a time. A chunk ends with a tar, or with a row whose name says so, so that a row
-    more at the beginning of a corpus leaves the chunks after it as they were."""
+    """Rows in order, some at a time.
+
+    A chunk ends with a tar, or with a row that its name selects. One more row at the beginning of a corpus
+    then leaves the later chunks as they were.
+    """
     largest = min(max(1 << (len(rows) // 64).bit_length(), _SMALLEST_CHUNK), _LARGEST_CHUNK)
     chunk: list[Row] = []
     for row in rows:
@@ -138,42 +121,48 @@ def _chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
-def _probe_chunk(chunk: _Chunk) -> tuple[str, bool, list[Probed | Dropped]]:
-    """(name of the part kept of it, whether it was measured now, what was found of each row)."""
+def _probe_chunk(chunk: _Chunk) -> tuple[str, bool, list[Entry | Problem]]:
+    """(name of the file of its measurements, whether they were made now, the result of each row)."""
     folder, rows, cfg, keep = chunk
     texts = [normalize(row.text, row.language) for row in rows]
-    spoken = [row for row, text in zip(rows, texts, strict=True) if text]
+    with_text = [row for row, text in zip(rows, texts, strict=True) if text]
+    stats = [_stat(folder / (row.tar or row.audio)) for row in with_text]
     settings = [cfg.decode, cfg.min_seconds, cfg.max_seconds, cfg.duration_tolerance]
-    name = part_name([_place(folder, row) for row in spoken], settings)
-    measured = read_part(keep / name, len(spoken)) if keep is not None else None
+    places = [_place(folder, row, stat) for row, stat in zip(with_text, stats, strict=True)]
+    name = part_name(places, settings)
+    measured = read_part(keep / name, len(with_text)) if keep is not None else None
     fresh = measured is None
     if measured is None:
-        measured = [_measured(folder, row, cfg) for row in spoken]
+        measured = [_measured(folder, row, cfg) for row in with_text]
         if keep is not None:
             write_part(keep / name, measured)
-    left = iter(measured)
-    results: list[Probed | Dropped] = []
+    remaining = zip(measured, stats, strict=True)
+    results: list[Entry | Problem] = []
     for row, text in zip(rows, texts, strict=True):
         try:
             if not text:
                 raise _Bad("empty_transcript", f"nothing speakable is left of the text {row.text[:40]!r}")
-            results.append(_judged(row, text, folder / (row.tar or row.audio), next(left), cfg))
+            audio, stat = next(remaining)
+            results.append(_entry(folder, row, text, audio, stat, cfg))
         except _Bad as bad:
             reason, detail = bad.args
             results.append(
-                Dropped(id=row.id, language=row.language, reason=reason, detail=detail, where=row.where)
+                Problem(id=row.id, language=row.language, reason=reason, detail=detail, where=row.where)
             )
     return name, fresh, results
 
 
-def _place(folder: Path, row: Row) -> list[object]:
-    """Which audio a row means, and which file that is today."""
-    path = os.path.abspath(folder / (row.tar or row.audio))
+def _stat(path: Path) -> os.stat_result | None:
     try:
-        found = os.stat(path)
-        stamp = [found.st_size, found.st_mtime_ns]
+        return os.stat(path)
     except (OSError, ValueError):
-        stamp = []
+        return None
+
+
+def _place(folder: Path, row: Row, stat: os.stat_result | None) -> list[object]:
+    """The audio that a row means, and the identity of its file."""
+    path = os.path.abspath(folder / (row.tar or row.audio))
+    stamp = [stat.st_size, stat.st_mtime_ns] if stat else []
     return [path, row.tar and row.audio, row.offset, row.size, row.start, row.duration, row.channel, stamp]
 
 
@@ -182,70 +171,94 @@ def _measured(folder: Path, row: Row, cfg: ProbeConfig) -> Measured:
     try:
         if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
             raise _Bad("missing_audio", f"there is no file {path}")
-        if row.tar is not None:
-            row = _locate(path, row)
-        rate, channels, num_samples, sound = _measure(path, row, cfg)
+        audio = _located(path, row) if row.tar is not None else path
+        rate, channels, num_samples, sound = _measure(audio, row, cfg)
     except _Bad as bad:
         reason, detail = bad.args
         return Measured(reason, detail)
-    return Measured(None, None, row.offset, row.size, rate, channels, num_samples, sound)
+    offset, size = (audio.offset, audio.size) if isinstance(audio, ByteRange) else (None, None)
+    return Measured(None, None, offset, size, rate, channels, num_samples, sound)
 
 
-def _judged(row: Row, text: str, path: Path, found: Measured, cfg: ProbeConfig) -> Probed:
-    """Whether what was measured fits what is claimed and said."""
-    if found.reason is not None:
-        raise _Bad(found.reason, found.detail)
-    rate = found.sample_rate
-    if found.channels == 1:
-        row = replace(row, channel=None)
-    if row.tar is not None:
-        row = replace(row, offset=found.offset, size=found.size)
-    begin, count = _part(row, rate, found.num_samples, cfg)
+def _entry(
+    folder: Path, row: Row, text: str, audio: Measured, stat: os.stat_result | None, cfg: ProbeConfig
+) -> Entry:
+    """The entry of a row, if what was measured fits what is claimed and said."""
+    if audio.reason is not None:
+        raise _Bad(audio.reason, audio.detail)
+    path, rate = folder / (row.tar or row.audio), audio.sample_rate
+    if stat is None:  # it appeared after that
+        raise _Bad("missing_audio", f"there is no file {path}")
+    begin, count = _part(row, rate, audio.num_samples, cfg)
     seconds = count / rate
-    if row.start is not None:
-        row = replace(row, start=begin / rate, duration=seconds)
     if row.sample_rate is not None and row.sample_rate != rate:
         raise _Bad("sample_rate_mismatch", f"the manifest says {row.sample_rate} Hz, the audio has {rate} Hz")
-    if row.duration is not None and abs(row.duration - seconds) > cfg.duration_tolerance:
+    if (
+        row.start is None
+        and row.duration is not None
+        and abs(row.duration - seconds) > cfg.duration_tolerance
+    ):
         raise _Bad("duration_mismatch", f"the manifest says {row.duration:g} s, it lasts {seconds:.2f} s")
     if len(text) / seconds > (limit := cfg.max_chars_per_second):
         raise _Bad("text_too_long", f"{len(text)} characters in {seconds:.2f} s, over {limit:g} a second")
-    if row.speaker is None:
-        row = replace(row, speaker=row.id)
-    return Probed(row, text, path, rate, found.channels, found.num_samples, found.sound)
+    in_tar = row.tar is not None
+    return Entry(
+        id=row.id,
+        path=os.path.realpath(path),
+        offset=audio.offset if in_tar else None,
+        size=audio.size if in_tar else None,
+        member=row.audio if in_tar else None,
+        file_size=stat.st_size,
+        file_mtime=int(stat.st_mtime),
+        sample_rate=rate,
+        channels=audio.channels,
+        num_samples=audio.num_samples,
+        start=None if row.start is None else begin / rate,
+        duration=seconds,
+        text=text,
+        raw_text=row.text,
+        language=row.language,
+        speaker=row.speaker or row.id,
+        kind=row.kind,
+        source=row.source,
+        licence=row.licence,
+        where=row.where,
+        channel=None if audio.channels == 1 else row.channel,
+        labels=row.labels,
+        **{name: getattr(audio.sound, name) for name in SOUND_FIELDS if audio.sound is not None},
+    )
 
 
-def _locate(path: Path, row: Row) -> Row:
-    """The row with the byte range of its member, checked against the tar's own header."""
+def _located(path: Path, row: Row) -> ByteRange:
+    """The byte range of a row's member, checked against the tar's own header."""
     try:
         if row.offset is None or row.size is None:
             member = _look_up(path, row.audio)
-            return replace(row, offset=member.offset, size=member.size)
-        found = member_header(path, row.offset)
+            return ByteRange(str(path), member.offset, member.size)
+        header = member_header(path, row.offset)
     except MayaError as error:
         raise _Bad("tar_mismatch", str(error)) from None
-    if found is None:
+    if header is None:
         raise _Bad("tar_mismatch", f"no member of {path} begins at byte {row.offset}; was it written again?")
     # A long name is kept elsewhere, and so is a size over 8 GB; this header has a part, or zero.
     long_name = len(row.audio.encode("utf-8", "surrogateescape")) > _TAR_NAME_LIMIT
-    if found.size != (row.size if row.size < _TAR_SIZE_LIMIT else found.size) or not (
-        long_name or found.name == row.audio
+    if header.size != (row.size if row.size < _TAR_SIZE_LIMIT else header.size) or not (
+        long_name or header.name == row.audio
     ):
         raise _Bad(
             "tar_mismatch",
-            f"at byte {row.offset} of {path} lies {found.name!r} of {found.size} bytes, "
+            f"at byte {row.offset} of {path} lies {header.name!r} of {header.size} bytes, "
             f"not {row.audio!r} of {row.size} bytes",
         )
-    return row
+    return ByteRange(str(path), row.offset, row.size)
 
 
-def _measure(path: Path, row: Row, cfg: ProbeConfig) -> tuple[int, int, int, Sound | None]:
+def _measure(audio: Path | ByteRange, row: Row, cfg: ProbeConfig) -> tuple[int, int, int, Sound | None]:
     """(sample rate, channels, samples, sound) of a row's audio; of a part only the sound is the part's."""
-    name = f"{row.audio} in {path}" if row.tar else str(path)
-    source = ByteRange(str(path), row.offset or 0, row.size or 0) if row.tar else path
+    name = f"{row.audio} in {audio.path}" if isinstance(audio, ByteRange) else str(audio)
     try:
-        with open_audio(source, name, whole=cfg.decode and row.start is None) as audio:
-            rate, channels, total = audio.sample_rate, audio.channels, audio.num_samples
+        with open_audio(audio, name, whole=cfg.decode and row.start is None) as file:
+            rate, channels, total = file.sample_rate, file.channels, file.num_samples
             begin, count = _part(row, rate, total, cfg)
             if row.start is not None:
                 name = f"{name} from {row.start:g} s"
@@ -256,7 +269,7 @@ def _measure(path: Path, row: Row, cfg: ProbeConfig) -> tuple[int, int, int, Sou
                 raise _Bad("no_channel", str(error)) from None
             if not cfg.decode:
                 return rate, channels, total, None
-            samples = audio.read(begin, count)
+            samples = file.read(begin, count)
     except MayaError as error:
         raise _Bad("unreadable_audio", str(error)) from None
     if row.channel is not None:
@@ -292,7 +305,7 @@ def _check_length(seconds: float, name: str, cfg: ProbeConfig) -> None:
 
 
 class _TarIndex:
-    """Members by name of the tars that were asked about last, each read once. Those before a damage can be
+    """Members by name of the tars that were used last, each read once. Members before a damage can be
     used."""
 
     def __init__(self) -> None:

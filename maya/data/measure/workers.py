@@ -1,4 +1,4 @@
-"""Work shared out to processes, in order, for what keeps the interpreter busy."""
+"""Work in several processes, in order, for tasks that keep the interpreter busy."""
 
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ def in_processes(
 ) -> Generator[R, None, None]:
     """`work(item)` of each item, in order, by so many processes; by this one if they are fewer than two.
 
-    what: they are doing, for messages. Raises MayaError when a process dies, and what `work` raises. The
+    what: the task, for messages. Raises MayaError when a process dies, and what `work` raises. The
     processes end at once when the iterator is closed, and within a second of this process if it is killed.
     """
     if workers < 2:
@@ -60,7 +60,7 @@ def in_processes(
 
 
 def _begin(parent: int, stop: Event) -> None:
-    """In a worker: leave Ctrl-C to the parent, end when it says so, and do not outlive it."""
+    """In a worker: ignore Ctrl-C, end when the parent says so, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

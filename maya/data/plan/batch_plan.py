@@ -118,7 +118,7 @@ class BatchPlan:
         return [self.batch(epoch, index) for index in range(self.num_batches(epoch))]
 
     def resume(self, saved: Sequence) -> Position:
-        """The position from which this plan goes on where a run with any number of ranks stopped.
+        """The position at which this plan continues a run with any number of ranks.
 
         What that run has trained on in the epoch is left out; the rest of the epoch is dealt to the present
         ranks anew. Raises MayaError for a position that does not exist.
@@ -131,13 +131,13 @@ class BatchPlan:
             position = Position(position.epoch, 0, self.world_size, before)
         else:
             position = position._replace(ranks=self.world_size)
-        there = self.remaining(position._replace(batch=0))
-        if position.batch > there or (position.batch == there and not position.before):
+        batches = self.remaining(position._replace(batch=0))
+        if position.batch > batches or (position.batch == batches and not position.before):
             raise MayaError(
                 f"the saved position is batch {position.batch} of epoch {position.epoch}, which has only "
-                f"{there}: the data or the batch settings changed since it was saved"
+                f"{batches}: the data or the batch settings changed since it was saved"
             )
-        return position if position.batch < there else Position(position.epoch + 1, 0, self.world_size)
+        return position if position.batch < batches else Position(position.epoch + 1, 0, self.world_size)
 
     def advance(self, position: Position) -> Position:
         """The position after one more batch."""
@@ -146,7 +146,7 @@ class BatchPlan:
         return Position(position.epoch + 1, 0, position.ranks)
 
     def positions(self, start: Position) -> Iterator[Position]:
-        """This position and those after it, for ever."""
+        """This position and all later ones, without end."""
         while True:
             yield start
             start = self.advance(start)
@@ -252,7 +252,7 @@ def _check_columns(durations: NDArray, tokens: NDArray, cfg: PlanConfig, ids: Se
     if not (np.isfinite(durations).all() and durations.min() > 0):
         raise MayaError("every utterance needs a duration above zero; prepare the data again")
     if tokens.min() < 0:
-        raise MayaError("an utterance has fewer than no tokens; prepare the data again")
+        raise MayaError("the token count of an utterance is negative; prepare the data again")
     longest = int(durations.argmax())
     if cfg.max_seconds is not None and cfg.too_long == "error" and durations[longest] > cfg.max_seconds:
         name = f"utterance {ids[longest]!r}" if ids is not None else f"utterance number {longest}"

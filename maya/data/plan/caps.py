@@ -1,4 +1,4 @@
-"""How many utterances of a size fit into a batch, and what a batch costs."""
+"""The number of utterances of a size that fit into a batch, and the cost of a batch."""
 
 from math import inf
 from typing import Any

@@ -30,7 +30,7 @@ def make_cells(
     durations: NDArray[np.float32], tokens: NDArray[np.int32], langs: NDArray[np.int16],
     num_langs: int, by_tokens: bool, seed: int,
 ) -> Cells:  # fmt: skip
-    """Sort n utterances into cells; within a cell and language they stand at random.
+    """Sort n utterances into cells; their order within a cell and language is random.
 
     langs: (n,) 0 ... num_langs - 1. Takes about 8 bytes per utterance more than it returns, for a time.
     """
@@ -82,12 +82,12 @@ def _sorted_rows(keys: NDArray[np.int32], starts: NDArray[np.int64], seed: int) 
     rows = np.empty(len(keys), np.int32)
     free = starts[:-1].copy()  # where the next row of each key goes
     for some in _chunks(len(keys)):
-        mine = keys[shuffled[some]]
-        order = np.argsort(mine, kind="stable")
-        found, counts = np.unique(mine, return_counts=True)
+        chunk_keys = keys[shuffled[some]]
+        order = np.argsort(chunk_keys, kind="stable")
+        distinct, counts = np.unique(chunk_keys, return_counts=True)
         begins = np.cumsum(counts) - counts
-        rows[np.arange(len(mine)) + np.repeat(free[found] - begins, counts)] = shuffled[some][order]
-        free[found] += counts
+        rows[np.arange(len(chunk_keys)) + np.repeat(free[distinct] - begins, counts)] = shuffled[some][order]
+        free[distinct] += counts
     return rows
 
 

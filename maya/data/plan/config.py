@@ -1,4 +1,4 @@
-"""What a batch plan is made with, and the place in it where a run stands."""
+"""Configuration of a batch plan, and a position in it."""
 
 from collections.abc import Sequence
 from dataclasses import field
@@ -72,8 +72,8 @@ class MemoryConfig:
         """Utterances, a real number, that max_bytes has room for; 0 or less where not even the rest fits."""
         if self.max_bytes is None:
             return inf
-        left = self.max_bytes - self.fixed - self.length * frames
-        return left / np.maximum(self.per_utterance(frames, tokens), 1e-9)
+        free = self.max_bytes - self.fixed - self.length * frames
+        return free / np.maximum(self.per_utterance(frames, tokens), 1e-9)
 
 
 @config
@@ -113,20 +113,27 @@ class Position(NamedTuple):
 
     ranks: the number of ranks that `batch` is counted for, 0 for that of the plan at hand.
     before: (ranks, batches) of the stretches of this epoch that other numbers of ranks have done.
+    digest: of the cuts that were read in this epoch, where only reading them again leads to this batch
+        (maya.data.loading.lhotse_loader); "" in a plan, which can seek.
     """
 
     epoch: int
     batch: int
     ranks: int = 0
     before: tuple[tuple[int, int], ...] = ()
+    digest: str = ""
 
     @classmethod
     def of(cls, saved: Sequence[Any]) -> "Position":
-        """The position that was saved as (nested) lists; the last two fields may be missing."""
+        """The position that was saved as (nested) lists; the last three fields may be missing."""
         epoch, batch, *more = saved
         ranks = int(more[0]) if more else 0
         before = tuple((int(w), int(n)) for w, n in more[1]) if len(more) > 1 else ()
-        return cls(int(epoch), int(batch), ranks, before)
+        return cls(int(epoch), int(batch), ranks, before, str(more[2]) if len(more) > 2 else "")
+
+    def saved(self) -> list[Any]:
+        """As nested lists, for JSON."""
+        return [self.epoch, self.batch, self.ranks, [list(stretch) for stretch in self.before], self.digest]
 
 
 def check(cfg: PlanConfig, speeds: Sequence[float]) -> None:

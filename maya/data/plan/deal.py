@@ -1,4 +1,4 @@
-"""Batches to ranks: steps of equal cost, shuffled; what is left when the number of ranks changes."""
+"""Dealing batches to ranks: shuffled steps of equal cost, and the rest when the number of ranks changes."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ class Deal:
         self.batches = Batches(*(np.concatenate(pair) for pair in zip(batches, divided, strict=True)))
         self.steps = np.concatenate([steps, _turned(tail.reshape(-1, ranks))])
 
-    def left(self, done: int) -> Batches:
+    def remaining(self, done: int) -> Batches:
         """The batches that remain after so many steps; one that has been trained on is not among them."""
         trained = self.batches.first[np.unique(self.steps[:done])]
         remaining = self.batches.take(np.unique(self.steps[done:]))
@@ -43,7 +43,7 @@ def deal(
     """The steps of an epoch, or of what is left of it, None if nothing, after `before`: (ranks, steps) of
     earlier stretches."""
     for stage, (others, done) in enumerate(before):
-        batches = Deal(batches, others, _random(seed, epoch, stage)).left(done)
+        batches = Deal(batches, others, _random(seed, epoch, stage)).remaining(done)
         if not len(batches.first):
             return None
     return Deal(batches, ranks, _random(seed, epoch, len(before)))
@@ -54,7 +54,7 @@ def _random(seed: int, epoch: int, stage: int) -> np.random.Generator:
 
 
 def _turned(steps: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Costs grow within a step; turning it gives no rank always the lowest."""
+    """Rotate each step so that the cheapest batch is not always on the same rank."""
     count, ranks = steps.shape
     return np.take_along_axis(steps, (np.arange(ranks) + np.arange(count)[:, None]) % ranks, axis=1)
 

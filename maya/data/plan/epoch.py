@@ -74,16 +74,16 @@ class Epoch:
     def draws(self, first: int, last: int) -> Draws:
         """The draws first ... last - 1."""
         begin = int(np.searchsorted(self.starts, first, side="right")) - 1
-        found = []
+        parts = []
         while first < last:
             start, end = int(self.starts[begin]), int(self.starts[begin + 1])
             some = slice(first - start, min(last, end) - start)
             bucket = self._bucket(begin)
-            found.append(Draws(bucket.rows[some], bucket.speeds[some]))
+            parts.append(Draws(bucket.rows[some], bucket.speeds[some]))
             first, begin = end, begin + 1
-        if len(found) == 1:
-            return found[0]
-        return Draws(np.concatenate([f.rows for f in found]), np.concatenate([f.speeds for f in found]))
+        if len(parts) == 1:
+            return parts[0]
+        return Draws(np.concatenate([f.rows for f in parts]), np.concatenate([f.speeds for f in parts]))
 
     def _random(self, stream: int, number: int = 0) -> np.random.Generator:
         return np.random.default_rng([self._seed, self.epoch, stream, number])
@@ -92,7 +92,7 @@ class Epoch:
         self, caps: Caps, bands: NDArray[np.float64], seconds: NDArray[np.float64],
         tokens: NDArray[np.int64], played: NDArray[np.int64],
     ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:  # fmt: skip
-        """Cells that are drawn in an order of like beside like, and where a bucket may begin in it."""
+        """An order of the cells with similar ones side by side, and the places where a bucket may begin."""
         band = np.floor(bands + self._random(_BANDS).random()).astype(np.int64)
         # By how much more than their seconds utterances take of a batch, or cost, for their tokens.
         more = caps.room_by_seconds(seconds) / caps.room(seconds, tokens) * caps.token_weight(tokens)
@@ -172,7 +172,7 @@ def _buckets(
 
 
 def _batches(caps: Caps, shapes: Sequence[_Shape]) -> Batches:
-    """Full batches through all buckets; what is left of a bucket begins the first batch of the next."""
+    """Full batches through all buckets; the rest of a bucket begins the first batch of the next."""
     sizes: list[NDArray[np.int64]] = []
     costs: list[NDArray[np.float64]] = []
 
@@ -180,20 +180,20 @@ def _batches(caps: Caps, shapes: Sequence[_Shape]) -> Batches:
         sizes.append(np.full(number, size))
         costs.append(np.full(number, float(caps.cost(size, longest, most))))
 
-    left, left_longest, left_most = 0, 0.0, 0
+    pending, pending_longest, pending_most = 0, 0.0, 0
     for count, longest, most in shapes:
-        if left:
-            together = max(left_longest, longest), max(left_most, most)
-            taken = min(count, max(0, int(caps.size(*together)) - left))
-            if taken == count and left + taken < int(caps.size(*together)):
-                left, (left_longest, left_most) = left + taken, together
+        if pending:
+            together = max(pending_longest, longest), max(pending_most, most)
+            taken = min(count, max(0, int(caps.size(*together)) - pending))
+            if taken == count and pending + taken < int(caps.size(*together)):
+                pending, (pending_longest, pending_most) = pending + taken, together
                 continue
-            add(1, left + taken, *(together if taken else (left_longest, left_most)))
+            add(1, pending + taken, *(together if taken else (pending_longest, pending_most)))
             count -= taken
         size = int(caps.size(longest, most))
         add(count // size, size, longest, most)
-        left, left_longest, left_most = count % size, longest, most
-    if left:
-        add(1, left, left_longest, left_most)
+        pending, pending_longest, pending_most = count % size, longest, most
+    if pending:
+        add(1, pending, pending_longest, pending_most)
     ends = np.cumsum(np.concatenate(sizes))
     return Batches(np.concatenate([[0], ends[:-1]]), ends, np.concatenate(costs))

@@ -1,4 +1,4 @@
-"""What an epoch of a plan amounts to."""
+"""Statistics of an epoch of a plan."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maya.data.loading.batch import language_code
 from maya.data.plan.caps import Caps
 from maya.data.plan.deal import Deal
 from maya.data.plan.epoch import Epoch
+from maya.text.languages import indexed_language
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ class PlanStats:
         """For JSON, with the codes `languages` in place of their indices, "unknown" in place of -1."""
         values = asdict(self)
         for name in ("hours", "repeated", "skipped"):
-            values[name] = {language_code(i, languages): value for i, value in values[name].items()}
+            values[name] = {indexed_language(i, languages): value for i, value in values[name].items()}
         return values
 
 

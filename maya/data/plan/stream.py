@@ -1,8 +1,9 @@
-"""Batches of cuts that come one after the other, without an end or in no known number, such as lhotse Shar.
+"""Batches of cuts that come one after the other, in an unknown number or without an end, as a lhotse sampler.
 
-What cannot be sorted as a whole is sorted in a reservoir: a bounded number of cuts is held in cells of about
-equal duration and number of tokens, and each batch is taken from a cell and, where that has too few, from its
-neighbours. All caps hold as in a BatchPlan. Languages are mixed before: `CutSet.mux(..., weights=...)`.
+Such cuts cannot be sorted as a whole, so they are sorted in a reservoir: a bounded number of cuts is held in
+cells of about equal duration and number of tokens, and each batch is taken from a cell and, where that has
+too few, from its neighbours. All caps hold as in a BatchPlan. Mix languages before:
+`CutSet.mux(..., weights=...)`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,8 +12,7 @@ from typing import Any
 import numpy as np
 from lhotse import CutSet
 from lhotse.cut import Cut
-from lhotse.dataset.sampling.base import attach_dataloading_info
-from torch.utils.data import Sampler
+from lhotse.dataset.sampling.base import CutSampler
 
 import maya.audio.lhotse_audio  # noqa: F401
 from maya.data.plan.caps import Caps
@@ -27,21 +27,21 @@ _REACH = 3  # a batch may be filled up from so many cells to either side
 _Held = tuple[Cut, float, int]  # a cut as it is played, its seconds and tokens
 
 
-class StreamSampler(Sampler[CutSet]):
+class StreamSampler(CutSampler):
     """Yields batches of a stream as CutSets; each cut of the stream is in exactly one of them.
 
-    cuts: what is iterated over, lazily: this rank's own share (in lhotse: split by rank and worker, or
-        shuffled with a seed of its own). If it ends, so do the batches, when the reservoir is empty.
+    cuts: iterated over lazily. Every rank reads all of it and takes its own batch of each step, so all ranks
+        have equally many. If the stream ends, so do the batches, when the reservoir is empty.
     cfg: caps, seed and cost are used; temperature and num_buckets are not.
     held: cuts in the reservoir; more is less padding and more shuffling.
-    rank: gives each rank random numbers of its own. All ranks draw the same place in the order of cost for
-        the batch of a step, so that their costs are about equal without a word between them.
+    rank, world_size: as in lhotse. Give 0 and 1 where `cuts` is this rank's own share (lhotse's split by rank
+        and worker), and then `stream`, its number.
+    stream: gives each stream random numbers of its own. Whatever it is, the batches of a step come from the
+        same place in the order of cost, so that their costs are about equal.
 
-    To be handed to a DataLoader as its sampler, or with a dataset to lhotse's IterableDatasetWrapper, which
-    runs it in the workers. Resuming reads the stream again up to where it was, without any audio.
+    Use it as the sampler of a DataLoader, or with lhotse's IterableDatasetWrapper, which runs it in the
+    workers. Resuming reads the stream again up to where it was, without any audio.
     """
-
-    rank, world_size = 0, 1  # what lhotse asks a sampler that sees only its own share
 
     def __init__(
         self,
@@ -51,47 +51,83 @@ class StreamSampler(Sampler[CutSet]):
         tokens: Callable[[Cut], int] = count_characters,
         speeds: Sequence[float] = (1.0,),
         held: int = 20_000,
-        rank: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        stream: int = 0,
     ) -> None:
+        super().__init__(shuffle=True, rank=rank, world_size=world_size, seed=cfg.seed)
         check(cfg, speeds)
         if held < 1:
             raise MayaError(f"the reservoir must hold at least one cut, not {held}")
         self.cuts, self.cfg, self.speeds, self.held = cuts, cfg, tuple(speeds), held
-        self._tokens, self._caps, self._stream = tokens, Caps(cfg), 1 + rank
-        self._epoch, self._given, self._skip = 0, 0, 0
+        self._tokens, self._caps, self._stream = tokens, Caps(cfg), 1 + stream
+        self._given, self._skip = 0, 0  # steps of this epoch so far; those to pass over
+        self._batches: Iterator[CutSet] = iter(())
 
-    def __iter__(self) -> Iterator[CutSet]:
+    def __iter__(self) -> "StreamSampler":
+        self._batches, self._given = self._epoch_batches(), 0
+        self.diagnostics.reset_current_epoch()
         skip, self._skip = self._skip, 0
-        self._given = 0
-        common = np.random.default_rng([self.cfg.seed, self._epoch, 0])
-        own = np.random.default_rng([self.cfg.seed, self._epoch, self._stream])
+        for _ in range(skip):
+            next(self)
+        return self
+
+    def __next__(self) -> CutSet:
+        batch = super().__next__()
+        self._given += 1
+        return batch
+
+    def _next_batch(self) -> CutSet:
+        return next(self._batches)
+
+    def _epoch_batches(self) -> Iterator[CutSet]:
+        """The batches of all ranks in an epoch, those of a step in a row."""
+        common = np.random.default_rng([self.cfg.seed, self.epoch, 0])
+        own = np.random.default_rng([self.cfg.seed, self.epoch, self._stream])
         reservoir, stream, ended = _Reservoir(self._caps, own), iter(self.cuts), False
         while True:
-            while not ended and len(reservoir) < self.held:
-                cut = next(stream, None)
-                ended = cut is None
-                if cut is not None:
-                    reservoir.add(self._played(cut, own))
-            if not len(reservoir):
-                return
-            batch = reservoir.take(common.random())
-            self._given += 1
-            if self._given > skip:
-                cuts = CutSet.from_cuts(batch)
-                attach_dataloading_info(cuts, self.rank, self.world_size)  # IterableDatasetWrapper wants it
-                yield cuts
+            quantile = common.random()
+            for _ in range(self.world_size):
+                while not ended and len(reservoir) < self.held:
+                    cut = next(stream, None)
+                    ended = cut is None
+                    if cut is not None:
+                        reservoir.add(self._played(cut, own))
+                if not len(reservoir):
+                    return
+                yield CutSet.from_cuts(reservoir.take(quantile))
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffle otherwise from the next iteration on."""
-        self._epoch = epoch
+        if epoch != self.epoch:
+            self._skip = 0
+        super().set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self._epoch, "given": self._given}
+        return {"epoch": self.epoch, "given": self._given, "world_size": self.world_size}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next iteration passes over what was given; the stream must begin as it did then."""
-        self._epoch, self._given = state["epoch"], state["given"]
-        self._skip = self._given
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The next iteration passes over the batches that were given; the stream must begin as it did then.
+        Raises MayaError for the state of another number of ranks."""
+        if state_dict["world_size"] != self.world_size:
+            raise MayaError(
+                f"the sampler's state is of {state_dict['world_size']} rank(s), and there are "
+                f"{self.world_size}; start with as many, or use a PlanSampler"
+            )
+        self.set_epoch(state_dict["epoch"])
+        self._given = self._skip = state_dict["given"]
+
+    @property
+    def num_cuts(self) -> None:
+        """Unknown, as in lhotse's lazy samplers."""
+
+    @property
+    def remaining_cuts(self) -> None:
+        """Unknown, as in lhotse's lazy samplers."""
+
+    @property
+    def remaining_duration(self) -> None:
+        """Unknown, as in lhotse's lazy samplers."""
 
     def _played(self, cut: Cut, rng: np.random.Generator) -> _Held:
         cap = self.cfg.max_seconds

@@ -1,1 +1,1 @@
-"""From rows to the tables of train, dev and test: checks, splits, and what was dropped."""
+"""Preparation: checks and splits, from rows to the tables of train, dev and test."""

@@ -1,32 +1,23 @@
-"""Looking at how utterances sound: clipped, too quiet or loud, noisy, narrow-band, long silent, offset.
+"""Checks of the sound: clipped, too quiet or loud, noisy, narrow-band, long silences, an offset.
 
-The numbers are taken by `probe` while it decodes (see maya.audio.sound); here they meet limits.
+`probe` measures the sound while it decodes (see maya.audio.sound). These checks compare it with limits.
 """
 
 from collections.abc import Iterator, Sequence
 
 from maya.audio.sound import Sound
 from maya.config import config
-from maya.data.corpus.manifest import Dropped
-from maya.data.measure.flags import Finding, Flag, check_drop, sort_out
-from maya.data.measure.probe import Probed
+from maya.data.corpus.manifest import Problem
+from maya.data.measure.entry import Entry
+from maya.data.measure.flags import Finding, check_drop, sort_out
+from maya.data.measure.reasons import SOUND
 from maya.ranges import Finite, NonNegFloat, Share
-
-REASONS = {
-    "clipped": "samples stay at full scale: the recording was too loud for its device",
-    "too_quiet": "the speech is far below the usual level",
-    "too_loud": "the speech is far above the usual level",
-    "noisy": "the noise is nearly as loud as the speech",
-    "narrow_band": "nothing above 4 kHz, or hardly anything: telephone speech at a higher sampling rate",
-    "long_silence": "much silence before or after the speech",
-    "dc_offset": "the samples do not lie around zero",
-}
 
 
 @config
 class AudioCheckConfig:
-    """drop: reasons (see REASONS) that cost an utterance its place instead of being noted.
-    max_clipped: share of samples at full scale, in runs of three or more.
+    """drop: reasons (see maya.data.measure.reasons.SOUND) for which an utterance is dropped instead of
+    flagged. max_clipped: share of samples at full scale, in runs of three or more.
     min_level, max_level: of active speech (ITU-T P.56), dB of full scale; speech is usually at -35 to -15.
     min_snr: dB, an estimate from the quietest frames. min_high_band: power above 5 kHz, dB of the whole:
     -50 to -20 in speech, under -60 in most of what was once at 8 kHz; files under 12 kHz are not judged.
@@ -44,17 +35,19 @@ class AudioCheckConfig:
 
 
 def check_audio(
-    probed: Sequence[Probed], cfg: AudioCheckConfig
-) -> tuple[list[Probed], list[Flag], list[Dropped]]:
-    """(those kept, their flags, those dropped by cfg.drop), in the order they came. Utterances that were not
+    entries: Sequence[Entry], cfg: AudioCheckConfig
+) -> tuple[list[Entry], list[Problem], list[Problem]]:
+    """(entries that are kept, their flags, entries dropped by cfg.drop), in order. Utterances that were not
     decoded have no findings. Raises MayaError for an unknown cfg.drop."""
-    check_drop(cfg.drop, REASONS, "audio_checks.drop")
-    findings = {one.row.id: list(audio_findings(one.sound, cfg)) if one.sound else [] for one in probed}
-    return sort_out(probed, findings, cfg.drop)
+    check_drop(cfg.drop, SOUND, "audio_checks.drop")
+    findings = {
+        entry.id: list(audio_findings(sound, cfg)) if (sound := entry.sound) else [] for entry in entries
+    }
+    return sort_out(entries, findings, cfg.drop)
 
 
 def audio_limits(cfg: AudioCheckConfig) -> dict[str, list[float]]:
-    """Of a quantity of maya.data.report.statistics, the values beyond which an utterance is flagged."""
+    """The values beyond which an utterance is flagged, by quantity of maya.data.report.statistics."""
     return {
         "level": [cfg.min_level, cfg.max_level],
         "snr": [cfg.min_snr],
@@ -64,7 +57,7 @@ def audio_limits(cfg: AudioCheckConfig) -> dict[str, list[float]]:
 
 
 def audio_findings(sound: Sound, cfg: AudioCheckConfig) -> Iterator[Finding]:
-    """What one recording tells by itself."""
+    """The findings of one recording."""
     if sound.clipped > cfg.max_clipped:
         yield "clipped", f"{sound.clipped:.2%} of the samples stay at full scale"
     if sound.level < cfg.min_level:

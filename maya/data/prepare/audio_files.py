@@ -4,7 +4,6 @@ Preparing writes the list beside its tables. Whether the audio is still the same
 file's directory entry, and no byte of audio is read.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from maya.data.corpus.manifest import Row
+from maya.files import sha256
 
 NAME = "audio_files.arrow"
 _ABSENT = -1
@@ -34,9 +34,8 @@ class AudioFiles:
 
     def digest(self) -> str:
         """A short hash of all paths and stamps."""
-        sha = hashlib.sha256("\0".join(self.paths).encode("utf-8", "surrogateescape"))
-        sha.update(np.ascontiguousarray(self.stamps).tobytes())
-        return sha.hexdigest()[:16]
+        names = "\0".join(self.paths).encode("utf-8", "surrogateescape")
+        return sha256(names + np.ascontiguousarray(self.stamps).tobytes())[:16]
 
     def now(self) -> "AudioFiles":
         """The same files as they are at this moment."""

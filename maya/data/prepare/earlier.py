@@ -1,73 +1,66 @@
-"""What an output folder of `maya prepare` already holds, and whether a corpus is the one it was made from.
+"""An earlier preparation in the output folder of `maya prepare`, and whether a corpus is the same.
 
 Runs lie beside the prepared data and belong to them. So another corpus is refused, while one that moved, grew
-or was corrected keeps its split, and what changed is said.
+or was corrected keeps its split, and the changes are reported.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from maya.config import to_dict
 from maya.data.corpus.folder import is_named
 from maya.data.corpus.manifest import PARTS, Row
-from maya.data.measure.probe import Probed
+from maya.data.measure.entry import Entry
 from maya.data.prepare.split import EarlierSplit, SplitConfig
-from maya.data.table.entry import Entry
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
+from maya.files import read_json
 
 _ALIKE = 0.5  # share of the utterances that must be the same for a corpus to be the same
+_FIELDS = ("id", "language", "raw_text", "duration", "file_size", "file_mtime", "labels")
+_NOTHING = Entry(
+    id="", path="", offset=None, size=None, member=None, file_size=0, file_mtime=0, sample_rate=0, channels=0,
+    num_samples=0, start=None, duration=0.0,
+)  # fmt: skip
 _SLACK = 0.02  # seconds by which the durations of the same audio may differ
-
-
-class EarlierRow(NamedTuple):
-    """An utterance of an earlier preparation. text: as published; seconds: its duration; size: bytes of its
-    file, mtime: seconds since 1970 at which that last changed."""
-
-    part: str
-    language: str
-    text: str
-    seconds: float
-    size: int
-    mtime: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Earlier:
-    """An earlier preparation. corpus: its name (see `corpus_name`), "" where the folder does not say; rows:
-    by id; methods: of the split, by language; split: its options, None where unknown; damaged: parts whose
-    tables cannot be read."""
+    """An earlier preparation. corpus: its name (see `corpus_name`), "" where the folder does not say;
+    entries, parts: by id, with those fields that are compared (_FIELDS); methods: of the split, by language;
+    split: its options, None where unknown; damaged: parts whose tables cannot be read."""
 
     out: Path
     corpus: str
-    rows: Mapping[str, EarlierRow]
+    entries: Mapping[str, Entry]
+    parts: Mapping[str, str]
     methods: Mapping[str, str]
     split: dict[str, Any] | None
     damaged: Sequence[str] = ()
 
     def check_ids(self, corpus: str, rows: Sequence[Row]) -> None:
-        """Raises MayaError where the rows of a corpus, as read, are of another one than the earlier."""
+        """Raise MayaError where the rows, as read, are those of another corpus than the earlier."""
         by_id = {row.id: row for row in rows}
-        shared = [(row, by_id[name]) for name, row in self.rows.items() if name in by_id]
+        shared = [(entry, by_id[name]) for name, entry in self.entries.items() if name in by_id]
         if self.moved(corpus):
-            same = sum(old.text == new.text and old.language == new.language for old, new in shared)
-            smallest = len(self.rows)
+            same = sum(old.raw_text == new.text and old.language == new.language for old, new in shared)
+            smallest = len(self.entries)
         else:
-            same, smallest = len(shared), min(len(self.rows), len(rows))
+            same, smallest = len(shared), min(len(self.entries), len(rows))
         self._refuse(corpus, same, smallest)
 
-    def check_audio(self, corpus: str, kept: Iterable[Probed]) -> None:
-        """The same of utterances whose audio was measured: other speech under the same names is refused."""
+    def check_audio(self, corpus: str, entries: Iterable[Entry]) -> None:
+        """The same of entries whose audio was measured: other speech under the same names is refused."""
         same = shared = 0
-        for probed in kept:
-            if (old := self.rows.get(probed.row.id)) is not None:
+        for entry in entries:
+            if (old := self.entries.get(entry.id)) is not None:
                 shared += 1
-                evidence = old.text == probed.row.text, abs(old.seconds - probed.seconds) <= _SLACK
+                evidence = old.raw_text == entry.raw_text, abs(old.duration - entry.duration) <= _SLACK
                 same += all(evidence) if self.moved(corpus) else any(evidence)
         self._refuse(corpus, same, shared)
 
@@ -79,21 +72,19 @@ class Earlier:
         if same >= _ALIKE * of:
             return
         if self.moved(corpus):
-            what = f"{self.out} was prepared from {self.corpus}, and {corpus} is another corpus"
+            relation = f"{self.out} was prepared from {self.corpus}, and {corpus} is another corpus"
         else:
-            what = f"{self.out} was prepared from {corpus} when that was another corpus"
+            relation = f"{self.out} was prepared from {corpus} when that was another corpus"
         raise MayaError(
-            f"{what}: only {same} of {of} utterances are the same; choose another --out (--work of run.sh), "
-            f"or remove {self.out} to begin anew"
+            f"{relation}: only {same} of {of} utterances are the same; choose another --out (--work of "
+            f"run.sh), or remove {self.out} to begin anew"
         )
 
     def kept_split(self, cfg: SplitConfig) -> EarlierSplit | None:
         """The split to keep; None where it is to be drawn anew, because that or other options are given."""
         if cfg.fresh or self.split not in (None, split_options(cfg)):
             return None
-        return EarlierSplit(
-            parts={name: row.part for name, row in self.rows.items()}, methods=dict(self.methods)
-        )
+        return EarlierSplit(parts=self.parts, methods=self.methods)
 
     def changes(self, corpus: str, entries: Mapping[str, Sequence[Entry]], cfg: SplitConfig) -> list[str]:
         """Sentences for people: what is new, gone and different in these entries, by part."""
@@ -106,20 +97,19 @@ class Earlier:
             yield f"the corpus was in {self.corpus} before and is in {corpus} now"
         if self.damaged:
             yield f"the split of {', '.join(self.damaged)} is lost, because these tables cannot be read"
-        gone, new = (
-            Counter((row.language, row.part) for row in self.rows.values()),
-            Counter[tuple[str, str]](),
-        )
-        moves, texts, audio = Counter[str](), 0, 0
+        gone = Counter((entry.language, self.parts[name]) for name, entry in self.entries.items())
+        new, moves, changed = Counter[tuple[str, str]](), Counter[str](), Counter[str]()
         for part, entry in ((part, entry) for part, some in entries.items() for entry in some):
-            if (old := self.rows.get(entry.id)) is None:
+            if (old := self.entries.get(entry.id)) is None:
                 new[entry.language, part] += 1
                 continue
-            gone[old.language, old.part] -= 1
-            if old.part != part:
-                moves[f"{old.part} to {part}"] += 1
-            texts += old.text != entry.raw_text
-            audio += (old.size, old.mtime) != (entry.file_size, entry.file_mtime)
+            before = self.parts[entry.id]
+            gone[old.language, before] -= 1
+            if before != part:
+                moves[f"{before} to {part}"] += 1
+            changed["another text"] += old.raw_text != entry.raw_text
+            changed["other labels"] += old.labels != entry.labels
+            changed["other audio files"] += old.stamp != entry.stamp
         if kept := self.kept_split(cfg):
             yield f"the earlier split of {len(kept.parts) - gone.total()} utterances is kept"
         else:
@@ -133,34 +123,34 @@ class Earlier:
             counts = ", ".join(f"{count} from {move}" for move, count in sorted(moves.items()))
             why = "because the corpus says so; " if kept else ""
             yield f"utterances changed their part: {counts}; {why}a model trained before may have seen them"
-        if texts:
-            yield f"utterances with another text than before: {texts}"
-        if audio:
-            yield f"utterances with other audio files than before: {audio}"
+        for difference, count in changed.items():
+            if count:
+                yield f"utterances with {difference} than before: {count}"
 
 
 def read_earlier(out: Path) -> Earlier | None:
     """The preparation that a folder holds; None where there is none, or none of its tables can be read."""
-    rows: dict[str, EarlierRow] = {}
+    entries: dict[str, Entry] = {}
+    parts: dict[str, str] = {}
     damaged = []
-    names = ("id", "language", "raw_text", "duration", "file_size", "file_mtime")
-    paths = {part: part_path(out, part) for part in PARTS}
-    for part, path in paths.items():
-        if not path.is_file():
+    for part in PARTS:
+        if not (path := part_path(out, part)).is_file():
             continue
         try:
-            for name, *values in Table.open(path).read(*names):
-                rows[name] = EarlierRow(part, *values)
+            for values in Table.open(path).read(*_FIELDS):  # the others would double the memory
+                entry = _NOTHING._replace(**dict(zip(_FIELDS, values, strict=True)))
+                entries[entry.id], parts[entry.id] = entry, part
         except MayaError:
             damaged.append(part)
-    if not rows:
+    if not entries:
         return None
-    summary, splits = _json(out / "summary.json"), _json(out / "splits.json")
-    stage = _json(out / "stage.json").get("inputs", {})  # versions before 0.2 wrote it there alone
+    summary, splits = read_json(out / "summary.json"), read_json(out / "splits.json")
+    stage = read_json(out / "stage.json").get("inputs", {})  # versions before 0.2 wrote it there alone
     return Earlier(
         out=out,
         corpus=summary.get("corpus", stage.get("corpus", "")),
-        rows=rows,
+        entries=entries,
+        parts=parts,
         methods={language: facts["method"] for language, facts in splits.items()},
         split=summary.get("split_options", stage.get("options", {}).get("split")),
         damaged=damaged,
@@ -168,7 +158,7 @@ def read_earlier(out: Path) -> Earlier | None:
 
 
 def corpus_name(corpus: Path) -> str:
-    """By what a corpus is known: its folder's path, without links; of `lhotse:NAME:DIR` and
+    """The name of a corpus: the path of its folder, without links; for `lhotse:NAME:DIR` and
     `nemo:MANIFESTS:TARS` the same with the paths in it."""
     if not is_named(corpus):
         return os.path.realpath(corpus)
@@ -190,12 +180,3 @@ def _by_language(counts: Mapping[tuple[str, str], int]) -> str:
         if count:
             texts[language] = f"{texts.get(language, language)} {part} {count}"
     return ", ".join(texts.values())
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """What a file holds; nothing where it is absent or damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -4,7 +4,6 @@ Recordings stay where they are, at the rates they have: a row points at a file, 
 Audio is resampled to the model's rate when it is loaded, so models of several rates share a prepared folder.
 """
 
-import errno
 import itertools
 import json
 import shutil
@@ -15,32 +14,27 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lhotse.cut import Cut
-
 from maya.config import config
 from maya.data.corpus.folder import read_corpus
-from maya.data.corpus.manifest import PARTS, Dropped, Row
-from maya.data.measure.flags import Flag
+from maya.data.corpus.manifest import PARTS, Problem, Row
+from maya.data.measure.entry import Entry
 from maya.data.measure.overlaps import overlap_groups, overlaps
-from maya.data.measure.probe import ProbeConfig, Probed, probe
+from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.prepare import audio_files
 from maya.data.prepare.audio_checks import AudioCheckConfig, audio_limits, check_audio
 from maya.data.prepare.audio_files import AudioFiles
 from maya.data.prepare.earlier import Earlier, corpus_name, read_earlier, split_options
-from maya.data.prepare.file_lock import try_lock
-from maya.data.prepare.findings import Findings
 from maya.data.prepare.split import Item, SplitConfig, split
 from maya.data.prepare.text_checks import TextCheckConfig, check_leaks, check_texts
+from maya.data.report.findings import Findings
 from maya.data.report.page import Page, draw
 from maya.data.report.statistics import Statistics
 from maya.data.report.text_table import table
-from maya.data.table.table import Entry, entry_of, part_path, write_table
-from maya.data.table.utterances import encode_cuts
+from maya.data.table.table import part_path, write_table
 from maya.errors import MayaError
+from maya.files import is_disk_full, read_json, try_lock, write_json
 from maya.ranges import Share
 from maya.text.languages import language_code
-
-__all__ = ["Examined", "PrepareConfig", "PrepareReport", "encode_cuts", "examine", "prepare_corpus", "to_cut"]
 
 _FILES = (
     "dropped.jsonl",
@@ -56,26 +50,28 @@ _FILES = (
 
 @config
 class PrepareConfig:
-    """language: of the utterances of a folder that does not say; the only one asked for, if it is one.
-    max_dropped_fraction: with more of the utterances unusable, the corpus is refused."""
+    """language: of utterances whose corpus does not name one; by default the experiment's, if it has one.
+    labels: fields or columns of the corpus that are labels, besides those it marks as such (`labels`,
+    label_NAME). max_dropped_fraction: a corpus of which more is unusable is refused."""
 
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     audio_checks: AudioCheckConfig = field(default_factory=AudioCheckConfig)
     text_checks: TextCheckConfig = field(default_factory=TextCheckConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     language: str | None = None
+    labels: tuple[str, ...] = ()
     max_dropped_fraction: Share = 0.2
 
 
 @dataclass(kw_only=True, slots=True)
 class PrepareReport:
-    """What was made of a corpus.
+    """The result of preparing a corpus.
 
-    rows: utterances read; not_selected: utterances by language that was not asked for; dropped: utterances
-    left out by reason; flagged: utterances kept but suspect, by reason and language; languages: see
-    statistics; splits: see split; notes: what a person should know; subsets: where the
-    corpus has several dev or test sets, the utterances of each; corpus: its name (see earlier);
-    split_options: of the split; changes: sentences on what differs from an earlier preparation, for people.
+    rows: utterances read; not_selected: utterances in languages that are not selected, by language; dropped:
+    by reason; flagged: kept but suspect, by reason and language; languages: see statistics; splits: see
+    split; notes: sentences for people; subsets: utterances of each dev or test set where the corpus has
+    several; corpus: its name (see earlier); split_options: of the split; changes: sentences for people on
+    what differs from an earlier preparation.
     """
 
     rows: int
@@ -109,20 +105,20 @@ class PrepareReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Examined:
-    """What is known of a corpus before anything is written.
+    """A corpus after all checks, before anything is written.
 
-    selected: rows in the languages asked for; others: how many there are of the rest; kept: what is usable,
-    in the order of the corpus; dropped, flags: what is not, and what is suspect; parts: of those kept, by id;
-    splits: see split; refusal: why the corpus cannot be used, if it cannot; audio: the files of the
-    selected rows as they were before anything was measured.
+    selected: rows in the selected languages; others: the number of rows in other languages; kept: usable
+    utterances, in the order of the corpus; dropped, flags: unusable and suspect ones; parts: of those kept,
+    by id; splits: see split; refusal: the reason why the corpus cannot be used, None if it can; audio: the
+    files of the selected rows as they were before anything was measured.
     """
 
     corpus: Path
     selected: list[Row]
     others: Counter[str]
-    kept: list[Probed]
-    dropped: list[Dropped]
-    flags: list[Flag]
+    kept: list[Entry]
+    dropped: list[Problem]
+    flags: list[Problem]
     parts: dict[str, str]
     splits: dict[str, Any]
     notes: list[str]
@@ -131,26 +127,29 @@ class Examined:
 
     @property
     def rows(self) -> int:
-        """Utterances read: kept or dropped."""
+        """Number of utterances read: kept or dropped."""
         return len(self.kept) + len(self.dropped)
 
     def entries(self) -> dict[str, list[Entry]]:
-        """What is kept, by part."""
-        found: dict[str, list[Entry]] = {part: [] for part in PARTS}
-        for one in self.kept:
-            found[self.parts[one.row.id]].append(entry_of(one))
-        return found
+        """The utterances that are kept, by part."""
+        by_part: dict[str, list[Entry]] = {part: [] for part in PARTS}
+        for entry in self.kept:
+            by_part[self.parts[entry.id]].append(entry)
+        return by_part
 
     def subsets(self) -> dict[str, str]:
-        """By id, the evaluation set of its own that the corpus puts an utterance of dev or test into."""
-        held = (one.row for one in self.kept if self.parts[one.row.id] == one.row.split != "train")
-        return {row.id: row.subset for row in held if row.subset is not None}
+        """By id, the evaluation set of the corpus that an utterance of dev or test belongs to."""
+        return {
+            row.id: row.subset
+            for row in self.selected
+            if row.subset is not None and self.parts.get(row.id, "train") == row.split != "train"
+        }
 
     def page(self, entries: Mapping[str, Iterable[Entry]], cfg: AudioCheckConfig) -> Page:
         """The numbers of the report page (maya.data.report.page)."""
         statistics, findings = Statistics(), Findings()
-        for part, mine in entries.items():
-            for entry in mine:
+        for part, some in entries.items():
+            for entry in some:
                 statistics.add(entry, part)
         findings.add("dropped", self.dropped)
         findings.add("flagged", self.flags)
@@ -210,40 +209,37 @@ def _prepare_corpus(
 ) -> PrepareReport:
     keep, made = probed_path(out_dir), out_dir.with_name(f"{out_dir.name}.audio")
     earlier = read_earlier(out_dir)
-    found = examine(corpus_dir, languages=languages, cfg=cfg, keep=keep, made=made, earlier=earlier)
-    if found.refusal is not None:
-        raise MayaError(found.refusal)
-    entries = found.entries()
-    subsets = by_subset(entries, found.subsets())
-    page = found.page(entries, cfg.audio_checks)
+    examined = examine(corpus_dir, languages=languages, cfg=cfg, keep=keep, made=made, earlier=earlier)
+    if examined.refusal is not None:
+        raise MayaError(examined.refusal)
+    entries = examined.entries()
+    subsets = by_subset(entries, examined.subsets())
+    page = examined.page(entries, cfg.audio_checks)
     report = PrepareReport(
-        rows=found.rows,
-        not_selected=dict(sorted(found.others.items())),
-        dropped=dict(sorted(Counter(d.reason for d in found.dropped).items())),
-        flagged=_by_reason(found.flags),
+        rows=examined.rows,
+        not_selected=dict(sorted(examined.others.items())),
+        dropped=dict(sorted(Counter(problem.reason for problem in examined.dropped).items())),
+        flagged=_by_reason(examined.flags),
         languages=dict(page.summary["languages"]),
-        splits=found.splits,
-        notes=found.notes,
-        subsets={name: len(mine) for name, mine in subsets.items()},
+        splits=examined.splits,
+        notes=examined.notes,
+        subsets={name: len(some) for name, some in subsets.items()},
         corpus=corpus_name(corpus_dir),
         split_options=split_options(cfg.split),
         changes=earlier.changes(corpus_name(corpus_dir), entries, cfg.split) if earlier else [],
     )
-    findings: dict[str, Sequence[Dropped | Flag]] = {
-        "dropped.jsonl": found.dropped,
-        "flagged.jsonl": found.flags,
-    }
-    _write(out_dir, entries | subsets, findings, report, page, found.audio)
+    problems = {"dropped.jsonl": examined.dropped, "flagged.jsonl": examined.flags}
+    _write(out_dir, entries | subsets, problems, report, page, examined.audio)
     return report
 
 
 def by_subset(entries: Mapping[str, list[Entry]], subset_of: Mapping[str, str]) -> dict[str, list[Entry]]:
     """The entries of each subset, in order; `subset_of` is by id."""
-    found: dict[str, list[Entry]] = {}
+    subsets: dict[str, list[Entry]] = {}
     for entry in itertools.chain.from_iterable(entries.values()):
         if entry.id in subset_of:
-            found.setdefault(subset_of[entry.id], []).append(entry)
-    return {name: found[name] for name in sorted(found)}
+            subsets.setdefault(subset_of[entry.id], []).append(entry)
+    return dict(sorted(subsets.items()))
 
 
 def examine(
@@ -255,20 +251,20 @@ def examine(
     made: Path | None = None,
     earlier: Earlier | None = None,
 ) -> Examined:
-    """Look at every utterance of a corpus and at all of them together, as preparing does, and write nothing
-    but, with `keep`, what was measured of the audio (see probe) and, with `made`, the audio that
-    lies inside tables (see maya.data.corpus.hugging_face).
+    """Check every utterance of a corpus and all of them together, as preparing does.
 
-    languages: as for prepare_corpus. earlier: the preparation that the corpus is to replace, and whose split
-    it keeps. Raises MayaError when the corpus cannot be read, is another than the earlier, or has nothing in
-    these languages; every other reason to refuse it is told with what was found.
+    Nothing is written but, with `keep`, the measurements of the audio (see probe) and, with `made`, audio
+    that lies inside tables (see maya.data.corpus.hugging_face). languages: as for prepare_corpus. earlier:
+    the preparation that the corpus is to replace; its split is kept. Raises MayaError when the corpus cannot
+    be read, is another than the earlier, or has nothing in these languages. Every other reason to refuse it
+    is in the result.
     """
     languages = [language_code(language) for language in languages]
     only = languages[0] if len(languages) == 1 else None
-    reading_notes: list[str] = []
+    notes: list[str] = []
     default = language_code(cfg.language) if cfg.language else only
-    rows, dropped = read_corpus(corpus_dir, default, made, reading_notes)
-    dropped = [_with_code(one) for one in dropped]
+    rows, dropped = read_corpus(corpus_dir, default, made, notes, cfg.labels)
+    dropped = [_with_code(problem) for problem in dropped]
     selected = [row for row in rows if not languages or row.language in languages]
     others = Counter(row.language for row in rows if languages and row.language not in languages)
     if not selected:
@@ -278,19 +274,21 @@ def examine(
         )
     if earlier is not None:
         earlier.check_ids(corpus_name(corpus_dir), rows)
-    audio = audio_files.of_rows(corpus_dir, selected)  # first: what changes from here on is then noticed
+    audio = audio_files.of_rows(corpus_dir, selected)  # first: later changes are then noticed
     usable, unusable = probe(corpus_dir, selected, cfg.probe, keep)
     if earlier is not None:
         earlier.check_audio(corpus_name(corpus_dir), usable)
-    well_heard, audio_flags, ill_heard = check_audio(usable, cfg.audio_checks)
-    checked = check_texts(well_heard, cfg.text_checks)
+    good_audio, audio_flags, bad_audio = check_audio(usable, cfg.audio_checks)
+    checked = check_texts(good_audio, cfg.text_checks)
     kept = checked.kept
-    dropped += unusable + ill_heard + checked.dropped
+    dropped += unusable + bad_audio + checked.dropped
     shared = list(overlaps(kept))
     groups = overlap_groups(shared)
     to_keep = earlier.kept_split(cfg.split) if earlier is not None else None
-    parts, splits = split([_item(p, groups.get(p.row.id)) for p in kept], cfg.split, to_keep)
-    audio_flags = [flag for flag in audio_flags if flag.id in parts]  # of those that texts leave
+    named_parts = {row.id: row.split for row in selected if row.split is not None}
+    items = [_item(entry, named_parts.get(entry.id), groups.get(entry.id)) for entry in kept]
+    parts, splits = split(items, cfg.split, to_keep)
+    audio_flags = [flag for flag in audio_flags if flag.id in parts]  # without those that the texts drop
     return Examined(
         corpus=corpus_dir,
         selected=selected,
@@ -300,23 +298,18 @@ def examine(
         flags=audio_flags + checked.flags + check_leaks(kept, parts, checked.twins, shared),
         parts=parts,
         splits=splits,
-        notes=reading_notes + _notes(selected, others, languages, splits, cfg.split) + _overlap_notes(groups),
+        notes=notes + _notes(selected, others, languages, splits, cfg.split) + _overlap_notes(groups),
         refusal=_refusal(corpus_dir, selected, kept, dropped, parts, cfg.max_dropped_fraction),
         audio=audio,
     )
 
 
 def probed_path(out: Path) -> Path:
-    """Where what was measured of the audio is kept (see measured), beside the output folder."""
+    """The folder for measurements of the audio (see measured), beside the output folder."""
     return out.with_name(f"{out.name}.probed")
 
 
-def to_cut(probed: Probed) -> Cut:
-    """The lhotse cut of an utterance, as its table gives it; see maya.data.table.entry."""
-    return entry_of(probed).cut()
-
-
-def _with_code(dropped: Dropped) -> Dropped:
+def _with_code(dropped: Problem) -> Problem:
     """With the code that rows have, where its language is one; readers keep what the corpus says."""
     try:
         return replace(dropped, language=language_code(dropped.language)) if dropped.language else dropped
@@ -331,15 +324,14 @@ def _overlap_notes(groups: Mapping[str, str]) -> list[str]:
     return [f"{len(groups)} utterances share audio with others: {count} groups, each kept in one part"]
 
 
-def _item(probed: Probed, group: str | None) -> Item:
-    row = probed.row
+def _item(entry: Entry, part: str | None, group: str | None) -> Item:
     return Item(
-        id=row.id,
-        language=row.language,
-        speaker=row.speaker or row.id,
-        text=probed.text,
-        seconds=probed.seconds,
-        part=row.split,
+        id=entry.id,
+        language=entry.language,
+        speaker=entry.speaker,
+        text=entry.text,
+        seconds=entry.duration,
+        part=part,
         group=group,
     )
 
@@ -347,18 +339,17 @@ def _item(probed: Probed, group: str | None) -> Item:
 def _refusal(
     corpus: Path,
     selected: list[Row],
-    kept: list[Probed],
-    dropped: list[Dropped],
+    kept: list[Entry],
+    dropped: list[Problem],
     parts: Mapping[str, str],
     max_fraction: float,
 ) -> str | None:
-    """Why what is left cannot be what was meant; None if it can."""
-    total = Counter(row.language for row in selected)
-    left = Counter(p.row.language for p in kept)
-    for language, count in sorted(total.items()):
-        if not left[language]:
-            mine = [d for d in dropped if d.language == language]
-            return f"{corpus}: all {count} utterances of {language!r} are unusable, {_reasons(mine)}"
+    """The reason to refuse a corpus; None if there is none."""
+    usable = Counter(entry.language for entry in kept)
+    for language, count in sorted(Counter(row.language for row in selected).items()):
+        if not usable[language]:
+            problems = [problem for problem in dropped if problem.language == language]
+            return f"{corpus}: all {count} utterances of {language!r} are unusable, {_reasons(problems)}"
     if len(dropped) > max_fraction * (len(kept) + len(dropped)):
         return (
             f"{corpus}: {len(dropped)} of {len(kept) + len(dropped)} utterances are unusable, more than "
@@ -369,13 +360,13 @@ def _refusal(
     return None
 
 
-def _reasons(dropped: list[Dropped]) -> str:
+def _reasons(dropped: list[Problem]) -> str:
     counts = Counter(d.reason for d in dropped).most_common()
     first = dropped[0]
     return ", ".join(f"{n} {reason}" for reason, n in counts) + f"; the first is {first.id!r}: {first.detail}"
 
 
-def _by_reason(flags: Iterable[Flag]) -> dict[str, dict[str, int]]:
+def _by_reason(flags: Iterable[Problem]) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for flag in flags:
         counts[flag.reason][flag.language] += 1
@@ -383,11 +374,7 @@ def _by_reason(flags: Iterable[Flag]) -> dict[str, dict[str, int]]:
 
 
 def _notes(
-    rows: list[Row],
-    others: Counter[str],
-    languages: Sequence[str],
-    splits: dict[str, Any],
-    cfg: SplitConfig,
+    rows: list[Row], others: Counter[str], languages: Sequence[str], splits: dict[str, Any], cfg: SplitConfig
 ) -> list[str]:
     notes = []
     if unnamed := sum(row.speaker is None for row in rows):
@@ -400,10 +387,10 @@ def _notes(
         )
     if absent := [code for code in languages if code not in splits]:
         notes.append(f"no utterances in {', '.join(absent)}")
-    if by_text := [code for code, how in splits.items() if how["method"].endswith("text")]:
+    if by_text := [code for code, facts in splits.items() if facts["method"].endswith("text")]:
         codes = ", ".join(by_text)
         notes.append(f"too few speakers to hold any out, so dev and test have known voices: {codes}")
-    whole = [code for code, how in splits.items() if how["method"] == "train"]
+    whole = [code for code, facts in splits.items() if facts["method"] == "train"]
     if whole and (cfg.dev or cfg.test):
         notes.append(f"too few texts to hold any out, so dev and test have none of: {', '.join(whole)}")
     for part, use in (("dev", "training is not validated"), ("test", "there is nothing to decode and score")):
@@ -416,7 +403,7 @@ def _notes(
 def _write(
     out: Path,
     entries: dict[str, list[Entry]],
-    findings: Mapping[str, Sequence[Dropped | Flag]],
+    findings: Mapping[str, Sequence[Problem]],
     report: PrepareReport,
     page: Page,
     audio: AudioFiles,
@@ -428,22 +415,22 @@ def _write(
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         partial.mkdir()
         try:
-            for part, mine in entries.items():
-                write_table(part_path(partial, part), mine)
-            for name, found in findings.items():
-                lines = (json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found)
+            for part, some in entries.items():
+                write_table(part_path(partial, part), some)
+            for name, problems in findings.items():
+                lines = (json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
                 (partial / name).write_text("".join(lines), encoding="utf-8")
-            _write_json(partial / "splits.json", report.splits)
+            write_json(partial / "splits.json", report.splits)
             numbers = {name: getattr(page, name) for name in ("statistics", "findings", "limits")}
             (partial / "report.json").write_text(json.dumps(numbers, ensure_ascii=False), encoding="utf-8")
             (partial / "report.html").write_text(draw(page), encoding="utf-8")
             audio.write(partial / audio_files.NAME)
             summary = {name: value for name, value in asdict(report).items() if name != "changes"}
-            _write_json(partial / "summary.json", summary)
+            write_json(partial / "summary.json", summary)
             if not out.exists():
                 partial.rename(out)
                 return
-            for subset in _subsets_of(out / "summary.json"):  # what the corpus had
+            for subset in read_json(out / "summary.json").get("subsets", {}):  # of the earlier corpus
                 part_path(out, subset).unlink(missing_ok=True)
             (out / "summary.json").unlink(missing_ok=True)
             for part in PARTS:  # what earlier versions wrote, which nothing reads any more
@@ -454,29 +441,17 @@ def _write(
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _subsets_of(summary: Path) -> list[str]:
-    """The subsets that an earlier preparation wrote tables of."""
-    try:
-        return list(json.loads(summary.read_text(encoding="utf-8")).get("subsets", {}))
-    except (OSError, ValueError):
-        return []
-
-
 @contextmanager
 def _room_for(utterances: int, out: Path) -> Iterator[None]:
-    """Say what is missing when the disk is full."""
+    """Turn write errors into MayaError; for a full disk it says how much room is needed."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise MayaError(f"cannot write {error.filename or out}: {error.strerror}") from error
-        there = next(path for path in (out, *out.parents) if path.exists())
-        free = shutil.disk_usage(there).free
+        existing = next(path for path in (out, *out.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
         raise MayaError(
             f"the disk of {out} is full: about {max(1, utterances * 400 // 1_000_000)} MB are needed, "
             f"{free // 1_000_000} MB are free; make room or choose another folder"
         ) from error
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -54,8 +54,8 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """What splitting needs to know of an utterance; `part` is where the corpus itself puts it; `group` is the
-    same for utterances that have audio in common, None for one that has none."""
+    """An utterance to be split. part: given by the corpus, None if it gives none; group: the same for
+    utterances that have audio in common, None otherwise."""
 
     id: str
     language: str
@@ -94,27 +94,33 @@ def split(
     for item in sorted(_joined_by_audio(items), key=lambda item: item.id):
         by_language[item.language].append(item)
     parts: dict[str, str] = {}
-    settled = {language: _settled(mine, earlier.parts) for language, mine in by_language.items()}
+    settled = {
+        language: _settled(items_of_language, earlier.parts)
+        for language, items_of_language in by_language.items()
+    }
     home = _homes(by_language, settled)  # the part of each speaker met so far
     report: dict[str, Any] = {}
     # Languages without a choice come first: their speakers are then known when others are drawn.
     for language in sorted(by_language, key=lambda code: (_freedom(by_language[code]), code)):
-        mine = by_language[language]
+        items_of_language = by_language[language]
         rng = np.random.default_rng([cfg.seed, *language.encode()])
         if settled[language]:
             method = earlier.methods.get(language, "")
-            chosen, method = _extend_language(mine, settled[language], method, cfg, home, rng)
+            chosen, method = _extend_language(items_of_language, settled[language], method, cfg, home, rng)
         else:
-            chosen, method = _split_language(mine, cfg, home, rng)
+            chosen, method = _split_language(items_of_language, cfg, home, rng)
         parts |= chosen
-        for speaker, theirs in _parts_of_speakers(mine, chosen).items():
-            home.setdefault(speaker, next(iter(theirs)) if len(theirs) == 1 else "train")
-        report[language] = {"method": method, **_describe([original[item.id] for item in mine], chosen)}
+        for speaker, parts_of_speaker in _parts_of_speakers(items_of_language, chosen).items():
+            home.setdefault(speaker, next(iter(parts_of_speaker)) if len(parts_of_speaker) == 1 else "train")
+        report[language] = {
+            "method": method,
+            **_describe([original[item.id] for item in items_of_language], chosen),
+        }
     return parts, {language: report[language] for language in sorted(report)}
 
 
 def _joined_by_audio(items: Iterable[Item]) -> list[Item]:
-    """The items, with one name for all speakers, and one for all texts, that are met in one group."""
+    """The items, with one common name for the speakers of a group, and one for its texts."""
     items = sorted(items, key=lambda item: item.id)
     if all(item.group is None for item in items):
         return items
@@ -254,8 +260,9 @@ def _extend_texts(
         met = {part_of_text[item.text] for item in group if item.text in part_of_text}
         fits = [
             part
-            for part, wanted in target.items()
-            if seconds[part] + length <= 1.25 * wanted and seconds["dev"] + seconds["test"] + length <= spare
+            for part, target_seconds in target.items()
+            if seconds[part] + length <= 1.25 * target_seconds
+            and seconds["dev"] + seconds["test"] + length <= spare
         ]
         short = [part for part in fits if seconds[part] < target[part]]
         given = "train" if len(met) > 1 else next(iter(met), None)
@@ -274,14 +281,14 @@ def _split_language(
     named = {item.part for item in items} & set(_HELD_OUT)
     fixed = {item.id: item.part for item in items if item.part in _HELD_OUT}
     pool = [item for item in items if item.id not in fixed]
-    wanted = [part for part in _HELD_OUT if part not in named and getattr(cfg, part) > 0]
+    to_draw = [part for part in _HELD_OUT if part not in named and getattr(cfg, part) > 0]
     chosen = {item.id: item.part or "train" for item in items}
-    if not wanted or not pool:
+    if not to_draw or not pool:
         return chosen, "manifest" if named else "train"
     # A speaker whom the corpus puts into one part is not drawn for another.
     taken = {item.speaker: "train" for item in items if item.id in fixed} | home
     total = sum(item.seconds for item in items)
-    target = {part: min(getattr(cfg, part) * total, cfg.max_hours * 3600) for part in wanted}
+    target = {part: min(getattr(cfg, part) * total, cfg.max_hours * 3600) for part in to_draw}
     by_speaker = _draw_speakers(pool, target, cfg.min_train * total, taken, rng)
     drawn = by_speaker if by_speaker is not None else _draw_texts(pool, target, rng)
     method = "speaker" if by_speaker is not None else "text" if drawn else "train"
@@ -296,19 +303,19 @@ def _draw_speakers(
     rng: np.random.Generator,
 ) -> dict[str, str] | None:
     """Parts of the utterances of the speakers drawn; None if no draw fills each part and leaves min_train."""
-    mine: dict[str, list[Item]] = defaultdict(list)
+    by_speaker: dict[str, list[Item]] = defaultdict(list)
     for item in pool:
-        mine[item.speaker].append(item)
-    seconds = {speaker: sum(item.seconds for item in theirs) for speaker, theirs in mine.items()}
-    free = [speaker for speaker in mine if speaker not in taken]
-    placed = {s: p for s, p in taken.items() if s in mine and p in target}
+        by_speaker[item.speaker].append(item)
+    seconds = {speaker: sum(item.seconds for item in group) for speaker, group in by_speaker.items()}
+    free = [speaker for speaker in by_speaker if speaker not in taken]
+    placed = {s: p for s, p in taken.items() if s in by_speaker and p in target}
     best: tuple[float, dict[str, str]] | None = None
     for _ in range(_DRAWS):
         part_of = placed | _fill(free, seconds, target, placed, rng)
         held = {part: sum(seconds[s] for s, p in part_of.items() if p == part) for part in target}
         if min(held.values()) == 0 or sum(seconds.values()) - sum(held.values()) < min_train:
             continue
-        drawn = {item.id: p for s, p in part_of.items() for item in mine[s]}
+        drawn = {item.id: p for s, p in part_of.items() for item in by_speaker[s]}
         miss = sum(abs(held[part] - target[part]) / target[part] for part in target)
         cost = miss + _repeated_share(pool, drawn)
         if best is None or cost < best[0]:
@@ -325,35 +332,35 @@ def _fill(
 ) -> dict[str, str]:
     """Draw speakers for each part until it has about its target; at least one, the shortest if none fits."""
     order = [free[i] for i in rng.permutation(len(free))]
-    found: dict[str, str] = {}
-    for part, wanted in target.items():
+    drawn: dict[str, str] = {}
+    for part, target_seconds in target.items():
         have = sum(seconds[s] for s, p in placed.items() if p == part)
-        left = [s for s in order if s not in found]
-        for speaker in left:
-            if have < wanted and have + seconds[speaker] <= 1.25 * wanted:
-                found[speaker] = part
+        remaining = [s for s in order if s not in drawn]
+        for speaker in remaining:
+            if have < target_seconds and have + seconds[speaker] <= 1.25 * target_seconds:
+                drawn[speaker] = part
                 have += seconds[speaker]
-        if have == 0 and left:
-            found[min(left, key=lambda s: seconds[s])] = part
-    return found
+        if have == 0 and remaining:
+            drawn[min(remaining, key=lambda s: seconds[s])] = part
+    return drawn
 
 
 def _draw_texts(pool: list[Item], target: dict[str, float], rng: np.random.Generator) -> dict[str, str]:
     """Parts of the utterances of the texts drawn; nothing if there are too few texts for all parts."""
-    mine: dict[str, list[Item]] = defaultdict(list)
+    by_text: dict[str, list[Item]] = defaultdict(list)
     for item in pool:
-        mine[item.text].append(item)
-    if len(mine) <= len(target):
+        by_text[item.text].append(item)
+    if len(by_text) <= len(target):
         return {}
-    texts = list(mine)
+    texts = list(by_text)
     order = [texts[i] for i in rng.permutation(len(texts))]
     drawn: dict[str, str] = {}
-    for place, (part, wanted) in enumerate(target.items()):
+    for place, (part, target_seconds) in enumerate(target.items()):
         have, kept_back = 0.0, len(target) - place  # a text for each part still to come, training included
-        while have < wanted and len(order) > kept_back:
-            theirs = mine[order.pop()]
-            drawn |= {item.id: part for item in theirs}
-            have += sum(item.seconds for item in theirs)
+        while have < target_seconds and len(order) > kept_back:
+            group = by_text[order.pop()]
+            drawn |= {item.id: part for item in group}
+            have += sum(item.seconds for item in group)
     return drawn
 
 
@@ -363,33 +370,33 @@ def _describe(items: list[Item], parts: dict[str, str]) -> dict[str, Any]:
     text_overlap: share of the utterances of dev and test whose text is also read in training;
     speaker_overlap: the same of speakers.
     """
-    spoken = {part: [item for item in items if parts[item.id] == part] for part in PARTS}
-    heard = {item.speaker for item in spoken["train"]}
-    read = {item.text for item in spoken["train"]}
+    by_part = {part: [item for item in items if parts[item.id] == part] for part in PARTS}
+    speakers = {item.speaker for item in by_part["train"]}
+    texts = {item.text for item in by_part["train"]}
     return {
         "parts": {
             part: {
-                "utterances": len(mine),
-                "seconds": round(sum(item.seconds for item in mine), 3),
-                "speakers": len({item.speaker for item in mine}),
-                "texts": len({item.text for item in mine}),
+                "utterances": len(group),
+                "seconds": round(sum(item.seconds for item in group), 3),
+                "speakers": len({item.speaker for item in group}),
+                "texts": len({item.text for item in group}),
             }
-            for part, mine in spoken.items()
+            for part, group in by_part.items()
         },
         "text_overlap": {
-            part: _share([item.text in read for item in spoken[part]]) for part in ("dev", "test")
+            part: _share([item.text in texts for item in by_part[part]]) for part in ("dev", "test")
         },
         "speaker_overlap": {
-            part: _share([item.speaker in heard for item in spoken[part]]) for part in ("dev", "test")
+            part: _share([item.speaker in speakers for item in by_part[part]]) for part in ("dev", "test")
         },
     }
 
 
 def _parts_of_speakers(items: Iterable[Item], parts: dict[str, str]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
+    by_speaker: dict[str, set[str]] = defaultdict(set)
     for item in items:
-        found[item.speaker].add(parts[item.id])
-    return found
+        by_speaker[item.speaker].add(parts[item.id])
+    return by_speaker
 
 
 def _repeated_share(pool: list[Item], drawn: dict[str, str]) -> float:

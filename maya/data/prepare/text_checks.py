@@ -1,7 +1,7 @@
-"""Looking at transcripts: do they fit their audio, their script, and one another.
+"""Checks of transcripts: do they fit their audio, their script, and one another.
 
-What is found here are reasons for flags (see flags); those in `TextCheckConfig.drop` cost an
-utterance its place. The same utterances in the same order give the same findings.
+Findings become flags; an utterance is dropped for the reasons in `TextCheckConfig.drop`. The same utterances
+in the same order give the same findings.
 """
 
 import hashlib
@@ -14,36 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maya.audio.byte_ranges import file_stamp, read_range
+from maya.audio.byte_ranges import read_range
 from maya.config import config
-from maya.data.corpus.manifest import Dropped
-from maya.data.measure.flags import Finding, Flag, check_drop, flag, sort_out
+from maya.data.corpus.manifest import Problem
+from maya.data.measure.entry import Entry
+from maya.data.measure.flags import Finding, check_drop, problem, sort_out
 from maya.data.measure.overlaps import Overlap
-from maya.data.measure.probe import Probed
+from maya.data.measure.reasons import LEAKS, TEXT
 from maya.ranges import Count, PosFloat
 from maya.text.languages import Language, get_language, language_of_texts, script_share
 from maya.text.normalize import unescape
 
-REASONS = {
-    "wrong_script": "most letters are not of the language's script",
-    "mixed_script": "some letters are not of the language's script",
-    "digits": "numbers in digits: how they were read is not known",
-    "markup": "brackets around words: a note, or words that were not read",
-    "stray_mark": "a word begins with a combining sign",
-    "html_entities": "written with HTML entities (&amp;), which were taken for what they stand for",
-    "damaged_text": "characters that were lost or mixed up in a conversion",
-    "too_little_audio": "far shorter than such a text takes in this language",
-    "too_little_text": "far longer than such a text takes in this language",
-    "repeated_text": "the same speaker says the same sentence in another utterance",
-    "duplicate_audio": "the same bytes of audio as another utterance, and the same text",
-    "conflicting_audio": "the same bytes of audio as another utterance, and another text",
-}
-LEAKS = {
-    "text_in_training": "held out, but its text is read in training too",
-    "speaker_in_training": "held out, but its speaker is heard in training too",
-    "audio_in_training": "held out, but its very audio is in training too",
-    "overlap_in_other_part": "held out, but a part of its audio is in training or another held-out part too",
-}
 # <unk>, [noise], {cough}, (laughs), *laughs*, !SIL, %um; also in full-width brackets.
 _MARKUP = re.compile(
     r"<[^<>]*\w[^<>]*>|\[[^][]*\w[^][]*\]|\{[^{}]*\w[^{}]*\}|\([^()]*\w[^()]*\)"
@@ -59,10 +40,10 @@ _FIRST_BYTES = 1 << 16
 
 @config
 class TextCheckConfig:
-    """drop: reasons (see REASONS) that cost an utterance its place instead of being noted.
-    rate_deviations: standard deviations, estimated robustly, that the logarithm of a duration may be off what
-    is usual for so many characters. rate_min_utterances: a language with fewer is not checked for it.
-    repeat_min_words: shorter texts may be said again, as in corpora of words and digits.
+    """drop: reasons (see maya.data.measure.reasons.TEXT) for which an utterance is dropped instead of
+    flagged. rate_deviations: standard deviations, estimated robustly, that the logarithm of a duration may be
+    off what is usual for so many characters. rate_min_utterances: a language with fewer is not checked for
+    it. repeat_min_words: shorter texts may be said again, as in corpora of words and digits.
     compare_audio: look for utterances with the same bytes; files of one size are read for it.
     """
 
@@ -78,60 +59,63 @@ class Checked:
     """kept: in the order they came; flags: of these, in order; dropped: by cfg.drop; twins: by id, the first
     utterance with the same bytes of audio."""
 
-    kept: list[Probed]
-    flags: list[Flag]
-    dropped: list[Dropped]
+    kept: list[Entry]
+    flags: list[Problem]
+    dropped: list[Problem]
     twins: dict[str, str]
 
 
-def check_texts(probed: Sequence[Probed], cfg: TextCheckConfig) -> Checked:
+def check_texts(entries: Sequence[Entry], cfg: TextCheckConfig) -> Checked:
     """Look at every transcript and at all of them together. Raises MayaError for an unknown cfg.drop."""
-    check_drop(cfg.drop, REASONS, "text_checks.drop")
+    check_drop(cfg.drop, TEXT, "text_checks.drop")
     languages = {
-        group[0].row.language: language_of_texts(group[0].row.language, (one.text for one in group))
-        for group in _grouped(probed, lambda one: one.row.language)
+        group[0].language: language_of_texts(group[0].language, (entry.text for entry in group))
+        for group in _grouped(entries, lambda entry: entry.language)
     }
     findings: dict[str, list[Finding]] = {
-        one.row.id: list(text_findings(one.row.text, one.text, languages[one.row.language])) for one in probed
+        entry.id: list(text_findings(entry.raw_text, entry.text, languages[entry.language]))
+        for entry in entries
     }
-    twins = same_audio(probed) if cfg.compare_audio else {}
+    twins = same_audio(entries) if cfg.compare_audio else {}
     for together in (
-        _rate_findings(probed, cfg),
-        _repeated_texts(probed, cfg.repeat_min_words),
-        _twin_findings(probed, twins),
+        _rate_findings(entries, cfg),
+        _repeated_texts(entries, cfg.repeat_min_words),
+        _twin_findings(entries, twins),
     ):
         for name, finding in together:
             findings[name].append(finding)
-    kept, flags, dropped = sort_out(probed, findings, cfg.drop)
+    kept, flags, dropped = sort_out(entries, findings, cfg.drop)
     return Checked(kept, flags, dropped, twins)
 
 
 def check_leaks(
-    probed: Sequence[Probed],
+    entries: Sequence[Entry],
     parts: Mapping[str, str],
     twins: Mapping[str, str],
     shared: Iterable[Overlap] = (),
-) -> list[Flag]:
-    """Held-out utterances that training knows something of; texts are compared within a language. shared:
-    the utterances that have audio in common."""
-    training = [one for one in probed if parts[one.row.id] == "train"]
-    texts = {(one.row.language, one.text) for one in training}
-    speakers = {one.row.speaker for one in training}
-    audio = {twins.get(one.row.id, one.row.id) for one in training}
+) -> list[Problem]:
+    """Flags for held-out utterances whose text, speaker or audio is in training too. Texts are compared
+    within a language. shared: pairs of utterances that have audio in common."""
+    training = [entry for entry in entries if parts[entry.id] == "train"]
+    texts = {(entry.language, entry.text) for entry in training}
+    speakers = {entry.speaker for entry in training}
+    audio = {twins.get(entry.id, entry.id) for entry in training}
     overlapping = _in_other_parts(shared, parts)
     flags = []
-    for one in probed:
-        part = parts[one.row.id]
+    for entry in entries:
+        part = parts[entry.id]
         if part == "train":
             continue
-        known = {
-            "text_in_training": (one.row.language, one.text) in texts,
-            "speaker_in_training": one.row.speaker in speakers,
-            "audio_in_training": twins.get(one.row.id, one.row.id) in audio,
+        leaks = {
+            "text_in_training": (entry.language, entry.text) in texts,
+            "speaker_in_training": entry.speaker in speakers,
+            "audio_in_training": twins.get(entry.id, entry.id) in audio,
         }
-        flags += [flag(one, (reason, f"{part}: {LEAKS[reason]}")) for reason, so in known.items() if so]
-        if one.row.id in overlapping and not known["audio_in_training"]:
-            flags.append(flag(one, ("overlap_in_other_part", f"{part}: {overlapping[one.row.id]}")))
+        flags += [
+            problem(entry, (reason, f"{part}: {LEAKS[reason]}")) for reason, leaked in leaks.items() if leaked
+        ]
+        if entry.id in overlapping and not leaks["audio_in_training"]:
+            flags.append(problem(entry, ("overlap_in_other_part", f"{part}: {overlapping[entry.id]}")))
     return flags
 
 
@@ -139,25 +123,23 @@ def _in_other_parts(shared: Iterable[Overlap], parts: Mapping[str, str]) -> dict
     """By the id of a held-out utterance, how much of its audio is in another part."""
     details: dict[str, str] = {}
     for overlap in shared:
-        for one, other in ((overlap.first, overlap.second), (overlap.second, overlap.first)):
-            part = parts[other.row.id]
-            if part != parts[one.row.id] != "train":
-                detail = (
-                    f"{overlap.seconds:.2f} s of its audio are in {other.row.id!r} too, which is in {part}"
-                )
-                details.setdefault(one.row.id, detail)
+        for entry, other in ((overlap.first, overlap.second), (overlap.second, overlap.first)):
+            part = parts[other.id]
+            if part != parts[entry.id] != "train":
+                detail = f"{overlap.seconds:.2f} s of its audio are in {other.id!r} too, which is in {part}"
+                details.setdefault(entry.id, detail)
     return details
 
 
 def text_findings(raw: str, text: str, language: str | Language) -> Iterator[Finding]:
-    """What one transcript tells by itself. raw: as published; text: in normal form."""
-    wanted = get_language(language) if isinstance(language, str) else language
-    foreign = [c for c in text if unicodedata.category(c)[0] == "L" and not wanted.owns(c)]
+    """The findings of one transcript. raw: as published; text: in normal form."""
+    expected = get_language(language) if isinstance(language, str) else language
+    foreign = [c for c in text if unicodedata.category(c)[0] == "L" and not expected.owns(c)]
     if foreign:
-        share = script_share(text, wanted)
+        share = script_share(text, expected)
         named = "".join(dict.fromkeys(foreign))[:_NAMED]
         reason = "wrong_script" if share < 0.5 else "mixed_script"
-        yield reason, f"{1 - share:.0%} of the letters are not {wanted.script}: {named}"
+        yield reason, f"{1 - share:.0%} of the letters are not {expected.script}: {named}"
     if numbers := re.findall(r"\S*\d\S*", text):
         yield "digits", f"how was this read: {' '.join(numbers[:_NAMED])}"
     plain = unescape(raw)
@@ -184,39 +166,38 @@ def _is_misread(text: str) -> bool:
     return False
 
 
-def same_audio(probed: Sequence[Probed]) -> dict[str, str]:
+def same_audio(entries: Sequence[Entry]) -> dict[str, str]:
     """By id, the first utterance with the very same bytes of audio; only ids that are not alone.
 
     Only what is equal in size is read, and of that the first 64 KiB unless these are equal too. MayaError
-    where a file is gone since it was probed. Different channels of a file are different audio. Parts of
+    where a file is gone since it was measured. Different channels of a file are different audio. Parts of
     recordings are the same if they are the same part of one file: hours would be read otherwise for each
     sentence of a long recording.
     """
 
-    def size(one: Probed) -> int:
-        return file_stamp(one.path).size if one.row.size is None else one.row.size
+    def size(entry: Entry) -> int:
+        return entry.file_size if entry.size is None else entry.size
 
-    def size_and_channel(one: Probed) -> Hashable:
-        return size(one), one.row.channel
+    def size_and_channel(entry: Entry) -> Hashable:
+        return size(entry), entry.channel
 
-    def digest(limit: int | None) -> Callable[[Probed], Hashable]:
-        def of(one: Probed) -> bytes:
-            count = size(one) if limit is None else min(limit, size(one))
-            return hashlib.blake2b(read_range(one.path, one.row.offset or 0, count), digest_size=16).digest()
+    def digest(limit: int | None) -> Callable[[Entry], Hashable]:
+        def of(entry: Entry) -> bytes:
+            count = size(entry) if limit is None else min(limit, size(entry))
+            return hashlib.blake2b(read_range(entry.path, entry.offset or 0, count), digest_size=16).digest()
 
         return of
 
-    groups = [[one for one in probed if one.row.start is None]]
+    groups = [[entry for entry in entries if entry.start is None]]
     for key in (size_and_channel, digest(_FIRST_BYTES), digest(None)):
         groups = [group for old in groups for group in _shared(old, key)]
-    parts = [one for one in probed if one.row.start is not None]
+    parts = [entry for entry in entries if entry.start is not None]
 
-    def place(one: Probed) -> Hashable:
-        row = one.row
-        return one.path, row.offset, row.channel, row.start, row.duration
+    def place(entry: Entry) -> Hashable:
+        return entry.path, entry.offset, entry.channel, entry.start, entry.duration
 
     groups += _shared(parts, place)
-    return {one.row.id: group[0].row.id for group in groups for one in group}
+    return {entry.id: group[0].id for group in groups for entry in group}
 
 
 def usual_seconds(
@@ -240,48 +221,50 @@ def usual_seconds(
     return usual, 1.4826 * float(np.median(np.abs(off - np.median(off))))
 
 
-def _rate_findings(probed: Sequence[Probed], cfg: TextCheckConfig) -> Iterator[tuple[str, Finding]]:
-    for mine in _grouped(probed, lambda one: one.row.language):
-        if len(mine) < cfg.rate_min_utterances:
+def _rate_findings(entries: Sequence[Entry], cfg: TextCheckConfig) -> Iterator[tuple[str, Finding]]:
+    for group in _grouped(entries, lambda entry: entry.language):
+        if len(group) < cfg.rate_min_utterances:
             continue
-        seconds = np.array([one.seconds for one in mine])
-        usual, spread = usual_seconds(np.array([float(len(one.text)) for one in mine]), seconds)
+        seconds = np.array([entry.duration for entry in group])
+        usual, spread = usual_seconds(np.array([float(len(entry.text)) for entry in group]), seconds)
         off = np.log(seconds / usual) / max(spread, _SMALLEST_SPREAD)
         for i in np.flatnonzero(np.abs(off) > cfg.rate_deviations).tolist():
-            one = mine[i]
+            entry = group[i]
             reason = "too_little_audio" if off[i] < 0 else "too_little_text"
-            detail = f"{len(one.text)} characters in {one.seconds:.2f} s, where {usual[i]:.2f} s are usual"
-            yield one.row.id, (reason, detail)
+            detail = (
+                f"{len(entry.text)} characters in {entry.duration:.2f} s, where {usual[i]:.2f} s are usual"
+            )
+            yield entry.id, (reason, detail)
 
 
-def _repeated_texts(probed: Sequence[Probed], min_words: int) -> Iterator[tuple[str, Finding]]:
-    long_enough = [one for one in probed if len(one.text.split()) >= min_words]
-    for group in _shared(long_enough, lambda one: (one.row.language, one.row.speaker, one.text)):
-        for one in group[1:]:
-            yield one.row.id, ("repeated_text", f"the same speaker says the same in {group[0].row.id!r}")
+def _repeated_texts(entries: Sequence[Entry], min_words: int) -> Iterator[tuple[str, Finding]]:
+    long_enough = [entry for entry in entries if len(entry.text.split()) >= min_words]
+    for group in _shared(long_enough, lambda entry: (entry.language, entry.speaker, entry.text)):
+        for entry in group[1:]:
+            yield entry.id, ("repeated_text", f"the same speaker says the same in {group[0].id!r}")
 
 
-def _twin_findings(probed: Sequence[Probed], twins: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
-    paired = [one for one in probed if one.row.id in twins]
-    for group in _grouped(paired, lambda one: twins[one.row.id]):
-        texts = {(one.row.language, one.text) for one in group}
-        for place, one in enumerate(group):
+def _twin_findings(entries: Sequence[Entry], twins: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
+    paired = [entry for entry in entries if entry.id in twins]
+    for group in _grouped(paired, lambda entry: twins[entry.id]):
+        texts = {(entry.language, entry.text) for entry in group}
+        for place, entry in enumerate(group):
             other = group[1 if place == 0 else 0]
             if len(texts) > 1:  # which text is right is not known: all are suspect
-                detail = f"the same audio as {other.row.id!r}, whose text is {other.text[:40]!r}"
-                yield one.row.id, ("conflicting_audio", detail)
+                detail = f"the same audio as {other.id!r}, whose text is {other.text[:40]!r}"
+                yield entry.id, ("conflicting_audio", detail)
             elif place:
-                yield one.row.id, ("duplicate_audio", f"the same audio and text as {other.row.id!r}")
+                yield entry.id, ("duplicate_audio", f"the same audio and text as {other.id!r}")
 
 
-def _grouped(probed: Iterable[Probed], key: Callable[[Probed], Hashable]) -> list[list[Probed]]:
+def _grouped(entries: Iterable[Entry], key: Callable[[Entry], Hashable]) -> list[list[Entry]]:
     """Utterances with the same key together, in the order they came."""
-    groups: dict[Hashable, list[Probed]] = defaultdict(list)
-    for one in probed:
-        groups[key(one)].append(one)
+    groups: dict[Hashable, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[key(entry)].append(entry)
     return list(groups.values())
 
 
-def _shared(probed: Iterable[Probed], key: Callable[[Probed], Hashable]) -> list[list[Probed]]:
+def _shared(entries: Iterable[Entry], key: Callable[[Entry], Hashable]) -> list[list[Entry]]:
     """Groups of at least two."""
-    return [group for group in _grouped(probed, key) if len(group) > 1]
+    return [group for group in _grouped(entries, key) if len(group) > 1]

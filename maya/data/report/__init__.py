@@ -1,1 +1,1 @@
-"""What a corpus holds: statistics, charts and the report page."""
+"""Statistics of a corpus, charts and the report page."""

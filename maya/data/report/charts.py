@@ -1,4 +1,4 @@
-"""The pictures of the report page, as SVG text: bars, histograms, and one strip a language.
+"""Charts of the report page, as SVG text: bars, histograms, and one strip for each language.
 
 Each is 360 units wide, which a phone shows as it is; wider screens put several beside one another.
 """
@@ -41,15 +41,15 @@ def part_bars(rows: Sequence[tuple[str, Mapping[str, float]]], unit: str) -> str
 def bar_window(histograms: Sequence[Histogram]) -> tuple[int, int, int]:
     """(first bin, last bin + 1, bins to a bar) that show all but the outermost; their edges are the same."""
     low, high = math.inf, 0
-    for one in (h for h in histograms if h.total):
-        cumulated, seen = 0, []
-        for place, count in enumerate(one.counts):
+    for histogram in (h for h in histograms if h.total):
+        cumulated, shown = 0, []
+        for place, count in enumerate(histogram.counts):
             cumulated += count
-            if count and cumulated > 0.005 * one.total:
-                seen.append(place)
-            if cumulated >= 0.995 * one.total:
+            if count and cumulated > 0.005 * histogram.total:
+                shown.append(place)
+            if cumulated >= 0.995 * histogram.total:
                 break
-        low, high = min(low, seen[0]), max(high, seen[-1] + 1)
+        low, high = min(low, shown[0]), max(high, shown[-1] + 1)
     if high == 0:
         return 0, 1, 1
     if low < 0.3 * high:
@@ -60,21 +60,23 @@ def bar_window(histograms: Sequence[Histogram]) -> tuple[int, int, int]:
     return first, min(first + math.ceil((high - first) / step) * step, len(histograms[0].counts)), step
 
 
-def histogram_chart(one: Histogram, title: str, unit: str, window: tuple[int, int, int] | None = None) -> str:
+def histogram_chart(
+    histogram: Histogram, title: str, unit: str, window: tuple[int, int, int] | None = None
+) -> str:
     """Bars of a histogram; what lies beyond the window is in the outermost bars."""
-    first, last, step = window or bar_window([one])
+    first, last, step = window or bar_window([histogram])
     places = range(first, last, step)
-    bars = [sum(one.counts[p : min(p + step, last)]) for p in places]
-    bars[0] += sum(one.counts[:first])
-    bars[-1] += sum(one.counts[last:])
-    height, top, low, high = 110, max(bars) or 1, one.edges[first], one.edges[last]
+    bars = [sum(histogram.counts[p : min(p + step, last)]) for p in places]
+    bars[0] += sum(histogram.counts[:first])
+    bars[-1] += sum(histogram.counts[last:])
+    height, top, low, high = 110, max(bars) or 1, histogram.edges[first], histogram.edges[last]
     room, base = WIDTH - 24, height - 20
     width = room / len(bars)
     out = [f'<text x="12" y="12" class="title">{html.escape(title)}</text>']
     for place, count in enumerate(bars):
         tall = count / top * (base - 22)
-        begin = one.edges[first + place * step]
-        end = one.edges[min(first + (place + 1) * step, last)]
+        begin = histogram.edges[first + place * step]
+        end = histogram.edges[min(first + (place + 1) * step, last)]
         tip = f"{begin:g} to {end:g} {unit}: {count}"
         out.append(
             f'<rect x="{12 + place * width:.1f}" y="{base - tall:.1f}" width="{max(width - 0.8, 0.4):.1f}" '
@@ -92,10 +94,12 @@ def histogram_chart(one: Histogram, title: str, unit: str, window: tuple[int, in
 def strips(rows: Sequence[tuple[str, Histogram]], title: str, unit: str, limits: Sequence[float] = ()) -> str:
     """For each name a line from the 5th to the 95th percentile, a box of the middle half, and the median.
     limits: values beyond which utterances are flagged, as dashed lines."""
-    found = [(name, [one.quantile(q) for q in _QUANTILES]) for name, one in rows if one.total]
-    if not found:
+    quantiles_by_name = [
+        (name, [histogram.quantile(q) for q in _QUANTILES]) for name, histogram in rows if histogram.total
+    ]
+    if not quantiles_by_name:
         return ""
-    values = [v for _, quantiles in found for v in quantiles]
+    values = [v for _, quantiles in quantiles_by_name for v in quantiles]
     low, high = min(values), max(values)
     low = 0.0 if 0 < low < 0.4 * high else low
     shown = ticks(low, high)
@@ -110,7 +114,7 @@ def strips(rows: Sequence[tuple[str, Histogram]], title: str, unit: str, limits:
     def at(value: float) -> float:
         return _NAME + (value - low) / (high - low) * room
 
-    bottom = top + len(found) * _ROW
+    bottom = top + len(quantiles_by_name) * _ROW
     out = [f'<text x="0" y="12" class="title">{html.escape(title)}</text>']
     for value in ticks(low, high):
         x = at(value)
@@ -122,7 +126,7 @@ def strips(rows: Sequence[tuple[str, Histogram]], title: str, unit: str, limits:
             f'<line x1="{at(limit):.1f}" x2="{at(limit):.1f}" y1="{top}" y2="{bottom}" class="limit">'
             f"<title>flagged beyond {limit:g} {html.escape(unit)}</title></line>"
         )
-    for place, (name, (p5, p25, p50, p75, p95)) in enumerate(found):
+    for place, (name, (p5, p25, p50, p75, p95)) in enumerate(quantiles_by_name):
         y = top + place * _ROW
         tip = f"{name}: 5 % below {p5:.3g}, half between {p25:.3g} and {p75:.3g}, 5 % above {p95:.3g} {unit}"
         out += [
@@ -151,11 +155,11 @@ def value_bars(rows: Sequence[tuple[str, float]], title: str) -> str:
     return _svg(out, 20 + len(rows) * _ROW, title)
 
 
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """About `wanted` round numbers from `low` to `high`, none beyond."""
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers from `low` to `high`, none beyond."""
     if high <= low:
         return [low]
-    raw = (high - low) / wanted
+    raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * (1 - 1e-9))
     return [
@@ -164,7 +168,7 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """Three digits that matter, without an exponent."""
+    """Three significant digits, without an exponent."""
     if value == 0 or abs(value) >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
@@ -175,5 +179,5 @@ def _name(name: str, y: float) -> str:
 
 
 def _svg(parts: Sequence[str], height: float, label: str = "") -> str:
-    said = f' aria-label="{html.escape(label)}"' if label else ""
-    return f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img"{said}>' + "".join(parts) + "</svg>"
+    label_text = f' aria-label="{html.escape(label)}"' if label else ""
+    return f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img"{label_text}>' + "".join(parts) + "</svg>"

@@ -1,4 +1,4 @@
-"""What a corpus holds as one HTML file: nothing is fetched, so it opens from a mail or a cluster's disk.
+"""The report of a corpus as one HTML file. It fetches nothing, so it opens from a mail or a cluster's disk.
 
 It is drawn from the numbers that preparation leaves, `summary.json` and `report.json`, so that it can be
 drawn again when more is known: how a tokenizer cuts each language, and what a plan makes of an epoch.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.data.corpus.manifest import PARTS
-from maya.data.prepare.findings import MEANING
+from maya.data.measure.reasons import MEANING
 from maya.data.report.charts import (
     COLOURS,
     bar_window,
@@ -120,6 +120,7 @@ def draw(page: Page) -> str:
         _findings(page),
         _splits(page),
         _speakers(page),
+        _labels(page),
         _letters(page),
         _tokenizer(page.tokenizer),
         _plan(page.plan),
@@ -149,24 +150,24 @@ def _hours(page: Page) -> str:
     rows = [(_name(c), {part: scale * languages[c]["parts"][part]["hours"] for part in PARTS}) for c in order]
     keys = "".join(f'<span class="key" style="background:{COLOURS[p]}"></span>{p}' for p in PARTS)
     head = ["language", "utterances", "hours", *PARTS, "longest s", "speakers", "texts", "characters"]
-    cells = [
-        [_named(c), n["utterances"], f"{n['hours']:.2f}", *(n["parts"][p]["utterances"] for p in PARTS)]
-        + [f"{n['longest_seconds']:.1f}", n["speakers"], n["texts"], n["characters"]]
-        for c, n in languages.items()
-    ]
-    total = ["all"] + [sum(n[k] for n in languages.values()) for k in ("utterances",)]
-    total += [f"{sum(n['hours'] for n in languages.values()):.2f}"]
-    total += [sum(n["parts"][p]["utterances"] for n in languages.values()) for p in PARTS] + [""]
-    total += [sum(n[k] for n in languages.values()) for k in ("speakers", "texts", "characters")]
-    return f"<h2>Hours</h2><p class='note'>{keys}</p>{part_bars(rows, unit)}" + _table(head, cells, total)
+
+    def cells(name: str, some: Sequence[Mapping[str, Any]], longest: str) -> list[object]:
+        sums = {key: sum(n[key] for n in some) for key in ("utterances", "speakers", "texts", "characters")}
+        parts = [sum(n["parts"][part]["utterances"] for n in some) for part in PARTS]
+        hours = f"{sum(n['hours'] for n in some):.2f}"
+        return [name, sums.pop("utterances"), hours, *parts, longest, *sums.values()]
+
+    lines = [cells(_named(code), [n], f"{n['longest_seconds']:.1f}") for code, n in languages.items()]
+    total = cells("all", list(languages.values()), "")
+    return f"<h2>Hours</h2><p class='note'>{keys}</p>{part_bars(rows, unit)}" + _table(head, lines, total)
 
 
 def _durations(page: Page) -> str:
-    found = _histograms(page, "seconds")
-    window = bar_window([one for _, one in found]) if found else None
+    histograms = _histograms(page, "seconds")
+    window = bar_window([histogram for _, histogram in histograms]) if histograms else None
     charts = [
-        histogram_chart(one, f"{_named(c)}: median {number(one.quantile(0.5))} s", "s", window)
-        for c, one in found
+        histogram_chart(histogram, f"{_named(c)}: median {number(histogram.quantile(0.5))} s", "s", window)
+        for c, histogram in histograms
     ]
     return f'<h2>Durations</h2><div class="grid3">{"".join(charts)}</div>' if charts else ""
 
@@ -191,35 +192,35 @@ def _sound(page: Page) -> str:
     if not any(charts) and not clipped:
         return "<h2>Sound</h2><p class='note'>Not measured: the audio was not decoded.</p>"
     head = ["share of samples that are clipped", *_CLIPPED]
-    rows = [[_named(code), *one.counts] for code, one in clipped]
+    rows = [[_named(code), *histogram.counts] for code, histogram in clipped]
     note = "Dashed: limits beyond which an utterance is flagged."
     return f'<h2>Sound</h2><p class="note">{note}</p>{_grid(charts)}' + _table(head, rows)
 
 
 def _findings(page: Page) -> str:
     if not page.findings:
-        return "<h2>Dropped and flagged</h2><p>Nothing.</p>"
-    codes = sorted({code for one in page.findings for code in one["languages"]})
+        return "<h2>Problem and flagged</h2><p>Nothing.</p>"
+    codes = sorted({code for finding in page.findings for code in finding["languages"]})
     head = ["reason", *(code or "?" for code in codes), "all"]
     rows = []
-    for one in page.findings:
-        counts = [one["languages"].get(code, {}).get("count", 0) for code in codes]
-        rows.append([f"{one['kind']}: {one['reason']}", *counts, sum(counts)])
-    examples = "".join(_examples(one) for one in page.findings)
+    for finding in page.findings:
+        counts = [finding["languages"].get(code, {}).get("count", 0) for code in codes]
+        rows.append([f"{finding['kind']}: {finding['reason']}", *counts, sum(counts)])
+    examples = "".join(_examples(finding) for finding in page.findings)
     note = "All of them are in dropped.jsonl and flagged.jsonl; flagged utterances were kept."
-    return f'<h2>Dropped and flagged</h2><p class="note">{note}</p>{_table(head, rows)}{examples}'
+    return f'<h2>Problem and flagged</h2><p class="note">{note}</p>{_table(head, rows)}{examples}'
 
 
-def _examples(one: Mapping[str, Any]) -> str:
-    count = sum(mine["count"] for mine in one["languages"].values())
-    meaning = MEANING.get(one["reason"], "")
+def _examples(finding: Mapping[str, Any]) -> str:
+    count = sum(facts["count"] for facts in finding["languages"].values())
+    meaning = MEANING.get(finding["reason"], "")
     shown = [
         f'<div class="example"><p><bdi lang="{_text(code)}">{_text(example["text"])}</bdi></p>'
         f'<p class="note"><bdi>{_text(example["id"])}</bdi>: <bdi>{_text(example["detail"])}</bdi></p></div>'
-        for code, mine in one["languages"].items()
-        for example in mine["examples"]
+        for code, facts in finding["languages"].items()
+        for example in facts["examples"]
     ]
-    title = f"<b>{_text(one['reason'])}</b>, {_text(one['kind'])} {count:,}"
+    title = f"<b>{_text(finding['reason'])}</b>, {_text(finding['kind'])} {count:,}"
     more = f'<span class="note">: {_text(meaning)}</span>' if meaning else ""
     return f"<details><summary>{title}{more}</summary>{''.join(shown)}</details>"
 
@@ -228,12 +229,12 @@ def _splits(page: Page) -> str:
     head = ["language", "drawn by", *(f"{p} {what}" for p in PARTS for what in ("min", "speakers"))]
     head += [f"{what} of {p} in training" for what in ("texts", "speakers") for p in ("dev", "test")]
     rows = []
-    for code, how in page.summary["splits"].items():
-        row: list[object] = [_named(code), how["method"]]
+    for code, facts in page.summary["splits"].items():
+        row: list[object] = [_named(code), facts["method"]]
         for part in PARTS:
-            row += [number(how["parts"][part]["seconds"] / 60), how["parts"][part]["speakers"]]
+            row += [number(facts["parts"][part]["seconds"] / 60), facts["parts"][part]["speakers"]]
         row += [
-            _percent(how[what][p]) for what in ("text_overlap", "speaker_overlap") for p in ("dev", "test")
+            _percent(facts[what][p]) for what in ("text_overlap", "speaker_overlap") for p in ("dev", "test")
         ]
         rows.append(row)
     return "<h2>Splits</h2>" + _table(head, rows) if rows else ""
@@ -249,22 +250,38 @@ def _speakers(page: Page) -> str:
         "utterances of none",
     ]
     rows = []
-    for code, found in page.statistics.items():
-        mine, hours = found["speakers"], page.summary["languages"][code]["hours"]
-        share = mine["largest_seconds"] / 3600 / hours if hours else 0.0
-        spoken = [number(mine[name] / 60) for name in ("median_seconds", "largest_seconds")]
-        rows.append([_named(code), mine["named"], *spoken, _percent(share), mine["unnamed_utterances"]])
+    for code, numbers in page.statistics.items():
+        speakers, hours = numbers["speakers"], page.summary["languages"][code]["hours"]
+        share = speakers["largest_seconds"] / 3600 / hours if hours else 0.0
+        minutes = [number(speakers[name] / 60) for name in ("median_seconds", "largest_seconds")]
+        rows.append(
+            [_named(code), speakers["named"], *minutes, _percent(share), speakers["unnamed_utterances"]]
+        )
     return "<h2>Speakers</h2>" + _table(head, rows)
+
+
+def _labels(page: Page) -> str:
+    rows = [
+        [_named(code), name, counts["utterances"], counts["values"]]
+        + [", ".join(f"{value} {count:,}" for value, count in counts["common"])]
+        for code, numbers in page.statistics.items()
+        for name, counts in numbers.get("labels", {}).items()  # older numbers have none
+    ]
+    return (
+        "<h2>Labels</h2>" + _table(["language", "label", "utterances", "values", "commonest"], rows)
+        if rows
+        else ""
+    )
 
 
 def _letters(page: Page) -> str:
     blocks = []
-    for code, found in page.statistics.items():
-        letters = [(char, count, first) for char, count, first in found["letters"] if char != " "]
+    for code, numbers in page.statistics.items():
+        letters = [(char, count, first) for char, count, first in numbers["letters"] if char != " "]
         rare = sum(count <= _RARE for _, count, _ in letters)
         # A letter as often as it occurs, so that the script is that of most letters.
         language = language_of_texts(code, (char * min(count, 1000) for char, count, _ in letters))
-        chips = "".join(_chip(language, *one) for one in letters[:_LETTERS])
+        chips = "".join(_chip(language, *letter) for letter in letters[:_LETTERS])
         blocks.append(
             f"<details><summary><b>{_text(_named(code))}</b>: {len(letters)} characters, {rare} of them "
             f'at most {_RARE} times</summary><div class="letters">{chips}</div></details>'
@@ -293,18 +310,18 @@ def _tokenizer(report: Mapping[str, Any] | None) -> str:
     head = ["language", "words", "share of text", "of training", "pieces per word", "per character"]
     head += ["unknown characters", "of dev", "in bytes", "left out"]
     rows = []
-    for code, mine in languages.items():
-        left_out = " ".join(list(mine["left_out"])[:12])
+    for code, facts in languages.items():
+        left_out = " ".join(list(facts["left_out"])[:12])
         row = [
             _named(code),
-            mine["words"],
-            _percent(mine["share_of_text"]),
-            _percent(mine["share_of_training"]),
+            facts["words"],
+            _percent(facts["share_of_text"]),
+            _percent(facts["share_of_training"]),
         ]
-        row += [f"{mine['pieces_per_word']:.2f}", f"{mine['pieces_per_character']:.2f}"]
-        row += [_percent(mine["unknown_characters"], 3)]
+        row += [f"{facts['pieces_per_word']:.2f}", f"{facts['pieces_per_character']:.2f}"]
+        row += [_percent(facts["unknown_characters"], 3)]
         row += [_percent(report.get("unknown_characters_of_dev", {}).get(code, 0.0), 3)]
-        rows.append([*row, _percent(mine["byte_pieces"], 3), left_out])
+        rows.append([*row, _percent(facts["byte_pieces"], 3), left_out])
     bars = value_bars([(_name(c), n["pieces_per_word"]) for c, n in languages.items()], "Pieces per word")
     about = f"{report['vocab_size']:,} pieces, {report['model_type']}."
     return f'<h2>Tokenizer</h2><p class="note">{_text(about)}</p>{bars}' + _table(head, rows)
@@ -321,8 +338,8 @@ def _plan(plan: Mapping[str, Any] | None) -> str:
         ["padding", padding],
         ["longest batch, padded seconds", number(plan["max_padded_seconds"])],
         ["most utterances in a batch", plan["max_utterances"]],
-        ["cost of the dearest rank over the mean: median step", f"{plan['imbalance_median']:.3f}"],
-        ["the same: 95th percentile", f"{plan['imbalance_p95']:.3f}"],
+        ["slowest rank ÷ mean cost, median step", f"{plan['imbalance_median']:.3f}"],
+        ["slowest rank ÷ mean cost, 95th percentile of steps", f"{plan['imbalance_p95']:.3f}"],
     ]
     head = ["language", "hours of an epoch", "draws that repeat an utterance", "utterances left out"]
     rows = [
@@ -333,12 +350,12 @@ def _plan(plan: Mapping[str, Any] | None) -> str:
 
 
 def _histograms(page: Page, name: str) -> list[tuple[str, Histogram]]:
-    found = ((code, histogram(mine, name)) for code, mine in page.statistics.items())
-    return [(code, one) for code, one in found if one is not None]
+    made = ((code, histogram(numbers, name)) for code, numbers in page.statistics.items())
+    return [(code, chart) for code, chart in made if chart is not None]
 
 
 def _strips(page: Page, name: str, title: str, unit: str) -> str:
-    rows = [(_name(code), one) for code, one in _histograms(page, name)]
+    rows = [(_name(code), chart) for code, chart in _histograms(page, name)]
     inside = [limit for limit in page.limits.get(name, ()) if EDGES[name][0] <= limit <= EDGES[name][-1]]
     return strips(rows, title, unit, inside)
 
@@ -368,7 +385,9 @@ def _text(value: str) -> str:
 
 
 def _count(findings: Iterable[Mapping[str, Any]], kind: str) -> int:
-    return sum(n["count"] for one in findings if one["kind"] == kind for n in one["languages"].values())
+    return sum(
+        n["count"] for finding in findings if finding["kind"] == kind for n in finding["languages"].values()
+    )
 
 
 def _percent(share: float, digits: int = 0) -> str:

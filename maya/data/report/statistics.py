@@ -1,7 +1,8 @@
-"""What a corpus holds, by language: hours, speakers, letters, and how durations, texts and sound are spread.
+"""Statistics of a corpus by language: hours, speakers, letters, labels, and distributions of durations,
+texts and sound.
 
-Counted while utterances pass by, one at a time. Of each utterance 8 bytes are kept, to tell how many texts
-are distinct; everything else is of fixed size, or grows with the number of speakers and letters.
+Utterances are counted one at a time. 8 bytes are kept of each, to count distinct texts; everything else is of
+fixed size, or grows with the number of speakers, letters and labels.
 """
 
 from array import array
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from maya.data.corpus.manifest import PARTS
-from maya.data.table.entry import Entry
+from maya.data.measure.entry import Entry
 from maya.text.languages import get_language, script_share
 from maya.text.scripts import main_script
 
+_COMMON_LABELS = 20  # values of a label that are reported
 _FOREIGN = 0.5  # a text with less of its letters in its language's script is counted as foreign
 
 
@@ -54,12 +56,12 @@ class Histogram:
 
     def quantile(self, share: float) -> float:
         """The value below which this share lies, as if values were spread evenly within a bin; the first
-        edge if there is none."""
-        wanted, passed = share * self.total, 0
+        edge if there are no values."""
+        target, passed = share * self.total, 0
         for place, count in enumerate(self.counts):
-            if count and passed + count >= wanted:
+            if count and passed + count >= target:
                 low, high = self.edges[place], self.edges[place + 1]
-                return low + (high - low) * (wanted - passed) / count
+                return low + (high - low) * (target - passed) / count
             passed += count
         return self.edges[0]
 
@@ -79,31 +81,34 @@ class _Language:
         self.texts = array("q")
         self.letters: Counter[str] = Counter()
         self.first: dict[str, str] = {}  # the first utterance with a letter
+        self.labels: dict[str, Counter[str]] = {}  # utterances with each value, by name
         self.spread = {name: Histogram(edges) for name, edges in EDGES.items()}
 
-    def add(self, one: Entry, part: str) -> None:
-        mine, seconds, sound = self.parts[part], one.duration, one.sound
-        mine[0] += 1
-        mine[1] += seconds
+    def add(self, entry: Entry, part: str) -> None:
+        totals, seconds, sound = self.parts[part], entry.duration, entry.sound
+        totals[0] += 1
+        totals[1] += seconds
+        for label, text in entry.labels.items():
+            self.labels.setdefault(label, Counter())[text] += 1
         self.longest = max(self.longest, seconds)
-        self.characters += len(one.text)
-        if one.speaker == one.id:
+        self.characters += len(entry.text)
+        if entry.speaker == entry.id:
             self.unnamed += 1
         else:
-            self.speakers[one.speaker] += seconds  # type: ignore[assignment]
-        self.texts.append(hash(one.text))
-        self.letters.update(one.text)
-        for letter in set(one.text).difference(self.first):
-            self.first[letter] = one.id
+            self.speakers[entry.speaker] += seconds  # type: ignore[assignment]
+        self.texts.append(hash(entry.text))
+        self.letters.update(entry.text)
+        for letter in set(entry.text).difference(self.first):
+            self.first[letter] = entry.id
         if self.language.script:
-            self.foreign += script_share(one.text, self.language) < _FOREIGN
-        elif script := main_script([one.text]):
+            self.foreign += script_share(entry.text, self.language) < _FOREIGN
+        elif script := main_script([entry.text]):
             self.scripts[script] += 1
             self.foreign = self.scripts.total() - max(self.scripts.values())
         measured = {
             "seconds": seconds,
-            "characters": len(one.text),
-            "characters_per_second": len(one.text) / seconds,
+            "characters": len(entry.text),
+            "characters_per_second": len(entry.text) / seconds,
         }
         if sound is not None:
             measured |= {"level": sound.level, "snr": sound.snr, "clipped": sound.clipped}
@@ -139,8 +144,15 @@ class _Language:
         return {
             "speakers": named,
             "letters": [[letter, count, self.first[letter]] for letter, count in letters],
+            "labels": {name: _label_counts(counts) for name, counts in sorted(self.labels.items())},
             "histograms": {name: made.counts for name, made in self.spread.items() if made.total},
         }
+
+
+def _label_counts(counts: Counter[str]) -> dict[str, Any]:
+    """Number of values, utterances that have one, and the commonest [value, utterances]."""
+    common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_COMMON_LABELS]
+    return {"values": len(counts), "utterances": counts.total(), "common": [list(item) for item in common]}
 
 
 class Statistics:
@@ -149,10 +161,10 @@ class Statistics:
     def __init__(self) -> None:
         self._languages: dict[str, _Language] = {}
 
-    def add(self, one: Entry, part: str) -> None:
-        if one.language not in self._languages:
-            self._languages[one.language] = _Language(one.language)
-        self._languages[one.language].add(one, part)
+    def add(self, entry: Entry, part: str) -> None:
+        if entry.language not in self._languages:
+            self._languages[entry.language] = _Language(entry.language)
+        self._languages[entry.language].add(entry, part)
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Per language: hours, utterances, speakers, characters, distinct texts, longest utterance, texts
@@ -160,8 +172,8 @@ class Statistics:
         return {code: self._languages[code].summary() for code in sorted(self._languages)}
 
     def spreads(self) -> dict[str, dict[str, Any]]:
-        """Per language: what speakers say most and in the median (seconds), letters [letter, count, the
-        first id that has it] from the commonest on, and counts of each quantity between its EDGES."""
+        """Per language: seconds of speakers (largest and median), letters [letter, count, the first id that
+        has it] from the commonest on, labels, and counts of each quantity between its EDGES."""
         return {code: self._languages[code].spreads() for code in sorted(self._languages)}
 
 

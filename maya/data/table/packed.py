@@ -10,12 +10,15 @@ from array import array
 import numpy as np
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
+from torch import Tensor
 
 import maya.audio.lhotse_audio  # noqa: F401
+from maya.audio.load import load_cut_audio
+from maya.errors import MayaError
 
 
 class PackedCuts:
-    """A row of cuts that grows at its end and is read at any place."""
+    """Cuts that can be appended, and read by number."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -33,3 +36,16 @@ class PackedCuts:
             raise IndexError(index)
         packed = np.frombuffer(self._bytes, np.uint8)[self._ends[index] : self._ends[index + 1]]
         return deserialize_item(json.loads(packed.tobytes()))
+
+    def load_audio(self, index: int, sample_rate: int | None = None) -> Tensor:
+        """(N,) samples of a cut; see maya.audio.load.load_cut_audio."""
+        return load_cut_audio(self[index], sample_rate)
+
+
+def check_cut(cut: Cut) -> None:
+    """MayaError unless the cut is one utterance."""
+    if len(cut.supervisions) != 1:
+        raise MayaError(
+            f"cut {cut.id!r} has {len(cut.supervisions)} supervisions where one is needed; "
+            "cut it into utterances with lhotse's trim_to_supervisions"
+        )

@@ -1,9 +1,8 @@
-"""The table of a prepared part, one row an utterance, as Parquet: what `maya prepare` writes and everything
-after it reads.
+"""The table of a prepared part, one row an utterance, as Parquet. `maya prepare` writes it.
 
     table = Table.open("data/train.parquet")
     table.numbers("duration").sum() / 3600               # columns: only those asked for are read
-    for entry in table.entries(): ...                    # rows, see maya.data.table.entry
+    for entry in table.entries(): ...                    # rows, see maya.data.measure.entry
     for cut in table.cuts().filter(...): ...             # a lazy lhotse CutSet
     cuts("data/train.parquet").to_file("cuts.jsonl.gz")  # for other tools
 
@@ -14,43 +13,43 @@ beside the tokenizer (maya.data.table.token_table).
 
 import hashlib
 import itertools
+import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from lhotse import CutSet
-from lhotse.cut import Cut
 from numpy.typing import NDArray
 
-from maya.audio.tar_audio import Stamp
-from maya.data.corpus.manifest import PARTS
-from maya.data.table.entry import SOUND_FIELDS, Entry, audio_cut, entry_of, probed_of
+from maya.data.measure.entry import SOUND_FIELDS, Entry
+from maya.data.table.labels import LabelColumns, encoded
 from maya.errors import MayaError
 
-__all__ = [
-    "PARTS", "SCHEMA", "Entry", "LazyCuts", "Strings", "Table", "cuts", "entry_of", "part_path", "probed_of",
-    "write_table",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from lhotse import CutSet
 
 _VERSION = "1"  # of the columns and what they mean
 _GROUP = 16_384  # rows that are read together: 10 MB of text at most, and 600 groups in 10 million rows
 _REPEATED = ("path", "language", "speaker", "kind", "source", "licence")  # few values: kept as a dictionary
-_OPTIONAL = ("offset", "size", "member", "start", "kind", "source", "licence", *SOUND_FIELDS, "channel")
-_LATER = ("channel",)  # columns that tables of earlier releases lack; they count as empty
+_OPTIONAL = (
+    "offset", "size", "member", "start", "kind", "source", "licence", *SOUND_FIELDS, "channel", "labels"
+)  # fmt: skip
+_LATER = ("channel", "labels")  # columns that tables of earlier releases lack; they count as empty
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 _HELD_GROUPS = 4
-_SAID = ("id", "language", "text", "duration")
+_CONTENT = ("id", "language", "text", "duration")
 
 
 def _field(name: str) -> pa.Field:
     """The column of a field of Entry."""
+    if name == "labels":
+        return pa.field(name, pa.map_(pa.string(), pa.string()))
     hint = Entry.__annotations__[name]
     kind = next(kind for kind in _TYPES if kind is hint or kind in getattr(hint, "__args__", ()))
     column = pa.float32() if name in SOUND_FIELDS else _TYPES[kind]
@@ -66,32 +65,40 @@ def part_path(data: Path, part: str) -> Path:
     return data / f"{part}.parquet"
 
 
-def cuts(path: Path | str) -> CutSet:
+def cuts(path: Path | str) -> "CutSet":
     """The table as a lazy CutSet; see `Table.cuts`. Raises MayaError as `Table.open` does."""
     return Table.open(path).cuts()
 
 
 def write_table(path: Path, entries: Iterable[Entry]) -> int:
     """Write a table and return its number of rows. The same entries give the same bytes."""
-    rows, left, digest, texts = 0, iter(entries), hashlib.sha256(), hashlib.sha256()
+    rows, remaining, digest, texts = 0, iter(entries), hashlib.sha256(), hashlib.sha256()
+    names: set[str] = set()
     with pq.ParquetWriter(
         path, SCHEMA, use_dictionary=list(_REPEATED), compression="zstd", write_page_checksum=True
     ) as writer:
-        while some := list(itertools.islice(left, _GROUP)):
-            values = zip(*some, strict=True)
-            columns = [pa.array(mine, field.type) for mine, field in zip(values, SCHEMA, strict=True)]
+        while some := list(itertools.islice(remaining, _GROUP)):
+            *values, labels = zip(*some, strict=True)
+            pairs = [sorted(item.items()) or None for item in labels]  # None: no labels
+            columns = [pa.array(v, field.type) for v, field in zip([*values, pairs], SCHEMA, strict=True)]
             group = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
             writer.write_batch(group, row_group_size=_GROUP)
             digest.update(group.serialize())
             for entry in some:
                 texts.update(f"{entry.language}\0{entry.text}\n".encode("utf-8", "surrogateescape"))
+                names.update(entry.labels)
             rows += len(some)
-        writer.add_key_value_metadata({"maya.digest": digest.hexdigest(), "maya.texts": texts.hexdigest()})
+        facts = {
+            "digest": digest.hexdigest(),
+            "texts": texts.hexdigest(),
+            "labels": json.dumps(sorted(names)),
+        }
+        writer.add_key_value_metadata({f"maya.{name}": value for name, value in facts.items()})
     return rows
 
 
 class Strings(Sequence[str]):
-    """A column of text that stays in Arrow's memory until one of it is asked for."""
+    """A column of text that stays in Arrow's memory; a value becomes a str when it is read."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._chunks = column.chunks
@@ -120,7 +127,7 @@ class Strings(Sequence[str]):
 
 
 class Table:
-    """A table on disk, of which nothing is read until it is asked for; forked workers share what was read.
+    """A table on disk. Columns and rows are read when needed; forked workers share them.
 
     Numbers of rows go from 0. All methods raise MayaError where the file turns out to be damaged.
     """
@@ -158,19 +165,30 @@ class Table:
         """A hash of all languages and texts in order; of all rows in tables of earlier versions."""
         return self._noted(b"maya.texts") or self.digest
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the labels that rows have, sorted."""
+        try:
+            return tuple(map(str, json.loads(self._noted(b"maya.labels") or "[]")))
+        except (ValueError, TypeError):
+            raise MayaError(f"{self.path} cannot be read: its list of labels is damaged; {_AGAIN}") from None
+
     def _noted(self, key: bytes) -> str:
         value: bytes = (self._file.metadata.metadata or {}).get(key, b"")
         return value.decode("utf-8", "replace")
 
     def content_digest(self) -> str:
-        """A hash of what is said in which order: id, language, text and duration of every row. It does not
-        depend on where the audio files lie. Reads the table, 0.7 s a million rows."""
+        """A hash of id, language, text, duration and labels of every row, in order.
+
+        It does not depend on where the audio files lie. Reads the table, 0.7 s a million rows.
+        """
+        names = [*_CONTENT, *(["labels"] if self.label_names else [])]  # as before where there are none
         digest = hashlib.sha256()
         for group in range(self._file.num_row_groups):
             with _reading(self.path):
-                rows = self._file.read_row_group(group, list(_SAID), use_threads=False)
-            columns = [rows.column(name).cast(SCHEMA.field(name).type).combine_chunks() for name in _SAID]
-            digest.update(pa.RecordBatch.from_arrays(columns, names=list(_SAID)).serialize())
+                rows = self._file.read_row_group(group, names, use_threads=False)
+            columns = [rows.column(name).cast(SCHEMA.field(name).type).combine_chunks() for name in names]
+            digest.update(pa.RecordBatch.from_arrays(columns, names=names).serialize())
         return digest.hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -229,7 +247,10 @@ class Table:
                 present = [name for name in names if not self._lacks(name)]
                 some = self._file.read_row_group(group, present, use_threads=False)
             empty = [None] * len(some)
-            columns = (empty if self._lacks(name) else some.column(name).to_pylist() for name in names)
+            columns = [empty if self._lacks(name) else some.column(name).to_pylist() for name in names]
+            if "labels" in names:
+                place = names.index("labels")
+                columns[place] = [dict(pairs or ()) for pairs in columns[place]]
             yield from zip(*columns, strict=True)
 
     def entries(self, rows: Iterable[int] | None = None) -> Iterator[Entry]:
@@ -251,28 +272,29 @@ class Table:
                 self._groups.popitem(last=False)
         held, place = self._groups[group], row - int(self._ends[group])
         present = (name for name in Entry._fields if not self._lacks(name))
-        return Entry(**{name: held.column(name)[place].as_py() for name in present})
+        values = {name: held.column(name)[place].as_py() for name in present}
+        return Entry(**values | {"labels": dict(values.get("labels") or ())})
 
-    def cut(self, row: int) -> Cut:
-        """The lhotse cut of one row, with what is said. Far apart, rows cost some ms each."""
-        return self.entry(row).cut()
+    def audio(self, row: int) -> Entry:
+        """The entry of one row with the fields of its audio alone; texts are empty.
 
-    def audio_cut(self, row: int) -> Cut:
-        """The lhotse cut of one row without what is said: some µs anywhere, after the first one, which reads
-        the columns that tell where the audio is (about 100 bytes a row)."""
+        It costs some µs for any row. The first call reads the columns, about 100 bytes a row.
+        """
         a = self._audio
         in_tar = a.offset[row] >= 0
-        return audio_cut(
-            self.ids[row],
-            a.path[row],
-            int(a.offset[row]) if in_tar else None,
-            int(a.size[row]) if in_tar else None,
-            Stamp(int(a.file_size[row]), int(a.file_mtime[row])),
-            int(a.sample_rate[row]),
-            int(a.channels[row]),
-            int(a.num_samples[row]),
-            None if np.isnan(a.start[row]) else float(a.start[row]),
-            float(a.duration[row]),
+        return Entry(
+            id=self.ids[row],
+            path=a.path[row],
+            offset=int(a.offset[row]) if in_tar else None,
+            size=int(a.size[row]) if in_tar else None,
+            member=None,
+            file_size=int(a.file_size[row]),
+            file_mtime=int(a.file_mtime[row]),
+            sample_rate=int(a.sample_rate[row]),
+            channels=int(a.channels[row]),
+            num_samples=int(a.num_samples[row]),
+            start=None if np.isnan(a.start[row]) else float(a.start[row]),
+            duration=float(a.duration[row]),
             channel=int(a.channel[row]) if a.channel[row] >= 0 else None,
         )
 
@@ -285,8 +307,27 @@ class Table:
     def _audio(self) -> "_Audio":
         return _Audio(self)
 
-    def cuts(self) -> CutSet:
+    @cached_property
+    def labels(self) -> LabelColumns:
+        """The labels of all rows, the speaker among them where the corpus names one."""
+        columns: dict[str, list[pa.Array]] = {name: [] for name in ("speaker", *self.label_names)}
+        fields = ["id", "speaker", *(["labels"] if self.label_names else [])]
+        for number in range(self._file.num_row_groups):
+            with _reading(self.path):
+                group = self._file.read_row_group(number, fields, use_threads=False).combine_chunks()
+                speaker = group.column("speaker").cast(pa.string())
+                speaker = pc.if_else(pc.equal(speaker, group.column("id")), None, speaker)
+                columns["speaker"] += speaker.chunks
+                for name in self.label_names:
+                    columns[name] += pc.map_lookup(group.column("labels"), name, "first").chunks
+        return LabelColumns({name: encoded(chunks) for name, chunks in columns.items()})
+
+    def cuts(self) -> "CutSet":
         """A lazy CutSet: iterating reads a group of rows at a time, an index one group."""
+        from lhotse import CutSet  # noqa: PLC0415  slow to import, and a table needs it only here
+
+        from maya.data.table.cuts import LazyCuts  # noqa: PLC0415
+
         return CutSet(LazyCuts(self))
 
 
@@ -304,51 +345,32 @@ class _Audio:
         self.channel = table.numbers("channel").astype(np.int16)
 
 
-class LazyCuts:
-    """What a lazy CutSet holds: the cuts of a table, made as they are asked for."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __iter__(self) -> Iterator[Cut]:
-        for entry in self.table.entries():
-            yield entry.cut()
-
-    def __getitem__(self, index: int | str) -> Cut:
-        if isinstance(index, str):
-            index = self.table.row_of(index)
-        return self.table.cut(index + (len(self) if index < 0 else 0))
-
-
 _AGAIN = "prepare the data again"
 
 
-def _check_schema(path: Path, found: pa.Schema) -> None:
+def _check_schema(path: Path, schema: pa.Schema) -> None:
     """MayaError unless these are the columns of a table; others beside them are left alone."""
-    version = (found.metadata or {}).get(b"maya.table", b"").decode("utf-8", "replace")
+    version = (schema.metadata or {}).get(b"maya.table", b"").decode("utf-8", "replace")
     if version != _VERSION:
-        what = f"of version {version}, not {_VERSION}" if version else "no table that maya prepare wrote"
-        raise MayaError(f"{path} is {what}; {_AGAIN}")
+        problem = f"of version {version}, not {_VERSION}" if version else "no table that maya prepare wrote"
+        raise MayaError(f"{path} is {problem}; {_AGAIN}")
     for field in SCHEMA:
-        index = found.get_field_index(field.name)
+        index = schema.get_field_index(field.name)
         if index < 0 and field.name in _LATER:
             continue
         if index < 0:
             raise MayaError(f"{path} has no column {field.name!r}; {_AGAIN}")
-        theirs = found.field(index)
-        kind = theirs.type.value_type if pa.types.is_dictionary(theirs.type) else theirs.type
+        column = schema.field(index)
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         if kind != field.type:
             raise MayaError(f"{path}: the column {field.name!r} holds {kind}, not {field.type}; {_AGAIN}")
-        if theirs.nullable and not field.nullable:
+        if column.nullable and not field.nullable:
             raise MayaError(f"{path}: the column {field.name!r} may lack values, and must not; {_AGAIN}")
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Say in one sentence that a file is not what it should be."""
+    """Turn errors of reading into a MayaError in one sentence."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

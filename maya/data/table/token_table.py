@@ -5,7 +5,6 @@ runs with two tokenizers then share a table, which stays the same bytes. The fil
 any row is found at once, and all processes of a machine share its pages.
 """
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from maya.data.table.alignable import ctc_frames
 from maya.data.table.table import Table
 from maya.errors import MayaError
+from maya.files import replacing, sha256
 from maya.text.tokenizer import Tokenizer
 
 _ENCODED_AT_ONCE = 16_384
@@ -65,14 +65,13 @@ def write_tokens(path: Path, table: Table, tokenizer: Tokenizer) -> TokenTable:
         [pa.field("tokens", pa.list_(ids)), pa.field("ctc_frames", pa.int32())],
         metadata=_identity(table, tokenizer),
     )
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            for texts, languages in _groups(table):
-                writer.write_batch(_encoded(texts, languages, tokenizer, schema))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        replacing(path) as partial,
+        pa.OSFile(str(partial), "wb") as file,
+        pa.ipc.new_file(file, schema) as writer,
+    ):
+        for texts, languages in _groups(table):
+            writer.write_batch(_encoded(texts, languages, tokenizer, schema))
     return open_tokens(path, table, tokenizer)
 
 
@@ -81,13 +80,13 @@ def open_tokens(path: Path, table: Table, tokenizer: Tokenizer) -> TokenTable:
     another table or tokenizer."""
     if not path.is_file():
         raise MayaError(f"there are no tokens {path}; run stage 2 (tokenizer) again")
-    found = _mapped(path)
-    if found.identity != _identity(table, tokenizer) or len(found) != len(table):
+    tokens = _mapped(path)
+    if tokens.identity != _identity(table, tokenizer) or len(tokens) != len(table):
         raise MayaError(
             f"{path} holds the tokens of another table than {table.path}, or of another tokenizer; run stage "
             "2 (tokenizer) again"
         )
-    return found
+    return tokens
 
 
 def _mapped(path: Path) -> TokenTable:
@@ -109,7 +108,7 @@ def tokens_of(path: Path, table: Table, tokenizer: Tokenizer) -> TokenTable:
 
 
 def _identity(table: Table, tokenizer: Tokenizer) -> dict[bytes, bytes]:
-    model = hashlib.sha256(tokenizer.model_bytes).hexdigest()
+    model = sha256(tokenizer.model_bytes)
     return {b"maya.tokens": b"1", b"maya.table": table.digest.encode(), b"maya.tokenizer": model.encode()}
 
 

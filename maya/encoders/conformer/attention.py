@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from maya.encoders.conformer.packed_rows import Rows
+from maya.encoders.positions import sinusoids
 from maya.errors import MayaError
 
 Context = tuple[int, int]  # frames to the left and right, -1 for all
@@ -36,25 +38,25 @@ HIDDEN = -30000.0
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Which frames a query sees: `left` before and `right` after it, None for all of them.
+    """Which frames a query sees: `left_frames` before and `right` after it, None for all of them.
 
-    With `chunk` > 0, NeMo's "chunked_limited": it sees its own chunk of that many frames and `left` frames
-    before the chunk's first, so that nothing waits for more than the chunk's end.
+    With `chunk` > 0, NeMo's "chunked_limited": it sees its own chunk of that many frames and
+    `left_frames` before the chunk's first, so that nothing waits for more than the chunk's end.
     """
 
-    left: int | None = None
+    left_frames: int | None = None
     right: int | None = None
     chunk: int = 0
 
     @property
     def bounded(self) -> bool:
-        return self.left is not None and self.right is not None
+        return self.left_frames is not None and self.right is not None
 
     @property
     def reach(self) -> tuple[int, int]:
         """Frames before and after it that any query of a bounded span can see."""
-        assert self.left is not None and self.right is not None
-        return self.left + max(0, self.chunk - 1), self.right
+        assert self.left_frames is not None and self.right is not None
+        return self.left_frames + max(0, self.chunk - 1), self.right
 
     @property
     def block(self) -> int:
@@ -74,10 +76,10 @@ class Span:
         if self.chunk:
             start = queries // self.chunk * self.chunk
             seen = keys < start + self.chunk
-            return seen if self.left is None else seen & (keys >= start - self.left)
+            return seen if self.left_frames is None else seen & (keys >= start - self.left_frames)
         seen = torch.ones(len(queries), keys.shape[1], dtype=torch.bool, device=keys.device)
-        if self.left is not None:
-            seen = seen & (keys >= queries - self.left)
+        if self.left_frames is not None:
+            seen = seen & (keys >= queries - self.left_frames)
         return seen if self.right is None else seen & (keys <= queries + self.right)
 
 
@@ -86,58 +88,18 @@ EVERYTHING = Span()
 
 def span_of(context: Context, style: str) -> Span:
     """What a pair of `att_context_size` means. Raises MayaError for a pair that the style cannot have."""
-    left, right = context
-    if left < -1 or right < -1:
+    left_frames, right = context
+    if left_frames < -1 or right < -1:
         raise MayaError(f"encoder.att_context_size={context} holds numbers of frames, or -1 for all of them")
-    limits = (None if left == -1 else left), (None if right == -1 else right)
+    limits = (None if left_frames == -1 else left_frames), (None if right == -1 else right)
     if style == "regular" or right == -1:  # without a right limit there is but one chunk, as in NeMo
         return Span(*limits)
-    if left > 0 and left % (right + 1):
+    if left_frames > 0 and left_frames % (right + 1):
         raise MayaError(
             f"encoder.att_context_size={context} is not possible with chunked_limited attention: its chunks "
-            f"have {right + 1} frames, and {left} is not a multiple of that"
+            f"have {right + 1} frames, and {left_frames} is not a multiple of that"
         )
     return Span(*limits, chunk=right + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Utterances laid one after another into a batch of one, `gap` zero frames between them.
-
-    Padding then costs nothing: every layer but attention sees (1, N, D), and the gap keeps a convolution from
-    reaching into a neighbour.
-    """
-
-    lens: tuple[int, ...]
-    gap: int
-
-    @property
-    def _sizes(self) -> list[int]:
-        sizes = [size for n in self.lens for size in (n, self.gap)]
-        return sizes[:-1]
-
-    def split(self, x: Tensor) -> list[Tensor]:
-        """(1, N, ...) -> (1, lens[b], ...) for each utterance."""
-        return list(x.split(self._sizes, dim=1)[::2])
-
-    def join(self, rows: list[Tensor]) -> Tensor:
-        """The inverse of `split`; the gaps become zero."""
-        blank = rows[0].new_zeros(1, self.gap, *rows[0].shape[2:])
-        pieces = [piece for row in rows for piece in (row, blank)]
-        return torch.cat(pieces[:-1], dim=1)
-
-    def pack(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (1, N, D)."""
-        return self.join([row[None, :n] for row, n in zip(x.unbind(0), self.lens, strict=True)])
-
-    def unpack(self, x: Tensor, size: int) -> Tensor:
-        """(1, N, D) -> (B, size, D), zero beyond each utterance."""
-        return torch.cat([F.pad(row, (0, 0, 0, size - row.shape[1])) for row in self.split(x)])
-
-    def valid(self, device: torch.device) -> Tensor:
-        """(1, N) bool, False in the gaps."""
-        flags = torch.tensor([True, False] * len(self.lens), device=device)[:-1]
-        return flags.repeat_interleave(torch.tensor(self._sizes, device=device))[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +116,25 @@ class Frames:
     rows: Rows | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Keys and values of attention, each (B, m, H, K). valid (B, m) bool: False on padding; None for none.
+    The first query stands at key `before`."""
+
+    k: Tensor
+    v: Tensor
+    valid: Tensor | None = None
+    before: int = 0
+
+
 def positions_needed(span: Span, longest: int) -> int:
     """The farthest relative position that attention over at most `longest` frames asks for."""
     return max(0, longest - 1 if not span.bounded else min(longest, span.window) - 1)
 
 
-def sinusoids(reach: int, width: int, device: torch.device) -> Tensor:
-    """(2 * reach + 1, width) fp32, positions reach .. -reach: sin, cos of pos / 10000^(2i/width)."""
-    place = torch.arange(reach, -reach - 1, -1, dtype=torch.float32, device=device)
-    even = torch.arange(0, width, 2, dtype=torch.float32, device=device)
-    angle = place[:, None] * torch.exp(even * (-math.log(10000.0) / width))
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+def relative_sinusoids(reach: int, width: int, device: torch.device) -> Tensor:
+    """(2 * reach + 1, width) fp32: the sinusoids of positions reach .. -reach."""
+    return sinusoids(torch.arange(reach, -reach - 1, -1, dtype=torch.float32, device=device), width)
 
 
 class RelPositionAttention(nn.Module):
@@ -203,155 +173,98 @@ class RelPositionAttention(nn.Module):
 
         Only keys are masked: a padded query yields a finite value that nothing reads.
         """
-        q, k, v = self._heads(self.linear_q, x), self._heads(self.linear_k, x), self._heads(self.linear_v, x)
-        p = self._heads(self.linear_pos, frames.positions)
+        q, k, v = (self.split_heads(linear, x) for linear in (self.linear_q, self.linear_k, self.linear_v))
+        p = self.split_heads(self.linear_pos, frames.positions)
         if frames.rows is None:
-            y = self._attend(q, k, v, p, frames.span, frames.valid)
+            y = self._attend(q, Keys(k, v, frames.valid), p, frames.span)
         else:
             rows = zip(frames.rows.split(q), frames.rows.split(k), frames.rows.split(v), strict=True)
             y = frames.rows.join(
-                [self._attend(*row, p, frames.span) if row[0].numel() else row[0] for row in rows]
+                [self._attend(q, Keys(k, v), p, frames.span) if q.numel() else q for q, k, v in rows]
             )
         return self.linear_out(y.flatten(2))
 
-    def add_in_blocks(self, x: Tensor, norm: nn.Module, frames: Frames, block: int) -> None:
-        """x (B, S, D) += self(norm(x)) in place, about `block` frames at a time; without gradients.
+    def stream(self, x: Tensor, before: int, frames: Frames) -> Tensor:
+        """One piece of a stream: x (B, before + n, D), the new frames last -> (B, n, D).
 
-        Of a bounded span, keys and values are held only as far as the queries at hand reach.
+        frames.valid (B, before + n) is False on frames from before the start; the new frames start a chunk.
         """
-        p = self._heads(self.linear_pos, frames.positions)
-        if frames.rows is None:
-            self._add_rows(x, norm, p, frames.span, frames.valid, block)
-            return
-        for row in frames.rows.split(x):
-            self._add_rows(row, norm, p, frames.span, None, block)
-
-    def _add_rows(
-        self, x: Tensor, norm: nn.Module, p: Tensor, span: Span, valid: Tensor | None, block: int
-    ) -> None:
-        size = x.shape[1]
-        local = span.bounded and size > span.window
-        left, right = span.reach if local else (size, size)
-        unit = span.block if local else max(1, span.chunk)
-        block = max(1, block // unit) * unit
-        k = v = x.new_zeros(x.shape[0], 0, self.heads, self.head_size)
-        begin = end = 0  # of the keys at hand
-        for first in range(0, size, block):
-            last = min(first + block, size)
-            start, keys, values = max(0, first - left), [], []
-            while end < min(last + right, size):  # before anything up to there is written
-                ahead = norm(x[:, end : min(last + right, size, end + block)])
-                keys.append(self._heads(self.linear_k, ahead))
-                values.append(self._heads(self.linear_v, ahead))
-                end += ahead.shape[1]
-            k = torch.cat([k[:, start - begin :], *keys], dim=1)
-            v = torch.cat([v[:, start - begin :], *values], dim=1)
-            begin = start
-            q = self._heads(self.linear_q, norm(x[:, first:last]))
-            known = None if valid is None else valid[:, begin:end]
-            attend = self._attend_local if local else self._attend_blocks
-            y = attend(q, k, v, p, span, known, before=first - begin)
-            x[:, first:last] += self.linear_out(y.flatten(2))
-
-    def stream(self, x: Tensor, known: Tensor, frames: Frames) -> Tensor:
-        """One piece of a stream: x (B, m + n, D), m frames from before and n new ones -> (B, n, D).
-
-        `known` (B, m + n) bool tells which are there; the new ones start a chunk. n is that of `frames`.
-        """
-        before = x.shape[1] - frames.valid.shape[1]
-        q = self._heads(self.linear_q, x[:, before:])
-        k, v = self._heads(self.linear_k, x), self._heads(self.linear_v, x)
-        p = self._heads(self.linear_pos, frames.positions)
-        y = self._attend_blocks(q, k, v, p, frames.span, known, before=before)
+        q = self.split_heads(self.linear_q, x[:, before:])
+        k, v = self.split_heads(self.linear_k, x), self.split_heads(self.linear_v, x)
+        p = self.split_heads(self.linear_pos, frames.positions)
+        y = self.attend_blocks(q, Keys(k, v, frames.valid, before), p, frames.span)
         return self.linear_out(y.flatten(2))
 
-    def _heads(self, linear: nn.Linear, x: Tensor) -> Tensor:
+    def split_heads(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """(..., D) -> (..., H, K), projected."""
         return linear(x).unflatten(-1, (self.heads, self.head_size))
 
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, p: Tensor, span: Span, valid: Tensor | None = None
-    ) -> Tensor:
-        """q, k, v (B, S, H, K), p (2R + 1, H, K), valid (B, S) or None for all -> (B, S, H, K)."""
-        if span.bounded and q.shape[1] > span.window:
-            return self._attend_local(q, k, v, p, span, valid)
-        return self._attend_blocks(q, k, v, p, span, valid)
+    def _attend(self, q: Tensor, keys: Keys, p: Tensor, span: Span) -> Tensor:
+        """q (B, S, H, K), p (2R + 1, H, K) -> (B, S, H, K)."""
+        local = span.bounded and q.shape[1] > span.window
+        return (self.attend_local if local else self.attend_blocks)(q, keys, p, span)
 
-    def _attend_blocks(
-        self, q: Tensor, k: Tensor, v: Tensor, p: Tensor, span: Span, valid: Tensor | None, before: int = 0
-    ) -> Tensor:
-        """Queries q (B, n, H, K), the first of which stands at key `before` of m, against all keys."""
+    def attend_blocks(self, q: Tensor, keys: Keys, p: Tensor, span: Span) -> Tensor:
+        """q (B, n, H, K) against all keys -> (B, n, H, K)."""
         batch, queries, heads, _ = q.shape
-        block = min(queries, max(1, MAX_BIAS // (batch * heads * k.shape[1])))
-        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        block = min(queries, max(1, MAX_BIAS // (batch * heads * keys.k.shape[1])))
+        k, v = keys.k.transpose(1, 2), keys.v.transpose(1, 2)
         parts = []
         for first in range(0, queries, block):
             part = q[:, first : first + block]
-            run = partial(self._attend_block, span=span, at=before + first, before=before)
+            run = partial(self._attend_block, span=span, first=first, before=keys.before)
             if block < queries and torch.is_grad_enabled():
-                parts.append(checkpoint(run, part, k, v, p, valid, use_reentrant=False))
+                parts.append(checkpoint(run, part, k, v, p, keys.valid, use_reentrant=False))
             else:
-                parts.append(run(part, k, v, p, valid))
+                parts.append(run(part, k, v, p, keys.valid))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _attend_block(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        p: Tensor,
-        valid: Tensor | None,
-        *,
-        span: Span,
-        at: int,
+        self, q: Tensor, k: Tensor, v: Tensor, p: Tensor, valid: Tensor | None, *, span: Span, first: int,
         before: int,
-    ) -> Tensor:
-        """q (B, n, H, K), k and v (B, H, m, K), valid (B, m) -> (B, n, H, K); query 0 stands at key `at`."""
-        n, m = q.shape[1], k.shape[2]
+    ) -> Tensor:  # fmt: skip
+        """q (B, n, H, K), k and v (B, H, m, K), valid (B, m) -> (B, n, H, K); q begins at key before + first.
+
+        torch's checkpointing takes tensors as arguments, so these are not a `Keys`.
+        """
+        n, m, place = q.shape[1], k.shape[2], before + first
         centre = p.shape[0] // 2
-        p = p[centre - (at + n - 1) : centre + m - at]  # positions at + n - 1 .. at - (m - 1)
+        p = p[centre - (place + n - 1) : centre + m - place]  # positions place + n - 1 .. place - (m - 1)
         bias = _skew(self._position_scores(q, p), m)
         if span != EVERYTHING:
             numbers = torch.arange(-before, m - before, device=q.device)
-            seen = span.visible(numbers[at : at + n], numbers)
+            seen = span.visible(numbers[place : place + n], numbers)
             bias = bias.masked_fill(~seen, -math.inf)
         if valid is not None:
             bias = bias + _hidden_keys(valid, bias.dtype)[:, None, None]
         return self._fused((q + self.pos_bias_u).transpose(1, 2), k, v, bias).transpose(1, 2)
 
-    def _attend_local(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        p: Tensor,
-        span: Span,
-        valid: Tensor | None,
-        extra: tuple[Tensor, Tensor] | None = None,
-        before: int = 0,
+    def attend_local(
+        self, q: Tensor, keys: Keys, p: Tensor, span: Span, extra: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """As `_attend`, in blocks of queries, each against its own window of keys.
+        """As `attend_blocks`, in blocks of queries, each against its own window of keys.
 
-        `extra` adds keys that all queries see: their scores (B, S, H, G) and values (B, G, H, K). The first
-        query stands at key `before`.
+        `extra` adds keys that all queries see: their scores (B, S, H, G) and values (B, G, H, K).
         """
-        (batch, size, heads, _), (left, right), block = q.shape, span.reach, span.block
+        (batch, size, heads, _), (left_frames, right), block = q.shape, span.reach, span.block
         centre = p.shape[0] // 2
-        p = p[centre - left : centre + right + 1]
+        p = p[centre - left_frames : centre + right + 1]
         limit = min(MAX_BIAS, MAX_LOCAL_BIAS_CPU) if q.device.type == "cpu" else MAX_BIAS
         group = block * max(1, limit // (batch * heads * block * span.window))
+        valid = keys.valid
         if valid is None:
-            valid = torch.ones(1, k.shape[1], dtype=torch.bool, device=q.device)
+            valid = torch.ones(1, keys.k.shape[1], dtype=torch.bool, device=q.device)
         parts = []
         for first in range(0, size, group):
             last = min(first + group, -(-size // block) * block)
             q_part = _cut(q, first, last).unflatten(1, (-1, block))
-            k_part, v_part, known = (
-                _cut(t, before + first - left, before + last + right)
+            k_part, v_part, valid_part = (
+                _cut(t, keys.before + first - left_frames, keys.before + last + right)
                 .unfold(1, span.window, block)
                 .movedim(-1, 2)
-                for t in (k, v, valid)
+                for t in (keys.k, keys.v, valid)
             )
-            bias = self._window_bias(q_part, p, known, span)
+            bias = self._window_bias(q_part, p, valid_part, span)
             if extra is not None:
                 scores = _cut(extra[0], first, last).unflatten(1, (-1, block)).transpose(2, 3)
                 bias = torch.cat([bias, scores.to(bias.dtype)], dim=-1)
@@ -364,19 +277,19 @@ class RelPositionAttention(nn.Module):
             parts.append(y.unflatten(0, (batch, -1)).flatten(1, 2))
         return torch.cat(parts, dim=1)[:, :size]
 
-    def _window_bias(self, q: Tensor, p: Tensor, known: Tensor, span: Span) -> Tensor:
-        """q (B, N, n, H, K), p (P, H, K), known (B, N, m) -> (B, N, H, n, m), m = n + P - 1.
+    def _window_bias(self, q: Tensor, p: Tensor, valid: Tensor, span: Span) -> Tensor:
+        """q (B, N, n, H, K), p (P, H, K), valid (B, N, m) -> (B, N, H, n, m), m = n + P - 1.
 
         A score of position c of query i belongs to key i + c of its window: rows of P + n numbers, the last n
         of them -inf, read back as rows of P + n - 1, put each score in its place and hide all others.
         """
-        n, m = q.shape[2], known.shape[2]
+        n, m = q.shape[2], valid.shape[2]
         scores = F.pad(self._position_scores(q, p), (0, n), value=-math.inf)
         bias = scores.flatten(-2)[..., : n * m].unflatten(-1, (n, m))
         if span.chunk:
             keys = torch.arange(m, device=q.device) - span.reach[0]
             bias = bias.masked_fill(~span.visible(torch.arange(n, device=q.device), keys), -math.inf)
-        return bias + _hidden_keys(known, bias.dtype)[:, :, None, None]
+        return bias + _hidden_keys(valid, bias.dtype)[:, :, None, None]
 
     def _position_scores(self, q: Tensor, p: Tensor) -> Tensor:
         """q (..., n, H, K), p (P, H, K) -> (..., H, n, P), scaled."""

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maya.encoders.conformer.attention import HIDDEN, Frames, RelPositionAttention
+from maya.encoders.conformer.attention import HIDDEN, Frames, Keys, RelPositionAttention
 
 
 class GlobalTokenAttention(RelPositionAttention):
@@ -27,18 +27,18 @@ class GlobalTokenAttention(RelPositionAttention):
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """(B, S, D) -> (B, S, D); `frames` not packed, its span bounded."""
-        q, k, v = self._heads(self.linear_q, x), self._heads(self.linear_k, x), self._heads(self.linear_v, x)
-        p = self._heads(self.linear_pos, frames.positions)
+        q, k, v = (self.split_heads(linear, x) for linear in (self.linear_q, self.linear_k, self.linear_v))
+        p = self.split_heads(self.linear_pos, frames.positions)
         all_q, all_k, all_v = q, k, v
         if self.separate:
             linears = (self.global_q, self.global_k, self.global_v)
-            all_q, all_k, all_v = (self._heads(linear, x) for linear in linears)
+            all_q, all_k, all_v = (self.split_heads(linear, x) for linear in linears)
         places = torch.arange(0, min(x.shape[1], self.tokens * self.spacing), self.spacing, device=x.device)
         hidden = torch.zeros_like(frames.valid, dtype=q.dtype).masked_fill_(~frames.valid, HIDDEN)
         # (B, S, H, G): each frame's score with each global one.
         scores = torch.einsum("bshk,bghk->bshg", all_q, all_k[:, places]) / self.head_size**0.5
         scores = scores + hidden[:, None, None, places]
-        y = self._attend_local(q, k, v, p, frames.span, frames.valid, (scores, v[:, places]))
+        y = self.attend_local(q, Keys(k, v, frames.valid), p, frames.span, (scores, v[:, places]))
         gathered = F.scaled_dot_product_attention(
             all_q[:, places].transpose(1, 2),
             all_k.transpose(1, 2),

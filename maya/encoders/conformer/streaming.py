@@ -1,53 +1,38 @@
-"""Cache-aware streaming: a FastConformer fed piece by piece gives what it would have given for the whole.
+"""Cache-aware streaming: an encoder of conformer layers gives the same in pieces as for the whole.
 
-Needs a model whose frames wait for no more than their chunk's end: causal subsampling, causal convolutions,
-and attention in chunks (or a band without look-ahead). NeMo's cache-aware streaming models are of that kind
-(Noroozi et al. 2024, arXiv:2312.17279). A row of the batch is a stream of its own: it may start, pause and
-end at any call, whatever the others do.
+The frames of such an encoder wait for no more than the end of their chunk: causal subsampling, causal
+convolutions, and attention in chunks (or a band without look-ahead). NeMo's cache-aware streaming models are
+of that kind (Noroozi et al. 2024, arXiv:2312.17279). A row of the batch is a stream of its own: it may start,
+pause and end at any call, whatever the others do.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maya.encoders.conformer.attention import Frames, Span, span_of
+from maya.encoders.base import Encoded, Encoder, EncoderStream, frame_mask
+from maya.encoders.conformer.attention import Frames, Span
 from maya.encoders.conformer.subsampling import DepthwiseStridedSubsampling
 from maya.errors import MayaError
-
-if TYPE_CHECKING:
-    from maya.encoders.conformer.fastconformer import FastConformer
-
-
-class Streamable(Protocol):
-    """What `stream` asks of an encoder."""
-
-    cfg: Any
-    training: bool
-    pre_encode: DepthwiseStridedSubsampling
-
-    def subsampled_lens(self, lens: Tensor) -> Tensor:
-        """Encoder frames for `lens` (...,) int64 feature frames."""
-
-    def scaled(self, x: Tensor) -> Tensor:
-        """Subsampled frames as they enter the layers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamState:
     """What B streams remember between two pieces; of a fixed size unless the left context is unlimited.
 
-    span: what a frame sees. past: features that a frame reads before its own. frames (B,) int64: encoder
-    frames given out so far. features (B, P, F) and feature_lens (B,): the `past` features before the next
-    frame's own (zero at a start), then those that wait. attention (L, B, left, D): inputs of each layer's
-    attention, the newest last, of which attention_lens (B,) are there. convolution (L, B, D, kernel - 1):
+    span: the frames that a frame sees. past: features that a frame reads before its own. frames (B,) int64:
+    encoder frames given out so far. features (B, P, F) and feature_lens (B,): the `past` features before the
+    next frame's own (zero at a start), then those that wait. attention (L, B, left, D): inputs of each
+    layer's mixer, the newest last, of which attention_lens (B,) exist. convolution (L, B, D, kernel - 1):
     inputs of each layer's depthwise convolution.
     """
+
+    batch_dim: ClassVar[dict[str, int]] = {"attention": 1, "convolution": 1}  # 0 for the others
+    learns: ClassVar[bool] = False  # whether something may pass from an utterance to the next
 
     span: Span
     past: int
@@ -63,7 +48,26 @@ class StreamState:
         """Frames are given out in multiples of this."""
         return self.span.chunk or 1
 
-    def reset(self, rows: Tensor) -> StreamState:
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a stream has to keep, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def bytes(self) -> dict[str, int]:
+        """Bytes that one stream keeps, by kind; features that wait for their frame included."""
+        batch = max(1, len(self.frames))
+        return {name: t.numel() * t.element_size() // batch for name, t in self.tensors().items()}
+
+    def describe(self) -> str:
+        """One line on the size of the state of one stream, for people."""
+        sizes = self.bytes()
+        named = {"fast weights": sizes.get("fast", 0)} | {
+            name: sizes[name] for name in ("attention", "convolution", "features")
+        }
+        parts = ", ".join(f"{name} {size / 1e6:.3f}" for name, size in named.items() if size)
+        return f"state of one stream: {sum(sizes.values()) / 1e6:.3f} MB ({parts})"
+
+    def reset(self, rows: Tensor) -> Self:
         """The state with `rows` (B,) bool at a start and the others where they are."""
         return replace(
             self,
@@ -75,83 +79,176 @@ class StreamState:
             convolution=self.convolution.masked_fill(rows[:, None, None], 0.0),
         )
 
+    def next_utterance(self, rows: Tensor, keep: Tensor | bool = False) -> Self:
+        """The state with `rows` (B,) bool at the start of another utterance. `keep`: of those, rows that keep
+        what the encoder has learnt; there is nothing here."""
+        return self.reset(rows)
 
-State = TypeVar("State", bound=StreamState)
-
-
-def initial_state(encoder: FastConformer, batch: int, context: tuple[int, int] | None = None) -> StreamState:
-    """`batch` streams before their first piece, with the look-ahead of `context`, else the configured one.
-
-    Raises MayaError for a model that cannot stream, naming what stands in the way.
-    """
-    cfg = encoder.cfg
-    left, right = context or encoder.context or cfg.att_context_size[0]
-    why = None
-    if not cfg.causal_downsampling or cfg.conv_context != "causal":
-        why = "needs encoder.causal_downsampling=true and encoder.conv_context=causal"
-    elif right == -1 or (right > 0 and cfg.att_context_style != "chunked_limited"):
-        why = f"waits for frames to come (att_context_size {left, right}, style {cfg.att_context_style})"
-    elif cfg.global_tokens:
-        why = "has global tokens, which see the whole utterance"
-    elif cfg.fast_weights is not None:
-        why = "has fast weights in the place of attention, whose stream is that of the LaCT encoder"
-    if why is not None:
-        raise MayaError(
-            f"this encoder cannot stream: it {why}; train it so from the start, or transcribe whole files"
+    def select(self, rows: Tensor) -> Self:
+        """The states of `rows` (B',) int64."""
+        tensors: dict[str, Any] = self.tensors()
+        return replace(
+            self, **{n: t.index_select(self.batch_dim.get(n, 0), rows) for n, t in tensors.items()}
         )
-    span = span_of((left, right), cfg.att_context_style)
-    weight = encoder.pre_encode.out.weight
-    past = encoder.pre_encode.overlap * cfg.subsampling_factor
-    zeros = weight.new_zeros(batch, dtype=torch.long)
-    return StreamState(
-        span=span,
-        past=past,
-        frames=zeros,
-        features=weight.new_zeros(batch, past, cfg.feat_in),
-        feature_lens=zeros + past,
-        attention=weight.new_zeros(cfg.n_layers, batch, max(0, left), cfg.d_model),
-        attention_lens=zeros,
-        convolution=weight.new_zeros(cfg.n_layers, batch, cfg.d_model, cfg.conv_kernel - 1),
-    )
+
+    @classmethod
+    def join(cls, states: Sequence[Self]) -> Self:
+        """One batch of several, which may have started at different times."""
+        parts = [state.tensors() for state in states]
+        widest = max(part["features"].shape[1] for part in parts)
+        longest = max(part["attention"].shape[2] for part in parts)  # they differ if the left is unlimited
+        for part in parts:
+            part["features"] = F.pad(part["features"], (0, 0, 0, widest - part["features"].shape[1]))
+            part["attention"] = F.pad(part["attention"], (0, 0, longest - part["attention"].shape[2], 0))
+        joined: dict[str, Any] = {
+            name: torch.cat([part[name] for part in parts], dim=cls.batch_dim.get(name, 0))
+            for name in parts[0]
+        }
+        return replace(states[0], **joined)
 
 
-def stream(
-    encoder: Streamable,
-    chunk: Tensor,
-    chunk_lens: Tensor,
-    state: State,
-    final: Tensor | None = None,
-    *,
-    layers: Callable[..., Any] | None = None,
-    restart: Callable[[State, Tensor], State] | None = None,
-) -> tuple[Tensor, Tensor, State]:
-    """See `FastConformer.stream`. `layers` and `restart` are those of another encoder: new frames (B, n, D),
-    their numbers (B,) and the state -> encodings and the new state; the state with rows (B,) at a start.
+class StreamingEncoder(Encoder):
+    """The base of encoders that are `DepthwiseStridedSubsampling` and conformer layers.
+
+    A subclass has `pre_encode` and `layers`, and says in `initial_state` whether and how it streams.
     """
-    if encoder.training:
-        raise MayaError("streaming is for evaluation: call model.eval() first")
-    size = state.step
-    through: Callable[..., Any] = layers or _through_layers
-    begin_anew: Callable[..., Any] = restart or type(state).reset
-    features, have = _append(state, chunk, chunk_lens)
-    # Frame s reads features up to factor * s: the first of those that wait already completes one.
-    ready = (have - state.past + encoder.cfg.subsampling_factor - 1) // encoder.cfg.subsampling_factor
-    counts = ready.clamp(min=0) // size * size
-    if final is not None:
-        rest = encoder.subsampled_lens(have) - encoder.pre_encode.overlap
-        empty = (state.frames == 0) & (have == state.past)
-        counts = torch.where(final, rest.clamp(min=0).masked_fill(empty, 0), counts)
-    new = int(counts.max())
-    if new == 0:
-        enc = features.new_zeros(len(features), 0, encoder.cfg.d_model)
-        state = replace(state, features=features, feature_lens=have)
-    else:
-        x = _subsample(encoder, features, have, state, new)
-        enc, state = through(encoder, x, counts, state)
-        state = _consume(state, features, have, counts * encoder.cfg.subsampling_factor)
-    if final is not None:
-        state = begin_anew(state, final)
-    return enc, counts, state
+
+    front = ("pre_encode",)
+    pre_encode: DepthwiseStridedSubsampling
+    layers: Any
+
+    def initial_state(self, batch: int, *, context: tuple[int, int] | None = None) -> Any:
+        """`batch` streams before their first piece. Raises MayaError for a model that cannot stream, naming
+        what prevents it."""
+        raise NotImplementedError
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Subsampled frames as they enter the layers."""
+        return x
+
+    def positions(self, reach: int, x: Tensor) -> Tensor:
+        """The table of relative positions for `Frames`; none by default."""
+        return x.new_empty(0)
+
+    def memories(self, state: Any) -> list[Any]:
+        """The memory of each layer's mixer for `ConformerLayer.stream_step`."""
+        return [None] * len(self.layers)
+
+    def remember(self, state: Any, memories: list[Any], counts: Tensor) -> Any:
+        """The state with the memories as `counts` (B,) new frames have changed them."""
+        return state
+
+    def stream(
+        self, batch: int, context: tuple[int, int] | None = None, *, padding_value: float = 0.0
+    ) -> EncoderStream:
+        return ConformerStream(self, batch, context)
+
+    def stream_step(
+        self,
+        chunk: Tensor,
+        chunk_lens: Tensor,
+        state: Any,
+        *,
+        final: Tensor | None = None,
+        keep: Tensor | bool = False,
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Encode the next pieces of B streams, in evaluation mode; together equal to `forward` of the whole.
+
+        Args:
+            chunk: (B, T, F) the next features of each stream, T >= 0 as it comes.
+            chunk_lens: (B,) int64, how many of them exist; 0 for a stream that pauses.
+            state: from `initial_state`, then from the call before.
+            final: (B,) bool, streams that end with this piece. They give out all remaining frames, and are at
+                a start afterwards, ready for another utterance.
+            keep: (B,) bool or one for all: streams that end and whose next utterance is of the same speaker.
+                It begins with what the encoder has learnt from this one.
+
+        Returns:
+            enc (B, S, D), zero at and beyond enc_lens (B,) int64; the new state. Frames come out in multiples
+            of `state.step`.
+        """
+        if self.training:
+            raise MayaError("streaming is for evaluation: call model.eval() first")
+        factor, size = self.cfg.subsampling_factor, state.step
+        features, have = _append(state, chunk, chunk_lens)
+        # Frame s reads features up to factor * s: the first of those that wait already completes one.
+        counts = ((have - state.past + factor - 1) // factor).clamp(min=0) // size * size
+        if final is not None:
+            rest = self.subsampled_lens(have) - self.pre_encode.overlap
+            empty = (state.frames == 0) & (have == state.past)
+            counts = torch.where(final, rest.clamp(min=0).masked_fill(empty, 0), counts)
+        new = int(counts.max())
+        if new == 0:
+            enc = features.new_zeros(len(features), 0, self.cfg.d_model)
+            state = replace(state, features=features, feature_lens=have)
+        else:
+            enc, state = self._through_layers(self._subsample(features, have, state, new), counts, state)
+            state = _consume(state, features, have, counts * factor)
+        return enc, counts, state if final is None else state.next_utterance(final, keep)
+
+    def _subsample(self, features: Tensor, have: Tensor, state: StreamState, new: int) -> Tensor:
+        """The next `new` frames (B, new, D) as they enter the layers; frames that a row lacks are finite."""
+        front, factor = self.pre_encode, self.cfg.subsampling_factor
+        # Features from before the start count as padding, on each level of the subsampling.
+        starts = (state.past - factor * state.frames).clamp(min=0)
+        need = state.past + factor * new
+        features = F.pad(features, (0, 0, 0, max(0, need - features.shape[1])))[:, :need]
+        y = front.convolve(features, have.clamp(max=need), starts)
+        return self.scaled(front.out(y[:, front.overlap : front.overlap + new]))
+
+    def _through_layers(self, x: Tensor, counts: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The layers over new frames x (B, n, D), of which `counts` (B,) exist."""
+        before, n = state.attention.shape[2], x.shape[1]
+        new = frame_mask(counts, n)
+        cached = torch.arange(before, device=x.device) >= before - state.attention_lens[:, None]
+        frames = Frames(
+            valid=torch.cat([cached, new], dim=1),
+            positions=self.positions(before + n - 1, x),
+            span=state.span,
+        )
+        keep = before if state.span.left_frames is not None else before + n
+        memories, attention, convolution = self.memories(state), [], []
+        caches = zip(self.layers, state.attention, state.convolution, memories, strict=True)
+        for layer, mixer_cache, conv_cache, memory in caches:
+            x, (mixed, convolved) = layer.stream_step(x, (mixer_cache, conv_cache), frames, memory)
+            attention.append(_newest(mixed, before + counts, keep))
+            reach = conv_cache.shape[2]
+            convolution.append(_newest(convolved, reach + counts, reach).transpose(1, 2))
+        state = replace(
+            self.remember(state, memories, counts),
+            frames=state.frames + counts,
+            attention=torch.stack(attention),
+            attention_lens=(state.attention_lens + counts).clamp(max=keep),
+            convolution=torch.stack(convolution),
+        )
+        return x * new[..., None].to(x.dtype), state
+
+
+class ConformerStream(EncoderStream):
+    """Streams that begin and end together; `state` is that of the encoder."""
+
+    def __init__(self, encoder: StreamingEncoder, batch: int, context: tuple[int, int] | None) -> None:
+        self.encoder = encoder
+        self.state = encoder.initial_state(batch, context=context)
+        self.same_speaker = self.state.learns
+
+    def describe(self) -> str:
+        return self.state.describe()
+
+    def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
+        lens = torch.full((len(feats),), feats.shape[1], device=feats.device)
+        ends = torch.full((len(feats),), final, device=feats.device)
+        enc, enc_lens, self.state = self.encoder.stream_step(
+            feats, lens, self.state, final=ends, keep=same_speaker
+        )
+        return Encoded(enc, enc_lens)
+
+
+def needs_to_stream(cfg: Any) -> str | None:
+    """Why an encoder of conformer layers cannot stream, as far as its convolutions decide that."""
+    if cfg.causal_downsampling and cfg.conv_context == "causal":
+        return None
+    return "needs encoder.causal_downsampling=true and encoder.conv_context=causal"
 
 
 def _append(state: StreamState, chunk: Tensor, chunk_lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,64 +264,14 @@ def _append(state: StreamState, chunk: Tensor, chunk_lens: Tensor) -> tuple[Tens
     return _take(both, source), have
 
 
-def _subsample(encoder: Streamable, features: Tensor, have: Tensor, state: StreamState, new: int) -> Tensor:
-    """The next `new` frames (B, new, D) as they enter the layers; what a row lacks is finite and unused."""
-    front, factor = encoder.pre_encode, encoder.cfg.subsampling_factor
-    # Features from before the start count as padding, on each level of the subsampling.
-    starts = (state.past - factor * state.frames).clamp(min=0)
-    need = state.past + factor * new
-    features = F.pad(features, (0, 0, 0, max(0, need - features.shape[1])))[:, :need]
-    y = front.convolve(features, have.clamp(max=need), starts)
-    return encoder.scaled(front.out(y[:, front.overlap : front.overlap + new]))
+def _consume(state: Any, features: Tensor, have: Tensor, used: Tensor) -> Any:
+    """Drop the first `used` (B,) features; the `past` ones before the next frame stay."""
+    remaining = (have - used).clamp(min=0)
+    place = torch.arange(max(state.past, int(remaining.max())), device=features.device)
+    return replace(state, features=_take(features, place + used[:, None]), feature_lens=remaining)
 
 
-def _through_layers(
-    encoder: FastConformer, x: Tensor, counts: Tensor, state: StreamState
-) -> tuple[Tensor, StreamState]:
-    """The layers over new frames x (B, n, D), of which `counts` (B,) are there."""
-    left, n = state.attention.shape[2], x.shape[1]
-    valid = torch.arange(n, device=x.device) < counts[:, None]
-    cached = torch.arange(left, device=x.device) >= left - state.attention_lens[:, None]
-    known = torch.cat([cached, valid], dim=1)
-    frames = Frames(valid=valid, positions=encoder.positions(left + n - 1, x), span=state.span)
-    keep = left if state.span.left is not None else left + n
-    attention, convolution = [], []
-    for layer, att_cache, conv_cache in zip(encoder.layers, state.attention, state.convolution, strict=True):
-        x, attended, convolved = _layer(layer, x, att_cache, conv_cache, known, frames)
-        attention.append(newest(attended, left + counts, keep))
-        reach = conv_cache.shape[2]
-        convolution.append(newest(convolved, reach + counts, reach).transpose(1, 2))
-    state = replace(
-        state,
-        frames=state.frames + counts,
-        attention=torch.stack(attention),
-        attention_lens=(state.attention_lens + counts).clamp(max=keep),
-        convolution=torch.stack(convolution),
-    )
-    return x * valid[..., None].to(x.dtype), state
-
-
-def _layer(
-    layer: Any, x: Tensor, att_cache: Tensor, conv_cache: Tensor, known: Tensor, frames: Frames
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`ConformerLayer.forward` of `layer` for one piece; also what the next caches are cut from."""
-    x = torch.add(x, layer.feed_forward1(layer.norm_feed_forward1(x)), alpha=0.5)
-    attended = torch.cat([att_cache, layer.norm_self_att(x)], dim=1)
-    x = x + layer.self_attn.stream(attended, known, frames)
-    y, convolved = layer.conv.stream(layer.norm_conv(x), conv_cache, frames.valid)
-    x = x + y
-    x = torch.add(x, layer.feed_forward2(layer.norm_feed_forward2(x)), alpha=0.5)
-    return layer.norm_out(x), attended, convolved
-
-
-def _consume(state: State, features: Tensor, have: Tensor, used: Tensor) -> State:
-    """Drop the `used` (B,) first features; a frame more than that stays as the past of those to come."""
-    left = (have - used).clamp(min=0)
-    place = torch.arange(max(state.past, int(left.max())), device=features.device)
-    return replace(state, features=_take(features, place + used[:, None]), feature_lens=left)
-
-
-def newest(x: Tensor, ends: Tensor, size: int) -> Tensor:
+def _newest(x: Tensor, ends: Tensor, size: int) -> Tensor:
     """(B, n, D) -> (B, size, D), the rows' frames before `ends` (B,)."""
     place = torch.arange(-size, 0, device=x.device)
     return _take(x, ends[:, None] + place)

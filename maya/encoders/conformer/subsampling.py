@@ -158,6 +158,17 @@ class DepthwiseStridedSubsampling(nn.Module):
             yield begin, end, drop, kept
 
 
+def init_front(front: DepthwiseStridedSubsampling) -> None:
+    """Weights that keep the variance, biases zero; `FastConformer.init_weights` says why."""
+    for module in front.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            # A depthwise convolution is followed by a pointwise one, without a ReLU between them.
+            halved = isinstance(module, nn.Conv2d) and module.groups == 1
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if halved else "linear")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 def _beyond(frames: int, lens: Tensor, starts: Tensor | None = None) -> Tensor:
     """(B, frames) bool, True on padding."""
     place = torch.arange(frames, device=lens.device)

@@ -4,15 +4,16 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from maya.config import config
+from maya.encoders.base import EncoderConfig, Miniatures
 from maya.encoders.conformer.attention import Span
-from maya.encoders.conformer.fastconformer import FastConformerConfig
+from maya.encoders.conformer.subsampling import subsampled_lens
 from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
 from maya.ranges import BelowOne, Count, OddInt, PosInt, Range
 
 
 @config
-class LaCTConfig(FastWeightConfig):
+class LaCTConfig(FastWeightConfig, EncoderConfig):
     """Size and behaviour of a LaCT encoder; what its fast weights do is inherited.
 
     `window` is of attention, in frames after subsampling to the left and right; without a bound it would be
@@ -45,20 +46,20 @@ class LaCTConfig(FastWeightConfig):
     @property
     def span(self) -> Span:
         """Which frames the attention of a frame sees."""
-        left, right = self.window
-        return Span(left, self.chunk - 1, chunk=self.chunk) if right < 0 else Span(left, right)
+        left_frames, right = self.window
+        return Span(left_frames, self.chunk - 1, chunk=self.chunk) if right < 0 else Span(left_frames, right)
 
-    @property
-    def conformer(self) -> FastConformerConfig:
-        """What FastConformer's convolution module has to know."""
-        return FastConformerConfig(
-            d_model=self.d_model,
-            conv_kernel=self.conv_kernel,
-            use_bias=self.use_bias,
-            conv_context=self.conv_context,
-            conv_norm=self.conv_norm,
-            masked_norm=self.masked_norm,
-        )
+    def subsampled(self, frames: Any) -> Any:
+        return subsampled_lens(frames, self.subsampling_factor, self.causal_downsampling)
+
+    def miniatures(self) -> Miniatures:
+        """Equal layers keep equal amounts, so one and two of them tell about all. They are counted on whole
+        chunks, and on more frames than a window has."""
+        group = 1 if self.order == "whole" else self.chunk
+        frames = group * -(-(self.span.window + 1) // group)
+        single, two = (replace(self, n_layers=layers) for layers in (1, 2))
+        parts = [(single, 2.0 - self.n_layers, 0.0), (two, self.n_layers - 1.0, 1.0)]
+        return Miniatures(parts, frames, pairs=False)
 
 
 def streaming(cfg: LaCTConfig, *, chunk: int = 32, order: str = "chunk_causal", **options: Any) -> LaCTConfig:

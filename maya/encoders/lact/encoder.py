@@ -1,36 +1,47 @@
 """LaCT encoder: layers whose fast weights learn from the utterance while they read it, beside convolution and
 attention over a window (large-chunk test-time training, Zhang et al. 2025, arXiv:2505.23884).
 
-Cost grows linearly with the utterance, and what a stream has to remember does not grow.
+Cost grows linearly with the utterance, and the state of a stream does not grow.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from maya.encoders.base import Encoded, check_hidden, frame_mask
 from maya.encoders.conformer.attention import Frames
+from maya.encoders.conformer.conformer_layer import ConformerLayer, ConvModule, checkpointed
 from maya.encoders.conformer.dropout import Dropout, dropout
-from maya.encoders.conformer.fastconformer import ConvModule, init_front
-from maya.encoders.conformer.masked_norm import MaskedBatchNorm, untracked_statistics
-from maya.encoders.conformer.streaming import stream
-from maya.encoders.conformer.subsampling import DepthwiseStridedSubsampling
+from maya.encoders.conformer.masked_norm import MaskedBatchNorm
+from maya.encoders.conformer.streaming import StreamingEncoder, needs_to_stream
+from maya.encoders.conformer.subsampling import DepthwiseStridedSubsampling, init_front
 from maya.encoders.lact.config import LaCTConfig, check
 from maya.encoders.lact.fast_weights import reset_fast_weights
 from maya.encoders.lact.mixer import FastWeightMixer, WindowAttention
-from maya.encoders.lact.streaming import LaCTState, initial_state, through_layers
+from maya.encoders.lact.streaming import LaCTState, changing, weights_of
+from maya.errors import MayaError
 from maya.kernels.lact import FastWeights
 
 
-class LaCT(nn.Module):
+@dataclass(slots=True)
+class FastMemory:
+    """What a layer's fast weights have learnt before, and after the layer has run.
+
+    weights: None for the model's own. first (B,) int64: the number of the first frame; None for 0.
+    """
+
+    weights: FastWeights | None
+    first: Tensor | None = None
+
+
+class LaCT(StreamingEncoder, config=LaCTConfig):
     """FastConformer's subsampling, then `LaCTLayer`s.
 
     May be built on the meta device; call `init_weights` after `to_empty`. `cfg.update_at_test` may be changed
-    at any time: False shows what an utterance sounds like to a model that learns nothing from it.
+    at any time: with False, evaluation shows a model that learns nothing from an utterance.
     """
 
     def __init__(self, cfg: LaCTConfig) -> None:
@@ -44,7 +55,7 @@ class LaCT(nn.Module):
             cfg.subsampling_channels,
             cfg.causal_downsampling,
         )
-        self.layers: Any = nn.ModuleList(LaCTLayer(cfg) for _ in range(cfg.n_layers))
+        self.layers = nn.ModuleList(LaCTLayer(cfg) for _ in range(cfg.n_layers))
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -57,95 +68,103 @@ class LaCT(nn.Module):
         reset_fast_weights(self)
         init_front(self.pre_encode)
 
-    def subsampled_lens(self, lens: Tensor) -> Tensor:
-        """Encoder frames for `lens` (...,) int64 feature frames."""
-        return self.pre_encode.subsampled_lens(lens)
-
-    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, x_lens: Tensor, *, hidden: Collection[int] = ()) -> Encoded:
         """Encode features.
 
         Args:
             x: (B, T, F) features, zero beyond their lengths or not.
             x_lens: (B,) int64 frames, 0..T.
+            hidden: numbers of layers whose hidden states are returned too, see `Encoder.forward`.
 
         Returns:
-            enc (B, S, D), zero at and beyond enc_lens (B,) int64; S = T / factor, each halving rounded up.
+            frames (B, S, D), zero at and beyond lens (B,) int64; S = T / factor, each halving rounded up.
         """
+        check_hidden(hidden, self.cfg.n_layers)
+        recompute = self.cfg.activation_checkpointing and torch.is_grad_enabled()
         x, lens, frames = self._front(x, x_lens)
-        for layer in self.layers:
-            if self.cfg.activation_checkpointing and torch.is_grad_enabled():
-                contexts = partial(_contexts, layer)
-                x = checkpoint(layer, x, frames, use_reentrant=False, context_fn=contexts)
-            else:
-                x = layer(x, frames)
-        return x * frames.valid[..., None].to(x.dtype), lens
+        states = {0: x} if 0 in hidden else {}
+        for number, layer in enumerate(self.layers, 1):
+            x = checkpointed(layer, x, frames) if recompute else layer(x, frames)
+            if number in hidden:
+                states[number] = x
+        return Encoded(_masked(x, frames), lens, {n: _masked(y, frames) for n, y in states.items()})
 
     def adapt(
-        self, x: Tensor, x_lens: Tensor, weights: Sequence[FastWeights] | None = None
-    ) -> tuple[Tensor, Tensor, tuple[FastWeights, ...]]:
-        """`forward` that goes on learning where an earlier utterance of the same speakers left off.
+        self, x: Tensor, x_lens: Tensor, weights: Sequence[FastWeights | None] | None = None
+    ) -> tuple[Tensor, Tensor, tuple[FastWeights | None, ...]]:
+        """`forward` that goes on learning where an earlier utterance of the same speakers ended.
 
         `weights` is what the call for that utterance returned third, None for the first one: the fast weights
         of each layer, a row for each of the B speakers. Activation checkpointing is not used.
         """
         x, lens, frames = self._front(x, x_lens)
-        learnt = []
-        for index, layer in enumerate(self.layers):
-            x, after = layer.run(x, frames, None if weights is None else weights[index])
-            learnt.append(after)
-        return x * frames.valid[..., None].to(x.dtype), lens, tuple(learnt)
+        memories = [FastMemory(w) for w in weights or [None] * self.cfg.n_layers]
+        for layer, memory in zip(self.layers, memories, strict=True):
+            x = layer(x, frames, memory)
+        return _masked(x, frames), lens, tuple(memory.weights for memory in memories)
 
     def _front(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor, Frames]:
         """Frames (B, S, D) as they enter the layers, their numbers (B,), and what the layers share."""
         x, lens = self.pre_encode(x, x_lens)
-        valid = torch.arange(x.shape[1], device=x.device) < lens[:, None]
         x = dropout(x, self.cfg.dropout_pre_encoder, self.training)
-        return x, lens, Frames(valid=valid, positions=x.new_empty(0), span=self.cfg.span)
-
-    def scaled(self, x: Tensor) -> Tensor:
-        """Subsampled frames as they enter the layers: as they are."""
-        return x
+        frames = Frames(
+            valid=frame_mask(lens, x.shape[1]), positions=self.positions(0, x), span=self.cfg.span
+        )
+        return x, lens, frames
 
     def initial_state(self, batch: int, *, context: tuple[int, int] | None = None) -> LaCTState:
         """`batch` streams before their first piece. Raises MayaError for a model that cannot stream, naming
-        what stands in the way, and for a `context`, which only attention over whole utterances can change."""
-        return initial_state(self, batch, context)
+        what prevents it, and for a `context`, which only attention over whole utterances can change."""
+        cfg = self.cfg
+        why = needs_to_stream(cfg)
+        if why is None and cfg.order not in ("chunk_causal", "causal"):
+            why = f"learns from the whole utterance before it reads it (encoder.order={cfg.order})"
+        elif why is None and context is not None and context != cfg.window:
+            why = f"sees {cfg.window} frames as it was built, not {context}"
+        if why is not None:
+            raise MayaError(
+                f"this encoder cannot stream so: it {why}; train it so from the start, or transcribe whole "
+                "files"
+            )
+        weight = self.pre_encode.out.weight
+        past = self.pre_encode.overlap * cfg.subsampling_factor
+        zeros = weight.new_zeros(batch, dtype=torch.long)
+        branch = self.layers[0].mixer.fast
+        heads, size = branch.w0.shape[0], branch.w0[0].numel()
+        fast = branch.initial(1).w0.new_zeros(len(changing(cfg)), cfg.n_layers, batch, heads, size)
+        return LaCTState(
+            span=cfg.span,
+            past=past,
+            chunk=cfg.chunk,
+            frames=zeros,
+            features=weight.new_zeros(batch, past, cfg.feat_in),
+            feature_lens=zeros + past,
+            attention=weight.new_zeros(cfg.n_layers, batch, max(0, cfg.window[0]), cfg.d_model),
+            attention_lens=zeros,
+            convolution=weight.new_zeros(cfg.n_layers, batch, cfg.d_model, cfg.conv_kernel - 1),
+            fast=fast,
+            learnt=zeros.bool(),
+        )
 
-    def stream(
-        self,
-        chunk: Tensor,
-        chunk_lens: Tensor,
-        state: LaCTState,
-        *,
-        final: Tensor | None = None,
-        keep: Tensor | bool = False,
-    ) -> tuple[Tensor, Tensor, LaCTState]:
-        """Encode the next pieces of B streams, in evaluation mode; together equal to `forward` of the whole.
+    def memories(self, state: LaCTState) -> list[Any]:
+        return [
+            FastMemory(weights_of(layer.mixer.fast, state.fast[:, index], state.learnt), state.frames)
+            for index, layer in enumerate(self.layers)
+        ]
 
-        Args:
-            chunk: (B, T, F) the next features of each stream, T >= 0 as it comes.
-            chunk_lens: (B,) int64, how many of them are there; 0 for a stream that pauses.
-            state: from `initial_state`, then from the call before.
-            final: (B,) bool, streams that end with this piece. They give out what was held back, and stand
-                at a start afterwards, ready for another utterance.
-            keep: (B,) bool or one for all: of streams that end, those whose next utterance is of the same
-                speaker. It begins with the fast weights and momentum that this one has learnt.
-
-        Returns:
-            enc (B, S, D), zero at and beyond enc_lens (B,) int64; the new state. Frames come out in whole
-            chunks of `cfg.chunk`.
-        """
-
-        def restart(state: LaCTState, rows: Tensor) -> LaCTState:
-            kept = rows & keep
-            return state.next_utterance(kept).reset(rows & ~kept)
-
-        return stream(self, chunk, chunk_lens, state, final, layers=through_layers, restart=restart)
+    def remember(self, state: LaCTState, memories: list[Any], counts: Tensor) -> LaCTState:
+        names, learnt = changing(self.cfg), state.learnt | (counts > 0)
+        layers = [torch.stack([getattr(m.weights, name).flatten(2) for name in names]) for m in memories]
+        fast = torch.stack(layers, dim=1).masked_fill(~learnt[:, None, None], 0.0)
+        return replace(state, fast=fast, learnt=learnt)
 
 
-class LaCTLayer(nn.Module):
-    """Half feed-forward, attention beside fast weights, convolution, half feed-forward, each on a residual
-    branch; final norm."""
+def _masked(x: Tensor, frames: Frames) -> Tensor:
+    return x * frames.valid[..., None].to(x.dtype)
+
+
+class LaCTLayer(ConformerLayer):
+    """A conformer layer with attention over a window beside fast weights, of the same q, k and v."""
 
     def __init__(self, cfg: LaCTConfig) -> None:
         super().__init__()
@@ -156,26 +175,25 @@ class LaCTLayer(nn.Module):
         attention = WindowAttention(cfg.n_heads, rotary=cfg.rotary, dropout=cfg.dropout_att)
         self.mixer = FastWeightMixer(width, cfg, bias=cfg.use_bias, qk_norm=cfg.qk_norm, attention=attention)
         self.norm_conv = nn.LayerNorm(width)
-        self.conv = ConvModule(cfg.conformer)
+        self.conv = ConvModule(cfg)
         self.norm_feed_forward2 = nn.LayerNorm(width)
         self.feed_forward2 = feed_forward(cfg)
         self.norm_out = nn.LayerNorm(width)
         self.dropout = Dropout(cfg.dropout)
 
-    def forward(self, x: Tensor, frames: Frames) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        return self.run(x, frames)[0]
+    def mix(self, x: Tensor, frames: Frames, memory: FastMemory | None = None) -> Tensor:
+        memory = memory or FastMemory(None)
+        y, memory.weights = self.mixer.mix(self.norm_mixer(x), frames.valid, frames.span, memory.weights)
+        return y
 
-    def run(
-        self, x: Tensor, frames: Frames, weights: FastWeights | None = None
-    ) -> tuple[Tensor, FastWeights]:
-        """The same from given fast weights on, and those after."""
-        x = torch.add(x, self.dropout(self.feed_forward1(self.norm_feed_forward1(x))), alpha=0.5)
-        y, after = self.mixer.mix(self.norm_mixer(x), frames.valid, frames.span, weights)
-        x = x + self.dropout(y)
-        x = x + self.dropout(self.conv(self.norm_conv(x), frames.valid))
-        x = torch.add(x, self.dropout(self.feed_forward2(self.norm_feed_forward2(x))), alpha=0.5)
-        return self.norm_out(x), after
+    def mix_step(
+        self, x: Tensor, cache: Tensor, frames: Frames, memory: FastMemory | None = None
+    ) -> tuple[Tensor, Tensor]:
+        memory, inputs = memory or FastMemory(None), torch.cat([cache, self.norm_mixer(x)], dim=1)
+        y, memory.weights = self.mixer.mix(
+            inputs, frames.valid, frames.span, memory.weights, memory.first, before=cache.shape[1]
+        )
+        return y, inputs
 
 
 def feed_forward(cfg: LaCTConfig) -> nn.Sequential:
@@ -186,8 +204,3 @@ def feed_forward(cfg: LaCTConfig) -> nn.Sequential:
         Dropout(cfg.dropout),
         nn.Linear(cfg.ff_dim, cfg.d_model, bias=cfg.use_bias),
     )
-
-
-def _contexts(layer: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """For the first forward pass of a checkpointed layer, and for the one repeated in the backward pass."""
-    return nullcontext(), untracked_statistics(layer)

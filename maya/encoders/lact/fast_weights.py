@@ -143,6 +143,10 @@ class FastWeightBranch(nn.Module):
         """Whether this mode makes steps at all."""
         return self.training or self.cfg.update_at_test
 
+    def stop_updates(self) -> None:
+        """In evaluation learn nothing any more."""
+        self.cfg.update_at_test = False
+
     def initial(self, batch: int) -> FastWeights:
         """The learned weights as the state of `batch` utterances before their first frame; no copy."""
         w0, w1, w2 = (w if w.dtype == torch.float64 else w.float() for w in (self.w0, self.w1, self.w2))
@@ -215,12 +219,3 @@ def reset_fast_weights(model: nn.Module) -> None:
     for part in model.modules():
         if isinstance(part, FastWeightBranch):
             part.reset_parameters()
-
-
-def stop_updates(model: nn.Module) -> None:
-    """In evaluation let the fast weights of a model learn nothing any more. MayaError if it has none."""
-    parts = [part for part in model.modules() if isinstance(part, FastWeightBranch)]
-    if not parts:
-        raise MayaError("the model has no fast weights whose learning could be turned off")
-    for part in parts:
-        part.cfg.update_at_test = False

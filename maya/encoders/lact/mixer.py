@@ -1,7 +1,6 @@
 """What mixes frames in a LaCT layer: attention over a window and fast weights, of the same q, k and v."""
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -45,16 +44,16 @@ class WindowAttention(nn.Module):
 
     def _blocks(self, q: Tensor, k: Tensor, v: Tensor, span: Span, valid: Tensor) -> Tensor:
         """Blocks of queries, each against its own window of keys."""
-        (batch, size), block, (left, right) = q.shape[:2], span.block, span.reach
+        (batch, size), block, (left_frames, right) = q.shape[:2], span.block, span.reach
         count = -(-size // block)
-        before, behind = k.shape[1] - size - left, count * block - size
+        before, behind = k.shape[1] - size - left_frames, count * block - size
         q = F.pad(q, (0, 0, 0, 0, 0, behind)).unflatten(1, (count, block))
         k, v = (F.pad(x, (0, 0, 0, 0, -before, right + behind)) for x in (k, v))
         k, v = (x.unfold(1, span.window, block).movedim(-1, 2) for x in (k, v))
-        known = F.pad(valid, (-before, right + behind)).unfold(1, span.window, block)
-        places = torch.arange(-left, block + right, device=q.device)
-        beyond = _beyond(span, places[left:][:block], places, q.dtype)
-        mask = _hidden(known, q.dtype)[:, :, None, None] + beyond
+        visible = F.pad(valid, (-before, right + behind)).unfold(1, span.window, block)
+        places = torch.arange(-left_frames, block + right, device=q.device)
+        beyond = _beyond(span, places[left_frames:][:block], places, q.dtype)
+        mask = _hidden(visible, q.dtype)[:, :, None, None] + beyond
         q, k, v = (x.transpose(2, 3).flatten(0, 1) for x in (q, k, v))
         y = self._fused(q, k, v, mask.flatten(0, 1)).transpose(1, 2)
         return y.unflatten(0, (batch, count)).flatten(1, 2)[:, :size]
@@ -108,11 +107,6 @@ class FastWeightMixer(nn.Module):
         size = max(rows.lens)
         valid = torch.arange(size, device=x.device) < torch.tensor(rows.lens, device=x.device)[:, None]
         return rows.pack(self.mix(rows.unpack(x, size), valid, frames.span)[0])
-
-    def add_in_blocks(self, x: Tensor, norm: Callable[[Tensor], Tensor], frames: Frames, block: int) -> None:
-        """x (B, S, D) += self(norm(x)) in place; without gradients. It takes all frames at once, whatever
-        `block` says: an utterance's weights learn from the whole of it."""
-        x += self(norm(x), frames)
 
     def mix(
         self,

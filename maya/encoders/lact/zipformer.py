@@ -1,14 +1,13 @@
 """A Zipformer layer with fast weights in the place of its attention."""
 
-from typing import Any
-
 from torch import Tensor
 
 from maya.encoders.conformer.attention import Frames
-from maya.encoders.lact.fast_weights import FastWeightConfig
 from maya.encoders.lact.mixer import FastWeightMixer
 from maya.encoders.zipformer.attention import Span
+from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.layer import LayerCache, ZipformerLayer
+from maya.encoders.zipformer.regularizers import Number
 
 
 class FastWeightZipformerLayer(ZipformerLayer):
@@ -18,12 +17,13 @@ class FastWeightZipformerLayer(ZipformerLayer):
     sequence. The layer does not stream.
     """
 
-    def __init__(self, *, width: int, fast_weights: FastWeightConfig, **sizes: Any) -> None:
-        super().__init__(width=width, **sizes)
+    def __init__(self, cfg: ZipformerConfig, stack: int, **options: Number) -> None:
+        super().__init__(cfg, stack, **options)
         del self.self_attn_weights, self.self_attn1, self.self_attn2
         del self.nonlin_attention, self.balancer_na, self.uniform_attention
-        self.fast1 = FastWeightMixer(width, fast_weights)
-        self.fast2 = FastWeightMixer(width, fast_weights)
+        assert cfg.fast_weights is not None
+        self.fast1 = FastWeightMixer(cfg.dims[stack], cfg.fast_weights)
+        self.fast2 = FastWeightMixer(cfg.dims[stack], cfg.fast_weights)
 
     def forward(
         self, x: Tensor, span: Span, cache: LayerCache | None = None

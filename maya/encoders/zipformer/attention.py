@@ -61,15 +61,15 @@ class AttentionWeights(nn.Module):
         self.without_positions = Switch(Schedule((0, 0.5), (4000, 0.0)))
         self.penalise, self.loss_scale = Switch(0.1), LossScale()
 
-    def forward(self, x: Tensor, span: Span, left: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, S, D), `left` (B, K - S, H * Q) earlier keys -> weights (B, H, S, K), those of the first head
+    def forward(self, x: Tensor, span: Span, past: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, S, D), `past` (B, K - S, H * Q) earlier keys -> weights (B, H, S, K), those of the first head
         (B, S, K), keys (B, K, H * Q)."""
         q, k, p = self.in_proj(x).split(
             [self.heads * n for n in (self.query, self.query, self.pos_head)], dim=-1
         )
         k = self.whiten_keys(self.balance_keys(k))
-        if left is not None:
-            k = torch.cat([left, k], 1)
+        if past is not None:
+            k = torch.cat([past, k], 1)
         keys = k
         table = self.linear_pos(span.positions.to(x.dtype))
         p, table = self._drop_positions(p, table)
@@ -124,9 +124,9 @@ def relative_shift(scores: Tensor, keys: int) -> Tensor:
             return scores[..., :keys]
         flat = scores.flatten(-2)[..., size - 1 : size * row - 1]
         return flat.unflatten(-1, (size, row - 1))[..., :keys]
-    *outer, by_row, one = scores.stride()
+    *outer, by_row, step = scores.stride()
     shape = (*scores.shape[:-1], keys)
-    return scores.as_strided(shape, (*outer, by_row - one, one), scores.storage_offset() + size - 1)
+    return scores.as_strided(shape, (*outer, by_row - step, step), scores.storage_offset() + size - 1)
 
 
 class _Weights(torch.autograd.Function):
@@ -213,11 +213,11 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(heads * value, width)
         self.whiten = Whiten(1, Schedule((0, 7.5), (20000, 22.5)), grad_scale=0.01)
 
-    def forward(self, x: Tensor, weights: Tensor, left: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, S, D), weights (B, H, S, K), left (B, K - S, H * V) -> (B, S, D), values (B, K, H * V)."""
+    def forward(self, x: Tensor, weights: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, S, D), weights (B, H, S, K), past (B, K - S, H * V) -> (B, S, D), values (B, K, H * V)."""
         values = self.in_proj(x)
-        if left is not None:
-            values = torch.cat([left, values], 1)
+        if past is not None:
+            values = torch.cat([past, values], 1)
         y = weights @ values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return self.whiten(self.out_proj(y.transpose(1, 2).flatten(2))), values
 
@@ -236,10 +236,10 @@ class NonlinAttention(nn.Module):
         self.out_proj = nn.Linear(hidden, width)
         self.whiten2 = Whiten(1, Schedule((0, 5.0), (20000, 15.0)), grad_scale=0.01)
 
-    def forward(self, x: Tensor, weights: Tensor, left: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, S, D), weights (B, S, K), left (B, K - S, 3D/4) -> (B, S, D), gated frames (B, K, 3D/4)."""
+    def forward(self, x: Tensor, weights: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, S, D), weights (B, S, K), past (B, K - S, 3D/4) -> (B, S, D), gated frames (B, K, 3D/4)."""
         s, x, y = self.in_proj(x).chunk(3, dim=-1)
         gated = self.whiten1(x) * self.balancer(s).tanh()
-        if left is not None:
-            gated = torch.cat([left, gated], 1)
+        if past is not None:
+            gated = torch.cat([past, gated], 1)
         return self.whiten2(self.out_proj((weights @ gated) * y)), gated

@@ -1,16 +1,20 @@
 """Configuration of Zipformer: sizes, presets, chunks, and what is refused."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from maya.config import config
+from maya.encoders.base import EncoderConfig, Miniatures
 from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
 from maya.ranges import BelowOne, ChunkFrames, ContextFrames, NonNegFloat, NotEmpty, OddInt, PosInt, Range
 
+LOST_FRAMES = 7  # of the features: the front end's convolutions do not pad in time
+
 
 @config
-class ZipformerConfig:
+class ZipformerConfig(EncoderConfig):
     """Size and behaviour; one number for each stack. The defaults are Zipformer-M, 64 M parameters.
 
     Frames of chunks and of left context are 20 ms frames, as they leave the front end.
@@ -53,6 +57,45 @@ class ZipformerConfig:
         """Feature frames to an output frame."""
         return 2 * self.output_downsampling
 
+    def subsampled(self, frames: Any) -> Any:
+        halved = (frames - LOST_FRAMES) // 2
+        return -(-halved * (halved > 0) // self.output_downsampling)
+
+    def miniatures(self) -> Miniatures:
+        """Stacks differ, so whole encoders are counted, of two widths; with fast weights, whose matrices are
+        square, of three. Pairs of frames keep as much in all of them."""
+        group = math.lcm(self.output_downsampling, *self.downsampling) // self.output_downsampling
+        fast = self.fast_weights
+        if fast is not None and fast.order != "whole":
+            group = math.lcm(group, fast.chunk)
+        ratio = next((n for n in (8, 4, 2) if self._divisible(n)), 1)
+        widths = {1: (1,), 2: (2,)}.get(ratio, (1, 2) if fast is None else (1, 2, 4))
+        parts = [(self._narrow(ratio, w), *(_extended(widths, w, ratio),) * 2) for w in widths]
+        return Miniatures(parts, group * -(-24 // group), pairs=fast is None)
+
+    def _divisible(self, n: int) -> bool:
+        """Whether all widths can be divided by n."""
+        heads = 1 if self.fast_weights is None else self.fast_weights.fast_heads
+        widths = (*self.dims, *self.unmasked_dims, *self.ff_dims)
+        sizes = (self.query_head_dim, self.value_head_dim, self.pos_head_dim)
+        fits = all(w % (4 * n) == 0 for w in widths) and all(size % n == 0 for size in sizes)
+        return fits and all(w % (4 * heads * n) == 0 for w in self.dims)
+
+    def _narrow(self, ratio: int, scale: int) -> "ZipformerConfig":
+        """`scale` / `ratio` of the width, without dropout, not causal."""
+        names = ("dims", "unmasked_dims", "ff_dims")
+        sizes: dict[str, Any] = {
+            name: tuple(n * scale // ratio for n in getattr(self, name)) for name in names
+        }
+        for name in ("query_head_dim", "value_head_dim", "pos_head_dim"):
+            sizes[name] = getattr(self, name) * scale // ratio
+        return replace(self, dropout=0.0, causal=False, **sizes)
+
+
+def _extended(points: tuple[int, ...], point: int, at: float) -> float:
+    """The weight of the value at `point` in the polynomial through `points`, at `at` (Lagrange)."""
+    return math.prod((at - other) / (point - other) for other in points if other != point)
+
 
 def small(**options: Any) -> ZipformerConfig:
     """Zipformer-S, 22 M parameters."""
@@ -84,10 +127,10 @@ def large(**options: Any) -> ZipformerConfig:
 @dataclass(frozen=True, slots=True)
 class Chunking:
     """How far a causal encoder looks, in 20 ms frames: to the end of its chunk of `chunk` frames, and
-    `left` // `chunk` chunks (at least one) back; -1 for no limit."""
+    `left_frames` // `chunk` chunks (at least one) back; -1 for no limit."""
 
     chunk: int
-    left: int = -1
+    left_frames: int = -1
 
 
 WHOLE = Chunking(-1, -1)
@@ -121,13 +164,13 @@ def check(cfg: ZipformerConfig) -> None:
         if not (cfg.chunk_frames and cfg.left_context_frames):
             raise MayaError("a causal encoder needs encoder.chunk_frames and encoder.left_context_frames")
         for chunk in cfg.chunk_frames:
-            for left in cfg.left_context_frames:
-                check_chunking(cfg, Chunking(chunk, left))
+            for left_frames in cfg.left_context_frames:
+                check_chunking(cfg, Chunking(chunk, left_frames))
 
 
 def check_chunking(cfg: ZipformerConfig, chunking: Chunking) -> None:
     """Refuse chunks that the encoder cannot work with (MayaError)."""
-    chunk, left = chunking.chunk, chunking.left
+    chunk, left_frames = chunking.chunk, chunking.left_frames
     if chunk < 0:
         return
     if not cfg.causal:
@@ -137,8 +180,8 @@ def check_chunking(cfg: ZipformerConfig, chunking: Chunking) -> None:
             f"a chunk of {chunk} frames is not a multiple of encoder.downsampling={cfg.downsampling}"
         )
     reach = max(k // 2 * f for k, f in zip(cfg.conv_kernels, cfg.downsampling, strict=True))
-    if left >= 0 and max(1, left // chunk) * chunk < reach:
+    if left_frames >= 0 and max(1, left_frames // chunk) * chunk < reach:
         raise MayaError(
-            f"{left} frames of left context in chunks of {chunk} are fewer than the {reach} that the "
+            f"{left_frames} frames of left context in chunks of {chunk} are fewer than the {reach} that the "
             "convolutions reach back"
         )

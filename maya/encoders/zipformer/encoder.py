@@ -5,11 +5,12 @@ encoder is called `encoder`; "encoder.encoders..." stays.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 
+from maya.encoders.base import Encoded, Encoder, check_hidden, frame_mask
 from maya.encoders.conformer.dropout import dropout
 from maya.encoders.lact.fast_weights import reset_fast_weights
 from maya.encoders.zipformer.attention import (
@@ -33,40 +34,19 @@ from maya.encoders.zipformer.layer import (
 )
 from maya.encoders.zipformer.regularizers import Controls, Number, Regulated, Schedule
 from maya.encoders.zipformer.stack import Downsample, make_stack
+from maya.encoders.zipformer.streaming import ZipformerState, ZipformerStream
 from maya.errors import MayaError
 
 
-@dataclass(frozen=True, slots=True)
-class ZipformerState:
-    """What streaming carries from one chunk to the next; every tensor has the batch first."""
-
-    front: Tensor  # (B, 3, F', C) frames before ConvNeXt
-    layers: tuple[LayerCache, ...]
-    frames: Tensor  # (B,) int64: 20 ms frames read so far, which tells how much left context is filled
-
-    def select(self, rows: Tensor) -> "ZipformerState":
-        """The states of `rows` (B',) int64."""
-        layers = tuple(LayerCache(*(t[rows] for t in c.tensors())) for c in self.layers)
-        return ZipformerState(self.front[rows], layers, self.frames[rows])
-
-    @staticmethod
-    def join(states: "list[ZipformerState]") -> "ZipformerState":
-        """One batch of several, which may have started at different times."""
-        caches = zip(*(s.layers for s in states), strict=True)
-        layers = tuple(
-            LayerCache(*map(torch.cat, zip(*(c.tensors() for c in cache), strict=True))) for cache in caches
-        )
-        front, frames = (torch.cat([getattr(s, name) for s in states]) for name in ("front", "frames"))
-        return ZipformerState(front, layers, frames)
-
-
-class Zipformer(Regulated):
+class Zipformer(Regulated, Encoder, config=ZipformerConfig):
     """A convolutional front end, six stacks at 50, 25, 12.5, 6.25, 12.5 and 25 Hz, output at 25 Hz.
 
     In training each forward pass draws its random decisions first, from torch's CPU generator; under
     torch.compile call `draw` before each step instead. `set_batch_count` moves the schedules on. May be
     built on the meta device; call `init_weights` after `to_empty`.
     """
+
+    front = ("encoder_embed",)
 
     def __init__(self, cfg: ZipformerConfig) -> None:
         super().__init__()
@@ -107,24 +87,27 @@ class Zipformer(Regulated):
                 nn.init.zeros_(module.chunkwise_conv_scale)
                 _scale_init(module.causal_conv, 1.0)
 
-    def subsampled_lens(self, lens: Tensor) -> Tensor:
-        """Encoder frames for `lens` (...,) int64 feature frames."""
-        factor = self.cfg.output_downsampling
-        return (((lens - LOST_FRAMES) // 2).clamp(min=0) + factor - 1) // factor
+    def blocks(self) -> list[nn.Module]:
+        return list(self.encoders)
 
-    def forward(self, x: Tensor, x_lens: Tensor, chunking: Chunking | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, x_lens: Tensor, *, hidden: Collection[int] = (), chunking: Chunking | None = None
+    ) -> Encoded:
         """Encode features.
 
         Args:
             x: (B, T, F) features, zero beyond their lengths or not.
             x_lens: (B,) int64 frames, 0..T.
+            hidden: numbers of layers whose hidden states are returned too, see `Encoder.forward`. A block is
+                a stack, and its hidden state has `cfg.dims[i]` channels, at the output's rate.
             chunking: of a causal encoder; None draws from the configuration in training, and is
                 `self.chunking` (the whole utterance, unless it was set) in evaluation.
 
         Returns:
-            enc (B, S, D), zero at and beyond enc_lens (B,) int64; S = ceil(((T - 7) // 2) / f), at least 1,
+            frames (B, S, D), zero at and beyond lens (B,) int64; S = ceil(((T - 7) // 2) / f), at least 1,
             with f = cfg.output_downsampling.
         """
+        check_hidden(hidden, len(self.encoders))
         if self.training and not torch.compiler.is_compiling():
             self.draw()
         chunking = self._choose(chunking)
@@ -133,18 +116,35 @@ class Zipformer(Regulated):
             x = nn.functional.pad(x, (0, 0, 0, shortest - x.shape[1]))
         x, lens, _ = self.encoder_embed(x, x_lens)
         masks = self._feature_masks(x)
-        outputs = []
+        outputs, embedded = [], x
         for index, stack in enumerate(self.encoders):
             x = _with_channels(x, self.cfg.dims[index])
             span = self._span(x, lens, self.cfg.downsampling[index], chunking)
             x, _ = stack(x, self._fill(lens), span, masks[index])
             outputs.append(x)
-        x = self.downsample_output(self._full_width(outputs), self._fill(lens))
-        lens = (lens + self.cfg.output_downsampling - 1) // self.cfg.output_downsampling
-        valid = torch.arange(x.shape[1], device=x.device) < lens[:, None]
-        return x * valid[..., None].to(x.dtype), lens
+        enc_lens = (lens + self.cfg.output_downsampling - 1) // self.cfg.output_downsampling
 
-    def stream(self, x: Tensor, state: ZipformerState) -> tuple[Tensor, ZipformerState]:
+        def at_output_rate(y: Tensor) -> Tensor:
+            y = self.downsample_output(y, self._fill(lens))
+            return y * frame_mask(enc_lens, y.shape[1])[..., None].to(y.dtype)
+
+        states = {number: at_output_rate([embedded, *outputs][number]) for number in hidden}
+        return Encoded(at_output_rate(self._full_width(outputs)), enc_lens, states)
+
+    def stream(
+        self, batch: int, context: tuple[int, int] | None = None, *, padding_value: float = 0.0
+    ) -> ZipformerStream:
+        """`context`: 20 ms frames of left context and of a chunk; None takes what is set as `chunking`, else
+        the first limits of the configuration."""
+        cfg, chunking = self.cfg, self.chunking
+        if context is not None:
+            chunking = Chunking(context[1], context[0])
+        elif chunking.chunk < 1 or chunking.left_frames < 1:
+            limits = (cfg.chunk_frames, cfg.left_context_frames)
+            chunking = Chunking(*(next((n for n in choices if n > 0), -1) for choices in limits))
+        return ZipformerStream(self, batch, chunking, padding_value=padding_value)
+
+    def stream_step(self, x: Tensor, state: ZipformerState) -> tuple[Tensor, ZipformerState]:
         """Encode the next chunk of each sequence.
 
         Args:
@@ -168,10 +168,10 @@ class Zipformer(Regulated):
         outputs, caches, rest = [], [], list(state.layers)
         for index, stack in enumerate(self.encoders):
             x = _with_channels(x, self.cfg.dims[index])
-            mine, rest = rest[: self.cfg.layers[index]], rest[self.cfg.layers[index] :]
+            own, rest = rest[: self.cfg.layers[index]], rest[self.cfg.layers[index] :]
             factor = self.cfg.downsampling[index]
-            span = self._streaming_span(chunk // factor, mine[0].key.shape[1], state.frames // factor)
-            x, kept = stack(x, None, span, None, mine)
+            span = self._streaming_span(chunk // factor, own[0].key.shape[1], state.frames // factor)
+            x, kept = stack(x, None, span, None, own)
             outputs.append(x)
             caches += kept
         x = self.downsample_output(self._full_width(outputs), None)
@@ -188,13 +188,13 @@ class Zipformer(Regulated):
         caches = []
         for index, count in enumerate(cfg.layers):
             width, heads, reach = cfg.dims[index], cfg.heads[index], cfg.conv_kernels[index] // 2
-            left = left_frames // cfg.downsampling[index]
+            kept = left_frames // cfg.downsampling[index]
             value = heads * cfg.value_head_dim
             shapes = [
-                (left, heads * cfg.query_head_dim),
-                (left, 3 * width // 4),
-                (left, value),
-                (left, value),
+                (kept, heads * cfg.query_head_dim),
+                (kept, 3 * width // 4),
+                (kept, value),
+                (kept, value),
             ]
             shapes += [(reach, width)] * 2
             caches += [LayerCache(*(like.new_zeros(batch, *s) for s in shapes)) for _ in range(count)]
@@ -207,11 +207,11 @@ class Zipformer(Regulated):
         cfg = self.cfg
         if cfg.causal:
             pick = torch.rand(2, generator=generator, device="cpu").tolist()
-            chunk, left = (
+            chunk, left_frames = (
                 choices[int(p * len(choices))]
                 for p, choices in zip(pick, (cfg.chunk_frames, cfg.left_context_frames), strict=True)
             )
-            self._drawn = WHOLE if chunk < 0 else Chunking(chunk, left)
+            self._drawn = WHOLE if chunk < 0 else Chunking(chunk, left_frames)
 
     def _choose(self, chunking: Chunking | None) -> Chunking:
         if chunking is None:
@@ -231,21 +231,21 @@ class Zipformer(Regulated):
             key = frame // chunk
             query = key[:, None]
             hidden = key > query
-            if chunking.left >= 0:
-                hidden = hidden | (key < query - max(1, chunking.left // chunking.chunk))
+            if chunking.left_frames >= 0:
+                hidden = hidden | (key < query - max(1, chunking.left_frames // chunking.chunk))
         if self.cfg.padding == "icefall" and not 0 < chunk <= size:
             chunk = size
         positions = self._positions(size, size, x.device)
         key_bias = torch.where(valid, 0.0, HIDDEN)
         return Span(valid.float(), key_bias, positions, hidden, chunk, lens)
 
-    def _streaming_span(self, size: int, left: int, before: Tensor) -> Span:
-        """`size` frames with up to `left` of the `before` (B,) earlier ones."""
+    def _streaming_span(self, size: int, left_frames: int, before: Tensor) -> Span:
+        """`size` frames with up to `left_frames` of the `before` (B,) earlier ones."""
         device, batch = before.device, before.shape[0]
-        filled = torch.arange(-left, size, device=device) >= -before[:, None]
+        filled = torch.arange(-left_frames, size, device=device) >= -before[:, None]
         key_bias = torch.where(filled, 0.0, HIDDEN)[..., None]
         valid = torch.ones(batch, size, 1, device=device)
-        positions = self._positions(size, left + size, device)
+        positions = self._positions(size, left_frames + size, device)
         lens = torch.full((batch,), size, device=device)
         return Span(valid, key_bias, positions, None, size, lens)
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maya.encoders.zipformer.bias_norm import BiasNorm
+from maya.encoders.zipformer.config import LOST_FRAMES
 from maya.encoders.zipformer.regularizers import (
     Balancer,
     Number,
@@ -16,7 +17,6 @@ from maya.encoders.zipformer.regularizers import (
 )
 from maya.encoders.zipformer.swoosh import swoosh_l, swoosh_r
 
-LOST_FRAMES = 7  # of the features: the convolutions do not pad in time
 REACH = 3  # frames to each side that ConvNeXt's depthwise convolution looks at
 
 
@@ -55,28 +55,28 @@ class Conv2dSubsampling(nn.Module):
         self.out_norm = BiasNorm(d_model)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, lens: Tensor, left: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, F), (B,) feature frames -> (B, T', D), (B,), and frames to pass on as `left`.
+    def forward(self, x: Tensor, lens: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, F), (B,) feature frames -> (B, T', D), (B,), and frames to pass on as `past`.
 
-        With `left` (B, 3, F', C), the last frames before ConvNeXt of the chunk before this one, the last 3
+        With `past` (B, 3, F', C), the last frames before ConvNeXt of the chunk before this one, the last 3
         frames are its look-ahead alone: T' = (T - 7) // 2 - 3 instead of (T - 7) // 2.
         """
         lens = ((lens - LOST_FRAMES) // 2).clamp(min=0)
         # icefall flattens channel-major; turning the weight round is cheaper than turning the frames.
         weight = self.out.weight.view(-1, self.channels, self.bins).transpose(1, 2).flatten(1)
         parts = []
-        for rows in self._parts(x, left):
-            y, carried = self._convolve(x[rows], lens[rows], left)
+        for rows in self._parts(x, past):
+            y, carried = self._convolve(x[rows], lens[rows], past)
             parts.append(F.linear(y.flatten(2), weight, self.out.bias))
         x = self.out_norm(self.out_whiten(torch.cat(parts) if len(parts) > 1 else parts[0]))
-        if left is not None:
+        if past is not None:
             lens = (lens - REACH).clamp(min=0)
         if self.training:
             mask = shared_dropout_mask(x, self.dropout)
             x = x if mask is None else x * mask
         return x, lens, carried
 
-    def _parts(self, x: Tensor, left: Tensor | None) -> list[slice]:
+    def _parts(self, x: Tensor, past: Tensor | None) -> list[slice]:
         """The batch in parts: on a CPU so many rows that their widest tensor has 8 MB, or row by row, unless
         the batch's statistics are asked for.
 
@@ -88,13 +88,13 @@ class Conv2dSubsampling(nn.Module):
         asked = self.training and any(
             m.switch.on for m in self.modules() if isinstance(m, (Balancer, Whiten))
         )
-        if x.device.type != "cpu" or asked or left is not None:
+        if x.device.type != "cpu" or asked or past is not None:
             return [slice(None)]
         widest = 3 * self.channels * self.bins * max(1, x.shape[1] // 2)  # of ConvNeXt's hidden layer
         step = max(1, (1 << 21) // widest)
         return [slice(row, row + step) for row in range(0, len(x), step)] or [slice(None)]
 
-    def _convolve(self, x: Tensor, lens: Tensor, left: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _convolve(self, x: Tensor, lens: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B,) 20 ms frames -> (B, T', F', C), and what ConvNeXt needs of the frames before."""
         # Permuted from (B, T, F, 1) the strides say channels last, and all that follows keeps that layout.
         x = x.unsqueeze(-1).permute(0, 3, 1, 2)
@@ -104,10 +104,10 @@ class Conv2dSubsampling(nn.Module):
                 x = scale_grad(x, 0.2)  # or fp16 gradients of its weight overflow
             x = swoosh_r(self.balancers[name](x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
         x = x.permute(0, 2, 3, 1)
-        if self.mask_padding and left is None:
+        if self.mask_padding and past is None:
             valid = torch.arange(x.shape[1], device=x.device) < lens[:, None]
             x = x * valid[:, :, None, None].to(x.dtype)
-        return self.convnext(x, left), x[:, x.shape[1] - 2 * REACH : x.shape[1] - REACH]
+        return self.convnext(x, past), x[:, x.shape[1] - 2 * REACH : x.shape[1] - REACH]
 
     def initial_left(self, batch: int) -> Tensor:
         """What stands before the first frame: (B, 3, F', C) zeros."""
@@ -127,12 +127,12 @@ class ConvNeXt(nn.Module):
         self.out_balancer = Balancer(0.4, 0.6, 1.0, 6.0)
         self.out_whiten = Whiten(1, 5.0, grad_scale=0.01)
 
-    def forward(self, x: Tensor, left: Tensor | None = None) -> Tensor:
-        """(B, T, F, C) -> (B, T, F, C), or (B, T - 3, F, C) with `left` (B, 3, F, C) before it."""
+    def forward(self, x: Tensor, past: Tensor | None = None) -> Tensor:
+        """(B, T, F, C) -> (B, T, F, C), or (B, T - 3, F, C) with `past` (B, 3, F, C) before it."""
         conv, padding = self.depthwise_conv, (REACH, REACH)
         y = x
-        if left is not None:
-            y, padding, x = torch.cat([left, x], 1), (0, REACH), x[:, :-REACH]
+        if past is not None:
+            y, padding, x = torch.cat([past, x], 1), (0, REACH), x[:, :-REACH]
         y = F.conv2d(y.permute(0, 3, 1, 2), conv.weight, conv.bias, padding=padding, groups=conv.groups)
         first, second = self.pointwise_conv1, self.pointwise_conv2
         y = F.linear(y.permute(0, 2, 3, 1), first.weight[:, :, 0, 0], first.bias)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from maya.encoders.zipformer.attention import AttentionWeights, NonlinAttention, SelfAttention, Span
 from maya.encoders.zipformer.bias_norm import BiasNorm
+from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.regularizers import (
     Balancer,
     Limit,
@@ -45,31 +46,22 @@ class LayerCache:
 class ZipformerLayer(nn.Module):
     """Yao et al. 2024 (arXiv:2310.11230), figure 2; parameters named as icefall's Zipformer2EncoderLayer."""
 
-    def __init__(
-        self,
-        *,
-        width: int,
-        heads: int,
-        ff: int,
-        kernel: int,
-        query: int,
-        value: int,
-        pos_head: int,
-        pos: int,
-        causal: bool,
-        dropout: Number,
-        skip: Number,
-    ) -> None:
+    def __init__(self, cfg: ZipformerConfig, stack: int, *, dropout: Number, skip: Number) -> None:
+        """A layer of stack number `stack`. skip: probability that training leaves it out."""
         super().__init__()
-        self.self_attn_weights = AttentionWeights(width, heads, query, pos_head, pos)
+        width, heads, ff = cfg.dims[stack], cfg.heads[stack], cfg.ff_dims[stack]
+        kernel, value = cfg.conv_kernels[stack], cfg.value_head_dim
+        self.self_attn_weights = AttentionWeights(
+            width, heads, cfg.query_head_dim, cfg.pos_head_dim, cfg.pos_dim
+        )
         self.self_attn1 = SelfAttention(width, heads, value)
         self.self_attn2 = SelfAttention(width, heads, value)
         self.feed_forward1 = FeedForward(width, ff * 3 // 4, dropout)
         self.feed_forward2 = FeedForward(width, ff, dropout)
         self.feed_forward3 = FeedForward(width, ff * 5 // 4, dropout)
         self.nonlin_attention = NonlinAttention(width)
-        self.conv_module1 = ConvModule(width, kernel, causal)
-        self.conv_module2 = ConvModule(width, kernel, causal)
+        self.conv_module1 = ConvModule(width, kernel, cfg.causal)
+        self.conv_module2 = ConvModule(width, kernel, cfg.causal)
         self.norm = BiasNorm(width)
         # Nothing reads it, in icefall neither: it is there so that checkpoints and counts are alike.
         self.bypass_scale = nn.Parameter(torch.full((width,), 0.5), requires_grad=False)
@@ -91,22 +83,22 @@ class ZipformerLayer(nn.Module):
         self, x: Tensor, span: Span, cache: LayerCache | None = None
     ) -> tuple[Tensor, LayerCache | None]:
         """x (B, S, D) -> (B, S, D), and the cache for the next chunk when one is given."""
-        left = [None] * 6 if cache is None else cache.tensors()
+        past = [None] * 6 if cache is None else cache.tensors()
         source = x
         skip = self._mask(x, self.attention_skip)
-        weights, first, key = self.self_attn_weights(x, span, left[0])
+        weights, first, key = self.self_attn_weights(x, span, past[0])
         x = x + self.feed_forward1(x)
-        y, nonlin = self.nonlin_attention(x, self._at_times_uniform(first), left[1])
+        y, nonlin = self.nonlin_attention(x, self._at_times_uniform(first), past[1])
         x = _add(x, self.balancer_na(y), skip)
-        y, value1 = self.self_attn1(x, weights, left[2])
+        y, value1 = self.self_attn1(x, weights, past[2])
         x = _add(x, y, skip)
-        y, conv1 = self.conv_module1(x, span, left[4])
+        y, conv1 = self.conv_module1(x, span, past[4])
         x = _add(x, y, self._mask(x, self.conv_skip))
         x = _add(x, self.balancer_ff2(self.feed_forward2(x)), self._mask(x, self.ff2_skip))
         x = self.bypass_mid(source, x)
-        y, value2 = self.self_attn2(x, weights, left[3])
+        y, value2 = self.self_attn2(x, weights, past[3])
         x = _add(x, y, skip)
-        y, conv2 = self.conv_module2(x, span, left[5])
+        y, conv2 = self.conv_module2(x, span, past[5])
         x = _add(x, y, self._mask(x, self.conv_skip))
         x = _add(x, self.balancer_ff3(self.feed_forward3(x)), self._mask(x, self.ff3_skip))
         x = self.bypass(source, self.norm(self.balancer1(x)))
@@ -170,8 +162,8 @@ class ConvModule(nn.Module):
         self.whiten = Whiten(1, Schedule((0, 7.5), (20000, 15.0)), grad_scale=0.01)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, span: Span, left: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, S, D), left (B, R, D) -> (B, S, D), and the input of the convolution."""
+    def forward(self, x: Tensor, span: Span, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, S, D), past (B, R, D) -> (B, S, D), and the input of the convolution."""
         x = self.in_proj(x)
         # The switch is read last: a compiled graph must not depend on how it stood.
         if self.training and (torch.compiler.is_compiling() or self.gate_balancer.switch.on):
@@ -182,7 +174,7 @@ class ConvModule(nn.Module):
         x = x * span.valid.to(x.dtype)
         conv = self.depthwise_conv
         if isinstance(conv, ChunkCausalConv):
-            x = F.pad(x, (0, 0, conv.reach, 0)) if left is None else torch.cat([left, x], 1)
+            x = F.pad(x, (0, 0, conv.reach, 0)) if past is None else torch.cat([past, x], 1)
             y = conv(x, span)
         else:
             y = depthwise(x, conv, conv.kernel_size[0] // 2)
@@ -219,18 +211,18 @@ class ChunkCausalConv(nn.Module):
 
     def _in_chunk(self, chunk: int) -> Tensor:
         """(C, D): the scale of each frame of a chunk of C."""
-        left, right = self.chunkwise_conv_scale.mT
+        past, right = self.chunkwise_conv_scale.mT
         short = min(chunk, self.kernel)
-        left = F.pad(left[:short], (0, 0, 0, chunk - short))
+        past = F.pad(past[:short], (0, 0, 0, chunk - short))
         right = F.pad(right[self.kernel - short :], (0, 0, chunk - short, 0))
-        return 1 + left + right
+        return 1 + past + right
 
     def _by_length(self, span: Span, size: int) -> Tensor:
         """(B, S, D): the same where each utterance is one chunk, however far it is padded."""
-        left, right = self.chunkwise_conv_scale.mT
+        past, right = self.chunkwise_conv_scale.mT
         frame = torch.arange(size, device=right.device)
         row = (self.kernel - (span.lens[:, None] - 1 - frame)).clamp(0, self.kernel)
-        scale = 1 + F.embedding(frame.clamp(max=self.kernel), F.pad(left, (0, 0, 0, 1)))
+        scale = 1 + F.embedding(frame.clamp(max=self.kernel), F.pad(past, (0, 0, 0, 1)))
         return scale + F.embedding(row, F.pad(right, (0, 0, 1, 0)))
 
 

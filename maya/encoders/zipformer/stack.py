@@ -1,8 +1,6 @@
 """Stacks of Zipformer layers, each at its own frame rate."""
 
 import math
-from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,28 +18,12 @@ def make_stack(cfg: ZipformerConfig, index: int, dropout: Number) -> nn.Module:
     being skipped falls from a half."""
     width, factor, count = cfg.dims[index], cfg.downsampling[index], cfg.layers[index]
     step = cfg.warmup_batches / (len(cfg.dims) + 1)
-    make: Callable[..., ZipformerLayer] = ZipformerLayer
-    if cfg.fast_weights is not None:
-        make = partial(FastWeightZipformerLayer, fast_weights=cfg.fast_weights)
+    make = ZipformerLayer if cfg.fast_weights is None else FastWeightZipformerLayer
     layers = []
     for layer in range(count):
         begin = step * (index + 1 + layer / count)
         skip = Schedule((begin, 0.5), (begin + step / count, 0.035 * math.sqrt(factor)))
-        layers.append(
-            make(
-                width=width,
-                heads=cfg.heads[index],
-                ff=cfg.ff_dims[index],
-                kernel=cfg.conv_kernels[index],
-                query=cfg.query_head_dim,
-                value=cfg.value_head_dim,
-                pos_head=cfg.pos_head_dim,
-                pos=cfg.pos_dim,
-                causal=cfg.causal,
-                dropout=dropout,
-                skip=skip,
-            )
-        )
+        layers.append(make(cfg, index, dropout=dropout, skip=skip))
     stack = Stack(layers, cfg.activation_checkpointing)
     return stack if factor == 1 else DownsampledStack(width, factor, stack)
 

@@ -1,10 +1,10 @@
 """How large a model is, on paper: parameters, operations, memory, and what a GPU makes of it."""
 
-from maya.models.sizing.flops import Flops, count_frames, flops
+from maya.heads.cost import Terms
+from maya.models.sizing.flops import Flops, count_frames, flops, is_checkpointed
 from maya.models.sizing.gpus import GPUS, Gpu, gpu_named
 from maya.models.sizing.memory import (
     Memory,
-    Terms,
     Training,
     largest_batch,
     memory,
@@ -15,5 +15,5 @@ from maya.models.sizing.memory import (
 
 __all__ = [
     "GPUS", "Flops", "Gpu", "Memory", "Terms", "Training", "count_frames", "flops", "gpu_named",
-    "largest_batch", "memory", "meta_model", "parameters", "with_checkpointing",
+    "is_checkpointed",    "largest_batch", "memory", "meta_model", "parameters", "with_checkpointing",
 ]  # fmt: skip

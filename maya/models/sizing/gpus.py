@@ -36,7 +36,6 @@ GPUS = {
 
 def gpu_named(name: str) -> Gpu:
     """Raises MayaError, with the known names, for another."""
-    found = GPUS.get(name.lower())
-    if found is None:
+    if name.lower() not in GPUS:
         raise MayaError(f"there is no GPU {name!r} in the table; known are {', '.join(GPUS)}")
-    return found
+    return GPUS[name.lower()]

@@ -5,53 +5,21 @@ largest of them counts. What the moments have in common is that weights, optimiz
 keep is there. docs/benchmarks/sizing.md compares this with measured peaks.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import nn
 
-from maya.data.plan import MemoryConfig
-from maya.encoders import AnyEncoderConfig, FastConformerConfig, LaCTConfig, ZipformerConfig
+from maya.encoders import Encoder
 from maya.errors import MayaError
-from maya.heads.transducer import PredictorConfig
-from maya.models.hybrid import HybridConfig, HybridModel
-from maya.models.sizing.activations import layer_memory
-from maya.models.sizing.counted import Counts, encoder_memory, is_counted, widest_of_front
-from maya.models.sizing.flops import check_parts, transform_size
+from maya.heads.cost import Terms, total
+from maya.models.config import SpeechModelConfig, head_context
+from maya.models.sizing.encoder import encoder_memory
+from maya.models.speech_model import SpeechModel
 
-TERMS = ("fixed", "length", "utterance", "frame", "pair", "label", "node")
 # What a process needs besides: on a CPU Python with torch, lhotse and accelerate; on CUDA the context and the
 # workspaces of cuBLAS and NCCL, a guess.
 PROCESS_CPU, PROCESS_CUDA = 0.5e9, 2.0e9
-_CPU_CHUNK, _CUDA_LOGITS, _CUDA_HIDDEN = 1 << 22, 1 << 30, 1 << 27  # of maya.kernels.joint
-_KEPT_ROW, _FORWARD_ROW = 64, 200  # bytes of a lattice cell: for the backward pass; while the lattice runs
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Terms:
-    """Bytes as in MemoryConfig: of B utterances of S frames and U tokens,
-    fixed + length·S + B·(utterance + frame·S + pair·S² + label·(U+1) + node·S·(U+1))."""
-
-    fixed: float = 0.0
-    length: float = 0.0
-    utterance: float = 0.0
-    frame: float = 0.0
-    pair: float = 0.0
-    label: float = 0.0
-    node: float = 0.0
-
-    def __add__(self, other: "Terms") -> "Terms":
-        return Terms(**{name: getattr(self, name) + getattr(other, name) for name in TERMS})
-
-    def times(self, factor: float) -> "Terms":
-        return Terms(**{name: getattr(self, name) * factor for name in TERMS})
-
-    def bytes(self, batch: float, frames: float, tokens: float) -> float:
-        return float(self.config().bytes(batch, frames, tokens))
-
-    def config(self, max_bytes: float | None = None) -> MemoryConfig:
-        return MemoryConfig(max_bytes=max_bytes, **{f.name: getattr(self, f.name) for f in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,15 +62,15 @@ class Memory:
 
     @property
     def base(self) -> Terms:
-        return _sum(self.states.values())
+        return total(self.states.values())
 
     def peaks(self) -> dict[str, Terms]:
         """All that is there at each moment."""
         if self.resident:
             extras = [m.extra for name, m in self.moments.items() if name not in _AMONG_FREED]
-            return {"all moments together": self.base + _sum(self.kept.values()) + _sum(extras)}
+            return {"all moments together": self.base + total(self.kept.values()) + total(extras)}
         return {
-            name: self.base + _sum(t for k, t in self.kept.items() if k not in moment.gone) + moment.extra
+            name: self.base + total(t for k, t in self.kept.items() if k not in moment.gone) + moment.extra
             for name, moment in self.moments.items()
         }
 
@@ -115,156 +83,107 @@ class Memory:
         return max(0, int(min(rooms)))
 
 
-def meta_model(cfg: HybridConfig) -> HybridModel:
+def meta_model(cfg: SpeechModelConfig) -> SpeechModel:
     """The model without memory for its weights."""
     with torch.device("meta"):
-        return HybridModel(cfg)
+        return SpeechModel(cfg)
 
 
-def parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters by component: the parts of the model, the encoder in two."""
-    found: dict[str, int] = {}
+def parameters(model: SpeechModel) -> dict[str, int]:
+    """Parameters by component: the encoder in two, a head with several children by these."""
+    encoder: Encoder = model.encoder
+    counts: dict[str, int] = {}
     for name, p in model.named_parameters():
         first, *rest = name.split(".")
+        key = first.replace("_", " ")
         if first == "encoder":
-            front = rest[0] in ("pre_encode", "encoder_embed")
-            first = "subsampling" if front else "encoder layers"
-        key = {"decoder": "predictor", "ctc_decoder": "ctc head"}.get(first, first.replace("_", " "))
-        found[key] = found.get(key, 0) + p.numel()
-    return found
+            key = "subsampling" if rest[0] in encoder.front else "encoder layers"
+        elif first == "heads":
+            children = [
+                child
+                for child in model.head(rest[0]).children()
+                if next(child.parameters(), None) is not None
+            ]
+            key = f"{rest[0]} {rest[1] if len(children) > 1 else 'head'}".replace("_", " ")
+        counts[key] = counts.get(key, 0) + p.numel()
+    return counts
 
 
-def memory(cfg: HybridConfig, how: Training, model: nn.Module | None = None) -> Memory:
-    """The memory of training `cfg`. model: where it is at hand already, on any device. Raises MayaError for
-    a model with an attention decoder; `maya.train.memory_probe` measures that."""
-    check_parts(cfg)
+def memory(cfg: SpeechModelConfig, training: Training, model: nn.Module | None = None) -> Memory:
+    """The memory of training `cfg`. model: if it exists already, on any device. Raises MayaError for a head
+    that cannot be estimated; `maya.train.memory_probe` measures those."""
     model = model or meta_model(cfg)
     count = sum(p.numel() for p in model.parameters())
-    out = Memory(resident=not how.cuda)
+    out = Memory(resident=not training.cuda)
     out.states = {
-        "process": Terms(fixed=PROCESS_CUDA if how.cuda else PROCESS_CPU),
+        "process": Terms(fixed=PROCESS_CUDA if training.cuda else PROCESS_CPU),
         "weights (fp32)": Terms(fixed=4.0 * count),
         "optimizer (AdamW, fp32)": Terms(fixed=8.0 * count),
         "audio": Terms(frame=2 * 4.0 * _samples_per_frame(cfg)),
     }
     average = {"average of the weights (fp64)": Terms(fixed=8.0 * count)}
-    if how.cuda:
+    if training.cuda:
         out.host = average
     else:
         out.states |= average
     gradients = Terms(fixed=4.0 * count)
-    if how.hold_gradients:
+    if training.hold_gradients:
         out.states["gradients (fp32)"] = gradients
-    if how.bf16:
+    if training.bf16:
         out.states["bf16 copies of the weights"] = Terms(fixed=2.0 * count)
-    _encoder(out, cfg.encoder, how)
-    _heads(out, cfg, how)
-    gone = frozenset(out.kept) - {"features and subsampling"}
-    # Gradients of the widest activation and of what it was made of.
-    widest = Terms(frame=2 * (2.0 if how.bf16 else 4.0) * _widest(cfg.encoder))
-    out.moments["subsampling, backward"] = Moment(extra=widest, gone=gone)
-    if not how.hold_gradients:  # all of them are there when the backward pass ends
-        out.moments["end of the backward pass"] = Moment(extra=gradients + widest, gone=gone)
+    heads = _heads(out, cfg, training)
+    _encoder(out, cfg, training, heads)
     out.moments["features"] = Moment(extra=_features(cfg), gone=frozenset(out.kept))
     return out
 
 
-def _samples_per_frame(cfg: HybridConfig) -> float:
+def _samples_per_frame(cfg: SpeechModelConfig) -> float:
     return cfg.features.sample_rate * cfg.features.hop_ms / 1000 * cfg.encoder.subsampling_factor
 
 
-def _encoder(out: Memory, enc: AnyEncoderConfig, how: Training) -> None:
-    heads = frozenset(("ctc head and loss", "lattice"))
+def _encoder(out: Memory, cfg: SpeechModelConfig, training: Training, released: frozenset[str]) -> None:
+    """released: components of heads that are gone when the encoder's backward pass runs."""
+    enc, front = cfg.encoder, "features and subsampling"
+    measured = encoder_memory(enc, cuda=training.cuda, bf16=training.bf16)
     features = 4.0 * enc.feat_in * enc.subsampling_factor
-    # Features and the encoder's output lie there in two versions each: before and after masks.
+    # Features and the encoder's output exist in two versions each: before and after masks.
     ends = Terms(frame=2 * features + 2 * 4.0 * enc.d_model)
-    if is_counted(enc):
-        counted = encoder_memory(enc, cuda=how.cuda, bf16=how.bf16)
-        out.kept["encoder layers"] = _counted(counted.kept)
-        out.moments["encoder layer, backward"] = Moment(extra=_counted(counted.work), gone=heads)
-        front = _counted(counted.front)
-        if not isinstance(enc, ZipformerConfig):
-            front = Terms(frame=(2.0 if how.bf16 else 4.0) * _subsampling(enc)[1])
-        out.kept["features and subsampling"] = front + ends
-        return
-    assert isinstance(enc, FastConformerConfig)
-    layer = layer_memory(enc, cuda=how.cuda, bf16=how.bf16)
-    one = Terms(length=layer.kept_length, frame=layer.kept_frame, pair=layer.kept_pair)
-    work = Terms(frame=layer.work_frame, pair=layer.work_pair)
-    if enc.activation_checkpointing:
-        out.kept["encoder layers"] = Terms(frame=layer.input_frame).times(enc.n_layers)
-        work = one + work
-    else:
-        out.kept["encoder layers"] = one.times(enc.n_layers)
-    out.moments["encoder layer, backward"] = Moment(extra=work, gone=heads)
-    front = Terms(frame=(2.0 if how.bf16 else 4.0) * _subsampling(enc)[1])
-    out.kept["features and subsampling"] = front + ends + Terms(length=8.0 * enc.d_model)
+    out.kept = {"encoder layers": measured.kept, front: measured.front + ends} | out.kept
+    out.moments["encoder layer, backward"] = Moment(extra=measured.work, gone=released)
+    # Gradients of the widest activation and of what it was made of.
+    widest = Terms(frame=2 * measured.widest)
+    gone = frozenset(out.kept) - {front}
+    out.moments["subsampling, backward"] = Moment(extra=widest, gone=gone)
+    if not training.hold_gradients:  # all of them exist when the backward pass ends
+        gradients = out.states["weights (fp32)"]
+        out.moments["end of the backward pass"] = Moment(extra=gradients + widest, gone=gone)
 
 
-def _counted(counts: Counts) -> Terms:
-    return Terms(**{f.name: getattr(counts, f.name) for f in fields(counts)})
-
-
-def _widest(enc: AnyEncoderConfig) -> float:
-    """Numbers per encoder frame in the widest activation before the layers."""
-    return widest_of_front(enc) if isinstance(enc, ZipformerConfig) else _subsampling(enc)[0]
-
-
-def _features(cfg: HybridConfig) -> Terms:
-    """Of the front end: complex spectrum, its squares, their sums; three versions of the audio."""
-    bins = transform_size(cfg.features) // 2 + 1
+def _features(cfg: SpeechModelConfig) -> Terms:
+    """The front end: complex spectrum, its squares, their sums; three versions of the audio."""
+    bins = cfg.features.n_fft // 2 + 1 if cfg.features.n_fft else 0
     spectrum = (8 + 8 + 4) * bins * cfg.encoder.subsampling_factor
     return Terms(frame=float(spectrum) + 3 * 4.0 * _samples_per_frame(cfg))
 
 
-def _subsampling(enc: FastConformerConfig | LaCTConfig) -> tuple[float, float]:
-    """Numbers per encoder frame: of the widest activation, and of all that are kept."""
-    stages = enc.subsampling_factor.bit_length() - 1
-    bins, cells = enc.feat_in, []
-    for stage in range(stages):
-        bins = (bins + 1) // 2
-        cells.append(enc.subsampling_channels * bins * 2 ** (stages - 1 - stage))
-    flat = enc.subsampling_channels * bins
-    return float(cells[0]), float(cells[0] + 2 * sum(cells[1:]) + flat + enc.d_model)
+def _heads(out: Memory, cfg: SpeechModelConfig, training: Training) -> frozenset[str]:
+    """Adds the heads; returns the components that their backward pass frees. It begins with the last head."""
+    context, released = head_context(cfg), frozenset[str]()
+    for name, head in reversed(cfg.heads.items()):
+        if head.weight:
+            parts = head.memory(name, context, cuda=training.cuda)
+            out.kept = parts.kept | out.kept
+            moments = {name: Moment(extra=extra, gone=released) for name, extra in parts.moments.items()}
+            out.moments = moments | out.moments
+            released |= parts.released
+    return released
 
 
-def _heads(out: Memory, cfg: HybridConfig, how: Training) -> None:
-    vocab, predictor = cfg.vocab_size + 1, cfg.predictor
-    if cfg.transducer != "none":
-        hidden = cfg.joint.hidden
-        tensors = 10 * predictor.layers + 4 if isinstance(predictor, PredictorConfig) else 4
-        out.kept["predictor"] = Terms(label=4.0 * predictor.hidden * tensors)
-        out.kept["joint projections"] = Terms(frame=4.0 * hidden, label=4.0 * hidden)
-        out.kept["lattice"] = Terms(node=_KEPT_ROW)
-        chunk = _CPU_CHUNK * 4.0 + (2 * _CPU_CHUNK / vocab) * hidden * 4.0
-        if how.cuda:
-            chunk = _CUDA_LOGITS + _CUDA_HIDDEN
-        weight = (2 if how.cuda else 1) * 4.0 * hidden * vocab
-        ctc = frozenset(("ctc head and loss",))  # which comes later in the forward pass and is gone first
-        gradients = Terms(fixed=chunk + weight, frame=8.0 * hidden, label=8.0 * hidden, node=_KEPT_ROW)
-        if cfg.transducer == "pruned":  # the lattice of the simple loss is whole, that of the joint is not
-            out.kept["simple joint"] = Terms(frame=2 * 4.0 * vocab, label=2 * 4.0 * vocab)
-            gradients += Terms(frame=2 * 4.0 * vocab, label=2 * 4.0 * vocab)
-        out.moments["joint and loss, backward"] = Moment(extra=gradients, gone=ctc)
-        out.moments["lattice"] = Moment(extra=Terms(fixed=chunk, node=_FORWARD_ROW), gone=ctc)
-    if cfg.ctc_weight > 0:
-        # Log probabilities of the head and of the loss are kept; their gradients join them.
-        out.kept["ctc head and loss"] = Terms(frame=2 * 4.0 * vocab)
-        out.moments["ctc loss, backward"] = Moment(extra=Terms(frame=2 * 4.0 * vocab))
-
-
-def _sum(terms: Iterable[Terms]) -> Terms:
-    total = Terms()
-    for each in terms:
-        total = total + each
-    return total
-
-
-def largest_batch(found: Memory, allowed: float, frames: int, tokens: int, *, seconds: float) -> int:
+def largest_batch(memory: Memory, allowed: float, frames: int, tokens: int, *, seconds: float) -> int:
     """The most utterances of a size that `allowed` bytes hold; MayaError where not one fits."""
-    batch = found.room(allowed, frames, tokens)
+    batch = memory.room(allowed, frames, tokens)
     if not batch:
-        needed = found.bytes(1, frames, tokens)
+        needed = memory.bytes(1, frames, tokens)
         raise MayaError(
             f"one utterance of {seconds:.1f} s with {tokens} tokens needs {needed / 1e9:.1f} GB where "
             f"{allowed / 1e9:.1f} GB may be used; set model.encoder.activation_checkpointing=true, take a "
@@ -273,6 +192,8 @@ def largest_batch(found: Memory, allowed: float, frames: int, tokens: int, *, se
     return batch
 
 
-def with_checkpointing(cfg: HybridConfig, on: bool) -> HybridConfig:
-    """The configuration with activation checkpointing on or off."""
+def with_checkpointing(cfg: SpeechModelConfig, on: bool) -> SpeechModelConfig:
+    """The configuration with activation checkpointing on or off; unchanged if its encoder has none."""
+    if not any(f.name == "activation_checkpointing" for f in fields(cfg.encoder)):
+        return cfg
     return replace(cfg, encoder=replace(cfg.encoder, activation_checkpointing=on))

@@ -1,0 +1,69 @@
+"""A converted model, and the strict conversion of weights."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from maya.convert.report import ConversionReport, some
+from maya.decode.recognizer import Recognizer
+from maya.errors import MayaError
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel
+from maya.train.checkpoint import Checkpoint, build
+from maya.train.heads import read_heads
+
+
+@dataclass(kw_only=True, slots=True)
+class Conversion:
+    """A converted model: the checkpoint to save, and a report for the user."""
+
+    checkpoint: Checkpoint
+    report: ConversionReport
+
+    def recognizer(self, device: str | torch.device) -> Recognizer:
+        """The model, ready to use."""
+        device, made = torch.device(device), self.checkpoint
+        model = build(made).to(device)
+        return Recognizer(model=model, tokenizer=made.tokenizer, device=device, heads=read_heads(made))
+
+
+def strict(
+    weights: Mapping[str, Tensor],
+    config: SpeechModelConfig,
+    path: Path,
+    network: str,
+    original: Callable[[str, Tensor], tuple[str, Tensor]],
+) -> dict[str, Tensor]:
+    """The weights, by Maya's names, in the order of a model's state dict.
+
+    original: gives a tensor's name and shape in the file, for errors. network: describes the expected model.
+    Raises MayaError for a tensor that is missing, unexpected, of another shape, or not finite.
+    """
+    with torch.device("meta"):
+        expected = SpeechModel(config).state_dict()
+    if unexpected := [original(name, weights[name])[0] for name in sorted(set(weights) - set(expected))]:
+        raise MayaError(f"{path} has tensors that {network} does not have: {some(unexpected)}")
+    if missing := [original(name, t)[0] for name, t in expected.items() if name not in weights]:
+        raise MayaError(f"{path} lacks tensors of {network}: {some(missing)}")
+    for name, right in expected.items():
+        source, tensor = original(name, weights[name])
+        if not bool(tensor.isfinite().all()):
+            raise MayaError(
+                f"{path}: {source} holds values that are not finite numbers; save the model again"
+            )
+        if weights[name].shape != right.shape:
+            shape, expected_shape = tuple(tensor.shape), tuple(original(name, right)[1].shape)
+            raise MayaError(f"{path}: {source} has shape {shape}, but in {network} it has {expected_shape}")
+    return {name: weights[name] for name in expected}
+
+
+def rebuilt(model: SpeechModel, cfg: SpeechModelConfig, state: dict[str, Tensor]) -> SpeechModel:
+    """A model of another configuration with these tensors, not copied, and the features of `model`."""
+    with torch.device("meta"):
+        network = SpeechModel(cfg)
+    network.preprocessor = model.preprocessor  # its buffers are in no state dict
+    network.load_state_dict(state, assign=True)
+    return network.eval()

@@ -1,0 +1,1 @@
+"""Checkpoints of icefall's Zipformer recipe."""

@@ -1,0 +1,155 @@
+"""Import `.nemo` archives (CTC, RNN-T, TDT and hybrid FastConformers of NVIDIA NeMo) without NeMo."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from maya.convert.conversion import Conversion
+from maya.convert.nemo.archive import NemoArchive
+from maya.convert.nemo.config import FrontEnd, NemoModel, read_config
+from maya.convert.nemo.parts import nemo_parts
+from maya.convert.nemo.section import Section
+from maya.convert.nemo.weights import checked_weights
+from maya.convert.report import ConversionReport, components
+from maya.decode.recognizer import Recognizer
+from maya.errors import MayaError
+from maya.models.config import SpeechModelConfig, with_vocabulary
+from maya.models.speech_model import SpeechModel
+from maya.text.aggregate import AggregateTokenizer
+from maya.text.tokenizer import Tokenizer
+from maya.train.checkpoint import Checkpoint
+
+
+def from_nemo(
+    path: str | Path,
+    *,
+    front_end: FrontEnd = "auto",
+    ignore: Collection[str] = (),
+    device: str | torch.device = "cpu",
+) -> Recognizer:
+    """The model of a `.nemo` archive, ready to use. See `import_nemo` for the arguments and errors."""
+    return import_nemo(Path(path), front_end=front_end, ignore=ignore).recognizer(device)
+
+
+def import_nemo(
+    path: Path,
+    *,
+    front_end: FrontEnd = "auto",
+    encoder_only: bool = False,
+    tokenizer: Tokenizer | None = None,
+    ignore: Collection[str] = (),
+) -> Conversion:
+    """A `.nemo` archive as a Maya checkpoint and a report.
+
+    front_end: features as NeMo computes them "since-2.5" or did "before-2.5"; "auto" goes by the version
+        that saved the model.
+    encoder_only: keep encoder and features, and initialise the heads anew, for `tokenizer` (by default the
+        archive's).
+    ignore: dotted yaml keys that Maya does not know and that the user declares harmless.
+
+    Nothing pickled is run and nothing is unpacked. Raises MayaError for a damaged archive, another class
+    of model, unknown keys, and weights that contradict the yaml.
+    """
+    with NemoArchive(path) as archive:
+        described = read_config(archive.config, path, front_end=front_end, ignore=ignore)
+        own_tokenizer = read_tokenizer(archive)
+        stored = archive.weights()
+    _compare_vocabulary(archive, own_tokenizer, described.warnings)
+    languages = own_tokenizer.languages if isinstance(own_tokenizer, AggregateTokenizer) else ()
+    config = with_vocabulary(described.config, own_tokenizer.vocab_size, languages)
+    if dtypes := {str(v.dtype) for v in stored.values() if v.is_floating_point()} - {"torch.float32"}:
+        described.warnings.append(f"weights stored as {', '.join(sorted(dtypes))} become torch.float32")
+    weights = checked_weights(stored, config, path)
+    new: tuple[str, ...] = ()
+    if encoder_only:
+        own_tokenizer = tokenizer or own_tokenizer
+        languages = own_tokenizer.languages if isinstance(own_tokenizer, AggregateTokenizer) else ()
+        config = with_vocabulary(config, own_tokenizer.vocab_size, languages)
+        weights, new = _with_new_heads(weights, config)
+    elif tokenizer is not None:
+        raise MayaError(f"{path}: another tokenizer needs new heads; give --encoder-only as well")
+    notes = {
+        "source": path.name,
+        "nemo": {"target": described.target, "version": described.version},
+        "front_end": "before-2.5" if nemo_parts(config, "NeMo").features.legacy else "since-2.5",
+        "untrained": list(new),
+    }
+    checkpoint = Checkpoint(
+        model_config=config, tokenizer=own_tokenizer, weights=weights, step=0, notes=notes
+    )
+    return Conversion(checkpoint=checkpoint, report=_report(path, described, checkpoint, new))
+
+
+def read_tokenizer(archive: NemoArchive) -> Tokenizer:
+    """The SentencePiece model of an archive, or the models of an aggregate tokenizer."""
+    s = Section(archive.path, "tokenizer", archive.config.get("tokenizer"))
+    kind = str(s.raw("type")).lower()
+    if kind == "bpe":
+        return _sentencepiece(archive, s)
+    if kind != "agg":
+        raise MayaError(
+            f"{archive.path}: tokenizer.type is {kind!r}; Maya reads SentencePiece ('bpe') and 'agg'"
+        )
+    parts = s.section("langs")
+    codes = s.raw("langs")
+    return AggregateTokenizer({code: _sentencepiece(archive, parts.section(code)) for code in codes})
+
+
+def _compare_vocabulary(archive: NemoArchive, tokenizer: Tokenizer, warnings: list[str]) -> None:
+    """Warn of a tokenizer whose pieces are not those that the yaml lists."""
+    sections = [archive.config.get(name) or {} for name in ("joint", "decoder")]
+    listed = next((s["vocabulary"] for s in sections if isinstance(s.get("vocabulary"), list)), None)
+    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
+    if listed is None or len(listed) != len(pieces):
+        return  # another length is refused when it is compared with the weights
+    if other := sum(str(a) != b for a, b in zip(listed, pieces, strict=True)):
+        warnings.append(
+            f"{other} of {len(pieces)} pieces of the tokenizer differ from those in the yaml; it may "
+            "belong to another model"
+        )
+
+
+def _sentencepiece(archive: NemoArchive, s: Section) -> Tokenizer:
+    if s.raw("custom_tokenizer") is not None:
+        raise MayaError(f"{archive.path}: {s.name} has a custom class, which Maya does not support")
+    if str(s.raw("type", "bpe")).lower() != "bpe":
+        raise MayaError(
+            f"{archive.path}: {s.where('type')} is {s.raw('type')!r}; Maya reads SentencePiece ('bpe')"
+        )
+    try:
+        return Tokenizer(archive.artifact(s.raw("model_path"), s.where("model_path")))
+    except MayaError as e:
+        if str(archive.path) in str(e):
+            raise
+        raise MayaError(f"{archive.path}: {s.where('model_path')}: {e}") from None
+
+
+def _with_new_heads(
+    weights: dict[str, Tensor], config: SpeechModelConfig
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights with freshly initialised heads (seed 0), and the names of the new heads."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fresh = SpeechModel(config).state_dict()
+    kept = {name for name in fresh if name.startswith(("encoder.", "preprocessor."))}
+    return {name: weights[name] if name in kept else fresh[name] for name in fresh}, tuple(config.heads)
+
+
+def _report(
+    path: Path, described: NemoModel, checkpoint: Checkpoint, new: tuple[str, ...]
+) -> ConversionReport:
+    older = nemo_parts(checkpoint.model_config, "NeMo").features.legacy
+    nemo = f"NeMo {described.version}" if described.version else "NeMo of unknown version"
+    return ConversionReport(
+        title=f"{path}: {described.target.rsplit('.', 1)[-1]}, {nemo}",
+        components=components(checkpoint.model_config, checkpoint.weights),
+        facts={
+            "front end": f"{'before' if older else 'since'} NeMo 2.5: {described.front_end_reason}",
+            "vocabulary": f"{checkpoint.tokenizer.vocab_size} pieces and a blank",
+            "languages": " ".join(checkpoint.model_config.languages) or "unknown",
+        },
+        new=new,
+        warnings=described.warnings,
+    )

@@ -1,0 +1,1 @@
+"""ONNX graphs in the form that sherpa-onnx reads."""

@@ -1,0 +1,108 @@
+"""The interface of decoding methods: encoder frames in, hypotheses out. A method of your own subclasses both
+classes. Its `kind` is its name in `decode.method`, and `decode.methods.NAME` holds its options.
+
+@config
+class ShortConfig(MethodConfig):
+    heads = (CTCConfig,)
+    kind: Literal["short"] = "short"
+    max_tokens: PosInt = 100
+
+class Short(Method, config=ShortConfig):
+    def search(self, encoded, langs): ...
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from maya.config import Kinds, config, register_builder
+from maya.decode.hypothesis import Hypothesis
+from maya.encoders import Encoded
+from maya.errors import MayaError
+from maya.heads import HeadConfig
+from maya.models.speech_model import SpeechModel
+
+
+@config
+class MethodConfig(Kinds):
+    """The base of the options of decoding methods. A subclass has the field `kind`.
+
+    heads: the configuration class of each head that it reads.
+    greedy: options with which it is the greedy search of its head; None if it is another kind of search.
+    no_stream: why it cannot decode a stream; empty if it can.
+    """
+
+    heads: ClassVar[tuple[type[HeadConfig], ...]] = ()
+    greedy: ClassVar[Mapping[str, Any] | None] = None
+    no_stream: ClassVar[str] = "it reads whole utterances"
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether it makes a language model of the training texts."""
+        return False
+
+    def objection(self, heads: Sequence[HeadConfig]) -> str:
+        """Why it cannot read these heads, which are of the right classes; empty if it can."""
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodContext:
+    """What a method is built from.
+
+    model: in evaluation mode. heads: names of the heads that it reads. texts: gives the language and the
+    token ids of each training text, for methods that make a language model; None where there are none.
+    """
+
+    model: SpeechModel
+    heads: tuple[str, ...]
+    texts: Callable[[], Iterable[tuple[str, Sequence[int]]]] | None = None
+
+
+class StreamDecoder(Protocol):
+    """Decoding of B streams. `hyps` grows; its frames count from the start of each stream."""
+
+    hyps: list[Hypothesis]
+
+    def push(self, enc: Tensor, enc_lens: Tensor, final: bool = False) -> None:
+        """enc (B, S, D), enc_lens (B,): the next frames of each stream, 0 for a stream that pauses. `final`:
+        no frames follow."""
+
+
+class Method:
+    """A decoding method and the model it decodes with. `class Mine(Method, config=MyConfig)` registers it.
+
+    A subclass defines `search`, or `stream` if it can decode streams, or both. heads: the modules it reads.
+    """
+
+    def __init_subclass__(cls, *, config: type | None = None) -> None:
+        super().__init_subclass__()
+        if config is not None:
+            register_builder(config, cls)
+
+    def __init__(self, cfg: Any, context: MethodContext) -> None:
+        self.cfg, self.model = cfg, context.model
+        self.heads: tuple[Any, ...] = tuple(context.model.head(name) for name in context.heads)
+
+    @torch.no_grad()
+    def __call__(self, encoded: Encoded, langs: Tensor | None = None) -> list[Hypothesis]:
+        """Hypotheses without text for what `SpeechModel.encode_audio` returned; langs (B,) indices or -1."""
+        return self.search(self.conditioned(encoded, langs), langs)
+
+    def conditioned(self, encoded: Encoded, langs: Tensor | None) -> Encoded:
+        """The frames as its heads read them: with the language embedding where they are `conditioned`."""
+        return self.model.with_language(encoded, langs) if self.heads[0].conditioned else encoded
+
+    def search(self, encoded: Encoded, langs: Tensor | None) -> list[Hypothesis]:
+        """One hypothesis for each row of `encoded`, which is conditioned already. langs (B,) or None."""
+        decoder = self.stream(len(encoded.frames))
+        decoder.push(encoded.frames, encoded.lens, final=True)
+        return decoder.hyps
+
+    def stream(self, batch: int) -> StreamDecoder:
+        """A decoder of `batch` streams. Raises MayaError for a method that cannot decode streams."""
+        cfg = cast(Any, self.cfg)
+        raise MayaError(f"the method {cfg.kind} cannot decode a stream: {cfg.no_stream}")

@@ -1,0 +1,47 @@
+"""The classes that a model's heads give utterances: the language, an emotion, and so on."""
+
+import torch
+from torch import Tensor
+
+from maya.encoders import Encoded
+from maya.errors import MayaError
+from maya.heads import Head, Prediction
+from maya.models.speech_model import SpeechModel
+
+LANGUAGE = "language"  # the label of a head that identifies languages
+
+
+def predicting_heads(model: SpeechModel) -> dict[str, Head]:
+    """By label the head that predicts it; of several the first."""
+    heads: dict[str, Head] = {}
+    for head in model.named_heads().values():
+        if head.predicts:
+            heads.setdefault(head.predicts, head)
+    return heads
+
+
+@torch.no_grad()
+def predict(model: SpeechModel, encoded: Encoded, langs: Tensor | None = None) -> dict[str, list[Prediction]]:
+    """By label the prediction for each row of what `SpeechModel.encode_audio` returned. langs (B,) or None:
+    the languages that `conditioned` heads read."""
+    conditioned = model.with_language(encoded, langs)
+    heads = predicting_heads(model)
+    return {
+        label: head.predict(conditioned if head.conditioned else encoded) for label, head in heads.items()
+    }
+
+
+def check_identifies(model: SpeechModel) -> None:
+    """Raises MayaError for a model that cannot identify languages."""
+    if LANGUAGE not in predicting_heads(model):
+        raise MayaError("this model cannot identify languages: it has no language head; name the language")
+
+
+@torch.no_grad()
+def identify(model: SpeechModel, encoded: Encoded) -> tuple[Tensor, list[Prediction]]:
+    """The language of each row of what `SpeechModel.encode_audio` returned: indices (B,) int64, and the
+    predictions. Raises MayaError for a model that cannot identify languages."""
+    check_identifies(model)
+    predictions = predicting_heads(model)[LANGUAGE].predict(encoded)
+    indices = [model.cfg.languages.index(prediction.label) for prediction in predictions]
+    return torch.tensor(indices, device=encoded.frames.device), predictions

@@ -1,0 +1,96 @@
+"""Zipformer streams: chunks of a fixed size, with what each layer keeps of the chunks before."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maya.encoders.base import Encoded, EncoderStream
+from maya.encoders.zipformer.config import Chunking, check_chunking
+from maya.encoders.zipformer.front import LOST_FRAMES, REACH
+from maya.encoders.zipformer.layer import LayerCache
+from maya.errors import MayaError
+
+AHEAD = LOST_FRAMES + 2 * REACH  # feature frames that Zipformer reads beyond a chunk
+
+
+@dataclass(frozen=True, slots=True)
+class ZipformerState:
+    """What streaming carries from one chunk to the next; every tensor has the batch first."""
+
+    front: Tensor  # (B, 3, F', C) frames before ConvNeXt
+    layers: tuple[LayerCache, ...]
+    frames: Tensor  # (B,) int64: 20 ms frames read so far; the left context is filled so far
+
+    def reset(self, rows: Tensor) -> "ZipformerState":
+        """The state with `rows` (B,) bool at a start and the others where they are."""
+        return self._each(lambda t: t.masked_fill(rows.view(-1, *[1] * (t.ndim - 1)), 0))
+
+    def select(self, rows: Tensor) -> "ZipformerState":
+        """The states of `rows` (B',) int64."""
+        return self._each(lambda t: t[rows])
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> "ZipformerState":
+        layers = tuple(LayerCache(*map(function, cache.tensors())) for cache in self.layers)
+        return ZipformerState(function(self.front), layers, function(self.frames))
+
+    @staticmethod
+    def join(states: Sequence["ZipformerState"]) -> "ZipformerState":
+        """One batch of several, which may have started at different times."""
+        caches = zip(*(s.layers for s in states), strict=True)
+        layers = tuple(
+            LayerCache(*map(torch.cat, zip(*(c.tensors() for c in cache), strict=True))) for cache in caches
+        )
+        front, frames = (torch.cat([getattr(s, name) for s in states]) for name in ("front", "frames"))
+        return ZipformerState(front, layers, frames)
+
+
+class ZipformerStream(EncoderStream):
+    """Holds features back until a chunk and the 13 frames behind it are there, and fills the last one up.
+
+    Gives what `Zipformer.forward` gives with the same `Chunking` for features that are followed by padding up
+    to the end of the last chunk, as icefall does it. For features without it the front end and the attention
+    leave out what lies beyond the end, and so the last chunk comes out a little different.
+    """
+
+    def __init__(self, encoder: Any, batch: int, chunking: Chunking, *, padding_value: float = 0.0) -> None:
+        if encoder.training:
+            raise MayaError("streaming is for evaluation: call model.eval() first")
+        if not encoder.cfg.causal:
+            raise MayaError(
+                "this encoder cannot stream: encoder.causal is false; train it so from the start, or "
+                "transcribe whole files"
+            )
+        check_chunking(encoder.cfg, chunking)
+        chunk, past = chunking.chunk, chunking.left_frames
+        if chunk < 1 or past < 1:
+            raise MayaError(
+                f"streaming needs a chunk and a left context of 1 frame or more, not {chunk} and {past}"
+            )
+        self.encoder, self.padding_value = encoder, padding_value
+        self.hop = 2 * chunk  # feature frames from one chunk to the next
+        self.state: ZipformerState = encoder.initial_state(batch, max(1, past // chunk) * chunk)
+        self.waiting: Tensor | None = None  # (B, t, F) from the beginning of the next chunk on
+        self.read = self.given = 0  # feature frames, encoder frames
+
+    def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
+        self.read += feats.shape[1]
+        waiting = feats if self.waiting is None else torch.cat([self.waiting, feats], 1)
+        whole = max(0, (waiting.shape[1] - AHEAD) // self.hop)
+        each = self.hop // self.encoder.cfg.subsampling_factor
+        size = whole * each
+        if final:
+            size = self.encoder.cfg.subsampled(self.read) - self.given
+            whole = -(-size // each)
+            missing = whole * self.hop + AHEAD - waiting.shape[1]
+            waiting = torch.nn.functional.pad(waiting, (0, 0, 0, max(0, missing)), value=self.padding_value)
+        pieces = [feats.new_zeros(len(feats), 0, self.encoder.cfg.d_model)]
+        for begin in range(0, whole * self.hop, self.hop):
+            piece = waiting[:, begin : begin + self.hop + AHEAD]
+            enc, self.state = self.encoder.stream_step(piece, self.state)
+            pieces.append(enc)
+        self.waiting, self.given = waiting[:, whole * self.hop :], self.given + size
+        lens = torch.full((len(feats),), size, device=feats.device)
+        return Encoded(torch.cat(pieces, 1)[:, :size], lens)

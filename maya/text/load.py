@@ -1,0 +1,28 @@
+"""Tokenizers from files and bytes, whichever kind they are."""
+
+from pathlib import Path
+
+from maya.errors import MayaError
+from maya.text import aggregate, llm_tokenizer
+from maya.text.tokenizer import Tokenizer
+
+
+def load_tokenizer(path: Path | str) -> Tokenizer:
+    """Read a tokenizer's file; MayaError if it is missing or is something else."""
+    try:
+        model_bytes = Path(path).read_bytes()
+    except OSError as error:
+        raise MayaError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+    try:
+        return tokenizer_from_bytes(model_bytes)
+    except MayaError:
+        raise MayaError(f"{path} is not a SentencePiece model") from None
+
+
+def tokenizer_from_bytes(model_bytes: bytes) -> Tokenizer:
+    """The tokenizer whose `model_bytes` these are: SentencePiece's, an aggregate, or a language model's."""
+    if model_bytes.startswith(llm_tokenizer.MAGIC):
+        return llm_tokenizer.LLMTokenizer.from_json_bytes(model_bytes)
+    if model_bytes.startswith(aggregate.MAGIC):
+        return aggregate.aggregate_from_bytes(model_bytes)
+    return Tokenizer(model_bytes)

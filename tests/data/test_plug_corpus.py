@@ -1,0 +1,129 @@
+"""A corpus form of the user's own: one file outside of the checkout, and no edit in it."""
+
+from pathlib import Path
+
+import pytest
+
+from maya.data.corpus import folder
+from maya.data.corpus.folder import describing_files, read_corpus, register_corpus
+from maya.data.table.table import Table, part_path
+from maya.errors import MayaError
+from maya.recipes import cli
+from tests.data.making import write_tone
+
+# Praat's TextGrid beside each recording: an interval with a text is an utterance.
+MINE = '''
+"""Recordings with Praat's TextGrid beside them; an interval with a text is an utterance."""
+
+import re
+from pathlib import Path
+
+from maya.data.corpus.folder import register_corpus
+from maya.data.corpus.manifest import ReadOptions, Result, Row
+from maya.recipes.experiment import Experiment
+
+INTERVAL = re.compile(r'xmin = ([\\d.]+)\\s+xmax = ([\\d.]+)\\s+text = "([^"]*)"')
+
+
+def grids(corpus: Path) -> list[Path]:
+    return sorted(corpus.glob("*.TextGrid"))
+
+
+def read(corpus: Path, options: ReadOptions) -> Result:
+    rows = []
+    for grid in grids(corpus):
+        for start, end, text in INTERVAL.findall(grid.read_text(encoding="utf-8")):
+            if text.strip():
+                rows.append(
+                    Row(
+                        id=f"{grid.stem}-{start}",
+                        language=options.language or "en",
+                        text=text,
+                        audio=f"{grid.stem}.wav",
+                        where=str(grid),
+                        speaker=grid.stem.split("_")[0],
+                        start=float(start),
+                        duration=float(end) - float(start),
+                        labels={"style": "read"},
+                    )
+                )
+    return rows, []
+
+
+register_corpus("textgrid", matches=grids, read=read, files=grids)
+
+
+def experiment() -> Experiment:
+    return Experiment(name="mine", languages=("en",))
+'''
+GRID = """File type = "ooTextFile"
+item [1]:
+    intervals [1]:
+        xmin = {0}
+        xmax = {1}
+        text = "one two {4}"
+    intervals [2]:
+        xmin = {1}
+        xmax = {2}
+        text = ""
+    intervals [3]:
+        xmin = {2}
+        xmax = {3}
+        text = "three {4}"
+"""
+
+
+@pytest.fixture(autouse=True)
+def forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "FORMS", list(folder.FORMS))
+
+
+def test_a_form_of_the_users_own_is_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus, mine = tmp_path / "corpus", tmp_path / "mine.py"
+    for i in range(6):
+        write_tone(corpus / f"s{i}_a.wav", 3.0, pitch=200 + 20 * i)
+        (corpus / f"s{i}_a.TextGrid").write_text(GRID.format(0, 1.0, 1.5, 2.5, "abcdef"[i]), encoding="utf-8")
+    mine.write_text(MINE, encoding="utf-8")
+    assert len([line for line in MINE.splitlines() if line.strip()]) <= 42
+    arguments = [
+        "prepare",
+        "--experiment",
+        str(mine),
+        "--corpus",
+        str(corpus),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert cli.main(arguments) == 0
+    entries = [
+        entry
+        for part in ("train", "dev", "test")
+        for entry in Table.open(part_path(tmp_path / "out", part)).entries()
+    ]
+    assert len(entries) == 12 and {entry.speaker for entry in entries} == {f"s{i}" for i in range(6)}
+    assert all(entry.labels == {"style": "read"} and entry.duration == 1.0 for entry in entries)
+    assert all(len(entry.load_audio()) == 16000 for entry in entries)
+    assert len(describing_files(corpus)) == 6
+    capsys.readouterr()
+    assert cli.main(arguments) == 0 and "is up to date" in capsys.readouterr().out
+    (corpus / "s0_a.TextGrid").write_text(GRID.format(0, 1.0, 1.5, 2.5, "other"), encoding="utf-8")
+    assert cli.main(arguments) == 0 and "another text than before: 2" in capsys.readouterr().out
+
+
+def test_a_form_may_be_a_file_and_precedes_mayas_forms(tmp_path: Path) -> None:
+    """Its audio is beside it; a name that is registered again replaces the form."""
+    from maya.data.corpus.manifest import ReadOptions, Result, Row
+
+    def read(corpus: Path, options: ReadOptions) -> Result:
+        return [Row(id="a", language="en", text="one", audio="a.wav", where=str(corpus))], []
+
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "list.txt").write_text("a.wav one\n")
+    with pytest.raises(MayaError, match="there is no corpus folder"):
+        read_corpus(tmp_path / "list.txt")
+    register_corpus("list", lambda corpus: corpus.name == "list.txt", lambda corpus, options: ([], []))
+    register_corpus("list", lambda corpus: corpus.name == "list.txt", read)
+    rows, _ = read_corpus(tmp_path / "list.txt")
+    assert [row.audio for row in rows] == [str(tmp_path / "a.wav")] and len(folder.FORMS) == 14
+    register_corpus("mine", lambda corpus: (corpus / "a.wav").is_file(), read)
+    assert read_corpus(tmp_path)[0][0].id == "a"

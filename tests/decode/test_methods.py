@@ -1,0 +1,256 @@
+"""The table of decoding methods: what each reads, its options, and a method in a user's own file."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from maya.decode.attention_beam import AttentionBeamConfig, attention_beam
+from maya.decode.base import MethodConfig
+from maya.decode.ctc_beam import BeamConfig
+from maya.decode.head_choice import TrainedHeads
+from maya.decode.hypothesis import Hypothesis
+from maya.decode.methods import METHODS, choose_method, greedy, head_of_method, possible_methods
+from maya.decode.modified_beam import ModifiedBeamConfig, modified_beam_search
+from maya.decode.recognizer import Recognizer
+from maya.encoders import Encoded
+from maya.errors import MayaError
+from maya.heads import AttentionDecoderConfig, CTCConfig
+from maya.models.config import SpeechModelConfig, with_vocabulary
+from maya.models.speech_model import SpeechModel, build_model
+from maya.recipes import presets
+from maya.recipes.cli import main
+from maya.recipes.decode import training_texts
+from maya.recipes.experiment import Experiment
+from maya.recipes.prepare import prepare
+from maya.recipes.tokenizer import tokenizer as train_tokenizer
+from maya.text.load import load_tokenizer
+from maya.text.tokenizer import Tokenizer
+from maya.train.checkpoint import Checkpoint, save_checkpoint
+from tests import tiny, tiny_zipformer, tones
+from tests.data.making import make_tokenizer, write_corpus
+
+ATTENTION = AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32)
+Texts = Callable[[], Iterator[tuple[str, list[int]]]]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Texts:
+    folder = tmp_path_factory.mktemp("methods")
+    write_corpus(folder / "c")
+    prepare(Experiment(name="test", languages=("en", "hi")), folder / "c", folder / "data")
+    return training_texts(folder / "data", tokenizer)
+
+
+def icefall(*without: str, **options: Any) -> SpeechModelConfig:
+    """A pruned transducer, CTC and an attention decoder."""
+    cfg = tiny_zipformer.config(blank_first=False, languages=("en", "hi"), **options)
+    cfg.heads["attention"] = ATTENTION
+    for name in without:
+        del cfg.heads[name]
+    return cfg
+
+
+def recognizer(cfg: SpeechModelConfig, tokenizer: Tokenizer) -> Recognizer:
+    torch.manual_seed(0)
+    model = SpeechModel(with_vocabulary(cfg, tokenizer.vocab_size, ("en", "hi"))).eval()
+    return Recognizer(model=model, tokenizer=tokenizer, device=torch.device("cpu"))
+
+
+def frames(ours: Recognizer) -> tuple[Encoded, Tensor]:
+    encoded = Encoded(torch.randn(2, 9, ours.model.cfg.encoder.d_model), torch.tensor([9, 4]))
+    return encoded, torch.tensor([0, -1])
+
+
+def search(
+    ours: Recognizer, encoded: Encoded, langs: Tensor, name: str, options: MethodConfig | None = None,
+    texts: Texts | None = None,
+) -> list[Hypothesis]:  # fmt: skip
+    return ours.make_method(ours.choose_method(name), options, texts)(encoded, langs)
+
+
+def test_greedy_methods_and_ctc_beam(texts: Texts, tokenizer: Tokenizer) -> None:
+    ours = recognizer(presets.tiny(), tokenizer)
+    encoded, langs = frames(ours)
+    for name in ("transducer", "ctc"):
+        assert search(ours, encoded, langs, name) == greedy(ours.model, encoded, name, langs)
+    beam = search(ours, encoded, langs, "ctc_beam", BeamConfig(), texts)
+    without = search(ours, encoded, langs, "ctc_beam", BeamConfig(lm_order=0), texts)
+    assert len(beam) == len(without) == 2
+    assert [h.tokens for h in beam] != [h.tokens for h in without]
+
+
+def test_each_row_is_decoded_with_the_model_of_its_language(texts: Texts, tokenizer: Tokenizer) -> None:
+    ours = recognizer(presets.tiny(), tokenizer)
+    method: Any = ours.make_method(ours.choose_method("ctc_beam"), BeamConfig(lm_order=4), texts)
+    english, hindi, together = method.language_models(torch.tensor([0, 1, -1]), 3)
+    assert method.language_models(None, 2) == [together, together]
+    by_language = {"en": english, "hi": hindi}
+    for language, ids in texts():
+        other = by_language["hi" if language == "en" else "en"]
+        assert by_language[language].score(ids) > together.score(ids) > other.score(ids)
+
+
+def test_searches_of_icefalls_heads(tokenizer: Tokenizer) -> None:
+    ours = recognizer(icefall(), tokenizer)
+    encoded, langs = frames(ours)
+    transducer, decoder = (ours.model.head(name) for name in ("transducer", "attention"))
+    penalty = ModifiedBeamConfig(beam=3, blank_penalty=1.0)
+    assert search(ours, encoded, langs, "modified_beam", penalty) == modified_beam_search(
+        encoded.frames, encoded.lens, transducer.decoder, transducer.joint, blank=transducer.blank,
+        cfg=penalty,
+    )  # fmt: skip
+    wide = AttentionBeamConfig(beam=3)
+    assert search(ours, encoded, langs, "attention", wide) == attention_beam(*encoded, decoder, wide)
+    assert len(search(ours, encoded, langs, "attention_rescoring")) == 2
+
+
+def test_an_attention_decoder_alone_is_decoded_greedily(tokenizer: Tokenizer) -> None:
+    ours = recognizer(icefall("transducer", "ctc"), tokenizer)
+    encoded, langs = frames(ours)
+    expected = attention_beam(*encoded, ours.model.head("attention"), AttentionBeamConfig(beam=1))
+    assert search(ours, encoded, langs, "auto") == expected
+    with pytest.raises(MayaError, match="cannot decode a stream: it reads whole utterances"):
+        ours.stream()
+
+
+@pytest.mark.parametrize(
+    ("method", "without", "kinds"),
+    [
+        ("ctc_beam", "ctc", "ctc"),
+        ("attention_rescoring", "attention", "ctc and one of kind attention"),
+        ("attention", "attention", "attention"),
+        ("modified_beam", "transducer", "transducer"),
+    ],
+)
+def test_a_method_needs_its_head(tokenizer: Tokenizer, method: str, without: str, kinds: str) -> None:
+    ours = recognizer(icefall(without), tokenizer)
+    message = f"^decode.method={method} reads a head of kind {kinds}, which this model lacks$"
+    with pytest.raises(MayaError, match=message):
+        ours.choose_method(method)
+    assert method not in possible_methods(ours.model.cfg, ours.trained_heads())
+
+
+def test_modified_beam_search_refuses_durations(tokenizer: Tokenizer) -> None:
+    ours = recognizer(icefall(transducer="tdt"), tokenizer)
+    with pytest.raises(
+        MayaError, match="modified_beam cannot decode this model: .* a TDT predicts durations"
+    ):
+        ours.choose_method("modified_beam")
+
+
+def test_a_head_may_have_any_name_and_be_named_as_method() -> None:
+    cfg = icefall("attention")
+    cfg.heads["letters"] = CTCConfig()
+    names = tuple(cfg.text_heads)
+    all_trained = TrainedHeads(heads=names, trained=names)
+    assert choose_method("letters", cfg, all_trained).heads == ("letters",)
+    assert choose_method("letters", cfg, all_trained).method == "ctc"
+    assert choose_method("ctc", cfg, all_trained).heads == ("ctc",)
+    late = TrainedHeads(heads=names, trained=("letters",))
+    assert choose_method("ctc_beam", cfg, late).heads == ("letters",)  # the first that was trained
+    assert [head_of_method(m, cfg) for m in ("auto", "letters", "ctc_beam")] == [None, "letters", "ctc"]
+    with pytest.raises(MayaError, match="unknown decoding method 'leters'; expected one of auto, transducer"):
+        choose_method("leters", cfg, all_trained)
+
+
+USER_FILE = '''
+import math
+from typing import Literal
+
+from maya.config import config
+from maya.decode.base import Method, MethodConfig
+from maya.decode.ctc import greedy_ctc
+from maya.heads import CTCConfig
+from maya.ranges import Share
+from tests import tiny
+
+
+@config
+class ConfidentConfig(MethodConfig):
+    """Greedy CTC without the tokens that are less probable than `min_probability`."""
+
+    heads = (CTCConfig,)
+    kind: Literal["confident"] = "confident"
+    min_probability: Share = 0.5
+
+
+class Confident(Method, config=ConfidentConfig):
+    def search(self, encoded, langs):
+        (ctc,) = self.heads
+        hyps = greedy_ctc(ctc(encoded.frames), encoded.lens, blank=ctc.blank)
+        least = math.log(max(self.cfg.min_probability, 1e-30))
+        for hyp in hyps:
+            kept = [i for i, score in enumerate(hyp.scores) if score >= least]
+            for name in ("tokens", "frames", "durations", "scores"):
+                setattr(hyp, name, [getattr(hyp, name)[i] for i in kept])
+        return hyps
+
+
+def experiment():
+    return tiny.experiment()
+'''
+
+
+@pytest.fixture
+def _no_more_methods() -> Iterator[None]:
+    """The table is afterwards what it was."""
+    names = set(METHODS)
+    yield
+    for name in set(METHODS) - names:
+        del METHODS[name]
+
+
+@pytest.mark.usefixtures("_no_more_methods")
+def test_a_users_file_adds_a_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(USER_FILE.strip().splitlines()) <= 40
+    (tmp_path / "mine.py").write_text(USER_FILE)
+    data, run = tmp_path / "data", tmp_path / "run"
+    exp = tiny.experiment()
+    tones.make_corpus(tmp_path / "corpus", utterances=12)
+    prepare(exp, tmp_path / "corpus", data)
+    train_tokenizer(exp, data, run)
+    pieces = load_tokenizer(run / "tokenizer.model")
+    model = build_model(with_vocabulary(exp.model, pieces.vocab_size, ("en", "hi")))
+    save_checkpoint(run / "best.pt", Checkpoint(model_config=model.cfg, tokenizer=pieces,
+                    weights=model.state_dict(), step=0, notes={}))  # fmt: skip
+    command = [
+        "decode",
+        "--experiment",
+        str(tmp_path / "mine.py"),
+        "--data",
+        str(data),
+        "--run-dir",
+        str(run),
+    ]
+
+    def rows(method: str) -> dict[str, Any]:
+        lines = (run / "decode" / method / "test" / "hyps.jsonl").read_text().splitlines()
+        return {row["id"]: row for row in map(json.loads, lines)}
+
+    option = "decode.methods.confident.min_probability"
+    assert main([*command, "--method", "ctc", "confident", "--set", f"{option}=0"]) == 0
+    plain = rows("ctc")
+    assert {i: r["tokens"] for i, r in rows("confident").items()} == {
+        i: r["tokens"] for i, r in plain.items()
+    }
+    scores = sorted(score for row in plain.values() for score in row["scores"])
+    least = torch.tensor(scores[len(scores) // 2]).exp().item()
+    assert main([*command, "--method", "confident", "--set", f"{option}={least}"]) == 0
+    kept = [score for row in rows("confident").values() for score in row["scores"]]
+    assert 0 < len(kept) < len(scores) and min(kept) >= scores[len(scores) // 2] - 1e-6
+    assert main([*command, "--method", "confident", "--set", f"{option}=2"]) == 1
+    assert f"{option} must be from 0 to 1" in capsys.readouterr().err
+    ours = Recognizer(model=model.eval(), tokenizer=pieces, device=torch.device("cpu"))
+    with pytest.raises(MayaError, match="decode.method=confident cannot decode a stream: it reads whole utt"):
+        ours.stream(method="confident")
+    assert "confident" in possible_methods(model.cfg, ours.trained_heads())
