@@ -81,16 +81,22 @@ class SpeakerModel:
     def plain(self, model: SpeechModel | None = None) -> Encode:
         """Each utterance by itself."""
         chosen = model or self.model
-        return lambda audio: chosen.encode_audio(*_padded(audio))
+
+        def encode(audio: list[Tensor]) -> tuple[Tensor, Tensor]:
+            encoded = chosen.encode_audio(*_padded(audio))
+            return encoded.frames, encoded.lens
+
+        return encode
 
     def carried(self, earlier: Iterable[Tensor]) -> Encode:
         """Each utterance starts from the fast weights after the earlier ones, in their order."""
         encoder, weights = self._lact(), None
         for audio in earlier:
             _, _, weights = encoder.adapt(*self.model.features(*_padded([audio])), weights)
-        assert weights is not None
+        carried = [w for w in weights or () if w is not None]
+        assert len(carried) == encoder.cfg.n_layers
         return lambda audio: encoder.adapt(
-            *self.model.features(*_padded(audio)), [_for_all(w, len(audio)) for w in weights]
+            *self.model.features(*_padded(audio)), [_for_all(w, len(audio)) for w in carried]
         )[:2]
 
     def one_recording(self, earlier: Iterable[Tensor]) -> Encode:

@@ -332,8 +332,8 @@ def diagnose_audio(path: Path, audio: list[Path], text: str, device: torch.devic
     batch: Batch = make_batch(samples, [tokens] * len(audio), [-1] * len(audio), names, sample_rate=rate)
     tally = Tally.before(batch, torch.Generator(), device)
     failure = Failure(
-        step=model.step, what="", rank=0, device=device.type, bf16=False, scale=1.0, batch_count=0.0, frozen=[],
-        tallies=[tally],
+        step=model.step, what="", rank=0, device=device.type, bf16=False, scale=1.0, batch_count=0.0,
+        frozen=[], tallies=[tally],
     )  # fmt: skip
     lines = [*weight_lines(model), *audio_lines(tally, model.frame_seconds)]
     if tokens:

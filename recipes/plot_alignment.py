@@ -11,7 +11,6 @@ import torch
 import maya
 from maya.audio.load import load_audio
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.recognizer import Method
 from maya.errors import MayaError
 from maya.features import frame_samples
 from maya.recipes.figure import figure_class
@@ -122,14 +121,17 @@ def _fonts() -> list[tuple[Path | None, frozenset[int]]]:
     ]
 
 
-def plot_recording(checkpoint: Path, audio: Path, out: Path, *, language: str | None, method: Method) -> str:
+def plot_recording(checkpoint: Path, audio: Path, out: Path, *, language: str | None, method: str) -> str:
     """Transcribe a recording and draw its tokens into `out`; returns the text."""
     figure_class()  # raises MayaError before the model is loaded
     recognizer = maya.load(checkpoint)
     front_end = recognizer.model.cfg.features
     samples = torch.as_tensor(load_audio(audio, sample_rate=front_end.sample_rate))
-    head = recognizer.choose_head(method, ("transducer", "ctc")).head  # these give frames
-    (hyp,) = recognizer.transcribe([samples], language, method=head)
+    (hyp,) = recognizer.transcribe([samples], language, method=method)
+    if hyp.tokens and not hyp.frames:
+        raise MayaError(
+            "this decoding method gives no frames; name another with --method, such as ctc"
+        )
     feats, _ = recognizer.features(samples[None], torch.tensor([len(samples)]))
     hyp.id = f"{audio.name}: {romanise(hyp.text)}"
     hop_seconds = frame_samples(front_end.hop_ms, front_end.sample_rate) / front_end.sample_rate

@@ -1,4 +1,4 @@
-"""Stage 6: hypotheses → error rates per language and accuracies per label, with intervals: tables, JSON, page."""
+"""Stage 6: from hypotheses to error rates and accuracies of labels, with intervals: tables, JSON, page."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Stage 3: from prepared data and a tokenizer to a trained model; maya.recipes.launch runs one process a GPU."""
+"""Stage 3: from prepared data to a trained model; maya.recipes.launch runs one process a GPU."""
 
 import argparse
 import json
@@ -217,8 +217,8 @@ def check_labels(model: SpeechModelConfig, table: Table) -> None:
         if not any(entry.labels.get(label) for entry in table.entries()):
             heads = " and ".join(name for name, head in model.heads.items() if label in head.needs)
             raise MayaError(
-                f"the head {heads} needs the label {label!r}, and no utterance of {table.path} has it; prepare "
-                "the data with this label, or remove the head"
+                f"the head {heads} needs the label {label!r}, and no utterance of {table.path} has it; "
+                "prepare the data with this label, or remove the head"
             )
 
 

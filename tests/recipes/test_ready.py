@@ -49,7 +49,8 @@ def planned(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A run that is ready, in a folder of its own, on two GPUs that are not there."""
     shutil.copytree(made / "run", tmp_path / "run")
     exp = tiny.experiment()
-    exp.train.init_from, exp.train.encoder_freeze = str(made / "start.pt"), 4
+    exp.train.init_from = str(made / "start.pt")
+    exp.train.freeze, exp.train.freeze_steps = ("encoder",), 4
     monkeypatch.setattr(ready, "find_gpus", lambda: [H200, H200])
     yield Planned(experiment=exp, data=made / "data", run=tmp_path / "run", gpus=2)
 
@@ -150,7 +151,7 @@ def test_checkpoint_to_start_from(planned: Planned, tmp_path: Path) -> None:
     _only(planned, "checkpoint: ", "holds no checkpoint")
     train.init_from = ""
     _only(planned, "checkpoint: ", "give train.init_from")
-    train.encoder_freeze = 0
+    train.freeze, train.freeze_steps = (), 0
     assert _refusals(planned) == []
 
 
@@ -219,9 +220,10 @@ def test_the_command_prints_a_line_for_each_check(
 ) -> None:
     base = ["--experiment", "tests.tiny", "--data", str(planned.data), "--run-dir", str(planned.run)]
     assert main(["ready", *base, "--gpus", "2"]) == 0
+    frozen = ["--set", "train.freeze=encoder", "--freeze-encoder-steps", "5"]
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["ready"] * 6 + ["ready:"]
-    assert main(["ready", *base, "--gpus", "8", "--freeze-encoder-steps", "5"]) == 1
+    assert main(["ready", *base, "--gpus", "8", *frozen]) == 1
     lines = capsys.readouterr().out.splitlines()
     refused = [line.split()[2] for line in lines if line.startswith("NOT READY")]
     assert refused == ["gpus", "checkpoint"] and lines[-1] == "ready: 2 check(s) failed"

@@ -7,7 +7,6 @@ cuts and as Shar. Rounds alternate between the ways of reading; OUT/lhotse.json 
 get the medians.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -32,7 +31,8 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer as tokenizer_stage
 from maya.recipes.train import Utterances, batch_plan, shared_tokens, train_batches, usable
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
+from tools.bench.common import parser_of
 
 SHAR_FUNCTION = """
 from pathlib import Path
@@ -94,7 +94,7 @@ Open = Callable[[tuple[int, int]], Callable[[Position], Iterator[tuple[Position,
 
 def ways(data: Path, out: Path, max_seconds: float) -> dict[str, tuple[Open, Callable[..., Iterator[Any]]]]:
     """By name: what opens the batches, and what yields (position after it, ...) without reading audio."""
-    made = Tokenizer.load(out / "tokenizer.model")
+    made = load_tokenizer(out / "tokenizer.model")
 
     def by_table(ranks: tuple[int, int]) -> Any:
         exp = experiment("table", max_seconds)
@@ -211,7 +211,7 @@ position. With the same plan, a batch takes {ratio:.2f} times the CPU from a man
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--corpus", type=Path, default=Path("../shared/corpora/indic12"))
     parser.add_argument("--out", type=Path, default=Path("exp/bench/lhotse"))
     parser.add_argument(

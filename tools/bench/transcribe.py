@@ -30,7 +30,8 @@ import torch
 
 from maya.audio.load import load_audio
 from maya.convert import from_nemo, to_nemo
-from maya.decode.recognizer import Recognizer, decode_frames
+from maya.decode.methods import greedy
+from maya.decode.recognizer import Recognizer
 from maya.encoders import FastConformerConfig
 from maya.kernels.bench.peak import forget_the_peak, forked, resident
 from maya.models.hybrid import hybrid
@@ -74,22 +75,23 @@ def random_model(args: argparse.Namespace, texts: list[str], audio: list[torch.T
     encoder = FastConformerConfig(n_layers=args.layers, d_model=args.width)
     cfg = hybrid(encoder=encoder, vocab_size=tokenizer.vocab_size)
     model = Recognizer(model=SpeechModel(cfg).eval(), tokenizer=tokenizer, device=torch.device("cpu"))
-    output, head = model.model.joint.joint_net[2], model.model.ctc_decoder.decoder_layers[0]
+    heads: Any = model.model.heads
+    output, ctc = heads["transducer"].joint.joint_net[2], heads["ctc"].decoder_layers[0]
     lens = torch.tensor([len(a) for a in audio])
     with torch.inference_mode():
-        enc, enc_lens = model.encode(torch.nn.utils.rnn.pad_sequence(audio, batch_first=True), lens)
+        encoded = model.model.encode(torch.nn.utils.rnn.pad_sequence(audio, batch_first=True), lens)
     with torch.no_grad():
         layer: Any
-        for layer, method in ((output, "transducer"), (head, "ctc")):
+        for layer, head in ((output, "transducer"), (ctc, "ctc")):
             # Scores far enough apart that rounding decides nothing.
             layer.weight.normal_(std=4 / layer.weight.shape[1] ** 0.5)
             layer.bias[tokenizer.unk_id] = NEVER
-            if method == "transducer":
-                layer.bias[-len(cfg.durations)] = NEVER
+            if head == "transducer":
+                layer.bias[-len(heads[head].durations)] = NEVER
             low, high = -50.0, 50.0
             for _ in range(14):
                 layer.bias[model.model.blank] = (low + high) / 2
-                hyps = decode_frames(model.model, enc, enc_lens, method=method)  # type: ignore[arg-type]
+                hyps = greedy(model.model, encoded, head)
                 many = sum(len(h.tokens) for h in hyps) * SAMPLE_RATE / int(lens.sum()) > args.rate
                 low, high = ((low + high) / 2, high) if many else (low, (low + high) / 2)
     return model
@@ -97,7 +99,7 @@ def random_model(args: argparse.Namespace, texts: list[str], audio: list[torch.T
 
 def maya_taker(model: Recognizer, args: argparse.Namespace) -> Taker:
     method = "ctc" if args.head == "ctc" else "transducer"
-    return lambda paths: [h.text for h in model.transcribe(paths, method=method)]  # type: ignore[arg-type]
+    return lambda paths: [h.text for h in model.transcribe(paths, method=method)]
 
 
 def nemo_taker(nemo: Any, args: argparse.Namespace) -> Taker:
@@ -155,24 +157,25 @@ def hugging_face_model(ours: SpeechModel, head: str) -> Any:
     shared["encoder_config"] = encoder
     state = {f"encoder.{k}": v for k, v in hugging_face_names(ours.encoder.state_dict()).items()}
     peer: Any
+    own: Any = ours.heads["ctc" if head == "ctc" else "transducer"]
     if head == "ctc":
         peer = ParakeetForCTC(ParakeetCTCConfig(**shared))
-        state |= renamed(ours.ctc_decoder.state_dict(), {"decoder_layers.0.": "ctc_head."})
+        state |= renamed(own.state_dict(), {"decoder_layers.0.": "ctc_head."})
     else:
-        cfg = ParakeetTDTConfig(**shared, blank_token_id=ours.blank, durations=list(ours.cfg.durations))
+        cfg = ParakeetTDTConfig(**shared, blank_token_id=ours.blank, durations=list(own.durations))
         peer = ParakeetForTDT(cfg)
         peer.generation_config.decoder_start_token_id = ours.blank
         peer.generation_config.eos_token_id = None
         # It takes a step's token among all outputs, durations too, unless told not to.
         peer.generation_config.suppress_tokens = [ours.blank + 1 + i for i in range(len(cfg.durations))]
         names = {"prediction.embed.": "decoder.embedding.", "prediction.dec_rnn.lstm.": "decoder.lstm."}
-        state |= renamed(ours.decoder.state_dict(), names)
+        state |= renamed(own.decoder.state_dict(), names)
         names = {
             "enc.": "encoder_projector.",
             "pred.": "decoder.decoder_projector.",
             "joint_net.2.": "joint.head.",
         }
-        state |= renamed(ours.joint.state_dict(), names)
+        state |= renamed(own.joint.state_dict(), names)
     peer.load_state_dict(state, strict=True)
     return peer.eval()
 
@@ -268,16 +271,17 @@ def long_one(args: argparse.Namespace, minutes: float, folder: Path) -> dict[str
     utterances = speech(args)
     audio = [load_audio(args.manifest.parent / u["audio"]) for u in utterances]
     model = random_model(args, [u["text"] for u in utterances] * 20, audio[:8])
-    model.model.encoder.context = tuple(args.context)
+    encoder: Any = model.model.encoder
+    encoder.context = tuple(args.context)
     samples, file = int(minutes * 60 * SAMPLE_RATE), folder / "long.wav"
     with soundfile.SoundFile(file, "w", samplerate=SAMPLE_RATE, channels=1, format="RF64") as out:
         while (remaining := samples - out.tell()) > 0:
             out.write(audio[out.tell() % len(audio)][:remaining].numpy())
     method = "ctc" if args.head == "ctc" else "transducer"
-    model.transcribe([audio[0], audio[-1]], method=method)  # type: ignore[arg-type]  # libraries, thread pools
+    model.transcribe([audio[0], audio[-1]], method=method)  # libraries, thread pools
     forget_the_peak()
     before, began = resident("VmRSS"), time.perf_counter()
-    (hyp,) = model.transcribe([file], method=method)  # type: ignore[arg-type]
+    (hyp,) = model.transcribe([file], method=method)
     frames = samples // 160
     sizes = {
         "audio": 4 * samples,
