@@ -10,6 +10,7 @@
 Only labelled tuning needs transcripts.
 """
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,8 @@ from torch.nn.utils.rnn import pad_sequence
 from maya.data.loading.batch import Batch, make_batch
 from maya.decode.methods import greedy
 from maya.decode.recognizer import Recognizer
-from maya.encoders import Encoded, LaCT
+from maya.encoders import Encoded
 from maya.errors import MayaError
-from maya.kernels.lact import FastWeights
 from maya.models.speech_model import SpeechModel
 from maya.recipes.adaptation_report import START, Answer
 from maya.train.tune import TuneConfig, tune
@@ -52,7 +52,7 @@ class Speaker:
         return self.adaptation[: 1 + int(np.abs(ends - seconds).argmin())]
 
 
-Encode = Callable[[list[Tensor]], tuple[Tensor, Tensor]]  # audio, (N,) each -> (B, S, D), lengths (B,)
+Encode = Callable[[list[Tensor]], Encoded]  # audio, (N,) each
 
 
 class SpeakerModel:
@@ -75,45 +75,41 @@ class SpeakerModel:
     def answers(self, encode: Encode, model: SpeechModel | None = None) -> list[tuple[str, str]]:
         """(text, hypothesis) of each evaluation utterance."""
         utterances = self.speaker.evaluation
-        hypotheses = self._decode(model or self.model, *encode([audio for audio, _ in utterances]))
+        hypotheses = self._decode(model or self.model, encode([audio for audio, _ in utterances]))
         return [(text, hyp) for (_, text), hyp in zip(utterances, hypotheses, strict=True)]
 
     def plain(self, model: SpeechModel | None = None) -> Encode:
         """Each utterance by itself."""
         chosen = model or self.model
-
-        def encode(audio: list[Tensor]) -> tuple[Tensor, Tensor]:
-            encoded = chosen.encode_audio(*_padded(audio))
-            return encoded.frames, encoded.lens
-
-        return encode
+        return lambda audio: chosen.encode_audio(*_padded(audio))
 
     def carried(self, earlier: Iterable[Tensor]) -> Encode:
-        """Each utterance starts from the fast weights after the earlier ones, in their order."""
-        encoder, weights = self._lact(), None
-        for audio in earlier:
-            _, _, weights = encoder.adapt(*self.model.features(*_padded([audio])), weights)
-        carried = [w for w in weights or () if w is not None]
-        assert len(carried) == encoder.cfg.n_layers
-        return lambda audio: encoder.adapt(
-            *self.model.features(*_padded(audio)), [_for_all(w, len(audio)) for w in carried]
-        )[:2]
+        """Each utterance starts from what the encoder has learnt from the earlier ones, in their order."""
+        state: Any = None
+
+        def adapt(audio: list[Tensor]) -> tuple[Encoded, Any]:
+            frames, lens, after = self.model.encoder.adapt(*self.model.features(*_padded(audio)), state)
+            return Encoded(frames, lens), after
+
+        for utterance in earlier:
+            _, state = adapt([utterance])
+        return lambda audio: adapt(audio)[0]
 
     def one_recording(self, earlier: Iterable[Tensor]) -> Encode:
         """Each utterance follows the earlier ones in one input; only its own frames are returned.
 
         Features are normalised utterance by utterance, as alone, and start at multiples of an encoder frame.
         """
-        encoder = self._lact()
+        encoder = self.model.encoder
         factor = encoder.cfg.subsampling_factor
         before = torch.cat([self._whole_frames(audio, factor) for audio in earlier])
 
-        def encode(audio: list[Tensor]) -> tuple[Tensor, Tensor]:
+        def encode(audio: list[Tensor]) -> Encoded:
             feats, lens = self.model.features(*_padded(audio))
             feats = torch.cat([before.expand(len(audio), -1, -1), feats], 1)
-            enc, enc_lens = encoder(feats, lens + len(before))
+            frames, frame_lens = encoder(feats, lens + len(before))
             skipped = len(before) // factor
-            return enc[:, skipped:], enc_lens - skipped
+            return Encoded(frames[:, skipped:], frame_lens - skipped)
 
         return encode
 
@@ -127,39 +123,27 @@ class SpeakerModel:
         audio = [samples for samples, _ in utterances]
         texts = [text for _, text in utterances]
         if not labelled:
-            texts = self._decode(self.model, *self.plain()(audio))
+            texts = self._decode(self.model, self.plain()(audio))
         tokens = self.recognizer.tokenizer.encode_batch(texts, [self.speaker.language] * len(texts))
         names = [f"{self.speaker.name}-{i}" for i in range(len(texts))]
         return make_batch(
             audio, tokens, [self.lang] * len(texts), names, sample_rate=self.speaker.sample_rate
         )
 
-    def _decode(self, model: SpeechModel, encoder_out: Tensor, lens: Tensor) -> list[str]:
-        langs = torch.full((len(encoder_out),), self.lang)
-        hyps = greedy(model, Encoded(encoder_out, lens), self.head, langs)
+    def _decode(self, model: SpeechModel, encoded: Encoded) -> list[str]:
+        langs = torch.full((len(encoded.frames),), self.lang)
+        hyps = greedy(model, encoded, self.head, langs)
         return [self.recognizer.tokenizer.decode(hyp.tokens) for hyp in hyps]
 
     def without_update(self) -> list[tuple[str, str]]:
-        """Hypotheses of a LaCT whose fast weights are not updated."""
-        cfg = self._lact().cfg
-        before, cfg.update_at_test = cfg.update_at_test, False
-        try:
-            return self.answers(self.plain())
-        finally:
-            cfg.update_at_test = before
-
-    def _lact(self) -> LaCT:
-        encoder = self.model.encoder
-        assert isinstance(encoder, LaCT)
-        return encoder
+        """The answers of a copy whose encoder learns nothing from an utterance."""
+        model = copy.deepcopy(self.model)
+        model.encoder.stop_updates()
+        return self.answers(self.plain(model), model)
 
 
 def _padded(audio: list[Tensor]) -> tuple[Tensor, Tensor]:
     return pad_sequence(audio, batch_first=True), torch.tensor([len(a) for a in audio])
-
-
-def _for_all(weights: FastWeights, rows: int) -> FastWeights:
-    return FastWeights(*(None if w is None else w.expand(rows, *w.shape[1:]) for w in weights))  # type: ignore[arg-type]
 
 
 def compare(
@@ -176,7 +160,7 @@ def compare(
 
     with torch.inference_mode():
         add(START, False, 0, speaker_model.answers(speaker_model.plain()))
-        if isinstance(speaker_model.model.encoder, LaCT):
+        if speaker_model.model.encoder.adapts:
             add("no update", False, 0, speaker_model.without_update())
             for target in seconds:
                 earlier = [audio for audio, _ in speaker.prefix(target)]

@@ -17,6 +17,14 @@ from maya.text.sample import TextSample, gather
 _TEXTS_READ = 1_000_000  # cuts whose texts a tokenizer is trained on; a CutSet may have no end
 
 
+def require_data(experiment: Experiment, data: Path | None) -> None:
+    """MayaError where a training from a table has no folder of prepared data."""
+    if data is None and experiment.data.source == "table":
+        raise MayaError(
+            "name the folder that `maya prepare` wrote with --data, or set data.source=lhotse and data.cuts"
+        )
+
+
 def training_source(experiment: Experiment) -> CutSource:
     """The cuts of data.cuts."""
     cfg = experiment.data

@@ -33,7 +33,7 @@ from maya.data.plan.sampler import PlanSampler
 from maya.data.plan.stream import StreamSampler
 from maya.data.table.alignable import ctc_frames
 from maya.errors import MayaError
-from maya.files import write_json
+from maya.files import sha256, write_json
 from maya.recipes.cut_sources import dev_source, training_source
 from maya.recipes.experiment import Experiment
 from maya.text.tokenizer import Tokenizer
@@ -92,8 +92,10 @@ class Usable:
 
 
 def _in_memory(cut: Cut) -> bool:
-    recording = getattr(cut, "recording", None)
-    return recording is not None and any(source.type == "memory" for source in recording.sources)
+    """Whether any recording of a cut is kept in memory; a mixed cut has several."""
+    parts = [track.cut for track in getattr(cut, "tracks", ())] or [cut]
+    recordings = [part.recording for part in parts if getattr(part, "recording", None) is not None]
+    return any(source.type == "memory" for recording in recordings for source in recording.sources)
 
 
 def open_batches(
@@ -113,10 +115,11 @@ def open_batches(
     if cfg.sampler == "plan":
         stream = CutStream(source, usable.check, log_path=log_path)
         stream.begin(0)
-        return PlannedCuts(PlanSampler(
+        sampler = PlanSampler(
             CutSet(stream), cfg.plan, tokens=usable.count, language=usable.language,
             speeds=cfg.speed_perturb, **place,
-        ))  # fmt: skip
+        )  # fmt: skip
+        return PlannedCuts(sampler, stream.digest)
     stream = CutStream(source, usable.check, speeds=cfg.speed_perturb, log_path=log_path)
     make_sampler = _streaming(experiment, usable)
     if cfg.sampler == "dynamic_bucketing":
@@ -180,12 +183,15 @@ def batches_from(
 
 
 def describe_cuts(experiment: Experiment, cuts: CutBatches, run: Path) -> TrainingData:
-    """The identity of the training data, alike on every rank; see `CutSource.identity`."""
+    """The identity of the training data, alike on every rank: `CutSource.identity`, and with a plan the
+    digest of all cuts."""
     facts: list[str] = []
     if rank() == 0:
         dev = dev_source(experiment)
         digest, files = training_source(experiment).identity()
-        hours = cuts.hours if isinstance(cuts, PlannedCuts) else 0.0
+        hours = 0.0
+        if isinstance(cuts, PlannedCuts):
+            hours, digest = cuts.hours, sha256(f"{digest} {cuts.digest}")
         described = TrainingData(
             digest=digest, table=files, dev=dev.identity()[0] if dev is not None else "",
             utterances=cuts.utterances, hours=round(hours, 6), batches_per_pass=cuts.batches_per_pass,

@@ -11,6 +11,7 @@ import torch
 import maya
 from maya.audio.load import load_audio
 from maya.decode.hypothesis import Hypothesis
+from maya.decode.methods import choose_method
 from maya.errors import MayaError
 from maya.features import frame_samples
 from maya.recipes.figure import figure_class
@@ -127,11 +128,9 @@ def plot_recording(checkpoint: Path, audio: Path, out: Path, *, language: str | 
     recognizer = maya.load(checkpoint)
     front_end = recognizer.model.cfg.features
     samples = torch.as_tensor(load_audio(audio, sample_rate=front_end.sample_rate))
-    (hyp,) = recognizer.transcribe([samples], language, method=method)
-    if hyp.tokens and not hyp.frames:
-        raise MayaError(
-            "this decoding method gives no frames; name another with --method, such as ctc"
-        )
+    # Methods that decode streams give frames.
+    choice = choose_method(method, recognizer.model.cfg, recognizer.trained_heads(), stream=True)
+    (hyp,) = recognizer.transcribe([samples], language, method=choice.method)
     feats, _ = recognizer.features(samples[None], torch.tensor([len(samples)]))
     hyp.id = f"{audio.name}: {romanise(hyp.text)}"
     hop_seconds = frame_samples(front_end.hop_ms, front_end.sample_rate) / front_end.sample_rate

@@ -1,4 +1,4 @@
-"""Stage 6: from hypotheses to error rates and accuracies of labels, with intervals: tables, JSON, page."""
+"""Stage 6: hypotheses → error rates by language, accuracies by label, intervals; tables, JSON, a page."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Stage 3: from prepared data to a trained model; maya.recipes.launch runs one process a GPU."""
+"""Stage 3: from data and a tokenizer to a trained model; maya.recipes.launch runs one process a GPU."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ from maya.recipes import cuts as lhotse_cuts
 from maya.recipes.aliases import add_aliases
 from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
 from maya.recipes.convert import open_checkpoint
-from maya.recipes.cut_sources import dev_cuts, training_source
+from maya.recipes.cut_sources import dev_cuts, require_data, training_source
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.experiment_file import own_file, record_file
 from maya.recipes.markers import content, is_done, mark_done
@@ -117,12 +117,9 @@ def train(
 
 def training_identity(experiment: Experiment, data: Path | None) -> dict[str, Any]:
     """The training data as an input of the stage's marker."""
-    if experiment.data.source == "lhotse":
+    require_data(experiment, data)
+    if data is None or experiment.data.source == "lhotse":
         return {"cuts": training_source(experiment).identity()}
-    if data is None:
-        raise MayaError(
-            "name the folder that `maya prepare` wrote with --data, or set data.source=lhotse and data.cuts"
-        )
     return {"data": content(data / "stage.json"), "table": Table.open(part_path(data, "train")).digest}
 
 

@@ -26,7 +26,6 @@ from maya.ranges import (
     Share,
 )
 from maya.recipes.experiment import Experiment
-from maya.recipes.speech_llm import LLMExperiment
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
@@ -67,7 +66,7 @@ def numbers(hint: Any, path: str) -> Iterator[tuple[str, type, Range | None]]:
                 yield from numbers(argument, f"{path}[{i}]")
 
 
-CLASSES = configurations(Experiment, LLMExperiment, maya.train.tune.TuneConfig)
+CLASSES = configurations(Experiment, maya.train.tune.TuneConfig)
 
 
 def test_configurations_are_reached() -> None:
@@ -107,7 +106,7 @@ def with_number(hint: Any, value: Any, current: Any) -> Any:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, 0, 10**40], ids=str)
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
 def test_odd_values_are_declared_or_refused(cls: type, value: float) -> None:
-    required = {"name": "x"} if cls in (Experiment, LLMExperiment) else {}
+    required = {"name": "x"} if cls is Experiment else {}
     made = cls(**required)
     for name, hint in field_types(cls).items():
         first = next(numbers(hint, name), None)
@@ -216,11 +215,10 @@ def test_an_override_is_refused_under_the_name_that_was_typed() -> None:
 @pytest.mark.parametrize("code", ["hi", "sat", "en-IN", "zh-Hant", "pt_BR", "mni-Mtei", "English"])
 def test_plausible_language_codes_are_accepted(code: str) -> None:
     assert Experiment(name="x", languages=(code,)).languages == (code,)
-    assert LLMExperiment(name="x", languages=(code,)).languages == (code,)
 
 
 @pytest.mark.parametrize("code", ["hindi!", "", " ", "auto", "unknown", "none", "xx", "und", "12", "e"])
-@pytest.mark.parametrize("cls", [Experiment, LLMExperiment])
+@pytest.mark.parametrize("cls", [Experiment])
 def test_nonsense_is_no_language(cls: type, code: str) -> None:
     with pytest.raises(MayaError, match="languages must be the code or the name of a language, .* not "):
         cls(name="x", languages=("hi", code))

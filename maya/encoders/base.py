@@ -154,6 +154,7 @@ class Encoder(nn.Module):
     its constructor takes the configuration."""
 
     front: ClassVar[tuple[str, ...]] = ()  # children that stand before the first block, such as a subsampling
+    adapts: ClassVar[bool] = False  # whether the class has `adapt`
     cfg: Any
 
     def __init_subclass__(cls, *, config: type | None = None) -> None:
@@ -195,10 +196,20 @@ class Encoder(nn.Module):
         kind = getattr(self.cfg, "kind", type(self).__name__)
         raise MayaError(f"an encoder of kind {kind!r} cannot stream; transcribe whole files")
 
+    def adapt(self, x: Tensor, x_lens: Tensor, weights: Any = None) -> tuple[Tensor, Tensor, Any]:
+        """`forward` that continues to learn after an earlier utterance of the same speakers. Returns frames
+        (B, S, D), lens (B,), and the state after this utterance.
+
+        weights: the state after the earlier utterance, of B rows or of one row for all; None for the first
+        utterance. Raises MayaError for an encoder that does not learn from utterances.
+        """
+        kind = getattr(self.cfg, "kind", type(self).__name__)
+        raise MayaError(f"an encoder of kind {kind!r} does not learn from utterances; tune the model instead")
+
     def stop_updates(self) -> bool:
         """In evaluation learn nothing from utterances any more. False if the encoder never does: it has no
         module with a method `stop_updates`."""
-        parts = [part for part in self.modules() if part is not self and hasattr(part, "stop_updates")]
+        parts: list[Any] = [m for m in self.modules() if m is not self and hasattr(m, "stop_updates")]
         for part in parts:
             part.stop_updates()
         return bool(parts)

@@ -21,13 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maya.config import to_dict
 from maya.data.plan import MemoryConfig, PlanConfig
 from maya.data.plan.caps import Caps
 from maya.errors import MayaError
 from maya.files import json_sha256
-from maya.models.config import SpeechModelConfig
-from maya.train.loop import TrainConfig
 from maya.train.memory_steps import Order, Steps
 
 THRESHOLD = 0.05  # the largest batch is found to this share of it
@@ -50,7 +47,7 @@ class Sample:
 
 @dataclass(kw_only=True, slots=True)
 class Probe:
-    """What was found: the filled-in cap, the tries, and how far the function lies above their peaks."""
+    """The result: the filled-in cap, the tries, and how far the function lies above their peaks."""
 
     memory: MemoryConfig
     samples: list[Sample] = field(default_factory=list)
@@ -182,29 +179,23 @@ def _gb(peak: int | None) -> str:
     return "out of memory" if peak is None else f"{peak / 1e9:.2f} GB"
 
 
-def with_memory(
-    plan: PlanConfig, model: SpeechModelConfig, train: TrainConfig, cache: Path, *, seconds: float, tokens: int,
-    device: torch.device, bf16: bool, world_size: int = 1,
-) -> PlanConfig:  # fmt: skip
+def with_memory(plan: PlanConfig, order: Order, cache: Path, *, seconds: float, tokens: int) -> PlanConfig:
     """The plan with its memory cap filled in: from `cache` where it was measured before, else measured now.
 
-    seconds, tokens: the longest utterance of the data, as it is played, and the most tokens. They are rounded
-    up, so that other data do not mean another probe. cache: a folder; a file per model, precision, device and
-    version of torch. With memory.limit "off" the plan itself. Only one rank should call this.
-    Raises MayaError where one utterance does not fit, or "auto" is asked for on a CPU.
+    order: the model, its training and the device. seconds, tokens: the longest utterance of the data, as it
+    is played, and the most tokens; rounded up, so that other data do not mean another probe. cache: a folder
+    with a file per model, precision, device and version of torch. With memory.limit "off" it returns the plan
+    itself. Only one rank should call this. Raises MayaError where one utterance does not fit, or "auto" is
+    given on a CPU.
     """
     memory = plan.memory
     if memory.limit == "off":
         return plan
-    if memory.limit == "auto" and device.type != "cuda":
+    if memory.limit == "auto" and torch.device(order.device).type != "cuda":
         raise MayaError(
             'data.plan.memory.limit "auto" takes what a GPU has free; on a CPU give it in GB, such as '
             "data.plan.memory.limit=8, or leave it off"
         )
-    order = Order(
-        model=to_dict(model), train=to_dict(train), device=str(device), bf16=bf16,
-        hold_gradients=train.accumulate > 1 or world_size > 1, threads=torch.get_num_threads(),
-    )  # fmt: skip
     reach = (5.0 * np.ceil(seconds / 5 - 1e-6), int(16 * np.ceil(max(tokens, 1) / 16)))
     key = _key(order, plan, reach)
     path = cache / f"memory-{key['name']}.json"

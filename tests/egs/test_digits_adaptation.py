@@ -11,9 +11,10 @@ from torch import Tensor
 
 from egs.digits.adaptation import read_speakers
 from maya.decode.recognizer import Recognizer
+from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.kernels.lact import FastWeights
-from maya.models.speech_model import build_model
+from maya.models.speech_model import SpeechModel, build_model
 from maya.recipes import adaptation
 from maya.recipes.adaptation_report import START, Answer, curves, main, table
 from maya.recipes.lact_presets import lact_tiny
@@ -69,7 +70,7 @@ def speaker_model() -> adaptation.SpeakerModel:
     return adaptation.SpeakerModel(recognizer, speaker, "ctc")
 
 
-def encoded(speaker_model: adaptation.SpeakerModel, encode: adaptation.Encode) -> tuple[Tensor, Tensor]:
+def encoded(speaker_model: adaptation.SpeakerModel, encode: adaptation.Encode) -> Encoded:
     with torch.inference_mode():
         return encode([audio for audio, _ in speaker_model.speaker.evaluation])
 
@@ -106,29 +107,35 @@ def test_fast_weights_without_updates_change_nothing(speaker_model: adaptation.S
         assert all(isinstance(weights, FastWeights) for weights in fresh)
         audio = [audio for audio, _ in speaker_model.speaker.evaluation]
         feats, lens = speaker_model.model.features(*adaptation._padded(audio))
-        enc, _, _ = encoder.adapt(feats, lens, [adaptation._for_all(w, len(audio)) for w in fresh])
+        enc, _, _ = encoder.adapt(feats, lens, fresh)  # one row for all utterances
     assert float((plain - enc).abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_the_model_is_left_as_it_was(
+def test_decoding_without_updates_leaves_the_model_unchanged(
     speaker_model: adaptation.SpeakerModel, before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg, real, during = speaker_model.model.encoder.cfg, speaker_model.answers, []
+    cfg, answers, during = speaker_model.model.encoder.cfg, speaker_model.answers, []
 
-    def answers(*args: object) -> object:
-        during.append(cfg.update_at_test)
-        return real(*args)
+    def recorded(encode: adaptation.Encode, model: SpeechModel) -> list[tuple[str, str]]:
+        during.append(model.encoder.cfg.update_at_test)
+        return answers(encode, model)
 
     cfg.update_at_test = before
-    monkeypatch.setattr(speaker_model, "answers", answers)
+    monkeypatch.setattr(speaker_model, "answers", recorded)
     with torch.inference_mode():
-        speaker_model.without_update()
+        pairs = speaker_model.without_update()
     assert during == [False] and cfg.update_at_test is before
-    monkeypatch.setattr(speaker_model, "answers", lambda *_: [].pop())
-    with pytest.raises(IndexError):
-        speaker_model.without_update()
-    assert cfg.update_at_test is before
+    cfg.update_at_test = False
+    with torch.inference_mode():
+        assert pairs == answers(speaker_model.plain())
+
+
+def test_an_encoder_that_does_not_adapt_refuses() -> None:
+    encoder = experiment().model.encoder.build()
+    assert not encoder.adapts
+    with pytest.raises(MayaError, match="does not learn from utterances"):
+        encoder.adapt(torch.zeros(1, 10, 80), torch.tensor([10]))
 
 
 def test_every_way_is_in_the_table(speaker_model: adaptation.SpeakerModel, tmp_path: Path) -> None:

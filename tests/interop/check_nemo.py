@@ -40,7 +40,9 @@ def compare(model: Recognizer, nemo: Any, audio: Tensor, lens: Tensor) -> list[R
     rows: list[Row] = []
     with torch.inference_mode():
         nemo_feats, their_lens = nemo.preprocessor(input_signal=audio, length=lens)
-        if not nemo_parts(model.model.cfg, "NeMo").features.legacy:  # NeMo has dropped those
+        if not nemo_parts(
+            model.model.cfg, "NeMo"
+        ).features.legacy:  # NeMo 2.5 and later does not compute those
             rows += _features(*model.features(audio, lens), nemo_feats, their_lens)
         enc, enc_lens = nemo.encoder(audio_signal=nemo_feats, length=their_lens)
         own, own_lens = model.model.encoder(nemo_feats.transpose(1, 2), their_lens)

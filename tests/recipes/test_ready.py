@@ -151,7 +151,7 @@ def test_checkpoint_to_start_from(planned: Planned, tmp_path: Path) -> None:
     _only(planned, "checkpoint: ", "holds no checkpoint")
     train.init_from = ""
     _only(planned, "checkpoint: ", "give train.init_from")
-    train.freeze, train.freeze_steps = (), 0
+    train.freeze, train.freeze_steps = (), None
     assert _refusals(planned) == []
 
 
@@ -220,10 +220,9 @@ def test_the_command_prints_a_line_for_each_check(
 ) -> None:
     base = ["--experiment", "tests.tiny", "--data", str(planned.data), "--run-dir", str(planned.run)]
     assert main(["ready", *base, "--gpus", "2"]) == 0
-    frozen = ["--set", "train.freeze=encoder", "--freeze-encoder-steps", "5"]
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["ready"] * 6 + ["ready:"]
-    assert main(["ready", *base, "--gpus", "8", *frozen]) == 1
+    assert main(["ready", *base, "--gpus", "8", "--freeze-encoder-steps", "5"]) == 1
     lines = capsys.readouterr().out.splitlines()
     refused = [line.split()[2] for line in lines if line.startswith("NOT READY")]
     assert refused == ["gpus", "checkpoint"] and lines[-1] == "ready: 2 check(s) failed"

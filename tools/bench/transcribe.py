@@ -76,22 +76,22 @@ def random_model(args: argparse.Namespace, texts: list[str], audio: list[torch.T
     cfg = hybrid(encoder=encoder, vocab_size=tokenizer.vocab_size)
     model = Recognizer(model=SpeechModel(cfg).eval(), tokenizer=tokenizer, device=torch.device("cpu"))
     heads: Any = model.model.heads
-    output, ctc = heads["transducer"].joint.joint_net[2], heads["ctc"].decoder_layers[0]
+    output, head = heads["transducer"].joint.joint_net[2], heads["ctc"].decoder_layers[0]
     lens = torch.tensor([len(a) for a in audio])
     with torch.inference_mode():
-        encoded = model.model.encode(torch.nn.utils.rnn.pad_sequence(audio, batch_first=True), lens)
+        encoded = model.model.encode_audio(torch.nn.utils.rnn.pad_sequence(audio, batch_first=True), lens)
     with torch.no_grad():
         layer: Any
-        for layer, head in ((output, "transducer"), (ctc, "ctc")):
+        for layer, method in ((output, "transducer"), (head, "ctc")):
             # Scores far enough apart that rounding decides nothing.
             layer.weight.normal_(std=4 / layer.weight.shape[1] ** 0.5)
             layer.bias[tokenizer.unk_id] = NEVER
-            if head == "transducer":
-                layer.bias[-len(heads[head].durations)] = NEVER
+            if method == "transducer":
+                layer.bias[-len(heads["transducer"].durations)] = NEVER
             low, high = -50.0, 50.0
             for _ in range(14):
                 layer.bias[model.model.blank] = (low + high) / 2
-                hyps = greedy(model.model, encoded, head)
+                hyps = greedy(model.model, encoded, method)
                 many = sum(len(h.tokens) for h in hyps) * SAMPLE_RATE / int(lens.sum()) > args.rate
                 low, high = ((low + high) / 2, high) if many else (low, (low + high) / 2)
     return model
@@ -155,27 +155,29 @@ def hugging_face_model(ours: SpeechModel, head: str) -> Any:
     )
     shared: dict[str, Any] = {"vocab_size": ours.blank + 1, "pad_token_id": ours.blank}
     shared["encoder_config"] = encoder
+    heads: Any = ours.heads
     state = {f"encoder.{k}": v for k, v in hugging_face_names(ours.encoder.state_dict()).items()}
     peer: Any
-    own: Any = ours.heads["ctc" if head == "ctc" else "transducer"]
     if head == "ctc":
         peer = ParakeetForCTC(ParakeetCTCConfig(**shared))
-        state |= renamed(own.state_dict(), {"decoder_layers.0.": "ctc_head."})
+        state |= renamed(heads["ctc"].state_dict(), {"decoder_layers.0.": "ctc_head."})
     else:
-        cfg = ParakeetTDTConfig(**shared, blank_token_id=ours.blank, durations=list(own.durations))
+        cfg = ParakeetTDTConfig(
+            **shared, blank_token_id=ours.blank, durations=list(heads["transducer"].durations)
+        )
         peer = ParakeetForTDT(cfg)
         peer.generation_config.decoder_start_token_id = ours.blank
         peer.generation_config.eos_token_id = None
         # It takes a step's token among all outputs, durations too, unless told not to.
         peer.generation_config.suppress_tokens = [ours.blank + 1 + i for i in range(len(cfg.durations))]
         names = {"prediction.embed.": "decoder.embedding.", "prediction.dec_rnn.lstm.": "decoder.lstm."}
-        state |= renamed(own.decoder.state_dict(), names)
+        state |= renamed(heads["transducer"].decoder.state_dict(), names)
         names = {
             "enc.": "encoder_projector.",
             "pred.": "decoder.decoder_projector.",
             "joint_net.2.": "joint.head.",
         }
-        state |= renamed(own.joint.state_dict(), names)
+        state |= renamed(heads["transducer"].joint.state_dict(), names)
     peer.load_state_dict(state, strict=True)
     return peer.eval()
 
@@ -271,8 +273,8 @@ def long_one(args: argparse.Namespace, minutes: float, folder: Path) -> dict[str
     utterances = speech(args)
     audio = [load_audio(args.manifest.parent / u["audio"]) for u in utterances]
     model = random_model(args, [u["text"] for u in utterances] * 20, audio[:8])
-    encoder: Any = model.model.encoder
-    encoder.context = tuple(args.context)
+    fast_conformer: Any = model.model.encoder
+    fast_conformer.context = tuple(args.context)
     samples, file = int(minutes * 60 * SAMPLE_RATE), folder / "long.wav"
     with soundfile.SoundFile(file, "w", samplerate=SAMPLE_RATE, channels=1, format="RF64") as out:
         while (remaining := samples - out.tell()) > 0:

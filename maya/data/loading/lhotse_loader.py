@@ -94,7 +94,7 @@ class CutStream:
     def __iter__(self) -> Iterator[Cut]:
         path = self._log_path if self.epoch == self._logged else None
         first, kept, repeated = "", 0, 0
-        with nullcontext() if path is None else path.open("w", encoding="utf-8") as log_file:
+        with nullcontext() if path is None else path.open("w", 1, encoding="utf-8") as log_file:
             for cut in self.source.open(self.epoch):
                 self._hash.update(json.dumps(described(cut)).encode())
                 try:
@@ -127,10 +127,10 @@ class CutStream:
 
 
 class PlannedCuts:
-    """Batches by our plan, of cuts that are read once; `sampler.plan` says which."""
+    """Batches by our plan, of cuts that are read once; `sampler.plan` says which. digest: of all cuts."""
 
-    def __init__(self, sampler: PlanSampler) -> None:
-        self._sampler, plan = sampler, sampler.plan
+    def __init__(self, sampler: PlanSampler, digest: str) -> None:
+        self._sampler, plan, self.digest = sampler, sampler.plan, digest
         self.utterances, self.batches_per_pass = len(plan), plan.num_batches(0)
         self.hours = float(plan.durations.sum()) / 3600
 

@@ -44,6 +44,8 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
     at any time: with False, evaluation shows a model that learns nothing from an utterance.
     """
 
+    adapts = True
+
     def __init__(self, cfg: LaCTConfig) -> None:
         super().__init__()
         check(cfg)
@@ -90,18 +92,20 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
         return Encoded(_masked(x, frames), lens, {n: _masked(y, frames) for n, y in states.items()})
 
     def adapt(
-        self, x: Tensor, x_lens: Tensor, weights: Sequence[FastWeights | None] | None = None
-    ) -> tuple[Tensor, Tensor, tuple[FastWeights | None, ...]]:
+        self, x: Tensor, x_lens: Tensor, weights: Sequence[FastWeights] | None = None
+    ) -> tuple[Tensor, Tensor, tuple[FastWeights, ...]]:
         """`forward` that goes on learning where an earlier utterance of the same speakers ended.
 
         `weights` is what the call for that utterance returned third, None for the first one: the fast weights
-        of each layer, a row for each of the B speakers. Activation checkpointing is not used.
+        of each layer, a row for each of the B speakers or one row for all. Activation checkpointing is not
+        used.
         """
         x, lens, frames = self._front(x, x_lens)
-        memories = [FastMemory(w) for w in weights or [None] * self.cfg.n_layers]
+        before: Sequence[FastWeights | None] = weights or [None] * self.cfg.n_layers
+        memories = [FastMemory(_expanded(w, len(x))) for w in before]
         for layer, memory in zip(self.layers, memories, strict=True):
             x = layer(x, frames, memory)
-        return _masked(x, frames), lens, tuple(memory.weights for memory in memories)
+        return _masked(x, frames), lens, tuple(m.weights for m in memories if m.weights is not None)
 
     def _front(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor, Frames]:
         """Frames (B, S, D) as they enter the layers, their numbers (B,), and what the layers share."""
@@ -157,6 +161,13 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
         layers = [torch.stack([getattr(m.weights, name).flatten(2) for name in names]) for m in memories]
         fast = torch.stack(layers, dim=1).masked_fill(~learnt[:, None, None], 0.0)
         return replace(state, fast=fast, learnt=learnt)
+
+
+def _expanded(weights: FastWeights | None, rows: int) -> FastWeights | None:
+    """Weights of one row for `rows` rows, without a copy; others as they are."""
+    if weights is None:
+        return None
+    return FastWeights(*(None if w is None else w.expand(rows, *w.shape[1:]) for w in weights))  # type: ignore[arg-type]
 
 
 def _masked(x: Tensor, frames: Frames) -> Tensor:
