@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from maya.pages import document
 from maya.score.curve import chart, read_metrics, series
 from maya.score.report import GroupScore, Report, ScoredUtterance, percent, score_utterances, span
 
@@ -12,20 +13,9 @@ WORST = 20  # utterances shown per language
 FREQUENT = 15  # confusions shown per language
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --sub: #d9703c; --del: #c0392b; --ins: #2f7d4f; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; margin: .5rem 0; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child, .left { text-align: left; }
-tr.total { font-weight: 600; }
-details { margin: .4rem 0; border-bottom: 1px solid var(--line); padding-bottom: .4rem; }
-summary { cursor: pointer; }
+:root { --sub: #d9703c; --del: #c0392b; --ins: #2f7d4f; }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem; } .charts svg { flex: 1 1 420px; max-width: 520px; }
-svg text { fill: currentColor; font-size: 11px; } svg text.title { font-weight: 600; font-size: 12px; }
-svg .grid { stroke: var(--line); }
 .pairs { display: flex; flex-wrap: wrap; gap: 2.5rem; align-items: flex-start; }
-.note { opacity: .7; font-size: .9em; }
 .utterance { margin: .7rem 0; } .utterance p { margin: .1rem 0; }
 del { color: var(--del); } ins { color: var(--ins); text-decoration: none; border-bottom: 2px solid; }
 .sub del { color: var(--sub); } .sub ins { color: var(--sub); }
@@ -39,11 +29,6 @@ def write_page(report: Report, path: str | Path, *, title: str, metrics: str | P
     """
     scored = score_utterances(report)
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{html.escape(title)}</h1>",
         _summary(report),
         _table(report),
         _curves(metrics),
@@ -53,8 +38,7 @@ def write_page(report: Report, path: str | Path, *, title: str, metrics: str | P
     ]
     for score in report.languages:
         parts.append(_language(score, [s for s in scored if s.utterance.language == score.code]))
-    parts.append("</body></html>")
-    Path(path).write_text("\n".join(p for p in parts if p) + "\n", encoding="utf-8")
+    Path(path).write_text(document(title, parts, _STYLE), encoding="utf-8")
 
 
 def confusions(scored: Iterable[ScoredUtterance]) -> Counter[tuple[str, str]]:

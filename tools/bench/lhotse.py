@@ -3,8 +3,8 @@
     python -m tools.bench.lhotse --corpus ../shared/corpora/indic12 --out exp/bench/lhotse
 
 Some of the corpus is written as FLAC and prepared. Its training utterances are then written as a manifest of
-cuts and as Shar. Rounds alternate between the ways of reading; OUT/lhotse.json and docs/benchmarks/lhotse.md
-get the medians.
+cuts and as Shar. Rounds alternate between the ways of reading; OUT/lhotse.json and the
+file of --page get the medians.
 """
 
 import argparse

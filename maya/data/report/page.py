@@ -25,6 +25,7 @@ from maya.data.report.charts import (
 )
 from maya.data.report.statistics import EDGES, Histogram, histogram
 from maya.errors import MayaError
+from maya.pages import document
 from maya.text.languages import Language, language_name, language_of_texts
 
 _RARE = 3  # occurrences, up to which a letter is looked at with suspicion
@@ -33,27 +34,19 @@ _UNSEEN = {"\u200c": "ZWNJ", "\u200d": "ZWJ"}
 _CLIPPED = ("none", "under 0.001 %", "to 0.01 %", "to 0.1 %", "to 1 %", "more")
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d1d1f; }
-body { max-width: 1120px; margin: 1.5rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; margin-bottom: .3rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem; }
-table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #8883; white-space: nowrap; }
-th { font-weight: 600; vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child, .left { text-align: left; }
-tr.total { font-weight: 600; } td.none { color: #aaa; }
-.wide { overflow-x: auto; } .note { color: #666; font-size: .9em; margin: .2rem 0; }
+th, td { white-space: nowrap; } th { font-weight: 600; vertical-align: bottom; white-space: normal; }
+td.none { color: #aaa; } .wide { overflow-x: auto; }
 .grid3 { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 1rem 1.6rem; }
 svg { width: 100%; max-width: 440px; height: auto; display: block; }
-svg text { font-size: 12px; fill: #333; } svg text.title { font-weight: 600; }
-svg .grid { stroke: #8883; } svg .limit { stroke: #c0392b; stroke-dasharray: 3 3; }
+svg .limit { stroke: #c0392b; stroke-dasharray: 3 3; }
 svg .whisker { stroke: #3b7dd8; } svg .median { stroke: #1d3f73; stroke-width: 2; }
-details { border-bottom: 1px solid #8883; padding: .35rem 0; } summary { cursor: pointer; }
 .key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .9em; }
 .example { margin: .5rem 0 .5rem 1rem; overflow-wrap: anywhere; } .example p { margin: 0; }
 .letters { display: flex; flex-wrap: wrap; gap: 4px; margin: .5rem 0; }
 .letters span { border: 1px solid #8883; border-radius: 4px; padding: 0 6px; }
 .letters span { text-align: center; font-size: 1.15em; }
-.letters small { display: block; font-size: 10px; color: #666; }
+.letters small { display: block; font-size: 10px; opacity: .7; }
+.letters .rare, .letters .foreign { color: #1d1d1f; }
 .letters .rare { border-color: #c0392b; background: #fdf0ee; } .letters .foreign { background: #fff6dd; }
 .dropped { color: #c0392b; }
 """
@@ -107,11 +100,6 @@ def write_page(page: Page, path: Path) -> None:
 def draw(page: Page) -> str:
     """The page as HTML."""
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{_text(page.title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{_text(page.title)}</h1>",
         _overview(page),
         _hours(page),
         _durations(page),
@@ -124,9 +112,8 @@ def draw(page: Page) -> str:
         _letters(page),
         _tokenizer(page.tokenizer),
         _plan(page.plan),
-        "</body></html>",
     ]
-    return "\n".join(part for part in parts if part) + "\n"
+    return document(page.title, parts, _STYLE)
 
 
 def _overview(page: Page) -> str:
