@@ -208,8 +208,8 @@ def _report(run: Path) -> dict[str, Any]:
 def unknown_shares(sample: TextSample, tokenizer: Tokenizer) -> dict[str, float]:
     """By language, the share of the characters of texts that have no piece of their own."""
     return {
-        code: sum(without_piece(tokenizer, mine).values()) / mine.length
-        for code, mine in sorted(sample.items())
+        code: sum(without_piece(tokenizer, texts).values()) / texts.length
+        for code, texts in sorted(sample.items())
     }
 
 
