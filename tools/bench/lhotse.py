@@ -7,7 +7,6 @@ cuts and as Shar. Rounds alternate between the ways of reading; OUT/lhotse.json 
 file of --page get the medians.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -33,6 +32,7 @@ from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer as tokenizer_stage
 from maya.recipes.train import Utterances, batch_plan, shared_tokens, train_batches, usable
 from maya.text.load import load_tokenizer
+from tools.bench.common import parser_of
 
 SHAR_FUNCTION = """
 from pathlib import Path
@@ -211,7 +211,7 @@ position. With the same plan, a batch takes {ratio:.2f} times the CPU from a man
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--corpus", type=Path, default=Path("../shared/corpora/indic12"))
     parser.add_argument("--out", type=Path, default=Path("exp/bench/lhotse"))
     parser.add_argument(
