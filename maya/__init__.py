@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from maya.decode.recognizer import Recognizer
+    from maya.models.config import SpeechModelConfig
 
 __version__ = "0.2.0"
 
@@ -22,16 +23,18 @@ if (_TOP / "setup.py").is_file() and (_TOP / "recipes" / "cli.py").is_file():
     __path__ = [*__path__, str(_TOP)]
 
 
-def load(path: str | Path, device: str = "auto") -> Recognizer:
+def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | None = None) -> Recognizer:
     """A trained model from a checkpoint file or a run folder (averaged.pt, best.pt, or the newest step), or
     from a NeMo archive (.nemo).
 
-    `device` is "auto" (the first GPU, else the CPU) or any torch device. Raises MayaError for a path that
-    holds no Maya checkpoint.
+    `device` is "auto" (the first GPU, else the CPU) or any torch device. `places` gives paths that differ on
+    this machine, such as that of a language model; see `maya.models.config.with_places`. Raises MayaError for
+    a path that holds no Maya checkpoint.
     """
     import torch
 
     from maya.decode.recognizer import Recognizer
+    from maya.models.config import with_places
     from maya.train.checkpoint import build, load_checkpoint
     from maya.train.heads import read_heads
 
@@ -41,6 +44,8 @@ def load(path: str | Path, device: str = "auto") -> Recognizer:
 
         return from_nemo(path, device=where)
     checkpoint = load_checkpoint(Path(path))
+    if places is not None:
+        checkpoint.model_config = with_places(checkpoint.model_config, places)
     heads = read_heads(checkpoint)
     if untrained := checkpoint.notes.get("untrained"):
         logging.getLogger(__name__).warning("%s: not trained yet: %s", path, ", ".join(untrained))

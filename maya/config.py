@@ -284,7 +284,7 @@ def _from_json(value: Any, hint: Any) -> Any:
             f"unknown kind {kind!r} of configuration; expected one of {', '.join(kinds)}. If it is a kind of "
             "your own, name the file that defines it with --experiment FILE"
         )
-    return from_dict(kinds.get(kind, groups[0]), value)
+    return from_dict(kinds.get(str(kind), groups[0]), value)
 
 
 def _parse(text: str, hint: Any) -> Any:

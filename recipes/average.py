@@ -16,6 +16,7 @@ from maya.errors import MayaError
 from maya.files import replacing, write_json
 from maya.models.speech_model import SpeechModel
 from maya.recipes.arguments import POSITIVE, add_finished_run, add_force
+from maya.recipes.cut_sources import dev_source, require_data
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import audio_identity, is_done, mark_done, stamp, table_identity
 from maya.recipes.recorded import finished_run
@@ -63,7 +64,7 @@ class Candidate:
 
 def average(
     experiment: Experiment,
-    data: Path,
+    data: Path | None,
     run: Path,
     *,
     step: int | None = None,
@@ -79,8 +80,10 @@ def average(
     With `avg`, no choice: the mean over the last `avg` epochs up to `epoch` (icefall's --epoch and --avg),
     which needs what the two ends left (see train.epochs); without `epoch`, over the `avg` steps before
     `step`, by default the newest checkpoint's. Without a dev set nothing is chosen: the last weights, or the
-    mean that `avg` names. A damaged checkpoint is named and offers nothing.
+    mean that `avg` names. A damaged checkpoint is named and offers nothing. With data.source=lhotse the dev
+    set is data.dev_cuts.
     """
+    require_data(experiment, data)
     if epoch is not None and avg is None:
         raise MayaError("--epoch needs --avg, the number of epochs to average over")
     epochs = ckpt.epoch_checkpoints(run)
@@ -138,7 +141,7 @@ def _best(
 
 def select(
     experiment: Experiment,
-    data: Path,
+    data: Path | None,
     run: Path,
     *,
     epochs: Sequence[int] = (),
@@ -165,6 +168,8 @@ def select(
             f"{run} has no checkpoints of epochs to select from: train with train.epochs, or average without "
             "--select, over steps"
         )
+    if data is None:
+        raise MayaError("--select compares averages on the dev sets of prepared data: name them with --data")
     sets = list(sets) or dev_sets(data)
     check_sets(data, sets)
     if not all(len(Table.open(part_path(data, name))) for name in sets):
@@ -194,12 +199,15 @@ def select(
     mark_done(run / "stage-average.json", inputs)
 
 
-def _validated(experiment: Experiment, data: Path, sets: Sequence[str]) -> dict[str, Any]:
+def _validated(experiment: Experiment, data: Path | None, sets: Sequence[str]) -> dict[str, Any]:
     """The inputs of the scores on some sets besides the weights, for a marker."""
-    return {
-        "sets": {name: [table_identity(data, name), audio_identity(data, name)] for name in sets},
-        "decode": to_dict(experiment.decode),
-    }
+    identities: Any
+    if data is None or experiment.data.source == "lhotse":
+        dev = dev_source(experiment)
+        identities = dev.identity() if dev is not None else None
+    else:
+        identities = {name: [table_identity(data, name), audio_identity(data, name)] for name in sets}
+    return {"sets": identities, "decode": to_dict(experiment.decode)}
 
 
 def _rated(

@@ -45,7 +45,6 @@ COMMANDS = {
     "diff": Command("diff", "show the options that differ between two runs"),
     "plot": Command("plot", "draw training curves, or the tokens of a recording over its spectrogram"),
     "pack": Command("pack", "pack a corpus of many files into one tar a language"),
-    "llm": Command("speech_llm", "train and decode a model with a language model as decoder"),
     "convert": Command("convert", "convert a model of another system to a Maya checkpoint"),
     "export": Command("export", "write a model for another system"),
 }

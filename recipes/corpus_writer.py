@@ -16,7 +16,7 @@ import sys
 import tarfile
 import time
 import wave
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +48,7 @@ class CorpusUtterance:
     suffix: str = ".wav"
     seconds: float | None = None
     name: str = ""  # in the tar, if the id is not a valid file name
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def settings_hash(settings: dict[str, Any]) -> str:
@@ -202,9 +203,10 @@ def _add(tar: tarfile.TarFile, tar_name: str, utterance: CorpusUtterance) -> dic
         "kind": utterance.kind,
         "source": utterance.source,
         "licence": utterance.licence,
+        "labels": dict(utterance.labels),
     }
-    optional = ("duration", "speaker", "split", "kind", "source", "licence")
-    return {name: value for name, value in row.items() if name not in optional or value not in (None, "")}
+    optional = ("duration", "speaker", "split", "kind", "source", "licence", "labels")
+    return {name: value for name, value in row.items() if name not in optional or value not in (None, "", {})}
 
 
 @contextlib.contextmanager

@@ -8,13 +8,21 @@ from pathlib import Path
 
 from lhotse.cut import Cut
 
-from maya.data.loading.lhotse_cuts import CutPart, CutSource, Transcripts, UnusableCut
+from maya.data.loading.lhotse_cuts import CutPart, CutSource, CutTranscripts, UnusableCut
 from maya.errors import MayaError
 from maya.recipes.experiment import Experiment
 from maya.recipes.experiment_file import load_function
 from maya.text.sample import TextSample, gather
 
 _TEXTS_READ = 1_000_000  # cuts whose texts a tokenizer is trained on; a CutSet may have no end
+
+
+def require_data(experiment: Experiment, data: Path | None) -> None:
+    """MayaError where a training from a table has no folder of prepared data."""
+    if data is None and experiment.data.source == "table":
+        raise MayaError(
+            "name the folder that `maya prepare` wrote with --data, or set data.source=lhotse and data.cuts"
+        )
 
 
 def training_source(experiment: Experiment) -> CutSource:
@@ -37,7 +45,7 @@ def _parts(names: Sequence[str]) -> tuple[CutPart, ...]:
 
 def dev_cuts(experiment: Experiment, count: int = 0, *, per_language: bool = True) -> list[Cut]:
     """The usable cuts of data.dev_cuts: all, or `count` (of each language), evenly over the list."""
-    source, transcripts = dev_source(experiment), Transcripts(languages=experiment.languages)
+    source, transcripts = dev_source(experiment), CutTranscripts(languages=experiment.languages)
     by_language: dict[str, list[Cut]] = {}
     for cut in source.open() if source is not None else ():
         try:
@@ -54,7 +62,7 @@ def _spread(cuts: list[Cut], count: int) -> list[Cut]:
 
 def texts_of(experiment: Experiment, source: CutSource) -> tuple[TextSample, array]:
     """A sample of the texts of the first million cuts, and a number for the id of each cut that has one."""
-    cfg, transcripts, ids = experiment.tokenizer, Transcripts(languages=experiment.languages), array("L")
+    cfg, transcripts, ids = experiment.tokenizer, CutTranscripts(languages=experiment.languages), array("L")
 
     def pairs() -> Iterator[tuple[str, str]]:
         for cut in islice(source.open(), _TEXTS_READ):

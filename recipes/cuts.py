@@ -17,7 +17,7 @@ from lhotse.dataset.sampling.dynamic_bucketing import DynamicBucketingSampler
 
 from maya.data.loading.augment import Augment
 from maya.data.loading.batch import Batch
-from maya.data.loading.lhotse_cuts import Transcripts, UnusableCut
+from maya.data.loading.lhotse_cuts import CutTranscripts, UnusableCut
 from maya.data.loading.lhotse_loader import (
     CutBatches,
     CutEvalLoader,
@@ -33,7 +33,7 @@ from maya.data.plan.sampler import PlanSampler
 from maya.data.plan.stream import StreamSampler
 from maya.data.table.alignable import ctc_frames
 from maya.errors import MayaError
-from maya.files import write_json
+from maya.files import sha256, write_json
 from maya.recipes.cut_sources import dev_source, training_source
 from maya.recipes.experiment import Experiment
 from maya.text.tokenizer import Tokenizer
@@ -50,7 +50,7 @@ class Usable:
 
     def __init__(self, experiment: Experiment, tokenizer: Tokenizer) -> None:
         cfg, self._plan, self._sampler = experiment.data, experiment.data.plan, experiment.data.sampler
-        self.transcripts = Transcripts(languages=experiment.languages)
+        self.transcripts = CutTranscripts(languages=experiment.languages)
         self._shortest, self._longest = cfg.min_seconds, cfg.max_seconds or float("inf")
         self._clock, self._fastest = experiment.model.clock, max(cfg.speed_perturb)
         self._aligned = any(head.needs_frames and head.weight for head in experiment.model.heads.values())
@@ -92,8 +92,10 @@ class Usable:
 
 
 def _in_memory(cut: Cut) -> bool:
-    recording = getattr(cut, "recording", None)
-    return recording is not None and any(source.type == "memory" for source in recording.sources)
+    """Whether any recording of a cut is kept in memory; a mixed cut has several."""
+    parts = [track.cut for track in getattr(cut, "tracks", ())] or [cut]
+    recordings = [part.recording for part in parts if getattr(part, "recording", None) is not None]
+    return any(source.type == "memory" for recording in recordings for source in recording.sources)
 
 
 def open_batches(
@@ -113,10 +115,11 @@ def open_batches(
     if cfg.sampler == "plan":
         stream = CutStream(source, usable.check, log_path=log_path)
         stream.begin(0)
-        return PlannedCuts(PlanSampler(
+        sampler = PlanSampler(
             CutSet(stream), cfg.plan, tokens=usable.count, language=usable.language,
             speeds=cfg.speed_perturb, **place,
-        ))  # fmt: skip
+        )  # fmt: skip
+        return PlannedCuts(sampler, stream.digest)
     stream = CutStream(source, usable.check, speeds=cfg.speed_perturb, log_path=log_path)
     make_sampler = _streaming(experiment, usable)
     if cfg.sampler == "dynamic_bucketing":
@@ -165,14 +168,14 @@ def batches_from(
     """This rank's batches from a position on, for ever; what cannot be read goes to `run`/skipped.jsonl."""
     cfg, rate = experiment.data, experiment.model.features.sample_rate
     reader = CutReader(
-        Transcripts(languages=experiment.languages), tokenizer, sample_rate=rate,
+        CutTranscripts(languages=experiment.languages), tokenizer, sample_rate=rate,
         augment=Augment(cfg.augment, rate) if cfg.augment.on else None, may_skip=cfg.max_skipped > 0,
     )  # fmt: skip
 
     def batches(start: Position) -> Iterator[tuple[Position, Batch]]:
         return iter(CutLoader(
             cuts, reader, start=start, num_workers=cfg.num_workers, pin_memory=torch.cuda.is_available(),
-            world_size=world_size(), max_skipped=cfg.max_skipped, skip_log=run / "skipped.jsonl",
+            max_skipped=cfg.max_skipped, skip_log=run / "skipped.jsonl",
             timeout_seconds=cfg.timeout_seconds,
         ))  # fmt: skip
 
@@ -180,12 +183,15 @@ def batches_from(
 
 
 def describe_cuts(experiment: Experiment, cuts: CutBatches, run: Path) -> TrainingData:
-    """The identity of the training data, alike on every rank; see `CutSource.identity`."""
+    """The identity of the training data, alike on every rank: `CutSource.identity`, and with a plan the
+    digest of all cuts."""
     facts: list[str] = []
     if rank() == 0:
         dev = dev_source(experiment)
         digest, files = training_source(experiment).identity()
-        hours = cuts.hours if isinstance(cuts, PlannedCuts) else 0.0
+        hours = 0.0
+        if isinstance(cuts, PlannedCuts):
+            hours, digest = cuts.hours, sha256(f"{digest} {cuts.digest}")
         described = TrainingData(
             digest=digest, table=files, dev=dev.identity()[0] if dev is not None else "",
             utterances=cuts.utterances, hours=round(hours, 6), batches_per_pass=cuts.batches_per_pass,
@@ -201,7 +207,7 @@ def dev_loader(
 ) -> CutEvalLoader:  # fmt: skip
     """Batches to evaluate on, of this rank. ranks: (rank, world size)."""
     reader = CutReader(
-        Transcripts(languages=experiment.languages), tokenizer, may_skip=max_skipped > 0, stand_in=False,
+        CutTranscripts(languages=experiment.languages), tokenizer, may_skip=max_skipped > 0, stand_in=False,
         sample_rate=experiment.model.features.sample_rate,
     )  # fmt: skip
     return CutEvalLoader(

@@ -53,6 +53,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     experiment, data, folder = finished_run(args)
+    if data is None:
+        raise MayaError("decoding reads prepared data: name the folder that `maya prepare` wrote with --data")
     options = {"checkpoint": args.checkpoint, "force": args.force}
     if args.method:
         if args.into:
@@ -87,7 +89,7 @@ def decode(
     if is_done(out / "stage.json", inputs) and complete and not force:
         print(f"decode: {out} is up to date")
         return
-    recognizer = maya.load(path)
+    recognizer = maya.load(path, places=experiment.model)
     if not cfg.fast_weight_updates and not recognizer.model.encoder.stop_updates():
         raise MayaError(
             f"{path}: decode.fast_weight_updates=false is for LaCT; this encoder has no fast weights"

@@ -109,7 +109,7 @@ def described(x: Tensor) -> str:
     return f"{tuple(x.shape)}: {wild}{span}"
 
 
-class Trace:
+class ModuleTrace:
     """Hooks on all modules of a model that note the first tensor that is not finite, forwards and backwards.
 
     Forwards: the first output in order of execution; hooks of inner modules come before those of outer ones.
@@ -132,7 +132,7 @@ class Trace:
                     check = self._gradient(name, type(module).__name__, f"gradient of {own}")
                     self._handles.append(p.register_hook(check))
 
-    def __enter__(self) -> "Trace":
+    def __enter__(self) -> "ModuleTrace":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -251,7 +251,7 @@ def forward(model: SpeechModel, tally: Tally, failure: Failure, device: torch.de
 def look(model: SpeechModel, tally: Tally, failure: Failure, device: torch.device) -> tuple[list[str], bool]:
     """Forward and backward of one batch: lines, and whether all was finite."""
     model.zero_grad(set_to_none=True)
-    with Trace(model) as trace:
+    with ModuleTrace(model) as trace:
         losses = forward(model, tally, failure, device)
         if trace.forward is not None and not _only_losses(trace.forward):
             return [f"forward: the first output that is not finite is of {trace.forward}"], False
@@ -332,14 +332,14 @@ def diagnose_audio(path: Path, audio: list[Path], text: str, device: torch.devic
     batch: Batch = make_batch(samples, [tokens] * len(audio), [-1] * len(audio), names, sample_rate=rate)
     tally = Tally.before(batch, torch.Generator(), device)
     failure = Failure(
-        step=model.step, what="", rank=0, device=device.type, bf16=False, scale=1.0, batch_count=0.0, frozen=[],
-        tallies=[tally],
+        step=model.step, what="", rank=0, device=device.type, bf16=False, scale=1.0, batch_count=0.0,
+        frozen=[], tallies=[tally],
     )  # fmt: skip
     lines = [*weight_lines(model), *audio_lines(tally, model.frame_seconds)]
     if tokens:
         more, finite = look(model, tally, failure, device)
         return lines + more, finite
-    with Trace(model) as trace, torch.no_grad():
+    with ModuleTrace(model) as trace, torch.no_grad():
         enc = model.encode_audio(batch.audio.to(device), batch.audio_lens.to(device)).frames
     if trace.forward is not None:
         return [*lines, f"forward: the first output that is not finite is of {trace.forward}"], False

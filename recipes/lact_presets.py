@@ -15,23 +15,23 @@ from maya.models.config import SpeechModelConfig
 
 def lact(
     encoder: LaCTConfig,
-    heads: Literal["ctc", "rnnt", "tdt"],
+    loss: Literal["rnnt", "tdt"] | None,
     *,
     mels: int = 80,
     hidden: int = 640,
     predictor: Literal["lstm", "stateless"] = "lstm",
 ) -> SpeechModelConfig:
-    """A LaCT encoder with CTC alone, or with RNN-T or TDT (durations 0 to 4) and CTC for 0.3 of the loss.
+    """A LaCT encoder with CTC alone (loss None), or with RNN-T or TDT (durations 0 to 4) with CTC beside it.
 
     `hidden` is the width of predictor and joint, 640 as in FastConformer. Features, masks and the dropout of
     the heads are FastConformer's too.
     """
     encoder.feat_in = mels
     by_name: dict[str, HeadConfig] = {}
-    if heads != "ctc":
+    if loss is not None:
         lstm, stateless = PredictorConfig(hidden=hidden, layers=1), StatelessConfig(hidden=hidden)
         by_name["transducer"] = TransducerConfig(
-            loss=heads,
+            loss=loss,
             predictor=stateless if predictor == "stateless" else lstm,
             joint=JointConfig(hidden=hidden, dropout=0.2),
             weight=0.7,

@@ -1,5 +1,5 @@
 """The memory cap of a run: measured once, by rank 0, and the same for all ranks and after every restart. And
-what to do when a step found no memory."""
+the advice after a step that ran out of memory."""
 
 import gc
 import json
@@ -22,6 +22,7 @@ from maya.train.checkpoint import step_checkpoints
 from maya.train.distributed import gather_objects, rank, world_size
 from maya.train.failure import OutOfMemory, smaller_batches
 from maya.train.memory_probe import with_memory
+from maya.train.memory_steps import Order
 
 
 def plan_within_memory(
@@ -70,11 +71,11 @@ def _measured(
     seconds = float(utterances.durations.max()) / min(experiment.data.speed_perturb)
     tokens = int(utterances.token_counts.max())
     print(f"train: measuring memory for up to {seconds:.1f} s and {tokens} tokens", flush=True)
-    measured = with_memory(
-        plan, experiment.model, experiment.train, run / "memory", seconds=seconds, tokens=tokens,
-        device=accelerator.device, bf16=accelerator.mixed_precision == "bf16", world_size=world_size(),
-    )  # fmt: skip
-    return measured, seconds, tokens
+    bf16 = accelerator.mixed_precision == "bf16"
+    order = Order.of(
+        experiment.model, experiment.train, accelerator.device, bf16=bf16, world_size=world_size()
+    )
+    return with_memory(plan, order, run / "memory", seconds=seconds, tokens=tokens), seconds, tokens
 
 
 def advice(

@@ -49,7 +49,10 @@ def pack(corpus: Path, out: Path, language: str | None = None, take: int | None 
     rows = _first(rows, take)
     settings = {
         "packed from": str(corpus.resolve()),
-        "utterances": [[row.id, row.text, row.language, row.speaker, row.split, row.audio] for row in rows],
+        "utterances": [
+            [row.id, row.text, row.language, row.speaker, row.split, row.audio, dict(row.labels)]
+            for row in rows
+        ],
     }
     if not finished(out, settings):
         write_corpus(out, _utterances(corpus, rows), settings, total=len(rows))
@@ -85,6 +88,7 @@ def _utterances(corpus: Path, rows: Sequence[Row]) -> Iterator[CorpusUtterance]:
             id=row.id, language=row.language, text=row.text, speaker=row.speaker or "", split=row.split or "",
             kind=row.kind or "", source=row.source or "", licence=row.licence or "",
             audio=_bytes(corpus, row), suffix=Path(row.audio).suffix.lower(), seconds=row.duration, name=name,
+            labels=row.labels,
         )  # fmt: skip
 
 

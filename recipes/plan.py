@@ -22,8 +22,8 @@ from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.sizing import (
     Flops,
     Gpu,
-    Memory,
     Training,
+    TrainingMemory,
     count_frames,
     flops,
     gpu_named,
@@ -178,7 +178,7 @@ def _complete(experiment: Experiment, run: Path | None) -> SpeechModelConfig:
     return with_vocabulary(experiment.model, vocab, experiment.languages)
 
 
-def _memory_at(side: Memory, batch: int, frames: int, tokens: int, allowed: float) -> dict[str, Any]:
+def _memory_at(side: TrainingMemory, batch: int, frames: int, tokens: int, allowed: float) -> dict[str, Any]:
     """Bytes by component, and the moment at which they are most."""
     peaks = {name: terms.bytes(batch, frames, tokens) for name, terms in side.peaks().items()}
     highest = max(peaks, key=lambda name: peaks[name])

@@ -11,7 +11,7 @@ import torch
 import maya
 from maya.audio.load import load_audio
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.recognizer import Method
+from maya.decode.methods import choose_method
 from maya.errors import MayaError
 from maya.features import frame_samples
 from maya.recipes.figure import figure_class
@@ -122,14 +122,15 @@ def _fonts() -> list[tuple[Path | None, frozenset[int]]]:
     ]
 
 
-def plot_recording(checkpoint: Path, audio: Path, out: Path, *, language: str | None, method: Method) -> str:
+def plot_recording(checkpoint: Path, audio: Path, out: Path, *, language: str | None, method: str) -> str:
     """Transcribe a recording and draw its tokens into `out`; returns the text."""
     figure_class()  # raises MayaError before the model is loaded
     recognizer = maya.load(checkpoint)
     front_end = recognizer.model.cfg.features
     samples = torch.as_tensor(load_audio(audio, sample_rate=front_end.sample_rate))
-    head = recognizer.choose_head(method, ("transducer", "ctc")).head  # these give frames
-    (hyp,) = recognizer.transcribe([samples], language, method=head)
+    # Methods that decode streams give frames.
+    choice = choose_method(method, recognizer.model.cfg, recognizer.trained_heads(), stream=True)
+    (hyp,) = recognizer.transcribe([samples], language, method=choice.method)
     feats, _ = recognizer.features(samples[None], torch.tensor([len(samples)]))
     hyp.id = f"{audio.name}: {romanise(hyp.text)}"
     hop_seconds = frame_samples(front_end.hop_ms, front_end.sample_rate) / front_end.sample_rate

@@ -1,7 +1,7 @@
 """Model presets by architecture, and tokenizers. Each call builds a fresh configuration: a recipe may change
 its fields."""
 
-from typing import Any
+from typing import Any, cast
 
 from maya.encoders import FastConformerConfig, ZipformerConfig
 from maya.encoders.zipformer import config as zipformer_config
@@ -75,8 +75,7 @@ def low_resource() -> SpeechModelConfig:
     for the voices and rooms not heard. egs/digits/RESULTS.md has what was compared.
     """
     cfg = fastconformer_tdt_ctc(d_model=96, n_layers=3, mels=40, **_TINY)
-    assert isinstance(cfg.encoder, FastConformerConfig)
-    cfg.encoder.dropout = 0.1
+    cast(FastConformerConfig, cfg.encoder).dropout = 0.1
     cfg.specaugment = SpecAugmentConfig(freq_masks=2, freq_width=8, time_masks=2)
     cfg.noise.probability = 0.5
     return cfg

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
+class ReadinessCheck:
     """The result of one check. text: the reason if it failed, else a description."""
 
     topic: str
@@ -74,7 +74,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Gpu:
+class GpuStatus:
     """One GPU as far as it matters; memory in bytes."""
 
     name: str
@@ -95,10 +95,10 @@ class Planned:
     storage: str = ""
 
 
-def checks(planned: Planned) -> list[Check]:
+def checks(planned: Planned) -> list[ReadinessCheck]:
     """All results. A failure is a result, nothing is raised. The only file written is the token table beside
     the tokenizer, which training would write."""
-    functions: dict[str, Callable[[Planned], Iterator[Check | str]]] = {
+    functions: dict[str, Callable[[Planned], Iterator[ReadinessCheck | str]]] = {
         "disk": _disk,
         "gpus": _gpus,
         "tokenizer": _tokenizer,
@@ -111,18 +111,18 @@ def checks(planned: Planned) -> list[Check]:
         try:
             for result in check(planned):
                 if isinstance(result, str):
-                    result = Check(topic=topic, ready=True, text=result)  # noqa: PLW2901
+                    result = ReadinessCheck(topic=topic, ready=True, text=result)  # noqa: PLW2901
                 results.append(result)
         except MayaError as e:
             results.append(_failed(topic, str(e)))
     return results
 
 
-def _failed(topic: str, text: str) -> Check:
-    return Check(topic=topic, ready=False, text=text)
+def _failed(topic: str, text: str) -> ReadinessCheck:
+    return ReadinessCheck(topic=topic, ready=False, text=text)
 
 
-def _disk(planned: Planned) -> Iterator[Check | str]:
+def _disk(planned: Planned) -> Iterator[ReadinessCheck | str]:
     folder = next(p for p in (planned.run, *planned.run.absolute().parents) if p.exists())
     if not os.access(folder, os.W_OK):
         yield _failed("disk", f"{folder} cannot be written to; choose another --run-dir")
@@ -138,17 +138,17 @@ def _disk(planned: Planned) -> Iterator[Check | str]:
         yield text
 
 
-def find_gpus() -> list[Gpu]:
+def find_gpus() -> list[GpuStatus]:
     """This machine's GPUs, as torch sees them."""
     gpus = []
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)
         name, capability = torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i)
-        gpus.append(Gpu(name=name, free=free, total=total, bf16=capability >= (8, 0)))
+        gpus.append(GpuStatus(name=name, free=free, total=total, bf16=capability >= (8, 0)))
     return gpus
 
 
-def _gpus(planned: Planned) -> Iterator[Check | str]:
+def _gpus(planned: Planned) -> Iterator[ReadinessCheck | str]:
     gpus = find_gpus()
     if len(gpus) < planned.gpus:
         yield _failed("gpus", f"{len(gpus)} of {planned.gpus} GPUs exist; check nvidia-smi")
@@ -168,7 +168,7 @@ def _gpus(planned: Planned) -> Iterator[Check | str]:
         yield "none: the CPU"
 
 
-def _tokenizer(planned: Planned) -> Iterator[Check | str]:
+def _tokenizer(planned: Planned) -> Iterator[ReadinessCheck | str]:
     cfg, path = planned.experiment.tokenizer, planned.run / "tokenizer.model"
     if not path.is_file():
         raise MayaError(f"{path} is missing; run stage 2 (tokenizer)")
@@ -188,7 +188,7 @@ def _tokenizer(planned: Planned) -> Iterator[Check | str]:
     yield f"{made.vocab_size} pieces"
 
 
-def _plan(planned: Planned) -> Iterator[Check | str]:
+def _plan(planned: Planned) -> Iterator[ReadinessCheck | str]:
     exp = planned.experiment
     table = Table.open(part_path(planned.data, "train"))
     dev = set(Table.open(part_path(planned.data, "dev")).codes("language")[1])
@@ -220,7 +220,7 @@ def _plan(planned: Planned) -> Iterator[Check | str]:
     )
 
 
-def _checkpoint(planned: Planned) -> Iterator[Check | str]:
+def _checkpoint(planned: Planned) -> Iterator[ReadinessCheck | str]:
     exp, cfg = planned.experiment, planned.experiment.train
     begun = step_checkpoints(planned.run)
     if begun:
@@ -246,7 +246,7 @@ def _checkpoint(planned: Planned) -> Iterator[Check | str]:
         yield "none: training begins with fresh weights"
 
 
-def _storage(planned: Planned) -> Iterator[Check | str]:
+def _storage(planned: Planned) -> Iterator[ReadinessCheck | str]:
     table = part_path(planned.data, "train")
     if planned.storage:
         yield f"{planned.storage}: {file_stamp(planned.storage).size} bytes, readable"

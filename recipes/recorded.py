@@ -41,10 +41,13 @@ def data_of(run: Path, data: Path | None) -> Path:
     return Path(recorded)
 
 
-def finished_run(args: argparse.Namespace) -> tuple[Experiment, Path, Path]:
-    """(experiment, data, run) for the options of `maya.recipes.arguments.add_finished_run`."""
+def finished_run(args: argparse.Namespace) -> tuple[Experiment, Path | None, Path]:
+    """(experiment, data, run) for the options of `maya.recipes.arguments.add_finished_run`. data: None for a
+    run from lhotse cuts."""
     run: Path = args.run_dir
-    return experiment_of(run, args.experiment, args.overrides), data_of(run, args.data), run
+    experiment = experiment_of(run, args.experiment, args.overrides)
+    from_cuts = args.data is None and experiment.data.source == "lhotse"
+    return experiment, None if from_cuts else data_of(run, args.data), run
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stage 6: hypotheses → error rates per language and accuracies per label, with intervals: tables, JSON, page."""
+"""Stage 6: hypotheses → error rates by language, accuracies by label, intervals; tables, JSON, a page."""
 
 import argparse
 import json

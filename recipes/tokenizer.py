@@ -20,7 +20,7 @@ from maya.data.table.token_table import TokenTable, token_path, write_tokens
 from maya.errors import MayaError
 from maya.files import sha256, write_json
 from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
-from maya.recipes.cut_sources import dev_source, texts_of, training_source
+from maya.recipes.cut_sources import dev_source, require_data, texts_of, training_source
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.markers import content, is_done, mark_done, table_identity, texts_identity
 from maya.text.fertility import fertility, fertility_report, fertility_table, without_piece
@@ -55,10 +55,9 @@ def tokenizer(experiment: Experiment, data: Path | None, run: Path, *, force: bo
     MayaError where the options differ from those of the kept tokenizer, or where it lacks characters of the
     texts.
     """
-    if experiment.data.source == "lhotse":
+    require_data(experiment, data)
+    if data is None or experiment.data.source == "lhotse":
         return _tokenizer_of_cuts(experiment, run, force)
-    if data is None:
-        raise MayaError("name the folder that `maya prepare` wrote with --data")
     table, dev = (Table.open(part_path(data, part)) for part in ("train", "dev"))
     marker, path, cfg = run / "stage-tokenizer.json", run / "tokenizer.model", experiment.tokenizer
     inputs, brought = tokenizer_inputs(experiment, data), experiment.model.tokenizer()

@@ -1,4 +1,4 @@
-"""Stage 3: from prepared data and a tokenizer to a trained model; maya.recipes.launch runs one process a GPU."""
+"""Stage 3: from data and a tokenizer to a trained model; maya.recipes.launch runs one process a GPU."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ from maya.recipes import cuts as lhotse_cuts
 from maya.recipes.aliases import add_aliases
 from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
 from maya.recipes.convert import open_checkpoint
-from maya.recipes.cut_sources import dev_cuts, training_source
+from maya.recipes.cut_sources import dev_cuts, require_data, training_source
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.experiment_file import own_file, record_file
 from maya.recipes.markers import content, is_done, mark_done
@@ -117,12 +117,9 @@ def train(
 
 def training_identity(experiment: Experiment, data: Path | None) -> dict[str, Any]:
     """The training data as an input of the stage's marker."""
-    if experiment.data.source == "lhotse":
+    require_data(experiment, data)
+    if data is None or experiment.data.source == "lhotse":
         return {"cuts": training_source(experiment).identity()}
-    if data is None:
-        raise MayaError(
-            "name the folder that `maya prepare` wrote with --data, or set data.source=lhotse and data.cuts"
-        )
     return {"data": content(data / "stage.json"), "table": Table.open(part_path(data, "train")).digest}
 
 
@@ -217,8 +214,8 @@ def check_labels(model: SpeechModelConfig, table: Table) -> None:
         if not any(entry.labels.get(label) for entry in table.entries()):
             heads = " and ".join(name for name, head in model.heads.items() if label in head.needs)
             raise MayaError(
-                f"the head {heads} needs the label {label!r}, and no utterance of {table.path} has it; prepare "
-                "the data with this label, or remove the head"
+                f"the head {heads} needs the label {label!r}, and no utterance of {table.path} has it; "
+                "prepare the data with this label, or remove the head"
             )
 
 

@@ -1,4 +1,4 @@
-"""The guides in docs/guides are true: every Python file and every command of theirs runs, in a folder of its own."""
+"""The guides in docs/guides are true: each of their Python files and commands runs."""
 
 import importlib.util
 import json

@@ -14,7 +14,13 @@ ORDER = (
     *("align", "score", "train", "serve", "convert", "facade", "recipes", "egs"),
 )  # facade: maya/__init__.py, which loads models for users
 DATA_ORDER = ("corpus", "measure", "table", "report", "prepare", "plan", "loading")  # inside maya/data
-FOR_ALL = ("errors", "config", "ranges", "files", "pages")  # everyone but the kernels may import these files of maya
+FOR_ALL = (
+    "errors",
+    "config",
+    "ranges",
+    "files",
+    "pages",
+)  # everyone but the kernels may import these files of maya
 KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
     *("k2", "boto3", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo"),

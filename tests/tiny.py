@@ -50,7 +50,8 @@ def options(**changes: Any) -> HybridOptions:
     model = experiment().model
     values: dict[str, Any] = {
         "features": model.features, "specaugment": model.specaugment, "encoder": model.encoder,
-        "predictor": PredictorConfig(hidden=32, layers=1, dropout=0.0), "joint": JointConfig(hidden=32, dropout=0.0),
+        "predictor": PredictorConfig(hidden=32, layers=1, dropout=0.0),
+        "joint": JointConfig(hidden=32, dropout=0.0),
         "attention_decoder": AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32),
         "omega": 0.0, "language_embedding": True, "language_dropout": 0.0, "vocab_size": 12,
         "languages": ("en", "hi"),

@@ -15,15 +15,35 @@ from maya.recipes.figure import figure_class
 DATA, STEP, PLUG = "#dceaf7", "#f2f2f2", "#fbe3c8"  # values, functions, functions that a user's file may add
 WIDTH, HEIGHT, GAP = 1.5, 0.62, 0.42
 ROWS: tuple[tuple[tuple[str, str], ...], ...] = (
-    (("corpus\nfolder", DATA), ("reader", PLUG), ("Row\ntext, labels", DATA), ("prepare\nchecks, splits", STEP),
-     ("table of Entry\nParquet", DATA)),
-    (("table", DATA), ("plan\nstep n of a rank", STEP), ("loading\ndecode, augment", STEP), ("Batch\naudio (B, N)", DATA),
-     ("features\n(B, T, F)", PLUG)),
-    (("features", DATA), ("encoder", PLUG), ("Encoded\nframes (B, S, D)", DATA), ("heads", PLUG),
-     ("losses (B,)\none weighted sum", DATA)),
-    (("Encoded", DATA), ("decoding\nmethod", PLUG), ("Hypothesis\ntokens, text", DATA), ("score", STEP),
-     ("error rates\nwith intervals", DATA)),
-)  # fmt: skip
+    (
+        ("corpus\nfolder", DATA),
+        ("reader", PLUG),
+        ("Row\ntext, labels", DATA),
+        ("prepare\nchecks, splits", STEP),
+        ("table of Entry\nParquet", DATA),
+    ),
+    (
+        ("table", DATA),
+        ("plan\nstep n of a rank", STEP),
+        ("loading\ndecode, augment", STEP),
+        ("Batch\naudio (B, N)", DATA),
+        ("features\n(B, T, F)", PLUG),
+    ),
+    (
+        ("features", DATA),
+        ("encoder", PLUG),
+        ("Encoded\nframes (B, S, D)", DATA),
+        ("heads", PLUG),
+        ("losses (B,)\none weighted sum", DATA),
+    ),
+    (
+        ("Encoded", DATA),
+        ("decoding\nmethod", PLUG),
+        ("Hypothesis\ntokens, text", DATA),
+        ("score", STEP),
+        ("error rates\nwith intervals", DATA),
+    ),
+)
 NAMES = ("maya prepare", "maya train: data", "maya train: model", "maya decode, score")
 
 

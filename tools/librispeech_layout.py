@@ -58,13 +58,13 @@ class Spoken:
 
     @property
     def words(self) -> str:
-        return " ".join(capitals(one.text) for one in self.recordings)
+        return " ".join(capitals(item.text) for item in self.recordings)
 
     def samples(self) -> np.ndarray:
         """(N,) float32 at 16 kHz."""
         pieces: list[np.ndarray] = []
-        for one in self.recordings:
-            pieces += [np.zeros(_GAP, np.float32), one.load_audio(SAMPLE_RATE).numpy()]
+        for item in self.recordings:
+            pieces += [np.zeros(_GAP, np.float32), item.load_audio(SAMPLE_RATE).numpy()]
         return np.concatenate(pieces[1:])
 
 
@@ -84,7 +84,7 @@ def lay_out(
     top = out / TOP
     if top.exists():
         raise MayaError(f"{top} is there already; remove it, or choose another --out")
-    spoken, readers, chapters = list[Spoken](), dict[str, int](), iter(range(_FIRST_CHAPTER, 10**6))
+    utterances, readers, chapters = list[Spoken](), dict[str, int](), iter(range(_FIRST_CHAPTER, 10**6))
     for kind, corpus in (("clean", clean), ("other", other)):
         speakers = by_speaker(corpus)
         if shared := sorted(speakers.keys() & readers.keys()):
@@ -95,13 +95,13 @@ def lay_out(
         for speaker, part in sorted(parts.items()):
             readers[speaker] = _FIRST_READER + len(readers)
             joined = join_short(speakers[speaker], join, random.Random(f"{seed} {speaker}"))
-            spoken += _numbered(joined, readers[speaker], part, chapters)
+            utterances += _numbered(joined, readers[speaker], part, chapters)
     partial = out / f".{TOP}.partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     try:
-        seconds = {one.id: _write(partial, one) for one in spoken}
-        _write_transcripts(partial, spoken)
-        _write_tables(partial, spoken, {number: name for name, number in readers.items()}, seconds)
+        seconds = {item.id: _write(partial, item) for item in utterances}
+        _write_transcripts(partial, utterances)
+        _write_tables(partial, utterances, {number: name for name, number in readers.items()}, seconds)
         partial.rename(top)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -110,11 +110,11 @@ def lay_out(
 
 def by_speaker(corpus: Path) -> dict[str, list[Entry]]:
     """The utterances of a corpus that LibriSpeech could hold: sound English, in letters and apostrophes."""
-    found = examine(corpus, languages=("en",), cfg=PrepareConfig(max_dropped_fraction=1.0))
+    examined = examine(corpus, languages=("en",), cfg=PrepareConfig(max_dropped_fraction=1.0))
     speakers: dict[str, list[Entry]] = defaultdict(list)
-    for one in found.kept:
-        if _LETTERS.fullmatch(capitals(one.text)):
-            speakers[one.speaker].append(one)
+    for item in examined.kept:
+        if _LETTERS.fullmatch(capitals(item.text)):
+            speakers[item.speaker].append(item)
     if len(speakers) < 3:
         raise MayaError(f"{corpus} has {len(speakers)} English speakers; train, dev and test need three")
     return dict(speakers)
@@ -145,18 +145,18 @@ def assign(kind: str, speakers: Iterable[str], held: float, rng: random.Random) 
     )
 
 
-def join_short(mine: Sequence[Entry], seconds: float, rng: random.Random) -> list[tuple[Entry, ...]]:
+def join_short(group: Sequence[Entry], seconds: float, rng: random.Random) -> list[tuple[Entry, ...]]:
     """Recordings of one speaker, each alone or joined in random order up to about so many seconds."""
     if not seconds:
-        return [(one,) for one in mine]
+        return [(item,) for item in group]
     groups: list[list[Entry]] = []
-    left = 0.0
-    for one in rng.sample(mine, len(mine)):
-        if left < one.duration:
+    remaining = 0.0
+    for item in rng.sample(group, len(group)):
+        if remaining < item.duration:
             groups.append([])
-            left = rng.uniform(0.3, 1.0) * seconds
-        groups[-1].append(one)
-        left -= one.duration + _GAP / SAMPLE_RATE
+            remaining = rng.uniform(0.3, 1.0) * seconds
+        groups[-1].append(item)
+        remaining -= item.duration + _GAP / SAMPLE_RATE
     return [tuple(group) for group in groups]
 
 
@@ -171,41 +171,41 @@ def _numbered(
         yield Spoken(id=name, part=part, recordings=group)
 
 
-def _write(top: Path, one: Spoken) -> float:
+def _write(top: Path, item: Spoken) -> float:
     """Write its audio; returns its seconds."""
-    samples = one.samples()
-    folder = top / one.part / one.chapter.replace("-", "/")
+    samples = item.samples()
+    folder = top / item.part / item.chapter.replace("-", "/")
     folder.mkdir(parents=True, exist_ok=True)
-    soundfile.write(folder / f"{one.id}.flac", samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    soundfile.write(folder / f"{item.id}.flac", samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return len(samples) / SAMPLE_RATE
 
 
-def _write_transcripts(top: Path, spoken: Sequence[Spoken]) -> None:
+def _write_transcripts(top: Path, utterances: Sequence[Spoken]) -> None:
     lines: dict[Path, list[str]] = defaultdict(list)
-    for one in spoken:
-        path = top / one.part / one.chapter.replace("-", "/") / f"{one.chapter}.trans.txt"
-        lines[path].append(f"{one.id} {one.words}\n")
-    for path, mine in lines.items():
-        path.write_text("".join(mine))
+    for item in utterances:
+        path = top / item.part / item.chapter.replace("-", "/") / f"{item.chapter}.trans.txt"
+        lines[path].append(f"{item.id} {item.words}\n")
+    for path, group in lines.items():
+        path.write_text("".join(group))
 
 
 def _write_tables(
-    top: Path, spoken: Sequence[Spoken], readers: dict[int, str], seconds: dict[str, float]
+    top: Path, utterances: Sequence[Spoken], readers: dict[int, str], seconds: dict[str, float]
 ) -> None:
     """SPEAKERS.TXT, CHAPTERS.TXT, README.TXT and ORIGINS.TSV."""
     minutes: dict[str, float] = defaultdict(float)
     part_of: dict[str, str] = {}
-    for one in spoken:
-        for key in (one.chapter, one.chapter.split("-")[0]):
-            minutes[key] += seconds[one.id] / 60
-            part_of[key] = one.part
+    for item in utterances:
+        for key in (item.chapter, item.chapter.split("-")[0]):
+            minutes[key] += seconds[item.id] / 60
+            part_of[key] = item.part
     speakers = [";ID  |SEX| SUBSET           |MINUTES| NAME"]
     speakers += [
         f"{n:<5}| U | {part_of[str(n)]:<17}| {minutes[str(n)]:<6.2f}| {readers[n]}" for n in sorted(readers)
     ]
     (top / "SPEAKERS.TXT").write_text("\n".join(speakers) + "\n")
     chapters = [";ID    |READER|MINUTES| SUBSET           | PROJ.|BOOK ID| CH. TITLE | PROJECT TITLE"]
-    for chapter in sorted({one.chapter for one in spoken}, key=lambda name: name.split("-")[1]):
+    for chapter in sorted({item.chapter for item in utterances}, key=lambda name: name.split("-")[1]):
         reader, number = chapter.split("-")
         numbers = f"{number:<7}| {reader:<5}| {minutes[chapter]:<6.2f}"
         chapters.append(f"{numbers}| {part_of[chapter]:<17}| 0    | 0     | - | -")
@@ -215,10 +215,10 @@ def _write_tables(
         "ORIGINS.TSV tells where each utterance is from and its licence.\n"
     )
     rows = ["id\toriginals\tsource\tlicence"]
-    for one in spoken:
-        first = one.recordings[0]
-        names = " ".join(recording.id for recording in one.recordings)
-        rows.append("\t".join([one.id, names, first.source or "", first.licence or ""]))
+    for item in utterances:
+        first = item.recordings[0]
+        names = " ".join(recording.id for recording in item.recordings)
+        rows.append("\t".join([item.id, names, first.source or "", first.licence or ""]))
     (top / "ORIGINS.TSV").write_text("\n".join(rows) + "\n")
 
 

@@ -134,14 +134,14 @@ def plan_language(
     if len(speakers) < 3:
         raise MayaError(f"{language} has {len(speakers)} speakers; three splits need three: add recordings")
     plan = []
-    for split, mine in assign(rows, random.Random(f"{seed} {language} speakers")).items():
+    for split, split_rows in assign(rows, random.Random(f"{seed} {language} speakers")).items():
         rng = random.Random(f"{seed} {language} {split}")
-        singles = [[r] for r in mine]
+        singles = [[r] for r in split_rows]
         strings = sizes["train"]
         if split != "train":
             singles = rng.sample(singles, min(len(singles), sizes["heldout"] // 2))
             strings = sizes["heldout"] - len(singles)
-        for number, recordings in enumerate(singles + draw_strings(mine, strings, rng)):
+        for number, recordings in enumerate(singles + draw_strings(split_rows, strings, rng)):
             plan.append(plan_item(f"{language}-{split}-{number:05d}", split, recordings, rng))
     return plan
 

@@ -164,7 +164,7 @@ def _start_worker() -> None:
 
 def render(item: dict[str, Any]) -> CorpusUtterance:
     """Speak one item of the plan."""
-    spoken = speak.speak(
+    speech = speak.speak(
         item["text"],
         item["language"],
         item["variant"],
@@ -181,7 +181,7 @@ def render(item: dict[str, Any]) -> CorpusUtterance:
         kind="synthetic",
         source="espeak-ng",
         licence=LICENCE,
-        audio=speak.add_surroundings(spoken, **item["surroundings"]),
+        audio=speak.add_surroundings(speech, **item["surroundings"]),
     )
 
 

@@ -4,6 +4,8 @@ Run:    ./egs/indic12/run.sh --corpus DIR --gpus 2 --cpu true   (two processes, 
 Result: RESULTS.md in this folder.
 """
 
+from typing import cast
+
 from maya.decode.ctc_beam import BeamConfig
 from maya.encoders import FastConformerConfig
 from maya.recipes import presets
@@ -15,8 +17,7 @@ def experiment() -> Experiment:
     exp.tokenizer.vocab_size = 1000  # about 700 letters of ten scripts, and the commonest syllables
     exp.model.language_embedding = True
     exp.model.language_init = 1.0
-    encoder = exp.model.encoder
-    assert isinstance(encoder, FastConformerConfig)
+    encoder = cast(FastConformerConfig, exp.model.encoder)
     encoder.d_model, encoder.n_layers = 128, 4
     encoder.subsampling_factor = 4  # letters come nearly as fast as frames of 80 ms
     exp.data.plan.max_seconds = 50.0

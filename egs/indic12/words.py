@@ -60,10 +60,10 @@ def is_word(text: str, language: str) -> bool:
     """Two to ten letters of the language's own script and their marks: no joiners, no digits."""
     script = SCRIPTS[language]
     letters = sum(unicodedata.category(c).startswith("L") for c in text)
-    known = all(
+    readable = all(
         unicodedata.category(c)[0] in "LM" and unicodedata.name(c, "").startswith(script + " ") for c in text
     )
-    return known and 2 <= letters <= _LONGEST
+    return readable and 2 <= letters <= _LONGEST
 
 
 def _candidates(language: str) -> tuple[set[str], set[str]]:

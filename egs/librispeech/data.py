@@ -68,16 +68,16 @@ def manifests(source: Path, out: Path, *, parts: Sequence[str] = (), jobs: int =
     Raises MayaError when a part is missing, a transcript cannot be read, or a file is no audio.
     """
     corpus = locate(source).resolve()  # for paths that hold wherever the manifests are read
-    there = parts_in(corpus)
-    if missing := [part for part in parts if part not in there]:
-        raise MayaError(f"{corpus} has no {missing[0]}; there are {', '.join(there)}")
-    wanted = [part for part in there if not parts or part in parts]
+    available = parts_in(corpus)
+    if missing := [part for part in parts if part not in available]:
+        raise MayaError(f"{corpus} has no {missing[0]}; there are {', '.join(available)}")
+    selected = [part for part in available if not parts or part in parts]
     out.mkdir(parents=True, exist_ok=True)
     left_out: dict[str, list[str]] = {}
-    for part in wanted:
+    for part in selected:
         left_out[part] = _manifests_of(corpus, part, out, jobs or os.cpu_count() or 1)
         print(f"{part}: {left_out_line(left_out[part])}", flush=True)
-    for part in set((*FULL, *MINI)) - set(wanted):
+    for part in set((*FULL, *MINI)) - set(selected):
         for name in (*_FILES, "{}.done.json"):
             (out / name.format(part)).unlink(missing_ok=True)
     rows = [{"id": i, "part": part, "reason": "missing_audio"} for part, ids in left_out.items() for i in ids]
@@ -93,17 +93,17 @@ def left_out_line(ids: Sequence[str]) -> str:
 
 def _manifests_of(corpus: Path, part: str, out: Path, jobs: int) -> list[str]:
     """Write the pair of a part, whole or not at all; returns the ids that have no audio."""
-    spoken, identity = transcripts(corpus / part)
+    texts, identity = transcripts(corpus / part)
     inputs = {"part": str((corpus / part).resolve()), "transcripts": identity}
     marker, files = out / f"{part}.done.json", [out / name.format(part) for name in _FILES]
-    stamps = {name: stamp(audio_path(corpus / part, name)) for name in spoken}
+    stamps = {name: stamp(audio_path(corpus / part, name)) for name in texts}
     missing = [name for name, of_audio in stamps.items() if of_audio == "absent"]
     inputs["audio"] = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
     if is_done(marker, inputs) and all(file.is_file() for file in files):
         return missing
-    if len(missing) == len(spoken):
+    if len(missing) == len(texts):
         raise MayaError(
-            f"{corpus / part} has transcripts and no audio: {audio_path(corpus / part, spoken[0])}"
+            f"{corpus / part} has transcripts and no audio: {audio_path(corpus / part, texts[0])}"
         )
     from lhotse.audio import AudioLoadingError, DurationMismatchError
     from lhotse.recipes import prepare_librispeech

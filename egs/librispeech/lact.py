@@ -28,7 +28,7 @@ def experiment() -> Experiment:
 
 def base_ctc() -> Experiment:
     """101 M parameters."""
-    return train("base_ctc", lact(lact_base(), "ctc"))
+    return train("base_ctc", lact(lact_base(), None))
 
 
 def base_rnnt() -> Experiment:
@@ -43,7 +43,7 @@ def base_tdt() -> Experiment:
 
 def improved_ctc() -> Experiment:
     """207 M parameters."""
-    return train("improved_ctc", lact(lact_improved(), "ctc"))
+    return train("improved_ctc", lact(lact_improved(), None))
 
 
 def improved_rnnt() -> Experiment:
@@ -58,7 +58,7 @@ def improved_tdt() -> Experiment:
 
 def large_ctc() -> Experiment:
     """508 M parameters."""
-    return train("large_ctc", lact(lact_large(), "ctc"))
+    return train("large_ctc", lact(lact_large(), None))
 
 
 def large_rnnt() -> Experiment:
@@ -73,7 +73,7 @@ def large_tdt() -> Experiment:
 
 def base_ctc_streaming() -> Experiment:
     """101 M parameters. Learns from a chunk of 2.56 s and then reads it; the delay ends with the chunk."""
-    exp = train("base_ctc_streaming", lact(streaming(lact_base(), chunk=32), "ctc"))
+    exp = train("base_ctc_streaming", lact(streaming(lact_base(), chunk=32), None))
     # The mean of an utterance is not known before its end.
     exp.model.features = LogMelConfig(normalize="none")
     exp.model.specaugment.fill = "mean"

@@ -27,7 +27,7 @@ def librispeech(
     for noise in exp.data.augment.noises.values():
         noise.snr_db, noise.mixed = (10.0, 20.0), (1, 1)
     exp.train.log_every = 50
-    exp.decode.method = "transducer" if "transducer" in model.heads else "ctc"
+    exp.decode.method = next(iter(model.text_heads))
     # CTC's prefix search without a language model, as in icefall's tables.
     exp.decode.methods["ctc_beam"] = BeamConfig(lm_order=0)
     exp.decode.max_seconds = 600.0

@@ -102,12 +102,12 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def run_case(case: BenchCase, op: str, *, seconds: float, threads: int, command: str) -> report.Run:
+def run_case(case: BenchCase, op: str, *, seconds: float, threads: int, command: str) -> report.BenchRun:
     """Checks `op`. If it passes, measures it on the case's settings."""
     module = importlib.import_module(f"maya.kernels.{op}.bench")
     settings = case.settings[op]
     checks = [c for s in check_settings(case, settings) for c in check(op, module, s)]
-    run = report.Run(
+    run = report.BenchRun(
         case=case.name, op=op, kind=case.kind, command=command, threads=threads, machine=report.machine(),
         date=datetime.date.today().isoformat(), checks=checks,
     )  # fmt: skip
@@ -147,7 +147,7 @@ def check_settings(case: BenchCase, settings: tuple[Setting, ...]) -> list[Setti
     return list(dict.fromkeys(small))
 
 
-def write(run: report.Run, stem: Path) -> None:
+def write(run: report.BenchRun, stem: Path) -> None:
     """Adds the run to the files."""
     runs = report.add(report.read(stem.with_suffix(".json")), run)
     report.write(runs, stem, title(run))
@@ -164,7 +164,7 @@ def draw(stem: Path) -> None:
     report.write(runs, stem, title(runs[-1]))
 
 
-def title(run: report.Run) -> str:
+def title(run: report.BenchRun) -> str:
     return f"Kernels on {run.machine['gpu'] or run.machine['cpu']}"
 
 

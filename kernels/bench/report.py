@@ -45,7 +45,7 @@ class BarResult:
 
 
 @dataclass(slots=True, kw_only=True)
-class Run:
+class BenchRun:
     """One operator in one case; it has no results if its check failed."""
 
     case: str
@@ -64,7 +64,7 @@ class Run:
         return [check for check in self.checks if not check.ok]
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Run":
+    def from_json(cls, data: dict[str, Any]) -> "BenchRun":
         results = [
             Result(
                 **{**r, "setting": Setting(**r["setting"]), "forms": [FormResult(**f) for f in r["forms"]]}
@@ -75,21 +75,21 @@ class Run:
         return cls(**{**data, "checks": checks, "results": results, "bars": bars})
 
 
-def read(path: Path) -> list[Run]:
+def read(path: Path) -> list[BenchRun]:
     """The runs of a JSON file, or none if there is no file."""
     if not path.exists():
         return []
-    return [Run.from_json(run) for run in json.loads(path.read_text())["runs"]]
+    return [BenchRun.from_json(run) for run in json.loads(path.read_text())["runs"]]
 
 
-def add(runs: Iterable[Run], new: Run) -> list[Run]:
+def add(runs: Iterable[BenchRun], new: BenchRun) -> list[BenchRun]:
     """`runs` with `new` in place of the run of the same case and operator, or at the end."""
     by_key = {(run.case, run.op): run for run in runs}
     by_key[new.case, new.op] = new
     return list(by_key.values())
 
 
-def write(runs: Sequence[Run], stem: Path, title: str) -> None:
+def write(runs: Sequence[BenchRun], stem: Path, title: str) -> None:
     """Writes `stem`.json and `stem`.md."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     data = {"runs": [asdict(run) for run in runs]}
@@ -105,7 +105,7 @@ def check_rows(checks: Sequence[Check]) -> list[tuple[str, ...]]:
     return rows
 
 
-def text(run: Run) -> str:
+def text(run: BenchRun) -> str:
     """The run for the terminal."""
     if run.failed:
         wrong = [f"  {check.text}" for check in run.failed]
@@ -118,7 +118,7 @@ def text(run: Run) -> str:
     return "\n\n".join(parts)
 
 
-def markdown(runs: Sequence[Run], stem: Path, title: str) -> str:
+def markdown(runs: Sequence[BenchRun], stem: Path, title: str) -> str:
     parts = [
         f"# {title}",
         f"How to read this: [README.md](README.md). All samples: [JSON]({stem.name}.json).",
@@ -142,7 +142,7 @@ def markdown(runs: Sequence[Run], stem: Path, title: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _origin(run: Run) -> str:
+def _origin(run: BenchRun) -> str:
     m = run.machine
     on_gpu = any(check.device != "cpu" for check in run.checks)
     changed = " with uncommitted changes" if m["uncommitted_changes"] else ""

@@ -33,10 +33,8 @@ from maya.kernels.lattice.torch_op import LatticeResult, rnnt_lattice_torch, tdt
 NEG = tl.constexpr(-1e30)
 IMPOSSIBLE = tl.constexpr(-1e29)
 
-SIZES = (
-    "N",
-    "W",
-)  # wavefronts, U + 1: they change from batch to batch, so no kernel is compiled for one value
+# Wavefronts and U + 1. They change from batch to batch, so no kernel is compiled for one value.
+SIZES = ("N", "W")
 MAX_COLUMNS = 1024
 MAX_DURATION = 8  # each frame of it keeps two more vectors of a wavefront in registers
 SHORT = 4  # durations up to it fit beside wavefronts of MAX_COLUMNS, longer ones beside a quarter of it
@@ -46,7 +44,7 @@ def rnnt_lattice_triton(
     blank: Tensor, label: Tensor, frames: list[int], labels: list[int], *, with_posteriors: bool,
     label_ends: bool = False,
 ) -> LatticeResult:  # fmt: skip
-    """As `rnnt_lattice`. fp64, empty tensors and U + 1 > MAX_COLUMNS are left to torch.
+    """As `rnnt_lattice`. torch runs fp64, empty tensors and U + 1 > MAX_COLUMNS.
 
     Results are fp32; the posteriors are strided views. All outputs are deterministic.
     """
@@ -63,7 +61,7 @@ def tdt_lattice_triton(
     blank: Tensor, label: Tensor, durations_log_prob: Tensor, frames: list[int], labels: list[int], *,
     durations: Sequence[int], with_posteriors: bool,
 ) -> LatticeResult:  # fmt: skip
-    """As `tdt_lattice`. Left to torch is what `rnnt_lattice_triton` leaves, durations over MAX_DURATION, and
+    """As `tdt_lattice`. torch runs the cases of `rnnt_lattice_triton`, durations over MAX_DURATION, and
     U + 1 > MAX_COLUMNS / 4 with durations over SHORT.
     """
     durations = tuple(durations)

@@ -19,7 +19,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from maya.audio.byte_ranges import ByteRange, RangeFile, read_range, store_of
-from maya.audio.containers import Damaged, Reader, Segment, layout, media_format
+from maya.audio.containers import DamagedAudio, Reader, Segment, layout, media_format
 from maya.audio.containers.media import read_media
 from maya.errors import MayaError
 
@@ -108,7 +108,7 @@ def open_audio(source: Source, name: str | None = None, *, whole: bool = True) -
     with ExitStack() as stack:
         try:
             audio = _audio_file(Reader(file), name, stack)
-        except Damaged as error:
+        except DamagedAudio as error:
             raise _failure_of(file) or MayaError(f"cannot decode {name} as audio: it {error}") from None
         except _FAILURES as error:
             reason = first_line(error)
@@ -169,11 +169,11 @@ def _audio_file(reader: Reader, name: str, stack: ExitStack) -> AudioFile:
 
 def _check_part(part: soundfile.SoundFile, segment: Segment, first: soundfile.SoundFile) -> None:
     if part.frames < segment.least_samples:
-        raise Damaged(
+        raise DamagedAudio(
             f"cannot be read whole: {part.frames} of {segment.least_samples} samples; convert it to WAV"
         )
     if (part.samplerate, part.channels) != (first.samplerate, first.channels):
-        raise Damaged(
+        raise DamagedAudio(
             f"is several recordings joined, the first of {first.channels} channels at {first.samplerate} Hz, "
             f"another of {part.channels} at {part.samplerate} Hz; write each to a file of its own"
         )

@@ -57,8 +57,7 @@ def load_audio(
         raise MayaError(
             f"{name} has {len(samples)} samples where {expected} are expected; prepare the data again"
         )
-    mono = select_channel(samples[:expected], channel, name)
-    return resample(torch.from_numpy(mono), rate, sample_rate)
+    return resample(torch.from_numpy(select_channel(samples, channel, name)), rate, sample_rate)
 
 
 def load_cut_audio(cut: "Cut", sample_rate: int | None = None) -> torch.Tensor:

@@ -43,7 +43,7 @@ class ModifiedBeamConfig(MethodConfig):
 
     def objection(self, heads: Sequence[HeadConfig]) -> str:
         (head,) = heads
-        return _NO_DURATIONS if isinstance(head, TransducerConfig) and head.loss == "tdt" else ""
+        return _NO_DURATIONS if getattr(head, "predicts_durations", False) else ""
 
 
 _NO_DURATIONS = "it goes frame by frame, and a TDT predicts durations: decode greedily"

@@ -209,7 +209,7 @@ class Encoder(nn.Module):
     def stop_updates(self) -> bool:
         """In evaluation learn nothing from utterances any more. False if the encoder never does: it has no
         module with a method `stop_updates`."""
-        parts = [part for part in self.modules() if part is not self and hasattr(part, "stop_updates")]
+        parts: list[Any] = [m for m in self.modules() if m is not self and hasattr(m, "stop_updates")]
         for part in parts:
             part.stop_updates()
         return bool(parts)

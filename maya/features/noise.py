@@ -10,7 +10,7 @@ from maya.ranges import Ascending, Finite, Share
 
 
 @config
-class NoiseConfig:
+class WhiteNoiseConfig:
     """probability: share of utterances that get noise, 0 for none. snr_db: lowest and highest
     signal-to-noise ratio, drawn evenly in decibels."""
 
@@ -25,7 +25,7 @@ class AddNoise(nn.Module):
     noise of room and microphone, which normalised features show and a change of gain does not.
     """
 
-    def __init__(self, cfg: NoiseConfig) -> None:
+    def __init__(self, cfg: WhiteNoiseConfig) -> None:
         super().__init__()
         self.cfg = cfg
 

@@ -73,7 +73,7 @@ class Classifier(Head):
             return batch.langs
         numbers: dict[str | None, int] = {name: number for number, name in enumerate(self.classes)}
         values = batch.labels.get(self.predicts, [None] * batch.size)
-        return torch.tensor([numbers.get(value, -1) for value in values], device=batch.langs.device)
+        return torch.tensor([numbers.get(value or "", -1) for value in values], device=batch.langs.device)
 
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
         scores = self(encoded.frames, encoded.lens)

@@ -8,7 +8,7 @@ from maya.config import config
 from maya.encoders import EncoderConfig, FastConformerConfig, FrameClock
 from maya.errors import MayaError
 from maya.features import FeaturesConfig, LogMelConfig
-from maya.features.noise import NoiseConfig
+from maya.features.noise import WhiteNoiseConfig
 from maya.features.specaugment import SpecAugmentConfig
 from maya.heads import HeadConfig, HeadContext
 from maya.ranges import Count, Distinct, NonNegFloat, Share
@@ -24,7 +24,7 @@ class SpeechModelConfig:
     from tokenizer and corpus. The order of the text heads is the order of preference in decoding."""
 
     features: FeaturesConfig = field(default_factory=LogMelConfig)
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    noise: WhiteNoiseConfig = field(default_factory=WhiteNoiseConfig)
     specaugment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     encoder: EncoderConfig = field(default_factory=FastConformerConfig)
     heads: dict[str, HeadConfig] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from maya.config import config
 from maya.encoders import EncoderConfig, FastConformerConfig
 from maya.errors import MayaError
 from maya.features import FeaturesConfig, LogMelConfig
-from maya.features.noise import NoiseConfig
+from maya.features.noise import WhiteNoiseConfig
 from maya.features.specaugment import SpecAugmentConfig
 from maya.heads import AttentionDecoderConfig, CTCConfig, HeadConfig, LanguageConfig, TransducerConfig
 from maya.heads.transducer import AnyPredictorConfig, JointConfig, PredictorConfig, PrunedConfig
@@ -24,7 +24,7 @@ class HybridOptions:
     loss of transducer and CTC, `attention_weight` the attention decoder's share of all."""
 
     features: FeaturesConfig = field(default_factory=LogMelConfig)
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    noise: WhiteNoiseConfig = field(default_factory=WhiteNoiseConfig)
     specaugment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     encoder: EncoderConfig = field(default_factory=FastConformerConfig)
     predictor: AnyPredictorConfig = field(default_factory=PredictorConfig)

@@ -77,7 +77,7 @@ def _table(report: Report) -> str:
     macro = [percent(report.macro_wer), span(report.macro_wer_interval)]
     macro += [percent(report.macro_cer), span(report.macro_cer_interval)]
     pooled = [_row(report.pooled)] if len(report.languages) > 1 else []
-    totals = [*pooled, ["macro average", "", "", "", *macro, "", "", ""]]
+    totals: list[list[object]] = [*pooled, ["macro average", "", "", "", *macro, "", "", ""]]
     return html_table(head, map(_row, report.languages), totals)
 
 

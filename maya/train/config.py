@@ -18,7 +18,7 @@ class TrainConfig:
     each head has its own first step and ramp (`model.heads.NAME.first_step`, `ramp_steps`).
 
     `freeze` names parts of the model that do not learn: "encoder" and names of heads. A frozen part does no
-    gradient work and keeps its statistics. With `freeze_steps` the parts learn after so many steps; with 0
+    gradient work and keeps its statistics. With `freeze_steps` the parts learn after so many steps; without
     they are frozen throughout, and have no optimizer state. `encoder_hold` is for a fresh encoder: its
     statistics and moments move from the start, and its rate stays 0 while the heads begin.
 
@@ -53,7 +53,7 @@ class TrainConfig:
     # Each layer learns at this multiple of the rate of the layer above it.
     encoder_layer_decay: Annotated[float, Range(above=0, max=1)] = 1.0
     freeze: Annotated[tuple[str, ...], Distinct()] = ()  # parts that do not learn: encoder, names of heads
-    freeze_steps: Count = 0  # steps at the start for which they are frozen; 0: the whole training
+    freeze_steps: PosInt | None = None  # steps at the start for which they are frozen; none: all steps
     encoder_hold: Count = 0  # steps at the start in which only the heads learn; see schedule.encoder_share
     per: Literal["token", "utterance"] = (
         "token"  # the loss is summed, then divided by a global count of these

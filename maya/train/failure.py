@@ -59,7 +59,7 @@ class NotFinite(MayaError):
 
 
 class OutOfMemory(MayaError):
-    """A step that ran out of memory. batch: a clause about its largest batch. padded_seconds: of that batch."""
+    """A step that ran out of memory. batch: a clause on its largest batch. padded_seconds: of that batch."""
 
     def __init__(self, group: list[Batch], step: int, experiment: Any, device: torch.device) -> None:
         worst = max(group, key=lambda b: b.audio.numel())
@@ -214,8 +214,8 @@ def keep(run: Run, failure: Failure) -> None:
 
 
 def kept(run_dir: Path) -> list[Failure]:
-    """The failure that `run_dir` ended with, as each rank kept it, in order. MayaError for a damaged file, one
-    of Maya 0.2, or none."""
+    """The failure that `run_dir` ended with, as each rank kept it, in order. MayaError for a damaged file, a
+    file of Maya 0.2, or none."""
     checkpoint = ckpt.load_checkpoint(run_dir / FOLDER / MODEL)
     if checkpoint.older:
         raise MayaError(f"{run_dir / FOLDER} was written by Maya 0.2, whose failed steps cannot be repeated")

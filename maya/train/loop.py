@@ -180,14 +180,9 @@ def train(
     log = open_log(run_dir, experiment, state, accelerator, material.facts, steps_in_all)
     run = Run(folder=run_dir, model=model, optimizer=optimizer, tokenizer=tokenizer, experiment=experiment,
               log=log)  # fmt: skip
-    window, clock, stream = Window(), Clock(), material.batches(state.position)
-    pace, bf16, preferred = (
-        Pace(first=state.step),
-        accelerator.mixed_precision == "bf16",
-        experiment.decoding_head,
-    )
-    validate = material.validate
-    on_dev = partial(check_on_dev, run, state, validate) if validate else None
+    window, clock, pace, stream = Window(), Clock(), Pace(first=state.step), material.batches(state.position)
+    preferred, bf16 = experiment.decoding_head, accelerator.mixed_precision == "bf16"
+    on_dev = partial(check_on_dev, run, state, material.validate) if material.validate else None
     if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):
         on_dev()  # the step was saved, and its validation interrupted
     with StopRequest() as stop:
@@ -204,8 +199,8 @@ def train(
             before, group = schedule.epoch(cfg, state.position), take(stream, cfg.accumulate, state)
             waited = clock.lap("data")
             with watched(run, group, seen, bf16):
-                stats = train_step(Step(wrapped, optimizer, accelerator, run_dir, clock), group, cfg, state,
-                                   stop.requested)  # fmt: skip
+                tools = Step(wrapped, optimizer, accelerator, run_dir, clock)
+                stats = train_step(tools, group, cfg, state, stop.requested)
             state.step += 1
             epoch = schedule.epoch(cfg, state.position)
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
@@ -390,7 +385,7 @@ def set_rates(optimizer: torch.optim.Optimizer, cfg: TrainConfig, state: State) 
 def update(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, cfg: TrainConfig, norm: Tensor, length: float
 ) -> tuple[float, str]:
-    """A step of the optimizer with gradients of this norm, given as a tensor and as a number. Returns the norm
+    """A step of the optimizer with gradients of this norm, as a tensor and as a number. Returns the norm
     for the log and, where ScaledAdam clipped, which measures other norms, its description."""
     clip(model, optimizer, cfg, norm)
     optimizer.step()

@@ -21,13 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maya.config import to_dict
 from maya.data.plan import MemoryConfig, PlanConfig
 from maya.data.plan.caps import Caps
 from maya.errors import MayaError
 from maya.files import json_sha256
-from maya.models.config import SpeechModelConfig
-from maya.train.loop import TrainConfig
 from maya.train.memory_steps import Order, Steps
 
 THRESHOLD = 0.05  # the largest batch is found to this share of it
@@ -38,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class MemorySample:
     """One try: the peak in bytes of a step on `batch` utterances of so many seconds and tokens each; None
     where the memory was not enough."""
 
@@ -50,10 +47,10 @@ class Sample:
 
 @dataclass(kw_only=True, slots=True)
 class Probe:
-    """What was found: the filled-in cap, the tries, and how far the function lies above their peaks."""
+    """The result: the filled-in cap, the tries, and how far the function lies above their peaks."""
 
     memory: MemoryConfig
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[MemorySample] = field(default_factory=list)
     excess_median: float = 0.0
     excess_max: float = 0.0
     device: str = ""
@@ -99,7 +96,7 @@ def corners(seconds: float, tokens: int) -> list[tuple[float, int]]:
     return [(max(round(s, 2), 0.5), max(1, u)) for s, u in shapes]
 
 
-def fit(samples: Sequence[Sample], frames: Callable[[float], float]) -> dict[str, float]:
+def fit(samples: Sequence[MemorySample], frames: Callable[[float], float]) -> dict[str, float]:
     """Terms of MemoryConfig by least squares of the relative error, none of them negative.
 
     The best fit without negative terms is the plain one on some of the terms, so all choices are tried.
@@ -130,10 +127,10 @@ def probe(
     utterance of the first, largest shape fits.
     """
     allowed = limit_bytes * memory.safety
-    samples: list[Sample] = []
+    samples: list[MemorySample] = []
 
     def fits(batch: int, seconds: float, tokens: int) -> bool:
-        samples.append(Sample(batch, seconds, tokens, measure(batch, seconds, tokens)))
+        samples.append(MemorySample(batch, seconds, tokens, measure(batch, seconds, tokens)))
         peak = samples[-1].peak
         log.info("memory: %d x %.1f s, %d tokens: %s", batch, seconds, tokens, _gb(peak))
         return peak is not None and peak <= allowed
@@ -157,7 +154,7 @@ def probe(
 
 
 def _above_all(
-    samples: list[Sample], memory: MemoryConfig, allowed: float, frames: Callable[[float], float]
+    samples: list[MemorySample], memory: MemoryConfig, allowed: float, frames: Callable[[float], float]
 ) -> Probe:
     """The fitted function, raised to lie above all peaks."""
     fitted = replace(memory, max_bytes=allowed, **fit(samples, frames))
@@ -182,29 +179,23 @@ def _gb(peak: int | None) -> str:
     return "out of memory" if peak is None else f"{peak / 1e9:.2f} GB"
 
 
-def with_memory(
-    plan: PlanConfig, model: SpeechModelConfig, train: TrainConfig, cache: Path, *, seconds: float, tokens: int,
-    device: torch.device, bf16: bool, world_size: int = 1,
-) -> PlanConfig:  # fmt: skip
+def with_memory(plan: PlanConfig, order: Order, cache: Path, *, seconds: float, tokens: int) -> PlanConfig:
     """The plan with its memory cap filled in: from `cache` where it was measured before, else measured now.
 
-    seconds, tokens: the longest utterance of the data, as it is played, and the most tokens. They are rounded
-    up, so that other data do not mean another probe. cache: a folder; a file per model, precision, device and
-    version of torch. With memory.limit "off" the plan itself. Only one rank should call this.
-    Raises MayaError where one utterance does not fit, or "auto" is asked for on a CPU.
+    order: the model, its training and the device. seconds, tokens: the longest utterance of the data, as it
+    is played, and the most tokens; rounded up, so that other data do not mean another probe. cache: a folder
+    with a file per model, precision, device and version of torch. With memory.limit "off" it returns the plan
+    itself. Only one rank should call this. Raises MayaError where one utterance does not fit, or "auto" is
+    given on a CPU.
     """
     memory = plan.memory
     if memory.limit == "off":
         return plan
-    if memory.limit == "auto" and device.type != "cuda":
+    if memory.limit == "auto" and torch.device(order.device).type != "cuda":
         raise MayaError(
             'data.plan.memory.limit "auto" takes what a GPU has free; on a CPU give it in GB, such as '
             "data.plan.memory.limit=8, or leave it off"
         )
-    order = Order(
-        model=to_dict(model), train=to_dict(train), device=str(device), bf16=bf16,
-        hold_gradients=train.accumulate > 1 or world_size > 1, threads=torch.get_num_threads(),
-    )  # fmt: skip
     reach = (5.0 * np.ceil(seconds / 5 - 1e-6), int(16 * np.ceil(max(tokens, 1) / 16)))
     key = _key(order, plan, reach)
     path = cache / f"memory-{key['name']}.json"

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import torch
 
-from maya.config import from_dict
+from maya.config import from_dict, to_dict
 from maya.data.loading.batch import Batch
 from maya.errors import MayaError
 from maya.kernels.bench.peak import forked, resident
@@ -56,6 +56,17 @@ class Order:
     bf16: bool
     hold_gradients: bool = False
     threads: int = 1
+
+    @classmethod
+    def of(
+        cls, model: SpeechModelConfig, train: TrainConfig, device: torch.device, *, bf16: bool,
+        world_size: int = 1,
+    ) -> "Order":  # fmt: skip
+        """The training of a model on a device by `world_size` ranks, with torch's present threads."""
+        return cls(
+            model=to_dict(model), train=to_dict(train), device=str(device), bf16=bf16,
+            hold_gradients=train.accumulate > 1 or world_size > 1, threads=torch.get_num_threads(),
+        )  # fmt: skip
 
 
 class Steps:

@@ -1,21 +1,19 @@
 """AdamW, without weight decay on biases, norms and embeddings, and with rates that may fall towards the
 encoder's bottom; or ScaledAdam, icefall's."""
 
-import re
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from maya.models.config import ENCODER
+from maya.models.speech_model import SpeechModel
 from maya.train.config import TrainConfig
 from maya.train.scaled_adam import ScaledAdam
 
-_LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
-
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, encoder_layer_decay: float = 1.0
+    model: SpeechModel, weight_decay: float, encoder_layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
     """The parameters that learn, with and without weight decay, of the heads and of the encoder: four groups,
     or two for each layer of the encoder where `encoder_layer_decay` is below 1.
@@ -27,8 +25,8 @@ def parameter_groups(
     arXiv:1801.06146).
     """
     undecayed = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
-    layers = [int(found[1]) for name, _ in model.named_parameters() if (found := _LAYER.match(name))]
-    top = max(layers, default=-1)
+    blocks = model.encoder.blocks()
+    depth = {id(p): len(blocks) - 1 - i for i, block in enumerate(blocks) for p in block.parameters()}
     groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if not p.requires_grad:
@@ -36,8 +34,7 @@ def parameter_groups(
         plain = p.ndim < 2 or name in undecayed or name.endswith(("pos_bias_u", "pos_bias_v"))
         encoder, below = name.startswith("encoder."), 0
         if encoder and encoder_layer_decay != 1:
-            found = _LAYER.match(name)
-            below = top - int(found[1]) if found else top + 1
+            below = depth.get(id(p), len(blocks))
         groups.setdefault((encoder, below, not plain), []).append(p)
     return [
         {
@@ -51,7 +48,7 @@ def parameter_groups(
 
 
 def adamw(
-    model: nn.Module,
+    model: SpeechModel,
     *,
     lr: float,
     betas: tuple[float, float],
@@ -79,7 +76,7 @@ def scaled_adam(
     return ScaledAdam(groups, lr=lr, betas=betas, clipping_scale=clipping_scale)
 
 
-def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: SpeechModel, cfg: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer of the configuration, over the parameters that require gradients now. Its groups have the
     entries `encoder` and `scale`, see `parameter_groups`."""
     if cfg.optimizer == "scaled_adam":

@@ -51,8 +51,8 @@ def resume(
         )
     if loaded.older:
         raise MayaError(
-            f"{path} was written by Maya 0.2, whose training cannot be continued exactly; start a new run with "
-            f"train.init_from={path}"
+            f"{path} was written by Maya 0.2, whose training cannot be continued exactly; start a new run "
+            f"with train.init_from={path}"
         )
     saved = with_new_fields(loaded.training["experiment"], type(experiment))
     refuse_other_tokenizer(path, loaded.tokenizer, tokenizer)

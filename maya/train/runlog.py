@@ -1,8 +1,5 @@
-"""The files that a run writes about itself: config.json, environment.json, git.diff, metrics.jsonl, samples.jsonl,
-TensorBoard.
-
-Tools read these files; the lines on the terminal are for people.
-"""
+"""The files that a run writes about itself: config.json, environment.json, git.diff, metrics.jsonl,
+samples.jsonl, TensorBoard. Tools read these files; the lines on the terminal are for people."""
 
 import importlib.metadata
 import json
@@ -27,8 +24,8 @@ PACKAGES = ("maya", "torch", "torchaudio", "triton", "numpy", "lhotse", "sentenc
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """The model's output for one utterance at some step. head: the one that wrote hyp. ref: the text in normal
-    form, or the label that the head predicts. wer: a fraction, None where ref is empty or a label."""
+    """The model's output for one utterance at some step. head: the one that wrote hyp. ref: the text in
+    normal form, or the label that the head predicts. wer: a fraction, None where ref is empty or a label."""
 
     id: str
     language: str
@@ -76,7 +73,7 @@ class RunLog:
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
     def phase(self, step: int, changes: Mapping[str, str]) -> None:
-        """The changes of the schedule at `step`, by name: on the terminal, in metrics.jsonl and TensorBoard."""
+        """The changes of the schedule at `step`: on the terminal, in metrics.jsonl and TensorBoard."""
         if not self.main or not changes:
             return
         row = {"kind": "phase", "step": step, "time": round(time.time(), 3), **changes}

@@ -57,7 +57,7 @@ def encoder_rate(cfg: TrainConfig, step: int, epoch: int = 0) -> float:
     if ENCODER in cfg.freeze and not cfg.freeze_steps:
         return 0.0
     peak = cfg.lr if cfg.encoder_lr is None else cfg.encoder_lr
-    start = cfg.freeze_steps if ENCODER in cfg.freeze else 0
+    start = (cfg.freeze_steps or 0) if ENCODER in cfg.freeze else 0
     return _rate(cfg, step, epoch, peak=peak, start=start) * encoder_share(step, cfg.encoder_hold)
 
 
@@ -132,7 +132,7 @@ def head_steps(cfg: TrainConfig, step: int, heads: Mapping[str, HeadConfig]) -> 
 def phases(cfg: TrainConfig, step: int, heads: Mapping[str, HeadConfig]) -> Phases:
     """The state of the encoder and the heads at this step, in words: all heads together, and each head that
     begins late, has a ramp, or is frozen."""
-    freeze = cfg.freeze_steps if ENCODER in cfg.freeze else 0
+    freeze = (cfg.freeze_steps or 0) if ENCODER in cfg.freeze else 0
     begins = max(freeze, cfg.encoder_hold)
     warm = begins + (cfg.encoder_hold or cfg.warmup_steps)
     at_rest = frozen(cfg, step)

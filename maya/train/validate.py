@@ -155,8 +155,8 @@ def error_rates(pairs: list[tuple[str, str, str]]) -> dict[str, float]:
 
 
 def accuracy(pairs: list[tuple[str, str]], head: str) -> dict[str, float]:
-    """`<head>_accuracy`, the mean over classes, and the share of each class's utterances that were recognised;
-    from (true class, predicted class). Empty without utterances."""
+    """`<head>_accuracy`, the mean over classes, and the share of each class's utterances that were predicted
+    as it; from (true class, predicted class). Empty without utterances."""
     by_class: dict[str, list[bool]] = {}
     for value, predicted in sorted(pairs):
         by_class.setdefault(value, []).append(predicted == value)

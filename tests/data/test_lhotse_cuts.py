@@ -9,7 +9,7 @@ from lhotse import CutSet, MonoCut
 from lhotse.utils import fastcopy
 
 from maya.audio.load import load_cut_audio
-from maya.data.loading.lhotse_cuts import CutPart, CutSource, Transcripts, UnusableCut, shar_in_place
+from maya.data.loading.lhotse_cuts import CutPart, CutSource, CutTranscripts, UnusableCut, shar_in_place
 from maya.errors import MayaError
 from tests.data.lhotse_corpora import write_corpora
 from tests.data.test_plan_sampler import synthetic_cut
@@ -104,10 +104,10 @@ def said(text: str | None, language: str | None) -> MonoCut:
 
 
 def test_texts_are_normalised_and_languages_are_codes() -> None:
-    read = Transcripts(languages=("en", "hi")).read
+    read = CutTranscripts(languages=("en", "hi")).read
     assert read(said("Hello, World!", "English")) == ("en", "hello world")
     assert read(said("एक।", "hi-IN")) == ("hi", "एक")
-    assert Transcripts(languages=("en",)).read(said("One", None)) == ("en", "one")
+    assert CutTranscripts(languages=("en",)).read(said("One", None)) == ("en", "one")
     both = said("Two words", "en")
     first = fastcopy(both.supervisions[0], id="first", start=-1.0, text="Before:")
     both.supervisions = [*both.supervisions, first]

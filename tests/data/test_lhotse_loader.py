@@ -7,7 +7,7 @@ import pytest
 from lhotse import CutSet
 from lhotse.cut import Cut
 
-from maya.data.loading.lhotse_cuts import CutPart, CutSource, Transcripts
+from maya.data.loading.lhotse_cuts import CutPart, CutSource, CutTranscripts
 from maya.data.loading.lhotse_loader import (
     CutEvalLoader,
     CutJob,
@@ -35,7 +35,7 @@ def cuts_of(folder: Path) -> list[Cut]:
 
 
 def reader(**options: bool) -> CutReader:
-    return CutReader(Transcripts(languages=("en", "hi")), make_tokenizer(), sample_rate=16000, **options)
+    return CutReader(CutTranscripts(languages=("en", "hi")), make_tokenizer(), sample_rate=16000, **options)
 
 
 def job(cuts: list[Cut]) -> CutJob:

@@ -1,5 +1,6 @@
 """What was measured is kept: the same results with nothing decoded again, whatever happened in between."""
 
+import io
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +65,24 @@ def test_the_second_time_nothing_is_measured(tmp_path: Path, measured: list[str]
     assert probe(tmp_path / "c", rows, CFG, keep) == plain and measured == []
     other_limit = ProbeConfig(num_workers=1, max_chars_per_second=1.0)
     assert len(probe(tmp_path / "c", rows, other_limit, keep)[1]) > 4 and measured == []
+
+
+def test_the_rate_of_progress_leaves_out_an_earlier_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[Any] = []
+
+    class Bar(probe_module.tqdm):  # type: ignore[name-defined, misc]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options | {"file": io.StringIO()})
+            bars.append(self)
+
+    monkeypatch.setattr(probe_module, "tqdm", Bar)
+    rows, keep = corpus(tmp_path / "c", 1), tmp_path / "kept"
+    for _ in range(2):
+        probe(tmp_path / "c", rows, CFG, keep)
+    n = len(rows)
+    assert [(bar.total, bar.n, bar.initial) for bar in bars] == [(n, n, 0), (n, n, n)]
 
 
 def test_only_what_changed_is_measured_again(tmp_path: Path, measured: list[str]) -> None:

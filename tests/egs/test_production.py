@@ -6,6 +6,7 @@ import pytest
 
 from egs.indic12 import fastconformer_tdt_ctc_1b
 from maya.config import to_dict
+from maya.heads import TransducerConfig
 from maya.recipes.experiment import Experiment
 from maya.train import schedule
 from maya.train.config import check
@@ -16,17 +17,19 @@ def test_the_flagship() -> None:
     model, train = exp.model, exp.train
     assert (exp.tokenizer.vocab_size, exp.tokenizer.model_type) == (32_768, "bpe")
     assert (model.encoder.n_layers, model.encoder.d_model) == (42, 1024)
-    assert (model.predictor.layers, model.predictor.hidden, model.joint.hidden) == (2, 640, 640)
-    assert (model.transducer, model.durations, model.sigma, model.omega) == (
-        "tdt",
-        (0, 1, 2, 3, 4),
-        0.02,
-        0.1,
+    transducer, ctc = model.head("transducer", TransducerConfig), model.heads["ctc"]
+    assert (transducer.predictor.layers, transducer.predictor.hidden, transducer.joint.hidden) == (
+        2,
+        640,
+        640,
     )
-    assert (model.ctc_weight, train.ctc_ramp) == (0.3, 3_000)
+    assert (transducer.loss, transducer.durations) == ("tdt", (0, 1, 2, 3, 4))
+    assert (transducer.sigma, transducer.omega, transducer.weight) == (0.02, 0.1, 0.7)
+    assert (ctc.weight, ctc.ramp_steps) == (0.3, 3_000)
     assert (model.language_embedding, model.language_init) == (True, 0.02) and model.language_dropout > 0
-    assert model.language_id_weight > 0 and len(exp.languages) == 12
-    assert (train.encoder_freeze, train.encoder_lr, train.lr) == (5_000, 2e-5, 1e-3)
+    assert model.heads["language"].weight > 0 and len(exp.languages) == 12
+    assert train.freeze == ("encoder",)
+    assert (train.freeze_steps, train.encoder_lr, train.lr) == (5_000, 2e-5, 1e-3)
     assert (train.betas, train.weight_decay, train.min_lr) == ((0.9, 0.98), 1e-4, 1e-5)
     assert (train.warmup_steps, train.steps, train.accumulate) == (2_000, 200_000, 4)
     assert (train.precision, train.save_every, train.valid_every) == ("bf16", 5_000, 5_000)
@@ -44,4 +47,5 @@ def test_the_other_sizes_train_alike(size: str, layers: int, width: int) -> None
     other, same = to_dict(exp.train), to_dict(flagship.train)
     assert other.pop("init_from") != same.pop("init_from")
     assert other == same and exp.tokenizer == flagship.tokenizer
-    assert exp.model.joint.hidden == exp.model.predictor.hidden == 640
+    transducer = exp.model.head("transducer", TransducerConfig)
+    assert transducer.joint.hidden == transducer.predictor.hidden == 640

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from maya.config import override
+from maya.recipes import presets
 from maya.recipes.aliases import ALIASES, add_aliases
 from maya.recipes.experiment import Experiment
 
@@ -75,15 +76,16 @@ def test_the_options_of_the_earlier_system(tmp_path: Path, repo: Path) -> None:
 
 
 def test_what_the_options_of_the_earlier_system_mean() -> None:
-    exp = Experiment(name="x")
+    exp = Experiment(name="x", model=presets.tiny())
     for name, value in {
         "--encoder-lr": "2e-5", "--head-lr": "1e-3", "--freeze-encoder-steps": "5000",
         "--ctc-warmup-steps": "3000", "--max-batch-dur": "240", "--max-batch-size": "64",
         "--max-tokens-in-batch": "400", "--temperature": "0.3", "--grad-accum": "4", "--no-lang-embed": "",
     }.items():  # fmt: skip
         override(exp, ALIASES[name] + (f"={value}" if value else ""))
-    assert (exp.train.encoder_lr, exp.train.lr, exp.train.encoder_freeze) == (2e-5, 1e-3, 5000)
-    assert (exp.train.ctc_ramp, exp.train.accumulate, exp.model.language_embedding) == (3000, 4, False)
+    assert (exp.train.encoder_lr, exp.train.lr, exp.train.freeze_steps) == (2e-5, 1e-3, 5000)
+    assert exp.model.heads["ctc"].ramp_steps == 3000
+    assert (exp.train.accumulate, exp.model.language_embedding) == (4, False)
     plan = exp.data.plan
     assert (plan.max_seconds, plan.max_utterances, plan.max_tokens, plan.temperature) == (240, 64, 400, 0.3)
     assert Experiment(name="x").data.plan.max_tokens is None  # no cap on tokens unless one is asked for

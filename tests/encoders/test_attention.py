@@ -8,9 +8,11 @@ import torch
 from maya.encoders import FastConformer, FastConformerConfig
 from maya.encoders.conformer import attention, packed_rows
 from maya.encoders.conformer.attention import (
+    AttentionSpan as Span,
+)
+from maya.encoders.conformer.attention import (
     Frames,
     RelPositionAttention,
-    Span,
     positions_needed,
     relative_sinusoids,
     span_of,
@@ -237,7 +239,7 @@ def test_one_of_several_contexts_is_drawn_while_training():
     drawn = [model.train()._choose_context(None) for _ in range(200)]
     assert 60 < drawn.count((6, 1)) < 140 and drawn.count((-1, -1)) == 0
     assert {model.eval()._choose_context(None) for _ in range(20)} == {(6, 1)}
-    assert model.train()._context((4, 0)) == (4, 0)
+    assert model.train()._choose_context((4, 0)) == (4, 0)
     torch.manual_seed(3)
     again = [model._choose_context(None) for _ in range(10)]
     torch.manual_seed(3)

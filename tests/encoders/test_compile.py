@@ -6,7 +6,8 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from maya.encoders import FastConformer, FastConformerConfig, LaCTConfig
-from maya.encoders.conformer.attention import Frames, Span, positions_needed, relative_sinusoids
+from maya.encoders.conformer.attention import AttentionSpan as Span
+from maya.encoders.conformer.attention import Frames, positions_needed, relative_sinusoids
 from maya.encoders.lact.encoder import LaCTLayer
 
 HEADS, WIDTH = 2, 16

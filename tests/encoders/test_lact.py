@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from maya.config import from_dict, override, to_dict
 from maya.encoders import FastConformer, FastConformerConfig, LaCT, LaCTConfig, Zipformer, ZipformerConfig
-from maya.encoders.conformer.attention import Frames, Span
+from maya.encoders.conformer.attention import AttentionSpan as Span
+from maya.encoders.conformer.attention import Frames
 from maya.encoders.conformer.masked_norm import MaskedBatchNorm
 from maya.encoders.conformer.packed_rows import Rows
 from maya.encoders.lact.config import streaming

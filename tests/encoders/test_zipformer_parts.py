@@ -11,12 +11,12 @@ from maya.encoders.zipformer.attention import (
     AttentionWeights,
     NonlinAttention,
     SelfAttention,
-    Span,
+    StackFrames,
     compact_positions,
     relative_shift,
 )
 from maya.encoders.zipformer.front import Conv2dSubsampling
-from maya.encoders.zipformer.layer import Bypass, ChunkCausalConv, ConvModule
+from maya.encoders.zipformer.layer import Bypass, ChunkCausalConv, GatedConvolution
 from maya.encoders.zipformer.stack import Downsample
 from tests.encoders.test_zipformer import perturb
 
@@ -25,7 +25,7 @@ def span(size, lens, keys=None, hidden=None, chunk=-1, pos=8):
     keys = size if keys is None else keys
     valid = (torch.arange(size) < lens[:, None])[..., None]
     seen = F.pad(valid.float(), (0, 0, keys - size, 0), value=1.0)
-    return Span(
+    return StackFrames(
         valid.double(), (1 - seen) * HIDDEN, compact_positions(size, keys, pos, "cpu"), hidden, chunk, lens
     )
 
@@ -166,7 +166,7 @@ def test_chunk_causal_convolution_looks_ahead_in_its_chunk_alone(chunk):
 
 @torch.no_grad()
 def test_convolution_module_is_its_formula():
-    part = perturb(ConvModule(4, 3, causal=False)).double().eval()
+    part = perturb(GatedConvolution(4, 3, causal=False)).double().eval()
     x, lens = torch.randn(2, 6, 4, dtype=torch.float64), torch.tensor([6, 4])
     a, b = part.in_proj(x).chunk(2, -1)
     gated = a * b.sigmoid() * (torch.arange(6) < lens[:, None])[..., None]

@@ -77,52 +77,52 @@ def load_icefall(checkout: Path, saved: Mapping[str, Any]) -> Any:
 
 
 @torch.inference_mode()
-def compare(ours: Recognizer, theirs: Any, feats: Tensor, lens: Tensor) -> Iterator[Row]:
+def compare(ours: Recognizer, peer: Any, feats: Tensor, lens: Tensor) -> Iterator[Row]:
     """Both models on features (1, T, F), (1,)."""
     model = ours.model
     assert isinstance(model.encoder, Zipformer)
-    total = sum(p.numel() for p in theirs.parameters())
+    total = sum(p.numel() for p in peer.parameters())
     yield ("parameters", "equal", f"{total:,}", total == sum(p.numel() for p in model.parameters()))
     if model.encoder.cfg.causal:  # icefall draws one of several, also in evaluation
-        theirs.encoder.chunk_size, theirs.encoder.left_context_frames = (-1,), (-1,)
-    enc, enc_lens = theirs.forward_encoder(feats, lens)
+        peer.encoder.chunk_size, peer.encoder.left_context_frames = (-1,), (-1,)
+    enc, enc_lens = peer.forward_encoder(feats, lens)
     own, own_lens = model.encoder(feats, lens)
     yield ("encoder lengths", "equal", f"{own_lens.tolist()}", torch.equal(own_lens, enc_lens))
     yield _bounded("encoder", own, enc)
     if model.encoder.cfg.causal:
-        theirs.encoder.chunk_size, theirs.encoder.left_context_frames = (16,), (64,)
-        chunked, _ = theirs.forward_encoder(feats, lens)
+        peer.encoder.chunk_size, peer.encoder.left_context_frames = (16,), (64,)
+        chunked, _ = peer.forward_encoder(feats, lens)
         own_chunked, _ = model.encoder(feats, lens, chunking=Chunking(16, 64))
         yield _bounded("encoder in chunks of 16", own_chunked[:, : chunked.shape[1]], chunked)
     tokens = torch.randint(3, model.cfg.vocab_size, (1, 6))
     heads: dict[str, Any] = dict(model.named_heads())
     if transducer := heads.get("transducer"):
         started = torch.nn.functional.pad(tokens, (1, 0))
-        pred, own_pred = theirs.decoder(started), transducer.decoder(tokens)
+        pred, own_pred = peer.decoder(started), transducer.decoder(tokens)
         yield _bounded("decoder", own_pred, pred)
-        logits = theirs.joiner(enc[:, :4, None], pred[:, None])
+        logits = peer.joiner(enc[:, :4, None], pred[:, None])
         yield _bounded("joiner", transducer.joint(own[:, :4], own_pred), logits)
     if ctc := heads.get("ctc"):
-        yield _bounded("CTC", ctc(own), theirs.ctc_output(enc))
+        yield _bounded("CTC", ctc(own), peer.ctc_output(enc))
     if attention := heads.get("attention"):
         started, size = torch.nn.functional.pad(tokens, (1, 0), value=1), torch.tensor([6])
-        logits = theirs.attention_decoder.decoder(started, size + 1, enc, enc_lens)
+        logits = peer.attention_decoder.decoder(started, size + 1, enc, enc_lens)
         yield _bounded("attention decoder", attention(own, own_lens, tokens, size), logits)
 
 
 def check(ours: Recognizer, folder: Path, checkout: Path, audio: list[Path]) -> Iterator[Row]:
     saved = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-    theirs = load_icefall(checkout, saved)
+    peer = load_icefall(checkout, saved)
     for path in audio:
         samples = torch.as_tensor(load_audio(path, ours.sample_rate))[None]
         feats, lens = ours.features(samples, torch.tensor([samples.shape[1]]))
-        for what, bar, measured, holds in compare(ours, theirs, feats, lens):
+        for what, bar, measured, holds in compare(ours, peer, feats, lens):
             yield (f"{path.name}: {what}", bar, measured, holds)
 
 
-def _bounded(what: str, ours: Tensor, theirs: Tensor) -> Row:
-    error = (ours - theirs).abs() / theirs.abs().clamp(min=1)
-    return (what, f"{BAR:g}", f"{error.max():.1e}", ours.shape == theirs.shape and error.max().item() <= BAR)
+def _bounded(what: str, ours: Tensor, peer: Tensor) -> Row:
+    error = (ours - peer).abs() / peer.abs().clamp(min=1)
+    return (what, f"{BAR:g}", f"{error.max():.1e}", ours.shape == peer.shape and error.max().item() <= BAR)
 
 
 def _stand_in_for_k2() -> None:

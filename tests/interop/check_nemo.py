@@ -39,11 +39,13 @@ def compare(model: Recognizer, nemo: Any, audio: Tensor, lens: Tensor) -> list[R
     """(what, bar, measured, whether it holds) of both models on audio (B, N), lens (B,)."""
     rows: list[Row] = []
     with torch.inference_mode():
-        theirs, their_lens = nemo.preprocessor(input_signal=audio, length=lens)
-        if not nemo_parts(model.model.cfg, "NeMo").features.legacy:  # NeMo has dropped those
-            rows += _features(*model.features(audio, lens), theirs, their_lens)
-        enc, enc_lens = nemo.encoder(audio_signal=theirs, length=their_lens)
-        own, own_lens = model.model.encoder(theirs.transpose(1, 2), their_lens)
+        nemo_feats, their_lens = nemo.preprocessor(input_signal=audio, length=lens)
+        if not nemo_parts(
+            model.model.cfg, "NeMo"
+        ).features.legacy:  # NeMo 2.5 and later does not compute those
+            rows += _features(*model.features(audio, lens), nemo_feats, their_lens)
+        enc, enc_lens = nemo.encoder(audio_signal=nemo_feats, length=their_lens)
+        own, own_lens = model.model.encoder(nemo_feats.transpose(1, 2), their_lens)
         rows.append(("encoder lengths", "equal", f"{own_lens.tolist()}", torch.equal(own_lens, enc_lens)))
         rows.append(_bounded("encoder", own, enc.transpose(1, 2), own_lens))
         head = getattr(nemo, "ctc_decoder", None if hasattr(nemo, "joint") else nemo.decoder)
@@ -60,8 +62,8 @@ def compare(model: Recognizer, nemo: Any, audio: Tensor, lens: Tensor) -> list[R
     return rows
 
 
-def _features(ours: Tensor, our_lens: Tensor, theirs: Tensor, their_lens: Tensor) -> list[Row]:
-    error = _errors(ours, theirs.transpose(1, 2), our_lens)
+def _features(ours: Tensor, our_lens: Tensor, nemo_feats: Tensor, their_lens: Tensor) -> list[Row]:
+    error = _errors(ours, nemo_feats.transpose(1, 2), our_lens)
     near, worst = (error <= FEATURE_BAR).double().mean().item(), error.max().item()
     holds = near >= FEATURE_SHARE and worst <= FEATURE_WORST
     bar = f"{FEATURE_BAR:g} in {FEATURE_SHARE:.0%}, worst {FEATURE_WORST:g}"
@@ -71,15 +73,15 @@ def _features(ours: Tensor, our_lens: Tensor, theirs: Tensor, their_lens: Tensor
     ]
 
 
-def _errors(ours: Tensor, theirs: Tensor, lens: Tensor) -> Tensor:
+def _errors(ours: Tensor, peer: Tensor, lens: Tensor) -> Tensor:
     """Absolute differences over the valid frames of every row, flat."""
-    pairs = zip(ours, theirs, lens.tolist(), strict=True)
+    pairs = zip(ours, peer, lens.tolist(), strict=True)
     return torch.cat([(a[:n] - b[:n]).abs().flatten() for a, b, n in pairs])
 
 
-def _bounded(name: str, ours: Tensor, theirs: Tensor, lens: Tensor) -> Row:
-    size = theirs.abs().clamp(min=1)  # a log-probability of -30 has no more digits than one of -0.3
-    worst = _errors(ours / size, theirs / size, lens).max().item()
+def _bounded(name: str, ours: Tensor, peer: Tensor, lens: Tensor) -> Row:
+    size = peer.abs().clamp(min=1)  # a log-probability of -30 has no more digits than one of -0.3
+    worst = _errors(ours / size, peer / size, lens).max().item()
     return name, f"{ENCODER_BAR:g}", f"{worst:.1e}", worst <= ENCODER_BAR
 
 

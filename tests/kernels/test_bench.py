@@ -18,7 +18,7 @@ from maya.kernels.bench.__main__ import main
 from maya.kernels.bench.cases import Bar, BenchCase, CaseFigures
 from maya.kernels.bench.check import SMALL, Check, check
 from maya.kernels.bench.measure import Cost, Form, Setting, peak_memory, time_in_turns, too_large
-from maya.kernels.bench.report import BarResult, Run, add, columns, form_rows, markdown, read, text
+from maya.kernels.bench.report import BarResult, BenchRun, add, columns, form_rows, markdown, read, text
 from maya.kernels.bench.table import FormResult, Result
 from maya.kernels.joint.bench import fused_name
 
@@ -205,7 +205,7 @@ def test_a_later_run_replaces_an_earlier_one() -> None:
     }
     machine = {**facts, "commit": "abc", "uncommitted_changes": False}
     runs = [
-        Run(
+        BenchRun(
             case=case, op="rnnt", kind="times", date="today", command=command, threads=1, machine=machine,
             checks=[], results=[result], bars=[BarResult("a bar", 1.0, "ms", 2.0)],
         )

@@ -221,12 +221,12 @@ def test_results_do_not_depend_on_the_chunk_size(
 def test_only_inputs_that_require_grad_get_a_gradient(durations: tuple[int, ...] | None) -> None:
     case = problem([5, 3], [3, 1], durations)
     whole = fused(case, eps=0.0)
-    for asks in range(len(case.leaves)):
+    for chosen in range(len(case.leaves)):
         leaves = [x.clone() for x in case.leaves]
-        leaves[asks].requires_grad_()
+        leaves[chosen].requires_grad_()
         replace(case, leaves=leaves).loss(eps=0.0).sum().backward()
-        torch.testing.assert_close(leaves[asks].grad, whole[1 + asks], rtol=1e-13, atol=1e-13)
-        assert all(x.grad is None for i, x in enumerate(leaves) if i != asks)
+        torch.testing.assert_close(leaves[chosen].grad, whole[1 + chosen], rtol=1e-13, atol=1e-13)
+        assert all(x.grad is None for i, x in enumerate(leaves) if i != chosen)
     silent = case.loss()
     assert not silent.requires_grad
     torch.testing.assert_close(silent, whole[0], rtol=1e-13, atol=0)

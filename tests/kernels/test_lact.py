@@ -247,7 +247,7 @@ def test_sum_equals_mean_times_frames() -> None:
 def test_error_in_lower_precision_is_bounded(dtype: torch.dtype, orthogonalize: str) -> None:
     exact = problem(2, 24, 2, 16, 24, lens=[24, 17], momentum=True, orthogonalize=orthogonalize)
     given = exact.to(dtype, torch.float32)
-    exact = given.to(torch.float64, torch.float64)  # the rounding of inputs is nobody's error
+    exact = given.to(torch.float64, torch.float64)  # so that rounding of the inputs is no error
     plain = given.to(dtype, torch.float32)
     wide, truth = exact.gradients(chunk_causal(24, 8), "reference")
     actual, grads = given.gradients(chunk_causal(24, 8), "torch")

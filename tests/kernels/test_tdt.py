@@ -77,11 +77,11 @@ def test_gradcheck() -> None:
 def test_only_inputs_that_require_grad_get_a_gradient() -> None:
     tokens, durations, *rest = problem([5, 3], [3, 1], 3)
     whole = value_and_grads(tokens, durations, *rest, durations=(0, 1, 2))
-    for asks in (0, 1):
+    for chosen in (0, 1):
         leaves = [x.clone() for x in (tokens, durations)]
-        leaves[asks].requires_grad_()
+        leaves[chosen].requires_grad_()
         tdt_loss(*leaves, *rest, durations=(0, 1, 2), blank=BLANK).sum().backward()
-        assert torch.equal(leaves[asks].grad, whole[1 + asks]) and leaves[1 - asks].grad is None
+        assert torch.equal(leaves[chosen].grad, whole[1 + chosen]) and leaves[1 - chosen].grad is None
     silent = tdt_loss(tokens, durations, *rest, durations=(0, 1, 2), blank=BLANK)
     torch.testing.assert_close(silent, whole[0], rtol=1e-14, atol=0)
 

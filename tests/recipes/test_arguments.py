@@ -18,7 +18,6 @@ from maya.recipes.cli import main, parser
         ("", "maya: name a command"),
         ("--versoin", "maya: unknown option --versoin; did you mean --version?"),
         ("convert nmeo a b", "maya convert: unknown format 'nmeo'; did you mean 'nemo'?"),
-        ("llm trian", "maya llm: unknown stage 'trian'; did you mean 'train'?"),
         ("train --exp x", "maya train: unknown option --exp; did you mean --experiment?"),
         ("train --exp=x --data d", "maya train: unknown option --exp; did you mean --experiment?"),
         ("train --experimnt x", "maya train: unknown option --experimnt; did you mean --experiment?"),

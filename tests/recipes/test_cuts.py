@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from lhotse import CutSet
 from torch import Tensor
 
 from maya.data.plan import Position
 from maya.errors import MayaError
-from maya.recipes.cuts import batches_from, open_batches
+from maya.recipes.average import average
+from maya.recipes.cuts import batches_from, describe_cuts, open_batches
 from maya.recipes.experiment import Experiment
 from maya.recipes.tokenizer import tokenizer as tokenizer_stage
 from maya.recipes.train import dev_validation, train
@@ -238,6 +240,8 @@ def test_stages_need_no_table(corpora: Path, tmp_path: Path, sampler: str) -> No
     train(exp, None, tmp_path, cpu=True)
     assert same_weights(tmp_path, weights)
     assert dev_validation(exp, None, made, exp.languages) is not None
+    average(exp, None, tmp_path)
+    assert (tmp_path / "averaged.pt").is_file()
     scores = json.loads((tmp_path / "validations.json").read_text())
     assert list(scores) == ["8"]
 
@@ -249,6 +253,20 @@ def test_other_cuts_are_noticed(corpora: Path, tmp_path: Path, caplog: pytest.Lo
     moved.train.steps, moved.train.save_every, moved.train.valid_every = 10, 5, 8
     train(moved, None, tmp_path, cpu=True)
     assert "THE TRAINING DATA DIFFER" in caplog.text and "a stream of cuts" in caplog.text
+
+
+def test_a_plan_compares_all_cuts(corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maya.data.loading.lhotse_cuts._COMPARED_CUTS", 1)
+    cuts = list(CutSet.from_file(corpora / "en.jsonl.gz"))
+    digests = []
+    for text in ("one two", "two one"):  # in the last cut; the file keeps its size
+        cuts[-1].supervisions[0].text = text
+        CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl")
+        for sampler in ("plan", "stream"):
+            exp = experiment(tmp_path, ["cuts.jsonl"], sampler=sampler)
+            described = describe_cuts(exp, open_batches(exp, make_tokenizer(), tmp_path), tmp_path)
+            digests.append(described.digest)
+    assert digests[0] != digests[2] and digests[1] == digests[3]
 
 
 def _train(rank: int, folder: str, run: str, sampler: str, workers: int) -> None:
@@ -263,7 +281,13 @@ def _train(rank: int, folder: str, run: str, sampler: str, workers: int) -> None
 
 @pytest.mark.xdist_group("pair")
 @pytest.mark.parametrize(
-    ("sampler", "workers"), [("plan", 0), ("stream", 2), ("dynamic_bucketing", 0), ("dynamic_bucketing", 2)]
+    ("sampler", "workers"),
+    [
+        ("plan", 0),
+        ("stream", 2),
+        ("dynamic_bucketing", 0),
+        pytest.param("dynamic_bucketing", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_train_and_resume_to_the_bit(
     corpora: Path, tmp_path: Path, pair: Pair, sampler: str, workers: int

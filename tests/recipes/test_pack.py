@@ -27,6 +27,14 @@ def test_every_file_is_in_the_tar_of_its_language_as_it_was(tmp_path: Path) -> N
     assert names == [row.audio for row in packed if row.language == "hi"]
 
 
+def test_labels_stay(tmp_path: Path) -> None:
+    rows = write_corpus(tmp_path / "c", per_speaker=1)
+    rows[0]["labels"] = {"emotion": "happy"}
+    write_manifest(tmp_path / "c", rows)
+    packed = read_manifest(pack(tmp_path / "c", tmp_path / "out") / "manifest.jsonl")
+    assert [dict(row.labels) for row in packed if row.labels] == [{"emotion": "happy"}]
+
+
 def test_packing_again_changes_nothing_and_a_few_can_be_taken(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c", per_speaker=1)
     pack(tmp_path / "c", tmp_path / "out")

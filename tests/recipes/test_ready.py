@@ -16,13 +16,14 @@ from maya.recipes import ready
 from maya.recipes.cli import main
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
-from maya.recipes.ready import Gpu, Planned, checks
+from maya.recipes.ready import GpuStatus, Planned, checks
 from maya.recipes.tokenizer import tokenizer
 from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint, step_path
 from tests import tiny, tones
 
-H200 = Gpu(name="H200", free=150 * 10**9, total=151 * 10**9, bf16=True)
+H200 = GpuStatus(name="H200", free=150 * 10**9, total=151 * 10**9, bf16=True)
+BUSY = GpuStatus(name="H200", free=10**9, total=151 * 10**9, bf16=True)
 
 
 class Usage(NamedTuple):
@@ -49,7 +50,8 @@ def planned(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A run that is ready, in a folder of its own, on two GPUs that are not there."""
     shutil.copytree(made / "run", tmp_path / "run")
     exp = tiny.experiment()
-    exp.train.init_from, exp.train.encoder_freeze = str(made / "start.pt"), 4
+    exp.train.init_from = str(made / "start.pt")
+    exp.train.freeze, exp.train.freeze_steps = ("encoder",), 4
     monkeypatch.setattr(ready, "find_gpus", lambda: [H200, H200])
     yield Planned(experiment=exp, data=made / "data", run=tmp_path / "run", gpus=2)
 
@@ -96,17 +98,22 @@ def test_checkpoints_of_the_flagship_are_counted() -> None:
     ("gpus", "parts"),
     [
         ([], ("0 of 2 GPUs",)),
-        ([H200, Gpu(name="H200", free=10**9, total=151 * 10**9, bf16=True)], ("GPU 1 (H200) is in use",)),
-        ([H200, Gpu(name="T4", free=10**10, total=10**10, bf16=True)], ("differ (H200, T4)",)),
+        (
+            [H200, GpuStatus(name="H200", free=10**9, total=151 * 10**9, bf16=True)],
+            ("GPU 1 (H200) is in use",),
+        ),
+        ([H200, GpuStatus(name="T4", free=10**10, total=10**10, bf16=True)], ("differ (H200, T4)",)),
     ],
 )
-def test_gpus(planned: Planned, monkeypatch: pytest.MonkeyPatch, gpus: list[Gpu], parts: tuple[str]) -> None:
+def test_gpus(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch, gpus: list[GpuStatus], parts: tuple[str]
+) -> None:
     monkeypatch.setattr(ready, "find_gpus", lambda: gpus)
     _only(planned, "gpus: ", *parts)
 
 
 def test_gpus_without_bf16(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = Gpu(name="V100", free=10**10, total=10**10, bf16=False)
+    old = GpuStatus(name="V100", free=10**10, total=10**10, bf16=False)
     monkeypatch.setattr(ready, "find_gpus", lambda: [old, old])
     assert _refusals(planned) == []  # fp32 was asked for
     planned.experiment.train.precision = "bf16"
@@ -150,7 +157,7 @@ def test_checkpoint_to_start_from(planned: Planned, tmp_path: Path) -> None:
     _only(planned, "checkpoint: ", "holds no checkpoint")
     train.init_from = ""
     _only(planned, "checkpoint: ", "give train.init_from")
-    train.encoder_freeze = 0
+    train.freeze, train.freeze_steps = (), None
     assert _refusals(planned) == []
 
 

@@ -49,7 +49,7 @@ FEATURES = {
 def experiment_of(features: LogMelConfig | FbankConfig) -> Experiment:
     exp = tiny.experiment()
     exp.model.features = features
-    exp.model.transducer, exp.model.ctc_weight = "none", 1.0
+    del exp.model.heads["transducer"]
     exp.data.speed_perturb = (0.9, 1.0, 1.1)
     exp.data.cache_gb = 0.01
     exp.data.augment.codec_prob, exp.data.augment.clean_share = 0.5, 0.0

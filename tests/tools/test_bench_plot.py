@@ -6,14 +6,14 @@ import pytest
 
 from maya.errors import MayaError
 from maya.kernels.bench.measure import Setting
-from maya.kernels.bench.report import Run
+from maya.kernels.bench.report import BenchRun
 from maya.kernels.bench.table import FormResult, Result
 from tools.bench.plot import main, plot_bench, series
 
 pytest.importorskip("matplotlib")
 
 
-def run_over(vocabularies: tuple[int, ...], *, case: str = "a", labels: tuple[int, ...] = (5,)) -> Run:
+def run_over(vocabularies: tuple[int, ...], *, case: str = "a", labels: tuple[int, ...] = (5,)) -> BenchRun:
     """Results of two forms; the second did not run at the largest vocabulary."""
     results = [
         Result(
@@ -27,7 +27,7 @@ def run_over(vocabularies: tuple[int, ...], *, case: str = "a", labels: tuple[in
         for v in vocabularies
         for u in labels
     ]
-    return Run(
+    return BenchRun(
         case=case, op="rnnt", kind="times", date="", command="", threads=1, machine={}, checks=[],
         results=results,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A classifier on a frozen encoder, alone and beside CTC: trained, validated, resumed, averaged, described."""
+"""A classifier on a frozen encoder, alone and beside CTC: trained, validated, resumed and averaged."""
 
 import json
 import shutil

@@ -64,7 +64,7 @@ def test_heads_trained_at_the_start_stay_trained() -> None:
     ("model", "sentences"),
     [
         ({}, []),
-        ({"ctc_first": 20}, ["head transducer .* ends after 12 steps and .*transducer.first_step is 20.*above 20"]),
+        ({"ctc_first": 20}, ["head transducer .* 12 steps and .*transducer.first_step is 20.*above 20"]),
         ({"ctc_first": 12}, ["model.heads.transducer.first_step below 12"]),
         ({"ctc_first": 11}, []),
         ({"ctc_weight": 1.0}, ["head transducer .*model.heads.transducer.weight is 0; raise it"]),

@@ -90,7 +90,7 @@ def test_the_function_lies_above_what_it_does_not_describe() -> None:
 
 
 def test_no_term_is_negative() -> None:
-    samples = [memory_probe.Sample(b, 10.0, u, 10**9 - 10**6 * b) for b in (1, 4, 9) for u in (1, 50)]
+    samples = [memory_probe.MemorySample(b, 10.0, u, 10**9 - 10**6 * b) for b in (1, 4, 9) for u in (1, 50)]
     terms = fit(samples, FRAMES)
     assert min(terms.values()) >= 0 and terms["fixed"] > 5e8
 
@@ -111,9 +111,9 @@ def _config(vocab_size: int = 20) -> tuple:
 
 
 def _ask(plan: PlanConfig, cache: Path, **more: object) -> PlanConfig:
-    model, train = _config()
-    settings: dict = {"seconds": 9.0, "tokens": 30, "device": torch.device("cpu"), "bf16": False}
-    return with_memory(plan, model, train, cache, **(settings | more))
+    settings: dict = {"seconds": 9.0, "tokens": 30, "device": torch.device("cpu"), "bf16": False} | more
+    size = {name: settings.pop(name) for name in ("seconds", "tokens")}
+    return with_memory(plan, Order.of(*_config(), **settings), cache, **size)
 
 
 def test_a_measurement_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,9 +194,8 @@ def test_batches_planned_under_the_cap_stay_within_the_memory(tmp_path: Path) ->
     limit = 1.0
     model, train = _config()
     cfg = PlanConfig(max_seconds=None, max_utterances=None, memory=MemoryConfig(limit=limit))
-    capped = with_memory(
-        cfg, model, train, tmp_path, seconds=10.0, tokens=32, device=torch.device("cpu"), bf16=False
-    )
+    order = Order.of(model, train, torch.device("cpu"), bf16=False)
+    capped = with_memory(cfg, order, tmp_path, seconds=10.0, tokens=32)
     assert capped.memory.max_bytes == pytest.approx(0.9 * limit * 1e9)
     rng = np.random.default_rng(0)
     seconds = rng.uniform(1.0, 10.0, 4000).astype(np.float32)
@@ -205,7 +204,6 @@ def test_batches_planned_under_the_cap_stay_within_the_memory(tmp_path: Path) ->
     shapes = [(len(rows), float(seconds[rows].max()), int(tokens[rows].max())) for rows in plan.epoch(0)]
     needs = [float(capped.memory.bytes(n, FRAMES(s), u)) for n, s, u in shapes]
     worst = sorted({int(np.argmax(needs)), int(np.argmax([n for n, _, _ in shapes]))})
-    order = Order(model=to_dict(model), train=to_dict(train), device="cpu", bf16=False)
     with Steps(order) as steps:
         for i in worst:
             peak = steps.peak(*shapes[i])

@@ -36,7 +36,7 @@ from maya.text.tokenizer import Tokenizer
 from tools.bench.common import PAGES, machine, markdown, parser_of, write_pages
 
 
-class Epoch(NamedTuple):
+class EpochFigures(NamedTuple):
     """One epoch as it was read. seconds: of audio; padded: with its padding; took, waited: by the clock;
     spent: processor seconds of this process and its workers; extra: utterances that came other than once."""
 
@@ -74,7 +74,7 @@ def open_data(experiment: Experiment, work: Path) -> tuple[Utterances, Tokenizer
 
 def read_epoch(
     experiment: Experiment, utterances: Utterances, made: Tokenizer, workers: int, ranks: int
-) -> Epoch:
+) -> EpochFigures:
     """Read epoch 0 with every rank in turn. AssertionError where a batch is not that of the plan."""
     features = LogMel(LogMelConfig())
     rate = features.cfg.sample_rate
@@ -89,11 +89,11 @@ def read_epoch(
         loader = TrainLoader(
             utterances, made, experiment.languages, plan, sample_rate=rate, num_workers=workers
         )
-        started = asked = time.perf_counter()
+        started = idle_since = time.perf_counter()
         batches_of_plan = iter(loader)
         for index in range(plan.num_batches(0)):
             _, batch = next(batches_of_plan)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - idle_since
             assert batch.ids == [utterances.ids[i] for i in plan.batch(0, index)], "not the plan's"
             seen.update(batch.ids)
             batches += 1
@@ -101,12 +101,14 @@ def read_epoch(
             padded += batch.audio.numel() / batch.sample_rate
             with torch.no_grad():
                 features(batch.audio, batch.audio_lens)
-            asked = time.perf_counter()
+            idle_since = time.perf_counter()
         took += time.perf_counter() - started
         batches_of_plan.close()  # type: ignore[attr-defined]
     extra = len(set(utterances.ids) - seen.keys()) + sum(n - 1 for n in seen.values())
     spent = _spent() - spent
-    return Epoch(workers, ranks, sum(seen.values()), batches, seconds, padded, took, waited, spent, extra)
+    return EpochFigures(
+        workers, ranks, sum(seen.values()), batches, seconds, padded, took, waited, spent, extra
+    )
 
 
 def plan_facts(experiment: Experiment, utterances: Utterances, ranks: int) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def page(result: dict[str, Any]) -> str:
     head = ["workers", "ranks", "utterances", "other than once", "clips/s", "processor ms/clip", "hours/hour"]
     head += ["padding", "waiting share"]
     rows = []
-    for epoch in (Epoch(**epoch) for epoch in result["epochs"]):
+    for epoch in (EpochFigures(**epoch) for epoch in result["epochs"]):
         row = [epoch.workers, epoch.ranks, epoch.clips, epoch.extra, f"{epoch.clips / epoch.took:,.0f}"]
         row += [f"{1000 * epoch.spent / epoch.clips:.1f}", f"{epoch.seconds / epoch.took:,.0f}"]
         row += [f"{1 - epoch.seconds / epoch.padded:.1%}", f"{epoch.waited / epoch.took:.0%}"]
@@ -177,16 +179,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     command = f"python -m tools.bench.data_road --corpus {args.corpus.name} --work exp/data-road"
     result = {"about": about, "command": command, "stages": stages, "plan": facts,
-              "epochs": [one._asdict() for one in epochs]}  # fmt: skip
+              "epochs": [epoch._asdict() for epoch in epochs]}  # fmt: skip
     write_pages(args.out / "data-road", result, page(result))
     print(page(result))
-    return 1 if any(one.extra for one in epochs) else 0
+    return 1 if any(epoch.extra for epoch in epochs) else 0
 
 
 def _spent() -> float:
     """Processor seconds of this process and of those that ended."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 if __name__ == "__main__":

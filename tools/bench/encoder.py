@@ -42,7 +42,7 @@ def hugging_face(ours: FastConformer) -> nn.Module:
     from transformers import ParakeetEncoder, ParakeetEncoderConfig
 
     cfg = ours.cfg
-    theirs = ParakeetEncoder(
+    peer = ParakeetEncoder(
         ParakeetEncoderConfig(
             hidden_size=cfg.d_model,
             num_hidden_layers=cfg.n_layers,
@@ -57,8 +57,8 @@ def hugging_face(ours: FastConformer) -> nn.Module:
             attention_dropout=0.0,
         )
     )
-    theirs.load_state_dict(hugging_face_names(ours.state_dict()), strict=True)
-    return theirs
+    peer.load_state_dict(hugging_face_names(ours.state_dict()), strict=True)
+    return peer
 
 
 def hugging_face_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -76,8 +76,8 @@ def hugging_face_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
     renamed = {}
     for key, value in state.items():
-        for ours, theirs in names.items():
-            key = key.replace(ours, theirs)
+        for ours, peer in names.items():
+            key = key.replace(ours, peer)
         renamed[key] = value
     return renamed
 
@@ -87,7 +87,7 @@ def nemo(ours: FastConformer) -> nn.Module:
     from nemo.collections.asr.modules import ConformerEncoder
 
     cfg = ours.cfg
-    theirs = ConformerEncoder(
+    peer = ConformerEncoder(
         feat_in=cfg.feat_in,
         n_layers=cfg.n_layers,
         d_model=cfg.d_model,
@@ -103,8 +103,8 @@ def nemo(ours: FastConformer) -> nn.Module:
         dropout_att=0.0,
         sync_max_audio_length=False,
     )
-    theirs.load_state_dict(ours.state_dict(), strict=True)
-    return theirs
+    peer.load_state_dict(ours.state_dict(), strict=True)
+    return peer
 
 
 def run_ours(model: nn.Module, x: Tensor, lens: Tensor) -> Tensor:

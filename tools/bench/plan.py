@@ -54,11 +54,15 @@ def scales(rows: Sequence[int]) -> dict[str, Any]:
     """Plans of `rows` utterances, the last also with temperature 1."""
     load = os.getloadavg()[0]
     settings = [(n, 0.3) for n in rows] + [(rows[-1], 1.0)]
-    found = [
+    results = [
         measure("scale", rows=n, prove=True, cfg=to_dict(PlanConfig(**SCALE, temperature=t)))  # type: ignore[arg-type]
         for n, t in settings
     ]
-    return {"scale": found, "computed": computed(found), "scale_load": [load, os.getloadavg()[0]]}
+    return {
+        "scale": results,
+        "computed": computed(results),
+        "scale_load": [load, os.getloadavg()[0]],
+    }
 
 
 def beside(cuts: int, steps: int) -> dict[str, Any]:
@@ -70,12 +74,12 @@ def beside(cuts: int, steps: int) -> dict[str, Any]:
         path = Path(folder) / "cuts.jsonl"
         write_cuts(path, cuts)
         cfg = to_dict(PlanConfig(**BESIDE))  # type: ignore[arg-type]
-        found = [
+        results = [
             measure("sampler", kind=kind, path=str(path), ranks=ranks, steps=steps, cfg=cfg)
             for ranks in RANKS
             for kind in NAMES
         ]
-    return {"samplers": found, "cuts": cuts, "samplers_load": [load, os.getloadavg()[0]]}
+    return {"samplers": results, "cuts": cuts, "samplers_load": [load, os.getloadavg()[0]]}
 
 
 def computed(scales: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -110,7 +114,7 @@ def bars(scale: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, bool]]:
         ("mean time per step and rank, 8 ranks", 1.0, "step_ms", "ms"),
         ("seek to any step of another epoch", 1.0, "seek_s", "s"),
     ]
-    found = [
+    results = [
         ("memory, columns included, GB", 2.0, worst("peak_bytes") / GB),
         ("padding, share of seconds", 0.06, worst("padding")),
         ("cost of a step, max/mean over 8 ranks, median", 1.05, worst("imbalance_median")),
@@ -127,7 +131,7 @@ def bars(scale: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, bool]]:
         )
         for what, bar, name, unit in times
     ]
-    rows += [(what, f"≤ {bar:g}", f"{value:.4g}", value <= bar) for what, bar, value in found]
+    rows += [(what, f"≤ {bar:g}", f"{value:.4g}", value <= bar) for what, bar, value in results]
     once = natural["uses_once"]
     return [*rows, ("each utterance once, T = 1", "yes", "yes" if once else "no", once)]
 

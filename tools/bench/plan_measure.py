@@ -93,9 +93,9 @@ def _proved(plan: BatchPlan, columns: tuple[NDArray, NDArray, NDArray], steps: i
     uses = np.zeros(len(durations), np.int64)
     cost, over, seconds, padded = np.empty((steps, RANKS)), 0, 0.0, 0.0
     for rank in range(RANKS):
-        mine = plan.for_rank(rank, RANKS)
-        mine._epochs, mine._deals = plan._epochs, plan._deals  # one epoch in memory, not eight
-        batches = [mine.take(Position(0, step)).rows for step in range(steps)]
+        rank_plan = plan.for_rank(rank, RANKS)
+        rank_plan._epochs, rank_plan._deals = plan._epochs, plan._deals  # one epoch in memory, not eight
+        batches = [rank_plan.take(Position(0, step)).rows for step in range(steps)]
         sizes = np.array([len(batch) for batch in batches])
         rows = np.concatenate(batches)
         heads = np.cumsum(sizes) - sizes
@@ -120,11 +120,11 @@ def _proved(plan: BatchPlan, columns: tuple[NDArray, NDArray, NDArray], steps: i
         "over_caps": over,
         "imbalance_median": float(np.median(imbalance)),
         "imbalance_p95": float(np.quantile(imbalance, 0.95)),
-        "uses_spread": max(int(mine.max() - mine.min()) for mine in by_language),
+        "uses_spread": max(int(counts.max() - counts.min()) for counts in by_language),
         "uses_once": bool((uses == 1).all()),
         "share_error": float(np.abs(used / used.sum() / weight - 1).max()),
         "hours": hours.tolist(),
         "hours_used": used.tolist(),
-        "repeated": [float(max(0, 1 - len(mine) / max(1, mine.sum()))) for mine in by_language],
-        "skipped": [float((mine == 0).mean()) for mine in by_language],
+        "repeated": [float(max(0, 1 - len(counts) / max(1, counts.sum()))) for counts in by_language],
+        "skipped": [float((counts == 0).mean()) for counts in by_language],
     }

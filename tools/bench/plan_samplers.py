@@ -79,14 +79,14 @@ def _shape(batch: Iterable[Any]) -> tuple[int, float, float, int]:
 
 def _maya(cuts: CutSet, ranks: int, cfg: PlanConfig) -> tuple[Any, Any]:
     """Rank 0 reads its cuts; of the other ranks' batches only the columns are looked up."""
-    mine = PlanSampler(cuts, cfg, rank=0, world_size=ranks)
-    others = [mine.plan.for_rank(rank, ranks) for rank in range(1, ranks)]
+    sampler = PlanSampler(cuts, cfg, rank=0, world_size=ranks)
+    others = [sampler.plan.for_rank(rank, ranks) for rank in range(1, ranks)]
     for other in others:
-        other._epochs, other._deals = mine.plan._epochs, mine.plan._deals
-    durations, tokens = mine.plan.durations, mine.plan._data.tokens
+        other._epochs, other._deals = sampler.plan._epochs, sampler.plan._deals
+    durations, tokens = sampler.plan.durations, sampler.plan._data.tokens
 
     def steps() -> Any:
-        for position, batch in zip(mine.plan.positions(mine._position), mine, strict=False):
+        for position, batch in zip(sampler.plan.positions(sampler._position), sampler, strict=False):
             shapes = [_shape(batch)]
             for other in others:
                 rows = other.take(position).rows
@@ -95,28 +95,28 @@ def _maya(cuts: CutSet, ranks: int, cfg: PlanConfig) -> tuple[Any, Any]:
                 )
             yield shapes
 
-    return mine, steps()
+    return sampler, steps()
 
 
 def _lhotse(cuts: CutSet, ranks: int, cfg: PlanConfig, buffer_size: int) -> tuple[Any, Any]:
     """Rank 0, which samples the batches of all ranks and keeps its own: the others are noted in passing."""
-    mine = DynamicBucketingSampler(
+    sampler = DynamicBucketingSampler(
         cuts, max_duration=cfg.max_seconds, max_cuts=cfg.max_utterances, num_buckets=30, shuffle=True,
         drop_last=True, buffer_size=buffer_size, seed=0, rank=0, world_size=ranks,
     )  # fmt: skip
     noted: _Shapes = []
-    sample = mine._next_batch
+    sample = sampler._next_batch
 
     def noting() -> CutSet:
         batch = sample()
         noted.append(_shape(batch))
         return batch
 
-    mine._next_batch = noting
+    sampler._next_batch = noting
 
     def steps() -> Any:
-        for _ in mine:
+        for _ in sampler:
             yield noted[-ranks:]
             noted.clear()
 
-    return mine, steps()
+    return sampler, steps()

@@ -16,7 +16,7 @@ from typing import Any
 
 from maya.errors import MayaError
 from maya.kernels.bench.measure import Setting
-from maya.kernels.bench.report import Run, read
+from maya.kernels.bench.report import BenchRun, read
 from maya.kernels.bench.table import Result
 from maya.recipes.figure import figure_class
 
@@ -27,7 +27,7 @@ SMALLEST_MIB = 1.0  # below this the resident set says nothing
 MARKERS = "osD^v*"
 
 
-def plot_bench(runs: Sequence[Run], path: str | Path) -> list[str]:
+def plot_bench(runs: Sequence[BenchRun], path: str | Path) -> list[str]:
     """Draw the longest series over each axis into `path`; returns titles. MayaError if there is none."""
     panels = [(x, y, series(runs, x)) for x in ACROSS for y in UP]
     panels = [panel for panel in panels if panel[2]]
@@ -47,7 +47,7 @@ def plot_bench(runs: Sequence[Run], path: str | Path) -> list[str]:
     return titles
 
 
-def series(runs: Sequence[Run], across: str) -> list[Result]:
+def series(runs: Sequence[BenchRun], across: str) -> list[Result]:
     """The most results of one operator whose settings differ in `across` alone, sorted; none if too few."""
     groups: dict[tuple[str, str, Setting], dict[int, Result]] = defaultdict(dict)
     for run in runs:

@@ -196,14 +196,14 @@ def where_time_goes(corpus: Corpus, rounds: int, clips: int = 200) -> list[tuple
         "decode(): read and decoded": (decode, ranges),
         "load_cut_audio(): as a lhotse cut": (load_cut_audio, cuts),
     }
-    found: dict[str, list[float]] = {name: [] for name in steps}
+    results: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, (step, values) in steps.items():
             started = time.process_time()
             for value in values:
                 step(value)
-            found[name].append((time.process_time() - started) / len(values) * 1e6)
-    return [(name, min(taken)) for name, taken in found.items()]
+            results[name].append((time.process_time() - started) / len(values) * 1e6)
+    return [(name, min(taken)) for name, taken in results.items()]
 
 
 def timed(steps: Iterator[Any], seconds: float, clock: Callable[[], float]) -> float:
@@ -219,7 +219,7 @@ def ways(corpus: Corpus) -> dict[tuple[str, str, str], Callable[[], Iterator[Any
     """(task, order, way) to a pass over the clips."""
     clips = len(corpus.names)
     shuffled = random.Random(0).sample(range(clips), clips)
-    found: dict[tuple[str, str, str], Callable[[], Iterator[Any]]] = {}
+    results: dict[tuple[str, str, str], Callable[[], Iterator[Any]]] = {}
     stamp = file_stamp(corpus.tar)
     sizes = {i: soundfile.info(corpus.files[i]).frames for i in range(DIFFERENT)}
     cuts = {
@@ -231,20 +231,20 @@ def ways(corpus: Corpus) -> dict[tuple[str, str, str], Callable[[], Iterator[Any
     for order, numbers in (("random", shuffled), ("in order", list(range(clips)))):
         for name, read in readers(corpus).items():
             if order == "random" or name in (OFFSET, EXTRACTED):
-                found["bytes", order, name] = partial(map, read, numbers)
-                found["audio", order, name] = partial(map, partial(decoded, read), numbers)
+                results["bytes", order, name] = partial(map, read, numbers)
+                results["audio", order, name] = partial(map, partial(decoded, read), numbers)
         for name, made in cuts.items():
-            found["audio", order, CUTS[name]] = partial(map, load_cut_audio, [made[i] for i in numbers])
+            results["audio", order, CUTS[name]] = partial(map, load_cut_audio, [made[i] for i in numbers])
     of_shar = [number % IN_SHAR for number in shuffled]
-    found["bytes", "random", SHAR_FROM_START] = partial(map, partial(shar_clip, corpus), of_shar)
-    found["audio", "random", SHAR_FROM_START] = lambda: map(
+    results["bytes", "random", SHAR_FROM_START] = partial(map, partial(shar_clip, corpus), of_shar)
+    results["audio", "random", SHAR_FROM_START] = lambda: map(
         load_cut_audio, map(partial(shar_clip, corpus), of_shar)
     )
-    found["bytes", "in order", ITERATED] = lambda: iterate_tar(corpus)
-    found["audio", "in order", ITERATED] = lambda: map(load_audio, iterate_tar(corpus))
-    found["bytes", "in order", SHAR] = lambda: iterate_shar(corpus)
-    found["audio", "in order", SHAR] = lambda: map(load_cut_audio, iterate_shar(corpus))
-    return found
+    results["bytes", "in order", ITERATED] = lambda: iterate_tar(corpus)
+    results["audio", "in order", ITERATED] = lambda: map(load_audio, iterate_tar(corpus))
+    results["bytes", "in order", SHAR] = lambda: iterate_shar(corpus)
+    results["audio", "in order", SHAR] = lambda: map(load_cut_audio, iterate_shar(corpus))
+    return results
 
 
 def measure(corpus: Corpus, rounds: int, seconds: float) -> list[dict[str, Any]]:
@@ -276,7 +276,7 @@ def measure(corpus: Corpus, rounds: int, seconds: float) -> list[dict[str, Any]]
 
 def bars(rows: list[dict[str, Any]], costs: dict[str, float], clips: int) -> list[dict[str, Any]]:
     """By offset over every other way of random access, for the bytes of a clip."""
-    found = []
+    results = []
     for cache in ("cold", "warm"):
         rate = {
             row["way"]: row["clips_per_second"]
@@ -288,8 +288,8 @@ def bars(rows: list[dict[str, Any]], costs: dict[str, float], clips: int) -> lis
         others[f"{EXTRACTED}, which is counted"] = clips / (clips / rate[EXTRACTED] + costs[EXTRACTED])
         for against, other in others.items():
             times = rate[OFFSET] / other
-            found.append({"cache": cache, "against": against, "times": times, "met": times >= BAR})
-    return found
+            results.append({"cache": cache, "against": against, "times": times, "met": times >= BAR})
+    return results
 
 
 def page(result: dict[str, Any]) -> str:

@@ -69,21 +69,21 @@ def measured(case: Case, shapes: Sequence[tuple[int, float, int]]) -> list[dict[
     order = Order(
         model=to_dict(cfg), train=to_dict(train), device="cpu", bf16=False, hold_gradients=case.accumulate > 1
     )
-    found = []
+    results = []
     with Steps(order) as steps:
         for batch, seconds, tokens in shapes:
             peak = steps.peak(batch, seconds, tokens)
             if peak is None:
                 raise SystemExit(f"bench_sizing: out of memory at {case}, {batch} x {seconds} s")
             row = {"case": asdict(case), "batch": batch, "seconds": seconds, "tokens": tokens}
-            found.append(row | {"measured_gb": peak / 1e9})
-            print(f"bench_sizing: {found[-1]}", flush=True)
-    return found
+            results.append(row | {"measured_gb": peak / 1e9})
+            print(f"bench_sizing: {results[-1]}", flush=True)
+    return results
 
 
 def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with what the model says."""
-    found = []
+    results = []
     for row in rows:
         case, size = Case(**row["case"]), (row["batch"], row["seconds"], row["tokens"])
         cfg = case.config
@@ -92,11 +92,11 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         said = paper.bytes(size[0], count_frames(cfg, size[1])[1], size[2]) / 1e9
         # What the batch adds: both without what is there whatever the batch is.
         rest = paper.base.fixed / 1e9
-        found.append(row | {
+        results.append(row | {
             "parameters": count_parameters(model), "paper_gb": said, "error": said / row["measured_gb"] - 1,
             "batch_error": (said - rest) / (row["measured_gb"] - rest) - 1,
         })  # fmt: skip
-    return found
+    return results
 
 
 def report(rows: list[dict[str, Any]]) -> str:

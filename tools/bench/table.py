@@ -70,19 +70,19 @@ def measure(path: Path) -> dict[str, Any]:
     before, began = _memory(), time.process_time()
     table = Table.open(path)
     columns = table.ids, table.durations, table.codes("language")
-    found: dict[str, Any] = {"rows": len(table), "bytes_per_row": path.stat().st_size / len(table)}
-    found |= {"plan_seconds": time.process_time() - began, "plan_mb": _memory() - before}
+    result: dict[str, Any] = {"rows": len(table), "bytes_per_row": path.stat().st_size / len(table)}
+    result |= {"plan_seconds": time.process_time() - began, "plan_mb": _memory() - before}
     table.audio(0)
     pa.default_memory_pool().release_unused()
-    found |= {"all_seconds": time.process_time() - began, "all_mb": _memory() - before}
-    found["all_bytes_per_row"] = found["all_mb"] * 1e6 / len(table)
+    result |= {"all_seconds": time.process_time() - began, "all_mb": _memory() - before}
+    result["all_bytes_per_row"] = result["all_mb"] * 1e6 / len(table)
     rng, began = random.Random(1), time.process_time()
     for _ in range(2000):
         table.audio(rng.randrange(len(table)))
-    found["audio_cut_us"] = 1e6 * (time.process_time() - began) / 2000
-    found |= _sequential(table, path)
+    result["audio_cut_us"] = 1e6 * (time.process_time() - began) / 2000
+    result |= _sequential(table, path)
     assert len(columns[0]) == len(table)
-    return found
+    return result
 
 
 def _sequential(table: Any, path: Path) -> dict[str, float]:
@@ -91,17 +91,17 @@ def _sequential(table: Any, path: Path) -> dict[str, float]:
 
     lines = path.with_suffix(".jsonl.gz")
     CutSet.from_cuts(table.cuts().subset(first=min(IN_JSON, len(table)))).to_file(lines)
-    found = {}
+    result = {}
     for name, cuts in (("table", table.cuts()), ("json", CutSet.from_file(lines))):
         began, count = time.process_time(), 0
         for _ in cuts:
             count += 1
             if count == IN_JSON:
                 break
-        found[f"{name}_cut_us"] = 1e6 * (time.process_time() - began) / count
-    found["json_bytes_per_row"] = lines.stat().st_size / count
+        result[f"{name}_cut_us"] = 1e6 * (time.process_time() - began) / count
+    result["json_bytes_per_row"] = lines.stat().st_size / count
     lines.unlink()
-    return found
+    return result
 
 
 def _memory() -> float:
@@ -132,8 +132,8 @@ def main(argv: list[str] | None = None) -> None:
             write_table(path, synthetic(rows))
         spent = time.process_time() - began
         command = [sys.executable, "-m", "tools.bench.table", "--measure", str(path)]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        results.append({"write_seconds": spent} | found)
+        result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        results.append({"write_seconds": spent} | result)
         print("  ".join(f"{name} {value:,.1f}" for name, value in results[-1].items()))
     options.out.write_text(json.dumps(results, indent=1) + "\n")
 

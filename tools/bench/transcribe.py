@@ -30,7 +30,8 @@ import torch
 
 from maya.audio.load import load_audio
 from maya.convert import from_nemo, to_nemo
-from maya.decode.recognizer import Recognizer, decode_frames
+from maya.decode.methods import greedy
+from maya.decode.recognizer import Recognizer
 from maya.encoders import FastConformerConfig
 from maya.kernels.bench.peak import forget_the_peak, forked, resident
 from maya.models.hybrid import hybrid
@@ -48,12 +49,12 @@ Taker = Callable[[list[Path]], list[str]]
 def speech(args: argparse.Namespace) -> list[dict[str, Any]]:
     """`--files` utterances of at least `--min-seconds`, evenly over the manifest's, short ones first."""
     lines = args.manifest.read_text().splitlines()
-    known = [u for u in map(json.loads, lines) if u["duration"] >= args.min_seconds]
-    if len(known) < args.files:
+    eligible = [u for u in map(json.loads, lines) if u["duration"] >= args.min_seconds]
+    if len(eligible) < args.files:
         sys.exit(
-            f"{args.manifest}: {len(known)} utterances of {args.min_seconds} s or more, not {args.files}"
+            f"{args.manifest}: {len(eligible)} utterances of {args.min_seconds} s or more, not {args.files}"
         )
-    chosen = [known[i * len(known) // args.files] for i in range(args.files)]
+    chosen = [eligible[i * len(eligible) // args.files] for i in range(args.files)]
     return sorted(chosen, key=lambda u: u["duration"])
 
 
@@ -74,10 +75,11 @@ def random_model(args: argparse.Namespace, texts: list[str], audio: list[torch.T
     encoder = FastConformerConfig(n_layers=args.layers, d_model=args.width)
     cfg = hybrid(encoder=encoder, vocab_size=tokenizer.vocab_size)
     model = Recognizer(model=SpeechModel(cfg).eval(), tokenizer=tokenizer, device=torch.device("cpu"))
-    output, head = model.model.joint.joint_net[2], model.model.ctc_decoder.decoder_layers[0]
+    heads: Any = model.model.heads
+    output, head = heads["transducer"].joint.joint_net[2], heads["ctc"].decoder_layers[0]
     lens = torch.tensor([len(a) for a in audio])
     with torch.inference_mode():
-        enc, enc_lens = model.encode(torch.nn.utils.rnn.pad_sequence(audio, batch_first=True), lens)
+        encoded = model.model.encode_audio(torch.nn.utils.rnn.pad_sequence(audio, batch_first=True), lens)
     with torch.no_grad():
         layer: Any
         for layer, method in ((output, "transducer"), (head, "ctc")):
@@ -85,11 +87,11 @@ def random_model(args: argparse.Namespace, texts: list[str], audio: list[torch.T
             layer.weight.normal_(std=4 / layer.weight.shape[1] ** 0.5)
             layer.bias[tokenizer.unk_id] = NEVER
             if method == "transducer":
-                layer.bias[-len(cfg.durations)] = NEVER
+                layer.bias[-len(heads["transducer"].durations)] = NEVER
             low, high = -50.0, 50.0
             for _ in range(14):
                 layer.bias[model.model.blank] = (low + high) / 2
-                hyps = decode_frames(model.model, enc, enc_lens, method=method)  # type: ignore[arg-type]
+                hyps = greedy(model.model, encoded, method)
                 many = sum(len(h.tokens) for h in hyps) * SAMPLE_RATE / int(lens.sum()) > args.rate
                 low, high = ((low + high) / 2, high) if many else (low, (low + high) / 2)
     return model
@@ -97,7 +99,7 @@ def random_model(args: argparse.Namespace, texts: list[str], audio: list[torch.T
 
 def maya_taker(model: Recognizer, args: argparse.Namespace) -> Taker:
     method = "ctc" if args.head == "ctc" else "transducer"
-    return lambda paths: [h.text for h in model.transcribe(paths, method=method)]  # type: ignore[arg-type]
+    return lambda paths: [h.text for h in model.transcribe(paths, method=method)]
 
 
 def nemo_taker(nemo: Any, args: argparse.Namespace) -> Taker:
@@ -116,10 +118,10 @@ def hugging_face_taker(model: Recognizer, args: argparse.Namespace) -> Taker:
     """The `automatic-speech-recognition` pipeline over Parakeet with our weights."""
     from transformers import ParakeetFeatureExtractor, pipeline
 
-    theirs = hugging_face_model(model.model, args.head)
+    peer = hugging_face_model(model.model, args.head)
     asr: Any = pipeline(
         "automatic-speech-recognition",
-        model=theirs,
+        model=peer,
         tokenizer=hugging_face_tokenizer(model.tokenizer),
         feature_extractor=ParakeetFeatureExtractor(),
         batch_size=args.batch,
@@ -153,37 +155,40 @@ def hugging_face_model(ours: SpeechModel, head: str) -> Any:
     )
     shared: dict[str, Any] = {"vocab_size": ours.blank + 1, "pad_token_id": ours.blank}
     shared["encoder_config"] = encoder
+    heads: Any = ours.heads
     state = {f"encoder.{k}": v for k, v in hugging_face_names(ours.encoder.state_dict()).items()}
-    theirs: Any
+    peer: Any
     if head == "ctc":
-        theirs = ParakeetForCTC(ParakeetCTCConfig(**shared))
-        state |= renamed(ours.ctc_decoder.state_dict(), {"decoder_layers.0.": "ctc_head."})
+        peer = ParakeetForCTC(ParakeetCTCConfig(**shared))
+        state |= renamed(heads["ctc"].state_dict(), {"decoder_layers.0.": "ctc_head."})
     else:
-        cfg = ParakeetTDTConfig(**shared, blank_token_id=ours.blank, durations=list(ours.cfg.durations))
-        theirs = ParakeetForTDT(cfg)
-        theirs.generation_config.decoder_start_token_id = ours.blank
-        theirs.generation_config.eos_token_id = None
+        cfg = ParakeetTDTConfig(
+            **shared, blank_token_id=ours.blank, durations=list(heads["transducer"].durations)
+        )
+        peer = ParakeetForTDT(cfg)
+        peer.generation_config.decoder_start_token_id = ours.blank
+        peer.generation_config.eos_token_id = None
         # It takes a step's token among all outputs, durations too, unless told not to.
-        theirs.generation_config.suppress_tokens = [ours.blank + 1 + i for i in range(len(cfg.durations))]
+        peer.generation_config.suppress_tokens = [ours.blank + 1 + i for i in range(len(cfg.durations))]
         names = {"prediction.embed.": "decoder.embedding.", "prediction.dec_rnn.lstm.": "decoder.lstm."}
-        state |= renamed(ours.decoder.state_dict(), names)
+        state |= renamed(heads["transducer"].decoder.state_dict(), names)
         names = {
             "enc.": "encoder_projector.",
             "pred.": "decoder.decoder_projector.",
             "joint_net.2.": "joint.head.",
         }
-        state |= renamed(ours.joint.state_dict(), names)
-    theirs.load_state_dict(state, strict=True)
-    return theirs.eval()
+        state |= renamed(heads["transducer"].joint.state_dict(), names)
+    peer.load_state_dict(state, strict=True)
+    return peer.eval()
 
 
 def renamed(state: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str, torch.Tensor]:
     """Keys that begin with one of `names` under what it stands for."""
-    found = {}
+    renamed_state = {}
     for key, value in state.items():
         begin = next(name for name in names if key.startswith(name))
-        found[names[begin] + key.removeprefix(begin)] = value
-    return found
+        renamed_state[names[begin] + key.removeprefix(begin)] = value
+    return renamed_state
 
 
 def hugging_face_tokenizer(ours: Tokenizer) -> Any:
@@ -268,16 +273,17 @@ def long_one(args: argparse.Namespace, minutes: float, folder: Path) -> dict[str
     utterances = speech(args)
     audio = [load_audio(args.manifest.parent / u["audio"]) for u in utterances]
     model = random_model(args, [u["text"] for u in utterances] * 20, audio[:8])
-    model.model.encoder.context = tuple(args.context)
+    fast_conformer: Any = model.model.encoder
+    fast_conformer.context = tuple(args.context)
     samples, file = int(minutes * 60 * SAMPLE_RATE), folder / "long.wav"
     with soundfile.SoundFile(file, "w", samplerate=SAMPLE_RATE, channels=1, format="RF64") as out:
         while (remaining := samples - out.tell()) > 0:
             out.write(audio[out.tell() % len(audio)][:remaining].numpy())
     method = "ctc" if args.head == "ctc" else "transducer"
-    model.transcribe([audio[0], audio[-1]], method=method)  # type: ignore[arg-type]  # libraries, thread pools
+    model.transcribe([audio[0], audio[-1]], method=method)  # libraries, thread pools
     forget_the_peak()
     before, began = resident("VmRSS"), time.perf_counter()
-    (hyp,) = model.transcribe([file], method=method)  # type: ignore[arg-type]
+    (hyp,) = model.transcribe([file], method=method)
     frames = samples // 160
     sizes = {
         "audio": 4 * samples,

@@ -9,9 +9,9 @@ from maya.audio.containers.flac import flac
 from maya.audio.containers.media import media_format
 from maya.audio.containers.mp3 import is_mp3, mp3, tag_length
 from maya.audio.containers.ogg import ogg
-from maya.audio.containers.reader import Damaged, Reader, Segment
+from maya.audio.containers.reader import DamagedAudio, Reader, Segment
 
-__all__ = ["Damaged", "Reader", "Segment", "layout", "media_format"]
+__all__ = ["DamagedAudio", "Reader", "Segment", "layout", "media_format"]
 
 _CHUNKED = (
     (chunks.is_wav, chunks.wav),
@@ -26,10 +26,10 @@ _MOST_ZEROS = 1 << 16  # bytes before the first frame of an MP3
 
 
 def layout(reader: Reader) -> list[Segment]:
-    """The parts of a recording, for libsndfile. Raises Damaged where it cannot be read whole."""
+    """The parts of a recording, for libsndfile. Raises DamagedAudio where it cannot be read whole."""
     head = reader.at(0, 64)
     if not head:
-        raise Damaged("has no bytes")
+        raise DamagedAudio("has no bytes")
     for is_format, parse in _CHUNKED:
         if is_format(head):
             return parse(reader)
@@ -44,7 +44,7 @@ def layout(reader: Reader) -> list[Segment]:
     start += len(zeros) - len(zeros.lstrip(b"\0"))
     if is_mp3(reader, start):
         return mp3(reader, start)
-    raise Damaged(
+    raise DamagedAudio(
         "is in no format that Maya reads: they are WAV, FLAC, Ogg, MP3, AIFF, AU, CAF, W64, RF64, SPHERE and "
         "VOC; m4a, mp4, aac, webm and mkv with maya-asr[media]"
     )

@@ -8,7 +8,7 @@ number of 31 or 32 bits; then the samples go on to the end of the file.
 import re
 from typing import Literal
 
-from maya.audio.containers.reader import Damaged, Reader, Segment, patched
+from maya.audio.containers.reader import DamagedAudio, Reader, Segment, patched
 
 Order = Literal["big", "little"]
 
@@ -43,7 +43,7 @@ def wav(reader: Reader, start: int = 0) -> list[Segment]:
             else:
                 position += 1
     else:
-        raise Damaged("has a damaged header: no samples follow it")
+        raise DamagedAudio("has a damaged header: no samples follow it")
     begin, available = position + 8, reader.size - position - 8
     if wide is not None and size == _ALL - 1:
         size = int.from_bytes(reader.at(wide, 8), "little")
@@ -76,7 +76,7 @@ def w64(reader: Reader) -> list[Segment]:
     for _ in range(_MOST_CHUNKS):
         header = reader.at(position, 24)
         if len(header) < 24:
-            raise Damaged("is truncated: it ends before its samples begin")
+            raise DamagedAudio("is truncated: it ends before its samples begin")
         size = int.from_bytes(header[16:], "little")
         if header[:16] == _W64_DATA:
             available = reader.size - position
@@ -86,7 +86,7 @@ def w64(reader: Reader) -> list[Segment]:
             change = {position + 16: available.to_bytes(8, "little")}
             return [Segment(patched(0, reader.size, change, {}))]
         position += max(24, -(-size // 8) * 8)
-    raise Damaged("has a damaged header: no samples follow it")
+    raise DamagedAudio("has a damaged header: no samples follow it")
 
 
 def is_iff(head: bytes) -> bool:
@@ -103,7 +103,7 @@ def iff(reader: Reader) -> list[Segment]:
                 _check_size(size, reader.size - position - 8)
             return [Segment(((0, reader.size),))]
         position += 8 + size + size % 2
-    raise Damaged("has a damaged header: no samples follow it")
+    raise DamagedAudio("has a damaged header: no samples follow it")
 
 
 def is_au(head: bytes) -> bool:
@@ -132,7 +132,7 @@ def caf(reader: Reader) -> list[Segment]:
     for _ in range(_MOST_CHUNKS):
         header = reader.at(position, 12)
         if len(header) < 12:
-            raise Damaged("is truncated: it ends before its samples begin")
+            raise DamagedAudio("is truncated: it ends before its samples begin")
         size, available = int.from_bytes(header[4:], "big", signed=True), reader.size - position - 12
         if header[:4] == b"data":
             if size > 0:
@@ -140,7 +140,7 @@ def caf(reader: Reader) -> list[Segment]:
                 return [Segment(((0, reader.size),))]
             return [Segment(patched(0, reader.size, {position + 4: available.to_bytes(8, "big")}, {}))]
         position += 12 + max(0, size)
-    raise Damaged("has a damaged header: no samples follow it")
+    raise DamagedAudio("has a damaged header: no samples follow it")
 
 
 def is_sphere(head: bytes) -> bool:
@@ -154,7 +154,7 @@ def sphere(reader: Reader) -> list[Segment]:
     fields = dict(re.findall(rb"^(\w+) -\w+ (.*)$", reader.at(0, length), re.MULTILINE))
     coding = fields.get(b"sample_coding", b"pcm").strip()
     if b"embedded" in coding:
-        raise Damaged(
+        raise DamagedAudio(
             f"is compressed ({coding.decode('ascii', 'replace')}), which is not read; expand it with sph2pipe"
         )
     try:
@@ -165,7 +165,7 @@ def sphere(reader: Reader) -> list[Segment]:
             )
         )  # fmt: skip
     except ValueError:
-        raise Damaged("has a damaged header: its number of samples cannot be read") from None
+        raise DamagedAudio("has a damaged header: its number of samples cannot be read") from None
     _check_size(count * channels * width, reader.size - length)
     return [Segment(((0, reader.size),))]
 
@@ -184,13 +184,13 @@ def voc(reader: Reader) -> list[Segment]:
         position += 4 + int.from_bytes(header[1:], "little")
         if len(header) < 4 or position > reader.size:
             break
-    raise Damaged("is truncated: its last block is not whole")
+    raise DamagedAudio("is truncated: its last block is not whole")
 
 
 def _chunk(reader: Reader, position: int, order: Order) -> tuple[bytes, int]:
     header = reader.at(position, 8)
     if len(header) < 8:
-        raise Damaged("is truncated: it ends before its samples begin")
+        raise DamagedAudio("is truncated: it ends before its samples begin")
     return header[:4], int.from_bytes(header[4:], order)
 
 
@@ -205,7 +205,7 @@ def _is_open(size: int) -> bool:
 
 def _check_size(size: int, available: int) -> None:
     if size > available:
-        raise Damaged(
+        raise DamagedAudio(
             f"is truncated: its header gives {size} bytes of samples, and {max(0, available)} are in the file"
         )
 

@@ -5,7 +5,7 @@ A header written to a pipe claims 0, which libsndfile cannot read. Format: RFC 9
 
 from itertools import pairwise
 
-from maya.audio.containers.reader import Damaged, Reader, Segment, patched
+from maya.audio.containers.reader import DamagedAudio, Reader, Segment, patched
 
 _TAIL = 1 << 18  # bytes in which the last frame is looked for
 _STARTS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # and a header of 34 bytes
@@ -27,7 +27,7 @@ def flac(reader: Reader, start: int = 0) -> list[Segment]:
 def _segment(reader: Reader, begin: int, end: int) -> Segment:
     header = reader.at(begin, 42)
     if len(header) < 42:
-        raise Damaged("is truncated: its header is not whole")
+        raise DamagedAudio("is truncated: its header is not whole")
     packed = int.from_bytes(header[18:26], "big")
     claimed, block = packed & (1 << 36) - 1, int.from_bytes(header[10:12], "big")
     largest = int.from_bytes(header[15:18], "big")
@@ -43,11 +43,11 @@ def _segment(reader: Reader, begin: int, end: int) -> Segment:
             return Segment(((begin, end),))  # decoding it tells more
         if len(tail.strip(b"\0")) == 0:
             return Segment(((begin, end),))
-        raise Damaged("is truncated: its last frame is not whole")
+        raise DamagedAudio("is truncated: its last frame is not whole")
     if total == claimed:
         return Segment(((begin, end),))
     if claimed > total:
-        raise Damaged(f"is truncated: its header gives {claimed} samples, and its frames end at {total}")
+        raise DamagedAudio(f"is truncated: its header gives {claimed} samples, and its frames end at {total}")
     number = (packed >> 36 << 36 | total).to_bytes(8, "big")
     return Segment(patched(begin, end, {begin + 18: number}, {}))
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from maya.audio.containers.reader import Damaged, Reader
+from maya.audio.containers.reader import DamagedAudio, Reader
 from maya.errors import MayaError
 
 _EBML_SEGMENT = b"\x18\x53\x80\x67"
@@ -31,7 +31,7 @@ def media_format(head: bytes) -> str | None:
 def read_media(reader: Reader, format: str) -> tuple[NDArray[np.float32], int]:
     """((N, C), sampling rate): all of the one audio stream.
 
-    Raises Damaged where the file is cut off or has no stream or several, and MayaError where PyAV is not
+    Raises DamagedAudio where the file is cut off or has no stream or several, and MayaError where PyAV is not
     installed.
     """
     {"mov": _check_boxes, "matroska": _check_segment, "aac": _check_adts}[format](reader)
@@ -48,14 +48,14 @@ def read_media(reader: Reader, format: str) -> tuple[NDArray[np.float32], int]:
         ) as container:
             return _decode(container)
     except av.error.FFmpegError as error:
-        raise Damaged(f"is damaged: {error.strerror or error}") from None
+        raise DamagedAudio(f"is damaged: {error.strerror or error}") from None
 
 
 def _decode(container: Any) -> tuple[NDArray[np.float32], int]:
     streams = container.streams.audio
     if len(streams) != 1:
         count = f"{len(streams)} audio streams; write the one to be read to a file" if streams else "no audio"
-        raise Damaged(f"holds {count}")
+        raise DamagedAudio(f"holds {count}")
     import av
 
     stream = streams[0]
@@ -67,11 +67,11 @@ def _decode(container: Any) -> tuple[NDArray[np.float32], int]:
             rate = frame.sample_rate
             resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=rate)
         if frame.sample_rate != rate:
-            raise Damaged(f"changes from {rate} to {frame.sample_rate} Hz; convert it to WAV or FLAC")
+            raise DamagedAudio(f"changes from {rate} to {frame.sample_rate} Hz; convert it to WAV or FLAC")
         parts += [part.to_ndarray().T.astype(np.float32, copy=False) for part in resampler.resample(frame)]
     samples = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
     if math.isfinite(claimed) and rate and claimed - len(samples) / rate > _SHORT_SECONDS:
-        raise Damaged(
+        raise DamagedAudio(
             f"is truncated: its header gives {claimed:.2f} s, and {len(samples) / rate:.2f} s decode"
         )
     return samples, rate
@@ -94,10 +94,10 @@ def _check_boxes(reader: Reader) -> None:
         if len(header) < 8 or size < 8:
             if not header.strip(b"\0"):
                 return
-            raise Damaged(f"is damaged: no box of an mp4 begins at byte {position}")
+            raise DamagedAudio(f"is damaged: no box of an mp4 begins at byte {position}")
         position += size
     if position > reader.size:
-        raise Damaged(f"is truncated: it goes on to byte {position}, and has {reader.size}")
+        raise DamagedAudio(f"is truncated: it goes on to byte {position}, and has {reader.size}")
 
 
 def _check_segment(reader: Reader) -> None:
@@ -110,7 +110,7 @@ def _check_segment(reader: Reader) -> None:
         if name == _EBML_SEGMENT:
             size, width = _ebml_size(reader.at(position + 4, 8))
             if size != (1 << 7 * width) - 1 and position + 4 + width + size > reader.size:
-                raise Damaged(
+                raise DamagedAudio(
                     f"is truncated: it goes on to byte {position + 4 + width + size}, and has {reader.size}"
                 )
             return
@@ -120,13 +120,13 @@ def _check_segment(reader: Reader) -> None:
         position += 9 - lead.bit_length()
         size, width = _ebml_size(reader.at(position, 8))
         position += width + size
-    raise Damaged("is truncated: it ends before its audio begins")
+    raise DamagedAudio("is truncated: it ends before its audio begins")
 
 
 def _ebml_size(data: bytes) -> tuple[int, int]:
     """(number, bytes that it takes) of an EBML number of variable length."""
     if not data or data[0] == 0:
-        raise Damaged("is damaged: its header cannot be read")
+        raise DamagedAudio("is damaged: its header cannot be read")
     width = 9 - data[0].bit_length()
     return int.from_bytes(data[:width], "big") & (1 << 7 * width) - 1, width
 
@@ -137,14 +137,14 @@ def _check_adts(reader: Reader) -> None:
     while position < reader.size:
         header = reader.at(position, 6)
         if len(header) < 6 and header[:1] == b"\xff":
-            raise Damaged("is truncated: its last frame is not whole")
+            raise DamagedAudio("is truncated: its last frame is not whole")
         if len(header) < 6 or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
             if reader.at(position, 3) == b"TAG" or len(reader.at(position, 1 << 16).strip(b"\0")) == 0:
                 return
-            raise Damaged(f"is damaged: no AAC frame begins at byte {position}")
+            raise DamagedAudio(f"is damaged: no AAC frame begins at byte {position}")
         length = (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5
         if length < 7:
-            raise Damaged(f"is damaged: no AAC frame begins at byte {position}")
+            raise DamagedAudio(f"is damaged: no AAC frame begins at byte {position}")
         position += length
     if position > reader.size:
-        raise Damaged("is truncated: its last frame is not whole")
+        raise DamagedAudio("is truncated: its last frame is not whole")

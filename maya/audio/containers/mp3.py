@@ -8,7 +8,7 @@ given to the decoder by itself, and one without a right number gets a frame that
 
 from typing import NamedTuple
 
-from maya.audio.containers.reader import Damaged, Reader, Segment
+from maya.audio.containers.reader import DamagedAudio, Reader, Segment
 
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by version
 _LAYER3 = (
@@ -87,10 +87,10 @@ def mp3(reader: Reader, start: int) -> list[Segment]:
     return segments
 
 
-def _damage(position: int, whole: bool = True) -> Damaged:
+def _damage(position: int, whole: bool = True) -> DamagedAudio:
     if not whole:
-        return Damaged("is truncated: its last frame is not whole")
-    return Damaged(f"is damaged: no MPEG frame begins at byte {position}")
+        return DamagedAudio("is truncated: its last frame is not whole")
+    return DamagedAudio(f"is damaged: no MPEG frame begins at byte {position}")
 
 
 def tag_length(head: bytes) -> int:
@@ -162,7 +162,7 @@ def _segment(reader: Reader, run: _Run, end: int, count: int) -> Segment:
     least = max(0, count - _SLACK_FRAMES) * run.first.samples
     if run.info and run.claimed is not None:
         if run.claimed > count + 1:
-            raise Damaged(f"is truncated: its header counts {run.claimed} frames, and {count} are in it")
+            raise DamagedAudio(f"is truncated: its header counts {run.claimed} frames, and {count} are in it")
         if run.claimed == count and reader.at(begin + 36, 4) != b"VBRI":
             return Segment(((begin, end),), least)
     begin += run.first.length if run.info else 0

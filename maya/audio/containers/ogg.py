@@ -8,7 +8,7 @@ without a page that ends it is named.
 import struct
 from dataclasses import dataclass, field
 
-from maya.audio.containers.reader import Damaged, Reader, Segment
+from maya.audio.containers.reader import DamagedAudio, Reader, Segment
 
 _CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
 _BEGINS, _ENDS = 2, 4
@@ -34,20 +34,20 @@ def ogg(reader: Reader) -> list[Segment]:
         if header[:4] != b"OggS":
             if links and not _unfinished(links[-1]) and not _page_follows(reader, position):
                 break  # a tag after the end
-            raise Damaged(f"is damaged: no Ogg page begins at byte {position}")
+            raise DamagedAudio(f"is damaged: no Ogg page begins at byte {position}")
         if len(header) < 27:
-            raise Damaged("is truncated: its last page is not whole")
+            raise DamagedAudio("is truncated: its last page is not whole")
         kind, serial, number = struct.unpack_from("<5xB8xII", header)
         lacing = reader.at(position + 27, header[26])
         size = 27 + len(lacing) + sum(lacing)
         if position + size > reader.size:
-            raise Damaged("is truncated: its last page is not whole")
+            raise DamagedAudio("is truncated: its last page is not whole")
         if kind & _BEGINS and (not links or links[-1].has_data):
             if links:
                 _check_end(links[-1])
             links.append(_Link(position))
         if not links:
-            raise Damaged("begins in the middle of an Ogg stream: its header is missing")
+            raise DamagedAudio("begins in the middle of an Ogg stream: its header is missing")
         _add_page(links[-1], kind, serial, number, reader.at(position + 27 + len(lacing), 8))
         position += size
     _check_end(links[-1])
@@ -67,7 +67,7 @@ def _add_page(link: _Link, kind: int, serial: int, number: int, data: bytes) -> 
         link.has_data = True
     if serial in link.pages:
         if number != link.pages[serial]:
-            raise Damaged(f"is damaged: Ogg pages are missing before page {number}")
+            raise DamagedAudio(f"is damaged: Ogg pages are missing before page {number}")
         link.pages[serial] = number + 1
         if kind & _ENDS:
             link.ended.add(serial)
@@ -79,11 +79,13 @@ def _unfinished(link: _Link) -> bool:
 
 def _check_end(link: _Link) -> None:
     if not link.pages:
-        raise Damaged("holds no audio that Maya reads; in Ogg that is Vorbis, Opus and FLAC")
+        raise DamagedAudio("holds no audio that Maya reads; in Ogg that is Vorbis, Opus and FLAC")
     if len(link.pages) > 1:
-        raise Damaged(f"holds {len(link.pages)} audio streams at once; write the one to be read to a file")
+        raise DamagedAudio(
+            f"holds {len(link.pages)} audio streams at once; write the one to be read to a file"
+        )
     if _unfinished(link):
-        raise Damaged(
+        raise DamagedAudio(
             "is truncated: it has no page that ends the stream; copy it again, or if there is no more of it, "
             "save it as WAV or FLAC"
         )

@@ -9,7 +9,7 @@ _BLOCK = 1 << 16  # bytes that a view of a large file reads at once
 Piece = bytes | tuple[int, int]
 
 
-class Damaged(ValueError):
+class DamagedAudio(ValueError):
     """A recording that cannot be read whole. The message is what follows its name: "is truncated: ..."."""
 
 

@@ -59,7 +59,7 @@ class IcefallModel:
     warnings: list[str] = field(default_factory=list)
 
 
-class Source:
+class IcefallSource:
     """A checkpoint: the shapes of its tensors, its options, the user's overrides, and warnings to collect."""
 
     def __init__(
@@ -110,7 +110,7 @@ def read_config(
     Raises MayaError for tensors of another kind of model, for options that contradict the shapes, and for
     unknown overrides.
     """
-    source = Source(weights, settings, path, overrides)
+    source = IcefallSource(weights, settings, path, overrides)
     _refuse_other_models(source)
     encoder, heads_source = _encoder(source)
     masks = source.number("time_mask_ratio", 2.5) if settings.get("use_cr_ctc") else 1.0
@@ -130,7 +130,7 @@ def read_config(
     return IcefallModel(config=config, size=size, heads_source=heads_source, warnings=source.warnings)
 
 
-def _refuse_other_models(source: Source) -> None:
+def _refuse_other_models(source: IcefallSource) -> None:
     if source.has("encoder.encoders.0.layers.0.self_attn.in_proj"):
         raise MayaError(
             f"{source.path} is a Zipformer of icefall's older recipes (pruned_transducer_stateless7); Maya "
@@ -157,7 +157,7 @@ def _given(overrides: Sequence[str]) -> dict[str, Any]:
     return {name: values[name] for name in (text.partition("=")[0].strip() for text in overrides)}
 
 
-def _encoder(source: Source) -> tuple[ZipformerConfig, str]:
+def _encoder(source: IcefallSource) -> tuple[ZipformerConfig, str]:
     """The encoder, and the source of its number of heads."""
     stacks = range(source.count("encoder.encoders."))
     wrapped = [not source.has(f"encoder.encoders.{i}.layers.") for i in stacks]
@@ -194,7 +194,7 @@ def _encoder(source: Source) -> tuple[ZipformerConfig, str]:
     return ZipformerConfig(**options), heads_source
 
 
-def _attention_heads(source: Source, first: Sequence[str]) -> tuple[dict[str, Any], str]:
+def _attention_heads(source: IcefallSource, first: Sequence[str]) -> tuple[dict[str, Any], str]:
     """Numbers and sizes of heads, and the source. Shapes show the products heads × query size, heads × value
     size and heads × position size."""
     positions = [source.dim(f"{p}self_attn_weights.linear_pos.weight", 0) for p in first]
@@ -227,7 +227,7 @@ def _attention_heads(source: Source, first: Sequence[str]) -> tuple[dict[str, An
     return {"heads": tuple(heads), **head_dims}, origin
 
 
-def _chunks(source: Source, causal: bool) -> dict[str, Any]:
+def _chunks(source: IcefallSource, causal: bool) -> dict[str, Any]:
     if not causal:
         return {}
     options = (("chunk_size", "chunk_frames"), ("left_context_frames", "left_context_frames"))
@@ -240,7 +240,7 @@ def _chunks(source: Source, causal: bool) -> dict[str, Any]:
     return chunks
 
 
-def _unmasked(source: Source, options: Mapping[str, Any]) -> tuple[int, ...]:
+def _unmasked(source: IcefallSource, options: Mapping[str, Any]) -> tuple[int, ...]:
     """Channels that training never masks. Shapes do not show them."""
     dims = options["dims"]
     if sizes := source.given.get("encoder.unmasked_dims") or source.each("encoder_unmasked_dim", len(dims)):
@@ -255,14 +255,14 @@ def _unmasked(source: Source, options: Mapping[str, Any]) -> tuple[int, ...]:
     return dims
 
 
-def _vocabulary(source: Source) -> int:
+def _vocabulary(source: IcefallSource) -> int:
     for name in ("decoder.embedding.weight", "ctc_output.1.weight", "attention_decoder.decoder.embed.weight"):
         if name in source.shapes:
             return source.dim(name, 0)
     raise MayaError(f"{source.path} has no text head: no decoder, no ctc_output and no attention_decoder")
 
 
-def _model_heads(source: Source) -> dict[str, HeadConfig]:
+def _model_heads(source: IcefallSource) -> dict[str, HeadConfig]:
     """The heads. icefall adds the losses up with scales; here the weights are scaled to a sum of 1."""
     warmup = int(source.number("warm_step", 2000))
     heads: dict[str, HeadConfig] = {}
@@ -284,7 +284,7 @@ def _model_heads(source: Source) -> dict[str, HeadConfig]:
     return heads
 
 
-def _transducer(source: Source, warmup: int) -> TransducerConfig:
+def _transducer(source: IcefallSource, warmup: int) -> TransducerConfig:
     context = source.dim("decoder.conv.weight", 2) if source.has("decoder.conv.") else 1
     default = PrunedConfig()
     return TransducerConfig(
@@ -307,7 +307,7 @@ def _transducer(source: Source, warmup: int) -> TransducerConfig:
     )
 
 
-def _attention_decoder(source: Source) -> AttentionDecoderConfig:
+def _attention_decoder(source: IcefallSource) -> AttentionDecoderConfig:
     prefix = "attention_decoder.decoder."
     dim = source.dim(prefix + "embed.weight", 1)
     heads = source.given.get("heads.attention.heads") or source.settings.get("attention_decoder_num_heads")
@@ -324,7 +324,7 @@ def _attention_decoder(source: Source) -> AttentionDecoderConfig:
     )
 
 
-def _compare(config: SpeechModelConfig, source: Source) -> None:
+def _compare(config: SpeechModelConfig, source: IcefallSource) -> None:
     """Compare the checkpoint's options with the shapes. Raises MayaError for a contradiction."""
     # By icefall's option: the field that an override may set, and its value.
     fields: dict[str, tuple[str, Any]] = {

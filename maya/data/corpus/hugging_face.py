@@ -56,7 +56,7 @@ def read_hugging_face(folder: Path, options: ReadOptions) -> Result:
     the audio that lies inside; a tar that exists is not written again. Raises MayaError when a file cannot be
     read, a column is missing, or audio lies inside and `made` is None.
     """
-    rows, dropped = merged(_Reader(folder, file, options).read() for file in _files(folder))
+    rows, dropped = merged(_HuggingFaceReader(folder, file, options).read() for file in _files(folder))
     if not rows:
         raise MayaError(f"{folder}: no row of the data set has audio")
     return rows, dropped
@@ -96,7 +96,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-class _Reader:
+class _HuggingFaceReader:
     """Rows of one file."""
 
     def __init__(self, folder: Path, file: _File, options: ReadOptions) -> None:

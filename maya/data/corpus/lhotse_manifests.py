@@ -80,7 +80,7 @@ def read_lhotse(folder: Path, options: ReadOptions) -> Result:
     results = []
     for path, recordings in manifests:
         stem = _stem(path.name)
-        reader = _Reader(path, options, part_in_name(stem) if several else None, subset_in_name(stem))
+        reader = _LhotseReader(path, options, part_in_name(stem) if several else None, subset_in_name(stem))
         results.append(reader.cuts() if recordings is None else reader.supervisions(recordings))
     return merged(results)
 
@@ -95,11 +95,11 @@ def rows_of_supervisions(
 ) -> Result:
     """As `read_lhotse`, of supervisions and of recordings by id; both as lhotse writes them down. name: used
     in messages, with the number of the supervision."""
-    reader = _Reader(name, options, part, subset)
+    reader = _LhotseReader(name, options, part, subset)
     return reader.joined(enumerate(supervisions, start=1), recordings, str(name))
 
 
-class _Reader:
+class _LhotseReader:
     """Rows of one file, and its wrong lines."""
 
     def __init__(self, path: Path, options: ReadOptions, part: str | None, subset: str | None) -> None:

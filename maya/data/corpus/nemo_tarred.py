@@ -61,7 +61,7 @@ def read_nemo_tarred(manifests: Sequence[Path], tars: Sequence[Path], options: R
     shard of its own number. Fields: as in maya.data.corpus.nemo. Raises MayaError for lines and shards that
     are wrong.
     """
-    reader = _Reader(by_number(tars), options)
+    reader = _NemoTarredReader(by_number(tars), options)
     several = len(manifests) > 1
     rows, dropped = merged(
         reader.read(path, part_in_name(path.stem) if several else None) for path in manifests
@@ -71,7 +71,7 @@ def read_nemo_tarred(manifests: Sequence[Path], tars: Sequence[Path], options: R
     return rows, dropped
 
 
-class _Reader:
+class _NemoTarredReader:
     def __init__(self, tars: dict[int, Path], options: ReadOptions) -> None:
         self._paths, self._options = tars, options
         self._open: tuple[int, TarMembers] | None = None  # the latest: lines come by shards

@@ -170,7 +170,7 @@ class UnusableCut(MayaError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Transcripts:
+class CutTranscripts:
     """What is said in cuts, for a model of these languages (ISO 639 codes).
 
     The language is that of the supervisions, written as a code or a name; a cut without one is taken to be of

@@ -28,7 +28,7 @@ from maya.audio.load import load_cut_audio
 from maya.data.loading.augment import Augment
 from maya.data.loading.batch import Batch, make_batch
 from maya.data.loading.by_length import batches_by_length
-from maya.data.loading.lhotse_cuts import CutSource, Transcripts, UnusableCut, described
+from maya.data.loading.lhotse_cuts import CutSource, CutTranscripts, UnusableCut, described
 from maya.data.loading.loader import Readahead
 from maya.data.loading.reading import Made, Skipped, Skips
 from maya.data.plan.config import Position
@@ -60,6 +60,7 @@ class CutBatches(Protocol):
 
     batches_per_pass: int
     utterances: int
+    world_size: int
 
     def jobs(self, start: Position) -> Iterator[CutJob]:
         """The batches from a position on, for ever."""
@@ -94,7 +95,7 @@ class CutStream:
     def __iter__(self) -> Iterator[Cut]:
         path = self._log_path if self.epoch == self._logged else None
         first, kept, repeated = "", 0, 0
-        with nullcontext() if path is None else path.open("w", encoding="utf-8") as log_file:
+        with nullcontext() if path is None else path.open("w", 1, encoding="utf-8") as log_file:
             for cut in self.source.open(self.epoch):
                 self._hash.update(json.dumps(described(cut)).encode())
                 try:
@@ -127,11 +128,12 @@ class CutStream:
 
 
 class PlannedCuts:
-    """Batches by our plan, of cuts that are read once; `sampler.plan` says which."""
+    """Batches by our plan, of cuts that are read once; `sampler.plan` says which. digest: of all cuts."""
 
-    def __init__(self, sampler: PlanSampler) -> None:
-        self._sampler, plan = sampler, sampler.plan
+    def __init__(self, sampler: PlanSampler, digest: str) -> None:
+        self._sampler, plan, self.digest = sampler, sampler.plan, digest
         self.utterances, self.batches_per_pass = len(plan), plan.num_batches(0)
+        self.world_size = sampler.world_size
         self.hours = float(plan.durations.sum()) / 3600
 
     def jobs(self, start: Position) -> Iterator[CutJob]:
@@ -152,6 +154,7 @@ class StreamedCuts:
 
     def __init__(self, stream: CutStream, make_sampler: MakeSampler, *, rank: int, world_size: int) -> None:
         self._stream, self._make_sampler, self._rank, self._ranks = stream, make_sampler, rank, world_size
+        self.world_size = world_size
 
     def jobs(self, start: Position) -> Iterator[CutJob]:
         epoch = start.epoch
@@ -211,7 +214,7 @@ class CutReader(Dataset[Made]):
     """
 
     def __init__(
-        self, transcripts: Transcripts, tokenizer: Tokenizer, *, sample_rate: int,
+        self, transcripts: CutTranscripts, tokenizer: Tokenizer, *, sample_rate: int,
         augment: Augment | None = None, may_skip: bool = False, stand_in: bool = True,
     ) -> None:  # fmt: skip
         self.transcripts, self.tokenizer, self.sample_rate = transcripts, tokenizer, sample_rate
@@ -261,11 +264,12 @@ class CutLoader(Readahead[CutJob]):
 
     def __init__(
         self, cuts: CutBatches, reader: CutReader, *, start: Position, num_workers: int = 0,
-        pin_memory: bool = False, world_size: int = 1, max_skipped: float = 0.0,
-        skip_log: Path | None = None, timeout_seconds: float = 0.0,
+        pin_memory: bool = False, max_skipped: float = 0.0, skip_log: Path | None = None,
+        timeout_seconds: float = 0.0,
     ) -> None:  # fmt: skip
         self._cuts, self.start, self._share = cuts, start, max_skipped
-        skips = Skips(cuts.utterances or world_size * _LEAST_SHARED, world_size, max_skipped, skip_log)
+        count = cuts.utterances or cuts.world_size * _LEAST_SHARED
+        skips = Skips(count, cuts.world_size, max_skipped, skip_log)
         super().__init__(
             reader, skips, num_workers=num_workers, pin_memory=pin_memory, timeout_seconds=timeout_seconds
         )

@@ -84,7 +84,7 @@ class StreamSampler(CutSampler):
         """The batches of all ranks in an epoch, those of a step in a row."""
         common = np.random.default_rng([self.cfg.seed, self.epoch, 0])
         own = np.random.default_rng([self.cfg.seed, self.epoch, self._stream])
-        reservoir, stream, ended = _Reservoir(self._caps, own), iter(self.cuts), False
+        reservoir, stream, ended = _CutReservoir(self._caps, own), iter(self.cuts), False
         while True:
             quantile = common.random()
             for _ in range(self.world_size):
@@ -141,7 +141,7 @@ class StreamSampler(CutSampler):
         return (cut if speed == 1.0 else cut.perturb_speed(speed)), cut.duration / speed, tokens
 
 
-class _Reservoir:
+class _CutReservoir:
     """Cuts by size, of which batches are taken."""
 
     def __init__(self, caps: Caps, rng: np.random.Generator) -> None:

@@ -37,7 +37,7 @@ HIDDEN = -30000.0
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class AttentionSpan:
     """Which frames a query sees: `left_frames` before and `right` after it, None for all of them.
 
     With `chunk` > 0, NeMo's "chunked_limited": it sees its own chunk of that many frames and
@@ -83,23 +83,23 @@ class Span:
         return seen if self.right is None else seen & (keys <= queries + self.right)
 
 
-EVERYTHING = Span()
+EVERYTHING = AttentionSpan()
 
 
-def span_of(context: Context, style: str) -> Span:
+def span_of(context: Context, style: str) -> AttentionSpan:
     """What a pair of `att_context_size` means. Raises MayaError for a pair that the style cannot have."""
     left_frames, right = context
     if left_frames < -1 or right < -1:
         raise MayaError(f"encoder.att_context_size={context} holds numbers of frames, or -1 for all of them")
     limits = (None if left_frames == -1 else left_frames), (None if right == -1 else right)
     if style == "regular" or right == -1:  # without a right limit there is but one chunk, as in NeMo
-        return Span(*limits)
+        return AttentionSpan(*limits)
     if left_frames > 0 and left_frames % (right + 1):
         raise MayaError(
             f"encoder.att_context_size={context} is not possible with chunked_limited attention: its chunks "
             f"have {right + 1} frames, and {left_frames} is not a multiple of that"
         )
-    return Span(*limits, chunk=right + 1)
+    return AttentionSpan(*limits, chunk=right + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Frames:
 
     valid: Tensor
     positions: Tensor
-    span: Span = EVERYTHING
+    span: AttentionSpan = EVERYTHING
     rows: Rows | None = None
 
 
@@ -127,7 +127,7 @@ class Keys:
     before: int = 0
 
 
-def positions_needed(span: Span, longest: int) -> int:
+def positions_needed(span: AttentionSpan, longest: int) -> int:
     """The farthest relative position that attention over at most `longest` frames asks for."""
     return max(0, longest - 1 if not span.bounded else min(longest, span.window) - 1)
 
@@ -199,12 +199,12 @@ class RelPositionAttention(nn.Module):
         """(..., D) -> (..., H, K), projected."""
         return linear(x).unflatten(-1, (self.heads, self.head_size))
 
-    def _attend(self, q: Tensor, keys: Keys, p: Tensor, span: Span) -> Tensor:
+    def _attend(self, q: Tensor, keys: Keys, p: Tensor, span: AttentionSpan) -> Tensor:
         """q (B, S, H, K), p (2R + 1, H, K) -> (B, S, H, K)."""
         local = span.bounded and q.shape[1] > span.window
         return (self.attend_local if local else self.attend_blocks)(q, keys, p, span)
 
-    def attend_blocks(self, q: Tensor, keys: Keys, p: Tensor, span: Span) -> Tensor:
+    def attend_blocks(self, q: Tensor, keys: Keys, p: Tensor, span: AttentionSpan) -> Tensor:
         """q (B, n, H, K) against all keys -> (B, n, H, K)."""
         batch, queries, heads, _ = q.shape
         block = min(queries, max(1, MAX_BIAS // (batch * heads * keys.k.shape[1])))
@@ -220,8 +220,8 @@ class RelPositionAttention(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _attend_block(
-        self, q: Tensor, k: Tensor, v: Tensor, p: Tensor, valid: Tensor | None, *, span: Span, first: int,
-        before: int,
+        self, q: Tensor, k: Tensor, v: Tensor, p: Tensor, valid: Tensor | None, *,
+        span: AttentionSpan, first: int, before: int,
     ) -> Tensor:  # fmt: skip
         """q (B, n, H, K), k and v (B, H, m, K), valid (B, m) -> (B, n, H, K); q begins at key before + first.
 
@@ -240,7 +240,12 @@ class RelPositionAttention(nn.Module):
         return self._fused((q + self.pos_bias_u).transpose(1, 2), k, v, bias).transpose(1, 2)
 
     def attend_local(
-        self, q: Tensor, keys: Keys, p: Tensor, span: Span, extra: tuple[Tensor, Tensor] | None = None
+        self,
+        q: Tensor,
+        keys: Keys,
+        p: Tensor,
+        span: AttentionSpan,
+        extra: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """As `attend_blocks`, in blocks of queries, each against its own window of keys.
 
@@ -277,7 +282,7 @@ class RelPositionAttention(nn.Module):
             parts.append(y.unflatten(0, (batch, -1)).flatten(1, 2))
         return torch.cat(parts, dim=1)[:, :size]
 
-    def _window_bias(self, q: Tensor, p: Tensor, valid: Tensor, span: Span) -> Tensor:
+    def _window_bias(self, q: Tensor, p: Tensor, valid: Tensor, span: AttentionSpan) -> Tensor:
         """q (B, N, n, H, K), p (P, H, K), valid (B, N, m) -> (B, N, H, n, m), m = n + P - 1.
 
         A score of position c of query i belongs to key i + c of its window: rows of P + n numbers, the last n

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maya.encoders.base import Encoded, Encoder, EncoderStream, frame_mask
-from maya.encoders.conformer.attention import Frames, Span
+from maya.encoders.conformer.attention import AttentionSpan, Frames
 from maya.encoders.conformer.subsampling import DepthwiseStridedSubsampling
 from maya.errors import MayaError
 
@@ -34,7 +34,7 @@ class StreamState:
     batch_dim: ClassVar[dict[str, int]] = {"attention": 1, "convolution": 1}  # 0 for the others
     learns: ClassVar[bool] = False  # whether something may pass from an utterance to the next
 
-    span: Span
+    span: AttentionSpan
     past: int
     frames: Tensor
     features: Tensor

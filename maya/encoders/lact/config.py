@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from maya.config import config
 from maya.encoders.base import EncoderConfig, Miniatures
-from maya.encoders.conformer.attention import Span
+from maya.encoders.conformer.attention import AttentionSpan
 from maya.encoders.conformer.subsampling import subsampled_lens
 from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
@@ -44,10 +44,14 @@ class LaCTConfig(FastWeightConfig, EncoderConfig):
     activation_checkpointing: bool = False  # recompute each layer in the backward pass to save memory
 
     @property
-    def span(self) -> Span:
+    def span(self) -> AttentionSpan:
         """Which frames the attention of a frame sees."""
         left_frames, right = self.window
-        return Span(left_frames, self.chunk - 1, chunk=self.chunk) if right < 0 else Span(left_frames, right)
+        return (
+            AttentionSpan(left_frames, self.chunk - 1, chunk=self.chunk)
+            if right < 0
+            else AttentionSpan(left_frames, right)
+        )
 
     def subsampled(self, frames: Any) -> Any:
         return subsampled_lens(frames, self.subsampling_factor, self.causal_downsampling)

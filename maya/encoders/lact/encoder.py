@@ -92,8 +92,8 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
         return Encoded(_masked(x, frames), lens, {n: _masked(y, frames) for n, y in states.items()})
 
     def adapt(
-        self, x: Tensor, x_lens: Tensor, weights: Sequence[FastWeights | None] | None = None
-    ) -> tuple[Tensor, Tensor, tuple[FastWeights | None, ...]]:
+        self, x: Tensor, x_lens: Tensor, weights: Sequence[FastWeights] | None = None
+    ) -> tuple[Tensor, Tensor, tuple[FastWeights, ...]]:
         """`forward` that goes on learning where an earlier utterance of the same speakers ended.
 
         `weights` is what the call for that utterance returned third, None for the first one: the fast weights
@@ -101,10 +101,11 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
         used.
         """
         x, lens, frames = self._front(x, x_lens)
-        memories = [FastMemory(_expanded(w, len(x))) for w in weights or [None] * self.cfg.n_layers]
+        before: Sequence[FastWeights | None] = weights or [None] * self.cfg.n_layers
+        memories = [FastMemory(_expanded(w, len(x))) for w in before]
         for layer, memory in zip(self.layers, memories, strict=True):
             x = layer(x, frames, memory)
-        return _masked(x, frames), lens, tuple(memory.weights for memory in memories)
+        return _masked(x, frames), lens, tuple(m.weights for m in memories if m.weights is not None)
 
     def _front(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor, Frames]:
         """Frames (B, S, D) as they enter the layers, their numbers (B,), and what the layers share."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maya.encoders.conformer.attention import HIDDEN, Frames, Span
+from maya.encoders.conformer.attention import HIDDEN, AttentionSpan, Frames
 from maya.encoders.lact.fast_weights import FastWeightBranch, FastWeightConfig, rotate
 from maya.kernels.lact import FastWeights
 
@@ -21,7 +21,7 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.heads, self.rotary, self.dropout_p = heads, rotary, dropout
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, span: Span, valid: Tensor) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, span: AttentionSpan, valid: Tensor) -> Tensor:
         """q (B, n, D) over k, v (B, m, D), valid (B, m) -> (B, n, D).
 
         The last query stands at the last key. The first one stands at the start of a chunk, where there are
@@ -35,14 +35,14 @@ class WindowAttention(nn.Module):
         in_blocks = q.shape[1] > span.window
         return (self._blocks if in_blocks else self._dense)(q, k, v, span, valid).flatten(2)
 
-    def _dense(self, q: Tensor, k: Tensor, v: Tensor, span: Span, valid: Tensor) -> Tensor:
+    def _dense(self, q: Tensor, k: Tensor, v: Tensor, span: AttentionSpan, valid: Tensor) -> Tensor:
         before = k.shape[1] - q.shape[1]
         places = torch.arange(-before, q.shape[1], device=q.device)
         mask = _hidden(valid, q.dtype)[:, None, None] + _beyond(span, places[before:], places, q.dtype)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return self._fused(q, k, v, mask).transpose(1, 2)
 
-    def _blocks(self, q: Tensor, k: Tensor, v: Tensor, span: Span, valid: Tensor) -> Tensor:
+    def _blocks(self, q: Tensor, k: Tensor, v: Tensor, span: AttentionSpan, valid: Tensor) -> Tensor:
         """Blocks of queries, each against its own window of keys."""
         (batch, size), block, (left_frames, right) = q.shape[:2], span.block, span.reach
         count = -(-size // block)
@@ -67,7 +67,7 @@ def _hidden(valid: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(valid.shape, dtype=dtype, device=valid.device).masked_fill(~valid, HIDDEN)
 
 
-def _beyond(span: Span, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor:
+def _beyond(span: AttentionSpan, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor:
     """(N,), (M,) frame numbers -> (N, M): -inf where the span does not reach; each query reaches itself."""
     seen = span.visible(queries, keys)
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, -math.inf)
@@ -112,7 +112,7 @@ class FastWeightMixer(nn.Module):
         self,
         x: Tensor,
         valid: Tensor,
-        span: Span,
+        span: AttentionSpan,
         weights: FastWeights | None = None,
         first: Tensor | None = None,
         before: int = 0,

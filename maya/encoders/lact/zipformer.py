@@ -4,7 +4,7 @@ from torch import Tensor
 
 from maya.encoders.conformer.attention import Frames
 from maya.encoders.lact.mixer import FastWeightMixer
-from maya.encoders.zipformer.attention import Span
+from maya.encoders.zipformer.attention import StackFrames
 from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.layer import LayerCache, ZipformerLayer
 from maya.encoders.zipformer.regularizers import Number
@@ -26,7 +26,7 @@ class FastWeightZipformerLayer(ZipformerLayer):
         self.fast2 = FastWeightMixer(cfg.dims[stack], cfg.fast_weights)
 
     def forward(
-        self, x: Tensor, span: Span, cache: LayerCache | None = None
+        self, x: Tensor, span: StackFrames, cache: LayerCache | None = None
     ) -> tuple[Tensor, LayerCache | None]:
         """x (B, S, D) -> (B, S, D), and None; of `span` only which frames exist is read."""
         source, skip = x, self._mask(x, self.attention_skip)

@@ -33,7 +33,7 @@ def compact_positions(queries: int, keys: int, width: int, device: torch.device)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class StackFrames:
     """The frames that one stack works on: B sequences of S queries, and the K >= S keys they may look at,
     of which the last S are the queries' own frames."""
 
@@ -61,7 +61,9 @@ class AttentionWeights(nn.Module):
         self.without_positions = Switch(Schedule((0, 0.5), (4000, 0.0)))
         self.penalise, self.loss_scale = Switch(0.1), LossScale()
 
-    def forward(self, x: Tensor, span: Span, past: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, span: StackFrames, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, S, D), `past` (B, K - S, H * Q) earlier keys -> weights (B, H, S, K), those of the first head
         (B, S, K), keys (B, K, H * Q)."""
         q, k, p = self.in_proj(x).split(

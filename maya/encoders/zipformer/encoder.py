@@ -18,7 +18,7 @@ from maya.encoders.zipformer.attention import (
     AttentionWeights,
     NonlinAttention,
     SelfAttention,
-    Span,
+    StackFrames,
     compact_positions,
 )
 from maya.encoders.zipformer.bias_norm import BiasNorm
@@ -27,9 +27,9 @@ from maya.encoders.zipformer.front import LOST_FRAMES, REACH, Conv2dSubsampling,
 from maya.encoders.zipformer.layer import (
     Bypass,
     ChunkCausalConv,
-    ConvModule,
-    FeedForward,
+    GatedConvolution,
     LayerCache,
+    SwooshFeedForward,
     ZipformerLayer,
 )
 from maya.encoders.zipformer.regularizers import Controls, Number, Regulated, Schedule
@@ -77,9 +77,9 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
             elif isinstance(module, AttentionWeights):
                 _scale_init(module.in_proj, module.query**-0.25)
                 _scale_init(module.linear_pos, 0.05)
-            elif isinstance(module, (SelfAttention, NonlinAttention, ConvModule)):
+            elif isinstance(module, (SelfAttention, NonlinAttention, GatedConvolution)):
                 _scale_init(module.out_proj, 0.05)
-            elif isinstance(module, FeedForward):
+            elif isinstance(module, SwooshFeedForward):
                 _scale_init(module.out_proj, 0.1)
             elif isinstance(module, ConvNeXt):
                 _scale_init(module.pointwise_conv2, 0.01)
@@ -219,7 +219,7 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         check_chunking(self.cfg, chunking)
         return chunking
 
-    def _span(self, x: Tensor, lens: Tensor, factor: int, chunking: Chunking) -> Span:
+    def _span(self, x: Tensor, lens: Tensor, factor: int, chunking: Chunking) -> StackFrames:
         """The frames of a stack that works on every `factor`-th frame of x (B, T, C)."""
         size = (x.shape[1] + factor - 1) // factor
         lens = (lens + factor - 1) // factor
@@ -237,9 +237,9 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
             chunk = size
         positions = self._positions(size, size, x.device)
         key_bias = torch.where(valid, 0.0, HIDDEN)
-        return Span(valid.float(), key_bias, positions, hidden, chunk, lens)
+        return StackFrames(valid.float(), key_bias, positions, hidden, chunk, lens)
 
-    def _streaming_span(self, size: int, left_frames: int, before: Tensor) -> Span:
+    def _streaming_span(self, size: int, left_frames: int, before: Tensor) -> StackFrames:
         """`size` frames with up to `left_frames` of the `before` (B,) earlier ones."""
         device, batch = before.device, before.shape[0]
         filled = torch.arange(-left_frames, size, device=device) >= -before[:, None]
@@ -247,7 +247,7 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         valid = torch.ones(batch, size, 1, device=device)
         positions = self._positions(size, left_frames + size, device)
         lens = torch.full((batch,), size, device=device)
-        return Span(valid, key_bias, positions, None, size, lens)
+        return StackFrames(valid, key_bias, positions, None, size, lens)
 
     def _positions(self, queries: int, keys: int, device: torch.device) -> Tensor:
         return dropout(compact_positions(queries, keys, self.cfg.pos_dim, device), 0.15, self.training)

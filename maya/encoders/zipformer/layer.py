@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maya.encoders.zipformer.attention import AttentionWeights, NonlinAttention, SelfAttention, Span
+from maya.encoders.zipformer.attention import AttentionWeights, NonlinAttention, SelfAttention, StackFrames
 from maya.encoders.zipformer.bias_norm import BiasNorm
 from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.regularizers import (
@@ -56,12 +56,12 @@ class ZipformerLayer(nn.Module):
         )
         self.self_attn1 = SelfAttention(width, heads, value)
         self.self_attn2 = SelfAttention(width, heads, value)
-        self.feed_forward1 = FeedForward(width, ff * 3 // 4, dropout)
-        self.feed_forward2 = FeedForward(width, ff, dropout)
-        self.feed_forward3 = FeedForward(width, ff * 5 // 4, dropout)
+        self.feed_forward1 = SwooshFeedForward(width, ff * 3 // 4, dropout)
+        self.feed_forward2 = SwooshFeedForward(width, ff, dropout)
+        self.feed_forward3 = SwooshFeedForward(width, ff * 5 // 4, dropout)
         self.nonlin_attention = NonlinAttention(width)
-        self.conv_module1 = ConvModule(width, kernel, cfg.causal)
-        self.conv_module2 = ConvModule(width, kernel, cfg.causal)
+        self.conv_module1 = GatedConvolution(width, kernel, cfg.causal)
+        self.conv_module2 = GatedConvolution(width, kernel, cfg.causal)
         self.norm = BiasNorm(width)
         # Nothing reads it, in icefall neither: it is there so that checkpoints and counts are alike.
         self.bypass_scale = nn.Parameter(torch.full((width,), 0.5), requires_grad=False)
@@ -80,7 +80,7 @@ class ZipformerLayer(nn.Module):
         self.whiten = Whiten(1, Schedule((0, 4.0), (20000, 12.0)), grad_scale=0.01)
 
     def forward(
-        self, x: Tensor, span: Span, cache: LayerCache | None = None
+        self, x: Tensor, span: StackFrames, cache: LayerCache | None = None
     ) -> tuple[Tensor, LayerCache | None]:
         """x (B, S, D) -> (B, S, D), and the cache for the next chunk when one is given."""
         past = [None] * 6 if cache is None else cache.tensors()
@@ -124,7 +124,7 @@ def _add(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
     return x + y if mask is None else torch.addcmul(x, y.to(x.dtype), mask)
 
 
-class FeedForward(nn.Module):
+class SwooshFeedForward(nn.Module):
     """Linear, SwooshL, dropout of channels for all frames alike, linear."""
 
     def __init__(self, width: int, hidden: int, dropout: Number) -> None:
@@ -142,7 +142,7 @@ class FeedForward(nn.Module):
         return self.out_whiten(swoosh_l.linear(x, self.out_proj.weight, self.out_proj.bias, mask))
 
 
-class ConvModule(nn.Module):
+class GatedConvolution(nn.Module):
     """Linear with a gate, depthwise convolution over time, SwooshR, linear."""
 
     def __init__(self, width: int, kernel: int, causal: bool) -> None:
@@ -162,7 +162,7 @@ class ConvModule(nn.Module):
         self.whiten = Whiten(1, Schedule((0, 7.5), (20000, 15.0)), grad_scale=0.01)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, span: Span, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, span: StackFrames, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, S, D), past (B, R, D) -> (B, S, D), and the input of the convolution."""
         x = self.in_proj(x)
         # The switch is read last: a compiled graph must not depend on how it stood.
@@ -196,7 +196,7 @@ class ChunkCausalConv(nn.Module):
         self.chunkwise_conv = nn.Conv1d(width, width, kernel, groups=width)
         self.chunkwise_conv_scale = nn.Parameter(torch.zeros(2, width, kernel))  # left, right edge
 
-    def forward(self, x: Tensor, span: Span) -> Tensor:
+    def forward(self, x: Tensor, span: StackFrames) -> Tensor:
         """(B, R + S, D) with R = K // 2 frames from before -> (B, S, D)."""
         causal = depthwise(x, self.causal_conv, 0)
         x = x[:, self.reach :]
@@ -217,7 +217,7 @@ class ChunkCausalConv(nn.Module):
         right = F.pad(right[self.kernel - short :], (0, 0, chunk - short, 0))
         return 1 + past + right
 
-    def _by_length(self, span: Span, size: int) -> Tensor:
+    def _by_length(self, span: StackFrames, size: int) -> Tensor:
         """(B, S, D): the same where each utterance is one chunk, however far it is padded."""
         past, right = self.chunkwise_conv_scale.mT
         frame = torch.arange(size, device=right.device)

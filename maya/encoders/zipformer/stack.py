@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from maya.encoders.lact.zipformer import FastWeightZipformerLayer
-from maya.encoders.zipformer.attention import Span
+from maya.encoders.zipformer.attention import StackFrames
 from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.layer import Bypass, LayerCache, ZipformerLayer
 from maya.encoders.zipformer.regularizers import Number, Schedule
@@ -40,7 +40,7 @@ class Stack(nn.Module):
         self,
         x: Tensor,
         lens: Tensor | None,
-        span: Span,
+        span: StackFrames,
         mask: Tensor | None,
         caches: list[LayerCache] | None = None,
     ) -> tuple[Tensor, list[LayerCache]]:
@@ -73,7 +73,7 @@ class DownsampledStack(nn.Module):
         self,
         x: Tensor,
         lens: Tensor | None,
-        span: Span,
+        span: StackFrames,
         mask: Tensor | None,
         caches: list[LayerCache] | None = None,
     ) -> tuple[Tensor, list[LayerCache]]:

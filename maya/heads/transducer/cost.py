@@ -12,7 +12,7 @@ _CPU_CHUNK, _CUDA_LOGITS, _CUDA_HIDDEN = 1 << 22, 1 << 30, 1 << 27  # of maya.ke
 _KEPT_CELL, _FORWARD_CELL = 64, 200  # bytes of a lattice cell: for the backward pass; while the lattice runs
 
 
-def flops(cfg: Any, dim: int, outputs: int, frames: int, tokens: int) -> HeadFlops:
+def transducer_flops(cfg: Any, dim: int, outputs: int, frames: int, tokens: int) -> HeadFlops:
     """cfg: TransducerConfig; dim: of the encoder; outputs: labels and blank.
 
     The joint's output layer is one product forward and three on the cells that its backward visits.
@@ -40,7 +40,7 @@ def flops(cfg: Any, dim: int, outputs: int, frames: int, tokens: int) -> HeadFlo
     return HeadFlops(forward=forward | {joint: nodes}, training=training | {joint: nodes * (1 + 3 * visited)})
 
 
-def memory(cfg: Any, outputs: int, *, cuda: bool) -> HeadMemory:
+def transducer_memory(cfg: Any, outputs: int, *, cuda: bool) -> HeadMemory:
     """cfg: TransducerConfig; outputs: labels and blank."""
     predictor, hidden = cfg.predictor, cfg.joint.hidden
     tensors = 10 * predictor.layers + 4 if isinstance(predictor, PredictorConfig) else 4

@@ -12,7 +12,7 @@ from maya.encoders.base import Encoded
 from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, ramp
 from maya.heads.cost import HeadFlops, HeadMemory
-from maya.heads.transducer import cost
+from maya.heads.transducer.cost import transducer_flops, transducer_memory
 from maya.heads.transducer.joint import Joint, JointConfig
 from maya.heads.transducer.predictor import Predictor, PredictorConfig
 from maya.heads.transducer.simple import SimpleJoint
@@ -63,6 +63,11 @@ class TransducerConfig(HeadConfig):
     loss_eps: BelowOne = 1e-4  # cells with less posterior mass are left out of the gradient; 0: none
     pruned: PrunedConfig = field(default_factory=PrunedConfig)
 
+    @property
+    def predicts_durations(self) -> bool:
+        """Whether it is a TDT."""
+        return self.loss == "tdt"
+
     def describe(self) -> str:
         durations = f", durations {' '.join(map(str, self.durations))}" if self.loss == "tdt" else ""
         return (
@@ -71,10 +76,10 @@ class TransducerConfig(HeadConfig):
         )
 
     def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
-        return cost.flops(self, context.dim, context.labels + 1, frames, tokens)
+        return transducer_flops(self, context.dim, context.labels + 1, frames, tokens)
 
     def memory(self, name: str, context: HeadContext, *, cuda: bool) -> HeadMemory:
-        return cost.memory(self, context.labels + 1, cuda=cuda)
+        return transducer_memory(self, context.labels + 1, cuda=cuda)
 
     def build(self, context: HeadContext) -> "TransducerHead":
         if list(self.durations) != sorted(set(self.durations)) or max(self.durations) < 1:

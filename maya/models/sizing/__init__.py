@@ -4,8 +4,8 @@ from maya.heads.cost import Terms
 from maya.models.sizing.flops import Flops, count_frames, flops, is_checkpointed
 from maya.models.sizing.gpus import GPUS, Gpu, gpu_named
 from maya.models.sizing.memory import (
-    Memory,
     Training,
+    TrainingMemory,
     largest_batch,
     memory,
     meta_model,
@@ -14,6 +14,6 @@ from maya.models.sizing.memory import (
 )
 
 __all__ = [
-    "GPUS", "Flops", "Gpu", "Memory", "Terms", "Training", "count_frames", "flops", "gpu_named",
-    "is_checkpointed",    "largest_batch", "memory", "meta_model", "parameters", "with_checkpointing",
+    "GPUS", "Flops", "Gpu", "Terms", "Training", "TrainingMemory", "count_frames", "flops", "gpu_named",
+    "is_checkpointed", "largest_batch", "memory", "meta_model", "parameters", "with_checkpointing",
 ]  # fmt: skip

@@ -40,12 +40,13 @@ class EncoderMemory:
 def encoder_flops(cfg: EncoderConfig, feature_frames: int, batch: int = 1) -> tuple[float, float]:
     """Operations of a forward pass per utterance, in a batch that may share work such as positions: before
     the first block, and from there on. Two for each multiplication of a product or convolution."""
-    return _encoder_flops(json.dumps(to_dict(cfg)), type(cfg), feature_frames, batch)
+    kind: Any = type(cfg)
+    return _encoder_flops(json.dumps(to_dict(cfg)), kind, feature_frames, batch)
 
 
 @lru_cache
 def _encoder_flops(cfg_json: str, kind: type, feature_frames: int, batch: int) -> tuple[float, float]:
-    cfg = from_dict(kind, json.loads(cfg_json))
+    cfg: EncoderConfig = from_dict(kind, json.loads(cfg_json))
     try:
         front, every = _count_flops(cfg, "meta", feature_frames, batch)
     except (RuntimeError, NotImplementedError):  # it does something that needs numbers
@@ -76,7 +77,8 @@ def _count_flops(cfg: EncoderConfig, device: str, frames: int, batch: int) -> tu
 
 def encoder_memory(cfg: EncoderConfig, *, cuda: bool, bf16: bool) -> EncoderMemory:
     """Memory of training in fp32 on a CPU, or as it would be on CUDA. Takes seconds, once."""
-    return _encoder_memory(json.dumps(to_dict(cfg)), type(cfg), cuda, bf16)
+    kind: Any = type(cfg)
+    return _encoder_memory(json.dumps(to_dict(cfg)), kind, cuda, bf16)
 
 
 @lru_cache
@@ -121,7 +123,8 @@ def _count(cfg: EncoderConfig, shapes: list[tuple[int, int]], *, cuda: bool, bf1
 
 
 def _count_step(encoder: Encoder, batch: int, frames: int, bf16: bool) -> _Counts:
-    live, entry = Live(), []  # of the first block: bytes kept before it, the largest of them, its input
+    live = Live()
+    entry: list[Any] = []  # at the first block: bytes kept before it, the largest of them, its input
 
     def before(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if not entry:  # checkpointing runs a block twice

@@ -85,7 +85,7 @@ def _wide(x: Any) -> Any:
 
 
 def backward(loss: Tensor, source: Tensor) -> None:
-    """torch.autograd.grad(loss, source), which would suspend `as_on_cuda` for what checkpointing recomputes."""
+    """torch.autograd.grad(loss, source) with `as_on_cuda` also for what checkpointing recomputes."""
     engine = torch.autograd.Variable._execution_engine
     engine.run_backward(
         (loss,),

@@ -6,6 +6,7 @@ keep is there. docs/benchmarks/sizing.md compares this with measured peaks.
 """
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,7 +47,7 @@ _AMONG_FREED = ("features", "end of the backward pass")
 
 
 @dataclass(kw_only=True, slots=True)
-class Memory:
+class TrainingMemory:
     """states: what is always there; kept: from forward to backward; moments: where memory may be highest;
     host: beside the GPU, in the memory of the first process.
 
@@ -109,12 +110,12 @@ def parameters(model: SpeechModel) -> dict[str, int]:
     return counts
 
 
-def memory(cfg: SpeechModelConfig, training: Training, model: nn.Module | None = None) -> Memory:
+def memory(cfg: SpeechModelConfig, training: Training, model: nn.Module | None = None) -> TrainingMemory:
     """The memory of training `cfg`. model: if it exists already, on any device. Raises MayaError for a head
     that cannot be estimated; `maya.train.memory_probe` measures those."""
     model = model or meta_model(cfg)
     count = sum(p.numel() for p in model.parameters())
-    out = Memory(resident=not training.cuda)
+    out = TrainingMemory(resident=not training.cuda)
     out.states = {
         "process": Terms(fixed=PROCESS_CUDA if training.cuda else PROCESS_CPU),
         "weights (fp32)": Terms(fixed=4.0 * count),
@@ -141,7 +142,9 @@ def _samples_per_frame(cfg: SpeechModelConfig) -> float:
     return cfg.features.sample_rate * cfg.features.hop_ms / 1000 * cfg.encoder.subsampling_factor
 
 
-def _encoder(out: Memory, cfg: SpeechModelConfig, training: Training, released: frozenset[str]) -> None:
+def _encoder(
+    out: TrainingMemory, cfg: SpeechModelConfig, training: Training, released: frozenset[str]
+) -> None:
     """released: components of heads that are gone when the encoder's backward pass runs."""
     enc, front = cfg.encoder, "features and subsampling"
     measured = encoder_memory(enc, cuda=training.cuda, bf16=training.bf16)
@@ -166,7 +169,7 @@ def _features(cfg: SpeechModelConfig) -> Terms:
     return Terms(frame=float(spectrum) + 3 * 4.0 * _samples_per_frame(cfg))
 
 
-def _heads(out: Memory, cfg: SpeechModelConfig, training: Training) -> frozenset[str]:
+def _heads(out: TrainingMemory, cfg: SpeechModelConfig, training: Training) -> frozenset[str]:
     """Adds the heads; returns the components that their backward pass frees. It begins with the last head."""
     context, released = head_context(cfg), frozenset[str]()
     for name, head in reversed(cfg.heads.items()):
@@ -179,7 +182,7 @@ def _heads(out: Memory, cfg: SpeechModelConfig, training: Training) -> frozenset
     return released
 
 
-def largest_batch(memory: Memory, allowed: float, frames: int, tokens: int, *, seconds: float) -> int:
+def largest_batch(memory: TrainingMemory, allowed: float, frames: int, tokens: int, *, seconds: float) -> int:
     """The most utterances of a size that `allowed` bytes hold; MayaError where not one fits."""
     batch = memory.room(allowed, frames, tokens)
     if not batch:
@@ -194,6 +197,7 @@ def largest_batch(memory: Memory, allowed: float, frames: int, tokens: int, *, s
 
 def with_checkpointing(cfg: SpeechModelConfig, on: bool) -> SpeechModelConfig:
     """The configuration with activation checkpointing on or off; unchanged if its encoder has none."""
-    if not any(f.name == "activation_checkpointing" for f in fields(cfg.encoder)):
+    encoder: Any = cfg.encoder
+    if not any(f.name == "activation_checkpointing" for f in fields(encoder)):
         return cfg
-    return replace(cfg, encoder=replace(cfg.encoder, activation_checkpointing=on))
+    return replace(cfg, encoder=replace(encoder, activation_checkpointing=on))
