@@ -22,10 +22,10 @@ class Pair:
         self.connections: list[Connection] = []
         self.processes = []
         for rank in range(2):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, theirs), daemon=True)
+            connection, remote = context.Pipe()
+            process = context.Process(target=_serve, args=(rank, remote), daemon=True)
             process.start()
-            self.connections.append(ours)
+            self.connections.append(connection)
             self.processes.append(process)
 
     def run(self, job: Callable[..., Any], *args: Any) -> None:

@@ -28,25 +28,25 @@ def experiments() -> list[tuple[str, str]]:
 
 def shape_errors(folder: Path) -> list[str]:
     """What a corpus folder lacks or has too much of."""
-    found = [
+    errors = [
         f"{folder.name} has no {part}"
         for part in ("README.md", "data.py", "run.sh")
         if not (folder / part).is_file()
     ]
     if (folder / "run.sh").is_file() and not os.access(folder / "run.sh", os.X_OK):
-        found.append(f"{folder.name}/run.sh is not executable")
+        errors.append(f"{folder.name}/run.sh is not executable")
     if not folder.name.isidentifier():
-        found.append(f"{folder.name} cannot be imported: rename it")
+        errors.append(f"{folder.name} cannot be imported: rename it")
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            found.append(f"{path.relative_to(folder.parent)} is a link")
+            errors.append(f"{path.relative_to(folder.parent)} is a link")
         elif path.suffix == ".py":
             classes = [n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ClassDef)]
-            found += [
+            errors += [
                 f"{path.relative_to(folder.parent)} defines class {name}: move it to recipes/ or maya/"
                 for name in classes
             ]
-    return found
+    return errors
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
@@ -55,7 +55,7 @@ def test_folder_has_the_common_shape(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
-def test_run_sh_explains_itself_and_refuses_slips(folder: Path, tmp_path: Path) -> None:
+def test_run_sh_has_help_and_refuses_unknown_options(folder: Path, tmp_path: Path) -> None:
     run = folder / "run.sh"
     shown = subprocess.run([run, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=20)
     assert shown.returncode == 0, shown.stderr
@@ -67,7 +67,7 @@ def test_run_sh_explains_itself_and_refuses_slips(folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("module", "function"), experiments(), ids=":".join)
-def test_experiment_is_storable_and_builds(module: str, function: str) -> None:
+def test_experiment_round_trips_and_builds(module: str, function: str) -> None:
     from maya.config import from_dict, to_dict
     from maya.recipes.experiment import Experiment, build_model, with_vocabulary
 
@@ -92,17 +92,17 @@ def test_experiment_is_storable_and_builds(module: str, function: str) -> None:
     assert all(p.is_meta for p in model.parameters())
 
 
-def test_there_are_experiments() -> None:
+def test_experiments_are_collected() -> None:
     assert len(experiments()) >= 30
 
 
-def test_checker_sees_a_bad_folder(tmp_path: Path) -> None:
+def test_checker_finds_a_bad_folder(tmp_path: Path) -> None:
     folder = tmp_path / "my-corpus"
     folder.mkdir()
     (folder / "run.sh").write_text("#!/usr/bin/env bash\n")
     (folder / "data.py").write_text("class Corpus:\n    pass\n")
     (folder / "link.py").symlink_to(folder / "data.py")
-    found = "\n".join(shape_errors(folder))
+    errors = "\n".join(shape_errors(folder))
     for complaint in (
         "no README.md",
         "not executable",
@@ -110,4 +110,4 @@ def test_checker_sees_a_bad_folder(tmp_path: Path) -> None:
         "link.py is a link",
         "class Corpus",
     ):
-        assert complaint in found
+        assert complaint in errors

@@ -19,7 +19,7 @@ from maya.files import (
 )
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(ValueError, match="stop"), replacing(path) as partial:
@@ -32,7 +32,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_writing_makes_the_folder_and_names_the_file(tmp_path: Path) -> None:
+def test_write_creates_the_folder_and_errors_name_the_file(tmp_path: Path) -> None:
     with writing(tmp_path / "new" / "a.txt") as partial:
         partial.write_text("x")
     assert (tmp_path / "new" / "a.txt").read_text() == "x"
@@ -48,7 +48,7 @@ def test_writing_makes_the_folder_and_names_the_file(tmp_path: Path) -> None:
     assert caught.value is full and is_disk_full(full) and not (tmp_path / "b.txt").exists()
 
 
-def test_json_comes_back(tmp_path: Path) -> None:
+def test_json_round_trip(tmp_path: Path) -> None:
     value = {"text": "नमस्ते", "numbers": [1, 2.5, None]}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value

@@ -27,8 +27,8 @@ def project_files(repo: Path) -> list[Path]:
     if done.returncode == 0:
         names = [n for n in done.stdout.split("\0") if n]
         return sorted(p for p in (repo / n for n in names) if p.is_symlink() or p.is_file())
-    found = (p for folder in CODE for p in (repo / folder).rglob("*") if "__pycache__" not in p.parts)
-    return sorted(p for p in found if p.is_symlink() or p.is_file())
+    paths = (p for folder in CODE for p in (repo / folder).rglob("*") if "__pycache__" not in p.parts)
+    return sorted(p for p in paths if p.is_symlink() or p.is_file())
 
 
 def python_files(repo: Path) -> Iterator[tuple[str, str]]:
@@ -52,18 +52,18 @@ def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def too_long(name: str, text: str) -> list[str]:
     """The file and functions of it that are longer than the house likes."""
     lines = text.count("\n")
-    found = [f"{name} has {lines} lines"] if lines > LONGEST_FILE and name not in LONGER else []
+    errors = [f"{name} has {lines} lines"] if lines > LONGEST_FILE and name not in LONGER else []
     limit = LONGEST_KERNEL if name.startswith("kernels/") else LONGEST_FUNCTION
     for node in functions(text):
         if length(node) > limit and f"{name}::{node.name}" not in LONGER:
-            found.append(f"{name}:{node.lineno} {node.name} has {length(node)} lines")
-    return found
+            errors.append(f"{name}:{node.lineno} {node.name} has {length(node)} lines")
+    return errors
 
 
 def repeated(files: dict[str, str]) -> list[str]:
     """Functions of more than eight lines that stand twice, word for word, under whatever name."""
     seen: dict[str, str] = {}
-    found = []
+    errors = []
     for name, text in files.items():
         for node in functions(text):
             body = node.body[1:] if ast.get_docstring(node) else node.body
@@ -71,9 +71,9 @@ def repeated(files: dict[str, str]) -> list[str]:
                 continue
             here, content = f"{name}:{node.lineno} {node.name}", "\n".join(ast.dump(b) for b in body)
             if content in seen:
-                found.append(f"{here} repeats {seen[content]}")
+                errors.append(f"{here} repeats {seen[content]}")
             seen.setdefault(content, here)
-    return found
+    return errors
 
 
 def test_files_and_functions_are_short(repo: Path) -> None:
@@ -93,23 +93,23 @@ def test_exceptions_are_still_needed(repo: Path) -> None:
             assert files[name].count("\n") > LONGEST_FILE, f"{key} is short now: take it out of the list"
 
 
-def test_nothing_stands_twice(repo: Path) -> None:
+def test_no_duplicate_blocks(repo: Path) -> None:
     assert repeated({n: t for n, t in python_files(repo) if not n.startswith("tests/")}) == []
 
 
-def test_no_machine_paths_and_no_links(repo: Path) -> None:
-    found = []
+def test_no_machine_paths_or_links(repo: Path) -> None:
+    errors = []
     for path in project_files(repo):
         name = path.relative_to(repo)
         if path.is_symlink():
-            found.append(f"{name} is a link")
+            errors.append(f"{name} is a link")
             continue
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
-        found += [f"{name}: {m.group()}" for m in MACHINE_PATHS.finditer(text)]
-    assert found == []
+        errors += [f"{name}: {m.group()}" for m in MACHINE_PATHS.finditer(text)]
+    assert errors == []
 
 
 def test_tests_mirror_the_tree(repo: Path) -> None:
@@ -127,15 +127,15 @@ def test_tests_mirror_the_tree(repo: Path) -> None:
 def unmentioned(files: dict[str, str]) -> list[str]:
     """Library modules of which no test names the module, nor any function or class that it defines."""
     words = {w for name, text in files.items() if name.startswith("tests/") for w in re.findall(r"\w+", text)}
-    found = []
+    modules = []
     for name, text in files.items():
         if not name.startswith(("maya/", "recipes/")) or name.endswith("__init__.py"):
             continue
         kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
         public = {n.name for n in ast.parse(text).body if isinstance(n, kinds) and not n.name.startswith("_")}
         if not words & (public | {Path(name).stem}):
-            found.append(name)
-    return found
+            modules.append(name)
+    return modules
 
 
 def test_every_module_is_mentioned_in_a_test(repo: Path) -> None:
@@ -144,15 +144,15 @@ def test_every_module_is_mentioned_in_a_test(repo: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/wo" + "rk/main", "see /wo" + "rk/x", "/tmp/bash" + "_jobs.0/1"])
-def test_checker_sees_a_machine_path(prefix: str) -> None:
+def test_checker_finds_a_machine_path(prefix: str) -> None:
     assert MACHINE_PATHS.search(prefix)
 
 
-def test_checker_lets_relative_paths_be() -> None:
+def test_checker_allows_relative_paths() -> None:
     assert not MACHINE_PATHS.search("exp/work/mini and ./work/x and the /workshop")
 
 
-def test_checkers_see_length_and_repetition() -> None:
+def test_checkers_find_long_code_and_duplicates() -> None:
     body = "\n".join(f"    x{i} = {i}" for i in range(70))
     assert too_long("maya/a.py", f"def f():\n{body}\n") == ["maya/a.py:1 f has 71 lines"]
     assert too_long("kernels/a.py", f"def f():\n{body}\n") == []
@@ -162,7 +162,7 @@ def test_checkers_see_length_and_repetition() -> None:
     assert repeated({"a.py": "def f():\n    return 1\n", "b.py": "def f():\n    return 1\n"}) == []
 
 
-def test_checker_sees_a_forgotten_module() -> None:
+def test_checker_finds_an_untested_module() -> None:
     files = {
         "maya/text/a.py": "def forgotten(): ...",
         "maya/text/b.py": "class Known: ...",

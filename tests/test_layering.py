@@ -87,7 +87,7 @@ def _type_checking(node: ast.AST) -> bool:
 
 def violations(top: Path) -> list[str]:
     """One line for each import that goes the wrong way, and each use of what a room must not use."""
-    found = []
+    problems = []
     for path in source_files(top):
         here = room(module_name(path, top))
         assert here is not None
@@ -96,32 +96,32 @@ def violations(top: Path) -> list[str]:
                 continue  # a benchmark may measure itself against other libraries, when it runs
             problem = _wrong_import(here, module, at_import) or _wrong_in_data(module_name(path, top), module)
             if problem:
-                found.append(f"{path.relative_to(top)}:{line}: {problem}")
+                problems.append(f"{path.relative_to(top)}:{line}: {problem}")
         if path.is_relative_to(top / "maya"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Attribute) and ast.unparse(node) in ENVIRONMENT:
-                    found.append(
+                    problems.append(
                         f"{path.relative_to(top)}:{node.lineno}: maya/ must not read the environment"
                     )
-    return found
+    return problems
 
 
-def _wrong_import(here: str, module: str, at_import: bool) -> str | None:
-    there, package = room(module), module.split(".")[0]
+def _wrong_import(importer: str, module: str, at_import: bool) -> str | None:
+    target, package = room(module), module.split(".")[0]
     if at_import and package in OPTIONAL:
         return f"{package} is optional: import it inside the function that needs it"
-    if here == "kernels":
-        if there is None and package not in (*KERNELS_MAY, *sys.stdlib_module_names):
+    if importer == "kernels":
+        if target is None and package not in (*KERNELS_MAY, *sys.stdlib_module_names):
             return f"kernels import torch and triton only, not {package}"
-        if there not in (None, "kernels"):
+        if target not in (None, "kernels"):
             return f"kernels import nothing of {module}"
         return None
-    if package == "argparse" and here not in ("recipes", "egs"):
+    if package == "argparse" and importer not in ("recipes", "egs"):
         return "maya/ has no argparse: command lines belong in recipes/, egs/ and tools/"
-    if there is None or there in FOR_ALL:
+    if target is None or target in FOR_ALL:
         return None
-    if here in FOR_ALL or ORDER.index(there) > ORDER.index(here):
-        return f"{here} must not import {there} ({module})"
+    if importer in FOR_ALL or ORDER.index(target) > ORDER.index(importer):
+        return f"{importer} must not import {target} ({module})"
     return None
 
 
@@ -180,7 +180,7 @@ def test_no_circle_of_imports(repo: Path) -> None:
     assert import_circles(repo) == []
 
 
-def test_checker_sees_circles(tmp_path: Path) -> None:
+def test_checker_finds_circles(tmp_path: Path) -> None:
     texts = {
         "maya/text/a.py": "from maya.text import b",
         "maya/text/b.py": "def f():\n    import maya.text.c",
@@ -235,12 +235,12 @@ def test_imports_go_one_way(repo: Path) -> None:
         ("recipes/a.py", "try:\n    import k2\nexcept ImportError:\n    k2 = None", "k2 is optional"),
     ],
 )
-def test_checker_sees_a_bad_import(tmp_path: Path, file: str, text: str, complaint: str) -> None:
+def test_checker_finds_a_bad_import(tmp_path: Path, file: str, text: str, complaint: str) -> None:
     path = tmp_path / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    found = violations(tmp_path)
-    assert len(found) == 1 and complaint in found[0] and found[0].startswith(file)
+    problems = violations(tmp_path)
+    assert len(problems) == 1 and complaint in problems[0] and problems[0].startswith(file)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_checker_sees_a_bad_import(tmp_path: Path, file: str, text: str, complai
         ("maya/__init__.py", "def load():\n    from maya.train.checkpoint import load_checkpoint"),
     ],
 )
-def test_checker_passes_a_good_import(tmp_path: Path, file: str, text: str) -> None:
+def test_checker_allows_a_good_import(tmp_path: Path, file: str, text: str) -> None:
     path = tmp_path / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
@@ -276,7 +276,7 @@ def test_torchaudio_is_imported_in_one_place(repo: Path) -> None:
     assert importers == {"kernels/bench/peers.py", "tests/oracles.py"}
 
 
-def test_import_maya_is_light() -> None:
+def test_import_maya_imports_no_heavy_packages() -> None:
     heavy = ("torch", "lhotse", "triton", *OPTIONAL)
     code = f"import sys, maya; sys.exit(' '.join(m for m in {heavy!r} if m in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -107,7 +107,7 @@ def test_functions_have_few_parameters(repo: Path) -> None:
     assert len(MORE_PARAMETERS) <= 15
 
 
-def test_kinds_are_asked_for_only_at_home(repo: Path) -> None:
+def test_kinds_are_compared_only_in_their_folders(repo: Path) -> None:
     """Heads and encoders are used through their protocols everywhere else."""
     home = ("maya/encoders/", "maya/heads/", "maya/convert/", "tests/")
     checks = [
@@ -129,7 +129,7 @@ def test_kinds_are_asked_for_only_at_home(repo: Path) -> None:
         ("[x for one in y]", 1),
     ],
 )
-def test_checker_sees_banned_names(text: str, count: int) -> None:
+def test_checker_finds_banned_names(text: str, count: int) -> None:
     assert len(list(banned_names(text))) == count
 
 
@@ -143,5 +143,5 @@ def test_checker_sees_banned_names(text: str, count: int) -> None:
         ("name == 'other'", 0),
     ],
 )
-def test_checker_sees_kinds(text: str, count: int) -> None:
+def test_checker_finds_kind_checks(text: str, count: int) -> None:
     assert len(list(kind_checks(text))) == count

@@ -85,7 +85,7 @@ def test_make_targets_exist(repo: Path) -> None:
             assert target in targets, f"{file}: make {target}"
 
 
-def test_commands_of_the_pages_parse(repo: Path) -> None:
+def test_documented_commands_parse(repo: Path) -> None:
     """Every line of a code block that begins with `maya` has options that exist and values they take."""
     count = 0
     for file, text in documentation(repo):
@@ -126,10 +126,10 @@ def options_that_exist(repo: Path) -> set[str]:
     return options
 
 
-def test_options_in_the_text_exist(repo: Path) -> None:
+def test_documented_options_exist(repo: Path) -> None:
     """Of `--option` and `--group.field` in the pages; options of other programs are listed here."""
     foreign = {"--use-averaged-model", "--torch-threads", "--shift-output", "--index-url", "--cov"}
-    known = options_that_exist(repo) | foreign
+    options = options_that_exist(repo) | foreign
     names = ("egs.indic12.mini", "egs.digits.lact", "egs.librispeech.zipformer:tiny")
     fields = {field for name in names for field in flat(to_dict(load_experiment(name, [])))}
     unknown = []
@@ -137,7 +137,7 @@ def test_options_in_the_text_exist(repo: Path) -> None:
         for option in re.findall(r"`(--[a-z][\w.-]*)[^`]*`", text) if file.endswith(".md") else ():
             name = option.removeprefix("--")
             inside = any(field == name or field.startswith(f"{name}.") for field in fields)
-            if not (inside if "." in name else option in known):
+            if not (inside if "." in name else option in options):
                 unknown.append(f"{file}: {option}")
     assert unknown == []
 
@@ -151,5 +151,5 @@ def test_options_in_the_text_exist(repo: Path) -> None:
         ("egs/a/*.py and egs/<corpus>/data.py", ["egs/a/*.py"]),
     ],
 )
-def test_the_pattern_reads_paths(text: str, paths: list[str]) -> None:
+def test_pattern_matches_paths(text: str, paths: list[str]) -> None:
     assert [match[1].rstrip(".") for match in PATH.finditer(text)] == paths

@@ -58,7 +58,9 @@ def updated(page: str, top: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Write the list of files in docs/architecture.md again.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Write the list of files in docs/architecture.md again."
+    )
     parser.add_argument(
         "--check", action="store_true", help="change nothing; exit status 1 if it is out of date"
     )

@@ -52,29 +52,31 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(4, 9, DIM), torch.tensor([9, 6, 0, 3]), (2 * torch.randn(4, 9, 6)).log_softmax(-1)
 
 
-def test_scores_are_those_of_each_text_alone(
+def test_batched_scores_equal_single_texts(
     batch: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enc, lens, _ = batch
     decoder = make()
     texts = [[[2, 3], [], [4, 4, 5, 2]], [[5]], [], [[3, 2, 2], [4]]]
-    found = attention_scores(Encoded(enc, lens), decoder, texts)
-    assert [len(row) for row in found] == [3, 1, 0, 2]
+    scores = attention_scores(Encoded(enc, lens), decoder, texts)
+    assert [len(row) for row in scores] == [3, 1, 0, 2]
     for row, n in ((0, 9), (1, 6), (3, 3)):
         expected = [log_prob(decoder, enc[row, :n], text) for text in texts[row]]
-        assert found[row] == pytest.approx(expected, abs=1e-4)
+        assert scores[row] == pytest.approx(expected, abs=1e-4)
     monkeypatch.setattr(module, "_MAX_LOGITS", 1)  # one utterance at a time
     again = attention_scores(Encoded(enc, lens), decoder, texts)
-    for row, alone in zip(found, again, strict=True):
+    for row, alone in zip(scores, again, strict=True):
         assert alone == pytest.approx(row, abs=1e-4)
 
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (0.3, 2.0), (0.0, 1.0), (1.0, 0.0)])
-def test_the_best_sum_of_both_scores_wins(batch: tuple[Tensor, ...], scales: tuple[float, float]) -> None:
+def test_rescoring_picks_the_highest_weighted_sum(
+    batch: tuple[Tensor, ...], scales: tuple[float, float]
+) -> None:
     enc, lens, log_probs = batch
     decoder = make()
     cfg = RescoringConfig(beam=12, token_beam=1000.0, ctc_scale=scales[0], aed_scale=scales[1])
-    found = attention_rescoring(Encoded(enc, lens), log_probs, decoder, blank=BLANK, cfg=cfg)
+    hypotheses = attention_rescoring(Encoded(enc, lens), log_probs, decoder, blank=BLANK, cfg=cfg)
     first = beam_ctc(log_probs, lens, blank=BLANK, cfg=WIDE)
     nbest = nbest_ctc(log_probs, lens, blank=BLANK, cfg=WIDE)
     for row, n in enumerate(lens.tolist()):
@@ -84,19 +86,19 @@ def test_the_best_sum_of_both_scores_wins(batch: tuple[Tensor, ...], scales: tup
             for text, ctc in nbest[row]
         }
         assert len(totals) == len(nbest[row])
-        assert tuple(found[row].tokens) == max(totals, key=totals.__getitem__)
-        assert len(found[row].frames) == len(found[row].tokens) == len(found[row].scores)
-    assert ([h.tokens for h in found] == [h.tokens for h in first]) == (scales[1] == 0)
+        assert tuple(hypotheses[row].tokens) == max(totals, key=totals.__getitem__)
+        assert len(hypotheses[row].frames) == len(hypotheses[row].tokens) == len(hypotheses[row].scores)
+    assert ([h.tokens for h in hypotheses] == [h.tokens for h in first]) == (scales[1] == 0)
 
 
 def test_nbest_is_sorted_and_sums_all_paths() -> None:
     log_probs = torch.randn(1, 4, 4).log_softmax(-1)
-    (found,) = nbest_ctc(
+    (hypotheses,) = nbest_ctc(
         log_probs, torch.tensor([4]), blank=BLANK, cfg=BeamConfig(beam=999, token_beam=1e3, token_bonus=0.0)
     )
-    assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
-    assert sum(math.exp(score) for _, score in found) == pytest.approx(1, abs=1e-5)
-    for text, score in found:
+    assert [score for _, score in hypotheses] == sorted((score for _, score in hypotheses), reverse=True)
+    assert sum(math.exp(score) for _, score in hypotheses) == pytest.approx(1, abs=1e-5)
+    for text, score in hypotheses:
         if score > -math.inf:
             loss = torch.nn.functional.ctc_loss(
                 log_probs[0],
@@ -122,39 +124,39 @@ def test_padding_is_never_read(batch: tuple[Tensor, ...]) -> None:
 
 @pytest.mark.parametrize("length_norm", [0.0, 1.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_wide_beam_finds_the_best_of_all_texts(seed: int, length_norm: float) -> None:
+def test_wide_beam_equals_exhaustive_search(seed: int, length_norm: float) -> None:
     torch.manual_seed(seed)
     decoder = make(vocab=4)
     enc, lens = torch.randn(2, 7, DIM), torch.tensor([7, 4])
-    found = attention_beam(
+    hypotheses = attention_beam(
         enc, lens, decoder, beam=80, max_tokens_per_frame=0.5, length_norm=length_norm
     )  # 3 and 2 tokens at most
-    for hyp, row, n, longest in zip(found, enc, (7, 4), (3, 2), strict=True):
+    for hyp, row, n, longest in zip(hypotheses, enc, (7, 4), (3, 2), strict=True):
         texts = [t for u in range(longest + 1) for t in itertools.product((2, 3, 4), repeat=u)]
         totals = {t: log_prob(decoder, row[:n], t) / (len(t) + 1) ** length_norm for t in texts}
         assert tuple(hyp.tokens) == max(totals, key=totals.__getitem__)
         assert hyp.frames == hyp.durations == [] and len(hyp.scores) == len(hyp.tokens)
 
 
-def test_a_beam_of_one_is_greedy() -> None:
+def test_beam_of_one_equals_greedy() -> None:
     decoder = make(eos=None, blank=None)
     assert decoder.eos == decoder.blank == 5
     enc, lens = torch.randn(5, 12, DIM), torch.tensor([12, 3, 7, 1, 12])
-    found = attention_beam(enc, lens, decoder, beam=1)
-    for hyp, row, n in zip(found, enc, lens.tolist(), strict=True):
-        said: list[int] = []
-        while len(said) < n:
-            tokens = torch.tensor([said], dtype=torch.int64)
-            logits = decoder(row[None, :n], torch.tensor([n]), tokens, torch.tensor([len(said)]))[0, -1]
+    hypotheses = attention_beam(enc, lens, decoder, beam=1)
+    for hyp, row, n in zip(hypotheses, enc, lens.tolist(), strict=True):
+        prefix: list[int] = []
+        while len(prefix) < n:
+            tokens = torch.tensor([prefix], dtype=torch.int64)
+            logits = decoder(row[None, :n], torch.tensor([n]), tokens, torch.tensor([len(prefix)]))[0, -1]
             if int(logits.argmax()) == decoder.eos:
                 break
-            said.append(int(logits.argmax()))
-        assert hyp.tokens == said
-    assert sum(len(h.tokens) for h in found) > 5
+            prefix.append(int(logits.argmax()))
+        assert hyp.tokens == prefix
+    assert sum(len(h.tokens) for h in hypotheses) > 5
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_a_sentence_without_an_end_is_cut(beam: int) -> None:
+def test_length_limit_without_eos(beam: int) -> None:
     decoder = make()
     with torch.no_grad():
         decoder.output_layer.bias[decoder.eos] -= 1000
@@ -166,16 +168,16 @@ def test_a_sentence_without_an_end_is_cut(beam: int) -> None:
     assert lengths == [[10, 0, 4, 1], [5, 0, 2, 1], [1, 0, 1, 1]]
 
 
-def test_blank_is_never_said() -> None:
+def test_blank_is_never_emitted() -> None:
     decoder = make()
     with torch.no_grad():
         decoder.output_layer.bias[BLANK] += 1000  # the likeliest output everywhere
         decoder.output_layer.bias[decoder.eos] -= 1000
-    found = attention_beam(torch.randn(3, 8, DIM), torch.tensor([8, 8, 8]), decoder, beam=2)
-    assert all(BLANK not in h.tokens for h in found) and any(h.tokens for h in found)
+    hypotheses = attention_beam(torch.randn(3, 8, DIM), torch.tensor([8, 8, 8]), decoder, beam=2)
+    assert all(BLANK not in h.tokens for h in hypotheses) and any(h.tokens for h in hypotheses)
 
 
-def test_a_row_alone_is_as_in_its_batch() -> None:
+def test_row_alone_equals_row_in_batch() -> None:
     decoder = make()
     enc, lens = torch.randn(4, 10, DIM), torch.tensor([4, 10, 2, 7])
     together = attention_beam(enc, lens, decoder)
@@ -185,7 +187,7 @@ def test_a_row_alone_is_as_in_its_batch() -> None:
         assert alone.scores == pytest.approx(together[row].scores, abs=1e-4)
 
 
-def test_mistakes() -> None:
+def test_bad_arguments_are_refused() -> None:
     enc, lens = torch.randn(1, 3, DIM), torch.tensor([3])
     with pytest.raises(MayaError, match="beam"):
         attention_beam(enc, lens, make(), beam=0)
@@ -193,7 +195,7 @@ def test_mistakes() -> None:
         attention_beam(enc, lens, make(), max_tokens_per_frame=0.0)
 
 
-def test_a_trained_decoder_says_what_it_learnt_and_corrects_ctc() -> None:
+def test_trained_decoder_decodes_its_texts_and_corrects_ctc() -> None:
     decoder = make(vocab=9, sharp=1.0)
     enc, lens = torch.randn(3, 8, DIM), torch.tensor([8, 6, 7])
     texts = [[2, 3, 3, 4], [5], [9, 8, 7, 6, 5]]
@@ -207,12 +209,12 @@ def test_a_trained_decoder_says_what_it_learnt_and_corrects_ctc() -> None:
     for beam in (1, 4):
         assert [h.tokens for h in attention_beam(enc, lens, decoder, beam=beam)] == texts
     # CTC hears 4 where 3 was said, by a little.
-    heard = torch.full((1, 8, 10), -9.0)
+    ctc_logits = torch.full((1, 8, 10), -9.0)
     for frame, token in enumerate([2, 0, 3, 0, 4, 0, 4, 0]):
-        heard[0, frame, token] = 0.0
-    heard[0, 4, 3] = -0.5
+        ctc_logits[0, frame, token] = 0.0
+    ctc_logits[0, 4, 3] = -0.5
     cfg = RescoringConfig(beam=12, token_beam=1000.0)
-    log_probs = heard.log_softmax(-1)
+    log_probs = ctc_logits.log_softmax(-1)
     assert beam_ctc(log_probs, lens[:1], blank=BLANK, cfg=WIDE)[0].tokens == [2, 3, 4, 4]
     (hyp,) = attention_rescoring(Encoded(enc[:1], lens[:1]), log_probs, decoder, blank=BLANK, cfg=cfg)
     assert hyp.tokens == texts[0] and hyp.frames == [0, 2, 4, 6]

@@ -10,7 +10,7 @@ from maya.decode.ctc import CTCDecoder, collapse_ctc, greedy_ctc
 from maya.decode.hypothesis import Hypothesis
 
 
-def test_runs_merge_blanks_part_them_and_padding_is_ignored() -> None:
+def test_collapse_merges_runs_and_ignores_padding() -> None:
     best = torch.tensor([[0, 0, 3, 0, 2, 2, 2, 1], [3, 3, 3, 3, 1, 1, 1, 1], [2, 1, 1, 3, 0, 0, 0, 0]])
     strength = torch.rand(3, 8)
     log_probs = torch.full((3, 8, 4), -9.0).scatter(2, best[..., None], -strength[..., None])
@@ -24,7 +24,7 @@ def test_runs_merge_blanks_part_them_and_padding_is_ignored() -> None:
     assert (short.tokens, short.durations) == ([2, 1], [1, 2])
 
 
-def test_a_run_is_cut_at_the_end_of_its_row() -> None:
+def test_run_ends_at_the_row_length() -> None:
     log_probs = torch.zeros(1, 6, 3)
     log_probs[..., 1] = 1.0
     (hyp,) = greedy_ctc(log_probs, torch.tensor([4]), blank=2)
@@ -36,13 +36,13 @@ def test_no_frames_gives_an_empty_hypothesis() -> None:
     assert hyp.tokens == []
 
 
-def test_times_and_score_of_a_hypothesis() -> None:
+def test_hypothesis_times_and_scores() -> None:
     hyp = Hypothesis(tokens=[4, 2], frames=[3, 10], durations=[2, 0], scores=[-0.5, -1.0], frame_seconds=0.08)
     assert hyp.score == pytest.approx(-1.5)
     assert [t for pair in hyp.times for t in pair] == pytest.approx([0.24, 0.40, 0.80, 0.80])
 
 
-def test_a_head_is_run_in_stretches(monkeypatch):
+def test_head_runs_in_chunks(monkeypatch):
     """The log-probabilities of hours are never there at once; runs go on over the seams."""
     monkeypatch.setattr(ctc, "HEAD_FRAMES", 6)
     enc, lens = torch.randn(2, 23, 4), torch.tensor([23, 17])
@@ -59,7 +59,7 @@ def test_a_head_is_run_in_stretches(monkeypatch):
     assert decoder.hyps == greedy_ctc(enc.log_softmax(-1), lens, blank=3)
 
 
-def test_whole_or_in_pieces_it_follows_the_definition_exactly() -> None:
+def test_whole_and_streamed_output_equal_the_definition() -> None:
     """Merge runs, drop blanks; a token has the first frame of its run, its length and its highest score."""
     draw = random.Random(3)
     path = [label for _ in range(60) for label in [draw.randrange(4)] * draw.randrange(1, 5)]

@@ -35,7 +35,7 @@ def random_problem(frames: int, vocab: int, dtype: torch.dtype = torch.float64) 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("blank", [0, 1, 2])
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5])
-def test_no_path_of_the_tokens_is_better(frames: int, blank: int, dtype: torch.dtype) -> None:
+def test_alignment_is_the_best_path(frames: int, blank: int, dtype: torch.dtype) -> None:
     labels = [token for token in range(3) if token != blank]
     checked = 0
     for length in range(4):
@@ -52,7 +52,7 @@ def test_no_path_of_the_tokens_is_better(frames: int, blank: int, dtype: torch.d
     assert checked >= 3
 
 
-def test_ties_still_spell_the_tokens_and_the_last_way_on_is_taken() -> None:
+def test_ties_take_the_last_transition() -> None:
     even = torch.full((7, 4), -1.0)
     for tokens in ([], [1], [1, 1], [1, 2, 3], [2, 2, 2], [3, 1, 3]):
         path, scores = align_ctc(even, torch.tensor(tokens, dtype=torch.long), blank=0)
@@ -85,7 +85,7 @@ def test_too_few_frames_are_refused() -> None:
         align_ctc(random_problem(needed, 4), torch.tensor(tokens), blank=0)
 
 
-def test_nothing_to_align() -> None:
+def test_empty_tokens() -> None:
     none = torch.zeros(0, dtype=torch.long)
     path, scores = align_ctc(random_problem(3, 4), none, blank=2)
     assert path.tolist() == [2, 2, 2] and scores.shape == (3,)
@@ -93,7 +93,7 @@ def test_nothing_to_align() -> None:
     assert path.shape == scores.shape == (0,)
 
 
-def test_what_has_no_path_is_refused() -> None:
+def test_impossible_alignments_are_refused() -> None:
     log_probs = random_problem(6, 4)
     with pytest.raises(MayaError, match="hold the blank 0"):
         align_ctc(log_probs, torch.tensor([1, 0]), blank=0)
@@ -109,7 +109,7 @@ def test_what_has_no_path_is_refused() -> None:
     assert align_ctc(impossible, torch.tensor([1, 2]), blank=0)[0].min() > 0
 
 
-def test_two_minutes_take_a_fraction_of_a_second() -> None:
+def test_two_minutes_align_in_under_two_seconds() -> None:
     log_probs = random_problem(3000, 128, torch.float32)
     began = time.process_time()
     align_ctc(log_probs, torch.randint(1, 128, (200,)), blank=0)

@@ -29,7 +29,7 @@ def log_prob(log_probs: torch.Tensor, text: tuple[int, ...]) -> float:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("lm_weight", [0.0, 0.7])
-def test_a_wide_beam_finds_the_best_text(seed: int, lm_weight: float) -> None:
+def test_wide_beam_equals_exhaustive_search(seed: int, lm_weight: float) -> None:
     torch.manual_seed(seed)
     log_probs = (torch.randn(1, 5, 4) * 2).log_softmax(-1)
     lm = NGram([[0, 1, 2], [0, 0], [1, 2, 1]], 3, order=3)
@@ -42,7 +42,7 @@ def test_a_wide_beam_finds_the_best_text(seed: int, lm_weight: float) -> None:
     assert tuple(hyp.tokens) == max(totals, key=totals.__getitem__)
 
 
-def test_texts_that_many_paths_spell_win_over_the_best_path() -> None:
+def test_sum_over_paths_beats_the_best_path() -> None:
     # Blank is the best single path of two frames (0.36), but "0" has three: 0.24 + 0.24 + 0.16.
     log_probs = torch.tensor([[[0.4, 1e-9, 1e-9, 0.6]] * 2]).log()
     lens = torch.tensor([2])
@@ -50,21 +50,21 @@ def test_texts_that_many_paths_spell_win_over_the_best_path() -> None:
     assert beam_ctc(log_probs, lens, blank=BLANK, cfg=WIDE)[0].tokens == [0]
 
 
-def test_confident_outputs_are_what_greedy_finds_with_the_same_times() -> None:
+def test_confident_outputs_equal_greedy() -> None:
     torch.manual_seed(0)
     log_probs = (torch.randn(3, 30, 12) * 20).log_softmax(-1)
     lens = torch.tensor([30, 17, 0])
     cfg = BeamConfig(lm_weight=0.0, token_bonus=0.0)
-    for found, greedy in zip(
+    for hyp, greedy in zip(
         beam_ctc(log_probs, lens, blank=5, cfg=cfg), greedy_ctc(log_probs, lens, blank=5), strict=True
     ):
-        assert found.tokens == greedy.tokens
-        assert found.frames == greedy.frames
-        assert found.durations == greedy.durations
-        assert found.scores == pytest.approx(greedy.scores, abs=1e-4)
+        assert hyp.tokens == greedy.tokens
+        assert hyp.frames == greedy.frames
+        assert hyp.durations == greedy.durations
+        assert hyp.scores == pytest.approx(greedy.scores, abs=1e-4)
 
 
-def test_the_language_model_decides_between_what_sounds_alike() -> None:
+def test_language_model_decides_between_close_scores() -> None:
     log_probs = torch.full((1, 4, 4), -9.0)
     log_probs[0, 0, 0] = log_probs[0, 1, BLANK] = log_probs[0, 3, BLANK] = 0.0
     log_probs[0, 2, 1], log_probs[0, 2, 2] = -0.6, -0.8

@@ -41,12 +41,12 @@ def rates(**cer: float) -> Any:
         (HEADS[:2], ("ctc",), rates(transducer=0.0, ctc=0.5), "ctc", "transducer was not trained"),
     ],
 )  # fmt: skip
-def test_the_best_trained_head(heads: Any, trained: Any, dev: Any, head: str, reason: str) -> None:
+def test_best_trained_head_is_chosen(heads: Any, trained: Any, dev: Any, head: str, reason: str) -> None:
     choice = TrainedHeads(heads=heads, trained=trained, dev=dev).best()
     assert (choice.head, choice.reason) == (head, reason)
 
 
-def test_ties_go_by_wer_then_by_the_order_of_heads() -> None:
+def test_ties_are_broken_by_wer_then_head_order() -> None:
     equal = {"wer": 0.5, "cer": 0.1}
     assert best_head({"transducer": equal, "ctc": equal, "attention": equal}) == "transducer"
     assert best_head({"transducer": equal, "ctc": {"wer": 0.4, "cer": 0.1}}) == "ctc"
@@ -64,7 +64,7 @@ class Numbers:
         return " ".join(map(str, tokens))
 
 
-def test_transcribing_by_each_head_and_by_the_best(caplog: pytest.LogCaptureFixture) -> None:
+def test_transcribe_with_each_head_and_with_the_best(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="maya")
     ours, audio = recognizer(), torch.randn(16000) * 0.1
     with torch.inference_mode():
@@ -86,13 +86,13 @@ def test_transcribing_by_each_head_and_by_the_best(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_head_that_is_not_there_is_refused(head: str) -> None:
+def test_missing_head_is_refused(head: str) -> None:
     message = f"decode.method={head} reads a head of kind {head}, which this model lacks"
     with pytest.raises(MayaError, match=message):
         recognizer(without=head).transcribe([torch.randn(4000)], method=head)
 
 
-def test_a_head_that_was_not_trained_is_refused() -> None:
+def test_untrained_head_is_refused() -> None:
     ours = recognizer()
     ours.heads = TrainedHeads(heads=HEADS, trained=("ctc", "attention"))
     with pytest.raises(MayaError, match="head transducer, which was never trained; use ctc or attention"):

@@ -18,7 +18,7 @@ pytest.importorskip("transformers", reason="pip install 'maya-asr[llm]'")
 pytest.importorskip("peft", reason="pip install 'maya-asr[llm]'")
 
 
-def test_generation_is_a_method_like_any_other(tmp_path: Path) -> None:
+def test_generation_is_in_the_table_of_methods(tmp_path: Path) -> None:
     """Tokens and scores are the head's own; a transcript's limit follows from its own length."""
     model = stirred(tiny_llm.make(tmp_path), tokens_per_second=4.0)
     tokenizer: Any = load_tokenizer(str(tmp_path))

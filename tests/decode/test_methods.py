@@ -100,7 +100,7 @@ def test_each_row_is_decoded_with_the_model_of_its_language(texts: Texts, tokeni
         assert by_language[language].score(ids) > together.score(ids) > other.score(ids)
 
 
-def test_searches_of_icefalls_heads(tokenizer: Tokenizer) -> None:
+def test_beam_searches_of_icefall_heads(tokenizer: Tokenizer) -> None:
     ours = recognizer(icefall(), tokenizer)
     encoded, langs = frames(ours)
     transducer, decoder = (ours.model.head(name) for name in ("transducer", "attention"))
@@ -132,7 +132,9 @@ def test_an_attention_decoder_alone_is_decoded_greedily(tokenizer: Tokenizer) ->
         ("modified_beam", "transducer", "transducer"),
     ],
 )
-def test_a_method_needs_its_head(tokenizer: Tokenizer, method: str, without: str, kinds: str) -> None:
+def test_method_without_its_head_is_refused(
+    tokenizer: Tokenizer, method: str, without: str, kinds: str
+) -> None:
     ours = recognizer(icefall(without), tokenizer)
     message = f"^decode.method={method} reads a head of kind {kinds}, which this model lacks$"
     with pytest.raises(MayaError, match=message):
@@ -148,7 +150,7 @@ def test_modified_beam_search_refuses_durations(tokenizer: Tokenizer) -> None:
         ours.choose_method("modified_beam")
 
 
-def test_a_head_may_have_any_name_and_be_named_as_method() -> None:
+def test_head_name_selects_the_method() -> None:
     cfg = icefall("attention")
     cfg.heads["letters"] = CTCConfig()
     names = tuple(cfg.text_heads)
@@ -211,7 +213,7 @@ def _no_more_methods() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_no_more_methods")
-def test_a_users_file_adds_a_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_file_adds_a_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(USER_FILE.strip().splitlines()) <= 40
     (tmp_path / "mine.py").write_text(USER_FILE)
     data, run = tmp_path / "data", tmp_path / "run"

@@ -92,30 +92,30 @@ def test_batch_equals_icefalls_algorithm(kind: str, penalty: float, temperature:
         one_by_one(x[:n], predictor, joint, blank, beam, penalty, temperature, context)
         for x, n in zip(enc, lens.tolist(), strict=True)
     ]
-    found = modified_beam_search(
+    hypotheses = modified_beam_search(
         enc, lens, predictor, joint, blank=blank, beam=beam, blank_penalty=penalty, temperature=temperature
     )
-    assert [tuple(h.tokens) for h in found] == expected
+    assert [tuple(h.tokens) for h in hypotheses] == expected
     assert sum(map(len, expected)) > 8
 
 
 @torch.no_grad()
 def probability(enc: Tensor, predictor: Any, joint: Joint, blank: int) -> dict[tuple[int, ...], float]:
     """Log probabilities of all label sequences, each summed over all paths of one output per frame."""
-    found: dict[tuple[int, ...], float] = {}
+    log_probs: dict[tuple[int, ...], float] = {}
     for path in product(range(joint.num_tokens), repeat=len(enc)):
         history: tuple[int, ...] = ()
         total = 0.0
         for frame, token in zip(enc, path, strict=True):
             total += float(outputs(predictor, joint, blank, frame, history).log_softmax(-1)[token])
             history = history if token == blank else (*history, token)
-        found[history] = float(torch.tensor([found.get(history, -math.inf), total]).logsumexp(0))
-    return found
+        log_probs[history] = float(torch.tensor([log_probs.get(history, -math.inf), total]).logsumexp(0))
+    return log_probs
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(3))
-def test_a_wide_beam_finds_the_most_probable_labels(kind: str, seed: int) -> None:
+def test_wide_beam_equals_exhaustive_search(kind: str, seed: int) -> None:
     torch.manual_seed(seed)
     predictor, joint, blank = make(kind, blank_bias=0.5, vocab=2)
     enc = torch.randn(1, 4, 5)
@@ -127,47 +127,47 @@ def test_a_wide_beam_finds_the_most_probable_labels(kind: str, seed: int) -> Non
     assert tuple(hyp.tokens) == max(totals, key=totals.__getitem__)
 
 
-def test_labels_that_many_paths_spell_win_over_the_best_path() -> None:
+def test_sum_over_paths_beats_the_best_path() -> None:
     predictor, joint, blank = make("icefall", vocab=2)
     with torch.no_grad():
         joint.joint_net[2].weight.zero_()
         joint.joint_net[2].bias.copy_(torch.tensor([0.6, 0.4, 1e-9]).log())
     enc, lens = torch.randn(1, 2, 5), torch.tensor([2])
     # Silence has one path of two frames (0.36); one label has two (0.24 each).
-    found = modified_beam_search(enc, lens, predictor, joint, blank=blank, length_norm=False)
-    assert found[0].tokens == [1] and found[0].durations == [1]
-    assert found[0].score == pytest.approx(math.log(0.4), abs=1e-5)
+    hypotheses = modified_beam_search(enc, lens, predictor, joint, blank=blank, length_norm=False)
+    assert hypotheses[0].tokens == [1] and hypotheses[0].durations == [1]
+    assert hypotheses[0].score == pytest.approx(math.log(0.4), abs=1e-5)
     assert not modified_beam_search(enc, lens, predictor, joint, blank=blank, beam=1)[0].tokens
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("blank_bias", [-4.0, 0.0, 4.0])
-def test_a_beam_of_one_is_greedy_search_with_one_symbol_a_frame(kind: str, blank_bias: float) -> None:
+def test_beam_of_one_equals_greedy_with_one_symbol_per_frame(kind: str, blank_bias: float) -> None:
     predictor, joint, blank = make(kind, blank_bias)
     enc, lens = 2 * torch.randn(7, 25, 5), torch.tensor([25, 0, 24, 17, 9, 2, 1])
     greedy = greedy_transducer(enc, lens, predictor, joint, blank=blank, max_symbols=1)
-    found = modified_beam_search(enc, lens, predictor, joint, blank=blank, beam=1)
+    hypotheses = modified_beam_search(enc, lens, predictor, joint, blank=blank, beam=1)
     assert sum(len(h.tokens) for h in greedy) > 0
-    for hyp, truth in zip(found, greedy, strict=True):
+    for hyp, truth in zip(hypotheses, greedy, strict=True):
         assert (hyp.tokens, hyp.frames, hyp.durations) == (truth.tokens, truth.frames, truth.durations)
         assert hyp.scores == pytest.approx(truth.scores, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_alone_is_as_in_its_batch_and_padding_is_never_read(kind: str) -> None:
+def test_row_alone_equals_row_in_batch_and_padding_is_ignored(kind: str) -> None:
     predictor, joint, blank = make(kind)
     enc, lens = torch.randn(4, 20, 5), torch.tensor([12, 20, 5, 1])
     together = modified_beam_search(enc, lens, predictor, joint, blank=blank)
     for row, n in enumerate(lens.tolist()):
-        one = slice(row, row + 1)
-        (alone,) = modified_beam_search(enc[one, :n], lens[one], predictor, joint, blank=blank)
+        row_slice = slice(row, row + 1)
+        (alone,) = modified_beam_search(enc[row_slice, :n], lens[row_slice], predictor, joint, blank=blank)
         assert (alone.tokens, alone.frames) == (together[row].tokens, together[row].frames)
         enc[row, n:] = float("nan")
     again = modified_beam_search(enc, lens, predictor, joint, blank=blank)
     assert [h.tokens for h in again] == [h.tokens for h in together]
 
 
-def test_a_penalty_on_blank_brings_labels_and_none_are_blank() -> None:
+def test_blank_penalty_adds_labels() -> None:
     predictor, joint, blank = make("icefall", blank_bias=6.0)
     enc, lens = torch.randn(3, 20, 5), torch.tensor([20, 20, 20])
     few, many = (
@@ -179,7 +179,7 @@ def test_a_penalty_on_blank_brings_labels_and_none_are_blank() -> None:
         assert len(hyp.tokens) == len(hyp.frames) == len(hyp.durations) == len(hyp.scores)
 
 
-def test_no_frames_and_mistakes() -> None:
+def test_empty_input_and_bad_arguments() -> None:
     predictor, joint, blank = make("icefall")
     settings: dict[str, Any] = {"predictor": predictor, "joint": joint, "blank": blank}
     none = modified_beam_search(torch.randn(2, 0, 5), torch.tensor([0, 0]), **settings)

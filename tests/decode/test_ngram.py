@@ -11,7 +11,7 @@ TEXTS = [[0, 1, 2], [0, 1, 3], [2, 1, 2], [0, 1, 2]]
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 6])
-def test_every_state_has_a_distribution(order: int) -> None:
+def test_every_state_sums_to_one(order: int) -> None:
     lm = NGram(TEXTS, 5, order=order)
     states = {lm.start()}
     for _ in range(4):
@@ -21,7 +21,7 @@ def test_every_state_has_a_distribution(order: int) -> None:
         assert np.exp(lm.log_probs(state).astype(float)).sum() == pytest.approx(1, abs=1e-6)
 
 
-def test_a_bigram_by_hand() -> None:
+def test_bigram_equals_hand_computation() -> None:
     lm = NGram(TEXTS, 4, order=2)
     # Unigrams count the different tokens before each: 0 and 2 after the beginning, 2 after 1, 1 after 0 and
     # 2, 3 after 1, the end after 2 and 3. One of each occurs once (0, 3), three twice (1, 2, the end).
@@ -36,25 +36,25 @@ def test_a_bigram_by_hand() -> None:
         assert math.exp(lm.log_probs((1,))[token]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_an_unknown_context_falls_back_to_what_is_known_of_it() -> None:
+def test_unseen_context_backs_off() -> None:
     lm = NGram(TEXTS, 5, order=4)
     assert lm.advance((0, 1), 3) == (0, 1, 3)[-3:]
     assert lm.advance((0, 1), 4) == ()
     assert lm.advance((3, 3), 2) == (2,)
 
 
-def test_a_text_of_the_corpus_is_likelier_than_another() -> None:
+def test_corpus_text_is_likelier_than_other_text() -> None:
     lm = NGram(TEXTS, 5, order=3)
     assert lm.score([0, 1, 2]) > lm.score([0, 2, 1]) > lm.score([4, 4, 4])
     assert lm.score([]) == pytest.approx(float(lm.log_probs(lm.start())[5]))
 
 
-def test_longer_contexts_fit_the_corpus_better() -> None:
+def test_higher_order_fits_the_corpus_better() -> None:
     per_order = [sum(NGram(TEXTS, 5, order=n).score(t) for t in TEXTS) for n in (1, 2, 3)]
     assert per_order == sorted(per_order)
 
 
-def test_no_texts_leave_a_uniform_model_and_a_wrong_order_is_refused() -> None:
+def test_no_texts_give_a_uniform_model_and_bad_order_is_refused() -> None:
     lm = NGram([], 3, order=2)
     assert lm.start() == ()
     assert np.exp(lm.log_probs(())).tolist() == pytest.approx([0.25] * 4)

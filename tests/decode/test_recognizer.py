@@ -31,23 +31,23 @@ def _recognizer(tokenizer: Tokenizer, weight: float) -> Recognizer:
 
 
 @pytest.mark.parametrize(("code", "index"), [("en", 0), ("hi", 1)])
-def test_auto_decodes_in_the_language_it_finds(tokenizer: Tokenizer, code: str, index: int) -> None:
+def test_auto_decodes_in_the_detected_language(tokenizer: Tokenizer, code: str, index: int) -> None:
     recognizer = _recognizer(tokenizer, 0.3)
     with torch.no_grad():
         recognizer.model.heads["language"].out.weight.zero_()
         recognizer.model.heads["language"].out.bias[:] = torch.tensor([0.0, 0.0])
         recognizer.model.heads["language"].out.bias[index] = 2.0
     audio = [torch.randn(n) * 0.1 for n in (16000, 9000, 12000)]
-    named, found = recognizer.transcribe(audio, code), recognizer.transcribe(audio, "auto")
-    assert [h.tokens for h in named] == [h.tokens for h in found] and any(h.tokens for h in found)
-    assert {h.language for h in found} == {code} == {h.language for h in named}
-    for hyp in found:
+    named, detected = recognizer.transcribe(audio, code), recognizer.transcribe(audio, "auto")
+    assert [h.tokens for h in named] == [h.tokens for h in detected] and any(h.tokens for h in detected)
+    assert {h.language for h in detected} == {code} == {h.language for h in named}
+    for hyp in detected:
         assert hyp.language_probability == pytest.approx(torch.tensor([2.0, 0.0]).softmax(0)[0].item())
     assert named[0].language_probability is None
     assert recognizer.transcribe(audio)[0].language is None
 
 
-def test_one_item_and_any_spelling_of_its_language(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_single_item_and_language_spellings(tokenizer: Tokenizer, tmp_path: Path) -> None:
     recognizer = _recognizer(tokenizer, 0.3)
     samples = torch.randn(16000, generator=torch.Generator().manual_seed(0)).numpy() * 0.1
     soundfile.write(tmp_path / "a.wav", samples, 16000, "FLOAT")
@@ -59,7 +59,7 @@ def test_one_item_and_any_spelling_of_its_language(tokenizer: Tokenizer, tmp_pat
     assert recognizer.transcribe(samples[None], "en")[0].tokens == expected.tokens  # a batch of one
 
 
-def test_integers_are_scaled_and_what_is_no_audio_is_named(tokenizer: Tokenizer) -> None:
+def test_integer_samples_are_scaled_and_bad_audio_is_refused(tokenizer: Tokenizer) -> None:
     recognizer = _recognizer(tokenizer, 0.3)
     samples = (torch.randn(16000, generator=torch.Generator().manual_seed(0)) * 3000).short()
     exact, scaled = recognizer.transcribe([samples.numpy(), samples.float() / 2**15], "en")
@@ -73,6 +73,6 @@ def test_integers_are_scaled_and_what_is_no_audio_is_named(tokenizer: Tokenizer)
             recognizer.transcribe([samples.numpy(), bad], "en")
 
 
-def test_a_model_without_the_head_says_so(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_auto_without_language_head_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(MayaError, match="it has no language head; name the language"):
         _recognizer(tokenizer, 0.0).transcribe([tmp_path / "unread.wav"], "auto")

@@ -38,15 +38,15 @@ def pieces(enc, lens, seed):
         yield piece, torch.tensor(sizes)
 
 
-def same(found, expected):
-    for a, b in zip(found, expected, strict=True):
+def same(hypotheses, expected):
+    for a, b in zip(hypotheses, expected, strict=True):
         assert (a.tokens, a.frames, a.durations) == (b.tokens, b.frames, b.durations)
         torch.testing.assert_close(torch.tensor(a.scores), torch.tensor(b.scores), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("durations", [(0, 1, 2, 3, 4), (0, 1, 7), None])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_transducers_carry_over(durations, seed):
+def test_transducer_state_carries_over_pieces(durations, seed):
     """Several labels on a frame, durations that skip past a piece, a limit of labels that is met."""
     torch.manual_seed(seed)
     predictor = Predictor(PredictorConfig(hidden=8, layers=2), VOCAB).eval()
@@ -64,7 +64,7 @@ def test_transducers_carry_over(durations, seed):
     same(decoder.hyps, expected)
 
 
-def test_ctc_runs_go_over_pieces():
+def test_ctc_runs_continue_over_pieces():
     log_probs = (torch.randn(len(LENS), max(LENS), VOCAB) * 2).log_softmax(-1)
     log_probs = log_probs.repeat_interleave(2, dim=1)  # runs
     lens = [2 * n for n in LENS]
@@ -128,7 +128,7 @@ def test_audio_in_pieces_gives_the_same_tokens(method, transducer, context):
         )
 
 
-def test_what_cannot_stream_says_why():
+def test_unsupported_streaming_is_refused():
     with pytest.raises(MayaError, match="cannot stream"):
         recognizer(conv_context="symmetric").stream()
     stream = recognizer().stream()
@@ -153,7 +153,7 @@ def test_what_cannot_stream_says_why():
         stream.accept(np.zeros(100, np.int64))
 
 
-def test_integer_samples_stream_as_their_floats_do():
+def test_integer_samples_equal_float_samples():
     audio = (torch.randn(16_000, generator=torch.Generator().manual_seed(3)) * 3000).short()
     model = recognizer()
     streams = [model.stream() for _ in range(2)]
@@ -162,7 +162,7 @@ def test_integer_samples_stream_as_their_floats_do():
     assert streams[0].finish().tokens == streams[1].finish().tokens
 
 
-def test_a_stream_takes_the_best_of_the_heads_that_can_stream():
+def test_stream_uses_the_best_streamable_head():
     ours = recognizer()
     both = ("transducer", "ctc")
     dev = {"transducer": {"wer": 0.3, "cer": 0.2}, "ctc": {"wer": 0.3, "cer": 0.1}}
@@ -184,7 +184,7 @@ def test_a_stream_takes_the_best_of_the_heads_that_can_stream():
         ours.stream(method="attention")
 
 
-def test_a_lact_carries_what_it_learnt_to_the_next_utterance_of_a_speaker():
+def test_lact_keeps_fast_weights_for_the_same_speaker():
     cfg = experiment().model
     cfg.vocab_size, cfg.languages, cfg.features.normalize = 20, ("en", "hi"), "none"
     small = lact_tiny(d_model=32, n_layers=2, ff_dim=32, feat_in=cfg.features.num_mels)
@@ -212,13 +212,13 @@ def test_a_lact_carries_what_it_learnt_to_the_next_utterance_of_a_speaker():
     assert len(carried.tokens) > 3 and carried.tokens != alone.tokens
     stream = ours.stream("en", method="transducer")
 
-    def say(audio, **how):
+    def transcribe(audio, **options):
         for at in range(0, len(audio), 9_000):
             stream.accept(audio[at : at + 9_000])
-        return stream.finish(**how)
+        return stream.finish(**options)
 
-    same([say(first, same_speaker=True), say(second)], [opening, carried])
-    same([say(second)], [alone])  # and another speaker begins anew
+    same([transcribe(first, same_speaker=True), transcribe(second)], [opening, carried])
+    same([transcribe(second)], [alone])  # and another speaker begins anew
     with pytest.raises(MayaError, match="same_speaker needs a LaCT"):
         recognizer().stream().finish(same_speaker=True)
     state = model.encoder.initial_state(1).describe()

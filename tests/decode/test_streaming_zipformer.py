@@ -58,10 +58,10 @@ def test_audio_in_pieces_gives_the_same_tokens(method: Any, context: tuple[int, 
     """From 1 ms to 0.6 s at a time; then a second, short utterance on the same stream."""
     ours, draw = recognizer(), random.Random(5)
     stream = ours.stream(method=method, context=context)
-    left, chunk = context or (32, 16)
+    left_frames, chunk = context or (32, 16)
     for samples in (40_123, 7_001):
         audio = torch.randn(samples) * torch.linspace(0.01, 0.5, samples)
-        expected, _ = offline(ours, audio, Chunking(chunk, left), method)
+        expected, _ = offline(ours, audio, Chunking(chunk, left_frames), method)
         assert expected.tokens
         at = 0
         while at < samples:
@@ -75,7 +75,7 @@ def test_audio_in_pieces_gives_the_same_tokens(method: Any, context: tuple[int, 
 
 
 @torch.inference_mode()
-def test_frames_come_out_as_soon_as_a_chunk_is_there() -> None:
+def test_frames_are_emitted_once_a_chunk_is_complete() -> None:
     encoder = recognizer().model.encoder
     assert isinstance(encoder, Zipformer)
     stream = ZipformerStream(encoder, 2, Chunking(16, 32))
@@ -87,7 +87,7 @@ def test_frames_come_out_as_soon_as_a_chunk_is_there() -> None:
     assert rest == 4 and enc.shape == (2, rest, 32) and lens.tolist() == [rest] * 2
 
 
-def test_the_end_without_padding_is_close_to_that_of_whole_files() -> None:
+def test_end_without_padding_is_close_to_whole_file() -> None:
     """What differs is the last chunk alone, where the padding is not silence to the front end."""
     ours = recognizer()
     audio, chunking = torch.randn(40_123) * 0.1, Chunking(16, 32)
@@ -98,7 +98,7 @@ def test_the_end_without_padding_is_close_to_that_of_whole_files() -> None:
     torch.testing.assert_close(padded[:, :56], plain[:, :56], rtol=0, atol=1e-4)
 
 
-def test_what_cannot_stream_says_why() -> None:
+def test_unsupported_streaming_is_refused() -> None:
     with pytest.raises(MayaError, match="cannot stream: encoder.causal is false"):
         recognizer(causal=False).stream()
     with pytest.raises(MayaError, match="not a multiple"):
@@ -124,7 +124,7 @@ def one_by_one(enc: Tensor, predictor: StatelessPredictor, joint: Joint, most: i
 
 
 @pytest.mark.parametrize("context", [1, 2, 3])
-def test_a_stateless_predictor_with_blank_first(context: int) -> None:
+def test_stateless_predictor_with_blank_first(context: int) -> None:
     """Whole and in pieces, equal to the plain loop."""
     torch.manual_seed(context)
     predictor = StatelessPredictor(StatelessConfig(hidden=8, context=context), 6, 0).eval()

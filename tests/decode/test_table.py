@@ -32,7 +32,7 @@ def model_with_classes() -> SpeechModel:
     return SpeechModel(cfg).eval()
 
 
-def test_a_row_holds_hypothesis_predictions_and_true_labels() -> None:
+def test_row_has_hypothesis_predictions_and_labels() -> None:
     audio = [torch.randn(n) * 0.1 for n in (16000, 9000, 12000)]
     tokens, langs = [[1], [2], [3]], [0, 1, -1]
     model, batch = model_with_classes(), make_batch(audio, tokens, langs, ["a", "b", "c"], sample_rate=16000)
@@ -58,9 +58,7 @@ def test_a_row_holds_hypothesis_predictions_and_true_labels() -> None:
     assert [r.hypothesis for r in unknown] == greedy(model, encoded, "ctc")
 
 
-def test_a_model_without_a_text_head_is_decoded_and_scored(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_model_without_text_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exp, data, run = tiny.experiment(), tmp_path / "data", tmp_path / "run"
     emotion = ClassifyConfig(label="emotion", classes=("calm", "angry"))
     exp.model.heads = {"language": LanguageConfig(), "mood": emotion}

@@ -66,7 +66,7 @@ def check(hyps: list[Hypothesis], expected: list[Hypothesis]) -> None:
 
 @pytest.mark.parametrize("durations", [[0, 1, 2, 3, 4], [0, 1], [2, 5], [0, 3]], ids=str)
 @pytest.mark.parametrize("blank_bias", [-4.0, 0.0, 6.0])
-def test_tdt_batch_equals_one_by_one(durations: list[int], blank_bias: float) -> None:
+def test_tdt_batch_equals_single_rows(durations: list[int], blank_bias: float) -> None:
     predictor, joint = make(len(durations), blank_bias)
     enc, lens = 2 * torch.randn(7, 25, 5), torch.tensor([25, 24, 17, 9, 2, 1, 0])
     expected = [one_by_one(x, int(n), predictor, joint, durations, 3) for x, n in zip(enc, lens, strict=True)]
@@ -77,7 +77,7 @@ def test_tdt_batch_equals_one_by_one(durations: list[int], blank_bias: float) ->
 
 @pytest.mark.parametrize("extra_outputs", [0, 3])
 @pytest.mark.parametrize("blank_bias", [-4.0, 4.0])
-def test_rnnt_batch_equals_one_by_one(blank_bias: float, extra_outputs: int) -> None:
+def test_rnnt_batch_equals_single_rows(blank_bias: float, extra_outputs: int) -> None:
     predictor, joint = make(extra_outputs, blank_bias)
     enc, lens = 2 * torch.randn(5, 20, 5), torch.tensor([20, 13, 20, 1, 0])
     expected = [one_by_one(x, int(n), predictor, joint, None, 4) for x, n in zip(enc, lens, strict=True)]
@@ -108,7 +108,7 @@ def test_max_symbols_forces_the_next_frame() -> None:
     assert all(d == 0 for h in hyps for d in h.durations)
 
 
-def test_padding_and_batch_mates_change_nothing() -> None:
+def test_row_does_not_depend_on_padding_or_batch() -> None:
     predictor, joint = make(3)
     enc = 2 * torch.randn(1, 12, 5)
     alone = greedy_transducer(enc, torch.tensor([12]), predictor, joint, durations=[0, 1, 2], blank=BLANK)
@@ -120,7 +120,7 @@ def test_padding_and_batch_mates_change_nothing() -> None:
     check(together[:1], alone)
 
 
-def test_nothing_to_decode_gives_empty_hypotheses() -> None:
+def test_empty_input_gives_empty_hypotheses() -> None:
     predictor, joint = make(0)
     empty = greedy_transducer(torch.zeros(2, 0, 5), torch.tensor([0, 0]), predictor, joint, blank=BLANK)
     assert [h.tokens for h in empty] == [[], []]

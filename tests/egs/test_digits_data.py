@@ -59,7 +59,7 @@ def heard(samples: np.ndarray) -> list[str]:
     return words
 
 
-def test_text_is_what_is_heard_in_order(source: Path, tmp_path: Path) -> None:
+def test_text_follows_the_order_of_recordings(source: Path, tmp_path: Path) -> None:
     data.prepare_digits(source, tmp_path / "c", strings_per_language=20, eval_per_language=6)
     pairs = made(tmp_path / "c")
     lengths = {len(row["text"].split()) for row, _ in pairs}
@@ -68,7 +68,7 @@ def test_text_is_what_is_heard_in_order(source: Path, tmp_path: Path) -> None:
         assert heard(samples) == row["text"].split(), row["id"]
 
 
-def test_one_speaker_to_a_string_and_no_speaker_in_two_splits(source: Path, tmp_path: Path) -> None:
+def test_one_speaker_per_string_and_splits_share_no_speaker(source: Path, tmp_path: Path) -> None:
     data.prepare_digits(source, tmp_path / "c", strings_per_language=20, eval_per_language=6)
     split_of: dict[str, set[str]] = {}
     for row, samples in made(tmp_path / "c"):
@@ -90,7 +90,7 @@ def test_training_uses_every_recording_of_its_speakers(source: Path) -> None:
     assert len(train) == 26 and len(plan) == 26 + 4 + 4
 
 
-def test_of_few_speakers_dev_gets_recordings_and_no_voice(source: Path) -> None:
+def test_few_speakers_split_by_recording(source: Path) -> None:
     rows = [r for r in data.read_source(source) if r["speaker"] != "s5"]
     splits = data.assign(rows, random.Random(1))
     speakers = {name: {r["speaker"] for r in part} for name, part in splits.items()}
@@ -100,7 +100,7 @@ def test_of_few_speakers_dev_gets_recordings_and_no_voice(source: Path) -> None:
     assert len(splits["dev"]) == 1
 
 
-def test_same_bytes_twice_and_other_seed_other_bytes(source: Path, tmp_path: Path) -> None:
+def test_corpus_is_reproducible_and_depends_on_the_seed(source: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         data.prepare_digits(source, tmp_path / name, strings_per_language=4, eval_per_language=4, seed=seed)
     a, b, c = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in "abc")
@@ -108,7 +108,7 @@ def test_same_bytes_twice_and_other_seed_other_bytes(source: Path, tmp_path: Pat
     assert a["en.tar"] != c["en.tar"]
 
 
-def test_a_recording_that_changed_makes_the_corpus_anew(
+def test_changed_recording_rebuilds_the_corpus(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = {"strings_per_language": 4, "eval_per_language": 4}
@@ -123,7 +123,7 @@ def test_a_recording_that_changed_makes_the_corpus_anew(
     assert first["settings"]["audio"] != second["settings"]["audio"]
 
 
-def test_gaps_are_as_planned() -> None:
+def test_gaps_follow_the_plan() -> None:
     pieces = [np.full(400, 10_000, np.int16), np.full(400, -10_000, np.int16)]
     out = data.join(pieces, [100, 320, 50], noise=0.0, noise_seed=0)
     assert len(out) == 100 + 400 + 320 + 400 + 50
@@ -162,18 +162,18 @@ def test_too_few_speakers_are_refused(source: Path, tmp_path: Path) -> None:
         data.prepare_digits(source, tmp_path / "c")
 
 
-def test_real_recordings_split_as_the_recipe_says(shared: Path) -> None:
+def test_split_of_the_real_recordings(shared: Path) -> None:
     rows = data.read_source(shared / "corpora" / "digits")
     for language, counts in (("en", (4, 4, 1)), ("gu", (9, 3, 3))):
-        mine = [r for r in rows if r["language"] == language]
-        plan = data.plan_language(language, mine, {"train": 50, "heldout": 40}, seed=1)
-        speaker = {r["id"]: r["speaker"] for r in mine}
-        found = {
+        language_rows = [r for r in rows if r["language"] == language]
+        plan = data.plan_language(language, language_rows, {"train": 50, "heldout": 40}, seed=1)
+        speaker = {r["id"]: r["speaker"] for r in language_rows}
+        split_speakers = {
             split: {speaker[x] for i in plan if i["split"] == split for x in i["recordings"]}
             for split in ("train", "dev", "test")
         }
-        assert tuple(len(speakers) for speakers in found.values()) == counts
-        assert not found["test"] & (found["train"] | found["dev"])
-        used = [{x for i in plan if i["split"] == split for x in i["recordings"]} for split in found]
+        assert tuple(len(speakers) for speakers in split_speakers.values()) == counts
+        assert not split_speakers["test"] & (split_speakers["train"] | split_speakers["dev"])
+        used = [{x for i in plan if i["split"] == split for x in i["recordings"]} for split in split_speakers]
         assert not used[0] & used[1] and not used[0] & used[2]
         assert all(len({speaker[x] for x in i["recordings"]}) == 1 for i in plan)

@@ -55,7 +55,7 @@ def run(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top / "run"
 
 
-def test_the_log_shows_each_phase_at_its_step(run: Path) -> None:
+def test_log_names_each_phase_at_its_step(run: Path) -> None:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     phases = {
         (r["step"], name, r[name])
@@ -76,7 +76,7 @@ def test_the_log_shows_each_phase_at_its_step(run: Path) -> None:
     assert {f"language_accuracy_{code}" for code in LANGUAGES} <= valid.keys()
 
 
-def test_the_encoder_is_the_archives_until_it_may_learn(run: Path, shared: Path) -> None:
+def test_encoder_equals_the_archive_until_it_is_unfrozen(run: Path, shared: Path) -> None:
     archive = import_nemo(shared / "golden" / "nemo" / "tiny.nemo").checkpoint
     frozen, last = (load_checkpoint(step_path(run, s)) for s in (FREEZE, STEPS))
     encoder = [name for name in archive.weights if name.startswith("encoder.")]

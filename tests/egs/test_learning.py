@@ -19,7 +19,7 @@ def _run(recipe: str, work: Path, processes: int, *options: str) -> dict:
 
 
 @pytest.mark.slow
-def test_the_built_in_corpus_is_learnt(tmp_path: Path) -> None:
+def test_built_in_corpus_is_learnt(tmp_path: Path) -> None:
     pytest.importorskip(
         "espeakng_loader", reason="the built-in corpus needs espeakng-loader: pip install 'maya-asr[mini]'"
     )

@@ -35,7 +35,7 @@ def load(name: str) -> Experiment:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_numbers_are_icefall_s(name: str) -> None:
+def test_settings_equal_icefall(name: str) -> None:
     exp = load(name)
     assert from_dict(Experiment, json.loads(json.dumps(to_dict(exp)))) == exp
     assert exp.tokenizer.vocab_size == 500 and exp.model.features.num_mels == 80
@@ -57,7 +57,7 @@ def test_numbers_are_icefall_s(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_transducers_take_icefall_s_batches(size: str) -> None:
+def test_transducers_use_icefall_batch_sizes(size: str) -> None:
     gpus, seconds = SIZES[size]
     exp = load(size)
     assert exp.data.plan.max_seconds == seconds
@@ -65,7 +65,7 @@ def test_transducers_take_icefall_s_batches(size: str) -> None:
     assert batches < exp.train.steps < 1.3 * batches  # the epochs end it, not the steps
 
 
-def test_tiny_is_small_and_tries_every_head_but_attention() -> None:
+def test_tiny_is_small_and_has_every_head_but_attention() -> None:
     exp = zipformer.tiny()
     cfg = with_vocabulary(exp.model, exp.tokenizer.vocab_size, exp.languages)
     with torch.device("meta"):
@@ -78,7 +78,7 @@ def test_tiny_is_small_and_tries_every_head_but_attention() -> None:
     ]  # fmt: skip
 
 
-def test_musan_has_its_share() -> None:
+def test_musan_augmentation_settings() -> None:
     augment = load("medium").data.augment
     assert not augment.on and augment.clean_share == 0.0  # until run.sh --musan says where it is
     assert all(noise.snr_db == (10.0, 20.0) and noise.mixed == (1, 1) for noise in augment.noises.values())

@@ -31,7 +31,7 @@ def names(batch: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_as_an_icefall_recipe_trains(manifests: Path, num_workers: int) -> None:
+def test_training_in_the_style_of_icefall(manifests: Path, num_workers: int) -> None:
     sampler, loader = recipe.train_dataloader(
         recipe.train_cuts(folder=manifests), max_duration=6.0, num_workers=num_workers
     )
@@ -55,7 +55,7 @@ def test_as_an_icefall_recipe_trains(manifests: Path, num_workers: int) -> None:
     assert [names(batch) for batch in resumed.follow(again)] == epochs[0][2:]
 
 
-def test_lhotse_combines_our_sampler_with_others(manifests: Path) -> None:
+def test_sampler_works_in_lhotse_round_robin(manifests: Path) -> None:
     ours, other = (
         recipe.train_dataloader(recipe.read(part, manifests), max_duration=6.0, speeds=(1.0,))[0]
         for part in ("train-clean-100", "dev-clean")
@@ -65,7 +65,7 @@ def test_lhotse_combines_our_sampler_with_others(manifests: Path) -> None:
     assert sum(map(len, batches)) == 12
 
 
-def test_functions_that_data_cuts_names(manifests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_named_by_data_cuts(manifests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (manifests / "data").mkdir()
     (manifests / "data" / "manifests").symlink_to(manifests)
     monkeypatch.chdir(manifests)

@@ -37,7 +37,7 @@ def prepared(laid_out: Path) -> Path:
     return laid_out / "data"
 
 
-def test_layout_is_librispeech_s(laid_out: Path) -> None:
+def test_layout_equals_librispeech(laid_out: Path) -> None:
     top = laid_out / TOP
     assert {p.name for p in top.iterdir() if p.is_dir()} == CLEAN | OTHER
     part_of: dict[str, str] = {}
@@ -62,8 +62,8 @@ def test_layout_is_librispeech_s(laid_out: Path) -> None:
 def test_recordings_of_one_speaker_are_joined(tmp_path: Path, laid_out: Path) -> None:
     corpora = laid_out.parent / "clean", laid_out.parent / "other"
     top = lay_out(*corpora, tmp_path, join=1.5)
-    known = [json.loads(line) for line in (corpora[0] / "manifest.jsonl").read_text().splitlines()]
-    rows = {row["id"]: row for row in known}
+    manifest = [json.loads(line) for line in (corpora[0] / "manifest.jsonl").read_text().splitlines()]
+    rows = {row["id"]: row for row in manifest}
     said = dict(
         line.split(" ", 1) for path in top.rglob("*.trans.txt") for line in path.read_text().splitlines()
     )
@@ -72,15 +72,15 @@ def test_recordings_of_one_speaker_are_joined(tmp_path: Path, laid_out: Path) ->
         name, originals, *_ = line.split("\t")
         if int(name.split("-")[0]) > 1005:  # a reader of the other corpus
             continue
-        mine = [rows[i] for i in originals.split()]
-        assert len({row["speaker"] for row in mine}) == 1
-        assert said[name] == " ".join(row["text"].upper() for row in mine)
+        sources = [rows[i] for i in originals.split()]
+        assert len({row["speaker"] for row in sources}) == 1
+        assert said[name] == " ".join(row["text"].upper() for row in sources)
         used += originals.split()
     assert sorted(used) == sorted(i for i in rows if i.startswith("en"))  # each of them once
     assert len(used) > sum(int(name.split("-")[0]) <= 1005 for name in said)
 
 
-def test_layout_refuses(tmp_path: Path, laid_out: Path) -> None:
+def test_layout_refuses_bad_input(tmp_path: Path, laid_out: Path) -> None:
     corpora = laid_out.parent / "clean", laid_out.parent / "other"
     with pytest.raises(MayaError, match="is there already"):
         lay_out(*corpora, laid_out)
@@ -107,14 +107,14 @@ def test_parts_become_tables(prepared: Path) -> None:
     assert entry.language == "en" and entry.text == entry.raw_text.lower()
 
 
-def test_some_of_the_parts_and_those_only(tmp_path: Path, laid_out: Path) -> None:
+def test_manifests_of_selected_parts(tmp_path: Path, laid_out: Path) -> None:
     out = tmp_path / "manifests"
     data.manifests(laid_out, out, jobs=1)
     assert len(list(out.glob("librispeech_*.jsonl.gz"))) == 14
     before = (out / "librispeech_supervisions_dev-clean.jsonl.gz").stat().st_mtime_ns
     data.manifests(laid_out / TOP, out, parts=["train-clean-100", "dev-clean"], jobs=1)
-    found = {path.name.split("_")[2].split(".")[0] for path in out.glob("librispeech_*.jsonl.gz")}
-    assert found == {"train-clean-100", "dev-clean"}
+    parts = {path.name.split("_")[2].split(".")[0] for path in out.glob("librispeech_*.jsonl.gz")}
+    assert parts == {"train-clean-100", "dev-clean"}
     assert (
         out / "librispeech_supervisions_dev-clean.jsonl.gz"
     ).stat().st_mtime_ns == before  # not made again
@@ -136,7 +136,7 @@ def small(folder: Path) -> Path:
     return chapter
 
 
-def test_paths_hold_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_work_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(tmp_path)
     monkeypatch.chdir(tmp_path)
     data.manifests(Path(), Path("m"), jobs=1)
@@ -145,21 +145,21 @@ def test_paths_hold_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert all(Path(row.audio).is_absolute() for row in rows)
 
 
-def test_what_has_no_audio_is_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_transcripts_without_audio_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chapter, out = small(tmp_path), tmp_path / "m"
     data.manifests(tmp_path, out, jobs=1)
     assert "dev-clean: every transcript has its audio" in capsys.readouterr().out
     (chapter / "1-2-0001.flac").unlink()
     data.manifests(tmp_path, out, jobs=1)
-    left = json.loads((out / "left_out.json").read_text())
-    assert left == [{"id": "1-2-0001", "part": "dev-clean", "reason": "missing_audio"}]
+    left_out = json.loads((out / "left_out.json").read_text())
+    assert left_out == [{"id": "1-2-0001", "part": "dev-clean", "reason": "missing_audio"}]
     assert "1 transcripts have no audio" in capsys.readouterr().out
     (chapter / "1-2-0000.flac").unlink()
     with pytest.raises(MayaError, match="transcripts and no audio: .*1-2-0000.flac"):
         data.manifests(tmp_path, out, jobs=1)
 
 
-def test_replaced_audio_makes_the_manifests_anew(tmp_path: Path) -> None:
+def test_replaced_audio_rebuilds_the_manifests(tmp_path: Path) -> None:
     chapter, out = small(tmp_path), tmp_path / "m"
     data.manifests(tmp_path, out, jobs=1)
     recordings = out / "librispeech_recordings_dev-clean.jsonl.gz"
@@ -172,7 +172,7 @@ def test_replaced_audio_makes_the_manifests_anew(tmp_path: Path) -> None:
     assert lengths == {"1-2-0000": 16000, "1-2-0001": 24000}
 
 
-def test_sets_without_parts_of_librispeech_are_those_drawn(tmp_path: Path) -> None:
+def test_other_corpora_use_the_drawn_sets(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c", per_speaker=2)
     prepare_corpus(tmp_path / "c", tmp_path / "data", languages=(), cfg=PrepareConfig())
     assert data.sets(tmp_path / "data") == ["dev", "test"]
@@ -192,13 +192,13 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
         data.manifests(tmp_path, out, jobs=1)
 
 
-def test_download_hands_over_to_lhotse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_calls_lhotse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import lhotse.recipes
 
-    asked = []
+    requested = []
 
     def fetch(target: Path, dataset_parts: str) -> Path:
-        asked.append(dataset_parts)
+        requested.append(dataset_parts)
         if dataset_parts == "mini_librispeech":
             raise OSError("no route to host")
         return target / TOP
@@ -207,4 +207,4 @@ def test_download_hands_over_to_lhotse(tmp_path: Path, monkeypatch: pytest.Monke
     assert data.download("full", tmp_path) == tmp_path / TOP
     with pytest.raises(MayaError, match="stopped .no route to host.; run the same command again"):
         data.download("mini", tmp_path)
-    assert asked == ["librispeech", "mini_librispeech"]
+    assert requested == ["librispeech", "mini_librispeech"]

@@ -56,7 +56,7 @@ def encoder_of(exp: Experiment) -> LaCTConfig:
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_the_recipe(name: str) -> None:
+def test_recipe_settings(name: str) -> None:
     exp = load(name)
     assert from_dict(Experiment, json.loads(json.dumps(to_dict(exp)))) == exp
     train = exp.train
@@ -73,7 +73,7 @@ def test_the_recipe(name: str) -> None:
 
 
 @pytest.mark.parametrize(("ranks", "cap"), [(1, 310.0), (2, 157.0), (4, 82.0), (8, 45.0)])
-def test_a_step_holds_24_utterances(ranks: int, cap: float) -> None:
+def test_step_has_24_utterances(ranks: int, cap: float) -> None:
     """With the caps of the README, of lengths as LibriSpeech's: most are 12 to 16 s, hardly any longer.
     The smaller a rank's batch, the more of its cap stays empty."""
     cfg = load("base_ctc").data.plan
@@ -93,7 +93,7 @@ def test_a_step_holds_24_utterances(ranks: int, cap: float) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_sizes_heads_and_ways_to_decode(name: str) -> None:
+def test_sizes_heads_and_decoding_methods(name: str) -> None:
     exp = load(name)
     cfg = with_vocabulary(exp.model, exp.tokenizer.vocab_size, exp.languages)
     with torch.device("meta"):
@@ -117,7 +117,7 @@ def test_sizes_heads_and_ways_to_decode(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_the_fast_weights_learn_from_5_s(name: str) -> None:
+def test_fast_weights_adapt_within_5_s(name: str) -> None:
     """In the whole model, from the waveform on; one layer stands for all, as layers share their plan."""
     exp = load(name)
     encoder = replace(encoder_of(exp), n_layers=1, subsampling_channels=8)
@@ -133,7 +133,7 @@ def test_the_fast_weights_learn_from_5_s(name: str) -> None:
     assert (learnt - as_before).norm() > 0.02 * as_before.norm()
 
 
-def test_rnnt_goes_with_a_stateless_predictor_too() -> None:
+def test_rnnt_with_stateless_predictor() -> None:
     cfg = with_vocabulary(lact(lact_tiny(), "rnnt", mels=40, hidden=64, predictor="stateless"), 80, ("en",))
     assert isinstance(cfg.predictor, StatelessConfig) and cfg.predictor.hidden == cfg.joint.hidden == 64
     with torch.device("meta"):
@@ -141,7 +141,7 @@ def test_rnnt_goes_with_a_stateless_predictor_too() -> None:
     assert "modified_beam" in all_methods(cfg)
 
 
-def test_the_streaming_model_streams() -> None:
+def test_streaming_preset_streams() -> None:
     exp = load("base_ctc_streaming")
     encoder = replace(encoder_of(exp), n_layers=1, subsampling_channels=8)
     assert (encoder.order, encoder.chunk, encoder.window[1]) == ("chunk_causal", 32, -1)
@@ -154,7 +154,7 @@ def test_the_streaming_model_streams() -> None:
         whole.encoder.stream(1)
 
 
-def test_a_training_by_steps_is_averaged_over_steps(tmp_path: Path) -> None:
+def test_training_by_steps_is_averaged_over_steps(tmp_path: Path) -> None:
     """run.sh chooses epoch and average where there are epochs, which a cosine does not leave."""
     checkpoints = tmp_path / "work" / "lact_tiny" / "checkpoints"
     checkpoints.mkdir(parents=True)

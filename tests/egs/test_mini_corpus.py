@@ -41,7 +41,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_two_workers_give_the_bytes_of_one(corpus: Path, tmp_path: Path) -> None:
+def test_two_workers_equal_one_worker(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     small = {"utterances_per_language": 6, "eval_utterances_per_language": 2}
     data.prepare_mini(out, languages=["as", "en"], workers=2, **small)
@@ -85,7 +85,7 @@ def test_splits_share_words_but_no_sequence_and_no_voice(language: str) -> None:
     assert {len(t.split()) for t in texts} <= set(range(2, 7))
 
 
-def test_more_training_leaves_dev_and_test_alone() -> None:
+def test_train_size_does_not_change_dev_and_test() -> None:
     vocabulary = words("hi")
     plans = [data.plan_language("hi", vocabulary, {**SIZES, "train": n}, seed=1) for n in (10, 60)]
     few, more = ([i for i in plan if i["split"] != "train"] for plan in plans)
@@ -93,7 +93,7 @@ def test_more_training_leaves_dev_and_test_alone() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_words_are_of_the_script_and_normal(language: str) -> None:
+def test_words_are_in_the_script_and_normalized(language: str) -> None:
     from maya.text.normalize import normalize
 
     chosen = words(language)
@@ -104,7 +104,7 @@ def test_words_are_of_the_script_and_normal(language: str) -> None:
         assert all(SCRIPTS[language] in unicodedata.name(c) for c in word)
 
 
-def test_words_from_the_calendar_are_there() -> None:
+def test_calendar_words_are_included() -> None:
     assert {"सोमवार", "जनवरी"} <= set(words("hi"))
     assert {"monday", "january"} <= set(words("en"))
     assert not is_word("हिन्दी मराठी", "hi") and not is_word("क्\u200dष", "hi") and not is_word("hindi", "hi")
@@ -127,7 +127,7 @@ def test_words_are_read_not_spelled_out(language: str) -> None:
         assert len(speak.speak(word, language, "m1", **PLAIN)) / 16000 / letters < 0.32, word
 
 
-def test_speech_does_not_depend_on_what_was_said_before() -> None:
+def test_speech_does_not_depend_on_earlier_speech() -> None:
     first = speak.speak("मंगलवार", "hi", "f5", **PLAIN)
     speak.speak("friday", "en", "m3", rate=200, pitch=70, pitch_range=70)
     assert np.array_equal(first, speak.speak("मंगलवार", "hi", "f5", **PLAIN))
@@ -163,17 +163,17 @@ def test_voices_differ_and_heldout_voices_differ_most() -> None:
     names = [v for voices in data.VOICES.values() for v in voices]
     assert len(set(names)) == len(names) and len(data.VOICES["train"]) >= 10
     text = "सोमवार जापान हिंदी मंगलवार"
-    heard = {v: log_spectrum(speak.speak(text, "hi", v, **PLAIN)) for v in names}
+    spectra = {v: log_spectrum(speak.speak(text, "hi", v, **PLAIN)) for v in names}
 
     def apart(a: str, b: str) -> float:
-        return float(np.sqrt(((heard[a] - heard[b]) ** 2).mean()))
+        return float(np.sqrt(((spectra[a] - spectra[b]) ** 2).mean()))
 
     train = data.VOICES["train"]
     assert min(apart(a, b) for a in train for b in train if a != b) > 0.15
     assert min(apart(a, b) for a in (*data.VOICES["dev"], *data.VOICES["test"]) for b in train) > 0.3
 
 
-def test_resampling_keeps_speech_and_stops_what_would_fold_back() -> None:
+def test_resampling_keeps_the_passband_and_prevents_aliasing() -> None:
     time_s = np.arange(22050) / 22050
 
     def level(hertz: float) -> float:
@@ -184,8 +184,8 @@ def test_resampling_keeps_speech_and_stops_what_would_fold_back() -> None:
     assert abs(level(440)) < 0.01 and abs(level(5000)) < 0.05
     assert level(9000) < -60
     out = speak.resample((20000 * np.sin(2 * np.pi * 1000 * time_s)).astype(np.int16))
-    wanted = 20000 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
-    assert np.abs(out - wanted)[200:-200].max() < 40  # in phase: no delay
+    expected = 20000 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
+    assert np.abs(out - expected)[200:-200].max() < 40  # in phase: no delay
 
 
 def test_speaking_does_not_load_torch() -> None:
@@ -200,7 +200,7 @@ def _hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_ctrl_c_leaves_nothing_and_says_one_sentence(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_files_and_prints_one_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "egs.indic12.data", "--out", str(tmp_path / "corpus"), "--workers", "1"]
     root = Path(data.__file__).parents[2]
     run = subprocess.Popen(

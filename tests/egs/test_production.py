@@ -12,7 +12,7 @@ from maya.train import schedule
 from maya.train.config import check
 
 
-def test_the_flagship() -> None:
+def test_flagship_settings() -> None:
     exp = fastconformer_tdt_ctc_1b.experiment()
     model, train = exp.model, exp.train
     assert (exp.tokenizer.vocab_size, exp.tokenizer.model_type) == (32_768, "bpe")
@@ -40,7 +40,7 @@ def test_the_flagship() -> None:
 
 
 @pytest.mark.parametrize(("size", "layers", "width"), [("110m", 17, 512), ("600m", 24, 1024)])
-def test_the_other_sizes_train_alike(size: str, layers: int, width: int) -> None:
+def test_other_sizes_share_training_settings(size: str, layers: int, width: int) -> None:
     flagship = fastconformer_tdt_ctc_1b.experiment()
     exp: Experiment = importlib.import_module(f"egs.indic12.fastconformer_tdt_ctc_{size}").experiment()
     assert (exp.model.encoder.n_layers, exp.model.encoder.d_model) == (layers, width)

@@ -58,7 +58,7 @@ def test_options_set_variables_and_overrides(tmp_path: Path, repo: Path) -> None
     assert due == ["due 2 --force", "due 3 "]  # a stage asked for by name runs even if it is up to date
 
 
-def test_the_options_of_the_earlier_system(tmp_path: Path, repo: Path) -> None:
+def test_options_of_the_earlier_system_are_translated(tmp_path: Path, repo: Path) -> None:
     """run.sh makes of each row of the table what `maya` makes of it."""
     options = [part for name, field in ALIASES.items() for part in ([name] if "=" in field else [name, "7"])]
     parser = argparse.ArgumentParser()
@@ -69,13 +69,13 @@ def test_the_options_of_the_earlier_system(tmp_path: Path, repo: Path) -> None:
     assert parser.parse_args([]).overrides == []
     done = run(tmp_path, repo, *options, "--encoder-lr=1e-5", "--stage", "2")
     assert done.returncode == 0, done.stderr
-    found = done.stdout.splitlines()[-1].removeprefix("overrides: ")
-    assert found == " ".join(f"<--set> <{each}>" for each in [*expected, "train.encoder_lr=1e-5"])
+    overrides = done.stdout.splitlines()[-1].removeprefix("overrides: ")
+    assert overrides == " ".join(f"<--set> <{each}>" for each in [*expected, "train.encoder_lr=1e-5"])
     assert "stage=2" in done.stdout
     assert run(tmp_path, repo, "--head-lr").returncode == 1
 
 
-def test_what_the_options_of_the_earlier_system_mean() -> None:
+def test_meaning_of_translated_options() -> None:
     exp = Experiment(name="x", model=presets.tiny())
     for name, value in {
         "--encoder-lr": "2e-5", "--head-lr": "1e-3", "--freeze-encoder-steps": "5000",
@@ -109,12 +109,12 @@ def test_defaults(tmp_path: Path, repo: Path) -> None:
         (["3"], "unexpected argument 3"),
     ],
 )
-def test_slips_are_refused(tmp_path: Path, repo: Path, options: list[str], complaint: str) -> None:
+def test_mistyped_options_are_refused(tmp_path: Path, repo: Path, options: list[str], complaint: str) -> None:
     done = run(tmp_path, repo, *options)
     assert done.returncode == 1 and complaint in done.stderr and done.stdout == ""
 
 
-def test_help_is_the_comment_at_the_top(tmp_path: Path, repo: Path) -> None:
+def test_help_prints_the_header_comment(tmp_path: Path, repo: Path) -> None:
     done = run(tmp_path, repo, "--help")
     assert done.returncode == 0
     assert done.stdout == "What it does.\n\n  --stage N   where to begin\n"
@@ -139,7 +139,7 @@ def test_set_reaches_fields_without_a_dot(tmp_path: Path, repo: Path) -> None:
         ("--stag", "--stage"),
     ],
 )
-def test_the_nearest_option_is_named(tmp_path: Path, repo: Path, slip: str, name: str) -> None:
+def test_unknown_option_suggests_the_nearest(tmp_path: Path, repo: Path, slip: str, name: str) -> None:
     done = run(tmp_path, repo, slip, "1")
     option = slip.partition("=")[0]
     assert done.returncode == 1
@@ -202,7 +202,7 @@ def resolve(tmp_path: Path, repo: Path) -> Callable[..., subprocess.CompletedPro
         ("../top/egs/one/large.py", "large", "{here}/../top/egs/one/large.py"),
     ],
 )
-def test_an_experiment_is_a_name_a_module_or_a_file(
+def test_experiment_by_name_module_or_file(
     tmp_path: Path,
     resolve: Callable[..., subprocess.CompletedProcess[str]],
     experiment: str,
@@ -228,7 +228,7 @@ def test_an_experiment_is_a_name_a_module_or_a_file(
         ("large_big", "there is no experiment large_big in egs/one; did you mean large:big?"),
     ],
 )
-def test_an_experiment_that_is_not_there(
+def test_missing_experiment_is_refused(
     tmp_path: Path, resolve: Callable[..., subprocess.CompletedProcess[str]], experiment: str, sentence: str
 ) -> None:
     done = resolve(experiment)
@@ -248,7 +248,7 @@ def test_every_recipe_resolves_its_experiment(repo: Path) -> None:
         ("4", "python -m maya.recipes.launch --standalone --nproc-per-node 4 train --set a=b c"),
     ],
 )
-def test_several_processes_go_through_our_launcher(repo: Path, processes: str, called: str) -> None:
+def test_multi_process_runs_use_the_launcher(repo: Path, processes: str, called: str) -> None:
     script = (
         '. "$OPTIONS"; maya() { echo maya "$@"; }; python() { echo python "$@"; }\n'
         f'launch {processes} train --set "a=b c"'
@@ -269,9 +269,7 @@ def has_set(repo: Path, data: Path, name: str) -> tuple[bool, str]:
 
 
 @pytest.mark.parametrize("counts", [{"hi": 0, "en": 0}, {"hi": 0, "en": 2}])
-def test_an_empty_set_skips_the_stage_with_a_message(
-    repo: Path, tmp_path: Path, counts: dict[str, int]
-) -> None:
+def test_empty_split_skips_the_stage(repo: Path, tmp_path: Path, counts: dict[str, int]) -> None:
     splits = {code: {"parts": {"test": {"utterances": n}}} for code, n in counts.items()}
     (tmp_path / "summary.json").write_text(json.dumps({"splits": splits}))
     exists, message = has_set(repo, tmp_path, "test")

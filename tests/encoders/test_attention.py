@@ -81,7 +81,7 @@ def test_every_form_equals_the_definition(span, bias, monkeypatch):
     lens, size = [70, 45, 1], 70
     x = torch.randn(3, size, WIDTH, dtype=torch.float64)
     expected = [defined(att, x[b, :n], span) for b, n in enumerate(lens)]
-    wanted = torch.autograd.grad(sum(y.sin().sum() for y in expected), list(att.parameters()))
+    expected_grads = torch.autograd.grad(sum(y.sin().sum() for y in expected), list(att.parameters()))
     rows = Rows(lens=tuple(lens), gap=2)
     # Blocks of 32 queries, so that a narrow span is local; with the second limit of 5 queries at most.
     for limit in (2**26, 3 * HEADS * size * 5):
@@ -93,10 +93,10 @@ def test_every_form_equals_the_definition(span, bias, monkeypatch):
             for got, want in zip(actual, expected, strict=True):
                 torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)  # the table is fp32
             grads = torch.autograd.grad(sum(y.sin().sum() for y in actual), list(att.parameters()))
-            torch.testing.assert_close(grads, wanted, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(grads, expected_grads, rtol=1e-5, atol=1e-5)
 
 
-def test_the_local_form_runs_where_the_span_is_narrow_and_asks_for_few_positions(monkeypatch):
+def test_local_form_is_used_for_narrow_spans(monkeypatch):
     span = Span(7, 3)
     calls = []
     for name in ("attend_local", "attend_blocks"):
@@ -145,7 +145,7 @@ def test_local_equals_full_when_the_window_covers_the_utterance(options):
 
 @pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("size", [9, 60])
-def test_global_tokens_see_all_and_are_seen_by_all(separate, size):
+def test_global_tokens_attend_to_all_and_are_attended_by_all(separate, size):
     """Against NeMo's words, score by score: global keys stand before the local ones, without positions."""
     span, spacing = Span(5, 3), 4
     options = dict(tokens=3, spacing=spacing, separate=separate)
@@ -183,7 +183,7 @@ def test_global_tokens_see_all_and_are_seen_by_all(separate, size):
         torch.testing.assert_close(actual[b, :n], att.linear_out(torch.stack(rows)), rtol=1e-6, atol=1e-7)
 
 
-def test_a_model_with_global_tokens():
+def test_model_with_global_tokens():
     options = dict(d_model=32, n_layers=2, n_heads=4, subsampling_channels=8, global_tokens=2)
     cfg = FastConformerConfig(**options, att_context_size=((6, 6),), global_attn_separate=True)
     model = FastConformer(cfg).eval()
@@ -224,7 +224,7 @@ def test_packing_changes_nothing(causal, training, monkeypatch):
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-6, atol=1e-8)
 
 
-def test_one_of_several_contexts_is_drawn_while_training():
+def test_training_draws_one_of_several_contexts():
     contexts = ((6, 1), (4, 0), (-1, -1))
     cfg = FastConformerConfig(
         d_model=32,
@@ -246,7 +246,7 @@ def test_one_of_several_contexts_is_drawn_while_training():
     assert again == [model._choose_context(None) for _ in range(10)]
 
 
-def test_spans_of_nemo_settings_and_impossible_ones():
+def test_spans_of_nemo_settings_and_refusals():
     assert span_of((-1, -1), "regular") == Span() and span_of((70, 13), "regular") == Span(70, 13)
     assert span_of((70, 13), "chunked_limited") == Span(70, 13, chunk=14)
     assert span_of((70, 13), "chunked_limited").reach == (83, 13)

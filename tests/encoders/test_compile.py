@@ -14,7 +14,7 @@ HEADS, WIDTH = 2, 16
 
 
 @pytest.mark.parametrize("span", [Span(), Span(4, 4), Span(4, 1, chunk=2)])
-def test_a_layer_compiles_without_graph_breaks(span):
+def test_layer_compiles_without_graph_breaks(span):
     cfg = FastConformerConfig(d_model=WIDTH, n_layers=1, n_heads=HEADS, subsampling_channels=4)
     layer = FastConformer(cfg).layers[0].train()
     x = torch.randn(2, 60, WIDTH)
@@ -31,7 +31,7 @@ def test_a_layer_compiles_without_graph_breaks(span):
 
 
 @pytest.mark.parametrize("order", ["whole", "passes", "chunk_causal"])
-def test_a_lact_layer_is_the_same_compiled(order):
+def test_compiled_lact_layer_equals_eager(order):
     window = (4, -1) if order == "chunk_causal" else (4, 4)
     cfg = LaCTConfig(
         d_model=WIDTH, n_layers=1, n_heads=HEADS, fast_heads=HEADS, ff_dim=WIDTH, order=order, chunk=4,
@@ -45,11 +45,11 @@ def test_a_lact_layer_is_the_same_compiled(order):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     ways = (torch.compile(layer, backend=counter), layer)
-    (y, grads), (wanted, wanted_grads) = (
+    (y, grads), (expected, expected_grads) = (
         ((z := way(x, shared)).detach(), torch.autograd.grad(z.square().mean(), [x, *layer.parameters()]))
         for way in ways
     )
     assert counter.frame_count > 0  # something was compiled
-    torch.testing.assert_close(y, wanted)
-    for grad, wanted_grad in zip(grads, wanted_grads, strict=True):
-        torch.testing.assert_close(grad, wanted_grad)
+    torch.testing.assert_close(y, expected)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad)

@@ -7,7 +7,7 @@ from maya.encoders.conformer.dropout import Dropout, dropout
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9])
-def test_share_mean_and_gradient(p):
+def test_dropout_share_mean_and_gradient(p):
     x = torch.full((400, 501), 2.0, requires_grad=True)
     y = dropout(x, p, True)
     n = x.numel()
@@ -26,7 +26,7 @@ def test_neighbours_are_independent():
     assert by_lane.abs().max() < 0.5 * 5 / 100_000**0.5
 
 
-def test_off_full_seeded_and_empty():
+def test_probability_0_and_1_seed_and_empty_input():
     x = torch.ones(7, 3)
     assert dropout(x, 0.0, True) is x and dropout(x, 0.3, False) is x
     assert not dropout(x, 1.0, True).any()

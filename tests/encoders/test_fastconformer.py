@@ -79,7 +79,7 @@ def test_equals_nemo_layer_by_layer(golden, nemo_encoder, pack_above, monkeypatc
 @pytest.mark.parametrize(
     "options", [{}, {"subsampling_factor": 4}, {"conv_norm": "layer_norm", "use_bias": False}]
 )
-def test_an_utterance_does_not_depend_on_its_batch(options):
+def test_row_alone_equals_row_in_batch(options):
     model = perturb(tiny(**options)).eval()
     lens = torch.tensor([203, 150, 64, 9, 1])
     x = torch.randn(5, 203, 80)
@@ -174,7 +174,7 @@ def test_long_input_grows_the_position_table():
         torch.testing.assert_close(again, short)
 
 
-def test_a_table_made_for_inference_serves_training():
+def test_position_table_made_in_inference_mode_works_in_training():
     model = tiny()
     x, lens = torch.randn(1, 80, 80), torch.tensor([80])
     with torch.inference_mode():
@@ -218,7 +218,7 @@ def test_layer_drop_skips_work_and_keeps_every_gradient(monkeypatch):
     assert calls == [0, 1, 2, 3]
 
 
-def test_xscaling_multiplies_by_the_square_root():
+def test_xscaling_multiplies_by_the_square_root_of_the_width():
     scaled, plain = tiny().eval(), tiny(xscaling=False).eval()
     plain.load_state_dict(scaled.state_dict())
     x, lens = torch.randn(1, 80, 80), torch.tensor([80])
@@ -284,7 +284,7 @@ def test_initial_weights_are_torch_defaults():
         ({"subsampling_factor": 2}, "factor=2"),
     ],
 )
-def test_impossible_shapes_are_named(options, named):
+def test_impossible_configurations_are_refused(options, named):
     with pytest.raises(MayaError, match=named):
         tiny(**options)
 
@@ -312,7 +312,7 @@ def test_long_audio_in_blocks_equals_one_piece(lens, options, context, monkeypat
     torch.testing.assert_close(blocks, whole, rtol=0, atol=1e-6)
 
 
-def test_the_memory_of_long_audio_is_that_of_its_features_and_output():
+def test_long_audio_needs_no_memory_beyond_features_and_output():
     """Measured in forks; in one piece, rest takes 100 MB more for the longer audio."""
 
     def rest(frames):

@@ -28,7 +28,7 @@ FEATURES: dict[str, Any] = {
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("features", FEATURES)
-def test_frames_are_those_of_the_modules(encoder: str, features: str) -> None:
+def test_frame_counts_equal_the_modules(encoder: str, features: str) -> None:
     front, model = FEATURES[features].build().eval(), ENCODERS[encoder].build().eval()
     clock = model.clock(FEATURES[features])
     samples = torch.tensor([0, 1, 79, 80, 159, 160, 1279, 1281, 5999])
@@ -52,7 +52,7 @@ def test_frames_after_subsampling(samples: int, fastest: float, frames: int) -> 
 
 
 @given(st.integers(0, 10**6), st.sampled_from([1.0, 1.1, 0.9, 1.25]), st.sampled_from([4, 8]))
-def test_durations_give_the_frames_of_their_samples(samples: int, fastest: float, factor: int) -> None:
+def test_frames_of_durations_equal_frames_of_samples(samples: int, fastest: float, factor: int) -> None:
     clock = FrameClock(LogMelConfig(), FastConformerConfig(subsampling_factor=factor))
     expected = clock.frames(int(np.floor(samples / fastest)))
     assert clock.frames_of(np.array([samples / 16000]), fastest).tolist() == [expected]

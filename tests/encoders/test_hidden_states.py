@@ -22,7 +22,7 @@ LENS = torch.tensor([203, 90, 0])
 
 @pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_states_are_what_the_blocks_put_out(name: str, checkpointing: bool) -> None:
+def test_hidden_states_equal_block_outputs(name: str, checkpointing: bool) -> None:
     cfg = replace(ENCODERS[name], activation_checkpointing=checkpointing)
     torch.manual_seed(0)
     encoder = cfg.build().eval()
@@ -55,7 +55,7 @@ def test_states_are_what_the_blocks_put_out(name: str, checkpointing: bool) -> N
 
 @pytest.mark.parametrize("name", ENCODERS)
 @torch.no_grad()
-def test_states_do_not_depend_on_the_batch(name: str) -> None:
+def test_hidden_states_do_not_depend_on_the_batch(name: str) -> None:
     """Packed or padded, alone or among others."""
     encoder = ENCODERS[name].build().eval()
     x, layers = torch.randn(3, 203, 80), range(len(encoder.blocks()) + 1)
@@ -68,7 +68,7 @@ def test_states_do_not_depend_on_the_batch(name: str) -> None:
 
 
 @torch.inference_mode()
-def test_states_of_long_audio_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_states_of_long_audio(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers that are written over their input leave the states as they were."""
     encoder = ENCODERS["FastConformer"].build().eval()
     x, lens = torch.randn(2, 3000, 80), torch.tensor([3000, 2990])

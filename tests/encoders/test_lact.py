@@ -53,7 +53,7 @@ def open_gates(model):
 
 
 @pytest.mark.parametrize("options", FORMS)
-def test_an_utterance_does_not_depend_on_its_batch(options):
+def test_row_alone_equals_row_in_batch(options):
     model = perturb(tiny(**options)).double().eval()
     lens = torch.tensor([203, 150, 64, 9, 1, 0])
     x = torch.randn(6, 203, 20, dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_every_parameter_gets_a_gradient(options):
         assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), name
 
 
-def test_a_new_layer_is_silent_and_its_gate_learns_first():
+def test_new_layer_is_an_identity_and_only_its_gate_has_gradient():
     fast = tiny().train().layers[0].mixer.fast
     x = torch.randn(1, 9, 32)
     y, _ = fast(x, x, x, x, torch.ones(1, 9, dtype=torch.bool))
@@ -109,17 +109,17 @@ def test_a_new_layer_is_silent_and_its_gate_learns_first():
 
 
 @torch.no_grad()
-def test_what_was_learnt_recalls_values_at_their_keys():
+def test_fast_weights_recall_values_at_their_keys():
     """After learning from (k, v), reading at k points more towards v than before, and than at other keys."""
     torch.manual_seed(3)
     fast = open_gates(FastWeightBranch(64, FastWeightConfig(fast_heads=1, base_rate=20.0))).eval()
     k, v = torch.randn(2, 1, 8, 64)
     valid = torch.ones(1, 8, dtype=torch.bool)
-    wanted = F.silu(v)
+    values = F.silu(v)
 
     def agreement(queries):
         y, _ = fast(torch.zeros(1, 8, 64), queries, k, v, valid)
-        return F.cosine_similarity(y, wanted, dim=-1).mean()
+        return F.cosine_similarity(y, values, dim=-1).mean()
 
     learnt, others = agreement(k), agreement(torch.randn(1, 8, 64))
     fast.cfg.update_at_test = False
@@ -127,7 +127,7 @@ def test_what_was_learnt_recalls_values_at_their_keys():
 
 
 @torch.no_grad()
-def test_without_updates_at_test_nothing_of_the_utterance_is_kept():
+def test_no_updates_at_test_keeps_nothing_of_the_utterance():
     """Frames far apart have to do with each other through the fast weights alone."""
     model = open_gates(tiny(window=(1, 1), conv_kernel=3)).eval()
     x = torch.randn(1, 640, 20)
@@ -146,7 +146,7 @@ def test_without_updates_at_test_nothing_of_the_utterance_is_kept():
 
 
 @torch.no_grad()
-def test_the_causal_orders_look_ahead_as_far_as_they_say():
+def test_look_ahead_of_the_causal_orders():
     x, lens = torch.randn(1, 256, 20), torch.tensor([256])
     changed = x.clone()
     changed[:, 160:] = 0.0  # from encoder frame 20 on: the third frame of a chunk of 6
@@ -159,7 +159,7 @@ def test_the_causal_orders_look_ahead_as_far_as_they_say():
 
 
 @torch.no_grad()
-def test_adapting_goes_on_where_the_last_utterance_stopped():
+def test_adapt_continues_from_the_last_utterance():
     model = perturb(open_gates(tiny())).eval()
     x, lens = torch.randn(2, 160, 20), torch.tensor([160, 100])
     plain, plain_lens = model(x, lens)
@@ -206,7 +206,7 @@ def test_rotary_positions_make_scores_depend_on_distance_alone():
 
 
 @pytest.mark.parametrize("name", ["rotary", "fast_rotary", "qk_norm", "orthogonalize"])
-def test_options_change_what_is_computed(name):
+def test_options_change_the_output(name):
     x, lens = torch.randn(1, 200, 20), torch.tensor([200])
     results = []
     for value in (True, False):
@@ -229,7 +229,7 @@ def test_plans_cover_every_frame_once():
         assert plan(cfg, 0) == []
 
 
-def test_configuration_travels_through_json_and_takes_overrides():
+def test_configuration_round_trips_and_takes_overrides():
     cfg = streaming(LaCTConfig(**SMALL), chunk=16, base_rate=2.0)
     assert from_dict(LaCTConfig, to_dict(cfg)) == cfg
     assert cfg.kind == "lact" and cfg.window == (16, -1) and cfg.momentum
@@ -257,12 +257,12 @@ def test_configuration_travels_through_json_and_takes_overrides():
         ({"subsampling_factor": 3}, "subsampling_factor"),
     ],
 )
-def test_what_cannot_be_built_is_refused_with_the_reason(options, named):
+def test_impossible_configurations_are_refused(options, named):
     with pytest.raises(MayaError, match=named):
         tiny(**options)
 
 
-def test_built_on_the_meta_device_and_filled_in():
+def test_meta_device_and_materialisation():
     with torch.device("meta"):
         model = LaCT(LaCTConfig(**SMALL))
     model = model.to_empty(device="cpu")
@@ -317,7 +317,7 @@ class TestDropIn:
                 outputs.append(model(x, torch.tensor([400])).frames)
         assert not torch.allclose(*outputs, atol=1e-3)
 
-    def test_fastconformer_says_what_does_not_go_with_them(self):
+    def test_fastconformer_refuses_unsupported_options(self):
         with pytest.raises(MayaError, match="untie_biases"):
             self.fastconformer(untie_biases=False)
         with pytest.raises(MayaError, match="fast_heads"):
@@ -349,14 +349,14 @@ class TestDropIn:
         fast = [p for m in model.modules() if isinstance(m, FastWeightMixer) for p in m.parameters()]
         assert all(p.grad is not None and p.grad.any() for p in fast)
 
-    def test_zipformer_says_what_does_not_go_with_them(self):
+    def test_zipformer_refuses_unsupported_options(self):
         with pytest.raises(MayaError, match="causal"):
             Zipformer(ZipformerConfig(**SMALLER, fast_weights=FastWeightConfig(fast_heads=2), causal=True))
         with pytest.raises(MayaError, match="causal"):
             self.zipformer()(torch.zeros(1, 50, 80), torch.tensor([50]), chunking=Chunking(16))
 
     @torch.no_grad()
-    def test_rows_that_are_packed_are_utterances_of_their_own(self):
+    def test_packed_rows_are_independent(self):
         mixer = perturb(FastWeightMixer(16, FastWeightConfig(fast_heads=2))).eval()
         rows = Rows(lens=(9, 4), gap=2)
         x = torch.randn(2, 9, 16)

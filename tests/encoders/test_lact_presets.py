@@ -30,7 +30,7 @@ def parameters(cfg):
 
 
 @pytest.mark.parametrize("name", LACT_PRESETS)
-def test_sizes(name):
+def test_preset_sizes(name):
     cfg = LACT_PRESETS[name]()
     count = parameters(cfg)
     assert count == COUNTS[name]
@@ -43,7 +43,7 @@ def test_sizes(name):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", LACT_PRESETS)
 @torch.no_grad()
-def test_an_ordinary_utterance_of_5_s_moves_the_fast_weights(name, form):
+def test_5_s_of_audio_changes_the_fast_weights(name, form):
     """Every fast weight of every layer moves, and what it has learnt changes the output.
 
     One layer stands for all: layers do not differ in their plan.

@@ -52,7 +52,7 @@ def streamed(model, x, lens, starts, piece, state=None, keep=False):
 
 
 @pytest.mark.parametrize("options", FORMS)
-def test_pieces_equal_the_whole(options):
+def test_streamed_pieces_equal_the_whole(options):
     """Rows that start at different calls, in pieces of 0 to 60 features, ragged ends."""
     model, bound = causal(**options), 1e-5
     x = torch.randn(len(LENS), max(LENS), 20)
@@ -71,7 +71,7 @@ def test_pieces_equal_the_whole(options):
 
 
 @torch.no_grad()
-def test_what_a_speaker_taught_is_carried_to_the_next_utterance_on_request():
+def test_fast_weights_can_be_kept_for_the_next_utterance():
     model = causal(chunk=4)
     x, lens = torch.randn(2, 160, 20), [160, 97]
     (first, second), state = streamed(model, x, lens, [0, 0], lambda: 64, keep=torch.tensor([True, False]))
@@ -89,7 +89,7 @@ def test_what_a_speaker_taught_is_carried_to_the_next_utterance_on_request():
 
 
 @torch.no_grad()
-def test_a_state_is_saved_split_and_joined():
+def test_state_is_saved_selected_and_joined():
     """Three streams that stand at different places go on in one batch, after a way through a file."""
     model = causal(chunk=4)
     x = torch.randn(3, 240, 20)
@@ -125,7 +125,7 @@ def test_a_state_is_saved_split_and_joined():
 
 
 @torch.no_grad()
-def test_the_state_says_its_size_and_does_not_grow():
+def test_state_reports_its_size_and_does_not_grow():
     model = causal(chunk=4)
     state = model.initial_state(2)
     before = state.bytes()
@@ -151,12 +151,12 @@ def test_the_state_says_its_size_and_does_not_grow():
         ({"order": "passes", "window": (4, 4)}, "order=passes"),
     ],
 )
-def test_a_model_that_cannot_stream_says_why(options, named):
+def test_unsupported_streaming_is_refused(options, named):
     with pytest.raises(MayaError, match=named):
         causal(**options).initial_state(1)
 
 
-def test_streaming_is_for_evaluation_and_for_the_context_that_was_built():
+def test_streaming_needs_eval_mode_and_the_configured_context():
     model = causal()
     with pytest.raises(MayaError, match="evaluation"):
         model.train().stream_step(torch.zeros(1, 8, 20), torch.tensor([8]), model.initial_state(1))

@@ -10,33 +10,35 @@ VALID = torch.arange(11) < LENS[:, None]
 
 
 def pair(masked=True):
-    ours, theirs = MaskedBatchNorm(6, masked=masked).double(), nn.BatchNorm1d(6).double()
-    nn.init.normal_(theirs.weight)
-    nn.init.normal_(theirs.bias)
-    ours.load_state_dict(theirs.state_dict())  # the same names, strictly
-    return ours, theirs
+    ours, reference = MaskedBatchNorm(6, masked=masked).double(), nn.BatchNorm1d(6).double()
+    nn.init.normal_(reference.weight)
+    nn.init.normal_(reference.bias)
+    ours.load_state_dict(reference.state_dict())  # the same names, strictly
+    return ours, reference
 
 
 def test_training_equals_batch_norm_of_the_valid_frames():
-    ours, theirs = pair()
+    ours, reference = pair()
     for step in range(3):
         x = (torch.randn(4, 11, 6, dtype=torch.float64) * 3 + 5 * step).requires_grad_()
-        packed = theirs(x[VALID])
+        packed = reference(x[VALID])
         y = ours(x, VALID)
         torch.testing.assert_close(y[VALID], packed)
         grads = torch.autograd.grad(y[VALID].cos().sum(), [x, *ours.parameters()])
-        torch.testing.assert_close(grads, torch.autograd.grad(packed.cos().sum(), [x, *theirs.parameters()]))
-    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+        torch.testing.assert_close(
+            grads, torch.autograd.grad(packed.cos().sum(), [x, *reference.parameters()])
+        )
+    torch.testing.assert_close(ours.state_dict(), reference.state_dict())
     ours.eval()
-    theirs.eval()
-    torch.testing.assert_close(ours(x, VALID)[VALID], theirs(x[VALID]))
+    reference.eval()
+    torch.testing.assert_close(ours(x, VALID)[VALID], reference(x[VALID]))
 
 
 def test_unmasked_counts_padding_as_nemo_does():
-    ours, theirs = pair(masked=False)
+    ours, reference = pair(masked=False)
     x = torch.randn(4, 11, 6, dtype=torch.float64)
-    torch.testing.assert_close(ours(x, VALID), theirs(x.flatten(0, 1)).view_as(x))
-    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    torch.testing.assert_close(ours(x, VALID), reference(x.flatten(0, 1)).view_as(x))
+    torch.testing.assert_close(ours.state_dict(), reference.state_dict())
 
 
 def test_large_offset_keeps_precision():
@@ -46,7 +48,7 @@ def test_large_offset_keeps_precision():
     torch.testing.assert_close(y.std((0, 1)), torch.ones(2), rtol=2e-2, atol=0)
 
 
-def test_nothing_valid_one_valid_and_untracked():
+def test_no_valid_frame_one_valid_frame_and_untracked_statistics():
     norm = MaskedBatchNorm(3)
     before = {k: v.clone() for k, v in norm.state_dict().items() if k != "num_batches_tracked"}
     y = norm(torch.randn(2, 4, 3), torch.zeros(2, 4, dtype=torch.bool))

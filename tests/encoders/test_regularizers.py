@@ -35,7 +35,7 @@ def test_schedule_is_linear_between_its_points(count, expected):
     assert schedule.value == pytest.approx(expected) and float(schedule.tensor) == pytest.approx(expected)
 
 
-def test_a_window_that_begins_later_holds_its_first_value():
+def test_schedule_is_constant_before_its_first_point():
     schedule = Schedule((1000, 0.5), (2000, 0.1))
     schedule.set(400)
     assert schedule.value == 0.5
@@ -48,7 +48,7 @@ class Part(Regulated):
         self.controls = Controls(self)
 
 
-def test_draws_follow_probability_and_generator():
+def test_switch_follows_probability_and_generator():
     model = nn.Sequential(Part(Schedule((0, 0.0), (10, 0.5))), Part(1.0))
     generator = torch.Generator().manual_seed(0)
     ons = []
@@ -76,7 +76,7 @@ def balancer_reference(grad, x, limits):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_balancer_is_its_definition(dtype):
+def test_balancer_equals_its_definition(dtype):
     x = torch.randn(4, 30, 6, dtype=dtype) * torch.tensor([1, 1, 1, 0.01, 30, 5]).to(dtype)
     x = x + torch.tensor([0, 3, -3, 0, 0, 20]).to(dtype)
     grad = torch.randn_like(x)
@@ -107,7 +107,7 @@ def test_limits_of_a_normal_distribution():
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_whiten_is_its_definition(groups):
+def test_whiten_equals_its_definition(groups):
     x = (torch.randn(50, 3, 1, dtype=torch.float64) + 0.3 * torch.randn(50, 3, 8, dtype=torch.float64)) + 2
     grad = torch.randn_like(x)
     leaf = x.clone().requires_grad_()
@@ -123,13 +123,13 @@ def test_whiten_is_its_definition(groups):
     assert torch.equal(whitened_grad(grad, x, float(metric.detach()) + 1e-6, groups, 0.01), grad)
 
 
-def test_white_channels_are_let_be():
+def test_white_channels_are_not_penalised():
     x, grad = torch.randn(4000, 8), torch.randn(4000, 8)
     assert torch.equal(whitened_grad(grad, x, 1.1, 1, 0.01), grad)
 
 
 @pytest.mark.parametrize("part", [Balancer(prob=1.0), Whiten(1, 1.01, 0.01, prob=1.0), Limit(0.1, 0.2)])
-def test_nothing_happens_in_evaluation_and_values_never_change(part):
+def test_values_never_change_and_eval_keeps_the_gradient(part):
     part.switch.decide(0.0)
     x = torch.randn(20, 4) ** 3 + 3
     grads = []
@@ -144,7 +144,7 @@ def test_nothing_happens_in_evaluation_and_values_never_change(part):
         assert part.train()(x) is x or isinstance(part, Limit)
 
 
-def test_limit_turns_round_what_would_lead_further_away():
+def test_limit_reverses_gradients_that_point_outside():
     limit = Limit(0.0, 1.0)
     limit.switch.decide(0.0)
     x = torch.tensor([-1.0, -1.0, 0.5, 0.5, 2.0, 2.0], requires_grad=True)
@@ -152,13 +152,13 @@ def test_limit_turns_round_what_would_lead_further_away():
     assert x.grad.tolist() == [-1, -1, 1, -1, 1, 1]
 
 
-def test_scaled_gradient():
+def test_scale_grad_scales_the_gradient():
     x = torch.ones(3, requires_grad=True)
     scale_grad(x, 0.2).sum().backward()
     assert torch.equal(x.grad, torch.full((3,), 0.2))
 
 
-def test_masks_keep_the_mean():
+def test_dropout_masks_keep_the_mean():
     x = torch.zeros(5000, 7, 3)
     assert sequence_mask(x, 0.0) is None and shared_dropout_mask(x, 0.0) is None
     mask = sequence_mask(x, 0.3)
@@ -183,7 +183,7 @@ ONE_STACK = dict(
 
 
 @pytest.mark.slow
-def test_a_compiled_graph_balances_and_whitens_when_it_is_told_to():
+def test_compiled_graph_follows_the_switches():
     torch._dynamo.reset()
     parts = nn.Sequential(Balancer(0.3, 0.7, 0.2, 1.0, prob=1.0), Whiten(1, 1.01, 0.01, prob=1.0)).train()
     compiled = torch.compile(parts, backend="aot_eager", fullgraph=True)
@@ -203,7 +203,7 @@ def test_a_compiled_graph_balances_and_whitens_when_it_is_told_to():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, CAUSAL | {"chunk_frames": (8,), "left_context_frames": (24,)}])
-def test_one_compiled_graph_serves_all_draws_and_schedules(options):
+def test_draws_and_schedules_do_not_recompile(options):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     model = perturb(tiny(ONE_STACK, **options)).train()

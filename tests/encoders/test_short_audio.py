@@ -112,14 +112,14 @@ def check(recognizer: Recognizer, lens: list[int], language: str) -> None:
 
 
 @pytest.mark.parametrize(("encoder", "features"), PAIRS)
-def test_every_encoder_takes_no_samples(encoder: str, features: str) -> None:
+def test_every_encoder_accepts_empty_audio(encoder: str, features: str) -> None:
     recognizer = model_of(encoder, features)
     for lens in BATCHES:
         check(recognizer, lens, "en")
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head_takes_no_frames(head: str) -> None:
+def test_every_head_accepts_zero_frames(head: str) -> None:
     recognizer = model_of("Zipformer", "fbank", **HEADS[head])
     for lens in BATCHES:
         check(recognizer, lens, "auto" if head == "languages" else "en")
@@ -127,7 +127,7 @@ def test_every_head_takes_no_frames(head: str) -> None:
 
 @pytest.mark.parametrize("encoder", ["FastConformer, streaming", "Zipformer, causal", "LaCT, streaming"])
 @pytest.mark.parametrize("features", ["logmel as it is", "fbank", "fbank 8 kHz"])
-def test_streams_take_no_samples(encoder: str, features: str) -> None:
+def test_streams_accept_empty_audio(encoder: str, features: str) -> None:
     """Nothing accepted, nothing in a piece, less than a frame: no token; the next utterance is as before."""
     stream = model_of(encoder, features).stream("en")
     long = 0.1 * torch.randn(6000)

@@ -57,7 +57,7 @@ def streamed(model, x, lens, starts, piece, context):
 
 
 @pytest.mark.parametrize("context", LOOK_AHEADS)
-def test_pieces_equal_the_whole_for_every_look_ahead(context):
+def test_streamed_pieces_equal_the_whole_for_every_look_ahead(context):
     """Rows that start at different calls, in pieces of 0 to 60 features, ragged ends."""
     model = causal()
     lens = [300, 17, 136, 1, 0, 215]
@@ -79,7 +79,7 @@ def test_pieces_equal_the_whole_for_every_look_ahead(context):
         ({"use_bias": False, "xscaling": False, "untie_biases": False}, 200),
     ],
 )
-def test_other_models_and_a_row_used_twice(options, piece):
+def test_other_models_and_repeated_rows(options, piece):
     model = causal(**options)
     lens = [120, 77]
     x = torch.randn(2, 120, 80)
@@ -100,7 +100,7 @@ def test_other_models_and_a_row_used_twice(options, piece):
         assert not state.attention[:, 0].any() and state.attention_lens[0] == 0
 
 
-def test_the_state_does_not_grow_and_frames_come_in_whole_chunks():
+def test_state_does_not_grow_and_frames_come_in_whole_chunks():
     model = causal()
     state = model.initial_state(1, context=(12, 3))
     given = []
@@ -127,7 +127,7 @@ def test_the_state_does_not_grow_and_frames_come_in_whole_chunks():
         ({"att_context_size": ((-1, -1), (4, 1))}, "waits for frames to come"),
     ],
 )
-def test_a_model_that_cannot_stream_says_why(options, named):
+def test_unsupported_streaming_is_refused(options, named):
     with pytest.raises(MayaError, match=named):
         causal(**options).initial_state(1)
     with pytest.raises(MayaError, match="evaluation"):

@@ -20,7 +20,7 @@ def plain(module, x, lens):
 
 
 @pytest.mark.parametrize("factor", [4, 8])
-def test_lengths_are_those_of_the_convolutions(factor):
+def test_lengths_equal_the_convolutions(factor):
     module = DepthwiseStridedSubsampling(80, 16, factor, 4)
     every = torch.arange(0, 66)
     assert torch.equal(subsampled_lens(every, factor), -(-every // factor))  # ceilings compose
@@ -44,7 +44,7 @@ def test_equals_masking_before_every_layer(factor, bins):
     torch.testing.assert_close(grads[0], grads[1])
 
 
-def test_input_gradient_and_its_silence_beyond_the_length():
+def test_input_gradient_is_right_and_zero_in_padding():
     module = DepthwiseStridedSubsampling(20, 8, 8, 4).double()
     x = torch.randn(2, 24, 20, dtype=torch.float64, requires_grad=True)
     lens = torch.tensor([24, 13])
@@ -58,7 +58,7 @@ def test_input_gradient_and_its_silence_beyond_the_length():
     assert not grad[1, 13:].any() and grad[1, :13].any()
 
 
-def test_an_utterance_does_not_depend_on_its_batch():
+def test_row_alone_equals_row_in_batch():
     module = DepthwiseStridedSubsampling(80, 32, 8, 16)
     lens = torch.tensor([203, 202, 101, 57, 8])
     x = torch.randn(5, 203, 80) + 3
@@ -70,7 +70,7 @@ def test_an_utterance_does_not_depend_on_its_batch():
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("factor", [4, 8])
-def test_parts_and_stretches_change_nothing(monkeypatch, causal, factor):
+def test_splitting_rows_and_frames_changes_nothing(monkeypatch, causal, factor):
     """Batches of utterances, one utterance at a time, and stretches of 1, 3 and 7 frames of one."""
     module = DepthwiseStridedSubsampling(20, 8, factor, 4, causal).double()
     lens = torch.tensor([90, 83, 64, 9, 1, 0])
@@ -88,7 +88,7 @@ def test_parts_and_stretches_change_nothing(monkeypatch, causal, factor):
         torch.testing.assert_close(other, results[0])
 
 
-def test_long_audio_of_a_padded_batch_goes_in_stretches_on_every_device(monkeypatch):
+def test_padded_batch_in_pieces_equals_the_whole(monkeypatch):
     """Where lengths are not read on the host, stretches of all rows are masked."""
     for causal in (False, True):
         module = DepthwiseStridedSubsampling(20, 8, 8, 4, causal)
@@ -98,7 +98,7 @@ def test_long_audio_of_a_padded_batch_goes_in_stretches_on_every_device(monkeypa
         torch.testing.assert_close(module._stretches(x, lens, 5) * valid, whole * valid)
 
 
-def test_causal_frames_depend_on_nothing_later():
+def test_causal_frames_ignore_later_frames():
     """Frame s reads feature frames up to 8 s, and lengths are NeMo's floor(n / 2) + 1 three times."""
     module = DepthwiseStridedSubsampling(80, 16, 8, 4, causal=True).eval()
     x = torch.randn(1, 65, 80)
@@ -116,6 +116,6 @@ def test_causal_frames_depend_on_nothing_later():
         assert got.shape[1] == int(got_lens) == expected
 
 
-def test_an_unknown_factor_is_named():
+def test_unknown_factor_is_refused():
     with pytest.raises(MayaError, match="subsampling_factor=6"):
         DepthwiseStridedSubsampling(80, 32, 6, 16)

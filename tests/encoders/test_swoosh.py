@@ -13,7 +13,7 @@ double = {"dtype": torch.float64, "requires_grad": True}
 
 
 @pytest.mark.parametrize(("kind", "shift", "constant"), [(swoosh_l, 4, 0.035), (swoosh_r, 1, 0.313261687)])
-def test_swoosh_is_its_formula_and_gradient(kind, shift, constant):
+def test_swoosh_equals_its_formula_and_gradient(kind, shift, constant):
     x = torch.tensor([-1000.0, -60, -3, -0.5, 0, 0.7, 4, 25, 60, 1000], **double)
     formula = torch.logaddexp(x - shift, torch.zeros_like(x)) - 0.08 * x - constant
     for form in (kind(x), kind.plain(x), kind(x.detach())):
@@ -25,7 +25,7 @@ def test_swoosh_is_its_formula_and_gradient(kind, shift, constant):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_swoosh_linear_has_the_gradients_of_its_parts(masked):
+def test_swoosh_linear_equals_its_parts(masked):
     x, weight, bias = torch.randn(2, 3, 5, **double), torch.randn(4, 5, **double), torch.randn(4, **double)
     mask = torch.rand(2, 1, 5, dtype=torch.float64) if masked else None
     parts = F.linear(swoosh_l.plain(x) * (1 if mask is None else mask), weight, bias)
@@ -33,7 +33,7 @@ def test_swoosh_linear_has_the_gradients_of_its_parts(masked):
     assert torch.autograd.gradcheck(lambda *a: swoosh_l.linear(*a, mask), (x, weight, bias))
 
 
-def test_swoosh_linear_keeps_its_input_alone():
+def test_swoosh_linear_saves_only_its_input():
     kept = []
     x, weight, bias = torch.randn(50, 16, requires_grad=True), torch.randn(8, 16), torch.randn(8)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
@@ -59,7 +59,7 @@ def test_autocast_trains():
     assert weight.grad.dtype == bias.grad.dtype == torch.float32 and weight.grad.isfinite().all()
 
 
-def test_bias_norm_is_its_formula_and_gradient():
+def test_bias_norm_equals_its_formula_and_gradient():
     norm = BiasNorm(6).double().eval()
     with torch.no_grad():
         norm.bias.normal_()

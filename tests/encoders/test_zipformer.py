@@ -134,12 +134,12 @@ def counts(preset):
         (presets.zipformer_large, (148_439_574, 149_281_046, 148_824_074, 147_010_094, 174_319_650)),
     ],
 )
-def test_parameter_counts_are_icefalls(preset, published):
+def test_parameter_counts_equal_icefall(preset, published):
     """RNN-T, causal, RNN-T + CTC, CTC, CTC + attention decoder."""
     assert counts(preset) == published
 
 
-def test_configuration_travels_through_json():
+def test_configuration_round_trips_through_json():
     cfg = small(causal=True, chunk_frames=(32, -1))
     assert from_dict(ZipformerConfig, to_dict(cfg)) == cfg
     assert cfg.d_model == 256 and cfg.subsampling_factor == 4
@@ -153,7 +153,7 @@ CAUSAL = dict(causal=True, chunk_frames=(8, -1), left_context_frames=(24, -1))
     [({}, None), (CAUSAL, None), (CAUSAL, Chunking(8, 24)), (CAUSAL, Chunking(16, -1))],
 )
 @torch.no_grad()
-def test_an_utterance_does_not_depend_on_its_batch(options, chunking):
+def test_row_alone_equals_row_in_batch(options, chunking):
     model = perturb(tiny(SMALLER, **options)).eval()
     lens = torch.tensor([203, 150, 65, 9, 4, 0])
     x = torch.randn(6, 203, 80)
@@ -167,7 +167,7 @@ def test_an_utterance_does_not_depend_on_its_batch(options, chunking):
 
 
 @torch.no_grad()
-def test_icefalls_padding_leaks_as_icefalls_does():
+def test_icefall_padding_mode_leaks_like_icefall():
     """Where 8 divides the frames nothing leaks out of the stacks, only the front end sees padding."""
     model = perturb(tiny(padding="icefall")).eval()
     x = torch.randn(2, 7 + 2 * 152, 80)
@@ -216,7 +216,7 @@ def test_streaming_equals_the_chunk_masked_forward(batch, out):
 
 @pytest.mark.parametrize("out", [2, 4])
 @torch.no_grad()
-def test_output_frames_are_those_that_the_lengths_say(out):
+def test_output_frames_equal_the_lengths(out):
     model = tiny(SMALLER, output_downsampling=out).eval()
     assert model.cfg.subsampling_factor == 2 * out
     for frames in range(9, 40):
@@ -238,7 +238,7 @@ def test_every_parameter_gets_a_gradient(options):
     assert {n.rpartition(".")[0].rpartition(".")[2] for n in left_out} <= {"linear_pos"}
 
 
-def test_the_same_draws_give_the_same_step():
+def test_same_draws_give_the_same_step():
     model = perturb(tiny(SMALLER, **CAUSAL)).train()
     results = []
     for _ in range(2):
@@ -250,7 +250,7 @@ def test_the_same_draws_give_the_same_step():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_chunks_are_drawn_from_the_lists():
+def test_chunk_sizes_are_drawn_from_the_configuration():
     model = tiny(SMALLER, **CAUSAL)
     generator = torch.Generator().manual_seed(0)
     seen = set()
@@ -287,12 +287,12 @@ def test_meta_device_and_initial_values():
         (CAUSAL | {"chunk_frames": ()}, "chunk_frames"),
     ],
 )
-def test_what_cannot_be_built_is_refused(options, complaint):
+def test_impossible_configurations_are_refused(options, complaint):
     with pytest.raises(MayaError, match=complaint):
         tiny(SMALLER, **options)
 
 
-def test_what_cannot_be_streamed_is_refused():
+def test_unsupported_streaming_is_refused():
     model = tiny(SMALLER, **CAUSAL).eval()
     state = model.initial_state(1, 24)
     with pytest.raises(MayaError, match="multiple of 4"):
@@ -303,7 +303,7 @@ def test_what_cannot_be_streamed_is_refused():
         tiny(SMALLER)(torch.randn(1, 50, 80), torch.tensor([50]), chunking=Chunking(8, 24))
 
 
-def test_large_scores_of_hidden_keys_are_not_penalised():
+def test_large_scores_of_masked_keys_are_not_penalised():
     """Padding's keys are hidden by a score of -1000, which no projection can help."""
     model = perturb(tiny(SMALLER), 0.02).train()
     x, lens = torch.randn(3, 90, 80), torch.tensor([90, 60, 30])
@@ -325,7 +325,7 @@ def test_large_scores_of_hidden_keys_are_not_penalised():
         )
 
 
-def test_the_penalty_of_large_scores_goes_with_the_scale_of_the_loss():
+def test_score_penalty_scales_with_the_loss():
     scores = torch.tensor([30.0, -30.0, 20.0, -1000.0], requires_grad=True)
     weights = AttentionWeights(16, 2, 8, 2, 16).train()
     weights.penalise.decide(0.0)

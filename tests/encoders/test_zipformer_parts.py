@@ -30,7 +30,7 @@ def span(size, lens, keys=None, hidden=None, chunk=-1, pos=8):
     )
 
 
-def test_positions_are_their_formula():
+def test_positions_equal_their_formula():
     table = compact_positions(3, 5, 6, "cpu")
     assert table.shape == (7, 6) and (table[:, -1] == 1).all()
     for row in range(7):
@@ -120,7 +120,7 @@ def test_large_scores_are_penalised():
 
 
 @torch.no_grad()
-def test_attention_modules_weigh_their_values():
+def test_attention_modules_apply_the_weights():
     weights = torch.rand(2, 3, 4, 4).softmax(-1)
     attention = SelfAttention(6, 3, 2).eval()
     x = torch.randn(2, 4, 6)
@@ -147,7 +147,7 @@ def scale_of(conv, chunk):
 
 @pytest.mark.parametrize("chunk", [3, 4, 9, -1])
 @torch.no_grad()
-def test_chunk_causal_convolution_looks_ahead_in_its_chunk_alone(chunk):
+def test_chunk_causal_convolution_looks_ahead_only_within_its_chunk(chunk):
     size, width, kernel = 10, 3, 5
     conv = perturb(ChunkCausalConv(width, kernel))
     x = torch.randn(1, size, width)
@@ -165,7 +165,7 @@ def test_chunk_causal_convolution_looks_ahead_in_its_chunk_alone(chunk):
 
 
 @torch.no_grad()
-def test_convolution_module_is_its_formula():
+def test_convolution_module_equals_its_formula():
     part = perturb(GatedConvolution(4, 3, causal=False)).double().eval()
     x, lens = torch.randn(2, 6, 4, dtype=torch.float64), torch.tensor([6, 4])
     a, b = part.in_proj(x).chunk(2, -1)
@@ -197,7 +197,7 @@ def test_bypass_mixes_and_skips():
 
 
 @torch.no_grad()
-def test_the_front_end_in_pieces_equals_the_whole():
+def test_front_end_in_pieces_equals_the_whole():
     part = perturb(Conv2dSubsampling(16, 8, 0.0, mask_padding=True), 0.05).eval()
     x = torch.randn(2, 2 * 8 * 3 + 13, 16)
     whole, lens, _ = part(x, torch.tensor([61, 50]))

@@ -25,7 +25,7 @@ from maya.recipes.cli import main, parser
         ("train --train.lr 3", "maya train: unknown option --train.lr; write --set train.lr=VALUE"),
         ("train --encoder 1", "maya train: unknown option --encoder; did you mean --encoder-lr?"),
         ("transcribe r a.wav --lang hi", "unknown option --lang; did you mean --language?"),
-        ("transcribe r a.wav --method ctcc", "--method: unknown value 'ctcc'; did you mean 'ctc'?"),
+        ("transcribe r a.wav --output jsn", "--output: unknown value 'jsn'; did you mean 'json'?"),
         (
             "export onnx a b --chunk 4",
             "unknown option --chunk; did you mean --chunk-frames?",
@@ -42,7 +42,9 @@ from maya.recipes.cli import main, parser
         ("transcribe r a.wav --context -2 1", "--context: must be 0 or more or -1, not -2"),
     ],
 )
-def test_a_slip_is_one_sentence(line: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistyped_arguments_give_one_sentence(
+    line: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(line.split())
     error = capsys.readouterr().err
@@ -54,7 +56,7 @@ def test_a_slip_is_one_sentence(line: str, sentence: str, capsys: pytest.Capture
     "command", ["train", "prepare", "tokenizer", "average", "decode", "plan", "validate"]
 )
 @pytest.mark.parametrize("alias", list(ALIASES))
-def test_the_earlier_names_belong_to_train(
+def test_earlier_option_names_belong_to_train(
     command: str, alias: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     required = {
@@ -71,7 +73,7 @@ def test_the_earlier_names_belong_to_train(
     assert f"{alias} is an option of `maya train`; here write --set {field}={value or 'VALUE'}" in error
 
 
-def test_no_parser_of_the_house_abbreviates(repo: Path) -> None:
+def test_parsers_do_not_accept_abbreviations(repo: Path) -> None:
     for folder in ("recipes", "tools", "egs", "kernels"):
         for path in (repo / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

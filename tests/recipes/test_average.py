@@ -38,28 +38,28 @@ def run(tmp_path: Path) -> Path:
 
 
 def offered(run: Path, ends: int) -> dict[str, float]:
-    found = ckpt.step_checkpoints(run)
-    last = ckpt.load_checkpoint(found[-1][1], training=True)
-    return {c.name: float(c.weights["w"]) for c in stage.candidates(run, found, last, ends)}
+    checkpoints = ckpt.step_checkpoints(run)
+    last = ckpt.load_checkpoint(checkpoints[-1][1], training=True)
+    return {c.name: float(c.weights["w"]) for c in stage.candidates(run, checkpoints, last, ends)}
 
 
-def test_candidates_are_the_last_the_best_and_the_means_between_checkpoints(run: Path) -> None:
-    one = {
+def test_candidates_are_last_best_and_means(run: Path) -> None:
+    expected = {
         "last (step 300)": 300.0,
         "best (step 200)": 200.0,
         "mean of steps 200–300": 255.0,  # of 210, 220, ..., 300
         "mean of steps 100–300": 205.0,
     }
-    assert offered(run, 1) == one
-    assert offered(run, 2) == one | {"mean of steps 100–200": 155.0}
+    assert offered(run, 1) == expected
+    assert offered(run, 2) == expected | {"mean of steps 100–200": 155.0}
     assert offered(run, 9) == offered(run, 2)
 
 
-def test_a_stretch_by_name_needs_its_two_ends_only(run: Path) -> None:
-    found = ckpt.step_checkpoints(run)
-    assert float(stage.stretch(found, 300, 200).weights["w"]) == 205.0
-    assert stage.stretch(found, 200, 100).step == 200
-    assert float(stage.stretch(found, None, 300).weights["w"]) == 155.0  # from the first sample on
+def test_named_interval_needs_only_its_two_checkpoints(run: Path) -> None:
+    checkpoints = ckpt.step_checkpoints(run)
+    assert float(stage.stretch(checkpoints, 300, 200).weights["w"]) == 205.0
+    assert stage.stretch(checkpoints, 200, 100).step == 200
+    assert float(stage.stretch(checkpoints, None, 300).weights["w"]) == 155.0  # from the first sample on
     ckpt.step_path(run, 200).unlink()
     assert float(stage.stretch(ckpt.step_checkpoints(run), 300, 200).weights["w"]) == 205.0
     for step, avg in ((300, 150), (250, 50), (300, 400), (300, 0), (200, 100)):
@@ -67,7 +67,7 @@ def test_a_stretch_by_name_needs_its_two_ends_only(run: Path) -> None:
             stage.stretch(ckpt.step_checkpoints(run), step, avg)
 
 
-def test_dev_chooses_and_its_scores_are_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_candidate_on_dev_is_kept_with_its_scores(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Model(nn.Module):
         def __init__(self, cfg: object) -> None:
             super().__init__()
@@ -105,7 +105,7 @@ def test_dev_chooses_and_its_scores_are_kept(run: Path, monkeypatch: pytest.Monk
         ("ctc", "last (step 300)", "ctc"),
     ],
 )
-def test_dev_chooses_by_the_head_that_decodes(
+def test_candidates_are_compared_by_the_decoding_head(
     run: Path, monkeypatch: pytest.MonkeyPatch, method: Any, chosen: str, head: str
 ) -> None:
     """best.pt (step 200) was kept before the transducer was trained: weights without the head that decodes
@@ -170,7 +170,7 @@ def test_epoch_and_avg_need_two_files(run: Path) -> None:
             stage.passes(ckpt.epoch_checkpoints(run), epoch, avg)
 
 
-def test_pairs_to_choose_from() -> None:
+def test_pairs_of_epoch_and_avg() -> None:
     everything = range(1, 51)
     default = list(stage.choices(everything, (), ()))
     assert {e for e, _ in default} == {40, 45, 50}
@@ -231,7 +231,7 @@ def test_dev_sets_select_epoch_and_avg(
 @pytest.mark.parametrize(
     ("method", "head", "mean"), [("auto", "ctc", 2.0), ("transducer", "transducer", 3.0)]
 )
-def test_epochs_are_selected_by_the_head_that_decodes(
+def test_epochs_are_selected_by_the_decoding_head(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any, head: str, mean: float
 ) -> None:
     class Model(nn.Module):
@@ -272,7 +272,7 @@ def test_nothing_is_selected_on_the_test_set(run: Path, tmp_path: Path) -> None:
         stage.average(tiny.experiment(), data, run, epoch=3)
 
 
-def test_without_dev_nothing_is_chosen_and_that_is_said(
+def test_without_dev_the_last_is_taken_and_reported(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(stage, "dev_validation", lambda *_, **__: None)

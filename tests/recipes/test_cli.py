@@ -32,7 +32,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-def test_the_road_ends_in_a_table(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pipeline_ends_with_a_score_table(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "--data", str(road / "data"), "--run-dir", str(road / "run")]) == 0
     out = capsys.readouterr().out
     for part in (
@@ -49,7 +49,7 @@ def test_the_road_ends_in_a_table(road: Path, capsys: pytest.CaptureFixture[str]
     assert set(result["languages"]) == {"en", "hi"}
 
 
-def test_what_has_not_changed_is_not_done_again(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unchanged_stages_are_skipped(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, run = ["--data", str(road / "data")], ["--run-dir", str(road / "run")]
     assert main(["prepare", *TINY, "--corpus", str(road / "corpus"), "--out", str(road / "data")]) == 0
     for command in ("tokenizer", "train", "average", "decode"):
@@ -116,7 +116,7 @@ def _prepare(corpus: Path, out: Path, *more: str) -> list[str]:
         ("language", "xx", ("language", "xx")),
     ],
 )
-def test_a_broken_manifest(
+def test_broken_manifest_is_refused(
     name: str, value: str | None, words: tuple[str, ...], tmp_path: Path, capsys
 ) -> None:  # noqa: ANN001
     corpus = tones.make_corpus(tmp_path / "corpus", utterances=6)
@@ -149,7 +149,7 @@ def test_a_bad_utterance_is_dropped_with_its_reason(spoil: str, reason: str, tmp
     assert [d["id"] for d in dropped] == [rows[0]["id"]] and reason in json.dumps(dropped[0])
 
 
-def test_missing_things_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_inputs_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _fails(_prepare(tmp_path / "nowhere", tmp_path / "data"), capsys, "nowhere", "--corpus")
     stage = [*TINY, "--data", str(tmp_path), "--run-dir", str(tmp_path / "run")]
     _fails(["tokenizer", *stage], capsys, "train.parquet", "stage 1")
@@ -172,7 +172,7 @@ def test_overrides_are_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     _fails(["tokenizer", "--experiment", "egs.indic12.nothing", *stage[3:]], capsys, "egs.indic12.nothing")
 
 
-def test_transcribing_with_bad_input(road: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_transcribe_refuses_bad_input(road: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.wav").write_bytes(b"no audio at all")
     run = str(road / "run")
     _fails(["transcribe", run, str(tmp_path / "bad.wav")], capsys, "bad.wav")
@@ -180,7 +180,7 @@ def test_transcribing_with_bad_input(road: Path, tmp_path: Path, capsys: pytest.
     _fails(["transcribe", run, str(tmp_path / "good.wav"), "--language", "fr"], capsys, "'fr'", "en, hi")
 
 
-def test_a_checkpoint_of_another_experiment(
+def test_checkpoint_of_another_experiment_is_refused(
     road: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(road / "run", tmp_path / "run")
@@ -188,7 +188,7 @@ def test_a_checkpoint_of_another_experiment(
     _fails([*stage, "--set", "train.lr=0.5"], capsys, "another experiment", "train.lr was 0.003, now 0.5")
 
 
-def test_every_command_has_help_that_ends_well() -> None:
+def test_every_command_has_help() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "maya.recipes.cli", "--help"], capture_output=True, text=True
     )
@@ -199,7 +199,7 @@ def test_every_command_has_help_that_ends_well() -> None:
         assert stop.value.code == 0
 
 
-def test_a_full_disk_while_decoding(
+def test_full_disk_while_decoding(
     road: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(road / "run", tmp_path / "run")

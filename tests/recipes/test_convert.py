@@ -75,19 +75,19 @@ def test_onnx_without_its_packages(
     assert "maya-asr[onnx]" in capsys.readouterr().err
 
 
-def test_an_archive_serves_where_a_checkpoint_does(
+def test_archive_can_replace_a_checkpoint(
     tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["info", str(source)]) == 0
     printed = capsys.readouterr().out
     assert f"file        {source}" in printed and "source      model.nemo" in printed
     exp = tiny.experiment()
-    theirs = open_checkpoint(source)
-    exp.model = replace(theirs.model_config, vocab_size=55)  # another vocabulary
+    archive = open_checkpoint(source)
+    exp.model = replace(archive.model_config, vocab_size=55)  # another vocabulary
     exp.train.init_from, exp.train.init_modules = str(source), ("encoder",)
     model = build_model(exp.model)
     facts = start(model, exp, tmp_path / "run", main=False)
-    encoder = {k: v for k, v in theirs.weights.items() if k.startswith("encoder.")}
+    encoder = {k: v for k, v in archive.weights.items() if k.startswith("encoder.")}
     assert facts["init_parameters"] == sum(v.numel() for v in encoder.values())
     assert all(torch.equal(model.state_dict()[k], v) for k, v in encoder.items())
     exp.train.init_from = str(tmp_path / "none.nemo")

@@ -111,7 +111,7 @@ def broken(error: BaseException) -> Iterator[CorpusUtterance]:
         (MayaError("eSpeak NG has no voice xx"), "no voice xx"),
     ],
 )
-def test_a_failure_leaves_nothing(tmp_path: Path, error: BaseException, says: str) -> None:
+def test_failure_leaves_no_files(tmp_path: Path, error: BaseException, says: str) -> None:
     with pytest.raises(MayaError, match=says):
         write_corpus(tmp_path / "c", broken(error), SETTINGS)
     assert list(tmp_path.iterdir()) == []
@@ -126,21 +126,21 @@ def test_a_failure_leaves_the_old_corpus(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
 
 
-def test_other_settings_replace_the_corpus_whole(tmp_path: Path) -> None:
+def test_other_settings_replace_the_whole_corpus(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c", utterances(), SETTINGS)
     write_corpus(tmp_path / "c", [u for u in utterances(seed=1) if u.language == "en"], {"seed": 2})
     assert sorted(contents(tmp_path / "c")) == ["corpus.json", "en.tar", "manifest.jsonl"]
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(MayaError, match="choose another folder"):
         write_corpus(tmp_path, utterances(), SETTINGS)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
-def test_leftovers_of_killed_runs_go_and_those_of_living_runs_stay(tmp_path: Path) -> None:
+def test_temporary_folders_of_dead_processes_are_removed(tmp_path: Path) -> None:
     prefix = f".c.partial-{corpus_writer.socket.gethostname()}-"
     dead = tmp_path / f"{prefix}{2**22 + 1}"  # above the largest process id of Linux
     living = tmp_path / f"{prefix}1"
@@ -156,7 +156,7 @@ def test_repeated_id_is_refused(tmp_path: Path) -> None:
         write_corpus(tmp_path / "c", [*utterances(1), *utterances(1)], SETTINGS)
 
 
-def test_unreadable_seal_counts_as_none(tmp_path: Path) -> None:
+def test_unreadable_summary_counts_as_missing(tmp_path: Path) -> None:
     (tmp_path / "corpus.json").write_text("{half")
     assert read_seal(tmp_path) is None
     assert not finished(tmp_path, SETTINGS)

@@ -108,7 +108,7 @@ def counts(rows: Read) -> Counter[str]:
     ids=["shar", "shar-workers", "shar+hi", "en+hi-workers"],
 )
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_each_utterance_once_a_pass_and_exact_resume(
+def test_each_utterance_once_per_epoch_and_exact_resume(
     corpora: Path, sampler: str, names: tuple[str, ...], workers: int, ranks: int
 ) -> None:
     exp = experiment(corpora, names, sampler=sampler, num_workers=workers)
@@ -130,7 +130,7 @@ def test_each_utterance_once_a_pass_and_exact_resume(
 
 @pytest.mark.parametrize("sampler", ["stream", "dynamic_bucketing"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_lazily_augmented_mixture_resumes_exactly(corpora: Path, sampler: str, workers: int) -> None:
+def test_lazily_augmented_mixture_resumes_exactly(corpora: Path, sampler: str, workers: int) -> None:
     exp = experiment(corpora, ["mine.py:augmented"], sampler=sampler, num_workers=workers)
     whole = first_pass(exp, corpora)
     assert sorted(set(counts(whole).values())) == [1] and len(counts(whole)) == 36
@@ -140,7 +140,7 @@ def test_a_lazily_augmented_mixture_resumes_exactly(corpora: Path, sampler: str,
 
 
 @pytest.mark.parametrize("sampler", ["stream", "dynamic_bucketing"])
-def test_weights_are_the_shares_of_an_endless_mixture(corpora: Path, sampler: str) -> None:
+def test_weights_set_the_shares_of_an_endless_mixture(corpora: Path, sampler: str) -> None:
     exp = experiment(corpora, ["mine.py:endless"], sampler=sampler, buffer_cuts=20)
     seen = Counter(
         name.partition("_repeat")[0]
@@ -156,7 +156,7 @@ def test_weights_are_the_shares_of_an_endless_mixture(corpora: Path, sampler: st
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_another_number_of_ranks_takes_over_what_is_left_of_a_pass(corpora: Path, sampler: str) -> None:
+def test_resume_with_another_number_of_ranks(corpora: Path, sampler: str) -> None:
     exp = experiment(corpora, ["shar", "hi.jsonl.gz"], sampler=sampler)
     exp.data.plan.max_seconds = 4.0
     before = [read(exp, corpora, 3, ranks=(rank, 2)) for rank in range(2)]
@@ -168,7 +168,7 @@ def test_another_number_of_ranks_takes_over_what_is_left_of_a_pass(corpora: Path
     assert [row[1] for row in again] == [row[1] for row in [*rest, last][2:4]]
 
 
-def test_cuts_with_audio_in_memory_stream_and_are_not_planned(corpora: Path) -> None:
+def test_cuts_with_audio_in_memory_need_the_stream_sampler(corpora: Path) -> None:
     exp = experiment(corpora, ["mine.py:shar"], sampler="stream", num_workers=2)
     rows = first_pass(exp, corpora)
     assert len(counts(rows)) == 24 and set(counts(rows).values()) == {1}
@@ -177,7 +177,7 @@ def test_cuts_with_audio_in_memory_stream_and_are_not_planned(corpora: Path) -> 
         open_batches(exp, make_tokenizer(), corpora)
 
 
-def test_a_pass_in_another_order_is_noticed(corpora: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_changed_order_of_cuts_is_reported(corpora: Path, caplog: pytest.LogCaptureFixture) -> None:
     exp = experiment(corpora, ["mine.py:unseeded"], sampler="stream")
     place = read(exp, corpora, 2)[-1][0]
     read(exp, corpora, 1, place)
@@ -188,7 +188,7 @@ def test_a_pass_in_another_order_is_noticed(corpora: Path, caplog: pytest.LogCap
     assert not caplog.text
 
 
-def test_what_is_left_out_and_what_is_refused(corpora: Path, tmp_path: Path) -> None:
+def test_dropped_cuts_and_refused_options(corpora: Path, tmp_path: Path) -> None:
     exp = experiment(corpora, ["en.jsonl.gz"], sampler="stream", min_seconds=1.2)
     rows = first_pass(exp, tmp_path)
     left_out = {json.loads(line)["id"] for line in (tmp_path / "dropped.jsonl").read_text().splitlines()}
@@ -232,7 +232,7 @@ def same_weights(run: Path, weights: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_stages_need_no_table(corpora: Path, tmp_path: Path, sampler: str) -> None:
+def test_stages_run_on_cuts_without_a_table(corpora: Path, tmp_path: Path, sampler: str) -> None:
     exp = prepared(corpora, tmp_path, ["shar", "hi.jsonl.gz"], sampler=sampler)
     made = Tokenizer.load(tmp_path / "tokenizer.model")
     train(exp, None, tmp_path, cpu=True)
@@ -246,7 +246,7 @@ def test_stages_need_no_table(corpora: Path, tmp_path: Path, sampler: str) -> No
     assert list(scores) == ["8"]
 
 
-def test_other_cuts_are_noticed(corpora: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_changed_cuts_are_reported(corpora: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     exp = prepared(corpora, tmp_path, ["shar", "hi.jsonl.gz"], sampler="stream")
     train(exp, None, tmp_path, cpu=True)
     moved = experiment(corpora, ["en.jsonl.gz", "hi.jsonl.gz"], sampler="stream", dev_cuts=exp.data.dev_cuts)
@@ -255,7 +255,7 @@ def test_other_cuts_are_noticed(corpora: Path, tmp_path: Path, caplog: pytest.Lo
     assert "THE TRAINING DATA DIFFER" in caplog.text and "a stream of cuts" in caplog.text
 
 
-def test_a_plan_compares_all_cuts(corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_digest_covers_all_cuts(corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maya.data.loading.lhotse_cuts._COMPARED_CUTS", 1)
     cuts = list(CutSet.from_file(corpora / "en.jsonl.gz"))
     digests = []
@@ -289,7 +289,7 @@ def _train(rank: int, folder: str, run: str, sampler: str, workers: int) -> None
         pytest.param("dynamic_bucketing", 2, marks=pytest.mark.slow),
     ],
 )
-def test_two_processes_train_and_resume_to_the_bit(
+def test_two_processes_resume_exactly(
     corpora: Path, tmp_path: Path, pair: Pair, sampler: str, workers: int
 ) -> None:
     prepared(corpora, tmp_path, ["shar", "hi.jsonl.gz"], sampler=sampler)

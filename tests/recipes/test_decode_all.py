@@ -59,22 +59,24 @@ def test_every_method_on_every_set(top: Path, capsys: pytest.CaptureFixture[str]
     assert lines[2] in shown and "TensorBoard" not in shown  # one table, not one for each set
 
 
-def test_the_table_has_each_rate_where_it_belongs(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    how = ["--experiment", "tests.tiny", "--data", str(top / "data"), "--run-dir", str(top / "run")]
+def test_score_table_places_each_rate(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--experiment", "tests.tiny", "--data", str(top / "data"), "--run-dir", str(top / "run")]
     less = ["--set", "decode.methods.ctc_beam.lm_order=0", "--set", "decode.methods.transducer.max_symbols=2"]
-    assert main(["decode", *how, *less, "--split", "dev", "test", "--method", "ctc"]) == 0
-    one = {split: score(top / "run", split=f"ctc/{split}", show=False).report for split in ("dev", "test")}
-    line = wer_table({("ctc", "test"): one["test"], ("transducer", "dev"): one["dev"]}).splitlines()
-    assert line[2].startswith(f"| transducer | {100 * one['dev'].macro_wer:.2f} [") and line[2].endswith(
+    assert main(["decode", *options, *less, "--split", "dev", "test", "--method", "ctc"]) == 0
+    reports = {
+        split: score(top / "run", split=f"ctc/{split}", show=False).report for split in ("dev", "test")
+    }
+    line = wer_table({("ctc", "test"): reports["test"], ("transducer", "dev"): reports["dev"]}).splitlines()
+    assert line[2].startswith(f"| transducer | {100 * reports['dev'].macro_wer:.2f} [") and line[2].endswith(
         "|  |"
     )
-    assert line[3].startswith(f"| ctc |  | {100 * one['test'].macro_wer:.2f} [")
+    assert line[3].startswith(f"| ctc |  | {100 * reports['test'].macro_wer:.2f} [")
     capsys.readouterr()
     assert main(["score", "--run-dir", str(top / "run"), "--split", "all"]) == 0
     assert "| ctc | " in capsys.readouterr().out
 
 
-def test_methods_that_are_not_there(top: Path, tmp_path: Path) -> None:
+def test_unknown_methods_and_tables_are_refused(top: Path, tmp_path: Path) -> None:
     with pytest.raises(
         MayaError, match=r"unknown decoding method 'beem'; expected one of auto, transducer, modified_beam"
     ):
@@ -94,7 +96,7 @@ def test_methods_that_are_not_there(top: Path, tmp_path: Path) -> None:
     assert possible_methods(tdt, ctc) == ["ctc", "ctc_beam"]
 
 
-def test_a_folder_for_a_decoding_of_its_own(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_named_output_folder(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--data", str(top / "data"), "--run-dir", str(top / "run")]
     command = [
         "decode",

@@ -56,7 +56,7 @@ def _rows(top: Path) -> dict[str, dict]:
     return {row["id"]: row for row in map(json.loads, lines)}
 
 
-def test_decoding_reports_the_identified_languages(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_decode_reports_identified_languages(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exp, rows = _experiment(), {}
     for source in ("known", "auto", "unknown"):
         exp.decode.language = source
@@ -81,7 +81,7 @@ def test_decoding_reports_the_identified_languages(top: Path, capsys: pytest.Cap
     assert language["classes"]["en"]["accuracy"] == 0.0
 
 
-def test_auto_needs_the_head(top: Path, tmp_path: Path) -> None:
+def test_auto_needs_a_language_head(top: Path, tmp_path: Path) -> None:
     exp = _experiment()
     exp.decode.language = "auto"
     del exp.model.heads["language"]

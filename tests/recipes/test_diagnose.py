@@ -80,7 +80,7 @@ def _said(run: Path, capsys: pytest.CaptureFixture[str], status: int, *more: str
 
 
 @pytest.mark.parametrize("encoder", MODELS)
-def test_the_broken_module_is_named(
+def test_broken_module_is_named(
     encoder: str, tmp_path: Path, pieces: Tokenizer, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -101,9 +101,9 @@ def test_the_broken_module_is_named(
     assert "backward" not in out
 
     def poisoned(path: Path) -> Any:
-        found, tokenizer = real(path)
-        found.get_submodule(name).register_forward_hook(lambda m, args, out: Poison.apply(out))
-        return found, tokenizer
+        loaded, tokenizer = real(path)
+        loaded.get_submodule(name).register_forward_hook(lambda m, args, out: Poison.apply(out))
+        return loaded, tokenizer
 
     real = diagnose.load
     monkeypatch.setattr(diagnose, "load", poisoned)
@@ -114,7 +114,7 @@ def test_the_broken_module_is_named(
     assert "gradient norm: nan" in out
 
 
-def test_audio_that_is_not_finite_silent_or_clipped(
+def test_non_finite_silent_and_clipped_audio(
     tmp_path: Path, pieces: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def spoil(tally: Tally) -> None:
@@ -125,14 +125,14 @@ def test_audio_that_is_not_finite_silent_or_clipped(
 
     _kept(tmp_path, build_model(fastconformer()), pieces, spoil)
     lines = _said(tmp_path, capsys, 1).splitlines()
-    heard = [line for line in lines if line.startswith("audio: ")]
-    assert heard[0].endswith("100 SAMPLES ARE NOT FINITE") and heard[1].endswith("SILENT")
-    assert heard[2].endswith("25.0% CLIPPED, NO TOKENS")
+    audio_lines = [line for line in lines if line.startswith("audio: ")]
+    assert audio_lines[0].endswith("100 SAMPLES ARE NOT FINITE") and audio_lines[1].endswith("SILENT")
+    assert audio_lines[2].endswith("25.0% CLIPPED, NO TOKENS")
     (forward,) = [line for line in lines if line.startswith("forward: ")]
     assert "input[0] (3, 32000): 100 nan and 0 inf" in forward
 
 
-def test_a_loss_is_named_where_no_module_is_to_blame(
+def test_loss_is_named_if_all_modules_are_finite(
     tmp_path: Path, pieces: Tokenizer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _kept(tmp_path, build_model(lact()), pieces, lambda _: None)
@@ -155,7 +155,7 @@ def test_a_loss_is_named_where_no_module_is_to_blame(
     assert "what follows it" in out
 
 
-def test_a_checkpoint_on_a_recording(
+def test_checkpoint_with_a_recording(
     tmp_path: Path, pieces: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = build_model(fastconformer())

@@ -7,10 +7,10 @@ from maya.recipes.cli import main
 from maya.recipes.diff import ABSENT, differences
 
 
-def test_leaves_that_differ() -> None:
-    left = {"name": "a", "model": {"d": 144, "kinds": ["x"], "old": 1}, "lr": 1.0, "on": True}
-    right = {"name": "a", "model": {"d": 176, "kinds": ["x", "y"], "new": None}, "lr": 1, "on": 1}
-    assert differences(left, right) == [
+def test_different_leaves() -> None:
+    first = {"name": "a", "model": {"d": 144, "kinds": ["x"], "old": 1}, "lr": 1.0, "on": True}
+    second = {"name": "a", "model": {"d": 176, "kinds": ["x", "y"], "new": None}, "lr": 1, "on": 1}
+    assert differences(first, second) == [
         ("lr", "1.0", "1"),
         ("model.d", "144", "176"),
         ("model.kinds", '["x"]', '["x", "y"]'),
@@ -18,10 +18,10 @@ def test_leaves_that_differ() -> None:
         ("model.old", "1", ABSENT),
         ("on", "true", "1"),
     ]
-    assert differences(left, left) == []
+    assert differences(first, first) == []
 
 
-def test_a_group_against_a_value() -> None:
+def test_group_against_value() -> None:
     assert differences({"a": {"b": 1}}, {"a": None}) == [("a", '{"b": 1}', "null")]
 
 

@@ -47,7 +47,7 @@ def _evaluated(top: Path, *arguments: str) -> dict:
     return json.loads((top / "out.json").read_text())
 
 
-def test_a_manifest_of_any_form(top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_manifest_format(top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows, corpus = _rows(top), top / "corpus"
     first = _evaluated(top, "--manifest", str(corpus / "manifest.jsonl"), "--num-samples", "3")
     out = capsys.readouterr().out
@@ -64,16 +64,16 @@ def test_a_manifest_of_any_form(top: Path, tmp_path: Path, capsys: pytest.Captur
     audiofolder = [{"file_name": str(corpus / r["audio"]), "transcription": r["text"]} for r in rows]
     for name, lines in (("nemo.json", nemo), ("metadata.jsonl", audiofolder)):
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-        found = _evaluated(top, "--manifest", str(tmp_path / name), "--language", "hi")
-        assert found["pooled"] == first["pooled"], name
+        result = _evaluated(top, "--manifest", str(tmp_path / name), "--language", "hi")
+        assert result["pooled"] == first["pooled"], name
     text = "".join(f"{corpus / r['audio']},{r['text']}\n" for r in rows)
     (tmp_path / "list.csv").write_text("file_name,text\n" + text)
-    found = _evaluated(top, "--manifest", str(tmp_path / "list.csv"), "--language", "hi")
-    assert found["pooled"] == first["pooled"]
+    result = _evaluated(top, "--manifest", str(tmp_path / "list.csv"), "--language", "hi")
+    assert result["pooled"] == first["pooled"]
     assert _evaluated(top, "--manifest", str(corpus))["pooled"] == first["pooled"]
 
 
-def test_a_part_of_a_recording(top: Path, tmp_path: Path) -> None:
+def test_segment_of_a_recording(top: Path, tmp_path: Path) -> None:
     path = str(top / "corpus" / _rows(top)[0]["audio"])
     line = {"audio_filepath": path, "text": "ab", "lang": "hi", "offset": 0.25, "duration": 0.5}
     (tmp_path / "part.json").write_text(json.dumps(line) + "\n")
@@ -95,10 +95,10 @@ def test_single_files(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["transcribe", model, *files, "--method", "ctc_beam", "--language", "hi"]) == 0
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == files
     texts = dict(line.split("\t") for line in said.splitlines())
-    found = _evaluated(top, *files, "--language", "hi", "--reference", texts[files[0]], "a b c")
-    assert [u["id"] for u in found["utterances"]] == files
-    assert [u["errors"] == 0 for u in found["utterances"]] == [True, False]
-    assert found["utterances"][1]["words"] == 3
+    result = _evaluated(top, *files, "--language", "hi", "--reference", texts[files[0]], "a b c")
+    assert [u["id"] for u in result["utterances"]] == files
+    assert [u["errors"] == 0 for u in result["utterances"]] == [True, False]
+    assert result["utterances"][1]["words"] == 3
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_single_files(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ),
     ],
 )
-def test_what_cannot_be_evaluated(
+def test_bad_arguments_are_refused(
     top: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(top / "model.pt"), *arguments]) == 1

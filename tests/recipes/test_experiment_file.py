@@ -57,7 +57,7 @@ def test_a_file_of_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", ["egs.indic12.mini", "egs/indic12/mini.py", "egs/indic12/mini", "mini"])
-def test_the_experiments_of_egs(name: str, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experiments_of_egs(name: str, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repo)
     assert load_experiment(name, []).name == "indic12/mini"
 
@@ -81,11 +81,11 @@ def test_files_beside_it_can_be_imported(line: str, tmp_path: Path, monkeypatch:
         write(
             tmp_path / folder / "mine.py",
             f"{line}\nfrom maya.recipes.experiment import Experiment\n\n\ndef experiment():\n"
-            f"    exp = Experiment(name='x')\n    exp.model.joint.hidden = {width}\n    return exp\n",
+            f"    exp = Experiment(name='x')\n    exp.model.encoder.d_model = {width}\n    return exp\n",
         )
     for folder, width_expected in (("one", 129), ("two", 258), ("one", 129)):
         exp = load_experiment(f"{folder}/mine.py", [])
-        assert exp.model.joint.hidden == width_expected, folder
+        assert exp.model.encoder.d_model == width_expected, folder
 
 
 def test_a_file_inside_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,9 +103,7 @@ def test_a_file_inside_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert load_experiment("two/lab/mine.py", []).name == "b"
 
 
-def test_a_neighbour_does_not_hide_a_module_afterwards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sibling_file_does_not_shadow_a_module_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file called json.py beside the experiment must not become the json of a library imported later."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "this.py", "raise RuntimeError('the wrong file')\n")
@@ -138,7 +136,7 @@ def test_a_neighbour_does_not_hide_a_module_afterwards(
         ),
     ],
 )
-def test_mistakes_in_the_file_are_one_sentence(
+def test_errors_in_the_file_are_one_sentence(
     text: str,
     sentence: str,
     tmp_path: Path,
@@ -165,7 +163,7 @@ def test_mistakes_in_the_file_are_one_sentence(
         ("./notes.txt", "./notes.txt is not a Python file"),
     ],
 )
-def test_a_name_that_leads_nowhere(
+def test_unknown_experiment_is_refused(
     name: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

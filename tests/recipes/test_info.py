@@ -70,7 +70,7 @@ def checkpoint_of(kind: str, top: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["hybrid", "zipformer", "lact-whole", "lact-chunk_causal", "llm", "nemo"])
-def test_a_checkpoint_is_described_in_25_lines(
+def test_checkpoint_is_described_in_25_lines(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = checkpoint_of(kind, tmp_path)
@@ -104,7 +104,7 @@ def test_a_checkpoint_is_described_in_25_lines(
     assert len(whole.splitlines()) > 40
 
 
-def test_the_heads_say_what_trained_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_heads_list_their_training_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cfg = tiny.experiment().model
     cfg.languages = TWELVE
     path = save(tmp_path / "a.pt", cfg)

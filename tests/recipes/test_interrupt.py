@@ -29,7 +29,7 @@ def _interrupt(command: list[str], metrics: Path) -> tuple[int, str]:
     return process.returncode, out
 
 
-def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_the_same_command_resumes(tmp_path: Path) -> None:
     tones.make_corpus(tmp_path / "corpus", utterances=12)
     tiny, data, run = ["--experiment", "tests.tiny"], tmp_path / "data", tmp_path / "run"
     assert main(["prepare", *tiny, "--corpus", str(tmp_path / "corpus"), "--out", str(data)]) == 0

@@ -61,5 +61,5 @@ def test_no_average_between_checkpoints(prepared: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(("every", "steps"), [(0, []), (1, [1, 2, 3, 4]), (3, [3]), (4, [4]), (9, [])])
-def test_due(every: int, steps: list[int]) -> None:
+def test_due_steps(every: int, steps: list[int]) -> None:
     assert [step for step in range(1, 5) if due(step, every)] == steps

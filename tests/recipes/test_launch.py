@@ -44,14 +44,14 @@ def ending(rank: int, text: str, *, status: int = 1, bug: bool = False, time: fl
         ([], 1, "maya train: a process ended without a word\n"),
     ],
 )
-def test_one_ending_is_said(
+def test_one_error_is_printed(
     endings: list[Ending], status: int, printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert launch.conclude("train", endings) == status
     assert capsys.readouterr().err == printed
 
 
-def test_a_killed_process_is_named_before_those_that_waited_for_it(
+def test_killed_process_is_reported_before_waiting_ones(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     failures = {0: SimpleNamespace(exitcode=1, pid=10), 1: SimpleNamespace(exitcode=-9, pid=11),
@@ -61,7 +61,7 @@ def test_a_killed_process_is_named_before_those_that_waited_for_it(
     assert capsys.readouterr().err.startswith("[rank 1] maya train: process 11 was ended by SIGKILL: often")
 
 
-def test_endings_travel_through_the_file_that_torchrun_names(
+def test_errors_are_passed_through_the_torchrun_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "0").mkdir()
@@ -79,13 +79,13 @@ def test_endings_travel_through_the_file_that_torchrun_names(
     assert launch.read_endings(tmp_path) == []
 
 
-def test_options_are_looked_at_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_are_checked_before_processes_start(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         launch.main(["--standalone", "--nproc-per-node", "2", "train", "--data", "x"])
     assert capsys.readouterr().err.count("maya train: missing --experiment, --run-dir") == 1
 
 
-def test_two_processes_say_one_sentence(tmp_path: Path) -> None:
+def test_two_processes_print_one_sentence(tmp_path: Path) -> None:
     """A recording that one rank cannot read, of which the other knows nothing."""
     exp = tiny.experiment()
     tones.make_corpus(tmp_path / "corpus", utterances=6)

@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_experiment_trains(repo: Path, folder: Path) -> None:
+def test_experiment_trains(repo: Path, folder: Path) -> None:
     (folder / "mine.py").write_text(blocks(repo, "python")[0])
     for line in blocks(repo, "bash")[0].splitlines():
         program, *words = shlex.split(line)
@@ -42,7 +42,7 @@ def test_the_experiment_trains(repo: Path, folder: Path) -> None:
     assert (folder / "exp" / "mine" / "best.pt").is_file()
 
 
-def test_our_sampler_in_a_loop_of_the_users(repo: Path, folder: Path) -> None:
+def test_sampler_in_a_user_loop(repo: Path, folder: Path) -> None:
     names: dict[str, object] = {}
     exec(blocks(repo, "python")[1], names)
     assert names["state"] == {"position": [2, 0, 1, [], ""]}

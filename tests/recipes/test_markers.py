@@ -75,9 +75,7 @@ DECODING: dict[str, Callable[[Path, Experiment], object]] = {
 
 
 @pytest.mark.parametrize("kind", DECODING)
-def test_decoding_looks_at_all_of_its_inputs(
-    top: Path, capsys: pytest.CaptureFixture[str], kind: str
-) -> None:
+def test_changed_input_repeats_decoding(top: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
     experiment = tiny.experiment()
     capsys.readouterr()
     decode(experiment, top / "data", top / "run")
@@ -89,7 +87,7 @@ def test_decoding_looks_at_all_of_its_inputs(
     assert "up to date" in capsys.readouterr().out
 
 
-def test_beam_search_looks_at_the_texts_of_its_language_model(
+def test_changed_language_model_texts_repeat_decoding(
     top: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Greedy search stands for the beam, because only the inputs matter here."""
@@ -107,9 +105,7 @@ def test_beam_search_looks_at_the_texts_of_its_language_model(
         assert ("up to date" not in capsys.readouterr().out) == again
 
 
-def test_a_copied_checkpoint_of_the_same_bytes_is_the_same(
-    top: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_copied_checkpoint_is_the_same_input(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(top / "run/best.pt", top / "copy.pt")
     os.replace(top / "copy.pt", top / "run/best.pt")
     capsys.readouterr()
@@ -118,7 +114,7 @@ def test_a_copied_checkpoint_of_the_same_bytes_is_the_same(
 
 
 @pytest.mark.parametrize("name", ["hyps.jsonl", "result.json", "report.html", "metrics.jsonl"])
-def test_scoring_looks_at_all_of_its_inputs(top: Path, name: str) -> None:
+def test_changed_input_repeats_scoring(top: Path, name: str) -> None:
     out = top / "run/decode/test"
     page = out / "report.html"
     before = page.stat().st_mtime_ns
@@ -135,7 +131,7 @@ def test_scoring_looks_at_all_of_its_inputs(top: Path, name: str) -> None:
     assert page.stat().st_mtime_ns > before and (out / "result.json").is_file()
 
 
-def test_hypotheses_of_other_data_are_said_to_be(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hypotheses_of_other_data_are_reported(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = "these hypotheses are of other data than"
     capsys.readouterr()
     score(top / "run", data=top / "data")
@@ -145,14 +141,14 @@ def test_hypotheses_of_other_data_are_said_to_be(top: Path, capsys: pytest.Captu
     assert said in capsys.readouterr().out
 
 
-def test_a_set_without_rows_is_one_sentence(top: Path, tmp_path: Path) -> None:
+def test_empty_split_is_refused(top: Path, tmp_path: Path) -> None:
     shutil.copytree(top / "data", tmp_path / "data")
     write_table(tmp_path / "data/test.parquet", [])
     with pytest.raises(MayaError, match=r"data has no test set to decode: test\.parquet has no rows"):
         decode(tiny.experiment(), tmp_path / "data", top / "run")
 
 
-def test_a_marker_is_of_its_inputs_and_this_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marker_depends_on_inputs_and_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     marker, inputs = tmp_path / "stage.json", {"b": [1, None], "a": "हाँ"}
     assert not is_done(marker, inputs) and earlier_inputs(marker) == {}
     mark_done(marker, inputs)

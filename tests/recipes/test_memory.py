@@ -14,9 +14,7 @@ LIMIT = 0.9  # GB; the process alone takes some 0.4
 
 
 @pytest.mark.slow
-def test_training_measures_the_memory_and_comes_to_its_end(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_measures_memory_and_finishes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tones.make_corpus(tmp_path / "corpus")
     run = tmp_path / "run"
     places = ["--data", str(tmp_path / "data"), "--run-dir", str(run)]

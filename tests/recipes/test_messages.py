@@ -10,7 +10,7 @@ from maya.recipes import cli
 from maya.recipes.messages import messages_on_stderr
 
 
-def test_a_message_is_printed_once_whatever_others_do_to_the_root_logger() -> None:
+def test_message_is_printed_once_with_a_root_handler() -> None:
     """In a process of its own, whose root logger has no handler yet."""
     program = (
         "import logging\n"
@@ -29,7 +29,7 @@ def test_a_message_is_printed_once_whatever_others_do_to_the_root_logger() -> No
     assert lines == ["before", "WARNING:root:of another package", "after", "news", "at last"], done.stderr
 
 
-def test_commands_in_one_process_print_once_each(
+def test_repeated_commands_print_once_each(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "dispatch", lambda args: logging.getLogger("maya.x").warning("look here"))
@@ -40,7 +40,7 @@ def test_commands_in_one_process_print_once_each(
     assert log.propagate and not log.handlers, "what a command set up is put back"
 
 
-def test_of_several_processes_one_tells_and_all_warn(
+def test_only_rank_0_prints_info_and_all_ranks_warn(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, expected in ((0, "news\n7 files\n"), (1, "rank 1: 7 files\n")):

@@ -81,26 +81,26 @@ def test_from_corpus_to_score(tmp_path: Path, code: str, texts: set[str]) -> Non
     assert report.pooled.words.rate == 0.0
 
 
-def test_a_text_in_another_script_is_flagged(tmp_path: Path) -> None:
+def test_text_in_another_script_is_flagged(tmp_path: Path) -> None:
     rows = write_corpus(tmp_path / "c", "el")
     rows[3]["text"], rows[5]["text"] = "hello there", "ένα hello δύο τρία"
     write_manifest(tmp_path / "c", rows)
-    found = examine(tmp_path / "c", languages=["el"], cfg=PrepareConfig())
-    flags = {(flag.id, flag.reason) for flag in found.flags if flag.reason.endswith("_script")}
+    examined = examine(tmp_path / "c", languages=["el"], cfg=PrepareConfig())
+    flags = {(flag.id, flag.reason) for flag in examined.flags if flag.reason.endswith("_script")}
     assert flags == {("el-03", "wrong_script"), ("el-05", "mixed_script")}
-    page = found.page(found.entries(), PrepareConfig().audio_checks)
+    page = examined.page(examined.entries(), PrepareConfig().audio_checks)
     assert page.summary["languages"]["el"]["foreign_script"] == 1
 
 
-def test_an_experiment_of_other_languages_says_what_it_leaves_out(tmp_path: Path) -> None:
+def test_dropped_languages_are_reported(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c", "fr", "el")
     with pytest.raises(
         MayaError, match="has no utterance in hi, bn, .*, only in el, fr; set languages=el,fr"
     ):
         examine(tmp_path / "c", languages=Experiment(name="x").languages, cfg=PrepareConfig())
-    found = examine(tmp_path / "c", languages=["Greek"], cfg=PrepareConfig())
-    assert {one.language for one in found.kept} == {"el"}
-    assert any("16 in fr (languages=el,fr takes them too)" in note for note in found.notes)
+    examined = examine(tmp_path / "c", languages=["Greek"], cfg=PrepareConfig())
+    assert {entry.language for entry in examined.kept} == {"el"}
+    assert any("16 in fr (languages=el,fr takes them too)" in note for note in examined.notes)
 
 
 def test_validate_without_an_experiment_takes_all_languages(
@@ -121,11 +121,11 @@ def test_languages_of_an_experiment() -> None:
         load_experiment("egs.indic12.mini", ["languages=xx"])
 
 
-def test_the_default_language_may_be_a_name(tmp_path: Path) -> None:
+def test_default_language_may_be_a_name(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav", 0.5)
     (tmp_path / "a.txt").write_text("oui")
-    found = examine(tmp_path, languages=["fr"], cfg=PrepareConfig(language="French"))
-    assert [one.language for one in found.kept] == ["fr"]
+    examined = examine(tmp_path, languages=["fr"], cfg=PrepareConfig(language="French"))
+    assert [entry.language for entry in examined.kept] == ["fr"]
     with pytest.raises(MayaError, match="unknown language 'Frensh'.*did you mean fr"):
         examine(tmp_path, languages=["fr"], cfg=PrepareConfig(language="Frensh"))
 
@@ -136,6 +136,6 @@ def test_evaluation_reads_tables_of_any_language(tmp_path: Path) -> None:
     assert (row.language, row.text) == ("fr", '"oui')
 
 
-def test_texts_without_a_language_are_scored_as_they_are() -> None:
+def test_texts_without_a_language_are_not_normalized() -> None:
     assert normal_form("Hello, World", "") == normal_form("Hello, World", "xx") == "Hello, World"
     assert normal_form("L'Été!", "fr") == "l'été" and normal_form("it&#39;s", "en") == "it's"

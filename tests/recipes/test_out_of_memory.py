@@ -34,38 +34,38 @@ def _utterances() -> Any:
     return SimpleNamespace(durations=rng.uniform(1.0, 16.0, 500), token_counts=rng.integers(1, 60, 500))
 
 
-def _advice(run: Path, monkeypatch: pytest.MonkeyPatch, found: MemoryConfig | MayaError, **plan: Any) -> str:
+def _advice(run: Path, monkeypatch: pytest.MonkeyPatch, result: MemoryConfig | MayaError, **plan: Any) -> str:
     exp = tiny.experiment()
     exp.data.plan = PlanConfig(**({"max_seconds": 200.0} | plan))
-    asked = []
+    calls = []
 
-    def measure(plan: PlanConfig, *_: Any, **how: Any) -> PlanConfig:
-        asked.append((plan.memory.limit, how["seconds"]))
-        if isinstance(found, MayaError):
-            raise found
-        return replace(plan, memory=found)
+    def measure(plan: PlanConfig, *_: Any, **settings: Any) -> PlanConfig:
+        calls.append((plan.memory.limit, settings["seconds"]))
+        if isinstance(result, MayaError):
+            raise result
+        return replace(plan, memory=result)
 
     monkeypatch.setattr(memory, "with_memory", measure)
     accelerator: Any = SimpleNamespace(device=torch.device("cuda"), mixed_precision="bf16")
     error = OutOfMemory([synthetic(12, 16.0, 9, 20)], 3, exp, accelerator.device)
     said = advice(exp, _utterances(), run, accelerator, error)
-    assert asked == ([("auto", pytest.approx(16.0, abs=0.2))] if exp.data.plan.memory.limit == "off" else [])
+    assert calls == ([("auto", pytest.approx(16.0, abs=0.2))] if exp.data.plan.memory.limit == "off" else [])
     return said
 
 
-def test_the_batch_that_was_measured_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advice_uses_the_measured_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = _advice(tmp_path, monkeypatch, MEASURED)
     # 40 GB hold 1200 frames, which are 96 s, or somewhat less of short utterances; 200 s are three parts.
     assert re.search(r"12 utterances × 16\.0 s, 9 tokens; (8[5-9]|9[0-6]) s fit, as measured since", said)
     assert "data.plan.max_seconds=66.6 train.accumulate=3 (still 200 s of audio a step: 66.6 × 3)" in said
-    heard, cfg = _utterances(), PlanConfig(max_seconds=66.6)
-    plan = BatchPlan(heard.durations, heard.token_counts, np.zeros(500, np.int16), cfg)
+    utterances, cfg = _utterances(), PlanConfig(max_seconds=66.6)
+    plan = BatchPlan(utterances.durations, utterances.token_counts, np.zeros(500, np.int16), cfg)
     for rows in plan.epoch(0):
-        frames = Caps(cfg).frames(heard.durations[rows].max())
-        assert MEASURED.bytes(len(rows), frames, heard.token_counts[rows].max()) <= 44e9
+        frames = Caps(cfg).frames(utterances.durations[rows].max())
+        assert MEASURED.bytes(len(rows), frames, utterances.token_counts[rows].max()) <= 44e9
 
 
-def test_where_measuring_says_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advice_if_measuring_disagrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = _advice(tmp_path, monkeypatch, replace(MEASURED, max_bytes=400e9))
     assert "such a batch fits: is something else on the GPU?" in said and "max_seconds=100" in said
     said = _advice(tmp_path, monkeypatch, MayaError("one utterance of 16.0 s needs 9 GB"))
@@ -87,7 +87,7 @@ def _lact() -> tuple[SpeechModelConfig, TrainConfig]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", [_zipformer, _lact])
-def test_steps_of_other_encoders_are_measured(preset: Any) -> None:
+def test_memory_of_other_encoders_is_measured(preset: Any) -> None:
     model, train = preset()
     model.vocab_size, model.languages = 40, ("en",)
     order = Order(model=to_dict(model), train=to_dict(train), device="cpu", bf16=False)

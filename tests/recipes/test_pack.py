@@ -13,7 +13,7 @@ from maya.recipes.pack import pack
 from tests.data.making import write_corpus, write_manifest, write_tar
 
 
-def test_every_file_is_in_the_tar_of_its_language_as_it_was(tmp_path: Path) -> None:
+def test_files_are_unchanged_in_the_tar_of_their_language(tmp_path: Path) -> None:
     rows = {row["id"]: row for row in write_corpus(tmp_path / "c", per_speaker=1)}
     out = pack(tmp_path / "c", tmp_path / "out")
     packed = read_manifest(out / "manifest.jsonl")
@@ -35,7 +35,7 @@ def test_labels_stay(tmp_path: Path) -> None:
     assert [dict(row.labels) for row in packed if row.labels] == [{"emotion": "happy"}]
 
 
-def test_packing_again_changes_nothing_and_a_few_can_be_taken(tmp_path: Path) -> None:
+def test_packing_again_changes_nothing_and_limit(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c", per_speaker=1)
     pack(tmp_path / "c", tmp_path / "out")
     before = (tmp_path / "out" / "en.tar").stat().st_ino
@@ -45,7 +45,7 @@ def test_packing_again_changes_nothing_and_a_few_can_be_taken(tmp_path: Path) ->
     assert len(read_manifest(tmp_path / "out" / "manifest.jsonl")) == 4
 
 
-def test_ids_that_no_tar_can_hold(tmp_path: Path) -> None:
+def test_ids_that_are_no_file_names(tmp_path: Path) -> None:
     rows = write_corpus(tmp_path / "c", per_speaker=1, speakers=2)
     rows[0]["id"], rows[1]["id"] = "../up/ü" + "x" * 200, "/absolute"
     write_manifest(tmp_path / "c", rows)
@@ -69,7 +69,7 @@ def test_a_tar_without_offsets_is_packed_too(tmp_path: Path) -> None:
     assert read_range(out / "en.tar", row.offset or 0, row.size or 0) == members[rows[0]["audio"]]
 
 
-def test_what_cannot_be_packed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_impossible_packing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = write_corpus(tmp_path / "c", per_speaker=1, speakers=1)
     (tmp_path / "c" / rows[1]["audio"]).unlink()
     assert main(["pack", "--corpus", str(tmp_path / "c"), "--out", str(tmp_path / "out")]) == 1

@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top / "data"
 
 
-def test_the_report_and_its_json(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_and_json(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "plan.json"
     command = ["plan", *TINY, "--gpu", "l40s", "--gpus", "2", "--json", str(file), "--data", str(data)]
     assert main([*command, "--hours", "1000", "--set", "train.accumulate=4"]) == 0
@@ -58,7 +58,7 @@ def test_the_report_and_its_json(data: Path, tmp_path: Path, capsys: pytest.Capt
     assert plan_text(report, Setup(gpu="l40s", gpus=2), *_model(report)).count("\n") > 40
 
 
-def test_a_run_shows_the_plan_on_its_page(data: Path, tmp_path: Path) -> None:
+def test_run_shows_the_plan_on_its_page(data: Path, tmp_path: Path) -> None:
     run = ["--data", str(data), "--run-dir", str(tmp_path / "run")]
     assert main(["tokenizer", *TINY, *run]) == 0
     assert main(["plan", *TINY, *run, "--gpus", "2"]) == 0
@@ -86,14 +86,14 @@ def _model(report: dict) -> tuple:
         (["mini"], "name the experiment once"),
     ],
 )
-def test_one_sentence_for_each_mistake(
+def test_bad_arguments_give_one_sentence(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", *TINY, *arguments]) == 1
     assert words in capsys.readouterr().err
 
 
-def test_an_experiment_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
+def test_experiment_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
     monkeypatch.chdir(repo)
     name = "fastconformer_tdt_ctc_1b"
     assert experiment_named(name) == repo / "egs" / "indic12" / f"{name}.py"
@@ -117,12 +117,12 @@ class _Place:
     device, mixed_precision = "cpu", "no"
 
 
-def test_a_run_keeps_the_cap_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict] = []
+def test_resumed_run_keeps_its_memory_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict] = []
 
     def measured(plan: PlanConfig, *_: object, **settings: object) -> PlanConfig:
-        asked.append(settings)
-        terms = MemoryConfig(limit=2.0, max_bytes=1.8e9, fixed=5e8, frame=1e5 * len(asked))
+        calls.append(settings)
+        terms = MemoryConfig(limit=2.0, max_bytes=1.8e9, fixed=5e8, frame=1e5 * len(calls))
         return PlanConfig(max_seconds=plan.max_seconds, memory=terms)
 
     monkeypatch.setattr(memory_stage, "with_memory", measured)
@@ -132,12 +132,12 @@ def test_a_run_keeps_the_cap_it_began_with(tmp_path: Path, monkeypatch: pytest.M
     exp.data.speed_perturb = (0.9, 1.0)
     first = plan_within_memory(exp, _Data, tmp_path, _Place)  # type: ignore[arg-type]
     assert first.memory.frame == 1e5 and first.max_seconds == exp.data.plan.max_seconds
-    assert asked[0]["seconds"] == pytest.approx(10.0) and asked[0]["tokens"] == 40
+    assert calls[0]["seconds"] == pytest.approx(10.0) and calls[0]["tokens"] == 40
     assert exp.data.plan.memory.max_bytes is None  # the experiment itself stays as it was given
     assert plan_within_memory(exp, _Data, tmp_path, _Place).memory.frame == 2e5  # type: ignore[arg-type]
     monkeypatch.setattr(memory_stage, "step_checkpoints", lambda run: [(1, run)])
     again = plan_within_memory(exp, _Data, tmp_path, _Place)  # type: ignore[arg-type]
-    assert again.memory.frame == 2e5 and len(asked) == 2
+    assert again.memory.frame == 2e5 and len(calls) == 2
     (tmp_path / "memory.json").write_text("{")
     with pytest.raises(MayaError, match="memory.json is damaged"):
         plan_within_memory(exp, _Data, tmp_path, _Place)  # type: ignore[arg-type]

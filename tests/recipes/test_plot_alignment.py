@@ -47,7 +47,7 @@ def test_label_falls_back_from_script_to_latin_to_id(monkeypatch: pytest.MonkeyP
     assert label_of("", 7) == ("7", None)
 
 
-def test_fonts_are_asked_for_every_character() -> None:
+def test_font_is_chosen_for_all_characters() -> None:
     assert font_for(frozenset("abc")) == (True, None)
     assert font_for(frozenset("a\U0010fffd")) == (False, None)  # a private code point no font draws
 
@@ -59,7 +59,7 @@ def test_picture_is_written(tmp_path: Path, tokens: int) -> None:
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_impossible_input_is_refused(tmp_path: Path) -> None:
     feats = np.zeros((50, 80), np.float32)
     with pytest.raises(MayaError, match="2 pieces for 3 tokens"):
         plot_alignment(feats, hypothesis(3), ["a", "b"], tmp_path / "a.png")

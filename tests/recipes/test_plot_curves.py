@@ -29,12 +29,12 @@ def test_without_matplotlib_the_error_names_the_package(monkeypatch: pytest.Monk
         figure_class()
 
 
-def test_nothing_to_draw(tmp_path: Path) -> None:
+def test_run_without_metrics_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MayaError, match="no curve to draw: new has no train"):
         plot_curves({"new": []}, tmp_path / "x.png")
 
 
-def test_two_runs_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_have_different_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.axes import Axes
 
     drawn: list[tuple[str, str]] = []

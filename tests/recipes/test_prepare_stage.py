@@ -13,7 +13,7 @@ from maya.recipes.prepare import corpus_identity, prepare
 from tests.data.making import write_corpus, write_manifest, write_tar, write_tone
 
 
-def test_a_tar_that_was_written_again_makes_it_another_corpus(tmp_path: Path) -> None:
+def test_rewritten_tar_changes_the_corpus_identity(tmp_path: Path) -> None:
     """Cuts are bound to the time of their tar: the stage has to run again, or training would refuse them."""
     write_corpus(tmp_path, per_speaker=1, speakers=2)
     plain = corpus_identity(tmp_path)
@@ -24,18 +24,18 @@ def test_a_tar_that_was_written_again_makes_it_another_corpus(tmp_path: Path) ->
     assert corpus_identity(tmp_path) != with_tar
 
 
-def test_every_file_that_describes_a_corpus_counts(tmp_path: Path) -> None:
+def test_every_descriptive_file_changes_the_corpus_identity(tmp_path: Path) -> None:
     """A new line in any of them makes the stage run again; a file beside them does not."""
     for name, text in (("wav.scp", "a a.wav\n"), ("text", "a one\n"), ("utt2lang", "a en\n")):
         (tmp_path / name).write_text(text)
-    found = [corpus_identity(tmp_path)]
+    identities = [corpus_identity(tmp_path)]
     (tmp_path / "notes").write_text("nothing that is read")
-    assert corpus_identity(tmp_path) == found[0]
+    assert corpus_identity(tmp_path) == identities[0]
     for name in ("wav.scp", "text", "utt2lang"):
         with (tmp_path / name).open("a") as file:
             file.write("b b\n")
-        found.append(corpus_identity(tmp_path))
-    assert len(set(found)) == 4
+        identities.append(corpus_identity(tmp_path))
+    assert len(set(identities)) == 4
 
 
 Change = Callable[[Path, Experiment], object]
@@ -151,7 +151,7 @@ def test_another_version_of_maya_runs_the_stage_again(
     assert "up to date" not in capsys.readouterr().out
 
 
-def test_a_damaged_file_is_left_out_and_named(top: Path) -> None:
+def test_damaged_file_is_dropped_and_named(top: Path) -> None:
     """The case of a dev utterance that is cut off between two runs."""
     truncated(top / "c", Experiment(name="test"))
     (top / "c/en-001.wav").write_bytes(b"RIFF")
@@ -159,7 +159,7 @@ def test_a_damaged_file_is_left_out_and_named(top: Path) -> None:
     assert '"id": "en-001"' in (top / "out/dropped.jsonl").read_text()
 
 
-def test_a_refused_corpus_leaves_the_marker(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused_corpus_keeps_the_marker(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     experiment = Experiment(name="test", languages=("en", "hi"))
     rows = write_corpus(top / "deep" / "c", per_speaker=2)
     write_manifest(top / "deep" / "c", [row | {"id": f"b{row['id']}"} for row in rows])
@@ -178,7 +178,7 @@ def test_force_keeps_the_split(top: Path, capsys: pytest.CaptureFixture[str]) ->
     assert [part_path(top / "out", part).read_bytes() for part in PARTS] == tables
 
 
-def test_texts_and_audio_of_pairs_count_through_links(tmp_path: Path) -> None:
+def test_linked_texts_and_audio_change_the_corpus_identity(tmp_path: Path) -> None:
     for number in range(3):
         write_tone(tmp_path / f"store/{number}.wav", 0.5)
         (tmp_path / f"store/{number}.txt").write_text("one two")

@@ -62,19 +62,19 @@ def _refusals(planned: Planned) -> list[str]:
 
 def _only(planned: Planned, *parts: str) -> None:
     """There is one refusal, and it holds these words."""
-    found = _refusals(planned)
-    assert len(found) == 1, found
+    refusals = _refusals(planned)
+    assert len(refusals) == 1, refusals
     for part in parts:
-        assert part in found[0], found[0]
-    assert "\n" not in found[0]
+        assert part in refusals[0], refusals[0]
+    assert "\n" not in refusals[0]
 
 
-def test_a_run_that_is_ready(planned: Planned) -> None:
-    found = {f.topic: f.text for f in checks(planned)}
+def test_ready_run_passes_all_checks(planned: Planned) -> None:
+    texts = {f.topic: f.text for f in checks(planned)}
     assert _refusals(planned) == []
-    assert list(found) == ["disk", "gpus", "tokenizer", "plan", "checkpoint", "storage"]
-    assert "2 × H200, 151 GB" in found["gpus"] and "2 languages" in found["plan"]
-    assert "start.pt fits" in found["checkpoint"] and "all in files" in found["storage"]
+    assert list(texts) == ["disk", "gpus", "tokenizer", "plan", "checkpoint", "storage"]
+    assert "2 × H200, 151 GB" in texts["gpus"] and "2 languages" in texts["plan"]
+    assert "start.pt fits" in texts["checkpoint"] and "all in files" in texts["storage"]
 
 
 def test_disk(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +88,9 @@ def test_checkpoints_of_the_flagship_are_counted() -> None:
     """1.1 B parameters: three training checkpoints of 22 GB, one being written, three of 4.4 GB."""
     from egs.indic12.fastconformer_tdt_ctc_1b import experiment
 
-    there = Path(__file__).parent
-    (found,) = ready._disk(Planned(experiment=experiment(), data=there, run=there, gpus=8))
-    text = found if isinstance(found, str) else found.text
+    folder = Path(__file__).parent
+    (check,) = ready._disk(Planned(experiment=experiment(), data=folder, run=folder, gpus=8))
+    text = check if isinstance(check, str) else check.text
     assert 100 <= float(text.split(", ")[1].split(" GB")[0]) <= 108
 
 
@@ -169,7 +169,7 @@ def test_checkpoint_that_does_not_fit(planned: Planned) -> None:
     _only(planned, "checkpoint: ", "does not fit")
 
 
-def test_a_run_that_has_begun(planned: Planned, made: Path) -> None:
+def test_started_run(planned: Planned, made: Path) -> None:
     exp, pieces = planned.experiment, load_tokenizer(made / "run" / "tokenizer.model")
     begun = copy.deepcopy(exp)
     begun.model = with_vocabulary(exp.model, pieces.vocab_size, exp.languages)
@@ -214,11 +214,11 @@ def test_object_storage_before_the_data_are_prepared(
 
     monkeypatch.setattr(object_store, "_current", object_store.S3Store(Store()))
     for key, good in (("a.tar", True), ("b.tar", False)):
-        asked = Planned(experiment=planned.experiment, data=tmp_path / "none", run=planned.run, gpus=2,
+        with_storage = Planned(experiment=planned.experiment, data=tmp_path / "none", run=planned.run, gpus=2,
                        storage=f"s3://bucket/{key}")  # fmt: skip
-        mine = [f for f in checks(asked) if f.topic == "storage"]
-        assert [f.ready for f in mine] == [good]
-        assert ("7 bytes, readable" if good else "Not Found") in mine[0].text
+        storage_checks = [f for f in checks(with_storage) if f.topic == "storage"]
+        assert [f.ready for f in storage_checks] == [good]
+        assert ("7 bytes, readable" if good else "Not Found") in storage_checks[0].text
 
 
 def test_the_command_prints_a_line_for_each_check(

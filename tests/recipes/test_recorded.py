@@ -55,7 +55,7 @@ def mark(trained: Path) -> Path:
     return path
 
 
-def test_the_run_folder_is_enough(trained: Path, mark: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_folder_is_enough(trained: Path, mark: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(trained / "run")
     assert main(["average", run]) == 0
     assert mark.exists(), "the file of the experiment is imported before a checkpoint is loaded"
@@ -92,7 +92,7 @@ def test_the_file_and_its_neighbours_are_copied(trained: Path) -> None:
     assert json.loads((trained / "run" / RECORD).read_text())["file"] == str(trained / "own" / "mine.py")
 
 
-def test_a_missing_file_is_named_and_the_copy_is_not_run(
+def test_missing_file_is_named_and_the_copy_is_not_executed(
     trained: Path, mark: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"
@@ -118,7 +118,7 @@ def test_a_link_into_the_run_folder_is_not_followed(trained: Path, mark: Path, t
 
 
 @pytest.mark.parametrize("changed", ["mine.py", "beside.py"])
-def test_a_changed_file_is_a_warning(
+def test_changed_file_gives_a_warning(
     changed: str, trained: Path, mark: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(trained / "own", tmp_path / "own")
@@ -138,7 +138,7 @@ def test_an_experiment_of_egs_is_not_recorded(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_without_a_record(tmp_path: Path) -> None:
+def test_folders_without_a_record_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MayaError, match=r"config\.json is missing or damaged; name the experiment"):
         experiment_of(tmp_path, None, [])
     with pytest.raises(MayaError, match="does not record its data; name the folder with --data"):

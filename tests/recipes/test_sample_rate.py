@@ -87,7 +87,7 @@ def untrained(top: Path) -> Recognizer:
     return Recognizer(model=model, tokenizer=pieces, device=torch.device("cpu"))
 
 
-def test_the_table_knows_only_the_rates_that_are_stored(top: Path) -> None:
+def test_table_has_the_stored_rates(top: Path) -> None:
     table = Table.open(part_path(top / "data", "train"))
     entries = list(table.entries())
     assert {entry.sample_rate for entry in entries} == {rate for rate, _ in STORED}
@@ -98,7 +98,7 @@ def test_the_table_knows_only_the_rates_that_are_stored(top: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_the_whole_pipeline_at_any_rate(top: Path, tmp_path: Path, name: str) -> None:
+def test_pipeline_at_any_rate(top: Path, tmp_path: Path, name: str) -> None:
     features, run, data = FEATURES[name], tmp_path / "run", top / "data"
     exp = experiment_of(replace(features))
     tokenizer(exp, data, run)
@@ -145,7 +145,7 @@ def test_every_command_gives_the_same_text(
     assert [h.text for h in loaded.transcribe(arrays, method="ctc")] == evaluated
 
 
-def test_a_stream_hears_what_transcribe_hears(top: Path) -> None:
+def test_stream_equals_transcribe(top: Path) -> None:
     """A causal model of 8 kHz, fed in pieces that are no whole number of hops."""
     torch.manual_seed(0)
     cfg = tiny.experiment().model
@@ -172,7 +172,7 @@ class _Letters:
         return "".join(chr(97 + t) for t in tokens)
 
 
-def test_loaders_resample_whatever_comes(top: Path) -> None:
+def test_loaders_resample_every_rate(top: Path) -> None:
     """Cuts of a table, and a lhotse CutSet of the user's own: the same samples in training and evaluation."""
     table = Table.open(part_path(top / "data", "dev"))
     pieces = Tokenizer.train({"en": ["abcdefgh a b c d e f g h"] * 9}, TokenizerConfig(vocab_size=16))
@@ -193,7 +193,7 @@ def test_loaders_resample_whatever_comes(top: Path) -> None:
             assert batch.seconds == pytest.approx(sum(len(whole[i]) for i in batch.ids) / 8000)
 
 
-def test_a_table_of_an_earlier_version_is_read(top: Path, tmp_path: Path) -> None:
+def test_table_of_an_earlier_version_is_read(top: Path, tmp_path: Path) -> None:
     """It has durations rounded to samples at 16 kHz, of whole recordings and of parts up to their ends."""
     entries = list(Table.open(part_path(top / "data", "train")).entries())
 
@@ -211,7 +211,7 @@ def test_a_table_of_an_earlier_version_is_read(top: Path, tmp_path: Path) -> Non
             assert abs(len(batch_audio) / rate - entry.duration) <= 1.5 / min(rate, entry.sample_rate)
 
 
-def test_frame_clocks_count_what_the_model_makes(top: Path) -> None:
+def test_frame_clock_equals_the_encoder(top: Path) -> None:
     """For every rate of model and file: the frames on paper are those of the encoder."""
     table = Table.open(part_path(top / "data", "test"))
     for features in FEATURES.values():
@@ -243,18 +243,20 @@ def test_a_batch_at_another_rate_is_refused() -> None:
         (FbankConfig(sample_rate=8000, hop_ms=0.1), "hop_ms=0.1 is less than a sample at 8000 Hz"),
     ],
 )
-def test_rates_that_cannot_work(features: LogMelConfig | FbankConfig, sentence: str) -> None:
+def test_impossible_rates_are_refused(features: LogMelConfig | FbankConfig, sentence: str) -> None:
     with pytest.raises(MayaError, match=sentence):
         build_model(replace(experiment_of(features).model, vocab_size=20, languages=("en",)))
 
 
-def test_resampling_is_one_function_of_rates() -> None:
+def test_resampled_length() -> None:
     audio = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     for rate in (8000, 11025, 22050, 44100):
         assert len(resample(audio, rate, 16000)) == -(-1000 * 16000 // rate)
 
 
-def test_the_public_case(shared: Path, top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_8_khz_nemo_archive(
+    shared: Path, top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`transcribe` and `evaluate` of a .nemo archive of 8 kHz, which differed."""
     files = [str(path) for path in sorted((top / "corpus").glob("*.wav"))[:6]]
     archive = tmp_path / "rate8k.nemo"

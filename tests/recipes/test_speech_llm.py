@@ -56,7 +56,7 @@ def experiment_for(llm: Path, steps: int, **head: Any) -> Experiment:
     return exp
 
 
-def test_learns_four_utterances_to_the_letter(tmp_path: Path) -> None:
+def test_four_utterances_are_overfitted(tmp_path: Path) -> None:
     llm = tiny_llm.make(tmp_path / "llm")
     exp = experiment_for(llm, steps=80, tokens_per_second=30.0)
     tokenizer = load_tokenizer(str(llm))
@@ -108,7 +108,7 @@ def test_learns_four_utterances_to_the_letter(tmp_path: Path) -> None:
         build(saved)
 
 
-def test_commands_from_a_corpus_to_a_table(
+def test_commands_from_corpus_to_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tones.make_corpus(tmp_path / "corpus", utterances=12)
@@ -143,7 +143,7 @@ def test_commands_from_a_corpus_to_a_table(
     assert load_checkpoint(run / "averaged.pt").notes["trained"] == ["llm"]
 
 
-def test_resuming_is_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+def test_resumed_training_equals_uninterrupted_training(tmp_path: Path) -> None:
     tones.make_corpus(tmp_path / "corpus", utterances=12)
     exp = experiment_for(tiny_llm.make(tmp_path / "llm"), steps=6)
     prepare(exp, tmp_path / "corpus", tmp_path / "data")
@@ -164,9 +164,7 @@ def test_resuming_is_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     assert all(torch.equal(value, again[name]) for name, value in straight.items())
 
 
-def test_the_flagships_language_model_is_an_ordinary_experiment(
-    monkeypatch: pytest.MonkeyPatch, repo: Path
-) -> None:
+def test_flagship_experiment_loads(monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
     monkeypatch.chdir(repo)
     exp = load_experiment("egs.indic12.speech_llm", ["model.heads.llm.stack=2"])
     head = exp.model.head("llm", LanguageModelConfig)
@@ -174,7 +172,7 @@ def test_the_flagships_language_model_is_an_ordinary_experiment(
     assert from_dict(Experiment, to_dict(exp)) == exp
 
 
-def test_the_tokenizer_is_the_language_models_and_two_do_not_fit(tmp_path: Path) -> None:
+def test_tokenizer_comes_from_the_language_model(tmp_path: Path) -> None:
     llm = tiny_llm.make(tmp_path / "llm")
     cfg = config(llm)
     cfg.heads["ctc"] = CTCConfig()  # CTC takes the language model's pieces, too

@@ -27,7 +27,7 @@ from tests import tiny, tiny_zipformer
 from tests.data.making import write_corpus, write_manifest
 
 
-def test_the_stage_writes_a_tokenizer_and_its_report(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_stage_writes_tokenizer_and_report(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_corpus(tmp_path / "c")
     experiment = Experiment(name="test", languages=("en", "hi"))
     experiment.tokenizer.vocab_size = 40
@@ -38,9 +38,9 @@ def test_the_stage_writes_a_tokenizer_and_its_report(tmp_path: Path, capsys: pyt
     assert report["vocab_size"] == made.vocab_size and report["options"]["vocab_size"] == 40
     texts = list(Table.open(tmp_path / "data/train.parquet").read("language", "text"))
     for code in ("en", "hi"):
-        mine = [text for language, text in texts if language == code]
-        pieces = sum(len(made.encode(text)) for text in mine)
-        words = sum(len(text.split()) for text in mine)
+        language_texts = [text for language, text in texts if language == code]
+        pieces = sum(len(made.encode(text)) for text in language_texts)
+        words = sum(len(text.split()) for text in language_texts)
         assert report["languages"][code]["pieces_per_word"] == pytest.approx(pieces / words)
         assert report["languages"][code]["unknown_characters"] == 0.0
     assert report["unknown_characters_of_dev"] == {"en": 0.0, "hi": 0.0}
@@ -102,9 +102,7 @@ def test_a_run_with_checkpoints_keeps_its_tokenizer(
     assert (top / "new/tokenizer.model").read_bytes() != before
 
 
-def test_a_new_character_is_named(
-    trained: tuple[Experiment, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_new_character_is_named(trained: tuple[Experiment, Path], capsys: pytest.CaptureFixture[str]) -> None:
     experiment, top = trained
     grow(top, experiment, ["one two three"] * 90 + ["z"])
     capsys.readouterr()
@@ -112,7 +110,7 @@ def test_a_new_character_is_named(
     assert "new characters without a piece (unknown): en z" in capsys.readouterr().out
 
 
-def test_texts_of_other_letters_are_refused(trained: tuple[Experiment, Path]) -> None:
+def test_texts_with_many_unknown_characters_are_refused(trained: tuple[Experiment, Path]) -> None:
     experiment, top = trained
     files = {path.name: path.read_bytes() for path in (top / "run").glob("*.*")}
     grow(top, experiment, ["zzz jjj qq"] * 9)
@@ -150,7 +148,7 @@ def test_a_run_with_checkpoints_refuses_another_corpus(trained: tuple[Experiment
 
 
 @pytest.mark.parametrize("what", ["replaced", "removed"])
-def test_the_tokenizer_of_the_checkpoints_comes_back(trained: tuple[Experiment, Path], what: str) -> None:
+def test_tokenizer_is_restored_from_the_checkpoints(trained: tuple[Experiment, Path], what: str) -> None:
     experiment, top = trained
     path = top / "run/tokenizer.model"
     before = path.read_bytes()
@@ -199,7 +197,7 @@ def test_every_input_makes_the_stage_run_again(
     assert "up to date" in capsys.readouterr().out
 
 
-def test_audio_that_changed_alone_leaves_the_tokenizer(trained: tuple[Experiment, Path]) -> None:
+def test_changed_audio_keeps_the_tokenizer(trained: tuple[Experiment, Path]) -> None:
     """Other times of the same files are another table, whose tokens are written again."""
     experiment, top = trained
     step_path(top / "run", 1).unlink()
@@ -211,7 +209,7 @@ def test_audio_that_changed_alone_leaves_the_tokenizer(trained: tuple[Experiment
     assert (top / "run/tokenizer.model").read_bytes() == before
 
 
-def test_data_without_dev_give_a_tokenizer(tmp_path: Path) -> None:
+def test_data_without_dev(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c")
     experiment = Experiment(name="test", languages=("en", "hi"))
     experiment.tokenizer.vocab_size = 40
@@ -221,7 +219,7 @@ def test_data_without_dev_give_a_tokenizer(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/tokenizer.json").read_text())["unknown_characters_of_dev"] == {}
 
 
-def test_characters_met_only_in_dev_are_unknown(tmp_path: Path) -> None:
+def test_characters_only_in_dev_are_unknown(tmp_path: Path) -> None:
     rows = write_corpus(tmp_path / "c")
     for row in rows:
         row["split"] = "dev" if row["speaker"] == "en-s0" else "train"
@@ -276,7 +274,7 @@ def test_hypotheses_are_scored_in_the_normal_form_of_training(
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize(("factor", "causal"), [(8, False), (4, True), (8, True)])
-def test_the_clock_counts_as_fastconformer_does(legacy: bool, factor: int, causal: bool) -> None:
+def test_clock_equals_fastconformer(legacy: bool, factor: int, causal: bool) -> None:
     cfg = tiny.experiment().model
     assert isinstance(cfg.features, LogMelConfig) and isinstance(cfg.encoder, FastConformerConfig)
     cfg.features.legacy, cfg.encoder.subsampling_factor = legacy, factor
@@ -292,7 +290,7 @@ def test_the_clock_counts_as_fastconformer_does(legacy: bool, factor: int, causa
     ]
 
 
-def test_the_clock_counts_as_zipformer_does() -> None:
+def test_clock_equals_zipformer() -> None:
     cfg = tiny_zipformer.config()
     assert isinstance(cfg.features, FbankConfig)
     samples = torch.arange(0, 6000, 7)

@@ -31,14 +31,14 @@ def make_table(folder: Path, entries: list[Entry]) -> Table:
     return Table.open(folder / "train.parquet")
 
 
-def test_rows_to_validate_on_are_spread_over_the_table(tmp_path: Path, entries: list[Entry]) -> None:
+def test_validation_rows_are_spread_over_the_table(tmp_path: Path, entries: list[Entry]) -> None:
     table = make_table(tmp_path, entries)  # ten in English, then ten in Hindi
     assert thin(table, 3).tolist() == [0, 4, 9, 10, 14, 19]
     assert thin(table, 99).tolist() == list(range(20))
     assert thin(make_table(tmp_path, []), 3).tolist() == []
 
 
-def test_what_ctc_cannot_align_is_left_out(tmp_path: Path, entries: list[Entry]) -> None:
+def test_rows_that_ctc_cannot_align_are_dropped(tmp_path: Path, entries: list[Entry]) -> None:
     long = [e._replace(text="one " * (1 + 4 * (i % 4))) for i, e in enumerate(entries)]
     table, tokenizer, cfg = make_table(tmp_path, long), make_tokenizer(), hybrid()
     tokens = write_tokens(token_path(tmp_path, "train"), table, tokenizer)
@@ -56,7 +56,7 @@ def test_what_ctc_cannot_align_is_left_out(tmp_path: Path, entries: list[Entry])
     assert drop_infeasible(table, tokens, cfg, 1.1) == (None, [])
 
 
-def test_lengths_that_training_does_not_take(tmp_path: Path, entries: list[Entry]) -> None:
+def test_rows_outside_the_length_limits_are_dropped(tmp_path: Path, entries: list[Entry]) -> None:
     table, tokenizer, exp = make_table(tmp_path, entries), make_tokenizer(), Experiment(name="lengths")
     exp.model.heads = {}
     tokens = write_tokens(token_path(tmp_path, "train"), table, tokenizer)
@@ -70,14 +70,14 @@ def test_lengths_that_training_does_not_take(tmp_path: Path, entries: list[Entry
     assert "s, and data takes" in dropped[0]["reason"]
 
 
-def test_tokens_of_other_data_are_made_again(tmp_path: Path, entries: list[Entry]) -> None:
+def test_tokens_of_other_data_are_rebuilt(tmp_path: Path, entries: list[Entry]) -> None:
     tokenizer = make_tokenizer()
     shared_tokens(tmp_path, make_table(tmp_path, entries), tokenizer)
     changed = make_table(tmp_path, [entries[0]._replace(text="two two"), *entries[1:]])
     assert shared_tokens(tmp_path, changed, tokenizer)[0].tolist() == tokenizer.encode("two two")
 
 
-def test_a_label_that_no_utterance_has_is_named_before_training(tmp_path: Path, entries: list[Entry]) -> None:
+def test_missing_label_is_refused_before_training(tmp_path: Path, entries: list[Entry]) -> None:
     cfg = hybrid()
     cfg.heads["mood"] = ClassifyConfig(label="emotion", classes=("glad", "sad"))
     with pytest.raises(MayaError, match=r"head mood needs the label 'emotion', and no utterance of .*train"):

@@ -42,7 +42,7 @@ def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-def test_the_trained_head_decodes_and_the_log_says_so(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trained_head_decodes_and_is_logged(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = top / "run"
     assert command("decode", top, run) == 0
     assert main(["score", "--run-dir", str(run)]) == 0
@@ -60,7 +60,7 @@ def test_the_trained_head_decodes_and_the_log_says_so(top: Path, capsys: pytest.
     assert [row["text"] for row in rows] == [texts[r["language"]][i].text for i, r in enumerate(rows)]
 
 
-def test_training_says_at_its_start_what_it_will_not_train(
+def test_untrained_heads_are_reported_at_the_start(
     top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(top / "pieces", tmp_path / "run")
@@ -73,7 +73,7 @@ def test_training_says_at_its_start_what_it_will_not_train(
     assert "dev: ctc WER " in valid and "transducer" not in valid
 
 
-def test_epochs_may_end_before_the_transducer_begins(
+def test_epochs_that_end_before_the_transducer_begins(
     top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(top / "pieces", tmp_path / "run")
@@ -95,7 +95,7 @@ def test_a_head_that_was_never_trained_is_refused(
     assert needed in capsys.readouterr().err
 
 
-def test_all_methods_are_those_of_trained_heads(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_methods_are_limited_to_trained_heads(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("decode", top, top / "run", "--method", "all", "--split", "dev") == 0
     out = capsys.readouterr().out
     assert "decode: without transducer: transducer was never trained" in out
@@ -137,7 +137,7 @@ def test_notes_of_every_checkpoint(top: Path) -> None:
     assert not any(name.startswith("transducer") for name in valid[0])
 
 
-def test_a_run_of_an_earlier_version(top: Path, tmp_path: Path) -> None:
+def test_run_of_an_earlier_version(top: Path, tmp_path: Path) -> None:
     """Its checkpoints have no notes on heads; its config.json tells what was trained by their step."""
     run, loaded = tmp_path / "run", load_checkpoint(top / "run" / "best.pt")
     cfg = tiny.options(encoder=loaded.model_config.encoder, vocab_size=loaded.tokenizer.vocab_size)
@@ -204,7 +204,7 @@ def test_an_encoder_without_trained_heads(top: Path, tmp_path: Path) -> None:
         recognizer.transcribe([audio], method="ctc")
 
 
-def test_heads_that_are_taken_over_count_as_trained(
+def test_initialised_heads_count_as_trained(
     top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With its encoder a trained head comes along; an untrained one, or a head alone, does not."""

@@ -26,38 +26,38 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path / "c"
 
 
-def test_a_corpus_is_looked_at_and_nothing_is_written(
+def test_corpus_is_checked_without_writing(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, page = tmp_path / "found.json", tmp_path / "page.html"
-    assert maya("validate", "--corpus", corpus, "--json", found, "--html", page) == 0
+    findings, page = tmp_path / "found.json", tmp_path / "page.html"
+    assert maya("validate", "--corpus", corpus, "--json", findings, "--html", page) == 0
     said = capsys.readouterr().out
     assert "dropped 1 missing_audio (no such file)" in said and "  en 1\n" in said
     assert "flagged 1 digits" in said and "40 utterances: OK" in said
-    result = json.loads(found.read_text())
+    result = json.loads(findings.read_text())
     assert result["refusal"] is None and result["utterances"] == 40
-    assert [one["reason"] for one in result["findings"]][0] == "missing_audio"
+    assert [finding["reason"] for finding in result["findings"]][0] == "missing_audio"
     assert "missing_audio" in page.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "found.json", "page.html"]
 
 
-def test_a_corpus_that_would_be_refused_fails_and_still_says_why(
+def test_refused_corpus_is_reported_with_the_reason(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = tmp_path / "found.json"
-    options = ("--set", "prepare.max_dropped_fraction=0.01", "--json", found)
+    findings = tmp_path / "found.json"
+    options = ("--set", "prepare.max_dropped_fraction=0.01", "--json", findings)
     assert maya("validate", "--corpus", corpus, *options) == 1
     said = capsys.readouterr()
     assert "dropped 1 missing_audio" in said.out and "utterances: OK" not in said.out
     assert "1 of 40 utterances are unusable, more than max_dropped_fraction=0.01" in said.err
-    assert "max_dropped_fraction" in json.loads(found.read_text())["refusal"]
+    assert "max_dropped_fraction" in json.loads(findings.read_text())["refusal"]
     for path in corpus.glob("hi-*.wav"):
         path.unlink()
     assert maya("validate", "--corpus", corpus) == 1
     assert "all 20 utterances of 'hi' are unusable, 20 missing_audio" in capsys.readouterr().err
 
 
-def test_prepared_data_are_looked_at_again(
+def test_prepared_data_are_checked_again(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, page = tmp_path / "out", tmp_path / "page.html"
@@ -73,7 +73,7 @@ def test_prepared_data_are_looked_at_again(
     assert "missing_file" in page.read_text()
 
 
-def test_one_of_the_two_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_corpus_or_data_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         maya("validate")
     assert "missing --corpus or --data" in capsys.readouterr().err
@@ -118,7 +118,7 @@ def named_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
 
 
 @pytest.mark.parametrize("kind", ["lhotse", "nemo"])
-def test_corpora_that_prepare_reads_by_name(
+def test_named_corpora(
     kind: str, named_corpora: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = named_corpora[kind]
@@ -142,7 +142,7 @@ def test_corpora_that_prepare_reads_by_name(
         ("nowhere", "nowhere is not a folder; give --corpus a folder"),
     ],
 )
-def test_prepare_and_validate_refuse_the_same(
+def test_prepare_and_validate_refuse_the_same_corpora(
     corpus: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     complaints = []

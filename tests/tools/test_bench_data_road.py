@@ -21,7 +21,7 @@ def assert_whole(folder: Path, workers: list[int], ranks: int) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_from_files_to_batches(tmp_path: Path, ranks: int) -> None:
+def test_files_to_batches(tmp_path: Path, ranks: int) -> None:
     write_corpus(tmp_path / "c")
     assert_whole(tmp_path, [0, 2], ranks)
 
@@ -35,11 +35,11 @@ def test_recorded_speech_in_tars_is_read_once(shared: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_all_recorded_speech_and_its_pages(shared: Path, tmp_path: Path) -> None:
+def test_real_corpus_and_report_pages(shared: Path, tmp_path: Path) -> None:
     corpus, out = str(shared / "corpora" / "indic12"), tmp_path / "out"
     assert main(["--corpus", corpus, "--work", str(tmp_path / "work"), "--out", str(out)]) == 0
     result = json.loads((out / "data-road.json").read_text())
-    assert [(one["workers"], one["extra"]) for one in result["epochs"]] == [(0, 0), (2, 0)]
+    assert [(epoch["workers"], epoch["extra"]) for epoch in result["epochs"]] == [(0, 0), (2, 0)]
     assert (out / "data-road.md").read_text() == page(result)
     drawn = (tmp_path / "work" / "run" / "data.html").read_text()
     assert "Plan of an epoch" in drawn and "Pieces per word" in drawn and "Malayalam (ml)" in drawn

@@ -9,7 +9,7 @@ from maya.encoders import FastConformer
 from tools.bench import encoder as bench_encoder
 
 
-def test_a_small_comparison_with_ourselves(tmp_path, capsys, monkeypatch):
+def test_comparison_of_maya_with_itself(tmp_path, capsys, monkeypatch):
     def twin(ours):
         other = FastConformer(ours.cfg)
         other.load_state_dict(ours.state_dict())
@@ -27,7 +27,7 @@ def test_a_small_comparison_with_ourselves(tmp_path, capsys, monkeypatch):
     assert set(json.loads(out.read_text())) == {"compare", "attention"}
 
 
-def test_long_audio_is_measured_in_a_fork(capsys):
+def test_long_audio_runs_in_a_subprocess(capsys):
     small = ["--layers", "1", "--width", "32", "--context", "8", "8", "--threads", "1"]
     bench_encoder.main(["long", "--minutes", "0.1", "0.2", *small])
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
@@ -36,7 +36,7 @@ def test_long_audio_is_measured_in_a_fork(capsys):
     assert all(row["peak"] > row["rest"] > 0 for row in rows)
 
 
-def test_encoders_that_differ_are_not_timed():
+def test_encoders_with_different_output_are_refused():
     takers = {
         name: (FastConformer(bench_encoder.no_dropout(d_model=32, n_layers=1)), bench_encoder.run_ours)
         for name in ("maya", "hf")
@@ -45,7 +45,7 @@ def test_encoders_that_differ_are_not_timed():
         bench_encoder.agreement(takers, torch.randn(1, 80, 80), torch.tensor([80]))
 
 
-def test_every_parameter_has_a_name_of_hugging_face():
+def test_every_parameter_maps_to_hugging_face():
     state = FastConformer(bench_encoder.no_dropout(d_model=32, n_layers=1)).state_dict()
     names = bench_encoder.hugging_face_names(state)
     assert len(names) == len(state)

@@ -5,7 +5,9 @@ from maya.kernels.bench import peers
 from tools.bench import fbank as bench_fbank
 
 
-def test_it_compares_all_three(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_compares_all_three_implementations(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     pytest.importorskip("kaldi_native_fbank")
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     bench_fbank.main(["--utterances", "2", "--seconds", "0.5", "--repeats", "1"])

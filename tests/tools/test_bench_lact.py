@@ -8,7 +8,7 @@ from maya.errors import MayaError
 from tools.bench import lact as bench_lact
 
 
-def test_a_small_run_writes_numbers_and_a_page(tmp_path, monkeypatch):
+def test_small_run_writes_results_and_page(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_lact, "plot", lambda result, path: path.write_bytes(b"png"))
     out = tmp_path / "lact"
     small = ["--size", "tiny", "--lengths", "1", "2", "--rounds", "2", "--out", str(out)]
@@ -25,13 +25,13 @@ def test_a_small_run_writes_numbers_and_a_page(tmp_path, monkeypatch):
     assert out.with_suffix(".png").exists()
 
 
-def test_encoders_have_about_the_same_size():
+def test_encoders_have_similar_size():
     for size in ("tiny", "small"):
         counts = [bench_lact.parameters(size, name) for name in bench_lact.ENCODERS]
         assert max(counts) < 1.1 * min(counts), size
 
 
-def test_the_picture_holds_all_encoders(tmp_path):
+def test_plot_has_all_encoders(tmp_path):
     pytest.importorskip("matplotlib")
     rows = [
         {"encoder": name, "audio": audio, "frames": 1, "seconds": audio, "bytes": audio * 1e6}
@@ -42,7 +42,7 @@ def test_the_picture_holds_all_encoders(tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_a_measurement_that_dies_is_named(monkeypatch):
+def test_failed_measurement_is_reported(monkeypatch):
     monkeypatch.setattr(bench_lact, "forked", lambda work: (None, -9))
     with pytest.raises(MayaError, match=r"LaCT, one step: the measurement of 1 s ended with status -9"):
         bench_lact.measure_all("tiny", [1.0], 1, ["LaCT, one step"])

@@ -8,12 +8,12 @@ from maya.train.scaled_adam import ScaledAdam
 from tools.bench import optim as bench_optim
 
 
-def test_the_shapes_are_those_of_zipformer_medium() -> None:
+def test_shapes_equal_zipformer_medium() -> None:
     shapes = bench_optim.medium_shapes()
     assert len(shapes) == 743 and sum(math.prod(s) for s in shapes) == 65_549_011
 
 
-def test_the_loop_takes_the_same_steps() -> None:
+def test_reference_loop_equals_scaled_adam() -> None:
     shapes: list[tuple[int, ...]] = [(3, 4), (3, 4), (7,), ()]
     ours = [nn.Parameter(torch.randn(s)) for s in shapes]
     loop = [nn.Parameter(p.detach().clone()) for p in ours]
@@ -27,7 +27,9 @@ def test_the_loop_takes_the_same_steps() -> None:
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
-def test_it_prints_a_line_for_each(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_prints_one_line_per_optimizer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setattr(bench_optim, "medium_shapes", lambda: [(2, 3), (4,), ()])
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     bench_optim.main(["--repeats", "2"])

@@ -26,14 +26,14 @@ def scales() -> list[dict]:
         return list(process.map(scale, [rows for rows, _ in settings], plans))
 
 
-def test_the_corpus_is_skewed_and_token_counts_go_with_durations() -> None:
+def test_corpus_is_skewed_and_tokens_follow_durations() -> None:
     durations, tokens, langs = corpus(20_000)
     assert durations.min() >= 1 and durations.max() <= 35 and set(langs) == set(range(12))
     assert (langs == 0).sum() > 10 * (langs == 11).sum()
     assert np.corrcoef(durations, tokens)[0, 1] > 0.6
 
 
-def test_bars_hold(scales: list[dict]) -> None:
+def test_limits_are_met(scales: list[dict]) -> None:
     missed = [what for what, _, _, met in bench_plan.bars(scales) if not met]
     assert missed == []
 

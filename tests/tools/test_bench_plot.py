@@ -33,21 +33,21 @@ def run_over(vocabularies: tuple[int, ...], *, case: str = "a", labels: tuple[in
     )  # fmt: skip
 
 
-def test_the_longest_series_is_drawn() -> None:
-    found = series([run_over((10, 20, 30)), run_over((40, 10, 20, 30), case="b")], "vocab")
-    assert [result.setting.vocab for result in found] == [10, 20, 30, 40]
+def test_longest_series_is_used() -> None:
+    results = series([run_over((10, 20, 30)), run_over((40, 10, 20, 30), case="b")], "vocab")
+    assert [result.setting.vocab for result in results] == [10, 20, 30, 40]
     assert series([run_over((10, 20))], "vocab") == []
     assert series([run_over((10, 20, 30))], "labels") == []
 
 
-def test_pictures_and_their_titles(tmp_path: Path) -> None:
+def test_plots_and_titles(tmp_path: Path) -> None:
     titles = plot_bench([run_over((10, 20, 30), labels=(1, 2, 3))], tmp_path / "x.png")
     assert titles[0] == "rnnt: B=2 S=10 U=1 H=8 float32, uniform lattice, cpu" and len(titles) == 4
     assert titles[2].startswith("rnnt: B=2 S=10 H=8 V=10 ")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_was_not_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_measurements_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.axes import Axes
 
     labels: list[str] = []

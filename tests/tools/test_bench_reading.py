@@ -7,9 +7,7 @@ from tools.bench import reading as bench_reading
 from tools.bench.reading import main
 
 
-def test_every_way_is_measured_and_the_page_has_its_bars(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_method_is_measured_and_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench_reading, "IN_SHAR", 10)
     assert main(["--clips", "40", "--rounds", "1", "--seconds", "0.01", "--out", str(tmp_path / "out")]) == 0

@@ -10,14 +10,14 @@ def _tabled(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("| ")]
 
 
-def test_the_recorded_report_is_that_of_the_recorded_rows(repo: Path) -> None:
+def test_recorded_report_matches_recorded_rows(repo: Path) -> None:
     folder = repo / "docs/benchmarks"
     rows = json.loads((folder / "sizing.json").read_text())["rows"]
     assert _tabled(report(rows)) == _tabled((folder / "sizing.md").read_text())
     assert "With accumulation the paper is off by -25% to -14%" in report(rows)
 
 
-def test_a_missed_bar_is_said(repo: Path) -> None:
+def test_missed_limit_is_reported(repo: Path) -> None:
     rows = json.loads((repo / "docs/benchmarks/sizing.json").read_text())["rows"]
     assert "bar 15%: met" in report(rows)
     rows[0]["error"] = -0.2

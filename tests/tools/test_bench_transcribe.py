@@ -26,7 +26,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "manifest.jsonl"
 
 
-def test_a_comparison_with_ourselves(
+def test_comparison_of_maya_with_itself(
     manifest: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_transcribe, "hugging_face_taker", bench_transcribe.maya_taker)
@@ -38,7 +38,7 @@ def test_a_comparison_with_ourselves(
         assert 1 < result["characters a second"] < 16 and set(result["hf over maya"]) == {"clock", "cpu"}
 
 
-def test_hours_are_measured_in_a_fork(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_audio_runs_in_a_subprocess(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--manifest", str(manifest), "--files", "4", "--minutes", "0.1"]
     bench_transcribe.main(["long", *SMALL, *more])
     (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
@@ -46,10 +46,8 @@ def test_hours_are_measured_in_a_fork(manifest: Path, capsys: pytest.CaptureFixt
     assert row["above start"] > 0
 
 
-def test_every_weight_has_a_name_of_hugging_face() -> None:
+def test_every_weight_maps_to_hugging_face() -> None:
     model = SpeechModel(hybrid(vocab_size=7, encoder=FastConformerConfig(n_layers=1, d_model=32)))
-    lstm = "prediction.dec_rnn.lstm."
-    state = bench_transcribe.renamed(
-        model.decoder.state_dict(), {"prediction.embed.": "e.", lstm: "decoder.lstm."}
-    )
-    assert len(state) == len(model.decoder.state_dict()) and "decoder.lstm.weight_hh_l1" in state
+    decoder, lstm = model.heads["transducer"].decoder, "prediction.dec_rnn.lstm."
+    state = bench_transcribe.renamed(decoder.state_dict(), {"prediction.embed.": "e.", lstm: "decoder.lstm."})
+    assert len(state) == len(decoder.state_dict()) and "decoder.lstm.weight_hh_l1" in state

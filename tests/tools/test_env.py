@@ -73,7 +73,7 @@ def log(top: Path) -> list[str]:
     return lines
 
 
-def test_made_once_then_used(checkout: Path) -> None:
+def test_environment_is_created_once_and_reused(checkout: Path) -> None:
     first = call(checkout)
     assert first.returncode == 0, first.stderr
     assert first.stdout.strip() == str(checkout / ".venv" / "bin" / "python")
@@ -82,7 +82,7 @@ def test_made_once_then_used(checkout: Path) -> None:
     assert (second.returncode, second.stderr, log(checkout)) == (0, "", [])
 
 
-def test_the_rest_is_installed_when_it_is_needed(checkout: Path) -> None:
+def test_optional_groups_are_installed_on_demand(checkout: Path) -> None:
     call(checkout)
     log(checkout)
     assert "up to date with '.[dev]'" in call(checkout, extra="dev").stderr
@@ -104,7 +104,7 @@ def test_changed_requirements_are_installed_into_the_same_environment(
     assert call(checkout).stderr == "" and log(checkout) == []
 
 
-def test_a_failed_installation_is_begun_again(checkout: Path) -> None:
+def test_failed_installation_is_restarted(checkout: Path) -> None:
     (checkout / "fail").touch()
     failed = call(checkout)
     assert failed.returncode == 1 and "did not finish; run the same command again" in failed.stderr
@@ -116,7 +116,7 @@ def test_a_failed_installation_is_begun_again(checkout: Path) -> None:
     assert log(checkout) == ["venv", INSTALL] and not half_made.exists()
 
 
-def test_an_environment_that_lost_its_marks_is_made_anew(checkout: Path) -> None:
+def test_environment_without_pyvenv_cfg_is_recreated(checkout: Path) -> None:
     # A removal that was interrupted: Python still runs, but as the one beneath, and pip would install there.
     call(checkout)
     log(checkout)
@@ -125,7 +125,7 @@ def test_an_environment_that_lost_its_marks_is_made_anew(checkout: Path) -> None
     assert log(checkout) == ["venv", INSTALL]
 
 
-def test_a_moved_checkout_is_installed_again(checkout: Path) -> None:
+def test_moved_checkout_is_reinstalled(checkout: Path) -> None:
     call(checkout)
     log(checkout)
     moved = checkout.rename(checkout.with_name("elsewhere"))
@@ -143,7 +143,7 @@ def test_an_environment_made_by_hand_is_kept(checkout: Path) -> None:
     assert log(checkout) == [INSTALL] and (checkout / ".venv" / "mine").exists()
 
 
-def test_no_python_is_said_clearly(checkout: Path) -> None:
+def test_missing_python_is_explained(checkout: Path) -> None:
     for name in ("python3.11", "python3", "python", "python3.12", "python3.13"):  # shadow the system's
         (checkout / "bin" / name).write_text("#!/bin/sh\nexit 1\n")
         (checkout / "bin" / name).chmod(0o755)
@@ -152,7 +152,7 @@ def test_no_python_is_said_clearly(checkout: Path) -> None:
     assert not (checkout / ".venv").exists()
 
 
-def test_an_active_environment_that_holds_this_checkout_is_used_in_silence(
+def test_active_environment_with_this_checkout_is_used_silently(
     checkout: Path, active: dict[str, str]
 ) -> None:
     (checkout / "complete").touch()
@@ -163,7 +163,7 @@ def test_an_active_environment_that_holds_this_checkout_is_used_in_silence(
 
 
 @pytest.mark.parametrize("other", ["", "/another/checkout"])
-def test_this_checkout_runs_from_an_active_environment_that_has_all(
+def test_active_environment_with_all_requirements_is_used(
     checkout: Path, active: dict[str, str], other: str
 ) -> None:
     (checkout / "complete").touch()
@@ -179,7 +179,7 @@ def test_this_checkout_runs_from_an_active_environment_that_has_all(
 
 
 @pytest.mark.parametrize("extra", ["mini", "dev"])
-def test_an_active_environment_that_lacks_something_gets_it(
+def test_missing_requirements_are_installed_into_the_active_environment(
     checkout: Path, active: dict[str, str], extra: str
 ) -> None:
     done = call(checkout, extra=extra, **active)
@@ -191,9 +191,7 @@ def test_an_active_environment_that_lacks_something_gets_it(
     assert failed.returncode == 1 and "pip failed" in failed.stderr
 
 
-def test_an_active_environment_of_another_checkout_is_left_alone(
-    checkout: Path, active: dict[str, str]
-) -> None:
+def test_active_environment_of_another_checkout_is_unchanged(checkout: Path, active: dict[str, str]) -> None:
     (checkout / "place").write_text("/another/checkout")
     done = call(checkout, **active)
     assert done.returncode == 0, done.stderr
@@ -205,9 +203,7 @@ def test_an_active_environment_of_another_checkout_is_left_alone(
     assert not Path(active["VIRTUAL_ENV"], "bin", "pip-was-here").exists()
 
 
-def test_a_python_outside_an_environment_is_never_installed_into(
-    checkout: Path, active: dict[str, str]
-) -> None:
+def test_system_python_is_never_changed(checkout: Path, active: dict[str, str]) -> None:
     path = {"PATH": active["PATH"], "VIRTUAL_ENV": ""}
     assert call(checkout, **path).returncode == 0
     assert log(checkout) == ["venv", INSTALL]

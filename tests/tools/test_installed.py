@@ -42,13 +42,13 @@ EXPERIMENTS = ["mini", "egs.digits.lact", "maya.egs.indic12.large", "egs.librisp
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_experiments_of_egs(name: str, site: Path, tmp_path: Path) -> None:
+def test_egs_experiments_load(name: str, site: Path, tmp_path: Path) -> None:
     done = run(site, tmp_path, "maya.recipes.cli", "plan", name)
     assert done.returncode == 0, done.stderr
     assert "parameters" in done.stdout
 
 
-def test_a_wrong_name_is_answered_with_the_nearest(site: Path, tmp_path: Path) -> None:
+def test_unknown_experiment_suggests_the_nearest(site: Path, tmp_path: Path) -> None:
     done = run(site, tmp_path, "maya.recipes.cli", "plan", "minni")
     assert done.returncode == 1
     assert done.stderr.strip() == "maya plan: there is no experiment 'minni'; did you mean 'mini'?"
@@ -57,13 +57,13 @@ def test_a_wrong_name_is_answered_with_the_nearest(site: Path, tmp_path: Path) -
     assert "did you mean 'egs.digits.digits'?" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_file_of_ones_own_may_build_on_egs(site: Path, tmp_path: Path) -> None:
+def test_user_experiment_can_import_egs(site: Path, tmp_path: Path) -> None:
     text = "from maya.egs.indic12 import mini\n\n\ndef experiment():\n    return mini.experiment()\n"
     (tmp_path / "mine.py").write_text(text)
     done = run(site, tmp_path, "maya.recipes.cli", "plan", "./mine.py")
     assert done.returncode == 0, done.stderr
 
 
-def test_the_corpus_programs_of_egs(site: Path, tmp_path: Path) -> None:
+def test_egs_data_programs_run(site: Path, tmp_path: Path) -> None:
     done = run(site, tmp_path, "maya.egs.librispeech.data", "--help")
     assert done.returncode == 0 and "manifests" in done.stdout, done.stderr

@@ -78,18 +78,18 @@ def places(output: str, top: Path) -> bool:
     return [line.replace("/__init__.py", "") for line in lines] == [str(top / place) for place in inside]
 
 
-def test_the_environment_holds_the_first(checkouts: Checkouts) -> None:
+def test_environment_has_the_first_checkout(checkouts: Checkouts) -> None:
     assert places(checkouts.python("-c", PROBE, cwd=checkouts.active), checkouts.first)
 
 
-def test_the_second_runs_its_own(checkouts: Checkouts) -> None:
+def test_second_checkout_imports_its_own_code(checkouts: Checkouts) -> None:
     second = checkouts.second
     assert places(checkouts.python("-c", PROBE, cwd=second), second)
     assert places(checkouts.python("-m", "maya.recipes.probe", cwd=second), second)
     assert places(checkouts.python("-c", PROBE, cwd=checkouts.active, PYTHONPATH=str(second)), second)
 
 
-def test_the_first_runs_its_own_where_the_second_comes_first_on_the_path(checkouts: Checkouts) -> None:
+def test_first_checkout_imports_its_own_code_despite_pythonpath(checkouts: Checkouts) -> None:
     probe = checkouts.python("-c", PROBE, cwd=checkouts.first, PYTHONPATH=str(checkouts.second))
     assert places(probe, checkouts.first)
     done = checkouts.run(
@@ -101,7 +101,7 @@ def test_the_first_runs_its_own_where_the_second_comes_first_on_the_path(checkou
     assert places(done.stdout, checkouts.first)
 
 
-def test_run_sh_of_the_second_runs_it_and_re_points_nothing(checkouts: Checkouts) -> None:
+def test_run_sh_uses_its_own_checkout_without_reinstalling(checkouts: Checkouts) -> None:
     pytest.importorskip("espeakng_loader", reason="run.sh needs all of '.[mini]'")
     first, second = checkouts.first, checkouts.second
     done = checkouts.in_env(second, f"cd /; python -c '{PROBE}'")
@@ -116,14 +116,14 @@ def test_run_sh_of_the_second_runs_it_and_re_points_nothing(checkouts: Checkouts
     assert places(done.stdout, first) and done.stderr == ""
 
 
-def test_torchrun_runs_the_second(checkouts: Checkouts) -> None:
+def test_torchrun_imports_the_second_checkout(checkouts: Checkouts) -> None:
     pytest.importorskip("espeakng_loader", reason="run.sh needs all of '.[mini]'")
     launch = "python -m torch.distributed.run --standalone --nproc-per-node 1 -m maya.recipes.probe"
     assert places(checkouts.in_env(checkouts.second, f"cd /; {launch}").stdout, checkouts.second)
 
 
 @pytest.mark.parametrize("safe", [(), ("-P",)], ids=["python", "no current folder"])
-def test_the_tests_of_the_second_test_it(checkouts: Checkouts, safe: tuple[str, ...]) -> None:
+def test_pytest_imports_the_second_checkout(checkouts: Checkouts, safe: tuple[str, ...]) -> None:
     second = checkouts.second
     (second / "tests").mkdir(exist_ok=True)
     (second / "tests" / "test_probe.py").write_text(f"def test_probe():\n    exec({PROBE!r})\n")

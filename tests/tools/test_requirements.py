@@ -18,14 +18,14 @@ SETUP = requirements.setup_arguments()
 CUDA = re.compile(r"(nvidia|cuda)-")  # of a CUDA build of torch, which pins them itself
 
 
-def test_what_is_published() -> None:
+def test_published_metadata() -> None:
     assert (SETUP["name"], SETUP["version"]) == ("maya-asr", maya.__version__)
     torch = next(Requirement(line) for line in SETUP["install_requires"] if line.startswith("torch"))
     assert "2.11.0" in torch.specifier and "2.10.0" not in torch.specifier
     assert "2.99" in torch.specifier and "3.0" in torch.specifier  # no upper bound
 
 
-def test_constraints_name_versions_and_nothing_else(repo: Path) -> None:
+def test_constraints_are_exact_versions(repo: Path) -> None:
     lines = [x for x in (repo / "constraints.txt").read_text().splitlines() if x and not x.startswith("#")]
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines)  # +cpu is no version
     names = [line.partition("==")[0] for line in lines]
@@ -60,7 +60,7 @@ def _needed(names: list[Requirement]) -> Iterator[Requirement]:
                 todo.append(inner)
 
 
-def test_all_that_is_installed_with_them_is_pinned() -> None:
+def test_transitive_requirements_are_pinned() -> None:
     pins = requirements.pins()
     needed = {canonicalize_name(r.name) for r in _needed(requirements.requirements("dev"))}
     assert {"sympy", "filelock", "lhotse"} <= needed
@@ -71,7 +71,7 @@ def test_all_that_is_installed_with_them_is_pinned() -> None:
         assert pins.keys() - needed == {"setuptools"} - needed  # and nothing else is
 
 
-def test_what_the_code_imports_is_required(repo: Path) -> None:
+def test_imports_are_declared_as_requirements(repo: Path) -> None:
     of = importlib.metadata.packages_distributions()
     every = {canonicalize_name(r.name) for r in requirements.requirements()}
     optional = {
@@ -103,7 +103,7 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return table
 
 
-def test_a_torch_that_is_there_is_kept(versions: dict[str, str]) -> None:
+def test_installed_torch_is_kept(versions: dict[str, str]) -> None:
     pins = [f"{name}=={version}" for name, version in sorted(requirements.pins().items())]
     assert requirements.constraints("tested") == pins
     versions["torch"] = "2.12.1+cu130"
@@ -120,7 +120,7 @@ def test_a_torch_that_is_there_is_kept(versions: dict[str, str]) -> None:
     assert requirements.constraints("tested") == pins
 
 
-def test_the_oldest_and_the_newest() -> None:
+def test_oldest_and_newest_versions() -> None:
     oldest = requirements.constraints("oldest")
     assert {"torch==2.11.0", "torchaudio==2.11.0", "triton==3.6.0"} <= set(oldest)
     assert f"numpy=={requirements.pins()['numpy']}" in oldest
@@ -129,7 +129,9 @@ def test_the_oldest_and_the_newest() -> None:
     assert lowest == requirements.KEPT["torch"]
 
 
-def test_what_is_missing(versions: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_requirements_are_listed(
+    versions: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     versions |= requirements.pins()
     assert requirements.missing("dev") == [] and requirements.main(["missing", "dev"]) == 0
     versions |= {"torch": "2.10.0", "pytest": "", "babel": ""}

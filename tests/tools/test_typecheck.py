@@ -5,7 +5,7 @@ import pytest
 from tools import typecheck
 
 
-def test_paths_go_there_and_back(repo: Path) -> None:
+def test_paths_round_trip(repo: Path) -> None:
     for name, seen in (
         ("kernels/rnnt/kernel.py", "maya/kernels/rnnt/kernel.py"),
         ("recipes/cli.py", "maya/recipes/cli.py"),
@@ -18,7 +18,7 @@ def test_paths_go_there_and_back(repo: Path) -> None:
     assert not typecheck.in_scope(repo / "tests" / "a.py") and not typecheck.in_scope(repo / "Makefile")
 
 
-def test_view_is_laid_out_as_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_view_has_the_installed_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("maya/text/a.py", "kernels/k.py", "recipes/r.py", "egs/e.py", "tools/t.py"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
@@ -27,6 +27,6 @@ def test_view_is_laid_out_as_installed(tmp_path: Path, monkeypatch: pytest.Monke
     typecheck.build_view()
     (tmp_path / "maya" / "text").rename(tmp_path / "maya" / "words")
     typecheck.build_view()  # a second time, over the links of the first
-    found = {str(p.relative_to(typecheck.VIEW)) for p in typecheck.VIEW.rglob("*")}
-    assert {"maya/words", "maya/kernels", "maya/recipes", "egs", "tools"} <= found
-    assert "maya/text" not in found and (typecheck.VIEW / "maya" / "recipes" / "r.py").is_file()
+    paths = {str(p.relative_to(typecheck.VIEW)) for p in typecheck.VIEW.rglob("*")}
+    assert {"maya/words", "maya/kernels", "maya/recipes", "egs", "tools"} <= paths
+    assert "maya/text" not in paths and (typecheck.VIEW / "maya" / "recipes" / "r.py").is_file()

@@ -21,7 +21,7 @@ def test_running_mean_is_the_mean_in_double_precision() -> None:
     assert "steps" not in average.mean
 
 
-def test_mean_over_a_stretch_from_its_two_ends() -> None:
+def test_mean_between_two_checkpoints() -> None:
     states, average = _states(40), RunningAverage()
     for s in states[:25]:
         average.update(s)
@@ -38,7 +38,7 @@ def test_mean_over_a_stretch_from_its_two_ends() -> None:
     )
 
 
-def test_an_empty_stretch_is_refused() -> None:
+def test_equal_checkpoints_are_refused() -> None:
     average = RunningAverage()
     average.update({"w": torch.ones(2)})
     with pytest.raises(MayaError, match="nothing was averaged"):
@@ -54,7 +54,7 @@ def _walk(samples: int) -> list[dict[str, torch.Tensor]]:
     return out
 
 
-def test_a_short_stretch_at_the_end_of_a_long_run_keeps_twelve_digits() -> None:
+def test_short_interval_late_in_a_run_keeps_twelve_digits() -> None:
     states, average, start = _walk(3000), RunningAverage(), RunningAverage()
     for i, s in enumerate(states):
         average.update(s)

@@ -63,7 +63,7 @@ def test_a_full_disk_leaves_the_old_file_and_one_sentence(
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_device_that_is_full_while_torch_writes(made: ckpt.Checkpoint, tmp_path: Path) -> None:
+def test_full_device_while_torch_writes(made: ckpt.Checkpoint, tmp_path: Path) -> None:
     """/dev/full refuses every byte, which reaches torch's own writer and not only our flush."""
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
@@ -74,7 +74,7 @@ def test_a_device_that_is_full_while_torch_writes(made: ckpt.Checkpoint, tmp_pat
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
-def test_foreign_files_are_refused_in_one_sentence(content: bytes | None, tmp_path: Path) -> None:
+def test_files_that_are_no_checkpoint_are_refused(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     if content is None:
         torch.save({"format": "something else"}, path)
@@ -95,12 +95,12 @@ def test_nothing_pickled_is_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_folder_without_checkpoints(tmp_path: Path) -> None:
+def test_folder_without_checkpoints_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MayaError, match="holds no checkpoint"):
         ckpt.find_checkpoint(tmp_path)
 
 
-def test_all_random_states_come_back() -> None:
+def test_all_random_states_are_restored() -> None:
     saved = ckpt.rng_state()
     first = (torch.rand(3), np.random.rand(3), random.random())
     ckpt.restore_rng(saved)
@@ -108,7 +108,7 @@ def test_all_random_states_come_back() -> None:
     assert torch.equal(first[0], again[0]) and np.array_equal(first[1], again[1]) and first[2] == again[2]
 
 
-def test_starting_from_another_model(made: ckpt.Checkpoint, tmp_path: Path) -> None:
+def test_start_from_another_model(made: ckpt.Checkpoint, tmp_path: Path) -> None:
     ckpt.save_checkpoint(tmp_path / "averaged.pt", made)
     larger = with_vocabulary(made.model_config, made.model_config.vocab_size + 3, ("en",))
     model = build_model(larger)
@@ -125,14 +125,14 @@ def test_starting_from_another_model(made: ckpt.Checkpoint, tmp_path: Path) -> N
         ckpt.start_from(model, tmp_path, ["adapter"])
 
 
-def test_an_encoder_is_only_taken_for_what_it_was_trained_for(made: ckpt.Checkpoint, tmp_path: Path) -> None:
+def test_start_refuses_other_encoder_settings(made: ckpt.Checkpoint, tmp_path: Path) -> None:
     """Settings without a trace in shapes would silently make another network of the same weights."""
     ckpt.save_checkpoint(tmp_path / "best.pt", made)
     other = copy.deepcopy(made.model_config)
     other.encoder.xscaling, other.features.preemphasis = not other.encoder.xscaling, 0.9
     other.encoder.dropout, other.features.dither = 0.7, 0.0  # of training alone: may differ
-    wanted = r"give --model\.features\.preemphasis 0\.97 --model\.encoder\.xscaling true$"
-    with pytest.raises(MayaError, match=wanted):
+    message = r"give --model\.features\.preemphasis 0\.97 --model\.encoder\.xscaling true$"
+    with pytest.raises(MayaError, match=message):
         ckpt.start_from(build_model(other), tmp_path, ["encoder"])
     unbiased = copy.deepcopy(made.model_config)
     unbiased.encoder.use_bias = False

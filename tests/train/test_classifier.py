@@ -86,7 +86,7 @@ def runs(top: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_head_learns_and_the_encoder_does_not_exist_for_the_optimizer(
+def test_head_learns_and_optimizer_has_no_encoder_parameters(
     top: Path, runs: dict[str, Path], case: str
 ) -> None:
     start, end = (
@@ -133,7 +133,9 @@ def test_validation_and_best_weights(runs: dict[str, Path], case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_stop_leaves_no_trace(top: Path, runs: dict[str, Path], tmp_path: Path, case: str) -> None:
+def test_interrupted_training_equals_uninterrupted_training(
+    top: Path, runs: dict[str, Path], tmp_path: Path, case: str
+) -> None:
     resumed = run_of(top, case, tmp_path / "run", stop=6)
     a, b = (load_checkpoint(step_checkpoints(run)[-1][1], training=True) for run in (runs[case], resumed))
     assert all(torch.equal(value, b.weights[name]) for name, value in a.weights.items())
@@ -143,7 +145,7 @@ def test_a_stop_leaves_no_trace(top: Path, runs: dict[str, Path], tmp_path: Path
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_average_is_chosen_by_accuracy_and_described_in_its_notes(
+def test_average_is_selected_by_accuracy_and_noted(
     top: Path, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     shutil.copytree(runs[case], tmp_path / "run")

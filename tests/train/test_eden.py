@@ -22,11 +22,11 @@ from maya.train.eden import EdenConfig, adjusted_steps, eden
         (499, 0, 0.045 * (1 + 1 / 225) ** -0.25),
     ],
 )
-def test_values_worked_out_by_hand(step: int, epoch: float, expected: float) -> None:
+def test_values_equal_hand_computation(step: int, epoch: float, expected: float) -> None:
     assert eden(step, epoch, peak=0.045, cfg=EdenConfig()) == pytest.approx(expected, rel=1e-7)
 
 
-def test_it_rises_through_the_warm_up_and_falls_ever_after_as_the_inverse_root_of_both() -> None:
+def test_rate_rises_in_warm_up_then_decays_as_inverse_square_root() -> None:
     rates = [eden(step, 0.5, peak=1.0, cfg=EdenConfig()) for step in range(3000)]
     assert all(a < b for a, b in zip(rates[:499], rates[1:500], strict=True))
     assert all(a > b for a, b in zip(rates[500:-1], rates[501:], strict=True))

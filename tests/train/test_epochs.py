@@ -31,28 +31,28 @@ def _experiment() -> Experiment:
     return exp
 
 
-def test_each_pass_leaves_its_weights_and_the_last_one_ends_it(tmp_path: Path) -> None:
+def test_each_epoch_saves_weights_and_the_last_ends_training(tmp_path: Path) -> None:
     exp = _experiment()
     tones.make_corpus(tmp_path / "corpus", utterances=12)
     prepare(exp, tmp_path / "corpus", tmp_path / "data")
     tokenizer(exp, tmp_path / "data", tmp_path / "run")
     train(exp, tmp_path / "data", tmp_path / "run", cpu=True)
-    left = {e: load_checkpoint(p, training=True) for e, p in epoch_checkpoints(tmp_path / "run").items()}
-    assert list(left) == [1, 2] and left[1].step < left[2].step
+    epochs = {e: load_checkpoint(p, training=True) for e, p in epoch_checkpoints(tmp_path / "run").items()}
+    assert list(epochs) == [1, 2] and epochs[1].step < epochs[2].step
     (step, path), *more = step_checkpoints(tmp_path / "run")
-    assert not more and step == left[2].step  # the newest only, from which training would continue
+    assert not more and step == epochs[2].step  # the newest only, from which training would continue
     last = load_checkpoint(path, training=True)
     assert last.training is not None and last.training["position"][:2] == [2, 0]
-    assert all(torch.equal(last.weights[name], value) for name, value in left[2].weights.items())
-    counts = [made.training["average"]["count"] for made in left.values() if made.training]
-    assert counts == [left[1].step, left[2].step]
-    assert set(left[1].training or ()) == {"average"}  # no optimizer: half of the size
+    assert all(torch.equal(last.weights[name], value) for name, value in epochs[2].weights.items())
+    counts = [made.training["average"]["count"] for made in epochs.values() if made.training]
+    assert counts == [epochs[1].step, epochs[2].step]
+    assert set(epochs[1].training or ()) == {"average"}  # no optimizer: half of the size
     average(exp, tmp_path / "data", tmp_path / "run", epoch=2, avg=1)
     mean = load_checkpoint(tmp_path / "run" / "averaged.pt")
     assert mean.notes["weights"] == "mean of epochs 2–2" and mean.step == step
 
 
-def test_what_ends_a_training() -> None:
+def test_end_by_steps_or_epochs() -> None:
     by_steps, by_epochs = TrainConfig(steps=5), TrainConfig(steps=5, epochs=2, schedule="eden")
     assert [schedule.is_over(by_steps, 4, 99), schedule.is_over(by_steps, 5, 0)] == [False, True]
     assert [schedule.is_over(by_epochs, 4, n) for n in (0, 1, 2)] == [False, False, True]
@@ -63,12 +63,12 @@ def test_what_ends_a_training() -> None:
         TrainConfig(passes=0)
 
 
-def test_passes_that_make_an_epoch() -> None:
+def test_epoch_counts_passes() -> None:
     cfg = TrainConfig(passes=3)
     assert [schedule.epoch(cfg, Position(n, 7)) for n in range(7)] == [0, 0, 0, 1, 1, 1, 2]
 
 
-def test_steps_that_are_to_come() -> None:
+def test_expected_steps() -> None:
     def expected(step: int, position: tuple[int, int], batches: int = 10, **options: int) -> int:
         return schedule.expected_steps(TrainConfig(schedule="eden", **options), step, position, batches)
 
@@ -84,7 +84,7 @@ def test_steps_that_are_to_come() -> None:
     )
 
 
-def test_how_many_steps_are_shown() -> None:
+def test_progress_shows_steps_epoch_and_pace() -> None:
     state = State(step=20, position=Position(2, 0))
     by_epochs = Forecast(TrainConfig(schedule="eden", steps=1000, epochs=3), 10)
     assert by_epochs.shown(state) == "~30" and by_epochs.epoch(state) == "2 of 3"

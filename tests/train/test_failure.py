@@ -88,7 +88,7 @@ def _holds(run: Path, before: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "scaled_adam"])
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(
+def test_non_finite_gradient_stops_before_the_update(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
     before = _weights_of_step(monkeypatch, 2)
@@ -111,7 +111,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(
     assert len(failure.tallies) == 2 and all(t.losses.isfinite().all() for t in failure.tallies)
 
 
-def test_a_loss_that_is_not_a_number_leaves_all_that_is_needed_to_see_it_again(
+def test_nan_loss_saves_everything_to_reproduce_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = _weights_of_step(monkeypatch, 1)
@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_a_number_leaves_all_that_is_needed_to_see_it_again(
         kept(run)
 
 
-def test_memory_that_is_not_enough_is_said_with_the_batch_and_what_to_do(
+def test_out_of_memory_error_names_the_batch_and_the_remedy(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_large(*_: Any) -> Any:
@@ -166,8 +166,8 @@ def test_memory_that_is_not_enough_is_said_with_the_batch_and_what_to_do(
     )
     with pytest.raises(MayaError, match=words) as stopped:
         _run(data, tmp_path / "run", accumulate=2)
-    found = re.search(words, str(stopped.value))
-    assert found and float(found[1]) * int(found[2]) == pytest.approx(40.0, abs=0.1 * int(found[2]))
+    match = re.search(words, str(stopped.value))
+    assert match and float(match[1]) * int(match[2]) == pytest.approx(40.0, abs=0.1 * int(match[2]))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert not [r for r in rows if r["kind"] == "train"]
     monkeypatch.setattr(loop, "train_step", lambda *_: [].pop())
@@ -175,7 +175,7 @@ def test_memory_that_is_not_enough_is_said_with_the_batch_and_what_to_do(
         _run(data, tmp_path / "other")
 
 
-def test_nothing_of_the_model_is_left_when_memory_is_measured(
+def test_model_is_released_before_memory_is_measured(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the measurement finds the device full."""
@@ -231,17 +231,15 @@ def _trained_on(data: Path, step: int, rank: int) -> str:
         Table.open(part_path(data / "data", "train")),
         load_tokenizer(data / "run/tokenizer.model"),
     )
-    heard = Utterances.from_table(table, pieces, exp.languages)
-    columns = (heard.durations, heard.token_counts, heard.langs)
-    plan = BatchPlan(*columns, exp.data.plan, rank=rank, world_size=2, ids=heard.ids)
+    utterances = Utterances.from_table(table, pieces, exp.languages)
+    columns = (utterances.durations, utterances.token_counts, utterances.langs)
+    plan = BatchPlan(*columns, exp.data.plan, rank=rank, world_size=2, ids=utterances.ids)
     (row,) = plan.epoch(0)[step]
-    return heard.ids[row]
+    return utterances.ids[row]
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_and_the_one_that_had_it_keeps_the_batch(
-    data: Path, tmp_path: Path
-) -> None:
+def test_two_processes_stop_together_and_save_the_failing_batch(data: Path, tmp_path: Path) -> None:
     """One recording of many is broken: samples are shown by rank 0 alone until it comes, then both end."""
     run, name = tmp_path / "run", _trained_on(data, step=2, rank=1)
     shutil.copytree(data / "run", run)

@@ -26,7 +26,7 @@ from tests import tiny
 
 
 @pytest.mark.parametrize("transducer", ["tdt", "pruned", "none"])
-def test_steps_of_heads_are_those_that_give_them_weight(transducer: Any) -> None:
+def test_head_steps_count_steps_with_weight(transducer: Any) -> None:
     schedules = [{}, {"ctc_first": 5}, {"ctc_ramp": 5}, {"ctc_ramp": 1}]
     freezes = [{}, {"freeze": ("ctc",), "freeze_steps": 3}, {"freeze": ("ctc",)}]
     for ctc, attention in itertools.product((0.0, 0.3, 1.0), (0.0, 0.4, 1.0)):
@@ -74,14 +74,14 @@ def test_heads_trained_at_the_start_stay_trained() -> None:
         ({"ctc_weight": 0.0}, []),
     ],
 )  # fmt: skip
-def test_heads_that_will_not_be_trained_are_named(model: Any, sentences: list[str]) -> None:
+def test_heads_that_never_get_weight_are_reported(model: Any, sentences: list[str]) -> None:
     lines = check_heads_begin(TrainConfig(), model_of(**model), 12)
     assert len(lines) == len(sentences)
     for line, expected in zip(lines, sentences, strict=True):
         assert re.search(expected, line), line
 
 
-def test_a_ramp_that_never_begins_and_steps_that_train_nothing() -> None:
+def test_ramp_without_steps_and_training_without_steps() -> None:
     (line,) = check_heads_begin(TrainConfig(), model_of(ctc_ramp=5), 1)
     assert "model.heads.ctc.ramp_steps gives it no weight in 1 steps" in line
     with pytest.raises(MayaError, match="0 steps train no head of this model: raise train.steps"):
@@ -92,7 +92,7 @@ def test_a_ramp_that_never_begins_and_steps_that_train_nothing() -> None:
     assert check_heads_begin(TrainConfig(freeze=("ctc",)), model_of(), 12) == []  # by intention
 
 
-def test_samples_are_written_by_a_trained_head() -> None:
+def test_samples_use_a_trained_head() -> None:
     model, both = model_of(language_id_weight=0.2), ("transducer", "ctc")
     dev: Any = {"transducer": {"wer": 0.9, "cer": 0.9}, "ctc": {"wer": 0.2, "cer": 0.1}}
     assert head_to_show(model, (), None, {}) == ""
@@ -108,7 +108,7 @@ def checkpoint(notes: dict[str, Any], step: int = 9, **more: Any) -> Checkpoint:
     return Checkpoint(model_config=cfg, tokenizer=None, weights={}, step=step, notes=notes, **more)  # type: ignore[arg-type]
 
 
-def test_notes_are_read_back() -> None:
+def test_notes_round_trip() -> None:
     scores = {
         "loss": 1.0,
         "error": 0.1,
@@ -138,5 +138,5 @@ def test_notes_are_read_back() -> None:
         ({}, ("transducer", "ctc")),
     ],
 )
-def test_converted_models(notes: dict, trained: tuple) -> None:
+def test_heads_of_converted_models(notes: dict, trained: tuple) -> None:
     assert read_heads(checkpoint(notes)).trained == trained

@@ -29,14 +29,14 @@ def _hold(run: Path, ready: Connection, fork_too: bool) -> None:
 def _holder(run: Path, *, fork_too: bool = False) -> tuple[mp.process.BaseProcess, int]:
     """A process that holds the lock, and the pid of the worker that it has forked."""
     context = mp.get_context("fork")  # no import of torch anew
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_hold, args=(run, theirs, fork_too), daemon=True)
+    receiver, sender = context.Pipe()
+    process = context.Process(target=_hold, args=(run, sender, fork_too), daemon=True)
     process.start()
-    assert ours.poll(20)
-    return process, ours.recv()
+    assert receiver.poll(20)
+    return process, receiver.recv()
 
 
-def test_a_second_training_is_refused_by_name(tmp_path: Path) -> None:
+def test_second_training_is_refused_and_names_the_first(tmp_path: Path) -> None:
     process, _ = _holder(tmp_path)
     words = rf"is being trained by process {process.pid} on {socket.gethostname()} since 20\d\d-.*--name"
     with pytest.raises(MayaError, match=words), lock.locked(tmp_path):
@@ -47,7 +47,7 @@ def test_a_second_training_is_refused_by_name(tmp_path: Path) -> None:
         assert json.loads((tmp_path / lock.FILE).read_text())["pid"] == os.getpid()
 
 
-def test_a_killed_training_and_its_workers_hold_nothing(tmp_path: Path) -> None:
+def test_killed_training_and_its_workers_release_the_lock(tmp_path: Path) -> None:
     process, worker = _holder(tmp_path, fork_too=True)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
@@ -58,7 +58,7 @@ def test_a_killed_training_and_its_workers_hold_nothing(tmp_path: Path) -> None:
     os.kill(worker, signal.SIGKILL)
 
 
-def test_an_error_lets_go(tmp_path: Path) -> None:
+def test_error_releases_the_lock(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="within"), lock.locked(tmp_path):
         raise ValueError("within")
     process, _ = _holder(tmp_path)
@@ -67,7 +67,7 @@ def test_an_error_lets_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"pid": 1}', "[]"])
-def test_a_lock_file_of_another_form(tmp_path: Path, content: str) -> None:
+def test_malformed_lock_file_still_locks(tmp_path: Path, content: str) -> None:
     process, _ = _holder(tmp_path)
     (tmp_path / lock.FILE).write_text(content)
     with pytest.raises(MayaError, match="is being trained by another process"), lock.locked(tmp_path):
@@ -76,7 +76,9 @@ def test_a_lock_file_of_another_form(tmp_path: Path, content: str) -> None:
     process.join()
 
 
-def test_no_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+def test_file_system_without_locks_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -88,7 +90,7 @@ def test_no_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplo
         assert "no file locks here" in caplog.text
 
 
-def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+def test_unwritable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     refused = pytest.raises(MayaError, match=r"train\.lock cannot be written .*--run-dir")
     with refused, lock.locked(tmp_path / "file" / "run"):

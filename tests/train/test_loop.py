@@ -45,7 +45,7 @@ def _losses(run: Path) -> list[tuple[int, float]]:
     return [(r["step"], r["loss"]) for r in rows if r["kind"] == "train"]
 
 
-def test_resuming_is_as_if_it_had_not_stopped(
+def test_resumed_training_equals_uninterrupted_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exp() -> Experiment:
@@ -86,7 +86,7 @@ def test_resuming_is_as_if_it_had_not_stopped(
         assert torch.equal(value, b.training["average"]["mean"][name]), name
 
 
-def test_a_finished_run_is_left_alone_and_another_experiment_is_refused(
+def test_finished_run_is_unchanged_and_another_experiment_is_refused(
     data: Path, tmp_path: Path, capsys
 ) -> None:  # noqa: ANN001
     run = _run(data, tmp_path / "run")
@@ -102,7 +102,7 @@ def test_a_finished_run_is_left_alone_and_another_experiment_is_refused(
     _run(data, run, chatty)
 
 
-def test_a_loss_that_is_not_a_number_stops_and_names_the_utterances(
+def test_nan_loss_stops_and_names_the_utterances(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = SpeechModel.losses
@@ -121,7 +121,7 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_utterances(
     assert not step_checkpoints(tmp_path / "run")
 
 
-def test_a_text_too_long_for_its_audio_is_named_and_the_rest_still_learns(
+def test_text_too_long_for_its_audio_is_reported_and_skipped(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = SpeechModel.losses
@@ -139,7 +139,7 @@ def test_a_text_too_long_for_its_audio_is_named_and_the_rest_still_learns(
     assert all(torch.isfinite(v).all() for v in weights.values() if v.is_floating_point())
 
 
-def test_what_a_run_writes_about_itself(data: Path, tmp_path: Path) -> None:
+def test_run_folder_describes_the_run(data: Path, tmp_path: Path) -> None:
     run = _run(data, tmp_path / "run")
     for name in ("config.json", "environment.json", "git.diff", "metrics.jsonl", "best.pt", "dropped.jsonl"):
         assert (run / name).exists(), name
@@ -165,7 +165,7 @@ def overfit_experiment() -> Experiment:
     return exp
 
 
-def test_eight_utterances_are_learnt_by_heart(tmp_path: Path) -> None:
+def test_eight_utterances_are_overfitted(tmp_path: Path) -> None:
     """Training, validation, decoding and scoring agree that eight utterances are known without an error."""
     tones.make_corpus(tmp_path / "corpus", utterances=4)
     rows = [json.loads(r) for r in (tmp_path / "corpus" / "manifest.jsonl").read_text().splitlines()]
@@ -188,7 +188,7 @@ def test_eight_utterances_are_learnt_by_heart(tmp_path: Path) -> None:
 GOLDEN = Path(__file__).parent.parent / "golden" / "losses_50.json"
 
 
-def test_fifty_golden_losses(data: Path, tmp_path: Path) -> None:
+def test_first_fifty_losses_equal_the_golden_values(data: Path, tmp_path: Path) -> None:
     """A refactoring may not change what is learnt. To record anew after a wanted change, delete the file."""
     exp = tiny.experiment()
     exp.train.steps, exp.train.log_every = 50, 1
@@ -203,7 +203,7 @@ def test_fifty_golden_losses(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("method", "step"), [("auto", 2), ("ctc", 2), ("transducer", 6)])
-def test_the_best_is_by_the_head_that_decodes(
+def test_best_checkpoint_is_chosen_by_the_decoding_head(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any, step: int
 ) -> None:
     """While CTC learns alone it is what validation decodes with; where decoding is told to use the

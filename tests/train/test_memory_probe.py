@@ -36,55 +36,55 @@ def true_bytes(batch: int, seconds: float, tokens: int) -> int:
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 17, 100, 101, 4096, 10_000])
 @pytest.mark.parametrize("start", [1, 16, 90])
-def test_the_largest_batch_is_found(limit: int, start: int) -> None:
+def test_search_finds_the_largest_batch(limit: int, start: int) -> None:
     tries: list[int] = []
-    found = largest(lambda n: tries.append(n) or n <= limit, start=start, most=4096)  # type: ignore[func-returns-value]
+    size = largest(lambda n: tries.append(n) or n <= limit, start=start, most=4096)  # type: ignore[func-returns-value]
     limit = min(limit, 4096)
-    assert found <= limit
-    assert limit - found <= max(0, 0.05 * found)
+    assert size <= limit
+    assert limit - size <= max(0, 0.05 * size)
     assert len(tries) <= 20 and len(set(tries)) == len(tries)
     if start == 1 and limit:
         doubled = int(np.log2(limit))
         assert tries[: doubled + 1] == [2**i for i in range(doubled + 1)]
 
 
-def test_a_good_guess_saves_tries() -> None:
+def test_good_initial_guess_needs_few_tries() -> None:
     tries: list[int] = []
     assert largest(lambda n: tries.append(n) or n <= 1000, start=980) >= 980  # type: ignore[func-returns-value]
     assert len(tries) <= 3
 
 
-def test_the_terms_of_a_known_function_are_found() -> None:
-    found = probe(true_bytes, MemoryConfig(), 80e9, corners(30.0, 300), FRAMES)
-    assert found.memory.max_bytes == pytest.approx(72e9)
-    assert found.excess_max < 0.01
+def test_fit_recovers_a_known_function() -> None:
+    result = probe(true_bytes, MemoryConfig(), 80e9, corners(30.0, 300), FRAMES)
+    assert result.memory.max_bytes == pytest.approx(72e9)
+    assert result.excess_max < 0.01
     for seconds, tokens in ((30.0, 300), (30.0, 1), (7.0, 90), (1.0, 3), (18.0, 250)):
         truth = (72e9 - 2e9 - 3e5 * FRAMES(seconds)) / (
             true_bytes(2, seconds, tokens) - true_bytes(1, seconds, tokens)
         )
-        assert found.memory.room(FRAMES(seconds), tokens) == pytest.approx(truth, rel=0.02)
-    rows = memory_probe.table(found, 80e9)
+        assert result.memory.room(FRAMES(seconds), tokens) == pytest.approx(truth, rel=0.02)
+    rows = memory_probe.table(result, 80e9)
     assert len(rows) == len(corners(30.0, 300))
     for seconds, tokens, batch in rows:
         assert true_bytes(int(batch), seconds, int(tokens)) <= 72e9
         assert true_bytes(int(batch * 1.06) + 1, seconds, int(tokens)) > 72e9
 
 
-def test_the_function_lies_above_what_it_does_not_describe() -> None:
+def test_fit_is_an_upper_bound_of_other_functions() -> None:
     """Steps of an allocator, and a part that does not grow in proportion."""
 
     def lumpy(batch: int, seconds: float, tokens: int) -> int | None:
         need = true_bytes(batch, seconds, tokens) + min(batch * seconds, 900.0) * 3e6
         return int(np.ceil(need / 5e8) * 5e8) if need < 40e9 else None
 
-    found = probe(lumpy, MemoryConfig(safety=0.95), 40e9, corners(20.0, 200), FRAMES)
-    for x in found.samples:
+    result = probe(lumpy, MemoryConfig(safety=0.95), 40e9, corners(20.0, 200), FRAMES)
+    for x in result.samples:
         if x.peak is not None:
-            assert found.memory.bytes(x.batch, FRAMES(x.seconds), x.tokens) >= x.peak * (1 - 1e-9)
-    assert 0 < found.excess_median < 0.15
+            assert result.memory.bytes(x.batch, FRAMES(x.seconds), x.tokens) >= x.peak * (1 - 1e-9)
+    assert 0 < result.excess_median < 0.15
     rng = np.random.default_rng(0)
     for seconds, tokens in zip(rng.uniform(2.5, 20, 50), rng.integers(1, 200, 50), strict=True):
-        batch = int(found.memory.room(FRAMES(seconds), int(tokens)))
+        batch = int(result.memory.room(FRAMES(seconds), int(tokens)))
         peak = lumpy(batch, seconds, int(tokens))
         assert peak is not None and peak <= 40e9
 
@@ -95,7 +95,7 @@ def test_no_term_is_negative() -> None:
     assert min(terms.values()) >= 0 and terms["fixed"] > 5e8
 
 
-def test_too_little_memory_for_one_utterance() -> None:
+def test_too_little_memory_for_one_utterance_is_refused() -> None:
     with pytest.raises(
         MayaError, match=r"one utterance of 30.0 s with 300 tokens needs 2.4\d GB where 1.80 GB"
     ):
@@ -116,16 +116,16 @@ def _ask(plan: PlanConfig, cache: Path, **more: object) -> PlanConfig:
     return with_memory(plan, Order.of(*_config(), **settings), cache, **size)
 
 
-def test_a_measurement_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Order] = []
+def test_measurement_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[Order] = []
 
-    class Known:
+    class FakeSteps:
         free_bytes = 0.0
 
         def __init__(self, order: Order) -> None:
-            asked.append(order)
+            orders.append(order)
 
-        def __enter__(self) -> "Known":
+        def __enter__(self) -> "FakeSteps":
             return self
 
         def __exit__(self, *_: object) -> None: ...
@@ -137,21 +137,21 @@ def test_a_measurement_is_kept_and_found_again(tmp_path: Path, monkeypatch: pyte
             assert seconds <= 10.0 and tokens <= 32  # rounded up from 9 s and 30
             return true_bytes(batch, seconds, tokens)
 
-    monkeypatch.setattr(memory_probe, "Steps", Known)
+    monkeypatch.setattr(memory_probe, "Steps", FakeSteps)
     plan = PlanConfig(memory=MemoryConfig(limit=20.0))
     first = _ask(plan, tmp_path)
     assert first.memory.max_bytes == pytest.approx(18e9) and first.memory.node > 0
-    assert _ask(plan, tmp_path, seconds=8.2, tokens=17) == first and len(asked) == 1
+    assert _ask(plan, tmp_path, seconds=8.2, tokens=17) == first and len(orders) == 1
     (file,) = tmp_path.iterdir()
     saved = json.loads(file.read_text())
     assert saved["device"] == "cpu" and saved["precision"] == "fp32" and saved["torch"] == torch.__version__
     assert {"batch", "seconds", "tokens", "peak"} == set(saved["samples"][0])
-    assert asked[0].hold_gradients is False
+    assert orders[0].hold_gradients is False
     for other in ({"seconds": 14.0}, {"tokens": 33}, {"bf16": True}, {"world_size": 2}):
-        before = len(asked)
+        before = len(orders)
         _try(lambda other=other: _ask(plan, tmp_path, **other))
-        assert len(asked) == before + 1, other
-    assert asked[-1].hold_gradients is True  # DDP's buckets
+        assert len(orders) == before + 1, other
+    assert orders[-1].hold_gradients is True  # DDP's buckets
     file.write_text("{")
     with pytest.raises(MayaError, match="damaged; remove it"):
         _ask(plan, tmp_path)
@@ -170,7 +170,7 @@ def test_off_and_auto_on_a_cpu(tmp_path: Path) -> None:
         _ask(PlanConfig(memory=MemoryConfig(limit="auto")), tmp_path)
 
 
-def test_what_counts_as_out_of_memory() -> None:
+def test_out_of_memory_errors_are_recognised() -> None:
     for error in (
         MemoryError(), torch.OutOfMemoryError("x"), RuntimeError("CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("could not create a primitive"),
@@ -211,7 +211,7 @@ def test_batches_planned_under_the_cap_stay_within_the_memory(tmp_path: Path) ->
             assert peak >= 0.6 * limit * 1e9, shapes[i]  # the memory is used, too
 
 
-def test_the_measuring_process_reports_an_error_in_a_sentence() -> None:
+def test_error_in_the_measuring_process_is_one_sentence() -> None:
     model, train = _config()
     broken = to_dict(model)
     broken["heads"]["transducer"]["joint"]["hidden"] = 0

@@ -65,7 +65,7 @@ def pieces() -> Tokenizer:
     return train_tokenizer({"en": ["ab ba abba", "a b"], "hi": ["ab"]}, TokenizerConfig(vocab_size=8))
 
 
-def test_the_model_is_the_same(tmp_path: Path, pieces: Tokenizer) -> None:
+def test_old_model_gives_the_same_output(tmp_path: Path, pieces: Tokenizer) -> None:
     cfg = options()
     model = SpeechModel(cfg.model_config()).eval()
     state = old_names(model.state_dict())
@@ -147,7 +147,9 @@ def test_trained_heads_and_schedules_follow_from_the_saved_experiment(
         (["language_embedding"], ("transducer", "ctc")),
     ],
 )
-def test_converted_models(tmp_path: Path, pieces: Tokenizer, untrained: list[str], trained: tuple) -> None:
+def test_old_converted_models_load(
+    tmp_path: Path, pieces: Tokenizer, untrained: list[str], trained: tuple
+) -> None:
     cfg = options(attention_weight=0.0, language_id_weight=0.0)
     state = old_names(SpeechModel(cfg.model_config()).state_dict())
     notes = {"untrained": untrained}
@@ -157,7 +159,7 @@ def test_converted_models(tmp_path: Path, pieces: Tokenizer, untrained: list[str
     assert trained_names(ckpt.load_checkpoint(tmp_path / "best.pt")) == trained
 
 
-def test_an_unknown_kind_is_named_with_the_way_to_load_it(tmp_path: Path, pieces: Tokenizer) -> None:
+def test_unknown_kind_is_refused_with_a_remedy(tmp_path: Path, pieces: Tokenizer) -> None:
     cfg = tiny.experiment().model
     cfg.vocab_size = 8
     saved = ckpt.Checkpoint(model_config=cfg, tokenizer=pieces, weights={}, step=0, notes={})
@@ -170,7 +172,7 @@ def test_an_unknown_kind_is_named_with_the_way_to_load_it(tmp_path: Path, pieces
             ckpt.load_checkpoint(tmp_path / "b.pt")
 
 
-def test_an_old_run_is_averaged_and_starts_another_and_is_not_continued(tmp_path: Path) -> None:
+def test_old_run_can_be_averaged_and_start_another_but_not_continue(tmp_path: Path) -> None:
     exp = tiny.experiment()
     exp.train.steps, exp.train.valid_every, exp.train.save_every = 4, 2, 2
     tones.make_corpus(tmp_path / "corpus", utterances=8)

@@ -9,7 +9,7 @@ from maya.train.scaled_adam import ScaledAdam
 from tests import tiny, tiny_zipformer
 
 
-def test_every_parameter_once_and_only_matrices_decay() -> None:
+def test_every_parameter_is_in_one_group_and_only_matrices_decay() -> None:
     cfg = tiny.experiment().model
     cfg.vocab_size, cfg.languages = 20, ("en", "hi")
     model = build_model(cfg)
@@ -29,7 +29,7 @@ def test_every_parameter_once_and_only_matrices_decay() -> None:
     assert any("pos_bias_u" in names[i] for i in plain) and any("embed" in names[i] for i in plain)
 
 
-def test_each_layer_learns_more_slowly_than_the_one_above_it() -> None:
+def test_layer_decay_lowers_the_rate_of_lower_layers() -> None:
     cfg = tiny.experiment().model
     cfg.vocab_size, cfg.languages = 20, ("en", "hi")
     model = build_model(cfg)  # two layers
@@ -50,7 +50,7 @@ def _named(optimizer: torch.optim.Optimizer) -> list[tuple[bool, int]]:
     return [(g["encoder"], len(g["params"])) for g in optimizer.param_groups]
 
 
-def test_scaled_adam_has_one_group_unless_the_encoder_learns_apart() -> None:
+def test_scaled_adam_has_one_group_without_an_encoder_rate() -> None:
     model = SpeechModel(tiny_zipformer.config())
     learning = [n for n, p in model.named_parameters() if p.requires_grad]
     encoder = sum(n.startswith("encoder.") for n in learning)
@@ -62,7 +62,7 @@ def test_scaled_adam_has_one_group_unless_the_encoder_learns_apart() -> None:
     assert isinstance(make_optimizer(model, TrainConfig()), torch.optim.AdamW)
 
 
-def test_what_goes_with_one_optimizer_or_schedule_is_refused_with_the_other() -> None:
+def test_options_of_another_optimizer_or_schedule_are_refused() -> None:
     model = SpeechModel(tiny_zipformer.config())
     with pytest.raises(MayaError, match="encoder_layer_decay is for train.optimizer=adamw"):
         check(TrainConfig(optimizer="scaled_adam", encoder_layer_decay=0.9), model.cfg)

@@ -82,7 +82,7 @@ def _moved(run: Path, a: int, b: int) -> set[str]:
     return {name for name, value in before.items() if not torch.equal(value, after[name])}
 
 
-def test_a_frozen_encoder_stays_to_the_bit_and_then_learns(straight: Path) -> None:
+def test_frozen_encoder_is_bitwise_unchanged_then_learns(straight: Path) -> None:
     frozen, thawed = _moved(straight, 1, FREEZE), _moved(straight, FREEZE, STEPS)
     assert frozen and not [name for name in frozen if name.startswith("encoder.")]
     assert {"heads.transducer.decoder.prediction.embed.weight", "heads.ctc.decoder_layers.0.weight"} <= frozen
@@ -95,7 +95,7 @@ def test_a_frozen_encoder_stays_to_the_bit_and_then_learns(straight: Path) -> No
 
 
 @pytest.mark.parametrize("first", [FREEZE - 1, FREEZE, FREEZE + 1])
-def test_resuming_around_the_change_of_phase_is_exact(
+def test_resume_around_a_phase_change_is_exact(
     data: Path, straight: Path, tmp_path: Path, first: int
 ) -> None:
     continued = _run(data, tmp_path / "run", first)
@@ -105,8 +105,8 @@ def test_resuming_around_the_change_of_phase_is_exact(
     assert a.training is not None and b.training is not None
     moments, others = (t.training["optimizer"]["state"] for t in (a, b))  # type: ignore[index]
     assert moments.keys() == others.keys()
-    for i, mine in moments.items():
-        assert torch.equal(mine["exp_avg"], others[i]["exp_avg"])
+    for i, moment in moments.items():
+        assert torch.equal(moment["exp_avg"], others[i]["exp_avg"])
     assert _log(straight) == _log(continued)
 
 
@@ -118,7 +118,7 @@ def _log(run: Path) -> list[dict[str, Any]]:
     return [{k: r[k] for k in kept if k in r} for r in rows]
 
 
-def test_the_log_shows_each_change_at_its_step(data: Path, straight: Path, tmp_path: Path, capsys) -> None:  # noqa: ANN001
+def test_log_shows_each_phase_change_at_its_step(data: Path, straight: Path, tmp_path: Path, capsys) -> None:  # noqa: ANN001
     rows = _log(straight)
     phases = {r["step"]: {k: v for k, v in r.items() if k not in ("kind", "step")} for r in rows
               if r["kind"] == "phase"}  # fmt: skip
@@ -146,7 +146,7 @@ def test_the_log_shows_each_change_at_its_step(data: Path, straight: Path, tmp_p
     assert out.index("step 3/4") < out.index("phase step 3") < out.index("step 4/4")
 
 
-def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass() -> None:
+def test_frozen_encoder_saves_no_tensors_for_backward() -> None:
     model = build_model(_cfg("batch_norm")).train()
     model.cfg.encoder.dropout = 0.5
     batch, saved = _batch([0, 1]), []
@@ -165,7 +165,7 @@ def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass() -> None:
         assert bool(saved) is not frozen
 
 
-def test_the_first_step_of_the_ramp_bears_a_text_that_ctc_cannot_align() -> None:
+def test_first_ramp_step_survives_a_text_that_ctc_cannot_align() -> None:
     model, batch = build_model(_cfg("layer_norm")).train(), _batch([0, 1])
     frames = torch.randn(2, 5, model.cfg.encoder.d_model)  # nine tokens in the first row
     encoded = Encoded(frames, torch.tensor([5, 5]))
@@ -231,18 +231,18 @@ def _wrap_bf16_again() -> None:
 
 
 @pytest.mark.xdist_group("pair")
-def test_two_processes_go_through_the_change_of_phase_as_one(tmp_path: Path, pair: Pair) -> None:
-    one = _weights([[0, 1, 2, 3, 4]], tmp_path)
+def test_two_processes_equal_one_across_a_phase_change(tmp_path: Path, pair: Pair) -> None:
+    single = _weights([[0, 1, 2, 3, 4]], tmp_path)
     shares = [[[0, 3]], [[1, 2, 4]]]  # one batch a step: it shares batch-norm statistics between ranks
     pair.run(_rank, shares, str(tmp_path))
     ranks = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
     start = build_model_weights()
-    movement = max(float((value - start[name]).abs().max()) for name, value in one.items())
-    for name, value in one.items():
+    movement = max(float((value - start[name]).abs().max()) for name, value in single.items())
+    for name, value in single.items():
         assert torch.equal(ranks[0][name], ranks[1][name]), f"{name}: ranks hold different weights"
         error = float((ranks[0][name] - value).abs().max()) / movement
         assert error < 1e-3, f"{name}: relative difference {error:.1e}"
-    learnt = [n for n in one if n.startswith("encoder.layers.") and not torch.equal(one[n], start[n])]
+    learnt = [n for n in single if n.startswith("encoder.layers.") and not torch.equal(single[n], start[n])]
     assert len(learnt) > 20  # with both ranks' gradients
 
 

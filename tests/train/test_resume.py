@@ -93,7 +93,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(top: Path, run: Path, tmp
 
 
 @pytest.mark.parametrize("steps", [4, 3])
-def test_a_finished_run_is_not_given_other_data(
+def test_finished_run_refuses_other_data(
     top: Path, run: Path, steps: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(
@@ -103,7 +103,7 @@ def test_a_finished_run_is_not_given_other_data(
     assert "up to date" not in capsys.readouterr().out
 
 
-def test_other_data_are_said_and_the_pass_begins_anew(
+def test_other_data_are_reported_and_the_epoch_restarts(
     top: Path, run: Path, warned: pytest.LogCaptureFixture
 ) -> None:
     before = newest(run).training
@@ -119,7 +119,7 @@ def test_other_data_are_said_and_the_pass_begins_anew(
     assert after is not None and after["position"][0] >= before["position"][0]
 
 
-def test_moved_audio_is_no_other_data(top: Path, run: Path, warned: pytest.LogCaptureFixture) -> None:
+def test_moved_audio_is_the_same_data(top: Path, run: Path, warned: pytest.LogCaptureFixture) -> None:
     shutil.copytree(top / "data-corpus", run.parent / "moved")
     prepare(experiment(), run.parent / "moved", run.parent / "data2")
     train(experiment(), run.parent / "data2", run, cpu=True)
@@ -127,7 +127,7 @@ def test_moved_audio_is_no_other_data(top: Path, run: Path, warned: pytest.LogCa
     assert newest(run).step == 4
 
 
-def test_a_changed_text_is_other_data(top: Path, run: Path) -> None:
+def test_changed_text_is_other_data(top: Path, run: Path) -> None:
     shutil.copytree(top / "data-corpus", run.parent / "edited")
     manifest = run.parent / "edited" / "manifest.jsonl"
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
@@ -138,7 +138,7 @@ def test_a_changed_text_is_other_data(top: Path, run: Path) -> None:
         train(experiment(), run.parent / "data2", run, cpu=True)
 
 
-def test_an_extended_cosine_is_said(
+def test_extended_cosine_schedule_is_reported(
     top: Path, run: Path, warned: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(experiment(6), top / "data", run, cpu=True)
@@ -149,7 +149,7 @@ def test_an_extended_cosine_is_said(
     assert newest(run).step == 6 and "the run has ended at step 6" in capsys.readouterr().out
 
 
-def test_an_extended_eden_run_equals_one_that_was_planned_so(
+def test_extended_eden_run_equals_a_run_of_that_length(
     top: Path, tmp_path: Path, warned: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def eden(epochs: int) -> Experiment:
@@ -178,26 +178,26 @@ def replace(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def spoil(path: Path, how: str) -> None:
+def spoil(path: Path, damage: str) -> None:
     content = bytearray(path.read_bytes())
-    if how == "empty":
+    if damage == "empty":
         content = bytearray()
-    elif how == "cut":
+    elif damage == "cut":
         content = content[: len(content) // 2]
-    elif how == "zeros":
+    elif damage == "zeros":
         content[-4096:] = bytes(4096)
     else:  # a bit in the middle of a tensor
         content[len(content) // 2] ^= 1
     replace(path, content)
 
 
-@pytest.mark.parametrize("how", ["empty", "cut", "zeros", "bit"])
-def test_a_damaged_newest_checkpoint_falls_back(
-    top: Path, run: Path, how: str, warned: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("damage", ["empty", "cut", "zeros", "bit"])
+def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    top: Path, run: Path, damage: str, warned: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = newest(run)
     path = step_checkpoints(run)[-1][1]
-    spoil(path, how)
+    spoil(path, damage)
     with pytest.raises(ckpt.Damaged, match=r"step-0000004.pt is not a readable checkpoint: .*restore it"):
         load_checkpoint(path)
     (run / "stage-train.json").unlink()
@@ -218,7 +218,7 @@ def test_no_fresh_start_where_all_checkpoints_are_damaged(top: Path, run: Path) 
     assert len(step_checkpoints(run)) == 2 and (run / "best.pt").exists()
 
 
-def test_any_flipped_bit_is_noticed_or_harmless(run: Path) -> None:
+def test_flipped_bit_is_detected_or_harmless(run: Path) -> None:
     path = run / "best.pt"
     content, weights = path.read_bytes(), load_checkpoint(path).weights
     places = np.random.default_rng(0).integers(0, len(content), 60).tolist()
@@ -246,7 +246,7 @@ def test_averaging_names_damaged_inputs(top: Path, run: Path, capsys: pytest.Cap
     assert load_checkpoint(run / "averaged.pt").step == 2
 
 
-def test_a_failing_validation_loses_no_step_and_is_done_again(
+def test_failed_validation_loses_no_step_and_is_repeated(
     top: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also at a step that is not due to be saved; then it goes on as if nothing had happened."""
@@ -297,7 +297,7 @@ def test_a_stop_while_validating_or_saving_is_safe(
     assert (run / "best.pt").exists()
 
 
-def test_a_checkpoint_that_records_no_data(top: Path, run: Path, warned: pytest.LogCaptureFixture) -> None:
+def test_checkpoint_without_a_data_record(top: Path, run: Path, warned: pytest.LogCaptureFixture) -> None:
     """One that an earlier version wrote: it is said that nothing can be compared, and training goes on."""
     path, old = step_checkpoints(run)[-1][1], newest(run)
     assert old.training is not None
@@ -362,7 +362,7 @@ def test_training_without_dev(
     assert load_checkpoint(run / "averaged.pt").step == 2
 
 
-def test_a_table_is_hashed_once(top: Path, tmp_path: Path) -> None:
+def test_table_is_hashed_once(top: Path, tmp_path: Path) -> None:
     table, pieces = (
         Table.open(top / "data" / "train.parquet"),
         load_tokenizer(top / "run" / "tokenizer.model"),

@@ -56,7 +56,7 @@ def _rows(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
 
 
-def test_samples_are_shown_and_leave_no_trace(
+def test_samples_are_logged_and_do_not_change_training(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without = _run(data, tmp_path / "without", _experiment(0))
@@ -115,7 +115,7 @@ def test_samples_are_spread_over_the_languages(data: Path) -> None:
     assert len(spread(table, 10_000)) == len(table)
 
 
-def test_options_that_mean_nothing_are_refused() -> None:
+def test_bad_options_are_refused() -> None:
     for name, value in (("samples_every", -1), ("samples", 0)):
         with pytest.raises(MayaError, match=f"{name} must be .* or more, not {value}"):
             TrainConfig(**{name: value})  # type: ignore[arg-type]

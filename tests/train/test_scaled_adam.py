@@ -115,7 +115,7 @@ def run(optimizer: ScaledAdam, params: list[nn.Parameter], steps: range) -> None
 
 @pytest.mark.parametrize("lr", [0.045, 0.001, 0.5])
 @pytest.mark.parametrize("clip", [2.0, None])
-def test_every_step_is_that_of_the_formulas(lr: float, clip: float | None) -> None:
+def test_every_step_equals_the_formulas(lr: float, clip: float | None) -> None:
     params = parameters()
     plain = Plain([p.flatten().tolist() for p in params], clip)
     optimizer = ScaledAdam(named(params), lr=lr, clipping_scale=clip)
@@ -151,7 +151,7 @@ def test_fp32_follows_fp64() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 6])
-def test_how_parameters_are_stacked_changes_nothing(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stacking_of_parameters_changes_nothing(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     stacked, single = parameters(), parameters()
     run(ScaledAdam(named(stacked)), stacked, range(60))
     monkeypatch.setattr(scaled_adam, "CPU_STACK", limit)
@@ -161,7 +161,7 @@ def test_how_parameters_are_stacked_changes_nothing(limit: int, monkeypatch: pyt
         torch.testing.assert_close(q, p, rtol=1e-9, atol=0)
 
 
-def test_a_parameter_that_does_not_lie_in_one_piece() -> None:
+def test_non_contiguous_parameter() -> None:
     plain, params = parameters(), parameters()
     params[7] = nn.Parameter(params[7].detach().t().contiguous().t())
     assert not params[7].is_contiguous()
@@ -195,7 +195,7 @@ def test_saved_state_continues_bit_for_bit(at: int) -> None:
     )
 
 
-def test_a_new_parameter_starts_afresh_and_the_others_go_on() -> None:
+def test_new_parameter_starts_fresh_and_others_continue() -> None:
     params = parameters()
     optimizer = ScaledAdam(named(params))
     run(optimizer, params, range(50))
@@ -222,7 +222,7 @@ def test_a_new_parameter_starts_afresh_and_the_others_go_on() -> None:
     assert len(fewer.state) == 2
 
 
-def test_state_of_another_shape_is_named_and_without_names_torch_decides() -> None:
+def test_state_of_another_shape_is_refused() -> None:
     params = parameters()
     optimizer = ScaledAdam(named(params))
     run(optimizer, params, range(2))
@@ -240,7 +240,7 @@ def test_state_of_another_shape_is_named_and_without_names_torch_decides() -> No
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300])
 @pytest.mark.parametrize("when", [0, 3, 55])
-def test_a_gradient_that_is_not_finite_moves_nothing_but_momentum(bad: float, when: int) -> None:
+def test_non_finite_gradient_changes_no_state(bad: float, when: int) -> None:
     params, zeroed = parameters(), parameters()
     a, b = ScaledAdam(named(params)), ScaledAdam(named(zeroed))
     for k in range(when + 8):
@@ -261,7 +261,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_but_momentum(bad: float, wh
             torch.testing.assert_close(p, q, rtol=1e-9, atol=0)
 
 
-def test_mostly_not_finite_is_an_error() -> None:
+def test_mostly_non_finite_gradients_are_an_error() -> None:
     params = parameters()
     optimizer = ScaledAdam(named(params))
     with pytest.raises(MayaError, match="half of the last 10 steps"):
@@ -295,7 +295,7 @@ def test_hard_clipping_names_the_parameter() -> None:
     assert optimizer.clippings()[1].norm == pytest.approx(2e6)
 
 
-def test_a_parameter_without_gradient_is_left_alone_and_joins_with_its_own_step() -> None:
+def test_parameter_without_gradient_is_unchanged_and_joins_later() -> None:
     params = parameters()
     late, start = params[2], params[2].detach().clone()
     optimizer = ScaledAdam(named(params), clipping_scale=None)
@@ -322,7 +322,7 @@ def test_a_parameter_without_gradient_is_left_alone_and_joins_with_its_own_step(
     torch.testing.assert_close(alone, late, rtol=1e-9, atol=0)
 
 
-def test_limits_of_scalars_and_sizes() -> None:
+def test_limits_of_scalars_and_rms() -> None:
     scalar, large = nn.Parameter(torch.tensor(9.9)), nn.Parameter(torch.full((4, 4), 2.9))
     optimizer = ScaledAdam([scalar, large], lr=0.5)
     for _ in range(400):
@@ -345,7 +345,7 @@ def test_groups_have_their_own_rate_and_their_own_clipping() -> None:
     assert first.factor == 1 and second.factor < 0.1
 
 
-def test_it_is_copied_and_scheduled_as_torchs_are() -> None:
+def test_copies_and_schedulers_work_like_torch_optimizers() -> None:
     params = parameters()
     optimizer = ScaledAdam(named(params), lr=0.04)
     run(optimizer, params, range(6))
@@ -362,7 +362,7 @@ def test_it_is_copied_and_scheduled_as_torchs_are() -> None:
     optimizer.step()  # no gradients: nothing to do
 
 
-def test_what_it_refuses() -> None:
+def test_bad_arguments_are_refused() -> None:
     with pytest.raises(MayaError, match="half is torch.bfloat16"):
         ScaledAdam([("half", nn.Parameter(torch.ones(2, dtype=torch.bfloat16)))])
     with pytest.raises(TypeError, match="no closure"):

@@ -56,7 +56,7 @@ def worker(rank: int, port: int, out: str) -> None:
 
 
 @pytest.mark.slow
-def test_sharded_over_two_processes_it_moves_the_weights_as_one(tmp_path: Path) -> None:
+def test_two_sharded_processes_equal_one(tmp_path: Path) -> None:
     net = model()
     optimizer = ScaledAdam(net.named_parameters())
     train(net, range(STEPS), optimizer)

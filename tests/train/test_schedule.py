@@ -13,7 +13,7 @@ from maya.train.schedule import encoder_share, warmup_cosine
 OPTIONS = {"peak": 2.0, "floor": 0.1, "warmup_steps": 10, "total_steps": 110}
 
 
-def test_rises_to_the_peak_then_falls_to_the_floor() -> None:
+def test_rate_rises_to_the_peak_then_falls_to_the_floor() -> None:
     rates = [warmup_cosine(s, **OPTIONS) for s in range(200)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9] == rates[10] == 2.0
@@ -26,7 +26,7 @@ def test_no_warmup_starts_at_the_peak() -> None:
     assert warmup_cosine(0, peak=1.0, floor=0.0, warmup_steps=0, total_steps=10) == 1.0
 
 
-def test_the_encoder_waits_then_follows() -> None:
+def test_held_encoder_then_follows_the_heads() -> None:
     shares = [encoder_share(s, 10) for s in range(30)]
     assert shares[:9] == [0.0] * 9 and shares[9] == 0.0 and shares[10] == pytest.approx(0.1)
     assert shares[18] < 1.0 and shares[19:] == [1.0] * 11
@@ -66,17 +66,17 @@ def test_the_encoder_warms_up_when_it_begins_to_learn() -> None:
     assert rates[3] == pytest.approx(1e-5, rel=2e-3) and rates[4] == pytest.approx(2e-5, rel=2e-3)
 
 
-def test_a_peak_below_the_floor_is_its_own_floor() -> None:
+def test_peak_below_the_floor_is_constant() -> None:
     cfg = TrainConfig(steps=100, warmup_steps=0, encoder_lr=1e-6, min_lr=1e-5)
     assert {schedule.encoder_rate(cfg, s) for s in range(101)} == {1e-6}
 
 
-def test_without_a_rate_of_its_own_the_encoder_learns_as_the_heads() -> None:
+def test_encoder_rate_defaults_to_the_head_rate() -> None:
     cfg = TrainConfig(steps=100, warmup_steps=10)
     assert all(schedule.encoder_rate(cfg, s) == schedule.head_rate(cfg, s) for s in range(100))
 
 
-def test_the_weights_of_heads_that_change() -> None:
+def test_changing_head_weights() -> None:
     rising = heads(ctc_ramp=3_000)
     weights = [schedule.changing_weights(rising, s) for s in (0, 1_500, 3_000, 9_000)]
     assert [w["ctc"] for w in weights] == pytest.approx([0.0, 0.15, 0.3, 0.3])
@@ -88,7 +88,7 @@ def test_the_weights_of_heads_that_change() -> None:
     assert schedule.changing_weights(heads(), 0) == {}
 
 
-def test_each_change_of_phase_is_named_at_its_step() -> None:
+def test_phase_changes_are_named_at_their_steps() -> None:
     cfg = production()
     changes = {s: c for s in range(8_000) if (c := schedule.phase_changes(cfg, s, heads(ctc_ramp=3_000)))}
     assert changes == {
@@ -100,7 +100,7 @@ def test_each_change_of_phase_is_named_at_its_step() -> None:
     }
 
 
-def test_phases_of_an_encoder_that_is_held() -> None:
+def test_phases_of_a_held_encoder() -> None:
     cfg = TrainConfig(encoder_hold=10, warmup_steps=2)
     seen = {s: schedule.phases(cfg, s, heads(ctc_first=5)) for s in (0, 10, 20)}
     assert [seen[s]["encoder"] for s in seen] == ["held", "warming up", "learning"]
@@ -109,7 +109,7 @@ def test_phases_of_an_encoder_that_is_held() -> None:
     assert schedule.phases(cfg, 0, heads()).keys() == {"encoder", "heads"}
 
 
-def test_parts_that_are_frozen_for_the_whole_training() -> None:
+def test_parts_frozen_throughout() -> None:
     cfg = TrainConfig(freeze=("encoder", "ctc"), steps=50)
     for step in (0, 1, 49, 10**9):
         assert schedule.frozen(cfg, step) == schedule.frozen_throughout(cfg) == {"encoder", "ctc"}
@@ -134,7 +134,7 @@ def test_parts_that_are_frozen_for_the_whole_training() -> None:
         ({"encoder_layer_decay": 0.0}, "above 0"),
     ],
 )
-def test_schedules_that_contradict_themselves(options: dict[str, Any], sentence: str) -> None:
+def test_contradictory_schedules_are_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(MayaError, match=sentence):
         check(TrainConfig(**options), hybrid(vocab_size=10))
 

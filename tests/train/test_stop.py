@@ -13,7 +13,7 @@ from maya.train.runlog import RunLog
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_that_ask_for_a_stop(number: signal.Signals) -> None:
+def test_stop_signals(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
         assert not stop.requested

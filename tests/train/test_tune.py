@@ -38,7 +38,7 @@ def loss(model: SpeechModel, batch: Batch) -> float:
 
 @pytest.mark.parametrize("encoder", ["fastconformer", "lact"])
 @pytest.mark.parametrize("weights", ["all", "lora"])
-def test_the_copy_learns_and_the_model_stays(encoder: str, weights: str, batch: Batch) -> None:
+def test_tuned_copy_learns_and_the_model_is_unchanged(encoder: str, weights: str, batch: Batch) -> None:
     model = model_of(encoder)
     before, randomness = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     tuned = tune(model, batch, TuneConfig(weights=weights, lr=3e-3, steps=6))  # type: ignore[arg-type]

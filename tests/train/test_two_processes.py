@@ -62,22 +62,22 @@ def _rank(rank: int, norm: str, shares: list[list[list[int]]], out: str) -> None
         ("layer_norm", [[0, 1, 2, 3, 4]], [[[0], [3]], [[1, 2], [4]]]),  # with accumulation
     ],
 )
-def test_two_processes_move_the_weights_as_one(
+def test_two_processes_equal_one(
     norm: str, whole: list[list[int]], shares: list[list[list[int]]], tmp_path: Path, pair: Pair
 ) -> None:
-    one = _gradient(norm, whole, tmp_path)
+    single = _gradient(norm, whole, tmp_path)
     pair.run(_rank, norm, shares, str(tmp_path))
     ranks = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
-    scale = max(float(v.detach().abs().max()) for v in one.values())
-    for name, value in one.items():
+    scale = max(float(v.detach().abs().max()) for v in single.values())
+    for name, value in single.items():
         assert torch.equal(ranks[0][name], ranks[1][name]), f"{name}: ranks hold different weights"
         error = float((ranks[0][name] - value).detach().abs().max()) / scale
         assert error < 2e-5, f"{name}: relative difference {error:.1e}"
 
 
-def test_accumulating_is_the_same_as_one_large_batch(tmp_path: Path) -> None:
-    one = _gradient("layer_norm", [[0, 1, 2, 3, 4]], tmp_path)
+def test_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
+    whole = _gradient("layer_norm", [[0, 1, 2, 3, 4]], tmp_path)
     parts = _gradient("layer_norm", [[0, 4], [1, 2, 3]], tmp_path)
-    scale = max(float(v.detach().abs().max()) for v in one.values())
-    for name, value in one.items():
+    scale = max(float(v.detach().abs().max()) for v in whole.values())
+    for name, value in whole.items():
         assert float((parts[name] - value).abs().max()) / scale < 2e-5, name

@@ -65,7 +65,7 @@ def expected_rates(model: SpeechModel, given: list[Batch], head: Any, lang: int)
 
 
 @pytest.mark.parametrize("method", ["auto", "transducer", "ctc", "attention"])
-def test_every_head_is_scored_and_unknown_languages_stay_apart(method: Any) -> None:
+def test_every_head_is_scored_without_unknown_languages(method: Any) -> None:
     model, given = model_of(), batches(LANGS)
     scores = validate_of(given, method)(model, (*HEADS, "language"))
     for head in HEADS:
@@ -97,7 +97,7 @@ def test_the_encoder_runs_once_for_all_heads(monkeypatch: pytest.MonkeyPatch) ->
     assert len(calls) == len(given)
 
 
-def test_a_head_that_is_not_trained_yet_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untrained_head_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of()
     transducer: Any = model.head("transducer")
     monkeypatch.setattr(transducer.joint, "output", lambda *_: pytest.fail("the joint ran"))
@@ -110,7 +110,7 @@ def test_a_head_that_is_not_trained_yet_is_not_run(monkeypatch: pytest.MonkeyPat
         assert not any(name.startswith("language_accuracy") for name in scores)
 
 
-def test_without_known_languages_the_unknown_are_averaged() -> None:
+def test_only_unknown_languages_are_averaged() -> None:
     pairs = [("unknown", "a b", "a"), ("unknown", "c", "c")]
     scores = error_rates(pairs)
     assert scores["wer"] == scores["wer_unknown"] == pytest.approx(1 / 3) and scores["unknown_language"] == 2
@@ -138,7 +138,7 @@ class RightInEnglish(Head):
         return {"loss": torch.ones(batch.size)}
 
 
-def test_a_head_of_ones_own_keeps_unknown_languages_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_head_excludes_unknown_languages(monkeypatch: pytest.MonkeyPatch) -> None:
     given, model = batches(LANGS), model_of()
     model.heads["ctc"] = RightInEnglish()
 
@@ -190,7 +190,7 @@ def test_a_classifier_is_scored_by_class(alone: bool, monkeypatch: pytest.Monkey
     assert "feeling accuracy 75.0" in describe(scores, tuple(model.heads))
 
 
-def test_a_model_whose_heads_have_no_score_is_chosen_by_its_loss() -> None:
+def test_model_without_scores_is_chosen_by_its_loss() -> None:
     @config
     class OnesConfig(HeadConfig):
         kind: Literal["ones_of_a_test"] = "ones_of_a_test"

@@ -46,7 +46,7 @@ def _train(data: Path, run: Path, processes: int) -> list[dict]:
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_stopping_in_an_epoch_leaves_no_trace(data: Path, tmp_path: Path, processes: int) -> None:
+def test_resumed_training_equals_uninterrupted_training(data: Path, tmp_path: Path, processes: int) -> None:
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     shutil.copytree(data / "run", straight)
     rows = _train(data, straight, processes)
