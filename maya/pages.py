@@ -167,8 +167,8 @@ def _thinned(points: Points) -> list[tuple[float, float]]:
 
 
 def columns(rows: Sequence[Sequence[str]], aligned_left: Collection[int] | None = None) -> list[str]:
-    """Lines of text with the cells of each column under one another. aligned_left: numbers of the columns
-    that are aligned to the left; by default the first and the last two."""
+    """Lines of text with the cells of each column under one another. aligned_left: numbers of columns, by
+    default the first and the last two."""
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
     if aligned_left is None:
         aligned_left = {0, len(widths) - 1, len(widths) - 2}

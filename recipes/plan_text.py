@@ -108,5 +108,5 @@ def _data(data: dict[str, Any]) -> list[str]:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: bool = True) -> list[str]:
     """Columns under a rule. The first is aligned to the left, the others to the right, or all to the left."""
-    lines = columns([head, *rows], left={0} if right else range(len(head)))
+    lines = columns([head, *rows], aligned_left={0} if right else range(len(head)))
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]

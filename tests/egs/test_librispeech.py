@@ -9,10 +9,10 @@ import torch
 from egs.librispeech import zipformer
 from maya.config import from_dict, to_dict
 from maya.decode.head_choice import TrainedHeads
+from maya.decode.methods import possible_methods
+from maya.heads import CTCConfig, TransducerConfig
 from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import build_model, count_parameters
-from maya.models.text_heads import heads_of
-from maya.recipes.decode import methods_of
 from maya.recipes.experiment import Experiment
 
 SIZES = {
@@ -25,9 +25,9 @@ NAMES = [f"{size}{heads}" for size, heads in itertools.product(SIZES, HEADS)]
 
 
 def all_methods(cfg: SpeechModelConfig) -> list[str]:
-    """The ways to decode with a model whose heads are all trained."""
-    heads = heads_of(cfg)
-    return methods_of(TrainedHeads(heads=heads, trained=heads), cfg.transducer)
+    """The decoding methods of a model whose heads are all trained."""
+    heads = tuple(cfg.text_heads)
+    return possible_methods(cfg, TrainedHeads(heads=heads, trained=heads))
 
 
 def load(name: str) -> Experiment:
@@ -51,9 +51,13 @@ def test_settings_equal_icefall(name: str) -> None:
     assert (masks.freq_masks, masks.freq_width, masks.time_frames, masks.warp_frames) == (2, 27, 100, 80)
     assert masks.time_masks == round(10 * wide)
     assert masks.time_masks * masks.time_width == pytest.approx(0.15 * wide)
-    assert (exp.model.transducer == "pruned") == (exp.model.ctc_weight == 0.0) == ("ctc" not in name)
-    assert exp.model.cr_ctc_weight == (0.2 if "cr_ctc" in name else 0.0)
-    assert exp.model.attention_weight == (0.8 if "aed" in name else 0.0)
+    weights = {head: cfg.weight for head, cfg in exp.model.heads.items()}
+    if "ctc" not in name:
+        assert weights == {"transducer": 1.0}
+        assert exp.model.head("transducer", TransducerConfig).loss == "pruned"
+    else:
+        assert weights == ({"ctc": 0.2, "attention": 0.8} if "aed" in name else {"ctc": 1.0})
+        assert exp.model.head("ctc", CTCConfig).consistency_weight == (0.2 if "cr_ctc" in name else 0.0)
 
 
 @pytest.mark.parametrize("size", SIZES)

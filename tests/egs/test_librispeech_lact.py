@@ -16,13 +16,13 @@ from egs.librispeech import lact as lact_experiments
 from maya.config import from_dict, to_dict
 from maya.data.plan import BatchPlan
 from maya.decode.head_choice import TrainedHeads
+from maya.decode.methods import possible_methods
 from maya.encoders import LaCTConfig
 from maya.encoders.lact.fast_weights import plan
+from maya.heads import TransducerConfig
 from maya.heads.transducer import PredictorConfig, StatelessConfig
 from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import build_model, count_parameters
-from maya.models.text_heads import heads_of
-from maya.recipes.decode import methods_of
 from maya.recipes.experiment import Experiment
 from maya.recipes.lact_presets import lact, lact_tiny
 from maya.train.config import check
@@ -41,9 +41,9 @@ MEAN_SECONDS = 12.3  # of an utterance of LibriSpeech
 
 
 def all_methods(cfg: SpeechModelConfig) -> list[str]:
-    """The ways to decode with a model whose heads are all trained."""
-    heads = heads_of(cfg)
-    return methods_of(TrainedHeads(heads=heads, trained=heads), cfg.transducer)
+    """The decoding methods of a model whose heads are all trained."""
+    heads = tuple(cfg.text_heads)
+    return possible_methods(cfg, TrainedHeads(heads=heads, trained=heads))
 
 
 def load(name: str) -> Experiment:
@@ -102,12 +102,15 @@ def test_sizes_heads_and_decoding_methods(name: str) -> None:
     assert claimed and count == pytest.approx(float(claimed[1]) * 1e6, rel=0.01)
     can = all_methods(cfg)
     heads = "rnnt" if name == "tiny" else name.split("_")[1]
+    weights = {head: head_cfg.weight for head, head_cfg in cfg.heads.items()}
     if heads == "ctc":
-        assert (cfg.transducer, cfg.ctc_weight, exp.decode.method) == ("none", 1.0, "ctc")
+        assert (weights, exp.decode.method) == ({"ctc": 1.0}, "ctc")
         assert can == ["ctc", "ctc_beam"]
     else:
-        assert (cfg.transducer, cfg.ctc_weight, exp.decode.method) == (heads, 0.3, "transducer")
-        assert cfg.durations == (0, 1, 2, 3, 4) and isinstance(cfg.predictor, PredictorConfig)
+        assert (weights, exp.decode.method) == ({"transducer": 0.7, "ctc": 0.3}, "transducer")
+        transducer = cfg.head("transducer", TransducerConfig)
+        assert (transducer.loss, transducer.durations) == (heads, (0, 1, 2, 3, 4))
+        assert isinstance(transducer.predictor, PredictorConfig)
         beam = ["modified_beam"] if heads == "rnnt" else []
         assert can == ["transducer", *beam, "ctc", "ctc_beam"]
     if name in FULL:
@@ -135,9 +138,11 @@ def test_fast_weights_adapt_within_5_s(name: str) -> None:
 
 def test_rnnt_with_stateless_predictor() -> None:
     cfg = with_vocabulary(lact(lact_tiny(), "rnnt", mels=40, hidden=64, predictor="stateless"), 80, ("en",))
-    assert isinstance(cfg.predictor, StatelessConfig) and cfg.predictor.hidden == cfg.joint.hidden == 64
+    transducer = cfg.head("transducer", TransducerConfig)
+    assert isinstance(transducer.predictor, StatelessConfig)
+    assert transducer.predictor.hidden == transducer.joint.hidden == 64
     with torch.device("meta"):
-        assert build_model(cfg).decoder.cfg is cfg.predictor
+        assert build_model(cfg).heads["transducer"].decoder.cfg is transducer.predictor
     assert "modified_beam" in all_methods(cfg)
 
 

@@ -99,7 +99,7 @@ def test_every_parameter_gets_a_gradient(options):
         assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), name
 
 
-def test_new_layer_is_an_identity_and_only_its_gate_has_gradient():
+def test_new_fast_weights_output_zero_and_only_the_gate_has_gradient():
     fast = tiny().train().layers[0].mixer.fast
     x = torch.randn(1, 9, 32)
     y, _ = fast(x, x, x, x, torch.ones(1, 9, dtype=torch.bool))

@@ -27,7 +27,7 @@ def test_files_are_unchanged_in_the_tar_of_their_language(tmp_path: Path) -> Non
     assert names == [row.audio for row in packed if row.language == "hi"]
 
 
-def test_labels_stay(tmp_path: Path) -> None:
+def test_labels_are_kept(tmp_path: Path) -> None:
     rows = write_corpus(tmp_path / "c", per_speaker=1)
     rows[0]["labels"] = {"emotion": "happy"}
     write_manifest(tmp_path / "c", rows)
@@ -35,7 +35,7 @@ def test_labels_stay(tmp_path: Path) -> None:
     assert [dict(row.labels) for row in packed if row.labels] == [{"emotion": "happy"}]
 
 
-def test_packing_again_changes_nothing_and_limit(tmp_path: Path) -> None:
+def test_packing_again_changes_nothing_and_take_limits_each_language(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c", per_speaker=1)
     pack(tmp_path / "c", tmp_path / "out")
     before = (tmp_path / "out" / "en.tar").stat().st_ino

@@ -83,7 +83,7 @@ def untrained(top: Path) -> Recognizer:
     cfg.vocab_size, cfg.languages = pieces.vocab_size, ("hi",)
     model = build_model(cfg).eval()
     with torch.no_grad():
-        model.ctc_decoder.decoder_layers[0].weight *= 30  # type: ignore[operator,union-attr]
+        model.heads["ctc"].decoder_layers[0].weight *= 30  # type: ignore[operator,union-attr]
     return Recognizer(model=model, tokenizer=pieces, device=torch.device("cpu"))
 
 
@@ -156,7 +156,7 @@ def test_stream_equals_transcribe(top: Path) -> None:
     for features in (cfg.features, FbankConfig(sample_rate=8000)):
         network: Any = build_model(replace(cfg, features=features)).eval()
         with torch.no_grad():
-            network.ctc_decoder.decoder_layers[0].weight *= 30
+            network.heads["ctc"].decoder_layers[0].weight *= 30
         letters: Any = _Letters()
         model = Recognizer(model=network, tokenizer=letters, device=torch.device("cpu"))
         for path in sorted((top / "corpus").glob("*.wav"))[:6]:

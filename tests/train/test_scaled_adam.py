@@ -240,7 +240,7 @@ def test_state_of_another_shape_is_refused() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300])
 @pytest.mark.parametrize("when", [0, 3, 55])
-def test_non_finite_gradient_changes_no_state(bad: float, when: int) -> None:
+def test_non_finite_gradient_counts_as_zero(bad: float, when: int) -> None:
     params, zeroed = parameters(), parameters()
     a, b = ScaledAdam(named(params)), ScaledAdam(named(zeroed))
     for k in range(when + 8):
