@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 Points = Sequence[tuple[float, float]]
 
@@ -164,3 +164,16 @@ def _thinned(points: Points) -> list[tuple[float, float]]:
         return list(points)
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def columns(rows: Sequence[Sequence[str]], aligned_left: Collection[int] | None = None) -> list[str]:
+    """Lines of text with the cells of each column under one another. aligned_left: numbers of columns, by
+    default the first and the last two."""
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    if aligned_left is None:
+        aligned_left = {0, len(widths) - 1, len(widths) - 2}
+    lines = []
+    for row in rows:
+        cells = [v.ljust(widths[c]) if c in aligned_left else v.rjust(widths[c]) for c, v in enumerate(row)]
+        lines.append("  ".join(cells).rstrip())
+    return lines

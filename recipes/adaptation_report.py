@@ -21,8 +21,8 @@ from maya.score.wer import Comparison, ErrorStats, Interval, macro_average, macr
 class Answer:
     """The hypotheses of one model for one speaker, after one amount of adaptation in one way.
 
-    pairs: (text, hypothesis). target_seconds: amount of speech that the experiment names. seconds: that of the
-    whole utterances nearest to it.
+    pairs: (text, hypothesis). target_seconds: the amount of speech that the experiment names. seconds: the
+    amount of the whole utterances nearest to it.
     """
 
     run: str

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from maya.errors import MayaError
 from maya.recipes.score import read_hypotheses
@@ -47,13 +48,13 @@ class System:
 
     def rates(self) -> list[float]:
         """The WER of each run: the mean over languages."""
-        return [_mean([_stats(run, code).rate for code in self.languages]) for run in self.runs]
+        return [fmean([_stats(run, code).rate for code in self.languages]) for run in self.runs]
 
     def characters(self) -> float:
         """The CER of all runs together: the mean over languages."""
         every = [u for run in self.runs for u in run]
         by_language = {c: [u for u in every if u.language == c] for c in self.languages}
-        return _mean([cer([u.ref for u in us], [u.hyp for u in us]).rate for us in by_language.values()])
+        return fmean([cer([u.ref for u in us], [u.hyp for u in us]).rate for us in by_language.values()])
 
 
 def compare(
@@ -102,10 +103,6 @@ def _hypotheses(runs: Sequence[Path], split: str) -> list[Path]:
 def _stats(run: Sequence[Utterance], language: str) -> ErrorStats:
     group = [u for u in run if u.language == language]
     return wer([u.ref for u in group], [u.hyp for u in group])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _name(runs: Sequence[Path], split: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from maya.models.config import SpeechModelConfig
 from maya.models.sizing import Gpu
+from maya.pages import columns
 
 _GB = 1e9
 
@@ -106,13 +107,6 @@ def _data(data: dict[str, Any]) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: bool = True) -> list[str]:
-    """Columns, the first to the left."""
-    rows = [head, *rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    align = str.rjust if right else str.ljust
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(align(x, w) for x, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    rule = "-" * max(map(len, lines))
-    return [lines[0].rstrip(), rule, *(line.rstrip() for line in lines[1:])]
+    """Columns under a rule. The first is aligned to the left, the others to the right, or all to the left."""
+    lines = columns([head, *rows], aligned_left={0} if right else range(len(head)))
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]

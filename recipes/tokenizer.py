@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from maya.config import to_dict
 from maya.data.report.page import write_run_page
-from maya.data.report.text_table import columns
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import TokenTable, token_path, write_tokens
 from maya.errors import MayaError
 from maya.files import sha256, write_json
+from maya.pages import columns
 from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
 from maya.recipes.cut_sources import dev_source, require_data, texts_of, training_source
 from maya.recipes.experiment import Experiment, load_experiment
@@ -124,7 +124,7 @@ def write_report(
         "unknown_characters_of_dev": unknown_of_dev,
     }
     write_json(run / "tokenizer.json", report | (more or {}))
-    return columns(fertility_table(languages))
+    return "\n".join(columns(fertility_table(languages)))
 
 
 def tokenizer_inputs(experiment: Experiment, data: Path) -> dict[str, Any]:
@@ -208,8 +208,8 @@ def _report(run: Path) -> dict[str, Any]:
 def unknown_shares(sample: TextSample, tokenizer: Tokenizer) -> dict[str, float]:
     """By language, the share of the characters of texts that have no piece of their own."""
     return {
-        code: sum(without_piece(tokenizer, mine).values()) / mine.length
-        for code, mine in sorted(sample.items())
+        code: sum(without_piece(tokenizer, texts).values()) / texts.length
+        for code, texts in sorted(sample.items())
     }
 
 

@@ -72,7 +72,7 @@ def numbers(hint: Any, path: str) -> Iterator[tuple[str, type, Range | None]]:
 CLASSES = configurations(Experiment, maya.train.tune.TuneConfig)
 
 
-def test_all_configurations_are_collected() -> None:
+def test_configurations_are_reached() -> None:
     names = {cls.__name__ for cls in CLASSES}
     assert {
         "TrainConfig",
@@ -239,6 +239,6 @@ def test_unknown_language_codes_are_refused(code: str) -> None:
         (Range(above=0, also=(INF,)), [INF, 1], [-INF, math.nan, 0]),
     ],
 )
-def test_range_allows(declared: Range, inside: list[float], outside: list[float]) -> None:
+def test_ranges(declared: Range, inside: list[float], outside: list[float]) -> None:
     assert all(declared.allows(value) for value in inside)
     assert not any(declared.allows(value) for value in outside)

@@ -177,7 +177,6 @@ def test_no_circle_of_imports_below_encoders(repo: Path) -> None:
     ] == []
 
 
-@pytest.mark.xfail(strict=False, reason="circles in kernels, encoders, decode and recipes are being mended")
 def test_no_circle_of_imports(repo: Path) -> None:
     assert import_circles(repo) == []
 

@@ -22,7 +22,6 @@ MORE_PARAMETERS: dict[str, str] = {
     "kernels/tdt/fused.py::fused_tdt_loss": _LOSS,
     "kernels/lact/__init__.py::lact": "a public operator: inputs, weights and how they are updated",
     "maya/data/loading/loader.py::__init__": "options by keyword, as torch's DataLoader",
-    "maya/data/loading/lhotse_loader.py::__init__": "as the loaders of tables",
     "maya/train/scaled_adam.py::__init__": "hyper-parameters by keyword, as torch's optimizers",
     "recipes/presets.py::fastconformer_tdt_ctc": "the sizes of a model by keyword",
 }

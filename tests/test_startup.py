@@ -47,12 +47,12 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-def test_import_maya_imports_no_heavy_packages() -> None:
+def test_importing_maya_loads_nothing_heavy() -> None:
     loaded = loaded_after("import maya")
     assert not loaded & {*HEAVY, "torch", "numpy"}
 
 
-def test_help_imports_no_heavy_packages() -> None:
+def test_help_loads_nothing_heavy() -> None:
     program = (
         "import contextlib, io\nfrom maya.recipes.cli import main\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"

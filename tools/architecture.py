@@ -21,7 +21,8 @@ FOLDERS = (
     *("maya/data/plan", "maya/data/loading", "maya/features"),
     *("maya/encoders", "maya/encoders/conformer", "maya/encoders/zipformer", "maya/encoders/lact"),
     *("maya/heads", "maya/heads/transducer", "maya/losses", "maya/models", "maya/models/sizing"),
-    *("maya/decode", "maya/align", "maya/score", "maya/train", "maya/serve", "maya/convert", "recipes"),
+    *("maya/decode", "maya/align", "maya/score", "maya/train", "maya/serve", "maya/convert"),
+    *("maya/convert/nemo", "maya/convert/icefall", "maya/convert/onnx", "recipes"),
 )
 
 
@@ -58,7 +59,9 @@ def updated(page: str, top: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Write the list of files in docs/architecture.md again.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Write the list of files in docs/architecture.md again."
+    )
     parser.add_argument(
         "--check", action="store_true", help="change nothing; exit status 1 if it is out of date"
     )

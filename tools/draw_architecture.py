@@ -87,7 +87,9 @@ def _rectangle(x: float, y: float, width: float, height: float, colour: str) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Draw the figure of docs/architecture.md.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Draw the figure of docs/architecture.md."
+    )
     parser.add_argument("path", type=Path, help="the file to write, .png or .svg")
     draw(parser.parse_args(argv).path)
     return 0

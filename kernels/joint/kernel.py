@@ -16,7 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
-from maya.kernels.joint import jit
+import maya.kernels.joint.jit as jit
 from maya.kernels.joint.dropout import signed32
 from maya.kernels.joint.rows import (
     JointGradients,

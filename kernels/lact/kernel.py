@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from maya.kernels.lact import jit
+import maya.kernels.lact.jit as jit
 from maya.kernels.lact.state import RENORMALISE_EPS
 from maya.kernels.lact.torch_op import TorchOps
 from maya.kernels.tiles import Tiles

@@ -235,9 +235,9 @@ class AttentionDecoder(Head):
     def _with_ends(self, tokens: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B, U) -> what is read and what is to be said, both (B, U+1)."""
         place, lens = torch.arange(tokens.shape[1] + 1, device=tokens.device), lens.to(tokens.device)[:, None]
-        known = tokens.masked_fill(place[:-1] >= lens, self.eos)
-        targets = F.pad(known, (0, 1), value=self.eos).masked_fill(place > lens, IGNORED)
-        return F.pad(known, (1, 0), value=self.eos), targets
+        inputs = tokens.masked_fill(place[:-1] >= lens, self.eos)
+        targets = F.pad(inputs, (0, 1), value=self.eos).masked_fill(place > lens, IGNORED)
+        return F.pad(inputs, (1, 0), value=self.eos), targets
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         """logits (B, U, V), targets (B, U) -> (B,)."""

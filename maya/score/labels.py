@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from maya.data.report.text_table import columns
+from maya.pages import columns
 from maya.score.report import percent, span
 from maya.score.wer import REPLICATES, ErrorStats, Interval, interval, macro_average
 
@@ -79,7 +79,7 @@ def label_table(report: LabelReport) -> str:
         rows.append([row.name, str(row.utterances), percent(row.accuracy), span(row.interval), ""])
     macro = (percent(report.macro), span(report.macro_interval))
     rows.append(["macro average", "", *macro, ""])
-    return columns(rows)
+    return "\n".join(columns(rows))
 
 
 def label_result(report: LabelReport) -> dict[str, Any]:

@@ -44,19 +44,19 @@ def aligned(pairs: list[tuple[str, str]], width: int = WIDTH) -> list[str]:
     used = len(_LABELS[0])
     for pair in pairs:
         cells = [word if pair[0] == pair[1] else f"[{word or '*'}]" for word in pair]
-        wide = max(map(columns, cells))
+        wide = max(map(terminal_width, cells))
         if used + wide > width and rows[-1][0]:
             rows.append(([], []))
             used = len(_LABELS[0])
         for row, cell in zip(rows[-1], cells, strict=True):
-            row.append(cell + " " * (wide - columns(cell)))
+            row.append(cell + " " * (wide - terminal_width(cell)))
         used += wide + 1
     return [
         (label + " ".join(row)).rstrip() for pair in rows for label, row in zip(_LABELS, pair, strict=True)
     ]
 
 
-def columns(text: str) -> int:
+def terminal_width(text: str) -> int:
     """Terminal columns of a text: combining marks take none, wide letters two."""
     marks = sum(unicodedata.category(c) in ("Mn", "Me", "Cf") for c in text)
     wide = sum(unicodedata.east_asian_width(c) in ("W", "F") for c in text)

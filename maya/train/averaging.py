@@ -65,9 +65,9 @@ def average_between(
             continue
         for average in (end, start) if first else (end,):
             if name not in average.mean or average.mean[name].shape != value.shape:
-                found = tuple(average.mean[name].shape) if name in average.mean else "missing"
+                actual = tuple(average.mean[name].shape) if name in average.mean else "missing"
                 raise MayaError(
-                    f"the average over {average.count} samples is of another model: {name} is {found} in "
+                    f"the average over {average.count} samples is of another model: {name} is {actual} in "
                     f"it and {tuple(value.shape)} in the weights; average checkpoints of one run"
                 )
         total = end.mean[name] * end.count

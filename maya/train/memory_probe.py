@@ -109,11 +109,11 @@ def fit(samples: Sequence[MemorySample], frames: Callable[[float], float]) -> di
     best, error = np.zeros(len(TERMS)), np.inf
     for size in range(1, min(len(TERMS), len(measured)) + 1):
         for chosen in combinations(range(len(TERMS)), size):
-            found = np.linalg.lstsq(weighted[:, chosen], np.ones(len(peaks)), rcond=None)[0]
-            missed = float(np.square(weighted[:, chosen] @ found - 1).sum())
-            if found.min() >= 0 and missed < error:
+            coefficients = np.linalg.lstsq(weighted[:, chosen], np.ones(len(peaks)), rcond=None)[0]
+            missed = float(np.square(weighted[:, chosen] @ coefficients - 1).sum())
+            if coefficients.min() >= 0 and missed < error:
                 best, error = np.zeros(len(TERMS)), missed
-                best[list(chosen)] = found
+                best[list(chosen)] = coefficients
     return dict(zip(TERMS, (best / scale).tolist(), strict=True))
 
 
@@ -140,8 +140,8 @@ def probe(
         if number:  # what is known already says about where the limit is
             guess = replace(memory, max_bytes=allowed, **fit(samples, frames))
             start = max(1, int(guess.room(frames(seconds), tokens)))
-        found = largest(lambda batch: fits(batch, seconds, tokens), start=start)  # noqa: B023
-        if not found:
+        batch_size = largest(lambda batch: fits(batch, seconds, tokens), start=start)  # noqa: B023
+        if not batch_size:
             peak = samples[-1].peak
             needs = "more than there is" if peak is None else f"{peak / 1e9:.2f} GB"
             raise MayaError(
@@ -204,16 +204,16 @@ def with_memory(plan: PlanConfig, order: Order, cache: Path, *, seconds: float, 
     with Steps(order) as steps:
         limit = steps.free_bytes if memory.limit == "auto" else float(memory.limit) * 1e9
         steps.limit(limit)
-        found = probe(steps.peak, memory, limit, corners(*reach), Caps(plan).frames)
-    terms = {name: getattr(found.memory, name) for name in ("max_bytes", *TERMS)}
-    found.device = str(key["device"])
-    rest = {"excess_median": found.excess_median, "excess_max": found.excess_max}
-    tries = [asdict(x) for x in found.samples]
+        probed = probe(steps.peak, memory, limit, corners(*reach), Caps(plan).frames)
+    terms = {name: getattr(probed.memory, name) for name in ("max_bytes", *TERMS)}
+    probed.device = str(key["device"])
+    rest = {"excess_median": probed.excess_median, "excess_max": probed.excess_max}
+    tries = [asdict(x) for x in probed.samples]
     cache.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(key | {"memory": terms, **rest, "samples": tries}, indent=1) + "\n")
     log.info(
         "memory: %d steps tried, the model of it lies %.0f %% above them at the median: %s",
-        len(tries), 100 * found.excess_median, path,
+        len(tries), 100 * probed.excess_median, path,
     )  # fmt: skip
     return replace(plan, memory=replace(memory, **terms))
 
@@ -250,11 +250,11 @@ def _saved(path: Path, key: dict[str, Any]) -> dict[str, Any]:
         raise MayaError(f"{path} is damaged; remove it, and the memory is measured again") from e
 
 
-def table(found: Probe, limit_bytes: float) -> NDArray[Any]:
+def table(probed: Probe, limit_bytes: float) -> NDArray[Any]:
     """(n, 3) of (seconds, tokens, utterances): the largest batch that was seen to fit, for each shape."""
-    allowed = limit_bytes * found.memory.safety
+    allowed = limit_bytes * probed.memory.safety
     best: dict[tuple[float, int], int] = {}
-    for x in found.samples:
+    for x in probed.samples:
         if x.peak is not None and x.peak <= allowed:
             best[x.seconds, x.tokens] = max(best.get((x.seconds, x.tokens), 0), x.batch)
     return np.array([(s, u, n) for (s, u), n in sorted(best.items())])

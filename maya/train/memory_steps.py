@@ -99,8 +99,8 @@ class Steps:
     def peak(self, batch: int, seconds: float, tokens: int) -> int | None:
         """Bytes at the highest of a step on so many utterances of this size each, or None: out of memory."""
         size = {"batch": batch, "seconds": seconds, "tokens": tokens, "limit": self._limit}
-        found: int | None = self._ask(size)["peak"]
-        return found
+        peak: int | None = self._ask(size)["peak"]
+        return peak
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None

@@ -172,18 +172,18 @@ class ScaledAdam(torch.optim.Optimizer):
         state, groups, count = {}, [], 0
         for group in self.param_groups:
             names = group["param_names"]
-            known = next((homes[n][1] for n in names if n in homes), group)
+            saved_group = next((homes[n][1] for n in names if n in homes), group)
             for i, (name, p) in enumerate(zip(names, group["params"], strict=True)):
-                found = saved["state"].get(homes[name][0]) if name in homes else None
-                if found is None:
+                entry = saved["state"].get(homes[name][0]) if name in homes else None
+                if entry is None:
                     continue
-                if found["delta"].shape != p.shape:
+                if entry["delta"].shape != p.shape:
                     raise MayaError(
-                        f"the saved optimizer state of {name} is for {tuple(found['delta'].shape)}, the "
+                        f"the saved optimizer state of {name} is for {tuple(entry['delta'].shape)}, the "
                         f"parameter is {tuple(p.shape)}; train on with the model it was saved for"
                     )
-                state[count + i] = found
-            options = {k: v for k, v in known.items() if k not in ("params", "param_names")}
+                state[count + i] = entry
+            options = {k: v for k, v in saved_group.items() if k not in ("params", "param_names")}
             indices = list(range(count, count + len(names)))
             groups.append(options | {"params": indices, "param_names": list(names)})
             count += len(names)
@@ -223,13 +223,13 @@ class ScaledAdam(torch.optim.Optimizer):
     def _stack(self, group: dict[str, Any], present: list[bool]) -> list[_Stack]:
         """Lay the state of the parameters that have gradients into shared tensors, by size and step."""
         kinds: dict[tuple, list[int]] = {}
-        for i, (p, there) in enumerate(zip(group["params"], present, strict=True)):
-            if not there:
+        for i, (p, has_gradient) in enumerate(zip(group["params"], present, strict=True)):
+            if not has_gradient:
                 continue
-            mine = _local(p)
-            alone = mine.numel() >= (CPU_STACK if mine.device.type == "cpu" else GPU_STACK)
+            local = _local(p)
+            alone = local.numel() >= (CPU_STACK if local.device.type == "cpu" else GPU_STACK)
             age = int(self.state[p]["step"]) if self.state[p] else 0
-            kind = (age, mine.numel(), p.numel(), mine.dtype, mine.device, _shards(p), i if alone else -1)
+            kind = (age, local.numel(), p.numel(), local.dtype, local.device, _shards(p), i if alone else -1)
             kinds.setdefault(kind, []).append(i)
         return [self._lay(kind[0], group, where) for kind, where in kinds.items()]
 
@@ -330,12 +330,12 @@ def _add_over_shards(parts: list[_Sums]) -> None:
         for i, p, sums in zip(part.stack.where, part.stack.params, part.sums.unbind(1), strict=True):
             if shards := _shards(p):
                 sharded.setdefault(shards, []).append((i, sums))
-    for (mesh, *dims), found in sorted(sharded.items(), key=lambda item: min(i for i, _ in item[1])):
-        found.sort(key=lambda item: item[0])
-        total = torch.stack([sums for _, sums in found])
+    for (mesh, *dims), entries in sorted(sharded.items(), key=lambda item: min(i for i, _ in item[1])):
+        entries.sort(key=lambda item: item[0])
+        total = torch.stack([sums for _, sums in entries])
         for dim in dims:
             dist.all_reduce(total, group=mesh.get_group(dim))
-        for (_, sums), added in zip(found, total, strict=True):
+        for (_, sums), added in zip(entries, total, strict=True):
             sums.copy_(added)
 
 
@@ -364,17 +364,17 @@ def _update(part: _Sums, group: dict[str, Any], factor: Tensor) -> None:
     rate, growth = _rates(part, group, factor)
     # On the CPU the factor can be read without waiting, and goes into the coefficients.
     on_cpu = factor.device.type == "cpu"
-    known = float(factor) if on_cpu else 1.0
+    factor_on_cpu = float(factor) if on_cpu else 1.0
     correction = 1 - beta2 ** (float(stack.step) + 1)
     root_correction = math.sqrt(correction) if correction < 0.99 else 1.0
-    rate = rate.mul_(-float(group["lr"]) * (1 - beta1) * known * root_correction)[:, None]
+    rate = rate.mul_(-float(group["lr"]) * (1 - beta1) * factor_on_cpu * root_correction)[:, None]
     m, v, g = stack.delta, stack.exp_avg_sq, part.grads
     # Zeros in place of gradients that are not finite: 0 times infinity would not be one.
     if not on_cpu:
         g = g.masked_fill(factor == 0, 0.0).mul_(factor)
-    elif known == 0:
+    elif factor_on_cpu == 0:
         g = torch.zeros_like(g)
-    v.mul_(beta2).addcmul_(g, g, value=(1 - beta2) * known**2)
+    v.mul_(beta2).addcmul_(g, g, value=(1 - beta2) * factor_on_cpu**2)
     root = v.sqrt().add_(group["eps"] * root_correction)
     m.mul_(beta1).addcmul_(torch.div(g, root, out=root), rate)
     if growth is not None:

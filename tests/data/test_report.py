@@ -1,5 +1,6 @@
 from maya.data.report.statistics import Statistics
-from maya.data.report.text_table import columns, table
+from maya.data.report.text_table import table
+from maya.pages import columns
 from tests.data.test_statistics import entry
 
 
@@ -14,5 +15,5 @@ def test_table_shows_overlap() -> None:
 
 
 def test_columns_are_aligned() -> None:
-    lines = columns([["a", "b", "c", "d"], ["aa", "10", "x", "y"]]).splitlines()
+    lines = columns([["a", "b", "c", "d"], ["aa", "10", "x", "y"]])
     assert lines == ["a    b  c  d", "aa  10  x  y"]

@@ -25,7 +25,7 @@ from tests.tiny import experiment
 TRAINED: set[str] = set()
 
 
-def test_parts_share_no_recording(source: Path) -> None:  # noqa: F811
+def test_no_recording_is_in_both_parts(source: Path) -> None:  # noqa: F811
     speakers = read_speakers(source, "test", TRAINED, seed=1)
     again = read_speakers(source, "test", TRAINED, seed=1)
     assert [s.name for s in speakers] == [s.name for s in again]
@@ -131,14 +131,14 @@ def test_decoding_without_updates_leaves_the_model_unchanged(
         assert pairs == answers(speaker_model.plain())
 
 
-def test_encoder_without_adaptation_is_refused() -> None:
+def test_an_encoder_that_does_not_adapt_refuses() -> None:
     encoder = experiment().model.encoder.build()
     assert not encoder.adapts
     with pytest.raises(MayaError, match="does not learn from utterances"):
         encoder.adapt(torch.zeros(1, 10, 80), torch.tensor([10]))
 
 
-def test_every_adaptation_is_in_the_table(speaker_model: adaptation.SpeakerModel, tmp_path: Path) -> None:
+def test_every_way_is_in_the_table(speaker_model: adaptation.SpeakerModel, tmp_path: Path) -> None:
     rates = {(w, labelled): 1e-3 for w in ("lora", "all") for labelled in (True, False)}
     answers = adaptation.compare(speaker_model, "run", [1.0, 2.0], rates)
     assert speaker_model.model.encoder.cfg.update_at_test
@@ -181,7 +181,7 @@ def test_more_models_do_not_narrow_the_interval() -> None:
     assert single.interval == three.interval
 
 
-def test_comparison_needs_the_same_utterances() -> None:
+def test_changes_need_the_same_utterances() -> None:
     pairs = [("one two", "one")] * 5 + [("one two", "one two")] * 5
     worse = [(ref, "") if hyp == "one" else (ref, hyp) for ref, hyp in pairs]
     answers = [answer("en", pairs), answer("en", pairs, way="no update"), answer("en", worse, way="LoRA")]

@@ -25,7 +25,7 @@ from maya.recipes.cli import main, parser
         ("train --train.lr 3", "maya train: unknown option --train.lr; write --set train.lr=VALUE"),
         ("train --encoder 1", "maya train: unknown option --encoder; did you mean --encoder-lr?"),
         ("transcribe r a.wav --lang hi", "unknown option --lang; did you mean --language?"),
-        ("transcribe r a.wav --method ctcc", "--method: unknown value 'ctcc'; did you mean 'ctc'?"),
+        ("transcribe r a.wav --output jsn", "--output: unknown value 'jsn'; did you mean 'json'?"),
         (
             "export onnx a b --chunk 4",
             "unknown option --chunk; did you mean --chunk-frames?",

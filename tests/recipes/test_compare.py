@@ -40,20 +40,20 @@ def make(tmp_path: Path) -> Make:
     return made
 
 
-def test_significant_and_insignificant_differences(make: Make) -> None:
+def test_a_clear_difference_and_none(make: Make) -> None:
     bad = [make(f"bad{i}", 0.4, i) for i in range(3)]
     good = [make(f"good{i}", 0.1, 10 + i) for i in range(2)]
     text = compare(bad, good)
     assert "bad0 bad1 bad2" in text and "good0 good1" in text
-    difference = text.split("second minus first: ")[1]
-    assert float(difference.split()[0]) == pytest.approx(-30, abs=6) and "p = 0.001" in text
+    found = text.split("second minus first: ")[1]
+    assert float(found.split()[0]) == pytest.approx(-30, abs=6) and "p = 0.001" in text
     rate = text.splitlines()[1].split()[5]  # after three names, the split and a count
     assert float(rate) == pytest.approx(40, abs=5)
     same = compare(bad[:1], [make("bad3", 0.4, 3)])
     assert float(same.rsplit("p = ", 1)[1].split()[0]) > 0.05
 
 
-def test_several_runs_are_resampled_together() -> None:
+def test_several_runs_are_drawn_together() -> None:
     """A language that is the only one, a run each, is the plain paired comparison; a run that is there twice
     changes nothing."""
     rng = np.random.default_rng(0)

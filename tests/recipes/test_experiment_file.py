@@ -81,11 +81,11 @@ def test_files_beside_it_can_be_imported(line: str, tmp_path: Path, monkeypatch:
         write(
             tmp_path / folder / "mine.py",
             f"{line}\nfrom maya.recipes.experiment import Experiment\n\n\ndef experiment():\n"
-            f"    exp = Experiment(name='x')\n    exp.model.joint.hidden = {width}\n    return exp\n",
+            f"    exp = Experiment(name='x')\n    exp.model.encoder.d_model = {width}\n    return exp\n",
         )
     for folder, width_expected in (("one", 129), ("two", 258), ("one", 129)):
         exp = load_experiment(f"{folder}/mine.py", [])
-        assert exp.model.joint.hidden == width_expected, folder
+        assert exp.model.encoder.d_model == width_expected, folder
 
 
 def test_a_file_inside_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

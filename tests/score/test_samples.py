@@ -1,7 +1,7 @@
 """Utterances for people to read: chosen over the range of errors, words under each other."""
 
 from maya.score.report import Utterance, make_report
-from maya.score.samples import aligned, choose, columns, sample_table
+from maya.score.samples import aligned, choose, sample_table, terminal_width
 
 
 def _report(errors: list[int]):  # noqa: ANN202
@@ -32,8 +32,8 @@ def test_words_are_aligned() -> None:
     assert lines[2].endswith("0 sub 1 del 1 ins of 4")
     ref, hyp = lines[3:]
     assert ref == "REF: मैं [घर] जाता [*]  हूँ" and hyp == "HYP: मैं [*]  जाता [था] हूँ"
-    assert columns(ref) == columns(hyp)
-    assert columns("हूँ") == 1 and columns("日本") == 4 and columns("ab\u200d") == 2
+    assert terminal_width(ref) == terminal_width(hyp)
+    assert terminal_width("हूँ") == 1 and terminal_width("日本") == 4 and terminal_width("ab\u200d") == 2
 
 
 def test_long_utterances_are_wrapped() -> None:

@@ -48,8 +48,6 @@ def test_long_audio_runs_in_a_subprocess(manifest: Path, capsys: pytest.CaptureF
 
 def test_every_weight_maps_to_hugging_face() -> None:
     model = SpeechModel(hybrid(vocab_size=7, encoder=FastConformerConfig(n_layers=1, d_model=32)))
-    lstm = "prediction.dec_rnn.lstm."
-    state = bench_transcribe.renamed(
-        model.decoder.state_dict(), {"prediction.embed.": "e.", lstm: "decoder.lstm."}
-    )
-    assert len(state) == len(model.decoder.state_dict()) and "decoder.lstm.weight_hh_l1" in state
+    decoder, lstm = model.heads["transducer"].decoder, "prediction.dec_rnn.lstm."
+    state = bench_transcribe.renamed(decoder.state_dict(), {"prediction.embed.": "e.", lstm: "decoder.lstm."})
+    assert len(state) == len(decoder.state_dict()) and "decoder.lstm.weight_hh_l1" in state

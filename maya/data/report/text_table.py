@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maya.data.corpus.manifest import PARTS
+from maya.pages import columns
 
 
 def table(summary: Mapping[str, Mapping[str, Any]], splits: Mapping[str, Mapping[str, Any]]) -> str:
@@ -14,7 +15,7 @@ def table(summary: Mapping[str, Mapping[str, Any]], splits: Mapping[str, Mapping
         overlap = facts.get("text_overlap", {})
         shared = " ".join(f"{part} {share:.0%}" for part, share in overlap.items() if share)
         rows.append([language, *_sums([numbers]), str(facts.get("method", "")), shared or "none"])
-    return columns([*rows, ["all", *_sums(list(summary.values())), "", ""]])
+    return "\n".join(columns([*rows, ["all", *_sums(list(summary.values())), "", ""]]))
 
 
 def _sums(languages: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -25,14 +26,3 @@ def _sums(languages: Sequence[Mapping[str, Any]]) -> list[str]:
     )
     parts = [sum(n["parts"][part]["utterances"] for n in languages) for part in PARTS]
     return [str(utterances), f"{hours:.2f}", *map(str, (*counts, *parts))]
-
-
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Lines with the cells of each column under one another; all but the first and last two to the right."""
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    left_aligned = {0, len(widths) - 1, len(widths) - 2}
-    lines = []
-    for row in rows:
-        cells = [v.ljust(widths[c]) if c in left_aligned else v.rjust(widths[c]) for c, v in enumerate(row)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
