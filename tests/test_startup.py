@@ -10,7 +10,7 @@ import soundfile
 
 from maya.train.checkpoint import Checkpoint, save_checkpoint
 from tests.convert.archives import recognizer
-from tests.test_layering import imports, module_name, source_files
+from tests.test_layering import OPTIONAL, imports, module_name, source_files
 
 # Each takes from 0.1 s to some seconds to import.
 HEAVY = (
@@ -49,7 +49,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_importing_maya_loads_nothing_heavy() -> None:
     loaded = loaded_after("import maya")
-    assert not loaded & {*HEAVY, "torch", "numpy"}
+    assert not loaded & {*HEAVY, *OPTIONAL, "torch", "numpy"}
 
 
 def test_help_loads_nothing_heavy() -> None:
