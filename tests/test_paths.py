@@ -22,7 +22,7 @@ FOLDERS = "maya|kernels|recipes|egs|tools|tests|docs"
 PATH = re.compile(rf"(?<![\w/.<{{$*-])(?:\./)?((?:{FOLDERS})/[\w./*-]+)")
 MODULE = re.compile(rf"python -m ((?:{FOLDERS})(?:\.\w+)+)")
 TARGET = re.compile(r"`make ([a-z][a-z-]*)")
-# Of other projects, with the file that says so.
+# Paths of other projects, with the file that mentions them.
 FOREIGN = ("egs/librispeech/ASR",)
 
 
@@ -38,7 +38,7 @@ def tracked(repo: Path) -> list[str]:
 def documentation(repo: Path) -> Iterator[tuple[str, str]]:
     """(file, text) of each page, and of each docstring and comment outside the tests."""
     for name in tracked(repo):
-        if name == "CHANGELOG.md":  # it names what is gone
+        if name == "CHANGELOG.md":  # it names removed files
             continue
         if name.endswith(".md") or (name.endswith(".sh") and not name.startswith("tests/")):
             yield name, (repo / name).read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def test_paths_exist(repo: Path) -> None:
     for file, text in documentation(repo):
         for match in PATH.finditer(text):
             path = match[1].rstrip("/.-")
-            if text[match.end() : match.end() + 1] in ("<", "{", "$"):  # goes on with a placeholder
+            if text[match.end() : match.end() + 1] in ("<", "{", "$"):  # continues with a placeholder
                 path = str(Path(path).parent)
             if path.startswith(FOREIGN) or path in names or any(word.isupper() for word in path.split("/")):
                 continue

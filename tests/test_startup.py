@@ -12,7 +12,7 @@ from maya.train.checkpoint import Checkpoint, save_checkpoint
 from tests.convert.archives import recognizer
 from tests.test_layering import OPTIONAL, imports, module_name, source_files
 
-# Each takes from 0.1 s to some seconds to import.
+# The import of each takes from 0.1 s to some seconds.
 HEAVY = (
     *("lhotse", "accelerate", "tensorboard", "torch.utils.tensorboard", "pyarrow", "pandas", "sympy"),
     *("torch._dynamo", "torch._inductor", "triton", "transformers", "peft", "torchaudio", "yaml", "av"),

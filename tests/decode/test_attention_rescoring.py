@@ -208,7 +208,7 @@ def test_trained_decoder_decodes_its_texts_and_corrects_ctc() -> None:
         optimizer.step()
     for beam in (1, 4):
         assert [h.tokens for h in attention_beam(enc, lens, decoder, beam=beam)] == texts
-    # CTC hears 4 where 3 was said, by a little.
+    # CTC slightly prefers 4 to the correct 3.
     ctc_logits = torch.full((1, 8, 10), -9.0)
     for frame, token in enumerate([2, 0, 3, 0, 4, 0, 4, 0]):
         ctc_logits[0, frame, token] = 0.0

@@ -197,7 +197,7 @@ def test_trace_follows_the_parents() -> None:
     trace = Trace(3, 2, 2, 9, torch.device("cpu"))
     trace.add(0, torch.tensor([[0, 0], [0, 0]]), torch.tensor([[1, 2], [3, 9]]), torch.full((2, 2), -0.5))
     trace.add(1, torch.tensor([[1, 0], [0, 1]]), torch.tensor([[9, 4], [5, 6]]), torch.full((2, 2), -0.25))
-    trace.add(2, torch.tensor([[1, 0]]), torch.tensor([[7, 8]]), torch.full((1, 2), -1.0))  # one row goes on
+    trace.add(2, torch.tensor([[1, 0]]), torch.tensor([[7, 8]]), torch.full((1, 2), -1.0))  # one row is left
     first, second = trace.read(torch.tensor([0, 1]))
     assert (first.tokens, first.steps, first.scores) == ([1, 4, 7], [0, 1, 2], [-0.5, -0.25, -1.0])
     assert (second.tokens, second.steps, second.scores) == ([6], [1], [-0.25])

@@ -127,7 +127,7 @@ def test_unsupported_streaming_is_refused():
     with pytest.raises(MayaError, match="cannot stream"):
         recognizer(conv_context="symmetric").stream()
     stream = recognizer().stream()
-    assert stream.finish().tokens == stream.finish().tokens  # nothing said, twice
+    assert stream.finish().tokens == stream.finish().tokens  # no audio, twice
     with pytest.raises(MayaError, match="does not know the language 'xx'; it knows en, hi$"):
         recognizer().stream("xx")
     advice = "a stream cannot identify the language.*: name one of en, hi, or leave the language out"
@@ -213,7 +213,7 @@ def test_lact_keeps_fast_weights_for_the_same_speaker():
         return stream.finish(**options)
 
     same([transcribe(first, same_speaker=True), transcribe(second)], [opening, carried])
-    same([transcribe(second)], [alone])  # and another speaker begins anew
+    same([transcribe(second)], [alone])  # another speaker starts with the initial weights
     with pytest.raises(MayaError, match="same_speaker needs a LaCT"):
         recognizer().stream().finish(same_speaker=True)
     state = model.encoder.initial_state(1).describe()

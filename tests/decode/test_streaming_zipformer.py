@@ -65,7 +65,7 @@ def test_audio_in_pieces_gives_the_same_tokens(method: Any, context: tuple[int, 
         hyp = stream.finish()
         assert (hyp.tokens, hyp.frames) == (expected.tokens, expected.frames)
         assert hyp.scores == pytest.approx(expected.scores, abs=1e-4)
-    assert stream.finish().tokens == []  # nothing said
+    assert stream.finish().tokens == []  # no audio
 
 
 @torch.inference_mode()

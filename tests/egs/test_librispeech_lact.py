@@ -152,7 +152,7 @@ def test_streaming_preset_streams() -> None:
     assert (encoder.order, encoder.chunk, encoder.window[1]) == ("chunk_causal", 32, -1)
     cfg = with_vocabulary(replace(exp.model, encoder=encoder), 500, exp.languages)
     model = build_model(cfg).eval()
-    model.preprocessor.featurizer.stream()  # raises where features need the whole utterance
+    model.preprocessor.featurizer.stream()  # raises if features need the whole utterance
     model.encoder.stream(1)
     whole = build_model(with_vocabulary(load("tiny").model, 80, ("en",))).eval()
     with pytest.raises(Exception, match="stream"):
@@ -165,7 +165,7 @@ def test_training_by_steps_is_averaged_over_steps(tmp_path: Path) -> None:
     checkpoints.mkdir(parents=True)
     command = [REPO / "egs/librispeech/run.sh", "--work", tmp_path / "work", "--experiment", "lact:tiny"]
     command += ["--stage", "4", "--stop-stage", "4", "--gpus", "1"]
-    env = os.environ | {"BASH_FUNC_maya%%": '() { echo "maya $*"; }'}  # says what would be run
+    env = os.environ | {"BASH_FUNC_maya%%": '() { echo "maya $*"; }'}  # prints commands only
 
     def run(*options: str) -> str:
         return subprocess.run(

@@ -210,7 +210,7 @@ def test_ctrl_c_leaves_no_files_and_prints_one_sentence(tmp_path: Path) -> None:
     while not any(p.stat().st_size for p in tmp_path.glob(".corpus.partial-*/hi.tar")):
         assert run.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    os.killpg(run.pid, signal.SIGINT)  # what a terminal does: parent and workers all get it
+    os.killpg(run.pid, signal.SIGINT)  # as from a terminal: the parent and all workers receive it
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 1
     assert errors.strip().splitlines()[-1].startswith("error: stopped before")

@@ -56,7 +56,7 @@ def test_streamed_pieces_equal_the_whole(options):
     """Rows start at different calls, come in pieces of 0 to 60 features and end at different times."""
     model, bound = causal(**options), 1e-5
     x = torch.randn(len(LENS), max(LENS), 20)
-    if model.cfg.orthogonalize:  # which lifts rounding errors too
+    if model.cfg.orthogonalize:  # this increases rounding errors too
         model, x, bound = model.double(), x.double(), 1e-8
     with torch.no_grad():
         whole, whole_lens = model(x, torch.tensor(LENS))

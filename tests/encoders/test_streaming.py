@@ -89,7 +89,7 @@ def test_other_models_and_repeated_rows(options, piece):
     for b, n in enumerate(whole_lens.tolist()):
         torch.testing.assert_close(actual[b], whole[b, :n], rtol=0, atol=1e-5)
     state = model.initial_state(2)
-    with torch.no_grad():  # the first row ends and begins again while the second goes on
+    with torch.no_grad():  # the first row ends and restarts while the second continues
         done = torch.tensor([True, False])
         for _ in range(2):
             enc, enc_lens, state = model.stream_step(x[:, :48], torch.tensor([48, 8]), state, final=done)

@@ -31,7 +31,7 @@ from maya.encoders import Zipformer
 from maya.encoders.zipformer.config import Chunking
 from tests.interop.check_nemo import Row
 
-BAR = 2e-5  # absolute, relative where outputs exceed 1
+BAR = 2e-5  # absolute; relative for outputs above 1
 MODEL_FILES = Path("egs/librispeech/ASR/zipformer")
 
 

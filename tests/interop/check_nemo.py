@@ -29,9 +29,9 @@ from maya.decode.recognizer import Recognizer
 from maya.encoders import Encoded
 from maya.text.aggregate import AggregateTokenizer
 
-Row = tuple[str, str, str, bool]  # what, bar, measured, whether it holds
+Row = tuple[str, str, str, bool]  # comparison, limit, measured, whether it holds
 
-ENCODER_BAR = 2e-5  # of encoder and CTC output, given the same features; relative where they exceed 1
+ENCODER_BAR = 2e-5  # of encoder and CTC output, given the same features; relative for values above 1
 FEATURE_BAR, FEATURE_SHARE, FEATURE_WORST = 1e-5, 0.97, 3e-4  # see tests/features/test_logmel.py
 
 

@@ -298,7 +298,7 @@ def test_every_input_makes_the_stage_run_again(
     scores = {"error": 1.0, "loss": 1.0, "wer": 1.0, "cer": 1.0}
     monkeypatch.setattr(stage, "SpeechModel", Model)
     monkeypatch.setattr(stage, "dev_validation", lambda *_, **__: lambda model, heads: scores)
-    monkeypatch.chdir(tmp_path)  # where a.wav, the audio of all utterances, lies
+    monkeypatch.chdir(tmp_path)  # the folder of a.wav, the audio of all utterances
     experiment, data = tiny.experiment(), prepared(tmp_path, {"train": ["t"], "dev": ["a"], "test": ["c"]})
     changes = {
         "nothing": lambda: None,

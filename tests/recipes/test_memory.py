@@ -10,7 +10,7 @@ from maya.train.checkpoint import load_checkpoint, step_checkpoints
 from tests import tones
 
 TINY = ["--experiment", "tests.tiny"]
-LIMIT = 0.9  # GB; the process alone takes some 0.4
+LIMIT = 0.9  # GB; the process alone needs about 0.4
 
 
 @pytest.mark.slow

@@ -137,7 +137,7 @@ def test_every_input_makes_the_stage_run_again(
     assert "up to date" not in out
     if kind.startswith("audio"):
         assert "prepare: audio changed since" in out
-    if kind != "split anew":  # which is asked for each time
+    if kind != "split anew":  # the option must be given each time
         prepare(experiment, top / "c", top / "out")
         assert "up to date" in capsys.readouterr().out
 

@@ -115,7 +115,7 @@ def test_gpus(
 def test_gpus_without_bf16(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
     old = GpuStatus(name="V100", free=10**10, total=10**10, bf16=False)
     monkeypatch.setattr(ready, "find_gpus", lambda: [old, old])
-    assert _refusals(planned) == []  # fp32 was asked for
+    assert _refusals(planned) == []  # fp32 was set
     planned.experiment.train.precision = "bf16"
     assert len(_refusals(planned)) == 2 and "no bf16" in _refusals(planned)[0]
 

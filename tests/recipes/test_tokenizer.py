@@ -98,7 +98,7 @@ def test_a_run_with_checkpoints_keeps_its_tokenizer(
     assert "up to date" in capsys.readouterr().out
     tokenizer(experiment, top / "data", top / "run", force=True)
     assert (top / "run/tokenizer.model").read_bytes() == before
-    tokenizer(experiment, top / "data", top / "new")  # a run without checkpoints gets one of its own
+    tokenizer(experiment, top / "data", top / "new")  # a run without checkpoints gets its own tokenizer
     assert (top / "new/tokenizer.model").read_bytes() != before
 
 

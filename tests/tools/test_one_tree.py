@@ -52,9 +52,9 @@ def checkouts(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkouts
         (checkout / "tools").mkdir()
         for file in FILES:
             shutil.copy(repo / file, checkout / file)
-    (both.second / "recipes" / "probe.py").write_text(PROBE)  # which the first has not
+    (both.second / "recipes" / "probe.py").write_text(PROBE)  # the first does not have it
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(both.active)], check=True)
-    # Everything but maya comes from the environment of the tests; its own links to checkouts do not count.
+    # All packages but maya come from the environment of the tests, without its links to checkouts.
     (site,) = both.active.glob("lib/python*/site-packages")
     (site / "tests.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
     install = [

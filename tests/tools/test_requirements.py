@@ -15,7 +15,7 @@ import maya
 from tools import requirements
 
 SETUP = requirements.setup_arguments()
-CUDA = re.compile(r"(nvidia|cuda)-")  # of a CUDA build of torch, which pins them itself
+CUDA = re.compile(r"(nvidia|cuda)-")  # a CUDA build of torch pins these itself
 
 
 def test_published_metadata() -> None:
@@ -110,7 +110,7 @@ def test_installed_torch_is_kept(versions: dict[str, str]) -> None:
     versions["numpy"] = "1.0"
     kept = [line if not line.startswith("torch==") else "torch==2.12.1+cu130" for line in pins]
     assert requirements.constraints("tested") == kept
-    versions["triton"] = "3.6.9"  # which that torch names
+    versions["triton"] = "3.6.9"  # torch requires it
     assert "triton==3.6.9" in requirements.constraints("tested")
     versions["setuptools"] = "65.5.0"  # cannot build this package
     assert f"setuptools=={requirements.pins()['setuptools']}" in requirements.constraints("tested")

@@ -28,7 +28,7 @@ def _hold(run: Path, ready: Connection, fork_too: bool) -> None:
 
 def _holder(run: Path, *, fork_too: bool = False) -> tuple[mp.process.BaseProcess, int]:
     """A process that holds the lock, and the pid of the worker that it forked."""
-    context = mp.get_context("fork")  # no import of torch anew
+    context = mp.get_context("fork")  # without another import of torch
     receiver, sender = context.Pipe()
     process = context.Process(target=_hold, args=(run, sender, fork_too), daemon=True)
     process.start()

@@ -180,7 +180,7 @@ def test_out_of_memory_errors_are_recognised() -> None:
     assert not is_out_of_memory(RuntimeError("size mismatch"))
 
 
-@pytest.mark.parametrize("first", [0, 1])  # 1: where the blank is 0
+@pytest.mark.parametrize("first", [0, 1])  # from 1, because the blank is 0
 def test_synthetic_batches_can_be_aligned(first: int) -> None:
     batch = synthetic(3, 2.0, 200, 40, first)
     assert batch.audio.shape == (3, 32000) and batch.tokens.shape == (3, 200)

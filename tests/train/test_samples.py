@@ -80,7 +80,7 @@ def test_samples_are_logged_and_do_not_change_training(
     assert [event.step for event in shown] == [2, 4, 6, 8]
     assert f"ref {rows[-1]['ref']}" in shown[-1].tensor_proto.string_val[0].decode()
 
-    # Stopped after step 5, the run goes on at the checkpoint of step 4: the rows after it are written anew.
+    # A run stopped after step 5 resumes at the checkpoint of step 4. Rows after it are written again.
     resumed = tmp_path / "resumed"
     shutil.copytree(run, resumed)
     (resumed / "stage-train.json").unlink()

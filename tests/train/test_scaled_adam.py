@@ -329,7 +329,7 @@ def test_limits_of_scalars_and_rms() -> None:
         scalar.grad, large.grad = -torch.ones(()), -torch.ones(4, 4)
         optimizer.step()
     assert scalar.item() == 10.0
-    # The growth of the size stops at an rms of 3; what Adam's own step adds is not limited (as in icefall).
+    # The scale stops growing at an rms of 3. Adam's own step is not limited (as in icefall).
     assert float(optimizer.state[large]["param_rms"]) >= 3.0
 
 

@@ -102,7 +102,7 @@ def test_untrained_head_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     transducer: Any = model.head("transducer")
     monkeypatch.setattr(transducer.joint, "output", lambda *_: pytest.fail("the joint ran"))
     monkeypatch.setattr(transducer, "losses", lambda *_: pytest.fail("its loss was computed"))
-    for method in ("auto", "transducer"):  # the latter is what decoding will use, once it is trained
+    for method in ("auto", "transducer"):  # decoding will use the latter once it is trained
         scores = validate_of(batches(LANGS), method)(model, ("ctc", "attention"))
         assert not any(name.startswith("transducer") for name in scores)
         assert scores["error"] == min(scores["ctc_cer"], scores["attention_cer"])
