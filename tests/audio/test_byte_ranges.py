@@ -164,12 +164,12 @@ def test_object_storage_is_read_like_a_disk(tmp_path: Path, monkeypatch: pytest.
         assert members == index_tar(tar) and client.sent <= 512 * (len(members) + 1)
         stamp = file_stamp(path)
         for member in members:
-            mine = ByteRange(path, member.offset, member.size, stamp)
-            theirs = ByteRange(str(tar), member.offset, member.size)
-            assert (decode(parse_address(mine.address))[0] == decode(theirs)[0]).all()
+            remote = ByteRange(path, member.offset, member.size, stamp)
+            local = ByteRange(str(tar), member.offset, member.size)
+            assert (decode(parse_address(remote.address))[0] == decode(local)[0]).all()
         client.sent = 0
-        part, _ = decode(mine, offset=120.0, duration=2.0)
-        assert (part == decode(theirs, 120.0, 2.0)[0]).all() and client.sent <= 4 << 20 < len(
+        part, _ = decode(remote, offset=120.0, duration=2.0)
+        assert (part == decode(local, 120.0, 2.0)[0]).all() and client.sent <= 4 << 20 < len(
             files["long.wav"]
         )
         with pytest.raises(MayaError, match=r"cannot read s3://bucket/none: An error occurred \(NoSuchKey\)"):
@@ -180,7 +180,7 @@ def test_object_storage_is_read_like_a_disk(tmp_path: Path, monkeypatch: pytest.
             read_range(path, 10**9, 5)
         client.time = datetime(2026, 1, 3, tzinfo=UTC)
         with pytest.raises(MayaError, match="was replaced since"):
-            read_range(*mine)
+            read_range(*remote)
     finally:
         use_s3_store(before)
 

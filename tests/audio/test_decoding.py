@@ -227,7 +227,7 @@ def test_flac_of_unknown_length(
     row = Row(id="a", language="en", text="a", audio="a.flac", where="x:1")
     for decoded in (True, False):
         kept, _ = probe(tmp_path, [row], ProbeConfig(decode=decoded, min_seconds=0.01))
-        assert [one.num_samples for one in kept] == [len(expected)]
+        assert [entry.num_samples for entry in kept] == [len(expected)]
 
 
 def test_flac_with_a_wrong_length(tmp_path: Path) -> None:

@@ -92,12 +92,12 @@ def test_missing_cut_audio_names_utterance_and_file(tmp_path: Path) -> None:
 def test_speed_matches_lhotse(tmp_path: Path, factor: float) -> None:
     path = write_tone(tmp_path / "a.wav", 0.8)
     cuts = CutSet.from_cuts([Recording.from_file(path).to_cut()])
-    theirs = torch.from_numpy(next(iter(cuts.perturb_speed(factor))).load_audio()[0])
+    lhotse_audio = torch.from_numpy(next(iter(cuts.perturb_speed(factor))).load_audio()[0])
     ours = change_speed(load_audio(path), factor, 16000)
     assert len(ours) == math.ceil(12800 / factor)
-    assert abs(len(ours) - len(theirs)) <= 1
-    n = min(len(ours), len(theirs))
-    torch.testing.assert_close(ours[: n - 1], theirs[: n - 1], atol=1e-6, rtol=0)
+    assert abs(len(ours) - len(lhotse_audio)) <= 1
+    n = min(len(ours), len(lhotse_audio))
+    torch.testing.assert_close(ours[: n - 1], lhotse_audio[: n - 1], atol=1e-6, rtol=0)
 
 
 def test_resampling_removes_what_would_alias() -> None:

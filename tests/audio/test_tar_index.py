@@ -88,14 +88,14 @@ def test_a_tar_cut_anywhere_gives_its_whole_members(tmp_path: Path) -> None:
     end = whole[-1].offset + whole[-1].size
     for length in [*range(1, end + 1200, 97), end, end - 1]:
         cut.write_bytes(data[:length])
-        found = scan_tar(cut)
+        scan = scan_tar(cut)
         expected = [m for m in whole if m.offset + m.size <= length]
-        assert found.members == expected
-        if found.problem is None:
+        assert scan.members == expected
+        if scan.problem is None:
             # Nothing tells a tar that ends between two members from one that lacks its end mark.
             assert length % 512 == 0 or length > end + 512
         else:
-            assert found.problem.startswith(f"{cut} is truncated: it") and "\n" not in found.problem
+            assert scan.problem.startswith(f"{cut} is truncated: it") and "\n" not in scan.problem
             with pytest.raises(MayaError, match="is truncated"):
                 index_tar(cut)
 
@@ -106,11 +106,9 @@ def test_damage_in_the_middle_keeps_what_came_before(tmp_path: Path) -> None:
     members, data = index_tar(path), bytearray(path.read_bytes())
     data[members[2].offset - 512 + 3] ^= 1
     path.write_bytes(data)
-    found = scan_tar(path)
-    assert found.members == members[:2]
-    assert (
-        found.problem is not None and f"damaged: at byte {members[2].offset - 512} lies no" in found.problem
-    )
+    scan = scan_tar(path)
+    assert scan.members == members[:2]
+    assert scan.problem is not None and f"damaged: at byte {members[2].offset - 512} lies no" in scan.problem
 
 
 def test_sparse_files_are_named_and_passed_over(tmp_path: Path) -> None:
@@ -125,9 +123,9 @@ def test_sparse_files_are_named_and_passed_over(tmp_path: Path) -> None:
     after.size = 3
     blocks = [bytes(header), bytes(512), b"x" * 1024, after.tobuf(tarfile.GNU_FORMAT), b"abc" + bytes(509)]
     (tmp_path / "a.tar").write_bytes(b"".join(blocks) + bytes(1024))
-    found = scan_tar(tmp_path / "a.tar")
-    assert [m.name for m in found.members] == ["b.wav"] and found.skipped == ["holes.wav"]
-    assert read_range(tmp_path / "a.tar", found.members[0].offset, 3) == b"abc"
+    scan = scan_tar(tmp_path / "a.tar")
+    assert [m.name for m in scan.members] == ["b.wav"] and scan.skipped == ["holes.wav"]
+    assert read_range(tmp_path / "a.tar", scan.members[0].offset, 3) == b"abc"
 
 
 @pytest.mark.parametrize(

@@ -121,13 +121,13 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], rng: random.Random)
         row[rng.choice([*row, "offset", "size", "duration", "sample_rate", "speaker"])] = rng.choice(
             ODD_VALUES
         )
-    how = rng.random()
-    if how < 0.5:
+    draw = rng.random()
+    if draw < 0.5:
         text = "\n".join(json.dumps(row) for row in rows).encode()
         name = "manifest.jsonl"
-    elif how < 0.65:
+    elif draw < 0.65:
         name, text = write_delimited(folder, rows, rng)
-    elif how < 0.9:
+    elif draw < 0.9:
         name, text = write_form(folder, rows, rng)
     else:
         (folder / "hi").mkdir()
@@ -187,24 +187,24 @@ def write_form(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> 
         channel = rng.choice(["", " 0", " 1", " -1", f" {odd}"])
         segments = "".join(f"{row['id']} {row['id']} {odd} 0.25{channel}\n" for row in rows)
         return "segments", segments.encode("utf-8", "replace")
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     for row in rows:
         own = {"text": row["text"], "language": row["language"], "start": odd, "duration": 0.15}
         source = {"type": "file", "channels": [0], "source": row["audio"]}
         recording = {"id": row["id"], "sources": [source], "duration": 0.3}
         said = own | {"id": row["id"], "recording_id": row["id"], "channel": rng.choice([0, 0, [0], 1, odd])}
-        lines = {
+        by_form = {
             "metadata": own | {"file_name": row["audio"]},
             "nemo": own
             | {"audio_filepath": row["audio"], "offset": odd, "channel": rng.choice([None, 0, odd])},
             "recordings": recording | {"sampling_rate": 16000, "num_samples": 4800, "said": said},
             "lhotse": {"start": 0, "channel": 0, "recording": recording, "supervisions": [said]},
         }
-        found.append(lines[form])
-    text = "\n".join(map(json.dumps, found)).encode()
+        lines.append(by_form[form])
+    text = "\n".join(map(json.dumps, lines)).encode()
     if form == "recordings":
-        said = [json.dumps(line.pop("said")).encode() for line in found]
-        recorded = "\n".join(map(json.dumps, found)).encode()
+        said = [json.dumps(line.pop("said")).encode() for line in lines]
+        recorded = "\n".join(map(json.dumps, lines)).encode()
         sound = rng.random() < 0.5
         (folder / "recordings.jsonl.gz").write_bytes(
             gzip.compress(recorded if sound else damaged(recorded, rng))
@@ -270,9 +270,9 @@ def read_case(folder: Path, rng: random.Random) -> int:
         where = ByteRange(str(tar), offset, length)
         attempt(decode, where, rng.choice([0.0, 0.1, 1e9]), rng.choice([None, 0.1, 1e9]))
         address = damaged(where.address.encode(), rng).decode("utf-8", "replace")
-        found = attempt(parse_address, address)
-        if found is not None and found.path == str(tar):
-            attempt(decode, found)
+        parsed = attempt(parse_address, address)
+        if parsed is not None and parsed.path == str(tar):
+            attempt(decode, parsed)
     for sound in folder.glob("loose.*"):
         attempt(load_audio, sound)
         attempt(load_audio, sound.read_bytes())

@@ -25,17 +25,17 @@ def write_tables(folder: Path, entries: Sequence[Entry], rng: random.Random, dam
     """Tables of these rows, with something wrong in one of them."""
     folder.mkdir(exist_ok=True)
     for part in PARTS:
-        mine = entries if part == "train" else entries[:1]
-        write_table(part_path(folder, part), [lying(one, rng) for one in mine])
+        part_entries = entries if part == "train" else entries[:1]
+        write_table(part_path(folder, part), [lying(entry, rng) for entry in part_entries])
     path = part_path(folder, rng.choice(PARTS))
-    how = rng.random()
-    if how < 0.6:
+    draw = rng.random()
+    if draw < 0.6:
         path.write_bytes(damaged(path.read_bytes(), rng))
-    elif how < 0.7:  # the end of the file, where it is described
+    elif draw < 0.7:  # the end of the file, where it is described
         data = path.read_bytes()
         keep = len(data) - rng.randrange(1, 3000)
         path.write_bytes(data[: max(0, keep)] + damaged(data[max(0, keep) :], rng))
-    elif how < 0.85:
+    elif draw < 0.85:
         fields = [f for f in SCHEMA if rng.random() < 0.9]
         other = pa.schema(fields, metadata=SCHEMA.metadata if rng.random() < 0.5 else None)
         pq.write_table(other.empty_table(), path)

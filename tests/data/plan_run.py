@@ -91,9 +91,9 @@ def main() -> None:
     parser.add_argument("--start", type=json.loads, required=True)
     options = parser.parse_args()
     saved = options.folder / "state.json"
-    found = batches(options.folder, options.by, options.rank, options.ranks, options.workers, options.start)
+    planned = batches(options.folder, options.by, options.rank, options.ranks, options.workers, options.start)
     with (options.folder / f"batches-{options.rank}.jsonl").open("w") as out:
-        for number, (position, ids) in enumerate(islice(found, options.count), 1):
+        for number, (position, ids) in enumerate(islice(planned, options.count), 1):
             print(json.dumps(ids), file=out, flush=True)
             if options.rank == 0 and number % SAVE_EVERY == 0:
                 partial = saved.with_suffix(".partial")

@@ -47,9 +47,9 @@ def usual() -> np.ndarray:
 
 def reasons(samples: np.ndarray, rate: int = 16000, **limits: float) -> list[str]:
     sound = measure_sound(samples.reshape(len(samples), -1).astype(np.float32), rate)
-    found = list(audio_findings(sound, AudioCheckConfig(**limits)))
-    assert all(detail for _, detail in found)
-    return [reason for reason, _ in found]
+    findings = list(audio_findings(sound, AudioCheckConfig(**limits)))
+    assert all(detail for _, detail in findings)
+    return [reason for reason, _ in findings]
 
 
 def test_usual_speech_has_no_findings() -> None:
@@ -142,11 +142,11 @@ def test_odd_audio_has_finite_numbers(samples: np.ndarray) -> None:
 def test_the_probe_measures_what_it_decodes(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav", channels=2)
     row = Row(id="a", language="en", text="one", audio="a.wav", where="m:1")
-    ((heard,), _), ((unheard,), _) = (
+    ((decoded,), _), ((undecoded,), _) = (
         probe(tmp_path, [row], ProbeConfig(decode=decode)) for decode in (True, False)
     )
-    assert heard.sound is not None and heard.sound.level == pytest.approx(-11.5, abs=0.1)
-    assert unheard.sound is None
+    assert decoded.sound is not None and decoded.sound.level == pytest.approx(-11.5, abs=0.1)
+    assert undecoded.sound is None
 
 
 def test_prepare_flags_and_drops(tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_prepare_flags_and_drops(tmp_path: Path) -> None:
     cfg = PrepareConfig(text_checks=texts)
     report = prepare_corpus(tmp_path / "c", tmp_path / "out", languages=(), cfg=cfg)
     lines = (tmp_path / "out/flagged.jsonl").read_text(encoding="utf-8").splitlines()
-    heard = [(row["id"], row["reason"]) for row in map(json.loads, lines) if row["reason"] in REASONS]
-    assert heard == [("en-003", "dc_offset")], "no flags of what is dropped for its text"
+    flagged = [(row["id"], row["reason"]) for row in map(json.loads, lines) if row["reason"] in REASONS]
+    assert flagged == [("en-003", "dc_offset")], "no flags of what is dropped for its text"
     assert report.flagged["dc_offset"] == {"en": 1} and "dc_offset: en 1" in report.table()
     assert report.dropped == {"digits": 1}
 

@@ -82,15 +82,15 @@ def test_off_by_default_and_part_of_an_experiment(folder: Path) -> None:
 
 def test_changes_depend_on_seed_epoch_and_id_alone(folder: Path) -> None:
     cfg = everything(folder)
-    one, other = Augment(cfg, 16000), Augment(cfg, 16000)
-    forwards = [one.changes(i, 3) for i in IDS[:200]]
-    assert forwards == [other.changes(i, 3) for i in reversed(IDS[:200])][::-1]
-    assert forwards != [one.changes(i, 4) for i in IDS[:200]]
+    augment, again = Augment(cfg, 16000), Augment(cfg, 16000)
+    forwards = [augment.changes(i, 3) for i in IDS[:200]]
+    assert forwards == [again.changes(i, 3) for i in reversed(IDS[:200])][::-1]
+    assert forwards != [augment.changes(i, 4) for i in IDS[:200]]
     cfg.seed = 1
     assert forwards != [Augment(cfg, 16000).changes(i, 3) for i in IDS[:200]]
     for i in IDS[:20]:
         audio = speech()
-        assert torch.equal(one(audio, i, 3), other(audio, i, 3))
+        assert torch.equal(augment(audio, i, 3), again(audio, i, 3))
 
 
 def test_another_process_makes_the_same_audio(folder: Path, tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_another_process_makes_the_same_audio(folder: Path, tmp_path: Path) -> N
     )
     subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path / "a.pt")], check=True)
     augment = Augment(cfg, 16000)
-    for i, theirs in enumerate(torch.load(tmp_path / "a.pt")):
-        assert torch.equal(augment(speech(), f"utt-{i}", 7), theirs)
+    for i, other_audio in enumerate(torch.load(tmp_path / "a.pt")):
+        assert torch.equal(augment(speech(), f"utt-{i}", 7), other_audio)
 
 
 def test_shares_match_the_configuration(folder: Path) -> None:
@@ -192,12 +192,12 @@ def test_a_room_keeps_time_and_level(folder: Path) -> None:
     room = torch.zeros(3000)
     room[700], room[1500] = -0.5, 0.1  # the direct sound is late, turned over and soft
     audio = speech()
-    heard = reverberate(audio, room)
-    assert float(heard.square().mean()) == pytest.approx(float(audio.square().mean()), rel=1e-4)
+    reverberant = reverberate(audio, room)
+    assert float(reverberant.square().mean()) == pytest.approx(float(audio.square().mean()), rel=1e-4)
     expected = -0.5 * audio
     expected[800:] += 0.1 * audio[:-800]
-    scale = float(heard.norm() / expected.norm())
-    torch.testing.assert_close(heard, expected * scale, atol=1e-5, rtol=0)
+    scale = float(reverberant.norm() / expected.norm())
+    torch.testing.assert_close(reverberant, expected * scale, atol=1e-5, rtol=0)
 
 
 def test_band_limits_cut_off() -> None:
@@ -214,15 +214,15 @@ def test_band_limits_cut_off() -> None:
 def test_codecs_keep_time_and_level(name: str, quality: float) -> None:
     time = torch.arange(24000) / 16000
     audio = torch.sin(2 * math.pi * (300 + 200 * time) * time) * torch.sin(2 * math.pi * 3 * time) * 0.4
-    heard = through_codec(audio, name, quality, sample_rate=16000)
-    assert heard.shape == audio.shape
+    coded = through_codec(audio, name, quality, sample_rate=16000)
+    assert coded.shape == audio.shape
     n = 1 << 16
-    shifts = torch.fft.irfft(torch.fft.rfft(heard, n) * torch.fft.rfft(audio, n).conj(), n)
+    shifts = torch.fft.irfft(torch.fft.rfft(coded, n) * torch.fft.rfft(audio, n).conj(), n)
     lag = int(shifts.argmax())
     assert min(lag, n - lag) <= 8, "half a millisecond"
-    assert float(heard.norm() / audio.norm()) == pytest.approx(1.0, abs=0.1)
-    assert not torch.equal(heard, audio)
-    assert torch.equal(through_codec(audio, name, quality, sample_rate=16000), heard), "the same every time"
+    assert float(coded.norm() / audio.norm()) == pytest.approx(1.0, abs=0.1)
+    assert not torch.equal(coded, audio)
+    assert torch.equal(through_codec(audio, name, quality, sample_rate=16000), coded), "the same every time"
     loud = through_codec(audio * 10, name, quality, sample_rate=16000)
     assert float(loud.abs().max()) > 3, "nothing is cut off at full scale"
 
@@ -232,8 +232,8 @@ def test_recordings_have_an_order(folder: Path, tmp_path: Path) -> None:
     for name in ("c.wav", "a.wav", "b/x.wav"):
         write_tone(tmp_path / name, 0.2)
     cfg = AugmentConfig(noise=NoiseConfig(folders=(str(tmp_path),), prob=1.0))
-    found = [Path(r.path).relative_to(tmp_path).as_posix() for r in Augment(cfg, 16000)._noises["noise"]]
-    assert found == ["a.wav", "b/x.wav", "c.wav"]
+    paths = [Path(r.path).relative_to(tmp_path).as_posix() for r in Augment(cfg, 16000)._noises["noise"]]
+    assert paths == ["a.wav", "b/x.wav", "c.wav"]
 
 
 @pytest.mark.parametrize(

@@ -47,12 +47,12 @@ def assert_audio(folder: Path, rows: list[Row], samples: np.ndarray[Any, Any]) -
     """That each row's cut has the samples of its channel, or the average where it has none."""
     kept, dropped = probe(folder, rows, ProbeConfig())
     assert not dropped and len(kept) == len(rows)
-    for one in kept:
-        begin = round((one.start or 0.0) * 16000)
-        expected = samples[begin : begin + round(one.duration * 16000)]
-        channel = one.channel
-        wanted = expected.mean(axis=1) if channel is None else expected[:, channel]
-        np.testing.assert_allclose(one.load_audio().numpy(), wanted, atol=1e-6)
+    for entry in kept:
+        begin = round((entry.start or 0.0) * 16000)
+        segment = samples[begin : begin + round(entry.duration * 16000)]
+        channel = entry.channel
+        expected = segment.mean(axis=1) if channel is None else segment[:, channel]
+        np.testing.assert_allclose(entry.load_audio().numpy(), expected, atol=1e-6)
 
 
 def test_kaldi_segments(tmp_path: Path) -> None:
@@ -152,8 +152,8 @@ def test_lhotse_multi_cuts(tmp_path: Path) -> None:
     trimmed = multi_cut(tmp_path, 0, 1, 2).trim_to_supervisions(keep_overlapping=False)
     lhotse_audio = [cut.load_audio()[0] for cut in trimmed]
     kept, _ = probe(tmp_path, rows[:3], ProbeConfig())
-    for one, expected in zip(kept, lhotse_audio, strict=True):
-        np.testing.assert_allclose(one.load_audio().numpy(), expected, atol=1e-6)
+    for entry, expected in zip(kept, lhotse_audio, strict=True):
+        np.testing.assert_allclose(entry.load_audio().numpy(), expected, atol=1e-6)
 
 
 def test_lhotse_mono_cuts_and_supervisions(tmp_path: Path) -> None:
@@ -210,8 +210,8 @@ def test_shar_of_multi_cuts(tmp_path: Path) -> None:
     kept, dropped = probe(tmp_path / "shar", rows, ProbeConfig())
     part = samples[round(0.75 * 16000) :][:32000]
     assert not dropped
-    for one, expected in zip(kept, (part[:, 1], part.mean(axis=1)), strict=True):
-        np.testing.assert_allclose(one.load_audio().numpy(), expected, atol=1e-3)
+    for entry, expected in zip(kept, (part[:, 1], part.mean(axis=1)), strict=True):
+        np.testing.assert_allclose(entry.load_audio().numpy(), expected, atol=1e-3)
 
 
 def test_an_utterance_with_a_missing_channel_is_dropped(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_an_utterance_with_a_missing_channel_is_dropped(tmp_path: Path) -> None:
     ]
     for decode in (True, False):
         kept, (dropped,) = probe(tmp_path, rows, ProbeConfig(decode=decode))
-        assert [one.id for one in kept] == ["u0", "u1"]
+        assert [entry.id for entry in kept] == ["u0", "u1"]
         assert dropped.id == "u2" and "2 channels" in dropped.detail and "no channel 2" in dropped.detail
 
 
@@ -291,9 +291,11 @@ def test_the_same_audio_in_two_parts_is_reported_per_channel(tmp_path: Path) -> 
     path = part_path(tmp_path / "data", "dev")
     (entry,) = list(Table.open(part_path(tmp_path / "data", "train")).entries())[:1]
     write_table(path, [entry._replace(id="other", channel=1 - (entry.channel or 0))])
-    other = [one.id for one in check_data(tmp_path / "data") if one.reason == "audio_in_two_parts"]
+    other = [
+        problem.id for problem in check_data(tmp_path / "data") if problem.reason == "audio_in_two_parts"
+    ]
     write_table(path, [entry._replace(id="other")])
-    same = [one.id for one in check_data(tmp_path / "data") if one.reason == "audio_in_two_parts"]
+    same = [problem.id for problem in check_data(tmp_path / "data") if problem.reason == "audio_in_two_parts"]
     assert "other" in same and len(same) == len(other) + 1 or same == ["other"]
 
 

@@ -172,24 +172,24 @@ def test_other_contents_in_the_same_place_are_another_corpus(corpus: Prepared, t
         run(folder, tmp_path / "out")
 
 
-@pytest.mark.parametrize("how", ["moved", "copied", "linked", "grown elsewhere"])
-def test_a_corpus_that_moved_is_recognised(corpus: Prepared, tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("relocation", ["moved", "copied", "linked", "grown elsewhere"])
+def test_a_corpus_that_moved_is_recognised(corpus: Prepared, tmp_path: Path, relocation: str) -> None:
     folder, rows, before = corpus
     place = tmp_path / "new place" / "c"
     place.parent.mkdir()
-    if how == "linked":
+    if relocation == "linked":
         place.symlink_to(folder)
-    elif how == "moved":
+    elif relocation == "moved":
         folder.rename(place)
     else:
         shutil.copytree(folder, place)
-    if how == "grown elsewhere":
+    if relocation == "grown elsewhere":
         add(place, rows, 30)
     report = run(place, tmp_path / "out")
     after = parts(tmp_path / "out")
     assert all(after[name] == part for name, part in before.items())
     said = f"the corpus was in {folder} before and is in {place} now" in report.changes
-    assert said == (how != "linked")
+    assert said == (relocation != "linked")
 
 
 def test_a_part_of_a_corpus_is_the_same_only_in_its_place(corpus: Prepared, tmp_path: Path) -> None:
@@ -296,21 +296,21 @@ def test_two_processes_do_not_prepare_into_one_folder(corpus: Prepared, tmp_path
 def test_random_growth_of_real_folders(tmp_path: Path) -> None:
     """Pairs of audio and text that come and go: nothing moves, and the tables hold what is there."""
     rng = np.random.default_rng(0)
-    there: set[str] = set()
+    present: set[str] = set()
     before: dict[str, str] = {}
     (tmp_path / "c").mkdir()
     for _ in range(4):
-        for name in [n for n in sorted(there) if rng.random() < 0.1]:
+        for name in [n for n in sorted(present) if rng.random() < 0.1]:
             (tmp_path / "c" / f"{name}.wav").unlink()
             (tmp_path / "c" / f"{name}.txt").unlink()
-            there.remove(name)
+            present.remove(name)
         for number in range(12):
             name = f"a{len(before)}-{number}"
             soundfile.write(tmp_path / "c" / f"{name}.wav", 0.1 * rng.standard_normal(8000), 16000)
             (tmp_path / "c" / f"{name}.txt").write_text(f"word {rng.integers(6)} {rng.integers(6)}")
-            there.add(name)
+            present.add(name)
         run(tmp_path / "c", tmp_path / "out", ("en",))
         after = parts(tmp_path / "out")
-        assert after.keys() == there and {"train", "dev", "test"} == set(after.values())
+        assert after.keys() == present and {"train", "dev", "test"} == set(after.values())
         assert all(after[name] == part for name, part in before.items() if name in after)
         before = after

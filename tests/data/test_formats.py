@@ -324,10 +324,10 @@ def test_parts_of_a_recording_are_read(tmp_path: Path, name: str, channels: int)
     kept, dropped = probe(tmp_path, rows_of(tmp_path, "en"), ProbeConfig())
     assert [(d.id, d.reason) for d in dropped] == [("u4", "duration_mismatch"), ("u5", "too_long")]
     assert "from 49 s to 51 s, the audio lasts 50.00 s" in dropped[0].detail
-    assert [round(one.duration, 3) for one in kept] == [1.25, 1.877, 1.0]
-    for one, (begin, end) in zip(kept, [(0.5, 1.75), (48.123, 50.0), (49.0, 50.0)], strict=True):
+    assert [round(entry.duration, 3) for entry in kept] == [1.25, 1.877, 1.0]
+    for entry, (begin, end) in zip(kept, [(0.5, 1.75), (48.123, 50.0), (49.0, 50.0)], strict=True):
         expected = samples[round(begin * 16000) : round(end * 16000)].mean(axis=1)
-        np.testing.assert_allclose(one_cut_audio(one, tmp_path), expected, atol=1e-6)
+        np.testing.assert_allclose(one_cut_audio(entry, tmp_path), expected, atol=1e-6)
     assert same_audio(kept) == {}
 
 
@@ -342,7 +342,7 @@ def test_parts_of_another_rate_and_headers_alone(tmp_path: Path) -> None:
     )
     for decode in (True, False):
         kept, dropped = probe(tmp_path, rows_of(tmp_path, "en"), ProbeConfig(decode=decode))
-        assert not dropped and [len(one_cut_audio(one, tmp_path)) for one in kept] == [24000, 24000, 1600]
+        assert not dropped and [len(one_cut_audio(entry, tmp_path)) for entry in kept] == [24000, 24000, 1600]
         assert set(same_audio(kept)) == {kept[0].id, "again"}, "the same part of the same file"
 
 
@@ -360,9 +360,9 @@ def test_a_long_recording_is_prepared(tmp_path: Path) -> None:
     )  # fmt: skip
     report = prepare_corpus(corpus, tmp_path / "data", languages=["en"], cfg=PrepareConfig())
     assert report.rows == 40 and not report.dropped
-    found = [cut for part in PARTS for cut in cuts(part_path(tmp_path / "data", part))]
-    assert sorted(cut.id for cut in found) == names
-    for cut in found[::7]:
+    prepared = [cut for part in PARTS for cut in cuts(part_path(tmp_path / "data", part))]
+    assert sorted(cut.id for cut in prepared) == names
+    for cut in prepared[::7]:
         begin = round(int(cut.id[1:]) * 1.5 * 16000)
         np.testing.assert_allclose(load_cut_audio(cut).numpy(), samples[begin : begin + 20800], atol=1e-6)
 

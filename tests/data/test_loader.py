@@ -46,10 +46,10 @@ def make_loader(cuts: CutSet, tokenizer: Tokenizer, **options: object) -> TrainL
 
 def take(loader: TrainLoader, count: int) -> list[tuple[Position, Batch]]:
     iterator = iter(loader)
-    found = list(islice(iterator, count))
+    batches = list(islice(iterator, count))
     del iterator
     gc.collect()
-    return found
+    return batches
 
 
 def assert_same(a: list[tuple[Position, Batch]], b: list[tuple[Position, Batch]]) -> None:
@@ -154,8 +154,8 @@ def test_evaluation_sees_each_utterance_once(cuts: CutSet, tokenizer: Tokenizer,
     ]
     batches = [list(loader) for loader in loaders]
     assert [len(loader) for loader in loaders] == [len(b) for b in batches]
-    found = [name for rank in batches for batch in rank for name in batch.ids]
-    assert sorted(found) == sorted(cut.id for cut in cuts)
+    ids = [name for rank in batches for batch in rank for name in batch.ids]
+    assert sorted(ids) == sorted(cut.id for cut in cuts)
     for rank in batches:
         lengths = [int(batch.audio_lens.max()) for batch in rank]
         assert lengths == sorted(lengths, reverse=True)

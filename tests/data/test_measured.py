@@ -92,7 +92,7 @@ def test_only_what_changed_is_measured_again(tmp_path: Path, measured: list[str]
     write_tone(tmp_path / "c" / rows[5].audio, 0.5)  # the missing one
     kept, _ = probe(tmp_path / "c", rows, CFG, keep)
     assert rows[5].id in measured and len(measured) < len(rows) / 2
-    assert rows[5].id in {one.id for one in kept}
+    assert rows[5].id in {entry.id for entry in kept}
     parts = len(list(keep.iterdir()))
     measured.clear()
     new = replace(rows[0], id="new", audio="x.flac")
@@ -126,25 +126,25 @@ def test_any_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
 
 
 def test_parts_are_read_as_they_were_written(tmp_path: Path) -> None:
-    found = [
+    records = [
         Measured("silent", "a.wav is silent"),
         Measured(None, None, 512, 99, 16000, 1, 160, Sound(-20.123456789, 30.0, 0.0, 1e-9, None, 0.1, 0.2)),
         Measured(None, None, None, None, 8000, 2, 80, None),
     ]
-    write_part(tmp_path / "x/a.parquet", found)
-    assert read_part(tmp_path / "x/a.parquet", 3) == found
+    write_part(tmp_path / "x/a.parquet", records)
+    assert read_part(tmp_path / "x/a.parquet", 3) == records
     assert read_part(tmp_path / "x/a.parquet", 2) is None and read_part(tmp_path / "b.parquet", 3) is None
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["a.parquet"]
     assert part_name([1, "a"], {}) != part_name([1, "b"], {}) != part_name([1, "b"], {"x": 1})
     (tmp_path / "file").write_text("")
     with pytest.raises(MayaError, match="cannot write .*file/a.parquet"):
-        write_part(tmp_path / "file/a.parquet", found)
+        write_part(tmp_path / "file/a.parquet", records)
 
 
 def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
     rows = corpus(tmp_path / "c", 30)
-    one = probe(tmp_path / "c", rows, CFG)
-    assert probe(tmp_path / "c", rows, ProbeConfig(num_workers=3), tmp_path / "kept") == one
+    single = probe(tmp_path / "c", rows, CFG)
+    assert probe(tmp_path / "c", rows, ProbeConfig(num_workers=3), tmp_path / "kept") == single
 
 
 PREPARE = """
@@ -210,10 +210,10 @@ def _linger(number: int) -> int:
 
 def test_workers_end_with_their_iterator() -> None:
     """Ctrl-C must not wait for what was begun."""
-    found = in_processes(_linger, range(9), 2, "waiting")
-    assert next(found) == 0
+    results = in_processes(_linger, range(9), 2, "waiting")
+    assert next(results) == 0
     began = time.monotonic()
-    found.close()
+    results.close()
     assert time.monotonic() - began < 30
 
 

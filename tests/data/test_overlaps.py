@@ -20,7 +20,7 @@ from maya.data.prepare.split import Item, SplitConfig, split
 from tests.data.making import make_entry, write_tone
 
 
-def heard(name: str, start: float | None, seconds: float, **facts: object) -> Entry:
+def utterance(name: str, start: float | None, seconds: float, **facts: object) -> Entry:
     """An utterance of 100 s of a.wav."""
     path = os.path.realpath(str(facts.pop("path", "a.wav")))
     facts.pop("tar", None)
@@ -33,16 +33,16 @@ def pairs(*utterances: Entry) -> set[tuple[str, str, float]]:
 
 
 def test_spans() -> None:
-    a, b, c, d = heard("a", 0, 3), heard("b", 2, 3), heard("c", 5, 1), heard("d", 2.5, 0.25)
+    a, b, c, d = utterance("a", 0, 3), utterance("b", 2, 3), utterance("c", 5, 1), utterance("d", 2.5, 0.25)
     assert pairs(a, b, c, d) == {("a", "b", 1.0), ("a", "d", 0.25), ("b", "d", 0.25)}
     assert pairs(d, c, b, a) == pairs(a, b, c, d)
-    assert pairs(heard("e", 0, 1), heard("f", 0.97, 1)) == set(), "rounded ends are no overlap"
-    assert pairs(heard("whole", None, 0), heard("g", 90, 5)) == {("whole", "g", 5.0)}
-    assert pairs(heard("h", 1, 1), heard("i", 1, 1)) == {("h", "i", 1.0)}
+    assert pairs(utterance("e", 0, 1), utterance("f", 0.97, 1)) == set(), "rounded ends are no overlap"
+    assert pairs(utterance("whole", None, 0), utterance("g", 90, 5)) == {("whole", "g", 5.0)}
+    assert pairs(utterance("h", 1, 1), utterance("i", 1, 1)) == {("h", "i", 1.0)}
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "shared"),
+    ("first", "second", "shared"),
     [
         ({"channel": 0}, {"channel": 1}, False),
         ({"channel": 0}, {"channel": 0}, True),
@@ -54,27 +54,27 @@ def test_spans() -> None:
     ],
 )
 def test_recordings_and_channels(
-    one: dict[str, object], other: dict[str, object], shared: bool, tmp_path: Path
+    first: dict[str, object], second: dict[str, object], shared: bool, tmp_path: Path
 ) -> None:
-    assert bool(pairs(heard("a", 0, 3, **one), heard("b", 1, 3, **other))) is shared
+    assert bool(pairs(utterance("a", 0, 3, **first), utterance("b", 1, 3, **second))) is shared
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav", 0.2)
     (tmp_path / "b.wav").symlink_to("a.wav")
-    a, b = (heard(name, 0, 1, path=tmp_path / f"{name}.wav") for name in "ab")
+    a, b = (utterance(name, 0, 1, path=tmp_path / f"{name}.wav") for name in "ab")
     assert pairs(a, b) == {("a", "b", 1.0)}
 
 
 def test_groups() -> None:
-    found = list(
+    shared = list(
         overlaps([
-            heard("a", 0, 3), heard("b", 2, 3), heard("c", 4, 3), heard("d", 6.7, 3),
-            heard("e", 50, 2), heard("f", 51, 0.1), heard("g", 90, 1),
+            utterance("a", 0, 3), utterance("b", 2, 3), utterance("c", 4, 3), utterance("d", 6.7, 3),
+            utterance("e", 50, 2), utterance("f", 51, 0.1), utterance("g", 90, 1),
         ])
     )  # fmt: skip
-    assert len(found) == 4
-    assert overlap_groups(found) == {"a": "a", "b": "a", "c": "a", "e": "e", "f": "e"}, "0.3 s are padding"
+    assert len(shared) == 4
+    assert overlap_groups(shared) == {"a": "a", "b": "a", "c": "a", "e": "e", "f": "e"}, "0.3 s are padding"
 
 
 @pytest.mark.parametrize("speakers", [12, 1])
@@ -132,18 +132,18 @@ def overlapping_corpus(folder: Path, parts: str = "") -> None:
 
 def test_overlapping_supervisions_stay_in_one_part(tmp_path: Path) -> None:
     overlapping_corpus(tmp_path / "c")
-    found = examine(tmp_path / "c", languages=[], cfg=PrepareConfig())
-    assert set(found.parts.values()) == {"train", "dev", "test"}
-    assert all(found.parts[f"u{i}-0"] == found.parts[f"u{i}-1"] for i in range(12))
-    assert "24 utterances share audio with others: 12 groups, each kept in one part" in found.notes
-    assert not [flag for flag in found.flags if flag.reason == "overlap_in_other_part"]
+    examined = examine(tmp_path / "c", languages=[], cfg=PrepareConfig())
+    assert set(examined.parts.values()) == {"train", "dev", "test"}
+    assert all(examined.parts[f"u{i}-0"] == examined.parts[f"u{i}-1"] for i in range(12))
+    assert "24 utterances share audio with others: 12 groups, each kept in one part" in examined.notes
+    assert not [flag for flag in examined.flags if flag.reason == "overlap_in_other_part"]
 
 
 def test_overlaps_are_flagged_where_the_corpus_fixes_the_parts(tmp_path: Path) -> None:
     overlapping_corpus(tmp_path / "c", parts="test")
-    found = examine(tmp_path / "c", languages=[], cfg=PrepareConfig())
-    flags = [flag for flag in found.flags if flag.reason == "overlap_in_other_part"]
-    dev = {id for id, part in found.parts.items() if part == "dev"}
+    examined = examine(tmp_path / "c", languages=[], cfg=PrepareConfig())
+    flags = [flag for flag in examined.flags if flag.reason == "overlap_in_other_part"]
+    dev = {id for id, part in examined.parts.items() if part == "dev"}
     assert dev and {flag.id for flag in flags} == {f"u{i}-1" for i in range(12)} | dev
     details = {flag.id: flag.detail for flag in flags}
     other = next(f"u{i}-0" for i in range(12) if f"u{i}-0" not in dev)
@@ -205,9 +205,9 @@ def test_supervisions_outside_of_their_recording_are_dropped(
     tmp_path: Path, start: float, duration: float, reason: str
 ) -> None:
     folder = write_cuts(tmp_path / "c", (start, duration), (0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (2.5, 1.0))
-    found = examine(folder, languages=["en"], cfg=PrepareConfig(max_dropped_fraction=0.5))
-    assert [(one.id, one.reason) for one in found.dropped] == [("u0", reason)]
-    assert len(found.kept) == 4 and "12" in found.dropped[0].detail
+    examined = examine(folder, languages=["en"], cfg=PrepareConfig(max_dropped_fraction=0.5))
+    assert [(problem.id, problem.reason) for problem in examined.dropped] == [("u0", reason)]
+    assert len(examined.kept) == 4 and "12" in examined.dropped[0].detail
 
 
 def test_supervisions_outside_the_audio_of_shar_are_dropped(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_supervisions_outside_the_audio_of_shar_are_dropped(tmp_path: Path) -> N
     rows, dropped = read_corpus(tmp_path / "shar")
     assert [(row.id, row.start) for row in rows] == [("u0", 0.0), ("u2", 1.0)]
     assert rows[0].duration == pytest.approx(0.95)
-    assert [(one.id, one.reason) for one in dropped] == [
+    assert [(problem.id, problem.reason) for problem in dropped] == [
         ("u1", "outside_recording"),
         ("u3", "outside_recording"),
     ]

@@ -112,11 +112,11 @@ def test_another_number_of_ranks_resumes_an_epoch(case: dict, stretches: list[tu
         if position.epoch > epoch:
             break
         for _ in range(round(share * plans[0].remaining(position))):
-            step = [mine.take(position).rows.tolist() for mine in plans]
+            step = [rank_plan.take(position).rows.tolist() for rank_plan in plans]
             assert all(step)
             seen += sum(step, [])
             position = plans[-1].advance(position)
-        assert all(mine.resume(list(position)) == plans[0].resume(position) for mine in plans)
+        assert all(rank_plan.resume(list(position)) == plans[0].resume(position) for rank_plan in plans)
         if position.epoch > epoch:
             break
     assert set(seen) == set(range(len(durations)))
@@ -139,16 +139,16 @@ def test_hours_follow_the_temperature(temperature: float) -> None:
     durations, tokens, langs = corpus(4000)
     plan = BatchPlan(durations, tokens, langs, PlanConfig(temperature=temperature))
     hours = np.bincount(langs, weights=durations) / 3600
-    wanted = hours.sum() * hours**temperature / (hours**temperature).sum()
+    expected = hours.sum() * hours**temperature / (hours**temperature).sum()
     for epoch in (0, 1):
         stats = plan.stats(epoch)
-        assert [stats.hours[code] for code in range(3)] == pytest.approx(wanted, rel=0.08)
+        assert [stats.hours[code] for code in range(3)] == pytest.approx(expected, rel=0.08)
         assert stats.seconds == pytest.approx(durations.sum(), rel=0.05), "an epoch keeps its length"
         for code in range(3):
-            mine = [i for batch in plan.epoch(epoch) for i in batch if langs[i] == code]
-            distinct, there = len(set(mine)), int((langs == code).sum())
-            assert stats.repeated[code] == pytest.approx(1 - distinct / len(mine))
-            assert stats.skipped[code] == pytest.approx(1 - distinct / there)
+            drawn = [i for batch in plan.epoch(epoch) for i in batch if langs[i] == code]
+            distinct, total = len(set(drawn)), int((langs == code).sum())
+            assert stats.repeated[code] == pytest.approx(1 - distinct / len(drawn))
+            assert stats.skipped[code] == pytest.approx(1 - distinct / total)
             assert min(stats.repeated[code], stats.skipped[code]) == 0, "none is repeated while one is unused"
 
 
@@ -162,8 +162,8 @@ def test_utterances_of_a_language_are_drawn_equally_often_over_epochs(temperatur
         for batch in plan.epoch(epoch):
             np.add.at(count, batch, 1)
     for code in range(3):
-        mine = count[langs == code]
-        assert mine.max() - mine.min() <= 1
+        counts = count[langs == code]
+        assert counts.max() - counts.min() <= 1
     assert count[langs == 2].min() > count[langs == 0].max(), (
         "the rare language is repeated, the common thinned"
     )

@@ -79,5 +79,5 @@ def test_ranks_of_a_step_cost_the_same() -> None:
 
 def test_a_finished_epoch_has_no_remaining_batches() -> None:
     assert deal(made([3, 3, 3, 3]), 3, [(2, 2)], seed=0, epoch=0) is None
-    left = deal(made([3, 3, 3, 3]), 2, [(1, 1)], seed=0, epoch=0)
-    assert left is not None and left.steps.shape == (2, 2)
+    dealt = deal(made([3, 3, 3, 3]), 2, [(1, 1)], seed=0, epoch=0)
+    assert dealt is not None and dealt.steps.shape == (2, 2)

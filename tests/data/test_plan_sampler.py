@@ -84,13 +84,13 @@ def test_a_state_names_the_first_batch_not_handed_out(num_workers: int) -> None:
 
 
 def take(sampler: PlanSampler, num_workers: int, count: int) -> list[list[str]]:
-    found: list[list[str]] = []
-    while len(found) < count:
+    batches: list[list[str]] = []
+    while len(batches) < count:
         for batch in sampler.follow(loader(sampler, num_workers)):
-            found.append(batch)
-            if len(found) == count:
+            batches.append(batch)
+            if len(batches) == count:
                 break
-    return found
+    return batches
 
 
 def _second_epoch() -> list[CutSet]:

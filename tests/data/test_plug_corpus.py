@@ -79,16 +79,16 @@ def forms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_form_of_the_users_own_is_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    corpus, mine = tmp_path / "corpus", tmp_path / "mine.py"
+    corpus, experiment = tmp_path / "corpus", tmp_path / "mine.py"
     for i in range(6):
         write_tone(corpus / f"s{i}_a.wav", 3.0, pitch=200 + 20 * i)
         (corpus / f"s{i}_a.TextGrid").write_text(GRID.format(0, 1.0, 1.5, 2.5, "abcdef"[i]), encoding="utf-8")
-    mine.write_text(MINE, encoding="utf-8")
+    experiment.write_text(MINE, encoding="utf-8")
     assert len([line for line in MINE.splitlines() if line.strip()]) <= 42
     arguments = [
         "prepare",
         "--experiment",
-        str(mine),
+        str(experiment),
         "--corpus",
         str(corpus),
         "--out",

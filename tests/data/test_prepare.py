@@ -47,17 +47,17 @@ def test_a_whole_corpus(tmp_path: Path) -> None:
     report = run(tmp_path / "c", tmp_path / "out", ("en", "hi", "ta"))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out", "out.probed"]
-    found = {}
-    for part, mine in cuts_of(tmp_path / "out").items():
-        lhotse.validate(mine.to_eager())
-        for cut in mine:
-            found[cut.id] = part
+    part_of = {}
+    for part, part_cuts in cuts_of(tmp_path / "out").items():
+        lhotse.validate(part_cuts.to_eager())
+        for cut in part_cuts:
+            part_of[cut.id] = part
             (supervision,) = cut.supervisions
             row = rows[cut.id]
             assert (supervision.text, supervision.language) == (row["text"], row["language"])
             assert (supervision.speaker, supervision.custom["raw_text"]) == (row["speaker"], row["text"])
             assert torch.equal(load_cut_audio(cut), load_audio(tmp_path / "c" / row["audio"]))
-    assert found.keys() == rows.keys()
+    assert part_of.keys() == rows.keys()
     assert report.rows == 40 and not report.dropped
     assert report.languages["en"]["utterances"] == 20 and report.languages["en"]["speakers"] == 5
     summary = json.loads((tmp_path / "out/summary.json").read_text())
@@ -102,7 +102,7 @@ def test_dropped_utterances_are_written_down(tmp_path: Path) -> None:
     assert dropped[0]["where"].endswith("manifest.jsonl:4") and "there is no file" in dropped[0]["detail"]
     assert report.dropped == {"empty_transcript": 1, "missing_audio": 1}
     assert "dropped 2 of 40 (dropped.jsonl): 1 empty_transcript, 1 missing_audio" in report.table()
-    assert sum(len(mine) for mine in cuts_of(tmp_path / "out").values()) == 38
+    assert sum(len(part_cuts) for part_cuts in cuts_of(tmp_path / "out").values()) == 38
 
 
 def test_a_language_that_is_wholly_unusable_is_refused(tmp_path: Path) -> None:
@@ -171,8 +171,8 @@ def test_tars_and_other_rates_and_channels(tmp_path: Path) -> None:
     write_tar(tmp_path / "c/all.tar", members)
     write_manifest(tmp_path / "c", rows)
     run(tmp_path / "c", tmp_path / "out")
-    for mine in cuts_of(tmp_path / "out").values():
-        for cut in mine:
+    for part_cuts in cuts_of(tmp_path / "out").values():
+        for cut in part_cuts:
             assert cut.sampling_rate == 22050, "the table knows no rate but the stored one"
             whole = load_audio(tmp_path / "files" / f"{cut.id}.flac", 8000)
             assert torch.equal(load_cut_audio(cut, 8000), whole)
@@ -258,13 +258,15 @@ def test_real_corpus(shared: Path, tmp_path: Path) -> None:
     report = run(tmp_path / "c", tmp_path / "out", tuple(LANGUAGES))
     assert report.rows == len(some) and not report.dropped
     assert report.splits["bn"]["method"] == report.splits["en"]["method"] == "speaker"
-    found = cuts_of(tmp_path / "out")
+    prepared = cuts_of(tmp_path / "out")
     texts: dict[str, list[str]] = {}
-    for cut in found["train"]:
+    for cut in prepared["train"]:
         texts.setdefault(cut.supervisions[0].language, []).append(cut.supervisions[0].text)
     tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=150))
     claimed = {r["id"]: r["duration"] for r in some}
-    for batch in EvalLoader(found["train"], tokenizer, tuple(LANGUAGES), sample_rate=16000, max_seconds=60):
+    for batch in EvalLoader(
+        prepared["train"], tokenizer, tuple(LANGUAGES), sample_rate=16000, max_seconds=60
+    ):
         for row, n, name in zip(batch.audio, batch.audio_lens, batch.ids, strict=True):
             assert int(n) / 16000 == pytest.approx(claimed[name], abs=0.01)
             assert 0.001 < float(row[:n].abs().max()) < 2

@@ -19,10 +19,10 @@ def row(name: str = "a.wav", **changes: Any) -> Row:
     )
 
 
-def only(folder: Path, one: Row, **config: Any) -> str:
+def only(folder: Path, row: Row, **config: Any) -> str:
     """The reason for which a row is dropped."""
-    kept, dropped = probe(folder, [one], ProbeConfig(**config))
-    assert not kept and len(dropped) == 1 and dropped[0].id == one.id and dropped[0].where == one.where
+    kept, dropped = probe(folder, [row], ProbeConfig(**config))
+    assert not kept and len(dropped) == 1 and dropped[0].id == row.id and dropped[0].where == row.where
     assert "\n" not in dropped[0].detail
     return f"{dropped[0].reason}: {dropped[0].detail}"
 

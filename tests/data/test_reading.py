@@ -91,8 +91,8 @@ def test_a_batch_of_which_nothing_can_be_read_still_takes_part(tmp_path: Path, t
     loader = make(tmp_path, tokenizer, max_skipped=0.5)
     for name in whole[2]:
         (tmp_path / f"{name}.wav").unlink()
-    found = an_epoch(loader)
-    assert len(found) == len(whole) and len(found[2]) == 1 and found[2][0] not in whole[2]
+    batches = an_epoch(loader)
+    assert len(batches) == len(whole) and len(batches[2]) == 1 and batches[2][0] not in whole[2]
     assert set(loader.skips.reasons) == set(whole[2])
 
 

@@ -128,15 +128,15 @@ class TestNemoTarred:
             ]
         if sharded:
             for shard in range(3):
-                mine = "".join(json.dumps(one) + "\n" for one in lines if one["shard_id"] == shard)
+                shard_text = "".join(json.dumps(line) + "\n" for line in lines if line["shard_id"] == shard)
                 (folder / "sharded_manifests").mkdir(exist_ok=True)
-                (folder / f"sharded_manifests/manifest_{shard}.json").write_text(mine)
+                (folder / f"sharded_manifests/manifest_{shard}.json").write_text(shard_text)
         else:
             self.rewrite(folder, lines)
         return lines
 
     def rewrite(self, folder: Path, lines: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(one) + "\n" for one in lines)
+        text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / "tarred_audio_manifest.json").write_text(text)
 
     @pytest.mark.parametrize("sharded", [False, True])
@@ -144,8 +144,8 @@ class TestNemoTarred:
         lines = self.write(tmp_path, sharded=sharded)
         rows = rows_of(tmp_path)
         assert [(r.id, r.audio, Path(str(r.tar)).name) for r in rows] == [
-            (Path(one["audio_filepath"]).stem, one["audio_filepath"], f"audio_{one['shard_id']}.tar")
-            for one in lines
+            (Path(line["audio_filepath"]).stem, line["audio_filepath"], f"audio_{line['shard_id']}.tar")
+            for line in lines
         ]
         np.testing.assert_allclose(audio_of(tmp_path, rows[3]), tone(1.0, pitch=211), atol=1e-4)
         manifests, tars = nemo_tarred(tmp_path)
@@ -328,8 +328,8 @@ class TestHuggingFace:
         assert report.rows == 20 and sorted(p.name for p in tmp_path.iterdir()) == [
             "d", "out", "out.audio", "out.probed",
         ]  # fmt: skip
-        found = [cut for part in PARTS for cut in cuts(part_path(tmp_path / "out", part))]
-        assert len(found) == 20 and all(len(load_cut_audio(cut)) == cut.num_samples for cut in found)
+        prepared = [cut for part in PARTS for cut in cuts(part_path(tmp_path / "out", part))]
+        assert len(prepared) == 20 and all(len(load_cut_audio(cut)) == cut.num_samples for cut in prepared)
 
 
 class TestRecipes:
@@ -339,17 +339,17 @@ class TestRecipes:
 
         def prepare_tones(corpus_dir: Path, output_dir: Path | None = None) -> dict[str, Any]:
             assert output_dir is None and (corpus_dir / "a.wav").is_file(), "no a.wav"
-            found: dict[str, Any] = {}
+            manifests: dict[str, Any] = {}
             for part in ("train-clean", "dev"):
                 recording = Recording.from_file(corpus_dir / "a.wav", f"{part}-a")
                 said = SupervisionSegment(
                     f"{part}-1", recording.id, 0.25, 0.5, text="one", language="English"
                 )
-                found[part] = {
+                manifests[part] = {
                     "recordings": RecordingSet.from_recordings([recording]),
                     "supervisions": SupervisionSet.from_segments([said]),
                 }
-            return {"en": found}
+            return {"en": manifests}
 
         monkeypatch.setattr(lhotse.recipes, "prepare_tones", prepare_tones, raising=False)
         write_tone(tmp_path / "d/a.wav", 1.0)

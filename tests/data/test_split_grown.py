@@ -25,11 +25,11 @@ def items(language: str, speakers: range, each: range, text: str = "{s}-{k}") ->
 
 def parts_of(some: list[Item], parts: Parts, name: str, language: str = "") -> dict[str, set[str]]:
     """The parts of each value of a field."""
-    found: dict[str, set[str]] = defaultdict(set)
+    places: dict[str, set[str]] = defaultdict(set)
     for item in some:
         if not language or item.language == language:
-            found[getattr(item, name)].add(parts[item.id])
-    return found
+            places[getattr(item, name)].add(parts[item.id])
+    return places
 
 
 def grown(
@@ -48,10 +48,10 @@ def share(some: list[Item], parts: Parts, part: str) -> float:
 
 
 def test_the_same_corpus_keeps_its_split_whatever_the_seed() -> None:
-    mine = items("hi", range(30), range(5)) + items("bn", range(1), range(50))
-    first, report = split(mine, SplitConfig())
+    corpus = items("hi", range(30), range(5)) + items("bn", range(1), range(50))
+    first, report = split(corpus, SplitConfig())
     earlier = EarlierSplit(parts=first, methods={code: facts["method"] for code, facts in report.items()})
-    second, again = split(mine[::-1], SplitConfig(seed=5), earlier)
+    second, again = split(corpus[::-1], SplitConfig(seed=5), earlier)
     assert second == first and again == report
 
 

@@ -21,15 +21,19 @@ def corpus(folder: Path, parts: tuple[str, ...] = PARTS) -> Path:
     """lhotse's manifests of these parts, two utterances each, named as its recipes name them."""
     for part in parts:
         cuts = make_cuts(folder / part, [0.7, 0.9])
-        for kind, wanted in (("recordings", RecordingSet), ("supervisions", SupervisionSet)):
-            found = []
+        for kind, record_set in (("recordings", RecordingSet), ("supervisions", SupervisionSet)):
+            records = []
             for cut in cuts:
-                one = cut.recording if kind == "recordings" else cut.supervisions[0]
-                one.id = f"{part}-{one.id}"
+                record = cut.recording if kind == "recordings" else cut.supervisions[0]
+                record.id = f"{part}-{record.id}"
                 if kind == "supervisions":
-                    one.recording_id, one.speaker = f"{part}-{one.recording_id}", f"{part}-speaker"
-                found.append(one)
-            whole = wanted.from_recordings(found) if kind == "recordings" else wanted.from_segments(found)
+                    record.recording_id, record.speaker = f"{part}-{record.recording_id}", f"{part}-speaker"
+                records.append(record)
+            whole = (
+                record_set.from_recordings(records)
+                if kind == "recordings"
+                else record_set.from_segments(records)
+            )
             whole.to_file(folder / f"librispeech_{kind}_{part}.jsonl.gz")
     return folder
 
@@ -55,8 +59,8 @@ def test_tables_of_sets_that_are_gone_go_too(tmp_path: Path) -> None:
     prepare_corpus(corpus(tmp_path / "c"), out, languages=("en",), cfg=cfg)
     (out / "mine.parquet").write_bytes(b"of someone else")
     prepare_corpus(corpus(tmp_path / "d", PARTS[:3]), out, languages=("en",), cfg=cfg)
-    found = {path.stem for path in out.glob("*.parquet")}
-    assert found == {"train", "dev", "test", "dev-clean", "mine"}
+    stems = {path.stem for path in out.glob("*.parquet")}
+    assert stems == {"train", "dev", "test", "dev-clean", "mine"}
 
 
 def test_a_corpus_may_have_no_test_set(tmp_path: Path) -> None:

@@ -107,24 +107,24 @@ def test_speaking_rates_out_of_the_ordinary_are_flagged() -> None:
         for i, n in enumerate(rng.integers(3, 30, 80))
     ]
     odd = [said("short", "ab " * 25, 0.6, speaker="x"), said("long", "ab cd ef", 14.0, speaker="x")]
-    found = {flag.id: flag.reason for flag in check_texts(usual + odd, NO_AUDIO).flags}
-    assert found == {"short": "too_little_audio", "long": "too_little_text"}
+    flagged = {flag.id: flag.reason for flag in check_texts(usual + odd, NO_AUDIO).flags}
+    assert flagged == {"short": "too_little_audio", "long": "too_little_text"}
     few = check_texts([*usual[:20], *odd], NO_AUDIO)
     assert not few.flags, "22 utterances do not tell what is usual"
 
 
 def test_repeated_sentences_of_one_speaker() -> None:
-    spoken = [
+    entries = [
         said("a", "one two three"),
         said("b", "One, two: three!"),
         said("c", "one two three", speaker="other"),
         said("d", "five"),
         said("e", "five"),
     ]
-    (flag,) = check_texts(spoken, NO_AUDIO).flags
+    (flag,) = check_texts(entries, NO_AUDIO).flags
     assert (flag.id, flag.reason, flag.where) == ("b", "repeated_text", "m:1") and "'a'" in flag.detail
     words = TextCheckConfig(compare_audio=False, repeat_min_words=1)
-    assert [flag.id for flag in check_texts(spoken, words).flags] == ["b", "e"]
+    assert [flag.id for flag in check_texts(entries, words).flags] == ["b", "e"]
 
 
 def audio(folder: Path) -> list[Entry]:
@@ -134,41 +134,41 @@ def audio(folder: Path) -> list[Entry]:
     for name, data in blocks.items():
         (folder / name).write_bytes(data)
     write_tar(folder / "t.tar", {"f": blocks["a"]})
-    spoken = [said(n, "ok" if n in "abe" else n, path=folder / n, speaker=n) for n in blocks]
+    entries = [said(n, "ok" if n in "abe" else n, path=folder / n, speaker=n) for n in blocks]
     return [
-        *spoken,
+        *entries,
         said("f", "ok", path=folder / "t.tar", speaker="f", member="f", offset=512, size=200_000),
     ]
 
 
 def test_the_same_audio_is_found_by_its_bytes(tmp_path: Path) -> None:
-    spoken = audio(tmp_path)
-    assert same_audio(spoken) == {"a": "a", "b": "a", "f": "a", "c": "c", "d": "c"}
-    found = [(flag.id, flag.reason) for flag in check_texts(spoken, TextCheckConfig()).flags]
+    entries = audio(tmp_path)
+    assert same_audio(entries) == {"a": "a", "b": "a", "f": "a", "c": "c", "d": "c"}
+    flagged = [(flag.id, flag.reason) for flag in check_texts(entries, TextCheckConfig()).flags]
     both = [("c", "conflicting_audio"), ("d", "conflicting_audio")]
-    assert found == [("b", "duplicate_audio"), *both, ("f", "duplicate_audio")]
-    assert not check_texts(spoken, NO_AUDIO).flags
+    assert flagged == [("b", "duplicate_audio"), *both, ("f", "duplicate_audio")]
+    assert not check_texts(entries, NO_AUDIO).flags
     (tmp_path / "c").unlink()
     with pytest.raises(MayaError, match=f"{tmp_path / 'c'}"):
-        same_audio(spoken)
+        same_audio(entries)
 
 
 def test_utterances_are_dropped_for_chosen_reasons(tmp_path: Path) -> None:
-    spoken = audio(tmp_path)
+    entries = audio(tmp_path)
     cfg = TextCheckConfig(drop=("conflicting_audio",))
-    checked = check_texts(spoken, cfg)
-    assert [one.id for one in checked.kept] == ["a", "b", "e", "f"]
-    assert [(one.id, one.reason) for one in checked.dropped] == [
+    checked = check_texts(entries, cfg)
+    assert [entry.id for entry in checked.kept] == ["a", "b", "e", "f"]
+    assert [(entry.id, entry.reason) for entry in checked.dropped] == [
         ("c", "conflicting_audio"),
         ("d", "conflicting_audio"),
     ]
     assert [flag.id for flag in checked.flags] == ["b", "f"]
     with pytest.raises(MayaError, match="no reason 'noisy'; expected some of wrong_script"):
-        check_texts(spoken, TextCheckConfig(drop=("noisy",)))
+        check_texts(entries, TextCheckConfig(drop=("noisy",)))
 
 
 def test_leaks_from_training() -> None:
-    spoken = [
+    entries = [
         said("a", "one", speaker="x"),
         said("b", "one", speaker="y"),
         said("c", "two", speaker="x"),
@@ -176,17 +176,17 @@ def test_leaks_from_training() -> None:
         said("e", "एक", language="hi", speaker="w"),
     ]
     parts = {"a": "train", "b": "test", "c": "dev", "d": "test", "e": "train"}
-    spoken.append(said("f", "four", speaker="v"))
+    entries.append(said("f", "four", speaker="v"))
     parts["f"] = "dev"
-    shared = [Overlap(spoken[0], spoken[5], 0.5), Overlap(spoken[3], spoken[0], 0.5)]
-    found = [(flag.id, flag.reason) for flag in check_leaks(spoken, parts, {"a": "a", "d": "a"}, shared)]
-    assert found == [
+    shared = [Overlap(entries[0], entries[5], 0.5), Overlap(entries[3], entries[0], 0.5)]
+    flagged = [(flag.id, flag.reason) for flag in check_leaks(entries, parts, {"a": "a", "d": "a"}, shared)]
+    assert flagged == [
         ("b", "text_in_training"),
         ("c", "speaker_in_training"),
         ("d", "audio_in_training"),
         ("f", "overlap_in_other_part"),
     ]
-    assert {reason for _, reason in found} == set(LEAKS)
+    assert {reason for _, reason in flagged} == set(LEAKS)
 
 
 def test_prepare_writes_the_flags_down(tmp_path: Path) -> None:
@@ -197,8 +197,8 @@ def test_prepare_writes_the_flags_down(tmp_path: Path) -> None:
     write_manifest(tmp_path / "c", rows)
     report = prepare_corpus(tmp_path / "c", tmp_path / "out", languages=(), cfg=PrepareConfig())
     lines = (tmp_path / "out/flagged.jsonl").read_text(encoding="utf-8").splitlines()
-    found = {(row["id"], row["reason"]) for row in map(json.loads, lines)}
-    assert found >= {
+    flagged = {(row["id"], row["reason"]) for row in map(json.loads, lines)}
+    assert flagged >= {
         ("en-003", "digits"),
         ("hi-005", "wrong_script"),
         ("en-002", "conflicting_audio"),

@@ -125,8 +125,8 @@ def test_audio_of_these_kinds_is_decoded(tmp_path: Path, suffix: str, options: d
     for name in ("a", "b", "c"):
         write_tone(tmp_path / f"{name}{suffix}", 0.5, **options)
         (tmp_path / f"{name}.txt").write_text(name * 2)
-    found = examine(tmp_path, languages=["en"], cfg=PrepareConfig())
-    assert not found.dropped and [round(one.duration, 1) for one in found.kept] == [0.5] * 3
+    examined = examine(tmp_path, languages=["en"], cfg=PrepareConfig())
+    assert not examined.dropped and [round(entry.duration, 1) for entry in examined.kept] == [0.5] * 3
 
 
 def test_files_without_a_partner_are_named(tmp_path: Path) -> None:
@@ -138,7 +138,10 @@ def test_files_without_a_partner_are_named(tmp_path: Path) -> None:
     notes: list[str] = []
     rows, dropped = read_corpus(tmp_path, "en", notes=notes)
     assert [row.id for row in rows] == ["a"]
-    assert [(one.id, one.reason) for one in dropped] == [("b", "no_transcript"), ("c", "missing_audio")]
+    assert [(problem.id, problem.reason) for problem in dropped] == [
+        ("b", "no_transcript"),
+        ("c", "missing_audio"),
+    ]
     assert notes == ["passed over files that are not decoded: 1 .amr, 1 .wma; convert them to .wav or .flac"]
 
 
@@ -158,9 +161,9 @@ def test_texts_of_several_lines_and_none(tmp_path: Path) -> None:
     pair(tmp_path, "a", "\ufeffone\r\n\r\ntwo\r\n")
     pair(tmp_path, "b", "")
     pair(tmp_path, "c", " \n\u200b\n")
-    found = examine(tmp_path, languages=["en"], cfg=PrepareConfig())
-    assert [one.text for one in found.kept] == ["one two"]
-    assert [(one.id, one.reason) for one in found.dropped] == [
+    examined = examine(tmp_path, languages=["en"], cfg=PrepareConfig())
+    assert [entry.text for entry in examined.kept] == ["one two"]
+    assert [(entry.id, entry.reason) for entry in examined.dropped] == [
         ("b", "empty_transcript"),
         ("c", "empty_transcript"),
     ]
