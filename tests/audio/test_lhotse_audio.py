@@ -45,7 +45,7 @@ def tar_rows(tar: Path) -> list[Row]:
     ]  # fmt: skip
 
 
-def test_index_is_what_tarfile_says(tmp_path: Path) -> None:
+def test_index_equals_tarfile(tmp_path: Path) -> None:
     tar, files = make_tar(tmp_path)
     with tarfile.open(tar, "a") as writer:
         writer.addfile(tarfile.TarInfo("empty"))
@@ -73,8 +73,8 @@ def test_tar_audio_equals_file_audio_even_after_a_manifest_is_saved(tmp_path: Pa
         assert cut.load_audio().shape == (1 if name.endswith(".wav") else channels, cut.num_samples)
 
 
-def test_another_process_needs_only_the_import(tmp_path: Path) -> None:
-    """Data workers may be fresh processes: importing the module must be all they need."""
+def test_a_new_process_needs_only_the_import(tmp_path: Path) -> None:
+    """Data workers may be new processes; importing the module must be enough."""
     tar, _ = make_tar(tmp_path, count=1)
     kept, _ = probe(tmp_path, tar_rows(tar)[:1], ProbeConfig())
     CutSet.from_cuts([entry_cut(kept[0])]).to_file(tmp_path / "cuts.jsonl.gz")
@@ -111,7 +111,7 @@ def test_address_survives_odd_paths(tmp_path: Path) -> None:
     assert parse_address(source.source) == (str(path), 3, 4, None)
 
 
-def test_errors_are_clear(tmp_path: Path) -> None:
+def test_unreadable_byte_ranges_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(MayaError, match=r"cannot read .*none\.tar: No such file"):
         index_tar(tmp_path / "none.tar")
     (tmp_path / "bad.tar").write_bytes(b"x" * 3000)
@@ -152,10 +152,10 @@ def test_wrong_ranges_drop_the_utterance(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"subtype": "FLOAT"}, {"format": "FLAC"}])
-def test_a_cut_of_a_long_recording_reads_little_more_than_itself(
+def test_a_cut_of_a_long_recording_reads_few_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
 ) -> None:
-    """120 s at 16 kHz; a cut of 2 s. FLAC is searched for the place, by halving."""
+    """The recording has 120 s at 16 kHz and the cut 2 s. FLAC needs a binary search for the start."""
     rng = np.random.default_rng(0)
     samples = rng.uniform(-0.5, 0.5, 120 * 16000).astype(np.float32)
     soundfile.write(tmp_path / "a", samples, 16000, **({"format": "WAV"} | options))

@@ -16,7 +16,7 @@ from tests.data.making import write_corpus, write_manifest, write_tar, write_ton
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of loose files and a tar in `c`, and the data made of it in `out`."""
+    """A corpus of loose files and a tar in `c`, prepared into `out`."""
     folder = tmp_path_factory.mktemp("prepared")
     rows = write_corpus(folder / "c", per_speaker=2)
     members = {}
@@ -32,7 +32,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(prepared: Path, tmp_path: Path) -> Path:
-    """Tables that a test may rewrite; their audio is shared."""
+    """A copy of the tables that a test may rewrite; all tests share the audio."""
     shutil.copytree(prepared / "out", tmp_path / "out")
     return tmp_path / "out"
 
@@ -42,14 +42,14 @@ def entries(data: Path, part: str = "train") -> list[Entry]:
 
 
 def changed(data: Path, what: dict[str, object], part: str = "train", row: int = 0) -> Entry:
-    """Write other values into a row of a part; the row as it is then."""
+    """Change values of a row of a part. Returns the changed row."""
     rows = entries(data, part)
     rows[row] = rows[row]._replace(**what)  # type: ignore[arg-type]
     write_table(part_path(data, part), rows)
     return rows[row]
 
 
-def test_unchanged_data_pass(data: Path) -> None:
+def test_unchanged_data_pass_all_checks(data: Path) -> None:
     assert check_data(data) == []
 
 
@@ -83,15 +83,15 @@ def test_a_replaced_tar_breaks_all_its_utterances(data: Path, prepared: Path, tm
     assert Counter(problem.reason for problem in check_data(data)) == {"changed_file": 6}
 
 
-def test_bytes_beyond_the_end_of_a_file(data: Path) -> None:
+def test_byte_ranges_outside_a_file_are_reported(data: Path) -> None:
     row = next(i for i, entry in enumerate(entries(data)) if entry.offset is not None)
     entry = changed(data, {"size": 10**9}, row=row)
     problems = {problem.reason: problem for problem in check_data(data)}
     assert problems["outside_file"].id == entry.id and "lies" not in problems
-    assert set(problems) == {"outside_file"}, "what is known to be broken is not read"
+    assert set(problems) == {"outside_file"}, "ranges with a problem are not read"
 
 
-def test_the_same_utterance_or_audio_in_two_parts(data: Path) -> None:
+def test_an_utterance_or_audio_in_two_parts_is_reported(data: Path) -> None:
     first = entries(data)[0]
     changed(data, {"id": first.id}, "dev")
     (problem,) = check_data(data)
@@ -102,7 +102,7 @@ def test_the_same_utterance_or_audio_in_two_parts(data: Path) -> None:
     assert (problem.id, problem.reason) == ("another", "audio_in_two_parts")
 
 
-def test_audio_that_cannot_be_decoded_and_samples(data: Path, tmp_path: Path) -> None:
+def test_undecodable_audio_is_reported_when_sampled(data: Path, tmp_path: Path) -> None:
     noise = tmp_path / "noise.wav"
     noise.write_bytes(b"no audio" * 99)
     stamp = {"file_size": noise.stat().st_size, "file_mtime": int(noise.stat().st_mtime)}
@@ -110,11 +110,11 @@ def test_audio_that_cannot_be_decoded_and_samples(data: Path, tmp_path: Path) ->
     (problem,) = check_data(data)
     assert problem.reason == "cannot_be_read" and "\n" not in problem.detail
     reported = {seed: bool(check_data(data, sample=6, seed=seed)) for seed in range(6)}
-    assert set(reported.values()) == {True, False}, "a sample may miss it"
+    assert set(reported.values()) == {True, False}, "whether a sample contains it depends on the seed"
     assert [bool(check_data(data, sample=6, seed=seed)) for seed in range(6)] == list(reported.values())
 
 
-def test_audio_of_another_length(data: Path) -> None:
+def test_audio_of_another_length_is_reported(data: Path) -> None:
     row = next(i for i, entry in enumerate(entries(data)) if entry.offset is None)
     entry = entries(data)[row]
     changed(data, {"num_samples": entry.num_samples + 16000, "duration": entry.duration + 1.0}, row=row)

@@ -11,7 +11,7 @@ def flagged(number: int, reason: str = "noisy", language: str = "hi") -> Problem
     return Problem(id=f"u{number}", language=language, reason=reason, detail=f"it is {number}", where="m:1")
 
 
-def test_all_are_counted_and_the_first_are_shown() -> None:
+def test_all_findings_are_counted_and_the_first_are_shown() -> None:
     findings = Findings(examples=2)
     findings.add("flagged", [flagged(i) for i in range(5)])
     findings.add("dropped", [dropped(7), dropped(8, language="ta"), dropped(9, "too_long")])
@@ -24,7 +24,7 @@ def test_all_are_counted_and_the_first_are_shown() -> None:
     assert hindi["examples"][0] == {"id": "u0", "text": "एक", "detail": "it is 0", "where": "m:1"}
 
 
-def test_as_text() -> None:
+def test_findings_as_text() -> None:
     findings = Findings(examples=1)
     findings.add("dropped", [dropped(1), dropped(2), dropped(3, language="")])
     lines = findings_text(findings.as_json({})).splitlines()

@@ -18,7 +18,7 @@ VOID = {"meta"}
 
 
 class Reader(HTMLParser):
-    """Tags, attributes and text of a page; a tag that is not closed in order is an error."""
+    """Collects tags, attributes and text of a page. A tag that is not closed in order is an error."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def test_an_empty_page_and_one_without_sound_are_drawn() -> None:
     assert "was not decoded" in draw(mute)
 
 
-def test_a_page_is_drawn_again_from_its_files(tmp_path: Path) -> None:
+def test_a_page_can_be_redrawn_from_its_files(tmp_path: Path) -> None:
     page = make_page()
     (tmp_path / "summary.json").write_text(json.dumps(page.summary))
     report = {"statistics": page.statistics, "findings": page.findings, "limits": page.limits}
@@ -161,7 +161,7 @@ def test_bars_show_all_values() -> None:
         histogram.add(value)
     first, last, step = bar_window([histogram])
     assert EDGES["seconds"][first] <= 1.05
-    assert EDGES["seconds"][last] < 5, "a single long one does not squeeze the others"
+    assert EDGES["seconds"][last] < 5, "one long utterance does not squeeze the bars"
     drawn = histogram_chart(histogram, "title", "s")
     counts = [int(part.split("<")[0]) for part in drawn.split(" s: ")[1:]]
     assert step == 1 and counts == [300, 101]
@@ -179,5 +179,5 @@ def test_bars_and_strips_scale() -> None:
     assert strips([("a", Histogram(EDGES["snr"]))], "snr", "dB") == ""
 
 
-def test_numbers() -> None:
+def test_number_formats() -> None:
     assert [number(v) for v in (0, 0.123, 9.999, 12.34, 1234.5)] == ["0", "0.12", "10.0", "12.3", "1,234"]

@@ -33,7 +33,7 @@ def by_part(some: list[Item], parts: dict[str, str]) -> dict[str, list[Item]]:
 
 
 def overlap(parts: dict[str, list[Item]], name: str) -> set[str]:
-    """Values that occur in more than one part."""
+    """The values of field `name` that occur in more than one part."""
     seen: dict[str, set[str]] = defaultdict(set)
     for part, part_items in parts.items():
         for item in part_items:
@@ -56,7 +56,7 @@ def test_speakers_are_disjoint_and_sizes_are_met() -> None:
     assert report["hi"]["text_overlap"] == report["hi"]["speaker_overlap"] == {"dev": 0.0, "test": 0.0}
 
 
-def test_sentences_read_by_everyone_stay_and_are_reported() -> None:
+def test_sentences_read_by_all_speakers_are_kept_and_reported() -> None:
     corpus = items("ml", 11, 50, texts=50)
     parts, report = split(corpus, SplitConfig())
     split_items = by_part(corpus, parts)
@@ -64,8 +64,8 @@ def test_sentences_read_by_everyone_stay_and_are_reported() -> None:
     assert report["ml"]["text_overlap"] == {"dev": 1.0, "test": 1.0}
 
 
-def test_the_draw_with_few_repeated_texts_is_kept() -> None:
-    """Half of the speakers read texts of their own, half read the same ones: the former are held out."""
+def test_the_split_with_fewest_repeated_texts_is_used() -> None:
+    """Half of the speakers read their own texts, half read common texts. The former are held out."""
     own, common = items("ta", 10, 10), items("ta", 10, 10, texts=10)
     corpus = own + [
         Item(id=f"c{i.id}", language="ta", speaker=f"c{i.speaker}", text=f"c{i.text}", seconds=i.seconds)
@@ -96,7 +96,7 @@ def test_one_dominant_speaker_stays_in_training() -> None:
 
 
 def test_a_speaker_is_in_one_part_over_all_languages() -> None:
-    """One voice of Hindi is the only voice of Marathi, where it trains: it cannot be held out in Hindi."""
+    """The only Marathi speaker also speaks Hindi. They train in Marathi and are not held out in Hindi."""
     hindi = items("hi", 10, 10)
     marathi = [
         Item(id=f"mr-{k}", language="mr", speaker="hi3", text=f"मराठी {k}", seconds=2.0) for k in range(30)
@@ -113,7 +113,7 @@ def test_a_speaker_is_in_one_part_over_all_languages() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_hardly_any_text_is_all_training(count: int) -> None:
+def test_few_texts_are_all_training_data(count: int) -> None:
     corpus = items("as", 1, 10, texts=count)
     parts, report = split(corpus, SplitConfig())
     assert set(parts.values()) == {"train"} and report["as"]["method"] == "train"
@@ -123,7 +123,7 @@ def with_parts(corpus: list[Item], given: dict[str, str]) -> list[Item]:
     return [replace(item, part=given.get(item.speaker)) for item in corpus]
 
 
-def test_the_corpus_own_parts_are_kept() -> None:
+def test_parts_named_by_the_corpus_are_kept() -> None:
     given = {"en0": "test", "en1": "dev"} | {f"en{s}": "train" for s in range(2, 10)}
     corpus = with_parts(items("en", 10, 5), given)
     parts, report = split(corpus, SplitConfig(seed=3))
@@ -131,7 +131,7 @@ def test_the_corpus_own_parts_are_kept() -> None:
     assert report["en"]["method"] == "manifest"
 
 
-def test_a_part_the_corpus_does_not_name_is_drawn_from_training() -> None:
+def test_an_unnamed_part_is_drawn_from_training() -> None:
     given = {"en0": "test", "en1": "test"} | {f"en{s}": "train" for s in range(2, 20)}
     corpus = with_parts(items("en", 20, 5), given)
     parts, report = split(corpus, SplitConfig())
@@ -141,8 +141,8 @@ def test_a_part_the_corpus_does_not_name_is_drawn_from_training() -> None:
     assert report["en"]["method"] == "manifest+speaker"
 
 
-def test_a_speaker_the_corpus_tests_is_not_drawn_for_dev() -> None:
-    """A voice that is in the corpus's test part and in its training part must not be in dev as well."""
+def test_speakers_in_the_test_part_are_not_drawn_for_dev() -> None:
+    """A speaker in both the test and the training part of the corpus must not be in dev too."""
     corpus = [
         replace(item, part="test" if item.speaker == "en0" and item.id.endswith("-0") else "train")
         for item in items("en", 6, 5)
@@ -152,14 +152,14 @@ def test_a_speaker_the_corpus_tests_is_not_drawn_for_dev() -> None:
         assert {parts[item.id] for item in corpus if item.speaker == "en0"} == {"train", "test"}
 
 
-def test_parts_given_to_some_only() -> None:
+def test_some_speakers_have_a_part_in_the_corpus() -> None:
     corpus = with_parts(items("en", 10, 5), {"en0": "test", "en1": "dev"})
     parts, report = split(corpus, SplitConfig())
     assert {item.speaker for item in corpus if parts[item.id] != "train"} == {"en0", "en1"}
     assert report["en"]["method"] == "manifest"
 
 
-def test_order_does_not_matter_and_seed_does() -> None:
+def test_split_depends_on_seed_not_on_order() -> None:
     corpus = items("hi", 30, 5) + items("bn", 1, 50)
     forward, _ = split(corpus, SplitConfig())
     backward, _ = split(corpus[::-1], SplitConfig())
@@ -173,7 +173,7 @@ def test_hours_are_capped() -> None:
     assert report["hi"]["parts"]["dev"]["seconds"] < 80
 
 
-def test_no_part_may_be_wanted() -> None:
+def test_dev_and_test_can_be_switched_off() -> None:
     corpus = items("hi", 10, 5)
     parts, _ = split(corpus, SplitConfig(dev=0.0))
     assert set(parts.values()) == {"train", "test"}
@@ -181,7 +181,7 @@ def test_no_part_may_be_wanted() -> None:
     assert set(parts.values()) == {"train"} and report["hi"]["method"] == "train"
 
 
-def test_shares_that_leave_nothing_are_refused() -> None:
+def test_shares_without_training_data_are_refused() -> None:
     with pytest.raises(MayaError, match=r"dev=0\.3 and test=0\.3 leave less than min_train=0\.5"):
         split(items("hi", 3, 3), SplitConfig(dev=0.3, test=0.3))
 
@@ -195,7 +195,7 @@ def test_shares_that_leave_nothing_are_refused() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_random_corpora_are_split(rows: list[tuple[str, int, int, float]]) -> None:
-    """Every utterance gets a part, a language is never without training data, and what is promised holds."""
+    """Every utterance has a part, every language has training data, and the report is correct."""
     corpus = [
         Item(id=str(n), language=language, speaker=f"s{speaker}", text=f"t{text}", seconds=seconds)
         for n, (language, speaker, text, seconds) in enumerate(rows)
@@ -230,7 +230,7 @@ def test_real_corpus(shared: Path) -> None:
     assert methods == {code: "text" if code in by_text else "speaker" for code in methods}
     none = {"dev": 0.0, "test": 0.0}
     assert all(report[code]["speaker_overlap"] == none for code in methods if code not in by_text)
-    assert report["ml"]["text_overlap"]["test"] > 0.5, "the same sentences are read by all"
+    assert report["ml"]["text_overlap"]["test"] > 0.5, "all speakers read the same sentences"
     assert all(
         language_report["parts"][part]["utterances"] >= 5
         for language_report in report.values()

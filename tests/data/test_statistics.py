@@ -6,6 +6,7 @@ import pytest
 from maya.audio.sound import Sound
 from maya.data.measure.entry import Entry
 from maya.data.report.statistics import EDGES, Histogram, Statistics, histogram
+from tests.data.making import make_entry
 
 SOUND = Sound(level=-20.5, snr=30.0, clipped=0.0, dc_offset=0.0, high_band=-40.0, lead=0.2, trail=0.7)
 
@@ -14,16 +15,12 @@ def entry(
     id: str, text: str = "एक दो", seconds: float = 2.0, language: str = "hi", speaker: str = "s",
     sound: Sound | None = SOUND,
 ) -> Entry:  # fmt: skip
+    """A measured utterance, with these facts about its sound."""
     measured = {name: getattr(sound, name) for name in Sound.__dataclass_fields__} if sound else {}
-    return Entry(
-        id=id, path="/a.wav", offset=None, size=None, member=None, file_size=1, file_mtime=1,
-        sample_rate=16000, channels=1, num_samples=round(seconds * 16000), start=None, duration=seconds,
-        text=text, raw_text=text, language=language, speaker=speaker, kind=None, source=None, licence=None,
-        where="m:1", **measured,
-    )  # fmt: skip
+    return make_entry(id, text, seconds, language=language, speaker=speaker, **measured)
 
 
-def test_quantiles_are_those_of_the_values() -> None:
+def test_quantiles_are_close_to_those_of_the_values() -> None:
     values = np.random.default_rng(0).gamma(3.0, 1.5, 20_000)
     filled = Histogram(EDGES["seconds"])
     for value in values:
@@ -33,7 +30,7 @@ def test_quantiles_are_those_of_the_values() -> None:
         assert filled.quantile(share) == pytest.approx(np.quantile(values, share), abs=0.1), share
 
 
-def test_what_lies_beyond_the_edges_is_counted() -> None:
+def test_values_outside_the_edges_are_counted() -> None:
     filled = Histogram((0.0, 1.0, 2.0))
     for value in (-5.0, 0.0, 1.0, 2.0, 99.0):
         filled.add(value)
@@ -41,13 +38,11 @@ def test_what_lies_beyond_the_edges_is_counted() -> None:
     assert Histogram((0.0, 1.0)).quantile(0.5) == 0.0
 
 
-def test_numbers_of_a_language() -> None:
+def test_statistics_of_a_language() -> None:
     statistics = Statistics()
     statistics.add(entry("a", "एक दो", 2.0), "train")
     statistics.add(entry("b", "एक दो", 3.0, speaker="t"), "train")
-    statistics.add(
-        entry("c", "एक x", 1.0, speaker="c", sound=None), "dev"
-    )  # names no speaker, was not decoded
+    statistics.add(entry("c", "एक x", 1.0, speaker="c", sound=None), "dev")  # without a speaker, not decoded
     statistics.add(entry("d", "one", 1.0, "en"), "test")
     summary = statistics.summary()
     assert list(summary) == ["en", "hi"]
@@ -76,7 +71,7 @@ def test_unmeasured_quantities_have_no_histogram() -> None:
     assert histogram(statistics.spreads()["hi"], "level") is None
 
 
-def test_order_of_utterances_changes_no_number() -> None:
+def test_statistics_do_not_depend_on_order() -> None:
     entries = [entry(f"u{i}", f"एक {'दो' * (i % 5)}", 0.5 + i % 7, speaker=f"s{i % 3}") for i in range(40)]
     forward, backward = Statistics(), Statistics()
     for utterance in entries:

@@ -23,7 +23,7 @@ from tests.data.making import write_corpus, write_manifest, write_tar, write_ton
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
-    """Files, members of a tar at another rate and in stereo, and parts of a longer recording."""
+    """Entries of files, of tar members at 22.05 kHz (some in stereo), and of parts of a long recording."""
     folder = tmp_path_factory.mktemp("c")
     rows: list[dict[str, Any]] = write_corpus(folder, per_speaker=2)
     members = {}
@@ -49,8 +49,8 @@ def table(probed: list[Entry], tmp_path_factory: pytest.TempPathFactory) -> Tabl
     return Table.open(path)
 
 
-def test_the_lazy_cuts_are_the_cuts(table: Table, probed: list[Entry], tmp_path: Path) -> None:
-    """As they are made, as lhotse writes and reads them, in order, by number, by id and through filters."""
+def test_lazy_cuts_equal_eager_cuts(table: Table, probed: list[Entry], tmp_path: Path) -> None:
+    """They are equal when iterated, indexed by number or id, filtered, and saved and read by lhotse."""
     expected = [entry_cut(entry) for entry in probed]
     lazy = table.cuts()
     assert lazy.is_lazy and len(lazy) == len(expected) == len(table)
@@ -67,7 +67,7 @@ def test_the_lazy_cuts_are_the_cuts(table: Table, probed: list[Entry], tmp_path:
         lazy["nobody"]
 
 
-def test_audio_cuts_sound_the_same(table: Table, probed: list[Entry]) -> None:
+def test_audio_cuts_have_the_same_audio(table: Table, probed: list[Entry]) -> None:
     for i in (0, 1, 5, len(table) - 2, len(table) - 1):
         cut, whole = audio_cut(table.audio(i)), entry_cut(probed[i])
         assert torch.equal(load_cut_audio(cut), load_cut_audio(whole))
@@ -83,7 +83,7 @@ def test_lhotse_samples_from_the_lazy_cuts(table: Table) -> None:
     assert sorted(ids) == sorted(table.ids)
 
 
-def test_columns(table: Table, probed: list[Entry]) -> None:
+def test_columns_of_a_table(table: Table, probed: list[Entry]) -> None:
     assert table.ids == [entry.id for entry in probed] and table.ids[1:3] == [o.id for o in probed[1:3]]
     codes, values = table.codes("language")
     assert [values[code] for code in codes] == [entry.language for entry in probed]
@@ -116,8 +116,8 @@ def test_an_empty_table(tmp_path: Path) -> None:
     assert list(empty.ids) == [] and empty.codes("language")[1] == []
 
 
-def test_many_groups_of_rows(table: Table, tmp_path: Path) -> None:
-    """More rows than are kept together: numbers of rows, ids and dictionaries go across the groups."""
+def test_tables_with_several_row_groups(table: Table, tmp_path: Path) -> None:
+    """Row numbers, ids and dictionaries are right across several row groups."""
     entry = table.entry(0)
     many = [entry._replace(id=f"id-{i}", speaker=f"s{i // 10_000}", text=str(i)) for i in range(40_000)]
     write_table(tmp_path / "many.parquet", many)
@@ -151,7 +151,7 @@ class TestDamage:
             Table.open(tmp_path / "t.parquet")
 
     def test_flipped_bytes_are_found(self, table: Table, tmp_path: Path) -> None:
-        """Wherever they lie: all rows, or one sentence. Pages carry checksums; thrift may accept a head."""
+        """With a flipped byte, all rows are read or one clear error is raised. Pages have checksums."""
         data, refused = table.path.read_bytes(), 0
         for place in range(4, len(data), len(data) // 60):
             changed = bytearray(data)
@@ -196,6 +196,6 @@ class TestDamage:
             Table.open(tmp_path / "t.parquet")
 
 
-def test_the_columns_are_the_fields() -> None:
+def test_columns_equal_the_fields_of_an_entry() -> None:
     assert SCHEMA.names == list(Entry._fields)
     assert re.fullmatch(r"\d+", SCHEMA.metadata[b"maya.table"].decode())

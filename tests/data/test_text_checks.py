@@ -29,7 +29,7 @@ NO_AUDIO = TextCheckConfig(compare_audio=False)
 
 
 def said(name: str, text: str, seconds: float = 1.0, **facts: Any) -> Entry:
-    """An utterance that was measured; `path`, `offset` and `size` say where its audio lies."""
+    """A measured utterance; `path`, `offset` and `size` give the bytes of its audio."""
     path = Path(facts.pop("path", "a.wav"))
     if path.is_file():
         facts["file_size"] = path.stat().st_size
@@ -72,7 +72,7 @@ def said(name: str, text: str, seconds: float = 1.0, **facts: Any) -> Entry:
         ("naïve Ärger", "de", []),
     ],
 )
-def test_one_transcript(raw: str, language: str, reasons: list[str]) -> None:
+def test_findings_of_a_transcript(raw: str, language: str, reasons: list[str]) -> None:
     assert [reason for reason, _ in text_findings(raw, normalize(raw, language), language)] == reasons
 
 
@@ -83,7 +83,7 @@ def test_any_transcript_has_findings_of_known_kinds(raw: str, language: str) -> 
 
 
 def test_usual_seconds_survive_wrong_pairs() -> None:
-    """0.4 s of silence and 0.07 s a character, 15 % of the durations wrong."""
+    """Each text has 0.4 s of silence and 0.07 s a character; 15 % of the durations are wrong."""
     rng = np.random.default_rng(0)
     characters = rng.integers(5, 100, 400).astype(float)
     seconds = (0.4 + 0.07 * characters) * np.exp(0.1 * rng.standard_normal(400))
@@ -94,13 +94,13 @@ def test_usual_seconds_survive_wrong_pairs() -> None:
 
 
 @pytest.mark.parametrize("characters", [np.full(60, 5.0), np.tile([3.0, 4.0, 5.0], 20)])
-def test_usual_seconds_of_texts_alike_in_length(characters: np.ndarray) -> None:
+def test_usual_seconds_of_texts_of_equal_length(characters: np.ndarray) -> None:
     seconds = np.random.default_rng(1).uniform(0.5, 0.8, 60)
     usual, spread = usual_seconds(characters, seconds)
     assert (usual > 0.3).all() and (usual < 1.2).all() and spread < 0.5
 
 
-def test_speaking_rates_out_of_the_ordinary_are_flagged() -> None:
+def test_unusual_speaking_rates_are_flagged() -> None:
     rng = np.random.default_rng(0)
     usual = [
         said(f"u{i}", "ab " * n, 0.3 + 0.2 * n + 0.02 * rng.standard_normal(), speaker=f"s{i}")
@@ -110,7 +110,7 @@ def test_speaking_rates_out_of_the_ordinary_are_flagged() -> None:
     flagged = {flag.id: flag.reason for flag in check_texts(usual + odd, NO_AUDIO).flags}
     assert flagged == {"short": "too_little_audio", "long": "too_little_text"}
     few = check_texts([*usual[:20], *odd], NO_AUDIO)
-    assert not few.flags, "22 utterances do not tell what is usual"
+    assert not few.flags, "22 utterances are too few to estimate the usual rate"
 
 
 def test_repeated_sentences_of_one_speaker() -> None:
@@ -128,7 +128,7 @@ def test_repeated_sentences_of_one_speaker() -> None:
 
 
 def audio(folder: Path) -> list[Entry]:
-    """a and b the same bytes and text, c and d the same bytes, e as long as they are, f in a tar like a."""
+    """a and b have equal bytes and texts, c and d equal bytes. e has their size. f copies a in a tar."""
     blocks = {"a": b"x" * 200_000, "b": b"x" * 200_000, "c": b"y" * 90, "d": b"y" * 90}
     blocks["e"] = blocks["a"][:-1] + b"!"
     for name, data in blocks.items():
@@ -141,7 +141,7 @@ def audio(folder: Path) -> list[Entry]:
     ]
 
 
-def test_the_same_audio_is_found_by_its_bytes(tmp_path: Path) -> None:
+def test_equal_audio_bytes_are_flagged(tmp_path: Path) -> None:
     entries = audio(tmp_path)
     assert same_audio(entries) == {"a": "a", "b": "a", "f": "a", "c": "c", "d": "c"}
     flagged = [(flag.id, flag.reason) for flag in check_texts(entries, TextCheckConfig()).flags]
@@ -189,7 +189,7 @@ def test_leaks_from_training() -> None:
     assert {reason for _, reason in flagged} == set(LEAKS)
 
 
-def test_prepare_writes_the_flags_down(tmp_path: Path) -> None:
+def test_prepare_writes_flags(tmp_path: Path) -> None:
     rows = write_corpus(tmp_path / "c")
     rows[3]["text"] = "one 2"
     rows[25]["text"] = "एक two"

@@ -14,12 +14,7 @@ from maya.data.table.utterances import EncodedTexts, Utterances
 from maya.errors import MayaError
 from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
-from tests.data.making import WORDS, make_tokenizer, write_corpus
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
+from tests.data.making import WORDS, write_corpus
 
 
 @pytest.fixture
@@ -34,8 +29,10 @@ def make_table(folder: Path, entries: list[Entry]) -> Table:
     return Table.open(folder / "train.parquet")
 
 
-def test_tokens_are_those_of_the_texts(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
-    many = [entries[i % 10]._replace(id=str(i)) for i in range(20_000)]  # more than are encoded at once
+def test_token_tables_hold_the_encoded_texts(
+    tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer
+) -> None:
+    many = [entries[i % 10]._replace(id=str(i)) for i in range(20_000)]  # more than one chunk of encoding
     table = make_table(tmp_path, many)
     token_table = write_tokens(token_path(tmp_path, "train"), table, tokenizer)
     assert len(token_table) == 20_000 and list(tmp_path.glob("*.partial")) == []
@@ -68,7 +65,7 @@ def test_tokens_of_another_table_or_tokenizer_are_refused(
     open_tokens(path, changed, tokenizer)
 
 
-def test_damaged_tokens(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
+def test_damaged_token_tables_are_refused(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
     path, table = tmp_path / "tokens.arrow", make_table(tmp_path, entries)
     write_tokens(path, table, tokenizer)
     data = path.read_bytes()
@@ -81,10 +78,10 @@ def test_damaged_tokens(tmp_path: Path, entries: list[Entry], tokenizer: Tokeniz
 
 
 @pytest.mark.parametrize("some", [None, [7, 0, 9]])
-def test_utterances_of_a_table(
+def test_utterances_of_a_table_equal_those_of_its_cuts(
     tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer, some: list[int] | None
 ) -> None:
-    """As those of its cuts, whichever way their tokens come, all of them or some."""
+    """This holds for tokens of a tokenizer or a token table, for all rows or some."""
     table, rows = make_table(tmp_path, entries), None if some is None else np.array(some)
     expected = Utterances.from_cuts(table.cuts(), tokenizer, ("hi", "ta"))
     numbers = range(len(table)) if some is None else some
@@ -101,13 +98,13 @@ def test_utterances_of_a_table(
             assert utterances.source.load_audio(i).equal(expected.source.load_audio(row))
             assert utterances.labels([i]) == expected.labels([row])
         assert utterances.ids[:2] == [expected.ids[row] for row in numbers][:2]
-        again = pickle.loads(pickle.dumps(utterances))  # as a spawned worker gets it
+        again = pickle.loads(pickle.dumps(utterances))  # as a spawned worker receives it
         assert again.tokens(1).tolist() == utterances.tokens(1).tolist() and again.source.load_audio(1).equal(
             utterances.source.load_audio(1)
         )
 
 
-def test_no_utterance_is_refused(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
+def test_an_empty_table_is_refused(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
     with pytest.raises(MayaError, match="has no utterance for this"):
         Utterances.from_table(make_table(tmp_path, []), tokenizer, ("hi",))
     with pytest.raises(MayaError, match="has no utterance for this"):
