@@ -24,7 +24,7 @@ from tests.data.making import write_tar, write_tone
         ByteRange("s3://bucket/a folder/x?.tar", 512, 7, Stamp(9, 0)),
     ],
 )
-def test_addresses_are_parsed_back(where: ByteRange) -> None:
+def test_addresses_round_trip(where: ByteRange) -> None:
     assert parse_address(where.address) == where
     assert where.address.isascii() and " " not in where.address
 
@@ -69,7 +69,7 @@ def test_a_replaced_file_is_refused(tmp_path: Path) -> None:
     assert read_range(path, 2, 3, file_stamp(path)) == b"234", "prepared again, in the same process"
 
 
-def test_a_file_renamed_over_is_seen_without_a_stamp(tmp_path: Path) -> None:
+def test_a_replaced_file_is_detected_without_a_stamp(tmp_path: Path) -> None:
     path, other = tmp_path / "a.bin", tmp_path / "b.bin"
     path.write_bytes(b"old")
     assert read_range(path, 0, 3) == b"old"
@@ -90,7 +90,7 @@ def test_a_claimed_size_allocates_no_memory(tmp_path: Path) -> None:
     assert peak < 1e6
 
 
-def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
+def test_pipes_devices_and_folders_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
         with pytest.raises(MayaError, match="is not a file"):
@@ -99,7 +99,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
         read_range("a\0b", 0, 10)
 
 
-def test_many_files_are_read_with_few_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maya.audio.byte_ranges._MAX_OPEN_FILES", 3)
     for i in range(10):
         (tmp_path / str(i)).write_bytes(bytes([i]) * 4)
@@ -110,7 +110,7 @@ def test_many_files_are_read_with_few_open(tmp_path: Path, monkeypatch: pytest.M
     assert len(os.listdir("/proc/self/fd")) <= before + 3
 
 
-def test_a_range_is_a_file(tmp_path: Path) -> None:
+def test_a_byte_range_acts_as_a_file(tmp_path: Path) -> None:
     data = bytes(range(256)) * 40
     (tmp_path / "a.bin").write_bytes(b"x" * 100 + data + b"y" * 100)
     file = io.BufferedReader(RangeFile(ByteRange(str(tmp_path / "a.bin"), 100, len(data))), 512)
@@ -151,7 +151,7 @@ class _Refused(Exception):
         self.response = {"Error": {"Code": code}}
 
 
-def test_object_storage_is_read_like_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_object_storage_equals_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {f"{i}.flac": write_tone(tmp_path / f"{i}.flac", 0.3 + i).read_bytes() for i in range(3)}
     files["long.wav"] = write_tone(tmp_path / "long.wav", 200.0).read_bytes()
     tar = write_tar(tmp_path / "a.tar", files)
@@ -164,12 +164,12 @@ def test_object_storage_is_read_like_a_disk(tmp_path: Path, monkeypatch: pytest.
         assert members == index_tar(tar) and client.sent <= 512 * (len(members) + 1)
         stamp = file_stamp(path)
         for member in members:
-            mine = ByteRange(path, member.offset, member.size, stamp)
-            theirs = ByteRange(str(tar), member.offset, member.size)
-            assert (decode(parse_address(mine.address))[0] == decode(theirs)[0]).all()
+            remote = ByteRange(path, member.offset, member.size, stamp)
+            local = ByteRange(str(tar), member.offset, member.size)
+            assert (decode(parse_address(remote.address))[0] == decode(local)[0]).all()
         client.sent = 0
-        part, _ = decode(mine, offset=120.0, duration=2.0)
-        assert (part == decode(theirs, 120.0, 2.0)[0]).all() and client.sent <= 4 << 20 < len(
+        part, _ = decode(remote, offset=120.0, duration=2.0)
+        assert (part == decode(local, 120.0, 2.0)[0]).all() and client.sent <= 4 << 20 < len(
             files["long.wav"]
         )
         with pytest.raises(MayaError, match=r"cannot read s3://bucket/none: An error occurred \(NoSuchKey\)"):
@@ -180,7 +180,7 @@ def test_object_storage_is_read_like_a_disk(tmp_path: Path, monkeypatch: pytest.
             read_range(path, 10**9, 5)
         client.time = datetime(2026, 1, 3, tzinfo=UTC)
         with pytest.raises(MayaError, match="was replaced since"):
-            read_range(*mine)
+            read_range(*remote)
     finally:
         use_s3_store(before)
 

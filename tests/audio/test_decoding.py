@@ -1,4 +1,4 @@
-"""Every recording is read whole, or named. Each input is made here; sizes and numbers of frames are known."""
+"""Every recording is read whole, or an error names it. Sizes and frame counts of all inputs are known."""
 
 import builtins
 import io
@@ -36,11 +36,11 @@ BY_BLOCKS = {
     "GSM610": 640,
     "IMA_ADPCM": 4100,
     "MPEG_LAYER_III": 2400,
-}  # samples that are filled up at the end
+}  # samples of padding at the end
 
 
 def speech(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
-    """Something that changes, so that VBR has bits to spread: a tone that swells, and noise."""
+    """A tone of changing level and noise, so that variable bit rates vary."""
     n = round(seconds * rate)
     rng, time = np.random.default_rng(n), np.arange(n) / rate
     mono = 0.3 * np.sin(2 * np.pi * 220 * time) * np.sin(2 * np.pi * time) ** 2 + 0.01 * rng.standard_normal(
@@ -68,7 +68,7 @@ def number(value: int, width: int = 4) -> bytes:
     return value.to_bytes(width, "little")
 
 
-# Sound files: none of them may be refused or shortened.
+# Intact files: none of them may be refused or shortened.
 
 
 @pytest.mark.parametrize(("kind", "subtype"), FORMS)
@@ -90,8 +90,8 @@ def test_sound_files_are_read_whole(kind: str, subtype: str, seconds: float) -> 
 
 
 @pytest.mark.parametrize(("kind", "subtype"), FORMS)
-def test_files_that_were_cut_off_are_named(tmp_path: Path, kind: str, subtype: str) -> None:
-    """Anywhere but in what follows the sound: not even a few bytes may be missing."""
+def test_truncated_files_are_named(tmp_path: Path, kind: str, subtype: str) -> None:
+    """Not even a few bytes may be missing, except behind the sound."""
     data = encoded(speech(2.0), RATE, kind, subtype)
     length = len(decode(data))
     rng = np.random.default_rng(0)
@@ -117,18 +117,18 @@ def test_files_that_were_cut_off_are_named(tmp_path: Path, kind: str, subtype: s
 
 @pytest.mark.parametrize("missing", [1, 2, 100, 10_000])
 @pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "CAF", "W64", "RF64", "NIST"])
-def test_a_cut_wav_is_told_from_its_size(kind: str, missing: int) -> None:
+def test_a_truncated_wav_is_detected_by_its_size(kind: str, missing: int) -> None:
     data = encoded(speech(1.0), RATE, kind, "PCM_16")
     end = data.rindex(b"PEAK") if b"PEAK" in data else len(data)
     assert "is truncated: its header gives" in refusal(data[: end - missing])
 
 
-# Sizes that a writer did not know.
+# Sizes that the writer did not fill in.
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x80000000, 0xFFFFFFFF - 36])
 @pytest.mark.parametrize("listed", [False, True])
-def test_wav_of_unknown_length_goes_on_to_its_end(size: int, listed: bool) -> None:
+def test_wav_of_unknown_length_is_read_to_its_end(size: int, listed: bool) -> None:
     samples = speech(1.5)
     data = encoded(samples, RATE, "WAV", "PCM_16")
     header, sound = data[:36], data[44:]
@@ -139,7 +139,7 @@ def test_wav_of_unknown_length_goes_on_to_its_end(size: int, listed: bool) -> No
         assert np.array_equal(read, decode(data))
 
 
-def test_wav_without_samples_is_empty_and_not_a_stream() -> None:
+def test_wav_without_samples_is_empty() -> None:
     data = encoded(np.zeros(0), RATE, "WAV", "PCM_16")
     assert len(decode(data)) == 0
     assert len(decode(data + b"LIST" + number(4) + b"INFO")) == 0
@@ -161,7 +161,7 @@ def test_joined_wavs_are_read_to_the_end(kind: str) -> None:
     assert "truncated" in refusal(first + second[:-9])
 
 
-def test_compressed_sphere_files_say_what_to_do() -> None:
+def test_compressed_sphere_files_are_refused_with_advice() -> None:
     data = encoded(speech(1.0), RATE, "NIST", "PCM_16")
     packed = data.replace(b"-s3 pcm\n", b"-s26 pcm,embedded-shorten-v2.00\n")[:1024] + data[1024:]
     assert "which is not read; expand it with sph2pipe" in refusal(packed)
@@ -175,7 +175,7 @@ def test_odd_chunks_before_the_samples(odd: int, padded: bool) -> None:
     assert np.array_equal(decode(data[:36] + chunk + data[36:]), decode(data))
 
 
-def test_a_wav_that_counts_its_header_among_the_samples_is_whole() -> None:
+def test_a_wav_whose_size_includes_its_header_is_read_whole() -> None:
     data = encoded(speech(1.0), RATE, "WAV", "PCM_16")
     for size in (len(data), len(data) - 8):
         assert len(decode(data[:40] + number(size) + data[44:])) == RATE
@@ -227,7 +227,7 @@ def test_flac_of_unknown_length(
     row = Row(id="a", language="en", text="a", audio="a.flac", where="x:1")
     for decoded in (True, False):
         kept, _ = probe(tmp_path, [row], ProbeConfig(decode=decoded, min_seconds=0.01))
-        assert [one.num_samples for one in kept] == [len(expected)]
+        assert [entry.num_samples for entry in kept] == [len(expected)]
 
 
 def test_flac_with_a_wrong_length(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_flac_with_a_wrong_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-def test_every_link_of_a_chain_is_read(tmp_path: Path, subtype: str) -> None:
+def test_chained_ogg_streams_are_read_whole(tmp_path: Path, subtype: str) -> None:
     parts = [encoded(speech(seconds), RATE, "OGG", subtype) for seconds in (1.0, 0.4, 2.0)]
     chain = b"".join(parts)
     assert np.array_equal(decode(chain), np.concatenate([decode(part) for part in parts]))
@@ -279,10 +279,10 @@ def test_ogg_without_a_last_page_or_one_in_the_middle(subtype: str) -> None:
     assert np.array_equal(decode(data + b"TAG" + bytes(125)), decode(data))
 
 
-# Reading: what is opened, and through what.
+# Which readers open which files.
 
 
-def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+def test_non_finite_samples_are_refused(tmp_path: Path) -> None:
     for bad in (np.nan, np.inf, -np.inf):
         for subtype in ("FLOAT", "DOUBLE"):
             samples = speech(1.0)
@@ -303,7 +303,7 @@ def cancelling() -> dict[str, np.ndarray]:
     }
 
 
-def test_channels_that_cancel_are_named(tmp_path: Path, cancelling: dict[str, np.ndarray]) -> None:
+def test_channels_that_cancel_are_refused(tmp_path: Path, cancelling: dict[str, np.ndarray]) -> None:
     for name, samples in cancelling.items():
         soundfile.write(tmp_path / "a.wav", samples, RATE)
         row = Row(id="a", language="en", text="one two", audio="a.wav", where="x:1")
@@ -321,7 +321,7 @@ def test_channels_that_cancel_are_named(tmp_path: Path, cancelling: dict[str, np
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 8, 64])
 def test_channels_that_do_not_cancel_are_kept(tmp_path: Path, channels: int) -> None:
-    """Equal ones, ones of which all but the first are silent, and independent ones."""
+    """Channels may be equal, independent, or silent except for the first."""
     rng = np.random.default_rng(0)
     for samples in (
         np.repeat(speech(0.5)[:, None], channels, 1),
@@ -381,7 +381,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("suffix", ["mp3", "wav", "m4a", "m3u8"])
-def test_text_under_the_name_of_audio_is_refused(tmp_path: Path, text: bytes, suffix: str) -> None:
+def test_text_files_with_audio_names_are_refused(tmp_path: Path, text: bytes, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(text)
     with pytest.raises(MayaError, match=rf"cannot decode .*a\.{suffix} as audio: it "):
@@ -436,8 +436,8 @@ def test_without_pyav_the_message_says_what_to_install(no_av: None, head: bytes)
         load_audio(head)
 
 
-def test_a_part_of_a_recording_is_the_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In memory and in parts from the disk, of a sound file and of one with a header that was mended."""
+def test_a_part_equals_that_part_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from memory and from disk, for an intact file and for one with a repaired header."""
     monkeypatch.setattr(decoding, "_LARGEST_IN_MEMORY", 1 << 18)
     samples = speech(20.0)
     data = encoded(samples, RATE, "WAV", "PCM_16")

@@ -45,7 +45,7 @@ def tar_rows(tar: Path) -> list[Row]:
     ]  # fmt: skip
 
 
-def test_index_is_what_tarfile_says(tmp_path: Path) -> None:
+def test_index_equals_tarfile(tmp_path: Path) -> None:
     tar, files = make_tar(tmp_path)
     with tarfile.open(tar, "a") as writer:
         writer.addfile(tarfile.TarInfo("empty"))
@@ -66,15 +66,15 @@ def test_tar_audio_equals_file_audio_even_after_a_manifest_is_saved(tmp_path: Pa
     tar, files = make_tar(tmp_path, channels=channels)
     kept, dropped = probe(tmp_path, tar_rows(tar), ProbeConfig())
     assert not dropped
-    CutSet.from_cuts([entry_cut(one) for one in kept]).to_file(tmp_path / "cuts.jsonl.gz")
+    CutSet.from_cuts([entry_cut(entry) for entry in kept]).to_file(tmp_path / "cuts.jsonl.gz")
     for cut, (name, path) in zip(CutSet.from_file(tmp_path / "cuts.jsonl.gz"), files.items(), strict=True):
         assert torch.equal(load_cut_audio(cut, 16000), load_audio(path, 16000)), name
         assert cut.sampling_rate == soundfile.info(path).samplerate
         assert cut.load_audio().shape == (1 if name.endswith(".wav") else channels, cut.num_samples)
 
 
-def test_another_process_needs_only_the_import(tmp_path: Path) -> None:
-    """Data workers may be fresh processes: importing the module must be all they need."""
+def test_a_new_process_needs_only_the_import(tmp_path: Path) -> None:
+    """Data workers may be new processes; importing the module must be enough."""
     tar, _ = make_tar(tmp_path, count=1)
     kept, _ = probe(tmp_path, tar_rows(tar)[:1], ProbeConfig())
     CutSet.from_cuts([entry_cut(kept[0])]).to_file(tmp_path / "cuts.jsonl.gz")
@@ -111,7 +111,7 @@ def test_address_survives_odd_paths(tmp_path: Path) -> None:
     assert parse_address(source.source) == (str(path), 3, 4, None)
 
 
-def test_errors_are_clear(tmp_path: Path) -> None:
+def test_unreadable_byte_ranges_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(MayaError, match=r"cannot read .*none\.tar: No such file"):
         index_tar(tmp_path / "none.tar")
     (tmp_path / "bad.tar").write_bytes(b"x" * 3000)
@@ -152,10 +152,10 @@ def test_wrong_ranges_drop_the_utterance(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"subtype": "FLOAT"}, {"format": "FLAC"}])
-def test_a_cut_of_a_long_recording_reads_little_more_than_itself(
+def test_a_cut_of_a_long_recording_reads_few_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
 ) -> None:
-    """120 s at 16 kHz; a cut of 2 s. FLAC is searched for the place, by halving."""
+    """The recording has 120 s at 16 kHz and the cut 2 s. FLAC needs a binary search for the start."""
     rng = np.random.default_rng(0)
     samples = rng.uniform(-0.5, 0.5, 120 * 16000).astype(np.float32)
     soundfile.write(tmp_path / "a", samples, 16000, **({"format": "WAV"} | options))
@@ -182,10 +182,10 @@ def test_sub_cuts_of_every_format(tmp_path: Path, suffix: str) -> None:
     path = write_tone(tmp_path / f"a.{suffix}", 30.0, 16000, **options)
     tar = write_tar(tmp_path / "a.tar", {path.name: path.read_bytes()})
     member = index_tar(tar)[0]
-    theirs = Recording.from_file(path, "r")
-    ours = replace(theirs, sources=[byte_range_source(tar, member.offset, member.size, [0])])
+    of_file = Recording.from_file(path, "r")
+    ours = replace(of_file, sources=[byte_range_source(tar, member.offset, member.size, [0])])
     for offset, duration in ((0.0, 30.0), (0.0, 1.5), (12.345, 3.0), (29.0, 1.0)):
-        a, b = (r.to_cut().truncate(offset=offset, duration=duration).load_audio() for r in (ours, theirs))
+        a, b = (r.to_cut().truncate(offset=offset, duration=duration).load_audio() for r in (ours, of_file))
         np.testing.assert_allclose(a, b, atol=0 if suffix != "mp3" else 1e-6)  # mpg123 rounds by buffers
 
 
@@ -201,7 +201,7 @@ def test_manifests_of_earlier_versions_are_read(tmp_path: Path) -> None:
 def test_a_replaced_tar_is_refused_by_the_cut(tmp_path: Path) -> None:
     tar, _ = make_tar(tmp_path)
     kept, _ = probe(tmp_path, tar_rows(tar), ProbeConfig())
-    cuts = [entry_cut(one) for one in kept]
+    cuts = [entry_cut(entry) for entry in kept]
     load_cut_audio(cuts[0])
     os.utime(tar, (1, 1))
     with pytest.raises(
@@ -212,7 +212,7 @@ def test_a_replaced_tar_is_refused_by_the_cut(tmp_path: Path) -> None:
 
 def test_cuts_can_be_copied_into_shar(tmp_path: Path) -> None:
     tar, files = make_tar(tmp_path, count=2, rate=16000)
-    cuts = CutSet.from_cuts([entry_cut(one) for one in probe(tmp_path, tar_rows(tar), ProbeConfig())[0]])
+    cuts = CutSet.from_cuts([entry_cut(entry) for entry in probe(tmp_path, tar_rows(tar), ProbeConfig())[0]])
     (tmp_path / "shar").mkdir()
     cuts.to_shar(tmp_path / "shar", fields={"recording": "wav"})
     copies = CutSet.from_shar(in_dir=tmp_path / "shar")

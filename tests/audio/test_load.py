@@ -40,7 +40,7 @@ def test_every_format_rate_and_channel_count(
     audio = load_audio(path)
     assert audio.dtype == torch.float32 and audio.ndim == 1
     assert abs(len(audio) - 16000) < 0.08 * 16000  # mp3 pads
-    # The mean of the channels, whose amplitudes are 0.5 and 0.25; away from the edges, where codecs ring.
+    # The mean of channels with amplitudes 0.5 and 0.25, measured away from the edges, where codecs ring.
     amplitude = 0.5 if channels == 1 else 0.375
     middle = audio[4000:12000]
     assert float(middle.abs().max()) == pytest.approx(amplitude, abs=tolerance + 0.01)
@@ -92,15 +92,15 @@ def test_missing_cut_audio_names_utterance_and_file(tmp_path: Path) -> None:
 def test_speed_matches_lhotse(tmp_path: Path, factor: float) -> None:
     path = write_tone(tmp_path / "a.wav", 0.8)
     cuts = CutSet.from_cuts([Recording.from_file(path).to_cut()])
-    theirs = torch.from_numpy(next(iter(cuts.perturb_speed(factor))).load_audio()[0])
+    lhotse_audio = torch.from_numpy(next(iter(cuts.perturb_speed(factor))).load_audio()[0])
     ours = change_speed(load_audio(path), factor, 16000)
     assert len(ours) == math.ceil(12800 / factor)
-    assert abs(len(ours) - len(theirs)) <= 1
-    n = min(len(ours), len(theirs))
-    torch.testing.assert_close(ours[: n - 1], theirs[: n - 1], atol=1e-6, rtol=0)
+    assert abs(len(ours) - len(lhotse_audio)) <= 1
+    n = min(len(ours), len(lhotse_audio))
+    torch.testing.assert_close(ours[: n - 1], lhotse_audio[: n - 1], atol=1e-6, rtol=0)
 
 
-def test_resampling_removes_what_would_alias() -> None:
+def test_resampling_removes_aliases() -> None:
     high = torch.from_numpy(tone(0.5, 48000, pitch=11000.0)).float()
     assert float(resample(high, 48000, 16000)[400:-400].abs().max()) < 0.02
 

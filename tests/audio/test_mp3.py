@@ -1,4 +1,4 @@
-"""MP3: there is no length in it but the number of its frames, and most files in the wild lie about that."""
+"""MP3 files: their length is their number of frames, and many files state a wrong number."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -50,24 +50,24 @@ def no_number(data: bytes, rate: int = 16000) -> bytes:
 @pytest.mark.parametrize("rate", SAMPLES)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("channels", "seconds"), [(1, 3.0), (2, 0.2)])
-def test_without_a_number_of_frames_all_frames_are_read(
+def test_all_frames_are_read_without_a_frame_count(
     rate: int, mode: str, channels: int, seconds: float
 ) -> None:
-    """libsndfile guesses from the first frame: too little or too much."""
+    """libsndfile would guess the length from the first frame, too low or too high."""
     data = mp3(seconds, rate, mode, channels=channels)
     count, step = len(frames(data, rate)) - 1, SAMPLES[rate]
     whole, bare = decode(data), decode(no_number(data, rate))
     assert step * (count - 2) < len(bare) <= step * count
     assert len(whole) == round(seconds * rate)
-    # The same sound, later by the encoder's delay, which nothing tells any more.
+    # The same sound, delayed by the encoder; the delay is no longer in the file.
     n = min(len(whole), len(bare) - 576)
     assert n >= len(whole) - step and np.abs(bare[576 : 576 + n] - whole[:n]).max() < 1e-4
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize(("quiet", "loud"), [(0.2, 0.9), (0.9, 0.2)])
-def test_a_first_frame_unlike_the_others_is_handled(level: float, quiet: float, loud: float) -> None:
-    """Frames of two bit rates in one file: the second fifty times as long as the first."""
+def test_frames_of_different_bit_rates_are_read(level: float, quiet: float, loud: float) -> None:
+    """Two bit rates in one file; the second part is fifty times as long as the first."""
     first = frames(mp3(0.1, mode="CONSTANT", level=quiet), 16000)[1:]
     second = frames(mp3(5.0, mode="CONSTANT", level=loud), 16000)[1:]
     samples = decode(b"".join(first + second))
@@ -101,7 +101,7 @@ def test_three_joined_files_in_every_reader(tmp_path: Path) -> None:
     np.testing.assert_allclose(part, load_audio(tmp_path / "a.mp3")[12000:52000], atol=1e-4)
 
 
-def test_a_part_of_a_file_without_a_number_is_the_part(tmp_path: Path) -> None:
+def test_a_part_of_a_file_without_a_frame_count(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_bytes(no_number(mp3(8.0)))
     recording, whole = Recording.from_file(tmp_path / "a.mp3", "r"), load_audio(tmp_path / "a.mp3")
     assert recording.num_samples == len(whole)
@@ -111,14 +111,14 @@ def test_a_part_of_a_file_without_a_number_is_the_part(tmp_path: Path) -> None:
         np.testing.assert_allclose(part, whole[begin : begin + len(part)], atol=1e-4)
 
 
-def test_files_joined_of_other_rates_or_channels_are_named() -> None:
+def test_joined_files_of_different_rates_or_channels_are_refused() -> None:
     for other in (mp3(1.0, 44100), mp3(1.0, channels=2)):
         assert "several recordings joined" in refusal(mp3(1.0) + other)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("bare", [False, True])
-def test_a_cut_mp3_is_named(mode: str, bare: bool) -> None:
+def test_a_truncated_mp3_is_named(mode: str, bare: bool) -> None:
     data = mp3(4.0, mode=mode)
     parts = frames(data, 16000)
     if bare:
@@ -126,12 +126,12 @@ def test_a_cut_mp3_is_named(mode: str, bare: bool) -> None:
     assert "truncated" in refusal(data[:-1]) and "truncated" in refusal(data[: -len(parts[-1]) + 7])
     middle = sum(map(len, parts[: len(parts) // 2]))
     assert "truncated" in refusal(data[: middle + 9])
-    if not bare:  # cut between two frames: the number tells
+    if not bare:  # cut between two frames; only the frame count shows it
         assert "its header counts" in refusal(data[:middle])
 
 
-def test_a_wrong_number_of_frames() -> None:
-    """Smaller than the truth: all is read. Larger: frames are missing."""
+def test_a_wrong_frame_count() -> None:
+    """If the stated number is too small, all frames are read. If it is too large, frames are missing."""
     data = mp3(2.0)
     count = len(frames(data, 16000)) - 1
     at = data.index(b"Xing") + 8
@@ -142,8 +142,8 @@ def test_a_wrong_number_of_frames() -> None:
     assert f"its header counts {count * 3} frames, and {count} are in it" in refusal(larger)
 
 
-def test_fraunhofer_headers_count_too() -> None:
-    """VBRI stands at byte 36 of the first frame, whatever the version."""
+def test_vbri_headers_are_read() -> None:
+    """VBRI is at byte 36 of the first frame in every MPEG version."""
     parts = frames(mp3(3.0, mode="CONSTANT", level=0.1), 16000)
     count = len(parts) - 1
     for claimed, right in ((count, True), (count // 2, True), (count * 2, False)):
@@ -162,7 +162,7 @@ APE = b"APETAGEX" + (2000).to_bytes(4, "little") * 2 + (1).to_bytes(4, "little")
 
 @pytest.mark.parametrize("tag", [TAG, APE, bytes(417)])
 @pytest.mark.parametrize("bare", [False, True])
-def test_tags_at_the_end_are_no_frames(tag: bytes, bare: bool) -> None:
+def test_tags_at_the_end_are_ignored(tag: bytes, bare: bool) -> None:
     data = no_number(mp3(2.0)) if bare else mp3(2.0)
     assert np.array_equal(decode(data + tag), decode(data))
     assert np.array_equal(decode(ID3 + data + tag), decode(data))
@@ -178,7 +178,7 @@ def test_other_bytes_between_frames_are_named() -> None:
     assert "its header counts" in refusal(lost)
 
 
-def test_nothing_but_a_header(tmp_path: Path) -> None:
+def test_a_file_with_only_a_header(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_bytes(frames(mp3(1.0), 16000)[0])
     with pytest.raises(MayaError, match=r"a\.mp3"):
         load_audio(tmp_path / "a.mp3")

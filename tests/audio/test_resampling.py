@@ -1,4 +1,4 @@
-"""The resampler against an ideal one: its length, its pass band, what it lets alias; the same everywhere."""
+"""The resampler against an ideal one: length, pass band, aliases, and equal results in every reader."""
 
 import math
 from collections.abc import Iterator
@@ -53,14 +53,14 @@ def test_pass_band_is_flat_and_in_time(rate: int, new_rate: int) -> None:
 
 
 @pytest.mark.parametrize(("rate", "new_rate"), [pair for pair in RATES if pair[0] > pair[1]])
-def test_what_would_alias_is_removed(rate: int, new_rate: int) -> None:
-    """From the lower Nyquist frequency on, 90 dB."""
+def test_aliases_are_removed(rate: int, new_rate: int) -> None:
+    """Frequencies above the lower Nyquist frequency are attenuated by 90 dB."""
     for hertz in np.linspace(new_rate / 2 * 1.02, rate / 2 * 0.98, 5) if rate > 1.1 * new_rate else ():
         resampled = resample(sine(float(hertz), rate), rate, new_rate)
         assert float(middle(resampled).abs().max()) < 3e-5
 
 
-def test_channels_are_resampled_one_by_one() -> None:
+def test_channels_are_resampled_independently() -> None:
     samples = np.random.default_rng(0).standard_normal((2, 3, 1000)).astype(np.float32)
     resampled = resample_channels(samples, 44100, 16000)
     assert resampled.shape == (2, 3, 363)
@@ -87,7 +87,7 @@ def test_any_speed_at_any_rate(factor: float, rate: int) -> None:
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_lhotse_resamples_as_maya_does(tmp_path: Path, rate: int, channels: int) -> None:
-    """Training reads cuts, transcription reads files: both must give a model the same audio."""
+    """Training reads cuts and transcription reads files; a model must get the same audio from both."""
     path = write_tone(tmp_path / "a.wav", 0.73, rate, channels)
     recording = Recording.from_file(path)
     cut = recording.resample(16000).to_cut()
@@ -109,8 +109,8 @@ def keep_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_the_number_of_threads_changes_no_bit(keep_threads: None) -> None:
-    """A worker of a loader has one thread, the main process has more: training must repeat to the bit."""
+def test_the_number_of_threads_does_not_change_the_result(keep_threads: None) -> None:
+    """A loader's worker has one thread and the main process has more; results must be bit-identical."""
     generator = torch.Generator().manual_seed(0)
     audio, room, noise = (torch.randn(n, generator=generator) for n in (200_000, 16_000, 200_000))
     results = []
@@ -146,7 +146,7 @@ def test_integers_are_scaled_by_their_type(dtype: str, full_scale: int, zero: in
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_floats_are_taken_as_they_are(dtype: str) -> None:
+def test_floats_are_not_scaled(dtype: str) -> None:
     array = np.array([-1, -0.25, 0, 0.5, 1], dtype)
     audio = as_audio(array, 16000)
     assert audio.dtype == torch.float32 and torch.equal(audio, torch.tensor([-1, -0.25, 0, 0.5, 1]))
@@ -167,7 +167,7 @@ def test_types_without_a_full_scale_are_refused(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_samples_that_are_no_numbers_are_refused(bad: float) -> None:
+def test_non_finite_samples_are_refused(bad: float) -> None:
     for given in (np.array([0.0, bad, bad]), torch.tensor([0.0, bad, bad], dtype=torch.float16)):
         with pytest.raises(MayaError, match="2 of 3 samples are not finite numbers"):
             as_audio(given, 16000)
@@ -181,6 +181,6 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("shape", "advice"), SHAPES)
-def test_shapes_are_refused_with_advice(shape: tuple[int, ...], advice: str) -> None:
+def test_bad_shapes_are_refused_with_advice(shape: tuple[int, ...], advice: str) -> None:
     with pytest.raises(MayaError, match=rf"one-dimensional, \(N,\) at 8000 Hz; this one has .*{advice}"):
         as_audio(np.zeros(shape, np.float32), 8000)

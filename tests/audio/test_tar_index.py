@@ -15,7 +15,7 @@ NAMES = ["a.wav", "ü/ə.wav", "ह" * 60 + ".wav", "deep/" * 60 + "x.wav", "n" 
 
 
 def write(path: Path, kind: int, names: list[str], **options: object) -> dict[str, bytes]:
-    """A tar of this format with a member of another size for each name."""
+    """Write a tar of this format with one member for each name, all of different sizes."""
     data = {name: bytes([i % 251]) * (i * 300) for i, name in enumerate(names)}
     with tarfile.open(path, "w", format=kind, **options) as tar:  # type: ignore[call-overload]
         for name, content in data.items():
@@ -52,7 +52,7 @@ def test_headers_for_all_members_and_other_kinds_of_members(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_members_over_8_gigabytes(tmp_path: Path, kind: int) -> None:
-    """The file has holes: it takes a few kilobytes of disk."""
+    """The file is sparse and takes a few kilobytes of disk."""
     path, sizes = tmp_path / "big.tar", [9 * GIGABYTE + 5, 700, 20 * GIGABYTE]
     with path.open("wb") as file:
         for i, size in enumerate(sizes):
@@ -78,43 +78,41 @@ def test_only_headers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     asked, pread = [], os.pread
     monkeypatch.setattr(os, "pread", lambda fd, size, offset: asked.append(size) or pread(fd, size, offset))
     index_tar(tmp_path / "a.tar")
-    assert sum(asked) == 512 * 51, "a header for each, and the end mark"
+    assert sum(asked) == 512 * 51, "one header for each member, and the end mark"
 
 
-def test_a_tar_cut_anywhere_gives_its_whole_members(tmp_path: Path) -> None:
+def test_a_truncated_tar_gives_its_complete_members(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", tarfile.GNU_FORMAT, ["a", "b" * 120, "c", "d"])
     whole, data = index_tar(tmp_path / "a.tar"), (tmp_path / "a.tar").read_bytes()
     cut = tmp_path / "cut.tar"
     end = whole[-1].offset + whole[-1].size
     for length in [*range(1, end + 1200, 97), end, end - 1]:
         cut.write_bytes(data[:length])
-        found = scan_tar(cut)
+        scan = scan_tar(cut)
         expected = [m for m in whole if m.offset + m.size <= length]
-        assert found.members == expected
-        if found.problem is None:
-            # Nothing tells a tar that ends between two members from one that lacks its end mark.
+        assert scan.members == expected
+        if scan.problem is None:
+            # A tar that was cut between two members cannot be told from one without an end mark.
             assert length % 512 == 0 or length > end + 512
         else:
-            assert found.problem.startswith(f"{cut} is truncated: it") and "\n" not in found.problem
+            assert scan.problem.startswith(f"{cut} is truncated: it") and "\n" not in scan.problem
             with pytest.raises(MayaError, match="is truncated"):
                 index_tar(cut)
 
 
-def test_damage_in_the_middle_keeps_what_came_before(tmp_path: Path) -> None:
+def test_members_before_damage_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     write(path, tarfile.USTAR_FORMAT, ["a", "b", "c", "d"])
     members, data = index_tar(path), bytearray(path.read_bytes())
     data[members[2].offset - 512 + 3] ^= 1
     path.write_bytes(data)
-    found = scan_tar(path)
-    assert found.members == members[:2]
-    assert (
-        found.problem is not None and f"damaged: at byte {members[2].offset - 512} lies no" in found.problem
-    )
+    scan = scan_tar(path)
+    assert scan.members == members[:2]
+    assert scan.problem is not None and f"damaged: at byte {members[2].offset - 512} lies no" in scan.problem
 
 
-def test_sparse_files_are_named_and_passed_over(tmp_path: Path) -> None:
-    """Old GNU form, with a second block of map, written by hand: the library cannot write it."""
+def test_sparse_files_are_skipped_and_named(tmp_path: Path) -> None:
+    """The old GNU form with a second map block; tarfile cannot write it, so it is made by hand."""
     first = tarfile.TarInfo("holes.wav")
     first.size, first.type = 1024, tarfile.GNUTYPE_SPARSE
     header = bytearray(first.tobuf(tarfile.GNU_FORMAT))
@@ -125,9 +123,9 @@ def test_sparse_files_are_named_and_passed_over(tmp_path: Path) -> None:
     after.size = 3
     blocks = [bytes(header), bytes(512), b"x" * 1024, after.tobuf(tarfile.GNU_FORMAT), b"abc" + bytes(509)]
     (tmp_path / "a.tar").write_bytes(b"".join(blocks) + bytes(1024))
-    found = scan_tar(tmp_path / "a.tar")
-    assert [m.name for m in found.members] == ["b.wav"] and found.skipped == ["holes.wav"]
-    assert read_range(tmp_path / "a.tar", found.members[0].offset, 3) == b"abc"
+    scan = scan_tar(tmp_path / "a.tar")
+    assert [m.name for m in scan.members] == ["b.wav"] and scan.skipped == ["holes.wav"]
+    assert read_range(tmp_path / "a.tar", scan.members[0].offset, 3) == b"abc"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +139,7 @@ def test_sparse_files_are_named_and_passed_over(tmp_path: Path) -> None:
         (b"\xff\xff", "cannot be understood"),
     ],
 )
-def test_bad_pax_headers(tmp_path: Path, record: bytes, complaint: str) -> None:
+def test_bad_pax_headers_are_refused(tmp_path: Path, record: bytes, complaint: str) -> None:
     good, special = tarfile.TarInfo("a"), tarfile.TarInfo("p")
     special.type, special.size = tarfile.XHDTYPE, len(record)
     blocks = [special.tobuf(), record.ljust(512, b"\0"), good.tobuf(), bytes(1024)]
@@ -150,7 +148,7 @@ def test_bad_pax_headers(tmp_path: Path, record: bytes, complaint: str) -> None:
 
 
 def test_claimed_sizes_of_special_headers_allocate_no_memory(tmp_path: Path) -> None:
-    """A file with a hole of 64 GB, and a header that claims all of it is a name."""
+    """A sparse file of 64 GB with a header that claims that all of it is a name."""
     for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE):
         info = tarfile.TarInfo("x")
         info.type, info.size = kind, 60 * GIGABYTE
@@ -168,7 +166,7 @@ def test_compressed_tars_are_named(tmp_path: Path, suffix: str, kind: str) -> No
         scan_tar(tmp_path / "a.tar")
 
 
-def test_an_empty_file_is_no_tar(tmp_path: Path) -> None:
+def test_an_empty_file_is_not_a_tar(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"")
     with pytest.raises(MayaError, match="is empty"):
         scan_tar(tmp_path / "a.tar")

@@ -10,8 +10,8 @@ from tests.data.making import write_tar
 def test_members_are_found_by_name(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"x/a.wav": b"1", "x/a.json": b"22", "y/b.c.wav": b"333", "d": b""})
     members = TarMembers(path)
-    found = members["x/a.wav"]
-    assert found is not None and found.size == 1 and members["a.wav"] is None
+    member = members["x/a.wav"]
+    assert member is not None and member.size == 1 and members["a.wav"] is None
     assert members.by_stem("b.c") == members["y/b.c.wav"] and members.by_stem("a") is None, "two of them"
     audio = members.without_ending((".json",))
     assert {name: member.size for name, member in audio.items()} == {"x/a": 1, "y/b.c": 3, "d": 0}

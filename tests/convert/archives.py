@@ -1,4 +1,4 @@
-"""Small models and `.nemo` archives of them, changed as a test needs."""
+"""Small models and their `.nemo` archives, with changes that a test needs."""
 
 import io
 import tarfile
@@ -63,7 +63,7 @@ def options(vocab_size: int) -> HybridOptions:
 
 
 def recognizer(pieces: Tokenizer | None = None, **fields: Any) -> Recognizer:
-    """A tiny model whose every parameter and statistic is random. fields: options of a hybrid model,
+    """A tiny model with random parameters and statistics. fields: options of a hybrid model,
     "encoder.use_bias" and so on."""
     pieces = pieces or tokenizer()
     made = options(pieces.vocab_size)
@@ -102,7 +102,7 @@ def changed(
     without: Collection[str] = (),
     mode: str = "w",
 ) -> Path:
-    """A copy of an archive, its yaml and state dict changed in place, some members (by ending) left out."""
+    """A copy of an archive with a changed yaml and state dict, without the members of some endings."""
     with tarfile.open(source) as old, tarfile.open(out, mode) as new:
         for member in old.getmembers():
             opened = old.extractfile(member)

@@ -35,7 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def model(**fields: Any) -> SpeechModel:
-    """A tiny model whose every parameter is random."""
+    """A tiny model with random parameters."""
     built = SpeechModel(tiny_zipformer.config(**fields)).eval()
     with torch.no_grad():
         for p in built.parameters():
@@ -44,13 +44,13 @@ def model(**fields: Any) -> SpeechModel:
 
 
 def state(built: SpeechModel) -> dict[str, Tensor]:
-    """Its parameters by icefall's names."""
+    """The model's parameters by icefall's names."""
     named = {name: (to_icefall_name(name), tensor) for name, tensor in built.state_dict().items()}
     return {saved: to_icefall_tensor(name, t).clone() for name, (saved, t) in named.items() if saved}
 
 
 def options(cfg: SpeechModelConfig) -> dict[str, Any]:
-    """icefall's options for a model of this configuration, where numbers for stacks are strings."""
+    """icefall's options for a model of this configuration. Numbers for each stack are strings."""
     e: Any = cfg.encoder
     attention = cfg.heads.get("attention")
     listed = {
@@ -76,7 +76,7 @@ def options(cfg: SpeechModelConfig) -> dict[str, Any]:
 
 @contextmanager
 def attribute_dict() -> Iterator[type]:
-    """icefall's class of options, importable where it is pickled."""
+    """icefall's options class, made importable while it is pickled."""
     made = type("AttributeDict", (dict,), {"__module__": "icefall.utils"})
     modules = {"icefall": types.ModuleType("icefall"), "icefall.utils": types.ModuleType("icefall.utils")}
     modules["icefall.utils"].AttributeDict = made  # type: ignore[attr-defined]
@@ -91,7 +91,7 @@ def attribute_dict() -> Iterator[type]:
 def save_epoch(
     path: Path, weights: dict[str, Tensor], average: dict[str, Tensor] | None, saved: dict[str, Any]
 ) -> Path:
-    """epoch-N.pt: weights, their mean, the training's state, and every option beside them."""
+    """Write epoch-N.pt: weights, their mean, the state of training, and all options."""
     with attribute_dict() as kind:
         payload: dict[str, Any] = {
             "model": weights,
@@ -108,13 +108,13 @@ def save_epoch(
 
 
 def tokens(path: Path, size: int = 20) -> Path:
-    """tokens.txt of `size` pieces."""
+    """Write tokens.txt with `size` pieces."""
     pieces = [*SPECIAL, *(f"▁{i}" for i in range(size - 3))]
     path.write_text("".join(f"{piece} {i}\n" for i, piece in enumerate(pieces)), encoding="utf-8")
     return path
 
 
 def recognizer(folder: Path, **fields: Any) -> Recognizer:
-    """The model of these options with the pieces of `tokens`, which it writes into the folder."""
+    """A model of these options with the pieces of `tokens`, which are written into the folder."""
     pieces = read_tokenizer(tokens(folder / "tokens.txt"))
     return Recognizer(model=model(**fields), tokenizer=pieces, device=torch.device("cpu"))

@@ -27,7 +27,9 @@ def test_default_is_the_trained_transducer() -> None:
     model = archives.recognizer()
     better = {"transducer": {"wer": 0.2, "cer": 0.2}, "ctc": {"wer": 0.1, "cer": 0.1}}
     assert exported_head(model, None) == "transducer"
-    assert exported_head(with_heads(model, BOTH, better), None) == "transducer"  # whatever dev says
+    assert (
+        exported_head(with_heads(model, BOTH, better), None) == "transducer"
+    )  # even if another head is better on dev
     assert exported_head(with_heads(model, ("ctc",)), None) == "ctc"
     assert exported_head(archives.recognizer(transducer="none"), None) == "ctc"
 

@@ -170,7 +170,7 @@ def test_recognises_published_sizes(preset: Any, size: str, kind: str, tmp_path:
         assert dataclasses.replace(config.heads[name], weight=1.0) == cfg.heads[name]
 
 
-def test_attention_heads_that_shapes_do_not_show(tmp_path: Path, tokens: Path) -> None:
+def test_the_number_of_attention_heads_is_guessed_or_given(tmp_path: Path, tokens: Path) -> None:
     built = files.model(encoder=files.tiny_zipformer.encoder(pos_head_dim=2, heads=(4, 4, 4)))
     path = tmp_path / "pretrained.pt"
     torch.save({"model": files.state(built)}, path)

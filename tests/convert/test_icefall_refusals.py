@@ -22,7 +22,7 @@ class Custom:
 
 
 class Shell:
-    """Runs a command when it is unpickled in the ordinary way."""
+    """Runs a command when it is unpickled without restrictions."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -78,7 +78,9 @@ def without(name: str) -> Callable[[Weights], object]:
         ),
     ],
 )
-def test_tensors_that_do_not_fit(tmp_path: Path, change: Callable[[Weights], object], says: str) -> None:
+def test_tensors_of_wrong_shapes_are_refused(
+    tmp_path: Path, change: Callable[[Weights], object], says: str
+) -> None:
     weights = files.state(files.model())
     change(weights)
     torch.save({"model": weights}, tmp_path / "pretrained.pt")
@@ -101,13 +103,15 @@ def test_tensors_that_do_not_fit(tmp_path: Path, change: Callable[[Weights], obj
         ({"use_ctc": False}, "use_ctc=False"),
     ],
 )
-def test_options_that_contradict_the_tensors(tmp_path: Path, options: dict[str, Any], says: str) -> None:
+def test_options_that_contradict_the_tensors_are_refused(
+    tmp_path: Path, options: dict[str, Any], says: str
+) -> None:
     built = files.model()
     saved = files.options(built.cfg) | options
     refused(files.save_epoch(tmp_path / "epoch-1.pt", files.state(built), None, saved), says)
 
 
-def test_overrides_that_do_not_fit(tmp_path: Path) -> None:
+def test_overrides_that_contradict_the_tensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "pretrained.pt"
     torch.save(files.state(files.model()), path)
     refused(path, "feed_forward1.in_proj.weight", overrides=["encoder.ff_dims=64,32,32"])
@@ -115,7 +119,7 @@ def test_overrides_that_do_not_fit(tmp_path: Path) -> None:
     refused(path, "2,3,2 heads", overrides=["encoder.heads=2,3,2"])
 
 
-def test_vocabularies_that_do_not_fit(tmp_path: Path) -> None:
+def test_vocabularies_of_another_size_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "pretrained.pt"
     torch.save(files.state(files.model()), path)
     refused(
@@ -145,7 +149,7 @@ def test_vocabularies_that_do_not_fit(tmp_path: Path) -> None:
     assert given.model_config.heads["attention"].eos == 1
 
 
-def test_files_that_are_damaged_or_of_another_kind(tmp_path: Path) -> None:
+def test_damaged_and_unknown_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "pretrained.pt"
     refused(path, "pretrained.pt is not a file")
     path.write_bytes(b"")
@@ -168,7 +172,7 @@ def test_files_that_are_damaged_or_of_another_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_objects_that_icefall_does_not_save_are_not_run(tmp_path: Path, zipped: bool) -> None:
+def test_unknown_pickled_objects_are_not_run(tmp_path: Path, zipped: bool) -> None:
     weights, path, trace = files.state(files.model()), tmp_path / "epoch-1.pt", tmp_path / "trace"
     for extra, says in (
         (Custom(), "pickled tests.convert.test_icefall_refusals.Custom, which icefall does not save"),
@@ -178,12 +182,12 @@ def test_objects_that_icefall_does_not_save_are_not_run(tmp_path: Path, zipped: 
         torch.save({"model": weights, "extra": extra}, path, _use_new_zipfile_serialization=zipped)
         refused(path, says)
     assert not trace.exists()
-    with pytest.raises(pickle.UnpicklingError):  # nothing stays allowed once a file has been read
+    with pytest.raises(pickle.UnpicklingError):  # the permission ends after a file is read
         torch.save({"path": Path("a")}, path)
         torch.load(path, weights_only=True)
 
 
-def test_averages_that_cannot_be_made(tmp_path: Path) -> None:
+def test_impossible_averages_are_refused(tmp_path: Path) -> None:
     built = files.model()
     weights, saved = files.state(built), files.options(built.cfg)
     first = files.save_epoch(tmp_path / "epoch-1.pt", weights, weights, saved)

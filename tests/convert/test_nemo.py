@@ -1,4 +1,4 @@
-"""NeMo archives in and out: the numbers recorded from NeMo, every tensor back, and what is refused."""
+"""Import and export of NeMo archives: recorded outputs, round trips, and refusals."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def test_nemo_archive_reproduces_recorded_outputs(golden: dict[str, Any], import
     feats, feat_lens = imported.features(golden["wav"], golden["lens"])
     recorded = golden["feat"].transpose(1, 2)
     assert torch.equal(feat_lens, golden["flen"])
-    # Bars of tests/features/test_logmel.py, which says why single cells of a spectrogram differ.
+    # Tolerances of tests/features/test_logmel.py, which explains why single cells of a spectrogram differ.
     error = (feats - recorded[:, : feats.shape[1]]).abs()
     assert error.quantile(0.97) <= 1e-5 and error.max() <= 3e-4
     model = imported.model
@@ -93,7 +93,7 @@ def test_round_trip_of_every_kind(fields: dict[str, Any], tmp_path: Path) -> Non
     same(model, again)
 
 
-def test_a_gzipped_archive(tmp_path: Path) -> None:
+def test_a_gzipped_archive_is_read(tmp_path: Path) -> None:
     source = archive(tmp_path / "a.nemo")
     same(from_nemo(source), from_nemo(changed(source, tmp_path / "z.nemo", mode="w:gz")))
 
@@ -101,7 +101,7 @@ def test_a_gzipped_archive(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("fields", [{}, *PRECISIONS], ids=lambda f: " ".join(f) or "default")
 def test_archives_of_any_precision(fields: dict[str, Any], dtype: torch.dtype, tmp_path: Path) -> None:
-    """All tensors, window and filter bank among them, are rounded: the model differs by the rounding only."""
+    """All tensors are rounded, the window and filter bank too; the model differs only by rounding."""
     source = archive(tmp_path / "a.nemo", **fields)
     rounded = changed(source, tmp_path / "h.nemo", weights=lambda w: {
         k: v.to(dtype) if v.is_floating_point() else v for k, v in w.items()})  # fmt: skip
@@ -178,7 +178,7 @@ def test_export_for_one_language_equals_the_model(tmp_path: Path) -> None:
         to_nemo(model, tmp_path / "a.nemo")
 
 
-def test_encoder_only_for_another_vocabulary(tmp_path: Path) -> None:
+def test_encoder_can_be_imported_alone(tmp_path: Path) -> None:
     source, pieces = archive(tmp_path / "a.nemo"), tokenizer("hi", 30)
     whole = from_nemo(source).model.state_dict()
     made = import_nemo(source, encoder_only=True, tokenizer=pieces)
@@ -210,7 +210,9 @@ def test_encoder_only_for_another_vocabulary(tmp_path: Path) -> None:
         ("3.0.0", "before-2.5", True, "--front-end before-2.5 was given"),
     ],
 )
-def test_the_front_end_and_its_reason(version: str, choice: Any, legacy: bool, reason: str) -> None:
+def test_the_front_end_follows_the_version_or_the_option(
+    version: str, choice: Any, legacy: bool, reason: str
+) -> None:
     is_legacy, explanation = choose_front_end(version, choice)
     assert is_legacy == legacy and reason in explanation
 

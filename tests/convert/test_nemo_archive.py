@@ -1,4 +1,4 @@
-"""The tar around a NeMo model: read by name and within limits, written whole or not at all."""
+"""The tar of a NeMo model: members are read by name within size limits; writing is atomic."""
 
 import io
 import tarfile
@@ -13,7 +13,7 @@ from maya.errors import MayaError
 FILES = {artifact_name(b"pieces", "tokenizer.model"): b"pieces"}
 
 
-def test_written_and_read(tmp_path: Path) -> None:
+def test_an_archive_round_trips(tmp_path: Path) -> None:
     path, config, weights = tmp_path / "a.nemo", {"target": "x", "list": ["अ", 1]}, {"w": torch.arange(5.0)}
     write_archive(path, config, weights, FILES)
     with NemoArchive(path) as archive:
@@ -28,7 +28,7 @@ def test_written_and_read(tmp_path: Path) -> None:
             archive.read(next(iter(FILES)), limit=5)
 
 
-def test_a_link_is_no_member(tmp_path: Path) -> None:
+def test_links_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.nemo"
     with tarfile.open(path, "w") as tar:
         entry = tarfile.TarInfo("./model_config.yaml")
@@ -39,7 +39,7 @@ def test_a_link_is_no_member(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["a: [", "just a text", "!!python/object/apply:os.getcwd []", "\x00"])
-def test_a_yaml_that_is_none(tmp_path: Path, text: str) -> None:
+def test_invalid_yaml_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.nemo"
     with tarfile.open(path, "w") as tar:
         entry = tarfile.TarInfo("model_config.yaml")
@@ -49,7 +49,7 @@ def test_a_yaml_that_is_none(tmp_path: Path, text: str) -> None:
         NemoArchive(path)
 
 
-def test_nothing_half_written(tmp_path: Path) -> None:
+def test_a_failed_export_writes_no_file(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="cannot represent"):
         write_archive(tmp_path / "a.nemo", {"x": object()}, {}, FILES)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Damaged archives and those of other models are refused in one clear sentence each."""
+"""Damaged archives and archives of other models are refused with one clear error each."""
 
 import gzip
 import os
@@ -40,7 +40,7 @@ def put(*names: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def test_files_of_another_kind(tmp_path: Path, source: Path) -> None:
+def test_files_of_another_kind_are_refused(tmp_path: Path, source: Path) -> None:
     refused(tmp_path / "none.nemo", "is not a file")
     text = tmp_path / "text.nemo"
     text.write_text("version https://git-lfs.github.com/spec/v1\n")
@@ -51,7 +51,7 @@ def test_files_of_another_kind(tmp_path: Path, source: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_truncated_archives(tmp_path: Path, source: Path, share: float) -> None:
+def test_truncated_archives_are_refused(tmp_path: Path, source: Path, share: float) -> None:
     content = source.read_bytes()
     cut = tmp_path / "cut.nemo"
     cut.write_bytes(content[: int(len(content) * share)])
@@ -69,7 +69,7 @@ def test_truncated_archives(tmp_path: Path, source: Path, share: float) -> None:
         ("tokenizer.model", "tokenizer.model; it is incomplete"),
     ],
 )
-def test_missing_members(tmp_path: Path, source: Path, ending: str, sentence: str) -> None:
+def test_missing_members_are_named(tmp_path: Path, source: Path, ending: str, sentence: str) -> None:
     refused(changed(source, tmp_path / "b.nemo", without=(ending,)), sentence)
 
 
@@ -96,7 +96,7 @@ def test_missing_members(tmp_path: Path, source: Path, ending: str, sentence: st
     ],
     ids=lambda v: v[0] if isinstance(v, tuple) else "",
 )
-def test_settings_of_other_networks(
+def test_settings_of_other_networks_are_refused(
     tmp_path: Path, source: Path, change: Any, parts: tuple[str, ...]
 ) -> None:
     refused(changed(source, tmp_path / "b.nemo", config=change), *parts)
@@ -117,14 +117,14 @@ def test_settings_of_other_networks(
         (("joint", "jointnet", "joint_hidden"), 48, 32),
     ],
 )
-def test_weights_that_contradict_the_yaml(
+def test_weights_that_contradict_the_yaml_are_refused(
     tmp_path: Path, source: Path, names: tuple[str, ...], value: Any, actual: Any
 ) -> None:
     path = changed(source, tmp_path / "b.nemo", config=put(*names, value=value))
     refused(path, f"{'.'.join(names)} is {value}", f"the weights have {actual}")
 
 
-def test_weights_of_another_vocabulary_or_width(tmp_path: Path, source: Path) -> None:
+def test_weights_of_another_vocabulary_or_width_are_refused(tmp_path: Path, source: Path) -> None:
     def grown(state: dict[str, Any]) -> None:
         for name in ("decoder.prediction.embed.weight", "joint.joint_net.1.weight", "joint.joint_net.1.bias"):
             state[name] = torch.cat([state[name], state[name][:3]])
@@ -134,7 +134,7 @@ def test_weights_of_another_vocabulary_or_width(tmp_path: Path, source: Path) ->
     refused(changed(source, tmp_path / "c.nemo", weights=lambda w: w | filters), "preprocessor section")
 
 
-def test_missing_and_unexpected_weights(tmp_path: Path, source: Path) -> None:
+def test_missing_and_unexpected_weights_are_refused(tmp_path: Path, source: Path) -> None:
     more = {"encoder.adapter.weight": torch.zeros(1), "encoder.z": torch.zeros(1)}
     refused(
         changed(source, tmp_path / "b.nemo", weights=lambda w: w | more), "encoder.adapter.weight, encoder.z"
@@ -152,7 +152,7 @@ class _Trap:
         return os.mkdir, (str(self.path),)
 
 
-def test_nothing_pickled_is_run(tmp_path: Path, source: Path) -> None:
+def test_pickled_code_is_not_run(tmp_path: Path, source: Path) -> None:
     trap = tmp_path / "sprung"
     path = changed(source, tmp_path / "b.nemo", weights=lambda w: w | {"x": _Trap(trap)})
     refused(path, "objects other than tensors")

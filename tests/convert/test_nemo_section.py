@@ -1,4 +1,4 @@
-"""No key of a section goes unnoticed."""
+"""Every key of a section must be read, marked harmless, or ignored on request."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def test_refuses_values_of_other_networks() -> None:
     for key, allowed in (("a", 1), ("c", True), ("b", [2, 1])):
         with pytest.raises(MayaError, match=f"encoder.{key} is .* does not support"):
             s.fixed(key, allowed)
-    section(("encoder.a",), a=True).fixed("a", False)  # the user has said so
+    section(("encoder.a",), a=True).fixed("a", False)  # ignored on request
 
 
 def test_refuses_unread_keys() -> None:

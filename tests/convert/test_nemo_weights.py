@@ -1,4 +1,4 @@
-"""Names of NeMo's state dict and Maya's, in both directions."""
+"""Conversion of parameter names between NeMo and Maya, in both directions."""
 
 from typing import Any
 

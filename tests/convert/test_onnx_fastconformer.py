@@ -1,4 +1,4 @@
-"""ONNX graphs equal the model, for other batches and lengths than those of the trace."""
+"""ONNX graphs equal the model, also for batches and lengths that were not traced."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def model(**fields: Any) -> Recognizer:
 
 
 def close(graph: torch.Tensor, expected: torch.Tensor, lens: torch.Tensor, bar: float = 2e-5) -> None:
-    """(B, S, ...) equal on the valid frames of every row."""
+    """Check that (B, S, ...) outputs are equal on the valid frames of every row."""
     for row, size in enumerate(lens.tolist()):
         torch.testing.assert_close(graph[row, :size], expected[row, :size], rtol=0, atol=bar)
 
@@ -45,7 +45,7 @@ def close(graph: torch.Tensor, expected: torch.Tensor, lens: torch.Tensor, bar: 
 def greedy(
     folder: Path, enc: torch.Tensor, durations: tuple[int, ...], blank: int
 ) -> tuple[list[int], list[int]]:
-    """TDT decoding of one utterance with the graphs alone, label by label: tokens and their frames."""
+    """Greedy TDT decoding of one utterance with the graphs alone. Returns tokens and their frames."""
     tokens: list[int] = []
     frames: list[int] = []
 

@@ -1,4 +1,4 @@
-"""The traceable forms compute what the model computes, before any ONNX."""
+"""The traceable modules equal the model before they are exported to ONNX."""
 
 from typing import Any
 

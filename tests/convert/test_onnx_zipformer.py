@@ -54,7 +54,7 @@ def names(path: Path) -> tuple[list[str], list[str]]:
 
 
 def two_layers(**fields: Any) -> dict[str, Any]:
-    """Two stacks of a layer each, the smallest with all there is: tracing is what takes these tests' time."""
+    """Two stacks of one layer: the smallest model with all parts, because tracing is slow."""
     sizes = {"downsampling": (1, 4), "layers": (1, 1), "dims": (16, 24), "unmasked_dims": (16, 24)}
     stacks = {"ff_dims": (32, 32), "heads": (2, 2), "conv_kernels": (7, 5)}
     return {"encoder": files.tiny_zipformer.encoder(**sizes, **stacks, **fields)}
@@ -66,7 +66,7 @@ def zipformer(model: Recognizer) -> Zipformer:
 
 
 def greedy(folder: Path, enc: Tensor) -> tuple[list[int], list[int]]:
-    """One label a frame at most, with the graphs alone, as sherpa-onnx decodes: tokens and their frames."""
+    """Greedy decoding as in sherpa-onnx, at most one label a frame. Returns tokens and their frames."""
     decoder, joiner = (session(folder / f"{name}.onnx") for name in ("decoder", "joiner"))
     tokens, frames = [-1, 0], []
     (pred,) = decoder.run(None, {"y": np.array([tokens[-2:]])})
@@ -84,7 +84,7 @@ def session(path: Path) -> Any:
 
 
 def each(path: Path, feats: Tensor, lens: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """A graph's output (S, D) and its length for every utterance alone."""
+    """A graph's output (S, D) and its length for each utterance, run alone."""
     graph = session(path)
     for row, size in enumerate(lens.tolist()):
         out, size = graph.run(None, {"x": feats[row : row + 1, :size].numpy(), "x_lens": np.array([size])})

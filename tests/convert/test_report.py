@@ -1,4 +1,4 @@
-"""Reports on models of any kind, and the refusal of parts that NeMo and ONNX exports lack."""
+"""Reports on models, and refusals of parts that NeMo and ONNX exports do not support."""
 
 from collections.abc import Callable
 from dataclasses import replace

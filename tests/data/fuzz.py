@@ -1,12 +1,13 @@
-"""Damaged corpora, for as long as one likes: `python -m tests.data.fuzz --seconds 600 --seed 1`.
+"""A fuzzer of corpora: `python -m tests.data.fuzz --seconds 600 --seed 1`.
 
-Each case is made from a number alone: a corpus of a few short recordings in a tar, a manifest, a
-metadata.csv or pairs of files, with bits flipped, pieces cut out, numbers blown up, names that climb out of
-the folder, and so on. It is read as `maya prepare` and training would. All that may come of it is MayaError.
+Each case is made from its number alone. It is a corpus of a few short recordings in a tar, a manifest, a
+metadata.csv or pairs of files. Then it is damaged: bits are flipped, pieces are cut out, numbers become huge,
+paths point outside the folder, and so on. The case is read as `maya prepare` and training read a corpus. The
+only error that may be raised is MayaError.
 
-It runs in a process of its own (see test_fuzz.py), with a limit on memory, watches which files Python opens
-and whether a process or a connection is begun (fuzz_lures.py), and says in which case it is, so that a crash
-of a decoder can be repeated: `--only CASE`.
+The fuzzer runs in its own process (see test_fuzz.py) with a memory limit. It watches which files Python opens
+and whether a process or a connection is started (fuzz_lures.py). It prints the number of each case, so that a
+crash of a decoder can be repeated with `--only CASE`.
 """
 
 import argparse
@@ -115,19 +116,19 @@ def write_case(folder: Path, rng: random.Random, sounds: list[bytes], lists: lis
 
 
 def write_manifest(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> None:
-    """As one of the forms that a folder can have, damaged at times."""
+    """Write the rows in one of the forms of a corpus folder, sometimes damaged."""
     if rng.random() < 0.3:
         row = rng.choice(rows)
         row[rng.choice([*row, "offset", "size", "duration", "sample_rate", "speaker"])] = rng.choice(
             ODD_VALUES
         )
-    how = rng.random()
-    if how < 0.5:
+    draw = rng.random()
+    if draw < 0.5:
         text = "\n".join(json.dumps(row) for row in rows).encode()
         name = "manifest.jsonl"
-    elif how < 0.65:
+    elif draw < 0.65:
         name, text = write_delimited(folder, rows, rng)
-    elif how < 0.9:
+    elif draw < 0.9:
         name, text = write_form(folder, rows, rng)
     else:
         (folder / "hi").mkdir()
@@ -144,7 +145,7 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], rng: random.Random)
 
 
 def write_delimited(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> tuple[str, bytes]:
-    """As lines of cells: with a header, as LJSpeech, or as Common Voice; with marks that are not closed."""
+    """Write a delimited table (with a header, as LJSpeech or as Common Voice) that has unclosed quotes."""
     said = [
         "one two",
         '"one two',
@@ -172,7 +173,7 @@ def write_delimited(folder: Path, rows: list[dict[str, Any]], rng: random.Random
 
 
 def write_form(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> tuple[str, bytes]:
-    """In one of maya.data.formats: the (name, bytes) of its last file, with the others written."""
+    """Write the rows in a form of maya.data.corpus. Returns (name, bytes) of the last file (unwritten)."""
     odd = rng.choice(ODD_VALUES) if rng.random() < 0.2 else 0.1
     form = rng.choice(["metadata", "nemo", "kaldi", "lhotse", "recordings", "shards", "shards"])
     if form == "shards":
@@ -187,24 +188,24 @@ def write_form(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> 
         channel = rng.choice(["", " 0", " 1", " -1", f" {odd}"])
         segments = "".join(f"{row['id']} {row['id']} {odd} 0.25{channel}\n" for row in rows)
         return "segments", segments.encode("utf-8", "replace")
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     for row in rows:
         own = {"text": row["text"], "language": row["language"], "start": odd, "duration": 0.15}
         source = {"type": "file", "channels": [0], "source": row["audio"]}
         recording = {"id": row["id"], "sources": [source], "duration": 0.3}
         said = own | {"id": row["id"], "recording_id": row["id"], "channel": rng.choice([0, 0, [0], 1, odd])}
-        lines = {
+        by_form = {
             "metadata": own | {"file_name": row["audio"]},
             "nemo": own
             | {"audio_filepath": row["audio"], "offset": odd, "channel": rng.choice([None, 0, odd])},
             "recordings": recording | {"sampling_rate": 16000, "num_samples": 4800, "said": said},
             "lhotse": {"start": 0, "channel": 0, "recording": recording, "supervisions": [said]},
         }
-        found.append(lines[form])
-    text = "\n".join(map(json.dumps, found)).encode()
+        lines.append(by_form[form])
+    text = "\n".join(map(json.dumps, lines)).encode()
     if form == "recordings":
-        said = [json.dumps(line.pop("said")).encode() for line in found]
-        recorded = "\n".join(map(json.dumps, found)).encode()
+        said = [json.dumps(line.pop("said")).encode() for line in lines]
+        recorded = "\n".join(map(json.dumps, lines)).encode()
         sound = rng.random() < 0.5
         (folder / "recordings.jsonl.gz").write_bytes(
             gzip.compress(recorded if sound else damaged(recorded, rng))
@@ -216,7 +217,7 @@ def write_form(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> 
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
-    """These bytes with a few things done to them."""
+    """A copy of the bytes with a few random changes."""
     changed = bytearray(data)
     for _ in range(rng.randint(0, 4)):
         if not changed:
@@ -239,7 +240,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def damaged_tar(data: bytes, rng: random.Random) -> bytes:
-    """A tar as above, or with a sound header that lies."""
+    """A tar with random changes, or with a valid header that has wrong values."""
     if rng.random() < 0.5:
         return damaged(data, rng) if rng.random() < 0.8 else data
     changed = bytearray(data)
@@ -256,7 +257,7 @@ def damaged_tar(data: bytes, rng: random.Random) -> bytes:
 
 
 def read_case(folder: Path, rng: random.Random) -> int:
-    """Read a corpus like preparing and training do; how many of its utterances could be decoded."""
+    """Read a corpus as preparation and training do. Returns the number of decoded utterances."""
     tar = folder / "a.tar"
     for look in (scan_tar, index_tar):
         attempt(look, tar)
@@ -270,9 +271,9 @@ def read_case(folder: Path, rng: random.Random) -> int:
         where = ByteRange(str(tar), offset, length)
         attempt(decode, where, rng.choice([0.0, 0.1, 1e9]), rng.choice([None, 0.1, 1e9]))
         address = damaged(where.address.encode(), rng).decode("utf-8", "replace")
-        found = attempt(parse_address, address)
-        if found is not None and found.path == str(tar):
-            attempt(decode, found)
+        parsed = attempt(parse_address, address)
+        if parsed is not None and parsed.path == str(tar):
+            attempt(decode, parsed)
     for sound in folder.glob("loose.*"):
         attempt(load_audio, sound)
         attempt(load_audio, sound.read_bytes())
@@ -306,7 +307,7 @@ def cut_audio(entry: Entry) -> Any:
 
 
 def attempt(function: Any, *args: Any) -> Any:
-    """What it returns; None when it says in one sentence why it cannot."""
+    """The result of the call, or None if it raises MayaError with a message of one line."""
     try:
         return function(*args)
     except MayaError as error:
@@ -372,7 +373,7 @@ def main() -> int:
     sounds, decoded, failed = recordings(), 0, []
     (top / "secret.wav").write_bytes(sounds[0])
     lures = Lures(top, top / "secret.wav", programs=not args.no_programs)
-    # A manifest may name a tar by a path that climbs; which of them are used, check_inside sees to.
+    # A manifest may name a tar outside the folder by a relative path; check_inside checks which are used.
     climbing = (f"{top}/corpus/{value}" for value in ODD_VALUES if isinstance(value, str))
     watch = Watch(top / "corpus", ALWAYS, (*ODD_VALUES, *climbing))
     number = first = args.seed * 1_000_000 if args.only is None else args.only

@@ -1,7 +1,7 @@
-"""What the fuzzer must not fall for: lists that name other files and addresses, and programs on PATH.
+"""Traps for the fuzzer: playlists that name other files and addresses, and programs on PATH.
 
-The lists are written under the names of audio. Whoever follows one leaves a mark: programs write a file, the
-address is one that a socket of ours listens at, and a pipe nobody writes to makes its reader hang.
+The playlists have names of audio files. A reader that follows one is detected: the programs write a file, a
+socket listens at the address, and a pipe without a writer blocks its reader.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PROGRAMS = ("ffmpeg", "ffprobe", "avconv", "sox", "sph2pipe", "mpg123", "mplayer", "gst-launch-1.0")
-# Audit events of Python for whatever starts a process or reaches a network.
+# Python's audit events for starting a process or opening a network connection.
 FORBIDDEN = (
     "subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.fork", "os.forkpty",
     "pty.spawn", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request",
@@ -20,7 +20,7 @@ FORBIDDEN = (
 
 
 class Lures:
-    """secret: a sound outside of the corpus. programs: whether PATH has programs, which leave a mark."""
+    """secret: a file outside the corpus. programs: whether to put programs on PATH that write a file."""
 
     def __init__(self, top: Path, secret: Path, programs: bool) -> None:
         self._mark, self._server = top / "program-was-started", socket.create_server(("127.0.0.1", 0))
@@ -36,7 +36,7 @@ class Lures:
         self.files = list(_lists(secret, top / "pipe.wav", self._server.getsockname()[1]))
 
     def check(self) -> None:
-        """AssertionError where something has followed a lure."""
+        """Raise AssertionError if something has followed a lure."""
         assert not self._mark.exists(), f"started {self._mark.read_text()}"
         try:
             self._server.accept()
@@ -46,7 +46,7 @@ class Lures:
 
 
 class Watch:
-    """What Python opens outside of `allowed`, and each process or connection, while `on`."""
+    """Records files that Python opens outside of `allowed`, and each process or connection, while `on`."""
 
     def __init__(self, allowed: Path, always: tuple[str, ...], named: tuple[Any, ...]) -> None:
         self.on, self.seen = False, list[str]()
@@ -84,6 +84,6 @@ def _lists(secret: Path, pipe: Path, port: int) -> list[bytes]:
         ]
     lists.append(f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=a\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio {port} RTP/AVP 0\n")
     texts = [text.encode() for text in lists]
-    # As an ID3 tag or the first box of an mp4 in front of a list.
+    # An ID3 tag, or the first box of an mp4, before a playlist.
     return [*texts, *(b"ID3\x04\0\0\0\0\0\0" + text for text in texts[:6]),
             *(b"\0\0\0\x10ftypM4A \0\0\0\0" + text for text in texts[:6])]  # fmt: skip

@@ -17,7 +17,7 @@ Damage = Callable[[bytes, random.Random], bytes]
 def write_shards(
     folder: Path, rows: list[dict[str, Any]], odd: Any, rng: random.Random, damaged: Damage
 ) -> tuple[str, bytes]:
-    """The (name, bytes) of the last file of a corpus in one of these forms, with the others written."""
+    """Write a corpus in one of these forms. Returns (name, bytes) of its last file, not yet written."""
     form = rng.choice(["shar", "tarred", "saved", "parquet"])
     if form in ("saved", "parquet"):
         return _table(folder, rows, odd, rng, damaged, saved=form == "saved")

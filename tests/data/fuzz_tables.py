@@ -1,4 +1,4 @@
-"""Damaged tables of prepared data, and sound ones that lie; used by tests/data/fuzz.py."""
+"""Damaged tables of prepared data, and valid tables with wrong values, for tests/data/fuzz.py."""
 
 import math
 import random
@@ -22,27 +22,27 @@ TEXTS = ("", "a", "../secret.wav", "/etc/passwd", "/dev/zero", "bytes://x?offset
 
 
 def write_tables(folder: Path, entries: Sequence[Entry], rng: random.Random, damaged: Callable) -> None:
-    """Tables of these rows, with something wrong in one of them."""
+    """Write tables of these entries, one of them damaged."""
     folder.mkdir(exist_ok=True)
     for part in PARTS:
-        mine = entries if part == "train" else entries[:1]
-        write_table(part_path(folder, part), [lying(one, rng) for one in mine])
+        part_entries = entries if part == "train" else entries[:1]
+        write_table(part_path(folder, part), [lying(entry, rng) for entry in part_entries])
     path = part_path(folder, rng.choice(PARTS))
-    how = rng.random()
-    if how < 0.6:
+    draw = rng.random()
+    if draw < 0.6:
         path.write_bytes(damaged(path.read_bytes(), rng))
-    elif how < 0.7:  # the end of the file, where it is described
+    elif draw < 0.7:  # the end of the file holds its metadata
         data = path.read_bytes()
         keep = len(data) - rng.randrange(1, 3000)
         path.write_bytes(data[: max(0, keep)] + damaged(data[max(0, keep) :], rng))
-    elif how < 0.85:
+    elif draw < 0.85:
         fields = [f for f in SCHEMA if rng.random() < 0.9]
         other = pa.schema(fields, metadata=SCHEMA.metadata if rng.random() < 0.5 else None)
         pq.write_table(other.empty_table(), path)
 
 
 def lying(entry: Entry, rng: random.Random) -> Entry:
-    """A row that may say what cannot be."""
+    """A copy of the entry that may have impossible values."""
     if rng.random() < 0.6:
         return entry
     name = rng.choice(Entry._fields)
@@ -54,7 +54,7 @@ def lying(entry: Entry, rng: random.Random) -> Entry:
 
 
 def read_tables(folder: Path, rng: random.Random, attempt: Callable[..., Any]) -> int:
-    """Read them as training and `maya validate` do; how many utterances could be decoded."""
+    """Read the tables as training and `maya validate` do. Returns the number of decoded utterances."""
     decoded = 0
     for part in PARTS:
         table = attempt(Table.open, part_path(folder, part))

@@ -9,7 +9,7 @@ from tests.data.making import make_cuts
 
 
 def write_corpora(folder: Path, en: int = 24, hi: int = 12) -> Path:
-    """en.jsonl.gz, hi.jsonl.gz, dev.jsonl.gz, and the cuts of en in shar/, five in a shard."""
+    """Write en.jsonl.gz, hi.jsonl.gz, dev.jsonl.gz, and the cuts of en in shar/ with five cuts a shard."""
     rng = np.random.default_rng(0)
     english = make_cuts(folder, rng.uniform(0.9, 1.7, en + 4).round(2).tolist())
     hindi = make_cuts(folder, rng.uniform(0.9, 1.7, hi + 4).round(2).tolist(), "hi")

@@ -1,5 +1,6 @@
 """Small corpora of tones, for the tests of maya.data."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -12,6 +13,8 @@ import soundfile
 from lhotse import CutSet, Recording, SupervisionSegment
 from lhotse.cut import MonoCut
 
+from maya.data.corpus.folder import read_corpus
+from maya.data.corpus.manifest import Row
 from maya.data.measure.entry import Entry
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 
@@ -32,18 +35,26 @@ def write_tone(
     return path
 
 
+def write_noise(path: Path, seconds: float, rate: int = 16000, channels: int = 1) -> np.ndarray[Any, Any]:
+    """Write noise in which no two parts are alike. Returns the samples as they are read back, (N, C)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(0).uniform(-0.3, 0.3, (round(seconds * rate), channels))
+    soundfile.write(path, samples.astype(np.float32), rate)
+    return soundfile.read(path, dtype="float32", always_2d=True)[0]
+
+
 def encoded(samples: np.ndarray, rate: int, format: str, subtype: str | None = None, **options: Any) -> bytes:
-    """The bytes of a file of (N,) or (N, C) samples, by libsndfile."""
+    """The bytes of an audio file of (N,) or (N, C) samples, written by libsndfile."""
     buffer = io.BytesIO()
     channels = 1 if samples.ndim == 1 else samples.shape[1]
     with soundfile.SoundFile(buffer, "w", rate, channels, subtype, format=format, **options) as file:
-        for begin in range(0, len(samples), 1 << 14):  # its Vorbis encoder overflows its stack with very many
+        for begin in range(0, len(samples), 1 << 14):  # many samples overflow the stack of its Vorbis encoder
             file.write(samples[begin : begin + (1 << 14)])
     return buffer.getvalue()
 
 
 def media(samples: np.ndarray, format: str, codec: str, rate: int = 16000) -> bytes:
-    """The bytes of a file of (N,) samples, by PyAV, which the caller has seen to be installed."""
+    """The bytes of an audio file of (N,) samples, written by PyAV, which must be installed."""
     import av
 
     buffer = io.BytesIO()
@@ -62,7 +73,7 @@ def media(samples: np.ndarray, format: str, codec: str, rate: int = 16000) -> by
 
 
 def make_entry(id: str, text: str = "x", seconds: float = 1.0, **facts: Any) -> Entry:
-    """An utterance that was measured: all of a file of `seconds` at 16 kHz, unless `facts` say otherwise."""
+    """A measured utterance: a whole file of `seconds` at 16 kHz, unless `facts` give other fields."""
     fields: dict[str, Any] = {
         "id": id, "path": "a.wav", "offset": None, "size": None, "member": None, "file_size": 1000,
         "file_mtime": 1, "sample_rate": 16000, "channels": 1, "num_samples": round(seconds * 16000),
@@ -72,16 +83,33 @@ def make_entry(id: str, text: str = "x", seconds: float = 1.0, **facts: Any) -> 
     return Entry(**fields)
 
 
-def write_manifest(folder: Path, rows: Sequence[dict[str, Any] | str]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
-    path = folder / "manifest.jsonl"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def write_lines(path: Path, *rows: dict[str, Any] | str) -> Path:
+    """Write JSON lines; a string is written as it is. The file is compressed if its name ends in .gz."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join((r if isinstance(r, str) else json.dumps(r, ensure_ascii=False)) + "\n" for r in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
 
 
+def write_manifest(folder: Path, rows: Sequence[dict[str, Any] | str]) -> Path:
+    return write_lines(folder / "manifest.jsonl", *rows)
+
+
+def write_kaldi(folder: Path, **files: str) -> None:
+    """Write the files of a Kaldi folder; `wav_scp` stands for wav.scp."""
+    for name, text in files.items():
+        (folder / name.replace("_scp", ".scp")).write_text(text, encoding="utf-8")
+
+
+def rows_of(corpus: Path, language: str | None = None, made: Path | None = None) -> list[Row]:
+    """The rows of a corpus that has no unusable rows."""
+    rows, dropped = read_corpus(corpus, language, made)
+    assert not dropped
+    return rows
+
+
 def write_corpus(folder: Path, per_speaker: int = 4, speakers: int = 5) -> list[dict[str, Any]]:
-    """A corpus of wavs with a manifest, in two languages; returns its rows, to be changed."""
+    """Write wav files in two languages with a manifest. Returns the rows of the manifest."""
     rows = []
     for language, words in WORDS.items():
         for i in range(per_speaker * speakers):
@@ -101,7 +129,7 @@ def write_corpus(folder: Path, per_speaker: int = 4, speakers: int = 5) -> list[
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    """An uncompressed tar of these members."""
+    """Write an uncompressed tar with these members."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, data in members.items():
@@ -112,7 +140,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def make_cuts(folder: Path, seconds: Sequence[float], language: str = "en") -> CutSet:
-    """One cut of these durations each, with a text of one word per 0.3 s."""
+    """Write a recording of each duration. Returns their cuts, with texts of one word per 0.3 s."""
     cuts = []
     for i, duration in enumerate(seconds):
         name = f"{language}-{i:04d}"

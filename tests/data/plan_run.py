@@ -1,10 +1,10 @@
-"""A run that can be killed: reads batches as training does, saves where it stands, writes down their ids.
+"""A run that can be killed: it reads batches as training does, saves its position and writes the ids.
 
     python -m tests.data.plan_run FOLDER --by loader --rank 0 --ranks 2 --workers 4 --count 9 --start '[0, 0]'
 
-FOLDER holds cuts.jsonl.gz, the same as train.parquet, and tokenizer.model (see `prepare`). Rank 0 writes its
-position into FOLDER/state.json after every third batch, and each rank a line to FOLDER/batches-RANK.jsonl for
-each batch.
+FOLDER holds cuts.jsonl.gz, the same cuts as train.parquet, and tokenizer.model (see `prepare`). Rank 0 writes
+its position to FOLDER/state.json after every third batch. Each rank writes a line to
+FOLDER/batches-RANK.jsonl for each batch.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SAVE_EVERY = 3
 
 
 def prepare(folder: Path) -> Path:
-    """A corpus of 40 short utterances in two languages."""
+    """Write a corpus of 40 short utterances in two languages."""
     rng = np.random.default_rng(0)
     cuts = [
         *make_cuts(folder, rng.uniform(0.1, 0.8, 28).round(3).tolist()),
@@ -50,7 +50,7 @@ def prepare(folder: Path) -> Path:
 
 
 def entry(cut: Cut) -> Entry:
-    """The row of a table that stands for a cut of a whole file."""
+    """The entry of a cut of a whole file."""
     (said,), path = cut.supervisions, cut.recording.sources[0].source
     stamp = file_stamp(path)
     return make_entry(
@@ -62,7 +62,7 @@ def entry(cut: Cut) -> Entry:
 def batches(
     folder: Path, by: str, rank: int, ranks: int, workers: int, state: Sequence[Any]
 ) -> Iterator[tuple[Sequence[Any], list[str]]]:
-    """(position after the batch, ids) from a position on, for ever."""
+    """Yields (position after the batch, ids of the batch) from a position on, without end."""
     cuts = CutSet.from_file(folder / "cuts.jsonl.gz").to_eager()
     if by == "sampler":
         sampler = PlanSampler(cuts, CFG, rank=rank, world_size=ranks, speeds=SPEEDS)
@@ -91,9 +91,9 @@ def main() -> None:
     parser.add_argument("--start", type=json.loads, required=True)
     options = parser.parse_args()
     saved = options.folder / "state.json"
-    found = batches(options.folder, options.by, options.rank, options.ranks, options.workers, options.start)
+    planned = batches(options.folder, options.by, options.rank, options.ranks, options.workers, options.start)
     with (options.folder / f"batches-{options.rank}.jsonl").open("w") as out:
-        for number, (position, ids) in enumerate(islice(found, options.count), 1):
+        for number, (position, ids) in enumerate(islice(planned, options.count), 1):
             print(json.dumps(ids), file=out, flush=True)
             if options.rank == 0 and number % SAVE_EVERY == 0:
                 partial = saved.with_suffix(".partial")

@@ -7,7 +7,7 @@ from maya.data.table.alignable import ctc_frames
 
 @given(st.lists(st.integers(0, 2), max_size=7))
 def test_ctc_needs_at_least_ctc_frames(tokens: list[int]) -> None:
-    """torch's own loss is finite with so many frames and infinite with one less."""
+    """torch's CTC loss is finite with that number of frames and infinite with one frame fewer."""
     needed = ctc_frames(tokens)
     for frames in {max(needed, 1), needed - 1} - {0, -1}:
         log_probs = torch.full((frames, 1, 4), 0.25).log()

@@ -21,7 +21,7 @@ SILENCE = 0.25  # seconds between the words of `speech`
 
 
 def band(samples: np.ndarray, rate: int, low: float, high: float) -> np.ndarray:
-    """Without what lies outside low to high Hz."""
+    """The samples with only the frequencies from low to high Hz."""
     spectrum = np.fft.rfft(samples)
     hertz = np.fft.rfftfreq(len(samples), 1 / rate)
     spectrum[(hertz < low) | (hertz > high)] = 0
@@ -29,7 +29,7 @@ def band(samples: np.ndarray, rate: int, low: float, high: float) -> np.ndarray:
 
 
 def speech(rate: int = 16000, words: int = 8, rms: float = 0.05, high: float = 7000.0) -> np.ndarray:
-    """(N,): words of 0.5 s of noise, of which the RMS is `rms`, each with silence of 0.25 s behind it."""
+    """(N,) samples: words of 0.5 s of noise with RMS `rms`, each followed by 0.25 s of silence."""
     word = band(np.random.default_rng(1).standard_normal(rate // 2), rate, 100, high)
     word *= rms / np.sqrt(np.mean(word**2))
     return np.tile(np.concatenate([word, np.zeros(int(SILENCE * rate))]), words)
@@ -40,16 +40,16 @@ def noise(length: int, rms: float) -> np.ndarray:
 
 
 def usual() -> np.ndarray:
-    """30 dB above its noise, at -26 dBFS."""
+    """Speech at -26 dBFS with a signal-to-noise ratio of 30 dB."""
     clean = speech()
     return clean + noise(len(clean), 0.05 * 10 ** (-30 / 20))
 
 
 def reasons(samples: np.ndarray, rate: int = 16000, **limits: float) -> list[str]:
     sound = measure_sound(samples.reshape(len(samples), -1).astype(np.float32), rate)
-    found = list(audio_findings(sound, AudioCheckConfig(**limits)))
-    assert all(detail for _, detail in found)
-    return [reason for reason, _ in found]
+    findings = list(audio_findings(sound, AudioCheckConfig(**limits)))
+    assert all(detail for _, detail in findings)
+    return [reason for reason, _ in findings]
 
 
 def test_usual_speech_has_no_findings() -> None:
@@ -71,7 +71,7 @@ def test_usual_speech_has_no_findings() -> None:
         (usual() + 0.05, "dc_offset"),
     ],
 )
-def test_each_reason(wrong: np.ndarray, reason: str) -> None:
+def test_each_reason_is_reported(wrong: np.ndarray, reason: str) -> None:
     assert reason in reasons(wrong) and reason in REASONS
 
 
@@ -89,7 +89,7 @@ def test_snr_error_is_below_two_decibels(snr: float, rate: int) -> None:
     clean = speech(rate, high=3500)
     noisy = clean + noise(len(clean), 0.05 * 10 ** (-snr / 20))
     assert measure_sound(noisy[:, None], rate).snr == pytest.approx(snr, abs=2)
-    padded = np.pad(noisy, rate)  # of digital silence, as codecs and editors add
+    padded = np.pad(noisy, rate)  # digital silence, as codecs and editors add
     assert measure_sound(padded[:, None], rate).snr == pytest.approx(snr, abs=2)
 
 
@@ -108,7 +108,7 @@ def test_clipped_share_counts_runs_only() -> None:
     assert measure_sound(touching[:, None].astype(np.float32), 16000).clipped == 0
 
 
-def test_band_is_judged_where_the_rate_has_room_for_more() -> None:
+def test_narrow_band_needs_a_higher_sample_rate() -> None:
     for rate in (16000, 22050, 44100, 48000):
         wide = speech(rate)
         narrow = band(wide, rate, 0, 3400)
@@ -117,7 +117,7 @@ def test_band_is_judged_where_the_rate_has_room_for_more() -> None:
 
 
 def test_upsampled_8_khz_audio_is_narrow_band() -> None:
-    """Through a filter as short as torchaudio's, which lets some of 3 to 4 kHz through above."""
+    """The filter is as short as torchaudio's: images of 3 to 4 kHz pass above 4 kHz."""
     tilted = np.cumsum(speech()) * 0.2  # 6 dB less per octave, as in speech
     once = resample(resample(torch.from_numpy(tilted).float(), 16000, 8000), 8000, 16000)
     assert "narrow_band" in reasons(once.numpy()) and "narrow_band" not in reasons(tilted)
@@ -139,14 +139,14 @@ def test_odd_audio_has_finite_numbers(samples: np.ndarray) -> None:
     assert all(np.isfinite(number) for number in numbers if number is not None)
 
 
-def test_the_probe_measures_what_it_decodes(tmp_path: Path) -> None:
+def test_the_probe_measures_decoded_audio_only(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav", channels=2)
     row = Row(id="a", language="en", text="one", audio="a.wav", where="m:1")
-    ((heard,), _), ((unheard,), _) = (
+    ((decoded,), _), ((undecoded,), _) = (
         probe(tmp_path, [row], ProbeConfig(decode=decode)) for decode in (True, False)
     )
-    assert heard.sound is not None and heard.sound.level == pytest.approx(-11.5, abs=0.1)
-    assert unheard.sound is None
+    assert decoded.sound is not None and decoded.sound.level == pytest.approx(-11.5, abs=0.1)
+    assert undecoded.sound is None
 
 
 def test_prepare_flags_and_drops(tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_prepare_flags_and_drops(tmp_path: Path) -> None:
     cfg = PrepareConfig(text_checks=texts)
     report = prepare_corpus(tmp_path / "c", tmp_path / "out", languages=(), cfg=cfg)
     lines = (tmp_path / "out/flagged.jsonl").read_text(encoding="utf-8").splitlines()
-    heard = [(row["id"], row["reason"]) for row in map(json.loads, lines) if row["reason"] in REASONS]
-    assert heard == [("en-003", "dc_offset")], "no flags of what is dropped for its text"
+    flagged = [(row["id"], row["reason"]) for row in map(json.loads, lines) if row["reason"] in REASONS]
+    assert flagged == [("en-003", "dc_offset")], "utterances dropped for their text have no flags"
     assert report.flagged["dc_offset"] == {"en": 1} and "dc_offset: en 1" in report.table()
     assert report.dropped == {"digits": 1}
 

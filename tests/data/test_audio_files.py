@@ -25,7 +25,7 @@ def test_files_are_listed_once_with_size_and_time(tmp_path: Path) -> None:
     assert files.digest() != files.now().digest()
 
 
-def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_saved_list_is_read_back(tmp_path: Path) -> None:
     names = [f"/somewhere/{n}.wav" for n in range(2000)] + ["/with\nline", "/bytes\udcff", "/nul\0", "/ह"]
     files = audio_files.of_paths([*names, *names])
     files.write(tmp_path / "list")

@@ -30,7 +30,7 @@ IDS = [f"utt-{i}" for i in range(3000)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Noises of several lengths, rates and formats, rooms, and a tar of noises."""
+    """A folder with noises of several lengths, rates and formats, room responses, and a tar of noises."""
     top = tmp_path_factory.mktemp("noises")
     rng = np.random.default_rng(0)
     for i, (suffix, rate, seconds) in enumerate(
@@ -67,7 +67,7 @@ def everything(folder: Path) -> AugmentConfig:
     )  # fmt: skip
 
 
-def test_off_by_default_and_part_of_an_experiment(folder: Path) -> None:
+def test_augmentation_is_off_by_default(folder: Path) -> None:
     assert not AugmentConfig().on
     experiment = Experiment(name="x")
     assert not experiment.data.augment.on
@@ -82,15 +82,15 @@ def test_off_by_default_and_part_of_an_experiment(folder: Path) -> None:
 
 def test_changes_depend_on_seed_epoch_and_id_alone(folder: Path) -> None:
     cfg = everything(folder)
-    one, other = Augment(cfg, 16000), Augment(cfg, 16000)
-    forwards = [one.changes(i, 3) for i in IDS[:200]]
-    assert forwards == [other.changes(i, 3) for i in reversed(IDS[:200])][::-1]
-    assert forwards != [one.changes(i, 4) for i in IDS[:200]]
+    augment, again = Augment(cfg, 16000), Augment(cfg, 16000)
+    forwards = [augment.changes(i, 3) for i in IDS[:200]]
+    assert forwards == [again.changes(i, 3) for i in reversed(IDS[:200])][::-1]
+    assert forwards != [augment.changes(i, 4) for i in IDS[:200]]
     cfg.seed = 1
     assert forwards != [Augment(cfg, 16000).changes(i, 3) for i in IDS[:200]]
     for i in IDS[:20]:
         audio = speech()
-        assert torch.equal(one(audio, i, 3), other(audio, i, 3))
+        assert torch.equal(augment(audio, i, 3), again(audio, i, 3))
 
 
 def test_another_process_makes_the_same_audio(folder: Path, tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_another_process_makes_the_same_audio(folder: Path, tmp_path: Path) -> N
     )
     subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path / "a.pt")], check=True)
     augment = Augment(cfg, 16000)
-    for i, theirs in enumerate(torch.load(tmp_path / "a.pt")):
-        assert torch.equal(augment(speech(), f"utt-{i}", 7), theirs)
+    for i, other_audio in enumerate(torch.load(tmp_path / "a.pt")):
+        assert torch.equal(augment(speech(), f"utt-{i}", 7), other_audio)
 
 
 def test_shares_match_the_configuration(folder: Path) -> None:
@@ -116,7 +116,7 @@ def test_shares_match_the_configuration(folder: Path) -> None:
         "clean": 0.3, "noise": 0.28, "music": 0.14, "babble": 0.14, "room": 0.35, "band_limit": 0.21,
         "codec": 0.21, "volume": 0.35,
     }  # fmt: skip
-    # Some that are not kept clean happen to get nothing done to them, and count as clean too.
+    # An utterance that is not kept clean may still get no change by chance; it counts as clean too.
     nothing = 0.7 * 0.2 * 0.5 * 0.7 * 0.7 * 0.5
     expected["clean"] += nothing
     assert shares == pytest.approx(expected, abs=3 * math.sqrt(0.25 / len(IDS)))
@@ -128,11 +128,11 @@ def test_shares_match_the_configuration(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.4, 1.0])
-def test_the_clean_share_holds_whatever_the_probabilities(folder: Path, share: float) -> None:
+def test_the_clean_share_does_not_depend_on_the_probabilities(folder: Path, share: float) -> None:
     cfg = AugmentConfig(clean_share=share, volume_prob=1.0, codec_prob=1.0, band_limit_prob=1.0)
     augment, epochs = Augment(cfg, 16000), 40
     clean = np.array([[augment.changes(i, e) == Changes() for e in range(epochs)] for i in IDS[:300]])
-    # Each utterance by itself, give or take two epochs, where independent draws would reach nine.
+    # Each utterance is within two epochs of the share; independent draws would be up to nine off.
     assert np.abs(clean.sum(axis=1) - share * epochs).max() <= 2 + 1e-9
     assert clean.mean() == pytest.approx(share, abs=0.01)
     by_epoch = [augment.shares(IDS, e)["clean"] for e in range(5)]
@@ -146,13 +146,13 @@ def test_clean_utterances_are_untouched(folder: Path) -> None:
     assert Augment(cfg, 16000)(audio, "a", 0) is audio
 
 
-def test_switching_one_on_leaves_the_draws_of_others(folder: Path) -> None:
+def test_other_augmentations_do_not_change_volume_draws(folder: Path) -> None:
     cfg = AugmentConfig(clean_share=0.3, volume_prob=0.5)
     before = [Augment(cfg, 16000).changes(i, 0).volume for i in IDS[:100]]
     assert [Augment(everything(folder), 16000).changes(i, 0).volume for i in IDS[:100]] == before
 
 
-def test_every_kind_keeps_the_length(folder: Path) -> None:
+def test_every_augmentation_keeps_the_length(folder: Path) -> None:
     cfg = everything(folder)
     cfg.clean_share = 0.0
     augment = Augment(cfg, 16000)
@@ -174,7 +174,7 @@ def test_noise_has_the_requested_snr(snr_db: float) -> None:
 
 
 def test_drawn_noise_has_its_snr(folder: Path) -> None:
-    """All the way from files: short ones repeated, others resampled, several mixed."""
+    """Noises are read from files: short ones are repeated, others are resampled, and several are mixed."""
     cfg = everything(folder)
     cfg.clean_share = cfg.room_prob = cfg.band_limit_prob = cfg.codec_prob = cfg.volume_prob = 0.0
     augment, audio = Augment(cfg, 16000), speech(2.0)
@@ -188,16 +188,16 @@ def test_drawn_noise_has_its_snr(folder: Path) -> None:
         assert min(float(part.square().mean()) for part in added.split(4000)) > 0, "no gaps"
 
 
-def test_a_room_keeps_time_and_level(folder: Path) -> None:
+def test_reverberation_keeps_time_and_level(folder: Path) -> None:
     room = torch.zeros(3000)
-    room[700], room[1500] = -0.5, 0.1  # the direct sound is late, turned over and soft
+    room[700], room[1500] = -0.5, 0.1  # the direct sound is late, inverted and soft
     audio = speech()
-    heard = reverberate(audio, room)
-    assert float(heard.square().mean()) == pytest.approx(float(audio.square().mean()), rel=1e-4)
+    reverberant = reverberate(audio, room)
+    assert float(reverberant.square().mean()) == pytest.approx(float(audio.square().mean()), rel=1e-4)
     expected = -0.5 * audio
     expected[800:] += 0.1 * audio[:-800]
-    scale = float(heard.norm() / expected.norm())
-    torch.testing.assert_close(heard, expected * scale, atol=1e-5, rtol=0)
+    scale = float(reverberant.norm() / expected.norm())
+    torch.testing.assert_close(reverberant, expected * scale, atol=1e-5, rtol=0)
 
 
 def test_band_limits_cut_off() -> None:
@@ -214,26 +214,26 @@ def test_band_limits_cut_off() -> None:
 def test_codecs_keep_time_and_level(name: str, quality: float) -> None:
     time = torch.arange(24000) / 16000
     audio = torch.sin(2 * math.pi * (300 + 200 * time) * time) * torch.sin(2 * math.pi * 3 * time) * 0.4
-    heard = through_codec(audio, name, quality, sample_rate=16000)
-    assert heard.shape == audio.shape
+    coded = through_codec(audio, name, quality, sample_rate=16000)
+    assert coded.shape == audio.shape
     n = 1 << 16
-    shifts = torch.fft.irfft(torch.fft.rfft(heard, n) * torch.fft.rfft(audio, n).conj(), n)
+    shifts = torch.fft.irfft(torch.fft.rfft(coded, n) * torch.fft.rfft(audio, n).conj(), n)
     lag = int(shifts.argmax())
     assert min(lag, n - lag) <= 8, "half a millisecond"
-    assert float(heard.norm() / audio.norm()) == pytest.approx(1.0, abs=0.1)
-    assert not torch.equal(heard, audio)
-    assert torch.equal(through_codec(audio, name, quality, sample_rate=16000), heard), "the same every time"
+    assert float(coded.norm() / audio.norm()) == pytest.approx(1.0, abs=0.1)
+    assert not torch.equal(coded, audio)
+    assert torch.equal(through_codec(audio, name, quality, sample_rate=16000), coded), "deterministic"
     loud = through_codec(audio * 10, name, quality, sample_rate=16000)
     assert float(loud.abs().max()) > 3, "nothing is cut off at full scale"
 
 
-def test_recordings_have_an_order(folder: Path, tmp_path: Path) -> None:
-    """What is drawn does not depend on how a file system lists a folder."""
+def test_recordings_are_sorted(folder: Path, tmp_path: Path) -> None:
+    """Draws do not depend on the order in which a file system lists a folder."""
     for name in ("c.wav", "a.wav", "b/x.wav"):
         write_tone(tmp_path / name, 0.2)
     cfg = AugmentConfig(noise=NoiseConfig(folders=(str(tmp_path),), prob=1.0))
-    found = [Path(r.path).relative_to(tmp_path).as_posix() for r in Augment(cfg, 16000)._noises["noise"]]
-    assert found == ["a.wav", "b/x.wav", "c.wav"]
+    paths = [Path(r.path).relative_to(tmp_path).as_posix() for r in Augment(cfg, 16000)._noises["noise"]]
+    assert paths == ["a.wav", "b/x.wav", "c.wav"]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_recordings_have_an_order(folder: Path, tmp_path: Path) -> None:
         ("volume=2,1", "volume must be a range from low to high"),
     ],
 )
-def test_wrong_numbers_are_refused(override_: str, complaint: str) -> None:
+def test_bad_options_are_refused(override_: str, complaint: str) -> None:
     experiment = Experiment(name="x")
     with pytest.raises(MayaError, match=complaint):
         override(experiment, "data.augment." + override_)
@@ -260,7 +260,9 @@ def test_wrong_numbers_are_refused(override_: str, complaint: str) -> None:
 
 def test_missing_and_broken_recordings_are_named(tmp_path: Path) -> None:
     cfg = AugmentConfig(clean_share=0, noise=NoiseConfig(folders=(str(tmp_path / "none"),), prob=1.0))
-    with pytest.raises(MayaError, match=r"augment\.noise: .*none is no folder or tar with audio"):
+    with pytest.raises(
+        MayaError, match=r"augment\.noise: .*none is not a folder or tar file that contains audio"
+    ):
         Augment(cfg, 16000)
     (tmp_path / "bad.wav").write_bytes(b"RIFF....")
     cfg.noise.folders = (str(tmp_path),)

@@ -27,7 +27,7 @@ def test_a_batch_is_padded_and_counted(tmp_path: Path) -> None:
     assert batch.size == 3 and batch.seconds == pytest.approx(1.75)
 
 
-def test_language_not_in_the_model_is_minus_one(tmp_path: Path) -> None:
+def test_an_unknown_language_has_index_minus_one(tmp_path: Path) -> None:
     (batch,) = EvalLoader(make_cuts(tmp_path, [0.5]), make_tokenizer(), ("hi",), sample_rate=16000)
     assert batch.langs.tolist() == [-1]
 
@@ -40,6 +40,6 @@ def test_to_moves_every_tensor() -> None:
     assert moved.ids == ["a", "b"]
 
 
-def test_utterances_without_tokens_are_possible() -> None:
+def test_utterances_may_have_no_tokens() -> None:
     batch = make_batch([torch.ones(3)], [[]], [0], ["a"], sample_rate=16000)
     assert batch.tokens.shape == (1, 0) and batch.token_lens.tolist() == [0]

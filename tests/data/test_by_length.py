@@ -16,6 +16,6 @@ def test_batches_hold_every_item_once_longest_first_and_within_the_limits() -> N
         assert not following or len(batch) == 7 or lengths[batch[0]] * (len(batch) + 1) > 60.0
 
 
-def test_long_items_stand_alone_and_empty_ones_are_no_trouble() -> None:
+def test_long_items_are_batched_alone_and_empty_items_are_allowed() -> None:
     assert batches_by_length([5, 100, 5, 0, 0], 10) == [[1], [0, 2], [3, 4]]
     assert batches_by_length([], 10) == []

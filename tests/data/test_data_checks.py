@@ -16,7 +16,7 @@ from tests.data.making import write_corpus, write_manifest, write_tar, write_ton
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of loose files and a tar in `c`, and the data made of it in `out`."""
+    """A corpus of loose files and a tar in `c`, prepared into `out`."""
     folder = tmp_path_factory.mktemp("prepared")
     rows = write_corpus(folder / "c", per_speaker=2)
     members = {}
@@ -32,7 +32,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(prepared: Path, tmp_path: Path) -> Path:
-    """Tables that a test may rewrite; their audio is shared."""
+    """A copy of the tables that a test may rewrite; all tests share the audio."""
     shutil.copytree(prepared / "out", tmp_path / "out")
     return tmp_path / "out"
 
@@ -42,14 +42,14 @@ def entries(data: Path, part: str = "train") -> list[Entry]:
 
 
 def changed(data: Path, what: dict[str, object], part: str = "train", row: int = 0) -> Entry:
-    """Write other values into a row of a part; the row as it is then."""
-    mine = entries(data, part)
-    mine[row] = mine[row]._replace(**what)  # type: ignore[arg-type]
-    write_table(part_path(data, part), mine)
-    return mine[row]
+    """Change values of a row of a part. Returns the changed row."""
+    rows = entries(data, part)
+    rows[row] = rows[row]._replace(**what)  # type: ignore[arg-type]
+    write_table(part_path(data, part), rows)
+    return rows[row]
 
 
-def test_unchanged_data_pass(data: Path) -> None:
+def test_unchanged_data_pass_all_checks(data: Path) -> None:
     assert check_data(data) == []
 
 
@@ -57,12 +57,12 @@ def test_missing_and_replaced_files_are_reported(data: Path, tmp_path: Path) -> 
     audio = write_tone(tmp_path / "moved.wav", 0.4)
     stamp = {"file_size": audio.stat().st_size, "file_mtime": int(audio.stat().st_mtime)}
     whole = {"offset": None, "size": None, "member": None, "duration": 0.4, "num_samples": 6400}
-    one = changed(data, {"path": str(audio), "start": None, **whole, **stamp})
+    entry = changed(data, {"path": str(audio), "start": None, **whole, **stamp})
     assert check_data(data) == []
     os.utime(audio, (1, 1))
     (problem,) = check_data(data)
-    assert (problem.id, problem.reason, problem.language) == (one.id, "changed_file", one.language)
-    assert "and time" in problem.detail and problem.where == one.where
+    assert (problem.id, problem.reason, problem.language) == (entry.id, "changed_file", entry.language)
+    assert "and time" in problem.detail and problem.where == entry.where
     audio.unlink()
     (problem,) = check_data(data)
     assert problem.reason == "missing_file" and "moved.wav" in problem.detail
@@ -73,25 +73,25 @@ def test_a_replaced_tar_breaks_all_its_utterances(data: Path, prepared: Path, tm
     shutil.copy2(prepared / "c" / "a.tar", tar)
     inside = 0
     for part in ("train", "dev", "test"):
-        mine = entries(data, part)
-        inside += sum(one.offset is not None for one in mine)
+        rows = entries(data, part)
+        inside += sum(entry.offset is not None for entry in rows)
         write_table(part_path(data, part), [
-            one._replace(path=str(tar)) if one.offset is not None else one for one in mine
+            entry._replace(path=str(tar)) if entry.offset is not None else entry for entry in rows
         ])  # fmt: skip
     assert inside == 6 and check_data(data) == []
     tar.write_bytes(tar.read_bytes() + b"more")
-    assert Counter(one.reason for one in check_data(data)) == {"changed_file": 6}
+    assert Counter(problem.reason for problem in check_data(data)) == {"changed_file": 6}
 
 
-def test_bytes_beyond_the_end_of_a_file(data: Path) -> None:
-    row = next(i for i, one in enumerate(entries(data)) if one.offset is not None)
-    one = changed(data, {"size": 10**9}, row=row)
-    found = {problem.reason: problem for problem in check_data(data)}
-    assert found["outside_file"].id == one.id and "lies" not in found
-    assert set(found) == {"outside_file"}, "what is known to be broken is not read"
+def test_byte_ranges_outside_a_file_are_reported(data: Path) -> None:
+    row = next(i for i, entry in enumerate(entries(data)) if entry.offset is not None)
+    entry = changed(data, {"size": 10**9}, row=row)
+    problems = {problem.reason: problem for problem in check_data(data)}
+    assert problems["outside_file"].id == entry.id and "lies" not in problems
+    assert set(problems) == {"outside_file"}, "ranges with a problem are not read"
 
 
-def test_the_same_utterance_or_audio_in_two_parts(data: Path) -> None:
+def test_an_utterance_or_audio_in_two_parts_is_reported(data: Path) -> None:
     first = entries(data)[0]
     changed(data, {"id": first.id}, "dev")
     (problem,) = check_data(data)
@@ -102,22 +102,22 @@ def test_the_same_utterance_or_audio_in_two_parts(data: Path) -> None:
     assert (problem.id, problem.reason) == ("another", "audio_in_two_parts")
 
 
-def test_audio_that_cannot_be_decoded_and_samples(data: Path, tmp_path: Path) -> None:
+def test_undecodable_audio_is_reported_when_sampled(data: Path, tmp_path: Path) -> None:
     noise = tmp_path / "noise.wav"
     noise.write_bytes(b"no audio" * 99)
     stamp = {"file_size": noise.stat().st_size, "file_mtime": int(noise.stat().st_mtime)}
     changed(data, {"path": str(noise), "offset": None, "size": None, "member": None, **stamp})
     (problem,) = check_data(data)
     assert problem.reason == "cannot_be_read" and "\n" not in problem.detail
-    found = {seed: bool(check_data(data, sample=6, seed=seed)) for seed in range(6)}
-    assert set(found.values()) == {True, False}, "a sample may miss it"
-    assert [bool(check_data(data, sample=6, seed=seed)) for seed in range(6)] == list(found.values())
+    reported = {seed: bool(check_data(data, sample=6, seed=seed)) for seed in range(6)}
+    assert set(reported.values()) == {True, False}, "whether a sample contains it depends on the seed"
+    assert [bool(check_data(data, sample=6, seed=seed)) for seed in range(6)] == list(reported.values())
 
 
-def test_audio_of_another_length(data: Path) -> None:
-    row = next(i for i, one in enumerate(entries(data)) if one.offset is None)
-    one = entries(data)[row]
-    changed(data, {"num_samples": one.num_samples + 16000, "duration": one.duration + 1.0}, row=row)
+def test_audio_of_another_length_is_reported(data: Path) -> None:
+    row = next(i for i, entry in enumerate(entries(data)) if entry.offset is None)
+    entry = entries(data)[row]
+    changed(data, {"num_samples": entry.num_samples + 16000, "duration": entry.duration + 1.0}, row=row)
     (problem,) = check_data(data)
     assert problem.reason == "cannot_be_read"
 

@@ -1,4 +1,4 @@
-"""Tables of text beside audio: every utterance is read, or its line is named."""
+"""Delimited tables beside audio: every utterance is read, or an error names its line."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ STRAY = [
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_stray_quotes_between_tabs(tmp_path: Path, order: int) -> None:
-    """Whatever line comes next, a mark that is not closed eats no other utterance."""
+    """An unclosed quote never hides another utterance, whatever line follows."""
     written = STRAY[::order]
     lines = [f"c{i}.wav\t{cell}" for i, (cell, _) in enumerate(written)]
     rows = read_metadata_csv(table(tmp_path, "path\tsentence\n" + "\n".join(lines)), "en")
@@ -85,9 +85,7 @@ def test_stray_quotes_between_commas(tmp_path: Path, separator: str) -> None:
         (["path\tsentence", "a.wav\tone\0two"], r":2: the field 'text' holds a zero byte"),
     ],
 )
-def test_a_cell_over_several_lines_and_other_damage_is_named(
-    tmp_path: Path, lines: list[str], complaint: str
-) -> None:
+def test_damaged_tables_are_named(tmp_path: Path, lines: list[str], complaint: str) -> None:
     with pytest.raises(MayaError, match=r"metadata\.csv" + complaint):
         read_metadata_csv(table(tmp_path, "\n".join(lines) + "\n"), "en")
 
@@ -164,7 +162,7 @@ def test_ljspeech_of_two_columns_with_a_missing_file(tmp_path: Path) -> None:
     ]
 
 
-def test_ljspeech_with_a_wrong_line(tmp_path: Path) -> None:
+def test_a_bad_line_of_ljspeech_is_named(tmp_path: Path) -> None:
     table(tmp_path, "a|one|one\nb|two\n")
     audio(tmp_path, "wavs/a.wav")
     with pytest.raises(MayaError, match=r":2: 2 cells where the header has 3"):
@@ -179,14 +177,14 @@ def test_files_and_texts_without_a_header(tmp_path: Path, text: str, names: str)
     assert [Path(row.id).name for row in rows] == list(names)
 
 
-def test_a_header_with_ids_alone(tmp_path: Path) -> None:
+def test_a_header_names_the_text_column(tmp_path: Path) -> None:
     table(tmp_path, "ID|Transcription|Normalized_Text\na|It is 7|it is seven\n")
     audio(tmp_path, "clips/a.wav")
     (row,) = read_corpus(tmp_path, "en")[0]
-    assert (row.audio, row.text) == ("clips/a.wav", "It is 7"), "a header says which column is the text"
+    assert (row.audio, row.text) == ("clips/a.wav", "It is 7"), "the header names the text column"
 
 
-def test_without_audio_the_form_is_explained(tmp_path: Path) -> None:
+def test_missing_audio_explains_the_form(tmp_path: Path) -> None:
     table(tmp_path, LJ)
     with pytest.raises(MayaError, match=r":1: no column holds the audio.*ID\|TEXT\|NORMALISED TEXT"):
         read_corpus(tmp_path, "en")

@@ -1,4 +1,4 @@
-"""Preparing into a folder that was prepared before: of the same corpus, or of another."""
+"""Preparing into a folder that already holds prepared data of the same corpus or another."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def parts(out: Path) -> dict[str, str]:
 
 
 def add(folder: Path, rows: Rows, count: int, speakers: int = 3, language: str = "en") -> Rows:
-    """The rows and so many more, by speakers new and old."""
+    """The rows and `count` more, by new and old speakers."""
     more = []
     for i in range(count):
         name = f"{language}-new-{len(rows)}-{i}"
@@ -45,7 +45,7 @@ def add(folder: Path, rows: Rows, count: int, speakers: int = 3, language: str =
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> tuple[Path, Rows, dict[str, str]]:
-    """A corpus that was prepared into out."""
+    """(corpus folder, its rows, part of each id) of a corpus that is prepared into `out`."""
     rows = write_corpus(tmp_path / "c")
     run(tmp_path / "c", tmp_path / "out")
     return tmp_path / "c", rows, parts(tmp_path / "out")
@@ -74,7 +74,7 @@ def test_a_grown_corpus_keeps_its_split_and_says_what_is_new(corpus: Prepared, t
     assert again.changes == ["the earlier split of 58 utterances is kept"]
 
 
-def test_the_split_may_be_drawn_anew(corpus: Prepared, tmp_path: Path) -> None:
+def test_a_new_split_can_be_requested(corpus: Prepared, tmp_path: Path) -> None:
     folder, rows, before = corpus
     rows = add(folder, rows, 40, speakers=10)
     run(folder, tmp_path / "anew")
@@ -125,21 +125,21 @@ def test_another_corpus_is_refused_and_leaves_everything_as_it_was(corpus: Prepa
 
 
 def change(rows: Rows, folder: Path, kind: str) -> None:
-    """Make another corpus of the same ids."""
+    """Change the corpus into another one with the same ids."""
     texts = [row["text"] for row in rows]
     for number, row in enumerate(rows):
         if kind in ("texts", "all"):
-            row["text"] = texts[number - number % 20 + (number + 1) % 20]  # of the next row of its language
+            row["text"] = texts[
+                number - number % 20 + (number + 1) % 20
+            ]  # the text of the next row of its language
         if kind in ("audio", "all"):
             write_tone(folder / row["audio"], 0.9 + 0.02 * number)
     write_manifest(folder, rows)
 
 
 @pytest.mark.parametrize("kind", ["texts", "audio", "all"])
-def test_the_same_names_in_another_place_do_not_make_the_same_corpus(
-    corpus: Prepared, tmp_path: Path, kind: str
-) -> None:
-    """Prompts that several people read under the same names; sentences numbered from 1 in two corpora."""
+def test_equal_ids_in_another_folder_are_another_corpus(corpus: Prepared, tmp_path: Path, kind: str) -> None:
+    """Several people read prompts with the same names, or two corpora number their sentences from 1."""
     rows = write_corpus(tmp_path / "other")
     change(rows, tmp_path / "other", kind)
     with pytest.raises(MayaError, match="other is another corpus: only 0 of 40"):
@@ -147,9 +147,7 @@ def test_the_same_names_in_another_place_do_not_make_the_same_corpus(
 
 
 @pytest.mark.parametrize("kind", ["texts", "audio"])
-def test_a_corpus_that_was_corrected_in_its_place_is_the_same(
-    corpus: Prepared, tmp_path: Path, kind: str
-) -> None:
+def test_a_corrected_corpus_is_the_same_corpus(corpus: Prepared, tmp_path: Path, kind: str) -> None:
     folder, rows, before = corpus
     change(rows, folder, kind)
     report = run(folder, tmp_path / "out")
@@ -158,7 +156,7 @@ def test_a_corpus_that_was_corrected_in_its_place_is_the_same(
     assert f"utterances with {what}: 40" in report.changes
 
 
-def test_other_contents_in_the_same_place_are_another_corpus(corpus: Prepared, tmp_path: Path) -> None:
+def test_other_contents_in_the_same_folder_are_another_corpus(corpus: Prepared, tmp_path: Path) -> None:
     folder, rows, _ = corpus
     change(rows, folder, "all")
     with pytest.raises(MayaError, match="was prepared from .*/c when that was another corpus: only 0 of 40"):
@@ -172,27 +170,27 @@ def test_other_contents_in_the_same_place_are_another_corpus(corpus: Prepared, t
         run(folder, tmp_path / "out")
 
 
-@pytest.mark.parametrize("how", ["moved", "copied", "linked", "grown elsewhere"])
-def test_a_corpus_that_moved_is_recognised(corpus: Prepared, tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("relocation", ["moved", "copied", "linked", "grown elsewhere"])
+def test_a_moved_corpus_is_recognised(corpus: Prepared, tmp_path: Path, relocation: str) -> None:
     folder, rows, before = corpus
     place = tmp_path / "new place" / "c"
     place.parent.mkdir()
-    if how == "linked":
+    if relocation == "linked":
         place.symlink_to(folder)
-    elif how == "moved":
+    elif relocation == "moved":
         folder.rename(place)
     else:
         shutil.copytree(folder, place)
-    if how == "grown elsewhere":
+    if relocation == "grown elsewhere":
         add(place, rows, 30)
     report = run(place, tmp_path / "out")
     after = parts(tmp_path / "out")
     assert all(after[name] == part for name, part in before.items())
     said = f"the corpus was in {folder} before and is in {place} now" in report.changes
-    assert said == (how != "linked")
+    assert said == (relocation != "linked")
 
 
-def test_a_part_of_a_corpus_is_the_same_only_in_its_place(corpus: Prepared, tmp_path: Path) -> None:
+def test_a_subset_is_the_same_corpus_only_in_the_same_folder(corpus: Prepared, tmp_path: Path) -> None:
     folder, rows, before = corpus
     shutil.copytree(folder, tmp_path / "sample")
     write_manifest(tmp_path / "sample", rows[:10])
@@ -204,7 +202,7 @@ def test_a_part_of_a_corpus_is_the_same_only_in_its_place(corpus: Prepared, tmp_
     assert any(line.startswith("earlier utterances that are gone: 30 (") for line in report.changes)
 
 
-def test_languages_may_be_added_and_left_out(corpus: Prepared, tmp_path: Path) -> None:
+def test_languages_can_be_added_and_removed(corpus: Prepared, tmp_path: Path) -> None:
     folder, _, before = corpus
     run(folder, tmp_path / "out", ("hi",))
     run(folder, tmp_path / "out", ("hi", "en"))
@@ -233,8 +231,8 @@ def test_a_damaged_table_loses_its_split_with_a_report(corpus: Prepared, tmp_pat
     assert any(line.startswith(f"the split of {part} is lost") for line in report.changes)
 
 
-def test_a_folder_without_its_summary_still_has_its_split(corpus: Prepared, tmp_path: Path) -> None:
-    """A run that was killed between two of its files, and data of a version that wrote no name."""
+def test_the_split_is_kept_without_a_summary(corpus: Prepared, tmp_path: Path) -> None:
+    """The run was killed between two files, or the version wrote no corpus name."""
     folder, rows, before = corpus
     for name in ("summary.json", "splits.json"):
         (tmp_path / "out" / name).unlink()
@@ -250,7 +248,7 @@ def test_a_folder_without_its_summary_still_has_its_split(corpus: Prepared, tmp_
         run(folder, tmp_path / "out")
 
 
-def test_data_of_an_earlier_version_name_their_corpus_in_the_marker(corpus: Prepared, tmp_path: Path) -> None:
+def test_earlier_versions_name_the_corpus_in_a_marker(corpus: Prepared, tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     options = summary.pop("split_options")
     marker = {"inputs": {"corpus": summary.pop("corpus"), "options": {"split": options}}}
@@ -294,23 +292,23 @@ def test_two_processes_do_not_prepare_into_one_folder(corpus: Prepared, tmp_path
 
 
 def test_random_growth_of_real_folders(tmp_path: Path) -> None:
-    """Pairs of audio and text that come and go: nothing moves, and the tables hold what is there."""
+    """Files are added and removed: no utterance changes its part, and the tables hold exactly the files."""
     rng = np.random.default_rng(0)
-    there: set[str] = set()
+    present: set[str] = set()
     before: dict[str, str] = {}
     (tmp_path / "c").mkdir()
     for _ in range(4):
-        for name in [n for n in sorted(there) if rng.random() < 0.1]:
+        for name in [n for n in sorted(present) if rng.random() < 0.1]:
             (tmp_path / "c" / f"{name}.wav").unlink()
             (tmp_path / "c" / f"{name}.txt").unlink()
-            there.remove(name)
+            present.remove(name)
         for number in range(12):
             name = f"a{len(before)}-{number}"
             soundfile.write(tmp_path / "c" / f"{name}.wav", 0.1 * rng.standard_normal(8000), 16000)
             (tmp_path / "c" / f"{name}.txt").write_text(f"word {rng.integers(6)} {rng.integers(6)}")
-            there.add(name)
+            present.add(name)
         run(tmp_path / "c", tmp_path / "out", ("en",))
         after = parts(tmp_path / "out")
-        assert after.keys() == there and {"train", "dev", "test"} == set(after.values())
+        assert after.keys() == present and {"train", "dev", "test"} == set(after.values())
         assert all(after[name] == part for name, part in before.items() if name in after)
         before = after

@@ -70,7 +70,7 @@ def test_pairs_at_any_depth(tmp_path: Path) -> None:
         ("te/no audio", "missing_audio"),
     ]
     assert {r.language for r in read_pairs(tmp_path, ReadOptions(language="mr"))[0]} == {"mr"}, (
-        "what the user says comes first"
+        "the user's language overrides the folder's"
     )
 
 

@@ -1,18 +1,15 @@
-"""Corpora in the forms of others: the right rows, the right audio, and a clear sentence for what is wrong."""
+"""Corpora in other projects' forms: correct rows, correct audio, and a clear error for bad input."""
 
-import gzip
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
 from maya.audio.load import load_cut_audio
 from maya.data.corpus.folder import describing_files, read_corpus
-from maya.data.corpus.manifest import PARTS, Row
+from maya.data.corpus.manifest import PARTS
 from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
@@ -20,31 +17,11 @@ from maya.data.prepare.text_checks import same_audio
 from maya.data.table.cuts import entry_cut
 from maya.data.table.table import cuts, part_path
 from maya.errors import MayaError
-from tests.data.making import write_tone
-
-
-def lines(path: Path, *rows: dict[str, Any] | str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join((r if isinstance(r, str) else json.dumps(r, ensure_ascii=False)) + "\n" for r in rows)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path
-
-
-def rows_of(folder: Path, language: str | None = None) -> list[Row]:
-    rows, dropped = read_corpus(folder, language)
-    assert not dropped
-    return rows
-
-
-def write_noise(path: Path, seconds: float, rate: int = 16000, channels: int = 1) -> np.ndarray[Any, Any]:
-    """Samples no two of which are alike, so that a part shows where it is from; as they are in the file."""
-    samples = np.random.default_rng(0).uniform(-0.3, 0.3, (round(seconds * rate), channels))
-    soundfile.write(path, samples.astype(np.float32), rate)
-    return soundfile.read(path, dtype="float32", always_2d=True)[0]
+from tests.data.making import rows_of, write_kaldi, write_lines, write_noise, write_tone
 
 
 def one_cut_audio(entry: Entry, folder: Path) -> np.ndarray[Any, Any]:
-    """The samples of a cut that was saved and read again, as in training."""
+    """The samples of the entry's cut after it was saved and read again, as in training."""
     CutSet.from_cuts([entry_cut(entry)]).to_file(folder / "saved.jsonl.gz")
     (cut,) = CutSet.from_file(folder / "saved.jsonl.gz")
     assert cut.supervisions[0].duration == cut.duration and cut.supervisions[0].start == 0
@@ -52,7 +29,7 @@ def one_cut_audio(entry: Entry, folder: Path) -> np.ndarray[Any, Any]:
 
 
 def test_metadata_jsonl(tmp_path: Path) -> None:
-    lines(
+    write_lines(
         tmp_path / "metadata.jsonl",
         {"file_name": "a/b.wav", "transcription": "one", "speaker_id": 7, "language": "en"},
         "",
@@ -68,7 +45,7 @@ def test_metadata_jsonl(tmp_path: Path) -> None:
 
 def test_metadata_jsonl_in_the_folders_of_its_splits(tmp_path: Path) -> None:
     for folder in ("test", "train"):
-        lines(tmp_path / folder / "metadata.jsonl", {"file_name": "a.wav", "text": "one"})
+        write_lines(tmp_path / folder / "metadata.jsonl", {"file_name": "a.wav", "text": "one"})
     rows = rows_of(tmp_path, "en")
     assert [(r.id, r.audio, r.split) for r in rows] == [
         ("test/a", "test/a.wav", "test"),
@@ -90,20 +67,20 @@ def test_metadata_jsonl_in_the_folders_of_its_splits(tmp_path: Path) -> None:
     ],
 )
 def test_bad_metadata_jsonl_is_named(tmp_path: Path, line: dict[str, Any] | str, complaint: str) -> None:
-    lines(tmp_path / "metadata.jsonl", line)
+    write_lines(tmp_path / "metadata.jsonl", line)
     with pytest.raises(MayaError, match=r"metadata\.jsonl" + complaint):
         read_corpus(tmp_path, "en")
 
 
 @pytest.mark.parametrize("name", ["manifest.jsonl", "manifest.json", "my_list.json"])
 def test_nemo(tmp_path: Path, name: str) -> None:
-    lines(
+    write_lines(
         tmp_path / name,
         {"audio_filepath": "hi/a.wav", "duration": 1.5, "text": "एक", "speaker": 12},
         {"audio_filepath": "/far/b.wav", "duration": 2, "offset": 3.25, "text": "two", "lang": "en"},
         {"audio_filepath": "/far/b.wav", "offset": 60.0, "text": "three", "language": "en", "id": "x"},
     )
-    lines(tmp_path / "other.json", {"labels": []})
+    write_lines(tmp_path / "other.json", {"labels": []})
     rows = rows_of(tmp_path)
     assert [(r.id, r.language, r.audio, r.start, r.duration, r.speaker) for r in rows] == [
         ("hi/a", "hi", "hi/a.wav", None, 1.5, "12"),
@@ -116,13 +93,13 @@ def test_nemo(tmp_path: Path, name: str) -> None:
 def test_file_names_give_the_split_of_nemo_manifests(tmp_path: Path) -> None:
     for part in ("train", "validation", "test"):
         line = {"audio_filepath": f"{part}.wav", "text": "one", "duration": 1}
-        lines(tmp_path / f"{part}_manifest.json", line)
+        write_lines(tmp_path / f"{part}_manifest.json", line)
     assert {r.id: r.split for r in rows_of(tmp_path, "en")} == {
         "train": "train",
         "validation": "dev",
         "test": "test",
     }
-    lines(tmp_path / "more.json", {"audio_filepath": "test.wav", "text": "one"})
+    write_lines(tmp_path / "more.json", {"audio_filepath": "test.wav", "text": "one"})
     with pytest.raises(MayaError, match=r"json:1: the id 'test' occurs in .*more\.json:1 already"):
         read_corpus(tmp_path, "en")
 
@@ -143,14 +120,9 @@ def test_file_names_give_the_split_of_nemo_manifests(tmp_path: Path) -> None:
     ],
 )
 def test_bad_nemo_is_named(tmp_path: Path, line: dict[str, Any] | str, complaint: str) -> None:
-    lines(tmp_path / "manifest.json", {"audio_filepath": "a.wav", "text": "x"}, line)
+    write_lines(tmp_path / "manifest.json", {"audio_filepath": "a.wav", "text": "x"}, line)
     with pytest.raises(MayaError, match=r"manifest\.json" + complaint):
         read_corpus(tmp_path, "en")
-
-
-def write_kaldi(folder: Path, **files: str) -> None:
-    for name, text in files.items():
-        (folder / name.replace("_", ".")).write_text(text, encoding="utf-8")
 
 
 def test_kaldi(tmp_path: Path) -> None:
@@ -211,7 +183,7 @@ def test_kaldi_without_text_or_language(tmp_path: Path) -> None:
 
 
 def lhotse_parts(folder: Path) -> tuple[Recording, list[SupervisionSegment]]:
-    """What formats/lhotse_manifests.py is given: a recording of two utterances."""
+    """lhotse's manifests of one recording with two utterances."""
     recording = Recording.from_file(write_tone(folder / "r.wav", 3.0), "r")
     said = [("u1", 0.0, 1.25, "one"), ("u2", 1.5, 1.0, "two")]
     return recording, [
@@ -291,16 +263,16 @@ def bad_cut(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_bad_lhotse_cuts_are_named(tmp_path: Path, line: dict[str, Any] | str, complaint: str) -> None:
-    lines(tmp_path / "cuts.jsonl.gz", line)
+    write_lines(tmp_path / "cuts.jsonl.gz", line)
     with pytest.raises(MayaError, match=r"cuts\.jsonl\.gz" + complaint):
         read_corpus(tmp_path, "en")
 
 
 def test_bad_lhotse_files_are_named(tmp_path: Path) -> None:
-    path = lines(tmp_path / "supervisions.jsonl.gz", bad_cut()["supervisions"][0])
+    path = write_lines(tmp_path / "supervisions.jsonl.gz", bad_cut()["supervisions"][0])
     with pytest.raises(MayaError, match=r"needs a file recordings\.jsonl\.gz beside it"):
         read_corpus(tmp_path, "en")
-    lines(tmp_path / "recordings.jsonl.gz", {"id": "other"})
+    write_lines(tmp_path / "recordings.jsonl.gz", {"id": "other"})
     with pytest.raises(
         MayaError, match=r"supervisions\.jsonl\.gz:1: recordings\.jsonl\.gz has no recording 'r'"
     ):
@@ -315,8 +287,8 @@ def test_bad_lhotse_files_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["r.wav", "r.flac"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_parts_of_a_recording_are_read(tmp_path: Path, name: str, channels: int) -> None:
-    samples = write_noise(tmp_path / name, 50.0, channels=channels)  # longer than an utterance may be
+def test_segments_of_a_recording_are_read(tmp_path: Path, name: str, channels: int) -> None:
+    samples = write_noise(tmp_path / name, 50.0, channels=channels)  # longer than the limit for an utterance
     write_kaldi(
         tmp_path, wav_scp=f"r {name}\n", text="u1 one\nu2 two\nu3 three\nu4 four\nu5 five\n",
         segments="u1 r 0.5 1.75\nu2 r 48.123 -1\nu3 r 49 50.3\nu4 r 49 51\nu5 r 1 45\n",
@@ -324,17 +296,17 @@ def test_parts_of_a_recording_are_read(tmp_path: Path, name: str, channels: int)
     kept, dropped = probe(tmp_path, rows_of(tmp_path, "en"), ProbeConfig())
     assert [(d.id, d.reason) for d in dropped] == [("u4", "duration_mismatch"), ("u5", "too_long")]
     assert "from 49 s to 51 s, the audio lasts 50.00 s" in dropped[0].detail
-    assert [round(one.duration, 3) for one in kept] == [1.25, 1.877, 1.0]
-    for one, (begin, end) in zip(kept, [(0.5, 1.75), (48.123, 50.0), (49.0, 50.0)], strict=True):
+    assert [round(entry.duration, 3) for entry in kept] == [1.25, 1.877, 1.0]
+    for entry, (begin, end) in zip(kept, [(0.5, 1.75), (48.123, 50.0), (49.0, 50.0)], strict=True):
         expected = samples[round(begin * 16000) : round(end * 16000)].mean(axis=1)
-        np.testing.assert_allclose(one_cut_audio(one, tmp_path), expected, atol=1e-6)
+        np.testing.assert_allclose(one_cut_audio(entry, tmp_path), expected, atol=1e-6)
     assert same_audio(kept) == {}
 
 
-def test_parts_of_another_rate_and_headers_alone(tmp_path: Path) -> None:
+def test_segments_at_another_rate_with_and_without_decoding(tmp_path: Path) -> None:
     write_noise(tmp_path / "r.wav", 3.0, rate=44100)
     line = {"audio_filepath": "r.wav", "offset": 1.0, "duration": 1.5, "text": "one"}
-    lines(
+    write_lines(
         tmp_path / "m.json",
         line,
         line | {"id": "again"},
@@ -342,8 +314,8 @@ def test_parts_of_another_rate_and_headers_alone(tmp_path: Path) -> None:
     )
     for decode in (True, False):
         kept, dropped = probe(tmp_path, rows_of(tmp_path, "en"), ProbeConfig(decode=decode))
-        assert not dropped and [len(one_cut_audio(one, tmp_path)) for one in kept] == [24000, 24000, 1600]
-        assert set(same_audio(kept)) == {kept[0].id, "again"}, "the same part of the same file"
+        assert not dropped and [len(one_cut_audio(entry, tmp_path)) for entry in kept] == [24000, 24000, 1600]
+        assert set(same_audio(kept)) == {kept[0].id, "again"}, "equal segments of one file"
 
 
 def test_a_long_recording_is_prepared(tmp_path: Path) -> None:
@@ -360,15 +332,15 @@ def test_a_long_recording_is_prepared(tmp_path: Path) -> None:
     )  # fmt: skip
     report = prepare_corpus(corpus, tmp_path / "data", languages=["en"], cfg=PrepareConfig())
     assert report.rows == 40 and not report.dropped
-    found = [cut for part in PARTS for cut in cuts(part_path(tmp_path / "data", part))]
-    assert sorted(cut.id for cut in found) == names
-    for cut in found[::7]:
+    prepared = [cut for part in PARTS for cut in cuts(part_path(tmp_path / "data", part))]
+    assert sorted(cut.id for cut in prepared) == names
+    for cut in prepared[::7]:
         begin = round(int(cut.id[1:]) * 1.5 * 16000)
         np.testing.assert_allclose(load_cut_audio(cut).numpy(), samples[begin : begin + 20800], atol=1e-6)
 
 
 @pytest.mark.parametrize("spelling", ["en", "EN", "en-US", "en_us", "eng", "English"])
-def test_every_form_takes_every_spelling_of_a_language(tmp_path: Path, spelling: str) -> None:
+def test_every_form_accepts_every_spelling_of_a_language(tmp_path: Path, spelling: str) -> None:
     said = bad_cut(said={"language": spelling})
     forms: dict[str, list[tuple[str, dict[str, Any] | str]]] = {
         "own": [("manifest.jsonl", {"id": "a", "audio": "a.wav", "text": "x", "language": spelling})],
@@ -381,7 +353,7 @@ def test_every_form_takes_every_spelling_of_a_language(tmp_path: Path, spelling:
     }
     for name, files in forms.items():
         for path, content in files:
-            lines(tmp_path / name / path, content)
+            write_lines(tmp_path / name / path, content)
         if name == "folder":
             write_tone(tmp_path / name / spelling / "a.wav", 0.2)
         assert [row.language for row in rows_of(tmp_path / name)] == ["en"], name

@@ -1,4 +1,4 @@
-"""The road from a data worker to decoded samples is short: function calls between them are counted."""
+"""Counts the function calls between a data worker and the decoder: the path is short."""
 
 import sys
 import types
@@ -25,7 +25,7 @@ HOUSE = (str(Path(maya.__file__).parent), "lhotse")
 
 
 def depth(frame: types.FrameType | None, top: str) -> int:
-    """Calls of functions of Maya and lhotse from the method `top`, exclusive, to this frame, inclusive."""
+    """The number of Maya's and lhotse's frames below `top`, including this frame."""
     count = 0
     while frame is not None and frame.f_code.co_qualname != top:
         count += any(part in frame.f_code.co_filename for part in HOUSE)
@@ -51,7 +51,7 @@ def hops_to_samples(reader: BatchReader, job: Job) -> list[int]:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Table:
-    """A file, a member of a tar, a part of a long recording, and one channel of two."""
+    """A table of a whole file, a tar member, a part of a long recording, and one channel of two."""
     tone = write_tone(tmp_path / "a.flac", 0.5)
     tar = write_tar(tmp_path / "t.tar", {"b.flac": tone.read_bytes()})
     write_tone(tmp_path / "c.wav", 3.0)
@@ -71,7 +71,7 @@ def table(tmp_path: Path) -> Table:
 
 
 @pytest.mark.parametrize("some", [None, [3, 1, 0]])
-def test_few_calls_from_a_worker_to_decoded_samples(table: Table, some: list[int] | None) -> None:
+def test_a_worker_reaches_decoded_samples_in_few_calls(table: Table, some: list[int] | None) -> None:
     rows = None if some is None else torch.tensor(some).numpy()
     utterances = Utterances.from_table(table, make_tokenizer(), ("en",), rows)
     reader = BatchReader(
@@ -82,7 +82,7 @@ def test_few_calls_from_a_worker_to_decoded_samples(table: Table, some: list[int
     assert len(hops) == len(items) and max(hops) <= MOST_HOPS, hops
 
 
-def test_no_cut_is_made_for_training(table: Table) -> None:
+def test_training_makes_no_cuts(table: Table) -> None:
     """Audio of a table is read without lhotse."""
     utterances = Utterances.from_table(table, make_tokenizer(), ("en",))
     modules: set[str] = set()

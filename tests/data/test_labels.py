@@ -1,4 +1,4 @@
-"""Labels from every form of corpus to the batch."""
+"""Labels are read from every form of corpus and reach the batch."""
 
 import json
 import pickle
@@ -25,14 +25,14 @@ ROW = {"id": "a", "language": "en", "text": "one", "audio": "a.wav"}
 
 
 def labels(folder: Path, names: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Labels of each row by id, the speaker among them where there is one."""
+    """The labels of each row by id, with the speaker if it has one."""
     rows, problems = read_corpus(folder, "en", labels=names)
     assert not problems
     speakers = {row.id: {"speaker": row.speaker} if row.speaker else {} for row in rows}
     return {row.id: {**row.labels, **speakers[row.id]} for row in rows}
 
 
-def test_manifest(tmp_path: Path) -> None:
+def test_labels_of_a_manifest(tmp_path: Path) -> None:
     row = ROW | {"labels": {"pitch": "p/a.npy", "emotion": "calm", "speaker": "s1", "none": None}, "age": 31}
     write_manifest(tmp_path, [row, ROW | {"id": "b", "labels": {}}, ROW | {"id": "c"}])
     assert labels(tmp_path) == {
@@ -40,7 +40,7 @@ def test_manifest(tmp_path: Path) -> None:
         "b": {},
         "c": {},
     }
-    assert labels(tmp_path, ("age",))["a"]["age"] == "31", "a field that --set prepare.labels names"
+    assert labels(tmp_path, ("age",))["a"]["age"] == "31", "prepare.labels names this field"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_bad_labels_are_named(tmp_path: Path, value: Any, complaint: str) -> Non
         read_corpus(tmp_path)
 
 
-def test_columns_of_a_table(tmp_path: Path) -> None:
+def test_labels_of_table_columns(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text(
         "file_name,text,label_Emotion,Age,speaker\na.wav,one,calm,31,s1\nb.wav,two,,,\n", encoding="utf-8"
     )
@@ -67,7 +67,7 @@ def test_columns_of_a_table(tmp_path: Path) -> None:
     assert labels(tmp_path, ("Age",))["a"] == {"emotion": "calm", "Age": "31", "speaker": "s1"}
 
 
-def test_fields_of_json_lines_and_nemo(tmp_path: Path) -> None:
+def test_labels_of_json_lines_and_nemo(tmp_path: Path) -> None:
     given = {"text": "one", "label_emotion": "calm", "labels": {"age": "old"}, "accent": 3}
     for name, file in (("metadata.jsonl", "file_name"), ("manifest.json", "audio_filepath")):
         (tmp_path / name).write_text(json.dumps(given | {file: "a.wav"}) + "\n")
@@ -75,7 +75,7 @@ def test_fields_of_json_lines_and_nemo(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
 
 
-def test_kaldi(tmp_path: Path) -> None:
+def test_labels_of_kaldi(tmp_path: Path) -> None:
     files = {"wav.scp": "a a.wav\nb b.wav\n", "text": "a one\nb two\n", "utt2emotion": "a calm\n"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -83,8 +83,8 @@ def test_kaldi(tmp_path: Path) -> None:
     assert labels(tmp_path, ("emotion",)) == {"a": {"emotion": "calm"}, "b": {}}
 
 
-def test_hugging_face(tmp_path: Path) -> None:
-    """Numbers that stand for names (ClassLabel) become the names."""
+def test_labels_of_hugging_face(tmp_path: Path) -> None:
+    """The numbers of a ClassLabel column become names."""
     features = {"emotion": {"_type": "ClassLabel", "names": ["sad", "calm"]}}
     audio = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     table = pa.table(
@@ -116,7 +116,7 @@ def given(top: Path) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in map(json.loads, lines)}
 
 
-def test_from_the_table_to_the_batch(prepared: Path) -> None:
+def test_labels_reach_the_batch(prepared: Path) -> None:
     rows, table = given(prepared), Table.open(part_path(prepared / "out", "train"))
     assert table.label_names == ("age", "emotion") and table.labels.names == ("speaker", "age", "emotion")
     assert all(entry.labels == rows[entry.id]["labels"] for entry in table.entries())
@@ -133,13 +133,15 @@ def test_from_the_table_to_the_batch(prepared: Path) -> None:
         assert list(made.labels) == ["speaker", "age", "emotion"] or set(made.labels) == set(batch.labels)
         assert made.labels["emotion"] == [rows[name]["labels"]["emotion"] for name in made.ids]
         assert made.labels["age"] == [rows[name]["labels"].get("age") for name in made.ids]
-    assert batch.labels["speaker"] == [rows[name].get("speaker") for name in batch.ids], "None: not named"
+    assert batch.labels["speaker"] == [rows[name].get("speaker") for name in batch.ids], (
+        "None means that the speaker is not named"
+    )
     again = pickle.loads(pickle.dumps(utterances))  # as a spawned worker gets it
     assert again.labels([3, 0]) == utterances.labels([3, 0])
 
 
-def test_labels_go_with_the_cuts(prepared: Path, tmp_path: Path) -> None:
-    """As lhotse writes them, and as its manifest is read as a corpus."""
+def test_cuts_carry_labels(prepared: Path, tmp_path: Path) -> None:
+    """Labels survive when lhotse writes the cuts and when its manifest is read as a corpus."""
     table = Table.open(part_path(prepared / "out", "train"))
     table.cuts().to_file(tmp_path / "cuts.jsonl.gz")
     cut = next(iter(CutSet.from_file(tmp_path / "cuts.jsonl.gz")))
@@ -150,7 +152,7 @@ def test_labels_go_with_the_cuts(prepared: Path, tmp_path: Path) -> None:
     }
 
 
-def test_the_report_counts_them(prepared: Path) -> None:
+def test_the_report_counts_labels(prepared: Path) -> None:
     page = read_page(prepared / "out", "Corpus")
     counts = page.statistics["hi"]["labels"]
     assert counts["emotion"] == {"values": 2, "utterances": 10, "common": [["angry", 5], ["calm", 5]]}
@@ -175,7 +177,7 @@ def test_changed_labels_are_reported_when_preparing_again(tmp_path: Path) -> Non
     assert "utterances with other labels than before: 1" in report.changes
 
 
-def test_an_older_table_has_none(tmp_path: Path) -> None:
+def test_an_older_table_has_no_labels(tmp_path: Path) -> None:
     write_table(tmp_path / "new.parquet", [make_entry("a", speaker="a"), make_entry("b")])
     old = pq.read_table(tmp_path / "new.parquet").drop_columns(["labels"])
     metadata = {key: value for key, value in old.schema.metadata.items() if key != b"maya.labels"}
@@ -183,11 +185,13 @@ def test_an_older_table_has_none(tmp_path: Path) -> None:
     new, table = Table.open(tmp_path / "new.parquet"), Table.open(tmp_path / "old.parquet")
     assert list(table.entries()) == list(new.entries()) and table.entry(1).labels == {}
     assert table.label_names == () and table.labels.batch([0, 1]) == {"speaker": [None, "s"]}
-    assert table.content_digest() == new.content_digest(), "a run that began with it goes on"
+    assert table.content_digest() == new.content_digest(), (
+        "a run that started with the older table can resume"
+    )
     assert table.column("labels").null_count == 2
 
 
-def test_names_are_an_option(tmp_path: Path) -> None:
+def test_label_names_are_an_option(tmp_path: Path) -> None:
     cfg = PrepareConfig()
     override(cfg, "labels=emotion,age")
     assert cfg.labels == ("emotion", "age")

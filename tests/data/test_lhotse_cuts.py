@@ -1,4 +1,4 @@
-"""Sets of lhotse cuts: manifests, Shar read in place, functions, and what is said in a cut."""
+"""Sets of lhotse cuts: manifests, Shar read in place, users' functions, and the text of a cut."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpora(tmp_path_factory.mktemp("corpora"))
 
 
-def test_shar_in_place_is_what_lhotse_reads(corpora: Path) -> None:
+def test_shar_read_in_place_equals_lhotse(corpora: Path) -> None:
     by_lhotse = list(CutSet.from_shar(in_dir=corpora / "shar"))
     in_place = list(shar_in_place(corpora / "shar", shuffle=False))
     assert [cut.id for cut in in_place] == [cut.id for cut in by_lhotse] and len(in_place) == 24
@@ -29,12 +29,12 @@ def test_shar_in_place_is_what_lhotse_reads(corpora: Path) -> None:
         assert cut.supervisions == other.supervisions and cut.recording.sources[0].type == "file"
 
 
-def test_shards_come_in_another_order_each_pass(corpora: Path) -> None:
+def test_shards_are_shuffled_each_pass(corpora: Path) -> None:
     orders = [[cut.id for cut in shar_in_place(corpora / "shar", epoch=epoch, seed=1)] for epoch in (0, 1, 1)]
     assert orders[0] != orders[1] == orders[2] and set(orders[0]) == set(orders[1])
 
 
-def test_shar_without_a_cuts_audio_is_named(corpora: Path, tmp_path: Path) -> None:
+def test_missing_audio_in_shar_is_reported(corpora: Path, tmp_path: Path) -> None:
     for name in ("cuts.000000.jsonl.gz", "recording.000001.tar"):
         target = name.replace("000001", "000000")
         (tmp_path / target).write_bytes((corpora / "shar" / name).read_bytes())
@@ -48,7 +48,7 @@ def part(corpora: Path, name: str) -> CutPart:
     return CutPart(name=str(corpora / name))
 
 
-def test_weights_mix_and_a_finite_part_is_used_up(corpora: Path) -> None:
+def test_weights_change_the_order_and_every_cut_is_read_once(corpora: Path) -> None:
     parts = (part(corpora, "en.jsonl.gz"), part(corpora, "hi.jsonl.gz"))
     even, heavy = (CutSource(parts=parts, weights=weights) for weights in ((), (1.0, 50.0)))
     for source in (even, heavy):
@@ -59,7 +59,7 @@ def test_weights_mix_and_a_finite_part_is_used_up(corpora: Path) -> None:
     assert [cut.id for cut in even.open(0)] != [cut.id for cut in even.open(1)]
 
 
-def test_identity_is_of_the_content_and_not_of_the_place(corpora: Path, tmp_path: Path) -> None:
+def test_identity_depends_on_content_not_on_path(corpora: Path, tmp_path: Path) -> None:
     (tmp_path / "hi.jsonl.gz").write_bytes((corpora / "hi.jsonl.gz").read_bytes())
     original, copied, other = (
         CutSource(parts=(p,)).identity()

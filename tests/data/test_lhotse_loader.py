@@ -1,4 +1,4 @@
-"""Batches of lhotse cuts: what cannot be read, stand-ins, and evaluation."""
+"""Batches of lhotse cuts: unreadable audio, replacements, and evaluation."""
 
 from itertools import islice
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_a_batch_holds_audio_tokens_and_languages(corpora: Path) -> None:
     assert [read.tokenizer.decode(row) for row in tokens] == texts
 
 
-def test_a_batch_without_audio_becomes_the_last_cut_that_was_read(corpora: Path) -> None:
+def test_an_unreadable_batch_repeats_the_last_readable_cut(corpora: Path) -> None:
     cuts = cuts_of(corpora)
     for name in ("en-0001", "en-0002"):
         (corpora / f"{name}.wav").unlink()
@@ -86,7 +86,7 @@ def test_too_many_unreadable_cuts_stop_the_loader(corpora: Path, tmp_path: Path)
         list(islice(strict, 12))
 
 
-def test_evaluation_takes_each_cut_once_over_all_ranks(corpora: Path) -> None:
+def test_evaluation_reads_each_cut_once_over_all_ranks(corpora: Path) -> None:
     cuts = cuts_of(corpora)
     ranks = [
         CutEvalLoader(cuts, reader(stand_in=False), max_seconds=6.0, rank=rank, world_size=2)

@@ -16,15 +16,10 @@ from maya.data.plan import BatchPlan, PlanConfig, Position
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
-from tests.data.making import make_cuts, make_tokenizer
+from tests.data.making import make_cuts
 
 LANGUAGES = ("en", "hi")
 SPEEDS = (0.9, 1.0, 1.1)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +41,10 @@ def make_loader(cuts: CutSet, tokenizer: Tokenizer, **options: object) -> TrainL
 
 def take(loader: TrainLoader, count: int) -> list[tuple[Position, Batch]]:
     iterator = iter(loader)
-    found = list(islice(iterator, count))
+    batches = list(islice(iterator, count))
     del iterator
     gc.collect()
-    return found
+    return batches
 
 
 def assert_same(a: list[tuple[Position, Batch]], b: list[tuple[Position, Batch]]) -> None:
@@ -82,7 +77,7 @@ def test_batches_are_those_of_the_plan(cuts: CutSet, tokenizer: Tokenizer) -> No
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("cache_gb", [0.0, 1.0, 0.0003])
-def test_workers_and_cache_change_nothing(
+def test_workers_and_cache_do_not_change_batches(
     cuts: CutSet, tokenizer: Tokenizer, num_workers: int, cache_gb: float
 ) -> None:
     """The third cache holds only some of the utterances."""
@@ -138,7 +133,7 @@ def test_plan_of_other_data_is_refused(cuts: CutSet, tokenizer: Tokenizer) -> No
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_evaluation_sees_each_utterance_once(cuts: CutSet, tokenizer: Tokenizer, world_size: int) -> None:
+def test_evaluation_reads_each_utterance_once(cuts: CutSet, tokenizer: Tokenizer, world_size: int) -> None:
     loaders = [
         EvalLoader(
             cuts,
@@ -154,8 +149,8 @@ def test_evaluation_sees_each_utterance_once(cuts: CutSet, tokenizer: Tokenizer,
     ]
     batches = [list(loader) for loader in loaders]
     assert [len(loader) for loader in loaders] == [len(b) for b in batches]
-    found = [name for rank in batches for batch in rank for name in batch.ids]
-    assert sorted(found) == sorted(cut.id for cut in cuts)
+    ids = [name for rank in batches for batch in rank for name in batch.ids]
+    assert sorted(ids) == sorted(cut.id for cut in cuts)
     for rank in batches:
         lengths = [int(batch.audio_lens.max()) for batch in rank]
         assert lengths == sorted(lengths, reverse=True)
@@ -165,8 +160,8 @@ def test_evaluation_sees_each_utterance_once(cuts: CutSet, tokenizer: Tokenizer,
     assert_same([(Position(0, 0), b) for b in batches[0]], [(Position(0, 0), b) for b in again])
 
 
-def test_evaluation_leaves_out_what_cannot_be_read(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """Also where it is all of a batch; each pass counts anew, and too many are one sentence."""
+def test_evaluation_skips_unreadable_utterances(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """A whole batch may be unreadable. Each pass counts from zero. Too many skips raise one clear error."""
     made = make_cuts(tmp_path, [0.3, 0.4, 0.5, 0.6])
     cuts, log = CutSet.from_cuts(made), tmp_path / "skipped.jsonl"
     paths = [Path(cut.recording.sources[0].source) for cut in made]
@@ -184,7 +179,7 @@ def test_evaluation_leaves_out_what_cannot_be_read(tmp_path: Path, tokenizer: To
     paths[2].unlink()
     with pytest.raises(MayaError, match=r"2 utterances cannot be read .*max_skipped=0\.25 allows"):
         list(loader)
-    with pytest.raises(MayaError, match=made[2].id):  # as everywhere else: the first one is an error
+    with pytest.raises(MayaError, match=made[2].id):  # by default, the first unreadable utterance is an error
         list(EvalLoader(cuts, tokenizer, LANGUAGES, **options))  # type: ignore[arg-type]
 
 
@@ -194,7 +189,7 @@ def test_a_long_utterance_is_evaluated_alone(cuts: CutSet, tokenizer: Tokenizer)
     )
 
 
-def test_cache_holds_what_fits_and_no_more() -> None:
+def test_the_cache_stays_within_its_size() -> None:
     cache = AudioCache(np.array([1.0, 1.0, 1.0]), 2.5 * 16000 * 4 / 1e9, sample_rate=16000)
     assert len(cache) == 2
     assert cache.get(0) is None
@@ -202,5 +197,5 @@ def test_cache_holds_what_fits_and_no_more() -> None:
         cache.put(index, torch.full((16000,), float(index)))
     assert torch.equal(cache.get(1), torch.ones(16000))  # type: ignore[arg-type]
     assert cache.get(2) is None
-    cache.put(0, torch.zeros(20000))  # more than its room: would overwrite its neighbour
+    cache.put(0, torch.zeros(20000))  # longer than its slot; it would overwrite the next one
     assert torch.equal(cache.get(1), torch.ones(16000))  # type: ignore[arg-type]

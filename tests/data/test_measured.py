@@ -1,4 +1,4 @@
-"""What was measured is kept: the same results with nothing decoded again, whatever happened in between."""
+"""Measurements are kept: preparing again gives the same results and decodes nothing again."""
 
 import io
 import os
@@ -25,13 +25,13 @@ CFG = ProbeConfig(num_workers=1)
 
 
 def corpus(folder: Path, per_speaker: int = 10) -> list[Row]:
-    """Files and members of a tar, good and bad; enough of them for several chunks."""
+    """Good and bad files and tar members, enough for several chunks."""
     rows = write_corpus(folder, per_speaker=per_speaker)
     data = write_tone(folder / "x.flac", 0.5).read_bytes()
     write_tar(folder / "a.tar", {f"{i}.flac": data for i in range(9)})
     rows += [
         {**rows[0], "id": f"t{i}", "tar": "a.tar", "audio": f"{i}.flac"} for i in range(10)
-    ]  # one too many
+    ]  # the tar has only nine members
     (folder / rows[5]["audio"]).unlink()
     (folder / rows[6]["audio"]).write_bytes(b"RIFF noise")
     rows[7]["text"] = "?!"
@@ -40,7 +40,7 @@ def corpus(folder: Path, per_speaker: int = 10) -> list[Row]:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The ids of what is measured from now on."""
+    """The ids of utterances that are measured from now on."""
     ids: list[str] = []
     real = probe_module._measured
 
@@ -52,10 +52,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ids
 
 
-def test_the_second_time_nothing_is_measured(tmp_path: Path, measured: list[str]) -> None:
+def test_nothing_is_measured_twice(tmp_path: Path, measured: list[str]) -> None:
     rows, keep = corpus(tmp_path / "c"), tmp_path / "kept"
     plain = probe(tmp_path / "c", rows, CFG)
-    assert len(measured) == len(rows) - 1, "an empty text needs no decoding"
+    assert len(measured) == len(rows) - 1, "utterances with an empty text are not decoded"
     assert sorted(d.reason for d in plain[1]) == [
         "empty_transcript", "missing_audio", "tar_mismatch", "unreadable_audio",
     ]  # fmt: skip
@@ -67,7 +67,7 @@ def test_the_second_time_nothing_is_measured(tmp_path: Path, measured: list[str]
     assert len(probe(tmp_path / "c", rows, other_limit, keep)[1]) > 4 and measured == []
 
 
-def test_the_rate_of_progress_leaves_out_an_earlier_run(
+def test_the_progress_rate_excludes_earlier_measurements(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bars: list[Any] = []
@@ -92,13 +92,15 @@ def test_only_what_changed_is_measured_again(tmp_path: Path, measured: list[str]
     write_tone(tmp_path / "c" / rows[5].audio, 0.5)  # the missing one
     kept, _ = probe(tmp_path / "c", rows, CFG, keep)
     assert rows[5].id in measured and len(measured) < len(rows) / 2
-    assert rows[5].id in {one.id for one in kept}
+    assert rows[5].id in {entry.id for entry in kept}
     parts = len(list(keep.iterdir()))
     measured.clear()
     new = replace(rows[0], id="new", audio="x.flac")
     probe(tmp_path / "c", [new, *rows], CFG, keep)
-    assert "new" in measured and len(measured) < len(rows) / 2, "chunks do not move by a row more"
-    assert len(list(keep.iterdir())) <= parts + 1, "parts that nothing uses any more are gone"
+    assert "new" in measured and len(measured) < len(rows) / 2, (
+        "one more row does not move the chunk boundaries"
+    )
+    assert len(list(keep.iterdir())) <= parts + 1, "unused parts are deleted"
 
 
 def test_damaged_parts_are_measured_again(tmp_path: Path, measured: list[str]) -> None:
@@ -110,11 +112,11 @@ def test_damaged_parts_are_measured_again(tmp_path: Path, measured: list[str]) -
         part.write_bytes(data if i % 2 else data[: len(data) // 3])
     measured.clear()
     assert probe(tmp_path / "c", rows, CFG, keep) == plain
-    assert len(measured) > len(rows) / 2, "a flipped bit in a head may change nothing"
+    assert len(measured) > len(rows) / 2, "a flipped bit in a header may be harmless"
 
 
-def test_any_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
-    """A flip in the name of a column, too, which is then no text."""
+def test_flipped_bytes_are_detected_or_harmless(tmp_path: Path) -> None:
+    """This includes the names of columns, which are then not valid text."""
     measured = [Measured("silent", f"{i}.wav is silent") for i in range(40)]
     write_part(tmp_path / "a.parquet", measured)
     whole = (tmp_path / "a.parquet").read_bytes()
@@ -126,25 +128,25 @@ def test_any_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
 
 
 def test_parts_are_read_as_they_were_written(tmp_path: Path) -> None:
-    found = [
+    records = [
         Measured("silent", "a.wav is silent"),
         Measured(None, None, 512, 99, 16000, 1, 160, Sound(-20.123456789, 30.0, 0.0, 1e-9, None, 0.1, 0.2)),
         Measured(None, None, None, None, 8000, 2, 80, None),
     ]
-    write_part(tmp_path / "x/a.parquet", found)
-    assert read_part(tmp_path / "x/a.parquet", 3) == found
+    write_part(tmp_path / "x/a.parquet", records)
+    assert read_part(tmp_path / "x/a.parquet", 3) == records
     assert read_part(tmp_path / "x/a.parquet", 2) is None and read_part(tmp_path / "b.parquet", 3) is None
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["a.parquet"]
     assert part_name([1, "a"], {}) != part_name([1, "b"], {}) != part_name([1, "b"], {"x": 1})
     (tmp_path / "file").write_text("")
     with pytest.raises(MayaError, match="cannot write .*file/a.parquet"):
-        write_part(tmp_path / "file/a.parquet", found)
+        write_part(tmp_path / "file/a.parquet", records)
 
 
-def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
+def test_results_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     rows = corpus(tmp_path / "c", 30)
-    one = probe(tmp_path / "c", rows, CFG)
-    assert probe(tmp_path / "c", rows, ProbeConfig(num_workers=3), tmp_path / "kept") == one
+    single = probe(tmp_path / "c", rows, CFG)
+    assert probe(tmp_path / "c", rows, ProbeConfig(num_workers=3), tmp_path / "kept") == single
 
 
 PREPARE = """
@@ -163,8 +165,8 @@ prepare_corpus(Path(sys.argv[1]), Path(sys.argv[2]), languages=[], cfg=cfg)
 """
 
 
-def test_a_killed_preparation_goes_on_where_it_was(tmp_path: Path, measured: list[str]) -> None:
-    """Killed with SIGKILL while it measures: its processes end, and the next one finds what it did."""
+def test_a_killed_preparation_resumes(tmp_path: Path, measured: list[str]) -> None:
+    """After SIGKILL while measuring, its processes end, and the next run uses what was measured."""
     rows, keep = corpus(tmp_path / "c", 30), tmp_path / "out.probed"
     command = [sys.executable, "-c", PREPARE, str(tmp_path / "c"), str(tmp_path / "out")]
     killed = subprocess.Popen(command, start_new_session=True)
@@ -175,7 +177,7 @@ def test_a_killed_preparation_goes_on_where_it_was(tmp_path: Path, measured: lis
     killed.wait()
     while _alive(killed.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not _alive(killed.pid), "its workers are gone too"
+    assert not _alive(killed.pid), "its workers have ended too"
     assert not (tmp_path / "out").exists()
     done = len(list(keep.glob("*.parquet")))
     assert done >= 2
@@ -209,15 +211,15 @@ def _linger(number: int) -> int:
 
 
 def test_workers_end_with_their_iterator() -> None:
-    """Ctrl-C must not wait for what was begun."""
-    found = in_processes(_linger, range(9), 2, "waiting")
-    assert next(found) == 0
+    """Ctrl-C must not wait for the running jobs."""
+    results = in_processes(_linger, range(9), 2, "waiting")
+    assert next(results) == 0
     began = time.monotonic()
-    found.close()
+    results.close()
     assert time.monotonic() - began < 30
 
 
-def test_workers_keep_the_order_and_their_death_is_reported() -> None:
+def test_results_are_in_order_and_dead_workers_are_reported() -> None:
     assert list(in_processes(_double, range(50), 3, "counting")) == [2 * i for i in range(50)]
     assert list(in_processes(_double, range(5), 1, "counting")) == [0, 2, 4, 6, 8]
     with pytest.raises(MayaError, match="a process that was counting died"):

@@ -1,4 +1,4 @@
-"""Utterances that share audio are found and kept in one part, or flagged; supervisions may leave cuts."""
+"""Utterances that share audio are kept in one part, or flagged. Supervisions may reach outside of cuts."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from maya.data.prepare.split import Item, SplitConfig, split
 from tests.data.making import make_entry, write_tone
 
 
-def heard(name: str, start: float | None, seconds: float, **facts: object) -> Entry:
-    """An utterance of 100 s of a.wav."""
+def utterance(name: str, start: float | None, seconds: float, **facts: object) -> Entry:
+    """An utterance of a.wav, which lasts 100 s."""
     path = os.path.realpath(str(facts.pop("path", "a.wav")))
     facts.pop("tar", None)
     length = 100.0 if start is None else seconds
@@ -32,17 +32,19 @@ def pairs(*utterances: Entry) -> set[tuple[str, str, float]]:
     return {(o.first.id, o.second.id, round(o.seconds, 3)) for o in overlaps(utterances)}
 
 
-def test_spans() -> None:
-    a, b, c, d = heard("a", 0, 3), heard("b", 2, 3), heard("c", 5, 1), heard("d", 2.5, 0.25)
+def test_overlaps_of_time_spans() -> None:
+    a, b, c, d = utterance("a", 0, 3), utterance("b", 2, 3), utterance("c", 5, 1), utterance("d", 2.5, 0.25)
     assert pairs(a, b, c, d) == {("a", "b", 1.0), ("a", "d", 0.25), ("b", "d", 0.25)}
     assert pairs(d, c, b, a) == pairs(a, b, c, d)
-    assert pairs(heard("e", 0, 1), heard("f", 0.97, 1)) == set(), "rounded ends are no overlap"
-    assert pairs(heard("whole", None, 0), heard("g", 90, 5)) == {("whole", "g", 5.0)}
-    assert pairs(heard("h", 1, 1), heard("i", 1, 1)) == {("h", "i", 1.0)}
+    assert pairs(utterance("e", 0, 1), utterance("f", 0.97, 1)) == set(), (
+        "an overlap as small as rounding is ignored"
+    )
+    assert pairs(utterance("whole", None, 0), utterance("g", 90, 5)) == {("whole", "g", 5.0)}
+    assert pairs(utterance("h", 1, 1), utterance("i", 1, 1)) == {("h", "i", 1.0)}
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "shared"),
+    ("first", "second", "shared"),
     [
         ({"channel": 0}, {"channel": 1}, False),
         ({"channel": 0}, {"channel": 0}, True),
@@ -53,34 +55,36 @@ def test_spans() -> None:
         ({"path": Path("x/../a.wav")}, {}, True),
     ],
 )
-def test_recordings_and_channels(
-    one: dict[str, object], other: dict[str, object], shared: bool, tmp_path: Path
+def test_overlaps_need_the_same_recording_and_channel(
+    first: dict[str, object], second: dict[str, object], shared: bool, tmp_path: Path
 ) -> None:
-    assert bool(pairs(heard("a", 0, 3, **one), heard("b", 1, 3, **other))) is shared
+    assert bool(pairs(utterance("a", 0, 3, **first), utterance("b", 1, 3, **second))) is shared
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav", 0.2)
     (tmp_path / "b.wav").symlink_to("a.wav")
-    a, b = (heard(name, 0, 1, path=tmp_path / f"{name}.wav") for name in "ab")
+    a, b = (utterance(name, 0, 1, path=tmp_path / f"{name}.wav") for name in "ab")
     assert pairs(a, b) == {("a", "b", 1.0)}
 
 
-def test_groups() -> None:
-    found = list(
+def test_overlap_groups() -> None:
+    shared = list(
         overlaps([
-            heard("a", 0, 3), heard("b", 2, 3), heard("c", 4, 3), heard("d", 6.7, 3),
-            heard("e", 50, 2), heard("f", 51, 0.1), heard("g", 90, 1),
+            utterance("a", 0, 3), utterance("b", 2, 3), utterance("c", 4, 3), utterance("d", 6.7, 3),
+            utterance("e", 50, 2), utterance("f", 51, 0.1), utterance("g", 90, 1),
         ])
     )  # fmt: skip
-    assert len(found) == 4
-    assert overlap_groups(found) == {"a": "a", "b": "a", "c": "a", "e": "e", "f": "e"}, "0.3 s are padding"
+    assert len(shared) == 4
+    assert overlap_groups(shared) == {"a": "a", "b": "a", "c": "a", "e": "e", "f": "e"}, (
+        "an overlap of 0.3 s is padding"
+    )
 
 
 @pytest.mark.parametrize("speakers", [12, 1])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_group_stays_in_one_part(speakers: int, seed: int) -> None:
-    """Two voices that talk at the same time, or two sentences of one voice."""
+    """The group may be two speakers who talk at the same time, or two sentences of one speaker."""
     items = [
         Item(
             id=f"u{i:02d}", language="en", speaker=f"s{i % speakers}", text=f"text {i}", seconds=2.0,
@@ -95,12 +99,12 @@ def test_a_group_stays_in_one_part(speakers: int, seed: int) -> None:
         of_group[item.group].add(parts[item.id])
     assert all(len(places) == 1 for group, places in of_group.items() if group is not None)
     counts = report["en"]["parts"]
-    assert sum(part["texts"] for part in counts.values()) == 48, "texts are counted as they are"
+    assert sum(part["texts"] for part in counts.values()) == 48, "the report counts each text as it is"
     if speakers > 1:
         assert sum(part["speakers"] for part in counts.values()) == speakers
 
 
-def test_groups_of_one_do_not_change_a_split() -> None:
+def test_single_utterance_groups_do_not_change_a_split() -> None:
     items = [
         Item(id=f"u{i}", language="en", speaker=f"s{i % 9}", text=f"t{i}", seconds=1.0) for i in range(90)
     ]
@@ -109,7 +113,7 @@ def test_groups_of_one_do_not_change_a_split() -> None:
 
 
 def overlapping_corpus(folder: Path, parts: str = "") -> None:
-    """Twelve recordings of two voices; in each, the second begins 1 s after the first of 2 s."""
+    """Twelve recordings of two speakers: both speak for 2 s, the second starts 1 s after the first."""
     folder.mkdir()
     lines = []
     for i in range(12):
@@ -132,18 +136,18 @@ def overlapping_corpus(folder: Path, parts: str = "") -> None:
 
 def test_overlapping_supervisions_stay_in_one_part(tmp_path: Path) -> None:
     overlapping_corpus(tmp_path / "c")
-    found = examine(tmp_path / "c", languages=[], cfg=PrepareConfig())
-    assert set(found.parts.values()) == {"train", "dev", "test"}
-    assert all(found.parts[f"u{i}-0"] == found.parts[f"u{i}-1"] for i in range(12))
-    assert "24 utterances share audio with others: 12 groups, each kept in one part" in found.notes
-    assert not [flag for flag in found.flags if flag.reason == "overlap_in_other_part"]
+    examined = examine(tmp_path / "c", languages=[], cfg=PrepareConfig())
+    assert set(examined.parts.values()) == {"train", "dev", "test"}
+    assert all(examined.parts[f"u{i}-0"] == examined.parts[f"u{i}-1"] for i in range(12))
+    assert "24 utterances share audio with others: 12 groups, each kept in one part" in examined.notes
+    assert not [flag for flag in examined.flags if flag.reason == "overlap_in_other_part"]
 
 
 def test_overlaps_are_flagged_where_the_corpus_fixes_the_parts(tmp_path: Path) -> None:
     overlapping_corpus(tmp_path / "c", parts="test")
-    found = examine(tmp_path / "c", languages=[], cfg=PrepareConfig())
-    flags = [flag for flag in found.flags if flag.reason == "overlap_in_other_part"]
-    dev = {id for id, part in found.parts.items() if part == "dev"}
+    examined = examine(tmp_path / "c", languages=[], cfg=PrepareConfig())
+    flags = [flag for flag in examined.flags if flag.reason == "overlap_in_other_part"]
+    dev = {id for id, part in examined.parts.items() if part == "dev"}
     assert dev and {flag.id for flag in flags} == {f"u{i}-1" for i in range(12)} | dev
     details = {flag.id: flag.detail for flag in flags}
     other = next(f"u{i}-0" for i in range(12) if f"u{i}-0" not in dev)
@@ -151,7 +155,7 @@ def test_overlaps_are_flagged_where_the_corpus_fixes_the_parts(tmp_path: Path) -
 
 
 def write_cuts(folder: Path, *said: tuple[float, float], begin: float = 5.5, seconds: float = 4.0) -> Path:
-    """A cut of 12 s of noise with supervisions (start, duration)."""
+    """Write a cut of 12 s of noise with supervisions of (start, duration) in seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     soundfile.write(folder / "long.wav", rng.uniform(-0.3, 0.3, 12 * 16000).astype(np.float32), 16000)
@@ -205,9 +209,9 @@ def test_supervisions_outside_of_their_recording_are_dropped(
     tmp_path: Path, start: float, duration: float, reason: str
 ) -> None:
     folder = write_cuts(tmp_path / "c", (start, duration), (0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (2.5, 1.0))
-    found = examine(folder, languages=["en"], cfg=PrepareConfig(max_dropped_fraction=0.5))
-    assert [(one.id, one.reason) for one in found.dropped] == [("u0", reason)]
-    assert len(found.kept) == 4 and "12" in found.dropped[0].detail
+    examined = examine(folder, languages=["en"], cfg=PrepareConfig(max_dropped_fraction=0.5))
+    assert [(problem.id, problem.reason) for problem in examined.dropped] == [("u0", reason)]
+    assert len(examined.kept) == 4 and "12" in examined.dropped[0].detail
 
 
 def test_supervisions_outside_the_audio_of_shar_are_dropped(tmp_path: Path) -> None:
@@ -219,7 +223,7 @@ def test_supervisions_outside_the_audio_of_shar_are_dropped(tmp_path: Path) -> N
     rows, dropped = read_corpus(tmp_path / "shar")
     assert [(row.id, row.start) for row in rows] == [("u0", 0.0), ("u2", 1.0)]
     assert rows[0].duration == pytest.approx(0.95)
-    assert [(one.id, one.reason) for one in dropped] == [
+    assert [(problem.id, problem.reason) for problem in dropped] == [
         ("u1", "outside_recording"),
         ("u3", "outside_recording"),
     ]

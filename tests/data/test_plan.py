@@ -14,7 +14,7 @@ Data = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]
 
 
 def corpus(n: int, seed: int = 0, languages: int = 3) -> Data:
-    """Durations, token counts and languages, the last language being the rarest."""
+    """Durations, token counts and languages; the last language is the rarest."""
     rng = np.random.default_rng(seed)
     durations = rng.gamma(3.0, 1.5, n).clip(0.2, 20.0).round(3)
     tokens = np.maximum(1, durations * rng.uniform(1, 8, n)).astype(np.int64)
@@ -89,7 +89,7 @@ def test_natural_epoch_holds_every_utterance_once(case: dict) -> None:
 
 @given(plans)
 @settings(max_examples=30, deadline=None)
-def test_a_fresh_plan_gives_any_batch(case: dict) -> None:
+def test_a_new_plan_gives_any_batch(case: dict) -> None:
     _, first = make_all(case)
     _, again = make_all(case)
     epoch, rank = case["epoch"], case["world_size"] - 1
@@ -101,8 +101,10 @@ def test_a_fresh_plan_gives_any_batch(case: dict) -> None:
 
 @given(plans, st.lists(st.tuples(st.sampled_from([1, 2, 3, 8]), st.floats(0, 1)), min_size=1, max_size=3))
 @settings(max_examples=60, deadline=None)
-def test_another_number_of_ranks_resumes_an_epoch(case: dict, stretches: list[tuple[int, float]]) -> None:
-    """The number of ranks changes within an epoch, up to three times: it still holds each utterance once."""
+def test_an_epoch_resumes_with_another_number_of_ranks(
+    case: dict, stretches: list[tuple[int, float]]
+) -> None:
+    """The number of ranks changes up to three times within an epoch, which still has each utterance once."""
     (durations, _, _), ranks = make_all(case | {"temperature": 1.0})
     plan, epoch = ranks[0], case["epoch"]
     position, seen = Position(epoch, 0), []
@@ -112,19 +114,19 @@ def test_another_number_of_ranks_resumes_an_epoch(case: dict, stretches: list[tu
         if position.epoch > epoch:
             break
         for _ in range(round(share * plans[0].remaining(position))):
-            step = [mine.take(position).rows.tolist() for mine in plans]
+            step = [rank_plan.take(position).rows.tolist() for rank_plan in plans]
             assert all(step)
             seen += sum(step, [])
             position = plans[-1].advance(position)
-        assert all(mine.resume(list(position)) == plans[0].resume(position) for mine in plans)
+        assert all(rank_plan.resume(list(position)) == plans[0].resume(position) for rank_plan in plans)
         if position.epoch > epoch:
             break
     assert set(seen) == set(range(len(durations)))
-    assert len(seen) - len(durations) <= 8 * (len(stretches) + 1), "only the last step repeats any"
-    assert position == (epoch + 1, 0, position.ranks, ())
+    assert len(seen) - len(durations) <= 8 * (len(stretches) + 1), "only the last step repeats utterances"
+    assert position == (epoch + 1, 0, position.ranks, (), "")
 
 
-def test_a_position_is_kept_as_json() -> None:
+def test_a_position_survives_json() -> None:
     plan = BatchPlan(*corpus(400), PlanConfig(max_seconds=30), world_size=2)
     position = plan.resume([0, 3, 8, [[4, 1]]])
     assert position == Position(0, 0, 2, ((4, 1), (8, 3)))
@@ -139,22 +141,24 @@ def test_hours_follow_the_temperature(temperature: float) -> None:
     durations, tokens, langs = corpus(4000)
     plan = BatchPlan(durations, tokens, langs, PlanConfig(temperature=temperature))
     hours = np.bincount(langs, weights=durations) / 3600
-    wanted = hours.sum() * hours**temperature / (hours**temperature).sum()
+    expected = hours.sum() * hours**temperature / (hours**temperature).sum()
     for epoch in (0, 1):
         stats = plan.stats(epoch)
-        assert [stats.hours[code] for code in range(3)] == pytest.approx(wanted, rel=0.08)
+        assert [stats.hours[code] for code in range(3)] == pytest.approx(expected, rel=0.08)
         assert stats.seconds == pytest.approx(durations.sum(), rel=0.05), "an epoch keeps its length"
         for code in range(3):
-            mine = [i for batch in plan.epoch(epoch) for i in batch if langs[i] == code]
-            distinct, there = len(set(mine)), int((langs == code).sum())
-            assert stats.repeated[code] == pytest.approx(1 - distinct / len(mine))
-            assert stats.skipped[code] == pytest.approx(1 - distinct / there)
-            assert min(stats.repeated[code], stats.skipped[code]) == 0, "none is repeated while one is unused"
+            drawn = [i for batch in plan.epoch(epoch) for i in batch if langs[i] == code]
+            distinct, total = len(set(drawn)), int((langs == code).sum())
+            assert stats.repeated[code] == pytest.approx(1 - distinct / len(drawn))
+            assert stats.skipped[code] == pytest.approx(1 - distinct / total)
+            assert min(stats.repeated[code], stats.skipped[code]) == 0, (
+                "no utterance is repeated before all are used"
+            )
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.0])
 def test_utterances_of_a_language_are_drawn_equally_often_over_epochs(temperature: float) -> None:
-    """Sampling walks through each language: no utterance is met twice more often than another."""
+    """Sampling goes through each language in turn: counts of its utterances differ by at most one."""
     durations, tokens, langs = corpus(500)
     plan = BatchPlan(durations, tokens, langs, PlanConfig(temperature=temperature, max_seconds=60))
     count = np.zeros(500, dtype=int)
@@ -162,8 +166,8 @@ def test_utterances_of_a_language_are_drawn_equally_often_over_epochs(temperatur
         for batch in plan.epoch(epoch):
             np.add.at(count, batch, 1)
     for code in range(3):
-        mine = count[langs == code]
-        assert mine.max() - mine.min() <= 1
+        counts = count[langs == code]
+        assert counts.max() - counts.min() <= 1
     assert count[langs == 2].min() > count[langs == 0].max(), (
         "the rare language is repeated, the common thinned"
     )
@@ -176,13 +180,13 @@ def test_epochs_are_shuffled() -> None:
     assert len({frozenset(b) for b in first} & {frozenset(b) for b in second}) < 0.1 * len(first)
     other = BatchPlan(*corpus(1000), PlanConfig(max_seconds=50, seed=1)).epoch(0)
     assert first != other
-    # Steps are not in order of duration, though batches are made in that order.
+    # Batches are made in order of duration, but steps must not be in that order.
     means = [plan.durations[b].mean() for b in first]
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.4
 
 
-def test_equal_durations_do_not_keep_the_order_of_the_data() -> None:
-    """A corpus whose files are all of one length, ordered by speaker: batches must mix speakers."""
+def test_utterances_of_equal_duration_are_shuffled() -> None:
+    """All files have one length and are ordered by speaker; batches must mix speakers."""
     plan = BatchPlan(np.full(1000, 5.0), np.full(1000, 9), np.zeros(1000), PlanConfig(max_seconds=100))
     spread = [max(b) - min(b) for b in plan.epoch(0)]
     assert min(spread) > 300
@@ -204,8 +208,8 @@ def test_padding_is_small_and_ranks_do_equal_work() -> None:
     assert share.min() > 0.1 and share.max() < 0.4, "no rank always has the longest utterances"
 
 
-def test_ranks_do_equal_work_also_where_tokens_cost() -> None:
-    """Token-dense speech: tokens per second differ by a factor of eight."""
+def test_ranks_do_equal_work_with_costly_tokens() -> None:
+    """The number of tokens per second differs by a factor of eight between utterances."""
     durations, tokens, langs = corpus(40_000)
     cost = CostConfig(attention_frames=500, lattice=0.05)
     caps = {"max_seconds": 60.0, "max_tokens": 1500, "max_lattice": 60_000}
@@ -213,19 +217,19 @@ def test_ranks_do_equal_work_also_where_tokens_cost() -> None:
     assert 1 <= stats.imbalance_median <= 1.05 and stats.imbalance_p95 <= 1.2
     assert stats.efficiency > 0.94 and stats.over_cap == 0
     assert stats.max_tokens <= 1500 and stats.max_lattice <= 60_000 and stats.max_padded_seconds <= 60.001
-    # Batches are as large as the caps allow: a fixed size for all would need several times as many.
+    # Batches are as large as the caps allow; one fixed size would need several times as many batches.
     room = np.minimum(60 / durations, np.minimum(1500 / tokens, 60_000 / (durations / 0.08 * (tokens + 1))))
     assert stats.batches < 1.15 * (1 / room).sum()
 
 
-def test_one_odd_utterance_does_not_make_small_batches_of_the_others() -> None:
+def test_one_outlier_does_not_shrink_the_other_batches() -> None:
     durations, tokens, langs = np.full(1000, 5.0), np.full(1000, 20), np.zeros(1000)
     tokens[500] = 900
     plan = BatchPlan(durations, tokens, langs, PlanConfig(max_seconds=100, max_tokens=1000))
     assert sorted(map(len, plan.epoch(0)))[-48:] == [20] * 48 and plan.num_batches(0) <= 52
 
 
-def test_stats_count_what_is_trained_on() -> None:
+def test_stats_count_the_planned_utterances() -> None:
     data = corpus(50)
     cfg = PlanConfig(max_seconds=30, temperature=1.0)
     plans = [BatchPlan(*data, cfg, rank=r, world_size=3) for r in range(3)]
@@ -245,8 +249,8 @@ def test_finer_buckets_pad_less() -> None:
     assert many > few + 0.1
 
 
-def test_an_unknown_language_is_not_counted_as_another() -> None:
-    """Utterances of a language that the model does not know have the index -1."""
+def test_unknown_languages_are_counted_apart() -> None:
+    """Utterances in a language that the model lacks have the index -1."""
     durations, tokens = np.full(30, 2.0, np.float32), np.full(30, 5, np.int32)
     langs = np.repeat(np.array([-1, 0, 1], np.int16), [5, 10, 15])
     plan = BatchPlan(durations, tokens, langs, PlanConfig(temperature=1.0, max_seconds=20.0))
@@ -254,14 +258,14 @@ def test_an_unknown_language_is_not_counted_as_another() -> None:
     assert {code: round(3600 * value) for code, value in hours.items()} == {"unknown": 10, "en": 20, "hi": 30}
 
 
-def test_advance_walks_through_epochs() -> None:
+def test_advance_moves_to_the_next_epoch() -> None:
     plan = BatchPlan(*corpus(40), PlanConfig(max_seconds=30))
     last = plan.num_batches(0) - 1
     assert plan.advance(Position(0, 0)) == Position(0, 1)
     assert plan.advance(Position(0, last)) == Position(1, 0)
 
 
-def test_too_long_an_utterance_is_refused_by_name_or_kept_alone() -> None:
+def test_a_too_long_utterance_is_refused_or_batched_alone() -> None:
     durations, tokens, langs = corpus(20)
     durations[7] = 99.0
     ids = [f"utt-{i}" for i in range(20)]
@@ -272,7 +276,7 @@ def test_too_long_an_utterance_is_refused_by_name_or_kept_alone() -> None:
 
 
 def test_batches_use_the_caps_fully() -> None:
-    """10 x 2.1 is 21.000000000000004 in floating point, and still fits into 21 seconds."""
+    """10 * 2.1 is 21.000000000000004 in floating point and must still fit into 21 seconds."""
     plan = BatchPlan([2.1] * 20, [1] * 20, [0] * 20, PlanConfig(max_seconds=21.0))
     assert [len(batch) for batch in plan.epoch(0)] == [10, 10]
 
@@ -285,7 +289,7 @@ def test_lattice_cap_counts_the_blank_row() -> None:
     assert plan.stats(0).max_lattice == 100
 
 
-def test_a_change_of_speed_never_refuses_an_utterance() -> None:
+def test_no_utterance_is_refused_for_a_change_of_speed() -> None:
     plan = BatchPlan([10.0, 10.0], [1, 1], [0, 0], PlanConfig(max_seconds=10), speeds=(0.9,))
     assert sorted(plan.epoch(0)) == [[0], [1]]
     assert plan.stats(0).max_padded_seconds == pytest.approx(10 / 0.9)
@@ -322,7 +326,7 @@ def test_a_hundred_thousand_utterances_are_planned_in_seconds() -> None:
 
 
 def test_seeking_shuffles_one_bucket_only() -> None:
-    """A batch in the middle of a late epoch, in a fresh plan: the other buckets are not even shuffled."""
+    """A new plan that seeks into a late epoch shuffles only the bucket of that batch."""
     plan = BatchPlan(*corpus(100_000), PlanConfig(temperature=0.5), world_size=8)
     plan.take(Position(70, plan.num_batches(70) // 2))
     assert sum(len(bucket.rows) for bucket in plan._epoch(70)._kept.values()) < 20_000

@@ -1,4 +1,4 @@
-"""The cap on memory: no batch of a plan needs more than it allows, and what cannot fit is named."""
+"""The memory cap: no batch needs more memory, and an utterance that cannot fit is named."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_no_batch_needs_more_than_the_memory(speeds: tuple[float, ...]) -> None:
     without = [
         _needs(free, free.batch(0, i), free.batch_speeds(0, i), tokens) for i in range(free.num_batches(0))
     ]
-    assert max(without) > 1.5 * 12e9  # what the seconds alone would have let through
+    assert max(without) > 1.5 * 12e9  # with the cap on seconds alone
 
 
 def test_room_is_the_inverse_of_bytes() -> None:
@@ -65,12 +65,12 @@ def test_the_same_plan_on_every_rank_and_after_a_restart() -> None:
     assert first.num_batches(3) == second.num_batches(3)
 
 
-def test_an_utterance_that_does_not_fit_is_named() -> None:
+def test_an_utterance_that_needs_too_much_memory_is_named() -> None:
     seconds, tokens, langs = np.array([3.0, 28.0]), np.array([5, 400]), np.array([0, 0])
     alone = _memory(3.16)
     with pytest.raises(MayaError, match=r"utterance 'b' \(28.0 s, 400 tokens\) alone takes 3.18 GB .* 3.16"):
         BatchPlan(seconds, tokens, langs, PlanConfig(memory=alone), ids=["a", "b"])
-    with pytest.raises(MayaError, match=r"\(31.1 s"):  # it fits, but not when it is played slowly
+    with pytest.raises(MayaError, match=r"\(31.1 s"):  # it fits at its own speed, but not at 0.9
         BatchPlan(seconds, tokens, langs, PlanConfig(memory=_memory(3.19)), ids=["a", "b"], speeds=(0.9, 1.0))
     plan = BatchPlan(seconds, tokens, langs, PlanConfig(memory=alone, too_long="alone"))
     assert plan.stats(0).over_cap == 1
@@ -84,6 +84,6 @@ def test_an_utterance_that_does_not_fit_is_named() -> None:
         ({"safety": 1.5}, "MemoryConfig.safety must be"),
     ],
 )
-def test_a_wrong_setting(settings: dict, words: str) -> None:
+def test_bad_memory_options_are_refused(settings: dict, words: str) -> None:
     with pytest.raises(MayaError, match=words):
         BatchPlan([1.0], [1], [0], PlanConfig(memory=MemoryConfig(**settings)))

@@ -1,4 +1,4 @@
-"""The parts of the plan one by one: caps, cells, dealing."""
+"""The parts of the plan, each alone: caps, cells and dealing."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,9 @@ def test_each_draw_is_dealt_once_and_steps_are_whole(sizes: list[int], ranks: in
     assert set(given_out) == set(range(sum(sizes))) and dealt.steps.shape[1] == ranks
     assert len(given_out) - sum(sizes) == dealt.repeated < ranks
     assert len(dealt.steps) == -(-len(sizes) // ranks)
-    assert not dealt.repeated or sum(sizes) < dealt.steps.size, "repeated only where there are too few"
+    assert not dealt.repeated or sum(sizes) < dealt.steps.size, (
+        "batches are repeated only if draws are fewer than places"
+    )
 
 
 def test_ranks_of_a_step_cost_the_same() -> None:
@@ -79,5 +81,5 @@ def test_ranks_of_a_step_cost_the_same() -> None:
 
 def test_a_finished_epoch_has_no_remaining_batches() -> None:
     assert deal(made([3, 3, 3, 3]), 3, [(2, 2)], seed=0, epoch=0) is None
-    left = deal(made([3, 3, 3, 3]), 2, [(1, 1)], seed=0, epoch=0)
-    assert left is not None and left.steps.shape == (2, 2)
+    dealt = deal(made([3, 3, 3, 3]), 2, [(1, 1)], seed=0, epoch=0)
+    assert dealt is not None and dealt.steps.shape == (2, 2)

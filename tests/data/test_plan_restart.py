@@ -1,4 +1,4 @@
-"""Killed anywhere and started again, a run goes on with the batches of one that was never interrupted."""
+"""A run that is killed and restarted reads the same batches as an uninterrupted run."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def used(folder: Path, rank: int) -> list[list[str]]:
 
 
 def kill_after(folder: Path, runs: list[subprocess.Popen[bytes]], count: int) -> None:
-    """SIGKILL all processes of the runs, workers too, as soon as rank 0 has used so many batches."""
+    """Send SIGKILL to all processes, workers too, once rank 0 has used this number of batches."""
     deadline = time.monotonic() + 120
     try:
         while len(used(folder, 0)) < count:
@@ -70,7 +70,7 @@ def kill_after(folder: Path, runs: list[subprocess.Popen[bytes]], count: int) ->
         ),
     ],
 )
-def test_killed_and_restarted(
+def test_a_killed_run_resumes_with_the_same_batches(
     corpus: Path, tmp_path: Path, by: str, workers: int, ranks: int, killed_after: int
 ) -> None:
     folder = tmp_path / "run"
@@ -82,7 +82,7 @@ def test_killed_and_restarted(
     assert [run.wait(timeout=180) for run in again] == [0] * ranks
     for rank in range(ranks):
         whole = plan_run.batches(corpus, by, rank, ranks, 0, (0, 0))
-        for position, _ in whole:  # never interrupted, and without workers
+        for position, _ in whole:  # uninterrupted and without workers
             if json.loads(json.dumps(position)) == state:
                 break
         assert used(folder, rank) == [ids for _, ids in islice(whole, AFTERWARDS)]

@@ -14,7 +14,7 @@ from maya.errors import MayaError
 
 
 def synthetic_cuts(n: int, seed: int = 0) -> CutSet:
-    """Cuts of no audio, in two languages."""
+    """Cuts without audio, in two languages."""
     rng = np.random.default_rng(seed)
     return CutSet.from_cuts(
         synthetic_cut(i, float(seconds), "en" if i % 4 else "hi")
@@ -31,7 +31,7 @@ def synthetic_cut(number: int, seconds: float, language: str = "en") -> MonoCut:
 
 
 class Names(Dataset[list[str]]):
-    """The batches as ids; reading takes no time."""
+    """A dataset that returns the ids of each batch and reads no audio."""
 
     def __getitem__(self, cuts: CutSet) -> list[str]:  # type: ignore[override]
         return [cut.id for cut in cuts]
@@ -84,13 +84,13 @@ def test_a_state_names_the_first_batch_not_handed_out(num_workers: int) -> None:
 
 
 def take(sampler: PlanSampler, num_workers: int, count: int) -> list[list[str]]:
-    found: list[list[str]] = []
-    while len(found) < count:
+    batches: list[list[str]] = []
+    while len(batches) < count:
         for batch in sampler.follow(loader(sampler, num_workers)):
-            found.append(batch)
-            if len(found) == count:
+            batches.append(batch)
+            if len(batches) == count:
                 break
-    return found
+    return batches
 
 
 def _second_epoch() -> list[CutSet]:
@@ -107,7 +107,7 @@ def test_epochs_follow_each_other_and_can_be_set() -> None:
     assert len(sampler) == len(second) and [list(batch.ids) for batch in sampler] == second
 
 
-def test_ranks_share_an_epoch_and_others_may_go_on() -> None:
+def test_an_epoch_resumes_with_fewer_ranks() -> None:
     ranks = [PlanSampler(CUTS, CFG, rank=rank, world_size=4) for rank in range(4)]
     seen = [cut.id for sampler in ranks for _, batch in zip(range(3), sampler, strict=False) for cut in batch]
     fewer = [PlanSampler(CUTS, CFG, rank=rank, world_size=2) for rank in range(2)]
@@ -124,7 +124,7 @@ def test_speeds_are_applied_before_the_caps() -> None:
         assert all("_sp" in cut.id for cut in batch)
 
 
-def test_an_utterance_that_is_too_long_is_named() -> None:
+def test_a_too_long_utterance_is_named() -> None:
     with pytest.raises(MayaError, match=r"utterance 'cut-\d+' is .* s long"):
         PlanSampler(CUTS, PlanConfig(max_seconds=10))
 

@@ -52,7 +52,7 @@ class Endless:
         return endless(self.seed)
 
 
-def test_an_endless_stream_is_padded_little_and_costs_all_ranks_about_the_same() -> None:
+def test_an_endless_stream_has_little_padding_and_even_ranks() -> None:
     cfg = PlanConfig(max_seconds=100)
     ranks = [islice(StreamSampler(endless(r), cfg, held=3000, stream=r), 100) for r in range(4)]
     costs, seconds, padded = np.zeros((4, 100)), 0.0, 0.0
@@ -66,7 +66,7 @@ def test_an_endless_stream_is_padded_little_and_costs_all_ranks_about_the_same()
     assert np.median(costs.max(axis=0) / costs.mean(axis=0)) < 1.1
 
 
-def test_resuming_replays() -> None:
+def test_a_resumed_stream_gives_the_same_batches() -> None:
     cfg = PlanConfig(max_seconds=60)
     sampler = StreamSampler(Endless(0), cfg, held=200)
     whole = [list(batch.ids) for batch in islice(sampler, 12)]
@@ -83,8 +83,8 @@ def test_resuming_replays() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_in_the_workers_of_a_dataloader(num_workers: int) -> None:
-    """As lhotse reads Shar: the sampler lives in the workers."""
+def test_the_sampler_runs_in_dataloader_workers(num_workers: int) -> None:
+    """lhotse reads Shar this way: the sampler runs in the workers."""
     sampler = StreamSampler(CutSet.from_cuts(LISTED).repeat(), PlanConfig(max_seconds=60), held=300)
     dataset = IterableDatasetWrapper(Names(), sampler)
     batches = list(islice(DataLoader(dataset, batch_size=None, num_workers=num_workers), 10))

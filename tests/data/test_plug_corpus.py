@@ -1,4 +1,4 @@
-"""A corpus form of the user's own: one file outside of the checkout, and no edit in it."""
+"""A user adds a corpus form with one file outside the checkout and no edit inside it."""
 
 from pathlib import Path
 
@@ -78,17 +78,17 @@ def forms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "FORMS", list(folder.FORMS))
 
 
-def test_a_form_of_the_users_own_is_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    corpus, mine = tmp_path / "corpus", tmp_path / "mine.py"
+def test_a_users_corpus_form_is_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus, experiment = tmp_path / "corpus", tmp_path / "mine.py"
     for i in range(6):
         write_tone(corpus / f"s{i}_a.wav", 3.0, pitch=200 + 20 * i)
         (corpus / f"s{i}_a.TextGrid").write_text(GRID.format(0, 1.0, 1.5, 2.5, "abcdef"[i]), encoding="utf-8")
-    mine.write_text(MINE, encoding="utf-8")
+    experiment.write_text(MINE, encoding="utf-8")
     assert len([line for line in MINE.splitlines() if line.strip()]) <= 42
     arguments = [
         "prepare",
         "--experiment",
-        str(mine),
+        str(experiment),
         "--corpus",
         str(corpus),
         "--out",
@@ -110,8 +110,8 @@ def test_a_form_of_the_users_own_is_prepared(tmp_path: Path, capsys: pytest.Capt
     assert cli.main(arguments) == 0 and "another text than before: 2" in capsys.readouterr().out
 
 
-def test_a_form_may_be_a_file_and_precedes_mayas_forms(tmp_path: Path) -> None:
-    """Its audio is beside it; a name that is registered again replaces the form."""
+def test_a_users_form_may_be_a_file_and_comes_first(tmp_path: Path) -> None:
+    """The audio is beside the file. Registering a name again replaces the form."""
     from maya.data.corpus.manifest import ReadOptions, Result, Row
 
     def read(corpus: Path, options: ReadOptions) -> Result:

@@ -42,22 +42,22 @@ def cuts_of(out: Path) -> dict[str, CutSet]:
     return {part: cuts(part_path(out, part)) for part in ("train", "dev", "test")}
 
 
-def test_a_whole_corpus(tmp_path: Path) -> None:
+def test_prepare_a_corpus(tmp_path: Path) -> None:
     rows = {row["id"]: row for row in write_corpus(tmp_path / "c")}
     report = run(tmp_path / "c", tmp_path / "out", ("en", "hi", "ta"))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out", "out.probed"]
-    found = {}
-    for part, mine in cuts_of(tmp_path / "out").items():
-        lhotse.validate(mine.to_eager())
-        for cut in mine:
-            found[cut.id] = part
+    part_of = {}
+    for part, part_cuts in cuts_of(tmp_path / "out").items():
+        lhotse.validate(part_cuts.to_eager())
+        for cut in part_cuts:
+            part_of[cut.id] = part
             (supervision,) = cut.supervisions
             row = rows[cut.id]
             assert (supervision.text, supervision.language) == (row["text"], row["language"])
             assert (supervision.speaker, supervision.custom["raw_text"]) == (row["speaker"], row["text"])
             assert torch.equal(load_cut_audio(cut), load_audio(tmp_path / "c" / row["audio"]))
-    assert found.keys() == rows.keys()
+    assert part_of.keys() == rows.keys()
     assert report.rows == 40 and not report.dropped
     assert report.languages["en"]["utterances"] == 20 and report.languages["en"]["speakers"] == 5
     summary = json.loads((tmp_path / "out/summary.json").read_text())
@@ -88,7 +88,7 @@ def test_other_files_of_the_output_folder_are_left_alone(tmp_path: Path) -> None
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*FILES, "notes.txt"])
 
 
-def test_dropped_utterances_are_written_down(tmp_path: Path) -> None:
+def test_dropped_utterances_are_listed(tmp_path: Path) -> None:
     rows = write_corpus(tmp_path / "c")
     (tmp_path / "c" / rows[3]["audio"]).unlink()
     rows[7]["text"] = "…"
@@ -102,7 +102,7 @@ def test_dropped_utterances_are_written_down(tmp_path: Path) -> None:
     assert dropped[0]["where"].endswith("manifest.jsonl:4") and "there is no file" in dropped[0]["detail"]
     assert report.dropped == {"empty_transcript": 1, "missing_audio": 1}
     assert "dropped 2 of 40 (dropped.jsonl): 1 empty_transcript, 1 missing_audio" in report.table()
-    assert sum(len(mine) for mine in cuts_of(tmp_path / "out").values()) == 38
+    assert sum(len(part_cuts) for part_cuts in cuts_of(tmp_path / "out").values()) == 38
 
 
 def test_a_language_that_is_wholly_unusable_is_refused(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_too_many_unusable_utterances_are_refused(tmp_path: Path) -> None:
     run(tmp_path / "c", tmp_path / "out", max_dropped_fraction=0.13)
 
 
-def test_languages_are_selected_and_the_rest_is_mentioned(tmp_path: Path) -> None:
+def test_languages_are_selected_and_others_are_reported(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c")
     report = run(tmp_path / "c", tmp_path / "out", ("hi",))
     assert list(report.languages) == ["hi"] and report.not_selected == {"en": 20} and report.rows == 20
@@ -137,7 +137,7 @@ def test_languages_are_selected_and_the_rest_is_mentioned(tmp_path: Path) -> Non
         run(tmp_path / "c", tmp_path / "out", ("ta",))
 
 
-def test_missing_speakers_are_mentioned_once(tmp_path: Path) -> None:
+def test_missing_speakers_are_reported_once(tmp_path: Path) -> None:
     rows = write_corpus(tmp_path / "c")
     for row in rows:
         del row["speaker"]
@@ -147,7 +147,7 @@ def test_missing_speakers_are_mentioned_once(tmp_path: Path) -> None:
     assert report.languages["en"]["speakers"] == 20
 
 
-def test_few_speakers_are_mentioned(tmp_path: Path) -> None:
+def test_few_speakers_are_reported(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c", speakers=1, per_speaker=12)
     report = run(tmp_path / "c", tmp_path / "out")
     assert report.notes == ["too few speakers to hold any out, so dev and test have known voices: en, hi"]
@@ -160,8 +160,8 @@ def test_only_held_out_data_is_refused(tmp_path: Path) -> None:
         run(tmp_path / "c", tmp_path / "out", split=SplitConfig(dev=0.0))
 
 
-def test_tars_and_other_rates_and_channels(tmp_path: Path) -> None:
-    """Rows that lie in a tar, at 22.05 kHz and in stereo, load as the files themselves do."""
+def test_prepare_tars_with_other_rates_and_channels(tmp_path: Path) -> None:
+    """Rows in a tar, at 22.05 kHz and in stereo, give the same audio as the files."""
     rows = write_corpus(tmp_path / "c")
     members = {}
     for i, row in enumerate(rows):
@@ -171,15 +171,15 @@ def test_tars_and_other_rates_and_channels(tmp_path: Path) -> None:
     write_tar(tmp_path / "c/all.tar", members)
     write_manifest(tmp_path / "c", rows)
     run(tmp_path / "c", tmp_path / "out")
-    for mine in cuts_of(tmp_path / "out").values():
-        for cut in mine:
-            assert cut.sampling_rate == 22050, "the table knows no rate but the stored one"
+    for part_cuts in cuts_of(tmp_path / "out").values():
+        for cut in part_cuts:
+            assert cut.sampling_rate == 22050, "the table has only the stored rate"
             whole = load_audio(tmp_path / "files" / f"{cut.id}.flac", 8000)
             assert torch.equal(load_cut_audio(cut, 8000), whole)
 
 
-def test_the_users_own_folder(tmp_path: Path) -> None:
-    """Audio of any kind with a text beside each; the language comes from the only one asked for."""
+def test_prepare_a_folder_of_audio_and_text_files(tmp_path: Path) -> None:
+    """The folder has audio files with a text file beside each. The only requested language is used."""
     for i in range(12):
         write_tone(tmp_path / f"c/deep/{i}.mp3", 1.0, 44100, 2)
         (tmp_path / f"c/deep/{i}.txt").write_text(f"वाक्य {i}।\n", encoding="utf-8")
@@ -196,7 +196,7 @@ class TestFailuresLeaveNothingBehind:
         return tmp_path / "c"
 
     def break_writing(self, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-        """Let the second of the files fail, when the first is already there."""
+        """Make writing fail at the second file, after the first is written."""
         real = prepare_module.write_table
 
         def failing(path: Path, items: Any) -> None:
@@ -234,8 +234,8 @@ class TestFailuresLeaveNothingBehind:
         run(corpus, tmp_path / "out")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out", "out.probed"]
 
-    def test_a_mixture_of_old_and_new_has_no_summary(self, corpus: Path, tmp_path: Path) -> None:
-        """Moving six files is not one step; summary.json goes first and comes last, to seal the whole."""
+    def test_a_partly_moved_result_has_no_summary(self, corpus: Path, tmp_path: Path) -> None:
+        """Moving six files is not atomic: summary.json is removed first and moved last."""
         run(corpus, tmp_path / "out")
         (tmp_path / "out/splits.json").unlink()
         (tmp_path / "out/splits.json").mkdir()
@@ -250,7 +250,7 @@ class TestFailuresLeaveNothingBehind:
 
 
 def test_real_corpus(shared: Path, tmp_path: Path) -> None:
-    """From real recordings to batches, with two languages cut down to a few dozen utterances."""
+    """Real recordings are prepared and loaded in batches: a few dozen utterances in two languages."""
     folder = shared / "corpora/indic12"
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").open(encoding="utf-8")]
     some = [r | {"audio": str(folder / r["audio"])} for r in rows if r["language"] in ("en", "bn")][::8]
@@ -258,20 +258,22 @@ def test_real_corpus(shared: Path, tmp_path: Path) -> None:
     report = run(tmp_path / "c", tmp_path / "out", tuple(LANGUAGES))
     assert report.rows == len(some) and not report.dropped
     assert report.splits["bn"]["method"] == report.splits["en"]["method"] == "speaker"
-    found = cuts_of(tmp_path / "out")
+    prepared = cuts_of(tmp_path / "out")
     texts: dict[str, list[str]] = {}
-    for cut in found["train"]:
+    for cut in prepared["train"]:
         texts.setdefault(cut.supervisions[0].language, []).append(cut.supervisions[0].text)
     tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=150))
     claimed = {r["id"]: r["duration"] for r in some}
-    for batch in EvalLoader(found["train"], tokenizer, tuple(LANGUAGES), sample_rate=16000, max_seconds=60):
+    for batch in EvalLoader(
+        prepared["train"], tokenizer, tuple(LANGUAGES), sample_rate=16000, max_seconds=60
+    ):
         for row, n, name in zip(batch.audio, batch.audio_lens, batch.ids, strict=True):
             assert int(n) / 16000 == pytest.approx(claimed[name], abs=0.01)
             assert 0.001 < float(row[:n].abs().max()) < 2
         assert {LANGUAGES[list(LANGUAGES)[i]].code for i in batch.langs} <= {"en", "bn"}
 
 
-def test_decoding_can_be_left_out(tmp_path: Path) -> None:
+def test_prepare_without_decoding(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c")
     report = run(tmp_path / "c", tmp_path / "out", probe=ProbeConfig(decode=False))
     assert report.languages["en"]["utterances"] == 20

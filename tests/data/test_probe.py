@@ -19,10 +19,10 @@ def row(name: str = "a.wav", **changes: Any) -> Row:
     )
 
 
-def only(folder: Path, one: Row, **config: Any) -> str:
+def only(folder: Path, row: Row, **config: Any) -> str:
     """The reason for which a row is dropped."""
-    kept, dropped = probe(folder, [one], ProbeConfig(**config))
-    assert not kept and len(dropped) == 1 and dropped[0].id == one.id and dropped[0].where == one.where
+    kept, dropped = probe(folder, [row], ProbeConfig(**config))
+    assert not kept and len(dropped) == 1 and dropped[0].id == row.id and dropped[0].where == row.where
     assert "\n" not in dropped[0].detail
     return f"{dropped[0].reason}: {dropped[0].detail}"
 
@@ -39,7 +39,9 @@ def test_good_audio_of_any_kind_is_kept_in_order(tmp_path: Path) -> None:
         assert [(p.sample_rate, p.channels) for p in kept] == [(48000, 1), (8000, 1), (44100, 2)]
         assert [p.duration for p in kept] == pytest.approx([0.6, 0.5, 0.7], abs=1e-3)
         assert kept[0].text == "one two"
-        assert [p.speaker for p in kept] == ["c.opus", "me", "b.flac"], "an id stands in for a speaker"
+        assert [p.speaker for p in kept] == ["c.opus", "me", "b.flac"], (
+            "without a speaker, the id is the speaker"
+        )
 
 
 def test_each_problem_has_its_reason(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_quiet_speech_is_not_silence(tmp_path: Path) -> None:
     assert len(kept) == 1
 
 
-def test_without_decoding_only_headers_are_believed(tmp_path: Path) -> None:
+def test_without_decoding_only_headers_are_read(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 16000)
     kept, _ = probe(tmp_path, [row("silent.wav")], ProbeConfig(decode=False))
     assert len(kept) == 1

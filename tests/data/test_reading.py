@@ -1,4 +1,4 @@
-"""What the loader does when something goes wrong."""
+"""The loader with unreadable audio, slow storage, dead workers and other failures."""
 
 import json
 import logging
@@ -19,15 +19,10 @@ from maya.data.plan import BatchPlan, PlanConfig
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
-from tests.data.making import make_cuts, make_tokenizer
+from tests.data.making import make_cuts
 
 LANGUAGES = ("en", "hi")
 COUNT = 40
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
 
 
 def make(folder: Path, tokenizer: Tokenizer, **options: Any) -> TrainLoader:
@@ -42,7 +37,7 @@ def an_epoch(loader: TrainLoader) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_unreadable_utterances_are_left_out_counted_and_named(
+def test_unreadable_utterances_are_skipped_counted_and_named(
     tmp_path: Path, tokenizer: Tokenizer, num_workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = an_epoch(make(tmp_path, tokenizer))
@@ -86,13 +81,13 @@ def test_skips_are_counted_once_and_by_rank() -> None:
         skips.add([Skipped("c", "z")])
 
 
-def test_a_batch_of_which_nothing_can_be_read_still_takes_part(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_an_unreadable_batch_becomes_one_readable_utterance(tmp_path: Path, tokenizer: Tokenizer) -> None:
     whole = an_epoch(make(tmp_path, tokenizer))
     loader = make(tmp_path, tokenizer, max_skipped=0.5)
     for name in whole[2]:
         (tmp_path / f"{name}.wav").unlink()
-    found = an_epoch(loader)
-    assert len(found) == len(whole) and len(found[2]) == 1 and found[2][0] not in whole[2]
+    batches = an_epoch(loader)
+    assert len(batches) == len(whole) and len(batches[2]) == 1 and batches[2][0] not in whole[2]
     assert set(loader.skips.reasons) == set(whole[2])
 
 
@@ -105,7 +100,7 @@ def test_missing_storage_stops_the_run(tmp_path: Path, tokenizer: Tokenizer) -> 
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_storage_that_does_not_answer_is_a_clear_error(
+def test_unresponsive_storage_is_a_clear_error(
     tmp_path: Path, tokenizer: Tokenizer, num_workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = make(tmp_path, tokenizer, num_workers=num_workers, timeout_seconds=2.0)
@@ -129,7 +124,7 @@ def test_slow_storage_is_a_warning(
 def test_a_dead_worker_is_a_clear_error(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """PyTorch notices by a signal, wherever the main thread is."""
+    """PyTorch detects this by a signal, which may arrive anywhere in the main thread."""
     if where == "while waiting":
         monkeypatch.setattr(
             "maya.data.table.packed.load_cut_audio", lambda cut, rate: os.kill(os.getpid(), signal.SIGKILL)
@@ -144,7 +139,7 @@ def test_a_dead_worker_is_a_clear_error(
             time.sleep(0.2)
 
 
-def test_other_errors_stay_what_they_are() -> None:
+def test_other_errors_are_raised_unchanged() -> None:
     with pytest.raises(RuntimeError, match="shape mismatch"), clear_worker_errors():
         raise RuntimeError("shape mismatch in DataLoader worker")
 
@@ -169,5 +164,5 @@ def test_augmented_batches_do_not_depend_on_workers_or_resuming(
     second = {i: row for _, b in whole[per_epoch:] for i, row in zip(b.ids, b.audio, strict=True)}
     both = first.keys() & second.keys()
     assert sum(not torch.equal(first[i], second[i]) for i in both) > len(both) / 2, (
-        "other changes every epoch"
+        "changes differ between epochs"
     )

@@ -5,11 +5,11 @@ from tests.data.test_statistics import entry
 
 
 def test_table_shows_overlap() -> None:
-    found = Statistics()
-    found.add(entry("a", seconds=36.0), "train")
-    found.add(entry("b", seconds=36.0), "dev")
+    statistics = Statistics()
+    statistics.add(entry("a", seconds=36.0), "train")
+    statistics.add(entry("b", seconds=36.0), "dev")
     splits = {"hi": {"method": "speaker", "text_overlap": {"dev": 0.0, "test": 0.96}}}
-    head, hindi, total = table(found.summary(), splits).splitlines()
+    head, hindi, total = table(statistics.summary(), splits).splitlines()
     assert head.split()[0] == "language" and total.split()[0] == "all"
     assert hindi.split()[:3] == ["hi", "2", "0.02"] and hindi.endswith("1    1     0  speaker  test 96%")
 

@@ -18,7 +18,7 @@ VOID = {"meta"}
 
 
 class Reader(HTMLParser):
-    """Tags, attributes and text of a page; a tag that is not closed in order is an error."""
+    """Collects tags, attributes and text of a page. A tag that is not closed in order is an error."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -47,13 +47,13 @@ class Reader(HTMLParser):
 
 
 def make_page(text: str = "एक दो", id: str = "u", **more: Any) -> Page:
-    found, what = Statistics(), Findings()
+    statistics, findings = Statistics(), Findings()
     for i in range(6):
-        found.add(entry(f"{id}{i}", text, 1.0 + i, speaker=f"{id}s"), "train")
-    found.add(entry(f"{id}9", "one", 1.0, "en"), "test")
+        statistics.add(entry(f"{id}{i}", text, 1.0 + i, speaker=f"{id}s"), "train")
+    statistics.add(entry(f"{id}9", "one", 1.0, "en"), "test")
     detail = {"id": f"{id}1", "language": "hi", "detail": text, "where": text}
-    what.add("dropped", [Problem(reason="silent", **detail)])
-    what.add("flagged", [Problem(reason="noisy", **detail)])
+    findings.add("dropped", [Problem(reason="silent", **detail)])
+    findings.add("flagged", [Problem(reason="noisy", **detail)])
     split = {
         "method": "speaker",
         "parts": {part: {"seconds": 60.0, "speakers": 1} for part in ("train", "dev", "test")},
@@ -62,9 +62,9 @@ def make_page(text: str = "एक दो", id: str = "u", **more: Any) -> Page:
     }
     return Page(
         title=more.pop("title", "a corpus"),
-        summary={"rows": 8, "languages": found.summary(), "splits": {"hi": split}, "notes": [text]},
-        statistics=found.spreads(),
-        findings=what.as_json({f"{id}1": text}),
+        summary={"rows": 8, "languages": statistics.summary(), "splits": {"hi": split}, "notes": [text]},
+        statistics=statistics.spreads(),
+        findings=findings.as_json({f"{id}1": text}),
         limits={"level": [-45.0, -9.0], "snr": [10.0]},
         **more,
     )
@@ -86,13 +86,13 @@ PLAN = {
 
 def test_the_page_shows_all_numbers() -> None:
     page = Reader(draw(make_page(tokenizer=TOKENIZER, plan=PLAN)))
-    said = " ".join(page.said)
-    for wanted in (
+    text = " ".join(page.said)
+    for expected in (
         "Hindi (hi)", "English (en)", "Durations", "Characters per second", "Level of the speech", "silent",
         "Signal-to-noise", "nothing is heard", "Splits", "25 %", "Speakers", "1.75", "32,000 pieces", "5.0 %",
         "1.010",
     ):  # fmt: skip
-        assert wanted in said, wanted
+        assert expected in text, expected
     assert {"svg", "table", "details"} <= page.tags
 
 
@@ -118,14 +118,14 @@ def test_an_empty_page_and_one_without_sound_are_drawn() -> None:
     )
     assert "Nothing." in draw(nothing)
     Reader(draw(nothing))
-    found = Statistics()
-    found.add(entry("a", sound=None), "train")
-    summary = {"rows": 1, "languages": found.summary(), "splits": {}}
-    mute = Page(title="mute", summary=summary, statistics=found.spreads(), findings=[])
+    statistics = Statistics()
+    statistics.add(entry("a", sound=None), "train")
+    summary = {"rows": 1, "languages": statistics.summary(), "splits": {}}
+    mute = Page(title="mute", summary=summary, statistics=statistics.spreads(), findings=[])
     assert "was not decoded" in draw(mute)
 
 
-def test_a_page_is_drawn_again_from_its_files(tmp_path: Path) -> None:
+def test_a_page_can_be_redrawn_from_its_files(tmp_path: Path) -> None:
     page = make_page()
     (tmp_path / "summary.json").write_text(json.dumps(page.summary))
     report = {"statistics": page.statistics, "findings": page.findings, "limits": page.limits}
@@ -156,13 +156,13 @@ def test_a_run_adds_tokenizer_and_plan(tmp_path: Path) -> None:
 
 
 def test_bars_show_all_values() -> None:
-    one = Histogram(EDGES["seconds"])
+    histogram = Histogram(EDGES["seconds"])
     for value in [*[1.05] * 300, *[1.15] * 100, 59.0]:
-        one.add(value)
-    first, last, step = bar_window([one])
+        histogram.add(value)
+    first, last, step = bar_window([histogram])
     assert EDGES["seconds"][first] <= 1.05
-    assert EDGES["seconds"][last] < 5, "a single long one does not squeeze the others"
-    drawn = histogram_chart(one, "title", "s")
+    assert EDGES["seconds"][last] < 5, "one long utterance does not squeeze the bars"
+    drawn = histogram_chart(histogram, "title", "s")
     counts = [int(part.split("<")[0]) for part in drawn.split(" s: ")[1:]]
     assert step == 1 and counts == [300, 101]
 
@@ -171,13 +171,13 @@ def test_bars_and_strips_scale() -> None:
     drawn = part_bars([("a", {"train": 3.0, "dev": 1.0}), ("b", {"train": 1.0})], "h")
     widths = [float(part.split('"')[1]) for part in drawn.split(" width=")[1:]]
     assert widths[0] == pytest.approx(3 * widths[1], rel=0.01) and widths[1] == widths[2]
-    one = Histogram(EDGES["snr"])
+    histogram = Histogram(EDGES["snr"])
     for value in range(0, 60):
-        one.add(value + 0.5)
-    drawn = strips([("a", one)], "snr", "dB", [10.0, 99.0])
+        histogram.add(value + 0.5)
+    drawn = strips([("a", histogram)], "snr", "dB", [10.0, 99.0])
     assert drawn.count('class="limit"') == 1 and "flagged beyond 10 dB" in drawn
     assert strips([("a", Histogram(EDGES["snr"]))], "snr", "dB") == ""
 
 
-def test_numbers() -> None:
+def test_number_formats() -> None:
     assert [number(v) for v in (0, 0.123, 9.999, 12.34, 1234.5)] == ["0", "0.12", "10.0", "12.3", "1,234"]

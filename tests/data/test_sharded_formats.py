@@ -1,6 +1,5 @@
 """Corpora in tars and tables: Shar, NeMo's tarred data sets, Hugging Face's data sets, lhotse's recipes."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
 from maya.audio.load import load_audio, load_cut_audio
@@ -28,26 +26,18 @@ from maya.data.table.cuts import entry_cut
 from maya.data.table.table import cuts, part_path
 from maya.errors import MayaError
 from maya.text.languages import language_code
-from tests.data.making import tone, write_tar, write_tone
-
-
-def rows_of(corpus: Path, language: str | None = None, made: Path | None = None) -> list[Row]:
-    rows, dropped = read_corpus(corpus, language, made)
-    assert not dropped
-    return rows
+from tests.data.making import encoded, rows_of, tone, write_lines, write_tar, write_tone
 
 
 def audio_of(corpus: Path, row: Row) -> np.ndarray:
-    """As training would hear it."""
+    """The row's samples at 16 kHz, as training reads them."""
     kept, dropped = probe(corpus, [row], ProbeConfig())
     assert not dropped, dropped
     return load_cut_audio(entry_cut(kept[0]), 16000).numpy()
 
 
-def encoded(seconds: float, suffix: str = "flac", pitch: float = 220.0) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, tone(seconds, pitch=pitch), 16000, format=suffix)
-    return file.getvalue()
+def encoded_tone(seconds: float, suffix: str = "flac", pitch: float = 220.0) -> bytes:
+    return encoded(tone(seconds, pitch=pitch), 16000, suffix)
 
 
 class TestShar:
@@ -119,7 +109,7 @@ class TestNemoTarred:
         lines = []
         for shard in range(3):
             members = {
-                f"{shard}_{i}.wav": encoded(1.0, "wav", 200 + 10 * shard + i) for i in range(per_shard)
+                f"{shard}_{i}.wav": encoded_tone(1.0, "wav", 200 + 10 * shard + i) for i in range(per_shard)
             }
             write_tar(folder / f"audio_{shard}.tar", members)
             lines += [
@@ -128,24 +118,22 @@ class TestNemoTarred:
             ]
         if sharded:
             for shard in range(3):
-                mine = "".join(json.dumps(one) + "\n" for one in lines if one["shard_id"] == shard)
-                (folder / "sharded_manifests").mkdir(exist_ok=True)
-                (folder / f"sharded_manifests/manifest_{shard}.json").write_text(mine)
+                path = folder / f"sharded_manifests/manifest_{shard}.json"
+                write_lines(path, *(line for line in lines if line["shard_id"] == shard))
         else:
             self.rewrite(folder, lines)
         return lines
 
     def rewrite(self, folder: Path, lines: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(one) + "\n" for one in lines)
-        (folder / "tarred_audio_manifest.json").write_text(text)
+        write_lines(folder / "tarred_audio_manifest.json", *lines)
 
     @pytest.mark.parametrize("sharded", [False, True])
     def test_rows_and_audio(self, tmp_path: Path, sharded: bool) -> None:
         lines = self.write(tmp_path, sharded=sharded)
         rows = rows_of(tmp_path)
         assert [(r.id, r.audio, Path(str(r.tar)).name) for r in rows] == [
-            (Path(one["audio_filepath"]).stem, one["audio_filepath"], f"audio_{one['shard_id']}.tar")
-            for one in lines
+            (Path(line["audio_filepath"]).stem, line["audio_filepath"], f"audio_{line['shard_id']}.tar")
+            for line in lines
         ]
         np.testing.assert_allclose(audio_of(tmp_path, rows[3]), tone(1.0, pitch=211), atol=1e-4)
         manifests, tars = nemo_tarred(tmp_path)
@@ -191,7 +179,7 @@ class TestNemoTarred:
 
     def test_missing_audio_is_dropped_or_a_clear_error(self, tmp_path: Path) -> None:
         lines = self.write(tmp_path)
-        write_tar(tmp_path / "audio_1.tar", {"1_0.wav": encoded(1.0, "wav")})
+        write_tar(tmp_path / "audio_1.tar", {"1_0.wav": encoded_tone(1.0, "wav")})
         rows, dropped = read_corpus(tmp_path)
         assert len(rows) == 5 and [(d.id, d.reason) for d in dropped] == [("1_1", "missing_audio")]
         assert "audio_1.tar has no member '1_1.wav'" in dropped[0].detail
@@ -206,7 +194,7 @@ class TestNemoTarred:
 
 
 class TestHuggingFace:
-    """Written as `datasets` 4 does, with pyarrow alone; see the test of the real thing below."""
+    """The files are written with pyarrow in the layout of `datasets` 4."""
 
     AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     FEATURES = {
@@ -218,7 +206,10 @@ class TestHuggingFace:
 
     def table(self, count: int, first: int = 0, inside: bool = True) -> pa.Table:
         audio = [
-            {"bytes": encoded(0.5 + 0.1 * i, pitch=300 + first + i) if inside else None, "path": f"{i}.flac"}
+            {
+                "bytes": encoded_tone(0.5 + 0.1 * i, pitch=300 + first + i) if inside else None,
+                "path": f"{i}.flac",
+            }
             for i in range(count)
         ]
         columns = {
@@ -231,7 +222,7 @@ class TestHuggingFace:
         return pa.table(columns).replace_schema_metadata(metadata)
 
     def save(self, folder: Path, tables: list[pa.Table]) -> None:
-        """As save_to_disk."""
+        """Write the tables in the layout of save_to_disk."""
         folder.mkdir(parents=True)
         names = [f"data-{i:05d}-of-{len(tables):05d}.arrow" for i in range(len(tables))]
         for name, table in zip(names, tables, strict=True):
@@ -328,28 +319,28 @@ class TestHuggingFace:
         assert report.rows == 20 and sorted(p.name for p in tmp_path.iterdir()) == [
             "d", "out", "out.audio", "out.probed",
         ]  # fmt: skip
-        found = [cut for part in PARTS for cut in cuts(part_path(tmp_path / "out", part))]
-        assert len(found) == 20 and all(len(load_cut_audio(cut)) == cut.num_samples for cut in found)
+        prepared = [cut for part in PARTS for cut in cuts(part_path(tmp_path / "out", part))]
+        assert len(prepared) == 20 and all(len(load_cut_audio(cut)) == cut.num_samples for cut in prepared)
 
 
 class TestRecipes:
     @pytest.fixture
     def recipe(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-        """A recipe as lhotse's are: by language and part."""
+        """A recipe that returns manifests by language and part, as lhotse's recipes do."""
 
         def prepare_tones(corpus_dir: Path, output_dir: Path | None = None) -> dict[str, Any]:
             assert output_dir is None and (corpus_dir / "a.wav").is_file(), "no a.wav"
-            found: dict[str, Any] = {}
+            manifests: dict[str, Any] = {}
             for part in ("train-clean", "dev"):
                 recording = Recording.from_file(corpus_dir / "a.wav", f"{part}-a")
                 said = SupervisionSegment(
                     f"{part}-1", recording.id, 0.25, 0.5, text="one", language="English"
                 )
-                found[part] = {
+                manifests[part] = {
                     "recordings": RecordingSet.from_recordings([recording]),
                     "supervisions": SupervisionSet.from_segments([said]),
                 }
-            return {"en": found}
+            return {"en": manifests}
 
         monkeypatch.setattr(lhotse.recipes, "prepare_tones", prepare_tones, raising=False)
         write_tone(tmp_path / "d/a.wav", 1.0)
@@ -379,7 +370,7 @@ class TestRecipes:
             read_corpus(Path("lhotse:yesno"))
 
     def test_a_real_recipe(self, tmp_path: Path) -> None:
-        """LJSpeech: metadata.csv and wavs/."""
+        """lhotse's recipe for LJSpeech reads metadata.csv and wavs/."""
         lines = []
         for i in range(3):
             write_tone(tmp_path / f"wavs/LJ001-000{i}.wav", 1.0 + 0.1 * i, 22050, pitch=200 + i)
@@ -411,7 +402,7 @@ def test_patterns_and_numbers() -> None:
 
 
 def test_members_without_plain_audio_are_dropped(tmp_path: Path) -> None:
-    """A Shar whose tar has features under the name of the recording: told for each utterance."""
+    """The tar of a Shar has features under the recording's name; each utterance is dropped."""
     TestShar().write(tmp_path / "shar", 2)
     tar = tmp_path / "shar/recording.000000.tar"
     names = [member.name for member in index_tar(tar)]

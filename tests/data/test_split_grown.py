@@ -25,11 +25,11 @@ def items(language: str, speakers: range, each: range, text: str = "{s}-{k}") ->
 
 def parts_of(some: list[Item], parts: Parts, name: str, language: str = "") -> dict[str, set[str]]:
     """The parts of each value of a field."""
-    found: dict[str, set[str]] = defaultdict(set)
+    places: dict[str, set[str]] = defaultdict(set)
     for item in some:
         if not language or item.language == language:
-            found[getattr(item, name)].add(parts[item.id])
-    return found
+            places[getattr(item, name)].add(parts[item.id])
+    return places
 
 
 def grown(
@@ -47,11 +47,11 @@ def share(some: list[Item], parts: Parts, part: str) -> float:
     return sum(i.seconds for i in some if parts[i.id] == part) / sum(i.seconds for i in some)
 
 
-def test_the_same_corpus_keeps_its_split_whatever_the_seed() -> None:
-    mine = items("hi", range(30), range(5)) + items("bn", range(1), range(50))
-    first, report = split(mine, SplitConfig())
+def test_an_unchanged_corpus_keeps_its_split_with_any_seed() -> None:
+    corpus = items("hi", range(30), range(5)) + items("bn", range(1), range(50))
+    first, report = split(corpus, SplitConfig())
     earlier = EarlierSplit(parts=first, methods={code: facts["method"] for code, facts in report.items()})
-    second, again = split(mine[::-1], SplitConfig(seed=5), earlier)
+    second, again = split(corpus[::-1], SplitConfig(seed=5), earlier)
     assert second == first and again == report
 
 
@@ -63,7 +63,7 @@ def test_new_utterances_of_held_out_speakers_join_them() -> None:
     assert {second[item.id] for item in more} == {"train", "dev", "test"} and methods == {"hi": "speaker"}
 
 
-def test_new_speakers_fill_the_shares_and_are_training_data_beyond() -> None:
+def test_new_speakers_are_held_out_until_the_shares_are_full() -> None:
     before = items("hi", range(20), range(10))
     after = before + items("hi", range(20, 60), range(10))
     first, second, _ = grown(before, after)
@@ -74,7 +74,7 @@ def test_new_speakers_fill_the_shares_and_are_training_data_beyond() -> None:
     assert {small[item.id] for item in after if item.speaker == "hi20"} == {"train"}
 
 
-def test_a_language_split_by_text_stays_so() -> None:
+def test_a_language_stays_split_by_text() -> None:
     before, more = items("kn", range(1), range(60), "t{k}"), items("kn", range(1), range(60, 200), "t{k}")
     repeated = [replace(item, id=f"again-{item.id}") for item in before]
     first, second, methods = grown(before, before + more + repeated)
@@ -85,7 +85,7 @@ def test_a_language_split_by_text_stays_so() -> None:
 
 
 def test_a_new_speaker_with_held_out_texts_joins_the_held_out_part() -> None:
-    """Two voices read the same prompts: the new one goes where its texts are."""
+    """Two speakers read the same prompts; the new speaker joins the part with its texts."""
     before = items("kn", range(1), range(60), "t{k}")
     first, _ = split(before, SplitConfig())
     held = [item for item in before if first[item.id] == "test"]
@@ -99,7 +99,7 @@ def test_a_new_speaker_with_held_out_texts_joins_the_held_out_part() -> None:
     assert {few[item.id] for item in same} == {"test"}
 
 
-def test_one_common_text_does_not_draw_a_large_speaker_into_test() -> None:
+def test_one_common_text_does_not_move_a_large_speaker_to_test() -> None:
     before = items("kn", range(1), range(60), "t{k}")
     first, _ = split(before, SplitConfig())
     text = next(item.text for item in before if first[item.id] == "test")
@@ -122,7 +122,7 @@ def test_a_language_without_held_out_parts_may_get_some_when_it_grows() -> None:
     assert methods == {"as": "train"} and set(second.values()) == {"train"}
 
 
-def test_the_part_that_the_corpus_names_goes_before_the_earlier() -> None:
+def test_parts_named_by_the_corpus_override_the_earlier_split() -> None:
     before = items("en", range(20), range(5))
     first, _ = split(before, SplitConfig())
     mover = next(item for item in before if first[item.id] == "train")
@@ -134,7 +134,7 @@ def test_the_part_that_the_corpus_names_goes_before_the_earlier() -> None:
     assert all(grown(before, named)[1][item.id] == item.part for item in named)
 
 
-def test_a_corpus_that_names_its_parts_names_them_for_new_utterances() -> None:
+def test_new_utterances_use_the_parts_of_the_corpus() -> None:
     before = [
         replace(i, part="test" if i.speaker == "en0" else "train") for i in items("en", range(12), range(5))
     ]
@@ -154,7 +154,7 @@ def test_a_new_language_keeps_the_parts_of_known_speakers() -> None:
     assert all(second[item.id] == first[item.id] == second[f"ur-{item.id}"] for item in hindi)
 
 
-def test_gone_utterances_change_nothing_for_the_others() -> None:
+def test_removed_utterances_do_not_move_others() -> None:
     before = items("hi", range(20), range(10))
     first, second, _ = grown(before, before[::2])
     assert second == {name: first[name] for name in second}
@@ -175,7 +175,7 @@ ROWS = st.lists(
 def test_random_growth_keeps_the_split(
     rows: list[tuple[str, int, int, float, str]], shares: tuple[float, float]
 ) -> None:
-    """No utterance changes its part; no speaker or text comes to be in two, unless it was."""
+    """No utterance changes its part. No speaker or text is in two parts unless it was before."""
     cfg = SplitConfig(dev=shares[0], test=shares[1])
     every = [
         (Item(id=str(n), language=code, speaker=f"s{s}", text=f"t{t}", seconds=seconds), age)

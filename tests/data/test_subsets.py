@@ -1,4 +1,4 @@
-"""A corpus with several dev or test sets keeps a table of each."""
+"""A corpus with several dev or test sets gets one table for each."""
 
 import json
 from pathlib import Path
@@ -18,18 +18,22 @@ PARTS = ("train-clean-100", "train-other-500", "dev-clean", "dev-other", "test-c
 
 
 def corpus(folder: Path, parts: tuple[str, ...] = PARTS) -> Path:
-    """lhotse's manifests of these parts, two utterances each, named as its recipes name them."""
+    """Write lhotse manifests of these parts, two utterances each, with the file names of its recipes."""
     for part in parts:
         cuts = make_cuts(folder / part, [0.7, 0.9])
-        for kind, wanted in (("recordings", RecordingSet), ("supervisions", SupervisionSet)):
-            found = []
+        for kind, record_set in (("recordings", RecordingSet), ("supervisions", SupervisionSet)):
+            records = []
             for cut in cuts:
-                one = cut.recording if kind == "recordings" else cut.supervisions[0]
-                one.id = f"{part}-{one.id}"
+                record = cut.recording if kind == "recordings" else cut.supervisions[0]
+                record.id = f"{part}-{record.id}"
                 if kind == "supervisions":
-                    one.recording_id, one.speaker = f"{part}-{one.recording_id}", f"{part}-speaker"
-                found.append(one)
-            whole = wanted.from_recordings(found) if kind == "recordings" else wanted.from_segments(found)
+                    record.recording_id, record.speaker = f"{part}-{record.recording_id}", f"{part}-speaker"
+                records.append(record)
+            whole = (
+                record_set.from_recordings(records)
+                if kind == "recordings"
+                else record_set.from_segments(records)
+            )
             whole.to_file(folder / f"librispeech_{kind}_{part}.jsonl.gz")
     return folder
 
@@ -50,18 +54,18 @@ def test_each_evaluation_set_has_a_table_of_its_own(tmp_path: Path) -> None:
     assert set(Table.open(part_path(out, "dev-clean")).ids) == {"dev-clean-en-0000", "dev-clean-en-0001"}
 
 
-def test_tables_of_sets_that_are_gone_go_too(tmp_path: Path) -> None:
+def test_tables_of_removed_sets_are_deleted(tmp_path: Path) -> None:
     out, cfg = tmp_path / "data", PrepareConfig()
     prepare_corpus(corpus(tmp_path / "c"), out, languages=("en",), cfg=cfg)
     (out / "mine.parquet").write_bytes(b"of someone else")
     prepare_corpus(corpus(tmp_path / "d", PARTS[:3]), out, languages=("en",), cfg=cfg)
-    found = {path.stem for path in out.glob("*.parquet")}
-    assert found == {"train", "dev", "test", "dev-clean", "mine"}
+    stems = {path.stem for path in out.glob("*.parquet")}
+    assert stems == {"train", "dev", "test", "dev-clean", "mine"}
 
 
 def test_a_corpus_may_have_no_test_set(tmp_path: Path) -> None:
     cfg = PrepareConfig()
-    cfg.split.dev = cfg.split.test = 0.0  # none is drawn: mini LibriSpeech has none
+    cfg.split.dev = cfg.split.test = 0.0  # no test set is drawn; mini LibriSpeech has none
     folder = corpus(tmp_path / "c", ("train-clean-5", "dev-clean-2"))
     report = prepare_corpus(folder, tmp_path / "data", languages=("en",), cfg=cfg)
     assert tables(tmp_path / "data") == {"train": 2, "dev": 2, "test": 0, "dev-clean-2": 2}
@@ -87,7 +91,7 @@ def test_subsets_in_names(stem: str, subset: str | None) -> None:
     assert subset_in_name(stem) == subset
 
 
-def test_a_name_that_only_repeats_the_split_is_no_subset(tmp_path: Path) -> None:
+def test_a_name_equal_to_the_split_is_not_a_subset(tmp_path: Path) -> None:
     folder = corpus(tmp_path / "c", ("train", "dev", "test-clean"))
     subsets = {(row.split, row.subset) for row in read_corpus(folder)[0]}
     assert subsets == {("train", None), ("dev", None), ("test", "test-clean")}

@@ -23,7 +23,7 @@ from tests.data.making import write_corpus, write_manifest, write_tar, write_ton
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
-    """Files, members of a tar at another rate and in stereo, and parts of a longer recording."""
+    """Entries of files, of tar members at 22.05 kHz (some in stereo), and of parts of a long recording."""
     folder = tmp_path_factory.mktemp("c")
     rows: list[dict[str, Any]] = write_corpus(folder, per_speaker=2)
     members = {}
@@ -32,12 +32,12 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
         members[f"{i}.flac"] = data
         row |= {"tar": "a.tar", "audio": f"{i}.flac", "licence": "CC0", "source": "tones"}
     write_tar(folder / "a.tar", members)
-    found = read_manifest(write_manifest(folder, rows))
+    corpus_rows = read_manifest(write_manifest(folder, rows))
     write_tone(folder / "long.wav", 5.0, 44100)
     for i, start in enumerate((0.0, 1.2345)):
         values = {"id": f"part{i}", "language": "en", "text": "one", "audio": "long.wav", "where": "here"}
-        found.append(type(found[0])(**values, start=start, duration=1.1))  # type: ignore[arg-type]
-    kept, dropped = probe(folder, found, ProbeConfig())
+        corpus_rows.append(type(corpus_rows[0])(**values, start=start, duration=1.1))  # type: ignore[arg-type]
+    kept, dropped = probe(folder, corpus_rows, ProbeConfig())
     assert not dropped
     return kept
 
@@ -49,25 +49,25 @@ def table(probed: list[Entry], tmp_path_factory: pytest.TempPathFactory) -> Tabl
     return Table.open(path)
 
 
-def test_the_lazy_cuts_are_the_cuts(table: Table, probed: list[Entry], tmp_path: Path) -> None:
-    """As they are made, as lhotse writes and reads them, in order, by number, by id and through filters."""
-    wanted = [entry_cut(one) for one in probed]
+def test_lazy_cuts_equal_eager_cuts(table: Table, probed: list[Entry], tmp_path: Path) -> None:
+    """They are equal when iterated, indexed by number or id, filtered, and saved and read by lhotse."""
+    expected = [entry_cut(entry) for entry in probed]
     lazy = table.cuts()
-    assert lazy.is_lazy and len(lazy) == len(wanted) == len(table)
-    assert list(lazy) == list(cuts(table.path)) == wanted
-    assert [entry_cut(table.entry(i)) for i in range(len(table))] == wanted
-    assert (lazy[2], lazy[-1], lazy["part1"]) == (wanted[2], wanted[-1], wanted[-1])
+    assert lazy.is_lazy and len(lazy) == len(expected) == len(table)
+    assert list(lazy) == list(cuts(table.path)) == expected
+    assert [entry_cut(table.entry(i)) for i in range(len(table))] == expected
+    assert (lazy[2], lazy[-1], lazy["part1"]) == (expected[2], expected[-1], expected[-1])
     lazy.to_file(tmp_path / "cuts.jsonl.gz")
-    assert list(CutSet.from_file(tmp_path / "cuts.jsonl.gz")) == wanted
-    assert list(lazy.filter(lambda cut: cut.duration > 0.6)) == [c for c in wanted if c.duration > 0.6]
-    assert list(lazy.subset(first=3)) == wanted[:3] and list(pickle.loads(pickle.dumps(lazy))) == wanted
+    assert list(CutSet.from_file(tmp_path / "cuts.jsonl.gz")) == expected
+    assert list(lazy.filter(lambda cut: cut.duration > 0.6)) == [c for c in expected if c.duration > 0.6]
+    assert list(lazy.subset(first=3)) == expected[:3] and list(pickle.loads(pickle.dumps(lazy))) == expected
     with pytest.raises(IndexError):
-        lazy[len(wanted)]
+        lazy[len(expected)]
     with pytest.raises(KeyError):
         lazy["nobody"]
 
 
-def test_audio_cuts_sound_the_same(table: Table, probed: list[Entry]) -> None:
+def test_audio_cuts_have_the_same_audio(table: Table, probed: list[Entry]) -> None:
     for i in (0, 1, 5, len(table) - 2, len(table) - 1):
         cut, whole = audio_cut(table.audio(i)), entry_cut(probed[i])
         assert torch.equal(load_cut_audio(cut), load_cut_audio(whole))
@@ -79,20 +79,20 @@ def test_audio_cuts_sound_the_same(table: Table, probed: list[Entry]) -> None:
 
 def test_lhotse_samples_from_the_lazy_cuts(table: Table) -> None:
     sampler = DynamicBucketingSampler(table.cuts(), max_duration=2.0, num_buckets=2, shuffle=True)
-    found = [cut.id for batch in sampler for cut in batch]
-    assert sorted(found) == sorted(table.ids)
+    ids = [cut.id for batch in sampler for cut in batch]
+    assert sorted(ids) == sorted(table.ids)
 
 
-def test_columns(table: Table, probed: list[Entry]) -> None:
-    assert table.ids == [one.id for one in probed] and table.ids[1:3] == [o.id for o in probed[1:3]]
+def test_columns_of_a_table(table: Table, probed: list[Entry]) -> None:
+    assert table.ids == [entry.id for entry in probed] and table.ids[1:3] == [o.id for o in probed[1:3]]
     codes, values = table.codes("language")
-    assert [values[code] for code in codes] == [one.language for one in probed]
+    assert [values[code] for code in codes] == [entry.language for entry in probed]
     codes, values = table.codes("source")
     assert values == ["tones"] and sorted(codes)[:2] == [-1, -1] and (codes == 0).sum() == 4
     np.testing.assert_array_equal(table.numbers("offset"), [-1 if o.offset is None else o.offset
                                                             for o in probed])  # fmt: skip
     assert np.isnan(table.numbers("start")).sum() == len(probed) - 2
-    assert list(table.read("text", "speaker")) == [(one.text, one.speaker) for one in probed]
+    assert list(table.read("text", "speaker")) == [(entry.text, entry.speaker) for entry in probed]
     assert [e.id for e in table.entries([3, 1])] == [table.ids[3], table.ids[1]]
 
 
@@ -116,8 +116,8 @@ def test_an_empty_table(tmp_path: Path) -> None:
     assert list(empty.ids) == [] and empty.codes("language")[1] == []
 
 
-def test_many_groups_of_rows(table: Table, tmp_path: Path) -> None:
-    """More rows than are kept together: numbers of rows, ids and dictionaries go across the groups."""
+def test_tables_with_several_row_groups(table: Table, tmp_path: Path) -> None:
+    """Row numbers, ids and dictionaries are right across several row groups."""
     entry = table.entry(0)
     many = [entry._replace(id=f"id-{i}", speaker=f"s{i // 10_000}", text=str(i)) for i in range(40_000)]
     write_table(tmp_path / "many.parquet", many)
@@ -151,8 +151,8 @@ class TestDamage:
             Table.open(tmp_path / "t.parquet")
 
     def test_flipped_bytes_are_found(self, table: Table, tmp_path: Path) -> None:
-        """Wherever they lie: all rows, or one sentence. Pages carry checksums; thrift may accept a head."""
-        data, found = table.path.read_bytes(), 0
+        """With a flipped byte, all rows are read or one clear error is raised. Pages have checksums."""
+        data, refused = table.path.read_bytes(), 0
         for place in range(4, len(data), len(data) // 60):
             changed = bytearray(data)
             changed[place] ^= 0xFF
@@ -161,8 +161,8 @@ class TestDamage:
                 assert list(Table.open(tmp_path / "t.parquet").entries()) is not None
             except MayaError as error:
                 assert "t.parquet" in str(error) and "\n" not in str(error)
-                found += 1
-        assert found > 30
+                refused += 1
+        assert refused > 30
 
     def test_a_missing_column(self, table: Table, tmp_path: Path) -> None:
         path = self.damaged(table, tmp_path / "t.parquet", lambda t: t.drop_columns(["speaker"]))
@@ -196,6 +196,6 @@ class TestDamage:
             Table.open(tmp_path / "t.parquet")
 
 
-def test_the_columns_are_the_fields() -> None:
+def test_columns_equal_the_fields_of_an_entry() -> None:
     assert SCHEMA.names == list(Entry._fields)
     assert re.fullmatch(r"\d+", SCHEMA.metadata[b"maya.table"].decode())

@@ -29,7 +29,7 @@ NO_AUDIO = TextCheckConfig(compare_audio=False)
 
 
 def said(name: str, text: str, seconds: float = 1.0, **facts: Any) -> Entry:
-    """An utterance that was measured; `path`, `offset` and `size` say where its audio lies."""
+    """A measured utterance; `path`, `offset` and `size` give the bytes of its audio."""
     path = Path(facts.pop("path", "a.wav"))
     if path.is_file():
         facts["file_size"] = path.stat().st_size
@@ -72,7 +72,7 @@ def said(name: str, text: str, seconds: float = 1.0, **facts: Any) -> Entry:
         ("naïve Ärger", "de", []),
     ],
 )
-def test_one_transcript(raw: str, language: str, reasons: list[str]) -> None:
+def test_findings_of_a_transcript(raw: str, language: str, reasons: list[str]) -> None:
     assert [reason for reason, _ in text_findings(raw, normalize(raw, language), language)] == reasons
 
 
@@ -83,7 +83,7 @@ def test_any_transcript_has_findings_of_known_kinds(raw: str, language: str) -> 
 
 
 def test_usual_seconds_survive_wrong_pairs() -> None:
-    """0.4 s of silence and 0.07 s a character, 15 % of the durations wrong."""
+    """Each text has 0.4 s of silence and 0.07 s a character; 15 % of the durations are wrong."""
     rng = np.random.default_rng(0)
     characters = rng.integers(5, 100, 400).astype(float)
     seconds = (0.4 + 0.07 * characters) * np.exp(0.1 * rng.standard_normal(400))
@@ -94,81 +94,81 @@ def test_usual_seconds_survive_wrong_pairs() -> None:
 
 
 @pytest.mark.parametrize("characters", [np.full(60, 5.0), np.tile([3.0, 4.0, 5.0], 20)])
-def test_usual_seconds_of_texts_alike_in_length(characters: np.ndarray) -> None:
+def test_usual_seconds_of_texts_of_equal_length(characters: np.ndarray) -> None:
     seconds = np.random.default_rng(1).uniform(0.5, 0.8, 60)
     usual, spread = usual_seconds(characters, seconds)
     assert (usual > 0.3).all() and (usual < 1.2).all() and spread < 0.5
 
 
-def test_speaking_rates_out_of_the_ordinary_are_flagged() -> None:
+def test_unusual_speaking_rates_are_flagged() -> None:
     rng = np.random.default_rng(0)
     usual = [
         said(f"u{i}", "ab " * n, 0.3 + 0.2 * n + 0.02 * rng.standard_normal(), speaker=f"s{i}")
         for i, n in enumerate(rng.integers(3, 30, 80))
     ]
     odd = [said("short", "ab " * 25, 0.6, speaker="x"), said("long", "ab cd ef", 14.0, speaker="x")]
-    found = {flag.id: flag.reason for flag in check_texts(usual + odd, NO_AUDIO).flags}
-    assert found == {"short": "too_little_audio", "long": "too_little_text"}
+    flagged = {flag.id: flag.reason for flag in check_texts(usual + odd, NO_AUDIO).flags}
+    assert flagged == {"short": "too_little_audio", "long": "too_little_text"}
     few = check_texts([*usual[:20], *odd], NO_AUDIO)
-    assert not few.flags, "22 utterances do not tell what is usual"
+    assert not few.flags, "22 utterances are too few to estimate the usual rate"
 
 
 def test_repeated_sentences_of_one_speaker() -> None:
-    spoken = [
+    entries = [
         said("a", "one two three"),
         said("b", "One, two: three!"),
         said("c", "one two three", speaker="other"),
         said("d", "five"),
         said("e", "five"),
     ]
-    (flag,) = check_texts(spoken, NO_AUDIO).flags
+    (flag,) = check_texts(entries, NO_AUDIO).flags
     assert (flag.id, flag.reason, flag.where) == ("b", "repeated_text", "m:1") and "'a'" in flag.detail
     words = TextCheckConfig(compare_audio=False, repeat_min_words=1)
-    assert [flag.id for flag in check_texts(spoken, words).flags] == ["b", "e"]
+    assert [flag.id for flag in check_texts(entries, words).flags] == ["b", "e"]
 
 
 def audio(folder: Path) -> list[Entry]:
-    """a and b the same bytes and text, c and d the same bytes, e as long as they are, f in a tar like a."""
+    """a and b have equal bytes and texts, c and d equal bytes. e has their size. f copies a in a tar."""
     blocks = {"a": b"x" * 200_000, "b": b"x" * 200_000, "c": b"y" * 90, "d": b"y" * 90}
     blocks["e"] = blocks["a"][:-1] + b"!"
     for name, data in blocks.items():
         (folder / name).write_bytes(data)
     write_tar(folder / "t.tar", {"f": blocks["a"]})
-    spoken = [said(n, "ok" if n in "abe" else n, path=folder / n, speaker=n) for n in blocks]
+    entries = [said(n, "ok" if n in "abe" else n, path=folder / n, speaker=n) for n in blocks]
     return [
-        *spoken,
+        *entries,
         said("f", "ok", path=folder / "t.tar", speaker="f", member="f", offset=512, size=200_000),
     ]
 
 
-def test_the_same_audio_is_found_by_its_bytes(tmp_path: Path) -> None:
-    spoken = audio(tmp_path)
-    assert same_audio(spoken) == {"a": "a", "b": "a", "f": "a", "c": "c", "d": "c"}
-    found = [(flag.id, flag.reason) for flag in check_texts(spoken, TextCheckConfig()).flags]
+def test_equal_audio_bytes_are_flagged(tmp_path: Path) -> None:
+    entries = audio(tmp_path)
+    assert same_audio(entries) == {"a": "a", "b": "a", "f": "a", "c": "c", "d": "c"}
+    flagged = [(flag.id, flag.reason) for flag in check_texts(entries, TextCheckConfig()).flags]
     both = [("c", "conflicting_audio"), ("d", "conflicting_audio")]
-    assert found == [("b", "duplicate_audio"), *both, ("f", "duplicate_audio")]
-    assert not check_texts(spoken, NO_AUDIO).flags
+    assert flagged == [("b", "duplicate_audio"), *both, ("f", "duplicate_audio")]
+    assert not check_texts(entries, NO_AUDIO).flags
     (tmp_path / "c").unlink()
     with pytest.raises(MayaError, match=f"{tmp_path / 'c'}"):
-        same_audio(spoken)
+        same_audio(entries)
 
 
 def test_utterances_are_dropped_for_chosen_reasons(tmp_path: Path) -> None:
-    spoken = audio(tmp_path)
+    entries = audio(tmp_path)
     cfg = TextCheckConfig(drop=("conflicting_audio",))
-    checked = check_texts(spoken, cfg)
-    assert [one.id for one in checked.kept] == ["a", "b", "e", "f"]
-    assert [(one.id, one.reason) for one in checked.dropped] == [
+    checked = check_texts(entries, cfg)
+    assert [entry.id for entry in checked.kept] == ["a", "b", "e", "f"]
+    assert [(entry.id, entry.reason) for entry in checked.dropped] == [
         ("c", "conflicting_audio"),
         ("d", "conflicting_audio"),
     ]
     assert [flag.id for flag in checked.flags] == ["b", "f"]
     with pytest.raises(MayaError, match="no reason 'noisy'; expected some of wrong_script"):
-        check_texts(spoken, TextCheckConfig(drop=("noisy",)))
+        check_texts(entries, TextCheckConfig(drop=("noisy",)))
 
 
 def test_leaks_from_training() -> None:
-    spoken = [
+    entries = [
         said("a", "one", speaker="x"),
         said("b", "one", speaker="y"),
         said("c", "two", speaker="x"),
@@ -176,20 +176,20 @@ def test_leaks_from_training() -> None:
         said("e", "एक", language="hi", speaker="w"),
     ]
     parts = {"a": "train", "b": "test", "c": "dev", "d": "test", "e": "train"}
-    spoken.append(said("f", "four", speaker="v"))
+    entries.append(said("f", "four", speaker="v"))
     parts["f"] = "dev"
-    shared = [Overlap(spoken[0], spoken[5], 0.5), Overlap(spoken[3], spoken[0], 0.5)]
-    found = [(flag.id, flag.reason) for flag in check_leaks(spoken, parts, {"a": "a", "d": "a"}, shared)]
-    assert found == [
+    shared = [Overlap(entries[0], entries[5], 0.5), Overlap(entries[3], entries[0], 0.5)]
+    flagged = [(flag.id, flag.reason) for flag in check_leaks(entries, parts, {"a": "a", "d": "a"}, shared)]
+    assert flagged == [
         ("b", "text_in_training"),
         ("c", "speaker_in_training"),
         ("d", "audio_in_training"),
         ("f", "overlap_in_other_part"),
     ]
-    assert {reason for _, reason in found} == set(LEAKS)
+    assert {reason for _, reason in flagged} == set(LEAKS)
 
 
-def test_prepare_writes_the_flags_down(tmp_path: Path) -> None:
+def test_prepare_writes_flags(tmp_path: Path) -> None:
     rows = write_corpus(tmp_path / "c")
     rows[3]["text"] = "one 2"
     rows[25]["text"] = "एक two"
@@ -197,8 +197,8 @@ def test_prepare_writes_the_flags_down(tmp_path: Path) -> None:
     write_manifest(tmp_path / "c", rows)
     report = prepare_corpus(tmp_path / "c", tmp_path / "out", languages=(), cfg=PrepareConfig())
     lines = (tmp_path / "out/flagged.jsonl").read_text(encoding="utf-8").splitlines()
-    found = {(row["id"], row["reason"]) for row in map(json.loads, lines)}
-    assert found >= {
+    flagged = {(row["id"], row["reason"]) for row in map(json.loads, lines)}
+    assert flagged >= {
         ("en-003", "digits"),
         ("hi-005", "wrong_script"),
         ("en-002", "conflicting_audio"),

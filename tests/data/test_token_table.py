@@ -14,12 +14,7 @@ from maya.data.table.utterances import EncodedTexts, Utterances
 from maya.errors import MayaError
 from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
-from tests.data.making import WORDS, make_tokenizer, write_corpus
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return make_tokenizer()
+from tests.data.making import WORDS, write_corpus
 
 
 @pytest.fixture
@@ -34,19 +29,23 @@ def make_table(folder: Path, entries: list[Entry]) -> Table:
     return Table.open(folder / "train.parquet")
 
 
-def test_tokens_are_those_of_the_texts(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
-    many = [entries[i % 10]._replace(id=str(i)) for i in range(20_000)]  # more than are encoded at once
+def test_token_tables_hold_the_encoded_texts(
+    tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer
+) -> None:
+    many = [entries[i % 10]._replace(id=str(i)) for i in range(20_000)]  # more than one chunk of encoding
     table = make_table(tmp_path, many)
-    found = write_tokens(token_path(tmp_path, "train"), table, tokenizer)
-    assert len(found) == 20_000 and list(tmp_path.glob("*.partial")) == []
+    token_table = write_tokens(token_path(tmp_path, "train"), table, tokenizer)
+    assert len(token_table) == 20_000 and list(tmp_path.glob("*.partial")) == []
     for row in (*range(10), 16_383, 16_384, 19_999):
-        wanted = tokenizer.encode(many[row].text)
-        assert found[row].tolist() == wanted and found[row].dtype == np.int32
-        assert found.counts[row] == len(wanted) and found.ctc_frames[row] == ctc_frames(wanted)
-    for copy in (open_tokens(found.path, table, tokenizer), pickle.loads(pickle.dumps(found))):
-        assert copy[9].tolist() == found[9].tolist() and (copy.counts == found.counts).all()
+        expected = tokenizer.encode(many[row].text)
+        assert token_table[row].tolist() == expected and token_table[row].dtype == np.int32
+        assert token_table.counts[row] == len(expected) and token_table.ctc_frames[row] == ctc_frames(
+            expected
+        )
+    for copy in (open_tokens(token_table.path, table, tokenizer), pickle.loads(pickle.dumps(token_table))):
+        assert copy[9].tolist() == token_table[9].tolist() and (copy.counts == token_table.counts).all()
     with pytest.raises(IndexError):
-        found[20_000]
+        token_table[20_000]
 
 
 def test_tokens_of_another_table_or_tokenizer_are_refused(
@@ -66,7 +65,7 @@ def test_tokens_of_another_table_or_tokenizer_are_refused(
     open_tokens(path, changed, tokenizer)
 
 
-def test_damaged_tokens(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
+def test_damaged_token_tables_are_refused(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
     path, table = tmp_path / "tokens.arrow", make_table(tmp_path, entries)
     write_tokens(path, table, tokenizer)
     data = path.read_bytes()
@@ -79,31 +78,33 @@ def test_damaged_tokens(tmp_path: Path, entries: list[Entry], tokenizer: Tokeniz
 
 
 @pytest.mark.parametrize("some", [None, [7, 0, 9]])
-def test_utterances_of_a_table(
+def test_utterances_of_a_table_equal_those_of_its_cuts(
     tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer, some: list[int] | None
 ) -> None:
-    """As those of its cuts, whichever way their tokens come, all of them or some."""
+    """This holds for tokens of a tokenizer or a token table, for all rows or some."""
     table, rows = make_table(tmp_path, entries), None if some is None else np.array(some)
-    wanted = Utterances.from_cuts(table.cuts(), tokenizer, ("hi", "ta"))
+    expected = Utterances.from_cuts(table.cuts(), tokenizer, ("hi", "ta"))
     numbers = range(len(table)) if some is None else some
     for tokens in (tokenizer, write_tokens(tmp_path / "tokens.arrow", table, tokenizer)):
-        found = Utterances.from_table(table, tokens, ("hi", "ta"), rows)
-        assert len(found) == len(numbers)
+        utterances = Utterances.from_table(table, tokens, ("hi", "ta"), rows)
+        assert len(utterances) == len(numbers)
         for i, row in enumerate(numbers):
-            assert found.ids[i] == wanted.ids[row] and found.durations[i] == wanted.durations[row]
-            assert found.langs[i] == wanted.langs[row]
-            assert found.token_counts[i] == wanted.token_counts[row]
-            assert found.tokens(i).tolist() == wanted.tokens(row).tolist()
-            assert found.source.load_audio(i).equal(wanted.source.load_audio(row))
-            assert found.labels([i]) == wanted.labels([row])
-        assert found.ids[:2] == [wanted.ids[row] for row in numbers][:2]
-        again = pickle.loads(pickle.dumps(found))  # as a spawned worker gets it
-        assert again.tokens(1).tolist() == found.tokens(1).tolist() and again.source.load_audio(1).equal(
-            found.source.load_audio(1)
+            assert (
+                utterances.ids[i] == expected.ids[row] and utterances.durations[i] == expected.durations[row]
+            )
+            assert utterances.langs[i] == expected.langs[row]
+            assert utterances.token_counts[i] == expected.token_counts[row]
+            assert utterances.tokens(i).tolist() == expected.tokens(row).tolist()
+            assert utterances.source.load_audio(i).equal(expected.source.load_audio(row))
+            assert utterances.labels([i]) == expected.labels([row])
+        assert utterances.ids[:2] == [expected.ids[row] for row in numbers][:2]
+        again = pickle.loads(pickle.dumps(utterances))  # as a spawned worker receives it
+        assert again.tokens(1).tolist() == utterances.tokens(1).tolist() and again.source.load_audio(1).equal(
+            utterances.source.load_audio(1)
         )
 
 
-def test_no_utterance_is_refused(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
+def test_an_empty_table_is_refused(tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer) -> None:
     with pytest.raises(MayaError, match="has no utterance for this"):
         Utterances.from_table(make_table(tmp_path, []), tokenizer, ("hi",))
     with pytest.raises(MayaError, match="has no utterance for this"):
@@ -114,13 +115,13 @@ def test_a_text_is_encoded_in_its_language(
     tmp_path: Path, entries: list[Entry], tokenizer: Tokenizer
 ) -> None:
     both = AggregateTokenizer({"hi": tokenizer, "en": tokenizer})
-    mixed = [one._replace(language=("hi", "en")[i % 2]) for i, one in enumerate(entries)]
+    mixed = [entry._replace(language=("hi", "en")[i % 2]) for i, entry in enumerate(entries)]
     table = make_table(tmp_path, mixed)
-    found = write_tokens(token_path(tmp_path, "train"), table, both)
-    encoded = EncodedTexts([one.text for one in mixed], [one.language for one in mixed], both)
+    token_table = write_tokens(token_path(tmp_path, "train"), table, both)
+    encoded = EncodedTexts([entry.text for entry in mixed], [entry.language for entry in mixed], both)
     batch = [encoded[i].tolist() for i in range(len(mixed))]
-    for row, one in enumerate(mixed):
-        wanted = [(row % 2) * tokenizer.vocab_size + i for i in tokenizer.encode(one.text)]
-        assert found[row].tolist() == batch[row] == wanted
+    for row, entry in enumerate(mixed):
+        expected = [(row % 2) * tokenizer.vocab_size + i for i in tokenizer.encode(entry.text)]
+        assert token_table[row].tolist() == batch[row] == expected
     in_memory = Utterances.from_table(table, both, ("hi", "en"))
     assert [in_memory.tokens(i).tolist() for i in range(len(in_memory))] == batch

@@ -11,7 +11,7 @@ from maya.errors import MayaError
 from tests.data.making import make_cuts, make_tokenizer
 
 
-def test_columns_are_those_of_the_cuts(tmp_path: Path) -> None:
+def test_columns_equal_the_cuts(tmp_path: Path) -> None:
     english, hindi = make_cuts(tmp_path, [0.5, 0.9, 0.4]), make_cuts(tmp_path, [0.7, 0.3], "hi")
     cuts, tokenizer = CutSet.from_cuts([*english, *hindi]), make_tokenizer()
     cuts.to_file(tmp_path / "cuts.jsonl.gz")

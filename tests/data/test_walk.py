@@ -1,4 +1,4 @@
-"""Folders of audio and text in pairs: links, hidden files, suffixes; what is passed over is said."""
+"""Folders of audio and text pairs: links, hidden files, suffixes, and the notes on skipped files."""
 
 import os
 import unicodedata
@@ -24,7 +24,7 @@ def ids(folder: Path, language: str | None = "en", notes: list[str] | None = Non
     return [row.id for row in read_corpus(folder, language, notes=notes)[0]]
 
 
-def test_folders_that_are_links(tmp_path: Path) -> None:
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     pair(tmp_path / "store/hi", "a", "एक")
     pair(tmp_path / "store/hi/deep", "b", "दो")
     pair(tmp_path / "corpus/en", "c")
@@ -41,7 +41,7 @@ def test_folders_that_are_links(tmp_path: Path) -> None:
     ]
     before = corpus_identity(tmp_path / "corpus")
     os.utime(tmp_path / "store/hi/deep/b.wav", (1, 1))
-    assert corpus_identity(tmp_path / "corpus") != before, "a change behind a link is noticed"
+    assert corpus_identity(tmp_path / "corpus") != before, "a change behind a link is detected"
 
 
 def test_the_corpus_itself_may_be_a_link(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_the_corpus_itself_may_be_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "../../loop", "../../loop/a"])
-def test_loops_end_and_are_named(tmp_path: Path, target: str) -> None:
+def test_loops_of_links_are_reported(tmp_path: Path, target: str) -> None:
     pair(tmp_path / "loop/a", "x")
     (tmp_path / "loop/a/again").symlink_to(target)
     notes: list[str] = []
@@ -75,7 +75,7 @@ def test_a_folder_is_read_under_its_own_name_rather_than_a_link(tmp_path: Path) 
     assert ids(tmp_path, None) == ["hi/x"]
 
 
-def test_hidden_files_and_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+def test_hidden_files_and_broken_links_are_reported(tmp_path: Path) -> None:
     pair(tmp_path, "a")
     for hidden in (".git", ".ipynb_checkpoints", "__MACOSX", "@eaDir"):
         pair(tmp_path / hidden, "b")
@@ -100,7 +100,7 @@ def test_folders_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [*AUDIO_SUFFIXES, ".WAV", ".Flac", ".AIFF", ".Sph"])
-def test_suffixes(tmp_path: Path, suffix: str) -> None:
+def test_every_audio_suffix_is_read(tmp_path: Path, suffix: str) -> None:
     pair(tmp_path, "a", suffix=suffix)
     (tmp_path / "a.txt").rename(tmp_path / f"a{'.TXT' if suffix.isupper() else '.Txt'}")
     (row,) = read_corpus(tmp_path, "en")[0]
@@ -121,15 +121,15 @@ def test_suffixes(tmp_path: Path, suffix: str) -> None:
         (".oga", {"format": "OGG"}),
     ],
 )
-def test_audio_of_these_kinds_is_decoded(tmp_path: Path, suffix: str, options: dict[str, str]) -> None:
+def test_rare_audio_formats_are_decoded(tmp_path: Path, suffix: str, options: dict[str, str]) -> None:
     for name in ("a", "b", "c"):
         write_tone(tmp_path / f"{name}{suffix}", 0.5, **options)
         (tmp_path / f"{name}.txt").write_text(name * 2)
-    found = examine(tmp_path, languages=["en"], cfg=PrepareConfig())
-    assert not found.dropped and [round(one.duration, 1) for one in found.kept] == [0.5] * 3
+    examined = examine(tmp_path, languages=["en"], cfg=PrepareConfig())
+    assert not examined.dropped and [round(entry.duration, 1) for entry in examined.kept] == [0.5] * 3
 
 
-def test_files_without_a_partner_are_named(tmp_path: Path) -> None:
+def test_unpaired_files_are_reported(tmp_path: Path) -> None:
     pair(tmp_path, "a")
     write_tone(tmp_path / "b.wav", 0.2)
     (tmp_path / "c.TXT").write_text("three")
@@ -138,7 +138,10 @@ def test_files_without_a_partner_are_named(tmp_path: Path) -> None:
     notes: list[str] = []
     rows, dropped = read_corpus(tmp_path, "en", notes=notes)
     assert [row.id for row in rows] == ["a"]
-    assert [(one.id, one.reason) for one in dropped] == [("b", "no_transcript"), ("c", "missing_audio")]
+    assert [(problem.id, problem.reason) for problem in dropped] == [
+        ("b", "no_transcript"),
+        ("c", "missing_audio"),
+    ]
     assert notes == ["passed over files that are not decoded: 1 .amr, 1 .wma; convert them to .wav or .flac"]
 
 
@@ -154,19 +157,19 @@ def test_an_unreadable_text_drops_one_utterance(tmp_path: Path, data: bytes) -> 
     assert (dropped.id, dropped.reason) == ("b", "unreadable_text") and "b.txt" in dropped.detail
 
 
-def test_texts_of_several_lines_and_none(tmp_path: Path) -> None:
+def test_texts_of_several_lines_and_empty_texts(tmp_path: Path) -> None:
     pair(tmp_path, "a", "\ufeffone\r\n\r\ntwo\r\n")
     pair(tmp_path, "b", "")
     pair(tmp_path, "c", " \n\u200b\n")
-    found = examine(tmp_path, languages=["en"], cfg=PrepareConfig())
-    assert [one.text for one in found.kept] == ["one two"]
-    assert [(one.id, one.reason) for one in found.dropped] == [
+    examined = examine(tmp_path, languages=["en"], cfg=PrepareConfig())
+    assert [entry.text for entry in examined.kept] == ["one two"]
+    assert [(entry.id, entry.reason) for entry in examined.dropped] == [
         ("b", "empty_transcript"),
         ("c", "empty_transcript"),
     ]
 
 
-def test_names_of_two_spellings_are_one(tmp_path: Path) -> None:
+def test_unicode_forms_of_a_name_match(tmp_path: Path) -> None:
     composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
     pair(tmp_path, composed)
     (tmp_path / f"{composed}.txt").rename(tmp_path / f"{decomposed}.txt")
@@ -194,19 +197,19 @@ def test_two_files_of_one_utterance_are_refused(tmp_path: Path, others: tuple[st
         ("cmn_hans_cn/train/a", "cmn-Hans"),
     ],
 )
-def test_folders_named_by_any_language(tmp_path: Path, path: str, language: str) -> None:
+def test_folder_names_give_the_language(tmp_path: Path, path: str, language: str) -> None:
     pair((tmp_path / path).parent, "a")
     assert [row.language for row in read_corpus(tmp_path)[0]] == [language]
 
 
 @pytest.mark.parametrize("path", ["wav/a", "dev/a", "in/a", "xyz/a", "english version/a", "train/a"])
-def test_folders_that_name_no_language(tmp_path: Path, path: str) -> None:
+def test_folders_that_name_no_language_are_refused(tmp_path: Path, path: str) -> None:
     pair((tmp_path / path).parent, "a")
     with pytest.raises(MayaError, match="its language is not given"):
         read_corpus(tmp_path)
 
 
-def test_folders_that_name_two_languages(tmp_path: Path) -> None:
+def test_folders_that_name_two_languages_are_refused(tmp_path: Path) -> None:
     pair(tmp_path / "cv/fr", "a")
     with pytest.raises(
         MayaError, match=r"several languages, cv \(Chuvash\) and fr \(French\); name one with"

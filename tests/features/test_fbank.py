@@ -21,8 +21,7 @@ def front_end(**options):
 
 @pytest.fixture(scope="module")
 def waveforms(shared_or_none):
-    """Noise at the level of one bit, at a tenth of full scale and on a constant; silence; and speech where
-    there is some."""
+    """Noise at the level of one bit, at a tenth of full scale and on a constant; silence; recorded speech."""
     g = torch.Generator().manual_seed(1)
     bits = (3 * torch.randn(24000, generator=g)).round() / 32768
     made = [0.1 * torch.randn(16000, generator=g), bits, bits[:9999] + 0.1, torch.zeros(3000)]
@@ -82,7 +81,7 @@ def native_features(x):
 
 
 def test_features_are_closer_to_fp64_than_torchaudio(waveforms):
-    """Errors of 1e-4 stand where a filter's bins nearly cancel: of fp32 Fourier transforms, in all alike."""
+    """Errors of 1e-4 occur where a filter's bins nearly cancel, in every fp32 implementation."""
     fe = front_end()
     own, theirs = [], []
     for x in waveforms:
@@ -116,7 +115,7 @@ def test_filters_and_window_equal_torchaudio_within_rounding():
     assert torch.equal(own[:, :256] > 0, filters > 0) and not own[:, 256].any() and (own.sum(1) > 0.5).all()
     expected = torch.hann_window(400, periodic=False).pow(0.85)
     torch.testing.assert_close(povey_window(400), expected, rtol=0, atol=1e-6)
-    assert povey_window(400)[0] == 0  # the batched pre-emphasis relies on it
+    assert povey_window(400)[0] == 0  # the batched pre-emphasis needs this
 
 
 def test_an_utterance_does_not_depend_on_its_batch(waveforms):
@@ -134,7 +133,7 @@ def test_an_utterance_does_not_depend_on_its_batch(waveforms):
     "samples", [1, 79, 80, 81, 119, 120, 121, 199, 201, 240, 279, 280, 281, 399, 400, 401]
 )
 def test_short_audio_is_mirrored_repeatedly(samples):
-    """Kaldi's rule for an index outside: mirror it at the end it is beyond, until it lies inside."""
+    """Kaldi mirrors an index outside the signal at the nearer end until it is inside."""
     x = torch.randn(samples) / 10
 
     def inside(i):
@@ -157,13 +156,13 @@ def test_streamed_features_equal_those_of_the_whole_audio(chunk):
     fe, audio = front_end(), torch.randn(3, 16123) / 10
     whole, _ = fe(audio, torch.full((3,), 16123))
     stream, out, samples = FbankStream(fe), [], 0
-    for _ in range(2):  # a finished stream begins anew
+    for _ in range(2):  # a finished stream can be used again
         out, samples = [], 0
         for part in audio.split(chunk, 1):
             out.append(stream.push(part))
             samples += part.shape[1]
             ready = (samples + 120 - 400) // 160 + 1 if samples >= 280 else 0
-            assert sum(x.shape[1] for x in out) == ready  # nothing is held back that could be given
+            assert sum(x.shape[1] for x in out) == ready  # complete frames are returned at once
         out.append(stream.finish())
         torch.testing.assert_close(torch.cat(out, 1), whole, rtol=0, atol=5e-6)
 
@@ -218,7 +217,7 @@ def test_other_sample_rates():
     torch.testing.assert_close(fe(x[None], torch.tensor([8000]))[0][0], expected, rtol=0, atol=2e-3)
 
 
-def test_the_meta_device():
+def test_buffers_on_the_meta_device():
     with torch.device("meta"):
         made = Fbank(FbankConfig())
     made.to_empty(device="cpu").reset_parameters()

@@ -1,4 +1,4 @@
-"""The log-mel front end against NeMo's recorded features, and alone against what it promises."""
+"""The log-mel front end against NeMo's recorded features and against its own definition."""
 
 import math
 
@@ -20,7 +20,7 @@ def front_end(**options):
 
 
 def fp64_features(wav, lens, window, fb):
-    """The definition, written out once more in fp64 with a matrix for the Fourier transform."""
+    """The definition in fp64, with a matrix for the Fourier transform."""
     rows = []
     for x, n in zip(wav.double(), lens.tolist(), strict=True):
         x = torch.cat([x[:1], x[1:n] - 0.97 * x[: n - 1]])
@@ -110,7 +110,7 @@ def test_very_short_audio_is_finite(samples, legacy):
 
 def test_one_frame_and_silence_become_zero():
     feats, _ = front_end()(torch.randn(1, 170), torch.tensor([170]))
-    assert not feats.any()  # one frame has no variance: nothing is left after its mean
+    assert not feats.any()  # one frame minus its mean is zero
     feats, _ = front_end()(torch.zeros(1, 3200), torch.tensor([3200]))
     assert feats.abs().max() < 1e-3
 
@@ -128,7 +128,7 @@ def test_legacy_reflects_and_has_one_frame_more():
     new, _ = front_end(normalize="none")(audio, lens)
     old, old_lens = front_end(normalize="none", legacy=True)(audio, lens)
     assert old_lens.tolist() == [51] and old.shape[1] == 51
-    torch.testing.assert_close(old[:, 2:48], new[:, 2:48])  # away from the ends the two are one
+    torch.testing.assert_close(old[:, 2:48], new[:, 2:48])  # equal away from the ends
     assert not torch.allclose(old[:, 0], new[:, 0], atol=1e-2)
     tail = torch.cat([audio, torch.randn(1, 800)], 1)
     assert not torch.allclose(
@@ -169,7 +169,7 @@ def test_long_audio_in_chunks_equals_one_piece(options, size, monkeypatch):
     audio, lens = 0.1 * torch.randn(2, size), torch.tensor([size, size - 70_001])
     whole, whole_lens = fe(audio, lens)
     monkeypatch.setattr(logmel, "STRETCH_FRAMES", 100)
-    monkeypatch.setattr(LogMel, "_power", None)  # the other way is not taken
+    monkeypatch.setattr(LogMel, "_power", None)  # the whole-signal path is not used
     parts, part_lens = fe(audio, lens)
     assert torch.equal(whole_lens, part_lens) and whole.shape == parts.shape
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)

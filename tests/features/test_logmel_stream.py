@@ -1,4 +1,4 @@
-"""Features in pieces equal those of the whole."""
+"""Streamed features equal those of the whole audio."""
 
 import random
 
@@ -26,7 +26,7 @@ def test_chunks_of_any_size_equal_the_whole(options, samples):
     whole, lens = logmel(audio, torch.tensor([samples, samples]))
     sizes = random.Random(samples)
     stream = LogMelStream(logmel)
-    for _ in range(2):  # a stream that has finished takes another utterance
+    for _ in range(2):  # a finished stream accepts another utterance
         at, actual = 0, []
         while at < samples:
             piece = sizes.choice([0, 1, 37, 160, 1280, 5000])

@@ -1,4 +1,4 @@
-"""SpecAugment: how much it hides, where, and for whom."""
+"""SpecAugment: the share, the place and the utterances of masks."""
 
 import torch
 
@@ -59,7 +59,7 @@ def test_fewer_bins_than_the_mask_width():
     bands = hidden(
         SpecAugmentConfig(freq_masks=1, freq_width=27, time_masks=0), [10] * 200, frames=10, bins=8
     )
-    assert bands.any(1).sum(1).max() == 8  # all of them, and no further
+    assert bands.any(1).sum(1).max() == 8  # at most all bins
 
 
 def test_lhotse_rule_limits_share_and_width():
@@ -81,7 +81,7 @@ def test_probability_leaves_some_utterances_unmasked():
     feats = torch.randn(1000, 100, 8)
     out = SpecAugment(cfg)(feats, torch.full((1000,), 100), torch.Generator().manual_seed(0))
     untouched = (out == feats).all(2).all(1).float().mean()
-    assert 0.08 < untouched < 0.16  # one in ten, and those whose bands happened to be 0 wide
+    assert 0.08 < untouched < 0.16  # one in ten, and utterances whose bands have width 0
 
 
 def test_time_warping_keeps_ends_order_and_padding():

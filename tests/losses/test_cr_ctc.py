@@ -1,4 +1,4 @@
-"""CR-CTC's consistency term: its definition under autograd, the stopped gradient, padding, mistakes."""
+"""CR-CTC's consistency term: value and gradient, the detached target, padding, wrong arguments."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_value_and_gradient_equal_the_definition() -> None:
     assert loss[2] == 0 and (loss >= 0).all()
     gradients = torch.autograd.grad((loss * weights).sum(), (a, b))
     torch.testing.assert_close(gradients, torch.autograd.grad((expected * weights).sum(), (a, b)))
-    # Normalised before or not.
+    # The input may be normalised or not.
     torch.testing.assert_close(cr_ctc_loss(a.log_softmax(-1), b.log_softmax(-1), lens), loss)
 
 
@@ -43,7 +43,7 @@ def test_each_view_has_gradients_and_the_other_is_a_detached_target() -> None:
     (both, _) = torch.autograd.grad(cr_ctc_loss(a, b, lens).sum(), (a, b))
     (alone,) = torch.autograd.grad(cr_ctc_loss(a, b.detach(), lens).sum(), a)
     assert torch.equal(both, alone)
-    # Of a, it is the gradient of half the cross-entropy with b's posteriors as targets.
+    # The gradient of a is that of half the cross-entropy with b's posteriors as targets.
     used = torch.arange(a.shape[1]) < lens[:, None]
     entropy = -0.5 * (b.detach().softmax(-1) * a.log_softmax(-1)).sum(-1)[used].sum()
     torch.testing.assert_close(torch.autograd.grad(entropy, a)[0], alone)
@@ -67,8 +67,8 @@ def test_padding_is_ignored_and_a_row_alone_equals_its_batch() -> None:
 
 def test_masked_tokens() -> None:
     a, b, lens = (x.detach().clone() for x in views([4, 4]))
-    a[..., 3] = b[..., 3] = -INF  # neither view can say it
-    a[1, 0, 2] = -INF  # only one cannot
+    a[..., 3] = b[..., 3] = -INF  # impossible in both views
+    a[1, 0, 2] = -INF  # impossible in one view
     a.requires_grad_(), b.requires_grad_()
     loss = cr_ctc_loss(a, b, lens)
     assert loss.isfinite().tolist() == [True, False] and loss[1] == INF

@@ -1,4 +1,4 @@
-"""CTC loss: torch's value where torch has one, and the house rules where it has none."""
+"""CTC loss: equal to torch's where it is finite; impossible rows follow Maya's rules."""
 
 import itertools
 
@@ -52,7 +52,7 @@ def test_impossible_rows_are_infinite_with_zero_gradient() -> None:
     frames, labels = torch.tensor([2, 2, 0, 4, 4]), torch.tensor([3, 2, 0, 1, 2])
     loss = ctc_loss(logits + barred, targets, frames, labels, blank=4)
     assert loss.isinf().tolist() == [True, True, True, True, False] and (loss > 0).all()
-    # What a mean over the batch sends back into an infinite loss must not spoil it either.
+    # A gradient from a mean over the batch into an infinite loss must also give zero.
     loss.backward(torch.tensor([INF, float("nan"), INF, 1.0, 1.0]))
     assert torch.equal(logits.grad[:4], torch.zeros(4, 4, 5))
     assert logits.grad[4].isfinite().all() and logits.grad[4].abs().max() > 0

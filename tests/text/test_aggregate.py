@@ -1,4 +1,4 @@
-"""Several tokenizers in one vocabulary: ids do not overlap, and text comes back in any mixture."""
+"""Several tokenizers in one vocabulary: ids do not overlap, and mixed texts round-trip."""
 
 import pickle
 

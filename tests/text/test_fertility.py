@@ -8,7 +8,7 @@ TEXTS = [("en", "the cat sat")] * 60 + [("en", "the ß")] + [("hi", "एक द�
 
 
 @pytest.mark.parametrize("byte_fallback", [False, True])
-def test_numbers_of_each_language(byte_fallback: bool) -> None:
+def test_fertility_of_each_language(byte_fallback: bool) -> None:
     cfg = TokenizerConfig(
         vocab_size=22 + 256 * byte_fallback, temperature=0.0, min_char_count=5, byte_fallback=byte_fallback
     )

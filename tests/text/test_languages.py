@@ -16,7 +16,7 @@ from maya.text.languages import (
 from maya.text.scripts import main_script, script_of
 
 
-def test_every_language_owns_its_own_name_and_virama() -> None:
+def test_every_script_contains_its_languages_name_and_virama() -> None:
     assert tuple(LANGUAGES) == ("hi", "bn", "ta", "te", "mr", "gu", "kn", "ml", "pa", "or", "as", "en")
     for language in LANGUAGES.values():
         assert all(language.owns(c) for c in unicodedata.normalize("NFC", language.native_name)), language
@@ -26,8 +26,8 @@ def test_every_language_owns_its_own_name_and_virama() -> None:
         assert language_name(language.code) == language.name
 
 
-def test_the_table_of_codes() -> None:
-    assert sum(len(code) == 2 for code in NAMES) == 184, "ISO 639-1 and sh, which it withdrew"
+def test_language_codes_are_those_of_iso_639() -> None:
+    assert sum(len(code) == 2 for code in NAMES) == 184, "ISO 639-1 and the withdrawn code sh"
     assert all(2 <= len(code) <= 3 and name[0].isupper() for code, name in NAMES.items())
     assert not NAMES.keys() & SAME_CODE.keys() and set(SAME_CODE.values()) <= NAMES.keys()
     assert len(set(NAMES.values())) == len(NAMES)
@@ -126,7 +126,9 @@ def test_script_in_the_language_code_is_used() -> None:
     assert get_language("hi-Latn").script == "Latn" and get_language("hi-Latn").name == "Hindi"
     assert get_language("zh-Hant").script == "Hani"
     assert script_share("नमस्ते", "hi-Latn") == 0.0
-    assert language_of_texts("hi", ["hello"]).script == "Deva", "what is known is not guessed"
+    assert language_of_texts("hi", ["hello"]).script == "Deva", (
+        "the script in the code is not guessed from the text"
+    )
     assert language_of_texts("fr", ["123", ""]).script == ""
 
 

@@ -1,4 +1,4 @@
-"""A language model's tokenizer as one of ours, and the prompt around the speech."""
+"""The tokenizer of a language model behind Maya's interface, and the prompt around the speech."""
 
 import pickle
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_round_trip_through_ids_and_bytes(tmp_path: Path) -> None:
     assert made.pieces(made.encode("ab")) == ["a", "b"] and not made.is_byte(ids[0])
 
 
-def test_a_plain_prompt(tmp_path: Path) -> None:
+def test_a_prompt_without_chat_template(tmp_path: Path) -> None:
     made = auto(tiny_llm.make(tmp_path))
     hindi = prompt_ids(made, "Write the {language} speech:", "Hindi")
     assert made.decode(hindi.before) == "<bos>Write the Hindi speech: "
@@ -49,7 +49,7 @@ def test_chat_template_is_applied_once(tmp_path: Path) -> None:
     asked = prompt_ids(made, "Write the {language} speech:", "Tamil")
     assert made.decode(asked.before) == "<bos><turn>user\nWrite the Tamil speech: "
     assert made.decode(asked.after) == "<end>\n<turn>assistant\n"
-    assert asked.end == made.convert_tokens_to_ids("<end>")  # as the template ends a turn, not <eos>
+    assert asked.end == made.convert_tokens_to_ids("<end>")  # the template's end of a turn, not <eos>
 
 
 def test_a_tokenizer_without_an_end_token_is_refused() -> None:

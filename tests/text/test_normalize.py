@@ -13,7 +13,7 @@ from maya.text.languages import LANGUAGES
 from maya.text.normalize import normalize
 
 ZWNJ, ZWJ, VIRAMA_ML, VIRAMA_BN = "\u200c", "\u200d", "\u0d4d", "\u09cd"
-# Where rules meet: letters and signs of the scripts, joiners, apostrophes, digits and odd characters.
+# Characters on which several rules act: letters and signs, joiners, apostrophes, digits and rare characters.
 TRICKY = st.text(
     st.sampled_from("aZé'’`-,.12\u200c\u200d\u200e\ufeff\u00ad\u0093 \t\nİıſßⅣﬁ１")
     | st.characters(min_codepoint=0x0900, max_codepoint=0x0D7F)
@@ -67,12 +67,12 @@ def test_normalization_is_idempotent_and_keeps_only_words(text: str, language: s
         ("\u0936\u094d\u093e\u093e", "hi", "\u0936"),  # half letter + the stroke that completes it
     ],
 )  # fmt: skip
-def test_rules(text: str, language: str, expected: str) -> None:
+def test_rules_of_each_script(text: str, language: str, expected: str) -> None:
     assert normalize(text, language) == expected
 
 
 @given(st.text() | TRICKY, st.sampled_from(list(LANGUAGES)))
-def test_equal_looking_texts_become_equal(text: str, language: str) -> None:
+def test_equivalent_texts_normalise_to_the_same_text(text: str, language: str) -> None:
     once = normalize(text, language)
     assert not any(sequence in once for sequence in SAME_LOOK)
     assert not re.search(r"[^\W0-9]", "".join(c for c in once if unicodedata.category(c) == "Nd"))
@@ -93,7 +93,7 @@ def test_unknown_language_is_refused() -> None:
 
 
 def test_real_transcripts_keep_their_words(shared: Path) -> None:
-    """No real transcript vanishes, and nothing but punctuation and joiners is lost."""
+    """No real transcript becomes empty, and only punctuation and joiners are removed."""
     for line in (shared / "corpora/indic12/manifest.jsonl").open(encoding="utf-8"):
         row = json.loads(line)
         text = normalize(row["text"], row["language"])

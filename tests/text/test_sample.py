@@ -29,7 +29,7 @@ def test_a_large_text_is_sampled_but_counted_in_full() -> None:
 
 
 def test_every_line_has_the_same_probability() -> None:
-    """2000 draws of 10 of 100: each line is kept 200 times, give or take (chi square, 99 degrees, p 1e-6)."""
+    """2000 draws of 10 of 100 lines: each is kept about 200 times (chi-square, 99 degrees, p = 1e-6)."""
     kept = np.zeros(100)
     for seed in range(2000):
         (sample,) = gather(lines("en", 100), lines_per_language=10, seed=seed).values()

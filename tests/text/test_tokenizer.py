@@ -67,9 +67,7 @@ def test_byte_fallback_spells_unknown_characters() -> None:
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
-def test_too_large_a_vocabulary_is_reduced_to_the_largest_possible(
-    model_type: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_too_large_vocabulary_is_reduced(model_type: str, caplog: pytest.LogCaptureFixture) -> None:
     texts = {"en": ["one two three", "four five"]}
     with caplog.at_level(logging.WARNING):
         tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=5000, model_type=model_type))  # type: ignore[arg-type]
@@ -78,7 +76,7 @@ def test_too_large_a_vocabulary_is_reduced_to_the_largest_possible(
     assert tokenizer.decode(tokenizer.encode("one five")) == "one five"
 
 
-def test_too_small_a_vocabulary_is_refused_with_the_minimum() -> None:
+def test_a_too_small_vocabulary_is_refused_with_the_minimum() -> None:
     with pytest.raises(MayaError, match=r"vocab_size=12 .*\d\d pieces are needed.*raise vocab_size"):
         train_tokenizer(TEXTS, TokenizerConfig(vocab_size=12))
 
@@ -112,7 +110,7 @@ def test_temperature_sets_the_share_of_characters(temperature: float, share: flo
 
 
 def test_sampling_keeps_every_character() -> None:
-    """A language that is sampled down must not lose the characters of its rare sentences."""
+    """A language with a small sampling share must keep the characters of its rare sentences."""
     texts = {"en": ["abc"] * 500 + ["xyz"], "hi": ["कखग"]}
     sentences = list(sample_sentences(texts, TokenizerConfig(temperature=0.0, max_sentences=20)))
     assert len(sentences) <= 22
@@ -120,14 +118,14 @@ def test_sampling_keeps_every_character() -> None:
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
-def test_characters_of_a_small_language_get_pieces_and_rare_ones_do_not(model_type: str) -> None:
-    """Whatever its share: 40 Odia lines beside 4000 English ones, and a character that is only a slip."""
+def test_characters_of_a_small_language_get_pieces(model_type: str) -> None:
+    """40 Odia lines beside 4000 English ones: Odia letters get pieces, a single rare character does not."""
     texts = {
         "en": [f"the cat sat on hill {i % 7}" for i in range(4000)] + ["a slip ß"],
         "or": ["ଓଡ଼ିଆ ଭାଷା", "କଖଗ"] * 20,
     }
     cfg = TokenizerConfig(vocab_size=70, model_type=model_type, temperature=1.0, min_char_count=5)  # type: ignore[arg-type]
-    cfg.max_sentences = 50  # so that Odia is a line or none of the sample
+    cfg.max_sentences = 50  # at most one line of the sample is Odia
     tokenizer = train_tokenizer(texts, cfg)
     for char in set("".join(texts["or"])) - {" "}:
         assert tokenizer.unk_id not in tokenizer.encode(char), char
