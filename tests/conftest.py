@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from maya.config import _KINDS
 from tests.pair import Pair
 
 REPO = Path(__file__).resolve().parents[1]
@@ -56,6 +57,17 @@ def _pairs() -> Iterator[list[Pair]]:
     yield pairs
     for pair in pairs:
         pair.close()
+
+
+@pytest.fixture(autouse=True)
+def _kinds_restored() -> Iterator[None]:
+    """Remove the configurations that a test registered from a user's file: later tests list all kinds."""
+    before = {family: set(kinds) for family, kinds in _KINDS.items()}
+    yield
+    for family, kinds in _KINDS.items():
+        for kind in set(kinds) - before.get(family, set()):
+            if not kinds[kind].__module__.startswith("maya."):  # a module of maya is not imported again
+                del kinds[kind]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from maya.decode.base import MethodConfig
 from maya.decode.ctc_beam import BeamConfig
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.methods import METHODS, choose_method, greedy, head_of_method, possible_methods
+from maya.decode.methods import choose_method, greedy, head_of_method, possible_methods
 from maya.decode.modified_beam import ModifiedBeamConfig, modified_beam_search
 from maya.decode.recognizer import Recognizer
 from maya.encoders import Encoded
@@ -203,16 +203,6 @@ def experiment():
 '''
 
 
-@pytest.fixture
-def _no_more_methods() -> Iterator[None]:
-    """Restore the table of methods after the test."""
-    names = set(METHODS)
-    yield
-    for name in set(METHODS) - names:
-        del METHODS[name]
-
-
-@pytest.mark.usefixtures("_no_more_methods")
 def test_user_file_adds_a_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(USER_FILE.strip().splitlines()) <= 40
     (tmp_path / "mine.py").write_text(USER_FILE)

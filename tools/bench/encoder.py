@@ -108,7 +108,7 @@ def nemo(ours: FastConformer) -> nn.Module:
 
 
 def run_ours(model: nn.Module, x: Tensor, lens: Tensor) -> Tensor:
-    return model(x, lens)[0]
+    return model(x, lens).frames
 
 
 def run_hugging_face(model: nn.Module, x: Tensor, lens: Tensor) -> Tensor:
