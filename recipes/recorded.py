@@ -14,7 +14,7 @@ from maya.recipes.experiment_file import import_recorded
 def experiment_of(run: Path, name: str | None, overrides: list[str]) -> Experiment:
     """The experiment `name`, or without one that of the run's config.json, with overrides applied.
 
-    Raises MayaError for a folder without config.json.
+    Raises MayaError for a folder without config.json, or with one of another version.
     """
     if name is not None:
         return load_experiment(name, overrides)
@@ -25,7 +25,13 @@ def experiment_of(run: Path, name: str | None, overrides: list[str]) -> Experime
             f"{run} is not the folder of a training: {run / 'config.json'} is missing or damaged; name the "
             "experiment with --experiment"
         )
-    return apply_overrides(from_dict(Experiment, saved), overrides)
+    try:
+        experiment = from_dict(Experiment, saved)
+    except MayaError as error:
+        raise MayaError(
+            f"{run / 'config.json'} cannot be read: {error}; name the experiment with --experiment"
+        ) from None
+    return apply_overrides(experiment, overrides)
 
 
 def data_of(run: Path, data: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""What every test may use: fixed seeds, few threads, and the shared reference material where present."""
+"""Fixtures for all tests: fixed seeds, few threads, and the shared reference material if present."""
 
 import os
 import random
@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test marked `gpu` is skipped, and says so, where there is no GPU."""
+    """Skip tests marked `gpu` if there is no GPU."""
     if torch.cuda.is_available():
         return
     for item in items:
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
-    """The same random numbers in every run and in any order of tests."""
+    """Seed all generators, so that random numbers do not depend on the order of tests."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -60,7 +60,7 @@ def _pairs() -> Iterator[list[Pair]]:
 
 @pytest.fixture
 def pair(_pairs: list[Pair]) -> Pair:
-    """Two processes, the same for every test; new ones after a test that broke them."""
+    """Two processes that all tests share. They are restarted after a test that broke them."""
     if not _pairs or not _pairs[-1].alive:
         _pairs.append(Pair())
     return _pairs[-1]
@@ -74,7 +74,7 @@ def repo() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Recorded tensors and real speech that are kept beside the checkout, not in it; skips where absent."""
+    """The folder of recorded tensors and real speech beside the checkout. Skips the test if it is absent."""
     path = REPO.parent / "shared"
     if not path.is_dir():
         pytest.skip("the shared material (../shared: golden tensors, recorded speech) is not on this machine")

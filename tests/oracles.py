@@ -8,7 +8,7 @@ import pytest
 
 
 def torchaudio(module: str = "functional") -> Any:
-    """A module of torchaudio; the test that asks is skipped, and says why, where it does not load."""
+    """A module of torchaudio. Skips the test with the reason if it does not load."""
     try:
         return importlib.import_module(f"torchaudio.{module}")
     except (ImportError, OSError, RuntimeError, AttributeError) as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-SECONDS = 240  # that a job may take on a busy machine
+SECONDS = 240  # limit for a job on a busy machine
 
 
 class Pair:
@@ -68,7 +68,7 @@ def _serve(rank: int, connection: Connection) -> None:
 
 
 def _do(rank: int, port: int, job: Callable[..., Any], args: tuple[Any, ...]) -> str:
-    """Do a job as one rank of two; returns the traceback of its error, or ""."""
+    """Run a job as one rank of two. Returns the traceback of its error, or ""."""
     from accelerate.state import AcceleratorState, GradientState
 
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
@@ -81,7 +81,7 @@ def _do(rank: int, port: int, job: Callable[..., Any], args: tuple[Any, ...]) ->
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        # The next job makes an accelerator of its own.
+        # The next job makes its own accelerator.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
     return ""

@@ -71,7 +71,7 @@ def test_assignments_are_checked() -> None:
     with pytest.raises(TypeError, match="Inner.width expects a whole number, not 4.5"):
         cfg.inner.width = 4.5  # type: ignore[assignment]
     with pytest.raises(TypeError, match="not True"):
-        cfg.inner.width = True  # a flag where a size belongs is a slip
+        cfg.inner.width = True  # a bool is no size
     with pytest.raises(TypeError, match="one of relu, tanh"):
         Inner(kind="gelu")  # type: ignore[arg-type]
     with pytest.raises(TypeError):

@@ -33,7 +33,7 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def configurations(*roots: type) -> list[type]:
-    """Every configuration that can be reached from the fields of `roots`, and all kinds of their families."""
+    """All configurations in the fields of `roots`, and all kinds of their families."""
     classes: list[type] = []
 
     def visit(hint: Any) -> None:

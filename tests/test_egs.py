@@ -1,4 +1,4 @@
-"""The shape of egs/: every corpus folder has the same parts, and every experiment builds and is storable."""
+"""The folders of egs/ have the same parts, and every experiment builds and can be saved."""
 
 import ast
 import importlib
@@ -27,7 +27,7 @@ def experiments() -> list[tuple[str, str]]:
 
 
 def shape_errors(folder: Path) -> list[str]:
-    """What a corpus folder lacks or has too much of."""
+    """Missing and forbidden parts of a corpus folder."""
     errors = [
         f"{folder.name} has no {part}"
         for part in ("README.md", "data.py", "run.sh")

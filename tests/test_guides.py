@@ -1,4 +1,4 @@
-"""The guides in docs/guides are true: each of their Python files and commands runs."""
+"""All Python files and commands of the guides in docs/guides run."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ def blocks(repo: Path, guide: str) -> Iterator[tuple[str, str]]:
 
 
 def make_corpus(folder: Path) -> None:
-    """48 utterances of tones whose pitch tells the emotion."""
+    """48 utterances of tones. The pitch depends on the emotion."""
     rng = np.random.default_rng(1)
     folder.mkdir()
     rows = []
@@ -45,7 +45,7 @@ def make_corpus(folder: Path) -> None:
 
 
 def make_turns(folder: Path) -> None:
-    """Recordings of several utterances each, as the guide about corpus formats describes them."""
+    """Recordings with several utterances each, in the format of the guide about corpora."""
     rng = np.random.default_rng(2)
     folder.mkdir()
     for i in range(12):
@@ -62,7 +62,7 @@ def make_turns(folder: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder outside of the checkout with `corpus` and `turns` in it, as the current directory."""
+    """A current directory outside the checkout with the folders `corpus` and `turns`."""
     make_corpus(tmp_path / "corpus")
     make_turns(tmp_path / "turns")
     monkeypatch.chdir(tmp_path)
@@ -71,7 +71,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_python(text: str, folder: Path) -> None:
-    """Write a block that names its file, or execute it."""
+    """Write a block to the file that it names, or execute it."""
     match = re.match(r"# (\w+\.py)\n", text)
     if match:
         (folder / match[1]).write_text(text[match.end() :])

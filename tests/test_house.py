@@ -1,4 +1,4 @@
-"""House rules that a program can check; CONTRIBUTING.md says why they are there."""
+"""Rules of the code base that a program can check; CONTRIBUTING.md gives the reasons."""
 
 import ast
 import re
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_KERNEL = 500, 60, 150
-# "path" or "path::function" -> why it may be longer.
+# "path" or "path::function" -> the reason for more lines.
 LONGER: dict[str, str] = {}
-# Modules that no test mentions, and why.
+# Modules that no test mentions -> the reason.
 UNTESTED: dict[str, str] = {}
-# Written in pieces, so that this file does not break its own rule.
+# In pieces, so that this file does not break its own rule.
 MACHINE_PATHS = re.compile(
     "|".join((r"(?<![\w.])/wo" + "rk/", r"(?<![\w.])/fa" + "rm/", "/tmp/bash" + "_jobs", "/ro" + "ot/"))
 )
@@ -21,7 +21,7 @@ CODE = ("maya", "kernels", "recipes", "egs", "tools", "tests")
 
 
 def project_files(repo: Path) -> list[Path]:
-    """What git tracks or would track; in a source archive without git, the files of its code."""
+    """Files that git tracks or would track. Without git, all files of the code folders."""
     command = ["git", "-C", str(repo), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
@@ -50,7 +50,7 @@ def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def too_long(name: str, text: str) -> list[str]:
-    """The file and functions of it that are longer than the house likes."""
+    """The file and those of its functions that are too long."""
     lines = text.count("\n")
     errors = [f"{name} has {lines} lines"] if lines > LONGEST_FILE and name not in LONGER else []
     limit = LONGEST_KERNEL if name.startswith("kernels/") else LONGEST_FUNCTION
@@ -61,7 +61,7 @@ def too_long(name: str, text: str) -> list[str]:
 
 
 def repeated(files: dict[str, str]) -> list[str]:
-    """Functions of more than eight lines that stand twice, word for word, under whatever name."""
+    """Functions of more than eight lines with the same body as another one."""
     seen: dict[str, str] = {}
     errors = []
     for name, text in files.items():
@@ -84,13 +84,13 @@ def test_exceptions_are_still_needed(repo: Path) -> None:
     files = dict(python_files(repo))
     for key in LONGER:
         name, _, function = key.partition("::")
-        assert name in files, f"{key} is gone: take it out of the list"
+        assert name in files, f"{key} no longer exists: remove it from the list"
         if function:
             lengths = [length(n) for n in functions(files[name]) if n.name == function]
             limit = LONGEST_KERNEL if name.startswith("kernels/") else LONGEST_FUNCTION
-            assert max(lengths, default=0) > limit, f"{key} is short now: take it out of the list"
+            assert max(lengths, default=0) > limit, f"{key} is short now: remove it from the list"
         else:
-            assert files[name].count("\n") > LONGEST_FILE, f"{key} is short now: take it out of the list"
+            assert files[name].count("\n") > LONGEST_FILE, f"{key} is short now: remove it from the list"
 
 
 def test_no_duplicate_blocks(repo: Path) -> None:
@@ -113,19 +113,21 @@ def test_no_machine_paths_or_links(repo: Path) -> None:
 
 
 def test_tests_mirror_the_tree(repo: Path) -> None:
-    rooms = {p.name for p in (repo / "maya").iterdir() if (p / "__init__.py").is_file()}
-    allowed = rooms | {"kernels", "recipes", "egs", "tools", "golden", "interop"}
+    packages = {p.name for p in (repo / "maya").iterdir() if (p / "__init__.py").is_file()}
+    allowed = packages | {"kernels", "recipes", "egs", "tools", "golden", "interop"}
     folders = [p for p in (repo / "tests").iterdir() if p.is_dir() and p.name != "__pycache__"]
     for folder in folders:
         assert folder.name in allowed, f"tests/{folder.name} mirrors nothing"
         if folder.name != "golden":
             assert (folder / "__init__.py").is_file(), f"tests/{folder.name} needs an __init__.py"
-    with_code = {r for r in rooms if any(p.name != "__init__.py" for p in (repo / "maya" / r).glob("*.py"))}
-    assert with_code <= {p.name for p in folders if any(p.glob("test_*.py"))}, "a room has no tests"
+    with_code = {
+        r for r in packages if any(p.name != "__init__.py" for p in (repo / "maya" / r).glob("*.py"))
+    }
+    assert with_code <= {p.name for p in folders if any(p.glob("test_*.py"))}, "a package has no tests"
 
 
 def unmentioned(files: dict[str, str]) -> list[str]:
-    """Library modules of which no test names the module, nor any function or class that it defines."""
+    """Library modules that no test mentions, neither by name nor by a function or class."""
     words = {w for name, text in files.items() if name.startswith("tests/") for w in re.findall(r"\w+", text)}
     modules = []
     for name, text in files.items():
@@ -139,7 +141,7 @@ def unmentioned(files: dict[str, str]) -> list[str]:
 
 
 def test_every_module_is_mentioned_in_a_test(repo: Path) -> None:
-    """Not a measure of quality: it finds the module that was added and forgotten."""
+    """Finds modules that were added without a test. It is no measure of quality."""
     assert [name for name in unmentioned(dict(python_files(repo))) if name not in UNTESTED] == []
 
 

@@ -1,4 +1,4 @@
-"""House rules about names and interfaces; CONTRIBUTING.md gives the reasons."""
+"""Rules about names and interfaces; CONTRIBUTING.md gives the reasons."""
 
 import ast
 from collections import defaultdict
@@ -27,7 +27,7 @@ MORE_PARAMETERS: dict[str, str] = {
 }
 # "path" -> the reason for asking for a kind there.
 KINDS_ELSEWHERE = {"tools/bench/transcribe.py": "NeMo's and transformers' models differ by decoder"}
-# Classes of heads and encoders: only their own folders, converters and tests may ask for them.
+# Classes of heads and encoders: only their own folders, converters and tests may check for them.
 PLUGGED = frozenset(
     {
         *("FastConformer", "Zipformer", "LaCT", "FastConformerConfig", "ZipformerConfig", "LaCTConfig"),

@@ -22,12 +22,12 @@ FOLDERS = "maya|kernels|recipes|egs|tools|tests|docs"
 PATH = re.compile(rf"(?<![\w/.<{{$*-])(?:\./)?((?:{FOLDERS})/[\w./*-]+)")
 MODULE = re.compile(rf"python -m ((?:{FOLDERS})(?:\.\w+)+)")
 TARGET = re.compile(r"`make ([a-z][a-z-]*)")
-# Of other projects, with the file that says so.
+# Paths of other projects, with the file that mentions them.
 FOREIGN = ("egs/librispeech/ASR",)
 
 
 def tracked(repo: Path) -> list[str]:
-    """Files that git knows, or would: what a clone holds."""
+    """Files that git tracks or would track, as in a clone."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
     if done.returncode:
@@ -38,7 +38,7 @@ def tracked(repo: Path) -> list[str]:
 def documentation(repo: Path) -> Iterator[tuple[str, str]]:
     """(file, text) of each page, and of each docstring and comment outside the tests."""
     for name in tracked(repo):
-        if name == "CHANGELOG.md":  # it names what is gone
+        if name == "CHANGELOG.md":  # it names removed files
             continue
         if name.endswith(".md") or (name.endswith(".sh") and not name.startswith("tests/")):
             yield name, (repo / name).read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def test_paths_exist(repo: Path) -> None:
     for file, text in documentation(repo):
         for match in PATH.finditer(text):
             path = match[1].rstrip("/.-")
-            if text[match.end() : match.end() + 1] in ("<", "{", "$"):  # goes on with a placeholder
+            if text[match.end() : match.end() + 1] in ("<", "{", "$"):  # continues with a placeholder
                 path = str(Path(path).parent)
             if path.startswith(FOREIGN) or path in names or any(word.isupper() for word in path.split("/")):
                 continue
@@ -86,7 +86,7 @@ def test_make_targets_exist(repo: Path) -> None:
 
 
 def test_documented_commands_parse(repo: Path) -> None:
-    """Every line of a code block that begins with `maya` has options that exist and values they take."""
+    """The options and values of every line of a code block that begins with `maya` are valid."""
     count = 0
     for file, text in documentation(repo):
         if not file.endswith(".md"):
@@ -127,7 +127,7 @@ def options_that_exist(repo: Path) -> set[str]:
 
 
 def test_documented_options_exist(repo: Path) -> None:
-    """Of `--option` and `--group.field` in the pages; options of other programs are listed here."""
+    """Checks `--option` and `--group.field` in the pages. `foreign` lists options of other programs."""
     foreign = {"--use-averaged-model", "--torch-threads", "--shift-output", "--index-url", "--cov"}
     options = options_that_exist(repo) | foreign
     names = ("egs.indic12.mini", "egs.digits.lact", "egs.librispeech.zipformer:tiny")

@@ -1,5 +1,6 @@
-"""The smallest experiment that goes down the whole road, for tests of training and of the command line."""
+"""The smallest experiment that runs the whole pipeline, for tests of training and of the command line."""
 
+from pathlib import Path
 from typing import Any
 
 from maya.heads import AttentionDecoderConfig
@@ -8,6 +9,16 @@ from maya.models.config import SpeechModelConfig
 from maya.models.hybrid import HybridOptions
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
+from maya.recipes.prepare import prepare
+from maya.recipes.tokenizer import tokenizer
+from tests import tones
+
+
+class LetterTokenizer:
+    """A tokenizer of one letter a token."""
+
+    def decode(self, tokens: list[int]) -> str:
+        return "".join(chr(97 + t) for t in tokens)
 
 
 def experiment() -> Experiment:
@@ -62,3 +73,14 @@ def options(**changes: Any) -> HybridOptions:
 def hybrid(**changes: Any) -> SpeechModelConfig:
     """The configuration of a model with these `options`."""
     return options(**changes).model_config()
+
+
+def prepare_run(exp: Experiment, top: Path, *, utterances: int = 24) -> Path:
+    """Make the folders corpus (of tones), data (prepared) and run (with a tokenizer) in `top`. Returns `top`.
+
+    `utterances` is the number for each language.
+    """
+    tones.make_corpus(top / "corpus", utterances=utterances)
+    prepare(exp, top / "corpus", top / "data")
+    tokenizer(exp, top / "data", top / "run")
+    return top

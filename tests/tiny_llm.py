@@ -1,4 +1,4 @@
-"""Language models of some thousand random weights, in folders as `save_pretrained` writes them."""
+"""Language models with some thousand random weights, in folders as `save_pretrained` writes them."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The smallest model of icefall's kind, for tests: filter banks, Zipformer, stateless predictor, blank 0."""
+"""The smallest icefall model, for tests: filter banks, Zipformer, stateless predictor, blank 0."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from maya.models.hybrid import hybrid
 
 
 def encoder(**options: Any) -> ZipformerConfig:
-    """Three stacks; with `causal=True` in chunks of 16 or 32 frames of 20 ms."""
+    """Three stacks. With `causal=True`, chunks of 16 or 32 frames of 20 ms."""
     sizes: dict[str, Any] = {
         "downsampling": (1, 2, 4),
         "layers": (1, 2, 1),

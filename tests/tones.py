@@ -1,4 +1,4 @@
-"""A language a model can learn in seconds: every letter is a tone. For tests of training, not of speech."""
+"""Speech for tests of training: every letter is a tone, so that a model learns it in seconds."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ LETTERS = "abcdefgh"
 
 
 def speak(text: str, *, pitch: float = 1.0) -> np.ndarray:
-    """(N,) float32: one tone a letter with soft edges, a pause at a space."""
+    """Samples (N,) float32: one tone with soft edges for each letter, and a pause for each space."""
     pieces = [np.zeros(RATE // 10)]
     t = np.arange(int(RATE * LETTER_SECONDS)) / RATE
     edge = np.minimum(1, np.minimum(t, t[::-1]) / 0.02)

@@ -41,7 +41,7 @@ def make(
 
 @torch.no_grad()
 def log_prob(decoder: AttentionDecoder, enc: Tensor, text: tuple[int, ...] | list[int]) -> float:
-    """Of one text for one utterance (S, D), from the logits of the whole forward."""
+    """Log probability of one text for one utterance (S, D), from the logits of the whole forward."""
     tokens, lens = torch.tensor([list(text)], dtype=torch.int64), torch.tensor([len(text)])
     logits = decoder(enc[None], torch.tensor([len(enc)]), tokens, lens)[0].log_softmax(-1)
     return sum(float(logits[u, token]) for u, token in enumerate([*text, decoder.eos]))
@@ -208,7 +208,7 @@ def test_trained_decoder_decodes_its_texts_and_corrects_ctc() -> None:
         optimizer.step()
     for beam in (1, 4):
         assert [h.tokens for h in attention_beam(enc, lens, decoder, beam=beam)] == texts
-    # CTC hears 4 where 3 was said, by a little.
+    # CTC slightly prefers 4 to the correct 3.
     ctc_logits = torch.full((1, 8, 10), -9.0)
     for frame, token in enumerate([2, 0, 3, 0, 4, 0, 4, 0]):
         ctc_logits[0, frame, token] = 0.0

@@ -1,4 +1,4 @@
-"""Greedy CTC decoding and what a hypothesis says about time."""
+"""Greedy CTC decoding, and the times and scores of its hypotheses."""
 
 import random
 
@@ -43,7 +43,7 @@ def test_hypothesis_times_and_scores() -> None:
 
 
 def test_head_runs_in_chunks(monkeypatch):
-    """The log-probabilities of hours are never there at once; runs go on over the seams."""
+    """Long audio is decoded in chunks, to save memory. Runs continue over chunk boundaries."""
     monkeypatch.setattr(ctc, "HEAD_FRAMES", 6)
     enc, lens = torch.randn(2, 23, 4), torch.tensor([23, 17])
     enc[:, 2:5] = enc[:, 2:3]  # a run over the seam at frame 3
@@ -60,7 +60,7 @@ def test_head_runs_in_chunks(monkeypatch):
 
 
 def test_whole_and_streamed_output_equal_the_definition() -> None:
-    """Merge runs, drop blanks; a token has the first frame of its run, its length and its highest score."""
+    """Runs are merged and blanks dropped. A token has the start, length and best score of its run."""
     draw = random.Random(3)
     path = [label for _ in range(60) for label in [draw.randrange(4)] * draw.randrange(1, 5)]
     scores = [-draw.random() for _ in path]

@@ -1,4 +1,4 @@
-"""Forced alignment against every path of small problems, and against torchaudio's where it loads."""
+"""Forced alignment against exhaustive search of small problems, and against torchaudio if it loads."""
 
 import itertools
 import time
@@ -68,7 +68,7 @@ def test_scores_equal_torchaudios(frames: int, count: int, vocab: int, dtype: to
     forced_align = oracles.torchaudio().forced_align
     log_probs = random_problem(frames, vocab, dtype)
     tokens = torch.randint(1, vocab, (count,))
-    if frames == count:  # no room for a blank between equal neighbours
+    if frames == count:  # too few frames for the blank between equal neighbours
         tokens = torch.arange(1, count + 1)
     path, scores = align_ctc(log_probs, tokens, blank=0)
     expected_path, expected = forced_align(log_probs[None], tokens[None], blank=0)

@@ -19,7 +19,7 @@ def every_text(longest: int) -> list[tuple[int, ...]]:
 
 
 def log_prob(log_probs: torch.Tensor, text: tuple[int, ...]) -> float:
-    """Summed over all alignments by torch's CTC loss; -inf where there is none."""
+    """Log probability summed over all alignments, by torch's CTC loss. -inf if there is no alignment."""
     target = torch.tensor(text, dtype=torch.long)
     loss = F.ctc_loss(
         log_probs, target, torch.tensor(len(log_probs)), torch.tensor(len(text)), blank=BLANK, reduction="sum"

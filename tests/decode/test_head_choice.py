@@ -76,7 +76,7 @@ def test_transcribe_with_each_head_and_with_the_best(caplog: pytest.LogCaptureFi
         (hyp,) = ours.transcribe([audio], method=head)
         assert hyp.tokens == expected.tokens
         tokens[head] = hyp.tokens
-    assert len({tuple(t) for t in tokens.values()}) == 3  # so the heads are told apart below
+    assert len({tuple(t) for t in tokens.values()}) == 3  # so that the heads give different texts
     assert not caplog.messages
     for best in HEADS:
         dev = rates(**{head: 0.1 if head == best else 0.2 for head in HEADS})

@@ -1,4 +1,4 @@
-"""The table of decoding methods: what each reads, its options, and a method in a user's own file."""
+"""The table of decoding methods: their heads, their options, and a method in a user's own file."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -205,7 +205,7 @@ def experiment():
 
 @pytest.fixture
 def _no_more_methods() -> Iterator[None]:
-    """The table is afterwards what it was."""
+    """Restore the table of methods after the test."""
     names = set(METHODS)
     yield
     for name in set(METHODS) - names:

@@ -1,4 +1,4 @@
-"""Modified beam search: icefall's algorithm written out for one utterance, brute force, and greedy search."""
+"""Modified beam search against icefall's algorithm for one utterance, exhaustive search and greedy search."""
 
 import math
 from itertools import product
@@ -34,7 +34,7 @@ def modified_beam_search(
 
 
 def make(kind: str, blank_bias: float = 0.0, vocab: int = VOCAB) -> tuple[Any, Joint, int]:
-    """A random model with sharp outputs -> predictor, joint and the blank's id."""
+    """A random model with sharp outputs: predictor, joint and blank id."""
     blank = 0 if kind == "icefall" else None
     if kind == "lstm":
         predictor: Any = Predictor(PredictorConfig(hidden=8, layers=2), vocab).eval()
@@ -197,7 +197,7 @@ def test_trace_follows_the_parents() -> None:
     trace = Trace(3, 2, 2, 9, torch.device("cpu"))
     trace.add(0, torch.tensor([[0, 0], [0, 0]]), torch.tensor([[1, 2], [3, 9]]), torch.full((2, 2), -0.5))
     trace.add(1, torch.tensor([[1, 0], [0, 1]]), torch.tensor([[9, 4], [5, 6]]), torch.full((2, 2), -0.25))
-    trace.add(2, torch.tensor([[1, 0]]), torch.tensor([[7, 8]]), torch.full((1, 2), -1.0))  # one row goes on
+    trace.add(2, torch.tensor([[1, 0]]), torch.tensor([[7, 8]]), torch.full((1, 2), -1.0))  # one row is left
     first, second = trace.read(torch.tensor([0, 1]))
     assert (first.tokens, first.steps, first.scores) == ([1, 4, 7], [0, 1, 2], [-0.5, -0.25, -1.0])
     assert (second.tokens, second.steps, second.scores) == ([6], [1], [-0.25])

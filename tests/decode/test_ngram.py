@@ -1,4 +1,4 @@
-"""The n-gram model: distributions, Kneser-Ney's by hand, and contexts as far as they are known."""
+"""The n-gram model: distributions, Kneser-Ney smoothing by hand, and backoff."""
 
 import math
 

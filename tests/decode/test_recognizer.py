@@ -1,4 +1,4 @@
-"""Transcribing in a language that is named, identified first, or left open."""
+"""Transcription with a named, a detected or no language."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def _recognizer(tokenizer: Tokenizer, weight: float) -> Recognizer:
     cfg = with_vocabulary(tiny.experiment().model, tokenizer.vocab_size, ("en", "hi"))
     if weight:
         cfg.heads["language"] = LanguageConfig(weight=weight)
-    cfg.language_init = 3.0  # an embedding that decides what is decoded
+    cfg.language_init = 3.0  # a large embedding, so that the language changes the tokens
     torch.manual_seed(1)
     return Recognizer(model=build_model(cfg).eval(), tokenizer=tokenizer, device=torch.device("cpu"))
 

@@ -1,4 +1,4 @@
-"""Decoding and recognition in pieces equal those of the whole utterance."""
+"""Streaming output equals the output for the whole utterance."""
 
 import random
 import re
@@ -19,14 +19,14 @@ from maya.heads import AttentionDecoderConfig, LanguageConfig
 from maya.heads.transducer import Joint, JointConfig, Predictor, PredictorConfig
 from maya.models.speech_model import SpeechModel
 from maya.recipes.lact_presets import lact_tiny
-from tests.tiny import experiment
+from tests.tiny import LetterTokenizer, experiment
 
 VOCAB, DIM = 6, 12
 LENS = [60, 41, 0, 1, 33]
 
 
 def pieces(enc, lens, seed):
-    """The rows' frames in pieces of 0 to 9, each row at its own pace: (enc, lens) of each call."""
+    """Yield (enc, lens) of each call: pieces of 0 to 9 frames, of another size for each row."""
     draw = random.Random(seed)
     at = [0] * len(lens)
     while at != lens:
@@ -47,7 +47,7 @@ def same(hypotheses, expected):
 @pytest.mark.parametrize("durations", [(0, 1, 2, 3, 4), (0, 1, 7), None])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_transducer_state_carries_over_pieces(durations, seed):
-    """Several labels on a frame, durations that skip past a piece, a limit of labels that is met."""
+    """Covers several labels on a frame, durations longer than a piece, and the limit of labels a frame."""
     torch.manual_seed(seed)
     predictor = Predictor(PredictorConfig(hidden=8, layers=2), VOCAB).eval()
     joint = Joint(JointConfig(hidden=8), DIM, 8, VOCAB, len(durations or ())).eval()
@@ -74,13 +74,6 @@ def test_ctc_runs_continue_over_pieces():
     same(decoder.hyps, greedy_ctc(log_probs, torch.tensor(lens), blank=VOCAB - 1))
 
 
-class Letters:
-    """A tokenizer of one letter a token."""
-
-    def decode(self, tokens):
-        return "".join(chr(97 + t) for t in tokens)
-
-
 def recognizer(transducer="tdt", identifies=False, **encoder):
     cfg = experiment().model
     cfg.heads["transducer"].loss = transducer
@@ -98,14 +91,14 @@ def recognizer(transducer="tdt", identifies=False, **encoder):
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.15)
-    return Recognizer(model=model, tokenizer=Letters(), device=torch.device("cpu"))
+    return Recognizer(model=model, tokenizer=LetterTokenizer(), device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("method", ["transducer", "ctc"])
 @pytest.mark.parametrize("transducer", ["tdt", "rnnt"])
 @pytest.mark.parametrize("context", [None, (6, 2)])
 def test_audio_in_pieces_gives_the_same_tokens(method, transducer, context):
-    """80 ms to 2 s at a time, from samples to tokens; a second utterance on the same stream."""
+    """Pieces of 80 ms to 2 s, from samples to tokens. Then a second utterance on the same stream."""
     ours = recognizer(transducer)
     draw = random.Random(7)
     stream = ours.stream("hi", method=method, context=context)
@@ -124,7 +117,9 @@ def test_audio_in_pieces_gives_the_same_tokens(method, transducer, context):
         hyp = stream.finish()
         same([hyp], [expected])
         assert (
-            partial == sorted(partial) and hyp.text == Letters().decode(hyp.tokens) and hyp.language == "hi"
+            partial == sorted(partial)
+            and hyp.text == LetterTokenizer().decode(hyp.tokens)
+            and hyp.language == "hi"
         )
 
 
@@ -132,7 +127,7 @@ def test_unsupported_streaming_is_refused():
     with pytest.raises(MayaError, match="cannot stream"):
         recognizer(conv_context="symmetric").stream()
     stream = recognizer().stream()
-    assert stream.finish().tokens == stream.finish().tokens  # nothing said, twice
+    assert stream.finish().tokens == stream.finish().tokens  # no audio, twice
     with pytest.raises(MayaError, match="does not know the language 'xx'; it knows en, hi$"):
         recognizer().stream("xx")
     advice = "a stream cannot identify the language.*: name one of en, hi, or leave the language out"
@@ -194,11 +189,11 @@ def test_lact_keeps_fast_weights_for_the_same_speaker():
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.3)
-    ours = Recognizer(model=model, tokenizer=Letters(), device=torch.device("cpu"))
+    ours = Recognizer(model=model, tokenizer=LetterTokenizer(), device=torch.device("cpu"))
     first, second = (torch.randn(n) * torch.linspace(0.01, 0.5, n) for n in (40_123, 37_000))
 
     def whole(audio, weights=None):
-        """The whole utterance at once: hypothesis, frames, and the fast weights after it."""
+        """Hypothesis, encoder frames and final fast weights of the whole utterance."""
         with torch.inference_mode():
             feats, lens = ours.features(audio[None], torch.tensor([len(audio)]))
             enc, enc_lens, after = model.encoder.adapt(feats, lens, weights)
@@ -218,7 +213,7 @@ def test_lact_keeps_fast_weights_for_the_same_speaker():
         return stream.finish(**options)
 
     same([transcribe(first, same_speaker=True), transcribe(second)], [opening, carried])
-    same([transcribe(second)], [alone])  # and another speaker begins anew
+    same([transcribe(second)], [alone])  # another speaker starts with the initial weights
     with pytest.raises(MayaError, match="same_speaker needs a LaCT"):
         recognizer().stream().finish(same_speaker=True)
     state = model.encoder.initial_state(1).describe()

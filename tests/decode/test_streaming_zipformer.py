@@ -1,4 +1,4 @@
-"""A causal Zipformer recognises audio in pieces as it does whole, chunk by chunk."""
+"""Streaming with a causal Zipformer equals its output for whole utterances."""
 
 import random
 from typing import Any
@@ -17,13 +17,7 @@ from maya.errors import MayaError
 from maya.heads.transducer import Joint, JointConfig, StatelessConfig, StatelessPredictor
 from maya.models.speech_model import SpeechModel
 from tests import tiny_zipformer
-
-
-class Letters:
-    """A tokenizer of one letter a token."""
-
-    def decode(self, tokens: list[int]) -> str:
-        return "".join(chr(97 + t) for t in tokens)
+from tests.tiny import LetterTokenizer
 
 
 def recognizer(causal: bool = True) -> Recognizer:
@@ -32,11 +26,11 @@ def recognizer(causal: bool = True) -> Recognizer:
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.15)
-    return Recognizer(model=model, tokenizer=Letters(), device=torch.device("cpu"))  # type: ignore[arg-type]
+    return Recognizer(model=model, tokenizer=LetterTokenizer(), device=torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def offline(ours: Recognizer, audio: Tensor, chunking: Chunking, method: Any) -> tuple[Any, Tensor]:
-    """Of the whole utterance at once, features padded to the end of the last chunk as a stream pads them."""
+    """Hypothesis and frames of the whole utterance, with features padded to a whole chunk as in a stream."""
     encoder = ours.model.encoder
     assert isinstance(encoder, Zipformer)
     feats, lens = ours.features(audio[None], torch.tensor([len(audio)]))
@@ -55,7 +49,7 @@ def offline(ours: Recognizer, audio: Tensor, chunking: Chunking, method: Any) ->
 @pytest.mark.parametrize("method", ["transducer", "ctc"])
 @pytest.mark.parametrize("context", [None, (64, 32)])
 def test_audio_in_pieces_gives_the_same_tokens(method: Any, context: tuple[int, int] | None) -> None:
-    """From 1 ms to 0.6 s at a time; then a second, short utterance on the same stream."""
+    """Pieces of 1 ms to 0.6 s. Then a second, short utterance on the same stream."""
     ours, draw = recognizer(), random.Random(5)
     stream = ours.stream(method=method, context=context)
     left_frames, chunk = context or (32, 16)
@@ -71,7 +65,7 @@ def test_audio_in_pieces_gives_the_same_tokens(method: Any, context: tuple[int, 
         hyp = stream.finish()
         assert (hyp.tokens, hyp.frames) == (expected.tokens, expected.frames)
         assert hyp.scores == pytest.approx(expected.scores, abs=1e-4)
-    assert stream.finish().tokens == []  # nothing said
+    assert stream.finish().tokens == []  # no audio
 
 
 @torch.inference_mode()
@@ -88,7 +82,7 @@ def test_frames_are_emitted_once_a_chunk_is_complete() -> None:
 
 
 def test_end_without_padding_is_close_to_whole_file() -> None:
-    """What differs is the last chunk alone, where the padding is not silence to the front end."""
+    """Only the last chunk differs, because the front end does not see its padding as silence."""
     ours = recognizer()
     audio, chunking = torch.randn(40_123) * 0.1, Chunking(16, 32)
     _, padded = offline(ours, audio, chunking, "ctc")
@@ -109,7 +103,7 @@ def test_unsupported_streaming_is_refused() -> None:
 
 @torch.no_grad()
 def one_by_one(enc: Tensor, predictor: StatelessPredictor, joint: Joint, most: int) -> tuple[list, list]:
-    """Greedy RNN-T of one utterance (S, D), the predictor on the whole history; blank is 0."""
+    """Greedy RNN-T of one utterance (S, D). The predictor reads the whole history; blank is 0."""
     tokens: list[int] = []
     frames: list[int] = []
     for t in range(len(enc)):
@@ -125,7 +119,7 @@ def one_by_one(enc: Tensor, predictor: StatelessPredictor, joint: Joint, most: i
 
 @pytest.mark.parametrize("context", [1, 2, 3])
 def test_stateless_predictor_with_blank_first(context: int) -> None:
-    """Whole and in pieces, equal to the plain loop."""
+    """Whole and streamed output equal a plain loop."""
     torch.manual_seed(context)
     predictor = StatelessPredictor(StatelessConfig(hidden=8, context=context), 6, 0).eval()
     joint = Joint(JointConfig(hidden=16), 5, 8, 6, blank=0).eval()

@@ -1,4 +1,4 @@
-"""Greedy transducer decoding: NeMo's output, and a plain loop over one utterance at a time."""
+"""Greedy transducer decoding against NeMo's output and a plain loop over single utterances."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def one_by_one(
     durations: list[int] | None,
     max_symbols: int,
 ) -> Hypothesis:
-    """The rules, literally: one utterance (S, D), frame by frame, the predictor on the whole history."""
+    """Plain loop over the frames of one utterance (S, D). The predictor reads the whole history."""
     hyp = Hypothesis(tokens=[], frames=[], durations=[], scores=[])
     t = on_frame = 0
     while t < length:

@@ -1,4 +1,4 @@
-"""The adaptation experiment: its speakers, the ways to adapt, and the table of results."""
+"""The adaptation experiment: its speakers, its methods of adaptation, and the table of results."""
 
 import json
 from dataclasses import asdict
@@ -86,7 +86,7 @@ def test_adaptation_changes_the_encoder_output(speaker_model: adaptation.Speaker
     assert float((plain - carried).abs().max()) > 1e-4 and float((plain - together).abs().max()) > 1e-4
 
 
-def test_carried_gives_the_same_without_a_batch(
+def test_carried_state_equals_single_utterances(
     speaker_model: adaptation.SpeakerModel,
 ) -> None:
     earlier = [audio for audio, _ in speaker_model.speaker.adaptation]
@@ -98,8 +98,8 @@ def test_carried_gives_the_same_without_a_batch(
             assert float((enc[row, : lens[row]] - alone[0]).abs().max()) < 1e-5
 
 
-def test_fast_weights_without_updates_change_nothing(speaker_model: adaptation.SpeakerModel) -> None:
-    """Fast weights that no utterance has changed are those every utterance begins with."""
+def test_fast_weights_without_updates_equal_no_adaptation(speaker_model: adaptation.SpeakerModel) -> None:
+    """Every utterance starts with the initial fast weights."""
     encoder = speaker_model.model.encoder
     with torch.inference_mode():
         plain, _ = encoded(speaker_model, speaker_model.plain())

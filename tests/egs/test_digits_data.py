@@ -1,4 +1,4 @@
-"""Digit strings: one speaker each, no speaker in two splits, texts that say what is heard."""
+"""Digit strings: one speaker each, no speaker in two splits, texts that match the audio."""
 
 import json
 import random
@@ -47,7 +47,7 @@ def made(out: Path) -> list[tuple[dict[str, Any], np.ndarray]]:
 
 
 def heard(samples: np.ndarray) -> list[str]:
-    """The tones in order, from the strongest frequency of each 10 ms and its changes at silences."""
+    """The tones in order, from the strongest frequency of each 10 ms. Silence separates tones."""
     words, sounding = [], False
     for frame in samples[: len(samples) // 160 * 160].reshape(-1, 160):
         if np.abs(frame).max() < 1000:

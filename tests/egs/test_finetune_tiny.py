@@ -1,4 +1,4 @@
-"""The schedule of the flagship in small, on recorded speech: a converted encoder learns a new vocabulary."""
+"""The flagship schedule at small scale, on real speech: a converted encoder learns a new vocabulary."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ FREEZE, RAMP, STEPS = 4, 3, 8
 
 
 def _corpus(shared: Path, folder: Path) -> Path:
-    """Short utterances of two languages from the recorded speech, read where they are."""
+    """Short utterances of two languages from the real speech, read in place."""
     source, rows, taken = shared / "corpora" / "indic12", [], dict.fromkeys(LANGUAGES, 0)
     for line in (source / "manifest.jsonl").read_text().splitlines():
         row = json.loads(line)

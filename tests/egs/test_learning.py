@@ -1,4 +1,4 @@
-"""The recipes still learn. Minutes of training each: run by `make test-all`, not by `make test`."""
+"""The recipes reach their error rates. They train for minutes: only `make test-all` runs them."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 def _run(recipe: str, work: Path, processes: int, *options: str) -> dict:
-    """The recipe with the command of its RESULTS.md; returns its result.json."""
+    """Run the recipe with the command of its RESULTS.md. Returns its result.json."""
     script = REPO / "egs" / recipe / "run.sh"
     command = [script, "--work", work, "--gpus", str(processes), "--cpu", "true", *options]
     subprocess.run(command, check=True, cwd=REPO, timeout=3600)

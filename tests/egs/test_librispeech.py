@@ -1,4 +1,4 @@
-"""The experiments on LibriSpeech have the numbers of icefall's recipe, and models of its sizes."""
+"""The LibriSpeech experiments have the settings and model sizes of icefall's recipe."""
 
 import itertools
 import json
@@ -84,5 +84,5 @@ def test_tiny_is_small_and_has_every_head_but_attention() -> None:
 
 def test_musan_augmentation_settings() -> None:
     augment = load("medium").data.augment
-    assert not augment.on and augment.clean_share == 0.0  # until run.sh --musan says where it is
+    assert not augment.on and augment.clean_share == 0.0  # run.sh --musan turns it on
     assert all(noise.snr_db == (10.0, 20.0) and noise.mixed == (1, 1) for noise in augment.noises.values())

@@ -1,4 +1,4 @@
-"""LibriSpeech's layout, and the way from it to prepared tables."""
+"""The layout of LibriSpeech, and its preparation."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ OTHER = {"train-other-500", "dev-other", "test-other"}
 
 @pytest.fixture(scope="module")
 def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LibriSpeech of tones: two corpora, of five and three speakers."""
+    """A LibriSpeech folder of tones, made from two corpora of five and three speakers."""
     top = tmp_path_factory.mktemp("librispeech")
     write_corpus(top / "clean", per_speaker=3, speakers=5)
     rows = write_corpus(top / "other", per_speaker=2, speakers=3)
@@ -127,7 +127,7 @@ def test_manifests_of_selected_parts(tmp_path: Path, laid_out: Path) -> None:
 
 
 def small(folder: Path) -> Path:
-    """A part of two utterances."""
+    """A dev-clean part of two utterances."""
     chapter = folder / TOP / "dev-clean" / "1" / "2"
     chapter.mkdir(parents=True)
     for i in range(2):

@@ -1,4 +1,4 @@
-"""LaCT's experiments on LibriSpeech: recipe and sizes, and that each learns from an utterance of 5 s."""
+"""LaCT experiments on LibriSpeech: settings, sizes, and fast weights that adapt within 5 s."""
 
 import itertools
 import json
@@ -74,8 +74,8 @@ def test_recipe_settings(name: str) -> None:
 
 @pytest.mark.parametrize(("ranks", "cap"), [(1, 310.0), (2, 157.0), (4, 82.0), (8, 45.0)])
 def test_step_has_24_utterances(ranks: int, cap: float) -> None:
-    """With the caps of the README, of lengths as LibriSpeech's: most are 12 to 16 s, hardly any longer.
-    The smaller a rank's batch, the more of its cap stays empty."""
+    """Uses the caps of the README and durations like LibriSpeech's: most are 12 to 16 s, few are longer.
+    Smaller batches per rank fill less of their cap."""
     cfg = load("base_ctc").data.plan
     assert ranks > 1 or cfg.max_seconds == cap
     assert f"--data.plan.max_seconds {cap:g}" in README or ranks == 1
@@ -121,7 +121,7 @@ def test_sizes_heads_and_decoding_methods(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_fast_weights_adapt_within_5_s(name: str) -> None:
-    """In the whole model, from the waveform on; one layer stands for all, as layers share their plan."""
+    """Runs the whole model from the waveform. One layer is enough, because all layers share their plan."""
     exp = load(name)
     encoder = replace(encoder_of(exp), n_layers=1, subsampling_channels=8)
     cfg = with_vocabulary(replace(exp.model, encoder=encoder), 500, exp.languages)
@@ -152,7 +152,7 @@ def test_streaming_preset_streams() -> None:
     assert (encoder.order, encoder.chunk, encoder.window[1]) == ("chunk_causal", 32, -1)
     cfg = with_vocabulary(replace(exp.model, encoder=encoder), 500, exp.languages)
     model = build_model(cfg).eval()
-    model.preprocessor.featurizer.stream()  # raises where features need the whole utterance
+    model.preprocessor.featurizer.stream()  # raises if features need the whole utterance
     model.encoder.stream(1)
     whole = build_model(with_vocabulary(load("tiny").model, 80, ("en",))).eval()
     with pytest.raises(Exception, match="stream"):
@@ -160,12 +160,12 @@ def test_streaming_preset_streams() -> None:
 
 
 def test_training_by_steps_is_averaged_over_steps(tmp_path: Path) -> None:
-    """run.sh chooses epoch and average where there are epochs, which a cosine does not leave."""
+    """run.sh selects epoch and avg only if the run has checkpoints of epochs. A cosine schedule has none."""
     checkpoints = tmp_path / "work" / "lact_tiny" / "checkpoints"
     checkpoints.mkdir(parents=True)
     command = [REPO / "egs/librispeech/run.sh", "--work", tmp_path / "work", "--experiment", "lact:tiny"]
     command += ["--stage", "4", "--stop-stage", "4", "--gpus", "1"]
-    env = os.environ | {"BASH_FUNC_maya%%": '() { echo "maya $*"; }'}  # says what would be run
+    env = os.environ | {"BASH_FUNC_maya%%": '() { echo "maya $*"; }'}  # prints commands only
 
     def run(*options: str) -> str:
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""The built-in corpus: reproducible to the byte, honest splits, real words, voices that differ."""
+"""The built-in corpus: reproducible bytes, disjoint splits, real words, different voices."""
 
 import hashlib
 import io
@@ -121,7 +121,7 @@ def test_too_many_words_and_unknown_languages_are_refused() -> None:
 
 @pytest.mark.parametrize("language", ["as", "bn", "ml", "or"])
 def test_words_are_read_not_spelled_out(language: str) -> None:
-    """eSpeak names the letters one by one when it cannot read a word: several times as long."""
+    """If eSpeak cannot read a word it spells it, which takes several times as long."""
     for word in words(language):
         letters = sum(unicodedata.category(c).startswith("L") for c in word)
         assert len(speak.speak(word, language, "m1", **PLAIN)) / 16000 / letters < 0.32, word
@@ -135,7 +135,7 @@ def test_speech_does_not_depend_on_earlier_speech() -> None:
 
 @pytest.mark.parametrize("variant", ["f3", "Alicia", "klatt4"])
 def test_breath_noise_does_not_depend_on_the_clock(variant: str) -> None:
-    """f3 and Alicia breathe: eSpeak seeds that noise with the second at which it was initialised."""
+    """f3 and Alicia have breath noise, which eSpeak seeds with the second of its initialisation."""
     call = f"speak.speak('monday', 'en', {variant!r}, rate=160, pitch=50, pitch_range=50).tobytes()"
     code = f"import hashlib; from egs.indic12 import speak; print(hashlib.sha256({call}).hexdigest())"
     root = Path(data.__file__).parents[2]
@@ -151,7 +151,7 @@ def test_unknown_voice_is_named() -> None:
 
 
 def log_spectrum(samples: np.ndarray) -> np.ndarray:
-    """Mean log power in 16 bands, level removed: what a voice sounds like, roughly."""
+    """Mean log power in 16 bands without the level: a rough description of a voice."""
     frames = np.lib.stride_tricks.sliding_window_view(samples / 32768, 512)[::160] * np.hanning(512)
     power = np.abs(np.fft.rfft(frames)) ** 2
     power = power[power.sum(1) > power.sum(1).max() * 1e-3, :256].reshape(-1, 16, 16).sum(2)
@@ -189,14 +189,14 @@ def test_resampling_keeps_the_passband_and_prevents_aliasing() -> None:
 
 
 def test_speaking_does_not_load_torch() -> None:
-    """Its threads would not survive the fork, and each worker would take a second to start."""
+    """The threads of torch would not survive the fork, and each worker would start a second later."""
     code = "import sys, egs.indic12.data; sys.exit('torch' in sys.modules)"
     root = Path(data.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
 def _hear_ctrl_c() -> None:
-    """A shell lets what it starts in the background ignore SIGINT, and all children inherit that."""
+    """A shell makes its background jobs ignore SIGINT, and all children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -210,7 +210,7 @@ def test_ctrl_c_leaves_no_files_and_prints_one_sentence(tmp_path: Path) -> None:
     while not any(p.stat().st_size for p in tmp_path.glob(".corpus.partial-*/hi.tar")):
         assert run.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    os.killpg(run.pid, signal.SIGINT)  # what a terminal does: parent and workers all get it
+    os.killpg(run.pid, signal.SIGINT)  # as from a terminal: the parent and all workers receive it
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 1
     assert errors.strip().splitlines()[-1].startswith("error: stopped before")

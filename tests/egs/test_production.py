@@ -1,4 +1,4 @@
-"""The production recipe holds the values it was specified with, at every size."""
+"""The production recipe has its specified settings at every size."""
 
 import importlib
 

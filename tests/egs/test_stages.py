@@ -1,4 +1,4 @@
-"""egs/stages.sh as a recipe's run.sh sources it."""
+"""egs/stages.sh, sourced as a recipe's run.sh does."""
 
 import argparse
 import json
@@ -55,11 +55,11 @@ def test_options_set_variables_and_overrides(tmp_path: Path, repo: Path) -> None
     *due, variables, overrides = done.stdout.splitlines()
     assert variables == "stage=2 stop_stage=3 name=my run work_dir=a=b"
     assert overrides == "overrides: <--set> <train.lr=1e-3> <--set> <model.encoder.dropout=0.2>"
-    assert due == ["due 2 --force", "due 3 "]  # a stage asked for by name runs even if it is up to date
+    assert due == ["due 2 --force", "due 3 "]  # a stage that is named runs even if it is up to date
 
 
 def test_options_of_the_earlier_system_are_translated(tmp_path: Path, repo: Path) -> None:
-    """run.sh makes of each row of the table what `maya` makes of it."""
+    """run.sh translates each row of the table as `maya` does."""
     options = [part for name, field in ALIASES.items() for part in ([name] if "=" in field else [name, "7"])]
     parser = argparse.ArgumentParser()
     parser.add_argument("--set", action="append", default=[], dest="overrides")
@@ -88,7 +88,7 @@ def test_meaning_of_translated_options() -> None:
     assert (exp.train.accumulate, exp.model.language_embedding) == (4, False)
     plan = exp.data.plan
     assert (plan.max_seconds, plan.max_utterances, plan.max_tokens, plan.temperature) == (240, 64, 400, 0.3)
-    assert Experiment(name="x").data.plan.max_tokens is None  # no cap on tokens unless one is asked for
+    assert Experiment(name="x").data.plan.max_tokens is None  # no cap on tokens by default
 
 
 def test_defaults(tmp_path: Path, repo: Path) -> None:
@@ -161,7 +161,7 @@ echo "$experiment|$experiment_file"
 
 @pytest.fixture
 def resolve(tmp_path: Path, repo: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Calls a script that resolves --experiment, from tmp_path/here, with the experiments of tmp_path/top."""
+    """Runs a script in tmp_path/here that resolves --experiment among the experiments of tmp_path/top."""
     for name in ("base", "large", "v1.5"):
         path = tmp_path / "top" / "egs" / "one" / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ def frames(span, lens, size, rows=None):
 
 
 def sees(span, i, j):
-    """NeMo's words, frame by frame."""
+    """The visible frames of each frame, by NeMo's definition."""
     if span.chunk:
         chunks = i // span.chunk - j // span.chunk
         return chunks >= 0 and (span.left_frames is None or chunks <= span.left_frames // span.chunk)
@@ -60,7 +60,7 @@ def sees(span, i, j):
 
 
 def defined(att, x, span):
-    """One utterance (n, D), score by score."""
+    """Attention of one utterance (n, D), computed score by score."""
     n = len(x)
     q, k, v = (f(x).view(n, HEADS, -1) for f in (att.linear_q, att.linear_k, att.linear_v))
     table = relative_sinusoids(n, WIDTH, x.device).double()
@@ -76,7 +76,7 @@ def defined(att, x, span):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("span", SPANS)
 def test_every_form_equals_the_definition(span, bias, monkeypatch):
-    """Whole, blocks of few queries, local windows, packed and padded; outputs and gradients."""
+    """Compares outputs and gradients: whole, in blocks of queries, in local windows, packed and padded."""
     att = module(bias)
     lens, size = [70, 45, 1], 70
     x = torch.randn(3, size, WIDTH, dtype=torch.float64)
@@ -146,7 +146,7 @@ def test_local_equals_full_when_the_window_covers_the_utterance(options):
 @pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("size", [9, 60])
 def test_global_tokens_attend_to_all_and_are_attended_by_all(separate, size):
-    """Against NeMo's words, score by score: global keys stand before the local ones, without positions."""
+    """Against NeMo's definition, score by score. Global keys come first and have no position."""
     span, spacing = Span(5, 3), 4
     options = dict(tokens=3, spacing=spacing, separate=separate)
     att = GlobalTokenAttention(WIDTH, HEADS, bias=True, dropout=0.0, **options).double()
@@ -203,7 +203,7 @@ def test_model_with_global_tokens():
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_packing_changes_nothing(causal, training, monkeypatch):
-    """Outputs, gradients and batch statistics of a ragged batch, an empty row in it."""
+    """Compares outputs, gradients and batch statistics of a ragged batch with an empty row."""
     options = dict(dropout=0.0, dropout_pre_encoder=0.0, dropout_att=0.0)
     if causal:
         options |= dict(causal_downsampling=True, conv_context="causal", att_context_size=((6, 1),))

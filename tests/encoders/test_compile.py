@@ -1,5 +1,4 @@
-"""What torch.compile makes of a layer: of a conformer's one graph, of a LaCT's several, around the
-operator."""
+"""torch.compile of a layer: one graph for a conformer layer, several around the operator for a LaCT layer."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The quick dropout has torch's distribution."""
+"""The fast dropout has the distribution of torch's dropout."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def test_dropout_share_mean_and_gradient(p):
 
 
 def test_neighbours_are_independent():
-    """Four draws come from one 64-bit integer; none of them may follow another."""
+    """Four draws come from one 64-bit integer. They must be independent."""
     kept = (dropout(torch.ones(400_000), 0.5, True) != 0).float() - 0.5
     for lag in (1, 2, 3, 4, 8, 64):
         assert abs((kept[:-lag] * kept[lag:]).mean()) < 0.25 * 5 / 400_000**0.5

@@ -1,4 +1,4 @@
-"""FastConformer against NeMo's recorded tensors, and alone against what it promises."""
+"""FastConformer against NeMo's recorded tensors, and its own guarantees."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ def tiny(**options):
 
 
 def perturb(model):
-    """Weights at which a bias or a norm that is left out shows."""
+    """Random weights for all biases and norms, so that a missing one changes the output."""
     with torch.no_grad():
         for tensor in [*model.parameters()]:
             tensor.add_(0.1 * torch.randn_like(tensor))
@@ -95,7 +95,7 @@ def test_row_alone_equals_row_in_batch(options):
 
 @pytest.mark.parametrize(("masked", "same"), [(True, True), (False, False)])
 def test_padding_in_training_changes_nothing_when_the_norm_is_masked(masked, same):
-    """More padding, and rubbish in it, leaves outputs, gradients and statistics alone; not so NeMo's norm."""
+    """Padding and its content change neither outputs, gradients nor statistics. With NeMo's norm they do."""
     lens = torch.tensor([120, 75])
     x = torch.randn(2, 120, 80)
     padded = torch.cat([x, torch.zeros(2, 77, 80)], 1)

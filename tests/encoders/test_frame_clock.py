@@ -1,4 +1,4 @@
-"""FrameClock against the modules: samples become as many frames as features and encoder make of them."""
+"""FrameClock against the modules: its frame counts equal those of features and encoder."""
 
 from typing import Any
 

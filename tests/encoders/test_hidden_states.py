@@ -56,7 +56,7 @@ def test_hidden_states_equal_block_outputs(name: str, checkpointing: bool) -> No
 @pytest.mark.parametrize("name", ENCODERS)
 @torch.no_grad()
 def test_hidden_states_do_not_depend_on_the_batch(name: str) -> None:
-    """Packed or padded, alone or among others."""
+    """Packed or padded, alone or in a batch."""
     encoder = ENCODERS[name].build().eval()
     x, layers = torch.randn(3, 203, 80), range(len(encoder.blocks()) + 1)
     states = encoder(x, LENS, hidden=layers).hidden  # FastConformer packs so ragged a batch
@@ -69,7 +69,7 @@ def test_hidden_states_do_not_depend_on_the_batch(name: str) -> None:
 
 @torch.inference_mode()
 def test_hidden_states_of_long_audio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers that are written over their input leave the states as they were."""
+    """Layers that overwrite their input do not change the states."""
     encoder = ENCODERS["FastConformer"].build().eval()
     x, lens = torch.randn(2, 3000, 80), torch.tensor([3000, 2990])
     whole = encoder(x, lens, hidden=range(4)).hidden

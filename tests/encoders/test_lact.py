@@ -1,4 +1,4 @@
-"""LaCT: shapes, padding, gradients, what its fast weights learn, and fast weights in other encoders."""
+"""LaCT: shapes, padding, gradients, learning of fast weights, and fast weights in other encoders."""
 
 import copy
 
@@ -38,7 +38,7 @@ def tiny(**options):
 
 
 def perturb(model, size=0.1):
-    """Weights at which a gate that is closed, or a scale that is left out, shows."""
+    """Random weights for gates and scales, so that a missing one changes the output."""
     with torch.no_grad():
         for p in model.parameters():
             p.add_(size * torch.randn_like(p))
@@ -71,7 +71,7 @@ def test_row_alone_equals_row_in_batch(options):
 
 @pytest.mark.parametrize("options", FORMS)
 def test_padding_changes_nothing_in_training(options):
-    """More padding, and rubbish in it, leaves outputs, gradients and statistics alone, to rounding."""
+    """Padding and its content change neither outputs, gradients nor statistics, apart from rounding."""
     lens = torch.tensor([120, 75])
     x = torch.randn(2, 120, 20)
     padded = torch.cat([x, torch.zeros(2, 77, 20)], 1)
@@ -110,7 +110,7 @@ def test_new_fast_weights_output_zero_and_only_the_gate_has_gradient():
 
 @torch.no_grad()
 def test_fast_weights_recall_values_at_their_keys():
-    """After learning from (k, v), reading at k points more towards v than before, and than at other keys."""
+    """After an update with (k, v), the output at k is closer to v than before and than at other keys."""
     torch.manual_seed(3)
     fast = open_gates(FastWeightBranch(64, FastWeightConfig(fast_heads=1, base_rate=20.0))).eval()
     k, v = torch.randn(2, 1, 8, 64)
@@ -128,7 +128,7 @@ def test_fast_weights_recall_values_at_their_keys():
 
 @torch.no_grad()
 def test_no_updates_at_test_keeps_nothing_of_the_utterance():
-    """Frames far apart have to do with each other through the fast weights alone."""
+    """Distant frames influence each other only through the fast weights."""
     model = open_gates(tiny(window=(1, 1), conv_kernel=3)).eval()
     x = torch.randn(1, 640, 20)
     other = x.clone()
@@ -277,7 +277,7 @@ def test_meta_device_and_materialisation():
 
 
 class TestDropIn:
-    """Fast weights in the place of the attention of other encoders."""
+    """Fast weights instead of attention in other encoders."""
 
     @staticmethod
     def fastconformer(**options):

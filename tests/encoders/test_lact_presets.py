@@ -1,4 +1,4 @@
-"""LaCT's presets: their sizes, and that each of them learns from an ordinary utterance."""
+"""The LaCT presets: their sizes, and updates within an ordinary utterance."""
 
 import pytest
 import torch
@@ -44,9 +44,9 @@ def test_preset_sizes(name):
 @pytest.mark.parametrize("name", LACT_PRESETS)
 @torch.no_grad()
 def test_5_s_of_audio_changes_the_fast_weights(name, form):
-    """Every fast weight of every layer moves, and what it has learnt changes the output.
+    """Every fast weight changes, and that changes the output.
 
-    One layer stands for all: layers do not differ in their plan.
+    One layer is enough, because all layers share their plan.
     """
     cfg = FORMS[form](LACT_PRESETS[name](n_layers=1, subsampling_channels=8))
     model = open_gates(LaCT(cfg)).eval()

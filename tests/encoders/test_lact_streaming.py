@@ -1,4 +1,4 @@
-"""A LaCT encoder fed piece by piece equals the whole; its state can be saved, joined and carried on."""
+"""Streaming of a LaCT encoder equals the whole utterance. Its state can be saved, joined and kept."""
 
 import io
 import random
@@ -29,7 +29,7 @@ def causal(**options):
 
 @torch.no_grad()
 def streamed(model, x, lens, starts, piece, state=None, keep=False):
-    """Encode rows of `x`, row b from call starts[b] on in pieces of piece() features -> a list of (S, D)."""
+    """Encode `x` in pieces of piece() features, row b from call starts[b] on. Returns a list of (S, D)."""
     state = model.initial_state(len(x)) if state is None else state
     at, actual, ended = [0] * len(x), [[] for _ in x], [False] * len(x)
     call = 0
@@ -53,10 +53,10 @@ def streamed(model, x, lens, starts, piece, state=None, keep=False):
 
 @pytest.mark.parametrize("options", FORMS)
 def test_streamed_pieces_equal_the_whole(options):
-    """Rows that start at different calls, in pieces of 0 to 60 features, ragged ends."""
+    """Rows start at different calls, come in pieces of 0 to 60 features and end at different times."""
     model, bound = causal(**options), 1e-5
     x = torch.randn(len(LENS), max(LENS), 20)
-    if model.cfg.orthogonalize:  # which lifts rounding errors too
+    if model.cfg.orthogonalize:  # this increases rounding errors too
         model, x, bound = model.double(), x.double(), 1e-8
     with torch.no_grad():
         whole, whole_lens = model(x, torch.tensor(LENS))
@@ -90,7 +90,7 @@ def test_fast_weights_can_be_kept_for_the_next_utterance():
 
 @torch.no_grad()
 def test_state_is_saved_selected_and_joined():
-    """Three streams that stand at different places go on in one batch, after a way through a file."""
+    """Three streams at different positions are saved, loaded and continued in one batch."""
     model = causal(chunk=4)
     x = torch.randn(3, 240, 20)
     whole, whole_lens = model(x, torch.tensor([240, 240, 240]))

@@ -1,4 +1,4 @@
-"""Batch norm over valid frames against torch's own on the frames alone."""
+"""Masked batch norm against torch's batch norm of the valid frames."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""A GRU encoder in a file of the user's own, outside of the checkout: all that an encoder has to do."""
+"""A GRU encoder in a user's file outside the checkout, through the whole encoder protocol."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Balancer, Whiten, Limit and schedules against their definitions, written out with autograd."""
+"""Balancer, Whiten, Limit and schedules against their definitions with autograd."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_switch_follows_probability_and_generator():
 
 
 def balancer_reference(grad, x, limits):
-    """The two terms as they are defined, differentiated by torch."""
+    """The two terms of the definition, differentiated by torch."""
     least_mean, most_mean, least_rms, most_rms, grad_scale = limits
     x = x.detach().double().requires_grad_()
     dims = tuple(range(x.ndim - 1))
@@ -92,7 +92,7 @@ def test_balancer_equals_its_definition(dtype):
 
 
 def test_balancer_pushes_towards_its_limits():
-    """Gradient descent on nothing but the push: a negative, tiny channel grows and comes up."""
+    """Gradient descent on the penalty alone: a negative, tiny channel grows and becomes positive."""
     x = (0.05 * torch.randn(500, 1) - 0.2).requires_grad_()
     balancer = Balancer(0.4, 0.6, 0.2, 1.0)
     for _ in range(300):

@@ -1,4 +1,4 @@
-"""No samples, one sample, less than a hop: no encoder, head or front end fails, alone or among others."""
+"""Audio of no samples, one sample or less than a hop works with every encoder, head and front end."""
 
 from dataclasses import replace
 from typing import Any
@@ -79,7 +79,7 @@ def model_of(encoder: str, features: str, **head: Any) -> Recognizer:
 
 
 def check(recognizer: Recognizer, lens: list[int], language: str) -> None:
-    """Evaluation, recognition and a training step of a batch."""
+    """Run evaluation, recognition and a training step on a batch."""
     model: Any = recognizer.model
     audio = [0.1 * torch.randn(n) for n in lens]
     names = [str(i) for i in range(len(lens))]
@@ -128,7 +128,7 @@ def test_every_head_accepts_zero_frames(head: str) -> None:
 @pytest.mark.parametrize("encoder", ["FastConformer, streaming", "Zipformer, causal", "LaCT, streaming"])
 @pytest.mark.parametrize("features", ["logmel as it is", "fbank", "fbank 8 kHz"])
 def test_streams_accept_empty_audio(encoder: str, features: str) -> None:
-    """Nothing accepted, nothing in a piece, less than a frame: no token; the next utterance is as before."""
+    """A stream without audio, or with less than a frame, gives no token. The next utterance is unchanged."""
     stream = model_of(encoder, features).stream("en")
     long = 0.1 * torch.randn(6000)
     stream.accept(long)

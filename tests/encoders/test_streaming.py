@@ -36,7 +36,7 @@ def causal(**options):
 
 @torch.no_grad()
 def streamed(model, x, lens, starts, piece, context):
-    """Encode rows of `x`, row b from call starts[b] on in pieces of piece() features -> a list of (S, D)."""
+    """Encode `x` in pieces of piece() features, row b from call starts[b] on. Returns a list of (S, D)."""
     state = model.initial_state(len(x), context=context)
     at, actual, ended = [0] * len(x), [[] for _ in x], [False] * len(x)
     call = 0
@@ -58,7 +58,7 @@ def streamed(model, x, lens, starts, piece, context):
 
 @pytest.mark.parametrize("context", LOOK_AHEADS)
 def test_streamed_pieces_equal_the_whole_for_every_look_ahead(context):
-    """Rows that start at different calls, in pieces of 0 to 60 features, ragged ends."""
+    """Rows start at different calls, come in pieces of 0 to 60 features and end at different times."""
     model = causal()
     lens = [300, 17, 136, 1, 0, 215]
     x = torch.randn(len(lens), max(lens), 80)
@@ -89,7 +89,7 @@ def test_other_models_and_repeated_rows(options, piece):
     for b, n in enumerate(whole_lens.tolist()):
         torch.testing.assert_close(actual[b], whole[b, :n], rtol=0, atol=1e-5)
     state = model.initial_state(2)
-    with torch.no_grad():  # the first row ends and begins again while the second goes on
+    with torch.no_grad():  # the first row ends and restarts while the second continues
         done = torch.tensor([True, False])
         for _ in range(2):
             enc, enc_lens, state = model.stream_step(x[:, :48], torch.tensor([48, 8]), state, final=done)

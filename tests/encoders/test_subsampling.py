@@ -1,4 +1,4 @@
-"""Subsampling: lengths, padding, parts."""
+"""Subsampling: lengths, padding, and computation in parts."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from maya.errors import MayaError
 
 
 def plain(module, x, lens):
-    """The same mathematics with a mask product before every layer, as NeMo writes it."""
+    """Reference: a product with the mask before every layer, as in NeMo."""
     x = x[:, None]
     for layer in module.conv:
         x = x * (torch.arange(x.shape[2]) < lens[:, None])[:, None, :, None]
@@ -71,7 +71,7 @@ def test_row_alone_equals_row_in_batch():
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("factor", [4, 8])
 def test_splitting_rows_and_frames_changes_nothing(monkeypatch, causal, factor):
-    """Batches of utterances, one utterance at a time, and stretches of 1, 3 and 7 frames of one."""
+    """Compares batches, single utterances, and pieces of 1, 3 and 7 frames."""
     module = DepthwiseStridedSubsampling(20, 8, factor, 4, causal).double()
     lens = torch.tensor([90, 83, 64, 9, 1, 0])
     x = torch.randn(6, 90, 20, dtype=torch.float64)
@@ -89,7 +89,7 @@ def test_splitting_rows_and_frames_changes_nothing(monkeypatch, causal, factor):
 
 
 def test_padded_batch_in_pieces_equals_the_whole(monkeypatch):
-    """Where lengths are not read on the host, stretches of all rows are masked."""
+    """If the host does not know the lengths, pieces of all rows are masked."""
     for causal in (False, True):
         module = DepthwiseStridedSubsampling(20, 8, 8, 4, causal)
         x, lens = torch.randn(3, 200, 20), torch.tensor([200, 131, 16])
@@ -99,7 +99,7 @@ def test_padded_batch_in_pieces_equals_the_whole(monkeypatch):
 
 
 def test_causal_frames_ignore_later_frames():
-    """Frame s reads feature frames up to 8 s, and lengths are NeMo's floor(n / 2) + 1 three times."""
+    """Frame s reads feature frames up to 8 * s. Lengths are NeMo's floor(n / 2) + 1, applied three times."""
     module = DepthwiseStridedSubsampling(80, 16, 8, 4, causal=True).eval()
     x = torch.randn(1, 65, 80)
     y, lens = module(x, torch.tensor([65]))

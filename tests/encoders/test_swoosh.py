@@ -1,4 +1,4 @@
-"""SwooshL, SwooshR and BiasNorm: the formulas, and that the lean forms have their gradients."""
+"""SwooshL, SwooshR and BiasNorm: formulas and gradients of the memory-saving forms."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Zipformer against icefall's recorded tensors and counts, and alone against what it promises."""
+"""Zipformer against icefall's recorded tensors and counts, and its own guarantees."""
 
 import copy
 
@@ -46,7 +46,7 @@ def tiny(sizes=TINY, **options):
 
 
 def perturb(model, size=0.1):
-    """Weights at which a bias, a norm or a scale that is left out shows."""
+    """Random weights for biases, norms and scales, so that a missing one changes the output."""
     with torch.no_grad():
         for p in model.parameters():
             p.add_(size * torch.randn_like(p))
@@ -60,7 +60,7 @@ def golden(shared):
 
 @pytest.fixture(scope="module")
 def icefall_weights(golden):
-    """The tensors by Maya's names."""
+    """The recorded tensors under Maya's names."""
     named = {from_icefall_name(name): tensor for name, tensor in golden["state_dict"].items()}
     assert {to_icefall_name(n) for n in named if n} <= set(golden["state_dict"])
     return {name: tensor for name, tensor in named.items() if name}
@@ -106,7 +106,7 @@ def test_heads_equal_icefall(golden, icefall_weights):
 
 
 def counts(preset):
-    """Parameters of icefall's five models of one size, built from the presets."""
+    """Parameter counts of icefall's five models of one size, built from the presets."""
 
     def count(*heads, causal=False):
         cfg = preset()
@@ -135,7 +135,7 @@ def counts(preset):
     ],
 )
 def test_parameter_counts_equal_icefall(preset, published):
-    """RNN-T, causal, RNN-T + CTC, CTC, CTC + attention decoder."""
+    """The models are RNN-T, causal RNN-T, RNN-T + CTC, CTC, and CTC + attention decoder."""
     assert counts(preset) == published
 
 
@@ -168,7 +168,7 @@ def test_row_alone_equals_row_in_batch(options, chunking):
 
 @torch.no_grad()
 def test_icefall_padding_mode_leaks_like_icefall():
-    """Where 8 divides the frames nothing leaks out of the stacks, only the front end sees padding."""
+    """If 8 divides the number of frames, only the front end sees padding."""
     model = perturb(tiny(padding="icefall")).eval()
     x = torch.randn(2, 7 + 2 * 152, 80)
     lens = torch.tensor([x.shape[1], 7 + 2 * 83])
@@ -186,7 +186,7 @@ def test_icefall_padding_mode_leaks_like_icefall():
 @pytest.mark.parametrize(("batch", "out"), [(1, 2), (4, 2), (2, 4)])
 @torch.no_grad()
 def test_streaming_equals_the_chunk_masked_forward(batch, out):
-    """14 chunks; the sequences start three chunks apart and leave as they end."""
+    """Uses 14 chunks. Sequences start three chunks apart and leave the batch when they end."""
     chunk, left_frames, chunks, apart = 16, 64, 14, 3
     model = perturb(
         tiny(causal=True, chunk_frames=(16,), left_context_frames=(64,), output_downsampling=out), 0.05
@@ -304,7 +304,7 @@ def test_unsupported_streaming_is_refused():
 
 
 def test_large_scores_of_masked_keys_are_not_penalised():
-    """Padding's keys are hidden by a score of -1000, which no projection can help."""
+    """Keys of padding have a score of -1000, which no weight can change."""
     model = perturb(tiny(SMALLER), 0.02).train()
     x, lens = torch.randn(3, 90, 80), torch.tensor([90, 60, 30])
     actual = []

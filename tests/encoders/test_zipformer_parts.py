@@ -1,4 +1,4 @@
-"""Zipformer's parts against definitions written out one element at a time."""
+"""The parts of Zipformer against element-by-element definitions."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_relative_shift_and_its_form_for_export(keys):
 
 @pytest.mark.parametrize(("size", "keys"), [(1, 1), (1, 5), (4, 4), (4, 7)])
 def test_relative_shift_is_traced_by_the_compiler(size, keys):
-    """A storage offset is not, since torch 2.13. Values and gradients are those of the plain form."""
+    """Storage offsets cannot be traced since torch 2.13. Values and gradients equal the plain form."""
     compiled = torch.compile(relative_shift, backend="aot_eager", fullgraph=True, dynamic=False)
     base, grad = torch.randn(2, 3, size, keys + size - 1), torch.randn(2, 3, size, keys)
     grads = []
@@ -67,7 +67,7 @@ def test_relative_shift_is_traced_by_the_compiler(size, keys):
 @pytest.mark.parametrize("earlier", [0, 3])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_weights_and_their_gradient(earlier, masked):
-    """The lean form and the plain one, which has no gradient function of its own, and a loop over cells."""
+    """Compares the memory-saving form, the plain form with autograd, and a loop over cells."""
     part = perturb(AttentionWeights(12, 2, 4, 3, 8)).double().eval()
     batch, size = 2, 5
     keys = size + earlier
@@ -136,7 +136,7 @@ def test_attention_modules_apply_the_weights():
 
 
 def scale_of(conv, chunk):
-    """Left to right, (chunk, D)."""
+    """Chunks of (chunk, D), from left to right."""
     past, right = conv.chunkwise_conv_scale.transpose(1, 2)
     scale = torch.ones(chunk, past.shape[1])
     for t in range(min(chunk, conv.kernel)):

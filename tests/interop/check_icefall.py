@@ -31,12 +31,12 @@ from maya.encoders import Zipformer
 from maya.encoders.zipformer.config import Chunking
 from tests.interop.check_nemo import Row
 
-BAR = 2e-5  # absolute, relative where outputs exceed 1
+BAR = 2e-5  # absolute; relative for outputs above 1
 MODEL_FILES = Path("egs/librispeech/ASR/zipformer")
 
 
 def load_icefall(checkout: Path, saved: Mapping[str, Any]) -> Any:
-    """icefall's AsrModel of the options in `saved`, with its weights, loaded strictly."""
+    """icefall's AsrModel with the options and weights of `saved`, loaded strictly."""
     _stand_in_for_k2()
     sys.path.insert(0, str(checkout / MODEL_FILES))
     names = ("zipformer", "subsampling", "decoder", "joiner", "attention_decoder", "model")
@@ -78,7 +78,7 @@ def load_icefall(checkout: Path, saved: Mapping[str, Any]) -> Any:
 
 @torch.inference_mode()
 def compare(ours: Recognizer, peer: Any, feats: Tensor, lens: Tensor) -> Iterator[Row]:
-    """Both models on features (1, T, F), (1,)."""
+    """Compare both models on features (1, T, F), (1,)."""
     model = ours.model
     assert isinstance(model.encoder, Zipformer)
     total = sum(p.numel() for p in peer.parameters())
@@ -126,7 +126,7 @@ def _bounded(what: str, ours: Tensor, peer: Tensor) -> Row:
 
 
 def _stand_in_for_k2() -> None:
-    """k2's two activations by their formulas, and icefall's helpers that the model's files import."""
+    """Replacements of k2's two activations, and icefall's helpers that the model's files import."""
 
     def swoosh(x: Tensor, shift: float, offset: float) -> Tensor:
         return torch.logaddexp(torch.zeros_like(x), x - shift) - 0.08 * x - offset

@@ -29,14 +29,14 @@ from maya.decode.recognizer import Recognizer
 from maya.encoders import Encoded
 from maya.text.aggregate import AggregateTokenizer
 
-Row = tuple[str, str, str, bool]  # what, bar, measured, whether it holds
+Row = tuple[str, str, str, bool]  # comparison, limit, measured, whether it holds
 
-ENCODER_BAR = 2e-5  # of encoder and CTC output, given the same features; relative where they exceed 1
+ENCODER_BAR = 2e-5  # of encoder and CTC output, given the same features; relative for values above 1
 FEATURE_BAR, FEATURE_SHARE, FEATURE_WORST = 1e-5, 0.97, 3e-4  # see tests/features/test_logmel.py
 
 
 def compare(model: Recognizer, nemo: Any, audio: Tensor, lens: Tensor) -> list[Row]:
-    """(what, bar, measured, whether it holds) of both models on audio (B, N), lens (B,)."""
+    """Compare both models on audio (B, N), lens (B,): (comparison, limit, measured, whether it holds)."""
     rows: list[Row] = []
     with torch.inference_mode():
         nemo_feats, their_lens = nemo.preprocessor(input_signal=audio, length=lens)
@@ -74,7 +74,7 @@ def _features(ours: Tensor, our_lens: Tensor, nemo_feats: Tensor, their_lens: Te
 
 
 def _errors(ours: Tensor, peer: Tensor, lens: Tensor) -> Tensor:
-    """Absolute differences over the valid frames of every row, flat."""
+    """Absolute differences over the valid frames of all rows, flattened."""
     pairs = zip(ours, peer, lens.tolist(), strict=True)
     return torch.cat([(a[:n] - b[:n]).abs().flatten() for a, b, n in pairs])
 
@@ -137,7 +137,7 @@ def main() -> int:
 
 
 def every_kind() -> Iterator[tuple[str, Recognizer]]:
-    """Random models of all kinds that the tests send through an archive, and one with two tokenizers."""
+    """Random models of all kinds that archives support, and one with two tokenizers."""
     from tests.convert.archives import (
         KINDS,
         recognizer,

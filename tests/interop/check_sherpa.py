@@ -27,7 +27,7 @@ RATE = 16000
 
 
 def sherpa(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """Decode raw float32 files with sherpa-onnx, in the environment that has it: tokens and their seconds."""
+    """Decode raw float32 files with sherpa-onnx, in its own environment: tokens and their seconds."""
     sherpa_onnx = importlib.import_module("sherpa_onnx")
 
     folder, kind = Path(job["folder"]), ".int8.onnx" if job["int8"] else ".onnx"
@@ -57,7 +57,7 @@ def sherpa(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> dict[str, Any]:
-    """The same by Maya."""
+    """Maya's tokens and their seconds."""
     import torch
 
     from maya.decode.base import MethodContext
@@ -83,7 +83,7 @@ def maya_tokens(model: Any, samples: np.ndarray, head: Any, streaming: bool) -> 
 
 
 def check(model: Any, python: str, audio: list[Path], work: Path) -> Iterator[tuple[str, str, bool]]:
-    """(what, measured, whether it holds) of one model, exported in every way."""
+    """Compare all exports of one model: (comparison, measured, whether it holds)."""
     from maya.audio.load import load_audio
     from maya.convert.icefall.export import with_blank_first
     from maya.convert.onnx.zipformer import to_sherpa_onnx
@@ -128,7 +128,7 @@ def _compared(decoded: list[dict], expected: list[dict], int8: bool) -> tuple[st
 
 
 def random_models(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Models of random weights, which never find <unk>: sherpa-onnx takes it for blank."""
+    """Random models that never emit <unk>, because sherpa-onnx takes it for blank."""
     import torch
 
     files = importlib.import_module("tests.convert.icefall_files")

@@ -1,4 +1,4 @@
-"""Slips on the command line: each is one sentence with the nearest name, and nothing abbreviates."""
+"""Errors on the command line: one sentence with the nearest name. Options cannot be abbreviated."""
 
 import ast
 import re
@@ -83,7 +83,7 @@ def test_parsers_do_not_accept_abbreviations(repo: Path) -> None:
 
 
 def test_values_that_look_like_options() -> None:
-    """Negative numbers, "-" and what follows "--" are no options."""
+    """Negative numbers, "-" and arguments after "--" are not options."""
     line = ["transcribe", "run", "--context", "-1", "8", "--", "--odd name.wav"]
     args = parser().parse_args(line)
     assert args.context == [-1, 8] and [str(p) for p in args.audio] == ["--odd name.wav"]
@@ -94,7 +94,7 @@ def test_values_that_look_like_options() -> None:
 
 
 def test_help_is_plain_english() -> None:
-    """Each option of each command has a help text without the fragments that newcomers stumbled over."""
+    """Each option of each command has a help text without unclear phrases."""
     bad = re.compile(r"\b(in place of|is told|none is told|that stands for|what was found)\b|^of |^what ")
 
     def visit(p, name: str) -> None:  # noqa: ANN001

@@ -1,4 +1,4 @@
-"""Which means of the weights there are to choose from, and that dev chooses."""
+"""The candidates of averaging, and their selection on dev."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests import tiny
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run whose only weight is its step, sampled every 10 steps and kept at 100, 200 (the best) and 300."""
+    """A run whose only weight is its step. Averaged every 10 steps, saved at 100, 200 (best) and 300."""
     tokenizer = train_tokenizer({"en": ["ab ba abba", "a b"]}, TokenizerConfig(vocab_size=8))
     running = RunningAverage()
     for step in range(10, 301, 10):
@@ -151,7 +151,7 @@ def test_candidates_are_compared_by_the_decoding_head(
 
 
 def of_epochs(run: Path) -> Path:
-    """The same run, of which epochs 1, 2 and 3 ended at steps 100, 200 and 300."""
+    """The same run with epochs 1, 2 and 3 that ended at steps 100, 200 and 300."""
     for epoch, (_, path) in enumerate(ckpt.step_checkpoints(run), start=1):
         ckpt.epoch_path(run, epoch).write_bytes(path.read_bytes())
     return run
@@ -180,7 +180,7 @@ def test_pairs_of_epoch_and_avg() -> None:
 
 
 def prepared(folder: Path, sets: dict[str, list[str]]) -> Path:
-    """Tables of utterances with these ids."""
+    """Write tables of utterances with these ids."""
     nothing = {"path": "a.wav", "file_size": 1, "file_mtime": 1, "sample_rate": 16000, "channels": 1}
     nothing |= {"num_samples": 16000, "start": None, "duration": 1.0, "text": "a", "raw_text": "a"}
     nothing |= dict.fromkeys(("offset", "size", "member", "kind", "source", "licence"))
@@ -298,7 +298,7 @@ def test_every_input_makes_the_stage_run_again(
     scores = {"error": 1.0, "loss": 1.0, "wer": 1.0, "cer": 1.0}
     monkeypatch.setattr(stage, "SpeechModel", Model)
     monkeypatch.setattr(stage, "dev_validation", lambda *_, **__: lambda model, heads: scores)
-    monkeypatch.chdir(tmp_path)  # where a.wav, the audio of all utterances, lies
+    monkeypatch.chdir(tmp_path)  # the folder of a.wav, the audio of all utterances
     experiment, data = tiny.experiment(), prepared(tmp_path, {"train": ["t"], "dev": ["a"], "test": ["c"]})
     changes = {
         "nothing": lambda: None,

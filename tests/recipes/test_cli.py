@@ -1,4 +1,4 @@
-"""The command line as a person meets it: the whole road in one go, and one sentence for each mistake."""
+"""The command line: the whole pipeline, and one sentence for each error."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ TINY = ["--experiment", "tests.tiny"]
 
 @pytest.fixture(scope="module")
 def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus taken from audio to scores by the commands of run.sh."""
+    """A folder in which the commands of run.sh went from audio to scores."""
     top = tmp_path_factory.mktemp("road")
     tones.make_corpus(top / "corpus")
     data, run = ["--data", str(top / "data")], ["--run-dir", str(top / "run")]
@@ -93,7 +93,7 @@ def test_info(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def _fails(args: list[str], capsys: pytest.CaptureFixture[str], *words: str) -> None:
-    """The command exits with 1 and says one line on stderr that holds `words`."""
+    """The command exits with 1 and prints one line on stderr that contains `words`."""
     capsys.readouterr()
     assert main(args) == 1
     shown = capsys.readouterr().err.splitlines()

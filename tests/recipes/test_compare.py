@@ -1,4 +1,4 @@
-"""Two systems side by side: runs of several seeds, the difference and what chance has to do with it."""
+"""Comparison of two systems: runs of several seeds, the difference and its significance."""
 
 import json
 import shutil
@@ -45,8 +45,8 @@ def test_a_clear_difference_and_none(make: Make) -> None:
     good = [make(f"good{i}", 0.1, 10 + i) for i in range(2)]
     text = compare(bad, good)
     assert "bad0 bad1 bad2" in text and "good0 good1" in text
-    found = text.split("second minus first: ")[1]
-    assert float(found.split()[0]) == pytest.approx(-30, abs=6) and "p = 0.001" in text
+    difference = text.split("second minus first: ")[1]
+    assert float(difference.split()[0]) == pytest.approx(-30, abs=6) and "p = 0.001" in text
     rate = text.splitlines()[1].split()[5]  # after three names, the split and a count
     assert float(rate) == pytest.approx(40, abs=5)
     same = compare(bad[:1], [make("bad3", 0.4, 3)])

@@ -1,4 +1,4 @@
-"""`maya convert` and `maya export`, from the command line to files that other commands take."""
+"""`maya convert` and `maya export`: their files can be used by the other commands."""
 
 import json
 import sys

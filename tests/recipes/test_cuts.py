@@ -1,4 +1,4 @@
-"""Training from lhotse cuts: every utterance as often as it is asked for, and exact resume."""
+"""Training from lhotse cuts: every utterance as often as requested, and exact resume."""
 
 import json
 import multiprocessing
@@ -82,7 +82,7 @@ Read = list[tuple[Position, list[str], Tensor]]
 def read(
     exp: Experiment, folder: Path, count: int, start: Position = START, ranks: tuple[int, int] = (0, 1)
 ) -> Read:
-    """(position after it, ids, audio) of so many batches."""
+    """(position after it, ids, audio) of the first `count` batches."""
     made, run = make_tokenizer(), folder
     cuts = open_batches(exp, made, run, ranks)
     batches = batches_from(exp, cuts, made, run)(start)
@@ -116,7 +116,7 @@ def test_each_utterance_once_per_epoch_and_exact_resume(
     passes = [first_pass(exp, corpora, (rank, ranks)) for rank in range(ranks)]
     assert len({len(rows) for rows in passes}) == 1  # as many steps on each rank
     seen = [name for rows in passes for _, ids, _ in rows for name in ids]
-    repeated = [name for name in seen if "_dup" in name]  # lhotse's, where the last step has too few cuts
+    repeated = [name for name in seen if "_dup" in name]  # as in lhotse, if the last step has too few cuts
     assert len(repeated) < ranks
     plain = Counter(name.partition("_sp")[0] for name in seen if name not in repeated)
     assert set(plain.values()) == {1} and len(plain) == (24 if names == ("shar",) else 36)
@@ -150,7 +150,7 @@ def test_weights_set_the_shares_of_an_endless_mixture(corpora: Path, sampler: st
     total = sum(seen.values())
     hindi = sum(n for name, n in seen.items() if name.startswith("hi"))
     assert total > 400 and abs(hindi / total - 0.25) < 0.06
-    for language in ("en", "hi"):  # within a corpus each as often as the others, but for what is held back
+    for language in ("en", "hi"):  # all cuts of a corpus equally often, apart from those still in the buffer
         times = [n for name, n in seen.items() if name.startswith(language)]
         assert max(times) - min(times) <= 3
 
@@ -217,7 +217,7 @@ def prepared(folder: Path, run: Path, names: Sequence[str], **options: Any) -> E
 
 
 def resume_from(run: Path, step: int) -> dict[str, Tensor]:
-    """Remove the last checkpoint, and the marker; returns its weights."""
+    """Remove the last checkpoint and the marker of the stage. Returns its weights."""
     last = max((run / "checkpoints").glob("step-*.pt"))
     weights = load_checkpoint(last).weights
     assert int(last.stem.split("-")[1]) == 8 and (run / "checkpoints" / f"step-{step:07d}.pt").is_file()

@@ -1,4 +1,4 @@
-"""Several sets and methods in one go, and one table of what came of them."""
+"""Decoding of several sets by several methods, and one table of the scores."""
 
 from pathlib import Path
 
@@ -15,12 +15,10 @@ from maya.models.config import with_vocabulary
 from maya.models.speech_model import build_model
 from maya.recipes.cli import main
 from maya.recipes.decode import decode_all
-from maya.recipes.prepare import prepare
 from maya.recipes.score import score, score_all, wer_table
-from maya.recipes.tokenizer import tokenizer
 from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
-from tests import tiny, tones
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +27,7 @@ def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("decode_all")
     exp = tiny.experiment()
     exp.model.head("transducer", TransducerConfig).loss = "rnnt"
-    tones.make_corpus(top / "corpus", utterances=12)
-    prepare(exp, top / "corpus", top / "data")
-    tokenizer(exp, top / "data", top / "run")
+    tiny.prepare_run(exp, top, utterances=12)
     pieces = load_tokenizer(top / "run" / "tokenizer.model")
     torch.manual_seed(0)
     model = build_model(with_vocabulary(exp.model, pieces.vocab_size, ("en", "hi")))

@@ -1,4 +1,4 @@
-"""Decoding and scoring with a model that tells languages apart."""
+"""Decoding and scoring with language identification."""
 
 import json
 from pathlib import Path

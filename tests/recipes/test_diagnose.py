@@ -1,4 +1,4 @@
-"""The module that is named is the one that was broken: in its weights, its backward pass, or by the audio."""
+"""`maya diagnose` names the broken module: bad weights, a bad backward pass, or bad audio."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +55,7 @@ def pieces() -> Tokenizer:
 
 
 def _kept(run: Path, model: SpeechModel, tokenizer: Tokenizer, spoil: Callable[[Tally], None]) -> None:
-    """A run folder as training leaves it."""
+    """A run folder with a saved batch, as training leaves it after a NaN."""
     device = torch.device("cpu")
     tally = Tally.before(synthetic(3, 2.0, 5, 20), torch.Generator(), device)
     tally.losses = torch.ones(3)

@@ -1,4 +1,4 @@
-"""`maya evaluate`: the same error rates from a manifest of any form, and from files with references."""
+"""`maya evaluate` gives the same error rates from every manifest format, and from files with references."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests import tiny, tones
 
 @pytest.fixture(scope="module")
 def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of tones in one language, and model.pt, which has learnt nothing and writes what comes."""
+    """A corpus of tones in one language, and model.pt, an untrained model that writes random text."""
     top = tmp_path_factory.mktemp("evaluate")
     tones.make_corpus(top / "corpus", utterances=8, languages=("hi",))
     lines = (top / "corpus" / "manifest.jsonl").read_text().splitlines()

@@ -21,7 +21,7 @@ ASSIGNS = PLAIN.format(name="a").replace("return", "exp =") + "    exp.{assignme
 
 @pytest.fixture(autouse=True)
 def _imports_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test imports into an interpreter of its own kind: paths and modules are put back."""
+    """Restore sys.path and sys.modules after each test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(experiment_file, "_folders", {})
     before = set(sys.modules)
@@ -72,7 +72,7 @@ def test_egs_from_another_folder(
 
 @pytest.mark.parametrize("line", ["from sizes import WIDTH", "from .sizes import WIDTH", "import sizes"])
 def test_files_beside_it_can_be_imported(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And another folder's files of the same names do not get in the way, in either order."""
+    """Files of the same names in another folder do not interfere, in either order."""
     monkeypatch.chdir(tmp_path)
     width = "sizes.WIDTH" if line == "import sizes" else "WIDTH"
     for folder, number in (("one", 128), ("two", 256)):

@@ -1,4 +1,4 @@
-"""`maya info` on every kind of checkpoint: short, and whole where asked."""
+"""`maya info` on every kind of checkpoint: the short form, and the full form with --all."""
 
 import json
 import shutil

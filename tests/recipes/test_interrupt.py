@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of training: one line, the state saved, and the same command goes on there."""
+"""Ctrl-C during training prints one line and saves the state. The same command resumes."""
 
 import re
 import signal
@@ -16,7 +16,7 @@ LONG = ["--set", "train.steps=100000", "--set", "train.log_every=1", "--set", "t
 
 
 def _interrupt(command: list[str], metrics: Path) -> tuple[int, str]:
-    """Run a training, press Ctrl-C once it has taken further steps; its exit status and all it said."""
+    """Run a training and press Ctrl-C after some steps. Returns its exit status and output."""
     before = metrics.stat().st_size if metrics.exists() else 0
     process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""An interval of 0 means never; the last step is logged and saved all the same."""
+"""An interval of 0 means never. The last step is still logged and saved."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_training_without_any_interval(prepared: Path, capsys: pytest.CaptureFix
 
 
 def test_no_average_between_checkpoints(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With several checkpoints and no running average the choice is between the best and the last weights."""
+    """With several checkpoints and no running average, the candidates are the best and the last weights."""
     run = ["--run-dir", str(prepared / "run2")]
     options = ["--set", "train.average_every=0", "--set", "train.save_every=2", "--set", "train.steps=6"]
     data = ["--data", str(prepared / "data")]

@@ -1,4 +1,4 @@
-"""Several processes end as one does: with one sentence, or one traceback, and its status."""
+"""Several processes end like one process: with one sentence or one traceback, and its exit status."""
 
 import json
 import subprocess
@@ -10,9 +10,7 @@ import pytest
 
 from maya.recipes import launch
 from maya.recipes.launch import Ending
-from maya.recipes.prepare import prepare
-from maya.recipes.tokenizer import tokenizer
-from tests import tiny, tones
+from tests import tiny
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -86,11 +84,9 @@ def test_options_are_checked_before_processes_start(capsys: pytest.CaptureFixtur
 
 
 def test_two_processes_print_one_sentence(tmp_path: Path) -> None:
-    """A recording that one rank cannot read, of which the other knows nothing."""
+    """Only one of the two ranks meets the recording that is missing."""
     exp = tiny.experiment()
-    tones.make_corpus(tmp_path / "corpus", utterances=6)
-    prepare(exp, tmp_path / "corpus", tmp_path / "data")
-    tokenizer(exp, tmp_path / "data", tmp_path / "run")
+    tiny.prepare_run(exp, tmp_path, utterances=6)
     (tmp_path / "corpus" / "en-000.wav").unlink()
     command = [sys.executable, "-m", "maya.recipes.launch", "--standalone", "--nproc-per-node", "2", "train"]
     command += ["--experiment", "tests.tiny", "--data", str(tmp_path / "data")]

@@ -1,4 +1,4 @@
-"""docs/guides/lhotse.md: its code blocks run as they stand."""
+"""The code blocks of docs/guides/lhotse.md run unchanged."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Stages 5 and 6 look at all of their inputs; so do the markers themselves."""
+"""Decoding and scoring run again after a change of any input."""
 
 import json
 import os
@@ -18,16 +18,14 @@ from maya.models.speech_model import build_model
 from maya.recipes.decode import decode, make_method
 from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, digest, earlier_inputs, is_done, mark_done, stamp
-from maya.recipes.prepare import prepare
 from maya.recipes.score import score
-from maya.recipes.tokenizer import tokenizer
 from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
-from tests import tiny, tones
+from tests import tiny
 
 
 def save(run: Path, seed: int) -> None:
-    """A model that was never trained."""
+    """Save an untrained model."""
     experiment, pieces = tiny.experiment(), load_tokenizer(run / "tokenizer.model")
     torch.manual_seed(seed)
     model = build_model(with_vocabulary(experiment.model, pieces.vocab_size, experiment.languages))
@@ -42,23 +40,21 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data and a run that was decoded and scored."""
     top = tmp_path_factory.mktemp("markers")
     experiment = tiny.experiment()
-    tones.make_corpus(top / "corpus", utterances=12)
-    prepare(experiment, top / "corpus", top / "data")
-    tokenizer(experiment, top / "data", top / "run")
+    tiny.prepare_run(experiment, top, utterances=12)
     save(top / "run", 0)
     return top
 
 
 @pytest.fixture
 def top(decoded: Path) -> Path:
-    """The same, decoded and scored just now."""
+    """The same folder, with decoding and scoring up to date."""
     decode(tiny.experiment(), decoded / "data", decoded / "run")
     score(decoded / "run", data=decoded / "data")
     return decoded
 
 
 def rewrite(top: Path, part: str, text: str) -> None:
-    """Prepared data whose first utterance says something else."""
+    """Change the text of the first utterance of a part."""
     path = part_path(top / "data", part)
     entries = list(Table.open(path).entries())
     write_table(path, [entries[0]._replace(text=text), *entries[1:]])
@@ -90,7 +86,7 @@ def test_changed_input_repeats_decoding(top: Path, capsys: pytest.CaptureFixture
 def test_changed_language_model_texts_repeat_decoding(
     top: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Greedy search stands for the beam, because only the inputs matter here."""
+    """Greedy search replaces beam search, because only the inputs matter here."""
     experiment = tiny.experiment()
     greedy = make_method(experiment.decode, maya.load(top / "run"), None)
     monkeypatch.setattr("maya.recipes.decode.make_method", lambda *_: greedy)

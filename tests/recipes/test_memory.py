@@ -1,4 +1,4 @@
-"""`maya train` with a limit on memory: it is measured, the run comes to its end, and goes on as it began."""
+"""`maya train` with a memory limit: it is measured, training finishes, and a resume keeps the result."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from maya.train.checkpoint import load_checkpoint, step_checkpoints
 from tests import tones
 
 TINY = ["--experiment", "tests.tiny"]
-LIMIT = 0.9  # GB; the process alone takes some 0.4
+LIMIT = 0.9  # GB; the process alone needs about 0.4
 
 
 @pytest.mark.slow

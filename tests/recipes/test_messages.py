@@ -11,7 +11,7 @@ from maya.recipes.messages import messages_on_stderr
 
 
 def test_message_is_printed_once_with_a_root_handler() -> None:
-    """In a process of its own, whose root logger has no handler yet."""
+    """Runs in a new process, where the root logger has no handler yet."""
     program = (
         "import logging\n"
         "from maya.recipes.messages import messages_on_stderr\n"

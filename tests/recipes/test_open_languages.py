@@ -1,4 +1,4 @@
-"""Languages outside of the table, from the corpus to the score."""
+"""Languages without an entry in the language table, from corpus to score."""
 
 import json
 from pathlib import Path

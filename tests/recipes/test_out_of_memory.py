@@ -1,4 +1,4 @@
-"""What `maya train` advises when a step found no memory, with and without a measurement."""
+"""The advice of `maya train` after an out-of-memory error, with and without a measurement."""
 
 import re
 from dataclasses import replace
@@ -55,7 +55,7 @@ def _advice(run: Path, monkeypatch: pytest.MonkeyPatch, result: MemoryConfig | M
 
 def test_advice_uses_the_measured_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = _advice(tmp_path, monkeypatch, MEASURED)
-    # 40 GB hold 1200 frames, which are 96 s, or somewhat less of short utterances; 200 s are three parts.
+    # 40 GB hold 1200 frames: 96 s, or less for short utterances. So 200 s need three parts.
     assert re.search(r"12 utterances × 16\.0 s, 9 tokens; (8[5-9]|9[0-6]) s fit, as measured since", said)
     assert "data.plan.max_seconds=66.6 train.accumulate=3 (still 200 s of audio a step: 66.6 × 3)" in said
     utterances, cfg = _utterances(), PlanConfig(max_seconds=66.6)

@@ -1,4 +1,4 @@
-"""`maya plan`: its report, its JSON, its answers to wrong questions; and training within measured memory."""
+"""`maya plan`: report, JSON and errors. Also training within measured memory."""
 
 import json
 from pathlib import Path

@@ -14,7 +14,7 @@ from tests.data.making import write_corpus, write_manifest, write_tar, write_ton
 
 
 def test_rewritten_tar_changes_the_corpus_identity(tmp_path: Path) -> None:
-    """Cuts are bound to the time of their tar: the stage has to run again, or training would refuse them."""
+    """Cuts record the time of their tar. Without another run of the stage, training would refuse them."""
     write_corpus(tmp_path, per_speaker=1, speakers=2)
     plain = corpus_identity(tmp_path)
     tar = write_tar(tmp_path / "a.tar", {"x": b"1"})
@@ -25,7 +25,7 @@ def test_rewritten_tar_changes_the_corpus_identity(tmp_path: Path) -> None:
 
 
 def test_every_descriptive_file_changes_the_corpus_identity(tmp_path: Path) -> None:
-    """A new line in any of them makes the stage run again; a file beside them does not."""
+    """A new line in any of these files changes the identity. Another file does not."""
     for name, text in (("wav.scp", "a a.wav\n"), ("text", "a one\n"), ("utt2lang", "a en\n")):
         (tmp_path / name).write_text(text)
     identities = [corpus_identity(tmp_path)]
@@ -42,7 +42,7 @@ Change = Callable[[Path, Experiment], object]
 
 
 def rewritten(path: Path, data: bytes, seconds: float = 1.0) -> None:
-    """Other bytes at another time."""
+    """Write other bytes, with another time."""
     before = path.stat()
     path.write_bytes(data)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + int(seconds * 1e9)))
@@ -54,7 +54,7 @@ def truncated(corpus: Path, _: Experiment) -> None:
 
 
 def exchanged(corpus: Path, _: Experiment) -> None:
-    """The same size, another time."""
+    """Same size, another time."""
     audio = corpus / "en-001.wav"
     rewritten(audio, audio.read_bytes()[:-2] + b"\1\0", 0.001)
 
@@ -107,7 +107,7 @@ CHANGES: dict[str, Change] = {
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus, c, one of whose recordings is missing, and what was prepared of it, out."""
+    """A corpus c with one missing recording, and the data prepared from it, out."""
     top = tmp_path_factory.mktemp("prepared")
     rows = write_corpus(top / "c", per_speaker=3)
     write_manifest(top / "c", [*rows, rows[0] | {"id": "missing", "audio": "missing.wav"}])
@@ -117,7 +117,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def top(prepared: Path, tmp_path: Path) -> Path:
-    """The same with paths and times of its own."""
+    """A copy with its own paths and times."""
     for name in ("c", "out", "out.probed"):
         shutil.copytree(prepared / name, tmp_path / name)
     prepare(Experiment(name="test", languages=("en", "hi")), tmp_path / "c", tmp_path / "out")
@@ -137,7 +137,7 @@ def test_every_input_makes_the_stage_run_again(
     assert "up to date" not in out
     if kind.startswith("audio"):
         assert "prepare: audio changed since" in out
-    if kind != "split anew":  # which is asked for each time
+    if kind != "split anew":  # the option must be given each time
         prepare(experiment, top / "c", top / "out")
         assert "up to date" in capsys.readouterr().out
 
@@ -152,7 +152,7 @@ def test_another_version_of_maya_runs_the_stage_again(
 
 
 def test_damaged_file_is_dropped_and_named(top: Path) -> None:
-    """The case of a dev utterance that is cut off between two runs."""
+    """A dev recording is truncated between two runs of the stage."""
     truncated(top / "c", Experiment(name="test"))
     (top / "c/en-001.wav").write_bytes(b"RIFF")
     prepare(Experiment(name="test", languages=("en", "hi")), top / "c", top / "out")

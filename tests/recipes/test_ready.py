@@ -1,4 +1,4 @@
-"""Each reason for which a long run may not begin yet, and what is said when it may."""
+"""`maya ready`: every reason to refuse a long run, and the report of a run that can start."""
 
 import copy
 import shutil
@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def planned(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Planned]:
-    """A run that is ready, in a folder of its own, on two GPUs that are not there."""
+    """A run that passes all checks, in its own folder, with two simulated GPUs."""
     shutil.copytree(made / "run", tmp_path / "run")
     exp = tiny.experiment()
     exp.train.init_from = str(made / "start.pt")
@@ -61,7 +61,7 @@ def _refusals(planned: Planned) -> list[str]:
 
 
 def _only(planned: Planned, *parts: str) -> None:
-    """There is one refusal, and it holds these words."""
+    """There is exactly one refusal, and it contains these words."""
     refusals = _refusals(planned)
     assert len(refusals) == 1, refusals
     for part in parts:
@@ -115,7 +115,7 @@ def test_gpus(
 def test_gpus_without_bf16(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
     old = GpuStatus(name="V100", free=10**10, total=10**10, bf16=False)
     monkeypatch.setattr(ready, "find_gpus", lambda: [old, old])
-    assert _refusals(planned) == []  # fp32 was asked for
+    assert _refusals(planned) == []  # fp32 was set
     planned.experiment.train.precision = "bf16"
     assert len(_refusals(planned)) == 2 and "no bf16" in _refusals(planned)[0]
 
@@ -228,7 +228,8 @@ def test_the_command_prints_a_line_for_each_check(
     assert main(["ready", *base, "--gpus", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["ready"] * 6 + ["ready:"]
-    assert main(["ready", *base, "--gpus", "8", "--freeze-encoder-steps", "5"]) == 1
+    frozen = ["--set", "train.freeze=encoder", "--freeze-encoder-steps", "5"]
+    assert main(["ready", *base, "--gpus", "8", *frozen]) == 1
     lines = capsys.readouterr().out.splitlines()
     refused = [line.split()[2] for line in lines if line.startswith("NOT READY")]
     assert refused == ["gpus", "checkpoint"] and lines[-1] == "ready: 2 check(s) failed"

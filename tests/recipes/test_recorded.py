@@ -1,4 +1,4 @@
-"""Commands that get only the run folder read the experiment, the data and the user's own code from it."""
+"""With only the run folder, commands read experiment, data path and user code from it."""
 
 import json
 import logging
@@ -146,3 +146,9 @@ def test_folders_without_a_record_are_refused(tmp_path: Path) -> None:
     (tmp_path / "environment.json").write_text(json.dumps({"data": str(tmp_path / "gone")}))
     with pytest.raises(MayaError, match="is missing; name the folder with --data"):
         data_of(tmp_path, None)
+
+
+def test_a_configuration_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"name": "x", "model": {"ctc_weight": 0.3}}))
+    with pytest.raises(MayaError, match=r"config.json cannot be read: .*'ctc_weight'.*--experiment"):
+        experiment_of(tmp_path, None, [])

@@ -34,6 +34,7 @@ from maya.recipes.train import train
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
 from maya.train.memory_steps import synthetic
 from tests import tiny, tones
+from tests.tiny import LetterTokenizer
 
 STORED = ((8000, 1), (16000, 1), (22050, 2), (24000, 1), (44100, 1), (48000, 2))  # rates and channels
 FEATURES = {
@@ -60,7 +61,7 @@ def experiment_of(features: LogMelConfig | FbankConfig) -> Experiment:
 
 @pytest.fixture(scope="module")
 def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """corpus, of tones at mixed rates, and data, which it is prepared into once, for models of all rates."""
+    """A corpus of tones at mixed rates, and data prepared from it for models of all rates."""
     top = tmp_path_factory.mktemp("rates")
     corpus = tones.make_corpus(top / "corpus")
     for i, path in enumerate(sorted(corpus.glob("*.wav"))):
@@ -73,7 +74,7 @@ def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def untrained(top: Path) -> Recognizer:
-    """A model of 8 kHz that has learnt nothing and writes what comes."""
+    """An untrained model at 8 kHz that writes random text."""
     lines = (top / "corpus" / "manifest.jsonl").read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     pieces = Tokenizer.train({"hi": texts * 3}, TokenizerConfig(vocab_size=20))
@@ -122,7 +123,7 @@ def test_pipeline_at_any_rate(top: Path, tmp_path: Path, name: str) -> None:
 def test_every_command_gives_the_same_text(
     top: Path, tmp_path: Path, untrained: Recognizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Through a .nemo archive of 8 kHz: transcribe, evaluate, files, arrays and the prepared table."""
+    """Compares transcribe and evaluate on files, arrays and a table, with a .nemo archive at 8 kHz."""
     archive = tmp_path / "m.nemo"
     to_nemo(untrained, archive)
     loaded = from_nemo(archive)
@@ -146,7 +147,7 @@ def test_every_command_gives_the_same_text(
 
 
 def test_stream_equals_transcribe(top: Path) -> None:
-    """A causal model of 8 kHz, fed in pieces that are no whole number of hops."""
+    """A causal model at 8 kHz gets pieces that are not a whole number of hops."""
     torch.manual_seed(0)
     cfg = tiny.experiment().model
     cfg.features = LogMelConfig(sample_rate=8000, dither=0.0, normalize="none")
@@ -157,7 +158,7 @@ def test_stream_equals_transcribe(top: Path) -> None:
         network: Any = build_model(replace(cfg, features=features)).eval()
         with torch.no_grad():
             network.heads["ctc"].decoder_layers[0].weight *= 30
-        letters: Any = _Letters()
+        letters: Any = LetterTokenizer()
         model = Recognizer(model=network, tokenizer=letters, device=torch.device("cpu"))
         for path in sorted((top / "corpus").glob("*.wav"))[:6]:
             (whole,) = model.transcribe([path], "hi", method="ctc")
@@ -167,13 +168,8 @@ def test_stream_equals_transcribe(top: Path) -> None:
             assert stream.finish().tokens == whole.tokens and len(whole.tokens) > 3
 
 
-class _Letters:
-    def decode(self, tokens: list[int]) -> str:
-        return "".join(chr(97 + t) for t in tokens)
-
-
 def test_loaders_resample_every_rate(top: Path) -> None:
-    """Cuts of a table, and a lhotse CutSet of the user's own: the same samples in training and evaluation."""
+    """Training and evaluation read the same samples from a table and from a user's lhotse CutSet."""
     table = Table.open(part_path(top / "data", "dev"))
     pieces = Tokenizer.train({"en": ["abcdefgh a b c d e f g h"] * 9}, TokenizerConfig(vocab_size=16))
     languages = ("en", "hi")
@@ -194,7 +190,7 @@ def test_loaders_resample_every_rate(top: Path) -> None:
 
 
 def test_table_of_an_earlier_version_is_read(top: Path, tmp_path: Path) -> None:
-    """It has durations rounded to samples at 16 kHz, of whole recordings and of parts up to their ends."""
+    """Its durations are rounded to samples at 16 kHz, for whole recordings and for segments up to the end."""
     entries = list(Table.open(part_path(top / "data", "train")).entries())
 
     def at_16_khz(entry: Entry, start: float | None) -> Entry:
@@ -212,7 +208,7 @@ def test_table_of_an_earlier_version_is_read(top: Path, tmp_path: Path) -> None:
 
 
 def test_frame_clock_equals_the_encoder(top: Path) -> None:
-    """For every rate of model and file: the frames on paper are those of the encoder."""
+    """For every rate of model and file, the computed frame count equals the encoder output."""
     table = Table.open(part_path(top / "data", "test"))
     for features in FEATURES.values():
         exp = experiment_of(features)
@@ -257,7 +253,7 @@ def test_resampled_length() -> None:
 def test_8_khz_nemo_archive(
     shared: Path, top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`transcribe` and `evaluate` of a .nemo archive of 8 kHz, which differed."""
+    """`transcribe` and `evaluate` once differed for a .nemo archive at 8 kHz."""
     files = [str(path) for path in sorted((top / "corpus").glob("*.wav"))[:6]]
     archive = tmp_path / "rate8k.nemo"
     archive.write_bytes((shared / "cases/rate8k.nemo").read_bytes())

@@ -1,4 +1,4 @@
-"""A language model as head, through the ordinary commands: tokenizer, train, average, decode, score, load."""
+"""A language model head with the ordinary commands: tokenizer, train, average, decode, score, load."""
 
 import json
 from collections.abc import Iterator
@@ -175,7 +175,7 @@ def test_flagship_experiment_loads(monkeypatch: pytest.MonkeyPatch, repo: Path) 
 def test_tokenizer_comes_from_the_language_model(tmp_path: Path) -> None:
     llm = tiny_llm.make(tmp_path / "llm")
     cfg = config(llm)
-    cfg.heads["ctc"] = CTCConfig()  # CTC takes the language model's pieces, too
+    cfg.heads["ctc"] = CTCConfig()  # CTC uses the pieces of the language model too
     brought = cfg.tokenizer()
     assert isinstance(brought, LLMTokenizer) and brought.vocab_size == 261
     other = tiny_llm.make(tmp_path / "other", chat=True)

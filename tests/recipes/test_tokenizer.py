@@ -52,7 +52,7 @@ def test_stage_writes_tokenizer_and_report(tmp_path: Path, capsys: pytest.Captur
 
 @pytest.fixture
 def trained(tmp_path: Path) -> tuple[Experiment, Path]:
-    """A run with a checkpoint, and the folder of its corpus, c, its data and itself."""
+    """A run with a checkpoint, and a folder with its corpus c, data and run."""
     write_corpus(tmp_path / "c")
     experiment = Experiment(name="test", languages=("en", "hi"))
     experiment.tokenizer.vocab_size = 40
@@ -70,7 +70,7 @@ def save_step(run: Path, pieces: Tokenizer, step: int = 1) -> None:
 
 
 def grow(top: Path, experiment: Experiment, texts: list[str], language: str = "en") -> None:
-    """More training utterances, of a recording of their own, prepared into the same folder."""
+    """Add training utterances from a new recording, prepared into the same folder."""
     shutil.copy(top / "c/en-000.wav", top / "c/more.wav")
     rows = [json.loads(line) for line in (top / "c/manifest.jsonl").read_text().splitlines()]
     for number, text in enumerate(texts):
@@ -98,7 +98,7 @@ def test_a_run_with_checkpoints_keeps_its_tokenizer(
     assert "up to date" in capsys.readouterr().out
     tokenizer(experiment, top / "data", top / "run", force=True)
     assert (top / "run/tokenizer.model").read_bytes() == before
-    tokenizer(experiment, top / "data", top / "new")  # a run without checkpoints gets one of its own
+    tokenizer(experiment, top / "data", top / "new")  # a run without checkpoints gets its own tokenizer
     assert (top / "new/tokenizer.model").read_bytes() != before
 
 
@@ -135,7 +135,7 @@ def test_another_vocabulary_is_refused_for_a_run_with_checkpoints(
 
 
 def test_a_run_with_checkpoints_refuses_another_corpus(trained: tuple[Experiment, Path]) -> None:
-    """Data that were removed and prepared from elsewhere, or another --data; a grown corpus is the same."""
+    """Refuses data that were prepared from elsewhere, and another --data. A grown corpus is accepted."""
     experiment, top = trained
     rows = write_corpus(top / "other")
     write_manifest(top / "other", [row | {"id": f"other-{row['id']}"} for row in rows])
@@ -198,7 +198,7 @@ def test_every_input_makes_the_stage_run_again(
 
 
 def test_changed_audio_keeps_the_tokenizer(trained: tuple[Experiment, Path]) -> None:
-    """Other times of the same files are another table, whose tokens are written again."""
+    """Files with other times give another table, so its tokens are written again."""
     experiment, top = trained
     step_path(top / "run", 1).unlink()
     before = (top / "run/tokenizer.model").read_bytes()

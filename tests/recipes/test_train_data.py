@@ -1,4 +1,4 @@
-"""What training takes of a table: rows that can be aligned, and a few of each language to validate on."""
+"""The rows that training uses: those that can be aligned, and some of each language for validation."""
 
 from pathlib import Path
 

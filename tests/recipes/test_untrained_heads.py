@@ -1,4 +1,4 @@
-"""The real commands on a run that ended before its transducer was trained, and on its siblings."""
+"""The commands on runs whose transducer was not trained."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def command(name: str, top: Path, run: Path, *more: str, sets: tuple[str, ...] =
 
 @pytest.fixture(scope="module")
 def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared data, a folder `pieces` with a tokenizer, and `run`: trained by CTC alone, and averaged."""
+    """Prepared data, a folder `pieces` with a tokenizer, and `run`, trained with CTC alone and averaged."""
     top = tmp_path_factory.mktemp("heads")
     tones.make_corpus(top / "corpus", utterances=12)
     corpus = ["--corpus", str(top / "corpus"), "--out", str(top / "data")]
@@ -138,7 +138,7 @@ def test_notes_of_every_checkpoint(top: Path) -> None:
 
 
 def test_run_of_an_earlier_version(top: Path, tmp_path: Path) -> None:
-    """Its checkpoints have no notes on heads; its config.json tells what was trained by their step."""
+    """Old checkpoints have no notes on heads. Their step and config.json show which heads were trained."""
     run, loaded = tmp_path / "run", load_checkpoint(top / "run" / "best.pt")
     cfg = tiny.options(encoder=loaded.model_config.encoder, vocab_size=loaded.tokenizer.vocab_size)
     payload = {
@@ -191,7 +191,7 @@ def test_both_heads_are_scored_once_both_are_trained(
 
 
 def test_an_encoder_without_trained_heads(top: Path, tmp_path: Path) -> None:
-    """What `maya convert --encoder-only` leaves: it loads and encodes, and refuses to decode."""
+    """A checkpoint of `maya convert --encoder-only` loads and encodes, but refuses to decode."""
     loaded = load_checkpoint(top / "run" / "best.pt")
     loaded.notes = {"untrained": ["transducer", "ctc"]}
     save_checkpoint(tmp_path / "best.pt", loaded)
@@ -207,7 +207,7 @@ def test_an_encoder_without_trained_heads(top: Path, tmp_path: Path) -> None:
 def test_initialised_heads_count_as_trained(
     top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With its encoder a trained head comes along; an untrained one, or a head alone, does not."""
+    """A head counts as trained if it was trained and its encoder is initialised with it."""
     pieces = load_tokenizer(top / "pieces" / "tokenizer.model")
     cfg = load_checkpoint(top / "run" / "best.pt").model_config
     made = build_model(with_vocabulary(cfg, pieces.vocab_size, ("en", "hi")))

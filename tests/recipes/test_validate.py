@@ -18,7 +18,7 @@ def maya(*words: object) -> int:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """40 utterances: one without audio, one with a digit that nobody knows the reading of."""
+    """40 utterances, one of them without audio and one with a digit."""
     rows = write_corpus(tmp_path / "c")
     (tmp_path / "c" / rows[3]["audio"]).unlink()
     rows[5]["text"] = "one 2"
@@ -81,7 +81,7 @@ def test_corpus_or_data_is_required(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def named_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """30 utterances as a recipe of lhotse reads them, and as two tars with NeMo's manifests."""
+    """30 utterances for a lhotse recipe, and as two tars with NeMo manifests."""
     rows = [(f"u{i}", f"{WORDS['en'][i % 6]} {WORDS['en'][i // 6]}", 200 + 10 * i) for i in range(30)]
     for name, _, pitch in rows:
         write_tone(tmp_path / "wavs" / f"{name}.wav", 1.0, pitch=pitch)

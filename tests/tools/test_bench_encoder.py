@@ -1,4 +1,4 @@
-"""The encoder's benchmark runs and says what it measured."""
+"""The benchmark of encoders runs and reports its measurements."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The cost bench of LaCT runs, and writes a table that says what it measured."""
+"""The benchmark of LaCT runs and writes a table of its measurements."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The benchmark of the plan at small scale: the bars that do not depend on the machine hold there too."""
+"""The benchmark of the plan at small scale. The limits that do not depend on the machine are met."""
 
 import json
 from concurrent.futures import ProcessPoolExecutor

@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib")
 
 
 def run_over(vocabularies: tuple[int, ...], *, case: str = "a", labels: tuple[int, ...] = (5,)) -> BenchRun:
-    """Results of two forms; the second did not run at the largest vocabulary."""
+    """Results of two implementations. The second did not run at the largest vocabulary."""
     results = [
         Result(
             op="rnnt",

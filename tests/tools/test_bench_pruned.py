@@ -1,4 +1,4 @@
-"""The comparison with fast_rnnt: what it times agrees, and what is missing is said."""
+"""The comparison with fast_rnnt: equal results, and a clear message if it is missing."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The comparison of paper and measured memory: its report says what its rows hold."""
+"""The comparison of estimated and measured memory: its report matches its rows."""
 
 import json
 from pathlib import Path

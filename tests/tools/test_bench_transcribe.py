@@ -1,4 +1,4 @@
-"""The benchmark of transcription runs, and its model speaks as often as it is told to."""
+"""The benchmark of transcription runs, and its model emits the requested number of tokens."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""tools/env.sh against a Python that only pretends to install, so that every interruption can be tried."""
+"""tools/env.sh with a fake Python that only pretends to install, so that every interruption can be tested."""
 
 import shutil
 import subprocess
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-# Stands for python3.11 and for the Python of the environment it "makes". What it is asked to do is logged.
-# Files beside the checkout say how it answers: `pip install` fails while there is a file `fail`, requirements
+# Replaces python3.11 and the Python of the environment that it "makes". It logs its calls.
+# Files beside the checkout control it: `pip install` fails while there is a file `fail`, requirements
 # are missing while there is no file `complete`, and `place` holds the checkout whose maya it imports.
 FAKE_PYTHON = r"""#!/usr/bin/env bash
 case "$*" in
@@ -34,7 +34,7 @@ INSTALL = "install:mini]"
 
 @pytest.fixture
 def checkout(tmp_path: Path, repo: Path) -> Path:
-    """A folder with the parts of a checkout that env.sh looks at, and a fake Python on its PATH."""
+    """A folder with the parts of a checkout that env.sh reads, and a fake Python on its PATH."""
     top = tmp_path / "check out"  # people do have spaces in their paths
     (top / "tools").mkdir(parents=True)
     (top / "bin").mkdir()
@@ -56,9 +56,9 @@ def active(checkout: Path) -> dict[str, str]:
 
 
 def call(top: Path, *, extra: str = "", then: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Source env.sh in a strict shell that finds the fake Python first; prints which `python` it gives."""
+    """Source env.sh in a strict shell that finds the fake Python first. It prints the path of `python`."""
     env = {"PATH": f"{top / 'bin'}:/usr/bin:/bin", "LOG": str(top / "log"), "TOP": str(top), **variables}
-    hide = "" if "VIRTUAL_ENV" in variables else "python() { return 1; };"  # the system's is not asked
+    hide = "" if "VIRTUAL_ENV" in variables else "python() { return 1; };"  # the system's is not called
     script = f"set -euo pipefail; . tools/env.sh; {hide} maya_env {extra}; unset -f python; type -P python"
     return subprocess.run(
         ["bash", "-c", f"{script}; {then}"], cwd=top, env=env, capture_output=True, text=True, timeout=30
@@ -66,7 +66,7 @@ def call(top: Path, *, extra: str = "", then: str = "", **variables: str) -> sub
 
 
 def log(top: Path) -> list[str]:
-    """What was asked of the fake Python since the last look."""
+    """The calls of the fake Python since the last `log`."""
     path = top / "log"
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
@@ -134,7 +134,7 @@ def test_moved_checkout_is_reinstalled(checkout: Path) -> None:
 
 
 def test_an_environment_made_by_hand_is_kept(checkout: Path) -> None:
-    # As someone does who wants a CPU build of torch: it is made and torch installed before run.sh is called.
+    # To get a CPU build of torch, a user creates it and installs torch before calling run.sh.
     call(checkout)
     (checkout / ".venv" / ".maya-complete").unlink()
     log(checkout)

@@ -1,4 +1,4 @@
-"""Maya installed as a package, without a checkout: commands work and the experiments of egs/ are found."""
+"""Maya installed as a package, without a checkout: commands work and egs/ experiments load."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Two checkouts, and an environment that holds one of them: each imports its own three folders."""
+"""Two checkouts and an environment with one of them installed: each imports its own code."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ class Checkouts:
         return self.run(["python", *arguments], cwd, **variables).stdout
 
     def in_env(self, top: Path, then: str) -> subprocess.CompletedProcess[str]:
-        """A command in the environment that env.sh of a checkout gives."""
+        """Run a command in the environment that env.sh of a checkout sets up."""
         return self.run(["bash", "-euo", "pipefail", "-c", f". tools/env.sh; maya_env; {then}"], top)
 
 
@@ -52,9 +52,9 @@ def checkouts(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkouts
         (checkout / "tools").mkdir()
         for file in FILES:
             shutil.copy(repo / file, checkout / file)
-    (both.second / "recipes" / "probe.py").write_text(PROBE)  # which the first has not
+    (both.second / "recipes" / "probe.py").write_text(PROBE)  # the first does not have it
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(both.active)], check=True)
-    # Everything but maya comes from the environment of the tests; its own links to checkouts do not count.
+    # All packages but maya come from the environment of the tests, without its links to checkouts.
     (site,) = both.active.glob("lib/python*/site-packages")
     (site / "tests.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
     install = [
@@ -72,7 +72,7 @@ def checkouts(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkouts
 
 
 def places(output: str, top: Path) -> bool:
-    """Whether every module that a probe printed lies in the checkout."""
+    """Whether all modules that a probe printed are in the checkout."""
     lines = output.split("\n")[:-1]
     inside = ["maya", "maya/text", "kernels", "kernels/lattice", "recipes", "recipes/cli.py"]
     return [line.replace("/__init__.py", "") for line in lines] == [str(top / place) for place in inside]

@@ -1,4 +1,4 @@
-"""constraints.txt pins all that setup.py asks for, and an installation keeps the torch that is there."""
+"""constraints.txt pins all requirements of setup.py, and an installation keeps an existing torch."""
 
 import ast
 import importlib.metadata
@@ -15,7 +15,7 @@ import maya
 from tools import requirements
 
 SETUP = requirements.setup_arguments()
-CUDA = re.compile(r"(nvidia|cuda)-")  # of a CUDA build of torch, which pins them itself
+CUDA = re.compile(r"(nvidia|cuda)-")  # a CUDA build of torch pins these itself
 
 
 def test_published_metadata() -> None:
@@ -42,7 +42,7 @@ def test_each_requirement_is_pinned_in_its_range(extra: str) -> None:
 
 
 def _needed(names: list[Requirement]) -> Iterator[Requirement]:
-    """The requirements, and what the distributions that are installed for them require in turn."""
+    """The requirements, and the requirements of their installed distributions."""
     todo, seen = list(names), set()
     while todo:
         requirement = todo.pop()
@@ -97,7 +97,7 @@ def test_imports_are_declared_as_requirements(repo: Path) -> None:
 
 @pytest.fixture
 def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The versions that this Python is made to have."""
+    """The versions that appear to be installed in this Python."""
     table: dict[str, str] = {}
     monkeypatch.setattr(requirements, "installed", table.get)
     return table
@@ -110,7 +110,7 @@ def test_installed_torch_is_kept(versions: dict[str, str]) -> None:
     versions["numpy"] = "1.0"
     kept = [line if not line.startswith("torch==") else "torch==2.12.1+cu130" for line in pins]
     assert requirements.constraints("tested") == kept
-    versions["triton"] = "3.6.9"  # which that torch names
+    versions["triton"] = "3.6.9"  # torch requires it
     assert "triton==3.6.9" in requirements.constraints("tested")
     versions["setuptools"] = "65.5.0"  # cannot build this package
     assert f"setuptools=={requirements.pins()['setuptools']}" in requirements.constraints("tested")

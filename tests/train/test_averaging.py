@@ -46,7 +46,7 @@ def test_equal_checkpoints_are_refused() -> None:
 
 
 def _walk(samples: int) -> list[dict[str, torch.Tensor]]:
-    """Weights as training leaves them: each a small step from the last, far from 0."""
+    """Weights as in training: far from 0, each a small step from the one before."""
     w, out = torch.full((200,), 3.0), []
     for _ in range(samples):
         w = w + 1e-4 * torch.randn(200)
@@ -66,7 +66,7 @@ def test_short_interval_late_in_a_run_keeps_twelve_digits() -> None:
     got = average_between(start, average, template)["w"]
     expected = torch.stack([s["w"].double() for s in states[2970:]]).mean(0)
     torch.testing.assert_close(got, expected, rtol=2e-12, atol=0)
-    # What an accumulator in fp32 would have given (icefall after its first save).
+    # An accumulator in fp32 gives a coarse result (icefall after its first save).
     coarse = (average.mean["w"].float() * 3000 - start.mean["w"].float() * 2970) / 30
     assert (coarse - expected).abs().max() > 1e-6
 

@@ -64,7 +64,7 @@ def test_a_full_disk_leaves_the_old_file_and_one_sentence(
 
 
 def test_full_device_while_torch_writes(made: ckpt.Checkpoint, tmp_path: Path) -> None:
-    """/dev/full refuses every byte, which reaches torch's own writer and not only our flush."""
+    """/dev/full refuses every byte, so torch's own writer fails and not only our flush."""
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     (tmp_path / "a.pt.partial").symlink_to("/dev/full")
@@ -126,7 +126,7 @@ def test_start_from_another_model(made: ckpt.Checkpoint, tmp_path: Path) -> None
 
 
 def test_start_refuses_other_encoder_settings(made: ckpt.Checkpoint, tmp_path: Path) -> None:
-    """Settings without a trace in shapes would silently make another network of the same weights."""
+    """Settings that do not change shapes would silently give another network with the same weights."""
     ckpt.save_checkpoint(tmp_path / "best.pt", made)
     other = copy.deepcopy(made.model_config)
     other.encoder.xscaling, other.features.preemphasis = not other.encoder.xscaling, 0.9

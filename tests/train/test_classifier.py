@@ -59,7 +59,7 @@ def experiment(top: Path, case: str) -> Experiment:
 
 
 def run_of(top: Path, case: str, folder: Path, stop: int = 0) -> Path:
-    """A finished run in `folder`; with `stop` in two parts."""
+    """A finished run in `folder`. With `stop` it is interrupted once and resumed."""
     folder.mkdir(parents=True)
     tokenizer(experiment(top, case), top / "data", folder)
     if stop:

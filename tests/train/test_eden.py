@@ -1,4 +1,4 @@
-"""Eden against values worked out by hand from its formula."""
+"""Eden against values computed by hand from its formula."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Training by passes over the data: where it ends, and what each pass leaves behind."""
+"""Training by epochs: its end, and the weights that each epoch saves."""
 
 import time
 from pathlib import Path
@@ -10,8 +10,6 @@ from maya.data.plan import Position
 from maya.errors import MayaError
 from maya.recipes.average import average
 from maya.recipes.experiment import Experiment
-from maya.recipes.prepare import prepare
-from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.train import schedule
 from maya.train.checkpoint import epoch_checkpoints, load_checkpoint, step_checkpoints
@@ -19,7 +17,7 @@ from maya.train.config import TrainConfig, check
 from maya.train.eden import EdenConfig
 from maya.train.forecast import Forecast, Pace
 from maya.train.state import State
-from tests import tiny, tones
+from tests import tiny
 
 
 def _experiment() -> Experiment:
@@ -33,14 +31,12 @@ def _experiment() -> Experiment:
 
 def test_each_epoch_saves_weights_and_the_last_ends_training(tmp_path: Path) -> None:
     exp = _experiment()
-    tones.make_corpus(tmp_path / "corpus", utterances=12)
-    prepare(exp, tmp_path / "corpus", tmp_path / "data")
-    tokenizer(exp, tmp_path / "data", tmp_path / "run")
+    tiny.prepare_run(exp, tmp_path, utterances=12)
     train(exp, tmp_path / "data", tmp_path / "run", cpu=True)
     epochs = {e: load_checkpoint(p, training=True) for e, p in epoch_checkpoints(tmp_path / "run").items()}
     assert list(epochs) == [1, 2] and epochs[1].step < epochs[2].step
     (step, path), *more = step_checkpoints(tmp_path / "run")
-    assert not more and step == epochs[2].step  # the newest only, from which training would continue
+    assert not more and step == epochs[2].step  # only the newest, from which training would continue
     last = load_checkpoint(path, training=True)
     assert last.training is not None and last.training["position"][:2] == [2, 0]
     assert all(torch.equal(last.weights[name], value) for name, value in epochs[2].weights.items())

@@ -1,4 +1,4 @@
-"""Steps that cannot be taken stop before the optimizer moves, and are kept so that they can be seen again."""
+"""Failed steps stop before the optimizer update, and their batches are saved to reproduce them."""
 
 import gc
 import json
@@ -23,15 +23,13 @@ from maya.encoders import FastConformer
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
 from maya.recipes.cli import main
-from maya.recipes.prepare import prepare
-from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.text.load import load_tokenizer
 from maya.train import loop
 from maya.train.checkpoint import load_checkpoint, step_checkpoints
 from maya.train.failure import NotFinite, OutOfMemory, kept, smaller_batches
 from maya.train.memory_steps import synthetic
-from tests import tiny, tones
+from tests import tiny
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -39,11 +37,7 @@ REPO = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data and a folder `run` with a tokenizer."""
-    top = tmp_path_factory.mktemp("failure")
-    tones.make_corpus(top / "corpus", utterances=12)
-    prepare(tiny.experiment(), top / "corpus", top / "data")
-    tokenizer(tiny.experiment(), top / "data", top / "run")
-    return top
+    return tiny.prepare_run(tiny.experiment(), tmp_path_factory.mktemp("failure"), utterances=12)
 
 
 def _run(data: Path, to: Path, **options: Any) -> Path:
@@ -69,7 +63,7 @@ class Poison(torch.autograd.Function):
 
 
 def _weights_of_step(monkeypatch: pytest.MonkeyPatch, step: int) -> dict[str, torch.Tensor]:
-    """Filled in with the weights that a step begins with."""
+    """A dictionary that is filled with the weights at the start of a step."""
     seen: dict[str, torch.Tensor] = {}
     real = loop.train_step
 
@@ -178,7 +172,7 @@ def test_out_of_memory_error_names_the_batch_and_the_remedy(
 def test_model_is_released_before_memory_is_measured(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the measurement finds the device full."""
+    """Otherwise the device would be full during the measurement."""
     made: list[weakref.ref] = []
 
     def too_large(self: SpeechModel, batch: Batch, *_: Any) -> Any:
@@ -224,7 +218,7 @@ def test_halving_keeps_the_audio_of_a_step() -> None:
 
 
 def _trained_on(data: Path, step: int, rank: int) -> str:
-    """The utterance that one of two processes trains on at a step, where a batch is one utterance."""
+    """The utterance of one of two processes at a step, with batches of one utterance."""
     exp = tiny.experiment()
     exp.data.plan.max_utterances = 1
     table, pieces = (
@@ -240,7 +234,7 @@ def _trained_on(data: Path, step: int, rank: int) -> str:
 
 @pytest.mark.slow
 def test_two_processes_stop_together_and_save_the_failing_batch(data: Path, tmp_path: Path) -> None:
-    """One recording of many is broken: samples are shown by rank 0 alone until it comes, then both end."""
+    """One of many recordings is broken. Rank 0 logs samples until that batch, then both ranks stop."""
     run, name = tmp_path / "run", _trained_on(data, step=2, rank=1)
     shutil.copytree(data / "run", run)
     wav = data / "corpus" / f"{name}.wav"

@@ -1,4 +1,4 @@
-"""Which heads a training trains: by the schedule, by the notes of a checkpoint, and said at the start."""
+"""The heads that a run trains: by schedule, by the notes of a checkpoint, and in the first messages."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""One training a run folder: a second one is refused, and nothing that ended holds it."""
+"""One training per run folder: a second one is refused, and ended processes do not hold the lock."""
 
 import errno
 import json
@@ -27,8 +27,8 @@ def _hold(run: Path, ready: Connection, fork_too: bool) -> None:
 
 
 def _holder(run: Path, *, fork_too: bool = False) -> tuple[mp.process.BaseProcess, int]:
-    """A process that holds the lock, and the pid of the worker that it has forked."""
-    context = mp.get_context("fork")  # no import of torch anew
+    """A process that holds the lock, and the pid of the worker that it forked."""
+    context = mp.get_context("fork")  # without another import of torch
     receiver, sender = context.Pipe()
     process = context.Process(target=_hold, args=(run, sender, fork_too), daemon=True)
     process.start()

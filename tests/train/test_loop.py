@@ -1,4 +1,4 @@
-"""The loop as a whole, on a language of tones: exact resume, clean stops, named failures, learning."""
+"""The training loop on tones: exact resume, clean stops, clear errors, learning."""
 
 import json
 import shutil
@@ -25,11 +25,7 @@ from tests import tiny, tones
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data and a folder `run` with a tokenizer."""
-    top = tmp_path_factory.mktemp("tones")
-    tones.make_corpus(top / "corpus")
-    prepare(tiny.experiment(), top / "corpus", top / "data")
-    tokenizer(tiny.experiment(), top / "data", top / "run")
-    return top
+    return tiny.prepare_run(tiny.experiment(), tmp_path_factory.mktemp("tones"))
 
 
 def _run(data: Path, to: Path, exp: Experiment | None = None) -> Path:
@@ -166,7 +162,7 @@ def overfit_experiment() -> Experiment:
 
 
 def test_eight_utterances_are_overfitted(tmp_path: Path) -> None:
-    """Training, validation, decoding and scoring agree that eight utterances are known without an error."""
+    """Training, validation, decoding and scoring all report no errors on eight utterances."""
     tones.make_corpus(tmp_path / "corpus", utterances=4)
     rows = [json.loads(r) for r in (tmp_path / "corpus" / "manifest.jsonl").read_text().splitlines()]
     for copy, split in ((0, "train"), (1, "dev"), (2, "test")):
@@ -189,7 +185,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "losses_50.json"
 
 
 def test_first_fifty_losses_equal_the_golden_values(data: Path, tmp_path: Path) -> None:
-    """A refactoring may not change what is learnt. To record anew after a wanted change, delete the file."""
+    """Refactoring must not change the losses. After an intended change, delete the file to record anew."""
     exp = tiny.experiment()
     exp.train.steps, exp.train.log_every = 50, 1
     exp.train.valid_every = exp.train.save_every = 50
@@ -206,8 +202,8 @@ def test_first_fifty_losses_equal_the_golden_values(data: Path, tmp_path: Path) 
 def test_best_checkpoint_is_chosen_by_the_decoding_head(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any, step: int
 ) -> None:
-    """While CTC learns alone it is what validation decodes with; where decoding is told to use the
-    transducer, those errors say nothing about it."""
+    """While only CTC is trained, validation decodes with it. Those errors do not count if decode.method is
+    the transducer."""
 
     def validate(model: SpeechModel, heads: tuple[str, ...]) -> dict[str, float]:
         return {"error": 0.9 if "transducer" in heads else 0.1, "loss": 1.0}

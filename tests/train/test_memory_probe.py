@@ -1,4 +1,4 @@
-"""The memory probe finds the right batch where it is known, keeps what it found, and its caps hold."""
+"""The memory probe: batch sizes of known functions, caching, and caps that hold."""
 
 import contextlib
 import json
@@ -71,7 +71,7 @@ def test_fit_recovers_a_known_function() -> None:
 
 
 def test_fit_is_an_upper_bound_of_other_functions() -> None:
-    """Steps of an allocator, and a part that does not grow in proportion."""
+    """Memory with allocator granularity and a term that is not proportional."""
 
     def lumpy(batch: int, seconds: float, tokens: int) -> int | None:
         need = true_bytes(batch, seconds, tokens) + min(batch * seconds, 900.0) * 3e6
@@ -158,7 +158,7 @@ def test_measurement_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def _try(call) -> None:  # noqa: ANN001
-    """The stand-in refuses longer audio than it was made for; that it was asked is enough."""
+    """The replacement refuses longer audio. It is enough that it was called."""
     with contextlib.suppress(AssertionError):
         call()
 
@@ -180,7 +180,7 @@ def test_out_of_memory_errors_are_recognised() -> None:
     assert not is_out_of_memory(RuntimeError("size mismatch"))
 
 
-@pytest.mark.parametrize("first", [0, 1])  # 1: where the blank is 0
+@pytest.mark.parametrize("first", [0, 1])  # from 1, because the blank is 0
 def test_synthetic_batches_can_be_aligned(first: int) -> None:
     batch = synthetic(3, 2.0, 200, 40, first)
     assert batch.audio.shape == (3, 32000) and batch.tokens.shape == (3, 200)
@@ -190,7 +190,7 @@ def test_synthetic_batches_can_be_aligned(first: int) -> None:
 
 @pytest.mark.slow
 def test_batches_planned_under_the_cap_stay_within_the_memory(tmp_path: Path) -> None:
-    """A real model on a CPU: the worst batches of the plan are trained on, and measured."""
+    """Trains a real model on the worst batches of the plan, on a CPU, and measures the memory."""
     limit = 1.0
     model, train = _config()
     cfg = PlanConfig(max_seconds=None, max_utterances=None, memory=MemoryConfig(limit=limit))

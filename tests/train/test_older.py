@@ -13,14 +13,13 @@ from maya.errors import MayaError
 from maya.models.hybrid import HybridOptions
 from maya.models.speech_model import SpeechModel
 from maya.recipes.average import average
-from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from maya.train import checkpoint as ckpt
 from maya.train import older
 from maya.train.heads import read_heads, trained_names
-from tests import tiny, tones
+from tests import tiny
 
 
 def options(**changes: Any) -> HybridOptions:
@@ -54,7 +53,7 @@ def old_names(state: dict[str, Any], names: dict[str, str] = older.HYBRID_NAMES)
 
 
 def write(path: Path, payload: dict[str, Any], pieces: Tokenizer) -> None:
-    """A file in the form of Maya 0.2."""
+    """Write a checkpoint in the format of Maya 0.2."""
     data = torch.frombuffer(bytearray(pieces.model_bytes), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"format": older.FORMAT, "tokenizer": data, "training": None} | payload, path)
@@ -114,7 +113,7 @@ INIT = {"init_from": "x", "init_modules": ["encoder", "decoder", "joint"]}
 def test_trained_heads_and_schedules_follow_from_the_saved_experiment(
     tmp_path: Path, pieces: Tokenizer, step: int, train: dict | None, trained: tuple, place: str
 ) -> None:
-    """The options lie in the file of a training checkpoint, or in config.json of its run."""
+    """The options are in the training checkpoint, or in config.json of its run."""
     cfg = options(attention_weight=0.0, language_id_weight=0.0)
     model = SpeechModel(cfg.model_config())
     payload: dict[str, Any] = {
@@ -175,9 +174,7 @@ def test_unknown_kind_is_refused_with_a_remedy(tmp_path: Path, pieces: Tokenizer
 def test_old_run_can_be_averaged_and_start_another_but_not_continue(tmp_path: Path) -> None:
     exp = tiny.experiment()
     exp.train.steps, exp.train.valid_every, exp.train.save_every = 4, 2, 2
-    tones.make_corpus(tmp_path / "corpus", utterances=8)
-    prepare(exp, tmp_path / "corpus", tmp_path / "data")
-    tokenizer(exp, tmp_path / "data", tmp_path / "run")
+    tiny.prepare_run(exp, tmp_path, utterances=8)
     train(exp, tmp_path / "data", tmp_path / "run", cpu=True)
     average(exp, tmp_path / "data", tmp_path / "run", avg=2)
     mean = ckpt.load_checkpoint(tmp_path / "run" / "averaged.pt")

@@ -1,4 +1,4 @@
-"""An encoder that is frozen at first: what stays, what is computed, what is logged, and how a run resumes."""
+"""An encoder that is frozen at first: its weights, its computation, the log, and resuming."""
 
 import json
 import shutil
@@ -13,14 +13,12 @@ from maya.encoders import Encoded
 from maya.heads import LanguageConfig, head_weights
 from maya.models.speech_model import build_model
 from maya.recipes.experiment import Experiment
-from maya.recipes.prepare import prepare
-from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.train import loop, schedule
 from maya.train.checkpoint import load_checkpoint, step_path
 from maya.train.config import TrainConfig
 from maya.train.state import State
-from tests import tiny, tones
+from tests import tiny
 from tests.pair import Pair
 from tests.train.test_two_processes import _batch, _cfg
 
@@ -30,11 +28,7 @@ FREEZE, RAMP, STEPS = 3, 4, 6
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data and a folder `run` with a tokenizer."""
-    top = tmp_path_factory.mktemp("phases")
-    tones.make_corpus(top / "corpus", utterances=12)
-    prepare(_experiment(), top / "corpus", top / "data")
-    tokenizer(_experiment(), top / "data", top / "run")
-    return top
+    return tiny.prepare_run(_experiment(), tmp_path_factory.mktemp("phases"), utterances=12)
 
 
 def _experiment() -> Experiment:
@@ -51,7 +45,7 @@ def _experiment() -> Experiment:
 
 
 def _run(data: Path, to: Path, first: int = 0) -> Path:
-    """Train to the end in a copy of the prepared run folder; with `first`, in two goes."""
+    """Train to the end in a copy of the prepared run folder. With `first`, stop there once and resume."""
     shutil.copytree(data / "run", to)
     if first:
         real, calls = loop.train_step, []
@@ -77,7 +71,7 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _moved(run: Path, a: int, b: int) -> set[str]:
-    """State that differs between two steps' checkpoints."""
+    """Names of the state that differs between the checkpoints of two steps."""
     before, after = (load_checkpoint(step_path(run, s)).weights for s in (a, b))
     return {name for name, value in before.items() if not torch.equal(value, after[name])}
 
@@ -111,7 +105,7 @@ def test_resume_around_a_phase_change_is_exact(
 
 
 def _log(run: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl without what the clock says."""
+    """The rows of metrics.jsonl without times."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     kept = ("kind", "step", "loss", "lr", "encoder_lr", "weight_ctc", "weight_transducer", "encoder", "heads",
             "ctc")  # fmt: skip
@@ -211,7 +205,7 @@ def _rank(rank: int, shares: list[list[list[int]]], out: str) -> None:
 
 
 def _wrap_bf16_again() -> None:
-    """Wrapping again takes the old autocast off first, and the model still computes under one."""
+    """Wrapping again removes the old autocast first. The model still runs under autocast."""
     accelerator = loop.make_accelerator(TrainConfig(precision="bf16"), cpu=True)
     model = build_model(_cfg("layer_norm"))
     depths = []
@@ -247,6 +241,6 @@ def test_two_processes_equal_one_across_a_phase_change(tmp_path: Path, pair: Pai
 
 
 def build_model_weights() -> dict[str, torch.Tensor]:
-    """The weights that `_weights` starts from."""
+    """The initial weights of `_weights`."""
     torch.manual_seed(0)
     return build_model(_cfg("batch_norm")).state_dict()

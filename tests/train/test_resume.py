@@ -1,4 +1,4 @@
-"""A run is what it says: what continuing compares, a damaged checkpoint, a run that is extended."""
+"""Resuming: comparison of data and tokenizer, damaged checkpoints, and extended runs."""
 
 import json
 import logging
@@ -173,7 +173,7 @@ def test_extended_eden_run_equals_a_run_of_that_length(
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Another file in its place: tensors of the one before may be mapped."""
+    """Replace the file by a new one, because tensors of the old one may be memory-mapped."""
     path.unlink()
     path.write_bytes(content)
 
@@ -249,14 +249,14 @@ def test_averaging_names_damaged_inputs(top: Path, run: Path, capsys: pytest.Cap
 def test_failed_validation_loses_no_step_and_is_repeated(
     top: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also at a step that is not due to be saved; then it goes on as if nothing had happened."""
+    """This also holds at a step that is not due to be saved. Afterwards training continues normally."""
     run, real, failures = tmp_path / "run", loop.keep_best, []
     run.mkdir()
     shutil.copy(top / "run" / "tokenizer.model", run)
     exp = experiment(save_every=100)
 
     def broken(run: object, state: State, *rest: object) -> None:
-        """Fails twice at step 2 (the second time before any step is taken) and once at step 4."""
+        """A validation that fails twice at step 2 (the second time before any step) and once at step 4."""
         if failures.count(state.step) < (2 if state.step == 2 else 1):
             failures.append(state.step)
             raise MayaError("dev is broken")
@@ -298,7 +298,7 @@ def test_a_stop_while_validating_or_saving_is_safe(
 
 
 def test_checkpoint_without_a_data_record(top: Path, run: Path, warned: pytest.LogCaptureFixture) -> None:
-    """One that an earlier version wrote: it is said that nothing can be compared, and training goes on."""
+    """An earlier version wrote it. A message says that data cannot be compared, and training continues."""
     path, old = step_checkpoints(run)[-1][1], newest(run)
     assert old.training is not None
     del old.training["history"]

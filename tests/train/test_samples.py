@@ -1,4 +1,4 @@
-"""Samples of the dev set while training: always the same, written down, no trace in what is learnt."""
+"""Samples of the dev set during training: always the same, logged, without effect on training."""
 
 import json
 import shutil
@@ -12,27 +12,21 @@ from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
 from maya.heads import TransducerConfig
 from maya.recipes.experiment import Experiment
-from maya.recipes.prepare import prepare
-from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import spread, train
 from maya.train import loop
 from maya.train.checkpoint import load_checkpoint, step_path
 from maya.train.config import TrainConfig
-from tests import tiny, tones
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data and a folder `run` with a tokenizer."""
-    top = tmp_path_factory.mktemp("samples")
-    tones.make_corpus(top / "corpus")
-    prepare(tiny.experiment(), top / "corpus", top / "data")
-    tokenizer(tiny.experiment(), top / "data", top / "run")
-    return top
+    return tiny.prepare_run(tiny.experiment(), tmp_path_factory.mktemp("samples"))
 
 
 def _experiment(every: int) -> Experiment:
-    """All that is random is on, and batch statistics are kept."""
+    """An experiment with all randomness on and batch statistics."""
     exp = tiny.experiment()
     exp.model.encoder.dropout = exp.model.head("transducer", TransducerConfig).joint.dropout = 0.1
     exp.model.encoder.conv_norm = "batch_norm"
@@ -86,7 +80,7 @@ def test_samples_are_logged_and_do_not_change_training(
     assert [event.step for event in shown] == [2, 4, 6, 8]
     assert f"ref {rows[-1]['ref']}" in shown[-1].tensor_proto.string_val[0].decode()
 
-    # Stopped after step 5, the run goes on at the checkpoint of step 4: the rows after it are written anew.
+    # A run stopped after step 5 resumes at the checkpoint of step 4. Rows after it are written again.
     resumed = tmp_path / "resumed"
     shutil.copytree(run, resumed)
     (resumed / "stage-train.json").unlink()

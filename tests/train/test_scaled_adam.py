@@ -1,4 +1,4 @@
-"""ScaledAdam against its formulas in plain Python, and what it promises about state, clipping and NaN."""
+"""ScaledAdam against its formulas in plain Python; its state, clipping and handling of NaN."""
 
 import copy
 import io
@@ -82,7 +82,7 @@ class Plain:
 
 
 def parameters(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
-    """One of them hardly above the smallest rms, one below, one at the largest, one scalar at its limit."""
+    """Parameters just above and below the smallest rms, at the largest rms, and a scalar at its limit."""
     g = torch.Generator().manual_seed(7)
     made = [torch.randn(s, generator=g, dtype=torch.float64) for s in SHAPES]
     made[3] *= 1.2e-5
@@ -93,7 +93,7 @@ def parameters(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
 
 
 def gradients(params: list[nn.Parameter], step: int) -> list[Tensor]:
-    """Noise with a drift that shrinks and grows tensors, and a few steps far above the rest."""
+    """Noise with a drift that shrinks and grows tensors, and a few much larger steps."""
     g = torch.Generator().manual_seed(1000 + step)
     loud = 60.0 if step in (12, 30, 60, 101, 150, 199) else 1.0 + step / 100
     noise = [torch.randn(p.shape, generator=g, dtype=torch.float64) for p in params]
@@ -171,7 +171,7 @@ def test_non_contiguous_parameter() -> None:
 
 
 def saved(optimizer: ScaledAdam) -> dict:
-    """The state through a file, read as a checkpoint is read."""
+    """The state after saving and loading, as in a checkpoint."""
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
@@ -329,7 +329,7 @@ def test_limits_of_scalars_and_rms() -> None:
         scalar.grad, large.grad = -torch.ones(()), -torch.ones(4, 4)
         optimizer.step()
     assert scalar.item() == 10.0
-    # The growth of the size stops at an rms of 3; what Adam's own step adds is not limited (as in icefall).
+    # The scale stops growing at an rms of 3. Adam's own step is not limited (as in icefall).
     assert float(optimizer.state[large]["param_rms"]) >= 3.0
 
 

@@ -1,4 +1,4 @@
-"""ScaledAdam under FSDP2 on two CPU processes: the same weights as in one, whatever the shards' sizes."""
+"""ScaledAdam under FSDP2 on two CPU processes gives the weights of one process, for all shard sizes."""
 
 import os
 import socket

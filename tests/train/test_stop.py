@@ -1,4 +1,4 @@
-"""Requests to stop, and a terminal that has gone."""
+"""Stop signals, and training after its terminal was closed."""
 
 import errno
 import io
@@ -21,7 +21,7 @@ def test_stop_signals(number: signal.Signals) -> None:
         assert stop.requested
         os.kill(os.getpid(), signal.SIGHUP)  # a second one changes nothing
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)  # what a launcher passes on, as the terminal does
+        os.kill(os.getpid(), signal.SIGINT)  # a launcher or a terminal sends these
         signal.sigtimedwait([], 0)
         stop.since -= INSISTING_SECONDS
         with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Tuning a trained model to a few utterances: what learns, what stays, and what is refused."""
+"""Tuning a trained model to a few utterances: changed and unchanged weights, and refusals."""
 
 import copy
 

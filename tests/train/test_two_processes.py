@@ -1,4 +1,4 @@
-"""The gradient does not depend on how the work was split over processes."""
+"""The gradient does not depend on the split of a batch over processes."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def _batch(rows: list[int]) -> Batch:
 
 
 def _gradient(norm: str, groups: list[list[int]], run_dir: Path, cpu: bool = True) -> dict[str, torch.Tensor]:
-    """What one plain-gradient step of size 1 moves each weight by."""
+    """The change of each weight in one step of gradient descent with rate 1."""
     torch.manual_seed(0)
     cfg = TrainConfig(lr=1.0, warmup_steps=0, min_lr=1.0, clip=1e9, precision="fp32", threads=1)
     accelerator = make_accelerator(cfg, cpu=cpu)

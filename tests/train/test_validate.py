@@ -1,4 +1,4 @@
-"""Validation: every trained head is scored, and no language gets the errors of another."""
+"""Validation: every trained head is scored, and errors are counted for the right language."""
 
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ TEXTS = ["1 2", "3", "4 5 6", "7", "8 9"]
 
 
 class Numbers:
-    """A tokenizer whose text is the ids."""
+    """A tokenizer whose text is the list of ids."""
 
     def decode(self, tokens: list[int]) -> str:
         return " ".join(map(str, tokens))
@@ -102,7 +102,7 @@ def test_untrained_head_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     transducer: Any = model.head("transducer")
     monkeypatch.setattr(transducer.joint, "output", lambda *_: pytest.fail("the joint ran"))
     monkeypatch.setattr(transducer, "losses", lambda *_: pytest.fail("its loss was computed"))
-    for method in ("auto", "transducer"):  # the latter is what decoding will use, once it is trained
+    for method in ("auto", "transducer"):  # decoding will use the latter once it is trained
         scores = validate_of(batches(LANGS), method)(model, ("ctc", "attention"))
         assert not any(name.startswith("transducer") for name in scores)
         assert scores["error"] == min(scores["ctc_cer"], scores["attention_cer"])
@@ -166,7 +166,7 @@ def labelled() -> list[Batch]:
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_classifier_is_scored_by_class(alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alone, its accuracy chooses the weights; beside a text head the CER does."""
+    """A classifier alone selects weights by accuracy. Beside a text head, CER selects them."""
     cfg = tiny.hybrid()
     mood = ClassifyConfig(label="mood", classes=("glad", "sad"), weight=0.5)
     cfg.heads = {"feeling": mood} if alone else {"ctc": cfg.heads["ctc"], "feeling": mood}
