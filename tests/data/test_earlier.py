@@ -186,8 +186,8 @@ def test_a_moved_corpus_is_recognised(corpus: Prepared, tmp_path: Path, relocati
     report = run(place, tmp_path / "out")
     after = parts(tmp_path / "out")
     assert all(after[name] == part for name, part in before.items())
-    said = f"the corpus was in {folder} before and is in {place} now" in report.changes
-    assert said == (relocation != "linked")
+    reported = f"the corpus was in {folder} before and is in {place} now" in report.changes
+    assert reported == (relocation != "linked")
 
 
 def test_a_subset_is_the_same_corpus_only_in_the_same_folder(corpus: Prepared, tmp_path: Path) -> None:
@@ -217,8 +217,8 @@ def test_parts_named_by_the_corpus_are_used_and_reported(corpus: Prepared, tmp_p
     write_manifest(folder, [row | ({"split": "test"} if row["id"] == mover else {}) for row in rows])
     report = run(folder, tmp_path / "out")
     assert parts(tmp_path / "out") == before | {mover: "test"}
-    said = "utterances changed their part: 1 from train to test; because the corpus says so"
-    assert any(line.startswith(said) for line in report.changes)
+    change = "utterances changed their part: 1 from train to test; because the corpus says so"
+    assert any(line.startswith(change) for line in report.changes)
 
 
 @pytest.mark.parametrize("part", PARTS)

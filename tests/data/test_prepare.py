@@ -110,8 +110,8 @@ def test_a_language_that_is_wholly_unusable_is_refused(tmp_path: Path) -> None:
     for row in rows:
         if row["language"] == "hi":
             (tmp_path / "c" / row["audio"]).unlink()
-    complaint = "all 20 utterances of 'hi' are unusable, 20 missing_audio; the first is 'hi-000'"
-    with pytest.raises(MayaError, match=complaint):
+    message = "all 20 utterances of 'hi' are unusable, 20 missing_audio; the first is 'hi-000'"
+    with pytest.raises(MayaError, match=message):
         run(tmp_path / "c", tmp_path / "out", max_dropped_fraction=1.0)
     assert not (tmp_path / "out").exists()
 
@@ -212,8 +212,8 @@ class TestFailuresLeaveNothingBehind:
         self, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
     ) -> None:
         self.break_writing(monkeypatch, OSError(code, "No space left on device"))
-        complaint = r"the disk of .*out is full: about \d+ MB are needed, \d+ MB are free"
-        with pytest.raises(MayaError, match=complaint):
+        message = r"the disk of .*out is full: about \d+ MB are needed, \d+ MB are free"
+        with pytest.raises(MayaError, match=message):
             run(corpus, tmp_path / "out")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out.probed"]
 
