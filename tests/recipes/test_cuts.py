@@ -20,7 +20,7 @@ from maya.recipes.cuts import batches_from, describe_cuts, open_batches
 from maya.recipes.experiment import Experiment
 from maya.recipes.tokenizer import tokenizer as tokenizer_stage
 from maya.recipes.train import dev_validation, train
-from maya.text.tokenizer import Tokenizer
+from maya.text.load import load_tokenizer
 from maya.train.checkpoint import load_checkpoint
 from tests import tiny
 from tests.data.lhotse_corpora import write_corpora
@@ -234,7 +234,7 @@ def same_weights(run: Path, weights: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_stages_run_on_cuts_without_a_table(corpora: Path, tmp_path: Path, sampler: str) -> None:
     exp = prepared(corpora, tmp_path, ["shar", "hi.jsonl.gz"], sampler=sampler)
-    made = Tokenizer.load(tmp_path / "tokenizer.model")
+    made = load_tokenizer(tmp_path / "tokenizer.model")
     train(exp, None, tmp_path, cpu=True)
     weights = resume_from(tmp_path, 5)
     train(exp, None, tmp_path, cpu=True)

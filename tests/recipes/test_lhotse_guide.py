@@ -12,7 +12,7 @@ from tests.data.making import make_cuts
 
 SMALL = (
     "tokenizer.vocab_size=30", "model.encoder.d_model=32", "model.encoder.n_layers=2", "train.steps=3",
-    "model.predictor.hidden=32", "train.precision=fp32",
+    "model.heads.transducer.predictor.hidden=32", "train.precision=fp32",
 )  # fmt: skip
 
 

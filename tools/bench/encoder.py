@@ -108,7 +108,8 @@ def nemo(ours: FastConformer) -> nn.Module:
 
 
 def run_ours(model: nn.Module, x: Tensor, lens: Tensor) -> Tensor:
-    return model(x, lens)[0]
+    enc, _ = model(x, lens)
+    return enc
 
 
 def run_hugging_face(model: nn.Module, x: Tensor, lens: Tensor) -> Tensor:
