@@ -101,10 +101,10 @@ def write_case(folder: Path, rng: random.Random, sounds: list[bytes], lists: lis
             rows.append(row)
     data = buffer.getvalue()
     (folder / "a.tar").write_bytes(data)
-    where = {m.name: m for m in index_tar(folder / "a.tar")}
+    members = {m.name: m for m in index_tar(folder / "a.tar")}
     for row in rows:
-        if rng.random() < 0.7 and row["audio"] in where:
-            row |= {"offset": where[row["audio"]].offset, "size": where[row["audio"]].size}  # type: ignore[dict-item]
+        if rng.random() < 0.7 and row["audio"] in members:
+            row |= {"offset": members[row["audio"]].offset, "size": members[row["audio"]].size}  # type: ignore[dict-item]
     (folder / "a.tar").write_bytes(damaged_tar(data, rng))
     if rng.random() < 0.05:
         os.truncate(folder / "a.tar", rng.choice([1 << 20, 1 << 36]))
@@ -270,9 +270,9 @@ def read_case(folder: Path, rng: random.Random) -> int:
             rng.choice([rng.randrange(3000), 2**62]),
         )
         attempt(member_header, tar, offset)
-        where = ByteRange(str(tar), offset, length)
-        attempt(decode, where, rng.choice([0.0, 0.1, 1e9]), rng.choice([None, 0.1, 1e9]))
-        address = damaged(where.address.encode(), rng).decode("utf-8", "replace")
+        byte_range = ByteRange(str(tar), offset, length)
+        attempt(decode, byte_range, rng.choice([0.0, 0.1, 1e9]), rng.choice([None, 0.1, 1e9]))
+        address = damaged(byte_range.address.encode(), rng).decode("utf-8", "replace")
         parsed = attempt(parse_address, address)
         if parsed is not None and parsed.path == str(tar):
             attempt(decode, parsed)

@@ -196,7 +196,9 @@ CV = "client_id\tpath\tsentence_id\tsentence\tup_votes\tlocale\tsegment\n"
 def common_voice(folder: Path, **tables: str) -> None:
     for name, lines in tables.items():
         rows = [line.split("|") for line in lines.split()]
-        text = "".join(f"{who}\t{clip}\tx\t{sentence}\t2\t{where}\t\n" for who, clip, sentence, where in rows)
+        text = "".join(
+            f"{speaker}\t{clip}\tx\t{sentence}\t2\t{region}\t\n" for speaker, clip, sentence, region in rows
+        )
         table(folder, CV + text, f"{name}.tsv")
     (folder / "clips").mkdir(exist_ok=True)
 
