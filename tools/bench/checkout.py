@@ -42,7 +42,8 @@ def model_config(model: str, vocab: int = 256, **encoder: Any) -> Any:
     )
     make = hybrid.hybrid if hasattr(hybrid, "hybrid") else hybrid.HybridConfig
     cfg = make(
-        features=base.features, encoder=base.encoder, predictor=predictor, joint=parts.JointConfig(hidden=160),
+        features=base.features, encoder=base.encoder, predictor=predictor,
+        joint=parts.JointConfig(hidden=160),
         transducer="pruned" if model == "zipformer" else "tdt", vocab_size=vocab, languages=("en",),
     )  # fmt: skip
     return cfg

@@ -48,7 +48,8 @@ def transcription(args: argparse.Namespace, folder: Path, method: str) -> dict[s
 def main(argv: list[str] | None = None) -> int:
     parser = parser_of(__doc__)
     parser.add_argument("checkouts", type=Path, nargs=2, help="the old and the new checkout")
-    parser.add_argument("--what", nargs="+", choices=(*MODELS, "transducer", "ctc"), default=[*MODELS, "transducer", "ctc"])  # fmt: skip
+    things = [*MODELS, "transducer", "ctc"]
+    parser.add_argument("--what", nargs="+", choices=things, default=things)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="lines of audio, text and duration")
     parser.add_argument("--files", type=int, default=20, help="files to transcribe")
