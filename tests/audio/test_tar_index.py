@@ -129,7 +129,7 @@ def test_sparse_files_are_skipped_and_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "complaint"),
+    ("record", "message"),
     [
         (b"20 size=99999999999\n", "goes past the end"),
         (b"11 size=-5\n", "gives its size as '-5'"),
@@ -139,12 +139,12 @@ def test_sparse_files_are_skipped_and_named(tmp_path: Path) -> None:
         (b"\xff\xff", "cannot be understood"),
     ],
 )
-def test_bad_pax_headers_are_refused(tmp_path: Path, record: bytes, complaint: str) -> None:
+def test_bad_pax_headers_are_refused(tmp_path: Path, record: bytes, message: str) -> None:
     good, special = tarfile.TarInfo("a"), tarfile.TarInfo("p")
     special.type, special.size = tarfile.XHDTYPE, len(record)
     blocks = [special.tobuf(), record.ljust(512, b"\0"), good.tobuf(), bytes(1024)]
     (tmp_path / "a.tar").write_bytes(b"".join(blocks))
-    assert complaint in (scan_tar(tmp_path / "a.tar").problem or "")
+    assert message in (scan_tar(tmp_path / "a.tar").problem or "")
 
 
 def test_claimed_sizes_of_special_headers_allocate_no_memory(tmp_path: Path) -> None:

@@ -215,8 +215,8 @@ def test_command_writes_a_checkpoint_that_transcribes(
     out = tmp_path / "out"
     command = ["convert", "icefall", str(last), str(out), "--tokens", str(tokens), "--avg-with", str(first)]
     assert main([*command, "--set", "encoder.padding=icefall"]) == 0
-    said = capsys.readouterr().out
-    assert "mean of 800 batches" in said and "stateless, 2 labels × 32" in said
+    output = capsys.readouterr().out
+    assert "mean of 800 batches" in output and "stateless, 2 labels × 32" in output
     loaded = maya.load(out, "cpu")
     assert isinstance(loaded.model.cfg.encoder, ZipformerConfig)
     assert loaded.model.cfg.encoder.padding == "icefall"

@@ -81,7 +81,7 @@ def test_command_round_trip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "message"),
     [
         ({"encoder": files.tiny_zipformer.encoder(front_channels=(4, 8, 16))}, "8, 32, 128 channels"),
         ({"encoder": files.tiny_zipformer.encoder(output_downsampling=4)}, "output at 25 Hz"),
@@ -98,8 +98,8 @@ def test_command_round_trip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (files.AED | {"attention_decoder": AttentionDecoderConfig(layers=1, eos=5)}, "with '▁2'"),
     ],
 )
-def test_refuses_parts_that_icefall_lacks(tmp_path: Path, fields: dict[str, Any], says: str) -> None:
-    with pytest.raises(MayaError, match=says):
+def test_refuses_parts_that_icefall_lacks(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(MayaError, match=message):
         to_icefall(files.recognizer(tmp_path, **fields), tmp_path / "out")
 
 

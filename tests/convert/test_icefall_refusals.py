@@ -31,9 +31,9 @@ class Shell:
         return os.system, (self.command,)
 
 
-def refused(path: Path, says: str, **options: Any) -> None:
+def refused(path: Path, message: str, **options: Any) -> None:
     tokens = options.pop("tokens", None) or files.tokens(path.parent / "tokens.txt")
-    with pytest.raises(MayaError, match=says) as caught:
+    with pytest.raises(MayaError, match=message) as caught:
         import_icefall(path, tokens, **options)
     assert "\n" not in str(caught.value)
 
@@ -43,7 +43,7 @@ def without(name: str) -> Callable[[Weights], object]:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (without("joiner.output_linear.bias"), r"lacks tensors .*: joiner.output_linear.bias$"),
         (without("encoder.encoders.1.encoder.layers.1.norm.bias"), r"encoders.1.encoder.layers.1.norm.bias"),
@@ -79,16 +79,16 @@ def without(name: str) -> Callable[[Weights], object]:
     ],
 )
 def test_tensors_of_wrong_shapes_are_refused(
-    tmp_path: Path, change: Callable[[Weights], object], says: str
+    tmp_path: Path, change: Callable[[Weights], object], message: str
 ) -> None:
     weights = files.state(files.model())
     change(weights)
     torch.save({"model": weights}, tmp_path / "pretrained.pt")
-    refused(tmp_path / "pretrained.pt", says)
+    refused(tmp_path / "pretrained.pt", message)
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"num_encoder_layers": "1,2,2"}, "num_encoder_layers=1,2,2, but its tensors show 1,2,1"),
         ({"encoder_dim": "16,32,32"}, "encoder_dim=16,32,32, but its tensors show 16,32,24"),
@@ -104,11 +104,11 @@ def test_tensors_of_wrong_shapes_are_refused(
     ],
 )
 def test_options_that_contradict_the_tensors_are_refused(
-    tmp_path: Path, options: dict[str, Any], says: str
+    tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     built = files.model()
     saved = files.options(built.cfg) | options
-    refused(files.save_epoch(tmp_path / "epoch-1.pt", files.state(built), None, saved), says)
+    refused(files.save_epoch(tmp_path / "epoch-1.pt", files.state(built), None, saved), message)
 
 
 def test_overrides_that_contradict_the_tensors_are_refused(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_vocabularies_of_another_size_are_refused(tmp_path: Path) -> None:
     shifted = tmp_path / "shifted.txt"
     shifted.write_text("<unk> 0\n<blk> 1\n")
     refused(path, "piece 0 is '<unk>', not '<blk>'", tokens=shifted)
-    for text, says in (
+    for text, message in (
         ("<blk> 0\na b 1\n", "line 2: 'a b 1' is not a piece and its id"),
         ("<blk> 0\n<unk> 2\n", "none with id 1"),
         ("<blk> 0\n<unk> 0\n", "id 0 stands for '<blk>' too"),
@@ -138,7 +138,7 @@ def test_vocabularies_of_another_size_are_refused(tmp_path: Path) -> None:
         ("", "piece 0 is missing"),
     ):
         shifted.write_text(text)
-        refused(path, says, tokens=shifted)
+        refused(path, message, tokens=shifted)
     refused(path, "cannot read the tokens", tokens=tmp_path / "absent.txt")
     refused(path, "cannot read the tokenizer", tokens=tmp_path / "absent.model")
     aed = tmp_path / "aed.pt"
@@ -174,13 +174,13 @@ def test_damaged_and_unknown_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_unknown_pickled_objects_are_not_run(tmp_path: Path, zipped: bool) -> None:
     weights, path, trace = files.state(files.model()), tmp_path / "epoch-1.pt", tmp_path / "trace"
-    for extra, says in (
+    for extra, message in (
         (Custom(), "pickled tests.convert.test_icefall_refusals.Custom, which icefall does not save"),
         (Shell(f"touch {trace}"), "pickled posix.system, which icefall does not save"),
         (print, "pickled print, which icefall does not save"),
     ):
         torch.save({"model": weights, "extra": extra}, path, _use_new_zipfile_serialization=zipped)
-        refused(path, says)
+        refused(path, message)
     assert not trace.exists()
     with pytest.raises(pickle.UnpicklingError):  # the permission ends after a file is read
         torch.save({"path": Path("a")}, path)

@@ -193,13 +193,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["export", "onnx", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "tokens.txt" in printed and "model.onnx" in printed
-    for more, says in (
+    for more, message in (
         (["--head", "transducer"], "needs the head transducer, and this model has no such head"),
         (["--chunk-frames", "16"], "not causal"),
         (["--language", "hi"], "without language embedding"),
     ):
         assert main(["export", "onnx", str(tmp_path / "run"), str(tmp_path / "out"), *more]) == 1
-        assert says in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_refuses_models_that_cannot_be_exported(tmp_path: Path) -> None:

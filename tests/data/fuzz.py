@@ -101,10 +101,10 @@ def write_case(folder: Path, rng: random.Random, sounds: list[bytes], lists: lis
             rows.append(row)
     data = buffer.getvalue()
     (folder / "a.tar").write_bytes(data)
-    where = {m.name: m for m in index_tar(folder / "a.tar")}
+    members = {m.name: m for m in index_tar(folder / "a.tar")}
     for row in rows:
-        if rng.random() < 0.7 and row["audio"] in where:
-            row |= {"offset": where[row["audio"]].offset, "size": where[row["audio"]].size}  # type: ignore[dict-item]
+        if rng.random() < 0.7 and row["audio"] in members:
+            row |= {"offset": members[row["audio"]].offset, "size": members[row["audio"]].size}  # type: ignore[dict-item]
     (folder / "a.tar").write_bytes(damaged_tar(data, rng))
     if rng.random() < 0.05:
         os.truncate(folder / "a.tar", rng.choice([1 << 20, 1 << 36]))
@@ -146,7 +146,7 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]], rng: random.Random)
 
 def write_delimited(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> tuple[str, bytes]:
     """Write a delimited table (with a header, as LJSpeech or as Common Voice) that has unclosed quotes."""
-    said = [
+    texts = [
         "one two",
         '"one two',
         '"one, two"',
@@ -155,7 +155,7 @@ def write_delimited(folder: Path, rows: list[dict[str, Any]], rng: random.Random
         "&#39;one&amp;amp;two",
         "\u2028one\x0b",
     ]
-    cells = [(row.get("audio"), rng.choice(said), row.get("language")) for row in rows]
+    cells = [(row.get("audio"), rng.choice(texts), row.get("language")) for row in rows]
     form = rng.choice(["csv", "csv", "tsv", "ljspeech", "common voice"])
     separator = {"csv": ",", "tsv": "\t", "ljspeech": "|", "common voice": "\t"}[form]
     text = "\n".join(separator.join(map(str, line)) for line in cells)
@@ -193,24 +193,26 @@ def write_form(folder: Path, rows: list[dict[str, Any]], rng: random.Random) -> 
         own = {"text": row["text"], "language": row["language"], "start": odd, "duration": 0.15}
         source = {"type": "file", "channels": [0], "source": row["audio"]}
         recording = {"id": row["id"], "sources": [source], "duration": 0.3}
-        said = own | {"id": row["id"], "recording_id": row["id"], "channel": rng.choice([0, 0, [0], 1, odd])}
+        channel = rng.choice([0, 0, [0], 1, odd])
+        supervision = own | {"id": row["id"], "recording_id": row["id"], "channel": channel}
         by_form = {
             "metadata": own | {"file_name": row["audio"]},
             "nemo": own
             | {"audio_filepath": row["audio"], "offset": odd, "channel": rng.choice([None, 0, odd])},
-            "recordings": recording | {"sampling_rate": 16000, "num_samples": 4800, "said": said},
-            "lhotse": {"start": 0, "channel": 0, "recording": recording, "supervisions": [said]},
+            "recordings": recording
+            | {"sampling_rate": 16000, "num_samples": 4800, "supervision": supervision},
+            "lhotse": {"start": 0, "channel": 0, "recording": recording, "supervisions": [supervision]},
         }
         lines.append(by_form[form])
     text = "\n".join(map(json.dumps, lines)).encode()
     if form == "recordings":
-        said = [json.dumps(line.pop("said")).encode() for line in lines]
+        supervisions = [json.dumps(line.pop("supervision")).encode() for line in lines]
         recorded = "\n".join(map(json.dumps, lines)).encode()
         sound = rng.random() < 0.5
         (folder / "recordings.jsonl.gz").write_bytes(
             gzip.compress(recorded if sound else damaged(recorded, rng))
         )
-        return "supervisions.jsonl.gz", gzip.compress(damaged(b"\n".join(said), rng))
+        return "supervisions.jsonl.gz", gzip.compress(damaged(b"\n".join(supervisions), rng))
     if form == "lhotse":
         return "cuts.jsonl.gz", gzip.compress(text if rng.random() < 0.5 else damaged(text, rng))
     return {"metadata": "metadata.jsonl", "nemo": "train.json"}[form], text
@@ -268,9 +270,9 @@ def read_case(folder: Path, rng: random.Random) -> int:
             rng.choice([rng.randrange(3000), 2**62]),
         )
         attempt(member_header, tar, offset)
-        where = ByteRange(str(tar), offset, length)
-        attempt(decode, where, rng.choice([0.0, 0.1, 1e9]), rng.choice([None, 0.1, 1e9]))
-        address = damaged(where.address.encode(), rng).decode("utf-8", "replace")
+        byte_range = ByteRange(str(tar), offset, length)
+        attempt(decode, byte_range, rng.choice([0.0, 0.1, 1e9]), rng.choice([None, 0.1, 1e9]))
+        address = damaged(byte_range.address.encode(), rng).decode("utf-8", "replace")
         parsed = attempt(parse_address, address)
         if parsed is not None and parsed.path == str(tar):
             attempt(decode, parsed)

@@ -32,8 +32,9 @@ def write_shards(
                 own | {"audio_filepath": audio, "shard_id": rng.choice([0, 0, 0, odd]), "offset": odd}
             )
         else:
-            said = own | {"id": row["id"], "start": odd}
-            cut = {"id": audio.rpartition(".")[0], "duration": 0.3, "recording": {}, "supervisions": [said]}
+            supervision = own | {"id": row["id"], "start": odd}
+            cut: dict[str, Any] = {"id": audio.rpartition(".")[0], "duration": 0.3, "recording": {}}
+            cut["supervisions"] = [supervision]
             lines.append(cut)
     text = "\n".join(map(json.dumps, lines)).encode()
     if form == "tarred":

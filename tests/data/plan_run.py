@@ -51,11 +51,11 @@ def prepare(folder: Path) -> Path:
 
 def entry(cut: Cut) -> Entry:
     """The entry of a cut of a whole file."""
-    (said,), path = cut.supervisions, cut.recording.sources[0].source
+    (supervision,), path = cut.supervisions, cut.recording.sources[0].source
     stamp = file_stamp(path)
     return make_entry(
-        cut.id, said.text, cut.duration, path=path, file_size=stamp.size, file_mtime=stamp.mtime,
-        num_samples=cut.num_samples, language=said.language, speaker=said.speaker,
+        cut.id, supervision.text, cut.duration, path=path, file_size=stamp.size, file_mtime=stamp.mtime,
+        num_samples=cut.num_samples, language=supervision.language, speaker=supervision.speaker,
     )  # fmt: skip
 
 

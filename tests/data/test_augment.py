@@ -237,7 +237,7 @@ def test_recordings_are_sorted(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override_", "complaint"),
+    ("override_", "message"),
     [
         ("clean_share=1.5", "clean_share must be from 0 to 1"),
         ("volume_prob=-0.1", "volume_prob must be from 0 to 1"),
@@ -251,9 +251,9 @@ def test_recordings_are_sorted(folder: Path, tmp_path: Path) -> None:
         ("volume=2,1", "volume must be a range from low to high"),
     ],
 )
-def test_bad_options_are_refused(override_: str, complaint: str) -> None:
+def test_bad_options_are_refused(override_: str, message: str) -> None:
     experiment = Experiment(name="x")
-    with pytest.raises(MayaError, match=complaint):
+    with pytest.raises(MayaError, match=message):
         override(experiment, "data.augment." + override_)
         Augment(experiment.data.augment, 16000)
 

@@ -114,11 +114,11 @@ def test_bad_nemo_channels_are_named(tmp_path: Path, value: Any) -> None:
 def multi_cut(folder: Path, *channels: Any) -> MultiCut:
     """A cut of all channels from 0.5 s on, with one supervision for each item of `channels`."""
     recording = Recording.from_file(folder / "r.wav", "r")
-    said = [
+    supervisions = [
         SupervisionSegment(f"u{i}", "r", 0.25, 2.0, channel=c, text=f"text {i}", language="en", speaker="s")
         for i, c in enumerate(channels)
     ]
-    return MultiCut("c", 0.5, 3.0, list(range(CHANNELS)), supervisions=said, recording=recording)
+    return MultiCut("c", 0.5, 3.0, list(range(CHANNELS)), supervisions=supervisions, recording=recording)
 
 
 def test_channels_of_lhotse_multi_cuts(tmp_path: Path) -> None:
@@ -142,15 +142,15 @@ def test_channels_of_lhotse_multi_cuts(tmp_path: Path) -> None:
 def test_channels_of_lhotse_mono_cuts_and_supervisions(tmp_path: Path) -> None:
     samples = write_noise(tmp_path / "cuts/r.wav", 4.0, channels=CHANNELS)
     recording = Recording.from_file(tmp_path / "cuts/r.wav", "r")
-    said = SupervisionSegment("u", "r", 0.0, 1.0, channel=2, text="one", language="en")
-    cut = MonoCut("c", 1.0, 2.0, 2, supervisions=[said], recording=recording)
+    supervision = SupervisionSegment("u", "r", 0.0, 1.0, channel=2, text="one", language="en")
+    cut = MonoCut("c", 1.0, 2.0, 2, supervisions=[supervision], recording=recording)
     CutSet.from_cuts([cut]).to_file(tmp_path / "cuts/cuts.jsonl.gz")
     (tmp_path / "pair").mkdir()
     write_lines(tmp_path / "pair/recordings.jsonl", recording.to_dict())
     write_lines(
         tmp_path / "pair/supervisions.jsonl",
-        said.to_dict(),
-        said.to_dict() | {"id": "v", "channel": [0, 1, 2]},
+        supervision.to_dict(),
+        supervision.to_dict() | {"id": "v", "channel": [0, 1, 2]},
     )
     for folder, channels in (("cuts", [2]), ("pair", [2, None])):
         rows, _ = read_corpus(tmp_path / folder)
@@ -159,14 +159,14 @@ def test_channels_of_lhotse_mono_cuts_and_supervisions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channel", "complaint"), [(3, "names channel 3 of a"), ([0, 1], "names several channels")]
+    ("channel", "message"), [(3, "names channel 3 of a"), ([0, 1], "names several channels")]
 )
-def test_bad_lhotse_channels_are_named(tmp_path: Path, channel: Any, complaint: str) -> None:
+def test_bad_lhotse_channels_are_named(tmp_path: Path, channel: Any, message: str) -> None:
     write_noise(tmp_path / "r.wav", 4.0, channels=CHANNELS)
     write_lines(tmp_path / "recordings.jsonl", Recording.from_file(tmp_path / "r.wav", "r").to_dict())
-    said = SupervisionSegment("u", "r", 0.0, 1.0, channel=channel, text="one", language="en")
-    write_lines(tmp_path / "supervisions.jsonl", said.to_dict())
-    with pytest.raises(MayaError, match=r"supervisions\.jsonl:1: recording 'r': it " + complaint):
+    supervision = SupervisionSegment("u", "r", 0.0, 1.0, channel=channel, text="one", language="en")
+    write_lines(tmp_path / "supervisions.jsonl", supervision.to_dict())
+    with pytest.raises(MayaError, match=r"supervisions\.jsonl:1: recording 'r': it " + message):
         read_corpus(tmp_path)
 
 
@@ -176,8 +176,8 @@ def test_channels_with_other_names_are_counted_from_zero(tmp_path: Path) -> None
     recording["sources"][0]["channels"] = [5, 7]
     recording["channel_ids"] = [5, 7]
     write_lines(tmp_path / "recordings.jsonl", recording)
-    said = SupervisionSegment("u", "r", 0.0, 1.0, channel=7, text="one", language="en")
-    write_lines(tmp_path / "supervisions.jsonl", said.to_dict())
+    supervision = SupervisionSegment("u", "r", 0.0, 1.0, channel=7, text="one", language="en")
+    write_lines(tmp_path / "supervisions.jsonl", supervision.to_dict())
     rows, _ = read_corpus(tmp_path)
     assert [row.channel for row in rows] == [1]
     assert_audio(tmp_path, rows, samples)

@@ -70,7 +70,7 @@ def test_stray_quotes_between_commas(tmp_path: Path, separator: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "complaint"),
+    ("lines", "message"),
     [
         (["path\tsentence", 'a.wav\t"one', 'two"', "b.wav\tthree"], r":2: a cell goes on to line 3; write"),
         (["path\tsentence", 'a.wav\t"one', "two", 'three"'], r":2: a cell goes on to line 4"),
@@ -85,13 +85,13 @@ def test_stray_quotes_between_commas(tmp_path: Path, separator: str) -> None:
         (["path\tsentence", "a.wav\tone\0two"], r":2: the field 'text' holds a zero byte"),
     ],
 )
-def test_damaged_tables_are_named(tmp_path: Path, lines: list[str], complaint: str) -> None:
-    with pytest.raises(MayaError, match=r"metadata\.csv" + complaint):
+def test_damaged_tables_are_named(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(MayaError, match=r"metadata\.csv" + message):
         read_metadata_csv(table(tmp_path, "\n".join(lines) + "\n"), "en")
 
 
 @pytest.mark.parametrize(
-    ("data", "complaint"),
+    ("data", "message"),
     [
         ("path\tsentence\na.wav\tone\n".encode("utf-16"), "is UTF-16 text; convert"),
         ("path\tsentence\na.wav\tcafé\n".encode("latin-1"), ":2 is not UTF-8 text"),
@@ -99,8 +99,8 @@ def test_damaged_tables_are_named(tmp_path: Path, lines: list[str], complaint: s
         (b"\n\r\n  \n", "is empty"),
     ],
 )
-def test_other_encodings_are_named(tmp_path: Path, data: bytes, complaint: str) -> None:
-    with pytest.raises(MayaError, match=complaint):
+def test_other_encodings_are_named(tmp_path: Path, data: bytes, message: str) -> None:
+    with pytest.raises(MayaError, match=message):
         read_metadata_csv(table(tmp_path, data), "en")
 
 
@@ -196,7 +196,9 @@ CV = "client_id\tpath\tsentence_id\tsentence\tup_votes\tlocale\tsegment\n"
 def common_voice(folder: Path, **tables: str) -> None:
     for name, lines in tables.items():
         rows = [line.split("|") for line in lines.split()]
-        text = "".join(f"{who}\t{clip}\tx\t{said}\t2\t{where}\t\n" for who, clip, said, where in rows)
+        text = "".join(
+            f"{speaker}\t{clip}\tx\t{sentence}\t2\t{region}\t\n" for speaker, clip, sentence, region in rows
+        )
         table(folder, CV + text, f"{name}.tsv")
     (folder / "clips").mkdir(exist_ok=True)
 
@@ -238,7 +240,7 @@ def test_common_voice_of_several_languages_and_validated_alone(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("client_id\tsentence\ns\tone\n", r"train\.tsv:1: the table has no column 'path'"),
         ("path\tsentence\tpath\na\tone\tb\n", r"train\.tsv:1: the table has several columns 'path'"),
@@ -248,10 +250,10 @@ def test_common_voice_of_several_languages_and_validated_alone(tmp_path: Path) -
         (CV + "s\ta.mp3\tx\tone\t2\txx\t\n", r"train\.tsv:2: unknown language 'xx'"),
     ],
 )
-def test_damaged_common_voice_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+def test_damaged_common_voice_is_named(tmp_path: Path, text: str, message: str) -> None:
     table(tmp_path, text, "train.tsv")
     (tmp_path / "clips").mkdir()
-    with pytest.raises(MayaError, match=complaint):
+    with pytest.raises(MayaError, match=message):
         read_corpus(tmp_path, "en")
 
 

@@ -152,8 +152,8 @@ def test_a_corrected_corpus_is_the_same_corpus(corpus: Prepared, tmp_path: Path,
     change(rows, folder, kind)
     report = run(folder, tmp_path / "out")
     assert parts(tmp_path / "out") == before
-    what = {"texts": "another text than before", "audio": "other audio files than before"}[kind]
-    assert f"utterances with {what}: 40" in report.changes
+    change_text = {"texts": "another text than before", "audio": "other audio files than before"}[kind]
+    assert f"utterances with {change_text}: 40" in report.changes
 
 
 def test_other_contents_in_the_same_folder_are_another_corpus(corpus: Prepared, tmp_path: Path) -> None:
@@ -173,21 +173,21 @@ def test_other_contents_in_the_same_folder_are_another_corpus(corpus: Prepared, 
 @pytest.mark.parametrize("relocation", ["moved", "copied", "linked", "grown elsewhere"])
 def test_a_moved_corpus_is_recognised(corpus: Prepared, tmp_path: Path, relocation: str) -> None:
     folder, rows, before = corpus
-    place = tmp_path / "new place" / "c"
-    place.parent.mkdir()
+    new_folder = tmp_path / "new place" / "c"
+    new_folder.parent.mkdir()
     if relocation == "linked":
-        place.symlink_to(folder)
+        new_folder.symlink_to(folder)
     elif relocation == "moved":
-        folder.rename(place)
+        folder.rename(new_folder)
     else:
-        shutil.copytree(folder, place)
+        shutil.copytree(folder, new_folder)
     if relocation == "grown elsewhere":
-        add(place, rows, 30)
-    report = run(place, tmp_path / "out")
+        add(new_folder, rows, 30)
+    report = run(new_folder, tmp_path / "out")
     after = parts(tmp_path / "out")
     assert all(after[name] == part for name, part in before.items())
-    said = f"the corpus was in {folder} before and is in {place} now" in report.changes
-    assert said == (relocation != "linked")
+    reported = f"the corpus was in {folder} before and is in {new_folder} now" in report.changes
+    assert reported == (relocation != "linked")
 
 
 def test_a_subset_is_the_same_corpus_only_in_the_same_folder(corpus: Prepared, tmp_path: Path) -> None:
@@ -217,8 +217,8 @@ def test_parts_named_by_the_corpus_are_used_and_reported(corpus: Prepared, tmp_p
     write_manifest(folder, [row | ({"split": "test"} if row["id"] == mover else {}) for row in rows])
     report = run(folder, tmp_path / "out")
     assert parts(tmp_path / "out") == before | {mover: "test"}
-    said = "utterances changed their part: 1 from train to test; because the corpus says so"
-    assert any(line.startswith(said) for line in report.changes)
+    change = "utterances changed their part: 1 from train to test; because the corpus says so"
+    assert any(line.startswith(change) for line in report.changes)
 
 
 @pytest.mark.parametrize("part", PARTS)

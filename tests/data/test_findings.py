@@ -3,18 +3,14 @@ from maya.data.measure.reasons import MEANING
 from maya.data.report.findings import Findings, findings_text
 
 
-def dropped(number: int, reason: str = "silent", language: str = "hi") -> Problem:
-    return Problem(id=f"u{number}", language=language, reason=reason, detail=f"it is {number}", where="m:1")
-
-
-def flagged(number: int, reason: str = "noisy", language: str = "hi") -> Problem:
+def problem(number: int, reason: str = "silent", language: str = "hi") -> Problem:
     return Problem(id=f"u{number}", language=language, reason=reason, detail=f"it is {number}", where="m:1")
 
 
 def test_all_findings_are_counted_and_the_first_are_shown() -> None:
     findings = Findings(examples=2)
-    findings.add("flagged", [flagged(i) for i in range(5)])
-    findings.add("dropped", [dropped(7), dropped(8, language="ta"), dropped(9, "too_long")])
+    findings.add("flagged", [problem(i, "noisy") for i in range(5)])
+    findings.add("dropped", [problem(7), problem(8, language="ta"), problem(9, "too_long")])
     assert findings.ids() == {"u0", "u1", "u7", "u8", "u9"}
     silent, too_long, noisy = findings.as_json({"u0": "एक"})
     assert (silent["kind"], silent["reason"], too_long["reason"]) == ("dropped", "silent", "too_long")
@@ -26,7 +22,7 @@ def test_all_findings_are_counted_and_the_first_are_shown() -> None:
 
 def test_findings_as_text() -> None:
     findings = Findings(examples=1)
-    findings.add("dropped", [dropped(1), dropped(2), dropped(3, language="")])
+    findings.add("dropped", [problem(1), problem(2), problem(3, language="")])
     lines = findings_text(findings.as_json({})).splitlines()
     assert lines[0] == f"dropped 3 silent ({MEANING['silent']})"
     assert lines[1] == "  ? 1, hi 2" and "    u1: it is 1" in lines and "u2" not in "".join(lines)

@@ -35,7 +35,7 @@ def test_metadata_columns_and_quotes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("", "is empty; it needs a header"),
         ("name,words\na,b\n", r":1: no column holds the audio; name it one of audio, file_name"),
@@ -47,9 +47,9 @@ def test_metadata_columns_and_quotes(tmp_path: Path) -> None:
         ("audio,text\n", "describes no utterance"),
     ],
 )
-def test_bad_metadata_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+def test_bad_metadata_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "metadata.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(MayaError, match=r"metadata\.csv.*" + complaint):
+    with pytest.raises(MayaError, match=r"metadata\.csv.*" + message):
         read_metadata_csv(tmp_path / "metadata.csv")
 
 

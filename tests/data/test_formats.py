@@ -55,7 +55,7 @@ def test_metadata_jsonl_in_the_folders_of_its_splits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "complaint"),
+    ("line", "message"),
     [
         ("{", r":1: not JSON"),
         ({"text": "x"}, r":1: no field holds the path of the audio as text; name it one of file_name"),
@@ -66,9 +66,9 @@ def test_metadata_jsonl_in_the_folders_of_its_splits(tmp_path: Path) -> None:
         ({"file_name": "a.wav", "text": "x", "split": "all"}, r":1: split 'all' is none of train"),
     ],
 )
-def test_bad_metadata_jsonl_is_named(tmp_path: Path, line: dict[str, Any] | str, complaint: str) -> None:
+def test_bad_metadata_jsonl_is_named(tmp_path: Path, line: dict[str, Any] | str, message: str) -> None:
     write_lines(tmp_path / "metadata.jsonl", line)
-    with pytest.raises(MayaError, match=r"metadata\.jsonl" + complaint):
+    with pytest.raises(MayaError, match=r"metadata\.jsonl" + message):
         read_corpus(tmp_path, "en")
 
 
@@ -105,7 +105,7 @@ def test_file_names_give_the_split_of_nemo_manifests(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "complaint"),
+    ("line", "message"),
     [
         ("[]", r":2: not a JSON object but list"),
         ({"text": "x"}, r":2: the field 'audio_filepath' must be the path"),
@@ -119,9 +119,9 @@ def test_file_names_give_the_split_of_nemo_manifests(tmp_path: Path) -> None:
         ({"audio_filepath": "a.wav", "text": "x"}, r":2: the id 'a' occurs in line 1 already"),
     ],
 )
-def test_bad_nemo_is_named(tmp_path: Path, line: dict[str, Any] | str, complaint: str) -> None:
+def test_bad_nemo_is_named(tmp_path: Path, line: dict[str, Any] | str, message: str) -> None:
     write_lines(tmp_path / "manifest.json", {"audio_filepath": "a.wav", "text": "x"}, line)
-    with pytest.raises(MayaError, match=r"manifest\.json" + complaint):
+    with pytest.raises(MayaError, match=r"manifest\.json" + message):
         read_corpus(tmp_path, "en")
 
 
@@ -149,7 +149,7 @@ def test_kaldi_segments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "complaint"),
+    ("files", "message"),
     [
         (
             {"wav_scp": "a sph2pipe -f wav a.sph |\n"},
@@ -167,9 +167,9 @@ def test_kaldi_segments(tmp_path: Path) -> None:
         ({"text": "b one\n"}, r"text describes no utterance"),
     ],
 )
-def test_bad_kaldi_is_named(tmp_path: Path, files: dict[str, str], complaint: str) -> None:
+def test_bad_kaldi_is_named(tmp_path: Path, files: dict[str, str], message: str) -> None:
     write_kaldi(tmp_path, **({"wav_scp": "a a.wav\n", "text": "a one\n"} | files))
-    with pytest.raises(MayaError, match=complaint):
+    with pytest.raises(MayaError, match=message):
         read_corpus(tmp_path, "en")
 
 
@@ -185,10 +185,10 @@ def test_kaldi_without_text_or_language(tmp_path: Path) -> None:
 def lhotse_parts(folder: Path) -> tuple[Recording, list[SupervisionSegment]]:
     """lhotse's manifests of one recording with two utterances."""
     recording = Recording.from_file(write_tone(folder / "r.wav", 3.0), "r")
-    said = [("u1", 0.0, 1.25, "one"), ("u2", 1.5, 1.0, "two")]
+    spans = [("u1", 0.0, 1.25, "one"), ("u2", 1.5, 1.0, "two")]
     return recording, [
         SupervisionSegment(i, "r", start, seconds, text=text, language="en", speaker="s")
-        for i, start, seconds, text in said
+        for i, start, seconds, text in spans
     ]
 
 
@@ -232,25 +232,25 @@ def bad_cut(**changes: Any) -> dict[str, Any]:
         "num_samples": 48000,
         "duration": 3.0,
     }
-    said = {"id": "u", "recording_id": "r", "start": 0.0, "duration": 1.0, "channel": 0, "text": "one"}
+    supervision = {"id": "u", "recording_id": "r", "start": 0.0, "duration": 1.0, "channel": 0, "text": "one"}
     cut = {"id": "c", "start": 0.0, "duration": 3.0, "channel": 0, "type": "MonoCut"}
     recording |= changes.pop("recording", {})
-    said |= changes.pop("said", {})
-    return cut | {"supervisions": [said], "recording": recording} | changes
+    supervision |= changes.pop("supervision", {})
+    return cut | {"supervisions": [supervision], "recording": recording} | changes
 
 
 @pytest.mark.parametrize(
-    ("line", "complaint"),
+    ("line", "message"),
     [
         ("{", r":1: not JSON"),
         (bad_cut(type="MixedCut"), r":1: a cut of type 'MixedCut' is not a part of one recording"),
         (bad_cut() | {"recording": None}, r":1: the cut has no recording"),
         (bad_cut(supervisions={}), r":1: the cut has no list of supervisions"),
         (bad_cut(start="1"), r":1: the field 'start' must be seconds, not '1'"),
-        (bad_cut(said={"start": -1e13}), r":1: the field 'start' must be seconds"),
-        (bad_cut(said={"duration": 0}), r":1: the field 'duration' must be seconds above zero"),
-        (bad_cut(said={"id": None}), r":1: the field 'id' is missing"),
-        (bad_cut(said={"language": "xx"}), r":1: unknown language 'xx'"),
+        (bad_cut(supervision={"start": -1e13}), r":1: the field 'start' must be seconds"),
+        (bad_cut(supervision={"duration": 0}), r":1: the field 'duration' must be seconds above zero"),
+        (bad_cut(supervision={"id": None}), r":1: the field 'id' is missing"),
+        (bad_cut(supervision={"language": "xx"}), r":1: unknown language 'xx'"),
         (bad_cut(recording={"sources": []}), r":1: recording 'r' is not one file"),
         (bad_cut(recording={"transforms": [{"name": "Speed"}]}), r":1: recording 'r' is changed by 'Speed'"),
         (bad_cut(source={"type": "command"}), r":1: the audio of recording 'r' is of type 'command'; only"),
@@ -262,9 +262,9 @@ def bad_cut(**changes: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_bad_lhotse_cuts_are_named(tmp_path: Path, line: dict[str, Any] | str, complaint: str) -> None:
+def test_bad_lhotse_cuts_are_named(tmp_path: Path, line: dict[str, Any] | str, message: str) -> None:
     write_lines(tmp_path / "cuts.jsonl.gz", line)
-    with pytest.raises(MayaError, match=r"cuts\.jsonl\.gz" + complaint):
+    with pytest.raises(MayaError, match=r"cuts\.jsonl\.gz" + message):
         read_corpus(tmp_path, "en")
 
 
@@ -341,14 +341,14 @@ def test_a_long_recording_is_prepared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spelling", ["en", "EN", "en-US", "en_us", "eng", "English"])
 def test_every_form_accepts_every_spelling_of_a_language(tmp_path: Path, spelling: str) -> None:
-    said = bad_cut(said={"language": spelling})
+    cut = bad_cut(supervision={"language": spelling})
     forms: dict[str, list[tuple[str, dict[str, Any] | str]]] = {
         "own": [("manifest.jsonl", {"id": "a", "audio": "a.wav", "text": "x", "language": spelling})],
         "json": [("metadata.jsonl", {"file_name": "a.wav", "text": "x", "lang": spelling})],
         "csv": [("metadata.csv", f"file_name,text,locale\na.wav,x,{spelling}")],
         "nemo": [("train.json", {"audio_filepath": "a.wav", "text": "x", "lang": spelling})],
         "kaldi": [("wav.scp", "a a.wav"), ("text", "a x"), ("utt2lang", f"a {spelling}")],
-        "lhotse": [("cuts.jsonl", said)],
+        "lhotse": [("cuts.jsonl", cut)],
         "folder": [(f"{spelling}/a.txt", "x")],
     }
     for name, files in forms.items():

@@ -14,11 +14,11 @@ def test_damaged_corpora_raise_only_maya_errors(repo: Path, options: list[str]) 
     """Runs with and without traps on PATH: programs that write a file when they are started."""
     command = [sys.executable, "-m", "tests.data.fuzz", "--seconds", str(SECONDS), *options]
     done = subprocess.run(command, cwd=repo, capture_output=True, timeout=SECONDS + 120)
-    said = done.stdout.decode(errors="replace").splitlines()
+    output = done.stdout.decode(errors="replace").splitlines()
     # A crash has no traceback; the last printed case identifies it.
-    failures = [line for line in said if not line.startswith("case ")]
+    failures = [line for line in output if not line.startswith("case ")]
     assert done.returncode == 0, "\n".join(
-        [*said[-1:], *failures, done.stderr.decode(errors="replace")[-2000:]]
+        [*output[-1:], *failures, done.stderr.decode(errors="replace")[-2000:]]
     )
-    cases, decoded = (int(word) for word in said[-1].split() if word.isdigit())
+    cases, decoded = (int(word) for word in output[-1].split() if word.isdigit())
     assert cases > 20 and decoded > 0, "the fuzzer must decode some utterances"

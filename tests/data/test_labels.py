@@ -44,7 +44,7 @@ def test_labels_of_a_manifest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "complaint"),
+    ("value", "message"),
     [
         ("happy", "the field 'labels' must be an object of names and texts, not 'happy'"),
         ({"my label": "x"}, "the label 'my label' must have a name of letters, digits and _"),
@@ -53,9 +53,9 @@ def test_labels_of_a_manifest(tmp_path: Path) -> None:
         ({"emotion": "a\0b"}, "the field 'emotion' holds a zero byte"),
     ],
 )
-def test_bad_labels_are_named(tmp_path: Path, value: Any, complaint: str) -> None:
+def test_bad_labels_are_named(tmp_path: Path, value: Any, message: str) -> None:
     write_manifest(tmp_path, [ROW, ROW | {"id": "b", "labels": value}])
-    with pytest.raises(MayaError, match=rf"manifest\.jsonl:2: {complaint}"):
+    with pytest.raises(MayaError, match=rf"manifest\.jsonl:2: {message}"):
         read_corpus(tmp_path)
 
 

@@ -97,7 +97,7 @@ def test_a_damaged_manifest_names_the_cut(corpora: Path, tmp_path: Path) -> None
         list(CutSource(parts=(part(tmp_path, "cuts.jsonl"),)).open())
 
 
-def said(text: str | None, language: str | None) -> MonoCut:
+def cut_of(text: str | None, language: str | None) -> MonoCut:
     cut = synthetic_cut(0, 2.0)
     cut.supervisions = [fastcopy(cut.supervisions[0], text=text, language=language)]
     return cut
@@ -105,18 +105,18 @@ def said(text: str | None, language: str | None) -> MonoCut:
 
 def test_texts_are_normalised_and_languages_are_codes() -> None:
     read = CutTranscripts(languages=("en", "hi")).read
-    assert read(said("Hello, World!", "English")) == ("en", "hello world")
-    assert read(said("एक।", "hi-IN")) == ("hi", "एक")
-    assert CutTranscripts(languages=("en",)).read(said("One", None)) == ("en", "one")
-    both = said("Two words", "en")
+    assert read(cut_of("Hello, World!", "English")) == ("en", "hello world")
+    assert read(cut_of("एक।", "hi-IN")) == ("hi", "एक")
+    assert CutTranscripts(languages=("en",)).read(cut_of("One", None)) == ("en", "one")
+    both = cut_of("Two words", "en")
     first = fastcopy(both.supervisions[0], id="first", start=-1.0, text="Before:")
     both.supervisions = [*both.supervisions, first]
     assert read(both) == ("en", "before two words")
     for cut, message in [
-        (said("a", None), "has no language, and the model has several"),
-        (said("a", "de"), "language is 'de'"), (said("a", "qqqq"), "unknown language 'qqqq'"),
-        (said("?!", "en"), "text is empty"),
-        (said(None, "en"), "text is empty"), (both.drop_supervisions(), "no supervision"),
+        (cut_of("a", None), "has no language, and the model has several"),
+        (cut_of("a", "de"), "language is 'de'"), (cut_of("a", "qqqq"), "unknown language 'qqqq'"),
+        (cut_of("?!", "en"), "text is empty"),
+        (cut_of(None, "en"), "text is empty"), (both.drop_supervisions(), "no supervision"),
     ]:  # fmt: skip
         with pytest.raises(UnusableCut, match=message):
             read(cut)

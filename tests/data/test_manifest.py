@@ -33,7 +33,7 @@ def test_fields_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "complaint"),
+    ("line", "message"),
     [
         ("{", "not JSON"),
         ("[1]", "not a JSON object but list; write one object a line"),
@@ -75,11 +75,11 @@ def test_fields_are_read(tmp_path: Path) -> None:
         ('{"id": ' + "1" * 5000 + "}", "a number has thousands of digits"),
     ],
 )
-def test_bad_lines_are_named(tmp_path: Path, line: Any, complaint: str) -> None:
+def test_bad_lines_are_named(tmp_path: Path, line: Any, message: str) -> None:
     path = write_manifest(tmp_path, [GOOD, GOOD | {"id": "z"}, line])
     with pytest.raises(MayaError) as caught:
         read_manifest(path)
-    assert str(caught.value).startswith(f"{path}:3: ") and complaint in str(caught.value)
+    assert str(caught.value).startswith(f"{path}:3: ") and message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -154,7 +154,7 @@ def test_overlaps_are_flagged_where_the_corpus_fixes_the_parts(tmp_path: Path) -
     assert details[f"{other[:-1]}1"] == f"test: 1.00 s of its audio are in {other!r} too, which is in train"
 
 
-def write_cuts(folder: Path, *said: tuple[float, float], begin: float = 5.5, seconds: float = 4.0) -> Path:
+def write_cuts(folder: Path, *spans: tuple[float, float], begin: float = 5.5, seconds: float = 4.0) -> Path:
     """Write a cut of 12 s of noise with supervisions of (start, duration) in seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
@@ -163,7 +163,7 @@ def write_cuts(folder: Path, *said: tuple[float, float], begin: float = 5.5, sec
     cut = MonoCut("tail", begin, seconds, 0, recording=recording)
     cut.supervisions = [
         SupervisionSegment(f"u{i}", "long", start, duration, text="one", language="en", speaker=f"s{i}")
-        for i, (start, duration) in enumerate(said)
+        for i, (start, duration) in enumerate(spans)
     ]
     CutSet.from_cuts([cut]).to_file(folder / "cuts.jsonl.gz")
     return folder

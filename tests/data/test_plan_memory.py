@@ -77,13 +77,13 @@ def test_an_utterance_that_needs_too_much_memory_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"limit": -2.0}, "MemoryConfig.limit must be"),
         ({"safety": 0.0}, "MemoryConfig.safety must be"),
         ({"safety": 1.5}, "MemoryConfig.safety must be"),
     ],
 )
-def test_bad_memory_options_are_refused(settings: dict, words: str) -> None:
-    with pytest.raises(MayaError, match=words):
+def test_bad_memory_options_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(MayaError, match=message):
         BatchPlan([1.0], [1], [0], PlanConfig(memory=MemoryConfig(**settings)))

@@ -110,8 +110,8 @@ def test_a_language_that_is_wholly_unusable_is_refused(tmp_path: Path) -> None:
     for row in rows:
         if row["language"] == "hi":
             (tmp_path / "c" / row["audio"]).unlink()
-    complaint = "all 20 utterances of 'hi' are unusable, 20 missing_audio; the first is 'hi-000'"
-    with pytest.raises(MayaError, match=complaint):
+    message = "all 20 utterances of 'hi' are unusable, 20 missing_audio; the first is 'hi-000'"
+    with pytest.raises(MayaError, match=message):
         run(tmp_path / "c", tmp_path / "out", max_dropped_fraction=1.0)
     assert not (tmp_path / "out").exists()
 
@@ -212,8 +212,8 @@ class TestFailuresLeaveNothingBehind:
         self, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
     ) -> None:
         self.break_writing(monkeypatch, OSError(code, "No space left on device"))
-        complaint = r"the disk of .*out is full: about \d+ MB are needed, \d+ MB are free"
-        with pytest.raises(MayaError, match=complaint):
+        message = r"the disk of .*out is full: about \d+ MB are needed, \d+ MB are free"
+        with pytest.raises(MayaError, match=message):
             run(corpus, tmp_path / "out")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out.probed"]
 
@@ -253,17 +253,17 @@ def test_real_corpus(shared: Path, tmp_path: Path) -> None:
     """Real recordings are prepared and loaded in batches: a few dozen utterances in two languages."""
     folder = shared / "corpora/indic12"
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").open(encoding="utf-8")]
-    some = [r | {"audio": str(folder / r["audio"])} for r in rows if r["language"] in ("en", "bn")][::8]
-    write_manifest(tmp_path / "c", some)
+    selected = [r | {"audio": str(folder / r["audio"])} for r in rows if r["language"] in ("en", "bn")][::8]
+    write_manifest(tmp_path / "c", selected)
     report = run(tmp_path / "c", tmp_path / "out", tuple(LANGUAGES))
-    assert report.rows == len(some) and not report.dropped
+    assert report.rows == len(selected) and not report.dropped
     assert report.splits["bn"]["method"] == report.splits["en"]["method"] == "speaker"
     prepared = cuts_of(tmp_path / "out")
     texts: dict[str, list[str]] = {}
     for cut in prepared["train"]:
         texts.setdefault(cut.supervisions[0].language, []).append(cut.supervisions[0].text)
     tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=150))
-    claimed = {r["id"]: r["duration"] for r in some}
+    claimed = {r["id"]: r["duration"] for r in selected}
     for batch in EvalLoader(
         prepared["train"], tokenizer, tuple(LANGUAGES), sample_rate=16000, max_seconds=60
     ):

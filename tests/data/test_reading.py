@@ -130,8 +130,8 @@ def test_a_dead_worker_is_a_clear_error(
             "maya.data.table.packed.load_cut_audio", lambda cut, rate: os.kill(os.getpid(), signal.SIGKILL)
         )
     loader = make(tmp_path, tokenizer, num_workers=1)
-    complaint = r"a data worker \(process [\d, ]+\) .*: often the system"
-    with pytest.raises(MayaError, match=complaint), clear_worker_errors():
+    message = r"a data worker \(process [\d, ]+\) .*: often the system"
+    with pytest.raises(MayaError, match=message), clear_worker_errors():
         for _ in islice(loader, 100):
             for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
                 if "multiprocessing" not in Path(f"/proc/{child}/cmdline").read_text():

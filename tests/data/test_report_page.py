@@ -25,7 +25,7 @@ class Reader(HTMLParser):
         self.open: list[str] = []
         self.tags: set[str] = set()
         self.attributes: set[str] = set()
-        self.said: list[str] = []
+        self.texts: list[str] = []
         self.feed(page)
         self.close()
         assert not self.open
@@ -43,7 +43,7 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.said.append(data)
+        self.texts.append(data)
 
 
 def make_page(text: str = "एक दो", id: str = "u", **more: Any) -> Page:
@@ -86,7 +86,7 @@ PLAN = {
 
 def test_the_page_shows_all_numbers() -> None:
     page = Reader(draw(make_page(tokenizer=TOKENIZER, plan=PLAN)))
-    text = " ".join(page.said)
+    text = " ".join(page.texts)
     for expected in (
         "Hindi (hi)", "English (en)", "Durations", "Characters per second", "Level of the speech", "silent",
         "Signal-to-noise", "nothing is heard", "Splits", "25 %", "Speakers", "1.75", "32,000 pieces", "5.0 %",
@@ -101,7 +101,7 @@ def test_texts_are_escaped_and_nothing_is_fetched() -> None:
     assert hostile.tags == tame.tags and hostile.attributes == tame.attributes
     assert not {"script", "img", "link", "iframe"} & hostile.tags
     assert not {"src", "href", "srcset", "onerror"} & hostile.attributes
-    assert any("<script>alert(1)</script>" in text for text in hostile.said)
+    assert any("<script>alert(1)</script>" in text for text in hostile.texts)
     assert "url(" not in draw(make_page()) and "@import" not in draw(make_page())
 
 

@@ -48,8 +48,8 @@ class TestShar:
                 write_tone(folder.parent / f"w{i}.wav", 1.0 + 0.1 * i, pitch=200 + i), f"r{i}"
             )
             cut = MonoCut(f"dir/c{i}", 0.0, recording.duration, 0, recording=recording)
-            said = {"text": "one", "language": "English", "speaker": f"s{i}"} | options
-            cut.supervisions = [SupervisionSegment(f"u{i}", f"r{i}", 0.0, cut.duration, **said)]
+            fields = {"text": "one", "language": "English", "speaker": f"s{i}"} | options
+            cut.supervisions = [SupervisionSegment(f"u{i}", f"r{i}", 0.0, cut.duration, **fields)]
             made.append(cut)
         last = made[-1]
         last.supervisions = [
@@ -333,12 +333,12 @@ class TestRecipes:
             manifests: dict[str, Any] = {}
             for part in ("train-clean", "dev"):
                 recording = Recording.from_file(corpus_dir / "a.wav", f"{part}-a")
-                said = SupervisionSegment(
+                supervision = SupervisionSegment(
                     f"{part}-1", recording.id, 0.25, 0.5, text="one", language="English"
                 )
                 manifests[part] = {
                     "recordings": RecordingSet.from_recordings([recording]),
-                    "supervisions": SupervisionSet.from_segments([said]),
+                    "supervisions": SupervisionSet.from_segments([supervision]),
                 }
             return {"en": manifests}
 

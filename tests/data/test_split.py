@@ -25,9 +25,9 @@ def items(language: str, speakers: int, each: int, texts: int = 10**6, seed: int
     ]  # fmt: skip
 
 
-def by_part(some: list[Item], parts: dict[str, str]) -> dict[str, list[Item]]:
+def by_part(corpus: list[Item], parts: dict[str, str]) -> dict[str, list[Item]]:
     by_part_items: dict[str, list[Item]] = {"train": [], "dev": [], "test": []}
-    for item in some:
+    for item in corpus:
         by_part_items[parts[item.id]].append(item)
     return by_part_items
 

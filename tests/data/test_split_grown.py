@@ -23,10 +23,10 @@ def items(language: str, speakers: range, each: range, text: str = "{s}-{k}") ->
     ]  # fmt: skip
 
 
-def parts_of(some: list[Item], parts: Parts, name: str, language: str = "") -> dict[str, set[str]]:
+def parts_of(corpus: list[Item], parts: Parts, name: str, language: str = "") -> dict[str, set[str]]:
     """The parts of each value of a field."""
     places: dict[str, set[str]] = defaultdict(set)
-    for item in some:
+    for item in corpus:
         if not language or item.language == language:
             places[getattr(item, name)].add(parts[item.id])
     return places

@@ -28,7 +28,7 @@ from tests.data.making import make_entry, write_corpus, write_manifest, write_ta
 NO_AUDIO = TextCheckConfig(compare_audio=False)
 
 
-def said(name: str, text: str, seconds: float = 1.0, **facts: Any) -> Entry:
+def utterance(name: str, text: str, seconds: float = 1.0, **facts: Any) -> Entry:
     """A measured utterance; `path`, `offset` and `size` give the bytes of its audio."""
     path = Path(facts.pop("path", "a.wav"))
     if path.is_file():
@@ -103,10 +103,10 @@ def test_usual_seconds_of_texts_of_equal_length(characters: np.ndarray) -> None:
 def test_unusual_speaking_rates_are_flagged() -> None:
     rng = np.random.default_rng(0)
     usual = [
-        said(f"u{i}", "ab " * n, 0.3 + 0.2 * n + 0.02 * rng.standard_normal(), speaker=f"s{i}")
+        utterance(f"u{i}", "ab " * n, 0.3 + 0.2 * n + 0.02 * rng.standard_normal(), speaker=f"s{i}")
         for i, n in enumerate(rng.integers(3, 30, 80))
     ]
-    odd = [said("short", "ab " * 25, 0.6, speaker="x"), said("long", "ab cd ef", 14.0, speaker="x")]
+    odd = [utterance("short", "ab " * 25, 0.6, speaker="x"), utterance("long", "ab cd ef", 14.0, speaker="x")]
     flagged = {flag.id: flag.reason for flag in check_texts(usual + odd, NO_AUDIO).flags}
     assert flagged == {"short": "too_little_audio", "long": "too_little_text"}
     few = check_texts([*usual[:20], *odd], NO_AUDIO)
@@ -115,11 +115,11 @@ def test_unusual_speaking_rates_are_flagged() -> None:
 
 def test_repeated_sentences_of_one_speaker() -> None:
     entries = [
-        said("a", "one two three"),
-        said("b", "One, two: three!"),
-        said("c", "one two three", speaker="other"),
-        said("d", "five"),
-        said("e", "five"),
+        utterance("a", "one two three"),
+        utterance("b", "One, two: three!"),
+        utterance("c", "one two three", speaker="other"),
+        utterance("d", "five"),
+        utterance("e", "five"),
     ]
     (flag,) = check_texts(entries, NO_AUDIO).flags
     assert (flag.id, flag.reason, flag.where) == ("b", "repeated_text", "m:1") and "'a'" in flag.detail
@@ -134,10 +134,10 @@ def audio(folder: Path) -> list[Entry]:
     for name, data in blocks.items():
         (folder / name).write_bytes(data)
     write_tar(folder / "t.tar", {"f": blocks["a"]})
-    entries = [said(n, "ok" if n in "abe" else n, path=folder / n, speaker=n) for n in blocks]
+    entries = [utterance(n, "ok" if n in "abe" else n, path=folder / n, speaker=n) for n in blocks]
     return [
         *entries,
-        said("f", "ok", path=folder / "t.tar", speaker="f", member="f", offset=512, size=200_000),
+        utterance("f", "ok", path=folder / "t.tar", speaker="f", member="f", offset=512, size=200_000),
     ]
 
 
@@ -169,14 +169,14 @@ def test_utterances_are_dropped_for_chosen_reasons(tmp_path: Path) -> None:
 
 def test_leaks_from_training() -> None:
     entries = [
-        said("a", "one", speaker="x"),
-        said("b", "one", speaker="y"),
-        said("c", "two", speaker="x"),
-        said("d", "three", speaker="z"),
-        said("e", "एक", language="hi", speaker="w"),
+        utterance("a", "one", speaker="x"),
+        utterance("b", "one", speaker="y"),
+        utterance("c", "two", speaker="x"),
+        utterance("d", "three", speaker="z"),
+        utterance("e", "एक", language="hi", speaker="w"),
     ]
     parts = {"a": "train", "b": "test", "c": "dev", "d": "test", "e": "train"}
-    entries.append(said("f", "four", speaker="v"))
+    entries.append(utterance("f", "four", speaker="v"))
     parts["f"] = "dev"
     shared = [Overlap(entries[0], entries[5], 0.5), Overlap(entries[3], entries[0], 0.5)]
     flagged = [(flag.id, flag.reason) for flag in check_leaks(entries, parts, {"a": "a", "d": "a"}, shared)]

@@ -226,11 +226,11 @@ def test_buffers_on_the_meta_device():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [({"hop_ms": 30.0}, "hop_ms=30"), ({"high_hz": 9000.0}, "no band"), ({"low_hz": 7700.0}, "no band")],
 )
-def test_impossible_options_are_refused(options, words):
-    with pytest.raises(MayaError, match=words):
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(MayaError, match=message):
         front_end(**options)
 
 
