@@ -97,7 +97,11 @@ while [ $# -gt 0 ]; do
         [[ ! $_option =~ ^[a-z_]+$ ]] || _override=$(sed -n "s/^    \"$1\": \"\(.*\)\",\$/\1/p" "$_aliases")
         if [ -z "$_override" ]; then
           _unknown_option "$1"
-        elif [[ $_override = *=* ]]; then # a switch
+        fi
+        read -ra _words <<<"$_override" # the last override gets the value
+        for _word in "${_words[@]:0:${#_words[@]}-1}"; do overrides+=(--set "$_word"); done
+        _override=${_words[-1]}
+        if [[ $_override = *=* ]]; then # a switch
           overrides+=(--set "$_override")
           shift
         else

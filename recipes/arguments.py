@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from maya.config import nearest
 from maya.ranges import Range
-from maya.recipes.aliases import ALIASES
+from maya.recipes.aliases import ALIASES, overrides_of
 
 _OPTION_OF_RUN_SH = re.compile(r"--[a-z_0-9]+(\.[a-z_0-9]+)+")  # --train.lr
 _NUMBER = re.compile(r"-\d|-\.\d")
@@ -90,8 +90,8 @@ class Parser(argparse.ArgumentParser):
     def _unknown(self, option: str) -> str:
         options = list(self._option_string_actions)
         if option in ALIASES and "--set" in options:
-            field, _, value = ALIASES[option].partition("=")
-            return f"{option} is an option of `maya train`; here write --set {field}={value or 'VALUE'}"
+            written = " ".join(f"--set {override}" for override in overrides_of(option, "VALUE"))
+            return f"{option} is an option of `maya train`; here write {written}"
         if _OPTION_OF_RUN_SH.fullmatch(option) and "--set" in options:
             hint = f"; write --set {option.removeprefix('--')}=VALUE"
         else:

@@ -10,7 +10,7 @@ import pytest
 
 from maya.config import override
 from maya.recipes import presets
-from maya.recipes.aliases import ALIASES, add_aliases
+from maya.recipes.aliases import ALIASES, add_aliases, is_switch, overrides_of
 from maya.recipes.experiment import Experiment
 
 SCRIPT = r"""#!/usr/bin/env bash
@@ -60,11 +60,12 @@ def test_options_set_variables_and_overrides(tmp_path: Path, repo: Path) -> None
 
 def test_options_of_the_earlier_system_are_translated(tmp_path: Path, repo: Path) -> None:
     """run.sh translates each row of the table as `maya` does."""
-    options = [part for name, field in ALIASES.items() for part in ([name] if "=" in field else [name, "7"])]
+    options = [part for name in ALIASES for part in ([name] if is_switch(name) else [name, "7"])]
     parser = argparse.ArgumentParser()
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     add_aliases(parser)
-    expected = [field if "=" in field else f"{field}=7" for field in ALIASES.values()]
+    expected = [override for name in ALIASES for override in overrides_of(name, 7)]
+    assert expected[2:4] == ["train.freeze=encoder", "train.freeze_steps=7"]
     assert parser.parse_args(options).overrides == expected
     assert parser.parse_args([]).overrides == []
     done = run(tmp_path, repo, *options, "--encoder-lr=1e-5", "--stage", "2")
@@ -82,8 +83,10 @@ def test_meaning_of_translated_options() -> None:
         "--ctc-warmup-steps": "3000", "--max-batch-dur": "240", "--max-batch-size": "64",
         "--max-tokens-in-batch": "400", "--temperature": "0.3", "--grad-accum": "4", "--no-lang-embed": "",
     }.items():  # fmt: skip
-        override(exp, ALIASES[name] + (f"={value}" if value else ""))
+        for assignment in overrides_of(name, value):
+            override(exp, assignment)
     assert (exp.train.encoder_lr, exp.train.lr, exp.train.freeze_steps) == (2e-5, 1e-3, 5000)
+    assert exp.train.freeze == ("encoder",)
     assert exp.model.heads["ctc"].ramp_steps == 3000
     assert (exp.train.accumulate, exp.model.language_embedding) == (4, False)
     plan = exp.data.plan

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from maya.recipes.aliases import ALIASES
+from maya.recipes.aliases import ALIASES, is_switch, overrides_of
 from maya.recipes.cli import main, parser
 
 
@@ -62,15 +62,15 @@ def test_earlier_option_names_belong_to_train(
     required = {
         "prepare": ["--corpus", "c", "--out", "o"], "validate": ["--corpus", "c"], "plan": [],
     }.get(command, ["--data", "d", "--run-dir", "r"])  # fmt: skip
-    field, _, value = ALIASES[alias].partition("=")
-    arguments = [command, "--experiment", "x", *required, alias, *([] if value else ["0.5"])]
+    arguments = [command, "--experiment", "x", *required, alias, *([] if is_switch(alias) else ["0.5"])]
     if command == "train":
-        assert parser().parse_args(arguments).overrides == [f"{field}={value or '0.5'}"]
+        assert parser().parse_args(arguments).overrides == overrides_of(alias, "0.5")
         return
     with pytest.raises(SystemExit):
         main(arguments)
     error = capsys.readouterr().err
-    assert f"{alias} is an option of `maya train`; here write --set {field}={value or 'VALUE'}" in error
+    written = " ".join(f"--set {override}" for override in overrides_of(alias, "VALUE"))
+    assert f"{alias} is an option of `maya train`; here write {written}" in error
 
 
 def test_parsers_do_not_accept_abbreviations(repo: Path) -> None:

@@ -228,7 +228,7 @@ def test_the_command_prints_a_line_for_each_check(
     assert main(["ready", *base, "--gpus", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["ready"] * 6 + ["ready:"]
-    frozen = ["--set", "train.freeze=encoder", "--freeze-encoder-steps", "5"]
+    frozen = ["--freeze-encoder-steps", "5"]
     assert main(["ready", *base, "--gpus", "8", *frozen]) == 1
     lines = capsys.readouterr().out.splitlines()
     refused = [line.split()[2] for line in lines if line.startswith("NOT READY")]

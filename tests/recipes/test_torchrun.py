@@ -20,7 +20,7 @@ def test_two_processes_train_validate_save_and_resume(tmp_path: Path) -> None:
     assert main(["prepare", *tiny, "--corpus", str(tmp_path / "corpus"), "--out", str(data)]) == 0
     assert main(["tokenizer", *tiny, "--data", str(data), "--run-dir", str(run)]) == 0
     stage = ["train", *tiny, "--data", str(data), "--run-dir", str(run), "--cpu"]
-    stage += ["--set", "train.freeze=encoder", "--freeze-encoder-steps", "4"]
+    stage += ["--freeze-encoder-steps", "4"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, "-m", "maya.recipes.cli", *stage]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=240)
