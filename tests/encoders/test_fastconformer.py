@@ -1,8 +1,8 @@
 """FastConformer against NeMo's recorded tensors, and alone against what it promises."""
 
 import copy
-import multiprocessing
 import math
+import multiprocessing
 
 import pytest
 import torch

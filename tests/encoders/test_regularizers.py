@@ -31,13 +31,13 @@ from tests.encoders.test_zipformer import CAUSAL, perturb, tiny
 def test_schedule_is_linear_between_its_points(count, expected):
     schedule = Schedule((0, 0.2), (4000, 0.05), (16_000, 0.0))
     assert schedule.value == 0.2
-    schedule.set(count)
+    schedule.move(count)
     assert schedule.value == pytest.approx(expected) and float(schedule.tensor) == pytest.approx(expected)
 
 
 def test_a_window_that_begins_later_holds_its_first_value():
     schedule = Schedule((1000, 0.5), (2000, 0.1))
-    schedule.set(400)
+    schedule.move(400)
     assert schedule.value == 0.5
 
 

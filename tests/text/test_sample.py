@@ -53,5 +53,5 @@ def test_alphabet_counts_within_each_language() -> None:
 
 
 def test_room_for_no_line_is_refused() -> None:
-    with pytest.raises(MayaError, match="lines_per_language=0 keeps no text"):
+    with pytest.raises(MayaError, match="lines_per_language=0 must be at least 1"):
         gather([], lines_per_language=0, seed=0)
