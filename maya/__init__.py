@@ -23,9 +23,7 @@ if (_TOP / "setup.py").is_file() and (_TOP / "recipes" / "cli.py").is_file():
     __path__ = [*__path__, str(_TOP)]
 
 
-def load(
-    path: str | Path, device: str = "auto", *, places: SpeechModelConfig | None = None
-) -> Recognizer:
+def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | None = None) -> Recognizer:
     """A trained model from a checkpoint file or a run folder (averaged.pt, best.pt, or the newest step), or
     from a NeMo archive (.nemo).
 

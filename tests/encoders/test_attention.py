@@ -145,7 +145,7 @@ def test_local_equals_full_when_the_window_covers_the_utterance(options):
 
 @pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("size", [9, 60])
-def test_global_tokens_see_all_and_are_seen_by_all(separate, size):
+def test_global_tokens_attend_to_all_frames_and_all_frames_to_them(separate, size):
     """Against NeMo's words, score by score: global keys stand before the local ones, without positions."""
     span, spacing = Span(5, 3), 4
     options = dict(tokens=3, spacing=spacing, separate=separate)

@@ -175,7 +175,7 @@ def test_long_input_grows_the_position_table():
         torch.testing.assert_close(again, short)
 
 
-def test_a_table_made_for_inference_serves_training():
+def test_position_table_made_in_inference_mode_works_in_training():
     model = tiny()
     x, lens = torch.randn(1, 80, 80), torch.tensor([80])
     with torch.inference_mode():

@@ -99,7 +99,7 @@ def test_every_parameter_gets_a_gradient(options):
         assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), name
 
 
-def test_a_new_layer_is_silent_and_its_gate_learns_first():
+def test_a_new_layer_outputs_zero_and_its_gate_gets_a_gradient():
     fast = tiny().train().layers[0].mixer.fast
     x = torch.randn(1, 9, 32)
     y, _ = fast(x, x, x, x, torch.ones(1, 9, dtype=torch.bool))
@@ -109,7 +109,7 @@ def test_a_new_layer_is_silent_and_its_gate_learns_first():
 
 
 @torch.no_grad()
-def test_what_was_learnt_recalls_values_at_their_keys():
+def test_fast_weights_recall_values_at_their_keys():
     """After learning from (k, v), reading at k points more towards v than before, and than at other keys."""
     torch.manual_seed(3)
     fast = open_gates(FastWeightBranch(64, FastWeightConfig(fast_heads=1, base_rate=20.0))).eval()
@@ -127,7 +127,7 @@ def test_what_was_learnt_recalls_values_at_their_keys():
 
 
 @torch.no_grad()
-def test_without_updates_at_test_nothing_of_the_utterance_is_kept():
+def test_without_updates_at_test_weights_do_not_change():
     """Frames far apart have to do with each other through the fast weights alone."""
     model = open_gates(tiny(window=(1, 1), conv_kernel=3)).eval()
     x = torch.randn(1, 640, 20)
@@ -146,7 +146,7 @@ def test_without_updates_at_test_nothing_of_the_utterance_is_kept():
 
 
 @torch.no_grad()
-def test_the_causal_orders_look_ahead_as_far_as_they_say():
+def test_look_ahead_of_the_causal_orders():
     x, lens = torch.randn(1, 256, 20), torch.tensor([256])
     changed = x.clone()
     changed[:, 160:] = 0.0  # from encoder frame 20 on: the third frame of a chunk of 6
@@ -159,7 +159,7 @@ def test_the_causal_orders_look_ahead_as_far_as_they_say():
 
 
 @torch.no_grad()
-def test_adapting_goes_on_where_the_last_utterance_stopped():
+def test_adapt_continues_from_the_previous_utterance():
     model = perturb(open_gates(tiny())).eval()
     x, lens = torch.randn(2, 160, 20), torch.tensor([160, 100])
     plain, plain_lens = model(x, lens)
@@ -257,7 +257,7 @@ def test_configuration_travels_through_json_and_takes_overrides():
         ({"subsampling_factor": 3}, "subsampling_factor"),
     ],
 )
-def test_what_cannot_be_built_is_refused_with_the_reason(options, named):
+def test_invalid_configurations_are_refused(options, named):
     with pytest.raises(MayaError, match=named):
         tiny(**options)
 

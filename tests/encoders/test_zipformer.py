@@ -167,7 +167,7 @@ def test_an_utterance_does_not_depend_on_its_batch(options, chunking):
 
 
 @torch.no_grad()
-def test_icefalls_padding_leaks_as_icefalls_does():
+def test_icefall_padding_depends_on_the_batch():
     """Where 8 divides the frames nothing leaks out of the stacks, only the front end sees padding."""
     model = perturb(tiny(padding="icefall")).eval()
     x = torch.randn(2, 7 + 2 * 152, 80)
@@ -216,7 +216,7 @@ def test_streaming_equals_the_chunk_masked_forward(batch, out):
 
 @pytest.mark.parametrize("out", [2, 4])
 @torch.no_grad()
-def test_output_frames_are_those_that_the_lengths_say(out):
+def test_number_of_output_frames(out):
     model = tiny(SMALLER, output_downsampling=out).eval()
     assert model.cfg.subsampling_factor == 2 * out
     for frames in range(9, 40):
@@ -287,12 +287,12 @@ def test_meta_device_and_initial_values():
         (CAUSAL | {"chunk_frames": ()}, "chunk_frames"),
     ],
 )
-def test_what_cannot_be_built_is_refused(options, complaint):
+def test_invalid_configurations_are_refused(options, complaint):
     with pytest.raises(MayaError, match=complaint):
         tiny(SMALLER, **options)
 
 
-def test_what_cannot_be_streamed_is_refused():
+def test_invalid_streaming_is_refused():
     model = tiny(SMALLER, **CAUSAL).eval()
     state = model.initial_state(1, 24)
     with pytest.raises(MayaError, match="multiple of 4"):

@@ -38,7 +38,7 @@ def test_pieces_of_any_size_equal_the_whole(options, samples):
         torch.testing.assert_close(feats, whole[:, : feats.shape[1]], rtol=0, atol=1e-5)
 
 
-def test_a_frame_comes_out_with_its_last_sample():
+def test_a_frame_is_returned_with_its_last_sample():
     stream = LogMelStream(LogMel(LogMelConfig(normalize="none")).eval())
     given = [stream.push(torch.randn(1, 40)).shape[1] for _ in range(20)]
     # Frame t is centred on sample 160 t and reaches 200 samples beyond; it exists once its hop is over.
@@ -47,7 +47,7 @@ def test_a_frame_comes_out_with_its_last_sample():
 
 
 @pytest.mark.parametrize("options", [{"normalize": "per_feature"}, {"normalize": "none", "legacy": True}])
-def test_features_that_need_the_whole_are_refused(options):
+def test_streaming_refuses_features_of_whole_utterances(options):
     with pytest.raises(MayaError, match="streaming needs features.normalize=none and features.legacy=false"):
         LogMelStream(LogMel(LogMelConfig(**options)))
     with pytest.raises(MayaError, match="before any audio"):

@@ -250,7 +250,7 @@ def test_omega_takes_the_plain_transducer_loss_in_training_only() -> None:
         ({"durations": (0,)}, "ascend"),
     ],
 )
-def test_what_cannot_be_built_is_refused(change: dict[str, Any], sentence: str) -> None:
+def test_invalid_configurations_are_refused(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(MayaError, match=sentence):
         _tiny(**change)
 
