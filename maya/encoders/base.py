@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -220,8 +219,3 @@ def check_hidden(hidden: Collection[int], blocks: int) -> None:
     for number in hidden:
         if not 0 <= number <= blocks:
             raise MayaError(f"the encoder has no hidden layer {number}; its layers are 0 to {blocks}")
-
-
-def frame_mask(lens: Tensor, size: int) -> Tensor:
-    """lens (B,) -> (B, size) bool, True on frames that exist."""
-    return torch.arange(size, device=lens.device) < lens[:, None]

@@ -2,7 +2,6 @@
 
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from maya.config import Kinds, register_builder
@@ -11,8 +10,8 @@ from maya.features.frames import frame_samples
 
 
 class FeaturesConfig(Kinds):
-    """The base of features configurations. A subclass has the fields `kind`, `num_mels` (numbers F of a
-    frame), `sample_rate` (Hz) and `hop_ms` (from one frame to the next)."""
+    """The base of feature configurations. A subclass has the fields `kind`, `num_mels` (size F of a frame),
+    `sample_rate` (Hz) and `hop_ms` (from one frame to the next)."""
 
     __slots__ = ()
 
@@ -58,7 +57,7 @@ class FeatureStream(Protocol):
         """(B, n) the next samples, n >= 0 -> (B, t, num_mels) the frames they complete, t >= 0."""
 
     def finish(self) -> Tensor:
-        """(B, t, num_mels): the frames that reach past the end. The stream is at a start again after it."""
+        """(B, t, num_mels): the frames that reach past the end. It resets the stream."""
 
 
 class Features(nn.Module):
@@ -74,7 +73,7 @@ class Features(nn.Module):
 
     def forward(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
         """audio (B, N) in [-1, 1], audio_lens (B,) samples -> (B, T, F) fp32, feat_lens (B,) int64. A row
-        must not depend on what it is batched with."""
+        must not depend on the rest of its batch."""
         raise NotImplementedError
 
     def feat_lens(self, audio_lens: Tensor) -> Tensor:
@@ -85,8 +84,3 @@ class Features(nn.Module):
         """The same features of audio that arrives in pieces. Raises MayaError for features that need the
         whole utterance."""
         raise MayaError(f"features of kind {self.cfg.kind!r} cannot stream; transcribe whole files")
-
-
-def padding_mask(lens: Tensor, size: int) -> Tensor:
-    """lens (B,) -> (B, size) bool, True beyond each length."""
-    return torch.arange(size, device=lens.device) >= lens[:, None]

@@ -1,5 +1,4 @@
-"""Log-mel filter-bank energies, equal to Kaldi's as icefall and lhotse compute them: whole batches on any
-device, or a stream of chunks."""
+"""Log-mel filter-bank energies, equal to Kaldi's (icefall, lhotse), of whole batches or of a stream."""
 
 import math
 from typing import Any, Literal
@@ -10,20 +9,20 @@ from torch import Tensor, nn
 from maya.config import config
 from maya.errors import MayaError
 from maya.features.base import Features, FeaturesConfig
-from maya.features.frames import check_frames, frame_samples
+from maya.features.frames import check_frames, frame_mask, frame_samples
 from maya.ranges import Finite, NonNegFloat, PosFloat, PosInt, Share
 
 ENERGY_FLOOR = torch.finfo(torch.float32).eps  # Kaldi's floor of a filter's energy, before the logarithm
 CPU_FRAMES = (
-    512  # a block of 512 frames x 512 samples stays in a core's cache: four times as fast as all at once
+    512  # a block of 512 frames x 512 samples fits into a core's cache: 4 times faster than the whole
 )
-GPU_FRAMES = 1 << 16  # 128 MiB of windowed frames at a time
+GPU_FRAMES = 1 << 16  # 128 MiB of windowed frames in a block
 
 
 @config
 class FbankConfig(FeaturesConfig):
-    """What the front end computes. The defaults are those of icefall's recipes: povey window, frames
-    centred on their hop (Kaldi's `snip_edges=False`), no energy, no dither."""
+    """Options of the features. The defaults are those of icefall's recipes: povey window, frames centred on
+    their hop (Kaldi's `snip_edges=False`), no energy, no dither."""
 
     kind: Literal["fbank"] = "fbank"
     sample_rate: PosInt = 16000  # Hz
@@ -34,14 +33,14 @@ class FbankConfig(FeaturesConfig):
     low_hz: NonNegFloat = 20.0  # lower edge of the lowest filter
     high_hz: Finite = -400.0  # upper edge of the highest one; 0 or less counts from half the sample rate
     dither: NonNegFloat = 0.0  # standard deviation of the noise added to the waveform while training
-    padding_value: Finite = math.log(1e-10)  # stands beyond an utterance's end; icefall's models expect this
+    padding_value: Finite = math.log(1e-10)  # beyond an utterance's end; icefall's models expect this
 
     @property
     def n_fft(self) -> int:
         return 1 << (frame_samples(self.window_ms, self.sample_rate) - 1).bit_length()
 
     def frames(self, samples: Any) -> Any:
-        """One a hop, the last from half a hop on."""
+        """One frame a hop; half a hop or more at the end is a frame."""
         return (samples + self.hop_samples // 2) // self.hop_samples
 
 
@@ -49,10 +48,10 @@ class Fbank(Features, config=FbankConfig):
     """Waveform to filter-bank features: for each frame remove its mean, pre-emphasise, window, power
     spectrum, mel filters, floor, logarithm (Kaldi's compute-fbank-feats, for audio in [-1, 1]).
 
-    Always computed in fp32, whatever autocast says. The mel filters and the window are computed in fp64
-    and then rounded; Kaldi and torchaudio compute them in fp32, and most of what is left between their
-    features and these (about 5e-5, in a filter with next to no energy 5e-4) is that. An utterance's
-    features do not depend on what it is batched with beyond the rounding of a matrix product.
+    Always computed in fp32, under autocast too. The mel filters and the window are computed in fp64, then
+    rounded. Kaldi and torchaudio compute them in fp32, which explains most of the difference (about 5e-5, and
+    5e-4 in a filter with almost no energy). Beyond the rounding of a matrix product, the features of an
+    utterance do not depend on its batch.
 
     Buffers, not part of the state dict: `window` (n_fft,), zero past the window's end, and `fb`
     (1, num_mels, n_fft // 2 + 1).
@@ -99,12 +98,12 @@ class Fbank(Features, config=FbankConfig):
         Args:
             audio: (B, N) waveforms in [-1, 1], any floating type, N >= 0.
             audio_lens: (B,) int64, valid samples of each row.
-            generator: draws the dither, on the device of `audio`; torch's own where none is given.
+            generator: for the dither, on the device of `audio`; None is torch's own.
 
         Returns:
             feats (B, T, num_mels) fp32 with T = max(1, (N + hop // 2) // hop), `padding_value` at and
-            beyond feat_lens (B,) int64. A row with fewer samples than half a hop has no frames. Past its
-            ends an utterance is mirrored (x1 x0 | x0 x1), as often as it takes.
+            beyond feat_lens (B,) int64. A row with fewer samples than half a hop has no frames. An
+            utterance is mirrored at its ends (x1 x0 | x0 x1), repeatedly if it is short.
         """
         audio = audio.float()
         if audio.shape[1] == 0:  # there is nothing to mirror
@@ -115,8 +114,7 @@ class Fbank(Features, config=FbankConfig):
         lens = self.feat_lens(audio_lens)
         frames = max(1, (audio.shape[1] + self.hop_samples // 2) // self.hop_samples)
         feats = self._frames(self._mirrored(audio, audio_lens), frames)
-        beyond = torch.arange(frames, device=lens.device) >= lens[:, None]
-        return feats.masked_fill_(beyond[:, :, None], self.cfg.padding_value), lens
+        return feats.masked_fill_(~frame_mask(lens, frames)[:, :, None], self.cfg.padding_value), lens
 
     def _mirrored(self, audio: Tensor, audio_lens: Tensor) -> Tensor:
         """(B, N) -> (B, L): each row with its mirrored ends around it, L a multiple of the hop."""
@@ -135,17 +133,16 @@ class Fbank(Features, config=FbankConfig):
         return rows.scatter_(1, place, audio.gather(1, after))
 
     def _rows(self, count: int, samples: int, device: torch.device) -> Tensor:
-        """Zeros (count, L): a multiple of the hop, more than `samples`, and no less than a window."""
+        """Zeros (count, L). L is a multiple of the hop, more than `samples`, and at least a window."""
         hops = max(samples, self.window_samples) // self.hop_samples + 1
         return torch.zeros(count, hops * self.hop_samples, device=device)
 
     def _frames(self, rows: Tensor, frames: int) -> Tensor:
         """Features (B, frames, num_mels) of the first `frames` windows of `rows` (B, L), contiguous.
 
-        L is a multiple of the hop, so the windows of all rows lie at one stride in memory, and the few
-        that run from one row into the next are computed in vain. The first sample of a window has no
-        weight (a povey window is 0 there), so that the samples can be pre-emphasised before they are cut
-        into windows, whose means are taken off afterwards.
+        L is a multiple of the hop, so the windows of all rows have one stride in memory; the few windows that
+        run into the next row are wasted. A povey window is 0 at its first sample. Therefore the samples can
+        be pre-emphasised before they are cut into windows, and the means subtracted afterwards.
         """
         flat, size, hop = rows.view(-1), self.window_samples, self.hop_samples
         count = (flat.numel() - size) // hop + 1
@@ -154,7 +151,7 @@ class Fbank(Features, config=FbankConfig):
         means = sums.mul_((self.cfg.preemphasis - 1) / size)[:, None]
         out = flat.new_empty(len(rows) * (rows.shape[1] // hop), self.cfg.num_mels)
         step = CPU_FRAMES if flat.device.type == "cpu" else GPU_FRAMES
-        # One workspace for all blocks: fresh memory for each would be paged in anew by the system.
+        # One workspace for all blocks: the system would page in fresh memory for each.
         emphasised = flat.new_zeros((min(step, count) - 1) * hop + size)
         padded = flat.new_zeros(min(step, count), self.n_fft)
         power = flat.new_empty(min(step, count), self.n_fft // 2 + 1)
@@ -176,16 +173,16 @@ class Fbank(Features, config=FbankConfig):
 
 
 class FbankStream:
-    """Features of audio that arrives in chunks: push chunks, then finish; together they give what `Fbank`
-    gives for the whole.
+    """Features of audio that arrives in chunks: `push` each chunk, then `finish`. Together they equal `Fbank`
+    of the whole, without dither.
 
-    A frame comes out once its last sample is there: (window - hop) / 2 = 7.5 ms after the end of its hop.
-    All rows of a batch begin and end together. No dither.
+    A frame is returned when its last sample has arrived: (window - hop) / 2 = 7.5 ms after the end of its
+    hop. All rows of a batch begin and end together.
     """
 
     def __init__(self, fbank: Fbank) -> None:
         self.fbank = fbank
-        self._pending: Tensor | None = None  # (B, n): samples from the beginning of the next frame on
+        self._pending: Tensor | None = None  # (B, n): samples from the start of the next frame
         self._begun = False  # whether `_pending` begins with the mirrored start
 
     @torch.no_grad()
@@ -201,7 +198,7 @@ class FbankStream:
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """(B, t, num_mels): the frames that reach past the end of the audio. The stream is empty after it."""
+        """(B, t, num_mels): the frames that reach past the end of the audio. It resets the stream."""
         pending, begun = self._pending, self._begun
         self._pending, self._begun = None, False
         if pending is None:
@@ -230,10 +227,10 @@ def povey_window(samples: int) -> Tensor:
 
 
 def kaldi_filterbank(num_mels: int, n_fft: int, sample_rate: int, low_hz: float, high_hz: float) -> Tensor:
-    """Kaldi's mel filters, (1, num_mels, n_fft // 2 + 1) fp32: triangles of height 1, straight in mels.
+    """Kaldi's mel filters, (1, num_mels, n_fft // 2 + 1) fp32: triangles of height 1 on the mel scale.
 
-    mel = 1127 ln(1 + Hz / 700); the edges are equally far apart from `low_hz` to `high_hz` (which counts
-    from half the sample rate where it is 0 or less). The bin at half the sample rate has no weight.
+    mel = 1127 ln(1 + Hz / 700). The edges are equally spaced from `low_hz` to `high_hz`; 0 or less counts
+    from half the sample rate. The bin at half the sample rate has no weight.
     """
     nyquist = sample_rate / 2
     top = high_hz if high_hz > 0 else nyquist + high_hz

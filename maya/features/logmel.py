@@ -1,4 +1,4 @@
-"""Log-mel spectrogram, equal to the front end that NeMo's FastConformer models were trained with."""
+"""Log-mel spectrogram, equal to NeMo's front end for FastConformer models."""
 
 import math
 from typing import Any, Literal
@@ -10,19 +10,19 @@ from torch import Tensor
 from maya.config import config
 from maya.errors import MayaError
 from maya.features.base import Features, FeaturesConfig
-from maya.features.frames import check_frames, frame_samples
+from maya.features.frames import check_frames, frame_mask, frame_samples
 from maya.ranges import NonNegFloat, PosFloat, PosInt, Share
 
 LOG_GUARD = 2.0**-24  # added before the logarithm, so that digital silence has a finite level
 STD_GUARD = 1e-5  # added to the standard deviation, not to the variance
-# Audio of more than twice this many frames is transformed in stretches of so many: in one piece, spectra are
-# six times the size of the features (an hour at 80 mel bins: 0.7 GB beside 0.1).
+# Audio of more than twice this many frames is transformed in stretches of this size, because spectra are six
+# times as large as the features (an hour at 80 mel bins: 0.7 GB beside 0.1).
 STRETCH_FRAMES = 16384
 
 
 @config
 class LogMelConfig(FeaturesConfig):
-    """What the front end computes. The defaults are those of NeMo's FastConformer recipes."""
+    """Options of the features. The defaults are those of NeMo's FastConformer recipes."""
 
     kind: Literal["logmel"] = "logmel"
     sample_rate: PosInt = 16000  # Hz
@@ -33,20 +33,20 @@ class LogMelConfig(FeaturesConfig):
     preemphasis: Share = 0.97
     dither: NonNegFloat = 1e-5  # standard deviation of the noise added to the waveform while training
     normalize: Literal["per_feature", "none"] = "per_feature"
-    # True repeats NeMo before 2.5 (checkpoints such as parakeet-tdt-1.1b were trained with it): the batch is
-    # reflected at its ends, an utterance has one frame more, and what stands beyond its end is not silenced.
+    # True: as NeMo before 2.5, with which parakeet-tdt-1.1b and others were trained. The batch is reflected
+    # at its ends, an utterance has one frame more, and audio beyond its end is not silenced.
     legacy: bool = False
 
     def frames(self, samples: Any) -> Any:
-        """One a hop, and one more under `legacy`; none of no samples."""
+        """One frame a hop, and one more under `legacy`; none for no samples."""
         return samples // self.hop_samples + (samples > 0) * int(self.legacy)
 
 
 class LogMel(Features, config=LogMelConfig):
     """Waveform to log-mel features: dither, pre-emphasis, STFT, power, Slaney mel, log, normalisation.
 
-    Always computed in fp32, whatever autocast says. Without `legacy`, an utterance's features do not
-    depend on what it is batched with; with it, its last two frames can.
+    Always computed in fp32, under autocast too. Without `legacy`, the features of an utterance do not depend
+    on its batch; with it, its last two frames can.
 
     Buffers: `window` (window,) and `fb` (1, num_mels, n_fft // 2 + 1), named and shaped as NeMo's
     `preprocessor.featurizer`.
@@ -102,7 +102,7 @@ class LogMel(Features, config=LogMelConfig):
                 feats = torch.log(power @ self.fb[0].float().t() + LOG_GUARD)[:, :frames]
             else:
                 feats = self._in_stretches(audio, audio_lens, frames)
-            valid = (torch.arange(frames, device=lens.device) < lens[:, None])[:, :, None]
+            valid = frame_mask(lens, frames)[:, :, None]
             if self.cfg.normalize == "per_feature":
                 feats = _standardize(feats, valid, lens)
             return feats.masked_fill_(~valid, 0.0), lens
@@ -130,7 +130,7 @@ class LogMel(Features, config=LogMelConfig):
             audio = torch.cat([audio[:, :1], audio[:, 1:] - self.cfg.preemphasis * audio[:, :-1]], dim=1)
         if self.cfg.legacy:
             return audio
-        beyond = torch.arange(audio.shape[1], device=audio.device) >= audio_lens[:, None]
+        beyond = ~frame_mask(audio_lens, audio.shape[1])
         return audio.masked_fill(beyond, 0.0)
 
     def _power(self, audio: Tensor, audio_lens: Tensor) -> Tensor:
@@ -169,27 +169,27 @@ class LogMel(Features, config=LogMelConfig):
 
 
 class LogMelStream:
-    """Push pieces, then finish; together they give what `LogMel` gives for the whole, to rounding.
+    """`push` pieces, then `finish`. Together they equal `LogMel` of the whole, to rounding.
 
-    A frame comes out once its last sample is there: half a window, 12.5 ms, after its centre. All rows of
-    a batch begin and end together. Raises MayaError for features that need the whole utterance: normalised
+    A frame is returned when its last sample has arrived: half a window, 12.5 ms, after its centre. All rows
+    of a batch begin and end together. Raises MayaError for features that need the whole utterance: normalised
     over it, or with the mirrored ends of `legacy`.
     """
 
     def __init__(self, logmel: LogMel) -> None:
         if logmel.cfg.normalize != "none" or logmel.cfg.legacy:
             raise MayaError(
-                "features of audio that is still coming cannot be had with features.normalize="
-                f"{logmel.cfg.normalize} and legacy={logmel.cfg.legacy}; it takes none and false"
+                "streaming needs features.normalize=none and features.legacy=false, not "
+                f"{logmel.cfg.normalize} and {logmel.cfg.legacy}"
             )
         self.logmel = logmel
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was pushed."""
+        """Drop all audio that was pushed."""
         self._last: Tensor | None = None  # (B, 1): the last sample, for the pre-emphasis of the next
-        self._pending: Tensor | None = None  # (B, n): pre-emphasised, from the beginning of the next frame on
-        self._samples = self._frames = 0  # pushed, given out
+        self._pending: Tensor | None = None  # (B, n): pre-emphasised, from the start of the next frame
+        self._samples = self._frames = 0  # samples pushed, frames returned
 
     @torch.no_grad()
     def push(self, audio: Tensor) -> Tensor:
@@ -204,13 +204,13 @@ class LogMelStream:
             self._pending = torch.cat([self._pending, audio - cfg.preemphasis * before], dim=1)
             self._last = audio[:, -1:]
             self._samples += audio.shape[1]
-        # The window stands in the middle of the transform; the rest is multiplied by zero.
+        # The window is in the middle of the transform; the rest is multiplied by zero.
         reach = (cfg.n_fft + self.logmel.window_samples) // 2
         return self._advance(max(0, (self._pending.shape[1] - reach) // self.logmel.hop_samples + 1))
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """(B, t, num_mels): the frames that reach past the end. The stream is at a start again after it."""
+        """(B, t, num_mels): the frames that reach past the end. It resets the stream."""
         if self._pending is None:
             raise MayaError("a feature stream was finished before any audio was pushed; push (B, n) first")
         feats = self._advance(self._samples // self.logmel.hop_samples - self._frames)
@@ -233,8 +233,8 @@ class LogMelStream:
 def _standardize(feats: Tensor, valid: Tensor, lens: Tensor) -> Tensor:
     """Zero mean, unit variance for each utterance and mel bin over its valid frames (NeMo "per_feature").
 
-    The variance divides by n - 1; a single frame, whose variance is undefined, becomes zero. `feats` itself
-    is changed: hours of it are large.
+    The variance divides by n - 1; a single frame, whose variance is undefined, becomes zero. `feats` is
+    changed in place, because features of hours are large.
     """
     n = lens.clamp(min=1)[:, None, None]
     mean = feats.masked_fill_(~valid, 0.0).sum(1, keepdim=True) / n

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from maya.config import config
+from maya.features.frames import frame_mask
 from maya.ranges import Ascending, Finite, Share
 
 
@@ -19,10 +20,10 @@ class WhiteNoiseConfig:
 
 
 class AddNoise(nn.Module):
-    """Gaussian noise relative to each utterance's own level; nothing outside training.
+    """Gaussian noise relative to the level of each utterance, in training only.
 
-    It stands for what differs most between recordings of one vocabulary: how far the speech lies above the
-    noise of room and microphone, which normalised features show and a change of gain does not.
+    It imitates the largest difference between recordings of one vocabulary: the level of speech over the
+    noise of room and microphone. Normalised features show it, unlike a change of gain.
     """
 
     def __init__(self, cfg: WhiteNoiseConfig) -> None:
@@ -33,7 +34,7 @@ class AddNoise(nn.Module):
         """audio (B, N) zero beyond audio_lens (B,) samples → the same shape; padding stays zero."""
         if not self.training or self.cfg.probability == 0:
             return audio
-        valid = torch.arange(audio.shape[1], device=audio.device) < audio_lens[:, None]
+        valid = frame_mask(audio_lens, audio.shape[1])
         power = (audio * valid).square().sum(1) / audio_lens.clamp(min=1)
         low, high = self.cfg.snr_db
         draw = torch.rand(2, len(audio), device=audio.device)

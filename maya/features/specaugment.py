@@ -1,5 +1,4 @@
-"""SpecAugment (Park et al. 2019, arXiv:1904.08779): random bands of time and frequency hidden, and time
-warped."""
+"""SpecAugment (Park et al. 2019, arXiv:1904.08779): masks of time and frequency, and time warping."""
 
 from typing import Literal
 
@@ -7,31 +6,30 @@ import torch
 from torch import Tensor, nn
 
 from maya.config import config
+from maya.features.frames import frame_mask
 from maya.ranges import Count, Share
 
 
 @config
 class SpecAugmentConfig:
-    """How many bands, and how wide at most. The defaults are those of NeMo's FastConformer recipes; icefall's
-    are what `lhotse` returns."""
+    """Number and largest width of the masks. The defaults are those of NeMo's FastConformer recipes; `lhotse`
+    returns icefall's."""
 
     freq_masks: Count = 2
     freq_width: Count = 27  # mel bins
     time_masks: Count = 10
     time_width: Share = 0.05  # of the utterance's own length
-    # Above 0 another rule holds, lhotse's: bands of at most so many frames, together at most time_masks *
-    # time_width of the utterance, and of the time_masks bands only as many as that share needs.
+    # Above 0, lhotse's rule: masks of at most so many frames, which together cover at most time_masks *
+    # time_width of the utterance; only as many of the time_masks masks are used as that share needs.
     time_frames: Count = 0
-    warp_frames: Count = 0  # a point of the utterance moves by up to so many frames, and all others with it
-    probability: Share = 1.0  # of warping an utterance at all, and of masking it
-    fill: Literal["zero", "mean"] = (
-        "zero"  # what a hidden region holds; zero is the mean of normalised features
-    )
+    warp_frames: Count = 0  # a point of the utterance moves by up to so many frames
+    probability: Share = 1.0  # that an utterance is warped, and that it is masked
+    fill: Literal["zero", "mean"] = "zero"  # value of masked regions; zero is the mean of normalised features
 
 
 def lhotse(*, time_mask_ratio: float = 1.0) -> SpecAugmentConfig:
-    """The SpecAugment of icefall's LibriSpeech recipes: 10 bands of time, 15 % of the utterance at most, 2 of
-    27 bins, warping by 80 frames, each on 9 of 10 utterances. CR-CTC takes 2.5 (25 bands, 37.5 %)."""
+    """The SpecAugment of icefall's LibriSpeech recipes: 10 masks of time over at most 15 % of the utterance,
+    2 of 27 bins, warping by 80 frames, each on 9 of 10 utterances. CR-CTC uses 2.5 (25 masks, 37.5 %)."""
     masks = int(10 * time_mask_ratio)
     return SpecAugmentConfig(
         freq_masks=2,
@@ -46,7 +44,7 @@ def lhotse(*, time_mask_ratio: float = 1.0) -> SpecAugmentConfig:
 
 
 class SpecAugment(nn.Module):
-    """Warps and masks each utterance on its own, while training; does nothing in evaluation."""
+    """Warps and masks each utterance separately in training; does nothing in evaluation."""
 
     def __init__(self, cfg: SpecAugmentConfig) -> None:
         super().__init__()
@@ -59,7 +57,7 @@ class SpecAugment(nn.Module):
             feats: (B, T, F) features.
             feat_lens: (B,) int64; a time band lies within the utterance, and is at most
                 max(1, floor(time_width * length)) frames wide. Warping is not done here, see `warp`.
-            generator: source of randomness on the device of `feats`; torch's own if None.
+            generator: on the device of `feats`; None is torch's own.
         """
         cfg = self.cfg
         if not self.training or not (cfg.freq_masks or cfg.time_masks):
@@ -75,14 +73,14 @@ class SpecAugment(nn.Module):
             hidden &= _chosen(feat_lens, cfg.probability, generator)[:, None, None]
         if cfg.fill == "zero":
             return feats.masked_fill(hidden, 0.0)
-        valid = torch.arange(size_t, device=feats.device) < feat_lens[:, None]
+        valid = frame_mask(feat_lens, size_t)
         means = (feats * valid[..., None]).sum((1, 2)) / (feat_lens.clamp(min=1) * size_f)
         return torch.where(hidden & valid[..., None], means[:, None, None], feats)
 
     def warp(self, feats: Tensor, feat_lens: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """`feats` (B, T, F) with time warped, lengths as they were: of each utterance one frame c, drawn at
-        least `warp_frames` + 1 from both ends, comes to lie up to `warp_frames` away, and what is before and
-        behind it is stretched or squeezed, by linear interpolation. Shorter utterances are left alone."""
+        """`feats` (B, T, F) with time warped; lengths stay. In each utterance one frame, drawn at least
+        `warp_frames` + 1 from both ends, moves by up to `warp_frames`. The frames before and behind it are
+        stretched or squeezed by linear interpolation. Utterances that are too short stay as they are."""
         reach = self.cfg.warp_frames
         if not self.training or not reach:
             return feats
@@ -104,7 +102,7 @@ class SpecAugment(nn.Module):
         )
 
     def _time_bands(self, lens: Tensor) -> tuple[Tensor | None, Tensor]:
-        """How many bands each utterance gets, None for all, and their greatest width, (B,) each."""
+        """Number of masks of each utterance (None: all) and their largest width, (B,) each."""
         cfg = self.cfg
         if not cfg.time_frames:
             return None, (lens * cfg.time_width).long().clamp(min=1)
@@ -126,7 +124,7 @@ def _bands(
     size: int,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """(B, size) bool, True inside `count` bands, or `counts` (B,) of them: width uniform on 0..widest, place
+    """(B, size) bool, True inside `count` masks, or `counts` (B,) of them: width uniform on 0..widest, start
     uniform within 0..lens."""
     draws = torch.rand(2, lens.shape[0], count, generator=generator, device=lens.device)
     widest, room = torch.minimum(widest, lens)[:, None], lens[:, None]
@@ -135,5 +133,5 @@ def _bands(
     place = torch.arange(size, device=lens.device)
     inside = (place >= start[..., None]) & (place < (start + width)[..., None])
     if counts is not None:
-        inside &= (torch.arange(count, device=lens.device) < counts[:, None])[..., None]
+        inside &= frame_mask(counts, count)[..., None]
     return inside.any(dim=1)

@@ -1,4 +1,4 @@
-"""One tokenizer a language, behind one another in a single vocabulary: NeMo's `tokenizer.type: agg`."""
+"""A tokenizer for each language, joined into one vocabulary: NeMo's `tokenizer.type: agg`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ MAGIC = b"maya-aggregate-tokenizer-1\n"
 
 
 class AggregateTokenizer(Tokenizer):
-    """Tokenizers of several languages; the ids of each begin where those before it end.
+    """Tokenizers of several languages; the ids of each begin where the ids of the previous one end.
 
-    Text can only be encoded when its language is known; ids name their language themselves. `model_bytes`
-    is MAGIC, a line of JSON with (language, size in bytes) of each model, then the models.
+    Encoding needs the language of a text; ids determine their language. `model_bytes` is MAGIC, a line of
+    JSON with (language, size in bytes) of each model, then the models.
     """
 
     def __init__(self, tokenizers: Mapping[str, Tokenizer]) -> None:
@@ -43,16 +43,16 @@ class AggregateTokenizer(Tokenizer):
 
     @property
     def unk_id(self) -> int:
-        """Unknown to the first language; each language has an unknown piece of its own."""
+        """The unknown piece of the first language; each language has its own."""
         return next(iter(self.parts.values())).unk_id
 
     def encode(self, text: str, language: str | None = None) -> list[int]:
-        """Ids of a normalised text in `language`; MayaError without a language that has a tokenizer."""
+        """Ids of a normalised text. Raises MayaError for a `language` that has no tokenizer."""
         part = self.parts.get(language or "")
         if part is None:
             raise MayaError(
-                f"this model has one tokenizer a language ({', '.join(self.parts)}), and a text has language "
-                f"{language!r}: name one of them"
+                f"no tokenizer for language {language!r}: this model has a tokenizer for each of "
+                f"{', '.join(self.parts)}; name one of them"
             )
         offset = self._offsets[language or ""]
         return [offset + i for i in part.encode(text)]
@@ -96,7 +96,7 @@ class AggregateTokenizer(Tokenizer):
 
 
 def aggregate_from_bytes(model_bytes: bytes) -> AggregateTokenizer:
-    """The tokenizer whose `model_bytes` these are; MayaError when they are something else."""
+    """The tokenizer with these `model_bytes`. Raises MayaError for other bytes."""
     head, newline, models = model_bytes[len(MAGIC) :].partition(b"\n")
     try:
         if not model_bytes.startswith(MAGIC) or not newline:

@@ -1,4 +1,4 @@
-"""How a tokenizer cuts each language: pieces per word, and what it cannot spell."""
+"""Statistics of a tokenizer for each language: pieces per word, and unknown characters."""
 
 from dataclasses import asdict, dataclass
 
@@ -7,18 +7,18 @@ import numpy as np
 from maya.text.sample import LanguageText, TextSample
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, training_shares
 
-_LINES_ENCODED = 50_000  # of each language: more change the second decimal no longer
-_NAMED = 50  # characters left out that are listed
+_LINES_ENCODED = 50_000  # of each language; more would not change the second decimal
+_NAMED = 50  # unknown characters that are listed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fertility:
     """One language under one tokenizer.
 
-    share_of_text: of all characters, as the corpus has them; share_of_training: as the tokenizer was trained
-    on them. pieces_per_word (fertility), pieces_per_character, byte_pieces (share of all pieces) and
-    unknown_pieces (the same) are of the lines kept in the sample, 50 000 at most; unknown_characters is the
-    share of the characters of all lines that have no piece of their own, left_out the commonest of them.
+    share_of_text, share_of_training: share of all characters, in the corpus and in the tokenizer's training.
+    pieces_per_word (fertility), pieces_per_character, and the shares byte_pieces and unknown_pieces of all
+    pieces are for the lines in the sample, at most 50 000. unknown_characters: share of the characters of all
+    lines that have no piece of their own; left_out: the commonest of them.
     """
 
     lines: int
@@ -36,7 +36,7 @@ class Fertility:
 
 
 def fertility(tokenizer: Tokenizer, sample: TextSample, cfg: TokenizerConfig) -> dict[str, Fertility]:
-    """Numbers of each language of the sample, in alphabetical order of codes."""
+    """The statistics of each language of the sample, in alphabetical order of codes."""
     shares = training_shares(sample, cfg)
     total = sum(text.length for text in sample.values())
     by_language = {}
@@ -61,7 +61,7 @@ def fertility(tokenizer: Tokenizer, sample: TextSample, cfg: TokenizerConfig) ->
 
 
 def without_piece(tokenizer: Tokenizer, text: LanguageText) -> dict[str, int]:
-    """The characters that have no piece of their own and how often they occur, the commonest first."""
+    """Counts of the characters that have no piece of their own, the commonest first."""
     own = {piece.lstrip("▁") for piece in tokenizer.pieces(range(tokenizer.vocab_size))} | {" "}
     return {char: n for char, n in text.characters.most_common() if char not in own}
 
@@ -69,7 +69,7 @@ def without_piece(tokenizer: Tokenizer, text: LanguageText) -> dict[str, int]:
 def fertility_report(
     tokenizer: Tokenizer, languages: dict[str, Fertility], cfg: TokenizerConfig
 ) -> dict[str, object]:
-    """Everything a person asks of a tokenizer, ready for JSON."""
+    """The report of a tokenizer, for JSON."""
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     spelt = sum(tokenizer.is_byte(i) for i in range(tokenizer.vocab_size))
     single = sum(len(piece) == 1 for piece in pieces)

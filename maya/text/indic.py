@@ -1,19 +1,18 @@
-"""Spellings of Indic scripts that look and sound the same, and the one of them that is kept.
+"""One spelling for sequences of Indic scripts that look and sound the same.
 
-The source of most is the Unicode Character Database, DoNotEmit.txt 17.0 (Unicode-3.0 licence): sequences
-that text should not contain, each with the spelling to use. What canonical equivalence (NFC) joins already,
-nukta letters and two-part vowel signs among them, is not repeated here.
+Most are from the Unicode Character Database, DoNotEmit.txt 17.0 (Unicode-3.0 licence): sequences that text
+should not contain, each with its replacement. Sequences that NFC already unifies, such as nukta letters and
+two-part vowel signs, are not listed.
 
-Why no library, of those on the package index in 2026: indic-nlp-library (MIT) had its last release in 2023,
-asks for pandas, morfessor and Sphinx themes, covers fewer sequences and is not idempotent; Nisaba (Apache
-2.0) is good, but is not on the index and needs compiled OpenFst grammars; bnunicodenormalizer (MIT) is for
-Bengali only; aksharamukha is AGPL and about other things; PyICU knows canonical equivalence only, as
-`unicodedata` does.
+Libraries that were considered in 2026: indic-nlp-library (MIT; last release 2023, needs pandas, morfessor and
+Sphinx themes, covers fewer sequences, not idempotent), Nisaba (Apache 2.0; good, but not on the package
+index, needs compiled OpenFst grammars), bnunicodenormalizer (MIT; Bengali only), aksharamukha (AGPL;
+transliteration), PyICU (only canonical equivalence, as `unicodedata`).
 """
 
 import re
 
-# Letter + vowel sign → the vowel letter that looks so: DoNotEmit.txt, type Indic_Vowel_Letter.
+# Letter + vowel sign → the vowel letter of the same look: DoNotEmit.txt, type Indic_Vowel_Letter.
 _VOWEL_LETTERS = """
     0905 0946 0904; 0905 093E 0906; 0930 094D 0907 0908; 0909 0941 090A; 090F 0945 090D; 090F 0946 090E
     090F 0947 0910; 0905 0949 0911; 0906 0945 0911; 0905 094A 0912; 0906 0946 0912; 0905 094B 0913
@@ -74,10 +73,10 @@ _REPEATED_SIGN = re.compile(f"([{_VOWEL_SIGNS}{_NUKTAS}{_VIRAMAS}{_ENDINGS}])\\1
 
 
 def one_spelling(text: str) -> str:
-    """`text` with each of the spellings above replaced by the one that is kept, a nukta before the vowel
-    sign (as canonical order has it before the virama), and a sign typed twice standing once.
+    """`text` with the replacements above, each nukta before its vowel sign (canonical order has it before the
+    virama), and repeated signs removed.
 
-    One pass: what a replacement brings together is found by calling it again.
+    This is one pass: a replacement can create a new sequence, which the next call replaces.
     """
     text = _LATE_NUKTA.sub(r"\2\1", text)
     text = _REPEATED_SIGN.sub(r"\1", text)

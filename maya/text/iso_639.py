@@ -1,6 +1,6 @@
 """Language codes and names: ISO 639-1, and the three-letter codes of languages that public corpora use.
 
-A code that is missing here may still be used, if it has three letters: ISO 639-3 has 7,900 of them.
+Other codes of three letters can be used too: ISO 639-3 has 7,900.
 """
 
 # Each entry: the code, other codes of the same language (ISO 639-2 and 639-3, and withdrawn ones), its name.
@@ -64,7 +64,7 @@ NAMES: dict[str, str] = {codes[0]: name for codes, name in _entries()}
 """English name by code."""
 
 WITHDRAWN = ("in", "iw", "ji", "jw", "mo")
-"""Former codes of two letters: old data have them, and folders are called so for other reasons (in/)."""
+"""Withdrawn codes of two letters: old data have them, but they are also names of folders (in/)."""
 
 SAME_CODE: dict[str, str] = {other: codes[0] for codes, _ in _entries() for other in codes[1:]}
-"""The code that is used here, by the other codes of the same language."""
+"""The code used here, by the other codes of the same language."""

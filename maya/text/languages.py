@@ -1,7 +1,7 @@
-"""Languages: their codes, scripts and the Unicode blocks their letters come from.
+"""Languages: codes, scripts and Unicode blocks.
 
-`LANGUAGES` is a table of twelve languages, for which scripts and spelling are known in detail. Any other
-language that has an ISO 639 code may be used too; its script is taken from its texts.
+`LANGUAGES` has twelve languages with details of script and spelling. Any other language with an ISO 639 code
+can be used too; its script is taken from its texts.
 """
 
 import difflib
@@ -21,9 +21,8 @@ UNKNOWN_LANGUAGE = "unknown"  # stands for a language that the model does not kn
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """One language. `script` is ISO 15924, "" where only its texts tell; `ranges` are inclusive code-point
-    ranges of its script, empty where Unicode names decide; `virama` is the sign that joins consonants (""
-    where the script has none)."""
+    """A language. script: ISO 15924, "" if only its texts tell. ranges: inclusive code-point ranges of the
+    script, empty if Unicode names decide. virama: the sign that joins consonants, "" for none."""
 
     code: str
     name: str
@@ -33,7 +32,7 @@ class Language:
     virama: str
 
     def owns(self, char: str) -> bool:
-        """Whether the letter `char` belongs to this language's script; true for all if that is not known."""
+        """Whether the letter `char` belongs to this language's script; True if the script is not known."""
         if not self.ranges:
             return not self.script or script_of(char) in ("", self.script)
         point = ord(char)
@@ -68,10 +67,10 @@ _TAG = re.compile(
     r"(?P<language>[a-z]{2,3})(?:-(?P<script>[a-z]{4}))?(?:-(?P<region>[a-z]{2}|\d{3}))?"
     r"(?P<variants>(?:-(?:[a-z0-9]{5,8}|\d[a-z0-9]{3}))*)"
 )
-# The region decides how these are written; of all others it is left out (en-US is en).
+# The region decides how these are written. It is dropped for all others (en-US is en).
 _REGION_MATTERS = ("zh",)
 _OTHER_NAMES = {"oriya": "or", "bangla": "bn", "panjabi": "pa", "farsi": "fa", "mandarin chinese": "cmn"}
-_SCRIPT_TEXTS = 2000  # texts that are enough to tell a script
+_SCRIPT_TEXTS = 2000  # texts to identify a script from
 
 
 def _by_name() -> dict[str, str]:
@@ -86,8 +85,8 @@ _BY_NAME = _by_name()
 def language_code(value: str) -> str:
     """The code that Maya uses for a language that is written en, EN, en-US, en_us, eng or English.
 
-    A region is left out (pt-BR is pt), except for Chinese (zh-TW); a script is kept where it is not the
-    usual one (hi-Latn). Raises MayaError, with the nearest code or name, for what is no language.
+    A region is dropped (pt-BR is pt), except for Chinese (zh-TW). A script is kept if it is not the usual one
+    (hi-Latn). Raises MayaError with the nearest code or name for an unknown language.
     """
     name = unicodedata.normalize("NFC", value).strip()
     plain = re.sub(r"\s*\(.*\)$", "", name.lower())
@@ -116,8 +115,7 @@ def language_code(value: str) -> str:
 
 
 def language_among(value: str, codes: Iterable[str]) -> str:
-    """The one of `codes` that a language is written as (en-US may be en); `value` as it is where there is
-    none."""
+    """The one of `codes` that `value` means (en-US may be en); `value` itself if there is none."""
     codes = list(codes)
     if value in codes:
         return value
@@ -139,10 +137,8 @@ def _suggestion(value: str) -> str:
 
 @cache
 def get_language(code: str) -> Language:
-    """The language of a code. One that is not in `LANGUAGES` has the script that the code names, or "".
-
-    Raises MayaError for what is no code of a language.
-    """
+    """The language of a code. Outside of `LANGUAGES`, its script is the one in the code, or "". Raises
+    MayaError for an unknown code."""
     if code in LANGUAGES:
         return LANGUAGES[code]
     code = language_code(code)
@@ -154,14 +150,14 @@ def get_language(code: str) -> Language:
 
 
 def _written(script: str) -> str:
-    """The script that letters have: the ways to write Chinese, Japanese and Urdu share their letters."""
+    """The script of the letters: variants of Chinese, Japanese, Korean and Arabic writing share letters."""
     return {"Hans": "Hani", "Hant": "Hani", "Jpan": "Hani", "Kore": "Hang", "Aran": "Arab"}.get(
         script, script
     )
 
 
 def language_of_texts(code: str, texts: Iterable[str]) -> Language:
-    """As `get_language`; a script that the code does not tell is that of most letters of the texts."""
+    """As `get_language`; if the code does not give the script, it is that of most letters of the texts."""
     language = get_language(code)
     if language.script:
         return language
@@ -169,7 +165,7 @@ def language_of_texts(code: str, texts: Iterable[str]) -> Language:
 
 
 def language_name(code: str) -> str:
-    """The English name of a language, with what a code has besides; the code where there is no name."""
+    """The English name of a language with the rest of its code; the code if there is no name."""
     base, _, rest = code.partition("-")
     if base not in NAMES:
         return code
@@ -177,21 +173,18 @@ def language_name(code: str) -> str:
 
 
 def script_share(text: str, language: str | Language) -> float:
-    """Fraction of the letters of `text` that belong to the script of `language` (1.0 if it has no letter, or
-    if the script is not known).
-
-    A low share points at a transcript filed under the wrong language or written in another script.
-    """
+    """Fraction of the letters of `text` in the script of `language`; 1.0 without letters, or if the script is
+    not known. A low share means a wrong language label or a transcript in another script."""
     expected = get_language(language) if isinstance(language, str) else language
     letters = letters_of(text)
     return sum(map(expected.owns, letters)) / len(letters) if letters else 1.0
 
 
 def language_index(language: str | None, languages: Sequence[str]) -> int:
-    """Position of a language code in a model's languages; -1 if it is not among them."""
+    """Index of a language code in a model's languages; -1 if it has none."""
     return languages.index(language) if language in languages else -1
 
 
 def indexed_language(index: int, languages: Sequence[str]) -> str:
-    """The code at a position in a model's languages; "unknown" for -1."""
+    """The code at an index of a model's languages; "unknown" for -1."""
     return languages[index] if index >= 0 else UNKNOWN_LANGUAGE

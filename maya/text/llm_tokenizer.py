@@ -1,4 +1,4 @@
-"""The tokenizer of a language model as one of ours, and the prompt that asks it for a transcript."""
+"""The tokenizer of a language model, and the prompt for a transcript."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,12 @@ from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
 
 MAGIC = b"maya-llm-tokenizer-1\n"
-SPEECH = "\u241f"  # stands where the speech goes, in no prompt and in no template
+SPEECH = "\u241f"  # placeholder of the speech; no prompt or template contains it
 
 
 class LLMTokenizer(Tokenizer):
-    """A `tokenizer.json` of Hugging Face's tokenizers, without any special token around a text.
-
-    `model_bytes` is MAGIC and the JSON, so that a checkpoint holds it whole.
-    """
+    """A `tokenizer.json` of Hugging Face's tokenizers, without special tokens around a text. `model_bytes` is
+    MAGIC and the JSON."""
 
     def __init__(self, json: str) -> None:
         try:
@@ -27,23 +25,23 @@ class LLMTokenizer(Tokenizer):
 
     @classmethod
     def from_json_bytes(cls, model_bytes: bytes) -> "LLMTokenizer":
-        """The tokenizer whose `model_bytes` these are."""
+        """The tokenizer with these `model_bytes`."""
         return cls(model_bytes.removeprefix(MAGIC).decode())
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, the special tokens' among them."""
+        """Number of ids, special tokens included."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     @property
     def unk_id(self) -> int:
-        """The id of what has no piece; -1 where every text can be spelt, as with bytes."""
+        """The id of unknown text; -1 if there is none, as with bytes."""
         unknown = self._backend.model.unk_token if hasattr(self._backend.model, "unk_token") else None
         id = self._backend.token_to_id(unknown) if unknown else None
         return -1 if id is None else id
 
     def encode(self, text: str, language: str | None = None) -> list[int]:
-        """Ids of a text; `language` changes nothing."""
+        """Ids of a text; `language` is not used."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def encode_batch(
@@ -53,14 +51,14 @@ class LLMTokenizer(Tokenizer):
         return [e.ids for e in self._backend.encode_batch(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out, without blanks at its ends."""
+        """Text of ids without special tokens, stripped."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True).strip()
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self._backend.id_to_token(int(i)) or "" for i in ids]
 
     def scores(self, ids: Sequence[int]) -> list[float]:
-        """0 for each id: these tokenizers tell no scores."""
+        """0 for each id: these tokenizers have no scores."""
         return [0.0] * len(ids)
 
     def is_byte(self, id: int) -> bool:
@@ -82,13 +80,12 @@ class PromptIds:
 
 
 def prompt_ids(tokenizer: Any, prompt: str, language: str) -> PromptIds:
-    """What goes before and after the speech of an utterance in `language` (a name; "" where it is unknown).
+    """The tokens before and after the speech of an utterance. language: its name, "" if unknown.
 
-    With a chat template (instruction-tuned models), a user's turn of the prompt and the speech and the
-    beginning of the model's turn; a transcript then ends as the template ends the model's turn. Without one,
-    the beginning-of-text token, the prompt, the speech and a new line; a transcript ends with the
-    end-of-text token. `tokenizer` is what transformers' AutoTokenizer loads. MayaError where it has no token
-    to end a text with.
+    With a chat template (instruction-tuned models): the user's turn with prompt and speech, then the start of
+    the model's turn; a transcript ends with the token that ends the model's turn. Without one: the
+    beginning-of-text token, the prompt, the speech and a new line; a transcript ends with the end-of-text
+    token. tokenizer: from transformers' AutoTokenizer. Raises MayaError if it has no token that ends a text.
     """
     words = " ".join(prompt.replace("{language}", language).split())
     if tokenizer.chat_template:

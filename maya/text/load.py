@@ -1,4 +1,4 @@
-"""Tokenizers from files and bytes, whichever kind they are."""
+"""Load tokenizers of any kind from files and bytes."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from maya.text.tokenizer import Tokenizer
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
-    """Read a tokenizer's file; MayaError if it is missing or is something else."""
+    """Read a tokenizer's file. Raises MayaError if it is missing or not a tokenizer."""
     try:
         model_bytes = Path(path).read_bytes()
     except OSError as error:
@@ -20,7 +20,7 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
 
 
 def tokenizer_from_bytes(model_bytes: bytes) -> Tokenizer:
-    """The tokenizer whose `model_bytes` these are: SentencePiece's, an aggregate, or a language model's."""
+    """The tokenizer with these `model_bytes`: SentencePiece, an aggregate, or a language model's."""
     if model_bytes.startswith(llm_tokenizer.MAGIC):
         return llm_tokenizer.LLMTokenizer.from_json_bytes(model_bytes)
     if model_bytes.startswith(aggregate.MAGIC):

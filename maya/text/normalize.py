@@ -1,27 +1,27 @@
-"""One normal form of a transcript, the same for training and for scoring.
+"""The normal form of a transcript, for training and for scoring.
 
-What is done, in this order:
+Steps, in this order:
 
-0. HTML entities become the characters they stand for (it&#39;s), also where they are escaped twice.
-1. Unicode NFC (which also spells the nukta letters in one way), full-width letters, ligatures and the like
-   as the letters they are, lower case.
+0. HTML entities become characters (it&#39;s), also if they are escaped twice.
+1. Unicode NFC (which gives nukta letters one spelling), full-width letters, ligatures and the like as plain
+   letters, lower case.
 2. Apostrophes between letters: kept in English (don't) and in languages of our table's other scripts
    (l'homme, м'яч), dropped in Indic scripts (Assamese নহ'লে is also written
    নহলে). A comma between two digits is dropped (1,000). A colon between two letters of an Indic script is
    a mistyped visarga (दु:ख).
-3. Every other punctuation mark or symbol becomes a space: dandas too, also those written as a bar or with a
-   code point that was reserved for them.
-4. Decimal digits of every script become 0-9: १२ and 12 are read alike, and corpora mix them. How they were
-   read (twelve? one two?) is not known, so they are not spelt out.
+3. Every other punctuation mark or symbol becomes a space. Dandas do too, also when written as a bar or with a
+   reserved code point.
+4. Decimal digits of every script become 0-9: १२ and 12 sound alike, and corpora mix them. They are not spelt
+   out, because their reading is not known (twelve? one two?).
 5. Invisible characters (byte-order and direction marks, soft hyphens, variation selectors, ...) are dropped.
-   Of these only ZWJ and ZWNJ can carry meaning, and only beside a virama inside a word, where they choose
-   between a conjunct and its parts. In scripts where that is part of the spelling (Bengali র‍্য against র্য,
-   Malayalam, Kannada, Telugu, Sinhala) they stay there; elsewhere they only suggest a shape and go. In
-   languages outside of our table ZWNJ also stays between Arabic letters (Persian).
-6. One spelling of what looks and sounds the same: maya.text.indic.
-7. Runs of space become one space; none at the ends.
+   Exceptions are ZWJ and ZWNJ beside a virama inside a word, where they choose between a conjunct and its
+   parts. They stay in scripts where that is part of the spelling (Bengali র‍্য against র্য, Malayalam,
+   Kannada, Telugu, Sinhala); elsewhere they change only the shape and are dropped. In languages outside of
+   our table ZWNJ also stays between Arabic letters (Persian).
+6. Sequences that look and sound the same get one spelling: maya.text.indic.
+7. Runs of space become one space, and the ends are stripped.
 
-Latin letters in a text of another script stay: they are words somebody spoke. The result is idempotent:
+Latin letters in a text of another script stay: they are spoken words. The function is idempotent:
 normalize(normalize(x)) == normalize(x).
 """
 
@@ -40,7 +40,7 @@ _TABLE_SCRIPTS = frozenset(language.script for language in LANGUAGES.values())
 _VIRAMAS = "".join(sorted({language.virama for language in LANGUAGES.values()} - {""}))
 _INDIC = "\u0900-\u0d7f\ua8e0-\ua8ff"
 _JOINER_SCRIPTS = ("Beng", "Telu", "Knda", "Mlym")
-# The same and Sinhala, for a text whose language does not tell the script.
+# The same and Sinhala, for a language of unknown script.
 _JOINER_LETTERS = re.compile("[\u0980-\u09ff\u0c00-\u0d7f\u0d80-\u0dff]")
 _OPEN_VIRAMAS = _VIRAMAS + "\u0dca"
 _ARABIC_LETTER = re.compile("[\u0620-\u064a\u066e-\u06d3\u06ee-\u06ff\u0750-\u077f\u08a0-\u08c9]")
@@ -71,16 +71,14 @@ _DIGIT_ZERO = ord("0")
 
 
 def normalize(text: str, language: str) -> str:
-    """`text` in the normal form described above; "" if nothing speakable is left.
-
-    Raises MayaError for what is no language code.
-    """
+    """`text` in the normal form described above; "" if it has nothing speakable. Raises MayaError for an
+    unknown language code."""
     script = get_language(language).script
     text = unescape(text)
     if language.split("-")[0] in _DOTTED_I:
         text = _composed(text).replace("I", "ı").replace("İ", "i")
-    # Dropping a character makes new neighbours, which can form a new sequence; the loop makes idempotence
-    # hold by construction. It ends because each pass that changes anything shortens or simplifies the text.
+    # Dropping a character can create a new sequence. The loop guarantees idempotence. It ends because each
+    # pass that changes the text shortens or simplifies it.
     while True:
         result = _once(text, script)
         if result == text:
@@ -89,7 +87,7 @@ def normalize(text: str, language: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """`text` with its HTML entities replaced by the characters they stand for, however often escaped."""
+    """`text` with HTML entities replaced by characters, also if escaped several times."""
     while "&" in text:
         result = _ENTITY.sub(_character, text)
         if result == text:
@@ -127,7 +125,7 @@ def _composed(text: str) -> str:
 
 
 def _open_joiner(joiner: re.Match[str]) -> str:
-    """A joiner where it is part of the spelling; "" elsewhere. The letters beside it tell the script."""
+    """The joiner if it is part of the spelling, else "". The neighbouring letters decide."""
     text, place = joiner.string, joiner.start()
     before, after = text[place - 1 : place], text[place + 1 : place + 2]
     if _JOINER_LETTERS.match(before) and _JOINER_LETTERS.match(after):
@@ -137,7 +135,7 @@ def _open_joiner(joiner: re.Match[str]) -> str:
 
 
 def _apostrophes(text: str, script: str) -> str:
-    """Keep or drop apostrophes inside words, by script; the rest are quotation marks."""
+    """Keep or drop apostrophes inside words, by script; all others are quotation marks."""
     if "'" not in text:
         return text
     pieces = []
@@ -155,14 +153,14 @@ def _apostrophes(text: str, script: str) -> str:
 
 
 def _in_word(char: str) -> bool:
-    """Letters, and the vowel signs and viramas that are marks rather than letters."""
+    """Whether `char` is a letter, or a mark such as a vowel sign or virama."""
     return unicodedata.category(char)[0] in "LM" or char in _JOINERS
 
 
 @cache
 def _visible(char: str) -> str:
-    """Drop what prints nothing (except joiners), make all apostrophes one and all spaces " ", and take
-    apart what stands for other characters."""
+    """Drop invisible characters (except joiners), unify apostrophes and spaces, and decompose compatibility
+    characters."""
     if char in _APOSTROPHES:
         return "'"
     if char in _JOINERS or char == " ":

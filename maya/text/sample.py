@@ -1,8 +1,8 @@
-"""A bounded sample of a text of any length, with exact counts of all of it.
+"""A sample of limited size from a text of any length, with exact counts of the whole text.
 
-A corpus of 100 million lines does not fit into memory, and a tokenizer needs no more than some hundred
-thousand lines of each language. What it does need of every line is which characters occur and how often, so
-that none that is in use goes without a piece of its own because its language is small.
+A corpus of 100 million lines does not fit into memory, and some hundred thousand lines of each language are
+enough to train a tokenizer. Characters are counted in all lines, so that every character in use can get a
+piece, also in a small language.
 """
 
 import math
@@ -17,7 +17,7 @@ from maya.errors import MayaError
 
 @dataclass(kw_only=True, slots=True)
 class LanguageText:
-    """What is kept of one language. lines: the sample, in the order it came; the counts are of all lines."""
+    """The sample of one language: `lines` in their original order. The counts are of all lines."""
 
     lines: list[str] = field(default_factory=list)
     total_lines: int = 0
@@ -35,13 +35,13 @@ TextSample = dict[str, LanguageText]
 
 def gather(pairs: Iterable[tuple[str, str]], *, lines_per_language: int, seed: int) -> TextSample:
     """Read (language, text) once; keep at most `lines_per_language` lines of each language, every line with
-    equal chance. Blank lines are passed over.
+    equal probability. Blank lines are skipped.
 
-    A language's sample depends on its own lines and the seed alone, whatever comes between them. Memory:
-    about 100 bytes and two bytes a character for each line kept (Indic letters), whatever is read.
+    The sample of a language depends only on its own lines and the seed. Memory: about 100 bytes and two bytes
+    a character (Indic letters) for each line kept.
     """
     if lines_per_language < 1:
-        raise MayaError(f"lines_per_language={lines_per_language} keeps no text; give at least 1")
+        raise MayaError(f"lines_per_language={lines_per_language} must be at least 1")
     sample: TextSample = {}
     draws: dict[str, _Reservoir] = {}
     for language, text in pairs:
@@ -67,7 +67,7 @@ def gather(pairs: Iterable[tuple[str, str]], *, lines_per_language: int, seed: i
 
 
 def alphabet(sample: TextSample, min_count: int) -> set[str]:
-    """The characters, without the space, that occur at least `min_count` times in some language."""
+    """The characters that occur at least `min_count` times in some language, without the space."""
     return {
         char
         for text in sample.values()
@@ -77,23 +77,23 @@ def alphabet(sample: TextSample, min_count: int) -> set[str]:
 
 
 class _Reservoir:
-    """Which of a stream of unknown length to keep: algorithm L (Li, "Reservoir-sampling algorithms of time
-    complexity O(n(1 + log(N/n)))", ACM TOMS 20(4), 1994), which skips ahead instead of drawing for each."""
+    """A uniform sample from a stream of unknown length: algorithm L (Li, "Reservoir-sampling algorithms of
+    time complexity O(n(1 + log(N/n)))", ACM TOMS 20(4), 1994), which draws how many lines to skip."""
 
     def __init__(self, size: int, rng: np.random.Generator) -> None:
         self._size, self._rng = size, rng
         self._arrival: list[int] = []
         self._log_weight = 0.0
-        self._next = size - 1  # the last that is kept unasked
+        self._next = size - 1  # the first `size` lines are always kept
         self._skip()
 
     def _skip(self) -> None:
         self._log_weight += math.log(1.0 - self._rng.random()) / self._size
-        weight = min(math.exp(self._log_weight), 1.0 - 1e-12)  # chance of the next line to be kept
+        weight = min(math.exp(self._log_weight), 1.0 - 1e-12)  # probability that the next line is kept
         self._next += math.floor(math.log(1.0 - self._rng.random()) / math.log1p(-weight)) + 1
 
     def place(self, index: int) -> int | None:
-        """Where line `index` (they come in order) is to be kept; None if it is not."""
+        """The place of line `index` in the sample (lines come in order); None if it is not kept."""
         if index < self._size:
             self._arrival.append(index)
             return index
@@ -105,5 +105,5 @@ class _Reservoir:
         return place
 
     def in_order(self, lines: list[str]) -> list[str]:
-        """The lines kept, in the order they came."""
+        """The sample's lines in their original order."""
         return [lines[i] for i in np.argsort(self._arrival, kind="stable").tolist()]

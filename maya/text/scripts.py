@@ -1,4 +1,4 @@
-"""Scripts: which one a letter belongs to, and which one a text is written in."""
+"""Scripts of letters and of texts."""
 
 import unicodedata
 from collections import Counter
@@ -28,7 +28,7 @@ _WIDTHS = ("FULLWIDTH", "HALFWIDTH")
 
 @cache
 def script_of(letter: str) -> str:
-    """The ISO 15924 code of one letter's script; "" for what several scripts share, and for rare scripts."""
+    """The ISO 15924 code of a letter's script; "" for letters of several scripts, and for rare scripts."""
     words = unicodedata.name(letter, "").split()
     words = words[1:] if words and words[0] in _WIDTHS else words
     return _SCRIPTS.get(words[0], "") if words else ""
@@ -40,7 +40,7 @@ def letters_of(text: str) -> list[str]:
 
 
 def main_script(texts: Iterable[str]) -> str:
-    """The script of most letters of some texts; "" where they have no letter of a script listed here."""
+    """The script of most letters of the texts; "" if they have no letter of a listed script."""
     counts = Counter(script_of(char) for text in texts for char in letters_of(text))
     counts.pop("", None)
     return counts.most_common(1)[0][0] if counts else ""

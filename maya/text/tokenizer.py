@@ -1,7 +1,6 @@
 """SentencePiece tokenizers: trained deterministically, with a temperature over languages.
 
-Token ids are SentencePiece ids. The transducer's blank stands outside the vocabulary: its id is
-`tokenizer.vocab_size`.
+Token ids are SentencePiece ids. The blank is outside of the vocabulary: its id is `tokenizer.vocab_size`.
 """
 
 import io
@@ -27,15 +26,16 @@ UNKNOWN = "\u2047"  # ⁇, what an unknown piece decodes to
 class TokenizerConfig:
     """How a tokenizer is trained.
 
-    temperature: the share of a language in the training text is proportional to characters^temperature;
-        1 is as it comes, 0 gives every language the same, and between them small languages get their pieces.
-    min_char_count: a character that some language has at least so often gets a piece of its own, however
-        small that language is; others are left out (unknown, or spelt in bytes). 1 leaves none out.
+    temperature: the share of a language in the training text is proportional to characters^temperature. 1
+    keeps
+        the shares of the corpus, 0 makes all languages equal; values between them favour small languages.
+    min_char_count: characters that occur at least so often in some language get a piece of their own; others
+        are unknown, or spelt in bytes. 1: all characters get one.
     character_coverage: with a min_char_count of 1: share of all characters that must have a piece of their
-        own; 1.0 means that none is unknown, which is right for alphabets and abugidas.
+        own. 1.0, no unknown characters, is right for alphabets and abugidas.
     byte_fallback: spell unknown characters in bytes; this takes 256 pieces of the vocabulary.
     max_sentences: a larger text is sampled down to this many sentences.
-    lines_per_language: lines of each language to draw them from; bounds the memory for a text of any length.
+    lines_per_language: lines of each language to draw them from; limits the memory for a text of any length.
     """
 
     vocab_size: Annotated[int, Range(min=3)] = 1024
@@ -46,7 +46,7 @@ class TokenizerConfig:
     byte_fallback: bool = False
     max_sentences: PosInt = 2_000_000
     lines_per_language: PosInt = 250_000
-    num_threads: PosInt = 1  # SentencePiece sums over threads: another number may give another model
+    num_threads: PosInt = 1  # another number can give another model: SentencePiece sums over threads
     seed: Seed = 0
 
 
@@ -71,7 +71,7 @@ class Tokenizer:
         return self._processor.unk_id()
 
     def encode(self, text: str, language: str | None = None) -> list[int]:
-        """Ids of a normalised text; `language` matters to an aggregate tokenizer only."""
+        """Ids of a normalised text; only an aggregate tokenizer uses `language`."""
         return self._processor.EncodeAsIds(text)
 
     def encode_batch(
@@ -108,11 +108,11 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Mapping[str, Sequence[str]] | TextSample, cfg: TokenizerConfig) -> Tokenizer:
-    """Train on normalised texts by language, or on what `maya.text.sample.gather` kept of them. The same
-    texts, order and config give the same bytes.
+    """Train on normalised texts by language, or on a sample from `maya.text.sample.gather`. The same texts,
+    order and config give the same bytes.
 
-    A vocabulary larger than the text supports is reduced to the largest possible one, with a warning;
-    one that is smaller than the number of distinct characters raises MayaError.
+    A vocabulary larger than the text supports is reduced to the largest possible one, with a warning. Raises
+    MayaError for one smaller than the number of distinct characters.
     """
     sample = as_sample(texts, cfg)
     sentences = list(sample_sentences(sample, cfg))
@@ -138,7 +138,7 @@ def train_tokenizer(texts: Mapping[str, Sequence[str]] | TextSample, cfg: Tokeni
 
 
 def as_sample(texts: Mapping[str, Sequence[str]] | TextSample, cfg: TokenizerConfig) -> TextSample:
-    """The sample to train on; MayaError where a language has no text."""
+    """The sample to train on. Raises MayaError for a language without text."""
     if all(isinstance(text, LanguageText) for text in texts.values()):
         sample: TextSample = dict(texts)  # type: ignore[arg-type]
     else:
@@ -152,18 +152,18 @@ def as_sample(texts: Mapping[str, Sequence[str]] | TextSample, cfg: TokenizerCon
 
 
 def training_shares(sample: TextSample, cfg: TokenizerConfig) -> dict[str, float]:
-    """Share of the training text's characters that each language gets: by its characters^temperature."""
+    """Share of each language in the characters of the training text, by characters^temperature."""
     weight = {code: text.length**cfg.temperature for code, text in sample.items()}
     return {code: w / sum(weight.values()) for code, w in weight.items()}
 
 
 def sample_sentences(texts: Mapping[str, Sequence[str]] | TextSample, cfg: TokenizerConfig) -> Iterator[str]:
-    """Sentences whose characters are shared out over the languages by cfg.temperature.
+    """Training sentences, with the languages' shares of characters by cfg.temperature.
 
-    As many characters as there are in all texts (fewer under max_sentences); a language that needs more
-    than it has is repeated, one that needs fewer is sampled without replacement, beginning with sentences
-    that hold every character it uses, so that sampling leaves no character unknown. Sentences with a
-    character that is too rare for a piece (cfg.min_char_count) are passed over.
+    The number of characters is that of all texts, or fewer for max_sentences. A language that needs more than
+    it has is repeated. One that needs fewer is sampled without replacement; sentences that cover all its
+    characters come first, so that sampling leaves no character unknown. Sentences with a character too rare
+    for a piece (cfg.min_char_count) are skipped.
     """
     sample = as_sample(texts, cfg)
     shares = training_shares(sample, cfg)
@@ -192,7 +192,7 @@ def sample_sentences(texts: Mapping[str, Sequence[str]] | TextSample, cfg: Token
 
 
 def _required_characters(sample: TextSample, sentences: Sequence[str], cfg: TokenizerConfig) -> str:
-    """Characters to get a piece whether the sentences drawn have them or not."""
+    """Characters that get a piece even if the drawn sentences do not contain them."""
     if cfg.min_char_count > 1:
         return "".join(sorted(alphabet(sample, cfg.min_char_count)))
     if cfg.character_coverage < 1.0:
@@ -204,7 +204,7 @@ def _required_characters(sample: TextSample, sentences: Sequence[str], cfg: Toke
 
 
 def _covering(texts: Sequence[str], order: Sequence[int]) -> list[int]:
-    """Those of `order` that bring a character none before them had."""
+    """The indices in `order` whose texts have a character that no earlier one has."""
     seen: set[str] = set()
     covering = []
     for i in order:
@@ -217,7 +217,8 @@ def _covering(texts: Sequence[str], order: Sequence[int]) -> list[int]:
 
 def _train(sentences: list[str], cfg: TokenizerConfig, vocab_size: int, required: str) -> bytes:
     model = io.BytesIO()
-    # The option is stored in the model even when empty: given only where needed, small texts give old bytes.
+    # The model stores this option even if it is empty. Left out when not needed, it keeps older models'
+    # bytes.
     options: dict[str, Any] = {"required_chars": required} if required else {}
     spm.SentencePieceTrainer.Train(
         sentence_iterator=iter(sentences),
@@ -227,7 +228,7 @@ def _train(sentences: list[str], cfg: TokenizerConfig, vocab_size: int, required
         character_coverage=cfg.character_coverage,
         byte_fallback=cfg.byte_fallback,
         num_threads=cfg.num_threads,
-        normalization_rule_name="identity",  # maya.text.normalize has done it
+        normalization_rule_name="identity",  # maya.text.normalize has normalised the text
         max_sentence_length=1 << 20,  # bytes; the default of 4192 drops longer ones silently
         unk_id=0,
         bos_id=-1,

@@ -145,8 +145,8 @@ def test_local_equals_full_when_the_window_covers_the_utterance(options):
 
 @pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("size", [9, 60])
-def test_global_tokens_attend_to_all_and_are_attended_by_all(separate, size):
-    """Against NeMo's definition, score by score. Global keys come first and have no position."""
+def test_global_tokens_attend_to_all_frames_and_all_frames_to_them(separate, size):
+    """Against NeMo's words, score by score: global keys stand before the local ones, without positions."""
     span, spacing = Span(5, 3), 4
     options = dict(tokens=3, spacing=spacing, separate=separate)
     att = GlobalTokenAttention(WIDTH, HEADS, bias=True, dropout=0.0, **options).double()

@@ -99,7 +99,7 @@ def test_every_parameter_gets_a_gradient(options):
         assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), name
 
 
-def test_new_fast_weights_output_zero_and_only_the_gate_has_gradient():
+def test_a_new_layer_outputs_zero_and_its_gate_gets_a_gradient():
     fast = tiny().train().layers[0].mixer.fast
     x = torch.randn(1, 9, 32)
     y, _ = fast(x, x, x, x, torch.ones(1, 9, dtype=torch.bool))
@@ -110,7 +110,7 @@ def test_new_fast_weights_output_zero_and_only_the_gate_has_gradient():
 
 @torch.no_grad()
 def test_fast_weights_recall_values_at_their_keys():
-    """After an update with (k, v), the output at k is closer to v than before and than at other keys."""
+    """After learning from (k, v), reading at k points more towards v than before, and than at other keys."""
     torch.manual_seed(3)
     fast = open_gates(FastWeightBranch(64, FastWeightConfig(fast_heads=1, base_rate=20.0))).eval()
     k, v = torch.randn(2, 1, 8, 64)
@@ -127,8 +127,8 @@ def test_fast_weights_recall_values_at_their_keys():
 
 
 @torch.no_grad()
-def test_no_updates_at_test_keeps_nothing_of_the_utterance():
-    """Distant frames influence each other only through the fast weights."""
+def test_without_updates_at_test_weights_do_not_change():
+    """Frames far apart have to do with each other through the fast weights alone."""
     model = open_gates(tiny(window=(1, 1), conv_kernel=3)).eval()
     x = torch.randn(1, 640, 20)
     other = x.clone()
@@ -159,7 +159,7 @@ def test_look_ahead_of_the_causal_orders():
 
 
 @torch.no_grad()
-def test_adapt_continues_from_the_last_utterance():
+def test_adapt_continues_from_the_previous_utterance():
     model = perturb(open_gates(tiny())).eval()
     x, lens = torch.randn(2, 160, 20), torch.tensor([160, 100])
     plain, plain_lens = model(x, lens)
@@ -257,7 +257,7 @@ def test_configuration_round_trips_and_takes_overrides():
         ({"subsampling_factor": 3}, "subsampling_factor"),
     ],
 )
-def test_impossible_configurations_are_refused(options, named):
+def test_invalid_configurations_are_refused(options, named):
     with pytest.raises(MayaError, match=named):
         tiny(**options)
 

@@ -120,7 +120,7 @@ def test_state_is_saved_selected_and_joined():
         torch.testing.assert_close(actual, whole[row, : whole_lens[row]], rtol=0, atol=1e-5)
     with pytest.raises(MayaError, match="fast"):
         causal(chunk=4, update_weights="w1", fast_heads=4).initial_state(1).with_tensors(turned.tensors())
-    with pytest.raises(MayaError, match="nothing as 'frames'"):
+    with pytest.raises(MayaError, match="'frames' is nothing"):
         turned.with_tensors({})
 
 

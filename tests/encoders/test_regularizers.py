@@ -31,13 +31,13 @@ from tests.encoders.test_zipformer import CAUSAL, perturb, tiny
 def test_schedule_is_linear_between_its_points(count, expected):
     schedule = Schedule((0, 0.2), (4000, 0.05), (16_000, 0.0))
     assert schedule.value == 0.2
-    schedule.set(count)
+    schedule.move(count)
     assert schedule.value == pytest.approx(expected) and float(schedule.tensor) == pytest.approx(expected)
 
 
 def test_schedule_is_constant_before_its_first_point():
     schedule = Schedule((1000, 0.5), (2000, 0.1))
-    schedule.set(400)
+    schedule.move(400)
     assert schedule.value == 0.5
 
 
@@ -123,7 +123,7 @@ def test_whiten_equals_its_definition(groups):
     assert torch.equal(whitened_grad(grad, x, float(metric.detach()) + 1e-6, groups, 0.01), grad)
 
 
-def test_white_channels_are_not_penalised():
+def test_white_channels_are_unchanged():
     x, grad = torch.randn(4000, 8), torch.randn(4000, 8)
     assert torch.equal(whitened_grad(grad, x, 1.1, 1, 0.01), grad)
 
@@ -144,7 +144,7 @@ def test_values_never_change_and_eval_keeps_the_gradient(part):
         assert part.train()(x) is x or isinstance(part, Limit)
 
 
-def test_limit_reverses_gradients_that_point_outside():
+def test_limit_reverses_gradients_that_lead_outside():
     limit = Limit(0.0, 1.0)
     limit.switch.decide(0.0)
     x = torch.tensor([-1.0, -1.0, 0.5, 0.5, 2.0, 2.0], requires_grad=True)
@@ -183,7 +183,7 @@ ONE_STACK = dict(
 
 
 @pytest.mark.slow
-def test_compiled_graph_follows_the_switches():
+def test_a_compiled_graph_follows_the_drawn_decisions():
     torch._dynamo.reset()
     parts = nn.Sequential(Balancer(0.3, 0.7, 0.2, 1.0, prob=1.0), Whiten(1, 1.01, 0.01, prob=1.0)).train()
     compiled = torch.compile(parts, backend="aot_eager", fullgraph=True)

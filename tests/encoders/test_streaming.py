@@ -79,7 +79,7 @@ def test_streamed_pieces_equal_the_whole_for_every_look_ahead(context):
         ({"use_bias": False, "xscaling": False, "untie_biases": False}, 200),
     ],
 )
-def test_other_models_and_repeated_rows(options, piece):
+def test_streaming_of_other_models_and_of_a_reset_row(options, piece):
     model = causal(**options)
     lens = [120, 77]
     x = torch.randn(2, 120, 80)

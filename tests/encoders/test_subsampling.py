@@ -44,7 +44,7 @@ def test_equals_masking_before_every_layer(factor, bins):
     torch.testing.assert_close(grads[0], grads[1])
 
 
-def test_input_gradient_is_right_and_zero_in_padding():
+def test_input_gradient_is_zero_beyond_the_length():
     module = DepthwiseStridedSubsampling(20, 8, 8, 4).double()
     x = torch.randn(2, 24, 20, dtype=torch.float64, requires_grad=True)
     lens = torch.tensor([24, 13])

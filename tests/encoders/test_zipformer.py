@@ -167,8 +167,8 @@ def test_row_alone_equals_row_in_batch(options, chunking):
 
 
 @torch.no_grad()
-def test_icefall_padding_mode_leaks_like_icefall():
-    """If 8 divides the number of frames, only the front end sees padding."""
+def test_icefall_padding_depends_on_the_batch():
+    """Where 8 divides the frames nothing leaks out of the stacks, only the front end sees padding."""
     model = perturb(tiny(padding="icefall")).eval()
     x = torch.randn(2, 7 + 2 * 152, 80)
     lens = torch.tensor([x.shape[1], 7 + 2 * 83])
@@ -216,7 +216,7 @@ def test_streaming_equals_the_chunk_masked_forward(batch, out):
 
 @pytest.mark.parametrize("out", [2, 4])
 @torch.no_grad()
-def test_output_frames_equal_the_lengths(out):
+def test_number_of_output_frames(out):
     model = tiny(SMALLER, output_downsampling=out).eval()
     assert model.cfg.subsampling_factor == 2 * out
     for frames in range(9, 40):
@@ -287,12 +287,12 @@ def test_meta_device_and_initial_values():
         (CAUSAL | {"chunk_frames": ()}, "chunk_frames"),
     ],
 )
-def test_impossible_configurations_are_refused(options, complaint):
+def test_invalid_configurations_are_refused(options, complaint):
     with pytest.raises(MayaError, match=complaint):
         tiny(SMALLER, **options)
 
 
-def test_unsupported_streaming_is_refused():
+def test_invalid_streaming_is_refused():
     model = tiny(SMALLER, **CAUSAL).eval()
     state = model.initial_state(1, 24)
     with pytest.raises(MayaError, match="multiple of 4"):

@@ -133,7 +133,7 @@ def test_an_utterance_does_not_depend_on_its_batch(waveforms):
     "samples", [1, 79, 80, 81, 119, 120, 121, 199, 201, 240, 279, 280, 281, 399, 400, 401]
 )
 def test_short_audio_is_mirrored_repeatedly(samples):
-    """Kaldi mirrors an index outside the signal at the nearer end until it is inside."""
+    """Kaldi's rule for an index outside: mirror it at the end it is beyond, until it lies inside."""
     x = torch.randn(samples) / 10
 
     def inside(i):
@@ -168,7 +168,7 @@ def test_streamed_features_equal_those_of_the_whole_audio(chunk):
 
 
 @pytest.mark.parametrize("samples", [0, 50, 100, 279, 280, 300])
-def test_streams_of_a_few_samples(samples):
+def test_stream_of_very_short_audio(samples):
     fe, audio = front_end(), torch.randn(2, samples) / 10
     stream = FbankStream(fe)
     out = torch.cat([stream.push(audio[:, :30]), stream.push(audio[:, 30:]), stream.finish()], 1)
@@ -185,7 +185,7 @@ def test_digital_silence_and_a_constant_are_at_the_floor():
         torch.testing.assert_close(feats, torch.full_like(feats, SILENCE), rtol=0, atol=1e-6)
 
 
-def test_dither_only_while_training_and_from_the_generator():
+def test_dither_is_for_training_and_uses_the_generator():
     fe = front_end(dither=1e-3)
     audio, lens = torch.zeros(1, 3200), torch.tensor([3200])
     assert torch.equal(fe(audio, lens)[0], fe(audio, lens)[0])

@@ -5,7 +5,7 @@ from maya.errors import MayaError
 from maya.features.noise import AddNoise, WhiteNoiseConfig
 
 
-def test_signal_to_noise_ratio_is_exact_and_padding_stays_zero() -> None:
+def test_signal_to_noise_ratio_and_silent_padding() -> None:
     lens = torch.tensor([16000, 4000])
     audio = torch.randn(2, 16000) * torch.tensor([[0.3], [0.001]]) * (torch.arange(16000) < lens[:, None])
     noisy = AddNoise(WhiteNoiseConfig(probability=1.0, snr_db=(20.0, 20.0))).train()(audio, lens)

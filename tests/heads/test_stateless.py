@@ -59,6 +59,6 @@ def test_simple_joint_and_small_initial_weights():
 
 
 @pytest.mark.parametrize(("options", "vocab"), [({"hidden": 6}, 4), ({"context": 0}, 4), ({}, 0)])
-def test_invalid_options_are_refused(options, vocab):
+def test_invalid_configurations_are_refused(options, vocab):
     with pytest.raises(MayaError, match="stateless predictor|StatelessConfig.context must be 1 or more"):
         StatelessPredictor(StatelessConfig(**options), vocab)

@@ -52,6 +52,6 @@ def test_alphabet_counts_within_each_language() -> None:
     assert alphabet(sample, 4) == set(), "3 in one language and 1 in another are not 4"
 
 
-def test_zero_lines_per_language_is_refused() -> None:
-    with pytest.raises(MayaError, match="lines_per_language=0 keeps no text"):
+def test_room_for_no_line_is_refused() -> None:
+    with pytest.raises(MayaError, match="lines_per_language=0 must be at least 1"):
         gather([], lines_per_language=0, seed=0)

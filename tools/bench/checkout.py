@@ -28,8 +28,9 @@ def _first(*modules: str) -> Any:
     raise ModuleNotFoundError(f"this checkout has none of {', '.join(modules)}")
 
 
-def model_config(model: str, vocab: int = 256, **encoder: Any) -> Any:
-    """A small model of a kind with transducer and CTC. encoder: fields of its configuration to change."""
+def model_config(model: str, vocab: int = 256, hidden: int = 160, **encoder: Any) -> Any:
+    """A small model of a kind with transducer and CTC. hidden: width of predictor and joint. encoder: fields
+    of its configuration to change."""
     presets, lact = map(importlib.import_module, ("maya.recipes.presets", "maya.recipes.lact_presets"))
     parts = _first("maya.heads.transducer", "maya.transducer")
     hybrid = importlib.import_module("maya.models.hybrid")
@@ -37,16 +38,14 @@ def model_config(model: str, vocab: int = 256, **encoder: Any) -> Any:
     base.encoder = lact.lact_tiny(feat_in=base.encoder.feat_in) if model == "lact" else base.encoder
     for name, value in encoder.items():
         setattr(base.encoder, name, tuple(value) if isinstance(value, list) else value)
-    predictor = (
-        parts.StatelessConfig(hidden=160) if model == "zipformer" else parts.PredictorConfig(hidden=160)
-    )
+    lstm, stateless = parts.PredictorConfig(hidden=hidden, layers=1), parts.StatelessConfig(hidden=hidden)
+    predictor = stateless if model == "zipformer" else lstm
     make = hybrid.hybrid if hasattr(hybrid, "hybrid") else hybrid.HybridConfig
-    cfg = make(
+    return make(
         features=base.features, encoder=base.encoder, predictor=predictor,
-        joint=parts.JointConfig(hidden=160),
-        transducer="pruned" if model == "zipformer" else "tdt", vocab_size=vocab, languages=("en",),
+        joint=parts.JointConfig(hidden=hidden), transducer="pruned" if model == "zipformer" else "tdt",
+        vocab_size=vocab, languages=("en",),
     )  # fmt: skip
-    return cfg
 
 
 class Worker:
@@ -88,15 +87,11 @@ class Worker:
         hyps = self.recognizer.transcribe(files, method=method)
         return {"seconds": time.process_time() - began, "digest": [h.text for h in hyps]}
 
-    def paper(
-        self, model: str, options: dict[str, Any], shapes: list[list[float]], cuda: bool
-    ) -> dict[str, Any]:
-        """Bytes that maya.models.sizing estimates for each of the shapes: utterances, seconds, tokens."""
-        sizing = importlib.import_module("maya.models.sizing")
-        cfg = model_config(model, **options)
-        memory = sizing.memory(cfg, sizing.Training(cuda=cuda, bf16=cuda))
-        sizes = [(b, sizing.count_frames(cfg, s)[1], u) for b, s, u in shapes]
-        return {"bytes": [memory.bytes(*size) for size in sizes]}
+    def paper(self, options: dict[str, Any], size: list[float], hold_gradients: bool) -> dict[str, Any]:
+        """Bytes that maya.models.sizing estimates for a step on a CPU, of (utterances, seconds, tokens)."""
+        sizing, cfg = importlib.import_module("maya.models.sizing"), model_config(**options)
+        memory = sizing.memory(cfg, sizing.Training(cuda=False, bf16=False, hold_gradients=hold_gradients))
+        return {"bytes": memory.bytes(size[0], sizing.count_frames(cfg, size[1])[1], size[2])}
 
 
 class Checkout:

@@ -18,6 +18,7 @@ from tools.bench.checkout import MODELS, Checkout
 from tools.bench.common import markdown, medians, parser_of
 from tools.bench.transcribe import MANIFEST, speech, written
 
+WHAT = [*MODELS, "transducer", "ctc"]
 STEP = {"size": [8, 6.0, 20], "repeat": 4}  # utterances, seconds, tokens; steps in a round
 
 
@@ -48,8 +49,7 @@ def transcription(args: argparse.Namespace, folder: Path, method: str) -> dict[s
 def main(argv: list[str] | None = None) -> int:
     parser = parser_of(__doc__)
     parser.add_argument("checkouts", type=Path, nargs=2, help="the old and the new checkout")
-    things = [*MODELS, "transducer", "ctc"]
-    parser.add_argument("--what", nargs="+", choices=things, default=things)
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=WHAT)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="lines of audio, text and duration")
     parser.add_argument("--files", type=int, default=20, help="files to transcribe")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maya.encoders.base import Encoded, check_hidden, frame_mask
+from maya.encoders.base import Encoded, check_hidden
 from maya.encoders.conformer import in_place
 from maya.encoders.conformer.attention import (
     Context,
@@ -28,6 +28,7 @@ from maya.encoders.conformer.subsampling import DepthwiseStridedSubsampling, ini
 from maya.encoders.lact.fast_weights import reset_fast_weights
 from maya.encoders.lact.mixer import FastWeightMixer
 from maya.errors import MayaError
+from maya.features.frames import frame_mask
 
 
 class FastConformer(StreamingEncoder, config=FastConformerConfig):

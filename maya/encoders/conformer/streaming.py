@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maya.encoders.base import Encoded, Encoder, EncoderStream, frame_mask
+from maya.encoders.base import Encoded, Encoder, EncoderStream
 from maya.encoders.conformer.attention import AttentionSpan, Frames
 from maya.encoders.conformer.subsampling import DepthwiseStridedSubsampling
 from maya.errors import MayaError
+from maya.features.frames import frame_mask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""Convolutional subsampling that stands before an encoder: 10 ms frames in, 40 or 80 ms frames out."""
+"""Convolutional subsampling before an encoder: 10 ms frames in, 40 or 80 ms frames out."""
 
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -9,11 +9,11 @@ from torch.autograd.function import once_differentiable
 
 from maya.errors import MayaError
 
-# Elements of the widest activation that one convolution call may make; more goes through in parts, whole
-# utterances or stretches of one. cuDNN and torch index a convolution's tensors with 32 bits. On a CPU a part
-# should stay within the cache and below 32 MB, where glibc starts to ask the kernel for fresh pages at each
-# allocation: 16 utterances of 5 s with 64 channels take 45 ms in parts of 10 MB and 90 ms in one (factor 8,
-# both passes, 2 cores).
+# Limit for the elements of the widest activation of one convolution call. Larger batches are split into
+# parts: whole utterances, or stretches of one. cuDNN and torch index a convolution's tensors with 32 bits. On
+# a CPU a part should fit into the cache and stay below 32 MB, above which glibc takes fresh pages for each
+# allocation: 16 utterances of 5 s with 64 channels take 45 ms in parts of 10 MB, 90 ms in one (factor 8,
+# forward and backward, 2 cores).
 MAX_PART_ELEMENTS = 2**31 - 1
 MAX_PART_ELEMENTS_CPU = 2_500_000
 
@@ -21,7 +21,7 @@ Lens = TypeVar("Lens", Tensor, int)
 
 
 def subsampled_lens(lens: Lens, factor: int, causal: bool = False) -> Lens:
-    """Frames left of `lens`, a number or (...,) int64, after log2(factor) halvings that round up.
+    """Frames for `lens` frames, a number or (...,) int64, after log2(factor) halvings that round up.
 
     Causal convolutions, padded by 2 before and 1 after, make floor(n / 2) + 1 of n >= 1.
     """
@@ -34,10 +34,10 @@ def subsampled_lens(lens: Lens, factor: int, causal: bool = False) -> Lens:
 class DepthwiseStridedSubsampling(nn.Module):
     """FastConformer's front end (Rekesh et al. 2023, arXiv:2305.05084), NeMo's `dw_striding`.
 
-    A full 3x3 convolution of stride 2, then depthwise 3x3 of stride 2 and pointwise pairs, ReLU after
-    each; then one linear layer over channels x frequency. Frames beyond an utterance's length are zero
-    before each strided convolution, so an utterance does not depend on what it is batched with
-    (NeMo >= 2.5). With `causal`, frame s depends on feature frames up to factor * s alone.
+    A full 3x3 convolution of stride 2, then pairs of depthwise 3x3 of stride 2 and pointwise, ReLU after
+    each; then one linear layer over channels x frequency. Frames beyond an utterance's length are zero before
+    each strided convolution, so an utterance does not depend on its batch (NeMo >= 2.5). With `causal`, frame
+    s depends only on feature frames up to factor * s.
 
     Parameters are named as NeMo's `encoder.pre_encode`: conv.0, conv.2, conv.3, conv.5, conv.6, out.
     """
@@ -45,13 +45,13 @@ class DepthwiseStridedSubsampling(nn.Module):
     def __init__(self, feat_in: int, d_model: int, factor: int, channels: int, causal: bool = False) -> None:
         super().__init__()
         if factor not in (4, 8):
-            raise MayaError(f"encoder.subsampling_factor={factor} is not known; it is 4 or 8")
+            raise MayaError(f"encoder.subsampling_factor={factor} must be 4 or 8")
         self.factor = factor
         self.channels = channels
         self.causal = causal
-        # Frames that come out before the first one that does not feel the beginning of a stretch.
+        # Output frames at the start of a stretch that its beginning affects.
         self.overlap = 2 if causal else 1
-        padding = 2 if causal else 1  # on both sides; what that adds behind is cut off
+        padding = 2 if causal else 1  # on both sides; surplus frames at the end are cut off
         layers: list[nn.Module] = [nn.Conv2d(1, channels, 3, stride=2, padding=padding), nn.ReLU()]
         for _ in range(factor.bit_length() - 2):
             layers.append(nn.Conv2d(channels, channels, 3, stride=2, padding=padding, groups=channels))
@@ -61,13 +61,13 @@ class DepthwiseStridedSubsampling(nn.Module):
         self.out = nn.Linear(channels * subsampled_lens(feat_in, factor, causal), d_model)
 
     def subsampled_lens(self, lens: Lens) -> Lens:
-        """Frames that come out for `lens` frames."""
+        """Output frames for `lens` input frames."""
         return subsampled_lens(lens, self.factor, self.causal)
 
     def forward(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B,) -> (B, S, D), (B,); S = T / factor, each halving rounded up.
 
-        What stands at and beyond the returned lengths is finite and means nothing.
+        Values at and beyond the returned lengths are finite and have no meaning.
         """
         out_lens = self.subsampled_lens(lens)
         frames, bins = x.shape[1:]
@@ -83,16 +83,16 @@ class DepthwiseStridedSubsampling(nn.Module):
         return rows[0] if len(rows) == 1 else torch.cat(rows), out_lens
 
     def convolve(self, x: Tensor, lens: Tensor | None, starts: Tensor | None = None) -> Tensor:
-        """The convolutions alone, (B, T, F) -> (B, S, C * F').
+        """Only the convolutions, (B, T, F) -> (B, S, C * F').
 
-        Frames before `starts` (B,), multiples of the factor, and at or after `lens` (B,) are as if they were
-        not there; None is for rows that are there from end to end.
+        Frames before `starts` (B,), multiples of the factor, and from `lens` (B,) on are masked; None: no
+        frame is.
         """
         masked = lens is not None
         if lens is not None:
             x = x.masked_fill(_beyond(x.shape[1], lens, starts)[..., None], 0.0)
-        # Permuted from (B, T, F, 1) the strides say channels last, which those of `x[:, None]` would leave
-        # open, and all that follows keeps that layout: a third less time than channels first.
+        # Permuted from (B, T, F, 1), the strides are channels last (those of `x[:, None]` are ambiguous), and
+        # all later layers keep that layout: a third less time than channels first.
         x = x.unsqueeze(-1).permute(0, 3, 1, 2)
         for layer in self.conv:
             if not isinstance(layer, nn.ReLU):
@@ -109,7 +109,7 @@ class DepthwiseStridedSubsampling(nn.Module):
                 mask = (~_beyond(x.shape[2], lens, starts)).to(x.dtype)[:, None, :, None]
                 plain = self.causal or torch.compiler.is_compiling()
                 x = x.relu() * mask if plain else _ReluMasked.apply(x, mask)
-        # NeMo flattens channel-major, (C, F'); permuting the weight instead would be a copy as well.
+        # NeMo flattens channel-major, (C, F'); permuting the weight instead would need a copy, too.
         return x.transpose(1, 2).flatten(2)
 
     def _halved(self, n: int) -> int:
@@ -125,7 +125,7 @@ class DepthwiseStridedSubsampling(nn.Module):
             if torch.is_grad_enabled():
                 parts.append(y)
                 continue
-            if whole is None:  # joined at the end, hours of audio would be there twice
+            if whole is None:  # joining parts at the end would hold hours of audio twice
                 whole = y.new_empty(len(y), self.subsampled_lens(x.shape[1]), y.shape[2])
             whole[:, done : done + kept] = y
             done += kept
@@ -134,7 +134,7 @@ class DepthwiseStridedSubsampling(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _row_by_row(self, x: Tensor, lens: list[int], keep: int) -> Tensor:
-        """`forward` for rows that are a part or more each: padding is cut off instead of masked."""
+        """`forward` for rows as large as a part: padding is cut off instead of masked."""
         longest = self.subsampled_lens(x.shape[1])
         if not any(lens):
             return self.out.bias.expand(len(x), longest, -1) + 0.0 * x.sum()
@@ -148,7 +148,7 @@ class DepthwiseStridedSubsampling(nn.Module):
         return torch.cat([nn.functional.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
 
     def _windows(self, frames: int, keep: int) -> Iterator[tuple[int, int, int, int]]:
-        """(begin, end, drop, kept): outputs drop..drop + kept of inputs begin..end are next."""
+        """(begin, end, drop, kept): the next outputs are drop..drop + kept of inputs begin..end."""
         total = self.subsampled_lens(frames)
         for first in range(0, total, keep):
             drop = min(first, self.overlap)
@@ -159,7 +159,7 @@ class DepthwiseStridedSubsampling(nn.Module):
 
 
 def init_front(front: DepthwiseStridedSubsampling) -> None:
-    """Weights that keep the variance, biases zero; `FastConformer.init_weights` says why."""
+    """Weights that preserve the variance, zero biases; see `FastConformer.init_weights`."""
     for module in front.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             # A depthwise convolution is followed by a pointwise one, without a ReLU between them.
@@ -177,10 +177,10 @@ def _beyond(frames: int, lens: Tensor, starts: Tensor | None = None) -> Tensor:
 
 
 class _ReluMasked(torch.autograd.Function):
-    """relu(x) * mask for a mask of zeros and ones, over `x` itself.
+    """relu(x) * mask for a mask of zeros and ones, in place.
 
-    The convolution that made `x` does not need it again, and where the mask is zero so is the output,
-    whose sign is all that ReLU's gradient needs: the mask costs no extra tensor and no extra backward pass.
+    The convolution that made `x` does not need it again. ReLU's gradient needs only the sign of the output,
+    which is zero where the mask is. So the mask costs no extra tensor and no extra backward pass.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Configuration of LaCT and of its fast weights: sizes, orders, and what is refused."""
+"""Configuration of LaCT: sizes, orders, and checks."""
 
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -14,28 +14,27 @@ from maya.ranges import BelowOne, Count, OddInt, PosInt, Range
 
 @config
 class LaCTConfig(FastWeightConfig, EncoderConfig):
-    """Size and behaviour of a LaCT encoder; what its fast weights do is inherited.
+    """Size and behaviour of a LaCT encoder. The options of its fast weights are inherited.
 
-    `window` is of attention, in frames after subsampling to the left and right; without a bound it would be
-    full attention, whose cost grows with the square of the utterance. Of the orders that work in chunks, the
-    right side is 0, or in order chunk_causal -1: up to the end of the chunk.
+    window: of attention, encoder frames to the left and to the right. The right side must be 0 in order
+    causal, and 0 or -1 (to the end of the chunk) in order chunk_causal.
     """
 
     kind: Literal["lact"] = "lact"
     feat_in: PosInt = 80
     d_model: PosInt = 768
     n_layers: PosInt = 12
-    n_heads: PosInt = 12  # of the attention
-    ff_dim: PosInt = 1024  # inner width of each of the two feed-forwards of a layer
+    n_heads: PosInt = 12  # attention heads
+    ff_dim: PosInt = 1024  # hidden width of each of the two feed-forwards of a layer
     conv_kernel: OddInt = 9  # odd
     subsampling_factor: PosInt = 8  # 4 or 8
     subsampling_channels: PosInt = 256
     window: tuple[Count, Annotated[int, Range(min=0, also=(-1,))]] = (32, 32)
-    rotary: bool = True  # positions of the attention; without, the convolutions alone know of order
+    rotary: bool = True  # rotary positions in the attention; without them only convolutions see order
     qk_norm: bool = False  # RMSNorm of queries and keys
-    use_bias: bool = True  # of every linear and convolution inside the layers
-    causal_downsampling: bool = False  # subsampling that looks back alone
-    conv_context: Literal["symmetric", "causal"] = "symmetric"  # of the layers' convolutions
+    use_bias: bool = True  # biases of all linears and convolutions in the layers
+    causal_downsampling: bool = False  # subsampling without look-ahead
+    conv_context: Literal["symmetric", "causal"] = "symmetric"  # the layers' convolutions
     conv_norm: Literal["batch_norm", "layer_norm"] = "batch_norm"
     masked_norm: bool = True  # False: batch statistics count padded frames too
     dropout: BelowOne = 0.1
@@ -45,7 +44,7 @@ class LaCTConfig(FastWeightConfig, EncoderConfig):
 
     @property
     def span(self) -> AttentionSpan:
-        """Which frames the attention of a frame sees."""
+        """The frames that attention sees from each frame."""
         left_frames, right = self.window
         return (
             AttentionSpan(left_frames, self.chunk - 1, chunk=self.chunk)
@@ -57,8 +56,8 @@ class LaCTConfig(FastWeightConfig, EncoderConfig):
         return subsampled_lens(frames, self.subsampling_factor, self.causal_downsampling)
 
     def miniatures(self) -> Miniatures:
-        """Equal layers keep equal amounts, so one and two of them tell about all. They are counted on whole
-        chunks, and on more frames than a window has."""
+        """Layers are equal, so the memory of one and of two layers gives that of all. They are counted on
+        whole chunks, and on more frames than a window has."""
         group = 1 if self.order == "whole" else self.chunk
         frames = group * -(-(self.span.window + 1) // group)
         single, two = (replace(self, n_layers=layers) for layers in (1, 2))
@@ -67,10 +66,9 @@ class LaCTConfig(FastWeightConfig, EncoderConfig):
 
 
 def streaming(cfg: LaCTConfig, *, chunk: int = 32, order: str = "chunk_causal", **options: Any) -> LaCTConfig:
-    """`cfg` in a form that streams: nothing waits for more than the end of a chunk of `chunk` frames.
+    """`cfg` changed so that it can stream: no look-ahead beyond the end of a chunk of `chunk` frames.
 
-    Order chunk_causal looks ahead within the chunk, order causal not at all. Momentum carries what was learnt
-    from one chunk to the next.
+    Order chunk_causal looks ahead within the chunk, order causal not at all. Momentum is on.
     """
     changed: dict[str, Any] = {
         "order": order,
@@ -85,13 +83,13 @@ def streaming(cfg: LaCTConfig, *, chunk: int = 32, order: str = "chunk_causal", 
 
 
 def check(cfg: LaCTConfig) -> None:
-    """Refuse a configuration that cannot be built, with the reason (MayaError)."""
+    """Raises MayaError with the reason for a configuration that cannot be built."""
     check_fast_weights(cfg, cfg.d_model)
     head = cfg.d_model // cfg.n_heads
     if cfg.d_model % cfg.n_heads or (cfg.rotary and head % 2):
         raise MayaError(
-            f"encoder.d_model={cfg.d_model} must be a multiple of encoder.n_heads={cfg.n_heads}, and their "
-            "quotient even where encoder.rotary=true"
+            f"encoder.d_model={cfg.d_model} must be a multiple of encoder.n_heads={cfg.n_heads}, and with "
+            "encoder.rotary=true the quotient must be even"
         )
     right = cfg.window[1]
     allowed = {"chunk_causal": right in (-1, 0), "causal": right == 0}.get(cfg.order, right >= 0)

@@ -1,7 +1,7 @@
-"""LaCT encoder: layers whose fast weights learn from the utterance while they read it, beside convolution and
-attention over a window (large-chunk test-time training, Zhang et al. 2025, arXiv:2505.23884).
+"""LaCT encoder: layers with fast weights, which learn from each utterance, convolution and window attention
+(large-chunk test-time training, Zhang et al. 2025, arXiv:2505.23884).
 
-Cost grows linearly with the utterance, and the state of a stream does not grow.
+The cost grows linearly with the utterance. The state of a stream has a fixed size.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maya.encoders.base import Encoded, check_hidden, frame_mask
+from maya.encoders.base import Encoded, check_hidden
 from maya.encoders.conformer.attention import Frames
 from maya.encoders.conformer.conformer_layer import ConformerLayer, ConvModule, checkpointed
 from maya.encoders.conformer.dropout import Dropout, dropout
@@ -23,14 +23,15 @@ from maya.encoders.lact.fast_weights import reset_fast_weights
 from maya.encoders.lact.mixer import FastWeightMixer, WindowAttention
 from maya.encoders.lact.streaming import LaCTState, changing, weights_of
 from maya.errors import MayaError
+from maya.features.frames import frame_mask
 from maya.kernels.lact import FastWeights
 
 
 @dataclass(slots=True)
 class FastMemory:
-    """What a layer's fast weights have learnt before, and after the layer has run.
+    """A layer's fast weights: before, and after the layer has run.
 
-    weights: None for the model's own. first (B,) int64: the number of the first frame; None for 0.
+    weights: None for the initial ones of the model. first (B,) int64: number of the first frame; None for 0.
     """
 
     weights: FastWeights | None
@@ -40,8 +41,8 @@ class FastMemory:
 class LaCT(StreamingEncoder, config=LaCTConfig):
     """FastConformer's subsampling, then `LaCTLayer`s.
 
-    May be built on the meta device; call `init_weights` after `to_empty`. `cfg.update_at_test` may be changed
-    at any time: with False, evaluation shows a model that learns nothing from an utterance.
+    It can be built on the meta device; call `init_weights` after `to_empty`. `cfg.update_at_test` can be
+    changed at any time; with False the fast weights do not learn in evaluation.
     """
 
     adapts = True
@@ -61,7 +62,8 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As FastConformer's, torch's defaults in the layers; fast weights with rows of length about 1."""
+        """torch's defaults in the layers, FastConformer's front end; fast weights with rows of length about
+        1."""
         for module in self.modules():
             if isinstance(
                 module, (nn.Linear, nn.Conv2d, nn.Conv1d, nn.LayerNorm, nn.RMSNorm, MaskedBatchNorm)
@@ -74,7 +76,7 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
         """Encode features.
 
         Args:
-            x: (B, T, F) features, zero beyond their lengths or not.
+            x: (B, T, F) features; values beyond the lengths do not matter.
             x_lens: (B,) int64 frames, 0..T.
             hidden: numbers of layers whose hidden states are returned too, see `Encoder.forward`.
 
@@ -94,11 +96,11 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
     def adapt(
         self, x: Tensor, x_lens: Tensor, weights: Sequence[FastWeights] | None = None
     ) -> tuple[Tensor, Tensor, tuple[FastWeights, ...]]:
-        """`forward` that goes on learning where an earlier utterance of the same speakers ended.
+        """`forward` that continues to learn after an earlier utterance of the same speakers.
 
-        `weights` is what the call for that utterance returned third, None for the first one: the fast weights
-        of each layer, a row for each of the B speakers or one row for all. Activation checkpointing is not
-        used.
+        weights: the third result of the call for that utterance, None for the first utterance: the fast
+        weights of each layer, a row for each of the B speakers or one row for all. There is no activation
+        checkpointing.
         """
         x, lens, frames = self._front(x, x_lens)
         before: Sequence[FastWeights | None] = weights or [None] * self.cfg.n_layers
@@ -108,7 +110,7 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
         return _masked(x, frames), lens, tuple(m.weights for m in memories if m.weights is not None)
 
     def _front(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor, Frames]:
-        """Frames (B, S, D) as they enter the layers, their numbers (B,), and what the layers share."""
+        """Input (B, S, D) of the layers, its lengths (B,), and the `Frames` that the layers share."""
         x, lens = self.pre_encode(x, x_lens)
         x = dropout(x, self.cfg.dropout_pre_encoder, self.training)
         frames = Frames(
@@ -117,18 +119,18 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
         return x, lens, frames
 
     def initial_state(self, batch: int, *, context: tuple[int, int] | None = None) -> LaCTState:
-        """`batch` streams before their first piece. Raises MayaError for a model that cannot stream, naming
-        what prevents it, and for a `context`, which only attention over whole utterances can change."""
+        """`batch` streams before their first piece. Raises MayaError with the reason for a model that cannot
+        stream, and for another `context` than `cfg.window`."""
         cfg = self.cfg
         why = needs_to_stream(cfg)
         if why is None and cfg.order not in ("chunk_causal", "causal"):
-            why = f"learns from the whole utterance before it reads it (encoder.order={cfg.order})"
+            why = f"needs the whole utterance (encoder.order={cfg.order})"
         elif why is None and context is not None and context != cfg.window:
-            why = f"sees {cfg.window} frames as it was built, not {context}"
+            why = f"was built for a context of {cfg.window} frames, not {context}"
         if why is not None:
             raise MayaError(
-                f"this encoder cannot stream so: it {why}; train it so from the start, or transcribe whole "
-                "files"
+                f"this encoder cannot stream: it {why}; train one that can (maya.encoders.lact.config."
+                "streaming), or transcribe whole files"
             )
         weight = self.pre_encode.out.weight
         past = self.pre_encode.overlap * cfg.subsampling_factor
@@ -164,7 +166,7 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
 
 
 def _expanded(weights: FastWeights | None, rows: int) -> FastWeights | None:
-    """Weights of one row for `rows` rows, without a copy; others as they are."""
+    """Weights of one row expanded to `rows` rows without a copy; weights of several rows unchanged."""
     if weights is None:
         return None
     return FastWeights(*(None if w is None else w.expand(rows, *w.shape[1:]) for w in weights))  # type: ignore[arg-type]
@@ -175,7 +177,7 @@ def _masked(x: Tensor, frames: Frames) -> Tensor:
 
 
 class LaCTLayer(ConformerLayer):
-    """A conformer layer with attention over a window beside fast weights, of the same q, k and v."""
+    """A conformer layer with window attention and fast weights, which share q, k and v."""
 
     def __init__(self, cfg: LaCTConfig) -> None:
         super().__init__()

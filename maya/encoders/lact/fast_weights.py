@@ -1,7 +1,7 @@
 """The fast-weight branch of a layer: large-chunk test-time training (Zhang et al. 2025, arXiv:2505.23884).
 
-A small network of each utterance and head learns while it listens, by gradient steps that pull f(k) towards
-v, and is read at q. `maya.kernels.lact` has the operator; here stand the parameters around it.
+Each utterance and head has a small network f. Gradient steps move f(k) towards v; the output is f(q). The
+operator is in `maya.kernels.lact`; this file has the parameters around it.
 """
 
 import math
@@ -27,52 +27,55 @@ from maya.kernels.lact import (
 from maya.ranges import PosFloat, PosInt
 
 L2_EPS = 1e-5
-# Of the norm of each head's output, whose mean square is about 1 / (4 d^2) at first: 2e-6 for d = 384.
-RMS_EPS = 1e-8
+RMS_EPS = 1e-8  # small, because a head's output has an initial mean square of 1 / (4 d^2): 2e-6 for d = 384
 ROTARY_BASE = 10000.0
 
 
 @config
 class FastWeightConfig:
-    """How many fast weights a layer has, and when and how they learn.
+    """Size of the fast weights of a layer, and when and how they learn.
 
-    Orders: "whole" learns from all frames of an utterance in one step and then reads all; "passes" learns
-    chunk by chunk, `passes` times over, and then reads all; "chunk_causal" learns from a chunk, then reads
-    it; "causal" reads a chunk, then learns from it. Only the last two can stream. In order "causal" an
-    utterance that is shorter than a chunk is read by weights that have learnt nothing.
+    Orders of learning and reading (computing outputs):
+
+    * "whole": learn from all frames in one step, then read all;
+    * "passes": learn chunk by chunk, `passes` times over, then read all;
+    * "chunk_causal": learn from a chunk, then read it;
+    * "causal": read a chunk, then learn from it. Utterances shorter than a chunk are read without learning.
+
+    Only the last two can stream.
     """
 
     fast_heads: PosInt = 4
-    fast_expansion: PosInt = 2  # hidden over input width of a head's network
+    fast_expansion: PosInt = 2  # hidden width of a head's network / its input width
     order: Literal["whole", "passes", "chunk_causal", "causal"] = "whole"
     chunk: PosInt = 64  # encoder frames of one step, in every order but "whole"
     passes: PosInt = 1
-    # Each step's gradient is replaced by the orthogonal matrix nearest to it (five Newton-Schulz steps): its
-    # size then says nothing, and only the ratio of the rates between frames counts.
+    # Replace each step's gradient by the nearest orthogonal matrix (five Newton-Schulz steps). The size of
+    # the gradient is then lost: only ratios of rates between frames matter.
     orthogonalize: bool = False
     normalize: bool = True  # the gradient is a mean over the frames of a step, not a sum
-    momentum: bool = False  # of the steps of an utterance, so not of order "whole"
-    update_weights: Literal["all", "w1"] = "all"  # "w1": the output matrix alone, which is linear attention
-    # Step size before training. 10 turns the output of a new layer by a quarter on 5 s of speech in order
-    # "whole", by more in the orders of several steps; 1 would hardly move it.
+    momentum: bool = False  # needs several steps, so not with order "whole"
+    update_weights: Literal["all", "w1"] = "all"  # "w1": only the output matrix, which is linear attention
+    # Step size before training. In order "whole" 10 changes the output of a new layer by a quarter on 5 s of
+    # speech, in the orders of several steps by more; 1 would hardly change it.
     base_rate: PosFloat = 10.0
-    fast_rotary: bool = False  # positions of queries and keys, counted from the utterance's start
-    update_at_test: bool = True  # False: in evaluation nothing is learnt, which shows what learning is worth
+    fast_rotary: bool = False  # rotary positions of queries and keys, from the utterance's start
+    update_at_test: bool = True  # False: no learning in evaluation, for comparison
 
 
 def check_fast_weights(cfg: FastWeightConfig, width: int) -> None:
-    """Refuse fast weights that cannot be built in layers of `width` channels, with the reason (MayaError)."""
+    """Raises MayaError with the reason for fast weights that do not fit layers of `width` channels."""
     if width % cfg.fast_heads or (cfg.fast_rotary and width // cfg.fast_heads % 2):
         raise MayaError(
-            f"fast_heads={cfg.fast_heads} must divide the layers' {width} channels, and the quotient be even "
-            "where fast_rotary=true"
+            f"fast_heads={cfg.fast_heads} must divide the layers' {width} channels; with fast_rotary=true "
+            "the quotient must be even"
         )
     if cfg.momentum and cfg.order == "whole":
-        raise MayaError("momentum=true needs several steps, which order=whole does not make; set one of them")
+        raise MayaError("momentum=true needs several steps, but order=whole makes one; change one of them")
 
 
 def plan(cfg: FastWeightConfig, frames: int, *, update: bool = True) -> list[Span]:
-    """What is learnt from and read, in which order; without `update` all is read by weights as they are."""
+    """The spans to learn from and to read, in order. Without `update` all is read and nothing learned."""
     if not update:
         return [Span(0, frames, False, True)] if frames else []
     match cfg.order:
@@ -98,11 +101,11 @@ def rotate(x: Tensor, places: Tensor) -> Tensor:
 
 
 class FastWeightBranch(nn.Module):
-    """q, k, v (B, S, D), which attention may share -> (B, S, D), zero before training: the gate is closed.
+    """q, k, v (B, S, D), which attention may share -> (B, S, D). Zero before training: the gate is closed.
 
-    q and k get a scale and an offset of their own, go through SiLU and to length 1 in each head; v through
-    SiLU. The step sizes are `base_rate` times softplus of a projection of the layer's input, in fp32, 1 where
-    that is 0. The output is normalised in each head (RMSNorm) and gated.
+    q and k are scaled, shifted, put through SiLU and normalised to length 1 in each head; v goes through
+    SiLU. The step sizes are `base_rate` times softplus of a projection of the layer's input, in fp32; the
+    softplus is shifted to be 1 at 0. The output is normalised in each head (RMSNorm) and gated.
     """
 
     def __init__(self, width: int, cfg: FastWeightConfig) -> None:
@@ -125,7 +128,7 @@ class FastWeightBranch(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Rows of length about 1, all else neutral, the gate closed."""
+        """Rows of length about 1, neutral scales and offsets, a closed gate."""
         nn.init.normal_(self.w0, std=self.w0.shape[-1] ** -0.5)
         nn.init.normal_(self.w1, std=self.w1.shape[-1] ** -0.5)
         nn.init.normal_(self.w2, std=self.w2.shape[-1] ** -0.5)
@@ -140,15 +143,15 @@ class FastWeightBranch(nn.Module):
 
     @property
     def learns(self) -> bool:
-        """Whether this mode makes steps at all."""
+        """Whether the fast weights learn in this mode."""
         return self.training or self.cfg.update_at_test
 
     def stop_updates(self) -> None:
-        """In evaluation learn nothing any more."""
+        """Do not learn in evaluation any more."""
         self.cfg.update_at_test = False
 
     def initial(self, batch: int) -> FastWeights:
-        """The learned weights as the state of `batch` utterances before their first frame; no copy."""
+        """The state of `batch` utterances before their first frame: the model's weights, not copied."""
         w0, w1, w2 = (w if w.dtype == torch.float64 else w.float() for w in (self.w0, self.w1, self.w2))
         return initial(w0, w1, w2, batch)
 
@@ -165,10 +168,10 @@ class FastWeightBranch(nn.Module):
         """Learn and read.
 
         Args:
-            x: (B, S, D) the layer's input, from which rates and gates are taken.
+            x: (B, S, D) the layer's input, for rates and gates.
             q, k, v: (B, S, D).
-            valid: (B, S) bool, False on padding, of which nothing is learnt.
-            weights: the state before, None for an utterance's start.
+            valid: (B, S) bool, False on padding, which is not learned from.
+            weights: the state before, None at the start of an utterance.
             first: (B,) the number of the first frame, None for 0.
 
         Returns:
@@ -185,7 +188,7 @@ class FastWeightBranch(nn.Module):
         rates = rates.unflatten(-1, (cfg.fast_heads, -1))
         if cfg.update_weights == "w1":
             rates = F.pad(rates, (1, 1))
-        # Products are made in the type of v, under autocast that of a layer's linear maps.
+        # Products are computed in the type of v: under autocast that of linear layers.
         y, after = lact(
             q.to(v.dtype),
             k.to(v.dtype),
@@ -215,7 +218,8 @@ class FastWeightBranch(nn.Module):
 
 
 def reset_fast_weights(model: nn.Module) -> None:
-    """Reset the fast weights of all parts of a model; after their linear maps, as the gates start closed."""
+    """Reset the fast weights of all modules of a model. Call it after the reset of linears: gates start
+    closed."""
     for part in model.modules():
         if isinstance(part, FastWeightBranch):
             part.reset_parameters()

@@ -1,4 +1,4 @@
-"""What mixes frames in a LaCT layer: attention over a window and fast weights, of the same q, k and v."""
+"""The mixer of a LaCT layer: window attention and fast weights on the same q, k and v."""
 
 import math
 
@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from maya.encoders.conformer.attention import HIDDEN, AttentionSpan, Frames
 from maya.encoders.lact.fast_weights import FastWeightBranch, FastWeightConfig, rotate
+from maya.features.frames import frame_mask
 from maya.kernels.lact import FastWeights
 
 
 class WindowAttention(nn.Module):
-    """Softmax attention of each frame over the frames around it, with rotary positions or none.
+    """Softmax attention over a window around each frame, with or without rotary positions.
 
     It has no parameters. Time and memory grow linearly with the utterance.
     """
@@ -24,8 +25,8 @@ class WindowAttention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, span: AttentionSpan, valid: Tensor) -> Tensor:
         """q (B, n, D) over k, v (B, m, D), valid (B, m) -> (B, n, D).
 
-        The last query stands at the last key. The first one stands at the start of a chunk, where there are
-        any. A query without a valid key gets a finite value that nothing reads.
+        The last query is at the last key. With chunks, the first query is at the start of one. A query
+        without a valid key gets a finite value, which is not used.
         """
         before = k.shape[1] - q.shape[1]
         q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in (q, k, v))
@@ -43,7 +44,7 @@ class WindowAttention(nn.Module):
         return self._fused(q, k, v, mask).transpose(1, 2)
 
     def _blocks(self, q: Tensor, k: Tensor, v: Tensor, span: AttentionSpan, valid: Tensor) -> Tensor:
-        """Blocks of queries, each against its own window of keys."""
+        """Attention in blocks of queries, each with its window of keys."""
         (batch, size), block, (left_frames, right) = q.shape[:2], span.block, span.reach
         count = -(-size // block)
         before, behind = k.shape[1] - size - left_frames, count * block - size
@@ -68,16 +69,16 @@ def _hidden(valid: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _beyond(span: AttentionSpan, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N,), (M,) frame numbers -> (N, M): -inf where the span does not reach; each query reaches itself."""
+    """(N,), (M,) frame numbers -> (N, M): -inf outside the span; each query sees itself."""
     seen = span.visible(queries, keys)
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, -math.inf)
 
 
 class FastWeightMixer(nn.Module):
-    """Fast weights, and with `attention` a window of softmax attention beside them: their sum is projected.
+    """The projected sum of fast weights and, with `attention`, window attention.
 
-    Without attention it stands in for the attention of another encoder's layer. Before training the fast
-    weights are silent.
+    Without attention it replaces the attention of another encoder's layer. The output of the fast weights is
+    0 before training.
     """
 
     def __init__(
@@ -100,12 +101,12 @@ class FastWeightMixer(nn.Module):
         self.fast = FastWeightBranch(width, cfg)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
-        """(B, S, D) -> (B, S, D); of `frames` all but the positions is read."""
+        """(B, S, D) -> (B, S, D). It does not use the positions of `frames`."""
         rows = frames.rows
         if rows is None:
             return self.mix(x, frames.valid, frames.span)[0]
         size = max(rows.lens)
-        valid = torch.arange(size, device=x.device) < torch.tensor(rows.lens, device=x.device)[:, None]
+        valid = frame_mask(torch.tensor(rows.lens, device=x.device), size)
         return rows.pack(self.mix(rows.unpack(x, size), valid, frames.span)[0])
 
     def mix(
@@ -119,7 +120,7 @@ class FastWeightMixer(nn.Module):
     ) -> tuple[Tensor, FastWeights]:
         """x (B, before + n, D), valid (B, before + n) -> (B, n, D), and the fast weights after.
 
-        `before` frames are there for attention alone; `weights` and `first` as `FastWeightBranch` takes them.
+        The first `before` frames are keys of attention only. `weights`, `first`: see `FastWeightBranch`.
         """
         new = x[:, before:]
         q, k, v = self.norm_q(self.linear_q(new)), self.norm_k(self.linear_k(x)), self.linear_v(x)

@@ -1,4 +1,4 @@
-"""A Zipformer layer with fast weights in the place of its attention."""
+"""A Zipformer layer with fast weights instead of attention."""
 
 from torch import Tensor
 
@@ -6,15 +6,15 @@ from maya.encoders.conformer.attention import Frames
 from maya.encoders.lact.mixer import FastWeightMixer
 from maya.encoders.zipformer.attention import StackFrames
 from maya.encoders.zipformer.config import ZipformerConfig
-from maya.encoders.zipformer.layer import LayerCache, ZipformerLayer
+from maya.encoders.zipformer.layer import LayerCache, ZipformerLayer, add_masked
 from maya.encoders.zipformer.regularizers import Number
 
 
 class FastWeightZipformerLayer(ZipformerLayer):
     """`ZipformerLayer` whose two self-attentions are fast weights.
 
-    Non-linear attention, which needs weights of attention, is left out. Cost grows linearly with the
-    sequence. The layer does not stream.
+    It has no non-linear attention, which needs attention weights. The cost grows linearly with the sequence.
+    The layer cannot stream.
     """
 
     def __init__(self, cfg: ZipformerConfig, stack: int, **options: Number) -> None:
@@ -28,20 +28,16 @@ class FastWeightZipformerLayer(ZipformerLayer):
     def forward(
         self, x: Tensor, span: StackFrames, cache: LayerCache | None = None
     ) -> tuple[Tensor, LayerCache | None]:
-        """x (B, S, D) -> (B, S, D), and None; of `span` only which frames exist is read."""
+        """x (B, S, D) -> (B, S, D), and None. Only `span.valid` is read."""
         source, skip = x, self._mask(x, self.attention_skip)
         frames = Frames(valid=span.valid[..., 0] > 0, positions=x.new_empty(0))
         x = x + self.feed_forward1(x)
-        x = x + _masked(self.fast1(x, frames), skip)
-        x = x + _masked(self.conv_module1(x, span)[0], self._mask(x, self.conv_skip))
-        x = x + _masked(self.balancer_ff2(self.feed_forward2(x)), self._mask(x, self.ff2_skip))
+        x = add_masked(x, self.fast1(x, frames), skip)
+        x = add_masked(x, self.conv_module1(x, span)[0], self._mask(x, self.conv_skip))
+        x = add_masked(x, self.balancer_ff2(self.feed_forward2(x)), self._mask(x, self.ff2_skip))
         x = self.bypass_mid(source, x)
-        x = x + _masked(self.fast2(x, frames), skip)
-        x = x + _masked(self.conv_module2(x, span)[0], self._mask(x, self.conv_skip))
-        x = x + _masked(self.balancer_ff3(self.feed_forward3(x)), self._mask(x, self.ff3_skip))
+        x = add_masked(x, self.fast2(x, frames), skip)
+        x = add_masked(x, self.conv_module2(x, span)[0], self._mask(x, self.conv_skip))
+        x = add_masked(x, self.balancer_ff3(self.feed_forward3(x)), self._mask(x, self.ff3_skip))
         x = self.bypass(source, self.norm(self.balancer1(x)))
         return self.whiten(self.balancer2(x)), None
-
-
-def _masked(y: Tensor, mask: Tensor | None) -> Tensor:
-    return y if mask is None else y * mask.to(y.dtype)

@@ -1,4 +1,4 @@
-"""Zipformer's attention: weights that three modules share (Yao et al. 2024, arXiv:2310.11230)."""
+"""Zipformer's attention: three modules share the weights (Yao et al. 2024, arXiv:2310.11230)."""
 
 import math
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from torch.autograd.function import once_differentiable
 
 from maya.encoders.zipformer.regularizers import Balancer, LossScale, Schedule, Switch, Whiten
 
-HIDDEN = -1000.0  # added to the score of a key that must not be seen; finite, so that an empty row is no NaN
+HIDDEN = -1000.0  # added to the score of a hidden key; finite, so that a row without keys is not NaN
 SCORE_LIMIT, SCORE_PENALTY = 25.0, 1e-4
 CACHED_SCORES = 1 << 18  # 1 MiB in fp32
 
 
 def compact_positions(queries: int, keys: int, width: int, device: torch.device) -> Tensor:
-    """(keys + queries - 1, width) fp32: row r stands for a key r - (keys - 1) frames after its query.
+    """(keys + queries - 1, width) fp32: row r is for a key r - (keys - 1) frames after its query.
 
     An offset x is compressed to y = c sign(x) (ln(|x| + c) - ln c), c = sqrt(width), then to an angle
-    a = atan(2 pi y / width), and given as cos(k a), sin(k a) for k = 1 .. width / 2, the last one replaced
-    by 1: near frames are told apart one by one, far ones roughly.
+    a = atan(2 pi y / width). The row is cos(k a), sin(k a) for k = 1 .. width / 2, the last number replaced
+    by 1. Offsets of near frames are exact, those of far frames coarse.
     """
     offset = torch.arange(1 - keys, queries, dtype=torch.float32, device=device)[:, None]
     root = math.sqrt(width)
@@ -34,21 +34,21 @@ def compact_positions(queries: int, keys: int, width: int, device: torch.device)
 
 @dataclass(frozen=True, slots=True)
 class StackFrames:
-    """The frames that one stack works on: B sequences of S queries, and the K >= S keys they may look at,
-    of which the last S are the queries' own frames."""
+    """The frames of one stack: B sequences of S queries and K >= S keys. The last S keys are the queries' own
+    frames."""
 
-    valid: Tensor  # (B, S, 1) 1 on frames that exist, 0 on padding, in the type of the frames
-    key_bias: Tensor  # (B, K, 1) 0, or HIDDEN for keys that do not exist
+    valid: Tensor  # (B, S, 1) 1 on valid frames, 0 on padding, in the type of the frames
+    key_bias: Tensor  # (B, K, 1) 0, or HIDDEN for keys that are padding
     positions: Tensor  # (K + S - 1, P)
-    hidden: Tensor | None  # (S, K) bool, True where the chunks do not let a query look; None: nowhere
-    chunk: int  # frames in a chunk, -1: one chunk is all
+    hidden: Tensor | None  # (S, K) bool, True on keys outside of a query's chunks; None: all keys are visible
+    chunk: int  # frames in a chunk; -1: the whole utterance
     lens: Tensor  # (B,) int64 valid frames
 
 
 class AttentionWeights(nn.Module):
     """softmax(q k + p linear_pos(positions)), with queries, keys and a few channels p for positions.
 
-    There is no division by sqrt(K): the projection starts smaller instead.
+    Scores are not divided by sqrt(K): the projection has smaller initial weights instead.
     """
 
     def __init__(self, width: int, heads: int, query: int, pos_head: int, pos: int) -> None:
@@ -77,7 +77,7 @@ class AttentionWeights(nn.Module):
         p, table = self._drop_positions(p, table)
         penalty = self._penalty()
         q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        # The mask of the keys rides along as one more channel, against a query channel of ones.
+        # The key mask is one more channel of the keys; the queries have a channel of ones for it.
         bias = span.key_bias.to(k.dtype)[:, :, None].expand(-1, -1, self.heads, 1)
         k = torch.cat([k.unflatten(-1, (self.heads, -1)), bias], -1).transpose(1, 2)
         q = F.pad(q, (0, 1), value=1.0)
@@ -96,8 +96,8 @@ class AttentionWeights(nn.Module):
         return weights, weights[:, 0], keys
 
     def _drop_positions(self, p: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """In some training steps nothing is known of positions; a product with 0 keeps gradients (of zero)
-        for all parameters, which DDP waits for."""
+        """Some training steps use no positions. The product with 0 gives every parameter a gradient (zero),
+        which DDP needs."""
         on = self.without_positions.now()
         if not self.training or on is False:
             return p, table
@@ -111,7 +111,7 @@ class AttentionWeights(nn.Module):
 def relative_shift(scores: Tensor, keys: int) -> Tensor:
     """(..., S, K + S - 1) over the rows of `compact_positions` -> (..., S, K): [i, j] = scores[i, S-1-i+j].
 
-    Each row reads one element earlier than the one before it, so in memory the result is a strided window.
+    Each row starts one element earlier than the row before it, so the result is a strided window in memory.
     """
     size, row = scores.shape[-2:]
     if torch.compiler.is_exporting() or torch.jit.is_tracing():  # as_strided has no ONNX form
@@ -132,12 +132,12 @@ def relative_shift(scores: Tensor, keys: int) -> Tensor:
 
 
 class _Weights(torch.autograd.Function):
-    """The weights from queries (B, H, S, Q), keys (B, H, K, Q), position queries (B, H, S, P), table
-    (H, P, K + S - 1), and a mask (S, K); and the first head's once more, as a tensor of its own.
+    """Weights (B, H, S, K) from queries (B, H, S, Q), keys (B, H, K, Q), position queries (B, H, S, P), table
+    (H, P, K + S - 1), and a mask (S, K); and a copy (B, S, K) of the first head's.
 
-    What autograd makes of the same lines passes over tensors of weights half as often again: for the padding
-    of the shifted scores' gradient with zeros, and of the first head's gradient with zeros for the others. On
-    a CPU as many sequences are worked on at a time as have scores that stay in the cache.
+    Autograd on the same lines needs half as many passes again over tensors of this size, to pad two gradients
+    with zeros: that of the shifted scores and that of the first head. On a CPU the batch is computed in parts
+    whose scores fit into the cache.
     """
 
     @staticmethod
@@ -176,7 +176,8 @@ class _Weights(torch.autograd.Function):
 
 
 def _rows(q: Tensor, keys: int) -> list[slice]:
-    """Parts of a batch of queries (B, H, S, Q): on a CPU as many as keep their scores in the cache."""
+    """Parts of a batch of queries (B, H, S, Q): on a CPU so many rows that their scores fit into the
+    cache."""
     if q.device.type != "cpu":
         return [slice(None)]
     step = max(1, CACHED_SCORES // (q.shape[1] * q.shape[2] * keys))
@@ -188,8 +189,8 @@ def _softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
 
 
 class _Penalise(torch.autograd.Function):
-    """Leaves scores alone; adds penalty * sign to the gradient of those beyond SCORE_LIMIT, hidden keys
-    apart: theirs are far beyond it and not the projections' doing."""
+    """Returns scores as they are; adds penalty * sign to the gradient of those beyond SCORE_LIMIT. Hidden
+    keys are left out: their scores are large because of the mask, not of the projections."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, penalty: Tensor | float) -> Tensor:
@@ -206,7 +207,7 @@ class _Penalise(torch.autograd.Function):
 
 
 class SelfAttention(nn.Module):
-    """Values weighted by attention weights that are given."""
+    """Values averaged with given attention weights."""
 
     def __init__(self, width: int, heads: int, value: int) -> None:
         super().__init__()
@@ -225,7 +226,7 @@ class SelfAttention(nn.Module):
 
 
 class NonlinAttention(nn.Module):
-    """out(y * (W (x * tanh(s)))): attention in the place of a convolution, one head for all channels."""
+    """out(y * (W (x * tanh(s)))): attention instead of a convolution, one head for all channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -12,8 +12,7 @@ from maya.encoders.zipformer.regularizers import Limit
 class BiasNorm(nn.Module):
     """y = x * exp(log_scale) / rms(x - bias), over the channels, without an epsilon.
 
-    The bias stands inside the norm only: it lets the length of `x` carry information that a LayerNorm
-    would take away.
+    The bias is only inside the norm: the length of `x` can then carry information, which LayerNorm removes.
     """
 
     def __init__(self, channels: int) -> None:
@@ -37,7 +36,7 @@ class BiasNorm(nn.Module):
 
 
 def _scale(x: Tensor, bias: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., 1): the factor of each frame, and the mean square that it comes from; fp32 at least."""
+    """(..., 1) each, fp32 at least: the factor of a frame, and the mean square behind it."""
     wide = torch.promote_types(x.dtype, torch.float32)
     norm = torch.linalg.vector_norm(x.to(wide) - bias, dim=-1, keepdim=True)
     square = norm.square() / x.shape[-1]
@@ -45,7 +44,7 @@ def _scale(x: Tensor, bias: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Norm(torch.autograd.Function):
-    """Keeps x and one number for each frame, and passes over x fewer times than autograd would."""
+    """Saves x and one number for each frame, with fewer passes over x than autograd."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor, log_scale: Tensor) -> Tensor:

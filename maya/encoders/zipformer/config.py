@@ -1,4 +1,4 @@
-"""Configuration of Zipformer: sizes, presets, chunks, and what is refused."""
+"""Configuration of Zipformer: sizes, presets, chunks, and checks."""
 
 import math
 from dataclasses import dataclass, replace
@@ -10,19 +10,19 @@ from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
 from maya.ranges import BelowOne, ChunkFrames, ContextFrames, NonNegFloat, NotEmpty, OddInt, PosInt, Range
 
-LOST_FRAMES = 7  # of the features: the front end's convolutions do not pad in time
+LOST_FRAMES = 7  # feature frames: the front end's convolutions do not pad in time
 
 
 @config
 class ZipformerConfig(EncoderConfig):
-    """Size and behaviour; one number for each stack. The defaults are Zipformer-M, 64 M parameters.
+    """Size and behaviour; tuples have a number for each stack. The defaults are Zipformer-M, 64 M parameters.
 
-    Frames of chunks and of left context are 20 ms frames, as they leave the front end.
+    Chunks and left context are counted in 20 ms frames, the front end's output.
     """
 
     kind: Literal["zipformer"] = "zipformer"
     feat_in: Annotated[int, Range(min=7)] = 80  # the front end's convolutions need 7
-    front_channels: tuple[PosInt, PosInt, PosInt] = (8, 32, 128)  # of the front end's three convolutions
+    front_channels: tuple[PosInt, PosInt, PosInt] = (8, 32, 128)  # the front end's three convolutions
     downsampling: tuple[PosInt, ...] = (1, 2, 4, 8, 4, 2)
     output_downsampling: PosInt = 2  # 2: output at 25 Hz, 4: at 12.5 Hz, which halves the heads' work
     layers: tuple[PosInt, ...] = (2, 2, 3, 4, 3, 2)
@@ -36,12 +36,12 @@ class ZipformerConfig(EncoderConfig):
     pos_head_dim: PosInt = 4
     pos_dim: PosInt = 48
     causal: bool = False  # convolutions that can work chunk by chunk
-    # One is drawn for each training batch; -1: the utterance is one chunk.
+    # Training draws one of them for each batch; -1: the utterance is one chunk.
     chunk_frames: tuple[ChunkFrames, ...] = (16, 32, 64, -1)
-    left_context_frames: tuple[ContextFrames, ...] = (64, 128, 256, -1)  # likewise; -1: all that went before
-    # Fast weights (LaCT) in the place of all attention; None: attention.
+    left_context_frames: tuple[ContextFrames, ...] = (64, 128, 256, -1)  # likewise; -1: all earlier frames
+    # Fast weights (LaCT) instead of all attention; None: attention.
     fast_weights: FastWeightConfig | None = None
-    # "icefall": as there, an utterance's last frames depend on how far its batch is padded.
+    # "icefall": an utterance's last frames depend on the padding of its batch, as in icefall.
     padding: Literal["invariant", "icefall"] = "invariant"
     dropout: BelowOne | None = None  # None: 0.3 falling to 0.1 over 20 000 batches
     warmup_batches: NonNegFloat = 4000.0  # over which layer skipping falls
@@ -126,8 +126,8 @@ def large(**options: Any) -> ZipformerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Chunking:
-    """How far a causal encoder looks, in 20 ms frames: to the end of its chunk of `chunk` frames, and
-    `left_frames` // `chunk` chunks (at least one) back; -1 for no limit."""
+    """What a frame of a causal encoder sees, in 20 ms frames: its chunk of `chunk` frames, and `left_frames`
+    // `chunk` chunks (at least one) before it; -1 for no limit."""
 
     chunk: int
     left_frames: int = -1
@@ -137,7 +137,7 @@ WHOLE = Chunking(-1, -1)
 
 
 def check(cfg: ZipformerConfig) -> None:
-    """Refuse a configuration that cannot be built, with the reason (MayaError)."""
+    """Raises MayaError with the reason for a configuration that cannot be built."""
     stacks = {name: getattr(cfg, name) for name in ("layers", "dims", "unmasked_dims", "ff_dims", "heads")}
     stacks |= {"conv_kernels": cfg.conv_kernels}
     for name, sizes in stacks.items():
@@ -157,8 +157,8 @@ def check(cfg: ZipformerConfig) -> None:
             check_fast_weights(cfg.fast_weights, width)
         if cfg.causal:
             raise MayaError(
-                "encoder.fast_weights do not go with encoder.causal=true in a Zipformer; the LaCT encoder "
-                "streams with fast weights"
+                "a Zipformer with encoder.fast_weights cannot have encoder.causal=true; use the LaCT encoder "
+                "to stream with fast weights"
             )
     if cfg.causal:
         if not (cfg.chunk_frames and cfg.left_context_frames):
@@ -169,7 +169,7 @@ def check(cfg: ZipformerConfig) -> None:
 
 
 def check_chunking(cfg: ZipformerConfig, chunking: Chunking) -> None:
-    """Refuse chunks that the encoder cannot work with (MayaError)."""
+    """Raises MayaError for chunks that do not fit the encoder."""
     chunk, left_frames = chunking.chunk, chunking.left_frames
     if chunk < 0:
         return

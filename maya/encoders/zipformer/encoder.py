@@ -1,7 +1,6 @@
 """Zipformer encoder (Yao et al. 2024, arXiv:2310.11230), parameter for parameter icefall's.
 
-icefall's names become ours by a pure rename: "encoder_embed." to "encoder.encoder_embed." in a model whose
-encoder is called `encoder`; "encoder.encoders..." stays.
+icefall's parameter names become ours by one rename: "encoder_embed." to "encoder.encoder_embed.".
 """
 
 import math
@@ -10,7 +9,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from maya.encoders.base import Encoded, Encoder, check_hidden, frame_mask
+from maya.encoders.base import Encoded, Encoder, check_hidden
 from maya.encoders.conformer.dropout import dropout
 from maya.encoders.lact.fast_weights import reset_fast_weights
 from maya.encoders.zipformer.attention import (
@@ -36,13 +35,14 @@ from maya.encoders.zipformer.regularizers import Controls, Number, Regulated, Sc
 from maya.encoders.zipformer.stack import Downsample, make_stack
 from maya.encoders.zipformer.streaming import ZipformerState, ZipformerStream
 from maya.errors import MayaError
+from maya.features.frames import frame_mask
 
 
 class Zipformer(Regulated, Encoder, config=ZipformerConfig):
     """A convolutional front end, six stacks at 50, 25, 12.5, 6.25, 12.5 and 25 Hz, output at 25 Hz.
 
-    In training each forward pass draws its random decisions first, from torch's CPU generator; under
-    torch.compile call `draw` before each step instead. `set_batch_count` moves the schedules on. May be
+    In training each forward pass first draws its random decisions, from torch's CPU generator; under
+    torch.compile call `draw` before each step. `set_batch_count` moves the schedules. The encoder can be
     built on the meta device; call `init_weights` after `to_empty`.
     """
 
@@ -64,7 +64,7 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         self.controls = Controls(self)
 
     def init_weights(self) -> None:
-        """As icefall: torch's defaults, smaller for whatever ends a residual branch."""
+        """As icefall: torch's defaults, smaller in the last layer of each residual branch."""
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv1d, BiasNorm)):
                 module.reset_parameters()
@@ -96,12 +96,12 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         """Encode features.
 
         Args:
-            x: (B, T, F) features, zero beyond their lengths or not.
+            x: (B, T, F) features; values beyond the lengths do not matter.
             x_lens: (B,) int64 frames, 0..T.
-            hidden: numbers of layers whose hidden states are returned too, see `Encoder.forward`. A block is
+            hidden: numbers of blocks whose hidden states are returned too, see `Encoder.forward`. A block is
                 a stack, and its hidden state has `cfg.dims[i]` channels, at the output's rate.
-            chunking: of a causal encoder; None draws from the configuration in training, and is
-                `self.chunking` (the whole utterance, unless it was set) in evaluation.
+            chunking: for a causal encoder. None: drawn from the configuration in training; `self.chunking`
+                in evaluation (by default the whole utterance).
 
         Returns:
             frames (B, S, D), zero at and beyond lens (B,) int64; S = ceil(((T - 7) // 2) / f), at least 1,
@@ -134,7 +134,7 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
     def stream(
         self, batch: int, context: tuple[int, int] | None = None, *, padding_value: float = 0.0
     ) -> ZipformerStream:
-        """`context`: 20 ms frames of left context and of a chunk; None takes what is set as `chunking`, else
+        """`context`: 20 ms frames of left context and of a chunk. None: `self.chunking` if it is set, else
         the first limits of the configuration."""
         cfg, chunking = self.cfg, self.chunking
         if context is not None:
@@ -148,13 +148,14 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         """Encode the next chunk of each sequence.
 
         Args:
-            x: (B, 2 C + 13, F) features: chunks of C 20 ms frames advance by 2 C feature frames, and look 13
-                further. C must be a multiple of every downsampling factor. Fill a last, shorter chunk up.
-            state: from `initial_state` or from the chunk before.
+            x: (B, 2 C + 13, F) features: a chunk of C 20 ms frames advances by 2 C feature frames and needs
+            13
+                more. C must be a multiple of every downsampling factor. Pad a shorter last chunk.
+            state: from `initial_state` or from the previous chunk.
 
         Returns:
-            enc (B, C / f, D), and the state for the next chunk: what `forward` gives for the whole utterance
-            with `Chunking(C, left)`, frame by frame.
+            enc (B, C / f, D), and the state for the next chunk. The frames equal those of `forward` for the
+            whole utterance with `Chunking(C, left)`.
         """
         chunk = (x.shape[1] - LOST_FRAMES) // 2 - REACH
         coarsest = math.lcm(self.cfg.output_downsampling, *self.cfg.downsampling)
@@ -178,12 +179,13 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         return x, ZipformerState(front, tuple(caches), state.frames + chunk)
 
     def initial_state(self, batch: int, left_frames: int) -> ZipformerState:
-        """The state of `batch` sequences before their first chunk; `left_frames` of context are kept, a
-        multiple of the chunk."""
+        """The state of `batch` sequences before their first chunk. left_frames: context to keep, a multiple
+        of the chunk."""
         cfg, like = self.cfg, self.downsample_output.bias
         if left_frames < 1 or any(left_frames % factor for factor in cfg.downsampling):
             raise MayaError(
-                f"left context for streaming is a multiple of encoder.downsampling, not {left_frames} frames"
+                "the left context for streaming must be a multiple of encoder.downsampling, not "
+                f"{left_frames} frames"
             )
         caches = []
         for index, count in enumerate(cfg.layers):
@@ -202,7 +204,7 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         return ZipformerState(self.encoder_embed.initial_left(batch), tuple(caches), frames)
 
     def draw(self, generator: torch.Generator | None = None) -> None:
-        """Decide what is random in the coming training step, the chunks of a causal encoder among it."""
+        """Draw the random decisions of the next training step, with the chunks of a causal encoder."""
         super().draw(generator)
         cfg = self.cfg
         if cfg.causal:
@@ -220,7 +222,7 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         return chunking
 
     def _span(self, x: Tensor, lens: Tensor, factor: int, chunking: Chunking) -> StackFrames:
-        """The frames of a stack that works on every `factor`-th frame of x (B, T, C)."""
+        """The frames of a stack at 1 / `factor` of the frame rate of x (B, T, C)."""
         size = (x.shape[1] + factor - 1) // factor
         lens = (lens + factor - 1) // factor
         frame = torch.arange(size, device=x.device)
@@ -240,7 +242,7 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         return StackFrames(valid.float(), key_bias, positions, hidden, chunk, lens)
 
     def _streaming_span(self, size: int, left_frames: int, before: Tensor) -> StackFrames:
-        """`size` frames with up to `left_frames` of the `before` (B,) earlier ones."""
+        """`size` frames, with up to `left_frames` of the `before` (B,) earlier ones as keys."""
         device, batch = before.device, before.shape[0]
         filled = torch.arange(-left_frames, size, device=device) >= -before[:, None]
         key_bias = torch.where(filled, 0.0, HIDDEN)[..., None]
@@ -253,12 +255,12 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         return dropout(compact_positions(queries, keys, self.cfg.pos_dim, device), 0.15, self.training)
 
     def _fill(self, lens: Tensor) -> Tensor | None:
-        """Lengths for `Downsample`, if it is to leave padding alone."""
+        """Lengths for `Downsample` if it must ignore padding."""
         return lens if self.cfg.padding == "invariant" else None
 
     def _feature_masks(self, x: Tensor) -> list[Tensor | None]:
-        """For each stack, in training, (B, 1, C): the upper channels of an eighth of the sequences are 0, the
-        uppermost of another eighth too, so that the lower ones can do without them."""
+        """In training, (B, 1, C) for each stack: the upper channels are 0 in an eighth of the sequences, the
+        uppermost in another eighth too, so that the lower channels learn to work alone."""
         cfg = self.cfg
         if not self.training:
             return [None] * len(cfg.dims)
@@ -293,5 +295,5 @@ def _scale_init(layer: nn.Linear | nn.Conv1d | nn.Conv2d, scale: float) -> None:
 
 
 def _with_channels(x: Tensor, width: int) -> Tensor:
-    """(B, T, C) with channels cut off or zeros added."""
+    """(B, T, C) with channels removed or zeros added."""
     return x[..., :width] if width <= x.shape[-1] else nn.functional.pad(x, (0, width - x.shape[-1]))

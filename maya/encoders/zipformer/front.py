@@ -16,6 +16,7 @@ from maya.encoders.zipformer.regularizers import (
     shared_dropout_mask,
 )
 from maya.encoders.zipformer.swoosh import swoosh_l, swoosh_r
+from maya.features.frames import frame_mask
 
 REACH = 3  # frames to each side that ConvNeXt's depthwise convolution looks at
 
@@ -23,8 +24,8 @@ REACH = 3  # frames to each side that ConvNeXt's depthwise convolution looks at
 class Conv2dSubsampling(nn.Module):
     """Three 3x3 convolutions of stride 1, 2 and (1, 2), a ConvNeXt layer, a linear layer, BiasNorm.
 
-    Frames are not padded in time: T feature frames become (T - 7) // 2. Parameters are named as icefall's
-    `encoder_embed`: conv.0, conv.4, conv.7, convnext, out, out_norm. Activations are laid out channels last.
+    There is no padding in time: T feature frames become (T - 7) // 2. Parameters are named as icefall's
+    `encoder_embed`: conv.0, conv.4, conv.7, convnext, out, out_norm. Activations are channels last.
     """
 
     def __init__(
@@ -56,13 +57,13 @@ class Conv2dSubsampling(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, lens: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, F), (B,) feature frames -> (B, T', D), (B,), and frames to pass on as `past`.
+        """(B, T, F), (B,) feature frames -> (B, T', D), (B,), and the `past` of the next chunk.
 
-        With `past` (B, 3, F', C), the last frames before ConvNeXt of the chunk before this one, the last 3
-        frames are its look-ahead alone: T' = (T - 7) // 2 - 3 instead of (T - 7) // 2.
+        T' = (T - 7) // 2. `past` (B, 3, F', C) holds the previous chunk's last frames before ConvNeXt. With
+        it, the last 3 frames of this chunk are look-ahead only, and T' is 3 less.
         """
         lens = ((lens - LOST_FRAMES) // 2).clamp(min=0)
-        # icefall flattens channel-major; turning the weight round is cheaper than turning the frames.
+        # icefall flattens channel-major; it is cheaper to transpose the weight than the frames.
         weight = self.out.weight.view(-1, self.channels, self.bins).transpose(1, 2).flatten(1)
         parts = []
         for rows in self._parts(x, past):
@@ -77,26 +78,25 @@ class Conv2dSubsampling(nn.Module):
         return x, lens, carried
 
     def _parts(self, x: Tensor, past: Tensor | None) -> list[slice]:
-        """The batch in parts: on a CPU so many rows that their widest tensor has 8 MB, or row by row, unless
-        the batch's statistics are asked for.
+        """The batch in parts, on a CPU: so many rows that their widest tensor has 8 MB, at least one. The
+        batch stays whole where a regularizer needs its statistics.
 
-        An utterance of 10 s is 14 MB where it is widest; what is larger than 32 MB comes from fresh pages at
-        each allocation there.
+        The widest tensor of 10 s has 14 MB. glibc takes fresh pages for each allocation above 32 MB.
         """
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return [slice(None)]
-        asked = self.training and any(
+        regularized = self.training and any(
             m.switch.on for m in self.modules() if isinstance(m, (Balancer, Whiten))
         )
-        if x.device.type != "cpu" or asked or past is not None:
+        if x.device.type != "cpu" or regularized or past is not None:
             return [slice(None)]
         widest = 3 * self.channels * self.bins * max(1, x.shape[1] // 2)  # of ConvNeXt's hidden layer
         step = max(1, (1 << 21) // widest)
         return [slice(row, row + step) for row in range(0, len(x), step)] or [slice(None)]
 
     def _convolve(self, x: Tensor, lens: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T, F), (B,) 20 ms frames -> (B, T', F', C), and what ConvNeXt needs of the frames before."""
-        # Permuted from (B, T, F, 1) the strides say channels last, and all that follows keeps that layout.
+        """(B, T, F), (B,) 20 ms frames -> (B, T', F', C), and the frames that ConvNeXt needs as `past`."""
+        # Permuted from (B, T, F, 1), the strides are channels last, and all later layers keep that layout.
         x = x.unsqueeze(-1).permute(0, 3, 1, 2)
         for name, conv in self.conv.items():
             x = conv(x)
@@ -105,12 +105,11 @@ class Conv2dSubsampling(nn.Module):
             x = swoosh_r(self.balancers[name](x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
         x = x.permute(0, 2, 3, 1)
         if self.mask_padding and past is None:
-            valid = torch.arange(x.shape[1], device=x.device) < lens[:, None]
-            x = x * valid[:, :, None, None].to(x.dtype)
+            x = x * frame_mask(lens, x.shape[1])[:, :, None, None].to(x.dtype)
         return self.convnext(x, past), x[:, x.shape[1] - 2 * REACH : x.shape[1] - REACH]
 
     def initial_left(self, batch: int) -> Tensor:
-        """What stands before the first frame: (B, 3, F', C) zeros."""
+        """`past` of the first chunk: (B, 3, F', C) zeros."""
         return self.out.weight.new_zeros(batch, REACH, self.bins, self.channels)
 
 

@@ -24,7 +24,7 @@ from maya.encoders.zipformer.swoosh import swoosh_l, swoosh_r
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """What one layer keeps of the frames before a chunk; L frames of left context, R = kernel // 2."""
+    """A layer's cache of earlier frames for the next chunk; L frames of left context, R = kernel // 2."""
 
     key: Tensor  # (B, L, H * Q)
     nonlin: Tensor  # (B, L, 3D/4)
@@ -34,11 +34,11 @@ class LayerCache:
     conv2: Tensor  # (B, R, D)
 
     def tensors(self) -> list[Tensor]:
-        """In the order of the fields; all have the batch first."""
+        """The tensors in the order of the fields, batch first."""
         return [getattr(self, f.name) for f in fields(self)]
 
     def keep(self, *extended: Tensor) -> "LayerCache":
-        """The newest frames of each: tensors of the same kinds with frames added at the end."""
+        """The cache with the newest frames. extended: the tensors with frames added at the end."""
         pairs = zip(self.tensors(), extended, strict=True)
         return LayerCache(*(new[:, new.shape[1] - old.shape[1] :] for old, new in pairs))
 
@@ -63,7 +63,7 @@ class ZipformerLayer(nn.Module):
         self.conv_module1 = GatedConvolution(width, kernel, cfg.causal)
         self.conv_module2 = GatedConvolution(width, kernel, cfg.causal)
         self.norm = BiasNorm(width)
-        # Nothing reads it, in icefall neither: it is there so that checkpoints and counts are alike.
+        # Unused, in icefall too; it keeps checkpoints and parameter counts equal.
         self.bypass_scale = nn.Parameter(torch.full((width,), 0.5), requires_grad=False)
         self.bypass = Bypass(width, skip)
         self.bypass_mid = Bypass(width)
@@ -82,25 +82,25 @@ class ZipformerLayer(nn.Module):
     def forward(
         self, x: Tensor, span: StackFrames, cache: LayerCache | None = None
     ) -> tuple[Tensor, LayerCache | None]:
-        """x (B, S, D) -> (B, S, D), and the cache for the next chunk when one is given."""
+        """x (B, S, D) -> (B, S, D), and the cache for the next chunk if `cache` is given."""
         past = [None] * 6 if cache is None else cache.tensors()
         source = x
         skip = self._mask(x, self.attention_skip)
         weights, first, key = self.self_attn_weights(x, span, past[0])
         x = x + self.feed_forward1(x)
         y, nonlin = self.nonlin_attention(x, self._at_times_uniform(first), past[1])
-        x = _add(x, self.balancer_na(y), skip)
+        x = add_masked(x, self.balancer_na(y), skip)
         y, value1 = self.self_attn1(x, weights, past[2])
-        x = _add(x, y, skip)
+        x = add_masked(x, y, skip)
         y, conv1 = self.conv_module1(x, span, past[4])
-        x = _add(x, y, self._mask(x, self.conv_skip))
-        x = _add(x, self.balancer_ff2(self.feed_forward2(x)), self._mask(x, self.ff2_skip))
+        x = add_masked(x, y, self._mask(x, self.conv_skip))
+        x = add_masked(x, self.balancer_ff2(self.feed_forward2(x)), self._mask(x, self.ff2_skip))
         x = self.bypass_mid(source, x)
         y, value2 = self.self_attn2(x, weights, past[3])
-        x = _add(x, y, skip)
+        x = add_masked(x, y, skip)
         y, conv2 = self.conv_module2(x, span, past[5])
-        x = _add(x, y, self._mask(x, self.conv_skip))
-        x = _add(x, self.balancer_ff3(self.feed_forward3(x)), self._mask(x, self.ff3_skip))
+        x = add_masked(x, y, self._mask(x, self.conv_skip))
+        x = add_masked(x, self.balancer_ff3(self.feed_forward3(x)), self._mask(x, self.ff3_skip))
         x = self.bypass(source, self.norm(self.balancer1(x)))
         x = self.whiten(self.balancer2(x))
         return x, cache and cache.keep(key, nonlin, value1, value2, conv1, conv2)
@@ -109,8 +109,8 @@ class ZipformerLayer(nn.Module):
         return sequence_mask(x, rate) if self.training else None
 
     def _at_times_uniform(self, first: Tensor) -> Tensor:
-        """The first head's weights (B, S, K); in some training steps uniform over the frames that are seen,
-        so that non-linear attention learns to average over time."""
+        """The first head's weights (B, S, K). In some training steps they are uniform over the visible
+        frames, so that non-linear attention learns to average over time."""
         on = self.uniform_attention.now()
         if not self.training or on is False:
             return first
@@ -119,13 +119,13 @@ class ZipformerLayer(nn.Module):
         return torch.where(on > 0, uniform, first) if isinstance(on, Tensor) else uniform
 
 
-def _add(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+def add_masked(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
     """x + y, or x + mask * y in one pass."""
     return x + y if mask is None else torch.addcmul(x, y.to(x.dtype), mask)
 
 
 class SwooshFeedForward(nn.Module):
-    """Linear, SwooshL, dropout of channels for all frames alike, linear."""
+    """Linear, SwooshL, dropout of whole channels, linear."""
 
     def __init__(self, width: int, hidden: int, dropout: Number) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class GatedConvolution(nn.Module):
     def forward(self, x: Tensor, span: StackFrames, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, S, D), past (B, R, D) -> (B, S, D), and the input of the convolution."""
         x = self.in_proj(x)
-        # The switch is read last: a compiled graph must not depend on how it stood.
+        # The switch is read last: a compiled graph must not depend on its state.
         if self.training and (torch.compiler.is_compiling() or self.gate_balancer.switch.on):
             x, gate = x.chunk(2, dim=-1)
             x = x * self.gate_balancer(gate).sigmoid()
@@ -183,10 +183,10 @@ class GatedConvolution(nn.Module):
 
 
 class ChunkCausalConv(nn.Module):
-    """A depthwise convolution that looks back freely and ahead only within its chunk.
+    """A depthwise convolution that sees earlier frames and the later ones of its chunk.
 
-    The sum of a causal convolution over the last K // 2 + 1 frames and of a convolution of width K over the
-    frames of the chunk alone, which is scaled by 1 plus what is learnt for frames near the chunk's edges.
+    It is the sum of a causal convolution over the last K // 2 + 1 frames and a convolution of width K inside
+    the chunk. The second is scaled by 1 plus a learned number for each frame near the chunk's edges.
     """
 
     def __init__(self, width: int, kernel: int) -> None:
@@ -218,7 +218,7 @@ class ChunkCausalConv(nn.Module):
         return 1 + past + right
 
     def _by_length(self, span: StackFrames, size: int) -> Tensor:
-        """(B, S, D): the same where each utterance is one chunk, however far it is padded."""
+        """(B, S, D): the same for utterances of one chunk, independent of the padding."""
         past, right = self.chunkwise_conv_scale.mT
         frame = torch.arange(size, device=right.device)
         row = (self.kernel - (span.lens[:, None] - 1 - frame)).clamp(0, self.kernel)
@@ -227,8 +227,8 @@ class ChunkCausalConv(nn.Module):
 
 
 def depthwise(x: Tensor, conv: nn.Conv1d, padding: int) -> Tensor:
-    """A depthwise convolution over the time of (B, S, D), frames by channels all the way; on a CPU a
-    channels-last two-dimensional one is the fastest exact form."""
+    """A depthwise convolution over time, (B, S, D) -> (B, S', D). As a channels-last 2-D convolution, the
+    fastest exact form on a CPU."""
     image = x.transpose(1, 2)[:, :, None]
     y = F.conv2d(image, conv.weight[:, :, None], conv.bias, padding=(0, padding), groups=conv.groups)
     return y[:, :, 0].transpose(1, 2)
@@ -237,8 +237,8 @@ def depthwise(x: Tensor, conv: nn.Conv1d, padding: int) -> Tensor:
 class Bypass(nn.Module):
     """source + (x - source) * bypass_scale, one scale for each channel.
 
-    Training keeps the scale near 1 at first, so that every module has to learn something, and skips the
-    layer for some sequences (scale 0).
+    Early in training the scale stays near 1, so that every module learns. Training skips the layer for some
+    sequences (scale 0).
     """
 
     def __init__(self, width: int, skip: Number = 0.0) -> None:

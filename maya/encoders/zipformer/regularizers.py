@@ -1,10 +1,10 @@
-"""What keeps Zipformer's training in bounds without touching its outputs: Balancer, Whiten, schedules.
+"""Zipformer's gradient regularizers (Balancer, Whiten, Limit) and schedules.
 
-All of it acts in training mode alone, on gradients. What is random is drawn on the host once a step, before
-the forward pass, from torch's CPU generator (whose state checkpoints hold): `Controls.draw`. What changes as
-training goes on follows a batch count that the trainer sets: `Controls.set_batch_count`. So nothing is read
-back from the device, and under torch.compile, where the decisions are tensors, nothing is compiled again.
-Formulas are those of Yao et al. 2024 (arXiv:2310.11230) and of icefall's recipe.
+They act in training mode only, change gradients and leave outputs alone. Random decisions are drawn on the
+CPU once a step, before the forward pass (`Controls.draw`), from torch's CPU generator, whose state is in
+checkpoints. Schedules follow a batch count that the trainer sets (`Controls.set_batch_count`). So nothing is
+read back from the device. Under torch.compile the decisions are tensors, and no graph is compiled twice.
+Formulas: Yao et al. 2024 (arXiv:2310.11230) and icefall's recipe.
 """
 
 import math
@@ -18,17 +18,32 @@ from torch.autograd.function import once_differentiable
 Value = float | Tensor
 
 
-class Schedule:
+class HostNumber:
+    """A number that changes between steps."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+        self.tensor = torch.tensor(float(value), device="cpu")
+
+    def set(self, value: float) -> None:
+        self.value = value
+        self.tensor.fill_(value)
+
+    def now(self) -> Value:
+        """A float; in a compiled graph a tensor on the CPU, so that a new value needs no new graph."""
+        return self.tensor if torch.compiler.is_compiling() else self.value
+
+
+class Schedule(HostNumber):
     """A number that follows the batch count: linear between (count, value) points, constant outside them."""
 
     def __init__(self, *points: tuple[float, float]) -> None:
+        super().__init__(points[0][1])
         self.points = points
-        self.value = points[0][1]
-        self.tensor = torch.tensor(self.value, device="cpu")
 
-    def set(self, batch_count: float) -> None:
-        self.value = self.at(batch_count)
-        self.tensor.fill_(self.value)
+    def move(self, batch_count: float) -> None:
+        """Set the value for a batch count."""
+        self.set(self.at(batch_count))
 
     def at(self, batch_count: float) -> float:
         """The value at a batch count."""
@@ -40,26 +55,22 @@ class Schedule:
             x, y = right, value
         return y
 
-    def now(self) -> Value:
-        """A float; in a compiled graph a tensor on the CPU, so that a new value needs no new graph."""
-        return self.tensor if torch.compiler.is_compiling() else self.value
-
 
 Number = float | Schedule
 
 
 def now(number: Number) -> Value:
-    """Today's value of a number that may be scheduled."""
+    """The current value of a number that may be scheduled."""
     return number.now() if isinstance(number, Schedule) else number
 
 
 def value(number: Number) -> float:
-    """The same as a float, outside compiled graphs."""
+    """The current value as a float, outside compiled graphs."""
     return number.value if isinstance(number, Schedule) else number
 
 
 class Switch:
-    """Whether something is done in this step."""
+    """A random decision, drawn once a step: on with `probability`."""
 
     def __init__(self, probability: Number) -> None:
         self.probability = probability
@@ -78,25 +89,16 @@ class Switch:
         return self.tensor if torch.compiler.is_compiling() else self.on
 
 
-class LossScale:
-    """What the sum of all losses is multiplied by before its gradient is taken: for whatever is added to
-    gradients in absolute size. icefall's sizes are for the sum itself."""
+class LossScale(HostNumber):
+    """The factor of the summed loss. Penalties that are added to gradients are multiplied by it, because
+    icefall's constants are for the unscaled sum."""
 
     def __init__(self) -> None:
-        self.value = 1.0
-        self.tensor = torch.tensor(1.0, device="cpu")
-
-    def set(self, scale: float) -> None:
-        self.value = scale
-        self.tensor.fill_(scale)
-
-    def now(self) -> Value:
-        """A float; in a compiled graph a tensor on the CPU."""
-        return self.tensor if torch.compiler.is_compiling() else self.value
+        super().__init__(1.0)
 
 
 class Controls:
-    """The schedules and switches of a module, at hand."""
+    """All schedules, switches, loss scales and balancers inside a module."""
 
     def __init__(self, module: nn.Module) -> None:
         held = [v for m in module.modules() for v in vars(m).values()]
@@ -107,18 +109,18 @@ class Controls:
         self.balancers = [m for m in module.modules() if isinstance(m, Balancer)]
 
     def set_loss_scale(self, scale: float) -> None:
-        """Say what the sum of the losses is multiplied by in the coming step."""
-        for held in self.scales:
-            held.set(scale)
+        """Set the factor of the summed loss for the next step."""
+        for each in self.scales:
+            each.set(scale)
 
     def set_batch_count(self, batch_count: float) -> None:
         """Move all schedules to a batch count. icefall counts in batches of 600 s of audio:
         step * seconds in a batch * processes / 600."""
         for schedule in self.schedules:
-            schedule.set(batch_count)
+            schedule.move(batch_count)
 
     def draw(self, generator: torch.Generator | None = None) -> None:
-        """Decide what is done in the coming step; `generator` lives on the CPU, None is torch's own."""
+        """Draw the decisions of the next step. generator: on the CPU; None is torch's own."""
         draws = torch.rand(len(self.switches), generator=generator, device="cpu").tolist()
         for switch, number in zip(self.switches, draws, strict=True):
             switch.decide(number)
@@ -127,7 +129,7 @@ class Controls:
 
 
 class Regulated(nn.Module):
-    """A part of a model with `controls`."""
+    """A module with `controls`."""
 
     controls: Controls
 
@@ -136,40 +138,40 @@ class Regulated(nn.Module):
         self.controls.set_batch_count(batch_count)
 
     def draw(self, generator: torch.Generator | None = None) -> None:
-        """Decide what is random in the coming training step."""
+        """Draw the random decisions of the next training step."""
         self.controls.draw(generator)
 
 
 def set_batch_count(model: nn.Module, batch_count: float) -> None:
-    """Move the schedules of all parts of a model; a trainer calls it every few steps."""
+    """Move the schedules of all modules of a model; the trainer calls it every few steps."""
     for part in model.modules():
         if isinstance(part, Regulated):
             part.set_batch_count(batch_count)
 
 
 def set_loss_scale(model: nn.Module, scale: float) -> None:
-    """Tell all parts of a model what the sum of the losses is multiplied by, before a step's forward pass."""
+    """Set the factor of the summed loss in all modules of a model, before the forward pass of a step."""
     for part in model.modules():
         if isinstance(part, Regulated):
             part.controls.set_loss_scale(scale)
 
 
 def draw(model: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Draw for all parts of a model: before each step of a compiled one. In eager mode they do it
-    themselves."""
+    """Draw the decisions of all modules of a compiled model, before each step. In eager mode the modules do
+    this themselves."""
     for part in model.modules():
         if isinstance(part, Regulated):
             part.draw(generator)
 
 
 class Balancer(nn.Module):
-    """Nudges the gradient of each channel whose distribution is lopsided, too small or too large.
+    """Corrects the gradient of channels whose values are mostly of one sign, too small or too large.
 
-    Limits are the share of positive values and the mean absolute value of a channel, understood of a normal
-    distribution: as limits of mean / deviation (0.81395 atanh(2p - 1)) and of the root mean square
-    (sqrt(pi / 2) a). Where they are broken, |grad| * d/dx (|excess of mean / deviation| + |log excess of
-    rms|) is added to the gradient, the derivative scaled to root mean square `grad_scale` in each channel.
-    Channels are last; padded frames count.
+    The limits are for the share p of positive values and the mean absolute value a of a channel. A normal
+    distribution turns them into limits of mean / deviation, 0.81395 atanh(2p - 1), and of the root mean
+    square, sqrt(pi / 2) a. Outside of the limits |grad| * d/dx (|excess of mean / deviation| + |log excess of
+    rms|) is added to the gradient, with the derivative scaled to root mean square `grad_scale` in each
+    channel. Channels are the last dimension; padded frames count.
     """
 
     def __init__(
@@ -189,7 +191,8 @@ class Balancer(nn.Module):
         self.plan = torch.zeros(6, device="cpu")  # on, then `limits`, for a compiled graph
 
     def limits(self) -> tuple[float, ...]:
-        """Today's least and most mean / deviation, least and most root mean square, and the scale."""
+        """Current limits: lowest and highest mean / deviation, lowest and highest root mean square; and the
+        scale."""
         return (
             *(_positive_to_mean(value(share)) for share in (self.min_positive, self.max_positive)),
             *(math.sqrt(math.pi / 2) * value(size) for size in (self.min_abs, self.max_abs)),
@@ -197,12 +200,12 @@ class Balancer(nn.Module):
         )
 
     def prepare(self) -> None:
-        """Write this step's plan down where a compiled graph finds it."""
+        """Store the decision and the limits of this step for a compiled graph."""
         if self.switch.on or self.plan[0]:
             self.plan.copy_(torch.tensor([float(self.switch.on), *self.limits()]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> the same."""
+        """(..., C) -> (..., C), unchanged."""
         if not (self.training and torch.is_grad_enabled()):
             return x
         if torch.compiler.is_compiling():
@@ -217,7 +220,7 @@ def _positive_to_mean(share: float) -> float:
 
 
 def balanced_grad(grad: Tensor, x: Tensor, limits: Sequence[float]) -> Tensor:
-    """`grad` (..., C) with what `Balancer` adds for `x`."""
+    """`grad` (..., C) plus the correction of `Balancer` for `x`."""
     least_mean, most_mean, least_rms, most_rms, grad_scale = limits
     wide = x.reshape(-1, x.shape[-1]).to(torch.promote_types(x.dtype, torch.float32))
     square = wide.square().mean(0)
@@ -225,11 +228,11 @@ def balanced_grad(grad: Tensor, x: Tensor, limits: Sequence[float]) -> Tensor:
     deviation = (square - mean * mean).clamp(min=1e-20).sqrt()
     rms = square.clamp(min=1e-20).sqrt()
     m = mean / deviation
-    # Of |m - clamp(m)|: the sign outside the limits, 0 inside. d m / dx = (1 - m (x - mean) / deviation)
-    # / (N deviation); the factor 1 / N cancels in the scaling, as it does below.
+    # The derivative of |m - clamp(m)| by m is its sign outside the limits, 0 inside. d m / dx =
+    # (1 - m (x - mean) / deviation) / (N deviation). The factor 1 / N cancels in the scaling, here and below.
     outside = (m - m.clamp(least_mean, most_mean)).sign()
     slope_mean = outside / deviation
-    # Of |log(clamp(rms) / rms)|: d log(rms) / dx = x / (N rms^2), towards the limit.
+    # For |log(clamp(rms) / rms)|: d log(rms) / dx = x / (N rms^2), towards the limit.
     beyond = (rms - rms.clamp(least_rms, most_rms)).sign() / rms.square()
     # Together, a linear function of x in each channel: constant + factor * x.
     factor = beyond - slope_mean * m / deviation
@@ -242,7 +245,8 @@ def balanced_grad(grad: Tensor, x: Tensor, limits: Sequence[float]) -> Tensor:
 
 @torch.library.custom_op("maya::planned_balance", mutates_args=())
 def _planned_balance(grad: Tensor, x: Tensor, plan: Tensor) -> Tensor:
-    """An operator of its own, so that a compiled graph decides when it runs, not when it is compiled."""
+    """A custom operator, so that a compiled graph reads the decision when it runs, not when it is
+    compiled."""
     on, *limits = plan.tolist()
     return balanced_grad(grad, x, limits) if on else grad.clone()
 
@@ -268,12 +272,12 @@ class _Balance(torch.autograd.Function):
 
 
 class Whiten(nn.Module):
-    """Nudges gradients where the channels' covariance is far from a multiple of the identity.
+    """Corrects gradients where the channels' covariance is far from a multiple of the identity.
 
-    metric = mean(diag(C C)) / mean(diag(C))^2 of the centred covariance C of each group of channels, 1 when
-    white. Over `limit`, the metric's gradient is added, scaled to `grad_scale` times the norm of the
-    gradient. Looked at with probability `prob`; icefall looks at a tenth of that where the limit held last
-    time, which would have to be read back from the device.
+    metric = mean(diag(C C)) / mean(diag(C))^2 of the centred covariance C of each group of channels; 1 is
+    white. Above `limit` the metric's gradient is added, scaled to `grad_scale` times the norm of the
+    gradient. A step checks with probability `prob`. icefall checks ten times less often where the limit held
+    the last time; here that would need a value read back from the device.
     """
 
     def __init__(self, groups: int, limit: Number, grad_scale: float, prob: float = 0.25) -> None:
@@ -282,7 +286,7 @@ class Whiten(nn.Module):
         self.switch = Switch(prob)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> the same."""
+        """(..., C) -> (..., C), unchanged."""
         if not (self.training and torch.is_grad_enabled()):
             return x
         if torch.compiler.is_compiling():
@@ -295,14 +299,14 @@ class Whiten(nn.Module):
 
 
 def whitened_grad(grad: Tensor, x: Tensor, limit: float, groups: int, grad_scale: float) -> Tensor:
-    """`grad` (..., C) with what `Whiten` adds for `x`."""
+    """`grad` (..., C) plus the correction of `Whiten` for `x`."""
     wide = x.reshape(-1, x.shape[-1]).to(torch.promote_types(x.dtype, torch.float32))
     wide = (wide - wide.mean(0)).unflatten(-1, (groups, -1)).transpose(0, 1)
     covariance = wide.mT @ wide
     channels = groups * covariance.shape[-1]
     mean_diagonal = covariance.diagonal(dim1=1, dim2=2).sum() / channels
     metric = covariance.square().sum() / channels / (mean_diagonal.square() + 1e-20)
-    # d metric / dC = 2 (C / mean - metric I) / (channels mean); its constant factor falls out of the scaling.
+    # d metric / dC = 2 (C / mean - metric I) / (channels mean); its constant factor cancels in the scaling.
     slope = covariance / (mean_diagonal + 1e-20)
     slope.diagonal(dim1=1, dim2=2).sub_(metric)
     penalty = (wide @ slope).transpose(0, 1).reshape(grad.shape)
@@ -344,8 +348,8 @@ class _Whiten(torch.autograd.Function):
 
 
 class Limit(nn.Module):
-    """Keeps a parameter roughly inside [low, high]: outside, a gradient that would lead further away is
-    turned round, in 60 % of the steps."""
+    """Keeps a parameter roughly inside [low, high]: in 60 % of the steps, a gradient that leads further
+    outside changes its sign."""
 
     def __init__(self, low: Number, high: Number) -> None:
         super().__init__()
@@ -389,7 +393,7 @@ class _ScaleGrad(torch.autograd.Function):
 
 
 def scale_grad(x: Tensor, scale: float) -> Tensor:
-    """`x`, whose gradient is multiplied by `scale`."""
+    """`x`, with its gradient multiplied by `scale`."""
     return _ScaleGrad.apply(x, scale)
 
 

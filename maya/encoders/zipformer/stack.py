@@ -1,6 +1,7 @@
 """Stacks of Zipformer layers, each at its own frame rate."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,12 @@ from maya.encoders.zipformer.attention import StackFrames
 from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.layer import Bypass, LayerCache, ZipformerLayer
 from maya.encoders.zipformer.regularizers import Number, Schedule
+from maya.features.frames import frame_mask
 
 
 def make_stack(cfg: ZipformerConfig, index: int, dropout: Number) -> nn.Module:
-    """Stack `index`; within the warm-up each of its layers has a window of its own, in which the chance of
-    being skipped falls from a half."""
+    """Stack `index`. During the warm-up the skip probability of each layer falls from a half, one layer after
+    another."""
     width, factor, count = cfg.dims[index], cfg.downsampling[index], cfg.layers[index]
     step = cfg.warmup_batches / (len(cfg.dims) + 1)
     make = ZipformerLayer if cfg.fast_weights is None else FastWeightZipformerLayer
@@ -44,7 +46,8 @@ class Stack(nn.Module):
         mask: Tensor | None,
         caches: list[LayerCache] | None = None,
     ) -> tuple[Tensor, list[LayerCache]]:
-        """x (B, S, D), channels times `mask` (B, 1, D) -> (B, S, D), and in streaming the new caches."""
+        """x (B, S, D) -> (B, S, D), and in streaming the new caches. mask (B, 1, D) multiplies the
+        channels."""
         x = x if mask is None else x * mask
         kept = []
         for index, layer in enumerate(self.layers):
@@ -60,7 +63,7 @@ class Stack(nn.Module):
 
 
 class DownsampledStack(nn.Module):
-    """Layers at a lower frame rate, whose output is repeated and mixed with the input."""
+    """Layers at a lower frame rate. Their output is repeated and mixed with the input."""
 
     def __init__(self, width: int, factor: int, stack: Stack) -> None:
         super().__init__()
@@ -69,16 +72,9 @@ class DownsampledStack(nn.Module):
         self.encoder = stack
         self.out_combiner = Bypass(width)
 
-    def forward(
-        self,
-        x: Tensor,
-        lens: Tensor | None,
-        span: StackFrames,
-        mask: Tensor | None,
-        caches: list[LayerCache] | None = None,
-    ) -> tuple[Tensor, list[LayerCache]]:
-        """As `Stack`; `span` is that of the lower rate. `lens` (B,) as `Downsample` takes them."""
-        y, kept = self.encoder(self.downsample(x, lens), lens, span, mask, caches)
+    def forward(self, x: Tensor, lens: Tensor | None, *rest: Any) -> tuple[Tensor, list[LayerCache]]:
+        """As `Stack`, whose arguments `rest` are, at the lower rate; `lens` (B,) is for `Downsample`."""
+        y, kept = self.encoder(self.downsample(x, lens), lens, *rest)
         y = y.repeat_interleave(self.factor, 1)[:, : x.shape[1]]
         return self.out_combiner(x, y), kept
 
@@ -94,8 +90,8 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor, lens: Tensor | None) -> Tensor:
         """(B, T, C) -> (B, ceil(T / factor), C).
 
-        A last, incomplete group is completed by repeating the last frame: of the batch, or with `lens` (B,)
-        of each utterance.
+        An incomplete last group is filled with the last frame of the batch, or with `lens` (B,) of each
+        utterance.
         """
         size = (x.shape[1] + self.factor - 1) // self.factor
         missing = size * self.factor - x.shape[1]
@@ -105,7 +101,7 @@ class Downsample(nn.Module):
                 x = torch.cat([x, x[:, -1:].expand(-1, missing, -1)], 1)
             return (x.unflatten(1, (-1, self.factor)) * weight[:, None]).sum(2)
         last = x[torch.arange(x.shape[0], device=x.device), (lens - 1).clamp(min=0)]
-        valid = torch.arange(size * self.factor, device=x.device) < lens[:, None]
+        valid = frame_mask(lens, size * self.factor)
         weight = weight * valid.unflatten(1, (-1, self.factor))  # (B, S, factor)
         x = nn.functional.pad(x, (0, 0, 0, missing)) if missing else x
         y = (x.unflatten(1, (-1, self.factor)) * weight[..., None]).sum(2)

@@ -1,4 +1,4 @@
-"""Zipformer streams: chunks of a fixed size, with what each layer keeps of the chunks before."""
+"""Zipformer streams: chunks of a fixed size, with a cache of earlier frames for each layer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ AHEAD = LOST_FRAMES + 2 * REACH  # feature frames that Zipformer reads beyond a 
 
 @dataclass(frozen=True, slots=True)
 class ZipformerState:
-    """What streaming carries from one chunk to the next; every tensor has the batch first."""
+    """The state between two chunks; every tensor has the batch first."""
 
     front: Tensor  # (B, 3, F', C) frames before ConvNeXt
     layers: tuple[LayerCache, ...]
-    frames: Tensor  # (B,) int64: 20 ms frames read so far; the left context is filled so far
+    frames: Tensor  # (B,) int64: 20 ms frames read so far
 
     def reset(self, rows: Tensor) -> "ZipformerState":
-        """The state with `rows` (B,) bool at a start and the others where they are."""
+        """The state with `rows` (B,) bool at a start and the others unchanged."""
         return self._each(lambda t: t.masked_fill(rows.view(-1, *[1] * (t.ndim - 1)), 0))
 
     def select(self, rows: Tensor) -> "ZipformerState":
@@ -38,7 +38,7 @@ class ZipformerState:
 
     @staticmethod
     def join(states: Sequence["ZipformerState"]) -> "ZipformerState":
-        """One batch of several, which may have started at different times."""
+        """One batch from several, which may have started at different times."""
         caches = zip(*(s.layers for s in states), strict=True)
         layers = tuple(
             LayerCache(*map(torch.cat, zip(*(c.tensors() for c in cache), strict=True))) for cache in caches
@@ -48,11 +48,11 @@ class ZipformerState:
 
 
 class ZipformerStream(EncoderStream):
-    """Holds features back until a chunk and the 13 frames behind it are there, and fills the last one up.
+    """Waits for a whole chunk and the 13 frames behind it, and pads the last chunk.
 
-    Gives what `Zipformer.forward` gives with the same `Chunking` for features that are followed by padding up
-    to the end of the last chunk, as icefall does it. For features without it the front end and the attention
-    leave out what lies beyond the end, and so the last chunk comes out a little different.
+    The frames equal those of `Zipformer.forward` with the same `Chunking` for features that are padded to the
+    end of the last chunk, as in icefall. Without that padding `forward` masks the frames beyond the end, and
+    its last chunk differs a little.
     """
 
     def __init__(self, encoder: Any, batch: int, chunking: Chunking, *, padding_value: float = 0.0) -> None:
@@ -72,8 +72,8 @@ class ZipformerStream(EncoderStream):
         self.encoder, self.padding_value = encoder, padding_value
         self.hop = 2 * chunk  # feature frames from one chunk to the next
         self.state: ZipformerState = encoder.initial_state(batch, max(1, past // chunk) * chunk)
-        self.waiting: Tensor | None = None  # (B, t, F) from the beginning of the next chunk on
-        self.read = self.given = 0  # feature frames, encoder frames
+        self.waiting: Tensor | None = None  # (B, t, F) from the start of the next chunk
+        self.read = self.given = 0  # feature frames received, encoder frames returned
 
     def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
         self.read += feats.shape[1]

@@ -2,8 +2,8 @@
 
     swoosh(x) = log(1 + exp(x - shift)) - 0.08 x - constant,    swoosh'(x) = sigmoid(x - shift) - 0.08
 
-Under autograd the forms here keep the input alone and work the rest out again in the backward pass. A
-compiler fuses the plain formula as well or better, so under torch.compile that one is used.
+Under autograd these forms save only the input and recompute the rest in the backward pass. torch.compile
+fuses the plain formula as well or better, so compiled graphs use that.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SLOPE = 0.08
-# Elements worked on at a time on a CPU: several passes over what the second-level cache holds are a third
-# quicker than several passes over memory.
+# Elements in a block on a CPU: several passes over a block in the second-level cache take a third less time
+# than the same passes over memory.
 _BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Swoosh:
-    """One of the two; `constant` makes SwooshR(0) = 0 and keeps SwooshL's minimum near -0.35."""
+    """One of the two functions; `constant` makes SwooshR(0) = 0 and keeps SwooshL's minimum near -0.35."""
 
     shift: float
     constant: float
@@ -34,7 +34,7 @@ class Swoosh:
         return self.plain(x)
 
     def plain(self, x: Tensor) -> Tensor:
-        """The formula as it is written, in fp32 at least; torch differentiates it."""
+        """The formula as written, in fp32 at least; torch differentiates it."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         # Above 40 the softplus is its argument in fp64 too, and exp(40) is far from fp32's largest number.
         return (F.softplus(wide - self.shift, 1.0, 40.0) - SLOPE * wide - self.constant).to(x.dtype)
@@ -42,7 +42,7 @@ class Swoosh:
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """linear(swoosh(x) * mask): x (..., N), weight (M, N), bias (M,), mask broadcast to x -> (..., M).
 
-        Keeps x, but neither the activation nor its product with the mask, for the backward pass.
+        Saves x for the backward pass, but neither the activation nor its product with the mask.
         """
         tracked = x.requires_grad or weight.requires_grad
         if torch.is_grad_enabled() and tracked and not torch.compiler.is_compiling():
@@ -51,7 +51,7 @@ class Swoosh:
         return F.linear(activation if mask is None else activation * mask, weight, bias)
 
     def fast(self, x: Tensor) -> Tensor:
-        """The same numbers as `plain` to rounding, without a gradient."""
+        """`plain` to rounding, without a gradient."""
         wide = x.contiguous().to(torch.promote_types(x.dtype, torch.float32))
         out = torch.empty_like(wide)
         for part, y in zip(_blocks(wide), _blocks(out), strict=True):

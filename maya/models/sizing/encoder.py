@@ -114,15 +114,18 @@ class _Counts:
 def _count(cfg: EncoderConfig, shapes: list[tuple[int, int]], *, cuda: bool, bf16: bool) -> list[_Counts]:
     """Bytes of one training step for each of the shapes: utterances, and encoder frames of each."""
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
-        torch.manual_seed(0)
         encoder: Encoder = cfg.build().train()
         set_batch_count(encoder, _WARM)
+        longest = feature_frames(cfg, max(frames for _, frames in shapes))
+        with torch.no_grad():  # makes tables, such as positions, which later batches share
+            encoder(torch.zeros(1, longest, cfg.feat_in), torch.full((1,), longest))
         if cuda:
             stack.enter_context(as_on_cuda(encoder, bf16=bf16))
         return [_count_step(encoder, *shape, cuda and bf16) for shape in shapes]
 
 
 def _count_step(encoder: Encoder, batch: int, frames: int, bf16: bool) -> _Counts:
+    torch.manual_seed(0)  # the same random decisions for all batches and encoders
     live = Live()
     entry: list[Any] = []  # at the first block: bytes kept before it, the largest of them, its input
 

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_iter, tree_map
 
 
 class Live(TorchDispatchMode):
-    """Bytes of all blocks of memory that operators have made and that still exist: `now`, at most (`peak`),
-    and of the largest block."""
+    """Bytes of the blocks of memory that operators have made and that still exist: `now`, the highest
+    (`peak`), and the largest block. Views of older tensors, such as inputs and parameters, do not count."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,17 +26,20 @@ class Live(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict | None = None
     ) -> Any:
+        for x in tree_iter((args, kwargs)):
+            if isinstance(x, Tensor):
+                self._add(x.untyped_storage(), counts=False)
         out = func(*args, **(kwargs or {}))
         for x in tree_iter(out):
             if isinstance(x, Tensor):
                 self._add(x.untyped_storage())
         return out
 
-    def _add(self, block: torch.UntypedStorage) -> None:
+    def _add(self, block: torch.UntypedStorage, *, counts: bool = True) -> None:
         name = block._cdata
         if name in self._seen:
             return
-        size = block.nbytes()
+        size = block.nbytes() if counts else 0
         self._seen.add(name)
         self.now += size
         self.peak, self.largest = max(self.peak, self.now), max(self.largest, size)
