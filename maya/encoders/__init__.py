@@ -1,12 +1,21 @@
 """Acoustic encoders: features (B, T, F) to frames (B, S, D). A line in this file adds one to the library."""
 
-from maya.encoders.base import Encoded, Encoder, EncoderConfig, EncoderStream, FrameClock, Miniatures
+from maya.encoders.base import (
+    Encoded,
+    Encoder,
+    EncoderConfig,
+    EncoderStream,
+    FrameClock,
+    Miniatures,
+    check_hidden,
+)
 from maya.encoders.conformer.config import FastConformerConfig
 from maya.encoders.conformer.fastconformer import FastConformer
 from maya.encoders.lact.config import LaCTConfig
 from maya.encoders.lact.encoder import LaCT
 from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.encoder import Zipformer
+from maya.features.frames import frame_mask
 
 __all__ = [
     "Encoded",
@@ -21,4 +30,6 @@ __all__ = [
     "LaCTConfig",
     "Zipformer",
     "ZipformerConfig",
+    "check_hidden",
+    "frame_mask",
 ]

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from maya.config import config
-from maya.encoders.base import Encoded, Encoder, EncoderConfig, check_hidden, frame_mask
+from maya.encoders import Encoded, Encoder, EncoderConfig, check_hidden, frame_mask
 from maya.heads import CTCConfig, TransducerConfig
 from maya.models.config import SpeechModelConfig
 from maya.ranges import PosInt
