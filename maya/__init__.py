@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from maya.decode.recognizer import Recognizer
     from maya.models.config import SpeechModelConfig
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # A checkout always imports its own kernels/ and recipes/, also where another copy of Maya is installed.
 _TOP = Path(__file__).resolve().parents[1]
