@@ -30,6 +30,7 @@ from maya.recipes.tokenizer import tokenizer_inputs
 from maya.recipes.train import drop_infeasible, shared_tokens
 from maya.text.load import load_tokenizer
 from maya.train.checkpoint import load_checkpoint, step_checkpoints, weights_for
+from maya.train.config import check as check_options
 from maya.train.resume import refuse_other_experiment, refuse_other_tokenizer, with_new_fields
 
 WEIGHTS, TRAINING = 4, 20  # bytes a parameter: fp32; with Adam's two moments and the average in fp64
@@ -221,6 +222,7 @@ def _plan(planned: Planned) -> Iterator[ReadinessCheck | str]:
 
 
 def _checkpoint(planned: Planned) -> Iterator[ReadinessCheck | str]:
+    check_options(planned.experiment.train, planned.experiment.model)
     exp, cfg = planned.experiment, planned.experiment.train
     begun = step_checkpoints(planned.run)
     if begun:

@@ -236,3 +236,8 @@ def test_the_command_prints_a_line_for_each_check(
     assert main(["ready", *base, "--set", "train.lrr=1"]) == 1
     assert "train.lrr" in capsys.readouterr().out
     assert isinstance(tiny.experiment(), Experiment)
+
+
+def test_contradicting_options_are_refused(planned: Planned) -> None:
+    planned.experiment.train.freeze, planned.experiment.train.freeze_steps = (), 5
+    _only(planned, "checkpoint: ", "train.freeze_steps needs train.freeze")
