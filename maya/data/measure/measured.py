@@ -54,6 +54,7 @@ def read_part(path: Path, count: int) -> list[Measured] | None:
     """The measurements of `count` rows; None where the file is missing or damaged."""
     try:
         table = pq.read_table(path, use_threads=False, page_checksum_verification=True)
+        table.validate(full=True)  # a damaged footer can leave codes that point past their dictionary
         whole = table.schema.equals(_SCHEMA) and len(table) == count  # the footer has no checksum
     except (pa.ArrowException, OSError, UnicodeDecodeError):  # the last of a damaged name of a column
         return None

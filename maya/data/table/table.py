@@ -185,8 +185,7 @@ class Table:
         names = [*_CONTENT, *(["labels"] if self.label_names else [])]  # as before where there are none
         digest = hashlib.sha256()
         for group in range(self._file.num_row_groups):
-            with _reading(self.path):
-                rows = self._file.read_row_group(group, names, use_threads=False)
+            rows = self._group(group, names)
             columns = [rows.column(name).cast(SCHEMA.field(name).type).combine_chunks() for name in names]
             digest.update(pa.RecordBatch.from_arrays(columns, names=names).serialize())
         return digest.hexdigest()
@@ -200,7 +199,19 @@ class Table:
         if self._lacks(name):
             return pa.chunked_array([pa.nulls(len(self), SCHEMA.field(name).type)])
         with _reading(self.path):
-            return self._file.read([name], use_threads=False).column(0)
+            read = self._file.read([name], use_threads=False)
+            read.validate(full=True)
+            if len(read) != len(self):
+                raise pa.ArrowInvalid(f"column {name!r} has {len(read)} rows of {len(self)}")
+        return read.column(0)
+
+    def _group(self, number: int, names: list[str]) -> pa.Table:
+        """These columns of one group of rows. Arrow takes a dictionary's codes as they stand in the file, and
+        one that points past a damaged dictionary fails only where it is used; so they are looked at here."""
+        with _reading(self.path):
+            read = self._file.read_row_group(number, names, use_threads=False)
+            read.validate(full=True)
+        return read
 
     def _lacks(self, name: str) -> bool:
         return name in _LATER and self._file.schema_arrow.get_field_index(name) < 0
@@ -243,9 +254,7 @@ class Table:
         """The values of these columns, row by row, a group of rows in memory at a time:
         `for language, text in table.read("language", "text")`."""
         for group in range(self._file.num_row_groups):
-            with _reading(self.path):
-                present = [name for name in names if not self._lacks(name)]
-                some = self._file.read_row_group(group, present, use_threads=False)
+            some = self._group(group, [name for name in names if not self._lacks(name)])
             empty = [None] * len(some)
             columns = [empty if self._lacks(name) else some.column(name).to_pylist() for name in names]
             if "labels" in names:
@@ -266,8 +275,7 @@ class Table:
             raise IndexError(row)
         group = int(np.searchsorted(self._ends, row, side="right")) - 1
         if group not in self._groups:
-            with _reading(self.path):
-                self._groups[group] = self._file.read_row_group(group, list(Entry._fields), use_threads=False)
+            self._groups[group] = self._group(group, list(Entry._fields))
             while len(self._groups) > _HELD_GROUPS:
                 self._groups.popitem(last=False)
         held, place = self._groups[group], row - int(self._ends[group])
@@ -313,8 +321,9 @@ class Table:
         columns: dict[str, list[pa.Array]] = {name: [] for name in ("speaker", *self.label_names)}
         fields = ["id", "speaker", *(["labels"] if self.label_names else [])]
         for number in range(self._file.num_row_groups):
+            read = self._group(number, fields)
             with _reading(self.path):
-                group = self._file.read_row_group(number, fields, use_threads=False).combine_chunks()
+                group = read.combine_chunks()
                 speaker = group.column("speaker").cast(pa.string())
                 speaker = pc.if_else(pc.equal(speaker, group.column("id")), None, speaker)
                 columns["speaker"] += speaker.chunks

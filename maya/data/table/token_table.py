@@ -28,6 +28,7 @@ class TokenTable:
 
     def __init__(self, path: Path, chunks: pa.Table) -> None:
         self.path, self.identity = path, chunks.schema.metadata or {}
+        chunks.validate(full=True)  # the file has no checksum: offsets must not lead outside the ids
         lists = chunks.column("tokens").chunks
         self._ids: list[NDArray[np.integer]] = [chunk.values.to_numpy() for chunk in lists]
         self._offsets: list[NDArray[np.int32]] = [chunk.offsets.to_numpy() for chunk in lists]
