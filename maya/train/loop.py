@@ -129,7 +129,10 @@ def make_accelerator(cfg: TrainConfig, *, cpu: bool = False) -> Accelerator:
         keep_freed_memory()
     # DDP compares strides of axes of size 1 too, as a depthwise convolution's weight has; they mean nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=True)
+    # Views spare a copy of the gradients. DDP moves them after its first step, and where a gradient lies
+    # decides how a CPU sums it: a resumed run would differ from an uninterrupted one by rounding.
+    views = not cpu and torch.cuda.is_available()
+    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=views, broadcast_buffers=True)
     return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=cpu, kwargs_handlers=[ddp])
 
 
