@@ -187,10 +187,10 @@ class _LocalFiles:
             return b""
         data = os.pread(file.number, size, offset)
         while len(data) < size:  # one call gives at most 2 GB, and some file systems less
-            more = os.pread(file.number, size - len(data), offset + len(data))
-            if not more:
+            piece = os.pread(file.number, size - len(data), offset + len(data))
+            if not piece:
                 break
-            data += more
+            data += piece
         return data
 
     def _current(self, path: str, stamp: Stamp | None) -> tuple[_Descriptor, os.stat_result]:

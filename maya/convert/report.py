@@ -138,8 +138,8 @@ def _predictor(p: AnyPredictorConfig) -> str:
 
 def some(names: Sequence[str]) -> str:
     """The first three names, and the number of the others."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest
 
 
 def reason(error: BaseException) -> str:

@@ -158,8 +158,8 @@ def _longer(inputs: dict[str, Tensor], axes: dict[str, dict[int, str]]) -> dict[
     longer = {}
     for name, tensor in inputs.items():
         for axis in axes.get(name, {}):
-            more = tensor.shape[axis] - tensor.shape[axis] // 2
-            tensor = torch.cat([tensor, tensor.narrow(axis, 0, more)], dim=axis)
+            added = tensor.shape[axis] - tensor.shape[axis] // 2
+            tensor = torch.cat([tensor, tensor.narrow(axis, 0, added)], dim=axis)
         longer[name] = tensor
     return longer
 

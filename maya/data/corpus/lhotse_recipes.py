@@ -65,9 +65,9 @@ def _recipe(name: str) -> Callable[[Path], Any]:
     if recipe is None:
         raise MayaError(f"lhotse has no recipe {name!r}; it has {', '.join(recipe_names())}")
     first, *others = inspect.signature(recipe).parameters.values()
-    if more := [p.name for p in others if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]:
+    if required := [p.name for p in others if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]:
         raise MayaError(
-            f"lhotse's recipe {name} needs more than a folder ({', '.join(more)}): run `lhotse prepare "
+            f"lhotse's recipe {name} needs more than a folder ({', '.join(required)}): run `lhotse prepare "
             f"{name.replace('_', '-')}` and give the folder of its manifests as --corpus"
         )
     return recipe

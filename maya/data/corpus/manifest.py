@@ -192,8 +192,8 @@ class RowCollector:
         """All rows; MayaError if a line was wrong, or if there is no row (unless may_be_none)."""
         if self._problems:
             others = len(self._problems) - 1
-            more = f" (and {others} more lines have problems)" if others else ""
-            raise MayaError(self._problems[0] + more)
+            rest = f" (and {others} more lines have problems)" if others else ""
+            raise MayaError(self._problems[0] + rest)
         if not self._rows and not may_be_none:
             raise MayaError(f"{self.path} describes no utterance")
         return self._rows

@@ -126,10 +126,10 @@ class Position(NamedTuple):
     @classmethod
     def of(cls, saved: Sequence[Any]) -> "Position":
         """The position that was saved as (nested) lists; the last three fields may be missing."""
-        epoch, batch, *more = saved
-        ranks = int(more[0]) if more else 0
-        before = tuple((int(w), int(n)) for w, n in more[1]) if len(more) > 1 else ()
-        return cls(int(epoch), int(batch), ranks, before, str(more[2]) if len(more) > 2 else "")
+        epoch, batch, *optional = saved
+        ranks = int(optional[0]) if optional else 0
+        before = tuple((int(w), int(n)) for w, n in optional[1]) if len(optional) > 1 else ()
+        return cls(int(epoch), int(batch), ranks, before, str(optional[2]) if len(optional) > 2 else "")
 
     def saved(self) -> list[Any]:
         """As nested lists, for JSON."""

@@ -95,8 +95,8 @@ class Epoch:
         """An order of the cells with similar ones side by side, and the places where a bucket may begin."""
         band = np.floor(bands + self._random(_BANDS).random()).astype(np.int64)
         # By how much more than their seconds utterances take of a batch, or cost, for their tokens.
-        more = caps.room_by_seconds(seconds) / caps.room(seconds, tokens) * caps.token_weight(tokens)
-        steps = log_bins(more, _STEP_BITS).astype(np.int64)
+        ratio = caps.room_by_seconds(seconds) / caps.room(seconds, tokens) * caps.token_weight(tokens)
+        steps = log_bins(ratio, _STEP_BITS).astype(np.int64)
         loads = np.bincount(band, weights=played / caps.size(seconds, tokens))
         steps[(loads < _MIN_BATCHES_BY_TOKENS)[band]] = 0
         there_and_back = np.where(band % 2 == 0, steps, -steps)
