@@ -91,9 +91,10 @@ def svg(parts: Iterable[str], width: float, height: float, label: str = "") -> s
     return f'<svg viewBox="0 0 {width:g} {height:g}" role="img"{label_text}>' + "".join(parts) + "</svg>"
 
 
-def svg_text(x: float, y: float, text: object, more: str = "") -> str:
-    """A text whose baseline starts at (x, y). more: attributes, such as a class."""
-    return f'<text x="{round(x, 1):g}" y="{round(y, 1):g}"{more and " "}{more}>{escaped(text)}</text>'
+def svg_text(x: float, y: float, text: object, attributes: str = "") -> str:
+    """A text whose baseline starts at (x, y). attributes: of the element, such as its class."""
+    start = f'<text x="{round(x, 1):g}" y="{round(y, 1):g}"{attributes and " "}{attributes}>'
+    return f"{start}{escaped(text)}</text>"
 
 
 def svg_line(x: tuple[float, float], y: tuple[float, float], style: str) -> str:

@@ -30,8 +30,8 @@ def is_switch(option: str) -> bool:
 
 def overrides_of(option: str, value: Any = None) -> list[str]:
     """The overrides that an option of ALIASES stands for."""
-    *more, last = ALIASES[option].split()
-    return [*more, last if is_switch(option) else f"{last}={value}"]
+    *earlier, last = ALIASES[option].split()
+    return [*earlier, last if is_switch(option) else f"{last}={value}"]
 
 
 class _Override(argparse.Action):

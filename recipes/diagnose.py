@@ -315,8 +315,8 @@ def diagnose_run(run: Path, device: torch.device) -> tuple[list[str], bool]:
                 + ("" if failure.device == device.type else ", so with other masks and dropout")
             )
             lines += shortened(list(audio_lines(tally, model.frame_seconds)))
-            more, finite = look(model, tally, failure, device)
-            lines += more
+            looked, finite = look(model, tally, failure, device)
+            lines += looked
             if not finite:
                 return lines, False
     return lines, True
@@ -337,8 +337,8 @@ def diagnose_audio(path: Path, audio: list[Path], text: str, device: torch.devic
     )  # fmt: skip
     lines = [*weight_lines(model), *audio_lines(tally, model.frame_seconds)]
     if tokens:
-        more, finite = look(model, tally, failure, device)
-        return lines + more, finite
+        looked, finite = look(model, tally, failure, device)
+        return lines + looked, finite
     with ModuleTrace(model) as trace, torch.no_grad():
         enc = model.encode_audio(batch.audio.to(device), batch.audio_lens.to(device)).frames
     if trace.forward is not None:

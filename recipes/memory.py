@@ -85,28 +85,28 @@ def advice(
 
     The model must be gone from the device: nobody may hold it, or the error's traceback, any more.
     """
-    more = ""
+    reason = ""
     if step_checkpoints(run):
-        more = (
+        reason = (
             "; its checkpoints belong to the plan as it was: with another, give the run a --name of its own"
         )
     plan = experiment.data.plan
     if accelerator.device.type != "cuda" or plan.memory.limit != "off":
-        return f"{error}{more}"
+        return f"{error}{reason}"
     gc.collect()
     torch.cuda.empty_cache()
     try:
         auto = replace(plan, memory=replace(plan.memory, limit="auto"))
         measured, _, _ = _measured(experiment, auto, utterances, run, accelerator)
     except MayaError as why:  # as a rule that one utterance alone does not fit
-        return f"{error}; measured since: {why}{more}"
+        return f"{error}; measured since: {why}{reason}"
     cap, fits = plan.max_seconds or error.padded_seconds, fitting_seconds(measured, experiment, utterances)
     if fits >= cap:
         return (
-            f"{error}; by itself, as measured since, such a batch fits: is something else on the GPU?{more}"
+            f"{error}; by itself, as measured since, such a batch fits: is something else on the GPU?{reason}"
         )
     options = smaller_batches(cap, experiment.train.accumulate, fits)
-    return f"{error.batch}; {fits:.0f} s fit, as measured since: train with {options}{more}"
+    return f"{error.batch}; {fits:.0f} s fit, as measured since: train with {options}{reason}"
 
 
 def fitting_seconds(measured: PlanConfig, experiment: Experiment, utterances: Utterances) -> float:

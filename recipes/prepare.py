@@ -54,8 +54,8 @@ def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = Fa
         print(f"prepare: {out} is up to date")
         return
     if prepared and now and (changed := prepared.changed(now)):
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        print(f"prepare: audio changed since {out} was prepared: {changed[0]}{more}")
+        others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        print(f"prepare: audio changed since {out} was prepared: {changed[0]}{others}")
     report = prepare_corpus(corpus, out, languages=experiment.languages, cfg=experiment.prepare)
     print(report.table())
     prepared = audio_files.read(out / audio_files.NAME)

@@ -112,7 +112,7 @@ def _tokenizer_of_cuts(experiment: Experiment, run: Path, force: bool) -> None:
 
 def write_report(
     run: Path, cfg: TokenizerConfig, made: Tokenizer, sample: TextSample, ids: Iterable[int],
-    unknown_of_dev: dict[str, float], more: dict[str, Any] | None = None,
+    unknown_of_dev: dict[str, float], measured: dict[str, Any] | None = None,
 ) -> str:  # fmt: skip
     """Write `run`/tokenizer.json; returns the table of languages for the terminal."""
     languages = fertility(made, sample, cfg)
@@ -123,7 +123,7 @@ def write_report(
         **fertility_report(made, languages, cfg),
         "unknown_characters_of_dev": unknown_of_dev,
     }
-    write_json(run / "tokenizer.json", report | (more or {}))
+    write_json(run / "tokenizer.json", report | (measured or {}))
     return "\n".join(columns(fertility_table(languages)))
 
 

@@ -1,7 +1,11 @@
 """The smallest experiment that runs the whole pipeline, for tests of training and of the command line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from maya.heads import AttentionDecoderConfig
 from maya.heads.transducer import JointConfig, PredictorConfig
@@ -11,6 +15,7 @@ from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
+from maya.train import loop
 from tests import tones
 
 
@@ -84,3 +89,19 @@ def prepare_run(exp: Experiment, top: Path, *, utterances: int = 24) -> Path:
     prepare(exp, top / "corpus", top / "data")
     tokenizer(exp, top / "data", top / "run")
     return top
+
+
+@contextmanager
+def interrupted(after: int) -> Iterator[None]:
+    """Training within is stopped after so many of its steps, as by a signal."""
+    real, calls = loop.train_step, []
+
+    def stopping(*args: Any) -> loop.StepStats:
+        calls.append(1)
+        stats = real(*args)
+        stats.stop = len(calls) == after
+        return stats
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(loop.Interrupted):
+        patch.setattr(loop, "train_step", stopping)
+        yield

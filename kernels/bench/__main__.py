@@ -19,6 +19,7 @@ import torch
 from maya.kernels.bench import cases, report
 from maya.kernels.bench.cases import BenchCase, CaseFigures
 from maya.kernels.bench.check import SMALL, WIDE, check
+from maya.kernels.bench.machine import machine
 from maya.kernels.bench.measure import Setting
 from maya.kernels.bench.table import Result, measure_memory, measure_times
 
@@ -108,7 +109,7 @@ def run_case(case: BenchCase, op: str, *, seconds: float, threads: int, command:
     settings = case.settings[op]
     checks = [c for s in check_settings(case, settings) for c in check(op, module, s)]
     run = report.BenchRun(
-        case=case.name, op=op, kind=case.kind, command=command, threads=threads, machine=report.machine(),
+        case=case.name, op=op, kind=case.kind, command=command, threads=threads, machine=machine(),
         date=datetime.date.today().isoformat(), checks=checks,
     )  # fmt: skip
     if run.failed:

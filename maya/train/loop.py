@@ -279,8 +279,8 @@ def open_log(
 ) -> RunLog:
     cfg: TrainConfig = experiment.train
     log = RunLog(run_dir, main=accelerator.is_main_process, resumed_step=state.step)
-    more = {"world_size": accelerator.num_processes, "history": state.history}
-    log.start(experiment, sys.argv, facts | more)
+    progress = {"world_size": accelerator.num_processes, "history": state.history}
+    log.start(experiment, sys.argv, facts | progress)
     if schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
         log.say(
             f"the run has ended at step {state.step} (train.steps={cfg.steps}, train.epochs={cfg.epochs}): "

@@ -219,8 +219,8 @@ def refuse_other_experiment(path: Path, saved: dict, asked: dict) -> None:
     differing = [k for k in names if was.get(k) != now.get(k) and not is_free(k)]
     if differing:
         k = differing[0]
-        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        others = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
         raise MayaError(
-            f"{path} belongs to another experiment: {k} was {was.get(k)!r}, now {now.get(k)!r}{more}; give "
+            f"{path} belongs to another experiment: {k} was {was.get(k)!r}, now {now.get(k)!r}{others}; give "
             "this run a --name of its own, or remove the old run's folder"
         )

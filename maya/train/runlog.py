@@ -1,7 +1,6 @@
 """The files that a run writes about itself: config.json, environment.json, git.diff, metrics.jsonl,
 samples.jsonl, TensorBoard. Tools read these files; the lines on the terminal are for people."""
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ import torch
 
 from maya.config import to_dict
 from maya.files import write_json
+from maya.kernels.bench.machine import cpu_model, version_of
 
 PACKAGES = ("maya", "torch", "torchaudio", "triton", "numpy", "lhotse", "sentencepiece", "accelerate")
 
@@ -133,33 +133,18 @@ def git_state() -> tuple[str, str]:
 
 def environment() -> dict[str, Any]:
     """Package versions and hardware, as far as they explain a number."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "absent"
+    versions = {name: version_of(name) or "absent" for name in PACKAGES}
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         "packages": versions,
-        "cpu": _cpu_name(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": gpus,
         "platform": platform.platform(),
         "executable": Path(sys.executable).name,
     }
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor()
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

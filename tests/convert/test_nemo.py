@@ -79,17 +79,17 @@ def test_round_trip_of_every_kind(fields: dict[str, Any], tmp_path: Path) -> Non
     to_nemo(model, tmp_path / "a.nemo")
     again = from_nemo(tmp_path / "a.nemo")
     # Settings that NeMo's yaml does not hold, because they do not change the network.
-    ours, theirs = model.model.cfg, again.model.cfg
+    ours, loaded = model.model.cfg, again.model.cfg
     for name in ("noise", "languages", "language_dropout"):
-        setattr(theirs, name, getattr(ours, name))
-    theirs.encoder.masked_norm = ours.encoder.masked_norm
+        setattr(loaded, name, getattr(ours, name))
+    loaded.encoder.masked_norm = ours.encoder.masked_norm
     if "transducer" in ours.heads:
         names = (
             "loss_eps",
             *(() if ours.heads["transducer"].loss == "tdt" else ("durations", "sigma", "omega")),
         )
         for name in names:
-            setattr(theirs.heads["transducer"], name, getattr(ours.heads["transducer"], name))
+            setattr(loaded.heads["transducer"], name, getattr(ours.heads["transducer"], name))
     same(model, again)
 
 

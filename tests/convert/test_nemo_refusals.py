@@ -135,9 +135,10 @@ def test_weights_of_another_vocabulary_or_width_are_refused(tmp_path: Path, sour
 
 
 def test_missing_and_unexpected_weights_are_refused(tmp_path: Path, source: Path) -> None:
-    more = {"encoder.adapter.weight": torch.zeros(1), "encoder.z": torch.zeros(1)}
+    adapter = {"encoder.adapter.weight": torch.zeros(1), "encoder.z": torch.zeros(1)}
     refused(
-        changed(source, tmp_path / "b.nemo", weights=lambda w: w | more), "encoder.adapter.weight, encoder.z"
+        changed(source, tmp_path / "b.nemo", weights=lambda w: w | adapter),
+        "encoder.adapter.weight, encoder.z",
     )
     name = "encoder.layers.1.norm_out.weight"
     fewer = changed(source, tmp_path / "c.nemo", weights=lambda w: {k: v for k, v in w.items() if k != name})

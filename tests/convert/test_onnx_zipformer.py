@@ -193,12 +193,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["export", "onnx", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "tokens.txt" in printed and "model.onnx" in printed
-    for more, message in (
+    for options, message in (
         (["--head", "transducer"], "needs the head transducer, and this model has no such head"),
         (["--chunk-frames", "16"], "not causal"),
         (["--language", "hi"], "without language embedding"),
     ):
-        assert main(["export", "onnx", str(tmp_path / "run"), str(tmp_path / "out"), *more]) == 1
+        assert main(["export", "onnx", str(tmp_path / "run"), str(tmp_path / "out"), *options]) == 1
         assert message in capsys.readouterr().err
 
 

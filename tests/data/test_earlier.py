@@ -32,15 +32,15 @@ def parts(out: Path) -> dict[str, str]:
 
 def add(folder: Path, rows: Rows, count: int, speakers: int = 3, language: str = "en") -> Rows:
     """The rows and `count` more, by new and old speakers."""
-    more = []
+    added = []
     for i in range(count):
         name = f"{language}-new-{len(rows)}-{i}"
         write_tone(folder / f"{name}.wav", 0.5 + 0.01 * i, pitch=300 + i)
         speaker = f"{language}-new-{i % speakers}" if i % 2 else f"{language}-s{i % 5}"
-        more.append({"id": name, "language": language, "text": f"new words {i}", "audio": f"{name}.wav",
+        added.append({"id": name, "language": language, "text": f"new words {i}", "audio": f"{name}.wav",
                      "speaker": speaker})  # fmt: skip
-    write_manifest(folder, rows + more)
-    return rows + more
+    write_manifest(folder, rows + added)
+    return rows + added
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ class Reader(HTMLParser):
         self.texts.append(data)
 
 
-def make_page(text: str = "एक दो", id: str = "u", **more: Any) -> Page:
+def make_page(text: str = "एक दो", id: str = "u", **fields: Any) -> Page:
     statistics, findings = Statistics(), Findings()
     for i in range(6):
         statistics.add(entry(f"{id}{i}", text, 1.0 + i, speaker=f"{id}s"), "train")
@@ -61,12 +61,12 @@ def make_page(text: str = "एक दो", id: str = "u", **more: Any) -> Page:
         "speaker_overlap": {"dev": 0.0, "test": 0.0},
     }
     return Page(
-        title=more.pop("title", "a corpus"),
+        title=fields.pop("title", "a corpus"),
         summary={"rows": 8, "languages": statistics.summary(), "splits": {"hi": split}, "notes": [text]},
         statistics=statistics.spreads(),
         findings=findings.as_json({f"{id}1": text}),
         limits={"level": [-45.0, -9.0], "snr": [10.0]},
-        **more,
+        **fields,
     )
 
 

@@ -56,11 +56,11 @@ def test_an_unchanged_corpus_keeps_its_split_with_any_seed() -> None:
 
 
 def test_new_utterances_of_held_out_speakers_join_them() -> None:
-    before, more = items("hi", range(20), range(10)), items("hi", range(20), range(10, 15))
-    first, second, methods = grown(before, before + more)
+    before, added = items("hi", range(20), range(10)), items("hi", range(20), range(10, 15))
+    first, second, methods = grown(before, before + added)
     assert all(second[name] == part for name, part in first.items())
-    assert all(len(parts) == 1 for parts in parts_of(before + more, second, "speaker").values())
-    assert {second[item.id] for item in more} == {"train", "dev", "test"} and methods == {"hi": "speaker"}
+    assert all(len(parts) == 1 for parts in parts_of(before + added, second, "speaker").values())
+    assert {second[item.id] for item in added} == {"train", "dev", "test"} and methods == {"hi": "speaker"}
 
 
 def test_new_speakers_are_held_out_until_the_shares_are_full() -> None:
@@ -75,13 +75,13 @@ def test_new_speakers_are_held_out_until_the_shares_are_full() -> None:
 
 
 def test_a_language_stays_split_by_text() -> None:
-    before, more = items("kn", range(1), range(60), "t{k}"), items("kn", range(1), range(60, 200), "t{k}")
+    before, added = items("kn", range(1), range(60), "t{k}"), items("kn", range(1), range(60, 200), "t{k}")
     repeated = [replace(item, id=f"again-{item.id}") for item in before]
-    first, second, methods = grown(before, before + more + repeated)
+    first, second, methods = grown(before, before + added + repeated)
     assert methods == {"kn": "text"} and all(second[name] == part for name, part in first.items())
     assert all(second[f"again-{item.id}"] == second[item.id] for item in before)
     for part in ("dev", "test"):
-        assert share(before + more + repeated, second, part) == pytest.approx(0.1, abs=0.03)
+        assert share(before + added + repeated, second, part) == pytest.approx(0.1, abs=0.03)
 
 
 def test_a_new_speaker_with_held_out_texts_joins_the_held_out_part() -> None:
@@ -138,12 +138,12 @@ def test_new_utterances_use_the_parts_of_the_corpus() -> None:
     before = [
         replace(i, part="test" if i.speaker == "en0" else "train") for i in items("en", range(12), range(5))
     ]
-    more = [replace(item, part="train") for item in items("en", range(12, 14), range(5))]
-    more += [replace(item, part="test") for item in items("en", range(14, 15), range(5))]
-    first, second, methods = grown(before, before + more)
+    added = [replace(item, part="train") for item in items("en", range(12, 14), range(5))]
+    added += [replace(item, part="test") for item in items("en", range(14, 15), range(5))]
+    first, second, methods = grown(before, before + added)
     assert methods == {"en": "manifest+speaker"} and all(second[n] == part for n, part in first.items())
-    assert {second[item.id] for item in more if item.part == "test"} == {"test"}
-    assert all("test" not in parts_of(more, second, "speaker")[f"en{s}"] for s in (12, 13))
+    assert {second[item.id] for item in added if item.part == "test"} == {"test"}
+    assert all("test" not in parts_of(added, second, "speaker")[f"en{s}"] for s in (12, 13))
 
 
 def test_a_new_language_keeps_the_parts_of_known_speakers() -> None:

@@ -36,8 +36,8 @@ def offline(ours: Recognizer, audio: Tensor, chunking: Chunking, method: Any) ->
     feats, lens = ours.features(audio[None], torch.tensor([len(audio)]))
     enc_lens = encoder.subsampled_lens(lens)
     chunks = -(-2 * int(enc_lens) // chunking.chunk)
-    more = chunks * 2 * chunking.chunk + 13 - feats.shape[1]
-    feats = torch.nn.functional.pad(feats, (0, 0, 0, more), value=ours.model.cfg.features.padding_value)
+    missing = chunks * 2 * chunking.chunk + 13 - feats.shape[1]
+    feats = torch.nn.functional.pad(feats, (0, 0, 0, missing), value=ours.model.cfg.features.padding_value)
     encoder.chunking = chunking
     with torch.inference_mode():
         enc, _ = encoder(feats, torch.tensor([feats.shape[1]]))

@@ -88,8 +88,8 @@ def test_splits_share_words_but_no_sequence_and_no_voice(language: str) -> None:
 def test_train_size_does_not_change_dev_and_test() -> None:
     vocabulary = words("hi")
     plans = [data.plan_language("hi", vocabulary, {**SIZES, "train": n}, seed=1) for n in (10, 60)]
-    few, more = ([i for i in plan if i["split"] != "train"] for plan in plans)
-    assert few == more
+    few, many = ([i for i in plan if i["split"] != "train"] for plan in plans)
+    assert few == many
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -166,8 +166,8 @@ def test_adapt_continues_from_the_previous_utterance():
     first, first_lens, learnt = model.adapt(x, lens)
     torch.testing.assert_close(first, plain)
     assert torch.equal(first_lens, plain_lens) and len(learnt) == 2
-    again, _, more = model.adapt(x, lens, learnt)
-    assert not torch.allclose(again, plain, atol=1e-3) and not torch.equal(more[0].w1, learnt[0].w1)
+    again, _, learnt_again = model.adapt(x, lens, learnt)
+    assert not torch.allclose(again, plain, atol=1e-3) and not torch.equal(learnt_again[0].w1, learnt[0].w1)
     # A row is a speaker: the second one alone gives the same.
     row = [type(w)(*(None if t is None else t[1:] for t in w)) for w in learnt]
     alone, _, _ = model.adapt(x[1:, :100], lens[1:], row)

@@ -62,10 +62,10 @@ def test_equals_torch_on_real_sizes_and_stays_fp32_under_autocast() -> None:
     logits = torch.randn(4, 50, 30)
     targets = torch.randint(29, (4, 12))
     frames, labels = torch.tensor([50, 40, 33, 25]), torch.tensor([12, 3, 0, 7])
-    theirs = F.ctc_loss(
+    expected = F.ctc_loss(
         logits.log_softmax(-1).transpose(0, 1), targets, frames, labels, blank=29, reduction="none"
     )
-    assert torch.equal(ctc_loss(logits, targets, frames, labels, blank=29), theirs)
+    assert torch.equal(ctc_loss(logits, targets, frames, labels, blank=29), expected)
     half = logits.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         loss = ctc_loss(half, targets, frames, labels, blank=29)

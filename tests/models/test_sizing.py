@@ -36,8 +36,8 @@ from maya.train.memory_steps import synthetic
 from tests import tiny_zipformer
 
 
-def small(vocab: int = 300, **more):  # noqa: ANN003, ANN201
-    settings = {"d_model": 64, "n_layers": 3, "n_heads": 4, "subsampling_channels": 16, "hidden": 48} | more
+def small(vocab: int = 300, **sizes):  # noqa: ANN003, ANN201
+    settings = {"d_model": 64, "n_layers": 3, "n_heads": 4, "subsampling_channels": 16, "hidden": 48} | sizes
     cfg = fastconformer_tdt_ctc(**settings)
     return with_vocabulary(cfg, vocab, ("en",))
 
@@ -257,6 +257,6 @@ def test_an_attention_decoder_is_refused() -> None:
 def test_a_head_without_estimate_costs_its_weights() -> None:
     cfg = small()
     cfg.heads["emotion"] = ClassifyConfig(label="emotion", classes=("calm", "angry"))
-    plain, more = (flops(c, 10.0, 50).forward for c in (small(), cfg))
+    plain, with_head = (flops(c, 10.0, 50).forward for c in (small(), cfg))
     frames = count_frames(cfg, 10.0)[1]
-    assert more == plain | {"emotion head": 2.0 * (2 * 64 + 1) * 2 * frames}
+    assert with_head == plain | {"emotion head": 2.0 * (2 * 64 + 1) * 2 * frames}

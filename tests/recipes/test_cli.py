@@ -103,8 +103,8 @@ def _fails(args: list[str], capsys: pytest.CaptureFixture[str], *words: str) -> 
         assert word in lines[0], lines[0]
 
 
-def _prepare(corpus: Path, out: Path, *more: str) -> list[str]:
-    return ["prepare", *TINY, "--corpus", str(corpus), "--out", str(out), *more]
+def _prepare(corpus: Path, out: Path, *options: str) -> list[str]:
+    return ["prepare", *TINY, "--corpus", str(corpus), "--out", str(out), *options]
 
 
 @pytest.mark.parametrize(

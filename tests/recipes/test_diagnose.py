@@ -73,9 +73,9 @@ def _kept(run: Path, model: SpeechModel, tokenizer: Tokenizer, spoil: Callable[[
     )  # fmt: skip
 
 
-def _said(run: Path, capsys: pytest.CaptureFixture[str], status: int, *more: str) -> str:
+def _said(run: Path, capsys: pytest.CaptureFixture[str], status: int, *options: str) -> str:
     capsys.readouterr()
-    assert main(["diagnose", str(run), *more]) == status
+    assert main(["diagnose", str(run), *options]) == status
     return capsys.readouterr().out
 
 
@@ -138,8 +138,8 @@ def test_loss_is_named_if_all_modules_are_finite(
     _kept(tmp_path, build_model(lact()), pieces, lambda _: None)
     real = SpeechModel.losses
 
-    def nan(self: SpeechModel, *args: Any, **more: Any) -> Any:
-        out = real(self, *args, **more)
+    def nan(self: SpeechModel, *args: Any, **options: Any) -> Any:
+        out = real(self, *args, **options)
         out.parts["ctc"] = out.parts["ctc"] * torch.nan
         return out
 
@@ -149,7 +149,7 @@ def test_loss_is_named_if_all_modules_are_finite(
 
     monkeypatch.undo()
     loss = ctc.ctc_loss
-    monkeypatch.setattr(ctc, "ctc_loss", lambda x, *args, **more: loss(Poison.apply(x), *args, **more))
+    monkeypatch.setattr(ctc, "ctc_loss", lambda x, *args, **options: loss(Poison.apply(x), *args, **options))
     out = _said(tmp_path, capsys, 1)
     assert "backward: the first gradient that is not finite is of heads.ctc (CTCHead), " in out
     assert "what follows it" in out

@@ -24,8 +24,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-def stage(top: Path, command: str, *more: str) -> list[str]:
-    return [command, *TINY, "--data", str(top / "data"), "--run-dir", str(top / "run"), *more]
+def stage(top: Path, command: str, *options: str) -> list[str]:
+    return [command, *TINY, "--data", str(top / "data"), "--run-dir", str(top / "run"), *options]
 
 
 def test_training_without_any_interval(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,10 +22,10 @@ NO_LM = "decode.methods.ctc_beam.lm_order=0"
 CTC_ALONE = ("model.heads.transducer.first_step=20", NO_LM)  # and tests.tiny has 12 steps
 
 
-def command(name: str, top: Path, run: Path, *more: str, sets: tuple[str, ...] = CTC_ALONE) -> int:
+def command(name: str, top: Path, run: Path, *options: str, sets: tuple[str, ...] = CTC_ALONE) -> int:
     overrides = [text for assignment in sets for text in ("--set", assignment)]
     where = ["--data", str(top / "data"), "--run-dir", str(run)]
-    return main([name, "--experiment", "tests.tiny", *overrides, *where, *more])
+    return main([name, "--experiment", "tests.tiny", *overrides, *where, *options])
 
 
 @pytest.fixture(scope="module")

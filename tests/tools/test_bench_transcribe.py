@@ -30,17 +30,17 @@ def test_comparison_of_maya_with_itself(
     manifest: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_transcribe, "hugging_face_taker", bench_transcribe.maya_taker)
-    more = ["--manifest", str(manifest), "--files", "4", "--rounds", "1"]
+    options = ["--manifest", str(manifest), "--files", "4", "--rounds", "1"]
     for head in ("tdt", "ctc"):
-        bench_transcribe.main(["compare", "--against", "hf", "--head", head, *SMALL, *more])
+        bench_transcribe.main(["compare", "--against", "hf", "--head", head, *SMALL, *options])
         result = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert result["hf equal texts"] == "4 of 4" and result["audio seconds"] == 6.0
         assert 1 < result["characters a second"] < 16 and set(result["hf over maya"]) == {"clock", "cpu"}
 
 
 def test_long_audio_runs_in_a_subprocess(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ["--manifest", str(manifest), "--files", "4", "--minutes", "0.1"]
-    bench_transcribe.main(["long", *SMALL, *more])
+    options = ["--manifest", str(manifest), "--files", "4", "--minutes", "0.1"]
+    bench_transcribe.main(["long", *SMALL, *options])
     (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
     assert row["audio"] == 0.384 and row["features"] == 0.192 and row["tokens"] > 0
     assert row["above start"] > 0

@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
-from maya.train import loop
 from maya.train.checkpoint import load_checkpoint, step_checkpoints
 from maya.train.heads import noted_steps, read_heads, trained_names
 from tests import tiny, tones
@@ -63,16 +61,7 @@ def run_of(top: Path, case: str, folder: Path, stop: int = 0) -> Path:
     folder.mkdir(parents=True)
     tokenizer(experiment(top, case), top / "data", folder)
     if stop:
-        real, calls = loop.train_step, []
-
-        def stopping(*args: Any) -> loop.StepStats:
-            calls.append(1)
-            stats = real(*args)
-            stats.stop = len(calls) == stop
-            return stats
-
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(loop.Interrupted):
-            patch.setattr(loop, "train_step", stopping)
+        with tiny.interrupted(after=stop):
             train(experiment(top, case), top / "data", folder, cpu=True)
         torch.rand(100)
     train(experiment(top, case), top / "data", folder, cpu=True)

@@ -35,8 +35,8 @@ def test_each_epoch_saves_weights_and_the_last_ends_training(tmp_path: Path) -> 
     train(exp, tmp_path / "data", tmp_path / "run", cpu=True)
     epochs = {e: load_checkpoint(p, training=True) for e, p in epoch_checkpoints(tmp_path / "run").items()}
     assert list(epochs) == [1, 2] and epochs[1].step < epochs[2].step
-    (step, path), *more = step_checkpoints(tmp_path / "run")
-    assert not more and step == epochs[2].step  # only the newest, from which training would continue
+    (step, path), *older = step_checkpoints(tmp_path / "run")
+    assert not older and step == epochs[2].step  # only the newest, from which training would continue
     last = load_checkpoint(path, training=True)
     assert last.training is not None and last.training["position"][:2] == [2, 0]
     assert all(torch.equal(last.weights[name], value) for name, value in epochs[2].weights.items())

@@ -103,9 +103,9 @@ def test_samples_use_a_trained_head() -> None:
     assert head_to_show(model, ("language",), None, {"language": {"accuracy": 0.5}}) == "language"
 
 
-def checkpoint(notes: dict[str, Any], step: int = 9, **more: Any) -> Checkpoint:
+def checkpoint(notes: dict[str, Any], step: int = 9, **fields: Any) -> Checkpoint:
     cfg = tiny.experiment().model
-    return Checkpoint(model_config=cfg, tokenizer=None, weights={}, step=step, notes=notes, **more)  # type: ignore[arg-type]
+    return Checkpoint(model_config=cfg, tokenizer=None, weights={}, step=step, notes=notes, **fields)  # type: ignore[arg-type]
 
 
 def test_notes_round_trip() -> None:

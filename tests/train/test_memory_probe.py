@@ -110,8 +110,8 @@ def _config(vocab_size: int = 20) -> tuple:
     return exp.model, exp.train
 
 
-def _ask(plan: PlanConfig, cache: Path, **more: object) -> PlanConfig:
-    settings: dict = {"seconds": 9.0, "tokens": 30, "device": torch.device("cpu"), "bf16": False} | more
+def _ask(plan: PlanConfig, cache: Path, **options: object) -> PlanConfig:
+    settings: dict = {"seconds": 9.0, "tokens": 30, "device": torch.device("cpu"), "bf16": False} | options
     size = {name: settings.pop(name) for name in ("seconds", "tokens")}
     return with_memory(plan, Order.of(*_config(), **settings), cache, **size)
 

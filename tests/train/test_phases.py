@@ -48,16 +48,7 @@ def _run(data: Path, to: Path, first: int = 0) -> Path:
     """Train to the end in a copy of the prepared run folder. With `first`, stop there once and resume."""
     shutil.copytree(data / "run", to)
     if first:
-        real, calls = loop.train_step, []
-
-        def stopping(*args: Any) -> loop.StepStats:
-            calls.append(1)
-            stats = real(*args)
-            stats.stop = len(calls) == first
-            return stats
-
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(loop.Interrupted):
-            patch.setattr(loop, "train_step", stopping)
+        with tiny.interrupted(after=first):
             train(_experiment(), data / "data", to, cpu=True)
         torch.rand(100)  # the process that continues has drawn other random numbers
     train(_experiment(), data / "data", to, cpu=True)

@@ -29,6 +29,20 @@ def command_of(name: str, argv: Sequence[str] | None) -> str:
     return " ".join([f"python -m tools.bench.{name}", *(sys.argv[1:] if argv is None else argv)])
 
 
+def finish(result: dict[str, Any], name: str, command: str, out: Path | None) -> None:
+    """Print a result with what it was measured with, and put it under its name into the JSON file `out`."""
+    result["with"] = {
+        "command": command,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
+    print(json.dumps(result, ensure_ascii=False))
+    if out is not None:
+        earlier = json.loads(out.read_text()) if out.exists() else {}
+        out.write_text(json.dumps(earlier | {name: result}, indent=1) + "\n")
+
+
 def clock_of(device: torch.device | str) -> Callable[[], float]:
     """Processor time for a CPU, which other programs disturb less than the wall clock; else wall time."""
     return time.process_time if torch.device(device).type == "cpu" else time.perf_counter

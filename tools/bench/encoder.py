@@ -12,8 +12,6 @@ result to a JSON file; docs/benchmarks/encoder.md explains those that are kept.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import time
@@ -28,7 +26,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from maya.encoders import FastConformer, FastConformerConfig
 from maya.kernels.bench.peak import forget_the_peak, forked, resident
-from tools.bench.common import command_of, in_turns, medians, parser_of
+from tools.bench.common import command_of, finish, in_turns, medians, parser_of
 
 
 def no_dropout(**options: Any) -> FastConformerConfig:
@@ -289,16 +287,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     result = MEASUREMENTS[args.what](args)
-    result["with"] = {
-        "command": command_of("encoder", argv),
-        "torch": torch.__version__,
-        "threads": args.threads,
-        "machine": platform.machine(),
-    }
-    print(json.dumps(result))
-    if args.out is not None:
-        earlier = json.loads(args.out.read_text()) if args.out.exists() else {}
-        args.out.write_text(json.dumps(earlier | {args.what: result}, indent=1) + "\n")
+    finish(result, args.what, command_of("encoder", argv), args.out)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ takers take turns in one process, and ratios are of medians; "cpu" is time of th
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -37,7 +36,7 @@ from maya.kernels.bench.peak import forget_the_peak, forked, resident
 from maya.models.hybrid import hybrid
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
-from tools.bench.common import REPO, command_of, parser_of
+from tools.bench.common import REPO, command_of, finish, parser_of
 from tools.bench.encoder import hugging_face_names
 
 MANIFEST = REPO.parent / "shared/corpora/indic12/manifest.jsonl"
@@ -319,16 +318,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     result = MEASUREMENTS[args.what](args)
-    result["with"] = {
-        "command": command_of("transcribe", argv),
-        "torch": torch.__version__,
-        "threads": args.threads,
-        "machine": platform.machine(),
-    }
-    print(json.dumps(result, ensure_ascii=False))
-    if args.out is not None:
-        earlier = json.loads(args.out.read_text()) if args.out.exists() else {}
-        args.out.write_text(json.dumps(earlier | {f"transcribe {args.what}": result}, indent=1) + "\n")
+    finish(result, f"transcribe {args.what}", command_of("transcribe", argv), args.out)
 
 
 if __name__ == "__main__":

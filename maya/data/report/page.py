@@ -193,8 +193,8 @@ def _examples(finding: Mapping[str, Any]) -> str:
         for example in facts["examples"]
     ]
     title = f"<b>{escaped(finding['reason'])}</b>, {escaped(finding['kind'])} {count:,}"
-    more = f'<span class="note">: {escaped(meaning)}</span>' if meaning else ""
-    return f"<details><summary>{title}{more}</summary>{''.join(shown)}</details>"
+    note = f'<span class="note">: {escaped(meaning)}</span>' if meaning else ""
+    return f"<details><summary>{title}{note}</summary>{''.join(shown)}</details>"
 
 
 def _splits(page: Page) -> str:
