@@ -17,7 +17,7 @@ _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 # Endings of audio files, in lower case: what libsndfile decodes, and what PyAV decodes where it is installed.
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".sph", ".w64",
-    ".caf", ".rf64", ".m4a", ".mp4", ".webm",
+    ".caf", ".rf64", ".voc", ".mp2", ".m4a", ".mp4", ".mov", ".aac", ".webm", ".mka", ".mkv",
 )  # fmt: skip
 LOST_SECONDS = 0.1  # of an utterance that may lie outside of its recording: times are rounded
 SAME_SECONDS = 1e-3  # durations are rounded as they are written
