@@ -217,12 +217,22 @@ FORMS: list[CorpusForm] = [
     CorpusForm("Hugging Face, Parquet", data_set_files, read_hugging_face, data_set_files),
 ]
 
+_NAMED = 5  # files that a note lists
 _DESCRIPTIONS = ("manifest.jsonl", "metadata.csv", "metadata.tsv", "metadata.jsonl", "wav.scp")
 
 
 def _note_other_forms(folder: Path, form: CorpusForm, notes: list[str]) -> None:
     """Note which descriptions of the corpus are not read because another one is."""
-    others = [name for name in _DESCRIPTIONS if (folder / name).is_file()]
-    if others and (files := form.files(folder)):
-        others = [name for name in others if folder / name not in files]
-        notes += [f"read {files[0].name}; not read: {', '.join(others)}"] if others else []
+    files = list(form.files(folder))
+    if not files or not folder.is_dir():
+        return
+    others = [folder / name for name in _DESCRIPTIONS if (folder / name).is_file()]
+    for other in FORMS[FORMS.index(form) + 1 :]:  # those before it do not match
+        try:
+            others += other.files(folder) if other.matches(folder) else []
+        except MayaError:  # a damaged one, which nothing is to be read from
+            continue
+    names = dict.fromkeys(str(path.relative_to(folder)) for path in others if path not in files)
+    if names:
+        rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        notes.append(f"read {files[0].name}; not read: {', '.join([*names][:_NAMED])}{rest}")

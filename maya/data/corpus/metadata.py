@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maya.data.corpus.common import AUDIO_SUFFIXES, folder_language, joined, part_in_name
+from maya.data.corpus.common import AUDIO_SUFFIXES, folder_language, joined, part_in_name, unused
 from maya.data.corpus.delimited import SEPARATORS, DelimitedFile, Record
 from maya.data.corpus.manifest import ReadOptions, Result, Row, RowCollector, labels_in
 from maya.data.corpus.walk import walk
@@ -41,8 +41,12 @@ def metadata_tables(folder: Path) -> list[Path]:
 
 def part_tables(folder: Path) -> list[Path]:
     """train.csv, dev.tsv and the like, if they have columns for audio and text."""
+    return [path for path in _named_as_parts(folder) if _has_columns(path)]
+
+
+def _named_as_parts(folder: Path) -> list[Path]:
     paths = (folder / f"{stem}.{suffix}" for stem in _PART_TABLES for suffix in ("csv", "tsv"))
-    return [path for path in paths if path.is_file() and _has_columns(path)]
+    return [path for path in paths if path.is_file()]
 
 
 def _has_columns(path: Path) -> bool:
@@ -68,8 +72,11 @@ def read_metadata(folder: Path, options: ReadOptions) -> Result:
 
 
 def read_part_tables(folder: Path, options: ReadOptions) -> Result:
-    """Rows of train.csv, dev.tsv and the like; each file names the part."""
+    """Rows of train.csv, dev.tsv and the like; each file names the part. A note names those without columns
+    for audio and text."""
     tables = part_tables(folder)
+    others = [path.name for path in _named_as_parts(folder) if path not in tables]
+    options.notes.extend(unused(others, "tables have no columns for audio and text"))
     return joined(read_metadata_csv(path, options.language, "", options.labels) for path in tables), []
 
 
