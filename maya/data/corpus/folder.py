@@ -78,6 +78,10 @@ def read_corpus(
         raise MayaError(f"the path {writable(str(corpus))} is not UTF-8 text; rename its folders")
     options = ReadOptions(language=language, made=made, labels=tuple(labels))
     rows, problems = _read(corpus, options)
+    if labels:
+        given = {name for row in rows for name in row.labels} | {"speaker"}
+        absent = [name for name in labels if name not in given]
+        options.notes.extend(f"no utterance has the label {name} of prepare.labels" for name in absent)
     if notes is not None:
         notes += map(writable, options.notes)
     return rows, [_writable_problem(problem) for problem in problems]

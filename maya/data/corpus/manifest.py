@@ -311,15 +311,15 @@ def _row(values: dict[str, Any], where: str, languages: Sequence[str] | None) ->
     if "offset" in values and "tar" not in values:
         raise ValueError("'offset' is given without 'tar'")
     if "labels" in values:
-        labels = _labels(values["labels"])
+        labels = checked_labels(values["labels"])
         speaker = labels.pop("speaker", None)
         values |= {"labels": labels} | ({"speaker": speaker} if speaker and "speaker" not in values else {})
     names = [n for n in Row.__dataclass_fields__ if n in values and n not in ("where", "subset")]
     return Row(**{name: values[name] for name in names}, where=where)
 
 
-def _labels(labels: Any) -> dict[str, str]:
-    """Checked labels, sorted by name; ValueError where a name or a value cannot be one."""
+def checked_labels(labels: Any) -> dict[str, str]:
+    """Labels sorted by name; ValueError where a name or a value cannot be one."""
     if not isinstance(labels, dict):
         raise ValueError(f"the field 'labels' must be an object of names and texts, not {short(labels)}")
     for name, value in labels.items():
