@@ -247,7 +247,7 @@ def _any_inside(path: Path, audio: str) -> bool:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, KeyError, UnicodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise MayaError(
             f"{path} cannot be read: it is truncated, damaged or of another kind ({reason}); save it again"
