@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from maya.data.corpus.folder import read_corpus
@@ -122,3 +124,36 @@ def test_descriptions_of_other_forms_are_noted(tmp_path: Path) -> None:
     assert read(tmp_path) == (
         ["a"], ["read train.csv; not read: wav.scp, text, cuts.jsonl, some_manifest.json"]
     )  # fmt: skip
+
+
+def hugging_face(folder: Path, **columns: Any) -> Path:
+    """A data set of two Parquet files, of which the second has no audio."""
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), folder / "train-0.parquet")
+    pq.write_table(pa.table({"text": ["one"]}), folder / "test-0.parquet")
+    return folder
+
+
+def test_parquet_files_and_columns_beside_the_audio(tmp_path: Path) -> None:
+    audio = pa.array([{"bytes": WAV, "path": "a.wav"}])
+    notes: list[str] = []
+    corpus = hugging_face(tmp_path / "data", noisy=audio, clean=audio, text=["one"])
+    rows, _ = read_corpus(corpus, "en", tmp_path / "made", notes)
+    assert len(rows) == 1 and notes == [
+        "1 columns hold audio beside 'noisy', and are not read: clean",
+        "1 Parquet files have no column of audio, and are not read: test-0.parquet",
+    ]
+
+
+@pytest.mark.parametrize("audio", [{"bytes": 5}, {"bytes": "text"}, {"bytes": WAV, "path": 7}])
+def test_structs_of_other_types_are_no_audio(tmp_path: Path, audio: dict[str, Any]) -> None:
+    corpus = hugging_face(tmp_path / "data", audio=pa.array([audio]), text=["one"])
+    with pytest.raises(MayaError, match="one of these is needed to know what is said"):
+        read_corpus(corpus, "en", tmp_path / "made")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    columns = [pa.array([{"bytes": WAV}]), pa.array(["one"]), pa.array(["two"])]
+    pq.write_table(pa.table(columns, names=["audio", "text", "text"]), tmp_path / "train-0.parquet")
+    with pytest.raises(MayaError, match=r"train-0.parquet: two columns are called 'text'"):
+        read_corpus(tmp_path, "en", tmp_path / "made")
