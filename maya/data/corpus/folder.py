@@ -114,9 +114,9 @@ def _read(corpus: Path, options: ReadOptions) -> Result:
 
 def _beside(folder: Path, row: Row) -> Row:
     """A row of a corpus that is a file: its audio, or its tar, is relative to the folder of the file."""
-    return replace(
-        row, **{name: str(folder / getattr(row, name)) for name in ["tar" if row.tar else "audio"]}
-    )
+    if row.tar is not None:
+        return replace(row, tar=str(folder / row.tar))
+    return replace(row, audio=str(folder / row.audio))
 
 
 def _writable_problem(problem: Problem) -> Problem:
