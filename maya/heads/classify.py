@@ -15,6 +15,8 @@ from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, Prediction
 from maya.ranges import Distinct
 
+LANGUAGE = "language"  # the label that `Batch.langs` holds
+
 
 @config
 class ClassifyConfig(HeadConfig):
@@ -32,6 +34,8 @@ class ClassifyConfig(HeadConfig):
     def build(self, context: HeadContext) -> "Classifier":
         if not self.label or len(self.classes) < 2:
             raise MayaError("a classify head needs the name of a label and at least two classes of it")
+        if self.label == LANGUAGE:
+            raise MayaError("a head of kind 'language' tells languages apart; a classify head cannot")
         return Classifier(self, context.dim, self.label, self.classes)
 
 
@@ -44,7 +48,7 @@ class LanguageConfig(HeadConfig):
     def build(self, context: HeadContext) -> "Classifier":
         if not context.languages:
             raise MayaError("a language head needs model.languages to tell apart")
-        return Classifier(self, context.dim, "language", context.languages)
+        return Classifier(self, context.dim, LANGUAGE, context.languages)
 
 
 class Classifier(Head):
@@ -69,7 +73,7 @@ class Classifier(Head):
 
     def targets(self, batch: Batch) -> Tensor:
         """(B,) int64 class numbers, -1 where the label is missing or is none of the classes."""
-        if self.predicts == "language":
+        if self.predicts == LANGUAGE:
             return batch.langs
         numbers: dict[str | None, int] = {name: number for number, name in enumerate(self.classes)}
         values = batch.labels.get(self.predicts, [None] * batch.size)

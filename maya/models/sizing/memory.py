@@ -151,10 +151,11 @@ def _encoder(
     features = 4.0 * enc.feat_in * enc.subsampling_factor
     # Features and the encoder's output exist in two versions each: before and after masks.
     ends = Terms(frame=2 * features + 2 * 4.0 * enc.d_model)
-    out.kept = {"encoder layers": measured.kept, front: measured.front + ends} | out.kept
-    out.moments["encoder layer, backward"] = Moment(extra=measured.work, gone=released)
+    layers, before = measured.kept.views(cfg.views), (measured.front + ends).views(cfg.views)
+    out.kept = {"encoder layers": layers, front: before} | out.kept
+    out.moments["encoder layer, backward"] = Moment(extra=measured.work.views(cfg.views), gone=released)
     # Gradients of the widest activation and of what it was made of.
-    widest = Terms(frame=2 * measured.widest)
+    widest = Terms(frame=2 * measured.widest).views(cfg.views)
     gone = frozenset(out.kept) - {front}
     out.moments["subsampling, backward"] = Moment(extra=widest, gone=gone)
     if not training.hold_gradients:  # all of them exist when the backward pass ends
@@ -175,8 +176,11 @@ def _heads(out: TrainingMemory, cfg: SpeechModelConfig, training: Training) -> f
     for name, head in reversed(cfg.heads.items()):
         if head.weight:
             parts = head.memory(name, context, cuda=training.cuda)
-            out.kept = parts.kept | out.kept
-            moments = {name: Moment(extra=extra, gone=released) for name, extra in parts.moments.items()}
+            out.kept = {part: terms.views(cfg.views) for part, terms in parts.kept.items()} | out.kept
+            moments = {
+                part: Moment(extra=extra.views(cfg.views), gone=released)
+                for part, extra in parts.moments.items()
+            }
             out.moments = moments | out.moments
             released |= parts.released
     return released
