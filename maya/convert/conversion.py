@@ -13,7 +13,7 @@ from maya.errors import MayaError
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 from maya.train.checkpoint import Checkpoint, build
-from maya.train.heads import read_heads
+from maya.train.heads import read_heads, untrained_names
 
 
 @dataclass(kw_only=True, slots=True)
@@ -27,6 +27,7 @@ class Conversion:
         """The model, ready to use."""
         device, made = torch.device(device), self.checkpoint
         model = build(made).to(device)
+        model.untrained = untrained_names(made)
         return Recognizer(model=model, tokenizer=made.tokenizer, device=device, heads=read_heads(made))
 
 
