@@ -196,7 +196,8 @@ def result(report: Report) -> dict[str, Any]:
 def write_result(report: Report, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write `result` and the entries of `extra` (command, commit, checkpoint, ...) as one JSON object."""
     content = {**(extra or {}), **result(report)}
-    Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    Path(path).write_text(text, encoding="utf-8")
 
 
 def score_utterances(report: Report) -> list[ScoredUtterance]:

@@ -97,6 +97,7 @@ class Comparison:
     difference: rate of the second minus rate of the first (negative: the second is better).
     interval: 95 % bootstrap interval of the difference.
     p_value: two-sided bootstrap probability of a difference at least as large by chance.
+    Interval and p_value are nan if there are fewer than two utterances or speakers.
     """
 
     difference: float
@@ -215,8 +216,7 @@ def compare(
     change = _by_block(second.utterance_errors - first.utterance_errors, blocks)
     difference = float(_ratio(change.sum(), lengths.sum()))
     if len(lengths) < 2:
-        nan = float("nan")
-        return Comparison(difference=difference, interval=Interval(low=nan, high=nan), p_value=nan)
+        return _undrawn(difference)
     return _comparison(difference, _ratio(*_resampled_sums([change, lengths], replicates, seed)))
 
 
@@ -231,12 +231,18 @@ def macro_compare(
     """Compare the means of the languages' rates of two systems, each of one or more runs, by `compare`.
 
     blocks: for each language the labels of the first system's utterances and of the second's. An utterance
-    has the same label in every run, so that each draw takes it for all runs of both systems. Raises MayaError
-    if the systems differ in their languages or labels.
+    has the same label in every run, so that each draw takes it for all runs of both systems. Languages
+    without reference tokens are left out. Interval and p_value are nan where a language has fewer than two
+    labels, and so is the difference without any language. Raises MayaError if the systems differ in their
+    languages or labels.
     """
     if set(first) != set(second) or any(set(a) != set(b) for a, b in blocks.values()):
         raise MayaError("the two systems were scored on different utterances; decode both on the same set")
     scored = [name for name, stats in sorted(first.items()) if stats.ref_length]
+    if not scored:
+        return _undrawn(float("nan"))
+    if any(len(set(blocks[name][0])) < 2 for name in scored):
+        return _undrawn(float(np.mean([second[name].rate - first[name].rate for name in scored])))
     seeds = np.random.SeedSequence(seed).spawn(len(scored))
     differences, drawn = [], []
     for name, own in zip(scored, seeds, strict=True):
@@ -250,6 +256,12 @@ def macro_compare(
         differences.append(second[name].rate - first[name].rate)
         drawn.append(rates[1] - rates[0])
     return _comparison(float(np.mean(differences)), np.mean(drawn, axis=0))
+
+
+def _undrawn(difference: float) -> Comparison:
+    """A difference of too few utterances or speakers to draw from."""
+    nan = float("nan")
+    return Comparison(difference=difference, interval=Interval(low=nan, high=nan), p_value=nan)
 
 
 def _comparison(difference: float, drawn: Rates) -> Comparison:
