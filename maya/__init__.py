@@ -47,8 +47,10 @@ def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | 
     if places is not None:
         checkpoint.model_config = with_places(checkpoint.model_config, places)
     heads, untrained = read_heads(checkpoint), untrained_names(checkpoint)
-    if untrained:
-        logging.getLogger(__name__).warning("%s: not trained yet: %s", path, ", ".join(untrained))
+    # The choice of a decoding method names text heads that a training left out.
+    new, text = checkpoint.notes.get("untrained", ()), checkpoint.model_config.text_heads
+    if named := [name for name in untrained if name in new or name not in text]:
+        logging.getLogger(__name__).warning("%s: not trained yet: %s", path, ", ".join(named))
     model = build(checkpoint).to(where)
     model.untrained = untrained
     return Recognizer(model=model, tokenizer=checkpoint.tokenizer, device=where, heads=heads)

@@ -29,7 +29,10 @@ class LLMTokenizer(Tokenizer):
     @classmethod
     def from_json_bytes(cls, model_bytes: bytes) -> "LLMTokenizer":
         """The tokenizer with these `model_bytes`. Raises MayaError for other bytes."""
-        return cls(model_bytes.removeprefix(MAGIC).decode(errors="replace"))
+        try:
+            return cls(model_bytes.removeprefix(MAGIC).decode())
+        except UnicodeDecodeError as error:
+            raise MayaError(f"this is not the tokenizer of a language model ({error})") from None
 
     @property
     def vocab_size(self) -> int:

@@ -135,6 +135,7 @@ def test_vocabularies_of_another_size_are_refused(tmp_path: Path) -> None:
     refused(path, "piece 0 is '<unk>', not '<blk>'", tokens=shifted)
     for text, message in (
         ("<blk> 0\na b 1\n", "line 2: 'a b 1' is not a piece and its id"),
+        ("<blk> 0\na ²\n", "line 2: 'a ²' is not a piece and its id"),
         ("<blk> 0\n<unk> 2\n", "none with id 1"),
         ("<blk> 0\n<unk> 0\n", "id 0 stands for '<blk>' too"),
         ("<blk> 0\na 1\n", "has no piece '<unk>'"),

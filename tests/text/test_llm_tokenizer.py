@@ -69,3 +69,11 @@ def test_damaged_bytes_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "cut.model").write_bytes(MAGIC + content)
     with pytest.raises(MayaError, match=r"cut\.model: this is not the tokenizer of a language model"):
         read_file(tmp_path / "cut.model")
+
+
+def test_a_damaged_byte_is_not_replaced(tmp_path: Path) -> None:
+    made = load_tokenizer(str(tiny_llm.make(tmp_path)))
+    damaged = made.model_bytes.replace("Ġ".encode(), b"\xff\xff")
+    assert damaged != made.model_bytes
+    with pytest.raises(MayaError, match="this is not the tokenizer of a language model"):
+        tokenizer_from_bytes(damaged)
