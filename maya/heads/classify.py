@@ -68,7 +68,8 @@ class Classifier(Head):
         mean = wide.sum(1) / frames
         variance = (wide.square().sum(1) / frames - mean.square()).clamp(min=0)
         # The small constant keeps the root's slope finite where a channel does not vary.
-        logits = self.out(torch.cat([mean, (variance + 1e-5).sqrt()], dim=-1))
+        pooled = torch.cat([mean, (variance + 1e-5).sqrt()], dim=-1)
+        logits = self.out(pooled.to(self.out.weight.dtype))  # half where the model is
         return logits.to(wide.dtype).log_softmax(-1)
 
     def targets(self, batch: Batch) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from maya.config import config
 from maya.decode.attention_beam import AttentionBeamConfig, attention_beam
-from maya.decode.base import MethodConfig
+from maya.decode.base import Method, MethodConfig
+from maya.decode.ctc import CTCDecoder
 from maya.decode.ctc_beam import BeamConfig
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis
@@ -328,3 +329,24 @@ def test_ctc_beam_without_texts_says_so(tokenizer: Tokenizer, caplog: pytest.Log
     assert caplog.messages == [
         "decoding by ctc_beam without a language model: there are no training texts here"
     ]
+
+
+@pytest.mark.usefixtures("own_methods")
+def test_a_method_with_stream_can_stream_and_one_without_search_is_refused(tokenizer: Tokenizer) -> None:
+    @config
+    class LiveConfig(MethodConfig):
+        heads = (CTCConfig,)
+        kind: Literal["test_live"] = "test_live"
+
+    class Live(Method, config=LiveConfig):
+        def stream(self, batch: int) -> CTCDecoder:
+            return CTCDecoder(self.heads[0], batch, blank=self.heads[0].blank)
+
+    ours = recognizer(presets.tiny(), tokenizer)
+    assert ours.choose_method("test_live", stream=True).heads == ("ctc",)
+    encoded, langs = frames(ours)
+    assert search(ours, encoded, langs, "test_live") == greedy(ours.model, encoded, "ctc", langs)
+    with pytest.raises(MayaError, match="Nothing has neither `search` nor `stream`"):
+
+        class Nothing(Method, config=LiveConfig):
+            pass
