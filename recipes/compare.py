@@ -1,7 +1,6 @@
 """Compare two systems: their error rates on the same utterances, and the difference with its p-value."""
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -10,7 +9,7 @@ from maya.errors import MayaError
 from maya.recipes.score import read_hypotheses
 from maya.recipes.tokenizer import require
 from maya.score.report import Utterance, percent, span
-from maya.score.wer import Comparison, ErrorStats, cer, macro_average, macro_compare, pool, wer
+from maya.score.wer import ErrorStats, cer, macro_average, macro_compare, pool, wer
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -87,19 +86,14 @@ def compare(
     test = macro_compare(a.words(), b.words(), blocks=ids)
     lines += [
         "",
-        f"second minus first: {100 * test.difference:+.2f} points {_significance(test)}",
+        f"second minus first: {100 * test.difference:+.2f} points "
+        f"[{100 * test.interval.low:+.2f}, {100 * test.interval.high:+.2f}], p = {test.p_value:.3f}",
         f"{len(a.runs[0])} utterances, {len(a.languages)} language(s) with equal weights; bootstrap over "
         "utterances, the same draws for all runs",
     ]
     text = "\n".join(lines)
     print(text)
     return text
-
-
-def _significance(test: Comparison) -> str:
-    if math.isnan(test.p_value):
-        return "(no interval: it takes two utterances of each language)"
-    return f"[{100 * test.interval.low:+.2f}, {100 * test.interval.high:+.2f}], p = {test.p_value:.3f}"
 
 
 def _hypotheses(runs: Sequence[Path], split: str) -> list[Path]:

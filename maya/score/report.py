@@ -198,8 +198,7 @@ def result(report: Report) -> dict[str, Any]:
 def write_result(report: Report, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write `result` and the entries of `extra` (command, commit, checkpoint, ...) as one JSON object."""
     content = {**(extra or {}), **result(report)}
-    text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-    Path(path).write_text(text, encoding="utf-8")
+    Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def score_utterances(report: Report) -> list[ScoredUtterance]:

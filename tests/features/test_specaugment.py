@@ -96,7 +96,3 @@ def test_time_warping_keeps_ends_order_and_padding():
         assert 1 < (row[:n, 0] - ramp[0, :n, 0]).abs().max() <= 81
     assert torch.equal(out[2], ramp[2])  # too short for a point 81 frames from both ends
     assert SpecAugment(cfg).eval().warp(ramp, lens) is ramp
-
-
-def test_lhotse_masks_no_time_at_a_small_ratio() -> None:
-    assert lhotse(time_mask_ratio=0.0).time_masks == lhotse(time_mask_ratio=0.05).time_masks == 0

@@ -89,13 +89,3 @@ def test_different_runs_are_refused(make: Make) -> None:
     stats = wer(["one"], ["one"])
     with pytest.raises(MayaError, match="different utterances"):
         macro_compare({"en": stats}, {"en": stats}, blocks={"en": (["a"], ["b"])})
-
-
-def test_a_single_utterance_gives_no_interval(make: Make) -> None:
-    """Every draw would be the same utterance, and any difference certain."""
-    runs = [make("a", 0.1, 0), make("b", 0.5, 1)]
-    for run in runs:
-        path = run / "decode" / "test" / "hyps.jsonl"
-        path.write_text(next(line for line in path.read_text().splitlines(True) if '"u000"' in line))
-    text = compare(runs[:1], runs[1:])
-    assert "points (no interval: it takes two utterances of each language)" in text and "nan" not in text

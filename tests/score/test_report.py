@@ -1,4 +1,3 @@
-import io
 import json
 from pathlib import Path
 
@@ -111,10 +110,3 @@ def test_empty_lists_and_duplicate_ids_are_refused() -> None:
         make_report([])
     with pytest.raises(MayaError, match="'h1' was decoded 2 times"):
         make_report([UTTERANCES[1], UTTERANCES[1]])
-
-
-def test_the_result_is_utf_8_in_every_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io, "text_encoding", lambda encoding, level=2: encoding or "ascii")
-    write_result(make_report([Utterance(id="a", language="hi", ref="एक", hyp="एक")]), tmp_path / "r.json",
-                 {"command": "एक"})  # fmt: skip
-    assert "एक" in (tmp_path / "r.json").read_bytes().decode()
