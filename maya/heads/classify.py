@@ -35,19 +35,19 @@ class ClassifyConfig(HeadConfig):
         if not self.label or len(self.classes) < 2:
             raise MayaError("a classify head needs the name of a label and at least two classes of it")
         if self.label == LANGUAGE:
-            raise MayaError("a head of kind 'language' tells languages apart; a classify head cannot")
+            raise MayaError("a classify head cannot identify languages; take a head of kind 'language'")
         return Classifier(self, context.dim, self.label, self.classes)
 
 
 @config
 class LanguageConfig(HeadConfig):
-    """Tells the languages of the model apart."""
+    """A classifier of the language, one of the model's."""
 
     kind: Literal["language"] = "language"
 
     def build(self, context: HeadContext) -> "Classifier":
         if not context.languages:
-            raise MayaError("a language head needs model.languages to tell apart")
+            raise MayaError("a language head needs model.languages")
         return Classifier(self, context.dim, LANGUAGE, context.languages)
 
 

@@ -50,7 +50,7 @@ def test_losses_of_heads_do_not_mix_with_other_sums() -> None:
 
 def test_languages_take_a_language_head() -> None:
     """`Batch.langs` counts the model's languages, not the classes of a classify head."""
-    with pytest.raises(MayaError, match="a head of kind 'language' tells languages apart"):
+    with pytest.raises(MayaError, match="a classify head cannot identify languages"):
         ClassifyConfig(label="language", classes=("hi", "en")).build(HeadContext(dim=4, labels=3, blank=3))
 
 

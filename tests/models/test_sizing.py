@@ -147,7 +147,7 @@ def test_memory_has_no_lattice_of_logits() -> None:
 
 
 def test_errors_name_the_problem() -> None:
-    with pytest.raises(MayaError, match="no GPU 'h300' in the table; known are .*h200"):
+    with pytest.raises(MayaError, match="unknown GPU 'h300'; expected one of .*h200"):
         gpu_named("h300")
     assert gpu_named("H200").memory_gb == 141
     actual = memory(small(), Training(cuda=True, bf16=True))

@@ -35,14 +35,14 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moment:
-    """A point where memory may be highest: what is there beside what is kept, and what of that is not there,
-    not yet or no longer."""
+    """A point of a step where memory may be highest. extra: memory beside the components that are kept.
+    gone: kept components that do not exist at this point."""
 
     extra: Terms
     gone: frozenset[str] = frozenset()
 
 
-# They find room in what others have freed or, coming first, leave it to them.
+# Moments that use memory which other moments have freed, or will use again.
 _AMONG_FREED = ("features", "end of the backward pass")
 
 
@@ -51,8 +51,8 @@ class TrainingMemory:
     """states: what is always there; kept: from forward to backward; moments: where memory may be highest;
     host: beside the GPU, in the memory of the first process.
 
-    resident: count the resident set of a process on a CPU. There training lets glibc keep what is freed
-    (maya.train.loop.keep_freed_memory), in pieces that suit the next moment badly: all of them add up.
+    resident: count the resident set of a process on a CPU. There training lets glibc keep freed memory
+    (maya.train.loop.keep_freed_memory). It is fragmented, so the moments add up.
     """
 
     states: dict[str, Terms] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class TrainingMemory:
         return total(self.states.values())
 
     def peaks(self) -> dict[str, Terms]:
-        """All that is there at each moment."""
+        """All memory in use at each moment."""
         if self.resident:
             extras = [m.extra for name, m in self.moments.items() if name not in _AMONG_FREED]
             return {"all moments together": self.base + total(self.kept.values()) + total(extras)}
