@@ -41,7 +41,7 @@ def strict(
     """The weights, by Maya's names, in the order of a model's state dict.
 
     original: gives a tensor's name and shape in the file, for errors. network: describes the expected model.
-    Raises MayaError for a tensor that is missing, unexpected, of another shape, or not finite.
+    Raises MayaError for a tensor that is missing, unexpected, of another shape or kind, or not finite.
     """
     with torch.device("meta"):
         expected = SpeechModel(config).state_dict()
@@ -51,6 +51,9 @@ def strict(
         raise MayaError(f"{path} lacks tensors of {network}: {some(missing)}")
     for name, right in expected.items():
         source, tensor = original(name, weights[name])
+        if tensor.layout != torch.strided or (right.is_floating_point() and not tensor.is_floating_point()):
+            kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+            raise MayaError(f"{path}: {source} is a tensor of {kind}; expected floating point, strided")
         if not bool(tensor.isfinite().all()):
             raise MayaError(
                 f"{path}: {source} holds values that are not finite numbers; save the model again"

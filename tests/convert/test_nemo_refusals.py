@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from maya.convert import from_nemo, import_nemo
 from maya.errors import MayaError
@@ -136,6 +137,15 @@ def test_weights_of_another_vocabulary_or_width_are_refused(tmp_path: Path, sour
     refused(changed(source, tmp_path / "b.nemo", weights=grown), "the vocabulary of the tokenizer is 40")
     filters = {"preprocessor.featurizer.fb": torch.rand(1, 80, 257)}
     refused(changed(source, tmp_path / "c.nemo", weights=lambda w: w | filters), "preprocessor section")
+
+
+@pytest.mark.parametrize(("kind", "change"), [("int8", Tensor.char), ("complex64", lambda t: t * 1j),
+                                               ("sparse_coo", Tensor.to_sparse)])  # fmt: skip
+def test_weights_of_another_kind_are_refused(tmp_path: Path, source: Path, kind: str, change: Any) -> None:
+    """Quantised weights would be read as the numbers that stand for them."""
+    name = "encoder.layers.1.norm_out.weight"
+    path = changed(source, tmp_path / "b.nemo", weights=lambda w: w | {name: change(w[name])})
+    refused(path, f"{name} is a tensor of ", kind, "expected floating point, strided")
 
 
 def test_missing_and_unexpected_weights_are_refused(tmp_path: Path, source: Path) -> None:

@@ -257,7 +257,10 @@ def test_omega_takes_the_plain_transducer_loss_in_training_only() -> None:
         ({"vocab_size": 0}, "no vocabulary"),
         ({"ctc_weight": 1.5}, "ctc_weight must be from 0 to 1, not 1.5"),
         ({"languages": ()}, "needs model.languages"),
-        ({"languages": (), "language_embedding": False, "language_id_weight": 0.1}, "a language head needs model.languages"),
+        (
+            {"languages": (), "language_embedding": False, "language_id_weight": 0.1},
+            "a language head needs model.languages",
+        ),
         ({"durations": (2, 1)}, "ascend"),
         ({"durations": (0,)}, "ascend"),
     ],
