@@ -117,6 +117,12 @@ def field_types(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
+def required_fields(cls: type) -> list[str]:
+    """The names of the fields that have no default."""
+    missing, fields = dataclasses.MISSING, dataclasses.fields(cls)
+    return [f.name for f in fields if f.default is missing and f.default_factory is missing]
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """The end of an error about an unknown `word`: "; did you mean ...?", or "" if no choice is similar."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
