@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from maya.data.loading.batch import Batch
+from maya.encoders import FastConformer, FastConformerConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import build_model
 from maya.train.loop import Step, TrainConfig, make_accelerator, train_step
@@ -81,3 +82,27 @@ def test_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
     scale = max(float(v.detach().abs().max()) for v in whole.values())
     for name, value in whole.items():
         assert float((parts[name] - value).abs().max()) / scale < 2e-5, name
+
+
+def _skip_layers(rank: int, out: str) -> None:
+    """Four passes of an encoder that skips layers at random, each rank with random numbers of its own."""
+    make_accelerator(TrainConfig(precision="fp32", threads=1), cpu=True)  # begins the process group
+    cfg = FastConformerConfig(
+        d_model=16, n_layers=4, n_heads=2, subsampling_channels=4, conv_kernel=3, layer_drop=0.7
+    )
+    encoder, skipped = FastConformer(cfg).train(), []
+    for number, layer in enumerate(encoder.layers):
+        layer.register_forward_hook(lambda *_, number=number: skipped[-1].remove(number))
+    torch.manual_seed(100 + rank)
+    for _ in range(4):
+        skipped.append([0, 1, 2, 3])
+        encoder(torch.randn(2, 64, 80), torch.tensor([64, 40])).frames.sum().backward()
+    Path(out, f"skipped-{rank}").write_text(str(skipped))
+
+
+@pytest.mark.xdist_group("pair")
+def test_ranks_that_share_batch_statistics_skip_the_same_layers(tmp_path: Path, pair: Pair) -> None:
+    pair.run(_skip_layers, str(tmp_path))
+    first, second = ((tmp_path / f"skipped-{rank}").read_text() for rank in range(2))
+    assert first == second
+    assert len(set(first.strip("[]").split("], ["))) > 1  # drawn anew in each pass
