@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from maya.data.plan import MemoryConfig, PlanConfig
 from maya.data.plan.caps import Caps
 from maya.errors import MayaError
-from maya.files import json_sha256
+from maya.files import json_sha256, write_json
 from maya.train.memory_steps import Order, Steps
 
 THRESHOLD = 0.05  # the largest batch is found to this share of it
@@ -210,7 +210,7 @@ def with_memory(plan: PlanConfig, order: Order, cache: Path, *, seconds: float, 
     rest = {"excess_median": probed.excess_median, "excess_max": probed.excess_max}
     tries = [asdict(x) for x in probed.samples]
     cache.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(key | {"memory": terms, **rest, "samples": tries}, indent=1) + "\n")
+    write_json(path, key | {"memory": terms, **rest, "samples": tries})
     log.info(
         "memory: %d steps tried, the model of it lies %.0f %% above them at the median: %s",
         len(tries), 100 * probed.excess_median, path,
