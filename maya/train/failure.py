@@ -131,7 +131,7 @@ def restore_random(states: list[Tensor], device: torch.device) -> None:
 def stop_unless_finite(
     tallies: list[Tally], norm: Tensor, step: int, run_dir: Path, device: torch.device, scale: float
 ) -> tuple[int, float]:
-    """Name the utterances that gave no usable loss; return how many of this rank's were infeasible, and the
+    """Name the utterances that gave no usable loss; return how many of all ranks were infeasible, and the
     gradients' norm as a number. What has to be read from the device is read at once.
 
     An infinite loss means a text its audio cannot carry: the row had no gradient and goes into
@@ -150,8 +150,8 @@ def stop_unless_finite(
         if ids:
             with (run_dir / name).open("a") as f:
                 f.writelines(f"{step}\t{i}\n" for i in ids)
-    wild = not torch.tensor(length).isfinite()
-    everywhere, anywhere = all_reduce_sum([float(len(broken)), float(wild)], device)
+    counts = [float(len(broken)), float(not math.isfinite(length)), float(len(infeasible))]
+    everywhere, anywhere, skipped = all_reduce_sum(counts, device)
     look = f"`maya diagnose {run_dir}` says which module it is; lower train.lr or train.clip, or"
     if everywhere:
         failed = [t for t in tallies if t.losses.isnan().any()]
@@ -164,7 +164,7 @@ def stop_unless_finite(
             f"{run_dir}: the gradients of step {step} are not finite, while its losses are; the weights are "
             f"as they were, and {look} mend the backward pass of that module", "gradient", tallies, scale,
         )  # fmt: skip
-    return len(infeasible), length
+    return int(skipped), length
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from maya.data.loading.batch import Batch
 from maya.encoders import FastConformer, FastConformerConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import build_model
+from maya.train.failure import Tally, stop_unless_finite
 from maya.train.loop import Step, TrainConfig, make_accelerator, train_step
 from maya.train.state import State
 from tests import tiny
@@ -106,3 +107,20 @@ def test_ranks_that_share_batch_statistics_skip_the_same_layers(tmp_path: Path, 
     first, second = ((tmp_path / f"skipped-{rank}").read_text() for rank in range(2))
     assert first == second
     assert len(set(first.strip("[]").split("], ["))) > 1  # drawn anew in each pass
+
+
+def _with_an_impossible_text(rank: int, out: str) -> None:
+    """Rank 1 has two utterances that are too short for their texts."""
+    device = make_accelerator(TrainConfig(precision="fp32", threads=1), cpu=True).device
+    tally = Tally.before(_batch([0, 1, 2]), torch.Generator(), device)
+    tally.losses = torch.tensor([1.0, torch.inf, torch.inf] if rank else [1.0, 2.0, 3.0])
+    infeasible, _ = stop_unless_finite([tally], torch.tensor(1.0), 0, Path(out), device, 1.0)
+    Path(out, f"infeasible-{rank}").write_text(str(infeasible))
+
+
+@pytest.mark.xdist_group("pair")
+def test_the_log_counts_the_impossible_utterances_of_all_ranks(tmp_path: Path, pair: Pair) -> None:
+    """Rank 0 writes the log and the checkpoint."""
+    pair.run(_with_an_impossible_text, str(tmp_path))
+    assert [(tmp_path / f"infeasible-{rank}").read_text() for rank in range(2)] == ["2", "2"]
+    assert (tmp_path / "infeasible.txt").read_text() == "0\t1\n0\t2\n"
