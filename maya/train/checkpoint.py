@@ -256,12 +256,13 @@ def refuse_other_meaning(path: Path, saved: SpeechModelConfig, cfg: SpeechModelC
 
 
 def rng_state() -> dict[str, Any]:
-    """Every random state of this process, in types that load under `weights_only=True`."""
+    """Every random state of this process, in types that load under `weights_only=True`. Of the GPUs only the
+    one that the process uses: the training may continue where there are fewer, or in another order."""
     name, keys, pos, has_gauss, cached = np.random.get_state()
     version, internal, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), pos, has_gauss, cached],
         "python": [version, list(internal), gauss_next],
     }
@@ -270,7 +271,7 @@ def rng_state() -> dict[str, Any]:
 def restore_rng(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"][0])
     name, keys, pos, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
     version, internal, gauss_next = state["python"]

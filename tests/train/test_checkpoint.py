@@ -108,6 +108,27 @@ def test_all_random_states_are_restored() -> None:
     assert torch.equal(first[0], again[0]) and np.array_equal(first[1], again[1]) and first[2] == again[2]
 
 
+def test_random_state_of_a_gpu_is_restored_where_there_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the state of the process's own GPU is saved. Generators of the CPU stand for those of GPUs."""
+
+    def machine(gpus: int, current: int) -> torch.Generator:
+        generators = tuple(torch.Generator().manual_seed(gpu) for gpu in range(gpus))
+        for name, value in {
+            "is_available": True, "is_initialized": True, "current_device": current, "_lazy_init": None,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+            monkeypatch.setattr(torch.cuda.random, name, lambda value=value: value, raising=False)
+        monkeypatch.setattr(torch.cuda.random, "_lazy_call", lambda call, **_: call())
+        monkeypatch.setattr(torch.cuda, "default_generators", generators)
+        return generators[current]
+
+    before = machine(8, current=5)
+    saved = ckpt.rng_state()
+    after = machine(1, current=0)
+    ckpt.restore_rng(saved)
+    assert torch.equal(torch.rand(3, generator=before), torch.rand(3, generator=after))
+
+
 def test_start_from_another_model(made: ckpt.Checkpoint, tmp_path: Path) -> None:
     ckpt.save_checkpoint(tmp_path / "averaged.pt", made)
     larger = with_vocabulary(made.model_config, made.model_config.vocab_size + 3, ("en",))
