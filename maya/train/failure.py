@@ -16,7 +16,7 @@ from maya.data.loading.batch import Batch
 from maya.errors import MayaError
 from maya.files import replacing
 from maya.train import checkpoint as ckpt
-from maya.train.distributed import all_reduce_sum, rank, world_size
+from maya.train.distributed import all_reduce_sum, barrier, rank, world_size
 from maya.train.state import Run, State
 
 FOLDER, MODEL, FORMAT = "not-a-number", "model.pt", "maya-not-a-number-1"
@@ -184,6 +184,7 @@ def watched(run: Run, group: list[Batch], batch_count: float, bf16: bool) -> Ite
             keep(run, failure)
         except (OSError, RuntimeError, MayaError) as why:
             raise MayaError(f"{error} (the batch itself could not be kept: {why})") from error
+        barrier()  # the launcher ends all ranks after the first one; rank 0 may still write the weights
         raise
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

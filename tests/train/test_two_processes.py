@@ -1,6 +1,10 @@
 """The gradient does not depend on the split of a batch over processes."""
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -9,6 +13,7 @@ from maya.data.loading.batch import Batch
 from maya.encoders import FastConformer, FastConformerConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import build_model
+from maya.train import failure
 from maya.train.failure import Tally, stop_unless_finite
 from maya.train.loop import Step, TrainConfig, make_accelerator, train_step
 from maya.train.state import State
@@ -124,3 +129,27 @@ def test_the_log_counts_the_impossible_utterances_of_all_ranks(tmp_path: Path, p
     pair.run(_with_an_impossible_text, str(tmp_path))
     assert [(tmp_path / f"infeasible-{rank}").read_text() for rank in range(2)] == ["2", "2"]
     assert (tmp_path / "infeasible.txt").read_text() == "0\t1\n0\t2\n"
+
+
+def _fail_while_rank_0_writes(rank: int, out: str) -> None:
+    make_accelerator(TrainConfig(precision="fp32", threads=1), cpu=True)
+    weights = Path(out, "weights")
+
+    def keep(run: Any, failed: failure.Failure) -> None:
+        if failed.rank == 0:
+            time.sleep(0.5)
+            weights.write_text("written")
+
+    model: Any = torch.nn.Linear(1, 1)
+    model.step, model.frozen = 3, frozenset()
+    run: Any = SimpleNamespace(model=model, folder=Path(out))
+    slow = mock.patch.object(failure, "keep", keep)
+    with slow, pytest.raises(failure.NotFinite), failure.watched(run, [], 0.0, False):
+        raise failure.NotFinite("not a number", "loss", [], 1.0)
+    assert weights.is_file()
+
+
+@pytest.mark.xdist_group("pair")
+def test_no_rank_ends_while_rank_0_writes_the_weights_of_a_failed_step(tmp_path: Path, pair: Pair) -> None:
+    """The launcher would end rank 0 too."""
+    pair.run(_fail_while_rank_0_writes, str(tmp_path))
