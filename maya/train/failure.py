@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maya.config import leaves
 from maya.data.loading.batch import Batch
 from maya.errors import MayaError
 from maya.files import replacing
@@ -73,9 +74,10 @@ class OutOfMemory(MayaError):
             f"{worst.tokens.shape[1]} tokens{of}"
         )
         if worst.size == 1:
+            off = dict(leaves(experiment.model)).get("encoder.activation_checkpointing") is False
             super().__init__(
                 f"{self.batch}: {worst.ids[0]!r} cannot be divided; leave such utterances out with "
-                "data.max_seconds, or set model.encoder.activation_checkpointing=true"
+                "data.max_seconds" + (", or set model.encoder.activation_checkpointing=true" if off else "")
             )
             return
         plan, cuda = experiment.data.plan, device.type == "cuda"

@@ -147,8 +147,8 @@ def probe(
             raise MayaError(
                 f"one utterance of {seconds:.1f} s with {tokens} tokens needs {needs} where "
                 f"{allowed / 1e9:.2f} GB may be used ({memory.safety:g} of {limit_bytes / 1e9:.2f}); give "
-                "data.plan.memory.limit more, turn model.encoder.activation_checkpointing on, or prepare the "
-                "data with a shorter limit"
+                "data.plan.memory.limit more, turn model.encoder.activation_checkpointing on if the encoder "
+                "has it, or prepare the data with a shorter limit"
             )
     return _above_all(samples, memory, allowed, frames)
 
