@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from maya.data.loading.batch import Batch
 from maya.decode.head_choice import TrainedHeads
@@ -78,8 +79,7 @@ def make_validate(
             batch = batch.to(device)
             encoded = model.encode_audio(batch.audio, batch.audio_lens, hidden=model.hidden)
             losses = model.losses(encoded, batch, weights=weights).total
-            # Infinite: a text that its audio cannot hold. NaN stays, or a broken model would look perfect.
-            outputs.loss += float(losses.masked_fill(losses == float("inf"), 0.0).sum())
+            outputs.loss += sum_of_feasible(losses)
             outputs.count += float(batch.token_lens.clamp(min=1).sum()) if text else batch.size
             hyps = [greedy(model, encoded, head, batch.langs) for head in text]
             if text:
@@ -101,6 +101,12 @@ def make_validate(
         return {"error": error} | scores | accuracies
 
     return validate
+
+
+def sum_of_feasible(losses: Tensor) -> float:
+    """The sum of losses (B,) without the infinite ones, of texts that their audio cannot hold. NaN stays: as
+    0 it would make a broken model the best one."""
+    return float(losses.masked_fill(losses == float("inf"), 0.0).sum())
 
 
 def classes_of(model: SpeechModel, head: Head, encoded: Encoded, batch: Batch) -> list[tuple[str, str]]:
