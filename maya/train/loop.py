@@ -188,6 +188,7 @@ def train(
     on_dev = partial(check_on_dev, run, state, material.validate) if material.validate else None
     if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):
         on_dev()  # the step was saved, and its validation interrupted
+        clock.lap("validate")
     with StopRequest() as stop:
         while not schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
             if model.frozen != schedule.frozen(cfg, state.step):
@@ -448,7 +449,7 @@ def report(run: Run, state: State, window: Window, clock: Clock, pace: Pace, tot
     """One line on the terminal, one in metrics.jsonl; then a new window."""
     cfg, log, model = run.cfg, run.log, run.model
     sums, last, epoch = window.sums, state.step - 1, schedule.epoch(cfg, state.position)
-    step_seconds = {k: v for k, v in clock.seconds.items() if k not in ("validate", "checkpoint")}
+    step_seconds = {k: v for k, v in clock.seconds.items() if k != "validate"}
     spent = sum(step_seconds.values())
     shares = {f"share_{k}": round(v / spent, 4) for k, v in step_seconds.items()}
     losses = part_losses(model, window, last)
