@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maya.config import Kinds, register_builder
+from maya.data.loading.batch import HostCopy
 from maya.errors import MayaError
 from maya.features.base import FeaturesConfig
 
@@ -124,11 +125,19 @@ class Encoded:
 
     frames: (B, S, D), zero at and beyond lens.       lens: (B,) int64.
     hidden: (B, S, D_l) by layer number, for the layers that were requested; zero beyond lens too.
+    host_lens: a copy of lens on the CPU, which the model computes from the batch; see `lens_on_host`.
     """
 
     frames: Tensor
     lens: Tensor
     hidden: dict[int, Tensor] = field(default_factory=dict)
+    host_lens: HostCopy | None = None
+
+    @property
+    def lens_on_host(self) -> Tensor:
+        """`lens` on the CPU if it is known there, otherwise as it is: (B,) int64."""
+        copy = self.host_lens
+        return copy.values if copy is not None and copy.of is self.lens else self.lens
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.frames, self.lens))

@@ -197,6 +197,12 @@ class Head(nn.Module):
         return total
 
 
+def loss_inputs(encoded: Encoded, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens (B, U), frames (B,) and token lengths (B,) for a loss that checks them, on the CPU where they
+    are known there: such a loss does not wait for the device."""
+    return batch.on_host("tokens"), encoded.lens_on_host, batch.on_host("token_lens")
+
+
 def add_weighted(total: Tensor | None, loss: Tensor, weight: float) -> Tensor:
     """total + weight · loss, each (B,). A weight of 0 keeps an infinite loss out, and gives DDP its zero
     gradients."""

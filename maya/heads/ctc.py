@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from maya.config import config
 from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
-from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, ramp
+from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, loss_inputs, ramp
 from maya.heads.cost import HeadFlops, HeadMemory, Terms
 from maya.losses import cr_ctc_loss, ctc_loss
 from maya.ranges import BelowOne, Count, NonNegFloat
@@ -73,8 +73,8 @@ class CTCHead(Head):
         return logits.float().log_softmax(-1) if logits.dtype != torch.float64 else logits.log_softmax(-1)
 
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
-        log_probs, lens = self(encoded.frames), encoded.lens
-        losses = {"loss": ctc_loss(log_probs, batch.tokens, lens, batch.token_lens, blank=self.blank)}
+        log_probs, (tokens, lens, token_lens) = self(encoded.frames), loss_inputs(encoded, batch)
+        losses = {"loss": ctc_loss(log_probs, tokens, lens, token_lens, blank=self.blank)}
         if step.views == 2 and "consistency" in self.parts:
             first, second = log_probs.chunk(2)
             losses["consistency"] = cr_ctc_loss(first, second, lens[: len(first)])

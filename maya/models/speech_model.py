@@ -1,5 +1,6 @@
 """The model: features → noise and masks → an encoder → heads by name."""
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self, cast
@@ -7,7 +8,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from maya.data.loading.batch import Batch
+from maya.data.loading.batch import Batch, HostCopy
 from maya.encoders import Encoded, Encoder
 from maya.encoders.zipformer.regularizers import set_batch_count
 from maya.errors import MayaError
@@ -16,7 +17,10 @@ from maya.features.noise import AddNoise
 from maya.features.specaugment import SpecAugment
 from maya.heads import Head, LossStep, final_weights, head_weights
 from maya.heads.base import add_weighted
+from maya.kernels import host
 from maya.models.config import ENCODER, SpeechModelConfig, check, head_context
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -56,6 +60,7 @@ class SpeechModel(nn.Module):
         self.untrained: tuple[str, ...] = ()  # heads of a loaded model that were never trained
         self._learns = [name for name, p in self.named_parameters() if p.requires_grad]
         self.step = 0  # of training
+        self._clock_agrees: bool | None = None  # with the encoder's lengths; None: not compared yet
 
     def head(self, name: str) -> Head:
         """A head by its name. Raises MayaError if the model has none of that name."""
@@ -177,6 +182,7 @@ class SpeechModel(nn.Module):
         weights = head_weights(self.cfg.heads, self.step)
         views = self.cfg.views if self.training else 1
         encoded = self.encode_audio(batch.audio, batch.audio_lens, views, self.hidden)
+        encoded = self._with_host_lens(encoded, batch.on_host("audio_lens").repeat(views))
         step = LossStep(step=self.step, generator=generator, views=views)
         return self.losses(encoded, batch, weights=weights, step=step)
 
@@ -205,6 +211,25 @@ class SpeechModel(nn.Module):
         if self.training and self.cfg.language_embedding and not is_read:
             total = total + _zero_gradients(self.language_embedding)
         return Losses(total=total, parts=parts)
+
+    def _with_host_lens(self, encoded: Encoded, audio_lens: Tensor) -> Encoded:
+        """The frames with their lengths on the CPU, from audio_lens (B,) samples by the model's clock.
+
+        The losses check lengths, and a read of those that the encoder computed would wait for the device. On
+        a GPU only the first batch is compared with the encoder, on a CPU every one.
+        """
+        if self._clock_agrees is False or not host.reads_freely(audio_lens):
+            return encoded
+        lens = self.cfg.clock.frames(audio_lens)
+        if self._clock_agrees is None or host.reads_freely(encoded.lens):
+            self._clock_agrees = torch.equal(encoded.lens.cpu(), lens)
+        if not self._clock_agrees:
+            log.warning(
+                "%s.subsampled does not give the lengths of the encoder's frames, so each training step waits "
+                "for them, and plans and times are off; change it", type(self.cfg.encoder).__name__,
+            )  # fmt: skip
+            return encoded
+        return replace(encoded, host_lens=HostCopy(encoded.lens, lens))
 
     def _partly_hidden(self, langs: Tensor) -> Tensor:
         """langs (B,), in training some of them unknown."""
@@ -238,7 +263,7 @@ def _repeated(batch: Batch, views: int) -> Batch:
     """The batch with its targets, labels and ids repeated row after row; the audio as it is."""
     if views == 1:
         return batch
-    return replace(
+    repeated = replace(
         batch,
         tokens=batch.tokens.repeat(views, 1),
         token_lens=batch.token_lens.repeat(views),
@@ -246,6 +271,9 @@ def _repeated(batch: Batch, views: int) -> Batch:
         ids=batch.ids * views,
         labels={name: values * views for name, values in batch.labels.items()},
     )
+    targets = {name: batch.on_host(name) for name in ("tokens", "token_lens", "langs")}
+    copies = {name: x.repeat(views, *[1] * (x.ndim - 1)) for name, x in targets.items()}
+    return repeated.with_host_copies(copies)
 
 
 def build_model(cfg: SpeechModelConfig) -> SpeechModel:

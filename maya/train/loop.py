@@ -356,7 +356,7 @@ def train_step(
         tallies.append(Tally.before(batch, generator, device))
         with sync:
             with accelerator.autocast():
-                losses = model(batch.to(device), generator)
+                losses = model(batch.to(device, non_blocking=True), generator)
             clock.lap("forward")
             feasible = losses.total.isfinite()
             (losses.total.masked_fill(~feasible, 0.0).sum() * scale).backward()

@@ -9,6 +9,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maya.kernels import host
+
+READ_ON_HOST = ("audio_lens", "tokens", "token_lens", "langs")  # what losses check on the host
+
+
+@dataclass(frozen=True, slots=True)
+class HostCopy:
+    """The values of a device tensor, on the CPU. A read of the tensor itself would wait for the device.
+
+    of: the tensor. A copy counts for this very object, so it is not used for another that replaces it.
+    """
+
+    of: Tensor
+    values: Tensor
+
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
@@ -21,6 +36,7 @@ class Batch:
     ids: B utterance ids
     labels: B values for each name of a label, None where an utterance has none; "speaker" is always there
         where the batch is of prepared data
+    host: of a batch on a device, copies on the CPU by the name of the field; see `on_host`
     """
 
     audio: Tensor
@@ -31,6 +47,7 @@ class Batch:
     langs: Tensor
     ids: list[str]
     labels: dict[str, list[str | None]] = field(default_factory=dict)
+    host: dict[str, HostCopy] = field(default_factory=dict, repr=False)
 
     @property
     def size(self) -> int:
@@ -40,12 +57,28 @@ class Batch:
     @property
     def seconds(self) -> float:
         """Sum of the utterances' durations, without padding."""
-        return float(self.audio_lens.sum()) / self.sample_rate
+        return float(self.on_host("audio_lens").sum()) / self.sample_rate
+
+    def on_host(self, name: str) -> Tensor:
+        """The tensor in the field `name` on the CPU if its values are known there, otherwise as it is."""
+        x: Tensor = getattr(self, name)
+        copy = self.host.get(name)
+        return copy.values if copy is not None and copy.of is x else x
+
+    def with_host_copies(self, values: Mapping[str, Tensor]) -> "Batch":
+        """The batch with the values of its device tensors, by name. Values that are on a device are dropped,
+        and so are those of tensors on the CPU."""
+        copies = {
+            name: HostCopy(getattr(self, name), x)
+            for name, x in values.items()
+            if host.reads_freely(x) and not host.reads_freely(getattr(self, name))
+        }
+        return replace(self, host=copies)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The batch with its tensors on `device`."""
+        """The batch with its tensors on `device`. What losses check stays on the CPU too, see `on_host`."""
         moved = {name: x.to(device, non_blocking=non_blocking) for name, x in self._tensors().items()}
-        return replace(self, **moved)
+        return replace(self, **moved).with_host_copies({name: self.on_host(name) for name in READ_ON_HOST})
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory, from which copies to a GPU can overlap with its work."""

@@ -10,7 +10,7 @@ from maya.config import config
 from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
 from maya.errors import MayaError
-from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, ramp
+from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, loss_inputs, ramp
 from maya.heads.cost import HeadFlops, HeadMemory
 from maya.heads.transducer.cost import transducer_flops, transducer_memory
 from maya.heads.transducer.joint import Joint, JointConfig
@@ -114,7 +114,7 @@ class TransducerHead(Head):
 
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
         """Joint and loss in one operator, so that the logits of a batch are never held."""
-        cfg, joint, (enc, enc_lens) = self.cfg, self.joint, encoded
+        cfg, joint, enc = self.cfg, self.joint, encoded.frames
         pred = self.decoder(batch.tokens)
         f, g = joint.project_encoder(enc), joint.project_predictor(pred)
         weight, bias, duration_weight, duration_bias = joint.output_layer()
@@ -126,31 +126,34 @@ class TransducerHead(Head):
         if self.training and cfg.joint.dropout > 0:
             # From the CPU's generator, whose state checkpoints hold: each step and rank has its own mask.
             options |= {"dropout": cfg.joint.dropout, "seed": int(torch.randint(2**31, ()))}
-        lens = (enc_lens, batch.token_lens)
+        tokens, *lens = loss_inputs(encoded, batch)
         if cfg.loss == "pruned":
-            simple, ranges = self._simple_loss(enc, pred, lens, batch)
+            simple, ranges = self._simple_loss(enc, pred, tokens, lens)
             loss = fused_pruned_rnnt_loss(
-                f, g, weight, bias, batch.tokens, ranges, *lens,
+                f, g, weight, bias, tokens, ranges, *lens,
                 rnnt_type=cfg.pruned.rnnt_type, delay_penalty=cfg.pruned.delay_penalty, **options,
             )  # fmt: skip
             return {"loss": loss, "simple": simple}
         if cfg.loss == "rnnt":
-            return {"loss": fused_rnnt_loss(f, g, weight, bias, batch.tokens, *lens, **options)}
+            return {"loss": fused_rnnt_loss(f, g, weight, bias, tokens, *lens, **options)}
         loss = fused_tdt_loss(
-            f, g, weight, bias, duration_weight, duration_bias, batch.tokens, *lens,
+            f, g, weight, bias, duration_weight, duration_bias, tokens, *lens,
             durations=cfg.durations, sigma=cfg.sigma,
             omega=cfg.omega if self.training else 0.0, generator=step.generator, **options,
         )  # fmt: skip
         return {"loss": loss}
 
     def _simple_loss(
-        self, enc: Tensor, pred: Tensor, lens: tuple[Tensor, Tensor], batch: Batch
+        self, enc: Tensor, pred: Tensor, tokens: Tensor, lens: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """The simple loss (B,), and the windows of label positions that it finds for the pruned one."""
+        """The simple loss (B,), and the windows of label positions that it finds for the pruned one.
+
+        tokens (B, U); lens: those of frames and of tokens, (B,) each.
+        """
         cfg = self.cfg.pruned
         am, lm = self.simple_joint(enc, pred)
         simple, px_occupation, py_occupation = simple_rnnt_loss(
-            am, lm, batch.tokens, *lens, blank=self.blank, lm_only_scale=cfg.lm_scale,
+            am, lm, tokens, *lens, blank=self.blank, lm_only_scale=cfg.lm_scale,
             am_only_scale=cfg.am_scale, rnnt_type=cfg.rnnt_type, delay_penalty=cfg.delay_penalty,
         )  # fmt: skip
         ranges = prune_ranges(
