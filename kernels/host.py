@@ -4,6 +4,8 @@ A read of a device tensor (`.item()`, `.tolist()`, `nonzero`) waits until the de
 was queued before. The device then idles until the host has queued more. No CUDA graph can hold such a step.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,11 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     if x.is_cpu and device.type == "cuda":
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
+
+
+def numbers_on(device: torch.device, values: Sequence[int], dtype: torch.dtype = torch.int64) -> Tensor:
+    """Numbers of the host as a tensor (n,) on `device`. `torch.tensor(..., device=...)` would wait."""
+    return to_device(torch.tensor(values, dtype=dtype), device)
 
 
 def read_together(*tensors: Tensor) -> list[Tensor]:

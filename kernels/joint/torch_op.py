@@ -168,8 +168,15 @@ def _add_product(total: Tensor, dx: Tensor, hidden: Tensor, product: Tensor | No
 
 
 def _add_rows(total: Tensor, index: Tensor, x: Tensor) -> None:
-    """total[index] += x, (rows, H). Without the third axis, torch would sort on all threads of a CPU."""
-    total[..., None].index_add_(0, index, x[..., None])
+    """total[index] += x, (rows, H), in an order that does not change.
+
+    CPU: without the third axis, torch would sort on all threads. CUDA: `index_add_` has no fixed order, and
+    `index_put_` sorts first.
+    """
+    if total.is_cpu:
+        total[..., None].index_add_(0, index, x[..., None])
+    else:
+        total.index_put_((index,), x, accumulate=True)
 
 
 def _through_activation_(dh: Tensor, active: Tensor, rows: RowList, settings: JointSettings) -> None:

@@ -30,7 +30,8 @@ def simple_rnnt_loss(
 
     am: (B, S, V) and lm: (B, U+1, V), of the same float dtype: the encoder and the predictor, each projected
       to the vocabulary. Need not be contiguous; values past a row's lengths are never read.
-    targets: (B, U) ints below V and not `blank`; padding is ignored. am_lens, target_lens: (B,) ints.
+    targets: (B, U) ints below V and not `blank`; padding is ignored. am_lens, target_lens: (B,) ints. They
+      may be on the CPU: then nothing waits for the device, unless the backend is "torch" on CUDA.
     lm_only_scale, am_only_scale: the arcs' log probabilities are a mixture, in logs, of softmax(am + lm),
       softmax(lm) and softmax(am + log of the mean softmax(lm) in the batch). The first has the rest of 1.
       A term with scale 0 is not computed. The third makes a row's loss depend on its batch.
@@ -100,7 +101,8 @@ def pruned_rnnt_loss(
 
     logits: raw joint outputs (B, S, R, V) at the label positions `ranges`, any float dtype; need not be
       contiguous. They are normalised here.
-    ranges: (B, S, R) ints from `prune_ranges`: on each frame consecutive positions in 0..U.
+    ranges: (B, S, R) ints from `prune_ranges`: on each frame consecutive positions in 0..U. On CUDA, others
+      end the process by an assertion of the device, because the host does not read them.
     targets, am_lens, target_lens, blank, rnnt_type, delay_penalty, backend: as for `simple_rnnt_loss`.
 
     Padding of logits, targets and ranges is ignored. fp64 for fp64 logits, fp32 otherwise, also under
@@ -111,7 +113,7 @@ def pruned_rnnt_loss(
     chosen = choose_backend(op, backend, logits)
     rules = check_rules(op, rnnt_type, delay_penalty)
     check_tensor(op, "logits", logits, (None,) * 4)
-    check_tensor(op, "targets", targets, (logits.shape[0], None), like=logits, floating=False)
+    check_tensor(op, "targets", targets, (logits.shape[0], None), floating=False)
     batch, size, window, vocab = logits.shape
     width = targets.shape[1] + 1
     lens = {"am_lens": am_lens, "target_lens": target_lens}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from maya.kernels.checks import Transcripts
+from maya.kernels.host import numbers_on
 from maya.kernels.lattice import LatticeResult, rnnt_lattice
 from maya.kernels.precision import lattice_dtype
 
@@ -35,7 +36,7 @@ def arc_weights(blank: Tensor, label: Tensor, frames: list[int], rules: ArcRules
         label = torch.cat([label[..., :-1] + blank[..., 1:], label[..., -1:]], -1)
     if rules.delay_penalty:
         t = torch.arange(label.shape[1], device=label.device, dtype=label.dtype)
-        middle = (torch.tensor(frames, device=label.device, dtype=label.dtype) - 1) / 2
+        middle = (numbers_on(label.device, frames, label.dtype) - 1) / 2
         label = label + rules.delay_penalty * (middle[:, None] - t)[:, :, None]
     return blank, label
 

@@ -54,9 +54,11 @@ def ranges_of(p: FusedProblem) -> Tensor:
 
 def _occupancy(p: FusedProblem, ranges: Tensor) -> Tensor:
     """Blank and label mass of each row of the windows."""
-    rows = window_rows(p.transcripts, ranges)
+    rows, counted = window_rows(p.transcripts, ranges)
     cells = RowCells(rows, (p.f.shape[0], p.f.shape[1], p.g.shape[1]), "torch")
-    masses = window_masses(row_scores(p, rows), cells, p.transcripts, ArcRules(), with_posteriors=True)
+    masses = window_masses(
+        row_scores(p, rows), cells, counted, p.transcripts, ArcRules(), with_posteriors=True
+    )
     assert masses.blank is not None and masses.label is not None
     return masses.blank + masses.label
 

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from maya.kernels import host
 from maya.kernels.checks import check_tensor
 from maya.kernels.pruned_rnnt.arcs import TYPES, ArcRules
 from maya.kernels.pruned_rnnt.simple import Smoothing
@@ -36,19 +37,22 @@ def check_windows(
 ) -> Tensor:
     """Ranges (B, S, R) int64 with 0..R-1 on padding; on a row's frames, consecutive positions in 0..U.
 
-    shape: B, S and R, None for any. width: U + 1.
+    shape: B, S and R, None for any. width: U + 1. The ranges are computed on the device, and a read of them
+    would wait for it. So the device itself refuses wrong ones, with an assertion that ends the process.
     """
     check_tensor(op, "ranges", ranges, shape, like=like, floating=False)
     window = ranges.shape[2]
     if not 1 <= window <= width:
         raise ValueError(f"{op}: ranges must hold 1..{width} positions for each frame, not {window}")
     offset = torch.arange(window, device=ranges.device)
-    n_frames = torch.tensor(frames, device=ranges.device)[:, None]
+    n_frames = host.numbers_on(ranges.device, frames)[:, None]
     used = torch.arange(ranges.shape[1], device=ranges.device) < n_frames
     ranges = torch.where(used[..., None], ranges, offset).long()
     first = ranges[..., :1]
     wrong = ((ranges != first + offset) | (ranges < 0) | (ranges >= width)).any(-1)
-    if bool(wrong.any()):
+    if not host.reads_freely(wrong):
+        torch._assert_async(~wrong.any(), f"{op}: ranges must be consecutive positions in 0..{width - 1}")
+    elif bool(wrong.any()):
         b, s = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"{op}: ranges must be consecutive positions in 0..{width - 1}, not {ranges[b, s].tolist()} at "

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from maya.kernels.checks import Transcripts
+from maya.kernels.host import numbers_on
 from maya.kernels.joint import RowCells, RowList, RowMasses, RowScores
 from maya.kernels.lattice.reference import next_labels
 from maya.kernels.precision import NEG_INF, compute_dtype
@@ -60,26 +61,35 @@ class PrunedLoss(torch.autograd.Function):
         return grad, *(None,) * 4
 
 
-def window_rows(transcripts: Transcripts, ranges: Tensor) -> RowList:
-    """The valid cells of all windows as rows of the joint."""
-    index, inside = _window_labels(transcripts, ranges)
-    size = ranges.shape[1]
-    utterance, t, _ = inside.nonzero(as_tuple=True)
-    position = ranges[inside]
-    last = torch.tensor(transcripts.labels, device=ranges.device)[utterance]
-    return RowList(
-        utterance=utterance,
-        frame=utterance * size + t,
-        state=utterance * (transcripts.targets.shape[1] + 1) + position,
-        label=index[inside].masked_fill_(position == last, -1),
-        by_frame=True,
-    )
+def window_rows(transcripts: Transcripts, ranges: Tensor) -> tuple[RowList, Tensor]:
+    """The cells of all windows as rows of the joint, and which rows count, (R,) bool.
+
+    Each frame of an utterance of U labels gets min(window, U + 1) rows, so the host knows their number. That
+    is how many cells of its window are valid where the window ends at position U or before, as those of
+    `prune_ranges` do. Elsewhere rows remain. They repeat position U, and do not count.
+    """
+    (batch, size, window), width = ranges.shape, transcripts.targets.shape[1] + 1
+    in_frame = [min(window, u + 1) for u in transcripts.labels]
+    counts = [t * n for t, n in zip(transcripts.frames, in_frame, strict=True)]
+    starts = [sum(counts[:b]) for b in range(batch)]
+    device, total = ranges.device, sum(counts)
+    numbers = numbers_on(device, [*counts, *starts, *in_frame, *transcripts.labels]).view(4, batch)
+    utterance = torch.arange(batch, device=device).repeat_interleave(numbers[0], output_size=total)
+    start, per_frame, last = numbers[1:, utterance]
+    cell = torch.arange(total, device=device) - start
+    t, place = cell // per_frame, cell % per_frame
+    position = ranges[utterance, t, place]
+    label = next_labels(transcripts.targets)[utterance, position].masked_fill_(position >= last, -1)
+    state = utterance * width + position.minimum(last)
+    rows = RowList(utterance, utterance * size + t, state, label, by_frame=True)
+    return rows, position <= last
 
 
 def window_masses(
-    scores: RowScores, cells: RowCells, transcripts: Transcripts, rules: ArcRules, *, with_posteriors: bool
-) -> RowMasses:
-    """Losses and masses of scored rows, which need not be all cells."""
+    scores: RowScores, cells: RowCells, counted: Tensor, transcripts: Transcripts, rules: ArcRules, *,
+    with_posteriors: bool,
+) -> RowMasses:  # fmt: skip
+    """Losses and masses of scored rows, which need not be all cells. counted: see `window_rows`."""
     result = run_lattice(
         cells.scatter(scores.blank), cells.scatter(scores.label), transcripts, rules,
         with_posteriors=with_posteriors, backend=cells.backend,
@@ -88,13 +98,14 @@ def window_masses(
     loss = (-result.log_prob).to(dtype)
     if not with_posteriors:
         return RowMasses(loss, result.log_prob)
-    blank, label = (cells.gather(x, dtype) for x in score_masses(result, rules))
+    masses = (cells.gather(x, dtype) for x in score_masses(result, rules))
+    blank, label = (mass.masked_fill_(~counted, 0.0) for mass in masses)
     return RowMasses(loss, result.log_prob, blank, label)
 
 
 def _window_labels(transcripts: Transcripts, ranges: Tensor) -> tuple[Tensor, Tensor]:
     """Next label of each window position, (B, S, R), any id if there is none; whether it is valid."""
-    frames, labels = (torch.tensor(x, device=ranges.device) for x in (transcripts.frames, transcripts.labels))
+    frames, labels = (numbers_on(ranges.device, x) for x in (transcripts.frames, transcripts.labels))
     t = torch.arange(ranges.shape[1], device=ranges.device)
     inside = (t < frames[:, None])[..., None] & (ranges <= labels[:, None, None])
     label = next_labels(transcripts.targets)[:, None].expand(-1, ranges.shape[1], -1).gather(2, ranges)

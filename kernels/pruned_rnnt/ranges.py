@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from maya.kernels.host import numbers_on
 from maya.kernels.pruned_rnnt.arcs import ArcRules
 
 
@@ -37,8 +38,8 @@ def window_starts(
     value = py_occupation.unfold(2, window, 1).sum(-1)  # (B, S, U + 2 - window)
     value[..., 1:] -= px_occupation[..., : value.shape[2] - 1]
     t = torch.arange(size, device=device)
-    last = (torch.tensor(labels, device=device, dtype=torch.int64) - window + 1).clamp_(min=0)[:, None]
-    at_end = t >= torch.tensor(frames, device=device)[:, None] - 1
+    last = (numbers_on(device, labels) - window + 1).clamp_(min=0)[:, None]
+    at_end = t >= numbers_on(device, frames)[:, None] - 1
     starts = torch.where(at_end, last, value.argmax(2))
     starts = _from_the_end(starts, torch.cummin)
     step = window - 1 if rules.rnnt_type == "regular" else 1

@@ -2,7 +2,6 @@
 normalises all cells, and no (B, S, U+1, V) tensor exists. README.md has the derivation.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +10,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from maya.kernels.checks import Transcripts
+from maya.kernels.host import numbers_on
 from maya.kernels.precision import compute_dtype, lattice_dtype
 from maya.kernels.pruned_rnnt.arcs import ArcRules, run_lattice, score_masses
-from maya.kernels.slices import slices
-
-DIRECT_ELEMENTS = 1 << 20  # logits computed at once for the cells that the product cannot normalise
-
-Cells = tuple[Tensor, Tensor, Tensor]  # indices b, s, u
+from maya.kernels.pruned_rnnt.weak import WeakCells, find_weak
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +43,7 @@ class _Problem:
     def inside(self) -> tuple[Tensor, Tensor]:
         """Valid frames (B, S) and label positions (B, U+1)."""
         device = self.am.device
-        frames, labels = (
-            torch.tensor(x, device=device) for x in (self.transcripts.frames, self.transcripts.labels)
-        )
+        frames, labels = (numbers_on(device, x) for x in (self.transcripts.frames, self.transcripts.labels))
         s, u = (torch.arange(x.shape[1], device=device) for x in (self.am, self.lm))
         return s < frames[:, None], u <= labels[:, None]
 
@@ -65,12 +59,11 @@ class _Scaled:
 @dataclass(slots=True)
 class _Joint:
     """sum: of exp(am + lm - peaks) over the vocabulary, (B, S, U+1). weak: the cells whose sum lost digits to
-    underflow. weak_norm: log sum exp(am + lm) of those, (cells,).
+    underflow.
     """
 
     sum: Tensor
-    weak: Cells
-    weak_norm: Tensor
+    weak: WeakCells
 
 
 @dataclass(slots=True)
@@ -98,7 +91,7 @@ class SimpleLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         problem = _Problem(am, lm, transcripts, smoothing)
         scaled_am, scaled_lm = _exponentials(problem)
-        joint = _normalise(problem, scaled_am, scaled_lm)
+        joint = _normalise(problem, scaled_am, scaled_lm, backend)
         single = _single_sums(problem, scaled_am, scaled_lm)
         scores = _scores(problem, scaled_am.peak, scaled_lm.peak, joint, single)
         dtype = compute_dtype(am.dtype)
@@ -110,20 +103,20 @@ class SimpleLoss(torch.autograd.Function):
         masses = (x.to(dtype) for x in score_masses(result, rules))
         ctx.mark_non_differentiable(*occupations)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(am, lm, *masses, result.log_prob, joint.sum, joint.weak_norm, *joint.weak)
-        ctx.settings = transcripts, smoothing
+        ctx.save_for_backward(am, lm, *masses, result.log_prob, joint.sum, *joint.weak.tensors)
+        ctx.settings, ctx.weak_type = (transcripts, smoothing), type(joint.weak)
         return (-result.log_prob).to(dtype), *occupations
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        am, lm, blank_mass, label_mass, log_prob, joint_sum, weak_norm, *weak = ctx.saved_tensors
+        am, lm, blank_mass, label_mass, log_prob, joint_sum, *weak = ctx.saved_tensors
         if grad_loss is None:
             return (None,) * 6
         scale = grad_loss.masked_fill(log_prob == float("-inf"), 0.0)[:, None, None]
         with torch.autocast(am.device.type, enabled=False):
             grad_am, grad_lm = _gradients(
-                _Problem(am, lm, *ctx.settings), _Joint(joint_sum, (weak[0], weak[1], weak[2]), weak_norm),
+                _Problem(am, lm, *ctx.settings), _Joint(joint_sum, ctx.weak_type(*weak)),
                 blank_mass * scale, label_mass * scale,
             )  # fmt: skip
         return grad_am.to(am.dtype), grad_lm.to(lm.dtype), *(None,) * 4
@@ -139,18 +132,15 @@ def _exponentials(problem: _Problem) -> tuple[_Scaled, _Scaled]:
     return scaled[0], scaled[1]
 
 
-def _normalise(problem: _Problem, scaled_am: _Scaled, scaled_lm: _Scaled) -> _Joint:
+def _normalise(problem: _Problem, scaled_am: _Scaled, scaled_lm: _Scaled, backend: str) -> _Joint:
     """All cells by one product, and one by one the cells whose sum is so small that it lost digits to
     underflow.
     """
-    am, lm = problem.am, problem.lm
     total = torch.bmm(scaled_am.exp, scaled_lm.exp.transpose(1, 2))
     kind = torch.finfo(total.dtype)
     s_inside, u_inside = problem.inside()
-    small = (total < am.shape[2] * kind.tiny / kind.eps) & s_inside[:, :, None] & u_inside[:, None]
-    b, s, u = small.nonzero(as_tuple=True)
-    norms = [torch.logsumexp(_logits(am, lm, block), -1) for block in _blocks((b, s, u), am.shape[2])]
-    return _Joint(total, (b, s, u), torch.cat(norms) if norms else total.new_empty(0))
+    small = (total < problem.am.shape[2] * kind.tiny / kind.eps) & s_inside[:, :, None] & u_inside[:, None]
+    return _Joint(total, find_weak(problem.am, problem.lm, small, backend))
 
 
 def _single_sums(problem: _Problem, scaled_am: _Scaled, scaled_lm: _Scaled) -> _Single:
@@ -161,19 +151,6 @@ def _single_sums(problem: _Problem, scaled_am: _Scaled, scaled_lm: _Scaled) -> _
         torch.einsum("buv,bu->v", scaled_lm.exp, 1 / lm) / problem.positions + torch.finfo(lm.dtype).tiny
     )
     return _Single(lm, scaled_am.exp @ unigram, unigram)
-
-
-def _blocks(cells: Cells, vocab: int) -> Iterator[Cells]:
-    for part in slices(len(cells[0]), DIRECT_ELEMENTS // vocab):
-        b, s, u = (index[part] for index in cells)
-        yield b, s, u
-
-
-def _logits(am: Tensor, lm: Tensor, cells: Cells) -> Tensor:
-    """(cells, V), in the precision of sums."""
-    b, s, u = cells
-    dtype = compute_dtype(am.dtype)
-    return am[b, s].to(dtype) + lm[b, u].to(dtype)
 
 
 def _scores(
@@ -193,9 +170,7 @@ def _scores(
 
     blank_score, label_score = torch.zeros_like(label_am), torch.zeros_like(label_am)
     if smoothing.joint:
-        b, s, u = joint.weak
-        norm = joint.sum.to(wide).log()
-        norm[b, s, u] = joint.weak_norm.to(wide) - am_peak[b, s] - lm_peak[b, u]
+        norm = joint.weak.put_norms(joint.sum.to(wide).log(), am_peak, lm_peak)
         blank_score += smoothing.joint * (blank_am + blank_lm[:, None] - norm)
         label_score += smoothing.joint * (label_am + label_lm[:, None] - norm)
     if smoothing.lm_only:
@@ -216,11 +191,10 @@ def _gradients(
     targets, blank, smoothing = problem.transcripts.targets, problem.transcripts.blank, problem.smoothing
     scaled_am, scaled_lm = _exponentials(problem)
     mass = smoothing.joint * (blank_mass + label_mass)
-    weight = torch.where(mass != 0, mass / joint.sum, 0.0)
-    weight[joint.weak] = 0.0
+    weight = joint.weak.cleared(torch.where(mass != 0, mass / joint.sum, 0.0))
     grad_am = torch.bmm(weight, scaled_lm.exp).mul_(scaled_am.exp)
     grad_lm = torch.bmm(weight.transpose(1, 2), scaled_am.exp).mul_(scaled_lm.exp)
-    _add_weak(problem, joint, mass, grad_am, grad_lm)
+    joint.weak.add_gradients(problem.am, problem.lm, mass, grad_am, grad_lm)
     if smoothing.lm_only or smoothing.am_only:
         _add_smoothing(problem, scaled_am, scaled_lm, blank_mass, label_mass, grad_am, grad_lm)
 
@@ -229,22 +203,23 @@ def _gradients(
     path_mass = label_mass[..., :-1]
     grad_am[..., blank] -= am_scale * blank_mass.sum(2)
     grad_lm[..., blank] -= lm_scale * blank_mass.sum(1)
-    grad_am.scatter_add_(2, targets[:, None].expand_as(path_mass), -am_scale * path_mass)
+    _add_tokens(grad_am, targets, -am_scale * path_mass)
+    # No two positions of a row share an element, so the sums have one order on every device.
     grad_lm.scatter_add_(2, targets[..., None], -lm_scale * path_mass.sum(1)[..., None])
     return grad_am, grad_lm
 
 
-def _add_weak(problem: _Problem, joint: _Joint, mass: Tensor, grad_am: Tensor, grad_lm: Tensor) -> None:
-    """Adds mass * softmax of the cells that were normalised one by one."""
-    keep = mass[joint.weak] != 0
-    b, s, u = (index[keep] for index in joint.weak)
-    norms, done = joint.weak_norm[keep], 0
-    for block in _blocks((b, s, u), problem.am.shape[2]):
-        logits = _logits(problem.am, problem.lm, block)
-        share = (logits - norms[done : done + len(logits), None]).exp_().mul_(mass[block][:, None])
-        grad_am.index_put_(block[:2], share, accumulate=True)
-        grad_lm.index_put_((block[0], block[2]), share, accumulate=True)
-        done += len(logits)
+def _add_tokens(total: Tensor, targets: Tensor, mass: Tensor) -> None:
+    """total (B, S, V) at the targets (B, U) plus mass (B, S, U), in one order on every device.
+
+    A text may repeat a token. On CUDA `scatter_add_` then adds in a random order, so that two runs would
+    differ; `index_put_` sorts first.
+    """
+    if total.is_cpu:
+        total.scatter_add_(2, targets[:, None].expand_as(mass), mass)
+        return
+    b, s = (torch.arange(n, device=total.device) for n in total.shape[:2])
+    total.index_put_((b[:, None, None], s[None, :, None], targets[:, None]), mass, accumulate=True)
 
 
 def _add_smoothing(
@@ -266,7 +241,11 @@ def _add_smoothing(
     log_grad = share.sum((0, 1))
     log_grad[problem.transcripts.blank] -= smoothing.am_only * blank_mass.sum()
     path_mass = label_mass[..., :-1].sum(1)
-    log_grad.index_add_(0, problem.transcripts.targets.flatten(), -smoothing.am_only * path_mass.flatten())
+    targets, mass = problem.transcripts.targets.flatten(), -smoothing.am_only * path_mass.flatten()
+    if log_grad.is_cpu:
+        log_grad.index_add_(0, targets, mass)
+    else:
+        log_grad.index_put_((targets,), mass, accumulate=True)  # see `_add_tokens`
     # softmax / unigram is at most the number of positions; 1 / unigram alone could overflow.
     lm_grad = softmax / single.unigram * (log_grad / problem.positions)
     grad_lm += lm_grad - softmax * lm_grad.sum(-1, keepdim=True)

@@ -13,6 +13,7 @@ from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
 from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, Prediction
+from maya.kernels.host import numbers_on
 from maya.ranges import Distinct
 
 LANGUAGE = "language"  # the label that `Batch.langs` holds
@@ -78,7 +79,7 @@ class Classifier(Head):
             return batch.langs
         numbers: dict[str | None, int] = {name: number for number, name in enumerate(self.classes)}
         values = batch.labels.get(self.predicts, [None] * batch.size)
-        return torch.tensor([numbers.get(value or "", -1) for value in values], device=batch.langs.device)
+        return numbers_on(batch.langs.device, [numbers.get(value or "", -1) for value in values])
 
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
         scores = self(encoded.frames, encoded.lens)

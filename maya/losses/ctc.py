@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maya.kernels.checks import check_targets, check_tensor
+from maya.kernels.host import numbers_on
 
 
 def ctc_loss(
@@ -21,11 +22,11 @@ def ctc_loss(
     for a row whose every alignment has probability 0. Raises ValueError that names the argument.
     """
     check_tensor("ctc_loss", "log_probs", log_probs, (None, None, None))
-    check_tensor("ctc_loss", "targets", targets, (log_probs.shape[0], None), like=log_probs, floating=False)
+    check_tensor("ctc_loss", "targets", targets, (log_probs.shape[0], None), floating=False)
     (batch, size, vocab), width = log_probs.shape, targets.shape[1] + 1
     lens = {"logit_lens": logit_lens, "target_lens": target_lens}
     transcripts = check_targets("ctc_loss", log_probs, targets, lens, (batch, size, width, vocab), blank)
-    n_frames = torch.tensor(transcripts.frames, device=log_probs.device)
+    n_frames = numbers_on(log_probs.device, transcripts.frames)
     padding = torch.arange(size, device=log_probs.device) >= n_frames[:, None]
     wide = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
     if log_probs.numel() == 0:  # torch raises an error; without frames, all rows are impossible
