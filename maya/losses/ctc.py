@@ -1,5 +1,7 @@
 """CTC loss (Graves et al. 2006): torch's, with the house rules for precision and impossible utterances."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,8 +26,8 @@ def ctc_loss(
     check_tensor("ctc_loss", "log_probs", log_probs, (None, None, None))
     check_tensor("ctc_loss", "targets", targets, (log_probs.shape[0], None), floating=False)
     (batch, size, vocab), width = log_probs.shape, targets.shape[1] + 1
-    lens = {"logit_lens": logit_lens, "target_lens": target_lens}
-    transcripts = check_targets("ctc_loss", log_probs, targets, lens, (batch, size, width, vocab), blank)
+    by_name = {"logit_lens": logit_lens, "target_lens": target_lens}
+    transcripts = check_targets("ctc_loss", log_probs, targets, by_name, (batch, size, width, vocab), blank)
     n_frames = numbers_on(log_probs.device, transcripts.frames)
     padding = torch.arange(size, device=log_probs.device) >= n_frames[:, None]
     wide = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
@@ -34,8 +36,9 @@ def ctc_loss(
     with torch.autocast(log_probs.device.type, enabled=False):
         # Otherwise a nan in the padding would return as its gradient.
         normal = wide.masked_fill(padding[..., None], 0.0).log_softmax(-1)
-        lens_on_host = torch.tensor(transcripts.frames), torch.tensor(transcripts.labels)
-        inputs = (normal.transpose(0, 1), transcripts.targets, *lens_on_host)
+        # Lists: of tensors, torch would first make lists.
+        lens: tuple[Any, Any] = transcripts.frames, transcripts.labels
+        inputs = (normal.transpose(0, 1), transcripts.targets, *lens)
         loss = F.ctc_loss(*inputs, blank=blank, reduction="none")
         # torch returns 0 for no frames and no labels. That is impossible here, as in the other losses.
         impossible = (loss.detach() == float("inf")) | (n_frames == 0)
