@@ -54,10 +54,10 @@ def ranges_of(p: FusedProblem) -> Tensor:
 
 def _occupancy(p: FusedProblem, ranges: Tensor) -> Tensor:
     """Blank and label mass of each row of the windows."""
-    rows, counted = window_rows(p.transcripts, ranges)
-    cells = RowCells(rows, (p.f.shape[0], p.f.shape[1], p.g.shape[1]), "torch")
+    windows = window_rows(p.transcripts, ranges)
+    cells = RowCells(windows.places, (p.f.shape[0], p.f.shape[1], p.g.shape[1]), "torch")
     masses = window_masses(
-        row_scores(p, rows), cells, counted, p.transcripts, ArcRules(), with_posteriors=True
+        row_scores(p, windows.rows), cells, windows.counted, p.transcripts, ArcRules(), with_posteriors=True
     )
     assert masses.blank is not None and masses.label is not None
     return masses.blank + masses.label

@@ -55,9 +55,9 @@ def fused_pruned_rnnt_loss(
             logits, _ = joint_logits(f, g, layer, transcripts, settings)
             logits = logits.gather(2, ranges[..., None].expand(*ranges.shape, logits.shape[3]))
             return pruned_loss_reference(logits, transcripts, ranges, rules)
-    rows, counted = window_rows(transcripts, ranges)
+    windows = window_rows(transcripts, ranges)
     lattice = partial(
-        window_masses, cells=joint.RowCells(rows, shape, chosen), counted=counted, transcripts=transcripts,
-        rules=rules, with_posteriors=joint.needs_gradient(f, g, layer),
+        window_masses, cells=joint.RowCells(windows.places, shape, chosen), counted=windows.counted,
+        transcripts=transcripts, rules=rules, with_posteriors=joint.needs_gradient(f, g, layer),
     )  # fmt: skip
-    return joint.fused_loss(f, g, layer, rows, lattice, settings, backend=chosen)
+    return joint.fused_loss(f, g, layer, windows.rows, lattice, settings, backend=chosen)

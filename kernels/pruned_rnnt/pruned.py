@@ -1,6 +1,7 @@
 """The pruned loss: the full joint on a window of label positions of each frame. See README.md."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,13 +62,25 @@ class PrunedLoss(torch.autograd.Function):
         return grad, *(None,) * 4
 
 
-def window_rows(transcripts: Transcripts, ranges: Tensor) -> tuple[RowList, Tensor]:
-    """The cells of all windows as rows of the joint, and which rows count, (R,) bool.
+@dataclass(slots=True)
+class WindowRows:
+    """The cells of all windows as rows of the joint.
 
     Each frame of an utterance of U labels gets min(window, U + 1) rows, so the host knows their number. That
     is how many cells of its window are valid where the window ends at position U or before, as those of
-    `prune_ranges` do. Elsewhere rows remain. They repeat position U, and do not count.
+    `prune_ranges` do. Elsewhere some rows do not count: they read the state at position U, and have no mass.
+
+    rows: with the states that they read. places: the same rows, with states at the positions of the window.
+    counted: (R,) bool.
     """
+
+    rows: RowList
+    places: RowList
+    counted: Tensor
+
+
+def window_rows(transcripts: Transcripts, ranges: Tensor) -> WindowRows:
+    """The rows, without waiting for the device of `ranges`."""
     (batch, size, window), width = ranges.shape, transcripts.targets.shape[1] + 1
     in_frame = [min(window, u + 1) for u in transcripts.labels]
     counts = [t * n for t, n in zip(transcripts.frames, in_frame, strict=True)]
@@ -80,16 +93,17 @@ def window_rows(transcripts: Transcripts, ranges: Tensor) -> tuple[RowList, Tens
     t, place = cell // per_frame, cell % per_frame
     position = ranges[utterance, t, place]
     label = next_labels(transcripts.targets)[utterance, position].masked_fill_(position >= last, -1)
-    state = utterance * width + position.minimum(last)
-    rows = RowList(utterance, utterance * size + t, state, label, by_frame=True)
-    return rows, position <= last
+    frame, first = utterance * size + t, utterance * width
+    places = RowList(utterance, frame, first + position, label, by_frame=True)
+    rows = RowList(utterance, frame, first + position.minimum(last), label, by_frame=True)
+    return WindowRows(rows, places, position <= last)
 
 
 def window_masses(
     scores: RowScores, cells: RowCells, counted: Tensor, transcripts: Transcripts, rules: ArcRules, *,
     with_posteriors: bool,
 ) -> RowMasses:  # fmt: skip
-    """Losses and masses of scored rows, which need not be all cells. counted: see `window_rows`."""
+    """Losses and masses of scored rows. cells: of `WindowRows.places`. counted: see `WindowRows`."""
     result = run_lattice(
         cells.scatter(scores.blank), cells.scatter(scores.label), transcripts, rules,
         with_posteriors=with_posteriors, backend=cells.backend,

@@ -21,6 +21,7 @@ from maya.encoders.base import Encoded
 from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, LossStep
 from maya.heads.lora import LoraConfig, add_lora
+from maya.kernels.host import numbers_on
 from maya.ranges import PosFloat, PosInt
 from maya.text.languages import language_name
 from maya.text.llm_tokenizer import LLMTokenizer, PromptIds, prompt_ids
@@ -119,16 +120,14 @@ class LanguageModel(Head):
     def context(self, speech: Tensor, lens: Tensor, langs: Tensor) -> tuple[Tensor, Tensor]:
         """Prompt and speech, padded on the left so that every transcript begins in the same column.
 
-        speech (B, P, E), lens (B,), langs (B,) indices or -1 → embeddings (B, C, E), mask (B, C) bool.
+        speech (B, P, E), lens (B,), langs (B,) indices or -1 → embeddings (B, C, E), mask (B, C) bool. lens and
+        langs are read on the host; on the CPU they make nothing wait.
         """
         embed = self.lm.get_input_embeddings()
         rows = []
         for row, size, lang in zip(speech, lens.tolist(), langs.tolist(), strict=True):
             prompt = self.prompts[lang]  # -1 is the last: no language named
-            before, after = (
-                embed(torch.tensor(ids, dtype=torch.int64, device=speech.device))
-                for ids in (prompt.before, prompt.after)
-            )
+            before, after = (embed(numbers_on(speech.device, ids)) for ids in (prompt.before, prompt.after))
             rows.append(torch.cat([before, row[:size].to(before.dtype), after]))
         width = max(map(len, rows))
         mask = torch.stack([torch.arange(width, device=speech.device) >= width - len(r) for r in rows])
@@ -136,7 +135,9 @@ class LanguageModel(Head):
 
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
         """Minus the log-probability of each transcript and of the token that ends it, in nats, summed."""
-        logits, targets = self.logits(*self.project(encoded), batch)
+        speech, _ = self.project(encoded)
+        lens = -(-encoded.lens_on_host // self.cfg.stack)  # as the projector computes them on the device
+        logits, targets = self.logits(speech, lens, batch)
         # Row by row: the fp32 copy of a row's logits is 1 MB a token with Gemma's vocabulary.
         rows = [
             functional.cross_entropy(row.float(), target, ignore_index=IGNORED, reduction="sum")
@@ -147,7 +148,7 @@ class LanguageModel(Head):
     def logits(self, speech: Tensor, lens: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (B, U + 1, vocabulary) that predict the transcript and its end, given what came
         before, and targets (B, U + 1), IGNORED beyond the end."""
-        embeds, mask = self.context(speech, lens, batch.langs)
+        embeds, mask = self.context(speech, lens, batch.on_host("langs"))
         tokens, token_lens = batch.tokens, batch.token_lens
         places = torch.arange(tokens.shape[1] + 1, device=tokens.device)
         within = places[:-1] < token_lens[:, None]

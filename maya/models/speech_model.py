@@ -225,8 +225,8 @@ class SpeechModel(nn.Module):
             self._clock_agrees = torch.equal(encoded.lens.cpu(), lens)
         if not self._clock_agrees:
             log.warning(
-                "%s.subsampled does not give the lengths of the encoder's frames: plans and times are off, and "
-                "each training step waits for the device; change it", type(self.cfg.encoder).__name__,
+                "%s.subsampled does not give the lengths of the encoder's frames: plans and times are off, "
+                "and each training step waits for the device; change it", type(self.cfg.encoder).__name__,
             )  # fmt: skip
             return encoded
         return replace(encoded, host_lens=HostCopy(encoded.lens, lens))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maya.kernels.pruned_rnnt import simple, simple_rnnt_loss
+from maya.kernels.pruned_rnnt import simple_rnnt_loss
 from maya.kernels.pruned_rnnt.weak import ListedCells, MaskedCells, find_weak
 from tests.kernels.pruned_cases import BLANK, problem
 

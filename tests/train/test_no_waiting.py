@@ -118,7 +118,7 @@ def test_a_step_waits_for_nothing_but_the_first_comparison_of_lengths(name: str)
 
 
 def test_the_trainer_reads_twice_a_step(tmp_path: Path) -> None:
-    """The finite check with the norm of the gradients, and the sums of the losses; of two batches together."""
+    """The finite check with the gradients' norm, and the sums of the losses; of two batches together."""
     cfg = TrainConfig(warmup_steps=0, precision="fp32", threads=1)
     model, accelerator = model_of("FastConformer, TDT and CTC"), make_accelerator(cfg, cpu=True)
     tools = Step(model, make_optimizer(model, cfg), accelerator, tmp_path)
