@@ -1,4 +1,9 @@
-"""CTC loss (Graves et al. 2006): torch's, with the house rules for precision and impossible utterances."""
+"""CTC loss (Graves et al. 2006): torch's, with the house rules for precision and impossible utterances.
+
+On CUDA two properties of the other losses are missing, because they are torch's to give. Its backward pass
+adds with atomics, so two runs agree to rounding only, and a resumed training too. And it copies the lengths to the
+device by calls that wait for it: three in the forward and three in the backward pass (LossCTC.cu).
+"""
 
 from typing import Any
 
