@@ -12,7 +12,7 @@ GPUS ?= 8
 ENV := . tools/env.sh && maya_env dev &&
 PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: help setup constraints test test-all test-oldest test-newest lint format types smoke bench bench-plan gpu-check release prod-readiness clean
+.PHONY: help setup constraints test test-all test-oldest test-newest lint format types smoke bench bench-plan gate gpu-check release prod-readiness clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -52,6 +52,9 @@ bench:  ## check and time every kernel on this machine, an hour on two cores (AR
 
 bench-plan:  ## measure the batch plan at 10 million utterances and beside lhotse, into docs/benchmarks/plan.*
 	@$(ENV) python -m tools.bench.plan $(ARGS)
+
+gate:  ## compile every kernel for sm_80, sm_90 and sm_100 and write the figures into docs/benchmarks/gate.md
+	@$(ENV) python -m maya.kernels.compile_gate --before docs/benchmarks/gate-before.json --page docs/benchmarks/gate.md $(ARGS)
 
 gpu-check:  ## on a machine with an NVIDIA GPU: compile gate, GPU tests, benchmarks into docs/benchmarks
 	@tools/bench.sh --gpu $(ARGS)
