@@ -96,17 +96,20 @@ class Code:
 
     @property
     def waits(self) -> tuple[int, ...]:
-        """For each wait for groups of copies (cp.async): how many groups may still be in flight after it."""
-        return self._pending("DEPBAR")
+        """For each wait for groups of copies (cp.async): how many groups may still be in flight after it.
+
+        Waits for bulk stores (UTMASTG) look the same; waits for other counters than SB0 do not count.
+        """
+        return self._pending("DEPBAR", "SB0")
 
     @property
     def product_waits(self) -> tuple[int, ...]:
         """For each wait for groups of Hopper's matrix products (wgmma): how many may still run after it."""
-        return self._pending("WARPGROUP")
+        return self._pending("WARPGROUP", "gsb0")
 
-    def _pending(self, operation: str) -> tuple[int, ...]:
-        waits = (x for x in self.body if x.operation == operation and x.has("LE"))
-        return tuple(int(x.operands.split(",")[-1], 0) for x in waits)
+    def _pending(self, operation: str, counter: str) -> tuple[int, ...]:
+        waits = (x.operands.split(",") for x in self.body if x.operation == operation and x.has("LE"))
+        return tuple(int(wait[-1], 0) for wait in waits if wait[0] == counter)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ product_kernel:
 # Asking a barrier in shared memory again and again, inside a loop: no loop of its own.
 POLL = """
 .L_x_0:
-        /*0000*/                   IADD3 R1, R1, 0x1, RZ ;
+        /*0000*/                   DEPBAR.LE SB2, 0x36 ;
 .L_x_1:
         /*0010*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R2 ;
         /*0020*/              @!P0 BRA `(.L_x_1) ;
@@ -84,7 +84,7 @@ def test_loads_stores_and_waits_are_counted() -> None:
 def test_polling_is_no_loop() -> None:
     code = Listing.of(POLL)
     assert [x.instructions for x in code.loops] == [5]
-    assert code.main_loop.innermost and code.main_loop.prefetches == 1
+    assert code.main_loop.innermost and code.main_loop.prefetches == 1 and not code.main_loop.waits
 
 
 def test_a_loop_may_end_with_a_call() -> None:
