@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maya.kernels.host import read_together, reads_freely, to_device
+
 log = logging.getLogger(__name__)
 BACKENDS = ("auto", "torch", "triton", "reference")
 _announced: set[tuple[str, str]] = set()
@@ -105,35 +107,34 @@ def check_lens(
 ) -> list[int]:
     """Lengths (B,) as a list; each must lie in 0..most.
 
-    They may be on the CPU as well as on the device of `like`, because the host reads them anyway.
+    They may be on the CPU or on the device of `like`. The host waits for the device only if they are on it.
     """
-    check_tensor(op, name, lens, (batch,), like=None if lens.is_cpu else like, floating=False)
-    values: list[int] = lens.tolist()
-    if values and not 0 <= min(values) <= max(values) <= most:
-        raise ValueError(f"{op}: {name} must lie in 0..{most}{unit and ' ' + unit}, not {values}")
-    return values
+    _check_integers(op, name, lens, (batch,), like)
+    return _within(op, name, read_together(lens)[0], most, unit)
 
 
 def check_targets(
     op: str, scores: Tensor, targets: Tensor, lens: dict[str, Tensor], shape: tuple[int, ...], blank: int
 ) -> Transcripts:
-    """Checks targets (B, U) and lengths. Raises ValueError that names the argument.
+    """Checks targets (B, U) and lengths on the host. Raises ValueError that names the argument.
 
     scores: gives the device. lens: frames and labels of each row, (B,), by the argument's name. shape: B, S,
-    U+1, V. The host waits for the device only where it reads the lengths and the verdict.
+    U+1, V. Each may be on the CPU or on the device of `scores`. If all are on the CPU, nothing waits;
+    otherwise the host waits for the device once.
     """
     batch, size, width, vocab = shape
-    check_tensor(op, "targets", targets, (batch, width - 1), like=scores, floating=False)
+    _check_integers(op, "targets", targets, (batch, width - 1), scores)
     if not 0 <= blank < vocab:
         raise ValueError(f"{op}: blank {blank} is not one of {vocab} logits")
+    for name, x in lens.items():
+        _check_integers(op, name, x, (batch,), scores)
+    targets, *on_host = read_together(targets, *lens.values())
     limits = ((size, "frames"), (width - 1, "labels"))
     frames, labels = (
-        check_lens(op, name, x, batch, most, scores, unit)
-        for (name, x), (most, unit) in zip(lens.items(), limits, strict=True)
+        _within(op, name, x, most, unit) for name, x, (most, unit) in zip(lens, on_host, limits, strict=True)
     )
-    columns = torch.arange(width - 1, device=targets.device)
-    used = columns < torch.tensor(labels, device=targets.device)[:, None]
-    targets = torch.where(used, targets, 0).long()
+    used = torch.arange(width - 1) < on_host[1][:, None]
+    targets = torch.where(used, targets, 0)
     wrong = (targets < 0) | (targets >= vocab) | ((targets == blank) & used)
     if bool(wrong.any()):
         row = int(wrong.any(1).nonzero()[0])
@@ -141,4 +142,17 @@ def check_targets(
             f"{op}: row {row} holds target {int(targets[row][wrong[row]][0])}; targets are 0..{vocab - 1} "
             f"without blank {blank}"
         )
-    return Transcripts(targets, frames, labels, blank)
+    return Transcripts(to_device(targets, scores.device), frames, labels, blank)
+
+
+def _check_integers(op: str, name: str, x: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    """Like `check_tensor`, for integers on the CPU or on the device of `like`."""
+    check_tensor(op, name, x, shape, like=None if reads_freely(x) else like, floating=False)
+
+
+def _within(op: str, name: str, lens: Tensor, most: int, unit: str) -> list[int]:
+    """Lengths on the host as a list."""
+    values: list[int] = lens.tolist()
+    if values and not 0 <= min(values) <= max(values) <= most:
+        raise ValueError(f"{op}: {name} must lie in 0..{most}{unit and ' ' + unit}, not {values}")
+    return values

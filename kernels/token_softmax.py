@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 
 from maya.kernels.checks import Transcripts
+from maya.kernels.host import reads_freely
 from maya.kernels.precision import compute_dtype
 from maya.kernels.slices import slices
 
-BLOCK_ELEMENTS = 1 << 20  # 4 MiB of fp32: fastest on CPU among 2**14 ... 2**22, for V of 500 and 1030
+# Elements of a block. CPU: 4 MiB of fp32, the fastest of 2**14 ... 2**22 for V of 500 and 1030. CUDA: a block
+# costs launches, so there are few: 64 at B=16, S=250, U=60, V=32768, and 8000 with blocks as on the CPU.
+BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
+
+
+def block_elements(x: Tensor) -> int:
+    """Elements of a block of x."""
+    return BLOCK_ELEMENTS["cuda" if x.is_cuda else "cpu"]
 
 
 def gather_log_probs(logits: Tensor, transcripts: Transcripts, wide: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -46,10 +54,12 @@ def logits_gradient(
     dtype = compute_dtype(logits.dtype)
     blank_mass, label_mass, scale = blank_mass.to(dtype), label_mass.to(dtype), scale.to(dtype)
     mass = blank_mass + label_mass
-    has_mass = (mass != 0).flatten(1).any(1).tolist()  # nan counts as mass
+    massless = (mass == 0).flatten(1).all(1)  # nan counts as mass
+    # A device is not waited for: there, the gradient of a row without mass is computed and overwritten.
+    skipped = massless.tolist() if reads_freely(massless) else [False] * len(massless)
     direct = grad.dtype == dtype  # otherwise the block is computed in fp32 and rounded once
     for row, part, width in _blocks(logits, transcripts):
-        if not has_mass[row]:
+        if skipped[row]:
             continue
         target = grad[row, part, :width]
         block = target if direct else torch.empty_like(target, dtype=dtype)
@@ -60,16 +70,16 @@ def logits_gradient(
         block[:, :-1].scatter_add_(-1, index, -label_mass[row, part, : width - 1, None])
         if clamp is not None:
             block.clamp_(-clamp, clamp)
-        block.mul_(scale[row])
-        if not direct:
-            target.copy_(block)
+        torch.mul(block, scale[row], out=target)
+        if not reads_freely(massless):
+            target.masked_fill_(massless[row], 0.0)
     return grad
 
 
 def _blocks(logits: Tensor, transcripts: Transcripts) -> Iterator[tuple[int, slice, int]]:
     """(row, frames, valid label positions) of blocks that cover the valid cells."""
     for row, (t, u) in enumerate(zip(transcripts.frames, transcripts.labels, strict=True)):
-        for part in slices(t, BLOCK_ELEMENTS // ((u + 1) * logits.shape[3])):
+        for part in slices(t, block_elements(logits) // ((u + 1) * logits.shape[3])):
             yield row, part, u + 1
 
 

@@ -6,6 +6,7 @@ its chunk of rows. README.md has the derivation.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from maya.kernels.checks import choose_backend
+from maya.kernels.joint.forms import fastest_form
+from maya.kernels.joint.half import scaled_for_half
 from maya.kernels.joint.rows import (
     DEFAULT_EPS,
     JointGradients,
@@ -24,8 +27,10 @@ from maya.kernels.joint.rows import (
     RowMasses,
     RowScores,
     packed_rows,
+    visited_first,
 )
 from maya.kernels.joint.torch_op import joint_gradients_torch, joint_scores_torch
+from maya.kernels.uncompiled import uncompiled
 
 ALL_NEEDED = (True,) * 6
 
@@ -41,8 +46,11 @@ def joint_scores(
 ) -> RowScores:
     """Scores of each row of f2 (M, H) and g2 (N, H); no autograd."""
     run = joint_scores_torch
-    if choose_backend("joint_scores", backend, f2) == "triton":
-        from maya.kernels.joint.kernel import joint_scores_triton as run
+    if choose_backend("joint_scores", backend, f2) == "triton" and f2.dtype != torch.float64:
+        if settings.form == "cublas":
+            from maya.kernels.joint.cublas import joint_scores_cublas as run
+        else:
+            from maya.kernels.joint.kernel import joint_scores_triton as run
     return run(f2, g2, layer, rows, settings)
 
 
@@ -50,23 +58,40 @@ def joint_gradients(
     f2: Tensor, g2: Tensor, layer: OutputLayer, rows: RowList, row_grads: RowGradients,
     settings: JointSettings, *, needed: tuple[bool, ...] = ALL_NEEDED, backend: str = "auto",
 ) -> JointGradients:  # fmt: skip
-    """Gradients of f2, g2 and the layer, summed over rows. needed: a flag per field of the result."""
-    run = joint_gradients_torch
-    if choose_backend("joint_gradients", backend, f2) == "triton":
-        from maya.kernels.joint.kernel import joint_gradients_triton as run
-    return run(f2, g2, layer, rows, row_grads, settings, needed)
+    """Gradients of f2, g2 and the layer, summed over rows. needed: a flag per field of the result.
+
+    The host reads the `count` of a counted row list, unless the form is "fused".
+    """
+    run, form = joint_gradients_torch, "torch"
+    if choose_backend("joint_gradients", backend, f2) == "triton" and f2.dtype != torch.float64:
+        form = settings.form
+        if form == "cublas":
+            from maya.kernels.joint.cublas import joint_gradients_cublas as run
+        else:
+            from maya.kernels.joint.kernel import joint_gradients_triton as run
+    if rows.count is not None and form not in ("auto", "fused"):
+        part = slice(int(rows.count))
+        rows, row_grads = rows.take(part), row_grads.take(part)
+    row_grads, unscale = scaled_for_half(row_grads, f2.dtype if form != "torch" else None)
+    return unscale(run(f2, g2, layer, rows, row_grads, settings, needed))
 
 
+@uncompiled
 def fused_loss(
     f: Tensor, g: Tensor, layer: OutputLayer, rows: RowList, lattice: Callable[[RowScores], RowMasses],
     settings: JointSettings, *, backend: str = "auto",
 ) -> Tensor:  # fmt: skip
     """(B,) losses of f (B, S, H) and g (B, U+1, H), with gradients for both and for the layer.
 
-    lattice: turns the scores of `rows` into losses and masses; called once, without autograd.
+    lattice: turns the scores of `rows` into losses and masses; called once, without autograd. torch.compile
+    calls this function between two graphs, because there is nothing to fuse in it.
     """
+    chosen = "torch" if f.dtype == torch.float64 else choose_backend("fused_loss", backend, f)
+    if settings.form == "auto":
+        form = fastest_form(len(rows), f.shape[2], layer.weight.shape[0], f.dtype, f.device)
+        settings = replace(settings, form=form)
     with torch.autocast(f.device.type, enabled=False):
-        return _FusedLoss.apply(f, g, *layer.parameters, rows, lattice, settings, backend)
+        return _FusedLoss.apply(f, g, *layer.parameters, rows, lattice, settings, chosen)
 
 
 def needs_gradient(f: Tensor, g: Tensor, layer: OutputLayer) -> bool:
@@ -92,22 +117,22 @@ class _FusedLoss(torch.autograd.Function):
                 f, g, *layer.parameters, rows.utterance, rows.frame, rows.state, rows.label,
                 scores.norm, masses.blank, masses.label, masses.durations, masses.log_prob,
             )  # fmt: skip
-            ctx.settings = (settings, backend)
+            ctx.settings = (settings, backend, rows.by_frame)
         return masses.loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, rows = ctx.saved_tensors[:6], RowList(*ctx.saved_tensors[6:10])
+        settings, backend, by_frame = ctx.settings
+        inputs, rows = ctx.saved_tensors[:6], RowList(*ctx.saved_tensors[6:10], by_frame=by_frame)
         norm, blank, label, durations, log_prob = ctx.saved_tensors[10:]
-        settings, backend = ctx.settings
         scale = grad_loss.masked_fill(log_prob == float("-inf"), 0.0).to(norm.dtype)
-        visited = (~(blank + label <= settings.eps)).nonzero()[:, 0]  # includes nan, which must come through
-        rows = rows.take(visited)
+        visited = ~(blank + label <= settings.eps)  # includes nan, which must come through
+        order, rows = _visited_rows(rows, visited, settings, backend)
         row_scale = scale[rows.utterance]
         row_grads = RowGradients(
-            norm[visited], blank[visited] * row_scale, label[visited] * row_scale,
-            None if durations is None else durations[visited] * row_scale[:, None],
+            norm[order], blank[order] * row_scale, label[order] * row_scale,
+            None if durations is None else durations[order] * row_scale[:, None],
         )  # fmt: skip
         f, g, *parameters = inputs
         with torch.autocast(f.device.type, enabled=False):  # a backward may run inside the caller's autocast
@@ -119,8 +144,23 @@ class _FusedLoss(torch.autograd.Function):
         return (*(None if x is None else x.view(y.shape).to(y.dtype) for x, y in pairs), *(None,) * 4)
 
 
+def _visited_rows(
+    rows: RowList, visited: Tensor, settings: JointSettings, backend: str
+) -> tuple[Tensor | slice, RowList]:
+    """The rows that the backward pass visits, and where they are in `rows`. Only "fused" takes them counted.
+
+    The others take the exact list, for which the host reads its length: cuBLAS takes its sizes from the host.
+    """
+    if backend == "triton" and settings.form == "fused":
+        return visited_first(rows, visited)
+    if backend == "triton" and settings.eps == 0:
+        return slice(None), rows
+    order = visited.nonzero()[:, 0]
+    return order, rows.take(order, ascending=True)
+
+
 __all__ = [
     "ALL_NEEDED", "DEFAULT_EPS", "JointGradients", "JointSettings", "OutputLayer", "RowCells", "RowGradients",
     "RowList", "RowMasses", "RowScores", "fused_loss", "joint_gradients", "joint_scores", "needs_gradient",
-    "packed_rows",
+    "packed_rows", "visited_first",
 ]  # fmt: skip

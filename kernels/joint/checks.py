@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from maya.kernels.checks import Transcripts, check_targets, check_tensor
+from maya.kernels.joint.forms import check_form
 from maya.kernels.joint.rows import ACTIVATIONS, JointSettings, OutputLayer
 
 
@@ -12,7 +13,8 @@ def check_joint(
 ) -> Transcripts:  # fmt: skip
     """Checks all arguments; raises ValueError that names the argument.
 
-    The parameters may have another float dtype than f and g (fp32 masters beside bf16 activations).
+    The parameters may have another float dtype than f and g (fp32 masters beside bf16 activations). See
+    `check_targets` for where targets and lengths may be.
     """
     check_tensor(op, "f", f, (None, None, None))
     batch, size, hidden = f.shape
@@ -30,6 +32,7 @@ def check_joint(
         raise ValueError(f"{op}: dropout must lie in [0, 1), not {settings.dropout}")
     if not settings.eps >= 0:
         raise ValueError(f"{op}: eps must not be negative, not {settings.eps}")
+    check_form(op, settings.form)
     lens = {"f_lens": f_lens, "target_lens": target_lens}
     return check_targets(
         op, f, targets, lens, (batch, size, g.shape[1], layer.weight.shape[0]), settings.blank

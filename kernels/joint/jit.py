@@ -26,6 +26,15 @@ COLUMN_KEY = tl.constexpr(COLUMN_STEP)
 
 
 @triton.jit
+def visited_rows(count, R):
+    """How many of a chunk's R rows are visited: `count` on the device, within 0..R; all if it is None."""
+    if count is None:
+        return R
+    else:
+        return tl.minimum(tl.maximum(tl.load(count), 0), R).to(tl.int32)
+
+
+@triton.jit
 def mix(x):
     """`_mix_` of kernels/joint/dropout.py on uint32."""
     x = x ^ (x >> 16)
@@ -81,10 +90,12 @@ def hidden_kernel(
     g,  # [n, h]
     frame,  # int64 [r]
     state,  # int64 [r]
-    hidden,  # [r, h], out
+    hidden,  # [r, h], out, in whole blocks of rows; 0 past the rows that are visited
+    count,  # int64 [1] or None: rows to visit, which may be less than 0 or more than R
     R, H, seed, threshold, scale, ACTIVATION: tl.constexpr, DROPOUT: tl.constexpr, BR: tl.constexpr,
     BH: tl.constexpr,
 ):  # fmt: skip
+    R = visited_rows(count, R)
     o_r = tl.program_id(0) * BR + tl.arange(0, BR)
     o_h = tl.program_id(1) * BH + tl.arange(0, BH)
     m_r = o_r < R
@@ -95,15 +106,16 @@ def hidden_kernel(
     if DROPOUT:
         b_h = tl.where(dropout_mask(b_frame, b_state, o_h, seed, threshold), b_h * scale, 0.0)
     p_out = hidden + o_r.to(tl.int64)[:, None] * H + o_h[None, :]
-    tl.store(p_out, b_h.to(hidden.dtype.element_ty), mask=m_h)
+    b_out = tl.where(m_r[:, None], b_h, 0.0).to(hidden.dtype.element_ty)
+    tl.store(p_out, b_out, mask=(o_h < H)[None, :])
 
 
 @triton.jit
 def tile_logits(hidden, weight, bias, o_r, o_v, R, H, V, PRECISION: tl.constexpr, BH: tl.constexpr):
     """Logits of rows o_r and columns o_v in base 2, (BR, BV) fp32; -inf from V on.
 
-    All kernels with the same tiles get the same bits. The loads of the product have no mask: H is a multiple
-    of BH, and rows past the end repeat the last one.
+    All kernels with the same tiles get the same bits. No load has a mask: H is a multiple of BH, rows and
+    columns past the end repeat the last one, and the bias is padded.
     """
     o_h = tl.arange(0, BH)
     p_row = hidden + tl.minimum(o_r, R - 1).to(tl.int64)[:, None] * H + o_h[None, :]
@@ -111,10 +123,7 @@ def tile_logits(hidden, weight, bias, o_r, o_v, R, H, V, PRECISION: tl.constexpr
     b_x = tl.zeros((o_r.shape[0], o_v.shape[0]), tl.float32)
     for i_h in range(0, H, BH):
         b_x = tl.dot(tl.load(p_row + i_h), tl.load(p_column + i_h), b_x, input_precision=PRECISION)
-    if bias is None:
-        b_bias = tl.where(o_v < V, 0.0, float("-inf"))
-    else:
-        b_bias = tl.load(bias + o_v, mask=o_v < V, other=float("-inf")).to(tl.float32) * LOG2E
+    b_bias = tl.load(bias + o_v)
     # An explicit fma, so that all callers round alike.
     return tl.fma(b_x, LOG2E, tl.broadcast_to(b_bias[None, :], b_x.shape))
 
@@ -123,7 +132,7 @@ def tile_logits(hidden, weight, bias, o_r, o_v, R, H, V, PRECISION: tl.constexpr
 def norm_kernel(
     hidden,  # [r, h]
     weight,  # [v, h]
-    bias,  # [v] or None
+    bias,  # fp32 [column tile * v], times log2 e; -inf from V on
     label,  # int64 [r], -1: none
     partial,  # fp32 [2, split, r], out: maximum over a part of the vocabulary, sum of exponentials above it
     picked,  # fp32 [2, r], out: logits of blank and of the label, if there is one
@@ -193,10 +202,14 @@ def logit_gradient_kernel(
     hidden, weight, bias, label, norm,
     blank_mass,  # fp32 [r], as label_mass
     label_mass,
-    out,  # [r, v] (by `stride`): softmax * both masses - blank_mass at blank - label_mass at label
-    sums,  # fp32 [row tile, v] or None, out
+    # [row tile * r, column tile * v], out: softmax * both masses - blank_mass at blank - label_mass at label
+    out,
+    sums,  # fp32 [row tile, column tile * v] or None, out
+    count,  # int64 [1] or None: rows to visit, which may be less than 0 or more than R
     R, H, V, stride, blank, PRECISION: tl.constexpr, BR: tl.constexpr, BV: tl.constexpr, BH: tl.constexpr,
 ):  # fmt: skip
+    # Whole tiles are stored, without a mask: with `o_v < V` and an odd V, every store would be 16 bits wide.
+    # Columns from V on get 0. So do rows that are not visited, whose norm is inf and whose masses are 0.
     i_program = tl.program_id(0)
     row_tiles = tl.cdiv(R, BR)
     column_tiles = tl.cdiv(V, BV)
@@ -204,6 +217,9 @@ def logit_gradient_kernel(
     group_rows = tl.minimum(row_tiles - first_row_tile, GROUP)
     i_row_tile = first_row_tile + i_program % (GROUP * column_tiles) % group_rows
     i_column_tile = i_program % (GROUP * column_tiles) // group_rows
+    if count is not None:  # noqa: SIM102 (Triton would load from None)
+        if i_row_tile * BR >= tl.load(count):
+            return
     o_r = i_row_tile * BR + tl.arange(0, BR)
     o_v = i_column_tile * BV + tl.arange(0, BV)
     m_r = o_r < R
@@ -214,12 +230,12 @@ def logit_gradient_kernel(
     b_label_mass = tl.load(label_mass + o_r, mask=m_r, other=0.0)
     b_label = tl.load(label + o_r, mask=m_r, other=-1).to(tl.int32)
     b_dx = tl.exp2(b_x - b_max[:, None] - b_log_sum[:, None]) * (b_blank_mass + b_label_mass)[:, None]
-    b_dx -= tl.where(o_v[None, :] == blank, b_blank_mass[:, None], 0.0)
-    b_dx -= tl.where(o_v[None, :] == b_label[:, None], b_label_mass[:, None], 0.0)
+    # `where` around the difference, and not around what is subtracted: 128 registers are then enough.
+    b_dx = tl.where(o_v[None, :] == blank, b_dx - b_blank_mass[:, None], b_dx)
+    b_dx = tl.where(o_v[None, :] == b_label[:, None], b_dx - b_label_mass[:, None], b_dx)
     if sums is not None:
-        tl.store(sums + i_row_tile.to(tl.int64) * V + o_v, tl.sum(b_dx, 0), mask=o_v < V)
-    p_out = out + o_r.to(tl.int64)[:, None] * stride + o_v[None, :]
-    tl.store(p_out, b_dx.to(out.dtype.element_ty), mask=m_r[:, None] & (o_v < V)[None, :])
+        tl.store(sums + i_row_tile.to(tl.int64) * stride + o_v, tl.sum(b_dx, 0))
+    tl.store(out + o_r.to(tl.int64)[:, None] * stride + o_v[None, :], b_dx.to(out.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=CHANGING)
@@ -227,7 +243,7 @@ def segment_kernel(
     f, g,
     dh,  # fp32 [r, h]
     frame, state,
-    order,  # int64 [r]: rows sorted by the target to which they are added
+    order,  # int64 [r] or None: rows sorted by the target to which they are added; None if they are
     starts,  # int64 [m + 1]: the first position of each target's rows in `order`
     out,  # fp32 [m, h], added to
     H, seed, threshold, scale, ACTIVATION: tl.constexpr, DROPOUT: tl.constexpr, BR: tl.constexpr,
@@ -240,9 +256,9 @@ def segment_kernel(
     b_sum = tl.zeros((BR, BH), tl.float32)
     for start in range(first, last, BR):
         o_i = start + tl.arange(0, BR)
-        b_r = tl.load(order + o_i, mask=o_i < last, other=0)
-        b_frame = tl.load(frame + b_r)
-        b_state = tl.load(state + b_r)
+        b_r = o_i if order is None else tl.load(order + o_i, mask=o_i < last, other=0)
+        b_frame = tl.load(frame + b_r, mask=o_i < last, other=0)
+        b_state = tl.load(state + b_r, mask=o_i < last, other=0)
         m_h = (o_i < last)[:, None] & (o_h < H)[None, :]
         b_dz = tl.load(dh + b_r[:, None] * H + o_h[None, :], mask=m_h, other=0.0)
         b_dz *= slope(load_sum(f, g, b_frame, b_state, o_h, H, m_h), ACTIVATION)

@@ -10,13 +10,15 @@ Products of fp16 and bf16 sum in fp32. Products of fp32 follow torch's own switc
 TF32 is allowed. h is rounded once, to the dtype of f, and so is the output layer's weight.
 """
 
-from collections.abc import Iterator
+import functools
+import math
 
 import torch
 import triton
 from torch import Tensor
 
 import maya.kernels.joint.jit as jit
+import maya.kernels.joint.product_jit as product_jit
 from maya.kernels.joint.dropout import signed32
 from maya.kernels.joint.rows import (
     JointGradients,
@@ -26,14 +28,13 @@ from maya.kernels.joint.rows import (
     RowList,
     RowScores,
 )
-from maya.kernels.joint.torch_op import joint_gradients_torch, joint_scores_torch
 from maya.kernels.slices import slices
 from maya.kernels.triton_common import Tiles, launching_on, product_precision
 
 HIDDEN_BYTES = 1 << 27  # of h, in the scores
 LOGIT_BYTES = 1 << 30  # of d loss / d logits, in the gradients: 16384 rows of 32768 in 16 bits
 ROW_STEP = 128  # chunks hold whole row tiles
-VOCAB_STEP = 64  # rows of d loss / d logits begin at multiples of it, for any V
+LOG2E = math.log2(math.e)
 WAVES, MOST_SPLITS = 4, 32  # programs per slot of the device; parts of the vocabulary
 
 
@@ -47,42 +48,59 @@ TILES = {
     (8, 4): Tiles(64, 64, 32, 4, 3),
     (9, 4): Tiles(64, 64, 32, 4, 3),
 }
+# As TILES, for the products with d loss / d logits of counted rows: rows, columns and depth of a product. All
+# divide the rows and columns of TILES, because the kernels read whole tiles of the gradient without a mask.
+PRODUCT_TILES = {
+    (8, 2): Tiles(128, 128, 32, 8, 4),
+    (9, 2): Tiles(128, 128, 64, 8, 3),
+    (8, 4): Tiles(64, 64, 32, 4, 3),
+    (9, 4): Tiles(64, 64, 32, 4, 3),
+}
+# Most registers of a thread of the gradient: with them, two programs fit on a processor. No register spills.
+GRADIENT_REGISTERS = {(9, 2): 128}
 SMALL_TILES = Tiles(16, 32, 16, 1, 1)  # for the interpreter, whose time depends on the number of steps
 POINTWISE = {"BR": 16, "BH": 128}  # rows and columns of a program of the pointwise kernels
+SUMMED = {"BT": 16, "BV": 128}  # row tiles of a step and columns of a program of the bias's gradient
 
 
 def tiles_for(dtype: torch.dtype, device: torch.device) -> Tiles:
     """The tiles for a device; an unknown one gets those of the smallest."""
-    if device.type != "cuda":
-        return SMALL_TILES
+    return TILES[_key(dtype, device)] if device.type == "cuda" else SMALL_TILES
+
+
+def product_tiles_for(dtype: torch.dtype, device: torch.device) -> Tiles:
+    return PRODUCT_TILES[_key(dtype, device)] if device.type == "cuda" else SMALL_TILES
+
+
+def gradient_registers_for(dtype: torch.dtype, device: torch.device) -> int | None:
+    return GRADIENT_REGISTERS.get(_key(dtype, device)) if device.type == "cuda" else None
+
+
+def _key(dtype: torch.dtype, device: torch.device) -> tuple[int, int]:
     major = torch.cuda.get_device_capability(device)[0]
-    return TILES[(9 if major in (9, 10) else 8, dtype.itemsize)]
+    return 9 if major in (9, 10) else 8, dtype.itemsize
 
 
 def joint_scores_triton(
     f2: Tensor, g2: Tensor, layer: OutputLayer, rows: RowList, settings: JointSettings
 ) -> RowScores:
-    """See `joint_scores`. fp64 is left to torch. Extra memory is bounded by HIDDEN_BYTES."""
-    if f2.dtype == torch.float64:
-        return joint_scores_torch(f2, g2, layer, rows, settings)
-    f2, g2, layer = _prepared(f2, g2, layer)
+    """See `joint_scores`; not for fp64. Extra memory is bounded by HIDDEN_BYTES."""
+    f2, g2, layer = prepared(f2, g2, layer)
     joint = JointKernels(f2, g2, layer, settings)
     n = len(rows)
     norm = f2.new_empty(n, 2, dtype=torch.float32)
-    blank, label = norm.new_empty(2, n)
+    # Two allocations: a pointer into a common one is aligned for some n only, and would compile twice.
+    blank, label = norm.new_empty(n), norm.new_empty(n)
     durations = None
     if layer.duration_weight is not None:
         durations = norm.new_empty(n, layer.duration_weight.shape[0])
     with launching_on(f2):
-        for part in _chunks(n, HIDDEN_BYTES // (f2.shape[1] * f2.itemsize)):
-            chunk = _contiguous(rows.take(part))
+        for part in slices(n, joint.chunk_rows(HIDDEN_BYTES, f2.shape[1])):
+            chunk = contiguous(rows.take(part))
             hidden = joint.hidden(chunk)
             joint.score(hidden, chunk.label, norm[part], blank[part], label[part])
-            if durations is not None and layer.duration_weight is not None:
-                scores = product(hidden, layer.duration_weight.t())
-                if layer.duration_bias is not None:
-                    scores += layer.duration_bias
-                durations[part] = scores.log_softmax(-1)
+            if durations is not None:
+                durations[part] = duration_scores(hidden, layer)
     return RowScores(norm, blank, label, durations)
 
 
@@ -90,45 +108,66 @@ def joint_gradients_triton(
     f2: Tensor, g2: Tensor, layer: OutputLayer, rows: RowList, row_grads: RowGradients,
     settings: JointSettings, needed: tuple[bool, ...],
 ) -> JointGradients:  # fmt: skip
-    """See `joint_gradients`; the norm must be that of `joint_scores_triton`. fp64 is left to torch.
+    """See `joint_gradients`; not for fp64. The norm must be that of `joint_scores_triton`.
 
-    Extra memory is LOGIT_BYTES and twice dW in fp32.
+    Extra memory is LOGIT_BYTES and dW in fp32. With a row list that is counted, the host waits for nothing:
+    all chunks are launched, and the kernels of those past the count return at once.
     """
-    if f2.dtype == torch.float64:
-        return joint_gradients_torch(f2, g2, layer, rows, row_grads, settings, needed)
     width = f2.shape[1]
-    f2, g2, layer = _prepared(f2, g2, layer)
+    f2, g2, layer = prepared(f2, g2, layer)
     joint = JointKernels(f2, g2, layer, settings)
     grads = JointGradients.zeros(f2, g2, layer, needed, torch.float32)
-    row_inputs = [
-        x.to(torch.float32).contiguous() for x in (row_grads.norm, row_grads.blank, row_grads.label)
-    ]
+    sums = RowSums(joint, rows, grads)
+    # With these values, a row that is not visited has a gradient of 0.
+    inputs = ((row_grads.norm, float("inf")), (row_grads.blank, 0.0), (row_grads.label, 0.0))
+    row_inputs = [sums.visited(x.to(torch.float32), value).contiguous() for x, value in inputs]
+    d_durations = None
+    if row_grads.durations is not None:
+        d_durations = sums.visited(row_grads.durations.to(torch.float32), 0.0)
     with launching_on(f2):
-        for part in _chunks(len(rows), LOGIT_BYTES // (layer.weight.shape[0] * f2.itemsize)):
-            chunk = _contiguous(rows.take(part))
+        for part in slices(len(rows), joint.chunk_rows(LOGIT_BYTES, joint.stride)):
+            chunk = contiguous(rows.take(part))
+            joint.count = sums.count(part)
             hidden = joint.hidden(chunk)
             dx = joint.logit_gradient(hidden, chunk.label, [x[part] for x in row_inputs], grads.bias)
             if grads.weight is not None:
-                grads.weight += product(dx.t(), hidden)
-            dh = product(dx, layer.weight) if needed[0] or needed[1] else None
-            del dx
-            if layer.duration_weight is not None and row_grads.durations is not None:
-                d_durations = row_grads.durations[part].to(torch.float32)
-                if dh is not None:
-                    dh.addmm_(d_durations, layer.duration_weight.float())
-                if grads.duration_weight is not None:
-                    grads.duration_weight += d_durations.t() @ hidden.float()
-                if grads.duration_bias is not None:
-                    grads.duration_bias += d_durations.sum(0)
-            if dh is not None and grads.f is not None:
-                joint.add_by(chunk.frame, dh, chunk, grads.f)
-            if dh is not None and grads.g is not None:
-                joint.add_by(chunk.state, dh, chunk, grads.g)
-    unpadded = (x[:, :width] if x is not None and x.dim() == 2 else x for x in grads.tensors)
-    return JointGradients(*unpadded)
+                joint.add_weight_gradient(dx, hidden, grads.weight)
+            dh = joint.hidden_gradient(dx, len(chunk)) if needed[0] or needed[1] else None
+            add_durations(layer, grads, None if d_durations is None else d_durations[part], hidden, dh)
+            if dh is not None:
+                sums.add(dh, chunk, part)
+    return unpadded(grads, width)
 
 
-def _prepared(f2: Tensor, g2: Tensor, layer: OutputLayer) -> tuple[Tensor, Tensor, OutputLayer]:
+def duration_scores(hidden: Tensor, layer: OutputLayer) -> Tensor:
+    """(R, D) log probabilities of the durations."""
+    assert layer.duration_weight is not None
+    scores = product(hidden, layer.duration_weight.t())
+    if layer.duration_bias is not None:
+        scores += layer.duration_bias
+    return scores.log_softmax(-1)
+
+
+def add_durations(
+    layer: OutputLayer, grads: JointGradients, d_durations: Tensor | None, hidden: Tensor, dh: Tensor | None
+) -> None:
+    """Adds what the duration logits of a chunk contribute to dh (R, H) and to their parameters' gradients."""
+    if layer.duration_weight is None or d_durations is None:
+        return
+    if dh is not None:
+        dh.addmm_(d_durations, layer.duration_weight.float())
+    if grads.duration_weight is not None:
+        grads.duration_weight.addmm_(d_durations.t(), hidden.float())
+    if grads.duration_bias is not None:
+        grads.duration_bias += d_durations.sum(0)
+
+
+def unpadded(grads: JointGradients, width: int) -> JointGradients:
+    """Without the channels that `prepared` added."""
+    return JointGradients(*(x[:, :width] if x is not None and x.dim() == 2 else x for x in grads.tensors))
+
+
+def prepared(f2: Tensor, g2: Tensor, layer: OutputLayer) -> tuple[Tensor, Tensor, OutputLayer]:
     """All contiguous, weights in the dtype of f, and H padded with zeros to a multiple of the tiles' depth.
 
     Without the padding, an odd H would cost the products their prefetching. The padded columns of h meet
@@ -148,28 +187,49 @@ def _prepared(f2: Tensor, g2: Tensor, layer: OutputLayer) -> tuple[Tensor, Tenso
 
 
 class JointKernels:
-    """The launches, with all arguments that do not change from chunk to chunk."""
+    """The launches, with all arguments that do not change from chunk to chunk.
 
-    def __init__(self, f2: Tensor, g2: Tensor, layer: OutputLayer, settings: JointSettings) -> None:
-        self.f, self.g, self.weight, self.bias = f2, g2, layer.weight, layer.bias
+    Each result of a chunk is written over by that of the next. A buffer is allocated once, for the first, the
+    largest chunk. Chunks of changing sizes would leave more memory reserved than is in use.
+    """
+
+    def __init__(
+        self, f2: Tensor, g2: Tensor, layer: OutputLayer, settings: JointSettings, tiles: Tiles | None = None
+    ) -> None:
+        """tiles: of the logits, None for those of the device."""
+        self.f, self.g, self.weight = f2, g2, layer.weight
         self.settings = settings
+        self.count: Tensor | None = None  # int64 [1]: rows of this chunk to visit; None: all
         self.vocab, self.width = self.weight.shape
-        self.tiles = tiles_for(f2.dtype, f2.device)
+        self.tiles = tiles or tiles_for(f2.dtype, f2.device)
+        self.product_tiles = product_tiles_for(f2.dtype, f2.device)
         # 32 bits each, which Triton takes as signed.
         threshold = signed32(int(settings.dropout * 2**32))
         self.dropout = (signed32(settings.seed), threshold, 1 / (1 - settings.dropout))
         self.pointwise = {"ACTIVATION": settings.activation, "DROPOUT": settings.dropout > 0, **POINTWISE}
         self.precision = product_precision(f2.dtype)
+        self.bias = self._padded_bias(layer.bias)
+        self.buffers: dict[str, Tensor] = {}
+
+    @property
+    def stride(self) -> int:
+        """Columns of d loss / d logits: whole tiles, so that no store needs a mask."""
+        return triton.cdiv(self.vocab, self.tiles.columns) * self.tiles.columns
+
+    def chunk_rows(self, most_bytes: int, columns: int) -> int:
+        """Rows of a chunk whose (rows, columns) of f's dtype take at most most_bytes, in whole row tiles."""
+        step = self._row_step()
+        return max(step, most_bytes // (columns * self.f.itemsize) // step * step)
 
     def hidden(self, rows: RowList) -> Tensor:
-        """h of a chunk, (R, H), in the dtype of f."""
-        out = self.f.new_empty(len(rows), self.width)
-        grid = (triton.cdiv(len(rows), POINTWISE["BR"]), triton.cdiv(self.width, POINTWISE["BH"]))
+        """h of a chunk, (R, H), in the dtype of f; 0 for rows that are not visited."""
+        out = self._buffer("hidden", len(rows), self.width, self.f.dtype)
+        grid = (triton.cdiv(len(out), POINTWISE["BR"]), triton.cdiv(self.width, POINTWISE["BH"]))
         jit.hidden_kernel[grid](
-            self.f, self.g, rows.frame, rows.state, out, len(rows), self.width, *self.dropout,
-            **self.pointwise,
+            self.f, self.g, rows.frame, rows.state, out, self.count, len(rows), self.width,
+            *self.dropout, **self.pointwise,
         )  # fmt: skip
-        return out
+        return out[: len(rows)]
 
     def score(
         self, hidden: Tensor, label: Tensor, norm: Tensor, blank: Tensor, label_log_prob: Tensor
@@ -188,35 +248,133 @@ class JointKernels:
         )
 
     def logit_gradient(
-        self, hidden: Tensor, label: Tensor, norm_and_masses: list[Tensor], bias_grad: Tensor | None
-    ) -> Tensor:
-        """d loss / d logits, (R, V), in the dtype of h; its sum over rows, in fp32, is added to bias_grad."""
-        n, (row_tiles, column_tiles) = hidden.shape[0], self._tile_counts(hidden)
-        stride = triton.cdiv(self.vocab, VOCAB_STEP) * VOCAB_STEP
-        out = hidden.new_empty(n, stride)
-        sums = None if bias_grad is None else bias_grad.new_empty(row_tiles, self.vocab)
-        jit.logit_gradient_kernel[(row_tiles * column_tiles,)](
-            hidden, self.weight, self.bias, label, *norm_and_masses, out, sums,
-            n, self.width, self.vocab, stride, self.settings.blank, **self._tile_constants(),
-        )  # fmt: skip
-        if bias_grad is not None and sums is not None:
-            bias_grad += sums.sum(0)
-        return out[:, : self.vocab]
+        self, hidden: Tensor, label: Tensor, norm_and_masses: list[Tensor], bias_grad: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """d loss / d logits, (whole row tiles, stride), in the dtype of h; only (R, V) of it is defined.
 
-    def add_by(self, target: Tensor, dh: Tensor, rows: RowList, out: Tensor) -> None:
-        """out[target[r]] += dh[r] * d h[r] / d (f + g); dh (R, H) and out (M, H) fp32."""
-        ordered, order = torch.sort(target, stable=True)
-        starts = torch.searchsorted(ordered, torch.arange(out.shape[0] + 1, device=out.device))
+        Its sum over rows, in fp32, is added to bias_grad.
+        """
+        n, (row_tiles, column_tiles) = hidden.shape[0], self._tile_counts(hidden)
+        out = self._buffer("dx", n, self.stride, hidden.dtype)
+        sums = None
+        if bias_grad is not None:
+            sums = self._buffer("sums", row_tiles, self.stride, torch.float32, step=1)
+        jit.logit_gradient_kernel[(row_tiles * column_tiles,)](
+            hidden, self.weight, self.bias, label, *norm_and_masses, out, sums, self.count,
+            n, self.width, self.vocab, self.stride, self.settings.blank, **self._tile_constants(),
+            maxnreg=gradient_registers_for(hidden.dtype, hidden.device),
+        )  # fmt: skip
+        if bias_grad is not None:
+            product_jit.bias_gradient_kernel[(triton.cdiv(self.vocab, SUMMED["BV"]),)](
+                sums, bias_grad, self.count, n, self.vocab, self.stride, ROWS=self.tiles.rows, **SUMMED
+            )
+        return out
+
+    def add_weight_gradient(self, dx: Tensor, hidden: Tensor, total: Tensor) -> None:
+        """total += dx^T h; dx of `logit_gradient`, h (R, H), total (V, H) fp32."""
+        if self.count is None:
+            add_product(total, dx[: len(hidden), : self.vocab].t(), hidden)
+            return
+        tiles = self.product_tiles
+        programs = triton.cdiv(self.vocab, tiles.rows) * triton.cdiv(self.width, tiles.columns)
+        product_jit.weight_gradient_kernel[(programs,)](
+            dx, hidden, total, self.count, len(hidden), self.width, self.vocab, self.stride,
+            **tiles.constants("BV", "BH", "BR", self.precision),
+        )  # fmt: skip
+
+    def hidden_gradient(self, dx: Tensor, n: int) -> Tensor:
+        """dh = dx W, (R = n, H) fp32; anything in rows that are not visited."""
+        if self.count is None:
+            return product(dx[:n, : self.vocab], self.weight)
+        tiles = self.product_tiles
+        out = self._buffer("dh", n, self.width, torch.float32)
+        programs = triton.cdiv(n, tiles.rows) * triton.cdiv(self.width, tiles.columns)
+        product_jit.hidden_gradient_kernel[(programs,)](
+            dx, self.weight, out, self.count, n, self.width, self.vocab, self.stride,
+            **tiles.constants("BR", "BH", "BV", self.precision),
+        )  # fmt: skip
+        return out[:n]
+
+    def add_by(
+        self, target: Tensor, dh: Tensor, rows: RowList, out: Tensor, *, ascending: bool = False
+    ) -> None:
+        """out[target[r]] += dh[r] * d h[r] / d (f + g); dh (R, H) and out (M, H) fp32.
+
+        target: (R,) ints; rows with M are left out. ascending: they ascend, so that they need no sort.
+        """
+        order = None
+        if not ascending:
+            target, order = torch.sort(target, stable=True)
+        ends = torch.arange(out.shape[0] + 1, device=out.device, dtype=target.dtype)
+        starts = torch.searchsorted(target, ends)
         jit.segment_kernel[(out.shape[0], triton.cdiv(self.width, POINTWISE["BH"]))](
             self.f, self.g, dh, rows.frame, rows.state, order, starts, out, self.width, *self.dropout,
             **self.pointwise,
         )  # fmt: skip
 
+    def _padded_bias(self, bias: Tensor | None) -> Tensor:
+        """(stride,) fp32, in base 2 and -inf from V on, so that its loads need no mask for any V."""
+        out = self.weight.new_full((self.stride,), float("-inf"), dtype=torch.float32)
+        out[: self.vocab] = 0.0 if bias is None else bias.float() * LOG2E
+        return out
+
+    def _buffer(self, name: str, rows: int, columns: int, dtype: torch.dtype, step: int = 0) -> Tensor:
+        """(rows in whole tiles, columns), the same memory for every chunk."""
+        step = step or self._row_step()
+        rows = triton.cdiv(rows, step) * step
+        if name not in self.buffers or len(self.buffers[name]) < rows:
+            self.buffers[name] = self.f.new_empty(rows, columns, dtype=dtype)
+        return self.buffers[name][:rows]
+
+    def _row_step(self) -> int:
+        return max(ROW_STEP, self.tiles.rows, self.product_tiles.rows)
+
     def _tile_counts(self, hidden: Tensor) -> tuple[int, int]:
         return triton.cdiv(hidden.shape[0], self.tiles.rows), triton.cdiv(self.vocab, self.tiles.columns)
 
     def _tile_constants(self) -> dict[str, str | int]:
+        """The tiles of the logits. Their loads have no mask, so they must cover H exactly."""
+        if self.width % self.tiles.depth:
+            raise ValueError(f"joint: {self.width} channels are no multiple of {self.tiles.depth}")
         return self.tiles.constants("BR", "BV", "BH", self.precision)
+
+
+class RowSums:
+    """Adds the rows of dh to df and dg, a chunk at a time, in the order of the rows."""
+
+    def __init__(self, joint: JointKernels, rows: RowList, grads: JointGradients) -> None:
+        self.joint, self.by_frame, self.grads = joint, rows.by_frame, grads
+        self.live = self.counted = None
+        if rows.count is not None:
+            row = torch.arange(len(rows), device=rows.frame.device)
+            self.live = row < rows.count
+            self.counted = torch.stack([rows.count - row, row], 1)
+        # 32 bits sort in half of the passes of 64. Rows that are not visited come last and are left out.
+        self.frame, self.state = (
+            self._targets(x, out) for x, out in ((rows.frame, grads.f), (rows.state, grads.g))
+        )
+
+    def _targets(self, index: Tensor, out: Tensor | None) -> Tensor | None:
+        if out is None:
+            return None
+        index = index.to(torch.int32)
+        return index if self.live is None else torch.where(self.live, index, len(out))
+
+    def count(self, part: slice) -> Tensor | None:
+        """int64 [1]: how many rows are to be visited from the start of `part` on; None: all."""
+        return None if self.counted is None else self.counted[part.start]
+
+    def visited(self, x: Tensor, other: float) -> Tensor:
+        """x (R, ...) with `other` in rows that are not visited."""
+        if self.live is None:
+            return x
+        return torch.where(self.live.view(-1, *[1] * (x.dim() - 1)), x, other)
+
+    def add(self, dh: Tensor, chunk: RowList, part: slice) -> None:
+        if self.grads.f is not None and self.frame is not None:
+            self.joint.add_by(self.frame[part], dh, chunk, self.grads.f, ascending=self.by_frame)
+        if self.grads.g is not None and self.state is not None:
+            self.joint.add_by(self.state[part], dh, chunk, self.grads.g)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -226,6 +384,27 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32)
     return torch.mm(a.float(), b.float())
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b in fp32, in one pass over `total` where torch can."""
+    if a.dtype == torch.float32:
+        total.addmm_(a, b)
+    elif a.is_cuda and adds_in_fp32(a.dtype, a.device):
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    else:
+        total += product(a, b)
+
+
+@functools.cache
+def adds_in_fp32(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether this torch's addmm takes an fp32 sum beside factors of `dtype`. It refuses without waiting."""
+    total, factor = (torch.zeros(16, 16, dtype=x, device=device) for x in (torch.float32, dtype))
+    try:
+        torch.addmm(total, factor, factor, out_dtype=torch.float32, out=total)
+    except (TypeError, RuntimeError, NotImplementedError):
+        return False
+    return True
 
 
 def split_count(row_tiles: int, at_once: int) -> int:
@@ -240,12 +419,6 @@ def concurrent_programs(device: torch.device) -> int:
     return 2 * torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _contiguous(rows: RowList) -> RowList:
-    return RowList(*(x.contiguous() for x in (rows.utterance, rows.frame, rows.state, rows.label)))
-
-
-def _chunks(n: int, most: int) -> Iterator[slice]:
-    """Slices of about equal size, with at most `most` rows, in whole row tiles."""
-    most = max(ROW_STEP, most // ROW_STEP * ROW_STEP)
-    count = max(1, triton.cdiv(n, most))
-    return slices(n, triton.cdiv(triton.cdiv(n, count), ROW_STEP) * ROW_STEP)
+def contiguous(rows: RowList) -> RowList:
+    columns = (x.contiguous() for x in (rows.utterance, rows.frame, rows.state, rows.label))
+    return RowList(*columns, by_frame=rows.by_frame)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from maya.kernels.checks import Transcripts
+from maya.kernels.host import to_device
 from maya.kernels.precision import NEG_INF, scores_dtype
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
@@ -19,19 +20,24 @@ class RowList:
 
     All are (R,) int64 on the device of f and g. utterance: b. frame: b * S + t, a row of f viewed (B*S, H).
     state: b * (U+1) + u, a row of g viewed (B*(U+1), H). label: the next token, -1 if there is none.
+    by_frame: the frames ascend, so that sums by frame need no sort. count: (), int64 on the device: only the
+      first `count` rows are visited, and `by_frame` speaks of these; None: all are.
     """
 
     utterance: Tensor
     frame: Tensor
     state: Tensor
     label: Tensor
+    by_frame: bool = False
+    count: Tensor | None = None
 
     def __len__(self) -> int:
         return self.frame.shape[0]
 
-    def take(self, index: Tensor | slice) -> "RowList":
-        """The rows at `index`, a slice or int64 positions."""
-        return RowList(self.utterance[index], self.frame[index], self.state[index], self.label[index])
+    def take(self, index: Tensor | slice, *, ascending: bool = False) -> "RowList":
+        """The rows at `index`, a slice or int64 positions, without `count`. ascending: the positions do."""
+        columns = (x[index] for x in (self.utterance, self.frame, self.state, self.label))
+        return RowList(*columns, by_frame=self.by_frame and (ascending or isinstance(index, slice)))
 
 
 @dataclass(slots=True)
@@ -53,6 +59,7 @@ class JointSettings:
     """blank: its id. activation: "relu", "tanh" or "sigmoid". dropout: of h; `seed` selects the mask.
 
     eps: the backward pass skips rows whose occupancy (blank and label mass together) is at most eps.
+    form: of the Triton backend; see forms.py.
     """
 
     blank: int
@@ -60,6 +67,7 @@ class JointSettings:
     dropout: float = 0.0
     seed: int = 0
     eps: float = DEFAULT_EPS
+    form: str = "auto"
 
 
 @dataclass(slots=True)
@@ -101,6 +109,10 @@ class RowGradients:
     blank: Tensor
     label: Tensor
     durations: Tensor | None = None
+
+    def take(self, rows: slice) -> "RowGradients":
+        durations = None if self.durations is None else self.durations[rows]
+        return RowGradients(self.norm[rows], self.blank[rows], self.label[rows], durations)
 
 
 @dataclass(slots=True)
@@ -155,7 +167,7 @@ def packed_rows(transcripts: Transcripts, size: int) -> RowList:
     device, (batch, width) = targets.device, (targets.shape[0], targets.shape[1] + 1)
     counts = [t * (u + 1) for t, u in zip(frames, labels, strict=True)]
     starts = [sum(counts[:b]) for b in range(batch)]
-    by_utterance = torch.tensor([counts, starts, labels], dtype=torch.int64).to(device, non_blocking=True)
+    by_utterance = to_device(torch.tensor([counts, starts, labels], dtype=torch.int64), device)
     utterance = torch.repeat_interleave(
         torch.arange(batch, device=device), by_utterance[0], output_size=sum(counts)
     )
@@ -164,4 +176,18 @@ def packed_rows(transcripts: Transcripts, size: int) -> RowList:
     t, u = cell // (last + 1), cell % (last + 1)
     padded = torch.nn.functional.pad(targets, (0, 1), value=-1)
     label = torch.where(u < last, padded[utterance, u], -1)
-    return RowList(utterance, utterance * size + t, utterance * width + u, label)
+    return RowList(utterance, utterance * size + t, utterance * width + u, label, by_frame=True)
+
+
+def visited_first(rows: RowList, visited: Tensor) -> tuple[Tensor, RowList]:
+    """A stable order of all rows with the `visited` ones first, (R,) int64, and the rows in it, counted.
+
+    `nonzero` would have the host wait for their number. So the list keeps its length, and the number stays on
+    the device. visited: (R,) bool.
+    """
+    index, before, count = torch.arange(len(rows), device=visited.device), visited.cumsum(0), visited.sum()
+    place = torch.where(visited, before - 1, count + index - before)
+    order = torch.empty_like(index).scatter_(0, place, index)
+    taken = rows.take(order)
+    taken.by_frame, taken.count = rows.by_frame, count
+    return order, taken

@@ -11,10 +11,10 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import triton
-from torch import Tensor
 
 from maya.kernels.bench.measure import seconds_of
 from maya.kernels.joint import JointSettings, OutputLayer
@@ -36,7 +36,6 @@ def tune(
     h = torch.randn(rows, hidden, device=device).relu().to(dtype)
     weight = (torch.randn(vocab, hidden, device=device) / hidden**0.5).to(dtype)
     layer = OutputLayer(weight, torch.zeros(vocab, device=device))
-    joint = JointKernels(h, h, layer, JointSettings(blank=0))
     label = torch.ones(rows, dtype=torch.int64, device=device)
     norm, scores = torch.zeros(rows, 2, device=device), torch.zeros(2, rows, device=device)
     masses = torch.full((2, rows), 1e-2, device=device)
@@ -46,11 +45,11 @@ def tune(
     def product() -> None:
         torch.mm(h, weight.t(), out=logits)
 
-    def score() -> None:
+    def score(joint: JointKernels) -> None:
         joint.score(h, label, norm, *scores)
 
-    def gradient() -> Tensor:
-        return joint.logit_gradient(h, label, [norm, *masses], bias_grad)
+    def gradient(joint: JointKernels) -> None:
+        joint.logit_gradient(h, label, [norm, *masses], bias_grad)
 
     times: dict[str, dict[Tiles | str, float | str]] = {}
     for name, run in (("norm", score), ("logit_gradient", gradient)):
@@ -58,8 +57,8 @@ def tune(
         for tiles in candidates:
             if hidden % tiles.depth:
                 continue
-            joint.tiles = tiles
-            times[name][tiles] = _median(run, device)
+            joint = JointKernels(h, h, layer, JointSettings(blank=0), tiles)
+            times[name][tiles] = _median(partial(run, joint), device)
     return times
 
 

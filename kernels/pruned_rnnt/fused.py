@@ -12,13 +12,15 @@ from maya.kernels.joint.reference import joint_logits
 from maya.kernels.pruned_rnnt.checks import check_rules, check_windows
 from maya.kernels.pruned_rnnt.pruned import window_masses, window_rows
 from maya.kernels.pruned_rnnt.reference import pruned_loss_reference
+from maya.kernels.uncompiled import uncompiled
 
 
+@uncompiled  # the compiler has nothing to fuse in it
 def fused_pruned_rnnt_loss(
     f: Tensor, g: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, ranges: Tensor,
     f_lens: Tensor, target_lens: Tensor, *, blank: int, activation: str = "relu",
     eps: float = joint.DEFAULT_EPS, rnnt_type: str = "regular", delay_penalty: float = 0.0,
-    backend: str = "auto", dropout: float = 0.0, seed: int = 0,
+    backend: str = "auto", dropout: float = 0.0, seed: int = 0, form: str = "auto",
 ) -> Tensor:  # fmt: skip
     """`pruned_rnnt_loss` of the logits weight dropout(act(f + g)) + bias, (B,), in nats, which are never
     stored.
@@ -35,13 +37,14 @@ def fused_pruned_rnnt_loss(
       definition, all logits at once).
     dropout: of the joint's hidden layer, in [0, 1); pass 0 when not training. seed: selects the mask,
       the same on every backend; pass a new seed for each step.
+    form: as for `fused_rnnt_loss`.
 
     Gradients go to f, g, weight and bias, in their dtypes. A row without any path in its windows has loss inf
     and gradient 0. The result is fp64 for fp64 f, fp32 otherwise, also under autocast. Raises ValueError that
     names the argument.
     """
     op, layer = "fused_pruned_rnnt_loss", joint.OutputLayer(weight, bias)
-    settings = joint.JointSettings(blank, activation, dropout, seed, eps)
+    settings = joint.JointSettings(blank, activation, dropout, seed, eps, form)
     rules = check_rules(op, rnnt_type, delay_penalty)
     transcripts = check_joint(op, f, g, layer, targets, f_lens, target_lens, settings)
     shape = (f.shape[0], f.shape[1], g.shape[1])

@@ -13,7 +13,7 @@ from maya.kernels.lattice.reference import next_labels
 from maya.kernels.precision import NEG_INF, compute_dtype
 from maya.kernels.pruned_rnnt.arcs import ArcRules, run_lattice, score_masses
 from maya.kernels.slices import slices
-from maya.kernels.token_softmax import BLOCK_ELEMENTS
+from maya.kernels.token_softmax import block_elements
 
 
 class PrunedLoss(torch.autograd.Function):
@@ -72,6 +72,7 @@ def window_rows(transcripts: Transcripts, ranges: Tensor) -> RowList:
         frame=utterance * size + t,
         state=utterance * (transcripts.targets.shape[1] + 1) + position,
         label=index[inside].masked_fill_(position == last, -1),
+        by_frame=True,
     )
 
 
@@ -111,6 +112,6 @@ def _from_lattice(mass: Tensor, ranges: Tensor, inside: Tensor) -> Tensor:
 
 
 def _blocks(logits: Tensor, frames: list[int]) -> Iterator[tuple[int, slice]]:
-    """(row, frames) of blocks that cover the valid frames and fit into the cache."""
-    step = BLOCK_ELEMENTS // max(1, logits.shape[2] * logits.shape[3])
+    """(row, frames) of blocks that cover the valid frames; see token_softmax.py."""
+    step = block_elements(logits) // max(1, logits.shape[2] * logits.shape[3])
     return ((row, part) for row, t in enumerate(frames) for part in slices(t, step))

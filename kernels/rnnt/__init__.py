@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from maya.kernels.checks import check_targets, check_tensor, choose_backend
-from maya.kernels.precision import compute_dtype
 from maya.kernels.rnnt.fused import fused_rnnt_loss
-from maya.kernels.rnnt.reference import rnnt_loss_reference
-from maya.kernels.rnnt.torch_op import RnntLoss
+from maya.kernels.rnnt.torch_op import checked_loss
+from maya.kernels.uncompiled import uncompiled
 
 
+@uncompiled  # its gradient is written by hand
 def rnnt_loss(
     logits: Tensor, targets: Tensor, logit_lens: Tensor, target_lens: Tensor, *, blank: int,
     fastemit: float = 0.0, clamp: float | None = None, backend: str = "auto",
@@ -18,7 +18,8 @@ def rnnt_loss(
 
     logits: raw joint outputs (B, S, U+1, V), any float dtype; need not be contiguous. They are normalised
     here.
-    targets: (B, U) ints below V and not `blank`; padding is ignored. logit_lens, target_lens: (B,) ints.
+    targets: (B, U) ints below V and not `blank`; padding is ignored. logit_lens, target_lens: (B,) ints. They
+      may be on the CPU: then nothing waits for the device. Otherwise the host waits for it once.
     fastemit: FastEmit's lambda (Yu et al. 2021, arXiv 2010.11148): label arcs get (1 + lambda) of their
       gradient; the value is scaled by 1 + lambda, so it is not the integral of the gradient.
     clamp: if above 0, each element of the gradient of the logits is clipped to [-clamp, clamp] before the
@@ -38,9 +39,7 @@ def rnnt_loss(
     transcripts = check_targets(op, logits, targets, lens, tuple(logits.shape), blank)
     clamp = None if clamp is None or clamp <= 0 else float(clamp)
     with torch.autocast(logits.device.type, enabled=False):
-        if chosen == "reference":
-            return rnnt_loss_reference(logits.to(compute_dtype(logits.dtype)), transcripts, fastemit, clamp)
-        return RnntLoss.apply(logits, transcripts, fastemit, clamp, chosen)
+        return checked_loss(logits, transcripts, fastemit, clamp, chosen)
 
 
 __all__ = ["fused_rnnt_loss", "rnnt_loss"]

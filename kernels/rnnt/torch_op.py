@@ -9,7 +9,18 @@ from torch.autograd.function import once_differentiable
 from maya.kernels.checks import Transcripts
 from maya.kernels.lattice import rnnt_lattice
 from maya.kernels.precision import compute_dtype, scores_dtype
+from maya.kernels.rnnt.reference import rnnt_loss_reference
 from maya.kernels.token_softmax import gather_log_probs, logits_gradient
+
+
+def checked_loss(
+    logits: Tensor, transcripts: Transcripts, fastemit: float, clamp: float | None, backend: str
+) -> Tensor:
+    """`rnnt_loss` of checked arguments and a chosen backend."""
+    if backend == "reference":
+        return rnnt_loss_reference(logits.to(compute_dtype(logits.dtype)), transcripts, fastemit, clamp)
+    loss: Tensor = RnntLoss.apply(logits, transcripts, fastemit, clamp, backend)
+    return loss
 
 
 class RnntLoss(torch.autograd.Function):

@@ -7,12 +7,14 @@ from torch import Tensor
 
 from maya.kernels.checks import check_durations, check_targets, check_tensor, choose_backend
 from maya.kernels.precision import compute_dtype
-from maya.kernels.rnnt import rnnt_loss
+from maya.kernels.rnnt.torch_op import checked_loss
 from maya.kernels.tdt.fused import draw, fused_tdt_loss
 from maya.kernels.tdt.reference import tdt_loss_reference
 from maya.kernels.tdt.torch_op import TdtLoss
+from maya.kernels.uncompiled import uncompiled
 
 
+@uncompiled  # its gradient is written by hand
 def tdt_loss(
     token_logits: Tensor, duration_logits: Tensor, targets: Tensor, logit_lens: Tensor, target_lens: Tensor,
     *, durations: Sequence[int], blank: int, sigma: float = 0.0, backend: str = "auto", omega: float = 0.0,
@@ -22,7 +24,7 @@ def tdt_loss(
 
     token_logits (B, S, U+1, V) and duration_logits (B, S, U+1, len(durations)): raw joint outputs of any
       float dtype, each normalised here over its own last axis; need not be contiguous.
-    targets: (B, U) ints below V and not `blank`; padding is ignored. logit_lens, target_lens: (B,) ints.
+    targets, logit_lens, target_lens: as for `rnnt_loss`.
     durations: numbers of frames, ascending, at least one of them positive. There is no blank of duration 0.
       The last token is a blank that lands exactly on logit_len; a label may not reach or pass it.
     sigma: subtracted from every token log probability, so that long jumps are preferred (0.05 in the paper,
@@ -43,10 +45,10 @@ def tdt_loss(
     lens = {"logit_lens": logit_lens, "target_lens": target_lens}
     transcripts = check_targets(op, token_logits, targets, lens, tuple(token_logits.shape), blank)
     chosen = choose_backend(op, backend, token_logits)
-    if omega > 0 and draw(generator) < omega:
-        loss = rnnt_loss(token_logits, targets, logit_lens, target_lens, blank=blank, backend=backend)
-        return loss + duration_logits[..., :0].sum()  # keeps the durations in the graph, with zero gradient
     with torch.autocast(token_logits.device.type, enabled=False):
+        if omega > 0 and draw(generator) < omega:
+            loss = checked_loss(token_logits, transcripts, 0.0, None, chosen)
+            return loss + duration_logits[..., :0].sum()  # durations stay in the graph, with zero gradient
         if chosen == "reference":
             dtype = compute_dtype(token_logits.dtype)
             wide = token_logits.to(dtype), duration_logits.to(dtype)

@@ -10,21 +10,23 @@ from maya.kernels.checks import check_durations, choose_backend
 from maya.kernels.joint.checks import check_joint
 from maya.kernels.joint.reference import joint_logits
 from maya.kernels.lattice import tdt_lattice
-from maya.kernels.rnnt import fused_rnnt_loss
+from maya.kernels.rnnt.fused import checked_rnnt_loss
 from maya.kernels.tdt.reference import tdt_loss_reference
+from maya.kernels.uncompiled import uncompiled
 
 
+@uncompiled  # the compiler has nothing to fuse in it
 def fused_tdt_loss(
     f: Tensor, g: Tensor, weight: Tensor, bias: Tensor | None, duration_weight: Tensor,
     duration_bias: Tensor | None, targets: Tensor, f_lens: Tensor, target_lens: Tensor, *,
     durations: Sequence[int], blank: int, sigma: float = 0.0, activation: str = "relu",
     eps: float = joint.DEFAULT_EPS, backend: str = "auto", dropout: float = 0.0, seed: int = 0,
-    omega: float = 0.0, generator: torch.Generator | None = None,
+    omega: float = 0.0, generator: torch.Generator | None = None, form: str = "auto",
 ) -> Tensor:  # fmt: skip
     """`tdt_loss` of a joint whose logits are never stored, (B,), in nats.
 
     With h = dropout(act(f + g)) the token logits are weight h + bias as for `fused_rnnt_loss`, which explains
-    f, g, weight, bias, targets, f_lens, target_lens, blank, activation, eps, backend, dropout, seed.
+    f, g, weight, bias, targets, f_lens, target_lens, blank, activation, eps, backend, dropout, seed, form.
     duration_weight (D, H), duration_bias (D,) or None: the same for the duration logits.
     durations, sigma, omega, generator: as for `tdt_loss`. If a call draws plain RNN-T, the gradients of the
       duration parameters are zero.
@@ -32,15 +34,12 @@ def fused_tdt_loss(
     Impossible rows, precision and errors are those of `fused_rnnt_loss`.
     """
     op, layer = "fused_tdt_loss", joint.OutputLayer(weight, bias, duration_weight, duration_bias)
-    settings = joint.JointSettings(blank, activation, dropout, seed, eps)
+    settings = joint.JointSettings(blank, activation, dropout, seed, eps, form)
     transcripts = check_joint(op, f, g, layer, targets, f_lens, target_lens, settings)
     durations = check_durations(op, durations, duration_weight.shape[0])
     chosen = choose_backend(op, backend, f)
     if omega > 0 and draw(generator) < omega:
-        loss = fused_rnnt_loss(
-            f, g, weight, bias, targets, f_lens, target_lens, blank=blank, activation=activation,
-            eps=eps, backend=backend, dropout=dropout, seed=seed,
-        )  # fmt: skip
+        loss = checked_rnnt_loss(f, g, joint.OutputLayer(weight, bias), transcripts, settings, 0.0, chosen)
         unused = [x for x in (duration_weight, duration_bias) if x is not None]
         return loss + sum(x[:0].sum() for x in unused)  # in the graph, with zero gradient
     if chosen == "reference":

@@ -151,7 +151,9 @@ def test_nan_in_a_valid_cell_gives_a_nan_loss() -> None:
 def test_results_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, targets, *lens = problem([7, 5], [3, 2])
     whole = value_and_grad(logits, targets, *lens)
-    monkeypatch.setattr("maya.kernels.token_softmax.BLOCK_ELEMENTS", 2 * 4 * 6)  # 2 frames of the first row
+    monkeypatch.setattr(
+        "maya.kernels.token_softmax.BLOCK_ELEMENTS", {"cpu": 2 * 4 * 6}
+    )  # 2 frames of the first row
     blocked = value_and_grad(logits, targets, *lens)
     torch.testing.assert_close(blocked, whole)
 
@@ -234,7 +236,7 @@ def test_only_the_gradient_is_as_large_as_the_logits(
 ) -> None:
     logits, targets, *lens = problem([30, 20], [6, 3], vocab=400, dtype=torch.float32)
     logits.requires_grad_()
-    monkeypatch.setattr("maya.kernels.token_softmax.BLOCK_ELEMENTS", 10_000)
+    monkeypatch.setattr("maya.kernels.token_softmax.BLOCK_ELEMENTS", {"cpu": 10_000})
     with _LargeTensors(logits.numel() // 2) as made:
         loss = rnnt_loss(logits, targets, *lens, blank=BLANK)
         assert made.storages <= {logits.untyped_storage().data_ptr()}
