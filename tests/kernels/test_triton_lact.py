@@ -64,17 +64,20 @@ def test_terms_and_second_order(dtype: torch.dtype, rated: bool) -> None:
         make(N, CHANNELS, HIDDEN, dtype=dtype, scale=0.2),
         make(N, FRAMES, 3, dtype=torch.float32).abs() if rated else None,
     ]
+    given_share = make(N, dtype=torch.float32).abs() if rated else None
     grads = make(N, FRAMES, 2 * HIDDEN, dtype=dtype), make(N, FRAMES, HIDDEN, dtype=dtype)
     results = []
     for ops, wide in ((TritonOps(), False), (TorchOps(), False), (TorchOps(), True)):
         x = double(*given) if wide else given
-        halves, hidden, saved = ops.terms(*x, keep=rated)  # type: ignore[arg-type]
+        share = double(given_share)[0] if wide and rated else given_share
+        halves, hidden, saved = ops.terms(*x, share, keep=rated)  # type: ignore[arg-type]
         actual = [halves, hidden, *(saved or ())]
         if rated:
             rates = x[4]
             assert rates is not None
             of_both, of_hidden = (g.double() if wide else g.clone() for g in grads)
-            actual += ops.second_order(saved, of_both, of_hidden, rates)
+            assert saved is not None
+            actual += ops.second_order(saved, of_both, of_hidden, rates, share)
         results.append(actual)
     check(*results)  # type: ignore[arg-type]
 
@@ -92,8 +95,9 @@ def test_sum_with_renormalised_rows(scaled: bool, masked: bool) -> None:
     for ops, wide in ((TritonOps(), False), (TorchOps(), False), (TorchOps(), True)):
         x = [w, step, norms, scale, learned]
         x, g = (double(*x), grad.double()) if wide else (x, grad)
-        gradients = ops.add_renormalise_backward(g, *x)  # type: ignore[arg-type]
-        results.append([ops.add_renormalise(*x), *gradients])  # type: ignore[arg-type]
+        low = torch.float64 if wide else torch.float16
+        gradients = ops.add_renormalise_backward(g, *x, low)  # type: ignore[arg-type]
+        results.append([*ops.add_renormalise(*x, low), *gradients])  # type: ignore[arg-type]
     if masked:
         assert torch.equal(results[0][0][1], w[1])
     check(*results)  # type: ignore[arg-type]
