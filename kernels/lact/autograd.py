@@ -104,25 +104,24 @@ class LactFunction(torch.autograd.Function):
                 if parts is not None:
                     parts.put(group.rows, x)
             if any(ctx.needs_input_grad):
-                saved += [x for state in before[1:] for x in state.parts]
+                # After the last update, the backward needs the weights for products alone.
+                saved += [*(x for state in before[1:] for x in state.parts), *state.for_products(q.dtype)]
         results = [None if parts is None else parts.tensor for parts in after]
         ctx.settings = settings
-        ctx.save_for_backward(*inputs, *results, *saved)
+        ctx.save_for_backward(*inputs, *saved)
         return out.tensor, *results
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *dafter: Tensor | None) -> tuple[Tensor | None, ...]:
         settings, tensors = ctx.settings, ctx.saved_tensors
-        inputs, after = tensors[:INPUTS], tensors[INPUTS : INPUTS + 4]
-        last = [x if y is None else y for x, y in zip(inputs[STATE:], after, strict=True)]
-        saved = iter(tensors[INPUTS + 4 :])
+        inputs, saved = tensors[:INPUTS], iter(tensors[INPUTS:])
         spans = with_gradient(settings.plan, grad is not None, any(x is not None for x in dafter))
         grads = _Gradients(settings, inputs, spans)
         for group in _groups(settings, spans, (*inputs, grad)):
             states = [group.state]
             states += [StackedWeights.of(next(saved) for _ in range(4)) for _ in range(settings.updates - 1)]
-            states.append(StackedWeights.of(group.merged(x) for x in last))
+            states[settings.updates :] = [StackedWeights(*(low := (next(saved), next(saved))), low=low)]
             del states[sum(span.update for span in spans) + 1 :]
             grads.through(group, states, [group.gradient(x) for x in dafter])
         return None, *grads.tensors()
@@ -156,7 +155,8 @@ class _Gradients:
             if span.apply:
                 q, dout = group.frames(Q, span), group.frames(DOUT, span)
                 slot = self.frames[Q].slot(group.rows, span)
-                dq = apply_backward(ops, states[-1], q, dout, dstate, slot)
+                weights, dtype = states[-1].for_products(q.dtype), group.state.up.dtype
+                dq = apply_backward(ops, weights, q, dout, dstate, dtype, slot)
                 self.frames[Q].put(group.rows, span, dq)
             if span.update:
                 states.pop()

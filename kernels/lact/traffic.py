@@ -50,12 +50,15 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        # torch has this product for CUDA alone, without a form that computes only shapes.
+        accumulates = func is torch.ops.aten.baddbmm.dtype_out
+        out = kwargs["out"] if accumulates else func(*args, **kwargs)
         results = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
         name = func._schema.name
         views = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
         if not (views or name in ALLOCATIONS or name in VIEWS):
-            given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            given = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
             # A tensor written in place is read and written, except by what overwrites it.
             fills = name in ("aten::copy_", "aten::zero_", "aten::fill_")
             self.count(name, [*(given[1:] if fills else given), *results])
@@ -133,7 +136,7 @@ def step_traffic(
         counter.part = "forward"
         start = initial(*weights, batch)
         x = Inputs(
-            q=q, k=k, v=v, rates=rates, mask=mask, gate=None, norms=row_norms(start), step_scale=step_scale
+            q=q, k=k, v=v, rates=rates, mask=mask, gate=None, norms=row_norms(initial(*weights, 1)), step_scale=step_scale
         )
         out, _ = autograd.lact_autograd(x, start, tuple(plan), Rule(**options), TritonOps())
         counter.part = "backward"

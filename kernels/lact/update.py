@@ -130,18 +130,17 @@ def apply(ops: TorchOps, state: StackedWeights, q: Tensor, out: Tensor | None = 
 
 
 def apply_backward(
-    ops: TorchOps,
-    state: StackedWeights,
-    q: Tensor,
-    grad: Tensor,
-    dstate: StateGradients,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Gradient of q, in `out` if it is given. The gradient of the weights is added to `dstate`."""
-    up, down = state.for_products(q.dtype)
+    ops: TorchOps, weights: tuple[Tensor, Tensor], q: Tensor, grad: Tensor, dstate: StateGradients,
+    dtype: torch.dtype, out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Gradient of q, in `out` if it is given. The gradient of the weights is added to `dstate`, in `dtype`.
+
+    weights: up and down in the dtype of q.
+    """
+    up, down = weights
     halves, hidden, _ = ops.terms(q, grad, up, down, None)
-    _accumulate(dstate, DOWN, grad.mT, hidden, state.down.dtype)
-    _accumulate(dstate, UP, halves.mT, q, state.up.dtype)
+    _accumulate(dstate, DOWN, grad.mT, hidden, dtype)
+    _accumulate(dstate, UP, halves.mT, q, dtype)
     return torch.bmm(halves, up) if out is None else torch.bmm(halves, up, out=out)
 
 
