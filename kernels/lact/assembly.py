@@ -57,22 +57,22 @@ class Assembly:
 
 
 class HeadParts:
-    """A tensor (B, H, ...) like `like`, from the parts (N, ...) of groups. tensor: None while no part has come.
+    """A tensor (B, H, ...), from the parts (N, ...) of groups. tensor: None while no part has come.
 
     A part of all utterances is not copied.
     """
 
-    def __init__(self, like: Tensor | None) -> None:
-        self.like = like
+    def __init__(self, batch: int, heads: int) -> None:
+        self.batch, self.heads = batch, heads
         self.tensor: Tensor | None = None
 
     def put(self, rows: slice, x: Tensor | None) -> None:
-        if x is None or self.like is None:
+        if x is None:
             return
-        part = x.unflatten(0, (-1, self.like.shape[1]))
-        if part.shape == self.like.shape:
+        part = x.unflatten(0, (-1, self.heads))
+        if len(part) == self.batch:
             self.tensor = part
             return
         if self.tensor is None:
-            self.tensor = self.like.new_empty(self.like.shape)
+            self.tensor = part.new_empty(self.batch, *part.shape[1:])
         self.tensor[rows] = part

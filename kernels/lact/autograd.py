@@ -30,8 +30,8 @@ from maya.kernels.slices import slices
 # CPU are small enough for the cache.
 GROUP_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 29}
 # Positions of the tensors that `LactFunction` takes; the state comes last. DOUT: the gradient of its output.
-Q, K, V, RATES, MASK, GATE, SCALE, NORM_UP, NORM_DOWN, STATE = range(10)
-INPUTS = DOUT = STATE + 4
+Q, K, V, RATES, MASK, GATE, SCALE, NORM_UP, NORM_DOWN, W0, W1, W2, MOMENTUM_UP, MOMENTUM_DOWN = range(14)
+INPUTS = DOUT = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ def lact_autograd(
     out, up, down, momentum_up, momentum_down = LactFunction.apply(
         settings, x.q, x.k, x.v, x.rates.to(dtype), x.mask,
         *(None if y is None else y.to(dtype) for y in (x.gate, x.step_scale)),
-        torch.cat([n0, n2], 2), n1, torch.cat([w0, w2], 2), w1, momentum_up, momentum_down,
+        torch.cat([n0, n2], 2), n1, w0, w1, w2, momentum_up, momentum_down,
     )  # fmt: skip
     if up is not None:
         w0, w2 = up.split(hidden, 2)
@@ -78,8 +78,9 @@ def lact_autograd(
 
 
 class LactFunction(torch.autograd.Function):
-    """Inputs: q, k, v, rates, mask, gate, step_scale, norms of up and down, up, down and their momentum, all
-    with separate axes B and H. Returns the output, then the parts of the state that change.
+    """Inputs: q, k, v, rates, mask, gate, step_scale, norms of up and down, w0, w1, w2, momentum of up and
+    down, all with separate axes B and H. Returns the output, then up, down and their momentum, None for those
+    that do not change.
     """
 
     @staticmethod
@@ -89,7 +90,7 @@ class LactFunction(torch.autograd.Function):
         assert q is not None
         ops = settings.ops
         out = Assembly(q, [span for span in settings.plan if span.apply], ahead=ops.gathers_ahead)
-        after = [HeadParts(x) if settings.changes(i) else None for i, x in enumerate(inputs[STATE:])]
+        after = [HeadParts(*q.shape[::2]) if settings.changes(i) else None for i in range(4)]
         saved: list[Tensor | None] = []
         for group in _groups(settings, settings.plan, inputs):
             state, before = group.state, []
@@ -105,7 +106,7 @@ class LactFunction(torch.autograd.Function):
                     parts.put(group.rows, x)
             if any(ctx.needs_input_grad):
                 # After the last update, the backward needs the weights for products alone.
-                saved += [*(x for state in before[1:] for x in state.parts), *state.for_products(q.dtype)]
+                saved += [*(x for state in before[1:] for x in state.parts), *state.for_products(q.dtype, group.size)]
         results = [None if parts is None else parts.tensor for parts in after]
         ctx.settings = settings
         ctx.save_for_backward(*inputs, *saved)
@@ -137,14 +138,19 @@ class _Gradients:
             x, used = inputs[i], [span for span in spans if (span.apply if i == Q else span.update)]
             if x is not None and used:
                 self.frames[i] = Assembly(x, used, ahead=settings.ops.gathers_ahead)
-        self.heads = {i: HeadParts(inputs[i]) for i in range(NORM_UP, INPUTS)}
+        q = inputs[Q]
+        assert q is not None
+        self.norms = [HeadParts(*q.shape[::2]) for _ in range(2)]
+        self.state = [HeadParts(*q.shape[::2]) for _ in range(4)]
         self.scale: Tensor | None = None
 
     def tensors(self) -> list[Tensor | None]:
         """In the order of the inputs; None for zero."""
-        every = {i: x.tensor for i, x in {**self.frames, **self.heads}.items()}
-        every[SCALE] = self.scale
-        return [every.get(i) for i in range(INPUTS)]
+        frames = {i: x.tensor for i, x in self.frames.items()}
+        up, down, *momenta = (x.tensor for x in self.state)
+        d0, d2 = (None, None) if up is None else up.chunk(2, 2)
+        norms = [x.tensor for x in self.norms]
+        return [*(frames.get(i) for i in range(SCALE)), self.scale, *norms, d0, down, d2, *momenta]
 
     def through(self, group: "_Group", states: list[StackedWeights], dstate: StateGradients) -> None:
         """One group. states: before the first update and after each; dstate: of the last one."""
@@ -155,7 +161,7 @@ class _Gradients:
             if span.apply:
                 q, dout = group.frames(Q, span), group.frames(DOUT, span)
                 slot = self.frames[Q].slot(group.rows, span)
-                weights, dtype = states[-1].for_products(q.dtype), group.state.up.dtype
+                weights, dtype = states[-1].for_products(q.dtype, len(q)), group.state.up.dtype
                 dq = apply_backward(ops, weights, q, dout, dstate, dtype, slot)
                 self.frames[Q].put(group.rows, span, dq)
             if span.update:
@@ -170,10 +176,8 @@ class _Gradients:
                 scales += [] if other.scale is None else [other.scale]
                 if other.beta is not None:
                     self.frames[GATE].put(group.rows, span, group.gate_gradient(span, other.beta))
-        self.heads[NORM_UP].put(group.rows, _total(norms[0]))
-        self.heads[NORM_DOWN].put(group.rows, _total(norms[1]))
-        for i, y in enumerate(dstate):
-            self.heads[STATE + i].put(group.rows, y)
+        for parts, y in zip([*self.norms, *self.state], [*map(_total, norms.values()), *dstate], strict=True):
+            parts.put(group.rows, y)
         scale = _total(scales)
         if scale is not None:
             scale = scale.unflatten(0, (-1, group.heads)).sum(0)
@@ -196,11 +200,26 @@ class _Group:
         q = inputs[Q]
         assert q is not None
         self.batch, self.length, self.heads, _ = q[rows].shape
-        self.state = StackedWeights.of(self.merged(x) for x in inputs[STATE:INPUTS])
+        self.state = self._initial_state()
         self._gathered: dict[int, Tensor] = {}
         applies, updates = (sum(getattr(span, kind) for span in spans) for kind in ("apply", "update"))
         self._uses = dict.fromkeys((K, V, RATES, GATE), updates) | dict.fromkeys((Q, DOUT), applies)
         self._updates = list(dict.fromkeys((span.start, span.end) for span in spans if span.update))
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return self.batch * self.heads
+
+    def _initial_state(self) -> StackedWeights:
+        w0, w1, w2, *momenta = self.inputs[W0:INPUTS]
+        assert w0 is not None and w1 is not None and w2 is not None
+        merged = [self.merged(x) for x in momenta]
+        if all(w.stride(0) == 0 for w in (w0, w1, w2)):  # all utterances share them
+            return StackedWeights(torch.cat([w0[0], w2[0]], 1), w1[0].contiguous(), *merged)
+        up, down = torch.cat([w0[self.rows], w2[self.rows]], 2).flatten(0, 1), self.merged(w1)
+        assert down is not None
+        return StackedWeights(up, down, *merged)
 
     def merged(self, x: Tensor | None) -> Tensor | None:
         """(B, H, ...) of all utterances as (N, ...) of this group."""
@@ -238,7 +257,7 @@ class _Group:
         up = self.state.up
         if self.inputs[MASK] is None:
             return {
-                (start, end): (None, up.new_full(up.shape[:1], 1 / (end - start)))
+                (start, end): (None, up.new_full((self.size,), 1 / (end - start)))
                 for start, end in self._updates
             }
         mask = self.mask(0, self.length)
@@ -282,9 +301,9 @@ class _Group:
 def _groups(
     settings: Settings, spans: Sequence[Span], inputs: Sequence[Tensor | None]
 ) -> Iterator[_Group]:
-    q, up = inputs[Q], inputs[STATE]
-    assert q is not None and up is not None
+    q, w0 = inputs[Q], inputs[W0]
+    assert q is not None and w0 is not None
     longest = max((span.end - span.start for span in settings.plan), default=1)
-    widest = q.shape[2] * longest * 2 * up.shape[2]
+    widest = q.shape[2] * longest * 2 * w0.shape[2]
     step = GROUP_ELEMENTS.get(q.device.type, 1 << 24) // max(1, widest)
     return (_Group(settings, spans, inputs, rows) for rows in slices(q.shape[0], step))

@@ -203,16 +203,18 @@ def load_sum(w, step, scale, o_rc, m_rc):
 
 @triton.jit
 def renormalise_kernel(
-    w,  # fp32 [n, r, c], as out
+    w,  # fp32 [h, r, c]: n heads, or those of one utterance, which all share
     step,  # [n, r, c]
     norms,  # fp32 [n, r]
     scale,  # fp32 [n] or None: 1
     learned,  # bool [n] or None: true
-    out,  # rows of w + scale * step, scaled to their norms; w if not learned
+    out,  # fp32 [n, r, c]: rows of w + scale * step, scaled to their norms; w if not learned
     low,  # [n, r, c] or None, out: the same in the dtype of products
-    R, C, EPS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+    H, R, C, EPS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     i_n = tl.program_id(1).to(tl.int64)
+    w += i_n % H * R * C
+    step += i_n * R * C
     o_r = tl.program_id(0) * BR + tl.arange(0, BR)
     m_r = o_r < R
     factor = 1.0
@@ -222,20 +224,20 @@ def renormalise_kernel(
     for i_c in range(0, C, BC):
         o_c = i_c + tl.arange(0, BC)
         m_rc = m_r[:, None] & (o_c < C)[None, :]
-        b_z = load_sum(w, step, factor, (i_n * R + o_r)[:, None] * C + o_c[None, :], m_rc)
+        b_z = load_sum(w, step, factor, o_r[:, None] * C + o_c[None, :], m_rc)
         b_squares += tl.sum(b_z * b_z, 1)
     b_norm = tl.load(norms + i_n * R + o_r, mask=m_r, other=0.0)
     b_shrink = (b_norm / (tl.sqrt(b_squares) + EPS))[:, None]
     for i_c in range(0, C, BC):
         o_c = i_c + tl.arange(0, BC)
         m_rc = m_r[:, None] & (o_c < C)[None, :]
-        o_rc = (i_n * R + o_r)[:, None] * C + o_c[None, :]
+        o_rc = o_r[:, None] * C + o_c[None, :]
         b_z = load_sum(w, step, factor, o_rc, m_rc) * b_shrink
         if learned is not None:
             b_z = tl.where(tl.load(learned + i_n), b_z, tl.load(w + o_rc, mask=m_rc, other=0.0))
-        tl.store(out + o_rc, b_z, mask=m_rc)
+        tl.store(out + i_n * R * C + o_rc, b_z, mask=m_rc)
         if low is not None:
-            tl.store(low + o_rc, b_z.to(low.dtype.element_ty), mask=m_rc)
+            tl.store(low + i_n * R * C + o_rc, b_z.to(low.dtype.element_ty), mask=m_rc)
 
 
 @triton.jit
@@ -246,9 +248,11 @@ def renormalise_backward_kernel(
     dstep,  # [n, r, c], out: in the dtype of products if nothing else uses it
     dnorms,  # fp32 [n, r], out
     dscale,  # fp32 [n, r], out: each row's part; None if there is no scale
-    R, C, EPS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+    H, R, C, EPS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     i_n = tl.program_id(1).to(tl.int64)
+    w += i_n % H * R * C
+    step += i_n * R * C
     o_r = tl.program_id(0) * BR + tl.arange(0, BR)
     m_r = o_r < R
     factor = 1.0
@@ -259,10 +263,10 @@ def renormalise_backward_kernel(
     for i_c in range(0, C, BC):
         o_c = i_c + tl.arange(0, BC)
         m_rc = m_r[:, None] & (o_c < C)[None, :]
-        o_rc = (i_n * R + o_r)[:, None] * C + o_c[None, :]
+        o_rc = o_r[:, None] * C + o_c[None, :]
         b_z = load_sum(w, step, factor, o_rc, m_rc)
         b_squares += tl.sum(b_z * b_z, 1)
-        b_dot += tl.sum(b_z * tl.load(grad + o_rc, mask=m_rc, other=0.0), 1)
+        b_dot += tl.sum(b_z * tl.load(grad + i_n * R * C + o_rc, mask=m_rc, other=0.0), 1)
     b_length = tl.sqrt(b_squares)
     b_inverse = 1 / (b_length + EPS)
     b_norm = tl.load(norms + i_n * R + o_r, mask=m_r, other=0.0)
@@ -274,14 +278,14 @@ def renormalise_backward_kernel(
     for i_c in range(0, C, BC):
         o_c = i_c + tl.arange(0, BC)
         m_rc = m_r[:, None] & (o_c < C)[None, :]
-        o_rc = (i_n * R + o_r)[:, None] * C + o_c[None, :]
+        o_rc = o_r[:, None] * C + o_c[None, :]
         b_step = tl.load(step + o_rc, mask=m_rc, other=0.0).to(tl.float32)
         b_z = load_sum(w, step, factor, o_rc, m_rc)
-        b_grad = tl.load(grad + o_rc, mask=m_rc, other=0.0)
+        b_grad = tl.load(grad + i_n * R * C + o_rc, mask=m_rc, other=0.0)
         b_dz = (b_grad * (b_norm * b_inverse)[:, None] - b_z * b_radial[:, None]) * changed
         b_dscale += tl.sum(b_dz * b_step, 1)
-        tl.store(dw + o_rc, b_dz + b_grad * (1 - changed), mask=m_rc)
-        tl.store(dstep + o_rc, (b_dz * factor).to(dstep.dtype.element_ty), mask=m_rc)
+        tl.store(dw + i_n * R * C + o_rc, b_dz + b_grad * (1 - changed), mask=m_rc)
+        tl.store(dstep + i_n * R * C + o_rc, (b_dz * factor).to(dstep.dtype.element_ty), mask=m_rc)
     tl.store(dnorms + i_n * R + o_r, b_dot * b_inverse * changed, mask=m_r)
     if dscale is not None:
         tl.store(dscale + i_n * R + o_r, b_dscale, mask=m_r)

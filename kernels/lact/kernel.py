@@ -104,13 +104,14 @@ class TritonOps(TorchOps):
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         w, step, norms = w.contiguous(), step.contiguous(), norms.contiguous()
-        n, rows, columns = w.shape
-        out = torch.empty_like(w)
-        low = None if dtype == w.dtype else torch.empty_like(w, dtype=dtype)
+        n, rows, columns = step.shape
+        out = w.new_empty(step.shape)
+        low = None if dtype == w.dtype else torch.empty_like(out, dtype=dtype)
         with launching_on(w):
             jit.renormalise_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
-                w, step, norms, scale, learned, out, low, rows, columns, EPS=RENORMALISE_EPS, **RENORMALISE
-            )
+                w, step, norms, scale, learned, out, low, w.shape[0], rows, columns, EPS=RENORMALISE_EPS,
+                **RENORMALISE,
+            )  # fmt: skip
         return out, out if low is None else low
 
     def add_renormalise_backward(
@@ -118,13 +119,13 @@ class TritonOps(TorchOps):
         learned: Tensor | None, dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
         grad, w, step, norms = (x.contiguous() for x in (grad, w, step, norms))
-        n, rows, columns = w.shape
-        dw, dstep, dnorms = torch.empty_like(w), torch.empty_like(w, dtype=dtype), torch.empty_like(norms)
+        n, rows, columns = step.shape
+        dw, dstep, dnorms = w.new_empty(step.shape), step.new_empty(step.shape, dtype=dtype), torch.empty_like(norms)
         dscale = None if scale is None else torch.empty_like(norms)
         with launching_on(w):
             jit.renormalise_backward_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
-                grad, w, step, norms, scale, learned, dw, dstep, dnorms, dscale, rows, columns,
-                EPS=RENORMALISE_EPS, **RENORMALISE,
+                grad, w, step, norms, scale, learned, dw, dstep, dnorms, dscale, w.shape[0], rows,
+                columns, EPS=RENORMALISE_EPS, **RENORMALISE,
             )  # fmt: skip
         return dw, dstep, dnorms, None if dscale is None else dscale.sum(1)
 

@@ -101,11 +101,13 @@ class TorchOps:
         """Rows of w + scale * step, scaled to the norms; w itself where `learned` is false. The second result
         is the same in `dtype`, that of products; if w has it too, they are one tensor.
 
-        w, step: (N, R, C); norms: (N, R); scale, learned: (N,) or None.
+        w: (N, R, C), or (H, R, C) if all utterances share it; step: (N, R, C); norms: (N, R); scale, learned:
+        (N,) or None.
         """
         z, length = _sum_and_length(w, step, scale)
         z.mul_((norms / (length + RENORMALISE_EPS))[..., None])
-        z = z if learned is None else torch.where(learned[:, None, None], z, w)
+        if learned is not None:
+            z = torch.where(learned[:, None, None], z, for_each(w, len(z)))
         return z, z.to(dtype)
 
     def add_renormalise_backward(
@@ -154,8 +156,15 @@ def _shared(rates: Tensor, share: Tensor | None) -> Tensor:
 
 
 def _sum_and_length(w: Tensor, step: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-    z = w + step if scale is None else torch.addcmul(w, step, scale[:, None, None])
+    step = step.unflatten(0, (-1, len(w)))  # (1 or B, N or H, R, C)
+    z = w + step if scale is None else torch.addcmul(w, step, scale.view(*step.shape[:2], 1, 1))
+    z = z.flatten(0, 1)
     return z, torch.linalg.vector_norm(z, dim=-1)
+
+
+def for_each(w: Tensor, n: int) -> Tensor:
+    """w (N, R, C), or repeated from (H, R, C)."""
+    return w if len(w) == n else w.expand(n // len(w), *w.shape).flatten(0, 1)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from maya.kernels.lact.reference import Inputs
 from maya.kernels.lact.state import Rule, initial, row_norms
 
 ALLOCATIONS = ("aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_strided")
+OVERWRITES = tuple(f"aten::{x}" for x in ("copy_", "zero_", "fill_", "new_zeros", "new_full", "zeros_like"))
 VIEWS = ("aten::_unsafe_view", "aten::_reshape_alias", "aten::detach")  # beside those with a view's schema
 
 
@@ -59,9 +60,8 @@ class Counter(TorchDispatchMode):
         views = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
         if not (views or name in ALLOCATIONS or name in VIEWS):
             given = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
-            # A tensor written in place is read and written, except by what overwrites it.
-            fills = name in ("aten::copy_", "aten::zero_", "aten::fill_")
-            self.count(name, [*(given[1:] if fills else given), *results])
+            # A tensor that is written in place is also read, except by what overwrites or only resembles it.
+            self.count(name, [*(given[1:] if name in OVERWRITES else given), *results])
         self._allocated(results)
         return out
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from maya.kernels.lact.newton_schulz import backward as newton_schulz_backward
 from maya.kernels.lact.newton_schulz import forward_with_history
 from maya.kernels.lact.state import Rule
-from maya.kernels.lact.torch_op import TorchOps, add_product, product
+from maya.kernels.lact.torch_op import TorchOps, add_product, for_each, product
 
 UP, DOWN = 0, 1
 StateGradients = list[Tensor | None]
@@ -21,7 +21,9 @@ StateGradients = list[Tensor | None]
 @dataclass(slots=True)
 class StackedWeights:
     """Fast weights as the fast forms store them, N = B H: up (N, 2 Dh, D), w0 over w2, and down (N, D, Dh);
-    then their momentum, or None. low: up and down in the dtype of products, once they are known.
+    then their momentum, or None. Initial weights that all utterances share are (H, ...).
+
+    low: up and down of all N in the dtype of products, once they are known.
     """
 
     up: Tensor
@@ -44,10 +46,11 @@ class StackedWeights:
     def weights(self) -> tuple[Tensor, Tensor]:
         return self.up, self.down
 
-    def for_products(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """up and down in the dtype of products."""
+    def for_products(self, dtype: torch.dtype, n: int) -> tuple[Tensor, Tensor]:
+        """up and down in this dtype, for all N."""
         if self.low is None:
-            self.low = self.up.to(dtype), self.down.to(dtype)
+            up, down = (for_each(w.to(dtype), n) for w in self.weights)
+            self.low = up, down
         return self.low
 
 
@@ -124,7 +127,7 @@ class _Step:
 
 def apply(ops: TorchOps, state: StackedWeights, q: Tensor, out: Tensor | None = None) -> Tensor:
     """f(q), (N, T, D), in `out` if it is given."""
-    up, down = state.for_products(q.dtype)
+    up, down = state.for_products(q.dtype, len(q))
     hidden = ops.swiglu(q, up)
     return torch.bmm(hidden, down.mT) if out is None else torch.bmm(hidden, down.mT, out=out)
 
@@ -155,7 +158,7 @@ def _accumulate(dstate: StateGradients, i: int, a: Tensor, b: Tensor, dtype: tor
 
 def update(ops: TorchOps, state: StackedWeights, x: UpdateInputs) -> StackedWeights:
     """The state after a step."""
-    up, down = state.for_products(x.k.dtype)
+    up, down = state.for_products(x.k.dtype, len(x.k))
     totals: dict[int, Tensor] = {}
     if UP in x.changes:
         halves, hidden, _ = ops.terms(x.k, x.v, up, down, x.rates, x.rate_share)
@@ -184,7 +187,7 @@ def update_backward(
     """
     if UP not in x.changes:
         return _linear_attention_backward(ops, state, x, dafter, slots)
-    up, down = state.for_products(x.k.dtype)
+    up, down = state.for_products(x.k.dtype, len(x.k))
     halves, hidden, saved = ops.terms(x.k, x.v, up, down, x.rates, x.rate_share, keep=True)
     assert saved is not None
     totals = {UP: product(halves.mT, x.k, state.up.dtype), DOWN: product(x.v.mT, hidden, state.down.dtype)}
@@ -212,7 +215,7 @@ def _linear_attention_backward(
     ops: TorchOps, state: StackedWeights, x: UpdateInputs, dafter: StateGradients, slots: Slots
 ) -> tuple[Slots, UpdateGradients, StateGradients]:
     """`update_backward` if only w1 learns: the sum is of rate * v hidden^T."""
-    up, _ = state.for_products(x.k.dtype)
+    up, _ = state.for_products(x.k.dtype, len(x.k))
     hidden = ops.swiglu(x.k, up)
     totals = {DOWN: product(x.v.mT, _rated(hidden, x), state.down.dtype)}
     dx, dstate, dtotals = _step_backward(ops, state, totals, x, dafter)
@@ -266,7 +269,7 @@ def _step_backward(
     for i in x.changes:
         grad = dafter[i]
         dstate[i], dsteps[i], dx.norms[i], dscale = ops.add_renormalise_backward(
-            torch.zeros_like(state.weights[i]) if grad is None else grad, state.weights[i], step.steps[i],
+            torch.zeros_like(step.steps[i]) if grad is None else grad, state.weights[i], step.steps[i],
             x.norms[i], x.scale, x.learned, x.k.dtype if plain else state.up.dtype,
         )  # fmt: skip
         dx.scale = dscale if dx.scale is None or dscale is None else dx.scale + dscale
