@@ -173,14 +173,13 @@ class _Gradients:
                     place.put(group.rows, span, y)
                 for i, y in other.norms.items():
                     norms[i].append(y)
-                scales += [] if other.scale is None else [other.scale]
+                scales += other.scale
                 if other.beta is not None:
                     self.frames[GATE].put(group.rows, span, group.gate_gradient(span, other.beta))
         for parts, y in zip([*self.norms, *self.state], [*map(_total, norms.values()), *dstate], strict=True):
             parts.put(group.rows, y)
-        scale = _total(scales)
-        if scale is not None:
-            scale = scale.unflatten(0, (-1, group.heads)).sum(0)
+        if scales:
+            scale = torch.cat(scales, 1).unflatten(0, (-1, group.heads)).sum((0, 2))
             self.scale = scale if self.scale is None else self.scale + scale
 
 

@@ -127,7 +127,7 @@ class TritonOps(TorchOps):
                 grad, w, step, norms, scale, learned, dw, dstep, dnorms, dscale, w.shape[0], rows,
                 columns, EPS=RENORMALISE_EPS, **RENORMALISE,
             )  # fmt: skip
-        return dw, dstep, dnorms, None if dscale is None else dscale.sum(1)
+        return dw, dstep, dnorms, dscale
 
 
 def _rows_apart(*tensors: Tensor) -> tuple[list[Tensor], int]:

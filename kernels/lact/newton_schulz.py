@@ -4,6 +4,8 @@ Five steps of X <- a X + b (X X^T) X + c (X X^T)^2 X, odd polynomials of the sin
 (Jordan et al. 2024, Muon). README.md measures for which matrices five steps are enough.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -35,36 +37,42 @@ def newton_schulz(x: Tensor, kind: str = "muon5") -> Tensor:
     return x.mT if tall else x
 
 
-def forward_with_history(x: Tensor, kind: str) -> tuple[Tensor, list[Tensor]]:
-    """`newton_schulz` of wide matrices (N, M, K), M <= K, and the iterates, x first, for `backward`."""
-    steps = [x, x / (torch.linalg.matrix_norm(x, keepdim=True) + EPS)]
+@dataclass(slots=True)
+class Iterate:
+    """X before a step, with A = X X^T and P = b A + c A^2, (N, M, K) and (N, M, M)."""
+
+    x: Tensor
+    gram: Tensor
+    polynomial: Tensor
+
+
+def forward_with_history(x: Tensor, kind: str, dtype: torch.dtype) -> tuple[Tensor, list[Iterate]]:
+    """`newton_schulz` of wide matrices (N, M, K), M <= K, with products in `dtype`, and what `backward` needs."""
+    x = (x / (torch.linalg.matrix_norm(x, keepdim=True) + EPS)).to(dtype)
+    history = []
     for a, b, c in COEFFICIENTS[kind]:
-        x = steps[-1]
         gram = torch.bmm(x, x.mT)
-        steps.append(torch.baddbmm(x, _polynomial(gram, b, c), x, beta=a))
-    return steps.pop(), steps
+        history.append(Iterate(x, gram, torch.baddbmm(gram, gram, gram, beta=b, alpha=c)))
+        x = torch.baddbmm(x, history[-1].polynomial, x, beta=a)
+    return x, history
 
 
-def backward(grad: Tensor, steps: list[Tensor], kind: str) -> Tensor:
-    """Gradient of x, from the gradient of the result.
+def backward(grad: Tensor, x: Tensor, history: list[Iterate], kind: str) -> Tensor:
+    """Gradient of x, from the gradient of the result and the history; the result has the dtype of x.
 
     With A = X X^T, P = b A + c A^2 and Y = a X + P X: dA = b F + c (F A + A F) where F = dY X^T + X dY^T is
-    twice the symmetric part, and dX = a dY + P dY + dA X.
+    twice the symmetric part, and dX = a dY + P dY + dA X. F and A are symmetric, so dA = S + S^T with
+    S = b F / 2 + c F A.
     """
-    for x, (a, b, c) in zip(reversed(steps[1:]), reversed(COEFFICIENTS[kind]), strict=True):
-        gram = torch.bmm(x, x.mT)
-        half = torch.bmm(grad, x.mT)
+    grad = grad.to(history[0].x.dtype)
+    for step, (a, b, c) in zip(reversed(history), reversed(COEFFICIENTS[kind]), strict=True):
+        half = torch.bmm(grad, step.x.mT)
         f = half + half.mT
-        f_gram = torch.bmm(f, gram)
-        dgram = f.mul_(b).add_(f_gram + f_gram.mT, alpha=c)
-        dx = torch.baddbmm(grad, _polynomial(gram, b, c), grad, beta=a)
-        grad = torch.baddbmm(dx, dgram, x)
-    x = steps[0]
+        half = torch.baddbmm(f, f, step.gram, beta=b / 2, alpha=c)
+        dx = torch.baddbmm(grad, step.polynomial, grad, beta=a)
+        grad = dx.baddbmm_(half + half.mT, step.x)
+    grad = grad.to(x.dtype)
     norm = torch.linalg.matrix_norm(x, keepdim=True)
     radial = (grad * x).sum((-2, -1), keepdim=True) / (norm + EPS)
     radial /= norm.clamp(min=torch.finfo(norm.dtype).tiny)
     return (grad - radial * x) / (norm + EPS)
-
-
-def _polynomial(gram: Tensor, b: float, c: float) -> Tensor:
-    return torch.baddbmm(gram, gram, gram, beta=b, alpha=c)

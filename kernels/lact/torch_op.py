@@ -114,7 +114,9 @@ class TorchOps:
         self, grad: Tensor, w: Tensor, step: Tensor, norms: Tensor, scale: Tensor | None,
         learned: Tensor | None, dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
-        """Gradients of w, step, norms and scale from that of the result; the one of step in `dtype`."""
+        """Gradients of w, step, norms and scale from that of the result; the one of step in `dtype`,
+        the one of scale as one part for each row, (N, R).
+        """
         z, length = _sum_and_length(w, step, scale)
         inverse = 1 / (length + RENORMALISE_EPS)
         dot = torch.linalg.vecdot(grad, z)
@@ -128,7 +130,7 @@ class TorchOps:
             dnorms = dnorms * learned[:, None]
         if scale is None:
             return dw, dz.to(dtype), dnorms, None
-        dscale = (dz * step).sum((1, 2))
+        dscale = torch.linalg.vecdot(dz, step.to(dz.dtype))
         return dw, (dz * scale[:, None, None]).to(dtype), dnorms, dscale
 
 

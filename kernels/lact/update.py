@@ -4,17 +4,19 @@ A backward takes the gradients of a state as a list: of up, down and their momen
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from maya.kernels.lact.newton_schulz import backward as newton_schulz_backward
-from maya.kernels.lact.newton_schulz import forward_with_history
+from maya.kernels.lact.newton_schulz import Iterate, forward_with_history
 from maya.kernels.lact.state import Rule
 from maya.kernels.lact.torch_op import TorchOps, add_product, for_each, product
 
 UP, DOWN = 0, 1
+# Devices on which Newton-Schulz runs in bf16 if q, k and v are bf16. "meta" stands for CUDA in traffic.py.
+BF16_NEWTON_SCHULZ = ("cuda", "meta")
 StateGradients = list[Tensor | None]
 
 
@@ -87,6 +89,12 @@ class UpdateInputs:
         return None if self.k.dtype == torch.float16 else self.share
 
     @property
+    def newton_schulz_dtype(self) -> torch.dtype:
+        """bf16 where products are bf16 and the device is fast at it; README.md measures the error."""
+        in_bf16 = self.k.dtype == torch.bfloat16 and self.k.device.type in BF16_NEWTON_SCHULZ
+        return torch.bfloat16 if in_bf16 else self.rates.dtype
+
+    @property
     def sum_share(self) -> Tensor | None:
         """The share, where it is a factor on the sums over frames."""
         return self.share if self.rate_share is None else None
@@ -102,7 +110,7 @@ class UpdateGradients:
 
     beta: Tensor | None = None
     norms: dict[int, Tensor]
-    scale: Tensor | None = None
+    scale: list[Tensor] = field(default_factory=list)  # parts (N, R)
 
 
 @dataclass(slots=True)
@@ -122,7 +130,7 @@ class _Step:
 
     momenta: dict[int, Tensor]
     steps: dict[int, Tensor]
-    history: list[Tensor]
+    history: list[Iterate]
 
 
 def apply(ops: TorchOps, state: StackedWeights, q: Tensor, out: Tensor | None = None) -> Tensor:
@@ -252,7 +260,7 @@ def _step(state: StackedWeights, totals: dict[int, Tensor], x: UpdateInputs) -> 
             momenta[i] = momentum if learned is None else torch.where(learned, momentum, before)
     if x.rule.orthogonalize == "none":
         return _Step(momenta, momenta, [])
-    stack, history = forward_with_history(_stacked(momenta), x.rule.orthogonalize)
+    stack, history = forward_with_history(_stacked(momenta), x.rule.orthogonalize, x.newton_schulz_dtype)
     return _Step(momenta, _unstacked(stack, momenta), history)
 
 
@@ -272,10 +280,11 @@ def _step_backward(
             torch.zeros_like(step.steps[i]) if grad is None else grad, state.weights[i], step.steps[i],
             x.norms[i], x.scale, x.learned, x.k.dtype if plain else state.up.dtype,
         )  # fmt: skip
-        dx.scale = dscale if dx.scale is None or dscale is None else dx.scale + dscale
+        dx.scale += [] if dscale is None else [dscale]
     dmomenta = dsteps
     if x.rule.orthogonalize != "none":
-        dstack = newton_schulz_backward(_stacked(dsteps), step.history, x.rule.orthogonalize)
+        stacks = _stacked(dsteps), _stacked(step.momenta)
+        dstack = newton_schulz_backward(*stacks, step.history, x.rule.orthogonalize)
         dmomenta = _unstacked(dstack, dsteps)
     if x.beta is not None:
         dx.beta = torch.zeros_like(x.beta)
