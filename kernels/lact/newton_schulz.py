@@ -46,33 +46,41 @@ class Iterate:
     polynomial: Tensor
 
 
-def forward_with_history(x: Tensor, kind: str, dtype: torch.dtype) -> tuple[Tensor, list[Iterate]]:
-    """`newton_schulz` of wide matrices (N, M, K), M <= K, with products in `dtype`, and what `backward` needs."""
-    x = (x / (torch.linalg.matrix_norm(x, keepdim=True) + EPS)).to(dtype)
-    history = []
+@dataclass(slots=True)
+class History:
+    """What `backward` needs: the norms of the matrices, (N, 1, 1), and X before each step."""
+
+    norm: Tensor
+    steps: list[Iterate]
+
+
+def forward_with_history(x: Tensor, kind: str, dtype: torch.dtype) -> tuple[Tensor, History]:
+    """`newton_schulz` of wide matrices (N, M, K), M <= K, with products in `dtype`, also that of the result."""
+    norm = torch.linalg.matrix_norm(x, keepdim=True)
+    history = History(norm, [])
+    x = torch.div(x, norm + EPS, out=torch.empty_like(x, dtype=dtype))
     for a, b, c in COEFFICIENTS[kind]:
         gram = torch.bmm(x, x.mT)
-        history.append(Iterate(x, gram, torch.baddbmm(gram, gram, gram, beta=b, alpha=c)))
-        x = torch.baddbmm(x, history[-1].polynomial, x, beta=a)
+        history.steps.append(Iterate(x, gram, torch.baddbmm(gram, gram, gram, beta=b, alpha=c)))
+        x = torch.baddbmm(x, history.steps[-1].polynomial, x, beta=a)
     return x, history
 
 
-def backward(grad: Tensor, x: Tensor, history: list[Iterate], kind: str) -> Tensor:
-    """Gradient of x, from the gradient of the result and the history; the result has the dtype of x.
+def backward(grad: Tensor, history: History, kind: str) -> Tensor:
+    """Gradient of x, from the gradient of the result; in the dtype of the products.
 
     With A = X X^T, P = b A + c A^2 and Y = a X + P X: dA = b F + c (F A + A F) where F = dY X^T + X dY^T is
     twice the symmetric part, and dX = a dY + P dY + dA X. F and A are symmetric, so dA = S + S^T with
-    S = b F / 2 + c F A.
+    S = b F / 2 + c F A. The division by the norm comes first, because all of this is linear in the gradient.
     """
-    grad = grad.to(history[0].x.dtype)
-    for step, (a, b, c) in zip(reversed(history), reversed(COEFFICIENTS[kind]), strict=True):
+    norm, start = history.norm, history.steps[0].x
+    grad = torch.div(grad, norm + EPS, out=torch.empty_like(grad, dtype=start.dtype))
+    for step, (a, b, c) in zip(reversed(history.steps), reversed(COEFFICIENTS[kind]), strict=True):
         half = torch.bmm(grad, step.x.mT)
         f = half + half.mT
         half = torch.baddbmm(f, f, step.gram, beta=b / 2, alpha=c)
         dx = torch.baddbmm(grad, step.polynomial, grad, beta=a)
         grad = dx.baddbmm_(half + half.mT, step.x)
-    grad = grad.to(x.dtype)
-    norm = torch.linalg.matrix_norm(x, keepdim=True)
-    radial = (grad * x).sum((-2, -1), keepdim=True) / (norm + EPS)
-    radial /= norm.clamp(min=torch.finfo(norm.dtype).tiny)
-    return (grad - radial * x) / (norm + EPS)
+    dot = (grad * start).sum((-2, -1), keepdim=True, dtype=norm.dtype)
+    radial = dot * (norm + EPS) / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+    return torch.addcmul(grad, start, radial.to(grad.dtype), value=-1)

@@ -62,6 +62,8 @@ class Counter(TorchDispatchMode):
             given = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
             # A tensor that is written in place is also read, except by what overwrites or only resembles it.
             self.count(name, [*(given[1:] if name in OVERWRITES else given), *results])
+        if name == "aten::baddbmm" and not accumulates:  # CUDA's copies the summand first
+            self.count("aten::copy_", [args[0], *results])
         self._allocated(results)
         return out
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maya.kernels.lact.newton_schulz import backward as newton_schulz_backward
-from maya.kernels.lact.newton_schulz import Iterate, forward_with_history
+from maya.kernels.lact.newton_schulz import History, forward_with_history
 from maya.kernels.lact.state import Rule
 from maya.kernels.lact.torch_op import TorchOps, add_product, for_each, product
 
@@ -130,7 +130,7 @@ class _Step:
 
     momenta: dict[int, Tensor]
     steps: dict[int, Tensor]
-    history: list[Iterate]
+    history: History | None = None
 
 
 def apply(ops: TorchOps, state: StackedWeights, q: Tensor, out: Tensor | None = None) -> Tensor:
@@ -259,7 +259,7 @@ def _step(state: StackedWeights, totals: dict[int, Tensor], x: UpdateInputs) -> 
             learned = None if x.learned is None else x.learned[:, None, None]
             momenta[i] = momentum if learned is None else torch.where(learned, momentum, before)
     if x.rule.orthogonalize == "none":
-        return _Step(momenta, momenta, [])
+        return _Step(momenta, momenta)
     stack, history = forward_with_history(_stacked(momenta), x.rule.orthogonalize, x.newton_schulz_dtype)
     return _Step(momenta, _unstacked(stack, momenta), history)
 
@@ -272,19 +272,19 @@ def _step_backward(
     dx = UpdateGradients(norms={})
     dsteps: dict[int, Tensor] = {}
     dstate = list(dafter)
-    # The gradients of the sums enter products. If nothing else takes them, they are made in that dtype.
-    plain = x.beta is None and x.rule.orthogonalize == "none" and x.sum_share is None
+    # The gradients of the steps enter products. If nothing else takes them, they are made in that dtype.
+    dtype = x.k.dtype if x.rule.orthogonalize == "none" else x.newton_schulz_dtype
+    dtype = dtype if x.beta is None and x.sum_share is None else state.up.dtype
     for i in x.changes:
         grad = dafter[i]
         dstate[i], dsteps[i], dx.norms[i], dscale = ops.add_renormalise_backward(
             torch.zeros_like(step.steps[i]) if grad is None else grad, state.weights[i], step.steps[i],
-            x.norms[i], x.scale, x.learned, x.k.dtype if plain else state.up.dtype,
+            x.norms[i], x.scale, x.learned, dtype,
         )  # fmt: skip
         dx.scale += [] if dscale is None else [dscale]
     dmomenta = dsteps
-    if x.rule.orthogonalize != "none":
-        stacks = _stacked(dsteps), _stacked(step.momenta)
-        dstack = newton_schulz_backward(*stacks, step.history, x.rule.orthogonalize)
+    if step.history is not None:
+        dstack = newton_schulz_backward(_stacked(dsteps), step.history, x.rule.orthogonalize)
         dmomenta = _unstacked(dstack, dsteps)
     if x.beta is not None:
         dx.beta = torch.zeros_like(x.beta)
