@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 EPS = 1e-7
+TINY = 1e-37  # keeps 0 / 0 at 0
 # As published with LaCT (Zhang et al. 2025, arXiv 2505.23884): different steps, or five times Muon's.
 COEFFICIENTS = {
     "muon5": (
@@ -66,15 +67,17 @@ def forward_with_history(x: Tensor, kind: str, dtype: torch.dtype) -> tuple[Tens
     return x, history
 
 
-def backward(grad: Tensor, history: History, kind: str) -> Tensor:
-    """Gradient of x, from the gradient of the result; in the dtype of the products.
+def backward(grad: Tensor, history: History, kind: str, dtype: torch.dtype) -> Tensor:
+    """Gradient of x in `dtype`, from the gradient of the result.
 
     With A = X X^T, P = b A + c A^2 and Y = a X + P X: dA = b F + c (F A + A F) where F = dY X^T + X dY^T is
     twice the symmetric part, and dX = a dY + P dY + dA X. F and A are symmetric, so dA = S + S^T with
-    S = b F / 2 + c F A. The division by the norm comes first, because all of this is linear in the gradient.
+    S = b F / 2 + c F A. All of this is linear in the gradient, so it starts from one of norm 1, which fits into
+    fp16 whatever the scale of the loss.
     """
     norm, start = history.norm, history.steps[0].x
-    grad = torch.div(grad, norm + EPS, out=torch.empty_like(grad, dtype=start.dtype))
+    size = torch.linalg.matrix_norm(grad, keepdim=True).clamp(min=TINY)
+    grad = torch.div(grad, size, out=torch.empty_like(grad, dtype=start.dtype))
     for step, (a, b, c) in zip(reversed(history.steps), reversed(COEFFICIENTS[kind]), strict=True):
         half = torch.bmm(grad, step.x.mT)
         f = half + half.mT
@@ -82,5 +85,6 @@ def backward(grad: Tensor, history: History, kind: str) -> Tensor:
         dx = torch.baddbmm(grad, step.polynomial, grad, beta=a)
         grad = dx.baddbmm_(half + half.mT, step.x)
     dot = (grad * start).sum((-2, -1), keepdim=True, dtype=norm.dtype)
-    radial = dot * (norm + EPS) / norm.clamp(min=torch.finfo(norm.dtype).tiny)
-    return torch.addcmul(grad, start, radial.to(grad.dtype), value=-1)
+    radial = dot * (norm + EPS) / norm.clamp(min=TINY)
+    grad = torch.addcmul(grad, start, radial.to(grad.dtype), value=-1)
+    return torch.mul(grad, size / (norm + EPS), out=torch.empty_like(grad, dtype=dtype))

@@ -15,8 +15,8 @@ from maya.kernels.lact.state import Rule
 from maya.kernels.lact.torch_op import TorchOps, add_product, for_each, product
 
 UP, DOWN = 0, 1
-# Devices on which Newton-Schulz runs in bf16 if q, k and v are bf16. "meta" stands for CUDA in traffic.py.
-BF16_NEWTON_SCHULZ = ("cuda", "meta")
+# Devices on which Newton-Schulz runs in fp16 if q, k and v have 16 bits. "meta" counts as CUDA does.
+HALF_NEWTON_SCHULZ = ("cuda", "meta")
 StateGradients = list[Tensor | None]
 
 
@@ -90,9 +90,9 @@ class UpdateInputs:
 
     @property
     def newton_schulz_dtype(self) -> torch.dtype:
-        """bf16 where products are bf16 and the device is fast at it; README.md measures the error."""
-        in_bf16 = self.k.dtype == torch.bfloat16 and self.k.device.type in BF16_NEWTON_SCHULZ
-        return torch.bfloat16 if in_bf16 else self.rates.dtype
+        """fp16 where products are in 16 bits and the device is fast at them; README.md measures the error."""
+        fast = self.k.dtype.itemsize == 2 and self.k.device.type in HALF_NEWTON_SCHULZ
+        return torch.float16 if fast and self.rates.dtype == torch.float32 else self.rates.dtype
 
     @property
     def sum_share(self) -> Tensor | None:
@@ -272,19 +272,19 @@ def _step_backward(
     dx = UpdateGradients(norms={})
     dsteps: dict[int, Tensor] = {}
     dstate = list(dafter)
-    # The gradients of the steps enter products. If nothing else takes them, they are made in that dtype.
-    dtype = x.k.dtype if x.rule.orthogonalize == "none" else x.newton_schulz_dtype
-    dtype = dtype if x.beta is None and x.sum_share is None else state.up.dtype
+    # The gradients of the sums enter products. If nothing else takes them, they are made in that dtype.
+    wide = state.up.dtype
+    dtype = x.k.dtype if x.beta is None and x.sum_share is None else wide
     for i in x.changes:
         grad = dafter[i]
         dstate[i], dsteps[i], dx.norms[i], dscale = ops.add_renormalise_backward(
             torch.zeros_like(step.steps[i]) if grad is None else grad, state.weights[i], step.steps[i],
-            x.norms[i], x.scale, x.learned, dtype,
+            x.norms[i], x.scale, x.learned, dtype if step.history is None else wide,
         )  # fmt: skip
         dx.scale += [] if dscale is None else [dscale]
     dmomenta = dsteps
     if step.history is not None:
-        dstack = newton_schulz_backward(_stacked(dsteps), step.history, x.rule.orthogonalize)
+        dstack = newton_schulz_backward(_stacked(dsteps), step.history, x.rule.orthogonalize, dtype)
         dmomenta = _unstacked(dstack, dsteps)
     if x.beta is not None:
         dx.beta = torch.zeros_like(x.beta)
