@@ -40,7 +40,7 @@ def newton_schulz(x: Tensor, kind: str = "muon5") -> Tensor:
 
 @dataclass(slots=True)
 class Iterate:
-    """X before a step, with A = X X^T and P = b A + c A^2, (N, M, K) and (N, M, M)."""
+    """X before a step, with A = X X^T and P = a + b A + c A^2, (N, M, K) and (N, M, M)."""
 
     x: Tensor
     gram: Tensor
@@ -62,28 +62,29 @@ def forward_with_history(x: Tensor, kind: str, dtype: torch.dtype) -> tuple[Tens
     x = torch.div(x, norm + EPS, out=torch.empty_like(x, dtype=dtype))
     for a, b, c in COEFFICIENTS[kind]:
         gram = torch.bmm(x, x.mT)
-        history.steps.append(Iterate(x, gram, torch.baddbmm(gram, gram, gram, beta=b, alpha=c)))
-        x = torch.baddbmm(x, history.steps[-1].polynomial, x, beta=a)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
+        history.steps.append(Iterate(x, gram, polynomial))
+        x = torch.bmm(polynomial, x)
     return x, history
 
 
 def backward(grad: Tensor, history: History, kind: str, dtype: torch.dtype) -> Tensor:
     """Gradient of x in `dtype`, from the gradient of the result.
 
-    With A = X X^T, P = b A + c A^2 and Y = a X + P X: dA = b F + c (F A + A F) where F = dY X^T + X dY^T is
-    twice the symmetric part, and dX = a dY + P dY + dA X. F and A are symmetric, so dA = S + S^T with
+    With A = X X^T, P = a + b A + c A^2 and Y = P X: dA = b F + c (F A + A F) where F = dY X^T + X dY^T is
+    twice the symmetric part, and dX = P dY + dA X. F and A are symmetric, so dA = S + S^T with
     S = b F / 2 + c F A. All of this is linear in the gradient, so it starts from one of norm 1, which fits into
     fp16 whatever the scale of the loss.
     """
     norm, start = history.norm, history.steps[0].x
     size = torch.linalg.matrix_norm(grad, keepdim=True).clamp(min=TINY)
     grad = torch.div(grad, size, out=torch.empty_like(grad, dtype=start.dtype))
-    for step, (a, b, c) in zip(reversed(history.steps), reversed(COEFFICIENTS[kind]), strict=True):
+    for step, (_, b, c) in zip(reversed(history.steps), reversed(COEFFICIENTS[kind]), strict=True):
         half = torch.bmm(grad, step.x.mT)
         f = half + half.mT
         half = torch.baddbmm(f, f, step.gram, beta=b / 2, alpha=c)
-        dx = torch.baddbmm(grad, step.polynomial, grad, beta=a)
-        grad = dx.baddbmm_(half + half.mT, step.x)
+        grad = torch.bmm(step.polynomial, grad).baddbmm_(half + half.mT, step.x)
     dot = (grad * start).sum((-2, -1), keepdim=True, dtype=norm.dtype)
     radial = dot * (norm + EPS) / norm.clamp(min=TINY)
     grad = torch.addcmul(grad, start, radial.to(grad.dtype), value=-1)
