@@ -14,6 +14,7 @@ import argparse
 import re
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -77,7 +78,11 @@ def run(targets: Iterable[int], *, quick: bool, only: str | None) -> Iterator[Ga
                     try:
                         case.run()
                     except Exception as error:
-                        yield f"{case.name}, sm_{target}: {type(error).__name__}: {error}"
+                        place = traceback.extract_tb(error.__traceback__)[-1]
+                        yield (
+                            f"{case.name}, sm_{target}: {type(error).__name__}: {error} "
+                            f"({place.filename}:{place.lineno})"
+                        )
                     yield from examine(case, launches[first:], target)
 
 

@@ -9,6 +9,8 @@ from maya.kernels.gate.figures import Figures
 MOST_ARGUMENTS = 15
 # KiB of shared memory of a program. Code for sm_80 also runs on sm_86, sm_89 and sm_120, which have 99.
 MOST_SHARED_KIB = {80: 99, 90: 227, 100: 227}
+# Loads of single 16-bit numbers, outside of loops. row_score_kernel picks the logits of blank and label.
+MOST_HALF_LOADS = {"row_score_kernel": 8}
 MOST_LAYOUTS = 1  # of a tensor that is read and written in place; see `in_place`
 
 # Programs a processor. Fewer would leave it idle:
@@ -80,7 +82,7 @@ def problems(kernel: str, case: GateCase, target: int, x: Figures) -> Iterator[S
     fewest = FEWEST_PROGRAMS.get(kernel, 1)
     if x.ctas < fewest:
         yield Shortfall("programs", f"{x.ctas} programs a processor, fewer than {fewest}")
-    if x.half_loads or x.half_stores:
+    if x.half_loads > MOST_HALF_LOADS.get(kernel, 0) or x.loop_half_loads or x.half_stores:
         where = f", {x.loop_half_loads} of the loads in a loop" if x.loop_half_loads else ""
         text = f"{x.half_loads} loads and {x.half_stores} stores of single 16-bit numbers{where}"
         yield Shortfall("16 bits", text)

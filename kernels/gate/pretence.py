@@ -18,6 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction, MockTensor
 
+NAME = "pretended"  # of the device
 CUDA = torch.device("cuda", 0)
 REAL_DEVICE: Any = torch.Tensor.device  # a property in C
 META = torch.device("meta")
@@ -70,7 +71,12 @@ class OnMeta(TorchFunctionMode):
     ) -> Any:
         if func is torch.device:
             return func(*args, **(kwargs or {}))
+        if func is torch.Tensor.pin_memory:  # it would need a device
+            return args[0]
         named = {name: _on_meta(x) for name, x in (kwargs or {}).items()}
+        if func is torch.baddbmm and "out_dtype" in named and args[1].is_meta:
+            # torch 2.13 takes out_dtype for a factor there. The product has the shape and dtype of the sum.
+            return named.get("out", torch.bmm(*args[1:3], out_dtype=named["out_dtype"]))
         return func(*(_on_meta(x) for x in args), **named)
 
 
@@ -107,13 +113,14 @@ def pretended(target: int, only: str = "") -> Iterator[list[Launch]]:
             launches.append(Launch(self, args, options, compiled))
         return compiled
 
-    properties = SimpleNamespace(multi_processor_count=PROCESSORS[target])
+    properties = SimpleNamespace(multi_processor_count=PROCESSORS[target], name=NAME)
     changes = {
         (JITFunction, "run"): compile_only,
         (torch.Tensor, "is_cuda"): property(lambda x: x.is_meta and not _asked_by_torch()),
         (torch.Tensor, "device"): property(_device),
         (torch.cuda, "get_device_capability"): lambda device=None: divmod(target, 10),
         (torch.cuda, "get_device_properties"): lambda device=None: properties,
+        (torch.cuda, "get_device_name"): lambda device=None: NAME,
     }
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(driver, "_active", DriverWithoutDevice(target)))
