@@ -244,7 +244,20 @@ def _lact_cases(dtypes: tuple, quick: bool) -> Iterator[Compilation]:
         i32="T L E D N R C H stride_b stride_t stride_h stride_c",
     )  # fmt: skip
     for dtype, precision in dtypes:
-        names = ("x", "y", "up", "down", "out", "halves", "ac", "delta", "dac", "dhidden", "dhalves", "ddelta")
+        names = (
+            "x",
+            "y",
+            "up",
+            "down",
+            "out",
+            "halves",
+            "ac",
+            "delta",
+            "dac",
+            "dhidden",
+            "dhalves",
+            "ddelta",
+        )
         types: Types = {**dict.fromkeys(names, f"*{NAMES[dtype]}"), **fixed}
         for kernel, products in ((lact_jit.swiglu_kernel, 2), (lact_jit.terms_kernel, 3)):
             tiles = lact.TILES[products, dtype.itemsize]
