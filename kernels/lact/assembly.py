@@ -8,7 +8,7 @@ from maya.kernels.lact.plan import Span, covers, disjoint
 
 
 class Assembly:
-    """A tensor (B, L, H, ...) like `like`, whose spans are computed one by one, for one group after the other.
+    """A tensor (B, L, H, ...) like `like`, whose spans are computed one by one, group after group.
 
     If no spans overlap, each is written once. Otherwise they are added up. Frames outside all spans are 0.
     ahead: a group has a buffer (N, L, ...) first, N = B H, in which products can write their results.

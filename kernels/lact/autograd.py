@@ -106,7 +106,10 @@ class LactFunction(torch.autograd.Function):
                     parts.put(group.rows, x)
             if any(ctx.needs_input_grad):
                 # After the last update, the backward needs the weights for products alone.
-                saved += [*(x for state in before[1:] for x in state.parts), *state.for_products(q.dtype, group.size)]
+                saved += [
+                    *(x for state in before[1:] for x in state.parts),
+                    *state.for_products(q.dtype, group.size),
+                ]
         results = [None if parts is None else parts.tensor for parts in after]
         ctx.settings = settings
         ctx.save_for_backward(*inputs, *saved)
@@ -211,14 +214,14 @@ class _Group:
         return self.batch * self.heads
 
     def _initial_state(self) -> StackedWeights:
-        w0, w1, w2, *momenta = self.inputs[W0:INPUTS]
+        w0, w1, w2 = self.inputs[W0:MOMENTUM_UP]
         assert w0 is not None and w1 is not None and w2 is not None
-        merged = [self.merged(x) for x in momenta]
+        momenta = self.merged(self.inputs[MOMENTUM_UP]), self.merged(self.inputs[MOMENTUM_DOWN])
         if all(w.stride(0) == 0 for w in (w0, w1, w2)):  # all utterances share them
-            return StackedWeights(torch.cat([w0[0], w2[0]], 1), w1[0].contiguous(), *merged)
+            return StackedWeights(torch.cat([w0[0], w2[0]], 1), w1[0].contiguous(), *momenta)
         up, down = torch.cat([w0[self.rows], w2[self.rows]], 2).flatten(0, 1), self.merged(w1)
         assert down is not None
-        return StackedWeights(up, down, *merged)
+        return StackedWeights(up, down, *momenta)
 
     def merged(self, x: Tensor | None) -> Tensor | None:
         """(B, H, ...) of all utterances as (N, ...) of this group."""
@@ -262,7 +265,9 @@ class _Group:
         mask = self.mask(0, self.length)
         assert mask is not None
         total = torch.nn.functional.pad(mask.cumsum(1), (1, 0))
-        before, after = (torch.stack([total[:, i] for i in ends]) for ends in zip(*self._updates, strict=True))
+        before, after = (
+            torch.stack([total[:, i] for i in ends]) for ends in zip(*self._updates, strict=True)
+        )
         frames = (after - before).to(up.dtype).repeat_interleave(self.heads, 1)
         learned, share = frames > 0, 1 / frames.clamp(min=1)
         return {key: (learned[i], share[i]) for i, key in enumerate(self._updates)}
@@ -297,9 +302,7 @@ class _Group:
         return each * mask.repeat_interleave(self.heads, 0)
 
 
-def _groups(
-    settings: Settings, spans: Sequence[Span], inputs: Sequence[Tensor | None]
-) -> Iterator[_Group]:
+def _groups(settings: Settings, spans: Sequence[Span], inputs: Sequence[Tensor | None]) -> Iterator[_Group]:
     q, w0 = inputs[Q], inputs[W0]
     assert q is not None and w0 is not None
     longest = max((span.end - span.start for span in settings.plan), default=1)

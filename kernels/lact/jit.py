@@ -1,8 +1,8 @@
 """LaCT's Triton kernels, which kernel.py launches. lattice/kernel.py explains the prefixes of names.
 
 n is a head of an utterance, t a frame of the span, d a channel, e a hidden channel; `up` is w0 over w2. Sums
-are in fp32. L is the number of frames between two heads in the tensors that are read: T if they are contiguous,
-more if they are a span of longer ones.
+are in fp32. L is the number of frames between two heads in the tensors that are read: T if they are
+contiguous, more if they are a span of longer ones.
 """
 
 # Triton functions have no Python types.

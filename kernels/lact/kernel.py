@@ -88,9 +88,7 @@ class TritonOps(TorchOps):
         dhalves, dhidden = dhalves.contiguous(), dhidden.contiguous()
         dac, ddelta = torch.empty_like(dhalves), torch.empty_like(dhidden)
         if drates is None:
-            drates = torch.empty_strided(
-                rates.shape, rates.stride(), dtype=rates.dtype, device=rates.device
-            )
+            drates = torch.empty_strided(rates.shape, rates.stride(), dtype=rates.dtype, device=rates.device)
         assert drates.stride() == rates.stride()
         with launching_on(dac):
             jit.second_order_kernel[(triton.cdiv(frames, POINTWISE["BT"]), n)](
@@ -120,7 +118,11 @@ class TritonOps(TorchOps):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
         grad, w, step, norms = (x.contiguous() for x in (grad, w, step, norms))
         n, rows, columns = step.shape
-        dw, dstep, dnorms = w.new_empty(step.shape), step.new_empty(step.shape, dtype=dtype), torch.empty_like(norms)
+        dw, dstep, dnorms = (
+            w.new_empty(step.shape),
+            step.new_empty(step.shape, dtype=dtype),
+            torch.empty_like(norms),
+        )
         dscale = None if scale is None else torch.empty_like(norms)
         with launching_on(w):
             jit.renormalise_backward_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](

@@ -56,7 +56,7 @@ class History:
 
 
 def forward_with_history(x: Tensor, kind: str, dtype: torch.dtype) -> tuple[Tensor, History]:
-    """`newton_schulz` of wide matrices (N, M, K), M <= K, with products in `dtype`, also that of the result."""
+    """`newton_schulz` of wide matrices (N, M, K), M <= K. Products and the result are in `dtype`."""
     norm = torch.linalg.matrix_norm(x, keepdim=True)
     history = History(norm, [])
     x = torch.div(x, norm + EPS, out=torch.empty_like(x, dtype=dtype))
@@ -74,8 +74,8 @@ def backward(grad: Tensor, history: History, kind: str, dtype: torch.dtype) -> T
 
     With A = X X^T, P = a + b A + c A^2 and Y = P X: dA = b F + c (F A + A F) where F = dY X^T + X dY^T is
     twice the symmetric part, and dX = P dY + dA X. F and A are symmetric, so dA = S + S^T with
-    S = b F / 2 + c F A. All of this is linear in the gradient, so it starts from one of norm 1, which fits into
-    fp16 whatever the scale of the loss.
+    S = b F / 2 + c F A. All of this is linear in the gradient, so it starts from one of norm 1, which fits
+    into fp16 whatever the scale of the loss.
     """
     norm, start = history.norm, history.steps[0].x
     size = torch.linalg.matrix_norm(grad, keepdim=True).clamp(min=TINY)

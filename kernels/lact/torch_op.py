@@ -2,8 +2,8 @@
 
 x, y: (N, T, D), for N = utterances * heads and T frames of a span, in the dtype of the products.
 up: (N, 2 Dh, D), w0 over w2. down: (N, D, Dh), w1. Hidden tensors: (N, T, Dh), or (N, T, 2 Dh) with w0's half
-before w2's. rates: (N, T, 3) in the dtype of the state. share: (N,), a factor on all rates, or None. dx is the
-gradient of x.
+before w2's. rates: (N, T, 3) in the dtype of the state. share: (N,), a factor on all rates, or None. dx is
+the gradient of x.
 """
 
 import torch

@@ -2,9 +2,9 @@
 
     python -m maya.kernels.lact.traffic
 
-The operator runs on tensors without data (device "meta"), in the form that it has on CUDA. Each torch operator
-that is no view counts as one launch. Its bytes are those of its inputs and outputs, each once. A Triton launch
-counts the same way. Re-reads that caches serve, and re-reads inside a product, are not counted.
+The operator runs on tensors without data (device "meta"), in the form that it has on CUDA. Each torch
+operator that is no view counts as one launch. Its bytes are those of its inputs and outputs, each once. A
+Triton launch counts the same way. Data that a kernel or a product reads again from a cache is not counted.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -131,15 +131,13 @@ def step_traffic(
     q, k, v = (leaf(batch, frames, heads, size) for _ in range(3))
     rates = leaf(batch, frames, heads, 3, dtype=torch.float32)
     step_scale = leaf(heads, dtype=torch.float32)
-    weights = [leaf(heads, size, size, dtype=torch.float32) for _ in range(3)]
-    leaves, grad = [q, k, v, rates, step_scale, *weights], torch.empty_like(q)
+    w0, w1, w2 = (leaf(heads, size, size, dtype=torch.float32) for _ in range(3))
+    leaves, grad = [q, k, v, rates, step_scale, w0, w1, w2], torch.empty_like(q)
     mask = torch.empty(batch, frames, dtype=torch.bool, device="meta") if masked else None
     with counting() as counter:
         counter.part = "forward"
-        start = initial(*weights, batch)
-        x = Inputs(
-            q=q, k=k, v=v, rates=rates, mask=mask, gate=None, norms=row_norms(initial(*weights, 1)), step_scale=step_scale
-        )
+        start, norms = initial(w0, w1, w2, batch), row_norms(initial(w0, w1, w2, 1))
+        x = Inputs(q=q, k=k, v=v, rates=rates, mask=mask, gate=None, norms=norms, step_scale=step_scale)
         out, _ = autograd.lact_autograd(x, start, tuple(plan), Rule(**options), TritonOps())
         counter.part = "backward"
         torch.autograd.grad(out, leaves, grad)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from maya.kernels.lact.newton_schulz import backward as newton_schulz_backward
 from maya.kernels.lact.newton_schulz import History, forward_with_history
+from maya.kernels.lact.newton_schulz import backward as newton_schulz_backward
 from maya.kernels.lact.state import Rule
 from maya.kernels.lact.torch_op import TorchOps, add_product, for_each, product
 
@@ -234,10 +234,7 @@ def _linear_attention_backward(
     drate = drate if x.rate_share is None else drate * x.rate_share[:, None]
     drates = torch.nn.functional.pad(drate[..., None], (1, 1))
     _accumulate(dstate, UP, halves.mT, x.k, state.up.dtype)
-    grads = Slots(k=_product_in(slots.k, halves, up), v=_rated(unrated, x), rates=drates)
-    if slots.v is not None and slots.rates is not None:
-        grads.v, grads.rates = slots.v.copy_(grads.v), slots.rates.copy_(drates)
-    return grads, dx, dstate
+    return Slots(_product_in(slots.k, halves, up), _rated(unrated, x), drates), dx, dstate
 
 
 def _rated(y: Tensor, x: UpdateInputs) -> Tensor:
@@ -267,7 +264,7 @@ def _step(state: StackedWeights, totals: dict[int, Tensor], x: UpdateInputs) -> 
 def _step_backward(
     ops: TorchOps, state: StackedWeights, totals: dict[int, Tensor], x: UpdateInputs, dafter: StateGradients
 ) -> tuple[UpdateGradients, StateGradients, dict[int, Tensor]]:
-    """Gradients of the inputs, of the state without the part through the sums, and of the sums over frames."""
+    """Gradients of the inputs, of the state without the part through the sums, and of the sums."""
     step = _step(state, totals, x)
     dx = UpdateGradients(norms={})
     dsteps: dict[int, Tensor] = {}
