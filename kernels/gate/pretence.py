@@ -74,9 +74,10 @@ class OnMeta(TorchFunctionMode):
         if func is torch.Tensor.pin_memory:  # it would need a device
             return args[0]
         named = {name: _on_meta(x) for name, x in (kwargs or {}).items()}
-        if func is torch.baddbmm and "out_dtype" in named and args[1].is_meta:
+        if func == torch.baddbmm and "out_dtype" in named and args[1].is_meta:
             # torch 2.13 takes out_dtype for a factor there. The product has the shape and dtype of the sum.
-            return named.get("out", torch.bmm(*args[1:3], out_dtype=named["out_dtype"]))
+            out: torch.Tensor | None = named.get("out")
+            return torch.bmm(args[1], args[2], out_dtype=named["out_dtype"]) if out is None else out
         return func(*(_on_meta(x) for x in args), **named)
 
 
