@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maya.kernels import joint
 from maya.kernels.checks import Transcripts
+from maya.kernels.gate.pretence import backward
 from maya.kernels.joint.kernel import joint_gradients_triton, joint_scores_triton
 from maya.kernels.lact import Span, chunk_causal, initial, lact, whole
 from maya.kernels.lattice import rnnt_lattice, tdt_lattice
@@ -158,7 +159,7 @@ def run_lact(
         momentum_gate=zeros(batch, frames, heads) if momentum else None,
         step_scale=zeros(heads) if step_scale else None, backend="triton", **options,
     )  # fmt: skip
-    torch.autograd.backward(out, torch.zeros_like(out))
+    backward(out)
 
 
 @contextmanager

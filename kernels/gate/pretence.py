@@ -81,6 +81,13 @@ class OnMeta(TorchFunctionMode):
         return func(*(_on_meta(x) for x in args), **named)
 
 
+def backward(out: torch.Tensor) -> None:
+    """The backward pass of `out`, on the pretended device; torch's own `backward` would leave the mode."""
+    engine: Any = torch.autograd.Variable._execution_engine
+    gradient = torch.ones_like(out)
+    engine.run_backward((out,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
 def _on_meta(x: Any) -> Any:
     is_cuda = isinstance(x, torch.device) and x.type == "cuda" or isinstance(x, str) and x[:4] == "cuda"
     return META if is_cuda else x

@@ -14,7 +14,7 @@ from maya.kernels import compile_gate
 from maya.kernels.gate import limits, table, ttgir
 from maya.kernels.gate.cases import GateCase, cases, with_tf32
 from maya.kernels.gate.figures import Figures, programs
-from maya.kernels.gate.pretence import Pointer, pretended
+from maya.kernels.gate.pretence import Pointer, backward, pretended
 
 REPO = Path(__file__).resolve().parents[2]
 GOOD = Figures(
@@ -181,7 +181,7 @@ def test_pretended_device() -> None:
         assert not lens.is_cuda and lens.device == torch.device("cpu") and lens.tolist() == [3, 4]
         assert torch.cuda.get_device_capability(x.device) == (9, 0)
         assert (Pointer(x).data_ptr() % 16, Pointer(x[0, 3:]).data_ptr() % 16) == (0, 6)
-        torch.autograd.backward((x * 2).sum())
+        backward((x * 2).sum())
         assert x.grad is not None and x.grad.is_cuda
         for wait in (torch.Tensor.tolist, torch.Tensor.item, torch.Tensor.nonzero):
             with pytest.raises((RuntimeError, NotImplementedError)):
