@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maya.kernels import joint
-from maya.kernels.checks import Transcripts
 from maya.kernels.gate.pretence import backward
-from maya.kernels.joint.kernel import joint_gradients_triton, joint_scores_triton
 from maya.kernels.lact import Span, chunk_causal, initial, lact, whole
 from maya.kernels.lattice import rnnt_lattice, tdt_lattice
 from maya.kernels.lattice.kernel import MAX_DURATION
+from maya.kernels.rnnt.fused import fused_rnnt_loss
+from maya.kernels.tdt.fused import fused_tdt_loss
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 DURATIONS, LONG = (0, 1, 2, 3, 4), tuple(range(MAX_DURATION + 1))
@@ -37,7 +36,7 @@ class GateCase:
 
 def cases() -> list[GateCase]:
     """Every later case shows only kernels that no earlier one has compiled."""
-    return [*_joint_cases(), *_lattice_cases(), *_lact_cases()]
+    return [*_lattice_cases(), *_joint_cases(), *_lact_cases()]
 
 
 def _joint_cases() -> Iterator[GateCase]:
@@ -46,18 +45,20 @@ def _joint_cases() -> Iterator[GateCase]:
     yield GateCase("bf16 V=32768", partial(full, vocab=32768))
     yield GateCase("bf16 V=32769 without bias", partial(full, bias=None))
     yield GateCase("bf16 V=32769 bf16 bias", partial(full, bias=BF16))
-    yield GateCase("bf16 V=32769 frozen layer", partial(full, needed=(True, True, *(False,) * 4)))
-    yield GateCase(
-        "bf16 V=5001 H=512 tanh",
-        partial(full, vocab=5001, shape=(BATCH, FRAMES, LABELS, 512), activation="tanh"),
-    )
+    yield GateCase("bf16 V=32769 frozen layer", partial(full, frozen=True))
+    yield GateCase("bf16 V=32769 counted", partial(full, form="counted"), quick=True)
+    yield GateCase("bf16 V=32769 cuBLAS", partial(full, form="cublas"), quick=True)
+    narrow = (BATCH, FRAMES, LABELS, 512)
+    yield GateCase("bf16 V=5001 H=512 tanh", partial(full, vocab=5001, shape=narrow, activation="tanh"))
     yield GateCase("bf16 sigmoid without dropout", partial(full, activation="sigmoid", dropout=0.0))
     yield GateCase("fp16 V=32769", partial(run_joint, dtype=FP16))
+    yield GateCase("fp16 V=32769 cuBLAS", partial(run_joint, dtype=FP16, form="cublas"))
     yield GateCase("fp16 V=32769 tanh", partial(run_joint, dtype=FP16, activation="tanh"))
     yield GateCase("fp32 V=32769", partial(run_joint, dtype=FP32), quick=True, exact=True)
+    yield GateCase("fp32 V=32769 cuBLAS", partial(run_joint, dtype=FP32, form="cublas"), exact=True)
     yield GateCase("TF32 V=32769", partial(with_tf32, partial(run_joint, dtype=FP32)))
     # Triton turns sizes of 1 into constants, so a batch of this size compiles other kernels.
-    tiny = partial(run_joint, shape=(1, 1, 0, 40), vocab=33, durations=0)
+    tiny = partial(run_joint, shape=(1, 1, 0, 40), vocab=33, durations=())
     yield GateCase("bf16 one frame V=33 H=40", partial(tiny, dtype=BF16))
 
 
@@ -97,31 +98,37 @@ def run_joint(
     shape: tuple[int, int, int, int] = (BATCH, FRAMES, LABELS, HIDDEN),
     vocab: int = 32769,
     bias: torch.dtype | None = FP32,
-    durations: int = len(DURATIONS),
+    durations: tuple[int, ...] = DURATIONS,
     activation: str = "relu",
-    dropout: float = 0.2,
-    needed: tuple[bool, ...] = joint.ALL_NEEDED,
+    frozen: bool = False,
+    **options: Any,
 ) -> None:
-    """Scores and gradients of a full lattice in which one utterance is shorter. shape: B, S, U, H.
+    """The fused TDT loss, or RNN-T without durations, and its gradients. shape: B, S, U, H.
 
-    V is odd: a model's V is its vocabulary and the blank. Parameters other than the weight are fp32, as under
-    autocast.
+    V is odd: a model's V is its vocabulary and the blank. Parameters are fp32, as under autocast. frozen: the
+    layer learns nothing. One utterance is shorter, so that the number of rows is odd. The forms that read the
+    number of rows back visit all rows (eps = 0).
     """
     batch, size, labels, hidden = shape
-    zeros = partial(torch.zeros, dtype=dtype, device="cuda")
-    layer = joint.OutputLayer(zeros(vocab, hidden), None if bias is None else zeros(vocab, dtype=bias))
+    zeros = partial(torch.zeros, device="cuda")
+    f, g = (zeros(batch, n, hidden, dtype=dtype, requires_grad=True) for n in (size, labels + 1))
+    layer = [zeros(vocab, hidden), None if bias is None else zeros(vocab, dtype=bias)]
     if durations:
-        layer.duration_weight, layer.duration_bias = zeros(durations, hidden), zeros(durations, dtype=FP32)
-    f, g = zeros(batch * size, hidden), zeros(batch * (labels + 1), hidden)
-    targets = zeros(batch, labels, dtype=torch.int64)
-    frames, lens = [size] * batch, [labels] * batch
+        layer += [zeros(len(durations), hidden), zeros(len(durations))]
+    for x in layer:
+        if x is not None:
+            x.requires_grad_(not frozen)
+    f_lens, target_lens = torch.full((batch,), size), torch.full((batch,), labels)
     if batch > 1:
-        frames[-1], lens[-1] = size - 1, labels - 1  # so that the number of rows is odd
-    rows = joint.packed_rows(Transcripts(targets, frames, lens, 0), size)
-    settings = joint.JointSettings(0, activation, dropout, seed=1)
-    scores = joint_scores_triton(f, g, layer, rows, settings)
-    row_grads = joint.RowGradients(scores.norm, scores.blank, scores.label, scores.durations)
-    joint_gradients_triton(f, g, layer, rows, row_grads, settings, needed)
+        f_lens[-1] -= 1
+        target_lens[-1] -= 1
+    options = {"activation": activation, "dropout": 0.2, "form": "fused", "backend": "triton"} | options
+    options |= {"eps": 0.0} if options["form"] != "fused" else {}
+    lens = (torch.ones(batch, labels, dtype=torch.int64), f_lens, target_lens)
+    if durations:
+        backward(fused_tdt_loss(f, g, *layer, *lens, durations=durations, blank=0, **options))
+    else:
+        backward(fused_rnnt_loss(f, g, *layer, *lens, blank=0, **options))
 
 
 def run_rnnt(width: int, *, batch: int = BATCH, frames: int = FRAMES, label_ends: bool = False) -> None:
