@@ -112,7 +112,7 @@ def run_joint(
     batch, size, labels, hidden = shape
     zeros = partial(torch.zeros, device="cuda")
     f, g = (zeros(batch, n, hidden, dtype=dtype, requires_grad=True) for n in (size, labels + 1))
-    layer = [zeros(vocab, hidden), None if bias is None else zeros(vocab, dtype=bias)]
+    layer: list[Any] = [zeros(vocab, hidden), None if bias is None else zeros(vocab, dtype=bias)]
     if durations:
         layer += [zeros(len(durations), hidden), zeros(len(durations))]
     for x in layer:
@@ -122,13 +122,15 @@ def run_joint(
     if batch > 1:
         f_lens[-1] -= 1
         target_lens[-1] -= 1
-    options = {"activation": activation, "dropout": 0.2, "form": "fused", "backend": "triton"} | options
-    options |= {"eps": 0.0} if options["form"] != "fused" else {}
-    lens = (torch.ones(batch, labels, dtype=torch.int64), f_lens, target_lens)
+    named: dict[str, Any] = {"activation": activation, "dropout": 0.2, "form": "fused", "backend": "triton"}
+    named |= options
+    if named["form"] != "fused":
+        named["eps"] = 0.0
+    lens: Any = (torch.ones(batch, labels, dtype=torch.int64), f_lens, target_lens)
     if durations:
-        backward(fused_tdt_loss(f, g, *layer, *lens, durations=durations, blank=0, **options))
+        backward(fused_tdt_loss(f, g, *layer, *lens, durations=durations, blank=0, **named))
     else:
-        backward(fused_rnnt_loss(f, g, *layer, *lens, blank=0, **options))
+        backward(fused_rnnt_loss(f, g, *layer, *lens, blank=0, **named))
 
 
 def run_rnnt(width: int, *, batch: int = BATCH, frames: int = FRAMES, label_ends: bool = False) -> None:

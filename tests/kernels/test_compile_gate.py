@@ -96,9 +96,9 @@ def test_each_limit(change: dict[str, int], kind: str) -> None:
 
 def test_steps_of_lattices_have_a_budget() -> None:
     case = GateCase("TDT U+1=61, durations 0-4", lambda: None)
-    long = replace(GOOD, step=531)
+    long = replace(GOOD, step=256)
     assert [x.kind for x in limits.problems("tdt_alpha_kernel", case, 90, long)] == ["step"]
-    assert list(limits.problems("tdt_alpha_kernel", case, 90, replace(GOOD, step=530))) == []
+    assert list(limits.problems("tdt_alpha_kernel", case, 90, replace(GOOD, step=255))) == []
     assert set(limits.LONGEST_STEP) <= {x.name for x in cases()}
 
 
