@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maya.kernels.host import read_together, reads_freely, to_device
+from maya.kernels import host
 
 log = logging.getLogger(__name__)
 BACKENDS = ("auto", "torch", "triton", "reference")
@@ -110,7 +110,7 @@ def check_lens(
     They may be on the CPU or on the device of `like`. The host waits for the device only if they are on it.
     """
     _check_integers(op, name, lens, (batch,), like)
-    return _within(op, name, read_together(lens)[0], most, unit)
+    return _within(op, name, host.read_together(lens)[0], most, unit)
 
 
 def check_targets(
@@ -128,7 +128,7 @@ def check_targets(
         raise ValueError(f"{op}: blank {blank} is not one of {vocab} logits")
     for name, x in lens.items():
         _check_integers(op, name, x, (batch,), scores)
-    targets, *on_host = read_together(targets, *lens.values())
+    targets, *on_host = host.read_together(targets, *lens.values())
     limits = ((size, "frames"), (width - 1, "labels"))
     frames, labels = (
         _within(op, name, x, most, unit) for name, x, (most, unit) in zip(lens, on_host, limits, strict=True)
@@ -142,12 +142,12 @@ def check_targets(
             f"{op}: row {row} holds target {int(targets[row][wrong[row]][0])}; targets are 0..{vocab - 1} "
             f"without blank {blank}"
         )
-    return Transcripts(to_device(targets, scores.device), frames, labels, blank)
+    return Transcripts(host.to_device(targets, scores.device), frames, labels, blank)
 
 
 def _check_integers(op: str, name: str, x: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
     """Like `check_tensor`, for integers on the CPU or on the device of `like`."""
-    check_tensor(op, name, x, shape, like=None if reads_freely(x) else like, floating=False)
+    check_tensor(op, name, x, shape, like=None if host.reads_freely(x) else like, floating=False)
 
 
 def _within(op: str, name: str, lens: Tensor, most: int, unit: str) -> list[int]:

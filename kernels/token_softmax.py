@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from maya.kernels import host
 from maya.kernels.checks import Transcripts
-from maya.kernels.host import reads_freely
 from maya.kernels.precision import compute_dtype
 from maya.kernels.slices import slices
 
@@ -56,7 +56,7 @@ def logits_gradient(
     mass = blank_mass + label_mass
     massless = (mass == 0).flatten(1).all(1)  # nan counts as mass
     # A device is not waited for: there, the gradient of a row without mass is computed and overwritten.
-    skipped = massless.tolist() if reads_freely(massless) else [False] * len(massless)
+    skipped = massless.tolist() if host.reads_freely(massless) else [False] * len(massless)
     direct = grad.dtype == dtype  # otherwise the block is computed in fp32 and rounded once
     for row, part, width in _blocks(logits, transcripts):
         if skipped[row]:
@@ -71,7 +71,7 @@ def logits_gradient(
         if clamp is not None:
             block.clamp_(-clamp, clamp)
         torch.mul(block, scale[row], out=target)
-        if not reads_freely(massless):
+        if not host.reads_freely(massless):
             target.masked_fill_(massless[row], 0.0)
     return grad
 

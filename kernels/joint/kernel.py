@@ -56,7 +56,8 @@ PRODUCT_TILES = {
     (8, 4): Tiles(64, 64, 32, 4, 3),
     (9, 4): Tiles(64, 64, 32, 4, 3),
 }
-# Most registers of a thread of the gradient: with them, two programs fit on a processor. No register spills.
+# Most registers of a thread in the gradients of logits and of h: two programs fit on a processor, none spills.
+# The gradient of the weight would spill ten.
 GRADIENT_REGISTERS = {(9, 2): 128}
 SMALL_TILES = Tiles(16, 32, 16, 1, 1)  # for the interpreter, whose time depends on the number of steps
 POINTWISE = {"BR": 16, "BH": 128}  # rows and columns of a program of the pointwise kernels
@@ -203,6 +204,7 @@ class JointKernels:
         self.vocab, self.width = self.weight.shape
         self.tiles = tiles or tiles_for(f2.dtype, f2.device)
         self.product_tiles = product_tiles_for(f2.dtype, f2.device)
+        self.registers = gradient_registers_for(f2.dtype, f2.device)
         # 32 bits each, which Triton takes as signed.
         threshold = signed32(int(settings.dropout * 2**32))
         self.dropout = (signed32(settings.seed), threshold, 1 / (1 - settings.dropout))
@@ -262,7 +264,7 @@ class JointKernels:
         jit.logit_gradient_kernel[(row_tiles * column_tiles,)](
             hidden, self.weight, self.bias, label, *norm_and_masses, out, sums, self.count,
             n, self.width, self.vocab, self.stride, self.settings.blank, **self._tile_constants(),
-            maxnreg=gradient_registers_for(hidden.dtype, hidden.device),
+            maxnreg=self.registers,
         )  # fmt: skip
         if bias_grad is not None:
             product_jit.bias_gradient_kernel[(triton.cdiv(self.vocab, SUMMED["BV"]),)](
@@ -291,7 +293,7 @@ class JointKernels:
         programs = triton.cdiv(n, tiles.rows) * triton.cdiv(self.width, tiles.columns)
         product_jit.hidden_gradient_kernel[(programs,)](
             dx, self.weight, out, self.count, n, self.width, self.vocab, self.stride,
-            **tiles.constants("BR", "BH", "BV", self.precision),
+            **tiles.constants("BR", "BH", "BV", self.precision), maxnreg=self.registers,
         )  # fmt: skip
         return out[:n]
 

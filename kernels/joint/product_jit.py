@@ -21,25 +21,29 @@ def weight_gradient_kernel(
     count,  # int64 [1] or None
     R, H, V, stride, PRECISION: tl.constexpr, BR: tl.constexpr, BV: tl.constexpr, BH: tl.constexpr,
 ):  # fmt: skip
-    """dW += dx^T h. Programs that run together share columns of dx in the L2 cache."""
+    """dW += dx^T h. Programs that run together share columns of dx in the L2 cache.
+
+    The sum begins with dW: to add it at the end would take 64 registers of a thread more, and a program an SM.
+    """
     R = visited_rows(count, R)
+    if R == 0:
+        return
     h_tiles = tl.cdiv(H, BH)
     o_v = tl.program_id(0) // h_tiles * BV + tl.arange(0, BV)
     o_h = tl.program_id(0) % h_tiles * BH + tl.arange(0, BH)
     o_r = tl.arange(0, BR)
     m_h = o_h < H
-    p_dx = dx + o_r.to(tl.int64)[:, None] * stride + o_v[None, :]
-    p_h = hidden + o_r[:, None] * H + o_h[None, :]
-    b_sum = tl.zeros((BV, BH), tl.float32)
+    o_dx = o_r[:, None] * stride + o_v[None, :]
+    o_hidden = o_r[:, None] * H + o_h[None, :]
+    p_out = out + o_v.to(tl.int64)[:, None] * H + o_h[None, :]
+    m_out = (o_v < V)[:, None] & m_h[None, :]
+    b_sum = tl.load(p_out, mask=m_out, other=0.0)
     for _ in range(0, R, BR):
-        b_dx, b_h = tl.load(p_dx), tl.load(p_h, mask=m_h[None, :], other=0.0)
-        b_sum = tl.dot(tl.trans(b_dx), b_h, b_sum, input_precision=PRECISION)
-        p_dx += stride.to(tl.int64) * BR
-        p_h += H * BR
-    if R > 0:
-        p_out = out + o_v.to(tl.int64)[:, None] * H + o_h[None, :]
-        m_out = (o_v < V)[:, None] & m_h[None, :]
-        tl.store(p_out, tl.load(p_out, mask=m_out, other=0.0) + b_sum, mask=m_out)
+        b_h = tl.load(hidden + o_hidden, mask=m_h[None, :], other=0.0)
+        b_sum = tl.dot(tl.trans(tl.load(dx + o_dx)), b_h, b_sum, input_precision=PRECISION)
+        dx += stride.to(tl.int64) * BR
+        hidden += H * BR
+    tl.store(p_out, b_sum, mask=m_out)
 
 
 @triton.jit(do_not_specialize=CHANGING)
