@@ -288,8 +288,8 @@ def tdt_alpha_kernel(
             b_weight = load_row(p_arcs + i_n * ROW + (len(BLANKS) + i_arc) * STRIDE, o_u, STRIDE, BU)
             terms = terms + (b_lefts[LABELS[i_arc]] + b_weight,)
         b_top = nearly_max(terms)
-        b_odds = ()
-        for i_arc in tl.static_range(len(terms)):
+        b_odds = (tl.exp((terms[0] - b_top).to(tl.float32)),)
+        for i_arc in tl.static_range(1, len(terms)):
             b_odds = b_odds + (tl.exp((terms[i_arc] - b_top).to(tl.float32)),)
         b_sum = b_odds[0]
         for i_arc in tl.static_range(1, len(terms)):
