@@ -111,3 +111,10 @@ def test_empty_members_and_odd_names_are_dropped(tmp_path: Path) -> None:
     assert only(tmp_path, row("n" * 5000)).startswith("missing_audio")
     os.mkfifo(tmp_path / "pipe")
     assert only(tmp_path, row("pipe")).startswith("missing_audio")
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_audio_without_samples_is_dropped_without_a_shortest_length(tmp_path: Path, decode: bool) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(0), 16000)
+    expected = f"too_short: {tmp_path / 'a.wav'} holds no audio"
+    assert only(tmp_path, row(), min_seconds=0.0, decode=decode) == expected
