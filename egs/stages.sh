@@ -16,7 +16,8 @@
 #   --encoder-lr VALUE    and the others in recipes/aliases.py: the earlier system's names for such overrides
 #   --help                prints the comment block at the top of the script
 #
-# A slip is answered with the nearest name of the options in that comment block.
+# An unknown option is answered with the nearest name of the options in that comment block. DIR of --work is
+# relative to where the script was called.
 #
 # `stage_given` tells whether --stage was on the command line: a stage asked for by name runs even if
 # nothing changed since it was last done.
@@ -124,6 +125,11 @@ while [ $# -gt 0 ]; do
 done
 unset _option _override
 
+# absolute PATH: relative to where the script was called.
+absolute() { (cd "${start_dir:-.}" && realpath -m "$1"); }
+
+[ -z "$work" ] || work=$(absolute "$work")
+
 # resolve_experiment CORPUS: `experiment` is the name of a file in egs/CORPUS, a module (egs.indic12.mini), or a
 # file from anywhere (./mine.py, relative to where the script was called), each also with :FUNCTION. Sets
 # `experiment_file`, which `maya --experiment` takes, and makes `experiment` a name for folders. The order: a path,
@@ -202,9 +208,6 @@ if empty:
 sys.exit(empty)
 PYTHON
 }
-
-# absolute PATH: relative to where the script was called.
-absolute() { (cd "$start_dir" && realpath -m "$1"); }
 
 begin() {
   . tools/env.sh

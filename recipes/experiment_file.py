@@ -21,7 +21,7 @@ from typing import Any
 import maya
 from maya.config import nearest
 from maya.errors import MayaError
-from maya.files import file_sha256, json_sha256, sha256
+from maya.files import file_sha256, json_sha256, sha256, write_json
 
 # Mistakes in an experiment's own lines. Anything else keeps its traceback, which names the file by itself.
 _MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, LookupError)
@@ -92,7 +92,7 @@ def record_file(run: Path, file: Path | None) -> None:
     files = _with_neighbours(file)
     for path in files:
         shutil.copyfile(path, (run / RECORD).with_name(path.name))
-    (run / RECORD).write_text(json.dumps({"file": str(file), "digest": _digest(files)}, indent=1) + "\n")
+    write_json(run / RECORD, {"file": str(file), "digest": _digest(files)})
 
 
 def import_recorded(path: Path, experiment: str | None = None) -> None:
@@ -134,7 +134,7 @@ def _with_neighbours(file: Path) -> list[Path]:
     """A file and the files in its folder that it imports, directly or through one another."""
     files, queue = [file], [file]
     while queue:
-        for node in ast.walk(ast.parse(queue.pop().read_text(encoding="utf-8"))):
+        for node in _statements(queue.pop()):
             names = (
                 [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
             )
@@ -145,6 +145,14 @@ def _with_neighbours(file: Path) -> list[Path]:
             files += new
             queue += new
     return files
+
+
+def _statements(file: Path) -> list[ast.AST]:
+    """The nodes of a Python file; none for a file with a mistake, which its import reports."""
+    try:
+        return list(ast.walk(ast.parse(file.read_bytes())))
+    except (SyntaxError, ValueError):
+        return []
 
 
 def _digest(files: list[Path]) -> str:

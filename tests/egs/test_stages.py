@@ -285,3 +285,18 @@ def test_data_without_a_summary_do_not_skip_the_stage(repo: Path, tmp_path: Path
     if text is not None:
         (tmp_path / "summary.json").write_text(text)
     assert has_set(repo, tmp_path, "test") == (True, "")
+
+
+def test_work_folder_is_relative_to_the_caller(repo: Path, tmp_path: Path) -> None:
+    script = 'start_dir=$PWD; cd /; . "$OPTIONS"; echo "$work"'
+    env = {"OPTIONS": str(repo / "egs" / "stages.sh"), "PATH": "/usr/bin:/bin"}
+    for options, expected in (
+        (["--work", "mine"], str(tmp_path / "mine")),
+        (["--work=/x/y"], "/x/y"),
+        ([], ""),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", script, "run.sh", *options], env=env, cwd=tmp_path, capture_output=True, text=True,
+            timeout=20,
+        )  # fmt: skip
+        assert done.stdout.strip() == expected, done.stderr
