@@ -125,6 +125,18 @@ while [ $# -gt 0 ]; do
 done
 unset _option _override
 
+_check() { # OPTION VALUE PATTERN DESCRIPTION
+  [[ $2 =~ ^($3)$ ]] || { echo "$0: --$1 must be $4, not '$2'; see $0 --help" >&2; exit 1; }
+}
+_check stage "$stage" '[0-9]+' "the number of a stage"
+_check stop-stage "$stop_stage" '[0-9]+' "the number of a stage"
+_check gpus "$gpus" 'auto|[0-9]+' "auto or a number"
+_check cpu "$cpu" 'true|false' "true or false"
+if [ "$stage" -gt "$stop_stage" ]; then
+  echo "$0: --stage $stage is after --stop-stage $stop_stage: there is nothing to do; see $0 --help" >&2
+  exit 1
+fi
+
 # absolute PATH: relative to where the script was called.
 absolute() { (cd "${start_dir:-.}" && realpath -m "$1"); }
 

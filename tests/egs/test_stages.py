@@ -110,6 +110,13 @@ def test_defaults(tmp_path: Path, repo: Path) -> None:
         (["--stage"], "--stage needs a value"),
         (["--train.lr"], "--train.lr needs a value"),
         (["3"], "unexpected argument 3"),
+        (["--stage", "x"], "--stage must be the number of a stage, not 'x'"),
+        (["--stop-stage", "2.5"], "--stop-stage must be the number of a stage, not '2.5'"),
+        (["--stage", "-1"], "--stage must be the number of a stage, not '-1'"),
+        (["--stage", "4", "--stop-stage", "3"], "--stage 4 is after --stop-stage 3"),
+        (["--stage", "7"], "--stage 7 is after --stop-stage 6"),
+        (["--gpus", "two"], "--gpus must be auto or a number, not 'two'"),
+        (["--cpu", "yes"], "--cpu must be true or false, not 'yes'"),  # `yes` is a command
     ],
 )
 def test_mistyped_options_are_refused(tmp_path: Path, repo: Path, options: list[str], complaint: str) -> None:
