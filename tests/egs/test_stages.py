@@ -307,3 +307,19 @@ def test_work_folder_is_relative_to_the_caller(repo: Path, tmp_path: Path) -> No
             timeout=20,
         )  # fmt: skip
         assert done.stdout.strip() == expected, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("experiment", "folder"),
+    [
+        ("egs.indic12.large", "large"),
+        ("egs.librispeech.zipformer:medium", "zipformer_medium"),
+        ("./mine.py", "mine"),
+        ("/home/me/mine.py:other", "mine_other"),
+    ],
+)
+def test_prod_readiness_looks_at_the_run_of_run_sh(repo: Path, experiment: str, folder: str) -> None:
+    """`make prod-readiness` names the run folder as `begin` of stages.sh does."""
+    options = ["prod-readiness", f"EXPERIMENT={experiment}", "DATA=exp/c/data"]
+    done = subprocess.run(["make", "-n", *options], cwd=repo, capture_output=True, text=True, timeout=20)
+    assert f'--run-dir "exp/c/{folder}"' in done.stdout, done.stderr
