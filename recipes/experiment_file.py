@@ -68,10 +68,16 @@ def import_file(name: str) -> ModuleType:
         with _imports_from(folder, *elsewhere):
             return _load(label, lambda: _import_file(file, folder))
     module = name if file is None else str(_in_egs(file))
-    if module.startswith("egs.") and not _checkout() and not Path("egs").is_dir():
+    if module.startswith("egs.") and not _checkout() and not _here(module):
         module = f"maya.{module}"  # Maya is installed as a package
     with _imports_from(*elsewhere):
         return _load(label, lambda: importlib.import_module(module), module=module)
+
+
+def _here(module: str) -> bool:
+    """Whether the current folder has this module; icefall has a folder egs/ too."""
+    place = Path(*module.split("."))
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
 
 
 def own_file(name: str) -> Path | None:
@@ -199,7 +205,8 @@ def experiment_named(name: str, top: Path | None = None) -> Path:
     """The only file `name`.py in a folder under `top`, by default egs/ of the current folder, of Maya's
     checkout or of the installed package. Raises MayaError where there is none, or more than one."""
     tops = [top] if top else [Path("egs"), *(folder for folder, _ in _egs())]
-    top = next((folder for folder in tops if folder.is_dir()), Path("egs"))
+    tops = [folder for folder in tops if folder.is_dir()] or [Path("egs")]
+    top = next((folder for folder in tops if any(folder.glob(f"*/{name}.py"))), tops[0])
     matches = sorted(top.glob(f"*/{name}.py"))
     if len(matches) == 1:
         return matches[0].resolve()
