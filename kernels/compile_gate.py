@@ -29,7 +29,7 @@ from maya.kernels.joint import kernel as joint
 from maya.kernels.lact import jit as lact_jit
 from maya.kernels.lact import kernel as lact
 from maya.kernels.lattice import kernel as lattice
-from maya.kernels.tiles import Tiles
+from maya.kernels.triton_common import Tiles
 
 TARGETS = (80, 90)
 SHARED_KIB = {80: 163, 90: 227}

@@ -13,11 +13,11 @@ import triton
 import triton.language as tl
 
 from maya.kernels.joint.dropout import COLUMN_STEP, FRAME_STEP
+from maya.kernels.triton_common import LOG2E, sigmoid
 
 # Arguments that change from step to step, so no kernel is compiled for one value.
 CHANGING = ("R", "splits", "tiles_per_split", "blank", "seed", "threshold")
 
-LOG2E = tl.constexpr(math.log2(math.e))
 LN2 = tl.constexpr(math.log(2))
 LOWEST = tl.constexpr(-1e30)  # a maximum over nothing; the difference of two -inf would be nan
 GROUP = tl.constexpr(8)  # row tiles that share the tiles of the weight in the L2 cache
@@ -52,7 +52,7 @@ def activate(b_z, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "tanh":
         return 2 / (1 + tl.exp2(b_z * (-2 * LOG2E))) - 1
     else:
-        return 1 / (1 + tl.exp2(b_z * -LOG2E))
+        return sigmoid(b_z)
 
 
 @triton.jit

@@ -28,7 +28,7 @@ from maya.kernels.joint.rows import (
 )
 from maya.kernels.joint.torch_op import joint_gradients_torch, joint_scores_torch
 from maya.kernels.slices import slices
-from maya.kernels.tiles import Tiles
+from maya.kernels.triton_common import Tiles, launching_on, product_precision
 
 HIDDEN_BYTES = 1 << 27  # of h, in the scores
 LOGIT_BYTES = 1 << 30  # of d loss / d logits, in the gradients: 16384 rows of 32768 in 16 bits
@@ -73,7 +73,7 @@ def joint_scores_triton(
     durations = None
     if layer.duration_weight is not None:
         durations = norm.new_empty(n, layer.duration_weight.shape[0])
-    with torch.cuda.device_of(f2):
+    with launching_on(f2):
         for part in _chunks(n, HIDDEN_BYTES // (f2.shape[1] * f2.itemsize)):
             chunk = _contiguous(rows.take(part))
             hidden = joint.hidden(chunk)
@@ -103,7 +103,7 @@ def joint_gradients_triton(
     row_inputs = [
         x.to(torch.float32).contiguous() for x in (row_grads.norm, row_grads.blank, row_grads.label)
     ]
-    with torch.cuda.device_of(f2):
+    with launching_on(f2):
         for part in _chunks(len(rows), LOGIT_BYTES // (layer.weight.shape[0] * f2.itemsize)):
             chunk = _contiguous(rows.take(part))
             hidden = joint.hidden(chunk)
@@ -159,9 +159,7 @@ class JointKernels:
         threshold = signed32(int(settings.dropout * 2**32))
         self.dropout = (signed32(settings.seed), threshold, 1 / (1 - settings.dropout))
         self.pointwise = {"ACTIVATION": settings.activation, "DROPOUT": settings.dropout > 0, **POINTWISE}
-        # Not `allow_tf32`, which raises if the program has set TF32 by the newer names.
-        tf32 = f2.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
-        self.precision = "tf32" if tf32 else "ieee"
+        self.precision = product_precision(f2.dtype)
 
     def hidden(self, rows: RowList) -> Tensor:
         """h of a chunk, (R, H), in the dtype of f."""

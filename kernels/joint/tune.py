@@ -19,7 +19,7 @@ from torch import Tensor
 from maya.kernels.bench.measure import seconds_of
 from maya.kernels.joint import JointSettings, OutputLayer
 from maya.kernels.joint.kernel import JointKernels
-from maya.kernels.tiles import Tiles
+from maya.kernels.triton_common import Tiles
 
 # Rows, columns, depth, warps, stages.
 CANDIDATES = tuple(Tiles(*row) for row in (

@@ -7,22 +7,15 @@ are in fp32.
 # Triton functions have no Python types.
 # mypy: disable-error-code="no-untyped-def"
 
-import math
-
 import triton
 import triton.language as tl
+
+from maya.kernels.triton_common import sigmoid
 
 # Arguments that change from span to span, so no kernel is compiled for one value.
 CHANGING = ("T",)
 
-LOG2E = tl.constexpr(math.log2(math.e))
 TINY = tl.constexpr(1e-37)  # keeps 0 / 0 at 0
-
-
-@triton.jit
-def sigmoid(b_x):
-    """In base 2, as the hardware computes exponentials."""
-    return 1 / (1 + tl.exp2(b_x * -LOG2E))
 
 
 @triton.jit

@@ -12,7 +12,7 @@ from torch import Tensor
 import maya.kernels.lact.jit as jit
 from maya.kernels.lact.state import RENORMALISE_EPS
 from maya.kernels.lact.torch_op import TorchOps
-from maya.kernels.tiles import Tiles
+from maya.kernels.triton_common import Tiles, launching_on, product_precision
 
 POINTWISE = {"BR": 4, "BE": 256}  # frames and hidden channels of a program's step
 RENORMALISE = {"BR": 4, "BC": 256}  # rows and columns
@@ -41,7 +41,8 @@ class TritonOps(TorchOps):
         x, up = x.contiguous(), up.contiguous()
         sizes, grid, constants = _launch(x, up, 2)
         out = x.new_empty(x.shape[0], sizes[0], sizes[1])
-        jit.swiglu_kernel[grid](x, up, out, *sizes, **constants)
+        with launching_on(x):
+            jit.swiglu_kernel[grid](x, up, out, *sizes, **constants)
         return out
 
     def terms(
@@ -52,7 +53,8 @@ class TritonOps(TorchOps):
         sizes, grid, constants = _launch(x, up, 3)
         halves, out = (x.new_empty(x.shape[0], sizes[0], e) for e in (2 * sizes[1], sizes[1]))
         ac, delta = (torch.empty_like(halves), torch.empty_like(out)) if keep else (None, None)
-        jit.terms_kernel[grid](x, y, up, down, rates, halves, out, ac, delta, *sizes, **constants)
+        with launching_on(x):
+            jit.terms_kernel[grid](x, y, up, down, rates, halves, out, ac, delta, *sizes, **constants)
         return halves, out, None if ac is None or delta is None else (ac, delta)
 
     def second_order(
@@ -62,9 +64,10 @@ class TritonOps(TorchOps):
         rows, hidden = rates.shape[0] * rates.shape[1], dhidden.shape[2]
         dac, dhidden = dac.contiguous(), dhidden.contiguous()
         drates = torch.empty_like(rates, memory_format=torch.contiguous_format)
-        jit.second_order_kernel[(triton.cdiv(rows, POINTWISE["BR"]),)](
-            *saved, rates.contiguous(), dac, dhidden, drates, rows, hidden, **POINTWISE
-        )
+        with launching_on(dac):
+            jit.second_order_kernel[(triton.cdiv(rows, POINTWISE["BR"]),)](
+                *saved, rates.contiguous(), dac, dhidden, drates, rows, hidden, **POINTWISE
+            )
         return dac, dhidden, drates
 
     def add_renormalise(
@@ -73,9 +76,10 @@ class TritonOps(TorchOps):
         w, step, norms = w.contiguous(), step.contiguous(), norms.contiguous()
         n, rows, columns = w.shape
         out = torch.empty_like(w)
-        jit.renormalise_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
-            w, step, norms, scale, learned, out, rows, columns, EPS=RENORMALISE_EPS, **RENORMALISE
-        )
+        with launching_on(w):
+            jit.renormalise_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
+                w, step, norms, scale, learned, out, rows, columns, EPS=RENORMALISE_EPS, **RENORMALISE
+            )
         return out
 
     def add_renormalise_backward(
@@ -91,10 +95,11 @@ class TritonOps(TorchOps):
         n, rows, columns = w.shape
         dw, dstep, dnorms = torch.empty_like(w), torch.empty_like(w), torch.empty_like(norms)
         dscale = None if scale is None else torch.empty_like(norms)
-        jit.renormalise_backward_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
-            grad, w, step, norms, scale, learned, dw, dstep, dnorms, dscale, rows, columns,
-            EPS=RENORMALISE_EPS, **RENORMALISE,
-        )  # fmt: skip
+        with launching_on(w):
+            jit.renormalise_backward_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
+                grad, w, step, norms, scale, learned, dw, dstep, dnorms, dscale, rows, columns,
+                EPS=RENORMALISE_EPS, **RENORMALISE,
+            )  # fmt: skip
         return dw, dstep, dnorms, None if dscale is None else dscale.sum(1)
 
 
@@ -105,6 +110,4 @@ def _launch(
     n, frames, channels = x.shape
     hidden, t = up.shape[1] // 2, tiles_for(products, x)
     grid = (triton.cdiv(frames, t.rows) * triton.cdiv(hidden, t.columns), n)
-    # fp32 products are rounded to TF32 only if torch's are.
-    tf32 = x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return (frames, hidden, channels), grid, t.constants("BT", "BE", "BD", "tf32" if tf32 else "ieee")
+    return (frames, hidden, channels), grid, t.constants("BT", "BE", "BD", product_precision(x.dtype))

@@ -28,6 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from maya.kernels.lattice.torch_op import LatticeResult, rnnt_lattice_torch, tdt_lattice_torch
+from maya.kernels.triton_common import launching_on
 
 # Stands for minus infinity inside the kernels, because log_add of two infinities would be nan.
 NEG = tl.constexpr(-1e30)
@@ -89,7 +90,7 @@ def _run(
     columns, num_warps, stages = wavefront(width, max(constants.get("DURATIONS", (1,))))
     constants |= {"BU": columns, "STAGES": stages, "num_warps": num_warps}
     shape = (alpha.shape[1], width)
-    with torch.cuda.device_of(alpha):
+    with launching_on(alpha):
         kernels[0][(batch,)](*cells, sizes, alpha, log_prob, *shape, **constants)
         if not with_posteriors:
             return LatticeResult(log_prob)
