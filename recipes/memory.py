@@ -19,6 +19,7 @@ from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.files import write_json
 from maya.recipes.experiment import Experiment
+from maya.recipes.experiment_file import import_recorded
 from maya.train.checkpoint import step_checkpoints
 from maya.train.distributed import gather_objects, rank, world_size
 from maya.train.failure import OutOfMemory, smaller_batches
@@ -74,8 +75,9 @@ def _measured(
     print(f"train: measuring memory for up to {seconds:.1f} s and {tokens} tokens", flush=True)
     bf16 = accelerator.mixed_precision == "bf16"
     order = Order.of(
-        experiment.model, experiment.train, accelerator.device, bf16=bf16, world_size=world_size()
-    )
+        experiment.model, experiment.train, accelerator.device, bf16=bf16, world_size=world_size(),
+        own_code=(f"{import_recorded.__module__}:{import_recorded.__name__}", str(run)),
+    )  # fmt: skip
     return with_memory(plan, order, run / "memory", seconds=seconds, tokens=tokens), seconds, tokens
 
 

@@ -21,6 +21,7 @@ from maya.data.plan import BatchPlan, PlanConfig, Position
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import TokenTable, open_tokens, token_path, tokens_of
 from maya.data.table.utterances import Utterances
+from maya.decode.methods import greedy_method
 from maya.errors import MayaError
 from maya.models.config import ENCODER, SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import SpeechModel, build_model, count_parameters
@@ -343,7 +344,8 @@ def dev_validation(
     list; None where there is none, or it is empty. With data.source=lhotse it is data.dev_cuts.
 
     An utterance that cannot be read is left out, up to the share `data.max_skipped` of them, written to
-    `skip_log`, and counted in the scores as `skipped`.
+    `skip_log`, and counted in the scores as `skipped`. Raises MayaError for a text head without a greedy
+    method.
     """
     count = 0 if whole else experiment.data.valid_utterances
     head = experiment.decoding_head or "auto"
@@ -367,6 +369,8 @@ def dev_validation(
             utterances, tokenizer, languages, sample_rate=experiment.model.features.sample_rate,
             max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(), **limits,
         )  # fmt: skip
+    for text_head in experiment.model.text_heads.values():
+        greedy_method(text_head)  # raises before training where no method decodes it
     validate = make_validate(lambda: loader, references, tokenizer, languages, method=head)
     return counting_left_out(validate, loader, name)
 

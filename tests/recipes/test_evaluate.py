@@ -155,4 +155,4 @@ def test_a_recording_without_samples(top: Path, tmp_path: Path, capsys: pytest.C
     soundfile.write(tmp_path / "empty.wav", torch.zeros(0).numpy(), 16000)
     options = ["--reference", "a", "--language", "hi", "--method", "ctc"]
     assert main(["evaluate", str(top / "model.pt"), str(tmp_path / "empty.wav"), *options]) == 1
-    assert "empty.wav holds no audio; correct or remove them" in capsys.readouterr().err
+    assert "empty.wav holds no audio samples; correct or remove them" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def _model(report: dict) -> tuple:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--gpu", "h300"], "there is no GPU 'h300'"),
+        (["--gpu", "h300"], "unknown GPU 'h300'"),
         (["--gpus", "0"], "--gpus must be a positive number, not 0"),
         (["--utilisation", "1.5"], "--utilisation is a share"),
         (["--seconds", "nan"], "--seconds must be a positive number"),

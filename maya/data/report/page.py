@@ -172,7 +172,7 @@ def _sound(page: Page) -> str:
 
 def _findings(page: Page) -> str:
     if not page.findings:
-        return "<h2>Problem and flagged</h2><p>Nothing.</p>"
+        return "<h2>Dropped and flagged</h2><p>Nothing.</p>"
     codes = sorted({code for finding in page.findings for code in finding["languages"]})
     head = ["reason", *(code or "?" for code in codes), "all"]
     rows = []
@@ -181,7 +181,7 @@ def _findings(page: Page) -> str:
         rows.append([f"{finding['kind']}: {finding['reason']}", *counts, sum(counts)])
     examples = "".join(_examples(finding) for finding in page.findings)
     note = "All of them are in dropped.jsonl and flagged.jsonl; flagged utterances were kept."
-    return f'<h2>Problem and flagged</h2><p class="note">{note}</p>{html_table(head, rows)}{examples}'
+    return f'<h2>Dropped and flagged</h2><p class="note">{note}</p>{html_table(head, rows)}{examples}'
 
 
 def _examples(finding: Mapping[str, Any]) -> str:
