@@ -255,6 +255,15 @@ def nearly_max(terms):
     return (b_max.to(tl.int32, bitcast=True).to(tl.int64) << 32).to(tl.float64, bitcast=True)
 
 
+@triton.jit
+def odds(terms, b_top):
+    """exp(term - b_top) of a tuple of fp64 vectors, in fp32."""
+    out = (tl.exp((terms[0] - b_top).to(tl.float32)),)
+    for i in tl.static_range(1, len(terms)):
+        out = out + (tl.exp((terms[i] - b_top).to(tl.float32)),)
+    return out
+
+
 @triton.jit(do_not_specialize=SIZES)
 def tdt_alpha_kernel(
     arcs,  # fp32 [b, n, arc, u], log weights
@@ -288,9 +297,7 @@ def tdt_alpha_kernel(
             b_weight = load_row(p_arcs + i_n * ROW + (len(BLANKS) + i_arc) * STRIDE, o_u, STRIDE, BU)
             terms = terms + (b_lefts[LABELS[i_arc]] + b_weight,)
         b_top = nearly_max(terms)
-        b_odds = ()
-        for i_arc in tl.static_range(len(terms)):
-            b_odds = b_odds + (tl.exp((terms[i_arc] - b_top).to(tl.float32)),)
+        b_odds = odds(terms, b_top)
         b_sum = b_odds[0]
         for i_arc in tl.static_range(1, len(terms)):
             b_sum += b_odds[i_arc]

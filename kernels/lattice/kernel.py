@@ -110,7 +110,8 @@ class _Sweeps:
     ) -> LatticeResult:  # fmt: skip
         """constants: of the two sweeps alone. shares: numbers that are stored for a node."""
         w, rows = wavefront(self.width, self.arcs), self.size + self.skew * (self.width - 1)
-        arcs = self.cells[0].new_empty(self.batch, rows, self.arcs, w.stride, dtype=torch.float32)
+        shape = (self.batch, rows, self.arcs, w.stride)
+        arcs = torch.empty(shape, dtype=torch.float32, device=self.sizes.device)
         log_prob = arcs.new_empty(self.batch)
         stored = arcs.new_empty(self.batch, rows, shares, w.stride) if with_posteriors else None
         block = {"STRIDE": w.stride, "BU": w.columns}

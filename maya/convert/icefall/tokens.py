@@ -42,7 +42,7 @@ def read_table(path: Path) -> list[str]:
     table: dict[int, str] = {}
     for number, line in enumerate(filter(str.strip, lines), 1):
         fields = line.split()
-        if len(fields) != 2 or not fields[1].isdigit():
+        if len(fields) != 2 or not fields[1].isdecimal():
             raise MayaError(f"{path}, line {number}: {line!r} is not a piece and its id")
         if not re.fullmatch(r"#\d+", fields[0]) and table.setdefault(int(fields[1]), fields[0]) != fields[0]:
             raise MayaError(f"{path}, line {number}: id {fields[1]} stands for {table[int(fields[1])]!r} too")
