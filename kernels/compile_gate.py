@@ -24,6 +24,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from maya.kernels.joint import cublas, cublas_jit, product_jit
 from maya.kernels.joint import jit as joint_jit
 from maya.kernels.joint import kernel as joint
 from maya.kernels.lact import jit as lact_jit
@@ -50,6 +51,7 @@ class Compilation:
     types: Triton's name of the type of each argument; None for an argument that is None.
     divisible: integers that are multiples of 16 in this case; pointers always are.
     tensor_cores: whether the PTX must have matrix instructions; None if the kernel has no product.
+    most_registers: of a thread, None for the compiler's own limit.
     """
 
     kernel: Any
@@ -60,6 +62,7 @@ class Compilation:
     stages: int = 3
     divisible: tuple[str, ...] = ()
     tensor_cores: bool | None = None
+    most_registers: int | None = None
 
     @property
     def name(self) -> str:
@@ -92,7 +95,7 @@ def all_cases(target: int, *, quick: bool) -> list[Compilation]:
 
 def kernels() -> set[str]:
     """Names of all kernels, so that the gate cannot miss one."""
-    modules = (lattice, joint_jit, lact_jit)
+    modules = (lattice, joint_jit, product_jit, cublas_jit, lact_jit)
     return {name for module in modules for name in vars(module) if name.endswith("_kernel")}
 
 
@@ -112,7 +115,7 @@ def examine(case: Compilation, target: int) -> Outcome:
             attrs={(arguments.index(name),): [["tt.divisibility", 16]] for name in aligned},
         ),
         target=GPUTarget("cuda", target, 32),
-        options={"num_warps": case.warps, "num_stages": case.stages},
+        options={"num_warps": case.warps, "num_stages": case.stages, "maxnreg": case.most_registers},
     )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
         binary.write(compiled.asm["cubin"])
@@ -191,10 +194,10 @@ def _tdt_cases(quick: bool) -> Iterator[Compilation]:
 def _joint_types(dtype: torch.dtype, out: torch.dtype) -> Types:
     fixed = _types(
         p_fp32="bias partial picked norm blank_log_prob label_log_prob blank_mass label_mass sums dh",
-        p_i64="frame state label order starts",
+        p_i64="frame state label order starts count",
         i32="R H V stride tiles_per_split splits blank seed threshold", fp32="scale",
     )  # fmt: skip
-    inputs = dict.fromkeys(("f", "g", "hidden", "weight"), f"*{NAMES[dtype]}")
+    inputs = dict.fromkeys(("f", "g", "hidden", "weight", "dx", "logits"), f"*{NAMES[dtype]}")
     return {**fixed, **inputs, "out": f"*{NAMES[out]}"}
 
 
@@ -215,14 +218,34 @@ def _product_case(
 
 def _joint_cases(target: int, dtypes: tuple, quick: bool) -> Iterator[Compilation]:
     for dtype, precision in dtypes:
-        tiles = joint.TILES[target // 10, dtype.itemsize]
-        for odd in (False,) if quick or dtype != torch.bfloat16 else (False, True):
-            types = _joint_types(dtype, dtype) | (dict.fromkeys(("bias", "sums")) if odd else {})
-            for kernel in (joint_jit.norm_kernel, joint_jit.logit_gradient_kernel):
-                text = NAMES[dtype] + ", V odd, no bias" * odd
-                case = _product_case(kernel, text, types, tiles, precision, "BR BV BH")
-                case.divisible = ("H", "stride") if odd else ("H", "stride", "V")
-                yield case
+        key = target // 10, dtype.itemsize
+        tiles, product = joint.TILES[key], joint.PRODUCT_TILES[key]
+        text, types = f"{NAMES[dtype]}, V odd", _joint_types(dtype, dtype)
+        registers = joint.GRADIENT_REGISTERS.get(key)
+        norm = _product_case(joint_jit.norm_kernel, text, types, tiles, precision, "BR BV BH")
+        products: tuple[tuple[Any, str], ...] = (
+            (product_jit.weight_gradient_kernel, "BV BH BR"),
+            (product_jit.hidden_gradient_kernel, "BR BH BV"),
+        )
+        sums = types | {"out": "*fp32"}
+        cases = [norm, *(_product_case(k, text, sums, product, precision, blocks) for k, blocks in products)]
+        for absent in ((),) if quick else ((), ("sums",), ("count",)):
+            name = text + "".join(f", no {x}" for x in absent)
+            case = _product_case(
+                joint_jit.logit_gradient_kernel, name, types | dict.fromkeys(absent), tiles, precision,
+                "BR BV BH",
+            )  # fmt: skip
+            cases.append(case)
+        for case in cases:
+            case.divisible = ("H", "stride")
+            case.most_registers = registers if case.kernel not in (norm.kernel, products[0][0]) else None
+            yield case
+        constants = {x: y for x, y in cublas.ROW_BLOCK.items() if x != "num_warps"}
+        for kernel in (cublas_jit.row_score_kernel, cublas_jit.row_gradient_kernel):
+            yield Compilation(
+                kernel=kernel, text=text, types=types, constants=constants, divisible=("stride",),
+                warps=cublas.ROW_BLOCK["num_warps"],
+            )  # fmt: skip
 
 
 def _pointwise_cases(quick: bool) -> Iterator[Compilation]:
@@ -236,6 +259,10 @@ def _pointwise_cases(quick: bool) -> Iterator[Compilation]:
                 )
     types = _joint_types(torch.float32, torch.float32)
     yield Compilation(kernel=joint_jit.finish_kernel, text="", types=types, constants={"BR": joint.ROW_STEP})
+    yield Compilation(
+        kernel=product_jit.bias_gradient_kernel, text="", types={**types, "out": "*fp32"},
+        constants={"ROWS": 128, **joint.SUMMED}, divisible=("stride",),
+    )  # fmt: skip
 
 
 def _lact_cases(dtypes: tuple, quick: bool) -> Iterator[Compilation]:

@@ -56,8 +56,8 @@ PRODUCT_TILES = {
     (8, 4): Tiles(64, 64, 32, 4, 3),
     (9, 4): Tiles(64, 64, 32, 4, 3),
 }
-# Most registers of a thread in the gradients of logits and of h: two programs fit on a processor, none spills.
-# The gradient of the weight would spill ten.
+# Most registers of a thread in the gradients of logits and of h: two programs fit on a processor, and none is
+# spilled. The gradient of the weight would spill ten.
 GRADIENT_REGISTERS = {(9, 2): 128}
 SMALL_TILES = Tiles(16, 32, 16, 1, 1)  # for the interpreter, whose time depends on the number of steps
 POINTWISE = {"BR": 16, "BH": 128}  # rows and columns of a program of the pointwise kernels
@@ -422,5 +422,7 @@ def concurrent_programs(device: torch.device) -> int:
 
 
 def contiguous(rows: RowList) -> RowList:
-    columns = (x.contiguous() for x in (rows.utterance, rows.frame, rows.state, rows.label))
-    return RowList(*columns, by_frame=rows.by_frame)
+    utterance, frame, state, label = (
+        x.contiguous() for x in (rows.utterance, rows.frame, rows.state, rows.label)
+    )
+    return RowList(utterance, frame, state, label, rows.by_frame)

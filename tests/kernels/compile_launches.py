@@ -19,7 +19,16 @@ from triton.runtime.jit import JITFunction
 
 from maya.kernels import checks
 from maya.kernels.compile_gate import kernels
-from maya.kernels.joint import ALL_NEEDED, JointSettings, OutputLayer, RowGradients, kernel, packed_rows
+from maya.kernels.joint import (
+    ALL_NEEDED,
+    JointSettings,
+    OutputLayer,
+    RowGradients,
+    cublas,
+    kernel,
+    packed_rows,
+    visited_first,
+)
 from maya.kernels.lact import FastWeights, chunk_causal, initial, lact
 from maya.kernels.lact import kernel as lact_kernel
 from maya.kernels.lattice.kernel import rnnt_lattice_triton, tdt_lattice_triton
@@ -55,8 +64,15 @@ def launch_joint(
     settings = JointSettings(0, "tanh" if full else "relu", 0.1 if full else 0.0, seed=1)
     kernel.joint_scores_triton(f, g, layer, rows, settings)
     zeros = torch.zeros(len(rows))
-    row_grads = RowGradients(zeros, zeros, zeros, torch.zeros(len(rows), 5) if full else None)
+    row_grads = RowGradients(
+        torch.zeros(len(rows), 2), zeros, zeros, torch.zeros(len(rows), 5) if full else None
+    )
     kernel.joint_gradients_triton(f, g, layer, rows, row_grads, settings, ALL_NEEDED)
+    if full:
+        _, counted = visited_first(rows, zeros == 0)
+        kernel.joint_gradients_triton(f, g, layer, counted, row_grads, settings, ALL_NEEDED)
+        cublas.joint_scores_cublas(f, g, layer, rows, settings)
+        cublas.joint_gradients_cublas(f, g, layer, rows, row_grads, settings, ALL_NEEDED)
 
 
 def launch_lattices(batch: int, size: int, labels: int) -> None:
@@ -89,12 +105,16 @@ def main(target: int) -> None:
     driver.set_active(TargetAlone(target))
     JITFunction.run = compile_only
     kernel.tiles_for = lambda dtype, device: kernel.TILES[target // 10, dtype.itemsize]
+    key = target // 10
+    kernel.product_tiles_for = lambda dtype, device: kernel.PRODUCT_TILES[key, dtype.itemsize]
+    kernel.gradient_registers_for = lambda dtype, device: kernel.GRADIENT_REGISTERS.get((key, dtype.itemsize))
+    cublas.CublasJoint._block = lambda self: cublas.ROW_BLOCK
     kernel.concurrent_programs = lambda device: 264
     checks._check_triton = lambda op, sample: None
     lact_kernel.tiles_for = lambda products, x: lact_kernel.TILES[products, x.dtype.itemsize]
     with tempfile.TemporaryDirectory() as cache:
         triton.knobs.cache.dir = cache
-        launch_joint(2, 20, 5, 640, 1024, torch.float16, full=True)
+        launch_joint(2, 20, 5, 640, 32769, torch.float16, full=True)
         launch_joint(1, 1, 0, 40, 33, torch.float32, full=False)  # Triton turns sizes of 1 into constants
         launch_lattices(2, 20, 5)
         launch_lattices(1, 1, 0)
