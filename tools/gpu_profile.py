@@ -69,7 +69,7 @@ def loss_step(sizes: Sizes, vocab: int, kind: str, *, tdt: bool) -> Callable[[],
             )
         else:
             loss = fused_rnnt_loss(p.f, p.g, p.weight, p.bias, *lens, blank=p.blank)
-        loss.sum().backward()  # type: ignore[no-untyped-call]
+        loss.sum().backward()
 
     return step
 
