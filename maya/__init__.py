@@ -29,16 +29,14 @@ def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | 
 
     `device` is "auto" (the first GPU, else the CPU) or any torch device. `places` gives paths that differ on
     this machine, such as that of a language model; see `maya.models.config.with_places`. Raises MayaError for
-    a path that holds no Maya checkpoint.
+    a path that holds no Maya checkpoint, and for a device that this machine lacks.
     """
-    import torch
-
-    from maya.decode.recognizer import Recognizer
+    from maya.decode.recognizer import Recognizer, choose_device
     from maya.models.config import with_places
     from maya.train.checkpoint import build, load_checkpoint
-    from maya.train.heads import read_heads
+    from maya.train.heads import read_heads, untrained_names
 
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = choose_device(device)
     if Path(path).suffix == ".nemo":
         from maya.convert import from_nemo
 
@@ -46,8 +44,11 @@ def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | 
     checkpoint = load_checkpoint(Path(path))
     if places is not None:
         checkpoint.model_config = with_places(checkpoint.model_config, places)
-    heads = read_heads(checkpoint)
-    if untrained := checkpoint.notes.get("untrained"):
-        logging.getLogger(__name__).warning("%s: not trained yet: %s", path, ", ".join(untrained))
+    heads, untrained = read_heads(checkpoint), untrained_names(checkpoint)
+    # The choice of a decoding method names text heads that a training left out.
+    new, text = checkpoint.notes.get("untrained", ()), checkpoint.model_config.text_heads
+    if named := [name for name in untrained if name in new or name not in text]:
+        logging.getLogger(__name__).warning("%s: not trained yet: %s", path, ", ".join(named))
     model = build(checkpoint).to(where)
+    model.untrained = untrained
     return Recognizer(model=model, tokenizer=checkpoint.tokenizer, device=where, heads=heads)

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -65,7 +66,7 @@ def _register(made: type) -> None:
     """Register a configuration of a family. Raises MayaError if another class has the same kind."""
     family = made.__mro__[made.__mro__.index(Kinds) - 1]
     kind = made.__dataclass_fields__.get("kind")  # type: ignore[attr-defined]
-    if kind is None:  # the family itself
+    if kind is None or not isinstance(kind.default, str):  # the family itself, or refused where it is used
         return
     kinds = _KINDS.setdefault(family, {})
     other = kinds.get(kind.default)
@@ -115,6 +116,12 @@ def config(cls: type[T]) -> type[T]:
 def field_types(cls: type) -> dict[str, Any]:
     """The declared type of each field, with its range."""
     return typing.get_type_hints(cls, include_extras=True)
+
+
+def required_fields(cls: type) -> list[str]:
+    """The names of the fields that have no default."""
+    missing, fields = dataclasses.MISSING, dataclasses.fields(cls)
+    return [f.name for f in fields if f.default is missing and f.default_factory is missing]
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -256,14 +263,28 @@ def _converted(value: Any, kind: Any, where: str) -> tuple[bool, Any]:
     if origin is dict and isinstance(value, dict):
         return True, {_coerce(k, args[0], where): _coerce(v, args[1], where) for k, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return True, float(value) if abs(value) < 2**1023 else value
+        return True, float(value) if abs(value) < 2**1023 else math.inf * (1 if value > 0 else -1)
     if isinstance(kind, type):
+        if isinstance(value, Kinds) and not _has_kind(value):
+            name = type(value).__name__
+            raise MayaError(
+                f"{where}: {name} cannot be saved without a name; give the class the decorator @config and "
+                f"a field such as kind: Literal[{name.lower()!r}] = {name.lower()!r}"
+            )
         return isinstance(value, kind) and not (kind is int and isinstance(value, bool)), value
     return False, value
 
 
+def _has_kind(value: Kinds) -> bool:
+    """Whether a configuration has the field `kind` with a word as the default."""
+    field = getattr(type(value), "__dataclass_fields__", {}).get("kind")
+    return field is not None and isinstance(field.default, str)
+
+
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else repr(value)
+    if not isinstance(value, float):
+        return repr(value)
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def _from_json(value: Any, hint: Any) -> Any:
@@ -380,4 +401,5 @@ def _example(current: Any) -> str:
     if not isinstance(current, (tuple, list)) or not current:
         return ""
     items = [f"({','.join(map(str, v))})" if isinstance(v, (tuple, list)) else str(v) for v in current]
-    return f", for example {','.join(items)}"
+    is_single_list = len(items) == 1 and items[0].startswith("(")
+    return f", for example ({items[0]})" if is_single_list else f", for example {','.join(items)}"

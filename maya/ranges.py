@@ -47,7 +47,8 @@ class Range:
         if value in self.also:
             return True
         inside = self.min <= value <= self.max and self.above < value < self.below
-        return math.isfinite(value) and inside and not (self.odd and value % 2 == 0)
+        is_finite = isinstance(value, int) or math.isfinite(value)
+        return is_finite and inside and not (self.odd and value % 2 == 0)
 
     def __str__(self) -> str:
         low, high = self.min > -INF, self.max < INF

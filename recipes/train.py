@@ -21,6 +21,7 @@ from maya.data.plan import BatchPlan, PlanConfig, Position
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import TokenTable, open_tokens, token_path, tokens_of
 from maya.data.table.utterances import Utterances
+from maya.decode.methods import greedy_method
 from maya.errors import MayaError
 from maya.models.config import ENCODER, SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import SpeechModel, build_model, count_parameters
@@ -29,7 +30,7 @@ from maya.recipes.aliases import add_aliases
 from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.cut_sources import dev_cuts, require_data, training_source
-from maya.recipes.experiment import Experiment, load_experiment
+from maya.recipes.experiment import DataConfig, Experiment, load_experiment
 from maya.recipes.experiment_file import own_file, record_file
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
@@ -136,7 +137,7 @@ def table_input(
         if dropped:
             print(f"train: {len(dropped)} utterances are left out → {run / 'dropped.jsonl'}")
     if rows is not None and not len(rows):
-        raise MayaError(f"{data}: no training utterance is long enough; see {run / 'dropped.jsonl'}")
+        raise MayaError(f"{data}: every training utterance is left out; see {run / 'dropped.jsonl'}")
     utterances = Utterances.from_table(table, tokens, experiment.languages, rows)
     plan = batch_plan(experiment, utterances, plan_within_memory(experiment, utterances, run, accelerator))
     return TrainingInput(
@@ -343,7 +344,8 @@ def dev_validation(
     list; None where there is none, or it is empty. With data.source=lhotse it is data.dev_cuts.
 
     An utterance that cannot be read is left out, up to the share `data.max_skipped` of them, written to
-    `skip_log`, and counted in the scores as `skipped`.
+    `skip_log`, and counted in the scores as `skipped`. Raises MayaError for a text head without a greedy
+    method.
     """
     count = 0 if whole else experiment.data.valid_utterances
     head = experiment.decoding_head or "auto"
@@ -367,6 +369,8 @@ def dev_validation(
             utterances, tokenizer, languages, sample_rate=experiment.model.features.sample_rate,
             max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(), **limits,
         )  # fmt: skip
+    for text_head in experiment.model.text_heads.values():
+        greedy_method(text_head)  # raises before training where no method decodes it
     validate = make_validate(lambda: loader, references, tokenizer, languages, method=head)
     return counting_left_out(validate, loader, name)
 
@@ -450,15 +454,21 @@ def usable(
     are outside `data.min_seconds` and `max_seconds`, or have too few frames for a head."""
     cfg = experiment.data
     rows, dropped = drop_infeasible(table, tokens, experiment.model, max(cfg.speed_perturb))
-    longest = cfg.max_seconds or np.inf
-    outside = (table.durations < cfg.min_seconds) | (table.durations > longest)
+    outside = outside_limits(table, cfg)
     if not outside.any():
         return rows, dropped
+    limits = f"{cfg.min_seconds:g} to {cfg.max_seconds or np.inf:g} s"
     for row in np.flatnonzero(outside).tolist():
-        reason = f"{table.durations[row]:.2f} s, and data takes {cfg.min_seconds:g} to {longest:g} s"
+        reason = f"{table.durations[row]:.2f} s, and data takes {limits}"
         dropped.append({"id": table.ids[row], "reason": reason})
     rows = np.arange(len(table)) if rows is None else rows
     return rows[~outside[rows]], dropped
+
+
+def outside_limits(table: Table, cfg: DataConfig) -> NDArray[np.bool_]:
+    """Of each row, whether its duration is outside `data.min_seconds` and `max_seconds`."""
+    longest = cfg.max_seconds or np.inf
+    return (table.durations < cfg.min_seconds) | (table.durations > longest)
 
 
 def drop_infeasible(

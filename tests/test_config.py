@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from maya.config import config, from_dict, leaves, override, to_dict
+from maya.config import Kinds, config, from_dict, leaves, override, to_dict
 from maya.errors import MayaError
 
 
@@ -60,6 +60,52 @@ def test_kind_selects_the_configuration_from_json() -> None:
         from_dict(Painted, {"colour": {"kind": "red", "depth": 1.0}})
     with pytest.raises(MayaError, match="colour is a group of options"):
         override(cfg, "colour=red")
+
+
+class Shapes(Kinds):
+    """A family."""
+
+
+@config
+class Drawing:
+    shape: Shapes
+    by_name: dict[str, Shapes] = field(default_factory=dict)
+
+
+def test_a_configuration_of_a_family_needs_the_decorator_and_a_kind() -> None:
+    """JSON would lose its class, and loading would give the first of the family."""
+
+    @config
+    class Round(Shapes):
+        kind: Literal["round"] = "round"
+
+    @config
+    class Nameless(Shapes):
+        corners: int = 3
+
+    @config
+    class Undecided(Shapes):
+        kind: Literal["a"]
+
+    class Plain(Shapes):
+        kind: Literal["plain"] = "plain"
+
+    assert from_dict(Drawing, to_dict(Drawing(shape=Round()))).shape == Round()
+    assert list(Shapes.kinds()) == ["round"]
+    for shape in (Nameless(), Undecided(kind="a"), Plain()):
+        sentence = f"{type(shape).__name__} cannot be saved without a name; give the class .* @config"
+        with pytest.raises(MayaError, match=sentence):
+            Drawing(shape=shape)
+        with pytest.raises(MayaError, match=sentence):
+            Drawing(shape=Round(), by_name={"x": shape})
+
+
+def test_the_example_in_an_error_is_accepted() -> None:
+    cfg = Outer(name="x", contexts=((70, 13),))
+    with pytest.raises(MayaError, match=r"for example \(\(70,13\)\), not"):
+        override(cfg, "contexts=(70,13)")
+    override(cfg, "contexts=((70,13))")
+    assert cfg.contexts == ((70, 13),)
 
 
 def test_assignments_are_checked() -> None:

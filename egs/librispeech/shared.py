@@ -29,6 +29,6 @@ def librispeech(
     exp.train.log_every = 50
     exp.decode.method = next(iter(model.text_heads))
     # CTC's prefix search without a language model, as in icefall's tables.
-    exp.decode.methods["ctc_beam"] = BeamConfig(lm_order=0)
+    exp.decode.methods["ctc_beam"] = BeamConfig(lm_order=0, token_bonus=0.0)
     exp.decode.max_seconds = 600.0
     return exp

@@ -28,10 +28,21 @@ _SEEKABLE = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"fLaC", b"FORM", b"riff", b"ca
 # Bytes; more is read in parts, or refused where it cannot be: no utterance has it.
 _LARGEST_IN_MEMORY = 1 << 28
 _SAMPLES_AT_ONCE = 1 << 23  # 32 MB of float32: more is decoded piece by piece, as much as there is
+_MP3 = "MP3"  # libsndfile's name of MPEG audio of all layers
+# Samples. A frame may lie in the 511 bytes before it: up to 85 frames at the lowest bit rate.
+_MP3_LEAD = 100 * 1152
 _RATES = (1000, 768_000)  # Hz; outside of these a header is damaged
 _FAILURES = (soundfile.LibsndfileError, RuntimeError, OSError, ValueError, MemoryError)
 
 Source = Path | str | bytes | ByteRange | BinaryIO
+
+
+class _SoundFile(soundfile.SoundFile):
+    """A file of libsndfile, to be read. After each read soundfile seeks to where it is; an MP3 decoder then
+    forgets what earlier frames hold of later ones, and gives other samples."""
+
+    def seekable(self) -> bool:
+        return self.format != _MP3 and bool(super().seekable())
 
 
 class AudioFile:
@@ -82,7 +93,11 @@ class AudioFile:
     def _read_part(self, part: soundfile.SoundFile, begin: int, count: int) -> NDArray[np.float32]:
         try:
             # To look for its beginning, FLAC would decode a block; GSM cannot be searched, not even for that.
-            if begin and part.seekable():
+            if begin and part.format == _MP3:
+                lead = min(begin, _MP3_LEAD)
+                part.seek(begin - lead)
+                read_samples(part, lead)
+            elif begin and part.seekable():
                 part.seek(begin)
             elif begin:
                 read_samples(part, begin)
@@ -160,7 +175,7 @@ def _audio_file(reader: Reader, name: str, stack: ExitStack) -> AudioFile:
         check_rate(rate)
         return AudioFile(name, [], samples, rate)
     segments = layout(reader)
-    parts = [stack.enter_context(soundfile.SoundFile(segment.open(reader))) for segment in segments]
+    parts = [stack.enter_context(_SoundFile(segment.open(reader))) for segment in segments]
     check_rate(parts[0].samplerate)
     for part, segment in zip(parts, segments, strict=True):
         _check_part(part, segment, parts[0])

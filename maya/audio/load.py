@@ -47,7 +47,7 @@ def load_audio(
     with open_audio(source, whole=start is None) as audio:
         rate, name = audio.sample_rate, audio.name
         begin = samples_in(start, rate) if start else 0
-        expected = audio.num_samples if duration is None else samples_in(duration, rate)
+        expected = audio.num_samples - begin if duration is None else samples_in(duration, rate)
         samples = audio.read(begin, None if start is None else expected)
     if len(samples) == 0:
         raise MayaError(f"{name} holds no audio samples")

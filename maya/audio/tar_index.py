@@ -16,6 +16,7 @@ from maya.errors import MayaError
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
 _MAX_NAME = 1 << 16  # bytes of a long name; systems allow 4096
 _MAX_PAX = 1 << 20  # bytes of a pax header
+_AFTER_END = 1 << 16  # bytes behind the end in which another tar is looked for; writers fill up to 10 KiB
 _WITH_DATA = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -117,6 +118,7 @@ class _Walk:
         if len(block) < BLOCK:
             raise _Damage(f"truncated: it ends within the header at byte {offset}")
         if not any(block):
+            self._check_end(offset + BLOCK)
             return None
         try:
             info = _parse(block)
@@ -136,6 +138,22 @@ class _Walk:
         else:
             return self._member(info, data)
         return data + _padded(self._checked(info.size, data, info.name))
+
+    def _check_end(self, offset: int) -> None:
+        """Raise _Damage where another tar lies behind the mark of the end, from `offset`. A tar is at least
+        a record long, so that the filling of the last one needs no look."""
+        if self.length - offset < tarfile.RECORDSIZE:
+            return
+        data = self.store.read(self.path, offset, _AFTER_END)
+        offset += (len(data) - len(data.lstrip(b"\0"))) // BLOCK * BLOCK
+        try:
+            _parse(self.store.read(self.path, offset, BLOCK))
+        except tarfile.TarError:
+            return
+        raise _Damage(
+            f"several tars joined, of which the second begins at byte {offset} and is not read; join them "
+            "with tar --concatenate"
+        )
 
     def _member(self, info: tarfile.TarInfo, data: int) -> int:
         pax = self.for_all | self.pax

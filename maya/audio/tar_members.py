@@ -17,6 +17,9 @@ class TarMembers:
         self._by_name = {member.name: member for member in scan.members}
         self._by_stem: dict[str, list[TarMember]] | None = None
 
+    def __len__(self) -> int:
+        return len(self._by_name)
+
     def __getitem__(self, name: str) -> TarMember | None:
         """The member of this name; None if there is none."""
         return self._by_name.get(name)

@@ -13,7 +13,7 @@ from maya.errors import MayaError
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 from maya.train.checkpoint import Checkpoint, build
-from maya.train.heads import read_heads
+from maya.train.heads import read_heads, untrained_names
 
 
 @dataclass(kw_only=True, slots=True)
@@ -27,6 +27,7 @@ class Conversion:
         """The model, ready to use."""
         device, made = torch.device(device), self.checkpoint
         model = build(made).to(device)
+        model.untrained = untrained_names(made)
         return Recognizer(model=model, tokenizer=made.tokenizer, device=device, heads=read_heads(made))
 
 
@@ -40,7 +41,7 @@ def strict(
     """The weights, by Maya's names, in the order of a model's state dict.
 
     original: gives a tensor's name and shape in the file, for errors. network: describes the expected model.
-    Raises MayaError for a tensor that is missing, unexpected, of another shape, or not finite.
+    Raises MayaError for a tensor that is missing, unexpected, of another shape or kind, or not finite.
     """
     with torch.device("meta"):
         expected = SpeechModel(config).state_dict()
@@ -50,6 +51,9 @@ def strict(
         raise MayaError(f"{path} lacks tensors of {network}: {some(missing)}")
     for name, right in expected.items():
         source, tensor = original(name, weights[name])
+        if tensor.layout != torch.strided or (right.is_floating_point() and not tensor.is_floating_point()):
+            kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+            raise MayaError(f"{path}: {source} is a tensor of {kind}; expected floating point, strided")
         if not bool(tensor.isfinite().all()):
             raise MayaError(
                 f"{path}: {source} holds values that are not finite numbers; save the model again"

@@ -26,10 +26,11 @@ class TextHeads:
 
 def text_heads(cfg: SpeechModelConfig, target: str) -> TextHeads:
     """The text heads of a model. Raises MayaError, naming the `target` of the export, for a head of the
-    user's own or a language model."""
+    user's own, also of a subclass of one of ours, or a language model."""
     for name, head in cfg.text_heads.items():
-        if not isinstance(head, KINDS.get(name, ())):
-            raise MayaError(f"{target} supports the heads {', '.join(KINDS)}, not {name!r} of this model")
+        if type(head) is not KINDS.get(name):
+            kind = f"{name!r} of kind {head.kind!r}"
+            raise MayaError(f"{target} supports the heads {', '.join(KINDS)}, not {kind} of this model")
     return TextHeads(**cfg.text_heads)  # type: ignore[arg-type]
 
 

@@ -32,7 +32,7 @@ class MethodConfig(Kinds):
 
     heads: the configuration class of each head that it reads.
     greedy: options with which it is the greedy search of its head; None if it is another kind of search.
-    no_stream: why it cannot decode a stream; empty if it can.
+    no_stream: why it cannot decode a stream; empty if it can, which is set for a method with `stream`.
     """
 
     heads: ClassVar[tuple[type[HeadConfig], ...]] = ()
@@ -80,8 +80,14 @@ class Method:
 
     def __init_subclass__(cls, *, config: type | None = None) -> None:
         super().__init_subclass__()
-        if config is not None:
-            register_builder(config, cls)
+        if config is None:
+            return
+        streams = cls.stream is not Method.stream
+        if not streams and cls.search is Method.search:
+            raise MayaError(f"the decoding method {cls.__name__} has neither `search` nor `stream`")
+        if streams:
+            cast(Any, config).no_stream = ""
+        register_builder(config, cls)
 
     def __init__(self, cfg: Any, context: MethodContext) -> None:
         self.cfg, self.model = cfg, context.model

@@ -22,7 +22,6 @@ class GreedyCTCConfig(MethodConfig):
 
     heads: ClassVar[tuple[type[HeadConfig], ...]] = (CTCConfig,)
     greedy: ClassVar[Mapping[str, Any] | None] = {}
-    no_stream: ClassVar[str] = ""
 
     kind: Literal["ctc"] = "ctc"
 

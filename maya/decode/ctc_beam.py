@@ -4,6 +4,7 @@ Paths that spell the same tokens are one prefix, whose probability is the sum of
 enters when a token is added, so all prefixes of a frame are compared with it counted.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from maya.encoders import Encoded
 from maya.heads import CTCConfig, HeadConfig
 from maya.ranges import Count, Finite, NonNegFloat, PosFloat, PosInt
 
+log = logging.getLogger(__name__)
 _NONE = -math.inf
 
 
@@ -33,7 +35,8 @@ class BeamConfig(MethodConfig):
     token_beam: a token is not tried if it is so many nats below the best output of its frame.
     lm_order: of the n-gram language model of the training texts; 0: none.
     lm_weight: of the language model's log probability.
-    token_bonus: nats for each token, against the language model's preference for short texts.
+    token_bonus: nats for each token, against the language model's preference for short texts. Without
+        training texts to make the language model of, it does not count either.
     """
 
     heads: ClassVar[tuple[type[HeadConfig], ...]] = (CTCConfig,)
@@ -58,6 +61,8 @@ class CTCBeam(Method, config=BeamConfig):
         self._lms: dict[str, NGram] = {}
         if cfg.needs_texts and context.texts is not None:
             self._lms = ngrams_by_language(context.texts(), self.model.cfg.vocab_size, cfg.lm_order)
+        elif cfg.needs_texts:
+            log.warning("decoding by %s without a language model: there are no training texts here", cfg.kind)
 
     def search(self, encoded: Encoded, langs: Tensor | None) -> list[Hypothesis]:
         (head,) = self.heads
@@ -103,8 +108,9 @@ def beam_ctc(
 ) -> list[Hypothesis]:
     """log_probs (B, S, V), lens (B,) frames -> one Hypothesis per row.
 
-    lms: a language model for each row, or None for a row without. Frames, durations and scores of the tokens
-    are those of the best path that spells them. Frames beyond `lens` are not read.
+    lms: a language model for each row, or None for a row without, which has no bonus either unless
+    cfg.lm_order is 0. Frames, durations and scores of the tokens are those of the best path that spells them.
+    Frames beyond `lens` are not read.
     """
     nbest = nbest_ctc(log_probs, lens, blank=blank, cfg=cfg, lms=lms)
     best = [candidates[0][0] for candidates in nbest]
@@ -142,9 +148,10 @@ def align_texts(
 
 def _search(log_probs: NDArray[np.float32], blank: int, cfg: BeamConfig, lm: NGram | None) -> list[_Prefix]:
     beam = [_Prefix((), 0.0, lm.start() if lm else (), blank=0.0)]
+    bonus = cfg.token_bonus if lm is not None or not cfg.needs_texts else 0.0
     for frame in log_probs:
         tried = [t for t in np.flatnonzero(frame > frame.max() - cfg.token_beam).tolist() if t != blank]
-        beam = _step(beam, frame, tried, blank, cfg, lm)
+        beam = _step(beam, frame, tried, blank, cfg, lm, bonus)
     if lm is not None:
         for prefix in beam:
             prefix.text += cfg.lm_weight * float(lm.log_probs(prefix.state)[lm.vocab_size])
@@ -158,6 +165,7 @@ def _step(
     blank: int,
     cfg: BeamConfig,
     lm: NGram | None,
+    bonus: float,
 ) -> list[_Prefix]:
     """The best prefixes after one more frame."""
     stay = float(frame[blank])
@@ -175,7 +183,7 @@ def _step(
             gain = (old.blank if last else acoustic) + float(frame[token])
             tokens = (*old.tokens, token)
             if tokens not in reached:
-                text = old.text + cfg.token_bonus
+                text = old.text + bonus
                 if scores is not None:
                     text += cfg.lm_weight * float(scores[token])
                 reached[tokens] = _Prefix(tokens, text, old.state)

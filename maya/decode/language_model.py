@@ -28,13 +28,17 @@ class GenerationConfig(MethodConfig):
 
 
 class Generation(Method, config=GenerationConfig):
-    """Transcripts of at most 8 tokens more than the head's `tokens_per_second` allow."""
+    """Transcripts of at most 8 tokens more than the head's `tokens_per_second` allow. Rows without frames
+    are empty."""
 
     def search(self, encoded: Encoded, langs: Tensor | None) -> list[Hypothesis]:
         (head,) = self.heads
         if langs is None:
             langs = torch.full((len(encoded.frames),), -1, device=encoded.frames.device)
         tokens_per_frame = self.model.frame_seconds * head.cfg.tokens_per_second
-        limits = [_LEAST_TOKENS + math.ceil(frames * tokens_per_frame) for frames in encoded.lens.tolist()]
+        limits = [
+            _LEAST_TOKENS + math.ceil(frames * tokens_per_frame) if frames else 0
+            for frames in encoded.lens.tolist()
+        ]
         generated = head.generate(*head.project(encoded), langs, max_tokens=limits)
         return [Hypothesis(tokens=row.tokens, scores=row.scores) for row in generated]

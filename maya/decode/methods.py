@@ -4,12 +4,12 @@ A file of your own adds one by defining it: see `maya.decode.base`.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from torch import Tensor
 
-from maya.config import nearest
+from maya.config import nearest, required_fields
 from maya.decode.attention_beam import AttentionBeamConfig
 from maya.decode.attention_rescoring import RescoringConfig
 from maya.decode.base import Method, MethodConfig, MethodContext
@@ -46,15 +46,21 @@ class MethodChoice:
 
 
 def default_options() -> dict[str, MethodConfig]:
-    """The options of every method by name."""
+    """The options of every method by name. Raises MayaError for an option without a default value."""
+    for name, method in METHODS.items():
+        if required := required_fields(method):
+            raise MayaError(f"the option {required[0]!r} of the method {name!r} needs a default value")
     return {name: method() for name, method in METHODS.items()}
 
 
 def greedy_method(head: HeadConfig) -> MethodConfig:
-    """The greedy method of a head. Raises MayaError for a head that no method decodes greedily."""
-    for method in METHODS.values():
-        if method.greedy is not None and len(method.heads) == 1 and isinstance(head, method.heads[0]):
-            return method(**method.greedy)
+    """The greedy method of a head. One for its own class comes before one for a base class of it. Raises
+    MayaError for a head that no method decodes greedily."""
+    greedy_methods = [m for m in METHODS.values() if m.greedy is not None and len(m.heads) == 1]
+    for cls in type(head).__mro__:
+        for method in greedy_methods:
+            if method.heads[0] is cls:
+                return method(**(method.greedy or {}))
     raise MayaError(f"no greedy decoding method reads a head of kind {_name(head)!r}; see maya.decode.base")
 
 
@@ -90,8 +96,10 @@ def choose_method(
         heads = _readable_heads(cls, model, trained.trained) or _readable_heads(cls, model, trained.heads)
     else:
         heads = (name,)
+    if not cls.heads:
+        raise MayaError(f"{user} reads no head: list the classes of its heads as {cls.__name__}.heads")
     if not heads:
-        kinds = " and one of kind ".join(_name(head()) for head in cls.heads)
+        kinds = " and one of kind ".join(_kind(head) for head in cls.heads)
         raise MayaError(f"{user} reads a head of kind {kinds}, which this model lacks")
     for head in heads:
         trained.require(head, user)
@@ -140,6 +148,11 @@ def _no_stream(heads: Sequence[str], model: SpeechModelConfig) -> str:
     return f"this model cannot decode a stream: {greedy_method(model.heads[heads[0]]).no_stream}"
 
 
+def _kind(cls: type[HeadConfig]) -> str:
+    """The kind of a configuration class."""
+    return next((str(f.default) for f in fields(cls) if f.name == "kind"), "any")
+
+
 def _name(cfg: Any) -> str:
     """The kind of a configuration."""
     return str(cfg.kind)
@@ -148,9 +161,9 @@ def _name(cfg: Any) -> str:
 def _readable_heads(
     method: type[MethodConfig], model: SpeechModelConfig, among: Collection[str]
 ) -> tuple[str, ...]:
-    """The first head of each class that the method reads; empty if one is missing."""
+    """For each class that the method reads the first head that is not taken yet; empty if one is missing."""
     heads: list[str] = []
     for cls in method.heads:
-        matches = [name for name in model.text_heads if name in among and isinstance(model.heads[name], cls)]
-        heads += matches[:1]
+        names = [name for name in model.text_heads if name in among and name not in heads]
+        heads += [name for name in names if isinstance(model.heads[name], cls)][:1]
     return tuple(heads) if len(heads) == len(method.heads) else ()

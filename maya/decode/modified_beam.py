@@ -110,7 +110,7 @@ class _Beams:
         start = torch.full((rows * beam,), blank, device=device)
         g, state = predictor.step(start, predictor.initial_state(rows * beam, device))  # type: ignore[arg-type]
         self.state: Any = state
-        self.g = joint.project_predictor(g).view(rows, beam, -1)
+        self.g = joint.project_predictor(g).unflatten(0, (rows, beam))
 
     def keep(self, rows: int) -> None:
         """Keep the first `rows` rows; the others have no more frames."""

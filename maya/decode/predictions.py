@@ -6,16 +6,16 @@ from torch import Tensor
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads import Head, Prediction
+from maya.heads.classify import LANGUAGE
 from maya.models.speech_model import SpeechModel
-
-LANGUAGE = "language"  # the label of a head that identifies languages
+from maya.text.languages import language_index
 
 
 def predicting_heads(model: SpeechModel) -> dict[str, Head]:
-    """By label the head that predicts it; of several the first."""
+    """By label the head that predicts it, of several the first. A head that was never trained is left out."""
     heads: dict[str, Head] = {}
-    for head in model.named_heads().values():
-        if head.predicts:
+    for name, head in model.named_heads().items():
+        if head.predicts and name not in model.untrained:
             heads.setdefault(head.predicts, head)
     return heads
 
@@ -33,15 +33,19 @@ def predict(model: SpeechModel, encoded: Encoded, langs: Tensor | None = None) -
 
 def check_identifies(model: SpeechModel) -> None:
     """Raises MayaError for a model that cannot identify languages."""
-    if LANGUAGE not in predicting_heads(model):
-        raise MayaError("this model cannot identify languages: it has no language head; name the language")
+    if LANGUAGE in predicting_heads(model):
+        return
+    idle = [name for name in model.untrained if model.head(name).predicts == LANGUAGE]
+    reason = f"its head {idle[0]} was never trained" if idle else "it has no language head"
+    raise MayaError(f"this model cannot identify languages: {reason}; name the language")
 
 
 @torch.no_grad()
 def identify(model: SpeechModel, encoded: Encoded) -> tuple[Tensor, list[Prediction]]:
-    """The language of each row of what `SpeechModel.encode_audio` returned: indices (B,) int64, and the
-    predictions. Raises MayaError for a model that cannot identify languages."""
+    """The language of each row of what `SpeechModel.encode_audio` returned: indices (B,) int64, -1 for one
+    that is not among the model's, and the predictions. Raises MayaError for a model that cannot identify
+    languages."""
     check_identifies(model)
     predictions = predicting_heads(model)[LANGUAGE].predict(encoded)
-    indices = [model.cfg.languages.index(prediction.label) for prediction in predictions]
+    indices = [language_index(prediction.label, model.cfg.languages) for prediction in predictions]
     return torch.tensor(indices, device=encoded.frames.device), predictions

@@ -16,14 +16,28 @@ from maya.decode.base import Method, MethodConfig, MethodContext
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis, write_texts
 from maya.decode.methods import AUTO, METHODS, MethodChoice, choose_method
-from maya.decode.predictions import LANGUAGE, check_identifies, identify, predicting_heads
+from maya.decode.predictions import check_identifies, identify, predicting_heads
 from maya.decode.streaming import RecognizerStream
 from maya.errors import MayaError
+from maya.heads.classify import LANGUAGE
 from maya.models.speech_model import SpeechModel
 from maya.text.languages import language_among
 from maya.text.tokenizer import Tokenizer
 
 Audio = str | Path | np.ndarray | Tensor
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """The device of a name; "auto" is the first GPU, else the CPU. Raises MayaError for a device that torch
+    does not know or that this machine lacks."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise MayaError(f"this machine has no device {str(name)!r}; give auto, cpu, cuda or cuda:N") from None
+    return device
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,7 +121,7 @@ class Recognizer:
         language that the model does not know, for "auto" as language with a model that cannot identify
         languages, and for a method whose head the model lacks or that was never trained.
         """
-        if isinstance(audio, (str, Path)) or (isinstance(audio, (np.ndarray, Tensor)) and audio.ndim == 1):
+        if isinstance(audio, (str, Path)) or (isinstance(audio, (np.ndarray, Tensor)) and audio.ndim < 2):
             audio = [audio]
         language = self.model_language(language)
         decoder = self.make_method(self.choose_method(method))

@@ -4,6 +4,9 @@ The decoders of pieces (`maya.decode.transducer`, `maya.decode.ctc`) give what t
 utterance.
 """
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,6 +34,8 @@ class RecognizerStream:
         language: str | None = None,
         context: tuple[int, int] | None = None,
     ) -> None:
+        if any(head.hidden for head in method.heads):
+            raise MayaError("a stream gives no hidden states, which a head of this method reads")
         self.model, self.method, self.tokenizer = method.model, method, tokenizer
         self.language, self.context = language, context
         self._device = next(self.model.parameters()).device
@@ -40,7 +45,7 @@ class RecognizerStream:
         self._begin()
 
     def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:
-        """The next samples, (n,) at the model's rate -> the hypothesis so far.
+        """The next samples, (n,) at the model's rate -> the hypothesis so far, which later calls leave alone.
 
         Float in [-1, 1], or integers: see `maya.audio.load.as_audio`, also for its errors.
         """
@@ -72,6 +77,10 @@ class RecognizerStream:
             encoded = self._encoder.push(feats, final, same_speaker=same_speaker)
             encoded = self.method.conditioned(encoded, self._langs)
             self._decoder.push(encoded.frames, encoded.lens, final)
-        (hyp,) = write_texts(self._decoder.hyps, self.tokenizer, self.model.frame_seconds)
+        (own,) = self._decoder.hyps  # grows
+        lists: dict[str, Any] = {
+            name: [*getattr(own, name)] for name in ("tokens", "frames", "durations", "scores")
+        }
+        (hyp,) = write_texts([replace(own, **lists)], self.tokenizer, self.model.frame_seconds)
         hyp.language = self.language
         return hyp

@@ -12,9 +12,10 @@ from maya.data.loading.loader import EvalLoader
 from maya.data.table.utterances import Utterances
 from maya.decode.base import Method
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.predictions import LANGUAGE, identify, predict
+from maya.decode.predictions import identify, predict
 from maya.decode.recognizer import Recognizer
 from maya.heads import Prediction
+from maya.heads.classify import LANGUAGE
 from maya.models.speech_model import SpeechModel
 from maya.text.languages import indexed_language
 

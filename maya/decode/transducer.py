@@ -27,7 +27,6 @@ class GreedyTransducerConfig(MethodConfig):
 
     heads: ClassVar[tuple[type[HeadConfig], ...]] = (TransducerConfig,)
     greedy: ClassVar[Mapping[str, Any] | None] = {}
-    no_stream: ClassVar[str] = ""
 
     kind: Literal["transducer"] = "transducer"
     max_symbols: PosInt = 10

@@ -27,9 +27,14 @@ _ROUNDING = 1e-3  # of a sample, by which a duration in seconds may be off
 
 class EncoderConfig(Kinds):
     """The base of encoder configurations. A subclass has the fields `kind`, `feat_in` (mel bins F), `d_model`
-    (channels D of its output) and `subsampling_factor` (feature frames in an encoder frame)."""
+    (channels D of its output) and `subsampling_factor` (feature frames in an encoder frame).
+
+    traceless: names of fields that change what the weights do, and the shape of none of them. Training that
+    starts from another model's encoder refuses other values.
+    """
 
     __slots__ = ()
+    traceless: ClassVar[tuple[str, ...]] = ()
 
     @property
     def feat_in(self) -> int:

@@ -240,7 +240,8 @@ def kaldi_filterbank(num_mels: int, n_fft: int, sample_rate: int, low_hz: float,
             f"sample rate ({nyquist:g} Hz); Kaldi's are 20 and -400"
         )
     edges_mel = 1127 * torch.log1p(torch.tensor([low_hz, top], dtype=torch.float64, device="cpu") / 700)
-    edges = torch.lerp(edges_mel[0], edges_mel[1], torch.linspace(0, 1, num_mels + 2, dtype=torch.float64))
+    shares = torch.linspace(0, 1, num_mels + 2, dtype=torch.float64, device="cpu")
+    edges = torch.lerp(edges_mel[0], edges_mel[1], shares)
     hz = torch.arange(n_fft // 2 + 1, dtype=torch.float64, device="cpu") * sample_rate / n_fft
     bins = 1127 * torch.log1p(hz / 700)
     rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]

@@ -61,10 +61,14 @@ class LogMel(Features, config=LogMelConfig):
         check_frames(cfg.sample_rate, cfg.hop_ms)
         self.window_samples = frame_samples(cfg.window_ms, cfg.sample_rate)
         self.hop_samples = cfg.hop_samples
-        if self.window_samples > cfg.n_fft:
+        if not 0 < self.window_samples <= cfg.n_fft:
             raise MayaError(
-                f"features.n_fft={cfg.n_fft} is shorter than the window of {self.window_samples} samples; "
-                f"raise it to at least that, or shorten features.window_ms"
+                f"the window of {self.window_samples} samples has to hold one or more, and at most "
+                f"features.n_fft={cfg.n_fft}; change features.window_ms or features.n_fft"
+            )
+        if cfg.n_fft % 2:  # a frame is centred on its hop, with half a transform on either side
+            raise MayaError(
+                f"features.n_fft={cfg.n_fft} is odd; take an even number, such as {cfg.n_fft + 1}"
             )
         self.register_buffer("window", torch.empty(self.window_samples))
         self.register_buffer("fb", torch.empty(1, cfg.num_mels, cfg.n_fft // 2 + 1))

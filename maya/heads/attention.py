@@ -260,9 +260,9 @@ def _check(cfg: AttentionDecoderConfig, vocab_size: int, eos: int) -> None:
         raise MayaError(f"the attention decoder needs a vocabulary of at least 1, not {vocab_size}")
     if cfg.dim % cfg.heads or cfg.dim % 2:
         raise MayaError(
-            f"attention_decoder.dim={cfg.dim} must be even and a multiple of its {cfg.heads} heads"
+            f"the dim of an attention head must be even and a multiple of heads={cfg.heads}, not {cfg.dim}"
         )
     if not 0 <= eos <= vocab_size:
         raise MayaError(
-            f"attention_decoder.eos={eos} is no token of a vocabulary of {vocab_size} and a blank"
+            f"the eos of an attention head must be one of {vocab_size} tokens or the blank, not {eos}"
         )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from maya.config import Kinds, config, leaves, register_builder
+from maya.config import Kinds, config, leaves, register_builder, required_fields
 from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
 from maya.heads.cost import HeadFlops, HeadMemory
@@ -57,6 +57,11 @@ class HeadConfig(Kinds):
         """Names of the labels that its loss reads, besides text and language."""
         return ()
 
+    @property
+    def views(self) -> int:
+        """Copies of each utterance that its loss compares, masked differently."""
+        return 1
+
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer that its tokens are of, for a head that brings one; None: any tokenizer will do."""
         return None
@@ -68,9 +73,14 @@ class HeadConfig(Kinds):
         return self.weight * (min(1.0, (step - self.first_step) / self.ramp_steps) if self.ramp_steps else 1)
 
     def describe(self) -> str:
-        """One line for `maya info`: the weight, and the options that differ from the defaults."""
-        defaults = dict(leaves(type(self)()))
-        options = [f"{name} {value}" for name, value in leaves(self) if value != defaults.get(name)]
+        """One line for `maya info`: the weight, and the options without a default or that differ from it."""
+        required = {name: getattr(self, name) for name in required_fields(type(self))}
+        defaults = dict(leaves(type(self)(**required)))
+        options = [
+            f"{name} {value}"
+            for name, value in leaves(self)
+            if name.split(".")[0] in required or value != defaults.get(name)
+        ]
         return ", ".join([f"weight {self.weight:g}", *(o for o in options if not o.startswith("weight "))])
 
     def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
@@ -146,7 +156,6 @@ class Head(nn.Module):
 
     parts: names of the losses that `losses` returns, the first of which is the head's own.
     conditioned: it reads frames with the language embedding added, where the model has one.
-    views: copies of each utterance that its loss compares.
     predicts: the label that `predict` tells, "language" or a name in `Batch.labels`; "" for none.
     """
 
@@ -158,7 +167,6 @@ class Head(nn.Module):
     cfg: Any
     parts: tuple[str, ...] = ("loss",)
     conditioned: bool = True
-    views: int = 1
     predicts: str = ""
 
     @property

@@ -15,6 +15,8 @@ from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, Prediction
 from maya.ranges import Distinct
 
+LANGUAGE = "language"  # the label that `Batch.langs` holds
+
 
 @config
 class ClassifyConfig(HeadConfig):
@@ -32,19 +34,21 @@ class ClassifyConfig(HeadConfig):
     def build(self, context: HeadContext) -> "Classifier":
         if not self.label or len(self.classes) < 2:
             raise MayaError("a classify head needs the name of a label and at least two classes of it")
+        if self.label == LANGUAGE:
+            raise MayaError("a classify head cannot identify languages; take a head of kind 'language'")
         return Classifier(self, context.dim, self.label, self.classes)
 
 
 @config
 class LanguageConfig(HeadConfig):
-    """Tells the languages of the model apart."""
+    """A classifier of the language, one of the model's."""
 
     kind: Literal["language"] = "language"
 
     def build(self, context: HeadContext) -> "Classifier":
         if not context.languages:
-            raise MayaError("a language head needs model.languages to tell apart")
-        return Classifier(self, context.dim, "language", context.languages)
+            raise MayaError("a language head needs model.languages")
+        return Classifier(self, context.dim, LANGUAGE, context.languages)
 
 
 class Classifier(Head):
@@ -64,12 +68,13 @@ class Classifier(Head):
         mean = wide.sum(1) / frames
         variance = (wide.square().sum(1) / frames - mean.square()).clamp(min=0)
         # The small constant keeps the root's slope finite where a channel does not vary.
-        logits = self.out(torch.cat([mean, (variance + 1e-5).sqrt()], dim=-1))
+        pooled = torch.cat([mean, (variance + 1e-5).sqrt()], dim=-1)
+        logits = self.out(pooled.to(self.out.weight.dtype))  # half where the model is
         return logits.to(wide.dtype).log_softmax(-1)
 
     def targets(self, batch: Batch) -> Tensor:
         """(B,) int64 class numbers, -1 where the label is missing or is none of the classes."""
-        if self.predicts == "language":
+        if self.predicts == LANGUAGE:
             return batch.langs
         numbers: dict[str | None, int] = {name: number for number, name in enumerate(self.classes)}
         values = batch.labels.get(self.predicts, [None] * batch.size)

@@ -31,8 +31,10 @@ class Terms:
     def __add__(self, other: "Terms") -> "Terms":
         return Terms(**{name: getattr(self, name) + getattr(other, name) for name in TERMS})
 
-    def times(self, factor: float) -> "Terms":
-        return Terms(**{name: getattr(self, name) * factor for name in TERMS})
+    def views(self, count: int) -> "Terms":
+        """The same where each utterance stands `count` times in the batch."""
+        alike = {"fixed": self.fixed, "length": self.length}
+        return Terms(**{name: count * getattr(self, name) for name in TERMS} | alike)
 
     def bytes(self, batch: float, frames: float, tokens: float) -> float:
         return float(self.config().bytes(batch, frames, tokens))

@@ -30,6 +30,10 @@ class CTCConfig(HeadConfig):
     consistency_weight: NonNegFloat = 0.0
     consistency_warmup: Count = 2000  # steps over which its weight rises from 0
 
+    @property
+    def views(self) -> int:
+        return 2 if self.consistency_weight else 1
+
     def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
         products = 2.0 * context.dim * (context.labels + 1) * frames
         return HeadFlops(forward={f"{name} head": products}, training={f"{name} head": 3 * products})
@@ -59,7 +63,7 @@ class CTCHead(Head):
         nn.init.xavier_uniform_(conv.weight)
         self.decoder_layers = nn.Sequential(conv)
         if cfg.consistency_weight:
-            self.parts, self.views = ("loss", "consistency"), 2
+            self.parts = ("loss", "consistency")
 
     def forward(self, enc: Tensor) -> Tensor:
         """enc (B, S, D) → log-probabilities (B, S, V), fp32 even under autocast."""

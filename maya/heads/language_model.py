@@ -172,6 +172,8 @@ class LanguageModel(Head):
         `max_tokens` each."""
         from transformers import GenerationConfig
 
+        if max(max_tokens, default=0) == 0:
+            return [Generated(tokens=[], scores=[], ended=False) for _ in max_tokens]
         embeds, mask = self.context(speech, lens, langs)
         end, best = self.prompts[-1].end, _Best()
         settings = GenerationConfig(

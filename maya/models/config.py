@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import field
 from typing import Annotated, TypeVar
 
+from torch import nn
+
 from maya.config import config
 from maya.encoders import EncoderConfig, FastConformerConfig, FrameClock
 from maya.errors import MayaError
@@ -77,9 +79,20 @@ class SpeechModelConfig:
         return next(iter(brought.values()), None)
 
     @property
+    def views(self) -> int:
+        """How often a training step holds each utterance, masked differently each time."""
+        return max((head.views for head in self.heads.values()), default=1)
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """Names of the labels that the heads' losses read."""
         return tuple(dict.fromkeys(label for head in self.heads.values() for label in head.needs))
+
+    def without_places(self) -> "SpeechModelConfig":
+        """A copy without the heads that need something outside the checkpoint, such as a language model; see
+        `HeadConfig.places`. It can be built on the meta device."""
+        heads = {name: head for name, head in self.heads.items() if not head.places}
+        return dataclasses.replace(self, heads=heads)
 
 
 def with_places(cfg: SpeechModelConfig, present: SpeechModelConfig) -> SpeechModelConfig:
@@ -99,8 +112,9 @@ def check(cfg: SpeechModelConfig) -> None:
         raise MayaError("the model has no vocabulary yet: set model.vocab_size, or train a tokenizer first")
     if cfg.language_embedding and not cfg.languages:
         raise MayaError("a language embedding needs model.languages")
-    if bad := [name for name in cfg.heads if not name.isidentifier() or name == ENCODER]:
-        raise MayaError(f"a head cannot be named {bad[0]!r}; use a word such as ctc or emotion")
+    # A head is an attribute of a ModuleDict, which has some of its own: "type", "values" and so on.
+    if bad := [n for n in cfg.heads if not n.isidentifier() or n == ENCODER or hasattr(nn.ModuleDict(), n)]:
+        raise MayaError(f"a head cannot be named {bad[0]!r}; use another word, such as ctc or emotion")
     if cfg.features.num_mels != cfg.encoder.feat_in:
         raise MayaError(
             f"{cfg.features.num_mels} mel bins do not fit an encoder that takes {cfg.encoder.feat_in}"

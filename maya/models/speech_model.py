@@ -53,6 +53,7 @@ class SpeechModel(nn.Module):
             nn.init.normal_(self.language_embedding.weight, std=cfg.language_init)
         self.frozen: frozenset[str] = frozenset()
         self.initial_heads: tuple[str, ...] = ()  # trained already when training begins or is resumed
+        self.untrained: tuple[str, ...] = ()  # heads of a loaded model that were never trained
         self._learns = [name for name, p in self.named_parameters() if p.requires_grad]
         self.step = 0  # of training
 
@@ -174,7 +175,7 @@ class SpeechModel(nn.Module):
         A head without weight at this step is not computed."""
         self.check_rate(batch)
         weights = head_weights(self.cfg.heads, self.step)
-        views = max((head.views for head in self.named_heads().values()), default=1) if self.training else 1
+        views = self.cfg.views if self.training else 1
         encoded = self.encode_audio(batch.audio, batch.audio_lens, views, self.hidden)
         step = LossStep(step=self.step, generator=generator, views=views)
         return self.losses(encoded, batch, weights=weights, step=step)
@@ -224,7 +225,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _zero_gradients(module: nn.Module) -> Tensor:
     """() zero that depends on every parameter: DDP waits for a gradient from each of them."""
-    corners = [p.view(-1)[0] for p in module.parameters() if p.requires_grad]
+    corners = [p.reshape(-1)[:1].sum() for p in module.parameters() if p.requires_grad]
     return 0.0 * torch.stack(corners).sum() if corners else torch.zeros(())
 
 
@@ -234,11 +235,17 @@ def _mean_of_views(loss: Tensor, rows: int) -> Tensor:
 
 
 def _repeated(batch: Batch, views: int) -> Batch:
-    """The batch with its targets repeated row after row; the audio as it is."""
+    """The batch with its targets, labels and ids repeated row after row; the audio as it is."""
     if views == 1:
         return batch
-    lens, langs = batch.token_lens.repeat(views), batch.langs.repeat(views)
-    return replace(batch, tokens=batch.tokens.repeat(views, 1), token_lens=lens, langs=langs)
+    return replace(
+        batch,
+        tokens=batch.tokens.repeat(views, 1),
+        token_lens=batch.token_lens.repeat(views),
+        langs=batch.langs.repeat(views),
+        ids=batch.ids * views,
+        labels={name: values * views for name, values in batch.labels.items()},
+    )
 
 
 def build_model(cfg: SpeechModelConfig) -> SpeechModel:

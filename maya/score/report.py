@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.errors import MayaError
+from maya.files import writing
 from maya.score.wer import (
     REPLICATES,
     ErrorStats,
@@ -156,14 +157,16 @@ def make_report(
 
 
 def table(report: Report) -> str:
-    """The scores as text for a terminal of 100 columns, a line for each language; no newline at the end."""
-    head = _row(*_COLUMNS)
+    """The scores as text for a terminal of 100 columns (more for long names), a line for each language; no
+    newline at the end."""
+    widths = _widths(report.languages)
+    head = _row(widths, *_COLUMNS)
     rule = "-" * len(head)
-    lines = [head, rule, *(_table_line(score) for score in report.languages), rule]
+    lines = [head, rule, *(_table_line(widths, score) for score in report.languages), rule]
     if len(report.languages) > 1:
-        lines.append(_table_line(report.pooled))
+        lines.append(_table_line(widths, report.pooled))
     macro = (percent(report.macro_wer), span(report.macro_wer_interval), percent(report.macro_cer))
-    average = _row("", "", "", "", "", *macro)
+    average = _row(widths, "", "", "", "", "", *macro)
     label = f"macro average of {_count(len(report.languages), 'language')}"
     lines.append(label + average[len(label) :].rstrip())
     drawn = "speakers" if report.by_speaker else "utterances"
@@ -196,7 +199,8 @@ def result(report: Report) -> dict[str, Any]:
 def write_result(report: Report, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write `result` and the entries of `extra` (command, commit, checkpoint, ...) as one JSON object."""
     content = {**(extra or {}), **result(report)}
-    Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    with writing(Path(path)) as partial:
+        partial.write_text(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def score_utterances(report: Report) -> list[ScoredUtterance]:
@@ -249,16 +253,24 @@ def span(bounds: Interval) -> str:
     return f"[{percent(bounds.low)}, {percent(bounds.high)}]"
 
 
-def _row(*cells: str) -> str:
+def _widths(languages: Iterable[GroupScore]) -> list[str]:
+    """The format of each column, with room for the longest code and name."""
+    widths = _COLUMNS | {
+        "code": f"<{max(5, *(len(score.code) for score in languages))}",
+        "language": f"<{max(10, *(len(score.name) for score in languages))}",
+    }
+    return list(widths.values())
+
+
+def _row(widths: Iterable[str], *cells: str) -> str:
     """One line of the table; missing cells at the end are blank."""
-    return " ".join(
-        format(cell, width) for cell, width in zip_longest(cells, _COLUMNS.values(), fillvalue="")
-    )
+    return " ".join(format(cell, width) for cell, width in zip_longest(cells, widths, fillvalue=""))
 
 
-def _table_line(score: GroupScore) -> str:
+def _table_line(widths: Iterable[str], score: GroupScore) -> str:
     w, c = score.words, score.characters
     return _row(
+        widths,
         score.code,
         score.name,
         f"{score.hours:.2f}",

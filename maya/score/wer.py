@@ -215,8 +215,7 @@ def compare(
     change = _by_block(second.utterance_errors - first.utterance_errors, blocks)
     difference = float(_ratio(change.sum(), lengths.sum()))
     if len(lengths) < 2:
-        nan = float("nan")
-        return Comparison(difference=difference, interval=Interval(low=nan, high=nan), p_value=nan)
+        return _without_interval(difference)
     return _comparison(difference, _ratio(*_resampled_sums([change, lengths], replicates, seed)))
 
 
@@ -231,14 +230,18 @@ def macro_compare(
     """Compare the means of the languages' rates of two systems, each of one or more runs, by `compare`.
 
     blocks: for each language the labels of the first system's utterances and of the second's. An utterance
-    has the same label in every run, so that each draw takes it for all runs of both systems. Raises MayaError
-    if the systems differ in their languages or labels.
+    has the same label in every run, so that each draw takes it for all runs of both systems. Languages
+    without reference tokens are left out. With fewer than two labels in a language there is nothing to draw:
+    interval and p-value are NaN. Raises MayaError if the systems differ in their languages or labels.
     """
     if set(first) != set(second) or any(set(a) != set(b) for a, b in blocks.values()):
         raise MayaError("the two systems were scored on different utterances; decode both on the same set")
     scored = [name for name, stats in sorted(first.items()) if stats.ref_length]
+    differences = [second[name].rate - first[name].rate for name in scored]
+    if not scored or any(len(set(blocks[name][0])) < 2 for name in scored):
+        return _without_interval(float(np.mean(differences)) if scored else float("nan"))
     seeds = np.random.SeedSequence(seed).spawn(len(scored))
-    differences, drawn = [], []
+    drawn = []
     for name, own in zip(scored, seeds, strict=True):
         order = {label: place for place, label in enumerate(dict.fromkeys(blocks[name][0]))}
         rates = []
@@ -247,9 +250,13 @@ def macro_compare(
             sorted_stats = ErrorStats(counts=stats.counts[in_order])
             sorted_labels = [labels[i] for i in in_order]
             rates.append(bootstrap_rates(sorted_stats, blocks=sorted_labels, replicates=replicates, seed=own))
-        differences.append(second[name].rate - first[name].rate)
         drawn.append(rates[1] - rates[0])
     return _comparison(float(np.mean(differences)), np.mean(drawn, axis=0))
+
+
+def _without_interval(difference: float) -> Comparison:
+    nan = float("nan")
+    return Comparison(difference=difference, interval=Interval(low=nan, high=nan), p_value=nan)
 
 
 def _comparison(difference: float, drawn: Rates) -> Comparison:

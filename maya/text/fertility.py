@@ -61,7 +61,10 @@ def fertility(tokenizer: Tokenizer, sample: TextSample, cfg: TokenizerConfig) ->
 
 
 def without_piece(tokenizer: Tokenizer, text: LanguageText) -> dict[str, int]:
-    """Counts of the characters that have no piece of their own, the commonest first."""
+    """Counts of the characters that have no piece of their own, the commonest first. A tokenizer without an
+    unknown piece can write every character: none."""
+    if tokenizer.unk_id < 0:
+        return {}
     own = {piece.lstrip("▁") for piece in tokenizer.pieces(range(tokenizer.vocab_size))} | {" "}
     return {char: n for char, n in text.characters.most_common() if char not in own}
 
@@ -113,5 +116,6 @@ def _encoded(tokenizer: Tokenizer, text: LanguageText) -> tuple[int, int, int, i
         ids = [i for line in tokenizer.encode_batch(lines[begin : begin + 4096]) for i in line]
         counts += np.bincount(ids, minlength=tokenizer.vocab_size)
     spelt = sum(int(counts[i]) for i in counts.nonzero()[0].tolist() if tokenizer.is_byte(i))
+    unknown = int(counts[tokenizer.unk_id]) if tokenizer.unk_id >= 0 else 0
     words = sum(len(line.split()) for line in lines)
-    return int(counts.sum()), int(counts[tokenizer.unk_id]), spelt, words, sum(map(len, lines))
+    return int(counts.sum()), unknown, spelt, words, sum(map(len, lines))

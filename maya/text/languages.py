@@ -115,15 +115,22 @@ def language_code(value: str) -> str:
 
 
 def language_among(value: str, codes: Iterable[str]) -> str:
-    """The one of `codes` that `value` means (en-US may be en); `value` itself if there is none."""
+    """The one of `codes` that `value` means (en-US may be en, or en may be en-US); `value` itself if there is
+    none, or several."""
     codes = list(codes)
-    if value in codes:
+    meant = _code(value)
+    if value in codes or not meant:
         return value
+    matches = [meant] if meant in codes else [code for code in codes if _code(code) == meant]
+    return matches[0] if len(matches) == 1 else value
+
+
+def _code(value: str) -> str:
+    """`language_code`, or "" for an unknown language."""
     try:
-        code = language_code(value)
+        return language_code(value)
     except MayaError:
-        return value
-    return code if code in codes else value
+        return ""
 
 
 def _suggestion(value: str) -> str:

@@ -21,12 +21,18 @@ class LLMTokenizer(Tokenizer):
         except ImportError as error:
             raise MayaError("the tokenizer of a language model needs pip install 'maya-asr[llm]'") from error
         self.model_bytes = MAGIC + json.encode()
-        self._backend = Backend.from_str(json)
+        try:
+            self._backend = Backend.from_str(json)
+        except Exception as error:  # the package raises no narrower class
+            raise MayaError(f"this is not the tokenizer of a language model ({error})") from None
 
     @classmethod
     def from_json_bytes(cls, model_bytes: bytes) -> "LLMTokenizer":
-        """The tokenizer with these `model_bytes`."""
-        return cls(model_bytes.removeprefix(MAGIC).decode())
+        """The tokenizer with these `model_bytes`. Raises MayaError for other bytes."""
+        try:
+            return cls(model_bytes.removeprefix(MAGIC).decode())
+        except UnicodeDecodeError as error:
+            raise MayaError(f"this is not the tokenizer of a language model ({error})") from None
 
     @property
     def vocab_size(self) -> int:

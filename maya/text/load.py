@@ -8,15 +8,16 @@ from maya.text.tokenizer import Tokenizer
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
-    """Read a tokenizer's file. Raises MayaError if it is missing or not a tokenizer."""
+    """Read a tokenizer's file. Raises MayaError if it is missing or not a tokenizer, or needs a package that
+    is not installed."""
     try:
         model_bytes = Path(path).read_bytes()
     except OSError as error:
         raise MayaError(f"cannot read the tokenizer {path}: {error.strerror}") from None
     try:
         return tokenizer_from_bytes(model_bytes)
-    except MayaError:
-        raise MayaError(f"{path} is not a SentencePiece model") from None
+    except MayaError as error:
+        raise MayaError(f"cannot read the tokenizer {path}: {error}") from None
 
 
 def tokenizer_from_bytes(model_bytes: bytes) -> Tokenizer:

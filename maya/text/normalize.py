@@ -73,9 +73,9 @@ _DIGIT_ZERO = ord("0")
 def normalize(text: str, language: str) -> str:
     """`text` in the normal form described above; "" if it has nothing speakable. Raises MayaError for an
     unknown language code."""
-    script = get_language(language).script
+    code, script = get_language(language).code, get_language(language).script
     text = unescape(text)
-    if language.split("-")[0] in _DOTTED_I:
+    if code.split("-")[0] in _DOTTED_I:
         text = _composed(text).replace("I", "ı").replace("İ", "i")
     # Dropping a character can create a new sequence. The loop guarantees idempotence. It ends because each
     # pass that changes the text shortens or simplifies it.

@@ -68,6 +68,7 @@ class Tokenizer:
 
     @property
     def unk_id(self) -> int:
+        """The id of the unknown piece; -1 for a tokenizer that needs none, as one of bytes."""
         return self._processor.unk_id()
 
     def encode(self, text: str, language: str | None = None) -> list[int]:

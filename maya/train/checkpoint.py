@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import re
+import shlex
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maya.config import from_dict, to_dict
+from maya.config import from_dict, leaves, to_dict
 from maya.errors import MayaError
 from maya.files import replacing
 from maya.models.config import ENCODER, SpeechModelConfig
@@ -27,8 +28,6 @@ from maya.text.tokenizer import Tokenizer
 from maya.train import older
 
 FORMAT = "maya-checkpoint-2"
-# Settings of an encoder that change what its weights do, and no shape.
-TRACELESS = ("xscaling", "causal_downsampling", "conv_context")
 STEP_NAME = re.compile(r"step-(\d+)\.pt")
 EPOCH_NAME = re.compile(r"epoch-(\d+)\.pt")
 
@@ -245,23 +244,30 @@ def refuse_other_meaning(path: Path, saved: SpeechModelConfig, cfg: SpeechModelC
 
     def settings(cfg: SpeechModelConfig) -> dict[str, Any]:
         features = {f"model.features.{k}": v for k, v in to_dict(cfg.features).items() if k != "dither"}
-        encoder = to_dict(cfg.encoder)
-        return features | {f"model.encoder.{k}": encoder[k] for k in TRACELESS if k in encoder}
+        encoder = dict(leaves(cfg.encoder))
+        names = [name for name in cfg.encoder.traceless if name in encoder]
+        return features | {f"model.encoder.{name}": encoder[name] for name in names}
 
     before, now = settings(saved), settings(cfg)
     differing = {name: value for name, value in before.items() if now.get(name) != value}
     if differing:
-        options = " ".join(f"--{name} {str(value).lower()}" for name, value in differing.items())
+        options = " ".join(f"--{name} {_option(value)}" for name, value in differing.items())
         raise MayaError(f"{path} holds an encoder that was trained with other settings; give {options}")
 
 
+def _option(value: Any) -> str:
+    """A value as the command line takes it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else shlex.quote(str(value))
+
+
 def rng_state() -> dict[str, Any]:
-    """Every random state of this process, in types that load under `weights_only=True`."""
+    """Every random state of this process, in types that load under `weights_only=True`. Of the GPUs only the
+    one that the process uses: the training may continue where there are fewer, or in another order."""
     name, keys, pos, has_gauss, cached = np.random.get_state()
     version, internal, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), pos, has_gauss, cached],
         "python": [version, list(internal), gauss_next],
     }
@@ -270,7 +276,7 @@ def rng_state() -> dict[str, Any]:
 def restore_rng(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"][0])
     name, keys, pos, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
     version, internal, gauss_next = state["python"]

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maya.config import leaves
 from maya.data.loading.batch import Batch
 from maya.errors import MayaError
 from maya.files import replacing
 from maya.train import checkpoint as ckpt
-from maya.train.distributed import all_reduce_sum, rank, world_size
+from maya.train.distributed import all_reduce_sum, barrier, rank, world_size
 from maya.train.state import Run, State
 
 FOLDER, MODEL, FORMAT = "not-a-number", "model.pt", "maya-not-a-number-1"
@@ -73,9 +74,10 @@ class OutOfMemory(MayaError):
             f"{worst.tokens.shape[1]} tokens{of}"
         )
         if worst.size == 1:
+            off = dict(leaves(experiment.model)).get("encoder.activation_checkpointing") is False
             super().__init__(
                 f"{self.batch}: {worst.ids[0]!r} cannot be divided; leave such utterances out with "
-                "data.max_seconds, or set model.encoder.activation_checkpointing=true"
+                "data.max_seconds" + (", or set model.encoder.activation_checkpointing=true" if off else "")
             )
             return
         plan, cuda = experiment.data.plan, device.type == "cuda"
@@ -131,7 +133,7 @@ def restore_random(states: list[Tensor], device: torch.device) -> None:
 def stop_unless_finite(
     tallies: list[Tally], norm: Tensor, step: int, run_dir: Path, device: torch.device, scale: float
 ) -> tuple[int, float]:
-    """Name the utterances that gave no usable loss; return how many of this rank's were infeasible, and the
+    """Name the utterances that gave no usable loss; return how many of all ranks were infeasible, and the
     gradients' norm as a number. What has to be read from the device is read at once.
 
     An infinite loss means a text its audio cannot carry: the row had no gradient and goes into
@@ -150,8 +152,8 @@ def stop_unless_finite(
         if ids:
             with (run_dir / name).open("a") as f:
                 f.writelines(f"{step}\t{i}\n" for i in ids)
-    wild = not torch.tensor(length).isfinite()
-    everywhere, anywhere = all_reduce_sum([float(len(broken)), float(wild)], device)
+    counts = [float(len(broken)), float(not math.isfinite(length)), float(len(infeasible))]
+    everywhere, anywhere, skipped = all_reduce_sum(counts, device)
     look = f"`maya diagnose {run_dir}` says which module it is; lower train.lr or train.clip, or"
     if everywhere:
         failed = [t for t in tallies if t.losses.isnan().any()]
@@ -164,7 +166,7 @@ def stop_unless_finite(
             f"{run_dir}: the gradients of step {step} are not finite, while its losses are; the weights are "
             f"as they were, and {look} mend the backward pass of that module", "gradient", tallies, scale,
         )  # fmt: skip
-    return len(infeasible), length
+    return int(skipped), length
 
 
 @contextmanager
@@ -184,6 +186,7 @@ def watched(run: Run, group: list[Batch], batch_count: float, bf16: bool) -> Ite
             keep(run, failure)
         except (OSError, RuntimeError, MayaError) as why:
             raise MayaError(f"{error} (the batch itself could not be kept: {why})") from error
+        barrier()  # the launcher ends all ranks after the first one; rank 0 may still write the weights
         raise
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

@@ -111,6 +111,12 @@ def trained_names(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(name for name in heads if name not in new)
 
 
+def untrained_names(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The names of all heads of a checkpoint that were never trained, by its notes."""
+    trained = trained_names(checkpoint)
+    return tuple(name for name in checkpoint.model_config.heads if name not in trained)
+
+
 def noted_steps(checkpoint: Checkpoint) -> dict[str, int]:
     """By head the number of steps that trained it, where the notes hold it."""
     noted = checkpoint.notes.get("heads", {})

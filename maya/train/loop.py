@@ -188,6 +188,7 @@ def train(
     on_dev = partial(check_on_dev, run, state, material.validate) if material.validate else None
     if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):
         on_dev()  # the step was saved, and its validation interrupted
+        clock.lap("validate")
     with StopRequest() as stop:
         while not schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
             if model.frozen != schedule.frozen(cfg, state.step):
@@ -346,7 +347,7 @@ def train_step(
     set_loss_scale(model, scale)
     # The draw of TDT's omega depends on (seed, step) alone: alike on all ranks, and nothing to save.
     generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + state.step)
-    names = ("total", *bare.parts)
+    names = ("", *bare.parts)  # the total first; no head is named ""
     sums, tallies = torch.zeros(len(names), device=device, dtype=torch.float64), list[Tally]()
     clock.lap("other")
     for i, batch in enumerate(group):
@@ -361,7 +362,7 @@ def train_step(
             (losses.total.masked_fill(~feasible, 0.0).sum() * scale).backward()
             clock.lap("backward")
         tallies[-1].losses = losses.total.detach()
-        values = losses.parts | {"total": losses.total}
+        values = losses.parts | {"": losses.total}
         for j, name in enumerate(names):
             if name in values:
                 sums[j] += values[name].detach().masked_fill(~feasible, 0.0).sum()
@@ -422,7 +423,9 @@ class Window:
         self.steps += 1
         self.waits.append(round(waited, 4))
         self.clipped += [stats.clipped] if stats.clipped else []
-        for name, value in ({name: getattr(stats, name) for name in SUMMED} | stats.parts).items():
+        values = {name: getattr(stats, name) for name in SUMMED}
+        values |= {f"{part}_loss": loss for part, loss in stats.parts.items()}
+        for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
 
@@ -434,7 +437,7 @@ def part_losses(model: SpeechModel, window: Window, step: int) -> dict[str, floa
     per utterance."""
     weights = head_weights(model.cfg.heads, step)
     return {
-        part_name(name, part): window.sums[part_name(name, part)]
+        part_name(name, part): window.sums[f"{part_name(name, part)}_loss"]
         / window.sums["tokens" if name in model.cfg.text_heads else "utterances"]
         for name, head in model.named_heads().items()
         for part in head.parts
@@ -446,7 +449,7 @@ def report(run: Run, state: State, window: Window, clock: Clock, pace: Pace, tot
     """One line on the terminal, one in metrics.jsonl; then a new window."""
     cfg, log, model = run.cfg, run.log, run.model
     sums, last, epoch = window.sums, state.step - 1, schedule.epoch(cfg, state.position)
-    step_seconds = {k: v for k, v in clock.seconds.items() if k not in ("validate", "checkpoint")}
+    step_seconds = {k: v for k, v in clock.seconds.items() if k != "validate"}
     spent = sum(step_seconds.values())
     shares = {f"share_{k}": round(v / spent, 4) for k, v in step_seconds.items()}
     losses = part_losses(model, window, last)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from maya.data.plan import MemoryConfig, PlanConfig
 from maya.data.plan.caps import Caps
 from maya.errors import MayaError
-from maya.files import json_sha256
+from maya.files import json_sha256, write_json
 from maya.train.memory_steps import Order, Steps
 
 THRESHOLD = 0.05  # the largest batch is found to this share of it
@@ -147,8 +147,8 @@ def probe(
             raise MayaError(
                 f"one utterance of {seconds:.1f} s with {tokens} tokens needs {needs} where "
                 f"{allowed / 1e9:.2f} GB may be used ({memory.safety:g} of {limit_bytes / 1e9:.2f}); give "
-                "data.plan.memory.limit more, turn model.encoder.activation_checkpointing on, or prepare the "
-                "data with a shorter limit"
+                "data.plan.memory.limit more, turn model.encoder.activation_checkpointing on if the encoder "
+                "has it, or prepare the data with a shorter limit"
             )
     return _above_all(samples, memory, allowed, frames)
 
@@ -210,7 +210,7 @@ def with_memory(plan: PlanConfig, order: Order, cache: Path, *, seconds: float, 
     rest = {"excess_median": probed.excess_median, "excess_max": probed.excess_max}
     tries = [asdict(x) for x in probed.samples]
     cache.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(key | {"memory": terms, **rest, "samples": tries}, indent=1) + "\n")
+    write_json(path, key | {"memory": terms, **rest, "samples": tries})
     log.info(
         "memory: %d steps tried, the model of it lies %.0f %% above them at the median: %s",
         len(tries), 100 * probed.excess_median, path,

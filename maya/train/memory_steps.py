@@ -7,12 +7,14 @@ since a peak of the resident set can only rise, and memory that was freed need n
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +50,8 @@ class Order:
     hold_gradients: gradients of an earlier batch lie in memory, as with accumulation, or in DDP's buckets,
         which are as large and stay between steps.
     threads: of torch, on a CPU.
+    own_code: for a model that may need code of the user's own, the function that imports it, written as
+        "module:function", and the path that this function takes.
     """
 
     model: dict[str, Any]
@@ -56,16 +60,25 @@ class Order:
     bf16: bool
     hold_gradients: bool = False
     threads: int = 1
+    own_code: Sequence[str] = ()
+
+    def import_own_code(self) -> None:
+        """Register the kinds of configuration that the user's own code defines."""
+        if self.own_code:
+            name, path = self.own_code
+            module, _, function = name.partition(":")
+            getattr(importlib.import_module(module), function)(Path(path))
 
     @classmethod
     def of(
         cls, model: SpeechModelConfig, train: TrainConfig, device: torch.device, *, bf16: bool,
-        world_size: int = 1,
+        world_size: int = 1, own_code: Sequence[str] = (),
     ) -> "Order":  # fmt: skip
         """The training of a model on a device by `world_size` ranks, with torch's present threads."""
         return cls(
             model=to_dict(model), train=to_dict(train), device=str(device), bf16=bf16,
             hold_gradients=train.accumulate > 1 or world_size > 1, threads=torch.get_num_threads(),
+            own_code=own_code,
         )  # fmt: skip
 
 
@@ -233,6 +246,11 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
 
     order = Order(**json.loads(questions.readline()))
     stepper = None
+    try:
+        order.import_own_code()
+    except MayaError as error:
+        say({"error": str(error)})
+        return
     device = torch.device(order.device)
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)

@@ -70,9 +70,8 @@ def scaled_adam(
     for name, p in model.named_parameters():
         if p.requires_grad:
             (encoder if encoder_apart and name.startswith("encoder.") else heads).append((name, p))
-    groups: list[dict[str, Any]] = [{"params": heads, "encoder": False, "scale": 1.0}]
-    if encoder:
-        groups.append({"params": encoder, "encoder": True, "scale": 1.0})
+    parts = ((False, heads), (True, encoder))  # either may be frozen
+    groups = [{"params": part, "encoder": of_encoder, "scale": 1.0} for of_encoder, part in parts if part]
     return ScaledAdam(groups, lr=lr, betas=betas, clipping_scale=clipping_scale)
 
 

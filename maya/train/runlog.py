@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from maya.config import to_dict
-from maya.files import write_json
+from maya.files import replacing, write_json
 from maya.kernels.bench.machine import cpu_model, version_of
 
 PACKAGES = ("maya", "torch", "torchaudio", "triton", "numpy", "lhotse", "sentencepiece", "accelerate")
@@ -45,7 +45,7 @@ class RunLog:
         run_dir.mkdir(parents=True, exist_ok=True)
         for name in ("metrics.jsonl", "samples.jsonl"):
             _drop_rows_after(run_dir / name, resumed_step)
-        self._metrics = (run_dir / "metrics.jsonl").open("a")
+        self._metrics = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  not for those who read checkpoints
 
         self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_step or None)
@@ -59,7 +59,7 @@ class RunLog:
         write_json(
             self.run_dir / "environment.json", environment() | {"commit": commit, "command": command} | facts
         )
-        (self.run_dir / "git.diff").write_text(diff)
+        (self.run_dir / "git.diff").write_text(diff, encoding="utf-8")
 
     def metrics(self, kind: str, step: int, values: Mapping[str, float | list[float]]) -> None:
         """One line of metrics.jsonl; single numbers also go to TensorBoard under `kind/`."""
@@ -87,7 +87,7 @@ class RunLog:
         """The model's output for some utterances: on the terminal, in samples.jsonl and TensorBoard."""
         if not self.main:
             return
-        with (self.run_dir / "samples.jsonl").open("a") as f:
+        with (self.run_dir / "samples.jsonl").open("a", encoding="utf-8") as f:
             f.writelines(json.dumps({"step": step} | asdict(s), ensure_ascii=False) + "\n" for s in samples)
         for s in samples:
             rate = "" if s.wer is None else f"wer {s.wer:.2f}"
@@ -100,8 +100,9 @@ class RunLog:
         ended): the results are in the run folder, and the state is not saved yet."""
         if not self.main:
             return
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it may lack letters of a sample
         try:
-            print(text, flush=True)
+            print(text.encode(encoding, "replace").decode(encoding), flush=True)
         except OSError:
             stop_printing()
 
@@ -123,7 +124,10 @@ def git_state() -> tuple[str, str]:
 
     def git(*args: str) -> str:
         try:
-            done = subprocess.run(["git", "-C", str(top), *args], capture_output=True, text=True, timeout=20)
+            done = subprocess.run(
+                ["git", "-C", str(top), *args], capture_output=True, timeout=20,
+                encoding="utf-8", errors="replace",
+            )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired):
             return ""
         return done.stdout if done.returncode == 0 else ""
@@ -153,11 +157,12 @@ def _drop_rows_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             row = json.loads(line)
             if row["step"] < step or (row["step"] == step and row.get("kind") != "phase"):
                 kept.append(line)
-        except (json.JSONDecodeError, KeyError):
+        except (json.JSONDecodeError, KeyError, TypeError):
             continue  # the last line of a run that was killed while writing
-    path.write_text("".join(line + "\n" for line in kept))
+    with replacing(path) as partial:
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

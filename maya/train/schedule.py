@@ -84,6 +84,11 @@ def is_over(cfg: TrainConfig, step: int, epochs: int) -> bool:
     return step >= cfg.steps or 0 < cfg.epochs <= epochs
 
 
+def warmup_of(cfg: TrainConfig) -> float:
+    """The steps over which the rate rises: Eden has an option of its own."""
+    return cfg.eden.warmup_steps if cfg.schedule == "eden" else cfg.warmup_steps
+
+
 def depends_on_steps(cfg: TrainConfig) -> bool:
     """Whether the rates depend on `train.steps`: the cosine ends there, Eden does not know it."""
     return cfg.schedule == "cosine"
@@ -133,14 +138,14 @@ def phases(cfg: TrainConfig, step: int, heads: Mapping[str, HeadConfig]) -> Phas
     """The state of the encoder and the heads at this step, in words: all heads together, and each head that
     begins late, has a ramp, or is frozen."""
     freeze = (cfg.freeze_steps or 0) if ENCODER in cfg.freeze else 0
-    begins = max(freeze, cfg.encoder_hold)
-    warm = begins + (cfg.encoder_hold or cfg.warmup_steps)
+    begins, warmup = max(freeze, cfg.encoder_hold), warmup_of(cfg)
+    warm = max(freeze + warmup, 2 * cfg.encoder_hold)
     at_rest = frozen(cfg, step)
     if ENCODER in at_rest:
         encoder = "frozen"
     else:
         encoder = "held" if step < begins else "warming up" if step < warm else "learning"
-    words = {"encoder": encoder, "heads": "warming up" if step < cfg.warmup_steps else "learning"}
+    words = {"encoder": encoder, "heads": "warming up" if step < warmup else "learning"}
     for name, head in heads.items():
         if name in cfg.freeze or head.first_step or head.ramp_steps:
             words[name] = "frozen" if name in at_rest else _weight_phase(head, step)

@@ -31,7 +31,7 @@ class State:
     position: Position = Position(0, 0)  # where the data plan continues
     best: float = float("inf")  # lowest validation error so far
     average: RunningAverage = field(default_factory=RunningAverage)
-    infeasible: int = 0  # utterances too short for their text, so far on this rank
+    infeasible: int = 0  # utterances too short for their text, so far, on all ranks
     validated: int = -1  # the step of the last validation
     history: list[dict[str, Any]] = field(default_factory=list)  # from which step: train.steps, epochs, data
     dev: dict[str, dict[str, float]] = field(default_factory=dict)  # each head's last scores; not saved

@@ -1,5 +1,5 @@
-"""A trained model tuned to the little that has been heard of a speaker or a room: a copy of it learns, with
-all of its weights or with LoRA beside its encoder's."""
+"""Tuning a trained model to a few utterances of a speaker or a room: a copy of it learns, with all of its
+weights or with LoRA beside its encoder's."""
 
 import copy
 from dataclasses import field
@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from maya.config import config
 from maya.data.loading.batch import Batch
@@ -25,12 +26,13 @@ _TARGETS = (
 
 @config
 class TuneConfig:
-    """How. Each step takes all that was heard as one batch, masked and with noise as in training."""
+    """The options of tuning. Each step takes all utterances as one batch, masked and with noise as in
+    training."""
 
     weights: Literal["all", "lora"] = "lora"
     lr: PosFloat = 1e-3  # of AdamW, the same from the first step to the last
     steps: Count = 20
-    clip: PosFloat = 1.0  # greatest norm of the gradients
+    clip: PosFloat = 1.0  # largest norm of the gradients
     lora: LoraConfig = field(
         default_factory=lambda: LoraConfig(rank=4, alpha=8, dropout=0.0, targets=_TARGETS)
     )
@@ -43,8 +45,8 @@ def tune(model: SpeechModel, batch: Batch, cfg: TuneConfig) -> SpeechModel:
     The running statistics of batch norms do not move: they would be those of a minute of speech. The state of
     torch's random numbers is left as it was. Raises MayaError where nothing of the batch has a usable loss.
     """
-    tuned = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]):
+    tuned, device = copy.deepcopy(model), next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(cfg.seed)
         if cfg.weights == "lora":
             add_lora(tuned.encoder, cfg.lora)
@@ -52,9 +54,9 @@ def tune(model: SpeechModel, batch: Batch, cfg: TuneConfig) -> SpeechModel:
                 p.requires_grad_(".lora_" in name)
         tuned.train()
         for module in tuned.modules():
-            if isinstance(module, MaskedBatchNorm):
+            if isinstance(module, (MaskedBatchNorm, _BatchNorm)):
                 module.eval()
-        _learn(tuned, batch, cfg)
+        _learn(tuned, batch.to(device), cfg)
     return tuned.eval()
 
 

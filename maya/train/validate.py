@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from maya.data.loading.batch import Batch
 from maya.decode.head_choice import TrainedHeads
@@ -78,7 +79,7 @@ def make_validate(
             batch = batch.to(device)
             encoded = model.encode_audio(batch.audio, batch.audio_lens, hidden=model.hidden)
             losses = model.losses(encoded, batch, weights=weights).total
-            outputs.loss += float(losses.masked_fill(~losses.isfinite(), 0.0).sum())
+            outputs.loss += sum_of_feasible(losses)
             outputs.count += float(batch.token_lens.clamp(min=1).sum()) if text else batch.size
             hyps = [greedy(model, encoded, head, batch.langs) for head in text]
             if text:
@@ -100,6 +101,12 @@ def make_validate(
         return {"error": error} | scores | accuracies
 
     return validate
+
+
+def sum_of_feasible(losses: Tensor) -> float:
+    """The sum of losses (B,) without the infinite ones, of texts that their audio cannot hold. NaN stays: as
+    0 it would make a broken model the best one."""
+    return float(losses.masked_fill(losses == float("inf"), 0.0).sum())
 
 
 def classes_of(model: SpeechModel, head: Head, encoded: Encoded, batch: Batch) -> list[tuple[str, str]]:
@@ -135,7 +142,7 @@ def error_rates(pairs: list[tuple[str, str, str]]) -> dict[str, float]:
     """WER and CER as macro averages and of each language, from (language, reference, hypothesis).
 
     Utterances of the language "unknown" have rates of their own and are counted as `unknown_language`; the
-    macro averages include them only where there are no others.
+    macro averages include them only where there are no others. Without a word of reference both rates are 1.
     """
     by_language: dict[str, list[tuple[str, str]]] = {}
     for language, ref, hyp in sorted(pairs):
@@ -146,8 +153,9 @@ def error_rates(pairs: list[tuple[str, str, str]]) -> dict[str, float]:
         if any(refs):  # without a word of reference there is no rate
             words[language], chars[language] = wer(refs, hyps).rate, cer(refs, hyps).rate
     averaged = [language for language in words if language != UNKNOWN_LANGUAGE] or list(words)
-    macro_cer = sum(chars[k] for k in averaged) / len(averaged) if averaged else 1.0
-    macro_wer = sum(words[k] for k in averaged) / max(len(averaged), 1)
+    macro_cer, macro_wer = (
+        sum(rates[k] for k in averaged) / len(averaged) if averaged else 1.0 for rates in (chars, words)
+    )
     scores = {"error": macro_cer, "wer": macro_wer, "cer": macro_cer}
     scores |= {f"{name}_{k}": v for name, rates in (("wer", words), ("cer", chars)) for k, v in rates.items()}
     unknown = len(by_language.get(UNKNOWN_LANGUAGE, ()))

@@ -141,3 +141,12 @@ def test_a_claimed_number_of_samples_allocates_no_memory(tmp_path: Path) -> None
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 50e6
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3"])
+def test_a_part_without_a_duration_goes_to_the_end(tmp_path: Path, name: str) -> None:
+    path = write_tone(tmp_path / name, 3.0)
+    whole = load_audio(path)
+    torch.testing.assert_close(load_audio(path, start=1.0), whole[16000:], atol=1e-6, rtol=0)
+    with pytest.raises(MayaError, match="holds no audio samples"):
+        load_audio(path, start=5.0)

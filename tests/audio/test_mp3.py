@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from lhotse import Recording
 
+from maya.audio import decoding
+from maya.audio.decoding import open_audio
 from maya.audio.load import load_audio
 from maya.data.corpus.manifest import Row
 from maya.data.measure.probe import ProbeConfig, probe
@@ -109,6 +111,23 @@ def test_a_part_of_a_file_without_a_frame_count(tmp_path: Path) -> None:
         part = recording.to_cut().truncate(offset=offset, duration=seconds).load_audio()[0]
         begin = round(offset * 16000)
         np.testing.assert_allclose(part, whole[begin : begin + len(part)], atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 24000, 48000])
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+@pytest.mark.parametrize("level", [0.5, 0.99])
+def test_parts_are_those_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, rate: int, mode: str, level: float
+) -> None:
+    """At low bit rates frames lie far before their place: a decoder that jumps there gives other samples."""
+    data = encoded(speech(20.0, rate), rate, "MP3", bitrate_mode=mode, compression_level=level)
+    whole = decode(data)
+    for begin in np.random.default_rng(0).integers(1, 19 * rate, 6).tolist():
+        with open_audio(data, whole=False) as audio:
+            part = audio.read(begin, rate)
+        np.testing.assert_allclose(part, whole[begin : begin + rate], atol=1e-6)
+    monkeypatch.setattr(decoding, "_SAMPLES_AT_ONCE", 10_000)
+    assert np.array_equal(decode(data), whole)
 
 
 def test_joined_files_of_different_rates_or_channels_are_refused() -> None:

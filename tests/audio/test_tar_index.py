@@ -111,6 +111,20 @@ def test_members_before_damage_are_kept(tmp_path: Path) -> None:
     assert scan.problem is not None and f"damaged: at byte {members[2].offset - 512} lies no" in scan.problem
 
 
+def test_a_second_tar_behind_the_first_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar", tarfile.GNU_FORMAT, ["a", "b"])
+    write(tmp_path / "b.tar", tarfile.PAX_FORMAT, ["c"])
+    first = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "both.tar").write_bytes(first + (tmp_path / "b.tar").read_bytes())
+    scan = scan_tar(tmp_path / "both.tar")
+    assert [member.name for member in scan.members] == ["a", "b"]
+    assert scan.problem is not None and f"the second begins at byte {len(first)}" in scan.problem
+    with pytest.raises(MayaError, match="both.tar is several tars joined"):
+        index_tar(tmp_path / "both.tar")
+    (tmp_path / "both.tar").write_bytes(first + b"noise" * 5000)
+    assert scan_tar(tmp_path / "both.tar").problem is None
+
+
 def test_sparse_files_are_skipped_and_named(tmp_path: Path) -> None:
     """The old GNU form with a second map block; tarfile cannot write it, so it is made by hand."""
     first = tarfile.TarInfo("holes.wav")

@@ -1,18 +1,22 @@
 """Exports take a trained head, and reports name the untrained ones."""
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
+from maya.config import config
 from maya.convert.heads import exported_head, head_notes, text_heads
 from maya.convert.icefall.export import to_icefall, with_blank_first
 from maya.convert.nemo.export import to_nemo
 from maya.convert.onnx.fastconformer import to_onnx
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.recognizer import Recognizer
+from maya.encoders import FastConformerConfig
 from maya.errors import MayaError
+from maya.heads import CTCConfig
 from tests.convert import archives, icefall_files
 
 BOTH = ("transducer", "ctc")
@@ -78,3 +82,27 @@ def test_onnx_exports_the_trained_head(tmp_path: Path) -> None:
     torch.manual_seed(1)
     written = to_onnx(with_heads(archives.recognizer(), ("ctc",)), tmp_path)
     assert {path.name for path in written} == {"tokens.txt", "features.onnx", "model.onnx"}
+
+
+def test_refuses_subclasses_of_parts_that_other_systems_have(tmp_path: Path) -> None:
+    """They may be other networks: the archive would hold tensors that NeMo does not know."""
+
+    @config
+    class DeepConfig(CTCConfig):
+        kind: Literal["test_deep"] = "test_deep"  # type: ignore[assignment]
+
+    @config
+    class WideConfig(FastConformerConfig):
+        kind: Literal["test_wide"] = "test_wide"  # type: ignore[assignment]
+
+    nemo, icefall = archives.recognizer(), icefall_files.recognizer(tmp_path)
+    for model in (nemo, icefall):
+        heads = {**model.model.cfg.heads, "ctc": DeepConfig()}
+        model.model.cfg = dataclasses.replace(model.model.cfg, heads=heads)
+    with pytest.raises(MayaError, match="NeMo supports .*, not 'ctc' of kind 'test_deep'"):
+        to_nemo(nemo, tmp_path / "a.nemo")
+    with pytest.raises(MayaError, match="icefall supports .*, not 'ctc' of kind 'test_deep'"):
+        to_icefall(icefall, tmp_path)
+    nemo.model.cfg = dataclasses.replace(archives.recognizer().model.cfg, encoder=WideConfig())
+    with pytest.raises(MayaError, match="FastConformer and an LSTM predictor; this model has test_wide"):
+        to_nemo(nemo, tmp_path / "a.nemo")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from maya.convert import import_icefall
+from maya.convert.icefall.config import read_config
 from maya.errors import MayaError
 from tests.convert import icefall_files as files
 
@@ -101,6 +102,8 @@ def test_tensors_of_wrong_shapes_are_refused(
         ({"joiner_dim": 33}, "joiner_dim=33"),
         ({"feature_dim": 100}, "feature_dim=100 does not fit encoder_embed.out.weight"),
         ({"use_ctc": False}, "use_ctc=False"),
+        ({"warm_step": float("nan")}, "option warm_step is nan, not a finite number"),
+        ({"prune_range": float("inf")}, "option prune_range is inf, not a finite number"),
     ],
 )
 def test_options_that_contradict_the_tensors_are_refused(
@@ -132,6 +135,7 @@ def test_vocabularies_of_another_size_are_refused(tmp_path: Path) -> None:
     refused(path, "piece 0 is '<unk>', not '<blk>'", tokens=shifted)
     for text, message in (
         ("<blk> 0\na b 1\n", "line 2: 'a b 1' is not a piece and its id"),
+        ("<blk> 0\na ²\n", "line 2: 'a ²' is not a piece and its id"),
         ("<blk> 0\n<unk> 2\n", "none with id 1"),
         ("<blk> 0\n<unk> 0\n", "id 0 stands for '<blk>' too"),
         ("<blk> 0\na 1\n", "has no piece '<unk>'"),
@@ -202,3 +206,11 @@ def test_impossible_averages_are_refused(tmp_path: Path) -> None:
     refused(last, "not from one training: they differ in joiner.output_linear.bias", average_with=other)
     uncounted = {k: v for k, v in saved.items() if k != "batch_idx_train"}
     refused(last, "no batch_idx_train", average_with=files.save_epoch(other, weights, weights, uncounted))
+
+
+def test_unreadable_head_counts_are_assumed(tmp_path: Path) -> None:
+    """A count that is not a number is none: the report says what is assumed."""
+    built = files.model(**files.AED)
+    saved = files.options(built.cfg) | {"attention_decoder_num_heads": "8,8"}
+    described = read_config(files.state(built), saved, tmp_path)
+    assert any("assumed to have" in warning for warning in described.warnings)

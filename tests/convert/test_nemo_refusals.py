@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from maya.convert import from_nemo, import_nemo
 from maya.errors import MayaError
@@ -91,6 +92,10 @@ def test_missing_members_are_named(tmp_path: Path, source: Path, ending: str, se
         (put("decoder", "blank_as_pad", value=False), ("decoder.blank_as_pad is false", "true")),
         (put("loss", "loss_name", value="multiblank_rnnt"), ("multiblank_rnnt", "RNN-T and TDT")),
         (put("joint", "num_extra_outputs", value=4), ("num_extra_outputs is 4", "5 durations")),
+        (put("loss", "tdt_kwargs", value=[1]), ("loss.tdt_kwargs is [1]", "not a group of settings")),
+        (put("loss", "tdt_kwargs", "durations", value=5), ("loss.tdt_kwargs.durations is 5", "not a list")),
+        (put("loss", "tdt_kwargs", "sigma", value=None), ("loss.tdt_kwargs.sigma is null", "not a float")),
+        (put("preprocessor", "window_size", value=float("nan")), ("preprocessor.window_size is nan",)),
         (put("tokenizer", "type", value="wpe"), ("tokenizer.type is 'wpe'", "SentencePiece")),
         (put("tokenizer", "model_path", value="tokenizer.model"), ("is not a file of the archive",)),
     ],
@@ -132,6 +137,15 @@ def test_weights_of_another_vocabulary_or_width_are_refused(tmp_path: Path, sour
     refused(changed(source, tmp_path / "b.nemo", weights=grown), "the vocabulary of the tokenizer is 40")
     filters = {"preprocessor.featurizer.fb": torch.rand(1, 80, 257)}
     refused(changed(source, tmp_path / "c.nemo", weights=lambda w: w | filters), "preprocessor section")
+
+
+@pytest.mark.parametrize(("kind", "change"), [("int8", Tensor.char), ("complex64", lambda t: t * 1j),
+                                               ("sparse_coo", Tensor.to_sparse)])  # fmt: skip
+def test_weights_of_another_kind_are_refused(tmp_path: Path, source: Path, kind: str, change: Any) -> None:
+    """Quantised weights would be read as the numbers that stand for them."""
+    name = "encoder.layers.1.norm_out.weight"
+    path = changed(source, tmp_path / "b.nemo", weights=lambda w: w | {name: change(w[name])})
+    refused(path, f"{name} is a tensor of ", kind, "expected floating point, strided")
 
 
 def test_missing_and_unexpected_weights_are_refused(tmp_path: Path, source: Path) -> None:

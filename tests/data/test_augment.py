@@ -272,3 +272,12 @@ def test_missing_and_broken_recordings_are_named(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "bad.wav", np.zeros(100), 16000)
     with pytest.raises(MayaError, match=r"impulse response .*bad\.wav is silent"):
         Augment(cfg, 16000)(speech(), "a", 0)
+
+
+def test_a_damaged_tar_of_noises_is_refused(folder: Path, tmp_path: Path) -> None:
+    """With fewer recordings all utterances would get other noises than before."""
+    data = (folder / "noise.tar").read_bytes()
+    (tmp_path / "noise.tar").write_bytes(data[: len(data) // 2])
+    cfg = AugmentConfig(noise=NoiseConfig(folders=(str(tmp_path / "noise.tar"),), prob=0.5))
+    with pytest.raises(MayaError, match=r"noise\.tar is truncated"):
+        Augment(cfg, 16000)

@@ -9,7 +9,7 @@ from maya.data.corpus.folder import describing_files, read_corpus
 from maya.data.corpus.manifest import Row
 from maya.data.corpus.metadata import read_metadata_csv
 from maya.errors import MayaError
-from tests.data.making import write_tone
+from tests.data.making import rows_of, write_tone
 
 
 def table(folder: Path, text: str | bytes, name: str = "metadata.csv") -> Path:
@@ -305,3 +305,15 @@ def test_audio_beside_the_table_is_preferred(tmp_path: Path) -> None:
     audio(tmp_path, "a.wav", "wavs/a.wav", "wavs/b.wav")
     rows, _ = read_corpus(tmp_path, "en")
     assert [(row.id, row.audio) for row in rows] == [("a", "a.wav"), ("b", "wavs/b.wav"), ("c", "c.wav")]
+
+
+def test_an_id_with_two_audio_files_is_refused(tmp_path: Path) -> None:
+    write_tone(tmp_path / "wavs/a.wav", 0.2)
+    write_tone(tmp_path / "clips/a.wav", 0.2)
+    (tmp_path / "metadata.csv").write_text("id,text\na,one\n", encoding="utf-8")
+    assert [row.audio for row in rows_of(tmp_path, "en")] == ["wavs/a.wav"], "a folder of its own decides"
+    write_tone(tmp_path / "wavs/a.flac", 0.2)
+    with pytest.raises(MayaError, match=r"metadata.csv:2: both wavs/a.flac and wavs/a.wav may be its audio"):
+        rows_of(tmp_path, "en")
+    (tmp_path / "metadata.csv").write_text("id,text\na.flac,one\n", encoding="utf-8")
+    assert [row.audio for row in rows_of(tmp_path, "en")] == ["wavs/a.flac"]

@@ -12,14 +12,16 @@ from lhotse import CutSet
 
 from maya.config import override
 from maya.data.corpus.folder import read_corpus
+from maya.data.loading.lhotse_cuts import CutTranscripts
+from maya.data.loading.lhotse_loader import CutJob, CutReader
 from maya.data.loading.loader import EvalLoader, TrainLoader
-from maya.data.plan import BatchPlan, PlanConfig
+from maya.data.plan import BatchPlan, PlanConfig, Position
 from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
 from maya.data.report.page import draw, read_page
 from maya.data.table.table import Table, part_path, write_table
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
-from tests.data.making import make_entry, make_tokenizer, write_corpus, write_manifest, write_tone
+from tests.data.making import make_cuts, make_entry, make_tokenizer, write_corpus, write_manifest, write_tone
 
 ROW = {"id": "a", "language": "en", "text": "one", "audio": "a.wav"}
 
@@ -65,6 +67,15 @@ def test_labels_of_table_columns(tmp_path: Path) -> None:
     )
     assert labels(tmp_path) == {"a": {"emotion": "calm", "speaker": "s1"}, "b": {}}
     assert labels(tmp_path, ("Age",))["a"] == {"emotion": "calm", "Age": "31", "speaker": "s1"}
+
+
+def test_labels_of_common_voice_and_absent_ones(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "train.tsv").write_text("client_id\tpath\tsentence\tage\ns1\ta.mp3\tone\ttwenties\n")
+    notes: list[str] = []
+    rows, _ = read_corpus(tmp_path, "en", notes=notes, labels=("Age", "emotoin", "speaker"))
+    assert rows[0].labels == {"Age": "twenties"}
+    assert notes == ["no utterance has the label emotoin of prepare.labels"]
 
 
 def test_labels_of_json_lines_and_nemo(tmp_path: Path) -> None:
@@ -150,6 +161,38 @@ def test_cuts_carry_labels(prepared: Path, tmp_path: Path) -> None:
     assert {name: set(values) - {"speaker"} for name, values in read.items()} == {
         name: set(given(prepared)[name]["labels"]) for name in table.ids
     }
+
+
+@pytest.mark.parametrize(
+    ("custom", "expected"),
+    [
+        (None, {}),
+        ({"labels": None}, {}),
+        ({"labels": {"age": 31, "mood": ""}, "label_emotion": "calm"}, {"age": "31", "emotion": "calm"}),
+        ({"labels": {"speaker": "other"}}, {}),
+    ],
+)
+def test_labels_of_a_cut_are_the_same_with_and_without_a_plan(
+    tmp_path: Path, custom: dict[str, Any] | None, expected: dict[str, str]
+) -> None:
+    cut = list(make_cuts(tmp_path, [1.0]))[0]
+    cut.supervisions[0].speaker, cut.supervisions[0].custom = "s1", custom
+    labels = {name: [value] for name, value in (expected | {"speaker": "s1"}).items()}
+    utterances = Utterances.from_cuts(CutSet.from_cuts([cut]), make_tokenizer(), ("en",))
+    assert utterances.labels([0]) == labels
+    reader = CutReader(CutTranscripts(languages=("en",)), make_tokenizer(), sample_rate=16000)
+    job = CutJob(position=Position(0, 1), epoch=0, cuts=[cut])
+    assert reader[job].checked().batch.labels == labels
+
+
+def test_a_value_of_a_cut_that_is_no_label_is_named(tmp_path: Path) -> None:
+    cut = list(make_cuts(tmp_path, [1.0]))[0]
+    cut.supervisions[0].custom = {"labels": {"mood": ["calm"]}}
+    reader = CutReader(CutTranscripts(languages=("en",)), make_tokenizer(), sample_rate=16000)
+    with pytest.raises(MayaError, match=r"supervision .*: the label 'mood' must be text"):
+        reader[CutJob(position=Position(0, 1), epoch=0, cuts=[cut])].checked()
+    with pytest.raises(MayaError, match=r"supervision .*: the label 'mood' must be text"):
+        Utterances.from_cuts(CutSet.from_cuts([cut]), make_tokenizer(), ("en",))
 
 
 def test_the_report_counts_labels(prepared: Path) -> None:

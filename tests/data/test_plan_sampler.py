@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,10 +8,12 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 from torch.utils.data import DataLoader, Dataset
 
+from maya.data.loading.lhotse_cuts import shar_in_place
 from maya.data.plan import PlanConfig
 from maya.data.plan.sampler import PlanSampler, count_characters
 from maya.data.table.packed import PackedCuts
 from maya.errors import MayaError
+from tests.data.making import make_cuts
 
 
 def synthetic_cuts(n: int, seed: int = 0) -> CutSet:
@@ -136,3 +139,14 @@ def test_packed_cuts_are_read_back() -> None:
     assert len(packed) == 400 and packed[399] == CUTS[399] and packed[0] == CUTS[0]
     with pytest.raises(IndexError):
         packed[400]
+
+
+def test_cuts_that_hold_their_audio_are_refused(tmp_path: Path) -> None:
+    """lhotse's own reader of Shar puts the audio into the cuts."""
+    folder = tmp_path / "shar"
+    folder.mkdir()
+    make_cuts(tmp_path, [1.0, 1.2]).to_shar(folder, fields={"recording": "wav"})
+    with pytest.raises(MayaError, match=r"cut .* holds audio or arrays in memory.*shar_in_place"):
+        PlanSampler(CutSet.from_shar(in_dir=folder), PlanConfig(), rank=0, world_size=1)
+    sampler = PlanSampler(shar_in_place(folder), PlanConfig(), rank=0, world_size=1)
+    assert sampler.num_cuts == 2

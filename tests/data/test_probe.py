@@ -111,3 +111,13 @@ def test_empty_members_and_odd_names_are_dropped(tmp_path: Path) -> None:
     assert only(tmp_path, row("n" * 5000)).startswith("missing_audio")
     os.mkfifo(tmp_path / "pipe")
     assert only(tmp_path, row("pipe")).startswith("missing_audio")
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_audio_without_samples_is_dropped_whatever_the_limits(tmp_path: Path, decode: bool) -> None:
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    write_tone(tmp_path / "a.wav", 1.0)
+    options = {"min_seconds": 0.0, "decode": decode}
+    assert only(tmp_path, row("empty.wav"), **options).endswith("empty.wav holds no audio samples")
+    part = row(start=0.5, duration=1e-5)  # less than half a sample
+    assert only(tmp_path, part, **options).startswith("too_short")

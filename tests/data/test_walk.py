@@ -1,5 +1,6 @@
 """Folders of audio and text pairs: links, hidden files, suffixes, and the notes on skipped files."""
 
+import json
 import os
 import unicodedata
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from maya.data.corpus.common import AUDIO_SUFFIXES
 from maya.data.corpus.folder import corpus_files, read_corpus
 from maya.data.corpus.walk import walk
-from maya.data.prepare.prepare import PrepareConfig, examine
+from maya.data.prepare.prepare import PrepareConfig, examine, prepare_corpus
 from maya.errors import MayaError
 from maya.recipes.prepare import corpus_identity
 from tests.data.making import write_tone
@@ -215,3 +216,33 @@ def test_folders_that_name_two_languages_are_refused(tmp_path: Path) -> None:
         MayaError, match=r"several languages, cv \(Chuvash\) and fr \(French\); name one with"
     ):
         read_corpus(tmp_path)
+
+
+def test_a_link_to_itself_is_reported(tmp_path: Path) -> None:
+    pair(tmp_path, "a")
+    (tmp_path / "loop").symlink_to("loop")
+    notes: list[str] = []
+    assert ids(tmp_path, notes=notes) == ["a"]
+    assert notes == ["passed over 1 links that lead nowhere: loop"]
+
+
+def test_names_that_are_not_utf_8_cost_only_their_files(tmp_path: Path) -> None:
+    """They cannot be written to a table or a report."""
+    corpus, odd = tmp_path / "corpus", os.fsdecode(b"\xff")
+    for i in range(6):
+        pair(corpus, f"a{i}")
+    write_tone(corpus / "b.wav").rename(corpus / f"b{odd}.wav")
+    for name in (f"b{odd}.txt", f".hidden{odd}", f"c{odd}.txt"):
+        (corpus / name).write_text("one")
+    (corpus / "texts").mkdir()
+    (corpus / "texts" / f"readme{odd}.txt").write_text("one")
+    report = prepare_corpus(
+        corpus, tmp_path / "out", languages=["en"], cfg=PrepareConfig(max_dropped_fraction=0.5)
+    )
+    assert report.rows == 8 and report.dropped == {"unreadable_name": 2}
+    dropped = [json.loads(line) for line in (tmp_path / "out/dropped.jsonl").read_text().splitlines()]
+    assert [problem["id"] for problem in dropped] == ["b\\udcff", "c\\udcff"]
+    assert r"1 hidden files or folders: .hidden\udcff" in (tmp_path / "out/report.html").read_text()
+    corpus.rename(tmp_path / odd)
+    with pytest.raises(MayaError, match=r"the path .*\\udcff is not UTF-8 text"):
+        read_corpus(tmp_path / odd, "en")

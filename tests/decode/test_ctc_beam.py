@@ -1,6 +1,7 @@
 """CTC beam search: the most probable text by brute force, with and without a language model."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -75,3 +76,19 @@ def test_language_model_decides_between_close_scores() -> None:
     assert beam_ctc(log_probs, lens, blank=BLANK, cfg=cfg)[0].tokens == [0, 1]
     assert beam_ctc(log_probs, lens, blank=BLANK, cfg=cfg, lms=[lm])[0].tokens == [0, 2]
     assert beam_ctc(log_probs, lens, blank=BLANK, cfg=cfg, lms=[None])[0].tokens == [0, 1]
+
+
+def test_bonus_counts_for_rows_with_a_language_model() -> None:
+    """A row whose language has no texts has no bonus either; without any language model it is an option."""
+    torch.manual_seed(0)
+    log_probs = torch.randn(1, 12, 4).log_softmax(-1).repeat(2, 1, 1)
+    lens, lm = torch.tensor([12, 12]), NGram([[0, 1, 2]], 3, order=2)
+
+    def texts(lms: list[NGram | None], **options: Any) -> list[list[int]]:
+        cfg = BeamConfig(beam=64, lm_weight=0.0, **options)
+        return [h.tokens for h in beam_ctc(log_probs, lens, blank=BLANK, cfg=cfg, lms=lms)]
+
+    plain = texts([None, None], lm_order=0, token_bonus=0.0)
+    long = texts([None, None], lm_order=0, token_bonus=4.0)
+    assert len(long[0]) > len(plain[0])
+    assert texts([lm, None], lm_order=2, token_bonus=4.0) == [long[0], plain[1]]

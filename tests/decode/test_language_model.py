@@ -9,6 +9,7 @@ import torch
 
 from maya.decode.methods import greedy
 from maya.decode.recognizer import Recognizer
+from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads.language_model import load_tokenizer
 from tests import tiny_llm
@@ -44,3 +45,12 @@ def test_generation_is_in_the_table_of_methods(tmp_path: Path) -> None:
         ours.stream("en")
     with pytest.raises(MayaError, match="language_model cannot decode a stream: a language model reads"):
         ours.stream("en", method="language_model")
+
+
+def test_rows_without_frames_are_empty(tmp_path: Path) -> None:
+    model = stirred(tiny_llm.make(tmp_path))
+    frames, lens = torch.randn(3, 6, 32), torch.tensor([6, 0, 2])
+    hyps = greedy(model, Encoded(frames, lens), "llm")
+    assert [bool(h.tokens) for h in hyps] == [True, False, True]
+    none = greedy(model, Encoded(frames[:2], torch.tensor([0, 0])), "llm")
+    assert [h.tokens for h in none] == [h.scores for h in none] == [[], []]

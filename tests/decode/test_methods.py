@@ -3,18 +3,27 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
+from maya.config import config
 from maya.decode.attention_beam import AttentionBeamConfig, attention_beam
-from maya.decode.base import MethodConfig
+from maya.decode.base import Method, MethodConfig
+from maya.decode.ctc import CTCDecoder
 from maya.decode.ctc_beam import BeamConfig
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.methods import choose_method, greedy, head_of_method, possible_methods
+from maya.decode.methods import (
+    METHODS,
+    choose_method,
+    greedy,
+    greedy_method,
+    head_of_method,
+    possible_methods,
+)
 from maya.decode.modified_beam import ModifiedBeamConfig, modified_beam_search
 from maya.decode.recognizer import Recognizer
 from maya.encoders import Encoded
@@ -246,3 +255,98 @@ def test_user_file_adds_a_method(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(MayaError, match="decode.method=confident cannot decode a stream: it reads whole utt"):
         ours.stream(method="confident")
     assert "confident" in possible_methods(model.cfg, ours.trained_heads())
+
+
+@pytest.fixture
+def own_methods() -> Iterator[None]:
+    """Methods that a test defines are not there for the tests after it."""
+    before = dict(METHODS)
+    yield
+    for name in METHODS.keys() - before.keys():
+        del METHODS[name]
+
+
+@pytest.mark.usefixtures("own_methods")
+def test_methods_of_several_heads_and_of_none() -> None:
+    @config
+    class VoteConfig(MethodConfig):
+        heads = (CTCConfig, CTCConfig)
+        kind: Literal["test_vote"] = "test_vote"
+
+    @config
+    class HeadlessConfig(MethodConfig):
+        kind: Literal["test_headless"] = "test_headless"
+
+    cfg = tiny.hybrid(transducer="none")
+    cfg.heads = {"words": CTCConfig(), "letters": CTCConfig()}
+    both = TrainedHeads(heads=("words", "letters"), trained=("words", "letters"))
+    assert choose_method("test_vote", cfg, both).heads == ("words", "letters")
+    with pytest.raises(MayaError, match="test_headless reads no head: .* as HeadlessConfig.heads"):
+        choose_method("test_headless", cfg, both)
+    del cfg.heads["letters"]
+    with pytest.raises(MayaError, match="a head of kind ctc and one of kind ctc, which this model lacks"):
+        choose_method("test_vote", cfg, TrainedHeads(heads=("words",), trained=("words",)))
+
+
+@pytest.mark.usefixtures("own_methods")
+def test_a_head_of_ones_own_has_the_greedy_method_of_its_own_class() -> None:
+    @config
+    class LettersConfig(CTCConfig):
+        kind: Literal["test_letters"] = "test_letters"  # type: ignore[assignment]
+
+    assert greedy_method(LettersConfig()).kind == "ctc"
+
+    @config
+    class SpellConfig(MethodConfig):
+        heads = (LettersConfig,)
+        greedy = {"limit": 3}  # noqa: RUF012
+        kind: Literal["test_spell"] = "test_spell"
+        limit: int = 1
+
+    assert greedy_method(LettersConfig()) == SpellConfig(limit=3)
+    assert greedy_method(CTCConfig()).kind == "ctc"
+
+
+@pytest.mark.usefixtures("own_methods")
+def test_options_of_a_method_need_defaults() -> None:
+    @config
+    class LimitConfig(MethodConfig):
+        heads = (CTCConfig,)
+        kind: Literal["test_limit"] = "test_limit"
+        limit: int
+
+    with pytest.raises(MayaError, match="option 'limit' of the method 'test_limit' needs a default"):
+        Experiment(name="test")
+
+
+def test_ctc_beam_without_texts_says_so(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither language model nor the bonus that it needs."""
+    ours = recognizer(presets.tiny(), tokenizer)
+    encoded, langs = frames(ours)
+    assert search(ours, encoded, langs, "ctc_beam", BeamConfig(token_bonus=5.0)) == search(
+        ours, encoded, langs, "ctc_beam", BeamConfig(lm_order=0, token_bonus=0.0)
+    )
+    assert caplog.messages == [
+        "decoding by ctc_beam without a language model: there are no training texts here"
+    ]
+
+
+@pytest.mark.usefixtures("own_methods")
+def test_a_method_with_stream_can_stream_and_one_without_search_is_refused(tokenizer: Tokenizer) -> None:
+    @config
+    class LiveConfig(MethodConfig):
+        heads = (CTCConfig,)
+        kind: Literal["test_live"] = "test_live"
+
+    class Live(Method, config=LiveConfig):
+        def stream(self, batch: int) -> CTCDecoder:
+            return CTCDecoder(self.heads[0], batch, blank=self.heads[0].blank)
+
+    ours = recognizer(presets.tiny(), tokenizer)
+    assert ours.choose_method("test_live", stream=True).heads == ("ctc",)
+    encoded, langs = frames(ours)
+    assert search(ours, encoded, langs, "test_live") == greedy(ours.model, encoded, "ctc", langs)
+    with pytest.raises(MayaError, match="Nothing has neither `search` nor `stream`"):
+
+        class Nothing(Method, config=LiveConfig):
+            pass

@@ -184,6 +184,7 @@ def test_empty_input_and_bad_arguments() -> None:
     settings: dict[str, Any] = {"predictor": predictor, "joint": joint, "blank": blank}
     none = modified_beam_search(torch.randn(2, 0, 5), torch.tensor([0, 0]), **settings)
     assert none == [Hypothesis(tokens=[], frames=[], durations=[], scores=[])] * 2
+    assert modified_beam_search(torch.randn(0, 3, 5), torch.tensor([], dtype=torch.int64), **settings) == []
     enc, lens = torch.randn(1, 3, 5), torch.tensor([3])
     for mistake in ({"beam": 0}, {"temperature": 0.0}):
         with pytest.raises(MayaError, match=next(iter(mistake))):

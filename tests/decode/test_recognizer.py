@@ -76,3 +76,9 @@ def test_integer_samples_are_scaled_and_bad_audio_is_refused(tokenizer: Tokenize
 def test_auto_without_language_head_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(MayaError, match="it has no language head; name the language"):
         _recognizer(tokenizer, 0.0).transcribe([tmp_path / "unread.wav"], "auto")
+
+
+def test_an_array_without_an_axis_is_refused(tokenizer: Tokenizer) -> None:
+    for audio in (np.array(0.1), torch.tensor(0.1)):
+        with pytest.raises(MayaError, match=r"audio 0: .* one-dimensional"):
+            _recognizer(tokenizer, 0.0).transcribe(audio)

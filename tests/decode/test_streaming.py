@@ -220,3 +220,21 @@ def test_lact_keeps_fast_weights_for_the_same_speaker():
     assert re.fullmatch(r"state of one stream: [0-9.]+ MB \(fast weights .*\)", state)
     with pytest.raises(MayaError, match="cannot stream"):
         LaCT(small).initial_state(1)
+
+
+def test_a_hypothesis_stays_as_it_was_given():
+    ours = recognizer()
+    stream = ours.stream("hi", method="ctc")
+    audio = torch.randn(64_000) * 0.3
+    first = stream.accept(audio[:32_000])
+    before = list(first.tokens), list(first.durations), first.text
+    second = stream.accept(audio[32_000:])
+    assert before[0] and second.durations != before[1]
+    assert (first.tokens, first.durations, first.text) == before
+
+
+def test_heads_that_read_hidden_states_cannot_stream(monkeypatch):
+    ours = recognizer()
+    monkeypatch.setattr(type(ours.model.head("ctc")), "hidden", (1,))
+    with pytest.raises(MayaError, match="gives no hidden states"):
+        ours.stream("hi", method="ctc")

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import maya
+from maya.convert import Conversion
+from maya.convert.report import ConversionReport
 from maya.data.loading.batch import make_batch
 from maya.decode.methods import greedy
 from maya.decode.recognizer import Recognizer
@@ -22,6 +25,7 @@ from maya.recipes.tokenizer import tokenizer
 from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny, tones
+from tests.data.making import make_tokenizer
 
 
 def model_with_classes() -> SpeechModel:
@@ -100,8 +104,49 @@ def test_model_without_text_head(tmp_path: Path, capsys: pytest.CaptureFixture[s
     scores = score(run, show=False)
     assert scores.report is None and [label.macro for label in scores.labels] == [0.5, 0.5]
     assert main(["score", "--run-dir", str(run), "--split", "all"]) == 0
+    assert "| emotion | 3 |" in capsys.readouterr().out
+    exp.decode.method = "ctc"
+    with pytest.raises(MayaError, match="decode.method=ctc reads a head of kind ctc, which this model lacks"):
+        decode(exp, data, run)
     assert main(["evaluate", str(run), "--manifest", str(tmp_path / "corpus" / "manifest.jsonl")]) == 1
     assert "has no text head to evaluate" in capsys.readouterr().err
     ours = Recognizer(model=model.eval(), tokenizer=pieces, device=torch.device("cpu"))
     with pytest.raises(MayaError, match="this model cannot decode: it has no head for it that writes text"):
         ours.transcribe([torch.zeros(16000)])
+
+
+def test_heads_that_were_never_trained_predict_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = model_with_classes()
+    pieces = make_tokenizer()
+    model = SpeechModel(with_vocabulary(model.cfg, pieces.vocab_size, ("en", "hi")))
+    checkpoint = Checkpoint(
+        model_config=model.cfg, tokenizer=pieces, weights=model.state_dict(), step=3,
+        notes={"trained": ["transducer", "ctc", "emotion"]},
+    )  # fmt: skip
+    save_checkpoint(tmp_path / "best.pt", checkpoint)
+    ours = maya.load(tmp_path / "best.pt", "cpu")
+    assert "best.pt: not trained yet: language" in caplog.text
+    batch = make_batch([torch.randn(9000) * 0.1], [[1]], [0], ["a"], sample_rate=16000)
+    (row,) = decode_batch(ours.model, batch, None)
+    assert row.predictions.keys() == row.labels.keys() == {"emotion"}
+    with pytest.raises(MayaError, match="cannot identify languages: its head language was never trained"):
+        ours.transcribe(batch.audio, "auto")
+    with pytest.raises(MayaError, match="never trained"):
+        decode_batch(ours.model, batch, None, language="auto")
+    converted = Conversion(checkpoint=checkpoint, report=ConversionReport(title="", components=[], facts={}))
+    assert converted.recognizer("cpu").model.untrained == ("language",)
+
+
+def test_identified_languages_may_be_others_than_the_models() -> None:
+    """A language head of a user's own may tell more languages apart than the model has."""
+    model = model_with_classes()
+    model.heads["language"].classes = ("fr", "de")  # type: ignore[assignment]
+    batch = make_batch([torch.randn(9000) * 0.1], [[1]], [0], ["a"], sample_rate=16000)
+    ours = Recognizer(model=model, tokenizer=make_tokenizer(), device=torch.device("cpu"))
+    method = ours.make_method(ours.choose_method("ctc"))
+    auto, unknown = (decode_batch(model, batch, method, language=name) for name in ("auto", "unknown"))
+    assert [row.hypothesis for row in auto] == [row.hypothesis for row in unknown]
+    assert auto[0].predictions["language"].label in ("fr", "de")
+    assert ours.transcribe(batch.audio, "auto")[0].language in ("fr", "de")

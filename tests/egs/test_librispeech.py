@@ -8,6 +8,7 @@ import torch
 
 from egs.librispeech import zipformer
 from maya.config import from_dict, to_dict
+from maya.decode.ctc_beam import BeamConfig
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.methods import possible_methods
 from maya.heads import CTCConfig, TransducerConfig
@@ -76,6 +77,8 @@ def test_tiny_is_small_and_has_every_head_but_attention() -> None:
         assert count_parameters(build_model(cfg)) < 2_000_000
     can = all_methods(cfg)
     assert can == ["transducer", "modified_beam", "ctc", "ctc_beam"]
+    beam = exp.decode.methods["ctc_beam"]
+    assert isinstance(beam, BeamConfig) and beam.lm_order == beam.token_bonus == 0  # as in icefall's tables
     aed = load("small_ctc_aed").model
     assert all_methods(aed) == [
         "ctc", "ctc_beam", "attention_rescoring", "attention",

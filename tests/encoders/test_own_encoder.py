@@ -1,22 +1,29 @@
 """A GRU encoder in a user's file outside the checkout, through the whole encoder protocol."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from maya.data.plan import MemoryConfig, PlanConfig
 from maya.encoders import Encoder
 from maya.errors import MayaError
 from maya.features import FbankConfig, LogMelConfig
 from maya.models.config import with_vocabulary
 from maya.models.sizing import count_frames
 from maya.models.speech_model import SpeechModel
+from maya.recipes import memory
 from maya.recipes.cli import main
 from maya.recipes.experiment import Experiment, load_experiment
+from maya.recipes.experiment_file import record_file
 from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.loop import make_accelerator
+from maya.train.memory_steps import Order, Steps
 from tests.convert.archives import tokenizer
 
 FILE = '''
@@ -135,3 +142,25 @@ def test_plan_and_info(experiment: Experiment, tmp_path: Path, capsys: pytest.Ca
     text = capsys.readouterr().out
     assert "own_gru with transducer, ctc" in text and "subsampling_factor 4" in text and "40 ms" in text
     assert "an encoder of kind 'own_gru' cannot stream" in text
+
+
+def test_memory_is_measured_in_a_process_that_imports_the_file(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`data.plan.memory.limit` measures training steps in a process of their own."""
+
+    def one_step(plan: PlanConfig, order: Order, cache: Path, *, seconds: float, tokens: int) -> PlanConfig:
+        with Steps(order) as steps:
+            assert (steps.peak(1, seconds, tokens) or 0) > 1e8
+        return replace(plan, memory=MemoryConfig(limit=1.0, max_bytes=1e9, fixed=1.0))
+
+    monkeypatch.setattr(memory, "with_memory", one_step)
+    run = tmp_path / "run"
+    record_file(run, tmp_path / "own_gru.py")
+    experiment.model = with_vocabulary(experiment.model, 20, ("en",))
+    experiment.data.plan.memory.limit = 1.0
+    utterances: Any = SimpleNamespace(durations=np.array([1.0]), token_counts=np.array([3]))
+    plan = memory.plan_within_memory(
+        experiment, utterances, run, make_accelerator(experiment.train, cpu=True)
+    )
+    assert plan.memory.max_bytes == 1e9

@@ -118,6 +118,20 @@ def test_every_encoder_accepts_empty_audio(encoder: str, features: str) -> None:
         check(recognizer, lens, "en")
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_encoder_accepts_no_rows_and_no_features(encoder: str, training: bool) -> None:
+    module = ENCODERS[encoder].build().train(training)
+    for rows, frames in ((0, 300), (2, 0)):
+        x, lens = torch.randn(rows, frames, module.cfg.feat_in), torch.zeros(rows, dtype=torch.int64)
+        encoded = module(x, lens)
+        assert encoded.frames.shape[0] == rows and encoded.frames.shape[2] == module.cfg.d_model
+        assert not encoded.frames.any() and not encoded.lens.any()
+        if training:
+            encoded.frames.sum().backward()
+            assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head_accepts_zero_frames(head: str) -> None:
     recognizer = model_of("Zipformer", "fbank", **HEADS[head])

@@ -167,6 +167,15 @@ def test_row_alone_equals_row_in_batch(options, chunking):
 
 
 @torch.no_grad()
+def test_padding_that_is_not_a_number_does_not_matter():
+    model, lens = perturb(tiny(SMALLER)).eval(), torch.tensor([90, 40])
+    x = torch.randn(2, 90, 80)
+    clean, _ = model(x, lens)
+    x[1, 40:] = float("nan")
+    assert torch.equal(model(x, lens).frames, clean)
+
+
+@torch.no_grad()
 def test_icefall_padding_depends_on_the_batch():
     """Where 8 divides the frames nothing leaks out of the stacks, only the front end sees padding."""
     model = perturb(tiny(padding="icefall")).eval()

@@ -225,6 +225,12 @@ def test_buffers_on_the_meta_device():
     assert not made.state_dict()  # icefall's checkpoints have no front end
 
 
+def test_filters_do_not_depend_on_the_default_device():
+    with torch.device("meta"):
+        filters = kaldi_filterbank(80, 512, 16000, 20.0, -400.0)
+    assert torch.equal(filters, front_end().fb)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"hop_ms": 30.0}, "hop_ms=30"), ({"high_hz": 9000.0}, "no band"), ({"low_hz": 7700.0}, "no band")],

@@ -162,6 +162,14 @@ def test_128_mels_meta_device_and_a_window_too_long():
         front_end(n_fft=256)
 
 
+def test_an_odd_transform_and_a_window_without_samples_are_refused():
+    """torch's STFT would give a frame less than `frames` says, or raise its own error."""
+    with pytest.raises(MayaError, match="n_fft=401 is odd; take an even number, such as 402"):
+        front_end(n_fft=401)
+    with pytest.raises(MayaError, match="the window of 0 samples"):
+        front_end(window_ms=0.01)
+
+
 @pytest.mark.parametrize("options", [{}, {"legacy": True}, {"normalize": "none"}, {"preemphasis": 0.0}])
 @pytest.mark.parametrize("size", [160 * 1000, 160 * 1001 + 80, 160 * 1024 - 1])
 def test_long_audio_in_chunks_equals_one_piece(options, size, monkeypatch):

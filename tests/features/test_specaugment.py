@@ -62,6 +62,14 @@ def test_fewer_bins_than_the_mask_width():
     assert bands.any(1).sum(1).max() == 8  # at most all bins
 
 
+def test_lhotse_rule_without_time_masks():
+    cfg = lhotse(time_mask_ratio=0.05)  # icefall takes int(10 * ratio) masks
+    assert cfg.time_masks == 0
+    feats, lens = torch.ones(2, 300, 80), torch.tensor([300, 100])
+    masked = SpecAugment(cfg).train()(feats, lens)
+    assert masked.isfinite().all()
+
+
 def test_lhotse_rule_limits_share_and_width():
     lens = [1500, 600, 200] * 100
     cfg = lhotse()

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from maya.data.loading.batch import Batch
 from maya.encoders import Encoded
 from maya.features.specaugment import SpecAugment, lhotse
+from maya.heads import ClassifyConfig, LanguageConfig
 from maya.models.speech_model import SpeechModel, build_model
 from tests import tiny
 
@@ -99,3 +100,20 @@ def test_every_loss_is_the_mean_of_both_views(batch: Batch) -> None:
     for name in ("transducer", "ctc"):
         mean = (halves[0][name] + halves[1][name]) / 2
         torch.testing.assert_close(losses.parts[name], mean, rtol=1e-4, atol=1e-4)
+
+
+def test_heads_of_labels_stand_beside_it(batch: Batch) -> None:
+    """Each view has the labels of its utterance."""
+    cfg = make().cfg
+    cfg.heads["emotion"] = ClassifyConfig(label="emotion", classes=("calm", "angry"))
+    cfg.heads["language"] = LanguageConfig()
+    model, batch.labels = build_model(cfg).train(), {"emotion": ["angry", None, "calm"]}
+    batch.langs = torch.tensor([0, 1, -1])
+    torch.manual_seed(1)
+    losses = model(batch).parts
+    torch.manual_seed(1)
+    enc, lens = model.encode_audio(batch.audio, batch.audio_lens, 2)
+    halves = [model.losses(Encoded(e, lens[:3]), batch).parts for e in enc.chunk(2)]
+    for name in ("emotion", "language"):
+        torch.testing.assert_close(losses[name], (halves[0][name] + halves[1][name]) / 2)
+    assert losses["emotion"][1] == losses["language"][2] == 0 and losses["emotion"][0] > 0

@@ -218,6 +218,18 @@ def test_the_language_is_identified_from_the_frames() -> None:
         plain.head("language")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_languages_are_identified_in_other_precisions(dtype: torch.dtype) -> None:
+    """The statistics are of fp32 at least; the weights are what the model is in."""
+    head = _tiny(language_id_weight=0.5).eval().to(dtype).head("language")
+    frames = torch.randn(2, 7, 32).to(dtype)
+    log_probs = head(frames, torch.tensor([7, 7]))
+    assert log_probs.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(
+        log_probs.float(), head.float()(frames.float(), torch.tensor([7, 7])), atol=0.05, rtol=0
+    )
+
+
 def test_a_batch_without_known_languages_still_has_all_gradients() -> None:
     model, batch = _tiny(language_id_weight=0.5).train(), _random_batch()
     batch.langs[:] = -1
@@ -245,7 +257,10 @@ def test_omega_takes_the_plain_transducer_loss_in_training_only() -> None:
         ({"vocab_size": 0}, "no vocabulary"),
         ({"ctc_weight": 1.5}, "ctc_weight must be from 0 to 1, not 1.5"),
         ({"languages": ()}, "needs model.languages"),
-        ({"languages": (), "language_embedding": False, "language_id_weight": 0.1}, "to tell apart"),
+        (
+            {"languages": (), "language_embedding": False, "language_id_weight": 0.1},
+            "a language head needs model.languages",
+        ),
         ({"durations": (2, 1)}, "ascend"),
         ({"durations": (0,)}, "ascend"),
     ],

@@ -16,6 +16,7 @@ from maya.encoders.zipformer.regularizers import set_batch_count
 from maya.errors import MayaError
 from maya.heads.attention import AttentionDecoderConfig
 from maya.heads.classify import ClassifyConfig
+from maya.heads.ctc import CTCConfig
 from maya.models.config import with_vocabulary
 from maya.models.sizing import (
     Training,
@@ -146,7 +147,7 @@ def test_memory_has_no_lattice_of_logits() -> None:
 
 
 def test_errors_name_the_problem() -> None:
-    with pytest.raises(MayaError, match="no GPU 'h300' in the table; known are .*h200"):
+    with pytest.raises(MayaError, match="unknown GPU 'h300'; expected one of .*h200"):
         gpu_named("h300")
     assert gpu_named("H200").memory_gb == 141
     actual = memory(small(), Training(cuda=True, bf16=True))
@@ -260,3 +261,21 @@ def test_a_head_without_estimate_costs_its_weights() -> None:
     plain, with_head = (flops(c, 10.0, 50).forward for c in (small(), cfg))
     frames = count_frames(cfg, 10.0)[1]
     assert with_head == plain | {"emotion head": 2.0 * (2 * 64 + 1) * 2 * frames}
+
+
+def test_views_are_counted() -> None:
+    """CR-CTC holds every utterance twice from the masks on: twice the operations of training, but for the
+    features, and the memory of a batch of twice as many."""
+    plain = small()
+    del plain.heads["transducer"]
+    double = replace(plain, heads={"ctc": CTCConfig(consistency_weight=0.2)})
+    work = {cfg.views: flops(cfg, 10.0, 30) for cfg in (plain, double)}
+    assert work[1].forward == work[2].forward
+    for part, operations in work[1].training.items():
+        assert work[2].training[part] == operations * (1 if part == "features" else 2)
+    held = {cfg.views: memory(cfg, Training(cuda=False, bf16=False)) for cfg in (plain, double)}
+    for part, terms in held[1].kept.items():
+        assert held[2].kept[part].bytes(8, 50, 20) == pytest.approx(terms.bytes(16, 50, 20))
+    for name in held[1].moments.keys() - {"features", "end of the backward pass"}:
+        extra = held[1].moments[name].extra
+        assert held[2].moments[name].extra.bytes(8, 50, 20) == pytest.approx(extra.bytes(16, 50, 20))

@@ -70,6 +70,14 @@ def test_table_columns_are_aligned() -> None:
         assert line[column - 3] == "." and line[column] == " "
 
 
+def test_table_makes_room_for_long_names() -> None:
+    rows = [utterance("a", "ary", "a b", "a"), utterance("b", "zh-Hant-TW", "a b", "a")]
+    lines = table(make_report(rows)).splitlines()
+    place = lines[0].index("WER %")
+    for start in ("ary   ", "zh-Hant-TW Chinese (Hant-TW) ", "all   ", "macro "):
+        assert next(x for x in lines if x.startswith(start))[place : place + 5] == "50.00"
+
+
 def test_one_language_has_no_pooled_line() -> None:
     text = table(make_report(UTTERANCES[:1]))
     assert "pooled" not in text and "macro average of 1 language " in text

@@ -13,6 +13,7 @@ from maya.score.wer import (
     compare,
     interval,
     macro_average,
+    macro_compare,
     pool,
     wer,
     words_of,
@@ -169,3 +170,19 @@ def test_compare() -> None:
     assert compare(first, noisy).p_value > 0.05
     with pytest.raises(MayaError, match="different references"):
         compare(first, stats(base.tolist(), [11] * 300))
+
+
+def test_macro_comparison_needs_two_utterances_to_draw_from() -> None:
+    """A single utterance gives no interval: every draw is the same."""
+    first, second = {"en": stats([0], [4])}, {"en": stats([1], [4])}
+    comparison = macro_compare(first, second, blocks={"en": (["a"], ["a"])})
+    assert comparison.difference == 0.25 and math.isnan(comparison.p_value)
+    assert math.isnan(comparison.interval.low) and math.isnan(comparison.interval.high)
+    several = {"en": stats([0, 1], [4, 4])}  # two runs
+    assert math.isnan(macro_compare(several, second, blocks={"en": (["a", "a"], ["a"])}).p_value)
+
+
+def test_macro_comparison_without_reference_words() -> None:
+    empty = {"en": stats([0, 1], [0, 0])}
+    comparison = macro_compare(empty, empty, blocks={"en": (["a", "b"], ["a", "b"])})
+    assert math.isnan(comparison.difference) and math.isnan(comparison.p_value)

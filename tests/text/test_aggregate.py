@@ -1,12 +1,13 @@
 """Several tokenizers in one vocabulary: ids do not overlap, and mixed texts round-trip."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 
 from maya.errors import MayaError
 from maya.text.aggregate import MAGIC, AggregateTokenizer, aggregate_from_bytes
-from maya.text.load import tokenizer_from_bytes
+from maya.text.load import load_tokenizer, tokenizer_from_bytes
 from tests.convert.archives import TEXTS, tokenizer
 
 
@@ -53,3 +54,9 @@ def test_round_trip_through_bytes_and_pickle(both: AggregateTokenizer) -> None:
     for broken in (both.model_bytes[:-1], MAGIC, MAGIC + b"{}\n", b"something else"):
         with pytest.raises(MayaError, match="truncated"):
             aggregate_from_bytes(broken)
+
+
+def test_a_damaged_file_is_named_with_the_reason(both: AggregateTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "cut.model").write_bytes(both.model_bytes[:-1])
+    with pytest.raises(MayaError, match=r"cut\.model: this is not an aggregate tokenizer"):
+        load_tokenizer(tmp_path / "cut.model")

@@ -1,8 +1,10 @@
+from collections.abc import Sequence
+
 import pytest
 
 from maya.text.fertility import fertility, fertility_report, fertility_table
 from maya.text.sample import gather
-from maya.text.tokenizer import TokenizerConfig, train_tokenizer
+from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 
 TEXTS = [("en", "the cat sat")] * 60 + [("en", "the ß")] + [("hi", "एक दो")] * 20
 
@@ -31,3 +33,26 @@ def test_fertility_of_each_language(byte_fallback: bool) -> None:
     assert isinstance(kinds, dict) and kinds["bytes"] == 256 * byte_fallback
     assert sum(kinds.values()) + 1 == tokenizer.vocab_size == report["vocab_size"]
     assert [row[0] for row in fertility_table(languages)] == ["language", "en", "hi"]
+
+
+def test_tokenizers_without_an_unknown_piece_lack_no_character() -> None:
+    """Such as those of bytes, which have no piece of a letter of Hindi."""
+
+    class Bytes(Tokenizer):
+        vocab_size, unk_id = 256, -1  # type: ignore[assignment]
+
+        def __init__(self) -> None:
+            pass
+
+        def encode_batch(self, texts: Sequence[str], languages: object = None) -> list[list[int]]:
+            return [list(text.encode()) + [255] for text in texts]
+
+        def pieces(self, ids: Sequence[int]) -> list[str]:
+            return [chr(0x100 + i) for i in ids]
+
+        def is_byte(self, id: int) -> bool:
+            return False
+
+    languages = fertility(Bytes(), gather(TEXTS, lines_per_language=1000, seed=0), TokenizerConfig())
+    for facts in languages.values():
+        assert facts.unknown_pieces == facts.unknown_characters == 0 and facts.left_out == {}

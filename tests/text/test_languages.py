@@ -143,3 +143,19 @@ def test_shared_letters_belong_to_all_their_scripts() -> None:
 )
 def test_language_codes_match_those_of_a_model(value: str, code: str) -> None:
     assert language_among(value, ("en", "hi", "pt-BR")) == code
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        ("en", "en-US"),
+        ("English", "en-US"),
+        ("en-GB", "en-US"),
+        ("pt", "pt"),
+        ("pt-PT", "pt-PT"),
+        ("x y", "x y"),
+    ],
+)
+def test_a_model_may_have_codes_with_regions(value: str, code: str) -> None:
+    """As NeMo's have. Of two regions neither is meant by the language alone."""
+    assert language_among(value, ("en-US", "pt-BR", "pt-PT")) == code

@@ -9,7 +9,8 @@ import pytest
 
 from maya.errors import MayaError
 from maya.heads.language_model import load_tokenizer
-from maya.text.llm_tokenizer import LLMTokenizer, prompt_ids
+from maya.text.llm_tokenizer import MAGIC, LLMTokenizer, prompt_ids
+from maya.text.load import load_tokenizer as read_file
 from maya.text.load import tokenizer_from_bytes
 from tests import tiny_llm
 
@@ -61,3 +62,18 @@ def test_a_tokenizer_without_an_end_token_is_refused() -> None:
 def test_a_missing_tokenizer_is_reported(tmp_path: Path) -> None:
     with pytest.raises(MayaError, match="no tokenizer.json that can be loaded"):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"model": ', b"\xff\xfe"])
+def test_damaged_bytes_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "cut.model").write_bytes(MAGIC + content)
+    with pytest.raises(MayaError, match=r"cut\.model: this is not the tokenizer of a language model"):
+        read_file(tmp_path / "cut.model")
+
+
+def test_a_damaged_byte_is_not_replaced(tmp_path: Path) -> None:
+    made = load_tokenizer(str(tiny_llm.make(tmp_path)))
+    damaged = made.model_bytes.replace("Ġ".encode(), b"\xff\xff")
+    assert damaged != made.model_bytes
+    with pytest.raises(MayaError, match="this is not the tokenizer of a language model"):
+        tokenizer_from_bytes(damaged)

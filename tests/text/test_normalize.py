@@ -152,6 +152,11 @@ def test_open_languages(language: str, written: str, normal: str) -> None:
     assert normalize(unicodedata.normalize("NFD", written), language) == normal
 
 
+@pytest.mark.parametrize("code", ["tr", "tur", "TR", "tr-TR", "Turkish"])
+def test_a_language_may_be_written_in_any_way(code: str) -> None:
+    assert normalize("DIŞ İYİ", code) == "dış iyi"
+
+
 @given(st.text() | TRICKY, st.sampled_from(["fr", "tr", "fa", "si", "ja", "hi-Latn"]))
 def test_normalising_twice_changes_nothing_in_open_languages(text: str, language: str) -> None:
     once = normalize(text, language)

@@ -94,7 +94,7 @@ def test_language_without_text_is_named() -> None:
 
 def test_bad_model_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.model").write_bytes(b"not a model")
-    with pytest.raises(MayaError, match=r"bad\.model is not a SentencePiece model"):
+    with pytest.raises(MayaError, match=r"bad\.model: this is not a SentencePiece model"):
         load_tokenizer(tmp_path / "bad.model")
     with pytest.raises(MayaError, match=r"cannot read the tokenizer .*none\.model"):
         load_tokenizer(tmp_path / "none.model")

@@ -1,16 +1,24 @@
 import copy
 import errno
 import random
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
 import torch
 
 import maya
+from maya.config import config
+from maya.encoders import EncoderConfig
+from maya.encoders.lact.fast_weights import FastWeightConfig
 from maya.errors import MayaError
 from maya.models.config import with_vocabulary
 from maya.models.speech_model import build_model
+from maya.ranges import PosInt
+from maya.recipes.lact_presets import lact_tiny
 from maya.text.tokenizer import TokenizerConfig, train_tokenizer
 from maya.train import checkpoint as ckpt
 from tests import tiny
@@ -108,6 +116,27 @@ def test_all_random_states_are_restored() -> None:
     assert torch.equal(first[0], again[0]) and np.array_equal(first[1], again[1]) and first[2] == again[2]
 
 
+def test_random_state_of_a_gpu_is_restored_where_there_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the state of the process's own GPU is saved. Generators of the CPU stand for those of GPUs."""
+
+    def machine(gpus: int, current: int) -> torch.Generator:
+        generators = tuple(torch.Generator().manual_seed(gpu) for gpu in range(gpus))
+        for name, value in {
+            "is_available": True, "is_initialized": True, "current_device": current, "_lazy_init": None,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+            monkeypatch.setattr(torch.cuda.random, name, lambda value=value: value, raising=False)
+        monkeypatch.setattr(torch.cuda.random, "_lazy_call", lambda call, **_: call())
+        monkeypatch.setattr(torch.cuda, "default_generators", generators)
+        return generators[current]
+
+    before = machine(8, current=5)
+    saved = ckpt.rng_state()
+    after = machine(1, current=0)
+    ckpt.restore_rng(saved)
+    assert torch.equal(torch.rand(3, generator=before), torch.rand(3, generator=after))
+
+
 def test_start_from_another_model(made: ckpt.Checkpoint, tmp_path: Path) -> None:
     ckpt.save_checkpoint(tmp_path / "averaged.pt", made)
     larger = with_vocabulary(made.model_config, made.model_config.vocab_size + 3, ("en",))
@@ -140,3 +169,38 @@ def test_start_refuses_other_encoder_settings(made: ckpt.Checkpoint, tmp_path: P
         MayaError, match=r"it has encoder\.layers\.0\.\S+bias \(\d+,\) and this model has not"
     ):
         ckpt.start_from(build_model(unbiased), tmp_path, ["encoder"])
+
+
+def test_start_refuses_other_settings_of_fast_weights_and_of_own_encoders(
+    made: ckpt.Checkpoint, tmp_path: Path
+) -> None:
+    """Each encoder names its own settings without a shape."""
+
+    @config
+    class OwnConfig(EncoderConfig):
+        traceless: ClassVar[tuple[str, ...]] = ("reversed_time", "label")
+
+        kind: Literal["own_traceless"] = "own_traceless"
+        feat_in: PosInt = 80
+        d_model: PosInt = 32
+        subsampling_factor: PosInt = 1
+        reversed_time: bool = False
+        label: str = "A b"
+
+    lact = lact_tiny(d_model=32, n_layers=1, ff_dim=32, feat_in=made.model_config.features.num_mels)
+    fast = copy.deepcopy(made.model_config.encoder)
+    fast.fast_weights = FastWeightConfig()
+    for encoder, changes, options in (
+        (lact, {"rotary": False}, "--model.encoder.rotary true"),
+        (lact, {"n_heads": 1}, f"--model.encoder.n_heads {lact.n_heads}"),
+        (fast, {"fast_weights": FastWeightConfig(base_rate=1.0)},
+         "--model.encoder.fast_weights.base_rate 10.0"),
+        (OwnConfig(), {"label": "c", "reversed_time": True}, "--model.encoder.reversed_time false "
+         "--model.encoder.label 'A b'"),
+    ):  # fmt: skip
+        saved, other = (replace(made.model_config, encoder=copy.deepcopy(encoder)) for _ in range(2))
+        ckpt.refuse_other_meaning(tmp_path, saved, other)
+        for name, value in changes.items():
+            setattr(other.encoder, name, value)
+        with pytest.raises(MayaError, match=re.escape(f"give {options}")):
+            ckpt.refuse_other_meaning(tmp_path, saved, other)

@@ -3,12 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
 import torch
+from torch import Tensor
 
+from maya.config import config
+from maya.data.loading.batch import Batch
+from maya.encoders import Encoded
 from maya.errors import MayaError
-from maya.heads import ClassifyConfig
+from maya.heads import ClassifyConfig, Head, HeadConfig, HeadContext, LossStep
 from maya.recipes.average import average
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
@@ -158,3 +163,28 @@ def test_data_without_the_label_is_refused_before_training(top: Path, tmp_path: 
     shutil.copytree(top / "start", tmp_path / "run")
     with pytest.raises(MayaError, match=r"head mood needs the label 'accent', and no utterance of"):
         train(exp, top / "data", tmp_path / "run", cpu=True)
+
+
+def test_text_heads_need_a_greedy_method_before_training(top: Path, tmp_path: Path) -> None:
+    """Validation decodes them: better refused now than at the first validation."""
+
+    @config
+    class SilentConfig(HeadConfig):
+        writes_text: ClassVar[bool] = True
+        kind: Literal["test_silent"] = "test_silent"
+
+    class Silent(Head, config=SilentConfig):
+        def __init__(self, cfg: SilentConfig, context: HeadContext) -> None:
+            super().__init__()
+            self.cfg, self.out = cfg, torch.nn.Linear(context.dim, 1)
+
+        def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
+            return {"loss": self.out(encoded.frames).mean((1, 2))}
+
+    exp = tiny.experiment()
+    exp.model.heads = {"silent": SilentConfig()}
+    run = tmp_path / "run"
+    tokenizer(exp, top / "data", run)
+    with pytest.raises(MayaError, match="no greedy decoding method reads a head of kind 'test_silent'"):
+        train(exp, top / "data", run, cpu=True)
+    assert step_checkpoints(run) == [] and not (run / "metrics.jsonl").exists()

@@ -8,20 +8,21 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import soundfile
 import torch
 
-from maya.config import override
+from maya.config import config, override
 from maya.data.loading.batch import Batch
 from maya.data.plan import BatchPlan
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
-from maya.encoders import FastConformer
+from maya.encoders import EncoderConfig, FastConformer
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
+from maya.ranges import PosInt
 from maya.recipes.cli import main
 from maya.recipes.train import train
 from maya.text.load import load_tokenizer
@@ -190,8 +191,17 @@ def test_model_is_released_before_memory_is_measured(
         _run(data, tmp_path / "run")
 
 
-def _out_of_memory(rows: int, **options: Any) -> OutOfMemory:
+@config
+class OwnConfig(EncoderConfig):
+    kind: Literal["own_plain"] = "own_plain"
+    feat_in: PosInt = 80
+    d_model: PosInt = 32
+    subsampling_factor: PosInt = 4
+
+
+def _out_of_memory(rows: int, encoder: EncoderConfig | None = None, **options: Any) -> OutOfMemory:
     exp = tiny.experiment()
+    exp.model.encoder = encoder or exp.model.encoder
     exp.data.plan.max_seconds = 200.0
     for name, value in options.items():
         override(exp, f"{name}={value}")
@@ -209,6 +219,10 @@ def test_halving_keeps_the_audio_of_a_step() -> None:
     assert "safety below 0.9" in str(_out_of_memory(10, **{"data.plan.memory.limit": "auto"}))
     assert "a batch of 1 utterance × 195.0 s" in str(_out_of_memory(1))
     assert "'0' cannot be divided; leave such utterances out" in str(_out_of_memory(1))
+    assert str(_out_of_memory(1)).endswith(", or set model.encoder.activation_checkpointing=true")
+    on = _out_of_memory(1, **{"model.encoder.activation_checkpointing": "true"})
+    own = _out_of_memory(1, OwnConfig())  # an encoder without the option
+    assert str(on).endswith("with data.max_seconds") and str(own).endswith("with data.max_seconds")
     assert smaller_batches(300.0, 1, 140.0).startswith(
         "data.plan.max_seconds=100 train.accumulate=3 (still 300"
     )

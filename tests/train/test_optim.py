@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 import torch
 
@@ -66,3 +68,14 @@ def test_options_of_another_optimizer_or_schedule_are_refused() -> None:
     model = SpeechModel(tiny_zipformer.config())
     with pytest.raises(MayaError, match="encoder_layer_decay is for train.optimizer=adamw"):
         check(TrainConfig(optimizer="scaled_adam", encoder_layer_decay=0.9), model.cfg)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "scaled_adam"])
+def test_only_the_encoder_learns(kind: Literal["adamw", "scaled_adam"]) -> None:
+    """All heads are frozen, and the encoder has a rate of its own."""
+    cfg = tiny.experiment().model
+    cfg.vocab_size, cfg.languages, cfg.language_embedding = 20, ("en", "hi"), False
+    model = build_model(cfg)
+    model.freeze(tuple(cfg.heads))
+    optimizer = make_optimizer(model, TrainConfig(optimizer=kind, freeze=tuple(cfg.heads), encoder_lr=1e-3))
+    assert all(group["encoder"] and group["params"] for group in optimizer.param_groups)

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -260,8 +261,11 @@ def test_failed_validation_loses_no_step_and_is_repeated(
         if failures.count(state.step) < (2 if state.step == 2 else 1):
             failures.append(state.step)
             raise MayaError("dev is broken")
+        passed.append(1000.0)
         real(run, state, *rest)
 
+    passed, seconds = [0.0], time.perf_counter  # a validation takes very long
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds() + sum(passed))
     monkeypatch.setattr(loop, "keep_best", broken)
     for step in (2, 2, 4):
         with pytest.raises(MayaError, match="dev is broken"):
@@ -270,6 +274,7 @@ def test_failed_validation_loses_no_step_and_is_repeated(
     train(exp, top / "data", run, cpu=True)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if r["kind"] == "valid"] == [2, 4]
+    assert max(r["data_wait_max"] for r in rows if r["kind"] == "train") < 1000  # that was no wait for data
     a, b = newest(run), newest(top / "run")
     assert all(torch.equal(value, b.weights[name]) for name, value in a.weights.items())
 

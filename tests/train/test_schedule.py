@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from maya.heads import HeadConfig
 from maya.models.hybrid import hybrid
 from maya.train import schedule
 from maya.train.config import TrainConfig, check
-from maya.train.eden import eden
+from maya.train.eden import EdenConfig, eden
 from maya.train.schedule import encoder_share, warmup_cosine
 
 OPTIONS = {"peak": 2.0, "floor": 0.1, "warmup_steps": 10, "total_steps": 110}
@@ -107,6 +108,27 @@ def test_phases_of_a_held_encoder() -> None:
     assert [seen[s]["transducer"] for s in seen] == ["waiting", "full", "full"]
     assert schedule.encoder_rate(cfg, 19) == schedule.head_rate(cfg, 19)
     assert schedule.phases(cfg, 0, heads()).keys() == {"encoder", "heads"}
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        TrainConfig(schedule="eden", eden=EdenConfig(warmup_steps=50), warmup_steps=10, encoder_hold=5),
+        TrainConfig(schedule="eden", eden=EdenConfig(warmup_steps=20), freeze=("encoder",), freeze_steps=30),
+        TrainConfig(warmup_steps=40, encoder_hold=10, steps=10**6),
+    ],
+)
+def test_a_part_warms_up_as_long_as_its_rate_rises(cfg: TrainConfig) -> None:
+    for step in range(1, 100):
+        words = schedule.phases(cfg, step, heads())
+        assert (words["heads"] == "warming up") == _rises(schedule.head_rate, cfg, step)
+        if words["encoder"] not in ("held", "frozen"):
+            assert (words["encoder"] == "warming up") == _rises(schedule.encoder_rate, cfg, step)
+
+
+def _rises(rate: Callable[[TrainConfig, int], float], cfg: TrainConfig, step: int) -> bool:
+    """Whether the rate of this step is above that of the step before."""
+    return rate(cfg, step) > rate(cfg, step - 1) * (1 + 1e-6)
 
 
 def test_parts_frozen_throughout() -> None:

@@ -61,6 +61,31 @@ def test_tuned_copy_learns_and_the_model_is_unchanged(encoder: str, weights: str
         assert all(any(name.startswith(part) for name in changed) for part in parts)
 
 
+def test_statistics_of_torchs_own_batch_norm_stay(batch: Batch) -> None:
+    """An encoder of the user's own may have it."""
+
+    class Normalised(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner, self.norm = inner, torch.nn.BatchNorm1d(32)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.inner(x).transpose(1, 2)).transpose(1, 2)
+
+    model = model_of("fastconformer")
+    model.encoder.layers[0].feed_forward1 = Normalised(model.encoder.layers[0].feed_forward1)
+    tuned = tune(model.eval(), batch, TuneConfig(weights="all", steps=1))
+    after = tuned.encoder.layers[0].feed_forward1.norm
+    assert not after.running_mean.any() and int(after.num_batches_tracked) == 0
+
+
+@pytest.mark.gpu
+def test_random_numbers_of_the_gpu_are_left_as_they_were(batch: Batch) -> None:
+    model, before = model_of("fastconformer").cuda(), torch.cuda.get_rng_state()
+    tune(model, batch, TuneConfig(weights="all", steps=1))
+    assert torch.equal(before, torch.cuda.get_rng_state())
+
+
 def test_the_same_arguments_give_the_same_model(batch: Batch) -> None:
     model = model_of("lact")
     model.cfg.specaugment.time_masks = 2

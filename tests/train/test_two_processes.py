@@ -1,13 +1,20 @@
 """The gradient does not depend on the split of a batch over processes."""
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 from maya.data.loading.batch import Batch
+from maya.encoders import FastConformer, FastConformerConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import build_model
+from maya.train import failure
+from maya.train.failure import Tally, stop_unless_finite
 from maya.train.loop import Step, TrainConfig, make_accelerator, train_step
 from maya.train.state import State
 from tests import tiny
@@ -81,3 +88,68 @@ def test_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
     scale = max(float(v.detach().abs().max()) for v in whole.values())
     for name, value in whole.items():
         assert float((parts[name] - value).abs().max()) / scale < 2e-5, name
+
+
+def _skip_layers(rank: int, out: str) -> None:
+    """Four passes of an encoder that skips layers at random, each rank with random numbers of its own."""
+    make_accelerator(TrainConfig(precision="fp32", threads=1), cpu=True)  # begins the process group
+    cfg = FastConformerConfig(
+        d_model=16, n_layers=4, n_heads=2, subsampling_channels=4, conv_kernel=3, layer_drop=0.7
+    )
+    encoder, skipped = FastConformer(cfg).train(), []
+    for number, layer in enumerate(encoder.layers):
+        layer.register_forward_hook(lambda *_, number=number: skipped[-1].remove(number))
+    torch.manual_seed(100 + rank)
+    for _ in range(4):
+        skipped.append([0, 1, 2, 3])
+        encoder(torch.randn(2, 64, 80), torch.tensor([64, 40])).frames.sum().backward()
+    Path(out, f"skipped-{rank}").write_text(str(skipped))
+
+
+@pytest.mark.xdist_group("pair")
+def test_ranks_that_share_batch_statistics_skip_the_same_layers(tmp_path: Path, pair: Pair) -> None:
+    pair.run(_skip_layers, str(tmp_path))
+    first, second = ((tmp_path / f"skipped-{rank}").read_text() for rank in range(2))
+    assert first == second
+    assert len(set(first.strip("[]").split("], ["))) > 1  # drawn anew in each pass
+
+
+def _with_an_impossible_text(rank: int, out: str) -> None:
+    """Rank 1 has two utterances that are too short for their texts."""
+    device = make_accelerator(TrainConfig(precision="fp32", threads=1), cpu=True).device
+    tally = Tally.before(_batch([0, 1, 2]), torch.Generator(), device)
+    tally.losses = torch.tensor([1.0, torch.inf, torch.inf] if rank else [1.0, 2.0, 3.0])
+    infeasible, _ = stop_unless_finite([tally], torch.tensor(1.0), 0, Path(out), device, 1.0)
+    Path(out, f"infeasible-{rank}").write_text(str(infeasible))
+
+
+@pytest.mark.xdist_group("pair")
+def test_the_log_counts_the_impossible_utterances_of_all_ranks(tmp_path: Path, pair: Pair) -> None:
+    """Rank 0 writes the log and the checkpoint."""
+    pair.run(_with_an_impossible_text, str(tmp_path))
+    assert [(tmp_path / f"infeasible-{rank}").read_text() for rank in range(2)] == ["2", "2"]
+    assert (tmp_path / "infeasible.txt").read_text() == "0\t1\n0\t2\n"
+
+
+def _fail_while_rank_0_writes(rank: int, out: str) -> None:
+    make_accelerator(TrainConfig(precision="fp32", threads=1), cpu=True)
+    weights = Path(out, "weights")
+
+    def keep(run: Any, failed: failure.Failure) -> None:
+        if failed.rank == 0:
+            time.sleep(0.5)
+            weights.write_text("written")
+
+    model: Any = torch.nn.Linear(1, 1)
+    model.step, model.frozen = 3, frozenset()
+    run: Any = SimpleNamespace(model=model, folder=Path(out))
+    slow = mock.patch.object(failure, "keep", keep)
+    with slow, pytest.raises(failure.NotFinite), failure.watched(run, [], 0.0, False):
+        raise failure.NotFinite("not a number", "loss", [], 1.0)
+    assert weights.is_file()
+
+
+@pytest.mark.xdist_group("pair")
+def test_no_rank_ends_while_rank_0_writes_the_weights_of_a_failed_step(tmp_path: Path, pair: Pair) -> None:
+    """The launcher would end rank 0 too."""
+    pair.run(_fail_while_rank_0_writes, str(tmp_path))

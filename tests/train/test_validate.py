@@ -209,3 +209,16 @@ def test_accuracy_is_a_mean_over_classes() -> None:
     pairs = [("a", "a"), ("a", "a"), ("a", "b"), ("b", "a")]
     expected = {"mood_accuracy": 1 / 3, "mood_accuracy_a": 2 / 3, "mood_accuracy_b": 0.0}
     assert accuracy(pairs, "mood") == pytest.approx(expected) and accuracy([], "mood") == {}
+
+
+def test_losses_that_are_not_numbers_stay_visible() -> None:
+    """As 0 they would make a broken model the best one, where the loss decides."""
+    model, given = model_of(), batches(LANGS)
+    assert validate_of(given)(model)["loss"] > 0
+    with torch.no_grad():
+        next(model.head("ctc").parameters()).fill_(float("nan"))
+    assert np.isnan(validate_of(given)(model)["loss"])
+
+
+def test_without_a_word_of_reference_no_rate_is_zero() -> None:
+    assert error_rates([("hi", "", "")]) == error_rates([]) == {"error": 1.0, "wer": 1.0, "cer": 1.0}

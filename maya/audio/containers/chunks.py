@@ -23,8 +23,18 @@ def is_wav(head: bytes) -> bool:
     return head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE"
 
 
-def wav(reader: Reader, start: int = 0) -> list[Segment]:
-    """WAV, RF64 and BW64; another WAV that follows is read too."""
+def wav(reader: Reader) -> list[Segment]:
+    """WAV, RF64 and BW64; other WAVs that follow are read too."""
+    segments: list[Segment] = []
+    start: int | None = 0
+    while start is not None:
+        segment, start = _one_wav(reader, start)
+        segments.append(segment)
+    return segments
+
+
+def _one_wav(reader: Reader, start: int) -> tuple[Segment, int | None]:
+    """The WAV that begins at byte `start`, and where another one begins behind it."""
     big = reader.at(start, 4) == b"RIFX"
     order: Order = "big" if big else "little"
     changes: dict[int, bytes] = {}
@@ -57,13 +67,13 @@ def wav(reader: Reader, start: int = 0) -> list[Segment]:
     if unknown:
         if available < 1 << 8 * width:
             changes[place] = available.to_bytes(width, order)
-        return [Segment(patched(start, reader.size, changes, inserted))]
+        return Segment(patched(start, reader.size, changes, inserted)), None
     _check_size(size, available)
     end = begin + size + size % 2
     for other in {end, start + 8 + int.from_bytes(reader.at(start + 4, 4), order)}:
         if end <= other < reader.size and is_wav(reader.at(other, 12)):
-            return [Segment(patched(start, other, changes, inserted)), *wav(reader, other)]
-    return [Segment(patched(start, reader.size, changes, inserted))]
+            return Segment(patched(start, other, changes, inserted)), other
+    return Segment(patched(start, reader.size, changes, inserted)), None
 
 
 def is_w64(head: bytes) -> bool:
@@ -82,6 +92,7 @@ def w64(reader: Reader) -> list[Segment]:
             available = reader.size - position
             if 24 < size < 1 << 62:
                 _check_size(size - 24, available - 24)
+                _check_alone(is_w64(reader.at(position + -(-size // 8) * 8, 28)))
                 return [Segment(((0, reader.size),))]
             change = {position + 16: available.to_bytes(8, "little")}
             return [Segment(patched(0, reader.size, change, {}))]
@@ -101,6 +112,7 @@ def iff(reader: Reader) -> list[Segment]:
         if name in (b"SSND", b"BODY"):
             if not _is_open(size):
                 _check_size(size, reader.size - position - 8)
+                _check_alone(is_iff(reader.at(position + 8 + size + size % 2, 12)))
             return [Segment(((0, reader.size),))]
         position += 8 + size + size % 2
     raise DamagedAudio("has a damaged header: no samples follow it")
@@ -117,6 +129,7 @@ def au(reader: Reader) -> list[Segment]:
     begin, size = int.from_bytes(head[4:8], order), int.from_bytes(head[8:12], order)
     if not _is_open(size):
         _check_size(size, reader.size - begin)
+        _check_alone(is_au(reader.at(begin + size, 4)))
     elif size == 0 and reader.size > begin:
         return [Segment(patched(0, reader.size, {8: b"\xff" * 4}, {}))]
     return [Segment(((0, reader.size),))]
@@ -137,10 +150,21 @@ def caf(reader: Reader) -> list[Segment]:
         if header[:4] == b"data":
             if size > 0:
                 _check_size(size, available)
+                _check_alone(_another_caf(reader, position + 12 + size))
                 return [Segment(((0, reader.size),))]
             return [Segment(patched(0, reader.size, {position + 4: available.to_bytes(8, "big")}, {}))]
         position += 12 + max(0, size)
     raise DamagedAudio("has a damaged header: no samples follow it")
+
+
+def _another_caf(reader: Reader, position: int) -> bool:
+    """Whether another CAF follows the chunks from `position` on."""
+    for _ in range(_MOST_CHUNKS):
+        header = reader.at(position, 12)
+        if is_caf(header) or len(header) < 12:
+            return is_caf(header)
+        position += 12 + max(0, int.from_bytes(header[4:], "big", signed=True))
+    return False
 
 
 def is_sphere(head: bytes) -> bool:
@@ -166,7 +190,9 @@ def sphere(reader: Reader) -> list[Segment]:
         )  # fmt: skip
     except ValueError:
         raise DamagedAudio("has a damaged header: its number of samples cannot be read") from None
-    _check_size(count * channels * width, reader.size - length)
+    size = count * channels * width
+    _check_size(size, reader.size - length)
+    _check_alone(is_sphere(reader.at(length + size, 7)))
     return [Segment(((0, reader.size),))]
 
 
@@ -180,6 +206,7 @@ def voc(reader: Reader) -> list[Segment]:
     for _ in range(_MOST_CHUNKS):
         header = reader.at(position, 4)
         if header[:1] == b"\0":
+            _check_alone(is_voc(reader.at(position + 1, 19)))
             return [Segment(((0, reader.size),))]
         position += 4 + int.from_bytes(header[1:], "little")
         if len(header) < 4 or position > reader.size:
@@ -208,6 +235,12 @@ def _check_size(size: int, available: int) -> None:
         raise DamagedAudio(
             f"is truncated: its header gives {size} bytes of samples, and {max(0, available)} are in the file"
         )
+
+
+def _check_alone(another_follows: bool) -> None:
+    """DamagedAudio where a second recording follows: libsndfile leaves it out, or plays its header."""
+    if another_follows:
+        raise DamagedAudio("is several recordings joined; write each to a file of its own")
 
 
 def _chunks_follow(reader: Reader, position: int, order: Order) -> bool:

@@ -13,7 +13,24 @@ from numpy.typing import NDArray
 from maya.audio.containers.reader import DamagedAudio, Reader
 from maya.errors import MayaError
 
-_EBML_SEGMENT = b"\x18\x53\x80\x67"
+# Elements of Matroska by their names (RFC 9559), in hexadecimal digits.
+_EBML_SEGMENT, _CLUSTER = bytes.fromhex("18538067"), bytes.fromhex("1f43b675")
+_HEADERS = (bytes.fromhex("1a45dfa3"), _EBML_SEGMENT)
+_EVERYWHERE = frozenset({b"\xec", b"\xbf"})  # filling, checksum
+_IN_SEGMENT = _EVERYWHERE | {
+    bytes.fromhex(name)
+    for name in (
+        "114d9b74",
+        "1549a966",
+        "1654ae6b",
+        "1f43b675",
+        "1c53bb6b",
+        "1941a469",
+        "1043a770",
+        "1254c367",
+    )
+}
+_IN_CLUSTER = _EVERYWHERE | {bytes.fromhex(name) for name in ("e7", "5854", "a7", "ab", "a3", "a0", "af")}
 _SHORT_SECONDS = 0.1  # that a container may claim more than it holds: frames are up to 64 ms long
 
 
@@ -82,8 +99,8 @@ def _refuse(*names: Any, **options: Any) -> BinaryIO:
 
 
 def _check_boxes(reader: Reader) -> None:
-    """mp4: boxes of a size and a name, to the end of the file."""
-    position = 0
+    """mp4: boxes of a size and a name, to the end of the file. One of them, moov, describes the recording."""
+    position, recordings = 0, 0
     while position < reader.size:
         header = reader.at(position, 16)
         size = int.from_bytes(header[:4], "big")
@@ -95,32 +112,74 @@ def _check_boxes(reader: Reader) -> None:
             if not header.strip(b"\0"):
                 return
             raise DamagedAudio(f"is damaged: no box of an mp4 begins at byte {position}")
+        recordings += header[4:8] == b"moov"
         position += size
     if position > reader.size:
         raise DamagedAudio(f"is truncated: it goes on to byte {position}, and has {reader.size}")
+    if recordings > 1:  # the demuxer reads the first
+        raise DamagedAudio(f"is {recordings} recordings joined; write each to a file of its own")
 
 
 def _check_segment(reader: Reader) -> None:
-    """Matroska and WebM: a header, and a segment whose size may be open."""
-    position = 4
-    length, width = _ebml_size(reader.at(position, 8))
-    position += width + length
+    """Matroska and WebM: a header, and a segment of whole elements, whose size may be open.
+
+    Where an element is damaged, the demuxer looks for the next cluster and leaves out what lies before it.
+    """
+    position, begun = 0, False
     while position < reader.size:
-        name = reader.at(position, 4)
-        if name == _EBML_SEGMENT:
-            size, width = _ebml_size(reader.at(position + 4, 8))
-            if size != (1 << 7 * width) - 1 and position + 4 + width + size > reader.size:
-                raise DamagedAudio(
-                    f"is truncated: it goes on to byte {position + 4 + width + size}, and has {reader.size}"
-                )
-            return
-        lead = name[0] if name else 0
-        if lead < 0x10:
+        name = _ebml_name(reader.at(position, 4))
+        if begun and name not in _HEADERS:
+            return  # other bytes behind the recording
+        if not name:
             break
-        position += 9 - lead.bit_length()
-        size, width = _ebml_size(reader.at(position, 8))
-        position += width + size
-    raise DamagedAudio("is truncated: it ends before its audio begins")
+        size, width = _ebml_size(reader.at(position + len(name), 8))
+        position += len(name) + width
+        end = reader.size if size == _open_size(width) else position + size
+        if end > reader.size and name == _EBML_SEGMENT:
+            raise DamagedAudio(f"is truncated: it goes on to byte {end}, and has {reader.size}")
+        begun = begun or name == _EBML_SEGMENT
+        position = _check_elements(reader, position, end) if name == _EBML_SEGMENT else end
+    if not begun:
+        raise DamagedAudio("is truncated: it ends before its audio begins")
+
+
+def _check_elements(reader: Reader, position: int, end: int) -> int:
+    """Walk through the elements of a segment, and of the clusters in it, whose size may be open, too. Returns
+    where the segment ends."""
+    in_cluster, cluster_end = False, None  # None: of open size
+    while position < end:
+        if position == cluster_end:
+            in_cluster, cluster_end = False, None
+        name = _ebml_name(reader.at(position, 4))
+        if in_cluster and cluster_end is None and name not in _IN_CLUSTER:
+            in_cluster = False  # a cluster of open size ends where an element of the segment begins
+        if name in _HEADERS and not in_cluster:
+            return position  # another recording, which the demuxer reads too
+        if name not in (_IN_CLUSTER if in_cluster else _IN_SEGMENT):
+            raise DamagedAudio(f"is damaged: no element of Matroska begins at byte {position}")
+        size, width = _ebml_size(reader.at(position + len(name), 8))
+        position += len(name) + width
+        if name == _CLUSTER:
+            in_cluster, cluster_end = True, None if size == _open_size(width) else position + size
+        elif size == _open_size(width):
+            raise DamagedAudio(f"is damaged: an element of Matroska without a size ends at byte {position}")
+        else:
+            position += size
+        if position > (end if cluster_end is None else cluster_end) or (cluster_end or 0) > end:
+            cut_off = max(position, cluster_end or 0) > reader.size
+            kind = "truncated" if cut_off else "damaged"
+            raise DamagedAudio(f"is {kind}: the element of Matroska before byte {position} is not whole")
+    return position
+
+
+def _ebml_name(data: bytes) -> bytes:
+    """The name of the element that these bytes begin; b"" where they begin none."""
+    return data[: 9 - data[0].bit_length()] if data and data[0] >= 0x10 else b""
+
+
+def _open_size(width: int) -> int:
+    """The number of `width` bytes that stands for a size that is not known."""
+    return (1 << 7 * width) - 1
 
 
 def _ebml_size(data: bytes) -> tuple[int, int]:

@@ -137,8 +137,8 @@ def _info(reader: Reader, position: int, frame: _Frame) -> tuple[bool, int | Non
     """Whether a frame holds a number of frames instead of sound, and the number."""
     at = position + 4 + _side_bytes(frame.kind)
     if reader.at(at, 4) in (b"Xing", b"Info"):
-        has_number = reader.at(at + 7, 1)[0] & 1
-        return True, int.from_bytes(reader.at(at + 8, 4), "big") if has_number else None
+        flags = int.from_bytes(reader.at(at + 4, 4), "big")
+        return True, int.from_bytes(reader.at(at + 8, 4), "big") if flags & 1 else None
     if reader.at(position + 36, 4) == b"VBRI":
         return True, int.from_bytes(reader.at(position + 50, 4), "big")
     return False, None

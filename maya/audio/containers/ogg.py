@@ -1,17 +1,19 @@
 """Ogg: its pages, one after another (RFC 3533).
 
 libsndfile decodes the first of several recordings in a file, which streams and joined files have, and takes
-a file that was cut off for a short one. Here each recording in the chain is given to it by itself, and one
-without a page that ends it is named.
+a file that was cut off for a short one. It leaves out pages whose checksum is wrong. Here each recording in
+the chain is given to it by itself, and one with a damaged page or without a page that ends it is named.
 """
 
 import struct
+import zlib
 from dataclasses import dataclass, field
 
 from maya.audio.containers.reader import DamagedAudio, Reader, Segment
 
 _CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
 _BEGINS, _ENDS = 2, 4
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # each byte with its bits turned round
 
 
 @dataclass
@@ -49,6 +51,8 @@ def ogg(reader: Reader) -> list[Segment]:
         if not links:
             raise DamagedAudio("begins in the middle of an Ogg stream: its header is missing")
         _add_page(links[-1], kind, serial, number, reader.at(position + 27 + len(lacing), 8))
+        if serial in links[-1].pages and not _is_intact(reader.at(position, size)):
+            raise DamagedAudio(f"is damaged: Ogg page {number} has a wrong checksum")
         position += size
     _check_end(links[-1])
     ends = [link.begin for link in links[1:]] + [position]
@@ -71,6 +75,17 @@ def _add_page(link: _Link, kind: int, serial: int, number: int, data: bytes) -> 
         link.pages[serial] = number + 1
         if kind & _ENDS:
             link.ended.add(serial)
+
+
+def _is_intact(page: bytes) -> bool:
+    """Whether a page has the checksum that it names.
+
+    Ogg's CRC-32 begins with the highest bit and inverts nothing. zlib's begins with the lowest bit, and
+    inverts the register before and after.
+    """
+    without = page[:22] + bytes(4) + page[26:]
+    register = zlib.crc32(without.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return register == int.from_bytes(page[22:26].translate(_REVERSED), "big")
 
 
 def _unfinished(link: _Link) -> bool:

@@ -5,6 +5,7 @@ Shapes do not show the number of attention heads (icefall's recipes have 4 posit
 default here), the chunks of causal training, the channels that training never masked, and the losses.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,9 +90,13 @@ class IcefallSource:
         return max(numbers, default=-1) + 1
 
     def number(self, name: str, default: float) -> float:
-        """An option that is a number."""
+        """An option that is a number. Raises MayaError for one that is infinite or not a number."""
         value = self.settings.get(name, default)
-        return float(value) if isinstance(value, (int, float)) else default
+        if not isinstance(value, (int, float)):
+            return default
+        if not math.isfinite(value):
+            raise MayaError(f"{self.path}: its option {name} is {value}, not a finite number")
+        return float(value)
 
     def each(self, name: str, size: int) -> tuple[int, ...] | None:
         """An option with a number for each of `size` stacks, or one for all."""
@@ -310,8 +315,8 @@ def _transducer(source: IcefallSource, warmup: int) -> TransducerConfig:
 def _attention_decoder(source: IcefallSource) -> AttentionDecoderConfig:
     prefix = "attention_decoder.decoder."
     dim = source.dim(prefix + "embed.weight", 1)
-    heads = source.given.get("heads.attention.heads") or source.settings.get("attention_decoder_num_heads")
-    if heads is None:
+    heads = source.given.get("heads.attention.heads") or source.number("attention_decoder_num_heads", 0)
+    if not heads:
         heads = max(1, dim // 64)
         source.warnings.append(f"the attention decoder is assumed to have {heads} heads, 64 channels each")
     return AttentionDecoderConfig(

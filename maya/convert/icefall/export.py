@@ -51,8 +51,9 @@ def icefall_parts(model: Recognizer, target: str) -> Parts:
     them."""
     cfg = model.model.cfg
     encoder, f = cfg.encoder, cfg.features
-    if not isinstance(encoder, ZipformerConfig) or not isinstance(f, FbankConfig):
-        other: Any = f if isinstance(encoder, ZipformerConfig) else encoder
+    # A subclass may be another network.
+    if type(encoder) is not ZipformerConfig or type(f) is not FbankConfig:
+        other: Any = f if type(encoder) is ZipformerConfig else encoder
         raise MayaError(f"{target} supports Zipformers on filter banks; this model has {other.kind}")
     if encoder.output_downsampling != 2 or encoder.fast_weights is not None:
         raise MayaError(

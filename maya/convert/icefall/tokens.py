@@ -36,13 +36,13 @@ def read_tokenizer(path: str | Path) -> Tokenizer:
 def read_table(path: Path) -> list[str]:
     """The pieces of a `tokens.txt` by id, without k2's disambiguation symbols (#0, #1 ...)."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise MayaError(f"cannot read the tokens {path}: {e}") from None
     table: dict[int, str] = {}
     for number, line in enumerate(filter(str.strip, lines), 1):
         fields = line.split()
-        if len(fields) != 2 or not fields[1].isdigit():
+        if len(fields) != 2 or not fields[1].isdecimal():
             raise MayaError(f"{path}, line {number}: {line!r} is not a piece and its id")
         if not re.fullmatch(r"#\d+", fields[0]) and table.setdefault(int(fields[1]), fields[0]) != fields[0]:
             raise MayaError(f"{path}, line {number}: id {fields[1]} stands for {table[int(fields[1])]!r} too")

@@ -292,12 +292,15 @@ def _loss(top: Section, extra_outputs: int, warnings: list[str]) -> dict[str, An
     name = loss.get("loss_name", "default")
     if name not in (*RNNT_LOSSES, "tdt", "tdt_pytorch"):
         raise MayaError(f"{top.path}: loss.loss_name is {name!r}; Maya supports RNN-T and TDT")
-    settings = loss.get(f"{name}_kwargs") or {}
-    if settings.get("fastemit_lambda"):
-        warnings.append(f"loss.fastemit_lambda={settings['fastemit_lambda']} is left out (training only)")
-    durations = settings.get("durations") or (top.raw("model_defaults") or {}).get("tdt_durations") or []
+    settings = Section(top.path, f"loss.{name}_kwargs", loss.get(f"{name}_kwargs") or {})
+    if penalty := settings.raw("fastemit_lambda"):
+        warnings.append(f"loss.fastemit_lambda={penalty} is left out (training only)")
+    defaults = Section(top.path, "model_defaults", top.raw("model_defaults") or {})
+    durations = settings.raw("durations") or defaults.raw("tdt_durations") or []
     if not name.startswith("tdt"):
         durations = []
+    if not isinstance(durations, list):
+        raise MayaError(f"{top.path}: {settings.where('durations')} is {durations!r}, not a list of frames")
     if len(durations) != extra_outputs:
         raise MayaError(
             f"{top.path}: joint.num_extra_outputs is {extra_outputs}, but loss {name!r} has {len(durations)} "
@@ -307,7 +310,7 @@ def _loss(top: Section, extra_outputs: int, warnings: list[str]) -> dict[str, An
         return {"loss": "rnnt"}
     if not durations:
         raise MayaError(f"{top.path}: loss {name!r} has no durations")
-    sigma, omega = (float(settings.get(key, 0.0)) for key in ("sigma", "omega"))
+    sigma, omega = (settings.take(key, 0.0) for key in ("sigma", "omega"))
     return {"loss": "tdt", "durations": tuple(durations), "sigma": sigma, "omega": omega}
 
 

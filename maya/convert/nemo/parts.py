@@ -60,7 +60,7 @@ def nemo_parts(cfg: SpeechModelConfig, target: str) -> NemoParts:
         (encoder, FastConformerConfig),
         (predictor, PredictorConfig),
     ):
-        if part is not None and not isinstance(part, kind):
+        if part is not None and type(part) is not kind:  # a subclass may be another network
             raise MayaError(
                 f"{target} supports log-mel features, FastConformer and an LSTM predictor; this model has "
                 f"{part.kind}"

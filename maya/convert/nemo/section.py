@@ -1,5 +1,6 @@
 """Read a section of NeMo's yaml without overlooking a key."""
 
+import math
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -42,14 +43,14 @@ class Section:
         return Section(self.path, self.where(key), self.raw(key), self._ignored)
 
     def take(self, key: str, default: T) -> T:
-        """The value of `key`, of the type of `default`. A whole number is accepted for a float."""
+        """The value of `key`, of the type of `default`. A whole number is accepted for a float, which must be
+        finite."""
         value = self.raw(key, default)
         kind = type(default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)  # type: ignore[return-value]
-        if kind is float and isinstance(value, str) and _NUMBER.fullmatch(value):
-            return float(value)  # type: ignore[return-value]
-        if type(value) is not kind:
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if kind is float and (is_number or isinstance(value, str) and _NUMBER.fullmatch(value)):
+            value = float(value)
+        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
             raise MayaError(f"{self.path}: {self.where(key)} is {_short(value)}, not a {kind.__name__}")
         return value
 

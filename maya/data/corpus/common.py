@@ -1,7 +1,7 @@
 """Helpers of the readers: languages and splits from names, ids of parts, several files as one corpus."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 # Endings of audio files, in lower case: what libsndfile decodes, and what PyAV decodes where it is installed.
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".sph", ".w64",
-    ".caf", ".rf64", ".m4a", ".mp4", ".webm",
+    ".caf", ".rf64", ".voc", ".mp2", ".m4a", ".mp4", ".mov", ".aac", ".webm", ".mka", ".mkv",
 )  # fmt: skip
 LOST_SECONDS = 0.1  # of an utterance that may lie outside of its recording: times are rounded
+_NAMED = 3  # names that a note lists
 SAME_SECONDS = 1e-3  # durations are rounded as they are written
 
 
@@ -116,6 +117,12 @@ def part_id(name: str, start: float, duration: float | None) -> str:
     """The id of an utterance within a recording: the recording's with start and end in milliseconds."""
     end = "end" if duration is None else f"{round(1000 * (start + duration)):08d}"
     return f"{name}-{round(1000 * start):08d}-{end}"
+
+
+def unused(names: Sequence[str], what: str) -> list[str]:
+    """A note about parts of a corpus that are not read; none where there are no such parts."""
+    shown = ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
+    return [f"{len(names)} {what}, and are not read: {shown}"] if names else []
 
 
 def joined(files: Iterable[list[Row]]) -> list[Row]:

@@ -66,6 +66,8 @@ def _rows(folder: Path, path: Path, options: ReadOptions) -> list[Row]:
         if not code:
             collector.reject("its language is not given; name one with prepare.language", record.number)
             continue
+        cells = dict(zip(header, record.cells, strict=False))
+        cells |= {name: cells[name.lower()] for name in options.labels if name.lower() in cells}
         row = {
             "id": (inside / Path(name).with_suffix("")).as_posix() if values["path"] else "",
             "audio": (inside / "clips" / name).as_posix(),
@@ -73,7 +75,7 @@ def _rows(folder: Path, path: Path, options: ReadOptions) -> list[Row]:
             "language": code,
             "speaker": values.get("client_id") or None,
             "split": part,
-            "labels": labels_in(dict(zip(header, record.cells, strict=False)), options.labels),
+            "labels": labels_in(cells, options.labels),
         }
         collector.add(row, record.number)
     return collector.rows(may_be_none=True)

@@ -1,7 +1,7 @@
 """Reading a corpus, whichever form it has. `FORMS` is the table of forms; `register_corpus` adds one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,15 @@ from maya.data.corpus.hugging_face import data_set_files, is_saved, read_hugging
 from maya.data.corpus.kaldi import kaldi_files, read_kaldi
 from maya.data.corpus.lhotse_manifests import lhotse_files, read_lhotse
 from maya.data.corpus.lhotse_recipes import read_recipe
-from maya.data.corpus.manifest import ReadOptions, Result, read_manifest
+from maya.data.corpus.manifest import (
+    Problem,
+    ReadOptions,
+    Result,
+    Row,
+    checked_rows,
+    read_manifest,
+    writable,
+)
 from maya.data.corpus.metadata import metadata_tables, part_tables, read_metadata, read_part_tables
 from maya.data.corpus.nemo import is_nemo, nemo_manifests, read_nemo, read_nemo_folder
 from maya.data.corpus.nemo_tarred import is_tarred, nemo_tarred, read_nemo_tarred, tarred_files
@@ -39,11 +47,17 @@ def register_corpus(
     """Add a form of corpora; it is tried before those of Maya. A file that --experiment names may call this.
 
     matches: whether a corpus, as --corpus gives it, is of this form. read: its rows, and what cannot be used;
-    the audio of a row is absolute, or relative to the corpus folder. files: see `CorpusForm`. A name that is
-    registered again replaces the form.
+    the audio of a row, or its tar, is absolute, or relative to the corpus folder. Rows are checked as the
+    lines of a manifest are. files: see `CorpusForm`; where a corpus is no path, only these tell that it
+    changed. A name that is registered again replaces the form.
     """
+
+    def read_checked(corpus: Path, options: ReadOptions) -> Result:
+        rows, problems = read(corpus, options)
+        return checked_rows(rows), problems
+
     FORMS[:] = [form for form in FORMS if form.name != name]
-    FORMS.insert(0, CorpusForm(name, matches, read, files))
+    FORMS.insert(0, CorpusForm(name, matches, read_checked, files))
 
 
 def read_corpus(
@@ -58,20 +72,33 @@ def read_corpus(
     corpus: `lhotse:NAME:DIR`, which lhotse's recipe of that name reads; `nemo:MANIFESTS:TARS`, see
     maya.data.corpus.nemo_tarred; or a folder. A folder is read in the first form of `FORMS` that matches.
     Without a `language`, a folder named by a language code (hi/a.wav) names it where the corpus does not.
-    The other arguments: see ReadOptions. Raises MayaError when no form matches.
+    The other arguments: see ReadOptions. Raises MayaError when no form matches, and when nothing in the
+    corpus can be used.
     """
-    options = ReadOptions(
-        language=language, made=made, labels=tuple(labels), notes=[] if notes is None else notes
-    )
+    if writable(str(corpus)) != str(corpus):
+        raise MayaError(f"the path {writable(str(corpus))} is not UTF-8 text; rename its folders")
+    options = ReadOptions(language=language, made=made, labels=tuple(labels))
+    rows, problems = _read(corpus, options)
+    if labels:
+        given = {name for row in rows for name in row.labels} | {"speaker"}
+        absent = [name for name in labels if name not in given]
+        options.notes.extend(f"no utterance has the label {name} of prepare.labels" for name in absent)
+    if notes is not None:
+        notes += map(writable, options.notes)
+    return rows, [_writable_problem(problem) for problem in problems]
+
+
+def _read(corpus: Path, options: ReadOptions) -> Result:
     form = form_of(corpus)
     if form is None and not corpus.is_dir():
         raise MayaError(f"there is no corpus folder {corpus}")
     if form is not None:
         rows, problems = form.read(corpus, options)
-        if corpus.is_file():  # audio is relative to the folder of the file
-            rows = [
-                replace(row, audio=str(corpus.parent / row.audio)) if row.tar is None else row for row in rows
-            ]
+        if not rows:
+            unusable = f"; {len(problems)} cannot be used: {problems[0].detail}" if problems else ""
+            raise MayaError(f"{corpus} describes no utterance that can be used{unusable}")
+        if corpus.is_file():
+            rows = [_beside(corpus.parent.absolute(), row) for row in rows]
         _note_other_forms(corpus, form, options.notes)
         return rows, problems
     rows, problems = read_pairs(corpus, options)
@@ -83,6 +110,17 @@ def read_corpus(
             "lhotse's, NeMo's or Hugging Face's files; one of these is needed to know what is said"
         )
     return rows, problems
+
+
+def _beside(folder: Path, row: Row) -> Row:
+    """A row of a corpus that is a file: its audio, or its tar, is relative to the folder of the file."""
+    if row.tar is not None:
+        return replace(row, tar=str(folder / row.tar))
+    return replace(row, audio=str(folder / row.audio))
+
+
+def _writable_problem(problem: Problem) -> Problem:
+    return replace(problem, **{name: writable(text) for name, text in asdict(problem).items()})
 
 
 def form_of(corpus: Path) -> CorpusForm | None:
@@ -184,12 +222,22 @@ FORMS: list[CorpusForm] = [
     CorpusForm("Hugging Face, Parquet", data_set_files, read_hugging_face, data_set_files),
 ]
 
+_NAMED = 5  # files that a note lists
 _DESCRIPTIONS = ("manifest.jsonl", "metadata.csv", "metadata.tsv", "metadata.jsonl", "wav.scp")
 
 
 def _note_other_forms(folder: Path, form: CorpusForm, notes: list[str]) -> None:
     """Note which descriptions of the corpus are not read because another one is."""
-    others = [name for name in _DESCRIPTIONS if (folder / name).is_file()]
-    if others and (files := form.files(folder)):
-        others = [name for name in others if folder / name not in files]
-        notes += [f"read {files[0].name}; not read: {', '.join(others)}"] if others else []
+    files = list(form.files(folder))
+    if not files or not folder.is_dir():
+        return
+    others = [folder / name for name in _DESCRIPTIONS if (folder / name).is_file()]
+    for other in FORMS[FORMS.index(form) + 1 :]:  # those before it do not match
+        try:
+            others += other.files(folder) if other.matches(folder) else []
+        except MayaError:  # a damaged one, which nothing is to be read from
+            continue
+    names = dict.fromkeys(str(path.relative_to(folder)) for path in others if path not in files)
+    if names:
+        rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        notes.append(f"read {files[0].name}; not read: {', '.join([*names][:_NAMED])}{rest}")

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from maya.audio.byte_ranges import file_stamp
 from maya.audio.tar_index import TarMember, index_tar
-from maya.data.corpus.common import folder_language, merged, part_in_name
+from maya.data.corpus.common import folder_language, merged, part_in_name, unused
 from maya.data.corpus.manifest import ReadOptions, Result, RowCollector, labels_in
 from maya.data.corpus.metadata import COLUMNS
 from maya.data.corpus.walk import walk
@@ -52,13 +52,19 @@ def read_hugging_face(folder: Path, options: ReadOptions) -> Result:
     """A row for each row of a data set, and rows without audio.
 
     Columns: one with audio; text, language, speaker, id and label_NAME as in a metadata.csv. The id is the
-    file's name with the row's number unless there is a column for it. options.made: the folder for tars of
+    file's name with the row's number unless there is a column for it. Notes name Parquet files and columns
+    with audio that are not read. options.made: the folder for tars of
     the audio that lies inside; a tar that exists is not written again. Raises MayaError when a file cannot be
     read, a column is missing, or audio lies inside and `made` is None.
     """
-    rows, dropped = merged(_HuggingFaceReader(folder, file, options).read() for file in _files(folder))
+    files = _files(folder)
+    rows, dropped = merged(_HuggingFaceReader(folder, file, options).read() for file in files)
     if not rows:
         raise MayaError(f"{folder}: no row of the data set has audio")
+    if not is_saved(folder):
+        read = {file.path for file in files}
+        others = [path.name for path in walk(folder).files if path.suffix == ".parquet" and path not in read]
+        options.notes.extend(unused(others, "Parquet files have no column of audio"))
     return rows, dropped
 
 
@@ -103,6 +109,10 @@ class _HuggingFaceReader:
         self.folder, self.path, self.split, self.options = folder, file.path, file.split, options
         schema = _schema(file.path)
         audio = _audio_column(schema)
+        several = [name for name in _audio_columns(schema) if name != audio]
+        for note in unused(several, f"columns hold audio beside {audio!r}"):
+            if note not in options.notes:  # every file of a data set has them
+                options.notes.append(note)
         if audio is None:
             raise MayaError(
                 f"{file.path} has no column with audio (bytes and path), only {', '.join(schema.names)}"
@@ -119,6 +129,8 @@ class _HuggingFaceReader:
         labels = [n for n in schema.names if n.startswith("label_") or n in options.labels]
         self.selected = list(dict.fromkeys([*self.columns.values(), *labels]))
         self.class_names = _class_names(schema)
+        if twice := [name for name in (audio, *self.selected) if schema.names.count(name) > 1]:
+            raise MayaError(f"{file.path}: two columns are called {twice[0]!r}; rename one of them")
 
     def read(self) -> Result:
         collector, tar = RowCollector(self.path), self._tar()
@@ -247,7 +259,7 @@ def _any_inside(path: Path, audio: str) -> bool:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, KeyError, UnicodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise MayaError(
             f"{path} cannot be read: it is truncated, damaged or of another kind ({reason}); save it again"
@@ -255,15 +267,24 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _audio_column(schema: pa.Schema) -> str | None:
-    """The first column of audio: a struct with the field bytes that is not called image."""
-    names = [
-        field.name
-        for field in schema
-        if pa.types.is_struct(field.type)
-        and "bytes" in field.type.names
-        and "image" not in field.name.lower()
-    ]
+    """The column of audio called audio, speech or wav, else the first."""
+    names = _audio_columns(schema)
     return next((name for name in names if name in ("audio", "speech", "wav")), names[0] if names else None)
+
+
+def _audio_columns(schema: pa.Schema) -> list[str]:
+    """Columns of audio: structs of the field bytes, and often a path, that are not called image."""
+
+    def is_audio(field: pa.Field) -> bool:
+        kinds = {inner.name: inner.type for inner in field.type} if pa.types.is_struct(field.type) else {}
+        return (
+            "bytes" in kinds
+            and kinds["bytes"] in (pa.binary(), pa.large_binary(), pa.null())
+            and kinds.get("path", pa.null()) in (pa.string(), pa.large_string(), pa.null())
+            and "image" not in field.name.lower()
+        )
+
+    return [field.name for field in schema if is_audio(field)]
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:

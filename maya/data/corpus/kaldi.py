@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from maya.data.corpus.common import folder_language
+from maya.data.corpus.common import folder_language, unused
 from maya.data.corpus.manifest import Problem, ReadOptions, Result, RowCollector, read_lines, short
 from maya.errors import MayaError
 
@@ -63,6 +63,10 @@ def read_kaldi(folder: Path, options: ReadOptions) -> Result:
             values["language"] = language or folder_language(Path(path), where)
         channel = {"channel": channels[recording]} if recording in channels else {}
         collector.add({"id": id, "text": text, "audio": path, **values, **channel, **place}, line)
+    if segments is not None:
+        cut_up = {recording for recording, _ in segments.values()}
+        whole = [name for name in waves if name not in cut_up]
+        options.notes.extend(unused(whole, "recordings of wav.scp have no segment"))
     for id in (waves if segments is None else segments).keys() - texts.keys():
         code = extra["language"].get(id, (language, 0))[0]
         dropped.append(_drop(id, code, "no_transcript", "no line in text", str(folder)))

@@ -12,6 +12,7 @@ from maya.data.corpus.common import (
     merged,
     part_in_name,
     seconds,
+    unused,
     within,
 )
 from maya.data.corpus.manifest import (
@@ -78,11 +79,23 @@ def read_lhotse(folder: Path, options: ReadOptions) -> Result:
     manifests = lhotse_manifests(folder)
     several = len(manifests) > 1
     results = []
+    options.notes.extend(_unused_supervisions(folder, [path for path, _ in manifests]))
     for path, recordings in manifests:
         stem = _stem(path.name)
         reader = _LhotseReader(path, options, part_in_name(stem) if several else None, subset_in_name(stem))
         results.append(reader.cuts() if recordings is None else reader.supervisions(recordings))
     return merged(results)
+
+
+def _unused_supervisions(folder: Path, read: Sequence[Path]) -> list[str]:
+    """A note about supervisions that are not read because there are cuts, of other sets than theirs."""
+    if not _has(read[0].name, "cuts"):
+        return []
+    sets = {subset_in_name(_stem(path.name)) for path in read}
+    others = [path.name for path in sorted(folder.glob("*")) if path.name.endswith(_SUFFIXES)]
+    others = [name for name in others if _has(name, "supervisions") and name[0] != "."]
+    others = [name for name in others if subset_in_name(_stem(name)) not in sets]
+    return unused(others, "files of supervisions lie beside files of cuts")
 
 
 def rows_of_supervisions(
@@ -106,9 +119,12 @@ class _LhotseReader:
         self.path, self.options, self.part = path, options, part
         self.subset = subset if part is not None and subset is not None and subset.lower() != part else None
         self.collector = RowCollector(path)
+        self.without_text: list[str] = []  # cuts
 
     def cuts(self) -> Result:
-        return self.collector.add_objects(self._add_cut)
+        result = self.collector.add_objects(self._add_cut)
+        self.options.notes.extend(unused(self.without_text, f"cuts of {self.path.name} have no supervision"))
+        return result
 
     def supervisions(self, path: Path) -> Result:
         recordings: dict[str, dict[str, Any]] = {}
@@ -116,7 +132,8 @@ class _LhotseReader:
             try:
                 if line.strip():
                     recording = parse_object(line)
-                    recordings[_text(recording, "id")] = recording
+                    if recordings.setdefault(id := _text(recording, "id"), recording) != recording:
+                        raise ValueError(f"there is another recording {short(id)} before it; rename one")
             except ValueError as error:
                 raise MayaError(f"{path}:{number}: {error}") from None
         return self.joined(self.collector.objects(), recordings, path.name)
@@ -126,13 +143,19 @@ class _LhotseReader:
     ) -> Result:
         """Rows of numbered supervisions; `name` stands for the recordings in messages."""
 
+        used: set[str] = set()
+
         def add(supervision: dict[str, Any], number: int) -> None:
             id = _text(supervision, "recording_id")
+            used.add(id)
             if id not in recordings:
                 raise ValueError(f"{name} has no recording {short(id)}; add it there")
             self._add(supervision, recordings[id], 0.0, supervision.get("channel"), number)
 
-        return self.collector.add_objects(add, supervisions)
+        result = self.collector.add_objects(add, supervisions)
+        without_text = [id for id in recordings if id not in used]
+        self.options.notes.extend(unused(without_text, f"recordings of {name} have no supervision"))
+        return result
 
     def _add_cut(self, cut: dict[str, Any], line: int) -> None:
         kind = cut.get("type", "MonoCut")
@@ -146,6 +169,8 @@ class _LhotseReader:
         if not isinstance(supervisions, list) or not all(isinstance(s, dict) for s in supervisions):
             raise ValueError("the cut has no list of supervisions; they tell what is said")
         begin = seconds(cut, "start")
+        if not supervisions:
+            self.without_text.append(str(cut.get("id")))
         for supervision in supervisions:
             # The channels of a MonoCut's supervisions are its own.
             channel = supervision.get("channel") if kind == "MultiCut" else None

@@ -9,6 +9,7 @@ import gzip
 import json
 import math
 import os.path
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -92,7 +93,7 @@ class ReadOptions:
 def read_manifest(
     path: Path, languages: Sequence[str] | None = None, labels: Sequence[str] = ()
 ) -> list[Row]:
-    """Rows of a manifest.jsonl, in order. Fields: see `Row`; others are ignored.
+    """Rows of a manifest.jsonl, in order. Fields: those of `Row` without `start`; others are ignored.
 
     languages: codes that may occur (any language if None). labels: fields that hold labels, besides those of
     the object `labels`. Raises MayaError, naming the first line at fault and how many more there are.
@@ -190,13 +191,50 @@ class RowCollector:
 
     def rows(self, may_be_none: bool = False) -> list[Row]:
         """All rows; MayaError if a line was wrong, or if there is no row (unless may_be_none)."""
-        if self._problems:
-            others = len(self._problems) - 1
-            rest = f" (and {others} more lines have problems)" if others else ""
-            raise MayaError(self._problems[0] + rest)
+        _raise_first(self._problems)
         if not self._rows and not may_be_none:
             raise MayaError(f"{self.path} describes no utterance")
         return self._rows
+
+
+def checked_rows(rows: Iterable[Row]) -> list[Row]:
+    """Rows that a reader made itself, checked as the lines of a manifest are: languages as codes, fields of
+    the right kinds, ids that differ. MayaError names the first row at fault and how many more there are."""
+    by_id: dict[str, Row] = {}
+    problems = []
+    for row in rows:
+        values = {name: getattr(row, name) for name in Row.__dataclass_fields__}
+        try:
+            checked = replace(_row(values, row.where, None), subset=_subset(row.subset))
+            if checked.id in by_id:
+                raise ValueError(f"the id {short(row.id)} occurs in {by_id[row.id].where} already")
+        except ValueError as error:
+            problems.append(f"{row.where}: {error}")
+        else:
+            by_id[checked.id] = checked
+    _raise_first(problems)
+    return list(by_id.values())
+
+
+def _raise_first(problems: Sequence[str]) -> None:
+    if problems:
+        rest = f" (and {len(problems) - 1} more lines have problems)" if len(problems) > 1 else ""
+        raise MayaError(problems[0] + rest)
+
+
+def _subset(name: Any) -> str | None:
+    """The name of an evaluation set, which becomes that of a file; ValueError where it cannot."""
+    if name is not None and not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)):
+        raise ValueError(f"the subset must be a name of letters, digits, _ and -, not {short(name)}")
+    if name is not None and name.lower() in PARTS:
+        raise ValueError(f"the subset {name!r} has the name of a split; leave it out, or give it another")
+    return name
+
+
+def writable(text: str) -> str:
+    """A text that can be written to a file. Bytes of a file's name that are not UTF-8 become \\udcff and so
+    on."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -273,15 +311,15 @@ def _row(values: dict[str, Any], where: str, languages: Sequence[str] | None) ->
     if "offset" in values and "tar" not in values:
         raise ValueError("'offset' is given without 'tar'")
     if "labels" in values:
-        labels = _labels(values["labels"])
+        labels = checked_labels(values["labels"])
         speaker = labels.pop("speaker", None)
         values |= {"labels": labels} | ({"speaker": speaker} if speaker and "speaker" not in values else {})
     names = [n for n in Row.__dataclass_fields__ if n in values and n not in ("where", "subset")]
     return Row(**{name: values[name] for name in names}, where=where)
 
 
-def _labels(labels: Any) -> dict[str, str]:
-    """Checked labels, sorted by name; ValueError where a name or a value cannot be one."""
+def checked_labels(labels: Any) -> dict[str, str]:
+    """Labels sorted by name; ValueError where a name or a value cannot be one."""
     if not isinstance(labels, dict):
         raise ValueError(f"the field 'labels' must be an object of names and texts, not {short(labels)}")
     for name, value in labels.items():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maya.data.corpus.common import AUDIO_SUFFIXES, folder_language, joined, part_in_name
+from maya.data.corpus.common import AUDIO_SUFFIXES, folder_language, joined, part_in_name, unused
 from maya.data.corpus.delimited import SEPARATORS, DelimitedFile, Record
 from maya.data.corpus.manifest import ReadOptions, Result, Row, RowCollector, labels_in
 from maya.data.corpus.walk import walk
@@ -41,8 +41,12 @@ def metadata_tables(folder: Path) -> list[Path]:
 
 def part_tables(folder: Path) -> list[Path]:
     """train.csv, dev.tsv and the like, if they have columns for audio and text."""
+    return [path for path in _named_as_parts(folder) if _has_columns(path)]
+
+
+def _named_as_parts(folder: Path) -> list[Path]:
     paths = (folder / f"{stem}.{suffix}" for stem in _PART_TABLES for suffix in ("csv", "tsv"))
-    return [path for path in paths if path.is_file() and _has_columns(path)]
+    return [path for path in paths if path.is_file()]
 
 
 def _has_columns(path: Path) -> bool:
@@ -68,8 +72,11 @@ def read_metadata(folder: Path, options: ReadOptions) -> Result:
 
 
 def read_part_tables(folder: Path, options: ReadOptions) -> Result:
-    """Rows of train.csv, dev.tsv and the like; each file names the part."""
+    """Rows of train.csv, dev.tsv and the like; each file names the part. A note names those without columns
+    for audio and text."""
     tables = part_tables(folder)
+    others = [path.name for path in _named_as_parts(folder) if path not in tables]
+    options.notes.extend(unused(others, "tables have no columns for audio and text"))
     return joined(read_metadata_csv(path, options.language, "", options.labels) for path in tables), []
 
 
@@ -115,7 +122,10 @@ def read_metadata_csv(
         if record.problem:
             collector.reject(record.problem, record.number)
         else:
-            _add_record(collector, record, column, audio_of, language, inside)
+            try:
+                _add_record(collector, record, column, audio_of, language, inside)
+            except ValueError as error:
+                collector.reject(str(error), record.number)
     return collector.rows()
 
 
@@ -178,11 +188,17 @@ class _AudioOfIds:
     def __init__(self, folder: Path) -> None:
         self._paths: dict[str, str] = {}
         self._beside: set[str] = set()
+        self._twice: dict[str, tuple[str, str]] = {}  # stems that two files of one folder have
         for name in reversed(_AUDIO_FOLDERS):  # what is entered last counts
             inner = folder / name
             for path in sorted(inner.iterdir()) if inner.is_dir() else ():
                 if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."):
                     relative = path.relative_to(folder).as_posix()
+                    other = self._paths.get(path.stem)
+                    if other is not None and (folder / other).parent == path.parent:
+                        self._twice[path.stem] = other, relative
+                    else:
+                        self._twice.pop(path.stem, None)
                     self._paths |= {path.stem: relative, path.name: relative}
                     self._beside |= set() if name else {path.name}
 
@@ -198,7 +214,10 @@ class _AudioOfIds:
         return self._paths[audio] if alone and audio in self._paths else audio
 
     def __getitem__(self, name: str) -> str:
-        """The path of an id's audio relative to the table; where it would be expected if it is not there."""
+        """The path of an id's audio relative to the table; where it would be expected if it is not there.
+        ValueError where two files have this name."""
+        if (both := self._twice.get(Path(name).name)) is not None:
+            raise ValueError(f"both {both[0]} and {both[1]} may be its audio; remove one of them")
         return self._paths.get(Path(name).name, name if Path(name).suffix else f"wavs/{name}.wav")
 
 

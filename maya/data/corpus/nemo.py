@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maya.data.corpus.common import channel_of, folder_language, joined, part_id, part_in_name
+from maya.data.corpus.common import channel_of, folder_language, joined, part_id, part_in_name, unused
 from maya.data.corpus.manifest import (
     ReadOptions,
     Result,
@@ -20,22 +20,38 @@ from maya.errors import MayaError
 
 def nemo_manifests(folder: Path) -> list[Path]:
     """The files in a folder, ending in .json or .jsonl, whose first line has an audio_filepath."""
-    visible = (p for p in folder.glob("*") if not p.name.startswith("."))
-    files = (p for p in visible if p.suffix in (".json", ".jsonl") and p.is_file())
-    return sorted(p for p in files if is_nemo(p))
+    return [path for path in _json_files(folder) if is_nemo(path)]
 
 
 def is_nemo(path: Path) -> bool:
     """Whether the first line that is not empty has an audio_filepath."""
+    return has_fields(path, "audio_filepath")
+
+
+def has_fields(path: Path, *names: str) -> bool:
+    """Whether the first line that is not empty has these fields. A damaged line counts if it holds their
+    names: whoever reads the file then says what is wrong with it."""
+    line = ""
     try:
-        return "audio_filepath" in parse_object(next((line for line in read_lines(path) if line.strip()), ""))
-    except (MayaError, ValueError):  # of any other kind; whoever reads it will say what is wrong with it
+        line = next((line for line in read_lines(path) if line.strip()), "")
+        return all(name in parse_object(line) for name in names)
+    except MayaError:
         return False
+    except ValueError:
+        return all(f'"{name}"' in line for name in names)
 
 
 def read_nemo_folder(folder: Path, options: ReadOptions) -> Result:
-    """Rows of the NeMo manifests in a folder."""
-    return read_nemo(nemo_manifests(folder), options.language, options.labels), []
+    """Rows of the NeMo manifests in a folder. A note names the other files of their kind."""
+    paths = nemo_manifests(folder)
+    others = [path.name for path in _json_files(folder) if path not in paths]
+    options.notes.extend(unused(others, "files do not begin with a line of a NeMo manifest"))
+    return read_nemo(paths, options.language, options.labels), []
+
+
+def _json_files(folder: Path) -> list[Path]:
+    visible = (path for path in folder.glob("*") if not path.name.startswith("."))
+    return sorted(path for path in visible if path.suffix in (".json", ".jsonl") and path.is_file())
 
 
 def read_nemo(paths: list[Path], language: str | None = None, labels: Sequence[str] = ()) -> list[Row]:

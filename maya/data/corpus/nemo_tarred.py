@@ -11,15 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maya.audio.tar_members import TarMembers
-from maya.data.corpus.common import folder_language, merged, part_in_name
-from maya.data.corpus.manifest import (
-    ReadOptions,
-    Result,
-    RowCollector,
-    parse_object,
-    read_lines,
-)
-from maya.data.corpus.nemo import nemo_values
+from maya.data.corpus.common import folder_language, merged, part_in_name, unused
+from maya.data.corpus.manifest import ReadOptions, Result, RowCollector
+from maya.data.corpus.nemo import has_fields, is_nemo, nemo_values
 from maya.data.corpus.shards import by_number, expanded
 from maya.errors import MayaError
 
@@ -32,17 +26,15 @@ def nemo_tarred(folder: Path) -> tuple[list[Path], list[Path]]:
     shards lie in sharded_manifests/; they are taken where there is no manifest of all shards."""
     manifests = sorted(p for p in folder.glob("*.json") if p.is_file() and is_tarred(p))
     if not manifests:
-        manifests = sorted(p for p in (folder / _SHARDED).glob("*.json") if p.is_file() and is_tarred(p))
+        # A damaged line may have lost its shard_id.
+        shards = sorted(p for p in (folder / _SHARDED).glob("*.json") if p.is_file() and is_nemo(p))
+        manifests = shards if any(map(is_tarred, shards)) else []
     return manifests, sorted(folder.glob("*.tar")) if manifests else []
 
 
 def is_tarred(path: Path) -> bool:
     """Whether the first line that is not empty names a shard and a member."""
-    try:
-        first = parse_object(next((line for line in read_lines(path) if line.strip()), ""))
-    except (MayaError, ValueError):
-        return False
-    return "audio_filepath" in first and "shard_id" in first
+    return has_fields(path, "audio_filepath", "shard_id")
 
 
 def tarred_files(manifests: str, tars: str) -> tuple[list[Path], list[Path]]:
@@ -58,8 +50,8 @@ def read_nemo_tarred(manifests: Sequence[Path], tars: Sequence[Path], options: R
     """A row for each line, and lines whose audio is not in its tar.
 
     The last number in a tar's name is the number of its shard; a manifest without shard_id describes the
-    shard of its own number. Fields: as in maya.data.corpus.nemo. Raises MayaError for lines and shards that
-    are wrong.
+    shard of its own number. Fields: as in maya.data.corpus.nemo. Notes say how much audio in the tars no
+    line names. Raises MayaError for lines and shards that are wrong.
     """
     reader = _NemoTarredReader(by_number(tars), options)
     several = len(manifests) > 1
@@ -68,6 +60,7 @@ def read_nemo_tarred(manifests: Sequence[Path], tars: Sequence[Path], options: R
     )
     if not rows:
         raise MayaError(f"{manifests[0]}: none of its utterances is in the tars beside it")
+    options.notes.extend(reader.unused())
     return rows, dropped
 
 
@@ -75,6 +68,8 @@ class _NemoTarredReader:
     def __init__(self, tars: dict[int, Path], options: ReadOptions) -> None:
         self._paths, self._options = tars, options
         self._open: tuple[int, TarMembers] | None = None  # the latest: lines come by shards
+        self._members: dict[int, int] = {}  # their number, by shard
+        self._used: dict[int, set[int]] = {}  # places of those that a line names, by shard
 
     def read(self, path: Path, part: str | None) -> Result:
         numbers = re.findall(r"\d+", path.stem)
@@ -91,6 +86,15 @@ class _NemoTarredReader:
             self._add(collector, shard, {"split": part} | values, number)
         return collector.result()
 
+    def unused(self) -> list[str]:
+        """Notes about tars and members that no line names."""
+        tars = [path.name for shard, path in self._paths.items() if shard not in self._used]
+        notes = unused(tars, "tars are named by no line of a manifest")
+        count = sum(self._members[shard] - len(used) for shard, used in self._used.items())
+        if count:
+            notes.append(f"{count} files in the tars are named by no line of a manifest, and are not read")
+        return notes
+
     def _shard(self, number: Any) -> int:
         if type(number) is not int:
             raise ValueError("the field 'shard_id' must be the number of the tar that holds the audio")
@@ -103,6 +107,7 @@ class _NemoTarredReader:
     def _add(self, collector: RowCollector, shard: int, values: dict[str, Any], line: int) -> None:
         if self._open is None or self._open[0] != shard:
             self._open = shard, TarMembers(self._paths[shard])
+            self._members[shard] = len(self._open[1])
         members, name = self._open[1], values["audio"]
         stem = PurePosixPath(name).stem
         member = members[name] or members.by_stem(stem) or members.by_stem(_PIECE.sub("", stem))
@@ -114,5 +119,6 @@ class _NemoTarredReader:
             language = str(values["language"])
             collector.drop(values["id"], language, "missing_audio", members.lacks(name), line)
             return
+        self._used.setdefault(shard, set()).add(member.offset)
         place = {"audio": member.name, "offset": member.offset, "size": member.size}
         collector.add(values | place | {"tar": str(members.path.resolve())}, line)

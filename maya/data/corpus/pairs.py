@@ -5,13 +5,13 @@ from collections import Counter
 from pathlib import Path
 
 from maya.data.corpus.common import AUDIO_SUFFIXES, folder_language
-from maya.data.corpus.manifest import Problem, ReadOptions, Result, Row, read_lines
+from maya.data.corpus.manifest import Problem, ReadOptions, Result, Row, read_lines, writable
 from maya.data.corpus.walk import walk
 from maya.errors import MayaError
 
 # Audio that nothing here decodes; it is counted, so that it is not passed over in silence.
 _OTHER_AUDIO = (
-    ".wma", ".amr", ".aac", ".3gp", ".ape", ".mka", ".mkv", ".mov", ".avi", ".raw", ".pcm", ".ac3",
+    ".wma", ".amr", ".3gp", ".ape", ".avi", ".raw", ".pcm", ".ac3", ".wv", ".tta", ".mpc",
 )  # fmt: skip
 
 
@@ -19,12 +19,13 @@ def read_pairs(folder: Path, options: ReadOptions) -> Result:
     """A row for each audio file with a .txt of the same name beside it; its id is the path without suffix.
 
     Suffixes count in any case. Links are followed. Audio without a .txt, a .txt without audio in a folder
-    that has audio, and a .txt that cannot be read are dropped. Notes name the files that were passed over.
-    Raises MayaError where two files would be the same utterance.
+    that has audio, a .txt that cannot be read and files whose names are not UTF-8 are dropped. Notes name
+    the files that were passed over. Raises MayaError where two files would be the same utterance.
     """
     walked = walk(folder)
     audio: dict[str, Path] = {}
     texts: dict[str, Path] = {}
+    misnamed: dict[str, Path] = {}
     for path in walked.files:
         suffix = path.suffix.lower()
         table = audio if suffix in AUDIO_SUFFIXES else texts if suffix == ".txt" else None
@@ -32,6 +33,9 @@ def read_pairs(folder: Path, options: ReadOptions) -> Result:
             continue
         # Some systems write é in names as two characters, others as one.
         name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        if writable(name) != name:
+            misnamed[name] = path
+            continue
         if name in table:
             raise MayaError(f"{path} and {table[name]} would be the same utterance; remove one of them")
         table[name] = path
@@ -41,7 +45,17 @@ def read_pairs(folder: Path, options: ReadOptions) -> Result:
         options.notes.append(
             f"passed over files that are not decoded: {counts}; convert them to .wav or .flac"
         )
-    return _paired(folder, audio, texts, options.language)
+    rows, dropped = _paired(folder, audio, texts, options.language)
+    folders = {path.parent for path in audio.values()}
+    for name, path in misnamed.items():
+        if path.suffix.lower() == ".txt" and path.parent not in folders:
+            continue
+        detail = f"the name of {path} is not UTF-8; rename it"
+        problem = Problem(
+            id=name, language=options.language or "", reason="unreadable_name", detail=detail, where=str(path)
+        )
+        dropped.append(problem)
+    return rows, dropped
 
 
 def _paired(

@@ -12,6 +12,7 @@ from maya.data.corpus.common import (
     merged,
     part_in_name,
     seconds,
+    unused,
     within,
 )
 from maya.data.corpus.lhotse_manifests import custom_labels
@@ -52,11 +53,17 @@ def read_shar(folder: Path, options: ReadOptions) -> Result:
     """A row for each supervision, and cuts whose audio is not in the tar.
 
     The id is the cut's where it has one supervision, else the supervision's. A folder such as train/ or hi/
-    tells the split or the language where the cuts do not. Raises MayaError for lines that are no cuts.
+    tells the split or the language where the cuts do not. Notes name cuts without a supervision, and audio
+    without a cut. Raises MayaError for lines that are no cuts.
     """
-    rows, dropped = merged(_Shard(folder, cuts, tar, options).read() for cuts, tar in shar_shards(folder))
+    shards = [_Shard(folder, cuts, tar, options) for cuts, tar in shar_shards(folder)]
+    rows, dropped = merged(shard.read() for shard in shards)
     if not rows:
         raise MayaError(f"{folder}: no cut of its Shar has its audio there")
+    silent = [name for shard in shards for name in shard.without_text]
+    alone = [name for shard in shards for name in shard.without_cut]
+    options.notes.extend(unused(silent, "cuts have no supervision"))
+    options.notes.extend(unused(alone, "members of its tars belong to no cut"))
     return rows, dropped
 
 
@@ -68,17 +75,28 @@ class _Shard:
         inside = tar.relative_to(folder)
         self.tar, self.inside = inside.as_posix(), inside.parent
         self.collector = RowCollector(cuts)
+        self.without_text: list[str] = []  # cuts
+        self.without_cut: list[str] = []  # members of the tar
 
     def read(self) -> Result:
-        return self.collector.add_objects(self._add_cut)
+        named: set[str] = set()
+        result = self.collector.add_objects(lambda cut, line: named.add(self._add_cut(cut, line)))
+        self.without_cut = [member.name for name, member in self.audio.items() if name not in named]
+        return result
 
-    def _add_cut(self, cut: dict[str, Any], line: int) -> None:
+    def _add_cut(self, cut: dict[str, Any], line: int) -> str:
+        """Keep the supervisions of a cut, whose name is returned."""
         name, supervisions = cut.get("id"), cut.get("supervisions")
         if not isinstance(name, str) or not name:
             raise ValueError("the field 'id' must be text that is not empty")
         if not isinstance(supervisions, list) or not all(isinstance(s, dict) for s in supervisions):
             raise ValueError("the cut has no list of supervisions; they tell what is said")
-        for transform in (cut.get("recording") or {}).get("transforms") or ():
+        recording = cut.get("recording") or {}
+        if not isinstance(recording, dict):
+            raise ValueError(f"the recording of {short(name)} must be an object, not {short(recording)}")
+        if not supervisions:
+            self.without_text.append(name)
+        for transform in recording.get("transforms") or ():
             raise ValueError(
                 f"the recording of {short(name)} is changed by {short(transform)}; write it as it is"
             )
@@ -109,6 +127,7 @@ class _Shard:
                 continue
             values |= place
             self.collector.add(values, line)
+        return name
 
 
 def _place(supervision: dict[str, Any], cut: dict[str, Any]) -> dict[str, float] | None:

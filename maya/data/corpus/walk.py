@@ -68,11 +68,15 @@ def walk(folder: Path) -> Walk:
             inner = path / entry.name
             if entry.name.startswith(".") or entry.name in _NOT_A_CORPUS:
                 result.hidden.append(inner)
-            elif entry.is_dir():
-                (links if entry.is_symlink() else folders).append(inner)
-            elif entry.is_file():
-                result.files.append(inner)
-            elif entry.is_symlink():
+                continue
+            try:
+                if entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(inner)
+                elif entry.is_file():
+                    result.files.append(inner)
+                elif entry.is_symlink():
+                    result.broken.append(inner)
+            except OSError:  # a link to itself
                 result.broken.append(inner)
     result.files.sort()
     return result

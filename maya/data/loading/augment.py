@@ -22,7 +22,7 @@ from maya.audio.byte_ranges import ByteRange, file_stamp
 from maya.audio.codecs import CODECS, through_codec
 from maya.audio.decoding import decode, read_segment
 from maya.audio.load import resample
-from maya.audio.tar_index import scan_tar
+from maya.audio.tar_index import index_tar
 from maya.config import config
 from maya.data.corpus.common import AUDIO_SUFFIXES
 from maya.data.corpus.walk import walk
@@ -265,7 +265,7 @@ def _recordings(folders: Sequence[str], option: str) -> list[ByteRange]:
     for folder in map(Path, folders):
         if folder.is_file() or str(folder).startswith("s3:"):
             stamp = file_stamp(folder)
-            members = [m for m in scan_tar(folder).members if m.name.lower().endswith(AUDIO_SUFFIXES)]
+            members = [m for m in index_tar(folder) if m.name.lower().endswith(AUDIO_SUFFIXES)]
             some = [ByteRange(str(folder), m.offset, m.size, stamp) for m in members]
         else:
             paths = [p for p in walk(folder).files if p.suffix.lower() in AUDIO_SUFFIXES]

@@ -33,6 +33,7 @@ from maya.data.loading.loader import Readahead
 from maya.data.loading.reading import Made, Skipped, Skips
 from maya.data.plan.config import Position
 from maya.data.plan.sampler import PlanSampler
+from maya.data.table.packed import labels_of
 from maya.errors import MayaError
 from maya.text.languages import language_index
 from maya.text.tokenizer import Tokenizer
@@ -238,7 +239,10 @@ class CutReader(Dataset[Made]):
         elif self.stand_in:
             reason = f"none of the {len(skipped)} utterances of the first batch can be read; the first: "
             return Made(job.position, None, skipped, MayaError(reason + skipped[0].reason))
-        return Made(job.position, self._batch(audio) if audio else None, skipped)
+        try:
+            return Made(job.position, self._batch(audio) if audio else None, skipped)
+        except MayaError as error:
+            return Made(job.position, None, skipped, error)
 
     def _batch(self, audio: list[tuple[Cut, Tensor]]) -> Batch:
         transcripts = [self.transcripts.read(cut) for cut, _ in audio]
@@ -320,9 +324,6 @@ class CutEvalLoader:
 
 
 def _labels(cuts: list[Cut]) -> dict[str, list[str | None]]:
-    """The labels of a batch by name: the speaker, and those in the custom field `labels` of supervisions."""
-    rows: list[dict[str, str | None]] = []
-    for cut in cuts:
-        supervision = cut.supervisions[0]
-        rows.append({"speaker": supervision.speaker, **((supervision.custom or {}).get("labels") or {})})
+    """The labels of a batch by name: those of the first supervision of each cut."""
+    rows = [labels_of(cut.supervisions[0]) for cut in cuts]
     return {name: [row.get(name) for row in rows] for name in dict.fromkeys(n for row in rows for n in row)}

@@ -298,6 +298,8 @@ def _part(row: Row, rate: int, total: int, cfg: ProbeConfig) -> tuple[int, int]:
 
 
 def _check_length(seconds: float, name: str, cfg: ProbeConfig) -> None:
+    if seconds <= 0:
+        raise _Bad("too_short", f"{name} holds no audio samples")
     if seconds < cfg.min_seconds:
         raise _Bad("too_short", f"{name} lasts {seconds:.2f} s, less than {cfg.min_seconds:g} s")
     if seconds > cfg.max_seconds:

@@ -4,6 +4,7 @@ UNUSABLE = {
     "no_transcript": "audio without a text",
     "missing_audio": "no such file",
     "unreadable_text": "the file with the text is not UTF-8",
+    "unreadable_name": "the name of the file is not UTF-8",
     "outside_recording": "it begins before its recording, or lies outside of the audio that is there",
     "no_channel": "the file lacks the channel that the corpus names",
     "empty_transcript": "nothing speakable is left of the text",

@@ -24,6 +24,7 @@ from maya.data.report.charts import (
 )
 from maya.data.report.statistics import EDGES, Histogram, histogram
 from maya.errors import MayaError
+from maya.files import writing
 from maya.pages import escaped, html_table
 from maya.pages import page as html_page
 from maya.text.languages import Language, language_name, language_of_texts
@@ -76,7 +77,8 @@ def write_run_page(data: Path, run: Path) -> Path | None:
 
 def write_page(page: Page, path: Path) -> None:
     """Draw the page into a file. The same numbers give the same bytes."""
-    path.write_text(draw(page), encoding="utf-8")
+    with writing(path) as partial:
+        partial.write_text(draw(page), encoding="utf-8")
 
 
 def draw(page: Page) -> str:
@@ -170,7 +172,7 @@ def _sound(page: Page) -> str:
 
 def _findings(page: Page) -> str:
     if not page.findings:
-        return "<h2>Problem and flagged</h2><p>Nothing.</p>"
+        return "<h2>Dropped and flagged</h2><p>Nothing.</p>"
     codes = sorted({code for finding in page.findings for code in finding["languages"]})
     head = ["reason", *(code or "?" for code in codes), "all"]
     rows = []
@@ -179,7 +181,7 @@ def _findings(page: Page) -> str:
         rows.append([f"{finding['kind']}: {finding['reason']}", *counts, sum(counts)])
     examples = "".join(_examples(finding) for finding in page.findings)
     note = "All of them are in dropped.jsonl and flagged.jsonl; flagged utterances were kept."
-    return f'<h2>Problem and flagged</h2><p class="note">{note}</p>{html_table(head, rows)}{examples}'
+    return f'<h2>Dropped and flagged</h2><p class="note">{note}</p>{html_table(head, rows)}{examples}'
 
 
 def _examples(finding: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maya.data.table.labels import LabelColumns
-from maya.data.table.packed import PackedCuts, check_cut
+from maya.data.table.packed import PackedCuts, check_cut, labels_of
 from maya.data.table.table import Table
 from maya.data.table.token_table import TokenTable
 from maya.errors import MayaError
@@ -63,7 +63,7 @@ class Utterances:
     def from_cuts(cls, cuts: "CutSet", tokenizer: Tokenizer, languages: Sequence[str]) -> "Utterances":
         """Read a CutSet once, lazily or not, and encode its texts (already normalised).
 
-        Labels are the speaker and the object `labels` of a supervision's custom data. Raises MayaError when
+        For the labels see `labels_of`. Raises MayaError when
         the set is empty, an id occurs twice, or a cut is not one utterance.
         """
         ids: list[str] = []
@@ -79,7 +79,7 @@ class Utterances:
             durations.append(cut.duration)
             texts.append(supervision.text or "")
             codes.append(supervision.language)
-            labels.append((supervision.custom or {}).get("labels", {}) | {"speaker": supervision.speaker})
+            labels.append(labels_of(supervision))
             packed.append(cut)
         if not ids:
             raise MayaError("the set of cuts is empty")

@@ -207,7 +207,7 @@ class RelPositionAttention(nn.Module):
     def attend_blocks(self, q: Tensor, keys: Keys, p: Tensor, span: AttentionSpan) -> Tensor:
         """q (B, n, H, K) against all keys -> (B, n, H, K)."""
         batch, queries, heads, _ = q.shape
-        block = min(queries, max(1, MAX_BIAS // (batch * heads * keys.k.shape[1])))
+        block = min(queries, max(1, MAX_BIAS // max(1, batch * heads * keys.k.shape[1])))
         k, v = keys.k.transpose(1, 2), keys.v.transpose(1, 2)
         parts = []
         for first in range(0, queries, block):
@@ -255,7 +255,7 @@ class RelPositionAttention(nn.Module):
         centre = p.shape[0] // 2
         p = p[centre - left_frames : centre + right + 1]
         limit = min(MAX_BIAS, MAX_LOCAL_BIAS_CPU) if q.device.type == "cpu" else MAX_BIAS
-        group = block * max(1, limit // (batch * heads * block * span.window))
+        group = block * max(1, limit // max(1, batch * heads * block * span.window))
         valid = keys.valid
         if valid is None:
             valid = torch.ones(1, keys.k.shape[1], dtype=torch.bool, device=q.device)
@@ -279,7 +279,7 @@ class RelPositionAttention(nn.Module):
             q_part = q_part + self.pos_bias_u
             q_part, k_part, v_part = (t.transpose(2, 3).flatten(0, 1) for t in (q_part, k_part, v_part))
             y = self._fused(q_part, k_part, v_part, bias.flatten(0, 1)).transpose(1, 2)
-            parts.append(y.unflatten(0, (batch, -1)).flatten(1, 2))
+            parts.append(y.unflatten(0, (batch, (last - first) // block)).flatten(1, 2))
         return torch.cat(parts, dim=1)[:, :size]
 
     def _window_bias(self, q: Tensor, p: Tensor, valid: Tensor, span: AttentionSpan) -> Tensor:

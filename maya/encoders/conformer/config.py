@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from maya.config import config
 from maya.encoders.base import EncoderConfig, Miniatures
 from maya.encoders.conformer.attention import span_of
 from maya.encoders.conformer.subsampling import subsampled_lens
-from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
+from maya.encoders.lact.fast_weights import TRACELESS, FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
 from maya.ranges import BelowOne, ContextFrames, Count, OddInt, PosInt, Share
 
@@ -18,6 +18,10 @@ _NARROWEST = 16  # width of a head in a miniature
 @config
 class FastConformerConfig(EncoderConfig):
     """Size, context and regularisation. The defaults are FastConformer-Large, 109 M parameters."""
+
+    traceless: ClassVar[tuple[str, ...]] = (
+        "xscaling", "causal_downsampling", "conv_context", *(f"fast_weights.{name}" for name in TRACELESS),
+    )  # fmt: skip
 
     kind: Literal["fastconformer"] = "fastconformer"
     feat_in: PosInt = 80

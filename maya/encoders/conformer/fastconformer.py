@@ -21,7 +21,7 @@ from maya.encoders.conformer.config import FastConformerConfig, check
 from maya.encoders.conformer.conformer_layer import ConformerLayer, ConvModule, FeedForward, checkpointed
 from maya.encoders.conformer.dropout import Dropout, dropout
 from maya.encoders.conformer.global_tokens import GlobalTokenAttention
-from maya.encoders.conformer.masked_norm import MaskedBatchNorm
+from maya.encoders.conformer.masked_norm import MaskedBatchNorm, same_on_all_ranks
 from maya.encoders.conformer.packed_rows import Rows, rows_to_pack
 from maya.encoders.conformer.streaming import StreamingEncoder, StreamState, needs_to_stream
 from maya.encoders.conformer.subsampling import DepthwiseStridedSubsampling, init_front
@@ -181,21 +181,35 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
             x = x.float()  # under autocast a layer's output is fp32 whatever its input is
         if 0 in hidden:
             states[0] = x.clone() if blocks else x
-        for number, layer in enumerate(self.layers, 1):
+        drops = [cfg.layer_drop * n / cfg.n_layers * self.training for n in range(1, cfg.n_layers + 1)]
+        skipped = self._skipped(drops, x.device)
+        for number, (layer, drop) in enumerate(zip(self.layers, drops, strict=True), 1):
             if blocks:
                 in_place.run_layer(layer, x, frames)
+            elif skipped[number - 1]:
+                x = _touch(x, layer)
             else:
-                x = self._run_layer(layer, x, frames, cfg.layer_drop * number / cfg.n_layers)
+                x = self._run_layer(layer, x, frames, drop)
             if number in hidden:
                 states[number] = x.clone() if blocks else x
         return x, states
 
+    def _skipped(self, drops: list[float], device: torch.device) -> list[bool]:
+        """Which layers this forward pass skips, each with its probability in `drops`.
+
+        Drawn on the host, so that skipping costs no device synchronisation on one process. Batch statistics
+        are taken over all ranks, and a rank that skipped a layer would be missing there: then all ranks skip
+        the same layers.
+        """
+        if not any(drops):
+            return [False] * len(drops)
+        draws = torch.stack([torch.rand((), device="cpu") for _ in drops])
+        if self.cfg.conv_norm == "batch_norm":
+            draws = same_on_all_ranks(draws, device)
+        return [draw < drop for draw, drop in zip(draws.tolist(), drops, strict=True)]
+
     def _run_layer(self, layer: nn.Module, x: Tensor, frames: Frames, drop: float) -> Tensor:
-        """A layer that training skips with probability `drop`."""
-        drop = drop if self.training else 0.0
-        # Drawn on the host, so that skipping costs no device synchronisation.
-        if drop and torch.rand((), device="cpu").item() < drop:
-            return _touch(x, layer)
+        """A layer that training skips with probability `drop`, in a pass that does not skip it."""
         recompute = self.cfg.activation_checkpointing and torch.is_grad_enabled()
         y = checkpointed(layer, x, frames) if recompute else layer(x, frames)
         return x + (y - x) / (1 - drop) if drop else y

@@ -73,9 +73,21 @@ class MaskedBatchNorm(nn.Module):
 
 def _over_ranks(value: Tensor) -> Tensor:
     """The sum over all ranks, with the gradient that belongs to it; on one process the value itself."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return value
-    return all_reduce(value)
+    return all_reduce(value) if _is_distributed() else value
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def same_on_all_ranks(draws: Tensor, device: torch.device) -> Tensor:
+    """Uniform numbers in [0, 1), on the CPU, as one such draw for all ranks: their sum modulo 1, exchanged on
+    `device`. So every rank keeps its own random state, which a checkpoint holds."""
+    if not _is_distributed():
+        return draws
+    total = draws.to(device, torch.float32)
+    dist.all_reduce(total)
+    return (total % 1).cpu()
 
 
 @contextmanager

@@ -65,11 +65,13 @@ class DepthwiseStridedSubsampling(nn.Module):
         return subsampled_lens(lens, self.factor, self.causal)
 
     def forward(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, F), (B,) -> (B, S, D), (B,); S = T / factor, each halving rounded up.
+        """(B, T, F), (B,) -> (B, S, D), (B,); S = T / factor, each halving rounded up, and at least 1.
 
         Values at and beyond the returned lengths are finite and have no meaning.
         """
         out_lens = self.subsampled_lens(lens)
+        if x.shape[1] == 0:  # a convolution needs a frame
+            x = nn.functional.pad(x, (0, 0, 0, 1))
         frames, bins = x.shape[1:]
         per_frame = self.channels * self._halved(bins)
         on_cpu = x.device.type == "cpu"

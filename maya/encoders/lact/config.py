@@ -1,13 +1,13 @@
 """Configuration of LaCT: sizes, orders, and checks."""
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from maya.config import config
 from maya.encoders.base import EncoderConfig, Miniatures
 from maya.encoders.conformer.attention import AttentionSpan
 from maya.encoders.conformer.subsampling import subsampled_lens
-from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
+from maya.encoders.lact.fast_weights import TRACELESS, FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
 from maya.ranges import BelowOne, Count, OddInt, PosInt, Range
 
@@ -19,6 +19,10 @@ class LaCTConfig(FastWeightConfig, EncoderConfig):
     window: of attention, encoder frames to the left and to the right. The right side must be 0 in order
     causal, and 0 or -1 (to the end of the chunk) in order chunk_causal.
     """
+
+    traceless: ClassVar[tuple[str, ...]] = (
+        "n_heads", "rotary", "causal_downsampling", "conv_context", *TRACELESS,
+    )  # fmt: skip
 
     kind: Literal["lact"] = "lact"
     feat_in: PosInt = 80

@@ -29,6 +29,7 @@ from maya.ranges import PosFloat, PosInt
 L2_EPS = 1e-5
 RMS_EPS = 1e-8  # small, because a head's output has an initial mean square of 1 / (4 d^2): 2e-6 for d = 384
 ROTARY_BASE = 10000.0
+TRACELESS = ("orthogonalize", "normalize", "base_rate", "fast_rotary")  # see EncoderConfig
 
 
 @config

@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from maya.config import config
 from maya.encoders.base import EncoderConfig, Miniatures
-from maya.encoders.lact.fast_weights import FastWeightConfig, check_fast_weights
+from maya.encoders.lact.fast_weights import TRACELESS, FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
 from maya.ranges import BelowOne, ChunkFrames, ContextFrames, NonNegFloat, NotEmpty, OddInt, PosInt, Range
 
@@ -19,6 +19,8 @@ class ZipformerConfig(EncoderConfig):
 
     Chunks and left context are counted in 20 ms frames, the front end's output.
     """
+
+    traceless: ClassVar[tuple[str, ...]] = tuple(f"fast_weights.{name}" for name in TRACELESS)
 
     kind: Literal["zipformer"] = "zipformer"
     feat_in: Annotated[int, Range(min=7)] = 80  # the front end's convolutions need 7

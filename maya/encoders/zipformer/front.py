@@ -105,7 +105,7 @@ class Conv2dSubsampling(nn.Module):
             x = swoosh_r(self.balancers[name](x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
         x = x.permute(0, 2, 3, 1)
         if self.mask_padding and past is None:
-            x = x * frame_mask(lens, x.shape[1])[:, :, None, None].to(x.dtype)
+            x = x.masked_fill(~frame_mask(lens, x.shape[1])[:, :, None, None], 0.0)
         return self.convnext(x, past), x[:, x.shape[1] - 2 * REACH : x.shape[1] - REACH]
 
     def initial_left(self, batch: int) -> Tensor:

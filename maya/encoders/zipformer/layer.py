@@ -205,9 +205,9 @@ class ChunkCausalConv(nn.Module):
             y = depthwise(x, self.chunkwise_conv, self.reach)
             return torch.addcmul(causal, y, self._by_length(span, size).to(y.dtype))
         chunks = -(-size // span.chunk)
-        padded = F.pad(x, (0, 0, 0, chunks * span.chunk - size)).view(-1, span.chunk, width)
+        padded = F.pad(x, (0, 0, 0, chunks * span.chunk - size)).view(batch * chunks, span.chunk, width)
         y = depthwise(padded, self.chunkwise_conv, self.reach) * self._in_chunk(span.chunk)
-        return causal + y.reshape(batch, -1, width)[:, :size]
+        return causal + y.reshape(batch, chunks * span.chunk, width)[:, :size]
 
     def _in_chunk(self, chunk: int) -> Tensor:
         """(C, D): the scale of each frame of a chunk of C."""

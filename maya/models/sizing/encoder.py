@@ -27,9 +27,9 @@ _WARM = 1e9  # batches, after which all schedules have ended
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderMemory:
-    """kept: bytes for the backward pass, by the blocks. front: the same by what stands before them. work:
-    beside them at the highest point of the blocks' backward pass. widest: bytes per encoder frame of the
-    largest tensor before the blocks."""
+    """kept: bytes that the blocks keep for the backward pass. front: bytes that the modules before them keep.
+    work: further bytes at the highest point of the blocks' backward pass. widest: bytes per encoder frame of
+    the largest tensor before the blocks."""
 
     kept: Terms
     front: Terms

@@ -32,8 +32,9 @@ def flops(cfg: SpeechModelConfig, seconds: float, tokens: int, *, batch: int = 1
     """Operations per utterance of `seconds` and `tokens` in a batch, which shares linear_pos.
 
     Training is three times forward, the gradients of inputs and of weights being a product each; layers that
-    are checkpointed run forward once more. Features need no gradient. Heads say their own
-    (`HeadConfig.flops`). Raises MayaError for a head that cannot be estimated.
+    are checkpointed run forward once more. Features need no gradient and are the same for all views
+    (`HeadConfig.views`) of an utterance; all else works for each. Heads say their own (`HeadConfig.flops`).
+    Raises MayaError for a head that cannot be estimated.
     """
     features = cfg.features
     feature_frames, frames = count_frames(cfg, seconds)
@@ -46,15 +47,15 @@ def flops(cfg: SpeechModelConfig, seconds: float, tokens: int, *, batch: int = 1
     }
     training = {
         "features": forward["features"],
-        "subsampling": 3 * front,
-        "encoder layers": (4 if is_checkpointed(cfg) else 3) * layers,
+        "subsampling": 3 * front * cfg.views,
+        "encoder layers": (4 if is_checkpointed(cfg) else 3) * layers * cfg.views,
     }
     context = head_context(cfg)
     for name, head in cfg.heads.items():
         if head.weight:
             work = head.flops(name, context, frames, tokens)
             forward |= work.forward
-            training |= work.training
+            training |= {part: cfg.views * operations for part, operations in work.training.items()}
     return Flops(forward, training)
 
 

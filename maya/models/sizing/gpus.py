@@ -35,7 +35,7 @@ GPUS = {
 
 
 def gpu_named(name: str) -> Gpu:
-    """Raises MayaError, with the known names, for another."""
+    """A GPU of the table, by its name in any case. Raises MayaError for an unknown name."""
     if name.lower() not in GPUS:
-        raise MayaError(f"there is no GPU {name!r} in the table; known are {', '.join(GPUS)}")
+        raise MayaError(f"unknown GPU {name!r}; expected one of {', '.join(GPUS)}")
     return GPUS[name.lower()]

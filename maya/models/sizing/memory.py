@@ -35,14 +35,14 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moment:
-    """A point where memory may be highest: what is there beside what is kept, and what of that is not there,
-    not yet or no longer."""
+    """A point of a step where memory may be highest. extra: memory beside the components that are kept.
+    gone: kept components that do not exist at this point."""
 
     extra: Terms
     gone: frozenset[str] = frozenset()
 
 
-# They find room in what others have freed or, coming first, leave it to them.
+# Moments that use memory which other moments have freed, or will use again.
 _AMONG_FREED = ("features", "end of the backward pass")
 
 
@@ -51,8 +51,8 @@ class TrainingMemory:
     """states: what is always there; kept: from forward to backward; moments: where memory may be highest;
     host: beside the GPU, in the memory of the first process.
 
-    resident: count the resident set of a process on a CPU. There training lets glibc keep what is freed
-    (maya.train.loop.keep_freed_memory), in pieces that suit the next moment badly: all of them add up.
+    resident: count the resident set of a process on a CPU. There training lets glibc keep freed memory
+    (maya.train.loop.keep_freed_memory). It is fragmented, so the moments add up.
     """
 
     states: dict[str, Terms] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class TrainingMemory:
         return total(self.states.values())
 
     def peaks(self) -> dict[str, Terms]:
-        """All that is there at each moment."""
+        """All memory in use at each moment."""
         if self.resident:
             extras = [m.extra for name, m in self.moments.items() if name not in _AMONG_FREED]
             return {"all moments together": self.base + total(self.kept.values()) + total(extras)}
@@ -151,10 +151,11 @@ def _encoder(
     features = 4.0 * enc.feat_in * enc.subsampling_factor
     # Features and the encoder's output exist in two versions each: before and after masks.
     ends = Terms(frame=2 * features + 2 * 4.0 * enc.d_model)
-    out.kept = {"encoder layers": measured.kept, front: measured.front + ends} | out.kept
-    out.moments["encoder layer, backward"] = Moment(extra=measured.work, gone=released)
+    layers, before = measured.kept.views(cfg.views), (measured.front + ends).views(cfg.views)
+    out.kept = {"encoder layers": layers, front: before} | out.kept
+    out.moments["encoder layer, backward"] = Moment(extra=measured.work.views(cfg.views), gone=released)
     # Gradients of the widest activation and of what it was made of.
-    widest = Terms(frame=2 * measured.widest)
+    widest = Terms(frame=2 * measured.widest).views(cfg.views)
     gone = frozenset(out.kept) - {front}
     out.moments["subsampling, backward"] = Moment(extra=widest, gone=gone)
     if not training.hold_gradients:  # all of them exist when the backward pass ends
@@ -175,8 +176,11 @@ def _heads(out: TrainingMemory, cfg: SpeechModelConfig, training: Training) -> f
     for name, head in reversed(cfg.heads.items()):
         if head.weight:
             parts = head.memory(name, context, cuda=training.cuda)
-            out.kept = parts.kept | out.kept
-            moments = {name: Moment(extra=extra, gone=released) for name, extra in parts.moments.items()}
+            out.kept = {part: terms.views(cfg.views) for part, terms in parts.kept.items()} | out.kept
+            moments = {
+                part: Moment(extra=extra.views(cfg.views), gone=released)
+                for part, extra in parts.moments.items()
+            }
             out.moments = moments | out.moments
             released |= parts.released
     return released
