@@ -2,7 +2,7 @@
 
     python -m maya.kernels.joint.tune_forms [--shapes 16,250,60,640,32769 ...] [--out FILE]
 
-A form's time is that of `fused_rnnt_loss`, forward and backward, on a uniform and on a trained lattice
+A form's time is that of `fused_rnnt_loss`, forward and backward, on a uniform and on a real lattice
 together, from synthetic.py: at the start of a training most rows are visited, later few. The forms are timed
 in turn, and medians are written. Measurements of other devices, dtypes and shapes stay in the file.
 """
@@ -23,7 +23,7 @@ from maya.kernels.joint.synthetic import synthetic_problem
 from maya.kernels.rnnt import fused_rnnt_loss
 
 SHAPES = ((16, 250, 60, 640, 32769), (16, 250, 60, 640, 5001), (16, 250, 60, 640, 1025))
-KINDS = ("uniform", "trained")
+KINDS = ("uniform", "real")
 ROUNDS = 5
 
 

@@ -214,7 +214,7 @@ def test_tune_times_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("hidden, vocab", [(640, 32768), (320, 1025)])
+@pytest.mark.parametrize("hidden, vocab", [(640, 32769), (640, 32768), (320, 1025)])
 def test_production_sizes_on_a_gpu(hidden: int, vocab: int, dtype: torch.dtype) -> None:
     settings = JointSettings(vocab - 1, "tanh", 0.1, seed=7)
     p = problem(
@@ -231,7 +231,7 @@ def test_production_sizes_on_a_gpu(hidden: int, vocab: int, dtype: torch.dtype) 
 @pytest.mark.parametrize("kind", ["uniform", "real", "sharp"])
 def test_headline_shape_takes_less_than_2_gb(kind: str, tdt: bool) -> None:
     durations = (0, 1, 2, 3, 4) if tdt else None
-    shape = (16, 250, 60, 640, 32768)
+    shape = (16, 250, 60, 640, 32769)
     p = synthetic_problem(shape, kind=kind, durations=durations, dtype=torch.bfloat16, device=DEVICE)
     leaves = [x.requires_grad_() for x in p.leaves]
     before = torch.cuda.memory_allocated()
