@@ -74,7 +74,10 @@ def product_tiles_for(dtype: torch.dtype, device: torch.device) -> Tiles:
 
 
 def gradient_registers_for(dtype: torch.dtype, device: torch.device) -> int | None:
-    return GRADIENT_REGISTERS.get(_key(dtype, device)) if device.type == "cuda" else None
+    """The limit was found for one generation; in 128 registers, sm_100 spills."""
+    if device.type != "cuda":
+        return None
+    return GRADIENT_REGISTERS.get((torch.cuda.get_device_capability(device)[0], dtype.itemsize))
 
 
 def _key(dtype: torch.dtype, device: torch.device) -> tuple[int, int]:
