@@ -53,16 +53,11 @@ bench:  ## check and time every kernel on this machine, an hour on two cores (AR
 bench-plan:  ## measure the batch plan at 10 million utterances and beside lhotse, into docs/benchmarks/plan.*
 	@$(ENV) python -m tools.bench.plan $(ARGS)
 
-<<<<<<< HEAD
 gate:  ## compile every kernel for sm_80, sm_90 and sm_100 and write the figures into docs/benchmarks/gate.md
 	@$(ENV) python -m maya.kernels.compile_gate --before docs/benchmarks/gate-before.json --page docs/benchmarks/gate.md $(ARGS)
 
-gpu-check:  ## on a machine with an NVIDIA GPU: compile gate, GPU tests, benchmarks into docs/benchmarks
-	@tools/bench.sh --gpu $(ARGS)
-=======
 gpu-check:  ## on a machine with an NVIDIA GPU, in 10 minutes: bars, GPU tests, profile (ARGS=--dry-run: on a CPU)
 	@MAYA_COMMIT=$$(git rev-parse HEAD 2>/dev/null) tools/gpu_run.sh $(ARGS)
->>>>>>> k-joint
 
 release: lint types test-all smoke  ## all checks before a release
 	@git diff --quiet HEAD -- || { echo "release: uncommitted changes; a run could not name its code"; exit 1; }
