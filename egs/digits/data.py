@@ -83,7 +83,7 @@ def read_source(source: Path) -> list[dict[str, Any]]:
     path = source / "manifest.jsonl"
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
         raise MayaError(f"cannot read {path} ({error.strerror}): is --source the digits folder?") from None
     for number, line in enumerate(lines, 1):

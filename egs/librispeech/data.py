@@ -135,7 +135,7 @@ def transcripts(part: Path) -> tuple[list[str], str]:
     for path in sorted(part.rglob("*.trans.txt")):
         text = path.read_text(encoding="utf-8", errors="replace")
         digest.update(f"{path.relative_to(part)}\n{text}".encode())
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
             name, _, words = line.strip().partition(" ")
             if not words.strip():
                 raise MayaError(f"{path}:{number} has no words after {name!r}; unpack {part.name} again")
