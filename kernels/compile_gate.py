@@ -239,14 +239,30 @@ def _pointwise_cases(quick: bool) -> Iterator[Compilation]:
 
 
 def _lact_cases(dtypes: tuple, quick: bool) -> Iterator[Compilation]:
-    fixed = _types(p_fp32="rates w step norms scale grad dw dstep dnorms dscale drates", i32="T E D N R C")
+    fixed = _types(
+        p_fp32="rates share w step norms scale grad dw dstep dnorms dscale drates",
+        i32="T L E D N R C H stride_b stride_t stride_h stride_c",
+    )  # fmt: skip
     for dtype, precision in dtypes:
-        names = ("x", "y", "up", "down", "out", "halves", "ac", "delta", "dac", "dhidden")
+        names = (
+            "x",
+            "y",
+            "up",
+            "down",
+            "out",
+            "halves",
+            "ac",
+            "delta",
+            "dac",
+            "dhidden",
+            "dhalves",
+            "ddelta",
+        )
         types: Types = {**dict.fromkeys(names, f"*{NAMES[dtype]}"), **fixed}
         for kernel, products in ((lact_jit.swiglu_kernel, 2), (lact_jit.terms_kernel, 3)):
             tiles = lact.TILES[products, dtype.itemsize]
             for bare in (True, False) if products == 3 and not quick else (False,):
-                absent = dict.fromkeys(("rates", "ac", "delta")) if bare else {}
+                absent = dict.fromkeys(("rates", "share", "ac", "delta")) if bare else {}
                 text = NAMES[dtype] + ", bare" * bare
                 case = _product_case(kernel, text, {**types, **absent}, tiles, precision, "BT BE BD")
                 case.divisible = ("E", "D")
@@ -255,12 +271,17 @@ def _lact_cases(dtypes: tuple, quick: bool) -> Iterator[Compilation]:
             kernel=lact_jit.second_order_kernel, text=NAMES[dtype], types=types, constants=lact.POINTWISE,
             divisible=("E",),
         )  # fmt: skip
+        yield Compilation(
+            kernel=lact_jit.gather_kernel, text=NAMES[dtype], types={**types, "mask": "*i1"},
+            constants={"BT": 16, "BC": 256, "stride_c": 1},
+            divisible=("C", "stride_b", "stride_t", "stride_h"),
+        )  # fmt: skip
     for kernel in (lact_jit.renormalise_kernel, lact_jit.renormalise_backward_kernel):
         for learned in ("*i1",) if quick else ("*i1", None):
             absent = {} if learned else dict.fromkeys(("scale", "dscale"))
             yield Compilation(
                 kernel=kernel, text="" if learned else "no scale, no mask",
-                types={**fixed, "out": "*fp32", "learned": learned, **absent},
+                types={**fixed, "out": "*fp32", "low": "*bf16", "learned": learned, **absent},
                 constants={"EPS": 1e-5, **lact.RENORMALISE}, divisible=("C",),
             )  # fmt: skip
 
