@@ -48,13 +48,13 @@ smoke:  ## the whole pipeline in one or two minutes, on a tiny corpus
 	@$(ENV) tools/smoke.sh
 
 bench:  ## check and time every kernel on this machine, an hour on two cores (ARGS=--quick: a minute)
-	@$(ENV) tools/bench.sh $(ARGS)
+	@$(ENV) python -m maya.kernels.bench $(ARGS)
 
 bench-plan:  ## measure the batch plan at 10 million utterances and beside lhotse, into docs/benchmarks/plan.*
 	@$(ENV) python -m tools.bench.plan $(ARGS)
 
-gpu-check:  ## on a machine with an NVIDIA GPU: compile gate, GPU tests, benchmarks into docs/benchmarks
-	@tools/bench.sh --gpu $(ARGS)
+gpu-check:  ## on a machine with an NVIDIA GPU, in 10 minutes: bars, GPU tests, profile (ARGS=--dry-run: on a CPU)
+	@MAYA_COMMIT=$$(git rev-parse HEAD 2>/dev/null) tools/gpu_run.sh $(ARGS)
 
 release: lint types test-all smoke  ## all checks before a release
 	@git diff --quiet HEAD -- || { echo "release: uncommitted changes; a run could not name its code"; exit 1; }
