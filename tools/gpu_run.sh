@@ -5,7 +5,8 @@
 #   MAYA_COMMIT=$(git rev-parse HEAD) tools/gpu_run.sh     on a machine with an NVIDIA GPU
 #   tools/gpu_run.sh --dry-run                             every part on a CPU, small, and what it would measure
 #
-# LIMIT: seconds of the whole. PARTS: names of the parts to run (default: all), as in the list at the end.
+# LIMIT: seconds of the whole; LIMIT_tune, for example, of one part. PARTS: names of the parts to run (default:
+# all), as in the list at the end.
 #
 # Each part has a limit of its own and a file of its own in $OUT (by default exp/gpu), so that a part that is
 # killed loses nothing of the others. The parts come in the order of their worth: what the limit cuts off is the
@@ -47,6 +48,8 @@ part() { # NAME SECONDS WHAT: runs the function NAME
     failed=1
     return
   fi
+  local own="LIMIT_$name"
+  limit=${!own:-$limit}
   [ "$limit" -lt "$rest" ] || limit=$rest
   echo "== $name, at most $limit s${DRY:+ (dry run: small, on the CPU)}: $what" | tee -a "$OUT/$name.txt"
   timeout --kill-after=5 "$limit" bash -c "$name" 2>&1 | tee -a "$OUT/$name.txt"
