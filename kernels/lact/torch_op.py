@@ -107,7 +107,8 @@ class TorchOps:
         z, length = _sum_and_length(w, step, scale)
         z.mul_((norms / (length + RENORMALISE_EPS))[..., None])
         if learned is not None:
-            z = torch.where(learned[:, None, None], z, for_each(w, len(z)))
+            each = z.unflatten(0, (-1, len(w)))
+            z = torch.where(learned.view(*each.shape[:2], 1, 1), each, w).flatten(0, 1)
         return z, z.to(dtype)
 
     def add_renormalise_backward(

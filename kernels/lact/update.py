@@ -89,12 +89,6 @@ class UpdateInputs:
         return None if self.k.dtype == torch.float16 else self.share
 
     @property
-    def newton_schulz_dtype(self) -> torch.dtype:
-        """fp16 where products are in 16 bits and the device is fast at them; README.md measures the error."""
-        fast = self.k.dtype.itemsize == 2 and self.k.device.type in HALF_NEWTON_SCHULZ
-        return torch.float16 if fast and self.rates.dtype == torch.float32 else self.rates.dtype
-
-    @property
     def sum_share(self) -> Tensor | None:
         """The share, where it is a factor on the sums over frames."""
         return self.share if self.rate_share is None else None
@@ -257,7 +251,9 @@ def _step(state: StackedWeights, totals: dict[int, Tensor], x: UpdateInputs) -> 
             momenta[i] = momentum if learned is None else torch.where(learned, momentum, before)
     if x.rule.orthogonalize == "none":
         return _Step(momenta, momenta)
-    stack, history = forward_with_history(_stacked(momenta), x.rule.orthogonalize, x.newton_schulz_dtype)
+    stack, history = forward_with_history(
+        _stacked(momenta), x.rule.orthogonalize, newton_schulz_dtype(x.k, state.up)
+    )
     return _Step(momenta, _unstacked(stack, momenta), history)
 
 
@@ -297,6 +293,12 @@ def _step_backward(
             dx.beta += (dmomenta[i] * before).sum((1, 2))
             dstate[2 + i] = dbefore
     return dx, dstate, {i: x.mean(grad) for i, grad in dmomenta.items()}
+
+
+def newton_schulz_dtype(k: Tensor, state: Tensor) -> torch.dtype:
+    """fp16 where products are in 16 bits and the device is fast at them; README.md has the error."""
+    fast = k.dtype.itemsize == 2 and k.device.type in HALF_NEWTON_SCHULZ
+    return torch.float16 if fast and state.dtype == torch.float32 else state.dtype
 
 
 def _stacked(parts: dict[int, Tensor]) -> Tensor:
