@@ -16,7 +16,8 @@
 #   --encoder-lr VALUE    and the others in recipes/aliases.py: the earlier system's names for such overrides
 #   --help                prints the comment block at the top of the script
 #
-# A slip is answered with the nearest name of the options in that comment block.
+# An unknown option is answered with the nearest name of the options in that comment block. DIR of --work is
+# relative to where the script was called.
 #
 # `stage_given` tells whether --stage was on the command line: a stage asked for by name runs even if
 # nothing changed since it was last done.
@@ -124,6 +125,23 @@ while [ $# -gt 0 ]; do
 done
 unset _option _override
 
+_check() { # OPTION VALUE PATTERN DESCRIPTION
+  [[ $2 =~ ^($3)$ ]] || { echo "$0: --$1 must be $4, not '$2'; see $0 --help" >&2; exit 1; }
+}
+_check stage "$stage" '[0-9]+' "the number of a stage"
+_check stop-stage "$stop_stage" '[0-9]+' "the number of a stage"
+_check gpus "$gpus" 'auto|[0-9]+' "auto or a number"
+_check cpu "$cpu" 'true|false' "true or false"
+if [ "$stage" -gt "$stop_stage" ]; then
+  echo "$0: --stage $stage is after --stop-stage $stop_stage: there is nothing to do; see $0 --help" >&2
+  exit 1
+fi
+
+# absolute PATH: relative to where the script was called.
+absolute() { (cd "${start_dir:-.}" && realpath -m "$1"); }
+
+[ -z "$work" ] || work=$(absolute "$work")
+
 # resolve_experiment CORPUS: `experiment` is the name of a file in egs/CORPUS, a module (egs.indic12.mini), or a
 # file from anywhere (./mine.py, relative to where the script was called), each also with :FUNCTION. Sets
 # `experiment_file`, which `maya --experiment` takes, and makes `experiment` a name for folders. The order: a path,
@@ -202,9 +220,6 @@ if empty:
 sys.exit(empty)
 PYTHON
 }
-
-# absolute PATH: relative to where the script was called.
-absolute() { (cd "$start_dir" && realpath -m "$1"); }
 
 begin() {
   . tools/env.sh

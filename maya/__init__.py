@@ -29,16 +29,14 @@ def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | 
 
     `device` is "auto" (the first GPU, else the CPU) or any torch device. `places` gives paths that differ on
     this machine, such as that of a language model; see `maya.models.config.with_places`. Raises MayaError for
-    a path that holds no Maya checkpoint.
+    a path that holds no Maya checkpoint, and for a device that this machine lacks.
     """
-    import torch
-
-    from maya.decode.recognizer import Recognizer
+    from maya.decode.recognizer import Recognizer, choose_device
     from maya.models.config import with_places
     from maya.train.checkpoint import build, load_checkpoint
     from maya.train.heads import read_heads, untrained_names
 
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = choose_device(device)
     if Path(path).suffix == ".nemo":
         from maya.convert import from_nemo
 

@@ -58,8 +58,8 @@ def is_disk_full(error: OSError) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: a reader never meets half a file."""
-    with replacing(path) as partial:
+    """Write JSON atomically: a reader never meets half a file. See `writing`."""
+    with writing(path) as partial:
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

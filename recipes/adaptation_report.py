@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maya.errors import MayaError
-from maya.recipes.figure import figure_class
+from maya.recipes.figure import figure_class, save_figure
 from maya.score.wer import Comparison, ErrorStats, Interval, macro_average, macro_compare, pool, wer
 
 
@@ -150,7 +150,7 @@ def plot(answers: Sequence[Answer], path: Path) -> None:
         axes.set_ylabel("WER, %, mean of the languages")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def read(path: Path) -> list[Answer]:
@@ -171,8 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or options.answers.with_suffix(".png")
     try:
         answers = read(options.answers)
-        out.with_suffix(".md").write_text(table(answers))
         plot(answers, out)
+        out.with_suffix(".md").write_text(table(answers))
     except MayaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,8 @@
 """Aliases of --set FIELD=VALUE: option names of the system that Maya replaces, for existing scripts.
 
-`maya` and every run.sh accept them. An entry may hold several overrides; the last one gets the value of
-the option, and a last one that contains `=` is a switch. egs/stages.sh reads this table too, so each entry
-stays on one line.
+`maya train`, `maya ready` and every run.sh accept them. An entry may hold several overrides; the last one
+gets the value of the option, and a last one that contains `=` is a switch. egs/stages.sh reads this table
+too, so each entry stays on one line.
 """
 
 import argparse

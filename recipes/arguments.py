@@ -119,8 +119,10 @@ def _missing(match: re.Match[str]) -> str:
 
 def add_parser(commands: argparse._SubParsersAction, name: str, text: str) -> Parser:
     """A subcommand without options."""
-    text = text.replace("%", "%%")
-    return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    # argparse formats help with %, and a description as it is.
+    return commands.add_parser(
+        name, help=text.replace("%", "%%"), description=text[0].upper() + text[1:] + "."
+    )
 
 
 def add_force(p: argparse.ArgumentParser) -> None:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from maya.config import to_dict
 from maya.data.table.table import Table, part_path
 from maya.decode.head_choice import TrainedHeads
+from maya.decode.recognizer import choose_device
 from maya.errors import MayaError
 from maya.files import replacing, write_json
 from maya.models.speech_model import SpeechModel
@@ -113,7 +113,8 @@ def average(
     else:
         chosen, dev, scores = next(offered), {}, {}  # the last weights, or the mean that `avg` names
         advice = "; --avg names a mean" if avg is None else ""
-        print(f"average: {data} has no dev set to choose on: {chosen.name} is taken{advice}")
+        place = "data.dev_cuts names" if experiment.data.source == "lhotse" else f"{data} has"
+        print(f"average: {place} no dev set to choose on: {chosen.name} is taken{advice}")
     _write(run, last, chosen, dev, {"dev": scores})
     mark_done(run / "stage-average.json", inputs)
 
@@ -122,7 +123,7 @@ def _best(
     experiment: Experiment, validate: Validate, last: ckpt.Checkpoint, offered: Iterator[Candidate]
 ) -> tuple[Candidate, dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """(the candidate with the lowest error on dev, its scores by head, the scores of all by name)."""
-    model, heads = SpeechModel(last.model_config).to(_device()), tuple(last.model_config.heads)
+    model, heads = SpeechModel(last.model_config).to(choose_device("auto")), tuple(last.model_config.heads)
     by_head = {f"{head}_{rate}" for head in heads for rate in RATES}
     chosen, best, scores, dev = None, (True, float("inf")), {}, {}
     for candidate in offered:
@@ -220,7 +221,7 @@ def _rated(
 ) -> list[dict[str, Any]]:
     """For each (epoch, avg) the head that is used, its WER on each set, their mean, and by head the means of
     WER and CER."""
-    model = SpeechModel(of.model_config).to(_device())
+    model = SpeechModel(of.model_config).to(choose_device("auto"))
     languages, text = of.model_config.languages, tuple(of.model_config.text_heads)
     validations: dict[str, Validate] = {}
     for name in sets:
@@ -371,10 +372,6 @@ def _write(
         ),
     )
     print(f"average: {chosen.name} → {run / 'averaged.pt'}")
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _mean(over: str, start: ckpt.Checkpoint | None, end: ckpt.Checkpoint) -> Candidate:

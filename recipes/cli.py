@@ -12,9 +12,16 @@ from typing import NamedTuple
 
 from maya import __version__
 from maya.errors import MayaError
+from maya.files import is_disk_full
 from maya.recipes.arguments import Parser, add_parser
 from maya.recipes.messages import messages_on_stderr
 from maya.recipes.start import import_torch
+
+# Errors of a path that the user chose.
+_OF_PATHS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
 
 
 class Command(NamedTuple):
@@ -79,8 +86,8 @@ def dispatch(args: argparse.Namespace) -> int | None:
 
 
 def run(argv: list[str] | None = None) -> tuple[int, str]:
-    """Run a command line: (exit status, last message). 0: done; 1: a MayaError, in one line; 130: stopped by
-    Ctrl-C, with the state saved."""
+    """Run a command line: (exit status, last message). 0: done; 1: an error that the user can mend, in one
+    line; 130: stopped by Ctrl-C, with the state saved."""
     args = parser().parse_args(argv)
     try:
         with messages_on_stderr():
@@ -93,7 +100,9 @@ def run(argv: list[str] | None = None) -> tuple[int, str]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE, ""
     except OSError as e:
-        if e.errno != errno.ENOSPC:
+        if e.errno in _OF_PATHS and e.filename:
+            return 1, f"maya {args.command}: cannot use {e.filename}: {e.strerror}"
+        if not is_disk_full(e):
             raise
         where = e.filename or "while writing"
         advice = "free some space and run the same command again"

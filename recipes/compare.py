@@ -1,6 +1,7 @@
 """Compare two systems: their error rates on the same utterances, and the difference with its p-value."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -9,7 +10,7 @@ from maya.errors import MayaError
 from maya.recipes.score import read_hypotheses
 from maya.recipes.tokenizer import require
 from maya.score.report import Utterance, percent, span
-from maya.score.wer import ErrorStats, cer, macro_average, macro_compare, pool, wer
+from maya.score.wer import Comparison, ErrorStats, cer, macro_average, macro_compare, pool, wer
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -30,11 +31,15 @@ class System:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.runs = [sorted(read_hypotheses(f), key=lambda u: u.id) for f in folders]
+        if empty := [f for f, run in zip(folders, self.runs, strict=True) if not run]:
+            raise MayaError(f"{empty[0]} holds no texts to compare; `maya score` scores predicted labels")
         first = [(u.id, u.ref) for u in self.runs[0]]
         for folder, run in zip(folders, self.runs, strict=True):
             if [(u.id, u.ref) for u in run] != first:
                 raise MayaError(f"{folder} has other utterances than {folders[0]}; decode both again")
-        self.languages = sorted({u.language for u in self.runs[0]})
+        self.languages = sorted({u.language for u in self.runs[0] if u.ref})  # others have no rate
+        if not self.languages:
+            raise MayaError(f"{folders[0]}: no reference has a word, so there is no error rate to compare")
 
     def words(self) -> dict[str, ErrorStats]:
         """Word errors by language, run after run."""
@@ -86,8 +91,7 @@ def compare(
     test = macro_compare(a.words(), b.words(), blocks=ids)
     lines += [
         "",
-        f"second minus first: {100 * test.difference:+.2f} points "
-        f"[{100 * test.interval.low:+.2f}, {100 * test.interval.high:+.2f}], p = {test.p_value:.3f}",
+        f"second minus first: {100 * test.difference:+.2f} points {_significance(test)}",
         f"{len(a.runs[0])} utterances, {len(a.languages)} language(s) with equal weights; bootstrap over "
         "utterances, the same draws for all runs",
     ]
@@ -105,9 +109,15 @@ def _stats(run: Sequence[Utterance], language: str) -> ErrorStats:
     return wer([u.ref for u in group], [u.hyp for u in group])
 
 
+def _significance(test: Comparison) -> str:
+    if not math.isfinite(test.p_value):
+        return "(an interval needs two utterances in each language)"
+    return f"[{100 * test.interval.low:+.2f}, {100 * test.interval.high:+.2f}], p = {test.p_value:.3f}"
+
+
 def _name(runs: Sequence[Path], split: str) -> str:
     return " ".join(run.name for run in runs) + f" {split}"
 
 
 def _row(name: str, *cells: str) -> str:
-    return f"{name:<36}" + "".join(f"{cell:>16}" for cell in cells)
+    return f"{name:<36}" + "".join(f"{cell:>18}" for cell in cells)  # [100.00, 100.00] has 16

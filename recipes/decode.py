@@ -16,7 +16,7 @@ from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.decode.base import Method
 from maya.decode.head_choice import TrainedHeads
-from maya.decode.methods import METHODS, possible_methods
+from maya.decode.methods import AUTO, METHODS, possible_methods
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import DecodedRow, decode_table
 from maya.errors import MayaError
@@ -115,9 +115,10 @@ def decode(
 def make_method(
     cfg: DecodeConfig, recognizer: Recognizer, texts: Callable[[], Iterator[tuple[str, list[int]]]] | None
 ) -> tuple[Method | None, dict[str, Any]]:
-    """The method of a configuration, None for a model without a text head; and its name and the reason for
-    it, for the log. texts: see `MethodContext`."""
-    if not recognizer.model.cfg.text_heads:
+    """The method of a configuration, None with "auto" for a model without a text head; and its name and the
+    reason for it, for the log. texts: see `MethodContext`. Raises MayaError for a method whose head the model
+    lacks."""
+    if cfg.method == AUTO and not recognizer.model.cfg.text_heads:
         return None, {"method": "", "method_reason": "the model has no text head; its labels are predicted"}
     choice = recognizer.choose_method(cfg.method)
     method = recognizer.make_method(choice, cfg.options(choice.method), texts)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from maya.audio.load import load_audio
 from maya.audio.sound import clipped_share
 from maya.data.loading.batch import Batch, make_batch
+from maya.decode.recognizer import choose_device
 from maya.encoders.zipformer.regularizers import set_loss_scale
 from maya.errors import MayaError
 from maya.models.speech_model import Losses, SpeechModel
@@ -49,8 +50,10 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    device = torch.device(args.device)
     try:
+        device = choose_device(args.device)
+        if args.text and not args.audio:
+            raise MayaError("--text is the transcript of recordings: name them with --audio, or leave it out")
         import_recorded(args.run, args.experiment)
         if args.audio:
             lines, finite = diagnose_audio(args.run, args.audio, args.text, device)
@@ -329,7 +332,10 @@ def diagnose_audio(path: Path, audio: list[Path], text: str, device: torch.devic
     tokens = tokenizer.encode(text)
     rate = model.cfg.features.sample_rate
     samples, names = [load_audio(p, rate) for p in audio], [str(p) for p in audio]
-    batch: Batch = make_batch(samples, [tokens] * len(audio), [-1] * len(audio), names, sample_rate=rate)
+    labels = {name: [None] * len(audio) for name in model.cfg.needs}  # not known
+    batch: Batch = make_batch(
+        samples, [tokens] * len(audio), [-1] * len(audio), names, sample_rate=rate, labels=labels
+    )
     tally = Tally.before(batch, torch.Generator(), device)
     failure = Failure(
         step=model.step, what="", rank=0, device=device.type, bf16=False, scale=1.0, batch_count=0.0,

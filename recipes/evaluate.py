@@ -100,7 +100,11 @@ def evaluate(
     """
     if (source.manifest is None) == (not source.audio):
         raise MayaError("name what to evaluate once: audio files, or --manifest FILE")
+    if source.manifest is not None and source.references:
+        raise MayaError("--reference belongs to audio files; a manifest has its own texts: leave it out")
     if source.manifest is None and not source.references:
+        if num_samples or json_file is not None:
+            raise MayaError("--json and --num-samples show errors: give --reference the text of each file")
         transcribe(checkpoint, source.audio, language=language, method=method, device=device)
         return None
     recognizer = maya.load(checkpoint, device)

@@ -21,7 +21,7 @@ from typing import Any
 import maya
 from maya.config import nearest
 from maya.errors import MayaError
-from maya.files import file_sha256, json_sha256, sha256
+from maya.files import file_sha256, json_sha256, sha256, write_json
 
 # Mistakes in an experiment's own lines. Anything else keeps its traceback, which names the file by itself.
 _MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, LookupError)
@@ -68,10 +68,16 @@ def import_file(name: str) -> ModuleType:
         with _imports_from(folder, *elsewhere):
             return _load(label, lambda: _import_file(file, folder))
     module = name if file is None else str(_in_egs(file))
-    if module.startswith("egs.") and not _checkout() and not Path("egs").is_dir():
+    if module.startswith("egs.") and not _checkout() and not _here(module):
         module = f"maya.{module}"  # Maya is installed as a package
     with _imports_from(*elsewhere):
         return _load(label, lambda: importlib.import_module(module), module=module)
+
+
+def _here(module: str) -> bool:
+    """Whether the current folder has this module; icefall has a folder egs/ too."""
+    place = Path(*module.split("."))
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
 
 
 def own_file(name: str) -> Path | None:
@@ -92,7 +98,7 @@ def record_file(run: Path, file: Path | None) -> None:
     files = _with_neighbours(file)
     for path in files:
         shutil.copyfile(path, (run / RECORD).with_name(path.name))
-    (run / RECORD).write_text(json.dumps({"file": str(file), "digest": _digest(files)}, indent=1) + "\n")
+    write_json(run / RECORD, {"file": str(file), "digest": _digest(files)})
 
 
 def import_recorded(path: Path, experiment: str | None = None) -> None:
@@ -134,7 +140,7 @@ def _with_neighbours(file: Path) -> list[Path]:
     """A file and the files in its folder that it imports, directly or through one another."""
     files, queue = [file], [file]
     while queue:
-        for node in ast.walk(ast.parse(queue.pop().read_text(encoding="utf-8"))):
+        for node in _statements(queue.pop()):
             names = (
                 [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
             )
@@ -145,6 +151,14 @@ def _with_neighbours(file: Path) -> list[Path]:
             files += new
             queue += new
     return files
+
+
+def _statements(file: Path) -> list[ast.AST]:
+    """The nodes of a Python file; none for a file with a mistake, which its import reports."""
+    try:
+        return list(ast.walk(ast.parse(file.read_bytes())))
+    except (SyntaxError, ValueError):
+        return []
 
 
 def _digest(files: list[Path]) -> str:
@@ -191,7 +205,8 @@ def experiment_named(name: str, top: Path | None = None) -> Path:
     """The only file `name`.py in a folder under `top`, by default egs/ of the current folder, of Maya's
     checkout or of the installed package. Raises MayaError where there is none, or more than one."""
     tops = [top] if top else [Path("egs"), *(folder for folder, _ in _egs())]
-    top = next((folder for folder in tops if folder.is_dir()), Path("egs"))
+    tops = [folder for folder in tops if folder.is_dir()] or [Path("egs")]
+    top = next((folder for folder in tops if any(folder.glob(f"*/{name}.py"))), tops[0])
     matches = sorted(top.glob(f"*/{name}.py"))
     if len(matches) == 1:
         return matches[0].resolve()

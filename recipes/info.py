@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +151,9 @@ def _parameters(checkpoint: Checkpoint) -> dict[str, int]:
     """Numbers that are learnt, by part. A head that comes from another place, such as a language model, is
     not built: the numbers of it that lie in the file are counted."""
     cfg = checkpoint.model_config
-    built = {name: head for name, head in cfg.heads.items() if not head.places}
-    counts = parameters(meta_model(replace(cfg, heads=built)))
-    for name in cfg.heads.keys() - built.keys():
+    built = cfg.without_places()
+    counts = parameters(meta_model(built))
+    for name in cfg.heads.keys() - built.heads.keys():
         for key, tensor in checkpoint.weights.items():
             prefix, _, rest = key.partition(f"heads.{name}.")
             if not prefix and tensor.is_floating_point():

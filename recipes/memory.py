@@ -17,6 +17,7 @@ from maya.data.plan import MemoryConfig, PlanConfig
 from maya.data.plan.caps import Caps
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
+from maya.files import write_json
 from maya.recipes.experiment import Experiment
 from maya.recipes.experiment_file import import_recorded
 from maya.train.checkpoint import step_checkpoints
@@ -58,7 +59,7 @@ def _cap(experiment: Experiment, utterances: Utterances, run: Path, accelerator:
         except (ValueError, TypeError) as e:
             raise MayaError(f"{used} is damaged; restore it, or give the run a new --name") from e
     measured, seconds, tokens = _measured(experiment, plan, utterances, run, accelerator)
-    used.write_text(json.dumps(to_dict(measured.memory), indent=1) + "\n")
+    write_json(used, to_dict(measured.memory))
     assert measured.memory.max_bytes is not None
     most = int(Caps(measured).memory_room(seconds, tokens))
     print(f"train: memory: {measured.memory.max_bytes / 1e9:.2f} GB hold {most} of the longest utterances")

@@ -1,7 +1,6 @@
 """What training an experiment takes, before anything is started: size, work, memory, time, batches."""
 
 import argparse
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from maya.recipes.arguments import add_experiment, add_json
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.plan_text import plan_text
 from maya.recipes.recorded import experiment_of
+from maya.recipes.train import outside_limits, usable
 from maya.text.load import load_tokenizer
 
 _BATCHES = 2000  # of the data's plan, of which the memory is computed
@@ -104,9 +104,11 @@ def plan(
 
     data: a prepared folder, whose batches are planned too; run: the folder of its tokenizer, without which
     tokens are estimated. json_file: gets all that is printed. Raises MayaError for an unknown GPU, numbers
-    that make no sense, or where one utterance does not fit.
+    that make no sense, a language model as head, or where one utterance does not fit.
     """
     _check(setup)
+    if placed := experiment.model.heads.keys() - experiment.model.without_places().heads.keys():
+        raise MayaError(f"`maya plan` does not know the size of the head {placed.pop()}; remove this head")
     gpu = gpu_named(setup.gpu)
     cfg = _complete(experiment, run)
     report: dict[str, Any] = {"experiment": experiment.name, "setup": asdict(setup), "gpu": asdict(gpu)}
@@ -123,8 +125,7 @@ def plan(
         report["data"] = batches
     print(plan_text(report, setup, gpu, cfg))
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(report | {"config": to_dict(experiment)}, indent=1) + "\n")
+        write_json(json_file, report | {"config": to_dict(experiment)})
     return report
 
 
@@ -221,10 +222,14 @@ def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None)
     """The plan of the first epoch of prepared data over all GPUs; `run` shows it on its page."""
     table = Table.open(part_path(data, "train"))
     codes, languages = table.codes("language")
-    tokens, source = _tokens(table, setup, run)
+    tokens, rows, source = _tokens(table, experiment, setup, run)
+    if not len(rows):
+        limits = "data.min_seconds, data.max_seconds and the frames that CTC needs"
+        raise MayaError(f"{table.path}: training would leave out every utterance; see {limits}")
+    durations, tokens = table.durations[rows], tokens[rows]
     plan = BatchPlan(
-        table.durations, tokens, codes, experiment.data.plan, world_size=setup.gpus,
-        speeds=experiment.data.speed_perturb, ids=table.ids,
+        durations, tokens, codes[rows], experiment.data.plan, world_size=setup.gpus,
+        speeds=experiment.data.speed_perturb, ids=[table.ids[row] for row in rows.tolist()],
     )  # fmt: skip
     stats = plan.stats(0)
     facts = stats.as_dict(languages)
@@ -233,13 +238,14 @@ def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None)
         write_run_page(data, run)
     shapes = []
     for index in np.linspace(0, plan.num_batches(0) - 1, min(_BATCHES, plan.num_batches(0))).astype(int):
-        rows, speeds = plan.batch(0, int(index)), plan.batch_speeds(0, int(index))
-        played = table.durations[rows] / np.asarray(speeds)
-        shapes.append((len(rows), float(played.max()), int(tokens[rows].max())))
+        batch, speeds = plan.batch(0, int(index)), plan.batch_speeds(0, int(index))
+        played = durations[batch] / np.asarray(speeds)
+        shapes.append((len(batch), float(played.max()), int(tokens[batch].max())))
     sizes = np.array([s[0] for s in shapes], np.float64)
     return {
         "tokens_from": source,
-        "utterances": len(table),
+        "utterances": len(rows),
+        "left_out": len(table) - len(rows),
         "steps_per_epoch": stats.steps,
         "batches_per_epoch": stats.batches,
         "padding": 1 - stats.efficiency,
@@ -255,13 +261,18 @@ def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None)
     }
 
 
-def _tokens(table: Table, setup: Setup, run: Path | None) -> tuple[NDArray[np.integer], str]:
-    """Tokens of each utterance, and where the numbers are from."""
+def _tokens(
+    table: Table, experiment: Experiment, setup: Setup, run: Path | None
+) -> tuple[NDArray[np.integer], NDArray[np.int64], str]:
+    """Tokens of each row, the rows that training uses, and where the numbers are from. Without a tokenizer
+    the rows are those within `data.min_seconds` and `max_seconds`."""
     if run is not None and (run / "tokenizer.model").is_file():
-        tokenizer = load_tokenizer(run / "tokenizer.model")
-        return open_tokens(token_path(run, "train"), table, tokenizer).counts, f"the tokenizer of {run}"
+        tokens = open_tokens(token_path(run, "train"), table, load_tokenizer(run / "tokenizer.model"))
+        rows, _ = usable(table, tokens, experiment)
+        return tokens.counts, np.arange(len(table)) if rows is None else rows, f"the tokenizer of {run}"
     estimated = np.ceil(table.durations * setup.tokens_per_second).astype(np.int32)
-    return estimated, f"{setup.tokens_per_second:g} per second, an estimate: --run-dir names a tokenizer's"
+    source = f"{setup.tokens_per_second:g} per second, an estimate: --run-dir names a tokenizer's"
+    return estimated, np.flatnonzero(~outside_limits(table, experiment.data)), source
 
 
 def _memory_of_batches(

@@ -87,8 +87,9 @@ def _time(report: dict[str, Any]) -> list[str]:
 
 
 def _data(data: dict[str, Any]) -> list[str]:
+    left_out = data["left_out"]
     rows = [
-        ("utterances", f"{data['utterances']:,}"),
+        ("utterances", f"{data['utterances']:,}" + (f", {left_out:,} left out" if left_out else "")),
         ("steps an epoch", f"{data['steps_per_epoch']:,} ({data['batches_per_epoch']:,} batches)"),
         ("padding", f"{data['padding']:.1%} of seconds"),
         ("cost, max/mean over GPUs", f"{data['cost_imbalance_median']:.3f} median, "

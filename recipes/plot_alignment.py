@@ -14,7 +14,7 @@ from maya.decode.hypothesis import Hypothesis
 from maya.decode.methods import choose_method
 from maya.errors import MayaError
 from maya.features import frame_samples
-from maya.recipes.figure import figure_class
+from maya.recipes.figure import figure_class, save_figure
 
 WORD_START = "▁"
 _SILENT = ("VIRAMA", "NUKTA", "ZERO WIDTH")
@@ -60,7 +60,7 @@ def plot_alignment(
         axes.text(start, height, label, fontsize=8, font=font, clip_on=False)
     axes.set_xlabel(f"seconds    {hyp.id}")
     axes.set_ylabel("mel bin")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, Path(path), dpi=130)
 
 
 def label_of(piece: str, token: int) -> tuple[str, Path | None]:

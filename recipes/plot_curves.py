@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.errors import MayaError
-from maya.recipes.figure import figure_class
+from maya.recipes.figure import figure_class, save_figure
 from maya.score.page import read_metrics, series
 
 Rows = Sequence[Mapping[str, Any]]
@@ -48,7 +48,7 @@ def plot_curves(runs: Mapping[str, Rows], path: str | Path) -> list[str]:
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend(fontsize=7, ncols=2 if len(lines) > 6 else 1)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, Path(path), dpi=120)
     return list(panels)
 
 

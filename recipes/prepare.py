@@ -73,7 +73,7 @@ def require_corpus(corpus: Path) -> None:
     if not is_named(corpus) and not corpus.is_dir() and form_of(corpus) is None:
         raise MayaError(
             f"{corpus} is not a folder; give --corpus a folder with manifest.jsonl, metadata.csv, wav + txt "
-            "or another of the forms the README lists, lhotse:NAME:DIR or nemo:MANIFESTS:TARS"
+            "or another form that docs/data.md lists, lhotse:NAME:DIR or nemo:MANIFESTS:TARS"
         )
 
 
@@ -86,7 +86,7 @@ def corpus_identity(corpus: Path) -> str:
     if not described:
         files = corpus_files(corpus) if corpus.is_dir() else [corpus]
         return digest({_name(path, corpus): stamp(path) for path in files})
-    if len(manifests) == 1:  # as ever: what is done stays so
+    if len(manifests) == 1:  # as in earlier versions, so that no corpus is prepared again
         contents = content(manifests[0])
     else:
         contents = digest({_name(path, corpus): content(path) for path in manifests})

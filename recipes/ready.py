@@ -20,14 +20,15 @@ from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.models.config import ENCODER, with_vocabulary
-from maya.models.speech_model import SpeechModel, build_model, count_parameters
+from maya.models.sizing import meta_model
+from maya.models.speech_model import SpeechModel, count_parameters
 from maya.recipes.aliases import add_aliases
 from maya.recipes.arguments import COUNT, add_experiment
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.markers import content, is_done
 from maya.recipes.tokenizer import tokenizer_inputs
-from maya.recipes.train import drop_infeasible, shared_tokens
+from maya.recipes.train import check_labels, drop_infeasible, shared_tokens, usable
 from maya.text.load import load_tokenizer
 from maya.train.checkpoint import load_checkpoint, step_checkpoints, weights_for
 from maya.train.config import check as check_options
@@ -53,6 +54,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     try:
         experiment = load_experiment(args.experiment, args.overrides)
+        if experiment.data.source == "lhotse":
+            raise MayaError("`maya ready` checks prepared data, and data.source=lhotse trains without them")
         planned = Planned(experiment=experiment, data=args.data, run=args.run_dir, gpus=args.gpus,
                           storage=args.storage)  # fmt: skip
         results = checks(planned)
@@ -173,12 +176,12 @@ def _tokenizer(planned: Planned) -> Iterator[ReadinessCheck | str]:
     cfg, path = planned.experiment.tokenizer, planned.run / "tokenizer.model"
     if not path.is_file():
         raise MayaError(f"{path} is missing; run stage 2 (tokenizer)")
-    made = load_tokenizer(path)
-    if made.vocab_size != cfg.vocab_size:
+    made, brought = load_tokenizer(path), planned.experiment.model.tokenizer()
+    if brought is None and made.vocab_size != cfg.vocab_size:
         yield _failed(
             "tokenizer", f"{path} has {made.vocab_size} pieces; tokenizer.vocab_size is {cfg.vocab_size}"
         )
-    inputs = tokenizer_inputs(planned.experiment, planned.data) | {"model": content(path)}
+    inputs = tokenizer_inputs(planned.experiment, planned.data, brought) | {"model": content(path)}
     if not is_done(planned.run / "stage-tokenizer.json", inputs):
         yield _failed("tokenizer", f"{path} is of other data or options; run stage 2 (tokenizer) again")
     report = planned.run / "tokenizer.json"
@@ -196,7 +199,11 @@ def _plan(planned: Planned) -> Iterator[ReadinessCheck | str]:
     tokenizer = load_tokenizer(planned.run / "tokenizer.model")
     tokens = shared_tokens(planned.run, table, tokenizer)
     model = with_vocabulary(exp.model, tokenizer.vocab_size, exp.languages)
-    rows, dropped = drop_infeasible(table, tokens, model, max(exp.data.speed_perturb))
+    check_labels(model, table)
+    _, dropped = drop_infeasible(table, tokens, model, max(exp.data.speed_perturb))
+    rows, _ = usable(table, tokens, replace(exp, model=model))
+    if rows is not None and not len(rows):
+        raise MayaError("every training utterance is left out; see data.min_seconds and data.max_seconds")
     utterances = Utterances.from_table(table, tokens, exp.languages, rows)
     languages = {exp.languages[i] for i in set(utterances.langs.tolist()) if i >= 0}
     for code in exp.languages:
@@ -238,7 +245,8 @@ def _checkpoint(planned: Planned) -> Iterator[ReadinessCheck | str]:
         yield f"{path}: the run continues at step {step}"
     elif cfg.init_from:
         fresh = _shape(planned.experiment)
-        taken = weights_for(fresh, Path(cfg.init_from), cfg.init_modules, open_checkpoint)
+        parts = [part for part in cfg.init_modules if part not in exp.model.heads or part in fresh.heads]
+        taken = weights_for(fresh, Path(cfg.init_from), parts, open_checkpoint)
         count = sum(t.numel() for t in taken.values()) / 1e6
         yield f"{cfg.init_from} fits: {count:.1f} M values ({', '.join(cfg.init_modules)})"
     elif ENCODER in cfg.freeze:
@@ -277,7 +285,6 @@ def _storage(planned: Planned) -> Iterator[ReadinessCheck | str]:
 
 
 def _shape(experiment: Experiment) -> SpeechModel:
-    """The experiment's model without memory for its weights."""
-    cfg = with_vocabulary(experiment.model, experiment.tokenizer.vocab_size, experiment.languages)
-    with torch.device("meta"):
-        return build_model(cfg)
+    """The experiment's model without memory for its weights, and without language models as heads."""
+    model = experiment.model.without_places()
+    return meta_model(with_vocabulary(model, experiment.tokenizer.vocab_size, experiment.languages))

@@ -1,12 +1,11 @@
 """What training recorded in a run folder: its experiment and the folder of its data."""
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 from maya.config import from_dict
 from maya.errors import MayaError
+from maya.files import read_json
 from maya.recipes.experiment import Experiment, apply_overrides, load_experiment
 from maya.recipes.experiment_file import import_recorded
 
@@ -19,7 +18,7 @@ def experiment_of(run: Path, name: str | None, overrides: list[str]) -> Experime
     if name is not None:
         return load_experiment(name, overrides)
     import_recorded(run)
-    saved = _read(run / "config.json")
+    saved = read_json(run / "config.json")
     if not saved:
         raise MayaError(
             f"{run} is not the folder of a training: {run / 'config.json'} is missing or damaged; name the "
@@ -39,7 +38,7 @@ def data_of(run: Path, data: Path | None) -> Path:
     recorded, or are not there any more."""
     if data is not None:
         return data
-    recorded = _read(run / "environment.json").get("data")
+    recorded = read_json(run / "environment.json").get("data")
     if recorded is None:
         raise MayaError(f"{run} does not record its data; name the folder with --data")
     if not Path(recorded).is_dir():
@@ -54,11 +53,3 @@ def finished_run(args: argparse.Namespace) -> tuple[Experiment, Path | None, Pat
     experiment = experiment_of(run, args.experiment, args.overrides)
     from_cuts = args.data is None and experiment.data.source == "lhotse"
     return experiment, None if from_cuts else data_of(run, args.data), run
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -16,8 +16,18 @@ from maya.recipes.recorded import data_of
 from maya.recipes.tokenizer import require
 from maya.score.labels import LabelledUtterance, LabelReport, label_result, label_table, score_label
 from maya.score.page import write_page
-from maya.score.report import Report, Utterance, make_report, table, write_errors, write_result
+from maya.score.report import (
+    Report,
+    Utterance,
+    make_report,
+    percent,
+    span,
+    table,
+    write_errors,
+    write_result,
+)  # fmt: skip
 from maya.score.samples import sample_table
+from maya.score.wer import Interval
 from maya.text.languages import get_language
 from maya.text.normalize import normalize
 from maya.text.tokenizer import UNKNOWN
@@ -87,7 +97,7 @@ def score(
         report=make_report(texts, by_speaker=by_speaker) if texts else None,
         labels=[score_label(name, rows, by_speaker=by_speaker) for name, rows in labels.items()],
     )
-    decoding = json.loads((out / "decode.json").read_text())
+    decoding = json.loads(require(out / "decode.json", "run stage 5 (decode) again").read_text())
     inputs = {
         "hyps": content(hyps),
         "decoding": decoding,
@@ -181,10 +191,11 @@ def read_labels(path: Path) -> dict[str, list[LabelledUtterance]]:
 def _read_lines(path: Path, read: Callable[[dict[str, Any]], T]) -> list[T]:
     """The result of `read` for each line of a hyps.jsonl. MayaError names a damaged line."""
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    lines = path.read_text().removesuffix("\n").split("\n")  # a text may hold other ends of lines
+    for number, line in enumerate(lines if lines != [""] else [], 1):
         try:
             rows.append(read(json.loads(line)))
-        except (json.JSONDecodeError, KeyError) as e:
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
             raise MayaError(f"{path}, line {number}, is not a hypothesis ({e}); decode again") from e
     return rows
 
@@ -218,22 +229,28 @@ def split_notes(data: Path | None) -> list[str]:
 
 
 def score_all(run: Path, *, data: Path | None = None, by_speaker: bool = False, force: bool = False) -> str:
-    """Score everything that lies under `run`/decode and print one table of it, which is also written to
-    `run`/decode/wer.md. Raises MayaError when nothing has been decoded."""
+    """Score everything that lies under `run`/decode and print a table of the error rates, and one of the
+    accuracies of predicted labels. Both are also written to `run`/decode/wer.md. Raises MayaError when
+    nothing has been decoded."""
     top = run / "decode"
     folders = sorted(path.parent.relative_to(top) for path in top.rglob("hyps.jsonl"))
     if not folders:
         raise MayaError(f"{top} holds no hypotheses; run stage 5 (decode) first")
     reports: dict[tuple[str, str], Report] = {}
+    labels: dict[tuple[str, str], list[LabelReport]] = {}
     for folder in folders:
         scores = score(run, split=str(folder), data=data, by_speaker=by_speaker, force=force, show=False)
+        key = (str(folder.parent) if len(folder.parts) > 1 else "", folder.name)
         if scores.report is not None:
-            reports[(str(folder.parent) if len(folder.parts) > 1 else "", folder.name)] = scores.report
-    table = wer_table(reports)
-    (top / "wer.md").write_text(table)
-    print(table, end="")
-    print(f"WER %, 95 % interval by bootstrap; reports and errors: {top}/*/*/{{report.html,errors.txt}}")
-    return table
+            reports[key] = scores.report
+        if scores.labels:
+            labels[key] = scores.labels
+    text = "\n".join([wer_table(reports)] * bool(reports) + [accuracy_table(labels)] * bool(labels))
+    (top / "wer.md").write_text(text)
+    print(text, end="")
+    if reports:
+        print(f"WER %, 95 % interval by bootstrap; reports and errors: {top}/*/*/{{report.html,errors.txt}}")
+    return text
 
 
 def wer_table(reports: dict[tuple[str, str], Report]) -> str:
@@ -249,8 +266,20 @@ def wer_table(reports: dict[tuple[str, str], Report]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def accuracy_table(labels: dict[tuple[str, str], list[LabelReport]]) -> str:
+    """Markdown, by (method, set): a row for each predicted label with its accuracy, a macro average over
+    classes, and its interval."""
+    lines = ["| method | set | label | utterances | accuracy % |", "|---|---|---|---|---|"]
+    for (method, name), reports in sorted(labels.items()):
+        for report in reports:
+            cells = (method or "as configured", name, report.label, str(report.pooled.utterances))
+            lines.append(f"| {' | '.join(cells)} | {_rate(report.macro, report.macro_interval)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _cell(report: Report | None) -> str:
-    if report is None:
-        return ""
-    spread = report.macro_wer_interval
-    return f"{100 * report.macro_wer:.2f} [{100 * spread.low:.2f}, {100 * spread.high:.2f}]"
+    return "" if report is None else _rate(report.macro_wer, report.macro_wer_interval)
+
+
+def _rate(rate: float, bounds: Interval) -> str:
+    return f"{percent(rate)} {span(bounds)}"

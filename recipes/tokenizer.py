@@ -3,7 +3,6 @@ model as head takes that model's tokenizer."""
 
 import argparse
 import heapq
-import json
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from maya.data.report.page import write_run_page
 from maya.data.table.table import Table, part_path
 from maya.data.table.token_table import TokenTable, token_path, write_tokens
 from maya.errors import MayaError
-from maya.files import sha256, write_json
+from maya.files import read_json, sha256, write_json
 from maya.pages import columns
 from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
 from maya.recipes.cut_sources import dev_source, require_data, texts_of, training_source
@@ -60,9 +59,8 @@ def tokenizer(experiment: Experiment, data: Path | None, run: Path, *, force: bo
         return _tokenizer_of_cuts(experiment, run, force)
     table, dev = (Table.open(part_path(data, part)) for part in ("train", "dev"))
     marker, path, cfg = run / "stage-tokenizer.json", run / "tokenizer.model", experiment.tokenizer
-    inputs, brought = tokenizer_inputs(experiment, data), experiment.model.tokenizer()
-    if brought is not None:
-        inputs["brought"] = sha256(brought.model_bytes)
+    brought = experiment.model.tokenizer()
+    inputs = tokenizer_inputs(experiment, data, brought)
     outputs = (token_path(run, "train"), run / "tokenizer.json")
     complete = all(file.is_file() for file in outputs)
     if is_done(marker, inputs | {"model": content(path)}) and complete and not force:
@@ -127,15 +125,17 @@ def write_report(
     return "\n".join(columns(fertility_table(languages)))
 
 
-def tokenizer_inputs(experiment: Experiment, data: Path) -> dict[str, Any]:
-    """What stage 2 depends on, for its marker: the texts, the rows whose frames are counted, the options."""
+def tokenizer_inputs(experiment: Experiment, data: Path, brought: Tokenizer | None) -> dict[str, Any]:
+    """What stage 2 depends on, for its marker: the texts, the rows whose frames are counted, the options, and
+    the tokenizer that a head brings."""
     fastest = max(experiment.data.speed_perturb)
-    return {
+    inputs = {
         "texts": texts_identity(data, "train"),
         "rows": [table_identity(data, part) for part in ("train", "dev")],
         "options": to_dict(experiment.tokenizer),
         "frames": experiment.model.clock.frames_of(_CLOCK_PROBES, fastest).tolist(),
     }
+    return inputs if brought is None else inputs | {"brought": sha256(brought.model_bytes)}
 
 
 def kept_tokenizer(
@@ -148,7 +148,7 @@ def kept_tokenizer(
     if not checkpoints:
         return None
     kept = load_newest([path for _, path in checkpoints])[0].tokenizer
-    before = _report(run)
+    before = read_json(run / "tokenizer.json")  # the report of the last stage 2
     former = before.get("options", to_dict(cfg) | {"vocab_size": kept.vocab_size})
     ways = "choose another --name for a new run"
     for name, value in to_dict(cfg).items():
@@ -194,15 +194,6 @@ def _lacking(kept: Tokenizer, sample: TextSample, before: dict[str, Any]) -> dic
         if counts:
             lacking[code] = counts
     return lacking
-
-
-def _report(run: Path) -> dict[str, Any]:
-    """The report that the last stage 2 left; nothing where it is missing or damaged."""
-    try:
-        report = json.loads((run / "tokenizer.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) else {}
 
 
 def unknown_shares(sample: TextSample, tokenizer: Tokenizer) -> dict[str, float]:

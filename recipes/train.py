@@ -30,7 +30,7 @@ from maya.recipes.aliases import add_aliases
 from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.cut_sources import dev_cuts, require_data, training_source
-from maya.recipes.experiment import Experiment, load_experiment
+from maya.recipes.experiment import DataConfig, Experiment, load_experiment
 from maya.recipes.experiment_file import own_file, record_file
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
@@ -137,7 +137,7 @@ def table_input(
         if dropped:
             print(f"train: {len(dropped)} utterances are left out → {run / 'dropped.jsonl'}")
     if rows is not None and not len(rows):
-        raise MayaError(f"{data}: no training utterance is long enough; see {run / 'dropped.jsonl'}")
+        raise MayaError(f"{data}: every training utterance is left out; see {run / 'dropped.jsonl'}")
     utterances = Utterances.from_table(table, tokens, experiment.languages, rows)
     plan = batch_plan(experiment, utterances, plan_within_memory(experiment, utterances, run, accelerator))
     return TrainingInput(
@@ -454,15 +454,21 @@ def usable(
     are outside `data.min_seconds` and `max_seconds`, or have too few frames for a head."""
     cfg = experiment.data
     rows, dropped = drop_infeasible(table, tokens, experiment.model, max(cfg.speed_perturb))
-    longest = cfg.max_seconds or np.inf
-    outside = (table.durations < cfg.min_seconds) | (table.durations > longest)
+    outside = outside_limits(table, cfg)
     if not outside.any():
         return rows, dropped
+    limits = f"{cfg.min_seconds:g} to {cfg.max_seconds or np.inf:g} s"
     for row in np.flatnonzero(outside).tolist():
-        reason = f"{table.durations[row]:.2f} s, and data takes {cfg.min_seconds:g} to {longest:g} s"
+        reason = f"{table.durations[row]:.2f} s, and data takes {limits}"
         dropped.append({"id": table.ids[row], "reason": reason})
     rows = np.arange(len(table)) if rows is None else rows
     return rows[~outside[rows]], dropped
+
+
+def outside_limits(table: Table, cfg: DataConfig) -> NDArray[np.bool_]:
+    """Of each row, whether its duration is outside `data.min_seconds` and `max_seconds`."""
+    longest = cfg.max_seconds or np.inf
+    return (table.durations < cfg.min_seconds) | (table.durations > longest)
 
 
 def drop_infeasible(

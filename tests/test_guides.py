@@ -15,7 +15,7 @@ import soundfile
 from maya.recipes.cli import main
 from tests import tones
 
-GUIDES = ("encoder", "head", "corpus", "method", "finetune")
+GUIDES = ("encoder", "head", "corpus", "method", "finetune", "use-the-losses")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EMOTIONS = {"happy": 1.3, "sad": 0.8}  # pitch
 LONGEST = {"gru.py": 60, "emotion.py": 60, "turns.py": 40, "confident.py": 40}
@@ -70,21 +70,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run_python(text: str, folder: Path) -> None:
-    """Write a block to the file that it names, or execute it."""
+def run_python(text: str, folder: Path, names: dict[str, object]) -> None:
+    """Write a block to the file that it names, or execute it with the names of the blocks before it."""
     match = re.match(r"# (\w+\.py)\n", text)
     if match:
         (folder / match[1]).write_text(text[match.end() :])
         return
-    exec(compile(text, "guide", "exec"), {"__name__": "guide"})
+    exec(compile(text, "guide", "exec"), names)
 
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_guide(guide: str, repo: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = set(sys.modules)
+    before, names = set(sys.modules), {"__name__": "guide"}
     for language, text in blocks(repo, guide):
         if language == "python":
-            run_python(text, folder)
+            run_python(text, folder, names)
         elif language == "bash":
             for line in text.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)

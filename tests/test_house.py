@@ -171,3 +171,15 @@ def test_checker_finds_an_untested_module() -> None:
         "tests/t.py": "Known()",
     }
     assert unmentioned(files) == ["maya/text/a.py"]
+
+
+def test_no_text_file_is_divided_by_splitlines(repo: Path) -> None:
+    """str.splitlines ends a line at U+2028, U+0085 and others too, which a transcript may hold."""
+    divided = [
+        f"{name}:{node.lineno}"
+        for name, text in python_files(repo)
+        if name.startswith(("maya/", "recipes/", "egs/"))
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute) and node.attr == "splitlines" and "read_text" in ast.unparse(node)
+    ]
+    assert divided == []

@@ -47,7 +47,7 @@ def draw(path: str | Path) -> None:
     figure = figure_class()(figsize=(10.5, 5.6), layout="constrained")
     flow, maps = figure.subfigures(2, 1, height_ratios=(0.85, 1))
     _draw_flow(flow.add_subplot())
-    for i, kind in enumerate(("uniform", "trained")):
+    for i, kind in enumerate(("uniform", "sharp")):
         _draw_lattice(maps, maps.add_subplot(1, 2, i + 1), kind)
     figure.savefig(path, dpi=120)
 

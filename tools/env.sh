@@ -54,7 +54,12 @@ _maya_active() {
   command -v python >/dev/null || return 2
   place=$(_maya_place)
   if lacking=$(python "$_maya_top/tools/requirements.py" missing "$1" 2>/dev/null); then
-    [ "$place" = "$_maya_top" ] || _maya_run_from "$name" "$place"
+    # PYTHONPATH may name this checkout where it is not installed; then there is no command `maya`.
+    if [ "$place" != "$_maya_top" ]; then
+      _maya_run_from "$name" "$place"
+    elif ! command -v maya >/dev/null; then
+      _maya_first_on_path
+    fi
     return 0
   fi
   if [ -z "${VIRTUAL_ENV:-}" ]; then

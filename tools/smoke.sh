@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole road in small: two languages of the built-in corpus, a few steps, and the files a user would look
-# for. It shows that the stages fit together, not that the model is any good.
+# All stages in small: two languages of the built-in corpus, a few steps, and a check of the files that users
+# read. It shows that the stages fit together. It does not show how good a model is.
 #
 #   tools/smoke.sh        in an environment that has maya; `make smoke` sees to that
 set -euo pipefail
@@ -17,4 +17,4 @@ egs/indic12/run.sh --corpus "$work/corpus" --work "$work" --experiment mini --na
 for file in config.json metrics.jsonl decode/test/{hyps.jsonl,result.json,errors.txt,report.html}; do
   [ -s "$work/run/$file" ] || { echo "smoke: the run left no $file" >&2; exit 1; }
 done
-echo "smoke: the whole road works"
+echo "smoke: all stages work"

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from maya.errors import MayaError
+from maya.recipes.arguments import COUNT, POSITIVE
 from maya.recipes.corpus_writer import (
     SAMPLE_RATE,
     CorpusUtterance,
@@ -82,7 +83,7 @@ def read_source(source: Path) -> list[dict[str, Any]]:
     path = source / "manifest.jsonl"
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
         raise MayaError(f"cannot read {path} ({error.strerror}): is --source the digits folder?") from None
     for number, line in enumerate(lines, 1):
@@ -242,8 +243,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--source", type=Path, required=True, help="folder of single digits with manifest.jsonl")
     add("--out", type=Path, required=True, help="corpus folder to make")
-    add("--strings-per-language", type=int, default=2400, help="strings of 2 to 7 digits in training")
-    add("--eval-per-language", type=int, default=200, help="size of dev and of test, half single digits")
+    add("--strings-per-language", type=COUNT, default=2400, help="strings of 2 to 7 digits in training")
+    add("--eval-per-language", type=POSITIVE, default=200, help="size of dev and of test, half single digits")
     add("--seed", type=int, default=1, help="another seed gives other speaker splits and strings")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated run cleans up like Ctrl-C
     try:

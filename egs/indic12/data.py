@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.errors import MayaError
+from maya.recipes.arguments import COUNT, POSITIVE
 from maya.recipes.corpus_writer import (
     CorpusUtterance,
     describe,
@@ -195,11 +196,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="corpus folder to make")
     add("--languages", nargs="+", default=list(LANGUAGES), metavar="CODE", help="languages to speak")
-    add("--utterances-per-language", type=int, default=270, help="size of the training split")
-    add("--eval-utterances-per-language", type=int, default=24, help="size of dev and of test")
-    add("--words-per-language", type=int, default=40, help="distinct words")
+    add("--utterances-per-language", type=POSITIVE, default=270, help="size of the training split")
+    add("--eval-utterances-per-language", type=COUNT, default=24, help="size of dev and of test")
+    add("--words-per-language", type=POSITIVE, default=40, help="distinct words")
     add("--seed", type=int, default=1, help="another seed gives other sequences, voices and rates")
-    add("--workers", type=int, default=_cpus(), help="processes; the bytes do not depend on it")
+    add("--workers", type=POSITIVE, default=_cpus(), help="processes; the bytes do not depend on it")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated run cleans up like Ctrl-C
     try:
         seal = prepare_mini(**vars(parser.parse_args(argv)))

@@ -2,7 +2,7 @@
 # Twelve Indic languages, from audio to error rates per language.
 #
 #   ./egs/indic12/run.sh                            the built-in spoken corpus; a CPU is enough
-#   ./egs/indic12/run.sh --corpus DIR               your own: a folder in any form of README.md's "Your own audio"
+#   ./egs/indic12/run.sh --corpus DIR               your own: a folder in any form that docs/data.md lists
 #   ./egs/indic12/run.sh --stage 5                  decode again, then score
 #   ./egs/indic12/run.sh --train.lr 1e-3 --name x   any field of the experiment, in a run of its own
 #   ./egs/indic12/run.sh --experiment large --corpus DIR --gpus 8

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maya.errors import MayaError
+from maya.recipes.arguments import COUNT
 from maya.recipes.markers import is_done, mark_done, stamp
 
 FULL = (
@@ -134,7 +135,7 @@ def transcripts(part: Path) -> tuple[list[str], str]:
     for path in sorted(part.rglob("*.trans.txt")):
         text = path.read_text(encoding="utf-8", errors="replace")
         digest.update(f"{path.relative_to(part)}\n{text}".encode())
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
             name, _, words = line.strip().partition(" ")
             if not words.strip():
                 raise MayaError(f"{path}:{number} has no words after {name!r}; unpack {part.name} again")
@@ -173,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     write.add_argument("--out", type=Path, required=True, help="folder for the manifests")
     write.add_argument("--parts", nargs="*", default=(), metavar="PART", help="by default all that are there")
-    write.add_argument("--jobs", type=int, default=0, help="threads; 0 is one for each CPU (0)")
+    write.add_argument("--jobs", type=COUNT, default=0, help="threads; 0 is one for each CPU (0)")
     show = commands.add_parser("sets", help="name the dev and test sets of prepared data")
     show.add_argument("--data", type=Path, required=True, help="the folder that `maya prepare` wrote")
     args = parser.parse_args(argv)

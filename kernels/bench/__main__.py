@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -54,12 +55,15 @@ def main(arguments: list[str] | None = None) -> int:
     for case, op in runs:
         print(f"\n== {case.name}: {op}", flush=True)
         try:
-            run = run_case(case, op, seconds=seconds, threads=options.threads, command=command)
+            run = start_case(case, op, threads=options.threads, command=command)
+            for result in measured(case, run, options.forms, seconds):
+                print(report.result_text(result), flush=True)
+                write(run, stem)  # after each setting, so that a run that is killed keeps the earlier ones
         except Exception:  # the other operators are still measured
             traceback.print_exc()
             wrong = True
             continue
-        print(report.text(run), flush=True)
+        print(report.ending_text(run), flush=True)
         wrong = wrong or bool(run.failed)
         write(run, stem)
     if not options.no_plot:
@@ -90,6 +94,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=int, default=torch.get_num_threads(), help="threads of torch on the CPU"
     )
+    parser.add_argument(
+        "--forms", metavar="TEXT", action="append", default=[],
+        help="measure only forms whose name contains this; may be repeated (default: those of the case)",
+    )  # fmt: skip
     parser.add_argument("--no-plot", action="store_true", help="do not draw the figure")
     return parser
 
@@ -103,33 +111,50 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def run_case(case: BenchCase, op: str, *, seconds: float, threads: int, command: str) -> report.BenchRun:
-    """Checks `op`. If it passes, measures it on the case's settings."""
+def start_case(case: BenchCase, op: str, *, threads: int, command: str) -> report.BenchRun:
+    """Checks `op`; nothing is measured yet."""
     module = importlib.import_module(f"maya.kernels.{op}.bench")
-    settings = case.settings[op]
-    checks = [c for s in check_settings(case, settings) for c in check(op, module, s)]
-    run = report.BenchRun(
+    checks = [c for s in check_settings(case, case.settings[op]) for c in check(op, module, s)]
+    return report.BenchRun(
         case=case.name, op=op, kind=case.kind, command=command, threads=threads, machine=machine(),
         date=datetime.date.today().isoformat(), checks=checks,
     )  # fmt: skip
+
+
+def measured(case: BenchCase, run: report.BenchRun, forms: Sequence[str], seconds: float) -> Iterator[Result]:
+    """Measures a run that passed its checks, one setting after another, and adds each result to it, and the
+    bars that can be told so far. forms: parts of the names of the forms to measure; all of the case if empty.
+    """
     if run.failed:
-        return run
-    if case.kind != "errors":
-        run.results = [measure(case, op, module, s, seconds, threads) for s in settings]
-    measured = CaseFigures(checks, run.results)
-    run.bars = [
-        report.BarResult(bar.what, bar.limit, bar.unit, bar.measure(measured))
-        for bar in case.bars.get(op, ())
-    ]
-    return run
+        return
+    module = importlib.import_module(f"maya.kernels.{run.op}.bench")
+    settings = () if case.kind == "errors" else case.settings[run.op]
+    run.bars = bars_of(case, run)
+    for setting in settings:
+        names = case.forms
+        if forms:
+            every = [form.name for form in module.forms(setting) if not names or form.name in names]
+            names = tuple(name for name in every if any(text in name for text in forms))
+        result = measure(case, run.op, module, setting, seconds, run.threads, names)
+        run.results.append(result)
+        run.bars = bars_of(case, run)
+        yield result
+
+
+def bars_of(case: BenchCase, run: report.BenchRun) -> list[report.BarResult]:
+    """The bars of the case against the results so far."""
+    figures = CaseFigures(run.checks, run.results)
+    bars = case.bars.get(run.op, ())
+    return [report.BarResult(bar.what, bar.limit, bar.unit, bar.measure(figures)) for bar in bars]
 
 
 def measure(
-    case: BenchCase, op: str, module: ModuleType, setting: Setting, seconds: float, threads: int
-) -> Result:
+    case: BenchCase, op: str, module: ModuleType, setting: Setting, seconds: float, threads: int,
+    names: Sequence[str],
+) -> Result:  # fmt: skip
     if case.kind == "memory":
-        return measure_memory(op, module, setting, threads=threads, names=case.forms)
-    return measure_times(op, module, setting, threads=threads, seconds=seconds, names=case.forms)
+        return measure_memory(op, module, setting, threads=threads, names=names)
+    return measure_times(op, module, setting, threads=threads, seconds=seconds, names=names)
 
 
 def check_settings(case: BenchCase, settings: tuple[Setting, ...]) -> list[Setting]:
@@ -157,7 +182,7 @@ def write(run: report.BenchRun, stem: Path) -> None:
 def draw(stem: Path) -> None:
     """Draws the figure if there are curves, and adds it to the Markdown."""
     runs = report.read(stem.with_suffix(".json"))
-    if not any(len(run.results) > 2 for run in runs) or not (TOP / "tools" / "plot_bench.py").exists():
+    if not any(len(run.results) > 2 for run in runs) or not (TOP / "tools" / "bench" / "plot.py").exists():
         return
     # A separate program, because kernels import torch and triton only, and matplotlib may be absent.
     results = str(stem.with_suffix(".json").resolve())

@@ -24,7 +24,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": version_of("triton"),
         "torchaudio": version_of("torchaudio"),
-        "commit": _git(top, "rev-parse", "HEAD"),
+        "commit": _git(top, "rev-parse", "HEAD") or os.environ.get("MAYA_COMMIT"),  # of a copy without .git
         "uncommitted_changes": bool(changes),
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,  # of the last minute
     }

@@ -29,7 +29,8 @@ class Setting:
     """The problem that is measured: B utterances of S frames and U labels, joint size H, vocabulary V with
     blank.
 
-    lattice: "uniform", as at initialisation, or "trained", in which few cells carry the mass.
+    lattice: a kind of `maya.kernels.joint.synthetic`: "uniform", as at initialisation, "real", with the share
+    of rows that trained models keep, or "sharp", in which few cells carry the mass.
     heads: of an operator on frames alone, with H channels in all and no labels or vocabulary; otherwise 0.
     dtype and device are torch's names.
     """
@@ -182,14 +183,14 @@ def time_in_turns(
 
 
 def seconds_of(run: Callable[[], Any], device: str) -> float:
-    """Seconds of one run. On CUDA by events, after a pause in which the host queues the launches."""
+    """Seconds of one run. On CUDA by events, after a pause of the device."""
     if torch.device(device).type != "cuda":
         start = time.perf_counter()
         run()
         return time.perf_counter() - start
     before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
-    torch.cuda._sleep(1_000_000)  # cycles: half a millisecond
+    torch.cuda._sleep(3_000_000)  # cycles: 1.5 ms, in which the host queues the launches of a lattice
     before.record()
     run()
     after.record()

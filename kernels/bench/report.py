@@ -84,10 +84,12 @@ def add(runs: Iterable[BenchRun], new: BenchRun) -> list[BenchRun]:
 
 
 def write(runs: Sequence[BenchRun], stem: Path, title: str) -> None:
-    """Writes `stem`.json and `stem`.md."""
+    """Writes `stem`.json and `stem`.md. A run that is killed meanwhile leaves the earlier JSON."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     data = {"runs": [asdict(run) for run in runs]}
-    stem.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
+    partial = stem.with_suffix(".json.partial")
+    partial.write_text(json.dumps(data, indent=1) + "\n")
+    partial.replace(stem.with_suffix(".json"))
     stem.with_suffix(".md").write_text(markdown(runs, stem, title))
 
 
@@ -101,10 +103,20 @@ def check_rows(checks: Sequence[Check]) -> list[tuple[str, ...]]:
 
 def text(run: BenchRun) -> str:
     """The run for the terminal."""
+    return "\n\n".join([*map(result_text, run.results), ending_text(run)])
+
+
+def result_text(result: Result) -> str:
+    """The figures of one setting for the terminal."""
+    return f"{headline(result)}\n{columns(form_rows(result))}\n"
+
+
+def ending_text(run: BenchRun) -> str:
+    """What comes after the figures: wrong outputs, errors, bars."""
     if run.failed:
         wrong = [f"  {check.text}" for check in run.failed]
         return "\n".join([f"{run.op}: WRONG, so it is not timed:", *wrong])
-    parts = [f"{headline(r)}\n{columns(form_rows(r))}" for r in run.results]
+    parts: list[str] = []
     if run.kind == "errors":
         parts.append(columns(check_rows(run.checks)))
     if run.bars:

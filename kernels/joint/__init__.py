@@ -124,7 +124,8 @@ class _FusedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         settings, backend, by_frame = ctx.settings
-        inputs, rows = ctx.saved_tensors[:6], RowList(*ctx.saved_tensors[6:10], by_frame=by_frame)
+        inputs, rows = ctx.saved_tensors[:6], RowList(*ctx.saved_tensors[6:10])
+        rows.by_frame = by_frame
         norm, blank, label, durations, log_prob = ctx.saved_tensors[10:]
         scale = grad_loss.masked_fill(log_prob == float("-inf"), 0.0).to(norm.dtype)
         visited = ~(blank + label <= settings.eps)  # includes nan, which must come through

@@ -27,7 +27,7 @@ LARGEST_RATIO = 2.0  # of rows, H or V to those that were measured
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class FormTimes:
     """Median seconds of forward and backward by form, at R rows of H channels and V symbols.
 
     device: torch's name of the GPU. dtype: of f, such as "bfloat16".
@@ -54,10 +54,10 @@ def fastest_form(rows: int, hidden: int, vocab: int, dtype: torch.dtype, device:
     return fastest(table(), torch.cuda.get_device_name(device), dtype, (rows, hidden, vocab))
 
 
-def fastest(measured: tuple[Measured, ...], device: str, dtype: torch.dtype, shape: tuple[int, ...]) -> str:
+def fastest(measured: tuple[FormTimes, ...], device: str, dtype: torch.dtype, shape: tuple[int, ...]) -> str:
     """The fastest form at the measured shape that is nearest to (R, H, V), if one is near enough."""
 
-    def distances(row: Measured) -> list[float]:
+    def distances(row: FormTimes) -> list[float]:
         pairs = zip(shape, (row.rows, row.hidden, row.vocab), strict=True)
         return [abs(math.log(max(a, 1) / b)) for a, b in pairs]
 
@@ -70,6 +70,6 @@ def fastest(measured: tuple[Measured, ...], device: str, dtype: torch.dtype, sha
 
 
 @functools.cache
-def table(path: Path = TABLE) -> tuple[Measured, ...]:
+def table(path: Path = TABLE) -> tuple[FormTimes, ...]:
     """The measurements of forms.json."""
-    return tuple(Measured(**row) for row in json.loads(path.read_text()))
+    return tuple(FormTimes(**row) for row in json.loads(path.read_text()))

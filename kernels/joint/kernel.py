@@ -56,8 +56,8 @@ PRODUCT_TILES = {
     (8, 4): Tiles(64, 64, 32, 4, 3),
     (9, 4): Tiles(64, 64, 32, 4, 3),
 }
-# Most registers of a thread in the gradients of logits and of h: two programs fit on a processor, none spills.
-# The gradient of the weight would spill ten.
+# Most registers of a thread in the gradients of logits and of h: two programs fit on a processor, and none is
+# spilled. The gradient of the weight would spill ten.
 GRADIENT_REGISTERS = {(9, 2): 128}
 SMALL_TILES = Tiles(16, 32, 16, 1, 1)  # for the interpreter, whose time depends on the number of steps
 POINTWISE = {"BR": 16, "BH": 128}  # rows and columns of a program of the pointwise kernels
@@ -74,7 +74,10 @@ def product_tiles_for(dtype: torch.dtype, device: torch.device) -> Tiles:
 
 
 def gradient_registers_for(dtype: torch.dtype, device: torch.device) -> int | None:
-    return GRADIENT_REGISTERS.get(_key(dtype, device)) if device.type == "cuda" else None
+    """The limit was found for one generation; in 128 registers, sm_100 spills."""
+    if device.type != "cuda":
+        return None
+    return GRADIENT_REGISTERS.get((torch.cuda.get_device_capability(device)[0], dtype.itemsize))
 
 
 def _key(dtype: torch.dtype, device: torch.device) -> tuple[int, int]:
@@ -204,7 +207,8 @@ class JointKernels:
         self.vocab, self.width = self.weight.shape
         self.tiles = tiles or tiles_for(f2.dtype, f2.device)
         self.product_tiles = product_tiles_for(f2.dtype, f2.device)
-        self.registers = gradient_registers_for(f2.dtype, f2.device)
+        usual = self.tiles == tiles_for(f2.dtype, f2.device)
+        self.registers = gradient_registers_for(f2.dtype, f2.device) if usual else None
         # 32 bits each, which Triton takes as signed.
         threshold = signed32(int(settings.dropout * 2**32))
         self.dropout = (signed32(settings.seed), threshold, 1 / (1 - settings.dropout))
@@ -277,7 +281,7 @@ class JointKernels:
         if self.count is None:
             add_product(total, dx[: len(hidden), : self.vocab].t(), hidden)
             return
-        tiles = self.product_tiles
+        tiles = self._product_tiles()
         programs = triton.cdiv(self.vocab, tiles.rows) * triton.cdiv(self.width, tiles.columns)
         product_jit.weight_gradient_kernel[(programs,)](
             dx, hidden, total, self.count, len(hidden), self.width, self.vocab, self.stride,
@@ -288,7 +292,7 @@ class JointKernels:
         """dh = dx W, (R = n, H) fp32; anything in rows that are not visited."""
         if self.count is None:
             return product(dx[:n, : self.vocab], self.weight)
-        tiles = self.product_tiles
+        tiles = self._product_tiles()
         out = self._buffer("dh", n, self.width, torch.float32)
         programs = triton.cdiv(n, tiles.rows) * triton.cdiv(self.width, tiles.columns)
         product_jit.hidden_gradient_kernel[(programs,)](
@@ -313,6 +317,13 @@ class JointKernels:
             self.f, self.g, dh, rows.frame, rows.state, order, starts, out, self.width, *self.dropout,
             **self.pointwise,
         )  # fmt: skip
+
+    def _product_tiles(self) -> Tiles:
+        """The products read whole tiles, of rows and columns that `logit_gradient` has written."""
+        tiles = self.product_tiles
+        if self.tiles.rows % tiles.depth or self.stride % tiles.depth or self.stride % tiles.rows:
+            raise ValueError(f"joint: {tiles} do not divide {self.tiles}")
+        return tiles
 
     def _padded_bias(self, bias: Tensor | None) -> Tensor:
         """(stride,) fp32, in base 2 and -inf from V on, so that its loads need no mask for any V."""
@@ -422,5 +433,7 @@ def concurrent_programs(device: torch.device) -> int:
 
 
 def contiguous(rows: RowList) -> RowList:
-    columns = (x.contiguous() for x in (rows.utterance, rows.frame, rows.state, rows.label))
-    return RowList(*columns, by_frame=rows.by_frame)
+    utterance, frame, state, label = (
+        x.contiguous() for x in (rows.utterance, rows.frame, rows.state, rows.label)
+    )
+    return RowList(utterance, frame, state, label, rows.by_frame)

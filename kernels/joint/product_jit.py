@@ -23,7 +23,7 @@ def weight_gradient_kernel(
 ):  # fmt: skip
     """dW += dx^T h. Programs that run together share columns of dx in the L2 cache.
 
-    The sum begins with dW: to add it at the end would take 64 registers of a thread more, and a program an SM.
+    The sum begins with dW. To add it at the end would take 32 registers of a thread more.
     """
     R = visited_rows(count, R)
     if R == 0:

@@ -36,8 +36,10 @@ class RowList:
 
     def take(self, index: Tensor | slice, *, ascending: bool = False) -> "RowList":
         """The rows at `index`, a slice or int64 positions, without `count`. ascending: the positions do."""
-        columns = (x[index] for x in (self.utterance, self.frame, self.state, self.label))
-        return RowList(*columns, by_frame=self.by_frame and (ascending or isinstance(index, slice)))
+        by_frame = self.by_frame and (ascending or isinstance(index, slice))
+        return RowList(
+            self.utterance[index], self.frame[index], self.state[index], self.label[index], by_frame
+        )  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ import triton
 
 from maya.kernels.bench.measure import seconds_of
 from maya.kernels.joint import JointSettings, OutputLayer
-from maya.kernels.joint.kernel import JointKernels
+from maya.kernels.joint.kernel import SMALL_TILES, JointKernels
 from maya.kernels.triton_common import Tiles
 
 # Rows, columns, depth, warps, stages.
@@ -78,13 +78,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--hidden", type=int, default=640)
     parser.add_argument("--vocab", type=int, default=32768)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dry-run", action="store_true", help="small shapes in the interpreter, on the CPU")
     options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
+    sizes = (options.rows, options.hidden, options.vocab)
+    dtype, device, candidates = getattr(torch, options.dtype), "cuda", CANDIDATES
+    if options.dry_run:
+        sizes, dtype, device, candidates = (64, 32, 65), torch.float32, "cpu", (SMALL_TILES,)
+    elif not torch.cuda.is_available():
         print("tune: no CUDA device, so nothing was timed")
         return 1
-    sizes = (options.rows, options.hidden, options.vocab)
-    print(f"{torch.cuda.get_device_name()}, R={sizes[0]} H={sizes[1]} V={sizes[2]} {options.dtype}")
-    for name, times in tune(*sizes, getattr(torch, options.dtype), "cuda", CANDIDATES).items():
+    where = "the interpreter" if options.dry_run else torch.cuda.get_device_name()
+    print(f"{where}, R={sizes[0]} H={sizes[1]} V={sizes[2]} {dtype}")
+    for name, times in tune(*sizes, dtype, device, candidates).items():
         for what, seconds in times.items():
             if isinstance(seconds, str):
                 print(f"{name:15} {what}: {seconds}")

@@ -2,7 +2,7 @@
 
     python -m maya.kernels.joint.tune_forms [--shapes 16,250,60,640,32769 ...] [--out FILE]
 
-A form's time is that of `fused_rnnt_loss`, forward and backward, on a uniform and on a trained lattice
+A form's time is that of `fused_rnnt_loss`, forward and backward, on a uniform and on a real lattice
 together, from synthetic.py: at the start of a training most rows are visited, later few. The forms are timed
 in turn, and medians are written. Measurements of other devices, dtypes and shapes stay in the file.
 """
@@ -18,16 +18,16 @@ from pathlib import Path
 import torch
 
 from maya.kernels.bench.measure import seconds_of
-from maya.kernels.joint.forms import FORMS, TABLE, Measured, table
+from maya.kernels.joint.forms import FORMS, TABLE, FormTimes, table
 from maya.kernels.joint.synthetic import synthetic_problem
 from maya.kernels.rnnt import fused_rnnt_loss
 
 SHAPES = ((16, 250, 60, 640, 32769), (16, 250, 60, 640, 5001), (16, 250, 60, 640, 1025))
-KINDS = ("uniform", "trained")
+KINDS = ("uniform", "real")
 ROUNDS = 5
 
 
-def measure(shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: str) -> Measured:
+def measure(shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: str) -> FormTimes:
     """Median seconds of each form at (B, S, U, H, V)."""
     batch, size, labels, hidden, vocab = shape
     seconds: dict[str, float] = defaultdict(float)
@@ -50,13 +50,13 @@ def measure(shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: s
             seconds[form] += statistics.median(values)
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     rows = batch * size * (labels + 1)
-    return Measured(name, str(dtype).removeprefix("torch."), rows, hidden, vocab, dict(seconds))
+    return FormTimes(name, str(dtype).removeprefix("torch."), rows, hidden, vocab, dict(seconds))
 
 
-def merged(old: tuple[Measured, ...], new: list[Measured]) -> list[Measured]:
+def merged(old: tuple[FormTimes, ...], new: list[FormTimes]) -> list[FormTimes]:
     """Both, where a new measurement replaces an old one of the same device, dtype and shape."""
 
-    def key(row: Measured) -> tuple:
+    def key(row: FormTimes) -> tuple:
         return row.device, row.dtype, row.rows, row.hidden, row.vocab
 
     return list({key(row): row for row in (*old, *new)}.values())

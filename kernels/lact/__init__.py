@@ -152,7 +152,8 @@ def _mask(q: Tensor, lens: Tensor | None, mask: Tensor | None) -> Tensor | None:
     if lens is None:
         return None
     check_tensor(OP, "lens", lens, (batch,), floating=False)
-    return torch.arange(length, device=q.device) < lens.to(q.device)[:, None]
+    # Without non_blocking, the host would wait for all work that the device has queued.
+    return torch.arange(length, device=q.device) < lens.to(q.device, non_blocking=True)[:, None]
 
 
 _row_norms = row_norms  # `lact` has an argument with the same name

@@ -14,8 +14,9 @@ from maya.kernels.lact.state import RENORMALISE_EPS
 from maya.kernels.lact.torch_op import TorchOps
 from maya.kernels.triton_common import Tiles, launching_on, product_precision
 
-POINTWISE = {"BR": 4, "BE": 256}  # frames and hidden channels of a program's step
+POINTWISE = {"BT": 4, "BE": 256}  # frames and hidden channels of a program's step
 RENORMALISE = {"BR": 4, "BC": 256}  # rows and columns
+GATHER_ELEMENTS = 4096  # of a program, 32 for each thread
 
 # By number of products and bytes of an element: frames, hidden channels, channels of a step, warps, stages.
 # kernels/compile_gate.py checks registers and shared memory; none has been timed. Nothing is tuned at run
@@ -37,70 +38,110 @@ def tiles_for(products: int, x: Tensor) -> Tiles:
 class TritonOps(TorchOps):
     """On CUDA, or in Triton's interpreter. The state must be fp32."""
 
-    def swiglu(self, x: Tensor, up: Tensor) -> Tensor:
-        x, up = x.contiguous(), up.contiguous()
-        sizes, grid, constants = _launch(x, up, 2)
-        out = x.new_empty(x.shape[0], sizes[0], sizes[1])
+    gathers_ahead = True
+
+    def gather(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        batch, frames, heads = x.shape[:3]
+        rows = x.flatten(3) if x.dim() > 3 else x[..., None]
+        channels = rows.shape[3]
+        out = x.new_empty(batch * heads, frames, *x.shape[3:])
+        columns = triton.next_power_of_2(channels)
+        block = {"BT": max(1, min(64, GATHER_ELEMENTS // columns)), "BC": columns}
+        mask = None if mask is None else mask.contiguous()
         with launching_on(x):
-            jit.swiglu_kernel[grid](x, up, out, *sizes, **constants)
+            jit.gather_kernel[(triton.cdiv(frames, block["BT"]), batch * heads)](
+                rows, mask, out, frames, heads, channels, *rows.stride(), **block
+            )
+        return out
+
+    def swiglu(self, x: Tensor, up: Tensor) -> Tensor:
+        (x,), apart = _rows_apart(x)
+        up = up.contiguous()
+        (frames, hidden, channels), grid, constants = _launch(x, up, 2)
+        out = x.new_empty(x.shape[0], frames, hidden)
+        with launching_on(x):
+            jit.swiglu_kernel[grid](x, up, out, frames, apart, hidden, channels, **constants)
         return out
 
     def terms(
-        self, x: Tensor, y: Tensor, up: Tensor, down: Tensor, rates: Tensor | None, *, keep: bool = False
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        x, y, up, down = (z.contiguous() for z in (x, y, up, down))
-        rates = None if rates is None else rates.contiguous()
-        sizes, grid, constants = _launch(x, up, 3)
-        halves, out = (x.new_empty(x.shape[0], sizes[0], e) for e in (2 * sizes[1], sizes[1]))
+        self, x: Tensor, y: Tensor, up: Tensor, down: Tensor, rates: Tensor | None,
+        share: Tensor | None = None, *, keep: bool = False,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:  # fmt: skip
+        (x, y, *given), apart = _rows_apart(x, y, *([] if rates is None else [rates]))
+        up, down = up.contiguous(), down.contiguous()
+        (frames, hidden, channels), grid, constants = _launch(x, up, 3)
+        halves, out = (x.new_empty(x.shape[0], frames, e) for e in (2 * hidden, hidden))
         ac, delta = (torch.empty_like(halves), torch.empty_like(out)) if keep else (None, None)
         with launching_on(x):
-            jit.terms_kernel[grid](x, y, up, down, rates, halves, out, ac, delta, *sizes, **constants)
+            jit.terms_kernel[grid](
+                x, y, up, down, given[0] if given else None, share, halves, out, ac, delta,
+                frames, apart, hidden, channels, **constants,
+            )  # fmt: skip
         return halves, out, None if ac is None or delta is None else (ac, delta)
 
     def second_order(
-        self, saved: tuple[Tensor, Tensor] | None, dac: Tensor, dhidden: Tensor, rates: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        assert saved is not None
-        rows, hidden = rates.shape[0] * rates.shape[1], dhidden.shape[2]
-        dac, dhidden = dac.contiguous(), dhidden.contiguous()
-        drates = torch.empty_like(rates, memory_format=torch.contiguous_format)
+        self, saved: tuple[Tensor, Tensor], dhalves: Tensor, dhidden: Tensor, rates: Tensor,
+        share: Tensor | None, drates: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        n, frames, hidden = dhidden.shape
+        (rates,), apart = _rows_apart(rates)
+        dhalves, dhidden = dhalves.contiguous(), dhidden.contiguous()
+        dac, ddelta = torch.empty_like(dhalves), torch.empty_like(dhidden)
+        if drates is None:
+            drates = torch.empty_strided(rates.shape, rates.stride(), dtype=rates.dtype, device=rates.device)
+        assert drates.stride() == rates.stride()
         with launching_on(dac):
-            jit.second_order_kernel[(triton.cdiv(rows, POINTWISE["BR"]),)](
-                *saved, rates.contiguous(), dac, dhidden, drates, rows, hidden, **POINTWISE
-            )
-        return dac, dhidden, drates
+            jit.second_order_kernel[(triton.cdiv(frames, POINTWISE["BT"]), n)](
+                *saved, rates, share, dhalves, dhidden, dac, ddelta, drates, frames, apart, hidden,
+                **POINTWISE,
+            )  # fmt: skip
+        return dac, ddelta, drates
 
     def add_renormalise(
-        self, w: Tensor, step: Tensor, norms: Tensor, scale: Tensor | None, learned: Tensor | None
-    ) -> Tensor:
+        self, w: Tensor, step: Tensor, norms: Tensor, scale: Tensor | None, learned: Tensor | None,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         w, step, norms = w.contiguous(), step.contiguous(), norms.contiguous()
-        n, rows, columns = w.shape
-        out = torch.empty_like(w)
+        n, rows, columns = step.shape
+        out = w.new_empty(step.shape)
+        low = None if dtype == w.dtype else torch.empty_like(out, dtype=dtype)
         with launching_on(w):
             jit.renormalise_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
-                w, step, norms, scale, learned, out, rows, columns, EPS=RENORMALISE_EPS, **RENORMALISE
-            )
-        return out
+                w, step, norms, scale, learned, out, low, w.shape[0], rows, columns, EPS=RENORMALISE_EPS,
+                **RENORMALISE,
+            )  # fmt: skip
+        return out, out if low is None else low
 
     def add_renormalise_backward(
-        self,
-        grad: Tensor,
-        w: Tensor,
-        step: Tensor,
-        norms: Tensor,
-        scale: Tensor | None,
-        learned: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        self, grad: Tensor, w: Tensor, step: Tensor, norms: Tensor, scale: Tensor | None,
+        learned: Tensor | None, dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
         grad, w, step, norms = (x.contiguous() for x in (grad, w, step, norms))
-        n, rows, columns = w.shape
-        dw, dstep, dnorms = torch.empty_like(w), torch.empty_like(w), torch.empty_like(norms)
+        n, rows, columns = step.shape
+        dw, dstep, dnorms = (
+            w.new_empty(step.shape),
+            step.new_empty(step.shape, dtype=dtype),
+            torch.empty_like(norms),
+        )
         dscale = None if scale is None else torch.empty_like(norms)
         with launching_on(w):
             jit.renormalise_backward_kernel[(triton.cdiv(rows, RENORMALISE["BR"]), n)](
-                grad, w, step, norms, scale, learned, dw, dstep, dnorms, dscale, rows, columns,
-                EPS=RENORMALISE_EPS, **RENORMALISE,
+                grad, w, step, norms, scale, learned, dw, dstep, dnorms, dscale, w.shape[0], rows,
+                columns, EPS=RENORMALISE_EPS, **RENORMALISE,
             )  # fmt: skip
-        return dw, dstep, dnorms, None if dscale is None else dscale.sum(1)
+        return dw, dstep, dnorms, dscale
+
+
+def _rows_apart(*tensors: Tensor) -> tuple[list[Tensor], int]:
+    """Tensors (N, T, C) as the kernels read them, and the frames between two heads, the same in all.
+
+    Spans of longer tensors pass as they are; others are copied.
+    """
+    apart = {x.stride(0) // x.shape[2] for x in tensors}
+    fits = all(x.stride()[1:] == (x.shape[2], 1) and x.stride(0) % x.shape[2] == 0 for x in tensors)
+    if fits and len(apart) == 1:
+        return list(tensors), apart.pop()
+    return [x.contiguous() for x in tensors], tensors[0].shape[1]
 
 
 def _launch(

@@ -58,6 +58,28 @@ def check_plan(op: str, plan: Sequence[Span], length: int) -> tuple[Span, ...]:
     return spans
 
 
+def with_gradient(plan: Sequence[Span], output: bool, state: bool) -> list[Span]:
+    """The parts of the plan through which gradients flow, if the output or the state after it has one."""
+    spans = []
+    for start, end, update, apply in reversed(plan):
+        apply = apply and output
+        state = state or apply
+        if update and state or apply:
+            spans.append(Span(start, end, update and state, apply))
+    return spans[::-1]
+
+
+def disjoint(spans: Sequence[Span]) -> bool:
+    """Whether no two spans share a frame."""
+    ordered = sorted(spans)
+    return all(a.end <= b.start for a, b in zip(ordered, ordered[1:], strict=False))
+
+
+def covers(spans: Sequence[Span], length: int) -> bool:
+    """Whether each of the frames lies in exactly one span."""
+    return disjoint(spans) and sum(span.end - span.start for span in spans) == length
+
+
 def _chunks(length: int, chunk: int) -> list[tuple[int, int]]:
     if chunk < 1:
         raise ValueError(f"a chunk must have at least 1 frame, not {chunk}")

@@ -27,6 +27,19 @@ from maya.text.tokenizer import Tokenizer
 Audio = str | Path | np.ndarray | Tensor
 
 
+def choose_device(name: str | torch.device) -> torch.device:
+    """The device of a name; "auto" is the first GPU, else the CPU. Raises MayaError for a device that torch
+    does not know or that this machine lacks."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise MayaError(f"this machine has no device {str(name)!r}; give auto, cpu, cuda or cuda:N") from None
+    return device
+
+
 @dataclass(kw_only=True, slots=True)
 class Recognizer:
     """A model with its tokenizer, on one device, in evaluation mode.

@@ -88,6 +88,12 @@ class SpeechModelConfig:
         """Names of the labels that the heads' losses read."""
         return tuple(dict.fromkeys(label for head in self.heads.values() for label in head.needs))
 
+    def without_places(self) -> "SpeechModelConfig":
+        """A copy without the heads that need something outside the checkpoint, such as a language model; see
+        `HeadConfig.places`. It can be built on the meta device."""
+        heads = {name: head for name, head in self.heads.items() if not head.places}
+        return dataclasses.replace(self, heads=heads)
+
 
 def with_places(cfg: SpeechModelConfig, present: SpeechModelConfig) -> SpeechModelConfig:
     """A saved configuration with the paths that `present`, the experiment's, gives its heads on this machine;

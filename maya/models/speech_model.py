@@ -250,7 +250,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _zero_gradients(module: nn.Module) -> Tensor:
     """() zero that depends on every parameter: DDP waits for a gradient from each of them."""
-    corners = [p.view(-1)[0] for p in module.parameters() if p.requires_grad]
+    corners = [p.reshape(-1)[:1].sum() for p in module.parameters() if p.requires_grad]
     return 0.0 * torch.stack(corners).sum() if corners else torch.zeros(())
 
 

@@ -39,7 +39,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     if not Path(path).is_file():
         return []
     rows = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    # str.splitlines would end a line at characters that a text may hold, such as U+2028.
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

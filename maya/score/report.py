@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.errors import MayaError
+from maya.files import writing
 from maya.score.wer import (
     REPLICATES,
     ErrorStats,
@@ -198,7 +199,8 @@ def result(report: Report) -> dict[str, Any]:
 def write_result(report: Report, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write `result` and the entries of `extra` (command, commit, checkpoint, ...) as one JSON object."""
     content = {**(extra or {}), **result(report)}
-    Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    with writing(Path(path)) as partial:
+        partial.write_text(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def score_utterances(report: Report) -> list[ScoredUtterance]:

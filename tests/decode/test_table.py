@@ -104,6 +104,10 @@ def test_model_without_text_head(tmp_path: Path, capsys: pytest.CaptureFixture[s
     scores = score(run, show=False)
     assert scores.report is None and [label.macro for label in scores.labels] == [0.5, 0.5]
     assert main(["score", "--run-dir", str(run), "--split", "all"]) == 0
+    assert "| emotion | 3 |" in capsys.readouterr().out
+    exp.decode.method = "ctc"
+    with pytest.raises(MayaError, match="decode.method=ctc reads a head of kind ctc, which this model lacks"):
+        decode(exp, data, run)
     assert main(["evaluate", str(run), "--manifest", str(tmp_path / "corpus" / "manifest.jsonl")]) == 1
     assert "has no text head to evaluate" in capsys.readouterr().err
     ours = Recognizer(model=model.eval(), tokenizer=pieces, device=torch.device("cpu"))

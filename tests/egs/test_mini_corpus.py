@@ -232,3 +232,13 @@ def test_missing_babel_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "babel", None)
     with pytest.raises(MayaError, match=r"maya-asr\[mini\]"):
         words("hi")
+
+
+@pytest.mark.parametrize("option", ["--utterances-per-language", "--words-per-language", "--workers"])
+@pytest.mark.parametrize("value", ["0", "-3", "two"])
+def test_numbers_have_a_range(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        data.main(["--out", str(tmp_path / "corpus"), option, value])
+    assert f"argument {option}: " in capsys.readouterr().err and not (tmp_path / "corpus").exists()

@@ -110,6 +110,13 @@ def test_defaults(tmp_path: Path, repo: Path) -> None:
         (["--stage"], "--stage needs a value"),
         (["--train.lr"], "--train.lr needs a value"),
         (["3"], "unexpected argument 3"),
+        (["--stage", "x"], "--stage must be the number of a stage, not 'x'"),
+        (["--stop-stage", "2.5"], "--stop-stage must be the number of a stage, not '2.5'"),
+        (["--stage", "-1"], "--stage must be the number of a stage, not '-1'"),
+        (["--stage", "4", "--stop-stage", "3"], "--stage 4 is after --stop-stage 3"),
+        (["--stage", "7"], "--stage 7 is after --stop-stage 6"),
+        (["--gpus", "two"], "--gpus must be auto or a number, not 'two'"),
+        (["--cpu", "yes"], "--cpu must be true or false, not 'yes'"),  # `yes` is a command
     ],
 )
 def test_mistyped_options_are_refused(tmp_path: Path, repo: Path, options: list[str], complaint: str) -> None:
@@ -285,3 +292,34 @@ def test_data_without_a_summary_do_not_skip_the_stage(repo: Path, tmp_path: Path
     if text is not None:
         (tmp_path / "summary.json").write_text(text)
     assert has_set(repo, tmp_path, "test") == (True, "")
+
+
+def test_work_folder_is_relative_to_the_caller(repo: Path, tmp_path: Path) -> None:
+    script = 'start_dir=$PWD; cd /; . "$OPTIONS"; echo "$work"'
+    env = {"OPTIONS": str(repo / "egs" / "stages.sh"), "PATH": "/usr/bin:/bin"}
+    for options, expected in (
+        (["--work", "mine"], str(tmp_path / "mine")),
+        (["--work=/x/y"], "/x/y"),
+        ([], ""),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", script, "run.sh", *options], env=env, cwd=tmp_path, capture_output=True, text=True,
+            timeout=20,
+        )  # fmt: skip
+        assert done.stdout.strip() == expected, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("experiment", "folder"),
+    [
+        ("egs.indic12.large", "large"),
+        ("egs.librispeech.zipformer:medium", "zipformer_medium"),
+        ("./mine.py", "mine"),
+        ("/home/me/mine.py:other", "mine_other"),
+    ],
+)
+def test_prod_readiness_looks_at_the_run_of_run_sh(repo: Path, experiment: str, folder: str) -> None:
+    """`make prod-readiness` names the run folder as `begin` of stages.sh does."""
+    options = ["prod-readiness", f"EXPERIMENT={experiment}", "DATA=exp/c/data"]
+    done = subprocess.run(["make", "-n", *options], cwd=repo, capture_output=True, text=True, timeout=20)
+    assert f'--run-dir "exp/c/{folder}"' in done.stdout, done.stderr

@@ -42,8 +42,10 @@ class Problem:
             lens=self.lens if lens is None else lens, backend=backend, **optional, **self.options,
         )  # fmt: skip
 
-    def gradients(self, plan: list[Span], backend: str) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Output and state; gradients of a fixed weighted sum of all of them."""
+    def gradients(
+        self, plan: list[Span], backend: str, used: slice = slice(None)
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Output and state; gradients of a fixed weighted sum of those of them that are used."""
         for x in self.leaves.values():
             x.requires_grad_()
             x.grad = None
@@ -52,7 +54,7 @@ class Problem:
         make = torch.Generator(out.device).manual_seed(1)
         total = sum(
             (x * torch.randn(x.shape, generator=make, dtype=torch.float64, device=x.device).to(x.dtype)).sum()
-            for x in outputs
+            for x in outputs[used]
         )
         assert isinstance(total, Tensor)
         total.backward()

@@ -179,7 +179,7 @@ def test_dropout_mask_equals_its_definition_in_unsigned_32_bit_arithmetic() -> N
 
 def test_occupancies_sum_to_the_number_of_arcs() -> None:
     """Every path of RNN-T leaves S cells by a blank and U by a label."""
-    p = synthetic_problem((2, 30, 8, 16, 20), kind="soft", dtype=torch.float64)
+    p = synthetic_problem((2, 30, 8, 16, 20), kind="real", dtype=torch.float64)
     frames, labels = [30, 21], [8, 5]
     rows = packed_rows(Transcripts(p.targets, frames, labels, p.blank), 30)
     masses = {}
@@ -207,7 +207,7 @@ def test_occupancies_sum_to_the_number_of_arcs() -> None:
 def test_backward_visits_only_rows_above_eps(
     eps: float, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    p = synthetic_problem((2, 60, 15, 16, 50), kind="trained", dtype=torch.float64)
+    p = synthetic_problem((2, 60, 15, 16, 50), kind="sharp", dtype=torch.float64)
     counts = []
 
     def counting(f2: Tensor, g2: Tensor, layer: OutputLayer, rows: RowList, *rest, **options):

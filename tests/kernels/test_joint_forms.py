@@ -16,7 +16,7 @@ from maya.kernels.joint import (
     kernel,
     visited_first,
 )
-from maya.kernels.joint.forms import FORMS, Measured, fastest, fastest_form, table
+from maya.kernels.joint.forms import FORMS, FormTimes, fastest, fastest_form, table
 from maya.kernels.joint.half import scaled_for_half
 from maya.kernels.joint.tune_forms import main, measure, merged
 from maya.kernels.rnnt import fused_rnnt_loss
@@ -233,12 +233,12 @@ def test_a_compiled_module_has_the_same_loss_and_gradient() -> None:
 
 def test_auto_takes_the_nearest_measured_shape() -> None:
     rows = (
-        Measured("H200", "bfloat16", 240_000, 640, 32769, {"fused": 2.0, "cublas": 1.0}),
-        Measured("H200", "bfloat16", 240_000, 640, 1025, {"fused": 1.0, "cublas": 2.0}),
+        FormTimes("H200", "bfloat16", 240_000, 640, 32769, {"fused": 2.0, "cublas": 1.0}),
+        FormTimes("H200", "bfloat16", 240_000, 640, 1025, {"fused": 1.0, "cublas": 2.0}),
     )
     choose = [(240_000, 640, 32769), (200_000, 640, 40_000), (240_000, 640, 1000), (240_000, 640, 5001)]
-    found = [fastest(rows, "H200", torch.bfloat16, shape) for shape in choose]
-    assert found == ["cublas", "cublas", "fused", "fused"]
+    chosen = [fastest(rows, "H200", torch.bfloat16, shape) for shape in choose]
+    assert chosen == ["cublas", "cublas", "fused", "fused"]
     assert fastest(rows, "A100", torch.bfloat16, choose[0]) == "fused"
     assert fastest(rows, "H200", torch.float16, choose[0]) == "fused"
     assert fastest_form(*choose[0], torch.bfloat16, torch.device("cpu")) == "fused"
@@ -246,7 +246,7 @@ def test_auto_takes_the_nearest_measured_shape() -> None:
 
 
 def test_measurements_are_merged_by_shape(tmp_path: Path) -> None:
-    first = Measured("H200", "bfloat16", 10, 20, 30, {"fused": 1.0})
+    first = FormTimes("H200", "bfloat16", 10, 20, 30, {"fused": 1.0})
     second, other = replace(first, seconds={"fused": 3.0}), replace(first, vocab=31)
     assert merged((first, other), [second]) == [second, other]
     path = tmp_path / "forms.json"

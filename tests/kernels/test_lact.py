@@ -16,6 +16,8 @@ from maya.kernels.lact import (
     strictly_causal,
     whole,
 )
+from maya.kernels.lact.newton_schulz import backward, forward_with_history
+from maya.kernels.lact.plan import with_gradient
 from tests.kernels.lact_cases import ORDERS, Problem, problem
 
 BACKENDS = ("reference", "torch")
@@ -148,6 +150,26 @@ def test_outer_gradients_equal_autograd_of_the_reference(order: str, options: di
         assert float((x - exact[name]).norm()) <= tolerance * max(1.0, float(exact[name].norm())), name
         if not (p.options.get("update_weights") == "w1" and name in ("m0", "m2")):
             assert bool(x.any()), name
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("used", [slice(0, 1), slice(1, None), slice(2, 3)], ids=["output", "state", "w1"])
+@pytest.mark.parametrize("momentum", [False, True])
+def test_unused_results_have_no_gradient(order: str, used: slice, momentum: bool) -> None:
+    p = problem(lens=[7, 5], momentum=momentum, scaled=True)
+    plan = ORDERS[order](p.length)
+    _, grads = p.gradients(plan, "torch", used)
+    _, exact = p.gradients(plan, "reference", used)
+    for name, x in grads.items():
+        assert float((x - exact[name]).norm()) <= 1e-11 * max(1.0, float(exact[name].norm())), name
+
+
+def test_spans_with_a_gradient() -> None:
+    causal = strictly_causal(6, 3)
+    assert with_gradient(causal, True, True) == causal
+    assert with_gradient(causal, True, False) == causal[:-1]  # nothing reads the last state
+    assert with_gradient(causal, False, True) == [Span(0, 3, True, False), Span(3, 6, True, False)]
+    assert with_gradient(causal, False, False) == []
 
 
 def test_results_do_not_depend_on_the_group_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,11 +317,61 @@ def test_smallest_singular_values_of_squares_stay_small(size: int) -> None:
     assert float(values.min()) < 0.6  # README.md has the table
 
 
+def low_rank(rows: int, columns: int, rank: int) -> Tensor:
+    """(4, rows, columns) fp64, as gradients of spans shorter than the matrix are."""
+    shapes = (4, rows, rank), (4, rank, columns)
+    a, b = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    return a @ b
+
+
+@pytest.mark.parametrize(("rows", "columns", "rank"), [(48, 96, 48), (96, 96, 96), (96, 192, 96)])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
+def test_newton_schulz_in_fp16_errs_little_at_any_scale(
+    rows: int, columns: int, rank: int, scale: float
+) -> None:
+    x, grad = low_rank(rows, columns, rank), torch.randn(4, rows, columns, dtype=torch.float64)
+    exact, history = forward_with_history(x, "muon5", torch.float64)
+    of_exact = backward(grad, history, "muon5", torch.float64)
+    actual, history = forward_with_history(x.float(), "muon5", torch.float16)
+    of_actual = backward(grad.float() * scale, history, "muon5", torch.float32) / scale
+    # Rounding to 11 bits, about 20 times in a row, on matrices whose steps have slopes of up to 4 each.
+    for y, truth in ((actual, exact), (of_actual, of_exact)):
+        assert float((y.double() - truth).norm()) <= 0.02 * float(truth.norm())
+
+
+@pytest.mark.parametrize(("chunk", "factor"), [(64, 1.5), (32, 4.0)])
+def test_newton_schulz_in_fp16_adds_little_to_the_rounding_of_bf16(
+    chunk: int, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of 32 frames have gradients of rank 32 of 48: noise in the empty directions grows most there."""
+    exact = problem(1, 128, 2, 48, 96, orthogonalize="muon5")
+    given = exact.to(torch.bfloat16, torch.float32)
+    exact = given.to(torch.float64, torch.float64)
+    plan = chunk_causal(128, chunk)
+    truth, of_truth = exact.gradients(plan, "torch")
+
+    def errors() -> list[float]:
+        out, grads = given.gradients(plan, "torch")
+        pairs = zip([*out, *grads.values()], [*truth, *of_truth.values()], strict=True)
+        return [float((x.double() - y).norm() / y.norm()) for x, y in pairs]
+
+    wide = errors()
+    monkeypatch.setattr("maya.kernels.lact.update.HALF_NEWTON_SCHULZ", ("cpu",))
+    half = errors()
+    assert half != wide
+    assert all(x <= factor * y for x, y in zip(half, wide, strict=True)), (half, wide)
+
+
 def test_zero_matrix_stays_zero_and_has_a_finite_gradient() -> None:
     x = torch.zeros(2, 3, 4, requires_grad=True)
     made = newton_schulz(x)
     made.sum().backward()
     assert not bool(made.any()) and x.grad is not None and bool(x.grad.isfinite().all())
+    for dtype in (torch.float32, torch.float16):
+        made, history = forward_with_history(x.detach(), "muon5", dtype)
+        grad = backward(torch.ones(2, 3, 4), history, "muon5", torch.float32)
+        assert not bool(made.any()) and bool(grad.isfinite().all())
+        assert not bool(backward(torch.zeros(2, 3, 4), history, "muon5", torch.float32).any())
 
 
 def test_spans_of_the_usual_plans() -> None:

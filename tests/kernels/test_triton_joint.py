@@ -190,7 +190,7 @@ def test_fused_losses_end_to_end(kind: str, dtype: torch.dtype) -> None:
 
 def test_probabilities_near_one_keep_their_digits() -> None:
     # Rows keep their places (eps=0): numpy's product, not the GPU's, rounds a row by where it lies.
-    p = synthetic_problem((2, 12, 4, 72, 301), kind="trained", activation="tanh")
+    p = synthetic_problem((2, 12, 4, 72, 301), kind="sharp", activation="tanh")
     tensors = [x.to(DEVICE) for x in (p.f, p.g, p.weight, p.bias)]
     lens = [x.to(DEVICE) for x in (p.targets, p.f_lens, p.target_lens)]
 
@@ -214,7 +214,7 @@ def test_tune_times_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("hidden, vocab", [(640, 32768), (320, 1025)])
+@pytest.mark.parametrize("hidden, vocab", [(640, 32769), (640, 32768), (320, 1025)])
 def test_production_sizes_on_a_gpu(hidden: int, vocab: int, dtype: torch.dtype) -> None:
     settings = JointSettings(vocab - 1, "tanh", 0.1, seed=7)
     p = problem(
@@ -228,10 +228,10 @@ def test_production_sizes_on_a_gpu(hidden: int, vocab: int, dtype: torch.dtype) 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("tdt", [False, True])
-@pytest.mark.parametrize("kind", ["uniform", "trained"])
+@pytest.mark.parametrize("kind", ["uniform", "real", "sharp"])
 def test_headline_shape_takes_less_than_2_gb(kind: str, tdt: bool) -> None:
     durations = (0, 1, 2, 3, 4) if tdt else None
-    shape = (16, 250, 60, 640, 32768)
+    shape = (16, 250, 60, 640, 32769)
     p = synthetic_problem(shape, kind=kind, durations=durations, dtype=torch.bfloat16, device=DEVICE)
     leaves = [x.requires_grad_() for x in p.leaves]
     before = torch.cuda.memory_allocated()

@@ -1,7 +1,9 @@
 """The Triton lattices against the torch doors: in the interpreter without a GPU, compiled with one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -47,26 +49,64 @@ def poisoned(cells: list[Tensor], frames: list[int], labels: list[int]) -> list[
     return out
 
 
-def compare(
-    lattice: Lattice, cells: list[Tensor], frames: list[int], labels: list[int], **rest: object
+def roundings(n: int) -> float:
+    """The relative error of n steps of some fp32 roundings each, which have no preferred sign."""
+    return max(8.0, 2 * n**0.5) * EPS
+
+
+def check(
+    actual: LatticeResult, truth: LatticeResult, plain: LatticeResult, frames: list[int], labels: list[int]
 ) -> None:
-    """Triton errs at most twice what torch errs in fp32, or as the roundings of its steps add up."""
-    luck = max(8.0, 2 * (max(frames) + max(labels)) ** 0.5) * EPS
-    truth, plain = (
-        lattice([x.to(as_) for x in cells], frames, labels, with_posteriors=True, backend="torch", **rest)
-        for as_ in (torch.float64, torch.float32)
-    )
-    bad = poisoned(cells, frames, labels)
-    actual = lattice(bad, frames, labels, with_posteriors=True, backend="triton", **rest)
-    for name in NAMES[: len(cells) + 1]:
-        exact, of_torch, got = (getattr(x, name).double() for x in (truth, plain, actual))
-        assert getattr(actual, name).dtype == torch.float32
+    """`actual` errs at most twice what torch errs in fp32 (`plain`), or as the roundings of its steps add up.
+
+    n = T + U steps. Let e = 2^-24, the relative error of a rounding in fp32.
+
+    Roundings have no preferred sign. A step has a few, so they add up as their square root: 4 sqrt(n) e.
+
+    The exponential has one: `ex2.approx` may err by d = 2^-22.5, relative. Shares are s and 1 - s, so no mass
+    is lost. But odds that are too large by d move d s (1 - s) <= d/4 < e of a node's mass to the less likely
+    arc. After n steps, the distribution over the nodes of a wavefront has moved by at most n e. That is 2e-5
+    at T = 250, U = 60. (Sweeps that computed the shares again would also lose mass, and need n 2^-23.)
+
+    log P is a sum of n logarithms of sums of such exponentials. A sum of a term of 1 and odds errs by less
+    than d/2 + e < 2 e, its logarithm by about as much, and the result is rounded to fp32 once.
+
+    What no path passes is exactly 0. fp32 ends at 1e-38, fp64 at 1e-308: posteriors below 1e-30 may be 0.
+    """
+    n = max(frames) + max(labels)
+    error = roundings(n) + n * EPS / 2
+    for name in NAMES:
+        exact, of_torch, got = (getattr(x, name) for x in (truth, plain, actual))
+        if exact is None:
+            assert got is None
+            continue
+        assert got.dtype == torch.float32 and got.shape == exact.shape
+        of_torch, got = of_torch.double(), got.double()
+        if exact.dim() > 1:
+            assert not got[exact == 0].any(), name
+            assert got[exact > 1e-30].all(), name
         ends = exact.isinf()
         assert torch.equal(got.isinf(), ends), name
         of_torch, got, exact = (x.masked_fill(ends, 0.0) for x in (of_torch, got, exact))
-        allowed = 2 * float((of_torch - exact).abs().max()) + luck * max(1.0, float(exact.abs().max()))
+        allowed = 2 * float((of_torch - exact).abs().max()) + error * max(1.0, float(exact.abs().max()))
         assert float((got - exact).abs().max()) <= allowed, name
-        assert torch.equal(got == 0, exact == 0) or exact.dim() == 1, name  # what no path passes is exactly 0
+
+
+def expected(
+    lattice: Lattice, cells: list[Tensor], frames: list[int], labels: list[int], **rest: object
+) -> list[LatticeResult]:
+    """What torch computes from `cells` in fp64 and in fp32."""
+    dtypes = (torch.float64, torch.float32)
+    given = ([x.to(dtype) for x in cells] for dtype in dtypes)
+    return [lattice(x, frames, labels, with_posteriors=True, backend="torch", **rest) for x in given]
+
+
+def compare(
+    lattice: Lattice, cells: list[Tensor], frames: list[int], labels: list[int], **rest: object
+) -> None:
+    bad = poisoned(cells, frames, labels)
+    actual = lattice(bad, frames, labels, with_posteriors=True, backend="triton", **rest)
+    check(actual, *expected(lattice, cells, frames, labels, **rest), frames, labels)
     alone = lattice(bad, frames, labels, with_posteriors=False, backend="triton", **rest)
     assert torch.equal(alone.log_prob, actual.log_prob)
     assert alone.blank is None and alone.label is None and alone.durations is None
@@ -82,6 +122,37 @@ def test_rnnt_is_as_precise_as_torch(label_ends: bool, dtype: torch.dtype) -> No
 def test_tdt_is_as_precise_as_torch(durations: tuple[int, ...]) -> None:
     dtype = torch.float16 if len(durations) == 2 else torch.float32
     compare(tdt, random_cells(5, 8, 5, len(durations), dtype), FRAMES, LABELS, durations=durations)
+
+
+def test_wavefronts_of_more_than_a_warp() -> None:
+    """64 columns are stored as 64, 71 as 80 of 128."""
+    compare(rnnt, random_cells(1, 3, 64, 0, torch.float32), [3], [63], label_ends=False)
+    compare(tdt, random_cells(1, 3, 71, 2, torch.float32), [3], [70], durations=(0, 1))
+
+
+@pytest.mark.parametrize("arcs", [2, 9, 17])
+def test_wavefronts_fit_into_a_program(arcs: int) -> None:
+    from maya.kernels.lattice.kernel import MAX_COLUMNS, wavefront
+
+    shapes = [wavefront(width, arcs) for width in range(1, MAX_COLUMNS // (2 if arcs > 9 else 1) + 1)]
+    for width, x in enumerate(shapes, 1):
+        assert width <= x.stride <= x.columns and x.stride % 16 == 0
+        assert x.columns == 32 or x.columns < 2 * width  # a power of two
+        assert x.stride <= max(64, 1.25 * width)
+        assert all(32 * warps <= x.columns for warps in x.warps)
+        assert (x.stages - 1) * arcs * 4 * x.columns <= 64 << 10 and (x.stages - 2) * arcs < 64
+    assert len(set(shapes)) <= 18  # each is compiled
+
+
+def test_log_probabilities_need_not_be_contiguous() -> None:
+    cells = random_cells(5, 8, 5, 2, torch.float32)
+    turned = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in cells]
+    straight, actual = (
+        tdt(x, FRAMES, LABELS, durations=(0, 2), with_posteriors=True, backend="triton")
+        for x in (cells, turned)
+    )
+    for name in NAMES:
+        assert torch.equal(getattr(actual, name), getattr(straight, name))
 
 
 def test_rows_without_a_path_have_zero_posteriors() -> None:
@@ -131,6 +202,68 @@ def test_unsupported_inputs_run_in_torch() -> None:
     torch.testing.assert_close(actual.log_prob, plain.log_prob)
     nothing = torch.empty(0, 4, 3, device=DEVICE)
     assert rnnt([nothing, nothing], [], [], with_posteriors=True, backend="triton").log_prob.shape == (0,)
+
+
+CASES = [
+    pytest.param(rnnt, 0, {"label_ends": False}, 250, 60, id="rnnt"),
+    pytest.param(rnnt, 0, {"label_ends": True}, 250, 60, id="label ends"),
+    pytest.param(tdt, 5, {"durations": (0, 1, 2, 3, 4)}, 50, 12, id="tdt"),
+    pytest.param(tdt, 5, {"durations": (0, 1, 2, 3, 4)}, 250, 60, id="tdt long", marks=pytest.mark.slow),
+    pytest.param(tdt, 9, {"durations": tuple(range(9))}, 300, 150, id="tdt wide", marks=pytest.mark.slow),
+]
+
+
+def hardware(monkeypatch: pytest.MonkeyPatch, bias: float) -> None:
+    """Lets the interpreter compute as a GPU may: exponentials and divisions err by 2 ulp, logarithms by 1.
+
+    The errors are random; those of exponentials and divisions have a mean of `bias`, relative.
+    """
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    random = np.random.default_rng(0)
+
+    def rough(x: np.ndarray, ulps: float, mean: float = 0.0) -> np.ndarray:
+        error = mean + ulps * random.uniform(-EPS, EPS, x.shape)
+        return (x * (1 + error)).astype(np.float32)
+
+    def exp(self: InterpreterBuilder, x: TensorHandle) -> TensorHandle:
+        return self.unary_op(x, lambda x: rough(np.exp(x), 2, bias))
+
+    def log(self: InterpreterBuilder, x: TensorHandle) -> TensorHandle:
+        return self.unary_op(x, lambda x: rough(np.log(x), 1))
+
+    def divide(self: InterpreterBuilder, x: TensorHandle, y: TensorHandle) -> TensorHandle:
+        return self.binary_op(x, y, lambda x, y: rough(x / y, 2, bias))
+
+    for name, function in {"create_exp": exp, "create_log": log, "create_fdiv": divide}.items():
+        monkeypatch.setattr(InterpreterBuilder, name, function)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="changes the interpreter")
+@pytest.mark.parametrize(("lattice", "durations", "rest", "size", "most"), CASES)
+def test_the_errors_of_a_gpu_pass_and_a_wrong_cell_does_not(
+    lattice: Lattice, durations: int, rest: dict, size: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, labels = [size], [most]
+    cells = random_cells(1, size, most + 1, durations, torch.float32, scale=3.0)
+    truth, plain = expected(lattice, cells, frames, labels, **rest)
+    hardware(monkeypatch, bias=2.0**-22.5)
+    actual = lattice(cells, frames, labels, with_posteriors=True, backend="triton", **rest)
+    check(actual, truth, plain, frames, labels)
+    assert actual.blank is not None and truth.blank is not None
+    if size == 250:  # fp64 holds posteriors that fp32 does not; neither is an error
+        assert ((truth.blank > 0) & (actual.blank == 0)).any()
+    # Each path leaves the first cell once, and spends the frames.
+    assert actual.label is not None
+    assert (actual.blank + actual.label)[0, 0, 0].item() == pytest.approx(1.0, abs=roundings(size + most))
+    occupied = int((truth.blank - 0.5).abs().argmin())
+    empty = int((truth.blank == 0).flatten().nonzero()[0])
+    rare = int((truth.blank - 1e-20).abs().argmin())
+    for place, value in ((occupied, truth.blank.flatten()[occupied] + 1e-4), (empty, 1e-37), (rare, 0.0)):
+        blank = actual.blank.clone()
+        blank.view(-1)[place] = value
+        with pytest.raises(AssertionError, match="blank"):
+            check(replace(actual, blank=blank), truth, plain, frames, labels)
 
 
 @pytest.mark.gpu

@@ -98,6 +98,7 @@ def test_help_is_plain_english() -> None:
     bad = re.compile(r"\b(in place of|is told|none is told|that stands for|what was found)\b|^of |^what ")
 
     def visit(p, name: str) -> None:  # noqa: ANN001
+        assert "%%" not in p.format_help(), name
         for action in p._actions:
             if hasattr(action, "choices") and isinstance(action.choices, dict):
                 for command, inner in action.choices.items():

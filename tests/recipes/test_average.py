@@ -285,6 +285,10 @@ def test_without_dev_the_last_is_taken_and_reported(
     assert ckpt.load_checkpoint(run / "averaged.pt").notes["weights"] == "mean of steps 200–300"
     stage.select(tiny.experiment(), data, of_epochs(run))
     assert "has no dev set to choose on: last (step 300)" in capsys.readouterr().out
+    exp = tiny.experiment()
+    exp.data.source = "lhotse"
+    stage.average(exp, None, run)
+    assert "average: data.dev_cuts names no dev set to choose on: " in capsys.readouterr().out
 
 
 def test_every_input_makes_the_stage_run_again(

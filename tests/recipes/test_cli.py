@@ -211,3 +211,11 @@ def test_full_disk_while_decoding(
     stage = ["decode", *TINY, "--data", str(road / "data"), "--run-dir", str(tmp_path / "run"), "--force"]
     _fails(stage, capsys, "disk is full")
     assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+def test_a_path_that_cannot_be_used(road: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    folders = ["--data", str(road / "data"), "--run-dir", str(tmp_path / "file")]
+    _fails(["tokenizer", *TINY, *folders], capsys, f"cannot use {tmp_path / 'file'}: File exists")
+    command = ["decode", *TINY, "--data", str(road / "data"), "--run-dir", str(road / "run"), "--into"]
+    _fails([*command, str(tmp_path / "file")], capsys, "file/test: Not a directory")

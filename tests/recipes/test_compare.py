@@ -89,3 +89,34 @@ def test_different_runs_are_refused(make: Make) -> None:
     stats = wer(["one"], ["one"])
     with pytest.raises(MayaError, match="different utterances"):
         macro_compare({"en": stats}, {"en": stats}, blocks={"en": (["a"], ["b"])})
+
+
+def test_one_utterance_has_no_significance(make: Make) -> None:
+    """A bootstrap of one utterance draws the same set each time; it says nothing about another utterance."""
+    for language, expected in (("en", True), ("gu", False)):
+        runs = [make(f"{language}{i}", missing, i) for i, missing in enumerate((0.1, 0.9))]
+        for run in runs:
+            file = run / "decode" / "test" / "hyps.jsonl"
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            rows = [row for row in rows if row["language"] == "en" or row["id"] == "u000"]
+            kept = rows if expected else [row | {"language": "en"} for row in rows]
+            file.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        text = compare(runs[:1], runs[1:])
+        assert ("an interval needs two utterances" in text) == expected and ("p = 0.001" in text) != expected
+
+
+def test_a_language_without_reference_words_has_no_rate(make: Make) -> None:
+    runs = [make(f"run{i}", missing, i) for i, missing in enumerate((0.1, 0.9))]
+    for run in runs:
+        file = run / "decode" / "test" / "hyps.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows = [row if row["language"] == "en" else row | {"ref": ""} for row in rows]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = compare(runs[:1], runs[1:])
+    assert "inf" not in text and "nan" not in text and "1 language(s)" in text
+    for run in runs:
+        file = run / "decode" / "test" / "hyps.jsonl"
+        rows = [json.loads(line) | {"ref": ""} for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(MayaError, match="no reference has a word"):
+        compare(runs[:1], runs[1:])

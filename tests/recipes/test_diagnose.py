@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from maya.features import LogMelConfig
-from maya.heads import ctc
+from maya.heads import ClassifyConfig, ctc
 from maya.models.config import SpeechModelConfig
 from maya.models.hybrid import hybrid
 from maya.models.speech_model import SpeechModel, build_model
@@ -172,5 +172,25 @@ def test_checkpoint_with_a_recording(
     out = _said(checkpoint, capsys, 1, *audio)
     assert "first output that is not finite is of encoder.layers.0.conv" in out
     assert "parameter: heads.transducer.joint.enc.weight is above 10000" in out
+    for options, words in (
+        (["--text", "abc"], "name them with --audio"),
+        ([*audio, "--device", "gpu"], "this machine has no device 'gpu'"),
+    ):
+        assert main(["diagnose", str(checkpoint), *options]) == 2
+        assert words in capsys.readouterr().err
     assert main(["diagnose", str(tmp_path / "nowhere")]) == 2
     assert "holds no not-a-number/" in capsys.readouterr().err
+
+
+def test_head_that_needs_labels(
+    tmp_path: Path, pieces: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recording of the command line has no labels: the loss of such a head is 0."""
+    cfg = fastconformer()
+    cfg.heads["mood"] = ClassifyConfig(label="mood", classes=("glad", "sad"))
+    _kept(tmp_path, build_model(cfg), pieces, lambda _: None)
+    soundfile.write(tmp_path / "a.wav", tones.speak("abc de"), 16000)
+    options = ["--audio", str(tmp_path / "a.wav"), "--text", "abc de"]
+    assert "backward: all gradients are finite" in _said(
+        tmp_path / "not-a-number/model.pt", capsys, 0, *options
+    )

@@ -107,6 +107,11 @@ def test_single_files(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ([], "name what to evaluate once"),
         (["a.wav", "--manifest", "m.json"], "name what to evaluate once"),
         (["--manifest", "nothing.json"], "there is no manifest nothing.json"),
+        (["--manifest", "m.json", "--reference", "a"], "--reference belongs to audio files"),
+        (["a.wav", "--json", "x.json"], "give --reference the text of each file"),
+        (["a.wav", "--num-samples", "1"], "give --reference the text of each file"),
+        (["a.wav", "--reference", "a", "--device", "gpu"], "this machine has no device 'gpu'"),
+        (["a.wav", "--reference", "a", "--language", "hi", "--device", "cuda:99"], "no device 'cuda:99'"),
         (["a.wav", "--reference", "a", "b"], "1 audio files and 2 references"),
         (["a.wav", "--reference", "a"], "say with --language what is spoken"),
         (["a.wav", "--reference", "a", "--language", "hi"], "1 of 1 utterances cannot be evaluated"),
@@ -134,3 +139,20 @@ def test_score_shows_samples_too(top: Path, tmp_path: Path, capsys: pytest.Captu
     assert "REF: ab [cd]\nHYP: ab [ce]" in capsys.readouterr().out
     assert main(["score", "--run-dir", str(tmp_path), "--split", "all", "--num-samples", "5"]) == 1
     assert "name it with --split" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (top / "file").write_text("")
+    manifest = ["evaluate", str(top / "model.pt"), "--manifest", str(top / "corpus" / "manifest.jsonl")]
+    for place in (top / "file" / "out.json", top / "corpus"):
+        assert main([*manifest, "--method", "ctc", "--json", str(place)]) == 1
+        assert f"cannot write {place}: " in capsys.readouterr().err
+    assert main([*manifest, "--method", "ctc", "--json", str(top / "new" / "folder" / "out.json")]) == 0
+    assert (top / "new" / "folder" / "out.json").is_file()
+
+
+def test_a_recording_without_samples(top: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(tmp_path / "empty.wav", torch.zeros(0).numpy(), 16000)
+    options = ["--reference", "a", "--language", "hi", "--method", "ctc"]
+    assert main(["evaluate", str(top / "model.pt"), str(tmp_path / "empty.wav"), *options]) == 1
+    assert "empty.wav holds no audio samples; correct or remove them" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from maya.data.plan import MemoryConfig, PlanConfig
+from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
 from maya.recipes import memory as memory_stage
 from maya.recipes.cli import main
@@ -141,3 +142,29 @@ def test_resumed_run_keeps_its_memory_limit(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "memory.json").write_text("{")
     with pytest.raises(MayaError, match="memory.json is damaged"):
         plan_within_memory(exp, _Data, tmp_path, _Place)  # type: ignore[arg-type]
+
+
+def test_utterances_that_training_leaves_out(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An utterance above data.max_seconds is in no batch, and may be longer than the plan's cap."""
+    run, file = ["--run-dir", str(tmp_path / "run")], tmp_path / "plan.json"
+    assert main(["tokenizer", *TINY, "--data", str(data), *run]) == 0
+    durations = Table.open(part_path(data, "train")).durations
+    longest = float(np.median(durations))
+    limits = ["--set", f"data.max_seconds={longest}", "--set", f"data.plan.max_seconds={longest}"]
+    command = ["plan", *TINY, "--data", str(data), "--gpus", "1", "--json", str(file), *limits]
+    for options in ([], run):
+        capsys.readouterr()
+        assert main([*command, *options]) == 0
+        report = json.loads(file.read_text())["data"]
+        assert report["left_out"] == (durations > longest).sum() > 0
+        assert report["utterances"] + report["left_out"] == len(durations)
+        assert f"{report['utterances']}, {report['left_out']} left out" in capsys.readouterr().out
+        assert main([*command, *options, "--set", "data.max_seconds=0.01"]) == 1
+        assert "training would leave out every utterance" in capsys.readouterr().err
+
+
+def test_a_language_model_as_head_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--experiment", "egs.indic12.speech_llm"]) == 1
+    assert "does not know the size of the head llm" in capsys.readouterr().err

@@ -55,5 +55,11 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, TRAIN)))
     assert main(["plot", "curves", str(run), "--out", str(tmp_path / "c.png")]) == 0
     assert "gradient norm" in capsys.readouterr().out and (tmp_path / "c.png").is_file()
+    assert main(["plot", "curves", str(run), "--out", str(tmp_path / "new" / "c.pdf")]) == 0
+    assert (tmp_path / "new" / "c.pdf").read_bytes().startswith(b"%PDF")
+    capsys.readouterr()
+    for name in ("c.foo", "c"):
+        assert main(["plot", "curves", str(run), "--out", str(tmp_path / name)]) == 1
+        assert f"{name} has no suffix of a picture; expected one of " in capsys.readouterr().err
     assert main(["plot", "curves", str(tmp_path / "nowhere")]) == 1
     assert "does not exist" in capsys.readouterr().err

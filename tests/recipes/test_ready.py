@@ -3,13 +3,16 @@
 import copy
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from maya.config import override
+from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
+from maya.heads import ClassifyConfig, LanguageModelConfig
 from maya.models.config import with_vocabulary
 from maya.models.speech_model import build_model
 from maya.recipes import ready
@@ -20,7 +23,7 @@ from maya.recipes.ready import GpuStatus, Planned, checks
 from maya.recipes.tokenizer import tokenizer
 from maya.text.load import load_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint, step_path
-from tests import tiny, tones
+from tests import tiny, tiny_llm, tones
 
 H200 = GpuStatus(name="H200", free=150 * 10**9, total=151 * 10**9, bf16=True)
 BUSY = GpuStatus(name="H200", free=10**9, total=151 * 10**9, bf16=True)
@@ -241,3 +244,32 @@ def test_the_command_prints_a_line_for_each_check(
 def test_contradicting_options_are_refused(planned: Planned) -> None:
     planned.experiment.train.freeze, planned.experiment.train.freeze_steps = (), 5
     _only(planned, "checkpoint: ", "train.freeze_steps needs train.freeze")
+
+
+def test_utterances_outside_the_limits_are_not_planned(planned: Planned) -> None:
+    durations = Table.open(part_path(planned.data, "train")).durations
+    exp = planned.experiment
+    exp.data.max_seconds = exp.data.plan.max_seconds = float(sorted(durations)[-2])
+    assert _refusals(planned) == []
+    assert f"{len(durations) - 1} utterances" in {f.topic: f.text for f in checks(planned)}["plan"]
+    exp.data.max_seconds = 0.01
+    _only(planned, "plan: every training utterance is left out")
+
+
+def test_label_that_no_utterance_has(planned: Planned) -> None:
+    planned.experiment.model.heads["mood"] = ClassifyConfig(label="mood", classes=("glad", "sad"))
+    _only(planned, "plan: ", "needs the label 'mood'")
+
+
+def test_tokenizer_of_a_language_model(planned: Planned, tmp_path: Path) -> None:
+    llm = tiny_llm.make(tmp_path / "llm")
+    exp = planned.experiment
+    exp.model.heads["llm"] = LanguageModelConfig(llm=str(llm))
+    tokenizer(exp, planned.data, tmp_path / "llm-run")
+    assert _refusals(replace(planned, run=tmp_path / "llm-run")) == []
+
+
+def test_lhotse_cuts_are_refused(planned: Planned, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["--experiment", "tests.tiny", "--data", str(planned.data), "--run-dir", str(planned.run)]
+    assert main(["ready", *base, "--set", "data.source=lhotse"]) == 1
+    assert "NOT READY  experiment  `maya ready` checks prepared data" in capsys.readouterr().out

@@ -152,3 +152,18 @@ def test_a_configuration_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"name": "x", "model": {"ctc_weight": 0.3}}))
     with pytest.raises(MayaError, match=r"config.json cannot be read: .*'ctc_weight'.*--experiment"):
         experiment_of(tmp_path, None, [])
+
+
+@pytest.mark.parametrize("spoiled", ["mine.py", "beside.py"])
+def test_a_mistake_in_the_recorded_file_is_one_sentence(
+    spoiled: str, trained: Path, mark: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "own", tmp_path / "own")
+    file = tmp_path / "own" / "mine.py"
+    experiment_file.record_file(tmp_path / "run", file)
+    (tmp_path / "own" / spoiled).write_text("x = 1\ndef (\n")
+    with pytest.raises(MayaError, match=rf"{spoiled}, line 2: invalid syntax"):
+        import_recorded(tmp_path / "run")
+    assert not mark.exists()
+    experiment_file.record_file(tmp_path / "other", file)  # a file may import it where it is needed
+    assert (tmp_path / "other" / "code" / "mine.py").is_file()

@@ -12,7 +12,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_paths_have_the_same_number_of_arcs() -> None:
-    for kind in ("uniform", "trained"):
+    for kind in ("uniform", "sharp"):
         cells = draw_fused.occupancy(kind)
         assert cells.shape == (30, 7)
         assert abs(float(cells.sum()) - 36) < 1e-3

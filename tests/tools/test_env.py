@@ -162,6 +162,15 @@ def test_active_environment_with_this_checkout_is_used_silently(
     assert done.stdout.strip() == f"{active['VIRTUAL_ENV']}/bin/python"
 
 
+def test_checkout_that_only_pythonpath_names_has_the_command(checkout: Path, active: dict[str, str]) -> None:
+    """Python imports this checkout, but no program `maya` was installed."""
+    (checkout / "complete").touch()
+    (checkout / "place").write_text(str(checkout))
+    done = call(checkout, then="maya info", PYTHONPATH=str(checkout), **active)
+    assert (done.returncode, done.stderr, log(checkout)) == (0, "", [])
+    assert done.stdout.splitlines()[1].startswith(f"cli with {checkout}")
+
+
 @pytest.mark.parametrize("other", ["", "/another/checkout"])
 def test_active_environment_with_all_requirements_is_used(
     checkout: Path, active: dict[str, str], other: str

@@ -48,6 +48,16 @@ def test_egs_experiments_load(name: str, site: Path, tmp_path: Path) -> None:
     assert "parameters" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["mini", "egs.digits.lact"])
+def test_a_folder_egs_of_another_project_does_not_hide_them(name: str, site: Path, tmp_path: Path) -> None:
+    """As when a user of icefall stands in its checkout. A file of this name there would come first."""
+    other = tmp_path / "egs" / "librispeech" / "ASR"
+    other.mkdir(parents=True)
+    (other / "train.py").write_text("")
+    done = run(site, tmp_path, "maya.recipes.cli", "plan", name)
+    assert done.returncode == 0, done.stderr
+
+
 def test_unknown_experiment_suggests_the_nearest(site: Path, tmp_path: Path) -> None:
     done = run(site, tmp_path, "maya.recipes.cli", "plan", "minni")
     assert done.returncode == 1

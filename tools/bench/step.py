@@ -40,7 +40,7 @@ def compare(
 
 def transcription(args: argparse.Namespace, folder: Path, method: str) -> dict[str, Any]:
     """Arguments of `Worker.transcribe`."""
-    texts = [json.loads(line)["text"] for line in args.manifest.read_text().splitlines()]
+    texts = [json.loads(line)["text"] for line in args.manifest.read_text().removesuffix("\n").split("\n")]
     options = {"layers": args.layers, "width": args.width, "vocab": 1024, "rate": 4.0, "texts": texts}
     paths = written(args, speech(args), folder)
     return {"files": [str(path) for path in paths], "method": method, "options": options}

@@ -47,7 +47,7 @@ Taker = Callable[[list[Path]], list[str]]
 
 def speech(args: argparse.Namespace) -> list[dict[str, Any]]:
     """`--files` utterances of at least `--min-seconds`, evenly over the manifest's, short ones first."""
-    lines = args.manifest.read_text().splitlines()
+    lines = args.manifest.read_text().removesuffix("\n").split("\n")
     eligible = [u for u in map(json.loads, lines) if u["duration"] >= args.min_seconds]
     if len(eligible) < args.files:
         sys.exit(
@@ -209,7 +209,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         paths = written(args, utterances, folder)
         audio = [load_audio(p) for p in paths[:: max(1, len(paths) // 8)]]
-        lines = args.manifest.read_text().splitlines()
+        lines = args.manifest.read_text().removesuffix("\n").split("\n")
         model = random_model(args, [json.loads(line)["text"] for line in lines], audio)
         takers: dict[str, Taker] = {}
         if "nemo" in args.against:

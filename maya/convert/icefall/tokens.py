@@ -36,7 +36,7 @@ def read_tokenizer(path: str | Path) -> Tokenizer:
 def read_table(path: Path) -> list[str]:
     """The pieces of a `tokens.txt` by id, without k2's disambiguation symbols (#0, #1 ...)."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise MayaError(f"cannot read the tokens {path}: {e}") from None
     table: dict[int, str] = {}

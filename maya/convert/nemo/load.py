@@ -130,7 +130,9 @@ def _with_new_heads(
     weights: dict[str, Tensor], config: SpeechModelConfig
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The weights with freshly initialised heads (seed 0), and the names of the new heads."""
-    with torch.random.fork_rng(devices=[]):
+    # `manual_seed` seeds GPUs, too.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         fresh = SpeechModel(config).state_dict()
     kept = {name for name in fresh if name.startswith(("encoder.", "preprocessor."))}

@@ -24,6 +24,7 @@ from maya.data.report.charts import (
 )
 from maya.data.report.statistics import EDGES, Histogram, histogram
 from maya.errors import MayaError
+from maya.files import writing
 from maya.pages import escaped, html_table
 from maya.pages import page as html_page
 from maya.text.languages import Language, language_name, language_of_texts
@@ -76,7 +77,8 @@ def write_run_page(data: Path, run: Path) -> Path | None:
 
 def write_page(page: Page, path: Path) -> None:
     """Draw the page into a file. The same numbers give the same bytes."""
-    path.write_text(draw(page), encoding="utf-8")
+    with writing(path) as partial:
+        partial.write_text(draw(page), encoding="utf-8")
 
 
 def draw(page: Page) -> str:

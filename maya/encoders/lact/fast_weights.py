@@ -199,7 +199,7 @@ class FastWeightBranch(nn.Module):
             plan(cfg, x.shape[1], update=self.learns),
             mask=valid,
             momentum_gate=gate,
-            row_norms=None if weights is None else row_norms(start),
+            row_norms=row_norms(self.initial(1)),  # the same in every utterance
             step_scale=self.step_scale,
             orthogonalize="muon5" if cfg.orthogonalize else "none",
             normalize="frames" if cfg.normalize else "none",

@@ -1,0 +1,1 @@
+"""The parts of the compile gate, kernels/compile_gate.py."""
