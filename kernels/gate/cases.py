@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maya.kernels.checks import Transcripts
+from maya.kernels.ctc import CTCLoss
 from maya.kernels.gate.pretence import backward
 from maya.kernels.lact import Span, chunk_causal, initial, lact, whole
 from maya.kernels.lattice import rnnt_lattice, tdt_lattice
 from maya.kernels.lattice.kernel import MAX_DURATION
+from maya.kernels.pruned_rnnt import simple_rnnt_loss
 from maya.kernels.rnnt.fused import fused_rnnt_loss
 from maya.kernels.tdt.fused import fused_tdt_loss
 
@@ -36,7 +39,7 @@ class GateCase:
 
 def cases() -> list[GateCase]:
     """Every later case shows only kernels that no earlier one has compiled."""
-    return [*_lattice_cases(), *_joint_cases(), *_lact_cases()]
+    return [*_lattice_cases(), *_ctc_cases(), *_joint_cases(), *_pruned_cases(), *_lact_cases()]
 
 
 def _joint_cases() -> Iterator[GateCase]:
@@ -75,6 +78,18 @@ def _lattice_cases() -> Iterator[GateCase]:
         yield GateCase(name, run, quick=width == 61 and durations == DURATIONS)
     yield GateCase("RNN-T one frame", partial(run_rnnt, 1, batch=1, frames=1))
     yield GateCase("TDT one frame", partial(run_tdt, 1, DURATIONS, batch=1, frames=1))
+
+
+def _ctc_cases() -> Iterator[GateCase]:
+    for width in (61, 201, 1024):
+        yield GateCase(f"CTC U+1={width}", partial(run_ctc, width), quick=width == 61)
+    yield GateCase("CTC one frame", partial(run_ctc, 2, batch=1, frames=1))
+
+
+def _pruned_cases() -> Iterator[GateCase]:
+    yield GateCase("bf16 simple V=501", partial(run_simple, BF16), quick=True)
+    yield GateCase("fp16 simple V=501", partial(run_simple, FP16))
+    yield GateCase("fp32 simple V=501", partial(run_simple, FP32))
 
 
 def _lact_cases() -> Iterator[GateCase]:
@@ -148,6 +163,25 @@ def run_tdt(width: int, durations: Sequence[int], *, batch: int = BATCH, frames:
     tdt_lattice(
         cells, cells, scores, *lens, durations=durations, with_posteriors=True, backend="triton"
     )  # fmt: skip
+
+
+def run_ctc(width: int, *, batch: int = BATCH, frames: int = FRAMES) -> None:
+    log_probs = torch.zeros(batch, frames, 1025, device="cuda", requires_grad=True)
+    targets = torch.ones(batch, width - 1, dtype=torch.int64, device="cuda")
+    backward(CTCLoss.apply(log_probs, Transcripts(targets, [frames] * batch, [width - 1] * batch, 0)))
+
+
+def run_simple(dtype: torch.dtype) -> None:
+    """The simple loss of pruned RNN-T, whose weak cells have kernels of their own."""
+    am, lm = (
+        torch.zeros(BATCH, n, 501, dtype=dtype, device="cuda", requires_grad=True)
+        for n in (FRAMES, LABELS + 1)
+    )
+    targets, lens = (
+        torch.ones(BATCH, LABELS, dtype=torch.int64),
+        (torch.full((BATCH,), FRAMES), torch.full((BATCH,), LABELS)),
+    )
+    backward(simple_rnnt_loss(am, lm, targets, *lens, blank=0, backend="triton")[0])
 
 
 def run_lact(

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from maya.kernels.checks import Transcripts
 from maya.kernels.host import numbers_on
+from maya.kernels.ordered_sums import add_at, add_tokens
 from maya.kernels.precision import compute_dtype, lattice_dtype
 from maya.kernels.pruned_rnnt.arcs import ArcRules, run_lattice, score_masses
 from maya.kernels.pruned_rnnt.weak import WeakCells, find_weak
@@ -203,23 +204,10 @@ def _gradients(
     path_mass = label_mass[..., :-1]
     grad_am[..., blank] -= am_scale * blank_mass.sum(2)
     grad_lm[..., blank] -= lm_scale * blank_mass.sum(1)
-    _add_tokens(grad_am, targets, -am_scale * path_mass)
+    add_tokens(grad_am, targets, -am_scale * path_mass)
     # No two positions of a row share an element, so the sums have one order on every device.
     grad_lm.scatter_add_(2, targets[..., None], -lm_scale * path_mass.sum(1)[..., None])
     return grad_am, grad_lm
-
-
-def _add_tokens(total: Tensor, targets: Tensor, mass: Tensor) -> None:
-    """total (B, S, V) at the targets (B, U) plus mass (B, S, U), in one order on every device.
-
-    A text may repeat a token. On CUDA `scatter_add_` then adds in a random order, so that two runs would
-    differ; `index_put_` sorts first.
-    """
-    if total.is_cpu:
-        total.scatter_add_(2, targets[:, None].expand_as(mass), mass)
-        return
-    b, s = (torch.arange(n, device=total.device) for n in total.shape[:2])
-    total.index_put_((b[:, None, None], s[None, :, None], targets[:, None]), mass, accumulate=True)
 
 
 def _add_smoothing(
@@ -242,10 +230,7 @@ def _add_smoothing(
     log_grad[problem.transcripts.blank] -= smoothing.am_only * blank_mass.sum()
     path_mass = label_mass[..., :-1].sum(1)
     targets, mass = problem.transcripts.targets.flatten(), -smoothing.am_only * path_mass.flatten()
-    if log_grad.is_cpu:
-        log_grad.index_add_(0, targets, mass)
-    else:
-        log_grad.index_put_((targets,), mass, accumulate=True)  # see `_add_tokens`
+    add_at(log_grad, targets, mass)
     # softmax / unigram is at most the number of positions; 1 / unigram alone could overflow.
     lm_grad = softmax / single.unigram * (log_grad / problem.positions)
     grad_lm += lm_grad - softmax * lm_grad.sum(-1, keepdim=True)

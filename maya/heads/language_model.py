@@ -120,8 +120,8 @@ class LanguageModel(Head):
     def context(self, speech: Tensor, lens: Tensor, langs: Tensor) -> tuple[Tensor, Tensor]:
         """Prompt and speech, padded on the left so that every transcript begins in the same column.
 
-        speech (B, P, E), lens (B,), langs (B,) indices or -1 → embeddings (B, C, E), mask (B, C) bool. lens and
-        langs are read on the host; on the CPU they make nothing wait.
+        speech (B, P, E), lens (B,), langs (B,) indices or -1 → embeddings (B, C, E), mask (B, C) bool. The
+        host reads lens and langs, which may be on the CPU.
         """
         embed = self.lm.get_input_embeddings()
         rows = []

@@ -44,7 +44,7 @@ def _branches_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return choose(op, "triton" if fast else requested, sample, *names)
 
     for name, module in list(sys.modules.items()):
-        if name.startswith("maya.kernels") and hasattr(module, "choose_backend"):
+        if name.startswith(("maya.kernels", "maya.losses")) and hasattr(module, "choose_backend"):
             monkeypatch.setattr(module, "choose_backend", triton)
     monkeypatch.setattr(fastconformer, "rows_to_pack", lambda *_: None)
     yield
