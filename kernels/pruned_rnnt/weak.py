@@ -47,7 +47,8 @@ def find_weak(am: Tensor, lm: Tensor, small: Tensor, backend: str) -> WeakCells:
         from maya.kernels.pruned_rnnt.weak_kernel import weak_norms
 
         return MaskedCells(small, weak_norms(am, lm, small))
-    cells = small.nonzero(as_tuple=True)
+    b, s, u = small.nonzero(as_tuple=True)
+    cells = (b, s, u)
     norms = [torch.logsumexp(_logits(am, lm, block), -1) for block in _blocks(cells, am.shape[2])]
     empty = am.new_empty(0, dtype=compute_dtype(am.dtype))
     return ListedCells(torch.cat(norms) if norms else empty, *cells)
