@@ -24,7 +24,7 @@ from maya.kernels.bench.machine import machine
 from maya.kernels.bench.measure import Setting
 from maya.kernels.bench.table import Result, measure_memory, measure_times
 
-OPS = ("rnnt", "tdt", "lattice", "pruned_rnnt", "joint", "lact")
+OPS = ("rnnt", "tdt", "lattice", "ctc", "pruned_rnnt", "joint", "lact")
 TOP = Path(__file__).resolve().parents[2]
 
 

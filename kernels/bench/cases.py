@@ -160,6 +160,7 @@ CASES = (
             "tdt": (QUICK,),
             "pruned_rnnt": (QUICK,),
             "lattice": (Setting(batch=2, frames=100, labels=20),),
+            "ctc": (Setting(batch=2, frames=100, labels=20, vocab=1000),),
             "lact": (Setting(batch=2, frames=100, labels=0, hidden=64, heads=2),),
         },
     ),
@@ -207,6 +208,7 @@ CASES = (
             "pruned_rnnt": all_lattices(GPU_WITH_BLANK),
             "joint": (GPU,),
             "lattice": (replace(GPU, hidden=0, vocab=0, dtype="float32"),),
+            "ctc": (replace(GPU, hidden=0, vocab=1025, dtype="float32"),),
             "lact": (LACT_GPU,),
         },
         bars={
@@ -215,6 +217,7 @@ CASES = (
                 Bar("RNN-T with posteriors", 0.2, "ms", value("both_ms", "RNN-T, triton")),
                 Bar("TDT with posteriors", 0.4, "ms", value("both_ms", "TDT, triton")),
             ),
+            "ctc": (Bar("time over torch's", 1.0, "x", ratio("both_ms", "CTC, triton", "CTC, torch")),),
             # 2.5 is 40 % of the peak.
             "lact": (
                 Bar("time over that at bf16 peak", 2.5, "x", value("both_ms", "Triton", _LACT_PEAK_MS)),

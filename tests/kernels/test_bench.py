@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import maya.kernels.ctc.bench as ctc_bench
 import maya.kernels.joint.bench as joint_bench
 import maya.kernels.lact.bench as lact_bench
 import maya.kernels.lattice.bench as lattice_bench
@@ -23,6 +24,7 @@ from maya.kernels.bench.table import FormResult, Result
 from maya.kernels.joint.bench import fused_name
 
 MODULES = {
+    "ctc": ctc_bench,
     "joint": joint_bench,
     "lact": lact_bench,
     "lattice": lattice_bench,
@@ -48,7 +50,7 @@ def tiny_case(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_form_passes_its_check(op: str) -> None:
     setting = replace(TINY, hidden=0, vocab=0) if op == "lattice" else replace(TINY, lattice="sharp")
     checks = check(op, MODULES[op], setting)
-    assert len({c.form for c in checks}) >= 2
+    assert len({c.form for c in checks}) >= (1 if op == "ctc" else 2)  # CTC has one form on a CPU
     assert [c.text for c in checks if not c.ok] == []
 
 

@@ -1,17 +1,13 @@
 """Pruned RNN-T has the host wait for no device, takes any windows, and adds in one order."""
 
-from typing import Any
-
 import pytest
 import torch
 
-from maya.kernels.joint import torch_op
 from maya.kernels.pruned_rnnt import (
     TYPES,
     fused_pruned_rnnt_loss,
     prune_ranges,
     pruned_rnnt_loss,
-    simple,
     simple_rnnt_loss,
 )
 from tests.kernels.pruned_cases import BLANK, fused, joint_problem, problem
@@ -69,29 +65,3 @@ def test_windows_may_reach_beyond_a_text(eps: float) -> None:
     torch.testing.assert_close(outputs[0], expected[0], rtol=1e-12, atol=1e-12)
     assert all(x.isfinite().all() for x in outputs[1:])
     torch.testing.assert_close(outputs[1:], expected[1:], rtol=1e-3, atol=1e-3 if eps else 1e-10)
-
-
-class Elsewhere:
-    """A tensor that says it is not on the CPU, and knows no operator whose sums have no order there."""
-
-    is_cpu = False
-
-    def __init__(self, x: torch.Tensor) -> None:
-        self.x, self.shape, self.device = x, x.shape, x.device
-
-    def index_put_(self, *args: Any, **options: Any) -> None:
-        self.x.index_put_(*args, **options)
-
-
-def test_sums_off_the_cpu_go_through_a_sort_and_are_those_of_the_cpu() -> None:
-    targets, mass = torch.tensor([[1, 1, 0], [2, 2, 2]]), torch.rand(2, 4, 3)
-    index, rows = torch.tensor([3, 0, 3, 3]), torch.rand(4, 5)
-    tokens, sums = (torch.zeros(2, 2, 4, 5), torch.zeros(2, 6, 5))
-    for where in (lambda x: x, Elsewhere):
-        n = int(where is Elsewhere)
-        total: Any = where(tokens[n])
-        simple._add_tokens(total, targets, mass)
-        total = where(sums[n])
-        torch_op._add_rows(total, index, rows)
-    torch.testing.assert_close(tokens[0], tokens[1])
-    torch.testing.assert_close(sums[0], sums[1])
