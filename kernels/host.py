@@ -24,7 +24,7 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 
 def numbers_on(device: torch.device, values: Sequence[int], dtype: torch.dtype = torch.int64) -> Tensor:
     """Numbers of the host as a tensor (n,) on `device`. `torch.tensor(..., device=...)` would wait."""
-    return to_device(torch.tensor(values, dtype=dtype), device)
+    return to_device(torch.tensor(values, dtype=dtype, device="cpu"), device)
 
 
 def read_together(*tensors: Tensor) -> list[Tensor]:

@@ -207,7 +207,7 @@ def keep(run: Run, failure: Failure) -> None:
     saved: dict[str, Any] = {f.name: getattr(failure, f.name) for f in fields(failure)}
     saved["tallies"] = [
         {
-            "batch": {f.name: _cpu(getattr(t.batch, f.name)) for f in fields(t.batch)},
+            "batch": {f.name: _cpu(getattr(t.batch, f.name)) for f in fields(t.batch) if f.name != "host"},
             "random": t.random, "omega": t.omega, "losses": t.losses.cpu(),
         }
         for t in failure.tallies
