@@ -31,13 +31,19 @@ def ctc_lattice_triton(
     log_prob = scores.new_empty(batch, 2)  # beside it, the share of paths that end in a blank
     shares = scores.new_empty(batch, size, 3, width)
     columns = max(32, triton.next_power_of_2(width))
-    constants = {"BU": columns, "STAGES": STAGES, "num_warps": max(1, min(16, columns // 64))}
+    constants = {"BU": columns, "STAGES": STAGES}
+    # As the lattices' sweeps: a column a lane, two where a step is short.
+    alpha_warps, mass_warps = (max(1, min(16, columns // n)) for n in (32, 64))
     with launching_on(scores):
         if batch:
-            ctc_alpha_kernel[(batch,)](scores, repeats, sizes, log_prob, shares, size, width, **constants)
+            ctc_alpha_kernel[(batch,)](
+                scores, repeats, sizes, log_prob, shares, size, width, num_warps=alpha_warps, **constants
+            )
         if not with_posteriors:
             return log_prob[:, 0], None
         mass = torch.zeros_like(scores)
         if batch:
-            ctc_mass_kernel[(batch,)](sizes, log_prob, shares, mass, size, width, **constants)
+            ctc_mass_kernel[(batch,)](
+                sizes, log_prob, shares, mass, size, width, num_warps=mass_warps, **constants
+            )
     return log_prob[:, 0], mass
