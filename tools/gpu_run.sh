@@ -18,7 +18,7 @@ DRY= LIMIT=${LIMIT:-560}
 [ "${1:-}" != --dry-run ] || DRY=1
 OUT=${OUT:-exp/gpu}
 mkdir -p "$OUT" || exit 1
-rm -f "$OUT"/*.txt "$OUT"/bench.*
+rm -f "$OUT"/*.txt "$OUT"/bench.* "$OUT/forms.json"
 OUT=$(cd "$OUT" && pwd)
 
 python_with_torch() {
@@ -40,8 +40,8 @@ fi
 summary="$OUT/environment.txt" # the first part's file; a line is added to it after each part
 : >"$summary"
 failed=0
-part() { # NAME SECONDS WHAT: runs the function NAME
-  local name=$1 limit=$2 what=$3 rest=$((LIMIT - SECONDS)) began=$SECONDS verdict=done status
+part() { # NAME SECONDS WHAT [FILE]: runs the function NAME; its output goes to FILE.txt, by default NAME.txt
+  local name=$1 limit=$2 what=$3 file=$OUT/${4:-$1}.txt rest=$((LIMIT - SECONDS)) began=$SECONDS verdict=done status
   [[ " ${PARTS:-$name} " == *" $name "* ]] || return
   if [ "$rest" -lt 5 ]; then
     echo "$name: not begun, the $LIMIT s were over" | tee -a "$summary"
@@ -51,8 +51,8 @@ part() { # NAME SECONDS WHAT: runs the function NAME
   local own="LIMIT_$name"
   limit=${!own:-$limit}
   [ "$limit" -lt "$rest" ] || limit=$rest
-  echo "== $name, at most $limit s${DRY:+ (dry run: small, on the CPU)}: $what" | tee -a "$OUT/$name.txt"
-  timeout --kill-after=5 "$limit" bash -c "$name" 2>&1 | tee -a "$OUT/$name.txt"
+  echo "== $name, at most $limit s${DRY:+ (dry run: small, on the CPU)}: $what" | tee -a "$file"
+  timeout --kill-after=5 "$limit" bash -c "$name" 2>&1 | tee -a "$file"
   status=${PIPESTATUS[0]}
   case $status in
     0) ;;
@@ -73,7 +73,7 @@ environment() {
   nvidia-smi 2>/dev/null || echo "no nvidia-smi"
   "$PYTHON" -c 'import json; from maya.kernels.bench.machine import machine; print(json.dumps(machine(), indent=1))'
 }
-losses() { bench 4 rnnt tdt --forms fused --forms cuBLAS --forms Flash; }
+losses() { bench 4 rnnt tdt --forms fused --forms Triton; }
 lattices() { bench 3 lattice lact; }
 correctness() {
   local workers=() some=(-m gpu)
@@ -81,9 +81,12 @@ correctness() {
   [ -z "$DRY" ] || workers=() some=(-k "zero_posteriors or near_one")
   "$PYTHON" -m pytest -q -p no:cacheprovider "${workers[@]}" "${some[@]}" tests/kernels
 }
-tune() { "$PYTHON" -m maya.kernels.joint.tune ${DRY:+--dry-run}; }
+tune() {
+  "$PYTHON" -m maya.kernels.joint.tune_forms --out "$OUT/forms.json" ${DRY:+--dry-run}
+  "$PYTHON" -m maya.kernels.joint.tune ${DRY:+--dry-run}
+}
 profile() { "$PYTHON" -m tools.gpu_profile ${DRY:+--dry-run}; }
-races() {
+races() { # after the tests, in their file
   local tool
   tool=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
   [ -x "$tool" ] || { echo "compute-sanitizer is not here, so no race was looked for"; return 0; }
@@ -97,8 +100,8 @@ part losses 150 "fused RNN-T and TDT at V 32768 and 32769, bf16, on sharp, unifo
 part lattices 70 "both lattices from given log probabilities, and LaCT: ms, share of the peak, bars"
 part correctness 130 "the tests of all Triton forms, compiled and on production shapes"
 part profile 80 "milliseconds by kernel of both losses and of a FastConformer step, with and without torch.compile"
-part tune 60 "every tile of the joint's products beside cuBLAS, TFLOP/s"
-part races 30 "racecheck of the lattices, where compute-sanitizer is"
+part tune 90 "the forms of the joint by shape, for forms.json; every tile of its products beside cuBLAS, TFLOP/s"
+part races 30 "racecheck of the lattices, where compute-sanitizer is" correctness
 rm -f "$OUT/bench.md" # python -m tools.gpu_results makes it again where it is kept
 grep -E '^[a-z]+: ' "$summary"
 echo "gpu_run: $SECONDS s; results in $OUT"

@@ -112,7 +112,7 @@ def fused_forms(
     loss: Callable[..., Tensor],
     occupancy: Callable[[], Tensor],
 ) -> list[Form]:
-    """`loss(eps=, backend=)` on each backend, with the default eps of `op` and with eps 0.
+    """`loss(eps=, backend=, form=)` in each way that can run, with the default eps of `op` and with eps 0.
 
     occupancy: of the rows of the forward pass. The backward pass visits those above eps.
     """
@@ -124,12 +124,26 @@ def fused_forms(
 
     return [
         loss_form(
-            fused_name(setting, backend, compacted=eps > 0), partial(loss, eps=eps, backend=backend),
-            p.leaves, cost=partial(cost, eps), filtered=eps > 0,
+            name, partial(loss, eps=eps, backend=backend, form=form), p.leaves, cost=partial(cost, eps),
+            filtered=eps > 0,
         )
-        for backend in backends(setting)
-        for eps in (default, 0.0)
+        for name, backend, form, eps in ways(setting, default)
     ]  # fmt: skip
+
+
+def ways(setting: Setting, eps: float) -> list[tuple[str, str, str, float]]:
+    """(name, backend, form, eps) of each way to compute a fused loss.
+
+    cuBLAS on chunks of all rows is also what NeMo's pull request 16040, "Flash RNN-T loss", describes: logits
+    of a tile by cuBLAS, their gradient written over them, recomputed in the backward pass. Its tiles are
+    larger.
+    """
+    each = [(b, e) for b in backends(setting) for e in (eps, 0.0)]
+    fused = [(fused_name(setting, b, compacted=e > 0), b, "fused", e) for b, e in each]
+    if not setting.cuda:
+        return fused
+    triton = [("counted, Triton", "triton", "counted", eps), ("cuBLAS, Triton", "triton", "cublas", eps)]
+    return [*fused, *triton, ("cuBLAS, Triton, all rows", "triton", "cublas", 0.0)]
 
 
 def fused_name(setting: Setting, backend: str, *, compacted: bool) -> str:

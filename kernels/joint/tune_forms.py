@@ -69,14 +69,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shapes", nargs="*", default=[",".join(map(str, shape)) for shape in SHAPES])
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--out", type=Path, default=TABLE)
+    parser.add_argument("--dry-run", action="store_true", help="a small shape in the interpreter, on the CPU")
     options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
+    device, dtype = "cuda", getattr(torch, options.dtype)
+    if options.dry_run:
+        device, dtype, options.shapes = "cpu", torch.float32, ["2,6,2,16,33"]
+    elif not torch.cuda.is_available():
         print("tune_forms: no CUDA device, so nothing was timed")
         return 1
     rows = list(table(options.out)) if options.out.exists() else []
     for text in options.shapes:
         batch, size, labels, hidden, vocab = map(int, text.split(","))
-        row = measure((batch, size, labels, hidden, vocab), getattr(torch, options.dtype), "cuda")
+        row = measure((batch, size, labels, hidden, vocab), dtype, device)
         rows = merged(tuple(rows), [row])
         options.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
         print(text, *(f"{form} {1e3 * value:.2f} ms" for form, value in row.seconds.items()), flush=True)

@@ -22,10 +22,10 @@ def forms(setting: Setting) -> list[Form]:
     p = problem(setting)
     ranges = ranges_of(p)
 
-    def fused(eps: float, backend: str) -> Tensor:
+    def fused(eps: float, backend: str, form: str) -> Tensor:
         return fused_pruned_rnnt_loss(
             p.f, p.g, p.weight, p.bias, p.targets, ranges, p.f_lens, p.target_lens,
-            blank=p.blank, activation=p.activation, eps=eps, backend=backend,
+            blank=p.blank, activation=p.activation, eps=eps, backend=backend, form=form,
         )  # fmt: skip
 
     return [

@@ -18,10 +18,12 @@ TORCHAUDIO = "materialised, torchaudio"
 def forms(setting: Setting) -> list[Form]:
     p = problem(setting)
 
-    def fused(eps: float, backend: str) -> Tensor:
+    lens = [x.cpu() for x in (p.targets, p.f_lens, p.target_lens)]  # so that nothing waits
+
+    def fused(eps: float, backend: str, form: str) -> Tensor:
         return fused_rnnt_loss(
-            p.f, p.g, p.weight, p.bias, p.targets, p.f_lens, p.target_lens,
-            blank=p.blank, activation=p.activation, eps=eps, backend=backend,
+            p.f, p.g, p.weight, p.bias, *lens,
+            blank=p.blank, activation=p.activation, eps=eps, backend=backend, form=form,
         )  # fmt: skip
 
     return [

@@ -24,10 +24,12 @@ def forms(setting: Setting) -> list[Form]:
     assert p.duration_weight is not None
     layer = (p.weight, p.bias, p.duration_weight, p.duration_bias)
 
-    def fused(eps: float, backend: str) -> Tensor:
+    lens = [x.cpu() for x in (p.targets, p.f_lens, p.target_lens)]  # so that nothing waits
+
+    def fused(eps: float, backend: str, form: str) -> Tensor:
         return fused_tdt_loss(
-            p.f, p.g, *layer, p.targets, p.f_lens, p.target_lens,
-            durations=DURATIONS, blank=p.blank, activation=p.activation, eps=eps, backend=backend,
+            p.f, p.g, *layer, *lens,
+            durations=DURATIONS, blank=p.blank, activation=p.activation, eps=eps, backend=backend, form=form,
         )  # fmt: skip
 
     return [

@@ -13,16 +13,13 @@ from maya.train.loop import SUMMED, StepStats, Window, part_losses
 from tests import tiny
 
 
-@config
-class ToneConfig(HeadConfig):
-    """A head with an option that has no default."""
-
-    kind: Literal["test_tone"] = "test_tone"
-    tones: tuple[str, ...]
-    width: int = 3
-
-
 def test_options_without_a_default_are_described() -> None:
+    @config
+    class ToneConfig(HeadConfig):
+        kind: Literal["test_tone"] = "test_tone"
+        tones: tuple[str, ...]
+        width: int = 3
+
     assert ToneConfig(tones=("high", "low")).describe() == "weight 1, tones ('high', 'low')"
     assert ToneConfig(tones=(), width=4, weight=0.5).describe() == "weight 0.5, tones (), width 4"
     assert CTCConfig(dropout=0.1).describe() == "weight 1, dropout 0.1"
