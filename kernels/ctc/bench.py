@@ -41,10 +41,9 @@ def _triton(log_probs: Tensor, transcripts: Transcripts) -> Tensor:
 
 
 def _torch(log_probs: Tensor, transcripts: Transcripts) -> Tensor:
-    lens = (torch.tensor(x) for x in (transcripts.frames, transcripts.labels))
-    return F.ctc_loss(
-        log_probs.transpose(0, 1), transcripts.targets, *lens, blank=transcripts.blank, reduction="none"
-    )
+    frames, labels = (torch.tensor(x) for x in (transcripts.frames, transcripts.labels))
+    scores = log_probs.transpose(0, 1)
+    return F.ctc_loss(scores, transcripts.targets, frames, labels, blank=transcripts.blank, reduction="none")
 
 
 def _form(backend: str, logits: Tensor, transcripts: Transcripts) -> Form:
