@@ -74,7 +74,7 @@ environment() {
   "$PYTHON" -c 'import json; from maya.kernels.bench.machine import machine; print(json.dumps(machine(), indent=1))'
 }
 losses() { bench 4 rnnt tdt --forms fused --forms Triton; }
-lattices() { bench 3 lattice lact; }
+lattices() { bench 3 lattice ctc lact; }
 correctness() {
   local workers=() some=(-m gpu)
   "$PYTHON" -c 'import xdist' 2>/dev/null && workers=(-n 8)
@@ -97,7 +97,7 @@ export PYTHON DRY OUT
 
 part environment 30 "the GPU, its driver, versions, commit"
 part losses 150 "fused RNN-T and TDT at V 32768 and 32769, bf16, on sharp, uniform and real lattices: ms, GB, bars, peers"
-part lattices 70 "both lattices from given log probabilities, and LaCT: ms, share of the peak, bars"
+part lattices 80 "both lattices from given log probabilities, CTC, and LaCT: ms, share of the peak, bars"
 part correctness 130 "the tests of all Triton forms, compiled and on production shapes"
 part profile 80 "milliseconds by kernel of both losses and of a FastConformer step, with and without torch.compile"
 part tune 90 "the forms of the joint by shape, for forms.json; every tile of its products beside cuBLAS, TFLOP/s"
