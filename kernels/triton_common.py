@@ -25,18 +25,25 @@ def sigmoid(b_x):
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """Rows and columns of the result, depth of a step; warps and pipeline stages of a program."""
+    """Rows and columns of the result, depth of a step; warps and pipeline stages of a program.
+
+    registers: the most of a thread, None: the compiler chooses, and may spill a few to fit one more program.
+    """
 
     rows: int
     columns: int
     depth: int
     warps: int
     stages: int
+    registers: int | None = None
 
     def constants(self, rows: str, columns: str, depth: str, precision: str) -> dict[str, str | int]:
         """The keyword arguments of a launch; the kernel's names of the block sizes are given."""
         sizes = {rows: self.rows, columns: self.columns, depth: self.depth}
-        return {"PRECISION": precision, **sizes, "num_warps": self.warps, "num_stages": self.stages}
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        if self.registers is not None:
+            options["maxnreg"] = self.registers
+        return {"PRECISION": precision, **sizes, **options}
 
 
 def product_precision(dtype: torch.dtype) -> str:

@@ -169,13 +169,17 @@ def _target(name: str, args: tuple, kwargs: dict) -> str | None:
 
 
 def _place() -> str | None:
-    """The innermost line of this repository on the stack, None inside Triton's interpreter."""
+    """The innermost line of this repository on the stack, None inside Triton's interpreter.
+
+    Torch is not of this repository, although .venv may lie in it.
+    """
     frame, place = sys._getframe(2), None
     while frame is not None:
         path = frame.f_code.co_filename
         if path.endswith(INTERPRETER):
             return None
-        if place is None and path.startswith(f"{REPO}/") and path != __file__:
+        ours = path.startswith(f"{REPO}/") and "/site-packages/" not in path
+        if place is None and ours and path != __file__:
             place = f"{path.removeprefix(f'{REPO}/')}:{frame.f_lineno}"
         frame = frame.f_back
     return place or "outside of this repository"

@@ -18,14 +18,14 @@ POINTWISE = {"BT": 4, "BE": 256}  # frames and hidden channels of a program's st
 RENORMALISE = {"BR": 4, "BC": 256}  # rows and columns
 GATHER_ELEMENTS = 4096  # of a program, 32 for each thread
 
-# By number of products and bytes of an element: frames, hidden channels, channels of a step, warps, stages.
-# kernels/compile_gate.py checks registers and shared memory; none has been timed. Nothing is tuned at run
-# time, because each batch has another length.
+# By number of products and bytes of an element: frames, hidden channels, channels of a step, warps, stages,
+# registers. kernels/compile_gate.py checks registers and shared memory; none has been timed. Nothing is tuned
+# at run time, because each batch has another length.
 TILES = {
     (2, 2): Tiles(128, 64, 32, 8, 3),
     (3, 2): Tiles(128, 64, 32, 8, 3),
     (2, 4): Tiles(64, 32, 16, 4, 2),
-    (3, 4): Tiles(64, 32, 16, 4, 2),
+    (3, 4): Tiles(64, 32, 16, 4, 2, registers=168),
 }
 SMALL_TILES = Tiles(16, 32, 16, 1, 1)  # for the interpreter, whose time depends on the number of steps
 
