@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from maya.config import Kinds, config, register_builder
+from maya.decode.fusion import Fusion, State
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import Encoded
 from maya.errors import MayaError
@@ -33,11 +34,13 @@ class MethodConfig(Kinds):
     heads: the configuration class of each head that it reads.
     greedy: options with which it is the greedy search of its head; None if it is another kind of search.
     no_stream: why it cannot decode a stream; empty if it can, which is set for a method with `stream`.
+    fuses: whether its search adds the scores of language models and hot words, see `maya.decode.fusion`.
     """
 
     heads: ClassVar[tuple[type[HeadConfig], ...]] = ()
     greedy: ClassVar[Mapping[str, Any] | None] = None
     no_stream: ClassVar[str] = "it reads whole utterances"
+    fuses: ClassVar[bool] = False
 
     @property
     def needs_texts(self) -> bool:
@@ -55,11 +58,13 @@ class MethodContext:
 
     model: in evaluation mode. heads: names of the heads that it reads. texts: gives the language and the
     token ids of each training text, for methods that make a language model; None where there are none.
+    fusion: language models and hot words for methods whose configuration `fuses`.
     """
 
     model: SpeechModel
     heads: tuple[str, ...]
     texts: Callable[[], Iterable[tuple[str, Sequence[int]]]] | None = None
+    fusion: Fusion | None = None
 
 
 class StreamDecoder(Protocol):
@@ -90,13 +95,27 @@ class Method:
         register_builder(config, cls)
 
     def __init__(self, cfg: Any, context: MethodContext) -> None:
-        self.cfg, self.model = cfg, context.model
+        if context.fusion is not None and not cfg.fuses:
+            raise MayaError(f"the method {cfg.kind} takes no language model and no hot words")
+        self.cfg, self.model, self.fusion = cfg, context.model, context.fusion
+        self._lists: Tensor | None = None
         self.heads: tuple[Any, ...] = tuple(context.model.head(name) for name in context.heads)
 
     @torch.no_grad()
-    def __call__(self, encoded: Encoded, langs: Tensor | None = None) -> list[Hypothesis]:
-        """Hypotheses without text for what `SpeechModel.encode_audio` returned; langs (B,) indices or -1."""
+    def __call__(
+        self, encoded: Encoded, langs: Tensor | None = None, *, lists: Tensor | None = None
+    ) -> list[Hypothesis]:
+        """Hypotheses without text for what `SpeechModel.encode_audio` returned.
+
+        langs (B,): indices or -1. lists (B,): which list of hot words each row has, see `Fusion.start`.
+        """
+        self._lists = lists
         return self.search(self.conditioned(encoded, langs), langs)
+
+    def start_fusion(self, rows: int, langs: Tensor | None = None) -> State:
+        """The first state of `fusion` for B = rows utterances, with the lists of hot words of this call."""
+        assert self.fusion is not None
+        return self.fusion.start(rows, langs, self._lists)
 
     def conditioned(self, encoded: Encoded, langs: Tensor | None) -> Encoded:
         """The frames as its heads read them: with the language embedding where they are `conditioned`."""
@@ -104,11 +123,12 @@ class Method:
 
     def search(self, encoded: Encoded, langs: Tensor | None) -> list[Hypothesis]:
         """One hypothesis for each row of `encoded`, which is conditioned already. langs (B,) or None."""
-        decoder = self.stream(len(encoded.frames))
+        decoder = self.stream(len(encoded.frames), langs)
         decoder.push(encoded.frames, encoded.lens, final=True)
         return decoder.hyps
 
-    def stream(self, batch: int) -> StreamDecoder:
-        """A decoder of `batch` streams. Raises MayaError for a method that cannot decode streams."""
+    def stream(self, batch: int, langs: Tensor | None = None) -> StreamDecoder:
+        """A decoder of `batch` streams, langs (batch,) or None. Raises MayaError for a method that cannot
+        decode streams."""
         cfg = cast(Any, self.cfg)
         raise MayaError(f"the method {cfg.kind} cannot decode a stream: {cfg.no_stream}")

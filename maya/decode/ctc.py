@@ -29,7 +29,7 @@ class GreedyCTCConfig(MethodConfig):
 class GreedyCTC(Method, config=GreedyCTCConfig):
     """One push of `CTCDecoder`."""
 
-    def stream(self, batch: int) -> "CTCDecoder":
+    def stream(self, batch: int, langs: Tensor | None = None) -> "CTCDecoder":
         return CTCDecoder(self.heads[0], batch, blank=self.heads[0].blank)
 
 

@@ -6,14 +6,43 @@ from maya.text.tokenizer import Tokenizer
 
 
 @dataclass(kw_only=True, slots=True)
+class Word:
+    """A word of a transcript. start, end: seconds from the start of the recording; None where the method has
+    no times. confidence: in [0, 1], None where the method gives none. speaker: where one is known."""
+
+    text: str
+    start: float | None = None
+    end: float | None = None
+    confidence: float | None = None
+    speaker: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class TextSegment:
+    """Words that belong together: a sentence, or what was said between two pauses. Times in seconds."""
+
+    text: str
+    start: float | None = None
+    end: float | None = None
+    confidence: float | None = None
+    words: list[Word] = field(default_factory=list)
+    speaker: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
 class Hypothesis:
-    """One recognised utterance. The four lists have one entry per token.
+    """One recognised utterance. The lists of numbers have one entry per token.
 
     tokens: token ids, never blank.
     frames: encoder frame at which each token was emitted.
     durations: number of frames of each token: as predicted by a TDT model (may be 0), the length of a CTC
         run, or 1 for RNN-T.
     scores: log probability of each token, in nats.
+    confidences: of each token, in [0, 1], from the whole distribution; empty where the method gives none.
+    search_score: by which the method ranked it, with language models and normalised by length if it did so;
+        None where nothing was ranked.
+    alternatives: the next best hypotheses, best first, if more than one was asked for.
+    words, segments: of the text, with times and confidence where the tokens have them.
     frame_seconds: length of an encoder frame; 0 until `write_texts` sets it.
     Attention decoders and language models give no times: their frames and durations are empty.
     """
@@ -22,6 +51,11 @@ class Hypothesis:
     frames: list[int] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    search_score: float | None = None
+    alternatives: "list[Hypothesis]" = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
+    segments: list[TextSegment] = field(default_factory=list)
     text: str = ""
     language: str | None = None
     language_probability: float | None = None  # where the model identified the language

@@ -70,7 +70,7 @@ class RecognizerStream:
         if not same_speaker:
             padding_value = self.model.cfg.features.padding_value
             self._encoder = self.model.encoder.stream(1, self.context, padding_value=padding_value)
-        self._decoder = self.method.stream(1)
+        self._decoder = self.method.stream(1, self._langs)
 
     def _decode(self, feats: Tensor, *, final: bool, same_speaker: bool = False) -> Hypothesis:
         with torch.inference_mode():
@@ -79,7 +79,7 @@ class RecognizerStream:
             self._decoder.push(encoded.frames, encoded.lens, final)
         (own,) = self._decoder.hyps  # grows
         lists: dict[str, Any] = {
-            name: [*getattr(own, name)] for name in ("tokens", "frames", "durations", "scores")
+            name: [*getattr(own, name)] for name in ("tokens", "frames", "durations", "scores", "confidences")
         }
         (hyp,) = write_texts([replace(own, **lists)], self.tokenizer, self.model.frame_seconds)
         hyp.language = self.language

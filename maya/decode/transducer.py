@@ -35,7 +35,7 @@ class GreedyTransducerConfig(MethodConfig):
 class GreedyTransducer(Method, config=GreedyTransducerConfig):
     """One push of `TransducerDecoder`."""
 
-    def stream(self, batch: int) -> "TransducerDecoder":
+    def stream(self, batch: int, langs: Tensor | None = None) -> "TransducerDecoder":
         (head,) = self.heads
         return TransducerDecoder(
             head.decoder, head.joint, batch, durations=head.durations, blank=head.blank,

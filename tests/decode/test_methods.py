@@ -339,7 +339,7 @@ def test_a_method_with_stream_can_stream_and_one_without_search_is_refused(token
         kind: Literal["test_live"] = "test_live"
 
     class Live(Method, config=LiveConfig):
-        def stream(self, batch: int) -> CTCDecoder:
+        def stream(self, batch: int, langs: Tensor | None = None) -> CTCDecoder:
             return CTCDecoder(self.heads[0], batch, blank=self.heads[0].blank)
 
     ours = recognizer(presets.tiny(), tokenizer)
