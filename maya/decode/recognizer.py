@@ -13,11 +13,13 @@ from torch.nn.utils.rnn import pad_sequence
 from maya.audio.load import as_audio, load_audio
 from maya.data.loading.by_length import batches_by_length
 from maya.decode.base import Method, MethodConfig, MethodContext
+from maya.decode.calibration import Calibration
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis, write_texts
 from maya.decode.methods import AUTO, METHODS, MethodChoice, choose_method
 from maya.decode.predictions import check_identifies, identify, predicting_heads
 from maya.decode.streaming import RecognizerStream
+from maya.decode.words import WordRules, write_words
 from maya.errors import MayaError
 from maya.heads.classify import LANGUAGE
 from maya.models.speech_model import SpeechModel
@@ -45,12 +47,14 @@ class Recognizer:
     """A model with its tokenizer, on one device, in evaluation mode.
 
     heads: which text heads were trained, and their dev scores; None: all of them were, scores unknown.
+    calibration: of word times and confidences, see `maya calibrate`.
     """
 
     model: SpeechModel
     tokenizer: Tokenizer
     device: torch.device
     heads: TrainedHeads | None = None
+    calibration: Calibration | None = None
     _logged: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def trained_heads(self) -> TrainedHeads:
@@ -141,6 +145,7 @@ class Recognizer:
     ) -> list[Hypothesis]:
         """Hypotheses of audio (N,) each. `samples` is emptied, as hours of it are large."""
         languages, rows = self.model.cfg.languages, len(samples)
+        seconds = [len(s) / self.sample_rate for s in samples]
         with torch.inference_mode():
             lens = torch.tensor([len(s) for s in samples], device=self.device)
             # A single row needs no copy.
@@ -158,7 +163,7 @@ class Recognizer:
             hyp.language = language
         for hyp, prediction in zip(hyps, predictions, strict=False):
             hyp.language, hyp.language_probability = prediction.label, prediction.probability
-        return self.with_text(hyps)
+        return self.with_text(hyps, method=decoder.cfg.kind, seconds=seconds)
 
     def stream(
         self, language: str | None = None, *, method: str = AUTO, context: tuple[int, int] | None = None
@@ -176,11 +181,20 @@ class Recognizer:
             raise MayaError(_no_streamed_identification(self.model))
         language = self.model_language(language)
         decoder = self.make_method(self.choose_method(method, stream=True))
-        return RecognizerStream(decoder, self.tokenizer, language=language, context=context)
+        rules = self.word_rules(decoder.cfg.kind)
+        return RecognizerStream(decoder, self.tokenizer, language=language, context=context, rules=rules)
 
-    def with_text(self, hyps: list[Hypothesis]) -> list[Hypothesis]:
-        """Set text and frame length from the tokenizer and the model."""
-        return write_texts(hyps, self.tokenizer, self.model.frame_seconds)
+    def with_text(
+        self, hyps: list[Hypothesis], *, method: str = "", seconds: Sequence[float] | None = None
+    ) -> list[Hypothesis]:
+        """Set text, frame length, words and segments. method: whose calibration applies. seconds: of each
+        recording, which no word reaches beyond."""
+        write_texts(hyps, self.tokenizer, self.model.frame_seconds)
+        return write_words(hyps, self.tokenizer, self.word_rules(method), seconds=seconds)
+
+    def word_rules(self, method: str) -> WordRules:
+        """How words are made of the tokens of a method: corrected where it was calibrated."""
+        return WordRules() if self.calibration is None else self.calibration.rules(method)
 
     def model_language(self, language: str | None) -> str | None:
         """The model's own code of a language; "auto" and None as they are. Raises MayaError for a language
