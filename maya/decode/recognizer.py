@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from maya.audio.byte_ranges import ByteRange
 from maya.decode.base import Method, MethodConfig, MethodContext
+from maya.decode.calibration import Calibration
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis, write_texts
 from maya.decode.methods import AUTO, METHODS, MethodChoice, choose_method
@@ -27,6 +28,7 @@ from maya.decode.transcription import (
     TranscriptionConfig,
     as_recording,
 )
+from maya.decode.words import WordRules, write_words
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads import Prediction
@@ -54,12 +56,14 @@ class Recognizer:
     """A model with its tokenizer, on one device, in evaluation mode.
 
     heads: which text heads were trained, and their dev scores; None: all of them were, scores unknown.
+    calibration: of word times and confidences, see `maya calibrate`.
     """
 
     model: SpeechModel
     tokenizer: Tokenizer
     device: torch.device
     heads: TrainedHeads | None = None
+    calibration: Calibration | None = None
     _logged: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def trained_heads(self) -> TrainedHeads:
@@ -130,20 +134,15 @@ class Recognizer:
         language that the model does not know, for "auto" as language with a model that cannot identify
         languages, and for a method whose head the model lacks or that was never trained.
         """
-        if (
-            isinstance(audio, (str, Path, bytes, ByteRange))
-            or isinstance(audio, (np.ndarray, Tensor))
-            and audio.ndim < 2
-        ):
-            audio = [audio]
+        items = _as_list(audio)
         decoder = self.make_method(self.choose_method(method))
         cfg = TranscriptionConfig(max_seconds_per_batch=max_seconds_per_batch)
         hyps: dict[int, Hypothesis] = {}
-        for transcript in self.transcribe_each(audio, language, decoder=decoder, cfg=cfg, predictions=False):
+        for transcript in self.transcribe_each(items, language, decoder=decoder, cfg=cfg, predictions=False):
             if transcript.hypothesis is None:
                 raise MayaError(transcript.error)
             hyps[transcript.place] = transcript.hypothesis
-        return [hyps[i] for i in range(len(audio))]
+        return [hyps[i] for i in range(len(items))]
 
     def transcribe_each(
         self,
@@ -181,6 +180,7 @@ class Recognizer:
     ) -> list[Decoded]:
         """What the model makes of audio (N,) in a language each. `samples` is emptied: hours are large."""
         rows = len(samples)
+        seconds = [len(s) / self.sample_rate for s in samples]
         with torch.inference_mode():
             lens = torch.tensor([len(s) for s in samples], device=self.device)
             # A single row needs no copy.
@@ -195,7 +195,7 @@ class Recognizer:
             hyp.language = language
             if prediction is not None:
                 hyp.language, hyp.language_probability = prediction.label, prediction.probability
-        self.with_text(hyps)
+        self.with_text(hyps, method="" if decoder is None else decoder.cfg.kind, seconds=seconds)
         return [
             Decoded(
                 hypothesis=hyps[i] if hyps else None, predictions={name: labels[name][i] for name in labels}
@@ -234,11 +234,20 @@ class Recognizer:
             raise MayaError(_no_streamed_identification(self.model))
         language = self.model_language(language)
         decoder = self.make_method(self.choose_method(method, stream=True))
-        return RecognizerStream(decoder, self.tokenizer, language=language, context=context)
+        rules = self.word_rules(decoder.cfg.kind)
+        return RecognizerStream(decoder, self.tokenizer, language=language, context=context, rules=rules)
 
-    def with_text(self, hyps: list[Hypothesis]) -> list[Hypothesis]:
-        """Set text and frame length from the tokenizer and the model."""
-        return write_texts(hyps, self.tokenizer, self.model.frame_seconds)
+    def with_text(
+        self, hyps: list[Hypothesis], *, method: str = "", seconds: Sequence[float] | None = None
+    ) -> list[Hypothesis]:
+        """Set text, frame length, words and segments. method: whose calibration applies. seconds: of each
+        recording, which no word reaches beyond."""
+        write_texts(hyps, self.tokenizer, self.model.frame_seconds)
+        return write_words(hyps, self.tokenizer, self.word_rules(method), seconds=seconds)
+
+    def word_rules(self, method: str) -> WordRules:
+        """How words are made of the tokens of a method: corrected where it was calibrated."""
+        return WordRules() if self.calibration is None else self.calibration.rules(method)
 
     def model_language(self, language: str | None) -> str | None:
         """The model's own code of a language; "auto" and None as they are. Raises MayaError for a language
@@ -254,6 +263,15 @@ class Recognizer:
                     f"it knows {', '.join(languages) or 'none by name'}"
                 )
         return language
+
+
+def _as_list(audio: Sequence[Audio] | Audio) -> Sequence[Audio]:
+    """A single item as a list of one; the rows of a two-dimensional array as items."""
+    if isinstance(audio, (str, Path, bytes, ByteRange)):
+        return [audio]
+    if isinstance(audio, (np.ndarray, Tensor)):
+        return [audio] if audio.ndim < 2 else list(audio)
+    return audio
 
 
 def _no_streamed_identification(model: SpeechModel) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from maya.audio.load import as_audio
 from maya.decode.base import Method
 from maya.decode.hypothesis import Hypothesis, write_texts
+from maya.decode.words import WordRules, write_words
 from maya.errors import MayaError
 from maya.text.tokenizer import Tokenizer
 
@@ -33,11 +34,12 @@ class RecognizerStream:
         *,
         language: str | None = None,
         context: tuple[int, int] | None = None,
+        rules: WordRules | None = None,
     ) -> None:
         if any(head.hidden for head in method.heads):
             raise MayaError("a stream gives no hidden states, which a head of this method reads")
         self.model, self.method, self.tokenizer = method.model, method, tokenizer
-        self.language, self.context = language, context
+        self.language, self.context, self.rules = language, context, rules or WordRules()
         self._device = next(self.model.parameters()).device
         index = -1 if language is None else self.model.cfg.languages.index(language)
         self._langs = torch.tensor([index], device=self._device)
@@ -83,4 +85,5 @@ class RecognizerStream:
         }
         (hyp,) = write_texts([replace(own, **lists)], self.tokenizer, self.model.frame_seconds)
         hyp.language = self.language
+        write_words([hyp], self.tokenizer, self.rules)
         return hyp
