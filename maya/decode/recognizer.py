@@ -1,7 +1,7 @@
 """A trained model ready to use: audio in, hypotheses out. `maya.load` returns it."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -152,7 +152,7 @@ class Recognizer:
         decoder: Method | None = None,
         cfg: TranscriptionConfig | None = None,
         predictions: bool = True,
-    ) -> Iterator[Transcript]:
+    ) -> Generator[Transcript, None, None]:
         """The transcript of each item as it is done, which is not the order of the items.
 
         An item that cannot be read has an `error` instead of a hypothesis, and the rest goes on. Audio is

@@ -24,15 +24,17 @@ _MOST_READERS = 4  # more threads only hold more files in memory: one reads hund
 class Track:
     """One channel of a recording while it is transcribed.
 
-    place: of the recording among all, from 0. channel: from 1; None for the average of all. seconds: of
-    audio. pieces: samples (N,) of each part that is decoded by itself; None once it was. starts: seconds from
-    the beginning of the recording. error: why it cannot be transcribed; empty if it can.
+    place: of the recording among all, from 0. channel: from 1; None for the average of all. channels: tracks
+    of the same recording. seconds: of audio. pieces: samples (N,) of each part that is decoded by itself;
+    None once it was. starts: seconds from the beginning of the recording. error: why it cannot be
+    transcribed; empty if it can.
     """
 
     place: int
     id: str = ""
     language: str | None = None
     channel: int | None = None
+    channels: int = 1
     seconds: float = 0.0
     pieces: list[Tensor | None] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)

@@ -1,6 +1,6 @@
 """Transcription of many recordings: a result for each as it comes. A bad recording does not end the rest."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -45,15 +45,16 @@ class Transcript:
     """The result for a recording, or for one channel of it.
 
     place: of the recording among those that were given, from 0. channel: from 1; None for the average.
-    seconds: of audio; 0 if it was not read. hypothesis: None where it failed, and for a model without a text
-    head. predictions: by label, for a model with heads that predict labels. error: one sentence where it
-    failed, else empty.
+    channels: transcripts of this recording. seconds: of audio; 0 if it was not read. hypothesis: None where
+    it failed, and for a model without a text head. predictions: by label, for a model with heads that predict
+    labels. error: one sentence where it failed, else empty.
     """
 
     id: str
     place: int
     seconds: float = 0.0
     channel: int | None = None
+    channels: int = 1
     hypothesis: Hypothesis | None = None
     predictions: Mapping[str, Prediction] = field(default_factory=dict)
     error: str = ""
@@ -105,7 +106,7 @@ class Transcription:
         self.decode, self.sample_rate, self.model_language = decode, sample_rate, model_language
         self.cfg = cfg or TranscriptionConfig()
 
-    def run(self, recordings: Iterable[Recording]) -> Iterator[Transcript]:
+    def run(self, recordings: Iterable[Recording]) -> Generator[Transcript, None, None]:
         """A transcript of each recording, or of each channel. Audio that cannot be read has an `error`."""
         results: dict[Track, dict[int, Decoded]] = {}
         for done, batch in read_in_batches(recordings, self._read, self.cfg.window(self.sample_rate)):
@@ -138,13 +139,15 @@ class Transcription:
         return decoded
 
     def _transcript(self, track: Track, decoded: dict[int, Decoded]) -> Transcript:
-        facts = {"id": track.id, "place": track.place, "seconds": track.seconds, "channel": track.channel}
         if track.error:
-            return Transcript(**facts, error=track.error)  # type: ignore[arg-type]
+            return Transcript(id=track.id, place=track.place, error=track.error)
         hypothesis, predictions = decoded[0].hypothesis, decoded[0].predictions
         if hypothesis is not None:
             hypothesis.id = track.id
-        return Transcript(**facts, hypothesis=hypothesis, predictions=predictions)  # type: ignore[arg-type]
+        return Transcript(
+            id=track.id, place=track.place, seconds=track.seconds, channel=track.channel,
+            channels=track.channels, hypothesis=hypothesis, predictions=predictions,
+        )  # fmt: skip
 
     def _read(self, recording: Recording, place: int) -> list[Track]:
         """The tracks of a recording; one with an error where it cannot be read. Runs in a thread."""
@@ -159,7 +162,8 @@ class Transcription:
         return [
             Track(
                 place=place, id=recording.id, language=language, channel=channel,
-                seconds=len(samples) / self.sample_rate, pieces=[samples], starts=[0.0],
+                channels=len(channels), seconds=len(samples) / self.sample_rate, pieces=[samples],
+                starts=[0.0],
             )
             for channel, samples in channels
         ]  # fmt: skip

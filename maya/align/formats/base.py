@@ -41,12 +41,15 @@ def hypothesis_of(transcript: Transcript, name: str) -> Hypothesis:
     """The hypothesis of a transcript. name: the format, for the message. Raises MayaError if it has none."""
     if transcript.hypothesis is None:
         raise MayaError(
-            f"{transcript.id}: {name} holds text, and this model writes none; choose --format txt, json or jsonl"
+            f"{transcript.id}: {name} holds text, and this model writes none; choose --format txt, json or "
+            "jsonl"
         )
     return transcript.hypothesis
 
 
-def timed(items: Sequence[Word] | Sequence[TextSegment], transcript: Transcript, name: str) -> list[TimedText]:
+def timed(
+    items: Sequence[Word] | Sequence[TextSegment], transcript: Transcript, name: str
+) -> list[TimedText]:
     """Words or segments with their times. Raises MayaError where one of them has none."""
     texts = []
     for item in items:

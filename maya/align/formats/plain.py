@@ -3,8 +3,6 @@
 from maya.align.formats.base import FormatConfig, hypothesis_of, timed, words_in_order
 from maya.decode.transcription import Transcript
 
-_LEAST_CONFIDENCE = 0.0
-
 
 def txt(transcript: Transcript, cfg: FormatConfig) -> str:
     """The text, a line for each segment. For a model that only predicts labels, a line for each of them."""

@@ -14,7 +14,7 @@ def srt(transcript: Transcript, cfg: FormatConfig) -> str:
 
 
 def vtt(transcript: Transcript, cfg: FormatConfig) -> str:
-    """WebVTT. "&", "<" and ">" are written as the standard demands, which also keeps "-->" apart from times."""
+    """WebVTT. "&", "<" and ">" are written as the standard demands, so that "-->" is no time."""
     return _written(cues(transcript, cfg, "vtt"), "vtt")
 
 

@@ -1,5 +1,7 @@
 """Praat's TextGrid, through praatio."""
 
+from typing import Any
+
 from maya.align.formats.base import FormatConfig, TimedText, hypothesis_of, words_in_order
 from maya.align.formats.cues import segments_in_order
 from maya.decode.transcription import Transcript
@@ -10,25 +12,20 @@ _LEAST_SECONDS = 0.001  # Praat allows no interval without length
 def textgrid(transcript: Transcript, cfg: FormatConfig) -> str:
     """The tiers "words" and "segments" over the whole recording. An interval of less than a millisecond is
     lengthened to that, or left out where the next one begins at once."""
-    from praatio.data_classes.interval_tier import IntervalTier  # noqa: PLC0415  only this format needs it
-    from praatio.data_classes.textgrid import Textgrid  # noqa: PLC0415
-    from praatio.utilities.textgrid_io import getTextgridAsStr  # noqa: PLC0415
+    from praatio.utilities.textgrid_io import getTextgridAsStr  # noqa: PLC0415  only this format needs it
 
     hypothesis_of(transcript, "textgrid")
     tiers = {
         "words": words_in_order(transcript, "textgrid"),
         "segments": segments_in_order(transcript, "textgrid"),
     }
-    total = max(transcript.seconds, _LEAST_SECONDS, *(item.end for items in tiers.values() for item in items), 0)
-    grid = Textgrid(0, total)
-    for name, items in tiers.items():
-        grid.addTier(IntervalTier(name, _intervals(items, total), 0, total))
-    tier_rows = [
-        {"class": tier.tierType, "name": tier.name, "xmin": 0, "xmax": total, "entries": tier.entries}
-        for tier in grid.tiers
+    total = max(transcript.seconds, _LEAST_SECONDS, *(i.end for items in tiers.values() for i in items))
+    span: dict[str, Any] = {"xmin": 0.0, "xmax": total}
+    rows = [
+        {"class": "IntervalTier", "name": name, "entries": _intervals(items, total)} | span
+        for name, items in tiers.items()
     ]
-    rows = {"xmin": 0, "xmax": total, "tiers": tier_rows}
-    return str(getTextgridAsStr(rows, "long_textgrid", includeBlankSpaces=True))
+    return str(getTextgridAsStr(span | {"tiers": rows}, "long_textgrid", includeBlankSpaces=True))
 
 
 def _intervals(items: list[TimedText], total: float) -> list[tuple[float, float, str]]:
