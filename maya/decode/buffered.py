@@ -57,9 +57,9 @@ class WindowBuffer:
     def __init__(self, cfg: BufferConfig, model: SpeechModel) -> None:
         clock = model.cfg.clock
         self.frame = samples_of_frame(clock)
-        self.left = round(cfg.left_seconds / clock.seconds)
-        self.chunk = max(1, round(cfg.chunk_seconds / clock.seconds))
-        self.right = round(cfg.right_seconds / clock.seconds)
+        self.left_frames = round(cfg.left_seconds / clock.seconds)
+        self.chunk_frames = max(1, round(cfg.chunk_seconds / clock.seconds))
+        self.right_frames = round(cfg.right_seconds / clock.seconds)
         self._samples = torch.zeros(0)
         self._skip = 0  # frames of left context at the start of the samples
 
@@ -67,11 +67,13 @@ class WindowBuffer:
         """(n,) -> the windows that are complete."""
         self._samples = torch.cat([self._samples, samples])
         windows = []
-        while len(self._samples) >= (needed := self._skip + self.chunk + self.right) * self.frame:
-            windows.append(Window(self._samples[: needed * self.frame], self._skip, self.chunk))
-            drop = max(0, self._skip + self.chunk - self.left)
+        while (
+            len(self._samples) >= (needed := self._skip + self.chunk_frames + self.right_frames) * self.frame
+        ):
+            windows.append(Window(self._samples[: needed * self.frame], self._skip, self.chunk_frames))
+            drop = max(0, self._skip + self.chunk_frames - self.left_frames)
             self._samples = self._samples[drop * self.frame :].clone()
-            self._skip += self.chunk - drop
+            self._skip += self.chunk_frames - drop
         return windows
 
     def finish(self) -> Window:
@@ -84,6 +86,9 @@ class WindowBuffer:
 def encode_windows(model: SpeechModel, windows: Sequence[Window]) -> Encoded:
     """The frames of the windows' chunks one after another: (1, S, D)."""
     device = next(model.parameters()).device
+    if not any(len(window.samples) for window in windows):
+        frames = torch.zeros(1, 0, model.cfg.encoder.d_model, device=device)
+        return Encoded(frames, torch.zeros(1, dtype=torch.int64, device=device))
     lens = torch.tensor([len(window.samples) for window in windows], device=device)
     audio = pad_sequence([window.samples for window in windows], batch_first=True)
     encoded = model.encode_audio(audio.to(device), lens)
@@ -139,8 +144,6 @@ class BufferedStream:
 
     def _push(self, windows: list[Window], *, final: bool) -> None:
         with torch.inference_mode():
-            if all(len(window.samples) == 0 for window in windows):  # nothing was said at all
-                return
             encoded = self.method.conditioned(encode_windows(self.model, windows), self._langs)
             self._decoder.push(encoded.frames, encoded.lens, final)
 

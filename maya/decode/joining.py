@@ -40,7 +40,7 @@ class Joiner:
         if self.hyp.language is None:
             self.hyp.language, self.hyp.language_probability = hyp.language, hyp.language_probability
         kept, skipped = own, 0
-        if piece.first_frame >= self._end:
+        if piece.first_frame >= self._end - 1:  # a piece begins at a whole frame, up to one before its audio
             self._starts.append(own)
         elif total and not frames:
             skipped = _repeated_tokens(self.hyp.tokens, hyp.tokens)
@@ -52,7 +52,8 @@ class Joiner:
             if len(target) == own:  # a list that the method fills in
                 del target[kept:]
             target += values[skipped:]
-        self._starts = [start for start in self._starts if start <= kept]
+        while self._starts and self._starts[-1] > kept:
+            self._starts.pop()
         if total and not frames:
             start, end = piece.first_frame * self.frame_seconds, piece.end_frame * self.frame_seconds
             text = self.tokenizer.decode(hyp.tokens[skipped:])

@@ -1,12 +1,12 @@
 """Long recordings in constant memory: `transcribe_long`, and `pieces` for who batches several recordings.
 
-    cfg = LongAudioConfig()                              # speech detected, in pieces of at most 30 s
-    hyp = transcribe_long(recognizer, "auto", "meeting.mp3", "hi", cfg)
+cfg = LongAudioConfig()                              # speech detected, in pieces of at most 30 s
+hyp = transcribe_long(recognizer, "auto", "meeting.mp3", "hi", cfg)
 
-    joiner = make_joiner(recognizer, cfg)                # the same step by step
-    for piece in pieces(recognizer, "meeting.mp3", cfg):
-        joiner.add(piece, hypothesis_of(piece.samples))  # in order; decoded in any batches
-    hyp = joiner.finish()
+joiner = make_joiner(recognizer, cfg)                # the same step by step
+for piece in pieces(recognizer, "meeting.mp3", cfg):
+    joiner.add(piece, hypothesis_of(piece.samples))  # in order; decoded in any batches
+hyp = joiner.finish()
 """
 
 from collections.abc import Iterable, Iterator

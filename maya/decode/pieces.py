@@ -114,9 +114,7 @@ def speech_pieces(
             first = max(0, int(group.start * rate) // frame)
             samples = buffer.take(first * frame, int(group.end * rate))
             if len(samples):
-                yield Piece(
-                    first_frame=first, frame_samples=frame, samples=samples, spans=tuple(group.spans)
-                )
+                yield Piece(first_frame=first, frame_samples=frame, samples=samples, spans=tuple(group.spans))
 
     for block in blocks:
         buffer.append(block)
@@ -155,13 +153,13 @@ class _Grouping:
                 group.spans.append(span)
                 continue
             start = span.start
-            if pause < self.overlap:  # continuous speech: both pieces reach over the cut
+            if pause <= self.join:  # continuous speech: both pieces reach over the cut
                 middle = group.end + pause / 2
                 group.end = middle + self.overlap / 2
                 start = max(group.start, middle - self.overlap / 2)
             done.append(group)
             self._open = _Group(start, span.end, [span])
-        if self._open is not None and settled - self._open.end > max(self.join, self.overlap):
+        if self._open is not None and settled - self._open.end > self.join:
             done.append(self._open)
             self._open = None
         return done
