@@ -46,9 +46,8 @@ class ResamplingStream:
         """(n,) at `rate` -> (m,) at `new_rate`: the samples that are complete now."""
         if self._stream is None or len(samples) == 0:
             return samples
-        resampled: NDArray[np.float32] = self._stream.resample_chunk(
-            np.ascontiguousarray(samples, np.float32)
-        )
+        chunk = np.ascontiguousarray(samples, np.float32)
+        resampled: NDArray[np.float32] = self._stream.resample_chunk(chunk)
         self._read += len(samples)
         self._written += len(resampled)
         return resampled

@@ -16,11 +16,13 @@ from maya.decode.base import Method, MethodConfig, MethodContext
 from maya.decode.calibration import Calibration
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis, write_texts
+from maya.decode.long_audio import LongAudioConfig, make_joiner, pieces
 from maya.decode.methods import AUTO, METHODS, MethodChoice, choose_method
 from maya.decode.predictions import check_identifies, identify, predict, predicting_heads
 from maya.decode.streaming import RecognizerStream
 from maya.decode.transcription import (
     Audio,
+    Cutting,
     Decoded,
     Recording,
     Transcript,
@@ -136,7 +138,7 @@ class Recognizer:
         """
         items = _as_list(audio)
         decoder = self.make_method(self.choose_method(method))
-        cfg = TranscriptionConfig(max_seconds_per_batch=max_seconds_per_batch)
+        cfg = TranscriptionConfig(max_seconds_per_batch=max_seconds_per_batch, long_audio=None)
         hyps: dict[int, Hypothesis] = {}
         for transcript in self.transcribe_each(items, language, decoder=decoder, cfg=cfg, predictions=False):
             if transcript.hypothesis is None:
@@ -156,7 +158,8 @@ class Recognizer:
         """The transcript of each item as it is done, which is not the order of the items.
 
         An item that cannot be read has an `error` instead of a hypothesis, and the rest goes on. Audio is
-        read ahead of decoding by threads, a bounded amount of it, so `audio` may be an iterator without end.
+        read ahead of decoding by threads, a bounded amount of it, so `audio` may be an iterator without end,
+        and recordings may be hours long: only their speech is decoded, in pieces (see `LongAudioConfig`).
         `language` and the errors are as in `transcribe`; the language of a `Recording` comes first. decoder:
         what `make_method` made; None: as "auto" in `transcribe`, or none for a model that only predicts
         labels. predictions: whether to run the heads that predict labels.
@@ -166,9 +169,38 @@ class Recognizer:
             decoder = self.make_method(self.choose_method())
         elif decoder is None and not predicting_heads(self.model):
             raise MayaError("this model has no trained head that writes text or predicts labels")
-        decode = partial(self._decode_batch, decoder=decoder, predictions=predictions)
-        recordings = (as_recording(item, i, language) for i, item in enumerate(audio))
-        return Transcription(decode, self.sample_rate, self.model_language, cfg).run(recordings)
+        cfg = cfg or TranscriptionConfig()
+        long_audio = cfg.long_audio
+        transcription = Transcription(
+            partial(self._decode_batch, decoder=decoder, predictions=predictions), self.sample_rate,
+            self.model_language, cfg=cfg,
+            cutting=None if long_audio is None or decoder is None else self._cutting(long_audio, decoder),
+        )  # fmt: skip
+        return transcription.run(as_recording(item, i, language) for i, item in enumerate(audio))
+
+    def _cutting(self, cfg: LongAudioConfig, decoder: Method) -> Cutting:
+        """How recordings are cut, and their words made from the joined tokens."""
+
+        def finish(hyp: Hypothesis, seconds: float) -> Hypothesis:
+            segments = hyp.segments
+            write_words([hyp], self.tokenizer, self.word_rules(decoder.cfg.kind), seconds=[seconds])
+            if not hyp.frames:  # the method gives no times: those of the pieces remain
+                hyp.segments = segments
+            return hyp
+
+        return Cutting(
+            pieces=lambda blocks: pieces(self, blocks, cfg),
+            joiner=lambda: make_joiner(self, cfg),
+            finish=finish,
+        )
+
+    def _transcribe_batch(
+        self, samples: list[Tensor], language: str | None, decoder: Method
+    ) -> list[Hypothesis]:
+        """The hypotheses of audio (N,) each; see `_decode_batch`."""
+        languages = [language] * len(samples)
+        decoded = self._decode_batch(samples, languages, decoder=decoder, predictions=False)
+        return [row.hypothesis for row in decoded if row.hypothesis is not None]
 
     def _decode_batch(
         self,

@@ -1,15 +1,17 @@
 """Recordings read ahead of their decoding, in batches of like length.
 
 Threads read (libsndfile and soxr let other threads run), so that the model never waits for a file. The window
-bounds the audio in memory, whatever the number of recordings. The first batch begins as soon as its audio is
-there: the result of the first file does not wait for the last.
+bounds the audio in memory, whatever the number of recordings and their length: a long one is read piece by
+piece. The first batch begins as soon as its audio is there: the first result does not wait for the last file.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from maya.data.loading.by_length import batches_by_length
@@ -17,6 +19,7 @@ from maya.data.measure.workers import cpus
 
 T = TypeVar("T")
 _SMALLER = 3  # halvings: the first batch has an eighth of the audio of later ones
+_STEPS = 4  # of a batch: so much of a long recording is read before another one may be
 _MOST_READERS = 4  # more threads only hold more files in memory: one reads hundreds of seconds a second
 
 
@@ -25,8 +28,7 @@ class Track:
     """One channel of a recording while it is transcribed.
 
     place: of the recording among all, from 0. channel: from 1; None for the average of all. channels: tracks
-    of the same recording. seconds: of audio. pieces: samples (N,) of each part that is decoded by itself;
-    None once it was. starts: seconds from the beginning of the recording. error: why it cannot be
+    of the same recording. seconds: of audio read so far. pieces: their number so far. error: why it cannot be
     transcribed; empty if it can.
     """
 
@@ -36,66 +38,107 @@ class Track:
     channel: int | None = None
     channels: int = 1
     seconds: float = 0.0
-    pieces: list[Tensor | None] = field(default_factory=list)
-    starts: list[float] = field(default_factory=list)
+    pieces: int = 0
     error: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Slot:
-    """A piece that waits for its decoding. order: of arrival. samples: its length."""
+    """A piece of a track that waits for its decoding: samples (N,). index: of the piece in its track. piece:
+    what the reader knows of it."""
 
     track: Track
     index: int
-    order: int
-    samples: int
+    samples: Tensor
+    piece: Any = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowSize:
     """batch: samples in a batch, padding counted. ahead: samples read and not yet decoded, at least a batch.
-    Both may be exceeded by one recording that is longer, and `ahead` by one recording of each reader."""
+    A single piece may be longer, and `ahead` may be exceeded by what the readers are reading."""
 
     batch: float
     ahead: float
 
 
-def read_in_batches(
-    recordings: Iterable[T], read: Callable[[T, int], list[Track]], size: WindowSize
-) -> Iterator[tuple[list[Track], list[Slot]]]:
-    """Pairs of tracks without any piece, which are done, and the next batch; either may be empty.
+Reading = Iterator[Slot | Track]
+"""The slots of a recording in order, each track after its last slot."""
 
-    read: called in a thread with a recording and its place; what it raises is raised here. A batch has the
-    piece that waits longest, and those nearest to it in length.
+
+def read_in_batches(
+    recordings: Iterable[T], read: Callable[[T, int], Reading], size: WindowSize
+) -> Iterator[tuple[list[Track], list[Slot]]]:
+    """Pairs of tracks that were read to their end, and the next batch; either may be empty.
+
+    read: called with a recording and its place, and iterated by one thread at a time; what it raises is
+    raised here. A batch has the piece that waits longest, and those nearest to it in length.
     """
     window = _Window(size)
     items = enumerate(recordings)
     readers = min(_MOST_READERS, max(2, cpus()))
     pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
-    running: set[Future[list[Track]]] = set()
+    running: dict[Future[_Step], int] = {}
+    paused: deque[tuple[int, Reading]] = deque()
     exhausted = False
     try:
         while True:
-            while not exhausted and len(running) < 2 * readers and window.has_room(len(running)):
-                if (item := next(items, None)) is None:
-                    exhausted = True
+            while len(running) < 2 * readers and window.has_room(len(running)):
+                if paused:
+                    place, reading = paused.popleft()
+                elif (item := None if exhausted else next(items, None)) is not None:
+                    place, reading = item[0], read(item[1], item[0])
                 else:
-                    running.add(pool.submit(read, item[1], item[0]))
+                    exhausted = True
+                    break
+                running[pool.submit(_step, reading, size.batch / _STEPS)] = place
             # With enough for a batch, take only what is ready; without it, wait for the next.
-            ready, running = wait(running, 0 if window.full_batch else None, FIRST_COMPLETED)
-            tracks = sorted((t for future in ready for t in future.result()), key=lambda t: t.place)
-            done = [track for track in tracks if not window.add(track)]
-            batch = window.take() if window.full_batch or not (running or not exhausted) else []
+            ready = wait(running, 0 if window.full_batch else None, FIRST_COMPLETED).done
+            done = []
+            for place, future in sorted(((running.pop(f), f) for f in ready), key=lambda pair: pair[0]):
+                step = future.result()
+                window.add(step.slots)
+                done += step.tracks
+                if step.rest is not None:
+                    paused.append((place, step.rest))
+            idle = exhausted and not running and not paused
+            batch = window.take() if window.full_batch or idle else []
             if done or batch:
                 yield done, batch
-            elif exhausted and not running:
+            elif idle:
                 return
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a step of reading gave, and the reading itself if it has not come to its end."""
+
+    slots: list[Slot]
+    tracks: list[Track]
+    rest: Reading | None
+
+
+@torch.inference_mode()
+def _step(reading: Reading, samples: float) -> _Step:
+    """Read on until there are so many samples. Runs in a thread."""
+    slots: list[Slot] = []
+    tracks: list[Track] = []
+    total = 0
+    for item in reading:
+        if isinstance(item, Track):
+            tracks.append(item)
+            continue
+        slots.append(item)
+        total += len(item.samples)
+        if total >= samples:
+            return _Step(slots, tracks, reading)
+    return _Step(slots, tracks, None)
+
+
 class _Window:
-    """The pieces that were read and wait for their decoding."""
+    """The pieces that were read and wait for their decoding, in the order of their arrival."""
 
     def __init__(self, size: WindowSize) -> None:
         self.size = size
@@ -110,30 +153,26 @@ class _Window:
         return self.samples >= self.batch
 
     def has_room(self, running: int) -> bool:
-        """Whether another recording may be read. Those being read count as the mean of those that were."""
+        """Whether more may be read. The steps that are running count as the mean of those before."""
         mean = self.read / self.count if self.count else 0
         return self.samples + running * mean < max(self.size.ahead, self.size.batch)
 
-    def add(self, track: Track) -> bool:
-        """Whether the track has pieces that now wait."""
-        for index, piece in enumerate(track.pieces):
-            assert piece is not None
-            self.slots.append(Slot(track=track, index=index, order=self.count, samples=len(piece)))
-            self.count += 1
-            self.samples += len(piece)
-            self.read += len(piece)
-        return bool(track.pieces)
+    def add(self, slots: list[Slot]) -> None:
+        """The slots of a step."""
+        self.slots += slots
+        samples = sum(len(slot.samples) for slot in slots)
+        self.samples += samples
+        self.read += samples
+        self.count += 1
 
     def take(self) -> list[Slot]:
         """The batch of the piece that waits longest; empty if none waits."""
         if not self.slots:
             return []
-        first = min(range(len(self.slots)), key=lambda i: self.slots[i].order)
-        batches = batches_by_length([slot.samples for slot in self.slots], self.batch)
+        batches = batches_by_length([len(slot.samples) for slot in self.slots], self.batch)
         self.batch = min(2 * self.batch, self.size.batch)
-        chosen = next(batch for batch in batches if first in batch)
-        slots = [self.slots[i] for i in chosen]
-        for i in sorted(chosen, reverse=True):
-            del self.slots[i]
-        self.samples -= sum(slot.samples for slot in slots)
-        return slots
+        chosen = {*next(batch for batch in batches if 0 in batch)}
+        taken = [slot for i, slot in enumerate(self.slots) if i in chosen]
+        self.slots = [slot for i, slot in enumerate(self.slots) if i not in chosen]
+        self.samples -= sum(len(slot.samples) for slot in taken)
+        return taken

@@ -13,7 +13,7 @@ class VADConfig:
 
     detector: "silero" is a small network whose weights come with the package silero-vad (or from `weights`);
         "energy" compares the level with the background noise; "auto" is silero where its weights are.
-    weights: path of a `silero_vad.jit` or `silero_vad_16k.safetensors`; empty for that of the installed package.
+    weights: path of a `silero_vad.jit` or `silero_vad_16k.safetensors`; empty for the installed package's.
     threshold: speech begins at this probability. exit_threshold: silence begins below this one; None for
         threshold - 0.15.
     min_speech_seconds: shorter speech is dropped. min_silence_seconds: shorter silence does not end speech.

@@ -49,10 +49,10 @@ class SpanTracker:
     @property
     def settled(self) -> float:
         """Seconds before which no span that is still to come begins."""
-        starts = [span[0] for span in (self._closed,) if span] + [self._start or self._position]
-        if self._start is not None:
-            starts.append(self._start)
-        return max(0.0, (min(starts) - self._pad) / self.rate)
+        start: float = (self._position if self._start is None else self._start) - self._pad
+        if self._closed is not None:
+            start = min(start, self._closed[0])
+        return max(0.0, start / self.rate)
 
     def push(self, probabilities: Iterable[float]) -> list[Span]:
         """The next windows -> the spans that are certain now, in order."""
