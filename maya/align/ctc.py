@@ -22,6 +22,7 @@ Ints = NDArray[np.int64]
 WILDCARD = -1  # the token of characters that the vocabulary lacks: any output but blank
 _LABEL, _BLANK, _OTHER = 0, 1, 2
 _FRAMES_AT_ONCE = 512
+_BLOCK = 1024  # frames; shorter audio needs no second pass
 
 
 @config
@@ -105,12 +106,13 @@ def align_graph(emissions: Emissions, frames: int, graph: Graph) -> TokenSpans:
     count = len(graph.tokens)
     if frames == 0 and count and graph.costs is None:
         raise MayaError(f"{count} tokens need at least {count} frames, and the audio has none")
-    block = max(64, math.isqrt(frames))
-    scores = _start(graph)
-    kept: list[_Scores] = []
+    block = max(_BLOCK, math.isqrt(frames))
+    kept, scores, steps = list[_Scores](), _start(graph), list[_Steps]()
     for begin in range(0, frames, block):
         kept.append(scores)
-        scores = _forward(emissions, begin, min(frames, begin + block), graph, scores, None)
+        end_frame = min(frames, begin + block)
+        keep = steps if end_frame == frames else None  # the last block is the first to be traced back
+        scores = _forward(emissions, begin, end_frame, graph, scores, keep)
     state, score = _last(graph, scores)
     if not score > -math.inf:
         raise MayaError(
@@ -121,8 +123,8 @@ def align_graph(emissions: Emissions, frames: int, graph: Graph) -> TokenSpans:
     total = np.zeros(count)
     for number in range(len(kept) - 1, -1, -1):
         begin, stop = number * block, min(frames, number * block + block)
-        steps: list[_Steps] = []
-        _forward(emissions, begin, stop, graph, kept[number], steps)
+        if not steps:
+            _forward(emissions, begin, stop, graph, kept[number], steps)
         log_probs = emissions(begin, stop)
         for frame in range(stop - 1, begin - 1, -1):
             kind, place = state
@@ -131,6 +133,7 @@ def align_graph(emissions: Emissions, frames: int, graph: Graph) -> TokenSpans:
                 start[place] = frame
                 total[place] += math.exp(_emission(log_probs[frame - begin], graph, place))
             state = _before(graph, steps[frame - begin], kind, place)
+        steps = []
     spoken = start >= 0
     confidence = np.where(spoken, total / np.maximum(1, end - start), 0.0)
     return TokenSpans(start, end, confidence, score)

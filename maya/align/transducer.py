@@ -106,9 +106,9 @@ class _Search:
         nowhere = blank.new_full((rows, places), -torch.inf)
         start = nowhere.clone()
         start[:, 0] = 0.0
-        self.scores = [self._along(start, label, lattice, 0)] if length else []
-        self.arcs, self.runs = [torch.zeros_like(nowhere, dtype=torch.int16)], [x[1] for x in self.scores]
-        alphas = [x[0] for x in self.scores]
+        places_of_rows = torch.arange(places, device=blank.device).expand(rows, -1)
+        alpha, run = self._along(start, label, lattice, 0) if length else (start, places_of_rows)
+        alphas, self.runs, self.arcs = [alpha], [run], [torch.zeros_like(start, dtype=torch.int16)]
         for t in range(1, length + 1):
             choices = []
             for d, duration in enumerate(self.durations):
@@ -125,11 +125,11 @@ class _Search:
                 else:
                     choices.append(nowhere)
             base, arc = torch.stack(choices).max(0)
-            alpha, run = base, torch.arange(places, device=base.device).expand(rows, -1)
+            alpha, run = base, places_of_rows
             if t < length:
                 alpha, run = self._along(base, label, lattice, t)
                 last = (ends == t)[:, None]  # no token follows the end
-                alpha, run = torch.where(last, base, alpha), torch.where(last, torch.arange(places), run)
+                alpha, run = torch.where(last, base, alpha), torch.where(last, places_of_rows, run)
             alphas.append(alpha)
             self.arcs.append(arc.to(torch.int16))
             self.runs.append(run)
@@ -150,7 +150,7 @@ class _Search:
         return best + sums, run
 
     def path(self, row: int, frames: int, tokens: int) -> tuple[list[int], list[int]] | None:
-        if not self.alphas or not self.alphas[frames][row, tokens] > -torch.inf:
+        if not frames or not self.alphas[frames][row, tokens] > -torch.inf:
             return None
         at, spans, t, u = [0] * tokens, [0] * tokens, frames, tokens
         while t or u:

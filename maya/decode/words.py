@@ -25,6 +25,7 @@ UNSPACED_SCRIPTS = frozenset({"Hani", "Thai", "Laoo", "Khmr", "Mymr", "Bopo"})
 SENTENCE_ENDS = frozenset(".!?\u2026\u0964\u0965\u06d4\u061f\u3002\uff01\uff1f\uff0e\u0589\u1362\u104b")
 _UNKNOWN_PIECE = "<unk>"
 _PREFIX_TOKENS = 256
+_LONGEST = 1.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +59,7 @@ def write_words(
     rules = rules or WordRules()
     for i, hyp in enumerate(hyps):
         length = None if seconds is None else seconds[i]
-        hyp.words = words_of(hyp, tokenizer, rules, seconds=length)
+        hyp.words = make_words(hyp, tokenizer, rules, seconds=length)
         hyp.segments = segments_of(hyp.words, gap_seconds=rules.gap_seconds)
         if hyp.alternatives:
             lengths = None if length is None else [length] * len(hyp.alternatives)
@@ -66,7 +67,7 @@ def write_words(
     return hyps
 
 
-def words_of(
+def make_words(
     hyp: Hypothesis, tokenizer: Tokenizer, rules: WordRules, *, seconds: float | None = None
 ) -> list[Word]:
     """The words of a hypothesis; see `write_words`."""
@@ -153,14 +154,16 @@ def join_words(texts: Sequence[str]) -> str:
     return line
 
 
-def segments_of(words: Sequence[Word], *, gap_seconds: float = 1.0) -> list[TextSegment]:
-    """The segments of words: they end with `SENTENCE_ENDS`, and before a pause longer than `gap_seconds`. The
-    confidence of a segment is the mean of its words."""
+def segments_of(
+    words: Sequence[Word], *, gap_seconds: float = 1.0, sentences: bool = True
+) -> list[TextSegment]:
+    """The segments of words: they end before a pause longer than `gap_seconds` and, with `sentences`, after
+    one of `SENTENCE_ENDS`. The confidence of a segment is the mean of its words."""
     segments, current = [], list[Word]()
     for i, word in enumerate(words):
         current.append(word)
         following = words[i + 1] if i + 1 < len(words) else None
-        if following is None or _closes(word.text) or _gap(word, following) > gap_seconds:
+        if following is None or (sentences and _closes(word.text)) or _gap(word, following) > gap_seconds:
             segments.append(_segment(current))
             current = []
     # A mark that stands alone, such as " ।", closes the segment before it.
@@ -207,18 +210,20 @@ def rewrite_words(words: Sequence[Word], text: str) -> list[Word]:
 
 def fill_times(words: Sequence[Word], *, total: float) -> None:
     """Give times to words without any. Those with letters share the time between their neighbours by their
-    number of characters; punctuation stands at the end of the word before it. total: seconds of the text."""
+    number of characters, before the first and after the last of them at most `_LONGEST` seconds each;
+    punctuation stands at the end of the word before it. total: seconds of the text."""
     has_times = [word.start is not None for word in words]
     for timed, group in itertools.groupby(range(len(words)), lambda i: has_times[i]):
         if timed:
             continue
         places = list(group)
         before, after = places[0] - 1, places[-1] + 1
-        begin = words[before].end if before >= 0 else 0.0
-        end = words[after].start if after < len(words) else max(total, begin or 0.0)
-        assert begin is not None and end is not None
         sizes = [sum(not _is_punctuation(char) for char in words[i].text) for i in places]
-        sizes = sizes if any(sizes) else [0] * len(places)
+        longest = _LONGEST * sum(size > 0 for size in sizes)
+        end = words[after].start if after < len(words) else None
+        begin = words[before].end if before >= 0 else max(0.0, (end or 0.0) - longest)
+        assert begin is not None
+        end = min(max(total, begin), begin + longest) if end is None else end
         at, step = begin, max(0.0, end - begin) / max(1, sum(sizes))
         for i, size in zip(places, sizes, strict=True):
             words[i].start, words[i].end = at, at + size * step
@@ -229,7 +234,7 @@ def _character_tokens(hyp: Hypothesis, tokenizer: Tokenizer) -> list[tuple[int, 
     """The first and last token of each character of the text that is no space."""
     squeezed = _squeezed(hyp.text)
     characters, places = [], []
-    for text, first, last in _surfaces(hyp.tokens, tokenizer):
+    for text, first, last in surfaces(hyp.tokens, tokenizer):
         for char in text:
             if not char.isspace():
                 characters.append(char)
@@ -239,7 +244,7 @@ def _character_tokens(hyp: Hypothesis, tokenizer: Tokenizer) -> list[tuple[int, 
     return _places_by_prefixes(hyp.tokens, tokenizer, squeezed)
 
 
-def _surfaces(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[tuple[str, int, int]]:
+def surfaces(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[tuple[str, int, int]]:
     """The text of each token, or of each character that several tokens spell in bytes: (text, first token,
     last token)."""
     pieces = tokenizer.pieces(tokens)
