@@ -67,11 +67,16 @@ def words_of(arpa: Arpa) -> frozenset[str]:
     return frozenset(arpa.words)
 
 
+def named_arpa(lm: NGram, vocab: Vocabulary) -> Arpa:
+    """An n-gram that was estimated over token ids, with the tokens by name."""
+    names = [word or f"<output{i}>" for i, word in enumerate(token_words(vocab))]
+    return lm.to_arpa(names[: lm.vocab_size])
+
+
 def estimated(models: Mapping[str, NGram], vocab: Vocabulary, languages: Sequence[str]) -> TokenNGram:
-    """The scorer of n-grams that were estimated from the training texts, by language."""
-    words = token_words(vocab)
-    labels = [word for word in words if word]
-    return TokenNGram({code: lm.to_arpa(labels) for code, lm in models.items()}, words, languages)
+    """The scorer of n-grams that were estimated over token ids, by language; that of "" is for other texts."""
+    arpas = {code: named_arpa(lm, vocab) for code, lm in models.items()}
+    return TokenNGram(arpas, token_words(vocab), languages)
 
 
 def _over(arpa: Arpa, words: tuple[str, ...]) -> Arpa:
