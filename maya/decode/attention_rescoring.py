@@ -13,7 +13,7 @@ from torch import Tensor
 from maya.config import config
 from maya.decode.ctc_beam import BeamConfig, CTCBeam, align_texts, nbest_ctc
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.ngram import NGram
+from maya.decode.lm.kneser_ney import NGram
 from maya.encoders import Encoded
 from maya.heads import AttentionDecoder, AttentionDecoderConfig, CTCConfig, HeadConfig
 from maya.ranges import Count, Finite, NonNegFloat, PosInt

@@ -20,7 +20,7 @@ from maya.decode.base import Method, MethodConfig, MethodContext
 from maya.decode.ctc import collapse_ctc
 from maya.decode.ctc_alignment import align_ctc
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.ngram import Context, NGram, ngrams_by_language
+from maya.decode.lm.kneser_ney import Context, NGram, ngrams_by_language
 from maya.encoders import Encoded
 from maya.heads import CTCConfig, HeadConfig
 from maya.ranges import Count, Finite, NonNegFloat, PosFloat, PosInt

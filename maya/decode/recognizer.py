@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from maya.audio.byte_ranges import ByteRange
 from maya.decode.base import Method, MethodConfig, MethodContext
 from maya.decode.calibration import Calibration
+from maya.decode.fusion import Fusion
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis, write_texts
 from maya.decode.long_audio import LongAudioConfig, make_joiner, pieces
@@ -88,12 +89,14 @@ class Recognizer:
         choice: MethodChoice,
         options: MethodConfig | None = None,
         texts: Callable[[], Iterable[tuple[str, Sequence[int]]]] | None = None,
+        fusion: Fusion | None = None,
     ) -> Method:
         """A method ready to decode. options: by default those of greedy search where the method has them.
-        texts: see `MethodContext`."""
+        texts, fusion: see `MethodContext`; `maya.decode.lm.make_fusion` makes a fusion."""
         cls = METHODS[choice.method]
         options = options or cls(**(cls.greedy or {}))
-        method: Method = options.build(MethodContext(model=self.model, heads=choice.heads, texts=texts))
+        context = MethodContext(model=self.model, heads=choice.heads, texts=texts, fusion=fusion)
+        method: Method = options.build(context)
         return method
 
     @property

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from maya.decode.ctc import greedy_ctc
 from maya.decode.ctc_beam import BeamConfig, beam_ctc
-from maya.decode.ngram import NGram
+from maya.decode.lm.kneser_ney import NGram
 
 BLANK = 3
 WIDE = BeamConfig(beam=1000, token_beam=1000.0, lm_weight=0.0, token_bonus=0.0)
