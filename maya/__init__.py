@@ -31,17 +31,21 @@ def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | 
     this machine, such as that of a language model; see `maya.models.config.with_places`. Raises MayaError for
     a path that holds no Maya checkpoint, and for a device that this machine lacks.
     """
+    from maya.decode.calibration import read_calibration
     from maya.decode.recognizer import Recognizer, choose_device
     from maya.models.config import with_places
-    from maya.train.checkpoint import build, load_checkpoint
+    from maya.train.checkpoint import build, find_checkpoint, load_checkpoint
     from maya.train.heads import read_heads, untrained_names
 
     where = choose_device(device)
     if Path(path).suffix == ".nemo":
         from maya.convert import from_nemo
 
-        return from_nemo(path, device=where)
-    checkpoint = load_checkpoint(Path(path))
+        recognizer = from_nemo(path, device=where)
+        recognizer.calibration = read_calibration(Path(path))
+        return recognizer
+    path = find_checkpoint(Path(path))
+    checkpoint = load_checkpoint(path)
     if places is not None:
         checkpoint.model_config = with_places(checkpoint.model_config, places)
     heads, untrained = read_heads(checkpoint), untrained_names(checkpoint)
@@ -51,4 +55,7 @@ def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | 
         logging.getLogger(__name__).warning("%s: not trained yet: %s", path, ", ".join(named))
     model = build(checkpoint).to(where)
     model.untrained = untrained
-    return Recognizer(model=model, tokenizer=checkpoint.tokenizer, device=where, heads=heads)
+    return Recognizer(
+        model=model, tokenizer=checkpoint.tokenizer, device=where, heads=heads,
+        calibration=read_calibration(path),
+    )  # fmt: skip

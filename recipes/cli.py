@@ -37,11 +37,13 @@ COMMANDS = {
     "validate": Command("validate", "report the problems of a corpus or of prepared data; write nothing"),
     "tokenizer": Command("tokenizer", "train a SentencePiece tokenizer on the training texts"),
     "plan": Command("plan", "estimate parameters, memory, time and batches of a training"),
+    "lm": Command("lm", "estimate an n-gram or train a small LSTM over a recogniser's tokens"),
     "train": Command(
         "train", "train a model, or continue a run; on several GPUs through maya.recipes.launch"
     ),
     "average": Command("average", "average the weights over the end of training, as dev scores best"),
     "decode": Command("decode", "decode one or more splits with one or more methods"),
+    "calibrate": Command("calibrate", "measure how late words are emitted and how far confidence can be trusted"),
     "score": Command("score", "compute WER and CER for each language, with 95 % intervals"),
     "compare": Command("compare", "test whether one of two systems is better"),
     "transcribe": Command("transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3)"),

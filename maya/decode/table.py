@@ -54,8 +54,10 @@ def decode_table(
     )  # fmt: skip
     for batch in loader:
         rows = decode_batch(recognizer.model, batch.to(recognizer.device), method, language=language)
-        hyps = [row.hypothesis for row in rows if row.hypothesis is not None]
-        recognizer.with_text(hyps)
+        texts = [row for row in rows if row.hypothesis is not None]
+        hyps = [row.hypothesis for row in texts if row.hypothesis is not None]
+        kind = "" if method is None else method.cfg.kind
+        recognizer.with_text(hyps, method=kind, seconds=[row.seconds for row in texts])
         yield from rows
 
 

@@ -1,0 +1,1 @@
+"""Forced alignment of texts with audio: where each word of a given text is spoken."""

@@ -1,0 +1,233 @@
+"""`align`: a recording and its text -> the same text with the time of each word."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maya.align.anchors import Leaf, leaves
+from maya.align.ctc import WILDCARD, Graph, SkipCosts, TokenSpans, align_graph
+from maya.align.text import SpelledText, spell
+from maya.align.transducer import align_transducer
+from maya.align.windows import Recording, Rows, Windows, encode_windows, open_recording
+from maya.decode.ctc import CTCDecoder
+from maya.decode.hypothesis import Hypothesis, TextSegment, Word
+from maya.decode.recognizer import Recognizer
+from maya.decode.transducer import TransducerDecoder
+from maya.decode.words import aggregate, fill_times, join_words, segments_of, token_spans
+from maya.errors import MayaError
+from maya.heads import CTCConfig, TransducerConfig
+
+_LEAF_SECONDS = 100.0
+_UNSPOKEN_SCORE = -4.0  # mean log probability of the tokens of a word that a transducer does not expect
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignOptions:
+    """head: the CTC or transducer head that aligns; "" takes CTC where it was trained. costs: of words that are
+    not spoken and of speech that is not in the text; None: the text is what was spoken, word by word. leaf:
+    seconds of audio that are searched as a whole, where the text can be cut."""
+
+    head: str = ""
+    costs: SkipCosts | None = field(default_factory=SkipCosts)
+    windows: Windows = field(default_factory=Windows)
+    leaf_seconds: float = _LEAF_SECONDS
+
+
+def align(
+    recognizer: Recognizer, audio: str | Path | Tensor, text: str, language: str | None = None, *,
+    options: AlignOptions | None = None,
+) -> Hypothesis:  # fmt: skip
+    """The words of `text` with their times and confidences in a recording, a file or (N,) samples at the
+    model's rate, as a hypothesis; its segments are the lines of the text, or its sentences if it is one line.
+
+    Words that were not spoken have no times. Words without letters that the vocabulary has are placed between
+    their neighbours. The recording may be hours long. Raises MayaError for an empty text, for audio that
+    cannot be read, for a model without a trained CTC or transducer head, for a language that the model does
+    not know, and, without `options.costs`, for a text that is too long for the audio.
+    """
+    options = options or AlignOptions()
+    language = recognizer.model_language(language)
+    if language == "auto":
+        raise MayaError("name the language of the text: alignment does not identify it")
+    name = choose_head(recognizer, options.head)
+    spelled = spell(text, recognizer.tokenizer, language)
+    recording = open_recording(audio, recognizer.sample_rate)
+    seconds = recording.samples / recognizer.sample_rate
+    if isinstance(recognizer.model.cfg.heads[name], CTCConfig):
+        spans = _by_ctc(recognizer, name, recording, spelled, language, options)
+    else:
+        spans = _by_transducer(recognizer, name, recording, spelled, language, options)
+    words = words_from_spans(spelled, spans, recognizer.model.frame_seconds, seconds)
+    return Hypothesis(
+        text=join_words(spelled.words), words=words, segments=_lines(words, spelled), language=language,
+        id=recording.name, frame_seconds=recognizer.model.frame_seconds,
+    )  # fmt: skip
+
+
+def choose_head(recognizer: Recognizer, name: str = "") -> str:
+    """The head that aligns: `name`, or the first trained CTC head, or else the first transducer. Raises
+    MayaError where the model has none, and for a head of another kind."""
+    heads, trained = recognizer.model.cfg.heads, recognizer.trained_heads()
+    if name:
+        if not isinstance(heads.get(name), (CTCConfig, TransducerConfig)):
+            raise MayaError(f"only CTC and transducer heads can align, and {name!r} is none in this model")
+        trained.require(name, f"aligning with {name}")
+        return name
+    for kind in (CTCConfig, TransducerConfig):
+        for head in trained.trained:
+            if isinstance(heads[head], kind):
+                return head
+    raise MayaError("this model cannot align: it has no trained CTC or transducer head")
+
+
+def words_from_spans(
+    spelled: SpelledText, spans: TokenSpans, frame_seconds: float, seconds: float
+) -> list[Word]:
+    """The words of a text from the spans of its tokens. Words that share a token share its time."""
+    words = [Word(text=text) for text in spelled.words]
+    has_tokens = np.zeros(len(words), bool)
+    bounds = [*spelled.first.tolist(), len(spelled.tokens)]
+    for n, owner in enumerate(spelled.owners_of_words.tolist()):
+        has_tokens[owner] = True
+        tokens = [i for i in range(bounds[n], bounds[n + 1]) if spans.start[i] >= 0]
+        if not tokens:
+            continue
+        word = words[owner]
+        word.start = min(int(spans.start[tokens[0]]) * frame_seconds, seconds)
+        word.end = min(int(spans.end[tokens[-1]]) * frame_seconds, seconds)
+        word.confidence = aggregate([float(spans.confidence[i]) for i in tokens], "min")
+    # Words without tokens are placed only between words that are spoken.
+    run: list[Word] = []
+    for word, known_tokens in zip([*words, Word(text="")], [*has_tokens, True], strict=True):
+        if known_tokens and word.start is None:
+            _place(run, seconds)
+            run = []
+        else:
+            run.append(word)
+    return words
+
+
+def _place(run: list[Word], seconds: float) -> None:
+    if any(word.start is not None for word in run):
+        fill_times(run, total=seconds)
+
+
+def _lines(words: list[Word], spelled: SpelledText) -> list[TextSegment]:
+    """A segment for each line of the text, or for each sentence of a single line."""
+    numbers = sorted(set(spelled.lines))
+    if len(numbers) == 1:
+        return segments_of(words)
+    segments = []
+    for number in numbers:
+        line = [word for word, n in zip(words, spelled.lines, strict=True) if n == number]
+        segments += segments_of(line, gap_seconds=math.inf, sentences=False)
+    return segments
+
+
+def _by_ctc(
+    recognizer: Recognizer, name: str, recording: Recording, spelled: SpelledText, language: str | None,
+    options: AlignOptions,
+) -> TokenSpans:  # fmt: skip
+    head: Any = recognizer.model.head(name)
+    total = int(recognizer.model.cfg.clock.frames(recording.samples))
+    rows, decoder = None, CTCDecoder(lambda log_probs: log_probs, 1, blank=head.blank)
+    parts = encode_windows(
+        recognizer, recording, language, conditioned=head.conditioned, windows=options.windows
+    )
+    for part in parts:
+        with torch.inference_mode():
+            log_probs = head(part[None])
+            decoder.push(log_probs, torch.tensor([log_probs.shape[1]]))
+        rows = rows or Rows(total, log_probs.shape[-1])
+        rows.append(log_probs[0])
+    assert rows is not None
+    most = round(options.leaf_seconds / recognizer.model.frame_seconds)
+    return align_rows(rows, total, spelled, decoder.hyps[0], blank=head.blank, costs=options.costs, most=most)
+
+
+def align_rows(
+    rows: Callable[[int, int], Any], frames: int, spelled: SpelledText, decoded: Hypothesis, *, blank: int,
+    costs: SkipCosts | None, most: int,
+) -> TokenSpans:  # fmt: skip
+    """The spans of a text's tokens in CTC log probabilities `rows(begin, end)` (n, V) of any length, cut where
+    greedy decoding, `decoded`, agrees with the text, into about `most` frames."""
+
+    def leaf_spans(leaf: Leaf) -> TokenSpans:
+        first = spelled.first[(spelled.first >= leaf.begin) & (spelled.first < leaf.end)] - leaf.begin
+        graph = Graph(tokens=spelled.tokens[leaf.begin : leaf.end], first=first, blank=blank, costs=costs)
+        return align_graph(
+            lambda begin, end: rows(leaf.start + begin, leaf.start + end), leaf.stop - leaf.start, graph
+        )
+
+    return _joined(spelled, decoded, frames, most, leaf_spans)
+
+
+def _joined(
+    spelled: SpelledText, decoded: Hypothesis, frames: int, most: int, leaf_spans: Callable[[Leaf], TokenSpans]
+) -> TokenSpans:
+    """The spans of all leaves in one."""
+    parts: list[TokenSpans] = []
+    for leaf in leaves(spelled.tokens.tolist(), spelled.first.tolist(), decoded, frames, most_frames=most):
+        spans = leaf_spans(leaf)
+        shift = np.where(spans.start >= 0, leaf.start, 0)
+        parts.append(replace(spans, start=spans.start + shift, end=spans.end + shift))
+    return TokenSpans(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("start", "end", "confidence")),
+        score=sum(part.score for part in parts),
+    )  # type: ignore[misc]
+
+
+def _by_transducer(
+    recognizer: Recognizer, name: str, recording: Recording, spelled: SpelledText, language: str | None,
+    options: AlignOptions,
+) -> TokenSpans:  # fmt: skip
+    """As `_by_ctc`. Tokens that the vocabulary lacks are left out, and words of which the transducer expects no
+    token are taken as not spoken, once: the others are aligned again without them."""
+    head: Any = recognizer.model.head(name)
+    total = int(recognizer.model.cfg.clock.frames(recording.samples))
+    arguments = {"blank": head.blank, "durations": head.durations}
+    decoder = TransducerDecoder(head.decoder, head.joint, 1, **arguments)
+    rows = None
+    parts = encode_windows(
+        recognizer, recording, language, conditioned=head.conditioned, windows=options.windows
+    )
+    for part in parts:
+        with torch.inference_mode():
+            decoder.push(part[None], torch.tensor([len(part)], device=part.device))
+        rows = rows or Rows(total, part.shape[-1])
+        rows.append(part)
+    assert rows is not None
+
+    def leaf_spans(leaf: Leaf) -> TokenSpans:
+        enc = torch.from_numpy(np.array(rows(leaf.start, leaf.stop)))[None].to(recognizer.device)
+        tokens, owners = spelled.tokens[leaf.begin : leaf.end], spelled.owners[leaf.begin : leaf.end]
+        spans = _lattice_spans(enc, tokens, tokens != WILDCARD, head, arguments)
+        if options.costs is None:
+            return spans
+        scores = np.log(np.maximum(spans.confidence, 1e-30))
+        spoken = np.array([scores[owners == owner].mean() > _UNSPOKEN_SCORE for owner in owners], bool)
+        return _lattice_spans(enc, tokens, (tokens != WILDCARD) & spoken, head, arguments)
+
+    most = round(options.leaf_seconds / recognizer.model.frame_seconds)
+    return _joined(spelled, decoder.hyps[0], total, most, leaf_spans)
+
+
+def _lattice_spans(enc: Tensor, tokens: Any, kept: Any, head: Any, arguments: dict[str, Any]) -> TokenSpans:
+    """The spans of those of tokens (U,) that are `kept` (U,) on the best path through enc (1, S, D)."""
+    start, end, confidence = (np.full(len(tokens), -1), np.full(len(tokens), -1), np.zeros(len(tokens)))
+    lens = torch.tensor([enc.shape[1]], device=enc.device)
+    places, score = np.flatnonzero(kept), 0.0
+    if len(places) and enc.shape[1]:
+        with torch.inference_mode():
+            (hyp,) = align_transducer(enc, lens, [tokens[places].tolist()], head.decoder, head.joint, **arguments)
+        for place, frame, span, log_prob in zip(places, hyp.frames, token_spans(hyp), hyp.scores, strict=True):
+            start[place], end[place] = frame, max(frame + 1, math.ceil(span[1]))
+            confidence[place] = math.exp(log_prob)
+        score = hyp.score
+    return TokenSpans(start, end, confidence, score)
