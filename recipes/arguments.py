@@ -191,6 +191,13 @@ def add_code(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_list(p: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    """Positional arguments, any number of them, also after options: with nargs="*" argparse would take none
+    as soon as an option follows the argument before them."""
+    action = p.add_argument(name, nargs="+", default=[], **options)
+    action.required = False
+
+
 def add_device(p: argparse.ArgumentParser) -> None:
     """The option --device."""
     text = "auto (the default: the first GPU, else the CPU), cpu, cuda, cuda:1 ..."

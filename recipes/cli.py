@@ -37,6 +37,7 @@ COMMANDS = {
     "validate": Command("validate", "report the problems of a corpus or of prepared data; write nothing"),
     "tokenizer": Command("tokenizer", "train a SentencePiece tokenizer on the training texts"),
     "plan": Command("plan", "estimate parameters, memory, time and batches of a training"),
+    "lm": Command("lm", "estimate an n-gram or train a small LSTM over a recogniser's tokens"),
     "train": Command(
         "train", "train a model, or continue a run; on several GPUs through maya.recipes.launch"
     ),

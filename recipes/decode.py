@@ -16,6 +16,7 @@ from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.decode.base import Method
 from maya.decode.head_choice import TrainedHeads
+from maya.decode.lm.make_fusion import make_fusion
 from maya.decode.methods import AUTO, METHODS, possible_methods
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import DecodedRow, decode_table
@@ -26,6 +27,7 @@ from maya.recipes.experiment import DecodeConfig, Experiment
 from maya.recipes.markers import (
     audio_identity,
     checkpoint_content,
+    content,
     is_done,
     mark_done,
     table_identity,
@@ -117,11 +119,12 @@ def make_method(
 ) -> tuple[Method | None, dict[str, Any]]:
     """The method of a configuration, None with "auto" for a model without a text head; and its name and the
     reason for it, for the log. texts: see `MethodContext`. Raises MayaError for a method whose head the model
-    lacks."""
+    lacks, and for language models and hot words that do not fit, see `make_fusion`."""
     if cfg.method == AUTO and not recognizer.model.cfg.text_heads:
         return None, {"method": "", "method_reason": "the model has no text head; its labels are predicted"}
     choice = recognizer.choose_method(cfg.method)
-    method = recognizer.make_method(choice, cfg.options(choice.method), texts)
+    fusion = make_fusion(cfg.fusion, recognizer, head=choice.heads[0])
+    method = recognizer.make_method(choice, cfg.options(choice.method), texts, fusion)
     return method, {"method": choice.method, "method_reason": choice.reason}
 
 
@@ -160,6 +163,7 @@ def _inputs(cfg: DecodeConfig, data: Path, split: str, checkpoint: Path) -> dict
         "data": [table_identity(data, split), audio_identity(data, split)],
         "options": to_dict(cfg),
         "lm_texts": texts_identity(data, "train") if needs_texts else "",
+        "fusion": {str(path): content(path) for path in cfg.fusion.files()},
     }
 
 

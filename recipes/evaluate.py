@@ -21,12 +21,12 @@ from maya.decode.methods import AUTO
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import decode_table
 from maya.errors import MayaError
-from maya.recipes.arguments import add_checkpoint, add_device, add_json, add_num_samples
+from maya.recipes.arguments import add_checkpoint, add_device, add_json, add_list, add_num_samples
 from maya.recipes.decode import make_method
 from maya.recipes.experiment import DecodeConfig
 from maya.recipes.experiment_file import import_recorded
 from maya.recipes.score import normal_form
-from maya.recipes.transcribe import transcribe
+from maya.recipes.transcribe import TranscribeOptions, transcribe
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
 from maya.text.languages import language_among, language_code
@@ -34,7 +34,7 @@ from maya.text.languages import language_among, language_code
 
 def arguments(p: argparse.ArgumentParser) -> None:
     add_checkpoint(p)
-    p.add_argument("audio", type=Path, nargs="*", help="audio files, instead of --manifest")
+    add_list(p, "audio", type=Path, help="audio files, instead of --manifest")
     text = "JSON lines (Maya, NeMo, metadata.jsonl), .csv, or a folder"
     p.add_argument("--manifest", type=Path, help=text)
     p.add_argument("--reference", nargs="+", metavar="TEXT", help="the transcript of each audio file")
@@ -105,7 +105,9 @@ def evaluate(
     if source.manifest is None and not source.references:
         if num_samples or json_file is not None:
             raise MayaError("--json and --num-samples show errors: give --reference the text of each file")
-        transcribe(checkpoint, source.audio, language=language, method=method, device=device)
+        options = TranscribeOptions(language=language, method=method, device=device)
+        if transcribe(checkpoint, source.audio, options):
+            raise MayaError("some of the files were not transcribed, see above")
         return None
     recognizer = maya.load(checkpoint, device)
     cfg = DecodeConfig(method=method, language="auto" if language == "auto" else "known")

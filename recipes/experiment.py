@@ -9,6 +9,7 @@ from maya.data.loading.augment import AugmentConfig
 from maya.data.plan import PlanConfig
 from maya.data.prepare.prepare import PrepareConfig
 from maya.decode.base import MethodConfig
+from maya.decode.lm.fusion_config import FusionConfig
 from maya.decode.methods import AUTO, METHODS, default_options, head_of_method
 from maya.decode.table import LanguageSource
 from maya.errors import MayaError
@@ -77,7 +78,7 @@ class DecodeConfig:
 
     method: a name in `maya.decode.methods.METHODS`, or a text head's name for its greedy method. "auto" is
     the greedy method of the trained head that is best on dev. methods: the options of each method, such as
-    `decode.methods.ctc_beam.lm_order`.
+    `decode.methods.ctc_beam.lm_order`. fusion: language models and hot words, such as `decode.fusion.lm`.
     """
 
     method: str = AUTO
@@ -85,6 +86,7 @@ class DecodeConfig:
     max_seconds: PosFloat = 120.0  # padded audio per batch
     # The language to decode in: that of the transcript, the one that the model identifies, or none.
     language: LanguageSource = "known"
+    fusion: FusionConfig = field(default_factory=FusionConfig)
     fast_weight_updates: bool = True  # False: LaCT's fast weights learn nothing while they decode
 
     def options(self, method: str) -> MethodConfig:

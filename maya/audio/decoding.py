@@ -81,6 +81,23 @@ class AudioFile:
                 pieces[0] if len(pieces) == 1 else np.concatenate(pieces) if pieces
                 else np.zeros((0, self.channels), np.float32)
             )  # fmt: skip
+        self._check_finite(samples)
+        return samples
+
+    def blocks(self, count: int) -> Iterator[NDArray[np.float32]]:
+        """(n, C) in [-1, 1]: the whole recording in blocks of at most `count` samples, instead of `read`.
+        Errors are those of `read`."""
+        if self._samples is not None:
+            for begin in range(0, self.num_samples, count):
+                yield self._samples[begin : begin + count]
+            return
+        for part, length in zip(self._parts, self._lengths, strict=True):
+            for begin in range(0, length, count):
+                samples = self._read_part(part, 0, min(count, length - begin))
+                self._check_finite(samples)
+                yield samples
+
+    def _check_finite(self, samples: NDArray[np.float32]) -> None:
         flat = samples.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):
             squares = np.dot(flat, flat)  # needs no memory; may also overflow
@@ -88,7 +105,6 @@ class AudioFile:
             raise MayaError(
                 f"{self.name} holds samples that are not finite numbers (NaN or infinity); write it anew"
             )
-        return samples
 
     def _read_part(self, part: soundfile.SoundFile, begin: int, count: int) -> NDArray[np.float32]:
         try:
@@ -212,11 +228,12 @@ def _opened(source: Source, name: str, whole: bool) -> BinaryIO:
 
 
 def _open_range(where: ByteRange, whole: bool) -> BinaryIO:
-    """A range as a file: what is small, or cannot be searched, in memory; other audio to be read in parts."""
+    """A range as a file: what is small, or cannot be searched where it is, in memory; other audio to be read
+    in parts. A file on a disk can always be searched."""
     block = store_of(where.path).block
     if where.size > (_LARGEST_IN_MEMORY if whole else 2 * block):
         head = read_range(where.path, where.offset, block, where.stamp)
-        if head.startswith(_SEEKABLE):
+        if head.startswith(_SEEKABLE) or not (whole or where.path.startswith("s3://")):
             return io.BufferedReader(RangeFile(where, head), block)
         if where.size > _LARGEST_IN_MEMORY:
             raise MayaError(

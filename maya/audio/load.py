@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # lhotse takes half a second to import, and a file needs none
     from lhotse.cut import Cut
 
 __all__ = [
-    "as_audio", "change_speed", "check_channel", "check_rate", "load_audio", "load_cut_audio", "resample",
-    "select_channel",
+    "as_audio", "change_speed", "check_channel", "check_rate", "load_audio", "load_channels",
+    "load_cut_audio", "resample", "select_channel",
 ]  # fmt: skip
 
 _MISMATCH_SECONDS = 0.1  # a recording may differ so much from what was measured: MP3 decoders differ
@@ -44,6 +44,27 @@ def load_audio(
     no such channel, or has channels that cancel each other in the average; and where a `duration` is given
     and the recording has another one.
     """
+    samples, rate, name = _read(source, start, duration, stored_rate)
+    return resample(torch.from_numpy(select_channel(samples, channel, name)), rate, sample_rate)
+
+
+def load_channels(
+    source: Source,
+    sample_rate: int = 16000,
+    *,
+    start: float | None = None,
+    duration: float | None = None,
+) -> list[torch.Tensor]:
+    """As `load_audio`, but every channel by itself: (N,) float32 of each, in the order of the file."""
+    samples, rate, _ = _read(source, start, duration)
+    channels = (np.ascontiguousarray(samples[:, channel]) for channel in range(samples.shape[1]))
+    return [resample(torch.from_numpy(channel), rate, sample_rate) for channel in channels]
+
+
+def _read(
+    source: Source, start: float | None, duration: float | None, stored_rate: int | None = None
+) -> tuple[np.ndarray, int, str]:
+    """Samples (N, C), N > 0, their rate in Hz, and the name of the source; see `load_audio`."""
     with open_audio(source, whole=start is None) as audio:
         rate, name = audio.sample_rate, audio.name
         begin = samples_in(start, rate) if start else 0
@@ -57,7 +78,7 @@ def load_audio(
         raise MayaError(
             f"{name} has {len(samples)} samples where {expected} are expected; prepare the data again"
         )
-    return resample(torch.from_numpy(select_channel(samples, channel, name)), rate, sample_rate)
+    return samples, rate, name
 
 
 def load_cut_audio(cut: "Cut", sample_rate: int | None = None) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """The one resampler: soxr at its high quality, in preparation, training, decoding and streams."""
 
+from typing import Any
+
 import numpy as np
 import soxr
 from numpy.typing import NDArray
@@ -25,3 +27,37 @@ def resample_channels(samples: NDArray[np.float32], rate: int, new_rate: int) ->
         rest = stream.resample_chunk(np.zeros(-(-rate // new_rate), np.float32), last=True)
         out[len(done) :] = rest[: new_length - len(done)]
     return resampled
+
+
+class ResamplingStream:
+    """`resample_channels` of one channel that comes in pieces: the pieces together give the same samples."""
+
+    def __init__(self, rate: int, new_rate: int) -> None:
+        self.rate, self.new_rate = rate, new_rate
+        self._begin()
+
+    def _begin(self) -> None:
+        self._stream: Any = None
+        if self.rate != self.new_rate:
+            self._stream = soxr.ResampleStream(self.rate, self.new_rate, 1, dtype="float32", quality="HQ")
+        self._read = self._written = 0
+
+    def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n,) at `rate` -> (m,) at `new_rate`: the samples that are complete now."""
+        if self._stream is None or len(samples) == 0:
+            return samples
+        chunk = np.ascontiguousarray(samples, np.float32)
+        resampled: NDArray[np.float32] = self._stream.resample_chunk(chunk)
+        self._read += len(samples)
+        self._written += len(resampled)
+        return resampled
+
+    def finish(self) -> NDArray[np.float32]:
+        """The last samples. The stream then begins anew."""
+        if self._stream is None or self._read == 0:
+            return np.zeros(0, np.float32)
+        silence = np.zeros(-(-self.rate // self.new_rate), np.float32)
+        rest: NDArray[np.float32] = self._stream.resample_chunk(silence, last=True)
+        count = -(-self._read * self.new_rate // self.rate) - self._written
+        self._begin()
+        return rest[:count]

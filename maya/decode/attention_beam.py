@@ -8,8 +8,9 @@ from torch import Tensor
 
 from maya.config import config
 from maya.decode.base import Method, MethodConfig
+from maya.decode.beams.fused_rows import FusedRows, FusionStart, fusion_start
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.trace import Trace
+from maya.decode.trace import Trace, TraceStep, with_alternatives
 from maya.encoders import Encoded
 from maya.heads import AttentionDecoder, AttentionDecoderConfig, HeadConfig
 from maya.ranges import NonNegFloat, PosFloat, PosInt
@@ -18,6 +19,7 @@ from maya.ranges import NonNegFloat, PosFloat, PosInt
 @config
 class AttentionBeamConfig(MethodConfig):
     """beam: hypotheses kept; 1 is greedy search.
+    n_best: hypotheses returned, at most `beam`; all but the first are `Hypothesis.alternatives`.
     max_tokens_per_frame: a sentence has at most max(1, max_tokens_per_frame * frames) tokens, because
         attention can lose its place and repeat itself without end.
     length_norm: the scores of complete sentences are divided by this power of their length, the end included;
@@ -26,9 +28,11 @@ class AttentionBeamConfig(MethodConfig):
 
     heads: ClassVar[tuple[type[HeadConfig], ...]] = (AttentionDecoderConfig,)
     greedy: ClassVar[Mapping[str, Any] | None] = {"beam": 1}
+    fuses: ClassVar[bool] = True
 
     kind: Literal["attention"] = "attention"
     beam: PosInt = 4
+    n_best: PosInt = 1
     max_tokens_per_frame: PosFloat = 1.0
     length_norm: NonNegFloat = 0.0
 
@@ -37,16 +41,18 @@ class AttentionBeam(Method, config=AttentionBeamConfig):
     """`attention_beam`."""
 
     def search(self, encoded: Encoded, langs: Tensor | None) -> list[Hypothesis]:
-        return attention_beam(encoded.frames, encoded.lens, self.heads[0], self.cfg)
+        start = fusion_start(self, len(encoded.frames), langs)
+        return attention_beam(encoded.frames, encoded.lens, self.heads[0], self.cfg, start)
 
 
 @torch.no_grad()
 def attention_beam(
-    enc: Tensor, enc_lens: Tensor, decoder: AttentionDecoder, cfg: AttentionBeamConfig
-) -> list[Hypothesis]:
+    enc: Tensor, enc_lens: Tensor, decoder: AttentionDecoder, cfg: AttentionBeamConfig,
+    start: FusionStart | None = None,
+) -> list[Hypothesis]:  # fmt: skip
     """enc (B, S, D), enc_lens (B,) frames -> one Hypothesis per row; put the decoder in eval mode first.
 
-    A sentence that reaches its limit ends whatever the probability of its end, which is counted. The decoder
+    start: what is added to the scores of tokens, and at the end to that of the end of the sentence. A sentence that reaches its limit ends whatever the probability of its end, which is counted. The decoder
     gives no times, so frames and durations are empty. Rows without frames are empty.
     """
     beam, length_norm = cfg.beam, cfg.length_norm
@@ -60,23 +66,43 @@ def attention_beam(
     read = torch.full((batch, beam), decoder.eos, device=device)
     done = (limit == 0)[:, None].expand(-1, beam)
     counts = torch.ones_like(read)
-    trace = Trace(steps, batch, beam, decoder.eos, device)
+    like = torch.zeros(1, decoder.output_layer.out_features, device=device)
+    fused = FusedRows(start, batch, beam, like) if start else None
+    n_best = min(cfg.n_best, beam)
+    trace = Trace(decoder.eos)
     for step in range(steps):
         log_probs, state = decoder.step(read.flatten(), state)
         log_probs = _allowed(log_probs.view(batch, beam, -1), decoder, done, step >= limit)
-        scores, picked = (scores[..., None] + log_probs).flatten(1).topk(beam)
+        ranked = log_probs if fused is None else log_probs + _text_scores(fused, decoder.eos, done)
+        scores, picked = (scores[..., None] + ranked).flatten(1).topk(beam)
         parents, read = picked // log_probs.shape[-1], picked % log_probs.shape[-1]
-        trace.add(step, parents, read, log_probs.flatten(1).gather(1, picked))
+        trace.add(TraceStep(parents, read, log_probs.flatten(1).gather(1, picked)))
         done = done.gather(1, parents) | (read == decoder.eos)
         counts = counts.gather(1, parents) + ~done
-        # Scores only fall: without division by the length, nothing overtakes a complete sentence.
-        if bool((done.all(1) if length_norm else done[:, 0]).all()):
+        # Scores only fall: without division by the length and without other scores, nothing overtakes the
+        # best if they are complete.
+        if bool((done if length_norm or fused else done[:, :n_best]).all()):
             break
-        if beam > 1:
-            rows = parents + torch.arange(0, batch * beam, beam, device=device)[:, None]
-            state = state.select(rows.flatten())
-    best = trace.read(scores.div(counts**length_norm).masked_fill(~done, -torch.inf).argmax(1))
-    return [Hypothesis(tokens=x.tokens, scores=x.scores) for x in best]
+        if beam > 1 or fused is not None:
+            rows = (parents + torch.arange(0, batch * beam, beam, device=device)[:, None]).flatten()
+            state = state.select(rows)
+            if fused is not None:
+                fused.advance(rows, read.flatten(), ~done.flatten())
+    totals = scores.div(counts**length_norm).masked_fill(~done, -torch.inf)
+    totals, places = totals.topk(n_best)
+    return [
+        with_alternatives([Hypothesis(tokens=x.tokens, scores=x.scores) for x in row], row_totals)
+        for row, row_totals in zip(trace.read(places), totals.tolist(), strict=True)
+    ]
+
+
+def _text_scores(fused: FusedRows, eos: int, done: Tensor) -> Tensor:
+    """(B, K, V): what the text adds to each next token, and to the end of the sentence what the end adds.
+    Nothing where the sentence is complete already (`done`, (B, K))."""
+    scores = fused.scores.view(*done.shape, -1).masked_fill(done[..., None], 0.0)
+    ends = fused.final(torch.zeros(done.shape, device=done.device))
+    scores[..., eos] = ends.masked_fill(done, 0.0)
+    return scores
 
 
 def _allowed(log_probs: Tensor, decoder: AttentionDecoder, done: Tensor, full: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from maya.config import config
-from maya.decode.ctc_beam import BeamConfig, CTCBeam, align_texts, nbest_ctc
+from maya.decode.beams.fused_rows import FusionStart, fusion_start
+from maya.decode.ctc_beam import BeamConfig, CTCBeam, nbest_ctc, placed
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.ngram import NGram
 from maya.encoders import Encoded
 from maya.heads import AttentionDecoder, AttentionDecoderConfig, CTCConfig, HeadConfig
 from maya.ranges import Count, Finite, NonNegFloat, PosInt
@@ -37,13 +37,13 @@ class RescoringConfig(BeamConfig):
 
 
 class AttentionRescoring(CTCBeam, config=RescoringConfig):
-    """`attention_rescoring` with the language models of `CTCBeam`."""
+    """`attention_rescoring` with the language models and hot words of `CTCBeam`."""
 
     def search(self, encoded: Encoded, langs: Tensor | None) -> list[Hypothesis]:
         ctc, decoder = self.heads
-        lms = self.language_models(langs, len(encoded.frames))
+        start = fusion_start(self, len(encoded.frames), langs)
         return attention_rescoring(
-            encoded, ctc(encoded.frames), decoder, blank=ctc.blank, cfg=self.cfg, lms=lms
+            encoded, ctc(encoded.frames), decoder, blank=ctc.blank, cfg=self.cfg, start=start
         )
 
 
@@ -55,23 +55,24 @@ def attention_rescoring(
     *,
     blank: int,
     cfg: RescoringConfig,
-    lms: Sequence[NGram | None] | None = None,
+    start: FusionStart | None = None,
 ) -> list[Hypothesis]:
     """B encoded rows and CTC's log_probs (B, S, V) of them -> one Hypothesis per row.
 
-    The text with the highest ctc_scale * CTC + aed_scale * attention wins. The attention score counts the end
+    start: language models and hot words of the first pass. The text with the highest ctc_scale * CTC + aed_scale * attention wins. The attention score counts the end
     of the sentence and is not divided by the length, which CTC keeps in check. Frames, durations and scores
     of the tokens are CTC's, as in `beam_ctc`. Put the modules in eval mode first.
     """
-    nbest = nbest_ctc(log_probs, encoded.lens, blank=blank, cfg=cfg, lms=lms)
+    nbest = nbest_ctc(log_probs, encoded.lens, blank=blank, cfg=cfg, start=start)
     attention = attention_scores(encoded, decoder, [[text for text, _ in row] for row in nbest])
-    best = []
+    ranked = []
     for row, scores in zip(nbest, attention, strict=True):
         totals = [
-            cfg.ctc_scale * ctc + cfg.aed_scale * aed for (_, ctc), aed in zip(row, scores, strict=True)
+            (tokens, cfg.ctc_scale * ctc + cfg.aed_scale * aed)
+            for (tokens, ctc), aed in zip(row, scores, strict=True)
         ]
-        best.append(row[max(range(len(row)), key=totals.__getitem__)][0])
-    return align_texts(log_probs, encoded.lens, best, blank=blank)
+        ranked.append(sorted(totals, key=lambda candidate: candidate[1], reverse=True)[: cfg.n_best])
+    return placed(log_probs, encoded.lens, ranked, blank=blank)
 
 
 @torch.no_grad()

@@ -56,9 +56,7 @@ class MethodCalibration:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def rules(self) -> WordRules:
-        return WordRules(
-            offset_seconds=self.offset_seconds, aggregation=self.aggregation, curve=self.curve
-        )
+        return WordRules(offset_seconds=self.offset_seconds, aggregation=self.aggregation, curve=self.curve)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,9 +101,7 @@ def read_calibration(checkpoint: Path) -> Calibration | None:
     except (ValueError, KeyError, TypeError, AttributeError, MayaError) as error:
         raise MayaError(f"{path} is not a calibration ({error}); delete it, or run maya calibrate") from None
     if mark != checkpoint_mark(checkpoint):
-        log.warning(
-            "%s was measured with other weights and is not used: run maya calibrate again", path
-        )
+        log.warning("%s was measured with other weights and is not used: run maya calibrate again", path)
         return None
     return Calibration(checkpoint=mark, methods=methods)
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from maya.config import nearest, required_fields
+from maya.decode.alsd import ALSDConfig
 from maya.decode.attention_beam import AttentionBeamConfig
 from maya.decode.attention_rescoring import RescoringConfig
 from maya.decode.base import Method, MethodConfig, MethodContext
@@ -18,6 +19,7 @@ from maya.decode.ctc_beam import BeamConfig
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.language_model import GenerationConfig
+from maya.decode.maes import MAESConfig
 from maya.decode.modified_beam import ModifiedBeamConfig
 from maya.decode.transducer import GreedyTransducerConfig
 from maya.encoders import Encoded
@@ -30,7 +32,7 @@ AUTO = "auto"  # stands for the greedy method of the best trained head
 METHODS = cast(dict[str, type[MethodConfig]], MethodConfig.kinds())
 """The configuration class of each method by name. A method of a user's file comes last."""
 for _cfg in (
-    GreedyTransducerConfig(), ModifiedBeamConfig(), GreedyCTCConfig(), BeamConfig(), RescoringConfig(),
+    GreedyTransducerConfig(), ALSDConfig(), MAESConfig(), ModifiedBeamConfig(), GreedyCTCConfig(), BeamConfig(), RescoringConfig(),
     AttentionBeamConfig(), GenerationConfig(),
 ):  # fmt: skip
     METHODS[_cfg.kind] = METHODS.pop(_cfg.kind)  # the order of this list

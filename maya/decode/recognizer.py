@@ -1,8 +1,9 @@
 """A trained model ready to use: audio in, hypotheses out. `maya.load` returns it."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +11,34 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from maya.audio.load import as_audio, load_audio
-from maya.data.loading.by_length import batches_by_length
+from maya.audio.byte_ranges import ByteRange
 from maya.decode.base import Method, MethodConfig, MethodContext
 from maya.decode.calibration import Calibration
+from maya.decode.fusion import Fusion
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis, write_texts
+from maya.decode.long_audio import LongAudioConfig, make_joiner, pieces
 from maya.decode.methods import AUTO, METHODS, MethodChoice, choose_method
-from maya.decode.predictions import check_identifies, identify, predicting_heads
+from maya.decode.predictions import check_identifies, identify, predict, predicting_heads
 from maya.decode.streaming import RecognizerStream
+from maya.decode.transcription import (
+    Audio,
+    Cutting,
+    Decoded,
+    Recording,
+    Transcript,
+    Transcription,
+    TranscriptionConfig,
+    as_recording,
+)
 from maya.decode.words import WordRules, write_words
+from maya.encoders import Encoded
 from maya.errors import MayaError
+from maya.heads import Prediction
 from maya.heads.classify import LANGUAGE
 from maya.models.speech_model import SpeechModel
 from maya.text.languages import language_among
 from maya.text.tokenizer import Tokenizer
-
-Audio = str | Path | np.ndarray | Tensor
 
 
 def choose_device(name: str | torch.device) -> torch.device:
@@ -77,12 +89,14 @@ class Recognizer:
         choice: MethodChoice,
         options: MethodConfig | None = None,
         texts: Callable[[], Iterable[tuple[str, Sequence[int]]]] | None = None,
+        fusion: Fusion | None = None,
     ) -> Method:
         """A method ready to decode. options: by default those of greedy search where the method has them.
-        texts: see `MethodContext`."""
+        texts, fusion: see `MethodContext`; `maya.decode.lm.make_fusion` makes a fusion."""
         cls = METHODS[choice.method]
         options = options or cls(**(cls.greedy or {}))
-        method: Method = options.build(MethodContext(model=self.model, heads=choice.heads, texts=texts))
+        context = MethodContext(model=self.model, heads=choice.heads, texts=texts, fusion=fusion)
+        method: Method = options.build(context)
         return method
 
     @property
@@ -125,26 +139,82 @@ class Recognizer:
         language that the model does not know, for "auto" as language with a model that cannot identify
         languages, and for a method whose head the model lacks or that was never trained.
         """
-        if isinstance(audio, (str, Path)) or (isinstance(audio, (np.ndarray, Tensor)) and audio.ndim < 2):
-            audio = [audio]
-        language = self.model_language(language)
+        items = _as_list(audio)
         decoder = self.make_method(self.choose_method(method))
-        rate = self.sample_rate
-        samples = {i: _samples(item, rate, i) for i, item in enumerate(audio)}
-        lengths = [len(samples[i]) for i in range(len(samples))]
+        cfg = TranscriptionConfig(max_seconds_per_batch=max_seconds_per_batch, long_audio=None)
         hyps: dict[int, Hypothesis] = {}
-        for batch in batches_by_length(lengths, max_seconds_per_batch * rate):
-            rows = self._transcribe_batch([samples.pop(i) for i in batch], language, decoder)
-            hyps |= dict(zip(batch, rows, strict=True))
-        for i, hyp in hyps.items():
-            hyp.id = str(audio[i]) if isinstance(audio[i], (str, Path)) else str(i)
-        return [hyps[i] for i in range(len(audio))]
+        for transcript in self.transcribe_each(items, language, decoder=decoder, cfg=cfg, predictions=False):
+            if transcript.hypothesis is None:
+                raise MayaError(transcript.error)
+            hyps[transcript.place] = transcript.hypothesis
+        return [hyps[i] for i in range(len(items))]
+
+    def transcribe_each(
+        self,
+        audio: Iterable[Audio | Recording],
+        language: str | None = None,
+        *,
+        decoder: Method | None = None,
+        cfg: TranscriptionConfig | None = None,
+        predictions: bool = True,
+    ) -> Generator[Transcript, None, None]:
+        """The transcript of each item as it is done, which is not the order of the items.
+
+        An item that cannot be read has an `error` instead of a hypothesis, and the rest goes on. Audio is
+        read ahead of decoding by threads, a bounded amount of it, so `audio` may be an iterator without end,
+        and recordings may be hours long: only their speech is decoded, in pieces (see `LongAudioConfig`).
+        `language` and the errors are as in `transcribe`; the language of a `Recording` comes first. decoder:
+        what `make_method` made; None: as "auto" in `transcribe`, or none for a model that only predicts
+        labels. predictions: whether to run the heads that predict labels.
+        """
+        language = self.model_language(language)
+        if decoder is None and self.model.cfg.text_heads:
+            decoder = self.make_method(self.choose_method())
+        elif decoder is None and not predicting_heads(self.model):
+            raise MayaError("this model has no trained head that writes text or predicts labels")
+        cfg = cfg or TranscriptionConfig()
+        long_audio = cfg.long_audio
+        transcription = Transcription(
+            partial(self._decode_batch, decoder=decoder, predictions=predictions), self.sample_rate,
+            self.model_language, cfg=cfg,
+            cutting=None if long_audio is None or decoder is None else self._cutting(long_audio, decoder),
+        )  # fmt: skip
+        return transcription.run(as_recording(item, i, language) for i, item in enumerate(audio))
+
+    def _cutting(self, cfg: LongAudioConfig, decoder: Method) -> Cutting:
+        """How recordings are cut, and their words made from the joined tokens."""
+
+        def finish(hyp: Hypothesis, seconds: float) -> Hypothesis:
+            segments = hyp.segments
+            write_words([hyp], self.tokenizer, self.word_rules(decoder.cfg.kind), seconds=[seconds])
+            if not hyp.frames:  # the method gives no times: those of the pieces remain
+                hyp.segments = segments
+            return hyp
+
+        return Cutting(
+            pieces=lambda blocks: pieces(self, blocks, cfg),
+            joiner=lambda: make_joiner(self, cfg),
+            finish=finish,
+        )
 
     def _transcribe_batch(
         self, samples: list[Tensor], language: str | None, decoder: Method
     ) -> list[Hypothesis]:
-        """Hypotheses of audio (N,) each. `samples` is emptied, as hours of it are large."""
-        languages, rows = self.model.cfg.languages, len(samples)
+        """The hypotheses of audio (N,) each; see `_decode_batch`."""
+        languages = [language] * len(samples)
+        decoded = self._decode_batch(samples, languages, decoder=decoder, predictions=False)
+        return [row.hypothesis for row in decoded if row.hypothesis is not None]
+
+    def _decode_batch(
+        self,
+        samples: list[Tensor],
+        languages: Sequence[str | None],
+        *,
+        decoder: Method | None,
+        predictions: bool,
+    ) -> list[Decoded]:
+        """What the model makes of audio (N,) in a language each. `samples` is emptied: hours are large."""
+        rows = len(samples)
         seconds = [len(s) / self.sample_rate for s in samples]
         with torch.inference_mode():
             lens = torch.tensor([len(s) for s in samples], device=self.device)
@@ -153,17 +223,35 @@ class Recognizer:
             samples.clear()
             encoded = self.model.encode_audio(audio.to(self.device), lens, hidden=self.model.hidden)
             del audio
-            if language == AUTO:
-                langs, predictions = identify(self.model, encoded)
-            else:
-                index = -1 if language is None else languages.index(language)
-                langs, predictions = torch.full((rows,), index, device=self.device), []
-            hyps = decoder(encoded, langs)
-        for hyp in hyps:
+            langs, identified = self._languages(encoded, languages)
+            labels = predict(self.model, encoded, langs) if predictions else {}
+            hyps = decoder(encoded, langs) if decoder is not None else []
+        for hyp, language, prediction in zip(hyps, languages, identified, strict=False):
             hyp.language = language
-        for hyp, prediction in zip(hyps, predictions, strict=False):
-            hyp.language, hyp.language_probability = prediction.label, prediction.probability
-        return self.with_text(hyps, method=decoder.cfg.kind, seconds=seconds)
+            if prediction is not None:
+                hyp.language, hyp.language_probability = prediction.label, prediction.probability
+        self.with_text(hyps, method="" if decoder is None else decoder.cfg.kind, seconds=seconds)
+        return [
+            Decoded(
+                hypothesis=hyps[i] if hyps else None, predictions={name: labels[name][i] for name in labels}
+            )
+            for i in range(rows)
+        ]
+
+    def _languages(
+        self, encoded: Encoded, languages: Sequence[str | None]
+    ) -> tuple[Tensor, list[Prediction | None]]:
+        """Indices (B,) into the model's languages, -1 for none, and the prediction of each row that has the
+        language "auto"."""
+        codes = self.model.cfg.languages
+        named = [-1 if code in (None, AUTO) else codes.index(code) for code in languages]
+        langs = torch.tensor(named, device=self.device)
+        if AUTO not in languages:
+            return langs, [None] * len(named)
+        indices, predictions = identify(self.model, encoded)
+        detected = torch.tensor([code == AUTO for code in languages], device=self.device)
+        shown = [p if code == AUTO else None for p, code in zip(predictions, languages, strict=True)]
+        return torch.where(detected, indices, langs), shown
 
     def stream(
         self, language: str | None = None, *, method: str = AUTO, context: tuple[int, int] | None = None
@@ -212,6 +300,15 @@ class Recognizer:
         return language
 
 
+def _as_list(audio: Sequence[Audio] | Audio) -> Sequence[Audio]:
+    """A single item as a list of one; the rows of a two-dimensional array as items."""
+    if isinstance(audio, (str, Path, bytes, ByteRange)):
+        return [audio]
+    if isinstance(audio, (np.ndarray, Tensor)):
+        return [audio] if audio.ndim < 2 else list(audio)
+    return audio
+
+
 def _no_streamed_identification(model: SpeechModel) -> str:
     languages = ", ".join(model.cfg.languages)
     ways = [f"name one of {languages}" if languages else "", "leave the language out"]
@@ -221,12 +318,3 @@ def _no_streamed_identification(model: SpeechModel) -> str:
         "a stream cannot identify the language, because it decodes from the first frame on: "
         + ", or ".join(way for way in ways if way)
     )
-
-
-def _samples(audio: Audio, rate: int, index: int) -> Tensor:
-    if isinstance(audio, (str, Path)):
-        return load_audio(audio, sample_rate=rate)
-    try:
-        return as_audio(audio, rate)
-    except MayaError as error:
-        raise MayaError(f"audio {index}: {error}") from None

@@ -16,6 +16,7 @@ from maya.decode.base import Method
 from maya.decode.hypothesis import Hypothesis, write_texts
 from maya.decode.words import WordRules, write_words
 from maya.errors import MayaError
+from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 
 
@@ -41,8 +42,7 @@ class RecognizerStream:
         self.model, self.method, self.tokenizer = method.model, method, tokenizer
         self.language, self.context, self.rules = language, context, rules or WordRules()
         self._device = next(self.model.parameters()).device
-        index = -1 if language is None else self.model.cfg.languages.index(language)
-        self._langs = torch.tensor([index], device=self._device)
+        self._langs = language_index(self.model, language)
         self._features = self.model.featurizer.stream()
         self._begin()
 
@@ -79,11 +79,22 @@ class RecognizerStream:
             encoded = self._encoder.push(feats, final, same_speaker=same_speaker)
             encoded = self.method.conditioned(encoded, self._langs)
             self._decoder.push(encoded.frames, encoded.lens, final)
-        (own,) = self._decoder.hyps  # grows
-        lists: dict[str, Any] = {
-            name: [*getattr(own, name)] for name in ("tokens", "frames", "durations", "scores", "confidences")
-        }
-        (hyp,) = write_texts([replace(own, **lists)], self.tokenizer, self.model.frame_seconds)
-        hyp.language = self.language
+        (own,) = self._decoder.hyps
+        hyp = replace(copy_of(own, self.tokenizer, self.model.frame_seconds), language=self.language)
         write_words([hyp], self.tokenizer, self.rules)
         return hyp
+
+
+def copy_of(hyp: Hypothesis, tokenizer: Tokenizer, frame_seconds: float) -> Hypothesis:
+    """A copy of a stream decoder's hypothesis, which grows, with its text."""
+    lists: dict[str, Any] = {
+        name: [*getattr(hyp, name)] for name in ("tokens", "frames", "durations", "scores", "confidences")
+    }
+    (copy,) = write_texts([replace(hyp, **lists)], tokenizer, frame_seconds)
+    return copy
+
+
+def language_index(model: SpeechModel, language: str | None) -> Tensor:
+    """(1,) the index of a model's language, -1 for None."""
+    index = -1 if language is None else model.cfg.languages.index(language)
+    return torch.tensor([index], device=next(model.parameters()).device)

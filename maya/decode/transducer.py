@@ -1,21 +1,26 @@
-"""Greedy transducer decoding of a whole batch by label looping (Bataev et al. 2024, arXiv:2406.06220).
+"""Greedy transducer decoding of a whole batch by label looping: see `maya.decode.label_looping`.
 
-The outer loop goes over labels: the predictor runs once per label for all rows. The inner loop skips blanks,
-and evaluates the joint only for the rows that still look for their next label. Each row that goes on has
-emitted exactly one label per outer step, so all predictor states advance together.
+Definition. At each frame the best token is taken. A blank advances by its predicted duration, at least 1; a
+label by its predicted duration, which may be 0. In an RNN-T a blank advances by 1 and a label by 0. After
+`max_symbols` labels on one frame the row moves on by one frame. The last duration of an utterance may reach
+past its end. With language models or hot words the acoustic model still decides between blank and label, and
+gives the duration; the label is the best by acoustic log probability plus their scores.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from maya.config import config
-from maya.decode.base import Method, MethodConfig
+from maya.decode.base import Method, MethodConfig, MethodContext
+from maya.decode.confidence import ConfidenceConfig
+from maya.decode.fusion import State
 from maya.decode.hypothesis import Hypothesis
-from maya.errors import MayaError
+from maya.decode.label_looping.loops import LabelLoop, LoopName, make_loop
+from maya.decode.label_looping.rules import RowStates, TransducerRules
 from maya.heads import HeadConfig, TransducerConfig
 from maya.heads.transducer import AnyPredictor, Joint
 from maya.ranges import PosInt
@@ -23,140 +28,78 @@ from maya.ranges import PosInt
 
 @config
 class GreedyTransducerConfig(MethodConfig):
-    """max_symbols: labels on one frame, after which decoding moves on to the next frame."""
+    """max_symbols: labels on one frame, after which decoding moves on to the next frame.
+
+    loop: "auto" is "packed" on a CPU and "graph" on a CUDA device; "masked" has fixed shapes without a graph.
+    """
 
     heads: ClassVar[tuple[type[HeadConfig], ...]] = (TransducerConfig,)
     greedy: ClassVar[Mapping[str, Any] | None] = {}
+    fuses: ClassVar[bool] = True
 
     kind: Literal["transducer"] = "transducer"
     max_symbols: PosInt = 10
+    loop: LoopName = "auto"
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
 
 
 class GreedyTransducer(Method, config=GreedyTransducerConfig):
     """One push of `TransducerDecoder`."""
 
-    def stream(self, batch: int, langs: Tensor | None = None) -> "TransducerDecoder":
+    def __init__(self, cfg: GreedyTransducerConfig, context: MethodContext) -> None:
+        super().__init__(cfg, context)
         (head,) = self.heads
-        return TransducerDecoder(
-            head.decoder, head.joint, batch, durations=head.durations, blank=head.blank,
-            max_symbols=self.cfg.max_symbols,
+        rules = TransducerRules(
+            predictor=head.decoder, joint=head.joint, blank=head.blank, durations=head.durations,
+            max_symbols=cfg.max_symbols, fusion=self.fusion or None, confidence=cfg.confidence,
         )  # fmt: skip
+        self.loop = make_loop(rules, cfg.loop)
 
-
-@dataclass(slots=True)
-class _Labels:
-    """The labels of one outer step, each (B,); rows without a label hold blank. Frames count from the start
-    of the piece."""
-
-    token: Tensor
-    frame: Tensor
-    duration: Tensor
-    score: Tensor
+    def stream(self, batch: int, langs: Tensor | None = None) -> "TransducerDecoder":
+        fusion = self.start_fusion(batch, langs) if self.fusion else None
+        return TransducerDecoder(self.loop, batch, fusion)
 
 
 class TransducerDecoder:
-    """Greedy decoding of B streams with a TDT (`durations` given) or an RNN-T (None).
+    """Greedy decoding of B = batch streams with a TDT or an RNN-T. Put the modules in eval mode first.
 
-    A blank advances by its predicted duration, at least 1; a label by its predicted duration, which may be 0.
-    In an RNN-T a blank advances by 1 and a label by 0. After `max_symbols` labels on one frame the row moves
-    on by one. The last duration of an utterance may reach past its end. Put the modules in eval mode first.
-
-    Between two pieces each row keeps the state of the predictor, the label that the predictor has yet to
-    read, the frames that the last duration skips beyond the piece, and the number of labels on its frame.
+    Between two pieces each row keeps the states of the predictor and of the fusion, the frames that the last
+    duration skips beyond the piece, and the number of labels on its frame. fusion: the rows' first state.
     """
 
-    def __init__(
-        self, predictor: AnyPredictor, joint: Joint, batch: int, *, durations: Sequence[int] | None,
-        blank: int, max_symbols: int = 10,
-    ) -> None:  # fmt: skip
-        if durations is not None and joint.num_durations != len(durations):
-            raise MayaError(
-                f"{len(durations)} durations do not fit a joint network that scores {joint.num_durations}"
-            )
-        if max_symbols < 1:
-            raise MayaError(f"max_symbols must be at least 1, not {max_symbols}")
-        self.predictor, self.joint, self.blank, self.max_symbols = predictor, joint, blank, max_symbols
-        device = joint.enc.weight.device
+    def __init__(self, loop: LabelLoop, batch: int, fusion: State = None) -> None:
+        self.loop, self.joint = loop, loop.rules.joint
         self.hyps = [Hypothesis() for _ in range(batch)]
-        self._advances = None if durations is None else torch.tensor(list(durations), device=device)
-        self._state: Any = predictor.initial_state(batch, device)
-        self._label = torch.full((batch,), blank, device=device)
-        self._next = torch.zeros_like(self._label)  # frame to look at, from the start of the next piece
-        self._last_frame = torch.full_like(self._label, -1)  # of the last label, from there too
-        self._on_frame = torch.zeros_like(self._label)  # labels on that frame
-        self._pushed = torch.zeros_like(self._label)  # frames so far
+        self._states = RowStates.start(loop.rules, batch, fusion)
+        self._pushed = [0] * batch  # frames so far
 
     @torch.no_grad()
     def push(self, enc: Tensor, enc_lens: Tensor, final: bool = False) -> None:
         """enc (B, S, D), enc_lens (B,): the next frames of each stream, 0 for a stream that pauses. After a
         `final` push nothing may follow, because no state is kept for it."""
-        f = self.joint.project_encoder(enc)
-        lens = enc_lens.to(self._label.device)
-        steps: list[_Labels] = []
-        rows = (self._next < lens).nonzero()[:, 0]
-        while len(rows):
-            pred, state = self.predictor.step(self._label, self._state)
-            labels = self._next_labels(f, self.joint.project_predictor(pred), lens, rows)
-            steps.append(labels)
-            emitted = labels.token != self.blank
-            self._on_frame = torch.where(labels.frame == self._last_frame, self._on_frame + 1, 1)
-            if final:
-                self._state, self._label, self._last_frame = state, labels.token, labels.frame
-            else:  # a row without a label looks further in the next piece, with the predictor as it was
-                self._state = state.where(emitted, self._state)
-                self._label = torch.where(emitted, labels.token, self._label)
-                self._last_frame = torch.where(emitted, labels.frame, self._last_frame)
-            stuck = (labels.duration == 0) & (self._on_frame >= self.max_symbols)
-            self._next = labels.frame + torch.where(emitted, labels.duration + stuck, 0)
-            rows = (emitted & (self._next < lens)).nonzero()[:, 0]
-        self._append(steps)
-        self._next, self._last_frame = self._next - lens, self._last_frame - lens
-        self._pushed = self._pushed + lens
-
-    def _next_labels(self, f: Tensor, g: Tensor, lens: Tensor, rows: Tensor) -> _Labels:
-        """Skip blanks until each of `rows` has a label or no frames. f (B, S, J), g (B, J)."""
-        t = self._next.clone()
-        token = torch.full_like(t, self.blank)
-        duration = torch.zeros_like(t)
-        score = torch.zeros(t.shape, device=t.device)
-        while len(rows):
-            token_logits, duration_logits = self.joint.split(self.joint.output(f[rows, t[rows]], g[rows]))
-            token_logits = token_logits.float()
-            best, chosen = token_logits.max(-1)
-            is_blank = chosen == self.blank
-            table = self._advances
-            advance = is_blank.long() if table is None else table[duration_logits.argmax(-1)]
-            token[rows] = chosen
-            duration[rows] = advance
-            score[rows] = best - token_logits.logsumexp(-1)
-            t[rows] += torch.where(is_blank, advance.clamp(min=1), 0)
-            rows = rows[is_blank & (t[rows] < lens[rows])]
-        return _Labels(token=token, frame=t, duration=duration, score=score)
-
-    def _append(self, steps: list[_Labels]) -> None:
-        """Append the labels to `hyps`, with one transfer to the host for each field."""
-        if not steps:
+        if not enc.shape[0] or not enc.shape[1]:
             return
-        columns = [
-            torch.stack([getattr(step, name) for step in steps], 1).tolist()
-            for name in ("token", "frame", "duration", "score")
-        ]
-        for hyp, pushed, *row in zip(self.hyps, self._pushed.tolist(), *columns, strict=True):
-            for token, frame, duration, score in zip(*row, strict=True):
-                if token == self.blank:
-                    break  # a row without a label has come to the end of the piece
-                hyp.tokens.append(token)
-                hyp.frames.append(pushed + frame)
-                hyp.durations.append(duration if self._advances is not None else 1)
-                hyp.scores.append(score)
+        lens = enc_lens.to(enc.device, torch.int64)
+        pieces = self.loop(self._states, self.joint.project_encoder(enc), lens, final)
+        rows = zip(self.hyps, pieces, self._pushed, lens.tolist(), strict=True)
+        for row, (hyp, labels, pushed, length) in enumerate(rows):
+            hyp.tokens += labels.tokens
+            hyp.frames += [pushed + frame for frame in labels.frames]
+            hyp.durations += labels.durations if self.loop.rules.durations else [1] * len(labels.tokens)
+            hyp.scores += labels.scores
+            hyp.confidences += labels.confidences
+            self._pushed[row] = pushed + length
 
 
 def greedy_transducer(
     enc: Tensor, enc_lens: Tensor, predictor: AnyPredictor, joint: Joint, *,
-    durations: Sequence[int] | None = None, blank: int, max_symbols: int = 10,
+    durations: Sequence[int] | None = None, blank: int, max_symbols: int = 10, loop: LoopName = "auto",
 ) -> list[Hypothesis]:  # fmt: skip
     """enc (B, S, D), enc_lens (B,) frames -> one Hypothesis per row: one push of `TransducerDecoder`."""
-    options: dict[str, Any] = {"durations": durations, "blank": blank, "max_symbols": max_symbols}
-    decoder = TransducerDecoder(predictor, joint, len(enc), **options)
+    rules = TransducerRules(
+        predictor=predictor, joint=joint, blank=blank, max_symbols=max_symbols,
+        durations=None if durations is None else tuple(durations),
+    )  # fmt: skip
+    decoder = TransducerDecoder(make_loop(rules, loop), len(enc))
     decoder.push(enc, enc_lens, final=True)
     return decoder.hyps

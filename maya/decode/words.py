@@ -76,7 +76,10 @@ def make_words(
         return []
     spans = [(start * hyp.frame_seconds, end * hyp.frame_seconds) for start, end in token_spans(hyp)]
     confidences = token_confidences(hyp)
-    places, is_mark = _character_tokens(hyp, tokenizer), [_is_punctuation(char) for char in _squeezed(hyp.text)]
+    places, is_mark = (
+        _character_tokens(hyp, tokenizer),
+        [_is_punctuation(char) for char in _squeezed(hyp.text)],
+    )
     words, begin = [], 0
     for text in texts:
         end = begin + len(text)
@@ -352,9 +355,7 @@ def _with_loose_marks(segments: list[TextSegment]) -> list[TextSegment]:
 
 
 def _renamed(word: Word, text: str) -> Word:
-    return Word(
-        text=text, start=word.start, end=word.end, confidence=word.confidence, speaker=word.speaker
-    )
+    return Word(text=text, start=word.start, end=word.end, confidence=word.confidence, speaker=word.speaker)
 
 
 def _spread(words: Sequence[Word], texts: Sequence[str]) -> list[Word]:

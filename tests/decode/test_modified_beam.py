@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from maya.decode.beams.transducer_beams import TransducerParts
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.modified_beam import ModifiedBeamConfig
 from maya.decode.modified_beam import modified_beam_search as search
-from maya.decode.trace import Trace
+from maya.decode.trace import Trace, TraceStep
 from maya.decode.transducer import greedy_transducer
+from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads.transducer import (
     Joint,
@@ -30,7 +32,8 @@ VOCAB = 6
 def modified_beam_search(
     enc: Tensor, lens: Tensor, predictor: Any, joint: Joint, blank: int, **options: Any
 ) -> list[Hypothesis]:
-    return search(enc, lens, predictor, joint, blank=blank, cfg=ModifiedBeamConfig(**options))
+    parts = TransducerParts(predictor=predictor, joint=joint, blank=blank)
+    return search(Encoded(enc, lens), parts, ModifiedBeamConfig(**options))
 
 
 def make(kind: str, blank_bias: float = 0.0, vocab: int = VOCAB) -> tuple[Any, Joint, int]:
@@ -183,22 +186,26 @@ def test_empty_input_and_bad_arguments() -> None:
     predictor, joint, blank = make("icefall")
     settings: dict[str, Any] = {"predictor": predictor, "joint": joint, "blank": blank}
     none = modified_beam_search(torch.randn(2, 0, 5), torch.tensor([0, 0]), **settings)
-    assert none == [Hypothesis(tokens=[], frames=[], durations=[], scores=[])] * 2
+    assert none == [Hypothesis(search_score=0.0)] * 2
     assert modified_beam_search(torch.randn(0, 3, 5), torch.tensor([], dtype=torch.int64), **settings) == []
     enc, lens = torch.randn(1, 3, 5), torch.tensor([3])
     for mistake in ({"beam": 0}, {"temperature": 0.0}):
         with pytest.raises(MayaError, match=next(iter(mistake))):
             modified_beam_search(enc, lens, **settings, **mistake)  # type: ignore[arg-type]
     tdt = Joint(JointConfig(hidden=16), 5, 8, VOCAB, num_durations=3)
-    with pytest.raises(MayaError, match="TDT"):
+    with pytest.raises(MayaError, match="0 durations do not fit a joint network that scores 3"):
         modified_beam_search(enc, lens, predictor, tdt, blank=VOCAB)
 
 
 def test_trace_follows_the_parents() -> None:
-    trace = Trace(3, 2, 2, 9, torch.device("cpu"))
-    trace.add(0, torch.tensor([[0, 0], [0, 0]]), torch.tensor([[1, 2], [3, 9]]), torch.full((2, 2), -0.5))
-    trace.add(1, torch.tensor([[1, 0], [0, 1]]), torch.tensor([[9, 4], [5, 6]]), torch.full((2, 2), -0.25))
-    trace.add(2, torch.tensor([[1, 0]]), torch.tensor([[7, 8]]), torch.full((1, 2), -1.0))  # one row is left
-    first, second = trace.read(torch.tensor([0, 1]))
-    assert (first.tokens, first.steps, first.scores) == ([1, 4, 7], [0, 1, 2], [-0.5, -0.25, -1.0])
-    assert (second.tokens, second.steps, second.scores) == ([6], [1], [-0.25])
+    trace = Trace(9)
+    for parents, tokens, score in (
+        ([[0, 0], [0, 0]], [[1, 2], [3, 9]], -0.5),
+        ([[1, 0], [0, 1]], [[9, 4], [5, 6]], -0.25),
+        ([[1, 0], [0, 1]], [[7, 8], [9, 9]], -1.0),
+    ):
+        trace.add(TraceStep(torch.tensor(parents), torch.tensor(tokens), torch.full((2, 2), score)))
+    (first, other), (_, second) = trace.read(torch.tensor([[0, 1], [0, 1]]))
+    assert (first.tokens, first.frames, first.scores) == ([1, 4, 7], [0, 1, 2], [-0.5, -0.25, -1.0])
+    assert (other.tokens, other.durations) == ([2, 8], [1, 1])
+    assert (second.tokens, second.frames, second.scores) == ([6], [1], [-0.25])

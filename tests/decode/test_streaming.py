@@ -9,6 +9,8 @@ import torch
 
 from maya.decode.ctc import CTCDecoder, greedy_ctc
 from maya.decode.head_choice import TrainedHeads
+from maya.decode.label_looping.loops import make_loop
+from maya.decode.label_looping.rules import TransducerRules
 from maya.decode.methods import greedy
 from maya.decode.recognizer import Recognizer
 from maya.decode.transducer import TransducerDecoder, greedy_transducer
@@ -46,7 +48,8 @@ def same(hypotheses, expected):
 
 @pytest.mark.parametrize("durations", [(0, 1, 2, 3, 4), (0, 1, 7), None])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_transducer_state_carries_over_pieces(durations, seed):
+@pytest.mark.parametrize("loop", ["packed", "masked"])
+def test_transducer_state_carries_over_pieces(durations, seed, loop):
     """Covers several labels on a frame, durations longer than a piece, and the limit of labels a frame."""
     torch.manual_seed(seed)
     predictor = Predictor(PredictorConfig(hidden=8, layers=2), VOCAB).eval()
@@ -58,7 +61,8 @@ def test_transducer_state_carries_over_pieces(durations, seed):
     options = dict(blank=VOCAB, max_symbols=3)
     expected = greedy_transducer(enc, torch.tensor(LENS), predictor, joint, durations=durations, **options)
     assert sum(len(h.tokens) for h in expected) > 10
-    decoder = TransducerDecoder(predictor, joint, len(LENS), durations=durations, **options)
+    rules = TransducerRules(predictor=predictor, joint=joint, durations=durations, **options)
+    decoder = TransducerDecoder(make_loop(rules, loop), len(LENS))
     for piece, lens in pieces(enc, LENS, seed):
         decoder.push(piece, lens)
     same(decoder.hyps, expected)

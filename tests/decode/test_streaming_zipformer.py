@@ -9,6 +9,8 @@ from torch import Tensor
 
 from maya.decode.methods import greedy
 from maya.decode.recognizer import Recognizer
+from maya.decode.label_looping.loops import make_loop
+from maya.decode.label_looping.rules import TransducerRules
 from maya.decode.transducer import TransducerDecoder, greedy_transducer
 from maya.encoders import Encoded, Zipformer
 from maya.encoders.zipformer.config import Chunking
@@ -132,7 +134,8 @@ def test_stateless_predictor_with_blank_first(context: int) -> None:
     assert sum(len(tokens) for tokens, _ in expected) > 5
     hyps = greedy_transducer(enc, lens, predictor, joint, blank=0, max_symbols=3)
     assert [(h.tokens, h.frames) for h in hyps] == expected
-    decoder = TransducerDecoder(predictor, joint, 4, durations=None, blank=0, max_symbols=3)
+    rules = TransducerRules(predictor=predictor, joint=joint, blank=0, max_symbols=3)
+    decoder = TransducerDecoder(make_loop(rules), 4)
     for begin in range(0, 20, 7):
         decoder.push(enc[:, begin : begin + 7], (lens - begin).clamp(0, min(7, 20 - begin)))
     assert [(h.tokens, h.frames) for h in decoder.hyps] == expected

@@ -41,6 +41,11 @@ class PredictorState:
         rows = mask[None, :, None]
         return PredictorState(torch.where(rows, self.h, other.h), torch.where(rows, self.c, other.c))
 
+    def put(self, rows: Tensor, other: "PredictorState") -> None:
+        """Write the states `other` of R rows to `rows` (R,) int64 of this one, in place."""
+        self.h.index_copy_(1, rows, other.h)
+        self.c.index_copy_(1, rows, other.c)
+
 
 class Predictor(nn.Module):
     """Labels (B, U) to one vector per label history (B, U+1, H).
@@ -79,6 +84,15 @@ class Predictor(nn.Module):
     def _embed(self) -> nn.Embedding:
         return cast(nn.Embedding, self.prediction["embed"])
 
+    @property
+    def layer_weights(self) -> list[list[Tensor]]:
+        """w_ih, w_hh, b_ih and b_hh of each layer."""
+        return cast(list[list[Tensor]], self._lstm.all_weights)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Labels (...) int64 -> what the first layer reads (..., H); zeros for blank."""
+        return self._embed(tokens)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, U) int64 -> (B, U+1, H); output u has read tokens[:, :u].
 
@@ -100,7 +114,7 @@ class Predictor(nn.Module):
         out = self._embed(tokens)
         h, c = [], []
         # Cell by cell: on CPU nn.LSTM repacks its weights at every call, which makes a step 3 times as slow.
-        for layer, weights in enumerate(self._lstm.all_weights):
+        for layer, weights in enumerate(self.layer_weights):
             if layer:
                 out = self.dropout(out)
             out, cell = torch.lstm_cell(out, (state.h[layer], state.c[layer]), *weights)

@@ -42,6 +42,10 @@ class StatelessState:
         """This state where `mask` (B,) bool is true, `other` elsewhere."""
         return StatelessState(torch.where(mask[:, None], self.labels, other.labels))
 
+    def put(self, rows: Tensor, other: "StatelessState") -> None:
+        """Write the states `other` of R rows to `rows` (R,) int64 of this one, in place."""
+        self.labels.index_copy_(0, rows, other.labels)
+
 
 class StatelessPredictor(Regulated):
     """Labels (B, U) to one vector per label history (B, U+1, H); used as `Predictor` is.

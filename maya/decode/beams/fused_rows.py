@@ -1,0 +1,74 @@
+"""The states of language models and hot words of all hypotheses of a batched beam search."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from maya.decode.base import Method
+from maya.decode.fusion import Fusion, State, select
+
+
+@dataclass(frozen=True, slots=True)
+class FusionStart:
+    """What a search adds to its scores, and the state of each utterance before its first token."""
+
+    fusion: Fusion
+    state: State
+
+
+def fusion_start(method: Method, rows: int, langs: Tensor | None) -> FusionStart | None:
+    """The start of `rows` utterances; None for a method that adds nothing."""
+    return FusionStart(method.fusion, method.start_fusion(rows, langs)) if method.fusion else None
+
+
+def waits_for(device: torch.device) -> bool:
+    """Whether reading a value of a tensor waits for the device."""
+    return device.type != "cpu"
+
+
+class FusedRows:
+    """Fusion of B * K hypotheses. scores (B * K, V): what is added to each next token, 0 for blank.
+
+    On a CPU only the hypotheses that took a token are advanced. On a GPU all are, because asking which of
+    them did would wait for it.
+    """
+
+    def __init__(self, start: FusionStart, batch: int, beam: int, like: Tensor) -> None:
+        """like (1, V): the device and the size of the scores."""
+        self.fusion, self._sparse = start.fusion, not waits_for(like.device)
+        rows = torch.arange(batch, device=like.device).repeat_interleave(beam)
+        self._like = like
+        self.state: State = select(start.state, rows)
+        self.scores = self._scores(self.state, batch * beam)
+
+    def advance(self, sources: Tensor, tokens: Tensor, labelled: Tensor) -> None:
+        """Reorder the hypotheses by `sources` (B * K,), then take tokens (B * K,) where `labelled`."""
+        blank = self.fusion.blank
+        if not self._sparse:
+            taken = torch.where(labelled, tokens, blank)
+            self.state = self.fusion.advance(select(self.state, sources), taken)
+            self.scores = self._scores(self.state, len(sources))
+            return
+        rows = labelled.nonzero()[:, 0]
+        moved = not torch.equal(sources, torch.arange(len(sources)))
+        if moved:
+            self.state, self.scores = select(self.state, sources), self.scores[sources]
+        if len(rows):
+            new = self.fusion.advance(select(self.state, rows), tokens[rows])
+            self.state = _put(self.state, rows, new)
+            if not moved:
+                self.scores = self.scores.clone()
+            self.scores[rows] = self._scores(new, len(rows))
+
+    def final(self, totals: Tensor) -> Tensor:
+        """What the end of the text adds to totals (B, K): (B, K)."""
+        return self.fusion.final(self.state, totals.flatten()).view_as(totals)
+
+    def _scores(self, state: State, rows: int) -> Tensor:
+        return self.fusion.scores(state, self._like.expand(rows, -1))
+
+
+def _put(state: State, rows: Tensor, new: State) -> State:
+    return tree_map(lambda old, fresh: old.index_copy(0, rows, fresh), state, new)

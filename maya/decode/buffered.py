@@ -1,0 +1,153 @@
+"""Streams for encoders that need the audio around a frame: buffered streaming.
+
+The audio is encoded in windows of left context, chunk and right context. The frames of the chunk go to the
+stream decoder, whose state passes from one chunk to the next, so that nothing has to be merged. This is
+NeMo's buffered streaming, in which 10 s, 10 s and 5 s are close to the whole recording.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from maya.audio.load import as_audio
+from maya.config import config
+from maya.decode.base import Method
+from maya.decode.hypothesis import Hypothesis
+from maya.decode.pieces import samples_of_frame
+from maya.decode.streaming import copy_of, language_index
+from maya.encoders import Encoded
+from maya.errors import MayaError
+from maya.models.speech_model import SpeechModel
+from maya.ranges import NonNegFloat, PosFloat
+from maya.text.tokenizer import Tokenizer
+
+
+@config
+class BufferConfig:
+    """Seconds of audio around and in a chunk. A word is recognised up to chunk + right seconds after it was
+    spoken. Windows overlap, so that each second is encoded (left + chunk + right) / chunk times."""
+
+    left_seconds: NonNegFloat = 10.0
+    chunk_seconds: PosFloat = 10.0
+    right_seconds: NonNegFloat = 5.0
+
+    @property
+    def latency_seconds(self) -> float:
+        """The longest time from a sound to its recognition, without that of the computation."""
+        return self.chunk_seconds + self.right_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """samples (n,) to encode; of its frames `skip` are left context, and `take` follow for the decoder (None:
+    all that remain)."""
+
+    samples: Tensor
+    skip: int
+    take: int | None
+
+
+class WindowBuffer:
+    """The windows of audio that comes in pieces. It keeps the left context and what follows it."""
+
+    def __init__(self, cfg: BufferConfig, model: SpeechModel) -> None:
+        clock = model.cfg.clock
+        self.frame = samples_of_frame(clock)
+        self.left_frames = round(cfg.left_seconds / clock.seconds)
+        self.chunk_frames = max(1, round(cfg.chunk_seconds / clock.seconds))
+        self.right_frames = round(cfg.right_seconds / clock.seconds)
+        self._samples = torch.zeros(0)
+        self._skip = 0  # frames of left context at the start of the samples
+
+    def push(self, samples: Tensor) -> list[Window]:
+        """(n,) -> the windows that are complete."""
+        self._samples = torch.cat([self._samples, samples])
+        windows = []
+        while (
+            len(self._samples) >= (needed := self._skip + self.chunk_frames + self.right_frames) * self.frame
+        ):
+            windows.append(Window(self._samples[: needed * self.frame], self._skip, self.chunk_frames))
+            drop = max(0, self._skip + self.chunk_frames - self.left_frames)
+            self._samples = self._samples[drop * self.frame :].clone()
+            self._skip += self.chunk_frames - drop
+        return windows
+
+    def finish(self) -> Window:
+        """The last window. The buffer then begins anew."""
+        window = Window(self._samples, self._skip, None)
+        self._samples, self._skip = torch.zeros(0), 0
+        return window
+
+
+def encode_windows(model: SpeechModel, windows: Sequence[Window]) -> Encoded:
+    """The frames of the windows' chunks one after another: (1, S, D)."""
+    device = next(model.parameters()).device
+    if not any(len(window.samples) for window in windows):
+        frames = torch.zeros(1, 0, model.cfg.encoder.d_model, device=device)
+        return Encoded(frames, torch.zeros(1, dtype=torch.int64, device=device))
+    lens = torch.tensor([len(window.samples) for window in windows], device=device)
+    audio = pad_sequence([window.samples for window in windows], batch_first=True)
+    encoded = model.encode_audio(audio.to(device), lens)
+    chunks = []
+    for frames, length, window in zip(encoded.frames, encoded.lens.tolist(), windows, strict=True):
+        end = length if window.take is None else window.skip + window.take
+        if end > length:
+            raise MayaError("the right context is too short for this encoder; raise right_seconds")
+        chunks.append(frames[window.skip : max(window.skip, end)])
+    joined = torch.cat(chunks)[None]
+    return Encoded(joined, torch.tensor([joined.shape[1]], device=device))
+
+
+class BufferedStream:
+    """One utterance as it is spoken, for any encoder: `accept` samples as they come, then `finish`.
+
+    The interface is that of `maya.decode.streaming.RecognizerStream`. `latency_seconds` is the longest time
+    from a sound to its recognition. Raises MayaError for a method that decodes no streams.
+    """
+
+    def __init__(
+        self, method: Method, tokenizer: Tokenizer, cfg: BufferConfig | None = None, *,
+        language: str | None = None,
+    ) -> None:  # fmt: skip
+        if any(head.hidden for head in method.heads):
+            raise MayaError("a stream gives no hidden states, which a head of this method reads")
+        self.cfg = cfg or BufferConfig()
+        self.model, self.method, self.tokenizer, self.language = method.model, method, tokenizer, language
+        self.latency_seconds = self.cfg.latency_seconds
+        self._langs = language_index(self.model, language)
+        self._buffer = WindowBuffer(self.cfg, self.model)
+        self._decoder = method.stream(1, self._langs)
+
+    def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:
+        """The next samples, (n,) at the model's rate -> the hypothesis so far, which later calls leave alone.
+
+        Float in [-1, 1], or integers: see `maya.audio.load.as_audio`, also for its errors.
+        """
+        self.decode(as_audio(samples, self.model.cfg.features.sample_rate))
+        return self._hypothesis()
+
+    def decode(self, samples: Tensor) -> None:
+        """`accept` float samples on the CPU without a copy of the hypothesis so far."""
+        for window in self._buffer.push(samples):
+            self._push([window], final=False)
+
+    def finish(self) -> Hypothesis:
+        """The end of the audio -> the whole hypothesis. The stream then takes the next utterance."""
+        self._push([self._buffer.finish()], final=True)
+        hyp = self._hypothesis()
+        self._decoder = self.method.stream(1, self._langs)
+        return hyp
+
+    def _push(self, windows: list[Window], *, final: bool) -> None:
+        with torch.inference_mode():
+            encoded = self.method.conditioned(encode_windows(self.model, windows), self._langs)
+            self._decoder.push(encoded.frames, encoded.lens, final)
+
+    def _hypothesis(self) -> Hypothesis:
+        (own,) = self._decoder.hyps
+        hyp = copy_of(own, self.tokenizer, self.model.frame_seconds)
+        return replace(hyp, language=self.language)

@@ -1,0 +1,165 @@
+"""Label looping for the CPU: the joint and the predictor run on packed rows, and the host keeps the books.
+
+This form is fast where reading a tensor costs nothing. `masked.py` is the same search for a GPU.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from maya.decode.confidence import token_confidences
+from maya.decode.fusion import select
+from maya.decode.label_looping.lstm import PackedPredictor
+from maya.decode.label_looping.rules import RowLabels, RowStates, TransducerRules
+
+# Joint vectors that are computed at once where few rows look for a label: the next frames of each row, most of
+# which are blank. One vector costs as much as two, because the weights are read for either.
+WINDOW = 4
+# Logits that wait for their score and confidence, which are cheaper for many labels at once.
+WAITING = 2**20
+
+
+def packed_labels(
+    rules: TransducerRules, states: RowStates, f: Tensor, lens: Tensor, final: bool, predictor: PackedPredictor
+) -> list[RowLabels]:
+    """The labels of one piece: f (B, S, J), lens (B,). `states` moves on; after a `final` piece it is void."""
+    search = _PackedSearch(rules, states, f, lens.tolist(), predictor)
+    search.run(final)
+    states.next_frame = torch.tensor(search.t)
+    states.last_frame = torch.tensor(search.last_frame)
+    states.on_frame = torch.tensor(search.on_frame)
+    states.move_on(lens)
+    return search.labels
+
+
+class _PackedSearch:
+    """The books of one piece: lists with an entry a row."""
+
+    def __init__(
+        self, rules: TransducerRules, states: RowStates, f: Tensor, ends: list[int], predictor: PackedPredictor
+    ) -> None:
+        self.rules, self.states, self.predictor, self.ends = rules, states, predictor, ends
+        self.frames, self.flat = f.shape[1], f.flatten(0, 1)
+        self.t: list[int] = states.next_frame.tolist()
+        self.last_frame: list[int] = states.last_frame.tolist()
+        self.on_frame: list[int] = states.on_frame.tolist()
+        self.labels = [RowLabels() for _ in ends]
+        self.waiting: list[Tensor] = []  # logits (N, V) without a score yet
+        self.waiting_rows: list[int] = []
+
+    def run(self, final: bool) -> None:
+        t, ends = self.t, self.ends
+        rows = [row for row, end in enumerate(ends) if t[row] < end]
+        while rows:
+            emitted, logits = self._next_labels(rows)
+            if not emitted:
+                break
+            self._choose(emitted, logits)
+            rows = [row for row in emitted if t[row] < ends[row]]
+            self._advance(rows if final else emitted)
+        self._score()
+
+    def _next_labels(self, rows: list[int]) -> tuple[list[int], list[Tensor]]:
+        """Skip blanks until each of `rows` has a label or no frames. The rows with a label, and their logits.
+
+        The token is the acoustic one. `t` stays at the frame of the label.
+        """
+        emitted, logits, blank, durations = [], [], self.rules.blank, self.rules.durations
+        while rows:
+            width = max(1, WINDOW // len(rows))
+            token_logits, duration_logits = self._joint(rows, width)
+            tokens = _argmax(token_logits)
+            if durations is None:
+                steps = [[1] * width] * len(rows)
+            else:
+                steps = [[durations[i] for i in best] for best in _argmax(duration_logits)]
+            pending, taken = [], []
+            for i, row in enumerate(rows):
+                t, p = self.t[row], 0
+                stop = min(width, self.ends[row] - t)
+                while p < stop and tokens[i][p] == blank:
+                    p += max(1, steps[i][p])
+                self.t[row] = t + p
+                if p < stop:
+                    emitted.append(row)
+                    taken.append(i * width + p)
+                    self._append(row, t + p, tokens[i][p], 0 if durations is None else steps[i][p])
+                elif t + p < self.ends[row]:
+                    pending.append(row)
+            if taken:
+                logits.append(token_logits.flatten(0, 1)[torch.tensor(taken)])
+            rows = pending
+        return emitted, logits
+
+    def _joint(self, rows: list[int], width: int) -> tuple[Tensor, Tensor]:
+        """Logits (R, width, V) and (R, width, durations) of the next frames of each row. Frames behind the
+        last one repeat it."""
+        index = [
+            row * self.frames + min(self.t[row] + k, self.ends[row] - 1) for row in rows for k in range(width)
+        ]
+        f = self.flat.index_select(0, torch.tensor(index)).unflatten(0, (len(rows), width))
+        g = self.states.g if len(rows) == len(self.ends) else self.states.g.index_select(0, torch.tensor(rows))
+        return self.rules.joint.split(self.rules.joint.output(f, g[:, None]))
+
+    def _append(self, row: int, frame: int, token: int, duration: int) -> None:
+        labels = self.labels[row]
+        labels.tokens.append(token)
+        labels.frames.append(frame)
+        labels.durations.append(duration)
+        self.on_frame[row] = self.on_frame[row] + 1 if frame == self.last_frame[row] else 1
+        self.last_frame[row] = frame
+        stuck = duration == 0 and self.on_frame[row] >= self.rules.max_symbols
+        self.t[row] = frame + duration + stuck
+
+    def _choose(self, emitted: list[int], logits: list[Tensor]) -> None:
+        """Let the fusion choose the labels, and keep the logits for the scores."""
+        fusion = self.rules.fusion
+        if fusion:
+            log_probs = torch.cat(logits).float().log_softmax(-1)
+            fused = log_probs + fusion.scores(select(self.states.fusion, torch.tensor(emitted)), log_probs)
+            fused[:, self.rules.blank] = -torch.inf
+            for row, token in zip(emitted, fused.argmax(-1).tolist(), strict=True):
+                self.labels[row].tokens[-1] = token
+        self.waiting += logits
+        self.waiting_rows += emitted
+        if len(self.waiting_rows) * logits[0].shape[1] > WAITING:
+            self._score()
+
+    def _advance(self, rows: list[int]) -> None:
+        """Let the predictor and the fusion read the last label of each row."""
+        if not rows:
+            return
+        states, index = self.states, torch.tensor(rows)
+        tokens = [self.labels[row].tokens[-1] for row in rows]
+        pred = self.predictor.step(tokens, index, states.predictor)
+        states.g.index_copy_(0, index, self.rules.joint.project_predictor(pred))
+        if self.rules.fusion:
+            everywhere = torch.full((len(self.ends),), self.rules.blank)
+            everywhere[index] = torch.tensor(tokens)
+            states.fusion = self.rules.fusion.advance(states.fusion, everywhere)
+
+    def _score(self) -> None:
+        """Scores and confidences of the labels that wait for them."""
+        rows, self.waiting_rows = self.waiting_rows, []
+        if not rows:
+            return
+        log_probs, confidences = token_confidences(torch.cat(self.waiting), self.rules.confidence)
+        self.waiting = []
+        tokens = [labels.tokens for labels in self.labels]
+        position = [len(labels.scores) for labels in self.labels]
+        chosen = []
+        for row in rows:
+            chosen.append(tokens[row][position[row]])
+            position[row] += 1
+        scores = log_probs.gather(1, torch.tensor(chosen)[:, None])[:, 0].tolist()
+        for row, score in zip(rows, scores, strict=True):
+            self.labels[row].scores.append(score)
+        for row, confidence in zip(rows, confidences.tolist(), strict=False):
+            self.labels[row].confidences.append(confidence)
+
+
+def _argmax(scores: Tensor) -> Sequence[Sequence[int]]:
+    """The first best output of each vector, (R, K, N) → R lists of K. NumPy's is five times as fast."""
+    best: list[list[int]] = scores.float().numpy().argmax(-1).tolist()
+    return best

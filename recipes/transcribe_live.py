@@ -1,0 +1,168 @@
+"""`maya transcribe --stream` and `--mic`: audio is decoded as it comes, and the text so far is printed."""
+
+import importlib
+import json
+import queue
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maya.audio.load import load_audio
+from maya.decode.hypothesis import Hypothesis
+from maya.decode.recognizer import Recognizer
+from maya.errors import MayaError
+from maya.recipes.pcm import PCMFormat, pcm_pieces, read_wav_header
+from maya.recipes.transcribe_inputs import STDIN, StdinAudio, read_inputs
+
+_PIECE_SECONDS = 0.1
+Pieces = Iterator[NDArray[np.float32]]
+
+
+class LiveOptions(Protocol):
+    """The options of `maya transcribe` that a stream needs."""
+
+    @property
+    def language(self) -> str | None: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def mic(self) -> bool: ...
+    @property
+    def formats(self) -> Sequence[str]: ...
+    @property
+    def raw(self) -> PCMFormat | None: ...
+
+
+def transcribe_stream(recognizer: Recognizer, audio: Sequence[str], options: LiveOptions) -> int:
+    """Recognise each source as a stream and print the text while it grows; returns the exit status."""
+    stream = recognizer.stream(options.language, method=options.method)
+    rate, failed = recognizer.sample_rate, 0
+    sources = list(_sources(audio, rate, options))
+    for name, pieces in sources:
+        printer = Printer(name, rate, as_json="jsonl" in options.formats, named=len(sources) > 1)
+        try:
+            _recognize(stream, pieces, printer)
+        except MayaError as error:
+            if len(sources) == 1:
+                raise
+            failed += 1
+            print(f"maya transcribe: {error}", file=sys.stderr, flush=True)
+    return 1 if failed else 0
+
+
+def _recognize(stream: Any, pieces: Pieces, printer: "Printer") -> None:
+    """Ctrl-C ends the audio: what was said before is decoded to its end."""
+    try:
+        for piece in pieces:
+            printer.show(stream.accept(piece), len(piece))
+    except KeyboardInterrupt:
+        printer.finish(stream.finish())
+        raise
+    printer.finish(stream.finish())
+
+
+def _sources(audio: Sequence[str], rate: int, options: LiveOptions) -> Iterator[tuple[str, Pieces]]:
+    if options.mic:
+        yield "microphone", microphone(rate)
+    elif STDIN in audio:
+        yield "stdin", _stdin_pieces(options.raw, rate)
+    else:
+        notes = read_inputs(audio, "mix", StdinAudio(sample_rate=rate))
+        for item in notes.items:
+            recording = item.recording
+            assert isinstance(recording.audio, (str, Path))
+            yield recording.id, _file_pieces(recording.audio, rate, recording.start, recording.duration)
+
+
+def _stdin_pieces(raw: PCMFormat | None, rate: int) -> Pieces:
+    source = sys.stdin.buffer
+    if raw is None:
+        if source.read(4) not in (b"RIFF", b"RF64"):
+            raise MayaError(
+                "a stream on the standard input is WAV, or samples with --raw s16le --rate HZ; leave "
+                "--stream out for other files"
+            )
+        raw = read_wav_header(source)
+    yield from pcm_pieces(source, raw, rate)
+
+
+def _file_pieces(audio: str | Path, rate: int, start: float | None, duration: float | None) -> Pieces:
+    samples = load_audio(audio, rate, start=start, duration=duration).numpy()
+    step = int(_PIECE_SECONDS * rate)
+    for begin in range(0, len(samples), step):
+        yield samples[begin : begin + step]
+
+
+def microphone(rate: int) -> Pieces:
+    """Samples of the default microphone, without end. Raises MayaError without the package sounddevice or
+    without a microphone."""
+    try:
+        sounddevice: Any = importlib.import_module("sounddevice")
+    except (ImportError, OSError) as error:  # OSError: its library PortAudio is missing
+        raise MayaError(
+            f"--mic needs the package sounddevice ({error}): pip install sounddevice, or pipe audio into -"
+        ) from None
+    with _listening(sounddevice, rate) as pieces:
+        print("listening; Ctrl-C ends", file=sys.stderr, flush=True)
+        while True:
+            yield pieces()
+
+
+@contextmanager
+def _listening(sounddevice: Any, rate: int) -> Iterator[Callable[[], NDArray[np.float32]]]:
+    waiting: queue.SimpleQueue[NDArray[np.float32]] = queue.SimpleQueue()
+
+    def callback(samples: NDArray[np.float32], *_: Any) -> None:
+        waiting.put(samples[:, 0].copy())
+
+    try:
+        stream = sounddevice.InputStream(
+            samplerate=rate, channels=1, dtype="float32", blocksize=int(_PIECE_SECONDS * rate),
+            callback=callback,
+        )  # fmt: skip
+    except sounddevice.PortAudioError as error:
+        raise MayaError(f"no microphone can be opened: {error}") from None
+    with stream:
+        yield waiting.get
+
+
+class Printer:
+    """Prints the text of one stream while it grows: on a terminal in one line, else what was added, or a JSON
+    object for each change."""
+
+    def __init__(self, name: str, rate: int, *, as_json: bool, named: bool) -> None:
+        self.name, self.rate, self.as_json = name, rate, as_json
+        self.prefix = f"{name}\t" if named else ""
+        self.shown, self.samples, self.begun = "", 0, False
+
+    def show(self, hyp: Hypothesis, samples: int) -> None:
+        """The hypothesis after so many more samples."""
+        self.samples += samples
+        if hyp.text != self.shown:
+            self._write(hyp, final=False)
+
+    def finish(self, hyp: Hypothesis) -> None:
+        """The last hypothesis."""
+        self._write(hyp, final=True)
+
+    def _write(self, hyp: Hypothesis, *, final: bool) -> None:
+        if self.as_json:
+            row = {"id": self.name, "seconds": round(self.samples / self.rate, 3), "text": hyp.text,
+                   "final": final}  # fmt: skip
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+        else:
+            print(self._addition(hyp.text), end="\n" if final else "", flush=True)
+        self.shown, self.begun = hyp.text, True
+
+    def _addition(self, text: str) -> str:
+        if not self.begun:
+            return self.prefix + text
+        if text.startswith(self.shown):
+            return text[len(self.shown) :]
+        # What was printed changes: on a terminal the line is written anew, elsewhere on a new line.
+        return ("\r\x1b[K" if sys.stdout.isatty() else "\n") + self.prefix + text
