@@ -40,6 +40,7 @@ INSTALL = [
     "soxr",
     "pyyaml",  # the configuration in NeMo's archives
     "kaldialign",
+    "regex",  # grapheme clusters
     "tqdm",  # progress of preparation
 ]
 MINI = ["espeakng-loader", "babel"]  # the built-in spoken corpus
