@@ -120,7 +120,7 @@ def evaluate(
     facts |= {"seconds": time.perf_counter() - began, "audio_seconds": sum(e.duration for e in entries)}
     report = make_report(
         Utterance(id=e.id, language=e.language, ref=e.text, hyp=normal_form(texts[e.id], e.language),
-                  seconds=e.duration, speaker=e.speaker) for e in entries
+                  seconds=e.duration, speaker=e.speaker, snr=e.snr) for e in entries
     )  # fmt: skip
     _show(report, facts, num_samples)
     if json_file is not None:

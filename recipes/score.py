@@ -15,6 +15,7 @@ from maya.recipes.markers import content, earlier_inputs, is_done, mark_done, ta
 from maya.recipes.recorded import data_of
 from maya.recipes.tokenizer import require
 from maya.score.labels import LabelledUtterance, LabelReport, label_result, label_table, score_label
+from maya.score.measures.normalizers import normal_form
 from maya.score.page import write_page
 from maya.score.report import (
     Report,
@@ -28,9 +29,6 @@ from maya.score.report import (
 )  # fmt: skip
 from maya.score.samples import sample_table
 from maya.score.wer import Interval
-from maya.text.languages import get_language
-from maya.text.normalize import normalize
-from maya.text.tokenizer import UNKNOWN
 from maya.train.runlog import git_state
 
 T = TypeVar("T")
@@ -166,7 +164,7 @@ def read_hypotheses(path: Path) -> list[Utterance]:
         ref, hyp = (normal_form(row[side], row["language"]) for side in ("ref", "text"))
         return Utterance(
             id=row["id"], language=row["language"], ref=ref, hyp=hyp, seconds=row["duration"],
-            speaker=row["speaker"],
+            speaker=row["speaker"], snr=row.get("snr"),
         )  # fmt: skip
 
     return [row for row in _read_lines(path, utterance) if row is not None]
@@ -198,21 +196,6 @@ def _read_lines(path: Path, read: Callable[[dict[str, Any]], T]) -> list[T]:
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
             raise MayaError(f"{path}, line {number}, is not a hypothesis ({e}); decode again") from e
     return rows
-
-
-def normal_form(text: str, language: str) -> str:
-    """`text` as transcripts are trained on, so that a system is not charged for case, punctuation or a
-    spelling that looks the same. Words with an unknown piece (⁇) stay as they are: they are errors to count.
-
-    A text without a language is left alone.
-    """
-    try:
-        get_language(language)
-    except MayaError:
-        return text
-    if UNKNOWN not in text:
-        return normalize(text, language)
-    return " ".join(word if UNKNOWN in word else normalize(word, language) for word in text.split())
 
 
 def split_notes(data: Path | None) -> list[str]:

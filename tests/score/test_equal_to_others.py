@@ -14,7 +14,7 @@ from maya.score.measures.graphemes import grapheme_errors, graphemes_of
 from maya.score.wer import cer, wer
 
 PAIRS = 10_000
-# Words with combining marks: nukta, viramas, decomposed accents, stacked marks, a conjunct, an emoji sequence.
+# Words with combining marks: nukta, viramas, decomposed accents, stacked marks, conjuncts, an emoji.
 WORDS = (
     *("a", "b", "the", "re\u0301sume\u0301", "r\u00e9sum\u00e9", "a\u0301\u0323", "\u1ea1\u0301", "n\u0303"),
     *(

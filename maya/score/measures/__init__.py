@@ -1,1 +1,1 @@
-"""Measures beside WER and CER: grapheme clusters, accepted spellings, groups of utterances, rare words, loops."""
+"""Measures beside WER and CER: grapheme clusters, accepted spellings, groups, rare words, loops."""

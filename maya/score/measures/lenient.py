@@ -2,8 +2,8 @@
 
 Words are aligned as for WER, with two more ways to be correct: two words of one form (the rules of
 `maya.score.measures.variants`), and a number in digits beside its words (`maya.score.measures.numbers`). The
-alignment with the fewest errors wins, and every strict alignment is among those compared, so the lenient score
-is never worse than the strict one. The number of reference words stays that of the strict score.
+alignment with the fewest errors wins, and every strict alignment is among those compared, so the lenient
+score is never worse than the strict one. The number of reference words stays that of the strict score.
 
 The lenient character score aligns characters after the hypothesis took the reference's spelling wherever the
 words were accepted; where that gives more errors, the strict alignment counts.
@@ -103,7 +103,7 @@ def _number_moves(
 def _said_numbers(
     digits: Sequence[str], words: Sequence[str], language: str
 ) -> Iterable[tuple[int, int, int]]:
-    """(place of the digits, place of the words, number of words) wherever `words` say a number of `digits`."""
+    """(place of the digits, place of the words, number of words) wherever `words` say a number."""
     for i, token in enumerate(digits):
         for said in readings(token, language) if token[:1].isdigit() else ():
             for j in range(len(words) - len(said) + 1):

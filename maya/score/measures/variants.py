@@ -90,8 +90,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="nukta",
         accepts="the dot of a foreign sound composed, decomposed or absent: फ़ and फ, ज़ and ज, ਖ਼ and ਖ",
-        source="Central Hindi Directorate, standard spelling of Hindi: the dot is needed only where the foreign "
-        "sound must be shown; The Unicode Standard, sections 12.1 and 12.3",
+        source="Central Hindi Directorate, standard spelling of Hindi: the dot is needed only where the "
+        "foreign sound must be shown; The Unicode Standard, sections 12.1 and 12.3",
         apply=lambda word: _NUKTA.sub("", word),
     ),
     Rule(
@@ -108,8 +108,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         name="nasal letter",
-        accepts="anusvara or the nasal letter of the next consonant's class: हिंदी and हिन्दी, సంబంధం and సమ్బన్ధం; "
-        "in Bengali and Assamese before k, kh, g, gh only",
+        accepts="anusvara or the nasal letter of the next consonant's class: हिंदी and हिन्दी, సంబంధం and "
+        "సమ్బన్ధం; in Bengali and Assamese before k, kh, g, gh only",
         source="Central Hindi Directorate, standard spelling of Hindi, on the fifth letter of a class; The "
         "Unicode Standard, section 12.1, on anusvara",
         apply=_anusvara,
