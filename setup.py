@@ -81,7 +81,7 @@ setup(
         "media": MEDIA,
         "score": SCORE,
         "meetings": MEETINGS,
-        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *TESTS, *CHECKS],
+        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *SCORE, *TESTS, *CHECKS],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )

@@ -25,8 +25,8 @@ from maya.recipes.arguments import add_checkpoint, add_device, add_json, add_num
 from maya.recipes.decode import make_method
 from maya.recipes.experiment import DecodeConfig
 from maya.recipes.experiment_file import import_recorded
-from maya.recipes.score import normal_form
 from maya.recipes.transcribe import transcribe
+from maya.score.measures.normalizers import normal_form
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
 from maya.text.languages import language_among, language_code

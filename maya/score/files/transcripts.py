@@ -26,7 +26,8 @@ from maya.score.files.transcript import Side, Transcript
 FileFormat = Literal["auto", "kaldi", "trn", "ctm", "stm", "rttm", "json"]
 FORMATS: tuple[str, ...] = ("auto", "kaldi", "trn", "ctm", "stm", "rttm", "json")
 _SUFFIXES = {
-    ".trn": "trn", ".ctm": "ctm", ".stm": "stm", ".rttm": "rttm", ".json": "json", ".jsonl": "json",
+    ".txt": "kaldi", ".trn": "trn", ".ctm": "ctm", ".stm": "stm", ".rttm": "rttm",
+    ".json": "json", ".jsonl": "json",
 }  # fmt: skip
 _READERS: dict[str, Callable[[Path], list[Transcript]]] = {
     "kaldi": read_kaldi_text, "trn": read_trn, "ctm": read_ctm, "stm": read_stm, "rttm": read_rttm,
