@@ -46,6 +46,7 @@ COMMANDS = {
     "calibrate": Command("calibrate", "measure how late words are emitted and how far confidence can be trusted"),
     "score": Command("score", "compute WER and CER for each language, with 95 % intervals"),
     "compare": Command("compare", "test whether one of two systems is better"),
+    "rover": Command("evaluation.rover", "combine the transcripts of several systems by voting"),
     "transcribe": Command("transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3)"),
     "evaluate": Command("evaluate", "compute the error rates of a checkpoint on a manifest or on files"),
     "info": Command("info", "describe a checkpoint: sizes, vocabulary, languages, scores"),

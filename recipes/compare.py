@@ -9,6 +9,7 @@ from statistics import fmean
 from maya.errors import MayaError
 from maya.recipes.score import read_hypotheses
 from maya.recipes.tokenizer import require
+from maya.score.measures.significance import FEW, matched_pairs
 from maya.score.report import Utterance, percent, span
 from maya.score.wer import Comparison, ErrorStats, cer, macro_average, macro_compare, pool, wer
 
@@ -95,6 +96,8 @@ def compare(
         f"{len(a.runs[0])} utterances, {len(a.languages)} language(s) with equal weights; bootstrap over "
         "utterances, the same draws for all runs",
     ]
+    if all(len(system.runs) == 1 for system in systems):
+        lines.append(_matched_pairs(*(system.runs[0] for system in systems)))
     text = "\n".join(lines)
     print(text)
     return text
@@ -113,6 +116,19 @@ def _significance(test: Comparison) -> str:
     if not math.isfinite(test.p_value):
         return "(an interval needs two utterances in each language)"
     return f"[{100 * test.interval.low:+.2f}, {100 * test.interval.high:+.2f}], p = {test.p_value:.3f}"
+
+
+def _matched_pairs(first: Sequence[Utterance], second: Sequence[Utterance]) -> str:
+    """The test on segments, which assumes less of utterances; of one run each, because seeds are not
+    independent of one another."""
+    test = matched_pairs((u.ref for u in first), (u.hyp for u in first), (u.hyp for u in second))
+    if not math.isfinite(test.p_value):
+        return f"matched pairs (MAPSSWE): {test.segments} segments with errors are too few"
+    few = f"; under {FEW} segments p is rough" if test.segments < FEW else ""
+    return (
+        f"matched pairs (MAPSSWE): {test.mean:+.3f} errors in each of {test.segments} segments, "
+        f"z = {test.z:.2f}, p = {test.p_value:.3f}{few}"
+    )
 
 
 def _name(runs: Sequence[Path], split: str) -> str:

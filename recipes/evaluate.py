@@ -25,8 +25,8 @@ from maya.recipes.arguments import add_checkpoint, add_device, add_json, add_lis
 from maya.recipes.decode import make_method
 from maya.recipes.experiment import DecodeConfig
 from maya.recipes.experiment_file import import_recorded
-from maya.recipes.score import normal_form
 from maya.recipes.transcribe import TranscribeOptions, transcribe
+from maya.score.measures.normalizers import normal_form
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
 from maya.text.languages import language_among, language_code
@@ -122,7 +122,7 @@ def evaluate(
     facts |= {"seconds": time.perf_counter() - began, "audio_seconds": sum(e.duration for e in entries)}
     report = make_report(
         Utterance(id=e.id, language=e.language, ref=e.text, hyp=normal_form(texts[e.id], e.language),
-                  seconds=e.duration, speaker=e.speaker) for e in entries
+                  seconds=e.duration, speaker=e.speaker, snr=e.snr) for e in entries
     )  # fmt: skip
     _show(report, facts, num_samples)
     if json_file is not None:
