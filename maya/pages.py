@@ -12,7 +12,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 28, 34  # margins around its plotted area
 _MOST_POINTS = 400  # of a line; more than one point per 1.5 units cannot be seen
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --sub: #d9703c; --del: #c0392b; --ins: #2f7d4f; }
+:root { color-scheme: light dark; --line: #8884; --sub: #9a4a10; --del: #b3261e; --ins: #1d6b3c; }
+@media (prefers-color-scheme: dark) { :root { --sub: #f2a679; --del: #ff9a90; --ins: #84d9a4; } }
+@media print { :root { color-scheme: light; --sub: #9a4a10; --del: #b3261e; --ins: #1d6b3c; } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1120px; margin: 1.5rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; margin-bottom: .3rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem; }
 table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
@@ -45,12 +47,18 @@ del { color: var(--del); } ins { color: var(--ins); text-decoration: none; borde
 """
 
 
-def page(title: str, parts: Iterable[str]) -> str:
-    """A whole HTML page with a heading and these parts of HTML; empty parts are left out."""
+class Html(str):
+    """A piece of HTML, which a table holds as it is; other strings are escaped."""
+
+    __slots__ = ()
+
+
+def page(title: str, parts: Iterable[str], style: str = "") -> str:
+    """A whole HTML page with a heading and these parts of HTML; empty parts are left out. style: more CSS."""
     head = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escaped(title)}</title><style>{_STYLE}</style></head><body>"
+        f"<title>{escaped(title)}</title><style>{_STYLE}{style}</style></head><body>"
     )
     return "\n".join([head, f"<h1>{escaped(title)}</h1>", *filter(None, parts), "</body></html>"]) + "\n"
 
@@ -66,7 +74,7 @@ def html_table(
     totals: Iterable[Sequence[object]] = (),
     text_columns: int = 1,
 ) -> str:
-    """A table of any values, escaped; `totals` are its last rows, in bold.
+    """A table of any values, escaped unless they are `Html`; `totals` are its last rows, in bold.
 
     The first `text_columns` are aligned to the left. Integers have commas between thousands; zero is grey.
     """
@@ -80,7 +88,7 @@ def html_table(
 
 
 def _cell(tag: str, value: object, left_aligned: bool) -> str:
-    text = f"{value:,}" if isinstance(value, int) else escaped(value)
+    text = f"{value:,}" if isinstance(value, int) else value if isinstance(value, Html) else escaped(value)
     style = "left" if left_aligned else "none" if isinstance(value, int) and not value else ""
     return f'<{tag} class="{style}">{text}</{tag}>' if style else f"<{tag}>{text}</{tag}>"
 

@@ -23,7 +23,7 @@ from maya.recipes.decode import make_method, training_texts
 from maya.recipes.experiment import DecodeConfig, Experiment
 from maya.recipes.plan_text import text_table
 from maya.recipes.recorded import finished_run
-from maya.recipes.score import normal_form
+from maya.score.measures.normalizers import normal_form
 from maya.score.wer import MISSING, align
 from maya.train.checkpoint import find_checkpoint
 

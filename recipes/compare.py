@@ -7,10 +7,12 @@ from pathlib import Path
 from statistics import fmean
 
 from maya.errors import MayaError
-from maya.recipes.score import read_hypotheses
+from maya.recipes.recorded import data_of
+from maya.recipes.score import read_details, read_hypotheses
 from maya.recipes.tokenizer import require
 from maya.score.measures.significance import FEW, matched_pairs
-from maya.score.report import Utterance, percent, span
+from maya.score.page import ScoredSystem, write_comparison_page
+from maya.score.report import Utterance, make_report, percent, span
 from maya.score.wer import Comparison, ErrorStats, cer, macro_average, macro_compare, pool, wer
 
 
@@ -21,10 +23,33 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--split", default="test", help="the folder under decode/, such as test or ctc/test")
     text = "the folder of the other system, if it is another one"
     p.add_argument("--with-split", default="", help=text)
+    text = "also write a page of both systems: differences by language, utterances side by side"
+    p.add_argument("--html", type=Path, metavar="FILE", help=text)
 
 
 def run(args: argparse.Namespace) -> None:
     compare(args.first, args.second, split=args.split, second_split=args.with_split)
+    if args.html is not None:
+        splits = (args.split, args.with_split or args.split)
+        write_html(args.html, [(r, splits[0]) for r in args.first] + [(r, splits[1]) for r in args.second])
+        print(f"page        {args.html}")
+
+
+def write_html(path: Path, decoded: Sequence[tuple[Path, str]]) -> None:
+    """A page of decoded runs, each (run folder, folder under decode/); differences are from the first. Raises
+    MayaError for a run without hypotheses and for runs of different utterances."""
+    systems = []
+    for run, split in decoded:
+        hyps = require(run / "decode" / split / "hyps.jsonl", "decode that run first (stage 5)")
+        try:
+            data = data_of(run, None)
+        except MayaError:  # without them the page has no audio
+            data = None
+        # In order of the ids, as `System`: runs need not agree in order.
+        report = make_report(sorted(read_hypotheses(hyps), key=lambda u: u.id))
+        name = _name([run], split)
+        systems.append(ScoredSystem(name=name, report=report, details=read_details(hyps, data)))
+    write_comparison_page(systems, path, title=" against ".join(s.name for s in systems))
 
 
 class System:

@@ -18,10 +18,10 @@ from maya.recipes.markers import content, earlier_inputs, is_done, mark_done, ta
 from maya.recipes.recorded import data_of
 from maya.recipes.tokenizer import require
 from maya.score.labels import LabelledUtterance, LabelReport, label_result, label_table, score_label
-from maya.score.measures.normalizers import DEFAULT, DROPS_EMPTY, make_normalizer
+from maya.score.measures.normalizers import DEFAULT, DROPS_EMPTY, make_normalizer, normal_form
 from maya.score.measures.summary import measure, measures_result, measures_table
 from maya.score.measures.word_lists import count_words
-from maya.score.page import write_page
+from maya.score.page import UtteranceDetails, read_confidences, table_details, write_page
 from maya.score.report import (
     Report,
     Utterance,
@@ -122,11 +122,12 @@ def score(
         "by_speaker": by_speaker,
         "normalizer": normalizer,
         "metrics": content(run / "metrics.jsonl"),  # the curve on the page
+        "table": table_identity(data, out.name) if data is not None else "",  # audio and noise on the page
     }
     names = ("result.json", "errors.txt", "report.html") if texts else ("result.json",)
     complete = all((out / name).is_file() for name in names)
     if not is_done(out / "stage-score.json", inputs) or not complete or force:
-        _write(scores, run, out, decoding)
+        _write(scores, run, out, decoding, data)
         mark_done(out / "stage-score.json", inputs)
     if show:
         _show(scores, run, out, decoding, data)
@@ -135,7 +136,7 @@ def score(
     return scores
 
 
-def _write(scores: Scores, run: Path, out: Path, decoding: dict[str, Any]) -> None:
+def _write(scores: Scores, run: Path, out: Path, decoding: dict[str, Any], data: Path | None) -> None:
     """result.json, and for texts errors.txt and report.html."""
     split = str(out.relative_to(run / "decode"))
     facts = decoding | {"split": split, "commit": git_state()[0]}
@@ -148,7 +149,22 @@ def _write(scores: Scores, run: Path, out: Path, decoding: dict[str, Any]) -> No
     write_errors(scores.report, out / "errors.txt")
     method = f", decoded by {decoding['method']}" if "method" in decoding else ""
     title = f"{run.name}: {split}{method}"
-    write_page(scores.report, out / "report.html", title=title, metrics=run / "metrics.jsonl")
+    details = read_details(out / "hyps.jsonl", data)
+    write_page(
+        scores.report, out / "report.html", title=title, metrics=run / "metrics.jsonl", details=details
+    )
+
+
+def read_details(hyps: Path, data: Path | None) -> dict[str, UtteranceDetails]:
+    """By id, what the page shows besides the texts of a hyps.jsonl: confidences of its words, and audio and
+    noise from the prepared data, where they are there and can be read."""
+    confidences = read_confidences(hyps, normal_form)
+    if data is not None:
+        try:
+            return table_details(Table.open(part_path(data, hyps.parent.name)), confidences)
+        except MayaError:  # data of another version, or removed: the page says that it has no audio
+            pass
+    return {id_: UtteranceDetails(confidences=values) for id_, values in confidences.items()}
 
 
 def _show(scores: Scores, run: Path, out: Path, decoding: dict[str, Any], data: Path | None) -> None:
