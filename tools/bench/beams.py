@@ -21,8 +21,10 @@ from maya.data.loading.loader import EvalLoader
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.decode.base import Method, MethodContext
+from maya.decode.beams.fused_rows import fusion_start
 from maya.decode.ctc import collapse_ctc
 from maya.decode.ctc_alignment import align_ctc
+from maya.decode.ctc_beam import beam_ctc
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.methods import METHODS, choose_method
 from maya.decode.ngram import ngrams_by_language
@@ -69,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder that `maya prepare` wrote")
     parser.add_argument("--split", default="test")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--python-only", action="store_true", help="only CTC against the search in Python")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     args = parser.parse_args(argv)
     recognizer = maya.load(args.run)
@@ -76,10 +79,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     refs = {entry.id: entry.text for entry in table.entries()}
     parts = list(encoded_parts(recognizer, table))
     methods = dict(usable_methods(recognizer, args.data))
+    if args.python_only:
+        methods = {name: method for name, method in methods.items() if "6-gram" in name}
     rows, result = searched(recognizer, parts, methods, refs, args.rounds)
     print("\n".join(markdown(["search", "WER", "95 %", "seconds"], rows)))
     if "ctc_beam 16, 6-gram" in methods:
-        result["against_python"] = against_python(methods["ctc_beam 16, 6-gram"], parts, args)
+        method = methods["ctc_beam 16, 6-gram"]
+        result["against_python"] = [against_python(method, parts, args, t) for t in (1.0, 1.5, 2.0)]
     finish(result, "beams", command_of("beams", argv), args.out)
 
 
@@ -140,37 +146,47 @@ def searched(
     return rows, {"utterances": len(refs), "searches": figures}
 
 
-def against_python(method: Any, parts: list[Part], args: argparse.Namespace) -> dict[str, Any]:
+def against_python(
+    method: Any, parts: list[Part], args: argparse.Namespace, temperature: float
+) -> dict[str, Any]:
     """CTC's beam of 16 with 6-grams in tensors and in Python: texts that differ, and the ratio of the times.
 
-    Both read the same log probabilities, and both place their texts on the best path.
+    Both read the same log probabilities, which are computed before, and place their texts on the best path.
+    temperature: of the log probabilities; above 1 there are more tokens to try.
     """
-    (head,), cfg = method.heads, method.cfg
-    model = method.model
-    recognizer = maya.load(args.run)
-    lms = ngrams_by_language(
-        training_texts(args.data, recognizer.tokenizer)(), model.cfg.vocab_size, cfg.lm_order
-    )
+    (head,), cfg, model = method.heads, method.cfg, method.model
+    texts = training_texts(args.data, maya.load(args.run).tokenizer)
+    lms = ngrams_by_language(texts(), model.cfg.vocab_size, cfg.lm_order)
     hyps: dict[str, list[list[int]]] = {}
+    with torch.inference_mode():
+        frames = [method.conditioned(part.encoded, part.langs).frames for part in parts]
+        log_probs = [(head(x) / temperature).log_softmax(-1) for x in frames]
+    tried = [((x > x.amax(-1, keepdim=True) - cfg.token_beam).sum(-1) - 1).float().mean() for x in log_probs]
 
     def in_tensors() -> None:
-        hyps["tensors"] = [hyp.tokens for part in parts for hyp in method(part.encoded, part.langs)]
+        hyps["tensors"] = []
+        for x, part in zip(log_probs, parts, strict=True):
+            start = fusion_start(method, len(x), part.langs)
+            own = beam_ctc(x, part.encoded.lens, blank=head.blank, cfg=cfg, start=start)
+            hyps["tensors"] += [hyp.tokens for hyp in own]
 
     @torch.inference_mode()
     def in_python() -> None:
         hyps["python"] = []
-        for part in parts:
-            log_probs = head(method.conditioned(part.encoded, part.langs).frames)
+        for x, part in zip(log_probs, parts, strict=True):
             own = [lms.get(model.cfg.languages[n] if n >= 0 else "") for n in part.langs.tolist()]
-            nbest = reference_ctc(log_probs, part.encoded.lens, head.blank, cfg, own)
-            for row, length, texts in zip(log_probs, part.encoded.lens.tolist(), nbest, strict=True):
-                hyps["python"].append(aligned(row[:length], texts[0][0], head.blank).tokens)
+            nbest = reference_ctc(x, part.encoded.lens, head.blank, cfg, own)
+            for row, length, candidates in zip(x, part.encoded.lens.tolist(), nbest, strict=True):
+                hyps["python"].append(aligned(row[:length], candidates[0][0], head.blank).tokens)
 
     seconds = in_turns({"tensors": in_tensors, "python": in_python}, args.rounds, clock_of("cpu"))
     differ = sum(a != b for a, b in zip(hyps["tensors"], hyps["python"], strict=True))
-    ratio = median_ratio(seconds["python"], seconds["tensors"])
-    print(f"CTC beam of 16 with 6-grams: {ratio:.1f} times as fast as in Python; {differ} texts differ")
-    return {"ratio": ratio, "differ": differ, "seconds": medians(seconds)}
+    result = {
+        "temperature": temperature, "tokens_tried": float(torch.stack(tried).mean()), "differ": differ,
+        "ratio": median_ratio(seconds["python"], seconds["tensors"]), "seconds": medians(seconds),
+    }  # fmt: skip
+    print(f"CTC, 16 prefixes, 6-grams, in tensors against Python: {result}")
+    return result
 
 
 def aligned(log_probs: Tensor, tokens: list[int], blank: int) -> Hypothesis:

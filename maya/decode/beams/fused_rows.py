@@ -29,7 +29,7 @@ def waits_for(device: torch.device) -> bool:
 
 
 class FusedRows:
-    """Fusion of B * K hypotheses. scores (B * K, V): what is added to each next token, 0 for blank.
+    """Fusion of B * K hypotheses.
 
     On a CPU only the hypotheses that took a token are advanced. On a GPU all are, because asking which of
     them did would wait for it.
@@ -41,26 +41,52 @@ class FusedRows:
         rows = torch.arange(batch, device=like.device).repeat_interleave(beam)
         self._like = like
         self.state: State = select(start.state, rows)
-        self.scores = self._scores(self.state, batch * beam)
+        self._rows = batch * beam
+        self._kept_scores: Tensor | None = None
+
+    @property
+    def scores(self) -> Tensor:
+        """(B * K, V) fp32: what is added to each next token, 0 for blank."""
+        if self._kept_scores is None:
+            self._kept_scores = self._scores(self.state, self._rows)
+        return self._kept_scores
+
+    def token_scores(self, tokens: Tensor) -> Tensor:
+        """tokens (B * K, C), none of them blank -> (B * K, C): what is added to each.
+
+        A scorer with a method `token_scores(state, tokens)` need not score the whole vocabulary.
+        """
+        parts = self.fusion.parts
+        if not all(hasattr(part.scorer, "token_scores") for part in parts):
+            return self.scores.gather(1, tokens)
+        total = torch.full(tokens.shape, self.fusion.token_bonus, device=tokens.device)
+        for part, own in zip(parts, self.state, strict=True):
+            total += part.weight * part.scorer.token_scores(own, tokens)  # type: ignore[attr-defined]
+        return total
+
+    def keep(self, rows: int) -> None:
+        """Keep the first `rows` of the B * K hypotheses."""
+        self._rows, self.state = rows, tree_map(lambda x: x[:rows], self.state)
+        self._kept_scores = None if self._kept_scores is None else self._kept_scores[:rows]
 
     def advance(self, sources: Tensor, tokens: Tensor, labelled: Tensor) -> None:
         """Reorder the hypotheses by `sources` (B * K,), then take tokens (B * K,) where `labelled`."""
-        blank = self.fusion.blank
+        scores, self._kept_scores = self._kept_scores, None
         if not self._sparse:
-            taken = torch.where(labelled, tokens, blank)
+            taken = torch.where(labelled, tokens, self.fusion.blank)
             self.state = self.fusion.advance(select(self.state, sources), taken)
-            self.scores = self._scores(self.state, len(sources))
             return
         rows = labelled.nonzero()[:, 0]
-        moved = not torch.equal(sources, torch.arange(len(sources)))
-        if moved:
-            self.state, self.scores = select(self.state, sources), self.scores[sources]
+        self.state = select(self.state, sources)
+        if scores is not None:  # a row of them may be long
+            moved = not torch.equal(sources, torch.arange(len(sources)))
+            scores = scores[sources] if moved else scores.clone() if len(rows) else scores
         if len(rows):
             new = self.fusion.advance(select(self.state, rows), tokens[rows])
             self.state = _put(self.state, rows, new)
-            if not moved:
-                self.scores = self.scores.clone()
-            self.scores[rows] = self._scores(new, len(rows))
+            if scores is not None:
+                scores[rows] = self._scores(new, len(rows))
+        self._kept_scores = scores
 
     def final(self, totals: Tensor) -> Tensor:
         """What the end of the text adds to totals (B, K): (B, K)."""
