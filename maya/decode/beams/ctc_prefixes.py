@@ -51,6 +51,7 @@ class CTCPrefixes:
             self._fused = FusedRows(own, batch, beam, like)
         self._aside: list[tuple[Tensor, ...]] = []
         self._trace = Trace(blank)
+        self._frame_numbers = torch.arange(log_probs.shape[1], device=device)
 
     def search(self, *, n_best: int, length_norm: bool) -> list[list[tuple[list[int], float]]]:
         """The tokens and the score of the best prefixes in the end, best first, for each row of the batch.
@@ -97,18 +98,22 @@ class CTCPrefixes:
         first, gaps (n,): the first of these frames of each row, and their number, at most `longest`. Of g
         frames a path repeats the last token on the first m, and takes blank on the others.
         """
-        rows = self._events.order[: len(first), None]
-        steps = torch.arange(longest, device=first.device)
-        frames = (first[:, None] + steps).clamp(max=self._log_probs.shape[1] - 1)
-        inside = steps < gaps[:, None]
-        blanks = self._log_probs[rows, frames, self._blank_id].masked_fill(~inside, 0.0)
+        rows, steps = self._events.order[: len(first), None], self._frame_numbers[:longest]
+        frames = (first[:, None] + steps).clamp_(max=self._log_probs.shape[1] - 1)
+        outside = steps >= gaps[:, None]
+        blanks = self._log_probs[rows, frames, self._blank_id].masked_fill_(outside, 0.0)
         again = self._log_probs[rows[:, None], frames[:, None], self._last[:, :, None]]
-        repeated = (again - blanks[:, None]).masked_fill(~inside[:, None], 0.0).cumsum(-1)
+        repeated = again.sub_(blanks[:, None]).masked_fill_(outside[:, None], 0.0).cumsum(-1)
         all_blank = blanks.sum(-1, keepdim=True)
-        before = torch.nn.functional.pad(repeated[..., :-1], (1, 0))
-        before = before.masked_fill(~inside[:, None], -torch.inf).logsumexp(-1)
-        self.blank = all_blank + torch.logaddexp(self.blank, self.label + before)
-        self.label = all_blank + self.label + repeated[..., -1]
+        self.blank += all_blank
+        self.label += all_blank
+        # The m-th term is that of m repetitions; there are fewer than there are frames.
+        some = self.label.masked_fill(gaps[:, None] == 0, -torch.inf)
+        if longest > 1:
+            more = repeated[..., :-1].masked_fill(outside[:, None, 1:], -torch.inf)
+            some = torch.logaddexp(some, self.label + more.logsumexp(-1))
+        self.blank = torch.logaddexp(self.blank, some)
+        self.label = self.label + repeated[..., -1]
 
     def _pass_rest(self) -> None:
         """The frames after the last event of each row."""

@@ -77,16 +77,17 @@ class FusedRows:
             self.state = self.fusion.advance(select(self.state, sources), taken)
             return
         rows = labelled.nonzero()[:, 0]
-        self.state = select(self.state, sources)
+        scorers = [part.scorer for part in self.fusion.parts]
+        parents, taken = sources[rows], tokens[rows]
+        new = [s.advance(_rows(x, parents), taken) for s, x in zip(scorers, self.state, strict=True)]
         if scores is not None:  # a row of them may be long
             moved = not torch.equal(sources, torch.arange(len(sources)))
-            scores = scores[sources] if moved else scores.clone() if len(rows) else scores
-        if len(rows):
-            new = self.fusion.advance(select(self.state, rows), tokens[rows])
-            self.state = _put(self.state, rows, new)
-            if scores is not None:
-                scores[rows] = self._scores(new, len(rows))
+            scores = scores[sources] if moved else scores.clone()
+            scores[rows] = self._scores(tuple(new), len(rows))
         self._kept_scores = scores
+        self.state = tuple(
+            _put(_rows(x, sources), rows, fresh) for x, fresh in zip(self.state, new, strict=True)
+        )
 
     def final(self, totals: Tensor) -> Tensor:
         """What the end of the text adds to totals (B, K): (B, K)."""
@@ -96,5 +97,13 @@ class FusedRows:
         return self.fusion.scores(state, self._like.expand(rows, -1))
 
 
+def _rows(state: State, index: Tensor) -> State:
+    """`maya.decode.fusion.select`, in a fifth of its time for the usual small states."""
+    return state[index] if isinstance(state, Tensor) else tuple(_rows(x, index) for x in state)
+
+
 def _put(state: State, rows: Tensor, new: State) -> State:
-    return tree_map(lambda old, fresh: old.index_copy(0, rows, fresh), state, new)
+    """`state`, changed in place to `new` in these rows."""
+    if isinstance(state, Tensor):
+        return state.index_copy_(0, rows, new)
+    return tuple(_put(x, rows, fresh) for x, fresh in zip(state, new, strict=True))
