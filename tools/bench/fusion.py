@@ -2,6 +2,7 @@
 recognised and wrongly recognised, over the weights.
 
     python -m tools.bench.fusion exp/indic12/indic12/ml --out docs/benchmarks
+    python -m tools.bench.fusion exp/digits/digits/digits --phrase-words 4 --skip-lm --name hotwords
 
 The run's test speakers are not in its training data. Frames are encoded once; each setting is a search over
 them. Weights of language models are chosen on dev.
@@ -10,6 +11,7 @@ them. Weights of language models are chosen on dev.
 import argparse
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,11 +38,11 @@ from maya.encoders import Encoded
 from maya.files import write_json
 from maya.recipes.lm import vocabulary_of
 from maya.recipes.recorded import data_of
-from maya.score.wer import MISSING, align, compare, interval, wer, words_of
+from maya.score.wer import compare, interval, wer, words_of
 
 LM_WEIGHTS, BONUSES = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8), (0.0, 0.5, 1.0, 2.0)
 HOT_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-LIST_WORDS, SPOKEN_WORDS = 500, 10
+LIST, SPOKEN, LISTED = 500, 10, 100  # phrases of a list, spoken ones among them: few, and many
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "transducer, greedy": ("transducer", {}),
     "transducer, beam 8": ("alsd", {"beam": 8}),
@@ -119,15 +121,24 @@ class HotScore:
         )
 
 
-def hot_score(refs: Iterable[str], hyps: Iterable[str], words: Iterable[str]) -> HotScore:
-    """Recall and precision of single words, by the alignment with the fewest errors."""
-    hot, spoken, hits, shown = set(words), 0, 0, 0
+def hot_score(refs: Iterable[str], hyps: Iterable[str], phrases: Iterable[str]) -> HotScore:
+    """Occurrences of phrases by utterance: in the reference, in the hypothesis, and in both."""
+    hot = {tuple(words_of(phrase)) for phrase in phrases}
+    lengths = {len(phrase) for phrase in hot}
+    spoken = hits = shown = 0
     for ref, hyp in zip(refs, hyps, strict=True):
-        for r, h in align(words_of(ref), words_of(hyp)):
-            spoken += r in hot
-            shown += h in hot
-            hits += r in hot and r == h and h != MISSING
+        said, written = (
+            Counter(g for n in lengths for g in grams(text, n) if g in hot) for text in (ref, hyp)
+        )
+        spoken, shown = spoken + said.total(), shown + written.total()
+        hits += (said & written).total()
     return HotScore(spoken=spoken, hits=hits, shown=shown)
+
+
+def grams(text: str, n: int) -> list[tuple[str, ...]]:
+    """The sequences of n words of a text."""
+    words = words_of(text)
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +163,9 @@ class Bench:
 
     def hot(self, words: Iterable[str]) -> Any:
         """The scorer of a list of hot words."""
-        return hot_words([[Phrase(text=word) for word in words]], self.vocab, self.recognizer.model.cfg.languages)
+        return hot_words(
+            [[Phrase(text=word) for word in words]], self.vocab, self.recognizer.model.cfg.languages
+        )
 
     def wer_of(self, speech: Speech, search: str, fusion: Fusion | None) -> float:
         return float(rates(speech.refs, decoded(self.recognizer, speech, search, fusion))["wer"])
@@ -183,22 +196,26 @@ def language_model(bench: Bench, search: str, order: int) -> dict[str, Any]:
     return result
 
 
-def draws(bench: Bench, count: int, spoken: int, seed: int = 0) -> list[tuple[list[str], list[str]]]:
-    """Lists of hot words: `spoken` words of the test references and LIST_WORDS - spoken that nobody says
-    there, which are words of the training texts; each with at least four letters."""
-    said = Counter(word for ref in bench.test.refs for word in words_of(ref))
-    trained = {word for _, text in bench.train for word in words_of(text)}
-    candidates = sorted(word for word in said if len(word) >= 4)
-    silent = sorted(word for word in trained - set(said) if len(word) >= 4)
-    rng = random.Random(seed)
-    fill = min(LIST_WORDS - spoken, len(silent))
-    return [(rng.sample(candidates, spoken), rng.sample(silent, fill)) for _ in range(count)]
+Lists = list[tuple[list[str], list[str]]]
 
 
-def curve(bench: Bench, search: str, lists: Sequence[tuple[list[str], list[str]]]) -> list[dict[str, Any]]:
-    """Over the weights: precision and recall of the spoken hot words and of the list, WER, insertions; sums
-    over the lists."""
-    rows = []
+def draws(bench: Bench, count: int, spoken: int, length: int, seed: int = 0) -> Lists:
+    """Lists of hot phrases of `length` words: `spoken` of the test references, and LIST - spoken of the
+    training texts that nobody says there. Single words have at least four letters."""
+
+    def phrases(texts: Iterable[str]) -> set[str]:
+        every = {" ".join(gram) for text in texts for gram in grams(text, length)}
+        return {phrase for phrase in every if len(phrase) >= 4}
+
+    said = phrases(bench.test.refs)
+    silent = sorted(phrases(text for _, text in bench.train) - said)
+    rng, fill = random.Random(seed), min(LIST - spoken, len(silent))
+    return [(rng.sample(sorted(said), spoken), rng.sample(silent, fill)) for _ in range(count)]
+
+
+def curve(bench: Bench, search: str, lists: Lists) -> list[dict[str, Any]]:
+    """Over the weights: precision and recall of the phrases, WER and inserted words; sums over the lists."""
+    rows: list[dict[str, Any]] = []
     for weight in HOT_WEIGHTS:
         total, wers, insertions = HotScore(spoken=0, hits=0, shown=0), [], []
         for spoken, silent in lists:
@@ -208,56 +225,54 @@ def curve(bench: Bench, search: str, lists: Sequence[tuple[list[str], list[str]]
             measured = rates(bench.test.refs, hyps)
             wers.append(measured["wer"])
             insertions.append(measured["insertions"])
+        inserted = sum(insertions) / len(insertions)
         rows.append({
             "weight": weight, "recall": 100 * total.hits / max(1, total.spoken),
             "precision": 100 * total.hits / max(1, total.shown), "spoken": total.spoken, "shown": total.shown,
-            "wer": sum(wers) / len(wers), "insertions": sum(insertions) / len(insertions),
-            "added_insertions": sum(insertions) / len(insertions) - (rows[0]["insertions"] if rows else
-                                                                    sum(insertions) / len(insertions)),
+            "wer": sum(wers) / len(wers), "insertions": inserted,
+            "added_insertions": inserted - rows[0]["insertions"] if rows else 0.0,
         })  # fmt: skip
     return rows
 
 
-def rare_words(bench: Bench, search: str, weight: float) -> dict[str, Any]:
-    """Hot words that a user would list: the words of the test texts that training texts have at most twice,
-    and words that nobody says, LIST_WORDS in all."""
-    said = Counter(word for ref in bench.test.refs for word in words_of(ref))
-    trained = Counter(word for _, text in bench.train for word in words_of(text))
-    rare = sorted(word for word in said if trained[word] <= 2 and len(word) >= 4)
-    (_, silent), = draws(bench, 1, 0, seed=1)
-    words = [*rare, *silent][: max(LIST_WORDS, len(rare))]
+def listed(bench: Bench, search: str, length: int, weight: float) -> dict[str, Any]:
+    """A list of which LISTED phrases are spoken: names that a user knows will come."""
+    ((spoken, silent),) = draws(bench, 1, LISTED, length, seed=1)
     plain = decoded(bench.recognizer, bench.test, search, None)
-    fusion = bench.fusion([Part(weight=weight, scorer=bench.hot(words))])
+    fusion = bench.fusion([Part(weight=weight, scorer=bench.hot([*spoken, *silent]))])
     fused = decoded(bench.recognizer, bench.test, search, fusion)
-    scores = [hot_score(bench.test.refs, hyps, rare) for hyps in (plain, fused)]
+    scores = [hot_score(bench.test.refs, hyps, [*spoken, *silent]) for hyps in (plain, fused)]
     return {
-        "rare": len(rare), "words": len(words), "weight": weight, "plain": rates(bench.test.refs, plain),
-        **rates(bench.test.refs, fused), "difference": difference(bench.test.refs, plain, fused),
+        "spoken": len(spoken), "phrases": len(spoken) + len(silent), "weight": weight,
+        "plain": rates(bench.test.refs, plain), **rates(bench.test.refs, fused),
+        "difference": difference(bench.test.refs, plain, fused),
         "recall": [100 * s.hits / max(1, s.spoken) for s in scores],
         "precision": [100 * s.hits / max(1, s.shown) for s in scores],
     }  # fmt: skip
 
 
-def measure(bench: Bench, searches: Sequence[str], *, order: int, lists: int, weight: float) -> dict[str, Any]:
+def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     """All measurements of each search."""
-    drawn = draws(bench, lists, SPOKEN_WORDS)
+    drawn = draws(bench, args.lists, SPOKEN, args.phrase_words)
     result: dict[str, Any] = {}
-    for search in searches:
-        result[search] = {
-            "lm": language_model(bench, search, order), "curve": curve(bench, search, drawn),
-            "rare": rare_words(bench, search, weight),
-        }  # fmt: skip
+    for search in args.search:
+        result[search] = {} if args.skip_lm else {"lm": language_model(bench, search, args.order)}
+        if not args.skip_hotwords:
+            result[search]["curve"] = curve(bench, search, drawn)
+            result[search]["listed"] = listed(bench, search, args.phrase_words, args.weight)
         print(json.dumps({search: result[search]}, indent=1), flush=True)
     return result
 
 
 def page(result: dict[str, Any]) -> str:
     """The Markdown page of a result."""
-    lines = ["# Language models and hot words on recorded speech", "", result["about"], ""]
-    lines += ["## n-gram of the training texts", "", "| search | n-gram | weight, bonus | WER | difference |",
-              "|---|---|---|---|---|"]  # fmt: skip
-    for search, measured in result["searches"].items():
-        lm = measured["lm"]
+    lines = ["# Language models and hot words on recorded speech", "", f"`{result['command']}`", "",
+             result["about"]]  # fmt: skip
+    with_lm = {search: m["lm"] for search, m in result["searches"].items() if "lm" in m}
+    if with_lm:
+        lines += ["", "## n-gram of the training texts", "", "| search | n-gram | weight, bonus | WER | difference |",
+                  "|---|---|---|---|---|"]  # fmt: skip
+    for search, lm in with_lm.items():
         lines.append(f"| {search} | none | | {_rate(lm['plain'])} | |")
         for name, text in (("all", "all training texts"), ("unseen", "without the test and dev texts")):
             row = lm[name]
@@ -265,18 +280,20 @@ def page(result: dict[str, Any]) -> str:
                 f"| {search} | {text} | {row['weight']:g}, {row['bonus']:g} | {_rate(row)} | "
                 f"{_difference(row['difference'])} |"
             )
-    lines += ["", "## Rare words as hot words", "", "| search | rare words of a list of | WER without | with | "
-              "difference | recall | precision |", "|---|---|---|---|---|---|---|"]  # fmt: skip
-    for search, measured in result["searches"].items():
-        row = measured["rare"]
+    hot = {search: m for search, m in result["searches"].items() if "curve" in m}
+    if hot:
+        lines += ["", f"## {LISTED} spoken phrases in a list", "", "| search | phrases, weight | WER without | with | "
+                  "difference | recall | precision |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for search, measured in hot.items():
+        row = measured["listed"]
         recall, precision = ([f"{x:.1f}" for x in row[name]] for name in ("recall", "precision"))
         lines.append(
-            f"| {search} | {row['rare']} of {row['words']} | {_rate(row['plain'])} | {_rate(row)} | "
+            f"| {search} | {row['phrases']}, {row['weight']:g} | {_rate(row['plain'])} | {_rate(row)} | "
             f"{_difference(row['difference'])} | {recall[0]} → {recall[1]} % | "
             f"{precision[0]} → {precision[1]} % |"
         )
-    for search, measured in result["searches"].items():
-        lines += ["", f"## {search}: {SPOKEN_WORDS} spoken words in a list of {LIST_WORDS}", "",
+    for search, measured in hot.items():
+        lines += ["", f"## {search}: {SPOKEN} spoken phrases in a list of {LIST}", "",
                   "| weight | recall | precision | WER | inserted words | added by the list |",
                   "|---|---|---|---|---|---|"]  # fmt: skip
         lines += [
@@ -304,7 +321,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--search", nargs="+", default=list(SEARCHES), choices=list(SEARCHES))
     p.add_argument("--order", type=int, default=6)
     p.add_argument("--lists", type=int, default=5, help="lists of hot words that are drawn")
-    p.add_argument("--weight", type=float, default=1.0, help="of the rare words")
+    p.add_argument("--weight", type=float, default=0.5, help="of a list with many spoken phrases")
+    p.add_argument("--phrase-words", type=int, default=1, help="words of a hot phrase")
+    p.add_argument("--skip-lm", action="store_true")
+    p.add_argument("--skip-hotwords", action="store_true")
+    p.add_argument("--name", default="fusion", help="of the files that are written")
     p.add_argument("--out", type=Path, default=Path("exp/bench"))
     args = p.parse_args(argv)
     recognizer = maya.load(args.run, "cpu")
@@ -314,16 +335,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         recognizer=recognizer, vocab=vocabulary_of(recognizer), train=train,
         dev=encoded_part(recognizer, data, "dev"), test=encoded_part(recognizer, data, "test"),
     )  # fmt: skip
-    searches = measure(bench, args.search, order=args.order, lists=args.lists, weight=args.weight)
+    searches = measure(bench, args)
     about = (
         f"{len(bench.test.refs)} test utterances, {sum(len(words_of(r)) for r in bench.test.refs)} words; "
         f"{len(bench.dev.refs)} of dev chose weight and bonus. Intervals are 95 %, bootstrap over utterances. "
         f"Hot words: means over {args.lists} lists drawn at random."
     )
-    result = {"about": about, "command": "python -m tools.bench.fusion RUN", "searches": searches}
+    given = sys.argv[1:] if argv is None else list(argv)
+    command = " ".join(["python -m tools.bench.fusion", *(a.replace(str(args.run), "RUN") for a in given)])
+    result = {"about": about, "command": command, "searches": searches}
     args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "fusion.json", result)
-    (args.out / "fusion.md").write_text(page(result), encoding="utf-8")
+    write_json(args.out / f"{args.name}.json", result)
+    (args.out / f"{args.name}.md").write_text(page(result), encoding="utf-8")
     return 0
 
 
