@@ -1,5 +1,6 @@
 """`align`: a recording and its text -> the same text with the time of each word."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -89,33 +90,48 @@ def choose_head(recognizer: Recognizer, name: str = "") -> str:
 def words_from_spans(
     spelled: SpelledText, spans: TokenSpans, frame_seconds: float, seconds: float
 ) -> list[Word]:
-    """The words of a text from the spans of its tokens. Words that share a token share its time."""
+    """The words of a text from the spans of its tokens.
+
+    Words without tokens are placed between neighbours that are spoken. Words that consist of wildcards alone
+    fit any speech, so they count as spoken only beside a word of their line that is.
+    """
     words = [Word(text=text) for text in spelled.words]
-    has_tokens = np.zeros(len(words), bool)
-    bounds = [*spelled.first.tolist(), len(spelled.tokens)]
-    for n, owner in enumerate(spelled.owners_of_words.tolist()):
-        has_tokens[owner] = True
-        tokens = [i for i in range(bounds[n], bounds[n + 1]) if spans.start[i] >= 0]
-        if not tokens:
-            continue
-        word = words[owner]
-        word.start = min(int(spans.start[tokens[0]]) * frame_seconds, seconds)
-        word.end = min(int(spans.end[tokens[-1]]) * frame_seconds, seconds)
-        word.confidence = aggregate([float(spans.confidence[i]) for i in tokens], "min")
-    # Words without tokens are placed only between words that are spoken.
-    run: list[Word] = []
-    for word, known_tokens in zip([*words, Word(text="")], [*has_tokens, True], strict=True):
-        if known_tokens and word.start is None:
-            _place(run, seconds)
-            run = []
-        else:
-            run.append(word)
+    bounds, owners = [*spelled.first.tolist(), len(spelled.tokens)], spelled.owners_of_words.tolist()
+    evidence: list[bool | None] = [None] * len(words)  # whether it is spoken, as far as its letters tell
+    for owner, begin, end in zip(owners, bounds, bounds[1:], strict=False):
+        tokens = [i for i in range(begin, end) if spans.start[i] >= 0]
+        if (spelled.tokens[begin:end] != WILDCARD).any():
+            evidence[owner] = bool(tokens)
+        if tokens:
+            word = words[owner]
+            word.start = min(int(spans.start[tokens[0]]) * frame_seconds, seconds)
+            word.end = min(int(spans.end[tokens[-1]]) * frame_seconds, seconds)
+            word.confidence = aggregate([float(spans.confidence[i]) for i in tokens], "min")
+    spoken = _spoken(evidence, spelled.lines)
+    for word, is_spoken in zip(words, spoken, strict=True):
+        if not is_spoken:
+            word.start = word.end = word.confidence = None
+    for is_spoken, group in itertools.groupby(range(len(words)), lambda i: spoken[i]):
+        run = [words[i] for i in group]
+        if is_spoken and any(word.start is not None for word in run):
+            fill_times(run, total=seconds)
     return words
 
 
-def _place(run: list[Word], seconds: float) -> None:
-    if any(word.start is not None for word in run):
-        fill_times(run, total=seconds)
+def _spoken(evidence: list[bool | None], lines: list[int]) -> list[bool]:
+    """For each word whether it is spoken. One without evidence is if a word beside it, the next on either side
+    with evidence, is; or if its line has none."""
+    before, after = list(evidence), list(evidence)
+    for order, near in ((range(len(evidence)), before), (range(len(evidence) - 1, -1, -1), after)):
+        last: tuple[int, bool | None] = (-1, None)
+        for i in order:
+            if near[i] is None and last[0] == lines[i]:
+                near[i] = last[1]
+            last = (lines[i], near[i])
+    return [
+        value if value is not None else (a, b) == (None, None) or bool(a) or bool(b)
+        for value, a, b in zip(evidence, before, after, strict=True)
+    ]
 
 
 def _lines(words: list[Word], spelled: SpelledText) -> list[TextSegment]:
