@@ -67,8 +67,10 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path, suffix: str) ->
         for seed in range(12):
             file.write(sounds.white_noise(15, seed=seed))  # 11 MB of float32 in all
     tracemalloc.start()
-    total = sum(len(block) for block in audio_blocks(path, seconds=5))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    try:
+        total = sum(len(block) for block in audio_blocks(path, seconds=5))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert total == pytest.approx(180 * 16000, abs=4000)
     assert peak < 3e6
