@@ -26,6 +26,7 @@ from maya.recipes.decode import make_method
 from maya.recipes.experiment import DecodeConfig
 from maya.recipes.experiment_file import import_recorded
 from maya.recipes.transcribe import TranscribeOptions, transcribe
+from maya.recipes.transcribe_method import SearchOptions
 from maya.score.measures.normalizers import normal_form
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
@@ -105,7 +106,7 @@ def evaluate(
     if source.manifest is None and not source.references:
         if num_samples or json_file is not None:
             raise MayaError("--json and --num-samples show errors: give --reference the text of each file")
-        options = TranscribeOptions(language=language, method=method, device=device)
+        options = TranscribeOptions(language=language, search=SearchOptions(method=method), device=device)
         if transcribe(checkpoint, source.audio, options):
             raise MayaError("some of the files were not transcribed, see above")
         return None
