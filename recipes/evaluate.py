@@ -23,6 +23,7 @@ from maya.decode.table import decode_table
 from maya.errors import MayaError
 from maya.recipes.arguments import add_checkpoint, add_device, add_json, add_list, add_num_samples
 from maya.recipes.decode import make_method
+from maya.recipes.evaluation.conditions import add_conditions, evaluate_conditions, in_conditions
 from maya.recipes.experiment import DecodeConfig
 from maya.recipes.experiment_file import import_recorded
 from maya.recipes.transcribe import TranscribeOptions, transcribe
@@ -43,6 +44,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--method", default=AUTO, help=text)
     text = "language code for utterances without one in the manifest; auto: identify it"
     p.add_argument("--language", help=text)
+    add_conditions(p)
     add_num_samples(p)
     add_json(p, "write all results as JSON, too")
     add_device(p)
@@ -51,6 +53,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import_recorded(args.checkpoint, args.experiment)
     source = Source(audio=args.audio, manifest=args.manifest, references=args.reference or [])
+    if in_conditions(args):
+        evaluate_conditions(args, None if source.is_empty else source.entries)
+        return
     evaluate(
         args.checkpoint, source, method=args.method, language=args.language, num_samples=args.num_samples,
         json_file=args.json, device=args.device,
@@ -76,6 +81,11 @@ class Source:
             return _entries(Path(), _files(self.audio, self.references, language), Path("the list of files"))
         folder = self.manifest if self.manifest.is_dir() else self.manifest.parent
         return _entries(folder, read_rows(self.manifest, language), self.manifest)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it names no audio at all."""
+        return self.manifest is None and not self.audio
 
     def facts(self) -> dict[str, Any]:
         """Where the utterances come from, for a program."""
