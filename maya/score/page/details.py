@@ -22,6 +22,11 @@ class UtteranceDetails:
     snr: float | None = None
     confidences: tuple[float | None, ...] = ()
 
+    @property
+    def shown_snr(self) -> float | None:
+        """The ratio as the page shows and filters it, to a tenth of a dB."""
+        return None if self.snr is None else round(self.snr, 1)
+
 
 NO_DETAILS = UtteranceDetails()
 
