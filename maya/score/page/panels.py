@@ -189,8 +189,8 @@ def _comparison_rows(
     for name in names[1:]:
         head += [f"{name} − {names[0]}, points", "95 %", "", "p"]
     lines = []
-    for name, rates, comparisons in rows:
-        line: list[object] = [name, *map(percent, rates)]
+    for language, rates, comparisons in rows:
+        line: list[object] = [language, *map(percent, rates)]
         for c in comparisons:
             p = f"{c.p_value:.3f}" if math.isfinite(c.p_value) else "-"
             drawn = difference_bar(c.difference, c.interval, most)
