@@ -40,6 +40,7 @@ INSTALL = [
     "soxr",
     "pyyaml",  # the configuration in NeMo's archives
     "kaldialign",
+    "regex",  # grapheme clusters
     "tqdm",  # progress of preparation
 ]
 MINI = ["espeakng-loader", "babel"]  # the built-in spoken corpus
@@ -48,6 +49,8 @@ CLOUD = ["boto3"]
 ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
+SCORE = ["whisper-normalizer>=0.1.15", "indic-numtowords>=1.1"]  # normal forms, and numbers in words
+MEETINGS = ["meeteval>=0.4.3"]  # cpWER, tcpWER and ORC-WER; builds an extension, so it needs a C++ compiler
 TESTS = [
     "pytest",
     "pytest-xdist",
@@ -76,7 +79,9 @@ setup(
         "onnx": ONNX,
         "llm": LLM,
         "media": MEDIA,
-        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *TESTS, *CHECKS],
+        "score": SCORE,
+        "meetings": MEETINGS,
+        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *SCORE, *TESTS, *CHECKS],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )

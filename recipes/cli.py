@@ -44,6 +44,7 @@ COMMANDS = {
     "decode": Command("decode", "decode one or more splits with one or more methods"),
     "score": Command("score", "compute WER and CER for each language, with 95 % intervals"),
     "compare": Command("compare", "test whether one of two systems is better"),
+    "rover": Command("evaluation.rover", "combine the transcripts of several systems by voting"),
     "transcribe": Command("transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3)"),
     "evaluate": Command("evaluate", "compute the error rates of a checkpoint on a manifest or on files"),
     "info": Command("info", "describe a checkpoint: sizes, vocabulary, languages, scores"),

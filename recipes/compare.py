@@ -7,9 +7,12 @@ from pathlib import Path
 from statistics import fmean
 
 from maya.errors import MayaError
+from maya.recipes.evaluation.pages import read_details
 from maya.recipes.recorded import data_of
-from maya.recipes.score import read_details, read_hypotheses
+from maya.recipes.score import read_hypotheses
 from maya.recipes.tokenizer import require
+from maya.score.measures.normalizers import normal_form
+from maya.score.measures.significance import FEW, matched_pairs
 from maya.score.page import ScoredSystem, write_comparison_page
 from maya.score.report import Utterance, make_report, percent, span
 from maya.score.wer import Comparison, ErrorStats, cer, macro_average, macro_compare, pool, wer
@@ -35,8 +38,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def write_html(path: Path, decoded: Sequence[tuple[Path, str]]) -> None:
-    """A page of decoded runs, each (run folder, folder under decode/); differences are from the first. Raises
-    MayaError for a run without hypotheses and for runs of different utterances."""
+    """Write a page of decoded runs, each (run folder, folder under decode/), with differences from the first.
+    Raises MayaError for a run without hypotheses and for runs of different utterances."""
     systems = []
     for run, split in decoded:
         hyps = require(run / "decode" / split / "hyps.jsonl", "decode that run first (stage 5)")
@@ -46,8 +49,8 @@ def write_html(path: Path, decoded: Sequence[tuple[Path, str]]) -> None:
             data = None
         # In order of the ids, as `System`: runs need not agree in order.
         report = make_report(sorted(read_hypotheses(hyps), key=lambda u: u.id))
-        name = _name([run], split)
-        systems.append(ScoredSystem(name=name, report=report, details=read_details(hyps, data)))
+        details = read_details(hyps, data, normal_form)
+        systems.append(ScoredSystem(name=_name([run], split), report=report, details=details))
     write_comparison_page(systems, path, title=" against ".join(s.name for s in systems))
 
 
@@ -120,6 +123,8 @@ def compare(
         f"{len(a.runs[0])} utterances, {len(a.languages)} language(s) with equal weights; bootstrap over "
         "utterances, the same draws for all runs",
     ]
+    if all(len(system.runs) == 1 for system in systems):
+        lines.append(_matched_pairs(*(system.runs[0] for system in systems)))
     text = "\n".join(lines)
     print(text)
     return text
@@ -138,6 +143,19 @@ def _significance(test: Comparison) -> str:
     if not math.isfinite(test.p_value):
         return "(an interval needs two utterances in each language)"
     return f"[{100 * test.interval.low:+.2f}, {100 * test.interval.high:+.2f}], p = {test.p_value:.3f}"
+
+
+def _matched_pairs(first: Sequence[Utterance], second: Sequence[Utterance]) -> str:
+    """The test on segments, which assumes less of utterances; of one run each, because seeds are not
+    independent of one another."""
+    test = matched_pairs((u.ref for u in first), (u.hyp for u in first), (u.hyp for u in second))
+    if not math.isfinite(test.p_value):
+        return f"matched pairs (MAPSSWE): {test.segments} segments with errors are too few"
+    few = f"; under {FEW} segments p is rough" if test.segments < FEW else ""
+    return (
+        f"matched pairs (MAPSSWE): {test.mean:+.3f} errors in each of {test.segments} segments, "
+        f"z = {test.z:.2f}, p = {test.p_value:.3f}{few}"
+    )
 
 
 def _name(runs: Sequence[Path], split: str) -> str:

@@ -138,7 +138,8 @@ def training_texts(data: Path, tokenizer: Tokenizer) -> Callable[[], Iterator[tu
 def as_json(row: DecodedRow, entry: Entry) -> dict[str, Any]:
     """A line of hyps.jsonl; `language` is that of the transcript."""
     hyp = asdict(row.hypothesis) if row.hypothesis is not None else {}
-    facts = {"id": row.id, "language": entry.language, "ref": entry.text, "speaker": entry.speaker}
+    facts: dict[str, Any] = {"id": row.id, "language": entry.language, "ref": entry.text}
+    facts |= {"speaker": entry.speaker, "snr": entry.snr}
     predictions = {label: asdict(prediction) for label, prediction in row.predictions.items()}
     return hyp | facts | {"duration": entry.duration, "predictions": predictions, "labels": row.labels}
 

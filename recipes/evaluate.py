@@ -23,10 +23,11 @@ from maya.decode.table import decode_table
 from maya.errors import MayaError
 from maya.recipes.arguments import add_checkpoint, add_device, add_json, add_num_samples
 from maya.recipes.decode import make_method
+from maya.recipes.evaluation.conditions import add_conditions, evaluate_conditions, in_conditions
 from maya.recipes.experiment import DecodeConfig
 from maya.recipes.experiment_file import import_recorded
-from maya.recipes.score import normal_form
 from maya.recipes.transcribe import transcribe
+from maya.score.measures.normalizers import normal_form
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
 from maya.text.languages import language_among, language_code
@@ -42,6 +43,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--method", default=AUTO, help=text)
     text = "language code for utterances without one in the manifest; auto: identify it"
     p.add_argument("--language", help=text)
+    add_conditions(p)
     add_num_samples(p)
     add_json(p, "write all results as JSON, too")
     add_device(p)
@@ -50,6 +52,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import_recorded(args.checkpoint, args.experiment)
     source = Source(audio=args.audio, manifest=args.manifest, references=args.reference or [])
+    if in_conditions(args):
+        evaluate_conditions(args, None if source.is_empty else source.entries)
+        return
     evaluate(
         args.checkpoint, source, method=args.method, language=args.language, num_samples=args.num_samples,
         json_file=args.json, device=args.device,
@@ -75,6 +80,11 @@ class Source:
             return _entries(Path(), _files(self.audio, self.references, language), Path("the list of files"))
         folder = self.manifest if self.manifest.is_dir() else self.manifest.parent
         return _entries(folder, read_rows(self.manifest, language), self.manifest)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it names no audio at all."""
+        return self.manifest is None and not self.audio
 
     def facts(self) -> dict[str, Any]:
         """Where the utterances come from, for a program."""
@@ -120,7 +130,7 @@ def evaluate(
     facts |= {"seconds": time.perf_counter() - began, "audio_seconds": sum(e.duration for e in entries)}
     report = make_report(
         Utterance(id=e.id, language=e.language, ref=e.text, hyp=normal_form(texts[e.id], e.language),
-                  seconds=e.duration, speaker=e.speaker) for e in entries
+                  seconds=e.duration, speaker=e.speaker, snr=e.snr) for e in entries
     )  # fmt: skip
     _show(report, facts, num_samples)
     if json_file is not None:

@@ -12,11 +12,17 @@ from maya.decode.methods import METHODS
 from maya.errors import MayaError
 from maya.files import write_json
 from maya.recipes.arguments import add_force, add_num_samples, add_run
+from maya.recipes.evaluation.files import add_files, score_files
+from maya.recipes.evaluation.options import add_measures, add_normalizer, measure_options
+from maya.recipes.evaluation.pages import read_details
 from maya.recipes.markers import content, earlier_inputs, is_done, mark_done, table_identity
 from maya.recipes.recorded import data_of
 from maya.recipes.tokenizer import require
 from maya.score.labels import LabelledUtterance, LabelReport, label_result, label_table, score_label
-from maya.score.page import UtteranceDetails, read_confidences, table_details, write_page
+from maya.score.measures.normalizers import DEFAULT, DROPS_EMPTY, make_normalizer
+from maya.score.measures.summary import measure, measures_result, measures_table
+from maya.score.measures.word_lists import count_words
+from maya.score.page import UtteranceDetails, write_page
 from maya.score.report import (
     Report,
     Utterance,
@@ -29,9 +35,6 @@ from maya.score.report import (
 )  # fmt: skip
 from maya.score.samples import sample_table
 from maya.score.wer import Interval
-from maya.text.languages import get_language
-from maya.text.normalize import normalize
-from maya.text.tokenizer import UNKNOWN
 from maya.train.runlog import git_state
 
 T = TypeVar("T")
@@ -48,7 +51,7 @@ class Scores:
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
-    add_run(p)
+    add_run(p, required=False)
     p.add_argument(
         "--data", type=Path, help="the prepared data, for notes on the splits; default: of training"
     )
@@ -56,21 +59,34 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--split", default="test", help=text)
     text = "compute the intervals over speakers, not utterances"
     p.add_argument("--by-speaker", action="store_true", help=text)
+    add_normalizer(p)
+    add_measures(p)
     add_num_samples(p)
     add_force(p)
+    add_files(p)
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.ref is not None or args.hyp is not None:
+        if args.run_dir is not None:
+            raise MayaError("give a run folder or files with --ref and --hyp, not both")
+        score_files(args)
+        return
+    if args.run_dir is None:
+        raise MayaError("name a run folder, or files with --ref and --hyp")
     try:
         data = data_of(args.run_dir, args.data)
     except MayaError:  # without them the notes on the splits are left out
         data = None
     options = {"data": data, "by_speaker": args.by_speaker, "force": args.force}
     if args.split != "all":
-        score(args.run_dir, split=args.split, num_samples=args.num_samples, **options)
+        options |= {"num_samples": args.num_samples, "normalizer": args.normalizer}
+        scores = score(args.run_dir, split=args.split, **options)
+        if scores.report is not None:
+            _show_measures(scores.report, args, data)
         return
-    if args.num_samples:
-        raise MayaError("--num-samples shows utterances of one split: name it with --split")
+    if args.num_samples or args.normalizer != DEFAULT:
+        raise MayaError("--num-samples and --normalizer are for one split: name it with --split")
     score_all(args.run_dir, **options)
 
 
@@ -83,15 +99,17 @@ def score(
     force: bool = False,
     show: bool = True,
     num_samples: int = 0,
+    normalizer: str = DEFAULT,
 ) -> Scores:
     """Score `run`/decode/{split}/hyps.jsonl and write result.json, and for texts errors.txt and report.html.
-    `show` prints the tables; `num_samples` utterances are printed, reference against hypothesis.
+    `show` prints the tables; `num_samples` utterances are printed, reference against hypothesis. normalizer:
+    one of `maya.score.measures.normalizers.NORMALIZERS`.
 
     Raises MayaError when nothing was decoded, and when neither texts nor labels can be scored.
     """
     out = run / "decode" / split
     hyps = require(out / "hyps.jsonl", "run stage 5 (decode) first")
-    texts, labels = read_hypotheses(hyps), read_labels(hyps)
+    texts, labels = read_hypotheses(hyps, normalizer), read_labels(hyps)
     if not texts and not labels:
         raise MayaError(f"{hyps} holds neither texts nor labels with known values; there is nothing to score")
     scores = Scores(
@@ -103,13 +121,15 @@ def score(
         "hyps": content(hyps),
         "decoding": decoding,
         "by_speaker": by_speaker,
+        "normalizer": normalizer,
         "metrics": content(run / "metrics.jsonl"),  # the curve on the page
         "table": table_identity(data, out.name) if data is not None else "",  # audio and noise on the page
     }
     names = ("result.json", "errors.txt", "report.html") if texts else ("result.json",)
     complete = all((out / name).is_file() for name in names)
     if not is_done(out / "stage-score.json", inputs) or not complete or force:
-        _write(scores, run, out, decoding, data)
+        details = read_details(hyps, data, make_normalizer(normalizer)) if texts else {}
+        _write(scores, run, out, decoding, details)
         mark_done(out / "stage-score.json", inputs)
     if show:
         _show(scores, run, out, decoding, data)
@@ -118,8 +138,10 @@ def score(
     return scores
 
 
-def _write(scores: Scores, run: Path, out: Path, decoding: dict[str, Any], data: Path | None) -> None:
-    """result.json, and for texts errors.txt and report.html."""
+def _write(
+    scores: Scores, run: Path, out: Path, decoding: dict[str, Any], details: dict[str, UtteranceDetails]
+) -> None:
+    """result.json, and for texts errors.txt and report.html. details: of utterances, for the page."""
     split = str(out.relative_to(run / "decode"))
     facts = decoding | {"split": split, "commit": git_state()[0]}
     if scores.labels:
@@ -131,22 +153,9 @@ def _write(scores: Scores, run: Path, out: Path, decoding: dict[str, Any], data:
     write_errors(scores.report, out / "errors.txt")
     method = f", decoded by {decoding['method']}" if "method" in decoding else ""
     title = f"{run.name}: {split}{method}"
-    details = read_details(out / "hyps.jsonl", data)
     write_page(
         scores.report, out / "report.html", title=title, metrics=run / "metrics.jsonl", details=details
     )
-
-
-def read_details(hyps: Path, data: Path | None) -> dict[str, UtteranceDetails]:
-    """By id, what the page shows besides the texts of a hyps.jsonl: confidences of its words, and audio and
-    noise from the prepared data, where they are there and can be read."""
-    confidences = read_confidences(hyps, normal_form)
-    if data is not None:
-        try:
-            return table_details(Table.open(part_path(data, hyps.parent.name)), confidences)
-        except MayaError:  # data of another version, or removed: the page says that it has no audio
-            pass
-    return {id_: UtteranceDetails(confidences=values) for id_, values in confidences.items()}
 
 
 def _show(scores: Scores, run: Path, out: Path, decoding: dict[str, Any], data: Path | None) -> None:
@@ -167,6 +176,19 @@ def _show(scores: Scores, run: Path, out: Path, decoding: dict[str, Any], data: 
     print(f"TensorBoard tensorboard --logdir {run / 'tensorboard'}")
 
 
+def _show_measures(report: Report, args: argparse.Namespace, data: Path | None) -> None:
+    """Print the lenient score and the other measures, and write them to measures.json beside result.json."""
+    counts = None
+    if args.rare_below is not None and args.training_texts is None and data is not None:
+        texts = Table.open(part_path(data, "train")).read("text")
+        counts = count_words(text for (text,) in texts)
+    languages = {u.language for u in report.utterances}
+    of_lists = languages.pop() if len(languages) == 1 else ""
+    measures = measure(report, measure_options(args, of_lists, counts))
+    print("\n" + measures_table(measures, groups=args.groups))
+    write_json(args.run_dir / "decode" / args.split / "measures.json", measures_result(measures))
+
+
 def _outdated(out: Path, data: Path) -> bool:
     """Whether a set was prepared again, with other rows, since it was decoded into `out`."""
     decoded = earlier_inputs(out / "stage.json").get("data")
@@ -174,19 +196,21 @@ def _outdated(out: Path, data: Path) -> bool:
     return isinstance(decoded, list) and rows != "absent" and decoded[0] != rows
 
 
-def read_hypotheses(path: Path) -> list[Utterance]:
+def read_hypotheses(path: Path, normalizer: str = DEFAULT) -> list[Utterance]:
     """The utterances of a hyps.jsonl that have a text, in normal form. MayaError names a damaged line."""
+    normal = make_normalizer(normalizer)
 
     def utterance(row: dict[str, Any]) -> Utterance | None:
         if "text" not in row and "predictions" in row:
             return None
-        ref, hyp = (normal_form(row[side], row["language"]) for side in ("ref", "text"))
+        ref, hyp = (normal(row[side], row["language"]) for side in ("ref", "text"))
         return Utterance(
             id=row["id"], language=row["language"], ref=ref, hyp=hyp, seconds=row["duration"],
-            speaker=row["speaker"],
+            speaker=row["speaker"], snr=row.get("snr"),
         )  # fmt: skip
 
-    return [row for row in _read_lines(path, utterance) if row is not None]
+    rows = [row for row in _read_lines(path, utterance) if row is not None]
+    return [row for row in rows if row.ref] if normalizer in DROPS_EMPTY else rows
 
 
 def read_labels(path: Path) -> dict[str, list[LabelledUtterance]]:
@@ -215,21 +239,6 @@ def _read_lines(path: Path, read: Callable[[dict[str, Any]], T]) -> list[T]:
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
             raise MayaError(f"{path}, line {number}, is not a hypothesis ({e}); decode again") from e
     return rows
-
-
-def normal_form(text: str, language: str) -> str:
-    """`text` as transcripts are trained on, so that a system is not charged for case, punctuation or a
-    spelling that looks the same. Words with an unknown piece (⁇) stay as they are: they are errors to count.
-
-    A text without a language is left alone.
-    """
-    try:
-        get_language(language)
-    except MayaError:
-        return text
-    if UNKNOWN not in text:
-        return normalize(text, language)
-    return " ".join(word if UNKNOWN in word else normalize(word, language) for word in text.split())
 
 
 def split_notes(data: Path | None) -> list[str]:

@@ -25,6 +25,7 @@ KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
     *("k2", "boto3", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo"),
     *("transformers", "tokenizers", "peft", "av"),
+    *("meeteval", "scipy", "whisper_normalizer", "indic_numtowords"),
 )
 ENVIRONMENT = ("os.environ", "os.environb", "os.getenv", "os.putenv")
 

@@ -51,7 +51,8 @@ _COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Utterance:
-    """One utterance to score. ref, hyp: normalised text, may be empty. seconds: duration of the audio."""
+    """One utterance to score. ref, hyp: normalised text, may be empty. seconds: duration of the audio. snr:
+    in dB, None where it was not measured."""
 
     id: str
     language: str
@@ -59,6 +60,7 @@ class Utterance:
     hyp: str
     seconds: float = 0.0
     speaker: str | None = None
+    snr: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,10 +182,10 @@ def result(report: Report) -> dict[str, Any]:
     """The scores as JSON values. Rates are fractions; values that cannot be computed are null."""
     return {
         "macro": {
-            "wer": _finite(report.macro_wer),
-            "wer_interval": _pair(report.macro_wer_interval),
-            "cer": _finite(report.macro_cer),
-            "cer_interval": _pair(report.macro_cer_interval),
+            "wer": finite(report.macro_wer),
+            "wer_interval": finite_pair(report.macro_wer_interval),
+            "cer": finite(report.macro_cer),
+            "cer_interval": finite_pair(report.macro_cer_interval),
         },
         "pooled": _result_of(report.pooled),
         "languages": {score.code: _result_of(score) for score in report.languages},
@@ -290,11 +292,11 @@ def _result_of(score: GroupScore) -> dict[str, Any]:
         "name": score.name,
         "hours": round(score.hours, 6),
         "utterances": score.words.utterances,
-        "wer": _finite(score.words.rate),
-        "wer_interval": _pair(score.wer_interval),
+        "wer": finite(score.words.rate),
+        "wer_interval": finite_pair(score.wer_interval),
         "words": _counts(score.words),
-        "cer": _finite(score.characters.rate),
-        "cer_interval": _pair(score.cer_interval),
+        "cer": finite(score.characters.rate),
+        "cer_interval": finite_pair(score.cer_interval),
         "characters": _counts(score.characters),
     }
 
@@ -329,9 +331,11 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _finite(rate: float) -> float | None:
+def finite(rate: float) -> float | None:
+    """A rate as a JSON value: null where it cannot be computed."""
     return rate if math.isfinite(rate) else None
 
 
-def _pair(bounds: Interval) -> list[float | None]:
-    return [_finite(bounds.low), _finite(bounds.high)]
+def finite_pair(bounds: Interval) -> list[float | None]:
+    """An interval as JSON values."""
+    return [finite(bounds.low), finite(bounds.high)]

@@ -127,12 +127,12 @@ def wer(refs: Iterable[str], hyps: Iterable[str]) -> ErrorStats:
     Raises MayaError if the lists differ in length. An empty reference is kept: every word of its hypothesis
     is an insertion.
     """
-    return _count(refs, hyps, words_of)
+    return count_errors(refs, hyps, words_of)
 
 
 def cer(refs: Iterable[str], hyps: Iterable[str]) -> ErrorStats:
     """Character errors of `hyps` against `refs`: like `wer`, with the tokens of `characters_of`."""
-    return _count(refs, hyps, characters_of)
+    return count_errors(refs, hyps, characters_of)
 
 
 def pool(parts: Iterable[ErrorStats]) -> ErrorStats:
@@ -266,7 +266,12 @@ def _comparison(difference: float, drawn: Rates) -> Comparison:
     return Comparison(difference=difference, interval=_percentiles(drawn), p_value=p_value)
 
 
-def _count(refs: Iterable[str], hyps: Iterable[str], tokens_of: Callable[[str], list[str]]) -> ErrorStats:
+def count_errors(
+    refs: Iterable[str], hyps: Iterable[str], tokens_of: Callable[[str], list[str]]
+) -> ErrorStats:
+    """Errors of `hyps` against `refs`, two lists of sentences in the same order, with any kind of token.
+
+    Raises MayaError if the lists differ in length."""
     refs, hyps = list(refs), list(hyps)
     if len(refs) != len(hyps):
         raise MayaError(f"{len(refs)} references but {len(hyps)} hypotheses; give one for each reference")

@@ -13,8 +13,8 @@ from maya.recipes.cli import main
 from maya.recipes.evaluate import read_rows
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.prepare import prepare
-from maya.recipes.score import normal_form
 from maya.recipes.tokenizer import tokenizer
+from maya.score.measures.normalizers import normal_form
 from maya.score.report import Utterance, make_report
 from maya.text.load import load_tokenizer
 from tests.data.making import write_manifest, write_tone

@@ -9,7 +9,9 @@ import pytest
 
 from maya.data.table.table import part_path, write_table
 from maya.recipes.cli import main
-from maya.recipes.score import read_details, score
+from maya.recipes.evaluation.pages import read_details
+from maya.recipes.score import score
+from maya.score.measures.normalizers import normal_form
 from tests.recipes.test_score import DECODING
 from tests.score.twelve_scripts import details, utterances
 
@@ -62,7 +64,7 @@ def test_score_writes_audio_noise_and_confidences(decoded: tuple[Path, Path]) ->
 def test_data_that_cannot_be_read_leave_the_audio_out(decoded: tuple[Path, Path]) -> None:
     run, data = decoded
     part_path(data, "test").write_bytes(b"no table")
-    known = read_details(run / "decode" / "test" / "hyps.jsonl", data)
+    known = read_details(run / "decode" / "test" / "hyps.jsonl", data, normal_form)
     assert known and all(d.audio is None and d.confidences for d in known.values())
 
 
@@ -75,3 +77,12 @@ def test_compare_writes_a_page(decoded: tuple[Path, Path], capsys: pytest.Captur
     values = facts(page)
     assert values["systems"] == ["run test", "other test"] and len(values["results"]) == 2
     assert all(link.startswith("../audio/tone%20") for link in values["audio"])
+
+
+def test_files_of_other_tools_have_a_page(tmp_path: Path) -> None:
+    (tmp_path / "ref.txt").write_text("a one two\nb three\n")
+    (tmp_path / "hyp.txt").write_text("a one too\nb three\n")
+    files = ["--ref", str(tmp_path / "ref.txt"), "--hyp", str(tmp_path / "hyp.txt"), "--language", "en"]
+    main(["score", *files, "--html", str(tmp_path / "page.html")])
+    values = facts(tmp_path / "page.html")
+    assert values["id"] == ["a", "b"] and values["results"][0]["ops"] == ["=s", 0]

@@ -18,8 +18,8 @@ from maya.features import Fbank, FbankConfig, LogMel, LogMelConfig
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
-from maya.recipes.score import normal_form
 from maya.recipes.tokenizer import count_crowded, tokenizer
+from maya.score.measures.normalizers import normal_form
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from maya.train.checkpoint import Checkpoint, save_checkpoint, step_path

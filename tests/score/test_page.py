@@ -136,7 +136,7 @@ def test_facts_hold_every_utterance_worst_first(tmp_path: Path) -> None:
         assert [ops.count(x) for x in "sdi"] == [result[x][i] for x in ("sub", "del", "ins")]
         assert len(ops) == len(s.pairs) and ops == (operations(s.utterance)[1] or ops)
         assert len(result["confidence"][i]) == len(words_of(hyp))
-    assert set(facts["clips"]) == set(range(40)) and all(facts["audio"])
+    assert set(facts["clips"]) == set(range(60)) and all(facts["audio"])
 
 
 def test_confidences_of_words_in_normal_form(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ class Augment:
         if changes.room is not None:
             audio = reverberate(audio, self._room(self._rooms[changes.room]))
         if changes.noise is not None:
-            audio = add_noise(audio, self._load_noise(changes.noise, len(audio)), changes.noise.snr_db)
+            audio = add_noise(audio, self.load_noise(changes.noise, len(audio)), changes.noise.snr_db)
         if changes.band_limit_hz is not None:
             audio = band_limit(audio, changes.band_limit_hz, self.sample_rate)
         if changes.codec is not None:
@@ -193,7 +193,7 @@ class Augment:
             begin += cfg.prob
         return None
 
-    def _load_noise(self, noise: Noise, samples: int) -> Tensor:
+    def load_noise(self, noise: Noise, samples: int) -> Tensor:
         """(samples,): the recordings, each brought to the same power, added up."""
         total = torch.zeros(samples)
         for index, place in noise.recordings:

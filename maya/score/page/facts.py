@@ -95,7 +95,7 @@ def page_facts(
     language_index, speaker_index = ({x: i for i, x in enumerate(xs)} for xs in (languages, speakers))
     pooled = systems[0].report.pooled
     links = [link(d.audio, folder) if d.audio is not None else "" for d in details]
-    snrs = [d.shown_snr for d in details]
+    snrs = [shown_snr(u, d) for u, d in zip(rows, details, strict=True)]
     return {
         "systems": [s.name for s in systems],
         "languages": [[code, language_name(code)] for code in languages],
@@ -140,6 +140,12 @@ def system_facts(system: ScoredSystem, shown: Sequence[int]) -> dict[str, Any]:
 def shown_seconds(utterance: Utterance) -> float:
     """The duration as the page shows and filters it, in hundredths of a second."""
     return round(utterance.seconds, 2)
+
+
+def shown_snr(utterance: Utterance, details: UtteranceDetails) -> float | None:
+    """The signal-to-noise ratio as the page shows and filters it, in tenths of a dB."""
+    snr = details.snr if utterance.snr is None else utterance.snr
+    return None if snr is None else round(snr, 1)
 
 
 def operations(utterance: Utterance) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from maya.pages import Html, escaped, html_table
 from maya.score.page.bars import bar, bin_chart, bins, difference_bar, widest
-from maya.score.page.facts import ScoredSystem, details_of, shown_seconds
+from maya.score.page.facts import ScoredSystem, details_of, shown_seconds, shown_snr
 from maya.score.report import GroupScore, Report, Utterance, percent, span
 from maya.score.wer import Comparison, ErrorStats, Interval, compare, interval, macro_compare
 
@@ -151,7 +151,7 @@ def condition_section(systems: Sequence[ScoredSystem], orders: Sequence[Order]) 
 
 
 def _snr(systems: Sequence[ScoredSystem], utterance: Utterance) -> float:
-    value = details_of(systems, utterance.id).shown_snr
+    value = shown_snr(utterance, details_of(systems, utterance.id))
     return math.nan if value is None else value
 
 

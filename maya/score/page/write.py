@@ -27,7 +27,7 @@ from maya.score.page.panels import (
 )
 from maya.score.report import Report
 
-CLIPS = 40  # utterances whose audio is embedded
+CLIPS = 100  # utterances whose audio is embedded
 STATIC = Path(__file__).with_name("static")
 SCRIPTS = ("data.js", "align.js", "rows.js", "frequent.js", "filters.js", "main.js")
 
@@ -76,7 +76,8 @@ def _write(
     audio = clips((place, d.audio) for place, d in enumerate(details) if d.audio is not None)
     facts |= {"clips": [int(place) for place in audio], "clipType": CLIP_TYPE}
     body = [*parts, condition_section(systems, orders), last, _browser(facts)]
-    scripts = [json_element("data", facts), json_element("clips", audio), f"<script>{script()}</script>"]
+    # The clips come last: the script needs them only when one is played.
+    scripts = [json_element("data", facts), f"<script>{script()}</script>", json_element("clips", audio)]
     style = (STATIC / "page.css").read_text(encoding="utf-8")
     text = page(title, [*body, *scripts], style)
     with writing(path) as partial:

@@ -1,0 +1,167 @@
+"""Spellings of one word that a lenient score accepts: a table of rules, each with its source.
+
+Each rule brings accepted spellings to one form, so two words count as equal if `one_form` of both is equal.
+A rule is a function of one word: words that are equal stay equal, and so no rule can make a score worse.
+A rule is listed only if an authority calls both spellings correct, or if they differ in what a font shows
+and not in what is said. Letters that distinguish words are left alone: Hindi ड and ड़, Bengali ড and ড়.
+
+Numbers in words and digits are a matter of several words: `maya.score.measures.numbers`.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+_JOINERS = re.compile("[\u200b-\u200d\u2060\ufeff]")
+
+# Blocks in which an anusvara (U+xx02) may stand for the nasal of the next consonant's class.
+_NASAL_BLOCKS = (0x0900, 0x0A80, 0x0B00, 0x0C00, 0x0C80, 0x0D00)
+_CLASSES = (0x15, 0x1A, 0x1F, 0x24, 0x2A)  # first of four stops: k, c, tt, t, p; the nasal follows them
+
+
+def _homorganic(block: int, classes: tuple[int, ...] = _CLASSES) -> tuple[re.Pattern[str], str]:
+    """A nasal letter with a virama before a stop of its own class, and the block's anusvara."""
+    pairs = [
+        f"{chr(block + first + 4)}{chr(block + 0x4D)}(?=[{chr(block + first)}-{chr(block + first + 3)}])"
+        for first in classes
+    ]
+    return re.compile("|".join(pairs)), chr(block + 0x02)
+
+
+_HOMORGANIC = (*(_homorganic(block) for block in _NASAL_BLOCKS), _homorganic(0x0980, (0x15,)))
+
+# Letters whose nukta marks a foreign sound: k kh g j ph, and in Devanagari c jh y.
+_NUKTA = re.compile(
+    "(?<=[\u0915-\u0917\u091a\u091c\u091d\u092b\u092f])\u093c"
+    "|(?<=[\u0a16\u0a17\u0a1c\u0a2b\u0a32])\u0a3c|(?<=[\u0a95-\u0a97\u0a9c\u0a9d\u0aab])\u0abc"
+    "|(?<=[\u0c95-\u0c97\u0c9c\u0cab])\u0cbc"
+)
+_CHILLUS = {
+    "\u0d7a": "\u0d23\u0d4d", "\u0d7b": "\u0d28\u0d4d", "\u0d7c": "\u0d30\u0d4d", "\u0d7d": "\u0d32\u0d4d",
+    "\u0d7e": "\u0d33\u0d4d", "\u0d7f": "\u0d15\u0d4d", "\u0d54": "\u0d2e\u0d4d", "\u0d55": "\u0d2f\u0d4d",
+    "\u0d56": "\u0d34\u0d4d",
+}  # fmt: skip
+# A glide between two vowels at the end of a word: गयी, गये, चाहिये, गयीं, गयें.
+_GLIDE = re.compile("(?<=[\u0905-\u0914\u0915-\u0939\u093c\u093e-\u094c])\u092f([\u0940\u0947])(?=\u0902?$)")
+_VOWELS = {"\u0940": "\u0908", "\u0947": "\u090f"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """A line of the table. languages: codes, empty for all. apply: any accepted spelling to one form."""
+
+    name: str
+    accepts: str
+    source: str
+    apply: Callable[[str], str]
+    languages: tuple[str, ...] = ()
+
+
+def _letters(pairs: dict[str, str]) -> Callable[[str], str]:
+    table = str.maketrans(pairs)
+    return lambda word: word.translate(table)
+
+
+def _anusvara(word: str) -> str:
+    for pattern, sign in _HOMORGANIC:
+        word = pattern.sub(sign, word)
+    return word
+
+
+def _digits(word: str) -> str:
+    return "".join(str(unicodedata.decimal(c)) if unicodedata.category(c) == "Nd" else c for c in word)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        name="digits",
+        accepts="native and ASCII digits: १२ and 12",
+        source="Unicode Character Database, property Decimal_Digit",
+        apply=_digits,
+    ),
+    Rule(
+        name="joiners",
+        accepts="with and without ZWJ, ZWNJ and other invisible characters",
+        source="The Unicode Standard, chapter 12 (joiners ask for a form of a conjunct) and section 23.2",
+        apply=lambda word: _JOINERS.sub("", word),
+    ),
+    Rule(
+        name="nukta",
+        accepts="the dot of a foreign sound composed, decomposed or absent: फ़ and फ, ज़ and ज, ਖ਼ and ਖ",
+        source="Central Hindi Directorate, standard spelling of Hindi: the dot is needed only where the "
+        "foreign sound must be shown; The Unicode Standard, sections 12.1 and 12.3",
+        apply=lambda word: _NUKTA.sub("", word),
+    ),
+    Rule(
+        name="khanda ta",
+        accepts="ৎ or ত with a virama",
+        source="The Unicode Standard, section 12.2, on khanda ta",
+        apply=_letters({"\u09ce": "\u09a4\u09cd"}),
+    ),
+    Rule(
+        name="chillu",
+        accepts="Malayalam chillu letters or the consonant with a virama: ൻ and ന്",
+        source="The Unicode Standard, section 12.9, on chillu characters",
+        apply=_letters(_CHILLUS),
+    ),
+    Rule(
+        name="nasal letter",
+        accepts="anusvara or the nasal letter of the next consonant's class: हिंदी and हिन्दी, సంబంధం and "
+        "సమ్బన్ధం; in Bengali and Assamese before k, kh, g, gh only",
+        source="Central Hindi Directorate, standard spelling of Hindi, on the fifth letter of a class; The "
+        "Unicode Standard, section 12.1, on anusvara",
+        apply=_anusvara,
+    ),
+    Rule(
+        name="candrabindu",
+        accepts="candrabindu or anusvara in Devanagari and Gujarati: हँस and हंस",
+        source="Central Hindi Directorate, standard spelling of Hindi: anusvara may stand for candrabindu, "
+        "and does above a vowel sign over the line",
+        apply=_letters({"\u0901": "\u0902", "\u0a81": "\u0a82"}),
+    ),
+    Rule(
+        name="tippi",
+        accepts="tippi or bindi in Gurmukhi: ਸੰਤ and ਸਂਤ",
+        source="The Unicode Standard, section 12.3: the vowel decides which of the two is written",
+        apply=_letters({"\u0a70": "\u0a02"}),
+    ),
+    Rule(
+        name="ra and va",
+        accepts="Assamese ৰ and ৱ or Bengali র and ব",
+        source="The Unicode Standard, section 12.2: the letters of Assamese for those of Bengali",
+        apply=_letters({"\u09f0": "\u09b0", "\u09f1": "\u09ac"}),
+        languages=("as", "bn"),
+    ),
+    Rule(
+        name="glide",
+        accepts="Hindi ये, यी or ए, ई at the end after a vowel: गयी and गई, चाहिये and चाहिए",
+        source="Central Hindi Directorate, standard spelling of Hindi, on the glide y",
+        apply=lambda word: _GLIDE.sub(lambda match: _VOWELS[match[1]], word),
+        languages=("hi",),
+    ),
+)  # fmt: skip
+
+
+@lru_cache(maxsize=1 << 16)
+def one_form(word: str, language: str) -> str:
+    """`word` with all rules of its language applied; words that are accepted for one another have one form.
+
+    A word that has nothing but invisible characters stays as it is: a token is never empty.
+    """
+    text = unicodedata.normalize("NFC", word)
+    for rule in RULES:
+        if not rule.languages or language in rule.languages:
+            text = rule.apply(text)
+    return unicodedata.normalize("NFC", text) or word
+
+
+def rules_table() -> str:
+    """The rules as a Markdown table, for the documentation."""
+    lines = ["| rule | accepts | languages | source |", "|---|---|---|---|"]
+    for rule in RULES:
+        lines.append(
+            f"| {rule.name} | {rule.accepts} | {' '.join(rule.languages) or 'all'} | {rule.source} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""Scores of recordings with several speakers: words by speaker (through meeteval) and who spoke when."""

@@ -1,0 +1,51 @@
+"""Decoding of audio that is not in a file: noisy copies of utterances, noise, and streams."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from maya.data.measure.entry import Entry
+from maya.decode.hypothesis import Hypothesis
+from maya.decode.methods import AUTO
+from maya.decode.recognizer import Recognizer
+from maya.errors import MayaError
+from maya.score.measures.normalizers import normal_form
+from maya.score.report import Utterance
+
+AT_ONCE = 64  # utterances whose audio is in memory
+
+
+def decoding_language(recognizer: Recognizer, entry: Entry, language: str | None) -> str | None:
+    """The language to decode an utterance in: "auto" as it is, its own if the model knows it, else none."""
+    if language == AUTO:
+        return AUTO
+    return entry.language if entry.language in recognizer.model.cfg.languages else None
+
+
+def decode_audio(
+    recognizer: Recognizer, entries: Sequence[Entry], audio: Sequence[Tensor], method: str,
+    language: str | None,
+) -> list[Hypothesis]:  # fmt: skip
+    """The hypotheses of `audio`, (N,) each at the model's rate, which stands for these entries."""
+    codes = [decoding_language(recognizer, entry, language) for entry in entries]
+    hyps: dict[int, Hypothesis] = {}
+    for code in dict.fromkeys(codes):
+        places = [i for i, own in enumerate(codes) if own == code]
+        rows = recognizer.transcribe([audio[i] for i in places], code, method=method)
+        hyps |= dict(zip(places, rows, strict=True))
+    return [hyps[i] for i in range(len(entries))]
+
+
+def utterance(entry: Entry, text: str, snr: float | None = None) -> Utterance:
+    """An entry with a hypothesis, to score. snr: of the noise that was added, None: the measured one."""
+    return Utterance(
+        id=entry.id, language=entry.language, ref=entry.text, hyp=normal_form(text, entry.language),
+        seconds=entry.duration, speaker=entry.speaker, snr=entry.snr if snr is None else snr,
+    )  # fmt: skip
+
+
+def chosen_method(recognizer: Recognizer, name: str, *, stream: bool = False) -> str:
+    """The name of the method that `name` means. Raises MayaError for a model without a text head."""
+    if not recognizer.model.cfg.text_heads:
+        raise MayaError("this model has no text head to evaluate")
+    return recognizer.choose_method(name, stream=stream).method
