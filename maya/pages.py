@@ -22,7 +22,7 @@ th, td { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid var(
 td { white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; }
 .left { text-align: left; }
-tr.total { font-weight: 600; } td.none { opacity: .5; }
+tr.total { font-weight: 600; } td.none { opacity: .65; }
 .wide { overflow-x: auto; } .note { opacity: .7; font-size: .9em; margin: .2rem 0; }
 .grid3 { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 1rem 1.6rem; }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem; } .charts svg { flex: 1 1 420px; max-width: 520px; }

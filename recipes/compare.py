@@ -7,9 +7,11 @@ from pathlib import Path
 from statistics import fmean
 
 from maya.errors import MayaError
+from maya.recipes.evaluation.pages import read_details
 from maya.recipes.recorded import data_of
-from maya.recipes.score import read_details, read_hypotheses
+from maya.recipes.score import read_hypotheses
 from maya.recipes.tokenizer import require
+from maya.score.measures.normalizers import normal_form
 from maya.score.measures.significance import FEW, matched_pairs
 from maya.score.page import ScoredSystem, write_comparison_page
 from maya.score.report import Utterance, make_report, percent, span
@@ -36,8 +38,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def write_html(path: Path, decoded: Sequence[tuple[Path, str]]) -> None:
-    """A page of decoded runs, each (run folder, folder under decode/); differences are from the first. Raises
-    MayaError for a run without hypotheses and for runs of different utterances."""
+    """Write a page of decoded runs, each (run folder, folder under decode/), with differences from the first.
+    Raises MayaError for a run without hypotheses and for runs of different utterances."""
     systems = []
     for run, split in decoded:
         hyps = require(run / "decode" / split / "hyps.jsonl", "decode that run first (stage 5)")
@@ -47,8 +49,8 @@ def write_html(path: Path, decoded: Sequence[tuple[Path, str]]) -> None:
             data = None
         # In order of the ids, as `System`: runs need not agree in order.
         report = make_report(sorted(read_hypotheses(hyps), key=lambda u: u.id))
-        name = _name([run], split)
-        systems.append(ScoredSystem(name=name, report=report, details=read_details(hyps, data)))
+        details = read_details(hyps, data, normal_form)
+        systems.append(ScoredSystem(name=_name([run], split), report=report, details=details))
     write_comparison_page(systems, path, title=" against ".join(s.name for s in systems))
 
 

@@ -14,14 +14,15 @@ from maya.files import write_json
 from maya.recipes.arguments import add_force, add_num_samples, add_run
 from maya.recipes.evaluation.files import add_files, score_files
 from maya.recipes.evaluation.options import add_measures, add_normalizer, measure_options
+from maya.recipes.evaluation.pages import read_details
 from maya.recipes.markers import content, earlier_inputs, is_done, mark_done, table_identity
 from maya.recipes.recorded import data_of
 from maya.recipes.tokenizer import require
 from maya.score.labels import LabelledUtterance, LabelReport, label_result, label_table, score_label
-from maya.score.measures.normalizers import DEFAULT, DROPS_EMPTY, make_normalizer, normal_form
+from maya.score.measures.normalizers import DEFAULT, DROPS_EMPTY, make_normalizer
 from maya.score.measures.summary import measure, measures_result, measures_table
 from maya.score.measures.word_lists import count_words
-from maya.score.page import UtteranceDetails, read_confidences, table_details, write_page
+from maya.score.page import UtteranceDetails, write_page
 from maya.score.report import (
     Report,
     Utterance,
@@ -127,7 +128,8 @@ def score(
     names = ("result.json", "errors.txt", "report.html") if texts else ("result.json",)
     complete = all((out / name).is_file() for name in names)
     if not is_done(out / "stage-score.json", inputs) or not complete or force:
-        _write(scores, run, out, decoding, data)
+        details = read_details(hyps, data, make_normalizer(normalizer)) if texts else {}
+        _write(scores, run, out, decoding, details)
         mark_done(out / "stage-score.json", inputs)
     if show:
         _show(scores, run, out, decoding, data)
@@ -136,8 +138,10 @@ def score(
     return scores
 
 
-def _write(scores: Scores, run: Path, out: Path, decoding: dict[str, Any], data: Path | None) -> None:
-    """result.json, and for texts errors.txt and report.html."""
+def _write(
+    scores: Scores, run: Path, out: Path, decoding: dict[str, Any], details: dict[str, UtteranceDetails]
+) -> None:
+    """result.json, and for texts errors.txt and report.html. details: of utterances, for the page."""
     split = str(out.relative_to(run / "decode"))
     facts = decoding | {"split": split, "commit": git_state()[0]}
     if scores.labels:
@@ -149,22 +153,9 @@ def _write(scores: Scores, run: Path, out: Path, decoding: dict[str, Any], data:
     write_errors(scores.report, out / "errors.txt")
     method = f", decoded by {decoding['method']}" if "method" in decoding else ""
     title = f"{run.name}: {split}{method}"
-    details = read_details(out / "hyps.jsonl", data)
     write_page(
         scores.report, out / "report.html", title=title, metrics=run / "metrics.jsonl", details=details
     )
-
-
-def read_details(hyps: Path, data: Path | None) -> dict[str, UtteranceDetails]:
-    """By id, what the page shows besides the texts of a hyps.jsonl: confidences of its words, and audio and
-    noise from the prepared data, where they are there and can be read."""
-    confidences = read_confidences(hyps, normal_form)
-    if data is not None:
-        try:
-            return table_details(Table.open(part_path(data, hyps.parent.name)), confidences)
-        except MayaError:  # data of another version, or removed: the page says that it has no audio
-            pass
-    return {id_: UtteranceDetails(confidences=values) for id_, values in confidences.items()}
 
 
 def _show(scores: Scores, run: Path, out: Path, decoding: dict[str, Any], data: Path | None) -> None:

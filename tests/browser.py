@@ -1,7 +1,7 @@
 """Headless Chromium for tests of pages: it loads a file, runs JavaScript in it and takes pictures.
 
-Chromium is driven through its DevTools protocol over a pipe (`--remote-debugging-pipe`: JSON messages that end
-with a zero byte, file descriptors 3 and 4), so that no package is needed.
+Chromium is driven through its DevTools protocol over a pipe (`--remote-debugging-pipe`: JSON messages that
+end with a zero byte, file descriptors 3 and 4), so that no package is needed.
 """
 
 import base64
@@ -121,7 +121,11 @@ class Browser:
     def window(self, width: int, height: int, *, scheme: str = "light", media: str = "") -> None:
         """Set the size in pixels, the colour scheme, and the medium ("print"; "" for the screen)."""
         self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.send("Emulation.setEmulatedMedia", media=media, features=features)

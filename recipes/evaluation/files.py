@@ -18,6 +18,7 @@ from maya.score.measures.normalizers import DROPS_EMPTY, make_normalizer
 from maya.score.measures.summary import measure, measures_result, measures_table
 from maya.score.meetings.diarization import diarization_errors
 from maya.score.meetings.words import COLLAR, meeting_errors
+from maya.score.page import write_page
 from maya.score.report import (
     Report,
     Utterance,
@@ -54,6 +55,7 @@ def add_files(p: argparse.ArgumentParser) -> None:
     text = "DER without the time in which several speakers speak"
     group.add_argument("--no-overlap", action="store_true", help=text)
     group.add_argument("--json", type=Path, metavar="FILE", help="write all scores as JSON, too")
+    group.add_argument("--html", type=Path, metavar="FILE", help="write the report page, too")
     group.add_argument("--errors", type=Path, metavar="FILE", help="write all utterances with errors")
 
 
@@ -83,6 +85,8 @@ def score_files(args: argparse.Namespace) -> Report | dict[str, Any]:
         print("\n" + sample_table(report, args.num_samples))
     if args.errors is not None:
         write_errors(report, args.errors)
+    if args.html is not None:
+        write_page(report, args.html, title=f"{args.hyp.name} against {(args.ref or args.hyp).name}")
     if args.json is not None:
         facts = {"ref": str(args.ref or args.hyp), "hyp": str(args.hyp), "normalizer": args.normalizer}
         write_result(report, args.json, facts | {"measures": measures_result(measures)})

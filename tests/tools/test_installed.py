@@ -38,6 +38,22 @@ def test_all_modules_are_installed(site: Path, repo: Path) -> None:
         assert files <= installed, files - installed
 
 
+def test_files_that_modules_read_are_installed(site: Path, repo: Path) -> None:
+    """Templates, scripts and tables beside the code: everything under maya/ and kernels/ but notes."""
+    notes = (".py", ".pyc", ".md", ".typed")
+    for folder, target in (("maya", "maya"), ("kernels", "maya/kernels")):
+        every = ((repo / folder).rglob("*"), (site / target).rglob("*"))
+        files, installed = (
+            {str(path.relative_to(top)) for path in paths if path.is_file() and path.suffix not in notes}
+            for top, paths in zip((repo / folder, site / target), every, strict=True)
+        )
+        assert files and files <= installed, files - installed
+    code = "from maya.score.page.write import STATIC, script; print(STATIC, len(script()))"
+    env = os.environ | {"PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=site, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith(str(site)), done.stdout + done.stderr
+
+
 EXPERIMENTS = ["mini", "egs.digits.lact", "maya.egs.indic12.large", "egs.librispeech.lact:tiny"]
 
 

@@ -15,7 +15,7 @@ from maya.errors import MayaError
 
 CLIP_SECONDS = 30.0  # of an utterance
 CLIP_RATE = 16_000  # Hz
-MOST_BYTES = 8_000_000  # of all clips of a page, in base64
+MOST_BYTES = 5_000_000  # of all clips of a page, in base64
 # MP3 plays in every browser; Ogg Opus does not play in Safari before 18.4. At this level of compression
 # speech takes about 3 kB a second.
 _FORMAT, _SUBTYPE, CLIP_TYPE = "MP3", "MPEG_LAYER_III", "audio/mpeg"

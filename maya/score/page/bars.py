@@ -142,7 +142,9 @@ def bin_chart(parts: Sequence[Bin], *, title: str, unit: str, field: str, names:
             f'height="{CHART_HEIGHT - _TOP}" class="target"/>'
         )
         out += [_point(middle + 9 * (n - (len(names) - 1) / 2), b, n, height) for n in range(len(names))]
-        out.append(svg_text(middle, CHART_HEIGHT - _BOTTOM + 15, f"{b.low:g}–{b.high:g}".replace("-", "−"), MIDDLE))
+        out.append(
+            svg_text(middle, CHART_HEIGHT - _BOTTOM + 15, f"{b.low:g}–{b.high:g}".replace("-", "−"), MIDDLE)
+        )
         out.append(
             svg_text(middle, CHART_HEIGHT - _BOTTOM + 29, f"n={b.utterances}", f'{MIDDLE} class="count"')
         )

@@ -30,6 +30,12 @@ class ScoredSystem:
     details: Mapping[str, UtteranceDetails]
 
 
+def details_of(systems: Sequence[ScoredSystem], id_: str) -> UtteranceDetails:
+    """The details of an utterance from the first system that knows its audio, else from the first at all."""
+    details = [s.details[id_] for s in systems if id_ in s.details]
+    return next((d for d in details if d.audio is not None), details[0] if details else NO_DETAILS)
+
+
 def same_order(systems: Sequence[ScoredSystem]) -> list[NDArray[np.int64]]:
     """For each system the places of the first system's utterances in its report, (utterances,) int64. Raises
     MayaError if the systems were scored on different utterances."""
@@ -83,13 +89,13 @@ def page_facts(
     folder: of the page, to which links to audio are relative.
     """
     rows = [systems[0].report.utterances[i] for i in shown]
-    details = [systems[0].details.get(u.id, NO_DETAILS) for u in rows]
+    details = [details_of(systems, u.id) for u in rows]
     languages = list(dict.fromkeys(sorted(u.language for u in rows)))
     speakers = list(dict.fromkeys(sorted(u.speaker for u in rows if u.speaker is not None)))
     language_index, speaker_index = ({x: i for i, x in enumerate(xs)} for xs in (languages, speakers))
     pooled = systems[0].report.pooled
     links = [link(d.audio, folder) if d.audio is not None else "" for d in details]
-    snrs = [round(d.snr, 1) if d.snr is not None else None for d in details]
+    snrs = [shown_snr(u, d) for u, d in zip(rows, details, strict=True)]
     return {
         "systems": [s.name for s in systems],
         "languages": [[code, language_name(code)] for code in languages],
@@ -97,7 +103,7 @@ def page_facts(
         "id": [u.id for u in rows],
         "language": [language_index[u.language] for u in rows],
         "speaker": [-1 if u.speaker is None else speaker_index[u.speaker] for u in rows],
-        "seconds": [round(u.seconds, 2) for u in rows],
+        "seconds": [shown_seconds(u) for u in rows],
         "snr": snrs if any(snr is not None for snr in snrs) else None,
         "audio": links if any(links) else None,
         "ref": [" ".join(words_of(u.ref)) for u in rows],
@@ -129,6 +135,17 @@ def system_facts(system: ScoredSystem, shown: Sequence[int]) -> dict[str, Any]:
         "cer": pooled.characters.utterance_errors[list(shown)].tolist(),
         "confidence": levels if any(levels) else None,
     }
+
+
+def shown_seconds(utterance: Utterance) -> float:
+    """The duration as the page shows and filters it, in hundredths of a second."""
+    return round(utterance.seconds, 2)
+
+
+def shown_snr(utterance: Utterance, details: UtteranceDetails) -> float | None:
+    """The signal-to-noise ratio as the page shows and filters it, in tenths of a dB."""
+    snr = details.snr if utterance.snr is None else utterance.snr
+    return None if snr is None else round(snr, 1)
 
 
 def operations(utterance: Utterance) -> tuple[str, str]:

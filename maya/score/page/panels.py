@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from maya.pages import Html, escaped, html_table
 from maya.score.page.bars import bar, bin_chart, bins, difference_bar, widest
-from maya.score.page.details import NO_DETAILS
-from maya.score.page.facts import ScoredSystem
+from maya.score.page.facts import ScoredSystem, details_of, shown_seconds, shown_snr
 from maya.score.report import GroupScore, Report, Utterance, percent, span
 from maya.score.wer import Comparison, ErrorStats, Interval, compare, interval, macro_compare
 
@@ -20,14 +19,37 @@ Order = NDArray[np.int64]
 
 def summary(report: Report) -> str:
     """The macro averages in a sentence, and how the intervals were computed."""
-    over = "speakers" if report.by_speaker else "utterances"
     return (
         f"<p>Macro average over {len(report.languages)} language(s): WER <b>{percent(report.macro_wer)} %</b>"
         f" {span(report.macro_wer_interval)}, CER {percent(report.macro_cer)} %"
         f" {span(report.macro_cer_interval)}. {report.pooled.words.utterances:,} utterances,"
         f" {report.pooled.hours:.2f} hours.</p>"
-        f'<p class="note">Intervals: 95 %, bootstrap over {over}, {report.replicates} draws. CER counts code'
-        " points, spaces included. sub, del, ins: words.</p>"
+        f'<p class="note">{intervals_note(report)}</p>'
+    )
+
+
+def system_table(systems: Sequence[ScoredSystem]) -> str:
+    """A row for each system with a bar of its macro-averaged WER."""
+    reports = [s.report for s in systems]
+    most = widest([r.macro_wer for r in reports], [r.macro_wer_interval for r in reports])
+    head = ["system", "utterances", "WER %", "95 %", "", "CER %", "95 %", "sub", "del", "ins"]
+    rows = []
+    for system, r in zip(systems, reports, strict=True):
+        cells: list[object] = [system.name, r.pooled.words.utterances, percent(r.macro_wer)]
+        cells += [span(r.macro_wer_interval), bar(r.macro_wer, r.macro_wer_interval, most)]
+        cells += [percent(r.macro_cer), span(r.macro_cer_interval)]
+        words = r.pooled.words
+        rows.append([*cells, words.substitutions, words.deletions, words.insertions])
+    note = f"Macro averages over {len(reports[0].languages)} language(s). {intervals_note(reports[0])}"
+    return html_table(head, rows) + f'<p class="note">{note}</p>'
+
+
+def intervals_note(report: Report) -> str:
+    """How the intervals were computed, and what is counted."""
+    over = "speakers" if report.by_speaker else "utterances"
+    return (
+        f"Intervals: 95 %, bootstrap over {over}, {report.replicates} draws. CER counts code points, spaces "
+        "included. sub, del, ins: words."
     )
 
 
@@ -108,8 +130,8 @@ def condition_section(systems: Sequence[ScoredSystem], orders: Sequence[Order]) 
     utterances = first.report.utterances
     stats = [ErrorStats(counts=s.report.pooled.words.counts[o]) for s, o in zip(systems, orders, strict=True)]
     names, replicates = [s.name for s in systems], first.report.replicates
-    seconds = np.array([u.seconds if u.seconds > 0 else np.nan for u in utterances], np.float64)
-    snr = np.array([_snr(first, u) for u in utterances], np.float64)
+    seconds = np.array([shown_seconds(u) or np.nan for u in utterances], np.float64)
+    snr = np.array([_snr(systems, u) for u in utterances], np.float64)
     charts, notes = [], []
     if len(parts := bins(seconds, stats, 1, replicates)) > 1:
         charts.append(bin_chart(parts, title="WER % by length", unit="s", field="seconds", names=names))
@@ -128,8 +150,8 @@ def condition_section(systems: Sequence[ScoredSystem], orders: Sequence[Order]) 
     return f"<h2>Length and noise</h2>{drawn}{lines}"
 
 
-def _snr(system: ScoredSystem, utterance: Utterance) -> float:
-    value = system.details.get(utterance.id, NO_DETAILS).snr
+def _snr(systems: Sequence[ScoredSystem], utterance: Utterance) -> float:
+    value = shown_snr(utterance, details_of(systems, utterance.id))
     return math.nan if value is None else value
 
 
@@ -167,8 +189,8 @@ def _comparison_rows(
     for name in names[1:]:
         head += [f"{name} − {names[0]}, points", "95 %", "", "p"]
     lines = []
-    for name, rates, comparisons in rows:
-        line: list[object] = [name, *map(percent, rates)]
+    for language, rates, comparisons in rows:
+        line: list[object] = [language, *map(percent, rates)]
         for c in comparisons:
             p = f"{c.p_value:.3f}" if math.isfinite(c.p_value) else "-"
             drawn = difference_bar(c.difference, c.interval, most)

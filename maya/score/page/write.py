@@ -5,21 +5,29 @@ from pathlib import Path
 from typing import Any
 
 from maya.files import writing
-from maya.pages import escaped, page
+from maya.pages import page
 from maya.score.page.audio import CLIP_TYPE, clips
 from maya.score.page.curves import training_section
-from maya.score.page.details import NO_DETAILS, UtteranceDetails
-from maya.score.page.facts import ScoredSystem, display_order, json_element, page_facts, same_order
+from maya.score.page.details import UtteranceDetails
+from maya.score.page.facts import (
+    ScoredSystem,
+    details_of,
+    display_order,
+    json_element,
+    page_facts,
+    same_order,
+)
 from maya.score.page.panels import (
     comparison_table,
     condition_section,
     language_table,
     speaker_section,
     summary,
+    system_table,
 )
 from maya.score.report import Report
 
-CLIPS = 40  # utterances whose audio is embedded
+CLIPS = 100  # utterances whose audio is embedded
 STATIC = Path(__file__).with_name("static")
 SCRIPTS = ("data.js", "align.js", "rows.js", "frequent.js", "filters.js", "main.js")
 
@@ -53,12 +61,8 @@ def write_comparison_page(
     Raises MayaError if the systems were scored on different utterances.
     """
     orders = same_order(systems)
-    parts = [summary_of(system) for system in systems]
-    _write(systems, Path(path), title, [*parts, comparison_table(systems, orders)], "", embedded_clips)
-
-
-def summary_of(system: ScoredSystem) -> str:
-    return f"<h2><bdi>{escaped(system.name)}</bdi></h2>{summary(system.report)}"
+    parts = [system_table(systems), comparison_table(systems, orders)]
+    _write(systems, Path(path), title, parts, "", embedded_clips)
 
 
 def _write(
@@ -68,11 +72,12 @@ def _write(
     shown = display_order(systems, orders)
     facts = page_facts(systems, orders, shown, path.parent.resolve())
     utterances = systems[0].report.utterances
-    details = [systems[0].details.get(utterances[i].id, NO_DETAILS) for i in shown[:embedded]]
+    details = [details_of(systems, utterances[i].id) for i in shown[:embedded]]
     audio = clips((place, d.audio) for place, d in enumerate(details) if d.audio is not None)
     facts |= {"clips": [int(place) for place in audio], "clipType": CLIP_TYPE}
     body = [*parts, condition_section(systems, orders), last, _browser(facts)]
-    scripts = [json_element("data", facts), json_element("clips", audio), f"<script>{script()}</script>"]
+    # The clips come last: the script needs them only when one is played.
+    scripts = [json_element("data", facts), f"<script>{script()}</script>", json_element("clips", audio)]
     style = (STATIC / "page.css").read_text(encoding="utf-8")
     text = page(title, [*body, *scripts], style)
     with writing(path) as partial:

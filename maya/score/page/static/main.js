@@ -107,7 +107,7 @@ function start() {
   for (const [value, [text]] of Object.entries(ERROR_KINDS)) field("kind").append(option(value, text));
   for (const [value, [text]] of Object.entries(ORDERS)) field("order").append(option(value, text));
   facts.systems.forEach((name, i) => field("system").append(option(String(i), name)));
-  if (!facts.results.some((result) => result.confidence)) field("shading").remove();
+  if (!facts.results.some((result) => result.confidence)) ["shading", "shade-note"].forEach((name) => field(name).remove());
   list.classList.add("shade");
   writeControls();
   refresh();

@@ -88,7 +88,7 @@ function fill(chunk) {
 
 function empty(chunk) {
   const busy = chunk.contains(document.activeElement) || (playing && !playing.paused && chunk.contains(playing));
-  if (!chunk.childElementCount || busy) return;
+  if (!chunk.childElementCount || busy || chunk === list.firstChild) return; // the first rows are always at hand
   chunk.style.height = chunk.offsetHeight + "px";
   chunk.replaceChildren();
 }
