@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from maya.errors import MayaError
+from maya.recipes.cli import main
 from maya.recipes.compare import compare
 from maya.recipes.score import read_hypotheses, score, score_all
 
@@ -86,3 +87,28 @@ def test_systems_without_texts_cannot_be_compared(tmp_path: Path) -> None:
     for first, second in (("labels", "texts"), ("texts", "labels")):
         with pytest.raises(MayaError, match="labels/decode/test/hyps.jsonl holds no texts to compare"):
             compare([tmp_path / first], [tmp_path / second])
+
+
+def test_measures_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run's scores are followed by the lenient score; measures.json has all of them."""
+    rows = [row | {"snr": 12.0 + i, "text": "a b" if i else "a c"} for i, row in enumerate(TEXTS)]
+    folder = _decoded(tmp_path, "test", rows)
+    (tmp_path / "hot.txt").write_text("b\n")
+    assert main(["score", str(tmp_path), "--groups", "--hot-words", str(tmp_path / "hot.txt")]) == 0
+    out = capsys.readouterr().out
+    assert "lenient WER" in out and "10 to 15 dB" in out and "hot words: recall 50.00 %" in out
+    measures = json.loads((folder / "measures.json").read_text())
+    assert measures["languages"]["en"]["lenient_wer"] == 0.25
+    assert measures["groups"]["snr"][0]["wer"] == 0.25
+    assert main(["score", str(tmp_path), "--rare-below", "3"]) == 1
+    assert "--training-texts" in capsys.readouterr().err
+    assert main(["score", str(tmp_path), "--split", "all", "--normalizer", "none"]) == 1
+
+
+def test_matched_pairs_beside_the_bootstrap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**ROW, "id": f"u{i}", "ref": "a b c d", "text": "a x c d"} for i in range(8)]
+    _decoded(tmp_path / "one", "test", rows)
+    _decoded(tmp_path / "two", "test", [row | {"text": "a b c d"} for row in rows[:7]] + rows[7:])
+    text = compare([tmp_path / "one"], [tmp_path / "two"])
+    assert "matched pairs (MAPSSWE): -0.875 errors in each of 8 segments, z = -7.00" in text
+    assert "under 50 segments" in text

@@ -1,5 +1,7 @@
 """The lenient score accepts listed spellings and is never worse than the strict one."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -55,6 +57,10 @@ def test_every_rule_has_a_source_and_a_case() -> None:
     for rule in RULES:
         assert rule.source and rule.accepts and rule.name in rules_table()
         assert any(rule.apply(a) != a or rule.apply(b) != b for _, a, b in ACCEPTED), rule.name
+
+
+def test_documentation_has_the_rules(repo: Path) -> None:
+    assert rules_table() in (repo / "docs" / "scoring.md").read_text(encoding="utf-8")
 
 
 def test_numbers_in_words_and_digits() -> None:

@@ -60,13 +60,17 @@ def lenient_align(ref: Sequence[str], hyp: Sequence[str], language: str) -> list
     return spans
 
 
-def lenient_errors(refs: Iterable[str], hyps: Iterable[str], languages: Iterable[str]) -> LenientStats:
+def lenient_errors(
+    refs: Iterable[str], hyps: Iterable[str], languages: Iterable[str], *,
+    strict: tuple[ErrorStats, ErrorStats] | None = None,
+) -> LenientStats:  # fmt: skip
     """Lenient word and character errors of `hyps` against `refs`; languages: the code of each utterance.
+    strict: the results of `wer` and `cer`, where they are there already.
 
     Raises MayaError if the lists differ in length.
     """
     refs, hyps, languages = list(refs), list(hyps), list(languages)
-    strict_words, strict_characters = wer(refs, hyps), cer(refs, hyps)
+    strict_words, strict_characters = strict or (wer(refs, hyps), cer(refs, hyps))
     if len(languages) != len(refs):
         raise MayaError(f"{len(languages)} languages for {len(refs)} references; give one for each")
     words, characters = strict_words.counts.copy(), strict_characters.counts.copy()

@@ -63,7 +63,9 @@ def measure(report: Report, options: MeasureOptions | None = None) -> Measures:
     return Measures(
         report=report,
         graphemes=grapheme_errors(refs, hyps),
-        lenient=lenient_errors(refs, hyps, [u.language for u in rows]),
+        lenient=lenient_errors(
+            refs, hyps, [u.language for u in rows], strict=(report.pooled.words, report.pooled.characters)
+        ),
         groups=group_errors(report, GROUPED_BY),
         rare=rare,
         hot=hot_word_score(pairs, options.hot_words) if options.hot_words else None,

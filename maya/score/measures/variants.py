@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+_HINDI = "Central Hindi Directorate, Devanagari Lipi tatha Hindi Vartani ka Manakikaran (IS 16500:2012)"
 _JOINERS = re.compile("[\u200b-\u200d\u2060\ufeff]")
 
 # Blocks in which an anusvara (U+xx02) may stand for the nasal of the next consonant's class.
@@ -90,7 +91,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="nukta",
         accepts="the dot of a foreign sound composed, decomposed or absent: फ़ and फ, ज़ and ज, ਖ਼ and ਖ",
-        source="Central Hindi Directorate, standard spelling of Hindi: the dot is needed only where the "
+        source=_HINDI + ": the dot is needed only where the "
         "foreign sound must be shown; The Unicode Standard, sections 12.1 and 12.3",
         apply=lambda word: _NUKTA.sub("", word),
     ),
@@ -110,14 +111,14 @@ RULES: tuple[Rule, ...] = (
         name="nasal letter",
         accepts="anusvara or the nasal letter of the next consonant's class: हिंदी and हिन्दी, సంబంధం and "
         "సమ్బన్ధం; in Bengali and Assamese before k, kh, g, gh only",
-        source="Central Hindi Directorate, standard spelling of Hindi, on the fifth letter of a class; The "
+        source=_HINDI + ", on the fifth letter of a class; The "
         "Unicode Standard, section 12.1, on anusvara",
         apply=_anusvara,
     ),
     Rule(
         name="candrabindu",
         accepts="candrabindu or anusvara in Devanagari and Gujarati: हँस and हंस",
-        source="Central Hindi Directorate, standard spelling of Hindi: anusvara may stand for candrabindu, "
+        source=_HINDI + ": anusvara may stand for candrabindu, "
         "and does above a vowel sign over the line",
         apply=_letters({"\u0901": "\u0902", "\u0a81": "\u0a82"}),
     ),
@@ -137,7 +138,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="glide",
         accepts="Hindi ये, यी or ए, ई at the end after a vowel: गयी and गई, चाहिये and चाहिए",
-        source="Central Hindi Directorate, standard spelling of Hindi, on the glide y",
+        source=_HINDI + ", on the glide y",
         apply=lambda word: _GLIDE.sub(lambda match: _VOWELS[match[1]], word),
         languages=("hi",),
     ),

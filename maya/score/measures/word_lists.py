@@ -113,7 +113,8 @@ def hot_word_score(utterances: Sequence[Pairs], phrases: Iterable[str]) -> HotWo
     A phrase is right where its words follow one another in the reference and each is aligned with an equal
     word, without another word between them. utterances: of `aligned_words`.
     """
-    wanted = {tuple(words_of(phrase)) for phrase in phrases} - {()}
+    every = {tuple(words_of(phrase)) for phrase in phrases} - {()}
+    wanted = {n: {phrase for phrase in every if len(phrase) == n} for n in map(len, every)}
     said: Counter[str] = Counter()
     recognised: Counter[str] = Counter()
     right: Counter[str] = Counter()
@@ -127,11 +128,12 @@ def hot_word_score(utterances: Sequence[Pairs], phrases: Iterable[str]) -> HotWo
     )  # fmt: skip
 
 
-def _occurrences(words: Sequence[str], phrases: set[tuple[str, ...]]) -> Counter[str]:
+def _occurrences(words: Sequence[str], phrases: dict[int, set[tuple[str, ...]]]) -> Counter[str]:
+    """How often each phrase is in the words. phrases: by their number of words."""
     counts: Counter[str] = Counter()
-    for length in {len(phrase) for phrase in phrases}:
+    for length, some in phrases.items():
         for i in range(len(words) - length + 1):
-            if (part := tuple(words[i : i + length])) in phrases:
+            if (part := tuple(words[i : i + length])) in some:
                 counts[" ".join(part)] += 1
     return counts
 
