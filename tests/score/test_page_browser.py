@@ -42,8 +42,8 @@ def _no_complaints(browser: Browser) -> Iterator[None]:
 def written(folder: Path, count: int) -> tuple[Path, Report]:
     """A page of utterances in twelve scripts, with audio, noise and confidences."""
     rows = utterances(count)
-    report, known = make_report(rows, replicates=50), details(rows, folder / "audio")
-    write_page(report, folder / "report.html", title="twelve scripts", details=known)
+    report, by_id = make_report(rows, replicates=50), details(rows, folder / "audio")
+    write_page(report, folder / "report.html", title="twelve scripts", details=by_id)
     return folder / "report.html", report
 
 
@@ -257,8 +257,8 @@ def test_audio_plays(opened: Browser) -> None:
 
 def test_audio_that_was_removed_is_said(browser: Browser, tmp_path: Path) -> None:
     rows = utterances(3)
-    known = details(rows, tmp_path / "audio", audio=3)
-    write_page(make_report(rows), tmp_path / "r.html", title="t", details=known, embedded_clips=0)
+    by_id = details(rows, tmp_path / "audio", audio=3)
+    write_page(make_report(rows), tmp_path / "r.html", title="t", details=by_id, embedded_clips=0)
     for path in (tmp_path / "audio").iterdir():
         path.unlink()
     browser.open(tmp_path / "r.html")
@@ -449,8 +449,8 @@ def test_characters_that_differ_are_whole_clusters(browser: Browser, tmp_path: P
 
 def test_confidence_is_a_shade(browser: Browser, tmp_path: Path) -> None:
     u = Utterance(id="u", language="en", ref="one two three", hyp="one too three")
-    known = {"u": UtteranceDetails(confidences=(1.0, 0.25, None))}
-    write_page(make_report([u]), tmp_path / "r.html", title="t", details=known)
+    by_id = {"u": UtteranceDetails(confidences=(1.0, 0.25, None))}
+    write_page(make_report([u]), tmp_path / "r.html", title="t", details=by_id)
     browser.open(tmp_path / "r.html")
     code = "Array.from(document.querySelectorAll('.aligned .hyp'), e => getComputedStyle(e).backgroundColor)"
     opaque, doubtful, unknown = browser.run(code)
