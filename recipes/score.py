@@ -13,7 +13,13 @@ from maya.errors import MayaError
 from maya.files import write_json
 from maya.recipes.arguments import add_force, add_num_samples, add_run
 from maya.recipes.evaluation.files import add_files, score_files
-from maya.recipes.evaluation.options import add_measures, add_normalizer, measure_options
+from maya.recipes.evaluation.options import (
+    add_measures,
+    add_normalizer,
+    list_language,
+    measure_options,
+    scoring_options,
+)
 from maya.recipes.markers import content, earlier_inputs, is_done, mark_done, table_identity
 from maya.recipes.recorded import data_of
 from maya.recipes.tokenizer import require
@@ -175,9 +181,8 @@ def _show_measures(report: Report, args: argparse.Namespace, data: Path | None) 
     if args.rare_below is not None and args.training_texts is None and data is not None:
         texts = Table.open(part_path(data, "train")).read("text")
         counts = count_words(text for (text,) in texts)
-    languages = {u.language for u in report.utterances}
-    of_lists = languages.pop() if len(languages) == 1 else ""
-    measures = measure(report, measure_options(args, of_lists, counts))
+    language = list_language(u.language for u in report.utterances)
+    measures = measure(report, measure_options(scoring_options(args), language, counts))
     print("\n" + measures_table(measures, groups=args.groups))
     write_json(args.run_dir / "decode" / args.split / "measures.json", measures_result(measures))
 

@@ -9,7 +9,7 @@ from maya.files import write_json
 from maya.pages import columns
 from maya.ranges import Range
 from maya.recipes.arguments import number
-from maya.recipes.evaluation.options import measure_options
+from maya.recipes.evaluation.options import list_language, measure_options, scoring_options
 from maya.score.files.objects import holds_both
 from maya.score.files.pairing import PairingOptions, pair_transcripts
 from maya.score.files.transcript import Transcript
@@ -72,9 +72,8 @@ def score_files(args: argparse.Namespace) -> Report | dict[str, Any]:
     if args.normalizer in DROPS_EMPTY:
         pairs = _without_empty(pairs)
     report = make_report(pairs, by_speaker=args.by_speaker)
-    codes = {u.language for u in pairs}
-    of_lists = language or (codes.pop() if len(codes) == 1 else "")
-    measures = measure(report, measure_options(args, of_lists))
+    of_lists = language or list_language(u.language for u in pairs)
+    measures = measure(report, measure_options(scoring_options(args), of_lists))
     print(table(report))
     if args.normalizer == "maya" and "und" in {u.language for u in pairs}:
         print("texts without a language are compared as they are: name it with --language")
