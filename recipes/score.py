@@ -56,7 +56,7 @@ class Scores:
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
-    add_run(p, required=False)
+    run_or_files = add_run(p)
     p.add_argument(
         "--data", type=Path, help="the prepared data, for notes on the splits; default: of training"
     )
@@ -68,17 +68,15 @@ def arguments(p: argparse.ArgumentParser) -> None:
     add_measures(p)
     add_num_samples(p)
     add_force(p)
-    add_files(p)
+    add_files(p, run_or_files)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.ref is not None or args.hyp is not None:
-        if args.run_dir is not None:
-            raise MayaError("give a run folder or files with --ref and --hyp, not both")
+    if args.hyp is not None:
         score_files(args)
         return
-    if args.run_dir is None:
-        raise MayaError("name a run folder, or files with --ref and --hyp")
+    if args.ref is not None:
+        raise MayaError("--ref belongs to --hyp, the hypotheses of any tool; a run has its references")
     try:
         data = data_of(args.run_dir, args.data)
     except MayaError:  # without them the notes on the splits are left out
