@@ -161,11 +161,12 @@ class _Folder(argparse.Action):
             namespace.run_dir = values
 
 
-def add_run(p: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """The run folder, as an argument or as --run-dir."""
-    group = p.add_mutually_exclusive_group(required=required)
+def add_run(p: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """The run folder, as an argument or as --run-dir. Returns their group, for what may replace it."""
+    group = p.add_mutually_exclusive_group(required=True)
     group.add_argument("run_dir", type=Path, nargs="?", action=_Folder, metavar="RUN", help="the run folder")
     group.add_argument("--run-dir", type=Path, metavar="RUN", help="the same, as an option")
+    return group
 
 
 def add_finished_run(p: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,21 @@ from maya.errors import MayaError
 from maya.recipes.arguments import add_checkpoint, add_device, add_json, add_list, add_num_samples
 from maya.recipes.decode import make_method
 from maya.recipes.evaluation.conditions import add_conditions, evaluate_conditions, in_conditions
+from maya.recipes.evaluation.decoding import with_snr
+from maya.recipes.evaluation.options import (
+    ScoringOptions,
+    add_measures,
+    add_normalizer,
+    list_language,
+    measure_options,
+    scoring_options,
+)
 from maya.recipes.experiment import DecodeConfig
 from maya.recipes.experiment_file import import_recorded
 from maya.recipes.transcribe import TranscribeOptions, transcribe
 from maya.recipes.transcribe_method import SearchOptions
-from maya.score.measures.normalizers import normal_form
+from maya.score.measures.normalizers import DEFAULT, DROPS_EMPTY, make_normalizer
+from maya.score.measures.summary import measure, measures_result, measures_table
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
 from maya.text.languages import language_among, language_code
@@ -44,6 +55,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--method", default=AUTO, help=text)
     text = "language code for utterances without one in the manifest; auto: identify it"
     p.add_argument("--language", help=text)
+    add_normalizer(p)
+    add_measures(p)
     add_conditions(p)
     add_num_samples(p)
     add_json(p, "write all results as JSON, too")
@@ -58,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         return
     evaluate(
         args.checkpoint, source, method=args.method, language=args.language, num_samples=args.num_samples,
-        json_file=args.json, device=args.device,
+        json_file=args.json, device=args.device, scoring=scoring_options(args),
     )  # fmt: skip
 
 
@@ -101,13 +114,14 @@ def evaluate(
     num_samples: int = 0,
     json_file: Path | None = None,
     device: str = "auto",
+    scoring: ScoringOptions | None = None,
 ) -> Report | None:
     """Transcribe and score a source, and print error rates; audio without references is only transcribed.
 
     method: as decode.method. language: of utterances without one; "auto" lets the model identify each.
     Without it, a model of a single language decodes in that. num_samples: utterances to show. json_file: all
-    results, for programs. Raises MayaError for an utterance that cannot be evaluated, and for a method whose
-    head the model lacks or that was never trained.
+    results, for programs. scoring: normal form and further measures. Raises MayaError for an utterance that
+    cannot be evaluated, and for a method whose head the model lacks or that was never trained.
     """
     if (source.manifest is None) == (not source.audio):
         raise MayaError("name what to evaluate once: audio files, or --manifest FILE")
@@ -120,6 +134,7 @@ def evaluate(
         if transcribe(checkpoint, source.audio, options):
             raise MayaError("some of the files were not transcribed, see above")
         return None
+    scoring = scoring or ScoringOptions()
     recognizer = maya.load(checkpoint, device)
     cfg = DecodeConfig(method=method, language="auto" if language == "auto" else "known")
     decoder, facts = make_method(cfg, recognizer, None)
@@ -131,13 +146,14 @@ def evaluate(
     began = time.perf_counter()
     texts = _texts(recognizer, entries, decoder, cfg)
     facts |= {"seconds": time.perf_counter() - began, "audio_seconds": sum(e.duration for e in entries)}
-    report = make_report(
-        Utterance(id=e.id, language=e.language, ref=e.text, hyp=normal_form(texts[e.id], e.language),
-                  seconds=e.duration, speaker=e.speaker, snr=e.snr) for e in entries
-    )  # fmt: skip
+    report = make_report(_utterances(with_snr(entries) if scoring.groups else entries, texts, scoring))
+    of_lists = list_language(entry.language for entry in entries)
+    measures = measure(report, measure_options(scoring, of_lists))
     _show(report, facts, num_samples)
+    print("\n" + measures_table(measures, groups=scoring.groups))
     if json_file is not None:
         facts |= {"checkpoint": str(checkpoint), **source.facts(), "utterances": _rows(report, texts)}
+        facts["measures"] = measures_result(measures)
         write_result(report, json_file, facts)
     return report
 
@@ -223,12 +239,24 @@ def _rates(score: GroupScore) -> str:
     )
 
 
+def _utterances(entries: list[Entry], texts: dict[str, str], scoring: ScoringOptions) -> Iterator[Utterance]:
+    """The utterances to score. Another normal form than Maya's starts from the published text."""
+    normal = make_normalizer(scoring.normalizer)
+    for e in entries:
+        ref = e.text if scoring.normalizer == DEFAULT else normal(e.raw_text or e.text, e.language)
+        if ref or scoring.normalizer not in DROPS_EMPTY:
+            hyp = normal(texts[e.id], e.language)
+            yield Utterance(id=e.id, language=e.language, ref=ref, hyp=hyp, seconds=e.duration,
+                            speaker=e.speaker, snr=e.snr)  # fmt: skip
+
+
 def _rows(report: Report, texts: dict[str, str]) -> list[dict[str, Any]]:
     """Reference and hypothesis of each utterance; `text` is the hypothesis as it was decoded."""
     pooled = report.pooled
     counts = zip(pooled.words.utterance_errors, pooled.words.utterance_ref_lengths, strict=True)
     return [
         {"id": u.id, "language": u.language, "ref": u.ref, "hyp": u.hyp, "text": texts[u.id],
-         "errors": int(errors), "words": int(words)}
+         "errors": int(errors), "words": int(words), "duration": u.seconds, "speaker": u.speaker,
+         "snr": u.snr}
         for u, (errors, words) in zip(report.utterances, counts, strict=True)
     ]  # fmt: skip

@@ -13,7 +13,13 @@ from maya.errors import MayaError
 from maya.files import write_json
 from maya.recipes.arguments import add_force, add_num_samples, add_run
 from maya.recipes.evaluation.files import add_files, score_files
-from maya.recipes.evaluation.options import add_measures, add_normalizer, measure_options
+from maya.recipes.evaluation.options import (
+    add_measures,
+    add_normalizer,
+    list_language,
+    measure_options,
+    scoring_options,
+)
 from maya.recipes.evaluation.pages import read_details
 from maya.recipes.markers import content, earlier_inputs, is_done, mark_done, table_identity
 from maya.recipes.recorded import data_of
@@ -51,7 +57,7 @@ class Scores:
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
-    add_run(p, required=False)
+    run_or_files = add_run(p)
     p.add_argument(
         "--data", type=Path, help="the prepared data, for notes on the splits; default: of training"
     )
@@ -63,17 +69,15 @@ def arguments(p: argparse.ArgumentParser) -> None:
     add_measures(p)
     add_num_samples(p)
     add_force(p)
-    add_files(p)
+    add_files(p, run_or_files)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.ref is not None or args.hyp is not None:
-        if args.run_dir is not None:
-            raise MayaError("give a run folder or files with --ref and --hyp, not both")
+    if args.hyp is not None:
         score_files(args)
         return
-    if args.run_dir is None:
-        raise MayaError("name a run folder, or files with --ref and --hyp")
+    if args.ref is not None:
+        raise MayaError("--ref belongs to --hyp, the hypotheses of any tool; a run has its references")
     try:
         data = data_of(args.run_dir, args.data)
     except MayaError:  # without them the notes on the splits are left out
@@ -182,9 +186,8 @@ def _show_measures(report: Report, args: argparse.Namespace, data: Path | None) 
     if args.rare_below is not None and args.training_texts is None and data is not None:
         texts = Table.open(part_path(data, "train")).read("text")
         counts = count_words(text for (text,) in texts)
-    languages = {u.language for u in report.utterances}
-    of_lists = languages.pop() if len(languages) == 1 else ""
-    measures = measure(report, measure_options(args, of_lists, counts))
+    language = list_language(u.language for u in report.utterances)
+    measures = measure(report, measure_options(scoring_options(args), language, counts))
     print("\n" + measures_table(measures, groups=args.groups))
     write_json(args.run_dir / "decode" / args.split / "measures.json", measures_result(measures))
 

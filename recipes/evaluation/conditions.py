@@ -33,7 +33,7 @@ def add_conditions(p: argparse.ArgumentParser) -> None:
     p.add_argument("--snr", type=_DECIBELS, nargs="+", default=list(SNRS), metavar="DB", help=text)
     text = "count words where nobody speaks: silence, noise and tones, and the recordings of these folders"
     p.add_argument("--non-speech", type=Path, nargs="*", metavar="FOLDER", help=text)
-    text = f"of each made-up sound of --non-speech (default: {MINUTES:g})"
+    text = f"length of each made-up sound of --non-speech (default: {MINUTES:g})"
     p.add_argument("--minutes", type=_MINUTES, default=MINUTES, metavar="M", help=text)
     text = "decode in chunks, too, and compare error rates and latencies"
     p.add_argument("--stream", action="store_true", help=text)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from maya.audio.sound import measure_sound
 from maya.data.measure.entry import Entry
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.methods import AUTO
@@ -42,6 +43,18 @@ def utterance(entry: Entry, text: str, snr: float | None = None) -> Utterance:
         id=entry.id, language=entry.language, ref=entry.text, hyp=normal_form(text, entry.language),
         seconds=entry.duration, speaker=entry.speaker, snr=entry.snr if snr is None else snr,
     )  # fmt: skip
+
+
+def with_snr(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries, with the SNR of those whose audio nobody measured; it is read for that."""
+
+    def measured(entry: Entry) -> Entry:
+        if entry.snr is not None:
+            return entry
+        audio = entry.load_audio()
+        return entry._replace(snr=measure_sound(audio.numpy()[:, None], entry.sample_rate).snr)
+
+    return [measured(entry) for entry in entries]
 
 
 def chosen_method(recognizer: Recognizer, name: str, *, stream: bool = False) -> str:

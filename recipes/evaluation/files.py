@@ -9,7 +9,7 @@ from maya.files import write_json
 from maya.pages import columns
 from maya.ranges import Range
 from maya.recipes.arguments import number
-from maya.recipes.evaluation.options import measure_options
+from maya.recipes.evaluation.options import list_language, measure_options, scoring_options
 from maya.score.files.objects import holds_both
 from maya.score.files.pairing import PairingOptions, pair_transcripts
 from maya.score.files.transcript import Transcript
@@ -33,13 +33,16 @@ from maya.score.samples import sample_table
 from maya.text.languages import language_code
 
 
-def add_files(p: argparse.ArgumentParser) -> None:
-    """The options of `maya score` without a run folder."""
-    group = p.add_argument_group("files of other tools, instead of a run folder")
-    text = "references: Kaldi text, .trn, .ctm, .stm, .rttm, JSON lines (NeMo, Maya) or SegLST"
+def add_files(p: argparse.ArgumentParser, instead: argparse._MutuallyExclusiveGroup) -> None:
+    """The options of `maya score` without a run folder. instead: the group of the run folder."""
+    text = (
+        "hypotheses that any tool wrote, instead of a run folder: Kaldi text, .trn, .ctm, .stm, .rttm, JSON "
+    )
+    text += "lines (NeMo, Maya) or SegLST; JSON lines may hold the references, too"
+    instead.add_argument("--hyp", type=Path, metavar="FILE", help=text)
+    group = p.add_argument_group("options of --hyp")
+    text = "references, in one of the formats of --hyp"
     group.add_argument("--ref", type=Path, metavar="FILE", help=text)
-    text = "hypotheses in one of these formats; JSON lines may hold the references, too"
-    group.add_argument("--hyp", type=Path, metavar="FILE", help=text)
     group.add_argument("--ref-format", default="auto", choices=FORMATS, help="default: by the file's name")
     group.add_argument("--hyp-format", default="auto", choices=FORMATS, help="default: by the file's name")
     group.add_argument("--language", help="code of texts that name no language, for their normal form")
@@ -74,9 +77,8 @@ def score_files(args: argparse.Namespace) -> Report | dict[str, Any]:
     if args.normalizer in DROPS_EMPTY:
         pairs = _without_empty(pairs)
     report = make_report(pairs, by_speaker=args.by_speaker)
-    codes = {u.language for u in pairs}
-    of_lists = language or (codes.pop() if len(codes) == 1 else "")
-    measures = measure(report, measure_options(args, of_lists))
+    of_lists = language or list_language(u.language for u in pairs)
+    measures = measure(report, measure_options(scoring_options(args), of_lists))
     print(table(report))
     if args.normalizer == "maya" and "und" in {u.language for u in pairs}:
         print("texts without a language are compared as they are: name it with --language")
@@ -94,8 +96,6 @@ def score_files(args: argparse.Namespace) -> Report | dict[str, Any]:
 
 
 def _read(args: argparse.Namespace) -> tuple[list[Transcript], list[Transcript]]:
-    if args.hyp is None:
-        raise MayaError("--ref needs --hyp, the hypotheses to score")
     ref, ref_format = args.ref, args.ref_format
     if ref is None:
         of_json = (format_of(args.hyp) if args.hyp_format == "auto" else args.hyp_format) == "json"

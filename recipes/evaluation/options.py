@@ -3,6 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from maya.data.corpus.manifest import read_lines
@@ -32,8 +33,24 @@ def add_measures(p: argparse.ArgumentParser) -> None:
     p.add_argument("--rare-below", type=POSITIVE, metavar="N", help=text)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringOptions:
+    """The values of these options; see their help."""
+
+    normalizer: str = DEFAULT
+    groups: bool = False
+    hot_words: Path | None = None
+    training_texts: Path | None = None
+    rare_below: int | None = None
+
+
+def scoring_options(args: argparse.Namespace) -> ScoringOptions:
+    """The options of a command line."""
+    return ScoringOptions(**{name: getattr(args, name) for name in ScoringOptions.__dataclass_fields__})
+
+
 def measure_options(
-    args: argparse.Namespace, language: str, training_counts: Counter[str] | None = None
+    args: ScoringOptions, language: str, training_counts: Counter[str] | None = None
 ) -> MeasureOptions:
     """The measures that the options ask for. language: of the lists' normal form, "" to take them as they
     are. training_counts: of words, where --training-texts is not given. Raises MayaError for a file that
@@ -51,6 +68,12 @@ def measure_options(
         rare_below=args.rare_below or RARE_BELOW,
         hot_words=tuple(filter(None, phrases)),
     )
+
+
+def list_language(codes: Iterable[str]) -> str:
+    """The language of lists of words: that of the utterances if they have one, else ""."""
+    languages = set(codes)
+    return languages.pop() if len(languages) == 1 else ""
 
 
 def lines_of(path: Path) -> Iterable[str]:

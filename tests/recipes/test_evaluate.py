@@ -156,3 +156,15 @@ def test_a_recording_without_samples(top: Path, tmp_path: Path, capsys: pytest.C
     options = ["--reference", "a", "--language", "hi", "--method", "ctc"]
     assert main(["evaluate", str(top / "model.pt"), str(tmp_path / "empty.wav"), *options]) == 1
     assert "empty.wav holds no audio samples; correct or remove them" in capsys.readouterr().err
+
+
+def test_measures_and_normal_forms(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Groups have an SNR, measured here if preparation did not; the published text is scored as it is."""
+    manifest = str(top / "corpus" / "manifest.jsonl")
+    result = _evaluated(top, "--manifest", manifest, "--groups", "--normalizer", "none")
+    out = capsys.readouterr().out
+    assert "lenient WER" in out and " dB " in out and "words/min" in out
+    assert [u["ref"] for u in result["utterances"]] == [r["text"] for r in _rows(top)]
+    assert all(u["snr"] is not None and u["duration"] > 0 for u in result["utterances"])
+    groups = result["measures"]["groups"]
+    assert sum(g["utterances"] for g in groups["snr"]) == len(_rows(top))

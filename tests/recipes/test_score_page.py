@@ -28,10 +28,10 @@ def facts(path: Path) -> dict[str, Any]:
 def decoded(tmp_path: Path) -> tuple[Path, Path]:
     """A run whose hypotheses have words with confidences, and its prepared data."""
     rows = utterances(24)
-    known = details(rows, tmp_path / "audio", audio=4)
+    by_id = details(rows, tmp_path / "audio", audio=4)
     entries = []
     for u in rows:
-        entry, snr = known[u.id].audio, known[u.id].snr
+        entry, snr = by_id[u.id].audio, by_id[u.id].snr
         assert entry is not None
         entries.append(entry._replace(text=u.ref, language=u.language, speaker=u.speaker or "", snr=snr))
     (tmp_path / "data").mkdir()
@@ -64,8 +64,8 @@ def test_score_writes_audio_noise_and_confidences(decoded: tuple[Path, Path]) ->
 def test_data_that_cannot_be_read_leave_the_audio_out(decoded: tuple[Path, Path]) -> None:
     run, data = decoded
     part_path(data, "test").write_bytes(b"no table")
-    known = read_details(run / "decode" / "test" / "hyps.jsonl", data, normal_form)
-    assert known and all(d.audio is None and d.confidences for d in known.values())
+    by_id = read_details(run / "decode" / "test" / "hyps.jsonl", data, normal_form)
+    assert by_id and all(d.audio is None and d.confidences for d in by_id.values())
 
 
 def test_compare_writes_a_page(decoded: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,8 +160,8 @@ def test_confidences_of_words_in_normal_form(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     assert read_confidences(path, normal) == {"a": (0.9, 0.5, 0.5), "d": (0.25, None, 1.0)}
     u = Utterance(id="d", language="en", ref="one or two", hyp="one of two")
-    known = {"d": UtteranceDetails(confidences=(0.25, None, 1.0))}
-    write_page(make_report([u]), tmp_path / "r.html", title="t", details=known)
+    by_id = {"d": UtteranceDetails(confidences=(0.25, None, 1.0))}
+    write_page(make_report([u]), tmp_path / "r.html", title="t", details=by_id)
     facts = json.loads(checked(tmp_path / "r.html").scripts[0])
     assert facts["results"][0]["confidence"] == [LEVELS[15] + "-" + LEVELS[61]]
 
@@ -189,8 +189,8 @@ def test_links_only_to_what_a_browser_plays(tmp_path: Path) -> None:
 
 def test_clips_leave_out_what_cannot_be_read(tmp_path: Path) -> None:
     rows = utterances(3)
-    known = details(rows, tmp_path, audio=2)
-    entries = [known[u.id].audio for u in rows]
+    by_id = details(rows, tmp_path, audio=2)
+    entries = [by_id[u.id].audio for u in rows]
     entries[1] = entry(tmp_path / "absent.wav")
     assert list(clips((i, e) for i, e in enumerate(entries) if e is not None)) == ["0", "2"]
 

@@ -6,6 +6,7 @@ pytest tests/score/test_page_browser.py -m slow -s      prints the times of 10 0
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,8 +42,8 @@ def _no_complaints(browser: Browser) -> Iterator[None]:
 def written(folder: Path, count: int) -> tuple[Path, Report]:
     """A page of utterances in twelve scripts, with audio, noise and confidences."""
     rows = utterances(count)
-    report, known = make_report(rows, replicates=50), details(rows, folder / "audio")
-    write_page(report, folder / "report.html", title="twelve scripts", details=known)
+    report, by_id = make_report(rows, replicates=50), details(rows, folder / "audio")
+    write_page(report, folder / "report.html", title="twelve scripts", details=by_id)
     return folder / "report.html", report
 
 
@@ -91,34 +92,40 @@ def click(browser: Browser, selector: str) -> None:
                 "new MouseEvent('click', {bubbles: true}))")  # fmt: skip
 
 
-@pytest.mark.slow
-def test_times_of_ten_thousand_utterances(browser: Browser, tmp_path: Path) -> None:
-    """The best of some tries: other programs on the machine make a time longer, never shorter."""
-    path, report = written(tmp_path, MANY_ROWS)
-    ready, paint = [], []
+def measured(browser: Browser, path: Path) -> dict[str, list[float]]:
+    """Milliseconds of the first paint, until the page is ready, and of each change of a control."""
+    times: dict[str, list[float]] = {"first paint": [], "ready": []}
+    paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
     for _ in range(5):
         browser.open(path)
         settle(browser)
-        ready.append(float(browser.run("document.documentElement.dataset.ready")) / 1000)
-        paint.append(
-            browser.run("performance.getEntriesByName('first-contentful-paint')[0].startTime") / 1000
-        )
-    tries: dict[str, list[float]] = {}
+        times["first paint"].append(browser.run(paint))
+        times["ready"].append(float(browser.run("document.documentElement.dataset.ready")))
+    changes = [("text", "क्ष"), ("text", "school"), ("text", ""), ("language", "ta"), ("language", "")]
+    changes += [("kind", "sub"), ("kind", "any"), ("speaker", "ml-speaker-01"), ("speaker", "")]
+    changes += [("order", "errors"), ("order", "long"), ("order", "first")]
     for _ in range(4):
-        changes = [("text", "क्ष"), ("text", "school"), ("text", ""), ("language", "ta"), ("language", "")]
-        changes += [("kind", "sub"), ("kind", "any"), ("speaker", "ml-speaker-01"), ("speaker", "")]
-        changes += [("order", "confidence"), ("order", "first")]
         for name, value in changes:
-            tries.setdefault(f"{name}={value}", []).append(browser.run(setting(name, value)) / 1000)
+            times.setdefault(f"{name}={value}", []).append(browser.run(setting(name, value)))
             settle(browser)
-    best = {name: min(times) for name, times in tries.items()}
-    print(f"\n{MANY_ROWS} utterances, {path.stat().st_size / 1e6:.1f} MB")
-    for name, seconds in (("first paint", paint), ("ready", ready)):
-        print(f"  {name:<24} best {1000 * min(seconds):6.1f} ms, median {1000 * median(seconds):6.1f} ms")
-    for name, times in tries.items():
-        print(f"  {name:<24} best {1000 * best[name]:6.1f} ms, median {1000 * median(times):6.1f} ms")
-    assert min(paint) < SECONDS_TO_READY and min(ready) < SECONDS_TO_READY
-    assert max(best.values()) < SECONDS_TO_FILTER, best
+    print(f"\n{browser.run('document.title')}, {path.stat().st_size / 1e6:.1f} MB")
+    for name, values in times.items():
+        print(f"  {name:<24} best {min(values):6.1f} ms, median {median(values):6.1f} ms")
+    return times
+
+
+@pytest.mark.slow
+def test_times_of_ten_thousand_utterances(browser: Browser, tmp_path: Path) -> None:
+    """One system, and two. The best of some tries: other programs on the machine make a time longer, never
+    shorter."""
+    path, report = written(tmp_path, MANY_ROWS)
+    other = make_report(utterances(MANY_ROWS, 1, errors=0.08), replicates=50)
+    systems = [ScoredSystem(name=n, report=r, details={}) for n, r in (("a", report), ("b", other))]
+    write_comparison_page(systems, tmp_path / "two.html", title="two systems")
+    for page in (tmp_path / "two.html", path):
+        best = {name: min(values) / 1000 for name, values in measured(browser, page).items()}
+        assert max(best.pop("first paint"), best.pop("ready")) < SECONDS_TO_READY
+        assert max(best.values()) < SECONDS_TO_FILTER, best
     check_filters(browser, report)
 
 
@@ -159,7 +166,7 @@ def check_filters(opened: Browser, report: Report) -> None:
         matches = [s for s in scored if chosen(s)]
         assert count(opened) == len(matches), controls
         ids = opened.run("Array.from(document.querySelectorAll('.row .id'), e => e.textContent)")
-        assert ids[:10] == [s.utterance.id for s in matches[:10]], controls
+        assert ids[:5] == [s.utterance.id for s in matches[:5]], controls
         errors = sum(s.words.substitutions for s in matches)
         assert f"{errors} sub" in opened.run("document.getElementById('count').textContent")
         click(opened, "#clear")
@@ -221,6 +228,19 @@ PLAY = """(async () => {
 })()"""
 
 
+def test_length_in_words_without_durations(browser: Browser, tmp_path: Path) -> None:
+    rows = [replace(u, seconds=0.0) for u in utterances(200)]
+    write_page(make_report(rows, replicates=20), tmp_path / "r.html", title="t")
+    browser.open(tmp_path / "r.html")
+    fields = browser.run("Array.from(document.querySelectorAll('svg .pick'), g => g.dataset.range)")
+    assert set(fields) == {"words"} and len(fields) == 8
+    low, high = browser.run(
+        "(d => [Number(d.low), Number(d.high)])(document.querySelector('svg .pick').dataset)"
+    )
+    click(browser, "svg .pick")
+    assert count(browser) == sum(low <= len(u.ref.split()) < high for u in rows)
+
+
 def test_audio_plays(opened: Browser) -> None:
     """A clip that lies in the page, and a file beside it."""
     source, seconds, paused = opened.run(PLAY % 0)
@@ -237,8 +257,8 @@ def test_audio_plays(opened: Browser) -> None:
 
 def test_audio_that_was_removed_is_said(browser: Browser, tmp_path: Path) -> None:
     rows = utterances(3)
-    known = details(rows, tmp_path / "audio", audio=3)
-    write_page(make_report(rows), tmp_path / "r.html", title="t", details=known, embedded_clips=0)
+    by_id = details(rows, tmp_path / "audio", audio=3)
+    write_page(make_report(rows), tmp_path / "r.html", title="t", details=by_id, embedded_clips=0)
     for path in (tmp_path / "audio").iterdir():
         path.unlink()
     browser.open(tmp_path / "r.html")
@@ -414,6 +434,8 @@ def test_characters_that_differ_are_whole_clusters(browser: Browser, tmp_path: P
     ]
     write_page(make_report(rows, replicates=20), tmp_path / "r.html", title="t")
     browser.open(tmp_path / "r.html")
+    browser.run("document.getElementById('rows').scrollIntoView()")
+    settle(browser)
     marks = browser.run("""Object.fromEntries(Array.from(document.querySelectorAll('.row'), r =>
         [r.querySelector('.id').textContent, ['.ref', '.hyp'].map(side =>
             Array.from(r.querySelectorAll(side + ' mark'), m => m.textContent))]))""")
@@ -427,8 +449,8 @@ def test_characters_that_differ_are_whole_clusters(browser: Browser, tmp_path: P
 
 def test_confidence_is_a_shade(browser: Browser, tmp_path: Path) -> None:
     u = Utterance(id="u", language="en", ref="one two three", hyp="one too three")
-    known = {"u": UtteranceDetails(confidences=(1.0, 0.25, None))}
-    write_page(make_report([u]), tmp_path / "r.html", title="t", details=known)
+    by_id = {"u": UtteranceDetails(confidences=(1.0, 0.25, None))}
+    write_page(make_report([u]), tmp_path / "r.html", title="t", details=by_id)
     browser.open(tmp_path / "r.html")
     code = "Array.from(document.querySelectorAll('.aligned .hyp'), e => getComputedStyle(e).backgroundColor)"
     opaque, doubtful, unknown = browser.run(code)

@@ -14,9 +14,9 @@ Normal = Callable[[str, str], str]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UtteranceDetails:
-    """audio: the entry of the prepared data, from which it is loaded; None where it is unknown. snr: in dB, for
-    an utterance that does not note its own; None where it was not measured. confidences: in [0, 1], one per
-    word of the hypothesis in normal form; empty where they are unknown."""
+    """audio: the entry of the prepared data, from which it is loaded; None where it is unknown. snr: in dB,
+    for an utterance that does not note its own; None where it was not measured. confidences: in [0, 1], one
+    per word of the hypothesis in normal form; empty where they are unknown."""
 
     audio: Entry | None = None
     snr: float | None = None

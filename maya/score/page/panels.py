@@ -135,8 +135,11 @@ def condition_section(systems: Sequence[ScoredSystem], orders: Sequence[Order]) 
     charts, notes = [], []
     if len(parts := bins(seconds, stats, 1, replicates)) > 1:
         charts.append(bin_chart(parts, title="WER % by length", unit="s", field="seconds", names=names))
+    elif len(parts := bins(stats[0].utterance_ref_lengths.astype(np.float64), stats, 0, replicates)) > 1:
+        title = "WER % by length of the reference"  # durations are unknown
+        charts.append(bin_chart(parts, title=title, unit="words", field="words", names=names))
     else:
-        notes.append("WER by length is left out: durations are unknown, equal or too few.")
+        notes.append("WER by length is left out: the utterances are too few, or equally long.")
     if len(parts := bins(snr, stats, 0, replicates)) > 1:
         charts.append(
             bin_chart(parts, title="WER % by signal-to-noise ratio", unit="dB", field="snr", names=names)

@@ -25,7 +25,7 @@ function chip(text, remove) {
   return made;
 }
 
-const UNITS = { seconds: "s", snr: "dB SNR" };
+const UNITS = { seconds: "s", words: "words", snr: "dB SNR" };
 function showChips() {
   const chips = Object.entries(state.ranges).map(([name, { low, high }]) =>
     chip(`${low}–${high} ${UNITS[name]}`, () => { delete state.ranges[name]; }));

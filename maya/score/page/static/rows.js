@@ -1,7 +1,7 @@
 // The list of utterances. Only the chunks near the window have elements, so that length costs nothing.
-const CHUNK = 10; // rows
+const FIRST = 8, CHUNK = 20; // rows of the first chunk, which a filter waits for, and of the others
 const ROW_HEIGHT = 92 + 26 * (facts.systems.length - 1); // pixels, until a chunk was measured
-const PRINTED = 10; // chunks on paper
+const PRINTED = 100; // rows on paper, rounded up to whole chunks
 
 const list = document.getElementById("rows");
 let shown = []; // rows in the order of the list
@@ -77,11 +77,13 @@ function play(rowElement) {
   audio.play().catch(() => {}); // a failure raises "error" too
 }
 
+const endOf = (start) => Math.min(start === 0 ? FIRST : start + CHUNK, shown.length);
+
 function fill(chunk) {
   if (!chunk || chunk.childElementCount) return;
-  const start = Number(chunk.dataset.start), end = Math.min(start + CHUNK, shown.length);
+  const start = Number(chunk.dataset.start);
   const made = [];
-  for (let place = start; place < end; place++) made.push(makeRow(place));
+  for (let place = start; place < endOf(start); place++) made.push(makeRow(place));
   chunk.append(...made);
   chunk.style.height = "";
 }
@@ -101,10 +103,10 @@ function showRows(rows) {
     for (const entry of entries) if (entry.isIntersecting) fill(entry.target); else empty(entry.target);
   }, { rootMargin: "1000px 0px" });
   const chunks = [];
-  for (let start = 0; start < rows.length; start += CHUNK) {
+  for (let start = 0; start < rows.length; start = endOf(start)) {
     const chunk = element("div", "chunk");
     chunk.dataset.start = String(start);
-    chunk.style.height = Math.min(CHUNK, rows.length - start) * ROW_HEIGHT + "px";
+    chunk.style.height = (endOf(start) - start) * ROW_HEIGHT + "px";
     chunks.push(chunk);
   }
   list.replaceChildren(...(chunks.length ? chunks : [element("p", "empty", "No utterance matches these filters.")]));
@@ -115,9 +117,9 @@ function showRows(rows) {
 function focusRow(place) {
   if (place < 0 || place >= shown.length) return;
   list.querySelector(".current")?.classList.remove("current");
-  const chunk = list.children[Math.floor(place / CHUNK)];
+  const chunk = list.children[place < FIRST ? 0 : 1 + Math.floor((place - FIRST) / CHUNK)];
   fill(chunk);
-  const made = chunk.children[place % CHUNK];
+  const made = chunk.children[place - Number(chunk.dataset.start)];
   current = place;
   made.classList.add("current");
   made.focus({ preventScroll: true });
@@ -126,9 +128,9 @@ function focusRow(place) {
 
 function forPrint() {
   watcher?.disconnect();
-  Array.from(list.querySelectorAll(".chunk")).forEach((chunk, i) => {
-    if (i < PRINTED) fill(chunk); else chunk.replaceChildren();
-  });
-  const count = Math.min(shown.length, PRINTED * CHUNK);
+  for (const chunk of list.querySelectorAll(".chunk")) {
+    if (Number(chunk.dataset.start) < PRINTED) fill(chunk); else chunk.replaceChildren();
+  }
+  const count = list.querySelectorAll(".row").length;
   document.getElementById("printed").textContent = `The first ${count} of ${shown.length} utterances. ${document.getElementById("count").textContent}`;
 }
