@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from maya.align.ctc import WILDCARD, Graph, SkipCosts, TokenSpans, align_graph, wildcard_column
 from maya.align import ctc
+from maya.align.ctc import WILDCARD, Graph, SkipCosts, TokenSpans, align_graph, wildcard_column
 from maya.decode.ctc_alignment import align_ctc
 from maya.errors import MayaError
 
@@ -62,9 +62,8 @@ def _best_path(states, after_skip, log_probs, any_label, best, blank, costs, fra
         """Whether state j may come right after state i: only blanks are left out between them."""
         if any(states[k][0] != "b" for k in range(i + 1, j)):
             return False
-        if j > i + 1 or (j == i + 1 and states[i][0] == states[j][0] == "l"):
-            if i >= 0 and states[i][0] == states[j][0] == "l" and states[i][1] == states[j][1]:
-                return states[i][1] == WILDCARD or after_skip[labels.index(j)]
+        if i >= 0 and states[i][0] == states[j][0] == "l" and states[i][1] == states[j][1]:
+            return states[i][1] == WILDCARD or after_skip[labels.index(j)]
         return True
 
     @cache
