@@ -34,7 +34,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--method", nargs="+", default=[], metavar="METHOD", help=text)
     p.add_argument("--checkpoint", type=Path, help="a .pt file; default: the averaged one, else the best")
     p.add_argument("--split", default="dev", help="prepared part to measure on; default: dev")
-    p.add_argument("--check", default="", metavar="SPLIT", help="also apply the result to this part, and show")
+    p.add_argument(
+        "--check", default="", metavar="SPLIT", help="also apply the result to this part, and show"
+    )
     text = "how the tokens of a word make its confidence: min (the default), mean or product"
     p.add_argument("--aggregation", default="min", choices=get_args(Aggregation), help=text)
     add_device(p)
@@ -43,7 +45,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     experiment, data, folder = finished_run(args)
     if data is None:
-        raise MayaError("calibration reads prepared data: name the folder that `maya prepare` wrote with --data")
+        raise MayaError(
+            "calibration reads prepared data: name the folder that `maya prepare` wrote with --data"
+        )
     checkpoint = find_checkpoint(args.checkpoint or folder)
     for method in args.method or [experiment.decode.method]:
         calibrate(
@@ -79,7 +83,10 @@ def calibrate(
         raise MayaError(f"{checkpoint} has no text head to calibrate")
     head = choose_head(recognizer)
     rows = decoded_rows(recognizer, data, split, decoder, head)
-    differences, judged = word_differences(rows, recognizer), judge(rows, data, split, recognizer, aggregation)
+    differences, judged = (
+        word_differences(rows, recognizer),
+        judge(rows, data, split, recognizer, aggregation),
+    )
     if not judged.confidences:
         raise MayaError(f"{data}/{split}.parquet gives no words with a confidence to calibrate on")
     curve = isotonic(judged.confidences, judged.right)
@@ -98,7 +105,10 @@ def calibrate(
     time_lines = [(split, differences.facts(), differences.facts(differences.offset))]
     if check:
         others = decoded_rows(recognizer, data, check, decoder, head)
-        unseen, words = word_differences(others, recognizer), judge(others, data, check, recognizer, aggregation)
+        unseen, words = (
+            word_differences(others, recognizer),
+            judge(others, data, check, recognizer, aggregation),
+        )
         time_lines.append((check, unseen.facts(), unseen.facts(differences.offset)))
         lines.append((check, "before", reliability(words.confidences, words.right)))
         lines.append((check, "after", reliability([curve(c) for c in words.confidences], words.right)))
@@ -107,9 +117,7 @@ def calibrate(
     return measured
 
 
-def decoded_rows(
-    recognizer: Recognizer, data: Path, split: str, decoder: Any, head: str
-) -> list[AlignedRow]:
+def decoded_rows(recognizer: Recognizer, data: Path, split: str, decoder: Any, head: str) -> list[AlignedRow]:
     """The utterances of a prepared part, decoded and aligned."""
     part = Table.open(part_path(data, split))
     if not len(part):
