@@ -21,9 +21,9 @@ from maya.errors import MayaError
 from maya.recipes.arguments import add_device, add_finished_run
 from maya.recipes.decode import make_method, training_texts
 from maya.recipes.experiment import DecodeConfig, Experiment
+from maya.recipes.plan_text import text_table
 from maya.recipes.recorded import finished_run
 from maya.recipes.score import normal_form
-from maya.score.report import table
 from maya.score.wer import MISSING, align
 from maya.train.checkpoint import find_checkpoint
 
@@ -39,6 +39,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
     )
     text = "how the tokens of a word make its confidence: min (the default), mean or product"
     p.add_argument("--aggregation", default="min", choices=get_args(Aggregation), help=text)
+    text = "the head whose forced alignment gives the reference times; default: the first CTC head"
+    p.add_argument("--align-by", default="", metavar="HEAD", help=text)
     add_device(p)
 
 
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     for method in args.method or [experiment.decode.method]:
         calibrate(
             experiment, data, checkpoint, method=method, split=args.split, check=args.check,
-            aggregation=args.aggregation, device=args.device,
+            aggregation=args.aggregation, align_by=args.align_by, device=args.device,
         )  # fmt: skip
 
 
@@ -67,10 +69,11 @@ class JudgedWords:
 
 def calibrate(
     experiment: Experiment, data: Path, checkpoint: Path, *, method: str = AUTO, split: str = "dev",
-    check: str = "", aggregation: Aggregation = "min", device: str = "auto",
+    check: str = "", aggregation: Aggregation = "min", align_by: str = "", device: str = "auto",
 ) -> MethodCalibration:  # fmt: skip
     """Decode and align `data`/{split}.parquet; write the calibration of the method beside the checkpoint, and
-    print tables of times and confidences. check: another part that the result is applied to.
+    print tables of times and confidences. check: another part that the result is applied to. align_by: the
+    head whose forced alignment gives the reference times.
 
     Raises MayaError for a method without word times, for a model that cannot align, and for a part without
     a decoded word.
@@ -81,7 +84,7 @@ def calibrate(
     decoder, facts = make_method(cfg, recognizer, training_texts(data, recognizer.tokenizer))
     if decoder is None:
         raise MayaError(f"{checkpoint} has no text head to calibrate")
-    head = choose_head(recognizer)
+    head = choose_head(recognizer, align_by)
     rows = decoded_rows(recognizer, data, split, decoder, head)
     differences, judged = (
         word_differences(rows, recognizer),
@@ -129,8 +132,8 @@ def decoded_rows(recognizer: Recognizer, data: Path, split: str, decoder: Any, h
 def judge(
     rows: Sequence[AlignedRow], data: Path, split: str, recognizer: Recognizer, aggregation: Aggregation
 ) -> JudgedWords:
-    """Which decoded words are right, by an alignment with the reference in normal form. Words without a letter
-    or digit are left out."""
+    """Which decoded words are right, by an alignment with the reference in normal form. Words without a
+    letter or digit are left out."""
     entries = {entry.id: entry for entry in Table.open(part_path(data, split)).entries()}
     judged, rules = JudgedWords([], [], []), WordRules(aggregation=aggregation)
     for row in rows:
@@ -166,11 +169,10 @@ def _report(
         [split, kind, str(r.words), str(r.wrong), f"{r.auc:.3f}", f"{100 * r.ece:.2f}", f"{r.nce:+.3f}"]
         for split, kind, r in confidences
     ]
-    return "\n".join(
-        [
-            f"{method}: words are emitted {1000 * offset:+.0f} ms after forced alignment by {head} begins them",
-            table(("set", "", "start: median ms", "95 %", "end: median ms", "95 %"), time_rows),
-            "confidence of words; AUC: wrong words as positives; ECE in %; NCE: 0 is a constant confidence",
-            table(("set", "", "words", "wrong", "AUC", "ECE %", "NCE"), rows),
-        ]
-    )
+    lines = [
+        f"{method}: words are emitted {1000 * offset:+.0f} ms after forced alignment by {head} begins them"
+    ]
+    lines += text_table(("set", "", "start: median ms", "95 %", "end: median ms", "95 %"), time_rows)
+    lines += ["confidence of words; AUC: wrong words are the positives; NCE: 0 is a constant confidence"]
+    lines += text_table(("set", "", "words", "wrong", "AUC", "ECE %", "NCE"), rows)
+    return "\n".join(lines)

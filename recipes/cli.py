@@ -43,6 +43,7 @@ COMMANDS = {
     ),
     "average": Command("average", "average the weights over the end of training, as dev scores best"),
     "decode": Command("decode", "decode one or more splits with one or more methods"),
+    "align": Command("align", "find the times of the words of a text in its recording, of any length"),
     "calibrate": Command(
         "calibrate", "measure how late words are emitted and how far confidence can be trusted"
     ),

@@ -37,7 +37,7 @@ def _parameters(report: dict[str, Any]) -> list[str]:
     counts: dict[str, int] = report["parameters"]
     total = sum(counts.values())
     rows = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in counts.items()]
-    return _table(("parameters", "", ""), [*rows, ("all", f"{total:,}", "")])
+    return text_table(("parameters", "", ""), [*rows, ("all", f"{total:,}", "")])
 
 
 def _flops(report: dict[str, Any]) -> list[str]:
@@ -49,7 +49,7 @@ def _flops(report: dict[str, Any]) -> list[str]:
     ]
     forward = sum(work["forward"].values())
     last = ("all", f"{forward / 1e9:,.2f}", f"{total / 1e9:,.2f}", "")
-    return _table(("GFLOP per second of audio", "forward", "training", "share"), [*rows, last])
+    return text_table(("GFLOP per second of audio", "forward", "training", "share"), [*rows, last])
 
 
 def _memory(report: dict[str, Any]) -> list[str]:
@@ -68,7 +68,7 @@ def _memory(report: dict[str, Any]) -> list[str]:
     seconds = [side["largest_batch"] * batch["seconds"] for side in sides]
     rows.append(("largest batch, padded seconds", *(f"{s:,.0f}" for s in seconds)))
     size = f"{batch['utterances']} utterances, {batch['utterances'] * batch['seconds']:.0f} s"
-    lines = _table((f"GB at {size}", "all kept", "checkpointed"), rows)
+    lines = text_table((f"GB at {size}", "all kept", "checkpointed"), rows)
     return [*lines, f"peak: {memory[used]['highest_at']}; the experiment trains with {used}"]
 
 
@@ -83,7 +83,7 @@ def _time(report: dict[str, Any]) -> list[str]:
     ]
     if "days_per_pass" in time:
         rows.append(("one pass", f"{time['hours']:,.0f} h: {time['days_per_pass']:.1f} days"))
-    return _table(("time", ""), rows, right=False)
+    return text_table(("time", ""), rows, right=False)
 
 
 def _data(data: dict[str, Any]) -> list[str]:
@@ -103,11 +103,11 @@ def _data(data: dict[str, Any]) -> list[str]:
         (language, f"{hours:,.2f}", f"{data['repeated'][language]:.0%}", f"{data['skipped'][language]:.0%}")
         for language, hours in sorted(data["hours"].items())
     ]
-    by_language = _table(("language", "hours used", "draws repeated", "utterances skipped"), languages)
-    return [*_table(("data", ""), rows, right=False), "", *by_language]
+    by_language = text_table(("language", "hours used", "draws repeated", "utterances skipped"), languages)
+    return [*text_table(("data", ""), rows, right=False), "", *by_language]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: bool = True) -> list[str]:
+def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: bool = True) -> list[str]:
     """Columns under a rule. The first is aligned to the left, the others to the right, or all to the left."""
     lines = columns([head, *rows], aligned_left={0} if right else range(len(head)))
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]

@@ -57,7 +57,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     _add_output(p.add_argument_group("output"))
     add_device(p)
     positive = number(float, Range(above=0))
-    text = f"seconds of audio in a batch, padding counted (default: {CPU_BATCH:g} on a CPU, {GPU_BATCH:g} on a GPU)"
+    text = f"seconds of audio in a batch (default: {CPU_BATCH:g} on a CPU, {GPU_BATCH:g} on a GPU)"
     p.add_argument("--batch-seconds", type=positive, metavar="S", help=text)
     text = "attend to so many encoder frames on each side (-1: all), such as 128 128 for hours of audio"
     frames = number(int, Range(min=0, also=(-1,)))

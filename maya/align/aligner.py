@@ -1,5 +1,6 @@
 """`align`: a recording and its text -> the same text with the time of each word."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,10 +16,8 @@ from maya.align.ctc import WILDCARD, Graph, SkipCosts, TokenSpans, align_graph
 from maya.align.text import SpelledText, spell
 from maya.align.transducer import align_transducer
 from maya.align.windows import Recording, Rows, Windows, encode_windows, open_recording
-from maya.decode.ctc import CTCDecoder
 from maya.decode.hypothesis import Hypothesis, TextSegment, Word
 from maya.decode.recognizer import Recognizer
-from maya.decode.transducer import TransducerDecoder
 from maya.decode.words import aggregate, fill_times, join_words, segments_of, token_spans
 from maya.errors import MayaError
 from maya.heads import CTCConfig, TransducerConfig
@@ -29,9 +28,9 @@ _UNSPOKEN_SCORE = -4.0  # mean log probability of the tokens of a word that a tr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignOptions:
-    """head: the CTC or transducer head that aligns; "" takes CTC where it was trained. costs: of words that are
-    not spoken and of speech that is not in the text; None: the text is what was spoken, word by word. leaf:
-    seconds of audio that are searched as a whole, where the text can be cut."""
+    """head: the CTC or transducer head that aligns; "" takes CTC where it was trained. costs: of words that
+    are not spoken and of speech that is not in the text; None: the text is what was spoken, word by word.
+    leaf: seconds of audio that are searched as a whole, where the text can be cut."""
 
     head: str = ""
     costs: SkipCosts | None = field(default_factory=SkipCosts)
@@ -89,33 +88,48 @@ def choose_head(recognizer: Recognizer, name: str = "") -> str:
 def words_from_spans(
     spelled: SpelledText, spans: TokenSpans, frame_seconds: float, seconds: float
 ) -> list[Word]:
-    """The words of a text from the spans of its tokens. Words that share a token share its time."""
+    """The words of a text from the spans of its tokens.
+
+    Words without tokens are placed between neighbours that are spoken. Words that consist of wildcards alone
+    fit any speech, so they count as spoken only beside a word of their line that is.
+    """
     words = [Word(text=text) for text in spelled.words]
-    has_tokens = np.zeros(len(words), bool)
-    bounds = [*spelled.first.tolist(), len(spelled.tokens)]
-    for n, owner in enumerate(spelled.owners_of_words.tolist()):
-        has_tokens[owner] = True
-        tokens = [i for i in range(bounds[n], bounds[n + 1]) if spans.start[i] >= 0]
-        if not tokens:
-            continue
-        word = words[owner]
-        word.start = min(int(spans.start[tokens[0]]) * frame_seconds, seconds)
-        word.end = min(int(spans.end[tokens[-1]]) * frame_seconds, seconds)
-        word.confidence = aggregate([float(spans.confidence[i]) for i in tokens], "min")
-    # Words without tokens are placed only between words that are spoken.
-    run: list[Word] = []
-    for word, known_tokens in zip([*words, Word(text="")], [*has_tokens, True], strict=True):
-        if known_tokens and word.start is None:
-            _place(run, seconds)
-            run = []
-        else:
-            run.append(word)
+    bounds, owners = [*spelled.first.tolist(), len(spelled.tokens)], spelled.owners_of_words.tolist()
+    evidence: list[bool | None] = [None] * len(words)  # whether it is spoken, as far as its letters tell
+    for owner, begin, end in zip(owners, bounds, bounds[1:], strict=False):
+        tokens = [i for i in range(begin, end) if spans.start[i] >= 0]
+        if (spelled.tokens[begin:end] != WILDCARD).any():
+            evidence[owner] = bool(tokens)
+        if tokens:
+            word = words[owner]
+            word.start = min(int(spans.start[tokens[0]]) * frame_seconds, seconds)
+            word.end = min(int(spans.end[tokens[-1]]) * frame_seconds, seconds)
+            word.confidence = aggregate([float(spans.confidence[i]) for i in tokens], "min")
+    spoken = _spoken(evidence, spelled.lines)
+    for word, is_spoken in zip(words, spoken, strict=True):
+        if not is_spoken:
+            word.start = word.end = word.confidence = None
+    for is_spoken, group in itertools.groupby(range(len(words)), lambda i: spoken[i]):
+        run = [words[i] for i in group]
+        if is_spoken and any(word.start is not None for word in run):
+            fill_times(run, total=seconds)
     return words
 
 
-def _place(run: list[Word], seconds: float) -> None:
-    if any(word.start is not None for word in run):
-        fill_times(run, total=seconds)
+def _spoken(evidence: list[bool | None], lines: list[int]) -> list[bool]:
+    """For each word whether it is spoken. One without evidence is if a word beside it, the next on either
+    side with evidence, is; or if its line has none."""
+    before, after = list(evidence), list(evidence)
+    for order, near in ((range(len(evidence)), before), (range(len(evidence) - 1, -1, -1), after)):
+        last: tuple[int, bool | None] = (-1, None)
+        for i in order:
+            if near[i] is None and last[0] == lines[i]:
+                near[i] = last[1]
+            last = (lines[i], near[i])
+    return [
+        value if value is not None else (a, b) == (None, None) or bool(a) or bool(b)
+        for value, a, b in zip(evidence, before, after, strict=True)
+    ]
 
 
 def _lines(words: list[Word], spelled: SpelledText) -> list[TextSegment]:
@@ -136,14 +150,14 @@ def _by_ctc(
 ) -> TokenSpans:  # fmt: skip
     head: Any = recognizer.model.head(name)
     total = int(recognizer.model.cfg.clock.frames(recording.samples))
-    rows, decoder = None, CTCDecoder(lambda log_probs: log_probs, 1, blank=head.blank)
+    rows, decoder = None, recognizer.make_method(recognizer.choose_method(name)).stream(1)
     parts = encode_windows(
         recognizer, recording, language, conditioned=head.conditioned, windows=options.windows
     )
     for part in parts:
         with torch.inference_mode():
             log_probs = head(part[None])
-            decoder.push(log_probs, torch.tensor([log_probs.shape[1]]))
+            decoder.push(part[None], torch.tensor([len(part)], device=part.device))
         rows = rows or Rows(total, log_probs.shape[-1])
         rows.append(log_probs[0])
     assert rows is not None
@@ -155,8 +169,8 @@ def align_rows(
     rows: Callable[[int, int], Any], frames: int, spelled: SpelledText, decoded: Hypothesis, *, blank: int,
     costs: SkipCosts | None, most: int,
 ) -> TokenSpans:  # fmt: skip
-    """The spans of a text's tokens in CTC log probabilities `rows(begin, end)` (n, V) of any length, cut where
-    greedy decoding, `decoded`, agrees with the text, into about `most` frames."""
+    """The spans of a text's tokens in CTC log probabilities `rows(begin, end)` (n, V) of any length, cut
+    where greedy decoding, `decoded`, agrees with the text, into about `most` frames."""
 
     def leaf_spans(leaf: Leaf) -> TokenSpans:
         first = spelled.first[(spelled.first >= leaf.begin) & (spelled.first < leaf.end)] - leaf.begin
@@ -169,7 +183,11 @@ def align_rows(
 
 
 def _joined(
-    spelled: SpelledText, decoded: Hypothesis, frames: int, most: int, leaf_spans: Callable[[Leaf], TokenSpans]
+    spelled: SpelledText,
+    decoded: Hypothesis,
+    frames: int,
+    most: int,
+    leaf_spans: Callable[[Leaf], TokenSpans],
 ) -> TokenSpans:
     """The spans of all leaves in one."""
     parts: list[TokenSpans] = []
@@ -187,13 +205,11 @@ def _by_transducer(
     recognizer: Recognizer, name: str, recording: Recording, spelled: SpelledText, language: str | None,
     options: AlignOptions,
 ) -> TokenSpans:  # fmt: skip
-    """As `_by_ctc`. Tokens that the vocabulary lacks are left out, and words of which the transducer expects no
-    token are taken as not spoken, once: the others are aligned again without them."""
+    """As `_by_ctc`. Tokens that the vocabulary lacks are left out, and words of which the transducer expects
+    no token are taken as not spoken, once: the others are aligned again without them."""
     head: Any = recognizer.model.head(name)
     total = int(recognizer.model.cfg.clock.frames(recording.samples))
-    arguments = {"blank": head.blank, "durations": head.durations}
-    decoder = TransducerDecoder(head.decoder, head.joint, 1, **arguments)
-    rows = None
+    rows, decoder = None, recognizer.make_method(recognizer.choose_method(name)).stream(1)
     parts = encode_windows(
         recognizer, recording, language, conditioned=head.conditioned, windows=options.windows
     )
@@ -207,26 +223,31 @@ def _by_transducer(
     def leaf_spans(leaf: Leaf) -> TokenSpans:
         enc = torch.from_numpy(np.array(rows(leaf.start, leaf.stop)))[None].to(recognizer.device)
         tokens, owners = spelled.tokens[leaf.begin : leaf.end], spelled.owners[leaf.begin : leaf.end]
-        spans = _lattice_spans(enc, tokens, tokens != WILDCARD, head, arguments)
+        spans = _lattice_spans(enc, tokens, tokens != WILDCARD, head)
         if options.costs is None:
             return spans
         scores = np.log(np.maximum(spans.confidence, 1e-30))
         spoken = np.array([scores[owners == owner].mean() > _UNSPOKEN_SCORE for owner in owners], bool)
-        return _lattice_spans(enc, tokens, (tokens != WILDCARD) & spoken, head, arguments)
+        return _lattice_spans(enc, tokens, (tokens != WILDCARD) & spoken, head)
 
     most = round(options.leaf_seconds / recognizer.model.frame_seconds)
     return _joined(spelled, decoder.hyps[0], total, most, leaf_spans)
 
 
-def _lattice_spans(enc: Tensor, tokens: Any, kept: Any, head: Any, arguments: dict[str, Any]) -> TokenSpans:
+def _lattice_spans(enc: Tensor, tokens: Any, kept: Any, head: Any) -> TokenSpans:
     """The spans of those of tokens (U,) that are `kept` (U,) on the best path through enc (1, S, D)."""
     start, end, confidence = (np.full(len(tokens), -1), np.full(len(tokens), -1), np.zeros(len(tokens)))
     lens = torch.tensor([enc.shape[1]], device=enc.device)
     places, score = np.flatnonzero(kept), 0.0
     if len(places) and enc.shape[1]:
         with torch.inference_mode():
-            (hyp,) = align_transducer(enc, lens, [tokens[places].tolist()], head.decoder, head.joint, **arguments)
-        for place, frame, span, log_prob in zip(places, hyp.frames, token_spans(hyp), hyp.scores, strict=True):
+            (hyp,) = align_transducer(
+                enc, lens, [tokens[places].tolist()], head.decoder, head.joint, blank=head.blank,
+                durations=head.durations,
+            )  # fmt: skip
+        for place, frame, span, log_prob in zip(
+            places, hyp.frames, token_spans(hyp), hyp.scores, strict=True
+        ):
             start[place], end[place] = frame, max(frame + 1, math.ceil(span[1]))
             confidence[place] = math.exp(log_prob)
         score = hyp.score

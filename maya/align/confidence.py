@@ -72,8 +72,8 @@ def isotonic(confidences: Sequence[float], right: Sequence[bool]) -> Curve:
     """The curve, not falling, that fits the share of right words best in least squares (pool adjacent
     violators), with straight lines between the means of its steps.
 
-    Each step counts one right and one wrong word more at the overall share of right ones, because 20 words
-    without an error do not show a probability of 1. Raises MayaError without words.
+    Each step counts one word more, of the overall share of right ones, because 20 words without an error do
+    not show a probability of 1. Raises MayaError without words.
     """
     if not len(confidences):
         raise MayaError("no words to calibrate confidences on")
@@ -90,15 +90,13 @@ def isotonic(confidences: Sequence[float], right: Sequence[bool]) -> Curve:
             steps[-1] = [a + b for a, b in zip(steps[-1], last, strict=True)]
     share = float(is_right.mean())
     x = [total / count for count, _, total in steps]
-    y = [(hits + 2 * share) / (count + 2) for count, hits, _ in steps]
+    y = [(hits + share) / (count + 1) for count, hits, _ in steps]
     return Curve(tuple(x), tuple(np.maximum.accumulate(y).tolist()))
 
 
-def cross_fitted(
-    confidences: Sequence[float], right: Sequence[bool], groups: Sequence[str]
-) -> list[float]:
-    """Calibrated confidences of words, each by the curve of the other half of the groups (utterances), so that
-    no word judges a curve that was fitted to it."""
+def cross_fitted(confidences: Sequence[float], right: Sequence[bool], groups: Sequence[str]) -> list[float]:
+    """Calibrated confidences of words, each by the curve of the other half of the groups (utterances), so
+    that no word judges a curve that was fitted to it."""
     names = sorted(set(groups))
     half = {name: i % 2 for i, name in enumerate(names)}
     calibrated = list(confidences)

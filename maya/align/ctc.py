@@ -1,10 +1,9 @@
 """Forced alignment on CTC of a text that is not spoken exactly: the best path through a graph in which words
 may be skipped and speech may stand between words.
 
-States are CTC's, a label for each token and a blank before, between and after tokens, and at each word boundary
-one more for speech that is not in the text. Memory is bounded for any length: the scores of every k-th frame
-are kept, and the steps between two of them are computed again when the path is traced back.
-"""
+States are CTC's, a label for each token and a blank before, between and after tokens, and at each word
+boundary one more for speech that is not in the text. Memory is bounded for any length: the scores of every
+k-th frame are kept, and the steps between two of them are computed again when the path is traced back."""
 
 import math
 from collections.abc import Callable
@@ -101,8 +100,8 @@ Emissions = Callable[[int, int], Floats]
 
 
 def align_graph(emissions: Emissions, frames: int, graph: Graph) -> TokenSpans:
-    """The best path of `frames` frames through a graph. Raises MayaError where no path has a probability above
-    zero: without costs, CTC needs a frame for each token and one more between equal neighbours."""
+    """The best path of `frames` frames through a graph. Raises MayaError where no path has a probability
+    above zero: without costs, CTC needs a frame for each token and one more between equal neighbours."""
     count = len(graph.tokens)
     if frames == 0 and count and graph.costs is None:
         raise MayaError(f"{count} tokens need at least {count} frames, and the audio has none")

@@ -74,7 +74,9 @@ def aligned_hypotheses(
         try:
             if isinstance(module.cfg, CTCConfig):
                 log_probs = module(frames)[0].float().cpu()
-                path, scores = align_ctc(log_probs, torch.tensor(hyp.tokens, dtype=torch.long), blank=module.blank)
+                path, scores = align_ctc(
+                    log_probs, torch.tensor(hyp.tokens, dtype=torch.long), blank=module.blank
+                )
                 own = collapse_ctc(path.tolist(), scores.tolist(), blank=module.blank)
             else:
                 (own,) = align_transducer(
@@ -111,12 +113,12 @@ def decode_and_align(
     )  # fmt: skip
     for batch in loader:
         moved = batch.to(recognizer.device)
+        seconds = [length / recognizer.sample_rate for length in batch.audio_lens.tolist()]
         with torch.inference_mode():
             encoded = model.encode_audio(moved.audio, moved.audio_lens, hidden=model.hidden)
-            hyps = recognizer.with_text(method(encoded, moved.langs))
+            hyps = recognizer.with_text(method(encoded, moved.langs), seconds=seconds)
             aligned = aligned_hypotheses(model, encoded, moved.langs, hyps, head)
-        for id, hyp, own, length in zip(batch.ids, hyps, aligned, batch.audio_lens.tolist(), strict=True):
-            yield AlignedRow(id, hyp, own, length / recognizer.sample_rate)
+        yield from map(AlignedRow, batch.ids, hyps, aligned, seconds)
 
 
 def word_differences(rows: Iterable[AlignedRow], recognizer: Recognizer) -> TimeDifferences:

@@ -1,5 +1,5 @@
-"""The frames of a recording of any length: audio is encoded window by window, and what the search reads lies in
-a temporary file."""
+"""The frames of a recording of any length: audio is encoded window by window, and what the search reads lies
+in a temporary file."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +23,8 @@ _IN_MEMORY = 1 << 28  # bytes of rows; more go to a file
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Windows:
-    """How a long recording is encoded: windows of `seconds`, with `context` seconds on both sides whose frames
-    are dropped, `rows` at a time. A recording of at most seconds + 2 * context is one window."""
+    """How a long recording is encoded: windows of `seconds`, with `context` seconds on both sides whose
+    frames are dropped, `rows` at a time. A recording of at most seconds + 2 * context is one window."""
 
     seconds: float = 40.0
     context: float = 4.0
@@ -111,7 +111,10 @@ def encode_windows(
     for group in (begins[i : i + windows.rows] for i in range(0, len(begins), windows.rows)):
         edges = [(max(0, begin - context), begin, min(total, begin + core)) for begin in group]
         parts = [
-            recording.read(first * step, min((end + context) * step, recording.samples) if end < total else recording.samples)
+            recording.read(
+                first * step,
+                min((end + context) * step, recording.samples) if end < total else recording.samples,
+            )
             for first, _, end in edges
         ]
         frames = _encode(recognizer, parts, index, conditioned)

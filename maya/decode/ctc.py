@@ -1,6 +1,13 @@
-"""Greedy CTC decoding: the best output of each frame, runs merged, blanks dropped."""
+"""Greedy CTC decoding: the best output of each frame, runs merged, blanks dropped.
+
+With language models or hot words the acoustic model still decides between blank and label, and where a run of
+one label begins. The label of a run is chosen at its first frame, by log probability plus the scores of the
+next token. No score is added for the label of the run right before: to choose it is to go on with that run,
+since CTC merges equal labels that no blank parts, and adds no token.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, ClassVar, Literal
 
@@ -9,6 +16,8 @@ from torch import Tensor
 
 from maya.config import config
 from maya.decode.base import Method, MethodConfig
+from maya.decode.confidence import ConfidenceConfig, aggregate, distribution_confidence
+from maya.decode.fusion import Fusion, State
 from maya.decode.hypothesis import Hypothesis
 from maya.heads import CTCConfig, HeadConfig
 
@@ -18,78 +27,190 @@ HEAD_FRAMES = 4096
 
 @config
 class GreedyCTCConfig(MethodConfig):
-    """Greedy CTC has no options."""
+    """confidence: of each frame of a run; its `aggregation` makes one of them."""
 
     heads: ClassVar[tuple[type[HeadConfig], ...]] = (CTCConfig,)
     greedy: ClassVar[Mapping[str, Any] | None] = {}
+    fuses: ClassVar[bool] = True
 
     kind: Literal["ctc"] = "ctc"
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
 
 
 class GreedyCTC(Method, config=GreedyCTCConfig):
     """One push of `CTCDecoder`."""
 
     def stream(self, batch: int, langs: Tensor | None = None) -> "CTCDecoder":
-        return CTCDecoder(self.heads[0], batch, blank=self.heads[0].blank)
+        fusion = FusedRuns(self.fusion, self.start_fusion(batch, langs), batch) if self.fusion else None
+        return CTCDecoder(
+            self.heads[0], batch, blank=self.heads[0].blank, confidence=self.cfg.confidence, fusion=fusion
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class CTCPath:
+    """A label, its log probability and the confidence of each frame: (B, S) each; no confidence: None."""
+
+    labels: Tensor
+    scores: Tensor
+    confidences: Tensor | None
 
 
 class CTCDecoder:
     """Greedy CTC of B streams. A run that goes over the end of a piece stays one token.
 
-    `head` maps frames (B, S, D) to log-probabilities (B, S, V).
+    `head` maps frames (B, S, D) to log-probabilities (B, S, V). The host waits once a piece, at its end; with
+    `fusion` once more for each HEAD_FRAMES frames.
     """
 
-    def __init__(self, head: Callable[[Tensor], Tensor], batch: int, *, blank: int) -> None:
-        self.head, self.blank = head, blank
+    def __init__(
+        self, head: Callable[[Tensor], Tensor], batch: int, *, blank: int,
+        confidence: ConfidenceConfig | None = None, fusion: "FusedRuns | None" = None,
+    ) -> None:  # fmt: skip
+        self.head, self.blank, self.fusion = head, blank, fusion
+        self.confidence = ConfidenceConfig() if confidence is None else confidence
         self.hyps = [Hypothesis() for _ in range(batch)]
         self._frames = [0] * batch  # pushed so far
-        self._last = [blank] * batch  # the best output of the last frame
+        self._last = [blank] * batch  # the label of the last frame
 
     @torch.no_grad()
     def push(self, enc: Tensor, enc_lens: Tensor, final: bool = False) -> None:
         """enc (B, S, D), enc_lens (B,): the next frames of each stream, 0 for a stream that pauses."""
-        if enc.shape[1] == 0:
+        batch, frames = enc.shape[:2]
+        if not batch or not frames:
             return
-        parts = [
-            self.head(part).max(-1) for part in enc.split(max(1, HEAD_FRAMES // max(1, len(enc))), dim=1)
+        size = max(1, HEAD_FRAMES // batch)
+        lens = enc_lens.to(enc.device, torch.int64) if self.fusion else enc_lens
+        paths = [
+            self._path(self.head(part), lens - begin if self.fusion else lens)
+            for begin, part in zip(range(0, frames, size), enc.split(size, dim=1), strict=True)
         ]
-        scores, labels = (torch.cat(column, 1).tolist() for column in zip(*parts, strict=True))
+        labels, scores, confidences = (
+            [None] * batch if rows[0] is None else torch.cat(rows, 1).tolist()
+            for rows in zip(*((p.labels, p.scores, p.confidences) for p in paths), strict=True)
+        )
         for row, length in enumerate(enc_lens.tolist()):
             if length:
-                row_labels, row_scores = labels[row][:length], scores[row][:length]
-                continued = self._last[row] == row_labels[0]
+                row_labels, frame_confidences = labels[row][:length], confidences[row]
                 collapse_ctc(
-                    row_labels, row_scores, blank=self.blank, onto=self.hyps[row],
-                    first_frame=self._frames[row], continued=continued,
+                    row_labels, scores[row][:length], blank=self.blank, onto=self.hyps[row],
+                    first_frame=self._frames[row], continued=self._last[row] == row_labels[0],
+                    confidences=frame_confidences, aggregation=self.confidence.aggregation,
                 )  # fmt: skip
                 self._last[row] = row_labels[-1]
                 self._frames[row] += length
 
+    def _path(self, log_probs: Tensor, lens: Tensor) -> CTCPath:
+        """The best path of frames (B, S, V), of which lens (B,) are read, at most all."""
+        scores, labels = log_probs.max(-1)
+        if self.fusion is not None:
+            labels = self.fusion.choose(log_probs, labels, lens)
+            scores = log_probs.gather(-1, labels[..., None])[..., 0]
+        confidences = None
+        if self.confidence:
+            confidences = _label_confidences(log_probs, labels != self.blank, self.confidence)
+        return CTCPath(labels=labels, scores=scores, confidences=confidences)
+
+
+def _label_confidences(log_probs: Tensor, is_label: Tensor, cfg: ConfidenceConfig) -> Tensor:
+    """(B, S) confidences of frames (B, S, V). On a CPU those of labels only, else 0; on another device the host
+    would have to wait for their number."""
+    if log_probs.device.type != "cpu":
+        return distribution_confidence(log_probs, cfg)
+    confidences = torch.zeros(is_label.shape)
+    confidences[is_label] = distribution_confidence(log_probs[is_label], cfg)
+    return confidences
+
+
+class FusedRuns:
+    """The labels of B streams' runs, chosen with language models and hot words. state: of the rows' start."""
+
+    def __init__(self, fusion: Fusion, state: State, batch: int) -> None:
+        self.fusion, self.blank, self.state = fusion, fusion.blank, state
+        self._acoustic: Tensor | None = None  # (B,): the best output of the last frame
+        self._chosen: Tensor | None = None  # (B,): and what was chosen there
+
+    def choose(self, log_probs: Tensor, labels: Tensor, lens: Tensor) -> Tensor:
+        """The chosen labels (B, S). log_probs (B, S, V), labels (B, S): the best outputs, lens (B,): frames that
+        are read, which may be 0 or less. The loop goes over runs, the u-th of all rows at once."""
+        batch, frames = labels.shape
+        rows = torch.arange(batch, device=labels.device)
+        if self._acoustic is None or self._chosen is None:
+            self._acoustic = self._chosen = torch.full_like(rows, self.blank)
+        inside = torch.arange(frames, device=labels.device) < lens[:, None]
+        before = torch.cat([self._acoustic[:, None], labels[:, :-1]], 1)
+        begins = (labels != before) & (labels != self.blank) & inside
+        run = begins.cumsum(1)  # of each frame; 0: that of the piece before
+        runs = int(run[:, -1].max())
+        first = torch.zeros(batch, runs + 1, dtype=torch.int64, device=labels.device)
+        frame = torch.arange(frames, device=labels.device).expand(batch, -1)
+        first.scatter_(1, torch.where(begins, run, 0), frame)
+        choices = [self._chosen]
+        for u in range(1, runs + 1):
+            at = first[:, u]
+            adjacent = torch.where(at > 0, before[rows, at], self._acoustic) != self.blank
+            previous = torch.where(adjacent, choices[-1], self.blank)
+            choices.append(self._choice(log_probs[rows, at], previous, run[:, -1] >= u))
+        chosen = torch.where(labels == self.blank, labels, torch.stack(choices, 1).gather(1, run))
+        last = (lens.clamp(max=frames) - 1).clamp(min=0)
+        self._acoustic = torch.where(lens > 0, labels[rows, last], self._acoustic)
+        self._chosen = torch.where(lens > 0, chosen[rows, last], self._chosen)
+        return chosen
+
+    def _choice(self, log_probs: Tensor, previous: Tensor, valid: Tensor) -> Tensor:
+        """The label of a run (B,) from its first frame (B, V). previous (B,): the label of the run right before,
+        blank where there is none. valid (B,): rows that have the run."""
+        scores = self.fusion.scores(self.state, log_probs)
+        column = previous[:, None]
+        scores = scores.scatter(1, column, 0.0)
+        fused = log_probs + scores
+        fused.select(1, self.blank).fill_(-torch.inf)
+        chosen = fused.argmax(-1)
+        new = valid & (chosen != previous)
+        self.state = self.fusion.advance(self.state, torch.where(new, chosen, self.blank))
+        return chosen
+
 
 def collapse_ctc(
     labels: Sequence[int], scores: Sequence[float], *, blank: int, onto: Hypothesis | None = None,
-    first_frame: int = 0, continued: bool = False,
+    first_frame: int = 0, continued: bool = False, confidences: Sequence[float] | None = None,
+    aggregation: str = "min",
 ) -> Hypothesis:  # fmt: skip
     """The tokens of a CTC path: labels and their log-probabilities, one of each per frame.
 
     The frame of a token is the first of its run, its duration the length of the run, and its score the
-    highest log-probability within the run. The tokens are appended to `onto`; with `continued` the first
-    label goes on with the last run of `onto`.
+    highest log-probability within the run. Its confidence is made of those of the run's frames, see
+    `maya.decode.confidence.aggregate`. The tokens are appended to `onto`; with `continued` the first label
+    goes on with the last run of `onto`.
     """
     hyp, start = onto or Hypothesis(), 0
     for label, run in groupby(labels):
         length = len(list(run))
-        score = max(scores[start : start + length])
-        if label != blank and start == 0 and continued:
-            hyp.durations[-1] += length
-            hyp.scores[-1] = max(hyp.scores[-1], score)
-        elif label != blank:
-            hyp.tokens.append(label)
-            hyp.frames.append(first_frame + start)
-            hyp.durations.append(length)
-            hyp.scores.append(score)
+        if label != blank:
+            score = max(scores[start : start + length])
+            own = confidences[start : start + length] if confidences is not None else None
+            if start == 0 and continued:
+                hyp.scores[-1] = max(hyp.scores[-1], score)
+                if own is not None:
+                    earlier = hyp.durations[-1]
+                    hyp.confidences[-1] = _joined(hyp.confidences[-1], earlier, own, aggregation)
+                hyp.durations[-1] += length
+            else:
+                hyp.tokens.append(label)
+                hyp.frames.append(first_frame + start)
+                hyp.durations.append(length)
+                hyp.scores.append(score)
+                if own is not None:
+                    hyp.confidences.append(aggregate(own, aggregation))
         start += length
     return hyp
+
+
+def _joined(earlier: float, frames: int, values: Sequence[float], how: str) -> float:
+    """The confidence of a run of which `frames` frames had `earlier`, and the others have `values`."""
+    if how == "mean":
+        return (earlier * frames + sum(values)) / (frames + len(values))
+    return aggregate([earlier, *values], how)
 
 
 def greedy_ctc(log_probs: Tensor, lens: Tensor, *, blank: int) -> list[Hypothesis]:

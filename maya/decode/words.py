@@ -1,14 +1,14 @@
 """Words and segments of a hypothesis, with times and confidence, out of its tokens.
 
-A word is what stands between two spaces of the text. In scripts that write no spaces (Chinese, Japanese, Thai,
-Lao, Khmer, Burmese) a word is a character with its marks, because the text does not say where words end.
-Characters are matched to tokens, so that any tokenizer works: pieces, bytes of a character, unknown pieces.
-"""
+A word is what stands between two spaces of the text. In scripts that write no spaces (Chinese, Japanese,
+Thai, Lao, Khmer, Burmese) a word is a character with its marks, because the text does not say where words
+end. Characters are matched to tokens, so that any tokenizer works: pieces, bytes of a character, unknown
+pieces."""
 
 import itertools
 import math
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Literal
@@ -21,7 +21,8 @@ Aggregation = Literal["min", "mean", "product"]
 """How the confidences of its tokens make that of a word. min: a word is wrong if one of its pieces is."""
 
 UNSPACED_SCRIPTS = frozenset({"Hani", "Thai", "Laoo", "Khmr", "Mymr", "Bopo"})
-# Full stops, question and exclamation marks of Latin, Devanagari, Arabic, Chinese, Armenian, Ethiopic, Burmese.
+# Full stops, question and exclamation marks of Latin, Devanagari, Arabic, Chinese, Armenian, Ethiopic,
+# Burmese.
 SENTENCE_ENDS = frozenset(".!?\u2026\u0964\u0965\u06d4\u061f\u3002\uff01\uff1f\uff0e\u0589\u1362\u104b")
 _UNKNOWN_PIECE = "<unk>"
 _PREFIX_TOKENS = 256
@@ -72,31 +73,27 @@ def make_words(
 ) -> list[Word]:
     """The words of a hypothesis; see `write_words`."""
     texts = split_words(hyp.text)
-    if not texts:
-        return []
+    if not texts or not hyp.tokens:
+        return [Word(text=text) for text in texts]
     spans = [(start * hyp.frame_seconds, end * hyp.frame_seconds) for start, end in token_spans(hyp)]
     confidences = token_confidences(hyp)
-    places, is_mark = (
-        _character_tokens(hyp, tokenizer),
-        [_is_punctuation(char) for char in _squeezed(hyp.text)],
-    )
-    words, begin = [], 0
-    for text in texts:
-        end = begin + len(text)
-        spoken = [places[i] for i in range(begin, end) if not is_mark[i] and places[i] is not None]
-        owners = spoken or [place for place in places[begin:end] if place is not None]
-        begin, word = end, Word(text=text)
-        if owners:
-            first, last = min(place[0] for place in owners), max(place[1] for place in owners)
-            tokens = sorted({token for place in owners for token in range(place[0], place[1] + 1)})
-            if confidences:
-                value = aggregate([confidences[token] for token in tokens], rules.aggregation)
-                word.confidence = value if rules.curve is None else rules.curve(value)
-            if spans and spoken:
-                word.start, word.end = spans[first][0], spans[last][1]
-        words.append(word)
-    if confidences:
-        _fill_confidence(words)
+    places = _character_tokens(hyp, tokenizer)
+    is_mark = [_is_punctuation(char) for char in _squeezed(hyp.text)]
+    words: list[Word] = []
+    owners: dict[int, tuple[int, int]] = {}  # the first and last token of words that have some
+    for n, (text, end) in enumerate(zip(texts, itertools.accumulate(map(len, texts)), strict=True)):
+        letters = [i for i in range(end - len(text), end) if not is_mark[i]]
+        spoken = [places[i] for i in letters] or places[end - len(text) : end]
+        words.append(Word(text=text))
+        first, last = min(place[0] for place in spoken), max(place[1] for place in spoken)
+        if confidences:
+            tokens = sorted({token for place in spoken for token in range(place[0], place[1] + 1)})
+            value = aggregate([confidences[token] for token in tokens], rules.aggregation)
+            words[-1].confidence = value if rules.curve is None else rules.curve(value)
+        if letters:
+            owners[n] = (first, last)
+    if spans:
+        _set_times(words, owners, spans)
     if spans:
         fill_times(words, total=spans[-1][1])
         clean_times(words, offset_seconds=rules.offset_seconds, seconds=seconds)
@@ -123,6 +120,24 @@ def token_spans(hyp: Hypothesis) -> list[tuple[float, float]]:
     return spans
 
 
+def _set_times(
+    words: Sequence[Word], owners: Mapping[int, tuple[int, int]], spans: Sequence[tuple[float, float]]
+) -> None:
+    """Times of words from the spans of their first and last tokens. Words that share a token divide its time:
+    a piece of Chinese may be two characters."""
+    sharing: dict[int, list[int]] = {}
+    for n, tokens in owners.items():
+        for token in set(tokens):
+            sharing.setdefault(token, []).append(n)
+
+    def at(token: int, n: int, step: int) -> float:
+        start, end = spans[token]
+        return start + (end - start) * (sharing[token].index(n) + step) / len(sharing[token])
+
+    for n, (first, last) in owners.items():
+        words[n].start, words[n].end = at(first, n, 0), at(last, n, 1)
+
+
 def token_confidences(hyp: Hypothesis) -> list[float]:
     """The confidence of each token; the probability of the token where the method gives none; empty if it
     gives no scores either."""
@@ -141,8 +156,9 @@ def aggregate(values: Sequence[float], aggregation: Aggregation) -> float:
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text. Those with characters of `UNSPACED_SCRIPTS` are divided into these characters, each
-    with its marks and the punctuation that follows; letters of other scripts among them stay together."""
+    """The words of a text. Those with characters of `UNSPACED_SCRIPTS` are divided into these characters,
+    each with its marks and the punctuation that follows; letters of other scripts among them stay
+    together."""
     return [part for word in text.split() for part in (_characters(word) if _unspaced(word) else [word])]
 
 
@@ -186,8 +202,8 @@ def clean_times(words: Sequence[Word], *, offset_seconds: float = 0.0, seconds: 
 
 
 def rewrite_words(words: Sequence[Word], text: str) -> list[Word]:
-    """The words of another form of the same text (numbers as digits, capitals, punctuation) with the times and
-    confidences of `words`.
+    """The words of another form of the same text (numbers as digits, capitals, punctuation) with the times
+    and confidences of `words`.
 
     Equal words, apart from case and punctuation, keep theirs. Where a run of words became other words, those
     share its time by their number of characters and have its lowest confidence.
@@ -230,17 +246,18 @@ def fill_times(words: Sequence[Word], *, total: float) -> None:
             at += size * step
 
 
-def _character_tokens(hyp: Hypothesis, tokenizer: Tokenizer) -> list[tuple[int, int] | None]:
+def _character_tokens(hyp: Hypothesis, tokenizer: Tokenizer) -> list[tuple[int, int]]:
     """The first and last token of each character of the text that is no space."""
     squeezed = _squeezed(hyp.text)
-    characters, places = [], []
+    characters: list[str] = []
+    places: list[tuple[int, int]] = []
     for text, first, last in surfaces(hyp.tokens, tokenizer):
         for char in text:
             if not char.isspace():
                 characters.append(char)
                 places.append((first, last))
     if "".join(characters) == squeezed:
-        return list(places)
+        return places
     return _places_by_prefixes(hyp.tokens, tokenizer, squeezed)
 
 
@@ -269,27 +286,17 @@ def surfaces(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[tuple[str,
             at += size
 
 
-def _places_by_prefixes(
-    tokens: Sequence[int], tokenizer: Tokenizer, squeezed: str
-) -> list[tuple[int, int] | None]:
+def _places_by_prefixes(tokens: Sequence[int], tokenizer: Tokenizer, squeezed: str) -> list[tuple[int, int]]:
     """The token of each character for a tokenizer whose pieces are not its text: by how much each token
     lengthens what the tokens before it decode to."""
-    places: list[tuple[int, int] | None] = []
+    places: list[tuple[int, int]] = []
     for begin in range(0, len(tokens), _PREFIX_TOKENS):
         offset = len(_squeezed(tokenizer.decode(tokens[:begin]))) if begin else 0
         for i in range(begin, min(begin + _PREFIX_TOKENS, len(tokens))):
             text = _squeezed(tokenizer.decode(tokens[begin : i + 1])).rstrip("\ufffd")
             places += [(i, i)] * (min(offset + len(text), len(squeezed)) - len(places))
-    last = (len(tokens) - 1, len(tokens) - 1) if tokens else None
+    last = (len(tokens) - 1, len(tokens) - 1)
     return places + [last] * (len(squeezed) - len(places))
-
-
-def _fill_confidence(words: Sequence[Word]) -> None:
-    """The confidence of a neighbour for words that no token spells."""
-    for i, word in enumerate(words):
-        if word.confidence is None:
-            others = [w.confidence for w in (*words[:i][::-1], *words[i + 1 :]) if w.confidence is not None]
-            word.confidence = others[0] if others else 0.0
 
 
 def _characters(word: str) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from maya.decode import ctc
+from maya.decode.confidence import ConfidenceConfig
 from maya.decode.ctc import CTCDecoder, collapse_ctc, greedy_ctc
 from maya.decode.hypothesis import Hypothesis
 
@@ -76,7 +77,8 @@ def test_whole_and_streamed_output_equal_the_definition() -> None:
     log_probs = torch.full((1, len(path), 4), -2.0, dtype=torch.float64)
     log_probs[0, range(len(path)), path] = torch.tensor(scores, dtype=torch.float64)
     for longest in (1, 2, 7, len(path)):
-        decoder, begin = CTCDecoder(lambda x: x, 1, blank=3), 0
+        none = ConfidenceConfig(measure="none")
+        decoder, begin = CTCDecoder(lambda x: x, 1, blank=3, confidence=none), 0
         while begin < len(path):
             piece = log_probs[:, begin : begin + draw.randint(1, longest)]
             decoder.push(piece, torch.tensor([piece.shape[1]]))

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.transducer import greedy_transducer
 from maya.errors import MayaError
 from maya.heads.transducer import Joint, JointConfig, Predictor, PredictorConfig
+from tests.decode.reference_greedy import reference_transducer
 
 BLANK = 6
 
@@ -26,38 +26,6 @@ def make(num_durations: int, blank_bias: float = 0.0, label_bias: float = 0.0) -
     return predictor, joint
 
 
-@torch.no_grad()
-def one_by_one(
-    enc: Tensor,
-    length: int,
-    predictor: Predictor,
-    joint: Joint,
-    durations: list[int] | None,
-    max_symbols: int,
-) -> Hypothesis:
-    """Plain loop over the frames of one utterance (S, D). The predictor reads the whole history."""
-    hyp = Hypothesis(tokens=[], frames=[], durations=[], scores=[])
-    t = on_frame = 0
-    while t < length:
-        history = predictor(torch.tensor([hyp.tokens], dtype=torch.int64))[:, -1:]
-        tokens, of_durations = joint.split(joint(enc[None, t : t + 1], history)[0, 0, 0])
-        token = int(tokens.argmax())
-        advance = int(token == BLANK) if durations is None else durations[int(of_durations.argmax())]
-        if token == BLANK:
-            t, on_frame = t + max(advance, 1), 0
-            continue
-        hyp.tokens.append(token)
-        hyp.frames.append(t)
-        hyp.durations.append(1 if durations is None else advance)
-        hyp.scores.append(float(tokens.log_softmax(-1)[token]))
-        on_frame = on_frame + 1
-        if advance:
-            t, on_frame = t + advance, 0
-        elif on_frame == max_symbols:
-            t, on_frame = t + 1, 0
-    return hyp
-
-
 def check(hyps: list[Hypothesis], expected: list[Hypothesis]) -> None:
     for hyp, truth in zip(hyps, expected, strict=True):
         assert (hyp.tokens, hyp.frames, hyp.durations) == (truth.tokens, truth.frames, truth.durations)
@@ -69,7 +37,7 @@ def check(hyps: list[Hypothesis], expected: list[Hypothesis]) -> None:
 def test_tdt_batch_equals_single_rows(durations: list[int], blank_bias: float) -> None:
     predictor, joint = make(len(durations), blank_bias)
     enc, lens = 2 * torch.randn(7, 25, 5), torch.tensor([25, 24, 17, 9, 2, 1, 0])
-    expected = [one_by_one(x, int(n), predictor, joint, durations, 3) for x, n in zip(enc, lens, strict=True)]
+    expected = [reference_transducer(x[:n], predictor, joint, BLANK, durations, 3) for x, n in zip(enc, lens, strict=True)]
     hyps = greedy_transducer(enc, lens, predictor, joint, durations=durations, blank=BLANK, max_symbols=3)
     assert sum(len(h.tokens) for h in expected) > 0
     check(hyps, expected)
@@ -80,7 +48,7 @@ def test_tdt_batch_equals_single_rows(durations: list[int], blank_bias: float) -
 def test_rnnt_batch_equals_single_rows(blank_bias: float, extra_outputs: int) -> None:
     predictor, joint = make(extra_outputs, blank_bias)
     enc, lens = 2 * torch.randn(5, 20, 5), torch.tensor([20, 13, 20, 1, 0])
-    expected = [one_by_one(x, int(n), predictor, joint, None, 4) for x, n in zip(enc, lens, strict=True)]
+    expected = [reference_transducer(x[:n], predictor, joint, BLANK, None, 4) for x, n in zip(enc, lens, strict=True)]
     assert sum(len(h.tokens) for h in expected) > 0
     check(greedy_transducer(enc, lens, predictor, joint, blank=BLANK, max_symbols=4), expected)
 
