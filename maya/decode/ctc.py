@@ -20,6 +20,7 @@ from maya.decode.confidence import ConfidenceConfig, aggregate, distribution_con
 from maya.decode.fusion import Fusion, State
 from maya.decode.hypothesis import Hypothesis
 from maya.heads import CTCConfig, HeadConfig
+from maya.kernels import onednn
 
 # Frames of a batch that go through the head at once. Three hours with 32 000 outputs would be 17 GB.
 HEAD_FRAMES = 4096
@@ -81,10 +82,11 @@ class CTCDecoder:
             return
         size = max(1, HEAD_FRAMES // batch)
         lens = enc_lens.to(enc.device, torch.int64) if self.fusion else enc_lens
-        paths = [
-            self._path(self.head(part), lens - begin if self.fusion else lens)
-            for begin, part in zip(range(0, frames, size), enc.split(size, dim=1), strict=True)
-        ]
+        paths = []
+        for begin, part in zip(range(0, frames, size), enc.split(size, dim=1), strict=True):
+            with onednn.linear_layers(enc):
+                log_probs = self.head(part)
+            paths.append(self._path(log_probs, lens - begin if self.fusion else lens))
         labels, scores, confidences = (
             [None] * batch if rows[0] is None else torch.cat(rows, 1).tolist()
             for rows in zip(*((p.labels, p.scores, p.confidences) for p in paths), strict=True)

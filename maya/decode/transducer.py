@@ -23,6 +23,7 @@ from maya.decode.label_looping.loops import LabelLoop, LoopName, make_loop
 from maya.decode.label_looping.rules import RowStates, TransducerRules
 from maya.heads import HeadConfig, TransducerConfig
 from maya.heads.transducer import AnyPredictor, Joint
+from maya.kernels import onednn
 from maya.ranges import PosInt
 
 
@@ -80,7 +81,9 @@ class TransducerDecoder:
         if not enc.shape[0] or not enc.shape[1]:
             return
         lens = enc_lens.to(enc.device, torch.int64)
-        pieces = self.loop(self._states, self.joint.project_encoder(enc), lens, final)
+        with onednn.linear_layers(enc):
+            f = self.joint.project_encoder(enc)
+        pieces = self.loop(self._states, f, lens, final)
         rows = zip(self.hyps, pieces, self._pushed, lens.tolist(), strict=True)
         for row, (hyp, labels, pushed, length) in enumerate(rows):
             hyp.tokens += labels.tokens

@@ -17,7 +17,7 @@ from maya.features.noise import AddNoise
 from maya.features.specaugment import SpecAugment
 from maya.heads import Head, LossStep, final_weights, head_weights
 from maya.heads.base import add_weighted
-from maya.kernels import host
+from maya.kernels import host, onednn
 from maya.models.config import ENCODER, SpeechModelConfig, check, head_context
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,8 @@ class SpeechModel(nn.Module):
             if views > 1:
                 feats, feat_lens = feats.repeat(views, 1, 1), feat_lens.repeat(views)
             options = {"hidden": hidden} if hidden else {}
-            return self.encoder(self.specaugment(feats, feat_lens), feat_lens, **options)
+            with onednn.linear_layers(feats):
+                return self.encoder(self.specaugment(feats, feat_lens), feat_lens, **options)
 
     def with_language(self, encoded: Encoded, langs: Tensor | None) -> Encoded:
         """The frames with the embedding of langs (B,) added: indices, or -1 for unknown."""

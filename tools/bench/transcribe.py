@@ -1,6 +1,7 @@
 """Measure transcription from audio files to text: against Hugging Face's and NeMo's, and of hours of audio.
 
     python -m tools.bench.transcribe compare --against hf nemo --threads 2      # same weights, files, process
+    python -m tools.bench.transcribe search --against hf nemo --threads 1       # the search alone; our breakdown
     python -m tools.bench.transcribe long --minutes 10 30 180                   # peak memory and time
 
 The model has random weights: 17 layers of 512 channels, TDT and CTC over 1024 pieces, and a bias of blank
@@ -19,10 +20,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import soundfile
 import torch
@@ -31,12 +33,14 @@ from maya.audio.load import load_audio
 from maya.convert import from_nemo, to_nemo
 from maya.decode.methods import greedy
 from maya.decode.recognizer import Recognizer
-from maya.encoders import FastConformerConfig
+from maya.encoders import Encoded, FastConformerConfig
+from maya.heads.transducer import JointConfig, PredictorConfig
+from maya.kernels import onednn
 from maya.kernels.bench.peak import forget_the_peak, forked, resident
 from maya.models.hybrid import hybrid
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
-from tools.bench.common import REPO, command_of, finish, parser_of
+from tools.bench.common import REPO, command_of, finish, in_turns, median_ratio, medians, parser_of
 from tools.bench.encoder import hugging_face_names
 
 MANIFEST = REPO.parent / "shared/corpora/indic12/manifest.jsonl"
@@ -46,7 +50,7 @@ Taker = Callable[[list[Path]], list[str]]
 
 
 def speech(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """`--files` utterances of at least `--min-seconds`, evenly over the manifest's, short ones first."""
+    """`--files` utterances of at least `--min-seconds`, evenly over the manifest's, in `--order`."""
     lines = args.manifest.read_text().removesuffix("\n").split("\n")
     eligible = [u for u in map(json.loads, lines) if u["duration"] >= args.min_seconds]
     if len(eligible) < args.files:
@@ -54,7 +58,7 @@ def speech(args: argparse.Namespace) -> list[dict[str, Any]]:
             f"{args.manifest}: {len(eligible)} utterances of {args.min_seconds} s or more, not {args.files}"
         )
     chosen = [eligible[i * len(eligible) // args.files] for i in range(args.files)]
-    return sorted(chosen, key=lambda u: u["duration"])
+    return chosen if args.order == "manifest" else sorted(chosen, key=lambda u: u["duration"])
 
 
 def written(args: argparse.Namespace, utterances: list[dict[str, Any]], folder: Path) -> list[Path]:
@@ -71,8 +75,13 @@ def random_model(args: argparse.Namespace, texts: list[str], audio: list[torch.T
     """A model that says --rate tokens a second in `audio`; no unknown piece, and no token of no frames."""
     torch.manual_seed(0)
     tokenizer = Tokenizer.train({"en": texts}, TokenizerConfig(vocab_size=args.vocab))
-    encoder = FastConformerConfig(n_layers=args.layers, d_model=args.width)
-    cfg = hybrid(encoder=encoder, vocab_size=tokenizer.vocab_size)
+    encoder = FastConformerConfig(
+        n_layers=args.layers, d_model=args.width, n_heads=args.heads, subsampling_channels=args.channels
+    )
+    cfg = hybrid(
+        encoder=encoder, vocab_size=tokenizer.vocab_size, joint=JointConfig(hidden=args.predictor),
+        predictor=PredictorConfig(hidden=args.predictor, layers=args.predictor_layers),
+    )  # fmt: skip
     model = Recognizer(model=SpeechModel(cfg).eval(), tokenizer=tokenizer, device=torch.device("cpu"))
     heads: Any = model.model.heads
     output, head = heads["transducer"].joint.joint_net[2], heads["ctc"].decoder_layers[0]
@@ -151,6 +160,7 @@ def hugging_face_model(ours: SpeechModel, head: str) -> Any:
         num_hidden_layers=e.n_layers,
         num_attention_heads=e.n_heads,
         intermediate_size=e.d_model * e.ff_expansion,
+        subsampling_conv_channels=e.subsampling_channels,
     )
     shared: dict[str, Any] = {"vocab_size": ours.blank + 1, "pad_token_id": ours.blank}
     shared["encoder_config"] = encoder
@@ -161,9 +171,11 @@ def hugging_face_model(ours: SpeechModel, head: str) -> Any:
         peer = ParakeetForCTC(ParakeetCTCConfig(**shared))
         state |= renamed(heads["ctc"].state_dict(), {"decoder_layers.0.": "ctc_head."})
     else:
+        own = heads["transducer"].cfg.predictor
         cfg = ParakeetTDTConfig(
-            **shared, blank_token_id=ours.blank, durations=list(heads["transducer"].durations)
-        )
+            **shared, blank_token_id=ours.blank, durations=list(heads["transducer"].durations),
+            decoder_hidden_size=own.hidden, num_decoder_layers=own.layers,
+        )  # fmt: skip
         peer = ParakeetForTDT(cfg)
         peer.generation_config.decoder_start_token_id = ours.blank
         peer.generation_config.eos_token_id = None
@@ -223,6 +235,114 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         if "hf" in args.against:
             takers["hf"] = hugging_face_taker(model, args)
         return measured({"maya": maya_taker(model, args)} | takers, paths, utterances, args)
+
+
+def search(args: argparse.Namespace) -> dict[str, Any]:
+    """Processor time of reading, features, encoder and search of each taker, on batches of `--batch` files."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = written(args, speech(args), folder)
+        lines = args.manifest.read_text().removesuffix("\n").split("\n")
+        audio = [load_audio(p) for p in paths]
+        model = random_model(args, [json.loads(line)["text"] for line in lines], audio[:: max(1, len(audio) // 8)])
+        batches = list(encoded_batches(model, audio, args.batch))
+        searches = {"maya": partial(maya_search, model, args.head)}
+        if "nemo" in args.against:
+            from nemo.collections.asr.models import ASRModel
+
+            to_nemo(model, folder / "maya.nemo")
+            nemo = ASRModel.restore_from(str(folder / "maya.nemo"), map_location="cpu").eval()
+            nemo.change_decoding_strategy(decoder_type="ctc" if args.head == "ctc" else "rnnt")
+            searches["nemo"] = partial(nemo_search, nemo, args.head)
+        if "hf" in args.against:
+            peer = hugging_face_model(model.model, args.head)
+            searches["hf"] = partial(hugging_face_search, peer, args.head)
+        return searched(searches, batches, args) | breakdown(model, paths, args)
+
+
+def encoded_batches(model: Recognizer, audio: list[torch.Tensor], size: int) -> Iterator[Encoded]:
+    for i in range(0, len(audio), size):
+        rows = audio[i : i + size]
+        lens = torch.tensor([len(a) for a in rows])
+        with torch.inference_mode():
+            yield model.model.encode_audio(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lens)
+
+
+def maya_search(model: Recognizer, head: str, encoded: Encoded) -> list[list[int]]:
+    with torch.inference_mode():
+        hyps = greedy(model.model, encoded, "ctc" if head == "ctc" else "transducer")
+    return [h.tokens for h in hyps]
+
+
+def nemo_search(nemo: Any, head: str, encoded: Encoded) -> list[list[int]]:
+    """NeMo's search with its defaults, `greedy_batch`."""
+    with torch.inference_mode():
+        if head == "ctc":
+            logits = nemo.ctc_decoder(encoder_output=encoded.frames.mT)
+            hyps = nemo.ctc_decoding.ctc_decoder_predictions_tensor(
+                logits, decoder_lengths=encoded.lens, return_hypotheses=True
+            )
+        else:
+            hyps = nemo.decoding.rnnt_decoder_predictions_tensor(
+                encoder_output=encoded.frames.mT, encoded_lengths=encoded.lens, return_hypotheses=True
+            )
+    return [[int(token) for token in h.y_sequence] for h in hyps]
+
+
+def hugging_face_search(peer: Any, head: str, encoded: Encoded) -> list[list[int]]:
+    """`generate` of Parakeet with the encoder's output given."""
+    from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderModelOutput
+
+    mask = torch.arange(encoded.frames.shape[1]) < encoded.lens[:, None]
+    out = ParakeetEncoderModelOutput(last_hidden_state=encoded.frames, attention_mask=mask.long())
+    features = encoded.frames.new_zeros(len(mask), mask.shape[1] * 8, 80)
+    with patch.object(peer.encoder, "forward", lambda *_, **__: out), torch.inference_mode():
+        sequences = peer.generate(input_features=features, attention_mask=features[..., 0].long() + 1)
+    blank = peer.config.pad_token_id
+    return [[t for t in row if t != blank] for row in getattr(sequences, "sequences", sequences).tolist()]
+
+
+def searched(
+    searches: dict[str, Callable[[Encoded], list[list[int]]]], batches: list[Encoded], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Processor seconds of each search, in turns, and how many rows of tokens equal ours."""
+    tokens: dict[str, list[list[int]]] = {}
+
+    def run(name: str) -> None:
+        tokens[name] = [row for batch in batches for row in searches[name](batch)]
+
+    seconds = in_turns({name: partial(run, name) for name in searches}, args.rounds, time.process_time)
+    result: dict[str, Any] = {"search, processor seconds": medians(seconds)}
+    for name in args.against:
+        equal = [a == b for a, b in zip(tokens[name], tokens["maya"], strict=True)]
+        result[f"{name} over maya"] = median_ratio(seconds[name], seconds["maya"])
+        result[f"{name} equal tokens"] = f"{sum(equal)} of {len(equal)}"
+    return result
+
+
+def breakdown(model: Recognizer, paths: list[Path], args: argparse.Namespace) -> dict[str, Any]:
+    """Processor seconds of our steps; the search holds its words and confidences."""
+    spent: dict[str, list[float]] = {}
+    for _ in range(args.rounds):
+        marks = {"read": 0.0, "features": 0.0, "encoder": 0.0, "search": 0.0}
+        for i in range(0, len(paths), args.batch):
+            times = [time.process_time()]
+            rows = [load_audio(p) for p in paths[i : i + args.batch]]
+            times.append(time.process_time())
+            lens, audio = torch.tensor([len(a) for a in rows]), torch.nn.utils.rnn.pad_sequence(rows, True)
+            with torch.inference_mode():
+                feats = model.model.features(audio, lens)
+                times.append(time.process_time())
+                with onednn.linear_layers(audio):
+                    encoded = model.model.encoder(*feats)
+                times.append(time.process_time())
+                greedy(model.model, encoded, "ctc" if args.head == "ctc" else "transducer")
+            times.append(time.process_time())
+            for name, begin, end in zip(marks, times, times[1:], strict=False):
+                marks[name] += end - begin
+        for name, value in marks.items():
+            spent.setdefault(name, []).append(value)
+    return {"maya, processor seconds": medians(spent)}
 
 
 def measured(
@@ -294,7 +414,7 @@ def long_one(args: argparse.Namespace, minutes: float, folder: Path) -> dict[str
     return seconds | {name: size / 1e6 for name, size in sizes.items()}
 
 
-MEASUREMENTS = {"compare": compare, "long": long}
+MEASUREMENTS = {"compare": compare, "search": search, "long": long}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -309,6 +429,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=16, help="utterances in a batch of the others")
     parser.add_argument("--layers", type=int, default=17)
     parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--heads", type=int, default=8, help="of attention")
+    parser.add_argument("--channels", type=int, default=256, help="of subsampling")
+    parser.add_argument("--predictor", type=int, default=640, help="width of predictor and joint")
+    parser.add_argument("--predictor-layers", type=int, default=2)
+    parser.add_argument("--order", choices=("length", "manifest"), default="length", help="of the files")
     parser.add_argument("--vocab", type=int, default=1024)
     parser.add_argument("--minutes", type=float, nargs="+", default=[10.0, 30.0, 180.0])
     parser.add_argument("--context", type=int, nargs=2, default=[128, 128], help="of long audio")

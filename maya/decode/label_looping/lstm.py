@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maya.heads.transducer import AnyPredictor, Predictor, PredictorState
+from maya.kernels import onednn
 
 
 class PackedPredictor:
@@ -21,9 +22,11 @@ class PackedPredictor:
         self.products: Tensor | None = None  # (V, 4 H), filled for the labels in `seen`
         self.seen: set[int] = set()
         self.versions: list[tuple[int, int]] = []
+        self.onednn = False
 
     def refresh(self) -> None:
         """Forget the products if the weights were assigned or changed in place."""
+        self.onednn = onednn.available()
         weights = list(self.predictor.parameters())
         versions = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
         if versions != self.versions:
@@ -40,13 +43,12 @@ class PackedPredictor:
     def _lstm_step(
         self, predictor: Predictor, tokens: list[int], rows: Tensor, state: PredictorState
     ) -> Tensor:
-        out = self._products(predictor, tokens)
+        out, linear = self._products(predictor, tokens), onednn.linear if self.onednn else F.linear
         for layer, (w_ih, w_hh, *biases) in enumerate(predictor.layer_weights):
             h, c = state.h[layer].index_select(0, rows), state.c[layer].index_select(0, rows)
             if layer:
-                out, cell = torch.lstm_cell(out, (h, c), w_ih, w_hh, *biases)
-            else:
-                out, cell = _cell(out.add_(F.linear(h, w_hh)), c)
+                out = linear(out, w_ih, biases[0] + biases[1])
+            out, cell = _cell(out.add_(linear(h, w_hh)), c)
             state.h[layer].index_copy_(0, rows, out)
             state.c[layer].index_copy_(0, rows, cell)
         return out
@@ -58,7 +60,8 @@ class PackedPredictor:
             self.products = w_hh.new_empty(predictor.blank + 1, w_hh.shape[0])
         if new := sorted(set(tokens) - self.seen):
             index = torch.tensor(new)
-            self.products[index] = F.linear(predictor.embed(index), w_ih, biases[0] + biases[1])
+            linear = onednn.linear if self.onednn else F.linear
+            self.products[index] = linear(predictor.embed(index), w_ih, biases[0] + biases[1])
             self.seen.update(new)
         return self.products.index_select(0, torch.tensor(tokens))
 

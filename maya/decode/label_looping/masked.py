@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from maya.decode.confidence import token_confidences
 from maya.decode.fusion import select
 from maya.decode.label_looping.rules import RowLabels, RowStates, TransducerRules
+from maya.kernels import host
 
 WINDOW = 8  # frames that a step looks at. A GPU computes their joint vectors in the time of one.
 
@@ -52,7 +53,7 @@ class MaskedSearch:
         self.window = torch.arange(WINDOW, **whole)
         longest = max(rules.durations or (1,))
         self.beyond = torch.arange(WINDOW, WINDOW + max(longest, 1), **whole).expand(batch, -1)
-        self.durations = torch.tensor(rules.durations or (0,)).to(device, non_blocking=True)
+        self.durations = host.numbers_on(weight.device, rules.durations or (0,))
         self.count = torch.zeros_like(self.lens)
         # A row without a label writes to the last column, which is never read.
         shape = (batch, frames * rules.max_symbols + 1)

@@ -10,6 +10,7 @@ from maya.decode.confidence import token_confidences
 from maya.decode.fusion import select
 from maya.decode.label_looping.lstm import PackedPredictor
 from maya.decode.label_looping.rules import RowLabels, RowStates, TransducerRules
+from maya.kernels import onednn
 
 # Logits that wait for their score and confidence, which are cheaper for many labels at once.
 WAITING = 2**20
@@ -85,7 +86,17 @@ class _PackedSearch:
         """Logits (R, V) and (R, durations) of rows in order, each at its frame."""
         index = torch.tensor([row * self.frames + self.t[row] for row in rows])
         g = self.states.g if len(rows) == len(self.ends) else self.states.g.index_select(0, torch.tensor(rows))
-        return self.rules.joint.split(self.rules.joint.output(self.flat.index_select(0, index), g))
+        return self.rules.joint.split(self.joint_output(self.flat.index_select(0, index), g))
+
+    def joint_output(self, f: Tensor, g: Tensor) -> Tensor:
+        """`Joint.output`, with a product that is fast on CPUs."""
+        if not self.predictor.onednn:
+            return self.rules.joint.output(f, g)
+        *hidden, last = self.rules.joint.joint_net
+        x = f.add_(g)  # f is this step's own
+        for layer in hidden:
+            x = layer(x)
+        return onednn.apply(last, x)
 
     def _append(self, row: int, frame: int, token: int, duration: int) -> None:
         labels = self.labels[row]
@@ -118,7 +129,8 @@ class _PackedSearch:
         states, index = self.states, torch.tensor(rows)
         tokens = [self.labels[row].tokens[-1] for row in rows]
         pred = self.predictor.step(tokens, index, states.predictor)
-        states.g.index_copy_(0, index, self.rules.joint.project_predictor(pred))
+        layer = self.rules.joint.pred
+        states.g.index_copy_(0, index, onednn.apply(layer, pred) if self.predictor.onednn else layer(pred))
         if self.rules.fusion:
             everywhere = torch.full((len(self.ends),), self.rules.blank)
             everywhere[index] = torch.tensor(tokens)

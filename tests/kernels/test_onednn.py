@@ -1,0 +1,62 @@
+"""Linear layers through oneDNN equal torch's, and stay out of the way of gradients and other dtypes."""
+
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from maya.kernels import onednn
+
+needs = pytest.mark.skipif(not onednn.available(), reason="this torch has no oneDNN")
+
+
+class Counting:
+    """Counts the products that go through oneDNN."""
+
+    def __init__(self):
+        self.calls, self.op = 0, torch.ops.mkldnn._linear_pointwise
+
+    def __call__(self, *args):
+        self.calls += 1
+        return self.op(*args)
+
+
+@needs
+@pytest.mark.parametrize("shape", [(1, 64), (5, 64), (3, 7, 64), (0, 64)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_errs_at_most_twice_what_torch_does(shape, bias):
+    layer, x = nn.Linear(64, 33, bias=bias), torch.randn(*shape)
+    exact = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+    with torch.no_grad():
+        own, plain = onednn.linear(x, layer.weight, layer.bias), layer(x)
+        assert own.shape == plain.shape
+        if x.numel():
+            bound = 2 * (plain - exact).abs().max() + 1e-6
+            assert (own - exact).abs().max() <= bound
+
+
+@needs
+def test_layers_go_through_it_only_without_gradients():
+    net, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(6, 8)
+    with patch.object(torch.ops.mkldnn, "_linear_pointwise", Counting()) as op:
+        with torch.no_grad(), onednn.linear_layers(x):
+            inside = net(x)
+        assert op.calls == 2
+        with onednn.linear_layers(x):
+            net(x).sum().backward()
+        with torch.no_grad(), onednn.linear_layers(x):
+            net.double()(x.double())
+            with torch.autocast("cpu"):
+                net.float()(x)
+        net(x)
+        assert op.calls == 2
+    torch.testing.assert_close(inside, net(x))
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_torch_without_onednn_computes_as_before():
+    x, weight = torch.randn(4, 8), torch.randn(3, 8)
+    with patch.object(onednn, "available", lambda: False), torch.no_grad(), onednn.linear_layers(x):
+        assert torch.equal(F.linear(x, weight), x @ weight.T)
