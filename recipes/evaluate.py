@@ -17,6 +17,7 @@ from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.table.cuts import entry_cut
 from maya.decode.base import Method
+from maya.decode.lm.fusion_config import FusionConfig
 from maya.decode.methods import AUTO
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import decode_table
@@ -25,8 +26,10 @@ from maya.recipes.arguments import add_checkpoint, add_device, add_json, add_lis
 from maya.recipes.decode import make_method
 from maya.recipes.experiment import DecodeConfig
 from maya.recipes.experiment_file import import_recorded
+from maya.recipes.fusion_options import add_fusion, fusion_config
 from maya.recipes.score import normal_form
 from maya.recipes.transcribe import TranscribeOptions, transcribe
+from maya.recipes.transcribe_method import SearchOptions
 from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
 from maya.text.languages import language_among, language_code
@@ -42,6 +45,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--method", default=AUTO, help=text)
     text = "language code for utterances without one in the manifest; auto: identify it"
     p.add_argument("--language", help=text)
+    add_fusion(p)
     add_num_samples(p)
     add_json(p, "write all results as JSON, too")
     add_device(p)
@@ -52,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     source = Source(audio=args.audio, manifest=args.manifest, references=args.reference or [])
     evaluate(
         args.checkpoint, source, method=args.method, language=args.language, num_samples=args.num_samples,
-        json_file=args.json, device=args.device,
+        json_file=args.json, device=args.device, fusion=fusion_config(args),
     )  # fmt: skip
 
 
@@ -90,27 +94,31 @@ def evaluate(
     num_samples: int = 0,
     json_file: Path | None = None,
     device: str = "auto",
+    fusion: FusionConfig | None = None,
 ) -> Report | None:
     """Transcribe and score a source, and print error rates; audio without references is only transcribed.
 
     method: as decode.method. language: of utterances without one; "auto" lets the model identify each.
     Without it, a model of a single language decodes in that. num_samples: utterances to show. json_file: all
-    results, for programs. Raises MayaError for an utterance that cannot be evaluated, and for a method whose
-    head the model lacks or that was never trained.
+    results, for programs. fusion: language models and hot words. Raises MayaError for an utterance that
+    cannot be evaluated, and for a method whose head the model lacks or that was never trained.
     """
     if (source.manifest is None) == (not source.audio):
         raise MayaError("name what to evaluate once: audio files, or --manifest FILE")
     if source.manifest is not None and source.references:
         raise MayaError("--reference belongs to audio files; a manifest has its own texts: leave it out")
     if source.manifest is None and not source.references:
+        if fusion is not None and (fusion.lm or fusion.hotwords):
+            raise MayaError("--lm and --hotwords are evaluated: give --reference the text of each file")
         if num_samples or json_file is not None:
             raise MayaError("--json and --num-samples show errors: give --reference the text of each file")
-        options = TranscribeOptions(language=language, method=method, device=device)
+        options = TranscribeOptions(language=language, search=SearchOptions(method=method), device=device)
         if transcribe(checkpoint, source.audio, options):
             raise MayaError("some of the files were not transcribed, see above")
         return None
     recognizer = maya.load(checkpoint, device)
     cfg = DecodeConfig(method=method, language="auto" if language == "auto" else "known")
+    cfg.fusion = fusion or cfg.fusion
     decoder, facts = make_method(cfg, recognizer, None)
     if decoder is None:
         raise MayaError(f"{checkpoint} has no text head to evaluate; `maya score` scores predicted labels")

@@ -1,4 +1,5 @@
-"""`maya lm`: a language model over a recogniser's tokens, from text files or from the texts it was trained on."""
+"""`maya lm`: a language model over a recogniser's tokens, from text files or from the texts it was trained
+on."""
 
 import argparse
 import gzip
@@ -42,13 +43,19 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--texts", type=Path, nargs="+", default=[], metavar="FILE", help=text)
     text = "text files to report perplexity on; default: the run's dev texts, or every 20th line of --texts"
     p.add_argument("--dev", type=Path, nargs="+", default=[], metavar="FILE", help=text)
-    p.add_argument("--data", type=Path, help="the folder that `maya prepare` wrote; default: that of training")
-    text = "language of --texts and --dev, for their normal form; default: the recogniser's, if it has only one"
+    p.add_argument(
+        "--data", type=Path, help="the folder that `maya prepare` wrote; default: that of training"
+    )
+    text = (
+        "language of --texts and --dev, for their normal form; default: the recogniser's, if it has only one"
+    )
     p.add_argument("--language", help=text)
     p.add_argument("--as-is", action="store_true", help="do not bring --texts into normal form")
     text = "ngram (the default): Kneser-Ney, written as ARPA; lstm: a small neural model"
     p.add_argument("--kind", choices=("ngram", "lstm"), default="ngram", help=text)
-    text = "the folder to write; it is made if missing. An n-gram gets a file for each language and all.arpa.gz"
+    text = (
+        "the folder to write; it is made if missing. An n-gram gets a file for each language and all.arpa.gz"
+    )
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
     p.add_argument("--order", type=POSITIVE, default=6, metavar="N", help="of the n-gram: 6")
     p.add_argument("--hidden", type=POSITIVE, default=256, metavar="N", help="width of the LSTM: 256")
@@ -164,10 +171,8 @@ def _lines(paths: Iterable[Path], code: str, *, as_is: bool) -> Iterator[Text]:
     """The lines of text files that are not empty, in normal form."""
     for path in paths:
         try:
-            opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(
-                encoding="utf-8-sig"
-            )  # fmt: skip
-            with opened as file:
+            opener: Any = gzip.open if path.suffix == ".gz" else open
+            with opener(path, "rt", encoding="utf-8-sig") as file:
                 for line in file:
                     text = line.strip() if as_is else normalize(line, code or "en")
                     if text:

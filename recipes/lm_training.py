@@ -66,9 +66,7 @@ def train_lstm(
 
 
 @torch.no_grad()
-def mean_loss(
-    model: LSTMLanguageModel, texts: Sequence[Sequence[int]], options: LSTMTraining
-) -> float:
+def mean_loss(model: LSTMLanguageModel, texts: Sequence[Sequence[int]], options: LSTMTraining) -> float:
     """Nats a token, ends counted."""
     model.eval()
     device, total, count = model.bias.device, 0.0, 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from maya.audio.byte_ranges import ByteRange
 from maya.decode.transcription import Channels, Recording
 from maya.errors import MayaError
 from maya.recipes.pcm import PCMFormat, read_pcm
@@ -132,23 +133,36 @@ def _manifest_row(values: dict[str, Any], folder: Path) -> Recording:
     audio = next((values[n] for n in ("audio_filepath", "audio", "file_name") if values.get(n)), None)
     if not isinstance(audio, str):
         raise ValueError("it names no audio (audio_filepath, audio or file_name)")
+    source: Path | ByteRange = folder / audio
     if values.get("tar"):
-        raise ValueError("its audio lies in a tar, which only `maya evaluate` reads")
-    start = next((values[n] for n in ("offset", "start") if values.get(n) is not None), None)
-    duration = values.get("duration") if start is not None else None
-    for name, value in (("offset", start), ("duration", duration)):
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0
-        ):
-            raise ValueError(f"its {name} must be seconds, not {value!r}")
+        source, values = _tar_member(values, folder), {**values, "offset": None, "start": None}
+    start = _seconds(values, "offset", "start")
+    duration = _seconds(values, "duration") if start is not None else None
     language = next((values[n] for n in ("language", "lang", "source_lang") if values.get(n)), None)
     channel = channel_of(next((values[n] for n in ("channel", "channel_selector") if n in values), None))
     name = str(PurePosixPath(audio).with_suffix(""))
     name += f"-{start:.2f}" if start is not None else ""
     return Recording(
-        audio=folder / audio, id=str(values.get("id") or name), start=start, duration=duration,
+        audio=source, id=str(values.get("id") or name), start=start, duration=duration,
         language=str(language) if language else None, channel=None if channel is None else channel + 1,
     )  # fmt: skip
+
+
+def _tar_member(values: dict[str, Any], folder: Path) -> ByteRange:
+    offset, size = values.get("offset"), values.get("size")
+    if type(offset) is not int or type(size) is not int:
+        raise ValueError("its audio lies in a tar; give its offset and size there in bytes")
+    return ByteRange(str(folder / str(values["tar"])), offset, size)
+
+
+def _seconds(values: dict[str, Any], *names: str) -> float | None:
+    """The first of these fields that is given. Raises ValueError if it is no time."""
+    for name in names:
+        if (value := values.get(name)) is not None:
+            if type(value) not in (int, float) or not 0 <= value < 1 << 40:
+                raise ValueError(f"its {name} must be seconds, not {value!r}")
+            return float(value)
+    return None
 
 
 def _with_distinct_names(items: list[Input], channel: Channels) -> list[Input]:

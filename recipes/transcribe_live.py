@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maya.audio.load import load_audio
+from maya.decode.buffered import BufferedStream
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.recipes.pcm import PCMFormat, pcm_pieces, read_wav_header
 from maya.recipes.transcribe_inputs import STDIN, StdinAudio, read_inputs
+from maya.recipes.transcribe_method import SearchOptions, make_stream
 
 _PIECE_SECONDS = 0.1
 Pieces = Iterator[NDArray[np.float32]]
@@ -29,7 +31,7 @@ class LiveOptions(Protocol):
     @property
     def language(self) -> str | None: ...
     @property
-    def method(self) -> str: ...
+    def search(self) -> SearchOptions: ...
     @property
     def mic(self) -> bool: ...
     @property
@@ -40,7 +42,13 @@ class LiveOptions(Protocol):
 
 def transcribe_stream(recognizer: Recognizer, audio: Sequence[str], options: LiveOptions) -> int:
     """Recognise each source as a stream and print the text while it grows; returns the exit status."""
-    stream = recognizer.stream(options.language, method=options.method)
+    stream = make_stream(recognizer, options.search, options.language)
+    if isinstance(stream, BufferedStream):
+        seconds = stream.latency_seconds
+        print(
+            f"this encoder needs the audio around a frame: the text comes up to {seconds:g} s late",
+            file=sys.stderr,
+        )
     rate, failed = recognizer.sample_rate, 0
     sources = list(_sources(audio, rate, options))
     for name, pieces in sources:

@@ -1,7 +1,7 @@
 """Label-synchronous beam search of a transducer, batched over utterances and hypotheses.
 
 The alignment-length synchronous search of Saon et al. 2020 ("Alignment-length synchronous decoding for RNN
-transducer") in the form that NeMo's `malsd_batch` has: in each step every hypothesis takes one output, a blank
+transducer") in the form that NeMo's `malsd_batch` has: in each step every hypothesis takes one output, blank
 or a label, at its own frame. A TDT's token and duration are one choice, with their log probabilities added.
 """
 
@@ -48,8 +48,8 @@ def alsd_search(
     """B encoded rows -> one Hypothesis per row; put the modules in eval mode first.
 
     In each step the `beam` best expansions of an utterance go on; complete hypotheses stay as they are and
-    compete. Then hypotheses with the same labels at the same frame become one, with their probabilities added.
-    A token's score is its log probability on the best path of those that were added up.
+    compete. Then those with the same labels at the same frame become one, with their probabilities added. A
+    token's score is its log probability on the best path of those that were added up.
     """
     beams = TransducerBeams(encoded, parts, cfg, start)
     rule = StepRule(expansions=cfg.beam, max_symbols=cfg.max_symbols)

@@ -52,7 +52,8 @@ def attention_beam(
 ) -> list[Hypothesis]:  # fmt: skip
     """enc (B, S, D), enc_lens (B,) frames -> one Hypothesis per row; put the decoder in eval mode first.
 
-    start: what is added to the scores of tokens, and at the end to that of the end of the sentence. A sentence that reaches its limit ends whatever the probability of its end, which is counted. The decoder
+    start: what is added to the scores of tokens, and at the end to that of the end of the sentence. A
+    sentence that reaches its limit ends whatever the probability of its end, which is counted. The decoder
     gives no times, so frames and durations are empty. Rows without frames are empty.
     """
     beam, length_norm = cfg.beam, cfg.length_norm

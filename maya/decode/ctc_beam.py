@@ -1,4 +1,4 @@
-"""CTC prefix beam search (Hannun et al. 2014, arXiv:1408.2873), with language models and hot words or without.
+"""CTC prefix beam search (Hannun et al. 2014, arXiv:1408.2873), with or without language models and hot words.
 
 Paths that spell the same tokens are one prefix, whose probability is the sum of theirs. What the text adds is
 counted when a token is added, so all prefixes of a frame are compared with it. All prefixes of all utterances
@@ -101,8 +101,8 @@ def beam_ctc(
     start: language models and hot words. Frames, durations and scores of the tokens are those of the best
     path that spells them. Frames beyond `lens` are not read.
     """
-    nbest = nbest_ctc(log_probs, lens, blank=blank, cfg=cfg, start=start)
-    return placed(log_probs, lens, [row[: cfg.n_best] for row in nbest], blank=blank)
+    nbest = nbest_ctc(log_probs, lens, blank=blank, cfg=cfg, start=start, n_best=cfg.n_best)
+    return placed(log_probs, lens, nbest, blank=blank)
 
 
 def placed(log_probs: Tensor, lens: Tensor, nbest: list[Candidates], *, blank: int) -> list[Hypothesis]:
@@ -114,52 +114,25 @@ def placed(log_probs: Tensor, lens: Tensor, nbest: list[Candidates], *, blank: i
     ]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def nbest_ctc(
-    log_probs: Tensor, lens: Tensor, *, blank: int, cfg: BeamConfig, start: FusionStart | None = None
-) -> list[Candidates]:
-    """The texts in the final beam of each row, best first; arguments as in `beam_ctc`. Their scores are the
+    log_probs: Tensor, lens: Tensor, *, blank: int, cfg: BeamConfig, start: FusionStart | None = None,
+    n_best: int | None = None,
+) -> list[Candidates]:  # fmt: skip
+    """The texts in the final beam of each row, best first, `n_best` of them or all; arguments as in
+    `beam_ctc`. Their scores are the
     log probability of their paths, in nats, plus what the text adds.
 
-    The host waits for the device once before the search, for the number of tokens that each frame tries, and
-    once after it.
+    The host waits for the device before the search, to know which frames try tokens, and after it.
     """
+    if not len(log_probs):
+        return []
     lens = lens.to(log_probs.device)
     if cfg.blank_penalty or cfg.temperature != 1:
         log_probs = log_probs.clone()
         log_probs[..., blank] -= cfg.blank_penalty
         log_probs = (log_probs / cfg.temperature).log_softmax(-1)
-    least = log_probs.amax(-1) - cfg.token_beam
-    prefixes = CTCPrefixes(log_probs, lens, blank=blank, beam=cfg.beam, least=least, start=start)
-    # Without a text score a prefix can use no more: each other prefix of the beam hides at most one token.
-    most = log_probs.shape[-1] if start else 2 * cfg.beam
-    tokens, scores, counts = _tried(log_probs, lens, blank, least, most)
-    for frame, count in enumerate(counts):
-        if count:
-            prefixes.step(frame, tokens[:, frame, :count], scores[:, frame, :count])
-        else:
-            prefixes.pass_frame(frame)
-    totals = prefixes.acoustic + prefixes.final_text()
-    if cfg.length_norm:
-        totals = totals / (prefixes.counts + 1)
-    totals, places = totals.sort(descending=True)
-    return [
-        [(traced.tokens, total) for traced, total in zip(row, row_totals, strict=True) if total > -torch.inf]
-        or [([], -torch.inf)]
-        for row, row_totals in zip(prefixes.trace.read(places), totals.tolist(), strict=True)
-    ]
-
-
-def _tried(
-    log_probs: Tensor, lens: Tensor, blank: int, least: Tensor, most: int
-) -> tuple[Tensor, Tensor, list[int]]:
-    """The tokens that each frame tries (B, S, C), likeliest first, their log probabilities, -inf for those
-    that are too unlikely, and how many columns each of the frames needs."""
-    labels = log_probs.masked_fill(~(log_probs > least[..., None]), -torch.inf)
-    labels[..., blank] = -torch.inf
-    numbers = (labels > -torch.inf).sum(-1)
-    inside = torch.arange(log_probs.shape[1], device=lens.device) < lens[:, None]
-    counts = numbers.masked_fill(~inside, 0).amax(0).clamp(max=most).tolist() if len(log_probs) else []
-    longest = int(lens.max()) if len(lens) else 0
-    scores, tokens = labels.topk(max(counts, default=0), -1)
-    return tokens, scores, counts[:longest]
+    prefixes = CTCPrefixes(
+        log_probs, lens, blank=blank, beam=cfg.beam, token_beam=cfg.token_beam, start=start
+    )
+    return prefixes.search(n_best=n_best or cfg.beam, length_norm=cfg.length_norm)

@@ -32,8 +32,8 @@ AUTO = "auto"  # stands for the greedy method of the best trained head
 METHODS = cast(dict[str, type[MethodConfig]], MethodConfig.kinds())
 """The configuration class of each method by name. A method of a user's file comes last."""
 for _cfg in (
-    GreedyTransducerConfig(), ALSDConfig(), MAESConfig(), ModifiedBeamConfig(), GreedyCTCConfig(), BeamConfig(), RescoringConfig(),
-    AttentionBeamConfig(), GenerationConfig(),
+    GreedyTransducerConfig(), ALSDConfig(), MAESConfig(), ModifiedBeamConfig(), GreedyCTCConfig(),
+    BeamConfig(), RescoringConfig(), AttentionBeamConfig(), GenerationConfig(),
 ):  # fmt: skip
     METHODS[_cfg.kind] = METHODS.pop(_cfg.kind)  # the order of this list
 

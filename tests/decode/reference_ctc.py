@@ -1,5 +1,7 @@
-"""CTC prefix beam search as its definition reads: one utterance at a time, with a dictionary of prefixes. It was
-Maya's own search before the one in tensors, and is the rival of its benchmark."""
+"""CTC prefix beam search as its definition reads: one utterance at a time, with a dictionary of prefixes.
+
+It was Maya's own search before the one in tensors, and is the rival of its benchmark.
+"""
 
 import math
 from collections.abc import Sequence

@@ -32,6 +32,8 @@ class EnergyVAD:
 
     def __call__(self, audio: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """audio (B, T * 512) at 16 kHz -> probabilities (B, T), state."""
+        if audio.shape[1] == 0:
+            return torch.zeros(len(audio), 0), state
         levels, flatness = level_and_flatness(audio)
         noise, hangover = (x.tolist() for x in state)
         probabilities = torch.zeros(levels.shape)

@@ -22,58 +22,52 @@ def align_texts(
     flat = [text for row in texts for text in row]
     if not flat or log_probs.shape[1] == 0:
         return [[Hypothesis() for _ in row] for row in texts]
-    device = log_probs.device
-    rows = torch.arange(len(texts), device=device).repeat_interleave(torch.tensor(counts, device=device))
+    rows = np.repeat(np.arange(len(texts)), counts)
     longest = max(map(len, flat))
-    padded = torch.tensor([[*text, *[blank] * (longest - len(text))] for text in flat], dtype=torch.int64)
-    text_lens = torch.tensor([len(text) for text in flat])
-    labels, scores = _best_paths(log_probs, lens.to(device)[rows], padded.to(device), text_lens, rows, blank)
-    lengths = lens.cpu()[rows.cpu()].tolist()
+    states = np.full((len(flat), 2 * longest + 1), blank)
+    for state, text in zip(states, flat, strict=True):
+        state[1 : 2 * len(text) : 2] = text
+    index = [torch.from_numpy(x).to(log_probs.device) for x in (rows, states)]
+    # (N, S, 2 U + 1), the only transfer to the host.
+    emissions = log_probs[index[0][:, None], :, index[1]].mT.cpu().numpy()
+    lengths = lens.cpu().numpy()[rows]
+    path = _best_paths(emissions, lengths, states, np.array([len(text) for text in flat]), blank)
+    labels = np.take_along_axis(states, path, 1)
+    scores = np.take_along_axis(emissions, path[:, :, None], 2)[:, :, 0]
     paths = zip(labels.tolist(), scores.tolist(), lengths, strict=True)
     hyps = iter([collapse_ctc(path[:n], gains[:n], blank=blank) for path, gains, n in paths])
     return [[next(hyps) for _ in row] for row in texts]
 
 
 def _best_paths(
-    log_probs: Tensor, lens: Tensor, tokens: Tensor, text_lens: Tensor, rows: Tensor, blank: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The labels (N, S) and their log probabilities (N, S) on the best path of N texts, by the Viterbi
-    algorithm. tokens (N, U), lens and rows (N,): the frames and the row of `log_probs` of each text."""
-    frames, states = log_probs.shape[1], torch.full((len(tokens), 2 * tokens.shape[1] + 1), blank)
-    states = states.to(tokens.device)
-    states[:, 1::2] = tokens
-    detours = torch.full(states.shape, -torch.inf, device=states.device, dtype=log_probs.dtype)
-    detours[:, 3::2] = torch.where(tokens[:, 1:] != tokens[:, :-1], 0.0, -torch.inf)
-    emissions = log_probs[rows[:, None], :, states].transpose(1, 2)  # (N, S, 2 U + 1)
-    padded = torch.full((len(states), states.shape[1] + 2), -torch.inf, device=states.device)
-    padded = padded.to(log_probs.dtype)
+    emissions: np.ndarray, lengths: np.ndarray, states: np.ndarray, text_lens: np.ndarray, blank: int
+) -> np.ndarray:
+    """emissions (N, S, 2 U + 1), lengths (N,) frames, states (N, 2 U + 1): tokens with blanks around them ->
+    the state of each frame (N, S) on the best path, by the Viterbi algorithm."""
+    texts, frames, size = emissions.shape
+    skips = np.zeros((texts, size), bool)
+    skips[:, 3::2] = states[:, 3::2] != states[:, 1:-2:2]  # a token may follow another one at once
+    padded = np.full((texts, size + 2), -np.inf, emissions.dtype)  # two states before the first
     score = padded[:, 2:]
     score[:, :2] = emissions[:, 0, :2]
-    steps = []
+    moves = np.zeros((frames, texts, size), np.int8)
+    ended = {frame: np.flatnonzero(lengths <= frame) for frame in range(int(lengths.min(initial=0)), frames)}
     for frame in range(1, frames):
-        before = torch.stack((score, padded[:, 1:-1], padded[:, :-2] + detours))
-        best, step = before.max(0)
-        live = (frame < lens)[:, None]
-        score.copy_(torch.where(live, best + emissions[:, frame], score))
-        steps.append(torch.where(live, step, 0).to(torch.int8))
-    ends = 2 * text_lens.to(states.device)
-    last = score.gather(1, torch.stack([(ends - 1).clamp(min=0), ends], 1))
-    ends = torch.where((last[:, 0] > last[:, 1]) & (ends > 0), ends - 1, ends)
-    path = _backwards(steps, ends, frames)
-    index = torch.from_numpy(path).to(states.device)
-    labels = states.gather(1, index)
-    gains = emissions.gather(2, index[:, :, None])[:, :, 0]
-    return labels.cpu().numpy(), gains.cpu().numpy()
-
-
-def _backwards(steps: list[Tensor], ends: Tensor, frames: int) -> np.ndarray:
-    """The states (N, S) of the paths that end in `ends` (N,)."""
-    state = ends.cpu().numpy()
-    path = np.empty((len(state), frames), np.int64)
-    moves = torch.stack(steps).cpu().numpy() if steps else np.zeros((0, len(state), 1), np.int8)
-    texts = np.arange(len(state))
-    for frame in range(frames - 1, 0, -1):
+        best, move = score.copy(), moves[frame]
+        for back, before in ((1, padded[:, 1:-1]), (2, np.where(skips, padded[:, :-2], -np.inf))):
+            better = before > best
+            best = np.where(better, before, best)
+            move[better] = back
+        best += emissions[:, frame]
+        over = ended.get(frame)
+        if over is not None and len(over):
+            best[over], move[over] = score[over], 0
+        score[:] = best
+    ends, each = 2 * text_lens, np.arange(texts)
+    by_token = score[each, np.maximum(ends - 1, 0)] > score[each, ends]
+    state = np.where(by_token & (ends > 0), ends - 1, ends)
+    path = np.empty((texts, frames), np.int64)
+    for frame in range(frames - 1, -1, -1):
         path[:, frame] = state
-        state = state - moves[frame - 1, texts, state]
-    path[:, 0] = state
+        state = state - moves[frame, each, state]
     return path

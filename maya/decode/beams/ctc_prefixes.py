@@ -1,135 +1,197 @@
-"""The prefixes of a CTC beam search for a batch of utterances at once, in tensors."""
+"""The prefixes of a CTC beam search for a batch of utterances at once, in tensors.
+
+Each utterance goes from event to event (`maya.decode.beams.ctc_events`), at its own frames. What the frames in
+between add is summed in one step.
+"""
+
+import math
 
 import torch
 from torch import Tensor
 
+from maya.decode.beams.ctc_events import CTCEvents, ctc_events
 from maya.decode.beams.fused_rows import FusedRows, FusionStart
 from maya.decode.beams.hashing import extended
+from maya.decode.fusion import select
 from maya.decode.trace import Trace, TraceStep
+
+_NO_PARENT = -(2**63)  # the hash of no prefix
+_HIDDEN = -1e30  # nats: a finite number, because 0 * inf is not a number
+_DEAD = -1e29  # nats: what scores less is no prefix
 
 
 class CTCPrefixes:
-    """K prefixes of each of B utterances; unused places score -inf.
+    """K prefixes of each of B utterances, best first; unused places score less than `_DEAD`.
 
-    blank, label (B, K): log probability, in nats, of the paths of a prefix that end in blank and in its last
-    token. text (B, K): the share of the text. A prefix is recognised by a hash of its tokens.
+    blank, label, text (B, K): log probability, in nats, of the paths of a prefix that end in blank and in its
+    last token, and what the text adds. A prefix is recognised by a hash of its tokens. Rows stand in the
+    order of `CTCEvents`; the last rows are put aside as they have no more events.
     """
 
     def __init__(
-        self, log_probs: Tensor, lens: Tensor, *, blank: int, beam: int, least: Tensor,
+        self, log_probs: Tensor, lens: Tensor, *, blank: int, beam: int, token_beam: float,
         start: FusionStart | None,
     ) -> None:  # fmt: skip
-        """log_probs (B, S, V), lens (B,) frames. Frames beyond `lens` change nothing. least (B, S): only
-        tokens above it are tried."""
-        batch, device = len(log_probs), log_probs.device
-        self._log_probs, self._lens, self._blank_id, self._beam = log_probs, lens[:, None], blank, beam
-        self._least = least
+        """log_probs (B, S, V), lens (B,) frames. Frames beyond `lens` change nothing."""
+        device, self._blank_id, self._beam = log_probs.device, blank, beam
+        self._events = ctc_events(log_probs, lens, blank=blank, token_beam=token_beam)
+        self._log_probs, self._lens = log_probs, lens
+        batch = len(log_probs)
         self.blank = torch.full((batch, beam), -torch.inf, device=device, dtype=log_probs.dtype)
         self.blank[:, 0] = 0.0
         self.label = torch.full_like(self.blank, -torch.inf)
         self.text = torch.zeros_like(self.blank)
-        self.counts, self._hashes, self._parent_hashes = torch.zeros(
-            3, batch, beam, dtype=torch.int64, device=device
-        )
-        self._last = torch.full_like(self.counts, -1)
-        like = torch.zeros(1, log_probs.shape[-1], device=device)
-        self._fused = FusedRows(start, batch, beam, like) if start else None
-        self._first_rows = torch.arange(0, batch * beam, beam, device=device)[:, None]
-        self.trace = Trace(blank)
+        self._hashes = torch.zeros(batch, beam, dtype=torch.int64, device=device)
+        self._parent_hashes = torch.full_like(self._hashes, _NO_PARENT)
+        self._last = torch.full_like(self._hashes, blank)  # blank: no token yet
+        self._fused = None
+        if start:
+            like = torch.zeros(1, log_probs.shape[-1], device=device)
+            own = FusionStart(start.fusion, select(start.state, self._events.order))
+            self._fused = FusedRows(own, batch, beam, like)
+        self._aside: list[tuple[Tensor, ...]] = []
+        self._trace = Trace(blank)
+        self._frame_numbers = torch.arange(log_probs.shape[1], device=device)
 
-    @property
-    def acoustic(self) -> Tensor:
-        """(B, K): log probability of each prefix."""
+    def search(self, *, n_best: int, length_norm: bool) -> list[list[tuple[list[int], float]]]:
+        """The tokens and the score of the best prefixes in the end, best first, for each row of the batch.
+        length_norm: scores are those per token, the end counted as one."""
+        for number, active in enumerate(self._events.active):
+            self._put_aside(active)
+            self._step(self._events, number, active)
+        self._put_aside(0)
+        parts = [torch.cat(column[::-1]) for column in zip(*self._aside, strict=True)]
+        self.blank, self.label, text, self._last = parts
+        self._pass_rest()
+        totals, places = (self._total() + text).sort(descending=True)
+        if not length_norm:
+            totals, places = totals[:, :n_best], places[:, :n_best]
+        by_row: list[list[tuple[list[int], float]]] = [[] for _ in totals]
+        rows = zip(self._events.order.tolist(), self._trace.tokens(places), totals.tolist(), strict=True)
+        for row, texts, scores in rows:
+            pairs = zip(texts, scores, strict=True)
+            nbest = [(tokens, score) for tokens, score in pairs if score > _DEAD] or [([], -math.inf)]
+            if length_norm:
+                nbest = [(tokens, score / (len(tokens) + 1)) for tokens, score in nbest]
+                nbest.sort(key=lambda candidate: candidate[1], reverse=True)
+            by_row[row] = nbest[:n_best]
+        return by_row
+
+    def _total(self) -> Tensor:
         return torch.logaddexp(self.blank, self.label)
 
-    def final_text(self) -> Tensor:
-        """(B, K): what the text and its end add to each prefix."""
-        return self.text if self._fused is None else self.text + self._fused.final(self.text)
+    def _put_aside(self, active: int) -> None:
+        """Keep the first `active` rows; the others have no more events."""
+        if active == len(self.blank):
+            return
+        text = self.text if self._fused is None else self.text + self._fused.final(self.text)
+        self._aside.append(tuple(x[active:] for x in (self.blank, self.label, text, self._last)))
+        names = ("blank", "label", "text", "_hashes", "_parent_hashes", "_last")
+        for name in names:
+            setattr(self, name, getattr(self, name)[:active])
+        if self._fused is not None:
+            self._fused.keep(active * self._beam)
 
-    def pass_frame(self, frame: int) -> None:
-        """A frame on which no token is tried: each prefix stays, by a blank or by its last token."""
-        live = frame < self._lens
-        blank, label = self._stay(frame)
-        self.blank = torch.where(live, blank, self.blank)
-        self.label = torch.where(live, label, self.label)
+    def _pass(self, first: Tensor, gaps: Tensor, longest: int) -> None:
+        """Frames on which no token is tried: each prefix stays, by blanks or by its last token.
 
-    def step(self, frame: int, tokens: Tensor, log_probs: Tensor) -> None:
-        """A frame on which tokens (B, C) may follow, with these log probabilities; -inf: not tried."""
-        tried = tokens.shape[1]
-        blank, label = self._stay(frame)
-        longer, label = self._longer(frame, tokens, log_probs, label)
-        gained = self._text_of(tokens)
-        candidates = torch.cat(
-            [torch.logaddexp(blank, label) + self.text, (longer + self.text[:, :, None] + gained).flatten(1)],
-            dim=1,
-        )
-        best, picked = candidates.topk(self._beam)
-        extends = picked >= self._beam
-        place = (picked - self._beam).clamp(min=0)
-        parents = torch.where(extends, place // tried, picked)
-        live = frame < self._lens
-        parents = torch.where(live, parents, torch.arange(self._beam, device=parents.device))
-        new = extends & live & best.isfinite()
-        token = torch.where(new, tokens.gather(1, place % tried), self._blank_id)
-        taken = torch.where(new, longer.flatten(1).gather(1, place), -torch.inf)
-        old_blank, old_label = (x.gather(1, parents) for x in (self.blank, self.label))
-        blank = torch.where(live, blank.gather(1, parents), old_blank)
-        label = torch.where(live, label.gather(1, parents), old_label)
-        drop = extends & live  # also those of a score of -inf
-        self.blank = blank.masked_fill(drop, -torch.inf)
-        self.label = torch.where(drop, taken, label)
-        own_text = torch.where(new, gained.flatten(1).gather(1, place), 0.0)
-        self.text = self.text.gather(1, parents) + own_text
-        self._take(parents, token, new)
-        self.trace.add(TraceStep(parents, token, best))
-
-    def _stay(self, frame: int) -> tuple[Tensor, Tensor]:
-        """`blank` and `label` of each prefix that stays as it is on a frame."""
-        now = self._log_probs[:, frame, self._blank_id, None]
-        return self.acoustic + now, self.label + self._last_again(frame)
-
-    def _last_again(self, frame: int) -> Tensor:
-        """(B, K): log probability of the last token of each prefix; -inf without one."""
-        again = self._log_probs[:, frame].gather(1, self._last.clamp(min=0))
-        return again.masked_fill(self._last < 0, -torch.inf)
-
-    def _longer(self, frame: int, tokens: Tensor, log_probs: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """The log probability of each prefix with each token more (B, K, C), and `label` (B, K) with what a
-        prefix gains from the prefix of the beam that it is with a token more.
-
-        After itself a token comes only past a blank.
+        first, gaps (n,): the first of these frames of each row, and their number, at most `longest`. Of g
+        frames a path repeats the last token on the first m, and takes blank on the others.
         """
-        total = self.acoustic
+        rows, steps = self._events.order[: len(first), None], self._frame_numbers[:longest]
+        frames = (first[:, None] + steps).clamp_(max=self._log_probs.shape[1] - 1)
+        outside = steps >= gaps[:, None]
+        blanks = self._log_probs[rows, frames, self._blank_id].masked_fill_(outside, 0.0)
+        again = self._log_probs[rows[:, None], frames[:, None], self._last[:, :, None]]
+        repeated = again.sub_(blanks[:, None]).masked_fill_(outside[:, None], 0.0).cumsum(-1)
+        all_blank = blanks.sum(-1, keepdim=True)
+        self.blank += all_blank
+        self.label += all_blank
+        # The m-th term is that of m repetitions; there are fewer than there are frames.
+        some = self.label.masked_fill(gaps[:, None] == 0, -torch.inf)
+        if longest > 1:
+            more = repeated[..., :-1].masked_fill(outside[:, None, 1:], -torch.inf)
+            some = torch.logaddexp(some, self.label + more.logsumexp(-1))
+        self.blank = torch.logaddexp(self.blank, some)
+        self.label = self.label + repeated[..., -1]
+
+    def _pass_rest(self) -> None:
+        """The frames after the last event of each row."""
+        starts, order = self._events.starts, self._events.order
+        lens = self._lens[order]
+        ends = torch.cat([starts[1:], starts.new_tensor([len(self._events.frames)])])
+        first = torch.zeros_like(starts)
+        if len(self._events.frames):
+            last = self._events.frames[(ends - 1).clamp(min=0)]
+            first = torch.where(ends > starts, last + 1, 0)
+        rest = lens - first
+        longest = int(rest.max()) if len(rest) else 0
+        if longest > 0:
+            self._pass(first, rest, longest)
+
+    def _step(self, events: CTCEvents, number: int, active: int) -> None:
+        """The event `number` of each row."""
+        event = events.starts[:active] + number
+        frame, tried = events.frames[event], events.columns[number]
+        if events.longest_gaps[number]:
+            gaps = events.gaps[event]
+            self._pass(frame - gaps, gaps, events.longest_gaps[number])
+        tokens, log_probs = events.tokens[event, :tried], events.log_probs[event, :tried]
+        total, rows = self._total(), events.order[:active]
+        again = self._log_probs[rows[:, None], frame[:, None], self._last]
+        longer, gain = self._longer(tokens, log_probs, total, again, events.least[event])
+        blank = total + self._log_probs[rows, frame, self._blank_id][:, None]
+        label = torch.logaddexp(self.label + again, gain)
+        added = self._text_of(tokens)
+        texts = torch.cat([self.text, (self.text[:, :, None] + added).flatten(1)], 1)
+        labels = torch.cat([label, longer.flatten(1)], 1)
+        acoustic = torch.cat([torch.logaddexp(blank, label), labels[:, self._beam :]], 1)
+        best, picked = (acoustic + texts).topk(self._beam)
+        place = picked - self._beam  # below 0: a prefix that stays; else one of K * C that are extended
+        extends, column = place >= 0, place % tried
+        parents = torch.where(extends, place // tried, picked)
+        new = extends & (best > _DEAD)
+        token = torch.where(new, tokens.gather(1, column), self._blank_id)
+        self.blank = blank.gather(1, parents).masked_fill(extends, -torch.inf)
+        self.label, self.text = labels.gather(1, picked), texts.gather(1, picked)
+        self._take(parents, token, new, best)
+        self._trace.add(TraceStep(parents, token, best))
+
+    def _longer(
+        self, tokens: Tensor, log_probs: Tensor, total: Tensor, again: Tensor, least: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The log probability of each prefix with each token more (n, K, C); and what each prefix gains from
+        the prefix of the beam that it is with a token more (n, K).
+
+        After itself a token comes only past a blank. again (n, K): log probability of the last token.
+        """
         repeats = tokens[:, None] == self._last[:, :, None]
-        before = torch.where(repeats, self.blank[:, :, None], total[:, :, None])
-        longer = before + log_probs[:, None]
-        # child (B, child, parent): the child is its parent with one token more.
-        alive = total.isfinite()
+        longer = torch.where(repeats, self.blank[:, :, None], total[:, :, None]) + log_probs[:, None]
+        # child (n, child, parent): the child is its parent with one token more.
         child = self._parent_hashes[:, :, None] == self._hashes[:, None]
-        child &= (alive & (self._last >= 0))[:, :, None] & alive[:, None]
-        again = self._last_again(frame)
         same_last = self._last[:, :, None] == self._last[:, None]
-        gain = torch.where(same_last, self.blank[:, None], total[:, None]) + again[:, :, None]
-        is_tried = (again > self._least[:, frame, None])[:, :, None]
-        gain = gain.masked_fill(~(child & is_tried), -torch.inf).amax(-1)
-        taken = torch.bmm(child.mT.to(longer.dtype), repeats.to(longer.dtype)) > 0
-        return longer.masked_fill(taken, -torch.inf), torch.logaddexp(label, gain)
+        tried = again.masked_fill(again <= least[:, None], -torch.inf)
+        gain = torch.where(same_last, self.blank[:, None], total[:, None]) + tried[:, :, None]
+        gain = gain.masked_fill(~child, -torch.inf).amax(-1)
+        dtype = longer.dtype
+        return torch.baddbmm(longer, child.mT.to(dtype), repeats.to(dtype), alpha=_HIDDEN), gain
 
     def _text_of(self, tokens: Tensor) -> Tensor:
-        """(B, K, C): what each token adds to the text of each prefix."""
+        """(n, K, C): what each token adds to the text of each prefix."""
+        shape = (*self.text.shape, tokens.shape[1])
         if self._fused is None:
-            return self.text.new_zeros(*self.text.shape, tokens.shape[1])
-        scores = self._fused.scores.view(*self.text.shape, -1)
-        index = tokens[:, None].expand(-1, self._beam, -1)
-        return scores.gather(2, index).to(self.text.dtype)
+            return self.text.new_zeros(shape)
+        wide = tokens[:, None].expand(shape).flatten(0, 1)
+        return self._fused.token_scores(wide).to(self.text.dtype).view(shape)
 
-    def _take(self, parents: Tensor, token: Tensor, new: Tensor) -> None:
+    def _take(self, parents: Tensor, token: Tensor, new: Tensor, best: Tensor) -> None:
         """Reorder the prefixes by `parents`, and add `token` where `new`."""
         hashes = self._hashes.gather(1, parents)
-        self._parent_hashes = torch.where(new, hashes, self._parent_hashes.gather(1, parents))
+        parent_hashes = torch.where(new, hashes, self._parent_hashes.gather(1, parents))
+        self._parent_hashes = parent_hashes.masked_fill(best <= _DEAD, _NO_PARENT)
         self._hashes = torch.where(new, extended(hashes, token), hashes)
         self._last = torch.where(new, token, self._last.gather(1, parents))
-        self.counts = self.counts.gather(1, parents) + new
         if self._fused is not None:
-            sources = (parents + self._first_rows).flatten()
+            first = torch.arange(0, parents.numel(), self._beam, device=parents.device)
+            sources = (parents + first[:, None]).flatten()
             self._fused.advance(sources, token.flatten(), new.flatten())

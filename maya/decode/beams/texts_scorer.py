@@ -9,12 +9,16 @@ from maya.decode.fusion import State
 from maya.decode.lm.kneser_ney import Context, NGram
 
 
+_MOST_STATES = 20_000  # kept from one search to the next; with 1000 tokens 240 MB
+
+
 class TextsScorer:
     """weight * log P(token) + bonus by the n-gram of each utterance's language, or by that of all languages
     together where it is unknown. An utterance whose language has none scores 0, without a bonus.
 
     A state is a number; scores and following states of those that a search has reached are kept in tables on
-    its device. A state that is new is looked up on the host.
+    its device. A state that is new is looked up on the host. The tables start anew with a search once they are
+    large, so one search at a time may use a scorer.
     """
 
     def __init__(
@@ -24,13 +28,21 @@ class TextsScorer:
         """outputs: V, the number of tokens with blank."""
         self._ngrams, self._languages, self._blank = ngrams, tuple(languages), blank
         self._weight, self._bonus = weight, bonus
+        self._outputs, self._device = outputs, device
+        self._clear()
+
+    @torch.inference_mode(False)  # tables outlive the search that makes them, and others may change them
+    def _clear(self) -> None:
+        """Tables with the state 0 alone, of utterances without a language model."""
         self._keys: list[tuple[str, Context] | None] = [None]
         self._numbers: dict[tuple[str, Context], int] = {}
-        self._scores = torch.zeros(1, outputs, device=device)
-        self._ends = torch.zeros(1, device=device)
-        self._next = torch.zeros(1, outputs, dtype=torch.int64, device=device)
+        self._scores = torch.zeros(1, self._outputs, device=self._device)
+        self._ends = torch.zeros(1, device=self._device)
+        self._next = torch.zeros(1, self._outputs, dtype=torch.int64, device=self._device)
 
     def start(self, rows: int, langs: Tensor | None, lists: Tensor | None) -> State:
+        if len(self._keys) > _MOST_STATES:
+            self._clear()
         numbers = [-1] * rows if langs is None else langs.tolist()
         names = [self._languages[n] if n >= 0 else "" for n in numbers]
         states = [
@@ -40,6 +52,10 @@ class TextsScorer:
 
     def scores(self, state: State) -> Tensor:
         return self._scores[state[0]]
+
+    def token_scores(self, state: State, tokens: Tensor) -> Tensor:
+        """tokens (N, C) -> (N, C): `scores` of these tokens, of which none is blank."""
+        return self._scores[state[0][:, None], tokens]
 
     def advance(self, state: State, tokens: Tensor) -> State:
         (old,) = state
@@ -73,6 +89,7 @@ class TextsScorer:
             self._ends[number] = self._weight * log_probs[-1]
         return self._numbers[key]
 
+    @torch.inference_mode(False)
     def _grow(self, size: int) -> None:
         """Tables of at least `size` rows."""
         more = max(size, 2 * len(self._ends)) - len(self._ends)

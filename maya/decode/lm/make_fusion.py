@@ -68,7 +68,9 @@ def make_fusion(
 
     if cfg.ilm_weight:
         if not (hasattr(module, "joint") and hasattr(module, "decoder")):
-            raise MayaError(f"ilm_weight is for transducers: the head {name!r} has no internal language model")
+            raise MayaError(
+                f"ilm_weight is for transducers: the head {name!r} has no internal language model"
+            )
         add(-cfg.ilm_weight, InternalLM(module.decoder, module.joint, blank))
     if cfg.lm and cfg.lm_weight:
         add(cfg.lm_weight, ngram_scorer(Path(cfg.lm), vocab, languages, cfg.lm_units))

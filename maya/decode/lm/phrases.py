@@ -1,9 +1,9 @@
 """Lists of hot words: read from files, and written as tokens of a model.
 
-    # one phrase a line; lines with # are comments
-    Sundar Pichai
-    Trivandrum :2.5        its own weight, times that of the list
-    cat*                   also inside longer words that begin with it, such as catalog
+# one phrase a line; lines with # are comments
+Sundar Pichai
+Trivandrum :2.5        its own weight, times that of the list
+cat*                   also inside longer words that begin with it, such as catalog
 """
 
 import re
@@ -94,7 +94,8 @@ def token_phrases(phrase: Phrase, vocab: Vocabulary, languages: Sequence[str] = 
     ways = {way: None for way in _written(phrase, vocab, languages)}
     if not ways:
         raise MayaError(
-            f"the tokenizer of this model cannot write the hot word {phrase.text!r}: it has no token for some "
+            f"the tokenizer of this model cannot write the hot word {phrase.text!r}: it has no token for "
+            f"some "
             "of its characters; leave it out, or spell it in the script of the model"
         )
     if spaceless:

@@ -12,9 +12,7 @@ from maya.decode.hypothesis import Hypothesis
 _TEXTS_AT_ONCE = 256
 
 
-def text_scores(
-    scorer: Scorer, texts: Sequence[Sequence[int]], langs: Tensor | None = None
-) -> list[float]:
+def text_scores(scorer: Scorer, texts: Sequence[Sequence[int]], langs: Tensor | None = None) -> list[float]:
     """The score of each text, its end included, in nats. texts: token ids. langs (B,): as `Scorer.start`."""
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     result = [0.0] * len(texts)

@@ -52,7 +52,7 @@ def draw(rng: random.Random, longest: int) -> tuple[int, ...]:
     return tuple(rng.choice((0, 0, 1, 2, 3, 4)) for _ in range(rng.randint(1, longest)))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(12))
 def test_automaton_equals_the_definition(seed: int) -> None:
     rng = random.Random(seed)
     phrases = [
@@ -62,7 +62,7 @@ def test_automaton_equals_the_definition(seed: int) -> None:
     scorer = HotWords([phrases], BEGINS)
     for pads in (False, True):
         scorer.rows.pads = pads
-        for _ in range(40):
+        for _ in range(20):
             text = list(draw(rng, 14))
             assert score(scorer, text) == pytest.approx(by_definition(phrases, text), abs=1e-4), text
 
