@@ -99,7 +99,7 @@ def calibrate(
     measured = MethodCalibration(
         offset_seconds=differences.offset, aggregation=aggregation, curve=curve,
         facts={
-            "split": split, "head": head, "words": before.words, "wrong": before.wrong,
+            "split": split, "head": head, "measure": str(getattr(decoder.cfg, "confidence", "")), "words": before.words, "wrong": before.wrong,
             "confidence": {"before": asdict(before), "after": asdict(after)},
             "times": {"before": differences.facts(), "after": differences.facts(differences.offset)},
         },

@@ -34,8 +34,8 @@ class SkipCosts:
     """
 
     word: PosFloat = 2.0
-    token: NonNegFloat = 4.0
-    enter: PosFloat = 2.0
+    token: NonNegFloat = 6.0
+    enter: PosFloat = 6.0
     frame: PosFloat = 0.5
 
 
