@@ -12,7 +12,7 @@ from maya.align.aligner import align_rows
 from maya.align.anchors import leaves
 from maya.align.ctc import SkipCosts
 from maya.align.text import SpelledText
-from maya.align.windows import Rows
+from maya.align.windows import FrameRows
 from maya.decode.ctc import CTCDecoder
 
 VOCAB, BLANK, FRAME = 200, 0, 0.08
@@ -34,7 +34,9 @@ def random_words(count: int, rng: random.Random) -> list[tuple[int, ...]]:
     return rng.choices(vocabulary, weights, k=count)
 
 
-def speak(words: list[tuple[int, ...]], rows: Rows | None, decoder: CTCDecoder, rng: random.Random) -> Speech:
+def speak(
+    words: list[tuple[int, ...]], rows: FrameRows | None, decoder: CTCDecoder, rng: random.Random
+) -> Speech:
     """Put the CTC output of words into `rows` and `decoder`: a token is one or two frames, with blanks
     between; one token in fifteen is recognised as another."""
     speech = Speech(words, [], [], 0)
@@ -98,7 +100,7 @@ def check(hours: float, seed: int) -> dict[str, float]:
             spoken_words += passage
     decoder = CTCDecoder(lambda x: x, 1, blank=BLANK)
     total = speak(spoken_words, None, decoder, random.Random(seed)).frames
-    rows = Rows(total, VOCAB)
+    rows = FrameRows(total, VOCAB)
     speech = speak(spoken_words, rows, decoder, random.Random(seed))
     spells = spelled(text)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -145,7 +147,7 @@ def test_leaves_cover_the_text_and_the_audio() -> None:
     words = random_words(3000, rng)
     decoder = CTCDecoder(lambda x: x, 1, blank=BLANK)
     frames = speak(words, None, decoder, random.Random(0)).frames
-    speech = speak(words, Rows(frames, VOCAB), decoder, random.Random(0))
+    speech = speak(words, FrameRows(frames, VOCAB), decoder, random.Random(0))
     text = spelled(words)
     cut = leaves(text.tokens.tolist(), text.first.tolist(), decoder.hyps[0], frames, most_frames=800)
     assert (cut[0].begin, cut[0].start) == (0, 0) and (cut[-1].end, cut[-1].stop) == (
@@ -162,9 +164,9 @@ def test_leaves_cover_the_text_and_the_audio() -> None:
 
 def test_large_rows_lie_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.randn(50, 7)
-    memory = Rows(50, 7)
+    memory = FrameRows(50, 7)
     monkeypatch.setattr("maya.align.windows._IN_MEMORY", 100)
-    disk = Rows(50, 7)
+    disk = FrameRows(50, 7)
     for rows in (memory, disk):
         rows.append(values[:30])
         rows.append(torch.cat([values[30:], values]))  # what is beyond the end is dropped
