@@ -1,4 +1,4 @@
-"""Align a text of one's own with its recording: the time of every word, hours of it, also where the two differ."""
+"""Align a text with its recording, hours of it, also where the two differ: the time of every word."""
 
 import argparse
 import sys
@@ -25,17 +25,23 @@ _SUFFIXES = {entry.suffix.lower(): name for name, entry in FORMATS.items()}
 def arguments(p: argparse.ArgumentParser) -> None:
     add_checkpoint(p)
     p.add_argument("audio", type=Path, help="a recording (wav, flac, ogg, opus, mp3) of any length")
-    p.add_argument("text", type=Path, help="a text file in UTF-8; each of its lines becomes a segment or subtitle")
+    p.add_argument(
+        "text", type=Path, help="a text file in UTF-8; each of its lines becomes a segment or subtitle"
+    )
     p.add_argument("--language", help="code of the language of the text, such as hi; default: not given")
     text = "files to write, their format by the suffix: " + " ".join(sorted(_SUFFIXES))
     p.add_argument("--out", type=Path, nargs="+", default=[], metavar="FILE", help=text + "; default: print")
     text = "what to print without --out; default: json, in which words that were not spoken have null times"
     p.add_argument("--format", default="json", choices=sorted(FORMATS), help=text)
-    p.add_argument("--head", default="", help="the CTC or transducer head that aligns; default: the first CTC head")
+    p.add_argument(
+        "--head", default="", help="the CTC or transducer head that aligns; default: the first CTC head"
+    )
     text = "the text is what was spoken, word by word: leave nothing out and expect no other speech"
     p.add_argument("--exact", action="store_true", help=text)
-    text = "nats that it costs to leave out a token; smaller: leave out more of what is heard badly; default: 4"
-    p.add_argument("--skip-cost", type=number(float, Range(above=0)), default=4.0, metavar="N", help=text)
+    text = (
+        "nats that it costs to leave out a token; smaller: leave out more of what is heard badly; default: 6"
+    )
+    p.add_argument("--skip-cost", type=number(float, Range(above=0)), default=6.0, metavar="N", help=text)
     add_device(p)
 
 

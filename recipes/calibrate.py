@@ -34,10 +34,12 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--method", nargs="+", default=[], metavar="METHOD", help=text)
     p.add_argument("--checkpoint", type=Path, help="a .pt file; default: the averaged one, else the best")
     p.add_argument("--split", default="dev", help="prepared part to measure on; default: dev")
-    p.add_argument("--check", default="", metavar="SPLIT", help="also apply the result to this part, and show")
+    p.add_argument(
+        "--check", default="", metavar="SPLIT", help="also apply the result to this part, and show"
+    )
     text = "how the tokens of a word make its confidence: min (the default), mean or product"
     p.add_argument("--aggregation", default="min", choices=get_args(Aggregation), help=text)
-    text = "the CTC or transducer head whose forced alignment gives the reference times; default: the first CTC head"
+    text = "the head whose forced alignment gives the reference times; default: the first CTC head"
     p.add_argument("--align-by", default="", metavar="HEAD", help=text)
     add_device(p)
 
@@ -45,13 +47,27 @@ def arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     experiment, data, folder = finished_run(args)
     if data is None:
-        raise MayaError("calibration reads prepared data: name the folder that `maya prepare` wrote with --data")
+        raise MayaError(
+            "calibration reads prepared data: name the folder that `maya prepare` wrote with --data"
+        )
     checkpoint = find_checkpoint(args.checkpoint or folder)
+    options = CalibrateOptions(
+        split=args.split, check=args.check, aggregation=args.aggregation, align_by=args.align_by
+    )
     for method in args.method or [experiment.decode.method]:
-        calibrate(
-            experiment, data, checkpoint, method=method, split=args.split, check=args.check,
-            aggregation=args.aggregation, align_by=args.align_by, device=args.device,
-        )  # fmt: skip
+        calibrate(experiment, data, checkpoint, method=method, options=options, device=args.device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrateOptions:
+    """split: the prepared part to measure on. check: another one that the result is applied to, or "".
+    aggregation: of tokens to words. align_by: the head whose forced alignment gives the reference times, ""
+    for the default of `choose_head`."""
+
+    split: str = "dev"
+    check: str = ""
+    aggregation: Aggregation = "min"
+    align_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +80,29 @@ class JudgedWords:
 
 
 def calibrate(
-    experiment: Experiment, data: Path, checkpoint: Path, *, method: str = AUTO, split: str = "dev",
-    check: str = "", aggregation: Aggregation = "min", align_by: str = "", device: str = "auto",
+    experiment: Experiment, data: Path, checkpoint: Path, *, method: str = AUTO,
+    options: CalibrateOptions | None = None, device: str = "auto",
 ) -> MethodCalibration:  # fmt: skip
-    """Decode and align `data`/{split}.parquet; write the calibration of the method beside the checkpoint, and
-    print tables of times and confidences. check: another part that the result is applied to. align_by: the
-    head whose forced alignment gives the reference times.
+    """Decode and align a part of `data`; write the calibration of the method beside the checkpoint, and print
+    tables of times and confidences.
 
-    Raises MayaError for a method without word times, for a model that cannot align, and for a part without
-    a decoded word.
+    Raises MayaError for a method without word times, for a model that cannot align, and for a part without a
+    decoded word.
     """
+    options = options or CalibrateOptions()
+    split, check, aggregation = options.split, options.check, options.aggregation
     recognizer = maya.load(checkpoint, device, places=experiment.model)
     recognizer.calibration = None  # measure what the model does, not what an earlier measurement made of it
     cfg = DecodeConfig(method=method, methods=experiment.decode.methods)
     decoder, facts = make_method(cfg, recognizer, training_texts(data, recognizer.tokenizer))
     if decoder is None:
         raise MayaError(f"{checkpoint} has no text head to calibrate")
-    head = choose_head(recognizer, align_by)
+    head = choose_head(recognizer, options.align_by)
     rows = decoded_rows(recognizer, data, split, decoder, head)
-    differences, judged = word_differences(rows, recognizer), judge(rows, data, split, recognizer, aggregation)
+    differences, judged = (
+        word_differences(rows, recognizer),
+        judge(rows, data, split, recognizer, aggregation),
+    )
     if not judged.confidences:
         raise MayaError(f"{data}/{split}.parquet gives no words with a confidence to calibrate on")
     curve = isotonic(judged.confidences, judged.right)
@@ -92,7 +112,8 @@ def calibrate(
     measured = MethodCalibration(
         offset_seconds=differences.offset, aggregation=aggregation, curve=curve,
         facts={
-            "split": split, "head": head, "words": before.words, "wrong": before.wrong,
+            "split": split, "head": head, "measure": str(getattr(decoder.cfg, "confidence", "")),
+            "words": before.words, "wrong": before.wrong,
             "confidence": {"before": asdict(before), "after": asdict(after)},
             "times": {"before": differences.facts(), "after": differences.facts(differences.offset)},
         },
@@ -101,7 +122,10 @@ def calibrate(
     time_lines = [(split, differences.facts(), differences.facts(differences.offset))]
     if check:
         others = decoded_rows(recognizer, data, check, decoder, head)
-        unseen, words = word_differences(others, recognizer), judge(others, data, check, recognizer, aggregation)
+        unseen, words = (
+            word_differences(others, recognizer),
+            judge(others, data, check, recognizer, aggregation),
+        )
         time_lines.append((check, unseen.facts(), unseen.facts(differences.offset)))
         lines.append((check, "before", reliability(words.confidences, words.right)))
         lines.append((check, "after", reliability([curve(c) for c in words.confidences], words.right)))
@@ -110,9 +134,7 @@ def calibrate(
     return measured
 
 
-def decoded_rows(
-    recognizer: Recognizer, data: Path, split: str, decoder: Any, head: str
-) -> list[AlignedRow]:
+def decoded_rows(recognizer: Recognizer, data: Path, split: str, decoder: Any, head: str) -> list[AlignedRow]:
     """The utterances of a prepared part, decoded and aligned."""
     part = Table.open(part_path(data, split))
     if not len(part):
@@ -124,8 +146,8 @@ def decoded_rows(
 def judge(
     rows: Sequence[AlignedRow], data: Path, split: str, recognizer: Recognizer, aggregation: Aggregation
 ) -> JudgedWords:
-    """Which decoded words are right, by an alignment with the reference in normal form. Words without a letter
-    or digit are left out."""
+    """Which decoded words are right, by an alignment with the reference in normal form. Words without a
+    letter or digit are left out."""
     entries = {entry.id: entry for entry in Table.open(part_path(data, split)).entries()}
     judged, rules = JudgedWords([], [], []), WordRules(aggregation=aggregation)
     for row in rows:
@@ -161,7 +183,9 @@ def _report(
         [split, kind, str(r.words), str(r.wrong), f"{r.auc:.3f}", f"{100 * r.ece:.2f}", f"{r.nce:+.3f}"]
         for split, kind, r in confidences
     ]
-    lines = [f"{method}: words are emitted {1000 * offset:+.0f} ms after forced alignment by {head} begins them"]
+    lines = [
+        f"{method}: words are emitted {1000 * offset:+.0f} ms after forced alignment by {head} begins them"
+    ]
     lines += text_table(("set", "", "start: median ms", "95 %", "end: median ms", "95 %"), time_rows)
     lines += ["confidence of words; AUC: wrong words are the positives; NCE: 0 is a constant confidence"]
     lines += text_table(("set", "", "words", "wrong", "AUC", "ECE %", "NCE"), rows)

@@ -44,7 +44,9 @@ COMMANDS = {
     "average": Command("average", "average the weights over the end of training, as dev scores best"),
     "decode": Command("decode", "decode one or more splits with one or more methods"),
     "align": Command("align", "find the times of the words of a text in its recording, of any length"),
-    "calibrate": Command("calibrate", "measure how late words are emitted and how far confidence can be trusted"),
+    "calibrate": Command(
+        "calibrate", "measure how late words are emitted and how far confidence can be trusted"
+    ),
     "score": Command("score", "compute WER and CER for each language, with 95 % intervals"),
     "compare": Command("compare", "test whether one of two systems is better"),
     "rover": Command("evaluation.rover", "combine the transcripts of several systems by voting"),

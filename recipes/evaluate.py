@@ -18,6 +18,7 @@ from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.table.cuts import entry_cut
 from maya.decode.base import Method
+from maya.decode.lm.fusion_config import FusionConfig
 from maya.decode.methods import AUTO
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import decode_table
@@ -36,6 +37,7 @@ from maya.recipes.evaluation.options import (
 )
 from maya.recipes.experiment import DecodeConfig
 from maya.recipes.experiment_file import import_recorded
+from maya.recipes.fusion_options import add_fusion, fusion_config
 from maya.recipes.transcribe import TranscribeOptions, transcribe
 from maya.recipes.transcribe_method import SearchOptions
 from maya.score.measures.normalizers import DEFAULT, DROPS_EMPTY, make_normalizer
@@ -58,6 +60,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     add_normalizer(p)
     add_measures(p)
     add_conditions(p)
+    add_fusion(p)
     add_num_samples(p)
     add_json(p, "write all results as JSON, too")
     add_device(p)
@@ -72,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
     evaluate(
         args.checkpoint, source, method=args.method, language=args.language, num_samples=args.num_samples,
         json_file=args.json, device=args.device, scoring=scoring_options(args),
+        json_file=args.json, device=args.device, fusion=fusion_config(args),
     )  # fmt: skip
 
 
@@ -115,19 +119,22 @@ def evaluate(
     json_file: Path | None = None,
     device: str = "auto",
     scoring: ScoringOptions | None = None,
+    fusion: FusionConfig | None = None,
 ) -> Report | None:
     """Transcribe and score a source, and print error rates; audio without references is only transcribed.
 
     method: as decode.method. language: of utterances without one; "auto" lets the model identify each.
     Without it, a model of a single language decodes in that. num_samples: utterances to show. json_file: all
-    results, for programs. scoring: normal form and further measures. Raises MayaError for an utterance that
-    cannot be evaluated, and for a method whose head the model lacks or that was never trained.
+    results, for programs. scoring: normal form and further measures. fusion: language models and hot words.
+    Raises MayaError for an utterance that cannot be evaluated, and for a method whose head the model lacks or that was never trained.
     """
     if (source.manifest is None) == (not source.audio):
         raise MayaError("name what to evaluate once: audio files, or --manifest FILE")
     if source.manifest is not None and source.references:
         raise MayaError("--reference belongs to audio files; a manifest has its own texts: leave it out")
     if source.manifest is None and not source.references:
+        if fusion is not None and (fusion.lm or fusion.hotwords):
+            raise MayaError("--lm and --hotwords are evaluated: give --reference the text of each file")
         if num_samples or json_file is not None:
             raise MayaError("--json and --num-samples show errors: give --reference the text of each file")
         options = TranscribeOptions(language=language, search=SearchOptions(method=method), device=device)
@@ -137,6 +144,7 @@ def evaluate(
     scoring = scoring or ScoringOptions()
     recognizer = maya.load(checkpoint, device)
     cfg = DecodeConfig(method=method, language="auto" if language == "auto" else "known")
+    cfg.fusion = fusion or cfg.fusion
     decoder, facts = make_method(cfg, recognizer, None)
     if decoder is None:
         raise MayaError(f"{checkpoint} has no text head to evaluate; `maya score` scores predicted labels")

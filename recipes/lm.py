@@ -1,4 +1,5 @@
-"""`maya lm`: a language model over a recogniser's tokens, from text files or from the texts it was trained on."""
+"""`maya lm`: a language model over a recogniser's tokens, from text files or from the texts it was trained
+on."""
 
 import argparse
 import gzip
@@ -170,10 +171,8 @@ def _lines(paths: Iterable[Path], code: str, *, as_is: bool) -> Iterator[Text]:
     """The lines of text files that are not empty, in normal form."""
     for path in paths:
         try:
-            opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(
-                encoding="utf-8-sig"
-            )  # fmt: skip
-            with opened as file:
+            opener: Any = gzip.open if path.suffix == ".gz" else open
+            with opener(path, "rt", encoding="utf-8-sig") as file:
                 for line in file:
                     text = line.strip() if as_is else normalize(line, code or "en")
                     if text:

@@ -12,17 +12,14 @@ import torch
 from torch import Tensor
 
 from maya.align.anchors import Leaf, leaves
-from maya.align.ctc import WILDCARD, Graph, SkipCosts, TokenSpans, align_graph
+from maya.align.ctc import WILDCARD, SkipCosts, SkipGraph, TokenSpans, align_graph
 from maya.align.text import SpelledText, spell
 from maya.align.transducer import align_transducer
-from maya.align.windows import Recording, Rows, Windows, encode_windows, open_recording
-from maya.decode.ctc import CTCDecoder
+from maya.align.windows import FrameRows, LongRecording, Windows, encode_windows, open_recording
 from maya.decode.hypothesis import Hypothesis, TextSegment, Word
 from maya.decode.recognizer import Recognizer
-from maya.decode.transducer import TransducerDecoder
 from maya.decode.words import aggregate, fill_times, join_words, segments_of, token_spans
 from maya.errors import MayaError
-from maya.heads import CTCConfig, TransducerConfig
 
 _LEAF_SECONDS = 100.0
 _UNSPOKEN_SCORE = -4.0  # mean log probability of the tokens of a word that a transducer does not expect
@@ -30,9 +27,9 @@ _UNSPOKEN_SCORE = -4.0  # mean log probability of the tokens of a word that a tr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignOptions:
-    """head: the CTC or transducer head that aligns; "" takes CTC where it was trained. costs: of words that are
-    not spoken and of speech that is not in the text; None: the text is what was spoken, word by word. leaf:
-    seconds of audio that are searched as a whole, where the text can be cut."""
+    """head: the CTC or transducer head that aligns; "" takes CTC where it was trained. costs: of words that
+    are not spoken and of speech that is not in the text; None: the text is what was spoken, word by word.
+    leaf: seconds of audio that are searched as a whole, where the text can be cut."""
 
     head: str = ""
     costs: SkipCosts | None = field(default_factory=SkipCosts)
@@ -60,10 +57,8 @@ def align(
     spelled = spell(text, recognizer.tokenizer, language)
     recording = open_recording(audio, recognizer.sample_rate)
     seconds = recording.samples / recognizer.sample_rate
-    if isinstance(recognizer.model.cfg.heads[name], CTCConfig):
-        spans = _by_ctc(recognizer, name, recording, spelled, language, options)
-    else:
-        spans = _by_transducer(recognizer, name, recording, spelled, language, options)
+    find = _ALIGNERS[_kind(recognizer, name)]
+    spans = find(recognizer, name, recording, spelled, language, options)
     words = words_from_spans(spelled, spans, recognizer.model.frame_seconds, seconds)
     return Hypothesis(
         text=join_words(spelled.words), words=words, segments=_lines(words, spelled), language=language,
@@ -74,17 +69,21 @@ def align(
 def choose_head(recognizer: Recognizer, name: str = "") -> str:
     """The head that aligns: `name`, or the first trained CTC head, or else the first transducer. Raises
     MayaError where the model has none, and for a head of another kind."""
-    heads, trained = recognizer.model.cfg.heads, recognizer.trained_heads()
+    trained = recognizer.trained_heads()
     if name:
-        if not isinstance(heads.get(name), (CTCConfig, TransducerConfig)):
+        if name not in recognizer.model.cfg.heads or _kind(recognizer, name) not in _ALIGNERS:
             raise MayaError(f"only CTC and transducer heads can align, and {name!r} is none in this model")
         trained.require(name, f"aligning with {name}")
         return name
-    for kind in (CTCConfig, TransducerConfig):
-        for head in trained.trained:
-            if isinstance(heads[head], kind):
-                return head
+    heads = {_kind(recognizer, head): head for head in reversed(trained.trained)}
+    for kind in _ALIGNERS:
+        if kind in heads:
+            return heads[kind]
     raise MayaError("this model cannot align: it has no trained CTC or transducer head")
+
+
+def _kind(recognizer: Recognizer, head: str) -> str:
+    return str(getattr(recognizer.model.cfg.heads[head], "kind", ""))
 
 
 def words_from_spans(
@@ -119,8 +118,8 @@ def words_from_spans(
 
 
 def _spoken(evidence: list[bool | None], lines: list[int]) -> list[bool]:
-    """For each word whether it is spoken. One without evidence is if a word beside it, the next on either side
-    with evidence, is; or if its line has none."""
+    """For each word whether it is spoken. One without evidence is if a word beside it, the next on either
+    side with evidence, is; or if its line has none."""
     before, after = list(evidence), list(evidence)
     for order, near in ((range(len(evidence)), before), (range(len(evidence) - 1, -1, -1), after)):
         last: tuple[int, bool | None] = (-1, None)
@@ -147,20 +146,20 @@ def _lines(words: list[Word], spelled: SpelledText) -> list[TextSegment]:
 
 
 def _by_ctc(
-    recognizer: Recognizer, name: str, recording: Recording, spelled: SpelledText, language: str | None,
+    recognizer: Recognizer, name: str, recording: LongRecording, spelled: SpelledText, language: str | None,
     options: AlignOptions,
 ) -> TokenSpans:  # fmt: skip
     head: Any = recognizer.model.head(name)
     total = int(recognizer.model.cfg.clock.frames(recording.samples))
-    rows, decoder = None, CTCDecoder(lambda log_probs: log_probs, 1, blank=head.blank)
+    rows, decoder = None, recognizer.make_method(recognizer.choose_method(name)).stream(1)
     parts = encode_windows(
         recognizer, recording, language, conditioned=head.conditioned, windows=options.windows
     )
     for part in parts:
         with torch.inference_mode():
             log_probs = head(part[None])
-            decoder.push(log_probs, torch.tensor([log_probs.shape[1]]))
-        rows = rows or Rows(total, log_probs.shape[-1])
+            decoder.push(part[None], torch.tensor([len(part)], device=part.device))
+        rows = rows or FrameRows(total, log_probs.shape[-1])
         rows.append(log_probs[0])
     assert rows is not None
     most = round(options.leaf_seconds / recognizer.model.frame_seconds)
@@ -171,12 +170,12 @@ def align_rows(
     rows: Callable[[int, int], Any], frames: int, spelled: SpelledText, decoded: Hypothesis, *, blank: int,
     costs: SkipCosts | None, most: int,
 ) -> TokenSpans:  # fmt: skip
-    """The spans of a text's tokens in CTC log probabilities `rows(begin, end)` (n, V) of any length, cut where
-    greedy decoding, `decoded`, agrees with the text, into about `most` frames."""
+    """The spans of a text's tokens in CTC log probabilities `rows(begin, end)` (n, V) of any length, cut
+    where greedy decoding, `decoded`, agrees with the text, into about `most` frames."""
 
     def leaf_spans(leaf: Leaf) -> TokenSpans:
         first = spelled.first[(spelled.first >= leaf.begin) & (spelled.first < leaf.end)] - leaf.begin
-        graph = Graph(tokens=spelled.tokens[leaf.begin : leaf.end], first=first, blank=blank, costs=costs)
+        graph = SkipGraph(tokens=spelled.tokens[leaf.begin : leaf.end], first=first, blank=blank, costs=costs)
         return align_graph(
             lambda begin, end: rows(leaf.start + begin, leaf.start + end), leaf.stop - leaf.start, graph
         )
@@ -185,7 +184,11 @@ def align_rows(
 
 
 def _joined(
-    spelled: SpelledText, decoded: Hypothesis, frames: int, most: int, leaf_spans: Callable[[Leaf], TokenSpans]
+    spelled: SpelledText,
+    decoded: Hypothesis,
+    frames: int,
+    most: int,
+    leaf_spans: Callable[[Leaf], TokenSpans],
 ) -> TokenSpans:
     """The spans of all leaves in one."""
     parts: list[TokenSpans] = []
@@ -200,50 +203,57 @@ def _joined(
 
 
 def _by_transducer(
-    recognizer: Recognizer, name: str, recording: Recording, spelled: SpelledText, language: str | None,
+    recognizer: Recognizer, name: str, recording: LongRecording, spelled: SpelledText, language: str | None,
     options: AlignOptions,
 ) -> TokenSpans:  # fmt: skip
-    """As `_by_ctc`. Tokens that the vocabulary lacks are left out, and words of which the transducer expects no
-    token are taken as not spoken, once: the others are aligned again without them."""
+    """As `_by_ctc`. Tokens that the vocabulary lacks are left out, and words of which the transducer expects
+    no token are taken as not spoken, once: the others are aligned again without them."""
     head: Any = recognizer.model.head(name)
     total = int(recognizer.model.cfg.clock.frames(recording.samples))
-    arguments = {"blank": head.blank, "durations": head.durations}
-    decoder = TransducerDecoder(head.decoder, head.joint, 1, **arguments)
-    rows = None
+    rows, decoder = None, recognizer.make_method(recognizer.choose_method(name)).stream(1)
     parts = encode_windows(
         recognizer, recording, language, conditioned=head.conditioned, windows=options.windows
     )
     for part in parts:
         with torch.inference_mode():
             decoder.push(part[None], torch.tensor([len(part)], device=part.device))
-        rows = rows or Rows(total, part.shape[-1])
+        rows = rows or FrameRows(total, part.shape[-1])
         rows.append(part)
     assert rows is not None
 
     def leaf_spans(leaf: Leaf) -> TokenSpans:
         enc = torch.from_numpy(np.array(rows(leaf.start, leaf.stop)))[None].to(recognizer.device)
         tokens, owners = spelled.tokens[leaf.begin : leaf.end], spelled.owners[leaf.begin : leaf.end]
-        spans = _lattice_spans(enc, tokens, tokens != WILDCARD, head, arguments)
+        spans = _lattice_spans(enc, tokens, tokens != WILDCARD, head)
         if options.costs is None:
             return spans
         scores = np.log(np.maximum(spans.confidence, 1e-30))
         spoken = np.array([scores[owners == owner].mean() > _UNSPOKEN_SCORE for owner in owners], bool)
-        return _lattice_spans(enc, tokens, (tokens != WILDCARD) & spoken, head, arguments)
+        return _lattice_spans(enc, tokens, (tokens != WILDCARD) & spoken, head)
 
     most = round(options.leaf_seconds / recognizer.model.frame_seconds)
     return _joined(spelled, decoder.hyps[0], total, most, leaf_spans)
 
 
-def _lattice_spans(enc: Tensor, tokens: Any, kept: Any, head: Any, arguments: dict[str, Any]) -> TokenSpans:
+def _lattice_spans(enc: Tensor, tokens: Any, kept: Any, head: Any) -> TokenSpans:
     """The spans of those of tokens (U,) that are `kept` (U,) on the best path through enc (1, S, D)."""
     start, end, confidence = (np.full(len(tokens), -1), np.full(len(tokens), -1), np.zeros(len(tokens)))
     lens = torch.tensor([enc.shape[1]], device=enc.device)
     places, score = np.flatnonzero(kept), 0.0
     if len(places) and enc.shape[1]:
         with torch.inference_mode():
-            (hyp,) = align_transducer(enc, lens, [tokens[places].tolist()], head.decoder, head.joint, **arguments)
-        for place, frame, span, log_prob in zip(places, hyp.frames, token_spans(hyp), hyp.scores, strict=True):
+            (hyp,) = align_transducer(
+                enc, lens, [tokens[places].tolist()], head.decoder, head.joint, blank=head.blank,
+                durations=head.durations,
+            )  # fmt: skip
+        for place, frame, span, log_prob in zip(
+            places, hyp.frames, token_spans(hyp), hyp.scores, strict=True
+        ):
             start[place], end[place] = frame, max(frame + 1, math.ceil(span[1]))
             confidence[place] = math.exp(log_prob)
         score = hyp.score
     return TokenSpans(start, end, confidence, score)
+
+
+_ALIGNERS = {"ctc": _by_ctc, "transducer": _by_transducer}
+"""How a text is found, by the kind of the head; the first that a model has is the default."""

@@ -1,9 +1,8 @@
 """Where a long text can be cut: passages that the model decodes as they are written, and nowhere else.
 
-An anchor is a run of tokens that occurs once in the text and once in what the model decodes. Of all anchors those
-count that come in the same order in both (the longest such series). Between two cuts lies little enough audio
-to be aligned as a whole.
-"""
+An anchor is a run of tokens that occurs once in the text and once in what the model decodes. Of all anchors
+those count that come in the same order in both (the longest such series). Between two cuts lies little
+enough audio to be aligned as a whole."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -27,8 +26,8 @@ class Leaf:
 def leaves(
     tokens: Sequence[int], first: Sequence[int], decoded: Hypothesis, frames: int, *, most_frames: int
 ) -> list[Leaf]:
-    """Cut a text and `frames` frames of audio, at anchors, into leaves of at most `most_frames` frames, longer
-    where there is no anchor.
+    """Cut a text and `frames` frames of audio, at anchors, into leaves of at most `most_frames` frames,
+    longer where there is no anchor.
 
     tokens (U,): of the text. first: the first token of each word; the text is cut before one. decoded: greedy
     tokens with their frames and durations.

@@ -94,11 +94,9 @@ def isotonic(confidences: Sequence[float], right: Sequence[bool]) -> Curve:
     return Curve(tuple(x), tuple(np.maximum.accumulate(y).tolist()))
 
 
-def cross_fitted(
-    confidences: Sequence[float], right: Sequence[bool], groups: Sequence[str]
-) -> list[float]:
-    """Calibrated confidences of words, each by the curve of the other half of the groups (utterances), so that
-    no word judges a curve that was fitted to it."""
+def cross_fitted(confidences: Sequence[float], right: Sequence[bool], groups: Sequence[str]) -> list[float]:
+    """Calibrated confidences of words, each by the curve of the other half of the groups (utterances), so
+    that no word judges a curve that was fitted to it."""
     names = sorted(set(groups))
     half = {name: i % 2 for i, name in enumerate(names)}
     calibrated = list(confidences)

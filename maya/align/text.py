@@ -82,7 +82,9 @@ def _spelled(
 ) -> tuple[list[int], list[int]]:
     """The tokens of a word, and for each the part of `split_words(word)` to which it belongs."""
     normal = normalize(written, normal_language)
-    choices = [_tokens(text, tokenizer, language) for text in dict.fromkeys((written, normal, normal.lower()))]
+    choices = [
+        _tokens(text, tokenizer, language) for text in dict.fromkeys((written, normal, normal.lower()))
+    ]
     ids = min(choices, key=lambda ids: ids.count(WILDCARD))
     parts = split_words(written)
     if len(parts) == 1 or not ids:
@@ -105,7 +107,9 @@ def _tokens(text: str, tokenizer: Tokenizer, language: str | None) -> list[int]:
     pieces = tokenizer.pieces(encoded)
     for id, piece in zip(encoded, pieces, strict=True):
         is_known = piece != "<unk>" and id != tokenizer.unk_id and not tokenizer.is_byte(id)
-        if is_known and not (piece == "▁" and len(pieces) > 1 and _unknown_follows(pieces, encoded, tokenizer)):
+        if is_known and not (
+            piece == "▁" and len(pieces) > 1 and _unknown_follows(pieces, encoded, tokenizer)
+        ):
             ids.append(id)
         elif not ids or ids[-1] != WILDCARD:
             ids.append(WILDCARD)

@@ -1,9 +1,8 @@
 """Forced alignment through a transducer's lattice: the best path of given tokens, with its durations.
 
-The lattice is that of the losses: a node (t, u) for frame t after u tokens, arcs of blank and of the next token
-that take 1 and 0 frames (RNN-T) or one of the durations (TDT), and an end after the last frame and token, which
-a blank reaches.
-"""
+The lattice is that of the losses: a node (t, u) for frame t after u tokens, arcs of blank and of the next
+token that take 1 and 0 frames (RNN-T) or one of the durations (TDT), and an end after the last frame and
+token, which a blank reaches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ _LOWEST = -1e4  # nats; -inf would make the sums along a frame undefined
 
 @dataclass(frozen=True, slots=True)
 class Lattice:
-    """Log probabilities of B lattices, fp64: blank (B, T, U+1), label (B, T, U+1) of the next token, durations
-    (B, T, U+1, D) of a TDT or None, and the durations in frames."""
+    """Log probabilities of B lattices, fp64: blank (B, T, U+1), label (B, T, U+1) of the next token,
+    durations (B, T, U+1, D) of a TDT or None, and the durations in frames."""
 
     blank: Tensor
     label: Tensor
@@ -87,8 +86,8 @@ def make_lattice(
 def best_paths(
     lattice: Lattice, frames: Sequence[int], tokens: Sequence[int]
 ) -> list[tuple[list[int], list[int]] | None]:
-    """For each row the frame at which the best path takes each token, and its duration; None for a row without
-    a path. frames, tokens: the numbers of each row."""
+    """For each row the frame at which the best path takes each token, and its duration; None for a row
+    without a path. frames, tokens: the numbers of each row."""
     arrows = _Search(lattice, frames)
     return [arrows.path(b, frames[b], tokens[b]) for b in range(len(frames))]
 

@@ -6,15 +6,15 @@ piece. The first batch begins as soon as its audio is there: the first result do
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from maya.data.loading.by_length import batches_by_length
 from maya.data.measure.workers import cpus
 
 T = TypeVar("T")
@@ -169,10 +169,32 @@ class _Window:
         """The batch of the piece that waits longest; empty if none waits."""
         if not self.slots:
             return []
-        batches = batches_by_length([len(slot.samples) for slot in self.slots], self.batch)
+        chosen = {*batch_of_first([len(slot.samples) for slot in self.slots], self.batch)}
         self.batch = min(2 * self.batch, self.size.batch)
-        chosen = {*next(batch for batch in batches if 0 in batch)}
         taken = [slot for i, slot in enumerate(self.slots) if i in chosen]
         self.slots = [slot for i, slot in enumerate(self.slots) if i not in chosen]
         self.samples -= sum(len(slot.samples) for slot in taken)
         return taken
+
+
+def batch_of_first(lengths: Sequence[int], most: float) -> list[int]:
+    """The items of a batch that has item 0, and of all such batches the least padding.
+
+    A batch is a run of the items sorted by length, of at most `most` with padding, or a single longer item.
+    """
+    sizes = np.asarray(lengths, dtype=np.float64)
+    order = np.argsort(-sizes, kind="stable")
+    total = np.concatenate([[0.0], np.cumsum(sizes[order])])
+    place = int(np.flatnonzero(order == 0)[0])
+    best, best_share = [0], 0.0
+    for begin in range(place, -1, -1):
+        longest = sizes[order[begin]]
+        fits = int(most * (1 + 1e-9) / longest) if longest > 0 else len(order)
+        end = min(begin + max(1, fits), len(order))
+        if end <= place:
+            break
+        audio = total[end] - total[begin]
+        share = audio / max(most, audio) if longest > 0 else 1.0
+        if share > best_share:
+            best, best_share = order[begin:end].tolist(), share
+    return best

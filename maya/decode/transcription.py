@@ -83,7 +83,7 @@ class TranscriptionConfig:
     """
 
     max_seconds_per_batch: PosFloat = 120.0
-    seconds_ahead: PosFloat = 960.0
+    seconds_ahead: PosFloat = 480.0
     long_audio: LongAudioConfig | None = field(default_factory=LongAudioConfig)
 
     def window(self, sample_rate: int) -> WindowSize:

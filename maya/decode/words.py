@@ -1,9 +1,9 @@
 """Words and segments of a hypothesis, with times and confidence, out of its tokens.
 
-A word is what stands between two spaces of the text. In scripts that write no spaces (Chinese, Japanese, Thai,
-Lao, Khmer, Burmese) a word is a character with its marks, because the text does not say where words end.
-Characters are matched to tokens, so that any tokenizer works: pieces, bytes of a character, unknown pieces.
-"""
+A word is what stands between two spaces of the text. In scripts that write no spaces (Chinese, Japanese,
+Thai, Lao, Khmer, Burmese) a word is a character with its marks, because the text does not say where words
+end. Characters are matched to tokens, so that any tokenizer works: pieces, bytes of a character, unknown
+pieces."""
 
 import itertools
 import math
@@ -21,7 +21,8 @@ Aggregation = Literal["min", "mean", "product"]
 """How the confidences of its tokens make that of a word. min: a word is wrong if one of its pieces is."""
 
 UNSPACED_SCRIPTS = frozenset({"Hani", "Thai", "Laoo", "Khmr", "Mymr", "Bopo"})
-# Full stops, question and exclamation marks of Latin, Devanagari, Arabic, Chinese, Armenian, Ethiopic, Burmese.
+# Full stops, question and exclamation marks of Latin, Devanagari, Arabic, Chinese, Armenian, Ethiopic,
+# Burmese.
 SENTENCE_ENDS = frozenset(".!?\u2026\u0964\u0965\u06d4\u061f\u3002\uff01\uff1f\uff0e\u0589\u1362\u104b")
 _UNKNOWN_PIECE = "<unk>"
 _PREFIX_TOKENS = 256
@@ -155,8 +156,9 @@ def aggregate(values: Sequence[float], aggregation: Aggregation) -> float:
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text. Those with characters of `UNSPACED_SCRIPTS` are divided into these characters, each
-    with its marks and the punctuation that follows; letters of other scripts among them stay together."""
+    """The words of a text. Those with characters of `UNSPACED_SCRIPTS` are divided into these characters,
+    each with its marks and the punctuation that follows; letters of other scripts among them stay
+    together."""
     return [part for word in text.split() for part in (_characters(word) if _unspaced(word) else [word])]
 
 
@@ -200,8 +202,8 @@ def clean_times(words: Sequence[Word], *, offset_seconds: float = 0.0, seconds: 
 
 
 def rewrite_words(words: Sequence[Word], text: str) -> list[Word]:
-    """The words of another form of the same text (numbers as digits, capitals, punctuation) with the times and
-    confidences of `words`.
+    """The words of another form of the same text (numbers as digits, capitals, punctuation) with the times
+    and confidences of `words`.
 
     Equal words, apart from case and punctuation, keep theirs. Where a run of words became other words, those
     share its time by their number of characters and have its lowest confidence.
@@ -284,9 +286,7 @@ def surfaces(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[tuple[str,
             at += size
 
 
-def _places_by_prefixes(
-    tokens: Sequence[int], tokenizer: Tokenizer, squeezed: str
-) -> list[tuple[int, int]]:
+def _places_by_prefixes(tokens: Sequence[int], tokenizer: Tokenizer, squeezed: str) -> list[tuple[int, int]]:
     """The token of each character for a tokenizer whose pieces are not its text: by how much each token
     lengthens what the tokens before it decode to."""
     places: list[tuple[int, int]] = []

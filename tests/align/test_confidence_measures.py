@@ -64,7 +64,7 @@ def test_calibration_mends_overconfidence() -> None:
     assert after.nce > 0 > before.nce and after.auc == pytest.approx(before.auc, abs=0.01)
     curve = isotonic(raw, right)  # type: ignore[arg-type]
     fine = [curve(x) for x in np.linspace(0, 1, 1001)]
-    assert fine == sorted(fine) and 0 < fine[0] and fine[-1] < 1
+    assert fine == sorted(fine) and fine[0] > 0 and fine[-1] < 1
 
 
 def test_nothing_to_calibrate_is_refused() -> None:

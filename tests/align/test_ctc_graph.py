@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from maya.align.ctc import WILDCARD, Graph, SkipCosts, TokenSpans, align_graph, wildcard_column
 from maya.align import ctc
+from maya.align.ctc import WILDCARD, SkipCosts, SkipGraph, TokenSpans, align_graph, wildcard_column
 from maya.decode.ctc_alignment import align_ctc
 from maya.errors import MayaError
 
@@ -18,7 +18,7 @@ def random_log_probs(frames: int, vocab: int) -> np.ndarray:
     return (3 * torch.randn(frames, vocab, dtype=torch.float64)).log_softmax(-1).numpy()
 
 
-def aligned(log_probs: np.ndarray, graph: Graph) -> TokenSpans:
+def aligned(log_probs: np.ndarray, graph: SkipGraph) -> TokenSpans:
     return align_graph(lambda begin, end: log_probs[begin:end], len(log_probs), graph)
 
 
@@ -62,9 +62,8 @@ def _best_path(states, after_skip, log_probs, any_label, best, blank, costs, fra
         """Whether state j may come right after state i: only blanks are left out between them."""
         if any(states[k][0] != "b" for k in range(i + 1, j)):
             return False
-        if j > i + 1 or (j == i + 1 and states[i][0] == states[j][0] == "l"):
-            if i >= 0 and states[i][0] == states[j][0] == "l" and states[i][1] == states[j][1]:
-                return states[i][1] == WILDCARD or after_skip[labels.index(j)]
+        if i >= 0 and states[i][0] == states[j][0] == "l" and states[i][1] == states[j][1]:
+            return states[i][1] == WILDCARD or after_skip[labels.index(j)]
         return True
 
     @cache
@@ -81,10 +80,12 @@ def _best_path(states, after_skip, log_probs, any_label, best, blank, costs, fra
     return max(ending(frames - 1, i) for i in ends)
 
 
-def graph_of(words: list[list[int]], blank: int, costs: SkipCosts | None) -> Graph:
+def graph_of(words: list[list[int]], blank: int, costs: SkipCosts | None) -> SkipGraph:
     tokens = [token for word in words for token in word]
     first = np.cumsum([0, *(len(word) for word in words)])[:-1]
-    return Graph(tokens=np.array(tokens, np.int64), first=first.astype(np.int64), blank=blank, costs=costs)
+    return SkipGraph(
+        tokens=np.array(tokens, np.int64), first=first.astype(np.int64), blank=blank, costs=costs
+    )
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -59,7 +59,9 @@ def test_best_path_equals_exhaustive_search(seed: int, durations: tuple[int, ...
     predictor, joint = networks(durations)
     longest, most = int(torch.randint(1, 7, ())), int(torch.randint(0, 5, ()))
     frames = [longest, *torch.randint(1, longest + 1, (2,)).tolist()]
-    tokens = [torch.randint(0, BLANK, (n,)).tolist() for n in (most, *torch.randint(0, most + 1, (2,)).tolist())]
+    tokens = [
+        torch.randint(0, BLANK, (n,)).tolist() for n in (most, *torch.randint(0, most + 1, (2,)).tolist())
+    ]
     enc = 3 * torch.randn(3, longest, 6)
     with torch.no_grad():
         lattice = make_lattice(enc, tokens, predictor, joint, blank=BLANK, durations=durations)

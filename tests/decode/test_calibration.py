@@ -66,7 +66,10 @@ def test_methods_are_added_and_replaced(checkpoint: Path) -> None:
     write_calibration(checkpoint, {"ctc": MEASURED})
     path = write_calibration(checkpoint, {"transducer": MethodCalibration(offset_seconds=0.1)})
     read = read_calibration(checkpoint)
-    assert read is not None and path == calibration_path(checkpoint) == checkpoint.parent / "best.calibration.json"
+    assert (
+        read is not None
+        and path == calibration_path(checkpoint) == checkpoint.parent / "best.calibration.json"
+    )
     assert read.methods["ctc"] == MEASURED and read.rules("transducer").offset_seconds == 0.1
     assert read.rules("ctc_beam").curve is None
 

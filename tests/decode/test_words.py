@@ -51,12 +51,15 @@ class Opaque(Pieces):
         return "".join(self._pieces[i].replace("▁", " ") for i in ids).strip()
 
 
-def hypothesis(pieces: list[str], durations: list[int] | None = None, kind: type[Pieces] = Pieces) -> Hypothesis:
+def hypothesis(
+    pieces: list[str], durations: list[int] | None = None, kind: type[Pieces] = Pieces
+) -> Hypothesis:
     """A piece every two frames of 0.1 s, of confidence 0.9, 0.8, ..."""
     tokenizer, count = kind(pieces), len(pieces)
     hyp = Hypothesis(
         tokens=list(range(count)), frames=[2 * i for i in range(count)], durations=durations or [1] * count,
-        confidences=[0.9 - 0.1 * i for i in range(count)], text=tokenizer.decode(range(count)), frame_seconds=0.1,
+        confidences=[0.9 - 0.1 * i for i in range(count)], text=tokenizer.decode(range(count)),
+        frame_seconds=0.1,
     )  # fmt: skip
     return write_words([hyp], tokenizer)[0]
 
@@ -94,7 +97,9 @@ def test_bytes_of_a_character_and_unknown_pieces() -> None:
     assert [w.text for w in hyp.words] == ["aकb", "⁇", "c"]
     assert spans(hyp)[0] == ("aकb", 0.0, 0.9) and hyp.words[0].confidence == pytest.approx(0.5)
     broken = hypothesis(["▁a", "<0xE0>", "<0xA4>", "▁b"])
-    assert [w.text for w in broken.words] == broken.text.split() and broken.words[-1].start == pytest.approx(0.6)
+    assert [w.text for w in broken.words] == broken.text.split() and broken.words[-1].start == pytest.approx(
+        0.6
+    )
 
 
 def test_tokens_on_one_frame_share_it() -> None:
@@ -140,7 +145,7 @@ def test_times_are_put_in_order(seed: int) -> None:
     words = [Word(text="a", start=rng.uniform(-1, 6), end=rng.uniform(-1, 6)) for _ in range(12)]
     clean_times(words, offset_seconds=rng.uniform(-1, 1), seconds=5.0)
     times = list(itertools.chain.from_iterable((w.start, w.end) for w in words))
-    assert times == sorted(times) and 0 <= times[0] and times[-1] <= 5  # type: ignore[operator,type-var]
+    assert times == sorted(times) and times[0] >= 0 and times[-1] <= 5  # type: ignore[operator,type-var]
 
 
 def test_offset_and_length_of_the_recording_apply() -> None:
@@ -159,7 +164,7 @@ def test_words_without_times_are_placed_between_their_neighbours() -> None:
 
 
 def test_words_of_another_form_of_the_text_keep_times() -> None:
-    spoken = "it costs twenty five dollars today".split()
+    spoken = ["it", "costs", "twenty", "five", "dollars", "today"]
     words = [Word(text=t, start=float(i), end=i + 0.5, confidence=1 - i / 10) for i, t in enumerate(spoken)]
     rewritten = rewrite_words(words, "It costs $25 today.")
     assert [w.text for w in rewritten] == ["It", "costs", "$25", "today."]
@@ -171,7 +176,9 @@ def test_words_of_another_form_of_the_text_keep_times() -> None:
 def tokenizers() -> list[Tokenizer]:
     texts = {"en": ["the cat sat on the mat", "a dog's life, well"], "hi": ["वह घर गया था", "मैं क्या करूँ"]}
     cfg = TokenizerConfig(vocab_size=340, byte_fallback=True)
-    own = {code: train_tokenizer({code: lines}, TokenizerConfig(vocab_size=30)) for code, lines in texts.items()}
+    own = {
+        code: train_tokenizer({code: lines}, TokenizerConfig(vocab_size=30)) for code, lines in texts.items()
+    }
     return [train_tokenizer(texts, cfg), own["en"], AggregateTokenizer(own)]
 
 
@@ -185,7 +192,8 @@ def test_every_word_has_its_text_a_confidence_and_a_time(tokenizers: list[Tokeni
         frames = sorted(rng.randrange(40) for _ in range(count))
         hyp = Hypothesis(
             tokens=tokens, frames=frames, durations=[rng.randrange(5) for _ in range(count)],
-            confidences=[rng.random() for _ in range(count)], text=tokenizer.decode(tokens), frame_seconds=0.08,
+            confidences=[rng.random() for _ in range(count)], text=tokenizer.decode(tokens),
+            frame_seconds=0.08,
         )  # fmt: skip
         write_words([hyp], tokenizer, seconds=[3.0])
         assert [w.text for w in hyp.words] == hyp.text.split()

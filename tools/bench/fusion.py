@@ -13,7 +13,7 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -40,7 +40,7 @@ from maya.recipes.lm import vocabulary_of
 from maya.recipes.recorded import data_of
 from maya.score.wer import compare, interval, wer, words_of
 
-LM_WEIGHTS, BONUSES = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8), (0.0, 0.5, 1.0, 2.0)
+LM_WEIGHTS, BONUSES = (0.2, 0.4, 0.6, 0.8), (0.0, 1.0, 2.0)
 HOT_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 LIST, SPOKEN, LISTED = 500, 10, 100  # phrases of a list, spoken ones among them: few, and many
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -199,15 +199,15 @@ def language_model(bench: Bench, search: str, order: int) -> dict[str, Any]:
 Lists = list[tuple[list[str], list[str]]]
 
 
-def draws(bench: Bench, count: int, spoken: int, length: int, seed: int = 0) -> Lists:
-    """Lists of hot phrases of `length` words: `spoken` of the test references, and LIST - spoken of the
-    training texts that nobody says there. Single words have at least four letters."""
+def draws(bench: Bench, refs: Sequence[str], *, count: int, spoken: int, length: int, seed: int = 0) -> Lists:
+    """Lists of hot phrases of `length` words: `spoken` of the references, and LIST - spoken of the training
+    texts that nobody says there. Single words have at least four letters."""
 
     def phrases(texts: Iterable[str]) -> set[str]:
         every = {" ".join(gram) for text in texts for gram in grams(text, length)}
         return {phrase for phrase in every if len(phrase) >= 4}
 
-    said = phrases(bench.test.refs)
+    said = phrases(refs)
     silent = sorted(phrases(text for _, text in bench.train) - said)
     rng, fill = random.Random(seed), min(LIST - spoken, len(silent))
     return [(rng.sample(sorted(said), spoken), rng.sample(silent, fill)) for _ in range(count)]
@@ -235,17 +235,25 @@ def curve(bench: Bench, search: str, lists: Lists) -> list[dict[str, Any]]:
     return rows
 
 
-def listed(bench: Bench, search: str, length: int, weight: float) -> dict[str, Any]:
-    """A list of which LISTED phrases are spoken: names that a user knows will come."""
-    ((spoken, silent),) = draws(bench, 1, LISTED, length, seed=1)
+def listed(bench: Bench, search: str, length: int) -> dict[str, Any]:
+    """A list of which LISTED phrases are spoken: names that a user knows will come. The weight is chosen on
+    dev, with another list."""
+
+    def fused(refs: Sequence[str], seed: int) -> tuple[list[str], Callable[[float], Fusion]]:
+        ((spoken, silent),) = draws(bench, refs, count=1, spoken=LISTED, length=length, seed=seed)
+        scorer = bench.hot([*spoken, *silent])
+        return [*spoken, *silent], lambda weight: bench.fusion([Part(weight=weight, scorer=scorer)])
+
+    _, on_dev = fused(bench.dev.refs, 2)
+    weight = min(HOT_WEIGHTS[1:], key=lambda w: bench.wer_of(bench.dev, search, on_dev(w)))
+    phrases, on_test = fused(bench.test.refs, 1)
     plain = decoded(bench.recognizer, bench.test, search, None)
-    fusion = bench.fusion([Part(weight=weight, scorer=bench.hot([*spoken, *silent]))])
-    fused = decoded(bench.recognizer, bench.test, search, fusion)
-    scores = [hot_score(bench.test.refs, hyps, [*spoken, *silent]) for hyps in (plain, fused)]
+    hyps = decoded(bench.recognizer, bench.test, search, on_test(weight))
+    scores = [hot_score(bench.test.refs, texts, phrases) for texts in (plain, hyps)]
     return {
-        "spoken": len(spoken), "phrases": len(spoken) + len(silent), "weight": weight,
-        "plain": rates(bench.test.refs, plain), **rates(bench.test.refs, fused),
-        "difference": difference(bench.test.refs, plain, fused),
+        "spoken": LISTED, "phrases": len(phrases), "weight": weight,
+        "plain": rates(bench.test.refs, plain), **rates(bench.test.refs, hyps),
+        "difference": difference(bench.test.refs, plain, hyps),
         "recall": [100 * s.hits / max(1, s.spoken) for s in scores],
         "precision": [100 * s.hits / max(1, s.shown) for s in scores],
     }  # fmt: skip
@@ -253,13 +261,13 @@ def listed(bench: Bench, search: str, length: int, weight: float) -> dict[str, A
 
 def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     """All measurements of each search."""
-    drawn = draws(bench, args.lists, SPOKEN, args.phrase_words)
+    drawn = draws(bench, bench.test.refs, count=args.lists, spoken=SPOKEN, length=args.phrase_words)
     result: dict[str, Any] = {}
     for search in args.search:
         result[search] = {} if args.skip_lm else {"lm": language_model(bench, search, args.order)}
         if not args.skip_hotwords:
             result[search]["curve"] = curve(bench, search, drawn)
-            result[search]["listed"] = listed(bench, search, args.phrase_words, args.weight)
+            result[search]["listed"] = listed(bench, search, args.phrase_words)
         print(json.dumps({search: result[search]}, indent=1), flush=True)
     return result
 
@@ -270,8 +278,8 @@ def page(result: dict[str, Any]) -> str:
              result["about"]]  # fmt: skip
     with_lm = {search: m["lm"] for search, m in result["searches"].items() if "lm" in m}
     if with_lm:
-        lines += ["", "## n-gram of the training texts", "", "| search | n-gram | weight, bonus | WER | difference |",
-                  "|---|---|---|---|---|"]  # fmt: skip
+        head = "| search | n-gram | weight, bonus | WER | difference |"
+        lines += ["", "## n-gram of the training texts", "", head, "|---|---|---|---|---|"]
     for search, lm in with_lm.items():
         lines.append(f"| {search} | none | | {_rate(lm['plain'])} | |")
         for name, text in (("all", "all training texts"), ("unseen", "without the test and dev texts")):
@@ -282,8 +290,8 @@ def page(result: dict[str, Any]) -> str:
             )
     hot = {search: m for search, m in result["searches"].items() if "curve" in m}
     if hot:
-        lines += ["", f"## {LISTED} spoken phrases in a list", "", "| search | phrases, weight | WER without | with | "
-                  "difference | recall | precision |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+        head = "| search | phrases, weight | WER without | with | difference | recall | precision |"
+        lines += ["", f"## {LISTED} spoken phrases in a list", "", head, "|---|---|---|---|---|---|---|"]
     for search, measured in hot.items():
         row = measured["listed"]
         recall, precision = ([f"{x:.1f}" for x in row[name]] for name in ("recall", "precision"))
@@ -321,7 +329,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--search", nargs="+", default=list(SEARCHES), choices=list(SEARCHES))
     p.add_argument("--order", type=int, default=6)
     p.add_argument("--lists", type=int, default=5, help="lists of hot words that are drawn")
-    p.add_argument("--weight", type=float, default=0.5, help="of a list with many spoken phrases")
     p.add_argument("--phrase-words", type=int, default=1, help="words of a hot phrase")
     p.add_argument("--skip-lm", action="store_true")
     p.add_argument("--skip-hotwords", action="store_true")
@@ -338,7 +345,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     searches = measure(bench, args)
     about = (
         f"{len(bench.test.refs)} test utterances, {sum(len(words_of(r)) for r in bench.test.refs)} words; "
-        f"{len(bench.dev.refs)} of dev chose weight and bonus. Intervals are 95 %, bootstrap over utterances. "
+        f"{len(bench.dev.refs)} of dev chose weight and bonus. Intervals are 95 %, bootstrap over "
+        f"utterances. "
         f"Hot words: means over {args.lists} lists drawn at random."
     )
     given = sys.argv[1:] if argv is None else list(argv)

@@ -1,4 +1,5 @@
-"""An n-gram language model as tensors: the suffix automaton of NGPU-LM (Bataev et al. 2025, arXiv:2505.22857).
+"""An n-gram language model as tensors: the suffix automaton of NGPU-LM (Bataev et al. 2025,
+arXiv:2505.22857).
 
 A state is a context that the model has, the root is the empty one. An arc is an n-gram: its source is the
 context, its target the longest suffix of the n-gram that is a context. The back-off arc of a state leads to

@@ -12,8 +12,8 @@ from maya.ranges import Finite, NonNegFloat
 class FusionConfig:
     """Language models and hot words; a part without a path, or with the weight 0, is left out.
 
-    lm: an n-gram, as an ARPA file (.arpa, .arpa.gz), a binary of KenLM, or a folder with an ARPA file for each
-        language (hi.arpa, en.arpa.gz; all.arpa for utterances in others).
+    lm: an n-gram, as an ARPA file (.arpa, .arpa.gz), a binary of KenLM, or a folder with an ARPA file for
+        each language (hi.arpa, en.arpa.gz; all.arpa for utterances in others).
     lm_units: what its words are: "pieces" of the tokenizer, token "ids", "nemo" (the character with the code
         point id + 100), "words", or "auto".
     neural_lm: a folder that `maya lm --kind lstm` wrote, or a causal model of transformers with the
@@ -36,7 +36,7 @@ class FusionConfig:
     ilm_weight: NonNegFloat = 0.0
     token_bonus: Finite = 0.0
     hotwords: str = ""
-    hotwords_weight: NonNegFloat = 1.0
+    hotwords_weight: NonNegFloat = 0.5  # docs/benchmarks/hotwords.md
 
     def files(self) -> Iterator[Path]:
         """The files that it depends on, in a fixed order. Missing ones are among them."""

@@ -1,7 +1,7 @@
 """Hot words: phrases that get a bonus, for all methods that take a `Fusion`.
 
-The phrases of each list are a `PhraseTrie`, which is laid out in tensors: N hypotheses advance at once, on the
-device. Memory is about 16 bytes a node, and 8 bytes a token of the vocabulary for each list.
+The phrases of each list are a `PhraseTrie`, which is laid out in tensors: N hypotheses advance at once, on
+the device. Memory is about 16 bytes a node, and 8 bytes a token of the vocabulary for each list.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,6 @@ class HotWords(nn.Module):
     root_loans: Tensor
     root_targets: Tensor
     rest: Tensor
-    ends: Tensor
     scores_of_arcs: Tensor
     targets: Tensor
     roots: Tensor
@@ -41,8 +40,7 @@ class HotWords(nn.Module):
         tries = [PhraseTrie(phrases, flags) for phrases in ([], *lists)]  # the first is that of index -1
         root_loans = np.zeros((len(tries), width), np.float32)
         root_targets = np.zeros((len(tries), width), np.int64)
-        rest: list[tuple[float, float]] = []
-        ends: list[float] = []
+        rest: list[list[float]] = []
         arcs: list[tuple[int, float, int]] = []
         roots, offset = [], 0
         for i, trie in enumerate(tries):
@@ -51,8 +49,7 @@ class HotWords(nn.Module):
             for token, child in trie.root.children.items():
                 root_loans[i, token], root_targets[i, token] = child.loan, offset + child.number
             for node in trie.nodes:
-                rest.append(tuple(trie.rest(node, b) - node.loan for b in (False, True)))  # type: ignore[arg-type]
-                ends.append(rest[-1][1])
+                rest.append([trie.rest(node, begins_word) - node.loan for begins_word in (False, True)])
                 if node is not trie.root:
                     source = (offset + node.number) * width
                     arcs += [
@@ -66,7 +63,6 @@ class HotWords(nn.Module):
         self.register_buffer("root_loans", torch.from_numpy(root_loans))
         self.register_buffer("root_targets", torch.from_numpy(root_targets))
         self.register_buffer("rest", torch.tensor(rest))
-        self.register_buffer("ends", torch.tensor(ends))
         self.register_buffer("scores_of_arcs", torch.tensor([score for _, score, _ in arcs]))
         self.register_buffer("targets", torch.tensor([target for _, _, target in arcs], dtype=torch.int64))
         self.register_buffer("roots", torch.tensor(roots))
@@ -102,4 +98,4 @@ class HotWords(nn.Module):
 
     def final(self, state: State) -> Tensor:
         """(N,) fp32: takes back the loan of an unfinished phrase."""
-        return self.ends[state[0]]
+        return self.rest[state[0], 1]  # the end of the text ends a word, too

@@ -1,5 +1,6 @@
 """The language model inside a transducer: predictor and joint without the encoder (Meng et al. 2021, ILME,
-arXiv:2011.01991). Its scores are subtracted, by a negative weight, before those of an outer language model."""
+arXiv:2011.01991). Its scores are subtracted, by a negative weight, before those of an outer language
+model."""
 
 from typing import Any
 

@@ -22,10 +22,11 @@ _HELD_CONTEXTS = 50_000
 
 
 class KenLMBinary:
-    """A scorer (see `maya.decode.fusion.Scorer`) by a binary over tokens. words (V,): what it calls each token.
+    """A scorer (see `maya.decode.fusion.Scorer`) by a binary over tokens. words (V,): what it calls each
+    token.
 
-    Its state is the last order - 1 tokens (N, order - 1), -1 for the beginning of the text. `scores` waits for
-    the device.
+    Its state is the last order - 1 tokens (N, order - 1), -1 for the beginning of the text. `scores` waits
+    for the device.
     """
 
     def __init__(self, path: Path, words: Sequence[str]) -> None:
@@ -34,7 +35,8 @@ class KenLMBinary:
             kenlm = importlib.import_module("kenlm")
         except ImportError:
             raise MayaError(
-                f"{path} is a binary of KenLM, which needs the package kenlm (pip install kenlm); without it, "
+                f"{path} is a binary of KenLM, which needs the package kenlm (pip install kenlm); without "
+                f"it, "
                 "give the ARPA file that the binary was built from: it decodes faster, too"
             ) from None
         try:

@@ -102,7 +102,8 @@ def load_lstm(folder: Path, tokenizer: Tokenizer) -> LSTMLanguageModel:
         raise MayaError(f"{folder / 'lm.pt'} is no language model of `maya lm` ({reason})") from None
     if state["tokenizer"] != sha256(tokenizer.model_bytes):
         raise MayaError(
-            f"{folder} was trained with another tokenizer than the recogniser's: train it again with `maya lm` "
+            f"{folder} was trained with another tokenizer than the recogniser's: train it again with `maya "
+            f"lm` "
             "and this recogniser"
         )
     return model.eval()

@@ -56,7 +56,8 @@ class CausalScorer(nn.Module):
     """
 
     def __init__(self, model: Any, vocab: Vocabulary, *, begin: int, end: int) -> None:
-        """begin, end: the ids of the tokens before and after a text; an `end` of -1 means that there is none."""
+        """begin, end: the ids of the tokens before and after a text; an `end` of -1 means that there is
+        none."""
         super().__init__()
         self.model, self.outputs, self.begin, self.end = model.eval(), vocab.outputs, begin, end
 
@@ -103,7 +104,8 @@ def neural_scorer(path: Path, vocab: Vocabulary) -> LSTMScorer | CausalScorer:
         return LSTMScorer(load_lstm(path, vocab.tokenizer), vocab)
     if not (path / "config.json").is_file():
         raise MayaError(
-            f"{path} is no neural language model: expected a folder with lm.pt (from `maya lm`) or config.json "
+            f"{path} is no neural language model: expected a folder with lm.pt (from `maya lm`) or "
+            f"config.json "
             "(from transformers)"
         )
     try:

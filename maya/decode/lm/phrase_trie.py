@@ -1,4 +1,5 @@
-"""A trie of phrases with failure links: Aho and Corasick 1975, in the form "leftmost match, then the longest".
+"""A trie of phrases with failure links: Aho and Corasick 1975, in the form "leftmost match, then the
+longest".
 
 Matches are searched from left to right. At each position the longest phrase counts, and the search goes on
 behind it; matches do not overlap. A match must end where a word ends, unless its phrase is open.

@@ -94,7 +94,8 @@ def token_phrases(phrase: Phrase, vocab: Vocabulary, languages: Sequence[str] = 
     ways = {way: None for way in _written(phrase, vocab, languages)}
     if not ways:
         raise MayaError(
-            f"the tokenizer of this model cannot write the hot word {phrase.text!r}: it has no token for some "
+            f"the tokenizer of this model cannot write the hot word {phrase.text!r}: it has no token for "
+            f"some "
             "of its characters; leave it out, or spell it in the script of the model"
         )
     if spaceless:

@@ -27,7 +27,8 @@ class TokenNGram(nn.Module):
     def __init__(
         self, models: Mapping[str, Arpa], words: Sequence[str], languages: Sequence[str] = ()
     ) -> None:
-        """words (V,): what the models call each token; "" for blank. languages: of the recogniser, in order."""
+        """words (V,): what the models call each token; "" for blank. languages: of the recogniser, in
+        order."""
         super().__init__()
         common = (*dict.fromkeys(word for word in words if word), BEGIN, END, UNKNOWN)
         own = [_over(arpa, common) for arpa in models.values()]
@@ -74,7 +75,8 @@ def named_arpa(lm: NGram, vocab: Vocabulary) -> Arpa:
 
 
 def estimated(models: Mapping[str, NGram], vocab: Vocabulary, languages: Sequence[str]) -> TokenNGram:
-    """The scorer of n-grams that were estimated over token ids, by language; that of "" is for other texts."""
+    """The scorer of n-grams that were estimated over token ids, by language; that of "" is for other
+    texts."""
     arpas = {code: named_arpa(lm, vocab) for code, lm in models.items()}
     return TokenNGram(arpas, token_words(vocab), languages)
 
@@ -88,7 +90,7 @@ def _over(arpa: Arpa, words: tuple[str, ...]) -> Arpa:
         table = new[gram.words]
         keep = (table >= 0).all(1)
         grams.append(Grams(table[keep], gram.log_probs[keep], gram.backoffs[keep]))
-    # Unigrams in the order of `words`; of missing ones the score is never read, save that of <unk> and the end.
+    # Unigrams in the order of `words`. The scores of missing words are never read, save <unk> and the end.
     unigrams = grams[0]
     log_probs = np.full(len(words), _absent(arpa), np.float32)
     backoffs = np.zeros(len(words), np.float32)

@@ -29,7 +29,8 @@ def token_words(vocab: Vocabulary, units: Units = "pieces") -> list[str]:
 
 
 def units_of(arpa: Arpa, vocab: Vocabulary, name: str) -> Units:
-    """The units of a model. name: of its file, for messages. Raises MayaError for one of another tokenizer."""
+    """The units of a model. name: of its file, for messages. Raises MayaError for one of another
+    tokenizer."""
     words = [word for word in arpa.words if word not in _SPECIAL]
     if not words:
         raise MayaError(f"{name} has no words")
@@ -64,6 +65,7 @@ def _check_words(words: Sequence[str], vocab: Vocabulary, name: str) -> None:
     written = sum(all(char in letters for char in word) for word in sample)
     if written < len(sample) / 2:
         raise MayaError(
-            f"{name} does not fit this model: its tokenizer can write only {written / len(sample):.0%} of the "
+            f"{name} does not fit this model: its tokenizer can write only {written / len(sample):.0%} of "
+            f"the "
             "model's words; take one of the same language and spelling (lower case, no punctuation)"
         )

@@ -1,8 +1,8 @@
 """N-grams over words, applied to hypotheses of tokens.
 
 A word is scored when the next token begins another word, and at the end of the text. Until then its prefix
-has a loan: the log probability of the likeliest word with that prefix, without context. So a search is steered
-inside words, too, and the sum over a text is that of the language model (Ortmanns et al. 1996).
+has a loan: the log probability of the likeliest word with that prefix, without context. So a search is
+steered inside words, too, and the sum over a text is that of the language model (Ortmanns et al. 1996).
 
 A word is recognised by a hash of its UTF-8, whichever tokens spell it. This needs tokens that mark the
 beginning of a word, as SentencePiece's and byte-level BPE do, and texts with spaces between words.

@@ -115,14 +115,15 @@ def test_small_file_by_hand(tmp_path: Path) -> None:
     (tmp_path / "lm.arpa").write_text("a comment\n\n" + SMALL)
     lm = NGramAutomaton(read_arpa(tmp_path / "lm.arpa"))
     assert score(lm, ["a", "b"]) == pytest.approx((-0.1 - 0.2 - 0.3) * math.log(10), abs=1e-5)
-    assert score(lm, ["b", "a"]) == pytest.approx((-0.3 - 0.9 - 0.4 - 0.5 - 0.2 - 0.6) * math.log(10), abs=1e-5)
+    backed_off = -0.3 - 0.9 - 0.4 - 0.5 - 0.2 - 0.6
+    assert score(lm, ["b", "a"]) == pytest.approx(backed_off * math.log(10), abs=1e-5)
     assert score(lm, ["zzz"]) == pytest.approx((-0.3 - 0.7 - 0.6) * math.log(10), abs=1e-5)
 
 
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("ngram 1=5", "ngram 1=6", r"line 5: .*1-grams .* are 5, and the header says 6|are 5, and the header"),
+        ("ngram 1=5", "ngram 1=6", r"1-grams from line 5 on are 5, and the header says 6"),
         ("-0.2\ta b", "-0.2\ta c", r"line 14: the word 'c' is not among the 1-grams"),
         ("-0.2\ta b", "x\ta b", r"line 14: .*does not begin and end with a number"),
         ("-0.2\ta b", "0.2\ta b", r"line 14: 0.2 .*not a log probability"),

@@ -1,4 +1,5 @@
-"""Scorers of language models: sums over texts, languages, words, neural models, errors of other tokenizers."""
+"""Scorers of language models: sums over texts, languages, words, neural models, errors of other
+tokenizers."""
 
 import importlib
 from pathlib import Path
@@ -68,7 +69,9 @@ def test_ngrams_of_languages(vocab: Vocabulary) -> None:
     scorer = estimated(models, vocab, ["hi", "en"])
     for text in map(lambda s: ids(vocab, s), SENTENCES):
         for lang, code in ((0, ""), (1, "en"), (-1, "")):
-            assert total(scorer, text, torch.tensor([lang])) == pytest.approx(models[code].score(text), abs=1e-4)
+            assert total(scorer, text, torch.tensor([lang])) == pytest.approx(
+                models[code].score(text), abs=1e-4
+            )
     silent = estimated({"en": models["en"]}, vocab, ["hi", "en"])
     assert total(silent, ids(vocab, SENTENCES[0]), torch.tensor([0])) == 0.0
 
@@ -212,7 +215,8 @@ def test_internal_language_model(kind: str) -> None:
         assert torch.allclose(scorer.scores(state)[0, :5], expected[u], atol=1e-5)
         if u < 3:
             state = scorer.advance(state, tokens[:, u])
-    both = where(torch.tensor([True, False]), select(state, torch.tensor([0, 0])), scorer.start(2, None, None))
+    twice = select(state, torch.tensor([0, 0]))
+    both = where(torch.tensor([True, False]), twice, scorer.start(2, None, None))
     assert torch.allclose(scorer.scores(both)[:, :5], torch.stack([expected[3], expected[0]]), atol=1e-5)
 
 
@@ -258,7 +262,8 @@ def test_phrases_that_cannot_be_used_are_named(vocab: Vocabulary, tmp_path: Path
 
 
 def test_script_without_spaces_matches_inside(vocab: Vocabulary) -> None:
-    tokenizer = Tokenizer.train({"zh": ["北京大学在北京", "我去北京大学"] * 4}, TokenizerConfig(vocab_size=20))
+    texts = {"zh": ["北京大学在北京", "我去北京大学"] * 4}
+    tokenizer = Tokenizer.train(texts, TokenizerConfig(vocab_size=20))
     chinese = vocabulary(tokenizer, tokenizer.vocab_size + 1, tokenizer.vocab_size)
     scorer = hot_words([["大学"]], chinese)
     assert total(scorer, tokenizer.encode("我在大学去")) > 0
