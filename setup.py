@@ -47,6 +47,7 @@ PLOT = ["matplotlib"]
 CLOUD = ["boto3"]
 ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
+KENLM = ["kenlm"]  # binaries of KenLM; ARPA files need no package
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
 TESTS = [
     "pytest",
@@ -76,6 +77,7 @@ setup(
         "onnx": ONNX,
         "llm": LLM,
         "media": MEDIA,
+        "kenlm": KENLM,
         "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *TESTS, *CHECKS],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},

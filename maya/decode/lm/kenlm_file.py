@@ -35,7 +35,7 @@ class KenLMBinary:
             kenlm = importlib.import_module("kenlm")
         except ImportError:
             raise MayaError(
-                f"{path} is a binary of KenLM, which needs the package kenlm (pip install kenlm); without "
+                f"{path} is a binary of KenLM, which needs the package kenlm (pip install 'maya-asr[kenlm]'); without "
                 f"it, "
                 "give the ARPA file that the binary was built from: it decodes faster, too"
             ) from None

@@ -60,7 +60,9 @@ def test_every_part_has_its_weight(recognizer: Recognizer, arpa: str, tmp_path: 
     assert fusion is not None and [part.weight for part in fusion.parts] == [-0.1, 0.4, -0.2, 1.5]
     like = torch.zeros(2, recognizer.tokenizer.vocab_size + 1)
     state = fusion.start(2, torch.tensor([0, -1]))
-    by_hand = sum(part.weight * part.scorer.scores(own) for part, own in zip(fusion.parts, state, strict=True))
+    by_hand = sum(
+        part.weight * part.scorer.scores(own) for part, own in zip(fusion.parts, state, strict=True)
+    )
     scores = fusion.scores(state, like)
     assert torch.allclose(scores[:, :-1], (by_hand + 0.7)[:, :-1]) and scores[:, -1].tolist() == [0, 0]
 
@@ -86,7 +88,9 @@ def test_refusals_say_what_to_do(recognizer: Recognizer, arpa: str) -> None:
         make_fusion(FusionConfig(ilm_weight=0.1), recognizer, head="ctc")
     with pytest.raises(MayaError, match="cannot read the language model"):
         make_fusion(FusionConfig(lm="missing.arpa"), recognizer)
-    refusing = next(name for name, cfg in METHODS.items() if not cfg.fuses and name in ("language_model", "ctc"))
+    refusing = next(
+        name for name, cfg in METHODS.items() if not cfg.fuses and name in ("language_model", "ctc")
+    )
     if refusing == "ctc":
         fusion = make_fusion(FusionConfig(lm=arpa), recognizer)
         with pytest.raises(MayaError, match="takes no language model and no hot words"):
