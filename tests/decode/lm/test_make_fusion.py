@@ -11,7 +11,7 @@ from maya.decode.lm.fusion_config import FusionConfig
 from maya.decode.lm.kneser_ney import NGram
 from maya.decode.lm.make_fusion import make_fusion
 from maya.decode.lm.token_ngram import named_arpa
-from maya.decode.methods import METHODS
+from maya.decode.methods import METHODS, MethodChoice
 from maya.decode.recognizer import Recognizer
 from maya.encoders import Encoded
 from maya.errors import MayaError
@@ -60,9 +60,8 @@ def test_every_part_has_its_weight(recognizer: Recognizer, arpa: str, tmp_path: 
     assert fusion is not None and [part.weight for part in fusion.parts] == [-0.1, 0.4, -0.2, 1.5]
     like = torch.zeros(2, recognizer.tokenizer.vocab_size + 1)
     state = fusion.start(2, torch.tensor([0, -1]))
-    by_hand = sum(
-        part.weight * part.scorer.scores(own) for part, own in zip(fusion.parts, state, strict=True)
-    )
+    parts = zip(fusion.parts, state, strict=True)
+    by_hand = sum(part.weight * part.scorer.scores(own) for part, own in parts)
     scores = fusion.scores(state, like)
     assert torch.allclose(scores[:, :-1], (by_hand + 0.7)[:, :-1]) and scores[:, -1].tolist() == [0, 0]
 
@@ -88,13 +87,15 @@ def test_refusals_say_what_to_do(recognizer: Recognizer, arpa: str) -> None:
         make_fusion(FusionConfig(ilm_weight=0.1), recognizer, head="ctc")
     with pytest.raises(MayaError, match="cannot read the language model"):
         make_fusion(FusionConfig(lm="missing.arpa"), recognizer)
-    refusing = next(
-        name for name, cfg in METHODS.items() if not cfg.fuses and name in ("language_model", "ctc")
-    )
-    if refusing == "ctc":
-        fusion = make_fusion(FusionConfig(lm=arpa), recognizer)
-        with pytest.raises(MayaError, match="takes no language model and no hot words"):
-            recognizer.make_method(recognizer.choose_method("ctc"), fusion=fusion)
+
+
+def test_method_that_does_not_fuse_refuses(recognizer: Recognizer, arpa: str) -> None:
+    fusion = make_fusion(FusionConfig(lm=arpa), recognizer)
+    for name in ("transducer", "ctc", "ctc_beam", "modified_beam"):
+        if name in METHODS and not METHODS[name].fuses:
+            choice = MethodChoice(method=name, heads=("ctc" if "ctc" in name else "transducer",), reason="")
+            with pytest.raises(MayaError, match="takes no language model and no hot words"):
+                recognizer.make_method(choice, fusion=fusion)
 
 
 def test_stage_marker_depends_on_the_content(arpa: str, tmp_path: Path) -> None:
