@@ -48,6 +48,7 @@ PLOT = ["matplotlib"]
 CLOUD = ["boto3"]
 ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
+KENLM = ["kenlm"]  # binaries of KenLM; ARPA files need no package
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
 SCORE = ["whisper-normalizer>=0.1.15", "indic-numtowords>=1.1"]  # normal forms, and numbers in words
 MEETINGS = ["meeteval>=0.4.3"]  # cpWER, tcpWER and ORC-WER; builds an extension, so it needs a C++ compiler
@@ -79,6 +80,7 @@ setup(
         "onnx": ONNX,
         "llm": LLM,
         "media": MEDIA,
+        "kenlm": KENLM,
         "score": SCORE,
         "meetings": MEETINGS,
         "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *SCORE, *TESTS, *CHECKS],

@@ -126,7 +126,8 @@ def evaluate(
     method: as decode.method. language: of utterances without one; "auto" lets the model identify each.
     Without it, a model of a single language decodes in that. num_samples: utterances to show. json_file: all
     results, for programs. scoring: normal form and further measures. fusion: language models and hot words.
-    Raises MayaError for an utterance that cannot be evaluated, and for a method whose head the model lacks or that was never trained.
+    Raises MayaError for an utterance that cannot be evaluated, and for a method whose head the model lacks or
+    that was never trained.
     """
     if (source.manifest is None) == (not source.audio):
         raise MayaError("name what to evaluate once: audio files, or --manifest FILE")

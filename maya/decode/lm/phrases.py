@@ -1,9 +1,12 @@
 """Lists of hot words: read from files, and written as tokens of a model.
 
-# one phrase a line; lines with # are comments
-Sundar Pichai
-Trivandrum :2.5        its own weight, times that of the list
-cat*                   also inside longer words that begin with it, such as catalog
+    # a comment
+    Sundar Pichai
+    Trivandrum :2.5
+    cat*
+
+The second phrase has a weight of its own, times that of the list. The third counts inside longer words that
+begin with it, such as catalog, too.
 """
 
 import re
@@ -53,7 +56,7 @@ def parse_phrase(line: str) -> Phrase:
 def read_phrases(path: Path | str) -> list[Phrase]:
     """The phrases of a file. Raises MayaError for a file that cannot be read or has none."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise MayaError(f"cannot read the hot words {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
