@@ -74,8 +74,7 @@ def run(args: argparse.Namespace) -> None:
         return
     evaluate(
         args.checkpoint, source, method=args.method, language=args.language, num_samples=args.num_samples,
-        json_file=args.json, device=args.device, scoring=scoring_options(args),
-        json_file=args.json, device=args.device, fusion=fusion_config(args),
+        json_file=args.json, device=args.device, scoring=scoring_options(args), fusion=fusion_config(args),
     )  # fmt: skip
 
 
