@@ -50,8 +50,8 @@ ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
 KENLM = ["kenlm"]  # binaries of KenLM; ARPA files need no package
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
-SCORE = ["whisper-normalizer>=0.1.15", "indic-numtowords>=1.1"]  # normal forms, and numbers in words
-MEETINGS = ["meeteval>=0.4.3"]  # cpWER, tcpWER and ORC-WER; builds an extension, so it needs a C++ compiler
+SCORE = ["whisper-normalizer>=0.1.15,<0.2", "indic-numtowords>=1.1,<2"]  # normal forms, numbers in words
+MEETINGS = ["meeteval>=0.4.3,<0.5"]  # cpWER, tcpWER, ORC-WER; it is built when installed, by a C++ compiler
 TESTS = [
     "pytest",
     "pytest-xdist",
@@ -83,7 +83,7 @@ setup(
         "kenlm": KENLM,
         "score": SCORE,
         "meetings": MEETINGS,
-        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *SCORE, *TESTS, *CHECKS],
+        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *TESTS, *CHECKS],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )

@@ -22,9 +22,9 @@ FOLDERS = (
     *("maya/encoders", "maya/encoders/conformer", "maya/encoders/zipformer", "maya/encoders/lact"),
     *("maya/heads", "maya/heads/transducer", "maya/losses", "maya/models", "maya/models/sizing"),
     *("maya/decode", "maya/decode/lm", "maya/decode/beams", "maya/decode/label_looping", "maya/align"),
-    *("maya/score", "maya/score/files", "maya/score/measures"),
-    *("maya/score/meetings", "maya/score/page", "maya/train", "maya/serve", "maya/convert"),
-    *("maya/convert/nemo", "maya/convert/icefall", "maya/convert/onnx", "recipes"),
+    *("maya/score", "maya/score/files", "maya/score/measures", "maya/score/meetings", "maya/score/page"),
+    *("maya/train", "maya/serve", "maya/convert"),
+    *("maya/convert/nemo", "maya/convert/icefall", "maya/convert/onnx", "recipes", "recipes/evaluation"),
 )
 
 

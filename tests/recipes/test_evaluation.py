@@ -228,3 +228,10 @@ def test_streamed_against_offline(corpus: list[Entry]) -> None:
     assert np.mean([x.first for x in slow.latencies]) > np.mean([x.first for x in check.latencies])
     with pytest.raises(MayaError, match="cannot identify"):
         stream_check(model, corpus, method="ctc", language="auto")
+
+
+def test_conditions_need_utterances(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Checked by evaluate_conditions before the model is loaded."""
+    for option in (["--noise", "white"], ["--stream"]):
+        assert main(["evaluate", str(tmp_path / "model.pt"), *option]) == 1
+        assert "name what to evaluate" in capsys.readouterr().err

@@ -59,10 +59,10 @@ def _composed(texts: list[str]) -> list[str]:
     return [unicodedata.normalize("NFC", text) for text in texts]
 
 
-def _check(ours: Any, theirs: list[tuple[int, int]]) -> None:
+def _check(ours: Any, expected: list[tuple[int, int]]) -> None:
     """Errors and reference lengths of each utterance."""
-    assert np.array_equal(ours.utterance_errors, [errors for errors, _ in theirs])
-    assert np.array_equal(ours.utterance_ref_lengths, [length for _, length in theirs])
+    assert np.array_equal(ours.utterance_errors, [errors for errors, _ in expected])
+    assert np.array_equal(ours.utterance_ref_lengths, [length for _, length in expected])
     assert (ours.utterance_ref_lengths == 0).sum() > PAIRS / 20  # empty references are among them
 
 
@@ -70,12 +70,12 @@ def test_equal_to_jiwer(pairs: tuple[list[str], list[str]]) -> None:
     jiwer = pytest.importorskip("jiwer")
     refs, hyps = map(_composed, pairs)
     for ours, measure in ((wer, jiwer.process_words), (cer, jiwer.process_characters)):
-        theirs = []
+        expected = []
         for ref, hyp in zip(refs, hyps, strict=True):
             out = measure(ref, hyp)
             errors = out.substitutions + out.deletions + out.insertions
-            theirs.append((errors, out.hits + out.substitutions + out.deletions))
-        _check(ours(*pairs), theirs)
+            expected.append((errors, out.hits + out.substitutions + out.deletions))
+        _check(ours(*pairs), expected)
         whole = measure(refs, hyps)
         rate = whole.wer if measure is jiwer.process_words else whole.cer
         assert ours(*pairs).rate == pytest.approx(rate, abs=1e-12)
@@ -84,10 +84,10 @@ def test_equal_to_jiwer(pairs: tuple[list[str], list[str]]) -> None:
 def test_equal_to_meeteval(pairs: tuple[list[str], list[str]]) -> None:
     meeteval = pytest.importorskip("meeteval")
     refs, hyps = map(_composed, pairs)
-    theirs = [meeteval.wer.siso_word_error_rate(ref, hyp) for ref, hyp in zip(refs, hyps, strict=True)]
+    expected = [meeteval.wer.siso_word_error_rate(ref, hyp) for ref, hyp in zip(refs, hyps, strict=True)]
     ours = wer(*pairs)
-    _check(ours, [(e.errors, e.length) for e in theirs])
-    assert ours.rate == pytest.approx(meeteval.wer.combine_error_rates(*theirs).error_rate, abs=1e-12)
+    _check(ours, [(e.errors, e.length) for e in expected])
+    assert ours.rate == pytest.approx(meeteval.wer.combine_error_rates(*expected).error_rate, abs=1e-12)
 
 
 def test_clusters_equal_to_graphemeu(pairs: tuple[list[str], list[str]]) -> None:

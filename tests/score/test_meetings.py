@@ -123,9 +123,9 @@ def test_der_equals_md_eval(collar: float, regions: str, tmp_path: Path) -> None
             for side in sides
         ]
         uem = meeteval.io.UEM.parse(f"r 1 {min(starts):.2f} {max(ends):.2f}\n")
-        theirs = meeteval.der.md_eval_22(*rttms, collar=collar, regions=regions, uem=uem)["r"]
+        expected = meeteval.der.md_eval_22(*rttms, collar=collar, regions=regions, uem=uem)["r"]
         ours = diarization_errors(*sides, collar=collar, overlap=regions == "all")
-        assert float(theirs.scored_speaker_time) == pytest.approx(ours.speech, abs=0.02)
-        assert float(theirs.missed_speaker_time) == pytest.approx(ours.missed, abs=0.02)
-        assert float(theirs.falarm_speaker_time) == pytest.approx(ours.false_alarm, abs=0.02)
-        assert float(theirs.speaker_error_time) == pytest.approx(ours.confusion, abs=0.02)
+        assert float(expected.scored_speaker_time) == pytest.approx(ours.speech, abs=0.02)
+        assert float(expected.missed_speaker_time) == pytest.approx(ours.missed, abs=0.02)
+        assert float(expected.falarm_speaker_time) == pytest.approx(ours.false_alarm, abs=0.02)
+        assert float(expected.speaker_error_time) == pytest.approx(ours.confusion, abs=0.02)

@@ -50,7 +50,7 @@ _VOWELS = {"\u0940": "\u0908", "\u0947": "\u090f"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rule:
+class SpellingRule:
     """A line of the table. languages: codes, empty for all. apply: any accepted spelling to one form."""
 
     name: str
@@ -75,39 +75,39 @@ def _digits(word: str) -> str:
     return "".join(str(unicodedata.decimal(c)) if unicodedata.category(c) == "Nd" else c for c in word)
 
 
-RULES: tuple[Rule, ...] = (
-    Rule(
+RULES: tuple[SpellingRule, ...] = (
+    SpellingRule(
         name="digits",
         accepts="native and ASCII digits: १२ and 12",
         source="Unicode Character Database, property Decimal_Digit",
         apply=_digits,
     ),
-    Rule(
+    SpellingRule(
         name="joiners",
         accepts="with and without ZWJ, ZWNJ and other invisible characters",
         source="The Unicode Standard, chapter 12 (joiners ask for a form of a conjunct) and section 23.2",
         apply=lambda word: _JOINERS.sub("", word),
     ),
-    Rule(
+    SpellingRule(
         name="nukta",
         accepts="the dot of a foreign sound composed, decomposed or absent: फ़ and फ, ज़ and ज, ਖ਼ and ਖ",
         source=_HINDI + ": the dot is needed only where the "
         "foreign sound must be shown; The Unicode Standard, sections 12.1 and 12.3",
         apply=lambda word: _NUKTA.sub("", word),
     ),
-    Rule(
+    SpellingRule(
         name="khanda ta",
         accepts="ৎ or ত with a virama",
         source="The Unicode Standard, section 12.2, on khanda ta",
         apply=_letters({"\u09ce": "\u09a4\u09cd"}),
     ),
-    Rule(
+    SpellingRule(
         name="chillu",
         accepts="Malayalam chillu letters or the consonant with a virama: ൻ and ന്",
         source="The Unicode Standard, section 12.9, on chillu characters",
         apply=_letters(_CHILLUS),
     ),
-    Rule(
+    SpellingRule(
         name="nasal letter",
         accepts="anusvara or the nasal letter of the next consonant's class: हिंदी and हिन्दी, సంబంధం and "
         "సమ్బన్ధం; in Bengali and Assamese before k, kh, g, gh only",
@@ -115,27 +115,27 @@ RULES: tuple[Rule, ...] = (
         "Unicode Standard, section 12.1, on anusvara",
         apply=_anusvara,
     ),
-    Rule(
+    SpellingRule(
         name="candrabindu",
         accepts="candrabindu or anusvara in Devanagari and Gujarati: हँस and हंस",
         source=_HINDI + ": anusvara may stand for candrabindu, "
         "and does above a vowel sign over the line",
         apply=_letters({"\u0901": "\u0902", "\u0a81": "\u0a82"}),
     ),
-    Rule(
+    SpellingRule(
         name="tippi",
         accepts="tippi or bindi in Gurmukhi: ਸੰਤ and ਸਂਤ",
         source="The Unicode Standard, section 12.3: the vowel decides which of the two is written",
         apply=_letters({"\u0a70": "\u0a02"}),
     ),
-    Rule(
+    SpellingRule(
         name="ra and va",
         accepts="Assamese ৰ and ৱ or Bengali র and ব",
         source="The Unicode Standard, section 12.2: the letters of Assamese for those of Bengali",
         apply=_letters({"\u09f0": "\u09b0", "\u09f1": "\u09ac"}),
         languages=("as", "bn"),
     ),
-    Rule(
+    SpellingRule(
         name="glide",
         accepts="Hindi ये, यी or ए, ई at the end after a vowel: गयी and गई, चाहिये and चाहिए",
         source=_HINDI + ", on the glide y",
