@@ -12,7 +12,8 @@ from maya.decode.long_audio import LongAudioConfig, transcribe_long
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.models.speech_model import build_model
-from tests import sounds, tone_recognizer
+from tests import tone_recognizer
+from tools.bench import not_speech as sounds
 
 
 def untrained(encoder: str = "fastconformer", loss: str = "tdt", **options: Any) -> Recognizer:
