@@ -49,6 +49,7 @@ CLOUD = ["boto3"]
 ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
 KENLM = ["kenlm"]  # binaries of KenLM; ARPA files need no package
+VAD = ["silero-vad>=6.2"]  # its weights are read, its code is not imported
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
 SCORE = ["whisper-normalizer>=0.1.15,<0.2", "indic-numtowords>=1.1,<2"]  # normal forms, numbers in words
 MEETINGS = ["meeteval>=0.4.3,<0.5"]  # cpWER, tcpWER, ORC-WER; it is built when installed, by a C++ compiler
@@ -83,7 +84,8 @@ setup(
         "kenlm": KENLM,
         "score": SCORE,
         "meetings": MEETINGS,
-        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *TESTS, *CHECKS],
+        "vad": VAD,
+        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *VAD, *TESTS, *CHECKS],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )
