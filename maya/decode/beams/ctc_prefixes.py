@@ -1,7 +1,7 @@
 """The prefixes of a CTC beam search for a batch of utterances at once, in tensors.
 
-Each utterance goes from event to event (`maya.decode.beams.ctc_events`), at its own frames. What the frames in
-between add is summed in one step.
+Each utterance goes from event to event (`maya.decode.beams.ctc_events`), at its own frames. What the frames
+in between add is summed in one step.
 """
 
 import math

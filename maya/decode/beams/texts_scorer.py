@@ -8,7 +8,6 @@ from torch import Tensor
 from maya.decode.fusion import State
 from maya.decode.ngram import Context, NGram
 
-
 _MOST_STATES = 20_000  # kept from one search to the next; with 1000 tokens 240 MB
 
 
@@ -17,8 +16,8 @@ class TextsScorer:
     together where it is unknown. An utterance whose language has none scores 0, without a bonus.
 
     A state is a number; scores and following states of those that a search has reached are kept in tables on
-    its device. A state that is new is looked up on the host. The tables start anew with a search once they are
-    large, so one search at a time may use a scorer.
+    its device. A state that is new is looked up on the host. The tables start anew with a search once they
+    are large, so one search at a time may use a scorer.
     """
 
     def __init__(
