@@ -163,8 +163,8 @@ def test_method_without_its_head_is_refused(
     "method", ["alsd", "maes", "modified_beam", "ctc_beam", "attention", "attention_rescoring"]
 )
 def test_beam_searches_fuse_and_give_alternatives(tokenizer: Tokenizer, method: str) -> None:
-    """Of an RNN-T and a TDT, with CTC and attention. A penalty for each token gives shorter texts, and a scorer
-    of weight 0 changes nothing."""
+    """Of an RNN-T and a TDT, with CTC and attention. A penalty for each token gives shorter texts, and no
+    weight changes nothing."""
     for kind in ("rnnt", "tdt"):
         ours = recognizer(icefall(transducer=kind), tokenizer)
         encoded, langs = frames(ours)

@@ -32,7 +32,7 @@ from maya.decode.recognizer import Recognizer
 from maya.encoders import Encoded
 from maya.recipes.decode import training_texts
 from maya.score.wer import interval, wer
-from tests.decode.reference_ctc import reference_ctc
+from tools.bench.ctc_beam_python import reference_ctc
 from tools.bench.common import (
     clock_of,
     command_of,

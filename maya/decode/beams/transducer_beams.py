@@ -136,7 +136,7 @@ class TransducerBeams:
             blanks,
             parts.predictor.initial_state(len(blanks), enc.device),  # type: ignore[arg-type]
         )
-        self._g, self._state = parts.joint.project_predictor(pred), state  # type: Tensor, Any
+        self._g, self._state = parts.joint.project_predictor(pred), state
         table = (1,) if parts.durations is None else parts.durations
         self._durations = torch.tensor(table, device=enc.device)
         like = torch.zeros(1, parts.joint.num_tokens, device=enc.device)
