@@ -32,7 +32,6 @@ from maya.decode.recognizer import Recognizer
 from maya.encoders import Encoded
 from maya.recipes.decode import training_texts
 from maya.score.wer import interval, wer
-from tools.bench.ctc_beam_python import reference_ctc
 from tools.bench.common import (
     clock_of,
     command_of,
@@ -43,6 +42,7 @@ from tools.bench.common import (
     medians,
     parser_of,
 )
+from tools.bench.ctc_beam_python import reference_ctc
 
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "transducer": ("transducer", {}),
@@ -57,7 +57,7 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FrameBatch:
     """A batch of encoder frames, with the ids of its utterances."""
 
     encoded: Encoded
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 @torch.inference_mode()
-def encoded_parts(recognizer: Recognizer, table: Table) -> Iterator[Part]:
+def encoded_parts(recognizer: Recognizer, table: Table) -> Iterator[FrameBatch]:
     """The encoder frames of all utterances of a table."""
     languages = recognizer.model.cfg.languages
     utterances = Utterances.from_table(table, recognizer.tokenizer, languages)
@@ -101,7 +101,7 @@ def encoded_parts(recognizer: Recognizer, table: Table) -> Iterator[Part]:
     for batch in loader:
         batch = batch.to(recognizer.device)
         encoded = recognizer.model.encode_audio(batch.audio, batch.audio_lens, hidden=recognizer.model.hidden)
-        yield Part(encoded, batch.langs, list(batch.ids))
+        yield FrameBatch(encoded, batch.langs, list(batch.ids))
 
 
 def usable_methods(recognizer: Recognizer, data: Path) -> Iterator[tuple[str, Method]]:
@@ -116,7 +116,11 @@ def usable_methods(recognizer: Recognizer, data: Path) -> Iterator[tuple[str, Me
 
 
 def searched(
-    recognizer: Recognizer, parts: list[Part], methods: dict[str, Method], refs: dict[str, str], rounds: int
+    recognizer: Recognizer,
+    parts: list[FrameBatch],
+    methods: dict[str, Method],
+    refs: dict[str, str],
+    rounds: int,
 ) -> tuple[list[list[str]], dict[str, Any]]:
     """The rows of the table and the same figures by search."""
     hyps: dict[str, dict[str, str]] = {}
@@ -147,7 +151,7 @@ def searched(
 
 
 def against_python(
-    method: Any, parts: list[Part], args: argparse.Namespace, temperature: float
+    method: Any, parts: list[FrameBatch], args: argparse.Namespace, temperature: float
 ) -> dict[str, Any]:
     """CTC's beam of 16 with 6-grams in tensors and in Python: texts that differ, and the ratio of the times.
 

@@ -110,8 +110,8 @@ class CTCPrefixes:
         # The m-th term is that of m repetitions; there are fewer than there are frames.
         some = self.label.masked_fill(gaps[:, None] == 0, -torch.inf)
         if longest > 1:
-            more = repeated[..., :-1].masked_fill(outside[:, None, 1:], -torch.inf)
-            some = torch.logaddexp(some, self.label + more.logsumexp(-1))
+            repetitions = repeated[..., :-1].masked_fill(outside[:, None, 1:], -torch.inf)
+            some = torch.logaddexp(some, self.label + repetitions.logsumexp(-1))
         self.blank = torch.logaddexp(self.blank, some)
         self.label = self.label + repeated[..., -1]
 

@@ -91,8 +91,8 @@ class TextsScorer:
     @torch.inference_mode(False)
     def _grow(self, size: int) -> None:
         """Tables of at least `size` rows."""
-        more = max(size, 2 * len(self._ends)) - len(self._ends)
+        added = max(size, 2 * len(self._ends)) - len(self._ends)
         if size > len(self._ends):
-            self._scores = torch.cat([self._scores, self._scores.new_zeros(more, self._scores.shape[1])])
-            self._ends = torch.cat([self._ends, self._ends.new_zeros(more)])
-            self._next = torch.cat([self._next, torch.full_like(self._next[:1], -1).expand(more, -1)])
+            self._scores = torch.cat([self._scores, self._scores.new_zeros(added, self._scores.shape[1])])
+            self._ends = torch.cat([self._ends, self._ends.new_zeros(added)])
+            self._next = torch.cat([self._next, torch.full_like(self._next[:1], -1).expand(added, -1)])
