@@ -20,8 +20,8 @@ LEAST = -1e4  # nats: exp gives 0, and 0 times it is 0
 
 @config
 class ConfidenceConfig:
-    """measure: "max_prob" is the largest probability; "gibbs", "tsallis" and "renyi" are entropies; "none" gives
-    no confidences. The defaults are NeMo's.
+    """measure: "max_prob" is the largest probability; "gibbs", "tsallis" and "renyi" are entropies; "none"
+    gives no confidences. The defaults are NeMo's.
 
     alpha: the power of the probabilities. Below 1 it gives small ones more influence. With 1 the Tsallis and
         the Rényi entropy are the Gibbs entropy, which is Shannon's.
@@ -39,7 +39,7 @@ class ConfidenceConfig:
 
 
 def distribution_confidence(log_probs: Tensor, cfg: ConfidenceConfig) -> Tensor:
-    """Log probabilities (..., V), V counting blank → (...,) fp32 in [0, 1]. `cfg.measure` must not be "none"."""
+    """Log probabilities (..., V), V counting blank → (...,) fp32 in [0, 1]. The measure must not be "none"."""
     x, alpha = log_probs.float(), float(cfg.alpha)
     outputs = x.shape[-1]
     if cfg.measure == "max_prob":
