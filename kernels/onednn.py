@@ -19,7 +19,7 @@ FEW = 2  # rows; below that MKL is as fast, and the call costs less
 
 
 def available() -> bool:
-    """Whether this torch has oneDNN with the operator that is used here, and `torch.backends.mkldnn` is on."""
+    """Whether this torch has oneDNN with the operator used here, and `torch.backends.mkldnn` is on."""
     return bool(
         torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled

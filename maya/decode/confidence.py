@@ -39,7 +39,7 @@ class ConfidenceConfig:
 
 
 def distribution_confidence(log_probs: Tensor, cfg: ConfidenceConfig) -> Tensor:
-    """Log probabilities (..., V), V counting blank → (...,) fp32 in [0, 1]. The measure must not be "none"."""
+    """Log probabilities (..., V), V counting blank → (...,) fp32 in [0, 1]. The measure is not "none"."""
     x, alpha = log_probs.float(), float(cfg.alpha)
     outputs = x.shape[-1]
     if cfg.measure == "max_prob":
@@ -75,13 +75,13 @@ def _scaled(negative: Tensor, uniform: float, norm: str) -> Tensor:
     return (negative.exp() - least) / (1 - least)
 
 
-def aggregate(values: Sequence[float], how: str) -> float:
-    """One confidence of several, which are not empty. how: "min", "mean", "max" or "prod"."""
-    if how == "min":
+def aggregate(values: Sequence[float], aggregation: str) -> float:
+    """One confidence of several, which are not empty. aggregation: "min", "mean", "max" or "prod"."""
+    if aggregation == "min":
         return min(values)
-    if how == "max":
+    if aggregation == "max":
         return max(values)
-    return math.prod(values) if how == "prod" else sum(values) / len(values)
+    return math.prod(values) if aggregation == "prod" else sum(values) / len(values)
 
 
 def token_confidences(logits: Tensor, cfg: ConfidenceConfig) -> tuple[Tensor, Tensor]:

@@ -213,11 +213,11 @@ def collapse_ctc(
     return hyp
 
 
-def _joined(earlier: float, frames: int, values: Sequence[float], how: str) -> float:
+def _joined(earlier: float, frames: int, values: Sequence[float], aggregation: str) -> float:
     """The confidence of a run of which `frames` frames had `earlier`, and the others have `values`."""
-    if how == "mean":
+    if aggregation == "mean":
         return (earlier * frames + sum(values)) / (frames + len(values))
-    return aggregate([earlier, *values], how)
+    return aggregate([earlier, *values], aggregation)
 
 
 def greedy_ctc(log_probs: Tensor, lens: Tensor, *, blank: int) -> list[Hypothesis]:

@@ -225,18 +225,21 @@ def test_ctc_equals_the_definition(fused):
     assert bool(changed) == fused
 
 
-@pytest.mark.parametrize("how", ["mean", "max", "prod"])
-def test_ctc_confidences_are_aggregated_over_the_run(how):
+@pytest.mark.parametrize("aggregation", ["mean", "max", "prod"])
+def test_ctc_confidences_are_aggregated_over_the_run(aggregation):
     import math
     import statistics
 
     functions = {"mean": statistics.mean, "max": max, "prod": math.prod}
     draw = random.Random(6)
     log_probs, lens = log_probs_of(draw, 2, 40), torch.tensor([40, 33])
-    decoder = CTCDecoder(lambda x: x, 2, blank=5, confidence=ConfidenceConfig(aggregation=how))
+    decoder = CTCDecoder(lambda x: x, 2, blank=5, confidence=ConfidenceConfig(aggregation=aggregation))
     for piece, sizes in pieces(log_probs, lens, draw):
         decoder.push(piece.nan_to_num(-9.0), sizes)
-    expected = [reference_ctc(x[:n], 5, how=functions[how]) for x, n in zip(log_probs, lens, strict=True)]
+    expected = [
+        reference_ctc(x[:n], 5, aggregate=functions[aggregation])
+        for x, n in zip(log_probs, lens, strict=True)
+    ]
     same(decoder.hyps, expected)
 
 

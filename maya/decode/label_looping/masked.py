@@ -1,8 +1,8 @@
 """Label looping without a wait of the host: all rows at once, masks instead of packing, fixed shapes.
 
 A step looks at the next WINDOW frames of each row. Where it meets a label it takes it, and the predictor
-reads it; else it goes past the window. `MaskedSearch.step` works in place and reads nothing on the host, so that a
-CUDA graph can hold it (`cuda_graph.py`). On a CPU `packed.py` is faster.
+reads it; else it goes past the window. `MaskedSearch.step` works in place and reads nothing on the host, so
+that a CUDA graph can hold it (`cuda_graph.py`). On a CPU `packed.py` is faster.
 """
 
 from collections.abc import Callable
