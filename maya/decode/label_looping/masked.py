@@ -25,7 +25,7 @@ SCORES = ("scores", "confidences")
 
 
 @dataclass(kw_only=True, slots=True)
-class _Best:
+class _Stop:
     """Where each row stops: frame, acoustic token and duration (B,) each, logits (B, V)."""
 
     frame: Tensor
@@ -118,7 +118,7 @@ class MaskedSearch:
         position = self._follow(torch.where(is_blank & inside, durations.clamp(min=1), 0))
         at = position.clamp(max=WINDOW - 1)[:, None]
         emitted = (position < WINDOW) & (inside & ~is_blank).gather(1, at)[:, 0]
-        best = _Best(
+        best = _Stop(
             frame=states.next_frame + position, token=tokens.gather(1, at)[:, 0],
             duration=durations.gather(1, at)[:, 0], logits=logits.take_along_dim(at[..., None], 1)[:, 0],
         )  # fmt: skip
@@ -133,7 +133,7 @@ class MaskedSearch:
             target = target.gather(1, target)
         return target[:, 0]
 
-    def _record(self, emitted: Tensor, best: "_Best") -> Tensor:
+    def _record(self, emitted: Tensor, best: "_Stop") -> Tensor:
         """Write the labels of the rows `emitted` (B,) into the columns → the tokens (B,), after fusion."""
         rules, token = self.rules, best.token
         log_probs, confidence = token_confidences(best.logits, rules.confidence)
