@@ -79,13 +79,13 @@ def _scaled(negative: Tensor, uniform: float, norm: str) -> Tensor:
     return (negative.exp() - least) / (1 - least)
 
 
-def aggregate(values: Sequence[float], how: str) -> float:
-    """One confidence of several, which are not empty. how: "min", "mean", "max" or "prod"."""
-    if how == "min":
+def aggregate(values: Sequence[float], aggregation: str) -> float:
+    """One confidence of several, which are not empty. aggregation: "min", "mean", "max" or "prod"."""
+    if aggregation == "min":
         return min(values)
-    if how == "max":
+    if aggregation == "max":
         return max(values)
-    return math.prod(values) if how == "prod" else sum(values) / len(values)
+    return math.prod(values) if aggregation == "prod" else sum(values) / len(values)
 
 
 def token_confidences(logits: Tensor, cfg: ConfidenceConfig) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,9 @@ class CTCPath:
     confidences: Tensor | None
 
 
+COLUMNS = ("labels", "scores", "confidences")
+
+
 class CTCDecoder:
     """Greedy CTC of B streams. A run that goes over the end of a piece stays one token.
 
@@ -82,15 +85,12 @@ class CTCDecoder:
             return
         size = max(1, HEAD_FRAMES // batch)
         lens = enc_lens.to(enc.device, torch.int64) if self.fusion else enc_lens
-        paths = []
+        paths: list[CTCPath] = []
         for begin, part in zip(range(0, frames, size), enc.split(size, dim=1), strict=True):
             with onednn.linear_layers(enc):
                 log_probs = self.head(part)
             paths.append(self._path(log_probs, lens - begin if self.fusion else lens))
-        labels, scores, confidences = (
-            [None] * batch if rows[0] is None else torch.cat(rows, 1).tolist()
-            for rows in zip(*((p.labels, p.scores, p.confidences) for p in paths), strict=True)
-        )
+        labels, scores, confidences = (_rows([getattr(p, name) for p in paths], batch) for name in COLUMNS)
         for row, length in enumerate(enc_lens.tolist()):
             if length:
                 row_labels, frame_confidences = labels[row][:length], confidences[row]
@@ -114,9 +114,14 @@ class CTCDecoder:
         return CTCPath(labels=labels, scores=scores, confidences=confidences)
 
 
+def _rows(parts: list[Any], batch: int) -> Any:
+    """Parts (B, s) of a column → a list for each row; None for each if there is no such column."""
+    return [None] * batch if parts[0] is None else torch.cat(parts, 1).tolist()
+
+
 def _label_confidences(log_probs: Tensor, is_label: Tensor, cfg: ConfidenceConfig) -> Tensor:
-    """(B, S) confidences of frames (B, S, V). On a CPU those of labels only, else 0; on another device the host
-    would have to wait for their number."""
+    """(B, S) confidences of frames (B, S, V). On a CPU those of labels only, else 0; on another device the
+    host would have to wait for their number."""
     if log_probs.device.type != "cpu":
         return distribution_confidence(log_probs, cfg)
     confidences = torch.zeros(is_label.shape)
@@ -133,8 +138,8 @@ class FusedRuns:
         self._chosen: Tensor | None = None  # (B,): and what was chosen there
 
     def choose(self, log_probs: Tensor, labels: Tensor, lens: Tensor) -> Tensor:
-        """The chosen labels (B, S). log_probs (B, S, V), labels (B, S): the best outputs, lens (B,): frames that
-        are read, which may be 0 or less. The loop goes over runs, the u-th of all rows at once."""
+        """The chosen labels (B, S). log_probs (B, S, V), labels (B, S): the best outputs, lens (B,): frames
+        that are read, which may be 0 or less. The loop goes over runs, the u-th of all rows at once."""
         batch, frames = labels.shape
         rows = torch.arange(batch, device=labels.device)
         if self._acoustic is None or self._chosen is None:
@@ -160,8 +165,8 @@ class FusedRuns:
         return chosen
 
     def _choice(self, log_probs: Tensor, previous: Tensor, valid: Tensor) -> Tensor:
-        """The label of a run (B,) from its first frame (B, V). previous (B,): the label of the run right before,
-        blank where there is none. valid (B,): rows that have the run."""
+        """The label of a run (B,) from its first frame (B, V). previous (B,): the label of the run right
+        before, blank where there is none. valid (B,): rows that have the run."""
         scores = self.fusion.scores(self.state, log_probs)
         column = previous[:, None]
         scores = scores.scatter(1, column, 0.0)
@@ -208,11 +213,11 @@ def collapse_ctc(
     return hyp
 
 
-def _joined(earlier: float, frames: int, values: Sequence[float], how: str) -> float:
+def _joined(earlier: float, frames: int, values: Sequence[float], aggregation: str) -> float:
     """The confidence of a run of which `frames` frames had `earlier`, and the others have `values`."""
-    if how == "mean":
+    if aggregation == "mean":
         return (earlier * frames + sum(values)) / (frames + len(values))
-    return aggregate([earlier, *values], how)
+    return aggregate([earlier, *values], aggregation)
 
 
 def greedy_ctc(log_probs: Tensor, lens: Tensor, *, blank: int) -> list[Hypothesis]:

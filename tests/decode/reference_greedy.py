@@ -43,7 +43,9 @@ def reference_transducer(
     return hyp
 
 
-def reference_ctc(log_probs: Tensor, blank: int, fusion: Fusion | None = None, how: Any = min) -> Hypothesis:
+def reference_ctc(
+    log_probs: Tensor, blank: int, fusion: Fusion | None = None, aggregate: Any = min
+) -> Hypothesis:
     """log_probs (S, V)."""
     hyp, best = Hypothesis(), log_probs.argmax(-1).tolist()
     chosen: list[int] = []  # of each frame
@@ -72,7 +74,7 @@ def reference_ctc(log_probs: Tensor, blank: int, fusion: Fusion | None = None, h
         for name, value in (("tokens", label), ("frames", t), ("durations", 1), ("scores", score)):
             getattr(hyp, name).append(value)
         values.append([confidence])
-    hyp.confidences = [how(v) for v in values]
+    hyp.confidences = [aggregate(v) for v in values]
     return hyp
 
 

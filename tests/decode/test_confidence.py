@@ -31,9 +31,9 @@ def test_values_equal_the_formulas(measure, norm, alpha):
 @pytest.mark.parametrize("alpha", [0.33, 1.0, 1.5])
 def test_certain_is_one_and_uniform_is_zero(measure, norm, alpha):
     cfg = ConfidenceConfig(measure=measure, norm=norm, alpha=alpha)
-    one = torch.full((2, 3, 9), -torch.inf)
-    one[..., 4] = 0.0
-    torch.testing.assert_close(distribution_confidence(one, cfg), torch.ones(2, 3), rtol=0, atol=1e-6)
+    certain = torch.full((2, 3, 9), -torch.inf)
+    certain[..., 4] = 0.0
+    torch.testing.assert_close(distribution_confidence(certain, cfg), torch.ones(2, 3), rtol=0, atol=1e-6)
     uniform = distribution_confidence(torch.zeros(4, 9).log_softmax(-1), cfg)
     assert uniform.abs().max() < 1e-6
 
@@ -57,7 +57,7 @@ def test_sharper_distributions_are_more_confident():
 
 def test_aggregation_and_options():
     values = [0.5, 0.25, 1.0]
-    assert [aggregate(values, how) for how in ("min", "max", "prod")] == [0.25, 1.0, 0.125]
+    assert [aggregate(values, aggregation) for aggregation in ("min", "max", "prod")] == [0.25, 1.0, 0.125]
     assert aggregate(values, "mean") == statistics.mean(values)
     assert ConfidenceConfig() and not ConfidenceConfig(measure="none")
     with pytest.raises(MayaError, match="alpha"):

@@ -47,7 +47,8 @@ def network(draw: random.Random, durations=None):
 def rules_of(draw: random.Random, durations=None, fusion=False) -> TransducerRules:
     predictor, joint, blank = network(draw, durations)
     return TransducerRules(
-        predictor=predictor, joint=joint, blank=blank, durations=durations, max_symbols=draw.choice([1, 2, 3]),
+        predictor=predictor, joint=joint, blank=blank, durations=durations,
+        max_symbols=draw.choice([1, 2, 3]),
         fusion=bigram_fusion(VOCAB + 1, blank) if fusion else None,
     )  # fmt: skip
 
@@ -126,8 +127,8 @@ def test_row_alone_and_pieces_equal_the_batch(loop, fusion):
 @pytest.mark.parametrize("durations", [None, (0, 1, 2, 3, 4)], ids=str)
 @pytest.mark.parametrize("fusion", [False, True])
 def test_masked_steps_never_wait(durations, fusion):
-    """A step reads nothing on the host and changes no shape, so a CUDA graph can hold it; steps after the last
-    label change nothing. Only the labels' transfer at the end waits."""
+    """A step reads nothing on the host and changes no shape, so a CUDA graph can hold it; steps after the
+    last label change nothing. Only the labels' transfer at the end waits."""
     rules = rules_of(random.Random(1), durations, fusion)
     enc, lens = 2 * torch.randn(3, 8, DIM), torch.tensor([8, 5, 0])
     expected = decoded(rules, enc, lens)
@@ -171,7 +172,9 @@ def test_masked_search_serves_pieces_of_other_sizes():
 
 def test_changed_weights_are_read_again():
     """The packed loop keeps products of labels, which belong to the weights."""
-    rules = TransducerRules(**dict(zip(("predictor", "joint", "blank"), network(random.Random(4)), strict=True)))
+    rules = TransducerRules(
+        **dict(zip(("predictor", "joint", "blank"), network(random.Random(4)), strict=True))
+    )
     loop, lens = make_loop(rules, "packed"), torch.tensor([20])
     enc = 2 * torch.randn(1, 20, DIM)
     for _ in range(3):
@@ -207,7 +210,7 @@ def test_ctc_equals_the_definition(fused):
 
         def decoder(rows, fusion=fusion, blank=blank):
             runs = FusedRuns(fusion, fusion.start(rows), rows) if fusion else None
-            return CTCDecoder(lambda x: x, rows, blank=blank, fusion=runs)
+            return CTCDecoder(torch.nn.Identity(), rows, blank=blank, fusion=runs)
 
         whole, parts = decoder(rows), decoder(rows)
         whole.push(log_probs, lens)
@@ -222,18 +225,21 @@ def test_ctc_equals_the_definition(fused):
     assert bool(changed) == fused
 
 
-@pytest.mark.parametrize("how", ["mean", "max", "prod"])
-def test_ctc_confidences_are_aggregated_over_the_run(how):
+@pytest.mark.parametrize("aggregation", ["mean", "max", "prod"])
+def test_ctc_confidences_are_aggregated_over_the_run(aggregation):
     import math
     import statistics
 
     functions = {"mean": statistics.mean, "max": max, "prod": math.prod}
     draw = random.Random(6)
     log_probs, lens = log_probs_of(draw, 2, 40), torch.tensor([40, 33])
-    decoder = CTCDecoder(lambda x: x, 2, blank=5, confidence=ConfidenceConfig(aggregation=how))
+    decoder = CTCDecoder(lambda x: x, 2, blank=5, confidence=ConfidenceConfig(aggregation=aggregation))
     for piece, sizes in pieces(log_probs, lens, draw):
         decoder.push(piece.nan_to_num(-9.0), sizes)
-    expected = [reference_ctc(x[:n], 5, how=functions[how]) for x, n in zip(log_probs, lens, strict=True)]
+    expected = [
+        reference_ctc(x[:n], 5, aggregate=functions[aggregation])
+        for x, n in zip(log_probs, lens, strict=True)
+    ]
     same(decoder.hyps, expected)
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from maya.decode.methods import greedy
-from maya.decode.recognizer import Recognizer
 from maya.decode.label_looping.loops import make_loop
 from maya.decode.label_looping.rules import TransducerRules
+from maya.decode.methods import greedy
+from maya.decode.recognizer import Recognizer
 from maya.decode.transducer import TransducerDecoder, greedy_transducer
 from maya.encoders import Encoded, Zipformer
 from maya.encoders.zipformer.config import Chunking

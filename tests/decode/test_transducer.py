@@ -37,7 +37,10 @@ def check(hyps: list[Hypothesis], expected: list[Hypothesis]) -> None:
 def test_tdt_batch_equals_single_rows(durations: list[int], blank_bias: float) -> None:
     predictor, joint = make(len(durations), blank_bias)
     enc, lens = 2 * torch.randn(7, 25, 5), torch.tensor([25, 24, 17, 9, 2, 1, 0])
-    expected = [reference_transducer(x[:n], predictor, joint, BLANK, durations, 3) for x, n in zip(enc, lens, strict=True)]
+    expected = [
+        reference_transducer(x[:n], predictor, joint, BLANK, durations, 3)
+        for x, n in zip(enc, lens, strict=True)
+    ]
     hyps = greedy_transducer(enc, lens, predictor, joint, durations=durations, blank=BLANK, max_symbols=3)
     assert sum(len(h.tokens) for h in expected) > 0
     check(hyps, expected)
@@ -48,7 +51,9 @@ def test_tdt_batch_equals_single_rows(durations: list[int], blank_bias: float) -
 def test_rnnt_batch_equals_single_rows(blank_bias: float, extra_outputs: int) -> None:
     predictor, joint = make(extra_outputs, blank_bias)
     enc, lens = 2 * torch.randn(5, 20, 5), torch.tensor([20, 13, 20, 1, 0])
-    expected = [reference_transducer(x[:n], predictor, joint, BLANK, None, 4) for x, n in zip(enc, lens, strict=True)]
+    expected = [
+        reference_transducer(x[:n], predictor, joint, BLANK, None, 4) for x, n in zip(enc, lens, strict=True)
+    ]
     assert sum(len(h.tokens) for h in expected) > 0
     check(greedy_transducer(enc, lens, predictor, joint, blank=BLANK, max_symbols=4), expected)
 

@@ -1,7 +1,7 @@
 """Measure transcription from audio files to text: against Hugging Face's and NeMo's, and of hours of audio.
 
     python -m tools.bench.transcribe compare --against hf nemo --threads 2      # same weights, files, process
-    python -m tools.bench.transcribe search --against hf nemo --threads 1       # the search alone; our breakdown
+    python -m tools.bench.transcribe search --against hf nemo --threads 1       # the search; our breakdown
     python -m tools.bench.transcribe long --minutes 10 30 180                   # peak memory and time
 
 The model has random weights: 17 layers of 512 channels, TDT and CTC over 1024 pieces, and a bias of blank
@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -238,13 +238,15 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def search(args: argparse.Namespace) -> dict[str, Any]:
-    """Processor time of reading, features, encoder and search of each taker, on batches of `--batch` files."""
+    """Processor time of each taker's search on batches of `--batch` files, and of all our steps."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = written(args, speech(args), folder)
         lines = args.manifest.read_text().removesuffix("\n").split("\n")
         audio = [load_audio(p) for p in paths]
-        model = random_model(args, [json.loads(line)["text"] for line in lines], audio[:: max(1, len(audio) // 8)])
+        model = random_model(
+            args, [json.loads(line)["text"] for line in lines], audio[:: max(1, len(audio) // 8)]
+        )
         batches = list(encoded_batches(model, audio, args.batch))
         searches = {"maya": partial(maya_search, model, args.head)}
         if "nemo" in args.against:
@@ -303,7 +305,9 @@ def hugging_face_search(peer: Any, head: str, encoded: Encoded) -> list[list[int
 
 
 def searched(
-    searches: dict[str, Callable[[Encoded], list[list[int]]]], batches: list[Encoded], args: argparse.Namespace
+    searches: Mapping[str, Callable[[Encoded], list[list[int]]]],
+    batches: list[Encoded],
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Processor seconds of each search, in turns, and how many rows of tokens equal ours."""
     tokens: dict[str, list[list[int]]] = {}

@@ -28,8 +28,8 @@ class PackedLoop:
 
 
 class MaskedLoop:
-    """All rows in tensors of fixed shape; see `masked.py`. With `graphed` the steps are replays of a CUDA graph,
-    which is captured anew for a piece with more rows or frames than all before."""
+    """All rows in tensors of fixed shape; see `masked.py`. With `graphed` the steps are replays of a CUDA
+    graph, which is captured anew for a piece with more rows or frames than all before."""
 
     def __init__(self, rules: TransducerRules, graphed: bool) -> None:
         self.rules, self.graphed = rules, graphed

@@ -33,7 +33,7 @@ class PackedPredictor:
             self.products, self.seen, self.versions = None, set(), versions
 
     def step(self, tokens: list[int], rows: Tensor, state: Any) -> Tensor:
-        """Row rows[i] of `state` reads tokens[i] → the predictor's output (R, H). `state` is changed in place."""
+        """Row rows[i] of `state`, which changes in place, reads tokens[i] → the predictor's output (R, H)."""
         if not isinstance(self.predictor, Predictor):
             out, new = self.predictor.step(torch.tensor(tokens), state.select(rows))
             state.put(rows, new)

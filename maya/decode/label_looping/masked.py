@@ -1,8 +1,8 @@
-"""Label looping without a wait of the host: all rows at once, masks instead of packing, tensors of fixed shape.
+"""Label looping without a wait of the host: all rows at once, masks instead of packing, fixed shapes.
 
-A step looks at the next WINDOW frames of each row. Where it meets a label it takes it, and the predictor reads
-it; else it goes past the window. `MaskedSearch.step` works in place and reads nothing on the host, so that a
-CUDA graph can hold it (`cuda_graph.py`). On a CPU `packed.py` is faster.
+A step looks at the next WINDOW frames of each row. Where it meets a label it takes it, and the predictor
+reads it; else it goes past the window. `MaskedSearch.step` works in place and reads nothing on the host, so
+that a CUDA graph can hold it (`cuda_graph.py`). On a CPU `packed.py` is faster.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SCORES = ("scores", "confidences")
 
 
 @dataclass(kw_only=True, slots=True)
-class _Best:
+class _Stop:
     """Where each row stops: frame, acoustic token and duration (B,) each, logits (B, V)."""
 
     frame: Tensor
@@ -112,14 +112,13 @@ class MaskedSearch:
         logits, duration_logits = rules.joint.split(rules.joint.output(f, states.g[:, None]))
         tokens = logits.argmax(-1)
         is_blank = tokens == rules.blank
-        if rules.durations is None:
-            durations = is_blank.long()
-        else:
+        durations = is_blank.long()
+        if rules.durations is not None:
             durations = self.durations[duration_logits.argmax(-1)]
         position = self._follow(torch.where(is_blank & inside, durations.clamp(min=1), 0))
         at = position.clamp(max=WINDOW - 1)[:, None]
         emitted = (position < WINDOW) & (inside & ~is_blank).gather(1, at)[:, 0]
-        best = _Best(
+        best = _Stop(
             frame=states.next_frame + position, token=tokens.gather(1, at)[:, 0],
             duration=durations.gather(1, at)[:, 0], logits=logits.take_along_dim(at[..., None], 1)[:, 0],
         )  # fmt: skip
@@ -134,8 +133,8 @@ class MaskedSearch:
             target = target.gather(1, target)
         return target[:, 0]
 
-    def _record(self, emitted: Tensor, best: "_Best") -> Tensor:
-        """Write the labels of the rows `emitted` (B,) into the columns. The tokens (B,), which the fusion chooses."""
+    def _record(self, emitted: Tensor, best: "_Stop") -> Tensor:
+        """Write the labels of the rows `emitted` (B,) into the columns → the tokens (B,), after fusion."""
         rules, token = self.rules, best.token
         log_probs, confidence = token_confidences(best.logits, rules.confidence)
         if rules.fusion:
@@ -173,9 +172,7 @@ class MaskedSearch:
         longest = max(counts, default=0)
         names = [*LABELS, *(SCORES if self.rules.confidence else SCORES[:1])]
         columns = {name: self.columns[name][:rows, :longest].tolist() for name in names}
-        return [
-            RowLabels(**{name: columns[name][row][:n] for name in names}) for row, n in enumerate(counts)
-        ]
+        return [RowLabels(**{name: columns[name][row][:n] for name in names}) for row, n in enumerate(counts)]
 
 
 def masked_labels(

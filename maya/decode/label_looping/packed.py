@@ -17,9 +17,14 @@ WAITING = 2**20
 
 
 def packed_labels(
-    rules: TransducerRules, states: RowStates, f: Tensor, lens: Tensor, final: bool, predictor: PackedPredictor
+    rules: TransducerRules,
+    states: RowStates,
+    f: Tensor,
+    lens: Tensor,
+    final: bool,
+    predictor: PackedPredictor,
 ) -> list[RowLabels]:
-    """The labels of one piece: f (B, S, J), lens (B,). `states` moves on; after a `final` piece it is void."""
+    """The labels of one piece: f (B, S, J), lens (B,). `states` moves on; void after a `final` one."""
     search = _PackedSearch(rules, states, f, lens.tolist(), predictor)
     search.run(final)
     states.next_frame = torch.tensor(search.t)
@@ -33,7 +38,12 @@ class _PackedSearch:
     """The books of one piece: lists with an entry a row."""
 
     def __init__(
-        self, rules: TransducerRules, states: RowStates, f: Tensor, ends: list[int], predictor: PackedPredictor
+        self,
+        rules: TransducerRules,
+        states: RowStates,
+        f: Tensor,
+        ends: list[int],
+        predictor: PackedPredictor,
     ) -> None:
         self.rules, self.states, self.predictor, self.ends = rules, states, predictor, ends
         self.frames, self.flat = f.shape[1], f.flatten(0, 1)
@@ -78,14 +88,20 @@ class _PackedSearch:
                     if self.t[row] < self.ends[row]:
                         pending.append(row)
             if taken:
-                logits.append(token_logits if len(taken) == len(tokens) else token_logits[torch.tensor(taken)])
+                logits.append(
+                    token_logits if len(taken) == len(tokens) else token_logits[torch.tensor(taken)]
+                )
             rows = pending
         return emitted, logits
 
     def _joint(self, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Logits (R, V) and (R, durations) of rows in order, each at its frame."""
         index = torch.tensor([row * self.frames + self.t[row] for row in rows])
-        g = self.states.g if len(rows) == len(self.ends) else self.states.g.index_select(0, torch.tensor(rows))
+        g = (
+            self.states.g
+            if len(rows) == len(self.ends)
+            else self.states.g.index_select(0, torch.tensor(rows))
+        )
         return self.rules.joint.split(self.joint_output(self.flat.index_select(0, index), g))
 
     def joint_output(self, f: Tensor, g: Tensor) -> Tensor:

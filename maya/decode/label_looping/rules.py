@@ -1,7 +1,6 @@
 """What every loop of greedy transducer decoding shares: the network with its rules, the state of the rows
 between two pieces, and the labels that come out."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +60,8 @@ class RowStates:
         any."""
         device = rules.joint.enc.weight.device
         blank = torch.full((1,), rules.blank, device=device)
-        pred, state = rules.predictor.step(blank, rules.predictor.initial_state(1, device))
+        initial: Any = rules.predictor.initial_state(1, device)
+        pred, state = rules.predictor.step(blank, initial)
         all_rows = torch.zeros(batch, dtype=torch.int64, device=device)
         return cls(
             predictor=state.select(all_rows),
@@ -80,13 +80,11 @@ class RowStates:
 
 @dataclass(kw_only=True, slots=True)
 class RowLabels:
-    """The labels of one row in one piece. Frames count from the start of the piece. confidences: empty if none
-    are computed."""
+    """The labels of one row in one piece. Frames count from the start of the piece. confidences: empty if
+    none are computed."""
 
     tokens: list[int] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
-
-
